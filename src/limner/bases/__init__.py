@@ -1,0 +1,1 @@
+"""The embedded base: how it was made, its weights, its licence notes."""

@@ -1,0 +1,57 @@
+"""Every error Limner raises on purpose. Each message says what is wrong, the number, and what to do."""
+
+
+class LimnerError(Exception):
+    """Base of all errors meant for the user. Anything else that escapes is a bug."""
+
+    exit_code = 1
+
+
+class BadUsage(LimnerError):
+    """The command line asks for something that cannot mean anything."""
+
+    exit_code = 2
+
+
+class BadRecipe(BadUsage):
+    """The recipe cannot mean anything: unknown key, impossible value, contradiction."""
+
+
+class BadData(LimnerError):
+    """The images or captions cannot be used."""
+
+
+class BadBase(LimnerError):
+    """The base model is unknown, incomplete, gated or unreachable."""
+
+
+class BrokenGraph(LimnerError):
+    """Units of a family read a value that nothing before them writes."""
+
+
+class BadCache(LimnerError):
+    """A cache entry is not what its address says."""
+
+
+class BadCheckpoint(LimnerError):
+    """A checkpoint cannot be read: torn, altered, foreign, or of another format version."""
+
+
+class BadLora(LimnerError):
+    """A LoRA file is unsafe, malformed, or does not belong to the base."""
+
+
+class RunBusy(LimnerError):
+    """Another process is training in this run folder."""
+
+
+class DiskFull(LimnerError):
+    """There is not enough room on the disk for what is about to be written."""
+
+
+class Diverged(LimnerError):
+    """Loss or gradient stopped being finite. Raised before the optimizer touches a weight."""
+
+
+class Stopped(LimnerError):
+    """The user stopped the run. Everything finished is saved; the message says how to go on."""

@@ -1,0 +1,1 @@
+"""One file per model family. Imported only when asked for."""

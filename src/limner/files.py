@@ -1,0 +1,104 @@
+"""Files that a reader sees whole or not at all."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from limner.errors import DiskFull
+
+UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def human(size: float) -> str:
+    """A number of bytes for people, decimal units: ``human(1_230_000) == '1.2 MB'``."""
+    for unit in UNITS[:-1]:
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} {UNITS[-1]}"
+
+
+def require_space(folder: Path, size: int, what: str) -> None:
+    """Raise ``DiskFull`` unless ``size`` bytes are free where ``folder`` is or will be."""
+    there = folder
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    if free < size:
+        raise DiskFull(
+            f"{what} needs {human(size)} and {human(free)} are free on the disk of {folder}. "
+            f"Free {human(size - free)}, or choose a folder on another disk."
+        )
+
+
+def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, then put it in place, synced.
+
+    A process killed at any moment leaves the old file or the new one, never a torn one.
+
+    Raises:
+        DiskFull: The disk had no room; the old file is untouched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(handle)
+    draft = Path(name)
+    try:
+        write(draft)
+        with draft.open("rb+") as file:
+            os.fsync(file.fileno())
+        draft.chmod(0o644)
+        draft.replace(path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"The disk filled up while writing {path}. Free some space and run again.") from error
+        raise
+    finally:
+        draft.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text`` in UTF-8, atomically."""
+    atomic_write(path, lambda draft: draft.write_bytes(text.encode()) and None)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace ``path`` by ``value`` as indented JSON, atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def append_line(path: Path, text: str) -> None:
+    """Add one line in one system call, so that two writers never mix their lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(handle, text.encode() + b"\n")
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"The disk filled up while writing {path}. Free some space and run again.") from error
+        raise
+    finally:
+        os.close(handle)
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

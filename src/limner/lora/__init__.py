@@ -1,0 +1,1 @@
+"""Adapter tensors, and the files that hold them."""
