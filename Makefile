@@ -1,0 +1,66 @@
+# Limner. `make demo` and `make test` do their own set-up; `make help` lists the rest.
+#
+#   VENV=path          where the virtual environment is made (default .venv)
+#   BOOTSTRAP=python   the Python that makes it (default: the first one found that is 3.11 or newer)
+#   LIMNER_TORCH=...   a pip requirement or a wheel to install as torch, instead of the pinned release
+#   JOBS=n             how many test processes run at once (default 2)
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+VENV ?= .venv
+JOBS ?= 2
+BIN := $(VENV)/bin
+TORCH := $(or $(LIMNER_TORCH),$(shell grep '^torch==' constraints.txt))
+GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | head -n 1)
+SOURCES := src tests benchmarks
+# One thread a process: the tests run side by side, and results do not depend on the number of cores.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+
+.PHONY: help demo test check format setup clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+
+demo: $(VENV)/.limner  ## train two LoRAs on the embedded base, on this machine; results in demo/
+	@echo "demo: training on the embedded base"
+	@$(BIN)/limner demo --out demo
+
+test: $(VENV)/.limner-dev  ## every test, the slow ones too (up to 15 minutes)
+	@echo "test: every test, $(JOBS) at a time"
+	@$(TESTS)
+
+check: $(VENV)/.limner-dev  ## what every commit must pass: format, lint, types, layers, fast tests
+	@echo "check: format"; $(BIN)/ruff format --check --quiet $(SOURCES)
+	@echo "check: lint"; $(BIN)/ruff check --quiet $(SOURCES)
+	@echo "check: types"; $(BIN)/pyright --pythonpath $(BIN)/python
+	@echo "check: layers"; PATH="$(abspath $(BIN)):$$PATH" lint-imports --no-logo
+	@echo "check: fast tests"; $(TESTS) -m "not slow"
+
+format: $(VENV)/.limner-dev  ## rewrite the code in the house's form
+	@$(BIN)/ruff check --fix --quiet $(SOURCES) || true
+	@$(BIN)/ruff format $(SOURCES)
+
+setup: $(VENV)/.limner-dev  ## only the set-up, with what developers need
+
+clean:  ## remove the virtual environment and everything that was built
+	rm -rf $(VENV) demo build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+# Set-up. The stamps make a second call instant; they age when pyproject.toml or constraints.txt change.
+
+$(VENV)/.limner: pyproject.toml constraints.txt
+	@BOOTSTRAP="$(BOOTSTRAP)" bash tools/venv "$(VENV)"
+	@echo "setup: torch ($(TORCH); $(or $(GPU),no NVIDIA GPU found: it will run on the CPU)): a minute or more"
+	@$(BIN)/python -m pip install -qq $(if $(LIMNER_TORCH),,-c constraints.txt) $(TORCH)
+	@echo "setup: limner and what it needs$(if $(GPU), and 8-bit optimizers)"
+	@grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt
+	@$(BIN)/python -m pip install -qq -c $(VENV)/constraints.txt -e ".$(if $(GPU),[gpu])"
+	@touch $@
+
+$(VENV)/.limner-dev: $(VENV)/.limner
+	@echo "setup: tests and lints"
+	@$(BIN)/python -m pip install -qq -c $(VENV)/constraints.txt -e ".[dev]"
+	@touch $@

@@ -1,0 +1,17 @@
+import pytest
+
+from limner import errors
+
+LEAVES = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, errors.LimnerError)]
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_each_error_says_what_it_is_for(leaf):
+    assert leaf.__doc__
+    assert str(leaf("rank is 0; try 16")) == "rank is 0; try 16"
+
+
+def test_wrong_usage_exits_2_and_failure_exits_1():
+    codes = {leaf.__name__: leaf.exit_code for leaf in LEAVES}
+    assert codes["BadUsage"] == codes["BadRecipe"] == 2
+    assert {code for name, code in codes.items() if name not in ("BadUsage", "BadRecipe")} == {1}
