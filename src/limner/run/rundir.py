@@ -1,0 +1,236 @@
+"""The run folder: the one place that knows what the files of a run are called. Loads no torch."""
+
+import json
+import math
+import os
+import re
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from limner.errors import BadData, BadUsage, RunBusy
+from limner.files import append_line, write_json, write_text
+
+CHECKPOINT = re.compile(r"step-(\d{6,})\.safetensors")
+SAMPLES = re.compile(r"step-(\d{6,})")
+LEFTOVER = re.compile(r"\..*\.part|\.tmp[A-Za-z0-9]{6}")
+"""What a killed process leaves: drafts of ``limner.files``, and those that safetensors makes within them."""
+
+
+class RunDir:
+    """One run: where its files are, its measurements, who may write.
+
+    Looking creates nothing; the folder appears with the first file written or the lock. A *step* counts
+    finished optimizer steps: 0 is the base model, untouched.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.recipe_path = self.path / "recipe.toml"
+        self.plan_path = self.path / "plan.json"
+        self.index_path = self.path / "cache" / "index.json"
+        self.data_path = self.path / "data.json"
+        self.metrics_path = self.path / "metrics.jsonl"
+        self.checkpoints_path = self.path / "checkpoints"
+        self.samples_path = self.path / "samples"
+        self.prompts_path = self.samples_path / "prompts.json"
+        self.sheet_path = self.samples_path / "sheet.jpg"
+        self.lora_path = self.path / "lora.safetensors"
+        self.report_path = self.path / "report.html"
+
+    # who may write -----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep every other process out of this folder, and sweep out what a killed one left behind.
+
+        The operating system drops the lock with the process, so a killed run never blocks the next.
+
+        Raises:
+            RunBusy: Another process holds it; the message says which, where and since when.
+            BadUsage: The folder cannot be made or written to.
+        """
+        lock, holder = FileLock(self.path / "lock"), self.path / "lock.json"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise RunBusy(self._busy(holder)) from None
+        except OSError as error:
+            raise BadUsage(
+                f"{self.path} cannot be used as a run folder: {error.strerror}. Choose another with --out."
+            ) from error
+        try:
+            since = datetime.now().astimezone().isoformat(" ", "seconds")
+            write_json(holder, {"pid": os.getpid(), "host": socket.gethostname(), "since": since})
+            self._sweep()
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+            lock.release()
+
+    def _busy(self, holder: Path) -> str:
+        try:
+            who = json.loads(holder.read_text())
+            name = f"process {who['pid']} on {who['host']} has held it since {who['since']}"
+        except (OSError, ValueError, LookupError, TypeError):
+            name = "another process holds it"  # it has the lock and has not signed yet
+        return f"{self.path} is in use: {name}. Wait for it, stop it, or choose another folder with --out."
+
+    def _sweep(self) -> None:
+        places = (
+            self.path.glob(".*"),
+            self.index_path.parent.glob(".*"),
+            self.checkpoints_path.glob(".*"),
+            self.samples_path.rglob(".*"),
+        )
+        for found in (path for place in places for path in place):
+            if LEFTOVER.fullmatch(found.name) and found.is_file():
+                found.unlink(missing_ok=True)
+
+    # measurements ------------------------------------------------------------------------------------------
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Append one row of measurements. It has ``step``, and numbers by name: ``loss``, ``held_out``, ...
+
+        Raises:
+            ValueError: A number is not finite; such a run stops before it logs.
+        """
+        append_line(self.metrics_path, json.dumps(dict(row), allow_nan=False))
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every readable row, oldest first. A line torn by a kill is passed over; ``truncate`` removes it."""
+        return [row for row in map(_row, self._lines()) if row is not None]
+
+    def truncate(self, step: int) -> int:
+        """Forget the rows after ``step`` and the lines that cannot be read, before a run goes on from there.
+
+        Atomic. A run from the very start passes -1.
+
+        Returns:
+            How many unreadable lines went: 1 after a kill in the middle of a line; more means damage.
+        """
+        lines = self._lines()
+        rows = [_row(line) for line in lines]
+        keep = [
+            line for line, row in zip(lines, rows, strict=True) if row is not None and row["step"] <= step
+        ]
+        if keep != lines:
+            write_text(self.metrics_path, b"".join(keep).decode())
+        return rows.count(None)
+
+    def _lines(self) -> list[bytes]:
+        return self.metrics_path.read_bytes().splitlines(keepends=True) if self.metrics_path.is_file() else []
+
+    # checkpoints -------------------------------------------------------------------------------------------
+
+    def checkpoint_path(self, step: int) -> Path:
+        """Where the state after ``step`` steps is kept."""
+        return self.checkpoints_path / f"step-{step:06d}.safetensors"
+
+    def checkpoints(self) -> list[tuple[int, Path]]:
+        """(step, path) of every checkpoint, newest first; whether each is whole, ``run.checkpoint`` tells."""
+        found = ((CHECKPOINT.fullmatch(path.name), path) for path in _entries(self.checkpoints_path))
+        return sorted(((int(match[1]), path) for match, path in found if match), reverse=True)
+
+    def best(self) -> int | None:
+        """The checkpoint with the least held-out loss in the metrics, by step; None if none was measured."""
+        steps = {step for step, _ in self.checkpoints()}
+        seen = [(row["held_out"], row["step"]) for row in self.metrics() if _finite(row.get("held_out"))]
+        return min((pair for pair in seen if pair[1] in steps), default=(None, None))[1]
+
+    def prune(self, keep: int, best: int | None, whole: Callable[[Path], bool]) -> list[Path]:
+        """Delete all checkpoints but the newest ``keep`` (at least 1) and the one of step ``best``.
+
+        Unless one of these is ``whole``, the newest whole one among the others stays too: a run is never left
+        with nothing to go on from.
+
+        Returns:
+            The files deleted.
+        """
+        found = self.checkpoints()
+        wanted = {step for step, _ in found[: max(keep, 1)]} | {best}
+        spare = [path for step, path in found if step not in wanted]
+        if spare and not any(whole(path) for step, path in found if step in wanted):
+            hope = next((path for path in spare if whole(path)), None)
+            spare = [path for path in spare if path != hope]
+        for path in spare:
+            path.unlink(missing_ok=True)
+        return spare
+
+    def set_aside(self, path: Path) -> Path:
+        """Rename a damaged checkpoint, so that it is neither resumed from nor counted among those to keep."""
+        return path.replace(path.with_name(path.name + ".damaged"))
+
+    # samples and data --------------------------------------------------------------------------------------
+
+    def sample_path(self, step: int, index: int) -> Path:
+        """Where the picture of prompt ``index`` after ``step`` steps is kept; step 0 is the base's."""
+        return self.samples_path / f"step-{step:06d}" / f"{index:02d}.png"
+
+    def samples(self) -> dict[int, dict[int, Path]]:
+        """Step -> prompt index -> picture, steps and indices ascending."""
+        found: dict[int, dict[int, Path]] = {}
+        for folder in _entries(self.samples_path):
+            match = SAMPLES.fullmatch(folder.name)
+            pictures = [path for path in _entries(folder) if path.suffix == ".png" and path.stem.isdecimal()]
+            if match and pictures:
+                found[int(match[1])] = {int(path.stem): path for path in sorted(pictures)}
+        return dict(sorted(found.items()))
+
+    def write_prompts(self, prompts: list[str]) -> None:
+        """Record what the samples show: prompt ``i`` belongs to the pictures ``i``."""
+        write_json(self.prompts_path, prompts)
+
+    def prompts(self) -> list[str]:
+        """The prompts of the samples, empty before there are any.
+
+        Raises:
+            BadData: The file is damaged.
+        """
+        found = self.read(self.prompts_path)
+        return [str(prompt) for prompt in found] if isinstance(found, list) else []
+
+    def data(self) -> dict[str, Any]:
+        """``{"images": [..], "rejected": [..]}`` as the cache verb wrote it, empty before that.
+
+        Raises:
+            BadData: The file is damaged.
+        """
+        found = self.read(self.data_path)
+        return found if isinstance(found, dict) else {}
+
+    def read(self, path: Path) -> Any:
+        """The value of a JSON file of this run, None where there is no file.
+
+        Raises:
+            BadData: The file is damaged.
+        """
+        try:
+            return json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, RecursionError) as error:
+            raise BadData(f"{path} cannot be read ({error}). Delete it and run the command again.") from error
+
+
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """The row of a whole line, None for a torn or foreign one."""
+    try:
+        row = json.loads(line.decode()) if line.endswith(b"\n") else None
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and type(row.get("step")) is int else None
+
+
+def _finite(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # pyright: ignore[reportArgumentType]
