@@ -1,0 +1,173 @@
+"""Why a value cannot be, in one line: its full name, what it is, what it must be, what to try."""
+
+import difflib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from limner.errors import BadRecipe
+
+ELSEWHERE = {
+    "lr": "train.learning_rate",
+    "batch_size": "train.batch",
+    "train_batch_size": "train.batch",
+    "max_train_steps": "train.steps",
+    "epochs": "train.steps",
+    "dim": "lora.rank",
+    "network_dim": "lora.rank",
+    "network_alpha": "lora.alpha",
+    "trigger_word": "data.trigger",
+    "instance_prompt": "data.default_caption",
+    "gradient_accumulation_steps": "limits.micro_batch",
+    "model": "base",
+}
+"""What other trainers call a key of ours."""
+
+KINDS = {
+    "string": "a string",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "a table",
+}
+
+
+def key_of(name: str, field: FieldInfo) -> str:
+    """The key under which a field stands in a recipe file."""
+    return field.alias or name
+
+
+def keys(model: type[BaseModel], at: str = "") -> dict[str, FieldInfo]:
+    """Every key below ``model`` by its dotted path; tables themselves are left out."""
+    found: dict[str, FieldInfo] = {}
+    for name, field in model.model_fields.items():
+        path = f"{at}{key_of(name, field)}"
+        table = _table(field)
+        found |= keys(table, f"{path}.") if table else {path: field}
+    return found
+
+
+def _table(field: FieldInfo) -> type[BaseModel] | None:
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def refuse_unknown(
+    model: type[BaseModel], section: str, values: Mapping[Any, Any], root: type[BaseModel]
+) -> None:
+    """Raise ``BadRecipe`` for the first key that ``model`` does not have, naming the nearest that exists."""
+    known = {key_of(name, field) for name, field in model.model_fields.items()} | set(model.model_fields)
+    for key in values:
+        if key not in known:
+            path = f"{section}.{key}" if section else str(key)
+            raise BadRecipe(f"Unknown recipe key {path}. {nearest(path, root)}")
+
+
+def nearest(path: str, root: type[BaseModel]) -> str:
+    """A hint at the key that was meant: in the same table, else of the same name anywhere, else none."""
+    paths = list(keys(root))
+    table, _, leaf = path.rpartition(".")
+    beside = [known for known in paths if known.rpartition(".")[0] == table]
+    if not table:
+        beside += [name for name, field in root.model_fields.items() if _table(field)]
+    guess = difflib.get_close_matches(path, beside, n=1, cutoff=0.75) or [
+        known for known in paths if known.rpartition(".")[2] == leaf
+    ]
+    if not guess and leaf in ELSEWHERE:
+        guess = [ELSEWHERE[leaf]]
+    if not guess:
+        leaves = {known.rpartition(".")[2]: known for known in paths}
+        guess = [leaves[near] for near in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.7)]
+    guess = guess or difflib.get_close_matches(path, paths, n=1, cutoff=0.6)
+    if guess:
+        return f"Did you mean {guess[0]}?"
+    return f"Known here: {', '.join(beside)}."
+
+
+def first_error(model: type[BaseModel], section: str, values: Any, error: ValidationError) -> str:
+    """The first thing that pydantic found wrong in ``values``, as one line with the remedy."""
+    place = error.errors(include_url=False)[0]["loc"]
+    if not place:
+        return f"{section or 'The recipe'} is {shown(values)}; it must be a table."
+    names = {key_of(name, field): name for name, field in model.model_fields.items()}
+    key = str(place[0])
+    name = names.get(key, key)
+    field = model.model_fields[name]
+    rule = model.model_json_schema()["properties"][key_of(name, field)]
+    value = values.get(key, values.get(name))
+    path = f"{section}.{key}" if section else key
+    return f"{path} is {shown(value)}; it must be {expected(rule)}. {remedy(rule, field, value)}"
+
+
+def shown(value: Any) -> str:
+    """A value as it is written in TOML, cut to one short line."""
+    if isinstance(value, BaseModel) or (isinstance(value, dict) and value):
+        return "a table"
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def expected(rule: Mapping[str, Any]) -> str:
+    """A JSON schema rule in words: ``{'type': 'integer', 'minimum': 1}`` is "a whole number, at least 1"."""
+    if "anyOf" in rule:
+        kinds = [kind for kind in rule["anyOf"] if kind.get("type") != "null"]
+        return " or ".join(expected(kind) for kind in kinds)
+    if "$ref" in rule:
+        return "a table"
+    if "enum" in rule:
+        return f"one of {', '.join(rule['enum'])}"
+    if "const" in rule:
+        return shown(rule["const"])
+    if rule.get("format") == "path":
+        return "a path"
+    if rule.get("type") == "array":
+        return _list(rule)
+    return ", ".join([KINDS[rule["type"]], *_bounds(rule)])
+
+
+def _list(rule: Mapping[str, Any]) -> str:
+    if "prefixItems" in rule:
+        parts = [expected(item) for item in rule["prefixItems"]]
+        return f"a list of {len(parts)}, each {parts[0]}"
+    return f"a list, each item {expected(rule['items'])}"
+
+
+def _bounds(rule: Mapping[str, Any]) -> list[str]:
+    if "minimum" in rule and "maximum" in rule:
+        return [f"from {rule['minimum']} to {rule['maximum']}"]
+    words = {
+        "minimum": "at least {}",
+        "exclusiveMinimum": "above {}",
+        "maximum": "at most {}",
+        "exclusiveMaximum": "below {}",
+        "maxLength": "at most {} characters",
+    }
+    bounds = [text.format(rule[key]) for key, text in words.items() if key in rule]
+    if rule.get("minLength"):
+        bounds.append("not empty")
+    if "pattern" in rule:
+        bounds.append("1 to 100 characters that a file name may have")
+    return bounds
+
+
+def remedy(rule: Mapping[str, Any], field: FieldInfo, value: Any) -> str:
+    """What to write instead: the near choice, the default, or an example."""
+    choices = rule.get("enum") or rule.get("items", {}).get("enum")
+    if choices:
+        meant = (
+            value
+            if isinstance(value, str)
+            else next((item for item in value or () if item not in choices), "")
+        )
+        near = difflib.get_close_matches(str(meant), choices, n=1)
+        return f'Did you mean "{near[0]}"?' if near else f'Try "{choices[0]}".'
+    if field.default is not None and not field.is_required():
+        return f"Try {shown(field.default)}."
+    examples = field.examples or next(
+        (kind["examples"] for kind in rule.get("anyOf", ()) if "examples" in kind), []
+    )
+    return f"Try {shown(examples[0])}, or leave it out." if examples else "Leave it out."

@@ -1,0 +1,137 @@
+"""Where a recipe starts: values by goal, family and number of images, each with the page that it is from."""
+
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from limner.errors import BadRecipe
+from limner.recipe.schema import Goal, Recipe
+from limner.recipe.toml import change
+
+SOURCES = {
+    "ai-toolkit": "ostris/ai-toolkit, config/examples/train_lora_flux_24gb.yaml",
+    "astria": "Astria, Flux training, two versions (docs.astria.ai/docs/use-cases/flux-finetuning)",
+    "diffusers": "huggingface/diffusers, examples/dreambooth/README_flux.md",
+    "boreal": "kudzueye/Boreal on the Hugging Face hub, discussion 4, style training settings",
+    "kohya": "kohya-ss/sd-scripts, docs/flux_train_network.md, sections 4 and 6.2",
+    "replicate": "the configuration in LoRAs made by Replicate's FLUX.1 trainer (flux_train_replicate)",
+    "simpletuner": "bghira/SimpleTuner, documentation/quickstart/FLUX.md",
+    "limner": "our own choice for the embedded base, to be tuned on it",
+    "written": "prompts written for Limner",
+}
+"""The pages behind the numbers. Nothing here was measured by us on FLUX.1."""
+
+SIZES = (10, 25, 100)
+"""Folders of up to so many images share a preset; there is one more for larger folders."""
+
+FLUX_STEPS = {
+    "subject": (1000, 1500, 2500, 4000),
+    "face": (1000, 1750, 2700, 4000),
+    "object": (1000, 1500, 2500, 4000),
+    "style": (1000, 2000, 3000, 4000),
+}
+"""Optimizer steps on FLUX.1 by goal and size of the folder. The columns are ``SIZES`` and what is larger."""
+
+_GROWING = "replicate's default (1000) at ten images; ai-toolkit's upper end (4000) beyond 100; interpolated"
+FLUX_STEPS_FROM = {
+    "subject": _GROWING,
+    "face": "astria: 100 steps per image at 10 images, 70 at 25, 27 at 100; then ai-toolkit",
+    "object": _GROWING,
+    "style": f"{_GROWING} around ai-toolkit's default (2000)",
+}
+
+FLUX_PROMPTS = {
+    "subject": ("[trigger] on a beach", "[trigger] in the snow", "a watercolour painting of [trigger]"),
+    "face": ("a portrait photo of [trigger]", "[trigger] laughing in a cafe", "an oil painting of [trigger]"),
+    "object": (
+        "[trigger] on a wooden table",
+        "[trigger] on a rock by the sea",
+        "a pencil drawing of [trigger]",
+    ),
+    "style": ("a lighthouse, [trigger]", "a fox in a forest, [trigger]", "a street market, [trigger]"),
+}
+
+GLYPH_PROMPTS = {
+    "subject": ("[trigger]", "[trigger] on a dark background", "a cat"),
+    "face": ("[trigger]", "[trigger] on a dark background", "a cat"),
+    "object": ("[trigger]", "[trigger] on a dark background", "a cat"),
+    "style": ("a cat, [trigger]", "a rocket, [trigger]", "an apple, [trigger]", "a cat"),
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One value of a preset.
+
+    Attributes:
+        value: What the key is set to.
+        source: A name in ``SOURCES``, or a sentence that names some of them.
+    """
+
+    value: Any
+    source: str
+
+
+def preset(goal: str, family: str, images: int) -> Recipe:
+    """A recipe to start from.
+
+    Args:
+        goal: "subject", "face", "object" or "style".
+        family: "flux", or "glyph" for the embedded base.
+        images: How many images there are, at least 1. Folders of up to 10, 25, 100 and more images differ.
+
+    Raises:
+        BadRecipe: An unknown goal or family, or no image.
+    """
+    base = {"flux": "flux-dev", "glyph": "glyph"}
+    values = {path: choice.value for path, choice in choices(goal, family, images).items()}
+    return change(Recipe(), {"base": base[family], "goal": goal, **values})
+
+
+def choices(goal: str, family: str, images: int) -> dict[str, Choice]:
+    """The values of ``preset`` by dotted path, each with its source. Same arguments, same errors."""
+    families = {"flux": _flux, "glyph": _glyph}
+    if goal not in get_args(Goal):
+        raise BadRecipe(f'goal is "{goal}"; it must be one of {", ".join(get_args(Goal))}. Try "subject".')
+    if family not in families:
+        raise BadRecipe(f'There is no preset for the family "{family}". Known: {", ".join(families)}.')
+    if images < 1:
+        raise BadRecipe(f"A preset for {images} images means nothing. Give a folder with at least 1 image.")
+    return families[family](goal, sum(images > size for size in SIZES))
+
+
+def _flux(goal: str, size: int) -> dict[str, Choice]:
+    """FLUX.1 by goal and index into ``SIZES``."""
+    large = size == len(SIZES)
+    wide = goal == "style" and size >= 2
+    batch_source = "diffusers (4 accumulated)" if large else "simpletuner and ai-toolkit, for small sets"
+    return {
+        "data.resolution": Choice(1024, "astria: FLUX.1 is a 1024-pixel model; ai-toolkit goes up to it"),
+        "data.caption_dropout": Choice(0.05, "ai-toolkit"),
+        "lora.rank": Choice(32 if wide else 16, "boreal" if wide else "ai-toolkit, kohya and replicate"),
+        "train.steps": Choice(FLUX_STEPS[goal][size], FLUX_STEPS_FROM[goal]),
+        "train.batch": Choice(4 if large else 1, batch_source),
+        "train.learning_rate": Choice(
+            1e-4, "ai-toolkit and kohya; simpletuner: 1e-3 ruins, 1e-5 does nothing"
+        ),
+        "train.schedule": Choice("constant", "diffusers and kohya"),
+        "train.guidance": Choice(1.0, "diffusers, kohya and simpletuner"),
+        "train.save_every": Choice(250, "ai-toolkit"),
+        "sample.every": Choice(250, "ai-toolkit"),
+        "sample.steps": Choice(20, "ai-toolkit and simpletuner"),
+        "sample.prompts": Choice(FLUX_PROMPTS[goal], "written"),
+    }
+
+
+def _glyph(goal: str, size: int) -> dict[str, Choice]:
+    """The embedded base by goal and index into ``SIZES``. Tuned for minutes on two CPU cores."""
+    return {
+        "data.resolution": Choice(128, "limner"),
+        "data.caption_dropout": Choice(0.05, "ai-toolkit"),
+        "lora.rank": Choice(16, "limner"),
+        "train.steps": Choice((240, 240, 480, 960)[size], "limner"),
+        "train.batch": Choice(4, "limner"),
+        "train.learning_rate": Choice(1e-3, "limner"),
+        "train.save_every": Choice(120, "limner"),
+        "sample.every": Choice(0, "limner"),
+        "sample.prompts": Choice(GLYPH_PROMPTS[goal], "written"),
+    }

@@ -1,0 +1,264 @@
+"""The recipe: the whole of what a person decides, and nothing that a machine can work out."""
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+
+from limner.errors import BadRecipe
+from limner.recipe import explain
+
+Goal = Literal["subject", "face", "object", "style"]
+Where = Annotated[Path, Field(strict=False)]
+Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)]
+Tracker = Literal["tensorboard", "wandb", "trackio"]
+
+
+class Part(BaseModel):
+    """A table of the recipe. However it is built, what it cannot mean is a one-line ``BadRecipe``."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        strict=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        validate_by_name=True,
+        validate_by_alias=True,
+    )
+    section: ClassVar[str] = ""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_one_line(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if isinstance(values, dict):
+            explain.refuse_unknown(cls, cls.section, values, Recipe)
+        try:
+            return handler(values)
+        except ValidationError as error:
+            raise BadRecipe(explain.first_error(cls, cls.section, values, error)) from error
+
+
+class Data(Part):
+    """Which images, under which words, seen how."""
+
+    section: ClassVar[str] = "data"
+
+    images: Where = Path("images")
+    """Folder of images; captions lie beside them (.txt) or in metadata.jsonl / metadata.csv.
+    A relative path starts at the folder of this recipe."""
+    trigger: Annotated[str, Field(max_length=200, examples=["sks cat"])] = ""
+    """The words that shall summon what is learned. Put before each caption that lacks them."""
+    resolution: Annotated[int, Field(ge=16, le=8192, examples=[1024])] | None = None
+    """Side in pixels of the square whose area every image gets, in its own shape. Unset: the base's own."""
+    flip: bool = False
+    """Show each image mirrored as well. Not for faces, lettering, or anything with a left and a right."""
+    caption_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the draws (0 to 1) that see the empty caption instead of the image's own."""
+    default_caption: str = ""
+    """Caption of images that have none. Empty: the trigger."""
+    held_out: Annotated[int, Field(ge=0, examples=[2])] | None = None
+    """Images kept out of training to measure over-fitting. Unset: one in ten when there are 20 or more, else
+    none, and the held-out loss is that of a fixed subset of the training images."""
+    held_out_images: Annotated[Where, Field(examples=["more-photos"])] | None = None
+    """A second folder whose images serve for the held-out loss only."""
+    min_side: Annotated[int, Field(ge=1, examples=[512])] | None = None
+    """Images with a shorter side in pixels are left out, by name. Unset: half the resolution."""
+    cache: Annotated[Where, Field(examples=["cache"])] | None = None
+    """Where latents and encoded captions are kept. Unset: $LIMNER_CACHE, else the user's cache folder, shared
+    between runs."""
+
+    @model_validator(mode="after")
+    def _one_way_to_hold_out(self) -> Self:
+        if self.held_out and self.held_out_images is not None:
+            raise BadRecipe(
+                f"data.held_out is {self.held_out} and data.held_out_images is {self.held_out_images}: "
+                "the held-out loss has two sources. Remove one of the two."
+            )
+        return self
+
+
+class Lora(Part):
+    """The shape of what is trained (Hu 2021, arXiv 2106.09685)."""
+
+    section: ClassVar[str] = "lora"
+
+    rank: Annotated[int, Field(ge=1, le=4096)] = 16
+    """Inner width of each pair of factors: capacity, and size of the file."""
+    alpha: Annotated[float, Field(gt=0, examples=[16.0])] | None = None
+    """The update is scaled by alpha / rank. Unset: the rank, so that the scale is 1."""
+    targets: Annotated[str, Field(min_length=1)] | Names = "auto"
+    """A group of the family ("auto", "attention", "all-linear"), or a list of endings of module names."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the inputs of each pair that is zeroed while training."""
+    text_encoders: Names = ()
+    """Text encoders trained as well, by component: ["text_encoder"], ["text_encoder", "text_encoder_2"]."""
+    text_encoder_layers: Annotated[int, Field(ge=1, examples=[4])] | None = None
+    """Train only the last so many layers of each of them; the layers below stay cached. Unset: all layers."""
+
+    @model_validator(mode="after")
+    def _layers_of_something(self) -> Self:
+        if self.text_encoder_layers is not None and not self.text_encoders:
+            raise BadRecipe(
+                f"lora.text_encoder_layers is {self.text_encoder_layers}, but no text encoder is trained. "
+                'Set lora.text_encoders = ["text_encoder"], or remove lora.text_encoder_layers.'
+            )
+        return self
+
+
+class Train(Part):
+    """How long, how fast, with what."""
+
+    section: ClassVar[str] = "train"
+
+    method: Literal["lora", "full"] = "lora"
+    """"lora" trains a pair of factors per layer; "full" trains every weight."""
+    steps: Annotated[int, Field(ge=0)] = 1000
+    """Optimizer steps."""
+    batch: Annotated[int, Field(ge=1, le=65536)] = 1
+    """Images per optimizer step. How many pass through the device at once is limits.micro_batch."""
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-4
+    """Step size at full strength. With prodigy a multiplier of the rate that it finds: 1.0."""
+    text_encoder_learning_rate: Annotated[float, Field(gt=0, le=10, examples=[5e-5])] | None = None
+    """Step size of the text encoders. Unset: learning_rate."""
+    optimizer: Literal["adamw", "adamw8bit", "adafactor", "prodigy", "schedulefree"] = "adamw"
+    """adamw (Loshchilov 2019, arXiv 1711.05101), adamw8bit (Dettmers 2022, arXiv 2110.02861; bitsandbytes),
+    adafactor (Shazeer 2018, arXiv 1804.04235), prodigy (Mishchenko 2024, arXiv 2306.06101), schedulefree
+    (Defazio 2024, arXiv 2405.15682)."""
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-4
+    """Decoupled decay of the trained weights, per step and unit of learning rate."""
+    betas: Annotated[
+        tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]], Field(strict=False)
+    ] = (0.9, 0.999)
+    """Memory of the first and the second moment."""
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """Learning rate after the warm-up: held, or falling to zero along a cosine or a line."""
+    warmup: Annotated[int, Field(ge=0)] = 0
+    """Steps over which the learning rate rises from zero."""
+    clip: Annotated[float, Field(ge=0)] = 1.0
+    """Largest norm of the gradient; a longer one is scaled down. 0: off."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay per step of a running mean of the weights, which is then what is exported. 0: off."""
+    time_density: Literal["auto", "logit-normal", "uniform", "sigmoid"] = "auto"
+    """How noise levels are drawn (Esser 2024, arXiv 2403.03206, section 3.1). auto: as the family prefers."""
+    time_shift: Literal["auto", "none"] | Annotated[float, Field(gt=0)] = "auto"
+    """Shift of the noise levels towards noise. auto: by resolution, as the family samples."""
+    guidance: Annotated[float, Field(ge=0)] = 1.0
+    """Embedded guidance while training, for bases that have one. 1.0 leaves the distillation whole."""
+    evaluate_every: Annotated[int, Field(ge=1, examples=[100])] | None = None
+    """Steps between measurements of the held-out loss. Unset: at each checkpoint."""
+    save_every: Annotated[int, Field(ge=1)] = 250
+    """Steps between checkpoints."""
+    keep: Annotated[int, Field(ge=1)] = 3
+    """Newest checkpoints that are kept. The best by held-out loss is kept besides."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.warmup and self.warmup >= self.steps:
+            raise BadRecipe(
+                f"train.warmup is {self.warmup} and train.steps is {self.steps}: the full learning rate "
+                f"is never reached. Set train.warmup below {self.steps}, for instance to {self.steps // 20}."
+            )
+        if self.optimizer == "prodigy" and self.learning_rate < 0.01:
+            raise BadRecipe(
+                f"train.learning_rate is {self.learning_rate:g} with prodigy, which finds the rate "
+                "itself and multiplies it by this. Set train.learning_rate = 1.0."
+            )
+        if self.optimizer == "schedulefree" and self.schedule != "constant":
+            raise BadRecipe(
+                f'train.schedule is "{self.schedule}" with the schedulefree optimizer, which replaces '
+                'schedules. Set train.schedule = "constant", or train.optimizer = "adamw".'
+            )
+        if self.optimizer == "schedulefree" and self.ema:
+            raise BadRecipe(
+                f"train.ema is {self.ema:g} with the schedulefree optimizer, which averages the "
+                'weights already. Set train.ema = 0.0, or train.optimizer = "adamw".'
+            )
+        return self
+
+
+class Sample(Part):
+    """Which pictures are painted to look at, and when."""
+
+    section: ClassVar[str] = "sample"
+
+    every: Annotated[int, Field(ge=-1)] = 0
+    """Steps between samples. 0: at the start and the end only. -1: never."""
+    prompts: Names = ()
+    """One picture each; [trigger] stands for data.trigger. If there are none: captions of the folder."""
+    prompt_file: Annotated[Where, Field(examples=["prompts.txt"])] | None = None
+    """A text file with one more prompt per line."""
+    steps: Annotated[int, Field(ge=1, le=1000)] = 20
+    """Denoising steps per picture."""
+    guidance: Annotated[float, Field(ge=0, examples=[3.5])] | None = None
+    """Guidance of the pictures. Unset: the base's own."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of the first picture. All steps share their seeds, so that their pictures can be compared."""
+    width: Annotated[int, Field(ge=16, le=8192, examples=[1024])] | None = None
+    """Pixels. Unset: the training resolution."""
+    height: Annotated[int, Field(ge=16, le=8192, examples=[1024])] | None = None
+    """Pixels. Unset: the training resolution."""
+
+
+class Limits(Part):
+    """What the machine may be asked for."""
+
+    section: ClassVar[str] = "limits"
+
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Precision of the frozen weights and of the arithmetic. auto: bf16 on a GPU that has it, else fp32."""
+    micro_batch: Annotated[int, Field(ge=1, examples=[1])] | None = None
+    """Largest number of images that pass through the device at once. Unset: the whole batch. Less memory, the
+    same result."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto: cuda, else mps, else cpu."""
+
+
+class Track(Part):
+    """Where else the figures go; metrics.jsonl is always written."""
+
+    section: ClassVar[str] = "track"
+
+    with_: Annotated[tuple[Tracker, ...], Field(strict=False, alias="with")] = ()
+    """Trackers that get a copy of the metrics: "tensorboard", "wandb", "trackio"."""
+
+
+class Recipe(Part):
+    """What a person decides about a run. Two equal recipes train the same LoRA on the same machine.
+
+    Raises:
+        BadRecipe: An unknown key, an impossible value or a contradiction, in one line with the remedy.
+    """
+
+    base: Annotated[str, Field(min_length=1)] = "glyph"
+    """The model to teach: a registered name ("glyph", "flux-dev", "flux-schnell"), a hub id, or a folder in
+    diffusers layout (written with a leading "./", "../", "~/" or "/")."""
+    name: Annotated[str, Field(pattern=r'^[^/\\:*?"<>|\x00-\x1f]{1,100}$')] = "lora"
+    """What the LoRA is called in its own metadata and in reports."""
+    goal: Goal = "subject"
+    """What the images have in common."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of every random draw of the run."""
+    data: Data = Field(default_factory=Data)
+    lora: Lora = Field(default_factory=Lora)
+    train: Train = Field(default_factory=Train)
+    sample: Sample = Field(default_factory=Sample)
+    limits: Limits = Field(default_factory=Limits)
+    track: Track = Field(default_factory=Track)
+
+    @model_validator(mode="after")
+    def _one_method(self) -> Self:
+        if self.train.method == "full":
+            for key in ("rank", "alpha", "targets", "dropout"):
+                value = getattr(self.lora, key)
+                if value != Lora.model_fields[key].default:
+                    raise BadRecipe(
+                        f'train.method is "full", which trains every weight, and lora.{key} is {value}. '
+                        f'Remove lora.{key}, or set train.method = "lora".'
+                    )
+        if self.train.text_encoder_learning_rate is not None and not self.lora.text_encoders:
+            raise BadRecipe(
+                f"train.text_encoder_learning_rate is {self.train.text_encoder_learning_rate:g}, but no text "
+                'encoder is trained. Set lora.text_encoders = ["text_encoder"], or remove it.'
+            )
+        return self

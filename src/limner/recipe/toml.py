@@ -1,0 +1,246 @@
+"""Recipe files: TOML to a recipe and back, exactly; changes from the command line; the commented file."""
+
+import json
+import textwrap
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from limner.errors import BadRecipe
+from limner.recipe import explain
+from limner.recipe.schema import Part, Recipe
+
+PATHS = ("data.images", "data.held_out_images", "data.cache", "sample.prompt_file")
+WIDTH = 100
+
+
+def load(path: Path) -> Recipe:
+    """Read a recipe file. Relative paths in it start at its own folder.
+
+    Raises:
+        BadRecipe: The file is missing, unreadable, not UTF-8, not TOML, or means nothing.
+    """
+    try:
+        text = path.read_bytes().decode()
+    except FileNotFoundError as error:
+        raise BadRecipe(f"There is no recipe {path}. `limner init` writes one.") from error
+    except UnicodeDecodeError as error:
+        raise BadRecipe(f"{path} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from error
+    except OSError as error:
+        raise BadRecipe(
+            f"{path} cannot be read: {error.strerror}. Check the path and its permissions."
+        ) from error
+    try:
+        return parse(text, path.resolve().parent)
+    except BadRecipe as error:
+        raise BadRecipe(f"{path}: {error}") from error
+
+
+def parse(text: str, root: Path | None = None) -> Recipe:
+    """Read a recipe from TOML text.
+
+    Args:
+        text: TOML.
+        root: Folder where relative paths start, as does a base that begins with ".". ``None`` leaves them.
+
+    Raises:
+        BadRecipe: The text is not TOML, or means nothing.
+    """
+    try:
+        table = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise BadRecipe(f"Not TOML: {error}. Strings stand in double quotes, tables as [train].") from error
+    recipe = Recipe.model_validate(table)
+    return recipe if root is None else placed(recipe, root)
+
+
+def placed(recipe: Recipe, root: Path) -> Recipe:
+    """The same recipe with every relative path made absolute from ``root``, and "~" from the home folder."""
+    changes: dict[str, Any] = {}
+    for path in PATHS:
+        value = get(recipe, path)
+        if value is not None:
+            changes[path] = _absolute(root, value)
+    if recipe.base.startswith(("./", "../", "~")) or recipe.base in (".", ".."):
+        changes["base"] = str(_absolute(root, Path(recipe.base)))
+    return change(recipe, changes)
+
+
+def _absolute(root: Path, path: Path) -> Path:
+    # Path.resolve would follow links, and so tie a recipe to where a link points today.
+    return Path(*_without_dots(root.absolute() / path.expanduser()))
+
+
+def _without_dots(path: Path) -> list[str]:
+    parts: list[str] = []
+    for part in path.parts:
+        if part == ".." and len(parts) > 1:
+            parts.pop()
+        elif part != "..":
+            parts.append(part)
+    return parts
+
+
+def get(recipe: Recipe, path: str) -> Any:
+    """The value at a dotted path: ``get(recipe, "lora.rank") == 16``.
+
+    Raises:
+        BadRecipe: There is no such key.
+    """
+    if path not in explain.keys(Recipe):
+        raise BadRecipe(f"Unknown recipe key {path}. {explain.nearest(path, Recipe)}")
+    value: Any = recipe
+    for key in path.split("."):
+        value = _items(value)[key]
+    return value
+
+
+def _items(part: Part) -> dict[str, Any]:
+    """The values of one table under the keys of the file."""
+    return {
+        explain.key_of(name, field): getattr(part, name) for name, field in type(part).model_fields.items()
+    }
+
+
+def change(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """The same recipe with other values at some dotted paths, checked again; ``None`` unsets a key.
+
+    Raises:
+        BadRecipe: An unknown key, an impossible value or a contradiction.
+    """
+    table = recipe.model_dump(by_alias=True)
+    for path, value in changes.items():
+        get(recipe, path)
+        *above, key = path.split(".")
+        inner = table
+        for name in above:
+            inner = inner[name]
+        inner[key] = value
+    return Recipe.model_validate(table)
+
+
+def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
+    """Apply ``key=value`` settings of a command line, all at once, so that their order does not matter.
+
+    Values are TOML: ``train.steps=800``, ``sample.prompts=["a cat"]``, ``data.flip=true``. What is no TOML
+    is a string, so ``base=flux-dev`` needs no quotes. ``key=`` unsets a key that may be unset; where it may
+    not, it is the empty string.
+
+    Raises:
+        BadRecipe: A setting without "=", an unknown key, an impossible value or a contradiction.
+    """
+    changes = {}
+    for setting in settings:
+        path, equals, value = setting.partition("=")
+        path = path.strip()
+        if not equals:
+            raise BadRecipe(
+                f"The setting {setting!r} has no value. Write it as key=value, for instance lora.rank=16."
+            )
+        get(recipe, path)
+        changes[path] = _value(path, value.strip())
+    return change(recipe, changes)
+
+
+def _value(path: str, text: str) -> Any:
+    field = explain.keys(Recipe)[path]
+    if not text:
+        return None if field.default is None else ""
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    if len(parsed) > 1 or (field.annotation in (str, Path) and not isinstance(parsed["value"], str)):
+        return text
+    return parsed["value"]
+
+
+def dump(recipe: Recipe) -> str:
+    """The recipe as TOML, every set key written out. ``parse(dump(recipe)) == recipe``, always.
+
+    Raises:
+        BadRecipe: A path is not Unicode, and so cannot be written.
+    """
+    lines = [
+        f"{key} = {write(value)}" for key, value in _items(recipe).items() if not isinstance(value, Part)
+    ]
+    for table, part in _items(recipe).items():
+        if isinstance(part, Part):
+            lines += ["", f"[{table}]"]
+            lines += [f"{key} = {write(value)}" for key, value in _items(part).items() if value is not None]
+    return "\n".join(lines) + "\n"
+
+
+def write(value: Any) -> str:
+    """One value as TOML: str, Path, bool, int, float, or a list of these."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case int():
+            return str(value)
+        case float():
+            return repr(value)
+        case list() | tuple():
+            return f"[{', '.join(write(item) for item in value)}]"
+    text = str(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadRecipe(f"The path {text!r} is not Unicode. Rename the folder or the file.") from error
+    # JSON escapes are TOML escapes, but for DEL, which JSON leaves bare.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def commented(recipe: Recipe, sources: Mapping[str, str] | None = None) -> str:
+    """The recipe as a file to edit: every key, with what it means and, where known, where its value is from.
+
+    Keys that are unset stand as comments with an example. ``parse(commented(recipe)) == recipe``.
+
+    Args:
+        recipe: What to write.
+        sources: Where a value is from, by dotted path.
+    """
+    lines = ["# A recipe for Limner. `limner train` on this file starts the run, or goes on with it.", ""]
+    items = _items(recipe).items()
+    lines += _commented(
+        [(key, value) for key, value in items if not isinstance(value, Part)], "", sources or {}
+    )
+    for table, part in items:
+        if isinstance(part, Part):
+            lines += [f"# {(part.__doc__ or '').strip()}", f"[{table}]"]
+            lines += _commented(list(_items(part).items()), f"{table}.", sources or {})
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _commented(items: list[tuple[str, Any]], at: str, sources: Mapping[str, str]) -> list[str]:
+    fields = explain.keys(Recipe)
+    lines = []
+    for key, value in items:
+        field = fields[at + key]
+        lines += [f"# {line}" for line in textwrap.wrap(" ".join((field.description or "").split()), WIDTH)]
+        if at + key in sources:
+            lines += textwrap.wrap(
+                f"Here: {sources[at + key]}", WIDTH, initial_indent="# ", subsequent_indent="#   "
+            )
+        lines.append(f"# {key} = {write(example(at + key))}" if value is None else f"{key} = {write(value)}")
+        lines.append("")
+    return lines
+
+
+def example(path: str) -> Any:
+    """A possible value of a key that is unset by default, for instance 1024 for ``data.resolution``."""
+    field = explain.keys(Recipe)[path]
+    if field.examples:
+        return field.examples[0]
+    rule = json_schema()["$defs"][path.partition(".")[0].title()]["properties"][path.partition(".")[2]]
+    return next(kind["examples"][0] for kind in rule["anyOf"] if "examples" in kind)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a recipe file, for editors that complete and check TOML."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Recipe.model_json_schema(by_alias=True),
+        "title": "Limner recipe",
+    }
