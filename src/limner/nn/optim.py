@@ -1,0 +1,190 @@
+"""Optimizers and learning-rate schedules by name."""
+
+import math
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limner.errors import BadRecipe
+
+Group = dict[str, Any]
+"""``{"params": [..], "lr": float}``, as torch has it."""
+
+OPTIMIZERS = ("adamw", "adamw8bit", "adafactor", "prodigy", "schedulefree")
+SCHEDULES = ("constant", "cosine", "linear")
+
+FUSED = ("cuda", "cpu", "mps", "xpu")
+"""Device types with a fused AdamW kernel in torch >= 2.7."""
+
+LOWEST_PRODIGY_RATE = 0.1
+"""Prodigy multiplies its own estimate by the learning rate: below this the wish is surely AdamW's number."""
+
+
+def optimizer(
+    name: str,
+    groups: Sequence[Group],
+    *,
+    weight_decay: float = 0.01,
+    betas: tuple[float, float] = (0.9, 0.999),
+    schedule: str = "constant",
+    warmup: int = 0,
+) -> torch.optim.Optimizer:
+    """The optimizer called ``name``, in training mode, each group with its ``initial_lr``.
+
+    * ``adamw``: torch's, in one fused kernel. Decoupled weight decay (Loshchilov & Hutter, arXiv:1711.05101).
+    * ``adamw8bit``: moments in blocks of 8 bits (Dettmers et al., arXiv:2110.02861), by bitsandbytes. Tensors
+      of fewer than 4096 values stay in float32.
+    * ``adafactor``: factored second moment, no first one: ``betas`` mean nothing to it (Shazeer & Stern,
+      arXiv:1804.04235). That of transformers: torch's always scales a step by the size of the weight, so that
+      LoRA's ``up``, which starts at 0, would move at a thousandth of the learning rate.
+    * ``prodigy``: finds its own rate (Mishchenko & Defazio, arXiv:2306.06101); the learning rate multiplies
+      it and is 1. One rate for all groups. Schedules multiply it as usual; a warm-up turns its safeguard on.
+    * ``schedulefree``: averages instead of decaying (Defazio et al., arXiv:2405.15682). Schedule must be
+      constant; warm-up from outside is the same as its own. See ``evaluation_mode``.
+
+    Args:
+        name: One of ``OPTIMIZERS``.
+        groups: Parameters with their learning rates (> 0).
+        weight_decay: 0 or more, times the learning rate, off each weight per step.
+        betas: Decay of the first and second moment, each in [0, 1).
+        schedule: What will drive the rate: one of ``SCHEDULES``.
+        warmup: Steps of warm-up that will drive the rate.
+
+    Raises:
+        BadRecipe: Unknown name; a package is missing; no kernel for the device; a contradiction.
+    """
+    if name not in OPTIMIZERS:
+        raise BadRecipe(f"train.optimizer is {name!r}, which is none of: {', '.join(OPTIMIZERS)}.")
+    _refuse_contradictions(name, [group["lr"] for group in groups], schedule)
+    device = groups[0]["params"][0].device
+    # `initial_lr` and the decay stand in the groups: Prodigy prints to stdout when it is given a decay
+    own = [group | {"initial_lr": group["lr"], "weight_decay": weight_decay} for group in groups]
+    match name:
+        case "adamw":
+            return torch.optim.AdamW(own, betas=betas, fused=device.type in FUSED)
+        case "adamw8bit":
+            return _adamw8bit(own, betas, device)
+        case "adafactor":
+            adafactor = import_module("transformers.optimization").Adafactor
+            return adafactor(own, lr=1e-3, scale_parameter=False, relative_step=False)
+        case "prodigy":
+            prodigy = _package("prodigyopt", name, "optim").Prodigy
+            return prodigy(own, betas=betas, safeguard_warmup=warmup > 0)
+    made = _package("schedulefree", name, "optim").AdamWScheduleFree(own, betas=betas)
+    training_mode(made)
+    return made
+
+
+def _refuse_contradictions(name: str, rates: list[float], schedule: str) -> None:
+    if min(rates) <= 0:
+        raise BadRecipe(f"train.learning_rate is {min(rates):g}. Give a number above 0.")
+    if name == "schedulefree" and schedule != "constant":
+        raise BadRecipe(
+            f"schedulefree takes the place of a schedule, and train.schedule is {schedule!r}. "
+            'Set train.schedule to "constant", or train.optimizer to "adamw".'
+        )
+    if name == "prodigy" and len(set(rates)) > 1:
+        raise BadRecipe(
+            f"prodigy finds one learning rate for everything, and {len(set(rates))} are set. "
+            "Remove train.text_encoder_learning_rate."
+        )
+    if name == "prodigy" and rates[0] < LOWEST_PRODIGY_RATE:
+        raise BadRecipe(
+            f"prodigy finds the rate itself and multiplies it by train.learning_rate, which is {rates[0]:g}. "
+            "Set train.learning_rate to 1."
+        )
+
+
+def _package(module: str, name: str, extra: str) -> Any:
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise BadRecipe(
+            f"train.optimizer is {name!r}, and the package {module} is not installed. "
+            f"Run `pip install {module}` (or `pip install limner[{extra}]`)."
+        ) from error
+
+
+def _adamw8bit(
+    groups: list[Group], betas: tuple[float, float], device: torch.device
+) -> torch.optim.Optimizer:
+    made = _package("bitsandbytes", "adamw8bit", "gpu").optim.AdamW8bit
+    # Which devices have the kernel changes with its versions (0.50: cuda, rocm, xpu, cpu; not mps): ask it.
+    probe = nn.Parameter(torch.zeros(4096, device=device))
+    probe.grad = torch.zeros_like(probe)
+    try:
+        made([probe]).step()
+    except (NotImplementedError, RuntimeError, ValueError) as error:
+        raise BadRecipe(
+            f"bitsandbytes has no 8-bit AdamW for {device.type}. "
+            'Set train.optimizer to "adafactor", which also needs little memory, or to "adamw".'
+        ) from error
+    return made(groups, betas=betas)
+
+
+def schedule(name: str, warmup: int, steps: int) -> Callable[[int], float]:
+    """Step, from 0, -> multiplier of the learning rate, in (0, 1]: it depends on nothing else.
+
+    The warm-up rises in a line, from 1/warmup at step 0 to 1 at step ``warmup - 1``. From there on ``cosine``
+    (arXiv:1608.03983) and ``linear`` fall so as to reach 0 at step ``steps``, the first one that is not run.
+
+    Raises:
+        BadRecipe: Unknown name, or no step is left after the warm-up.
+    """
+    if name not in SCHEDULES:
+        raise BadRecipe(f"train.schedule is {name!r}, which is none of: {', '.join(SCHEDULES)}.")
+    if not 0 <= warmup < steps:
+        raise BadRecipe(f"train.warmup is {warmup} of {steps} steps. Give 0 to {steps - 1}.")
+
+    def multiplier(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        done = min(1.0, (step - warmup) / (steps - warmup))
+        match name:
+            case "cosine":
+                return 0.5 * (1 + math.cos(math.pi * done))
+            case "linear":
+                return 1 - done
+        return 1.0
+
+    return multiplier
+
+
+def evaluation_mode(optimizer: torch.optim.Optimizer) -> None:
+    """Put the weights to evaluate, sample or export in place. Only schedule-free has others than it trains.
+
+    The trained weights wait in the optimizer's state (one copy of them), so that neither looking nor saving
+    while looking changes the training by a bit: the package's own way back, an interpolation, rounds.
+    """
+    if not _schedule_free(optimizer) or not optimizer.param_groups[0]["train_mode"]:
+        return
+    for weight in _stepped(optimizer):
+        optimizer.state[weight]["trained"] = weight.detach().clone()
+    _modes(optimizer).eval()
+
+
+@torch.no_grad()
+def training_mode(optimizer: torch.optim.Optimizer) -> None:
+    """Put the weights to train back in place, to the bit. Nothing to do for all but schedule-free."""
+    if not _schedule_free(optimizer) or optimizer.param_groups[0]["train_mode"]:
+        return
+    _modes(optimizer).train()
+    for weight in _stepped(optimizer):
+        if "trained" in optimizer.state[weight]:
+            weight.copy_(optimizer.state[weight].pop("trained"))
+
+
+def _schedule_free(optimizer: torch.optim.Optimizer) -> bool:
+    return "train_mode" in optimizer.param_groups[0]
+
+
+def _stepped(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    return [weight for weight in weights if "z" in optimizer.state.get(weight, {})]
+
+
+def _modes(optimizer: Any) -> Any:
+    return optimizer
