@@ -1,0 +1,136 @@
+"""Which views a step sees: a pure function of (views, batch, seed, step). Nothing to save, nothing to resume.
+
+All draws are made from raw Philox words (Salmon et al. 2011, Random123), whose values NumPy guarantees for
+ever; its shuffles and integers it does not.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from limner.data.folder import Example
+from limner.data.views import View
+from limner.errors import BadData, BadRecipe
+
+_EPOCH, _DRAW = 0, 1
+T = TypeVar("T")
+
+
+class Draw(NamedTuple):
+    """One image of a step."""
+
+    position: int
+    """In the endless stream of images; what noise and time are drawn from, so that they differ per image."""
+    view_index: int
+    """Into the views."""
+
+
+class Order:
+    """The endless stream of images, cut into steps of ``batch``.
+
+    The stream is one arrangement of all images (repeats included) after another, an epoch each. Step ``s``
+    takes positions [s * batch, (s + 1) * batch): always a whole batch, also across epochs. Within
+    an epoch, images of one size are shuffled and stay together in runs of ``batch`` that begin where a step
+    begins; the runs are shuffled; what fills no run stands at the epoch's ends. So most steps hold one size.
+
+    At each position the flip and the caption variant are drawn evenly, and the caption is dropped with
+    probability ``caption_dropout``.
+    """
+
+    def __init__(self, views: Sequence[View], *, batch: int, seed: int, caption_dropout: float = 0.0) -> None:
+        """Group the views by example.
+
+        Raises:
+            BadData: No views.
+            BadRecipe: A number is out of range, or captions are to be dropped and no view has the empty one.
+        """
+        if not views:
+            raise BadData("No images to train on. Put some into the folder.")
+        if batch < 1:
+            raise BadRecipe(f"train.batch is {batch}; it must be at least 1.")
+        if not 0 <= caption_dropout <= 1:
+            raise BadRecipe(f"data.caption_dropout is {caption_dropout}; it is a probability, 0 to 1.")
+        self.batch = batch
+        self.seed = seed
+        self.caption_dropout = caption_dropout
+        grouped: dict[Example, list[int]] = {}
+        for index, view in enumerate(views):
+            grouped.setdefault(view.example, []).append(index)
+        self._choices = [_choices(views, indices, caption_dropout) for indices in grouped.values()]
+        sizes = sorted({view.size for view in views})
+        size_of = [sizes.index(views[indices[0]].size) for indices in grouped.values()]
+        members = np.repeat(np.arange(len(grouped)), [example.repeats for example in grouped])
+        self._groups = [members[np.asarray(size_of)[members] == size] for size in range(len(sizes))]
+        self._groups = [group for group in self._groups if len(group)]
+        self._epoch = lru_cache(maxsize=2)(self._arranged)
+        self.images_per_epoch = len(members)
+
+    def step(self, step: int) -> list[Draw]:
+        """The draws of a step, counted from 0: ``batch`` of them, in the order of their positions."""
+        return [self.draw(position) for position in range(step * self.batch, (step + 1) * self.batch)]
+
+    def draw(self, position: int) -> Draw:
+        """What stands at a position of the stream."""
+        epoch, place = divmod(position, self.images_per_epoch)
+        plain, empty = self._choices[self._epoch(epoch)[place]]
+        dropped, which = _words(self.seed, _DRAW, position, 2)
+        choices = empty if int(dropped) < self.caption_dropout * 2**64 else plain
+        return Draw(position, choices[int(which) % len(choices)])
+
+    def _arranged(self, epoch: int) -> list[int]:
+        """Examples by number in the order of an epoch, as the class says."""
+        words = iter(_words(self.seed, _EPOCH, epoch, 2 * self.images_per_epoch + len(self._groups)).tolist())
+        runs: list[list[int]] = []
+        rests: list[list[int]] = []
+        for group in self._groups:
+            shuffled = _shuffled(group.tolist(), words)
+            whole = len(shuffled) // self.batch * self.batch
+            runs += [shuffled[at : at + self.batch] for at in range(0, whole, self.batch)]
+            rests += [shuffled[whole:]] if whole < len(shuffled) else []
+        runs, rests = _shuffled(runs, words), _shuffled(rests, words)
+        loose = [one for rest in rests for one in rest]
+        head = (
+            -epoch * self.images_per_epoch % self.batch
+        )  # how many complete the step that the last epoch began
+        while len(loose) < head and runs:
+            loose += runs.pop()
+        return [*loose[:head], *(one for run in runs for one in run), *loose[head:]]
+
+
+def micro_batches(
+    draws: Sequence[Draw], views: Sequence[View], largest: int | None = None
+) -> list[list[Draw]]:
+    """A step in portions of one size each, of at most ``largest`` (None: any), in their order."""
+    if largest is not None and largest < 1:
+        raise BadRecipe(f"limits.micro_batch is {largest}; it must be at least 1.")
+    by_size: dict[tuple[int, int], list[Draw]] = {}
+    for draw in draws:
+        by_size.setdefault(views[draw.view_index].size, []).append(draw)
+    most = largest or len(draws)
+    return [same[at : at + most] for same in by_size.values() for at in range(0, len(same), most)]
+
+
+def _choices(views: Sequence[View], indices: list[int], dropout: float) -> tuple[list[int], list[int]]:
+    """Indices of an example's views (with its captions, with the empty one)."""
+    empty = [index for index in indices if views[index].caption == ""]
+    plain = [index for index in indices if views[index].caption != "" or "" in views[index].example.captions]
+    if dropout > 0 and not empty:
+        raise BadRecipe(
+            f"data.caption_dropout is {dropout}, but the views hold no empty caption. Make them with it."
+        )
+    return plain or empty, empty
+
+
+def _shuffled(items: list[T], words: Iterator[int]) -> list[T]:
+    keys = [next(words) for _ in items]
+    return [items[at] for at in sorted(range(len(items)), key=keys.__getitem__)]
+
+
+def _words(seed: int, domain: int, place: int, count: int) -> np.ndarray:
+    """``count`` 64-bit words that belong to (seed, domain, place) alone."""
+    key = np.array([seed % 2**64, domain], dtype=np.uint64)
+    # Philox counts up in its first word; the place stands in the last, where no count reaches it.
+    counter = np.array([0, 0, 0, place], dtype=np.uint64)
+    return np.random.Philox(key=key, counter=counter).random_raw(count)

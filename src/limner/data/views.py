@@ -1,0 +1,75 @@
+"""Views: an example with every finite choice made. A list of them is all that a cache has to hold."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from limner.data.buckets import central, closest
+from limner.data.folder import Example
+from limner.data.images import BadImage, decode
+
+REDUCING_GAP = 3.0
+"""Shrink by whole factors to 3x the wanted size before LANCZOS: 55 dB PSNR against LANCZOS alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One picture and one text, as the model will see them."""
+
+    example: Example
+    size: tuple[int, int]
+    """(width, height) in pixels, a bucket."""
+    crop: tuple[int, int, int, int]
+    """(left, top, right, bottom) in pixels of the upright source, of the shape of ``size`` to a pixel."""
+    flip: bool
+    """Mirrored left to right, after the crop."""
+    caption: str
+    """Empty when it is dropped."""
+
+
+def views(
+    examples: Sequence[Example], *, buckets: Sequence[tuple[int, int]], flip: bool, dropout: bool
+) -> tuple[View, ...]:
+    """Every view of every example: flips x caption variants, in the order of the examples.
+
+    Args:
+        examples: What ``read_folder`` found.
+        buckets: Sizes to choose from; each example takes the one that crops least.
+        flip: Add mirrored views.
+        dropout: Add views with the empty caption.
+    """
+    found: list[View] = []
+    for example in examples:
+        size = closest(example.width, example.height, buckets)
+        crop = central(example.width, example.height, size)
+        captions = dict.fromkeys((*example.captions, "") if dropout else example.captions)
+        mirrored = (False, True) if flip else (False,)
+        found += [View(example, size, crop, turn, caption) for turn in mirrored for caption in captions]
+    return tuple(found)
+
+
+def pixels(view: View) -> np.ndarray:
+    """The picture of a view: uint8 (H, W, 3), RGB, 0..255.
+
+    A JPEG is decoded no larger than needed (``read_image``), then the crop is resized with LANCZOS.
+
+    Raises:
+        BadImage: The file cannot be read, or is not the one that the folder held.
+    """
+    path, (width, height) = view.example.path, view.size
+    left, top, right, bottom = view.crop
+    whole = (view.example.width, view.example.height)
+    image, full = decode(
+        path, (-(-whole[0] * width // (right - left)), -(-whole[1] * height // (bottom - top)))
+    )
+    if full != whole:
+        was = f"{whole[0]} x {whole[1]}, now {full[0]} x {full[1]}"
+        raise BadImage(path, f"has changed since the folder was read ({was}). Run again.")
+    across, down = image.width / full[0], image.height / full[1]
+    box = (left * across, top * down, right * across, bottom * down)
+    small = image.resize(view.size, Image.Resampling.LANCZOS, box=box, reducing_gap=REDUCING_GAP)
+    if view.flip:
+        small = small.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.asarray(small).copy()
