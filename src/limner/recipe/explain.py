@@ -158,16 +158,10 @@ def remedy(rule: Mapping[str, Any], field: FieldInfo, value: Any) -> str:
     """What to write instead: the near choice, the default, or an example."""
     choices = rule.get("enum") or rule.get("items", {}).get("enum")
     if choices:
-        meant = (
-            value
-            if isinstance(value, str)
-            else next((item for item in value or () if item not in choices), "")
-        )
-        near = difflib.get_close_matches(str(meant), choices, n=1)
+        words = value if isinstance(value, list | tuple) else [value]
+        wrong = next((str(word) for word in words if word not in choices), "")
+        near = difflib.get_close_matches(wrong, choices, n=1)
         return f'Did you mean "{near[0]}"?' if near else f'Try "{choices[0]}".'
-    if field.default is not None and not field.is_required():
-        return f"Try {shown(field.default)}."
-    examples = field.examples or next(
-        (kind["examples"] for kind in rule.get("anyOf", ()) if "examples" in kind), []
-    )
-    return f"Try {shown(examples[0])}, or leave it out." if examples else "Leave it out."
+    if field.examples:
+        return f"Try {shown(field.examples[0])}, or leave it out."
+    return f"Try {shown(field.default)}."

@@ -49,7 +49,7 @@ class Data(Part):
     A relative path starts at the folder of this recipe."""
     trigger: Annotated[str, Field(max_length=200, examples=["sks cat"])] = ""
     """The words that shall summon what is learned. Put before each caption that lacks them."""
-    resolution: Annotated[int, Field(ge=16, le=8192, examples=[1024])] | None = None
+    resolution: Annotated[int, Field(ge=16, le=8192)] | None = Field(default=None, examples=[1024])
     """Side in pixels of the square whose area every image gets, in its own shape. Unset: the base's own."""
     flip: bool = False
     """Show each image mirrored as well. Not for faces, lettering, or anything with a left and a right."""
@@ -57,14 +57,14 @@ class Data(Part):
     """Share of the draws (0 to 1) that see the empty caption instead of the image's own."""
     default_caption: str = ""
     """Caption of images that have none. Empty: the trigger."""
-    held_out: Annotated[int, Field(ge=0, examples=[2])] | None = None
+    held_out: Annotated[int, Field(ge=0)] | None = Field(default=None, examples=[2])
     """Images kept out of training to measure over-fitting. Unset: one in ten when there are 20 or more, else
     none, and the held-out loss is that of a fixed subset of the training images."""
-    held_out_images: Annotated[Where, Field(examples=["more-photos"])] | None = None
+    held_out_images: Where | None = Field(default=None, examples=["more-photos"])
     """A second folder whose images serve for the held-out loss only."""
-    min_side: Annotated[int, Field(ge=1, examples=[512])] | None = None
+    min_side: Annotated[int, Field(ge=1)] | None = Field(default=None, examples=[512])
     """Images with a shorter side in pixels are left out, by name. Unset: half the resolution."""
-    cache: Annotated[Where, Field(examples=["cache"])] | None = None
+    cache: Where | None = Field(default=None, examples=["cache"])
     """Where latents and encoded captions are kept. Unset: $LIMNER_CACHE, else the user's cache folder, shared
     between runs."""
 
@@ -85,7 +85,7 @@ class Lora(Part):
 
     rank: Annotated[int, Field(ge=1, le=4096)] = 16
     """Inner width of each pair of factors: capacity, and size of the file."""
-    alpha: Annotated[float, Field(gt=0, examples=[16.0])] | None = None
+    alpha: Annotated[float, Field(gt=0)] | None = Field(default=None, examples=[16.0])
     """The update is scaled by alpha / rank. Unset: the rank, so that the scale is 1."""
     targets: Annotated[str, Field(min_length=1)] | Names = "auto"
     """A group of the family ("auto", "attention", "all-linear"), or a list of endings of module names."""
@@ -93,7 +93,7 @@ class Lora(Part):
     """Share of the inputs of each pair that is zeroed while training."""
     text_encoders: Names = ()
     """Text encoders trained as well, by component: ["text_encoder"], ["text_encoder", "text_encoder_2"]."""
-    text_encoder_layers: Annotated[int, Field(ge=1, examples=[4])] | None = None
+    text_encoder_layers: Annotated[int, Field(ge=1)] | None = Field(default=None, examples=[4])
     """Train only the last so many layers of each of them; the layers below stay cached. Unset: all layers."""
 
     @model_validator(mode="after")
@@ -119,7 +119,9 @@ class Train(Part):
     """Images per optimizer step. How many pass through the device at once is limits.micro_batch."""
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-4
     """Step size at full strength. With prodigy a multiplier of the rate that it finds: 1.0."""
-    text_encoder_learning_rate: Annotated[float, Field(gt=0, le=10, examples=[5e-5])] | None = None
+    text_encoder_learning_rate: Annotated[float, Field(gt=0, le=10)] | None = Field(
+        default=None, examples=[5e-5]
+    )
     """Step size of the text encoders. Unset: learning_rate."""
     optimizer: Literal["adamw", "adamw8bit", "adafactor", "prodigy", "schedulefree"] = "adamw"
     """adamw (Loshchilov 2019, arXiv 1711.05101), adamw8bit (Dettmers 2022, arXiv 2110.02861; bitsandbytes),
@@ -145,7 +147,7 @@ class Train(Part):
     """Shift of the noise levels towards noise. auto: by resolution, as the family samples."""
     guidance: Annotated[float, Field(ge=0)] = 1.0
     """Embedded guidance while training, for bases that have one. 1.0 leaves the distillation whole."""
-    evaluate_every: Annotated[int, Field(ge=1, examples=[100])] | None = None
+    evaluate_every: Annotated[int, Field(ge=1)] | None = Field(default=None, examples=[100])
     """Steps between measurements of the held-out loss. Unset: at each checkpoint."""
     save_every: Annotated[int, Field(ge=1)] = 250
     """Steps between checkpoints."""
@@ -186,17 +188,17 @@ class Sample(Part):
     """Steps between samples. 0: at the start and the end only. -1: never."""
     prompts: Names = ()
     """One picture each; [trigger] stands for data.trigger. If there are none: captions of the folder."""
-    prompt_file: Annotated[Where, Field(examples=["prompts.txt"])] | None = None
+    prompt_file: Where | None = Field(default=None, examples=["prompts.txt"])
     """A text file with one more prompt per line."""
     steps: Annotated[int, Field(ge=1, le=1000)] = 20
     """Denoising steps per picture."""
-    guidance: Annotated[float, Field(ge=0, examples=[3.5])] | None = None
+    guidance: Annotated[float, Field(ge=0)] | None = Field(default=None, examples=[3.5])
     """Guidance of the pictures. Unset: the base's own."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the first picture. All steps share their seeds, so that their pictures can be compared."""
-    width: Annotated[int, Field(ge=16, le=8192, examples=[1024])] | None = None
+    width: Annotated[int, Field(ge=16, le=8192)] | None = Field(default=None, examples=[1024])
     """Pixels. Unset: the training resolution."""
-    height: Annotated[int, Field(ge=16, le=8192, examples=[1024])] | None = None
+    height: Annotated[int, Field(ge=16, le=8192)] | None = Field(default=None, examples=[1024])
     """Pixels. Unset: the training resolution."""
 
 
@@ -207,7 +209,7 @@ class Limits(Part):
 
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of the frozen weights and of the arithmetic. auto: bf16 on a GPU that has it, else fp32."""
-    micro_batch: Annotated[int, Field(ge=1, examples=[1])] | None = None
+    micro_batch: Annotated[int, Field(ge=1)] | None = Field(default=None, examples=[1])
     """Largest number of images that pass through the device at once. Unset: the whole batch. Less memory, the
     same result."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

@@ -230,11 +230,9 @@ def _commented(items: list[tuple[str, Any]], at: str, sources: Mapping[str, str]
 
 def example(path: str) -> Any:
     """A possible value of a key that is unset by default, for instance 1024 for ``data.resolution``."""
-    field = explain.keys(Recipe)[path]
-    if field.examples:
-        return field.examples[0]
-    rule = json_schema()["$defs"][path.partition(".")[0].title()]["properties"][path.partition(".")[2]]
-    return next(kind["examples"][0] for kind in rule["anyOf"] if "examples" in kind)
+    examples = explain.keys(Recipe)[path].examples
+    assert examples, path  # each key that may be unset has one; a test holds it
+    return examples[0]
 
 
 def json_schema() -> dict[str, Any]:

@@ -1,0 +1,187 @@
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from limner.errors import BadRecipe
+from limner.recipe import Data, Lora, Recipe, Sample, Train
+from limner.recipe.explain import keys
+from limner.recipe.toml import (
+    PATHS,
+    change,
+    commented,
+    dump,
+    example,
+    get,
+    json_schema,
+    load,
+    override,
+    parse,
+    placed,
+    write,
+)
+
+words = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+recipes = st.builds(
+    Recipe,
+    base=words.filter(bool),
+    seed=st.integers(0, 2**63 - 1),
+    data=st.builds(
+        Data,
+        images=words.filter(lambda text: "\x00" not in text).map(Path),
+        trigger=words,
+        caption_dropout=st.floats(0, 1),
+        flip=st.booleans(),
+        resolution=st.none() | st.integers(16, 8192),
+    ),
+    lora=st.builds(Lora, targets=words.filter(bool) | st.lists(words.filter(bool)).map(tuple)),
+    train=st.builds(
+        Train,
+        learning_rate=st.floats(1e-300, 10),
+        betas=st.tuples(st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True)),
+        time_shift=st.sampled_from(["auto", "none"]) | st.floats(0.1, 1e300),
+    ),
+    sample=st.builds(Sample, prompts=st.lists(words.filter(bool), max_size=3).map(tuple)),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(recipes)
+def test_what_is_dumped_reads_back_equal(recipe):
+    assert parse(dump(recipe)) == recipe
+    assert parse(commented(recipe)) == recipe
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(max_size=200) | st.binary(max_size=100).map(lambda raw: raw.decode("latin-1")))
+def test_any_text_is_a_recipe_or_one_line_of_bad_recipe(text):
+    try:
+        parse(text)
+    except BadRecipe as error:
+        assert "\n" not in str(error)
+
+
+def test_every_unset_key_has_an_example_that_can_be_uncommented():
+    lines = commented(Recipe()).splitlines()
+    unset = [path for path in keys(Recipe) if get(Recipe(), path) is None]
+    assert len(unset) > 10
+    for path in unset:
+        line = f"# {path.rpartition('.')[2]} = {write(example(path))}"
+        assert line in lines
+    encoders = {"lora.text_encoders": ["text_encoder"]}
+    for path in unset:
+        assert get(change(Recipe(), {**encoders, path: example(path)}), path) is not None
+
+
+def test_the_commented_file_explains_and_cites():
+    text = commented(Recipe(), {"lora.rank": "the moon"})
+    assert "# Optimizer steps." in text
+    assert "# Here: the moon\nrank = 16" in text
+    assert max(map(len, text.splitlines())) <= 110
+
+
+def test_paths_in_a_file_start_at_its_folder(tmp_path):
+    folder = tmp_path / "runs" / "cat"
+    folder.mkdir(parents=True)
+    (folder / "recipe.toml").write_text(
+        'base = "../base"\n[data]\nimages = "../../photos"\ncache = "/c"\n[sample]\nprompt_file = "p.txt"\n'
+    )
+    recipe = load(folder / "recipe.toml")
+    assert recipe.data.images == tmp_path / "photos"
+    assert recipe.data.cache == Path("/c")
+    assert recipe.sample.prompt_file == folder / "p.txt"
+    assert recipe.base == str(tmp_path / "runs" / "base")
+    assert recipe.data.held_out_images is None
+
+
+def test_names_of_bases_are_no_paths(tmp_path):
+    assert placed(Recipe(base="someone/model"), tmp_path).base == "someone/model"
+
+
+def test_paths_that_are_listed_exist():
+    assert set(PATHS) <= set(keys(Recipe))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"lora.rank = ", "recipe.toml: Not TOML: Invalid value"),
+        (b"\xff\xfe", "recipe.toml is not UTF-8 text"),
+        (b"[lora]\nrank = 0\n", r"recipe.toml: lora.rank is 0; .* Try 16\."),
+        (b"a = 1\na = 2", "Not TOML"),
+        (b"a = " + b"[" * 5000, "Not TOML"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_named(tmp_path, content, message):
+    path = tmp_path / "recipe.toml"
+    path.write_bytes(content)
+    with pytest.raises(BadRecipe, match=message):
+        load(path)
+
+
+def test_a_missing_or_unreadable_file_is_named(tmp_path):
+    with pytest.raises(BadRecipe, match=r"There is no recipe .*absent\.toml\. `limner init`"):
+        load(tmp_path / "absent.toml")
+    with pytest.raises(BadRecipe, match="cannot be read"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("setting", "path", "value"),
+    [
+        ("train.steps=800", "train.steps", 800),
+        ("train.learning_rate = 1e-3", "train.learning_rate", 1e-3),
+        ("base=flux-dev", "base", "flux-dev"),
+        ('base="flux-dev"', "base", "flux-dev"),
+        ("data.trigger=sks cat", "data.trigger", "sks cat"),
+        ("data.trigger=123", "data.trigger", "123"),
+        ("data.trigger=", "data.trigger", ""),
+        ("data.flip=true", "data.flip", True),
+        ("data.resolution=", "data.resolution", None),
+        ("data.images=a = b", "data.images", Path("a = b")),
+        ('sample.prompts=["a, b", "c"]', "sample.prompts", ("a, b", "c")),
+        ("data.trigger=1\ntrain = 2", "data.trigger", "1\ntrain = 2"),
+        ("track.with=['wandb']", "track.with", ("wandb",)),
+        ("train.time_shift=3", "train.time_shift", 3.0),
+    ],
+)
+def test_settings_are_toml_or_bare_words(setting, path, value):
+    assert get(override(Recipe(data=Data(resolution=64)), [setting]), path) == value
+
+
+def test_settings_are_applied_all_at_once():
+    settings = ["train.warmup=1500", "train.steps=2000"]
+    assert override(Recipe(), settings) == override(Recipe(), settings[::-1])
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("lora.rnak=4", r"Unknown recipe key lora\.rnak\. Did you mean lora\.rank\?"),
+        ("lora=4", r"Unknown recipe key lora\."),
+        ("lora.rank", r"has no value\. Write it as key=value"),
+        ("lora.rank=many", r'lora\.rank is "many"; it must be a whole number'),
+        ("lora.rank=", r'lora\.rank is ""'),
+        ("=", "Unknown recipe key "),
+    ],
+)
+def test_settings_that_mean_nothing(setting, message):
+    with pytest.raises(BadRecipe, match=message):
+        override(Recipe(), [setting])
+
+
+def test_a_path_that_is_not_unicode_is_refused():
+    with pytest.raises(BadRecipe, match="is not Unicode. Rename"):
+        write(Path("\udcff"))
+
+
+def test_the_json_schema_knows_every_key():
+    schema = json.loads(json.dumps(json_schema()))
+    assert schema["title"] == "Limner recipe"
+    for path in keys(Recipe):
+        table, _, key = path.rpartition(".")
+        properties = schema["$defs"][table.title()]["properties"] if table else schema["properties"]
+        assert properties[key]["description"], path
+    assert schema["additionalProperties"] is False
