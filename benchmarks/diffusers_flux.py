@@ -1,0 +1,274 @@
+"""Limner against diffusers' own FLUX LoRA example, run unmodified: start, speed, memory, what was learned.
+
+``python benchmarks/diffusers_flux.py --script PATH --base FOLDER --images FOLDER``
+
+``--script`` is ``examples/dreambooth/train_dreambooth_lora_flux.py`` of the diffusers repository, which is
+not part of this one. ``--base`` is a FLUX.1 pipeline in diffusers layout, ``--images`` a folder of images,
+each with a caption beside it (.txt). Every fifth image is kept for the held-out loss. Both sides train on
+the same files with the same rank, targets, batch, steps, rate and noise levels, as whole processes, in
+turns (ABAB..), after one unmeasured turn each. Limner's cache starts empty in every turn. Two cases: one
+prompt for all images, and a caption per image (the example then reads its folder with ``datasets``: ``pip
+install -e .[bench]``).
+"""
+
+import argparse
+import hashlib
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from outcome import medians, save, table
+from watched import Watch, metrics_file, progress_bar, run
+
+HERE = Path(__file__).resolve().parent
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+TARGETS = [
+    f"attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj")
+]
+TARGETS += ["attn.to_add_out", "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"]
+"""What the example trains unless told otherwise; Limner is told to train the same."""
+WANTED = {"first_step": 0.70, "step": 1.0, "wall": 0.75, "peak_bytes": 1.0, "held_out": 1.0}
+"""Limner's figure as a share of the example's: the bars of this benchmark."""
+LABELS = {
+    "first_step": ("command to first step, s", 1.0, 2),
+    "step": ("seconds per step", 1.0, 4),
+    "wall": ("whole time, s", 1.0, 2),
+    "peak_bytes": ("peak memory, MB", 1e-6, 0),
+    "held_out": ("held-out loss", 1.0, 4),
+}
+
+
+def arguments() -> argparse.Namespace:
+    """What the command line says."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--script", type=Path, required=True)
+    parser.add_argument("--base", type=Path, required=True)
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--resolution", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--prompt", default="a picture", help="the one prompt of the first case")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--cases", nargs="+", choices=["one prompt", "captions"], default=["one prompt", "captions"]
+    )
+    parser.add_argument(
+        "--sides", nargs="+", choices=["limner", "diffusers"], default=["limner", "diffusers"]
+    )
+    parser.add_argument(
+        "--peer-arguments", nargs="*", default=[], metavar="NAME=VALUE", help="without the dashes"
+    )
+    parser.add_argument("--name", default="diffusers_flux", help="of the JSON file in benchmarks/results")
+    parser.add_argument("--keep", type=Path, help="keep all folders and logs of the runs here")
+    asked = parser.parse_args()
+    if not asked.script.is_file():
+        parser.error(
+            f"{asked.script} is not a file; fetch examples/dreambooth/{asked.script.name} of diffusers"
+        )
+    if "captions" in asked.cases and "diffusers" in asked.sides and find_spec("datasets") is None:
+        parser.error("the example needs `datasets` for a caption per image: pip install -e .[bench]")
+    return asked
+
+
+def captioned(folder: Path) -> list[tuple[Path, str]]:
+    """The images of a folder, sorted, each with the text beside it."""
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+    return [(path, path.with_suffix(".txt").read_text(encoding="utf-8").strip()) for path in found]
+
+
+def lay(folder: Path, images: Sequence[tuple[Path, str]], *, written: bool) -> Path:
+    """Copy images to a folder; ``written`` adds captions in the imagefolder layout, which both read."""
+    folder.mkdir(parents=True)
+    for path, _ in images:
+        shutil.copy(path, folder)
+    if written:
+        rows = [json.dumps({"file_name": path.name, "text": text}) for path, text in images]
+        (folder / "metadata.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return folder
+
+
+def settings(base: Path) -> tuple[int, float]:
+    """(longest text in T5 tokens, shift of the noise levels), from the base's own files."""
+    words = json.loads((base / "tokenizer_2" / "tokenizer_config.json").read_text())
+    levels = json.loads((base / "scheduler" / "scheduler_config.json").read_text())
+    shift = 1.0 if levels.get("use_dynamic_shifting") else float(levels.get("shift", 1.0))
+    return int(min(words.get("model_max_length", 512), 512)), shift
+
+
+def peer_command(asked: argparse.Namespace, case: str, images: Path, out: Path) -> list[str]:
+    """The example with everything that both sides share said outright."""
+    length, _ = settings(asked.base)
+    options: dict[str, Any] = {
+        "pretrained_model_name_or_path": asked.base,
+        "instance_prompt": asked.prompt,
+        "output_dir": out,
+        "cache_dir": out.parent / "downloads",
+        "resolution": asked.resolution,
+        "train_batch_size": asked.batch,
+        "max_train_steps": asked.steps,
+        "rank": asked.rank,
+        "lora_alpha": asked.rank,
+        "learning_rate": asked.learning_rate,
+        "lr_scheduler": "constant",
+        "lr_warmup_steps": 0,
+        "guidance_scale": 1,
+        "max_sequence_length": length,
+        "seed": asked.seed,
+        "mixed_precision": {"fp32": "no", "bf16": "bf16"}[asked.precision],
+    }
+    if case == "captions":
+        options |= {"dataset_name": images, "image_column": "image", "caption_column": "text"}
+    else:
+        options["instance_data_dir"] = images
+    said = [f"--{name}={value}" for name, value in options.items()]
+    extra = [f"--{text}" for text in asked.peer_arguments]
+    return [
+        sys.executable,
+        str(HERE / "torchvision_standin.py"),
+        str(asked.script),
+        *said,
+        "--center_crop",
+        *extra,
+    ]
+
+
+def limner_command(asked: argparse.Namespace, case: str, images: Path, out: Path) -> list[str]:
+    """A recipe that says the same, and the command that runs it."""
+    _, shift = settings(asked.base)
+    caption = "" if case == "captions" else f"default_caption = {json.dumps(asked.prompt)}"
+    text = f"""
+base = {json.dumps(str(asked.base.resolve()))}
+seed = {asked.seed}
+[data]
+images = {json.dumps(str(images))}
+cache = {json.dumps(str(out.parent / "cache"))}
+resolution = {asked.resolution}
+min_side = 1
+held_out = 0
+{caption}
+[lora]
+rank = {asked.rank}
+targets = {json.dumps(TARGETS)}
+[train]
+steps = {asked.steps}
+batch = {asked.batch}
+learning_rate = {asked.learning_rate}
+time_density = "uniform"
+time_shift = {shift}
+[sample]
+every = -1
+[limits]
+precision = "{asked.precision}"
+"""
+    recipe = out.parent / "recipe.toml"
+    recipe.write_text(text, encoding="utf-8")
+    return [str(Path(sys.executable).with_name("limner")), "train", str(recipe), "--out", str(out)]
+
+
+def turn(asked: argparse.Namespace, side: str, case: str, images: Path, work: Path) -> tuple[Watch, Path]:
+    """One whole run of one side; returns what was seen and the LoRA file that it left."""
+    work.mkdir(parents=True)
+    log, out = work / "log.txt", work / "out"
+    offline = {"HF_HUB_OFFLINE": "1"}
+    if side == "limner":
+        eye = metrics_file(out / "metrics.jsonl", log)
+        return run(
+            limner_command(asked, case, images, out), eye, log=log, environment=offline
+        ), out / "lora.safetensors"
+    eye = progress_bar(log, "Steps:")
+    seen = run(peer_command(asked, case, images, out), eye, log=log, environment=offline)
+    return seen, out / "pytorch_lora_weights.safetensors"
+
+
+def measure(asked: argparse.Namespace, case: str, work: Path) -> dict[str, Any]:
+    """All turns of one case: rows and medians by side, and the losses of the files of the last turn."""
+    images = captioned(asked.images)
+    kept, seen = images[4::5], [pair for i, pair in enumerate(images) if i % 5 != 4]
+    written = case == "captions"
+    folder = lay(work / "images", seen, written=written)
+    unseen = lay(
+        work / "held_out", [(p, text if written else asked.prompt) for p, text in kept], written=True
+    )
+    rows: dict[str, list[dict[str, float]]] = {side: [] for side in asked.sides}
+    files: dict[str, Path] = {}
+    for round_ in range(asked.rounds + 1):
+        for side in asked.sides:
+            watch, files[side] = turn(asked, side, case, folder, work / f"{side}-{round_}")
+            note = "warm-up" if round_ == 0 else f"round {round_}"
+            print(f"{case}, {note}, {side}: {watch.wall:.1f} s", file=sys.stderr, flush=True)
+            if round_:
+                rows[side].append(watch.columns())
+    length, _ = settings(asked.base)
+    out = work / "loss.json"
+    command = [sys.executable, HERE / "held_out.py", "--base", asked.base, "--images", unseen, "--out", out]
+    command += ["--resolution", asked.resolution, "--text-length", length, *files.values()]
+    subprocess.run([str(part) for part in command], check=True)
+    base, *after = json.loads(out.read_text())
+    middle = {side: medians(rows[side]) for side in asked.sides}
+    for side, row in zip(files, after, strict=True):
+        middle[side] |= {"held_out": row["loss"], "parameters": row["parameters"]}
+    sizes = {"images": len(seen), "held_out_images": len(kept), "base_loss": base["loss"]}
+    return {"case": case, **sizes, "medians": middle, "rows": rows}
+
+
+def shown(result: dict[str, Any]) -> list[list[str]]:
+    """The table's rows of one case."""
+    lines = []
+    for key, (label, scale, digits) in LABELS.items():
+        values = {side: figures[key] for side, figures in result["medians"].items()}
+        ratio = values["limner"] / values["diffusers"] if len(values) == 2 else None
+        cells = [
+            f"{values[side] * scale:.{digits}f}" if side in values else "-"
+            for side in ("limner", "diffusers")
+        ]
+        lines.append(
+            [f"{result['case']}: {label}", *cells, f"{ratio:.2f}" if ratio else "-", f"{WANTED[key]:.2f}"]
+        )
+    return lines
+
+
+def main() -> None:
+    """Measure, print the table and write the JSON."""
+    asked = arguments()
+    work = asked.keep or Path(tempfile.mkdtemp())
+    results = [measure(asked, case, work / case.replace(" ", "-")) for case in asked.cases]
+    if asked.keep is None:
+        shutil.rmtree(work)
+    rows = [row for result in results for row in shown(result)]
+    print(table(["", "limner", "diffusers", "ratio", "wanted at most"], rows))
+    for result in results:
+        counts = {side: int(figures["parameters"]) for side, figures in result["medians"].items()}
+        print(f"{result['case']}: base's loss {result['base_loss']:.4f}; trained parameters {counts}")
+    keys = ("resolution", "steps", "batch", "rank", "learning_rate", "precision", "rounds", "peer_arguments")
+    facts = {
+        "script": {
+            "name": asked.script.name,
+            "sha256": hashlib.sha256(asked.script.read_bytes()).hexdigest(),
+        },
+        "settings": {key: vars(asked)[key] for key in keys},
+        "spread": {
+            result["case"]: {
+                side: statistics.pstdev(r["wall"] for r in rows) for side, rows in result["rows"].items()
+            }
+            for result in results
+        },
+        "cases": results,
+    }
+    print(save(asked.name, facts))
+
+
+if __name__ == "__main__":
+    main()
