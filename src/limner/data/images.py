@@ -82,7 +82,7 @@ _DAMAGE = (
     AttributeError,
     LookupError,
     ArithmeticError,
-    NotImplementedError,
+    RuntimeError,
     MemoryError,
     AssertionError,
     BufferError,

@@ -1,0 +1,83 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from limner.data.buckets import buckets
+from limner.data.folder import Example
+from limner.data.images import BadImage
+from limner.data.views import View, pixels, views
+from limner.errors import BadData
+
+SIZES = buckets(64, multiple=16)
+
+
+def example(path: Path = Path("a.jpg"), width: int = 480, height: int = 480, captions=("a", "b")) -> Example:
+    return Example(path, "00", width, height, tuple(captions))
+
+
+def test_views_are_flips_times_captions():
+    found = views([example(), example(captions=("c",))], buckets=SIZES, flip=True, dropout=True)
+    assert [(view.flip, view.caption) for view in found] == [
+        (False, "a"), (False, "b"), (False, ""), (True, "a"), (True, "b"), (True, ""),
+        (False, "c"), (False, ""), (True, "c"), (True, ""),
+    ]  # fmt: skip
+    assert {view.size for view in found} == {(64, 64)}
+    assert [view.caption for view in views([example()], buckets=SIZES, flip=False, dropout=False)] == [
+        "a",
+        "b",
+    ]
+
+
+def test_an_empty_caption_is_one_view():
+    found = views([example(captions=("",))], buckets=SIZES, flip=False, dropout=True)
+    assert [view.caption for view in found] == [""]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("turn", [1, 6])
+def test_pixels_are_the_crop_of_the_upright_picture(tmp_path, paint, suffix, turn):
+    upright = paint(960, 400)
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    stored = upright if turn == 1 else upright.transpose(Image.Transpose.ROTATE_90)
+    path = tmp_path / f"a.{suffix}"
+    stored.save(path, exif=exif)
+    (plain, mirrored) = views([example(path, 960, 400, ("a",))], buckets=SIZES, flip=True, dropout=False)
+    assert plain.size == (80, 48) and plain.crop == (146, 0, 813, 400)
+    wanted = np.asarray(upright.crop(plain.crop).resize(plain.size, Image.Resampling.LANCZOS), np.float64)
+    got = pixels(plain)
+    assert got.dtype == np.uint8 and got.shape == (48, 80, 3) and got.flags.c_contiguous
+    assert np.abs(got - wanted).mean() < 1.5
+    assert np.array_equal(pixels(mirrored), got[:, ::-1])
+
+
+def test_small_images_are_enlarged(tmp_path, paint):
+    paint(20, 20).save(tmp_path / "a.png")
+    (view,) = views([example(tmp_path / "a.png", 20, 20, ("a",))], buckets=SIZES, flip=False, dropout=False)
+    assert pixels(view).shape == (64, 64, 3)
+
+
+def test_pixels_draft_a_large_jpeg_and_stay_close(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
+    picture = Image.fromarray(noise).resize((1800, 1200), Image.Resampling.BICUBIC)
+    picture.save(tmp_path / "a.jpg", quality=92)
+    view = View(
+        example(tmp_path / "a.jpg", 1800, 1200), (240, 160), (0, 0, 1800, 1200), flip=False, caption=""
+    )
+    whole = Image.open(tmp_path / "a.jpg").resize((240, 160), Image.Resampling.LANCZOS)
+    error = pixels(view).astype(float) - np.asarray(whole, float)
+    assert 10 * np.log10(255**2 / np.square(error).mean()) > 40
+
+
+def test_a_file_that_changed_or_went_is_named(tmp_path, paint):
+    path = tmp_path / "a.png"
+    (view,) = views([example(path, 64, 64, ("a",))], buckets=SIZES, flip=False, dropout=False)
+    with pytest.raises(BadData, match="does not exist"):
+        pixels(view)
+    paint(64, 80).save(path)
+    with pytest.raises(
+        BadImage, match=r"changed since the folder was read \(64 x 64, now 64 x 80\). Run again"
+    ):
+        pixels(view)
