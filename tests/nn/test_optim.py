@@ -34,9 +34,7 @@ def test_each_one_goes_down(name: str, capsys: pytest.CaptureFixture[str]) -> No
 
 def test_groups_keep_their_rates_and_get_the_decay() -> None:
     groups = [{"params": [one()], "lr": 1e-3}, {"params": [one()], "lr": 1e-5}]
-    using = optimizer(
-        "adamw", [{"params": [one()], "lr": 1e-3}, {"params": [one()], "lr": 1e-5}], weight_decay=0.5
-    )
+    using = optimizer("adamw", groups, weight_decay=0.5)
     assert [group["initial_lr"] for group in using.param_groups] == [1e-3, 1e-5]
     assert [group["weight_decay"] for group in using.param_groups] == [0.5, 0.5]
     assert using.defaults["fused"] is True

@@ -15,7 +15,7 @@ from torch import Tensor
 from limner.errors import BadCheckpoint
 
 Skeleton = Any
-"""JSON: numbers, strings, true, false, null and lists stand for themselves; for the rest, ``{"tensor": name}``,
+"""JSON: numbers, strings, true, false, null and lists stand for themselves; else ``{"tensor": name}``,
 ``{"dict": [[key, value], ..]}``, ``{"tuple": [..]}`` and ``{"float": "nan" | "inf" | "-inf"}``."""
 
 DEEPEST = 64

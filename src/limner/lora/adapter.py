@@ -1,0 +1,100 @@
+"""The one form in which adapters are held: modules, each with its two factors."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limner.errors import BadLora
+
+
+@dataclass(frozen=True)
+class Factors:
+    """A change of one weight, dW = up @ down, its scale baked in (Hu et al., arXiv:2106.09685).
+
+    Raises:
+        BadLora: The shapes do not belong together, or the numbers are not float32.
+    """
+
+    down: Tensor
+    """(rank, in) of a linear layer, (rank, in, height, width) of a convolution; float32."""
+    up: Tensor
+    """(out, rank), or (out, rank, 1, 1); float32."""
+
+    def __post_init__(self) -> None:
+        """Check shapes and dtypes."""
+        down, up = tuple(self.down.shape), tuple(self.up.shape)
+        alike = len(down) == len(up) in (2, 4) and up[1] == down[0] and up[2:] in ((), (1, 1))
+        if not alike or 0 in down + up:
+            raise BadLora(
+                f"Factors of shapes {down} and {up} do not make a change of a weight. Export again."
+            )
+        if {self.down.dtype, self.up.dtype} != {torch.float32}:
+            raise BadLora(
+                f"Factors are {self.down.dtype} and {self.up.dtype}; convert them to float32 first."
+            )
+
+    @property
+    def rank(self) -> int:
+        """Columns of ``up``, rows of ``down``; at least 1."""
+        return self.down.shape[0]
+
+    def times(self, probe: Tensor) -> Tensor:
+        """Product of dW and ``probe`` in float64, without making dW: (in * height * width,) -> (out,)."""
+        return self.up.double().flatten(1) @ (self.down.double().flatten(1) @ probe.double())
+
+
+Adapter = Mapping[str, Factors]
+"""Module name, as diffusers or transformers has it, to its factors."""
+
+
+def from_peft(model: Any, adapter: str = "default") -> dict[str, Factors]:
+    """The LoRA that peft has put into ``model``, on the CPU, as copies.
+
+    Scales (alpha / rank, rank-stabilised or not) are multiplied into ``up``: exact for powers of two.
+
+    Raises:
+        BadLora: There is none of that name, or it is more than a plain LoRA (DoRA, biases, embeddings).
+    """
+    from peft.tuners.lora import Conv2d, Linear, LoraLayer
+
+    found = {}
+    for name, module in model.named_modules():
+        if not isinstance(module, LoraLayer) or adapter not in module.scaling:
+            continue
+        layer: Any = module
+        plain = isinstance(module, Linear | Conv2d) and not layer.use_dora.get(adapter)
+        if not plain or layer.lora_bias.get(adapter):
+            raise BadLora(f"{name} is more than two factors (DoRA, bias ..). Train a plain LoRA.")
+        down, up = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
+        scaled = up.detach().cpu().float() * layer.scaling[adapter]
+        found[name] = Factors(down.detach().cpu().to(torch.float32, copy=True), scaled)
+    if not found:
+        raise BadLora(f"The model has no LoRA called {adapter!r}. Choose lora.targets that name its modules.")
+    return found
+
+
+def localise(adapter: Adapter, modules: Collection[str]) -> dict[str, Factors]:
+    """Rename ``adapter`` for a model with these ``modules``.
+
+    CLIP's text model lost its ``text_model.`` level in transformers 5: a file and a model may differ in it.
+
+    Raises:
+        BadLora: A module is in the adapter and not in the model.
+    """
+    known, renamed, strange = set(modules), {}, []
+    for name, factors in adapter.items():
+        spellings = (name, name.removeprefix("text_model."), f"text_model.{name}")
+        here = next((spelling for spelling in spellings if spelling in known), None)
+        if here is None:
+            strange.append(name)
+        else:
+            renamed[here] = factors
+    if strange:
+        raise BadLora(
+            f"{len(strange)} of the LoRA's {len(adapter)} modules are not in this base: {strange[0]} .. "
+            "Load it on the base it was trained on."
+        )
+    return renamed

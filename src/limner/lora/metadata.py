@@ -1,0 +1,105 @@
+"""What a LoRA file says about itself: ModelSpec 1.0.1, the ``ss_`` entries of sd-scripts, the trigger."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import PurePosixPath, PureWindowsPath
+
+from limner.lora.adapter import Adapter
+
+HASH = "modelspec.hash_sha256"
+SOFTWARE = "Limner"
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What a person may want to know of a LoRA later. No captions, and no paths of this machine."""
+
+    title: str
+    architecture: str
+    """ModelSpec's string of the base with "/lora": "flux-1-dev/lora", "flux-1-schnell/lora"."""
+    base: str
+    """Name or hub id of the base; of a folder, only the last part is written."""
+    base_version: str
+    """sd-scripts' word for the family: "flux1", "sdxl_base_v1-0"."""
+    trigger: str = ""
+    resolution: tuple[int, int] | None = None
+    """Width and height of the training images, in pixels."""
+    steps: int | None = None
+    seed: int | None = None
+    author: str = ""
+    description: str = ""
+    license: str = ""
+    date: str = ""
+    """ISO 8601; now, when empty."""
+
+
+def metadata(about: About, components: Mapping[str, Adapter]) -> dict[str, str]:
+    """The entries of the file's header, all strings; empty ones are left out. The hash is added on writing.
+
+    The trigger stands in the three places where readers look: ``modelspec.trigger_phrase``,
+    ``ss_trigger_words`` and ``ss_tag_frequency``. Rank and alpha are equal, since scales are baked in.
+    """
+    ranks = {factors.rank for adapter in components.values() for factors in adapter.values()}
+    rank = str(ranks.pop()) if len(ranks) == 1 else "Dynamic"
+    size = about.resolution
+    entries = {
+        "software": f"{SOFTWARE} {version('limner')}",
+        **_modelspec(about),
+        "ss_v2": "False",
+        "ss_base_model_version": about.base_version,
+        "ss_sd_model_name": _without_path(about.base),
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": rank,
+        "ss_network_alpha": rank,
+        "ss_network_args": _json({"components": sorted(components)}),
+        "ss_output_name": about.title,
+        "ss_resolution": f"({size[0]}, {size[1]})" if size else "",
+        "ss_steps": _number(about.steps),
+        "ss_seed": _number(about.seed),
+        "ss_trigger_words": about.trigger,
+        "ss_tag_frequency": _json({f"1_{about.trigger}": {about.trigger: 1}}) if about.trigger else "",
+    }
+    return {key: value for key, value in entries.items() if value}
+
+
+def _modelspec(about: About) -> dict[str, str]:
+    size = about.resolution
+    return {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": about.architecture,
+        "modelspec.implementation": "diffusers",
+        "modelspec.title": about.title,
+        "modelspec.resolution": f"{size[0]}x{size[1]}" if size else "",
+        "modelspec.description": about.description,
+        "modelspec.author": about.author,
+        "modelspec.license": about.license,
+        "modelspec.date": about.date or datetime.now(UTC).isoformat(timespec="seconds"),
+        "modelspec.trigger_phrase": about.trigger,
+        "modelspec.usage_hint": f"Write {about.trigger!r} in the prompt." if about.trigger else "",
+    }
+
+
+def triggers(entries: Mapping[str, str]) -> tuple[str, ...]:
+    """The trigger words that a file's metadata names, in the order in which readers look, each once."""
+    named: Iterable[str] = (entries.get("modelspec.trigger_phrase", ""), entries.get("ss_trigger_words", ""))
+    return tuple(dict.fromkeys(word for word in named if word))
+
+
+def _without_path(base: str) -> str:
+    if HUB_ID.fullmatch(base):
+        return base
+    return PurePosixPath(PureWindowsPath(base).as_posix()).name
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _number(value: int | None) -> str:
+    return "" if value is None else str(value)

@@ -1,0 +1,143 @@
+"""What a LoRA file may be. Everything here is decided from the header, before a tensor is made."""
+
+import json
+import math
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from limner.errors import BadLora
+
+SIZES = {"F32": 4, "F16": 2, "BF16": 2}
+"""The dtypes of LoRA factors, in safetensors' names, with their bytes."""
+
+MOST_TENSORS = 20_000
+LARGEST_HEADER = 16_000_000
+LARGEST_METADATA = 1_000_000
+"""Bytes; readers show the metadata to people."""
+
+NAME = re.compile(r"[A-Za-z0-9_.\-]+")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says about itself, checked."""
+
+    metadata: dict[str, str]
+    tensors: dict[str, tuple[str, tuple[int, ...], int, int]]
+    """Name -> dtype, shape, first byte, last byte + 1, counted from the end of the header; in file order."""
+    start: int
+    """Where in the file the header ends and the tensors' bytes begin."""
+
+
+def header(path: Path) -> Header:
+    """Read and check the header of a LoRA file.
+
+    Raises:
+        BadLora: Anything is not as it must be; the message names what.
+    """
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            head = file.read(64)
+            _refuse_other_formats(path, head)
+            length = struct.unpack("<Q", head[:8])[0] if len(head) >= 8 else 0
+            if not 2 <= length <= min(size - 8, LARGEST_HEADER):
+                _refuse(path, f"its header claims {length} bytes of a file of {size}")
+            file.seek(8)
+            text = file.read(length)
+    except OSError as error:
+        raise BadLora(
+            f"{path} cannot be read ({error.strerror}). Check the path and its permissions."
+        ) from error
+    table = _json(path, text)
+    metadata = _metadata(path, table.pop("__metadata__", {}))
+    if not 0 < len(table) <= MOST_TENSORS:
+        _refuse(path, f"it holds {len(table)} tensors, and a LoRA has 1 to {MOST_TENSORS}")
+    tensors = {name: _tensor(path, name, entry) for name, entry in table.items()}
+    ordered = dict(sorted(tensors.items(), key=lambda item: item[1][2]))
+    _refuse_gaps(path, ordered, size - 8 - length)
+    return Header(metadata, ordered, 8 + length)
+
+
+def _refuse(path: Path, reason: str) -> NoReturn:
+    raise BadLora(f"{path} is not a safe LoRA file: {reason}. Get it again, or export it again.")
+
+
+def _refuse_other_formats(path: Path, head: bytes) -> None:
+    if head[8:9] == b"{":  # a length of 640 bytes begins as a pickle does
+        return
+    if head[:2] == b"PK" or (head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05"):
+        raise BadLora(
+            f"{path} is a pickle whatever it is called, and reading a pickle can run any code. "
+            "Ask its author for a .safetensors file."
+        )
+    if head.startswith(b"version https://git-lfs"):
+        raise BadLora(f"{path} is a pointer of git-lfs, not the file. Run `git lfs pull` where it came from.")
+    if head.lstrip()[:1] == b"<":
+        raise BadLora(
+            f"{path} is a web page, not a LoRA. Download it again, with your access token if it is gated."
+        )
+
+
+def _json(path: Path, text: bytes) -> dict[str, Any]:
+    def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = {}
+        for key, value in pairs:
+            if key in made:
+                _refuse(path, f"its header has {key[:60]!r} twice")
+            made[key] = value
+        return made
+
+    def no_constants(word: str) -> NoReturn:
+        _refuse(path, f"its header holds {word}, which JSON does not know")
+
+    try:
+        table = json.loads(text, object_pairs_hook=no_duplicates, parse_constant=no_constants)
+    except (ValueError, RecursionError) as error:
+        raise BadLora(
+            f"{path} is not a safe LoRA file: its header is not JSON ({str(error)[:60]}). Get it again."
+        ) from error
+    if not isinstance(table, dict):
+        _refuse(path, f"its header is a JSON {type(table).__name__}, not an object")
+    return table
+
+
+def _metadata(path: Path, metadata: Any) -> dict[str, str]:
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        _refuse(path, "its metadata is not made of strings")
+    size = sum(len(key) + len(value) for key, value in metadata.items())
+    if size > LARGEST_METADATA:
+        _refuse(path, f"its metadata has {size} characters, more than {LARGEST_METADATA}")
+    return metadata
+
+
+def _tensor(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
+    if not NAME.fullmatch(name):
+        _refuse(path, f"the key {name[:60]!r} has characters other than letters, digits, '_', '.' and '-'")
+    match entry:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(end)]}:
+            pass
+        case _:
+            _refuse(path, f"{name} has no dtype, shape and place")
+    if dtype not in SIZES:
+        _refuse(path, f"{name} is {dtype[:20]}, and factors are {', '.join(SIZES)}")
+    if not all(type(side) is int and side > 0 for side in shape) or len(shape) not in (2, 4):
+        _refuse(path, f"{name} has the shape {str(shape)[:60]}, and factors have 2 or 4 sides, none empty")
+    if end - start != math.prod(shape) * SIZES[dtype]:
+        _refuse(path, f"{name} has {end - start} bytes for the shape {shape} of {dtype}")
+    return dtype, tuple(shape), start, end
+
+
+def _refuse_gaps(path: Path, tensors: dict[str, tuple[str, tuple[int, ...], int, int]], size: int) -> None:
+    expected = 0
+    for name, (_, _, start, end) in tensors.items():
+        if start != expected:
+            _refuse(path, f"{name} begins at byte {start}, and {expected} is where the tensor before it ends")
+        expected = end
+    if expected < size:
+        _refuse(path, f"{size - expected} bytes trail behind the last tensor")
+    if expected > size:
+        _refuse(path, f"{expected - size} bytes are missing at its end")

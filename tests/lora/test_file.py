@@ -1,0 +1,246 @@
+import hashlib
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from limner.errors import BadLora
+from limner.lora import file as lora_file
+from limner.lora.adapter import Factors
+from limner.lora.file import read, write
+
+Components = dict[str, dict[str, Factors]]
+
+
+def components(scale: float = 1.0) -> Components:
+    draw = torch.Generator().manual_seed(0)
+    made = {
+        f"transformer_blocks.{i}.attn.to_q": Factors(
+            torch.randn(4, 8, generator=draw), scale * torch.randn(12, 4, generator=draw)
+        )
+        for i in range(3)
+    }
+    clip = Factors(torch.randn(2, 8, generator=draw), torch.randn(8, 2, generator=draw))
+    return {"transformer": made, "text_encoder": {"encoder.layers.0.mlp.fc1": clip}}
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "lora.safetensors"
+    write(path, components(), {"modelspec.title": 'cat\n"ü"'})
+    again = read(path)
+    assert again.metadata["modelspec.title"] == 'cat\n"ü"'
+    assert list(again.components["text_encoder"]) == ["text_model.encoder.layers.0.mlp.fc1"]
+    for module, kept in components()["transformer"].items():
+        assert torch.equal(again.components["transformer"][module].down, kept.down)
+        assert torch.equal(again.components["transformer"][module].up, kept.up)
+    assert again.notes == ()
+    assert [entry.name for entry in path.parent.iterdir()] == ["lora.safetensors"]
+
+
+def test_the_hash_is_that_of_the_bytes_behind_the_header(tmp_path: Path) -> None:
+    path = tmp_path / "lora.safetensors"
+    write(path, components(), {})
+    raw = path.read_bytes()
+    start = 8 + struct.unpack("<Q", raw[:8])[0]
+    assert read(path).metadata["modelspec.hash_sha256"] == "0x" + hashlib.sha256(raw[start:]).hexdigest()
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float16, 1e-3), (torch.bfloat16, 8e-3)])
+def test_smaller_dtypes(tmp_path: Path, dtype: torch.dtype, error: float) -> None:
+    path = tmp_path / "lora.safetensors"
+    write(path, components(), {}, dtype)
+    kept = components()["transformer"]["transformer_blocks.0.attn.to_q"].down
+    found = read(path).components["transformer"]["transformer_blocks.0.attn.to_q"].down
+    assert found.dtype == torch.float32
+    assert torch.allclose(found, kept, rtol=error, atol=0)
+    assert not torch.equal(found, kept)
+
+
+@pytest.mark.parametrize(
+    ("made", "dtype", "reason"),
+    [
+        (components(1e6), torch.float16, "too large for float16. Write bfloat16 or float32"),
+        (components(float("nan")), torch.float32, "not finite. Export an earlier checkpoint"),
+        (components(), torch.float64, "cannot be written as torch.float64"),
+        ({}, torch.float32, "There is no module to write"),
+        ({"transformer": {}}, torch.float32, "There is no module to write"),
+        (
+            {"transformer": {"../etc": components()["text_encoder"]["encoder.layers.0.mlp.fc1"]}},
+            torch.float32,
+            "key",
+        ),
+    ],
+)
+def test_what_cannot_be_written_is_refused_and_leaves_the_old_file(
+    tmp_path: Path, made: Components, dtype: torch.dtype, reason: str
+) -> None:
+    path = tmp_path / "lora.safetensors"
+    write(path, components(), {})
+    before = path.read_bytes()
+    with pytest.raises(BadLora, match=reason):
+        write(path, made, {}, dtype)
+    assert path.read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_other_endings_and_endless_metadata_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadLora, match="does not end in .safetensors"):
+        write(tmp_path / "lora.bin", components(), {})
+    with pytest.raises(BadLora, match="over 1000000"):
+        write(tmp_path / "lora.safetensors", components(), {"x": "y" * 1_000_001})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_lies_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lying(flat: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
+        flat = {name: tensor.clone() for name, tensor in flat.items()}
+        next(iter(flat.values()))[0, 0] += 1
+        save_file(flat, path, metadata)
+
+    monkeypatch.setattr(lora_file, "save_file", lying)
+    with pytest.raises(BadLora, match="read back is not the one that was written"):
+        write(tmp_path / "lora.safetensors", components(), {})
+    assert not list(tmp_path.iterdir())
+
+
+def raw(header: Any, data: bytes = bytes(32), *, length: int | None = None) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def entry(
+    start: int, shape: tuple[Any, ...] = (2, 2), dtype: str = "F32", end: int | None = None
+) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [start, start + 16 if end is None else end]}
+
+
+A, B = "transformer.x.lora_A.weight", "transformer.x.lora_B.weight"
+GOOD = {A: entry(0), B: entry(16)}
+TWICE = json.dumps(GOOD)[:-1] + f', "{B}": {json.dumps(entry(16))}}}'
+MANY = {f"transformer.x{i}.lora_A.weight": entry(0) for i in range(20_001)}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "header claims 0 bytes of a file of 0"),
+        (b"\x07\x00", "header claims 0 bytes"),
+        (raw(GOOD, length=1), "header claims 1 bytes"),
+        (raw(GOOD, length=2**63), "header claims 9223372036854775808 bytes"),
+        (raw(b"\xff\xfe{"), "header is not JSON"),
+        (raw(b"{" * 5000), "header is not JSON"),
+        (raw(b"[" * 100_000), "header is not JSON"),
+        (raw([1]), "a JSON list, not an object"),
+        (raw({}), "holds 0 tensors"),
+        (raw(MANY), "holds 20001 tensors"),
+        (raw(TWICE.encode()), f"header has '{B}' twice"),
+        (raw(GOOD | {"__metadata__": {"a": 1}}), "metadata is not made of strings"),
+        (raw(GOOD | {"__metadata__": []}), "metadata is not made of strings"),
+        (raw(GOOD | {"__metadata__": {"a": "b" * 1_000_001}}), "metadata has 1000002 characters"),
+        (raw(b'{"a": NaN}'), "holds NaN, which JSON does not know"),
+        (raw({A: entry(0), "../../etc/passwd": entry(16)}), "characters other than letters"),
+        (raw({A: entry(0), "transformer.x\n": entry(16)}), "characters other than letters"),
+        (raw({A: entry(0), B: 1}), "no dtype, shape and place"),
+        (raw({A: entry(0), B: entry(16, dtype="I64")}), "is I64, and factors are F32, F16, BF16"),
+        (raw({A: entry(0), B: entry(16, dtype="F64")}), "is F64"),
+        (raw({A: entry(0), B: entry(16, (4,))}), "2 or 4 sides"),
+        (raw({A: entry(0), B: entry(16, ())}), "2 or 4 sides"),
+        (raw({A: entry(0), B: entry(16, (0, 4))}), "none empty"),
+        (raw({A: entry(0), B: entry(16, (-2, -2))}), "none empty"),
+        (raw({A: entry(0), B: entry(16, ("2", 2))}), "2 or 4 sides"),
+        (raw({A: entry(0), B: entry(16, (2, 3))}), "16 bytes for the shape"),
+        (raw({A: entry(0), B: entry(16, (2**40, 2**40))}), "16 bytes for the shape"),
+        (raw({A: entry(0), B: entry(8)}), "begins at byte 8, and 16 is where"),
+        (raw({A: entry(0), B: entry(20)}), "begins at byte 20, and 16 is where"),
+        (raw({A: entry(0), B: entry(-16)}), "begins at byte -16, and 0 is where"),
+        (raw(GOOD, bytes(33)), "1 bytes trail behind the last tensor"),
+        (raw(GOOD, bytes(31)), "1 bytes are missing at its end"),
+        (raw(GOOD, struct.pack("<8f", *[float("nan")] * 8)), f"{A} holds NaN or infinity"),
+        (raw(GOOD, struct.pack("<8f", *[1.0] * 7, float("inf"))), f"{B} holds NaN or infinity"),
+        (
+            raw(GOOD | {"__metadata__": {"lora_adapter_metadata": "{}"}}),
+            "keeps its strength in lora_adapter_metadata",
+        ),
+        (raw({A: entry(0), "lora_unet_x.lora_up.weight": entry(16)}), "named as kohya's sd-scripts do"),
+        (raw({A: entry(0), "transformer.y.lora_B.weight": entry(16)}), "has no lora_B"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "pointer of git-lfs"),
+        (b"<!DOCTYPE html><html>", "is a web page"),
+    ],
+)
+def test_a_malformed_file_is_refused_with_its_reason(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "lora.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(BadLora) as caught:
+        read(path)
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def zipped(path: Path) -> None:
+    torch.save({"x": torch.ones(2)}, path)
+
+
+def legacy(path: Path) -> None:
+    torch.save({"x": torch.ones(2)}, path, _use_new_zipfile_serialization=False)
+
+
+@pytest.mark.parametrize("save", [zipped, legacy])
+def test_a_pickle_is_known_by_its_content(tmp_path: Path, save: Callable[[Path], None]) -> None:
+    path = tmp_path / "lora.safetensors"
+    save(path)
+    with pytest.raises(BadLora, match="is a pickle whatever it is called"):
+        read(path)
+
+
+def test_a_header_whose_length_begins_like_a_pickle_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "lora.safetensors"
+    text = json.dumps(GOOD).encode()
+    path.write_bytes(raw(text + b" " * (0x0280 - len(text))))
+    assert path.read_bytes()[:2] == b"\x80\x02"
+    assert list(read(path).components) == ["transformer"]
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadLora, match="cannot be read .No such file"):
+        read(tmp_path / "gone.safetensors")
+    with pytest.raises(BadLora, match="cannot be read .Is a directory"):
+        read(tmp_path)
+
+
+def test_every_truncation_and_every_flipped_byte_is_noticed_or_harmless(tmp_path: Path) -> None:
+    path = tmp_path / "lora.safetensors"
+    write(path, components(), {"software": "Limner 1"})
+    whole, kept = path.read_bytes(), read(path)
+    start = 8 + struct.unpack("<Q", whole[:8])[0]
+    damaged = [whole[:cut] for cut in range(0, len(whole), 37)]
+    damaged += [whole[:i] + bytes([whole[i] ^ 0x15]) + whole[i + 1 :] for i in range(0, start, 7)]
+    damaged += [whole[:i] + bytes([whole[i] ^ 0x40]) + whole[i + 1 :] for i in range(start, len(whole), 97)]
+    seen = 0
+    for content in damaged:
+        path.write_bytes(content)
+        try:
+            found = read(path)
+        except BadLora:
+            seen += 1
+            continue
+        assert (
+            found.metadata != kept.metadata
+            or list(found.components) != list(kept.components)
+            or _renamed(found, kept)
+        )
+    assert seen > 0.6 * len(damaged)
+
+
+def _renamed(found: lora_file.LoraFile, kept: lora_file.LoraFile) -> bool:
+    return any(found.components[c].keys() != kept.components[c].keys() for c in kept.components)
+
+
+def test_a_rank_wider_than_its_weight_is_noted(tmp_path: Path) -> None:
+    path = tmp_path / "lora.safetensors"
+    write(path, {"transformer": {"x": Factors(torch.ones(9, 4), torch.ones(6, 9))}}, {})
+    assert read(path).notes == ("transformer.x has rank 9, more than its weight can have.",)

@@ -1,0 +1,86 @@
+import json
+
+import pytest
+import torch
+
+from limner.lora.adapter import Factors
+from limner.lora.metadata import About, metadata, triggers
+
+ABOUT = About(
+    title="my-cat",
+    architecture="flux-1-dev/lora",
+    base="black-forest-labs/FLUX.1-dev",
+    base_version="flux1",
+    trigger="sks cat",
+    resolution=(1024, 768),
+    steps=1500,
+    seed=0,
+    date="2026-01-02T03:04:05+00:00",
+)
+
+
+def adapter(*ranks: int) -> dict[str, dict[str, Factors]]:
+    modules = {f"m{i}": Factors(torch.ones(rank, 64), torch.ones(64, rank)) for i, rank in enumerate(ranks)}
+    return {"transformer": modules}
+
+
+def test_modelspec_and_sd_scripts() -> None:
+    entries = metadata(ABOUT, adapter(16, 16))
+    assert all(isinstance(value, str) and value for value in entries.values())
+    wanted = {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": "flux-1-dev/lora",
+        "modelspec.implementation": "diffusers",
+        "modelspec.title": "my-cat",
+        "modelspec.resolution": "1024x768",
+        "modelspec.date": "2026-01-02T03:04:05+00:00",
+        "ss_base_model_version": "flux1",
+        "ss_sd_model_name": "black-forest-labs/FLUX.1-dev",
+        "ss_network_dim": "16",
+        "ss_network_alpha": "16",
+        "ss_seed": "0",
+        "ss_steps": "1500",
+    }
+    assert wanted.items() <= entries.items()
+
+
+def test_the_trigger_stands_where_readers_look() -> None:
+    entries = metadata(ABOUT, adapter(4))
+    assert entries["modelspec.trigger_phrase"] == entries["ss_trigger_words"] == "sks cat"
+    assert json.loads(entries["ss_tag_frequency"]) == {"1_sks cat": {"sks cat": 1}}
+    assert triggers(entries) == ("sks cat",)
+
+
+def test_what_is_not_known_is_left_out() -> None:
+    bare = About(title="x", architecture="flux-1-dev/lora", base="glyph", base_version="flux1")
+    entries = metadata(bare, adapter(4, 8))
+    assert entries["ss_network_dim"] == "Dynamic"
+    assert entries["modelspec.date"]
+    unknown = {
+        "ss_tag_frequency",
+        "ss_trigger_words",
+        "ss_steps",
+        "modelspec.resolution",
+        "modelspec.usage_hint",
+    }
+    assert not unknown & entries.keys()
+    assert triggers(entries) == ()
+
+
+@pytest.mark.parametrize(
+    ("base", "written"),
+    [
+        ("/home/ann/models/flux-dev", "flux-dev"),
+        ("/home/ann/models/flux-dev/", "flux-dev"),
+        ("C:\\Users\\ann\\flux-dev", "flux-dev"),
+        ("./models/flux", "flux"),
+        ("~/flux", "flux"),
+        ("black-forest-labs/FLUX.1-dev", "black-forest-labs/FLUX.1-dev"),
+        ("glyph", "glyph"),
+    ],
+)
+def test_no_local_path_is_written(base: str, written: str) -> None:
+    about = About(title="x", architecture="flux-1-dev/lora", base=base, base_version="flux1")
+    entries = metadata(about, adapter(4))
+    assert entries["ss_sd_model_name"] == written
+    assert "ann" not in "".join(entries.values())
