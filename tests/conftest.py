@@ -1,39 +1,42 @@
-"""What every test stands on: no network, no cache of the user, one thread."""
+"""Fixtures that several rooms need. No test reaches a network or the user's own cache."""
 
 import os
-import socket
 from pathlib import Path
 
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # before torch is imported: sums then do not depend on the cores
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import pytest
-
-LOCAL = ("127.", "localhost", "::1", "0.0.0.0")
-_connect = socket.socket.connect
-
-
-def _connect_locally(self: socket.socket, address: object) -> None:
-    host = address[0] if isinstance(address, tuple) else ""
-    if self.family in (socket.AF_INET, socket.AF_INET6) and not str(host).startswith(LOCAL):
-        raise RuntimeError(f"a test asked for the network: {address}")
-    _connect(self, address)  # pyright: ignore[reportArgumentType]
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from PIL import Image  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
-def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socket.socket, "connect", _connect_locally)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep every test's frozen values and fingerprints out of the user's home."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("LIMNER_CACHE", str(home / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
 
 
 @pytest.fixture(scope="session")
-def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One cache for all tests of a process, so that the bundled base's text is encoded once."""
-    return tmp_path_factory.mktemp("cache")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random FLUX pipeline of a few thousand weights, in diffusers layout."""
+    from tiny import save_flux
+
+    return save_flux(tmp_path_factory.mktemp("bases") / "tiny-flux")
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(monkeypatch: pytest.MonkeyPatch, session_cache: Path) -> None:
-    monkeypatch.setenv("LIMNER_CACHE", str(session_cache))
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Six small images of three shapes, with captions, one of them with two."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    for number, size in enumerate([(48, 48), (48, 48), (64, 40), (64, 40), (40, 64), (48, 48)]):
+        noise = draw.integers(0, 255, (size[1] // 8, size[0] // 8, 3), dtype=np.uint8)
+        Image.fromarray(noise).resize(size).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(
+            f"a thing number {number}\n" + ("another\n" if number == 0 else "")
+        )
+    return folder

@@ -1,1 +1,23 @@
-"""One file per model family. Imported only when asked for."""
+"""One file per model family, each naming one ``FAMILY``. Imported only when asked for."""
+
+import importlib
+from typing import TYPE_CHECKING
+
+from limner.errors import BadBase
+
+if TYPE_CHECKING:
+    from limner.families.base import Family
+
+KNOWN = {"FluxPipeline": "limner.families.flux"}
+"""Class in ``model_index.json`` -> module of the family."""
+
+
+def family_of(pipeline: str) -> "Family":
+    """The family whose bases say ``pipeline`` in their ``model_index.json``.
+
+    Raises:
+        BadBase: No family here has that pipeline.
+    """
+    if pipeline not in KNOWN:
+        raise BadBase(f"The base is a {pipeline!r}; Limner trains {', '.join(sorted(KNOWN))}.")
+    return importlib.import_module(KNOWN[pipeline]).FAMILY

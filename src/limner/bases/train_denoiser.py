@@ -1,0 +1,263 @@
+"""Trains the embedded base's transformer and both text encoders, from scratch, by Limner's own path.
+
+The same units, cut and loop as any run: ``families.flux`` says what a step is, ``split`` finds that with
+three trained models only latents and token ids can be computed once, ``nn.fit`` turns the crank. What is
+particular to a base is the size of the batch, a learning rate that falls with the clock, and text of
+several lengths, so that the model reads a caption the same whether a tool pads it to 32 tokens or 512.
+
+    python -m limner.bases.train_denoiser --art art.npz --vae out/vae --minutes 9 --device cuda --out out
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limner.bases import parts
+from limner.bases.latents import build_set
+from limner.families.flux import FAMILY
+from limner.files import write_json
+from limner.graph.split import Split, split
+from limner.graph.unit import run
+from limner.nn.draws import DeviceDraws, Draws
+from limner.nn.fit import Average, Fit, fit
+
+LENGTHS = ((32, 1.0, 0.88), (128, 0.5, 0.08), (512, 0.125, 0.04))
+"""(T5 tokens, share of the batch, share of the steps)."""
+CLIP_SEEN = 32
+"""CLIP is causal and pools at the end token: what stands behind it cannot matter, so it is not computed."""
+CONSTANTS: Mapping[str, Any] = {
+    "text_length": 512,
+    "time_density": "logit-normal",
+    "time_shift": 1.0,
+    "guidance": None,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What a person decides about a base's training."""
+
+    minutes: float
+    batch: int
+    rate: float
+    decay: float
+    """Of the moving average of the weights, which is what ships."""
+    device: torch.device
+    compiled: bool
+    seed: int = 0
+
+
+def train(
+    models: Mapping[str, nn.Module], shown: Mapping[str, Tensor], kept: Mapping[str, Tensor], wish: Wish
+) -> dict[str, Any]:
+    """Train in place; afterwards the models hold the averaged weights.
+
+    Args:
+        models: ``transformer``, ``text_encoder``, ``text_encoder_2`` on the device.
+        shown: Boundary values of every training variant, (N, ...).
+        kept: The same for (concept, style) pairs that are never trained on.
+        wish: See :class:`Wish`.
+
+    Returns:
+        The record of the run: throughput and held-out losses.
+    """
+    trained: dict[str, int] = dict.fromkeys(("transformer", "text_encoder", "text_encoder_2"), 0)
+    cut = split(tuple(unit.bind(**CONSTANTS) for unit in FAMILY.units), trained)
+    parameters = [p for name in trained for p in models[name].parameters()]
+    for parameter in parameters:
+        parameter.requires_grad_()
+    fused = wish.device.type == "cuda"
+    optimizer = torch.optim.AdamW(parameters, wish.rate, betas=(0.9, 0.99), weight_decay=0.02, fused=fused)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = wish.rate
+    average = Average(parameters, wish.decay)
+    clock = Clock(wish.minutes * 60)
+    seen = Seen()
+    setting = Fit(
+        parameters=parameters,
+        optimizer=optimizer,
+        rate=lambda step: min(1.0, (step + 1) / 200) * clock.cosine(),
+        clip=1.0,
+        average=average,
+    )
+    losses = _losses(models, cut, shown, wish, seen)
+    rows: list[dict[str, float]] = []
+    due = 0.0
+    for step in fit(setting, losses, start=0, steps=10**9):
+        if clock.share() >= due or clock.over():
+            average.swap()
+            measured = {
+                name: held_out_loss(models, cut, values, wish)
+                for name, values in (("held_out", kept), ("shown", shown))
+            }
+            average.swap()
+            row = {
+                "step": step.number,
+                "images": seen.images,
+                "seconds": clock.seconds(),
+                "loss": step.loss,
+                **measured,
+            }
+            rows.append(row)
+            _say(row)
+            due += 1 / 16
+        if clock.over():
+            break
+    average.swap()
+    return {"rows": rows, "images_per_second": seen.images / clock.seconds(), "batch": wish.batch}
+
+
+class Clock:
+    """A budget of seconds, and how much of it is gone."""
+
+    def __init__(self, budget: float) -> None:
+        self.budget, self.start = budget, time.monotonic()
+
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.monotonic() - self.start
+
+    def share(self) -> float:
+        """From 0 to 1 and beyond."""
+        return self.seconds() / self.budget
+
+    def over(self) -> bool:
+        """Whether the budget is spent."""
+        return self.share() >= 1
+
+    def cosine(self) -> float:
+        """1 for the first third, then a cosine down to 0."""
+        late = max(0.0, min(1.0, (self.share() - 1 / 3) * 1.5))
+        return 0.5 * (1 + math.cos(math.pi * late))
+
+
+@dataclass
+class Seen:
+    """How many images have been trained on."""
+
+    images: int = 0
+
+
+def _losses(models: Mapping[str, nn.Module], cut: Split, shown: Mapping[str, Tensor], wish: Wish, seen: Seen):  # noqa: ANN202
+    generator = torch.Generator(wish.device).manual_seed(wish.seed)
+    draw = DeviceDraws(generator)
+    choose = torch.Generator().manual_seed(wish.seed)
+    shares = torch.tensor([share for _, _, share in LENGTHS])
+
+    def losses(step: int) -> Iterator[Tensor]:
+        del step
+        length, part, _ = LENGTHS[int(torch.multinomial(shares, 1, generator=choose))]
+        count = max(1, int(wish.batch * part))
+        rows = torch.randint(len(shown["latent_mean"]), (count,), generator=generator, device=wish.device)
+        seen.images += count
+        yield _loss(models, cut, _rows(shown, rows, length), draw, wish).mean()
+
+    return losses
+
+
+def _rows(values: Mapping[str, Tensor], rows: Tensor, length: int) -> dict[str, Tensor]:
+    return {
+        "latent_mean": values["latent_mean"][rows].float(),
+        "latent_spread": values["latent_spread"][rows].float(),
+        "clip_tokens": values["clip_tokens"][rows, :CLIP_SEEN].long(),
+        "t5_tokens": nn.functional.pad(
+            values["t5_tokens"][rows].long(), (0, length - values["t5_tokens"].shape[1])
+        ),
+    }
+
+
+def _loss(
+    models: Mapping[str, nn.Module], cut: Split, values: Mapping[str, Tensor], draw: Any, wish: Wish
+) -> Tensor:
+    with torch.autocast(wish.device.type, torch.bfloat16, enabled=wish.device.type == "cuda"):
+        return run(cut.live, models, values, draw)["loss"]
+
+
+@torch.no_grad()
+def held_out_loss(
+    models: Mapping[str, nn.Module], cut: Split, values: Mapping[str, Tensor], wish: Wish, *, most: int = 1024
+) -> float:
+    """Mean loss at evenly spaced times and fixed noise over up to ``most`` rows."""
+    count = min(most, len(values["latent_mean"]))
+    rows = torch.linspace(0, len(values["latent_mean"]) - 1, count).long()
+    times = (torch.arange(count) + 0.5) / count
+    total = 0.0
+    for start in range(0, count, 256):
+        some = slice(start, start + 256)
+        given = _rows(values, rows[some].to(values["latent_mean"].device), 32)
+        draw = Draws([("held-out", int(n)) for n in range(count)[some]])
+        given["time"] = times[torch.randperm(count, generator=torch.Generator().manual_seed(0))][some].to(
+            wish.device
+        )
+        total += float(_loss(models, cut, given, draw, wish).sum())
+    return total / count
+
+
+def _say(row: Mapping[str, float]) -> None:
+    import sys
+
+    sys.stderr.write(json.dumps({key: round(value, 5) for key, value in row.items()}) + "\n")
+    sys.stderr.flush()
+
+
+def main() -> None:
+    """Read the command line, train, save a whole pipeline folder."""
+    parser = argparse.ArgumentParser(description="Train the embedded base's transformer and text encoders.")
+    parser.add_argument("--art", type=Path, required=True)
+    parser.add_argument("--vae", type=Path, required=True, help="folder of the trained VAE")
+    parser.add_argument("--init", type=Path, help="pipeline folder to go on from")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument("--batch", type=int, default=512)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--decay", type=float, default=0.9995)
+    parser.add_argument("--variants", type=int, default=128, help="augmented latents of each training image")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--no-compile", dest="compiled", action="store_false")
+    said = parser.parse_args()
+    device = torch.device(said.device)
+    wish = Wish(
+        minutes=said.minutes,
+        batch=said.batch,
+        rate=said.rate,
+        decay=said.decay,
+        device=device,
+        compiled=said.compiled,
+    )
+    torch.manual_seed(wish.seed)
+    made = parts.load_pipeline(said.init) if said.init else parts.fresh_pipeline(said.vae)
+    models = {
+        name: made[name].float().to(device).train()
+        for name in ("transformer", "text_encoder", "text_encoder_2")
+    }
+    vae = made["vae"].to(device).eval()
+    sets = {
+        held: build_set(
+            said.art,
+            vae,
+            made,
+            variants=said.variants if not held else 4,
+            seed=held,
+            device=device,
+            held_out=bool(held),
+        )
+        for held in (0, 1)
+    }
+    if wish.compiled:
+        models["transformer"].compile_repeated_blocks(fullgraph=True)
+    record = train(models, sets[0], sets[1], wish)
+    parts.save_pipeline(said.out, made | models, dtype=torch.bfloat16)
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+    write_json(said.out / "training.json", {"device": name, "variants": said.variants, **record})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""Where a base's files are: a folder in diffusers layout, found locally or on the hub."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from limner.errors import BadBase
+from limner.files import sha256_file, write_json
+
+HUB = {
+    "flux-dev": ("black-forest-labs/FLUX.1-dev", "FLUX.1 [dev] Non-Commercial License", True),
+    "flux-schnell": ("black-forest-labs/FLUX.1-schnell", "Apache-2.0", False),
+}
+"""Registered name -> hub id, licence, whether access must be asked for."""
+
+WANTED = ("*.json", "*/*.json", "*/*.safetensors", "*/*.txt", "*/*.model")
+WEIGHTS = (
+    ("diffusion_pytorch_model", ("transformer", "vae", "unet")),
+    ("model", ("text_encoder", "text_encoder_2", "text_encoder_3")),
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A base on this disk: a folder in diffusers layout."""
+
+    root: Path
+    name: str
+    """As the recipe names it; goes into metadata, so it is never a path of this machine."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Optional ``limner.json`` of the folder: defaults that the base was made for."""
+
+    @cached_property
+    def index(self) -> dict[str, Any]:
+        """``model_index.json``."""
+        return _json(self.root / "model_index.json")
+
+    def config(self, part: str) -> dict[str, Any]:
+        """The config of a part, or of the scheduler."""
+        name = "scheduler_config.json" if part == "scheduler" else "config.json"
+        return _json(self.root / part / name)
+
+    def weights(self, part: str) -> list[Path]:
+        """The files that decide what a part computes: weight shards, or a tokenizer's files.
+
+        Raises:
+            BadBase: Files are missing, or only pickled weights are there.
+        """
+        folder = self.root / part
+        if not folder.is_dir():
+            raise BadBase(f"{self.name}: the folder {part}/ is missing in {self.root}. {self._again()}")
+        if part.startswith("tokenizer"):
+            return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+        stem = next((stem for stem, parts in WEIGHTS if part in parts), "model")
+        index = folder / f"{stem}.safetensors.index.json"
+        whole = folder / f"{stem}.safetensors"
+        files = [whole]
+        if not whole.exists() and index.exists():
+            files = sorted({folder / name for name in _json(index).get("weight_map", {}).values()})
+        missing = [path.name for path in files if not path.exists()]
+        if missing or not files:
+            if any(folder.glob("*.bin")):
+                raise BadBase(
+                    f"{self.name}: {part}/ holds pickled weights only. Convert them to safetensors; "
+                    "Limner never unpickles."
+                )
+            raise BadBase(f"{self.name}: {part}/ lacks {', '.join(missing) or index.name}. {self._again()}")
+        return files
+
+    def fingerprint(self, part: str, precision: str) -> str:
+        """Identity of a part's weights at a precision. Reads each file's bytes once per machine."""
+        files = self.weights(part)
+        if part.startswith("tokenizer"):
+            files = [path for path in files if path.name != "README.md"]
+        names = [f"{path.name}={_content(path)}" for path in files]
+        config = (
+            [] if part.startswith("tokenizer") else [f"config={_content(self.root / part / 'config.json')}"]
+        )
+        return " ".join([*config, *names, precision])
+
+    def _again(self) -> str:
+        hub = HUB.get(self.name, (self.name,))[0]
+        if self.name in HUB or "/" in self.name:
+            return f"Download it again: {download_command(hub)}"
+        return "Copy the whole base again, or name another one."
+
+
+def locate(name: str, *, folders: Mapping[str, Path]) -> Source:
+    """Find a base: a registered name, a folder in diffusers layout, or a hub id.
+
+    Args:
+        name: As the recipe says it.
+        folders: Bases that come with the package, name -> folder.
+
+    Raises:
+        BadBase: It cannot be found, reached, or opened.
+    """
+    if name in folders:
+        return _open(folders[name], name)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return _open(folder, folder.resolve().name)
+    if name not in HUB and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
+        known = ", ".join(sorted({*folders, *HUB}))
+        raise BadBase(
+            f"Base {name!r} is no folder here and no known name. Known: {known}. "
+            "A folder in diffusers layout or a hub id (owner/name) works too."
+        )
+    return _open(_from_hub(name), name)
+
+
+def download_command(hub_id: str) -> str:
+    """What a person types to have a base on this disk."""
+    wanted = " ".join(f"--include '{pattern}'" for pattern in WANTED)
+    return f"hf download {hub_id} {wanted}"
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import errors, snapshot_download
+
+    hub_id, _, gated = HUB.get(name, (name, "", False))
+    ask = f"accept its licence on the hub's page of {hub_id}, then `hf auth login`, then " if gated else ""
+    how = f"{ask}`{download_command(hub_id)}`"
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=list(WANTED), local_files_only=True))
+    except (errors.LocalEntryNotFoundError, errors.HFValidationError, FileNotFoundError):
+        pass  # not on this disk yet
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=list(WANTED)))
+    except errors.GatedRepoError as error:
+        raise BadBase(f"{hub_id} is gated: {how}.") from error
+    except errors.RepositoryNotFoundError as error:
+        raise BadBase(f"The hub has no {hub_id}, or it is private. Check the name, or log in.") from error
+    except errors.HFValidationError as error:
+        raise BadBase(f"{name!r} is no folder here and no valid hub id (owner/name).") from error
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
+        raise BadBase(
+            f"{hub_id} is not on this disk and the hub cannot be reached. With network: {how}."
+        ) from error
+
+
+def _open(root: Path, name: str) -> Source:
+    if not (root / "model_index.json").is_file():
+        raise BadBase(
+            f"{root} has no model_index.json, so it is not a base in diffusers layout. "
+            "Point at the folder that holds model_index.json, transformer/, vae/."
+        )
+    facts = root / "limner.json"
+    return Source(root, name, _json(facts) if facts.is_file() else {})
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BadBase(f"{path} is missing: the base is incomplete. Download or copy it again.") from error
+    except (ValueError, UnicodeDecodeError, OSError) as error:
+        raise BadBase(f"{path} cannot be read ({error}). Download or copy the base again.") from error
+    if not isinstance(value, dict):
+        raise BadBase(f"{path} holds no JSON object. Download or copy the base again.")
+    return value
+
+
+def _content(path: Path) -> str:
+    """SHA-256 of a file: from the hub cache's blob name where there is one, else read once and noted."""
+    real = path.resolve()
+    if len(real.name) == 64 and real.parent.name == "blobs":
+        return real.name
+    facts = real.stat()
+    if facts.st_size < 2**20:
+        return sha256_file(real)
+    home = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "limner" / "fingerprints"
+    key = f"{real} {facts.st_size} {facts.st_mtime_ns}"
+    note = home / f"{sha_text(key)}.json"
+    if note.is_file():
+        return str(_json(note)["sha256"])
+    value = sha256_file(real)
+    write_json(note, {"file": key, "sha256": value})
+    return value
+
+
+def sha_text(text: str) -> str:
+    """SHA-256 of a text, in hex."""
+    import hashlib
+
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,118 @@
+"""A store of tensors under the hash of everything they were made from."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, uint8
+
+from limner.errors import BadCache
+from limner.files import atomic_write
+from limner.graph.unit import Unit
+
+FORMAT = "1"
+
+
+def text_address(text: str) -> str:
+    """The address of a value that is a text, such as a caption."""
+    return hashlib.sha256(b"text\0" + text.encode()).hexdigest()
+
+
+def address(unit: Unit, weights: Mapping[str, str], inputs: Mapping[str, str]) -> str:
+    """The address of a unit's outputs: its code, its constants, its weights, its inputs. Nothing else.
+
+    Addresses are derived, not measured: an input that another unit writes is named by that unit's own
+    address. So every address of a run is known before anything is computed or loaded.
+
+    Args:
+        unit: The unit, its constants bound.
+        weights: Model name -> fingerprint of its weights and precision.
+        inputs: Value name -> address of the value.
+    """
+    parts = {
+        "format": FORMAT,
+        "unit": unit.name,
+        "version": unit.version,
+        "constants": dict(sorted(unit.constants.items())),
+        "weights": {name: weights[name] for name in unit.uses},
+        "inputs": {name: inputs[name] for name in unit.reads},
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def digest(values: Mapping[str, Tensor]) -> str:
+    """A hash over names, types, shapes and bytes of tensors on the CPU."""
+    state = hashlib.sha256()
+    for name in sorted(values):
+        value = values[name].detach().contiguous()
+        state.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        state.update(value.view(-1).view(uint8).numpy().data)
+    return state.hexdigest()
+
+
+class Cache:
+    """Write once, read many. A changed caption misses; a changed learning rate does not."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, address: str) -> Path:
+        """Where an entry is or would be."""
+        return self.root / address[:2] / f"{address}.safetensors"
+
+    def __contains__(self, address: str) -> bool:
+        return self.path(address).exists()
+
+    def write(self, address: str, values: Mapping[str, Tensor]) -> int:
+        """Store ``values`` and return the bytes written. Another process may do the same at the same time."""
+        flat = {name: value.detach().cpu().contiguous().clone() for name, value in values.items()}
+        facts = {"address": address, "digest": digest(flat), "format": FORMAT}
+        atomic_write(self.path(address), lambda draft: save_file(flat, draft, metadata=facts))
+        return self.path(address).stat().st_size
+
+    def read(self, address: str) -> dict[str, Tensor]:
+        """The values at ``address``.
+
+        Raises:
+            BadCache: The entry is missing, torn, altered, or was written by another format version.
+        """
+        path = self.path(address)
+        try:
+            with safe_open(path, framework="pt") as file:
+                facts = file.metadata() or {}
+                values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except FileNotFoundError as error:
+            raise BadCache(f"Cache entry {path} is gone. Run `limner cache` again.") from error
+        except (SafetensorError, OSError, ValueError) as error:
+            raise BadCache(
+                f"Cache entry {path} cannot be read ({error}). Delete it and run again."
+            ) from error
+        if facts.get("format") != FORMAT:
+            raise BadCache(
+                f"Cache entry {path} has format {facts.get('format')!r}, this version reads {FORMAT!r}. "
+                "Delete it and run again."
+            )
+        if facts.get("address") != address or facts.get("digest") != digest(values):
+            raise BadCache(f"Cache entry {path} is not what its name says. Delete it and run again.")
+        return values
+
+    def discard(self, address: str) -> None:
+        """Remove an entry that cannot be read, so that the next run computes it again."""
+        self.path(address).unlink(missing_ok=True)
+
+    def prune(self, keep: Iterable[str], *, older_than: float = 0.0) -> int:
+        """Delete entries that are not in ``keep`` and older than so many seconds; return bytes freed."""
+        kept, freed, now = set(keep), 0, time.time()
+        for path in self.root.glob("??/*"):
+            if path.stem in kept or path.suffix not in (".safetensors", ".part"):
+                continue
+            facts = path.stat()
+            if now - facts.st_mtime >= older_than:
+                freed += facts.st_size
+                os.unlink(path)  # noqa: PTH108
+        return freed

@@ -1,0 +1,142 @@
+"""A unit is one pure step of a family's forward pass. Its signature is its declaration."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from limner.errors import BrokenGraph
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layers:
+    """How a unit that is one model made of layers is cut between two of them.
+
+    ``below(model, *reads, until=k)`` runs everything before layer ``k`` and returns the hidden state that
+    layer ``k`` would read; ``above(model, hidden, *reads, since=k)`` runs the rest. Law: for every ``k``,
+    ``above`` after ``below`` equals the unit, bit for bit.
+    """
+
+    below: Callable[..., Any]
+    above: Callable[..., Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """One step: reads values by name, calls models by name, writes values by name.
+
+    A unit owns no weights and keeps no state. It may draw random numbers only through the ``draw``
+    argument; a unit that has one runs anew on every step and can never be cached.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    uses: tuple[str, ...]
+    """Models it calls."""
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    draws: bool
+    version: int
+    """Bumped when equal inputs give other outputs: part of every cache address."""
+    needs: tuple[str, ...] = ()
+    """Constants still to be bound, from keyword-only parameters without a default."""
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    """Bound constants: part of every cache address."""
+    layers: Layers | None = None
+    spares: tuple[str, ...] = ()
+    """Models of which this unit only uses layers below the first trained one."""
+
+    def bind(self, **constants: Any) -> "Unit":
+        """The same unit with the constants that it declares; those of other units are passed over."""
+        mine = {key: value for key, value in constants.items() if key in self.needs or key in self.constants}
+        left = tuple(name for name in self.needs if name not in mine)
+        return replace(self, constants={**self.constants, **mine}, needs=left)
+
+    def run(self, models: Mapping[str, Any], values: Mapping[str, Any], draw: Any = None) -> dict[str, Any]:
+        """Values written, by name. ``models`` and ``values`` may hold more than the unit declares."""
+        if self.needs:
+            raise BrokenGraph(f"{self.name} runs before its constants {list(self.needs)} are bound.")
+        arguments = [models[name] for name in self.uses] + [values[name] for name in self.reads]
+        extra = dict(self.constants) | ({"draw": draw} if self.draws else {})
+        out = self.function(*arguments, **extra)
+        return dict(zip(self.writes, out if len(self.writes) > 1 else (out,), strict=True))
+
+    def cut(self, layer: int) -> tuple["Unit", "Unit"]:
+        """Two units: the layers of its (only) model below ``layer``, and the rest."""
+        if self.layers is None or len(self.uses) != 1:
+            raise BrokenGraph(f"{self.name} is not made of layers, so it cannot be cut at layer {layer}.")
+        hidden = f"{self.name}@{layer}"
+        below = replace(
+            self,
+            name=f"{self.name}[:{layer}]",
+            function=partial(self.layers.below, until=layer),
+            writes=(hidden,),
+            layers=None,
+            spares=self.uses,
+        )
+        above = replace(
+            self,
+            name=f"{self.name}[{layer}:]",
+            function=partial(self.layers.above, since=layer),
+            reads=(hidden, *self.reads),
+            layers=None,
+        )
+        return below, above
+
+
+def unit(
+    *writes: str, uses: Sequence[str] = (), version: int = 1, layers: Layers | None = None
+) -> Callable[[Callable[..., Any]], Unit]:
+    """Make a unit of a function whose parameters are its models, its values, ``draw``, then constants.
+
+    Positional parameters named in ``uses`` are models and come first; the others are values read.
+    Keyword-only parameters are constants of the run (:meth:`Unit.bind`).
+    """
+
+    def wrap(function: Callable[..., Any]) -> Unit:
+        parameters = inspect.signature(function).parameters.values()
+        named = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY and p.name != "draw"]
+        only = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "draw"]
+        if tuple(named[: len(uses)]) != tuple(uses):
+            raise BrokenGraph(f"{function.__name__} must take the models {list(uses)} first, not {named}.")
+        return Unit(
+            name=function.__name__,
+            function=function,
+            uses=tuple(uses),
+            reads=tuple(named[len(uses) :]),
+            writes=writes,
+            draws=any(p.name == "draw" for p in parameters),
+            version=version,
+            needs=tuple(p.name for p in only if p.default is p.empty),
+            constants={p.name: p.default for p in only if p.default is not p.empty},
+            layers=layers,
+        )
+
+    return wrap
+
+
+def run(
+    units: Sequence[Unit], models: Mapping[str, Any], values: Mapping[str, Any], draw: Any = None
+) -> dict[str, Any]:
+    """Run units in order over a copy of ``values`` and return every value known at the end.
+
+    A unit whose values are all given is passed over: whoever gives a value decides it. That is how the
+    held-out loss fixes the times, and how a cached value stands in for the unit that would compute it.
+    """
+    known = dict(values)
+    for each in units:
+        if not all(name in known for name in each.writes):
+            known |= each.run(models, known, draw)
+    return known
+
+
+def check(units: Sequence[Unit], given: Sequence[str]) -> None:
+    """Raise unless every read is given or written earlier, and no name is written twice."""
+    known = set(given)
+    for each in units:
+        if missing := [name for name in each.reads if name not in known]:
+            raise BrokenGraph(f"{each.name} reads {missing}, but only {sorted(known)} exist before it.")
+        if again := [name for name in each.writes if name in known]:
+            raise BrokenGraph(f"{each.name} writes {again} a second time. Give the new value a new name.")
+        known.update(each.writes)

@@ -1,0 +1,89 @@
+"""Random numbers that depend on a place in the run, never on how the run came there."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Draw(Protocol):
+    """What a unit draws from. Numbers are named, so leaving one out does not change the others."""
+
+    def normal(self, name: str, like: Tensor) -> Tensor:
+        """Standard normal numbers with the shape, type and device of ``like``, (B, ...)."""
+        ...
+
+    def uniform(self, name: str, like: Tensor) -> Tensor:
+        """One number in (0, 1) for each sample of ``like``: (B,), float32, on its device."""
+        ...
+
+
+def seed_of(*place: int | str) -> int:
+    """A 63-bit seed for a place such as (seed, step, position, 'noise')."""
+    digest = hashlib.sha256("\0".join(map(str, place)).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+class Draws:
+    """The draws of a micro-batch: each sample has its own place, so batches may be split at will.
+
+    Numbers are made on the CPU, so that every device and any number of processes sees the same ones.
+
+    Args:
+        places: For each of the B samples, where it stands: (seed, step, position in the effective batch).
+    """
+
+    def __init__(self, places: Sequence[tuple[int | str, ...]]) -> None:
+        self.places = tuple(places)
+
+    def _generators(self, name: str) -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(seed_of(*place, name)) for place in self.places]
+
+    def normal(self, name: str, like: Tensor) -> Tensor:
+        """See :class:`Draw`."""
+        shape = like.shape[1:]
+        rows = [torch.randn(shape, generator=each) for each in self._generators(name)]
+        return torch.stack(rows).to(like.device, like.dtype)
+
+    def uniform(self, name: str, like: Tensor) -> Tensor:
+        """See :class:`Draw`. Kept a little inside (0, 1), where the inverse normal CDF is finite."""
+        rows = [torch.rand((), generator=each) for each in self._generators(name)]
+        return torch.stack(rows).clamp(1e-6, 1 - 1e-6).to(like.device)
+
+
+class Even(Draws):
+    """Draws whose times all stand at one quantile of their density, so that a measurement has no luck in it.
+
+    Args:
+        places: As in :class:`Draws`.
+        quantile: In (0, 1).
+    """
+
+    def __init__(self, places: Sequence[tuple[int | str, ...]], quantile: float) -> None:
+        super().__init__(places)
+        self.quantile = quantile
+
+    def uniform(self, name: str, like: Tensor) -> Tensor:
+        """The quantile, (B,)."""
+        del name
+        return torch.full((len(like),), self.quantile, device=like.device)
+
+
+class DeviceDraws:
+    """The draws of a whole batch from one generator on the device: for large batches on one GPU."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
+
+    def normal(self, name: str, like: Tensor) -> Tensor:
+        """See :class:`Draw`. The name is not used: order decides."""
+        del name
+        return torch.randn(like.shape, generator=self.generator, device=like.device, dtype=like.dtype)
+
+    def uniform(self, name: str, like: Tensor) -> Tensor:
+        """See :class:`Draw`."""
+        del name
+        rows = torch.rand(len(like), generator=self.generator, device=like.device)
+        return rows.clamp(1e-6, 1 - 1e-6)

@@ -1,0 +1,100 @@
+"""The loop. It knows parameters and losses; it does not know recipes, files, samples or families."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from limner.errors import Diverged
+
+Losses = Callable[[int], Iterable[Tensor]]
+"""Step -> the losses of its micro-batches, scalars that sum to the loss of the effective batch."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimizer step was. Losses and norms are those before the weights moved."""
+
+    number: int
+    """Steps finished, so the first one is 1."""
+    loss: float
+    norm: float
+    """Length of the whole gradient before clipping."""
+    rate: float
+    """Multiplier of the learning rates at this step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """What is trained and how far each step goes."""
+
+    parameters: Sequence[nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    rate: Callable[[int], float]
+    """Step, from 0 -> multiplier of every group's ``initial_lr``."""
+    clip: float = 0.0
+    """Largest length of the gradient; 0 leaves it alone."""
+    average: "Average | None" = None
+    share: Callable[[Sequence[nn.Parameter], Tensor], Tensor] | None = None
+    """Sums gradients and the loss over processes, when there are several; returns the summed loss."""
+
+
+def fit(setting: Fit, losses: Losses, *, start: int, steps: int) -> Iterator[Step]:
+    """Train from step ``start`` to ``steps``, yielding after each optimizer step.
+
+    Saving, sampling, evaluating and logging are what the caller does between two steps; stopping is what
+    the caller does by leaving. Nothing here keeps state besides the optimizer and the weights.
+
+    Raises:
+        Diverged: The loss or the gradient is not finite. The weights are those of the last good step.
+    """
+    parameters, optimizer = setting.parameters, setting.optimizer
+    for step in range(start, steps):
+        rate = setting.rate(step)
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * rate
+        total = torch.zeros((), device=parameters[0].device)
+        for loss in losses(step):
+            loss.backward()
+            total += loss.detach()
+        if setting.share:
+            total = setting.share(parameters, total)
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        seen = (total.item(), norm.item())  # the one place where the host waits for the device
+        if not all(math.isfinite(x) for x in seen):
+            raise Diverged(
+                f"Step {step + 1}: loss {seen[0]:.4g}, gradient norm {seen[1]:.4g}. "
+                "Halve train.learning_rate; if that does not help, look for a broken image with train.batch = 1."
+            )
+        if setting.clip and seen[1] > setting.clip:
+            nn.utils.clip_grads_with_norm_(parameters, setting.clip, norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if setting.average:
+            setting.average.update(step)
+        yield Step(step + 1, *seen, rate)
+
+
+class Average:
+    """Exponential moving average of weights, which warms up so that early weights are soon forgotten."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:
+        self.parameters = list(parameters)
+        self.decay = decay
+        self.shadow = [p.detach().clone() for p in parameters]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move towards the weights by 1 - min(decay, (1 + step) / (10 + step))."""
+        keep = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.shadow, [p.detach() for p in self.parameters], 1 - keep)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange weights and average; a second call restores them."""
+        for weight, shadow in zip(self.parameters, self.shadow, strict=True):
+            held = weight.detach().clone()
+            weight.copy_(shadow)
+            shadow.copy_(held)

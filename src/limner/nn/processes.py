@@ -1,0 +1,49 @@
+"""Several processes as one: shares of the work, and sums that do not depend on who did what."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, distributed, nn
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def world() -> int:
+    """How many processes work on this run."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if world() > 1:
+        distributed.barrier()
+
+
+@torch.no_grad()
+def sum_gradients(parameters: Sequence[nn.Parameter], loss: Tensor) -> Tensor:
+    """Sum gradients in place over processes, through one flat buffer, and return the summed loss.
+
+    A process that had no micro-batch this step gives zeros. With two processes the sum has two terms, so
+    it equals one process that accumulates the same two micro-batches, bit for bit.
+    """
+    parts = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+    flat = torch.cat([part.reshape(-1) for part in parts] + [loss.reshape(1).to(parts[0].dtype)])
+    distributed.all_reduce(flat)
+    start = 0
+    for parameter, part in zip(parameters, parts, strict=True):
+        parameter.grad = flat[start : start + part.numel()].view_as(part)
+        start += part.numel()
+    return flat[-1]
+
+
+def start() -> None:
+    """Join the other processes, when a launcher such as ``accelerate launch`` started several."""
+    import os
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
+        from accelerate import PartialState
+
+        PartialState(cpu=not torch.cuda.is_available())

@@ -1,0 +1,197 @@
+"""The verb ``cache``: compute what is frozen, once, and know what a run will need before it starts."""
+
+import base64
+import io
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from limner.data.folder import Folder
+from limner.data.images import read_image
+from limner.data.views import View
+from limner.errors import BadCache
+from limner.files import human, require_space, write_json, write_text
+from limner.graph.cache import Cache
+from limner.nn import processes
+from limner.recipe import toml
+from limner.recipe.prompts import prompts
+from limner.recipe.schema import Recipe
+from limner.run.fill import Row, Table, bytes_needed, caption_rows, fill, rows_of, survey
+from limner.run.rundir import RunDir
+from limner.run.say import Say
+from limner.run.setting import Setting, prepare
+
+PARALLEL_READERS = 2**31
+"""Bytes of frozen values held in memory while training; the rest is read again when it is drawn."""
+THUMBNAIL = 160
+
+
+@dataclass(frozen=True)
+class Cached:
+    """What the cache verb did. Bytes and entries are those of this call."""
+
+    computed: int
+    reused: int
+    bytes: int
+    seconds: float
+    entries: int
+
+
+class Store:
+    """Frozen values of rows, read through a bounded memory."""
+
+    def __init__(
+        self, cache: Cache, table: Table, rows: Sequence[Row], *, room: int = PARALLEL_READERS
+    ) -> None:
+        self.cache, self.table, self.rows, self.room = cache, table, rows, room
+        self._held: dict[str, dict[str, Tensor]] = {}
+
+    def row(self, number: int) -> dict[str, Tensor]:
+        """The boundary values of row ``number``, on the CPU, batch size 1."""
+        places = self.table[number]
+        return {name: self._entry(places[name])[name] for name in self.rows[number].wanted}
+
+    def batch(self, numbers: Sequence[int], device: torch.device) -> dict[str, Tensor]:
+        """Rows of one shape, stacked and moved."""
+        rows = [self.row(number) for number in numbers]
+        return {name: torch.cat([row[name] for row in rows]).to(device) for name in rows[0]}
+
+    def _entry(self, address: str) -> dict[str, Tensor]:
+        if address in self._held:
+            return self._held[address]
+        values = self.cache.read(address)
+        size = sum(value.numel() * value.element_size() for value in values.values())
+        if size <= self.room:
+            self.room -= size
+            self._held[address] = values
+        return values
+
+
+def cache(recipe: Recipe, out: Path, say: Say) -> Cached:
+    """Fill the cache for a recipe and record in the run folder what the run will read.
+
+    Safe to run alone, again, from several processes at once, and to kill at any moment.
+    """
+    run = RunDir(out)
+    with run.lock():
+        setting = prepare(recipe)
+        start = time.monotonic()
+        _, report = stock(setting, run, say)
+        say.line(
+            f"Cache: {report.computed} computed, {report.reused} reused, {human(report.bytes)} written "
+            f"in {time.monotonic() - start:.1f} s."
+        )
+        return report
+
+
+def cache_root(recipe: Recipe) -> Path:
+    """Where frozen values are kept: the recipe's choice, or the user's cache folder, shared between runs."""
+    import os
+
+    if recipe.data.cache is not None:
+        return recipe.data.cache
+    if chosen := os.environ.get("LIMNER_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "limner" / "cache"
+
+
+def prompts_of(setting: Setting) -> list[str]:
+    """What is sampled: the recipe's prompts, or captions of the folder, at most four."""
+    wished = prompts(setting.recipe)
+    if wished or setting.recipe.sample.every == -1:
+        return list(wished)
+    return list(dict.fromkeys(view.caption for view in setting.views if view.caption))[:4]
+
+
+def all_rows(setting: Setting) -> list[Row]:
+    """Rows of the training views, the held-out views, the prompts, and the empty caption, in this order."""
+    captions = [*prompts_of(setting), ""]
+    return [
+        *rows_of(setting, setting.views),
+        *rows_of(setting, setting.held_out),
+        *caption_rows(setting, captions),
+    ]
+
+
+def stock(setting: Setting, run: RunDir, say: Say) -> tuple[Store, Cached]:
+    """Everything frozen that a run reads, computed where it is missing, verified where it is not."""
+    start = time.monotonic()
+    store = Cache(cache_root(setting.recipe))
+    rows = all_rows(setting)
+    work = survey(setting, store, rows)
+    if work.count:
+        size = bytes_needed(setting, rows, work)
+        say.line(
+            f"Cache: {work.reused} entries reused, {work.count} to compute, {human(size)} in {store.root}."
+        )
+        require_space(store.root, int(size * 1.05), "The cache of this run")
+    written = fill(setting, store, rows, work, say)
+    computed, reused = work.count, work.reused
+    for _ in range(2):
+        damaged = _damaged(store, work.table, rows)
+        if not damaged:
+            break
+        for address, reason in damaged.items():
+            say.line(f"Cache: computing again: {reason}")
+            store.discard(address)
+        again = survey(setting, store, rows)
+        written += fill(setting, store, rows, again, say)
+        computed, reused = computed + again.count, reused - len(damaged)
+    if processes.rank() == 0:
+        _record(setting, run, work.table, rows)
+    report = Cached(computed, reused, written, time.monotonic() - start, computed + reused)
+    return Store(store, work.table, rows), report
+
+
+def _damaged(store: Cache, table: Table, rows: Sequence[Row]) -> dict[str, str]:
+    bad: dict[str, str] = {}
+    for address in {places[name] for places, row in zip(table, rows, strict=True) for name in row.wanted}:
+        try:
+            store.read(address)
+        except BadCache as error:
+            bad[address] = str(error)
+    return bad
+
+
+def _record(setting: Setting, run: RunDir, table: Table, rows: Sequence[Row]) -> None:
+    """What the run reads (for pruning and for people) and what the data are (for the report)."""
+    write_text(run.recipe_path, toml.dump(setting.recipe))
+    wanted = sorted({places[name] for places, row in zip(table, rows, strict=True) for name in row.wanted})
+    write_json(
+        run.index_path,
+        {"views": len(setting.views), "held_out": len(setting.held_out), "addresses": wanted},
+    )
+    write_json(run.data_path, data_sheet(setting.folder, setting.views, setting.held_out))
+
+
+def data_sheet(folder: Folder, shown: Sequence[View], held_out: Sequence[View]) -> dict[str, object]:
+    """What the report says of the images: names, sizes, captions, thumbnails, and what was left out."""
+    sizes = {view.example.sha256: view.size for view in (*held_out, *shown)}
+    only_held = {v.example.sha256 for v in held_out} - {v.example.sha256 for v in shown}
+    return {
+        "images": [
+            {
+                "name": each.path.name,
+                "width": each.width,
+                "height": each.height,
+                "size": list(sizes[each.sha256]) if each.sha256 in sizes else None,
+                "captions": list(each.captions),
+                "held_out": each.sha256 in only_held,
+                "thumb": _thumbnail(each.path),
+            }
+            for each in folder.examples
+        ],
+        "rejected": [{"name": each.path.name, "reason": each.reason} for each in folder.rejected],
+    }
+
+
+def _thumbnail(path: Path) -> str:
+    image = read_image(path, at_least=(THUMBNAIL, THUMBNAIL))
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=80)
+    return base64.b64encode(file.getvalue()).decode()

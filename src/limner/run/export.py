@@ -1,0 +1,51 @@
+"""Export: the LoRA file that other tools load, re-read by their rules before it counts as written."""
+
+from pathlib import Path
+
+from limner.files import atomic_write
+from limner.lora import file, stock
+from limner.lora.metadata import About, metadata
+from limner.run.rundir import RunDir
+from limner.run.say import Say
+from limner.run.setting import Setting
+from limner.run.trainee import Trainee
+
+
+def export(trainee: Trainee, run: RunDir, say: Say) -> Path:
+    """Write ``lora.safetensors`` and check it as stock diffusers would read it.
+
+    Raises:
+        BadLora: The file does not hold, key by key, what was trained.
+    """
+    components = trainee.adapters()
+    described = metadata(about(trainee.setting), components)
+    pipeline = trainee.setting.family.pipeline
+
+    def write(draft: Path) -> None:
+        whole = draft.with_suffix(".safetensors")
+        try:
+            file.write(whole, components, described)
+            if advice := stock.verify(whole, components, pipeline).advice():
+                say.line(f"LoRA: {advice}")
+            whole.replace(draft)
+        finally:
+            whole.unlink(missing_ok=True)
+
+    atomic_write(run.lora_path, write)
+    return run.lora_path
+
+
+def about(setting: Setting) -> About:
+    """What the file says of itself: what a person needs to use it, no captions, no paths."""
+    wish = setting.recipe
+    architecture, version = setting.family.identity(setting.source)
+    return About(
+        title=wish.name,
+        architecture=f"{architecture}/lora",
+        base=setting.source.name,
+        base_version=version,
+        trigger=wish.data.trigger,
+        resolution=(setting.resolution, setting.resolution),
+        steps=wish.train.steps,
+        seed=wish.seed,
+    )

@@ -1,0 +1,248 @@
+"""Computing what is frozen, once: rows of inputs in, addresses of stored values out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limner.data.views import View, pixels
+from limner.families.loading import fingerprint, load, skeleton
+from limner.graph.cache import Cache, address, text_address
+from limner.graph.unit import Unit
+from limner.nn import processes
+from limner.run.say import Say
+from limner.run.setting import Setting
+
+Table = list[dict[str, str]]
+"""For each row: value name -> address of the entry that holds it."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing to encode: where its inputs stand in the world of addresses, and how to get them."""
+
+    inputs: Mapping[str, str]
+    values: Callable[[], Mapping[str, Any]]
+    wanted: frozenset[str]
+    """Names of frozen values that this row must have in the end."""
+    shape: tuple[int, ...] = ()
+    """Rows of one shape need the same number of bytes."""
+
+
+@dataclass
+class Work:
+    """What is missing, unit by unit, and what is already there."""
+
+    table: list[dict[str, str]]
+    """For each row: every frozen value it may need -> address."""
+    missing: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
+    """Unit name -> (address, row) to compute."""
+    stored: set[str] = field(default_factory=set)
+    """Addresses that go to the cache rather than to the scratch of this run."""
+    reused: int = 0
+
+    @property
+    def count(self) -> int:
+        """How many entries will be written."""
+        return sum(address in self.stored for todo in self.missing.values() for address, _ in todo)
+
+
+def rows_of(setting: Setting, views: Sequence[View]) -> list[Row]:
+    """A row for each view."""
+    return [
+        Row(
+            inputs={"image": _view_address(view), "caption": text_address(view.caption)},
+            values=lambda view=view: {"image": image_tensor(view), "caption": (view.caption,)},
+            wanted=setting.cut.boundary,
+            shape=view.size,
+        )
+        for view in views
+    ]
+
+
+def caption_rows(setting: Setting, captions: Sequence[str]) -> list[Row]:
+    """A row for each caption that comes without an image, such as a prompt to sample from."""
+    wanted = setting.cut.boundary & text_values(setting)
+    return [
+        Row(
+            inputs={"caption": text_address(caption)},
+            values=lambda caption=caption: {"caption": (caption,)},
+            wanted=wanted,
+        )
+        for caption in captions
+    ]
+
+
+def text_values(setting: Setting) -> frozenset[str]:
+    """Every value that depends on the caption alone."""
+    known = {"caption"}
+    for unit in (*setting.cut.frozen, *setting.cut.live):
+        if not unit.draws and set(unit.reads) <= known:
+            known |= set(unit.writes)
+    return frozenset(known - {"caption"})
+
+
+def image_tensor(view: View) -> Tensor:
+    """(1, 3, H, W) uint8."""
+    return torch.from_numpy(pixels(view).copy()).permute(2, 0, 1)[None]
+
+
+def _view_address(view: View) -> str:
+    return text_address(f"{view.example.sha256} {view.size} {view.crop} {view.flip}")
+
+
+def survey(setting: Setting, cache: Cache, rows: Sequence[Row]) -> Work:
+    """Derive every address, and find out which entries are missing. Loads nothing, decodes nothing."""
+    units = setting.cut.frozen
+    prints = {name: _fingerprint(setting, name) for name in {n for unit in units for n in unit.uses}}
+    work = Work([_addresses(units, prints, row) for row in rows])
+    writer = {name: unit for unit in units for name in unit.writes}
+    wanted: dict[str, int] = {}
+    for number, (row, places) in enumerate(zip(rows, work.table, strict=True)):
+        for name in row.wanted & set(places) & set(writer):
+            work.stored.add(places[name])
+            wanted.setdefault(places[name], number)
+    there = {place for place in wanted if place in cache}
+    work.reused = len(there)
+    needed = {place: number for place, number in wanted.items() if place not in there}
+    mine = set(sorted(needed)[processes.rank() :: processes.world()])
+    needed = {place: number for place, number in needed.items() if place in mine}
+    for unit in reversed(units):
+        todo = [(place, n) for place, n in needed.items() if work.table[n].get(unit.writes[0]) == place]
+        work.missing[unit.name] = sorted(todo, key=lambda pair: pair[1])
+        for _, number in todo:
+            for name in unit.reads:
+                place = work.table[number][name]
+                if name in writer and place not in cache:
+                    needed.setdefault(place, number)
+    return work
+
+
+def _fingerprint(setting: Setting, part: str) -> str:
+    return fingerprint(setting.family, setting.source, part, setting.dtype)
+
+
+def _addresses(units: Sequence[Unit], prints: Mapping[str, str], row: Row) -> dict[str, str]:
+    places = dict(row.inputs)
+    for unit in units:
+        if all(name in places for name in unit.reads):
+            here = address(unit, prints, places)
+            places |= dict.fromkeys(unit.writes, here)
+    return places
+
+
+def bytes_needed(setting: Setting, rows: Sequence[Row], work: Work) -> int:
+    """Bytes that the missing entries will take, from shapes alone: models run on the meta device."""
+    units = {unit.name: unit for unit in setting.cut.frozen}
+    sizes: dict[tuple[str, tuple[int, ...]], int] = {}
+    total = 0
+    models: dict[str, Any] = {}
+    for name, todo in work.missing.items():
+        for place, number in todo:
+            if place not in work.stored:
+                continue
+            key = (name, rows[number].shape)
+            if key not in sizes:
+                sizes |= _shapes(setting, units, rows[number], models)
+            total += sizes[key]
+    return total
+
+
+def _shapes(
+    setting: Setting, units: Mapping[str, Unit], row: Row, models: dict[str, Any]
+) -> dict[tuple[str, tuple[int, ...]], int]:
+    """Unit name and row shape -> bytes written."""
+    values: dict[str, Any] = {name: _meta(value) for name, value in row.values().items()}
+    sizes = {}
+    for unit in units.values():
+        if not all(name in values for name in unit.reads):
+            continue
+        for name in unit.uses:
+            if name not in models:
+                models[name] = _skeleton(setting, name)
+        with torch.no_grad():
+            out = {name: _meta(value) for name, value in unit.run(models, values).items()}
+        values |= out
+        sizes[unit.name, row.shape] = (
+            sum(value.numel() * value.element_size() for value in out.values()) + 512
+        )
+    return sizes
+
+
+def _meta(value: Any) -> Any:
+    return value.to("meta") if isinstance(value, Tensor) else value
+
+
+def _skeleton(setting: Setting, part: str) -> Any:
+    if part.startswith("tokenizer"):
+        return load(setting.family, setting.source, part, dtype=setting.dtype, device=torch.device("cpu"))
+    return skeleton(setting.family, setting.source, part, dtype=setting.dtype)
+
+
+def fill(setting: Setting, cache: Cache, rows: Sequence[Row], work: Work, say: Say) -> int:
+    """Compute and store what is missing, one unit at a time, so that only one encoder is ever loaded.
+
+    Returns:
+        Bytes written by this process.
+    """
+    scratch: dict[str, dict[str, Tensor]] = {}
+    written = 0
+    with say.steps("Caching", work.count) as bar, torch.no_grad():
+        for unit in setting.cut.frozen:
+            todo = work.missing[unit.name]
+            models = {name: _load(setting, name) for name in unit.uses} if todo else {}
+            for place, number in todo:
+                values = _inputs(setting, cache, scratch, rows[number], work.table[number], unit)
+                out = unit.run(models, values)
+                if place in work.stored:
+                    written += cache.write(place, out)
+                    bar.advance(note=unit.name)
+                else:
+                    scratch[place] = {name: value.cpu() for name, value in out.items()}
+            del models
+    processes.barrier()
+    return written
+
+
+def _load(setting: Setting, part: str) -> Any:
+    return load(setting.family, setting.source, part, dtype=setting.dtype, device=setting.device)
+
+
+def _inputs(  # noqa: PLR0913  everything that an input may come from
+    setting: Setting,
+    cache: Cache,
+    scratch: Mapping[str, Mapping[str, Tensor]],
+    row: Row,
+    places: Mapping[str, str],
+    unit: Unit,
+) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name in unit.reads:
+        if name in row.inputs:
+            values[name] = row.values()[name]
+        elif places[name] in scratch:
+            values[name] = scratch[places[name]][name]
+        else:
+            values[name] = cache.read(places[name])[name]
+    return {name: v.to(setting.device) if isinstance(v, Tensor) else v for name, v in values.items()}
+
+
+def uncached(setting: Setting, rows: Sequence[Row]) -> list[dict[str, Tensor]]:
+    """The same values computed straight, without a cache: what the cache must equal, bit for bit."""
+    models: dict[str, Any] = {}
+    out = []
+    with torch.no_grad():
+        for row in rows:
+            values: dict[str, Any] = dict(row.values())
+            for unit in setting.cut.frozen:
+                if not all(name in values for name in unit.reads):
+                    continue
+                for name in unit.uses:
+                    if name not in models:
+                        models[name] = _load(setting, name)
+                values = {n: v.to(setting.device) if isinstance(v, Tensor) else v for n, v in values.items()}
+                values |= unit.run(models, values)
+            out.append({name: values[name].cpu() for name in row.wanted if name in values})
+    return out

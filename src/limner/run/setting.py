@@ -1,0 +1,179 @@
+"""A recipe made concrete on this machine: base, device, examples, views, units, and where they are cut."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from limner import bases
+from limner.data.buckets import buckets
+from limner.data.folder import Example, Folder, read_folder
+from limner.data.order import Order
+from limner.data.views import View, views
+from limner.errors import BadData, BadRecipe
+from limner.families import family_of
+from limner.families.base import Family, Objective
+from limner.families.source import Source, locate
+from limner.graph.split import Split, split
+from limner.graph.unit import Unit
+from limner.recipe.schema import Recipe
+
+FIXED_SUBSET = 8
+"""Training images whose loss stands in for the held-out loss when there are too few to hold any out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Everything that the verbs derive from a recipe before they load a weight."""
+
+    recipe: Recipe
+    source: Source
+    family: Family
+    device: torch.device
+    dtype: torch.dtype
+    resolution: int
+    folder: Folder
+    views: tuple[View, ...]
+    """What training draws from."""
+    held_out: tuple[View, ...]
+    """What the held-out loss is measured on."""
+    truly_held_out: bool
+    """False when the held-out views are a fixed subset of the training images."""
+    units: tuple[Unit, ...]
+    trained: dict[str, int]
+    """Model -> its first trained layer."""
+    cut: Split
+
+    @property
+    def order(self) -> Order:
+        """Which views each step sees."""
+        wish = self.recipe
+        return Order(
+            self.views, batch=wish.train.batch, seed=wish.seed, caption_dropout=wish.data.caption_dropout
+        )
+
+
+def source_of(base: str) -> Source:
+    """The base that a recipe names."""
+    return locate(base, folders=bases.folders())
+
+
+def device_of(wish: str) -> torch.device:
+    """The device that a recipe asks for.
+
+    Raises:
+        BadRecipe: It is asked for by name and is not there.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    name = next(n for n, ok in there.items() if ok) if wish == "auto" else wish
+    if not there[name]:
+        raise BadRecipe(
+            f'limits.device is "{name}", and torch {torch.__version__} sees none. Set "auto" or "cpu".'
+        )
+    return torch.device(name)
+
+
+def precision_of(wish: str, device: torch.device) -> torch.dtype:
+    """bf16 where a GPU computes in it, else fp32; or what the recipe says."""
+    if wish == "auto":
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[wish]
+
+
+def prepare(recipe: Recipe) -> Setting:
+    """Read the folder, open the base's configs, and cut the graph. Loads no weights."""
+    source = source_of(recipe.base)
+    family = family_of(str(source.index.get("_class_name", "")))
+    device = device_of(recipe.limits.device)
+    resolution = recipe.data.resolution or int(source.facts.get("resolution", 1024))
+    folder = _read(recipe, recipe.data.images, resolution)
+    sizes = buckets(resolution, multiple=family.multiple)
+    shown, kept, truly = _hold_out(recipe, folder, resolution)
+    units = family.bound(source, _objective(recipe))
+    trained = _trained(recipe, family, source)
+    return Setting(
+        recipe=recipe,
+        source=source,
+        family=family,
+        device=device,
+        dtype=precision_of(recipe.limits.precision, device),
+        resolution=resolution,
+        folder=folder,
+        views=views(shown, buckets=sizes, flip=recipe.data.flip, dropout=recipe.data.caption_dropout > 0),
+        held_out=_plain(views(kept, buckets=sizes, flip=False, dropout=False)),
+        truly_held_out=truly,
+        units=units,
+        trained=trained,
+        cut=split(units, trained),
+    )
+
+
+def _read(recipe: Recipe, images: Path, resolution: int) -> Folder:
+    wish = recipe.data
+    smallest = resolution // 2 if wish.min_side is None else wish.min_side
+    return read_folder(images, trigger=wish.trigger, default_caption=wish.default_caption, min_side=smallest)
+
+
+def _hold_out(recipe: Recipe, folder: Folder, resolution: int) -> tuple[list[Example], list[Example], bool]:
+    """Examples to train on, examples to measure on, and whether the two are disjoint."""
+    wish, examples = recipe.data, list(folder.examples)
+    if wish.held_out_images is not None:
+        return examples, list(_read(recipe, wish.held_out_images, resolution).examples), True
+    count = (
+        wish.held_out if wish.held_out is not None else (len(examples) // 10 if len(examples) >= 20 else 0)
+    )
+    if count >= len(examples):
+        raise BadData(
+            f"data.held_out is {count} and the folder has {len(examples)} usable images: none is left to "
+            f"train on. Set it to at most {max(0, len(examples) - 1)}."
+        )
+    if count == 0:
+        return examples, examples[:FIXED_SUBSET], False
+    by_content = sorted(
+        examples, key=lambda each: each.sha256
+    )  # a choice that renaming files does not change
+    kept = {id(each) for each in by_content[:count]}
+    return (
+        [each for each in examples if id(each) not in kept],
+        [each for each in examples if id(each) in kept],
+        True,
+    )
+
+
+def _plain(every: tuple[View, ...]) -> tuple[View, ...]:
+    """The first view of each example."""
+    first: dict[str, View] = {}
+    for view in every:
+        first.setdefault(view.example.sha256, view)
+    return tuple(first.values())
+
+
+def _objective(recipe: Recipe) -> Objective:
+    wish = recipe.train
+    shift = (
+        {"auto": None, "none": 1.0}.get(wish.time_shift, wish.time_shift)
+        if isinstance(wish.time_shift, str)
+        else wish.time_shift
+    )
+    return Objective(
+        time_density=None if wish.time_density == "auto" else wish.time_density,
+        time_shift=shift,
+        guidance=wish.guidance,
+    )
+
+
+def _trained(recipe: Recipe, family: Family, source: Source) -> dict[str, int]:
+    trained = {family.denoiser: 0}
+    for name in recipe.lora.text_encoders:
+        family.endings(name, "auto")
+        layers = _layer_count(source, name)
+        last = recipe.lora.text_encoder_layers
+        if last is not None and last > layers:
+            raise BadRecipe(f"lora.text_encoder_layers is {last}; {name} has {layers} layers.")
+        trained[name] = 0 if last is None else layers - last
+    return trained
+
+
+def _layer_count(source: Source, encoder: str) -> int:
+    config = source.config(encoder)
+    return int(config.get("num_hidden_layers") or config["num_layers"])

@@ -1,0 +1,160 @@
+"""What is trained: the models that live units call, their adapters, their losses, their pictures."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from limner.data.order import Draw as Place
+from limner.data.order import micro_batches
+from limner.families.base import Canvas
+from limner.families.loading import load
+from limner.graph.unit import run as run_units
+from limner.lora.adapter import Factors, from_peft
+from limner.nn import lora, processes
+from limner.nn.draws import Draws, Even, seed_of
+from limner.recipe.schema import Recipe
+from limner.run.cache import Store
+from limner.run.fill import text_values
+from limner.run.setting import Setting
+
+QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)
+"""Of the density of times: where the held-out loss is measured."""
+
+
+class Trainee:
+    """The trained models of a run on its device, and what a step, a measurement and a sample are."""
+
+    def __init__(self, setting: Setting, store: Store) -> None:
+        self.setting, self.store = setting, store
+        self.order = setting.order
+        family, wish = setting.family, setting.recipe
+        self.models: dict[str, Any] = {name: self._load(name) for name in setting.cut.loaded}
+        for name, first in setting.trained.items():
+            model = self.models[name]
+            names = lora.matching(
+                model,
+                family.endings(name, wish.lora.targets),
+                layers=family.layers.get(name, ""),
+                since=first,
+            )
+            lora.attach(
+                model,
+                names,
+                rank=wish.lora.rank,
+                alpha=wish.lora.alpha or wish.lora.rank,
+                dropout=wish.lora.dropout,
+                seed=seed_of(wish.seed, "lora", name),
+            )
+
+    def _load(self, name: str) -> Any:
+        setting = self.setting
+        return load(setting.family, setting.source, name, dtype=setting.dtype, device=setting.device)
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Everything trained, in a fixed order."""
+        return [p for name in self.setting.trained for p in lora.trained(self.models[name])]
+
+    def groups(self, recipe: Recipe) -> list[dict[str, Any]]:
+        """Parameter groups with their learning rates: the denoiser's, then the text encoders'."""
+        wish = recipe.train
+        rates = {
+            name: wish.learning_rate
+            if name == self.setting.family.denoiser
+            else wish.text_encoder_learning_rate or wish.learning_rate
+            for name in self.setting.trained
+        }
+        return [{"params": lora.trained(self.models[name]), "lr": rate} for name, rate in rates.items()]
+
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """Model -> trained tensors by name."""
+        return {name: lora.named_state(self.models[name]) for name in self.setting.trained}
+
+    def restore(self, state: Mapping[str, dict[str, Tensor]]) -> None:
+        """Put back what :meth:`state` gave."""
+        for name in self.setting.trained:
+            lora.restore(self.models[name], state.get(name, {}))
+
+    def adapters(self) -> dict[str, dict[str, Factors]]:
+        """Component -> module -> factors, scale baked in: what is exported."""
+        return {name: from_peft(self.models[name], lora.NAME) for name in self.setting.trained}
+
+    def losses(self, step: int) -> Iterator[Tensor]:
+        """The losses of this process's micro-batches of a step; over all processes they sum to the mean."""
+        wish = self.setting.recipe
+        places = self.order.step(step)
+        largest = wish.limits.micro_batch or wish.train.batch
+        micros = micro_batches(places, self.setting.views, largest)
+        for micro in micros[processes.rank() :: processes.world()]:
+            torch.manual_seed(seed_of(wish.seed, step, micro[0].position, "dropout"))
+            yield self._loss(step, micro).sum() / len(places)
+
+    def _loss(self, step: int, micro: Sequence[Place]) -> Tensor:
+        values = self.store.batch([place.view_index for place in micro], self.setting.device)
+        draw = Draws([(self.setting.recipe.seed, step, place.position) for place in micro])
+        with self._arithmetic():
+            return run_units(self.setting.cut.live, self.models, values, draw)["loss"]
+
+    def _arithmetic(self) -> AbstractContextManager[Any]:
+        setting = self.setting
+        if setting.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(setting.device.type, setting.dtype)
+
+    @torch.no_grad()
+    def held_out_loss(self) -> float:
+        """Mean loss over the held-out views at fixed quantiles of time and fixed noise."""
+        setting = self.setting
+        self.dropping(on=False)
+        first = len(setting.views)
+        total = 0.0
+        for number in range(len(setting.held_out)):
+            values = self.store.batch([first + number], setting.device)
+            for quantile in QUANTILES:
+                draw = Even([("held-out", number, str(quantile))], quantile)
+                with self._arithmetic():
+                    total += float(run_units(setting.cut.live, self.models, values, draw)["loss"].sum())
+        self.dropping(on=True)
+        return total / (len(setting.held_out) * len(QUANTILES))
+
+    def dropping(self, *, on: bool) -> None:
+        """Switch the adapters' dropout."""
+        for name in self.setting.trained:
+            lora.dropping(self.models[name], on=on)
+
+    @torch.no_grad()
+    def paint(self, prompts: int) -> list[Image.Image]:
+        """A picture for each of the run's prompts, by the family's stock sampler."""
+        setting, wish = self.setting, self.setting.recipe.sample
+        first = len(setting.views) + len(setting.held_out)
+        texts = [self._text(first + number) for number in range(prompts + 1)]
+        models = dict(self.models)
+        if "vae" not in models:
+            models["vae"] = self._load("vae")
+        canvas = Canvas(
+            width=wish.width or setting.resolution,
+            height=wish.height or setting.resolution,
+            steps=wish.steps,
+            guidance=wish.guidance,
+            seed=wish.seed,
+        )
+        self.dropping(on=False)
+        try:
+            with self._arithmetic():
+                return setting.family.paint(setting.source, models, texts[:-1], texts[-1], canvas)
+        finally:
+            self.dropping(on=True)
+
+    def _text(self, row: int) -> dict[str, Tensor]:
+        """What the denoiser reads of a caption; computed by live units when a text encoder is trained."""
+        setting = self.setting
+        values: dict[str, Tensor] = self.store.batch([row], setting.device)
+        known = text_values(setting)
+        live = [unit for unit in setting.cut.live if set(unit.writes) <= known]
+        with self._arithmetic():
+            values = run_units(live, self.models, values)
+        return {name: values[name] for name in setting.family.text}
