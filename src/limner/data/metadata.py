@@ -48,7 +48,10 @@ def read_metadata(path: Path) -> list[Row | Broken]:
     Raises:
         BadData: The file as a whole cannot be read: encoding, size, columns, CSV quoting.
     """
-    text = read_text(path, _BYTES_AT_MOST)
+    try:
+        text = read_text(path, _BYTES_AT_MOST)
+    except BadData as error:
+        raise BadData(f"{path.parent}: {error}") from error
     found: list[Row | Broken] = []
     first: dict[str, int] = {}
     for line, entry in _csv(path, text) if path.suffix == ".csv" else _jsonl(text):

@@ -1,0 +1,188 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+import unicodedata
+
+import numpy as np
+import pytest
+
+from limner.data.folder import Folder, read_folder
+from limner.errors import BadData
+from limner.files import sha256_file
+
+
+def captions(folder: Folder) -> dict[str, tuple[str, ...]]:
+    return {one.path.relative_to(folder.root).as_posix(): one.captions for one in folder.examples}
+
+
+def reasons(folder: Folder) -> dict[str, str]:
+    return {one.path.relative_to(folder.root).as_posix(): one.reason for one in folder.rejected}
+
+
+def test_captions_beside_images(tmp_path, fill):
+    fill(
+        tmp_path, **{"b.jpg": None, "b.txt": "a cat\na [trigger] cat\n", "a/c.jpg": None, "a/c.caption": "x"}
+    )
+    fill(tmp_path, **{"d.jpg": None, "e.jpg": None, "e.txt": ""})
+    folder = read_folder(tmp_path, trigger="sks", default_caption="a photo of {trigger}")
+    assert folder.layout == "sidecar" and folder.root == tmp_path and folder.rejected == ()
+    assert captions(folder) == {
+        "a/c.jpg": ("sks, x",),
+        "b.jpg": ("sks, a cat", "a sks cat"),
+        "d.jpg": ("a photo of sks",),
+        "e.jpg": ("a photo of sks",),
+    }
+    first = folder.examples[0]
+    assert (first.width, first.height, first.repeats) == (55, 32, 1)
+    assert first.sha256 == sha256_file(first.path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("metadata.jsonl", '{"file_name": "x/a.jpg", "text": "one"}\n{"file_name": "b.jpg", "text": ""}\n'),
+        ("metadata.csv", "image,prompt\r\nx/a.jpg,one\r\nb.jpg,\r\n"),
+    ],
+)
+def test_metadata_rules_its_folder(tmp_path, fill, name, text):
+    fill(tmp_path, **{name: text, "x/a.jpg": None, "x/a.txt": "not this", "b.jpg": None, "b.txt": "beside"})
+    fill(tmp_path, **{"c.jpg": None})
+    folder = read_folder(tmp_path)
+    assert folder.layout == name
+    assert captions(folder) == {"b.jpg": ("beside",), "x/a.jpg": ("one",)}
+    assert reasons(folder) == {"c.jpg": f"is not listed in {name}. Add a line for it."}
+
+
+def test_metadata_below_rules_only_there(tmp_path, fill):
+    fill(
+        tmp_path, **{"train/metadata.csv": "file_name,text\na.jpg,one\n", "train/a.jpg": None, "b.jpg": None}
+    )
+    assert captions(read_folder(tmp_path, default_caption="d")) == {"b.jpg": ("d",), "train/a.jpg": ("one",)}
+
+
+def test_bad_lines_of_metadata_are_named(tmp_path, fill):
+    lines = ["{", '{"file_name": "../secret.jpg", "text": "x"}', '{"file_name": "gone.jpg", "text": "x"}']
+    lines += ['{"file_name": "a.jpg", "text": "x"}', '{"file_name": "a.jpg", "text": "y"}']
+    fill(tmp_path / "in", **{"metadata.jsonl": "\n".join(lines), "a.jpg": None})
+    fill(tmp_path, **{"secret.jpg": None})
+    folder = read_folder(tmp_path / "in")
+    assert captions(folder) == {"a.jpg": ("x",)}
+    assert {one.path.name for one in folder.rejected} == {"metadata.jsonl"}
+    told = "\n".join(one.reason for one in folder.rejected)
+    for part in (
+        "line 1: is not JSON",
+        "line 2: '../secret.jpg' leads out",
+        "line 3: gone.jpg is not an image in",
+    ):
+        assert part in told
+    assert "line 5: names a.jpg again, after line 4" in told
+
+
+def test_names_are_compared_composed(tmp_path, fill):
+    fill(tmp_path, **{unicodedata.normalize("NFD", "é.jpg"): None})
+    fill(tmp_path, **{"metadata.csv": f"file_name,text\n{unicodedata.normalize('NFC', 'é.jpg')},x\n"})
+    assert list(captions(read_folder(tmp_path)).values()) == [("x",)]
+
+
+def test_two_metadata_files_are_refused(tmp_path, fill):
+    fill(tmp_path, **{"a.jpg": None, "metadata.csv": "file_name,text\n", "metadata.jsonl": ""})
+    with pytest.raises(BadData, match="has metadata.jsonl and metadata.csv. Keep one of them"):
+        read_folder(tmp_path)
+
+
+def test_kohya_folders(tmp_path, fill):
+    fill(tmp_path, **{"10_sks cat/a.jpg": None, "10_sks cat/b.jpg": None, "10_sks cat/b.txt": "beside"})
+    fill(
+        tmp_path,
+        **{"2_dog_big/c.jpg": None, "2_dog_big/deep/d.jpg": None, "loose.jpg": None, "log/e.jpg": None},
+    )
+    folder = read_folder(tmp_path, default_caption="unused")
+    assert folder.layout == "kohya"
+    assert captions(folder) == {
+        "10_sks cat/a.jpg": ("sks cat",),
+        "10_sks cat/b.jpg": ("beside",),
+        "2_dog_big/c.jpg": ("dog_big",),
+        "2_dog_big/deep/d.jpg": ("dog_big",),
+    }
+    assert [one.repeats for one in folder.examples] == [10, 10, 2, 2]
+    assert set(reasons(folder)) == {"loose.jpg", "log/e.jpg"}
+    assert "outside the N_name folders (10_sks cat, ..). Move it" in reasons(folder)["loose.jpg"]
+
+
+@pytest.mark.parametrize("name", ["2024_paris", "0_cat", "cat", "10_", "10cat", "_cat", "x/10_cat"])
+def test_other_folders_are_not_kohyas(tmp_path, fill, name):
+    fill(tmp_path, **{f"{name}/a.jpg": None})
+    folder = read_folder(tmp_path, default_caption="d")
+    assert folder.layout == "sidecar" and folder.examples[0].repeats == 1
+    assert folder.examples[0].captions == ("d",)
+
+
+def test_bad_images_and_captions_are_left_out_by_name(tmp_path, fill, jpeg):
+    fill(tmp_path, **{"good.jpg": jpeg(64, 64), "half.jpg": jpeg(64, 64)[:600], "small.jpg": jpeg(64, 31)})
+    fill(tmp_path, **{"empty.png": b"", "text.png": b"hello", "raw.cr2": b"x", "f.jpg": jpeg(64, 64)})
+    fill(tmp_path, **{"f.txt": b"\xe9"})
+    folder = read_folder(tmp_path, min_side=32)
+    assert list(captions(folder)) == ["good.jpg"]
+    told = reasons(folder)
+    assert set(told) == {"half.jpg", "small.jpg", "empty.png", "text.png", "raw.cr2", "f.jpg"}
+    assert "64 x 31 pixels; the short side needs 32. Use a larger copy" in told["small.jpg"]
+    assert "f.txt is not UTF-8" in told["f.jpg"] and "camera's raw" in told["raw.cr2"]
+    assert all(str(tmp_path) not in reason and reason.endswith(".") for reason in told.values())
+
+
+def test_damage_behind_the_header_is_seen_only_when_verified(tmp_path, fill, jpeg):
+    fill(tmp_path, **{"a.jpg": jpeg(200, 200)[:2000], "b.jpg": None})
+    assert list(captions(read_folder(tmp_path, verify=False))) == ["a.jpg", "b.jpg"]
+    assert list(captions(read_folder(tmp_path))) == ["b.jpg"]
+
+
+def test_a_placeholder_without_a_trigger_is_named(tmp_path, fill):
+    fill(tmp_path, **{"a.jpg": None, "a.txt": "a [trigger]", "b.jpg": None})
+    assert "no trigger. Set data.trigger" in reasons(read_folder(tmp_path))["a.jpg"]
+
+
+def test_nothing_usable(tmp_path, fill):
+    with pytest.raises(BadData, match="holds no images. Put JPEG, PNG or WebP files into it"):
+        read_folder(tmp_path)
+    fill(tmp_path, **{"a.jpg": b"x", "b.jpg": b""})
+    with pytest.raises(BadData, match=r"holds no usable image: a.jpg is not a picture .* \(and 1 more\)"):
+        read_folder(tmp_path)
+
+
+def test_the_place_of_the_folder_does_not_count(tmp_path, fill):
+    one = fill(
+        tmp_path / "one", **{f"{name}.jpg": None for name in "zyxB"}, **{"b/a.jpg": None, "bad.png": "x"}
+    )
+    shutil.copytree(one, tmp_path / "elsewhere")
+    here, there = read_folder(one), read_folder(tmp_path / "elsewhere")
+    assert [one.sha256 for one in here.examples] == [one.sha256 for one in there.examples]
+    assert captions(here) == captions(there) and reasons(here) == reasons(there)
+    assert list(captions(here)) == ["B.jpg", "b/a.jpg", "x.jpg", "y.jpg", "z.jpg"]
+
+
+def test_damaged_folders_give_images_or_named_errors(tmp_path, fill, jpeg):
+    draw = np.random.default_rng(11)
+    picture, table = jpeg(), json.dumps({"file_name": "a.jpg", "text": "x"}).encode()
+    for turn in range(60):
+        root = tmp_path / str(turn)
+        files = {"a.jpg": picture, "b.jpg": picture, "b.txt": b"a cat"}
+        files |= {"metadata.jsonl": table} if turn % 2 else {}
+        for name in files:
+            data = bytearray(files[name][: draw.integers(1, len(files[name]) + 1)])
+            data[draw.integers(len(data))] = draw.integers(256)
+            files[name] = bytes(data) if draw.random() < 0.6 else files[name]
+        fill(root, **files)
+        try:
+            folder = read_folder(root)
+        except BadData as error:
+            assert str(root) in str(error) and "\n" not in str(error)
+        else:
+            named = {one.path.name for one in (*folder.examples, *folder.rejected)}
+            assert {"a.jpg", "b.jpg"} <= named or "metadata.jsonl" in named
+
+
+def test_no_torch():
+    code = "import sys, limner.data.folder, limner.data.order; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], env=dict(os.environ), check=False).returncode == 0
