@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 import struct
@@ -7,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
-from limner.errors import BadLora
+from limner.errors import BadLora, DiskFull
 from limner.lora import file as lora_file
 from limner.lora.adapter import Factors
 from limner.lora.file import read, write
@@ -97,15 +98,30 @@ def test_other_endings_and_endless_metadata_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_lies_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def lying(flat: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
+    def lying(flat: dict[str, torch.Tensor], metadata: dict[str, str]) -> bytes:
         flat = {name: tensor.clone() for name, tensor in flat.items()}
         next(iter(flat.values()))[0, 0] += 1
-        save_file(flat, path, metadata)
+        return save(flat, metadata)
 
-    monkeypatch.setattr(lora_file, "save_file", lying)
+    monkeypatch.setattr(lora_file, "save", lying)
     with pytest.raises(BadLora, match="read back is not the one that was written"):
         write(tmp_path / "lora.safetensors", components(), {})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_said_and_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "lora.safetensors"
+    write(path, components(), {})
+    before = path.read_bytes()
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(DiskFull, match="The disk filled up while writing"):
+        write(path, components(2.0), {})
+    assert path.read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def raw(header: Any, data: bytes = bytes(32), *, length: int | None = None) -> bytes:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from limner.errors import BadLora
@@ -70,7 +70,7 @@ def write(
     require_space(path.parent, sum(tensor.nbytes for tensor in flat.values()) + size, f"{path.name}")
 
     def put(draft: Path) -> None:
-        save_file(flat, draft, described)
+        draft.write_bytes(save(flat, described))  # save_file would hide a full disk in an error of its own
         _same(draft, flat, described)
 
     atomic_write(path, put)
