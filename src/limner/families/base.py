@@ -79,6 +79,8 @@ class Family:
     """ModelSpec's architecture and sd-scripts' version word of a base, for the metadata of its LoRA files."""
     multiple: int
     """Image sides must be multiples of this, in pixels."""
+    options: Callable[[Source, Canvas], dict[str, Any]]
+    """Arguments of the stock pipeline that make it paint on a canvas from a prompt."""
     paint: Paint
 
     def __post_init__(self) -> None:

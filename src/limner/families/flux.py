@@ -156,6 +156,21 @@ def identity(source: Source) -> tuple[str, str]:
     return ("flux-1-dev" if guided else "flux-1-schnell"), "flux1"
 
 
+def options(source: Source, canvas: Canvas) -> dict[str, Any]:
+    """How the stock pipeline is called. A base without guidance input gets true guidance, at twice the time."""
+    guided = bool(source.config("transformer").get("guidance_embeds"))
+    guidance = source.facts.get("guidance", 3.5) if canvas.guidance is None else canvas.guidance
+    return {
+        "negative_prompt": None if guided else "",
+        "true_cfg_scale": 1.0 if guided else guidance,
+        "guidance_scale": guidance,
+        "num_inference_steps": canvas.steps,
+        "width": canvas.width,
+        "height": canvas.height,
+        "max_sequence_length": constants(source, Objective())["text_length"],
+    }
+
+
 def paint(
     source: Source,
     models: Mapping[str, Any],
@@ -163,9 +178,9 @@ def paint(
     blank: Mapping[str, Tensor],
     canvas: Canvas,
 ) -> list[Image.Image]:
-    """One image for each prompt, by the stock pipeline. Models without guidance input use true CFG."""
-    guided = bool(models["transformer"].config.guidance_embeds)
-    guidance = canvas.guidance or source.facts.get("guidance", 3.5)
+    """One image for each prompt, by the stock pipeline, each from its own seed."""
+    chosen = options(source, canvas)
+    guided = chosen.pop("negative_prompt") is None
     stock: Any = FluxPipeline  # its annotations forbid the None that it accepts
     pipe = stock(
         scheduler=FlowMatchEulerDiscreteScheduler.from_config(source.config("scheduler")),
@@ -177,22 +192,16 @@ def paint(
         tokenizer_2=None,
     )
     pipe.set_progress_bar_config(disable=True)
+    unprompted = {} if guided else _embeds("negative_", blank)
     out: list[Image.Image] = []
     for number, prompt in enumerate(prompts):
-        images = pipe(
-            prompt_embeds=prompt["context"],
-            pooled_prompt_embeds=prompt["pooled"],
-            negative_prompt_embeds=None if guided else blank["context"],
-            negative_pooled_prompt_embeds=None if guided else blank["pooled"],
-            true_cfg_scale=1.0 if guided else guidance,
-            guidance_scale=guidance,
-            num_inference_steps=canvas.steps,
-            width=canvas.width,
-            height=canvas.height,
-            generator=torch.Generator().manual_seed(canvas.seed + number),
-        ).images
-        out.extend(images)
+        generator = torch.Generator().manual_seed(canvas.seed + number)
+        out += pipe(**_embeds("", prompt), **unprompted, **chosen, generator=generator).images
     return out
+
+
+def _embeds(prefix: str, text: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}prompt_embeds": text["context"], f"{prefix}pooled_prompt_embeds": text["pooled"]}
 
 
 ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
@@ -231,5 +240,6 @@ FAMILY = Family(
     layers={"text_encoder": "encoder.layers", "text_encoder_2": "encoder.block"},
     identity=identity,
     multiple=16,
+    options=options,
     paint=paint,
 )

@@ -38,8 +38,7 @@ def load(family: Family, source: Source, part: str, *, dtype: torch.dtype, devic
         if part.startswith("tokenizer"):
             return cls.from_pretrained(folder)
         wanted = precision_of(family, part, dtype)
-        precision = {"torch_dtype": wanted} if library == "diffusers" else {"dtype": wanted}
-        model = cls.from_pretrained(folder, use_safetensors=True, local_files_only=True, **precision)
+        model = cls.from_pretrained(folder, use_safetensors=True, local_files_only=True, dtype=wanted)
     except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
         raise BadBase(
             f"{source.name}: {part}/ cannot be loaded: {_first_line(error)}. Copy the base again."

@@ -1,0 +1,123 @@
+"""The verb ``generate``: pictures from the exported file, loaded exactly as other tools will load it."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from limner.errors import BadLora, BadUsage
+from limner.families import family_of
+from limner.families.base import Canvas, Family
+from limner.families.loading import hush
+from limner.families.source import Source
+from limner.lora import file, stock
+from limner.recipe import toml
+from limner.run.rundir import RunDir
+from limner.run.say import Say
+from limner.run.setting import device_of, precision_of, source_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to paint. Sizes in pixels; what is None is the base's own."""
+
+    steps: int = 20
+    guidance: float | None = None
+    seed: int = 0
+    width: int | None = None
+    height: int | None = None
+    count: int = 1
+    """Pictures of each prompt, from seeds one apart."""
+    weight: float = 1.0
+    """Strength of the LoRA: 0 is the base."""
+
+
+def generate(  # noqa: PLR0913  what a picture is made of
+    target: Path,
+    *,
+    base: str | None,
+    prompts: list[str],
+    out: Path,
+    settings: Settings,
+    say: Say,
+) -> list[Path]:
+    """Paint ``prompts`` with a run's LoRA, or with any LoRA file, by the base's stock diffusers pipeline.
+
+    Args:
+        target: A run folder, or a LoRA file.
+        base: The base to load it on; None for the one that the run's recipe or the file names.
+        prompts: At least one.
+        out: Folder for the pictures.
+        settings: See :class:`Settings`.
+        say: Where progress is told.
+
+    Returns:
+        The pictures written, prompts outermost.
+    """
+    if not prompts:
+        raise BadUsage("There is no prompt. Give at least one with --prompt.")
+    path, base = _lora(target, base)
+    source = source_of(base)
+    family = family_of(str(source.index.get("_class_name", "")))
+    pipe = pipeline(family, source, path, settings.weight)
+    side = int(source.facts.get("resolution", 1024))
+    canvas = Canvas(
+        width=settings.width or side,
+        height=settings.height or side,
+        steps=settings.steps,
+        guidance=settings.guidance,
+        seed=settings.seed,
+    )
+    written = []
+    with say.steps("Painting", len(prompts) * settings.count) as bar:
+        for number, prompt in enumerate(prompts):
+            for turn in range(settings.count):
+                seed = settings.seed + turn
+                generator = torch.Generator().manual_seed(seed)
+                picture = pipe(prompt, **family.options(source, canvas), generator=generator).images[0]
+                place = out / f"{number:02d}-{_slug(prompt)}-{seed}.png"
+                place.parent.mkdir(parents=True, exist_ok=True)
+                picture.save(place)
+                written.append(place)
+                bar.advance(note=place.name)
+    return written
+
+
+def pipeline(family: Family, source: Source, lora: Path | None, weight: float = 1.0) -> Any:
+    """The stock pipeline of a base with a LoRA file in it, on the best device here."""
+    import diffusers
+
+    hush()
+    device = device_of("auto")
+    stock_class = getattr(diffusers, family.pipeline)
+    for part in family.parts:
+        source.weights(part)
+    pipe = stock_class.from_pretrained(
+        source.root, dtype=precision_of("auto", device), use_safetensors=True, local_files_only=True
+    )
+    pipe.set_progress_bar_config(disable=True)
+    if lora is not None:
+        stock.load(pipe, lora)
+        if weight != 1.0:
+            pipe.set_adapters(pipe.get_active_adapters(), [weight] * len(pipe.get_active_adapters()))
+    return pipe.to(device)
+
+
+def _lora(target: Path, base: str | None) -> tuple[Path, str]:
+    if target.is_dir():
+        run = RunDir(target)
+        if not run.lora_path.exists():
+            raise BadUsage(f"{target} has no lora.safetensors yet. Finish it with: limner train {target}")
+        return run.lora_path, base or toml.load(run.recipe_path).base
+    if not target.exists():
+        raise BadUsage(f"{target} does not exist. Give a run folder or a LoRA file.")
+    named = base or file.read(target).metadata.get("ss_sd_model_name", "")
+    if not named:
+        raise BadLora(f"{target} does not say which base it was trained on. Name it with --base.")
+    return target, named
+
+
+def _slug(prompt: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40] or "blank"
