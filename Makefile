@@ -16,7 +16,7 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 TORCH := $(or $(LIMNER_TORCH),$(shell grep '^torch==' constraints.txt))
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | head -n 1)
-SOURCES := src tests benchmarks
+SOURCES := src tests benchmarks tools
 # One thread a process: the tests run side by side, and results do not depend on the number of cores.
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
@@ -40,9 +40,10 @@ check: $(VENV)/.limner-dev  ## what every commit must pass: format, lint, types,
 	@echo "check: layers"; PATH="$(abspath $(BIN)):$$PATH" lint-imports --no-logo
 	@echo "check: fast tests"; $(TESTS) -m "not slow"
 
-format: $(VENV)/.limner-dev  ## rewrite the code in the house's form
+format: $(VENV)/.limner-dev  ## rewrite the code in the house's form, and the pages that are made from it
 	@$(BIN)/ruff check --fix --quiet $(SOURCES) || true
 	@$(BIN)/ruff format $(SOURCES)
+	@$(BIN)/python tools/recipe_page.py
 
 setup: $(VENV)/.limner-dev  ## only the set-up, with what developers need
 

@@ -1,0 +1,78 @@
+"""What the pages say is there is there: links, files, recipe keys, and the page made from the recipe."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import recipe_page
+from limner.recipe import explain
+from limner.recipe.schema import Recipe
+from limner.recipe.toml import parse
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+TABLES = [name for name in Recipe.model_fields if f"{name}." in " ".join(explain.keys(Recipe))]
+KEY = re.compile(rf"(?<![\w/.])(?:{'|'.join(TABLES)})\.[a-z_]+(?![\w/(.]|\.py)")
+IN_HOUSE = re.compile(r"`((?:src|tests|docs|benchmarks|tools)/[\w./-]+)`")
+FILE = (".json", ".jsonl", ".toml", ".py", ".safetensors")
+
+
+def code(text: str) -> str:
+    """What stands in back-quotes or code blocks."""
+    return "\n".join(
+        found for pair in re.findall(r"```\w*\n(.*?)```|`([^`\n]+)`", text, re.DOTALL) for found in pair
+    )
+
+
+def wanted(name: str) -> bool:
+    """Whether a test mirrors a module that is there; `test_house` asks for such a test by itself."""
+    mirrored = re.fullmatch(r"tests/(\w+/)test_(\w+\.py)", name)
+    return bool(mirrored) and (ROOT / "src" / "limner" / mirrored[1] / mirrored[2]).exists()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_links_and_files_are_there(page):
+    text = page.read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text) if "://" not in link]
+    missing = [link for link in links if not (page.parent / link).exists()]
+    missing += [name for name in IN_HOUSE.findall(text) if not (ROOT / name).exists() and not wanted(name)]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_recipe_keys_exist(page):
+    named = KEY.findall(code(page.read_text(encoding="utf-8")))
+    assert not {key for key in named if not key.endswith(FILE)} - set(explain.keys(Recipe))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_examples_of_recipes_are_recipes(page):
+    for example in re.findall(r"```toml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        assert parse(example, ROOT)
+
+
+def test_the_page_of_the_recipe_is_up_to_date():
+    assert recipe_page.PAGE.read_text(encoding="utf-8") == recipe_page.page(), "run `make format`"
+
+
+def test_make_targets_in_the_pages_exist():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for page in PAGES:
+        named = re.findall(r"\bmake ([a-z]+)\b", code(page.read_text(encoding="utf-8")))
+        assert set(named) <= targets, page
+
+
+def test_versions_are_pinned_for_everything_that_is_asked_for():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    asked = [*project["dependencies"], *extras["dev"], *extras["optim"], *extras["base"], *extras["gpu"]]
+    names = {re.split(r"[\[>=<]", name)[0].lower().replace("_", "-") for name in asked} - {"limner"}
+    pinned = {
+        line.partition("==")[0].lower().replace("_", "-")
+        for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        if "==" in line
+    }
+    assert names <= pinned

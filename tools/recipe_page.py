@@ -1,0 +1,94 @@
+"""Writes docs/guide/recipe.md from the recipe itself, so that the page cannot say anything else.
+
+``python tools/recipe_page.py``; ``make format`` runs it, and a test fails while the page differs.
+"""
+
+from pathlib import Path
+from typing import Any, get_args
+
+from limner.recipe import explain, presets, toml
+from limner.recipe.schema import Goal, Part, Recipe
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "guide" / "recipe.md"
+HEAD = """\
+# The recipe
+
+<!-- Written by tools/recipe_page.py from src/limner/recipe; change the docstrings there. -->
+
+A recipe says what a person decides about a run, and nothing that a machine can work out. It is a TOML file:
+```toml
+base = "flux-dev"
+name = "my-cat"
+
+[data]
+images = "photos"
+trigger = "sks cat"
+
+[train]
+steps = 1500
+```
+`limner init` writes one with every key explained and the values of a preset. Keys that are left out have
+the defaults below. A key that does not exist is an error that names the nearest one; so are values out
+of range and keys that contradict each other. Relative paths start at the recipe's own folder. On the
+command line any key can be set: `--set train.steps=800`.
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    parts = [HEAD, "\n## At the top\n", *_table([key for key in explain.keys(Recipe) if "." not in key])]
+    for name, field in Recipe.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Part):
+            parts += [f"\n## [{name}]\n", f"{(kind.__doc__ or '').strip()}\n\n"]
+            parts += _table([key for key in explain.keys(Recipe) if key.startswith(f"{name}.")])
+    return "".join([*parts, *_presets()])
+
+
+def _table(keys: list[str]) -> list[str]:
+    lines = ["\n| key | default | may be | meaning |\n", "|---|---|---|---|\n"]
+    fields, recipe = explain.keys(Recipe), Recipe()
+    for key in keys:
+        value = toml.get(recipe, key)
+        default = "unset" if value is None else f"`{toml.write(value)}`"
+        meaning = " ".join((fields[key].description or "").split())
+        cells = (f"`{key.rpartition('.')[2]}`", default, explain.expected(_rule(key)), meaning)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n")
+    return lines
+
+
+def _rule(key: str) -> dict[str, Any]:
+    """The JSON schema of one key."""
+    table, _, name = key.rpartition(".")
+    model = Recipe.model_fields[table].annotation if table else Recipe
+    assert isinstance(model, type) and issubclass(model, Part)
+    return model.model_json_schema(by_alias=True)["properties"][name]
+
+
+def _presets() -> list[str]:
+    sizes = [1, *(size + 1 for size in presets.SIZES)]
+    bounds = [f"up to {presets.SIZES[0]}", *(f"from {size}" for size in sizes[1:])]
+    lines = [
+        "\n## Presets for FLUX.1\n\n",
+        f"Where a cell has {len(sizes)} values, they are for {', '.join(bounds)} images.\n",
+    ]
+    goals = get_args(Goal)
+    lines += ["\n| key | " + " | ".join(goals) + " | source |\n", "|---" * (len(goals) + 2) + "|\n"]
+    for key in presets.choices(goals[0], "flux", 1):
+        if key == "sample.prompts":
+            continue
+        chosen = {goal: [presets.choices(goal, "flux", size)[key] for size in sizes] for goal in goals}
+        cells = [_few([toml.write(choice.value) for choice in chosen[goal]]) for goal in goals]
+        sources = dict.fromkeys(choice.source for goal in goals for choice in chosen[goal])
+        lines.append(f"| `{key}` | {' | '.join(cells)} | {'; '.join(sources)} |\n")
+    lines += ["\nThe sources by name:\n\n"]
+    lines += [f"- *{name}*: {text}\n" for name, text in presets.SOURCES.items()]
+    return lines
+
+
+def _few(values: list[str]) -> str:
+    return values[0] if len(set(values)) == 1 else " / ".join(values)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
