@@ -31,8 +31,8 @@ class Verdict:
     blurred: tuple[str, ...] = ()
     """Modules of the base that the stock loader mistakes for ones in the file, and then says so."""
 
-    def advice(self) -> tuple[str, ...]:
-        """What to tell the person: a sentence for each thing that will not go as expected."""
+    def advice(self) -> str:
+        """What to tell the person of all that will not go as expected, in one line; "" when nothing is."""
         passed = (
             f"diffusers' load_lora_weights passes over the {count} modules of {name}, as do most tools: "
             f"`limner generate` uses them; in diffusers, call pipe.{name}.load_adapter yourself."
@@ -43,7 +43,7 @@ class Verdict:
             "The result is right; train both to be rid of the warning."
             for name in self.blurred[:1]
         )
-        return (*passed, *alike)
+        return " ".join((*passed, *alike))
 
 
 def verify(
