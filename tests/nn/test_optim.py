@@ -1,4 +1,3 @@
-import builtins
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -164,8 +163,3 @@ def test_impossible_schedules_are_refused() -> None:
         schedule("step", 0, 10)
     with pytest.raises(BadRecipe, match="train.warmup is 10 of 10 steps. Give 0 to 9"):
         schedule("cosine", 10, 10)
-
-
-def test_importing_loads_no_optional_package() -> None:
-    assert builtins.__import__("limner.nn.optim")
-    assert "bitsandbytes" not in sys.modules
