@@ -120,27 +120,34 @@ def change(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     return Recipe.model_validate(table)
 
 
-def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
-    """Apply ``key=value`` settings of a command line, all at once, so that their order does not matter.
+def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
+    """Apply ``key=value`` assignments of a command line, all at once, so that their order does not matter.
+
+    Raises:
+        BadRecipe: As in ``settings``, or an impossible value, or a contradiction.
+    """
+    return change(recipe, settings(assignments))
+
+
+def settings(assignments: Iterable[str]) -> dict[str, Any]:
+    """Read ``key=value`` assignments as values by dotted path.
 
     Values are TOML: ``train.steps=800``, ``sample.prompts=["a cat"]``, ``data.flip=true``. What is no TOML
     is a string, so ``base=flux-dev`` needs no quotes. ``key=`` unsets a key that may be unset; where it may
     not, it is the empty string.
 
     Raises:
-        BadRecipe: A setting without "=", an unknown key, an impossible value or a contradiction.
+        BadRecipe: An assignment without "=", or an unknown key.
     """
-    changes = {}
-    for setting in settings:
-        path, equals, value = setting.partition("=")
+    values = {}
+    for assignment in assignments:
+        path, equals, value = assignment.partition("=")
         path = path.strip()
         if not equals:
-            raise BadRecipe(
-                f"The setting {setting!r} has no value. Write it as key=value, for instance lora.rank=16."
-            )
-        get(recipe, path)
-        changes[path] = _value(path, value.strip())
-    return change(recipe, changes)
+            raise BadRecipe(f"The setting {assignment!r} has no value. Write it as key=value: lora.rank=16.")
+        get(Recipe(), path)
+        values[path] = _value(path, value.strip())
+    return values
 
 
 def _value(path: str, text: str) -> Any:

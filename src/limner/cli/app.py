@@ -1,0 +1,276 @@
+"""The verbs as commands. Each reads its arguments, calls one function of ``limner.run``, shows the result."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.exceptions import TyperException
+
+from limner.cli.options import PICTURES, RECIPE, taking
+from limner.cli.wish import RUNS, Wish, changes, folder_name, wish
+from limner.errors import BadUsage, LimnerError, Stopped
+
+app = typer.Typer(
+    name="limner",
+    help="From a handful of images to a LoRA for a text-to-image model.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Target = Annotated[
+    Path, typer.Argument(metavar="TARGET", help="A folder of images, a recipe.toml, or a run folder.")
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="Run folder. Left out: runs/<name>.", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, all else on stderr.")]
+
+
+@contextmanager
+def speaking(*, as_json: bool) -> Iterator[Any]:
+    """Give a verb its ``Say``, keep what libraries print off stdout, turn a bare Ctrl-C into one line."""
+    from limner.cli.show import progress
+
+    try:
+        if as_json:
+            with redirect_stdout(sys.stderr):
+                yield progress()
+        else:
+            yield progress()
+    except KeyboardInterrupt:
+        raise Stopped("Stopped before anything was saved. Run the same command to start again.") from None
+
+
+@app.command()
+@taking(RECIPE)
+def init(
+    *,
+    images: Annotated[
+        Path | None, typer.Argument(metavar="[FOLDER]", help="A folder of images.", show_default=False)
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="The file to write.")] = Path("recipe.toml"),
+    given: dict[str, Any],
+    as_json: Json = False,
+) -> None:
+    """Write a commented recipe to edit.
+
+    Every key, what it means, and where its value is from.
+    """
+    from limner.cli.show import result
+    from limner.files import write_text
+    from limner.recipe.toml import commented
+
+    if out.exists():
+        raise BadUsage(f"{out} exists. Remove it, or write another file with --out.")
+    wished = _template(images, changes(given))
+    try:
+        write_text(out, commented(wished.recipe, wished.sources))
+    except OSError as error:
+        raise BadUsage(
+            f"{out} cannot be written: {error.strerror}. Choose another file with --out."
+        ) from error
+    result({"recipe": out}, [f"{out}", f"Next: limner train {out}"], as_json=as_json)
+
+
+def _template(images: Path | None, changed: dict[str, Any]) -> Wish:
+    from limner.recipe import Recipe
+    from limner.recipe.presets import choices, preset
+    from limner.recipe.toml import change
+
+    if images is not None:
+        return wish(images, changed, RUNS / folder_name(images))
+    base, goal = changed.get("base", Recipe().base), changed.get("goal", Recipe().goal)
+    family, count = "glyph" if base == "glyph" else "flux", 10
+    sources = {path: one.source for path, one in choices(goal, family, count).items() if path not in changed}
+    return Wish(change(preset(goal, family, count), {"base": base, **changed}), RUNS, sources)
+
+
+@app.command()
+@taking(RECIPE)
+def train(*, target: Target, out: Out = None, given: dict[str, Any], as_json: Json = False) -> None:
+    """Train a LoRA, or go on with a run.
+
+    A run that is complete is left as it is; one that was stopped goes on where it was saved.
+    """
+    from limner.cli.show import result
+
+    with speaking(as_json=as_json) as say:
+        wished = wish(target, changes(given), out)
+        from limner.run.train import train as run
+
+        done = run(wished.recipe, wished.out, say)
+    held_out = "" if done.held_out is None else f", held-out loss {done.held_out:.4f}"
+    lines = [
+        f"LoRA:    {done.lora}",
+        f"Report:  {done.report}",
+        f"Trained: {done.steps} steps in {done.seconds:.0f} s, loss {done.loss:.4f}{held_out}",
+    ]
+    result(done, lines, as_json=as_json)
+
+
+@app.command()
+@taking(RECIPE)
+def cache(*, target: Target, out: Out = None, given: dict[str, Any], as_json: Json = False) -> None:
+    """Compute once what training will read.
+
+    Latents and encoded captions, shared between runs. `limner train` does it by itself.
+    """
+    from limner.cli.show import result
+    from limner.files import human
+
+    with speaking(as_json=as_json) as say:
+        wished = wish(target, changes(given), out)
+        from limner.run.cache import cache as run
+
+        done = run(wished.recipe, wished.out, say)
+    size = f"{human(done.bytes)} in {done.entries} entries"
+    lines = [f"Computed {done.computed}, reused {done.reused}, {size}, in {done.seconds:.1f} s"]
+    result(done, lines, as_json=as_json)
+
+
+@app.command()
+@taking(PICTURES)
+def generate(*, target: Target, out: Out = None, given: dict[str, Any], as_json: Json = False) -> None:
+    """Paint pictures with a LoRA.
+
+    Takes a run folder, what it was made from, or a .safetensors file.
+    """
+    from limner.cli.show import result
+
+    with speaking(as_json=as_json) as say:
+        subject, prompts, folder = _subject(target, given.pop("prompts") or [])
+        base = given.pop("base")
+        from limner.run.generate import Settings
+        from limner.run.generate import generate as run
+
+        settings = Settings(**{key: value for key, value in given.items() if value is not None})
+        pictures = run(subject, base=base, prompts=prompts, out=out or folder, settings=settings, say=say)
+    result({"images": pictures}, [str(path) for path in pictures], as_json=as_json)
+
+
+def _subject(target: Path, asked: list[str]) -> tuple[Path, list[str], Path]:
+    """What to paint with, what to paint, and where the pictures go."""
+    from limner.recipe.prompts import prompts, with_trigger
+    from limner.recipe.toml import load
+    from limner.run.rundir import RunDir
+
+    if target.suffix == ".safetensors":
+        if not asked:
+            raise BadUsage('A LoRA file brings no prompts. Say what to paint: --prompt "..".')
+        return target, asked, target.parent / f"{target.stem}-pictures"
+    run = RunDir(wish(target, {}, None).out)
+    if not run.recipe_path.is_file():
+        raise BadUsage(f"{run.path} holds no run. Train it first: limner train {target}")
+    recipe = load(run.recipe_path)  # as it was trained, not as the target would be trained today
+    trigger = recipe.data.trigger
+    words = [with_trigger(prompt, trigger) for prompt in asked] or list(prompts(recipe))
+    words = words or [trigger] * bool(trigger)
+    if not words:
+        raise BadUsage(
+            f'The recipe of {target} has neither prompts nor a trigger. Say what to paint: --prompt "..".'
+        )
+    return run.path, words, run.path / "pictures"
+
+
+@app.command()
+def demo(
+    *,
+    out: Annotated[Path, typer.Option("--out", help="Folder for everything that the demo makes.")] = Path(
+        "demo"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Train on the embedded base, show before and after."""
+    from limner.cli.show import result
+
+    with speaking(as_json=as_json) as say:
+        from limner.run.demo import demo as run
+
+        done = run(out, say)
+    lines = [
+        f"{one['path']}: {one['seconds']:.0f} s, score {one['before']:.0%} before, {one['after']:.0%} after"
+        for one in done["loras"]
+    ]
+    result(done, [*lines, f"Sheet:  {done['sheet']}", f"Report: {done['report']}"], as_json=as_json)
+
+
+@app.command()
+def doctor(*, as_json: Json = False) -> None:
+    """Say what is installed, what is missing, what to do.
+
+    Exits 1 when something that is needed is missing.
+    """
+    from limner.cli.show import result
+
+    with speaking(as_json=as_json):
+        from limner.run.doctor import doctor as run
+
+        findings = run()
+    healthy = all(finding.ok for finding in findings)
+    lines = []
+    for finding in findings:
+        lines.append(f"{'ok ' if finding.ok else 'BAD'}  {finding.name}: {finding.detail}")
+        if finding.remedy:
+            lines.append(f"     -> {finding.remedy}")
+    result({"ok": healthy, "findings": findings}, lines, as_json=as_json)
+    if not healthy:
+        raise typer.Exit(1)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of recipes, for editors."""
+    from limner.cli.show import result
+    from limner.recipe.toml import json_schema
+
+    result(json_schema(), [], as_json=True)
+
+
+@app.callback(invoke_without_command=True)
+def limner(
+    context: typer.Context,
+    *,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """From a handful of images to a LoRA for a text-to-image model."""
+    if version:
+        from importlib.metadata import version as installed
+
+        sys.stdout.write(f"limner {installed('limner')}\n")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        sys.stderr.write(context.get_help() + "\n")
+        raise typer.Exit(2)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and leave the process: status 0, 1 (the task failed) or 2 (wrong usage).
+
+    Args:
+        arguments: What follows ``limner`` on the command line; those of the process when left out.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(_status(given))
+
+
+def _status(arguments: list[str]) -> int:
+    from limner.cli.show import failure
+
+    as_json = "--json" in arguments
+    try:
+        status = app(args=arguments, prog_name="limner", standalone_mode=False)
+    except LimnerError as error:
+        failure(type(error).__name__, str(error), as_json=as_json)
+        return error.exit_code
+    except TyperException as error:
+        failure(BadUsage.__name__, f"{error.format_message()} See `limner --help`.", as_json=as_json)
+        return error.exit_code
+    except OSError as error:
+        named = f"{error.filename}: " if error.filename else ""
+        failure(type(error).__name__, f"{named}{error.strerror or error}", as_json=as_json)
+        return 1
+    return status if isinstance(status, int) else 0

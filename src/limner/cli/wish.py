@@ -1,0 +1,117 @@
+"""What a person named on the command line becomes: a recipe, and the run folder it belongs to."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from limner.errors import BadUsage
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A recipe with absolute paths, and where its run lives."""
+
+    recipe: Any
+    """``limner.recipe.Recipe``; not named here, so that ``--help`` need not load it."""
+    out: Path
+    sources: Mapping[str, str]
+    """Where a preset's values are from, by dotted path; empty for a recipe that was read."""
+
+
+def changes(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that the ``RECIPE`` options name, by dotted path. ``--set`` wins over a short name.
+
+    Raises:
+        BadRecipe: An assignment of ``--set`` without "=", or an unknown key.
+    """
+    from limner.recipe.toml import settings
+
+    short = {key: value for key, value in given.items() if value is not None and key != "set"}
+    return short | settings(given["set"] or [])
+
+
+def wish(target: Path, changed: Mapping[str, Any], out: Path | None) -> Wish:
+    """Make a recipe of a folder of images, a recipe file or a run folder, with changes on top.
+
+    Args:
+        target: What the person named. A folder that holds a ``recipe.toml`` stands for that recipe.
+        changed: Values by dotted path. Relative paths among them start at the working directory.
+        out: The run folder, or ``None`` for the one that belongs to the target.
+
+    Raises:
+        BadUsage: There is nothing at ``target``, or its own run folder holds a run on other images.
+        BadRecipe: The recipe or a change means nothing.
+        BadData: The folder cannot be read.
+    """
+    from limner.recipe.prompts import prompts
+    from limner.recipe.toml import change, load, placed
+    from limner.run.rundir import RunDir
+
+    if not target.exists():
+        raise BadUsage(f"There is no {target}. Name a folder of images, a recipe.toml, or a run folder.")
+    file = RunDir(target).recipe_path if target.is_dir() else target
+    if file.is_file():
+        recipe, sources = change(load(file), changed), {}
+        home = out or _home(file, recipe)
+    else:
+        recipe, sources = _from_images(target, changed)
+        home = out or _free(RUNS / recipe.name, target)
+    recipe = placed(recipe, Path.cwd())
+    prompts(recipe)  # a missing prompt file should be told before an hour of caching
+    return Wish(recipe, home, sources)
+
+
+def _from_images(folder: Path, changed: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
+    from limner.data.listing import listed
+    from limner.recipe import Recipe
+    from limner.recipe.presets import choices, preset
+    from limner.recipe.toml import change
+
+    base = changed.get("base", Recipe().base)
+    goal = changed.get("goal", Recipe().goal)
+    family = "glyph" if base == "glyph" else "flux"
+    images = max(
+        len(listed(folder).images), 1
+    )  # an empty folder is told by whoever reads it, with the reasons
+    own = {"data.images": folder, "name": folder_name(folder), "base": base}
+    sources = {path: choice.source for path, choice in choices(goal, family, images).items()}
+    if not changed.get("data.trigger"):
+        own["sample.prompts"] = ()  # prompts about a trigger mean nothing without one
+    own |= changed
+    recipe = change(preset(goal, family, images), own)
+    return recipe, {path: source for path, source in sources.items() if path not in own}
+
+
+def folder_name(folder: Path) -> str:
+    """The name of a folder, as a run and its LoRA are called."""
+    return folder.resolve().name[:100] or "lora"
+
+
+def _home(file: Path, recipe: Any) -> Path:
+    """The run folder of a recipe file: its own folder when that is a run, else one named after the recipe."""
+    from limner.run.rundir import RunDir
+
+    run = RunDir(file.parent)
+    marks = (run.metrics_path, run.checkpoints_path, run.index_path, run.lora_path, run.path / "lock")
+    if file.name == run.recipe_path.name:
+        return run.path if any(mark.exists() for mark in marks) else RUNS / folder_name(recipe.data.images)
+    return RUNS / file.stem
+
+
+def _free(home: Path, images: Path) -> Path:
+    """``home``, unless it holds a run on other images: two folders of one name must not share a run."""
+    from limner.recipe.toml import load
+    from limner.run.rundir import RunDir
+
+    file = RunDir(home).recipe_path
+    if file.is_file():
+        others = load(file).data.images
+        if others.resolve() != images.resolve():
+            raise BadUsage(
+                f"{home} holds a run on {others}. Choose another folder with --out, "
+                f"or go on with that run: limner train {home} --set data.images={images}"
+            )
+    return home

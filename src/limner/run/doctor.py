@@ -1,0 +1,162 @@
+"""The verb ``doctor``: what is installed, what is missing, and the command that mends it."""
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from limner.files import human
+
+PYTHON = (3, 11)
+ROOM = 2_000_000_000
+"""Bytes that the cache and a run of modest size want."""
+
+EXTRAS = {
+    "bitsandbytes": ("gpu", "8-bit AdamW (train.optimizer = adamw8bit)"),
+    "prodigyopt": ("optim", "train.optimizer = prodigy"),
+    "schedulefree": ("optim", "train.optimizer = schedulefree"),
+    "tensorboard": ("track", "track.with tensorboard"),
+    "wandb": ("track", "track.with wandb"),
+    "trackio": ("track", "track.with trackio"),
+    "pillow-heif": ("heif", "reading HEIC photos"),
+}
+"""Optional package -> extra that brings it, what it is for."""
+
+REQUIREMENT = re.compile(r"^([\w.-]+)\s*(?:>=\s*([\d.]+))?[^;]*(;.*extra.*)?$")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at.
+
+    Attributes:
+        name: What it is.
+        ok: False only for what training cannot do without, or for a GPU left unused.
+        detail: What was found, with versions and sizes.
+        remedy: What to do; empty when nothing is to be done.
+    """
+
+    name: str
+    ok: bool
+    detail: str
+    remedy: str = ""
+
+
+def doctor() -> list[Finding]:
+    """Look at Python, the packages, the device, the disk and the embedded base. Changes nothing."""
+    needed = [_package(name, least) for name, least in required()]
+    optional = [_extra(name) for name in EXTRAS]
+    return [_python(), *needed, _device(), *optional, _room(cache_folder()), _embedded()]
+
+
+def required() -> Iterator[tuple[str, str]]:
+    """The packages that Limner states it needs, each with the least version ("" for any)."""
+    for line in importlib.metadata.requires("limner") or []:
+        match = REQUIREMENT.match(line)
+        if match and not match[3]:
+            yield match[1], match[2] or ""
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """A version as numbers that compare: ``numbers("2.13.0+cpu") == (2, 13)``, zeros at the end dropped."""
+    parts = [int(part) for part in re.match(r"[\d.]*", version)[0].split(".") if part]  # pyright: ignore[reportOptionalSubscript]
+    while parts and parts[-1] == 0:
+        parts.pop()
+    return tuple(parts)
+
+
+def _python() -> Finding:
+    ok = sys.version_info >= PYTHON
+    least = ".".join(map(str, PYTHON))
+    detail = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    return Finding("python", ok, detail, "" if ok else f"Install Python {least} or newer, then Limner again.")
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _package(name: str, least: str) -> Finding:
+    version = _installed(name)
+    wanted = f"{name}>={least}" if least else name
+    if version is None:
+        return Finding(name, False, "not installed", f'pip install "{wanted}"')
+    if numbers(version) < numbers(least):
+        return Finding(
+            name, False, f"{version}, {least} or newer is needed", f'pip install --upgrade "{wanted}"'
+        )
+    return Finding(name, True, version)
+
+
+def _extra(name: str) -> Finding:
+    extra, use = EXTRAS[name]
+    version = _installed(name)
+    if version is None:
+        return Finding(name, True, f"not installed; optional, for {use}", f'pip install "limner[{extra}]"')
+    return Finding(name, True, f"{version}, for {use}")
+
+
+def _device() -> Finding:
+    try:
+        torch = importlib.import_module("torch")
+    except (ImportError, OSError) as error:  # OSError: a shared library of the build is missing
+        reason = str(error).splitlines()[0]
+        return Finding(
+            "device", False, f"torch cannot be loaded: {reason}", "Install torch again: pip install torch"
+        )
+    if torch.cuda.is_available():
+        one = torch.cuda.get_device_properties(0)
+        build = f"ROCm {torch.version.hip}" if torch.version.hip else f"CUDA {torch.version.cuda}"
+        count = torch.cuda.device_count()
+        return Finding("device", True, f"{count} x {one.name}, {human(one.total_memory)}, torch for {build}")
+    if torch.backends.mps.is_available():
+        return Finding("device", True, "Apple GPU (mps)")
+    built = torch.version.cuda or torch.version.hip
+    if shutil.which("nvidia-smi") and not built:
+        remedy = "pip install torch --index-url https://download.pytorch.org/whl/cu128 --force-reinstall"
+        return Finding("device", False, "an NVIDIA driver is here, but this torch is built for CPUs", remedy)
+    detail = f"CPU, {torch.get_num_threads()} threads of {os.cpu_count()} cores; enough for the embedded base"
+    return Finding("device", True, detail, "FLUX.1 in bf16 wants a GPU with 40 GB.")
+
+
+def cache_folder() -> Path:
+    """Where the cache is unless a recipe says otherwise: $LIMNER_CACHE, else the user's cache folder."""
+    # limner.run.cache has the same rule and needs torch; the doctor must work without. A test compares them.
+    if chosen := os.environ.get("LIMNER_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "limner" / "cache"
+
+
+def _room(folder: Path) -> Finding:
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    detail = f"{folder}, {human(free)} free"
+    if not os.access(there, os.W_OK):
+        return Finding(
+            "cache", False, f"{folder} cannot be written", "Set LIMNER_CACHE to a folder of yours."
+        )
+    if free < ROOM:
+        return Finding(
+            "cache", False, detail, f"Free {human(ROOM - free)}, or set LIMNER_CACHE to another disk."
+        )
+    return Finding("cache", True, detail)
+
+
+def _embedded() -> Finding:
+    root = Path(importlib.import_module("limner.bases").__path__[0]) / "glyph"
+    files = [path for path in root.rglob("*") if path.is_file()]
+    if not (root / "model_index.json").is_file():
+        return Finding("embedded base", False, f"{root} is missing", "Install Limner again.")
+    size = sum(path.stat().st_size for path in files)
+    return Finding("embedded base", True, f"glyph, {human(size)}")

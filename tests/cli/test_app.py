@@ -1,0 +1,360 @@
+import errno
+import json
+import math
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from limner.errors import BadData, RunBusy, Stopped
+from limner.recipe import Data, Recipe, Sample
+from limner.recipe.presets import preset
+from limner.recipe.toml import dump, load
+from limner.run.doctor import Finding
+
+
+@dataclass(frozen=True)
+class Trained:
+    lora: Path
+    report: Path
+    steps: int
+    seconds: float
+    loss: float
+    held_out: float | None
+
+
+@dataclass(frozen=True)
+class Cached:
+    computed: int
+    reused: int
+    bytes: int
+    seconds: float
+    entries: int
+
+
+@pytest.fixture
+def trained(verb):
+    """The calls that reached ``limner.run.train.train``."""
+    calls = []
+
+    def train(recipe, out, say):
+        calls.append((recipe, out))
+        sys.stdout.write("a library that prints\n")
+        say.line("training")
+        with say.steps("train", 2) as steps:
+            steps.advance(2, "loss 0.5")
+        return Trained(out / "lora.safetensors", out / "report.html", 2, 1.5, 0.5, math.nan)
+
+    verb("train", train=train)
+    return calls
+
+
+# what is loaded, and how fast ------------------------------------------------------------------------------
+
+
+def test_help_and_import_load_no_torch_and_take_no_time():
+    code = (
+        "import sys, time; start = time.perf_counter(); import limner\n"
+        "from limner.cli import main\n"
+        "try: main({arguments})\n"
+        "except SystemExit: pass\n"
+        "heavy = {{'torch', 'diffusers', 'transformers', 'peft', 'numpy'}} & set(sys.modules)\n"
+        "sys.stderr.write(f'{{time.perf_counter() - start}} {{sorted(heavy)}}')"
+    )
+    for arguments in (["--help"], ["train", "--help"]):
+        seconds = []
+        for _ in range(3):  # the machine may be busy; one quick start proves that quick is possible
+            ran = subprocess.run(
+                [sys.executable, "-c", code.format(arguments=arguments)],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            assert "Usage: limner" in ran.stdout
+            took, loaded = ran.stderr.split(" ", 1)
+            assert loaded == "[]"
+            seconds.append(float(took))
+        assert min(seconds) < 0.5
+
+
+def test_the_module_runs_as_the_command():
+    start = time.monotonic()
+    ran = subprocess.run(
+        [sys.executable, "-m", "limner", "train", "nowhere", "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 2
+    assert json.loads(ran.stdout)["error"]["kind"] == "BadUsage"
+    assert time.monotonic() - start < 60
+
+
+# train and cache -------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_images_trains_by_the_preset_with_the_short_names_on_top(limner, photos, trained):
+    done = limner(
+        "train", "photos", "--trigger", "sks cat", "--steps", "7", "--lr", "2e-4", "--goal", "style"
+    )
+    assert done.status == 0, done.err
+    ((recipe, out),) = trained
+    assert out == Path("runs/photos")
+    expected = preset("style", "glyph", 3)
+    assert recipe.sample.prompts == expected.sample.prompts
+    assert recipe.lora == expected.lora
+    assert (recipe.train.steps, recipe.train.learning_rate) == (7, 2e-4)
+    assert recipe.data.trigger == "sks cat"
+    assert recipe.data.images == photos
+    assert recipe.name == "photos"
+    assert "runs/photos/lora.safetensors" in done.out
+    assert "train 2/2, loss 0.5" in done.err
+
+
+def test_with_json_stdout_is_one_object_whatever_libraries_print(limner, photos, trained):
+    done = limner("train", "photos", "--json")
+    assert json.loads(done.out) == {
+        "lora": "runs/photos/lora.safetensors",
+        "report": "runs/photos/report.html",
+        "steps": 2,
+        "seconds": 1.5,
+        "loss": 0.5,
+        "held_out": None,
+    }
+    assert "a library that prints" in done.err
+
+
+def test_every_short_name_reaches_its_key(limner, photos, trained):
+    limner(
+        *("train", "photos", "--base", "flux-schnell", "--rank", "3", "--batch", "2", "--resolution", "96"),
+        *("--seed", "5", "--save-every", "11", "--sample-every", "-1", "--out", "there"),
+        *("--set", "train.clip=0.5", "--set", "train.keep=1"),
+    )
+    ((recipe, out),) = trained
+    assert out == Path("there")
+    assert (recipe.base, recipe.lora.rank, recipe.train.batch, recipe.data.resolution) == (
+        "flux-schnell",
+        3,
+        2,
+        96,
+    )
+    assert (recipe.seed, recipe.train.save_every, recipe.sample.every) == (5, 11, -1)
+    assert (recipe.train.clip, recipe.train.keep) == (0.5, 1)
+    assert recipe.train.steps == preset("subject", "flux", 3).train.steps
+
+
+def test_a_run_folder_goes_on_with_its_own_recipe(limner, photos, trained, tmp_path):
+    run = tmp_path / "elsewhere"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "recipe.toml").write_text(dump(Recipe(name="old", data=Data(images=photos))))
+    limner("train", "elsewhere", "--steps", "9")
+    limner("train", "elsewhere/recipe.toml")
+    (first, out), (second, also) = trained
+    assert out == also == Path("elsewhere")
+    assert (first.name, first.train.steps, second.train.steps) == ("old", 9, 1000)
+
+
+def test_cache_says_what_it_did(limner, photos, verb):
+    verb("cache", cache=lambda recipe, out, say: Cached(3, 1, 2_000_000, 1.0, 4))
+    assert limner("cache", "photos").out == "Computed 3, reused 1, 2.0 MB in 4 entries, in 1.0 s\n"
+    assert json.loads(limner("cache", "photos", "--json").out)["bytes"] == 2_000_000
+
+
+def test_only_the_first_of_several_processes_speaks(limner, photos, trained, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    done = limner("train", "photos")
+    assert done.status == 0
+    assert "lora.safetensors" not in done.out
+    assert "train 2/2" not in done.err
+
+
+# errors ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (BadData("No images.\nNone."), 1),
+        (RunBusy("Busy."), 1),
+        (Stopped("Saved. Go on with limner train."), 1),
+        (OSError(errno.EACCES, "Permission denied", "file"), 1),
+    ],
+)
+def test_an_error_is_one_line_and_one_object(limner, photos, verb, error, status):
+    def train(recipe, out, say):
+        raise error
+
+    verb("train", train=train)
+    plain = limner("train", "photos")
+    assert (plain.status, plain.out) == (status, "")
+    assert plain.err.startswith("limner: error: ")
+    assert plain.err.count("\n") == 1
+    done = limner("train", "photos", "--json")
+    told = json.loads(done.out)["error"]
+    assert done.status == status
+    assert told["kind"] == type(error).__name__
+    assert f"limner: error: {told['message']}\n" == done.err
+
+
+def test_ctrl_c_before_anything_is_saved_is_one_line(limner, photos, verb):
+    def train(recipe, out, say):
+        raise KeyboardInterrupt
+
+    verb("train", train=train)
+    done = limner("train", "photos", "--json")
+    assert done.status == 1
+    assert json.loads(done.out)["error"]["kind"] == "Stopped"
+    assert (
+        done.err == "limner: error: Stopped before anything was saved. Run the same command to start again.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "nowhere"), "There is no nowhere."),
+        (("train", "photos", "--rank", "0"), "lora.rank is 0; it must be"),
+        (("train", "photos", "--rank", "x"), "Invalid value for '--rank'"),
+        (("train", "photos", "--set", "lora.rnak=3"), "Did you mean lora.rank?"),
+        (("train", "photos", "--goal", "pet"), 'goal is "pet"'),
+        (("train", "photos", "--set", "sample.prompt_file=no.txt"), "there is no such file"),
+        (("train",), "Missing argument"),
+        (("paint", "photos"), "No such command 'paint'"),
+        (("train", "--hlp"), "No such option: --hlp"),
+        (("generate", "x.safetensors"), "A LoRA file brings no prompts"),
+    ],
+)
+def test_wrong_usage_exits_2_in_one_line(limner, photos, arguments, message):
+    for extra in ((), ("--json",)):
+        done = limner(*arguments, *extra)
+        assert done.status == 2
+        assert done.err.startswith("limner: error: ")
+        assert done.err.count("\n") == 1
+        assert message in done.err
+    assert message in json.loads(done.out)["error"]["message"]
+
+
+def test_no_command_shows_the_help_and_counts_as_wrong(limner):
+    done = limner()
+    assert (done.status, done.out) == (2, "")
+    assert "Usage: limner" in done.err
+
+
+def test_version(limner):
+    done = limner("--version")
+    assert (done.status, done.out.split()[0]) == (0, "limner")
+
+
+# init and schema -------------------------------------------------------------------------------------------
+
+
+def test_init_writes_a_recipe_that_trains_as_the_folder_would(limner, photos, trained):
+    done = limner("init", "photos", "--trigger", "sks", "--rank", "4")
+    assert done.status == 0
+    text = Path("recipe.toml").read_text()
+    assert "# Here: ai-toolkit" in text
+    assert "\nrank = 4\n" in text
+    limner("train", "recipe.toml")
+    limner("train", "photos", "--trigger", "sks", "--rank", "4")
+    (first, out), (second, also) = trained
+    assert first == second
+    assert out == also == Path("runs/photos")
+
+
+def test_init_without_images_and_elsewhere(limner, tmp_path):
+    done = limner("init", "--base", "flux-dev", "--out", "mine.toml", "--json")
+    assert json.loads(done.out) == {"recipe": "mine.toml"}
+    recipe = load(Path("mine.toml"))
+    assert (recipe.base, recipe.data.images) == ("flux-dev", tmp_path / "images")
+
+
+def test_init_overwrites_nothing(limner):
+    Path("recipe.toml").write_text("mine")
+    done = limner("init")
+    assert done.status == 2
+    assert "recipe.toml exists" in done.err
+    assert Path("recipe.toml").read_text() == "mine"
+
+
+def test_schema_is_json(limner):
+    assert json.loads(limner("schema").out)["title"] == "Limner recipe"
+
+
+# generate, demo, doctor ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Settings:
+    steps: int = 20
+    guidance: float | None = None
+    seed: int = 0
+    width: int | None = None
+    height: int | None = None
+    count: int = 1
+    weight: float = 1.0
+
+
+@pytest.fixture
+def painted(verb):
+    calls = []
+
+    def generate(target, *, base, prompts, out, settings, say):
+        calls.append((target, base, prompts, out, settings))
+        return [out / "0.png"]
+
+    verb("generate", generate=generate, Settings=Settings)
+    return calls
+
+
+def test_generate_paints_the_prompts_of_a_run(limner, painted, photos):
+    run = Path("runs/photos")
+    (run / "checkpoints").mkdir(parents=True)
+    recipe = Recipe(data=Data(images=photos, trigger="sks"), sample=Sample(prompts=("a [trigger] hat",)))
+    (run / "recipe.toml").write_text(dump(recipe))
+    assert limner("generate", run).out == "runs/photos/pictures/0.png\n"
+    limner("generate", run, "--prompt", "[trigger] asleep", "--prompt", "b", "--seed", "3", "--weight", "0.5")
+    limner("generate", "photos")
+    first, second, third = painted
+    assert first == (run, None, ["a sks hat"], run / "pictures", Settings())
+    assert second == (run, None, ["sks asleep", "b"], run / "pictures", Settings(seed=3, weight=0.5))
+    assert third[0] == run
+
+
+def test_generate_takes_a_lora_file(limner, painted):
+    done = limner("generate", "a/cat.safetensors", "--prompt", "x", "--base", "glyph", "--out", "o", "--json")
+    assert json.loads(done.out) == {"images": ["o/0.png"]}
+    assert painted == [(Path("a/cat.safetensors"), "glyph", ["x"], Path("o"), Settings())]
+
+
+def test_generate_says_when_there_is_nothing_to_paint(limner, painted, photos):
+    done = limner("generate", "photos")
+    assert done.status == 2
+    assert "runs/photos holds no run. Train it first: limner train photos" in done.err
+    Path("runs/photos").mkdir(parents=True)
+    Path("runs/photos/recipe.toml").write_text(dump(Recipe(data=Data(images=photos))))
+    done = limner("generate", "photos")
+    assert done.status == 2
+    assert "neither prompts nor a trigger" in done.err
+
+
+def test_demo_hands_its_object_on(limner, verb):
+    found = {
+        "loras": [{"path": "demo/style.safetensors", "seconds": 61.2, "before": 0.05, "after": 0.9}],
+        "sheet": "demo/sheet.png",
+        "report": "demo/report.html",
+    }
+    verb("demo", demo=lambda out, say: found)
+    assert json.loads(limner("demo", "--json").out) == found
+    assert "demo/style.safetensors: 61 s, score 5% before, 90% after" in limner("demo").out
+
+
+@pytest.mark.parametrize(("ok", "status"), [(True, 0), (False, 1)])
+def test_doctor_exits_1_when_something_needed_is_missing(limner, verb, ok, status):
+    verb("doctor", doctor=lambda: [Finding("torch", ok, "2.13", "" if ok else "pip install torch")])
+    done = limner("doctor", "--json")
+    assert done.status == status
+    assert json.loads(done.out)["ok"] is ok
+    assert ("-> pip install torch" in limner("doctor").out) is not ok

@@ -1,0 +1,78 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from limner.cli.wish import changes, folder_name, wish
+from limner.errors import BadRecipe, BadUsage
+from limner.files import write_text
+from limner.recipe.toml import dump
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_set_wins_over_a_short_name_and_what_is_left_out_says_nothing():
+    given = {"lora.rank": 3, "base": None, "set": ["lora.rank=5", "data.trigger=a cat"]}
+    assert changes(given) == {"lora.rank": 5, "data.trigger": "a cat"}
+    assert changes({"base": None, "set": None}) == {}
+
+
+def test_without_a_trigger_no_prompt_speaks_of_one(photos):
+    assert wish(photos, {}, None).recipe.sample.prompts == ()
+    assert wish(photos, {"data.trigger": "sks"}, None).recipe.sample.prompts
+
+
+def test_sources_tell_only_of_values_that_the_preset_chose(photos):
+    sources = wish(photos, {"lora.rank": 4}, None).sources
+    assert "train.steps" in sources
+    assert "lora.rank" not in sources
+
+
+def test_set_may_name_the_base_and_the_goal_of_the_preset(photos):
+    recipe = wish(photos, changes({"set": ["base=flux-dev", "goal=style"]}), None).recipe
+    assert recipe.data.resolution == 1024
+    assert recipe.goal == "style"
+
+
+def test_paths_on_the_command_line_start_where_the_person_is(photos, tmp_path):
+    recipe = wish(Path("photos"), {"data.cache": Path("c"), "base": "./model"}, None).recipe
+    assert (recipe.data.images, recipe.data.cache) == (photos, tmp_path / "c")
+    assert recipe.base == str(tmp_path / "model")
+
+
+def test_a_recipe_names_its_run(photos):
+    recipe = wish(photos, {}, None).recipe
+    write_text(Path("cat.toml"), dump(recipe))
+    write_text(Path("there/recipe.toml"), dump(recipe))
+    assert wish(Path("cat.toml"), {}, None).out == Path("runs/cat")
+    assert wish(Path("there"), {}, None).out == Path("runs/photos")
+    write_text(Path("there/metrics.jsonl"), "")
+    assert wish(Path("there"), {}, None).out == Path("there")
+    assert wish(Path("there"), {}, Path("other")).out == Path("other")
+
+
+def test_two_folders_of_one_name_do_not_share_a_run(photos):
+    write_text(Path("runs/photos/recipe.toml"), dump(wish(photos, {}, None).recipe))
+    assert wish(photos, {}, None).out == Path("runs/photos")
+    shutil.copytree(photos, "more/photos")
+    with pytest.raises(
+        BadUsage, match=r"runs/photos holds a run on .*photos\. Choose another folder with --out"
+    ):
+        wish(Path("more/photos"), {}, None)
+    assert wish(Path("more/photos"), {}, Path("runs/b")).out == Path("runs/b")
+
+
+def test_what_is_not_there_is_said(photos):
+    with pytest.raises(BadUsage, match=r"There is no nowhere\. Name a folder of images"):
+        wish(Path("nowhere"), {}, None)
+    with pytest.raises(BadRecipe, match="Not TOML|not UTF-8"):
+        wish(photos / "0.png", {}, None)
+
+
+def test_a_folder_has_a_name_even_when_it_is_here(photos, monkeypatch):
+    monkeypatch.chdir(photos)
+    assert folder_name(Path()) == "photos"
+    assert folder_name(Path("/")) == "lora"

@@ -1,0 +1,159 @@
+import builtins
+import importlib
+import importlib.metadata
+import types
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from limner.run import doctor as room
+from limner.run.doctor import EXTRAS, Finding, cache_folder, doctor, numbers, required
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def found(name: str) -> Finding:
+    (one,) = [finding for finding in doctor() if finding.name == name]
+    return one
+
+
+@pytest.fixture(autouse=True)
+def _a_healthy_machine(monkeypatch, tmp_path):
+    """No real torch: the device is what a test says it is."""
+    monkeypatch.setattr(room, "_device", lambda: Finding("device", True, "CPU"))
+    monkeypatch.setenv("LIMNER_CACHE", str(tmp_path / "cache"))
+
+
+def fake_torch(**members):
+    cuda = types.SimpleNamespace(is_available=lambda: False)
+    mps = types.SimpleNamespace(is_available=lambda: False)
+    version = types.SimpleNamespace(cuda=None, hip=None)
+    torch = types.SimpleNamespace(
+        cuda=cuda,
+        backends=types.SimpleNamespace(mps=mps),
+        version=version,
+        get_num_threads=lambda: 2,
+    )
+    vars(torch).update(members)
+    return torch
+
+
+DEVICE = room._device  # kept from before the fixture replaces it
+
+
+def device(monkeypatch, torch, *, driver: bool) -> Finding:
+    def import_module(name):
+        if isinstance(torch, BaseException):
+            raise torch
+        return torch
+
+    monkeypatch.setattr(room.importlib, "import_module", import_module)
+    monkeypatch.setattr(room.shutil, "which", lambda name: name if driver else None)
+    return DEVICE()
+
+
+@pytest.mark.parametrize(
+    ("version", "parts"),
+    [("2.13.0+cpu", (2, 13)), ("5.6", (5, 6)), ("0.42.1.dev0", (0, 42, 1)), ("", ()), ("1.0rc1", (1,))],
+)
+def test_versions_compare_as_numbers(version, parts):
+    assert numbers(version) == parts
+
+
+def test_what_is_needed_is_read_from_the_package_and_extras_are_not():
+    needed = dict(required())
+    assert needed["diffusers"]
+    assert {"torch", "transformers", "peft", "accelerate", "pydantic"} <= set(needed)
+    assert not set(EXTRAS) & set(needed)
+
+
+def test_every_optional_package_is_brought_by_the_extra_that_is_named():
+    lines = importlib.metadata.requires("limner") or []
+    for package, (extra, _) in EXTRAS.items():
+        assert any(
+            line.startswith(package) and f"extra == '{extra}'" in line.replace('"', "'") for line in lines
+        )
+
+
+def test_a_package_that_is_missing_or_old_is_told_with_the_command(monkeypatch):
+    versions = {"peft": None, "diffusers": "0.1.0"}
+    real = room._installed
+    monkeypatch.setattr(room, "_installed", lambda name: versions[name] if name in versions else real(name))
+    peft, diffusers = found("peft"), found("diffusers")
+    assert (peft.ok, peft.detail) == (False, "not installed")
+    assert peft.remedy.startswith('pip install "peft>=')
+    assert diffusers.ok is False
+    assert "0.1.0, " in diffusers.detail
+    assert "--upgrade" in diffusers.remedy
+
+
+def test_a_missing_extra_is_no_failure(monkeypatch):
+    monkeypatch.setattr(room, "_installed", lambda name: None if name in EXTRAS else "99")
+    extra = found("bitsandbytes")
+    assert extra.ok
+    assert extra.remedy == 'pip install "limner[gpu]"'
+
+
+def test_a_disk_that_is_full_or_closed_is_told(monkeypatch, tmp_path):
+    assert found("cache").ok
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda path: Usage(1, 1, 500_000_000))
+    assert found("cache").remedy.startswith("Free 1.5 GB")
+    monkeypatch.setattr(room.os, "access", lambda path, mode: False)
+    assert "cannot be written" in found("cache").detail
+
+
+def test_the_embedded_base_is_looked_for(monkeypatch, tmp_path):
+    monkeypatch.setattr(importlib.import_module("limner.bases"), "__path__", [str(tmp_path)])
+    assert found("embedded base").remedy == "Install Limner again."
+    (tmp_path / "glyph").mkdir()
+    (tmp_path / "glyph" / "model_index.json").write_text("{}")
+    assert found("embedded base") == Finding("embedded base", True, "glyph, 2 B")
+
+
+def test_a_gpu_is_named(monkeypatch):
+    one = types.SimpleNamespace(name="NVIDIA X", total_memory=24_000_000_000)
+    cuda = types.SimpleNamespace(
+        is_available=lambda: True, get_device_properties=lambda index: one, device_count=lambda: 2
+    )
+    torch = fake_torch(cuda=cuda, version=types.SimpleNamespace(cuda="12.8", hip=None))
+    assert device(monkeypatch, torch, driver=True).detail == "2 x NVIDIA X, 24.0 GB, torch for CUDA 12.8"
+    torch = fake_torch(cuda=cuda, version=types.SimpleNamespace(cuda=None, hip="6.3"))
+    assert "ROCm 6.3" in device(monkeypatch, torch, driver=False).detail
+
+
+def test_a_gpu_that_torch_cannot_use_is_a_finding(monkeypatch):
+    unused = device(monkeypatch, fake_torch(), driver=True)
+    assert not unused.ok
+    assert "built for CPUs" in unused.detail
+    assert "--index-url" in unused.remedy
+    assert device(monkeypatch, fake_torch(), driver=False).ok
+
+
+def test_a_broken_torch_is_one_line(monkeypatch):
+    broken = device(monkeypatch, OSError("libcudart.so: cannot open\nmore"), driver=False)
+    assert (broken.ok, broken.detail) == (False, "torch cannot be loaded: libcudart.so: cannot open")
+
+
+def test_the_doctor_needs_no_torch_to_tell_that_it_is_missing(monkeypatch):
+    real = builtins.__import__
+
+    def no_torch(name, *rest):
+        if name.partition(".")[0] == "torch":
+            raise ModuleNotFoundError("No module named 'torch'")
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", no_torch)
+    assert found("python").ok
+
+
+def test_the_cache_is_where_the_cache_verb_puts_it(monkeypatch):
+    from limner.recipe import Recipe
+    from limner.run.cache import cache_root
+
+    for value in ("here", None):
+        if value is None:
+            monkeypatch.delenv("LIMNER_CACHE")
+        assert cache_folder() == cache_root(Recipe())
+    monkeypatch.setenv("XDG_CACHE_HOME", "there")
+    assert cache_folder() == cache_root(Recipe()) == Path("there/limner/cache")
