@@ -192,16 +192,20 @@ def paint(
         tokenizer_2=None,
     )
     pipe.set_progress_bar_config(disable=True)
-    unprompted = {} if guided else _embeds("negative_", blank)
     out: list[Image.Image] = []
-    for number, prompt in enumerate(prompts):
-        generator = torch.Generator().manual_seed(canvas.seed + number)
-        out += pipe(**_embeds("", prompt), **unprompted, **chosen, generator=generator).images
+    at_once = max(1, min(16, 512 * 512 // (canvas.width * canvas.height)))
+    for start in range(0, len(prompts), at_once):
+        some = prompts[start : start + at_once]
+        texts = _embeds("", some) | ({} if guided else _embeds("negative_", [blank] * len(some)))
+        seeds = range(canvas.seed + start, canvas.seed + start + len(some))
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        out += pipe(**texts, **chosen, generator=generators).images
     return out
 
 
-def _embeds(prefix: str, text: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{prefix}prompt_embeds": text["context"], f"{prefix}pooled_prompt_embeds": text["pooled"]}
+def _embeds(prefix: str, texts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    context, pooled = (torch.cat([each[name] for each in texts]) for name in ("context", "pooled"))
+    return {f"{prefix}prompt_embeds": context, f"{prefix}pooled_prompt_embeds": pooled}
 
 
 ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
