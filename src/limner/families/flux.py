@@ -157,7 +157,7 @@ def identity(source: Source) -> tuple[str, str]:
 
 
 def options(source: Source, canvas: Canvas) -> dict[str, Any]:
-    """How the stock pipeline is called. A base without guidance input gets true guidance, at twice the time."""
+    """How the stock pipeline is called. Without guidance input: true guidance, at twice the time."""
     guided = bool(source.config("transformer").get("guidance_embeds"))
     guidance = source.facts.get("guidance", 3.5) if canvas.guidance is None else canvas.guidance
     return {
