@@ -14,6 +14,7 @@ from limner.errors import BadCheckpoint, Stopped
 from limner.nn import processes
 from limner.nn.fit import Average, Fit, Step, fit
 from limner.nn.optim import evaluation_mode, optimizer, schedule, training_mode
+from limner.nn.pack import restore
 from limner.recipe.schema import Recipe
 from limner.run import checkpoint
 from limner.run.cache import prompts_of, stock
@@ -80,7 +81,7 @@ class Progress:
                 "A run cannot change these: give the new recipe another folder with --out."
             )
         self.trainee.restore(found.parts["weights"])
-        self.optimizer.load_state_dict(found.parts["optimizer"])
+        restore(self.optimizer, found.parts["optimizer"])
         if self.average and found.parts["average"] is not None:
             self.average.shadow = [each.to(self.setting.device) for each in found.parts["average"]]
         return found.step
