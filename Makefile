@@ -15,7 +15,7 @@ VENV ?= .venv
 JOBS ?= 2
 BIN := $(VENV)/bin
 TORCH := $(or $(LIMNER_TORCH),$(shell grep '^torch==' constraints.txt))
-GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | head -n 1)
+GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -m 1 '^GPU')
 SOURCES := src tests benchmarks tools
 # One thread a process: the tests run side by side, and results do not depend on the number of cores.
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)

@@ -53,7 +53,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--script", type=Path, required=True)
     parser.add_argument("--base", type=Path, required=True)
     parser.add_argument("--images", type=Path, required=True)
-    parser.add_argument("--resolution", type=int, default=64)
+    parser.add_argument("--resolution", type=int, help="unset: what the base was made for, else 512")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rank", type=int, default=16)
@@ -80,6 +80,7 @@ def arguments() -> argparse.Namespace:
         )
     if "captions" in asked.cases and "diffusers" in asked.sides and find_spec("datasets") is None:
         parser.error("the example needs `datasets` for a caption per image: pip install -e .[bench]")
+    asked.resolution = asked.resolution or facts_of(asked.base)["resolution"]
     return asked
 
 
@@ -100,17 +101,21 @@ def lay(folder: Path, images: Sequence[tuple[Path, str]], *, written: bool) -> P
     return folder
 
 
-def settings(base: Path) -> tuple[int, float]:
-    """(longest text in T5 tokens, shift of the noise levels), from the base's own files."""
-    words = json.loads((base / "tokenizer_2" / "tokenizer_config.json").read_text())
+def facts_of(base: Path) -> dict[str, Any]:
+    """What a base says of itself, and Limner goes by: text length, resolution, shift of noise levels."""
+    own = base / "limner.json"
+    facts = json.loads(own.read_text(encoding="utf-8")) if own.exists() else {}
+    guided = json.loads((base / "transformer" / "config.json").read_text())["guidance_embeds"]
     levels = json.loads((base / "scheduler" / "scheduler_config.json").read_text())
-    shift = 1.0 if levels.get("use_dynamic_shifting") else float(levels.get("shift", 1.0))
-    return int(min(words.get("model_max_length", 512), 512)), shift
+    return {
+        "text_length": facts.get("text_length", 512 if guided else 256),
+        "resolution": facts.get("resolution", 512),
+        "shift": 1.0 if levels.get("use_dynamic_shifting") else float(levels.get("shift", 1.0)),
+    }
 
 
 def peer_command(asked: argparse.Namespace, case: str, images: Path, out: Path) -> list[str]:
     """The example with everything that both sides share said outright."""
-    length, _ = settings(asked.base)
     options: dict[str, Any] = {
         "pretrained_model_name_or_path": asked.base,
         "instance_prompt": asked.prompt,
@@ -125,7 +130,7 @@ def peer_command(asked: argparse.Namespace, case: str, images: Path, out: Path) 
         "lr_scheduler": "constant",
         "lr_warmup_steps": 0,
         "guidance_scale": 1,
-        "max_sequence_length": length,
+        "max_sequence_length": facts_of(asked.base)["text_length"],
         "seed": asked.seed,
         "mixed_precision": {"fp32": "no", "bf16": "bf16"}[asked.precision],
     }
@@ -147,7 +152,6 @@ def peer_command(asked: argparse.Namespace, case: str, images: Path, out: Path) 
 
 def limner_command(asked: argparse.Namespace, case: str, images: Path, out: Path) -> list[str]:
     """A recipe that says the same, and the command that runs it."""
-    _, shift = settings(asked.base)
     caption = "" if case == "captions" else f"default_caption = {json.dumps(asked.prompt)}"
     text = f"""
 base = {json.dumps(str(asked.base.resolve()))}
@@ -167,7 +171,7 @@ steps = {asked.steps}
 batch = {asked.batch}
 learning_rate = {asked.learning_rate}
 time_density = "uniform"
-time_shift = {shift}
+time_shift = {facts_of(asked.base)["shift"]}
 [sample]
 every = -1
 [limits]
@@ -211,7 +215,7 @@ def measure(asked: argparse.Namespace, case: str, work: Path) -> dict[str, Any]:
             print(f"{case}, {note}, {side}: {watch.wall:.1f} s", file=sys.stderr, flush=True)
             if round_:
                 rows[side].append(watch.columns())
-    length, _ = settings(asked.base)
+    length = facts_of(asked.base)["text_length"]
     out = work / "loss.json"
     command = [sys.executable, HERE / "held_out.py", "--base", asked.base, "--images", unseen, "--out", out]
     command += ["--resolution", asked.resolution, "--text-length", length, *files.values()]

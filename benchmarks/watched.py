@@ -108,6 +108,8 @@ def run(
         eye(watch, start, process)
         _, status, usage = os.wait4(process.pid, 0)
         watch.wall = time.perf_counter() - start
+        assert process.stderr is not None
+        process.stderr.close()
     process.returncode = os.waitstatus_to_exitcode(status)
     watch.peak_bytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     if process.returncode or not watch.ended:
