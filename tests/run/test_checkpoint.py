@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 import limner.run.checkpoint as checkpoint
 from limner.errors import BadCheckpoint, DiskFull
-from limner.run.checkpoint import is_whole, load, newest_whole, require_room, retain, save, size
+from limner.run.checkpoint import load, newest_whole, require_room, retain, save, size, whole
 from limner.run.rundir import RunDir
 
 
@@ -288,7 +288,7 @@ def test_retain_keeps_newest_and_best_and_never_deletes_the_only_whole_one(run):
     save(run.checkpoint_path(3), state(3), {"step": 3})
     assert retain(run, 1) == []
     assert newest_whole(run)[0].step == 3
-    assert [is_whole(path) for _, path in run.checkpoints()] == [False, True, False]
+    assert [whole(path) for _, path in run.checkpoints()] == [False, True, False]
 
 
 def test_a_save_costs_little_more_than_plain_safetensors(tmp_path):

@@ -123,7 +123,7 @@ def newest_whole(run: RunDir) -> tuple[Checkpoint | None, tuple[Refused, ...]]:
     return None, tuple(refused)
 
 
-def is_whole(path: Path) -> bool:
+def whole(path: Path) -> bool:
     """Whether ``load`` would accept the file."""
     try:
         _read(path)
@@ -137,7 +137,7 @@ def retain(run: RunDir, keep: int, saved: Path | None = None) -> list[Path]:
 
     ``saved`` is the file that ``save`` has just verified and that need not be read again.
     """
-    return run.prune(keep, run.best(), lambda path: path == saved or is_whole(path))
+    return run.prune(keep, run.best(), lambda path: path == saved or whole(path))
 
 
 def size(parts: Mapping[str, Any]) -> int:
@@ -238,13 +238,13 @@ def _parse(path: Path, note: str) -> tuple[str, str]:
 def _digest(tensors: Mapping[str, Tensor], body: str) -> str:
     """SHA-256 over the body and, by name, each tensor's name, type, shape and the SHA-256 of its bytes."""
     names = sorted(tensors)
-    whole = hashlib.sha256(body.encode("utf-8", "surrogatepass"))
+    total = hashlib.sha256(body.encode("utf-8", "surrogatepass"))
     share = -(-len(names) // THREADS) or 1
     shares = [names[start : start + share] for start in range(0, len(names), share)]
     with ThreadPoolExecutor(THREADS) as pool:  # hashlib lets go of the GIL
         for lines in pool.map(lambda names: [_line(name, tensors[name]) for name in names], shares):
-            whole.update("".join(lines).encode("utf-8", "surrogatepass"))
-    return whole.hexdigest()
+            total.update("".join(lines).encode("utf-8", "surrogatepass"))
+    return total.hexdigest()
 
 
 def _line(name: str, tensor: Tensor) -> str:
