@@ -1,0 +1,155 @@
+"""Contact sheets: pictures in rows and columns with their labels, as one picture of bounded size."""
+
+import unicodedata
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+
+PAPER, INK, FAINT, EMPTY = (255, 255, 255), (28, 28, 30), (120, 120, 126), (240, 240, 242)
+CELL = (128, 256)
+"""The least and largest side of a picture on the sheet, in pixels; small ones are enlarged to the least."""
+LARGEST = 6000
+"""The largest side of a sheet, in pixels."""
+GAP, MARGIN, LINES = 8, 20, 6
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def sheet(
+    rows: Sequence[Sequence[Image.Image | None]],
+    row_labels: Sequence[str],
+    column_labels: Sequence[str],
+    *,
+    cell: int | None = None,
+) -> Image.Image:
+    """Lay pictures out: a row for each prompt, a column for each step.
+
+    Args:
+        rows: Pictures of any size and mode, None where there is none; rows may be short.
+        row_labels: One for each row, wrapped to at most 6 lines.
+        column_labels: One for each column.
+        cell: Side in pixels of the square that each picture is fitted into, never cropped; None = the
+            largest picture's, within 128 to 256. Reduced where the sheet would pass 6000 pixels.
+
+    Returns:
+        An RGB picture of at most 6000 x 6000 pixels. What did not fit in is named in the last line.
+
+    Raises:
+        ValueError: The labels do not match the rows or columns.
+    """
+    columns = max((len(row) for row in rows), default=0)
+    if len(row_labels) != len(rows) or len(column_labels) < columns:
+        raise ValueError(
+            f"{len(rows)} rows of {columns} pictures have {len(row_labels)} and {len(column_labels)} labels"
+        )
+    columns = len(column_labels)
+    side = _side(rows, cell, max(columns, len(rows)))
+    font = ImageFont.load_default(max(11, side / 12))
+    line = _height(font)
+    label = max(120, min(280, side * 3 // 2))
+    head = MARGIN + len(_widest([_wrap(text, font, side) for text in column_labels])) * line + GAP
+    room = (LARGEST - MARGIN - label) // (side + GAP), (LARGEST - head - MARGIN - line) // (side + GAP)
+    shown = [row[: room[0]] for row in rows[: room[1]]]
+    wide, high = min(columns, room[0]), len(shown)
+    left_out = len(rows) - high, columns - wide
+    size = (
+        2 * MARGIN + label + wide * (side + GAP),
+        head + max(high, 1) * (side + GAP) + MARGIN + (line if any(left_out) else 0),
+    )
+    page = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(page)
+    for x, text in enumerate(column_labels[:wide]):
+        _write(draw, (MARGIN + label + x * (side + GAP), MARGIN), _wrap(text, font, side), font, FAINT)
+    for y, row in enumerate(shown):
+        top = head + y * (side + GAP)
+        _write(draw, (MARGIN, top), _wrap(row_labels[y], font, label - 2 * GAP, side // line), font, INK)
+        for x in range(wide):
+            _place(page, row[x] if x < len(row) else None, (MARGIN + label + x * (side + GAP), top), side)
+    if any(left_out):
+        words = f"not shown: {left_out[0]} rows, {left_out[1]} columns"
+        _write(draw, (MARGIN, size[1] - MARGIN - line), [words], font, FAINT)
+    return page
+
+
+def _side(rows: Sequence[Sequence[Image.Image | None]], cell: int | None, most: int) -> int:
+    """The side of a cell: what was asked for, or what the pictures have, if the sheet stays in bounds."""
+    native = max((max(image.size) for row in rows for image in row if image), default=CELL[0])
+    wish = cell if cell is not None else min(max(native, CELL[0]), CELL[1])
+    fits = (LARGEST - 480) // max(1, most) - GAP
+    return max(min(wish, max(fits, 48)), 16)
+
+
+def _place(page: Image.Image, image: Image.Image | None, corner: tuple[int, int], side: int) -> None:
+    x, y = corner
+    if image is None:
+        ImageDraw.Draw(page).rectangle((x, y, x + side - 1, y + side - 1), fill=EMPTY)
+        return
+    scale = side / max(image.size)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    small = _flat(image).resize(size, Image.Resampling.LANCZOS)
+    page.paste(small, (x + (side - size[0]) // 2, y + (side - size[1]) // 2))
+
+
+def _flat(image: Image.Image) -> Image.Image:
+    """RGB, transparency on white."""
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, (*PAPER, 255)), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _write(
+    draw: ImageDraw.ImageDraw,
+    corner: tuple[int, int],
+    lines: Sequence[str],
+    font: Font,
+    ink: tuple[int, int, int],
+) -> None:
+    for number, text in enumerate(lines):
+        draw.text((corner[0], corner[1] + number * _height(font)), text, fill=ink, font=font)
+
+
+def _height(font: Font) -> int:
+    _, top, _, bottom = font.getbbox("Ag")
+    return round((bottom + top) * 1.1)
+
+
+def _widest(texts: Sequence[Sequence[str]]) -> Sequence[str]:
+    return max(texts, key=len, default=())
+
+
+def _wrap(text: str, font: Font, width: int, most: int = LINES) -> list[str]:
+    """``text`` in at most ``most`` lines of ``width`` pixels; a word longer than a line is broken."""
+    lines = [""]
+    for word in _words(text):
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
+            continue
+        if lines[-1]:
+            lines.append("")
+        while len(lines) <= LINES and (cut := _fitting(word, font, width)) < len(word):
+            lines[-1], word = word[:cut], word[cut:]
+            lines.append("")
+        lines[-1] = word
+    most = max(1, min(most, LINES))
+    if len(lines) > most:
+        last = lines[most - 1]
+        while last and font.getlength(last + " ...") > width:
+            last = last[:-1]
+        lines = [*lines[: most - 1], last.rstrip() + " ..."]
+    return lines
+
+
+def _fitting(word: str, font: Font, width: int) -> int:
+    """How many letters of ``word``, at least 1, take at most ``width`` pixels."""
+    cut = 1
+    while cut < len(word) and font.getlength(word[: cut + 1]) <= width:
+        cut += 1
+    return cut
+
+
+def _words(text: str) -> list[str]:
+    """At most 600 characters of words; what cannot be drawn (controls, lone surrogates) becomes a space."""
+    clean = "".join(" " if unicodedata.category(char) in ("Cc", "Cf", "Cs") else char for char in text[:600])
+    return clean.split()
