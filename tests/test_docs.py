@@ -5,8 +5,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import typer
 
 import recipe_page
+from limner.cli.app import app
 from limner.recipe import explain
 from limner.recipe.schema import Recipe
 from limner.recipe.toml import parse
@@ -56,6 +58,22 @@ def test_examples_of_recipes_are_recipes(page):
 
 def test_the_page_of_the_recipe_is_up_to_date():
     assert recipe_page.PAGE.read_text(encoding="utf-8") == recipe_page.page(), "run `make format`"
+
+
+def commands() -> dict[str, set[str]]:
+    """Verb -> its options, as the command line has them."""
+    verbs = typer.main.get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
+    return {name: {flag for p in verb.params for flag in p.opts} for name, verb in verbs.items()}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_commands_in_the_pages_exist(page):
+    known = commands()
+    for line in code(page.read_text(encoding="utf-8")).splitlines():
+        found = re.search(r"(?:^|\s)(?:-m )?limner ([a-z]+)(?P<rest>[^#]*)", line)
+        if found:
+            assert found[1] in known, line
+            assert set(re.findall(r"(?<=\s)--[a-z-]+", found["rest"])) <= known[found[1]], line
 
 
 def test_make_targets_in_the_pages_exist():
