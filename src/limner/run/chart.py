@@ -1,0 +1,137 @@
+"""The loss curve as an SVG in the colours of the page: raw faint, smoothed, held-out with its best."""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+Point = tuple[float, float]
+"""(step, loss)"""
+
+WIDTH, HEIGHT = 880, 300
+LEFT, RIGHT, TOP, BOTTOM = 56, 16, 14, 34
+MOST = 600
+"""Points drawn of one curve; more are merged, which no screen of this width could show."""
+BEYOND = 1e12
+"""No step or loss; such a row is damaged."""
+OUTLIERS = 0.02
+"""Share of raw points that may leave the frame at each side, so that no spike flattens the rest."""
+
+
+def curve(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The chart of the rows of ``metrics.jsonl``, or "" where there is nothing to draw."""
+    raw, held = series(rows, "loss"), series(rows, "held_out")
+    if len(raw) + len(held) < 2:
+        return ""
+    mean = smooth(raw)
+    steps = [step for step, _ in (*raw, *held)]
+    low, high = _frame(raw, [loss for _, loss in (*mean, *held)])
+    x = _axis(min(0, *steps), max(steps), LEFT, WIDTH - RIGHT)
+    y = _axis(low, high, HEIGHT - BOTTOM, TOP)
+    parts = [
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="Loss by step">',
+        f'<clipPath id="frame"><rect x="{LEFT}" y="{TOP - 6}" width="{WIDTH - LEFT - RIGHT + 6}" '
+        f'height="{HEIGHT - TOP - BOTTOM + 6}"/></clipPath>',
+        *_grid(low, high, max(steps), x, y),
+        '<g clip-path="url(#frame)">',
+        _line(raw, "raw", x, y),
+        _line(mean, "mean", x, y),
+        _line(held, "held", x, y),
+        "</g>",
+        *_marks(held, x, y),
+        "</svg>",
+    ]
+    return "".join(parts)
+
+
+def series(rows: Sequence[Mapping[str, Any]], name: str) -> list[Point]:
+    """(step, value) of every row that has a finite number ``name``, by step."""
+    found = [(row["step"], row[name]) for row in rows if type(row.get(name)) in (int, float)]
+    return sorted((float(step), float(value)) for step, value in found if abs(step) < BEYOND > abs(value))
+
+
+def smooth(points: Sequence[Point]) -> list[Point]:
+    """The mean of the twentieth of the points around each, fewer at the ends; it does not lag behind."""
+    half = len(points) // 40
+    sums = list(accumulate((loss for _, loss in points), initial=0.0))
+    out = []
+    for place, (step, _) in enumerate(points):
+        start, end = max(0, place - half), min(len(points), place + half + 1)
+        out.append((step, (sums[end] - sums[start]) / (end - start)))
+    return out
+
+
+def ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Round numbers between ``low`` and ``high``, some ``about`` of them."""
+    rough = (high - low) / about
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(unit * k for k in (1, 2, 5, 10) if unit * k >= rough)
+    return [n * step for n in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
+def _frame(raw: Sequence[Point], always: Sequence[float]) -> tuple[float, float]:
+    """The losses at the bottom and top: all that is ``always`` shown, and the raw points but for outliers."""
+    values = sorted(loss for _, loss in raw)
+    cut = int(len(values) * OUTLIERS)
+    inner = [*values[cut : len(values) - cut], *always]
+    low, high = min(inner), max(inner)
+    room = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
+    return (max(0.0, low - room) if low >= 0 else low - room), high + room
+
+
+def _axis(low: float, high: float, start: float, end: float) -> tuple[float, float, float]:
+    return low, (end - start) / ((high - low) or 1.0), start
+
+
+def _at(axis: tuple[float, float, float], value: float) -> float:
+    low, scale, start = axis
+    return round(start + (value - low) * scale, 1)
+
+
+def _grid(low: float, high: float, last: float, x: tuple, y: tuple) -> list[str]:
+    out = []
+    for value in ticks(low, high):
+        at = _at(y, value)
+        out.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
+        out.append(f'<text x="{LEFT - 10}" y="{at + 4}" text-anchor="end">{value:.4g}</text>')
+    for step in (tick for tick in ticks(0, last or 1, 6) if tick == int(tick)):
+        out.append(f'<text x="{_at(x, step)}" y="{HEIGHT - 10}" text-anchor="middle">{step:.0f}</text>')
+    return out
+
+
+def _line(points: Sequence[Point], kind: str, x: tuple, y: tuple) -> str:
+    if not points:
+        return ""
+    drawn = " ".join(f"{_at(x, step)},{_at(y, loss)}" for step, loss in _thin(points))
+    return f'<polyline class="{kind}" points="{drawn}"/>'
+
+
+def _thin(points: Sequence[Point]) -> list[Point]:
+    """At most about ``MOST`` points: of each stretch the least and the greatest, in order."""
+    share = -(-2 * len(points) // MOST)
+    if share <= 2:
+        return list(points)
+    out: list[Point] = []
+    for start in range(0, len(points), share):
+        stretch = points[start : start + share]
+        out.extend(sorted({min(stretch, key=lambda p: p[1]), max(stretch, key=lambda p: p[1])}))
+    return out
+
+
+def _marks(held: Sequence[Point], x: tuple, y: tuple) -> list[str]:
+    """A dot for each held-out loss, the best one ringed and named."""
+    if not held:
+        return []
+    out = [
+        f'<circle class="dot" cx="{_at(x, step)}" cy="{_at(y, loss)}" r="3">'
+        f"<title>step {step:.0f}: held-out {loss:.4g}</title></circle>"
+        for step, loss in _thin(held)
+    ]
+    step, loss = min(held, key=lambda point: point[1])
+    cx, cy = _at(x, step), _at(y, loss)
+    anchor = "end" if cx > WIDTH * 0.8 else "start" if cx < WIDTH * 0.2 else "middle"
+    below = cy + 24 if cy < HEIGHT - BOTTOM - 26 else cy - 14
+    out.append(f'<circle class="best" cx="{cx}" cy="{cy}" r="6"/>')
+    words = f"best {loss:.4g} at step {step:.0f}"
+    out.append(f'<text class="best-label" x="{cx}" y="{below}" text-anchor="{anchor}">{words}</text>')
+    return out

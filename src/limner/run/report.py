@@ -1,0 +1,306 @@
+"""The report: one HTML file that shows a run to people, needs nothing around it and runs nothing."""
+
+import importlib.metadata
+import os
+import platform
+import re
+import statistics
+import tomllib
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from limner.errors import BadData
+from limner.files import human, write_text
+from limner.run.chart import curve, series, smooth
+from limner.run.markup import Html, escape, image, picture, records, table, thumbnail
+from limner.run.rundir import RunDir
+
+COLUMNS, PROMPTS, IMAGES, NAMES = 8, 24, 120, 1000
+"""The most of each that one page shows; what is left out is counted on it."""
+CAPTION = 500
+"""Letters of one caption."""
+SIDE = 256
+"""The largest side of a picture in the page, in pixels."""
+LATEST = 4e9
+"""Seconds since 1970 that a clock may show."""
+PACKAGES = ("limner", "torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "pillow")
+LOCAL = re.compile(r"""(["'])(?:/|~/|[A-Za-z]:[/\\]+)[^"'\n]*?([^"'/\\\n]+)[/\\]*\1""")
+"""A path that starts at a root, as TOML writes it: what the machine is called is nobody's business."""
+
+
+def write_report(
+    run: RunDir, *, title: str | None = None, extra: Mapping[str, Mapping[str, Any]] | None = None
+) -> Path:
+    """Write ``report.html``: samples, curve, images, recipe, environment, as far as the run has come.
+
+    Args:
+        run: May be half finished, empty or damaged in part; what cannot be read is said on the page.
+        title: Headline; None = the recipe's ``name``, or that of the folder.
+        extra: Tables by headline, each ``{label: value}``; a value that is a list of mappings becomes a table
+            of its own. "environment" and "timings" are added to those of the page, others (say "figures")
+            get a section each.
+
+    Returns:
+        Where it is.
+    """
+    page = Page(run, title, extra or {})
+    template = Template(resources.files("limner.run").joinpath("report.template.html").read_text("utf-8"))
+    write_text(run.report_path, template.substitute(page.parts()))
+    return run.report_path
+
+
+class Page:
+    """What the report says, gathered once."""
+
+    def __init__(self, run: RunDir, title: str | None, extra: Mapping[str, Mapping[str, Any]]) -> None:
+        self.run = run
+        self.extra = {name.lower(): each for name, each in extra.items()}
+        self.problems: list[str] = []
+        self.rows = run.metrics()
+        self.text, self.recipe = self._recipe()
+        self.data: dict[str, Any] = self._read(run.data, {})
+        self.prompts: list[str] = self._read(run.prompts, [])
+        self.title = title or str(self.recipe.get("name") or run.path.resolve().name)
+        self.held = series(self.rows, "held_out")
+        self.losses = series(self.rows, "loss")
+
+    def parts(self) -> dict[str, str]:
+        """The values of the template."""
+        reserved = ("environment", "timings")
+        tables = {name: each for name, each in self.extra.items() if name not in reserved}
+        sections = [
+            self._samples(),
+            self._curve(),
+            *(_section(escape(name.capitalize()), table(each)) for name, each in tables.items()),
+            self._images(),
+            self._making(),
+        ]
+        now = datetime.now()
+        problems = [f'<p class="warn">{escape(text)}</p>' for text in self.problems]
+        return {
+            "title": escape(self.title),
+            "kind": "LoRA training report",
+            "lead": self._lead(),
+            "key": self._key(),
+            "body": "\n".join([*problems, *sections]),
+            "footer": f"Made by Limner {_version('limner')} on {now.day} {now:%B %Y, %H:%M}. "
+            "One file: it loads nothing and runs nothing.",
+        }
+
+    def _read(self, what: Callable[[], Any], otherwise: Any) -> Any:
+        try:
+            return what()
+        except BadData as error:
+            self.problems.append(str(error).replace(str(self.run.path), self.run.path.name))
+            return otherwise
+
+    def _recipe(self) -> tuple[str, dict[str, Any]]:
+        if not self.run.recipe_path.is_file():
+            return "", {}
+        text = self.run.recipe_path.read_bytes().decode("utf-8", "replace")
+        try:
+            return text, tomllib.loads(text)
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
+            self.problems.append(f"recipe.toml cannot be read: {error}.")
+            return text, {}
+
+    def _wish(self, section: str, key: str) -> Any:
+        found = self.recipe.get(section)
+        return found.get(key) if isinstance(found, dict) else None
+
+    # the head ----------------------------------------------------------------------------------------------
+
+    def _lead(self) -> Html:
+        base, trigger, rank = (
+            self.recipe.get("base"),
+            self._wish("data", "trigger"),
+            self._wish("lora", "rank"),
+        )
+        said = [
+            f"on {Path(str(base)).name}" if base else "",
+            f"trigger “{trigger}”" if trigger else "",
+            f"rank {rank}" if rank else "",
+        ]
+        return escape(" · ".join(text for text in said if text)) or "The recipe is not there yet."
+
+    def _key(self) -> Html:
+        done, wish = max((row["step"] for row in self.rows), default=0), self._wish("train", "steps")
+        facts = [("Steps", f"{done}", f"of {wish}" if isinstance(wish, int) and wish > done else "finished")]
+        if not done:
+            facts = [("Steps", "0", "not started")]
+        if self.losses:
+            facts.append(("Training loss", f"{smooth(self.losses)[-1][1]:.4g}", "smoothed, at the end"))
+        if self.held:
+            step, best = min(self.held, key=lambda point: point[1])
+            facts.append(
+                ("Best held-out loss", f"{best:.4g}", f"step {step:.0f}; at first {self.held[0][1]:.4g}")
+            )
+        if images := len(self._entries("images")):
+            left_out = len(self._entries("rejected"))
+            facts.append(("Images", f"{images}", f"{left_out} left out" if left_out else "none left out"))
+        if seconds := series(self.rows, "seconds"):
+            spent = [value for _, value in seconds]
+            facts.append(("Training time", _duration(sum(spent)), f"{statistics.median(spent):.3g} s a step"))
+        if self.run.lora_path.is_file():
+            facts.append(("LoRA file", human(self.run.lora_path.stat().st_size), self.run.lora_path.name))
+        cells = (
+            f"<div><dt>{n}</dt><dd>{escape(v)}<small>{escape(s)}</small></dd></div>" for n, v, s in facts
+        )
+        return f'<dl class="key">{"".join(cells)}</dl>'
+
+    # the sections ------------------------------------------------------------------------------------------
+
+    def _samples(self) -> Html:
+        taken = self.run.samples()
+        if not taken:
+            return ""
+        best = self.run.best()
+        steps = _chosen(list(taken), COLUMNS, best)
+        indices = sorted({index for step in steps for index in taken[step]})
+        cells = [f'<div class="steps">{_step(step, best)}</div>' for step in steps]
+        for index in indices[:PROMPTS]:
+            prompt = self.prompts[index] if index < len(self.prompts) else f"prompt {index}"
+            cells.append(f'<div class="prompt">{escape(prompt)}</div>')
+            cells.extend(self._sample(taken[step].get(index), prompt, step) for step in steps)
+        note = (
+            "Each row is one prompt with one seed; training goes on from left to right. The first column is "
+        )
+        note += "the base model without the LoRA." if steps[0] == 0 else f"step {steps[0]}."
+        note += _left_out(len(taken) - len(steps), "sampled step")
+        note += _left_out(len(indices) - PROMPTS, "prompt")
+        grid = f'<div class="samples" style="--columns:{len(steps)}">{"".join(cells)}</div>'
+        return _section("Samples", f'<div class="wide">{grid}</div>', note)
+
+    def _sample(self, path: Path | None, prompt: str, step: int) -> Html:
+        url = picture(path, SIDE) if path else None
+        if path and not url:
+            self.problems.append(f"The sample {path.parent.name}/{path.name} cannot be read.")
+        return image(url, f"{prompt}, step {step}")
+
+    def _curve(self) -> Html:
+        drawing = curve(self.rows)
+        if not drawing:
+            return _section("Loss", '<p class="note">No losses have been measured yet.</p>')
+        legend = (
+            '<div class="legend"><span><i style="color:var(--ink)"></i>training, smoothed</span>'
+            '<span><i style="color:var(--soft);opacity:.5"></i>training, each step</span>'
+            '<span><i style="color:var(--accent)"></i>held-out</span></div>'
+        )
+        note = "Held-out loss is measured at fixed times and noise, so its points compare with each other. "
+        note += "Where it rises while training loss falls, the LoRA learns its images by heart."
+        return _section("Loss", f'{legend}<div class="wide">{drawing}</div>', note if self.held else "")
+
+    def _entries(self, name: str) -> list[dict[str, Any]]:
+        found = self.data.get(name)
+        return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+
+    def _images(self) -> Html:
+        images, rejected = self._entries("images"), self._entries("rejected")
+        if not images and not rejected:
+            return _section("Images", '<p class="note">The images have not been read yet.</p>')
+        parts = [f'<div class="images">{"".join(_card(entry) for entry in images[:IMAGES])}</div>']
+        if more := images[IMAGES:]:
+            names = ", ".join(escape(entry.get("name", "")) for entry in more[:NAMES])
+            parts.append(f"<details><summary>{len(more)} more</summary>{names}</details>")
+        if rejected:
+            rows = [
+                {"image": entry.get("name", ""), "why": entry.get("reason", "")} for entry in rejected[:NAMES]
+            ]
+            note = (
+                f'<p class="note">{_left_out(len(rejected) - NAMES, "image")}</p>'
+                if len(rejected) > NAMES
+                else ""
+            )
+            parts.append(f"<h3>Left out ({len(rejected)})</h3>{records(rows)}{note}")
+        return _section(f"Images ({len(images)})", "".join(parts))
+
+    def _making(self) -> Html:
+        timings = self._timings() | dict(self.extra.get("timings", {}))
+        environment = _environment() | dict(self.extra.get("environment", {}))
+        parts = [f"<div><h3>Environment</h3>{table(environment)}</div>"]
+        if timings:
+            parts.append(f"<div><h3>Timings</h3>{table(timings)}</div>")
+        plan = self._read(lambda: self.run.read(self.run.plan_path), None)
+        if isinstance(plan, dict):
+            parts.append(f"<div><h3>Plan</h3>{table(plan)}</div>")
+        shared = LOCAL.sub(r"\1…/\2\1", self.text)
+        recipe = f"<pre>{escape(shared)}</pre>" if shared else ""
+        return _section("How it was made", f'{recipe}<div class="two">{"".join(parts)}</div>')
+
+    def _timings(self) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        if clock := [value for _, value in series(self.rows, "time") if 0 < value < LATEST]:
+            ends = (datetime.fromtimestamp(value) for value in (min(clock), max(clock)))
+            out["from, to"] = " – ".join(f"{end:%Y-%m-%d %H:%M}" for end in ends)
+        if seconds := [value for _, value in series(self.rows, "seconds")]:
+            out["training steps"] = _duration(sum(seconds))
+            out["median step"] = f"{statistics.median(seconds):.3g} s"
+        return out
+
+
+def _section(headline: Html, body: Html, note: str = "") -> Html:
+    said = f'<p class="note">{escape(note)}</p>' if note else ""
+    return f"<section><h2>{headline}</h2>{said}{body}</section>"
+
+
+def _card(entry: Mapping[str, Any]) -> Html:
+    """One training image: picture, name, sizes, captions."""
+    captions = entry.get("captions")
+    said = [str(caption) for caption in captions] if isinstance(captions, list) else []
+    size = entry.get("size")
+    seen = f" → {size[0]}×{size[1]}" if isinstance(size, list) and len(size) == 2 else ""
+    facts = f"{entry.get('width', '?')}×{entry.get('height', '?')}{seen}"
+    if entry.get("held_out") is True:
+        facts += " · held out"
+    name = str(entry.get("name", ""))
+    lines = "".join(f"<span>{escape(caption[:CAPTION])}</span>" for caption in said[:4])
+    return (
+        f"<figure>{image(thumbnail(entry.get('thumb'), SIDE), name)}<figcaption><b>{escape(name)}</b>"
+        f"<small>{escape(facts)}</small>{lines}</figcaption></figure>"
+    )
+
+
+def _step(step: int, best: int | None) -> Html:
+    name = "base" if step == 0 else f"step {step}"
+    return f"{name} <b>best kept</b>" if step == best else name
+
+
+def _chosen(steps: list[int], most: int, best: int | None) -> list[int]:
+    """At most ``most`` of the ascending steps: the first, the last, the best, the others evenly spread."""
+    if len(steps) <= most:
+        return steps
+    even = [steps[round(place * (len(steps) - 1) / (most - 1))] for place in range(most)]
+    if best in steps and best not in even:
+        nearest = min(even[1:-1], key=lambda step: abs(step - best))
+        even[even.index(nearest)] = best
+    return sorted(even)
+
+
+def _left_out(count: int, what: str) -> str:
+    return f" {count} more {what}{'s' if count > 1 else ''} not shown." if count > 0 else ""
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"
+
+
+def _environment() -> dict[str, str]:
+    machine = f"{platform.system()} {platform.release()}, {platform.machine()}, {os.cpu_count()} CPU cores"
+    return {"machine": machine, "python": platform.python_version()} | {
+        name: version for name in PACKAGES if (version := _version(name))
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""

@@ -1,0 +1,282 @@
+import base64
+import io
+import json
+import re
+import time
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+
+from limner.run.report import COLUMNS, IMAGES, _chosen, write_report
+from limner.run.rundir import RunDir
+
+EVIL = """</title></script><script>alert(1)</script><img src=x onerror="alert(2)">'"&$title ${body}"""
+RECIPE = """
+base = "/home/anna/models/flux"
+name = "Marmalade"
+[data]
+images = '/home/anna/photos/'
+trigger = "sks cat"
+[lora]
+rank = 16
+[train]
+steps = 40
+"""
+
+
+class Seen(HTMLParser):
+    """What a browser would build: tags, attributes, text."""
+
+    void = ("meta", "img", "line", "rect", "polyline")
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.attributes, self.text, self.stack = [], [], "", []
+        self.feed(html)
+        assert self.stack == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes.extend(attrs)
+        if tag not in self.void:
+            self.stack.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes.extend(attrs)
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def seen(run, **options):
+    return Seen(write_report(run, **options).read_text("utf-8"))
+
+
+def thumb(size=(60, 40)):
+    out = io.BytesIO()
+    Image.new("RGB", size, (200, 60, 20)).save(out, "JPEG")
+    return base64.b64encode(out.getvalue()).decode()
+
+
+def put(run, name, text):
+    path = run.path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+
+
+def paint(run, *steps, prompts=2):
+    for step in steps:
+        for index in range(prompts):
+            path = run.sample_path(step, index)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (64, 64), (step % 256, index, 0)).save(path)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunDir(tmp_path / "cat")
+
+
+@pytest.fixture
+def whole(run):
+    put(run, "recipe.toml", RECIPE)
+    images = [
+        {
+            "name": "a.jpg",
+            "width": 4032,
+            "height": 3024,
+            "size": [64, 48],
+            "captions": ["a cat"],
+            "thumb": thumb(),
+        }
+    ]
+    images.append(
+        {"name": "b.jpg", "width": 64, "height": 64, "size": None, "captions": [], "held_out": True}
+    )
+    rejected = [{"name": "scan.tiff", "reason": "Too small. Use a larger one."}]
+    put(run, "data.json", json.dumps({"images": images, "rejected": rejected}))
+    run.write_prompts(["sks cat on a boat", "pizza"])
+    paint(run, 0, 20, 40)
+    for step in range(1, 41):
+        row = {"step": step, "loss": 1 / step, "seconds": 0.5, "time": 1.8e9 + step}
+        run.log(row | ({"held_out": 0.25} if step == 20 else {"held_out": 0.75} if step == 40 else {}))
+    put(run, "lora.safetensors", b"x" * 1_200_000)
+    for step in (20, 40):
+        put(run, f"checkpoints/step-{step:06d}.safetensors", "")
+    return run
+
+
+def test_a_whole_run_is_told_whole(whole):
+    extra = {
+        "figures": {"scores": [{"with trigger": "style", "after": 0.91}]},
+        "Environment": {"gpu": "none"},
+    }
+    page = seen(whole, extra=extra)
+    for words in (
+        "Marmalade",
+        "on flux",
+        "trigger “sks cat”",
+        "rank 16",
+        "40finished",
+        "0.25step 20",
+        "20.0 s",
+        "1.2 MB",
+    ):
+        assert words in page.text
+    for words in (
+        "sks cat on a boat",
+        "step 20 best kept",
+        "best 0.25 at step 20",
+        "4032×3024 → 64×48",
+        "held out",
+    ):
+        assert words in page.text
+    for words in (
+        "Left out (1)",
+        "Too small. Use a larger one.",
+        "Figures",
+        "0.91",
+        "gpu",
+        "python",
+        "torch",
+        "0.5 s",
+    ):
+        assert words in page.text
+    assert page.tags.count("img") == 6 + 1
+    assert page.text.count("Environment") == 1
+
+
+def test_nothing_is_loaded_or_run(whole):
+    page = seen(whole)
+    assert not {"script", "link", "iframe", "object", "form", "a", "base"} & set(page.tags)
+    assert all(value.startswith("data:image/") for name, value in page.attributes if name in ("src", "href"))
+    assert not any(name.startswith("on") for name, _ in page.attributes)
+    assert any(
+        name == "content" and value.startswith("default-src 'none'; ") for name, value in page.attributes
+    )
+    assert not re.search(r"https?://|url\((?!#)|@import", whole.report_path.read_text())
+
+
+def test_it_follows_the_theme_of_the_reader(whole):
+    assert "prefers-color-scheme: dark" in write_report(whole).read_text()
+
+
+def test_where_things_lie_on_this_machine_stays_here(whole, tmp_path):
+    html = write_report(whole).read_text()
+    assert "anna" not in html
+    assert str(tmp_path) not in html
+    assert "…/photos" in html
+
+
+def test_an_empty_run_has_a_report(run):
+    page = seen(run)
+    for words in ("cat", "not started", "No losses", "images have not been read", "recipe is not there"):
+        assert words in page.text
+    assert "img" not in page.tags
+
+
+def test_a_run_half_way_says_so(run):
+    put(run, "recipe.toml", RECIPE)
+    for step in (1, 2, 3):
+        run.log({"step": step, "loss": 0.5})
+    page = seen(run)
+    assert "3of 40" in page.text
+    assert "svg" in page.tags
+    assert "Samples" not in page.text
+
+
+def test_hostile_text_stays_text(whole):
+    put(
+        whole,
+        "recipe.toml",
+        f"name = {json.dumps(EVIL)}\nbase = {json.dumps(EVIL)}\n[data]\ntrigger = {json.dumps(EVIL)}",
+    )
+    entry = {
+        "name": EVIL,
+        "width": EVIL,
+        "height": EVIL,
+        "size": [EVIL, EVIL],
+        "captions": [EVIL],
+        "thumb": EVIL,
+    }
+    put(whole, "data.json", json.dumps({"images": [entry], "rejected": [{"name": EVIL, "reason": EVIL}]}))
+    put(whole, "plan.json", json.dumps({EVIL: {EVIL: EVIL}}))
+    whole.write_prompts([EVIL, EVIL])
+    whole.log({"step": 41, "note": EVIL, "loss": 0.1, EVIL: 1})
+    page = seen(whole, extra={EVIL: {EVIL: EVIL, "t": [{EVIL: EVIL}]}})
+    assert not {"script", "b onerror"} & set(page.tags)
+    assert not any(name.startswith("on") for name, _ in page.attributes)
+    assert all(value.startswith("data:image/") for name, value in page.attributes if name == "src")
+    assert page.text.count("alert(1)") > 8
+    assert "$title ${body}" in page.text  # and is not a place of the template
+    assert seen(whole, title=EVIL).tags == seen(whole, title="x").tags
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff\xfe", b"[" * 10**5, b"null", b"7", b'{"images": 3, "rejected": [1]}']
+)
+@pytest.mark.parametrize(
+    "name", ["data.json", "plan.json", "samples/prompts.json", "recipe.toml", "metrics.jsonl"]
+)
+def test_damaged_files_never_cost_the_report(whole, name, content):
+    put(whole, name, content)
+    page = seen(whole)
+    assert "How it was made" in page.text
+    if name.endswith("n") and content in (b"", b"{"):
+        assert f"{name.split('/')[-1]} cannot be read" in page.text
+
+
+@pytest.mark.parametrize(
+    "value", [None, 5, "x", [], {}, [None], {"images": [{}]}, {"images": [{"captions": 5, "size": 7}]}]
+)
+def test_data_of_any_shape_make_a_page(run, value):
+    put(run, "data.json", json.dumps(value))
+    assert "How it was made" in seen(run).text
+
+
+def test_recipes_of_any_shape_make_a_page(run):
+    for text in ("data = 5\ntrain = []\nname = 3", "[train]\nsteps = 'many'", "name = ['a']"):
+        put(run, "recipe.toml", text)
+        assert "How it was made" in seen(run).text
+
+
+def test_a_damaged_sample_is_named(whole):
+    whole.sample_path(20, 1).write_bytes(b"\x89PNG torn")
+    page = seen(whole)
+    assert "step-000020/01.png cannot be read" in page.text
+    assert page.tags.count("img") == 6
+
+
+def test_the_page_is_bounded_and_says_what_it_leaves_out(whole):
+    paint(whole, *range(50, 80), prompts=1)
+    entry = {"name": "n", "width": 9, "height": 9, "captions": ["c" * 2000] * 5, "thumb": thumb((900, 900))}
+    put(whole, "data.json", json.dumps({"images": [entry] * 400, "rejected": []}))
+    start = time.perf_counter()
+    page = seen(whole)
+    assert time.perf_counter() - start < 8
+    assert page.tags.count("img") <= COLUMNS * 2 + IMAGES
+    assert "25 more sampled steps not shown" in page.text
+    assert f"{400 - IMAGES} more" in page.text
+
+
+def test_chosen_steps_hold_the_ends_and_the_best():
+    steps = list(range(0, 1000, 10))
+    for best in (None, 0, 130, 985, 990, 500):
+        chosen = _chosen(steps, 8, best)
+        assert len(chosen) == len(set(chosen)) == 8
+        assert chosen == sorted(chosen)
+        assert {0, 990} <= set(chosen)
+        assert best in chosen or best not in steps
+    assert _chosen([0, 5], 8, 5) == [0, 5]
+
+
+def test_writing_again_replaces_it(run):
+    first = write_report(run, title="first").read_text()
+    assert "second" in write_report(run, title="second").read_text()
+    assert "first" in first
+    assert [path.name for path in run.path.iterdir()] == ["report.html"]
