@@ -22,7 +22,6 @@ class Objective:
     time_density: str | None = None
     time_shift: float | None = None
     guidance: float = 1.0
-    text_length: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +108,14 @@ class Family:
             known = ", ".join(sorted(self.targets))
             raise BadRecipe(f"lora.targets is {wanted!r}; {self.name} has {known}. Or list module endings.")
         return self.targets[name]
+
+    def check_side(self, name: str, pixels: int | None) -> None:
+        """Raise ``BadRecipe`` unless an image side can be painted; the stock pipeline would round it down."""
+        if pixels is not None and pixels % self.multiple:
+            near = max(1, round(pixels / self.multiple)) * self.multiple
+            raise BadRecipe(
+                f"{name} is {pixels}; {self.name} paints multiples of {self.multiple}. Set {near}."
+            )
 
     def library(self, part: str) -> tuple[str, str]:
         """The library and class that load a part."""

@@ -21,6 +21,7 @@ from limner.nn import flow, text
 from limner.nn.draws import Draw
 
 CLIP_LENGTH = 77
+SHIFT_RANGE = {"base_shift": 0.5, "max_shift": 1.15, "base_image_seq_len": 256, "max_image_seq_len": 4096}
 
 
 @unit("clip_tokens", uses=("tokenizer",))
@@ -73,10 +74,13 @@ def draw_noise(latent: Tensor, draw: Draw) -> Tensor:
 
 
 @unit("time")
-def draw_time(latent: Tensor, draw: Draw, *, time_density: str, time_shift: float | None) -> Tensor:
+def draw_time(
+    latent: Tensor, draw: Draw, *, time_density: str, time_shift: float | None, shift_range: tuple[float, ...]
+) -> Tensor:
     """(B,) in (0, 1), 1 = noise. ``time_shift`` None shifts by the number of tokens, as the sampler does."""
-    tokens = latent.shape[-2] * latent.shape[-1] // 4
-    shift = flow.resolution_shift(tokens) if time_shift is None else time_shift
+    shift = (
+        flow.resolution_shift(latent[0, 0].numel() // 4, *shift_range) if time_shift is None else time_shift
+    )
     return flow.shifted(flow.density(time_density, draw.uniform("time", latent)), shift)
 
 
@@ -93,13 +97,12 @@ def denoise(  # noqa: PLR0913  what a FLUX transformer reads is what it reads
 ) -> Tensor:
     """-> (B, h/2 * w/2, 64), the velocity of each token. ``guidance`` None: the model has no such input."""
     height, width = latent.shape[-2] // 2, latent.shape[-1] // 2
-    scale = None if guidance is None else torch.full_like(time, guidance)
     return transformer(
         hidden_states=pack(flow.noisy(latent, noise, time)),
         encoder_hidden_states=context,
         pooled_projections=pooled,
         timestep=time,
-        guidance=scale,
+        guidance=None if guidance is None else torch.full_like(time, guidance),
         img_ids=grid(height, width, latent.device),
         txt_ids=torch.zeros(context.shape[1], 3, device=latent.device),
         return_dict=False,
@@ -128,10 +131,8 @@ def grid(height: int, width: int, device: torch.device) -> Tensor:
 
 
 def _tokens(tokenizer: Any, caption: Sequence[str], length: int) -> Tensor:
-    out = tokenizer(
-        list(caption), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-    )
-    return out.input_ids
+    full = {"padding": "max_length", "max_length": length, "truncation": True}
+    return tokenizer(list(caption), **full, return_tensors="pt").input_ids
 
 
 def constants(source: Source, objective: Objective) -> Mapping[str, Any]:
@@ -143,9 +144,10 @@ def constants(source: Source, objective: Objective) -> Mapping[str, Any]:
         density, own_shift = "logit-normal", 1.0
     guided = bool(source.config("transformer").get("guidance_embeds"))
     return {
-        "text_length": objective.text_length or source.facts.get("text_length", 512 if guided else 256),
+        "text_length": source.facts.get("text_length", 512 if guided else 256),
         "time_density": density,
         "time_shift": own_shift if objective.time_shift is None else objective.time_shift,
+        "shift_range": tuple(sampler.get(key, own) for key, own in SHIFT_RANGE.items()),
         "guidance": objective.guidance if guided else None,
     }
 
@@ -159,7 +161,8 @@ def identity(source: Source) -> tuple[str, str]:
 def options(source: Source, canvas: Canvas) -> dict[str, Any]:
     """How the stock pipeline is called. Without guidance input: true guidance, at twice the time."""
     guided = bool(source.config("transformer").get("guidance_embeds"))
-    guidance = source.facts.get("guidance", 3.5) if canvas.guidance is None else canvas.guidance
+    own = source.facts.get("guidance", 3.5 if guided else 1.0)  # schnell needs none: it is distilled
+    guidance = own if canvas.guidance is None else canvas.guidance
     return {
         "negative_prompt": None if guided else "",
         "true_cfg_scale": 1.0 if guided else guidance,
@@ -186,10 +189,7 @@ def paint(
         scheduler=FlowMatchEulerDiscreteScheduler.from_config(source.config("scheduler")),
         vae=models["vae"],
         transformer=models["transformer"],
-        text_encoder=None,
-        text_encoder_2=None,
-        tokenizer=None,
-        tokenizer_2=None,
+        **dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")),
     )
     pipe.set_progress_bar_config(disable=True)
     out: list[Image.Image] = []

@@ -4,11 +4,15 @@ import importlib
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from limner.errors import BadBase
 from limner.families.base import Family
 from limner.families.source import Source
+
+BROKEN = (OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, SafetensorError)
+"""What the libraries raise over the files of a base that are torn, foreign or of another model."""
 
 
 def precision_of(family: Family, part: str, dtype: torch.dtype) -> torch.dtype:
@@ -36,13 +40,20 @@ def load(family: Family, source: Source, part: str, *, dtype: torch.dtype, devic
     folder = source.root / part
     try:
         if part.startswith("tokenizer"):
-            return cls.from_pretrained(folder)
-        wanted = precision_of(family, part, dtype)
-        model = cls.from_pretrained(folder, use_safetensors=True, local_files_only=True, dtype=wanted)
-    except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
+            return cls.from_pretrained(folder, local_files_only=True)
+        model, seen = cls.from_pretrained(
+            folder,
+            use_safetensors=True,
+            local_files_only=True,
+            dtype=precision_of(family, part, dtype),
+            output_loading_info=True,
+        )
+    except BROKEN as error:
         raise BadBase(
-            f"{source.name}: {part}/ cannot be loaded: {_first_line(error)}. Copy the base again."
+            f"{source.name}: {part}/ cannot be loaded: {first_line(error)}. {source.again}"
         ) from error
+    if missing := sorted(seen["missing_keys"]):  # the libraries would go on with random numbers
+        raise BadBase(f"{source.name}: {part}/ lacks {len(missing)} tensors: {missing[0]} .. {source.again}")
     return model.to(device).requires_grad_(requires_grad=False).eval()
 
 
@@ -69,5 +80,7 @@ def hush() -> None:
         library.utils.logging.disable_progress_bar()
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+def first_line(error: Exception) -> str:
+    """What an error of a library says, cut to one line."""
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return line[:200].rstrip(". ")

@@ -1,5 +1,6 @@
 """Where a base's files are: a folder in diffusers layout, found locally or on the hub."""
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from limner.errors import BadBase
-from limner.files import sha256_file, write_json
+from limner.files import sha256_file, write_text
 
 HUB = {
     "flux-dev": ("black-forest-labs/FLUX.1-dev", "FLUX.1 [dev] Non-Commercial License", True),
@@ -22,6 +23,8 @@ WEIGHTS = (
     ("diffusion_pytorch_model", ("transformer", "vae", "unet")),
     ("model", ("text_encoder", "text_encoder_2", "text_encoder_3")),
 )
+
+TOKENIZER = (".json", ".txt", ".model")
 
 
 @dataclass(frozen=True)
@@ -52,37 +55,38 @@ class Source:
         """
         folder = self.root / part
         if not folder.is_dir():
-            raise BadBase(f"{self.name}: the folder {part}/ is missing in {self.root}. {self._again()}")
+            raise BadBase(f"{self.name}: the folder {part}/ is missing in {self.root}. {self.again}")
         if part.startswith("tokenizer"):
-            return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+            files = sorted(p for p in folder.iterdir() if p.suffix in TOKENIZER)
+            if not files:
+                raise BadBase(f"{self.name}: {part}/ is empty. {self.again}")
+            return files
         stem = next((stem for stem, parts in WEIGHTS if part in parts), "model")
         index = folder / f"{stem}.safetensors.index.json"
         whole = folder / f"{stem}.safetensors"
         files = [whole]
         if not whole.exists() and index.exists():
             files = sorted({folder / name for name in _json(index).get("weight_map", {}).values()})
-        missing = [path.name for path in files if not path.exists()]
+        missing = [path.name for path in (folder / "config.json", *files) if not path.exists()]
         if missing or not files:
             if any(folder.glob("*.bin")):
                 raise BadBase(
                     f"{self.name}: {part}/ holds pickled weights only. Convert them to safetensors; "
                     "Limner never unpickles."
                 )
-            raise BadBase(f"{self.name}: {part}/ lacks {', '.join(missing) or index.name}. {self._again()}")
+            raise BadBase(f"{self.name}: {part}/ lacks {', '.join(missing) or index.name}. {self.again}")
         return files
 
     def fingerprint(self, part: str, precision: str) -> str:
         """Identity of a part's weights at a precision. Reads each file's bytes once per machine."""
         files = self.weights(part)
-        if part.startswith("tokenizer"):
-            files = [path for path in files if path.name != "README.md"]
-        names = [f"{path.name}={_content(path)}" for path in files]
-        config = (
-            [] if part.startswith("tokenizer") else [f"config={_content(self.root / part / 'config.json')}"]
-        )
-        return " ".join([*config, *names, precision])
+        if not part.startswith("tokenizer"):
+            files = [self.root / part / "config.json", *files]
+        return " ".join([*(f"{path.name}={_content(path)}" for path in files), precision])
 
-    def _again(self) -> str:
+    @property
+    def again(self) -> str:
+        """What to do when a part of the base is missing or broken."""
         hub = HUB.get(self.name, (self.name,))[0]
         if self.name in HUB or "/" in self.name:
             return f"Download it again: {download_command(hub)}"
@@ -137,7 +141,7 @@ def _from_hub(name: str) -> Path:
         raise BadBase(f"The hub has no {hub_id}, or it is private. Check the name, or log in.") from error
     except errors.HFValidationError as error:
         raise BadBase(f"{name!r} is no folder here and no valid hub id (owner/name).") from error
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
+    except (errors.HTTPError, OSError) as error:  # LocalEntryNotFoundError and offline mode among them
         raise BadBase(
             f"{hub_id} is not on this disk and the hub cannot be reached. With network: {how}."
         ) from error
@@ -166,7 +170,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _content(path: Path) -> str:
-    """SHA-256 of a file: from the hub cache's blob name where there is one, else read once and noted."""
+    """SHA-256 of a file: its name in the hub's cache where it lies there, else read once and noted."""
     real = path.resolve()
     if len(real.name) == 64 and real.parent.name == "blobs":
         return real.name
@@ -175,16 +179,10 @@ def _content(path: Path) -> str:
         return sha256_file(real)
     home = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "limner" / "fingerprints"
     key = f"{real} {facts.st_size} {facts.st_mtime_ns}"
-    note = home / f"{sha_text(key)}.json"
-    if note.is_file():
-        return str(_json(note)["sha256"])
+    note = home / f"{hashlib.sha256(key.encode()).hexdigest()}.txt"
+    known = note.read_text(errors="replace").split() if note.is_file() else []
+    if len(known) == 1 and len(known[0]) == 64:
+        return known[0]
     value = sha256_file(real)
-    write_json(note, {"file": key, "sha256": value})
+    write_text(note, value + "\n")
     return value
-
-
-def sha_text(text: str) -> str:
-    """SHA-256 of a text, in hex."""
-    import hashlib
-
-    return hashlib.sha256(text.encode()).hexdigest()

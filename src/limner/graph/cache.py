@@ -85,9 +85,10 @@ class Cache:
         try:
             with safe_open(path, framework="pt") as file:
                 facts = file.metadata() or {}
-                values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                # copied, so that what is checked is what is used, and no mapping outlives this call
+                values = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         except FileNotFoundError as error:
-            raise BadCache(f"Cache entry {path} is gone. Run `limner cache` again.") from error
+            raise BadCache(f"Cache entry {path} is gone. Run again to compute it anew.") from error
         except (SafetensorError, OSError, ValueError) as error:
             raise BadCache(
                 f"Cache entry {path} cannot be read ({error}). Delete it and run again."
@@ -95,11 +96,32 @@ class Cache:
         if facts.get("format") != FORMAT:
             raise BadCache(
                 f"Cache entry {path} has format {facts.get('format')!r}, this version reads {FORMAT!r}. "
-                "Delete it and run again."
+                "Choose another folder with data.cache, or delete this one."
             )
         if facts.get("address") != address or facts.get("digest") != digest(values):
             raise BadCache(f"Cache entry {path} is not what its name says. Delete it and run again.")
         return values
+
+    def damage(self, address: str) -> str:
+        """Why an entry that is there cannot be used; "" when it can.
+
+        Raises:
+            BadCache: Another version of Limner wrote it: not ours to replace.
+        """
+        try:
+            self.read(address)
+        except BadCache as error:
+            if self._format(address) not in (None, FORMAT):
+                raise
+            return str(error)
+        return ""
+
+    def _format(self, address: str) -> str | None:
+        try:
+            with safe_open(self.path(address), framework="pt") as file:
+                return (file.metadata() or {}).get("format")
+        except (SafetensorError, OSError):
+            return None
 
     def discard(self, address: str) -> None:
         """Remove an entry that cannot be read, so that the next run computes it again."""

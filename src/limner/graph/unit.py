@@ -127,7 +127,7 @@ def run(
     known = dict(values)
     for each in units:
         if not all(name in known for name in each.writes):
-            known |= each.run(models, known, draw)
+            known = each.run(models, known, draw) | known
     return known
 
 

@@ -66,7 +66,7 @@ def fit(setting: Fit, losses: Losses, *, start: int, steps: int) -> Iterator[Ste
         if not all(math.isfinite(x) for x in seen):
             raise Diverged(
                 f"Step {step + 1}: loss {seen[0]:.4g}, gradient norm {seen[1]:.4g}. "
-                "Halve train.learning_rate; if that does not help, look for a broken image with train.batch = 1."
+                "Halve train.learning_rate; if that does not help, find the bad image with train.batch = 1."
             )
         if setting.clip and seen[1] > setting.clip:
             nn.utils.clip_grads_with_norm_(parameters, setting.clip, norm)

@@ -33,9 +33,11 @@ def shifted(time: Tensor, shift: float) -> Tensor:
     return shift * time / (1 + (shift - 1) * time)
 
 
-def resolution_shift(tokens: int, *, low: float = 0.5, high: float = 1.15) -> float:
-    """FLUX's shift exp(mu), mu linear in the number of image tokens from 256 (low) to 4096 (high).
+def resolution_shift(
+    tokens: int, low: float = 0.5, high: float = 1.15, few: float = 256, many: float = 4096
+) -> float:
+    """FLUX's shift exp(mu), mu linear in the number of image tokens: low at few, high at many.
 
     Source: black-forest-labs/flux, ``sampling.py``, ``get_schedule``.
     """
-    return math.exp(low + (high - low) * (tokens - 256) / (4096 - 256))
+    return math.exp(low + (high - low) * (tokens - few) / (many - few))

@@ -52,8 +52,7 @@ def attach(
 ) -> nn.Module:
     """Freeze ``model`` and put a LoRA on each named linear layer: y = W x + (alpha / rank) U (D x).
 
-    D is drawn from ``seed``, U is zero, so step 0 is the base model. Factors are fp32 masters. ``alpha`` is
-    scaled per layer, and the rank never exceeds what the layer can use, min(in, out).
+    D is drawn from ``seed`` on the CPU, U is zero, so step 0 is the base model. Factors are fp32 masters.
     """
     model.requires_grad_(requires_grad=False)
     config = LoraConfig(
@@ -62,7 +61,7 @@ def attach(
         lora_dropout=dropout,
         target_modules=list(names),
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(config, model, adapter_name=NAME)
     for parameter in trained(model):

@@ -1,5 +1,6 @@
 """Several processes as one: shares of the work, and sums that do not depend on who did what."""
 
+import os
 from collections.abc import Sequence
 
 import torch
@@ -14,6 +15,24 @@ def rank() -> int:
 def world() -> int:
     """How many processes work on this run."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def mine(address: str) -> bool:
+    """Whether this process does the work under a hash in hex. All agree on it without a word.
+
+    It depends on nothing that changes while others work, such as what is already done.
+    """
+    return int(address[:8], 16) % world() == rank()
+
+
+def anyone(flag: bool) -> bool:  # noqa: FBT001  the flag is all there is
+    """Whether ``flag`` is set in any process: how all of them stop at the same step."""
+    if world() == 1:
+        return flag
+    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+    count = torch.tensor(float(flag), device=device)
+    distributed.all_reduce(count)
+    return count.item() > 0
 
 
 def barrier() -> None:
@@ -41,8 +60,6 @@ def sum_gradients(parameters: Sequence[nn.Parameter], loss: Tensor) -> Tensor:
 
 def start() -> None:
     """Join the other processes, when a launcher such as ``accelerate launch`` started several."""
-    import os
-
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
         from accelerate import PartialState
 

@@ -3,7 +3,8 @@
 import base64
 import io
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,6 @@ from torch import Tensor
 from limner.data.folder import Folder
 from limner.data.images import read_image
 from limner.data.views import View
-from limner.errors import BadCache
 from limner.files import human, require_space, write_json, write_text
 from limner.graph.cache import Cache
 from limner.nn import processes
@@ -25,7 +25,7 @@ from limner.run.rundir import RunDir
 from limner.run.say import Say
 from limner.run.setting import Setting, prepare
 
-PARALLEL_READERS = 2**31
+HELD = 2**31
 """Bytes of frozen values held in memory while training; the rest is read again when it is drawn."""
 THUMBNAIL = 160
 
@@ -44,9 +44,7 @@ class Cached:
 class Store:
     """Frozen values of rows, read through a bounded memory."""
 
-    def __init__(
-        self, cache: Cache, table: Table, rows: Sequence[Row], *, room: int = PARALLEL_READERS
-    ) -> None:
+    def __init__(self, cache: Cache, table: Table, rows: Sequence[Row], *, room: int = HELD) -> None:
         self.cache, self.table, self.rows, self.room = cache, table, rows, room
         self._held: dict[str, dict[str, Tensor]] = {}
 
@@ -59,6 +57,11 @@ class Store:
         """Rows of one shape, stacked and moved."""
         rows = [self.row(number) for number in numbers]
         return {name: torch.cat([row[name] for row in rows]).to(device) for name in rows[0]}
+
+    def addresses(self) -> list[str]:
+        """Every entry that the rows read, sorted."""
+        pairs = zip(self.table, self.rows, strict=True)
+        return sorted({places[name] for places, row in pairs for name in row.wanted})
 
     def _entry(self, address: str) -> dict[str, Tensor]:
         if address in self._held:
@@ -74,16 +77,17 @@ class Store:
 def cache(recipe: Recipe, out: Path, say: Say) -> Cached:
     """Fill the cache for a recipe and record in the run folder what the run will read.
 
-    Safe to run alone, again, from several processes at once, and to kill at any moment.
+    Safe to run alone, again, in several processes that a launcher started, and to kill at any moment.
     """
+    processes.start()
     run = RunDir(out)
-    with run.lock():
+    with run.lock() if processes.rank() == 0 else nullcontext():
         setting = prepare(recipe)
-        start = time.monotonic()
-        _, report = stock(setting, run, say)
+        store, report = stock(setting, say)
+        record(setting, run, store)
         say.line(
             f"Cache: {report.computed} computed, {report.reused} reused, {human(report.bytes)} written "
-            f"in {time.monotonic() - start:.1f} s."
+            f"in {report.seconds:.1f} s."
         )
         return report
 
@@ -100,16 +104,17 @@ def cache_root(recipe: Recipe) -> Path:
 
 
 def prompts_of(setting: Setting) -> list[str]:
-    """What is sampled: the recipe's prompts, or captions of the folder, at most four."""
-    wished = prompts(setting.recipe)
-    if wished or setting.recipe.sample.every == -1:
+    """What is sampled: the recipe's prompts, or captions of the folder, at most four; none for "never"."""
+    if setting.recipe.sample.every == -1:
+        return []
+    if wished := prompts(setting.recipe):
         return list(wished)
     return list(dict.fromkeys(view.caption for view in setting.views if view.caption))[:4]
 
 
 def all_rows(setting: Setting) -> list[Row]:
     """Rows of the training views, the held-out views, the prompts, and the empty caption, in this order."""
-    captions = [*prompts_of(setting), ""]
+    captions = [] if setting.recipe.sample.every == -1 else [*prompts_of(setting), ""]
     return [
         *rows_of(setting, setting.views),
         *rows_of(setting, setting.held_out),
@@ -117,53 +122,51 @@ def all_rows(setting: Setting) -> list[Row]:
     ]
 
 
-def stock(setting: Setting, run: RunDir, say: Say) -> tuple[Store, Cached]:
-    """Everything frozen that a run reads, computed where it is missing, verified where it is not."""
+def stock(setting: Setting, say: Say) -> tuple[Store, Cached]:
+    """Everything frozen that a run reads: verified where it is there, computed where it is missing.
+
+    Raises:
+        BadCache: An entry was written by another version.
+        DiskFull: There is no room for what is missing.
+    """
     start = time.monotonic()
     store = Cache(cache_root(setting.recipe))
     rows = all_rows(setting)
     work = survey(setting, store, rows)
+    if _discard_damaged(store, work.present, say):
+        work = survey(setting, store, rows)
     if work.count:
         size = bytes_needed(setting, rows, work)
         say.line(
-            f"Cache: {work.reused} entries reused, {work.count} to compute, {human(size)} in {store.root}."
+            f"Cache: {len(work.present)} entries reused, {work.count} to compute, {human(size)} in "
+            f"{store.root}."
         )
         require_space(store.root, int(size * 1.05), "The cache of this run")
     written = fill(setting, store, rows, work, say)
-    computed, reused = work.count, work.reused
-    for _ in range(2):
-        damaged = _damaged(store, work.table, rows)
-        if not damaged:
-            break
-        for address, reason in damaged.items():
-            say.line(f"Cache: computing again: {reason}")
-            store.discard(address)
-        again = survey(setting, store, rows)
-        written += fill(setting, store, rows, again, say)
-        computed, reused = computed + again.count, reused - len(damaged)
-    if processes.rank() == 0:
-        _record(setting, run, work.table, rows)
-    report = Cached(computed, reused, written, time.monotonic() - start, computed + reused)
+    reused = len(work.present)
+    report = Cached(work.count, reused, written, time.monotonic() - start, work.count + reused)
     return Store(store, work.table, rows), report
 
 
-def _damaged(store: Cache, table: Table, rows: Sequence[Row]) -> dict[str, str]:
-    bad: dict[str, str] = {}
-    for address in {places[name] for places, row in zip(table, rows, strict=True) for name in row.wanted}:
-        try:
-            store.read(address)
-        except BadCache as error:
-            bad[address] = str(error)
-    return bad
+def _discard_damaged(store: Cache, places: Iterable[str], say: Say) -> bool:
+    """Remove this process's share of the entries that cannot be read, and say so; whether there were any."""
+    damaged = {place: store.damage(place) for place in sorted(places) if processes.mine(place)}
+    reasons = {place: reason for place, reason in damaged.items() if reason}
+    for place, reason in reasons.items():
+        say.line(f"Cache: computed again: {reason}")
+        store.discard(place)
+    processes.barrier()
+    return bool(reasons)
 
 
-def _record(setting: Setting, run: RunDir, table: Table, rows: Sequence[Row]) -> None:
-    """What the run reads (for pruning and for people) and what the data are (for the report)."""
+def record(setting: Setting, run: RunDir, store: Store) -> None:
+    """Write what the run is (its recipe), what it reads, and what its images are (for the report)."""
+    if processes.rank() != 0:
+        return
     write_text(run.recipe_path, toml.dump(setting.recipe))
-    wanted = sorted({places[name] for places, row in zip(table, rows, strict=True) for name in row.wanted})
     write_json(
         run.index_path,
-        {"views": len(setting.views), "held_out": len(setting.held_out), "addresses": wanted},
+        {"views": len(setting.views), "held_out": len(setting.held_out), "addresses": store.addresses()},
     )
     write_json(run.data_path, data_sheet(setting.folder, setting.views, setting.held_out))
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from limner.errors import BadLora
 from limner.files import atomic_write
 from limner.lora import file, stock
 from limner.lora.metadata import About, metadata
@@ -33,6 +34,14 @@ def export(trainee: Trainee, run: RunDir, say: Say) -> Path:
 
     atomic_write(run.lora_path, write)
     return run.lora_path
+
+
+def exported_steps(run: RunDir) -> int | None:
+    """How many steps the exported file was trained for; None when there is none, or not one of ours."""
+    try:
+        return int(file.read(run.lora_path).metadata["ss_steps"])
+    except (BadLora, LookupError, ValueError):
+        return None
 
 
 def about(setting: Setting) -> About:

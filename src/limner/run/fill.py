@@ -15,6 +15,9 @@ from limner.nn import processes
 from limner.run.say import Say
 from limner.run.setting import Setting
 
+PIXELS = 1
+"""Bumped when ``data.views.pixels`` makes other pixels of a view: part of every image's address."""
+
 Table = list[dict[str, str]]
 """For each row: value name -> address of the entry that holds it."""
 
@@ -24,7 +27,9 @@ class Row:
     """One thing to encode: where its inputs stand in the world of addresses, and how to get them."""
 
     inputs: Mapping[str, str]
-    values: Callable[[], Mapping[str, Any]]
+    """Input -> address."""
+    value: Callable[[str], Any]
+    """Input -> its value. Images are decoded here, so nobody asks for one that it does not read."""
     wanted: frozenset[str]
     """Names of frozen values that this row must have in the end."""
     shape: tuple[int, ...] = ()
@@ -38,10 +43,11 @@ class Work:
     table: list[dict[str, str]]
     """For each row: every frozen value it may need -> address."""
     missing: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
-    """Unit name -> (address, row) to compute."""
+    """Unit name -> (address, row) to compute, in this process."""
     stored: set[str] = field(default_factory=set)
     """Addresses that go to the cache rather than to the scratch of this run."""
-    reused: int = 0
+    present: frozenset[str] = frozenset()
+    """Those of them that are there already."""
 
     @property
     def count(self) -> int:
@@ -54,7 +60,7 @@ def rows_of(setting: Setting, views: Sequence[View]) -> list[Row]:
     return [
         Row(
             inputs={"image": _view_address(view), "caption": text_address(view.caption)},
-            values=lambda view=view: {"image": image_tensor(view), "caption": (view.caption,)},
+            value=lambda name, view=view: image_tensor(view) if name == "image" else (view.caption,),
             wanted=setting.cut.boundary,
             shape=view.size,
         )
@@ -68,7 +74,7 @@ def caption_rows(setting: Setting, captions: Sequence[str]) -> list[Row]:
     return [
         Row(
             inputs={"caption": text_address(caption)},
-            values=lambda caption=caption: {"caption": (caption,)},
+            value=lambda _, caption=caption: (caption,),
             wanted=wanted,
         )
         for caption in captions
@@ -90,7 +96,7 @@ def image_tensor(view: View) -> Tensor:
 
 
 def _view_address(view: View) -> str:
-    return text_address(f"{view.example.sha256} {view.size} {view.crop} {view.flip}")
+    return text_address(f"{PIXELS} {view.example.sha256} {view.size} {view.crop} {view.flip}")
 
 
 def survey(setting: Setting, cache: Cache, rows: Sequence[Row]) -> Work:
@@ -104,11 +110,9 @@ def survey(setting: Setting, cache: Cache, rows: Sequence[Row]) -> Work:
         for name in row.wanted & set(places) & set(writer):
             work.stored.add(places[name])
             wanted.setdefault(places[name], number)
-    there = {place for place in wanted if place in cache}
-    work.reused = len(there)
-    needed = {place: number for place, number in wanted.items() if place not in there}
-    mine = set(sorted(needed)[processes.rank() :: processes.world()])
-    needed = {place: number for place, number in needed.items() if place in mine}
+    work.present = frozenset(place for place in wanted if place in cache)
+    absent = ((place, number) for place, number in wanted.items() if place not in work.present)
+    needed = {place: number for place, number in absent if processes.mine(place)}
     for unit in reversed(units):
         todo = [(place, n) for place, n in needed.items() if work.table[n].get(unit.writes[0]) == place]
         work.missing[unit.name] = sorted(todo, key=lambda pair: pair[1])
@@ -154,7 +158,7 @@ def _shapes(
     setting: Setting, units: Mapping[str, Unit], row: Row, models: dict[str, Any]
 ) -> dict[tuple[str, tuple[int, ...]], int]:
     """Unit name and row shape -> bytes written."""
-    values: dict[str, Any] = {name: _meta(value) for name, value in row.values().items()}
+    values: dict[str, Any] = {name: _meta(row.value(name)) for name in row.inputs}
     sizes = {}
     for unit in units.values():
         if not all(name in values for name in unit.reads):
@@ -221,7 +225,7 @@ def _inputs(  # noqa: PLR0913  everything that an input may come from
     values: dict[str, Any] = {}
     for name in unit.reads:
         if name in row.inputs:
-            values[name] = row.values()[name]
+            values[name] = row.value(name)
         elif places[name] in scratch:
             values[name] = scratch[places[name]][name]
         else:
@@ -235,7 +239,7 @@ def uncached(setting: Setting, rows: Sequence[Row]) -> list[dict[str, Tensor]]:
     out = []
     with torch.no_grad():
         for row in rows:
-            values: dict[str, Any] = dict(row.values())
+            values: dict[str, Any] = {name: row.value(name) for name in row.inputs}
             for unit in setting.cut.frozen:
                 if not all(name in values for name in unit.reads):
                     continue

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from limner.errors import BadLora, BadUsage
+from limner.errors import BadBase, BadLora, BadUsage
 from limner.families import family_of
 from limner.families.base import Canvas, Family
-from limner.families.loading import hush
+from limner.families.loading import BROKEN, first_line, hush
 from limner.families.source import Source
 from limner.lora import file, stock
 from limner.recipe import toml
@@ -61,6 +61,8 @@ def generate(  # noqa: PLR0913  what a picture is made of
     path, base = _lora(target, base)
     source = source_of(base)
     family = family_of(str(source.index.get("_class_name", "")))
+    for side, pixels in (("--width", settings.width), ("--height", settings.height)):
+        family.check_side(side, pixels)
     pipe = pipeline(family, source, path, settings.weight)
     side = int(source.facts.get("resolution", 1024))
     canvas = Canvas(
@@ -94,9 +96,12 @@ def pipeline(family: Family, source: Source, lora: Path | None, weight: float = 
     stock_class = getattr(diffusers, family.pipeline)
     for part in family.parts:
         source.weights(part)
-    pipe = stock_class.from_pretrained(
-        source.root, dtype=precision_of("auto", device), use_safetensors=True, local_files_only=True
-    )
+    try:
+        pipe = stock_class.from_pretrained(
+            source.root, dtype=precision_of("auto", device), use_safetensors=True, local_files_only=True
+        )
+    except BROKEN as error:
+        raise BadBase(f"{source.name} cannot be loaded: {first_line(error)}. {source.again}") from error
     pipe.set_progress_bar_config(disable=True)
     if lora is not None:
         stock.load(pipe, lora)

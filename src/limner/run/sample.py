@@ -1,14 +1,20 @@
 """Samples during training: painted by the stock sampler, never able to end the training."""
 
-from PIL import Image
-from torch import OutOfMemoryError
+from functools import partial
 
+from PIL import Image
+
+from limner.errors import LimnerError
+from limner.files import atomic_write
 from limner.nn import processes
 from limner.run.cache import prompts_of
 from limner.run.rundir import RunDir
 from limner.run.say import Say
 from limner.run.sheet import sheet
 from limner.run.trainee import Trainee
+
+FAILURES = (LimnerError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, OSError)
+"""What may go wrong in a stock sampler, out of memory included; not signals, not the end of the process."""
 
 
 def sample(trainee: Trainee, run: RunDir, step: int, say: Say) -> None:
@@ -22,11 +28,9 @@ def sample(trainee: Trainee, run: RunDir, step: int, say: Say) -> None:
     try:
         images = trainee.paint(len(prompts))
         for number, image in enumerate(images):
-            path = run.sample_path(step, number)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            image.save(path)
+            atomic_write(run.sample_path(step, number), partial(image.save, format="PNG"))
         write_sheet(run, prompts)
-    except (OutOfMemoryError, RuntimeError, ValueError, OSError) as error:
+    except FAILURES as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         say.line(f"Samples at step {step} failed ({reason[0][:160]}); training goes on.")
 
@@ -40,5 +44,5 @@ def write_sheet(run: RunDir, prompts: list[str]) -> None:
         for number in range(len(prompts))
     ]
     labels = ["base" if step == 0 else f"step {step}" for step in steps]
-    picture = sheet(rows, prompts, labels)
-    picture.convert("RGB").save(run.sheet_path, quality=90)
+    picture = sheet(rows, prompts, labels).convert("RGB")
+    atomic_write(run.sheet_path, partial(picture.save, format="JPEG", quality=90))

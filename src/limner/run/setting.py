@@ -81,10 +81,20 @@ def precision_of(wish: str, device: torch.device) -> torch.dtype:
 
 
 def prepare(recipe: Recipe) -> Setting:
-    """Read the folder, open the base's configs, and cut the graph. Loads no weights."""
+    """Read the folder, open the base's configs, and cut the graph. Loads no weights.
+
+    Raises:
+        LimnerError: The recipe, the base or the folder cannot be used.
+    """
+    if recipe.train.method == "full":
+        raise BadRecipe(
+            'train.method is "full", which `limner train` does not do yet. Set train.method = "lora".'
+        )
     source = source_of(recipe.base)
     family = family_of(str(source.index.get("_class_name", "")))
     device = device_of(recipe.limits.device)
+    for side, pixels in (("width", recipe.sample.width), ("height", recipe.sample.height)):
+        family.check_side(f"sample.{side}", pixels)
     resolution = recipe.data.resolution or int(source.facts.get("resolution", 1024))
     folder = _read(recipe, recipe.data.images, resolution)
     sizes = buckets(resolution, multiple=family.multiple)
@@ -117,25 +127,28 @@ def _read(recipe: Recipe, images: Path, resolution: int) -> Folder:
 def _hold_out(recipe: Recipe, folder: Folder, resolution: int) -> tuple[list[Example], list[Example], bool]:
     """Examples to train on, examples to measure on, and whether the two are disjoint."""
     wish, examples = recipe.data, list(folder.examples)
+    contents = sorted({each.sha256 for each in examples})  # a choice that renaming files does not change
     if wish.held_out_images is not None:
-        return examples, list(_read(recipe, wish.held_out_images, resolution).examples), True
-    count = (
-        wish.held_out if wish.held_out is not None else (len(examples) // 10 if len(examples) >= 20 else 0)
-    )
-    if count >= len(examples):
+        others = list(_read(recipe, wish.held_out_images, resolution).examples)
+        if both := [each.path.name for each in others if each.sha256 in contents]:
+            raise BadData(
+                f"{len(both)} of the {len(others)} images in data.held_out_images are trained on as well: "
+                f"{both[0]} .. Remove them from one of the two folders."
+            )
+        return examples, others, True
+    few = len(contents) < 20
+    count = (0 if few else len(contents) // 10) if wish.held_out is None else wish.held_out
+    if count >= len(contents):
         raise BadData(
-            f"data.held_out is {count} and the folder has {len(examples)} usable images: none is left to "
-            f"train on. Set it to at most {max(0, len(examples) - 1)}."
+            f"data.held_out is {count} and the folder has {len(contents)} different usable images: none is "
+            f"left to train on. Set it to at most {max(0, len(contents) - 1)}."
         )
     if count == 0:
         return examples, examples[:FIXED_SUBSET], False
-    by_content = sorted(
-        examples, key=lambda each: each.sha256
-    )  # a choice that renaming files does not change
-    kept = {id(each) for each in by_content[:count]}
+    kept = set(contents[:count])
     return (
-        [each for each in examples if id(each) not in kept],
-        [each for each in examples if id(each) in kept],
+        [each for each in examples if each.sha256 not in kept],
+        [each for each in examples if each.sha256 in kept],
         True,
     )
 
@@ -150,14 +163,10 @@ def _plain(every: tuple[View, ...]) -> tuple[View, ...]:
 
 def _objective(recipe: Recipe) -> Objective:
     wish = recipe.train
-    shift = (
-        {"auto": None, "none": 1.0}.get(wish.time_shift, wish.time_shift)
-        if isinstance(wish.time_shift, str)
-        else wish.time_shift
-    )
+    words: dict[str | float, float | None] = {"auto": None, "none": 1.0}
     return Objective(
         time_density=None if wish.time_density == "auto" else wish.time_density,
-        time_shift=shift,
+        time_shift=words.get(wish.time_shift, wish.time_shift),  # pyright: ignore[reportArgumentType]
         guidance=wish.guidance,
     )
 

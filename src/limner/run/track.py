@@ -1,43 +1,53 @@
 """Trackers: copies of the metrics for TensorBoard, W&B and trackio, through accelerate."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from limner.errors import BadRecipe
+from limner.nn import processes
 from limner.recipe.schema import Recipe
 from limner.run.rundir import RunDir
 
 
-class Trackers:
-    """The trackers that a recipe names; with none it does nothing. ``metrics.jsonl`` is written anyway."""
+@contextmanager
+def tracked(recipe: Recipe, run: RunDir) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Give a function that passes rows of metrics on to the recipe's trackers, in the first process.
 
-    def __init__(self, recipe: Recipe, run: RunDir) -> None:
-        self._accelerator: Any = None
-        names: list[Any] = list(recipe.track.with_)
-        if not names:
-            return
-        from accelerate import Accelerator
-        from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+    ``metrics.jsonl`` is written anyway. What was passed on is flushed however the run ends.
 
-        there = {str(each) for each in get_available_trackers()}
-        for name in names:
-            if name not in there or name not in LOGGER_TYPE_TO_CLASS:
-                raise BadRecipe(
-                    f'track.with names "{name}", which is not installed. Run `pip install {name}`.'
-                )
-        self._accelerator = Accelerator(log_with=names, project_dir=str(run.path / "track"), cpu=True)
-        self._accelerator.init_trackers(recipe.name, config=_flat(recipe.model_dump(mode="json")))
+    Raises:
+        BadRecipe: A tracker is not installed.
+    """
+    names: list[Any] = list(recipe.track.with_)
+    if not names or processes.rank() != 0:
+        yield lambda row: None
+        return
+    check(names)
+    from accelerate import Accelerator
 
-    def log(self, row: Mapping[str, Any]) -> None:
-        """Pass a row of metrics on."""
-        if self._accelerator is not None:
-            values = {key: value for key, value in row.items() if key not in ("step", "time")}
-            self._accelerator.log(values, step=row["step"])
+    accelerator = Accelerator(log_with=names, project_dir=str(run.path / "track"))
+    accelerator.init_trackers(recipe.name, config=_flat(recipe.model_dump(mode="json")))
 
-    def close(self) -> None:
-        """Flush."""
-        if self._accelerator is not None:
-            self._accelerator.end_training()
+    def track(row: Mapping[str, Any]) -> None:
+        values = {key: value for key, value in row.items() if key not in ("step", "time")}
+        accelerator.log(values, step=row["step"])
+
+    try:
+        yield track
+    finally:
+        for each in accelerator.trackers:  # its end_training would also end the other processes' group
+            each.finish()
+
+
+def check(names: list[Any]) -> None:
+    """Raise ``BadRecipe`` unless every tracker of ``names`` is installed."""
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    there = {str(each) for each in get_available_trackers()}
+    for name in names:
+        if name not in there or name not in LOGGER_TYPE_TO_CLASS:
+            raise BadRecipe(f'track.with names "{name}", which is not installed. Run `pip install {name}`.')
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

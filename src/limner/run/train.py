@@ -17,15 +17,18 @@ from limner.nn.optim import evaluation_mode, optimizer, schedule, training_mode
 from limner.nn.pack import restore
 from limner.recipe.schema import Recipe
 from limner.run import checkpoint
-from limner.run.cache import prompts_of, stock
-from limner.run.export import export
+from limner.run.cache import prompts_of, record, stock
+from limner.run.export import export, exported_steps
 from limner.run.report import write_report
 from limner.run.rundir import RunDir
 from limner.run.sample import sample
 from limner.run.say import Say
 from limner.run.setting import Setting, prepare
-from limner.run.track import Trackers
+from limner.run.track import tracked
 from limner.run.trainee import Trainee
+
+WISHED = ("initial_lr", "weight_decay", "betas")
+"""What a recipe may change of an optimizer within a run."""
 
 
 @dataclass(frozen=True)
@@ -58,33 +61,34 @@ class Progress:
                 "optimizer": self.optimizer.state_dict(),
                 "average": self.average.shadow if self.average else None,
             }
-            checkpoint.save(
-                self.run.checkpoint_path(step), parts, {"step": step, **facts, **shape(self.setting)}
-            )
-            self.run.prune(self.setting.recipe.train.keep, self.run.best(), checkpoint.whole)
+            path = self.run.checkpoint_path(step)
+            checkpoint.save(path, parts, {"step": step, **facts, **shape(self.setting)})
+            checkpoint.retain(self.run, self.setting.recipe.train.keep, saved=path)
         processes.barrier()
 
-    def resume(self, say: Say) -> int:
-        """Go on from the newest whole checkpoint; returns the steps already done."""
-        found, refused = checkpoint.newest_whole(self.run)
-        for each in refused:
-            say.line(f"Checkpoint passed over: {each.reason}")
-            if processes.rank() == 0:
-                self.run.set_aside(each.path)
-        if found is None:
-            return 0
-        mine = shape(self.setting)
-        changed = [key for key in mine if found.facts.get(key) != mine[key]]
-        if changed:
-            raise BadCheckpoint(
-                f"{found.path} was trained with another {' and '.join(changed)}. "
-                "A run cannot change these: give the new recipe another folder with --out."
-            )
+    def restore(self, found: checkpoint.Checkpoint) -> None:
+        """Put back the state that :meth:`save` wrote; what the recipe says of the optimizer stays."""
         self.trainee.restore(found.parts["weights"])
+        groups = self.optimizer.param_groups
+        wished = [{key: group[key] for key in WISHED if key in group} for group in groups]
         restore(self.optimizer, found.parts["optimizer"])
-        if self.average and found.parts["average"] is not None:
-            self.average.shadow = [each.to(self.setting.device) for each in found.parts["average"]]
-        return found.step
+        for group, wish in zip(self.optimizer.param_groups, wished, strict=True):
+            group.update(wish)
+        if self.average:  # one that the recipe turns on now begins at these weights
+            shadow = found.parts["average"] or self.trainee.parameters
+            self.average.shadow = [each.detach().clone().to(self.setting.device) for each in shadow]
+
+    def require_room(self) -> None:
+        """Raise ``DiskFull`` unless the disk holds the checkpoints that the recipe keeps."""
+        wish, weights = self.setting.recipe.train, self.trainee.state()
+        moments = 4 if wish.optimizer == "prodigy" else 2  # tensors per weight, at most
+        parts = {
+            "weights": weights,
+            "optimizer": [weights] * moments,
+            "average": bool(self.average) * [weights],
+        }
+        if processes.rank() == 0:
+            checkpoint.require_room(self.run, parts, wish.keep)
 
     @contextmanager
     def final_weights(self) -> Iterator[None]:
@@ -110,11 +114,38 @@ def shape(setting: Setting) -> dict[str, Any]:
     }
 
 
+def newest(setting: Setting, run: RunDir, say: Say) -> checkpoint.Checkpoint | None:
+    """The checkpoint to go on from, before anything is computed; None at the start of a run.
+
+    Raises:
+        BadCheckpoint: It belongs to another base, another LoRA, or more steps than are wished for.
+    """
+    found, refused = checkpoint.newest_whole(run)
+    processes.barrier()
+    for each in refused if processes.rank() == 0 else ():
+        say.line(f"Checkpoint passed over: {each.reason}")
+        run.set_aside(each.path)
+    if found is None:
+        return None
+    mine = shape(setting)
+    if changed := [key for key in mine if found.facts.get(key) != mine[key]]:
+        raise BadCheckpoint(
+            f"{found.path} was trained with another {' and '.join(changed)}. "
+            "A run cannot change these: give the new recipe another folder with --out."
+        )
+    if found.step > setting.recipe.train.steps:
+        raise BadCheckpoint(
+            f"{run.path} has {found.step} steps already, and train.steps is {setting.recipe.train.steps}. "
+            f"Set train.steps to at least {found.step}, or choose another folder with --out."
+        )
+    return found
+
+
 def train(recipe: Recipe, out: Path, say: Say) -> Trained:
     """Train a LoRA as the recipe says, going on from the newest checkpoint if the run folder has one.
 
     Raises:
-        Stopped: SIGINT or SIGTERM came; the state is saved.
+        Stopped: SIGINT or SIGTERM came; what is finished is saved.
         LimnerError: See the messages of ``limner.errors``.
     """
     processes.start()
@@ -122,30 +153,38 @@ def train(recipe: Recipe, out: Path, say: Say) -> Trained:
     with run.lock() if processes.rank() == 0 else nullcontext(), Interrupt() as stop:
         start = time.monotonic()
         setting = prepare(recipe)
+        found = newest(setting, run, say)
         for each in setting.folder.rejected:
             say.line(f"Left out: {each.path.name}: {each.reason}")
-        store, _ = stock(setting, run, say)
-        trainee = Trainee(setting, store)
-        progress = _progress(setting, run, trainee)
-        done = progress.resume(say)
+        store, _ = stock(setting, say)
+        progress = _progress(setting, run, Trainee(setting, store))
+        done = found.step if found else 0
+        if found:
+            progress.restore(found)
+        record(setting, run, store)
+        progress.require_room()
         if processes.rank() == 0:
             run.truncate(done if done else -1)
-        _announce(setting, trainee, done, say)
-        if recipe.train.steps > done or not run.lora_path.exists():
+        _announce(setting, progress.trainee, done, say)
+        _begin(progress, done, say)
+        if recipe.train.steps > done:
             _loop(progress, done, say, stop)
-            _finish(progress, say)
-        report = write_report(run) if processes.rank() == 0 else run.report_path
-        rows = run.metrics()
-        losses = [row["loss"] for row in rows if "loss" in row]
-        measured = [row["held_out"] for row in rows if "held_out" in row]
-        return Trained(
-            lora=run.lora_path,
-            report=report,
-            steps=recipe.train.steps,
-            seconds=time.monotonic() - start,
-            loss=sum(losses[-20:]) / max(1, len(losses[-20:])),
-            held_out=measured[-1] if measured else None,
-        )
+        _finish(progress, say)
+        return _trained(recipe, run, time.monotonic() - start)
+
+
+def _trained(recipe: Recipe, run: RunDir, seconds: float) -> Trained:
+    rows = run.metrics()
+    losses = [row["loss"] for row in rows if "loss" in row][-20:]
+    measured = [row["held_out"] for row in rows if "held_out" in row]
+    return Trained(
+        lora=run.lora_path,
+        report=write_report(run) if processes.rank() == 0 else run.report_path,
+        steps=recipe.train.steps,
+        seconds=seconds,
+        loss=sum(losses) / max(1, len(losses)),
+        held_out=measured[-1] if measured else None,
+    )
 
 
 def _progress(setting: Setting, run: RunDir, trainee: Trainee) -> Progress:
@@ -178,31 +217,49 @@ def _announce(setting: Setting, trainee: Trainee, done: int, say: Say) -> None:
         say.line(f"Going on from step {done}.")
 
 
+def _begin(progress: Progress, done: int, say: Say) -> None:
+    """What is due before the next step: measure and paint the base, or the samples that a kill cut short."""
+    run, wish = progress.run, progress.setting.recipe
+    if done == 0:
+        row = {"step": 0, "held_out": progress.trainee.held_out_loss(), "time": round(time.time(), 3)}
+        if processes.rank() == 0:
+            run.log(row)
+            run.write_prompts(prompts_of(progress.setting))
+    if _sampling(wish, done) and len(run.samples().get(done, {})) < len(prompts_of(progress.setting)):
+        with progress.final_weights():
+            sample(progress.trainee, run, done, say)
+
+
+def _sampling(wish: Recipe, step: int) -> bool:
+    every = wish.sample.every
+    ends = step in (0, wish.train.steps)
+    return every >= 0 and (ends or (every > 0 and step % every == 0))
+
+
 def _loop(progress: Progress, done: int, say: Say, stop: "Interrupt") -> None:
     """The loop: steps come out of ``fit``; what happens between two of them happens here."""
     run, wish = progress.run, progress.setting.recipe
-    trackers = Trackers(wish, run) if processes.rank() == 0 else None
-    several = processes.world() > 1
     pace = Fit(
         parameters=progress.trainee.parameters,
         optimizer=progress.optimizer,
-        rate=schedule(wish.train.schedule, wish.train.warmup, max(1, wish.train.steps)),
+        rate=schedule(wish.train.schedule, wish.train.warmup, wish.train.steps),
         clip=wish.train.clip,
         average=progress.average,
-        share=processes.sum_gradients if several else None,
+        share=processes.sum_gradients if processes.world() > 1 else None,
     )
-    if done == 0:
-        _look(progress, 0, {}, say)
     clock = time.monotonic()
-    with say.steps("Training", wish.train.steps - done) as bar:
+    with (
+        tracked(wish, run) as track,
+        say.steps("Training", wish.train.steps - done) as bar,
+        stop.patient(),
+    ):
         for step in fit(pace, progress.trainee.losses, start=done, steps=wish.train.steps):
             now = time.monotonic()
             row = _row(step, now - clock, wish)
             bar.advance(note=f"loss {step.loss:.4f}")
             _between(progress, step.number, row, say)
-            if trackers:
-                trackers.log(row)
-            if stop.asked:
+            track(row)
+            if processes.anyone(stop.asked):
                 if not run.checkpoint_path(step.number).exists():
                     progress.save(step.number, {"loss": step.loss})
                 raise Stopped(
@@ -210,8 +267,6 @@ def _loop(progress: Progress, done: int, say: Say, stop: "Interrupt") -> None:
                     f"Go on with: limner train {run.path}"
                 )
             clock = time.monotonic()
-    if trackers:
-        trackers.close()
 
 
 def _row(step: Step, seconds: float, recipe: Recipe) -> dict[str, Any]:
@@ -238,24 +293,15 @@ def _between(progress: Progress, step: int, row: dict[str, Any], say: Say) -> No
         run.log(row)
     if saving:
         progress.save(step, {"loss": row["loss"], "held_out": row.get("held_out")})
-    if wish.sample.every >= 0 and (last or (wish.sample.every and step % wish.sample.every == 0)):
+    if _sampling(wish, step):
         with progress.final_weights():
             sample(progress.trainee, run, step, say)
 
 
-def _look(progress: Progress, step: int, row: dict[str, Any], say: Say) -> None:
-    """Measure and paint the base, before the first step."""
-    run, wish = progress.run, progress.setting.recipe
-    row = {"step": step, "held_out": progress.trainee.held_out_loss(), "time": round(time.time(), 3), **row}
-    if processes.rank() == 0:
-        run.log(row)
-        run.write_prompts(prompts_of(progress.setting))
-    if wish.sample.every >= 0:
-        sample(progress.trainee, run, step, say)
-
-
 def _finish(progress: Progress, say: Say) -> None:
-    if processes.rank() == 0:
+    """Export, unless the file of just these steps is there."""
+    steps = progress.setting.recipe.train.steps
+    if processes.rank() == 0 and exported_steps(progress.run) != steps:
         with progress.final_weights():
             export(progress.trainee, progress.run, say)
         say.line(f"LoRA: {progress.run.lora_path}")
@@ -263,10 +309,14 @@ def _finish(progress: Progress, say: Say) -> None:
 
 
 class Interrupt:
-    """Turns SIGINT and SIGTERM into a question that the loop asks between two steps."""
+    """SIGINT and SIGTERM: at once while nothing can be lost, between two steps while training.
+
+    Asked twice, it never waits.
+    """
 
     def __init__(self) -> None:
         self.asked = False
+        self._patient = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupt":
@@ -277,12 +327,23 @@ class Interrupt:
                 break
         return self
 
+    @contextmanager
+    def patient(self) -> Iterator[None]:
+        """Within this, the first signal only sets ``asked``."""
+        self._patient = True
+        try:
+            yield
+        finally:
+            self._patient = False
+
     def _ask(self, number: int, frame: Any) -> None:
-        del frame
-        if self.asked and number == signal.SIGINT:  # asked twice: the user does not want to wait
+        del number, frame
+        if self.asked or not self._patient:
             raise KeyboardInterrupt
         self.asked = True
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if kind is KeyboardInterrupt:
+            raise Stopped("Stopped. What was finished is kept; go on with the same command.") from None
