@@ -293,7 +293,7 @@ def _duration(seconds: float) -> str:
 
 
 def _environment() -> dict[str, str]:
-    machine = f"{platform.system()} {platform.release()}, {platform.machine()}, {os.cpu_count()} CPU cores"
+    machine = f"{platform.system()}, {platform.machine()}, {os.cpu_count()} CPU cores"
     return {"machine": machine, "python": platform.python_version()} | {
         name: version for name in PACKAGES if (version := _version(name))
     }
