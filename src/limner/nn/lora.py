@@ -53,6 +53,7 @@ def attach(
     """Freeze ``model`` and put a LoRA on each named linear layer: y = W x + (alpha / rank) U (D x).
 
     D is drawn from ``seed`` on the CPU, U is zero, so step 0 is the base model. Factors are fp32 masters.
+    Dropout is off until :func:`dropping` switches it on.
     """
     model.requires_grad_(requires_grad=False)
     config = LoraConfig(
@@ -66,6 +67,7 @@ def attach(
         inject_adapter_in_model(config, model, adapter_name=NAME)
     for parameter in trained(model):
         parameter.data = parameter.data.float()
+    dropping(model, on=False)
     return model
 
 

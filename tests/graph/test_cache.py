@@ -1,0 +1,163 @@
+import os
+import random
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from limner.errors import BadCache
+from limner.graph.cache import Cache, address, digest, text_address
+from limner.graph.unit import unit
+
+
+@unit("text", uses=("encoder",))
+def encode(encoder, tokens, *, length: int = 4):
+    return tokens
+
+
+PLACE = address(encode, {"encoder": "w1"}, {"tokens": text_address("a cat")})
+VALUES = {
+    "a": torch.arange(6.0).view(2, 3),
+    "b": torch.tensor([1, -2], dtype=torch.int64),
+    "c": torch.randn(3, 5, generator=torch.Generator().manual_seed(0)).bfloat16(),
+    "d": torch.tensor(True),
+    "e": torch.zeros(0, 4),
+}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(
+        one[n].dtype == other[n].dtype and torch.equal(one[n], other[n]) for n in one
+    )
+
+
+def test_an_address_names_all_that_decides_the_value_and_nothing_else():
+    weights, inputs = {"encoder": "w1", "vae": "w2"}, {"tokens": "t", "image": "i"}
+    here = address(encode, weights, inputs)
+    assert here == address(encode, {"encoder": "w1", "vae": "other"}, {"tokens": "t", "image": "other"})
+    others = {
+        here,
+        address(encode, {"encoder": "w3"}, inputs),
+        address(encode, weights, {"tokens": "u"}),
+        address(replace(encode, version=2), weights, inputs),
+        address(encode.bind(length=5), weights, inputs),
+        address(replace(encode, name="encode[:2]"), weights, inputs),
+    }
+    assert len(others) == 6
+
+
+def test_addresses_last_from_version_to_version():
+    """A change here throws every user's cache away: do it on purpose, with FORMAT."""
+    assert text_address("a cat") == "e9a5831bd677c1cdc405e5f8c98c273dc21923d43f94c1a46a8b3f86fb8f6c4d"
+    assert PLACE == "7bdbbee943770ef8bdab140f3df51b92e1f04c603135e07d93ac1ac5693277a9"
+
+
+def test_the_digest_sees_names_types_shapes_and_bytes():
+    one = torch.zeros(4)
+    seen = {
+        digest({"a": one}), digest({"b": one}), digest({"a": one.int()}), digest({"a": one.view(2, 2)}),
+        digest({"a": -one}), digest({"a": one, "b": one}),
+    }  # fmt: skip
+    assert len(seen) == 6
+    assert digest({"a": torch.arange(6).view(2, 3).T}) == digest(
+        {"a": torch.arange(6).view(2, 3).T.contiguous()}
+    )
+
+
+def test_what_is_written_is_read(tmp_path: Path):
+    cache = Cache(tmp_path)
+    assert PLACE not in cache
+    size = cache.write(PLACE, VALUES)
+    assert PLACE in cache and size == cache.path(PLACE).stat().st_size
+    assert same(cache.read(PLACE), VALUES)
+    assert cache.damage(PLACE) == ""
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == [f"{PLACE}.safetensors"]
+
+
+def test_views_that_share_memory_can_be_stored(tmp_path: Path):
+    whole = torch.arange(8.0)
+    Cache(tmp_path).write(PLACE, {"a": whole[:4], "b": whole[2:], "c": whole.view(2, 4).T})
+    assert same(Cache(tmp_path).read(PLACE), {"a": whole[:4], "b": whole[2:], "c": whole.view(2, 4).T})
+
+
+def test_values_read_are_the_readers_own(tmp_path: Path):
+    cache = Cache(tmp_path)
+    cache.write(PLACE, VALUES)
+    cache.read(PLACE)["a"].zero_()
+    assert same(cache.read(PLACE), VALUES)
+
+
+def test_a_missing_entry_is_told(tmp_path: Path):
+    with pytest.raises(BadCache, match="is gone"):
+        Cache(tmp_path).read(PLACE)
+
+
+def test_no_damage_passes(tmp_path: Path):
+    """A hundred random cuts, flips and insertions: each is told, none is returned as a value."""
+    cache, draw = Cache(tmp_path), random.Random(0)
+    cache.write(PLACE, VALUES)
+    good = cache.path(PLACE).read_bytes()
+    for _ in range(100):
+        bad = bytearray(good)
+        place = draw.randrange(len(bad))
+        match draw.randrange(4):
+            case 0:
+                del bad[place:]
+            case 1:
+                bad[place] ^= 1 << draw.randrange(8)
+            case 2:
+                bad[place:place] = draw.randbytes(draw.randrange(1, 9))
+            case 3:
+                bad[place : place + 8] = draw.randbytes(8)
+        if bytes(bad) == good:
+            continue
+        cache.path(PLACE).write_bytes(bad)
+        try:
+            found = cache.read(PLACE)
+        except BadCache as error:
+            assert "\n" not in str(error).strip() and str(cache.path(PLACE)) in str(error)
+        else:  # only what nobody reads may differ, such as a space in the header
+            assert same(found, VALUES)
+
+
+def test_an_entry_under_a_strange_name_is_refused(tmp_path: Path):
+    cache, other = Cache(tmp_path), text_address("other")
+    cache.write(PLACE, VALUES)
+    cache.path(other).parent.mkdir(exist_ok=True)
+    cache.path(PLACE).rename(cache.path(other))
+    with pytest.raises(BadCache, match="not what its name says"):
+        cache.read(other)
+    assert "not what its name says" in cache.damage(other)
+    cache.discard(other)
+    cache.discard(other)
+    assert other not in cache
+
+
+def test_another_versions_entry_is_neither_read_nor_replaced(tmp_path: Path):
+    cache = Cache(tmp_path)
+    path = cache.path(PLACE)
+    path.parent.mkdir()
+    save_file(VALUES, path, metadata={"address": PLACE, "digest": digest(VALUES), "format": "99"})
+    for use in (cache.read, cache.damage):
+        with pytest.raises(BadCache, match=r"has format '99', this version reads '1'.*data\.cache"):
+            use(PLACE)
+
+
+def test_pruning_keeps_what_is_named_and_what_is_young(tmp_path: Path):
+    cache, other = Cache(tmp_path), text_address("other")
+    for place in (PLACE, other):
+        cache.write(place, VALUES)
+    draft = cache.path(PLACE).parent / ".left.part"
+    draft.write_bytes(b"half")
+    (tmp_path / "README").write_text("a stranger's file")
+    assert cache.prune([], older_than=3600) == 0
+    hour = time.time() - 7200
+    for path in (cache.path(other), draft, cache.path(PLACE)):
+        os.utime(path, (hour, hour))
+    freed = cache.path(other).stat().st_size + 4
+    assert cache.prune([PLACE], older_than=3600) == freed
+    assert PLACE in cache and other not in cache and not draft.exists()
+    assert (tmp_path / "README").exists()

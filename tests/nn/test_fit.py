@@ -1,0 +1,128 @@
+from collections.abc import Iterable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from limner.errors import Diverged
+from limner.nn.fit import Average, Fit, fit
+
+X = torch.randn(12, 4, generator=torch.Generator().manual_seed(1))
+Y = X @ torch.tensor([1.0, -2.0, 3.0, 0.5])
+
+
+def model() -> nn.Linear:
+    made = nn.Linear(4, 1)
+    with torch.no_grad():
+        made.weight.fill_(0.1)
+        made.bias.zero_()
+    return made
+
+
+def losses(net: nn.Module, micro: int = 12):
+    """Mean squared error of the whole batch, in micro-batches."""
+
+    def of(step: int) -> Iterable[Tensor]:
+        for at in range(0, 12, micro):
+            yield (net(X[at : at + micro])[:, 0] - Y[at : at + micro]).square().sum() / 12
+
+    return of
+
+
+def setting(net: nn.Module, *, initial: float = 0.1, **more) -> Fit:
+    parameters = list(net.parameters())
+    optimizer = torch.optim.SGD(parameters, lr=123.0)
+    optimizer.param_groups[0]["initial_lr"] = initial
+    return Fit(parameters=parameters, optimizer=optimizer, **({"rate": lambda step: 1.0} | more))
+
+
+def test_it_is_the_plain_loop():
+    net, plain = model(), model()
+    seen = list(fit(setting(net), losses(net), start=0, steps=20))
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.1)
+    for step in range(20):
+        loss = sum(losses(plain)(step))
+        loss.backward()
+        norm = torch.cat([p.grad.flatten() for p in plain.parameters()]).norm()
+        assert (seen[step].loss, seen[step].number) == (loss.item(), step + 1)
+        assert seen[step].norm == pytest.approx(norm.item())
+        optimizer.step()
+        optimizer.zero_grad()
+    assert torch.equal(net.weight, plain.weight)
+    assert seen[-1].loss < 0.05 * seen[0].loss
+
+
+def test_accumulation_is_the_whole_batch():
+    one, many = model(), model()
+    a = list(fit(setting(one), losses(one), start=0, steps=5))
+    b = list(fit(setting(many), losses(many, 5), start=0, steps=5))
+    assert [step.loss for step in a] == pytest.approx([step.loss for step in b])
+    assert torch.allclose(one.weight, many.weight)
+
+
+def test_the_rate_is_that_of_the_step_wherever_it_starts():
+    net = model()
+    chosen = setting(net, initial=0.5, rate=lambda step: 1 / (step + 1))
+    seen = [
+        (step.number, step.rate, chosen.optimizer.param_groups[0]["lr"])
+        for step in fit(chosen, losses(net), start=3, steps=6)
+    ]
+    assert seen == [(4, 1 / 4, 0.5 / 4), (5, 1 / 5, 0.5 / 5), (6, 1 / 6, 0.5 / 6)]
+    assert list(fit(chosen, losses(net), start=6, steps=6)) == []
+
+
+def test_clipping_shortens_long_gradients_only():
+    net = model()
+    before = net.weight.detach().clone(), net.bias.detach().clone()
+    step = next(fit(setting(net, initial=1.0, clip=0.01), losses(net), start=0, steps=1))
+    moved = torch.cat([(net.weight - before[0]).flatten(), net.bias - before[1]]).norm()
+    assert step.norm > 1 and moved.item() == pytest.approx(0.01, rel=1e-3)
+    free, loose = model(), model()
+    list(fit(setting(free), losses(free), start=0, steps=3))
+    list(fit(setting(loose, clip=1e9), losses(loose), start=0, steps=3))
+    assert torch.equal(free.weight, loose.weight)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_before_the_weights_move(bad: float):
+    net = model()
+
+    def broken(step: int) -> list[Tensor]:
+        return [loss * (bad if step == 2 else 1) for loss in losses(net)(step)]
+
+    steps = fit(setting(net), broken, start=0, steps=9)
+    next(steps), next(steps)
+    before = net.weight.detach().clone()
+    with pytest.raises(Diverged, match=r"Step 3: loss (nan|inf), gradient norm .*Halve train\.learning_rate"):
+        next(steps)
+    assert torch.equal(net.weight, before)
+
+
+def test_the_average_warms_up_and_swaps_back_to_the_bit():
+    net = model()
+    average = Average(list(net.parameters()), 0.9)
+    shadow = [p.detach().clone() for p in net.parameters()]
+    for step in fit(setting(net, average=average), losses(net), start=0, steps=30):
+        keep = min(0.9, step.number / (step.number + 9))
+        shadow = [keep * s + (1 - keep) * p.detach() for s, p in zip(shadow, net.parameters(), strict=True)]
+    trained = net.weight.detach().clone()
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(average.shadow, shadow, strict=True))
+    average.swap()
+    assert torch.allclose(net.weight, shadow[0], atol=1e-6) and not torch.equal(net.weight, trained)
+    average.swap()
+    assert torch.equal(net.weight, trained)
+
+
+def test_gradients_are_shared_before_they_are_measured():
+    net, calls = model(), []
+
+    def share(parameters, loss):
+        calls.append(loss.item())
+        for parameter in parameters:
+            parameter.grad *= 2
+        return loss * 2
+
+    alone = next(fit(setting(model_ := model()), losses(model_), start=0, steps=1))
+    both = next(fit(setting(net, share=share), losses(net), start=0, steps=1))
+    assert calls == [alone.loss]
+    assert (both.loss, both.norm) == (2 * alone.loss, pytest.approx(2 * alone.norm))
