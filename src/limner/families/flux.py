@@ -234,7 +234,7 @@ FAMILY = Family(
         "attention": ATTENTION + JOINT,
         "all-linear": ATTENTION + JOINT + FEED + SINGLE_OUT,
         "single-blocks": tuple(
-            f"single_transformer_blocks.*.{name}" for name in (*ATTENTION, "proj_mlp", "proj_out")
+            f"single_transformer_blocks.*.{name}" for name in (*ATTENTION[:3], "proj_mlp", "proj_out")
         ),
     },
     text_targets={

@@ -1,6 +1,7 @@
 """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) on a frozen model: where peft puts them."""
 
 import fnmatch
+import re
 from collections.abc import Sequence
 
 import torch
@@ -43,8 +44,8 @@ def matching(model: nn.Module, endings: Sequence[str], *, layers: str = "", sinc
 
 
 def _tail(name: str) -> str:
-    parts = [part for part in name.split(".") if not part.isdigit()]
-    return ".".join(parts[-2:])
+    """What is left of a name behind the index of its layer: an ending that matches it in every layer."""
+    return re.split(r"\.\d+\.", name, maxsplit=1)[-1]
 
 
 def attach(

@@ -1,0 +1,83 @@
+"""The contract that every family keeps, and what ``Family`` does with it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from limner.errors import BadBase, BadRecipe, BrokenGraph
+from limner.families import KNOWN, family_of
+from limner.families.base import INPUTS, Family, Objective
+from limner.families.source import locate
+from limner.graph.split import split
+from limner.graph.unit import check
+
+FAMILIES = [family_of(name) for name in sorted(KNOWN)]
+each_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+FLUX = family_of("FluxPipeline")
+
+
+@each_family
+def test_the_units_lead_from_an_image_and_a_caption_to_a_loss(family: Family):
+    check(family.units, given=INPUTS)
+    assert "loss" in family.units[-1].writes
+    assert set(family.text) <= {name for unit in family.units for name in unit.writes}
+    assert {name for unit in family.units for name in unit.uses} <= set(family.parts)
+
+
+@each_family
+def test_everything_that_trains_is_there(family: Family):
+    for encoder in family.text_targets:
+        assert encoder in family.parts and encoder in family.layers
+        assert any(unit.layers and unit.uses == (encoder,) for unit in family.units)
+        assert family.endings(encoder, "auto") == family.text_targets[encoder]
+    assert family.endings(family.denoiser, "auto") == family.targets["all-linear"]
+    assert set(family.full_precision) <= set(family.parts)
+
+
+@each_family
+def test_training_the_denoiser_alone_needs_no_other_model(family: Family):
+    assert split(family.units, {family.denoiser: 0}).loaded == (family.denoiser,)
+
+
+def test_constants_are_bound_from_the_base(tiny_base: Path):
+    units = FLUX.bound(locate(str(tiny_base), folders={}), Objective())
+    assert not any(unit.needs for unit in units)
+    assert {unit.name: unit.constants for unit in units}["tokenize_2"] == {"text_length": 12}
+
+
+def test_a_family_whose_units_do_not_meet_is_refused():
+    with pytest.raises(BrokenGraph, match="encode_clip reads"):
+        replace(FLUX, units=FLUX.units[1:])
+
+
+def test_endings_may_be_given():
+    assert FLUX.endings("transformer", ["proj_out", "attn.to_q"]) == ("proj_out", "attn.to_q")
+    assert FLUX.endings("transformer", "attention") == FLUX.targets["attention"]
+
+
+def test_unknown_targets_and_models_are_told_with_those_that_are_known():
+    with pytest.raises(
+        BadRecipe, match="lora.targets is 'everything'; flux has all-linear, attention, single"
+    ):
+        FLUX.endings("transformer", "everything")
+    with pytest.raises(
+        BadRecipe, match="flux has no text encoder 'text_encoder_3'. Known: text_encoder, text_e"
+    ):
+        FLUX.endings("text_encoder_3", "auto")
+    with pytest.raises(BadBase, match="flux has no model 'unet'; it has tokenizer"):
+        FLUX.library("unet")
+    assert FLUX.library("vae") == ("diffusers", "AutoencoderKL")
+
+
+@pytest.mark.parametrize("pixels", [None, 16, 1024])
+def test_sides_that_can_be_painted(pixels: int | None):
+    assert FLUX.check_side("sample.width", pixels) is None
+
+
+@pytest.mark.parametrize(("pixels", "near"), [(100, 96), (1, 16), (1023, 1024)])
+def test_sides_that_the_pipeline_would_round_are_refused(pixels: int, near: int):
+    with pytest.raises(
+        BadRecipe, match=f"sample.width is {pixels}; flux paints multiples of 16. Set {near}."
+    ):
+        FLUX.check_side("sample.width", pixels)

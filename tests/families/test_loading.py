@@ -1,0 +1,114 @@
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from limner.errors import BadBase
+from limner.families.flux import FAMILY
+from limner.families.loading import fingerprint, first_line, load, precision_of, skeleton
+from limner.families.source import Source, locate
+
+CPU = torch.device("cpu")
+MODELS = ("transformer", "vae", "text_encoder", "text_encoder_2")
+
+
+def source(folder: Path) -> Source:
+    return locate(str(folder), folders={})
+
+
+@pytest.fixture
+def copied(tiny_base: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_base, tmp_path / "copied"))
+
+
+def file_of(folder: Path, part: str) -> Path:
+    return next((folder / part).glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("part", MODELS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_part_is_loaded_frozen_in_its_precision(tiny_base: Path, part: str, dtype: torch.dtype):
+    model = load(FAMILY, source(tiny_base), part, dtype=dtype, device=CPU)
+    assert not model.training and not any(p.requires_grad for p in model.parameters())
+    main = torch.float32 if part == "vae" else dtype
+    assert precision_of(FAMILY, part, dtype) == main
+    assert main in {p.dtype for p in model.parameters()}
+    stored = load_file(file_of(tiny_base, part))
+    mine = model.state_dict()
+    assert all(
+        torch.equal(mine[name], value.to(mine[name].dtype)) for name, value in stored.items() if name in mine
+    )
+
+
+@pytest.mark.parametrize("part", MODELS)
+def test_a_skeleton_has_the_shapes_and_no_weights(tiny_base: Path, part: str):
+    true = load(FAMILY, source(tiny_base), part, dtype=torch.float32, device=CPU)
+    bare = skeleton(FAMILY, source(tiny_base), part, dtype=torch.float32)
+    assert all(p.is_meta for p in bare.parameters())
+    assert {n: p.shape for n, p in bare.named_parameters()} == {
+        n: p.shape for n, p in true.named_parameters()
+    }
+
+
+def test_a_tokenizer(tiny_base: Path):
+    tokenizer = load(FAMILY, source(tiny_base), "tokenizer_2", dtype=torch.float32, device=CPU)
+    assert tokenizer("abc").input_ids
+
+
+def test_fingerprints_know_weights_and_precision(copied: Path):
+    def seen(part: str, dtype: torch.dtype = torch.float32) -> str:
+        return fingerprint(FAMILY, source(copied), part, dtype)
+
+    before = {part: seen(part) for part in FAMILY.parts}
+    assert len(set(before.values())) == len(before)
+    assert seen("text_encoder", torch.bfloat16) != before["text_encoder"]
+    assert seen("vae", torch.bfloat16) == before["vae"], "it stays in fp32"
+    assert seen("tokenizer", torch.bfloat16) == before["tokenizer"]
+    tensors = {name: value + 1 for name, value in load_file(file_of(copied, "vae")).items()}
+    save_file(tensors, file_of(copied, "vae"))
+    changed = {part for part in FAMILY.parts if seen(part) != before[part]}
+    assert changed == {"vae"}
+
+
+@pytest.mark.parametrize("part", MODELS)
+@pytest.mark.parametrize(
+    "damage", ["lacks a tensor", "another shape", "torn", "torn config", "not safetensors"]
+)
+def test_a_damaged_part_is_told_in_one_line(copied: Path, part: str, damage: str):
+    path = file_of(copied, part)
+    tensors = {name: value.clone() for name, value in load_file(path).items()}
+    name = sorted(tensors)[3]
+    match damage:
+        case "lacks a tensor":
+            del tensors[name]
+            save_file(tensors, path, metadata={"format": "pt"})
+        case "another shape":
+            tensors[name] = torch.zeros(7)
+            save_file(tensors, path, metadata={"format": "pt"})
+        case "torn":
+            path.write_bytes(path.read_bytes()[:-100])
+        case "torn config":
+            (copied / part / "config.json").write_text('{"a": ')
+        case "not safetensors":
+            path.write_bytes(b"<html>404</html>")
+    with pytest.raises(BadBase, match=rf"^copied: {part}/ (lacks 1 tensors|cannot be loaded)") as caught:
+        load(FAMILY, source(copied), part, dtype=torch.float32, device=CPU)
+    assert "\n" not in str(caught.value) and str(caught.value).endswith(
+        "Copy the whole base again, or name another one."
+    )
+
+
+def test_a_foreign_config_is_told(copied: Path):
+    (copied / "transformer" / "config.json").write_text(
+        '{"_class_name": "FluxTransformer2DModel", "num_layers": "x"}'
+    )
+    with pytest.raises(BadBase, match="transformer/ cannot be loaded"):
+        load(FAMILY, source(copied), "transformer", dtype=torch.float32, device=CPU)
+
+
+def test_the_first_line_of_an_error():
+    assert first_line(ValueError("one.\ntwo")) == "one"
+    assert first_line(KeyError()) == "KeyError"
+    assert len(first_line(ValueError("x" * 999))) == 200
