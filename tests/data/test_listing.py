@@ -27,6 +27,23 @@ def test_what_cannot_be_used_is_named(tmp_path, fill):
     assert "metadata.jsonl" in found["metadata.parquet"] and "link to nothing" in found["ring.jpg"]
 
 
+def test_captions_that_are_no_files_are_named(tmp_path, fill):
+    fill(tmp_path, **{"a.jpg": None, "a.txt/inside": "x", "metadata.csv/inside": "x"})
+    (tmp_path / "b.caption").symlink_to("nowhere")
+    (tmp_path / "metadata.jsonl").symlink_to("metadata.jsonl")
+    os.mkfifo(tmp_path / "c.txt")
+    found = listed(tmp_path)
+    assert (found.texts, found.metadata) == ({}, [])
+    assert [file for file, _ in found.rejected] == [
+        "a.txt",
+        "b.caption",
+        "c.txt",
+        "metadata.csv",
+        "metadata.jsonl",
+    ]
+    assert all("and is no file" in reason for _, reason in found.rejected)
+
+
 def test_links_to_files_count_and_rings_of_folders_end(tmp_path, fill):
     root = fill(tmp_path / "in", **{"sub/a.jpg": None})
     fill(tmp_path / "out", **{"secret.jpg": None})

@@ -65,6 +65,10 @@ def _problem(entry: "os.DirEntry[str]") -> str:
     """Why an entry that looks like pictures or captions cannot be used; empty when it can, or is neither."""
     suffix = PurePosixPath(entry.name).suffix.lower()
     folder = _is_folder(entry)
+    if entry.name in NAMES or suffix in SIDECARS:
+        return (
+            "" if _is_file(entry) else "holds captions by its name, and is no file. Remove it, or write it."
+        )
     if not folder and suffix not in SUFFIXES and suffix not in FOREIGN:
         return (
             "is not read. If it holds captions, write them as metadata.jsonl." if entry.name in UNREAD else ""
