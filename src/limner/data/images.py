@@ -19,6 +19,7 @@ from typing import IO, NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from limner.data import png
 from limner.errors import BadData
 from limner.files import human, sha256_file
 
@@ -142,6 +143,8 @@ def inspect(path: Path, *, verify: bool = True) -> Facts:
         data = path.read_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
     with _opened(path, BytesIO(data)) as image:
+        if image.format == "PNG" and (flaw := png.flaw(data)):
+            raise BadImage(path, f"is damaged ({flaw}). Copy or download it again.")
         if image.format not in _JPEG:
             return Facts(sha256, *_loaded(image, path, None).size)
         full = _upright(image.size, _turn(image))
