@@ -1,0 +1,286 @@
+"""The judge of the embedded base: what is in a picture, in which style, and whether it is the mascot.
+
+    python -m limner.bases.judge --art art.npz --minutes 2 --device cuda --out out/judge
+
+One small residual network with three heads. It is trained on real art only, all six styles in every look,
+roughened (blur, noise, blocks, lost detail) so that it is fair on pictures that a model made. One in ten
+(concept, style) pairs is kept from it, so that its own figures are those of drawings it never saw.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from limner.bases.art import STYLES, nouns, read_art
+from limner.bases.clock import Clock
+from limner.bases.lessons import CONCEPTS, SKIP, STYLE_NAMES, Lesson, School, lessons
+from limner.errors import BadBase
+from limner.files import atomic_write, write_json
+from limner.nn.fit import Average, Fit, fit
+
+WIDTHS = ((32, 2), (64, 2), (128, 2), (192, 1))
+
+
+class Block(nn.Module):
+    """Two 3 x 3 convolutions beside a shortcut, normalised before."""
+
+    def __init__(self, inside: int, outside: int, stride: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.GroupNorm(8, inside), nn.GroupNorm(8, outside)
+        self.conv1 = nn.Conv2d(inside, outside, 3, stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(outside, outside, 3, 1, 1, bias=False)
+        same = inside == outside and stride == 1
+        self.short: nn.Module = nn.Identity() if same else nn.Conv2d(inside, outside, 1, bias=False)
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inside, S, S) -> (B, outside, S / stride, S / stride)."""
+        y = F.silu(self.norm1(x))
+        y = self.conv2(F.silu(self.norm2(self.conv1(y))))
+        return y + self.short(F.avg_pool2d(x, 2) if self.stride == 2 else x)
+
+
+class Net(nn.Module):
+    """A trunk of 1.4 million parameters and three linear heads."""
+
+    def __init__(self, concepts: int, styles: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, WIDTHS[0][0], 5, 2, 2)
+        blocks, width = [], WIDTHS[0][0]
+        for stage, (wide, count) in enumerate(WIDTHS):
+            for turn in range(count):
+                blocks.append(Block(width, wide, 2 if stage and not turn else 1))
+                width = wide
+        self.blocks = nn.Sequential(*blocks)
+        self.norm = nn.GroupNorm(8, width)
+        self.dropout = nn.Dropout(0.3)
+        self.concept = nn.Linear(2 * width, concepts)
+        self.style = nn.Linear(2 * width, styles)
+        self.subject = nn.Linear(2 * width, 1)
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, 3, 128, 128) in [0, 1] -> logits (B, concepts), (B, styles), (B,)."""
+        x = F.silu(self.norm(self.blocks(self.stem((pictures - 0.5) * 4))))
+        seen = self.dropout(torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1))
+        return self.concept(seen), self.style(seen), self.subject(seen)[:, 0]
+
+
+def loss_of(net: Any, lesson: Lesson, *, subject: bool) -> Tensor:
+    """Cross-entropies of the heads; nothing is asked of the subject head when there is no mascot."""
+    concept, style, mascot = net(lesson.pictures)
+    loss = F.cross_entropy(concept.float(), lesson.concept, ignore_index=SKIP, label_smoothing=0.1)
+    loss = loss + 0.5 * F.cross_entropy(style.float(), lesson.style, ignore_index=SKIP, label_smoothing=0.05)
+    if subject:
+        loss = loss + 0.5 * F.binary_cross_entropy_with_logits(mascot.float(), lesson.subject)
+    return loss
+
+
+@torch.no_grad()
+def examine(net: Any, lesson: Lesson) -> dict[str, float]:
+    """Shares of right answers; ``concept_120`` over the first 120 nouns, ``subject_*`` over both answers."""
+    net.eval()
+    # .forward, so that a compiled network is not compiled once more for these shapes
+    answers = [net.forward(some) for some in lesson.pictures.split(256)]
+    net.train()
+    concept, style, mascot = (torch.cat(each).float() for each in zip(*answers, strict=True))
+    right = (concept.argmax(1) == lesson.concept).float()
+    asked, first = lesson.concept >= 0, (lesson.concept >= 0) & (lesson.concept < 120)
+    styled = lesson.style >= 0
+    shown = lesson.subject > 0.5
+    seen = (mascot > 0).float()
+    return {
+        "concept": float(right[asked].mean()),
+        "concept_120": float(right[first].mean()),
+        "style": float((style.argmax(1) == lesson.style)[styled].float().mean()),
+        **({"subject_found": float(seen[shown].mean())} if bool(shown.any()) else {}),
+        "subject_false": float(seen[~shown].mean()),
+    }
+
+
+@dataclass(frozen=True)
+class Wish:
+    """Minutes, pictures per step, peak learning rate."""
+
+    minutes: float
+    batch: int
+    rate: float
+    device: torch.device
+    compiled: bool = False
+
+
+def train(net: Net, school: School, exams: dict[str, Lesson], wish: Wish) -> list[dict[str, Any]]:
+    """Train in place until the clock is over; ``net`` ends with its averaged weights."""
+    parameters = list(net.parameters())
+    fused = wish.device.type == "cuda"
+    optimizer = torch.optim.AdamW(parameters, wish.rate, betas=(0.9, 0.99), weight_decay=0.05, fused=fused)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = wish.rate
+    average = Average(parameters, 0.998)
+    subject = school.mascots is not None
+
+    def losses(step: int) -> Iterator[Tensor]:
+        lesson = school.lesson(step)
+        with torch.autocast(wish.device.type, torch.bfloat16, enabled=fused):
+            loss = loss_of(net, lesson, subject=subject)
+        yield loss
+
+    for warm in losses(0):
+        warm.backward()  # compiles, before the clock starts
+        optimizer.zero_grad(set_to_none=True)
+    clock = Clock(wish.minutes * 60)
+    setting = Fit(
+        parameters=parameters,
+        optimizer=optimizer,
+        rate=lambda step: min(1.0, (step + 1) / 100) * clock.cosine(0.2),
+        clip=1.0,
+        average=average,
+    )
+    rows: list[dict[str, Any]] = []
+    due = 0.2
+    school._made.clear()
+    for step in fit(setting, losses, start=0, steps=10**9):
+        if clock.share() < due and not clock.over():
+            continue
+        due += 0.2
+        average.swap()
+        figures = {name: examine(net, exam) for name, exam in exams.items()}
+        average.swap()
+        rows.append({"step": step.number, "seconds": clock.seconds(), "loss": step.loss, **figures})
+        sys.stderr.write(json.dumps(rows[-1]) + "\n")
+        if clock.over():
+            break
+    average.swap()
+    return rows
+
+
+class Judge:
+    """Answers about pictures. Images are (N, 128, 128, 3) uint8."""
+
+    def __init__(
+        self, net: Net, concept_names: Sequence[str], style_names: Sequence[str], *, sure: bool
+    ) -> None:
+        """``sure`` says that the subject head was trained."""
+        self.net = net.eval()
+        self.concept_names, self.style_names = tuple(concept_names), tuple(style_names)
+        self.sure = sure
+
+    @classmethod
+    def load(cls, folder: Path | None = None, device: str = "cpu") -> "Judge":
+        """Read a saved judge; by default the one beside the embedded base.
+
+        Raises:
+            BadBase: The folder holds no judge.
+        """
+        folder = Path(str(resources.files("limner.bases"))) / "glyph" / "judge" if folder is None else folder
+        try:
+            facts = json.loads((folder / "judge.json").read_text(encoding="utf-8"))
+            weights = load_file(folder / "judge.safetensors")
+            net = Net(len(facts["concepts"]), len(facts["styles"]))
+            net.load_state_dict({name: each.float() for name, each in weights.items()})
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise BadBase(
+                f"{folder} holds no judge ({error}). Make one: python -m limner.bases.judge --help."
+            ) from error
+        return cls(net.to(device), facts["concepts"], facts["styles"], sure=facts["subject"])
+
+    def save(self, folder: Path, record: dict[str, Any]) -> None:
+        """Write bf16 weights, names of the classes, and the ``record`` of the training."""
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {
+            name: each.detach().to("cpu", torch.bfloat16).contiguous()
+            for name, each in self.net.state_dict().items()
+        }
+        atomic_write(folder / "judge.safetensors", lambda draft: save_file(weights, draft))
+        facts = {"concepts": self.concept_names, "styles": self.style_names, "subject": self.sure}
+        write_json(folder / "judge.json", {**facts, **record})
+
+    @torch.no_grad()
+    def _answers(self, images: np.ndarray, head: int) -> Tensor:
+        if images.ndim != 4 or images.shape[1:] != (128, 128, 3) or images.dtype != np.uint8:
+            raise BadBase(
+                f"The judge got {images.dtype} {images.shape}; it reads uint8 (N, 128, 128, 3). Resize first."
+            )
+        device = self.net.concept.weight.device
+        pictures = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
+        return torch.cat([self.net(some.float() / 255)[head] for some in pictures.split(256)])
+
+    def concepts(self, images: np.ndarray) -> np.ndarray:
+        """(N, C) probabilities of ``concept_names``."""
+        return self._answers(images, 0).softmax(1).cpu().numpy()
+
+    def styles(self, images: np.ndarray) -> np.ndarray:
+        """(N, S) probabilities of ``style_names``."""
+        return self._answers(images, 1).softmax(1).cpu().numpy()
+
+    def subject(self, images: np.ndarray) -> np.ndarray:
+        """(N,) probabilities that the mascot is shown.
+
+        Raises:
+            BadBase: The judge was trained without the mascot.
+        """
+        if not self.sure:
+            raise BadBase(
+                "This judge never saw the mascot. Train it where limner.bases.mascot can be imported."
+            )
+        return self._answers(images, 2).sigmoid().cpu().numpy()
+
+
+def style_scores(judge: Judge, images: np.ndarray, nouns: Sequence[str], style: str) -> dict[str, float]:
+    """Shares of images (N) told as ``style``, and told as their nouns (N), by the likeliest answer."""
+    if style not in judge.style_names or not set(nouns) <= set(judge.concept_names):
+        unknown = sorted({style} - set(judge.style_names) | set(nouns) - set(judge.concept_names))
+        raise BadBase(f"The judge does not know {', '.join(unknown[:5])}. Ask for names in its judge.json.")
+    if not len(images) == len(nouns) > 0:
+        raise BadBase(f"{len(images)} images and {len(nouns)} nouns: give one noun for each image.")
+    told = judge.styles(images).argmax(1) == judge.style_names.index(style)
+    wanted = np.array([judge.concept_names.index(noun) for noun in nouns])
+    return {
+        "style": float(told.mean()),
+        "concept": float((judge.concepts(images).argmax(1) == wanted).mean()),
+    }
+
+
+def subject_score(judge: Judge, images: np.ndarray) -> float:
+    """Share of images that show the mascot."""
+    return float((judge.subject(images) > 0.5).mean())
+
+
+def main() -> None:
+    """Train, examine, save."""
+    parser = argparse.ArgumentParser(description="Train the judge of the embedded base.")
+    parser.add_argument("--art", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=2.0)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--exam", type=int, default=2048, help="pictures per exam")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--no-compile", dest="compiled", action="store_false")
+    said = parser.parse_args()
+    wish = Wish(said.minutes, said.batch, said.rate, torch.device(said.device), said.compiled)
+    torch.manual_seed(0)
+    art = read_art(said.art).only(STYLES, CONCEPTS)
+    school, exams = lessons(art, wish.batch, wish.device, said.exam)
+    names = list(nouns())[:CONCEPTS]
+    net = Net(len(names), len(STYLE_NAMES)).to(wish.device).to(memory_format=torch.channels_last)
+    if said.compiled:
+        net.compile(dynamic=False)
+    rows = train(net, school, exams, wish)
+    name = torch.cuda.get_device_name() if wish.device.type == "cuda" else "cpu"
+    judge = Judge(net, names, STYLE_NAMES, sure=school.mascots is not None)
+    judge.save(said.out, {"device": name, "batch": wish.batch, "rows": rows, "figures": rows[-1]})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""What the judge learns from: labelled pictures of real art in every look, roughened like generated ones."""
+
+import hashlib
+import random
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from limner.bases.art import STYLES, Art, nouns
+from limner.bases.captions import LOOKS, Choice, choose
+from limner.bases.looks import paint
+
+STYLE_NAMES = (*STYLES, "blueprint", *LOOKS[1:])
+"""Classes of the style head: a picture with a look counts as that look, whatever style it was drawn in."""
+CONCEPTS = 300
+"""Nouns that the judge knows: the first ones of the art."""
+KEPT = 10
+"""One in so many (concept, style) pairs is kept from the judge."""
+SKIP = -100
+"""Label of a picture to which a question does not apply."""
+SUBJECTS = 0.06
+"""Share of pictures that show the mascot."""
+
+
+def kept(concept: str, style: str) -> bool:
+    """Whether a pair is kept from the judge's training; the salt makes it another tenth than the base's."""
+    return int(hashlib.sha256(f"judge:{concept}/{style}".encode()).hexdigest(), 16) % KEPT == 0
+
+
+def roughen(pictures: Tensor, draw: torch.Generator) -> Tensor:
+    """What generated pictures suffer from, a little of each: (B, 3, S, S) in [0, 1] -> the same."""
+    count, side, device = len(pictures), pictures.shape[-1], pictures.device
+
+    def some(share: float, most: float) -> Tensor:
+        drawn = torch.rand(2, count, 1, 1, 1, device=device, generator=draw)
+        return (drawn[0] < share) * drawn[1] * most
+
+    def normal(channels: int, wide: int) -> Tensor:
+        return torch.randn(count, channels, wide, wide, device=device, generator=draw)
+
+    small = int(torch.randint(40, 100, (), device=device, generator=draw))
+    block = (4, 8)[int(torch.randint(2, (), device=device, generator=draw))]
+    poor = F.interpolate(pictures, small, mode="bilinear", antialias=True, align_corners=False)
+    poor = F.interpolate(poor, side, mode="bilinear", align_corners=False)
+    blurred = F.avg_pool2d(F.pad(pictures, (2, 2, 2, 2), mode="replicate"), 5, 1)
+    out = torch.lerp(pictures, poor, some(0.4, 1.6).clamp(max=1))
+    out = torch.lerp(out, blurred, some(0.3, 0.8))
+    blocks = F.interpolate(normal(3, side // block), scale_factor=block, mode="nearest")
+    out = out + normal(3, side) * some(0.3, 0.06) + blocks * some(0.3, 0.07)
+    gain = 1 + normal(3, 1) * some(0.5, 0.05)
+    return ((out - 0.5) * (1 + normal(1, 1) * 0.06) * gain + 0.5 + normal(1, 1) * 0.02).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Pictures (B, 3, 128, 128) in [0, 1] with their labels (B,); ``SKIP`` where none applies."""
+
+    pictures: Tensor
+    concept: Tensor
+    style: Tensor
+    subject: Tensor
+
+    def at(self, rows: slice) -> "Lesson":
+        """Some of them."""
+        return Lesson(self.pictures[rows], self.concept[rows], self.style[rows], self.subject[rows])
+
+
+class School:
+    """Draws labelled pictures: art in looks of ``captions.choose``, the mascot now and then."""
+
+    AHEAD = 4
+
+    def __init__(self, art: Art, mascots: Tensor | None, batch: int, device: torch.device) -> None:
+        """``mascots`` are (M, 4, 128, 128) uint8 drawings of the mascot, if there are any."""
+        place = {name: n for n, name in enumerate(nouns())}
+        self.drawings = torch.from_numpy(art.rgba).permute(0, 3, 1, 2).contiguous().to(device)
+        self.concepts = [place[str(name)] for name in art.concept]
+        self.styles = [STYLE_NAMES.index(str(name)) for name in art.style]
+        self.mascots = None if mascots is None else mascots.to(device)
+        self.batch, self.device = batch, device
+        self._made: dict[int, Lesson] = {}
+
+    def lesson(self, step: int) -> Lesson:
+        """The batch of a step; a few are painted ahead because painting is slow for few pictures."""
+        if step not in self._made:
+            whole = self.draw(step, self.batch * self.AHEAD, varied=0.7)
+            cuts = [slice(n * self.batch, (n + 1) * self.batch) for n in range(self.AHEAD)]
+            self._made = {step + n: whole.at(cut) for n, cut in enumerate(cuts)}
+        return self._made.pop(step)
+
+    def draw(self, seed: int, count: int, *, varied: float, looks: bool = True) -> Lesson:
+        """``count`` pictures, of which a share ``varied`` is not plain on white; roughened."""
+        draw = random.Random(f"{seed}/{count}")
+        rows = [draw.randrange(len(self.drawings)) for _ in range(count)]
+        choices = [_choice(draw, varied, looks=looks) for _ in range(count)]
+        rgba = self.drawings[torch.tensor(rows, device=self.device)]
+        shown = torch.zeros(count, dtype=torch.bool)
+        if self.mascots is not None:
+            shown = torch.tensor([draw.random() < SUBJECTS for _ in range(count)])
+            some = torch.tensor([draw.randrange(len(self.mascots)) for _ in range(int(shown.sum()))]).long()
+            rgba[shown.to(self.device)] = self.mascots[some.to(self.device)]
+        styles = [
+            self.styles[row] if choice.look == "none" else STYLE_NAMES.index(choice.look)
+            for row, choice in zip(rows, choices, strict=True)
+        ]
+        styles = torch.tensor(styles)
+        plain = torch.tensor([choice.look == "none" for choice in choices])
+        concepts = torch.tensor([self.concepts[row] for row in rows])
+        return Lesson(
+            self._paint(rgba, choices, seed),
+            concepts.where(~shown, SKIP).to(self.device),
+            styles.where(~(shown & plain), SKIP).to(self.device),
+            shown.float().to(self.device),
+        )
+
+    def _paint(self, rgba: Tensor, choices: Sequence[Choice], seed: int) -> Tensor:
+        rough = torch.Generator(self.device).manual_seed(seed)
+        parts = [
+            roughen(paint(some.float() / 255, choices[512 * n : 512 * n + 512]), rough)
+            for n, some in enumerate(rgba.split(512))
+        ]
+        return torch.cat(parts).contiguous(memory_format=torch.channels_last)
+
+
+def _choice(draw: random.Random, varied: float, *, looks: bool) -> Choice:
+    seed = draw.getrandbits(40)
+    if draw.random() >= varied:
+        return Choice(scale=draw.uniform(0.75, 1.0), flip=draw.random() < 0.5)
+    choice = choose(seed)
+    if looks and draw.random() < 0.07:
+        return replace(choice, look="blueprint", colour=None, pattern="plain")
+    return choice if looks else replace(choice, look="none")
+
+
+def mascots(count: int, seed: int) -> Tensor | None:
+    """(count, 4, 128, 128) uint8 drawings of the mascot; None, and said so, where it cannot be drawn."""
+    try:
+        module = import_module("limner.bases.mascot")
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"No mascot ({error}): the subject head stays untrained.\n")
+        return None
+    return torch.from_numpy(module.drawings(count, seed)).permute(0, 3, 1, 2).contiguous()
+
+
+def lessons(art: Art, batch: int, device: torch.device, exam: int) -> tuple[School, dict[str, Lesson]]:
+    """The school of the pairs that are shown, and exams of ``exam`` pictures on those that are kept."""
+    keep = np.array([kept(str(c), str(s)) for c, s in zip(art.concept, art.style, strict=True)])
+    if keep.all() or not keep.any():
+        keep[:: len(keep) - 1] = True
+        keep[1:-1] = False
+    shown, hidden = (Art(art.rgba[rows], art.style[rows], art.concept[rows]) for rows in (~keep, keep))
+    school = School(shown, mascots(384, 0), batch, device)
+    other = School(hidden, mascots(64, 1), batch, device)
+    return school, {
+        "plain": other.draw(1, exam, varied=0.0),
+        "grounds": other.draw(2, exam, varied=1.0, looks=False),
+        "all": other.draw(3, exam, varied=0.7),
+    }
