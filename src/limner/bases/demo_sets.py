@@ -102,7 +102,8 @@ LICENCES = """\
 | `mascot` | drawn by this project (`limner/bases/mascot.py`) | Apache-2.0, as the project |
 
 Changes: the art is drawn at 128 x 128 on plain grounds; `blueprint` turns it into pale shapes and
-lines on navy. Of `blueprint`, pictures 1, 4, 7 and 10 come from Noto, 2, 5 and 8 from Fluent, 3, 6 and 9 from Twemoji.
+lines on navy. Of `blueprint`, pictures 1, 4, 7 and 10 come from Noto, 2, 5 and 8 from Fluent, 3, 6 and 9 from
+Twemoji.
 Full texts: Apache-2.0 in the `LICENSE` of this project, CC-BY-4.0 at
 https://creativecommons.org/licenses/by/4.0/legalcode, and MIT here:
 
