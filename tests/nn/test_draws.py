@@ -50,8 +50,9 @@ def test_the_numbers_have_the_distributions_that_they_say():
 
 
 def test_an_even_draw_has_its_times_fixed_and_its_noise_not():
-    like, draw = torch.zeros(6, 8), Even(PLACES, 0.3)
-    assert torch.equal(draw.uniform("time", like), torch.full((6,), 0.3))
+    quantiles = (0.1, 0.3, 0.5, 0.7, 0.9, 0.99)
+    like, draw = torch.zeros(6, 8), Even(PLACES, quantiles)
+    assert torch.equal(draw.uniform("time", like), torch.tensor(quantiles))
     assert torch.equal(draw.normal("noise", like), Draws(PLACES).normal("noise", like))
 
 

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 from PIL import Image
 from torch import Tensor, nn
 
@@ -182,6 +181,9 @@ def paint(
     canvas: Canvas,
 ) -> list[Image.Image]:
     """One image for each prompt, by the stock pipeline, each from its own seed."""
+    # half a second and every part of the pipeline: not before a picture is due
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
+
     chosen = options(source, canvas)
     guided = chosen.pop("negative_prompt") is None
     stock: Any = FluxPipeline  # its annotations forbid the None that it accepts

@@ -54,21 +54,21 @@ class Draws:
 
 
 class Even(Draws):
-    """Draws whose times all stand at one quantile of their density, so that a measurement has no luck in it.
+    """Draws whose times stand at given quantiles of their density, so that a measurement has no luck in it.
 
     Args:
         places: As in :class:`Draws`.
-        quantile: In (0, 1).
+        quantiles: For each sample, in (0, 1).
     """
 
-    def __init__(self, places: Sequence[tuple[int | str, ...]], quantile: float) -> None:
+    def __init__(self, places: Sequence[tuple[int | str, ...]], quantiles: Sequence[float]) -> None:
         super().__init__(places)
-        self.quantile = quantile
+        self.quantiles = tuple(quantiles)
 
     def uniform(self, name: str, like: Tensor) -> Tensor:
-        """The quantile, (B,)."""
+        """The quantiles, (B,)."""
         del name
-        return torch.full((len(like),), self.quantile, device=like.device)
+        return torch.tensor(self.quantiles, device=like.device)
 
 
 class DeviceDraws:

@@ -109,14 +109,15 @@ class Trainee:
     @torch.no_grad()
     def held_out_loss(self) -> float:
         """Mean loss over the held-out views at fixed quantiles of time and fixed noise."""
-        setting = self.setting
+        setting, wish = self.setting, self.setting.recipe
+        largest = wish.limits.micro_batch or wish.train.batch
         self.dropping(on=False)
-        first = len(setting.views)
         total = 0.0
         for number in range(len(setting.held_out)):
-            values = self.store.batch([first + number], setting.device)
-            for quantile in QUANTILES:
-                draw = Even([("held-out", number, str(quantile))], quantile)
+            for start in range(0, len(QUANTILES), largest):
+                some = QUANTILES[start : start + largest]
+                values = self.store.batch([len(setting.views) + number] * len(some), setting.device)
+                draw = Even([("held-out", number, str(quantile)) for quantile in some], some)
                 with self._arithmetic():
                     total += float(run_units(setting.cut.live, self.models, values, draw)["loss"].sum())
         self.dropping(on=True)
