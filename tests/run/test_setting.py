@@ -1,0 +1,141 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from limner.errors import BadBase, BadData, BadRecipe
+from limner.run.setting import device_of, precision_of, prepare
+from small import wish
+
+
+def test_everything_is_derived_without_loading_a_weight(tiny_base, photos, monkeypatch):
+    monkeypatch.setattr("limner.families.loading.load", None)
+    setting = prepare(
+        wish(tiny_base, photos, data={"resolution": None, "flip": True, "caption_dropout": 0.1})
+    )
+    assert setting.resolution == 32
+    assert setting.device == device_of("auto") and setting.dtype == precision_of("auto", setting.device)
+    assert len(setting.views) == 2 * (6 * 2 + 1), "flips x (captions and the empty one), one image has two"
+    assert setting.cut.loaded == ("transformer",) and setting.trained == {"transformer": 0}
+    assert setting.order.batch == 2
+
+
+def test_the_resolution_is_the_recipes_or_the_bases_own(tiny_base, photos):
+    assert prepare(wish(tiny_base, photos, data={"resolution": None})).resolution == 32
+    with pytest.raises(BadData, match="the short side needs 512"):
+        prepare(wish(tiny_base, photos, data={"resolution": 1024}))
+
+
+def more(photos: Path, count: int) -> None:
+    for number in range(6, count):
+        shutil.copy(photos / "5.png", photos / f"{number}.png")
+        with (photos / f"{number}.png").open("ab") as file:
+            file.write(bytes([number]))
+
+
+def contents(views) -> set[str]:
+    return {view.example.sha256 for view in views}
+
+
+def test_few_images_are_all_trained_on_and_measured_on(tiny_base, photos):
+    setting = prepare(wish(tiny_base, photos))
+    assert contents(setting.held_out) == contents(setting.views) and not setting.truly_held_out
+    assert len(setting.held_out) == 6 and not any(view.flip for view in setting.held_out)
+
+
+def test_a_tenth_of_many_images_is_held_out(tiny_base, photos):
+    more(photos, 25)
+    setting = prepare(wish(tiny_base, photos, data={"flip": True}))
+    assert setting.truly_held_out and len(setting.held_out) == 2
+    assert not contents(setting.held_out) & contents(setting.views) and len(contents(setting.views)) == 23
+
+
+def test_which_images_are_held_out_depends_on_their_content_alone(tiny_base, photos, tmp_path):
+    kept = contents(prepare(wish(tiny_base, photos, data={"held_out": 2})).held_out)
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for number, path in enumerate(sorted(photos.glob("*.png"), reverse=True)):
+        shutil.copy(path, moved / f"renamed-{number}.png")
+    assert contents(prepare(wish(tiny_base, moved, data={"held_out": 2})).held_out) == kept
+    assert len(kept) == 2
+
+
+def test_a_copy_of_a_held_out_image_is_not_trained_on(tiny_base, photos):
+    for path in list(photos.glob("*.png")):
+        shutil.copy(path, path.with_name(f"copy-of-{path.name}"))
+    setting = prepare(wish(tiny_base, photos, data={"held_out": 2}))
+    assert len(contents(setting.views)) == 4 and not contents(setting.views) & contents(setting.held_out)
+
+
+@pytest.mark.parametrize("count", [6, 7, 100])
+def test_holding_out_everything_is_refused(tiny_base, photos, count: int):
+    with pytest.raises(BadData, match=rf"data\.held_out is {count} and the folder has 6 .*at most 5"):
+        prepare(wish(tiny_base, photos, data={"held_out": count}))
+
+
+def test_a_folder_of_held_out_images(tiny_base, photos, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.move(photos / "5.png", other / "5.png")
+    setting = prepare(wish(tiny_base, photos, data={"held_out_images": str(other)}))
+    assert setting.truly_held_out and len(setting.held_out) == 1 and len(contents(setting.views)) == 5
+    shutil.copy(photos / "0.png", other / "again.png")
+    with pytest.raises(
+        BadData, match=r"1 of the 2 images in data\.held_out_images are trained on as well: again\.png"
+    ):
+        prepare(wish(tiny_base, photos, data={"held_out_images": str(other)}))
+
+
+def test_part_of_a_text_encoder(tiny_base, photos):
+    setting = prepare(
+        wish(tiny_base, photos, lora={"text_encoders": ["text_encoder"], "text_encoder_layers": 1})
+    )
+    assert setting.trained == {"transformer": 0, "text_encoder": 2}
+    assert "encode_clip@2" in setting.cut.boundary
+    with pytest.raises(BadRecipe, match=r"text_encoder_layers is 4; text_encoder has 3 layers"):
+        prepare(wish(tiny_base, photos, lora={"text_encoders": ["text_encoder"], "text_encoder_layers": 4}))
+    with pytest.raises(BadRecipe, match=r"no text encoder 'text_encoder_3'"):
+        prepare(wish(tiny_base, photos, lora={"text_encoders": ["text_encoder_3"]}))
+
+
+@pytest.mark.parametrize(("wished", "bound"), [("auto", 1.0), ("none", 1.0), (2.5, 2.5)])
+def test_the_time_shift_reaches_the_unit(tiny_base, photos, wished, bound):
+    setting = prepare(wish(tiny_base, photos, train={"time_shift": wished, "time_density": "uniform"}))
+    constants = {unit.name: unit.constants for unit in setting.units}["draw_time"]
+    assert (constants["time_shift"], constants["time_density"]) == (bound, "uniform")
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert device_of("auto").type == "cpu"
+    for name in ("cuda", "mps"):
+        with pytest.raises(BadRecipe, match=f'limits.device is "{name}", and torch .* sees none'):
+            device_of(name)
+
+
+def test_precision(monkeypatch):
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    assert precision_of("auto", cpu) == torch.float32 and precision_of("auto", cuda) == torch.bfloat16
+    assert precision_of("bf16", cpu) == torch.bfloat16 and precision_of("fp32", cuda) == torch.float32
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    assert precision_of("auto", cuda) == torch.float32
+
+
+def test_what_cannot_be_done_is_refused(tiny_base, photos, tmp_path):
+    with pytest.raises(BadRecipe, match='train.method is "full"'):
+        prepare(wish(tiny_base, photos, train={"method": "full"}, lora={"rank": 16}))
+    with pytest.raises(BadRecipe, match=r"sample\.width is 100; flux paints multiples of 16\. Set 96\."):
+        prepare(wish(tiny_base, photos, sample={"width": 100}))
+    with pytest.raises(BadRecipe, match=r"sample\.height is 17"):
+        prepare(wish(tiny_base, photos, sample={"height": 17}))
+    with pytest.raises(BadBase, match="no folder here"):
+        prepare(wish(tmp_path / "nowhere", photos))
+    other = Path(shutil.copytree(tiny_base, tmp_path / "other"))
+    index = json.loads((other / "model_index.json").read_text())
+    (other / "model_index.json").write_text(json.dumps(index | {"_class_name": "StableDiffusionPipeline"}))
+    with pytest.raises(BadBase, match="StableDiffusionPipeline"):
+        prepare(wish(other, photos))
