@@ -36,7 +36,7 @@ recipes = st.builds(
         flip=st.booleans(),
         resolution=st.none() | st.integers(16, 8192),
     ),
-    lora=st.builds(Lora, targets=words.filter(bool) | st.lists(words.filter(bool)).map(tuple)),
+    lora=st.builds(Lora, targets=words.filter(bool) | st.lists(words.filter(bool), min_size=1).map(tuple)),
     train=st.builds(
         Train,
         learning_rate=st.floats(1e-300, 10),
@@ -185,3 +185,33 @@ def test_the_json_schema_knows_every_key():
         properties = schema["$defs"][table.title()]["properties"] if table else schema["properties"]
         assert properties[key]["description"], path
     assert schema["additionalProperties"] is False
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed = 1" + "0" * 5000, "Not TOML"),
+        ("seed = " + "[" * 50_000, "Not TOML"),
+        ('name = ".."', "the first no dot"),
+        ("[lora]\ntargets = []", "lora.targets is \\[\\]; it must be .* or a list, not empty"),
+        ('[data]\ncache = "a\\u0000b"', "data.cache is .*; it must be a path"),
+        ('[data]\nimages = "a\\u0000b"', "data.images is .*; it must be a path"),
+        ('[sample]\nprompt_file = "a\\u0000b"', "sample.prompt_file is .*; it must be a path"),
+    ],
+)
+def test_what_no_system_takes_is_told(text, message):
+    with pytest.raises(BadRecipe, match=message):
+        parse(text)
+
+
+def test_a_setting_that_no_parser_takes_is_told():
+    for value in ("1" + "0" * 5000, "[" * 50_000):
+        with pytest.raises(BadRecipe, match="seed is"):
+            override(Recipe(), [f"seed={value}"])
+
+
+def test_a_huge_file_is_no_recipe(tmp_path):
+    with (tmp_path / "r.toml").open("wb") as file:
+        file.truncate(3 << 30)
+    with pytest.raises(BadRecipe, match=r"r.toml has 3.2 GB, which no recipe has"):
+        load(tmp_path / "r.toml")

@@ -99,7 +99,9 @@ class Family:
         if model != self.denoiser:
             if model not in self.text_targets:
                 known = ", ".join(sorted(self.text_targets))
-                raise BadRecipe(f"{self.name} has no text encoder {model!r}. Known: {known}.")
+                raise BadRecipe(
+                    f"lora.text_encoders: {self.name} has no text encoder {model!r}. Known: {known}."
+                )
             return self.text_targets[model]
         if not isinstance(wanted, str):
             return tuple(wanted)

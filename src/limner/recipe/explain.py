@@ -133,7 +133,8 @@ def _list(rule: Mapping[str, Any]) -> str:
     if "prefixItems" in rule:
         parts = [expected(item) for item in rule["prefixItems"]]
         return f"a list of {len(parts)}, each {parts[0]}"
-    return f"a list, each item {expected(rule['items'])}"
+    least = ", not empty" if rule.get("minItems") else ""
+    return f"a list{least}, each item {expected(rule['items'])}"
 
 
 def _bounds(rule: Mapping[str, Any]) -> list[str]:
@@ -150,7 +151,7 @@ def _bounds(rule: Mapping[str, Any]) -> list[str]:
     if rule.get("minLength"):
         bounds.append("not empty")
     if "pattern" in rule:
-        bounds.append("1 to 100 characters that a file name may have")
+        bounds.append("1 to 100 characters that a file name may have, the first no dot")
     return bounds
 
 

@@ -3,13 +3,29 @@
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
 
 from limner.errors import BadRecipe
 from limner.recipe import explain
 
 Goal = Literal["subject", "face", "object", "style"]
-Where = Annotated[Path, Field(strict=False)]
+
+
+def _no_nul(path: Path) -> Path:
+    if "\0" in str(path):
+        raise ValueError("no system has such a path")
+    return path
+
+
+Where = Annotated[Path, Field(strict=False), AfterValidator(_no_nul)]
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)]
 Tracker = Literal["tensorboard", "wandb", "trackio"]
 
@@ -87,7 +103,7 @@ class Lora(Part):
     """Inner width of each pair of factors: capacity, and size of the file."""
     alpha: Annotated[float, Field(gt=0)] | None = Field(default=None, examples=[16.0])
     """The update is scaled by alpha / rank. Unset: the rank, so that the scale is 1."""
-    targets: Annotated[str, Field(min_length=1)] | Names = "auto"
+    targets: Annotated[str, Field(min_length=1)] | Annotated[Names, Field(min_length=1)] = "auto"
     """A group of the family ("auto", "attention", "all-linear"), or a list of endings of module names."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the inputs of each pair that is zeroed while training."""
@@ -235,8 +251,8 @@ class Recipe(Part):
     base: Annotated[str, Field(min_length=1)] = "glyph"
     """The model to teach: a registered name ("glyph", "flux-dev", "flux-schnell"), a hub id, or a folder in
     diffusers layout (written with a leading "./", "../", "~/" or "/")."""
-    name: Annotated[str, Field(pattern=r'^[^/\\:*?"<>|\x00-\x1f]{1,100}$')] = "lora"
-    """What the LoRA is called in its own metadata and in reports."""
+    name: Annotated[str, Field(pattern=r'^[^./\\:*?"<>|\x00-\x1f][^/\\:*?"<>|\x00-\x1f]{0,99}$')] = "lora"
+    """What the LoRA is called in its own metadata and in reports. Does not begin with a dot."""
     goal: Goal = "subject"
     """What the images have in common."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

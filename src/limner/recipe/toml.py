@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from limner.errors import BadRecipe
+from limner.files import human
 from limner.recipe import explain
 from limner.recipe.schema import Part, Recipe
 
 PATHS = ("data.images", "data.held_out_images", "data.cache", "sample.prompt_file")
 WIDTH = 100
+LARGEST = 1_000_000
+"""Bytes."""
 
 
 def load(path: Path) -> Recipe:
@@ -22,6 +25,8 @@ def load(path: Path) -> Recipe:
         BadRecipe: The file is missing, unreadable, not UTF-8, not TOML, or means nothing.
     """
     try:
+        if (size := path.stat().st_size) > LARGEST:
+            raise BadRecipe(f"{path} has {human(size)}, which no recipe has. Name the recipe.")
         text = path.read_bytes().decode()
     except FileNotFoundError as error:
         raise BadRecipe(f"There is no recipe {path}. `limner init` writes one.") from error
@@ -49,7 +54,7 @@ def parse(text: str, root: Path | None = None) -> Recipe:
     """
     try:
         table = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a plain ValueError
         raise BadRecipe(f"Not TOML: {error}. Strings stand in double quotes, tables as [train].") from error
     recipe = Recipe.model_validate(table)
     return recipe if root is None else placed(recipe, root)
@@ -156,7 +161,7 @@ def _value(path: str, text: str) -> Any:
         return None if field.default is None else ""
     try:
         parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
     if len(parsed) > 1 or (field.annotation in (str, Path) and not isinstance(parsed["value"], str)):
         return text

@@ -104,7 +104,7 @@ class Page:
         text = self.run.recipe_path.read_bytes().decode("utf-8", "replace")
         try:
             return text, tomllib.loads(text)
-        except (tomllib.TOMLDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             self.problems.append(f"recipe.toml cannot be read: {error}.")
             return text, {}
 
