@@ -76,3 +76,29 @@ def test_a_folder_has_a_name_even_when_it_is_here(photos, monkeypatch):
     monkeypatch.chdir(photos)
     assert folder_name(Path()) == "photos"
     assert folder_name(Path("/")) == "lora"
+
+
+@pytest.mark.parametrize("out", ["photos", "photos/run", "photos/../photos"])
+def test_a_run_among_its_images_is_refused(photos, out):
+    with pytest.raises(BadUsage, match="its samples would be trained on. Choose another with --out"):
+        wish(photos, {}, Path(out))
+    assert wish(photos, {}, Path("photos-run")).out == Path("photos-run")
+
+
+@pytest.mark.parametrize("mark", ["lock", "checkpoints", "metrics.jsonl"])
+def test_a_run_without_its_recipe_is_no_folder_of_images(photos, mark):
+    (photos / mark).mkdir()
+    with pytest.raises(BadUsage, match="has lost its recipe. Put a recipe at photos/recipe.toml"):
+        wish(Path("photos"), {}, None)
+
+
+def test_a_folder_in_place_of_the_recipe_is_told(photos):
+    (photos / "recipe.toml").mkdir()
+    with pytest.raises(BadUsage, match="has lost its recipe"):
+        wish(photos, {}, None)
+
+
+def test_the_name_of_a_folder_becomes_one_that_every_system_takes(tmp_path):
+    assert folder_name(tmp_path / ".hidden") == "hidden"
+    assert folder_name(tmp_path / 'a:b?"c') == "a-b-c"
+    assert folder_name(Path("/")) == "lora"

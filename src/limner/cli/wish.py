@@ -1,5 +1,7 @@
 """What a person named on the command line becomes: a recipe, and the run folder it belongs to."""
 
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +10,8 @@ from typing import Any
 from limner.errors import BadUsage
 
 RUNS = Path("runs")
+FORBIDDEN = re.compile(r'[/\\:*?"<>|\x00-\x1f]+')
+"""What the name of a recipe may not have, as some system does not take it in the name of a file."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ def wish(target: Path, changed: Mapping[str, Any], out: Path | None) -> Wish:
         out: The run folder, or ``None`` for the one that belongs to the target.
 
     Raises:
-        BadUsage: There is nothing at ``target``, or its own run folder holds a run on other images.
+        BadUsage: There is nothing at ``target``, it is a run without its recipe, its own run folder holds a
+            run on other images, or the run folder lies among the images.
         BadRecipe: The recipe or a change means nothing.
         BadData: The folder cannot be read.
     """
@@ -53,6 +58,8 @@ def wish(target: Path, changed: Mapping[str, Any], out: Path | None) -> Wish:
     if not target.exists():
         raise BadUsage(f"There is no {target}. Name a folder of images, a recipe.toml, or a run folder.")
     file = RunDir(target).recipe_path if target.is_dir() else target
+    if target.is_dir() and not file.is_file() and (_is_run(target) or os.path.lexists(file)):
+        raise BadUsage(f"{target} is a run folder that has lost its recipe. Put a recipe at {file}.")
     if file.is_file():
         recipe, sources = change(load(file), changed), {}
         home = out or _home(file, recipe)
@@ -60,8 +67,17 @@ def wish(target: Path, changed: Mapping[str, Any], out: Path | None) -> Wish:
         recipe, sources = _from_images(target, changed)
         home = out or _free(RUNS / recipe.name, target)
     recipe = placed(recipe, Path.cwd())
+    _refuse_inside(home, recipe.data.images)
     prompts(recipe)  # a missing prompt file should be told before an hour of caching
     return Wish(recipe, home, sources)
+
+
+def _refuse_inside(home: Path, images: Path) -> None:
+    if home.resolve().is_relative_to(images.resolve()):
+        raise BadUsage(
+            f"The run folder {home} lies in the folder of images {images}, so that its samples would be "
+            "trained on. Choose another with --out."
+        )
 
 
 def _from_images(folder: Path, changed: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
@@ -87,18 +103,22 @@ def _from_images(folder: Path, changed: Mapping[str, Any]) -> tuple[Any, dict[st
 
 def folder_name(folder: Path) -> str:
     """The name of a folder, as a run and its LoRA are called."""
-    return folder.resolve().name[:100] or "lora"
+    return FORBIDDEN.sub("-", folder.resolve().name).lstrip(".")[:100] or "lora"
 
 
 def _home(file: Path, recipe: Any) -> Path:
     """The run folder of a recipe file: its own folder when that is a run, else one named after the recipe."""
+    if file.name == "recipe.toml":
+        return file.parent if _is_run(file.parent) else RUNS / folder_name(recipe.data.images)
+    return RUNS / file.stem
+
+
+def _is_run(folder: Path) -> bool:
     from limner.run.rundir import RunDir
 
-    run = RunDir(file.parent)
+    run = RunDir(folder)
     marks = (run.metrics_path, run.checkpoints_path, run.index_path, run.lora_path, run.path / "lock")
-    if file.name == run.recipe_path.name:
-        return run.path if any(mark.exists() for mark in marks) else RUNS / folder_name(recipe.data.images)
-    return RUNS / file.stem
+    return any(mark.exists() for mark in marks)
 
 
 def _free(home: Path, images: Path) -> Path:
