@@ -273,7 +273,7 @@ def main() -> None:
     art = read_art(said.art).only(STYLES, CONCEPTS)
     school, exams = lessons(art, wish.batch, wish.device, said.exam)
     names = list(nouns())[:CONCEPTS]
-    net = Net(len(names), len(STYLE_NAMES)).to(wish.device).to(memory_format=torch.channels_last)
+    net = Net(len(names), len(STYLE_NAMES)).to(wish.device)
     if said.compiled:
         net.compile(dynamic=False)
     rows = train(net, school, exams, wish)
