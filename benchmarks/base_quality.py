@@ -1,8 +1,8 @@
 """How good an embedded base is: its autoencoder, its concepts, its styles, on fixed prompts and seeds.
 
 ``python benchmarks/base_quality.py --base FOLDER --judge FOLDER --art art.npz [--device cuda]``. Pictures
-come from stock diffusers; what they show is told by ``limner.bases.judge``, whose own figures on real drawings
-that it never saw stand in the table. Leaves JSON, a contact sheet, and a table with the bars.
+come from stock diffusers; what they show is told by ``limner.bases.judge``, whose own figures on real
+drawings that it never saw stand in the table. Leaves JSON, a contact sheet, and a table with the bars.
 """
 
 import argparse
