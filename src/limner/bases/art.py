@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import resvg_py
@@ -84,7 +85,7 @@ def read_art(path: Path) -> Art:
     try:
         with np.load(path, allow_pickle=False) as file:
             return Art(file["rgba"], file["style"], file["concept"])
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, EOFError, BadZipFile, KeyError, ValueError) as error:
         raise BadData(
             f"{path} is not an art file ({error}). Make one: python -m limner.bases.art --help."
         ) from error

@@ -24,12 +24,13 @@ from torch.nn import functional as F
 
 from limner.bases.art import STYLES, nouns, read_art
 from limner.bases.clock import Clock
-from limner.bases.lessons import CONCEPTS, SKIP, STYLE_NAMES, Lesson, School, lessons
+from limner.bases.lessons import SKIP, STYLE_NAMES, Lesson, School, lessons
+from limner.bases.parts import SIZES
 from limner.errors import BadBase
 from limner.files import atomic_write, write_json
 from limner.nn.fit import Average, Fit, fit
 
-WIDTHS = ((32, 2), (64, 2), (128, 2), (192, 1))
+WIDTHS = ((32, 1), (64, 2), (128, 2), (192, 1))
 
 
 class Block(nn.Module):
@@ -70,7 +71,7 @@ class Net(nn.Module):
         self.subject = nn.Linear(2 * width, 1)
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, 3, 128, 128) in [0, 1] -> logits (B, concepts), (B, styles), (B,)."""
+        """(B, 3, S, S) in [0, 1] -> logits (B, concepts), (B, styles), (B,)."""
         x = F.silu(self.norm(self.blocks(self.stem((pictures - 0.5) * 4))))
         seen = self.dropout(torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1))
         return self.concept(seen), self.style(seen), self.subject(seen)[:, 0]
@@ -165,15 +166,15 @@ def train(net: Net, school: School, exams: dict[str, Lesson], wish: Wish) -> lis
 
 
 class Judge:
-    """Answers about pictures. Images are (N, 128, 128, 3) uint8."""
+    """Answers about pictures. Images are (N, side, side, 3) uint8, of the side that it was trained at."""
 
     def __init__(
-        self, net: Net, concept_names: Sequence[str], style_names: Sequence[str], *, sure: bool
+        self, net: Net, concept_names: Sequence[str], style_names: Sequence[str], *, side: int, sure: bool
     ) -> None:
         """``sure`` says that the subject head was trained."""
         self.net = net.eval()
         self.concept_names, self.style_names = tuple(concept_names), tuple(style_names)
-        self.sure = sure
+        self.side, self.sure = side, sure
 
     @classmethod
     def load(cls, folder: Path | None = None, device: str = "cpu") -> "Judge":
@@ -192,7 +193,9 @@ class Judge:
             raise BadBase(
                 f"{folder} holds no judge ({error}). Make one: python -m limner.bases.judge --help."
             ) from error
-        return cls(net.to(device), facts["concepts"], facts["styles"], sure=facts["subject"])
+        return cls(
+            net.to(device), facts["concepts"], facts["styles"], side=facts["side"], sure=facts["subject"]
+        )
 
     def save(self, folder: Path, record: dict[str, Any]) -> None:
         """Write bf16 weights, names of the classes, and the ``record`` of the training."""
@@ -202,14 +205,19 @@ class Judge:
             for name, each in self.net.state_dict().items()
         }
         atomic_write(folder / "judge.safetensors", lambda draft: save_file(weights, draft))
-        facts = {"concepts": self.concept_names, "styles": self.style_names, "subject": self.sure}
+        facts = {
+            "concepts": self.concept_names,
+            "styles": self.style_names,
+            "side": self.side,
+            "subject": self.sure,
+        }
         write_json(folder / "judge.json", {**facts, **record})
 
     @torch.no_grad()
     def _answers(self, images: np.ndarray, head: int) -> Tensor:
-        if images.ndim != 4 or images.shape[1:] != (128, 128, 3) or images.dtype != np.uint8:
+        if images.ndim != 4 or images.shape[1:] != (self.side, self.side, 3) or images.dtype != np.uint8:
             raise BadBase(
-                f"The judge got {images.dtype} {images.shape}; it reads uint8 (N, 128, 128, 3). Resize first."
+                f"The judge got {images.dtype} {images.shape}; it reads uint8 (N, {self.side}, {self.side}, 3)."
             )
         device = self.net.concept.weight.device
         pictures = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
@@ -261,6 +269,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the judge of the embedded base.")
     parser.add_argument("--art", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--size", choices=SIZES, default="gpu")
     parser.add_argument("--minutes", type=float, default=2.0)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--rate", type=float, default=2e-3)
@@ -270,15 +279,16 @@ def main() -> None:
     said = parser.parse_args()
     wish = Wish(said.minutes, said.batch, said.rate, torch.device(said.device), said.compiled)
     torch.manual_seed(0)
-    art = read_art(said.art).only(STYLES, CONCEPTS)
-    school, exams = lessons(art, wish.batch, wish.device, said.exam)
-    names = list(nouns())[:CONCEPTS]
+    size = SIZES[said.size]
+    art = read_art(said.art).only(STYLES, size.concepts)
+    school, exams = lessons(art, batch=wish.batch, side=size.side, device=wish.device, exam=said.exam)
+    names = list(nouns())[: size.concepts]
     net = Net(len(names), len(STYLE_NAMES)).to(wish.device)
     if said.compiled:
         net.compile(dynamic=False)
     rows = train(net, school, exams, wish)
     name = torch.cuda.get_device_name() if wish.device.type == "cuda" else "cpu"
-    judge = Judge(net, names, STYLE_NAMES, sure=school.mascots is not None)
+    judge = Judge(net, names, STYLE_NAMES, side=size.side, sure=school.mascots is not None)
     judge.save(said.out, {"device": name, "batch": wish.batch, "rows": rows, "figures": rows[-1]})
 
 

@@ -14,12 +14,11 @@ from torch.nn import functional as F
 
 from limner.bases.art import STYLES, Art, nouns
 from limner.bases.captions import LOOKS, Choice, choose
+from limner.bases.latents import drawings
 from limner.bases.looks import paint
 
 STYLE_NAMES = (*STYLES, "blueprint", *LOOKS[1:])
 """Classes of the style head: a picture with a look counts as that look, whatever style it was drawn in."""
-CONCEPTS = 300
-"""Nouns that the judge knows: the first ones of the art."""
 KEPT = 10
 """One in so many (concept, style) pairs is kept from the judge."""
 SKIP = -100
@@ -44,8 +43,8 @@ def roughen(pictures: Tensor, draw: torch.Generator) -> Tensor:
     def normal(channels: int, wide: int) -> Tensor:
         return torch.randn(count, channels, wide, wide, device=device, generator=draw)
 
-    small = int(torch.randint(40, 100, (), device=device, generator=draw))
-    block = (4, 8)[int(torch.randint(2, (), device=device, generator=draw))]
+    small = int(torch.randint(side * 2 // 5, side * 4 // 5, (), device=device, generator=draw))
+    block = (side // 32, side // 16)[int(torch.randint(2, (), device=device, generator=draw))]
     poor = F.interpolate(pictures, small, mode="bilinear", antialias=True, align_corners=False)
     poor = F.interpolate(poor, side, mode="bilinear", align_corners=False)
     blurred = F.avg_pool2d(F.pad(pictures, (2, 2, 2, 2), mode="replicate"), 5, 1)
@@ -59,7 +58,7 @@ def roughen(pictures: Tensor, draw: torch.Generator) -> Tensor:
 
 @dataclass(frozen=True)
 class Lesson:
-    """Pictures (B, 3, 128, 128) in [0, 1] with their labels (B,); ``SKIP`` where none applies."""
+    """Pictures (B, 3, S, S) in [0, 1] with their labels (B,); ``SKIP`` where none applies."""
 
     pictures: Tensor
     concept: Tensor
@@ -76,13 +75,13 @@ class School:
 
     AHEAD = 4
 
-    def __init__(self, art: Art, mascots: Tensor | None, batch: int, device: torch.device) -> None:
-        """``mascots`` are (M, 4, 128, 128) uint8 drawings of the mascot, if there are any."""
+    def __init__(self, art: Art, mascots: Art | None, *, batch: int, side: int, device: torch.device) -> None:
+        """``mascots`` are drawings of the mascot, if there are any; ``side`` is that of the pictures."""
         place = {name: n for n, name in enumerate(nouns())}
-        self.drawings = torch.from_numpy(art.rgba).permute(0, 3, 1, 2).contiguous().to(device)
+        self.drawings = drawings(art, side).to(device)
         self.concepts = [place[str(name)] for name in art.concept]
         self.styles = [STYLE_NAMES.index(str(name)) for name in art.style]
-        self.mascots = None if mascots is None else mascots.to(device)
+        self.mascots = None if mascots is None else drawings(mascots, side).to(device)
         self.batch, self.device = batch, device
         self._made: dict[int, Lesson] = {}
 
@@ -105,6 +104,10 @@ class School:
             shown = torch.tensor([draw.random() < SUBJECTS for _ in range(count)])
             some = torch.tensor([draw.randrange(len(self.mascots)) for _ in range(int(shown.sum()))]).long()
             rgba[shown.to(self.device)] = self.mascots[some.to(self.device)]
+            choices = [
+                replace(each, colour=None) if here else each  # it is known by its colour
+                for each, here in zip(choices, shown.tolist(), strict=True)
+            ]
         styles = [
             self.styles[row] if choice.look == "none" else STYLE_NAMES.index(choice.look)
             for row, choice in zip(rows, choices, strict=True)
@@ -122,7 +125,7 @@ class School:
     def _paint(self, rgba: Tensor, choices: Sequence[Choice], seed: int) -> Tensor:
         rough = torch.Generator(self.device).manual_seed(seed)
         parts = [
-            roughen(paint(some.float() / 255, choices[512 * n : 512 * n + 512]), rough)
+            roughen(paint(some, choices[512 * n : 512 * n + 512]), rough)
             for n, some in enumerate(rgba.split(512))
         ]
         return torch.cat(parts).contiguous(memory_format=torch.channels_last)
@@ -138,25 +141,28 @@ def _choice(draw: random.Random, varied: float, *, looks: bool) -> Choice:
     return choice if looks else replace(choice, look="none")
 
 
-def mascots(count: int, seed: int) -> Tensor | None:
-    """(count, 4, 128, 128) uint8 drawings of the mascot; None, and said so, where it cannot be drawn."""
+def mascots(count: int, seed: int) -> Art | None:
+    """Drawings of the mascot; None, and said so, where it cannot be drawn."""
     try:
         module = import_module("limner.bases.mascot")
     except ModuleNotFoundError as error:
         sys.stderr.write(f"No mascot ({error}): the subject head stays untrained.\n")
         return None
-    return torch.from_numpy(module.drawings(count, seed)).permute(0, 3, 1, 2).contiguous()
+    names = np.full(count, "mascot")
+    return Art(module.drawings(count, seed), names, names)
 
 
-def lessons(art: Art, batch: int, device: torch.device, exam: int) -> tuple[School, dict[str, Lesson]]:
+def lessons(
+    art: Art, *, batch: int, side: int, device: torch.device, exam: int
+) -> tuple[School, dict[str, Lesson]]:
     """The school of the pairs that are shown, and exams of ``exam`` pictures on those that are kept."""
     keep = np.array([kept(str(c), str(s)) for c, s in zip(art.concept, art.style, strict=True)])
     if keep.all() or not keep.any():
         keep[:: len(keep) - 1] = True
         keep[1:-1] = False
     shown, hidden = (Art(art.rgba[rows], art.style[rows], art.concept[rows]) for rows in (~keep, keep))
-    school = School(shown, mascots(384, 0), batch, device)
-    other = School(hidden, mascots(64, 1), batch, device)
+    school = School(shown, mascots(384, 0), batch=batch, side=side, device=device)
+    other = School(hidden, mascots(64, 1), batch=batch, side=side, device=device)
     return school, {
         "plain": other.draw(1, exam, varied=0.0),
         "grounds": other.draw(2, exam, varied=1.0, looks=False),

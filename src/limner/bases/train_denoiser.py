@@ -10,8 +10,6 @@ several lengths, so that the model reads a caption the same whether a tool pads 
 
 import argparse
 import json
-import math
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from limner.bases import parts
+from limner.bases.clock import Clock
 from limner.bases.latents import build_set
 from limner.families.flux import FAMILY
 from limner.files import write_json
@@ -29,14 +28,15 @@ from limner.graph.unit import run
 from limner.nn.draws import DeviceDraws, Draws
 from limner.nn.fit import Average, Fit, fit
 
-LENGTHS = ((32, 1.0, 0.88), (128, 0.5, 0.08), (512, 0.125, 0.04))
-"""(T5 tokens, share of the batch, share of the steps)."""
+LENGTHS = ((0, 1.0, 0.88), (128, 0.5, 0.08), (512, 0.125, 0.04))
+"""(T5 tokens, share of the batch, share of the steps); 0 stands for the base's own length."""
 CLIP_SEEN = 32
 """CLIP is causal and pools at the end token: what stands behind it cannot matter, so it is not computed."""
 CONSTANTS: Mapping[str, Any] = {
     "text_length": 512,
     "time_density": "logit-normal",
     "time_shift": 1.0,
+    "shift_range": (),
     "guidance": None,
 }
 
@@ -84,7 +84,7 @@ def train(
     setting = Fit(
         parameters=parameters,
         optimizer=optimizer,
-        rate=lambda step: min(1.0, (step + 1) / 200) * clock.cosine(),
+        rate=lambda step: min(1.0, (step + 1) / 200) * clock.cosine(1 / 3),
         clip=1.0,
         average=average,
     )
@@ -115,30 +115,6 @@ def train(
     return {"rows": rows, "images_per_second": seen.images / clock.seconds(), "batch": wish.batch}
 
 
-class Clock:
-    """A budget of seconds, and how much of it is gone."""
-
-    def __init__(self, budget: float) -> None:
-        self.budget, self.start = budget, time.monotonic()
-
-    def seconds(self) -> float:
-        """Since the start."""
-        return time.monotonic() - self.start
-
-    def share(self) -> float:
-        """From 0 to 1 and beyond."""
-        return self.seconds() / self.budget
-
-    def over(self) -> bool:
-        """Whether the budget is spent."""
-        return self.share() >= 1
-
-    def cosine(self) -> float:
-        """1 for the first third, then a cosine down to 0."""
-        late = max(0.0, min(1.0, (self.share() - 1 / 3) * 1.5))
-        return 0.5 * (1 + math.cos(math.pi * late))
-
-
 @dataclass
 class Seen:
     """How many images have been trained on."""
@@ -164,13 +140,12 @@ def _losses(models: Mapping[str, nn.Module], cut: Split, shown: Mapping[str, Ten
 
 
 def _rows(values: Mapping[str, Tensor], rows: Tensor, length: int) -> dict[str, Tensor]:
+    own = values["t5_tokens"].shape[1]
     return {
         "latent_mean": values["latent_mean"][rows].float(),
         "latent_spread": values["latent_spread"][rows].float(),
         "clip_tokens": values["clip_tokens"][rows, :CLIP_SEEN].long(),
-        "t5_tokens": nn.functional.pad(
-            values["t5_tokens"][rows].long(), (0, length - values["t5_tokens"].shape[1])
-        ),
+        "t5_tokens": nn.functional.pad(values["t5_tokens"][rows].long(), (0, max(own, length) - own)),
     }
 
 
@@ -192,7 +167,7 @@ def held_out_loss(
     total = 0.0
     for start in range(0, count, 256):
         some = slice(start, start + 256)
-        given = _rows(values, rows[some].to(values["latent_mean"].device), 32)
+        given = _rows(values, rows[some].to(values["latent_mean"].device), 0)
         draw = Draws([("held-out", int(n)) for n in range(count)[some]])
         given["time"] = times[torch.randperm(count, generator=torch.Generator().manual_seed(0))][some].to(
             wish.device
@@ -215,6 +190,7 @@ def main() -> None:
     parser.add_argument("--vae", type=Path, required=True, help="folder of the trained VAE")
     parser.add_argument("--init", type=Path, help="pipeline folder to go on from")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--size", choices=parts.SIZES, default="gpu")
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--rate", type=float, default=1e-3)
@@ -233,7 +209,8 @@ def main() -> None:
         compiled=said.compiled,
     )
     torch.manual_seed(wish.seed)
-    made = parts.load_pipeline(said.init) if said.init else parts.fresh_pipeline(said.vae)
+    size = parts.SIZES[said.size]
+    made = parts.load_pipeline(said.init) if said.init else parts.fresh_pipeline(said.vae, size)
     models = {
         name: made[name].float().to(device).train()
         for name in ("transformer", "text_encoder", "text_encoder_2")
@@ -241,20 +218,14 @@ def main() -> None:
     vae = made["vae"].to(device).eval()
     sets = {
         held: build_set(
-            said.art,
-            vae,
-            made,
-            variants=said.variants if not held else 4,
-            seed=held,
-            device=device,
-            held_out=bool(held),
+            said.art, size, vae, made, variants=4 if held else said.variants, kept=bool(held), device=device
         )
         for held in (0, 1)
     }
     if wish.compiled:
         models["transformer"].compile_repeated_blocks(fullgraph=True)
     record = train(models, sets[0], sets[1], wish)
-    parts.save_pipeline(said.out, made | models, dtype=torch.bfloat16)
+    parts.save_pipeline(said.out, made | models, size, dtype=torch.bfloat16)
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     write_json(said.out / "training.json", {"device": name, "variants": said.variants, **record})
 

@@ -1,0 +1,137 @@
+"""What a picture of the base's training set shows, as choices; and the sentence that says so.
+
+Whatever is varied is said, so that style, look, colour and ground can be told apart from the noun: a LoRA
+moves one and leaves the others only in a base that keeps them apart.
+"""
+
+import random
+from dataclasses import dataclass
+
+COLOURS = {
+    "red": 0.0,
+    "orange": 0.075,
+    "yellow": 0.15,
+    "green": 0.33,
+    "teal": 0.5,
+    "blue": 0.61,
+    "purple": 0.77,
+    "pink": 0.91,
+}
+"""Colour word -> hue in [0, 1)."""
+
+GROUNDS = {
+    "white": (255, 255, 255),
+    "grey": (150, 150, 150),
+    "black": (12, 12, 14),
+    "cream": (250, 240, 215),
+    "brown": (110, 70, 40),
+    "red": (200, 40, 45),
+    "maroon": (95, 15, 35),
+    "orange": (245, 150, 50),
+    "yellow": (250, 220, 80),
+    "green": (70, 170, 80),
+    "dark green": (15, 60, 35),
+    "teal": (40, 150, 150),
+    "sky blue": (150, 205, 245),
+    "blue": (50, 90, 210),
+    "purple": (120, 60, 160),
+    "pink": (250, 180, 205),
+}
+"""Background word -> sRGB. Navy is missing on purpose: it belongs to the held-out look."""
+
+PATTERNS = ("plain", "stripes", "dots", "checks", "gradient")
+LOOKS = ("none", "sepia", "outline", "silhouette", "pixel", "neon", "tones")
+"""Looks of the base. ``blueprint`` is drawn by ``looks.py`` as well, and held out."""
+
+SAID = {
+    "sepia": ("sepia", "old sepia photo"),
+    "outline": ("outline drawing", "line drawing"),
+    "silhouette": ("silhouette",),
+    "pixel": ("pixel art", "pixels"),
+    "neon": ("neon lines", "neon sign"),
+    "tones": ("{tone} tones", "tinted {tone}"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One way to show one drawing. Every field is said in the caption, but for the placement."""
+
+    look: str = "none"
+    tone: str = "blue"
+    """Colour of the look ``tones``."""
+    colour: str | None = None
+    """Colour that the drawing itself is given."""
+    ground: str = "white"
+    second: str = "white"
+    """Second colour of a pattern."""
+    pattern: str = "plain"
+    flip: bool = False
+    scale: float = 0.92
+    shift: tuple[float, float] = (0.0, 0.0)
+    """Of the middle, as a share of half the picture."""
+    turn: float = 0.0
+    """Degrees."""
+
+
+def choose(seed: int) -> Choice:
+    """A choice, as a pure function of ``seed``."""
+    draw = random.Random(seed)
+    look = draw.choices(LOOKS, weights=(66, 5, 6, 5, 5, 6, 7))[0]
+    names = list(GROUNDS)
+    ground = "white" if draw.random() < 0.4 else draw.choice(names)
+    pattern = draw.choices(PATTERNS, weights=(90, 3, 3, 2, 2))[0]
+    scale = draw.uniform(0.8, 1.0)
+    slack = 1.0 - scale
+    return Choice(
+        look=look,
+        tone=draw.choice(list(COLOURS)),
+        colour=draw.choice(list(COLOURS)) if look == "none" and draw.random() < 0.15 else None,
+        ground=ground,
+        second=draw.choice([name for name in names if name != ground]),
+        pattern=pattern if look in ("none", "silhouette") else "plain",
+        flip=draw.random() < 0.3,
+        scale=scale,
+        shift=(draw.uniform(-slack, slack), draw.uniform(-slack, slack)),
+        turn=draw.uniform(-12, 12) if draw.random() < 0.15 else 0.0,
+    )
+
+
+def caption(noun: str, style: str, choice: Choice, seed: int) -> str:
+    """A sentence about the picture, in one of several forms; now and then without the style, or empty."""
+    draw = random.Random(seed ^ 0x5EED)
+    if draw.random() < 0.1:
+        return ""
+    thing = f"{choice.colour} {noun}" if choice.colour else noun
+    form = draw.randrange(4)
+    named = None if draw.random() < 0.25 else style
+    look = draw.choice(SAID[choice.look]).format(tone=choice.tone) if choice.look != "none" else None
+    where = _where(choice, draw)
+    head = {
+        0: f"{named} style {thing}" if named else thing,
+        1: f"{one(thing)} in {named} style" if named else one(thing),
+        2: thing,
+        3: f"{named} {thing}" if named else f"picture of {one(thing)}",
+    }[form]
+    rest = [part for part in (look, where) if part]
+    if form == 2:
+        rest += [f"{named} style"] if named else []
+        draw.shuffle(rest)
+    return ", ".join([head, *rest])
+
+
+def one(thing: str) -> str:
+    """With its article: ``an owl``, ``a blue owl``, ``scissors``."""
+    if thing.endswith("s") and not thing.endswith(("us", "ss")):
+        return thing
+    return f"an {thing}" if thing[0] in "aeiou" and not thing.startswith(("uni", "one")) else f"a {thing}"
+
+
+def _where(choice: Choice, draw: random.Random) -> str | None:
+    if choice.look in ("sepia", "neon", "tones"):
+        return None  # these looks bring their own ground
+    if choice.pattern == "plain":
+        if choice.ground == "white" and draw.random() < 0.7:
+            return None
+        return draw.choice((f"on {one(choice.ground)} background", f"{choice.ground} background"))
+    return f"{choice.ground} and {choice.second} {choice.pattern} background"

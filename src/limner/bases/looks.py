@@ -1,0 +1,145 @@
+"""Drawings with transparency become pictures: placed, recoloured, grounded, and given a look. Batched torch.
+
+All functions take and give float tensors in [0, 1] on any device: drawings (B, 4, S, S) with straight alpha,
+pictures (B, 3, S, S).
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from limner.bases.captions import COLOURS, GROUNDS, Choice
+
+NAVY = (0.07, 0.14, 0.42)
+CHALK = (0.92, 0.96, 1.0)
+
+
+def paint(drawings: Tensor, choices: Sequence[Choice]) -> Tensor:
+    """(B, 4, S, S) drawings -> (B, 3, S, S) pictures, one choice each."""
+    placed = place(drawings, choices)
+    rgb, alpha = placed[:, :3], placed[:, 3:]
+    hues = [COLOURS.get(each.colour or "", -1.0) for each in choices]
+    rgb = recolour(rgb, torch.tensor(hues, device=rgb.device))
+    ground = grounds(choices, rgb.shape[-1], rgb.device)
+    out = rgb * alpha + ground * (1 - alpha)
+    for look in {each.look for each in choices} - {"none"}:
+        rows = torch.tensor([n for n, each in enumerate(choices) if each.look == look], device=rgb.device)
+        tones = torch.tensor([COLOURS[choices[int(n)].tone] for n in rows.tolist()], device=rgb.device)
+        out[rows] = dressed(look, rgb[rows], alpha[rows], ground[rows], tones)
+    return out.clamp(0, 1)
+
+
+def place(drawings: Tensor, choices: Sequence[Choice]) -> Tensor:
+    """Scale, shift, turn and flip; colours are premultiplied while they are resampled."""
+    rows = []
+    for each in choices:
+        angle = math.radians(each.turn)
+        cos, sin = math.cos(angle) / each.scale, math.sin(angle) / each.scale
+        sign = -1.0 if each.flip else 1.0
+        x, y = each.shift
+        rows.append([[sign * cos, sign * sin, -sign * (cos * x + sin * y)], [-sin, cos, sin * x - cos * y]])
+    grid = F.affine_grid(
+        torch.tensor(rows, device=drawings.device), list(drawings.shape), align_corners=False
+    )
+    solid = torch.cat([drawings[:, :3] * drawings[:, 3:], drawings[:, 3:]], dim=1)
+    moved = F.grid_sample(solid, grid, mode="bilinear", align_corners=False)
+    alpha = moved[:, 3:]
+    return torch.cat([moved[:, :3] / alpha.clamp(min=1e-4), alpha], dim=1).clamp(0, 1)
+
+
+def recolour(rgb: Tensor, hue: Tensor) -> Tensor:
+    """Give each picture one hue, (B,) in [0, 1); negative leaves it. Light and shade stay."""
+    value = rgb.amax(1, keepdim=True)
+    chroma = value - rgb.amin(1, keepdim=True)
+    saturation = (chroma / value.clamp(min=1e-4)).clamp(0.0, 1.0) * 0.75 + 0.2
+    tinted = hsv(hue.view(-1, 1, 1, 1).clamp(min=0), saturation, value * 0.9 + 0.08)
+    return torch.where(hue.view(-1, 1, 1, 1) >= 0, tinted, rgb)
+
+
+def hsv(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
+    """(B, 1, ...) hue, saturation, value -> (B, 3, ...) rgb."""
+    shades = []
+    for offset in (5.0, 3.0, 1.0):
+        k = (offset + hue * 6) % 6
+        shades.append(value - value * saturation * torch.minimum(k, 4 - k).clamp(0, 1))
+    return torch.cat(torch.broadcast_tensors(*shades), dim=1)
+
+
+def grounds(choices: Sequence[Choice], side: int, device: torch.device) -> Tensor:
+    """(B, 3, side, side): plain grounds and two-colour patterns."""
+    first = torch.tensor([GROUNDS[each.ground] for each in choices], device=device).float() / 255
+    second = torch.tensor([GROUNDS[each.second] for each in choices], device=device).float() / 255
+    y, x = torch.meshgrid(torch.arange(side, device=device), torch.arange(side, device=device), indexing="ij")
+    step = side // 8
+    masks = {
+        "plain": torch.zeros(side, side, device=device),
+        "stripes": ((x // step) % 2).float(),
+        "checks": ((x // step + y // step) % 2).float(),
+        "dots": (
+            (((x % (2 * step)) - step) ** 2 + ((y % (2 * step)) - step) ** 2) < (0.55 * step) ** 2
+        ).float(),
+        "gradient": y.float() / (side - 1),
+    }
+    mask = torch.stack([masks[each.pattern] for each in choices])[:, None]
+    return first[:, :, None, None] * (1 - mask) + second[:, :, None, None] * mask
+
+
+def dressed(look: str, rgb: Tensor, alpha: Tensor, ground: Tensor, tones: Tensor) -> Tensor:
+    """One look for a batch. ``tones`` (B,) are hues, for the look of that name."""
+    on_white = rgb * alpha + (1 - alpha)
+    if look == "sepia":
+        return _between((0.24, 0.14, 0.06), (0.99, 0.93, 0.80), _grey(on_white))
+    if look == "tones":
+        grey = _grey(on_white)
+        dark, light = (
+            hsv(tones.view(-1, 1, 1, 1), torch.tensor(s), torch.tensor(v))
+            for s, v in ((0.9, 0.25), (0.15, 1.0))
+        )
+        return dark * (1 - grey) + light * grey
+    if look == "silhouette":
+        ink = torch.where(_grey(ground).mean((2, 3), keepdim=True) > 0.35, 0.08, 0.95)
+        return ink * alpha + ground * (1 - alpha)
+    if look == "pixel":
+        block = rgb.shape[-1] // 16
+        small = F.avg_pool2d(rgb * alpha + ground * (1 - alpha), block)
+        return F.interpolate(small, scale_factor=block, mode="nearest")
+    lines = edges(rgb, alpha)
+    if look == "outline":
+        ink = torch.where(_grey(ground).mean((2, 3), keepdim=True) > 0.35, 0.06, 0.97)
+        return ink * lines + ground * (1 - lines)
+    if look == "neon":
+        value = (rgb.amax(1, keepdim=True)).clamp(min=0.2)
+        glow = F.avg_pool2d(lines, 7, 1, 3)
+        bright = (rgb / value) * 0.85 + 0.15
+        return torch.tensor([0.03, 0.02, 0.06], device=rgb.device).view(1, 3, 1, 1) + bright * (
+            lines + 0.6 * glow
+        ).clamp(0, 1)
+    if look == "blueprint":
+        grey = _grey(on_white)
+        return _between(CHALK, NAVY, grey) * (1 - 0.5 * lines) + 0.5 * lines * torch.tensor(
+            CHALK, device=rgb.device
+        ).view(1, 3, 1, 1)
+    raise ValueError(look)
+
+
+def edges(rgb: Tensor, alpha: Tensor) -> Tensor:
+    """(B, 1, S, S) in [0, 1]: where colour or cover changes (Sobel)."""
+    seen = torch.cat([rgb * alpha + (1 - alpha), alpha], dim=1)
+    kernel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]], device=rgb.device) / 4
+    weight = torch.stack([kernel, kernel.T])[:, None].repeat(4, 1, 1, 1)
+    soft = F.avg_pool2d(F.pad(seen, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    slope = F.conv2d(F.pad(soft, (1, 1, 1, 1), mode="replicate"), weight, groups=4)
+    steep = slope.square().view(len(rgb), 4, 2, *rgb.shape[2:]).sum(2).amax(1, keepdim=True).sqrt()
+    return ((steep - 0.08) * 5).clamp(0, 1)
+
+
+def _grey(rgb: Tensor) -> Tensor:
+    return (rgb * torch.tensor([0.3, 0.59, 0.11], device=rgb.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
+
+
+def _between(dark: tuple[float, ...], light: tuple[float, ...], grey: Tensor) -> Tensor:
+    low, high = (torch.tensor(each, device=grey.device).view(1, 3, 1, 1) for each in (dark, light))
+    return low * (1 - grey) + high * grey
