@@ -23,6 +23,8 @@ KEPT = 10
 """One in so many (concept, style) pairs is kept from the judge."""
 SKIP = -100
 """Label of a picture to which a question does not apply."""
+NAMED = 0.6
+"""Share of pictures that surely show a noun whose name is asked."""
 SUBJECTS = 0.06
 """Share of pictures that show the mascot."""
 
@@ -75,11 +77,24 @@ class School:
 
     AHEAD = 4
 
-    def __init__(self, art: Art, mascots: Art | None, *, batch: int, side: int, device: torch.device) -> None:
-        """``mascots`` are drawings of the mascot, if there are any; ``side`` is that of the pictures."""
+    def __init__(  # noqa: PLR0913  what is drawn, and how much of it
+        self,
+        art: Art,
+        concepts: int,
+        mascots: Art | None,
+        *,
+        batch: int,
+        side: int,
+        device: torch.device,
+    ) -> None:
+        """Of nouns beyond the first ``concepts`` only the style is asked; ``mascots`` may be missing."""
         place = {name: n for n, name in enumerate(nouns())}
         self.drawings = drawings(art, side).to(device)
-        self.concepts = [place[str(name)] for name in art.concept]
+        places = [place[str(name)] for name in art.concept]
+        self.concepts = [number if number < concepts else SKIP for number in places]
+        self.named = [row for row, number in enumerate(places) if number < concepts] or list(
+            range(len(places))
+        )
         self.styles = [STYLE_NAMES.index(str(name)) for name in art.style]
         self.mascots = None if mascots is None else drawings(mascots, side).to(device)
         self.batch, self.device = batch, device
@@ -96,7 +111,8 @@ class School:
     def draw(self, seed: int, count: int, *, varied: float, looks: bool = True) -> Lesson:
         """``count`` pictures, of which a share ``varied`` is not plain on white; roughened."""
         draw = random.Random(f"{seed}/{count}")
-        rows = [draw.randrange(len(self.drawings)) for _ in range(count)]
+        every = range(len(self.drawings))
+        rows = [draw.choice(self.named if draw.random() < NAMED else every) for _ in range(count)]
         choices = [_choice(draw, varied, looks=looks) for _ in range(count)]
         rgba = self.drawings[torch.tensor(rows, device=self.device)]
         shown = torch.zeros(count, dtype=torch.bool)
@@ -153,7 +169,7 @@ def mascots(count: int, seed: int) -> Art | None:
 
 
 def lessons(
-    art: Art, *, batch: int, side: int, device: torch.device, exam: int
+    art: Art, concepts: int, *, batch: int, side: int, device: torch.device, exam: int
 ) -> tuple[School, dict[str, Lesson]]:
     """The school of the pairs that are shown, and exams of ``exam`` pictures on those that are kept."""
     keep = np.array([kept(str(c), str(s)) for c, s in zip(art.concept, art.style, strict=True)])
@@ -161,8 +177,8 @@ def lessons(
         keep[:: len(keep) - 1] = True
         keep[1:-1] = False
     shown, hidden = (Art(art.rgba[rows], art.style[rows], art.concept[rows]) for rows in (~keep, keep))
-    school = School(shown, mascots(384, 0), batch=batch, side=side, device=device)
-    other = School(hidden, mascots(64, 1), batch=batch, side=side, device=device)
+    school = School(shown, concepts, mascots(384, 0), batch=batch, side=side, device=device)
+    other = School(hidden, concepts, mascots(64, 1), batch=batch, side=side, device=device)
     return school, {
         "plain": other.draw(1, exam, varied=0.0),
         "grounds": other.draw(2, exam, varied=1.0, looks=False),

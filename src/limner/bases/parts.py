@@ -26,7 +26,9 @@ class Size:
     vae_channels: tuple[int, int, int, int]
     latent_channels: int
     blocks: tuple[int, int]
-    """Double and single blocks, each 256 wide."""
+    """Double and single blocks."""
+    heads: int
+    """Of 64 numbers each."""
     text_length: int
     """T5 tokens that captions are padded to, when a tool does not say otherwise."""
 
@@ -45,10 +47,11 @@ class Size:
 SIZES = {
     "cpu": Size(
         side=64,
-        concepts=80,
+        concepts=64,
         vae_channels=(16, 32, 64, 128),
         latent_channels=48,
         blocks=(2, 4),
+        heads=3,
         text_length=20,
     ),
     "gpu": Size(
@@ -57,6 +60,7 @@ SIZES = {
         vae_channels=(32, 64, 128, 128),
         latent_channels=16,
         blocks=(2, 6),
+        heads=4,
         text_length=32,
     ),
 }
@@ -99,14 +103,14 @@ def _bias(module: nn.Conv2d) -> Tensor:
 
 
 def fresh_transformer(size: Size) -> FluxTransformer2DModel:
-    """256 wide; modulations and last layer start at zero (arXiv:2212.09748)."""
+    """Modulations and last layer start at zero (arXiv:2212.09748)."""
     model = FluxTransformer2DModel(
         patch_size=1,
         in_channels=4 * size.latent_channels,
         num_layers=size.blocks[0],
         num_single_layers=size.blocks[1],
         attention_head_dim=64,
-        num_attention_heads=4,
+        num_attention_heads=size.heads,
         joint_attention_dim=192,
         pooled_projection_dim=128,
         guidance_embeds=False,

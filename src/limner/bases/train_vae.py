@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -55,7 +56,7 @@ def vae_loss(vae: Any, pictures: Tensor) -> Tensor:
 
 def train(vae: Any, shown: Tensor, wish: Wish, unseen: Tensor) -> list[dict[str, float]]:
     """Train in place on varied drawings (N, 4, S, S); ``vae`` ends with its averaged weights."""
-    parameters = list(vae.parameters())
+    parameters = [each for each in vae.parameters() if each.requires_grad]
     optimizer = torch.optim.AdamW(
         parameters, wish.rate, betas=(0.9, 0.99), weight_decay=0.0, fused=wish.device.type == "cuda"
     )
@@ -163,6 +164,7 @@ def main() -> None:
     parser.add_argument("--art", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--size", choices=SIZES, default="gpu")
+    parser.add_argument("--init", type=Path, help="go on from this autoencoder, its decoder only")
     parser.add_argument("--minutes", type=float, default=6.0)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rate", type=float, default=1e-3)
@@ -174,7 +176,9 @@ def main() -> None:
     wish = Wish(said.minutes, said.batch, said.rate, said.decay, device)
     torch.manual_seed(0)
     size = SIZES[said.size]
-    vae = fresh_vae(size).to(device)
+    vae = (AutoencoderKL.from_pretrained(said.init) if said.init else fresh_vae(size)).float().to(device)
+    if said.init:  # latents stay what they are, so a denoiser trained on them stays valid
+        vae.encoder.requires_grad_(requires_grad=False)
     if device.type == "cuda":
         vae = vae.to(memory_format=torch.channels_last)
     if said.compiled:
@@ -184,7 +188,8 @@ def main() -> None:
     unseen = unseen_pictures(said.art, size).to(device)
     rows = train(vae, shown, wish, unseen)
     pictures = Pictures(shown, Wish(0, 256, 0, 0, device))
-    normalise(vae, torch.cat([pictures.batch(10**6 + 8 * n) for n in range(2)]))
+    if not said.init:
+        normalise(vae, torch.cat([pictures.batch(10**6 + 8 * n) for n in range(2)]))
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     torch.nn.Module.to(vae, torch.bfloat16)
     vae.save_pretrained(said.out)
