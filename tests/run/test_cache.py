@@ -18,6 +18,7 @@ from limner.run.cache import Store, all_rows, cache, cache_root, prompts_of, sto
 from limner.run.fill import survey
 from limner.run.rundir import RunDir
 from limner.run.setting import prepare
+from limner.run.train import train
 from small import Told, wish
 
 OWN = {"resolution": None}
@@ -170,6 +171,12 @@ def test_a_store_reads_each_entry_once_while_there_is_room(recipe, monkeypatch):
     narrow = Store(store.cache, store.table, store.rows, room=100)
     one, other = (narrow.batch([0], torch.device("cpu")) for _ in range(2))
     assert len(reads) > 6 and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_run_that_has_begun_keeps_its_recipe(recipe, tmp_path):
+    train(recipe, tmp_path / "run", Told())
+    cache(recipe.model_copy(update={"seed": 9}), tmp_path / "run", Told())
+    assert toml.load(tmp_path / "run" / "recipe.toml") == recipe
 
 
 def test_the_recipe_of_the_run_is_not_recorded_before_the_cache_is_whole(recipe, tmp_path, monkeypatch):

@@ -84,7 +84,8 @@ def cache(recipe: Recipe, out: Path, say: Say) -> Cached:
     with run.lock() if processes.rank() == 0 else nullcontext():
         setting = prepare(recipe)
         store, report = stock(setting, say)
-        record(setting, run, store)
+        if not run.checkpoints():  # a run that has begun keeps its own recipe
+            record(setting, run, store)
         say.line(
             f"Cache: {report.computed} computed, {report.reused} reused, {human(report.bytes)} written "
             f"in {report.seconds:.1f} s."

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from limner.errors import BadLora
-from limner.files import atomic_write
 from limner.lora import file, stock
 from limner.lora.metadata import About, metadata
 from limner.run.rundir import RunDir
@@ -22,17 +21,14 @@ def export(trainee: Trainee, run: RunDir, say: Say) -> Path:
     described = metadata(about(trainee.setting), components)
     pipeline = trainee.setting.family.pipeline
 
-    def write(draft: Path) -> None:
-        whole = draft.with_suffix(".safetensors")
-        try:
-            file.write(whole, components, described)
-            if advice := stock.verify(whole, components, pipeline).advice():
-                say.line(f"LoRA: {advice}")
-            whole.replace(draft)
-        finally:
-            whole.unlink(missing_ok=True)
-
-    atomic_write(run.lora_path, write)
+    draft = run.lora_path.with_name(".draft.safetensors")  # one that a kill leaves is overwritten next time
+    try:
+        file.write(draft, components, described)
+        if advice := stock.verify(draft, components, pipeline).advice():
+            say.line(f"LoRA: {advice}")
+        draft.replace(run.lora_path)
+    finally:
+        draft.unlink(missing_ok=True)
     return run.lora_path
 
 

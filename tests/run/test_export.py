@@ -1,0 +1,92 @@
+import pytest
+import torch
+
+from limner.errors import BadLora
+from limner.lora import file, stock
+from limner.run import export as module
+from limner.run.cache import stock as fill
+from limner.run.export import about, export, exported_steps
+from limner.run.rundir import RunDir
+from limner.run.setting import prepare
+from limner.run.trainee import Trainee
+from small import Told, wish
+
+
+def trainee(base, photos, **sections) -> Trainee:
+    setting = prepare(wish(base, photos, **sections))
+    made = Trainee(setting, fill(setting, Told())[0])
+    for number, factor in enumerate(made.parameters):
+        torch.nn.init.normal_(factor, generator=torch.Generator().manual_seed(number))
+    return made
+
+
+def test_the_file_holds_what_was_trained(tiny_base, photos, tmp_path):
+    one, run, told = (
+        trainee(tiny_base, photos, data={"trigger": "zorb"}, lora={"alpha": 1.0}),
+        RunDir(tmp_path / "run"),
+        Told(),
+    )
+    assert export(one, run, told) == run.lora_path
+    found, wanted = file.read(run.lora_path).components, one.adapters()
+    assert found.keys() == wanted.keys() == {"transformer"}
+    for name, factors in wanted["transformer"].items():
+        assert torch.equal(found["transformer"][name].up, factors.up)
+        assert torch.equal(found["transformer"][name].down, factors.down)
+    assert told.lines == []
+    assert [path.name for path in run.path.iterdir()] == ["lora.safetensors"], "no draft is left"
+
+
+def test_the_metadata_says_what_a_person_needs_and_no_path(tiny_base, photos, tmp_path):
+    one, run = (
+        trainee(tiny_base, photos, data={"trigger": "zorb"}, seed=5, name="My Zorb"),
+        RunDir(tmp_path / "run"),
+    )
+    export(one, run, Told())
+    said = file.read(run.lora_path).metadata
+    assert said["modelspec.title"] == "My Zorb" and said["modelspec.architecture"] == "flux-1-schnell/lora"
+    assert said["ss_steps"] == "4" and said["modelspec.trigger_phrase"] == "zorb"
+    assert not any(
+        str(place) in value for value in said.values() for place in (tiny_base.parent, photos, tmp_path)
+    )
+    assert not any("thing number" in value for value in said.values())
+    described = about(one.setting)
+    assert (described.base, described.seed, described.resolution) == ("tiny-flux", 5, (32, 32))
+
+
+def test_a_trained_text_encoder_is_in_the_file_and_told(tiny_base, photos, tmp_path):
+    one, told = trainee(tiny_base, photos, lora={"text_encoders": ["text_encoder", "text_encoder_2"]}), Told()
+    export(one, RunDir(tmp_path / "run"), told)
+    assert set(file.read(tmp_path / "run" / "lora.safetensors").components) == {
+        "transformer",
+        "text_encoder",
+        "text_encoder_2",
+    }
+    assert "passes over the" in told.text and "text_encoder_2" in told.text
+
+
+def test_a_file_that_stock_would_read_otherwise_never_takes_its_place(
+    tiny_base, photos, tmp_path, monkeypatch
+):
+    one, run = trainee(tiny_base, photos), RunDir(tmp_path / "run")
+    run.path.mkdir()
+    run.lora_path.write_bytes(b"the one before")
+
+    def refuse(*_):
+        raise BadLora("other modules")
+
+    monkeypatch.setattr(module.stock, "verify", refuse)
+    with pytest.raises(BadLora, match="other modules"):
+        export(one, run, Told())
+    assert run.lora_path.read_bytes() == b"the one before"
+    assert [path.name for path in run.path.iterdir()] == ["lora.safetensors"]
+    assert module.stock is stock
+
+
+def test_how_many_steps_a_file_was_trained_for(tiny_base, photos, tmp_path):
+    run = RunDir(tmp_path / "run")
+    assert exported_steps(run) is None
+    run.path.mkdir()
+    run.lora_path.write_bytes(b"torn")
+    assert exported_steps(run) is None
+    export(trainee(tiny_base, photos, train={"steps": 0}), run, Told())
+    assert exported_steps(run) == 0

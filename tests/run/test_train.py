@@ -1,0 +1,328 @@
+import json
+import os
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from limner.errors import BadCheckpoint, BadRecipe, DiskFull, Diverged, RunBusy, Stopped
+from limner.lora import file
+from limner.recipe import toml
+from limner.run import checkpoint
+from limner.run import train as module
+from limner.run.rundir import RunDir
+from limner.run.train import Interrupt, Trained, train
+from small import Told, equal, losses, weights, wish
+
+SHOWN = {"sample": {"every": 2, "prompts": ["zorb"], "steps": 1}}
+
+
+def signalling(number: int, at: int):
+    """A listener that sends this process a signal at a step."""
+
+    class Sending(Told):
+        def steps(self, label, total):
+            if label != "Training":
+                return super().steps(label, total)
+            said = self
+
+            class Bar:
+                done = 0
+
+                def __enter__(self):
+                    return self
+
+                def __exit__(self, *_):
+                    return None
+
+                def advance(self, n=1, note=""):
+                    self.done += n
+                    said.counts["Training"] = [self.done, total]
+                    if self.done == at:
+                        os.kill(os.getpid(), number)
+
+            return Bar()
+
+    return Sending()
+
+
+def test_what_a_run_leaves(tiny_base, photos, tmp_path):
+    recipe, told = wish(tiny_base, photos, **SHOWN, data={"held_out": 2}), Told()
+    done = train(recipe, tmp_path / "run", told)
+    run = RunDir(tmp_path / "run")
+    assert isinstance(done, Trained) and (done.lora, done.report, done.steps) == (
+        run.lora_path,
+        run.report_path,
+        4,
+    )
+    rows = run.metrics()
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
+    assert ["held_out" in row for row in rows] == [True, False, True, False, True]
+    assert all(set(row) >= {"loss", "norm", "learning_rate", "seconds", "time"} for row in rows[1:])
+    assert done.held_out == rows[-1]["held_out"] and done.loss == pytest.approx(
+        sum(r["loss"] for r in rows[1:]) / 4
+    )
+    assert list(run.samples()) == [0, 2, 4] and run.sheet_path.exists() and run.report_path.exists()
+    assert run.prompts() == ["zorb"] and toml.load(run.recipe_path) == recipe
+    assert [step for step, _ in run.checkpoints()] == [4, 2]
+    assert told.counts["Training"] == [4, 4]
+    assert any(
+        "4 images, 5 views" in line and "held-out loss on 2 images (held out)" in line for line in told.lines
+    )
+    assert file.read(run.lora_path).metadata["ss_steps"] == "4"
+
+
+def test_a_finished_run_is_left_as_it_is(tiny_base, photos, tmp_path):
+    recipe = wish(tiny_base, photos, **SHOWN)
+    train(recipe, tmp_path / "run", Told())
+    run = RunDir(tmp_path / "run")
+    kept = {
+        path: path.read_bytes()
+        for path in (run.lora_path, run.metrics_path, *(p for _, p in run.checkpoints()))
+    }
+    told = Told()
+    train(recipe, tmp_path / "run", told)
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert "Going on from step 4." in told.lines and "Training" not in told.counts
+
+
+def test_zero_steps_leave_the_base_model(tiny_base, photos, tmp_path):
+    done = train(wish(tiny_base, photos, train={"steps": 0}), tmp_path / "run", Told())
+    factors = file.read(done.lora).components["transformer"].values()
+    assert all(not each.up.any() and each.down.any() for each in factors)
+    assert losses(tmp_path / "run") == [(0, None, done.held_out)] and done.steps == 0
+
+
+def test_training_teaches(tiny_base, photos, tmp_path):
+    done = train(
+        wish(tiny_base, photos, train={"steps": 25, "learning_rate": 1e-2}, lora={"rank": 8}),
+        tmp_path / "run",
+        Told(),
+    )
+    rows = losses(tmp_path / "run")
+    assert done.held_out is not None and done.held_out < 0.9 * rows[0][2]
+
+
+def test_a_longer_wish_goes_on_and_a_shorter_one_is_refused(tiny_base, photos, tmp_path):
+    train(wish(tiny_base, photos, train={"steps": 2}), tmp_path / "run", Told())
+    train(wish(tiny_base, photos), tmp_path / "run", Told())
+    train(wish(tiny_base, photos), tmp_path / "whole", Told())
+    assert losses(tmp_path / "run")[-2:] == losses(tmp_path / "whole")[-2:]
+    assert equal(weights(tmp_path / "run", 4), weights(tmp_path / "whole", 4))
+    assert file.read(tmp_path / "run" / "lora.safetensors").metadata["ss_steps"] == "4"
+    with pytest.raises(
+        BadCheckpoint, match=r"has 4 steps already, and train\.steps is 3\. Set train\.steps to at"
+    ):
+        train(wish(tiny_base, photos, train={"steps": 3}), tmp_path / "run", Told())
+
+
+def test_a_stale_export_is_replaced(tiny_base, photos, tmp_path):
+    """Killed between the last checkpoint and the export, while the file of a shorter run was there."""
+    train(wish(tiny_base, photos, train={"steps": 2}), tmp_path / "run", Told())
+    old = (tmp_path / "run" / "lora.safetensors").read_bytes()
+    train(wish(tiny_base, photos), tmp_path / "run", Told())
+    (tmp_path / "run" / "lora.safetensors").write_bytes(old)
+    train(wish(tiny_base, photos), tmp_path / "run", Told())
+    assert file.read(tmp_path / "run" / "lora.safetensors").metadata["ss_steps"] == "4"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"lora": {"rank": 3}}, "another lora"),
+        ({"lora": {"targets": "attention"}}, "another lora"),
+        ({"lora": {"text_encoders": ["text_encoder"]}}, "another lora"),
+        ({"train": {"optimizer": "adafactor"}}, "another optimizer"),
+    ],
+)
+def test_what_a_run_is_cannot_change_and_the_run_stays_usable(tiny_base, photos, tmp_path, change, told):
+    recipe = wish(tiny_base, photos, train={"steps": 2})
+    train(recipe, tmp_path / "run", Told())
+    with pytest.raises(BadCheckpoint, match=f"was trained with {told}.*--out"):
+        train(wish(tiny_base, photos, **change), tmp_path / "run", Told())
+    assert toml.load(tmp_path / "run" / "recipe.toml") == recipe
+    assert train(toml.load(tmp_path / "run" / "recipe.toml"), tmp_path / "run", Told()).steps == 2
+
+
+def test_another_base_is_refused_and_the_same_elsewhere_is_not(tiny_base, photos, tmp_path):
+    train(wish(tiny_base, photos, train={"steps": 2}), tmp_path / "run", Told())
+    moved = Path(shutil.copytree(tiny_base, tmp_path / "moved"))
+    train(wish(moved, photos), tmp_path / "run", Told())
+    from safetensors.torch import load_file, save_file
+
+    path = moved / "transformer" / "diffusion_pytorch_model.safetensors"
+    save_file({name: value + 0.01 for name, value in load_file(path).items()}, path)
+    with pytest.raises(BadCheckpoint, match="was trained with another base"):
+        train(wish(moved, photos), tmp_path / "run", Told())
+
+
+def test_a_new_learning_rate_counts_when_a_run_goes_on(tiny_base, photos, tmp_path):
+    train(wish(tiny_base, photos, train={"steps": 2}), tmp_path / "run", Told())
+    before = weights(tmp_path / "run", 2)
+    slow = wish(tiny_base, photos, train={"learning_rate": 1e-9, "weight_decay": 0.0})
+    train(slow, tmp_path / "run", Told())
+    after = weights(tmp_path / "run", 4)
+    assert all(torch.allclose(before[name], after[name], atol=1e-7) for name in before)
+
+
+def test_an_average_that_begins_late_begins_at_the_weights(tiny_base, photos, tmp_path):
+    train(wish(tiny_base, photos, train={"steps": 2}), tmp_path / "run", Told())
+    train(
+        wish(tiny_base, photos, train={"steps": 3, "ema": 0.999, "learning_rate": 1e-9}),
+        tmp_path / "run",
+        Told(),
+    )
+    parts, _ = checkpoint.load(RunDir(tmp_path / "run").checkpoint_path(3))
+    trained = [value for state in parts["weights"].values() for value in state.values()]
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(trained, parts["average"], strict=True))
+
+
+def test_the_average_is_what_is_exported(tiny_base, photos, tmp_path):
+    done = train(wish(tiny_base, photos, train={"ema": 0.9}), tmp_path / "run", Told())
+    parts, _ = checkpoint.load(RunDir(tmp_path / "run").checkpoint_path(4))
+    exported = {
+        tuple(f.up.shape) + (f.up.double().sum().item(),)
+        for f in file.read(done.lora).components["transformer"].values()
+    }
+    averaged = {tuple(v.shape) + (v.double().sum().item(),) for v in parts["average"]}
+    trained = {tuple(v.shape) + (v.double().sum().item(),) for v in parts["weights"]["transformer"].values()}
+    assert exported <= averaged and not exported <= trained
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_said(tiny_base, photos, tmp_path):
+    recipe = wish(tiny_base, photos)
+    train(recipe, tmp_path / "run", Told())
+    whole = weights(tmp_path / "run", 4)
+    path = RunDir(tmp_path / "run").checkpoint_path(4)
+    path.write_bytes(path.read_bytes()[:-9])
+    told = Told()
+    train(recipe, tmp_path / "run", told)
+    assert "Checkpoint passed over" in told.text and "Going on from step 2." in told.lines
+    assert path.with_name(path.name + ".damaged").exists()
+    assert equal(weights(tmp_path / "run", 4), whole)
+
+
+def test_the_samples_that_a_kill_cut_short_are_made_up_for(tiny_base, photos, tmp_path):
+    recipe = wish(tiny_base, photos, **SHOWN)
+    train(recipe, tmp_path / "run", Told())
+    run = RunDir(tmp_path / "run")
+    good = run.sample_path(4, 0).read_bytes()
+    shutil.rmtree(run.sample_path(4, 0).parent)
+    train(recipe, tmp_path / "run", Told())
+    assert run.sample_path(4, 0).read_bytes() == good
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_tells_how_to_go_on(tiny_base, photos, tmp_path, number):
+    recipe = wish(tiny_base, photos)
+    before = signal.getsignal(number)
+    with pytest.raises(Stopped, match=r"Stopped at step 3 of 4; saved\. Go on with: limner train .*run"):
+        train(recipe, tmp_path / "run", signalling(number, at=3))
+    assert signal.getsignal(number) == before
+    run = RunDir(tmp_path / "run")
+    assert run.checkpoint_path(3).exists() and not run.lora_path.exists()
+    train(recipe, tmp_path / "run", Told())
+    train(recipe, tmp_path / "whole", Told())
+    assert equal(weights(tmp_path / "run", 4), weights(tmp_path / "whole", 4))
+
+
+def test_a_signal_before_training_stops_at_once(tiny_base, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "prepare", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Stopped, match="What was finished is kept; go on with the same command"):
+        train(wish(tiny_base, photos), tmp_path / "run", Told())
+    with RunDir(tmp_path / "run").lock():
+        pass
+
+
+def test_asked_twice_it_does_not_wait():
+    with pytest.raises(Stopped), Interrupt() as stop, stop.patient():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.asked
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_saved(
+    tiny_base, photos, tmp_path, monkeypatch
+):
+    true = module.Trainee.losses
+    monkeypatch.setattr(
+        module.Trainee,
+        "losses",
+        lambda self, step: (loss * (float("nan") if step == 3 else 1) for loss in true(self, step)),
+    )
+    with pytest.raises(Diverged, match="Step 4: loss nan"):
+        train(wish(tiny_base, photos), tmp_path / "run", Told())
+    run = RunDir(tmp_path / "run")
+    assert [step for step, _ in run.checkpoints()] == [2] and [row["step"] for row in run.metrics()] == [
+        0,
+        1,
+        2,
+        3,
+    ]
+
+
+def test_old_checkpoints_go_and_the_best_stays(tiny_base, photos, tmp_path, monkeypatch):
+    measured = iter([3.0, 1.0, 2.0, 2.0, 2.0, 2.0])
+    monkeypatch.setattr(module.Trainee, "held_out_loss", lambda _: next(measured))
+    train(wish(tiny_base, photos, train={"steps": 5, "save_every": 1, "keep": 2}), tmp_path / "run", Told())
+    assert [step for step, _ in RunDir(tmp_path / "run").checkpoints()] == [5, 4, 1]
+
+
+def test_evaluating_more_often_than_saving(tiny_base, photos, tmp_path):
+    train(
+        wish(tiny_base, photos, train={"steps": 3, "save_every": 9, "evaluate_every": 1}),
+        tmp_path / "run",
+        Told(),
+    )
+    assert all(held_out is not None for _, _, held_out in losses(tmp_path / "run"))
+    assert [step for step, _ in RunDir(tmp_path / "run").checkpoints()] == [3]
+
+
+def test_a_full_disk_is_told_before_the_first_step(tiny_base, photos, tmp_path, monkeypatch):
+    train(wish(tiny_base, photos, train={"steps": 0}), tmp_path / "other", Told())  # the cache is there
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=20_000))
+    with pytest.raises(DiskFull, match="Keeping 5 checkpoints needs"):
+        train(wish(tiny_base, photos), tmp_path / "run", Told())
+    assert not RunDir(tmp_path / "run").metrics_path.exists()
+
+
+def test_two_runs_in_one_folder_are_refused(tiny_base, photos, tmp_path):
+    with RunDir(tmp_path / "run").lock(), pytest.raises(RunBusy, match=f"process {os.getpid()}"):
+        train(wish(tiny_base, photos), tmp_path / "run", Told())
+
+
+def test_images_left_out_are_named(tiny_base, photos, tmp_path):
+    (photos / "torn.png").write_bytes(b"\x89PNG")
+    told = Told()
+    train(wish(tiny_base, photos, train={"steps": 0}), tmp_path / "run", told)
+    assert any(line.startswith("Left out: torn.png: ") for line in told.lines)
+
+
+def test_targets_that_match_nothing_are_refused(tiny_base, photos, tmp_path):
+    with pytest.raises(BadRecipe, match=r"lora\.targets: no linear layer ends in 'attn\.nothing'"):
+        train(wish(tiny_base, photos, lora={"targets": ["attn.nothing"]}), tmp_path / "run", Told())
+
+
+def test_trackers_get_the_rows(tiny_base, photos, tmp_path):
+    train(wish(tiny_base, photos, track={"with": ["tensorboard"]}), tmp_path / "run", Told())
+    assert list((tmp_path / "run" / "track").rglob("events.out.tfevents*"))
+
+
+def test_a_guided_base_is_trained_and_painted(photos, tmp_path):
+    from tiny import save_flux
+
+    base = save_flux(tmp_path / "dev", guided=True)
+    recipe = wish(
+        base,
+        photos,
+        sample={"every": 0, "prompts": ["zorb"], "steps": 1},
+        train={"steps": 2, "guidance": 3.5},
+    )
+    done = train(recipe, tmp_path / "run", Told())
+    assert list(RunDir(tmp_path / "run").samples()) == [0, 2]
+    assert file.read(done.lora).metadata["modelspec.architecture"] == "flux-1-dev/lora"
+    assert json.loads(json.dumps(replace(done, lora="", report="").__dict__))["steps"] == 2

@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+import torch
+
+from limner.errors import BadRecipe
+from limner.run.cache import stock
+from limner.run.setting import prepare
+from limner.run.trainee import QUANTILES, Trainee
+from small import Told, equal, wish
+
+BOTH = {"text_encoders": ["text_encoder", "text_encoder_2"], "text_encoder_layers": 1}
+
+
+def trainee(base, photos, **sections) -> Trainee:
+    setting = prepare(wish(base, photos, **sections))
+    return Trainee(setting, stock(setting, Told())[0])
+
+
+def moved(one: Trainee) -> Trainee:
+    """The same with its factors away from zero."""
+    for number, factor in enumerate(one.parameters):
+        torch.nn.init.normal_(factor, std=0.2, generator=torch.Generator().manual_seed(number))
+    return one
+
+
+def test_only_what_is_trained_is_loaded(tiny_base, photos):
+    assert set(trainee(tiny_base, photos).models) == {"transformer"}
+    assert set(trainee(tiny_base, photos, lora=BOTH).models) == {
+        "transformer",
+        "text_encoder",
+        "text_encoder_2",
+    }
+
+
+def test_the_losses_of_a_step_are_its_own_and_sum_to_a_mean(tiny_base, photos):
+    one = trainee(tiny_base, photos, train={"batch": 4})
+    whole = torch.stack(list(one.losses(3))).sum().detach()
+    single = trainee(tiny_base, photos, train={"batch": 4}, limits={"micro_batch": 1})
+    parts = list(single.losses(3))
+    assert len(parts) == 4 and torch.allclose(torch.stack(parts).sum(), whole, rtol=1e-5)
+    assert torch.equal(torch.stack(list(one.losses(3))).sum(), whole)
+    assert not torch.equal(torch.stack(list(one.losses(4))).sum(), whole)
+    assert whole == pytest.approx(2.0, rel=0.8), "noise minus latent has a variance of about two"
+
+
+def test_several_processes_have_the_losses_of_one(tiny_base, photos, monkeypatch):
+    one = trainee(tiny_base, photos, train={"batch": 4}, limits={"micro_batch": 1})
+    whole = list(one.losses(0))
+    monkeypatch.setattr("limner.nn.processes.world", lambda: 3)
+    shares = []
+    for rank in range(3):
+        monkeypatch.setattr("limner.nn.processes.rank", lambda rank=rank: rank)
+        shares.append(list(one.losses(0)))
+    assert [len(share) for share in shares] == [2, 1, 1]
+    assert [shares[n % 3][n // 3] for n in range(4)] == whole
+
+
+def test_state_goes_from_one_to_another(tiny_base, photos):
+    one, other = moved(trainee(tiny_base, photos, lora=BOTH)), trainee(tiny_base, photos, lora=BOTH)
+    other.restore({name: {n: v.clone() for n, v in state.items()} for name, state in one.state().items()})
+    assert all(equal(other.state()[name], state) for name, state in one.state().items())
+    with pytest.raises(BadRecipe, match="trains 0 tensors"):
+        other.restore({"transformer": one.state()["transformer"]})
+
+
+def test_adapters_bear_the_names_of_modules_and_their_scale(tiny_base, photos):
+    one = moved(trainee(tiny_base, photos, lora={**BOTH, "rank": 2, "alpha": 1.0}))
+    adapters = one.adapters()
+    assert set(adapters) == {"transformer", "text_encoder", "text_encoder_2"}
+    assert all(name.startswith("encoder.layers.2.") for name in adapters["text_encoder"])
+    layer = one.models["transformer"].transformer_blocks[0].attn.to_q
+    factors = adapters["transformer"]["transformer_blocks.0.attn.to_q"]
+    delta = layer.get_delta_weight("default")
+    assert torch.allclose(factors.up @ factors.down, delta, atol=1e-6)
+
+
+def test_groups_have_the_rates_of_the_recipe(tiny_base, photos):
+    one = trainee(tiny_base, photos, lora=BOTH, train={"text_encoder_learning_rate": 1e-3})
+    groups = one.groups(one.setting.recipe)
+    assert [group["lr"] for group in groups] == [1e-2, 1e-3, 1e-3]
+    assert sum(len(group["params"]) for group in groups) == len(one.parameters)
+    alike = trainee(tiny_base, photos, lora=BOTH)
+    assert {group["lr"] for group in alike.groups(alike.setting.recipe)} == {1e-2}
+
+
+def test_the_held_out_loss_has_no_luck_in_it(tiny_base, photos):
+    one = moved(trainee(tiny_base, photos, lora={"dropout": 0.5}, data={"held_out": 2}))
+    torch.manual_seed(1)
+    first = one.held_out_loss()
+    torch.manual_seed(2)
+    assert one.held_out_loss() == first
+    other = moved(trainee(tiny_base, photos, lora={"dropout": 0.5}, data={"held_out": 2}, seed=9))
+    assert other.held_out_loss() == first, "runs of other seeds can be compared"
+    assert len(QUANTILES) == len(set(QUANTILES)) and all(0 < each < 1 for each in QUANTILES)
+
+
+def test_dropout_works_while_training_only(tiny_base, photos):
+    one = moved(trainee(tiny_base, photos, lora={"dropout": 0.5}))
+    quiet = torch.stack(list(one.losses(0)))
+    one.dropping(on=True)
+    noisy = torch.stack(list(one.losses(0)))
+    assert not torch.equal(noisy, quiet)
+    assert torch.equal(torch.stack(list(one.losses(0))), noisy), "a step draws the same mask again"
+    one.dropping(on=False)
+    assert torch.equal(torch.stack(list(one.losses(0))), quiet)
+
+
+@pytest.mark.parametrize("lora", [{}, BOTH], ids=["denoiser", "text-encoders"])
+def test_samples_show_the_weights_as_they_stand(tiny_base, photos, lora):
+    sample = {"every": 0, "prompts": ["a thing", "another"], "width": 32, "height": 64, "steps": 2}
+    one = trainee(tiny_base, photos, lora=lora, sample=sample)
+    before = one.paint(2)
+    assert [image.size for image in before] == [(32, 64)] * 2
+    again = moved(one).paint(2)
+    assert any(
+        np.abs(np.asarray(a, int) - np.asarray(b, int)).max() > 0 for a, b in zip(before, again, strict=True)
+    )
+    assert all(np.array_equal(a, b) for a, b in zip(again, one.paint(2), strict=True))
