@@ -83,7 +83,7 @@ def read_art(path: Path) -> Art:
         BadData: The file is missing or is not an art file.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             return Art(file["rgba"], file["style"], file["concept"])
     except (OSError, EOFError, BadZipFile, KeyError, ValueError) as error:
         raise BadData(
