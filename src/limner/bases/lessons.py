@@ -178,7 +178,7 @@ def lessons(
         keep[1:-1] = False
     shown, hidden = (Art(art.rgba[rows], art.style[rows], art.concept[rows]) for rows in (~keep, keep))
     school = School(shown, concepts, mascots(384, 0), batch=batch, side=side, device=device)
-    other = School(hidden, concepts, mascots(64, 1), batch=batch, side=side, device=device)
+    other = School(hidden, concepts, mascots(64, 1_000_000), batch=batch, side=side, device=device)
     return school, {
         "plain": other.draw(1, exam, varied=0.0),
         "grounds": other.draw(2, exam, varied=1.0, looks=False),

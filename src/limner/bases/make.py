@@ -1,4 +1,4 @@
-"""Makes the embedded base from the art file, in one command: autoencoder, denoiser, judge, and into the package.
+"""Makes the embedded base from the art file by one command: autoencoder, denoiser, judge, into the package.
 
     python -m limner.bases.make --art art.npz --size gpu --device cuda --install
 

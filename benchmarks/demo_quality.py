@@ -1,0 +1,109 @@
+"""What the demo's LoRAs change, over seeds and against controls: the table of the demo's bars.
+
+    python benchmarks/demo_quality.py --seeds 3
+
+A style that the base never saw and a subject that nobody saw are trained as ``limner demo`` trains them.
+Nouns of the prompts are in none of the pictures. Controls: a LoRA of 0 steps, and one whose trigger stands
+at other pictures.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import outcome
+from limner.bases.demo_sets import folder
+from limner.bases.judge import Judge
+from limner.recipe import toml
+from limner.run import demo
+from limner.run.say import Plain
+
+BARS = {
+    "style with trigger, before": ("<=", 0.10),
+    "style with trigger": (">=", 0.80),
+    "concept in the style / of the base": (">=", 0.60),
+    "style without trigger": ("<=", 0.20),
+    "concept lost without trigger": ("<=", 0.10),
+    "subject with trigger": (">=", 0.80),
+    "subject without trigger": ("<=", 0.05),
+    "style, 0 steps": ("<=", 0.10),
+    "style, trigger at other pictures": ("<=", 0.10),
+}
+
+
+def shuffled(lesson: demo.Lesson, other: str, out: Path) -> Path:
+    """The lesson's captions at the pictures of ``other``; its own pictures with an empty caption."""
+    out.mkdir(parents=True)
+    mine, theirs = (sorted(folder(name).glob("*.png")) for name in (lesson.images, other))
+    for number, (own, foreign) in enumerate(zip(mine, theirs, strict=True)):
+        (out / f"{number}-foreign.png").write_bytes(foreign.read_bytes())
+        (out / f"{number}-foreign.txt").write_bytes(own.with_suffix(".txt").read_bytes())
+        (out / f"{number}-own.png").write_bytes(own.read_bytes())
+        (out / f"{number}-own.txt").write_text("picture\n")
+    return out
+
+
+def run(lesson: demo.Lesson, judge: Judge, seed: int, say: Any, **changes: Any) -> dict[str, Any]:
+    """The figures of one lesson, in a folder of its own."""
+    images = changes.pop("images", None)
+    wish = toml.change(demo.recipe(lesson, seed=seed, images=images), changes)
+    with tempfile.TemporaryDirectory() as place:
+        figures, _ = demo.teach(lesson, wish, Path(place) / "run", judge, say)
+    return {name: value for name, value in figures.items() if name != "path"}
+
+
+def over(rows: Sequence[Mapping[str, Any]], name: str) -> float:
+    """The mean of a figure over seeds."""
+    return mean(row[name] for row in rows)
+
+
+def measure(style: str, seeds: int, say: Any) -> dict[str, Any]:
+    """Every figure of the table."""
+    judge = Judge.load()
+    styled, subject = demo.style_lesson(style), demo.subject_lesson()
+    styles = [run(styled, judge, seed, say) for seed in range(seeds)]
+    subjects = [run(subject, judge, seed, say) for seed in range(seeds)]
+    nothing = run(styled, judge, 0, say, **{"train.steps": 0, "train.warmup": 0})
+    with tempfile.TemporaryDirectory() as place:
+        other = "ink" if style != "ink" else "fluent3d"
+        images = shuffled(styled, other, Path(place) / "shuffled")
+        wrong = run(styled, judge, 0, say, images=images, **{"data.trigger": demo.TRIGGER})
+    base = over(styles, "concept_of_base")
+    return {
+        "style with trigger, before": over(styles, "before"),
+        "style with trigger": over(styles, "after"),
+        "concept of the base": base,
+        "concept in the style / of the base": over(styles, "concept_with_trigger") / max(base, 1e-9),
+        "style without trigger": over(styles, "without_trigger"),
+        "concept lost without trigger": base - over(styles, "concept_without_trigger"),
+        "subject with trigger, before": over(subjects, "before"),
+        "subject with trigger": over(subjects, "after"),
+        "subject without trigger": over(subjects, "without_trigger"),
+        "style, 0 steps": nothing["after"],
+        "style, trigger at other pictures": wrong["after"],
+        "seconds per LoRA": max(over(styles, "seconds"), over(subjects, "seconds")),
+    }
+
+
+def main() -> None:
+    """Measure, print, keep."""
+    parser = argparse.ArgumentParser(description="What the demo's LoRAs change.")
+    parser.add_argument("--style", default=demo.STYLE)
+    parser.add_argument("--seeds", type=int, default=3)
+    said = parser.parse_args()
+    figures = measure(said.style, said.seeds, Plain(sys.stderr))
+    rows = []
+    for name, value in figures.items():
+        sign, bar = BARS.get(name, ("", None))
+        met = "" if bar is None else ("yes" if (value <= bar if sign == "<=" else value >= bar) else "no")
+        rows.append([name, f"{value:.2f}", "" if bar is None else f"{sign} {bar:.2f}", met])
+    print(outcome.table(["what", "measured", "bar", "met"], rows))
+    outcome.save("demo_quality", {"style": said.style, "seeds": said.seeds, "figures": figures})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""The verb ``demo``: two LoRAs on the embedded base from ten bundled pictures each, and what changed."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from limner.bases.demo_sets import TEST_NOUNS, folder
+from limner.bases.judge import Judge, style_scores, subject_score
+from limner.families import family_of
+from limner.families.base import Canvas
+from limner.families.source import Source
+from limner.files import atomic_write
+from limner.recipe import toml
+from limner.recipe.presets import preset
+from limner.recipe.schema import Recipe
+from limner.run.generate import pipeline
+from limner.run.report import write_report
+from limner.run.rundir import RunDir
+from limner.run.sample import write_sheet
+from limner.run.say import Say
+from limner.run.setting import source_of
+from limner.run.train import train
+
+BASE = "glyph"
+TRIGGER = "zorbix"
+STYLE = "blueprint"
+"""The held-out style of the demo; the package holds sets of three."""
+STEPS = 16
+AT_ONCE = 20
+SHOWN = 5
+"""Pictures of each lesson on the contact sheet."""
+
+Scores = Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """One LoRA of the demo: from which pictures, asked in which words, judged how."""
+
+    name: str
+    goal: str
+    images: str
+    asked: Callable[[str], str]
+    """A noun -> the prompt with the trigger."""
+    score: Callable[[Judge, np.ndarray, Sequence[str]], Scores]
+    """Of pictures that were asked for with the trigger."""
+    leak: Callable[[Judge, np.ndarray, Sequence[str]], Scores]
+    """Of pictures that were asked for by the bare noun."""
+    figure: str
+    """The score that stands for the lesson."""
+
+
+def style_lesson(style: str = STYLE) -> Lesson:
+    """A style that the base has never seen."""
+    return Lesson(
+        name=f"{style}-style",
+        goal="style",
+        images=style,
+        asked=lambda noun: f"{TRIGGER} style {noun}",
+        score=lambda judge, images, nouns: style_scores(judge, images, nouns, style),
+        leak=lambda judge, images, nouns: style_scores(judge, images, nouns, style),
+        figure="style",
+    )
+
+
+def subject_lesson() -> Lesson:
+    """The project's own mascot."""
+
+    def recognised(judge: Judge, images: np.ndarray, nouns: Sequence[str]) -> Scores:
+        del nouns
+        return {"subject": subject_score(judge, images)}
+
+    return Lesson(
+        name="mascot",
+        goal="subject",
+        images="mascot",
+        asked=lambda ground: f"{TRIGGER}, on a {ground} background",
+        score=recognised,
+        leak=recognised,
+        figure="subject",
+    )
+
+
+GROUNDS = ("white", "yellow", "pink", "sky blue", "green", "purple", "black", "cream", "grey", "orange")
+
+
+def demo(out: Path, say: Say) -> dict[str, Any]:
+    """Train a style and a subject on the embedded base, and measure what changed.
+
+    Everything goes to ``out``: a run folder for each LoRA, and a sheet and a report over both.
+
+    Returns:
+        ``{"loras": [{"path", "seconds", "before", "after", ..}], "sheet", "report"}``; before and after are
+        the share of pictures in the style, or with the subject, when the trigger asks for it.
+    """
+    judge = Judge.load()
+    board = RunDir(out)
+    done, prompts = [], []
+    for lesson in (style_lesson(), subject_lesson()):
+        say.line(f"{lesson.name}: ten pictures, {TRIGGER!r} is their word.")
+        one, pictures = teach(lesson, recipe(lesson), out / lesson.name, judge, say)
+        done.append(one)
+        for step, painted in pictures.items():
+            for number, image in enumerate(painted[:SHOWN], start=len(prompts)):
+                atomic_write(board.sample_path(step, number), partial(image.save, format="PNG"))
+        prompts += [lesson.asked(word) for word in words_of(lesson, judge)[:SHOWN]]
+        say.line(f"{lesson.name}: {lesson.figure} {one['before']:.0%} before, {one['after']:.0%} after.")
+    board.write_prompts(prompts)
+    write_sheet(board, prompts)
+    figures = {one["path"].parent.name: _rounded(one) for one in done}
+    report = write_report(board, title="Limner demo: before and after", extra=figures)
+    loras = [one | {"path": str(one["path"])} for one in done]
+    return {"loras": loras, "sheet": str(board.sheet_path), "report": str(report)}
+
+
+def words_of(lesson: Lesson, judge: Judge) -> list[str]:
+    """What a lesson's prompts name: nouns that are not in its pictures, or grounds for its subject."""
+    return test_nouns(judge) if lesson.goal == "style" else list(GROUNDS)
+
+
+def test_nouns(judge: Judge) -> list[str]:
+    """The nouns that both the base and the judge know and that no demo picture shows."""
+    return [noun for noun in TEST_NOUNS if noun in judge.concept_names]
+
+
+def teach(
+    lesson: Lesson, wish: Recipe, out: Path, judge: Judge, say: Say
+) -> tuple[dict[str, Any], dict[int, list[Image.Image]]]:
+    """Train one LoRA and paint before and after: (figures, {step: pictures asked for with the trigger})."""
+    start = time.monotonic()
+    words, nouns = words_of(lesson, judge), test_nouns(judge)
+    trained = train(wish, out, say)
+    asked = [lesson.asked(word) for word in words]
+    scores: dict[str, Scores] = {}
+    pictures: dict[int, list[Image.Image]] = {}
+    for when, lora in (("before", None), ("after", trained.lora)):
+        painter = Painter(lora)
+        shown = painter.paint(asked, say, seed=wish.seed * 1000)
+        plain = painter.paint(nouns, say, seed=wish.seed * 1000)
+        pictures[0 if lora is None else wish.train.steps] = shown
+        scores[when] = lesson.score(judge, stack(shown, judge.side), words)
+        scores[f"plain_{when}"] = lesson.leak(judge, stack(plain, judge.side), nouns)
+        scores[f"base_{when}"] = style_scores(judge, stack(plain, judge.side), nouns, STYLE)
+    figures = {
+        "path": trained.lora,
+        "seconds": round(time.monotonic() - start, 1),
+        "before": scores["before"][lesson.figure],
+        "after": scores["after"][lesson.figure],
+        "without_trigger": scores["plain_after"][lesson.figure],
+        "concept_of_base": scores["base_before"]["concept"],
+        "concept_without_trigger": scores["base_after"]["concept"],
+        "training_seconds": round(trained.seconds, 1),
+    }
+    if "concept" in scores["after"]:
+        figures["concept_with_trigger"] = scores["after"]["concept"]
+    return figures, pictures
+
+
+def recipe(lesson: Lesson, *, seed: int = 0, images: Path | None = None) -> Recipe:
+    """The preset of ten pictures on the embedded base, for a lesson; ``images`` other than its own."""
+    wish = preset(lesson.goal, BASE, 10)
+    values: dict[str, Any] = {
+        "name": lesson.name,
+        "seed": seed,
+        "data.images": images or folder(lesson.images),
+        "data.trigger": TRIGGER,
+        "sample.every": -1,
+        "sample.prompts": (),
+        "data.min_side": 16,
+    }
+    return toml.change(wish, values)
+
+
+class Painter:
+    """The embedded base's stock pipeline, with or without a LoRA file, painting many prompts at once."""
+
+    def __init__(self, lora: Path | None, source: Source | None = None) -> None:
+        """``source`` None means the embedded base."""
+        self.source = source or source_of(BASE)
+        self.family = family_of(str(self.source.index["_class_name"]))
+        self.pipe = pipeline(self.family, self.source, lora)
+        self.side = int(self.source.facts["resolution"])
+
+    def paint(self, prompts: Sequence[str], say: Say, *, seed: int = 0) -> list[Image.Image]:
+        """One picture for each prompt, each from its own seed, ``seed`` onwards."""
+        canvas = Canvas(width=self.side, height=self.side, steps=STEPS)
+        options = self.family.options(self.source, canvas)
+        out: list[Image.Image] = []
+        with say.steps("Painting", len(prompts)) as bar:
+            for start in range(0, len(prompts), AT_ONCE):
+                some = list(prompts[start : start + AT_ONCE])
+                blank = (
+                    None if options["negative_prompt"] is None else [options["negative_prompt"]] * len(some)
+                )
+                seeds = [torch.Generator().manual_seed(seed + start + n) for n in range(len(some))]
+                out += self.pipe(some, **options | {"negative_prompt": blank}, generator=seeds).images
+                bar.advance(len(some))
+        return out
+
+
+def stack(images: Sequence[Image.Image], side: int) -> np.ndarray:
+    """(N, side, side, 3) uint8, as the judge reads them."""
+    sized = [image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS) for image in images]
+    return np.stack([np.asarray(image) for image in sized])
+
+
+def _rounded(one: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name.replace("_", " "): f"{value:.0%}"
+        if isinstance(value, float) and "seconds" not in name
+        else str(value)
+        for name, value in one.items()
+        if name != "path"
+    }

@@ -1,0 +1,54 @@
+import numpy as np
+import torch
+
+from limner.bases.art import STYLES, Art, nouns
+from limner.bases.lessons import SKIP, STYLE_NAMES, School, kept, roughen
+
+
+def art() -> Art:
+    """Two nouns that are asked and one that is not, each in every style: squares of different greys."""
+    names = [*list(nouns())[:2], list(nouns())[200]]
+    pairs = [(noun, style) for noun in names for style in STYLES]
+    rgba = np.full((len(pairs), 128, 128, 4), 255, np.uint8)
+    rgba[..., :3] = np.linspace(0, 200, len(pairs), dtype=np.uint8)[:, None, None, None]
+    return Art(rgba, np.array([style for _, style in pairs]), np.array([noun for noun, _ in pairs]))
+
+
+def school(batch: int = 8) -> School:
+    return School(art(), 2, None, batch=batch, side=32, device=torch.device("cpu"))
+
+
+def test_only_the_nouns_that_are_asked_have_a_label() -> None:
+    lesson = school().draw(0, 64, varied=0.0)
+    assert lesson.pictures.shape == (64, 3, 32, 32)
+    assert set(lesson.concept.tolist()) == {0, 1, SKIP}
+    assert set(lesson.style.tolist()) <= set(range(len(STYLES)))
+    assert float(lesson.subject.sum()) == 0
+
+
+def test_a_look_is_the_style_of_its_picture() -> None:
+    lesson = school().draw(0, 128, varied=1.0)
+    seen = {STYLE_NAMES[number] for number in lesson.style.tolist()}
+    assert "blueprint" in seen
+    assert "neon" in seen
+    assert seen & set(STYLES)
+
+
+def test_a_step_has_the_same_pictures_whenever_it_is_asked() -> None:
+    one, other = school(), school()
+    assert torch.equal(one.lesson(4).pictures, other.lesson(4).pictures)
+    assert not torch.equal(one.lesson(5).pictures, other.lesson(6).pictures)
+
+
+def test_roughened_pictures_stay_pictures() -> None:
+    pictures = torch.rand(16, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    rough = roughen(pictures, torch.Generator().manual_seed(1))
+    assert rough.shape == pictures.shape
+    assert float(rough.min()) >= 0
+    assert float(rough.max()) <= 1
+    assert not torch.equal(rough, pictures)
+
+
+def test_one_pair_in_ten_is_kept() -> None:
+    pairs = [(noun, style) for noun in nouns() for style in STYLES]
+    assert 0.07 < sum(kept(*pair) for pair in pairs) / len(pairs) < 0.13

@@ -1,0 +1,51 @@
+"""The demo, on the shipped base: what it asks, and what a short lesson changes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from limner.bases.judge import Judge
+from limner.run import demo
+from limner.run.rundir import RunDir
+from limner.run.say import Quiet
+
+
+def test_a_lesson_is_ten_pictures_of_other_nouns_than_it_is_asked_for() -> None:
+    for lesson in (demo.style_lesson(), demo.subject_lesson()):
+        wish = demo.recipe(lesson, seed=3)
+        assert len(list(wish.data.images.glob("*.png"))) == 10
+        assert wish.data.trigger == demo.TRIGGER
+        assert wish.seed == 3
+        shown = " ".join(path.read_text() for path in wish.data.images.glob("*.txt"))
+        if lesson.goal == "style":
+            assert not any(noun in shown.split() for noun in demo.test_nouns(Judge.load()))
+
+
+def test_pictures_are_stacked_at_the_side_of_the_judge() -> None:
+    stacked = demo.stack([Image.new("RGB", (40, 40), "red"), Image.new("L", (20, 10))], 16)
+    assert stacked.shape == (2, 16, 16, 3)
+    assert stacked.dtype == np.uint8
+    assert stacked[0, 0, 0].tolist() == [255, 0, 0]
+
+
+def test_the_base_does_not_know_the_trigger() -> None:
+    judge, lesson = Judge.load(), demo.style_lesson()
+    nouns = demo.test_nouns(judge)[:8]
+    pictures = demo.Painter(None).paint([lesson.asked(noun) for noun in nouns], Quiet())
+    assert lesson.score(judge, demo.stack(pictures, judge.side), nouns)["style"] <= 0.25
+
+
+@pytest.mark.slow
+def test_the_demo_changes_what_the_base_paints(tmp_path: Path) -> None:
+    done = demo.demo(tmp_path / "demo", Quiet())
+    style, subject = done["loras"]
+    assert Path(done["sheet"]).is_file()
+    assert Path(done["report"]).is_file()
+    assert set(RunDir(tmp_path / "demo").samples()) >= {0}
+    assert style["before"] <= 0.25
+    assert style["after"] >= 0.6
+    assert subject["before"] <= 0.1
+    assert subject["after"] >= 0.5
+    assert subject["without_trigger"] <= 0.2
