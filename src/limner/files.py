@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ UNITS = ("B", "kB", "MB", "GB", "TB")
 def human(size: float) -> str:
     """A number of bytes for people, decimal units: ``human(1_230_000) == '1.2 MB'``."""
     for unit in UNITS[:-1]:
-        if size < 1000:
+        if size < 999.95:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} {UNITS[-1]}"
@@ -37,7 +38,7 @@ def require_space(folder: Path, size: int, what: str) -> None:
         )
 
 
-def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
+def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then put it in place, synced.
 
     A process killed at any moment leaves the old file or the new one, never a torn one.
@@ -45,23 +46,32 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
     Raises:
         DiskFull: The disk had no room; the old file is untouched.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    draft = Path(name)
+    with _room_for(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(handle)
+        draft = Path(name)
+        try:
+            write(draft)
+            with draft.open("rb+") as file:
+                os.fsync(file.fileno())
+            draft.chmod(0o644)
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+
+
+@contextmanager
+def _room_for(path: Path) -> Iterator[None]:
     try:
-        write(draft)
-        with draft.open("rb+") as file:
-            os.fsync(file.fileno())
-        draft.chmod(0o644)
-        draft.replace(path)
+        yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(f"The disk filled up while writing {path}. Free some space and run again.") from error
+            raise DiskFull(
+                f"The disk filled up while writing {path}. Free some space and run again."
+            ) from error
         raise
-    finally:
-        draft.unlink(missing_ok=True)
-    _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -76,7 +86,7 @@ def _sync_folder(folder: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Replace ``path`` by ``text`` in UTF-8, atomically."""
-    atomic_write(path, lambda draft: draft.write_bytes(text.encode()) and None)
+    atomic_write(path, lambda draft: draft.write_bytes(text.encode()))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -86,16 +96,13 @@ def write_json(path: Path, value: Any) -> None:
 
 def append_line(path: Path, text: str) -> None:
     """Add one line in one system call, so that two writers never mix their lines."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        os.write(handle, text.encode() + b"\n")
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(f"The disk filled up while writing {path}. Free some space and run again.") from error
-        raise
-    finally:
-        os.close(handle)
+    with _room_for(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(handle, text.encode() + b"\n")
+        finally:
+            os.close(handle)
 
 
 def sha256_file(path: Path) -> str:

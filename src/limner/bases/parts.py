@@ -74,7 +74,8 @@ def fresh_vae(size: Size) -> AutoencoderKL:
     Residual branches start at zero and posteriors narrow, so that the whole starts as a shallow, nearly
     linear autoencoder: on a CPU's budget of images that is worth a factor of four.
     """
-    vae = AutoencoderKL(
+    make: Any = AutoencoderKL  # its annotations want tuples of one
+    vae = make(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=size.vae_channels,
@@ -147,7 +148,8 @@ def fresh_clip() -> CLIPTextModel:
 
 def fresh_t5() -> T5EncoderModel:
     """3 blocks, 192 wide; relative positions, so any length."""
-    config = T5Config(
+    make: Any = T5Config  # accepts more than it declares
+    config = make(
         vocab_size=vocabulary.SIZE,
         d_model=192,
         d_kv=48,

@@ -176,7 +176,8 @@ def main() -> None:
     wish = Wish(said.minutes, said.batch, said.rate, said.decay, device)
     torch.manual_seed(0)
     size = SIZES[said.size]
-    vae = (AutoencoderKL.from_pretrained(said.init) if said.init else fresh_vae(size)).float().to(device)
+    vae: Any = AutoencoderKL.from_pretrained(said.init) if said.init else fresh_vae(size)
+    vae = vae.float().to(device)
     if said.init:  # latents stay what they are, so a denoiser trained on them stays valid
         vae.encoder.requires_grad_(requires_grad=False)
     if device.type == "cuda":

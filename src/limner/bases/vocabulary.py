@@ -9,9 +9,10 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPTokenizer, T5TokenizerFast
+from transformers import CLIPTokenizer, T5TokenizerFast  # pyright: ignore[reportAttributeAccessIssue]
 
 from limner.bases.art import TRAINED_STYLES, nouns
 from limner.bases.captions import caption, choose
@@ -43,7 +44,8 @@ def clip_tokenizer() -> CLIPTokenizer:
     merges = byte_pairs(words, SIZE - len(pieces))
     pieces += [left + right for left, right in merges]
     vocab = {piece: n for n, piece in enumerate(pieces)}
-    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=CLIP_LENGTH)
+    make: Any = CLIPTokenizer  # takes pairs, and declares strings
+    return make(vocab=vocab, merges=merges, model_max_length=CLIP_LENGTH)
 
 
 def byte_pairs(words: Counter[str], most: int) -> list[tuple[str, str]]:
