@@ -149,10 +149,23 @@ def load(pipeline: Any, path: Path) -> Verdict:
     """
     components = read(path).components
     verdict = verify(path, components, type(pipeline))
+    for component, adapter in components.items():
+        _require_fit(path, pipeline.components[component], adapter)
     pipeline.load_lora_weights(str(path), use_safetensors=True, local_files_only=True)
     for component in verdict.ignored:
         _load_text_encoder(pipeline.components[component], component, components[component])
     return verdict
+
+
+def _require_fit(path: Path, model: Any, adapter: Adapter) -> None:
+    """Raise ``BadLora`` unless every module is in the model with its shape: the loader would pass over it."""
+    for name, factors in localise(adapter, {name for name, _ in model.named_modules()}).items():
+        weight, change = model.get_submodule(name).weight, (factors.up.shape[0], factors.down.shape[1])
+        if tuple(weight.shape[:2]) != change:
+            raise BadLora(
+                f"{path} changes {name} as {change[0]} x {change[1]}, and this base has "
+                f"{weight.shape[0]} x {weight.shape[1]}. Load it on the base it was trained on."
+            )
 
 
 def _load_text_encoder(encoder: Any, component: str, adapter: Adapter) -> None:

@@ -1,0 +1,190 @@
+"""Law 1: cached = uncached, resumed = whole, two processes = one with twice the accumulation; to the bit."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from limner.graph.cache import Cache
+from limner.recipe.schema import Recipe
+from limner.run import checkpoint
+from limner.run.cache import all_rows, cache_root
+from limner.run.fill import survey, uncached
+from limner.run.rundir import RunDir
+from limner.run.say import Quiet
+from limner.run.setting import prepare
+from limner.run.train import train
+from limner.run.trainee import Trainee
+
+HARD = {
+    "flip": True,
+    "caption_dropout": 0.3,
+    "trigger": "zorb",
+}
+"""Every finite choice at once."""
+
+
+def recipe(
+    base: Path,
+    photos: Path,
+    *,
+    steps: int = 6,
+    encoders: tuple[str, ...] = (),
+    layers: int | None = None,
+    **more,
+):
+    return Recipe(
+        base=str(base),
+        data={"images": str(photos), **HARD},
+        lora={"rank": 3, "text_encoders": encoders, "text_encoder_layers": layers},
+        train={
+            "steps": steps,
+            "batch": 4,
+            "learning_rate": 1e-2,
+            "save_every": 3,
+            "schedule": "cosine",
+            **more,
+        },
+        sample={"every": -1},
+        limits={"micro_batch": 2},
+    )
+
+
+def weights(run: Path, step: int) -> dict[str, torch.Tensor]:
+    parts, _ = checkpoint.load(RunDir(run).checkpoint_path(step))
+    return {
+        f"{model}.{name}": value for model, state in parts["weights"].items() for name, value in state.items()
+    }
+
+
+def losses(run: Path) -> list[tuple[float | None, float | None]]:
+    return [(row.get("loss"), row.get("held_out")) for row in RunDir(run).metrics()]
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+class Straight:
+    """A store that was never stored: each row computed from its image and caption."""
+
+    def __init__(self, setting) -> None:
+        self.rows = uncached(setting, all_rows(setting))
+
+    def batch(self, numbers, device):
+        rows = [self.rows[number] for number in numbers]
+        return {name: torch.cat([row[name] for row in rows]).to(device) for name in rows[0]}
+
+
+@pytest.mark.parametrize(
+    ("encoders", "layers", "boundary"),
+    [
+        ((), None, {"pooled", "context", "latent_mean", "latent_spread"}),
+        (("text_encoder",), None, {"clip_tokens", "context", "latent_mean", "latent_spread"}),
+        (
+            ("text_encoder", "text_encoder_2"),
+            1,
+            {"encode_clip@2", "clip_tokens", "encode_t5@2", "t5_tokens", "latent_mean", "latent_spread"},
+        ),
+    ],
+    ids=["denoiser", "clip", "last-layer-of-both"],
+)
+def test_cached_training_is_the_same_training(tiny_base, photos, tmp_path, encoders, layers, boundary):
+    wish = recipe(tiny_base, photos, encoders=encoders, layers=layers)
+    run = tmp_path / "run"
+    train(wish, run, Quiet())
+    setting = prepare(wish)
+    assert setting.cut.boundary == boundary
+
+    straight = Trainee(setting, Straight(setting))  # pyright: ignore[reportArgumentType]
+    from limner.nn.fit import Fit, fit
+    from limner.nn.optim import optimizer, schedule
+
+    straight.dropping(on=True)
+    pace = Fit(
+        parameters=straight.parameters,
+        optimizer=optimizer(
+            "adamw", straight.groups(wish), weight_decay=wish.train.weight_decay, betas=wish.train.betas
+        ),
+        rate=schedule("cosine", 0, wish.train.steps),
+        clip=wish.train.clip,
+    )
+    seen = [step.loss for step in fit(pace, straight.losses, start=0, steps=wish.train.steps)]
+    assert seen == [loss for loss, _ in losses(run) if loss is not None]
+    mine = {
+        f"{model}.{name}": value for model, state in straight.state().items() for name, value in state.items()
+    }
+    assert equal(mine, weights(run, 6))
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "prodigy", "schedulefree"])
+def test_a_resumed_run_is_the_whole_run(tiny_base, photos, tmp_path, name):
+    more = {"optimizer": name, "ema": 0.0 if name == "schedulefree" else 0.9}
+    more |= {"schedule": "constant"} if name == "schedulefree" else {}
+    more |= {"learning_rate": 1.0} if name == "prodigy" else {}
+    wish = recipe(tiny_base, photos, **more)
+    train(wish, tmp_path / "whole", Quiet())
+    half = tmp_path / "half"
+    train(wish, half, Quiet())
+    run = RunDir(half)
+    run.checkpoint_path(6).unlink()
+    run.lora_path.unlink()
+    run.metrics_path.write_bytes(run.metrics_path.read_bytes()[:-20])  # torn, and rows after the checkpoint
+    moved = half.rename(tmp_path / "elsewhere")
+    train(wish, moved, Quiet())
+    assert losses(moved) == losses(tmp_path / "whole")
+    assert equal(weights(moved, 6), weights(tmp_path / "whole", 6))
+    assert (moved / "lora.safetensors").read_bytes() != b""
+
+
+def test_splitting_the_batch_changes_no_draw(tiny_base, photos, tmp_path):
+    """The result never depends on how a batch passes through the device, but for rounding."""
+    whole = recipe(tiny_base, photos, steps=3)
+    train(whole, tmp_path / "two", Quiet())
+    single = whole.model_copy(update={"limits": whole.limits.model_copy(update={"micro_batch": 1})})
+    train(single, tmp_path / "one", Quiet())
+    for (a, _), (b, _) in zip(losses(tmp_path / "two"), losses(tmp_path / "one"), strict=True):
+        assert a == b or a == pytest.approx(b, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_with_twice_the_accumulation(tiny_base, photos, tmp_path):
+    from limner.recipe import toml
+
+    wish = recipe(tiny_base, photos, steps=3)
+    one = tmp_path / "one"
+    train(wish, one, Quiet())
+    path = tmp_path / "recipe.toml"
+    path.write_text(toml.dump(wish))
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv-backend=c10d",
+        "--rdzv-endpoint=localhost:0", "-m", "limner", "train", str(path), "--out", str(tmp_path / "two"),
+    ]  # fmt: skip
+    environment = {**os.environ, "LIMNER_CACHE": str(tmp_path / "fresh"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert losses(tmp_path / "two") == losses(one)
+    assert equal(weights(tmp_path / "two", 3), weights(one, 3))
+
+
+def test_a_warm_cache_computes_nothing_and_a_new_caption_only_text(tiny_base, photos, tmp_path):
+    wish = recipe(tiny_base, photos)
+    train(wish, tmp_path / "run", Quiet())
+    store = Cache(cache_root(wish))
+
+    def missing() -> dict[str, int]:
+        setting = prepare(wish)
+        work = survey(setting, store, all_rows(setting))
+        return {name: len(todo) for name, todo in work.missing.items() if todo}
+
+    assert missing() == {}
+    (photos / "3.txt").write_text("a thing with another caption\n")
+    assert missing() == {"tokenize": 1, "tokenize_2": 1, "encode_clip": 1, "encode_t5": 1}
+    faster = wish.model_copy(update={"train": wish.train.model_copy(update={"learning_rate": 1e-3})})
+    setting = prepare(faster)
+    assert survey(setting, store, all_rows(setting)).count == 2
+    assert json.loads((tmp_path / "run" / "cache" / "index.json").read_text())["addresses"]

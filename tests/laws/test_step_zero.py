@@ -1,0 +1,187 @@
+"""Law 2: step 0 = the base model. Exported, then loaded by stock diffusers = the trained model."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from limner.families.flux import grid
+from limner.lora import file
+from limner.recipe.schema import Recipe
+from limner.run.cache import stock
+from limner.run.export import export
+from limner.run.rundir import RunDir
+from limner.run.setting import prepare
+from limner.run.trainee import Trainee
+from small import Told, wish
+
+HARMLESS = "No LoRA keys associated to CLIPTextModel found"
+"""diffusers says so of every LoRA without a text encoder, its own examples' included."""
+
+STOCK = """
+import json, logging, sys, warnings
+import torch
+from diffusers import FluxPipeline
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+base, lora, folder, asked = sys.argv[1:5]
+asked = json.loads(asked)
+heard = []
+
+
+class Ear(logging.Handler):
+    def emit(self, record):
+        heard.append(record.getMessage())
+
+
+for name in ("diffusers", "transformers", "peft"):
+    logging.getLogger(name).addHandler(Ear(logging.WARNING))
+pipe = FluxPipeline.from_pretrained(base, local_files_only=True)
+pipe.set_progress_bar_config(disable=True)
+heard.clear()
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    pipe.load_lora_weights(lora)
+parts = {name: model for name, model in pipe.components.items() if isinstance(model, torch.nn.Module)}
+used = {
+    f"{name}.{key}": value.detach().clone().contiguous()
+    for name, model in parts.items()
+    for key, value in model.state_dict().items()
+    if "lora_" in key
+}
+inputs = load_file(folder + "/inputs.safetensors")
+with torch.no_grad():
+    guess = pipe.transformer(**inputs, return_dict=False)[0]
+save_file({"guess": guess}, folder + "/guess.safetensors")
+save_file(used, folder + "/used.safetensors")
+generator = torch.Generator().manual_seed(asked["seed"])
+pipe(asked["prompt"], **asked["options"], generator=generator).images[0].save(folder + "/stock.png")
+print(json.dumps({
+    "warnings": heard + [str(each.message) for each in caught],
+    "meta": [f"{n}.{k}" for n, model in parts.items() for k, p in model.named_parameters() if p.is_meta],
+    "scales": sorted({
+        scale for model in parts.values() for module in model.modules()
+        if isinstance(getattr(module, "scaling", None), dict) for scale in module.scaling.values()
+    }),
+    "limner": [name for name in sys.modules if name.split(".")[0] == "limner"],
+}))
+"""
+
+
+def trainee(recipe: Recipe, *, moved: bool) -> Trainee:
+    setting = prepare(recipe)
+    made = Trainee(setting, stock(setting, Told())[0])
+    for number, factor in enumerate(made.parameters if moved else ()):
+        torch.nn.init.normal_(factor, std=0.2, generator=torch.Generator().manual_seed(number))
+    return made
+
+
+def inputs(one: Trainee) -> dict[str, torch.Tensor]:
+    """What a transformer reads, for a picture of 32 x 32."""
+    draw = torch.Generator().manual_seed(5)
+    config = one.models["transformer"].config
+    text, pooled = (torch.randn(*shape, generator=draw) for shape in ((1, 12, 16), (1, 16)))
+    more = {"guidance": torch.tensor([3.5])} if config.guidance_embeds else {}
+    return {
+        "hidden_states": torch.randn(1, 4, config.in_channels, generator=draw),
+        "encoder_hidden_states": text, "pooled_projections": pooled, "timestep": torch.tensor([0.4]),
+        "img_ids": grid(2, 2, torch.device("cpu")), "txt_ids": torch.zeros(12, 3), **more,
+    }  # fmt: skip
+
+
+def by_stock(base: Path, lora: Path, one: Trainee, folder: Path) -> dict[str, Any]:
+    """Load the file in a process that never imports limner; what it heard, and what it computed."""
+    from limner.families.base import Canvas
+
+    folder.mkdir()
+    save_file(inputs(one), folder / "inputs.safetensors")
+    setting = one.setting
+    options = setting.family.options(setting.source, Canvas(width=32, height=32, steps=2))
+    wished = {"seed": 0, "prompt": "zorb", "options": options}
+    command = [sys.executable, "-c", STOCK, str(base), str(lora), str(folder), json.dumps(wished)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = json.loads(done.stdout.splitlines()[-1])
+    return said | {name: load_file(folder / f"{name}.safetensors") for name in ("guess", "used")}
+
+
+def picture(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def test_step_zero_is_the_base(tiny_base, photos, tmp_path):
+    sample = {"every": 0, "prompts": ["zorb"], "steps": 2}
+    recipe = wish(
+        tiny_base, photos, sample=sample, train={"steps": 0}, lora={"text_encoders": ["text_encoder"]}
+    )
+    one, run = trainee(recipe, moved=False), RunDir(tmp_path / "run")
+    (mine,) = one.paint(1)
+    bare = one.setting.family
+    from limner.families.loading import load
+
+    models = {
+        name: load(bare, one.setting.source, name, dtype=torch.float32, device=one.setting.device)
+        for name in bare.parts
+    }
+    reads = inputs(one)
+    with torch.no_grad():
+        assert torch.equal(one.models["transformer"](**reads)[0], models["transformer"](**reads)[0])
+    export(one, run, Told())
+    components = file.read(run.lora_path).components
+    assert all(not factors.up.any() for adapter in components.values() for factors in adapter.values())
+    from limner.run.generate import pipeline
+
+    stock_base = pipeline(bare, one.setting.source, None)
+    from limner.families.base import Canvas
+
+    options = bare.options(one.setting.source, Canvas(width=32, height=32, steps=2))
+    painted = stock_base("zorb", **options, generator=torch.Generator().manual_seed(0)).images[0]
+    assert np.abs(np.asarray(painted, int) - np.asarray(mine, int)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "lora", [{"alpha": 2.0}, {"alpha": 1.0, "text_encoders": ["text_encoder"]}], ids=["denoiser", "clip"]
+)
+def test_stock_diffusers_loads_what_was_trained(tiny_base, photos, tmp_path, lora):
+    sample = {"every": 0, "prompts": ["zorb"], "steps": 2}
+    recipe = wish(tiny_base, photos, sample=sample, lora={"rank": 2, **lora})
+    one, run = trainee(recipe, moved=True), RunDir(tmp_path / "run")
+    export(one, run, Told())
+    components = file.read(run.lora_path).components
+    said = by_stock(tiny_base, run.lora_path, one, tmp_path / "stock")
+    assert said["limner"] == [] and said["meta"] == []
+    assert [
+        each for each in said["warnings"] if not (each.startswith(HARMLESS) and len(components) == 1)
+    ] == []
+    assert said["scales"] == [1.0], "the scale is in the factors"
+    written = load_file(run.lora_path)
+    assert len(said["used"]) == len(written) == len(one.parameters), "every key is used"
+    assert sorted(v.double().sum().item() for v in said["used"].values()) == sorted(
+        v.double().sum().item() for v in written.values()
+    )
+    with torch.no_grad():
+        mine = one.models["transformer"](**inputs(one))[0]
+    exact = recipe.lora.alpha in (None, 2.0)
+    assert (
+        torch.equal(said["guess"]["guess"], mine)
+        if exact
+        else torch.allclose(said["guess"]["guess"], mine, atol=1e-5)
+    )
+    (painted,) = one.paint(1)
+    assert np.abs(picture(tmp_path / "stock" / "stock.png") - np.asarray(painted, int)).max() <= 1
+
+
+def test_a_lora_changes_what_is_painted(tiny_base, photos):
+    sample = {"every": 0, "prompts": ["zorb"], "steps": 2}
+    recipe = wish(tiny_base, photos, sample=sample)
+    (base,), (other,) = trainee(recipe, moved=False).paint(1), trainee(recipe, moved=True).paint(1)
+    assert np.abs(np.asarray(base, int) - np.asarray(other, int)).max() > 3
