@@ -54,7 +54,7 @@ GLYPH_PROMPTS = {
     "subject": ("[trigger]", "[trigger] on a dark background", "a cat"),
     "face": ("[trigger]", "[trigger] on a dark background", "a cat"),
     "object": ("[trigger]", "[trigger] on a dark background", "a cat"),
-    "style": ("a cat, [trigger]", "a rocket, [trigger]", "an apple, [trigger]", "a cat"),
+    "style": ("[trigger] style cat", "[trigger] style rocket", "[trigger] style apple", "cat"),
 }
 
 
@@ -125,13 +125,13 @@ def _flux(goal: str, size: int) -> dict[str, Choice]:
 def _glyph(goal: str, size: int) -> dict[str, Choice]:
     """The embedded base by goal and index into ``SIZES``. Tuned for minutes on two CPU cores."""
     return {
-        "data.resolution": Choice(128, "limner"),
+        "data.resolution": Choice(64, "limner"),
         "data.caption_dropout": Choice(0.05, "ai-toolkit"),
         "lora.rank": Choice(16, "limner"),
-        "train.steps": Choice((240, 240, 480, 960)[size], "limner"),
+        "train.steps": Choice((500, 500, 800, 1200)[size], "limner"),
         "train.batch": Choice(4, "limner"),
-        "train.learning_rate": Choice(1e-3, "limner"),
-        "train.save_every": Choice(120, "limner"),
+        "train.learning_rate": Choice(2e-3, "limner"),
+        "train.save_every": Choice(250, "limner"),
         "sample.every": Choice(0, "limner"),
         "sample.prompts": Choice(GLYPH_PROMPTS[goal], "written"),
     }
