@@ -66,7 +66,7 @@ class Way:
 
 @torch.no_grad()
 def generate(pipe: Any, asks: Sequence[Ask], way: Way) -> np.ndarray:
-    """(N, 128, 128, 3) uint8; each picture has its own seed, whatever the batch."""
+    """(N, side, side, 3) uint8; each picture has its own seed, whatever the batch."""
     made = []
     for start in range(0, len(asks), way.batch):
         some = asks[start : start + way.batch]
@@ -81,19 +81,17 @@ def generate(pipe: Any, asks: Sequence[Ask], way: Way) -> np.ndarray:
             generator=[torch.Generator().manual_seed(ask.seed) for ask in some],
             output_type="pil",
         ).images
-        made += [
-            np.asarray(image.convert("RGB").resize((128, 128), Image.Resampling.BICUBIC)) for image in images
-        ]
+        made += [np.asarray(image.convert("RGB")) for image in images]
         sys.stderr.write(f"{len(made)} of {len(asks)} pictures\n")
     return np.stack(made)
 
 
-def real(art: Art, asks: Sequence[Ask]) -> tuple[np.ndarray, list[Ask]]:
+def real(art: Art, asks: Sequence[Ask], side: int) -> tuple[np.ndarray, list[Ask]]:
     """The drawings that the asks speak of, on white, with the asks that have one: the judge's own test."""
     rows = {(str(c), str(s)): n for n, (c, s) in enumerate(zip(art.concept, art.style, strict=True))}
     known = [ask for ask in asks if (ask.noun, ask.style) in rows]
     picked = [rows[ask.noun, ask.style] for ask in known]
-    full = drawings(Art(art.rgba[picked], art.style[picked], art.concept[picked]), 128)
+    full = drawings(Art(art.rgba[picked], art.style[picked], art.concept[picked]), side)
     pictures = torch.cat([paint(some, [Choice()] * len(some)) for some in full.split(256)])
     return (pictures * 255).round().byte().permute(0, 2, 3, 1).numpy(), known
 
@@ -139,7 +137,10 @@ def sheet(path: Path, images: np.ndarray, count: int) -> None:
     picked = images[np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)]
     page = Image.new("RGB", (SHEET_COLUMNS * 130, -(-len(picked) // SHEET_COLUMNS) * 130), (90, 90, 90))
     for n, image in enumerate(picked):
-        page.paste(Image.fromarray(image), (n % SHEET_COLUMNS * 130 + 1, n // SHEET_COLUMNS * 130 + 1))
+        page.paste(
+            Image.fromarray(image).resize((128, 128), Image.Resampling.NEAREST),
+            (n % SHEET_COLUMNS * 130 + 1, n // SHEET_COLUMNS * 130 + 1),
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     page.save(path)
 
@@ -178,7 +179,7 @@ def measure(wish: argparse.Namespace) -> dict[str, Any]:
         "vae": psnr(vae, unseen_pictures(wish.art, size).to(wish.device)),
         "shown": scores(judge, images[: len(shown)], shown),
         "held_out": scores(judge, images[len(shown) :], hidden),
-        "real": scores(judge, *real(art, shown + hidden)),
+        "real": scores(judge, *real(art, shown + hidden, judge.side)),
         "judge": {name: judged[name] for name in ("plain", "grounds", "all")},
         "loss": losses(wish.base),
     }

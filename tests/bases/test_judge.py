@@ -12,6 +12,7 @@ from limner.bases.lessons import SKIP, STYLE_NAMES, School, kept, lessons, rough
 from limner.errors import BadBase
 
 CPU = torch.device("cpu")
+SIDE = 32
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def art() -> Art:
 
 def fresh(*, sure: bool = True) -> Judge:
     torch.manual_seed(0)
-    return Judge(Net(4, len(STYLE_NAMES)), list(nouns())[:4], STYLE_NAMES, sure=sure)
+    return Judge(Net(4, len(STYLE_NAMES)), list(nouns())[:4], STYLE_NAMES, side=SIDE, sure=sure)
 
 
 def test_a_tenth_of_the_pairs_is_kept() -> None:
@@ -51,47 +52,49 @@ def test_roughened_pictures_stay_pictures() -> None:
 
 
 def test_looks_are_styles_and_the_mascot_has_no_noun(art: Art) -> None:
-    mascot = torch.full((1, 4, 128, 128), 255, dtype=torch.uint8)
-    drawn = School(art, mascot, 8, CPU).draw(5, 400, varied=1.0)
+    mascot = Art(np.full((1, 128, 128, 4), 255, np.uint8), np.array(["mascot"]), np.array(["mascot"]))
+    drawn = School(art, 2, mascot, batch=8, side=SIDE, device=CPU).draw(5, 400, varied=1.0)
     shown = drawn.subject > 0.5
     assert 5 <= int(shown.sum()) <= 60
     assert (drawn.concept[shown] == SKIP).all()
     assert set(drawn.concept[~shown].tolist()) == {0, 1}
     assert STYLE_NAMES.index("blueprint") in drawn.style.tolist()
-    plain = School(art, None, 8, CPU).draw(5, 64, varied=0.0)
+    plain = School(art, 2, None, batch=8, side=SIDE, device=CPU).draw(5, 64, varied=0.0)
     assert set(plain.style.tolist()) == {0, 1, 2}
     assert not plain.subject.any()
 
 
 def test_steps_are_the_same_in_any_order(art: Art) -> None:
-    first, second = (School(art, None, 2, CPU) for _ in range(2))
+    first, second = (School(art, 2, None, batch=2, side=SIDE, device=CPU) for _ in range(2))
     ahead = [first.lesson(step) for step in range(2)]
     assert torch.equal(ahead[0].pictures, second.lesson(0).pictures)
     assert torch.equal(ahead[1].concept, second.lesson(1).concept)
 
 
 def test_exams_ask_for_other_pairs(art: Art) -> None:
-    school, exams = lessons(art, 2, CPU, 4)
+    school, exams = lessons(art, 2, batch=2, side=SIDE, device=CPU, exam=4)
     assert set(exams) == {"plain", "grounds", "all"}
     assert 0 < len(school.drawings) < len(art.rgba)
     assert len(exams["all"].pictures) == 4
 
 
 def test_gradients_reach_every_asked_head(art: Art) -> None:
-    mascot = torch.full((1, 4, 128, 128), 255, dtype=torch.uint8)
+    mascot = Art(np.full((1, 128, 128, 4), 255, np.uint8), np.array(["mascot"]), np.array(["mascot"]))
     net = Net(4, len(STYLE_NAMES))
-    loss_of(net, School(art, mascot, 2, CPU).draw(0, 4, varied=0.5), subject=True).backward()
+    loss_of(
+        net, School(art, 2, mascot, batch=2, side=SIDE, device=CPU).draw(0, 4, varied=0.5), subject=True
+    ).backward()
     assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in net.parameters())
 
 
 def test_a_trained_judge_survives_saving(art: Art, tmp_path: Path) -> None:
-    school, exams = lessons(art, 2, CPU, 4)
+    school, exams = lessons(art, 2, batch=2, side=SIDE, device=CPU, exam=4)
     judge = fresh()
     rows = train(judge.net, school, exams, Wish(1e-4, 2, 1e-3, CPU))
-    judge = Judge(judge.net, judge.concept_names, judge.style_names, sure=True)
+    judge = Judge(judge.net, judge.concept_names, judge.style_names, side=SIDE, sure=True)
     judge.save(tmp_path, {"rows": rows, "figures": rows[-1]})
     assert (tmp_path / "judge.safetensors").stat().st_size < 4_000_000
-    images = np.random.default_rng(0).integers(0, 256, (3, 128, 128, 3), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (3, SIDE, SIDE, 3), dtype=np.uint8)
     again = Judge.load(tmp_path)
     assert again.concepts(images).shape == (3, 4)
     assert np.allclose(again.styles(images).sum(1), 1, atol=1e-5)
@@ -101,7 +104,7 @@ def test_a_trained_judge_survives_saving(art: Art, tmp_path: Path) -> None:
 
 def test_scores_are_shares_of_right_answers() -> None:
     judge = fresh()
-    images = np.random.default_rng(0).integers(0, 256, (4, 128, 128, 3), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (4, SIDE, SIDE, 3), dtype=np.uint8)
     told = [judge.concept_names[n] for n in judge.concepts(images).argmax(1)]
     style = judge.style_names[judge.styles(images)[0].argmax()]
     found = style_scores(judge, images, told, style)
@@ -111,7 +114,7 @@ def test_scores_are_shares_of_right_answers() -> None:
 
 def test_bad_questions_are_refused(tmp_path: Path) -> None:
     judge = fresh(sure=False)
-    images = np.zeros((2, 128, 128, 3), np.uint8)
+    images = np.zeros((2, SIDE, SIDE, 3), np.uint8)
     with pytest.raises(BadBase, match="float64"):
         judge.concepts(images.astype(float))
     with pytest.raises(BadBase, match="does not know cubism"):

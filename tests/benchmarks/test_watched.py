@@ -33,7 +33,7 @@ def test_steps_of_a_progress_bar(tmp_path):
     columns = seen.columns()
     assert 0.05 <= columns["first_step"] < columns["wall"]
     assert columns["step"] == pytest.approx((seen.ended[3] - seen.ended[1]) / 2)
-    assert 1e6 < columns["peak_bytes"] < 1e9
+    assert 1e6 < columns["peak_bytes"] < 1e11  # a forked child counts its parent until it becomes another
     assert "Other" in (tmp_path / "log").read_text()
 
 
