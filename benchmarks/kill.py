@@ -2,10 +2,10 @@
 
     python benchmarks/kill.py [--base FOLDER] [--rounds 50] [--seed 0]
 
-A round starts the command on a run folder and kills it after a random time, anywhere from the first file of
-the run to a little past its end; the next round starts the same command on what the killed one left. When a
-run comes to its end, its losses, held-out losses, final checkpoint and LoRA must equal, bit for bit, those of
-the run that nobody killed; then a new folder begins, with an empty cache. After every kill:
+A round starts the command on a run folder and kills it after a random time, anywhere from its first file on;
+the next round starts the same command on what the killed one left. When a run comes to its end, its losses,
+held-out losses, final checkpoint, samples and LoRA must equal, bit for bit, those of the run that nobody
+killed; then a new folder begins, with an empty cache. After every kill:
 
 * no file under its final name is half-written: every cache entry, checkpoint, LoRA and picture reads whole;
 * nothing finished is lost: the newest whole checkpoint is never older than it was before the round.
@@ -16,6 +16,7 @@ Without --base, a random FLUX pipeline of a few thousand weights is made, so tha
 import argparse
 import contextlib
 import dataclasses
+import json
 import os
 import random
 import signal
@@ -54,7 +55,7 @@ class Round:
     saved: int
     """Step of the newest whole checkpoint, 0 for none."""
     seconds: float
-    """From the command to the kill."""
+    """From when it held the run folder to the kill, or to its end."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,13 +162,25 @@ def check(out: Path, cache: Path) -> int:
 
 
 def wait(process: subprocess.Popen[bytes], out: Path, seconds: float) -> float:
-    """Wait until the run is under way and then ``seconds`` more, or for the end; return the seconds."""
-    start = time.monotonic()
-    while process.poll() is None and not (out / "lock.json").exists():
+    """Wait until the process holds the run folder and then ``seconds`` more, or for its end.
+
+    Returns:
+        Seconds since it held the folder.
+    """
+    while process.poll() is None and not holds(out, process.pid):
         time.sleep(0.005)
+    start = time.monotonic()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(seconds)
     return time.monotonic() - start
+
+
+def holds(out: Path, pid: int) -> bool:
+    """Whether the lock of the run folder is signed by a process; a killed one leaves its name there."""
+    try:
+        return json.loads((out / "lock.json").read_bytes())["pid"] == pid
+    except (OSError, ValueError):
+        return False
 
 
 def place_of(out: Path, *, ended: bool) -> str:
@@ -198,8 +211,7 @@ def rounds(line: Line, count: int, seed: int) -> Iterator[Round]:
         name = f"run-{seed}-{killed - turn}"
         out, cache = line.work / name, line.work / f"{name}-cache"
         process = line.start(out, cache)
-        # a run gets less far the longer it is killed early, so the last ones are left alone
-        pause = draw.uniform(0, 0.6 * lasts) if killed < count else 600.0
+        pause = draw.uniform(0, 0.8 * lasts) if killed < count else 600.0  # the last run may end
         seconds = wait(process, out, pause)
         ended = process.poll() is not None
         if not ended:

@@ -13,9 +13,9 @@ from limner.run.say import Quiet
 
 
 def wish(base: Path, photos: Path, **sections: Any) -> Recipe:
-    """Four steps of two images without samples; each section given is laid over that."""
+    """Four steps of two images, one held out, no samples; each section given is laid over that."""
     plain: dict[str, Any] = {
-        "data": {"images": str(photos)},
+        "data": {"images": str(photos), "held_out": 1},
         "lora": {"rank": 2},
         "train": {"steps": 4, "batch": 2, "learning_rate": 1e-2, "save_every": 2},
         "sample": {"every": -1, "steps": 2},

@@ -14,7 +14,7 @@ PARTLY = {"text_encoders": ["text_encoder", "text_encoder_2"], "text_encoder_lay
 
 @pytest.fixture
 def setting(tiny_base, photos):
-    return prepare(wish(tiny_base, photos, data={"resolution": None, "flip": True, "caption_dropout": 0.2}))
+    return prepare(wish(tiny_base, photos, data={"held_out": 0, "flip": True, "caption_dropout": 0.2}))
 
 
 def test_every_address_is_known_before_anything_is_loaded(setting, tmp_path, monkeypatch):
@@ -35,7 +35,7 @@ def test_every_address_is_known_before_anything_is_loaded(setting, tmp_path, mon
 @pytest.mark.parametrize("lora", [{}, PARTLY], ids=["denoiser", "partly-trained-encoders"])
 def test_what_is_stored_is_what_is_computed_straight(tiny_base, photos, tmp_path, lora):
     setting = prepare(
-        wish(tiny_base, photos, data={"resolution": None, "flip": True}, lora=lora, sample={"every": 0})
+        wish(tiny_base, photos, data={"held_out": 0, "flip": True}, lora=lora, sample={"every": 0})
     )
     cache, rows, told = Cache(tmp_path), all_rows(setting), Told()
     work = survey(setting, cache, rows)
@@ -104,10 +104,10 @@ def test_shares_of_processes_cover_everything_whatever_the_others_have_done(sett
 def test_intermediate_values_are_reused_when_they_are_there(tiny_base, photos, tmp_path):
     """Tokens stored for a trained encoder serve another run, where they are only a step on the way."""
     cache = Cache(tmp_path)
-    partly = prepare(wish(tiny_base, photos, data={"resolution": None}, lora=PARTLY))
+    partly = prepare(wish(tiny_base, photos, data={"held_out": 0}, lora=PARTLY))
     rows = rows_of(partly, partly.views)
     fill(partly, cache, rows, survey(partly, cache, rows), Told())
-    plain = prepare(wish(tiny_base, photos, data={"resolution": None}))
+    plain = prepare(wish(tiny_base, photos, data={"held_out": 0}))
     rows = rows_of(plain, plain.views)
     work = survey(plain, cache, rows)
     assert {name: len(todo) for name, todo in work.missing.items() if todo} == {

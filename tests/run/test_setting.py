@@ -9,12 +9,12 @@ from limner.errors import BadBase, BadData, BadRecipe
 from limner.run.setting import device_of, precision_of, prepare
 from small import wish
 
+ALL = {"held_out": None}
+
 
 def test_everything_is_derived_without_loading_a_weight(tiny_base, photos, monkeypatch):
     monkeypatch.setattr("limner.families.loading.load", None)
-    setting = prepare(
-        wish(tiny_base, photos, data={"resolution": None, "flip": True, "caption_dropout": 0.1})
-    )
+    setting = prepare(wish(tiny_base, photos, data={**ALL, "flip": True, "caption_dropout": 0.1}))
     assert setting.resolution == 32
     assert setting.device == device_of("auto") and setting.dtype == precision_of("auto", setting.device)
     assert len(setting.views) == 2 * (6 * 2 + 1), "flips x (captions and the empty one), one image has two"
@@ -40,14 +40,14 @@ def contents(views) -> set[str]:
 
 
 def test_few_images_are_all_trained_on_and_measured_on(tiny_base, photos):
-    setting = prepare(wish(tiny_base, photos))
+    setting = prepare(wish(tiny_base, photos, data=ALL))
     assert contents(setting.held_out) == contents(setting.views) and not setting.truly_held_out
     assert len(setting.held_out) == 6 and not any(view.flip for view in setting.held_out)
 
 
 def test_a_tenth_of_many_images_is_held_out(tiny_base, photos):
     more(photos, 25)
-    setting = prepare(wish(tiny_base, photos, data={"flip": True}))
+    setting = prepare(wish(tiny_base, photos, data={**ALL, "flip": True}))
     assert setting.truly_held_out and len(setting.held_out) == 2
     assert not contents(setting.held_out) & contents(setting.views) and len(contents(setting.views)) == 23
 
@@ -79,13 +79,13 @@ def test_a_folder_of_held_out_images(tiny_base, photos, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     shutil.move(photos / "5.png", other / "5.png")
-    setting = prepare(wish(tiny_base, photos, data={"held_out_images": str(other)}))
+    setting = prepare(wish(tiny_base, photos, data={**ALL, "held_out_images": str(other)}))
     assert setting.truly_held_out and len(setting.held_out) == 1 and len(contents(setting.views)) == 5
     shutil.copy(photos / "0.png", other / "again.png")
     with pytest.raises(
         BadData, match=r"1 of the 2 images in data\.held_out_images are trained on as well: again\.png"
     ):
-        prepare(wish(tiny_base, photos, data={"held_out_images": str(other)}))
+        prepare(wish(tiny_base, photos, data={**ALL, "held_out_images": str(other)}))
 
 
 def test_part_of_a_text_encoder(tiny_base, photos):
