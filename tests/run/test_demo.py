@@ -1,5 +1,7 @@
 """The demo, on the shipped base: what it asks, and what a short lesson changes."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,12 @@ def test_a_lesson_is_ten_pictures_of_other_nouns_than_it_is_asked_for() -> None:
         shown = " ".join(path.read_text() for path in wish.data.images.glob("*.txt"))
         if lesson.goal == "style":
             assert not any(noun in shown.split() for noun in demo.test_nouns(Judge.load()))
+
+
+def test_the_demo_needs_no_extra() -> None:
+    code = "import sys; sys.modules['resvg_py'] = None; import limner.run.demo"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_pictures_are_stacked_at_the_side_of_the_judge() -> None:

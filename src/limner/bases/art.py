@@ -21,7 +21,6 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
-import resvg_py
 from PIL import Image
 
 from limner.errors import BadData
@@ -175,6 +174,8 @@ def _document(icons: dict, icon: dict) -> str:
 
 
 def _draw(svg: str) -> np.ndarray:
+    import resvg_py  # only drawing needs it: it comes with the extra `base`
+
     png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=SIDE, height=SIDE))
     return _square(Image.open(io.BytesIO(png)))
 
