@@ -86,7 +86,7 @@ def test_a_finished_run_is_left_as_it_is(tiny_base, photos, tmp_path):
     told = Told()
     train(recipe, tmp_path / "run", told)
     assert {path: path.read_bytes() for path in kept} == kept
-    assert "Going on from step 4." in told.lines and "Training" not in told.counts
+    assert "All 4 steps are done." in told.lines and "Training" not in told.counts
 
 
 def test_zero_steps_leave_the_base_model(tiny_base, photos, tmp_path):

@@ -24,6 +24,9 @@ WEIGHTS = (
     ("model", ("text_encoder", "text_encoder_2", "text_encoder_3")),
 )
 
+FACTS = {"resolution": 8192, "text_length": 8192, "guidance": 100}
+"""What ``limner.json`` may say, and the largest value."""
+
 TOKENIZER = (".json", ".txt", ".model")
 
 
@@ -153,8 +156,13 @@ def _open(root: Path, name: str) -> Source:
             f"{root} has no model_index.json, so it is not a base in diffusers layout. "
             "Point at the folder that holds model_index.json, transformer/, vae/."
         )
-    facts = root / "limner.json"
-    return Source(root, name, _json(facts) if facts.is_file() else {})
+    path = root / "limner.json"
+    facts = _json(path) if path.is_file() else {}
+    for key, most in FACTS.items():
+        value = facts.get(key, 1)
+        if type(value) not in (int, float) or not 0 < value <= most:
+            raise BadBase(f"{path}: {key} is {value!r:.60}; it must be a number above 0, at most {most}.")
+    return Source(root, name, facts)
 
 
 def _json(path: Path) -> dict[str, Any]:

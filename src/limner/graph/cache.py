@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, uint8
 
 from limner.errors import BadCache
@@ -72,8 +72,9 @@ class Cache:
         """Store ``values`` and return the bytes written. Another process may do the same at the same time."""
         flat = {name: value.detach().cpu().contiguous().clone() for name, value in values.items()}
         facts = {"address": address, "digest": digest(flat), "format": FORMAT}
-        atomic_write(self.path(address), lambda draft: save_file(flat, draft, metadata=facts))
-        return self.path(address).stat().st_size
+        data = save(flat, metadata=facts)  # save_file would hide a full disk in an error of its own
+        atomic_write(self.path(address), lambda draft: draft.write_bytes(data) and None)
+        return len(data)
 
     def read(self, address: str) -> dict[str, Tensor]:
         """The values at ``address``.
@@ -124,8 +125,19 @@ class Cache:
             return None
 
     def discard(self, address: str) -> None:
-        """Remove an entry that cannot be read, so that the next run computes it again."""
-        self.path(address).unlink(missing_ok=True)
+        """Remove an entry that cannot be read, so that the next run computes it again.
+
+        Raises:
+            BadCache: It is a folder, or the system forbids it.
+        """
+        path = self.path(address)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise BadCache(
+                f"Cache entry {path} cannot be removed ({error.strerror}). Remove it, or choose another "
+                "folder with data.cache."
+            ) from error
 
     def prune(self, keep: Iterable[str], *, older_than: float = 0.0) -> int:
         """Delete entries that are not in ``keep`` and older than so many seconds; return bytes freed."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from limner.errors import Diverged
+from limner.errors import BadCheckpoint, Diverged
 
 Losses = Callable[[int], Iterable[Tensor]]
 """Step -> the losses of its micro-batches, scalars that sum to the loss of the effective batch."""
@@ -84,6 +84,17 @@ class Average:
         self.parameters = list(parameters)
         self.decay = decay
         self.shadow = [p.detach().clone() for p in parameters]
+
+    def start(self, shadow: Sequence[Tensor]) -> None:
+        """Go on from an average that was saved, or begin at weights.
+
+        Raises:
+            BadCheckpoint: The shapes are not those of the weights.
+        """
+        shapes = [each.shape for each in shadow if isinstance(each, Tensor)]
+        if shapes != [parameter.shape for parameter in self.parameters]:
+            raise BadCheckpoint("The average belongs to other weights. Use another checkpoint.")
+        self.shadow = [each.detach().clone().to(self.parameters[0].device) for each in shadow]
 
     @torch.no_grad()
     def update(self, step: int) -> None:

@@ -86,7 +86,8 @@ def named_state(model: nn.Module) -> dict[str, Tensor]:
 def restore(model: nn.Module, state: dict[str, Tensor]) -> None:
     """Put back what :func:`named_state` gave; names and shapes must be the same."""
     mine = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if set(mine) != set(state) or any(mine[n].shape != state[n].shape for n in mine):
+    shapes = {name: value.shape for name, value in state.items() if isinstance(value, Tensor)}
+    if shapes != {name: parameter.shape for name, parameter in mine.items()}:
         raise BadRecipe(
             f"The checkpoint trains {len(state)} tensors, this recipe {len(mine)}, or their shapes differ. "
             "lora.rank, lora.targets and lora.text_encoders cannot change within a run; use another --out."

@@ -86,10 +86,6 @@ def cache(recipe: Recipe, out: Path, say: Say) -> Cached:
         store, report = stock(setting, say)
         if not run.checkpoints():  # a run that has begun keeps its own recipe
             record(setting, run, store)
-        say.line(
-            f"Cache: {report.computed} computed, {report.reused} reused, {human(report.bytes)} written "
-            f"in {report.seconds:.1f} s."
-        )
         return report
 
 
@@ -131,6 +127,8 @@ def stock(setting: Setting, say: Say) -> tuple[Store, Cached]:
         DiskFull: There is no room for what is missing.
     """
     start = time.monotonic()
+    for remark in setting.remarks:
+        say.line(remark)
     store = Cache(cache_root(setting.recipe))
     rows = all_rows(setting)
     work = survey(setting, store, rows)

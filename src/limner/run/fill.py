@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from limner.data.views import View, pixels
+from limner.errors import BadBase
 from limner.families.loading import fingerprint, load, skeleton
 from limner.graph.cache import Cache, address, text_address
 from limner.graph.unit import Unit
@@ -197,17 +198,45 @@ def fill(setting: Setting, cache: Cache, rows: Sequence[Row], work: Work, say: S
         for unit in setting.cut.frozen:
             todo = work.missing[unit.name]
             models = {name: _load(setting, name) for name in unit.uses} if todo else {}
+            cut_short = 0
             for place, number in todo:
                 values = _inputs(setting, cache, scratch, rows[number], work.table[number], unit)
                 out = unit.run(models, values)
+                _require_finite(setting, unit, out)
+                cut_short += _cut_short(unit, models, values, out)
                 if place in work.stored:
                     written += cache.write(place, out)
                     bar.advance(note=unit.name)
                 else:
                     scratch[place] = {name: value.cpu() for name, value in out.items()}
+            if cut_short:
+                say.line(
+                    f"{cut_short} of {len(todo)} captions have more tokens than {unit.name} keeps; the rest "
+                    "is not read. Put what matters first, or shorten them."
+                )
             del models
     processes.barrier()
     return written
+
+
+def _require_finite(setting: Setting, unit: Unit, out: Mapping[str, Tensor]) -> None:
+    """Raise ``BadBase`` rather than train on NaN for ever: an entry is computed once."""
+    if not all(value.isfinite().all() for value in out.values()):
+        raise BadBase(
+            f"{setting.source.name}: {' and '.join(unit.uses)} computes numbers that are not finite: damaged "
+            f'or too large for the precision. {setting.source.again} Or set limits.precision = "fp32".'
+        )
+
+
+def _cut_short(
+    unit: Unit, models: Mapping[str, Any], values: Mapping[str, Any], out: Mapping[str, Tensor]
+) -> int:
+    """How many captions a tokenizer did not take whole."""
+    tokenizer = next((models[name] for name in unit.uses if name.startswith("tokenizer")), None)
+    if tokenizer is None:
+        return 0
+    kept = out[unit.writes[0]].shape[-1]
+    return sum(len(tokenizer(caption).input_ids) > kept for caption in values[unit.reads[0]])
 
 
 def _load(setting: Setting, part: str) -> Any:

@@ -1,7 +1,6 @@
 """The run folder: the one place that knows what the files of a run are called. Loads no torch."""
 
 import json
-import math
 import os
 import re
 import socket
@@ -20,6 +19,8 @@ CHECKPOINT = re.compile(r"step-(\d{6,})\.safetensors")
 SAMPLES = re.compile(r"step-(\d{6,})")
 LEFTOVER = re.compile(r"\..*\.part|\.tmp[A-Za-z0-9]{6}")
 """What a killed process leaves: drafts of ``limner.files``, and those that safetensors makes within them."""
+LARGEST = 1e300
+"""Of any number in the metrics; JSON has integers without end, which no computation takes."""
 
 
 class RunDir:
@@ -229,8 +230,10 @@ def _row(line: bytes) -> dict[str, Any] | None:
         row = json.loads(line.decode()) if line.endswith(b"\n") else None
     except (ValueError, RecursionError):
         return None
-    return row if isinstance(row, dict) and type(row.get("step")) is int else None
+    if not (isinstance(row, dict) and type(row.get("step")) is int):
+        return None
+    return row if all(_finite(row.get(name, 0)) for name in ("step", "loss", "held_out")) else None
 
 
 def _finite(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # pyright: ignore[reportArgumentType]
+    return type(value) in (int, float) and abs(value) <= LARGEST  # pyright: ignore[reportArgumentType]

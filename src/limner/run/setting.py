@@ -7,7 +7,7 @@ import torch
 
 from limner import bases
 from limner.data.buckets import buckets
-from limner.data.folder import Example, Folder, read_folder
+from limner.data.folder import Example, Folder, Rejected, read_folder
 from limner.data.order import Order
 from limner.data.views import View, views
 from limner.errors import BadData, BadRecipe
@@ -33,6 +33,8 @@ class Setting:
     dtype: torch.dtype
     resolution: int
     folder: Folder
+    rejected: tuple[Rejected, ...]
+    """What was left out, among the held-out images as well."""
     views: tuple[View, ...]
     """What training draws from."""
     held_out: tuple[View, ...]
@@ -43,6 +45,18 @@ class Setting:
     trained: dict[str, int]
     """Model -> its first trained layer."""
     cut: Split
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a person should know of the data before anything is computed, a line each."""
+        found = [f"Left out: {each.path.name}: {each.reason}" for each in self.rejected]
+        mute = sum(each.captions == ("",) for each in self.folder.examples)
+        if mute:
+            found.append(
+                f"{mute} of {len(self.folder.examples)} images have no caption, and there is no trigger: "
+                "they teach what the empty prompt paints. Write captions, or set data.trigger."
+            )
+        return found
 
     @property
     def order(self) -> Order:
@@ -97,8 +111,9 @@ def prepare(recipe: Recipe) -> Setting:
         family.check_side(f"sample.{side}", pixels)
     resolution = recipe.data.resolution or int(source.facts.get("resolution", 1024))
     folder = _read(recipe, recipe.data.images, resolution)
+    others = recipe.data.held_out_images and _read(recipe, recipe.data.held_out_images, resolution)
     sizes = buckets(resolution, multiple=family.multiple)
-    shown, kept, truly = _hold_out(recipe, folder, resolution)
+    shown, kept, truly = _hold_out(recipe, folder, others)
     units = family.bound(source, _objective(recipe))
     trained = _trained(recipe, family, source)
     return Setting(
@@ -109,6 +124,7 @@ def prepare(recipe: Recipe) -> Setting:
         dtype=precision_of(recipe.limits.precision, device),
         resolution=resolution,
         folder=folder,
+        rejected=folder.rejected + (others.rejected if others else ()),
         views=views(shown, buckets=sizes, flip=recipe.data.flip, dropout=recipe.data.caption_dropout > 0),
         held_out=_plain(views(kept, buckets=sizes, flip=False, dropout=False)),
         truly_held_out=truly,
@@ -124,18 +140,19 @@ def _read(recipe: Recipe, images: Path, resolution: int) -> Folder:
     return read_folder(images, trigger=wish.trigger, default_caption=wish.default_caption, min_side=smallest)
 
 
-def _hold_out(recipe: Recipe, folder: Folder, resolution: int) -> tuple[list[Example], list[Example], bool]:
+def _hold_out(
+    recipe: Recipe, folder: Folder, others: Folder | None
+) -> tuple[list[Example], list[Example], bool]:
     """Examples to train on, examples to measure on, and whether the two are disjoint."""
     wish, examples = recipe.data, list(folder.examples)
     contents = sorted({each.sha256 for each in examples})  # a choice that renaming files does not change
-    if wish.held_out_images is not None:
-        others = list(_read(recipe, wish.held_out_images, resolution).examples)
-        if both := [each.path.name for each in others if each.sha256 in contents]:
+    if others is not None:
+        if both := [each.path.name for each in others.examples if each.sha256 in contents]:
             raise BadData(
-                f"{len(both)} of the {len(others)} images in data.held_out_images are trained on as well: "
-                f"{both[0]} .. Remove them from one of the two folders."
+                f"{len(both)} of the {len(others.examples)} images in data.held_out_images are trained on as "
+                f"well: {both[0]} .. Remove them from one of the two folders."
             )
-        return examples, others, True
+        return examples, list(others.examples), True
     few = len(contents) < 20
     count = (0 if few else len(contents) // 10) if wish.held_out is None else wish.held_out
     if count >= len(contents):

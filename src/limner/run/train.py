@@ -1,5 +1,6 @@
 """The verb ``train``: the whole line from cached values to an exported LoRA, resumable at every step."""
 
+import math
 import signal
 import time
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 
-from limner.errors import BadCheckpoint, Stopped
+from limner.errors import BadCheckpoint, BadRecipe, Diverged, Stopped
 from limner.nn import processes
 from limner.nn.fit import Average, Fit, Step, fit
 from limner.nn.optim import evaluation_mode, optimizer, schedule, training_mode
@@ -67,16 +68,35 @@ class Progress:
         processes.barrier()
 
     def restore(self, found: checkpoint.Checkpoint) -> None:
-        """Put back the state that :meth:`save` wrote; what the recipe says of the optimizer stays."""
-        self.trainee.restore(found.parts["weights"])
+        """Put back the state that :meth:`save` wrote; what the recipe says of the optimizer stays.
+
+        Raises:
+            BadCheckpoint: It holds no such state, or that of another run.
+        """
+        match found.parts:
+            case {"weights": dict(weights), "optimizer": dict(moments), "average": list() | None as average}:
+                pass
+            case _:
+                raise BadCheckpoint(f"{found.path} is not the state of a training. {checkpoint.REMEDY}")
+        try:
+            self.trainee.restore(weights)
+            self._restore_optimizer(moments)
+            if self.average:  # one that the recipe turns on now begins at these weights
+                self.average.start(average or self.trainee.parameters)
+        except (BadCheckpoint, BadRecipe) as error:
+            raise BadCheckpoint(f"{found.path}: {error}") from error
+        if not all(parameter.isfinite().all() for parameter in self.trainee.parameters):
+            raise BadCheckpoint(
+                f"{found.path} holds weights that are not finite. {checkpoint.REMEDY} Lower "
+                "train.learning_rate, too."
+            )
+
+    def _restore_optimizer(self, state: dict[str, Any]) -> None:
         groups = self.optimizer.param_groups
         wished = [{key: group[key] for key in WISHED if key in group} for group in groups]
-        restore(self.optimizer, found.parts["optimizer"])
+        restore(self.optimizer, state)
         for group, wish in zip(self.optimizer.param_groups, wished, strict=True):
             group.update(wish)
-        if self.average:  # one that the recipe turns on now begins at these weights
-            shadow = found.parts["average"] or self.trainee.parameters
-            self.average.shadow = [each.detach().clone().to(self.setting.device) for each in shadow]
 
     def require_room(self) -> None:
         """Raise ``DiskFull`` unless the disk holds the checkpoints that the recipe keeps."""
@@ -154,8 +174,6 @@ def train(recipe: Recipe, out: Path, say: Say) -> Trained:
         start = time.monotonic()
         setting = prepare(recipe)
         found = newest(setting, run, say)
-        for each in setting.folder.rejected:
-            say.line(f"Left out: {each.path.name}: {each.reason}")
         store, _ = stock(setting, say)
         progress = _progress(setting, run, Trainee(setting, store))
         done = found.step if found else 0
@@ -163,8 +181,8 @@ def train(recipe: Recipe, out: Path, say: Say) -> Trained:
             progress.restore(found)
         record(setting, run, store)
         progress.require_room()
-        if processes.rank() == 0:
-            run.truncate(done if done else -1)
+        if processes.rank() == 0 and (lost := run.truncate(done if done else -1)):
+            say.line(f"metrics.jsonl: removed {lost} damaged or half-written lines.")
         _announce(setting, progress.trainee, done, say)
         _begin(progress, done, say)
         if recipe.train.steps > done:
@@ -214,14 +232,14 @@ def _announce(setting: Setting, trainee: Trainee, done: int, say: Say) -> None:
         f"{len(setting.held_out)} images ({kind})."
     )
     if done:
-        say.line(f"Going on from step {done}.")
+        say.line(f"Going on from step {done}." if done < wish.steps else f"All {done} steps are done.")
 
 
 def _begin(progress: Progress, done: int, say: Say) -> None:
     """What is due before the next step: measure and paint the base, or the samples that a kill cut short."""
     run, wish = progress.run, progress.setting.recipe
     if done == 0:
-        row = {"step": 0, "held_out": progress.trainee.held_out_loss(), "time": round(time.time(), 3)}
+        row = {"step": 0, "held_out": _held_out(progress, 0), "time": round(time.time(), 3)}
         if processes.rank() == 0:
             run.log(row)
             run.write_prompts(prompts_of(progress.setting))
@@ -288,7 +306,7 @@ def _between(progress: Progress, step: int, row: dict[str, Any], say: Say) -> No
     every = wish.train.evaluate_every
     if last or (step % every == 0 if every else saving):
         with progress.final_weights():
-            row["held_out"] = progress.trainee.held_out_loss()
+            row["held_out"] = _held_out(progress, step)
     if processes.rank() == 0:
         run.log(row)
     if saving:
@@ -298,13 +316,29 @@ def _between(progress: Progress, step: int, row: dict[str, Any], say: Say) -> No
             sample(progress.trainee, run, step, say)
 
 
+def _held_out(progress: Progress, step: int) -> float:
+    """The held-out loss after ``step`` steps.
+
+    Raises:
+        Diverged: It is not finite, so that this state must not be saved.
+    """
+    loss = progress.trainee.held_out_loss()
+    if math.isfinite(loss):
+        return loss
+    source, denoiser = progress.setting.source, progress.setting.family.denoiser
+    if step:
+        why = "Halve train.learning_rate, and run again: it goes on from the checkpoint before."
+    else:
+        why = f"The {denoiser} of {source.name} is damaged, or too large for limits.precision. {source.again}"
+    raise Diverged(f"After step {step} the held-out loss is {loss}. {why}")
+
+
 def _finish(progress: Progress, say: Say) -> None:
     """Export, unless the file of just these steps is there."""
     steps = progress.setting.recipe.train.steps
     if processes.rank() == 0 and exported_steps(progress.run) != steps:
         with progress.final_weights():
             export(progress.trainee, progress.run, say)
-        say.line(f"LoRA: {progress.run.lora_path}")
     processes.barrier()
 
 

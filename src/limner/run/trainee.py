@@ -77,7 +77,8 @@ class Trainee:
     def restore(self, state: Mapping[str, dict[str, Tensor]]) -> None:
         """Put back what :meth:`state` gave."""
         for name in self.setting.trained:
-            lora.restore(self.models[name], state.get(name, {}))
+            held = state.get(name)
+            lora.restore(self.models[name], held if isinstance(held, dict) else {})
 
     def adapters(self) -> dict[str, dict[str, Factors]]:
         """Component -> module -> factors, scale baked in: what is exported."""
