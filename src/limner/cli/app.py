@@ -1,7 +1,9 @@
 """The verbs as commands. Each reads its arguments, calls one function of ``limner.run``, shows the result."""
 
 import gc
+import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -36,6 +38,8 @@ def speaking(*, as_json: bool) -> Iterator[Any]:
     """Give a verb its ``Say``, keep what libraries print off stdout, turn a bare Ctrl-C into one line."""
     from limner.cli.show import progress
 
+    for library in ("TRANSFORMERS", "DIFFUSERS"):  # before it is loaded: its advice is for programmers
+        os.environ.setdefault(f"{library}_VERBOSITY", "critical")
     try:
         if as_json:
             with redirect_stdout(sys.stderr):
@@ -241,8 +245,9 @@ def doctor(*, as_json: Json = False) -> None:
 
 
 @app.command()
-def schema() -> None:
+def schema(*, as_json: Json = True) -> None:
     """Print the JSON schema of recipes, for editors."""
+    del as_json  # there is no other form
     from limner.cli.show import result
     from limner.recipe.toml import json_schema
 
@@ -273,6 +278,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: What follows ``limner`` on the command line; those of the process when left out.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None and not sys.warnoptions:
+        warnings.simplefilter("ignore")  # what libraries warn of is for programmers: python -W default
     sys.exit(_status(given))
 
 
@@ -286,10 +293,16 @@ def _status(arguments: list[str]) -> int:
         failure(type(error).__name__, str(error), as_json=as_json)
         return error.exit_code
     except TyperException as error:
-        failure(BadUsage.__name__, f"{error.format_message()} See `limner --help`.", as_json=as_json)
+        failure(
+            BadUsage.__name__, f"{error.format_message().rstrip('.')}. See `limner --help`.", as_json=as_json
+        )
         return error.exit_code
     except OSError as error:
         named = f"{error.filename}: " if error.filename else ""
-        failure(type(error).__name__, f"{named}{error.strerror or error}", as_json=as_json)
+        failure(
+            type(error).__name__,
+            f"{named}{error.strerror or error}. Check the path, its permissions and the disk.",
+            as_json=as_json,
+        )
         return 1
     return status if isinstance(status, int) else 0

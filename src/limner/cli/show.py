@@ -40,6 +40,10 @@ class Terminal:
     @contextmanager
     def steps(self, label: str, total: int) -> Iterator[Steps]:
         """Show a bar while inside. An outermost bar stays when it ends, with its last state."""
+        if not total:
+            with Quiet().steps(label, total) as steps:
+                yield steps
+            return
         bars = self._bars = self._bars or self._new()
         if self._depth == 0:
             bars.start()

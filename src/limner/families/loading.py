@@ -1,6 +1,7 @@
 """Models of a base: loaded one at a time from safetensors, or as weightless skeletons."""
 
 import importlib
+import logging
 from typing import Any
 
 import torch
@@ -76,7 +77,7 @@ def hush() -> None:
     import transformers
 
     for library in (diffusers, transformers):
-        library.utils.logging.set_verbosity_error()
+        library.utils.logging.set_verbosity(logging.CRITICAL)  # each error is raised as well
         library.utils.logging.disable_progress_bar()
 
 

@@ -1,5 +1,6 @@
 """The verb ``generate``: pictures from the exported file, loaded exactly as other tools will load it."""
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,15 @@ class Settings:
     """Pictures of each prompt, from seeds one apart."""
     weight: float = 1.0
     """Strength of the LoRA: 0 is the base."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("count", 1), ("seed", 0), ("width", 1), ("height", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise BadUsage(f"--{name} is {value}; it must be at least {least}.")
+        for name, value in (("guidance", self.guidance), ("weight", self.weight)):
+            if value is not None and not math.isfinite(value):
+                raise BadUsage(f"--{name} is {value}; it must be a number.")
 
 
 def generate(  # noqa: PLR0913  what a picture is made of

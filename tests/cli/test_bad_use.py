@@ -1,0 +1,321 @@
+"""What a person may do wrong, typed as they would: one line with the remedy, status 1 or 2, no traceback.
+
+``tests/laws/test_no_silence.py`` has the cases of the recipe; here are those of the machine around it.
+"""
+
+import errno
+import importlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+OPTIONS = ("--base", "base", "--resolution", "32", "--rank", "2", "--steps", "4", "--sample-every", "-1")
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory, tiny_base) -> Path:
+    """A folder with a base, six captioned photos, and a run of four steps on them. Nothing may change it."""
+    root = tmp_path_factory.mktemp("scene")
+    shutil.copytree(tiny_base, root / "base")
+    (root / "photos").mkdir()
+    draw = np.random.default_rng(0)
+    for number in range(6):
+        noise = draw.integers(0, 255, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(noise).resize((48, 48)).save(root / "photos" / f"{number}.png")
+        (root / "photos" / f"{number}.txt").write_text(f"a thing number {number}\n")
+    environment = {**os.environ, "LIMNER_CACHE": str(root / "cache")}
+    told = typed(root, "train", "photos", *OPTIONS, "--out", "run", environment=environment)
+    assert told.returncode == 0, told.stderr
+    return root
+
+
+@pytest.fixture
+def here(scene, tmp_path, monkeypatch) -> Path:
+    """A copy of the scene to spoil, and the cache that goes with it."""
+    monkeypatch.setenv("LIMNER_CACHE", str(tmp_path / "scene" / "cache"))
+    return Path(shutil.copytree(scene, tmp_path / "scene"))
+
+
+def typed(folder: Path, *arguments: str, environment: dict[str, str] | None = None):
+    """Run the command as a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "limner", *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+
+
+@pytest.fixture
+def refused(here, limner, monkeypatch) -> Callable[..., str]:
+    """Run a command in this process that must fail; what it said last, on one line."""
+    monkeypatch.chdir(here)
+
+    def run(status: int, *arguments: str) -> str:
+        done = limner(*arguments)
+        assert done.status == status, done.err
+        assert "Traceback" not in done.err
+        *_, last = done.err.splitlines()
+        assert last.startswith("limner: error: ")
+        assert sum(line.startswith("limner: error: ") for line in done.err.splitlines()) == 1
+        return last
+
+    return run
+
+
+def train(*more: str, target: str = "photos", out: str = "new") -> tuple[str, ...]:
+    return ("train", target, *OPTIONS, "--out", out, *more)
+
+
+# a base that lacks something --------------------------------------------------------------------------------
+
+PARTS = ("transformer", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+WEIGHTS = {
+    "transformer": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+    "text_encoder_2": "model",
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_base_without_a_part(here, refused, part):
+    shutil.rmtree(here / "base" / part)
+    assert re.search(rf"{part}\b.* is missing.*[Cc]opy", refused(1, *train()))
+
+
+@pytest.mark.parametrize("part", WEIGHTS)
+def test_a_base_without_weights_or_with_pickled_ones(here, refused, part):
+    file = here / "base" / part / f"{WEIGHTS[part]}.safetensors"
+    held = load_file(file)
+    file.unlink()
+    assert re.search(rf"{part}/ lacks {file.name}.*[Cc]opy", refused(1, *train()))
+    torch.save(held, file.with_suffix(".bin"))
+    assert re.search(rf"{part}/ holds pickled weights only.*never unpickles", refused(1, *train()))
+
+
+@pytest.mark.parametrize("part", WEIGHTS)
+def test_a_base_of_nan(here, refused, part):
+    file = here / "base" / part / f"{WEIGHTS[part]}.safetensors"
+    save_file({name: value * torch.nan for name, value in load_file(file).items()}, file, {"format": "pt"})
+    said = refused(1, *train())
+    assert part in said and "finite" in said or "loss is nan" in said
+    assert not (here / "new" / "metrics.jsonl").exists()
+
+
+def test_a_base_without_configs(here, refused):
+    for part in ("transformer", "text_encoder"):
+        file = here / "base" / part / "config.json"
+        text = file.read_text()
+        file.unlink()
+        assert part in refused(1, *train())
+        file.write_text(text)
+    (here / "base" / "model_index.json").unlink()
+    assert "is not a base in diffusers layout" in refused(1, *train())
+
+
+# folders ----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_among_its_images(here, refused):
+    assert "its samples would be trained on" in refused(2, *train(out="photos"))
+    assert "--out" in refused(2, *train(out="photos/run"))
+    assert sorted(path.name for path in (here / "photos").iterdir())[0] == "0.png"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such permissions")
+def test_folders_without_permission(here, refused):
+    """Root may do everything, so it plays somebody else for a while."""
+    importlib.import_module("limner.run.train")  # which nobody else may read, if root installed it
+    (here / "new").mkdir()
+    (here / "shut").mkdir()
+    (here / "new").chmod(0o555)
+    (here / "shut").chmod(0o000)
+    root = os.geteuid() == 0
+    for path in (here, *here.parents):
+        if root and path.stat().st_uid == 0 and path != Path("/"):
+            path.chmod(path.stat().st_mode | 0o011)
+    if root:
+        os.seteuid(65534)
+    try:
+        assert re.search(r"new cannot be used.*--out", refused(2, *train()))
+        assert re.search(
+            r"shut.* Permission denied. Check the path", refused(1, *train(target="shut", out="other"))
+        )
+    finally:
+        if root:
+            os.seteuid(0)
+        (here / "shut").chmod(0o755)
+
+
+# the disk ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "file", ["step-000004.safetensors", ".draft.safetensors", "metrics.jsonl", "report.html", "recipe.toml"]
+)
+def test_a_disk_that_fills_up(here, refused, limner, monkeypatch, file):
+    """Each write of the run folder in turn finds no room; then there is room, and the run goes on."""
+    whole_replace, whole_write = Path.replace, os.write
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def replace(draft: Path, path: Path) -> Path:
+        return full() if Path(path).name == file else whole_replace(draft, path)  # pyright: ignore
+
+    def write(handle: int, data: bytes) -> int:
+        return (
+            full()
+            if file == "metrics.jsonl" and data.startswith(b'{"step": 2')
+            else whole_write(handle, data)
+        )  # pyright: ignore
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", replace)
+        patch.setattr(os, "write", write)
+        said = refused(1, *train())
+    assert (
+        f"The disk filled up while writing new/{'checkpoints/' if 'step' in file else ''}{file}. Free" in said
+    )
+    assert not list((here / "new").rglob("*.part"))
+    assert limner(*train()).status == 0
+    mine, whole = (load_file(here / run / "lora.safetensors") for run in ("new", "run"))
+    assert mine.keys() == whole.keys() and all(torch.equal(mine[name], whole[name]) for name in whole)
+
+
+def test_a_cache_without_room(here, refused, limner, monkeypatch):
+    monkeypatch.setenv("LIMNER_CACHE", str(here / "other"))
+    whole = Path.write_bytes
+
+    def write(path: Path, data: bytes) -> int:
+        if str(here / "other") in str(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return whole(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", write)
+        assert re.search(r"The disk filled up while writing .*/other/.*Free", refused(1, *train()))
+    assert limner(*train()).status == 0
+
+
+# LoRA files -------------------------------------------------------------------------------------------------
+
+
+def test_a_lora_of_another_base(here, refused):
+    file = here / "run" / "lora.safetensors"
+    held = {name.replace("blocks.0", "blocks.7"): value for name, value in load_file(file).items()}
+    save_file(held, here / "other.safetensors", {"ss_sd_model_name": "base"})
+    said = refused(1, "generate", "other.safetensors", "--prompt", "x", "--steps", "1")
+    assert re.search(r"modules are not in this base.*Load it on the base it was trained on", said)
+
+
+def test_a_lora_that_names_no_base_or_one_that_is_not_here(here, refused):
+    held = load_file(here / "run" / "lora.safetensors")
+    save_file(held, here / "other.safetensors")
+    assert "Name it with --base" in refused(1, "generate", "other.safetensors", "--prompt", "x")
+    save_file(held, here / "other.safetensors", {"ss_sd_model_name": "their-base"})
+    assert "their-base" in refused(1, "generate", "other.safetensors", "--prompt", "x")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--steps", "0"), ("--count", "0"), ("--width", "-16"), ("--weight", "nan"), ("--seed", "-1")],
+)
+def test_a_picture_that_cannot_be(refused, option, value):
+    assert f"{option} is " in refused(2, "generate", "run", "--prompt", "x", option, value)
+
+
+# what is said and not refused -------------------------------------------------------------------------------
+
+
+def test_captions_that_are_too_long_are_said(here, limner, monkeypatch):
+    monkeypatch.chdir(here)
+    (here / "photos" / "1.txt").write_text("a long caption of a thing that goes on and on " * 5)
+    done = limner(*train("--steps", "0"))
+    assert done.status == 0
+    assert re.search(r"1 of \d+ captions have more tokens than tokenize_2 keeps", done.err)
+
+
+def test_pictures_without_words_are_said(here, limner, monkeypatch):
+    monkeypatch.chdir(here)
+    (here / "photos" / "1.txt").unlink()
+    assert "1 of 6 images have no caption, and there is no trigger" in limner(*train("--steps", "0")).err
+    assert "no caption" not in limner(*train("--steps", "0", "--trigger", "sks", out="b")).err
+
+
+def test_the_cache_says_what_it_left_out(here, limner, monkeypatch):
+    monkeypatch.chdir(here)
+    (here / "photos" / "1.png").write_bytes(b"")
+    assert "Left out: 1.png: is empty" in limner("cache", "photos", *OPTIONS, "--out", "new").err
+
+
+def test_a_placeholder_without_a_trigger_is_said(here, limner, monkeypatch):
+    monkeypatch.chdir(here)
+    (here / "photos" / "1.txt").write_text("[trigger] on a beach")
+    assert "Set data.trigger" in limner(*train("--steps", "0")).err
+
+
+# several processes ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_another_training_holds_the_folder_and_sigterm_saves_it(here, limner, monkeypatch):
+    monkeypatch.chdir(here)
+    first = subprocess.Popen(
+        [sys.executable, "-m", "limner", *train("--steps", "100000", "--save-every", "100000")],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    metrics = here / "new" / "metrics.jsonl"
+    deadline = time.monotonic() + 300
+    while not (metrics.exists() and metrics.read_bytes().count(b"\n") > 3):
+        assert first.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    done = limner(*train())
+    assert done.status == 1
+    assert f"new is in use: process {first.pid} on " in done.err and "--out" in done.err
+    first.send_signal(signal.SIGTERM)
+    out, err = first.communicate(timeout=120)
+    assert (first.returncode, out) == (1, "")
+    stopped = re.search(
+        r"Stopped at step (\d+) of 100000; saved\. Go on with: limner train new$", err.strip()
+    )
+    assert stopped, err
+    step = int(stopped[1])
+    go_on = limner("train", "new", "--steps", str(step + 2), "--json")
+    assert go_on.status == 0, go_on.err
+    assert f"Going on from step {step}." in go_on.err
+    assert json.loads(go_on.out)["steps"] == step + 2
+
+
+def test_a_process_says_nothing_but_its_own_words(scene):
+    """No advice of libraries, no bars of theirs, no warnings: each line is one that Limner wrote."""
+    environment = {**os.environ, "LIMNER_CACHE": str(scene / "cache")}
+    for variable in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY", "PYTHONWARNINGS"):
+        environment.pop(variable, None)
+    known = r"(\d+ images, |Training 4/4, |Cache: |Caching |Painting |All 4 steps)"
+    for command in (
+        train(out="again"),
+        ("generate", "run", "--prompt", "x", "--steps", "1", "--out", "again/p"),
+    ):
+        done = typed(scene, *command, environment=environment)
+        assert done.returncode == 0, done.stderr
+        assert [line for line in done.stderr.splitlines() if not re.match(known, line)] == []
