@@ -149,7 +149,12 @@ def test_step_zero_is_the_base(tiny_base, photos, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "lora", [{"alpha": 2.0}, {"alpha": 1.0, "text_encoders": ["text_encoder"]}], ids=["denoiser", "clip"]
+    "lora",
+    [
+        {"alpha": 2.0},
+        pytest.param({"alpha": 1.0, "text_encoders": ["text_encoder"]}, marks=pytest.mark.slow),
+    ],
+    ids=["denoiser", "clip"],
 )
 def test_stock_diffusers_loads_what_was_trained(tiny_base, photos, tmp_path, lora):
     sample = {"every": 0, "prompts": ["zorb"], "steps": 2}

@@ -95,14 +95,13 @@ def denoise(  # noqa: PLR0913  what a FLUX transformer reads is what it reads
     guidance: float | None,
 ) -> Tensor:
     """-> (B, h/2 * w/2, 64), the velocity of each token. ``guidance`` None: the model has no such input."""
-    height, width = latent.shape[-2] // 2, latent.shape[-1] // 2
     return transformer(
         hidden_states=pack(flow.noisy(latent, noise, time)),
         encoder_hidden_states=context,
         pooled_projections=pooled,
         timestep=time,
         guidance=None if guidance is None else torch.full_like(time, guidance),
-        img_ids=grid(height, width, latent.device),
+        img_ids=grid(latent.shape[-2] // 2, latent.shape[-1] // 2, latent.device),
         txt_ids=torch.zeros(context.shape[1], 3, device=latent.device),
         return_dict=False,
     )[0]
@@ -181,8 +180,7 @@ def paint(
     canvas: Canvas,
 ) -> list[Image.Image]:
     """One image for each prompt, by the stock pipeline, each from its own seed."""
-    # half a second and every part of the pipeline: not before a picture is due
-    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline  # takes half a second to load
 
     chosen = options(source, canvas)
     guided = chosen.pop("negative_prompt") is None
