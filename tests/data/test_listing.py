@@ -32,15 +32,18 @@ def test_captions_that_are_no_files_are_named(tmp_path, fill):
     (tmp_path / "b.caption").symlink_to("nowhere")
     (tmp_path / "metadata.jsonl").symlink_to("metadata.jsonl")
     os.mkfifo(tmp_path / "c.txt")
+    fill(tmp_path, **{"d.png/e.jpg": None})
     found = listed(tmp_path)
     assert (found.texts, found.metadata) == ({}, [])
     assert [file for file, _ in found.rejected] == [
         "a.txt",
         "b.caption",
         "c.txt",
+        "d.png",
         "metadata.csv",
         "metadata.jsonl",
     ]
+    assert found.rejected.pop(3) == ("d.png", "has the name of a picture, and is a folder. Rename it.")
     assert all("and is no file" in reason for _, reason in found.rejected)
 
 

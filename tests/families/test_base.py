@@ -1,5 +1,6 @@
 """The contract that every family keeps, and what ``Family`` does with it."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,6 +45,13 @@ def test_constants_are_bound_from_the_base(tiny_base: Path):
     units = FLUX.bound(locate(str(tiny_base), folders={}), Objective())
     assert not any(unit.needs for unit in units)
     assert {unit.name: unit.constants for unit in units}["tokenize_2"] == {"text_length": 12}
+
+
+def test_a_config_that_means_nothing_is_told(tiny_base: Path, tmp_path: Path):
+    base = Path(shutil.copytree(tiny_base, tmp_path / "base"))
+    (base / "scheduler" / "scheduler_config.json").write_text('{"shift": "x"}')
+    with pytest.raises(BadBase, match=r"base: scheduler/ or transformer/ has a config that means nothing"):
+        FLUX.bound(locate(str(base), folders={}), Objective())
 
 
 def test_a_family_whose_units_do_not_meet_is_refused():

@@ -109,6 +109,23 @@ def test_an_empty_tokenizer_is_told(copied: Path):
         locate(str(copied), folders={}).weights("tokenizer")
 
 
+@pytest.mark.parametrize(
+    "facts", ['{"resolution": "big"}', '{"resolution": -5}', '{"text_length": 1e9}', '{"guidance": null}']
+)
+def test_facts_that_mean_nothing_are_told(copied: Path, facts: str):
+    (copied / "limner.json").write_text(facts)
+    with pytest.raises(BadBase, match=r"limner.json: \w+ is .*; it must be a number above 0, at most \d+"):
+        locate(str(copied), folders={})
+
+
+def test_a_tokenizer_that_links_to_itself_is_told(copied: Path):
+    file = copied / "tokenizer" / "tokenizer.json"
+    file.unlink()
+    file.symlink_to(file.name)
+    with pytest.raises(BadBase, match=r"tokenizer/tokenizer.json is no file. .*[Cc]opy"):
+        locate(str(copied), folders={}).fingerprint("tokenizer", "")
+
+
 def test_the_remedy_for_a_base_of_the_hub_is_its_download(copied: Path):
     break_(copied, "weights")
     for name in ("flux-dev", "black-forest-labs/FLUX.1-dev"):

@@ -119,7 +119,7 @@ def test_a_lora_of_another_base_is_refused(trained, tmp_path, tiny_base):
         name.replace("blocks.0", "blocks.77"): factors for name, factors in components["transformer"].items()
     }
     file.write(tmp_path / "other.safetensors", {"transformer": moved}, {})
-    with pytest.raises(BadLora, match="modules are not in this base"):
+    with pytest.raises(BadLora, match="safetensors: .* modules are not in this base"):
         paint(tmp_path / "other.safetensors", tmp_path, base=str(tiny_base))
     wide = {
         name: Factors(factors.down.repeat(1, 2), factors.up)

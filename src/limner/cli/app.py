@@ -298,7 +298,8 @@ def _status(arguments: list[str]) -> int:
         )
         return error.exit_code
     except OSError as error:
-        named = f"{error.filename}: " if error.filename else ""
+        place = error.filename2 or error.filename  # of two, the one that the person knows comes second
+        named = f"{str(place)[:200]}: " if place else ""
         failure(
             type(error).__name__,
             f"{named}{error.strerror or error}. Check the path, its permissions and the disk.",

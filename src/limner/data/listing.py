@@ -76,6 +76,8 @@ def _problem(entry: "os.DirEntry[str]") -> str:
     if printable(entry.name) != entry.name:
         return "has a name that is not UTF-8. Rename it."
     if folder:
+        if suffix in SUFFIXES:
+            return "has the name of a picture, and is a folder. Rename it."
         linked = entry.is_symlink()
         return "is a link to a folder, which is not followed. Copy the folder here." if linked else ""
     if not _is_file(entry):

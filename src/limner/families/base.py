@@ -86,8 +86,18 @@ class Family:
         check(self.units, given=INPUTS)
 
     def bound(self, source: Source, objective: Objective) -> tuple[Unit, ...]:
-        """The units with every constant bound."""
-        constants = self.constants(source, objective)
+        """The units with every constant bound.
+
+        Raises:
+            BadBase: The base's configs are missing, or hold values that mean nothing.
+        """
+        try:
+            constants = self.constants(source, objective)
+        except (TypeError, ValueError, LookupError) as error:
+            raise BadBase(
+                f"{source.name}: scheduler/ or {self.denoiser}/ has a config that means nothing ({error}). "
+                f"{source.again}"
+            ) from error
         return tuple(each.bind(**constants) for each in self.units)
 
     def endings(self, model: str, wanted: str | Sequence[str]) -> tuple[str, ...]:

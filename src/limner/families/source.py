@@ -63,6 +63,8 @@ class Source:
             files = sorted(p for p in folder.iterdir() if p.suffix in TOKENIZER)
             if not files:
                 raise BadBase(f"{self.name}: {part}/ is empty. {self.again}")
+            if broken := [path.name for path in files if not path.is_file()]:
+                raise BadBase(f"{self.name}: {part}/{broken[0]} is no file. {self.again}")
             return files
         stem = next((stem for stem, parts in WEIGHTS if part in parts), "model")
         index = folder / f"{stem}.safetensors.index.json"
@@ -70,7 +72,7 @@ class Source:
         files = [whole]
         if not whole.exists() and index.exists():
             files = sorted({folder / name for name in _json(index).get("weight_map", {}).values()})
-        missing = [path.name for path in (folder / "config.json", *files) if not path.exists()]
+        missing = [path.name for path in (folder / "config.json", *files) if not path.is_file()]
         if missing or not files:
             if any(folder.glob("*.bin")):
                 raise BadBase(

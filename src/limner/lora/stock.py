@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from limner.errors import BadLora
 from limner.lora.adapter import Adapter, Factors, localise
@@ -159,8 +159,13 @@ def load(pipeline: Any, path: Path) -> Verdict:
 
 def _require_fit(path: Path, model: Any, adapter: Adapter) -> None:
     """Raise ``BadLora`` unless every module is in the model with its shape: the loader would pass over it."""
-    for name, factors in localise(adapter, {name for name, _ in model.named_modules()}).items():
-        weight, change = model.get_submodule(name).weight, (factors.up.shape[0], factors.down.shape[1])
+    layers = {name: each for name, each in model.named_modules() if isinstance(each, nn.Linear | nn.Conv2d)}
+    try:
+        named = localise(adapter, layers)
+    except BadLora as error:
+        raise BadLora(f"{path}: {error}") from error
+    for name, factors in named.items():
+        weight, change = layers[name].weight, (factors.up.shape[0], factors.down.shape[1])
         if tuple(weight.shape[:2]) != change:
             raise BadLora(
                 f"{path} changes {name} as {change[0]} x {change[1]}, and this base has "

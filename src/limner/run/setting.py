@@ -10,7 +10,7 @@ from limner.data.buckets import buckets
 from limner.data.folder import Example, Folder, Rejected, read_folder
 from limner.data.order import Order
 from limner.data.views import View, views
-from limner.errors import BadData, BadRecipe
+from limner.errors import BadBase, BadData, BadRecipe
 from limner.families import family_of
 from limner.families.base import Family, Objective
 from limner.families.source import Source, locate
@@ -202,4 +202,7 @@ def _trained(recipe: Recipe, family: Family, source: Source) -> dict[str, int]:
 
 def _layer_count(source: Source, encoder: str) -> int:
     config = source.config(encoder)
-    return int(config.get("num_hidden_layers") or config["num_layers"])
+    layers = config.get("num_hidden_layers") or config.get("num_layers")
+    if type(layers) is not int:
+        raise BadBase(f"{source.name}: {encoder}/config.json says {layers!r:.60} layers. {source.again}")
+    return layers
