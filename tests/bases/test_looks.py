@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from limner.bases.art import Art
-from limner.bases.captions import COLOURS, GROUNDS, LOOKS, PATTERNS, Choice, choose
+from limner.bases.captions import COLOURS, GROUNDS, LOOKS, Choice, choose
 from limner.bases.latents import drawings
 from limner.bases.looks import hsv, paint, place, recolour
 
@@ -64,13 +64,3 @@ def test_recolouring_sets_the_hue_and_none_leaves_it(name: str) -> None:
     pure = hsv(torch.tensor([[[[COLOURS[name]]]]]), torch.ones(1), torch.ones(1))[0, :, 0, 0]
     assert out[0].mean((1, 2)).argmax() == pure.argmax() or name in ("yellow", "teal", "purple", "pink")
     assert torch.equal(out[1], rgb[1])
-
-
-@pytest.mark.parametrize("pattern", PATTERNS[1:])
-def test_patterns_show_both_colours(disc: torch.Tensor, pattern: str) -> None:
-    empty = disc.clone()
-    empty[:, 3] = 0
-    (picture,) = paint(empty, [Choice(pattern=pattern, ground="black", second="yellow")])
-    shades = picture[0].flatten()
-    assert shades.min() < 0.1
-    assert shades.max() > 0.9

@@ -39,15 +39,13 @@ GROUNDS = {
 }
 """Background word -> sRGB. Navy is missing on purpose: it belongs to the held-out look."""
 
-PATTERNS = ("plain", "stripes", "dots", "checks", "gradient")
-LOOKS = ("none", "sepia", "outline", "silhouette", "pixel", "neon", "tones")
+LOOKS = ("none", "sepia", "outline", "silhouette", "neon", "tones")
 """Looks of the base. ``blueprint`` is drawn by ``looks.py`` as well, and held out."""
 
 SAID = {
     "sepia": ("sepia", "old sepia photo"),
     "outline": ("outline drawing", "line drawing"),
     "silhouette": ("silhouette",),
-    "pixel": ("pixel art", "pixels"),
     "neon": ("neon lines", "neon sign"),
     "tones": ("{tone} tones", "tinted {tone}"),
 }
@@ -63,37 +61,28 @@ class Choice:
     colour: str | None = None
     """Colour that the drawing itself is given."""
     ground: str = "white"
-    second: str = "white"
-    """Second colour of a pattern."""
-    pattern: str = "plain"
     flip: bool = False
     scale: float = 0.92
     shift: tuple[float, float] = (0.0, 0.0)
     """Of the middle, as a share of half the picture."""
-    turn: float = 0.0
-    """Degrees."""
 
 
 def choose(seed: int) -> Choice:
     """A choice, as a pure function of ``seed``."""
     draw = random.Random(seed)
-    look = draw.choices(LOOKS, weights=(66, 5, 6, 5, 5, 6, 7))[0]
+    look = draw.choices(LOOKS, weights=(66, 6, 8, 6, 6, 8))[0]
     names = list(GROUNDS)
     ground = "white" if draw.random() < 0.4 else draw.choice(names)
-    pattern = draw.choices(PATTERNS, weights=(90, 3, 3, 2, 2))[0]
-    scale = draw.uniform(0.8, 1.0)
+    scale = draw.uniform(0.85, 1.0)
     slack = 1.0 - scale
     return Choice(
         look=look,
         tone=draw.choice(list(COLOURS)),
         colour=draw.choice(list(COLOURS)) if look == "none" and draw.random() < 0.15 else None,
         ground=ground,
-        second=draw.choice([name for name in names if name != ground]),
-        pattern=pattern if look in ("none", "silhouette") else "plain",
         flip=draw.random() < 0.3,
         scale=scale,
         shift=(draw.uniform(-slack, slack), draw.uniform(-slack, slack)),
-        turn=draw.uniform(-12, 12) if draw.random() < 0.15 else 0.0,
     )
 
 
@@ -130,8 +119,6 @@ def one(thing: str) -> str:
 def _where(choice: Choice, draw: random.Random) -> str | None:
     if choice.look in ("sepia", "neon", "tones"):
         return None  # these looks bring their own ground
-    if choice.pattern == "plain":
-        if choice.ground == "white" and draw.random() < 0.7:
-            return None
-        return draw.choice((f"on {one(choice.ground)} background", f"{choice.ground} background"))
-    return f"{choice.ground} and {choice.second} {choice.pattern} background"
+    if choice.ground == "white" and draw.random() < 0.7:
+        return None
+    return draw.choice((f"on {one(choice.ground)} background", f"{choice.ground} background"))

@@ -153,7 +153,7 @@ def _choice(draw: random.Random, varied: float, *, looks: bool) -> Choice:
         return Choice(scale=draw.uniform(0.75, 1.0), flip=draw.random() < 0.5)
     choice = choose(seed)
     if looks and draw.random() < 0.07:
-        return replace(choice, look="blueprint", colour=None, pattern="plain")
+        return replace(choice, look="blueprint", colour=None)
     return choice if looks else replace(choice, look="none")
 
 

@@ -4,7 +4,6 @@ All functions take and give float tensors in [0, 1] on any device: drawings (B, 
 pictures (B, 3, S, S).
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -33,14 +32,12 @@ def paint(drawings: Tensor, choices: Sequence[Choice]) -> Tensor:
 
 
 def place(drawings: Tensor, choices: Sequence[Choice]) -> Tensor:
-    """Scale, shift, turn and flip; colours are premultiplied while they are resampled."""
+    """Scale, shift and flip; colours are premultiplied while they are resampled."""
     rows = []
     for each in choices:
-        angle = math.radians(each.turn)
-        cos, sin = math.cos(angle) / each.scale, math.sin(angle) / each.scale
-        sign = -1.0 if each.flip else 1.0
+        wide, tall = (-1 if each.flip else 1) / each.scale, 1 / each.scale
         x, y = each.shift
-        rows.append([[sign * cos, sign * sin, -sign * (cos * x + sin * y)], [-sin, cos, sin * x - cos * y]])
+        rows.append([[wide, 0.0, -wide * x], [0.0, tall, -tall * y]])
     grid = F.affine_grid(
         torch.tensor(rows, device=drawings.device), list(drawings.shape), align_corners=False
     )
@@ -69,22 +66,9 @@ def hsv(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
 
 
 def grounds(choices: Sequence[Choice], side: int, device: torch.device) -> Tensor:
-    """(B, 3, side, side): plain grounds and two-colour patterns."""
-    first = torch.tensor([GROUNDS[each.ground] for each in choices], device=device).float() / 255
-    second = torch.tensor([GROUNDS[each.second] for each in choices], device=device).float() / 255
-    y, x = torch.meshgrid(torch.arange(side, device=device), torch.arange(side, device=device), indexing="ij")
-    step = side // 8
-    masks = {
-        "plain": torch.zeros(side, side, device=device),
-        "stripes": ((x // step) % 2).float(),
-        "checks": ((x // step + y // step) % 2).float(),
-        "dots": (
-            (((x % (2 * step)) - step) ** 2 + ((y % (2 * step)) - step) ** 2) < (0.55 * step) ** 2
-        ).float(),
-        "gradient": y.float() / (side - 1),
-    }
-    mask = torch.stack([masks[each.pattern] for each in choices])[:, None]
-    return first[:, :, None, None] * (1 - mask) + second[:, :, None, None] * mask
+    """(B, 3, side, side), plain."""
+    colours = torch.tensor([GROUNDS[each.ground] for each in choices], device=device).float() / 255
+    return colours[:, :, None, None].expand(-1, -1, side, side)
 
 
 def dressed(look: str, rgb: Tensor, alpha: Tensor, ground: Tensor, tones: Tensor) -> Tensor:
@@ -102,10 +86,6 @@ def dressed(look: str, rgb: Tensor, alpha: Tensor, ground: Tensor, tones: Tensor
     if look == "silhouette":
         ink = torch.where(_grey(ground).mean((2, 3), keepdim=True) > 0.35, 0.08, 0.95)
         return ink * alpha + ground * (1 - alpha)
-    if look == "pixel":
-        block = rgb.shape[-1] // 16
-        small = F.avg_pool2d(rgb * alpha + ground * (1 - alpha), block)
-        return F.interpolate(small, scale_factor=block, mode="nearest")
     lines = edges(rgb, alpha)
     if look == "outline":
         ink = torch.where(_grey(ground).mean((2, 3), keepdim=True) > 0.35, 0.06, 0.97)

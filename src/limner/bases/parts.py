@@ -50,9 +50,9 @@ SIZES = {
         side=64,
         concepts=64,
         vae_channels=(16, 32, 64, 128),
-        latent_channels=48,
+        latent_channels=32,
         blocks=(2, 4),
-        heads=3,
+        heads=4,
         text_length=20,
     ),
     "gpu": Size(

@@ -33,13 +33,14 @@ KL = 2e-6
 
 @dataclass(frozen=True)
 class Wish:
-    """Minutes, images per step, peak learning rate, decay of the averaged weights."""
+    """Minutes, images per step, peak learning rate, decay of the averaged weights, bf16 or fp32."""
 
     minutes: float
     batch: int
     rate: float
     decay: float
     device: torch.device
+    precision: torch.dtype = torch.bfloat16
 
 
 def vae_loss(vae: Any, pictures: Tensor) -> Tensor:
@@ -124,7 +125,7 @@ def _losses(vae: Any, pictures: Pictures, step: int, wish: Wish) -> Iterator[Ten
     batch = pictures.batch(step)
     if wish.device.type == "cuda":
         batch = batch.contiguous(memory_format=torch.channels_last)
-    with torch.autocast(wish.device.type, torch.bfloat16, enabled=wish.device.type == "cuda"):
+    with torch.autocast(wish.device.type, torch.bfloat16, enabled=wish.precision == torch.bfloat16):
         yield vae_loss(vae, batch).mean()
 
 
@@ -170,10 +171,12 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--decay", type=float, default=0.999)
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--fp32", action="store_true", help="for CPUs without bf16 instructions")
     parser.add_argument("--no-compile", dest="compiled", action="store_false")
     said = parser.parse_args()
     device = torch.device(said.device)
-    wish = Wish(said.minutes, said.batch, said.rate, said.decay, device)
+    precision = torch.float32 if said.fp32 else torch.bfloat16
+    wish = Wish(said.minutes, said.batch, said.rate, said.decay, device, precision)
     torch.manual_seed(0)
     size = SIZES[said.size]
     vae: Any = AutoencoderKL.from_pretrained(said.init) if said.init else fresh_vae(size)
