@@ -199,7 +199,6 @@ def verdicts(found: dict[str, Any]) -> list[list[str]]:
         ("concept top-1, held-out pairs", found["held_out"]["concept"], bars["held_out"]),
         ("style accuracy", style, bars["style"]),
         ("judge: concept top-1, drawings kept from it", judge["concept"], JUDGE_BAR),
-        ("judge: the same, first 120 nouns", judge["concept_120"], JUDGE_BAR),
         ("judge: style accuracy, drawings kept from it", judge["style"], JUDGE_BAR),
     ]
     rows = [[name, _shown(value), f">= {_shown(bar)}", _met(value >= bar)] for name, value, bar in least]

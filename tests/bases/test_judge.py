@@ -71,6 +71,14 @@ def test_steps_are_the_same_in_any_order(art: Art) -> None:
     assert torch.equal(ahead[1].concept, second.lesson(1).concept)
 
 
+def test_a_judge_keeps_the_answers_to_the_first_nouns() -> None:
+    net = Net(6, len(STYLE_NAMES)).eval()
+    pictures = torch.rand(3, 3, SIDE, SIDE)
+    before = net(pictures)[0]
+    net.keep(4)
+    assert torch.allclose(net(pictures)[0], before[:, :4])
+
+
 def test_exams_ask_for_other_pairs(art: Art) -> None:
     school, exams = lessons(art, 2, batch=2, side=SIDE, device=CPU, exam=4)
     assert set(exams) == {"plain", "grounds", "all"}
@@ -90,7 +98,7 @@ def test_gradients_reach_every_asked_head(art: Art) -> None:
 def test_a_trained_judge_survives_saving(art: Art, tmp_path: Path) -> None:
     school, exams = lessons(art, 2, batch=2, side=SIDE, device=CPU, exam=4)
     judge = fresh()
-    rows = train(judge.net, school, exams, Wish(1e-4, 2, 1e-3, CPU))
+    rows = train(judge.net, school, exams, Wish(1e-4, 2, 1e-3, 2, CPU, torch.float32))
     judge = Judge(judge.net, judge.concept_names, judge.style_names, side=SIDE, sure=True)
     judge.save(tmp_path, {"rows": rows, "figures": rows[-1]})
     assert (tmp_path / "judge.safetensors").stat().st_size < 4_000_000

@@ -2,11 +2,11 @@ import numpy as np
 import torch
 
 from limner.bases.art import STYLES, Art, nouns
-from limner.bases.lessons import SKIP, STYLE_NAMES, School, kept, roughen
+from limner.bases.lessons import STYLE_NAMES, School, kept, roughen
 
 
 def art() -> Art:
-    """Two nouns that are asked and one that is not, each in every style: squares of different greys."""
+    """Two nouns of a base and one that is not, each in every style: squares of different greys."""
     names = [*list(nouns())[:2], list(nouns())[200]]
     pairs = [(noun, style) for noun in names for style in STYLES]
     rgba = np.full((len(pairs), 128, 128, 4), 255, np.uint8)
@@ -18,10 +18,11 @@ def school(batch: int = 8) -> School:
     return School(art(), 2, None, batch=batch, side=32, device=torch.device("cpu"))
 
 
-def test_only_the_nouns_that_are_asked_have_a_label() -> None:
+def test_every_noun_has_a_label_and_those_of_the_base_come_more_often() -> None:
     lesson = school().draw(0, 64, varied=0.0)
     assert lesson.pictures.shape == (64, 3, 32, 32)
-    assert set(lesson.concept.tolist()) == {0, 1, SKIP}
+    assert set(lesson.concept.tolist()) == {0, 1, 200}
+    assert 0.7 < float((lesson.concept < 2).float().mean()) < 0.95
     assert set(lesson.style.tolist()) <= set(range(len(STYLES)))
     assert float(lesson.subject.sum()) == 0
 

@@ -31,7 +31,9 @@ def models(tiny_base: Path) -> dict[str, torch.nn.Module]:
 
 
 def wish(minutes: float) -> Wish:
-    return Wish(minutes=minutes, batch=8, rate=3e-3, decay=0.9, device=torch.device("cpu"), compiled=False)
+    return Wish(
+        minutes=minutes, batch=8, rate=6e-3, decay=0.9, device=torch.device("cpu"), precision=torch.float32
+    )
 
 
 def test_three_trained_models_leave_latents_and_tokens_to_the_frozen_part() -> None:
@@ -45,8 +47,10 @@ def test_training_by_the_clock_learns_and_records(
     said: list[dict[str, float]] = []
     monkeypatch.setattr(train_denoiser, "_say", said.append)
     before = {name: p.detach().clone() for name, p in models["text_encoder_2"].named_parameters()}
-    record = train(models, boundary(64), boundary(16), wish(0.05))
+    kept: list[int] = []
+    record = train(models, boundary(64), boundary(16), wish(0.05), lambda row: kept.append(len(row["rows"])))
     assert record["rows"] == said
+    assert kept == list(range(1, len(said) + 1))
     assert record["rows"][-1]["images"] > record["rows"][0]["images"]
     assert record["rows"][-1]["shown"] < record["rows"][0]["shown"]
     after = dict(models["text_encoder_2"].named_parameters())

@@ -26,7 +26,7 @@ def test_the_loss_is_one_number_an_image_and_lowest_for_the_image_itself() -> No
 
 
 def test_pictures_are_functions_of_the_step(art: Art) -> None:
-    wish = Wish(0.0, 4, 1e-3, 0.9, torch.device("cpu"))
+    wish = Wish(0.0, 4, 1e-3, 0.9, torch.device("cpu"), torch.float32)
     first, second = (Pictures(drawings(art, 64), wish) for _ in range(2))
     for step in range(3):
         batch = first.batch(step)

@@ -3,8 +3,9 @@
     python -m limner.bases.judge --art art.npz --minutes 2 --device cuda --out out/judge
 
 One small residual network with three heads. It is trained on real art only, all six styles in every look,
-roughened (blur, noise, blocks, lost detail) so that it is fair on pictures that a model made. One in ten
-(concept, style) pairs is kept from it, so that its own figures are those of drawings it never saw.
+roughened (blur, noise, blocks, lost detail) so that it is fair on pictures that a model made. It learns to
+tell all nouns of the art apart, so that it learns what is common to the hands, and keeps those of the base.
+One in ten (concept, style) pairs is kept from it, so that its own figures are those of drawings it never saw.
 """
 
 import argparse
@@ -55,8 +56,8 @@ class Block(nn.Module):
 class Net(nn.Module):
     """A trunk of about a million parameters and three heads.
 
-    The style head sees only statistics of the first two stages, whose cells cover a few strokes: it must
-    know a hand by its strokes, not a style by having seen this drawing in it.
+    The style head sees what is drawn and statistics of the first two stages, whose cells cover a few
+    strokes: a hand is known by both.
     """
 
     def __init__(self, concepts: int, styles: int) -> None:
@@ -74,8 +75,9 @@ class Net(nn.Module):
         self.dropout = nn.Dropout(0.3)
         strokes = 2 * (WIDTHS[0][0] + WIDTHS[0][0] + WIDTHS[1][0])
         self.concept = nn.Linear(2 * width, concepts)
+        both = strokes + 2 * width
         self.style = nn.Sequential(
-            nn.LayerNorm(strokes), nn.Linear(strokes, 128), nn.SiLU(), nn.Dropout(0.1), nn.Linear(128, styles)
+            nn.LayerNorm(both), nn.Linear(both, 128), nn.SiLU(), nn.Dropout(0.1), nn.Linear(128, styles)
         )
         self.subject = nn.Linear(2 * width, 1)
 
@@ -89,7 +91,12 @@ class Net(nn.Module):
                 strokes += _statistics(x)
         x = F.silu(self.norm(x))
         seen = self.dropout(torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1))
-        return self.concept(seen), self.style(torch.cat(strokes, dim=1)), self.subject(seen)[:, 0]
+        return self.concept(seen), self.style(torch.cat([*strokes, seen], dim=1)), self.subject(seen)[:, 0]
+
+    def keep(self, concepts: int) -> None:
+        """Forget all but the first nouns: the likeliest answer is among them from now on."""
+        self.concept.weight = nn.Parameter(self.concept.weight.detach()[:concepts].clone())
+        self.concept.bias = nn.Parameter(self.concept.bias.detach()[:concepts].clone())
 
 
 def _statistics(x: Tensor) -> list[Tensor]:
@@ -107,21 +114,20 @@ def loss_of(net: Any, lesson: Lesson, *, subject: bool) -> Tensor:
 
 
 @torch.no_grad()
-def examine(net: Any, lesson: Lesson) -> dict[str, float]:
-    """Shares of right answers; ``concept_120`` over the first 120 nouns, ``subject_*`` over both answers."""
+def examine(net: Any, lesson: Lesson, concepts: int) -> dict[str, float]:
+    """Shares of right answers; ``concept`` among the first ``concepts`` nouns, ``subject_*`` for both."""
     net.eval()
     # .forward, so that a compiled network is not compiled once more for these shapes
     answers = [net.forward(some) for some in lesson.pictures.split(256)]
     net.train()
     concept, style, mascot = (torch.cat(each).float() for each in zip(*answers, strict=True))
-    right = (concept.argmax(1) == lesson.concept).float()
-    asked, first = lesson.concept >= 0, (lesson.concept >= 0) & (lesson.concept < 120)
+    right = (concept[:, :concepts].argmax(1) == lesson.concept).float()
+    asked = (lesson.concept >= 0) & (lesson.concept < concepts)
     styled = lesson.style >= 0
     shown = lesson.subject > 0.5
     seen = (mascot > 0).float()
     return {
         "concept": float(right[asked].mean()),
-        "concept_120": float(right[first].mean()),
         "style": float((style.argmax(1) == lesson.style)[styled].float().mean()),
         **({"subject_found": float(seen[shown].mean())} if bool(shown.any()) else {}),
         "subject_false": float(seen[~shown].mean()),
@@ -130,13 +136,14 @@ def examine(net: Any, lesson: Lesson) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Wish:
-    """Minutes, pictures per step, peak learning rate."""
+    """Minutes, pictures per step, peak learning rate, nouns to be asked, bf16 or fp32."""
 
     minutes: float
     batch: int
     rate: float
+    concepts: int
     device: torch.device
-    compiled: bool = False
+    precision: torch.dtype = torch.bfloat16
 
 
 def train(net: Net, school: School, exams: dict[str, Lesson], wish: Wish) -> list[dict[str, Any]]:
@@ -151,7 +158,7 @@ def train(net: Net, school: School, exams: dict[str, Lesson], wish: Wish) -> lis
 
     def losses(step: int) -> Iterator[Tensor]:
         lesson = school.lesson(step)
-        with torch.autocast(wish.device.type, torch.bfloat16, enabled=fused):
+        with torch.autocast(wish.device.type, torch.bfloat16, enabled=wish.precision == torch.bfloat16):
             loss = loss_of(net, lesson, subject=subject)
         yield loss
 
@@ -174,7 +181,7 @@ def train(net: Net, school: School, exams: dict[str, Lesson], wish: Wish) -> lis
             continue
         due += 0.2
         average.swap()
-        figures = {name: examine(net, exam) for name, exam in exams.items()}
+        figures = {name: examine(net, exam, wish.concepts) for name, exam in exams.items()}
         average.swap()
         rows.append({"step": step.number, "seconds": clock.seconds(), "loss": step.loss, **figures})
         sys.stderr.write(json.dumps(rows[-1]) + "\n")
@@ -295,22 +302,24 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--exam", type=int, default=2048, help="pictures per exam")
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--fp32", action="store_true", help="for CPUs without bf16 instructions")
     parser.add_argument("--no-compile", dest="compiled", action="store_false")
     said = parser.parse_args()
-    wish = Wish(said.minutes, said.batch, said.rate, torch.device(said.device), said.compiled)
     torch.manual_seed(0)
-    size = SIZES[said.size]
-    art = read_art(said.art)
+    size, device = SIZES[said.size], torch.device(said.device)
+    precision = torch.float32 if said.fp32 else torch.bfloat16
+    wish = Wish(said.minutes, said.batch, said.rate, size.concepts, device, precision)
     school, exams = lessons(
-        art, size.concepts, batch=wish.batch, side=size.side, device=wish.device, exam=said.exam
+        read_art(said.art), size.concepts, batch=wish.batch, side=size.side, device=device, exam=said.exam
     )
-    names = list(nouns())[: size.concepts]
-    net = Net(len(names), len(STYLE_NAMES)).to(wish.device)
+    names = list(nouns())
+    net = Net(len(names), len(STYLE_NAMES)).to(device)
     if said.compiled:
         net.compile(dynamic=False)
     rows = train(net, school, exams, wish)
     name = torch.cuda.get_device_name() if wish.device.type == "cuda" else "cpu"
-    judge = Judge(net, names, STYLE_NAMES, side=size.side, sure=school.mascots is not None)
+    net.keep(size.concepts)
+    judge = Judge(net, names[: size.concepts], STYLE_NAMES, side=size.side, sure=school.mascots is not None)
     judge.save(said.out, {"device": name, "batch": wish.batch, "rows": rows, "figures": rows[-1]})
 
 

@@ -23,8 +23,8 @@ KEPT = 10
 """One in so many (concept, style) pairs is kept from the judge."""
 SKIP = -100
 """Label of a picture to which a question does not apply."""
-NAMED = 0.6
-"""Share of pictures that surely show a noun whose name is asked."""
+NAMED = 0.5
+"""Share of pictures that surely show a noun of the base."""
 SUBJECTS = 0.06
 """Share of pictures that show the mascot."""
 
@@ -45,12 +45,12 @@ def roughen(pictures: Tensor, draw: torch.Generator) -> Tensor:
     def normal(channels: int, wide: int) -> Tensor:
         return torch.randn(count, channels, wide, wide, device=device, generator=draw)
 
-    small = int(torch.randint(side * 2 // 5, side * 4 // 5, (), device=device, generator=draw))
+    small = int(torch.randint(side // 2, side * 4 // 5, (), device=device, generator=draw))
     block = (side // 32, side // 16)[int(torch.randint(2, (), device=device, generator=draw))]
     poor = F.interpolate(pictures, small, mode="bilinear", antialias=True, align_corners=False)
     poor = F.interpolate(poor, side, mode="bilinear", align_corners=False)
     blurred = F.avg_pool2d(F.pad(pictures, (2, 2, 2, 2), mode="replicate"), 5, 1)
-    out = torch.lerp(pictures, poor, some(0.4, 1.6).clamp(max=1))
+    out = torch.lerp(pictures, poor, some(0.3, 1.6).clamp(max=1))
     out = torch.lerp(out, blurred, some(0.3, 0.8))
     blocks = F.interpolate(normal(3, side // block), scale_factor=block, mode="nearest")
     out = out + normal(3, side) * some(0.3, 0.06) + blocks * some(0.3, 0.07)
@@ -87,11 +87,11 @@ class School:
         side: int,
         device: torch.device,
     ) -> None:
-        """Of nouns beyond the first ``concepts`` only the style is asked; ``mascots`` may be missing."""
+        """The first ``concepts`` nouns come more often than the others; ``mascots`` may be missing."""
         place = {name: n for n, name in enumerate(nouns())}
         self.drawings = drawings(art, side).to(device)
         places = [place[str(name)] for name in art.concept]
-        self.concepts = [number if number < concepts else SKIP for number in places]
+        self.concepts = places
         self.named = [row for row, number in enumerate(places) if number < concepts] or list(
             range(len(places))
         )

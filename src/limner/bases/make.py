@@ -13,7 +13,7 @@ from pathlib import Path
 
 from limner import bases
 
-MINUTES = {"cpu": {"vae": 14, "denoiser": 40, "judge": 24}, "gpu": {"vae": 6, "denoiser": 9, "judge": 2}}
+MINUTES = {"cpu": {"vae": 38, "denoiser": 72, "judge": 22}, "gpu": {"vae": 6, "denoiser": 9, "judge": 2}}
 """Of each step, by size: what the shipped base had, and what a large GPU needs."""
 
 
@@ -48,16 +48,16 @@ def main() -> None:
     minutes = MINUTES[said.size]
     shared = ["--art", str(said.art), "--size", said.size, "--device", said.device]
     small = said.size == "cpu"
-    shared += ["--no-compile"] if said.device == "cpu" else []
+    plain = ["--no-compile"] if said.device == "cpu" else []
     vae, glyph, judge = (said.out / name for name in ("vae", "glyph", "judge"))
-    pace = ["--batch", "4", "--rate", "2e-3", "--decay", "0.998"] if small else []
-    step("train_vae", *shared, *pace, "--minutes", str(minutes["vae"]), "--out", str(vae))
-    batch = str(said.batch or (16 if small else 512))
-    pace = ["--rate", "1.2e-3", "--decay", "0.999", "--variants", "32"] if small else []
+    pace = ["--batch", "16", "--rate", "2e-3", "--decay", "0.998"] if small else []
+    step("train_vae", *shared, *plain, *pace, "--minutes", str(minutes["vae"]), "--out", str(vae))
+    batch = str(said.batch or (64 if small else 512))
+    pace = ["--decay", "0.998", "--variants", "64"] if small else []
     pace += ["--batch", batch, "--vae", str(vae), "--minutes", str(minutes["denoiser"])]
     step("train_denoiser", *shared, *pace, "--out", str(glyph))
-    pace = ["--batch", "32", "--exam", "384"] if small else []
-    step("judge", *shared, *pace, "--minutes", str(minutes["judge"]), "--out", str(judge))
+    pace = ["--batch", "48", "--exam", "384"] if small else []
+    step("judge", *shared, *plain, *pace, "--minutes", str(minutes["judge"]), "--out", str(judge))
     if said.install:
         sys.stderr.write(f"Installed in {install(glyph, judge)}\n")
 

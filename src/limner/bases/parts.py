@@ -1,5 +1,6 @@
 """The embedded base's models: FLUX.1's classes and wiring, in miniature."""
 
+import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -190,12 +191,12 @@ def load_pipeline(folder: Path) -> dict[str, Any]:
 def save_pipeline(folder: Path, parts: Mapping[str, Any], size: Size, *, dtype: torch.dtype) -> None:
     """Write a whole FLUX.1 pipeline in diffusers layout, weights rounded to ``dtype``, with its facts.
 
-    The models themselves are rounded too. Text encoders are marked as float32: transformers loads what is
+    Text encoders are marked as float32: transformers loads what is
     marked, diffusers loads float32, and only when both agree does a pipeline run that was loaded plainly.
     """
     scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0)
     models = {
-        name: nn.Module.to(part, "cpu", dtype) if isinstance(part, nn.Module) else part
+        name: nn.Module.to(copy.deepcopy(part), "cpu", dtype) if isinstance(part, nn.Module) else part
         for name, part in parts.items()
     }
     stock: Any = FluxPipeline

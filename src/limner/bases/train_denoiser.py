@@ -10,7 +10,7 @@ several lengths, so that the model reads a caption the same whether a tool pads 
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from limner.graph.unit import run
 from limner.nn.draws import DeviceDraws, Draws
 from limner.nn.fit import Average, Fit, fit
 
-LENGTHS = ((0, 1.0, 0.88), (128, 0.5, 0.08), (512, 0.125, 0.04))
+LENGTHS = ((0, 1.0, 0.94), (128, 0.5, 0.04), (512, 0.125, 0.02))
 """(T5 tokens, share of the batch, share of the steps); 0 stands for the base's own length."""
 CLIP_SEEN = 32
 """CLIP is causal and pools at the end token: what stands behind it cannot matter, so it is not computed."""
@@ -48,15 +48,52 @@ class Wish:
     minutes: float
     batch: int
     rate: float
+    """Of the matrices inside the transformer's blocks; half as much elsewhere."""
     decay: float
     """Of the moving average of the weights, which is what ships."""
     device: torch.device
-    compiled: bool
+    precision: torch.dtype = torch.bfloat16
     seed: int = 0
 
 
+class Pair(torch.optim.Optimizer):
+    """Two optimizers as one, each over its own weights."""
+
+    def __init__(self, first: torch.optim.Optimizer, second: torch.optim.Optimizer) -> None:
+        self.both = (first, second)
+        super().__init__([*first.param_groups, *second.param_groups], {})
+
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """One step of each."""
+        for each in self.both:
+            each.step(closure)
+
+
+def optimizer_of(models: Mapping[str, nn.Module], wish: Wish) -> Pair:
+    """Muon (Jordan et al. 2024; Liu et al. 2025, arXiv:2502.16982) for the blocks' matrices, AdamW elsewhere.
+
+    On this base Muon reaches a loss of AdamW with two thirds of the images. Modulations start at zero and
+    have many rows for one token: they stay with AdamW, as do embeddings and what is not a matrix.
+    """
+    blocks, others = [], []
+    for model, name, each in ((m, n, p) for m, own in models.items() for n, p in own.named_parameters()):
+        inside = model == "transformer" and "blocks." in name and ".norm" not in name
+        (blocks if inside and each.ndim == 2 else others).append(each)
+    fused = wish.device.type == "cuda"
+    muon = torch.optim.Muon(blocks, wish.rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw")
+    adam = torch.optim.AdamW(others, wish.rate / 2, betas=(0.9, 0.99), weight_decay=0.02, fused=fused)
+    both = Pair(muon, adam)
+    for group in both.param_groups:
+        group["initial_lr"] = group["lr"]
+    return both
+
+
 def train(
-    models: Mapping[str, nn.Module], shown: Mapping[str, Tensor], kept: Mapping[str, Tensor], wish: Wish
+    models: Mapping[str, nn.Module],
+    shown: Mapping[str, Tensor],
+    kept: Mapping[str, Tensor],
+    wish: Wish,
+    save: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
     """Train in place; afterwards the models hold the averaged weights.
 
@@ -65,6 +102,7 @@ def train(
         shown: Boundary values of every training variant, (N, ...).
         kept: The same for (concept, style) pairs that are never trained on.
         wish: See :class:`Wish`.
+        save: Called now and then with the record so far, while the models hold the averaged weights.
 
     Returns:
         The record of the run: throughput and held-out losses.
@@ -74,16 +112,12 @@ def train(
     parameters = [p for name in trained for p in models[name].parameters()]
     for parameter in parameters:
         parameter.requires_grad_()
-    fused = wish.device.type == "cuda"
-    optimizer = torch.optim.AdamW(parameters, wish.rate, betas=(0.9, 0.99), weight_decay=0.02, fused=fused)
-    for group in optimizer.param_groups:
-        group["initial_lr"] = wish.rate
     average = Average(parameters, wish.decay)
     clock = Clock(wish.minutes * 60)
     seen = Seen()
     setting = Fit(
         parameters=parameters,
-        optimizer=optimizer,
+        optimizer=optimizer_of(models, wish),
         rate=lambda step: min(1.0, (step + 1) / 200) * clock.cosine(1 / 3),
         clip=1.0,
         average=average,
@@ -98,7 +132,6 @@ def train(
                 name: held_out_loss(models, cut, values, wish)
                 for name, values in (("held_out", kept), ("shown", shown))
             }
-            average.swap()
             row = {
                 "step": step.number,
                 "images": seen.images,
@@ -108,6 +141,8 @@ def train(
             }
             rows.append(row)
             _say(row)
+            save({"rows": rows, "images_per_second": seen.images / clock.seconds(), "batch": wish.batch})
+            average.swap()
             due += 1 / 16
         if clock.over():
             break
@@ -134,9 +169,16 @@ def _losses(models: Mapping[str, nn.Module], cut: Split, shown: Mapping[str, Ten
         count = max(1, int(wish.batch * part))
         rows = torch.randint(len(shown["latent_mean"]), (count,), generator=generator, device=wish.device)
         seen.images += count
-        yield _loss(models, cut, _rows(shown, rows, length), draw, wish).mean()
+        with _compiled(length == 0):
+            loss = _loss(models, cut, _rows(shown, rows, length), draw, wish).mean()
+        yield loss
 
     return losses
+
+
+def _compiled(often: bool) -> Any:  # noqa: FBT001
+    """Only what runs often is worth a compilation of its own."""
+    return torch.compiler.set_stance("default" if often else "force_eager")
 
 
 def _rows(values: Mapping[str, Tensor], rows: Tensor, length: int) -> dict[str, Tensor]:
@@ -152,13 +194,13 @@ def _rows(values: Mapping[str, Tensor], rows: Tensor, length: int) -> dict[str, 
 def _loss(
     models: Mapping[str, nn.Module], cut: Split, values: Mapping[str, Tensor], draw: Any, wish: Wish
 ) -> Tensor:
-    with torch.autocast(wish.device.type, torch.bfloat16, enabled=wish.device.type == "cuda"):
+    with torch.autocast(wish.device.type, torch.bfloat16, enabled=wish.precision == torch.bfloat16):
         return run(cut.live, models, values, draw)["loss"]
 
 
 @torch.no_grad()
 def held_out_loss(
-    models: Mapping[str, nn.Module], cut: Split, values: Mapping[str, Tensor], wish: Wish, *, most: int = 1024
+    models: Mapping[str, nn.Module], cut: Split, values: Mapping[str, Tensor], wish: Wish, *, most: int = 512
 ) -> float:
     """Mean loss at evenly spaced times and fixed noise over up to ``most`` rows."""
     count = min(most, len(values["latent_mean"]))
@@ -172,7 +214,8 @@ def held_out_loss(
         given["time"] = times[torch.randperm(count, generator=torch.Generator().manual_seed(0))][some].to(
             wish.device
         )
-        total += float(_loss(models, cut, given, draw, wish).sum())
+        with _compiled(False):
+            total += float(_loss(models, cut, given, draw, wish).sum())
     return total / count
 
 
@@ -193,10 +236,11 @@ def main() -> None:
     parser.add_argument("--size", choices=parts.SIZES, default="gpu")
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--batch", type=int, default=512)
-    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--decay", type=float, default=0.9995)
     parser.add_argument("--variants", type=int, default=128, help="augmented latents of each training image")
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--fp32", action="store_true", help="for CPUs without bf16 instructions")
     parser.add_argument("--no-compile", dest="compiled", action="store_false")
     said = parser.parse_args()
     device = torch.device(said.device)
@@ -206,7 +250,7 @@ def main() -> None:
         rate=said.rate,
         decay=said.decay,
         device=device,
-        compiled=said.compiled,
+        precision=torch.float32 if said.fp32 else torch.bfloat16,
     )
     torch.manual_seed(wish.seed)
     size = parts.SIZES[said.size]
@@ -222,12 +266,15 @@ def main() -> None:
         )
         for held in (0, 1)
     }
-    if wish.compiled:
-        models["transformer"].compile_repeated_blocks(fullgraph=True)
-    record = train(models, sets[0], sets[1], wish)
-    parts.save_pipeline(said.out, made | models, size, dtype=torch.bfloat16)
+    if said.compiled:
+        models["transformer"].compile_repeated_blocks(fullgraph=True, dynamic=False)
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
-    write_json(said.out / "training.json", {"device": name, "variants": said.variants, **record})
+
+    def save(record: dict[str, Any]) -> None:
+        parts.save_pipeline(said.out, made | models, size, dtype=torch.bfloat16)
+        write_json(said.out / "training.json", {"device": name, "variants": said.variants, **record})
+
+    save(train(models, sets[0], sets[1], wish, save))
 
 
 if __name__ == "__main__":
