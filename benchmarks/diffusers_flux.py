@@ -6,9 +6,10 @@
 not part of this one. ``--base`` is a FLUX.1 pipeline in diffusers layout, ``--images`` a folder of images,
 each with a caption beside it (.txt). Every fifth image is kept for the held-out loss. Both sides train on
 the same files with the same rank, targets, batch, steps, rate and noise levels, as whole processes, in
-turns (ABAB..), after one unmeasured turn each. Limner's cache starts empty in every turn. Two cases: one
-prompt for all images, and a caption per image (the example then reads its folder with ``datasets``: ``pip
-install -e .[bench]``).
+turns (ABAB..), after one unmeasured turn each. Limner's cache starts empty in every turn. Each round has a
+seed of its own, the same for both sides, and the held-out loss is the mean over the rounds: one seed's luck
+is as large as what is compared. Two cases: one prompt for all images, and a caption per image (the example
+then reads its folder with ``datasets``: ``pip install -e .[bench]``).
 """
 
 import argparse
@@ -114,7 +115,7 @@ def facts_of(base: Path) -> dict[str, Any]:
     }
 
 
-def peer_command(asked: argparse.Namespace, case: str, images: Path, out: Path) -> list[str]:
+def peer_command(asked: argparse.Namespace, case: str, images: Path, out: Path, seed: int) -> list[str]:
     """The example with everything that both sides share said outright."""
     options: dict[str, Any] = {
         "pretrained_model_name_or_path": asked.base,
@@ -131,7 +132,7 @@ def peer_command(asked: argparse.Namespace, case: str, images: Path, out: Path) 
         "lr_warmup_steps": 0,
         "guidance_scale": 1,
         "max_sequence_length": facts_of(asked.base)["text_length"],
-        "seed": asked.seed,
+        "seed": seed,
         "mixed_precision": {"fp32": "no", "bf16": "bf16"}[asked.precision],
     }
     if case == "captions":
@@ -150,12 +151,12 @@ def peer_command(asked: argparse.Namespace, case: str, images: Path, out: Path) 
     ]
 
 
-def limner_command(asked: argparse.Namespace, case: str, images: Path, out: Path) -> list[str]:
+def limner_command(asked: argparse.Namespace, case: str, images: Path, out: Path, seed: int) -> list[str]:
     """A recipe that says the same, and the command that runs it."""
     caption = "" if case == "captions" else f"default_caption = {json.dumps(asked.prompt)}"
     text = f"""
 base = {json.dumps(str(asked.base.resolve()))}
-seed = {asked.seed}
+seed = {seed}
 [data]
 images = {json.dumps(str(images))}
 cache = {json.dumps(str(out.parent / "cache"))}
@@ -183,22 +184,23 @@ precision = "{asked.precision}"
 
 
 def turn(asked: argparse.Namespace, side: str, case: str, images: Path, work: Path) -> tuple[Watch, Path]:
-    """One whole run of one side; returns what was seen and the LoRA file that it left."""
+    """One whole run of one side in ``work`` (``side-round``): what was seen, and its LoRA file."""
+    seed = asked.seed + int(work.name.rpartition("-")[2])
     work.mkdir(parents=True)
     log, out = work / "log.txt", work / "out"
     offline = {"HF_HUB_OFFLINE": "1"}
     if side == "limner":
         eye = metrics_file(out / "metrics.jsonl", log)
         return run(
-            limner_command(asked, case, images, out), eye, log=log, environment=offline
+            limner_command(asked, case, images, out, seed), eye, log=log, environment=offline
         ), out / "lora.safetensors"
     eye = progress_bar(log, "Steps:")
-    seen = run(peer_command(asked, case, images, out), eye, log=log, environment=offline)
+    seen = run(peer_command(asked, case, images, out, seed), eye, log=log, environment=offline)
     return seen, out / "pytorch_lora_weights.safetensors"
 
 
 def measure(asked: argparse.Namespace, case: str, work: Path) -> dict[str, Any]:
-    """All turns of one case: rows and medians by side, and the losses of the files of the last turn."""
+    """All turns of one case: rows and medians by side, and the mean of the losses of their files."""
     images = captioned(asked.images)
     kept, seen = images[4::5], [pair for i, pair in enumerate(images) if i % 5 != 4]
     written = case == "captions"
@@ -207,23 +209,27 @@ def measure(asked: argparse.Namespace, case: str, work: Path) -> dict[str, Any]:
         work / "held_out", [(p, text if written else asked.prompt) for p, text in kept], written=True
     )
     rows: dict[str, list[dict[str, float]]] = {side: [] for side in asked.sides}
-    files: dict[str, Path] = {}
+    files: dict[str, list[Path]] = {side: [] for side in asked.sides}
     for round_ in range(asked.rounds + 1):
         for side in asked.sides:
-            watch, files[side] = turn(asked, side, case, folder, work / f"{side}-{round_}")
+            watch, file = turn(asked, side, case, folder, work / f"{side}-{round_}")
             note = "warm-up" if round_ == 0 else f"round {round_}"
             print(f"{case}, {note}, {side}: {watch.wall:.1f} s", file=sys.stderr, flush=True)
             if round_:
                 rows[side].append(watch.columns())
+                files[side].append(file)
     length = facts_of(asked.base)["text_length"]
     out = work / "loss.json"
     command = [sys.executable, HERE / "held_out.py", "--base", asked.base, "--images", unseen, "--out", out]
-    command += ["--resolution", asked.resolution, "--text-length", length, *files.values()]
+    command += ["--resolution", asked.resolution, "--text-length", length]
+    command += [file for side in asked.sides for file in files[side]]
     subprocess.run([str(part) for part in command], check=True)
     base, *after = json.loads(out.read_text())
+    for row, seen_after in zip((row for side in asked.sides for row in rows[side]), after, strict=True):
+        row |= {"held_out": seen_after["loss"], "parameters": seen_after["parameters"]}
     middle = {side: medians(rows[side]) for side in asked.sides}
-    for side, row in zip(files, after, strict=True):
-        middle[side] |= {"held_out": row["loss"], "parameters": row["parameters"]}
+    for side in asked.sides:
+        middle[side]["held_out"] = statistics.mean(row["held_out"] for row in rows[side])
     sizes = {"images": len(seen), "held_out_images": len(kept), "base_loss": base["loss"]}
     return {"case": case, **sizes, "medians": middle, "rows": rows}
 

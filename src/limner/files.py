@@ -38,10 +38,16 @@ def require_space(folder: Path, size: int, what: str) -> None:
         )
 
 
-def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
+def atomic_write(path: Path, write: Callable[[Path], object], *, sync: bool = True) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then put it in place, synced.
 
     A process killed at any moment leaves the old file or the new one, never a torn one.
+
+    Args:
+        path: The file.
+        write: Fills the draft.
+        sync: Wait for the disk, so that this holds for a loss of power as well. Without, such a loss may
+            leave a torn file: only for what is verified when it is read and can be made again.
 
     Raises:
         DiskFull: The disk had no room; the old file is untouched.
@@ -53,13 +59,15 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
         draft = Path(name)
         try:
             write(draft)
-            with draft.open("rb+") as file:
-                os.fsync(file.fileno())
+            if sync:
+                with draft.open("rb+") as file:
+                    os.fsync(file.fileno())
             draft.chmod(0o644)
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        if sync:
+            _sync_folder(path.parent)
 
 
 @contextmanager

@@ -1,4 +1,5 @@
 import time
+from threading import Thread
 from types import SimpleNamespace
 
 import caching
@@ -13,13 +14,31 @@ def test_clocks_count_what_is_inside_another_once_and_are_taken_away_again(monke
         place.inner()
 
     place = SimpleNamespace(inner=inner, outer=outer)
-    monkeypatch.setattr(caching, "CLOCKED", {"write": (place, "outer"), "decode": (place, "inner")})
-    spent = {"write": 0.0, "decode": 0.0}
+    monkeypatch.setattr(caching, "IN_TURN", {"load": (place, "outer")})
+    monkeypatch.setattr(caching, "BESIDE", {"decode": (place, "inner")})
+    spent = {"load": 0.0, "decode": 0.0}
     with caching.clocks(spent):
         start = time.perf_counter()
         place.outer()
         place.inner()
         whole = time.perf_counter() - start
-    assert spent["decode"] >= 0.04 and spent["write"] >= 0.01
+    assert spent["decode"] >= 0.04 and spent["load"] >= 0.01
     assert sum(spent.values()) <= whole
     assert place.inner is inner and place.outer is outer
+
+
+def test_what_runs_in_a_thread_is_not_taken_off_what_waits_for_it(monkeypatch):
+    place = SimpleNamespace(beside=lambda: time.sleep(0.02))
+    place.waits = lambda: run_in_thread(place.beside)
+    monkeypatch.setattr(caching, "IN_TURN", {"load": (place, "waits")})
+    monkeypatch.setattr(caching, "BESIDE", {"decode": (place, "beside")})
+    spent = {"load": 0.0, "decode": 0.0}
+    with caching.clocks(spent):
+        place.waits()
+    assert spent["decode"] >= 0.02 and spent["load"] >= 0.02
+
+
+def run_in_thread(work) -> None:
+    thread = Thread(target=lambda: work())
+    thread.start()
+    thread.join()

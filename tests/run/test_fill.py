@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from limner.errors import DiskFull
 from limner.graph.cache import Cache
 from limner.nn import processes
 from limner.run import fill as filling
@@ -55,6 +56,24 @@ def test_the_bytes_are_known_beforehand(setting, tmp_path):
     written = fill(setting, cache, rows, work, Told())
     assert written <= wanted <= written + 512 * work.count
     assert bytes_needed(setting, rows, survey(setting, cache, rows)) == 0
+
+
+def test_no_image_is_decoded_to_know_its_bytes(setting, tmp_path, monkeypatch):
+    cache, rows = Cache(tmp_path), rows_of(setting, setting.views)
+    work = survey(setting, cache, rows)
+    monkeypatch.setattr(filling, "pixels", None)
+    assert bytes_needed(setting, rows, work) > 0
+
+
+def test_a_disk_that_fills_up_behind_the_encoder_is_told(setting, tmp_path, monkeypatch):
+    cache, rows = Cache(tmp_path), rows_of(setting, setting.views)
+
+    def full(place, values):
+        raise DiskFull("The disk filled up.")
+
+    monkeypatch.setattr(cache, "write", full)
+    with pytest.raises(DiskFull, match="filled up"):
+        fill(setting, cache, rows, survey(setting, cache, rows), Told())
 
 
 def test_an_image_is_decoded_once_and_no_text_needs_it(setting, tmp_path, monkeypatch):

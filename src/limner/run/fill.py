@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from limner.families.loading import fingerprint, load, skeleton
 from limner.graph.cache import Cache, address, text_address
 from limner.graph.unit import Unit
 from limner.nn import processes
+from limner.run.beside import Beside
 from limner.run.say import Say
 from limner.run.setting import Setting
 
@@ -34,7 +36,7 @@ class Row:
     wanted: frozenset[str]
     """Names of frozen values that this row must have in the end."""
     shape: tuple[int, ...] = ()
-    """Rows of one shape need the same number of bytes."""
+    """(width, height) of an image, pixels. Rows of one shape need the same number of bytes."""
 
 
 @dataclass
@@ -159,7 +161,7 @@ def _shapes(
     setting: Setting, units: Mapping[str, Unit], row: Row, models: dict[str, Any]
 ) -> dict[tuple[str, tuple[int, ...]], int]:
     """Unit name and row shape -> bytes written."""
-    values: dict[str, Any] = {name: _meta(row.value(name)) for name in row.inputs}
+    values: dict[str, Any] = {name: _blank(row, name) for name in row.inputs}
     sizes = {}
     for unit in units.values():
         if not all(name in values for name in unit.reads):
@@ -174,6 +176,13 @@ def _shapes(
             sum(value.numel() * value.element_size() for value in out.values()) + 512
         )
     return sizes
+
+
+def _blank(row: Row, name: str) -> Any:
+    """A stand-in for an input: an image is not decoded for its shape."""
+    if name == "image":
+        return torch.empty((1, 3, row.shape[1], row.shape[0]), dtype=torch.uint8, device="meta")
+    return _meta(row.value(name))
 
 
 def _meta(value: Any) -> Any:
@@ -194,21 +203,28 @@ def fill(setting: Setting, cache: Cache, rows: Sequence[Row], work: Work, say: S
     """
     scratch: dict[str, dict[str, Tensor]] = {}
     written = 0
-    with say.steps("Caching", work.count) as bar, torch.no_grad():
+
+    def done(size: int) -> None:
+        nonlocal written
+        written += size
+        bar.advance(note=unit.name)
+
+    with say.steps("Caching", work.count) as bar, torch.no_grad(), Beside(done) as beside:
         for unit in setting.cut.frozen:
             todo = work.missing[unit.name]
             models = {name: _load(setting, name) for name in unit.uses} if todo else {}
+            gather = partial(_inputs, cache, scratch, rows, work.table, unit)
             cut_short = 0
-            for place, number in todo:
-                values = _inputs(setting, cache, scratch, rows[number], work.table[number], unit)
-                out = unit.run(models, values)
+            for (place, _), values in zip(todo, beside.ahead(gather, [n for _, n in todo]), strict=True):
+                out = unit.run(models, _moved(values, setting.device))
                 _require_finite(setting, unit, out)
                 cut_short += _cut_short(unit, models, values, out)
+                kept = {name: value.cpu() for name, value in out.items()}
                 if place in work.stored:
-                    written += cache.write(place, out)
-                    bar.advance(note=unit.name)
+                    beside.behind(cache.write, place, kept)
                 else:
-                    scratch[place] = {name: value.cpu() for name, value in out.items()}
+                    scratch[place] = kept
+            beside.settle()
             if cut_short:
                 say.line(
                     f"{cut_short} of {len(todo)} captions have more tokens than {unit.name} keeps; the rest "
@@ -244,13 +260,15 @@ def _load(setting: Setting, part: str) -> Any:
 
 
 def _inputs(  # noqa: PLR0913  everything that an input may come from
-    setting: Setting,
     cache: Cache,
     scratch: Mapping[str, Mapping[str, Tensor]],
-    row: Row,
-    places: Mapping[str, str],
+    rows: Sequence[Row],
+    table: Table,
     unit: Unit,
+    number: int,
 ) -> dict[str, Any]:
+    """What ``unit`` reads of row ``number``: decoded, just computed, or from the cache."""
+    row, places = rows[number], table[number]
     values: dict[str, Any] = {}
     for name in unit.reads:
         if name in row.inputs:
@@ -259,7 +277,11 @@ def _inputs(  # noqa: PLR0913  everything that an input may come from
             values[name] = scratch[places[name]][name]
         else:
             values[name] = cache.read(places[name])[name]
-    return {name: v.to(setting.device) if isinstance(v, Tensor) else v for name, v in values.items()}
+    return values
+
+
+def _moved(values: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    return {name: v.to(device) if isinstance(v, Tensor) else v for name, v in values.items()}
 
 
 def uncached(setting: Setting, rows: Sequence[Row]) -> list[dict[str, Tensor]]:
@@ -275,7 +297,7 @@ def uncached(setting: Setting, rows: Sequence[Row]) -> list[dict[str, Tensor]]:
                 for name in unit.uses:
                     if name not in models:
                         models[name] = _load(setting, name)
-                values = {n: v.to(setting.device) if isinstance(v, Tensor) else v for n, v in values.items()}
+                values = _moved(values, setting.device)
                 values |= unit.run(models, values)
             out.append({name: values[name].cpu() for name in row.wanted if name in values})
     return out
