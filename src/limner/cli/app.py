@@ -1,6 +1,5 @@
 """The verbs as commands. Each reads its arguments, calls one function of ``limner.run``, shows the result."""
 
-import gc
 import os
 import sys
 import warnings
@@ -15,6 +14,7 @@ from typer.exceptions import TyperException
 from limner.cli.options import PICTURES, RECIPE, taking
 from limner.cli.wish import RUNS, Wish, changes, folder_name, wish
 from limner.errors import BadUsage, LimnerError, Stopped
+from limner.imports import swiftly
 
 app = typer.Typer(
     name="limner",
@@ -48,20 +48,6 @@ def speaking(*, as_json: bool) -> Iterator[Any]:
             yield progress()
     except KeyboardInterrupt:
         raise Stopped("Stopped before anything was saved. Run the same command to start again.") from None
-
-
-@contextmanager
-def loading() -> Iterator[None]:
-    """Import torch and the like in two thirds of the time: without looking for garbage, where there is none.
-
-    What they leave lives as long as the process, so it is never looked through again.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 @app.command()
@@ -119,7 +105,7 @@ def train(*, target: Target, out: Out = None, given: dict[str, Any], as_json: Js
 
     with speaking(as_json=as_json) as say:
         wished = wish(target, changes(given), out)
-        with loading():
+        with swiftly():
             from limner.run.train import train as run
 
         done = run(wished.recipe, wished.out, say)
@@ -144,7 +130,7 @@ def cache(*, target: Target, out: Out = None, given: dict[str, Any], as_json: Js
 
     with speaking(as_json=as_json) as say:
         wished = wish(target, changes(given), out)
-        with loading():
+        with swiftly():
             from limner.run.cache import cache as run
 
         done = run(wished.recipe, wished.out, say)
@@ -165,7 +151,7 @@ def generate(*, target: Target, out: Out = None, given: dict[str, Any], as_json:
     with speaking(as_json=as_json) as say:
         subject, prompts, folder = _subject(target, given.pop("prompts") or [])
         base = given.pop("base")
-        with loading():
+        with swiftly():
             from limner.run.generate import Settings
             from limner.run.generate import generate as run
 
@@ -210,7 +196,7 @@ def demo(
     from limner.cli.show import result
 
     with speaking(as_json=as_json) as say:
-        with loading():
+        with swiftly():
             from limner.run.demo import demo as run
 
         done = run(out, say)

@@ -11,6 +11,7 @@ from torch import nn
 from limner.errors import BadBase
 from limner.families.base import Family
 from limner.families.source import Source
+from limner.imports import swiftly
 
 BROKEN = (OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, SafetensorError)
 """What the libraries raise over the files of a base that are torn, foreign or of another model."""
@@ -35,8 +36,7 @@ def load(family: Family, source: Source, part: str, *, dtype: torch.dtype, devic
         BadBase: Files are missing or do not fit the class.
     """
     hush()
-    library, kind = family.library(part)
-    cls = getattr(importlib.import_module(library), kind)
+    _, cls = _imported(family, part)
     source.weights(part)
     folder = source.root / part
     try:
@@ -60,8 +60,7 @@ def load(family: Family, source: Source, part: str, *, dtype: torch.dtype, devic
 
 def skeleton(family: Family, source: Source, part: str, *, dtype: torch.dtype) -> nn.Module:
     """A model with true shapes and no weights, on the meta device, from its config alone."""
-    library, kind = family.library(part)
-    cls = getattr(importlib.import_module(library), kind)
+    library, cls = _imported(family, part)
     with torch.device("meta"):
         if library == "diffusers":
             model = cls.from_config(source.config(part))
@@ -71,10 +70,18 @@ def skeleton(family: Family, source: Source, part: str, *, dtype: torch.dtype) -
     return model.requires_grad_(requires_grad=False).eval()
 
 
+def _imported(family: Family, part: str) -> tuple[str, Any]:
+    """The library of a part, and its class."""
+    library, kind = family.library(part)
+    with swiftly():
+        return library, getattr(importlib.import_module(library), kind)
+
+
 def hush() -> None:
     """Keep the libraries' progress bars and advice off the terminal: errors reach the user as exceptions."""
-    import diffusers
-    import transformers
+    with swiftly():
+        import diffusers
+        import transformers
 
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity(logging.CRITICAL)  # each error is raised as well
