@@ -79,9 +79,17 @@ def test_a_judge_keeps_the_answers_to_the_first_nouns() -> None:
     assert torch.allclose(net(pictures)[0], before[:, :4])
 
 
+def test_a_judge_goes_on_from_another_that_knew_fewer_nouns() -> None:
+    known, net = Net(2, len(STYLE_NAMES)).eval(), Net(6, len(STYLE_NAMES)).eval()
+    pictures = torch.rand(3, 3, SIDE, SIDE)
+    net.go_on(known)
+    assert torch.allclose(net(pictures)[0][:, :2], known(pictures)[0], atol=1e-6)
+    assert torch.equal(net(pictures)[1], known(pictures)[1])
+
+
 def test_exams_ask_for_other_pairs(art: Art) -> None:
     school, exams = lessons(art, 2, batch=2, side=SIDE, device=CPU, exam=4)
-    assert set(exams) == {"plain", "grounds", "all"}
+    assert set(exams) == {"plain", "grounds", "all", "known"}
     assert 0 < len(school.drawings) < len(art.rgba)
     assert len(exams["all"].pictures) == 4
 

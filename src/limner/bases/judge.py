@@ -93,6 +93,14 @@ class Net(nn.Module):
         seen = self.dropout(torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1))
         return self.concept(seen), self.style(torch.cat([*strokes, seen], dim=1)), self.subject(seen)[:, 0]
 
+    def go_on(self, trained: "Net") -> None:
+        """Start from a trained net; nouns that it was made to forget are learned anew."""
+        own, known = self.state_dict(), trained.state_dict()
+        for name, weight in own.items():
+            rows = slice(len(known[name])) if name.startswith("concept.") else ...
+            weight[rows] = known[name].to(weight)
+        self.load_state_dict(own)
+
     def keep(self, concepts: int) -> None:
         """Forget all but the first nouns: the likeliest answer is among them from now on."""
         self.concept.weight = nn.Parameter(self.concept.weight.detach()[:concepts].clone())
@@ -296,6 +304,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the judge of the embedded base.")
     parser.add_argument("--art", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--init", type=Path, help="folder of a judge to go on from")
     parser.add_argument("--size", choices=SIZES, default="gpu")
     parser.add_argument("--minutes", type=float, default=2.0)
     parser.add_argument("--batch", type=int, default=256)
@@ -313,7 +322,10 @@ def main() -> None:
         read_art(said.art), size.concepts, batch=wish.batch, side=size.side, device=device, exam=said.exam
     )
     names = list(nouns())
-    net = Net(len(names), len(STYLE_NAMES)).to(device)
+    net = Net(len(names), len(STYLE_NAMES))
+    if said.init:
+        net.go_on(Judge.load(said.init).net)
+    net = net.to(device)
     if said.compiled:
         net.compile(dynamic=False)
     rows = train(net, school, exams, wish)

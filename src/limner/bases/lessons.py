@@ -50,8 +50,8 @@ def roughen(pictures: Tensor, draw: torch.Generator) -> Tensor:
     poor = F.interpolate(pictures, small, mode="bilinear", antialias=True, align_corners=False)
     poor = F.interpolate(poor, side, mode="bilinear", align_corners=False)
     blurred = F.avg_pool2d(F.pad(pictures, (2, 2, 2, 2), mode="replicate"), 5, 1)
-    out = torch.lerp(pictures, poor, some(0.3, 1.6).clamp(max=1))
-    out = torch.lerp(out, blurred, some(0.3, 0.8))
+    out = torch.lerp(pictures, poor, some(0.2, 1.6).clamp(max=1))
+    out = torch.lerp(out, blurred, some(0.2, 0.8))
     blocks = F.interpolate(normal(3, side // block), scale_factor=block, mode="nearest")
     out = out + normal(3, side) * some(0.3, 0.06) + blocks * some(0.3, 0.07)
     gain = 1 + normal(3, 1) * some(0.5, 0.05)
@@ -108,8 +108,8 @@ class School:
             self._made = {step + n: whole.at(cut) for n, cut in enumerate(cuts)}
         return self._made.pop(step)
 
-    def draw(self, seed: int, count: int, *, varied: float, looks: bool = True) -> Lesson:
-        """``count`` pictures, of which a share ``varied`` is not plain on white; roughened."""
+    def draw(self, seed: int, count: int, *, varied: float, looks: bool = True, rough: bool = True) -> Lesson:
+        """``count`` pictures, a share ``varied`` of them not plain on white; ``rough``: as if generated."""
         draw = random.Random(f"{seed}/{count}")
         every = range(len(self.drawings))
         rows = [draw.choice(self.named if draw.random() < NAMED else every) for _ in range(count)]
@@ -132,18 +132,17 @@ class School:
         plain = torch.tensor([choice.look == "none" for choice in choices])
         concepts = torch.tensor([self.concepts[row] for row in rows])
         return Lesson(
-            self._paint(rgba, choices, seed),
+            self._paint(rgba, choices, seed if rough else None),
             concepts.where(~shown, SKIP).to(self.device),
             styles.where(~(shown & plain), SKIP).to(self.device),
             shown.float().to(self.device),
         )
 
-    def _paint(self, rgba: Tensor, choices: Sequence[Choice], seed: int) -> Tensor:
-        rough = torch.Generator(self.device).manual_seed(seed)
-        parts = [
-            roughen(paint(some, choices[512 * n : 512 * n + 512]), rough)
-            for n, some in enumerate(rgba.split(512))
-        ]
+    def _paint(self, rgba: Tensor, choices: Sequence[Choice], rough: int | None) -> Tensor:
+        parts = [paint(some, choices[512 * n : 512 * n + 512]) for n, some in enumerate(rgba.split(512))]
+        if rough is not None:
+            draw = torch.Generator(self.device).manual_seed(rough)
+            parts = [roughen(part, draw) for part in parts]
         return torch.cat(parts).contiguous(memory_format=torch.channels_last)
 
 
@@ -171,7 +170,11 @@ def mascots(count: int, seed: int) -> Art | None:
 def lessons(
     art: Art, concepts: int, *, batch: int, side: int, device: torch.device, exam: int
 ) -> tuple[School, dict[str, Lesson]]:
-    """The school of the pairs that are shown, and exams of ``exam`` pictures on those that are kept."""
+    """The school of the pairs that are shown, and exams of ``exam`` pictures.
+
+    Of pairs that are kept: ``plain`` on white, on coloured ``grounds``, and ``all``, in every look and as if
+    generated. Of pairs that are shown, plain on white: ``known``.
+    """
     keep = np.array([kept(str(c), str(s)) for c, s in zip(art.concept, art.style, strict=True)])
     if keep.all() or not keep.any():
         keep[:: len(keep) - 1] = True
@@ -180,7 +183,8 @@ def lessons(
     school = School(shown, concepts, mascots(384, 0), batch=batch, side=side, device=device)
     other = School(hidden, concepts, mascots(64, 1_000_000), batch=batch, side=side, device=device)
     return school, {
-        "plain": other.draw(1, exam, varied=0.0),
-        "grounds": other.draw(2, exam, varied=1.0, looks=False),
+        "plain": other.draw(1, exam, varied=0.0, rough=False),
+        "grounds": other.draw(2, exam, varied=1.0, looks=False, rough=False),
         "all": other.draw(3, exam, varied=0.7),
+        "known": school.draw(4, exam, varied=0.0, rough=False),
     }

@@ -195,6 +195,38 @@ class Train(Part):
         return self
 
 
+class Prior(Part):
+    """Pictures by the base itself, trained beside yours to keep the rest (DreamBooth, arXiv 2208.12242)."""
+
+    section: ClassVar[str] = "prior"
+
+    images: Where | None = Field(default=None, examples=["ordinary-cats"])
+    """A folder of pictures of other things of the kind, with captions that lack the trigger. Unset: the base
+    paints them from prior.prompts before it is trained."""
+    prompts: Names = ()
+    """What the base paints such pictures from, before training: the kind of thing, without the trigger."""
+    each: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Pictures painted from each of the prompts."""
+    batch: Annotated[int, Field(ge=1, le=65536)] = 1
+    """Such pictures per optimizer step, besides train.batch."""
+    weight: Annotated[float, Field(gt=0, le=100)] = 1.0
+    """Weight of their mean loss; that of your images has 1."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.images is not None and self.prompts:
+            raise BadRecipe(
+                f"prior.images is {self.images} and prior.prompts has {len(self.prompts)} prompts: the same "
+                "pictures from two sources. Remove one of the two."
+            )
+        return self
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there are such pictures at all."""
+        return self.images is not None or bool(self.prompts)
+
+
 class Sample(Part):
     """Which pictures are painted to look at, and when."""
 
@@ -260,6 +292,7 @@ class Recipe(Part):
     data: Data = Field(default_factory=Data)
     lora: Lora = Field(default_factory=Lora)
     train: Train = Field(default_factory=Train)
+    prior: Prior = Field(default_factory=Prior)
     sample: Sample = Field(default_factory=Sample)
     limits: Limits = Field(default_factory=Limits)
     track: Track = Field(default_factory=Track)

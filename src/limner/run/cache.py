@@ -21,6 +21,7 @@ from limner.recipe import toml
 from limner.recipe.prompts import prompts
 from limner.recipe.schema import Recipe
 from limner.run.fill import Row, Table, bytes_needed, caption_rows, fill, rows_of, survey
+from limner.run.prior import prior
 from limner.run.rundir import RunDir
 from limner.run.say import Say
 from limner.run.setting import Setting, prepare
@@ -82,7 +83,7 @@ def cache(recipe: Recipe, out: Path, say: Say) -> Cached:
     processes.start()
     run = RunDir(out)
     with run.lock() if processes.rank() == 0 else nullcontext():
-        setting = prepare(recipe)
+        setting = prepare(recipe, prior(recipe, run, say))
         store, report = stock(setting, say)
         if not run.checkpoints():  # a run that has begun keeps its own recipe
             record(setting, run, store)
@@ -106,7 +107,7 @@ def prompts_of(setting: Setting) -> list[str]:
         return []
     if wished := prompts(setting.recipe):
         return list(wished)
-    return list(dict.fromkeys(view.caption for view in setting.views if view.caption))[:4]
+    return list(dict.fromkeys(view.caption for view in setting.own if view.caption))[:4]
 
 
 def all_rows(setting: Setting) -> list[Row]:
@@ -167,7 +168,7 @@ def record(setting: Setting, run: RunDir, store: Store) -> None:
         run.index_path,
         {"views": len(setting.views), "held_out": len(setting.held_out), "addresses": store.addresses()},
     )
-    write_json(run.data_path, data_sheet(setting.folder, setting.views, setting.held_out))
+    write_json(run.data_path, data_sheet(setting.folder, setting.own, setting.held_out))
 
 
 def data_sheet(folder: Folder, shown: Sequence[View], held_out: Sequence[View]) -> dict[str, object]:

@@ -38,6 +38,7 @@ class RunDir:
         self.data_path = self.path / "data.json"
         self.metrics_path = self.path / "metrics.jsonl"
         self.checkpoints_path = self.path / "checkpoints"
+        self.prior_path = self.path / "prior"
         self.samples_path = self.path / "samples"
         self.prompts_path = self.samples_path / "prompts.json"
         self.sheet_path = self.samples_path / "sheet.jpg"

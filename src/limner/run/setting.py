@@ -16,6 +16,7 @@ from limner.families.base import Family, Objective
 from limner.families.source import Source, locate
 from limner.graph.split import Split, split
 from limner.graph.unit import Unit
+from limner.nn.draws import seed_of
 from limner.recipe.schema import Recipe
 
 FIXED_SUBSET = 8
@@ -36,7 +37,9 @@ class Setting:
     rejected: tuple[Rejected, ...]
     """What was left out, among the held-out images as well."""
     views: tuple[View, ...]
-    """What training draws from."""
+    """What training draws from: views of the person's images, then those of the prior."""
+    prior: int
+    """How many of the views are the prior's."""
     held_out: tuple[View, ...]
     """What the held-out loss is measured on."""
     truly_held_out: bool
@@ -59,11 +62,29 @@ class Setting:
         return found
 
     @property
+    def own(self) -> tuple[View, ...]:
+        """Views of the person's images."""
+        return self.views[: len(self.views) - self.prior]
+
+    @property
     def order(self) -> Order:
-        """Which views each step sees."""
+        """Which of the own views each step sees."""
         wish = self.recipe
         return Order(
-            self.views, batch=wish.train.batch, seed=wish.seed, caption_dropout=wish.data.caption_dropout
+            self.own, batch=wish.train.batch, seed=wish.seed, caption_dropout=wish.data.caption_dropout
+        )
+
+    @property
+    def prior_order(self) -> Order | None:
+        """Which views of the prior each step sees, counted from the first of them."""
+        wish = self.recipe
+        if not self.prior:
+            return None
+        return Order(
+            self.views[-self.prior :],
+            batch=wish.prior.batch,
+            seed=seed_of(wish.seed, "prior"),
+            caption_dropout=wish.data.caption_dropout,
         )
 
 
@@ -94,8 +115,12 @@ def precision_of(wish: str, device: torch.device) -> torch.dtype:
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[wish]
 
 
-def prepare(recipe: Recipe) -> Setting:
+def prepare(recipe: Recipe, prior: Path | None = None) -> Setting:
     """Read the folder, open the base's configs, and cut the graph. Loads no weights.
+
+    Args:
+        recipe: What a person wishes.
+        prior: Folder of the pictures that keep the base as it is, if the recipe wants any.
 
     Raises:
         LimnerError: The recipe, the base or the folder cannot be used.
@@ -114,6 +139,8 @@ def prepare(recipe: Recipe) -> Setting:
     others = recipe.data.held_out_images and _read(recipe, recipe.data.held_out_images, resolution)
     sizes = buckets(resolution, multiple=family.multiple)
     shown, kept, truly = _hold_out(recipe, folder, others)
+    seen = {"buckets": sizes, "flip": recipe.data.flip, "dropout": recipe.data.caption_dropout > 0}
+    usual = views(_usual(recipe, prior), **seen) if prior else ()
     units = family.bound(source, _objective(recipe))
     trained = _trained(recipe, family, source)
     return Setting(
@@ -125,7 +152,8 @@ def prepare(recipe: Recipe) -> Setting:
         resolution=resolution,
         folder=folder,
         rejected=folder.rejected + (others.rejected if others else ()),
-        views=views(shown, buckets=sizes, flip=recipe.data.flip, dropout=recipe.data.caption_dropout > 0),
+        views=views(shown, **seen) + usual,
+        prior=len(usual),
         held_out=_plain(views(kept, buckets=sizes, flip=False, dropout=False)),
         truly_held_out=truly,
         units=units,
@@ -138,6 +166,23 @@ def _read(recipe: Recipe, images: Path, resolution: int) -> Folder:
     wish = recipe.data
     smallest = resolution // 2 if wish.min_side is None else wish.min_side
     return read_folder(images, trigger=wish.trigger, default_caption=wish.default_caption, min_side=smallest)
+
+
+def _usual(recipe: Recipe, place: Path) -> list[Example]:
+    """The prior's examples.
+
+    Raises:
+        BadData: A caption has the trigger in it, which would teach the trigger to mean nothing.
+    """
+    trigger = recipe.data.trigger
+    examples = list(read_folder(place, min_side=recipe.data.min_side or 0).examples)
+    for each in examples:
+        if trigger and any(trigger in caption for caption in each.captions):
+            raise BadData(
+                f"{each.path}: its caption has the trigger {trigger!r}, and it is a picture of the prior. "
+                "Name there what the base knows, without the trigger."
+            )
+    return examples
 
 
 def _hold_out(

@@ -20,6 +20,7 @@ from limner.recipe.schema import Recipe
 from limner.run import checkpoint
 from limner.run.cache import prompts_of, record, stock
 from limner.run.export import export, exported_steps
+from limner.run.prior import prior
 from limner.run.report import write_report
 from limner.run.rundir import RunDir
 from limner.run.sample import sample
@@ -172,7 +173,7 @@ def train(recipe: Recipe, out: Path, say: Say) -> Trained:
     run = RunDir(out)
     with run.lock() if processes.rank() == 0 else nullcontext(), Interrupt() as stop:
         start = time.monotonic()
-        setting = prepare(recipe)
+        setting = prepare(recipe, prior(recipe, run, say))
         found = newest(setting, run, say)
         store, _ = stock(setting, say)
         progress = _progress(setting, run, Trainee(setting, store))
@@ -222,15 +223,21 @@ def _progress(setting: Setting, run: RunDir, trainee: Trainee) -> Progress:
 
 def _announce(setting: Setting, trainee: Trainee, done: int, say: Say) -> None:
     wish = setting.recipe.train
-    images = len({view.example.sha256 for view in setting.views})
+    images = len({view.example.sha256 for view in setting.own})
     count = sum(p.numel() for p in trainee.parameters)
     kind = "held out" if setting.truly_held_out else "a fixed subset of the training images"
     say.line(
-        f"{images} images, {len(setting.views)} views; {count:,} trained numbers on {setting.device.type} in "
+        f"{images} images, {len(setting.own)} views; {count:,} trained numbers on {setting.device.type} in "
         f"{str(setting.dtype).removeprefix('torch.')}; {wish.steps} steps of {wish.batch} = each image "
         f"{wish.steps * wish.batch / images:.1f} times; held-out loss on "
         f"{len(setting.held_out)} images ({kind})."
     )
+    if setting.prior:
+        usual = len({view.example.sha256 for view in setting.views[-setting.prior :]})
+        say.line(
+            f"Prior: {usual} pictures keep what the base knows, {setting.recipe.prior.batch} per step, "
+            f"weight {setting.recipe.prior.weight:g}."
+        )
     if done:
         say.line(f"Going on from step {done}." if done < wish.steps else f"All {done} steps are done.")
 

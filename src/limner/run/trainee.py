@@ -30,7 +30,7 @@ class Trainee:
 
     def __init__(self, setting: Setting, store: Store) -> None:
         self.setting, self.store = setting, store
-        self.order = setting.order
+        self.order, self.prior_order = setting.order, setting.prior_order
         family, wish = setting.family, setting.recipe
         self.models: dict[str, Any] = {name: self._load(name) for name in setting.cut.loaded}
         for name, first in setting.trained.items():
@@ -85,21 +85,36 @@ class Trainee:
         return {name: from_peft(self.models[name], lora.NAME) for name in self.setting.trained}
 
     def losses(self, step: int) -> Iterator[Tensor]:
-        """The losses of this process's micro-batches of a step; over all processes they sum to the mean."""
+        """The losses of this process's micro-batches of a step; over all processes they sum to the mean.
+
+        Where there is a prior, to the mean over the images plus the weighted mean over the prior.
+        """
         wish = self.setting.recipe
-        places = self.order.step(step)
-        largest = wish.limits.micro_batch or wish.train.batch
-        micros = micro_batches(places, self.setting.views, largest)
+        places = self._places(step)
+        micros = micro_batches(places, self.setting.views, wish.limits.micro_batch)
         for micro in micros[processes.rank() :: processes.world()]:
             if wish.lora.dropout:  # all else draws by place; seeding every generator takes 0.3 ms
                 torch.manual_seed(seed_of(wish.seed, step, micro[0].position, "dropout"))
-            yield self._loss(step, micro).sum() / len(places)
+            yield self._loss(step, micro)
+
+    def _places(self, step: int) -> list[Place]:
+        """The step's images, then its pictures of the prior, whose positions count down from -1."""
+        places = self.order.step(step)
+        if self.prior_order:
+            first = len(self.setting.own)
+            usual = self.prior_order.step(step)
+            places += [Place(-1 - one.position, first + one.view_index) for one in usual]
+        return places
 
     def _loss(self, step: int, micro: Sequence[Place]) -> Tensor:
+        wish = self.setting.recipe
         values = self.store.batch([place.view_index for place in micro], self.setting.device)
-        draw = Draws([(self.setting.recipe.seed, step, place.position) for place in micro])
+        draw = Draws([(wish.seed, step, place.position) for place in micro])
         with self._arithmetic():
-            return run_units(self.setting.cut.live, self.models, values, draw)["loss"]
+            loss = run_units(self.setting.cut.live, self.models, values, draw)["loss"]
+        own, usual = 1 / wish.train.batch, wish.prior.weight / wish.prior.batch
+        shares = [own if place.position >= 0 else usual for place in micro]
+        return (loss * torch.tensor(shares, device=loss.device)).sum()
 
     def _arithmetic(self) -> AbstractContextManager[Any]:
         setting = self.setting

@@ -1,0 +1,84 @@
+"""Pictures that keep the base as it is: the person's own, or painted by the base before it is trained.
+
+DreamBooth's prior preservation (Ruiz et al. 2022, arXiv:2208.12242, section 3.3).
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from limner.families import family_of
+from limner.families.base import Canvas
+from limner.files import atomic_write, write_json, write_text
+from limner.nn import processes
+from limner.nn.draws import seed_of
+from limner.recipe.schema import Recipe
+from limner.run.generate import pipeline
+from limner.run.rundir import RunDir
+from limner.run.say import Say
+from limner.run.setting import source_of
+
+
+def prior(recipe: Recipe, run: RunDir, say: Say) -> Path | None:
+    """The folder of the recipe's prior; painted into the run folder unless it is there. None: none is wanted.
+
+    Painted once: stopped, it goes on with the picture that is missing; for another base, seed, size or other
+    prompts it begins again.
+    """
+    wish = recipe.prior
+    if not wish.prompts:
+        return wish.images
+    if processes.rank() == 0:
+        source = source_of(recipe.base)
+        side = recipe.data.resolution or int(source.facts.get("resolution", 1024))
+        facts = {
+            "base": source.fingerprint(family_of(str(source.index["_class_name"])).denoiser, ""),
+            "prompts": list(wish.prompts),
+            "each": wish.each,
+            "seed": recipe.seed,
+            "side": side,
+            "steps": recipe.sample.steps,
+        }
+        _paint(recipe, run.prior_path, facts, say)
+    processes.barrier()
+    return run.prior_path
+
+
+def _paint(recipe: Recipe, place: Path, facts: dict[str, Any], say: Say) -> None:
+    if _facts(place) != facts:
+        for old in place.glob("*.*") if place.exists() else ():
+            old.unlink()
+        place.mkdir(parents=True, exist_ok=True)
+        write_json(place / FACTS, facts)
+    jobs = [(prompt, turn) for prompt in recipe.prior.prompts for turn in range(recipe.prior.each)]
+    todo = [n for n in range(len(jobs)) if not (place / f"{n:04d}.png").exists()]
+    if not todo:
+        return
+    source = source_of(recipe.base)
+    family = family_of(str(source.index["_class_name"]))
+    pipe = pipeline(family, source, None)
+    side = facts["side"]
+    canvas = Canvas(width=side, height=side, steps=recipe.sample.steps, guidance=recipe.sample.guidance)
+    options = family.options(source, canvas)
+    with say.steps("Painting the prior", len(todo)) as bar:
+        for number in todo:
+            prompt, turn = jobs[number]
+            draw = torch.Generator().manual_seed(seed_of(recipe.seed, "prior", prompt, turn))
+            image = pipe(prompt, **options, generator=draw).images[0]
+            write_text(place / f"{number:04d}.txt", prompt + "\n")  # first: a picture that is there has one
+            atomic_write(
+                place / f"{number:04d}.png", lambda draft, image=image: image.save(draft, format="PNG")
+            )
+            bar.advance(note=prompt)
+
+
+FACTS = "painted.json"
+
+
+def _facts(place: Path) -> Any:
+    try:
+        return json.loads((place / FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
