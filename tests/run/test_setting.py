@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from limner.errors import BadBase, BadData, BadRecipe
 from limner.run.setting import device_of, precision_of, prepare
@@ -139,3 +140,25 @@ def test_what_cannot_be_done_is_refused(tiny_base, photos, tmp_path):
     (other / "model_index.json").write_text(json.dumps(index | {"_class_name": "StableDiffusionPipeline"}))
     with pytest.raises(BadBase, match="StableDiffusionPipeline"):
         prepare(wish(other, photos))
+
+
+def test_crops_follow_the_subject_or_say_that_they_do_not(tiny_base, photos, monkeypatch):
+    with Image.open(photos / "0.png") as opened:
+        opened.resize((240, 48)).save(photos / "0.png")
+    monkeypatch.setattr("limner.data.subject.found_faces", lambda image: ((0, 0, 20, 20),))
+    followed, plain = (
+        prepare(wish(tiny_base, photos)),
+        prepare(wish(tiny_base, photos, data={"crop": "centre"})),
+    )
+    (crop, middle) = (
+        {view.crop for view in (*each.views, *each.held_out) if view.example.path.stem == "0"}
+        for each in (followed, plain)
+    )
+    assert crop == {(0, 0, 96, 48)} and middle == {(72, 0, 168, 48)}
+    monkeypatch.setattr("limner.data.subject.installed", lambda: False)
+    without = prepare(wish(tiny_base, photos))
+    assert without.views == plain.views
+    assert any("1 of 6 images" in line and "limner[crop]" in line for line in without.remarks)
+    assert not plain.remarks
+    with pytest.raises(BadRecipe, match=r"data\.crop"):
+        prepare(wish(tiny_base, photos, data={"crop": "subject"}))

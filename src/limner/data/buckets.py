@@ -48,9 +48,15 @@ def closest(width: int, height: int, sizes: Sequence[tuple[int, int]]) -> tuple[
     return max(sizes, key=lambda size: (kept(size), size[0] * size[1], size))
 
 
-def central(width: int, height: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The largest central (left, top, right, bottom) of an image of the shape of ``size``, to a pixel."""
+def largest(width: int, height: int, size: tuple[int, int]) -> tuple[int, int]:
+    """(width, height) of the largest crop of an image that has the shape of ``size``, to a pixel."""
     across = min(width, max(1, (2 * height * size[0] + size[1]) // (2 * size[1])))
     down = min(height, max(1, (2 * width * size[1] + size[0]) // (2 * size[0])))
+    return across, down
+
+
+def central(width: int, height: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The largest central (left, top, right, bottom) of an image of the shape of ``size``, to a pixel."""
+    across, down = largest(width, height, size)
     left, top = (width - across) // 2, (height - down) // 2
     return left, top, left + across, top + down

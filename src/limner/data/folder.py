@@ -7,10 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from limner.data.captions import final, read_sidecar
+from limner.data.captions import final, read_sidecar, read_text
 from limner.data.images import BadImage, inspect
 from limner.data.listing import Listing, listed, printable
 from limner.data.metadata import NAMES, Broken, read_metadata
+from limner.data.region import region
 from limner.errors import BadData
 
 REPEATS_AT_MOST = 999
@@ -34,6 +35,15 @@ class Example:
     """At least one; several are variants, of which each draw takes one. The trigger is in them."""
     repeats: int = 1
     """How often an epoch shows it."""
+    region: tuple[int, int, int, int] | None = None
+    """The part that counts, (left, top, right, bottom) in upright pixels; None: all of it."""
+    written: tuple[str, ...] = ()
+    """The captions as they stand in the files, before the trigger; none where there are none."""
+
+    @property
+    def extent(self) -> tuple[int, int, int, int]:
+        """The part that counts, (left, top, right, bottom) in upright pixels."""
+        return self.region or (0, 0, self.width, self.height)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +75,8 @@ class _Candidate:
     repeats: int = 1
     name: str = ""
     """What a kohya folder calls its images."""
+    crop: str | None = None
+    """As a metadata file says it; None: look for a sidecar."""
 
 
 def read_folder(
@@ -74,8 +86,9 @@ def read_folder(
 
     A metadata file rules its folder and those below; what it does not list is left out. Elsewhere, once a top
     folder is called ``N_name``, kohya's rules hold: N repeats, ``name`` for images without a caption, other
-    folders left out. Captions are sidecars ``cat.txt`` or ``cat.caption``, one variant a line. Names that
-    begin with a dot are not looked at. Only names and contents below ``root`` count, not where it is.
+    folders left out. Captions are sidecars ``cat.txt`` or ``cat.caption``, one variant a line; ``cat.crop``
+    says which part of the image counts. Names that begin with a dot are not looked at. Only names and
+    contents below ``root`` count, not where it is.
 
     Args:
         root: The folder.
@@ -95,17 +108,21 @@ def read_folder(
 
     def examine(one: _Candidate) -> Example | Rejected:
         try:
-            captions = _captions(root, listing, one, trigger=trigger, default=default_caption)
+            written = _captions(root, listing, one)
+            captions = final(written, trigger=trigger, default=one.name or default_caption)
             facts = inspect(root / one.file, verify=verify)
+            part = region(_crop(root, listing, one), facts.width, facts.height)
         except BadData as error:
             return Rejected(root / one.file, error.reason if isinstance(error, BadImage) else str(error))
-        if min(facts.width, facts.height) < min_side:
+        example = Example(root / one.file, *facts, captions, one.repeats, part, written)
+        left, top, right, bottom = example.extent
+        if min(right - left, bottom - top) < min_side:
             return Rejected(
                 root / one.file,
-                f"has {facts.width} x {facts.height} pixels; the short side needs {min_side}. "
+                f"has {right - left} x {bottom - top} pixels; the short side needs {min_side}. "
                 "Use a larger copy, or lower data.resolution or data.min_side.",
             )
-        return Example(root / one.file, facts.sha256, facts.width, facts.height, captions, one.repeats)
+        return example
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for found in pool.map(examine, sorted(candidates, key=lambda one: one.file)):
@@ -128,14 +145,19 @@ def _nothing(root: Path, rejected: list[Rejected]) -> str:
     return f"{root} holds no usable image: {worst.path.name} {worst.reason}{more}"
 
 
-def _captions(
-    root: Path, listing: Listing, one: _Candidate, *, trigger: str, default: str
-) -> tuple[str, ...]:
-    captions = one.captions
-    if not captions:
-        sidecar = listing.texts.get(str(PurePosixPath(one.file).with_suffix("")))
-        captions = read_sidecar(root / sidecar) if sidecar else ()
-    return final(captions, trigger=trigger, default=one.name or default)
+def _captions(root: Path, listing: Listing, one: _Candidate) -> tuple[str, ...]:
+    """As they stand in the files."""
+    if one.captions:
+        return one.captions
+    sidecar = listing.texts.get(str(PurePosixPath(one.file).with_suffix("")))
+    return read_sidecar(root / sidecar) if sidecar else ()
+
+
+def _crop(root: Path, listing: Listing, one: _Candidate) -> str:
+    if one.crop:
+        return one.crop
+    sidecar = listing.crops.get(str(PurePosixPath(one.file).with_suffix("")))
+    return read_text(root / sidecar, 1000) if sidecar else ""
 
 
 def _candidates(root: Path, listing: Listing) -> tuple[list[_Candidate], str]:
@@ -182,7 +204,7 @@ def _named(root: Path, listing: Listing, file: str, images: list[str]) -> list[_
                 (file, f"line {row.line}: {row.file[:120]} is not an image in the folder. Add it.")
             )
         else:
-            found.append(_Candidate(image, row.captions))
+            found.append(_Candidate(image, row.captions, crop=row.crop))
     for image in there.values():
         listing.rejected.append((image, f"is not listed in {file}. Add a line for it."))
     return found

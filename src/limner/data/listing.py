@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from limner.data.captions import SIDECARS
 from limner.data.images import FOREIGN, SUFFIXES
 from limner.data.metadata import NAMES, UNREAD
+from limner.data.region import REGION
 from limner.errors import BadData
 
 
@@ -17,6 +18,8 @@ class Listing:
     images: list[str] = field(default_factory=list)
     texts: dict[str, str] = field(default_factory=dict)
     """Path without ending -> sidecar."""
+    crops: dict[str, str] = field(default_factory=dict)
+    """Path without ending -> file that says which part of the image counts."""
     metadata: list[str] = field(default_factory=list)
     rejected: list[tuple[str, str]] = field(default_factory=list)
     """Path, reason: what looks like part of a data set and cannot be."""
@@ -92,6 +95,8 @@ def _sort_in(listing: Listing, name: str, file: str) -> None:
         listing.images.append(file)
     elif name in NAMES:
         listing.metadata.append(file)
+    elif suffix == REGION:
+        listing.crops[str(path.with_suffix(""))] = file
     elif suffix in SIDECARS:
         stem = str(path.with_suffix(""))
         known = listing.texts.get(stem, "")

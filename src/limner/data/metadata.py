@@ -20,6 +20,8 @@ UNREAD = ("metadata.parquet", "metadata.json")
 
 FILE_COLUMNS = ("file_name", "image", "video")
 CAPTION_COLUMNS = ("text", "caption", "prompt")
+CROP_COLUMN = "crop"
+"""Optional: the part of the image that counts, see :mod:`limner.data.region`."""
 
 _BYTES_AT_MOST = 1 << 28
 
@@ -30,6 +32,8 @@ class Row(NamedTuple):
     line: int
     file: str
     captions: tuple[str, ...]
+    crop: str = ""
+    """As written: four numbers, or nothing."""
 
 
 class Broken(NamedTuple):
@@ -101,7 +105,12 @@ def _row(line: int, entry: Any) -> Row:
     texts = caption if isinstance(caption, list) else [] if caption is None else [caption]
     if not all(isinstance(text, str) for text in texts):
         raise BadData(f"the caption of {name} is {caption!r:.60}, not a string. Write it in quotes.")
-    return Row(line, name, variants(texts))
+    return Row(line, name, variants(texts), _crop(entry.get(CROP_COLUMN)))
+
+
+def _crop(value: Any) -> str:
+    """As a sidecar would have it; what it means is told where it is used."""
+    return " ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
 
 
 def _first(entry: dict[str, Any], columns: tuple[str, ...]) -> Any:

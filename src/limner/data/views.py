@@ -1,6 +1,6 @@
 """Views: an example with every finite choice made. A list of them is all that a cache has to hold."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,8 +29,26 @@ class View:
     """Empty when it is dropped."""
 
 
+def size_of(example: Example, buckets: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The bucket, (width, height), that crops an example least."""
+    left, top, right, bottom = example.extent
+    return closest(right - left, bottom - top, buckets)
+
+
+def centre(example: Example, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The central crop of an example for a bucket."""
+    left, top, right, bottom = example.extent
+    crop = central(right - left, bottom - top, size)
+    return left + crop[0], top + crop[1], left + crop[2], top + crop[3]
+
+
 def views(
-    examples: Sequence[Example], *, buckets: Sequence[tuple[int, int]], flip: bool, dropout: bool
+    examples: Sequence[Example],
+    *,
+    buckets: Sequence[tuple[int, int]],
+    flip: bool,
+    dropout: bool,
+    crops: Mapping[Example, tuple[int, int, int, int]] | None = None,
 ) -> tuple[View, ...]:
     """Every view of every example: flips x caption variants, in the order of the examples.
 
@@ -39,11 +57,12 @@ def views(
         buckets: Sizes to choose from; each example takes the one that crops least.
         flip: Add mirrored views.
         dropout: Add views with the empty caption.
+        crops: Crops that differ from the central one, such as those that follow the subject.
     """
     found: list[View] = []
     for example in examples:
-        size = closest(example.width, example.height, buckets)
-        crop = central(example.width, example.height, size)
+        size = size_of(example, buckets)
+        crop = (crops or {}).get(example) or centre(example, size)
         captions = dict.fromkeys((*example.captions, "") if dropout else example.captions)
         mirrored = (False, True) if flip else (False,)
         found += [View(example, size, crop, turn, caption) for turn in mirrored for caption in captions]

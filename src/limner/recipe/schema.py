@@ -69,6 +69,9 @@ class Data(Part):
     """Side in pixels of the square whose area every image gets, in its own shape. Unset: the base's own."""
     flip: bool = False
     """Show each image mirrored as well. Not for faces, lettering, or anything with a left and a right."""
+    crop: Literal["auto", "subject", "centre"] = "auto"
+    """What is kept of an image that is longer than its bucket: "subject" follows faces, else what stands out
+    (needs limner[crop]); "centre" the middle. auto: subject where that is installed, else centre."""
     caption_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the draws (0 to 1) that see the empty caption instead of the image's own."""
     default_caption: str = ""

@@ -9,6 +9,7 @@ from limner import bases
 from limner.data.buckets import buckets
 from limner.data.folder import Example, Folder, Rejected, read_folder
 from limner.data.order import Order
+from limner.data.subject import REMEDY, SLACK, crops, follows, slack
 from limner.data.views import View, views
 from limner.errors import BadBase, BadData, BadRecipe
 from limner.families import family_of
@@ -59,6 +60,13 @@ class Setting:
                 f"{mute} of {len(self.folder.examples)} images have no caption, and there is no trigger: "
                 "they teach what the empty prompt paints. Write captions, or set data.trigger."
             )
+        if self.recipe.data.crop == "auto" and not follows("auto"):
+            sizes = {view.example: view.size for view in (*self.own, *self.held_out)}
+            if cut := sum(slack(example, size) >= SLACK for example, size in sizes.items()):
+                found.append(
+                    f"{cut} of {len(sizes)} images are longer than their bucket and keep their middle; crops "
+                    f"that follow the subject need the extra. {REMEDY}"
+                )
         return found
 
     @property
@@ -139,6 +147,7 @@ def prepare(recipe: Recipe, prior: Path | None = None) -> Setting:
     others = recipe.data.held_out_images and _read(recipe, recipe.data.held_out_images, resolution)
     sizes = buckets(resolution, multiple=family.multiple)
     shown, kept, truly = _hold_out(recipe, folder, others)
+    cuts = crops({*shown, *kept}, sizes) if follows(recipe.data.crop) else {}
     seen = {"buckets": sizes, "flip": recipe.data.flip, "dropout": recipe.data.caption_dropout > 0}
     usual = views(_usual(recipe, prior), **seen) if prior else ()
     units = family.bound(source, _objective(recipe))
@@ -152,9 +161,9 @@ def prepare(recipe: Recipe, prior: Path | None = None) -> Setting:
         resolution=resolution,
         folder=folder,
         rejected=folder.rejected + (others.rejected if others else ()),
-        views=views(shown, **seen) + usual,
+        views=views(shown, crops=cuts, **seen) + usual,
         prior=len(usual),
-        held_out=_plain(views(kept, buckets=sizes, flip=False, dropout=False)),
+        held_out=_plain(views(kept, buckets=sizes, flip=False, dropout=False, crops=cuts)),
         truly_held_out=truly,
         units=units,
         trained=trained,
