@@ -154,11 +154,11 @@ def test_crops_follow_the_subject_or_say_that_they_do_not(tiny_base, photos, mon
         {view.crop for view in (*each.views, *each.held_out) if view.example.path.stem == "0"}
         for each in (followed, plain)
     )
-    assert crop == {(0, 0, 96, 48)} and middle == {(72, 0, 168, 48)}
+    assert crop == {(0, 0, 48, 48)} and middle == {(96, 0, 144, 48)}
     monkeypatch.setattr("limner.data.subject.installed", lambda: False)
     without = prepare(wish(tiny_base, photos))
     assert without.views == plain.views
-    assert any("1 of 6 images" in line and "limner[crop]" in line for line in without.remarks)
+    assert any("4 of 6 images" in line and "limner[crop]" in line for line in without.remarks)
     assert not plain.remarks
     with pytest.raises(BadRecipe, match=r"data\.crop"):
         prepare(wish(tiny_base, photos, data={"crop": "subject"}))
