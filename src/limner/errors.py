@@ -29,6 +29,10 @@ class BrokenGraph(LimnerError):
     """Units of a family read a value that nothing before them writes."""
 
 
+class BadProvider(LimnerError):
+    """Captions cannot be had there: key, model, address, package, or a file of the model."""
+
+
 class BadCache(LimnerError):
     """A cache entry is not what its address says."""
 

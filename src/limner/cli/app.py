@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
+from limner.cli.caption import caption
 from limner.cli.options import PICTURES, RECIPE, taking
 from limner.cli.wish import RUNS, Wish, changes, folder_name, wish
 from limner.errors import BadUsage, LimnerError, Stopped
@@ -137,6 +138,9 @@ def cache(*, target: Target, out: Out = None, given: dict[str, Any], as_json: Js
     size = f"{human(done.bytes)} in {done.entries} entries"
     lines = [f"Computed {done.computed}, reused {done.reused}, {size}, in {done.seconds:.1f} s"]
     result(done, lines, as_json=as_json)
+
+
+app.command()(caption)
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """Options that several verbs share, as tables: a verb takes them as one dict instead of fifteen arguments."""
 
 import inspect
+import keyword
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -30,8 +31,9 @@ class Option:
 
     @property
     def name(self) -> str:
-        """As a Python name."""
-        return self.flag.removeprefix("--").replace("-", "_")
+        """As a Python name: ``--with`` is ``with_``."""
+        name = self.flag.removeprefix("--").replace("-", "_")
+        return f"{name}_" if keyword.iskeyword(name) else name
 
 
 RECIPE = (

@@ -1,0 +1,91 @@
+"""Answers as data: what captioners must return, and reading it out of what they do return."""
+
+import json
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from limner.annotate.ask import ANSWER_AT_MOST
+
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Part(BaseModel):
+    """Nothing besides what is asked for."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Captions(Part):
+    """The captions of one image."""
+
+    captions: list[Text]
+
+
+class Word(Part):
+    """One word for one thing."""
+
+    use: Text
+    instead_of: list[Text]
+
+
+class Entry(Part):
+    """The captions of one image among others."""
+
+    id: int
+    captions: list[Text]
+
+
+class Edited(Part):
+    """The captions of a set, made to agree."""
+
+    words: list[Word]
+    captions: list[Entry]
+
+
+Kind = TypeVar("Kind", bound=Part)
+
+
+class Malformed(Exception):
+    """Not an answer of the wanted form; the message says why, for who gave it."""
+
+
+def schema(kind: type[Part]) -> dict[str, Any]:
+    """The JSON schema of an answer, in the subset that servers hold models to: no bounds."""
+    found = _plain(kind.model_json_schema())
+    assert isinstance(found, dict)
+    return found
+
+
+def _plain(node: Any) -> Any:
+    if isinstance(node, dict):
+        dropped = ("title", "description", "minLength", "minItems", "maxItems")
+        return {
+            key: _plain(item) for key, item in node.items() if key not in dropped or isinstance(item, dict)
+        }
+    return [_plain(item) for item in node] if isinstance(node, list) else node
+
+
+def read(kind: type[Kind], text: str) -> Kind:
+    """The answer in a text: JSON, possibly with a fence or a sentence around it.
+
+    Raises:
+        Malformed: There is none.
+    """
+    if len(text) > ANSWER_AT_MOST:
+        raise Malformed(f"it has {len(text)} characters")
+    start, end = text.find("{"), text.rfind("}")
+    if not text.strip():
+        raise Malformed("it is empty")
+    if start < 0:
+        raise Malformed("it is not the JSON object that was asked for")
+    try:
+        value = json.loads(text[start : end + 1] if end > start else text[start:])
+    except (ValueError, RecursionError):
+        raise Malformed("its JSON is broken or breaks off") from None
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the object"
+        raise Malformed(f"its JSON is of another form: {where}: {first['msg'].lower()}") from None

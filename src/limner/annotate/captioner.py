@@ -1,0 +1,113 @@
+"""One image: ask, look at what comes back, ask again; then captions, or the reason for none."""
+
+from dataclasses import dataclass, field
+
+from limner.annotate import flaws, prompts
+from limner.annotate.answer import Captions, Malformed, read, schema
+from limner.annotate.ask import Declined, Patience, Provider, Reply, Request
+from limner.annotate.picture import Picture
+from limner.annotate.wish import Wish, signed
+
+ASKED_AT_MOST = 3
+TOKENS = 1024
+"""Of the first answer; some models think before they write, and it counts. Doubled when it was not enough."""
+
+
+@dataclass
+class Outcome:
+    """What became of one image."""
+
+    captions: tuple[str, ...] = ()
+    flag: str = ""
+    """Why there are no captions."""
+    note: str = ""
+    """What was mended in the captions."""
+    asked: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    model: str = ""
+    refused: list[str] = field(default_factory=list)
+    """Why answers were set aside, one by one."""
+
+
+def caption(provider: Provider, wish: Wish, seen: Picture, patience: Patience) -> Outcome:
+    """Captions of one picture, as many as wished for, each without a flaw that is known here.
+
+    Raises:
+        BadProvider: No picture will get any.
+    """
+    plain = is_plain(provider, wish)
+    outcome, tokens, reason = Outcome(), TOKENS, ""
+    system = prompts.for_image(wish, plain=plain).text
+    while outcome.asked < ASKED_AT_MOST:
+        text = f"Caption this image.\n\n{prompts.again(reason)}" if reason else "Caption this image."
+        request = Request(
+            system=system,
+            text=text,
+            pictures=(seen,),
+            schema={} if plain else schema(Captions),
+            tokens=tokens,
+        )
+        try:
+            reply = patience.ask(provider, request)
+        except Declined as error:
+            outcome.flag = str(error)
+            return outcome
+        _count(outcome, reply)
+        if reply.cut:
+            tokens *= 2
+        captions, reason = taken(reply, wish, plain=plain)
+        if not reason:
+            outcome.captions = captions
+            return outcome
+        outcome.refused.append(reason)
+        if provider.takes == "nothing":
+            break  # it would say the same again
+        if mended := _with_name(captions, wish, last=outcome.asked == ASKED_AT_MOST):
+            outcome.captions, outcome.note = mended, f"the name {wish.trigger!r} was put in front"
+            return outcome
+    outcome.flag = f"no usable caption in {outcome.asked} answers; the last: {reason}"
+    return outcome
+
+
+def is_plain(provider: Provider, wish: Wish) -> bool:
+    """Whether the text of an answer is the caption itself."""
+    return provider.takes == "nothing" or (provider.takes == "text" and wish.variants == 1)
+
+
+def taken(reply: Reply, wish: Wish, *, plain: bool) -> tuple[tuple[str, ...], str]:
+    """The captions in a reply, and what is wrong with it; nothing is when that is empty."""
+    if reply.refused:
+        return (), reply.refused
+    if reply.cut:
+        return (), "it was cut off before its end"
+    if plain:
+        found = [flaws.without_opening(reply.text) if wish.by_rule else reply.text.strip()]
+    else:
+        try:
+            found = read(Captions, reply.text).captions
+        except Malformed as error:
+            spoken = flaws.REFUSAL.search(reply.text)
+            return (), "it is a refusal or an apology instead of a caption" if spoken else str(error)
+    captions = tuple(dict.fromkeys(" ".join(one.split()) for one in found))
+    for one in found:
+        if reason := flaws.flaw(one, wish):
+            return captions, reason
+    if len(captions) != wish.variants and not plain:
+        return captions, f"it has {len(captions)} different captions; {wish.variants} are wanted"
+    return tuple(signed(one, wish) for one in captions), ""
+
+
+def _with_name(captions: tuple[str, ...], wish: Wish, *, last: bool) -> tuple[str, ...]:
+    """Captions whose only flaw is the missing name, with it in front: as training would do it, but seen."""
+    if not last or not wish.names_trigger or len(captions) != wish.variants:
+        return ()
+    named = tuple(one if flaws.has_word(wish.trigger, one) else f"{wish.trigger}, {one}" for one in captions)
+    return named if not any(flaws.flaw(one, wish) for one in named) else ()
+
+
+def _count(outcome: Outcome, reply: Reply) -> None:
+    outcome.asked += 1
+    outcome.tokens_in += reply.tokens_in
+    outcome.tokens_out += reply.tokens_out
+    outcome.model = reply.model or outcome.model

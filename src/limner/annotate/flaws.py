@@ -1,0 +1,100 @@
+"""What is wrong with one caption: refusals, apologies, openings like "This image shows", broken text."""
+
+import re
+from collections import Counter
+
+from limner.annotate.wish import Wish
+from limner.data.captions import CHARACTERS_AT_MOST
+
+_QUOTE = "['\u2019]"
+REFUSAL = re.compile(
+    rf"^\W*(?:i(?:{_QUOTE}?m| am) (?:sorry|afraid|unable|not able)|(?:i )?apolog|sorry\b"
+    rf"|i (?:can ?not|can{_QUOTE}?t|won{_QUOTE}?t|will not|must decline|do not|don{_QUOTE}?t)\b"
+    rf"|unfortunately,? i\b|unable to\b|as an ai\b|no caption\b)"
+    rf"|\bas an ai (?:language )?model\b|\bi can(?:no|{_QUOTE})?t (?:assist|help|identify|describe|provide)\b"
+    r"|\bagainst my (?:guidelines|policy)\b",
+    re.IGNORECASE,
+)
+_IMAGE = "(?:image|picture|photo|photograph|painting|illustration|drawing)"
+_SHOW = "(?:shows|depicts|features|contains|displays|captures|presents|portrays|is of|of)"
+OPENING = re.compile(
+    rf"^\W*(?:(?:in )?(?:this|these) (?:[\w-]+ )?{_IMAGE}s?\b"
+    rf"|in the {_IMAGE}\b|the (?:[\w-]+ )?{_IMAGE} {_SHOW}\b"
+    r"|(?:an?|the) (?:image|picture) (?:of|showing|that)\b|(?:captions?|description)\s*\d*\s*:"
+    r"|here(?:'s| is| are)\b|sure\b|certainly\b|of course\b|we (?:can )?see\b"
+    r"|you can see\b|there is an? (?:image|picture)\b|it (?:shows|depicts)\b)",
+    re.IGNORECASE,
+)
+_SHOWS = re.compile(
+    r"^(?:in )?(?:this|the|an?) (?:image|picture|photo|photograph|painting|illustration)"
+    r"(?: (?:shows|depicts|features|is of|of|displays|captures)|,? (?:there is|we see|we can see))\s+",
+    re.IGNORECASE,
+)
+MARKUP = re.compile(r"^\s*(?:[-*#>]\s|\d+[.)]\s)|\*\*|```|^\s*[{\[]\s*[\"{\[]|</?\w+>|<\|", re.MULTILINE)
+STYLE = re.compile(
+    r"\bin (?:the|an?|this) (?:[\w-]+ ){0,3}style\b|\b(?:art|visual|drawing|painting|rendering) style\b"
+    r"|\bstyli[sz]ed\b",
+    re.IGNORECASE,
+)
+DANGLING = re.compile(
+    r"(?:[,;:(\u2026-]|\.\.\.|\b(?:and|or|with|the|an?|of|in|on|at|to|by|for|from|its|his|her|their|is|are))$",
+    re.IGNORECASE,
+)
+
+
+def without_opening(caption: str) -> str:
+    """A caption without "The image shows": for captioners that cannot be told.
+
+    >>> without_opening("The image shows a cat on a mat.")
+    'A cat on a mat.'
+    """
+    bare = _SHOWS.sub("", " ".join(caption.split()))
+    return bare[:1].upper() + bare[1:] if bare != caption else caption
+
+
+def has_word(word: str, caption: str) -> bool:
+    """Whether ``word``, or words, stand in a caption as a whole, in any case."""
+    return count_word(word, caption) > 0
+
+
+def count_word(word: str, caption: str) -> int:
+    """How often ``word``, or words, stand in a caption as a whole, in any case."""
+    return len(re.findall(rf"(?<!\w){re.escape(word)}(?!\w)", caption, re.IGNORECASE))
+
+
+def flaw(caption: str, wish: Wish) -> str:
+    """Why a caption cannot be used, as a person would say it to who wrote it; empty when it can."""
+    text = " ".join(caption.split())
+    words = len(text.split())
+    checks = (
+        (not re.search(r"\w", text), "it is empty"),
+        (REFUSAL.search(text), "it is a refusal or an apology instead of a caption"),
+        (OPENING.search(text), f"it opens with {' '.join(text.split()[:3])!r} instead of what is there"),
+        (MARKUP.search(caption), "it has markup, numbering or code in it"),
+        (len(text) > CHARACTERS_AT_MOST, f"it has {len(text)} characters"),
+        (_loops(text), "it repeats itself"),
+        (words > 2 * wish.manner.most, f"it has {words} words; at most {wish.manner.most} are wanted"),
+        (words * 3 < wish.manner.least, f"it has {words} words; at least {wish.manner.least} are wanted"),
+        (wish.manner.name != "tags" and DANGLING.search(text), f"it breaks off after {text[-20:]!r}"),
+        *_about_trigger(text, wish),
+    )
+    return next((reason for wrong, reason in checks if wrong), "")
+
+
+def _about_trigger(text: str, wish: Wish) -> tuple[tuple[object, str], ...]:
+    if wish.goal == "style":
+        named = bool(wish.trigger) and has_word(wish.trigger, text)
+        return ((named or STYLE.search(text), "it names the style, which shall be learned without words"),)
+    if not wish.names_trigger:
+        return ()
+    return (
+        (not has_word(wish.trigger, text), f"it lacks the name {wish.trigger!r}"),
+        (count_word(wish.trigger, text) > 2, f"it has the name {wish.trigger!r} more than twice"),
+    )
+
+
+def _loops(text: str) -> bool:
+    """Small models can fall into saying four words again and again."""
+    words = text.lower().split()
+    fours = Counter(zip(words, words[1:], words[2:], words[3:], strict=False))
+    return bool(fours) and max(fours.values()) >= 4

@@ -1,0 +1,56 @@
+"""What captions cost: list prices as data, an estimate before, a sum after. An unknown model has no price."""
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+_DATED = re.compile(r"(?:-latest|-\d{8}|-\d{4}-\d{2}-\d{2})$")
+PIXELS_PER_TOKEN = 750
+"""Anthropic's rule for images (docs, vision): width x height / 750. Others are near: OpenAI's patches of 32
+x 32 pixels give about 1 token per 1024 pixels, times a factor of each model."""
+CHARACTERS_PER_TOKEN = 4.0
+"""Of English text."""
+
+
+@dataclass(frozen=True)
+class Price:
+    """US dollars per million tokens."""
+
+    read: float
+    written: float
+
+    def of(self, tokens_in: int, tokens_out: int) -> float:
+        """US dollars for so many tokens."""
+        return (self.read * tokens_in + self.written * tokens_out) / 1e6
+
+
+@cache
+def _table() -> dict[str, Any]:
+    return json.loads((Path(__file__).parent / "prices.json").read_text(encoding="utf-8"))
+
+
+def source() -> str:
+    """Where the prices are from, and when."""
+    return f"{_table()['source']}, {_table()['date']}"
+
+
+def price_of(model: str) -> Price | None:
+    """The list price of a model by the name that its maker gives it, dated or not; None when unknown."""
+    known = _table()["models"]
+    found = known.get(model) or known.get(_DATED.sub("", model))
+    return Price(*found) if found else None
+
+
+def tokens_of(characters: int, pixels: int = 0) -> int:
+    """About how many tokens a text and pictures are, read."""
+    return round(characters / CHARACTERS_PER_TOKEN + pixels / PIXELS_PER_TOKEN)
+
+
+def dollars(amount: float | None) -> str:
+    """For people: ``dollars(0.034) == "$0.03"``, ``dollars(0.0004) == "less than $0.01"``."""
+    if amount is None:
+        return "an unknown price"
+    return "less than $0.01" if 0 < amount < 0.005 else f"${amount:.2f}"

@@ -1,0 +1,67 @@
+"""Who can be asked for captions: one small file each. A file names ``provider(Options) -> Provider``.
+
+To add one, write the file and a line in ``KNOWN``. Its packages are imported inside of it, when it is chosen.
+"""
+
+import importlib
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from limner.annotate.ask import Provider
+from limner.errors import BadUsage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a person says about a provider. What is None is its own choice."""
+
+    name: str
+    model: str | None = None
+    url: str | None = None
+    """Address of a server, such as http://localhost:8000/v1."""
+    key_env: str | None = None
+    """Environment variable that holds the key. Keys are never options: the system shows those to all."""
+    timeout: float = 120.0
+    """Seconds for an answer."""
+    stream: bool = False
+    """Whether answers are read as they are written."""
+    device: str = "auto"
+    """Of local models: auto, cpu, cuda, mps."""
+
+
+class Known(NamedTuple):
+    """Where a provider is made, and what it is."""
+
+    module: str
+    what: str
+    url: str = ""
+    """Of a server with a usual address."""
+
+
+KNOWN = {
+    "claude": Known("anthropic", "Anthropic's Claude, by its API"),
+    "openai": Known("openai", "OpenAI, or with --url any server that speaks its protocol"),
+    "ollama": Known("openai", "Ollama on this machine", "http://localhost:11434/v1"),
+    "lmstudio": Known("openai", "LM Studio on this machine", "http://localhost:1234/v1"),
+    "vllm": Known("openai", "vLLM on this machine", "http://localhost:8000/v1"),
+    "llamacpp": Known("openai", "llama.cpp's server on this machine", "http://localhost:8080/v1"),
+    "local": Known("local", "a vision-language model inside Limner, through transformers"),
+    "tagger": Known("tagger", "an ONNX tagger of the WD14 kind inside Limner"),
+}
+"""Name after ``--with`` -> provider."""
+
+ALIASES = {"anthropic": "claude"}
+
+
+def provider(options: Options) -> Provider:
+    """Make a provider ready to be asked.
+
+    Raises:
+        BadUsage: There is none of that name, or the options do not fit it.
+        BadProvider: Its package, key or model is missing.
+    """
+    name = ALIASES.get(options.name, options.name)
+    if name not in KNOWN:
+        known = "; ".join(f"{each} ({one.what})" for each, one in KNOWN.items())
+        raise BadUsage(f'--with is "{options.name}"; it must be one of: {known}.')
+    return importlib.import_module(f"{__name__}.{KNOWN[name].module}").provider(options)

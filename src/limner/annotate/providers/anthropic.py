@@ -1,0 +1,141 @@
+"""Claude, by Anthropic's SDK. The key is found as the SDK finds it: ANTHROPIC_API_KEY, or its own profile."""
+
+import importlib
+from typing import Any
+from urllib.parse import urlsplit
+
+from limner.annotate.ask import ANSWER_AT_MOST, Provider, Reply, Request, Retry, Takes, scrub
+from limner.annotate.providers import Options
+from limner.annotate.providers.http import (
+    by_connection,
+    by_status,
+    host_of,
+    key_in,
+    place_of,
+    refuse_endless,
+)
+from limner.errors import BadProvider
+
+OWN = "api.anthropic.com"
+NO_KEY = "none"
+"""What another server is sent. ANTHROPIC_API_KEY goes to Anthropic, or to the ANTHROPIC_BASE_URL."""
+MODEL = "claude-sonnet-5-5"
+REMEDY = "Check ANTHROPIC_API_KEY, and the model's name (--model)."
+ENDS = {"max_tokens", "model_context_window_exceeded"}
+
+
+def provider(options: Options) -> Provider:
+    """Claude.
+
+    Raises:
+        BadProvider: The package or the key is missing.
+    """
+    try:
+        sdk = importlib.import_module("anthropic")
+    except ImportError:
+        raise BadProvider(
+            "Captions by Claude need a package that is missing. Run: pip install 'limner[caption]'"
+        ) from None
+    return Claude(sdk, options)
+
+
+class Claude:
+    """The messages API, with structured output."""
+
+    parallel = 4
+    several = True
+    takes: Takes = "json"
+
+    def __init__(self, sdk: Any, options: Options) -> None:
+        """Connect; nothing is sent yet."""
+        self.name = "claude"
+        self.model = options.model or MODEL
+        self._sdk = sdk
+        self._options = options
+        named = {"api_key": key_in(options.key_env)} if options.key_env else {}
+        if options.url and not options.key_env and urlsplit(options.url).hostname != OWN:
+            named = {"api_key": NO_KEY}
+        address = {"base_url": options.url} if options.url else {}
+        http = sdk.DefaultHttpxClient(event_hooks={"response": [refuse_endless]})
+        # Retries are ours, so that one thread that is told to wait holds the others back too.
+        try:
+            self._client = sdk.Anthropic(
+                **named, **address, max_retries=0, timeout=options.timeout, http_client=http
+            )
+        except sdk.AnthropicError as error:
+            http.close()
+            raise BadProvider(
+                f"Anthropic's own configuration is broken: {scrub(str(error))}. "
+                "Mend it, or set ANTHROPIC_API_KEY."
+            ) from None
+        if not (self._client.api_key or self._client.auth_token or self._client.credentials):
+            self.close()
+            raise BadProvider(
+                "There is no key for Claude. Run: export ANTHROPIC_API_KEY=..., or name another variable "
+                "with --key-env."
+            )
+        self._host = host_of(str(self._client.base_url))
+        self.place = place_of("Anthropic", str(self._client.base_url))
+
+    def close(self) -> None:
+        """See ``Provider``."""
+        self._client.close()
+
+    def ask(self, request: Request) -> Reply:
+        """See ``Provider``."""
+        content = [
+            {"type": "text", "text": part}
+            if isinstance(part, str)
+            else {
+                "type": "image",
+                "source": {"type": "base64", "media_type": "image/jpeg", "data": part.base64},
+            }
+            for part in request.parts()
+        ]
+        wanted: dict[str, Any] = {
+            "model": self.model,
+            "max_tokens": request.tokens,
+            "system": request.system,
+            "messages": [{"role": "user", "content": content}],
+        }
+        if request.schema:
+            wanted["output_config"] = {"format": {"type": "json_schema", "schema": request.schema}}
+        try:
+            message = (
+                self._streamed(wanted) if self._options.stream else self._client.messages.create(**wanted)
+            )
+        except self._sdk.APIStatusError as error:
+            by_status(error, REMEDY, self._client.api_key, self._client.auth_token)
+        except self._sdk.APIConnectionError as error:
+            timed_out = isinstance(error, self._sdk.APITimeoutError)
+            by_connection(error, self._host, self._options.timeout, timed_out=timed_out)
+        except (self._sdk.APIError, ValueError) as error:  # a broken stream; JSON that is none
+            raise Retry(f"{self._host} gave a broken answer ({type(error).__name__})") from None
+        return self._reply(message)
+
+    def _streamed(self, wanted: dict[str, Any]) -> Any:
+        with self._client.messages.stream(**wanted) as stream:
+            size, last = 0, ""
+            for event in stream:
+                last = event.type
+                size += len(event.text) if event.type == "text" else 0
+                if size > ANSWER_AT_MOST:
+                    return stream.current_message_snapshot
+            if last != "message_stop":
+                raise Retry(f"{self._host} broke off its answer")
+            return stream.current_message_snapshot
+
+    def _reply(self, message: Any) -> Reply:
+        if not isinstance(message, self._sdk.types.Message) or not isinstance(message.content, list):
+            raise Retry(f"{self._host} gave an answer that is no message")
+        text = "".join(block.text for block in message.content if block.type == "text")
+        usage = message.usage
+        read = (usage.input_tokens, usage.cache_creation_input_tokens, usage.cache_read_input_tokens)
+        return Reply(
+            text=text,
+            model=message.model,
+            tokens_in=sum(count or 0 for count in read),
+            tokens_out=usage.output_tokens or 0,
+            cut=message.stop_reason in ENDS or len(text) > ANSWER_AT_MOST,
+            refused="the model refused" if message.stop_reason == "refusal" else "",
+        )

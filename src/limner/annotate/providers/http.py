@@ -1,0 +1,112 @@
+"""What the SDKs of remote servers have in common: how their errors are to be taken, where keys are from."""
+
+import email.utils
+import os
+import time
+from collections.abc import Mapping
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+from limner.annotate.ask import ANSWER_AT_MOST, Declined, Retry, Unreachable, scrub
+from limner.errors import BadProvider
+
+PAUSE = {408, 409, 425, 429}
+"""Status codes, besides those from 500, after which one may ask again."""
+BYTES_AT_MOST = 16 * ANSWER_AT_MOST
+"""Of a whole response."""
+LOCAL = ("localhost", "127.0.0.1", "::1")
+
+
+def host_of(url: str) -> str:
+    """Host and port of an address, without user and password: what may be shown."""
+    parts = urlsplit(url)
+    return f"{parts.hostname or ''}:{parts.port}" if parts.port else parts.hostname or ""
+
+
+def place_of(who: str, url: str) -> str:
+    """Where images go, for people; says so when it is this machine."""
+    host = host_of(url)
+    here = ", this machine" if (urlsplit(url).hostname or "") in LOCAL else ""
+    return f"{who} at {host}{here}"
+
+
+def key_in(variable: str) -> str:
+    """The key in an environment variable.
+
+    Raises:
+        BadProvider: The variable is not set.
+    """
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise BadProvider(f"--key-env is {variable}, and no such variable is set. Run: export {variable}=...")
+    return key
+
+
+def pause_of(headers: Mapping[str, str]) -> float | None:
+    """Seconds to wait that a response asks for: retry-after-ms, or retry-after in seconds or as a date."""
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        try:
+            seconds = float(headers.get(name, "")) * unit
+        except ValueError:
+            continue
+        return max(0.0, seconds) if seconds == seconds else None
+    date = email.utils.parsedate_tz(headers.get("retry-after"))
+    return None if date is None else max(0.0, email.utils.mktime_tz(date) - time.time())
+
+
+def by_status(error: Any, remedy: str, *secrets: str | None) -> NoReturn:
+    """Raise what an ``APIStatusError`` of either SDK means.
+
+    Args:
+        error: The error: status_code, response, message.
+        remedy: What to do about a key or a model that is wrong.
+        secrets: What may not be repeated.
+
+    Raises:
+        Retry: Busy, or broken for a moment.
+        BadProvider: Key, account, model or address are wrong.
+        Declined: Anything else: this question is not taken.
+    """
+    status: int = error.status_code
+    said = scrub(_message(error), *secrets)
+    if status in (401, 402, 403, 404) or _broke(error):
+        raise BadProvider(f"The server refused ({status}): {said or 'no reason given'}. {remedy}") from None
+    if (status in PAUSE or status >= 500) and error.response.headers.get("x-should-retry") != "false":
+        busy = status in (429, 503, 529)
+        what = "is busy" if busy else "failed"
+        raise Retry(
+            f"the server {what} ({status})", after=pause_of(error.response.headers), everyone=busy
+        ) from None
+    raise Declined(f"the server did not take the question ({status}): {said}") from None
+
+
+def by_connection(error: Exception, host: str, timeout: float, *, timed_out: bool) -> NoReturn:
+    """Raise what a connection that failed means."""
+    if timed_out:
+        raise Retry(f"{host} gave no answer in {timeout:g} s") from None
+    cause = error.__cause__ or error
+    raise Unreachable(f"{host} cannot be reached: {scrub(str(cause)) or type(cause).__name__}") from None
+
+
+def refuse_endless(response: Any) -> None:
+    """A hook of the HTTP client: do not read an answer that says it is far larger than captions can be."""
+    size = response.headers.get("content-length", "")
+    if size.isdecimal() and int(size) > BYTES_AT_MOST:
+        response.close()
+        raise Declined(f"the answer has {size} bytes; at most {BYTES_AT_MOST} are read")
+
+
+def _message(error: Any) -> str:
+    body = error.body
+    if isinstance(body, dict):
+        inner = body.get("error", body)
+        said = inner.get("message") if isinstance(inner, dict) else inner
+        return str(said or "")
+    return str(body or "")
+
+
+def _broke(error: Any) -> bool:
+    """Whether a 429 says that the account is empty, which waiting does not mend."""
+    body = error.body if isinstance(error.body, dict) else {}
+    inner = body.get("error", body)
+    return isinstance(inner, dict) and "insufficient_quota" in (inner.get("code"), inner.get("type"))

@@ -1,0 +1,198 @@
+"""OpenAI, and every server that speaks its chat completions: Ollama, vLLM, LM Studio, llama.cpp, and others.
+
+OPENAI_API_KEY goes to OpenAI, or to the address in OPENAI_BASE_URL, and nowhere else: a server named by --url
+gets a key only from --key-env.
+"""
+
+import importlib
+import os
+from typing import Any
+from urllib.parse import urlsplit
+
+from limner.annotate.ask import ANSWER_AT_MOST, Declined, Provider, Reply, Request, Retry, Takes
+from limner.annotate.providers import KNOWN, Options
+from limner.annotate.providers.http import (
+    by_connection,
+    by_status,
+    host_of,
+    key_in,
+    place_of,
+    refuse_endless,
+)
+from limner.errors import BadProvider, BadUsage, LimnerError
+
+MODEL = "gpt-6.1-terra"
+OWN = "api.openai.com"
+NO_KEY = "none"
+"""What servers that want no key are sent; the protocol has no way to send nothing."""
+
+
+def provider(options: Options) -> Provider:
+    """OpenAI or a server like it.
+
+    Raises:
+        BadProvider: The package, the key or the model is missing.
+    """
+    try:
+        sdk = importlib.import_module("openai")
+    except ImportError:
+        raise BadProvider(
+            f"Captions by {options.name} need a package that is missing. Run: pip install 'limner[caption]'"
+        ) from None
+    return Server(sdk, options)
+
+
+class Server:
+    """Chat completions, with a JSON schema for the answer where the server takes one."""
+
+    parallel = 4
+    several = True
+    takes: Takes = "json"
+
+    def __init__(self, sdk: Any, options: Options) -> None:
+        """Connect. Only a server without a usual model is asked anything: which models it has."""
+        self.name = options.name
+        self._sdk = sdk
+        self._options = options
+        self._schema = True
+        url = options.url or KNOWN[options.name].url or None
+        if url and not urlsplit(url).scheme.startswith("http"):
+            raise BadUsage(f"--url is {host_of(url) or url}; it must begin with http:// or https://.")
+        self._key = _key(options, url)
+        http = sdk.DefaultHttpxClient(event_hooks={"response": [refuse_endless]})
+        try:
+            self._client = sdk.OpenAI(
+                api_key=self._key, base_url=url, max_retries=0, timeout=options.timeout, http_client=http
+            )
+        except sdk.OpenAIError:
+            http.close()
+            raise BadProvider(
+                "There is no key for OpenAI. Run: export OPENAI_API_KEY=..., or name another variable "
+                "with --key-env."
+            ) from None
+        base = str(self._client.base_url)
+        self._own = urlsplit(base).hostname == OWN
+        self._host = host_of(base)
+        self.place = place_of("OpenAI" if self._own else "a server", base)
+        try:
+            self.model = options.model or (MODEL if self._own else self._only_model())
+        except LimnerError:
+            self.close()
+            raise
+
+    @property
+    def _remedy(self) -> str:
+        key = self._options.key_env or ("OPENAI_API_KEY" if self._own else "--key-env")
+        return f"Check the key ({key}), the model's name (--model) and the address (--url)."
+
+    def _only_model(self) -> str:
+        names = [one.id for one in self._guarded(lambda: list(self._client.models.list()))]
+        if len(names) != 1:
+            shown = f"It has {', '.join(names[:12])}." if names else "It has none."
+            raise BadProvider(f"Which model of {self._host} shall write? {shown} Name one with --model.")
+        return names[0]
+
+    def close(self) -> None:
+        """See ``Provider``."""
+        self._client.close()
+
+    def ask(self, request: Request) -> Reply:
+        """See ``Provider``."""
+        content = [
+            {"type": "text", "text": part}
+            if isinstance(part, str)
+            else {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{part.base64}"}}
+            for part in request.parts()
+        ]
+        wanted: dict[str, Any] = {
+            "model": self.model,
+            "messages": [
+                {"role": "system", "content": request.system},
+                {"role": "user", "content": content},
+            ],
+            # OpenAI's newer models refuse the old name; most other servers know only that.
+            "max_completion_tokens" if self._own else "max_tokens": request.tokens,
+        }
+        if request.schema and self._schema:
+            form = {"name": "answer", "schema": request.schema, "strict": True}
+            wanted["response_format"] = {"type": "json_schema", "json_schema": form}
+        try:
+            create = self._client.chat.completions.create
+            call = self._streamed if self._options.stream else create
+            answer = self._guarded(lambda: call(**wanted))
+            return answer if isinstance(answer, Reply) else self._reply(answer)
+        except Declined as error:
+            if "response_format" in str(error) and self._schema:
+                self._schema = False  # the prompt asks for JSON as well, and every answer is checked
+                raise Retry("the server takes no schema", after=0) from None
+            raise
+
+    def _guarded(self, call: Any) -> Any:
+        try:
+            return call()
+        except self._sdk.APIStatusError as error:
+            if error.code in ("content_filter", "content_policy_violation"):
+                return self._sdk.types.chat.ChatCompletion.construct(choices=[], model=self.model, usage=None)
+            by_status(error, self._remedy, self._key, self._client.api_key)
+        except self._sdk.APIConnectionError as error:
+            timed_out = isinstance(error, self._sdk.APITimeoutError)
+            by_connection(error, self._host, self._options.timeout, timed_out=timed_out)
+        except (self._sdk.OpenAIError, ValueError) as error:  # a broken stream; JSON that is none
+            raise Retry(f"{self._host} gave a broken answer ({type(error).__name__})") from None
+
+    def _reply(self, answer: Any) -> Reply:
+        if not isinstance(answer, self._sdk.types.chat.ChatCompletion) or not isinstance(
+            answer.choices, list
+        ):
+            raise Retry(f"{self._host} gave an answer that is no completion")
+        usage = answer.usage
+        spent = (usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else (0, 0)
+        if not answer.choices:
+            return _told("", answer.model, spent, "content_filter", "")
+        first = answer.choices[0]
+        return _told(
+            first.message.content or "", answer.model, spent, first.finish_reason, first.message.refusal or ""
+        )
+
+    def _streamed(self, **wanted: Any) -> Reply:
+        text, refusal, end, spent, model, size = [], "", "", (0, 0), self.model, 0
+        with self._client.chat.completions.create(
+            **wanted, stream=True, stream_options={"include_usage": True}
+        ) as stream:
+            for chunk in stream:
+                model = chunk.model or model
+                if chunk.usage:
+                    spent = (chunk.usage.prompt_tokens or 0, chunk.usage.completion_tokens or 0)
+                for choice in (chunk.choices or [])[:1]:
+                    text.append(choice.delta.content or "")
+                    refusal += choice.delta.refusal or ""
+                    end = choice.finish_reason or end
+                    size += len(text[-1])
+                if size > ANSWER_AT_MOST:
+                    end = "length"
+                    break
+        if not end:
+            raise Retry(f"{self._host} broke off its answer")
+        return _told("".join(text), model, spent, end, refusal)
+
+
+def _told(text: str, model: str, spent: tuple[int, int], end: str | None, refusal: str) -> Reply:
+    filtered = "the server's content filter stopped it" if end == "content_filter" else ""
+    return Reply(
+        text=text,
+        model=model,
+        tokens_in=spent[0],
+        tokens_out=spent[1],
+        cut=end == "length",
+        refused=filtered or ("the model refused" if refusal else ""),
+    )
+
+
+def _key(options: Options, url: str | None) -> str | None:
+    """The key to send; None leaves it to the SDK."""
+    if options.key_env:
+        return key_in(options.key_env)
+    if url is None or urlsplit(url).hostname == OWN:
+        return None
+    named = os.environ.get(f"{options.name.upper()}_API_KEY") if options.name != "openai" else None
+    return named or NO_KEY

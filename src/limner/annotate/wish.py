@@ -1,0 +1,133 @@
+"""What captions are wanted: for which goal, in whose manner, about which trigger."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from limner.errors import BadUsage
+
+Goal = Literal["subject", "face", "object", "style", "concept"]
+MannerName = Literal["sentences", "phrases", "brief", "tags"]
+
+GOALS: tuple[str, ...] = get_args(Goal)
+VARIANTS_AT_MOST = 8
+"""Of one image. Each is cached and trained as a text of its own."""
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How captions are written, and how long, in words."""
+
+    name: MannerName
+    least: int
+    most: int
+
+
+MANNERS = {
+    "sentences": Manner("sentences", 15, 70),
+    "phrases": Manner("phrases", 6, 40),
+    "brief": Manner("brief", 1, 14),
+    "tags": Manner("tags", 3, 60),
+}
+"""FLUX.1, Qwen-Image and Z-Image read sentences with T5 or a language model (up to 512 tokens). SDXL and SD
+1.5 read CLIP's 77 tokens, about 55 words, and saw alt texts. The embedded base saw "fluent3d style cat, on a
+sky blue background"."""
+
+LEARNED = {
+    "glyph": "brief",
+    "flux": "sentences",
+    "qwen": "sentences",
+    "zimage": "sentences",
+    "z-image": "sentences",
+    "sdxl": "phrases",
+    "stable-diffusion": "phrases",
+    "stablediffusion": "phrases",
+    "sd15": "phrases",
+    "sd-1": "phrases",
+    "sd1": "phrases",
+}
+"""What the name of a base, or of its pipeline, has in it -> the manner that it learned from."""
+
+
+def manner_of(base: str) -> Manner:
+    """The manner in which a base learned to read.
+
+    Args:
+        base: A registered name, a hub id, or a folder in diffusers layout, whose ``model_index.json`` tells.
+
+    Raises:
+        BadUsage: It is of no family that is known here.
+    """
+    index = Path(base) / "model_index.json"
+    name = base
+    if index.is_file():
+        try:
+            name = str(json.loads(index.read_bytes())["_class_name"])
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise BadUsage(f"{index} names no pipeline. Say how to write with --manner.") from error
+    for part, manner in LEARNED.items():
+        if part in name.lower():
+            return MANNERS[manner]
+    raise BadUsage(
+        f"It is not known which captions {base} learned from. Say it with --manner: {', '.join(MANNERS)}."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What every caption of a set shall be.
+
+    Raises:
+        BadUsage: An unknown goal, or a number of variants outside 1..8.
+    """
+
+    goal: str = "subject"
+    manner: Manner = MANNERS["sentences"]
+    trigger: str = ""
+    """Without it, captions are written as if the thing had only its common name."""
+    variants: int = 1
+    """Captions per image."""
+    by_rule: bool = False
+    """The captioner takes no instructions, so that the trigger is put in by rule."""
+
+    def __post_init__(self) -> None:
+        if self.goal not in GOALS:
+            raise BadUsage(f'--goal is "{self.goal}"; it must be one of {", ".join(GOALS)}.')
+        if not 1 <= self.variants <= VARIANTS_AT_MOST:
+            raise BadUsage(f"--variants is {self.variants}; it must be 1 to {VARIANTS_AT_MOST}.")
+        if len(self.trigger) > 200 or "\n" in self.trigger:
+            raise BadUsage("--trigger must be one line of at most 200 characters.")
+
+    @property
+    def names_trigger(self) -> bool:
+        """Whether the captioner writes the trigger itself. A style's is added by rule, in one role."""
+        ruled = self.by_rule or self.goal == "style" or self.manner.name == "tags"
+        return bool(self.trigger) and not ruled
+
+
+def signed(caption: str, wish: Wish) -> str:
+    """The caption with the trigger of a style, or of tags, in its place.
+
+    >>> signed("A fox in a forest.", Wish(goal="style", trigger="inkwash"))
+    'A fox in a forest, inkwash'
+    >>> signed("cat", Wish(goal="style", trigger="inkwash", manner=MANNERS["brief"]))
+    'inkwash style cat'
+    >>> signed("1girl, solo", Wish(trigger="mia", manner=MANNERS["tags"]))
+    'mia, 1girl, solo'
+    """
+    if not wish.trigger or wish.names_trigger:
+        return caption
+    if wish.manner.name == "tags" or wish.goal != "style":
+        return f"{wish.trigger}, {caption}"
+    if wish.manner.name == "brief":
+        return f"{wish.trigger} style {caption}"
+    return f"{caption.rstrip(' .')}, {wish.trigger}"
+
+
+def unsigned(caption: str, wish: Wish) -> str:
+    """What ``signed`` was given, but for the full stop of a sentence."""
+    if not wish.trigger or wish.names_trigger:
+        return caption
+    bare = caption.removeprefix(f"{wish.trigger}, ").removeprefix(f"{wish.trigger} style ")
+    return bare.removesuffix(f", {wish.trigger}")

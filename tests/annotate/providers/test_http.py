@@ -1,0 +1,80 @@
+import email.utils
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from limner.annotate.ask import Declined, Retry, Unreachable
+from limner.annotate.providers.http import by_connection, by_status, host_of, key_in, pause_of, place_of
+from limner.errors import BadProvider
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after": "0.5"}, 0.5),
+        ({"retry-after": "-3"}, 0.0),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5),
+        ({"retry-after": email.utils.formatdate(0, usegmt=True)}, 0.0),
+    ],
+)
+def test_pauses_are_read_from_headers(headers, seconds):
+    assert pause_of(headers) == seconds
+
+
+def test_a_pause_can_be_a_date():
+    date = email.utils.formatdate(time.time() + 60, usegmt=True)
+    assert 55 < (pause_of({"retry-after": date}) or 0) <= 60
+
+
+def failed(status, body=None, **headers):
+    response = SimpleNamespace(headers={name.replace("_", "-"): value for name, value in headers.items()})
+    return SimpleNamespace(status_code=status, response=response, body=body)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "match"),
+    [
+        (failed(401, {"error": {"message": "bad key"}}), BadProvider, "refused .401.: bad key. Do this"),
+        (failed(402), BadProvider, "refused .402.: no reason given"),
+        (failed(429, {"error": {"type": "insufficient_quota"}}), BadProvider, "refused .429."),
+        (failed(429), Retry, "is busy .429."),
+        (failed(529), Retry, "is busy .529."),
+        (failed(500), Retry, "failed .500."),
+        (failed(408), Retry, "failed .408."),
+        (failed(500, x_should_retry="false"), Declined, "did not take the question .500."),
+        (failed(400, {"error": "odd"}), Declined, "did not take the question .400.: odd"),
+        (failed(413, "<html>too large</html>"), Declined, "too large"),
+    ],
+)
+def test_a_status_has_a_meaning(error, kind, match):
+    with pytest.raises(kind, match=match) as caught:
+        by_status(error, "Do this.")
+    assert getattr(caught.value, "everyone", False) == (error.status_code in (429, 529) and kind is Retry)
+
+
+def test_connections_fail_in_two_ways():
+    with pytest.raises(Retry, match="host gave no answer in 5 s"):
+        by_connection(OSError(), "host", 5.0, timed_out=True)
+    with pytest.raises(Unreachable, match="host cannot be reached: refused"):
+        by_connection(OSError("refused"), "host", 5.0, timed_out=False)
+
+
+def test_addresses_are_shown_without_secrets():
+    assert host_of("http://me:secret@box:8000/v1") == "box:8000"
+    assert place_of("OpenAI", "https://api.openai.com/v1/") == "OpenAI at api.openai.com"
+    assert place_of("a server", "http://localhost:1234/v1") == "a server at localhost:1234, this machine"
+
+
+def test_keys_are_named_by_their_variable(monkeypatch):
+    monkeypatch.setenv("MY_KEY", " abc\n")
+    assert key_in("MY_KEY") == "abc"
+    monkeypatch.setenv("MY_KEY", "")
+    with pytest.raises(
+        BadProvider, match="--key-env is MY_KEY, and no such variable is set. Run: export MY_KEY"
+    ):
+        key_in("MY_KEY")

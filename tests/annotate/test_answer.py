@@ -1,0 +1,50 @@
+import pytest
+
+from limner.annotate.answer import Captions, Edited, Malformed, read, schema
+
+JSON = '{"captions": ["a cat"]}'
+
+
+@pytest.mark.parametrize("text", [JSON, f"```json\n{JSON}\n```", f"Here: {JSON} Enjoy!"])
+def test_json_is_found_in_what_is_around_it(text):
+    assert read(Captions, text).captions == ["a cat"]
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("", "it is empty"),
+        ("a cat", "not the JSON object"),
+        ('{"captions": ["a', "broken or breaks off"),
+        ('{"captions": "a cat"}', "captions: input should be a valid list"),
+        ('{"captions": [1]}', "captions.0: input should be a valid string"),
+        ('{"captions": [""]}', "captions.0: string should have at least 1"),
+        ('{"captions": [], "more": 1}', "more: extra inputs"),
+        ("{" * 90_000, "broken"),
+        ("x" * 100_001, "100001 characters"),
+    ],
+)
+def test_what_is_none_is_told(text, match):
+    with pytest.raises(Malformed, match=match):
+        read(Captions, text)
+
+
+def test_the_schema_is_what_strict_servers_take():
+    """Every object closed and complete, and no bounds."""
+
+    def objects(node):
+        if isinstance(node, dict):
+            if node.get("type") == "object":
+                yield node
+            for item in node.values():
+                yield from objects(item)
+        elif isinstance(node, list):
+            for item in node:
+                yield from objects(item)
+
+    for kind in (Captions, Edited):
+        whole = schema(kind)
+        assert "minLength" not in str(whole)
+        for one in objects(whole):
+            assert one["additionalProperties"] is False
+            assert sorted(one["required"]) == sorted(one["properties"])

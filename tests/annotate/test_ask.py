@@ -1,0 +1,100 @@
+import pytest
+
+from limner.annotate.ask import Declined, Patience, Reply, Request, Retry, Unreachable, scrub
+from limner.annotate.picture import Picture
+from limner.errors import BadProvider
+from scribe import KEY
+
+REQUEST = Request(system="", text="what?")
+
+
+class Moody:
+    """Raises what it is told to, then answers."""
+
+    name = model = place = "moody"
+    parallel, several, takes = 1, False, "json"
+
+    def __init__(self, *moods):
+        self.moods = list(moods)
+
+    def ask(self, request):
+        if self.moods:
+            raise self.moods.pop(0)
+        return Reply(text="so", model="moody")
+
+    def close(self):
+        pass
+
+
+def patience(**more):
+    slept = []
+    return Patience(sleep=slept.append, **more), slept
+
+
+def test_pauses_grow_and_vary_by_a_quarter():
+    one, slept = patience(tries=5)
+    assert one.ask(Moody(*[Retry("busy") for _ in range(4)]), REQUEST).text == "so"
+    for pause, middle in zip(slept, (1, 2, 4, 8), strict=True):
+        assert 0.75 * middle <= pause <= 1.25 * middle
+
+
+def test_what_the_server_says_is_kept_to():
+    one, slept = patience()
+    one.ask(Moody(Retry("busy", after=7.5), Retry("busy", after=0)), REQUEST)
+    assert slept == [7.5]
+
+
+def test_all_wait_when_one_is_told_to():
+    one, slept = patience()
+    with pytest.raises(Declined, match=r"busy \(2 tries\)"):
+        Patience(tries=2, sleep=lambda _: None).ask(Moody(*[Retry("busy", after=0)] * 2), REQUEST)
+    one.ask(Moody(Retry("busy", after=30, everyone=True)), REQUEST)
+    one.ask(Moody(), REQUEST)
+    assert [round(pause) for pause in slept] == [30, 30]  # the sleep is not real, so the gate is still closed
+
+
+def test_patience_ends():
+    one, slept = patience(tries=3)
+    with pytest.raises(Declined, match="broken .3 tries."):
+        one.ask(Moody(*[Retry("broken")] * 3), REQUEST)
+    with pytest.raises(Declined, match="asks to wait 3600 s. Run the same command again then"):
+        one.ask(Moody(Retry("busy", after=3600)), REQUEST)
+    with pytest.raises(BadProvider, match="nobody there .3 tries.. Check the address"):
+        one.ask(Moody(*[Unreachable("nobody there")] * 3), REQUEST)
+    assert len(slept) == 4
+
+
+def test_other_errors_pass():
+    one, slept = patience()
+    with pytest.raises(Declined, match="no"):
+        one.ask(Moody(Declined("no")), REQUEST)
+    assert not slept
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"Incorrect key {KEY}",
+        "Incorrect API key provided: sk-abc*****wxyz.",
+        "Authorization: Bearer abcdef",
+        "http://me:secret-word@host/v1 said no",
+        "token eyJhbGciOiJIUzI1NiJ9.payload.sign",
+    ],
+)
+def test_keys_are_taken_out_of_what_servers_say(text):
+    clean = scrub(text)
+    assert "[key]" in clean
+    for secret in (KEY, "abc*", "abcdef", "secret", "payload"):
+        assert secret not in clean
+
+
+def test_known_keys_go_whatever_they_look_like():
+    assert scrub("your key hunter22 is bad", "hunter22", None, "") == "your key [key] is bad"
+    assert len(scrub("x" * 1000)) == 240
+
+
+def test_pictures_come_with_their_labels_before_the_text():
+    one, two = Picture(b"1", 1, 1), Picture(b"2", 1, 1)
+    assert Request(system="", text="t", pictures=(one,)).parts() == [one, "t"]
+    labelled = Request(system="", text="t", pictures=(one, two), labels=("Image 1:", "Image 2:"))
+    assert labelled.parts() == ["Image 1:", one, "Image 2:", two, "t"]

@@ -1,0 +1,16 @@
+from limner.annotate.estimate import tokens
+from limner.annotate.wish import Wish
+
+
+def test_tokens_grow_with_images_sides_variants_and_the_set_pass():
+    sizes = [(3000, 2000)] * 30
+    read, written = tokens(sizes, Wish(), 1024, together=False)
+    assert 30 * (1024 * 683 / 750 + 300) < read < 30 * (1024 * 683 / 750 + 900)
+    assert written == 30 * (105 + 20)
+    assert tokens(sizes * 2, Wish(), 1024, together=False) == (2 * read, 2 * written)
+    assert tokens(sizes, Wish(), 512, together=False)[0] < read
+    assert tokens(sizes, Wish(variants=3), 1024, together=False)[1] > 2 * written
+    more, twice = tokens(sizes, Wish(), 1024, together=True)
+    assert twice == 2 * written
+    assert read < more < 1.5 * read
+    assert tokens([], Wish(), 1024, together=True) == (0, 0)

@@ -1,0 +1,67 @@
+import hashlib
+import itertools
+
+import pytest
+
+from limner.annotate import prompts
+from limner.annotate.wish import GOALS, MANNERS, Wish
+
+SIGNS = {
+    "again": ("1", "3d892c3f"),
+    "goal-concept": ("1", "c6c4d9a5"),
+    "goal-face": ("1", "58124b0b"),
+    "goal-object": ("1", "a7f9db43"),
+    "goal-style": ("1", "d96743f4"),
+    "goal-subject": ("1", "3f2edcd9"),
+    "image": ("1", "c1fe6cb3"),
+    "manner-brief": ("1", "cad93f74"),
+    "manner-phrases": ("1", "a8f95306"),
+    "manner-sentences": ("1", "71c56bcb"),
+    "manner-tags": ("1", "33f17fa6"),
+    "set": ("1", "8d5e1986"),
+    "trigger-inside": ("1", "8b371280"),
+    "trigger-later": ("1", "83d7519e"),
+    "trigger-none": ("1", "17153981"),
+}
+"""File -> (version, start of the hash of its text). Who changes a prompt raises its version and this."""
+
+
+@pytest.mark.parametrize(("goal", "manner"), list(itertools.product(GOALS, MANNERS)))
+def test_every_wish_has_its_prompt_with_nothing_left_open(goal, manner):
+    for trigger in ("", "sks $cat"):
+        wish = Wish(goal=goal, manner=MANNERS[manner], trigger=trigger, variants=2)
+        one, together = prompts.for_image(wish), prompts.for_set(wish)
+        for text in (one.text, together.text):
+            assert "$" not in text.replace("sks $cat", "")
+        assert f"goal-{goal}.1" in one.version
+        assert f"manner-{manner}.1" in one.version
+        assert "exactly 2 captions" in one.text
+        assert ("sks $cat" in one.text) == wish.names_trigger
+
+
+def test_a_prompt_is_named_by_what_it_says():
+    one, other = prompts.for_image(Wish(trigger="a")), prompts.for_image(Wish(trigger="b"))
+    assert one.version == other.version
+    assert one.sha256 != other.sha256
+    assert one.record == {
+        "version": one.version,
+        "sha256": hashlib.sha256(one.text.encode()).hexdigest()[:16],
+    }
+
+
+def test_plain_captioners_are_not_asked_for_json():
+    assert "JSON" in prompts.for_image(Wish()).text
+    assert "JSON" not in prompts.for_image(Wish(), plain=True).text
+
+
+def test_the_reason_is_given_when_asked_again():
+    assert "set aside: it is empty." in prompts.again("it is empty")
+
+
+def test_a_changed_prompt_has_a_new_version():
+    signs = {}
+    for path in sorted(prompts.FOLDER.glob("*.md")):
+        head, _, text = path.read_text(encoding="utf-8").partition("\n")
+        assert head.startswith("version: "), path.name
+        signs[path.stem] = (head.removeprefix("version: "), hashlib.sha256(text.encode()).hexdigest()[:8])
+    assert signs == SIGNS

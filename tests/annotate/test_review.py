@@ -1,0 +1,50 @@
+import pytest
+
+from limner.annotate.review import Change, Line, changes, sign, table
+from limner.errors import BadData
+
+LINES = [Line("a.png", "a cat\none cat\n"), Line("b.png", 'a "dog",\ta bone\n', "yours"), Line("#c.png", "")]
+TEXTS = {line.file: line.text for line in LINES}
+
+
+def test_a_table_that_nobody_edits_changes_nothing():
+    assert changes(table(LINES), TEXTS) == []
+    assert changes("\ufeff" + table(LINES).replace("\n", "\r\n"), TEXTS) == []
+
+
+def test_edits_additions_and_removals_are_read():
+    edited = table(LINES).replace("a cat", "a grey cat").replace("#c.png\t\t", "#c.png\ta new one\t")
+    more = f"a.png\ta third\t{sign(LINES[0].text)}\t\n"
+    lines = [line for line in (edited + more).splitlines(keepends=True) if not line.startswith("b.png")]
+    assert changes("".join(lines), TEXTS) == [
+        Change("a.png", ("a grey cat", "one cat", "a third"), sign(LINES[0].text)),
+        Change("#c.png", ("a new one",), sign("")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("edit", "match"),
+    [
+        (lambda t: t.replace("a.png\ta cat", "x.png\ta cat"), "Line 4 .*'x.png', which is no image here"),
+        (
+            lambda t: t.replace("image\tcaption", "image,caption"),
+            "must begin with the columns image, caption, was",
+        ),
+        (lambda t: t + "a.png\ta cat\n", "Line 8 of the table has 2 columns"),
+        (lambda t: t.replace("one cat\t", "one cat\tx"), "another sign"),
+        (lambda t: t.replace("a.png\ta cat", 'a.png\t"a cat'), "cannot be read|several lines"),
+        (lambda t: t.replace("a cat", "").replace("one cat", ""), "no caption for a.png. Write one"),
+        (lambda t: t.replace("a cat", "x" * 9000), "a.png: A caption of 9000 characters"),
+        (lambda t: "", "must begin with"),
+    ],
+)
+def test_a_broken_table_is_refused_with_its_line(edit, match):
+    with pytest.raises(BadData, match=match):
+        changes(edit(table(LINES)), TEXTS)
+
+
+def test_a_caption_that_changed_meanwhile_is_not_lost():
+    edited = table(LINES).replace("a cat", "a grey cat")
+    with pytest.raises(BadData, match="caption of a.png has changed since.*--review"):
+        changes(edited, TEXTS | {"a.png": "meanwhile"})
+    assert changes(table(LINES), TEXTS | {"a.png": "a cat\none cat"}) == []

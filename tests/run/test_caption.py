@@ -1,0 +1,218 @@
+import base64
+import io
+import json
+import re
+import sys
+
+import pytest
+from PIL import Image
+
+from limner.annotate.providers import Options
+from limner.annotate.wish import Wish
+from limner.data.folder import read_folder
+from limner.errors import BadData, BadProvider, BadUsage
+from limner.run.caption import Settings, caption
+from scribe import Say, Status, answers, captions, serving
+from small import Told
+from writing import GOOD, PROTOCOLS, WISH, rows, write
+
+# what is written, what is sent -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "stream"), PROTOCOLS)
+def test_captions_lie_beside_the_images_and_say_where_they_are_from(pets, name, stream):
+    say = Told()
+    with serving(answers(captions(GOOD))) as scribe:
+        done = write(pets, scribe, name=name, stream=stream, say=say, model="scribe-1")
+    assert (done.written, done.flagged, done.images) == (4, [], 4)
+    assert (pets / "a.txt").read_text() == GOOD + "\n"
+    assert {example.captions for example in read_folder(pets, trigger="sks cat").examples} == {(GOOD,)}
+    row = rows(pets)["photo.jpg"]
+    assert (row["by"], row["model"], row["pass"], row["trigger"]) == (name, "scribe-1", "image", "sks cat")
+    assert row["prompt"]["version"] == "image.1 goal-subject.1 trigger-inside.1 manner-sentences.1"
+    assert row["written"]
+    assert (row["tokens_in"], row["tokens_out"], done.tokens_in, done.tokens_out) == (100, 20, 400, 80)
+    assert done.cost is None
+    assert "Price: unknown for scribe-1." in say.lines
+    assert "127.0.0.1" in done.place
+    assert "this machine" in done.place
+    assert all(asked.body.get("stream", False) is stream for asked in scribe.asked)
+
+
+@pytest.mark.parametrize("name", ["claude", "openai"])
+def test_what_goes_out_is_small_upright_and_without_metadata(pets, name):
+    with serving(answers(captions(GOOD))) as scribe:
+        write(pets, scribe, name=name, model="m", settings=Settings(side=512, together=False))
+    sent = [base64.b64decode(asked.pictures[0]) for asked in scribe.asked]
+    sizes = sorted(Image.open(io.BytesIO(data)).size for data in sent)
+    assert sizes == [(64, 48), (64, 48), (64, 48), (341, 512)]
+    assert b"CAMERA-OF-MINE" in (pets / "photo.jpg").read_bytes()
+    assert not any(b"CAMERA" in data or b"Exif" in data for data in sent)
+    assert not any(name in json.dumps(asked.body) for asked in scribe.asked for name in ("pets", ".jpg"))
+
+
+def test_the_schema_of_the_answer_goes_along(pets):
+    with serving(answers(captions(GOOD))) as scribe:
+        write(pets, scribe, name="claude", model="m")
+        write(pets, scribe, name="openai", settings=Settings(overwrite=True, together=False), model="m")
+    ours, theirs = scribe.asked[0].body, scribe.asked[-1].body
+    schema = ours["output_config"]["format"]["schema"]
+    assert schema["required"] == ["captions"]
+    assert schema["additionalProperties"] is False
+    assert theirs["response_format"]["json_schema"]["schema"] == schema
+    assert theirs["max_tokens"] == ours["max_tokens"] == 1024
+
+
+def test_a_server_that_takes_no_schema_is_asked_without(pets):
+    def script(asked, _):
+        if "response_format" in asked.body:
+            return Status(400, "Unsupported parameter: response_format")
+        return captions(GOOD)
+
+    with serving(script) as scribe:
+        done = write(pets, scribe, settings=Settings(together=False, jobs=1))
+    assert done.written == 4
+    assert len(scribe.asked) == 5
+
+
+def test_several_variants_become_lines(pets):
+    other = "In the morning light beside a blue curtain, sks cat rests upon a chair made of wood."
+    with serving(answers(captions(GOOD, other))) as scribe:
+        write(pets, scribe, wish=Wish(trigger="sks cat", variants=2))
+    assert (pets / "b.txt").read_text() == f"{GOOD}\n{other}\n"
+    assert "exactly 2 captions" in scribe.asked[0].text
+
+
+# whose caption it is ---------------------------------------------------------------------------------------
+
+
+def test_captions_of_a_person_are_never_touched(pets):
+    (pets / "a.txt").write_text("mine")
+    with serving(answers(captions(GOOD))) as scribe:
+        assert write(pets, scribe).by_hand == 1
+        (pets / "b.txt").write_text("edited since")
+        done = write(pets, scribe, settings=Settings(overwrite=True, together=False))
+    assert (done.by_hand, done.written) == (2, 2)
+    assert (pets / "a.txt").read_text() == "mine"
+    assert (pets / "b.txt").read_text() == "edited since"
+
+
+def test_nothing_of_ours_is_overwritten_without_being_told_to(pets):
+    with serving(answers(captions(GOOD))) as scribe:
+        write(pets, scribe)
+        say = Told()
+        done = write(pets, scribe, wish=Wish(trigger="ohwx"), say=say)
+    assert (done.kept, done.written, len(scribe.asked)) == (4, 0, 4)
+    assert "4 of them made for another goal, manner or trigger" in say.text
+
+
+def test_a_deleted_caption_is_written_anew(pets):
+    with serving(answers(captions(GOOD))) as scribe:
+        write(pets, scribe)
+        (pets / "a.txt").unlink()
+        assert write(pets, scribe).written == 1
+    assert len(scribe.asked) == 5
+
+
+def test_captions_in_a_metadata_file_rule(pets):
+    line = json.dumps({"file_name": "a.png", "text": "mine"})
+    more = "".join(json.dumps({"file_name": f"{n}", "text": None}) + "\n" for n in ("b.png", "c.png"))
+    (pets / "metadata.jsonl").write_text(f"{line}\n{more}")
+    with serving(answers(captions(GOOD))) as scribe:
+        done = write(pets, scribe)
+    assert done.by_hand == 1
+    assert not (pets / "a.txt").exists()
+    assert (pets / "b.txt").exists()
+
+
+def test_images_of_one_name_do_not_share_a_caption(pets):
+    Image.new("RGB", (30, 30)).save(pets / "a.jpg")
+    with serving(answers(captions(GOOD))) as scribe:
+        done = write(pets, scribe)
+    assert done.written == 4
+    assert done.flagged == [
+        {"file": "a.png", "reason": "shares its text file with a.jpg. Give one of them another name"}
+    ]
+
+
+def test_what_a_person_writes_meanwhile_stays(pets):
+    def script(asked, number):
+        if number == 0:
+            for one in ("a", "b", "c", "photo"):
+                (pets / f"{one}.txt").write_text("mine, just now")
+        return captions(GOOD)
+
+    with serving(script) as scribe:
+        done = write(pets, scribe, settings=Settings(jobs=1, together=False))
+    assert done.written == 0
+    assert (pets / "a.txt").read_text() == "mine, just now"
+    assert "in the meantime" in done.flagged[0]["reason"]
+
+
+# price -----------------------------------------------------------------------------------------------------
+
+
+def test_the_price_is_estimated_before_and_summed_after(pets):
+    say = Told()
+    steps = Say(captions(GOOD).text, read=1000, written=100, model="claude-sonnet-5-5-20260901")
+    with serving(answers(steps)) as scribe:
+        done = write(pets, scribe, name="claude", model="claude-sonnet-5-5", say=say)
+    assert done.cost == pytest.approx(4 * (1000 * 2 + 100 * 10) / 1e6)
+    assert rows(pets)["a.png"]["cost"] == pytest.approx(0.003)
+    assert done.estimate is not None
+    assert 0.001 < done.estimate < 0.1
+    assert re.search(r"Price: about \$0\.0\d, .*genai-prices", say.text)
+
+
+def test_a_budget_is_held(pets):
+    steps = Say(captions(GOOD).text, read=10_000, written=100)
+    with serving(answers(steps)) as scribe:
+        with pytest.raises(BadUsage, match="more than the budget of less than"):
+            write(pets, scribe, model="gpt-6.1-terra", settings=Settings(budget=0.0001))
+        assert not scribe.asked
+        say = Told()
+        settings = Settings(budget=0.02, jobs=1, together=False)
+        done = write(pets, scribe, model="gpt-6.1-terra", settings=settings, say=say)
+        assert (done.written, done.left) == (2, 2)
+        assert "The budget is reached: 2 images are left" in say.text
+        with pytest.raises(BadUsage, match="price of strange is not known"):
+            write(pets, scribe, model="strange", settings=Settings(budget=1.0))
+
+
+def test_a_dry_run_sends_and_writes_nothing(pets):
+    say = Told()
+    before = sorted(pets.iterdir())
+    with serving(answers(captions(GOOD))) as scribe:
+        done = write(pets, scribe, model="gpt-6.1-terra", settings=Settings(dry_run=True), say=say)
+    assert (done.left, scribe.asked, sorted(pets.iterdir())) == (4, [], before)
+    assert "4 images, as copies of at most 1024 pixels" in say.text
+
+
+# wrong use -------------------------------------------------------------------------------------------------
+
+
+def test_wrong_use_is_told(pets, tmp_path):
+    nobody = Options(name="nobody")
+    with pytest.raises(BadUsage, match='--with is "nobody"; it must be one of: claude'):
+        caption(pets, WISH, nobody, Settings(), Told())
+    with pytest.raises(BadData, match="does not exist"):
+        caption(tmp_path / "gone", WISH, nobody, Settings(), Told())
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadData, match="holds no images"):
+        caption(tmp_path / "empty", WISH, nobody, Settings(), Told())
+    with pytest.raises(BadUsage, match="--url is .*must begin with http"):
+        caption(pets, WISH, Options(name="openai", url="localhost:80"), Settings(), Told())
+    for values, match in (
+        ({"jobs": 0}, "--jobs is 0"),
+        ({"side": 9}, "--side is 9"),
+        ({"budget": 0.0}, "--budget"),
+    ):
+        with pytest.raises(BadUsage, match=match):
+            Settings(**values)
+
+
+def test_a_missing_package_is_told_with_the_command(pets, monkeypatch):
+    for name, package, extra in (("claude", "anthropic", "caption"), ("ollama", "openai", "caption")):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(BadProvider, match=rf"pip install 'limner\[{extra}\]'"):
+            caption(pets, WISH, Options(name=name), Settings(), Told())

@@ -1,0 +1,172 @@
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+
+import pytest
+
+from limner.annotate.ask import Patience
+from limner.annotate.providers import Options
+from limner.errors import BadProvider, Stopped
+from limner.run.caption import Settings, caption
+from scribe import KEY, Raw, Say, Status, answers, captions, serving
+from small import Told
+from writing import GOOD, WISH, everything_written, write
+
+# stopping and going on -------------------------------------------------------------------------------------
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from limner.annotate.providers import Options
+from limner.annotate.wish import Wish
+from limner.run.caption import Settings, caption
+from limner.run.say import Quiet
+caption(Path(sys.argv[1]), Wish(trigger="sks cat"), Options(name="openai", url=sys.argv[2], model="m"),
+        Settings(jobs=1, together=False, overwrite=bool(sys.argv[3:])), Quiet())
+"""
+
+
+def test_killed_and_run_again_it_goes_on_and_nothing_is_asked_twice(pets):
+    def script(asked, number):
+        return Say(captions(GOOD).text, pause=60 if number == 2 else 0)
+
+    with serving(script) as scribe:
+        process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(pets), f"{scribe.url}/v1"])
+        while len(scribe.asked) < 3:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert len(list(pets.glob("*.txt"))) == 2
+        scribe.script = answers(captions(GOOD))
+        done = write(pets, scribe, settings=Settings(jobs=1, together=False))
+    assert (done.kept, done.written, len(scribe.asked)) == (2, 2, 5)
+
+
+@pytest.mark.slow
+def test_an_overwriting_that_was_killed_goes_on_too(pets):
+    with serving(answers(captions(GOOD))) as scribe:
+        write(pets, scribe)
+        new = captions(GOOD.replace("morning", "evening"))
+
+        def script(asked, number):
+            if number == 6:
+                raise_signal.set()
+                time.sleep(30)
+            return new
+
+        raise_signal = threading.Event()
+        scribe.script = script
+        process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, str(pets), f"{scribe.url}/v1", "overwrite"]
+        )
+        assert raise_signal.wait(60)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        scribe.script = answers(new)
+        asked = len(scribe.asked)
+        overwrite = Settings(jobs=1, together=False, overwrite=True)
+        going_on = Options(name="openai", url=f"{scribe.url}/v1", model="m")
+        done = caption(pets, WISH, going_on, overwrite, Told(), Patience(first=0.01))
+    assert (done.kept, done.written, len(scribe.asked) - asked) == (2, 2, 2)
+    assert all("evening" in path.read_text() for path in pets.glob("*.txt"))
+    assert '"job": {' not in (pets / "captions.jsonl").read_text()
+
+
+def test_an_answer_that_was_not_put_in_place_is_not_paid_twice(pets):
+    with serving(answers(captions(GOOD))) as scribe:
+        write(pets, scribe)
+        record = (pets / "captions.jsonl").read_text().replace('"written": true', '"written": false')
+        (pets / "captions.jsonl").write_text(record + '{"file": "torn')
+        (pets / "a.txt").unlink()
+        done = write(pets, scribe)
+    assert (done.restored, done.kept, len(scribe.asked)) == (1, 4, 4)
+    assert (pets / "a.txt").read_text() == GOOD + "\n"
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(pets):
+    say = Told()
+    with serving(lambda asked, number: Say(captions(GOOD).text, pause=30 if number else 0)) as scribe:
+
+        def interrupt():
+            while len(scribe.asked) < 2:
+                time.sleep(0.01)
+            time.sleep(0.1)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=interrupt, daemon=True).start()
+        started = time.monotonic()
+        with pytest.raises(Stopped, match="1 captions are saved. Run the same command"):
+            write(pets, scribe, settings=Settings(jobs=1, together=False), say=say, timeout=60.0)
+    assert time.monotonic() - started < 10
+    assert len(list(pets.glob("*.txt"))) == 1
+
+
+# keys ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["claude", "openai"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        captions(GOOD),
+        Status(401, f"bad key {KEY}"),
+        Status(400, f"bad key {KEY}"),
+        Status(500, KEY),
+        Raw(KEY.encode()),
+    ],
+)
+def test_keys_reach_no_file_no_log_no_error(pets, name, step, caplog, capfd, monkeypatch):
+    caplog.set_level(logging.DEBUG)
+    variable = {"claude": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}[name]
+    monkeypatch.setenv(variable, KEY)
+    monkeypatch.setenv("ANTHROPIC_BASE_URL" if name == "claude" else "OPENAI_BASE_URL", "")
+    say, told = Told(), ""
+    with serving(answers(step)) as scribe:
+        url = scribe.url if name == "claude" else f"{scribe.url}/v1"
+        monkeypatch.setenv("ANTHROPIC_BASE_URL" if name == "claude" else "OPENAI_BASE_URL", url)
+        try:
+            plain = Options(name=name, model="m", timeout=5.0)
+            done = caption(pets, WISH, plain, Settings(together=False), say, Patience(tries=2, first=0.01))
+            told = repr(done)
+        except BadProvider:
+            told = traceback.format_exc()
+    assert any(KEY in json.dumps(asked.headers) for asked in scribe.asked)
+    everywhere = [everything_written(pets), say.text, told, caplog.text, *capfd.readouterr()]
+    assert not any(KEY in place or KEY[3:20] in place for place in everywhere)
+
+
+def test_a_key_goes_only_where_it_belongs(pets, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    with serving(answers(captions(GOOD))) as scribe:
+        write(pets, scribe, key_env=None, model="m")
+        (pets / "a.txt").unlink()
+        write(pets, scribe, name="claude", key_env=None, model="m")
+        (pets / "a.txt").unlink()
+        write(pets, scribe, name="vllm", url=f"{scribe.url}/v1", key_env=None, model="m")
+    assert len(scribe.asked) == 6
+    assert not any(KEY in json.dumps(asked.headers) for asked in scribe.asked)
+
+
+@pytest.mark.parametrize(
+    ("name", "variable"), [("claude", "ANTHROPIC_API_KEY"), ("openai", "OPENAI_API_KEY")]
+)
+def test_a_missing_key_is_told_with_the_variable(pets, name, variable):
+    with pytest.raises(BadProvider, match=f"no key for .*export {variable}="):
+        caption(pets, WISH, Options(name=name), Settings(), Told())
+    with pytest.raises(BadProvider, match="--key-env is NOT_THERE, and no such variable is set"):
+        caption(pets, WISH, Options(name=name, key_env="NOT_THERE"), Settings(), Told())
+
+
+def test_a_password_in_the_address_is_not_told(pets):
+    say = Told()
+    with serving(answers(captions(GOOD))) as scribe:
+        url = scribe.url.replace("//", f"//me:{KEY}@") + "/v1"
+        write(pets, scribe, url=url, model="m", say=say)
+    assert KEY not in say.text + everything_written(pets)

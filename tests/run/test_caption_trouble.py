@@ -1,0 +1,224 @@
+import base64
+import io
+import threading
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from limner.errors import BadProvider
+from limner.run.caption import Settings
+from scribe import KEY, Raw, Say, Status, answers, captions, serving
+from writing import GOOD, LONG, PROTOCOLS, rows, write
+
+# what is not taken for a caption ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (captions("I'm sorry, but I can't help with identifying people in images."), "a refusal"),
+        (captions(f"This image shows {GOOD}"), "opens with 'This image shows'"),
+        (captions(""), "captions.0"),
+        (captions("   "), "it is empty"),
+        (
+            captions("A cat sits on a wooden chair beside a window with a blue curtain."),
+            "lacks the name 'sks cat'",
+        ),
+        (captions("sks cat sits on a wooden chair beside a window with a blue curtain and"), "breaks off"),
+        (captions(GOOD, GOOD + " Again."), "2 different captions; 1 are wanted"),
+        (Say('{"captions": ["sks cat sits'), "broken or breaks off"),
+        (Say('{"caption": "sks cat"}'), "of another form"),
+        (Say("Sorry, I cannot do that."), "a refusal"),
+        (Say("sks cat sits on a chair"), "not the JSON object"),
+        (Say(""), "it is empty"),
+        (Say(captions(GOOD).text, end="length"), "cut off"),
+        (Say(captions(LONG).text), "words; at most 70"),
+        (Say("", end="content_filter"), "content filter"),
+        (Say("", refusal="I will not."), "the model refused"),
+        (Status(400, "filtered", kind="content_filter"), "content filter"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_bad_answer_is_asked_again_with_the_reason(pets, bad, reason, stream):
+    for name in "abc":
+        (pets / f"{name}.png").unlink()
+    with serving(answers(bad, captions(GOOD))) as scribe:
+        done = write(pets, scribe, stream=stream)
+    assert (done.written, len(scribe.asked)) == (1, 2)
+    assert reason in scribe.asked[1].text
+    assert reason in rows(pets)["photo.jpg"]["set_aside"][0]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [(Say("", end="refusal"), "the model refused"), (Say(captions(GOOD).text, end="max_tokens"), "cut off")],
+)
+def test_claude_says_refusals_and_truncation_in_its_own_way(pets, bad, reason, stream):
+    with serving(answers(bad, captions(GOOD))) as scribe:
+        write(
+            pets, scribe, name="claude", model="m", stream=stream, settings=Settings(jobs=1, together=False)
+        )
+    assert reason in scribe.asked[1].text
+    assert scribe.asked[1].body["max_tokens"] == (2048 if "max_tokens" in bad.end else 1024)
+
+
+def test_what_is_always_refused_is_flagged_and_the_others_are_written(pets):
+    red = np.zeros((48, 64, 3), np.uint8)
+    Image.fromarray(red + np.uint8([255, 0, 0])).save(pets / "red.png")
+
+    def script(asked, _):
+        seen = np.asarray(Image.open(io.BytesIO(base64.b64decode(asked.pictures[0])))).mean((0, 1))
+        return captions("I cannot describe this image.") if seen[0] > 200 and seen[1] < 50 else captions(GOOD)
+
+    with serving(script) as scribe:
+        done = write(pets, scribe)
+        assert done.written == 4
+        assert [one["file"] for one in done.flagged] == ["red.png"]
+        assert "no usable caption in 3 answers" in done.flagged[0]["reason"]
+        assert not (pets / "red.txt").exists()
+        assert "refusal" in rows(pets)["red.png"]["flag"]
+        before = len(scribe.asked)
+        again = write(pets, scribe)
+    assert (again.kept, len(scribe.asked) - before, len(again.flagged)) == (4, 3, 1)
+
+
+def test_a_damaged_image_stops_nobody(pets):
+    (pets / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing")
+    with serving(answers(captions(GOOD))) as scribe:
+        done = write(pets, scribe)
+    assert done.written == 4
+    assert done.flagged[0]["file"] == "broken.png"
+
+
+def test_a_name_that_is_never_written_is_put_in_front_and_noted(pets):
+    bare = "A cat sits on a wooden chair beside a window with a blue curtain in the morning."
+    with serving(answers(captions(bare))) as scribe:
+        done = write(pets, scribe)
+    assert done.written == 4
+    assert (pets / "a.txt").read_text() == f"sks cat, {bare}\n"
+    assert "put in front" in rows(pets)["a.png"]["note"]
+
+
+# servers that fail -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "stream"), PROTOCOLS)
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        Status(429, "slow down", {"retry-after": "0.2"}),
+        Status(429, "slow down", {"retry-after-ms": "200"}),
+        Status(429, "slow down"),
+        Status(500, "broken"),
+        Status(503, "busy"),
+        Status(529, "overloaded", kind="overloaded_error"),
+        Raw(b"{nonsense"),
+        Raw(b"<html>a proxy</html>", "text/html"),
+        Raw(b'{"captions": []}'),
+        Raw(b'{"id": "x", "choices"', length=10_000),
+        Say("never", pause=0.5),
+    ],
+    ids=lambda step: f"{step.__class__.__name__}-{getattr(step, 'code', '')}{getattr(step, 'headers', '')}",
+)
+def test_trouble_is_waited_out(pets, name, stream, trouble):
+    for one in "abc":
+        (pets / f"{one}.png").unlink()
+    with serving(answers(trouble, trouble, captions(GOOD))) as scribe:
+        started = time.monotonic()
+        done = write(pets, scribe, name=name, stream=stream, model="m", timeout=0.25)
+        took = time.monotonic() - started
+    assert (done.written, len(scribe.asked)) == (1, 3)
+    if isinstance(trouble, Status) and trouble.headers:
+        gaps = np.diff([asked.at for asked in scribe.asked])
+        assert min(gaps) >= 0.19
+        assert took < 5
+
+
+def test_a_limit_holds_for_all_threads(pets):
+    """Nobody asks while the server wants rest, not even threads that it has not told."""
+    first = threading.Event()
+
+    def script(asked, number):
+        if number == 0:
+            first.set()
+            return Status(429, "slow down", {"retry-after": "0.4"})
+        return captions(GOOD)
+
+    with serving(script) as scribe:
+        write(pets, scribe, settings=Settings(jobs=2, together=False))
+    at = [asked.at for asked in scribe.asked]
+    early = sum(later - at[0] < 0.35 for later in at[1:])
+    assert early <= 1  # what the other thread had begun already
+    assert len(at) == 5
+
+
+def test_a_server_that_wants_hours_is_given_up_and_says_so(pets):
+    with (
+        serving(answers(Status(429, "quota", {"retry-after": "7200"}))) as scribe,
+        pytest.raises(BadProvider, match="asks to wait 7200 s") as caught,
+    ):
+        caption_many(pets, scribe)
+    assert "Run the same command again" in str(caught.value)
+
+
+def caption_many(folder, scribe):
+    for number in range(6):
+        Image.new("RGB", (20, 20), (number * 20, 0, 0)).save(folder / f"more{number}.png")
+    return write(folder, scribe, settings=Settings(jobs=1, together=False))
+
+
+def test_images_that_all_fail_alike_end_the_work(pets):
+    with (
+        serving(answers(Status(400, "images are not supported"))) as scribe,
+        pytest.raises(BadProvider, match="first 5 images all failed alike: .*images are not supported"),
+    ):
+        caption_many(pets, scribe)
+    assert len(scribe.asked) < 10
+
+
+@pytest.mark.parametrize("name", ["claude", "openai"])
+@pytest.mark.parametrize(
+    ("status", "match"),
+    [
+        (Status(401, f"Incorrect API key provided: {KEY}"), r"refused \(401\).*\[key\].*Check"),
+        (Status(403, "not for you"), "refused .403.: not for you"),
+        (Status(404, "model: no-such-model"), "refused .404.: model: no-such-model.*--model"),
+        (Status(429, "You exceeded your quota", kind="insufficient_quota"), "refused .429.: You exceeded"),
+    ],
+)
+def test_a_bad_key_or_model_ends_the_work_at_once(pets, name, status, match):
+    with serving(answers(status)) as scribe, pytest.raises(BadProvider, match=match) as caught:
+        write(pets, scribe, name=name, model="m", settings=Settings(jobs=1, together=False))
+    assert len(scribe.asked) == 1
+    assert KEY not in str(caught.value)
+
+
+def test_nobody_there_is_told_with_the_address(pets):
+    with serving(answers(captions(GOOD))) as scribe:
+        pass
+    with pytest.raises(BadProvider, match=r"127\.0\.0\.1:\d+ cannot be reached.*tries.*Check the address"):
+        write(pets, scribe, tries=2, model="m")
+
+
+def test_a_huge_answer_is_not_read(pets):
+    for one in "abc":
+        (pets / f"{one}.png").unlink()
+    with serving(answers(Say("x" * 3_000_000))) as scribe:
+        done = write(pets, scribe)
+        assert "3000" in done.flagged[0]["reason"]
+        done = write(pets, scribe, stream=True)
+    assert "cut off" in done.flagged[0]["reason"]
+
+
+def test_a_server_with_several_models_must_be_told_which(pets):
+    with (
+        serving(answers(captions(GOOD)), models=("one", "two")) as scribe,
+        pytest.raises(BadProvider, match="It has one, two. Name one with --model"),
+    ):
+        write(pets, scribe)
+    with serving(answers(captions(GOOD)), models=("alone",)) as scribe:
+        write(pets, scribe)
+    assert scribe.asked[0].body["model"] == "alone"
