@@ -85,3 +85,10 @@ def test_arrays_of_another_kind_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "art.npz", rgba=np.zeros(3))
     with pytest.raises(BadData, match="not an art file"):
         read_art(tmp_path / "art.npz")
+
+
+def test_the_packages_are_named_where_a_shell_takes_them_from(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["art", "--packages"])
+    art_module.main()
+    said = capsys.readouterr().out.split()
+    assert said == [f"{name}@{version}" for name, version in art_module.PACKAGES.items()]

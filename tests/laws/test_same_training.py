@@ -108,7 +108,7 @@ def test_cached_training_is_the_same_training(tiny_base, photos, tmp_path, encod
     pace = Fit(
         parameters=straight.parameters,
         optimizer=optimizer(
-            "adamw", straight.groups(wish), weight_decay=wish.train.weight_decay, betas=wish.train.betas
+            "adamw", straight.groups(), weight_decay=wish.train.weight_decay, betas=wish.train.betas
         ),
         rate=schedule("cosine", 0, wish.train.steps),
         clip=wish.train.clip,

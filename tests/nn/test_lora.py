@@ -62,7 +62,8 @@ def test_an_ending_that_matches_nothing_is_refused_with_those_that_exist():
 def attached(seed: int = 1, *, rank: int = 4, alpha: float = 4.0, dropout: float = 0.0) -> Tower:
     net = tower()
     names = ["inward", "blocks.3.q", "q_proj"]
-    lora.attach(net, names, rank=rank, alpha=alpha, dropout=dropout, seed=seed)
+    places = [(0, n) for n in range(len(X))]
+    lora.attach(net, names, rank=rank, alpha=alpha, dropout=dropout, seed=seed, places=places)
     return net
 
 

@@ -12,7 +12,16 @@ from safetensors.torch import save_file
 
 import limner.run.checkpoint as checkpoint
 from limner.errors import BadCheckpoint, DiskFull
-from limner.run.checkpoint import load, newest_whole, require_room, retain, save, size, whole
+from limner.run.checkpoint import (
+    ForeignCheckpoint,
+    load,
+    newest_whole,
+    require_room,
+    retain,
+    save,
+    size,
+    whole,
+)
 from limner.run.rundir import RunDir
 
 
@@ -261,21 +270,35 @@ def test_the_newest_whole_one_is_found_and_the_refused_are_named(run):
         save(run.checkpoint_path(step), state(step), {"step": step})
     data = run.checkpoint_path(4).read_bytes()
     run.checkpoint_path(4).write_bytes(data[: len(data) // 2])
-    run.checkpoint_path(3).write_bytes(pickle.dumps(state(3)))
+    run.checkpoint_path(3).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     found, refused = newest_whole(run)
     assert (found.step, found.path, found.facts) == (2, run.checkpoint_path(2), {"step": 2})
     assert same(found.parts, state(2))
     assert [one.path for one in refused] == [run.checkpoint_path(4), run.checkpoint_path(3)]
     assert "torn" in refused[0].reason
-    assert "pickled" in refused[1].reason
+    assert "checksum" in refused[1].reason
 
 
 def test_a_checkpoint_under_the_name_of_another_step_is_refused(run):
     save(run.checkpoint_path(2), state(), {"step": 2})
     shutil.copy(run.checkpoint_path(2), run.checkpoint_path(9))
-    found, refused = newest_whole(run)
-    assert found.step == 2
-    assert "holds the state of step 2" in refused[0].reason
+    with pytest.raises(ForeignCheckpoint, match="holds the state of step 2.*Rename it back"):
+        newest_whole(run)
+
+
+@pytest.mark.parametrize("kind", ["pickled", "bare", "newer"])
+def test_what_no_crash_makes_stops_the_search_and_stays_where_it_is(run, kind):
+    save(run.checkpoint_path(1), state(1), {"step": 1})
+    path = run.checkpoint_path(2)
+    if kind == "pickled":
+        path.write_bytes(pickle.dumps(state(2)))
+    elif kind == "bare":
+        save_file({"a": torch.zeros(2)}, path)
+    else:
+        save_file({"a": torch.zeros(2)}, path, metadata={"limner.checkpoint": "9 digest body"})
+    with pytest.raises(ForeignCheckpoint, match="step-000002"):
+        newest_whole(run)
+    assert path.exists()
 
 
 def test_retain_keeps_newest_and_best_and_never_deletes_the_only_whole_one(run):

@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from limner.recipe import toml
 from limner.run import checkpoint
 from limner.run import train as module
 from limner.run.rundir import RunDir
-from limner.run.train import Interrupt, Trained, train
+from limner.run.train import Trained, train
 from small import Told, equal, losses, weights, wish
 
 SHOWN = {"sample": {"every": 2, "prompts": ["zorb"], "steps": 1}}
@@ -205,6 +206,47 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(tiny_base, photos, tmp_pat
     assert equal(weights(tmp_path / "run", 4), whole)
 
 
+def test_with_no_whole_checkpoint_left_a_run_does_not_start_again_by_itself(tiny_base, photos, tmp_path):
+    recipe, run = wish(tiny_base, photos), RunDir(tmp_path / "run")
+    train(recipe, run.path, Told())
+    kept = {path: path.read_bytes()[:-9] for _, path in run.checkpoints()}
+    for path, data in kept.items():
+        path.write_bytes(data)
+    before = run.metrics()
+    with pytest.raises(BadCheckpoint, match=r"None of the 2 checkpoints .* can be read.*step-000004.*--out"):
+        train(recipe, run.path, Told())
+    assert {path: path.read_bytes() for _, path in run.checkpoints()} == kept and run.metrics() == before
+
+
+@pytest.mark.parametrize("name", ["step-000004.pt", "pytorch_model.bin"])
+def test_another_tools_checkpoint_stops_the_run(tiny_base, photos, tmp_path, name):
+    recipe, run = wish(tiny_base, photos), RunDir(tmp_path / "run")
+    run.checkpoints_path.mkdir(parents=True)
+    (run.checkpoints_path / name).write_bytes(b"PK")
+    with pytest.raises(BadCheckpoint, match=f"{name} is no checkpoint of Limner.*Remove it"):
+        train(recipe, run.path, Told())
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"lora": {"targets": ["attn.to_qq"]}}, "no linear layer ends in 'attn.to_qq'"),
+        ({"train": {"optimizer": "prodigy"}}, "package prodigyopt is not installed"),
+        ({"track": {"with": ["wandb"]}}, "wandb.*not installed"),
+    ],
+    ids=["targets", "optimizer", "tracker"],
+)
+def test_what_can_only_fail_is_told_before_anything_is_computed(
+    tiny_base, photos, tmp_path, monkeypatch, sections, message
+):
+    monkeypatch.setitem(sys.modules, "prodigyopt", None)
+    monkeypatch.setattr(module, "stock", None)
+    if "train" in sections:
+        sections = {"train": {**sections["train"], "learning_rate": 1.0}}
+    with pytest.raises(BadRecipe, match=message):
+        train(wish(tiny_base, photos, **sections), tmp_path / "run", Told())
+
+
 def test_the_samples_that_a_kill_cut_short_are_made_up_for(tiny_base, photos, tmp_path):
     recipe = wish(tiny_base, photos, **SHOWN)
     train(recipe, tmp_path / "run", Told())
@@ -235,13 +277,6 @@ def test_a_signal_before_training_stops_at_once(tiny_base, photos, tmp_path, mon
         train(wish(tiny_base, photos), tmp_path / "run", Told())
     with RunDir(tmp_path / "run").lock():
         pass
-
-
-def test_asked_twice_it_does_not_wait():
-    with pytest.raises(Stopped), Interrupt() as stop, stop.patient():
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop.asked
-        os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_saved(

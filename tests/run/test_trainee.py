@@ -76,11 +76,11 @@ def test_adapters_bear_the_names_of_modules_and_their_scale(tiny_base, photos):
 
 def test_groups_have_the_rates_of_the_recipe(tiny_base, photos):
     one = trainee(tiny_base, photos, lora=BOTH, train={"text_encoder_learning_rate": 1e-3})
-    groups = one.groups(one.setting.recipe)
+    groups = one.groups()
     assert [group["lr"] for group in groups] == [1e-2, 1e-3, 1e-3]
     assert sum(len(group["params"]) for group in groups) == len(one.parameters)
     alike = trainee(tiny_base, photos, lora=BOTH)
-    assert {group["lr"] for group in alike.groups(alike.setting.recipe)} == {1e-2}
+    assert {group["lr"] for group in alike.groups()} == {1e-2}
 
 
 def test_the_held_out_loss_has_no_luck_in_it(tiny_base, photos):
@@ -103,6 +103,19 @@ def test_dropout_works_while_training_only(tiny_base, photos):
     assert torch.equal(torch.stack(list(one.losses(0))), noisy), "a step draws the same mask again"
     one.dropping(on=False)
     assert torch.equal(torch.stack(list(one.losses(0))), quiet)
+
+
+@pytest.mark.parametrize("lora", [{}, BOTH], ids=["denoiser", "text-encoders"])
+def test_the_masks_of_a_sample_do_not_depend_on_its_micro_batch(tiny_base, photos, lora):
+    dropping = {**lora, "dropout": 0.5}
+    sums = []
+    for largest in (4, 3, 1):
+        one = moved(
+            trainee(tiny_base, photos, lora=dropping, train={"batch": 4}, limits={"micro_batch": largest})
+        )
+        one.dropping(on=True)
+        sums.append(torch.stack(list(one.losses(3))).sum().item())
+    assert sums == pytest.approx([sums[0]] * 3, rel=1e-5)
 
 
 @pytest.mark.parametrize("lora", [{}, BOTH], ids=["denoiser", "text-encoders"])

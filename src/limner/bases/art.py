@@ -13,6 +13,7 @@ import io
 import json
 import logging
 import re
+import sys
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -210,7 +211,7 @@ def main() -> None:
     wish = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if wish.packages:
-        log.info("%s", " ".join(f"{name}@{version}" for name, version in PACKAGES.items()))
+        sys.stdout.write(" ".join(f"{name}@{version}" for name, version in PACKAGES.items()) + "\n")
         return
     art = draw_all(wish.packages_in)
     write_art(wish.out, art)

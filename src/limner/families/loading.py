@@ -59,13 +59,22 @@ def load(family: Family, source: Source, part: str, *, dtype: torch.dtype, devic
 
 
 def skeleton(family: Family, source: Source, part: str, *, dtype: torch.dtype) -> nn.Module:
-    """A model with true shapes and no weights, on the meta device, from its config alone."""
+    """A model with true shapes and no weights, on the meta device, from its config alone.
+
+    Raises:
+        BadBase: The config does not describe such a model.
+    """
     library, cls = _imported(family, part)
-    with torch.device("meta"):
-        if library == "diffusers":
-            model = cls.from_config(source.config(part))
-        else:
-            model = cls(cls.config_class.from_dict(source.config(part)))
+    try:
+        with torch.device("meta"):
+            if library == "diffusers":
+                model = cls.from_config(source.config(part))
+            else:
+                model = cls(cls.config_class.from_dict(source.config(part)))
+    except BROKEN as error:
+        raise BadBase(
+            f"{source.name}: {part}/config.json means nothing: {first_line(error)}. {source.again}"
+        ) from error
     nn.Module.to(model, precision_of(family, part, dtype))  # diffusers' own `to` warns even of empty lists
     return model.requires_grad_(requires_grad=False).eval()
 

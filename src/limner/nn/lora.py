@@ -10,6 +10,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from limner.errors import BadRecipe
+from limner.nn.dropout import PlacedDropout, Places
 
 NAME = "default"
 
@@ -49,12 +50,20 @@ def _tail(name: str) -> str:
 
 
 def attach(
-    model: nn.Module, names: Sequence[str], *, rank: int, alpha: float, dropout: float, seed: int
+    model: nn.Module,
+    names: Sequence[str],
+    *,
+    rank: int,
+    alpha: float,
+    dropout: float,
+    seed: int,
+    places: Places | None = None,
 ) -> nn.Module:
     """Freeze ``model`` and put a LoRA on each named linear layer: y = W x + (alpha / rank) U (D x).
 
     D is drawn from ``seed`` on the CPU, U is zero, so step 0 is the base model. Factors are fp32 masters.
-    Dropout is off until :func:`dropping` switches it on.
+    Dropout is off until :func:`dropping` switches it on; its masks depend on ``places``, which the caller
+    keeps up to date (``nn.dropout``).
     """
     model.requires_grad_(requires_grad=False)
     config = LoraConfig(
@@ -68,6 +77,9 @@ def attach(
         inject_adapter_in_model(config, model, adapter_name=NAME)
     for parameter in trained(model):
         parameter.data = parameter.data.float()
+    for name, module in model.named_modules() if dropout else ():
+        if isinstance(module, LoraLayer):
+            module.lora_dropout[NAME] = PlacedDropout(dropout, name, [] if places is None else places)
     dropping(model, on=False)
     return model
 

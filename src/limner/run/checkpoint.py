@@ -36,6 +36,10 @@ PER_TENSOR = 256
 """Bytes that a tensor's name, type, shape and offsets take in the header, rounded up."""
 
 
+class ForeignCheckpoint(BadCheckpoint):
+    """No damage, which a run survives, but a file that somebody put there: theirs to remove, not ours."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """The state of a run after ``step`` steps."""
@@ -106,16 +110,29 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def newest_whole(run: RunDir) -> tuple[Checkpoint | None, tuple[Refused, ...]]:
-    """The newest checkpoint that is whole, and every newer one with the reason why it is not taken.
+    """The newest checkpoint that is whole, and every newer one that is damaged, with the reason.
 
     The caller says the refused ones to the user, then ``RunDir.set_aside``s them.
+
+    Raises:
+        ForeignCheckpoint: A file before it is pickled, from elsewhere, renamed, or of another format version.
     """
+    if strange := run.foreign_checkpoints():
+        raise ForeignCheckpoint(
+            f"{strange[0]} is no checkpoint of Limner, and stays unopened: it could run code. Remove it; to "
+            "train on from a LoRA made elsewhere is not possible."
+        )
     refused: list[Refused] = []
     for step, path in run.checkpoints():
         try:
             parts, facts = load(path)
             if facts.get("step", step) != step:
-                raise BadCheckpoint(f"{path} holds the state of step {facts['step']}: the file was renamed.")
+                raise ForeignCheckpoint(
+                    f"{path} holds the state of step {facts['step']}: the file was renamed. Rename it "
+                    "back, or delete it."
+                )
+        except ForeignCheckpoint:
+            raise
         except BadCheckpoint as error:
             refused.append(Refused(path, str(error)))
         else:
@@ -205,13 +222,13 @@ def _open(path: Path) -> tuple[dict[str, Tensor], str, str]:
     try:
         with path.open("rb") as file:
             if file.read(8).startswith(PICKLES):
-                raise BadCheckpoint(
+                raise ForeignCheckpoint(
                     f"{path} is a pickled file: it could run code, and stays unopened. {REMEDY}"
                 )
         with safe_open(path, "pt") as file:
             note = (file.metadata() or {}).get(ENTRY)
             if note is None:
-                raise BadCheckpoint(f"{path} is a safetensors file and no checkpoint of Limner. {REMEDY}")
+                raise ForeignCheckpoint(f"{path} is a safetensors file and no checkpoint of Limner. {REMEDY}")
             digest, body = _parse(path, note)
             return {name: file.get_tensor(name) for name in file.keys()}, digest, body  # noqa: SIM118
     except FileNotFoundError as error:
@@ -228,7 +245,7 @@ def _parse(path: Path, note: str) -> tuple[str, str]:
     if not (version.isdecimal() and body):
         raise BadCheckpoint(f"{path} is damaged: its header is incomplete. {REMEDY}")
     if version != str(FORMAT):
-        raise BadCheckpoint(
+        raise ForeignCheckpoint(
             f"{path} has checkpoint format {version[:20]}, and this Limner reads format {FORMAT}. "
             "Go on with the Limner that wrote it, or start a new run folder."
         )

@@ -19,6 +19,8 @@ CHECKPOINT = re.compile(r"step-(\d{6,})\.safetensors")
 SAMPLES = re.compile(r"step-(\d{6,})")
 LEFTOVER = re.compile(r"\..*\.part|\.tmp[A-Za-z0-9]{6}")
 """What a killed process leaves: drafts of ``limner.files``, and those that safetensors makes within them."""
+PICKLED = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
+"""Endings of files that other tools save checkpoints in, and that are never opened here."""
 LARGEST = 1e300
 """Of any number in the metrics; JSON has integers without end, which no computation takes."""
 
@@ -139,6 +141,10 @@ class RunDir:
         """(step, path) of every checkpoint, newest first; whether each is whole, ``run.checkpoint`` tells."""
         found = ((CHECKPOINT.fullmatch(path.name), path) for path in _entries(self.checkpoints_path))
         return sorted(((int(match[1]), path) for match, path in found if match), reverse=True)
+
+    def foreign_checkpoints(self) -> list[Path]:
+        """Files among the checkpoints that other tools would read as such."""
+        return sorted(path for path in _entries(self.checkpoints_path) if path.suffix.lower() in PICKLED)
 
     def best(self) -> int | None:
         """The checkpoint with the least held-out loss in the metrics, by step; None if none was measured."""

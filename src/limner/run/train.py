@@ -1,7 +1,6 @@
 """The verb ``train``: the whole line from cached values to an exported LoRA, resumable at every step."""
 
 import math
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from limner.errors import BadCheckpoint, BadRecipe, Diverged, Stopped
+from limner.families.loading import skeleton
 from limner.nn import processes
 from limner.nn.fit import Average, Fit, Step, fit
 from limner.nn.optim import evaluation_mode, optimizer, schedule, training_mode
@@ -20,14 +20,15 @@ from limner.recipe.schema import Recipe
 from limner.run import checkpoint
 from limner.run.cache import prompts_of, record, stock
 from limner.run.export import export, exported_steps
+from limner.run.interrupt import Interrupt
 from limner.run.prior import prior
 from limner.run.report import write_report
 from limner.run.rundir import RunDir
 from limner.run.sample import sample
 from limner.run.say import Say
 from limner.run.setting import Setting, prepare
-from limner.run.track import tracked
-from limner.run.trainee import Trainee
+from limner.run.track import check, tracked
+from limner.run.trainee import Trainee, rate, targets
 
 WISHED = ("initial_lr", "weight_decay", "betas")
 """What a recipe may change of an optimizer within a run."""
@@ -139,10 +140,17 @@ def newest(setting: Setting, run: RunDir, say: Say) -> checkpoint.Checkpoint | N
     """The checkpoint to go on from, before anything is computed; None at the start of a run.
 
     Raises:
-        BadCheckpoint: It belongs to another base, another LoRA, or more steps than are wished for.
+        BadCheckpoint: It belongs to another base, another LoRA, or more steps than are wished for; or there
+            are checkpoints, and none that can be read: to start again is not for us to decide.
     """
     found, refused = checkpoint.newest_whole(run)
     processes.barrier()
+    if refused and found is None:
+        raise BadCheckpoint(
+            f"None of the {len(refused)} checkpoints in {run.checkpoints_path} can be read. The newest: "
+            f"{refused[0].reason.removesuffix(checkpoint.REMEDY).strip()} Put back a copy, or start again: "
+            "delete that folder, or choose another with --out."
+        )
     for each in refused if processes.rank() == 0 else ():
         say.line(f"Checkpoint passed over: {each.reason}")
         run.set_aside(each.path)
@@ -173,8 +181,11 @@ def train(recipe: Recipe, out: Path, say: Say) -> Trained:
     run = RunDir(out)
     with run.lock() if processes.rank() == 0 else nullcontext(), Interrupt() as stop:
         start = time.monotonic()
-        setting = prepare(recipe, prior(recipe, run, say))
+        setting = prepare(recipe)
         found = newest(setting, run, say)
+        _require_possible(setting)
+        if usual := prior(recipe, run, say):
+            setting = prepare(recipe, usual)
         store, _ = stock(setting, say)
         progress = _progress(setting, run, Trainee(setting, store))
         done = found.step if found else 0
@@ -190,6 +201,35 @@ def train(recipe: Recipe, out: Path, say: Say) -> Trained:
             _loop(progress, done, say, stop)
         _finish(progress, say)
         return _trained(recipe, run, time.monotonic() - start)
+
+
+def _require_possible(setting: Setting) -> None:
+    """Find out before anything is computed what could only fail after it.
+
+    Raises:
+        BadRecipe: A target matches nothing, or the package of an optimizer or a tracker is missing.
+    """
+    wish = setting.recipe
+    if wish.track.with_:
+        check(list(wish.track.with_))
+    groups = []
+    for name in setting.trained:
+        targets(setting, name, skeleton(setting.family, setting.source, name, dtype=setting.dtype))
+        probe = torch.nn.Parameter(torch.zeros(1, device=setting.device))
+        groups.append({"params": [probe], "lr": rate(setting, name)})
+    _optimizer(setting, groups)
+
+
+def _optimizer(setting: Setting, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    wish = setting.recipe.train
+    return optimizer(
+        wish.optimizer,
+        groups,
+        weight_decay=wish.weight_decay,
+        betas=wish.betas,
+        schedule=wish.schedule,
+        warmup=wish.warmup,
+    )
 
 
 def _trained(recipe: Recipe, run: RunDir, seconds: float) -> Trained:
@@ -208,14 +248,7 @@ def _trained(recipe: Recipe, run: RunDir, seconds: float) -> Trained:
 
 def _progress(setting: Setting, run: RunDir, trainee: Trainee) -> Progress:
     wish = setting.recipe.train
-    chosen = optimizer(
-        wish.optimizer,
-        trainee.groups(setting.recipe),
-        weight_decay=wish.weight_decay,
-        betas=wish.betas,
-        schedule=wish.schedule,
-        warmup=wish.warmup,
-    )
+    chosen = _optimizer(setting, trainee.groups())
     average = Average(trainee.parameters, wish.ema) if wish.ema else None
     trainee.dropping(on=True)
     return Progress(setting, run, trainee, chosen, average)
@@ -261,7 +294,7 @@ def _sampling(wish: Recipe, step: int) -> bool:
     return every >= 0 and (ends or (every > 0 and step % every == 0))
 
 
-def _loop(progress: Progress, done: int, say: Say, stop: "Interrupt") -> None:
+def _loop(progress: Progress, done: int, say: Say, stop: Interrupt) -> None:
     """The loop: steps come out of ``fit``; what happens between two of them happens here."""
     run, wish = progress.run, progress.setting.recipe
     pace = Fit(
@@ -347,44 +380,3 @@ def _finish(progress: Progress, say: Say) -> None:
         with progress.final_weights():
             export(progress.trainee, progress.run, say)
     processes.barrier()
-
-
-class Interrupt:
-    """SIGINT and SIGTERM: at once while nothing can be lost, between two steps while training.
-
-    Asked twice, it never waits.
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._patient = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "Interrupt":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self._before[number] = signal.signal(number, self._ask)
-            except ValueError:  # only the main thread may; elsewhere the caller stops us
-                break
-        return self
-
-    @contextmanager
-    def patient(self) -> Iterator[None]:
-        """Within this, the first signal only sets ``asked``."""
-        self._patient = True
-        try:
-            yield
-        finally:
-            self._patient = False
-
-    def _ask(self, number: int, frame: Any) -> None:
-        del number, frame
-        if self.asked or not self._patient:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        if kind is KeyboardInterrupt:
-            raise Stopped("Stopped. What was finished is kept; go on with the same command.") from None

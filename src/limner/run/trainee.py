@@ -16,7 +16,7 @@ from limner.graph.unit import run as run_units
 from limner.lora.adapter import Factors, from_peft
 from limner.nn import lora, processes
 from limner.nn.draws import Draws, Even, seed_of
-from limner.recipe.schema import Recipe
+from limner.nn.dropout import Places
 from limner.run.cache import Store
 from limner.run.fill import text_values
 from limner.run.setting import Setting
@@ -25,29 +25,44 @@ QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Of the density of times: where the held-out loss is measured."""
 
 
+def targets(setting: Setting, name: str, model: nn.Module) -> list[str]:
+    """Names of the layers of ``model`` (or of its skeleton) that the recipe trains.
+
+    Raises:
+        BadRecipe: A target matches nothing.
+    """
+    family = setting.family
+    endings = family.endings(name, setting.recipe.lora.targets)
+    layers = family.layers.get(name, "")
+    return lora.matching(model, endings, layers=layers, since=setting.trained[name])
+
+
+def rate(setting: Setting, name: str) -> float:
+    """The learning rate of a trained model: text encoders may have one of their own."""
+    wish = setting.recipe.train
+    if name == setting.family.denoiser:
+        return wish.learning_rate
+    return wish.text_encoder_learning_rate or wish.learning_rate
+
+
 class Trainee:
     """The trained models of a run on its device, and what a step, a measurement and a sample are."""
 
     def __init__(self, setting: Setting, store: Store) -> None:
         self.setting, self.store = setting, store
         self.order, self.prior_order = setting.order, setting.prior_order
-        family, wish = setting.family, setting.recipe
+        self.places: Places = []
+        wish = setting.recipe
         self.models: dict[str, Any] = {name: self._load(name) for name in setting.cut.loaded}
-        for name, first in setting.trained.items():
-            model = self.models[name]
-            names = lora.matching(
-                model,
-                family.endings(name, wish.lora.targets),
-                layers=family.layers.get(name, ""),
-                since=first,
-            )
+        for name in setting.trained:
             lora.attach(
-                model,
-                names,
+                self.models[name],
+                targets(setting, name, self.models[name]),
                 rank=wish.lora.rank,
                 alpha=wish.lora.alpha or wish.lora.rank,
                 dropout=wish.lora.dropout,
                 seed=seed_of(wish.seed, "lora", name),
+                places=self.places,
             )
 
     def _load(self, name: str) -> Any:
@@ -59,16 +74,12 @@ class Trainee:
         """Everything trained, in a fixed order."""
         return [p for name in self.setting.trained for p in lora.trained(self.models[name])]
 
-    def groups(self, recipe: Recipe) -> list[dict[str, Any]]:
+    def groups(self) -> list[dict[str, Any]]:
         """Parameter groups with their learning rates: the denoiser's, then the text encoders'."""
-        wish = recipe.train
-        rates = {
-            name: wish.learning_rate
-            if name == self.setting.family.denoiser
-            else wish.text_encoder_learning_rate or wish.learning_rate
+        return [
+            {"params": lora.trained(self.models[name]), "lr": rate(self.setting, name)}
             for name in self.setting.trained
-        }
-        return [{"params": lora.trained(self.models[name]), "lr": rate} for name, rate in rates.items()]
+        ]
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         """Model -> trained tensors by name."""
@@ -93,8 +104,6 @@ class Trainee:
         places = self._places(step)
         micros = micro_batches(places, self.setting.views, wish.limits.micro_batch)
         for micro in micros[processes.rank() :: processes.world()]:
-            if wish.lora.dropout:  # all else draws by place; seeding every generator takes 0.3 ms
-                torch.manual_seed(seed_of(wish.seed, step, micro[0].position, "dropout"))
             yield self._loss(step, micro)
 
     def _places(self, step: int) -> list[Place]:
@@ -109,7 +118,8 @@ class Trainee:
     def _loss(self, step: int, micro: Sequence[Place]) -> Tensor:
         wish = self.setting.recipe
         values = self.store.batch([place.view_index for place in micro], self.setting.device)
-        draw = Draws([(wish.seed, step, place.position) for place in micro])
+        self.places[:] = [(wish.seed, step, place.position) for place in micro]
+        draw = Draws(self.places)
         with self._arithmetic():
             loss = run_units(self.setting.cut.live, self.models, values, draw)["loss"]
         own, usual = 1 / wish.train.batch, wish.prior.weight / wish.prior.batch

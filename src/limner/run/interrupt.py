@@ -1,0 +1,49 @@
+"""Ctrl-C and the polite kill: when a run may be left."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from limner.errors import Stopped
+
+
+class Interrupt:
+    """SIGINT and SIGTERM: at once while nothing can be lost, between two steps while training.
+
+    Asked twice, it never waits.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._patient = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Interrupt":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._before[number] = signal.signal(number, self._ask)
+            except ValueError:  # only the main thread may; elsewhere the caller stops us
+                break
+        return self
+
+    @contextmanager
+    def patient(self) -> Iterator[None]:
+        """Within this, the first signal only sets ``asked``."""
+        self._patient = True
+        try:
+            yield
+        finally:
+            self._patient = False
+
+    def _ask(self, number: int, frame: Any) -> None:
+        del number, frame
+        if self.asked or not self._patient:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if kind is KeyboardInterrupt:
+            raise Stopped("Stopped. What was finished is kept; go on with the same command.") from None

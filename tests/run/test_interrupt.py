@@ -1,0 +1,25 @@
+import os
+import signal
+
+import pytest
+
+from limner.errors import Stopped
+from limner.run.interrupt import Interrupt
+
+
+def test_asked_twice_it_does_not_wait():
+    with pytest.raises(Stopped), Interrupt() as stop, stop.patient():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.asked
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_the_first_signal_is_noted_while_patient_and_stops_at_once_elsewhere():
+    before = signal.getsignal(signal.SIGTERM)
+    with Interrupt() as stop:
+        with stop.patient():
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.asked
+    with pytest.raises(Stopped, match="go on with the same command"), Interrupt():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == before
