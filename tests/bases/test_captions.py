@@ -45,6 +45,18 @@ def test_shares_of_empty_and_styleless_captions() -> None:
     assert 0.6 < styled < 0.75
 
 
+def test_strange_captions_differ_by_one_unknown_word_in_one_of_four() -> None:
+    changed, nouns = 0, 0
+    for seed in SEEDS:
+        plain = caption("owl", "noto", choose(seed), seed)
+        strange = caption("owl", "noto", choose(seed), seed, strange=True)
+        assert bool(plain) == bool(strange)
+        changed += plain != strange
+        nouns += "owl" in plain and "owl" not in strange
+    assert 0.19 < changed / len(SEEDS) < 0.27
+    assert 0.02 < nouns / len(SEEDS) < 0.06
+
+
 @pytest.mark.parametrize(
     ("thing", "said"),
     [

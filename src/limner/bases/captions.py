@@ -86,14 +86,21 @@ def choose(seed: int) -> Choice:
     )
 
 
-def caption(noun: str, style: str, choice: Choice, seed: int) -> str:
-    """A sentence about the picture, in one of several forms; now and then without the style, or empty."""
-    draw = random.Random(seed ^ 0x5EED)
+def caption(noun: str, style: str, choice: Choice, seed: int, *, strange: bool = False) -> str:
+    """A sentence about the picture, in one of several forms; now and then without the style, or empty.
+
+    ``strange``: one in four has a word that means nothing in place of the style, or now and then of the
+    noun. A base that never met an unknown word loses the noun beside it, and a trigger is one.
+    """
+    draw, odd = random.Random(seed ^ 0x5EED), random.Random(seed ^ 0x0DD)
     if draw.random() < 0.1:
         return ""
+    unknown = odd.random() if strange else 1.0
+    noun = made_up(odd) if unknown < 0.04 else noun
     thing = f"{choice.colour} {noun}" if choice.colour else noun
     form = draw.randrange(4)
     named = None if draw.random() < 0.25 else style
+    named = made_up(odd) if 0.04 <= unknown < 0.25 else named
     look = draw.choice(SAID[choice.look]).format(tone=choice.tone) if choice.look != "none" else None
     where = _where(choice, draw)
     head = {
@@ -107,6 +114,14 @@ def caption(noun: str, style: str, choice: Choice, seed: int) -> str:
         rest += [f"{named} style"] if named else []
         draw.shuffle(rest)
     return ", ".join([head, *rest])
+
+
+def made_up(draw: random.Random) -> str:
+    """A word of two or three syllables that means nothing."""
+    syllables = [
+        draw.choice("bcdfghjklmnprstvwxz") + draw.choice("aeiou") for _ in range(draw.choice((2, 2, 3)))
+    ]
+    return "".join(syllables) + draw.choice(("", "", "n", "r", "x", "k", "s", "l"))
 
 
 def one(thing: str) -> str:

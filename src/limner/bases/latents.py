@@ -55,7 +55,7 @@ def build_set(
         means.append(((posterior.mean.float() - shift) * scale).bfloat16())
         spreads.append((posterior.std.float() * scale).bfloat16())
         texts += [
-            caption(drawn.concept[row], drawn.style[row], choice, seed)
+            caption(drawn.concept[row], drawn.style[row], choice, seed, strange=not kept)
             for (row, seed), choice in zip(some, choices, strict=True)
         ]
     return {
