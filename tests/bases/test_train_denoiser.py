@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,12 @@ def test_text_comes_in_several_lengths() -> None:
     assert rows["t5_tokens"].shape == (2, 128)
     assert rows["t5_tokens"][0, 12:].eq(0).all()
     assert train_denoiser._rows(boundary(4), torch.arange(2), 0)["t5_tokens"].shape == (2, 12)
+
+
+def test_a_base_that_goes_on_counts_on(tmp_path: Path) -> None:
+    row = {"step": 3, "images": 24, "seconds": 2.0, "held_out": 0.5}
+    assert train_denoiser.earlier(None, [row]) == [row]
+    (tmp_path / "training.json").write_text(json.dumps({"rows": [row]}))
+    first, second = train_denoiser.earlier(tmp_path, [row])
+    assert first == row
+    assert second == {"step": 6, "images": 48, "seconds": 4.0, "held_out": 0.5}

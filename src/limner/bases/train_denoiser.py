@@ -219,6 +219,15 @@ def held_out_loss(
     return total / count
 
 
+def earlier(folder: Path | None, rows: list[dict[str, float]]) -> list[dict[str, float]]:
+    """The rows of the training that a base comes from, then ``rows``, counted on from there."""
+    if folder is None or not (folder / "training.json").exists():
+        return rows
+    before = json.loads((folder / "training.json").read_text(encoding="utf-8"))["rows"]
+    counted = ("step", "images", "seconds")
+    return before + [row | {key: row[key] + before[-1][key] for key in counted} for row in rows]
+
+
 def _say(row: Mapping[str, float]) -> None:
     import sys
 
@@ -272,7 +281,9 @@ def main() -> None:
 
     def save(record: dict[str, Any]) -> None:
         parts.save_pipeline(said.out, made | models, size, dtype=torch.bfloat16)
-        write_json(said.out / "training.json", {"device": name, "variants": said.variants, **record})
+        rows = earlier(said.init, record["rows"])
+        whole = {"device": name, "variants": said.variants, **record, "rows": rows}
+        write_json(said.out / "training.json", whole)
 
     save(train(models, sets[0], sets[1], wish, save))
 
