@@ -30,7 +30,7 @@ _LITTLE = frozenset(
         """a an and are as at behind below beneath beside between by for from has have her his in inside into
         is it its near next of off on onto one out outside over she he side that the their them there they
         this to toward towards two under up upon view was while which who with front back left right top above
-        across against along around low background light daylight lit close wide shot angle eye level""",
+        across against along around low background light daylight lit close wide shot angle before eye""",
     )
 )
 

@@ -54,3 +54,10 @@ def dollars(amount: float | None) -> str:
     if amount is None:
         return "an unknown price"
     return "less than $0.01" if 0 < amount < 0.005 else f"${amount:.2f}"
+
+
+def foretold(model: str, estimate: float | None) -> str:
+    """An estimate in US dollars as a line for people, with where the prices are from."""
+    if estimate is None:
+        return f"Price: unknown for {model}."
+    return f"Price: about {dollars(estimate)}, from the sizes of images and texts ({source()})."

@@ -10,6 +10,7 @@ import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,11 @@ from limner.files import append_line, write_text
 
 NAME = "captions.jsonl"
 State = Literal["missing", "ours", "by hand", "answered"]
+
+
+def now() -> str:
+    """The time, with its zone, to the second."""
+    return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def text_of(captions: tuple[str, ...]) -> str:

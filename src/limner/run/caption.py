@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from threading import Lock
@@ -17,8 +16,9 @@ from limner.annotate.ask import Patience, Provider
 from limner.annotate.captioner import Outcome, is_plain
 from limner.annotate.captioner import caption as ask_caption
 from limner.annotate.picture import Picture, picture
-from limner.annotate.price import dollars, price_of, source
+from limner.annotate.price import dollars, foretold, price_of
 from limner.annotate.providers import Options, provider
+from limner.annotate.record import now
 from limner.annotate.shelf import Shelf
 from limner.annotate.wish import MANNERS, Wish
 from limner.data.images import BadImage, header, inspect
@@ -139,6 +139,7 @@ class _Work:
         self.settings, self.say, self.patience = settings, say, patience
         self.result = Captioned(folder=shelf.root, images=len(shelf.files))
         self.finished = False
+        self._hopeless: BadProvider | None = None
         self._owed, self._lock = 0.0, Lock()  # known to the threads before the results are kept
         self._provider: Provider | None = None
 
@@ -212,9 +213,7 @@ class _Work:
         self._provider = one = provider(self.options)
         if one.takes == "nothing":
             if self.wish.variants > 1:
-                raise BadUsage(
-                    f"{one.model} takes no instructions and writes one caption. Leave out --variants."
-                )
+                raise BadUsage(f"{one.model} writes one caption an image. Leave out --variants.")
             manner = MANNERS["tags"] if one.name == "tagger" else self.wish.manner
             self.wish = replace(self.wish, by_rule=True, manner=manner)
             self.say.line(
@@ -232,7 +231,7 @@ class _Work:
                 f"go to {one.place} ({one.model})."
             )
             result.estimate = self._estimate(todo)
-            self.say.line(self._price_line())
+            self.say.line(foretold(one.model, result.estimate))
         budget = self.settings.budget
         if budget is not None and result.estimate is None:
             raise BadUsage(
@@ -254,13 +253,6 @@ class _Work:
     @property
     def _price(self) -> Any:
         return price_of(self._one.model) if self._one.place else None
-
-    def _price_line(self) -> str:
-        if self.result.estimate is None:
-            return f"Price: unknown for {self._one.model}."
-        return (
-            f"Price: about {dollars(self.result.estimate)}, from the sizes of images and texts ({source()})."
-        )
 
     def _estimate(self, todo: list[str]) -> float | None:
         if self._price is None:
@@ -294,28 +286,41 @@ class _Work:
         alike: list[str] = []
         # The threads of this pool do not keep the process alive: after Ctrl-C nobody waits for their answers.
         with self.say.steps("Captions", len(todo)) as bar, ThreadPool(max(1, jobs)) as pool:
-            for file, outcome, image in pool.imap_unordered(self._ask, todo):
+            found = pool.imap_unordered(self._ask, todo)
+            for _ in todo:
+                try:
+                    file, outcome, image = next(found)
+                except BadProvider as error:  # what the other threads are being told is still kept
+                    self._hopeless = self._hopeless or error
+                    continue
                 if outcome is None:
                     self.result.left += 1
                     continue
                 self._keep(file, outcome, image)
                 alike.append(outcome.flag if outcome.flag and not outcome.asked and image else "")
                 if len(alike) == SAME_FAILURES and alike[0] and len(set(alike)) == 1:
-                    raise BadProvider(f"The first {SAME_FAILURES} images all failed alike: {alike[0]}.")
+                    self._hopeless = BadProvider(
+                        f"The first {len(alike)} images all failed alike: {alike[0]}."
+                    )
                 bar.advance(note=dollars(self.result.cost) if self.result.cost else "")
+        if self._hopeless:
+            raise self._hopeless
         if self.result.left:
             self.say.line(f"The budget is reached: {self.result.left} images are left. Run again to go on.")
 
     def _ask(self, file: str) -> tuple[str, Outcome | None, str]:
         """In a thread of its own: nothing here writes."""
-        if self._spent():
+        if self._spent() or self._hopeless:
             return file, None, ""
         try:
             image = inspect(self.shelf.path(file), verify=False).sha256
             seen = picture(self.shelf.path(file), self.settings.side)
+            outcome = ask_caption(self._one, self.wish, seen, self.patience)
         except BadImage as error:
             return file, Outcome(flag=error.reason), ""
-        outcome = ask_caption(self._one, self.wish, seen, self.patience)
+        except BadProvider as error:
+            self._hopeless = error
+            raise
         if self._price is not None:
             with self._lock:
                 self._owed += self._price.of(outcome.tokens_in, outcome.tokens_out)
@@ -323,13 +328,11 @@ class _Work:
 
     def _keep(self, file: str, outcome: Outcome, image: str) -> None:
         cost = self._spend(outcome.tokens_in, outcome.tokens_out)
-        facts = self._facts(
-            "image", prompts.for_image(self.wish, plain=is_plain(self._one, self.wish)), outcome.model
-        )
+        prompt = prompts.for_image(self.wish, plain=is_plain(self._one, self.wish))
+        facts = self._facts("image", prompt, outcome.model)
         facts |= {"asked": outcome.asked, "tokens_in": outcome.tokens_in, "tokens_out": outcome.tokens_out}
-        facts |= {"cost": cost} if cost is not None else {}
-        facts |= {"set_aside": outcome.refused} if outcome.refused else {}
-        facts |= {"note": outcome.note} if outcome.note else {}
+        more = {"cost": cost, "set_aside": outcome.refused or None, "note": outcome.note or None}
+        facts |= {name: value for name, value in more.items() if value is not None}
         if not outcome.captions:
             self.shelf.flag(file, image, outcome.flag, facts)
             self._flagged(file, outcome.flag)
@@ -393,8 +396,3 @@ class _Work:
                 for file, reason in done.flags.items():
                     self.say.line(f"{file}: left as it was by the set pass ({reason}).")
                 bar.advance(len(done.captions) + len(done.flags))
-
-
-def now() -> str:
-    """The time, with its zone, to the second."""
-    return datetime.now().astimezone().isoformat(timespec="seconds")

@@ -6,12 +6,12 @@ import subprocess
 from pathlib import Path
 
 from limner.annotate import review as tables
+from limner.annotate.record import now
 from limner.annotate.shelf import Shelf
 from limner.data.captions import read_text
 from limner.data.images import inspect
 from limner.errors import BadData, BadUsage
 from limner.files import write_text
-from limner.run.caption import now
 
 TABLE_AT_MOST = 1 << 26
 

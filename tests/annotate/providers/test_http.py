@@ -1,11 +1,20 @@
 import email.utils
+import importlib
 import time
 from types import SimpleNamespace
 
 import pytest
 
 from limner.annotate.ask import Declined, Retry, Unreachable
-from limner.annotate.providers.http import by_connection, by_status, host_of, key_in, pause_of, place_of
+from limner.annotate.providers.http import (
+    broken_lines,
+    by_connection,
+    by_status,
+    host_of,
+    key_in,
+    pause_of,
+    place_of,
+)
 from limner.errors import BadProvider
 
 
@@ -78,3 +87,8 @@ def test_keys_are_named_by_their_variable(monkeypatch):
         BadProvider, match="--key-env is MY_KEY, and no such variable is set. Run: export MY_KEY"
     ):
         key_in("MY_KEY")
+
+
+@pytest.mark.parametrize("name", ["anthropic", "openai"])
+def test_the_library_under_an_sdk_is_known(name):
+    assert broken_lines(importlib.import_module(name)).__module__.startswith("httpx")

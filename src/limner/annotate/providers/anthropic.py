@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from limner.annotate.ask import ANSWER_AT_MOST, Provider, Reply, Request, Retry, Takes, scrub
 from limner.annotate.providers import Options
 from limner.annotate.providers.http import (
+    broken_lines,
     by_connection,
     by_status,
     host_of,
@@ -109,7 +110,11 @@ class Claude:
         except self._sdk.APIConnectionError as error:
             timed_out = isinstance(error, self._sdk.APITimeoutError)
             by_connection(error, self._host, self._options.timeout, timed_out=timed_out)
-        except (self._sdk.APIError, ValueError) as error:  # a broken stream; JSON that is none
+        except (
+            self._sdk.APIError,
+            ValueError,
+            broken_lines(self._sdk),
+        ) as error:  # a broken stream; JSON that is none
             raise Retry(f"{self._host} gave a broken answer ({type(error).__name__})") from None
         return self._reply(message)
 

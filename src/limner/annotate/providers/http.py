@@ -1,6 +1,7 @@
 """What the SDKs of remote servers have in common: how their errors are to be taken, where keys are from."""
 
 import email.utils
+import importlib
 import os
 import time
 from collections.abc import Mapping
@@ -86,6 +87,12 @@ def by_connection(error: Exception, host: str, timeout: float, *, timed_out: boo
         raise Retry(f"{host} gave no answer in {timeout:g} s") from None
     cause = error.__cause__ or error
     raise Unreachable(f"{host} cannot be reached: {scrub(str(cause)) or type(cause).__name__}") from None
+
+
+def broken_lines(sdk: Any) -> type[Exception]:
+    """What the HTTP library under an SDK raises while an answer is read, which the SDK lets through."""
+    library = sdk.DefaultHttpxClient.__bases__[0].__module__.partition(".")[0]
+    return importlib.import_module(library).HTTPError
 
 
 def refuse_endless(response: Any) -> None:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from limner.annotate.ask import ANSWER_AT_MOST, Declined, Provider, Reply, Request, Retry, Takes
 from limner.annotate.providers import KNOWN, Options
 from limner.annotate.providers.http import (
+    broken_lines,
     by_connection,
     by_status,
     host_of,
@@ -137,7 +138,11 @@ class Server:
         except self._sdk.APIConnectionError as error:
             timed_out = isinstance(error, self._sdk.APITimeoutError)
             by_connection(error, self._host, self._options.timeout, timed_out=timed_out)
-        except (self._sdk.OpenAIError, ValueError) as error:  # a broken stream; JSON that is none
+        except (
+            self._sdk.OpenAIError,
+            ValueError,
+            broken_lines(self._sdk),
+        ) as error:  # a broken stream; JSON that is none
             raise Retry(f"{self._host} gave a broken answer ({type(error).__name__})") from None
 
     def _reply(self, answer: Any) -> Reply:
