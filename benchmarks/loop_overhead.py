@@ -27,8 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from decode import photo
-from limner.families.flux import grid, pack
 from limner.nn import lora
+from limner.nn.patch import grid, patchify, tokens
 from limner.recipe import toml
 from limner.recipe.schema import Recipe
 from limner.run.cache import Store, stock
@@ -131,16 +131,16 @@ def _loss(model: Any, values: dict[str, Tensor]) -> Tensor:
     noise, time = torch.randn_like(latent), torch.sigmoid(torch.randn(len(latent), device=latent.device))
     along = time[:, None, None, None]
     guess = model(
-        hidden_states=pack((1 - along) * latent + along * noise),
+        hidden_states=tokens(patchify((1 - along) * latent + along * noise)),
         encoder_hidden_states=values["context"],
         pooled_projections=values["pooled"],
         timestep=time,
         guidance=torch.ones_like(time) if model.config.guidance_embeds else None,
-        img_ids=grid(latent.shape[-2] // 2, latent.shape[-1] // 2, latent.device),
+        img_ids=nn.functional.pad(grid(latent.shape[-2] // 2, latent.shape[-1] // 2, latent.device), (1, 0)),
         txt_ids=torch.zeros(values["context"].shape[1], 3, device=latent.device),
         return_dict=False,
     )[0]
-    return nn.functional.mse_loss(guess.float(), pack(noise - latent).float())
+    return nn.functional.mse_loss(guess.float(), tokens(patchify(noise - latent)).float())
 
 
 def recipe(base: str, batch: int, steps: int, work: Path) -> Recipe:

@@ -1,13 +1,41 @@
-"""A FLUX pipeline of the true architecture with a few thousand random weights, saved in the true layout."""
+"""Pipelines of the true architectures with a few thousand random weights, saved in the true layouts."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderKLFlux2,
+    AutoencoderKLQwenImage,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    PNDMScheduler,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
+)
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
+    CLIPTextModelWithProjection,
     CLIPTokenizer,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2Tokenizer,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3Model,
     T5Config,
     T5EncoderModel,
     T5TokenizerFast,
@@ -21,31 +49,8 @@ def save_flux(folder: Path, *, guided: bool = False) -> Path:
     torch.manual_seed(0)
     pipe = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
-        vae=AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            block_out_channels=(8, 8, 8, 8),
-            layers_per_block=1,
-            latent_channels=4,
-            norm_num_groups=4,
-            use_quant_conv=False,
-            use_post_quant_conv=False,
-            mid_block_add_attention=False,
-            scaling_factor=0.5,
-            shift_factor=0.1,
-        ),
-        text_encoder=CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=100,
-                hidden_size=16,
-                intermediate_size=32,
-                num_hidden_layers=3,
-                num_attention_heads=2,
-                bos_token_id=0,
-                eos_token_id=1,
-                pad_token_id=1,
-            )
-        ),
+        vae=_vae(scaling_factor=0.5, shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False),
+        text_encoder=_clip(),
         tokenizer=_clip_tokenizer(),
         text_encoder_2=T5EncoderModel(
             T5Config(
@@ -72,14 +77,224 @@ def save_flux(folder: Path, *, guided: bool = False) -> Path:
             axes_dims_rope=(4, 6, 6),
         ),
     )
+    return _save(pipe, folder, text_length=12)
+
+
+def save_sdxl(folder: Path, **scheduler: Any) -> Path:
+    """Write a tiny SDXL to ``folder``. Images of 32 px or more."""
+    torch.manual_seed(0)
+    pipe = StableDiffusionXLPipeline(
+        scheduler=EulerDiscreteScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            timestep_spacing="leading",
+            steps_offset=1,
+            **scheduler,
+        ),
+        vae=_vae(scaling_factor=0.13025),
+        text_encoder=_clip(),
+        tokenizer=_clip_tokenizer(),
+        text_encoder_2=CLIPTextModelWithProjection(clip_config(hidden_size=24, projection_dim=12)),
+        tokenizer_2=_clip_tokenizer(pad_token="!"),
+        unet=_unet(
+            cross_attention_dim=16 + 24,
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=6 * 8 + 12,
+            transformer_layers_per_block=(1, 2),
+        ),
+    )
+    return _save(pipe, folder)
+
+
+def save_sd15(folder: Path, **scheduler: Any) -> Path:
+    """Write a tiny Stable Diffusion 1.5 to ``folder``. Images of 32 px or more."""
+    torch.manual_seed(0)
+    pipe = StableDiffusionPipeline(
+        scheduler=PNDMScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            skip_prk_steps=True,
+            set_alpha_to_one=False,
+            steps_offset=1,
+            **scheduler,
+        ),
+        vae=_vae(scaling_factor=0.18215),
+        text_encoder=_clip(),
+        tokenizer=_clip_tokenizer(),
+        unet=_unet(cross_attention_dim=16),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    return _save(pipe, folder)
+
+
+def save_qwen_image(folder: Path) -> Path:
+    """Write a tiny Qwen-Image to ``folder``. Images of 32 px or more."""
+    torch.manual_seed(0)
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    text = {**TEXT, **heads, "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}}
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
+    pipe = QwenImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(
+            use_dynamic_shifting=True,
+            base_shift=0.5,
+            max_shift=0.9,
+            max_image_seq_len=8192,
+            shift_terminal=0.02,
+        ),
+        vae=AutoencoderKLQwenImage(base_dim=8, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1),
+        text_encoder=Qwen2_5_VLForConditionalGeneration(
+            Qwen2_5_VLConfig(text_config=text, vision_config=vision, **SPECIAL)
+        ),
+        tokenizer=_qwen_tokenizer(),
+        transformer=QwenImageTransformer2DModel(
+            num_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=16,
+            axes_dims_rope=(4, 6, 6),
+        ),
+    )
+    return _save(pipe, folder)
+
+
+def save_flux2_klein(folder: Path, *, distilled: bool = False) -> Path:
+    """Write a tiny FLUX.2 klein to ``folder``. Images of 32 px or more; text of 80 tokens."""
+    torch.manual_seed(0)
+    pipe = Flux2KleinPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        vae=AutoencoderKLFlux2(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(8, 8, 8, 8),
+            layers_per_block=1,
+            latent_channels=4,
+            norm_num_groups=4,
+            mid_block_add_attention=False,
+        ),
+        text_encoder=Qwen3ForCausalLM(Qwen3Config(**{**TEXT, "num_hidden_layers": 28}, head_dim=8)),
+        tokenizer=_qwen_tokenizer(),
+        transformer=Flux2Transformer2DModel(
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=48,
+            axes_dims_rope=(4, 4, 4, 4),
+            guidance_embeds=False,
+        ),
+        is_distilled=distilled,
+    )
+    torch.nn.init.normal_(pipe.vae.bn.running_mean, std=0.1)
+    torch.nn.init.uniform_(pipe.vae.bn.running_var, 0.5, 2.0)
+    return _save(pipe, folder, text_length=80)
+
+
+def save_z_image(folder: Path) -> Path:
+    """Write a tiny Z-Image to ``folder``. Images of 32 px or more."""
+    torch.manual_seed(0)
+    pipe = ZImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=_vae(scaling_factor=0.5, shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False),
+        text_encoder=Qwen3Model(Qwen3Config(**TEXT, head_dim=8)),
+        tokenizer=_qwen_tokenizer(),
+        transformer=ZImageTransformer2DModel(
+            in_channels=4,
+            dim=32,
+            n_layers=2,
+            n_refiner_layers=1,
+            n_heads=2,
+            n_kv_heads=2,
+            cap_feat_dim=16,
+            axes_dims=[4, 6, 6],
+            axes_lens=[256, 64, 64],
+        ),
+    )
+    for name in ("x_pad_token", "cap_pad_token"):
+        torch.nn.init.normal_(pipe.transformer.get_parameter(name))
+    return _save(pipe, folder, text_length=80)
+
+
+SPECIAL = {"bos_token_id": 256, "eos_token_id": 257, "pad_token_id": 256, "image_token_id": 259}
+TEXT = {
+    "vocab_size": 320,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 2048,
+}
+CHAT = (
+    "{% for each in messages %}<|im_start|>{{ each.role }}\n{{ each.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+
+
+def _qwen_tokenizer() -> Qwen2Tokenizer:
+    marks = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    vocab = {piece: n for n, piece in enumerate([*sorted(ByteLevel.alphabet()), *marks])}
+    tokenizer = Qwen2Tokenizer(vocab=vocab, merges=[], additional_special_tokens=marks[1:])
+    tokenizer.chat_template = CHAT
+    return tokenizer
+
+
+def _save(pipe: Any, folder: Path, **facts: Any) -> Path:
     pipe.save_pretrained(folder)
-    (folder / "limner.json").write_text('{"text_length": 12, "resolution": 32, "guidance": 2.0}')
+    (folder / "limner.json").write_text(json.dumps({"resolution": 32, "guidance": 2.0, **facts}))
     return folder
 
 
-def _clip_tokenizer() -> CLIPTokenizer:
-    pieces = ["<|startoftext|>", "<|endoftext|>", *LETTERS, *(f"{letter}</w>" for letter in LETTERS)]
-    return CLIPTokenizer(vocab={piece: n for n, piece in enumerate(pieces)}, merges=[], model_max_length=77)
+def _vae(**config: Any) -> AutoencoderKL:
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 8, 8, 8),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=4,
+        mid_block_add_attention=False,
+        **config,
+    )
+
+
+def _unet(**config: Any) -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=4,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        attention_head_dim=2,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        **config,
+    )
+
+
+def _clip() -> CLIPTextModel:
+    return CLIPTextModel(clip_config())
+
+
+def clip_config(**config: Any) -> CLIPTextConfig:
+    """A CLIP text model of three layers."""
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+    ids = {"vocab_size": 100, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    return CLIPTextConfig(**{**sizes, **ids, **config})
+
+
+def _clip_tokenizer(**config: Any) -> CLIPTokenizer:
+    pieces = ["<|startoftext|>", "<|endoftext|>", *LETTERS, *(f"{letter}</w>" for letter in LETTERS), "!"]
+    vocab = {piece: n for n, piece in enumerate(pieces)}
+    return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=77, **config)
 
 
 def _t5_tokenizer() -> T5TokenizerFast:

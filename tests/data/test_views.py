@@ -81,3 +81,10 @@ def test_a_file_that_changed_or_went_is_named(tmp_path, paint):
         BadImage, match=r"changed since the folder was read \(64 x 64, now 64 x 80\). Run again"
     ):
         pixels(view)
+
+
+def test_a_frame_says_where_the_crop_was():
+    one = View(example(width=960, height=400), (80, 48), (100, 0, 766, 400), False, "a")
+    assert one.frame == (400, 960, 0, 12, 48, 80)
+    mirrored = View(one.example, one.size, one.crop, True, "a")
+    assert mirrored.frame == (400, 960, 0, 23, 48, 80), "counted from the other edge"

@@ -59,6 +59,19 @@ def test_a_family_whose_units_do_not_meet_is_refused():
         replace(FLUX, units=FLUX.units[1:])
 
 
+def test_a_wish_that_the_family_cannot_grant_is_refused(tiny_base: Path):
+    with pytest.raises(
+        BadRecipe, match=r"train.min_snr is 5.0, which means nothing for flux. Remove it; flux"
+    ):
+        FLUX.bound(locate(str(tiny_base), folders={}), Objective(min_snr=5.0))
+
+
+def test_layers_that_never_run_are_not_counted(tiny_base: Path):
+    source = locate(str(tiny_base), folders={})
+    assert FLUX.depth(source, "text_encoder") == 3
+    assert replace(FLUX, idle_layers={"text_encoder": 1}).depth(source, "text_encoder") == 2
+
+
 def test_endings_may_be_given():
     assert FLUX.endings("transformer", ["proj_out", "attn.to_q"]) == ("proj_out", "attn.to_q")
     assert FLUX.endings("transformer", "attention") == FLUX.targets["attention"]

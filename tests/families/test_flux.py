@@ -12,7 +12,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 from torch import Tensor
 
-from limner.families import flux
+from limner.families import flux, rectified
 from limner.families.base import Canvas, Objective
 from limner.families.flux import FAMILY
 from limner.families.loading import hush, load
@@ -57,14 +57,6 @@ def values(source: Source, models: dict[str, Any], objective: Objective = Object
     inputs = {"image": IMAGE, "caption": CAPTIONS, **given}
     with torch.no_grad():
         return run(FAMILY.bound(source, objective), models, inputs, Draws(PLACES))
-
-
-def test_tokens_are_packed_and_placed_as_the_pipeline_does():
-    latent = torch.randn(2, 4, 6, 10)
-    assert torch.equal(flux.pack(latent), FluxPipeline._pack_latents(latent, 2, 4, 6, 10))
-    assert torch.equal(
-        flux.grid(3, 5, CPU), FluxPipeline._prepare_latent_image_ids(2, 3, 5, CPU, torch.float32)
-    )
 
 
 def test_a_caption_is_encoded_as_the_pipeline_does(source, models, pipe):
@@ -213,19 +205,6 @@ def test_a_distilled_base_without_guidance_input_is_painted_without_guidance(sou
     assert asked["guidance_scale" if guided(source) else "true_cfg_scale"] == 5.0
 
 
-def test_pictures_are_those_of_the_stock_pipeline(source, models, pipe):
-    canvas = Canvas(width=64, height=32, steps=3, seed=11)
-    text = FAMILY.bound(source, Objective())[:4]
-    with torch.no_grad():
-        prompts = [run(text, models, {"caption": (caption,)}) for caption in (*CAPTIONS, "")]
-        mine = flux.paint(source, models, prompts[:2], prompts[2], canvas)
-    for number, (caption, picture) in enumerate(zip(CAPTIONS, mine, strict=True)):
-        generator = torch.Generator().manual_seed(11 + number)
-        stock = pipe(caption, **flux.options(source, canvas), generator=generator).images[0]
-        assert picture.size == (64, 32)
-        assert np.abs(np.asarray(picture).astype(int) - np.asarray(stock).astype(int)).max() <= 1
-
-
 @pytest.mark.parametrize("group", sorted(FAMILY.targets))
 def test_target_groups_name_layers_of_the_model(models, group: str):
     names = lora.matching(models["transformer"], FAMILY.endings("transformer", group))
@@ -245,5 +224,5 @@ def test_text_targets_name_layers_of_every_layer(models, encoder: str):
 
 def test_the_shift_of_the_stock_sampler_is_ours():
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
-    assert set(flux.SHIFT_RANGE) <= set(scheduler.config)
-    assert {key: scheduler.config[key] for key in flux.SHIFT_RANGE} == flux.SHIFT_RANGE
+    assert set(rectified.SHIFT_RANGE) <= set(scheduler.config)
+    assert {key: scheduler.config[key] for key in rectified.SHIFT_RANGE} == rectified.SHIFT_RANGE

@@ -11,7 +11,7 @@ def test_every_known_pipeline_has_its_family(pipeline: str):
     assert family.denoiser in family.parts
 
 
-@pytest.mark.parametrize("pipeline", ["StableDiffusionPipeline", ""])
+@pytest.mark.parametrize("pipeline", ["StableCascadePriorPipeline", ""])
 def test_an_unknown_pipeline_is_told_with_those_that_are_known(pipeline: str):
     with pytest.raises(BadBase, match=f"The base is a '{pipeline}'; Limner trains .*FluxPipeline"):
         family_of(pipeline)

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from limner.families.flux import grid
 from limner.lora import file
+from limner.nn.patch import grid
 from limner.recipe.schema import Recipe
 from limner.run.cache import stock
 from limner.run.export import export
@@ -93,7 +93,8 @@ def inputs(one: Trainee) -> dict[str, torch.Tensor]:
     return {
         "hidden_states": torch.randn(1, 4, config.in_channels, generator=draw),
         "encoder_hidden_states": text, "pooled_projections": pooled, "timestep": torch.tensor([0.4]),
-        "img_ids": grid(2, 2, torch.device("cpu")), "txt_ids": torch.zeros(12, 3), **more,
+        "img_ids": torch.nn.functional.pad(grid(2, 2, torch.device("cpu")), (1, 0)),
+        "txt_ids": torch.zeros(12, 3), **more,
     }  # fmt: skip
 
 

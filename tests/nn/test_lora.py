@@ -136,3 +136,9 @@ def test_dropout_is_the_adapters_own():
     assert not any(m.training for m in net.modules() if isinstance(m, nn.ModuleList))
     lora.dropping(net, on=False)
     assert torch.equal(net(X), quiet)
+
+
+def test_layers_that_never_run_are_left_out():
+    net = nn.ModuleDict({"layers": nn.ModuleList(nn.Linear(4, 4) for _ in range(4)), "out": nn.Linear(4, 4)})
+    assert lora.matching(net, ["*"], layers="layers", until=2) == ["layers.0", "layers.1", "out"]
+    assert lora.matching(net, ["*"], layers="layers", since=1, until=3) == ["layers.1", "layers.2"]

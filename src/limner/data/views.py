@@ -28,6 +28,25 @@ class View:
     caption: str
     """Empty when it is dropped."""
 
+    @property
+    def frame(self) -> tuple[int, int, int, int, int, int]:
+        """Source height and width; top and left of the crop at the scale of ``size``; its height and width.
+
+        What SDXL is told of each image (Podell et al. 2023, arXiv:2307.01952, section 2.2). Mirrored views
+        count from the edge that was on the right.
+        """
+        (width, height), (left, top, right, bottom) = self.size, self.crop
+        aside = self.example.width - right if self.flip else left
+        down, across = height / (bottom - top), width / (right - left)
+        return (
+            self.example.height,
+            self.example.width,
+            round(top * down),
+            round(aside * across),
+            height,
+            width,
+        )
+
 
 def size_of(example: Example, buckets: Sequence[tuple[int, int]]) -> tuple[int, int]:
     """The bucket, (width, height), that crops an example least."""

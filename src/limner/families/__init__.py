@@ -8,7 +8,14 @@ from limner.errors import BadBase
 if TYPE_CHECKING:
     from limner.families.base import Family
 
-KNOWN = {"FluxPipeline": "limner.families.flux"}
+KNOWN = {
+    "Flux2KleinPipeline": "limner.families.flux2",
+    "FluxPipeline": "limner.families.flux",
+    "QwenImagePipeline": "limner.families.qwen_image",
+    "StableDiffusionPipeline": "limner.families.sd15",
+    "StableDiffusionXLPipeline": "limner.families.sdxl",
+    "ZImagePipeline": "limner.families.z_image",
+}
 """Class in ``model_index.json`` -> module of the family."""
 
 

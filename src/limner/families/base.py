@@ -1,18 +1,21 @@
 """What a model family must say of itself. Data and functions; nothing to inherit from."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field, fields
+from typing import Any
 
-from PIL import Image
 from torch import Tensor
 
 from limner.errors import BadBase, BadRecipe
 from limner.families.source import Source
 from limner.graph.unit import Unit, check
 
-INPUTS = ("image", "caption")
-"""What the data gives: ``image`` (1, 3, H, W) uint8, ``caption`` a tuple of one str."""
+INPUTS = ("image", "frame", "caption")
+"""What the data gives: ``image`` (1, 3, H, W) uint8, ``frame`` (1, 6) int64, ``caption`` a tuple of one str.
+
+``frame`` is where the image stands in its file: height and width of the file's image, top and left of the
+crop in pixels of the crop's own scale, height and width of the crop.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +25,11 @@ class Objective:
     time_density: str | None = None
     time_shift: float | None = None
     guidance: float = 1.0
+    prediction: str | None = None
+    """What the denoiser says: "epsilon" or "v"."""
+    min_snr: float = 0.0
+    noise_offset: float = 0.0
+    zero_terminal_snr: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,21 +41,6 @@ class Canvas:
     steps: int
     guidance: float | None = None
     seed: int = 0
-
-
-class Paint(Protocol):
-    """Paints one image for each prompt embedding."""
-
-    def __call__(
-        self,
-        source: Source,
-        models: Mapping[str, Any],
-        prompts: Sequence[Mapping[str, Tensor]],
-        blank: Mapping[str, Tensor],
-        canvas: Canvas,
-    ) -> list[Image.Image]:
-        """``prompts`` and ``blank`` hold the text values that the denoiser reads, batch size 1."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +59,8 @@ class Family:
     """From :data:`INPUTS` to ``loss`` (B,), in order."""
     text: tuple[str, ...]
     """Values that the denoiser reads of a caption."""
+    wishes: frozenset[str]
+    """Fields of :class:`Objective` that this family can grant."""
     constants: Callable[[Source, Objective], Mapping[str, Any]]
     """Constants of the units, from the base's own configs and the recipe's wishes."""
     targets: Mapping[str, tuple[str, ...]]
@@ -80,7 +75,16 @@ class Family:
     """Image sides must be multiples of this, in pixels."""
     options: Callable[[Source, Canvas], dict[str, Any]]
     """Arguments of the stock pipeline that make it paint on a canvas from a prompt."""
-    paint: Paint
+    embeds: Callable[[Mapping[str, Tensor]], Mapping[str, Any]]
+    """From the ``text`` values of a batch to the stock pipeline's arguments that stand for prompts."""
+    resolution: int = 1024
+    """Side in pixels of the square whose area the base was made for."""
+    ragged: frozenset[str] = frozenset()
+    """Values (1, L, ...) whose length L differs from row to row; in a batch the short ones end in zeros."""
+    left_out: tuple[str, ...] = ()
+    """Parts of the stock pipeline that Limner does without, such as a filter of its pictures."""
+    idle_layers: Mapping[str, int] = field(default_factory=dict)
+    """Text encoder -> layers at its top that never run, because the family reads an earlier state."""
 
     def __post_init__(self) -> None:
         check(self.units, given=INPUTS)
@@ -90,7 +94,16 @@ class Family:
 
         Raises:
             BadBase: The base's configs are missing, or hold values that mean nothing.
+            BadRecipe: A wish that this family cannot grant.
         """
+        for each in fields(objective):
+            value = getattr(objective, each.name)
+            if value != each.default and each.name not in self.wishes:
+                known = ", ".join(f"train.{name}" for name in sorted(self.wishes))
+                raise BadRecipe(
+                    f"train.{each.name} is {value}, which means nothing for {self.name}. Remove it; "
+                    f"{self.name} knows {known}."
+                )
         try:
             constants = self.constants(source, objective)
         except (TypeError, ValueError, LookupError) as error:
@@ -120,6 +133,18 @@ class Family:
             known = ", ".join(sorted(self.targets))
             raise BadRecipe(f"lora.targets is {wanted!r}; {self.name} has {known}. Or list module endings.")
         return self.targets[name]
+
+    def depth(self, source: Source, encoder: str) -> int:
+        """How many layers of a text encoder run.
+
+        Raises:
+            BadBase: Its config does not say.
+        """
+        config = source.config(encoder)
+        layers = config.get("num_hidden_layers") or config.get("num_layers")
+        if type(layers) is not int:
+            raise BadBase(f"{source.name}: {encoder}/config.json says {layers!r:.60} layers. {source.again}")
+        return layers - self.idle_layers.get(encoder, 0)
 
     def check_side(self, name: str, pixels: int | None) -> None:
         """Raise ``BadRecipe`` unless an image side can be painted; the stock pipeline would round it down."""

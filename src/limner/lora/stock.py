@@ -69,10 +69,10 @@ def verify(
 
     stock: Any = getattr(diffusers, pipeline) if isinstance(pipeline, str) else pipeline
     pipeline = stock.__name__
-    flat, alphas, described = stock.lora_state_dict(
+    flat, *rest = stock.lora_state_dict(
         str(path), return_alphas=True, return_lora_metadata=True, use_safetensors=True, local_files_only=True
     )
-    if alphas or described:
+    if any(rest):  # alphas, where the pipeline has them, and peft's own description
         raise BadLora(
             f"{path}: {pipeline} finds scales beside the factors; they must be baked in. Export again."
         )

@@ -41,3 +41,15 @@ def resolution_shift(
     Source: black-forest-labs/flux, ``sampling.py``, ``get_schedule``.
     """
     return math.exp(low + (high - low) * (tokens - few) / (many - few))
+
+
+def empirical_shift(tokens: int, steps: int = 50) -> float:
+    """FLUX.2's shift exp(mu): a line in the number of image tokens, fitted for 10 and for 200 steps.
+
+    Source: black-forest-labs/flux2, ``sampling.py``, ``compute_empirical_mu``.
+    """
+    for_200 = 0.00016927 * tokens + 0.45666666
+    if tokens > 4300:
+        return math.exp(for_200)
+    for_10 = 8.73809524e-05 * tokens + 1.89833333
+    return math.exp(for_200 + (for_10 - for_200) * (200 - steps) / 190)

@@ -15,14 +15,17 @@ from limner.nn.dropout import PlacedDropout, Places
 NAME = "default"
 
 
-def matching(model: nn.Module, endings: Sequence[str], *, layers: str = "", since: int = 0) -> list[str]:
+def matching(
+    model: nn.Module, endings: Sequence[str], *, layers: str = "", since: int = 0, until: int | None = None
+) -> list[str]:
     """Names of the linear layers that end in one of ``endings``.
 
     Args:
         model: The model.
         endings: Endings at a dot, such as ``attn.to_q``; ``*`` stands for anything.
-        layers: Path of the model's list of layers, needed when ``since`` is not 0.
+        layers: Path of the model's list of layers, needed for ``since`` and ``until``.
         since: Index of the first layer to train; modules below it, or outside the list, are left out.
+        until: Index of the first layer that never runs; modules from it on are left out. None: all run.
 
     Raises:
         BadRecipe: An ending matches nothing.
@@ -35,13 +38,10 @@ def matching(model: nn.Module, endings: Sequence[str], *, layers: str = "", sinc
             known = ", ".join(sorted({_tail(name) for name in linear}))
             raise BadRecipe(f"lora.targets: no linear layer ends in {ending!r}. Endings here: {known}.")
         chosen.update(found)
+    places = {n: int(n[len(layers) + 1 :].split(".")[0]) for n in chosen if n.startswith(f"{layers}.")}
     if since:
-        chosen = {
-            n
-            for n in chosen
-            if n.startswith(f"{layers}.") and int(n[len(layers) + 1 :].split(".")[0]) >= since
-        }
-    return sorted(chosen)
+        chosen = {n for n, layer in places.items() if layer >= since}
+    return sorted(n for n in chosen if until is None or places.get(n, -1) < until)
 
 
 def _tail(name: str) -> str:

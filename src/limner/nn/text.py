@@ -1,9 +1,27 @@
 """Text encoders of transformers, cut between two layers: the part below, and the part above."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+
+def padded(tokenizer: Any, caption: Sequence[str], length: int) -> Tensor:
+    """B captions -> (B, length) token ids, cut and padded as the stock pipelines do."""
+    full = {"padding": "max_length", "max_length": length, "truncation": True}
+    return tokenizer(list(caption), **full, return_tensors="pt").input_ids
+
+
+def chats(tokenizer: Any, caption: Sequence[str], *, thinking: bool) -> list[str]:
+    """Each caption as what a user says to a language model, in the chat form of its own tokenizer."""
+    ask: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": thinking}
+    return [tokenizer.apply_chat_template([{"role": "user", "content": each}], **ask) for each in caption]
+
+
+def seen(mask: Tensor) -> Any:
+    """A language model's attention mask (B, L); on the meta device, where it cannot be looked into, none."""
+    return {"full_attention": None} if mask.is_meta else mask
 
 
 def clip_ends(tokens: Tensor, model: Any) -> Tensor:
@@ -15,21 +33,50 @@ def clip_ends(tokens: Tensor, model: Any) -> Tensor:
 
 
 def clip_below(model: Any, tokens: Tensor, *, until: int) -> Tensor:
-    """(B, 77) tokens -> (B, 77, D): the state that layer ``until`` of a CLIPTextModel reads."""
-    hidden = model.embeddings(input_ids=tokens)
-    return _clip_layers(model, hidden, 0, until)
+    """(B, 77) tokens -> (B, 77, D): the state that layer ``until`` of a CLIP text model reads."""
+    body = _clip_body(model)
+    return _clip_layers(body, body.embeddings(input_ids=tokens), 0, until)
 
 
 def clip_above(model: Any, hidden: Tensor, tokens: Tensor, *, since: int) -> Tensor:
     """(B, 77, D) state that layer ``since`` reads -> (B, D) pooled output."""
-    hidden = _clip_layers(model, hidden, since, len(model.encoder.layers))
-    hidden = model.final_layer_norm(hidden)
+    hidden = clip_last_above(model, hidden, tokens, since=since)
     rows = torch.arange(len(hidden), device=hidden.device)
-    return hidden[rows, clip_ends(tokens, model)]
+    return hidden[rows, clip_ends(tokens, _clip_body(model))]
 
 
-def _clip_layers(model: Any, hidden: Tensor, start: int, stop: int) -> Tensor:
-    for layer in model.encoder.layers[start:stop]:
+def clip_last_above(model: Any, hidden: Tensor, tokens: Tensor, *, since: int) -> Tensor:
+    """(B, 77, D) state that layer ``since`` reads -> (B, 77, D) last state, normalised."""
+    del tokens
+    body = _clip_body(model)
+    hidden = _clip_layers(body, hidden, since, len(body.encoder.layers))
+    return body.final_layer_norm(hidden)
+
+
+def clip_penultimate_above(model: Any, hidden: Tensor, tokens: Tensor, *, since: int) -> Tensor:
+    """(B, 77, D) state that layer ``since`` reads -> (B, 77, D) state that the last layer would read."""
+    del tokens
+    body = _clip_body(model)
+    return _clip_layers(body, hidden, since, len(body.encoder.layers) - 1)
+
+
+def clip_both_above(model: Any, hidden: Tensor, tokens: Tensor, *, since: int) -> tuple[Tensor, Tensor]:
+    """(B, 77, D) state that layer ``since`` reads -> the one that the last layer reads, and (B, P) projected.
+
+    ``model`` is a CLIPTextModelWithProjection.
+    """
+    last = len(_clip_body(model).encoder.layers) - 1
+    before = clip_penultimate_above(model, hidden, tokens, since=since) if since < last else hidden
+    return before, model.text_projection(clip_above(model, before, tokens, since=last))
+
+
+def _clip_body(model: Any) -> Any:
+    """The text model itself: transformers wraps it in another one that projects what it pools."""
+    return dict(model.named_children()).get("text_model", model)
+
+
+def _clip_layers(body: Any, hidden: Tensor, start: int, stop: int) -> Tensor:
+    for layer in body.encoder.layers[start:stop]:
         hidden = layer(hidden, None, is_causal=True)
     return hidden
 

@@ -166,6 +166,18 @@ class Train(Part):
     """Shift of the noise levels towards noise. auto: by resolution, as the family samples."""
     guidance: Annotated[float, Field(ge=0)] = 1.0
     """Embedded guidance while training, for bases that have one. 1.0 leaves the distillation whole."""
+    prediction: Literal["auto", "epsilon", "v"] = "auto"
+    """What a base of the Stable Diffusion kind was made to say of its input: the noise, or the velocity v
+    (Salimans 2022, arXiv 2202.00512). auto: as its scheduler says. A checkpoint in one file cannot say it."""
+    min_snr: Annotated[float, Field(ge=0, le=1000, examples=[5.0])] = 0.0
+    """Cap on what nearly clean steps count, by their signal-to-noise ratio (Hang 2023, arXiv 2303.09556).
+    0: off. For bases of the Stable Diffusion kind."""
+    noise_offset: Annotated[float, Field(ge=0, le=1, examples=[0.05])] = 0.0
+    """Share of noise that is one number per channel, so that very dark and very bright pictures can be
+    learned. 0: off. For bases of the Stable Diffusion kind."""
+    zero_terminal_snr: bool | None = Field(default=None, examples=[True])
+    """Whether the last step is pure noise (Lin 2023, arXiv 2305.08891), for bases of the Stable Diffusion
+    kind that predict v. Unset: as the base's scheduler says."""
     evaluate_every: Annotated[int, Field(ge=1)] | None = Field(default=None, examples=[100])
     """Steps between measurements of the held-out loss. Unset: at each checkpoint."""
     save_every: Annotated[int, Field(ge=1)] = 250
@@ -284,7 +296,7 @@ class Recipe(Part):
     """
 
     base: Annotated[str, Field(min_length=1)] = "glyph"
-    """The model to teach: a registered name ("glyph", "flux-dev", "flux-schnell"), a hub id, or a folder in
+    """The model to teach: a registered name ("glyph", "flux-dev", "sdxl" ..), a hub id, or a folder in
     diffusers layout (written with a leading "./", "../", "~/" or "/")."""
     name: Annotated[str, Field(pattern=r'^[^./\\:*?"<>|\x00-\x1f][^/\\:*?"<>|\x00-\x1f]{0,99}$')] = "lora"
     """What the LoRA is called in its own metadata and in reports. Does not begin with a dot."""

@@ -3,7 +3,7 @@
 import base64
 import io
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from limner.data.views import View
 from limner.files import human, require_space, write_json, write_text
 from limner.graph.cache import Cache
 from limner.nn import processes
+from limner.nn.ragged import together
 from limner.recipe import toml
 from limner.recipe.prompts import prompts
 from limner.recipe.schema import Recipe
@@ -45,8 +46,16 @@ class Cached:
 class Store:
     """Frozen values of rows, read through a bounded memory."""
 
-    def __init__(self, cache: Cache, table: Table, rows: Sequence[Row], *, room: int = HELD) -> None:
-        self.cache, self.table, self.rows, self.room = cache, table, rows, room
+    def __init__(
+        self,
+        cache: Cache,
+        table: Table,
+        rows: Sequence[Row],
+        *,
+        ragged: Collection[str] = (),
+        room: int = HELD,
+    ) -> None:
+        self.cache, self.table, self.rows, self.ragged, self.room = cache, table, rows, ragged, room
         self._held: dict[str, dict[str, Tensor]] = {}
 
     def row(self, number: int) -> dict[str, Tensor]:
@@ -57,7 +66,10 @@ class Store:
     def batch(self, numbers: Sequence[int], device: torch.device) -> dict[str, Tensor]:
         """Rows of one shape, stacked and moved."""
         rows = [self.row(number) for number in numbers]
-        return {name: torch.cat([row[name] for row in rows]).to(device) for name in rows[0]}
+        return {
+            name: (together if name in self.ragged else torch.cat)([row[name] for row in rows]).to(device)
+            for name in rows[0]
+        }
 
     def addresses(self) -> list[str]:
         """Every entry that the rows read, sorted."""
@@ -145,7 +157,7 @@ def stock(setting: Setting, say: Say) -> tuple[Store, Cached]:
     written = fill(setting, store, rows, work, say)
     reused = len(work.present)
     report = Cached(work.count, reused, written, time.monotonic() - start, work.count + reused)
-    return Store(store, work.table, rows), report
+    return Store(store, work.table, rows, ragged=setting.family.ragged), report
 
 
 def _discard_damaged(store: Cache, places: Iterable[str], say: Say) -> bool:

@@ -62,13 +62,23 @@ def rows_of(setting: Setting, views: Sequence[View]) -> list[Row]:
     """A row for each view."""
     return [
         Row(
-            inputs={"image": _view_address(view), "caption": text_address(view.caption)},
-            value=lambda name, view=view: image_tensor(view) if name == "image" else (view.caption,),
+            inputs={
+                "image": _view_address(view),
+                "frame": text_address(str(view.frame)),
+                "caption": text_address(view.caption),
+            },
+            value=partial(_value, view),
             wanted=setting.cut.boundary,
             shape=view.size,
         )
         for view in views
     ]
+
+
+def _value(view: View, name: str) -> Any:
+    if name == "frame":
+        return torch.tensor([view.frame])
+    return image_tensor(view) if name == "image" else (view.caption,)
 
 
 def caption_rows(setting: Setting, captions: Sequence[str]) -> list[Row]:

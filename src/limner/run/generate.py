@@ -74,7 +74,7 @@ def generate(  # noqa: PLR0913  what a picture is made of
     for side, pixels in (("--width", settings.width), ("--height", settings.height)):
         family.check_side(side, pixels)
     pipe = pipeline(family, source, path, settings.weight)
-    side = int(source.facts.get("resolution", 1024))
+    side = int(source.facts.get("resolution", family.resolution))
     canvas = Canvas(
         width=settings.width or side,
         height=settings.height or side,
@@ -88,7 +88,7 @@ def generate(  # noqa: PLR0913  what a picture is made of
             for turn in range(settings.count):
                 seed = settings.seed + turn
                 generator = torch.Generator().manual_seed(seed)
-                picture = pipe(prompt, **family.options(source, canvas), generator=generator).images[0]
+                picture = pipe(prompt=prompt, **family.options(source, canvas), generator=generator).images[0]
                 place = out / f"{number:02d}-{_slug(prompt)}-{seed}.png"
                 place.parent.mkdir(parents=True, exist_ok=True)
                 picture.save(place)
@@ -108,7 +108,11 @@ def pipeline(family: Family, source: Source, lora: Path | None, weight: float = 
         source.weights(part)
     try:
         pipe = stock_class.from_pretrained(
-            source.root, dtype=precision_of("auto", device), use_safetensors=True, local_files_only=True
+            source.root,
+            dtype=precision_of("auto", device),
+            use_safetensors=True,
+            local_files_only=True,
+            **dict.fromkeys(family.left_out),
         )
     except BROKEN as error:
         raise BadBase(f"{source.name} cannot be loaded: {first_line(error)}. {source.again}") from error

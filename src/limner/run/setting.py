@@ -11,7 +11,7 @@ from limner.data.folder import Example, Folder, Rejected, read_folder
 from limner.data.order import Order
 from limner.data.subject import REMEDY, SLACK, crops, follows, slack
 from limner.data.views import View, views
-from limner.errors import BadBase, BadData, BadRecipe
+from limner.errors import BadData, BadRecipe
 from limner.families import family_of
 from limner.families.base import Family, Objective
 from limner.families.source import Source, locate
@@ -142,7 +142,7 @@ def prepare(recipe: Recipe, prior: Path | None = None) -> Setting:
     device = device_of(recipe.limits.device)
     for side, pixels in (("width", recipe.sample.width), ("height", recipe.sample.height)):
         family.check_side(f"sample.{side}", pixels)
-    resolution = recipe.data.resolution or int(source.facts.get("resolution", 1024))
+    resolution = recipe.data.resolution or int(source.facts.get("resolution", family.resolution))
     folder = _read(recipe, recipe.data.images, resolution)
     others = recipe.data.held_out_images and _read(recipe, recipe.data.held_out_images, resolution)
     sizes = buckets(resolution, multiple=family.multiple)
@@ -239,6 +239,10 @@ def _objective(recipe: Recipe) -> Objective:
         time_density=None if wish.time_density == "auto" else wish.time_density,
         time_shift=words.get(wish.time_shift, wish.time_shift),  # pyright: ignore[reportArgumentType]
         guidance=wish.guidance,
+        prediction=None if wish.prediction == "auto" else wish.prediction,
+        min_snr=wish.min_snr,
+        noise_offset=wish.noise_offset,
+        zero_terminal_snr=wish.zero_terminal_snr,
     )
 
 
@@ -246,17 +250,9 @@ def _trained(recipe: Recipe, family: Family, source: Source) -> dict[str, int]:
     trained = {family.denoiser: 0}
     for name in recipe.lora.text_encoders:
         family.endings(name, "auto")
-        layers = _layer_count(source, name)
+        layers = family.depth(source, name)
         last = recipe.lora.text_encoder_layers
         if last is not None and last > layers:
             raise BadRecipe(f"lora.text_encoder_layers is {last}; {name} has {layers} layers.")
         trained[name] = 0 if last is None else layers - last
     return trained
-
-
-def _layer_count(source: Source, encoder: str) -> int:
-    config = source.config(encoder)
-    layers = config.get("num_hidden_layers") or config.get("num_layers")
-    if type(layers) is not int:
-        raise BadBase(f"{source.name}: {encoder}/config.json says {layers!r:.60} layers. {source.again}")
-    return layers

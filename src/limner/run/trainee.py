@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from limner.data.order import Draw as Place
 from limner.data.order import micro_batches
+from limner.families import painting
 from limner.families.base import Canvas
 from limner.families.loading import load
 from limner.graph.unit import run as run_units
@@ -34,7 +35,8 @@ def targets(setting: Setting, name: str, model: nn.Module) -> list[str]:
     family = setting.family
     endings = family.endings(name, setting.recipe.lora.targets)
     layers = family.layers.get(name, "")
-    return lora.matching(model, endings, layers=layers, since=setting.trained[name])
+    until = family.depth(setting.source, name) if layers else None
+    return lora.matching(model, endings, layers=layers, since=setting.trained[name], until=until)
 
 
 def rate(setting: Setting, name: str) -> float:
@@ -173,7 +175,7 @@ class Trainee:
         self.dropping(on=False)
         try:
             with self._arithmetic():
-                return setting.family.paint(setting.source, models, texts[:-1], texts[-1], canvas)
+                return painting.paint(setting.family, setting.source, models, texts[:-1], texts[-1], canvas)
         finally:
             self.dropping(on=True)
 

@@ -1,0 +1,101 @@
+"""Units and constants of the families that denoise in discrete steps, as Stable Diffusion does."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from limner.errors import BadRecipe
+from limner.families.base import Canvas, Objective
+from limner.families.source import Source
+from limner.graph.unit import unit
+from limner.nn import ddpm, flow
+from limner.nn.draws import Draw
+
+WISHES = frozenset({"time_density", "prediction", "min_snr", "noise_offset", "zero_terminal_snr"})
+"""Wishes of a recipe that these families can grant."""
+
+WORDS = {"epsilon": ddpm.EPSILON, "v": ddpm.VELOCITY}
+
+
+@unit("noise")
+def draw_noise(latent: Tensor, draw: Draw, *, noise_offset: float) -> Tensor:
+    """(B, C, h, w), with one more number per channel at a share of ``noise_offset``.
+
+    Source: N. Guttenberg, "Diffusion with offset noise" (2023); diffusers,
+    ``train_text_to_image_lora_sdxl.py``.
+    """
+    noise = draw.normal("noise", latent)
+    if not noise_offset:
+        return noise
+    return noise + noise_offset * draw.normal("noise_offset", latent[..., :1, :1])
+
+
+@unit("time")
+def draw_time(latent: Tensor, draw: Draw, *, time_density: str) -> Tensor:
+    """(B,) in (0, 1), 1 = noise."""
+    return flow.density(time_density, draw.uniform("time", latent))
+
+
+@unit("loss")
+def measure(  # noqa: PLR0913  two objectives and a weight
+    guess: Tensor,
+    latent: Tensor,
+    noise: Tensor,
+    time: Tensor,
+    *,
+    steps: ddpm.Steps,
+    prediction: str,
+    min_snr: float,
+) -> Tensor:
+    """Mean squared error of each sample, (B,), in fp32, weighted if ``min_snr`` is not 0."""
+    left = steps.left(time)
+    wanted = ddpm.wanted(prediction, latent, noise, left)
+    loss = (guess.float() - wanted.float()).square().flatten(1).mean(1)
+    return loss * ddpm.min_snr(prediction, left, min_snr) if min_snr else loss
+
+
+def constants(source: Source, objective: Objective) -> Mapping[str, Any]:
+    """What the base's scheduler decides, unless the recipe decides otherwise.
+
+    Raises:
+        BadRecipe: Pure noise at the last step, for a denoiser that names the noise it is shown.
+    """
+    sampler = source.config("scheduler")
+    prediction = WORDS.get(objective.prediction or "", sampler.get("prediction_type", ddpm.EPSILON))
+    if prediction not in WORDS.values():
+        raise ValueError(f"prediction_type is {prediction!r}; known: {', '.join(WORDS.values())}")
+    dark = objective.zero_terminal_snr
+    if dark is None:
+        dark = bool(sampler.get("rescale_betas_zero_snr"))
+    if dark and prediction == ddpm.EPSILON:
+        raise BadRecipe(
+            "train.zero_terminal_snr is true and the base predicts the noise: at the last step that teaches "
+            'nothing. Remove it; or set train.prediction = "v", if the base was made so.'
+        )
+    density = objective.time_density or "uniform"
+    return {
+        "steps": ddpm.Steps(
+            float(sampler["beta_start"]),
+            float(sampler["beta_end"]),
+            str(sampler["beta_schedule"]),
+            int(sampler.get("num_train_timesteps", 1000)),
+            dark,
+        ),
+        "prediction": prediction,
+        "min_snr": objective.min_snr,
+        "noise_offset": objective.noise_offset,
+        "time_density": "logit-normal" if density == "sigmoid" else density,
+    }
+
+
+def options(source: Source, canvas: Canvas, guidance: float) -> dict[str, Any]:
+    """Arguments of the stock pipeline. ``guidance`` is the family's own, 1 is none."""
+    own = source.facts.get("guidance", guidance)
+    return {
+        "negative_prompt": "",
+        "guidance_scale": own if canvas.guidance is None else canvas.guidance,
+        "num_inference_steps": canvas.steps,
+        "width": canvas.width,
+        "height": canvas.height,
+    }

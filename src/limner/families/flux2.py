@@ -1,0 +1,144 @@
+"""FLUX.2 klein (Black Forest Labs 2026), 4B and 9B, base and distilled.
+
+A rectified-flow transformer that reads three inner states of Qwen3, stacked. Weights:
+black-forest-labs/FLUX.2-klein-base-4B (Apache-2.0) and FLUX.2-klein-base-9B (non-commercial, gated); the
+distilled ones lose their few steps by training, so train on base and use the LoRA on both.
+Oddities: text is padded to 512 and the padding is read; latents are 2x2 patches already before noise comes,
+128 channels normalised by the running statistics of a batch norm. Objective: diffusers,
+``train_dreambooth_lora_flux2_klein.py``; times are logit-normal and shifted as the sampler does for 50 steps.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from limner.families import rectified
+from limner.families.base import Canvas, Family, Objective
+from limner.families.latents import draw_latent, draw_noise
+from limner.families.source import Source
+from limner.graph.unit import unit
+from limner.nn import flow, patch, text
+
+STATES = (9, 18, 27)
+"""Inner states of the text encoder that are read; its pipeline's ``text_encoder_out_layers``."""
+
+
+@unit("tokens", "token_mask", uses=("tokenizer",))
+def tokenize(tokenizer: Any, caption: Sequence[str], *, text_length: int) -> tuple[Tensor, Tensor]:
+    """B captions -> (B, text_length) token ids of the chats around them, and what of them is no padding."""
+    full = {"padding": "max_length", "max_length": text_length, "truncation": True}
+    out = tokenizer(text.chats(tokenizer, caption, thinking=False), **full, return_tensors="pt")
+    return out.input_ids, out.attention_mask
+
+
+@unit("context", uses=("text_encoder",))
+def encode_text(text_encoder: Any, tokens: Tensor, token_mask: Tensor) -> Tensor:
+    """(B, L) twice -> (B, L, 3 D)."""
+    states = text_encoder.model(
+        input_ids=tokens,
+        attention_mask=text.seen(token_mask),
+        output_hidden_states=True,
+        use_cache=False,
+    ).hidden_states
+    return torch.cat([states[number] for number in STATES], dim=-1)
+
+
+@unit("latent_mean", "latent_spread", uses=("vae",))
+def encode_image(vae: Any, image: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, 3, H, W) uint8 -> mean and deviation of the normalised latent, each (B, 128, H/16, W/16)."""
+    posterior = vae.encode(image.to(vae.dtype) / 127.5 - 1).latent_dist
+    middle = vae.bn.running_mean.view(1, -1, 1, 1)
+    width = torch.sqrt(vae.bn.running_var.view(1, -1, 1, 1) + vae.config.batch_norm_eps)
+    return (patch.patchify(posterior.mean) - middle) / width, patch.patchify(posterior.std) / width
+
+
+@unit("guess", uses=("transformer",))
+def denoise(  # noqa: PLR0913  what the transformer reads is what it reads
+    transformer: nn.Module,
+    latent: Tensor,
+    noise: Tensor,
+    time: Tensor,
+    context: Tensor,
+    *,
+    guidance: float | None,
+) -> Tensor:
+    """-> (B, 128, h, w), the velocity. ``guidance`` None: the model has no such input."""
+    height, width = latent.shape[-2:]
+    guess = transformer(
+        hidden_states=patch.tokens(flow.noisy(latent, noise, time)),
+        encoder_hidden_states=context,
+        timestep=time,
+        guidance=None if guidance is None else torch.full_like(time, guidance),
+        img_ids=pad(patch.grid(height, width, latent.device), (1, 1)),
+        txt_ids=pad(torch.arange(context.shape[1], device=latent.device).float()[:, None], (3, 0)),
+        return_dict=False,
+    )[0]
+    return patch.untokens(guess, height)
+
+
+def constants(source: Source, objective: Objective) -> Mapping[str, Any]:
+    """What the base's configs decide, unless the recipe decides otherwise."""
+    guided = bool(source.config("transformer").get("guidance_embeds"))
+    return {
+        "text_length": source.facts.get("text_length", 512),
+        **rectified.times(source, objective, patch=1, own=flow.empirical_shift),
+        "guidance": objective.guidance if guided else None,
+    }
+
+
+def identity(source: Source) -> tuple[str, str]:
+    """4B reads Qwen3-4B, 9B the wider Qwen3-8B."""
+    wide = source.config("transformer").get("joint_attention_dim", 0) > 7680
+    size = "9b" if wide else "4b"
+    return f"Flux.2-klein-{size}", f"flux2_klein_{size}"
+
+
+def options(source: Source, canvas: Canvas) -> dict[str, Any]:
+    """How the stock pipeline is called: guidance of 4, or none for a distilled base."""
+    own = source.facts.get("guidance", 1.0 if source.index.get("is_distilled") else 4.0)
+    return {
+        "guidance_scale": own if canvas.guidance is None else canvas.guidance,
+        "num_inference_steps": canvas.steps,
+        "width": canvas.width,
+        "height": canvas.height,
+        "max_sequence_length": source.facts.get("text_length", 512),
+    }
+
+
+def embeds(texts: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The stock pipeline's name of what it reads of a prompt."""
+    return {"prompt_embeds": texts["context"]}
+
+
+DOUBLE = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
+JOINT = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
+FEED = ("ff.linear_in", "ff.linear_out", "ff_context.linear_in", "ff_context.linear_out")
+SINGLE = ("attn.to_qkv_mlp_proj", "single_transformer_blocks.*.attn.to_out")
+
+FAMILY = Family(
+    name="flux2-klein",
+    pipeline="Flux2KleinPipeline",
+    denoiser="transformer",
+    parts={
+        "tokenizer": "transformers:Qwen2TokenizerFast",
+        "text_encoder": "transformers:Qwen3ForCausalLM",
+        "vae": "diffusers:AutoencoderKLFlux2",
+        "transformer": "diffusers:Flux2Transformer2DModel",
+    },
+    full_precision=("vae",),
+    units=(tokenize, encode_text, encode_image)
+    + (draw_latent, draw_noise, rectified.draw_time, denoise, rectified.measure),
+    text=("context",),
+    wishes=rectified.WISHES | {"guidance"},
+    constants=constants,
+    targets={"attention": DOUBLE + JOINT + SINGLE, "all-linear": DOUBLE + JOINT + SINGLE + FEED},
+    text_targets={},
+    layers={},
+    identity=identity,
+    multiple=16,
+    options=options,
+    embeds=embeds,
+)

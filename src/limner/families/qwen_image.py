@@ -1,0 +1,131 @@
+"""Qwen-Image (Wu et al. 2025, arXiv:2508.02324).
+
+A rectified-flow transformer of 20 billion weights that reads a vision-language model's last state of the
+caption. Weights: Qwen/Qwen-Image (Apache-2.0).
+Oddities: a caption is wrapped in a chat, whose first 34 tokens are dropped again; text has its true length,
+and where lengths differ in a batch the rest is masked; the autoencoder is that of a video model, each channel
+with a mean and a spread of its own. Objective: diffusers, ``train_dreambooth_lora_qwen_image.py``; times are
+logit-normal and shifted with the image size as the sampler does (musubi-tuner's ``qwen_shift``).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limner.families import rectified
+from limner.families.base import Canvas, Family, Objective
+from limner.families.latents import draw_latent, draw_noise
+from limner.families.source import Source
+from limner.graph.unit import unit
+from limner.nn import flow, patch
+from limner.nn.ragged import mask_or_none
+
+CHAT = (
+    "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, "
+    "spatial relationships of the objects and background:<|im_end|>\n"
+    "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+)
+"""What the model was trained to read captions in; its pipeline's ``prompt_template_encode``."""
+DROPPED, LONGEST = 34, 1024
+
+
+@unit("tokens", uses=("tokenizer",))
+def tokenize(tokenizer: Any, caption: Sequence[str]) -> Tensor:
+    """One caption -> (1, L) token ids of the chat around it, at most 34 + 1024."""
+    (text,) = caption
+    cut = {"max_length": DROPPED + LONGEST, "truncation": True}
+    return tokenizer([CHAT.format(text)], **cut, return_tensors="pt").input_ids
+
+
+@unit("context", "text_mask", uses=("text_encoder",))
+def encode_text(text_encoder: Any, tokens: Tensor, *, text_length: int) -> tuple[Tensor, Tensor]:
+    """(1, L) -> (1, L', 3584) states behind the system's part of the chat, and (1, L') True."""
+    states = text_encoder.model(input_ids=tokens).last_hidden_state  # no padding, so no mask
+    kept = states[:, DROPPED : DROPPED + text_length]
+    return kept, torch.ones(kept.shape[:2], dtype=torch.bool, device=kept.device)
+
+
+@unit("latent_mean", "latent_spread", uses=("vae",))
+def encode_image(vae: Any, image: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, 3, H, W) uint8 -> mean and standard deviation of the normalised latent, each (B, 16, H/8, W/8)."""
+    pixels = image.to(vae.dtype) / 127.5 - 1
+    posterior = vae.encode(pixels[:, :, None]).latent_dist
+    middle, width = (
+        torch.tensor(numbers, device=pixels.device, dtype=pixels.dtype).view(1, -1, 1, 1)
+        for numbers in (vae.config.latents_mean, vae.config.latents_std)
+    )
+    return (posterior.mean[:, :, 0] - middle) / width, posterior.std[:, :, 0] / width
+
+
+@unit("guess", uses=("transformer",))
+def denoise(  # noqa: PLR0913  what the transformer reads is what it reads
+    transformer: nn.Module, latent: Tensor, noise: Tensor, time: Tensor, context: Tensor, text_mask: Tensor
+) -> Tensor:
+    """-> (B, 16, h, w), the velocity."""
+    noisy = patch.patchify(flow.noisy(latent, noise, time))
+    height, width = noisy.shape[-2:]
+    guess = transformer(
+        hidden_states=patch.tokens(noisy),
+        encoder_hidden_states=context,
+        encoder_hidden_states_mask=mask_or_none(text_mask),
+        timestep=time,
+        img_shapes=[[(1, height, width)]] * len(latent),
+        return_dict=False,
+    )[0]
+    return patch.unpatchify(patch.untokens(guess, height))
+
+
+def constants(source: Source, objective: Objective) -> Mapping[str, Any]:
+    """What the base's configs decide, unless the recipe decides otherwise."""
+    return {"text_length": source.facts.get("text_length", 512), **rectified.times(source, objective)}
+
+
+def options(source: Source, canvas: Canvas) -> dict[str, Any]:
+    """How the stock pipeline is called: true guidance of 4, as the model's page says."""
+    own = source.facts.get("guidance", 4.0)
+    return {
+        "negative_prompt": "",
+        "true_cfg_scale": own if canvas.guidance is None else canvas.guidance,
+        "num_inference_steps": canvas.steps,
+        "width": canvas.width,
+        "height": canvas.height,
+        "max_sequence_length": source.facts.get("text_length", 512),
+    }
+
+
+def embeds(texts: Mapping[str, Tensor]) -> Mapping[str, Tensor | None]:
+    """The stock pipeline's names of what it reads of a prompt."""
+    return {"prompt_embeds": texts["context"], "prompt_embeds_mask": texts["text_mask"].long()}
+
+
+ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
+JOINT = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
+FEED = ("img_mlp.net.0.proj", "img_mlp.net.2", "txt_mlp.net.0.proj", "txt_mlp.net.2")
+
+FAMILY = Family(
+    name="qwen-image",
+    pipeline="QwenImagePipeline",
+    denoiser="transformer",
+    parts={
+        "tokenizer": "transformers:Qwen2Tokenizer",
+        "text_encoder": "transformers:Qwen2_5_VLForConditionalGeneration",
+        "vae": "diffusers:AutoencoderKLQwenImage",
+        "transformer": "diffusers:QwenImageTransformer2DModel",
+    },
+    full_precision=("vae",),
+    units=(tokenize, encode_text, encode_image)
+    + (draw_latent, draw_noise, rectified.draw_time, denoise, rectified.measure),
+    text=("context", "text_mask"),
+    wishes=rectified.WISHES,
+    constants=constants,
+    targets={"attention": ATTENTION + JOINT, "all-linear": ATTENTION + JOINT + FEED},
+    text_targets={},
+    layers={},
+    identity=lambda _: ("Qwen-Image", "qwen_image"),
+    multiple=16,
+    options=options,
+    embeds=embeds,
+    ragged=frozenset({"context", "text_mask"}),
+)

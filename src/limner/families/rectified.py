@@ -1,0 +1,64 @@
+"""Units and constants of the families that are rectified flows: how times are drawn, what is asked for."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from limner.families.base import Objective
+from limner.families.source import Source
+from limner.graph.unit import unit
+from limner.nn import flow
+from limner.nn.draws import Draw
+
+SHIFT_RANGE = {"base_shift": 0.5, "max_shift": 1.15, "base_image_seq_len": 256, "max_image_seq_len": 4096}
+WISHES = frozenset({"time_density", "time_shift"})
+"""Wishes of a recipe that a rectified flow can grant."""
+
+
+@unit("time")
+def draw_time(
+    latent: Tensor,
+    draw: Draw,
+    *,
+    time_density: str,
+    time_shift: float | Callable[[int], float],
+    patch: int,
+) -> Tensor:
+    """(B,) in (0, 1), 1 = noise. ``time_shift`` may depend on the number of tokens, as samplers have it."""
+    tokens = latent[0, 0].numel() // patch**2
+    shift = time_shift(tokens) if callable(time_shift) else time_shift
+    return flow.shifted(flow.density(time_density, draw.uniform("time", latent)), shift)
+
+
+@unit("loss")
+def measure(guess: Tensor, latent: Tensor, noise: Tensor) -> Tensor:
+    """Mean squared error of each sample's velocity, (B,), in fp32."""
+    wanted = flow.velocity(latent, noise)
+    return (guess.float() - wanted.float()).square().flatten(1).mean(1)
+
+
+def times(
+    source: Source, objective: Objective, *, patch: int = 2, own: Callable[[int], float] | None = None
+) -> Mapping[str, Any]:
+    """Constants of :func:`draw_time`: as the base's sampler shifts, unless the recipe says otherwise.
+
+    Args:
+        source: The base, whose scheduler/ says how it samples.
+        objective: The recipe's wishes.
+        patch: Side in latent pixels of the patch that is one token.
+        own: Number of tokens -> shift, for a base whose pipeline has a rule of its own.
+    """
+    sampler = source.config("scheduler")
+    low, high, few, many = (float(sampler.get(key, value)) for key, value in SHIFT_RANGE.items())
+    own = own or partial(flow.resolution_shift, low=low, high=high, few=few, many=many)
+    own_shift = own if sampler.get("use_dynamic_shifting") else float(sampler.get("shift", 1.0))
+    density = objective.time_density or "logit-normal"
+    if density == "sigmoid":  # the kohya tools' name for logit-normal without a shift
+        density, own_shift = "logit-normal", 1.0
+    return {
+        "time_density": density,
+        "time_shift": own_shift if objective.time_shift is None else objective.time_shift,
+        "patch": patch,
+    }

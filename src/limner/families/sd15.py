@@ -1,0 +1,75 @@
+"""Stable Diffusion 1.x (Rombach et al. 2022, arXiv:2112.10752), and every base of the same architecture.
+
+A convolutional denoiser of 0.86 billion weights that reads one CLIP text encoder. Weights:
+stable-diffusion-v1-5/stable-diffusion-v1-5 (CreativeML Open RAIL-M), and finetunes in one file.
+Oddities: made for 512 pixels; the filter that blanks pictures is left out. Objective: diffusers,
+``train_text_to_image_lora.py`` and ``train_text_to_image.py``.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from limner.families import diffusion
+from limner.families.base import Canvas, Family
+from limner.families.clips import CLIP_LINEARS, tokenize
+from limner.families.latents import draw_latent, encode_image
+from limner.families.source import Source
+from limner.graph.unit import Layers, unit
+from limner.nn import ddpm, text
+
+
+@unit("context", uses=("text_encoder",), layers=Layers(below=text.clip_below, above=text.clip_last_above))
+def encode_clip(text_encoder: nn.Module, clip_tokens: Tensor) -> Tensor:
+    """(B, 77) -> (B, 77, 768), the last state, normalised."""
+    return text_encoder(clip_tokens).last_hidden_state
+
+
+@unit("guess", uses=("unet",))
+def denoise(
+    unet: nn.Module, latent: Tensor, noise: Tensor, time: Tensor, context: Tensor, *, steps: ddpm.Steps
+) -> Tensor:
+    """-> (B, 4, h, w), the noise or the velocity, as the base was made."""
+    noisy = ddpm.noisy(latent, noise, steps.left(time))
+    return unet(noisy, steps.number(time), encoder_hidden_states=context, return_dict=False)[0]
+
+
+def options(source: Source, canvas: Canvas) -> dict[str, Any]:
+    """How the stock pipeline is called, with its own guidance of 7.5."""
+    return diffusion.options(source, canvas, 7.5)
+
+
+def embeds(texts: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The stock pipeline's name of what it reads of a prompt."""
+    return {"prompt_embeds": texts["context"]}
+
+
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+
+FAMILY = Family(
+    name="sd15",
+    pipeline="StableDiffusionPipeline",
+    denoiser="unet",
+    parts={
+        "tokenizer": "transformers:CLIPTokenizer",
+        "text_encoder": "transformers:CLIPTextModel",
+        "vae": "diffusers:AutoencoderKL",
+        "unet": "diffusers:UNet2DConditionModel",
+    },
+    full_precision=("vae",),
+    units=(tokenize, encode_clip, encode_image, draw_latent)
+    + (diffusion.draw_noise, diffusion.draw_time, denoise, diffusion.measure),
+    text=("context",),
+    wishes=diffusion.WISHES,
+    constants=diffusion.constants,
+    targets={"attention": ATTENTION, "all-linear": (*ATTENTION, "ff.net.0.proj", "ff.net.2")},
+    text_targets={"text_encoder": CLIP_LINEARS},
+    layers={"text_encoder": "encoder.layers"},
+    identity=lambda _: ("stable-diffusion-v1", "sd_v1"),
+    multiple=8,
+    options=options,
+    embeds=embeds,
+    resolution=512,
+    left_out=("safety_checker", "feature_extractor", "image_encoder"),
+)

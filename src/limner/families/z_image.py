@@ -1,0 +1,105 @@
+"""Z-Image (Tongyi-MAI 2025, arXiv:2511.22699): base and Turbo.
+
+A rectified-flow transformer of 6 billion weights in one stream: image and text tokens pass through the same
+layers. Weights: Tongyi-MAI/Z-Image and Tongyi-MAI/Z-Image-Turbo (Apache-2.0; Turbo is distilled to 8 steps,
+which training wears off: train on the base).
+Oddities: its time runs from noise to image and its velocity points there, so both are turned round here; text
+is the state before the last layer of Qwen3, at its true length. Objective: diffusers,
+``train_dreambooth_lora_z_image.py``; times are logit-normal and shifted as the sampler's config says.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limner.families import rectified
+from limner.families.base import Canvas, Family, Objective
+from limner.families.latents import draw_latent, draw_noise, encode_image
+from limner.families.source import Source
+from limner.graph.unit import unit
+from limner.nn import flow, text
+
+
+@unit("tokens", uses=("tokenizer",))
+def tokenize(tokenizer: Any, caption: Sequence[str], *, text_length: int) -> Tensor:
+    """One caption -> (1, L) token ids of the chat around it, at most ``text_length``."""
+    (said,) = text.chats(tokenizer, caption, thinking=True)
+    return tokenizer([said], max_length=text_length, truncation=True, return_tensors="pt").input_ids
+
+
+@unit("context", "text_mask", uses=("text_encoder",))
+def encode_text(text_encoder: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """(1, L) -> (1, L, 2560), the states before the last layer, and (1, L) True."""
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    states = text_encoder(input_ids=tokens, attention_mask=text.seen(mask), output_hidden_states=True)
+    return states.hidden_states[-2], mask
+
+
+@unit("guess", uses=("transformer",))
+def denoise(  # noqa: PLR0913  what the transformer reads is what it reads
+    transformer: nn.Module, latent: Tensor, noise: Tensor, time: Tensor, context: Tensor, text_mask: Tensor
+) -> Tensor:
+    """-> (B, 16, h, w), the velocity."""
+    noisy = flow.noisy(latent, noise, time)
+    guess = transformer(list(noisy[:, :, None]), 1 - time, cut(context, text_mask), return_dict=False)[0]
+    return -torch.stack(list(guess))[:, :, 0]
+
+
+def cut(context: Tensor, mask: Tensor) -> list[Tensor]:
+    """(B, L, D) -> B texts (L_i, D) of their true lengths."""
+    return [row[:length] for row, length in zip(context, mask.sum(1).tolist(), strict=True)]
+
+
+def constants(source: Source, objective: Objective) -> Mapping[str, Any]:
+    """What the base's configs decide, unless the recipe decides otherwise."""
+    return {"text_length": source.facts.get("text_length", 512), **rectified.times(source, objective)}
+
+
+def options(source: Source, canvas: Canvas) -> dict[str, Any]:
+    """How the stock pipeline is called: guidance of 5, or none for Turbo, which is told by its name alone."""
+    own = source.facts.get("guidance", 0.0 if "turbo" in source.name.lower() else 5.0)
+    return {
+        "negative_prompt": "",
+        "guidance_scale": own if canvas.guidance is None else canvas.guidance,
+        "num_inference_steps": canvas.steps,
+        "width": canvas.width,
+        "height": canvas.height,
+        "max_sequence_length": source.facts.get("text_length", 512),
+    }
+
+
+def embeds(texts: Mapping[str, Tensor]) -> Mapping[str, list[Tensor]]:
+    """The stock pipeline's name of what it reads of a prompt."""
+    return {"prompt_embeds": cut(texts["context"], texts["text_mask"])}
+
+
+ATTENTION = ("attention.to_q", "attention.to_k", "attention.to_v", "attention.to_out.0")
+FEED = ("feed_forward.w1", "feed_forward.w2", "feed_forward.w3")
+
+FAMILY = Family(
+    name="z-image",
+    pipeline="ZImagePipeline",
+    denoiser="transformer",
+    parts={
+        "tokenizer": "transformers:Qwen2Tokenizer",
+        "text_encoder": "transformers:Qwen3Model",
+        "vae": "diffusers:AutoencoderKL",
+        "transformer": "diffusers:ZImageTransformer2DModel",
+    },
+    full_precision=("vae",),
+    units=(tokenize, encode_text, encode_image)
+    + (draw_latent, draw_noise, rectified.draw_time, denoise, rectified.measure),
+    text=("context", "text_mask"),
+    wishes=rectified.WISHES,
+    constants=constants,
+    targets={"attention": ATTENTION, "all-linear": ATTENTION + FEED},
+    text_targets={},
+    layers={},
+    identity=lambda _: ("Z-Image", "zimage"),
+    multiple=16,
+    options=options,
+    embeds=embeds,
+    ragged=frozenset({"context", "text_mask"}),
+)

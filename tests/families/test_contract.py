@@ -1,0 +1,308 @@
+"""What every family keeps: the cut, the laws, equality with the stock pipeline and its training example."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cases import CASES, Case
+from limner.families import KNOWN, family_of, painting
+from limner.families.base import Canvas, Family, Objective
+from limner.families.loading import hush, load, skeleton
+from limner.families.source import Source, locate
+from limner.graph.split import split
+from limner.graph.unit import run
+from limner.lora import stock
+from limner.nn import lora
+from limner.nn.draws import Draws
+from limner.nn.fit import Fit, fit
+from limner.nn.optim import optimizer, schedule
+from limner.nn.ragged import together
+from limner.run.cache import all_rows
+from limner.run.fill import uncached
+from limner.run.rundir import RunDir
+from limner.run.setting import prepare
+from limner.run.train import train
+from limner.run.trainee import Trainee
+from small import Told, equal, losses, weights, wish
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+"""diffusers' Euler sampler makes NumPy arrays of tensors in an old way."""
+
+CPU = torch.device("cpu")
+CAPTIONS = ("a cat, sitting on a mat", "dog")
+IMAGE = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 32, 64), dtype=np.uint8))
+FRAME = torch.tensor([[600, 900, 0, 1, 32, 64], [40, 80, 3, 0, 32, 64]])
+PLACES = [(0, 5, 0), (0, 5, 1)]
+
+
+class Base:
+    """A tiny base of a case: its source, its models, the stock pipeline on the same files."""
+
+    def __init__(self, case: Case, folder: Path) -> None:
+        hush()
+        self.case = case
+        self.source: Source = locate(str(case.save(folder)), folders={})
+        self.family: Family = family_of(case.pipeline)
+        stock_class = getattr(diffusers, case.pipeline)
+        self.pipe: Any = stock_class.from_pretrained(folder, **dict.fromkeys(self.family.left_out))
+        self.pipe.set_progress_bar_config(disable=True)
+        self.models = {name: self.load(name) for name in self.family.parts}
+
+    def load(self, name: str) -> Any:
+        return load(self.family, self.source, name, dtype=torch.float32, device=CPU)
+
+    def row(self, number: int) -> dict[str, Tensor]:
+        """The frozen values of one image and caption."""
+        given = {
+            "image": IMAGE[number : number + 1],
+            "frame": FRAME[number : number + 1],
+            "caption": CAPTIONS[number : number + 1],
+        }
+        cut = split(self.family.bound(self.source, self.case.objective), {self.family.denoiser: 0})
+        with torch.no_grad():
+            values = run(cut.frozen, self.models, given)
+        return {name: values[name] for name in cut.boundary}
+
+    def batch(self, *numbers: int) -> dict[str, Tensor]:
+        rows = [self.row(number) for number in numbers]
+        ragged = self.family.ragged
+        return {n: (together if n in ragged else torch.cat)([r[n] for r in rows]) for n in rows[0]}
+
+    def moved(self) -> nn.Module:
+        """The denoiser with a LoRA that is not zero."""
+        model = self.load(self.family.denoiser)
+        names = lora.matching(model, self.family.endings(self.family.denoiser, "auto"))
+        lora.attach(model, names, rank=2, alpha=1, dropout=0.0, seed=1)
+        for number, factor in enumerate(lora.trained(model)):
+            nn.init.normal_(factor, std=0.1, generator=torch.Generator().manual_seed(number))
+        return model
+
+    def live(self, denoiser: nn.Module, values: dict[str, Tensor], places: list) -> dict[str, Tensor]:
+        units = split(self.family.bound(self.source, self.case.objective), {self.family.denoiser: 0}).live
+        return run(units, {**self.models, self.family.denoiser: denoiser}, values, Draws(places))
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
+def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Base:
+    return Base(request.param, tmp_path_factory.mktemp("bases") / request.param.name)
+
+
+def test_every_family_has_a_case():
+    assert {case.pipeline for case in CASES} == set(KNOWN)
+
+
+def test_the_cut_is_as_documented(base: Base):
+    cut = split(base.family.bound(base.source, Objective()), {base.family.denoiser: 0})
+    assert cut.boundary == {"latent_mean", "latent_spread", *base.case.text, *base.case.more}
+    assert cut.loaded == (base.family.denoiser,)
+    assert set(base.family.text) == set(base.case.text)
+
+
+@pytest.mark.parametrize("captions", [CAPTIONS, ("",), ("many words, " * 120,)], ids=["two", "empty", "long"])
+def test_captions_are_encoded_as_the_stock_pipeline_does(base: Base, captions: tuple[str, ...]):
+    units = [unit for unit in base.family.bound(base.source, Objective()) if not unit.draws]
+    rows = []
+    with torch.no_grad():
+        for caption in captions:
+            values: dict[str, Any] = {"caption": (caption,)}
+            for unit in units:
+                if set(unit.reads) <= set(values):
+                    values |= unit.run(base.models, values)
+            rows.append({name: values[name] for name in base.case.text})
+        wanted = base.case.encode(base.pipe, list(captions))
+    for name in base.case.text:
+        mine = together([row[name] for row in rows]) if name in base.family.ragged else None
+        mine = torch.cat([row[name] for row in rows]) if mine is None else mine
+        assert mine.shape == wanted[name].shape
+        assert torch.allclose(mine.float(), wanted[name].float(), atol=1e-5), name
+
+
+def test_an_image_is_encoded_and_decoded_back_by_the_pipelines_own_scale(base: Base):
+    """The latent, put through the pipeline's decoding, is the VAE's own reconstruction."""
+    values = base.row(0)
+    assert values["latent_spread"].min() > 0 and values["latent_mean"].isfinite().all()
+    posterior = base.models["vae"].encode(latent_input(base, IMAGE[:1])).latent_dist
+    with torch.no_grad():
+        wanted = base.case.latent(base.pipe, posterior.mean)
+    assert torch.allclose(values["latent_mean"], wanted, atol=1e-5)
+
+
+def latent_input(base: Base, image: Tensor) -> Tensor:
+    pixels = image.float() / 255 * 2 - 1
+    return pixels[:, :, None] if base.case.video else pixels
+
+
+def test_loss_and_gradients_are_those_of_diffusers_own_example(base: Base):
+    denoiser = base.moved()
+    values = base.batch(0, 1)
+    seen = base.live(denoiser, values, PLACES)
+    assert seen["loss"].shape == (2,) and seen["guess"].shape == seen["latent"].shape
+    gradients = torch.autograd.grad(seen["loss"].mean(), lora.trained(denoiser), allow_unused=True)
+    fixed = {name: seen[name].detach() for name in ("latent", "noise", "time")} | values | {"frame": FRAME}
+    wanted = base.case.loss(base.pipe, base.case.guess(base.pipe, denoiser, fixed), fixed)
+    theirs = torch.autograd.grad(wanted, lora.trained(denoiser), allow_unused=True)
+    assert torch.allclose(seen["loss"].mean(), wanted, rtol=1e-5)
+    for one, other in zip(gradients, theirs, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None and other is not None:
+            assert torch.allclose(one, other, rtol=1e-3, atol=1e-6)
+    moving = sum(each is not None and bool(each.abs().max() > 0) for each in gradients)
+    assert moving >= len(gradients) * base.case.alive
+
+
+def test_a_batch_is_the_sum_of_its_samples(base: Base):
+    """Captions of unequal lengths included: padding and masks change nothing but rounding."""
+    denoiser = base.moved()
+    together_ = base.live(denoiser, base.batch(0, 1), PLACES)["loss"]
+    alone = [base.live(denoiser, base.row(number), [PLACES[number]])["loss"] for number in (0, 1)]
+    assert torch.allclose(together_, torch.cat(alone), rtol=2e-5)
+    one, other = (
+        torch.autograd.grad(loss.sum(), lora.trained(denoiser), allow_unused=True)
+        for loss in (together_, torch.cat(alone))
+    )
+    for a, b in zip(one, other, strict=True):
+        assert a is None or torch.allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_step_zero_is_the_base(base: Base):
+    model = base.load(base.family.denoiser)
+    names = lora.matching(model, base.family.endings(base.family.denoiser, "auto"))
+    lora.attach(model, names, rank=2, alpha=2, dropout=0.0, seed=1)
+    values = base.batch(0, 1)
+    bare = base.live(base.models[base.family.denoiser], values, PLACES)
+    assert torch.equal(base.live(model, values, PLACES)["guess"], bare["guess"])
+
+
+def test_pictures_are_those_of_the_stock_pipeline(base: Base):
+    canvas = Canvas(width=64, height=32, steps=2, seed=11)
+    units = [unit for unit in base.family.bound(base.source, Objective()) if not unit.draws]
+    texts = []
+    with torch.no_grad():
+        for caption in (*CAPTIONS, ""):
+            values: dict[str, Any] = {"caption": (caption,)}
+            for unit in units:
+                if set(unit.reads) <= set(values):
+                    values |= unit.run(base.models, values)
+            texts.append({name: values[name] for name in base.family.text})
+        mine = painting.paint(base.family, base.source, base.models, texts[:2], texts[2], canvas)
+    for number, (caption, picture) in enumerate(zip(CAPTIONS, mine, strict=True)):
+        generator = torch.Generator().manual_seed(11 + number)
+        options = base.family.options(base.source, canvas)
+        theirs = base.pipe(prompt=caption, **options, generator=generator).images[0]
+        assert picture.size == (64, 32)
+        assert np.abs(np.asarray(picture, int) - np.asarray(theirs, int)).max() <= 1
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_true_model_has_as_many_weights_and_target_layers(case: Case, tmp_path: Path):
+    family = family_of(case.pipeline)
+    place = tmp_path / family.denoiser
+    place.mkdir()
+    (place / "config.json").write_text((case.config_path).read_text())
+    model = skeleton(family, Source(tmp_path, case.name), family.denoiser, dtype=torch.bfloat16)
+    assert sum(parameter.numel() for parameter in model.parameters()) == case.parameters
+    for group, count in case.linears.items():
+        assert len(lora.matching(model, family.endings(family.denoiser, group))) == count
+    assert set(case.linears) <= set(family.targets)
+
+
+class Straight:
+    """A store that was never stored: each row computed from its image and caption."""
+
+    def __init__(self, setting: Any) -> None:
+        self.rows, self.ragged = uncached(setting, all_rows(setting)), setting.family.ragged
+
+    def batch(self, numbers: list[int], device: torch.device) -> dict[str, Tensor]:
+        rows = [self.rows[number] for number in numbers]
+        return {
+            n: (together if n in self.ragged else torch.cat)([r[n] for r in rows]).to(device) for n in rows[0]
+        }
+
+
+class Run:
+    """A short run on the base of a case, and the recipe it followed."""
+
+    def __init__(self, base: Base, photos: Path, out: Path) -> None:
+        encoders = sorted(base.family.text_targets)[:1]
+        self.base, self.out = base, RunDir(out)
+        self.recipe = wish(
+            Path(base.source.root),
+            photos,
+            data={"flip": True, "caption_dropout": 0.3, "trigger": "zorb"},
+            lora={"rank": 2, "text_encoders": encoders},
+            train={"steps": 6, "batch": 2, "learning_rate": 1e-2, "save_every": 3},
+            sample={"every": 0, "prompts": ["zorb"], "steps": 2},
+        )
+        self.told = Told()
+        train(self.recipe, out, self.told)
+
+
+@pytest.fixture
+def whole(base: Base, photos: Path, tmp_path: Path) -> Iterator[Run]:
+    yield Run(base, photos, tmp_path / "run")
+
+
+def test_a_run_is_cached_exactly_resumes_exactly_learns_and_exports(whole: Run):
+    """One run, looked at from four sides, because each run costs a second."""
+    recipe, out = whole.recipe, whole.out
+    assert "failed" not in whole.told.text, whole.told.text
+    finished, seen = weights(out.path, 6), losses(out.path)
+
+    setting = prepare(recipe)
+    straight = Trainee(setting, Straight(setting))  # pyright: ignore[reportArgumentType]
+    train_ = recipe.train
+    pace = Fit(
+        parameters=straight.parameters,
+        optimizer=optimizer(
+            "adamw", straight.groups(recipe), weight_decay=train_.weight_decay, betas=train_.betas
+        ),
+        rate=schedule("constant", 0, 6),
+        clip=train_.clip,
+    )
+    steps = list(fit(pace, straight.losses, start=0, steps=6))
+    assert [step.loss for step in steps] == [loss for _, loss, _ in seen if loss is not None]
+    mine = {f"{model}.{n}": value for model, state in straight.state().items() for n, value in state.items()}
+    assert equal(mine, finished), "cached = uncached, to the bit"
+
+    components = out.lora_path
+    pipe = whole.base.pipe.__class__.from_pretrained(
+        whole.base.source.root, **dict.fromkeys(whole.base.family.left_out)
+    )
+    pipe.set_progress_bar_config(disable=True)
+    stock.load(pipe, components)
+    canvas = Canvas(width=32, height=32, steps=2)
+    options = whole.base.family.options(whole.base.source, canvas)
+    theirs = pipe(prompt="zorb", **options, generator=torch.Generator().manual_seed(0)).images[0]
+    (painted,) = straight.paint(1)
+    assert np.abs(np.asarray(painted, int) - np.asarray(theirs, int)).max() <= 1, "exported = trained"
+
+    again = [step.loss for step in fit(pace, lambda _: straight.losses(0), start=6, steps=14)]
+    assert again[-1] < again[0], "the loss falls, on the same images, noise and times"
+
+    out.checkpoint_path(6).unlink()
+    out.lora_path.unlink()
+    train(recipe, out.path, Told())
+    assert equal(weights(out.path, 6), finished), "resumed = whole, to the bit"
+    assert losses(out.path) == seen
+
+
+def test_the_objective_of_the_case_differs_from_none(base: Base):
+    """A wish that changes nothing would be a wish that is not heard."""
+    case = base.case
+    if case.objective == Objective():
+        return
+    denoiser, values = base.moved(), base.batch(0, 1)
+    wished = base.live(denoiser, values, PLACES)["loss"]
+    base.case = replace(case, objective=Objective())
+    try:
+        plain = base.live(denoiser, values, PLACES)["loss"]
+    finally:
+        base.case = case
+    assert not torch.allclose(wished, plain)

@@ -1,0 +1,58 @@
+"""What is FLUX.2 klein's alone; the rest is in the contract."""
+
+import inspect
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import Flux2KleinPipeline
+from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
+
+from limner.families.base import Canvas, Objective
+from limner.families.flux2 import FAMILY, STATES, constants, identity, options
+from limner.families.loading import skeleton
+from limner.families.source import Source, locate
+from limner.nn import lora
+from limner.nn.flow import empirical_shift
+from tiny import save_flux2_klein
+
+FULL = Path(__file__).parent / "full"
+
+
+def of_size(folder: Path, size: str) -> Source:
+    (folder / "transformer").mkdir()
+    (folder / "transformer" / "config.json").write_text((FULL / f"flux2-klein-{size}.json").read_text())
+    return Source(folder, size)
+
+
+@pytest.mark.parametrize(("size", "weights"), [("4b", 3_875_544_576), ("9b", 9_078_581_248)])
+def test_both_sizes(tmp_path: Path, size: str, weights: int):
+    source = of_size(tmp_path, size)
+    model = skeleton(FAMILY, source, "transformer", dtype=torch.bfloat16)
+    assert sum(parameter.numel() for parameter in model.parameters()) == weights
+    assert identity(source)[0] == f"Flux.2-klein-{size}"
+    config = json.loads((FULL / f"flux2-klein-{size}.json").read_text())
+    layers = config["num_layers"] * 12 + config["num_single_layers"] * 2
+    assert len(lora.matching(model, FAMILY.endings("transformer", "auto"))) == layers
+
+
+def test_the_states_read_are_the_pipeline_s():
+    signature = inspect.signature(Flux2KleinPipeline.encode_prompt)
+    assert tuple(signature.parameters["text_encoder_out_layers"].default) == STATES
+
+
+@pytest.mark.parametrize("tokens", [256, 1024, 4096, 4300, 9000])
+def test_times_are_shifted_as_the_sampler_does_for_fifty_steps(tmp_path: Path, tokens: int):
+    wanted = torch.tensor(compute_empirical_mu(tokens, 50)).exp()
+    assert empirical_shift(tokens) == pytest.approx(float(wanted), rel=1e-6)
+    source = locate(str(save_flux2_klein(tmp_path / "tiny")), folders={})
+    assert constants(source, Objective())["time_shift"] is empirical_shift
+
+
+def test_a_distilled_base_needs_no_guidance(tmp_path: Path):
+    canvas = Canvas(width=32, height=32, steps=2)
+    for distilled, guidance in ((False, 4.0), (True, 1.0)):
+        folder = save_flux2_klein(tmp_path / str(distilled), distilled=distilled)
+        (folder / "limner.json").unlink()
+        assert options(locate(str(folder), folders={}), canvas)["guidance_scale"] == guidance

@@ -1,0 +1,36 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from limner.families import rectified
+from limner.families.base import Objective
+from limner.families.source import Source
+from limner.nn.draws import Draws
+from limner.nn.flow import resolution_shift, shifted
+
+DRAWS = Draws([(0, step) for step in range(32)])
+
+
+def times(folder: Path, latent: torch.Tensor, objective: Objective = Objective(), **scheduler: object):  # noqa: B008
+    (folder / "scheduler").mkdir(exist_ok=True)
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
+    chosen = rectified.times(Source(folder, "base"), objective)
+    return rectified.draw_time.bind(**chosen).run({}, {"latent": latent}, DRAWS)["time"]
+
+
+@pytest.mark.parametrize(("side", "tokens"), [(64, 1024), (128, 4096)])
+def test_larger_images_see_more_noise(tmp_path: Path, side: int, tokens: int):
+    latent = torch.zeros(32, 1, side, side)
+    raw = times(tmp_path, latent)
+    seen = times(tmp_path, latent, use_dynamic_shifting=True, max_shift=0.9, max_image_seq_len=8192)
+    assert torch.allclose(seen, shifted(raw, resolution_shift(tokens, 0.5, 0.9, 256, 8192)))
+    assert seen.mean() > raw.mean()
+
+
+def test_the_loss_is_the_error_of_the_velocity():
+    latent, noise = torch.zeros(2, 1, 2, 2), torch.ones(2, 1, 2, 2)
+    guess = torch.stack([torch.ones(1, 2, 2), torch.full((1, 2, 2), 3.0)])
+    seen = rectified.measure.run({}, {"latent": latent, "noise": noise, "guess": guess})
+    assert seen["loss"].tolist() == [0.0, 4.0]
