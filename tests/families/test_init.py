@@ -1,7 +1,9 @@
+from pathlib import Path
+
 import pytest
 
 from limner.errors import BadBase
-from limner.families import KNOWN, family_of
+from limner.families import KNOWN, family_of, kind_of
 
 
 @pytest.mark.parametrize("pipeline", sorted(KNOWN))
@@ -15,3 +17,27 @@ def test_every_known_pipeline_has_its_family(pipeline: str):
 def test_an_unknown_pipeline_is_told_with_those_that_are_known(pipeline: str):
     with pytest.raises(BadBase, match=f"The base is a '{pipeline}'; Limner trains .*FluxPipeline"):
         family_of(pipeline)
+
+
+@pytest.mark.parametrize(
+    ("base", "kind"),
+    [
+        ("glyph", "glyph"),
+        ("flux-dev", "flux"),
+        ("flux2-klein-4b", "flux2"),
+        ("sdxl", "sdxl"),
+        ("z-image-turbo", "z-image"),
+        ("qwen-image", "qwen-image"),
+        ("own/er", "flux"),
+    ],
+)
+def test_the_kind_of_a_base_is_told_by_its_name(base: str, kind: str):
+    assert kind_of(base) == kind
+
+
+def test_the_kind_of_a_folder_is_told_by_its_index(tiny_base: Path, tmp_path: Path):
+    assert kind_of(str(tiny_base)) == "flux"
+    (tmp_path / "model_index.json").write_text('{"_class_name": "ZImagePipeline"}')
+    assert kind_of(str(tmp_path)) == "z-image"
+    (tmp_path / "model_index.json").write_text("[]")
+    assert kind_of(str(tmp_path)) == "flux", "what is wrong with it is told when it is opened"

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from huggingface_hub import errors
 
 from limner.errors import BadBase
 from limner.families import source
-from limner.families.source import HUB, Source, download_command, locate
+from limner.families.source import HUB, WANTED, Source, download_command, locate
 
 
 @pytest.fixture
@@ -227,7 +228,7 @@ def failing(kind: type[Exception]) -> Callable[[], str]:
         (
             "flux-schnell",
             errors.LocalEntryNotFoundError,
-            r"not on this disk.*With network: `hf download black-fo",
+            r"\(Apache-2.0\) is not on this disk.*With network: `hf download black-fo",
         ),
         ("flux-dev", errors.OfflineModeIsEnabled, r"cannot be reached. With network: accept its licence"),
         ("own/er", ConnectionError, r"cannot be reached"),
@@ -238,13 +239,60 @@ def failing(kind: type[Exception]) -> Callable[[], str]:
 )
 def test_what_the_hub_refuses_is_told_with_the_remedy(monkeypatch, name: str, error, told: str):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", hub(failing(error)))
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", page())
     with pytest.raises(BadBase, match=told) as caught:
         locate(name, folders={})
     assert "\n" not in str(caught.value)
 
 
+def page(**facts: Any) -> Callable[..., Any]:
+    """What the hub knows of a base: its files with their sizes, its licence, its gate."""
+    sizes = {
+        "model_index.json": 500,
+        "unet/diffusion_pytorch_model.safetensors": 5_000_000_000,
+        "unet/diffusion_pytorch_model.fp16.safetensors": 2_500_000_000,
+        "sd_xl_base_1.0.safetensors": 7_000_000_000,
+        "safety_checker/model.safetensors": 1_000_000_000,
+    }
+    files = [SimpleNamespace(rfilename=name, size=size) for name, size in sizes.items()]
+    known = {"siblings": files, "gated": False, "card_data": {"license": "mit"}, **facts}
+    return lambda api, hub_id, *, files_metadata: SimpleNamespace(**known)
+
+
+@pytest.mark.parametrize(
+    ("name", "facts", "told"),
+    [
+        (
+            "sdxl",
+            {},
+            "Fetching stabilityai/.*base-1.0: 5.0 GB in 2 files; licence: CreativeML",
+        ),
+        (
+            "flux-dev",
+            {},
+            r"licence: FLUX.1 \[dev\] Non-Commercial .*; gated: its licence must be accepted",
+        ),
+        ("own/er", {}, "Fetching own/er: .*; licence: mit.$"),
+        ("own/er", {"gated": "manual", "card_data": None}, "licence: no licence named on its page; gated"),
+    ],
+)
+def test_licence_size_and_gate_are_said_before_a_download(monkeypatch, tiny_base: Path, name, facts, told):
+    heard: list[str] = []
+
+    def answer() -> str:
+        assert heard, "the download began before a word was said"
+        return str(tiny_base)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub(answer))
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", page(**facts))
+    locate(name, folders={}, tell=heard.append)
+    assert len(heard) == 1 and re.search(told, heard[0]), heard
+
+
 def test_offline_for_true():
-    with pytest.raises(BadBase, match=r"FLUX\.1-dev is not on this disk and the hub cannot be reached"):
+    with pytest.raises(
+        BadBase, match=r"FLUX\.1-dev \(.*\) is not on this disk and the hub cannot be reached"
+    ):
         locate("flux-dev", folders={})
     with pytest.raises(BadBase, match=r"no valid hub id|cannot be reached"):
         locate("bad id/with spaces", folders={})
@@ -252,6 +300,7 @@ def test_offline_for_true():
 
 def test_what_the_hub_gives_is_opened(monkeypatch, tiny_base: Path):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", hub(lambda: str(tiny_base)))
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", page())
     assert locate("flux-dev", folders={}).name == "flux-dev"
     monkeypatch.setattr(huggingface_hub, "snapshot_download", hub(lambda: str(tiny_base.parent)))
     with pytest.raises(BadBase, match=r"has no model_index\.json"):
@@ -270,7 +319,10 @@ def test_the_download_command_gets_just_what_is_read():
         "vae/diffusion_pytorch_model.safetensors",
         "tokenizer/merges.txt",
     ]
+    patterns, unwanted = patterns[: len(WANTED)], patterns[len(WANTED) :]
     assert all(any(fnmatch(name, pattern) for pattern in patterns) for name in wanted)
+    assert not any(fnmatch(name, pattern) for name in wanted for pattern in unwanted)
+    assert any(fnmatch("unet/diffusion_pytorch_model.fp16.safetensors", pattern) for pattern in unwanted)
     passed = ["flux1-dev.safetensors", "dev_grid.jpg", "vae/model.bin"]
     assert not any(fnmatch(name, pattern) for name in passed for pattern in patterns)
     assert all(licence for _, licence, _ in HUB.values())

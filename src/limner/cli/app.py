@@ -83,6 +83,7 @@ def init(
 
 
 def _template(images: Path | None, changed: dict[str, Any]) -> Wish:
+    from limner.families import kind_of
     from limner.recipe import Recipe
     from limner.recipe.presets import choices, preset
     from limner.recipe.toml import change
@@ -90,7 +91,7 @@ def _template(images: Path | None, changed: dict[str, Any]) -> Wish:
     if images is not None:
         return wish(images, changed, RUNS / folder_name(images))
     base, goal = changed.get("base", Recipe().base), changed.get("goal", Recipe().goal)
-    family, count = "glyph" if base == "glyph" else "flux", 10
+    family, count = kind_of(base), 10
     sources = {path: one.source for path, one in choices(goal, family, count).items() if path not in changed}
     return Wish(change(preset(goal, family, count), {"base": base, **changed}), RUNS, sources)
 

@@ -82,13 +82,14 @@ def _refuse_inside(home: Path, images: Path) -> None:
 
 def _from_images(folder: Path, changed: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
     from limner.data.listing import listed
+    from limner.families import kind_of
     from limner.recipe import Recipe
     from limner.recipe.presets import choices, preset
     from limner.recipe.toml import change
 
     base = changed.get("base", Recipe().base)
     goal = changed.get("goal", Recipe().goal)
-    family = "glyph" if base == "glyph" else "flux"
+    family = kind_of(base)
     images = max(
         len(listed(folder).images), 1
     )  # an empty folder is told by whoever reads it, with the reasons

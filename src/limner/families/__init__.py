@@ -1,6 +1,8 @@
 """One file per model family, each naming one ``FAMILY``. Imported only when asked for."""
 
 import importlib
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from limner.errors import BadBase
@@ -28,3 +30,16 @@ def family_of(pipeline: str) -> "Family":
     if pipeline not in KNOWN:
         raise BadBase(f"The base is a {pipeline!r}; Limner trains {', '.join(sorted(KNOWN))}.")
     return importlib.import_module(KNOWN[pipeline]).FAMILY
+
+
+def kind_of(base: str) -> str:
+    """Which presets suit a base, as far as its name or its folder tells, without fetching; else "flux"."""
+    if base == "glyph":
+        return base
+    index = Path(base).expanduser() / "model_index.json"
+    try:
+        pipeline = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
+    except (OSError, ValueError, AttributeError):  # no folder, or one that is told when it is opened
+        names = sorted((path.rpartition(".")[2].replace("_", "-") for path in KNOWN.values()), key=len)
+        return next((name for name in reversed(names) if base.startswith(name)), "flux")
+    return KNOWN.get(pipeline, "limner.families.flux").rpartition(".")[2].replace("_", "-")

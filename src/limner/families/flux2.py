@@ -119,7 +119,7 @@ FEED = ("ff.linear_in", "ff.linear_out", "ff_context.linear_in", "ff_context.lin
 SINGLE = ("attn.to_qkv_mlp_proj", "single_transformer_blocks.*.attn.to_out")
 
 FAMILY = Family(
-    name="flux2-klein",
+    name="flux2",
     pipeline="Flux2KleinPipeline",
     denoiser="transformer",
     parts={

@@ -3,22 +3,40 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from limner.errors import BadBase
-from limner.files import sha256_file, write_text
+from limner.files import human, sha256_file, write_text
 
 HUB = {
     "flux-dev": ("black-forest-labs/FLUX.1-dev", "FLUX.1 [dev] Non-Commercial License", True),
     "flux-schnell": ("black-forest-labs/FLUX.1-schnell", "Apache-2.0", False),
+    "flux2-klein-4b": ("black-forest-labs/FLUX.2-klein-base-4B", "Apache-2.0", False),
+    "flux2-klein-9b": ("black-forest-labs/FLUX.2-klein-base-9B", "FLUX Non-Commercial License", True),
+    "qwen-image": ("Qwen/Qwen-Image", "Apache-2.0", False),
+    "sd15": ("stable-diffusion-v1-5/stable-diffusion-v1-5", "CreativeML Open RAIL-M", False),
+    "sdxl": ("stabilityai/stable-diffusion-xl-base-1.0", "CreativeML Open RAIL++-M", False),
+    "z-image": ("Tongyi-MAI/Z-Image", "Apache-2.0", False),
+    "z-image-turbo": ("Tongyi-MAI/Z-Image-Turbo", "Apache-2.0", False),
 }
 """Registered name -> hub id, licence, whether access must be asked for."""
 
-WANTED = ("*.json", "*/*.json", "*/*.safetensors", "*/*.txt", "*/*.model")
+WANTED = ("*.json", "*/*.json", "*/*.safetensors", "*/*.txt", "*/*.model", "*/*.jinja")
+PASSED = (
+    "*.fp16.*",
+    "*.non_ema.*",
+    "*.ema.*",
+    "*/openvino*",
+    "safety_checker/*",
+    "vae_1_0/*",
+    "vae_*coder/*",
+)
+"""What of a base's files is never fetched: second copies in other precisions, and parts that are not used."""
 WEIGHTS = (
     ("diffusion_pytorch_model", ("transformer", "vae", "unet")),
     ("model", ("text_encoder", "text_encoder_2", "text_encoder_3")),
@@ -98,12 +116,15 @@ class Source:
         return "Copy the whole base again, or name another one."
 
 
-def locate(name: str, *, folders: Mapping[str, Path]) -> Source:
+def locate(
+    name: str, *, folders: Mapping[str, Path], tell: Callable[[str], None] = lambda line: None
+) -> Source:
     """Find a base: a registered name, a folder in diffusers layout, or a hub id.
 
     Args:
         name: As the recipe says it.
         folders: Bases that come with the package, name -> folder.
+        tell: Is told licence, size and gate of a base before it is fetched from the hub.
 
     Raises:
         BadBase: It cannot be found, reached, or opened.
@@ -119,27 +140,49 @@ def locate(name: str, *, folders: Mapping[str, Path]) -> Source:
             f"Base {name!r} is no folder here and no known name. Known: {known}. "
             "A folder in diffusers layout or a hub id (owner/name) works too."
         )
-    return _open(_from_hub(name), name)
+    return _open(_from_hub(name, tell), name)
 
 
 def download_command(hub_id: str) -> str:
     """What a person types to have a base on this disk."""
     wanted = " ".join(f"--include '{pattern}'" for pattern in WANTED)
-    return f"hf download {hub_id} {wanted}"
+    passed = " ".join(f"--exclude '{pattern}'" for pattern in PASSED)
+    return f"hf download {hub_id} {wanted} {passed}"
 
 
-def _from_hub(name: str) -> Path:
+def _announce(name: str, hub_id: str, tell: Callable[[str], None]) -> None:
+    """Say what is about to be fetched: the hub itself knows the size, and the licence of what is not ours."""
+    from huggingface_hub import HfApi
+
+    facts = HfApi().model_info(hub_id, files_metadata=True)
+    _, licence, gated = HUB.get(name, (hub_id, "", bool(facts.gated)))
+    if not licence:
+        licence = str((facts.card_data or {}).get("license") or "no licence named on its page")
+    files = [
+        each
+        for each in facts.siblings or ()
+        if any(fnmatch(each.rfilename, pattern) for pattern in WANTED)
+        and not any(fnmatch(each.rfilename, pattern) for pattern in PASSED)
+    ]
+    size = human(sum(each.size or 0 for each in files))
+    gate = "; gated: its licence must be accepted on the hub first" if gated else ""
+    tell(f"Fetching {hub_id}: {size} in {len(files)} files; licence: {licence}{gate}.")
+
+
+def _from_hub(name: str, tell: Callable[[str], None]) -> Path:
     from huggingface_hub import errors, snapshot_download
 
-    hub_id, _, gated = HUB.get(name, (name, "", False))
+    hub_id, licence, gated = HUB.get(name, (name, "", False))
     ask = f"accept its licence on the hub's page of {hub_id}, then `hf auth login`, then " if gated else ""
     how = f"{ask}`{download_command(hub_id)}`"
+    chosen: dict[str, Any] = {"allow_patterns": list(WANTED), "ignore_patterns": list(PASSED)}
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(WANTED), local_files_only=True))
+        return Path(snapshot_download(hub_id, **chosen, local_files_only=True))
     except (errors.LocalEntryNotFoundError, errors.HFValidationError, FileNotFoundError):
         pass  # not on this disk yet
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(WANTED)))
+        _announce(name, hub_id, tell)
+        return Path(snapshot_download(hub_id, **chosen))
     except errors.GatedRepoError as error:
         raise BadBase(f"{hub_id} is gated: {how}.") from error
     except errors.RepositoryNotFoundError as error:
@@ -148,7 +191,8 @@ def _from_hub(name: str) -> Path:
         raise BadBase(f"{name!r} is no folder here and no valid hub id (owner/name).") from error
     except (errors.HTTPError, OSError) as error:  # LocalEntryNotFoundError and offline mode among them
         raise BadBase(
-            f"{hub_id} is not on this disk and the hub cannot be reached. With network: {how}."
+            f"{hub_id}{licence and f' ({licence})'} is not on this disk and the hub cannot be reached. "
+            f"With network: {how}."
         ) from error
 
 

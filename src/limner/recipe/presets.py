@@ -1,6 +1,8 @@
 """Where a recipe starts: values by goal, family and number of images, each with the page that it is from."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, get_args
 
 from limner.errors import BadRecipe
@@ -13,12 +15,13 @@ SOURCES = {
     "diffusers": "huggingface/diffusers, examples/dreambooth/README_flux.md",
     "boreal": "kudzueye/Boreal on the Hugging Face hub, discussion 4, style training settings",
     "kohya": "kohya-ss/sd-scripts, docs/flux_train_network.md, sections 4 and 6.2",
+    "musubi": "kohya-ss/musubi-tuner, docs/, one page per model",
     "replicate": "the configuration in LoRAs made by Replicate's FLUX.1 trainer (flux_train_replicate)",
     "simpletuner": "bghira/SimpleTuner, documentation/quickstart/FLUX.md",
     "limner": "our own choice for the embedded base, to be tuned on it",
     "written": "prompts written for Limner",
 }
-"""The pages behind the numbers. Nothing here was measured by us on FLUX.1."""
+"""The pages behind the numbers. Nothing here was measured by us on a full-size model."""
 
 SIZES = (10, 25, 100)
 """Folders of up to so many images share a preset; there is one more for larger folders."""
@@ -71,25 +74,55 @@ class Choice:
     source: str
 
 
+OTHERS: dict[str, dict[str, Choice]] = {
+    "flux2": {
+        "train.learning_rate": Choice(1e-4, "diffusers, README_flux2.md; musubi, docs/flux_2.md"),
+        "lora.rank": Choice(32, "musubi, docs/flux_2.md"),
+    },
+    "qwen-image": {
+        "train.learning_rate": Choice(5e-5, "musubi, docs/qwen_image.md"),
+        "lora.rank": Choice(16, "musubi, docs/qwen_image.md"),
+    },
+    "z-image": {
+        "train.learning_rate": Choice(1e-4, "musubi, docs/zimage.md"),
+        "lora.rank": Choice(32, "musubi, docs/zimage.md"),
+    },
+    "sdxl": {
+        "train.learning_rate": Choice(1e-4, "diffusers, README_sdxl.md"),
+        "lora.rank": Choice(16, "kohya's and diffusers' examples, 4 to 32"),
+        "train.min_snr": Choice(5.0, "diffusers, examples/text_to_image/README.md; Hang et al. 2023"),
+        "train.noise_offset": Choice(0.0, "diffusers: off unless very dark or bright pictures are wanted"),
+    },
+    "sd15": {
+        "data.resolution": Choice(512, "diffusers: Stable Diffusion 1.5 is a 512-pixel model"),
+        "train.learning_rate": Choice(1e-4, "diffusers, examples/text_to_image/README.md (LoRA)"),
+        "lora.rank": Choice(16, "kohya's and diffusers' examples, 4 to 32"),
+        "train.min_snr": Choice(5.0, "diffusers, examples/text_to_image/README.md; Hang et al. 2023"),
+    },
+}
+"""What other families change of the preset of FLUX.1: the steps by goal and folder are those of FLUX.1."""
+
+
 def preset(goal: str, family: str, images: int) -> Recipe:
     """A recipe to start from.
 
     Args:
         goal: "subject", "face", "object" or "style".
-        family: "flux", or "glyph" for the embedded base.
+        family: "flux", "flux2", "qwen-image", "sd15", "sdxl", "z-image", or "glyph" (the embedded base).
         images: How many images there are, at least 1. Folders of up to 10, 25, 100 and more images differ.
 
     Raises:
         BadRecipe: An unknown goal or family, or no image.
     """
-    base = {"flux": "flux-dev", "glyph": "glyph"}
+    base = {"flux": "flux-dev", "flux2": "flux2-klein-4b"}.get(family, family)
     values = {path: choice.value for path, choice in choices(goal, family, images).items()}
-    return change(Recipe(), {"base": base[family], "goal": goal, **values})
+    return change(Recipe(), {"base": base, "goal": goal, **values})
 
 
 def choices(goal: str, family: str, images: int) -> dict[str, Choice]:
     """The values of ``preset`` by dotted path, each with its source. Same arguments, same errors."""
-    families = {"flux": _flux, "glyph": _glyph}
+    families: dict[str, Callable[[str, int], dict[str, Choice]]] = {"flux": _flux, "glyph": _glyph}
+    families |= {name: partial(_like_flux, name) for name in OTHERS}
     if goal not in get_args(Goal):
         raise BadRecipe(f'goal is "{goal}"; it must be one of {", ".join(get_args(Goal))}. Try "subject".')
     if family not in families:
@@ -120,6 +153,14 @@ def _flux(goal: str, size: int) -> dict[str, Choice]:
         "sample.steps": Choice(20, "ai-toolkit and simpletuner"),
         "sample.prompts": Choice(FLUX_PROMPTS[goal], "written"),
     }
+
+
+def _like_flux(family: str, goal: str, size: int) -> dict[str, Choice]:
+    """Another family: what is known of FLUX.1 by goal and size of the folder, changed where pages differ."""
+    chosen = _flux(goal, size) | OTHERS[family]
+    if family in ("sd15", "sdxl"):  # no guidance is embedded in them
+        del chosen["train.guidance"]
+    return chosen
 
 
 def _glyph(goal: str, size: int) -> dict[str, Choice]:

@@ -95,7 +95,7 @@ def cache(recipe: Recipe, out: Path, say: Say) -> Cached:
     processes.start()
     run = RunDir(out)
     with run.lock() if processes.rank() == 0 else nullcontext():
-        setting = prepare(recipe, prior(recipe, run, say))
+        setting = prepare(recipe, prior(recipe, run, say), say.line)
         store, report = stock(setting, say)
         if not run.checkpoints():  # a run that has begun keeps its own recipe
             record(setting, run, store)

@@ -69,7 +69,7 @@ def generate(  # noqa: PLR0913  what a picture is made of
     if not prompts:
         raise BadUsage("There is no prompt. Give at least one with --prompt.")
     path, base = _lora(target, base)
-    source = source_of(base)
+    source = source_of(base, say.line)
     family = family_of(str(source.index.get("_class_name", "")))
     for side, pixels in (("--width", settings.width), ("--height", settings.height)):
         family.check_side(side, pixels)

@@ -31,10 +31,11 @@ def prior(recipe: Recipe, run: RunDir, say: Say) -> Path | None:
     if not wish.prompts:
         return wish.images
     if processes.rank() == 0:
-        source = source_of(recipe.base)
-        side = recipe.data.resolution or int(source.facts.get("resolution", 1024))
+        source = source_of(recipe.base, say.line)
+        family = family_of(str(source.index["_class_name"]))
+        side = recipe.data.resolution or int(source.facts.get("resolution", family.resolution))
         facts = {
-            "base": source.fingerprint(family_of(str(source.index["_class_name"])).denoiser, ""),
+            "base": source.fingerprint(family.denoiser, ""),
             "prompts": list(wish.prompts),
             "each": wish.each,
             "seed": recipe.seed,
@@ -56,7 +57,7 @@ def _paint(recipe: Recipe, place: Path, facts: dict[str, Any], say: Say) -> None
     todo = [n for n in range(len(jobs)) if not (place / f"{n:04d}.png").exists()]
     if not todo:
         return
-    source = source_of(recipe.base)
+    source = source_of(recipe.base, say.line)
     family = family_of(str(source.index["_class_name"]))
     pipe = pipeline(family, source, None)
     side = facts["side"]
@@ -66,7 +67,7 @@ def _paint(recipe: Recipe, place: Path, facts: dict[str, Any], say: Say) -> None
         for number in todo:
             prompt, turn = jobs[number]
             draw = torch.Generator().manual_seed(seed_of(recipe.seed, "prior", prompt, turn))
-            image = pipe(prompt, **options, generator=draw).images[0]
+            image = pipe(prompt=prompt, **options, generator=draw).images[0]
             write_text(place / f"{number:04d}.txt", prompt + "\n")  # first: a picture that is there has one
             atomic_write(
                 place / f"{number:04d}.png", lambda draft, image=image: image.save(draft, format="PNG")

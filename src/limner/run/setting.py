@@ -1,5 +1,6 @@
 """A recipe made concrete on this machine: base, device, examples, views, units, and where they are cut."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,9 +97,9 @@ class Setting:
         )
 
 
-def source_of(base: str) -> Source:
-    """The base that a recipe names."""
-    return locate(base, folders=bases.folders())
+def source_of(base: str, tell: Callable[[str], None] = lambda line: None) -> Source:
+    """The base that a recipe names; ``tell`` hears of a download before it starts."""
+    return locate(base, folders=bases.folders(), tell=tell)
 
 
 def device_of(wish: str) -> torch.device:
@@ -123,12 +124,15 @@ def precision_of(wish: str, device: torch.device) -> torch.dtype:
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[wish]
 
 
-def prepare(recipe: Recipe, prior: Path | None = None) -> Setting:
+def prepare(
+    recipe: Recipe, prior: Path | None = None, tell: Callable[[str], None] = lambda line: None
+) -> Setting:
     """Read the folder, open the base's configs, and cut the graph. Loads no weights.
 
     Args:
         recipe: What a person wishes.
         prior: Folder of the pictures that keep the base as it is, if the recipe wants any.
+        tell: Hears of a download before it starts.
 
     Raises:
         LimnerError: The recipe, the base or the folder cannot be used.
@@ -137,7 +141,7 @@ def prepare(recipe: Recipe, prior: Path | None = None) -> Setting:
         raise BadRecipe(
             'train.method is "full", which `limner train` does not do yet. Set train.method = "lora".'
         )
-    source = source_of(recipe.base)
+    source = source_of(recipe.base, tell)
     family = family_of(str(source.index.get("_class_name", "")))
     device = device_of(recipe.limits.device)
     for side, pixels in (("width", recipe.sample.width), ("height", recipe.sample.height)):

@@ -181,7 +181,7 @@ def train(recipe: Recipe, out: Path, say: Say) -> Trained:
     run = RunDir(out)
     with run.lock() if processes.rank() == 0 else nullcontext(), Interrupt() as stop:
         start = time.monotonic()
-        setting = prepare(recipe)
+        setting = prepare(recipe, tell=say.line)
         found = newest(setting, run, say)
         _require_possible(setting)
         if usual := prior(recipe, run, say):
