@@ -260,9 +260,7 @@ def test_a_run_is_cached_exactly_resumes_exactly_learns_and_exports(whole: Run):
     train_ = recipe.train
     pace = Fit(
         parameters=straight.parameters,
-        optimizer=optimizer(
-            "adamw", straight.groups(recipe), weight_decay=train_.weight_decay, betas=train_.betas
-        ),
+        optimizer=optimizer("adamw", straight.groups(), weight_decay=train_.weight_decay, betas=train_.betas),
         rate=schedule("constant", 0, 6),
         clip=train_.clip,
     )
