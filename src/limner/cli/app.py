@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
+from limner.cli import check
 from limner.cli.caption import caption
 from limner.cli.options import PICTURES, RECIPE, taking
 from limner.cli.wish import RUNS, Wish, changes, folder_name, wish
@@ -243,6 +244,9 @@ def schema(*, as_json: Json = True) -> None:
     from limner.recipe.toml import json_schema
 
     result(json_schema(), [], as_json=True)
+
+
+check.register(app)
 
 
 @app.callback(invoke_without_command=True)

@@ -94,11 +94,12 @@ _DAMAGE = (
 
 
 class BadImage(BadData):
-    """A picture that cannot be used; ``reason`` is the message without the path."""
+    """A picture that cannot be used: its ``path``, and the ``reason``, which is the message without it."""
 
     def __init__(self, path: Path, reason: str) -> None:
         """Name the file and the reason, which ends in the remedy."""
         super().__init__(f"{path} {reason}")
+        self.path = path
         self.reason = reason
 
 
@@ -108,6 +109,20 @@ class Facts(NamedTuple):
     sha256: str
     width: int
     height: int
+
+
+class Make(NamedTuple):
+    """How a picture file is made, as far as training has to undo it."""
+
+    mode: str
+    """Pillow's name of its samples, such as ``RGB``, ``CMYK``, ``I;16``."""
+    turn: int
+    """EXIF orientation still to be applied, 1 (upright) to 8."""
+    transparent: bool
+    moving: bool
+    """It has more than one frame, of which the first is read."""
+    coarseness: tuple[int, ...]
+    """The 64 steps of a JPEG's first quantisation table; empty for other formats."""
 
 
 def header(path: Path) -> tuple[int, int]:
@@ -153,6 +168,30 @@ def inspect(path: Path, *, verify: bool = True) -> Facts:
         image.draft("L", (1, 1))
         image.load()
         return Facts(sha256, *full)
+
+
+def make(path: Path) -> Make:
+    """How a picture file is made; decodes no pixels, except of PNG.
+
+    Raises:
+        BadImage: The file is missing, damaged at its start, or not a picture.
+    """
+    with _opened(path, path) as image:
+        tables = image.__dict__.get("quantization") or {}
+        return Make(
+            image.mode,
+            _turn(image),
+            image.has_transparency_data,
+            image.format not in _JPEG and _moves(image),
+            tuple(tables[min(tables)]) if tables else (),
+        )
+
+
+def _moves(image: Image.Image) -> bool:
+    with suppress(*_DAMAGE):
+        image.seek(1)
+        return True
+    return False
 
 
 def read_image(path: Path, at_least: tuple[int, int] | None = None) -> Image.Image:

@@ -1,0 +1,77 @@
+"""The verb ``check`` on the command line."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from limner.cli.options import RECIPE, taking
+from limner.cli.wish import changes, wish
+from limner.errors import BadUsage
+from limner.imports import swiftly
+
+SHOWN = 40
+"""Findings on the terminal; the page has them all."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the command line."""
+    app.command()(check)
+
+
+@taking(RECIPE)
+def check(
+    *,
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="A folder of images, or a recipe.toml.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder for the page. Left out: runs/<name>/check.", show_default=False),
+    ] = None,
+    fix: Annotated[
+        Path | None,
+        typer.Option("--fix", metavar="FOLDER", help="Write a mended copy of the images into a new folder."),
+    ] = None,
+    encoder: Annotated[
+        str | None, typer.Option("--encoder", help="A vision model (folder or hub id) to judge variety by.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 for advice as well.")] = False,
+    given: dict[str, Any],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Show what the model will see, and what is wrong with it.
+
+    Exits 1 when there are problems. Nothing is changed; --fix writes into a new folder.
+    """
+    from limner.cli.app import speaking
+    from limner.cli.show import result
+
+    with speaking(as_json=as_json) as say:
+        wished = wish(target, changes(given), None)
+        if fix is not None and fix.exists():
+            raise BadUsage(f"{fix} exists. Name a new folder with --fix.")
+        with swiftly():
+            from limner.run.check import check as run
+            from limner.run.mend import mend
+
+        done = run(wished.recipe, out or _home(wished.out), say, encoder=encoder)
+        mended = mend(done, fix, say) if fix is not None else None
+    value = done.plain() | ({"fixed": mended.plain()} if mended else {})
+    lines = [_line(each) for each in done.findings if each.level != "note"]
+    more = [f".. and {len(lines) - SHOWN} more on the page"] * (len(lines) > SHOWN)
+    said = f"{done.count('problem')} problems, {done.count('advice')} pieces of advice"
+    ends = [f"{done.images} images, {done.left_out} left out: {said}, {done.count('note')} notes"]
+    ends += [f"Page:  {done.page}", f"Sheet: {done.sheet}"]
+    ends += [mended.line()] if mended else []
+    result(value, [*lines[:SHOWN], *more, *ends], as_json=as_json)
+    if done.count("problem") or (strict and done.count("advice")):
+        raise typer.Exit(1)
+
+
+def _home(run: Path) -> Path:
+    """Beside what a run leaves."""
+    return run / "check"
+
+
+def _line(each: Any) -> str:
+    where = each.image or "the set"
+    return f"{each.level:<7} {where}: {each.kind}: {each.reason}. {each.remedy}"

@@ -1,0 +1,154 @@
+"""What the captions of a set say together: what is missing, repeated, or bound to the trigger by accident."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+FEWEST = 4
+"""Captions below which nothing can be said about what they share."""
+SAME = 3
+"""Images with one caption before it counts as repeated."""
+NEARLY_ALL = 0.95
+"""Share of the captions that a word must be in to be fused with the trigger."""
+PLAIN = frozenset(
+    (
+        *(
+            "a",
+            "an",
+            "the",
+            "of",
+            "on",
+            "in",
+            "at",
+            "with",
+            "and",
+            "or",
+            "to",
+            "from",
+            "by",
+            "for",
+            "is",
+            "are",
+        ),
+        *("was", "were", "be", "it", "its", "this", "that", "these", "those", "as", "into", "over", "under"),
+        *("near", "up", "down", "out", "his", "her", "their", "very"),
+    )
+)
+"""Words that bind nothing."""
+
+_WORD = re.compile(r"\w+(?:['’-]\w+)*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wording:
+    """By index into the captions that were given."""
+
+    missing: tuple[int, ...]
+    """Images without a caption."""
+    repeated: tuple[tuple[int, ...], ...]
+    """Groups of images with one caption."""
+    untriggered: tuple[int, ...]
+    """Captions that lack the trigger, when others have it."""
+    respelled: tuple[int, ...]
+    """Captions that have the trigger in other letters: ``SKS cat`` for ``sks cat``."""
+    displaced: tuple[int, ...]
+    """Captions with the trigger in the middle, when most begin with it, or the other way round."""
+    fused: tuple[str, ...]
+    """Words that nearly every caption has besides the trigger."""
+    openings: str
+    """The words that nearly every caption begins with, after the trigger."""
+
+
+def wording(captions: Sequence[Sequence[str]], trigger: str = "") -> Wording:
+    """Look at the captions of a set, as they stand in the files.
+
+    Args:
+        captions: The variants of each image; none where it has none.
+        trigger: The words that shall call up what is learned; empty: there are none.
+    """
+    there = [at for at, each in enumerate(captions) if each]
+    same: dict[str, list[int]] = defaultdict(list)
+    for at in there:
+        for text in dict.fromkeys(_plain(each) for each in captions[at]):
+            same[text].append(at)
+    bare = _plain(trigger)
+    repeated = [tuple(each) for text, each in same.items() if len(each) >= SAME and text != bare]
+    has = [at for at in there if all(_finds(trigger, text) for text in captions[at])]
+    front = [at for at in has if all(_front(trigger, text) for text in captions[at])]
+    others = [at for at in has if at not in set(front)]
+    return Wording(
+        missing=tuple(at for at, each in enumerate(captions) if not each),
+        repeated=tuple(repeated),
+        untriggered=tuple(sorted(set(there) - set(has))) if trigger and has else (),
+        respelled=tuple(
+            at for at in has if trigger and not all(_exact(trigger, text) for text in captions[at])
+        ),
+        displaced=_few(front, others) if trigger else (),
+        fused=_fused([captions[at] for at in there], trigger),
+        openings=_opening([text for at in there for text in captions[at]], trigger),
+    )
+
+
+def _few(front: list[int], others: list[int]) -> tuple[int, ...]:
+    """The smaller side, when the larger is at least three times as large."""
+    few, many = sorted((front, others), key=len)
+    return tuple(few) if few and len(many) >= 3 * len(few) else ()
+
+
+def _fused(captions: Sequence[Sequence[str]], trigger: str) -> tuple[str, ...]:
+    if len(captions) < FEWEST:
+        return ()
+    own = set(_words(trigger))
+    counts = Counter(word for each in captions for word in {w for text in each for w in _words(text)})
+    first = _words(" ".join(text for each in captions for text in each))
+    most = NEARLY_ALL * len(captions)
+    found = [w for w, count in counts.items() if count >= most and w not in own and w not in PLAIN]
+    return tuple(sorted(found, key=first.index))
+
+
+def _opening(captions: Sequence[str], trigger: str) -> str:
+    """The longest run of at least three words that nearly all captions begin with."""
+    if len(captions) < FEWEST:
+        return ""
+    own = _words(trigger)
+    rests = [_words(text) for text in captions]
+    rests = [words[len(own) :] if words[: len(own)] == own else words for words in rests]
+    best = ""
+    for length in range(3, 9):
+        starts = Counter(tuple(words[:length]) for words in rests if len(words) >= length)
+        if not starts or (most := starts.most_common(1)[0])[1] < NEARLY_ALL * len(captions):
+            break
+        best = " ".join(most[0])
+    return best
+
+
+def _words(text: str) -> list[str]:
+    return [word.lower() for word in _WORD.findall(_without(text))]
+
+
+def _without(text: str) -> str:
+    """Placeholders stand for the trigger, which is nobody's word."""
+    return re.sub(r"[\[{]trigger[\]}]", " ", text, flags=re.IGNORECASE)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split()).rstrip(".")
+
+
+def _finds(trigger: str, text: str) -> bool:
+    return bool(trigger) and (
+        _exact(trigger, text)
+        or re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", text, re.IGNORECASE) is not None
+    )
+
+
+def _exact(trigger: str, text: str) -> bool:
+    found = re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", text)
+    return found is not None or _without(text) != text
+
+
+def _front(trigger: str, text: str) -> bool:
+    """Whether the trigger is among the first four words: "a photo of sks cat" counts."""
+    before = re.split(rf"{re.escape(trigger)}|[\[{{]trigger[\]}}]", text, maxsplit=1, flags=re.IGNORECASE)[0]
+    return len(_WORD.findall(before)) <= 3

@@ -1,0 +1,56 @@
+"""A vision model that says how alike pictures are: CLIP, SigLIP, DINOv2 and their kin, by transformers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from limner.errors import BadBase
+from limner.families.loading import BROKEN, first_line, hush
+
+WITHIN = 0.2
+"""Distance, 1 minus the cosine, below which such models have two pictures of one kind."""
+AT_ONCE = 16
+
+
+def encoded(name: str, pictures: Sequence[Image.Image]) -> np.ndarray:
+    """Features of pictures, (N, D) float32, each of length 1.
+
+    Args:
+        name: A folder in transformers layout, or a hub id whose files are on this machine.
+        pictures: RGB, of any size.
+
+    Raises:
+        BadBase: It is not there, not in safetensors, or no vision model.
+    """
+    from transformers import AutoImageProcessor, AutoModel  # takes a second to load
+
+    hush()
+    try:
+        processor: Any = AutoImageProcessor.from_pretrained(name, local_files_only=True)
+        model: Any = AutoModel.from_pretrained(name, local_files_only=True, use_safetensors=True)
+        model = model.eval().requires_grad_(requires_grad=False)
+        rows = [
+            _features(model, processor(images=list(pictures[at : at + AT_ONCE]), return_tensors="pt"))
+            for at in range(0, len(pictures), AT_ONCE)
+        ]
+    except BROKEN as error:
+        raise BadBase(
+            f"The encoder {name} cannot be used: {first_line(error)}. Name a folder with a vision model, "
+            f"or fetch it: hf download {name}"
+        ) from error
+    points = torch.cat(rows).float()
+    return (points / points.norm(dim=1, keepdim=True)).numpy()
+
+
+def _features(model: Any, inputs: Any) -> Tensor:
+    """(B, D): the image tower of a model of two, else the pooled state, else the mean of the states."""
+    if "get_image_features" in dir(type(model)):
+        found = model.get_image_features(**inputs)
+        return found if isinstance(found, Tensor) else found.pooler_output
+    found = model(**inputs)
+    pooled = found.get("pooler_output")
+    return found.last_hidden_state.mean(1) if pooled is None else pooled

@@ -1,0 +1,26 @@
+import json
+
+from scenes import blurred, good, plant
+
+FEW = ("--base", "./nowhere", "--resolution", "128", "--trigger", "sks cat")
+
+
+def test_exit_status_lines_and_files(limner, tmp_path):
+    folder = good(tmp_path / "mine")
+    fine = limner("check", folder, *FEW, "--strict")
+    assert fine.status == 0 and "10 images, 0 left out: 0 problems" in fine.out
+    assert (tmp_path / "runs" / "mine" / "check" / "check.html").is_file()
+    plant(folder, "soft.png", blurred(20))
+    found = limner("check", folder, *FEW, "--json", "--out", "here", "--fix", "mended")
+    told = json.loads(found.out)
+    assert found.status == 1 and told["problem"] == 1 and told["findings"][0]["image"] == "soft.png"
+    assert (tmp_path / "here" / "check.png").is_file() and told["fixed"]["copied"]
+    assert limner("check", folder, *FEW, "--fix", "mended").status == 2
+    assert limner("check", tmp_path / "none").status == 2
+
+
+def test_advice_fails_only_when_strict(limner, tmp_path):
+    folder = good(tmp_path / "mine", 5)
+    assert limner("check", folder, *FEW).status == 0
+    strict = limner("check", folder, *FEW, "--strict")
+    assert strict.status == 1 and "5 images for the goal" in strict.out

@@ -1,0 +1,12 @@
+"""Recipes that need no base."""
+
+from pathlib import Path
+from typing import Any
+
+from limner.recipe.schema import Recipe
+
+
+def wish(folder: Path, base: str = "./nowhere", **data: Any) -> Recipe:
+    """Images at 128 pixels with a trigger, for a base that is not there."""
+    given = {"resolution": 128, "trigger": "sks cat", "min_side": 64, **data}
+    return Recipe(base=base, data={"images": str(folder), **given})

@@ -1,0 +1,49 @@
+import json
+
+import pytest
+from PIL import Image
+
+from limner.errors import BadUsage
+from limner.run.check import check
+from limner.run.mend import mend
+from limner.run.say import Quiet
+from recipes import wish
+from scenes import good, plant, scene
+
+
+def test_what_is_safe_is_mended_into_a_new_folder(tmp_path):
+    folder = good(tmp_path / "photos", 2)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    plant(folder, "turned.jpg", scene(30, (200, 140)), exif=exif, quality=95)
+    plant(folder, "ink.jpg", scene(31).convert("CMYK"), quality=95)
+    plant(folder, "clear.png", scene(32).convert("RGBA"))
+    with Image.open(folder / "clear.png") as opened:
+        opened.putalpha(128)
+        opened.save(folder / "clear.png")
+    plant(folder, "burst.jpg", scene(0).resize((150, 150)), quality=90)
+    (folder / "torn.png").write_bytes(b"no picture")
+    (folder / "good1.crop").write_text("0 0 128 128")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    done = check(wish(folder), tmp_path / "out", Quiet())
+    fixed = mend(done, tmp_path / "fixed", Quiet())
+    assert before == {path.name: path.read_bytes() for path in folder.iterdir()}, "never in place"
+    assert set(fixed.copied) == {"good0.png", "good1.png"}
+    assert set(fixed.converted) == {"turned.jpg", "ink.jpg", "clear.png"}
+    assert dict(fixed.left_behind).keys() == {"burst.jpg", "torn.png"}
+    with Image.open(tmp_path / "fixed" / "turned.jpg") as turned:
+        assert turned.size == (140, 200) and not turned.getexif()
+    with (
+        Image.open(tmp_path / "fixed" / "ink.jpg") as ink,
+        Image.open(tmp_path / "fixed" / "clear.png") as clear,
+    ):
+        assert ink.mode == clear.mode == "RGB"
+    assert (tmp_path / "fixed" / "good0.png").read_bytes() == before["good0.png"]
+    assert (tmp_path / "fixed" / "good0.txt").read_text() == "sks cat in a beach\n"
+    assert (tmp_path / "fixed" / "good1.crop").read_text() == "0 0 128 128\n"
+    assert json.loads((tmp_path / "fixed" / "fixed.json").read_text())["folder"] == "fixed"
+    again = check(wish(tmp_path / "fixed"), tmp_path / "out", Quiet())
+    assert {each.kind for each in again.findings} <= {"base", "count"}
+    for bad in (tmp_path / "fixed", folder / "inside"):
+        with pytest.raises(BadUsage, match="--fix"):
+            mend(done, bad, Quiet())
