@@ -29,7 +29,7 @@ def test_text_has_its_true_length_and_no_padding(source: Source):
         with torch.no_grad():
             seen = encode.run(models, tokens)
         assert seen["text_mask"].all() and seen["context"].shape[:2] == seen["text_mask"].shape
-        assert tokens["tokens"].shape[1] <= DROPPED + 1024
+        assert tokens["tokens"].shape[1] <= DROPPED + 512
         lengths.append(seen["context"].shape[1])
     assert lengths[1] - lengths[0] == len("a longer caption") - 1 and lengths[2] == 512
 

@@ -137,8 +137,8 @@ def test_what_cannot_be_done_is_refused(tiny_base, photos, tmp_path):
         prepare(wish(tmp_path / "nowhere", photos))
     other = Path(shutil.copytree(tiny_base, tmp_path / "other"))
     index = json.loads((other / "model_index.json").read_text())
-    (other / "model_index.json").write_text(json.dumps(index | {"_class_name": "StableDiffusionPipeline"}))
-    with pytest.raises(BadBase, match="StableDiffusionPipeline"):
+    (other / "model_index.json").write_text(json.dumps(index | {"_class_name": "KandinskyPipeline"}))
+    with pytest.raises(BadBase, match="KandinskyPipeline"):
         prepare(wish(other, photos))
 
 

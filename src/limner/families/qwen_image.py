@@ -28,22 +28,25 @@ CHAT = (
     "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 )
 """What the model was trained to read captions in; its pipeline's ``prompt_template_encode``."""
-DROPPED, LONGEST = 34, 1024
+DROPPED = 34
 
 
 @unit("tokens", uses=("tokenizer",))
-def tokenize(tokenizer: Any, caption: Sequence[str]) -> Tensor:
-    """One caption -> (1, L) token ids of the chat around it, at most 34 + 1024."""
+def tokenize(tokenizer: Any, caption: Sequence[str], *, text_length: int) -> Tensor:
+    """One caption -> (1, L) token ids of the chat around it, at most 34 + ``text_length``.
+
+    The pipeline cuts states rather than tokens, which is the same: no token sees what comes after it.
+    """
     (text,) = caption
-    cut = {"max_length": DROPPED + LONGEST, "truncation": True}
+    cut = {"max_length": DROPPED + text_length, "truncation": True}
     return tokenizer([CHAT.format(text)], **cut, return_tensors="pt").input_ids
 
 
 @unit("context", "text_mask", uses=("text_encoder",))
-def encode_text(text_encoder: Any, tokens: Tensor, *, text_length: int) -> tuple[Tensor, Tensor]:
+def encode_text(text_encoder: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """(1, L) -> (1, L', 3584) states behind the system's part of the chat, and (1, L') True."""
     states = text_encoder.model(input_ids=tokens).last_hidden_state  # no padding, so no mask
-    kept = states[:, DROPPED : DROPPED + text_length]
+    kept = states[:, DROPPED:]
     return kept, torch.ones(kept.shape[:2], dtype=torch.bool, device=kept.device)
 
 
