@@ -3,6 +3,7 @@
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -63,7 +64,13 @@ def test_the_page_of_the_recipe_is_up_to_date():
 def commands() -> dict[str, set[str]]:
     """Verb -> its options, as the command line has them."""
     verbs = typer.main.get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
-    return {name: {flag for p in verb.params for flag in p.opts} for name, verb in verbs.items()}
+    return {name: _flags(verb) for name, verb in verbs.items()}
+
+
+def _flags(verb: Any) -> set[str]:
+    """The options of a verb, or of all the verbs in a group."""
+    own = {flag for p in verb.params for flag in p.opts}
+    return own.union(*map(_flags, getattr(verb, "commands", {}).values()))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)

@@ -179,10 +179,15 @@ MANY = {f"transformer.x{i}.lora_A.weight": entry(0) for i in range(20_001)}
         (raw(GOOD, struct.pack("<8f", *[float("nan")] * 8)), f"{A} holds NaN or infinity"),
         (raw(GOOD, struct.pack("<8f", *[1.0] * 7, float("inf"))), f"{B} holds NaN or infinity"),
         (
-            raw(GOOD | {"__metadata__": {"lora_adapter_metadata": "{}"}}),
-            "keeps its strength in lora_adapter_metadata",
+            raw(GOOD | {"__metadata__": {"lora_adapter_metadata": "[]"}}),
+            "lora_adapter_metadata is no JSON object",
         ),
-        (raw({A: entry(0), "lora_unet_x.lora_up.weight": entry(16)}), "named as kohya's sd-scripts do"),
+        (raw({A: entry(0), "lora_unet_x.lora_up.weight": entry(16)}), "are in no family that Limner knows"),
+        (raw({A: entry(0), "transformer.x.alpha": entry(16, (4,))}), "and alpha is one number"),
+        (
+            raw({A: entry(0, (16, 1), end=64), B: entry(64, (1, 16), end=128)}, bytes(128)),
+            "rank 16 for a weight of 1",
+        ),
         (raw({A: entry(0), "transformer.y.lora_B.weight": entry(16)}), "has no lora_B"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "pointer of git-lfs"),
         (b"<!DOCTYPE html><html>", "is a web page"),

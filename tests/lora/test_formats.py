@@ -1,13 +1,14 @@
+import json
+
 import pytest
 import torch
+from torch import Tensor
 
 from limner.errors import BadLora
 from limner.lora.adapter import Factors
-from limner.lora.formats import from_diffusers, to_diffusers
-
-
-def factors(rank: int = 2) -> Factors:
-    return Factors(torch.randn(rank, 4), torch.randn(6, rank))
+from limner.lora.formats import from_diffusers, read, to_diffusers
+from limner.lora.keys import SCALES
+from loras import factors
 
 
 def test_names_of_flux() -> None:
@@ -30,13 +31,15 @@ def test_names_of_flux() -> None:
 
 def test_there_and_back() -> None:
     name = "text_model.encoder.layers.3.self_attn.q_proj"
-    components = {"unet": {"mid_block.attn.to_q": factors()}, "text_encoder_2": {name: factors(3)}}
+    components = {"unet": {"mid_block.attn.to_q": factors()}, "text_encoder_2": {name: factors(rank=3)}}
     again = from_diffusers(to_diffusers(components))
     assert again.keys() == components.keys()
     for component, adapter in components.items():
         for module, kept in adapter.items():
-            assert torch.equal(again[component][module].down, kept.down)
-            assert torch.equal(again[component][module].up, kept.up)
+            found = again[component][module]
+            assert isinstance(found, Factors)
+            assert torch.equal(found.down, kept.down)
+            assert torch.equal(found.up, kept.up)
 
 
 def test_what_cannot_be_named_is_refused() -> None:
@@ -50,25 +53,18 @@ def test_what_cannot_be_named_is_refused() -> None:
 @pytest.mark.parametrize(
     ("key", "reason"),
     [
-        ("lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight", "kohya"),
-        ("lora_te1_text_model_encoder_layers_0_mlp_fc1.alpha", "kohya"),
-        ("diffusion_model.double_blocks.0.img_attn.qkv.lora_A.weight", "ComfyUI"),
-        ("base_model.model.x.lora_A.weight", "peft does on its own"),
-        ("transformer.x.lora_A.default.weight", "peft's adapter"),
-        ("transformer.x.alpha", "scale beside the factors"),
-        ("transformer.x.lora_magnitude_vector", "DoRA"),
-        ("transformer.x.dora_scale", "DoRA"),
-        ("transformer.x.lokr_w1", "LoKr"),
-        ("transformer.x.hada_w1_a", "LoHa"),
-        ("unet.x.lora.down.weight", "before peft"),
-        ("unet.x.attn1.processor.to_q_lora.up.weight", "before peft"),
-        ("text_encoder.x.lora_linear_layer.up.weight", "before peft"),
+        ("transformer.x.diff_b", "is a whole weight or bias"),
+        ("transformer.x.lora_B.bias", "is a bias beside the factors"),
+        ("transformer.x.oft_blocks", "OFT"),
+        ("transformer.x.a1.weight", "GLoRA"),
+        ("transformer.x.hada_t1", "Tucker"),
+        ("transformer.x.weight", "does not end as a tensor of an adapter does"),
+        ("transformer.x.lora_A.geight", "does not end as a tensor of an adapter does"),
         ("transformer_blocks.0.attn.to_q.lora_A.weight", "does not begin with one of: transformer, unet"),
-        ("transformer.x.lora_A.bias", "does not begin with"),
         ("vae.x.lora_A.weight", "does not begin with"),
     ],
 )
-def test_other_forms_are_named(key: str, reason: str) -> None:
+def test_what_is_not_read_is_named(key: str, reason: str) -> None:
     with pytest.raises(BadLora, match=reason):
         from_diffusers({key: torch.ones(2, 2)})
 
@@ -83,3 +79,140 @@ def test_shapes_that_do_not_fit_are_named() -> None:
     flat = {"transformer.x.lora_A.weight": torch.ones(2, 4), "transformer.x.lora_B.weight": torch.ones(4, 3)}
     with pytest.raises(BadLora, match=r"transformer\.x: Factors of shapes \(2, 4\) and \(4, 3\)"):
         from_diffusers(flat)
+
+
+def pair(
+    stem: str, down: str = "lora_A.weight", up: str = "lora_B.weight", **more: Tensor
+) -> dict[str, Tensor]:
+    one = factors()
+    return {f"{stem}.{down}": one.down, f"{stem}.{up}": one.up} | {f"{stem}.{k}": v for k, v in more.items()}
+
+
+QWEN = "transformer_blocks.59.attn.to_q"
+SPELLINGS = {
+    "diffusers": (pair(f"transformer.{QWEN}"), 1.0),
+    "adapter name": (pair(f"transformer.{QWEN}", "lora_A.default.weight", "lora_B.default.weight"), 1.0),
+    "peft": (pair(f"base_model.model.{QWEN}"), 1.0),
+    "ComfyUI": (pair(f"diffusion_model.{QWEN}"), 1.0),
+    "bare": (pair(QWEN), 1.0),
+    "kohya": (pair("lora_unet_" + QWEN.replace(".", "_"), "lora_down.weight", "lora_up.weight"), 1.0),
+    "alpha": (pair(f"transformer.{QWEN}", alpha=torch.tensor(8)), 4.0),
+    "OneTrainer": (
+        pair("lora_transformer_" + QWEN.replace(".", "_"), "lora_down.weight", "lora_up.weight"),
+        1.0,
+    ),
+    "before peft": (pair(f"transformer.{QWEN}", "lora.down.weight", "lora.up.weight"), 1.0),
+}
+
+
+@pytest.mark.parametrize("spelled", SPELLINGS)
+def test_every_spelling_is_read(spelled: str) -> None:
+    flat, scale = SPELLINGS[spelled]
+    found = read(flat, {})
+    change = found.components["transformer"][QWEN]
+    assert found.family == "qwen-image"
+    assert torch.equal(change.up, factors().up * scale)  # pyright: ignore
+    assert torch.equal(change.down, factors().down)  # pyright: ignore
+
+
+def test_names_of_the_first_diffusers_are_read() -> None:
+    stem = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.processor.to_out_lora"
+    one = factors(into=768)
+    found = read({f"{stem}.down.weight": one.down, f"{stem}.up.weight": one.up}, {}, "sd15")
+    assert list(found.components["unet"]) == [
+        "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_out.0"
+    ]
+
+
+@pytest.mark.parametrize("level", ["text_model.", ""])
+@pytest.mark.parametrize("prefix", ["text_encoder_2.", "lora_te2_", "text_encoders.clip_g.transformer."])
+def test_text_encoders_of_both_transformers(prefix: str, level: str) -> None:
+    module = f"{level}encoder.layers.3.mlp.fc1"
+    stem = prefix + (module.replace(".", "_") if prefix.startswith("lora_") else module)
+    found = read(pair(stem), {}, "sdxl")
+    assert list(found.components["text_encoder_2"]) == ["text_model.encoder.layers.3.mlp.fc1"]
+
+
+def test_a_convolution_through_a_middle_one() -> None:
+    stem = "lora_unet_input_blocks_1_0_in_layers_2"
+    down, mid, up = torch.randn(3, 5, 1, 1), torch.randn(2, 3, 3, 3), torch.randn(4, 2, 1, 1)
+    flat = {f"{stem}.lora_down.weight": down, f"{stem}.lora_mid.weight": mid, f"{stem}.lora_up.weight": up}
+    change = read(flat, {}, "sdxl").components["unet"]["down_blocks.0.resnets.0.conv1"]
+    image = torch.randn(1, 5, 6, 6)
+    conv = torch.nn.functional.conv2d
+    assert isinstance(change, Factors)
+    assert torch.allclose(
+        conv(conv(image, change.down), change.up), conv(conv(conv(image, down), mid), up), atol=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "scale"),
+    [
+        ({"transformer.r": 2, "transformer.lora_alpha": 8}, 4.0),
+        ({"transformer.lora_alpha": 8, "transformer.use_rslora": True}, 8 / 2**0.5),
+        ({"transformer.lora_alpha": 8, "transformer.alpha_pattern": {"attn.to_q": 1}}, 0.5),
+        ({"text_encoder.lora_alpha": 8}, 1.0),
+    ],
+)
+def test_strength_kept_in_settings_is_multiplied_in(settings: dict[str, object], scale: float) -> None:
+    found = read(pair(f"transformer.{QWEN}"), {SCALES: json.dumps(settings)})
+    change = found.components["transformer"][QWEN]
+    assert torch.allclose(change.up, factors().up * scale)  # pyright: ignore
+    assert "which only diffusers reads" in found.mended[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "is not JSON"),
+        ("[1]", "is no JSON object"),
+        ('{"transformer.r": 2}', "has no lora_alpha for transformer"),
+        ('{"transformer.lora_alpha": "x"}', "has no lora_alpha for transformer"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(text: str, reason: str) -> None:
+    with pytest.raises(BadLora, match=reason):
+        read(pair(f"transformer.{QWEN}"), {SCALES: text})
+
+
+def test_a_scale_said_twice_is_refused() -> None:
+    settings = {SCALES: json.dumps({"transformer.lora_alpha": 8})}
+    with pytest.raises(BadLora, match="has its scale twice"):
+        read(pair(f"transformer.{QWEN}", alpha=torch.tensor(8.0)), settings)
+
+
+DOUBLE = "transformer_blocks.3.attn.to_q"
+
+
+def test_families_are_told_apart() -> None:
+    assert (
+        read(pair(f"diffusion_model.{DOUBLE}"), {"modelspec.architecture": "Qwen-Image"}).family
+        == "qwen-image"
+    )
+    assert read(pair("diffusion_model.double_blocks.18.img_attn.proj"), {}).family == "flux"
+    assert read(pair("diffusion_model.double_blocks.4.img_attn.proj"), {}).family == "flux2"
+    for width, family in ((768, "sd15"), (2048, "sdxl")):
+        stem = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
+        flat = {f"{stem}.lora_down.weight": torch.ones(1, width), f"{stem}.lora_up.weight": torch.ones(4, 1)}
+        assert read(flat, {}).family == family
+    with pytest.raises(
+        BadLora, match=r"fit flux or flux2 or .*, and nothing tells which. Say it with --family"
+    ):
+        read(pair(f"diffusion_model.{DOUBLE}"), {})
+    assert read(pair(f"transformer.{DOUBLE}"), {}).family is None
+
+
+def test_what_is_in_no_family_is_named() -> None:
+    flat = pair("lora_unet_double_blocks_0_img_attn_proj") | pair("lora_unet_nowhere")
+    with pytest.raises(BadLora, match=r"1 of 2 modules are in no family .*: lora_unet_nowhere"):
+        read(flat, {})
+    with pytest.raises(BadLora, match="2 of 2 modules are not in qwen-image"):
+        read(flat, {}, "qwen-image")
+
+
+def test_two_spellings_of_one_module_are_refused() -> None:
+    with pytest.raises(BadLora, match="is there twice, the second time as"):
+        read(pair(f"transformer.{QWEN}") | pair(f"diffusion_model.{QWEN}"), {})
+    with pytest.raises(BadLora, match="two LoRAs in one file"):
+        read(pair(QWEN) | pair(QWEN, "lora_A.other.weight", "lora_B.other.weight"), {})

@@ -1,5 +1,8 @@
 """The command line: a thin face over ``limner.run``. Loads no torch until a verb needs it."""
 
-from limner.cli.app import main
+from limner.cli import lora
+from limner.cli.app import app, main
+
+app.add_typer(lora.app)
 
 __all__ = ["main"]

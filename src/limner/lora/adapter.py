@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -31,10 +31,12 @@ class Factors:
             raise BadLora(
                 f"Factors of shapes {down} and {up} do not make a change of a weight. Export again."
             )
-        if {self.down.dtype, self.up.dtype} != {torch.float32}:
-            raise BadLora(
-                f"Factors are {self.down.dtype} and {self.up.dtype}; convert them to float32 first."
-            )
+        require_float32(self.down, self.up)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the weight, kernels laid flat."""
+        return self.up.shape[0], self.down[0].numel()
 
     @property
     def rank(self) -> int:
@@ -44,6 +46,26 @@ class Factors:
     def times(self, probe: Tensor) -> Tensor:
         """Product of dW and ``probe`` in float64, without making dW: (in * height * width,) -> (out,)."""
         return self.up.double().flatten(1) @ (self.down.double().flatten(1) @ probe.double())
+
+    def dense(self) -> Tensor:
+        """The change itself, dW, in float64, (out, in * height * width): as large as the weight itself."""
+        return self.up.double().flatten(1) @ self.down.double().flatten(1)
+
+    def require_fit(self, weight: Tensor) -> None:
+        """Raise ``BadLora`` unless this is a change of a weight of that shape."""
+        if self.shape != (weight.shape[0], weight[0].numel()):
+            raise BadLora(
+                f"The change is {self.shape[0]} x {self.shape[1]} and the weight {tuple(weight.shape)}. "
+                "Use the base that it was trained on."
+            )
+
+
+def require_float32(*tensors: Tensor) -> None:
+    """Raise ``BadLora`` unless all are float32."""
+    kinds = [tensor.dtype for tensor in tensors]
+    if set(kinds) != {torch.float32}:
+        found = " and ".join(map(str, kinds))
+        raise BadLora(f"Factors are {found}; convert them to float32 first.")
 
 
 Adapter = Mapping[str, Factors]
@@ -76,7 +98,10 @@ def from_peft(model: Any, adapter: str = "default") -> dict[str, Factors]:
     return found
 
 
-def localise(adapter: Adapter, modules: Collection[str]) -> dict[str, Factors]:
+Held = TypeVar("Held")
+
+
+def localise(adapter: Mapping[str, Held], modules: Collection[str]) -> dict[str, Held]:
     """Rename ``adapter`` for a model with these ``modules``.
 
     CLIP's text model lost its ``text_model.`` level in transformers 5: a file and a model may differ in it.

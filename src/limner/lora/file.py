@@ -12,10 +12,14 @@ from torch import Tensor
 
 from limner.errors import BadLora
 from limner.files import atomic_write, require_space
-from limner.lora.adapter import Adapter, Factors
-from limner.lora.formats import from_diffusers, to_diffusers
+from limner.lora.formats import read as understand
+from limner.lora.kinds import Change, kind
 from limner.lora.metadata import HASH
 from limner.lora.safety import LARGEST_METADATA, header
+from limner.lora.targets import DIFFUSERS, Target, spell
+
+MOST_RANK = 4
+"""Times the longer side of a weight: beyond it a rank is no rank but an attack on memory."""
 
 DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
@@ -24,21 +28,39 @@ DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "b
 class LoraFile:
     """What a LoRA file holds."""
 
-    components: dict[str, dict[str, Factors]]
-    """"transformer", "text_encoder" .. -> module -> factors, float32."""
+    components: dict[str, dict[str, Change]]
+    """"transformer", "text_encoder" .. -> module in diffusers' names -> change, float32, scale baked in."""
     metadata: dict[str, str]
     """As found; text from strangers, so escape it wherever it is shown."""
     notes: tuple[str, ...] = ()
     """What is strange and not wrong, one sentence each."""
+    family: str | None = None
+    """By its names; None when they fit no known family, or several."""
+    form: str = "diffusers"
+    """How its modules are spelled."""
+    mended: tuple[str, ...] = ()
+    """What other readers take wrongly and was put right here, one sentence each."""
+    dtype: torch.dtype = torch.float32
+    """Of its tensors."""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Those of LoRA, DoRA, LoHa and LoKr that are in it, sorted."""
+        return tuple(
+            sorted({kind(change) for adapter in self.components.values() for change in adapter.values()})
+        )
 
 
 def write(
     path: Path,
-    components: Mapping[str, Adapter],
+    components: Mapping[str, Mapping[str, Change]],
     metadata: Mapping[str, str],
     dtype: torch.dtype = torch.float32,
+    *,
+    tool: Target = DIFFUSERS,
+    family: str | None = None,
 ) -> None:
-    """Write a LoRA in diffusers' form. The file appears whole, after it was read back and found equal.
+    """Write a LoRA as ``tool`` reads it. The file appears whole, after it was read back and found equal.
 
     Adds ``modelspec.hash_sha256``: "0x" and the SHA-256 of the file's tensor bytes.
 
@@ -47,16 +69,22 @@ def write(
         components: At least one module in all.
         metadata: From ``limner.lora.metadata``; at most 1 MB.
         dtype: float32 keeps every bit, float16 half the bytes and 11 bits, bfloat16 8 bits and any size.
+        tool: Whose names and kinds to write.
+        family: Whose modules they are; only diffusers' own form can do without.
 
     Raises:
-        BadLora: A number is not finite or does not fit ``dtype``; names clash; the disk returns other bytes.
+        BadLora: A number is not finite or does not fit ``dtype``; names clash; ``tool`` could not read a
+            part; the disk returns other bytes.
         DiskFull: There is no room; an older file stays as it was.
     """
     if path.suffix != ".safetensors":
         raise BadLora(f"{path.name} does not end in .safetensors, so nobody would read it. Rename it.")
     if dtype not in DTYPES:
         raise BadLora(f"A LoRA cannot be written as {dtype}. Choose {', '.join(DTYPES.values())}.")
-    flat = {name: _rounded(name, tensor, dtype) for name, tensor in sorted(to_diffusers(components).items())}
+    flat = {
+        name: _rounded(name, tensor, dtype)
+        for name, tensor in sorted(spell(components, family, tool).items())
+    }
     if not flat:
         raise BadLora(
             "There is no module to write: nothing was trained. Choose lora.targets that fit the base."
@@ -71,7 +99,7 @@ def write(
 
     def put(draft: Path) -> None:
         draft.write_bytes(save(flat, described))  # save_file would hide a full disk in an error of its own
-        _same(draft, flat, described)
+        _same(draft, flat, described, family)
 
     atomic_write(path, put)
 
@@ -79,6 +107,8 @@ def write(
 def _rounded(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     if not tensor.isfinite().all():
         raise BadLora(f"{name} holds numbers that are not finite. Export an earlier checkpoint.")
+    if name.endswith(".alpha"):
+        dtype = torch.float32  # a rank that bfloat16 does not hold would change the strength
     rounded = tensor.detach().cpu().to(dtype).contiguous()
     if not rounded.isfinite().all():
         largest = tensor.abs().max().item()
@@ -89,21 +119,21 @@ def _rounded(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def tensor_hash(flat: Mapping[str, Tensor]) -> str:
-    """ModelSpec's hash: "0x" and the SHA-256 of the tensors' bytes, ordered by name as in a file."""
+    """ModelSpec's hash: "0x" and the SHA-256 of the tensors' bytes, in a file's order: wide ones first."""
     digest = hashlib.sha256()
-    for name in sorted(flat):
+    for name in sorted(flat, key=lambda name: (-flat[name].itemsize, name)):
         digest.update(flat[name].contiguous().flatten().view(torch.uint8).numpy().data)
     return f"0x{digest.hexdigest()}"
 
 
-def _same(draft: Path, flat: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+def _same(draft: Path, flat: Mapping[str, Tensor], metadata: Mapping[str, str], family: str | None) -> None:
     found, described = _load(draft)
     equal = found.keys() == flat.keys() and all(
         found[name].dtype == flat[name].dtype and torch.equal(found[name], flat[name]) for name in flat
     )
     if not equal or described != metadata or _bytes_hash(draft) != metadata[HASH]:
         raise BadLora("The LoRA read back is not the one that was written. Check the disk.")
-    from_diffusers(found)
+    understand(found, described, family)
 
 
 def _bytes_hash(path: Path) -> str:
@@ -122,35 +152,60 @@ def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from error
 
 
-def read(path: Path) -> LoraFile:
-    """Read a LoRA in diffusers' form.
+def tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file as they stand there, checked to be safe and finite.
 
     Raises:
-        BadLora: The file is not safe, not whole, not finite, of another form, or its hash is not that of its
-            tensors; the message names which.
+        BadLora: They are not.
     """
-    flat, metadata = _load(path)
+    flat, _ = _load(path)
     for name, tensor in flat.items():
         if not tensor.isfinite().all():
             raise BadLora(f"{path} is not a safe LoRA file: {name} holds NaN or infinity. Export it again.")
-    if "lora_adapter_metadata" in metadata:
-        raise BadLora(
-            f"{path} keeps its strength in lora_adapter_metadata, which most tools do not read. "
-            "Load it with diffusers, multiply the scales into lora_B, and save it without that entry."
-        )
+    return flat
+
+
+def read(path: Path, family: str | None = None) -> LoraFile:
+    """Read a LoRA of any spelling and kind: diffusers, kohya, ComfyUI, DiffSynth; LoRA, DoRA, LoHa, LoKr.
+
+    Args:
+        path: The file.
+        family: Where the names alone do not tell.
+
+    Raises:
+        BadLora: The file is not safe, not whole, not finite, not understood, or its hash is not that of its
+            tensors; the message names which.
+    """
+    flat, metadata = tensors(path), header(path).metadata
     if metadata.get(HASH, "0x").removeprefix("0x") not in ("", _bytes_hash(path).removeprefix("0x")):
         raise BadLora(
             f"{path} has other tensors than its {HASH} says: it was altered or damaged. Get it again."
         )
-    components = from_diffusers(flat)
-    return LoraFile(components, metadata, _notes(components))
+    try:
+        understood = understand(flat, metadata, family)
+        notes = _notes(understood.components)
+    except BadLora as error:
+        raise BadLora(f"{path}: {error}") from error
+    return LoraFile(
+        understood.components,
+        metadata,
+        notes,
+        understood.family,
+        understood.form,
+        understood.mended,
+        next((t.dtype for t in flat.values() if t.dim() > 1), torch.float32),
+    )
 
 
-def _notes(components: Mapping[str, Adapter]) -> tuple[str, ...]:
-    wide = [
-        f"{component}.{module} has rank {factors.rank}, more than its weight can have."
-        for component, adapter in components.items()
-        for module, factors in adapter.items()
-        if factors.rank > min(factors.down.flatten(1).shape[1], factors.up.shape[0])
-    ]
+def _notes(components: Mapping[str, Mapping[str, Change]]) -> tuple[str, ...]:
+    wide = []
+    for component, adapter in components.items():
+        for module, change in adapter.items():
+            if change.rank > MOST_RANK * max(change.shape) and kind(change) in ("LoRA", "DoRA"):
+                raise BadLora(
+                    f"{component}.{module} has rank {change.rank} for a weight of {change.shape[0]} x "
+                    f"{change.shape[1]}: absurd. Get it again, or export it again."
+                )
+            if change.rank > min(change.shape) and kind(change) in ("LoRA", "DoRA"):
+                wide.append(f"{component}.{module} has rank {change.rank}, more than its weight can have.")
     return tuple(wide)

@@ -13,6 +13,12 @@ from limner.errors import BadLora
 SIZES = {"F32": 4, "F16": 2, "BF16": 2}
 """The dtypes of LoRA factors, in safetensors' names, with their bytes."""
 
+NUMBERS = SIZES | {"F64": 8, "I64": 8, "I32": 4}
+"""Those of a lone number, alpha."""
+
+ALONE = (0, 1)
+"""Sides of a lone number."""
+
 MOST_TENSORS = 20_000
 LARGEST_HEADER = 16_000_000
 LARGEST_METADATA = 1_000_000
@@ -122,13 +128,24 @@ def _tensor(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], in
             pass
         case _:
             _refuse(path, f"{name} has no dtype, shape and place")
-    if dtype not in SIZES:
-        _refuse(path, f"{name} is {dtype[:20]}, and factors are {', '.join(SIZES)}")
-    if not all(type(side) is int and side > 0 for side in shape) or len(shape) not in (2, 4):
-        _refuse(path, f"{name} has the shape {str(shape)[:60]}, and factors have 2 or 4 sides, none empty")
-    if end - start != math.prod(shape) * SIZES[dtype]:
+    sizes, sides = _expected(name)
+    if dtype not in sizes:
+        _refuse(path, f"{name} is {dtype[:20]}, and factors are {', '.join(sizes)}")
+    if not all(type(side) is int and side > 0 for side in shape) or len(shape) not in sides:
+        known = " or ".join(map(str, sides))
+        _refuse(path, f"{name} has the shape {str(shape)[:60]}, and factors have {known} sides, none empty")
+    if sides == ALONE and math.prod(shape) != 1:
+        _refuse(path, f"{name} has the shape {str(shape)[:60]}, and alpha is one number")
+    if end - start != math.prod(shape) * sizes[dtype]:
         _refuse(path, f"{name} has {end - start} bytes for the shape {shape} of {dtype}")
     return dtype, tuple(shape), start, end
+
+
+def _expected(name: str) -> tuple[dict[str, int], tuple[int, ...]]:
+    """The dtypes and the numbers of sides that a tensor of this name may have."""
+    if name.endswith(".alpha"):
+        return NUMBERS, ALONE
+    return SIZES, (1, 2, 4) if "lora_magnitude_vector" in name else (2, 4)
 
 
 def _refuse_gaps(path: Path, tensors: dict[str, tuple[str, tuple[int, ...], int, int]], size: int) -> None:

@@ -3,18 +3,18 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from limner.errors import BadLora
-from limner.lora.adapter import Adapter, Factors, localise
+from limner.lora.adapter import Factors, localise
+from limner.lora.compare import Components, require_equal
 from limner.lora.file import read
 from limner.lora.formats import from_diffusers, to_diffusers
-
-TOLERANCE = {torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
-"""Largest |dW' x - dW x| / |dW x| that rounding to the file's dtype explains: two factors, two units each."""
+from limner.lora.kinds import Change, Dora, plain
+from limner.lora.tables import FAMILIES
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,10 @@ class Verdict:
 
 def verify(
     path: Path,
-    components: Mapping[str, Adapter],
+    components: Components,
     pipeline: str | type = "FluxPipeline",
     modules: Mapping[str, Collection[str]] | None = None,
+    flat: Mapping[str, Tensor] | None = None,
 ) -> Verdict:
     """Read ``path`` by the rules of a stock diffusers pipeline and compare it with what should be in it.
 
@@ -61,6 +62,7 @@ def verify(
         components: What was written.
         pipeline: The diffusers class that people will load it with, or its name.
         modules: Component -> names of all its modules, to look for names that diffusers confuses.
+        flat: The tensors to look at in place of the file's.
 
     Raises:
         BadLora: The pipeline would read other modules or other numbers, or nothing at all.
@@ -68,38 +70,58 @@ def verify(
     import diffusers
 
     stock: Any = getattr(diffusers, pipeline) if isinstance(pipeline, str) else pipeline
-    pipeline = stock.__name__
-    flat, *rest = stock.lora_state_dict(
-        str(path), return_alphas=True, return_lora_metadata=True, use_safetensors=True, local_files_only=True
-    )
-    if any(rest):  # alphas, where the pipeline has them, and peft's own description
+    reader = stock.__name__
+    flat, alphas, described = state(stock, path if flat is None else flat)
+    if alphas or described:
         raise BadLora(
-            f"{path}: {pipeline} finds scales beside the factors; they must be baked in. Export again."
+            f"{path}: {reader} finds scales beside the factors; they must be baked in. Export again."
         )
-    found, wished = from_diffusers(flat), from_diffusers(to_diffusers(components))
-    missing = {(c, m) for c in wished for m in wished[c]} ^ {(c, m) for c in found for m in found[c]}
-    if missing:
-        component, module = sorted(missing)[0]
-        raise BadLora(
-            f"{path}: {pipeline} reads {len(missing)} modules otherwise, the first is {component}.{module}. "
-            "Export again; if it stays so, report it with your version of diffusers."
-        )
+    found = from_diffusers(flat)
+    dtype = next(tensor.dtype for tensor in flat.values() if tensor.dim() > 1)
+    error = require_equal(str(path), reader, found, components, dtype)
     loadable = stock._lora_loadable_modules
     counts = {component: len(adapter) for component, adapter in found.items()}
     loaded = {component: count for component, count in counts.items() if component in loadable}
     if not loaded:
         raise BadLora(
-            f"{path} changes only {', '.join(counts)}, which {pipeline} passes over. Train {loadable[0]} too."
+            f"{path} changes only {', '.join(counts)}, which {reader} passes over. Train {loadable[0]} too."
         )
     return Verdict(
         loaded,
         {component: count for component, count in counts.items() if component not in loadable},
-        _largest_error(path, found, wished, next(iter(flat.values())).dtype),
+        error,
         _blurred(found, modules or {}),
     )
 
 
-def _blurred(found: Mapping[str, Adapter], modules: Mapping[str, Collection[str]]) -> tuple[str, ...]:
+def state(
+    pipeline: Any, file: Path | Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
+    """What a stock pipeline's class makes of a file: tensors in diffusers' names, alphas, settings.
+
+    Args:
+        pipeline: The class.
+        file: A path, or the tensors themselves.
+    """
+    source = str(file) if isinstance(file, Path) else dict(file)
+    # The number of residual blocks per level, by which names of the first Stable Diffusion are told apart.
+    unet = (
+        {"unet_config": SimpleNamespace(layers_per_block=2)}
+        if "unet" in pipeline._lora_loadable_modules
+        else {}
+    )
+    flat, *rest = pipeline.lora_state_dict(
+        source,
+        return_alphas=True,
+        return_lora_metadata=True,
+        use_safetensors=True,
+        local_files_only=True,
+        **unet,
+    )
+    return flat, (rest[0] if len(rest) > 1 else None) or {}, rest[-1] or {}
+
+
+def _blurred(found: Components, modules: Mapping[str, Collection[str]]) -> tuple[str, ...]:
     """Stock loaders hand full names to peft as targets, and peft takes a target for the end of a name."""
     return tuple(
         name
@@ -110,73 +132,69 @@ def _blurred(found: Mapping[str, Adapter], modules: Mapping[str, Collection[str]
     )
 
 
-def _largest_error(
-    path: Path,
-    found: Mapping[str, Adapter],
-    wished: Mapping[str, Adapter],
-    dtype: torch.dtype,
-) -> float:
-    draw = torch.Generator().manual_seed(0)
-    worst = 0.0
-    for component, adapter in wished.items():
-        for module, factors in adapter.items():
-            error = _error(found[component][module], factors, draw)
-            if not error <= TOLERANCE[dtype]:
-                raise BadLora(
-                    f"{path}: {component}.{module} is {error:.1%} off when read as {dtype}. Write float32."
-                )
-            worst = max(worst, error)
-    return worst
-
-
-def _error(found: Factors, wished: Factors, draw: torch.Generator) -> float:
-    probe = torch.randn(wished.down[0].numel(), generator=draw, dtype=torch.float64)
-    if found.down[0].numel() != probe.numel() or found.up.shape[0] != wished.up.shape[0]:
-        return float("inf")
-    right, got = wished.times(probe), found.times(probe)
-    size = right.norm().item()
-    off = (got - right).norm().item()
-    return off / size if size else float(off > 0)
-
-
 def load(pipeline: Any, path: Path) -> Verdict:
     """Load ``path`` into a diffusers pipeline: its own way for what it knows, and what it passes over too.
 
-    Text encoders that the pipeline ignores (T5 of FLUX.1) get their part from transformers' ``load_adapter``.
+    A file of another form than diffusers' own is put into it first; LoHa and LoKr become the LoRA that they
+    are. Text encoders that the pipeline ignores (T5 of FLUX.1) get theirs by transformers' ``load_adapter``.
 
     Raises:
         BadLora: The file is not safe (it is read by ``limner.lora.file.read`` first) or fits another base.
     """
-    components = read(path).components
-    verdict = verify(path, components, type(pipeline))
-    for component, adapter in components.items():
-        _require_fit(path, pipeline.components[component], adapter)
-    pipeline.load_lora_weights(str(path), use_safetensors=True, local_files_only=True)
+    held = read(path, _family(type(pipeline).__name__))
+    components = {
+        name: _fitted(path, pipeline.components[name], adapter) if name in pipeline.components else adapter
+        for name, adapter in held.components.items()
+    }
+    own = held.form == "diffusers" and not held.mended and set(held.kinds) <= {"LoRA", "DoRA"}
+    given = path if own else to_diffusers(components)
+    verdict = verify(path, components, type(pipeline), flat=None if isinstance(given, Path) else given)
+    given = str(given) if isinstance(given, Path) else given
+    pipeline.load_lora_weights(given, use_safetensors=True, local_files_only=True)
     for component in verdict.ignored:
         _load_text_encoder(pipeline.components[component], component, components[component])
     return verdict
 
 
-def _require_fit(path: Path, model: Any, adapter: Adapter) -> None:
-    """Raise ``BadLora`` unless every module is in the model with its shape: the loader would pass over it."""
+def _family(pipeline: str) -> str | None:
+    return next((names.family for names in FAMILIES.values() if pipeline in names.pipelines), None)
+
+
+def _fitted(path: Path, model: Any, adapter: Mapping[str, Change]) -> dict[str, Change]:
+    """The changes as LoRA or DoRA, in the shapes of the model's weights.
+
+    Raises:
+        BadLora: A module is not in the model, or has another shape: the loader would pass over it.
+    """
     layers = {name: each for name, each in model.named_modules() if isinstance(each, nn.Linear | nn.Conv2d)}
     try:
         named = localise(adapter, layers)
     except BadLora as error:
         raise BadLora(f"{path}: {error}") from error
-    for name, factors in named.items():
-        weight, change = layers[name].weight, (factors.up.shape[0], factors.down.shape[1])
-        if tuple(weight.shape[:2]) != change:
+    made = {}
+    for (name, change), module in zip(named.items(), adapter, strict=True):
+        weight, shape = layers[name].weight, change.shape
+        if shape != (weight.shape[0], weight[0].numel()):
             raise BadLora(
-                f"{path} changes {name} as {change[0]} x {change[1]}, and this base has "
-                f"{weight.shape[0]} x {weight.shape[1]}. Load it on the base it was trained on."
+                f"{path} changes {name} as {shape[0]} x {shape[1]}, and this base has "
+                f"{weight.shape[0]} x {weight[0].numel()}. Load it on the base it was trained on."
             )
+        made[module] = change if isinstance(change, Dora) else _shaped(plain(change), weight)
+    return made
 
 
-def _load_text_encoder(encoder: Any, component: str, adapter: Adapter) -> None:
+def _shaped(factors: Factors, weight: Tensor) -> Factors:
+    """Factors of a convolution that were laid flat, with its kernel again."""
+    if weight.dim() == factors.down.dim():
+        return factors
+    return Factors(factors.down.reshape(-1, *weight.shape[1:]), factors.up[..., None, None])
+
+
+def _load_text_encoder(encoder: Any, component: str, adapter: Mapping[str, Change]) -> None:
     from peft import LoraConfig
 
-    names = localise(adapter, {name for name, _ in encoder.named_modules()})
+    plainly = {name: plain(change) for name, change in adapter.items()}
+    names = localise(plainly, {name for name, _ in encoder.named_modules()})
     ranks = {name: factors.rank for name, factors in names.items()}
     most = max(ranks.values())
     setting = LoraConfig(

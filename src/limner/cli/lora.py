@@ -1,0 +1,212 @@
+"""``limner lora``: what can be done with LoRA files."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from limner.cli.app import Json, loading, speaking
+from limner.cli.options import Option, taking
+from limner.errors import BadUsage
+
+if TYPE_CHECKING:
+    from limner.lora.resize import Rule
+    from limner.run.lora import Wish, Written
+
+app = typer.Typer(
+    name="lora",
+    help="Look at LoRA files, convert, merge, resize, extract and bake them.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+File = Annotated[Path, typer.Argument(metavar="LORA", help="A .safetensors file of any tool.")]
+Out = Annotated[Path | None, typer.Option("--out", help="The file to write.", show_default=False)]
+
+FAMILY = Option(
+    "--family", "family", str, "Family of the base, where the names alone do not tell: flux, sdxl .."
+)
+DTYPE = Option("--dtype", "dtype", str, "float32, float16 or bfloat16. Left out: as it was.")
+RULES = (
+    Option("--rank", "rank", int, "Keep so many ranks of every module."),
+    Option(
+        "--energy", "energy", float, "Keep this share of each module's squared singular values, e.g. 0.99."
+    ),
+    Option("--sum", "sum", float, "Keep this share of each module's singular values."),
+    Option("--ratio", "ratio", float, "Keep singular values above the module's largest divided by this."),
+    Option(
+        "--total-energy", "total-energy", float, "Keep this share over all modules, where it weighs most."
+    ),
+    Option(
+        "--parameters", "parameters", float, "Keep so many numbers in the whole file, where they weigh most."
+    ),
+)
+
+
+def _wish(given: dict[str, Any]) -> "Wish":
+    from limner.run.lora import Wish
+
+    return Wish(**{name: given[name] for name in ("family", "dtype") if given.get(name) is not None})
+
+
+def _rule(given: dict[str, Any]) -> "Rule | None":
+    """The one rule that was given, if any."""
+    from limner.lora.resize import Rule
+
+    chosen: list[Any] = [option.key for option in RULES if given.get(option.key) is not None]
+    if len(chosen) > 1:
+        raise BadUsage(f"--{chosen[0]} and --{chosen[1]} are two ways to choose ranks. Give one.")
+    return Rule(chosen[0], float(given[chosen[0]])) if chosen else None
+
+
+def _show(done: "Written", *, as_json: bool, details: bool = True) -> None:
+    from limner.cli.show import result
+
+    lines = [
+        f"{done.path}: {done.modules} modules for {done.tool}"
+        f"{f' ({done.family})' if done.family else ''}, read back within {done.error:.1e}",
+    ]
+    if done.losses and details:
+        worst = sorted(done.losses, key=lambda loss: -loss.relative)
+        lines.append(f"Lost of a module's change: {worst[0].relative:.1%} at most. The most by name:")
+        lines += [f"  {loss.relative:7.2%}  {loss.component}.{loss.module}" for loss in worst[:8]]
+    result(done, lines, as_json=as_json)
+
+
+@app.command()
+@taking(
+    (
+        FAMILY,
+        DTYPE,
+        Option("--flatten", "flatten", int, "Make LoHa, LoKr and DoRA plain LoRAs of at most this rank."),
+        Option("--base", "base", Path, "Checkpoint of the base: what a DoRA needs to be flattened."),
+    )
+)
+def convert(
+    *,
+    lora: File,
+    to: Annotated[str, typer.Option("--to", help="diffusers, comfyui, kohya or diffsynth.")],
+    out: Out = None,
+    leave_out: Annotated[
+        bool, typer.Option("--leave-out", help="Leave out what the tool cannot read, by name.")
+    ] = False,
+    given: dict[str, Any],
+    as_json: Json = False,
+) -> None:
+    """Write a LoRA as another tool reads it.
+
+    The file is read back by that tool's rules, and every module compared.
+    """
+    with speaking(as_json=as_json) as say:
+        with loading():
+            from limner.run.lora import Wish
+            from limner.run.lora import convert as run
+
+        wish = Wish(leave_out=leave_out, **given)
+        done = run(lora, to, out or lora.with_name(f"{lora.stem}-{to}.safetensors"), wish, say)
+    _show(done, as_json=as_json)
+
+
+@app.command()
+@taking((FAMILY, DTYPE, *RULES))
+def merge(
+    *,
+    loras: Annotated[list[Path], typer.Argument(metavar="LORA..", help="Two files or more, of one base.")],
+    out: Annotated[Path, typer.Option("--out", help="The file to write.")],
+    weight: Annotated[
+        list[float] | None, typer.Option("--weight", help="Strength of each, in order; 1 when left out.")
+    ] = None,
+    given: dict[str, Any],
+    as_json: Json = False,
+) -> None:
+    """Write the weighted sum of several LoRAs.
+
+    Exact, its rank is the sum of theirs; give a rule for ranks to make it smaller.
+    """
+    with speaking(as_json=as_json):
+        with loading():
+            from limner.run.lora import merge as run
+
+        done = run(loras, weight or [], out, _wish(given), _rule(given))
+    _show(done, as_json=as_json)
+
+
+@app.command()
+@taking((FAMILY, DTYPE, *RULES))
+def resize(*, lora: File, out: Out = None, given: dict[str, Any], as_json: Json = False) -> None:
+    """Write a LoRA at other ranks.
+
+    The nearest of that rank, module by module, and what each module lost.
+    """
+    with speaking(as_json=as_json) as say:
+        with loading():
+            from limner.run.lora import resize as run
+
+        rule = _rule(given)
+        if rule is None:
+            raise BadUsage("There is no rule for the ranks. Give --rank 16, or --energy 0.99 ..")
+        done = run(lora, rule, out or lora.with_name(f"{lora.stem}-resized.safetensors"), _wish(given), say)
+    _show(done, as_json=as_json)
+
+
+@app.command()
+@taking((FAMILY, DTYPE, Option("--rank", "rank", int, "Rank of every module.", 32)))
+def extract(
+    *,
+    base: Annotated[Path, typer.Argument(metavar="BASE", help="What was fine-tuned: a file or a folder.")],
+    tuned: Annotated[Path, typer.Argument(metavar="TUNED", help="The fine-tune: a file or a folder.")],
+    out: Annotated[Path, typer.Option("--out", help="The file to write.")],
+    given: dict[str, Any],
+    as_json: Json = False,
+) -> None:
+    """Write a fine-tune's difference to its base as a LoRA.
+
+    Both as .safetensors, in diffusers' layout or as one file.
+    """
+    with speaking(as_json=as_json) as say:
+        with loading():
+            from limner.run.lora import extract as run
+
+        done = run(base, tuned, given["rank"], out, _wish(given), say)
+    _show(done, as_json=as_json)
+
+
+@app.command()
+@taking((FAMILY, Option("--weight", "weight", float, "Strength of the LoRA.", 1.0)))
+def bake(
+    *,
+    lora: File,
+    base: Annotated[Path, typer.Option("--base", help="Checkpoint of the base: a file or a folder.")],
+    out: Annotated[Path, typer.Option("--out", help="What to write, a file or a folder as the base is.")],
+    given: dict[str, Any],
+    as_json: Json = False,
+) -> None:
+    """Write a base with a LoRA in it for good.
+
+    Computed in float64 and rounded once; everything else stays as it was.
+    """
+    from limner.cli.show import result
+
+    with speaking(as_json=as_json):
+        with loading():
+            from limner.run.lora import bake as run
+
+        done = run(lora, base, out, given["weight"], _wish(given))
+    result(done, [f"{out}: {done['weights']} weights changed ({done['family']})"], as_json=as_json)
+
+
+@app.command()
+@taking((FAMILY,))
+def info(*, lora: File, given: dict[str, Any], as_json: Json = False) -> None:
+    """Say what is in a LoRA file, and which tools load it.
+
+    Family, ranks, targets, norms, trigger, how it was trained, and what is wrong with it.
+    """
+    from limner.cli.show import result
+
+    with speaking(as_json=as_json):
+        with loading():
+            from limner.run.inspect import inspect, table
+
+        found = inspect(lora, given["family"])
+    result(found, table(found), as_json=as_json)

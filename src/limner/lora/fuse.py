@@ -1,0 +1,152 @@
+"""Modules that the authors keep as one weight: their changes put together and taken apart, both exactly.
+
+Stacked weights W = [W1; W2] change by stacked dW. With dW_i = B_i A_i that is
+blockdiag(B_1, B_2) cat(A_1, A_2).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from limner.errors import BadLora
+from limner.lora.adapter import Factors
+from limner.lora.kinds import Change, Dora, Loha, Lokr, kind
+from limner.lora.names import Row
+
+
+def heights(row: Row, rows: int) -> list[int]:
+    """Rows of each module of a fused weight of ``rows`` rows.
+
+    Raises:
+        BadLora: They do not divide.
+    """
+    whole = sum(row.shares)
+    if rows % whole:
+        raise BadLora(
+            f"{row.native} has {rows} rows, which do not part as {row.shares}. Name the family: --family."
+        )
+    return [rows // whole * share for share in row.shares]
+
+
+def swap(change: Change) -> Change:
+    """The change of a weight whose halves, top and bottom, stand the other way round.
+
+    Raises:
+        BadLora: The change has no halves.
+    """
+    match change:
+        case Factors() if change.up.shape[0] % 2 == 0:
+            return Factors(change.down, _swapped(change.up))
+        case Loha() if change.w1_a.shape[0] % 2 == 0:
+            return Loha(_swapped(change.w1_a), change.w1_b, _swapped(change.w2_a), change.w2_b)
+        case Lokr() if change.w1[0].shape[0] % 2 == 0:
+            return Lokr((_swapped(change.w1[0]), *change.w1[1:]), change.w2)
+        case Dora(axis=axis):
+            factors = swap(change.factors)
+            assert isinstance(factors, Factors)
+            return Dora(factors, change.magnitude if axis == "in" else _swapped(change.magnitude), axis)
+    raise BadLora(f"A {kind(change)} of {change.shape[0]} rows has no halves to swap. Use --flatten.")
+
+
+def _swapped(rows: Tensor) -> Tensor:
+    first, second = rows.chunk(2)
+    return torch.cat([second, first])
+
+
+def join(row: Row, members: Sequence[Change | None]) -> Change:
+    """The change of the fused weight. A member that is None does not change.
+
+    Raises:
+        BadLora: The members are of kinds that have no fused form.
+    """
+    there = [(share, member) for share, member in zip(row.shares, members, strict=True) if member is not None]
+    unit = {member.shape[0] / share for share, member in there}
+    if len(unit) != 1 or len({member.shape[1] for _, member in there}) != 1:
+        raise BadLora(f"The modules of {row.native} do not fit on each other. Name the family: --family.")
+    height = int(unit.pop())
+    blocks = [height * share for share in row.shares]
+    if all(isinstance(member, Factors) for _, member in there):
+        return _join_factors([m if isinstance(m, Factors) else None for m in members], blocks)
+    if all(isinstance(member, Loha) for _, member in there):
+        return _join_lohas([m if isinstance(m, Loha) else None for m in members], blocks)
+    kinds = ", ".join(sorted({kind(member) for _, member in there}))
+    raise BadLora(f"{row.native} is one weight there, and {kinds} of its parts cannot be one. Use --flatten.")
+
+
+def _join_factors(members: Sequence[Factors | None], blocks: Sequence[int]) -> Factors:
+    there = [member for member in members if member is not None]
+    first = there[0].down
+    if len(there) == len(members) and all(torch.equal(first, member.down) for member in there[1:]):
+        return Factors(first.clone(), torch.cat([member.up for member in there]))
+    up = _diagonal([None if member is None else member.up.flatten(1) for member in members], blocks)
+    down = torch.cat([member.down for member in there])
+    return Factors(down, up[..., None, None] if down.dim() == 4 else up)
+
+
+def _join_lohas(members: Sequence[Loha | None], blocks: Sequence[int]) -> Loha:
+    there = [member for member in members if member is not None]
+    return Loha(
+        _diagonal([None if m is None else m.w1_a for m in members], blocks),
+        torch.cat([m.w1_b for m in there]),
+        _diagonal([None if m is None else m.w2_a for m in members], blocks),
+        torch.cat([m.w2_b for m in there]),
+    )
+
+
+def _diagonal(ups: Sequence[Tensor | None], blocks: Sequence[int]) -> Tensor:
+    """Each (height, rank) in its own rows and columns; a None leaves its rows zero and has no columns."""
+    return torch.block_diag(
+        *(torch.zeros(height, 0) if up is None else up for up, height in zip(ups, blocks, strict=True))
+    )
+
+
+def part(row: Row, change: Change) -> Sequence[Change | None]:
+    """The changes of the modules of a fused weight; None for one that does not change.
+
+    Raises:
+        BadLora: The change does not part.
+    """
+    blocks = heights(row, change.shape[0])
+    match change:
+        case Factors():
+            return _part_factors(change, blocks)
+        case Loha():
+            halves = zip(change.w1_a.split(blocks), change.w2_a.split(blocks), strict=True)
+            return [
+                Loha(one.clone(), change.w1_b.clone(), two.clone(), change.w2_b.clone())
+                for one, two in halves
+            ]
+        case Dora(axis="out"):
+            factors = _part_factors(change.factors, blocks, whole=True)
+            cuts = change.magnitude.split(blocks)
+            return [Dora(f, m.clone(), "out") for f, m in zip(factors, cuts, strict=True) if f is not None]
+        case Lokr():
+            return _part_lokr(row, change, blocks)
+    raise BadLora(f"{row.native} has a DoRA whose norms span q, k and v, which are apart here. Use --base.")
+
+
+def _part_factors(change: Factors, blocks: Sequence[int], *, whole: bool = False) -> list[Factors | None]:
+    """Each block of rows with the ranks that it uses: what ``join`` put together comes apart as it was."""
+    made: list[Factors | None] = []
+    whole = whole or not change.up.any()
+    for up in change.up.split(list(blocks)):
+        used = up.flatten(1).any(0)
+        if whole or used.all():
+            made.append(Factors(change.down.clone(), up.clone()))
+        elif used.any():
+            made.append(Factors(change.down[used].clone(), up[:, used].clone()))
+        else:
+            made.append(None)
+    return made
+
+
+def _part_lokr(row: Row, change: Lokr, blocks: Sequence[int]) -> list[Change | None]:
+    inner = change.w2[0].shape[0]
+    if any(height % inner for height in blocks):
+        raise BadLora(f"{row.native} is a LoKr whose blocks do not end where its modules do. Use --flatten.")
+    outer, *rest = change.w1
+    return [
+        Lokr((cut.clone(), *(r.clone() for r in rest)), tuple(side.clone() for side in change.w2))
+        for cut in outer.split([height // inner for height in blocks])
+    ]

@@ -1,0 +1,283 @@
+"""The tensors of one module in a file: their endings, and the change that they make together."""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limner.errors import BadLora
+from limner.lora.adapter import Factors
+from limner.lora.kinds import Change, Dora, Loha, Lokr
+
+ENDINGS = tuple(
+    (re.compile(pattern), part)
+    for pattern, part in (
+        (r"\.lora_A(\.\w+)?\.weight", "down"),
+        (r"\.lora_B(\.\w+)?\.weight", "up"),
+        (r"\.lora_down\.weight", "down"),
+        (r"\.lora_up\.weight", "up"),
+        (r"\.lora_mid\.weight", "mid"),
+        (r"(\.lora|_lora|\.lora_linear_layer)\.down\.weight", "down"),
+        (r"(\.lora|_lora|\.lora_linear_layer)\.up\.weight", "up"),
+        (r"\.alpha", "alpha"),
+        (r"\.dora_scale", "dora_scale"),
+        (r"\.lora_magnitude_vector(\.default)?(\.weight)?", "magnitude"),
+        (r"\.(hada_w[12]_[ab]|hada_t[12]|lokr_w[12](_[ab])?|lokr_t2)", ""),
+    )
+)
+"""How names of tensors end, in every spelling, and what they are. Empty: the ending names itself."""
+
+UNREADABLE = (
+    (r"\.(diff|diff_b|set_weight|reshape_weight)$", "is a whole weight or bias, not factors"),
+    (r"\.(lora_[AB]|lora_up|lora_down)(\.\w+)?\.bias$", "is a bias beside the factors"),
+    (r"\.(w_norm|b_norm)$", "is a normalisation layer's weight"),
+    (r"\.(oft_\w+|hra_\w+|boft\w*)", "belongs to an orthogonal adapter (OFT)"),
+    (r"\.[ab][12]\.weight$", "belongs to a GLoRA"),
+    (r"\.(hada_t[12]|lokr_t2)$", "belongs to a Tucker-decomposed LoHa or LoKr"),
+    (r"^(\*|emb_params|clip_[lg]|string_to_param\w*)$", "is a textual inversion"),
+)
+"""What no reader here knows, and what it is."""
+
+SCALES = "lora_adapter_metadata"
+"""Where peft's settings are kept by diffusers; no other tool reads them."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The tensors of one module, by part."""
+
+    stem: str
+    """The module's name as the file spells it."""
+    tensors: dict[str, Tensor]
+
+    def change(self, scale: float | None = None) -> Change:
+        """The change they make.
+
+        Args:
+            scale: Multiplies dW in place of alpha / rank; None where the file says all itself.
+
+        Raises:
+            BadLora: A part is missing or too many, or shapes do not belong together.
+        """
+        given = {name: tensor.float() for name, tensor in self.tensors.items()}
+        alpha = self._alpha(given.pop("alpha", None))
+        if alpha is not None and scale is not None:
+            raise BadLora(f"{self.stem} has its scale twice, in alpha and in {SCALES}. Remove one of them.")
+        try:
+            if any(name.startswith("lokr") for name in given):
+                return _lokr(given, alpha, scale)
+            if any(name.startswith("hada") for name in given):
+                return _loha(given, alpha, scale)
+            return _lora(given, alpha, scale)
+        except KeyError as missing:
+            raise BadLora(
+                f"{self.stem} has no {WORDS.get(str(missing.args[0]), missing.args[0])}: "
+                "the file is incomplete. Export it again."
+            ) from missing
+        except BadLora as error:
+            raise BadLora(f"{self.stem}: {error}") from error
+
+    def _alpha(self, value: Tensor | None) -> float | None:
+        if value is None:
+            return None
+        number = value.item() if value.numel() == 1 else math.nan
+        if not math.isfinite(number):
+            raise BadLora(f"{self.stem} has an alpha of {number}. Export it again.")
+        return number
+
+
+WORDS = {"down": "lora_A (lora_down)", "up": "lora_B (lora_up)"}
+
+
+def group(flat: Mapping[str, Tensor]) -> list[Parts]:
+    """The tensors of a file by module, in the order of the file.
+
+    Raises:
+        BadLora: A tensor is none that an adapter has, or there twice; the message says what it is.
+    """
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in flat.items():
+        for pattern, reason in UNREADABLE:
+            if re.search(pattern, key):
+                raise BadLora(f"{key} {reason}, which Limner does not read. Export without it.")
+        stem, part = _split(key)
+        parts = found.setdefault(stem, {})
+        if part in parts:
+            raise BadLora(
+                f"{stem} has its {part} twice, the second as {key}: two LoRAs in one file. Split them."
+            )
+        parts[part] = tensor
+    return [Parts(stem, parts) for stem, parts in found.items()]
+
+
+def _split(key: str) -> tuple[str, str]:
+    for pattern, part in ENDINGS:
+        for ending in pattern.finditer(key):
+            if ending.end() == len(key) and ending.start():
+                return key[: ending.start()], part or ending[1]
+    raise BadLora(
+        f"{key} does not end as a tensor of an adapter does (lora_A.weight ..). Is this a LoRA file?"
+    )
+
+
+def _only(given: dict[str, Tensor], *known: str) -> None:
+    if strange := sorted(given.keys() - set(known)):
+        raise BadLora(f"it has {' and '.join(strange)} besides. Export it again.")
+
+
+def _lora(given: dict[str, Tensor], alpha: float | None, scale: float | None) -> Change:
+    _only(given, "down", "up", "mid", "dora_scale", "magnitude")
+    down, up = given["down"], given["up"]
+    if "mid" in given:
+        down = _through(given["mid"], down)
+    if down.dim() == 4 and up.dim() == 2:
+        up = up[..., None, None]
+    factors = Factors(down, up * (_ratio(alpha, down.shape[0]) if scale is None else scale))
+    if "magnitude" in given:
+        return Dora(factors, given["magnitude"].flatten(), "out")
+    if "dora_scale" in given:
+        return _weight_decomposed(factors, given["dora_scale"])
+    return factors
+
+
+def _ratio(alpha: float | None, rank: int) -> float:
+    return 1.0 if alpha is None else alpha / rank
+
+
+def _through(mid: Tensor, down: Tensor) -> Tensor:
+    """A 1 x 1 convolution and one after it, as one."""
+    if mid.dim() != 4 or down.flatten(1).shape[1] != down.shape[1] or mid.shape[1] != down.shape[0]:
+        raise BadLora(
+            f"lora_mid {tuple(mid.shape)} does not follow lora_down {tuple(down.shape)}. Export again."
+        )
+    return torch.einsum("rshw,si->rihw", mid, down.flatten(1)).contiguous()
+
+
+def _weight_decomposed(factors: Factors, scale: Tensor) -> Dora:
+    out, into = factors.shape[0], factors.down.shape[1]
+    shape = tuple(scale.shape)
+    if scale.dim() > 1 and shape[0] == 1 and scale.numel() == into:
+        return Dora(factors, scale.flatten(), "in")
+    if shape[0] == out == scale.numel():
+        return Dora(factors, scale.flatten(), "out")
+    raise BadLora(f"dora_scale {shape} is neither ({out}, 1) nor (1, {into}). Export again.")
+
+
+def _loha(given: dict[str, Tensor], alpha: float | None, scale: float | None) -> Loha:
+    names = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+    _only(given, *names)
+    first, *others = (given[name] for name in names)
+    return Loha(first * (_ratio(alpha, others[0].shape[0]) if scale is None else scale), *others)
+
+
+def _lokr(given: dict[str, Tensor], alpha: float | None, scale: float | None) -> Lokr:
+    _only(given, *(f"lokr_w{n}{side}" for n in (1, 2) for side in ("", "_a", "_b")))
+    sides = [_side(given, name) for name in ("lokr_w1", "lokr_w2")]
+    made = Lokr(*sides)
+    ratio = scale if scale is not None else 1.0 if made.dim is None else _ratio(alpha, made.dim)
+    first, *rest = made.w1
+    return Lokr((first * ratio, *rest), made.w2)
+
+
+def _side(given: dict[str, Tensor], name: str) -> tuple[Tensor, ...]:
+    if name in given:
+        _only({key: value for key, value in given.items() if key.startswith(name)}, name)
+        return (given[name],)
+    return given[f"{name}_a"], given[f"{name}_b"]
+
+
+def scales(metadata: Mapping[str, str], component: str, modules: Mapping[str, int]) -> dict[str, float]:
+    """The scale of each module, by ``lora_adapter_metadata``; empty when it has none for ``component``.
+
+    Args:
+        metadata: Of the file.
+        component: "transformer", "unet" ..
+        modules: Module -> rank.
+
+    Raises:
+        BadLora: The entry is not what diffusers writes.
+    """
+    said = _said(metadata)
+    own = {key.partition(".")[2]: value for key, value in said.items() if key.partition(".")[0] == component}
+    if not own:
+        return {}
+    try:
+        alpha, ranked = float(own["lora_alpha"]), bool(own.get("use_rslora", False))
+        pattern = {str(key): float(value) for key, value in (own.get("alpha_pattern") or {}).items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadLora(
+            f"{SCALES} has no lora_alpha for {component} that is a number. Export again."
+        ) from error
+    found = {}
+    for module, rank in modules.items():
+        ending = next((p for p in pattern if module == p or module.endswith(f".{p}")), None)
+        own_alpha = alpha if ending is None else pattern[ending]
+        found[module] = own_alpha / (math.sqrt(rank) if ranked else rank)
+    return found
+
+
+def _said(metadata: Mapping[str, str]) -> dict[str, Any]:
+    if SCALES not in metadata:
+        return {}
+    try:
+        said = json.loads(metadata[SCALES])
+    except (ValueError, RecursionError) as error:
+        raise BadLora(f"{SCALES} is not JSON. Remove it, or export again.") from error
+    if not isinstance(said, dict):
+        raise BadLora(f"{SCALES} is no JSON object. Remove it, or export again.")
+    return said
+
+
+def write(change: Change, *, peft: bool) -> dict[str, Tensor]:
+    """The tensors of a change by ending, its scale baked in.
+
+    Args:
+        change: Any kind.
+        peft: lora_A and lora_B without alpha, as peft has them; else lora_down, lora_up and alpha = rank.
+
+    Raises:
+        BadLora: A DoRA has its norms along an axis that this form has no word for.
+    """
+    match change:
+        case Factors():
+            if peft:
+                return {"lora_A.weight": change.down, "lora_B.weight": change.up}
+            return {
+                "lora_down.weight": change.down,
+                "lora_up.weight": change.up,
+                "alpha": _number(change.rank),
+            }
+        case Dora():
+            return write(change.factors, peft=peft) | _magnitude(change, peft=peft)
+        case Loha():
+            halves = {"hada_w1_a": change.w1_a, "hada_w1_b": change.w1_b}
+            return halves | {
+                "hada_w2_a": change.w2_a,
+                "hada_w2_b": change.w2_b,
+                "alpha": _number(change.rank),
+            }
+        case Lokr():
+            made = {}
+            for name, side in (("lokr_w1", change.w1), ("lokr_w2", change.w2)):
+                made |= {name: side[0]} if len(side) == 1 else {f"{name}_a": side[0], f"{name}_b": side[1]}
+            return made if peft or change.dim is None else made | {"alpha": _number(change.dim)}
+
+
+def _magnitude(change: Dora, *, peft: bool) -> dict[str, Tensor]:
+    if peft and change.axis == "out":
+        return {"lora_magnitude_vector": change.magnitude}
+    if not peft and change.axis == "in":
+        return {"dora_scale": change.magnitude.reshape(1, -1, *[1] * (change.factors.down.dim() - 2))}
+    raise BadLora(
+        f"This DoRA has its norms along '{change.axis}', and the form wanted has them along the other axis. "
+        "Give the base with --base to make a plain LoRA of it, or bake it into the base."
+    )
+
+
+def _number(value: int) -> Tensor:
+    return torch.tensor(float(value))

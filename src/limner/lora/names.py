@@ -1,0 +1,112 @@
+"""Where a module of one naming is in another: rows of a table, looked up by patterns."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Literal
+
+Naming = Literal["diffusers", "native", "processor"]
+"""diffusers' module names; those of the model's authors; diffusers' before it took up peft."""
+
+GROUP = r"(\d+)"
+ATTENTION = re.compile(r"\.(?=to_[qkvo])")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One weight of the authors' model, and the module or modules that diffusers makes of it."""
+
+    modules: tuple[str, ...]
+    """diffusers' names; ``{}`` stands for a number."""
+    native: str
+    """The authors' name, with as many ``{}``."""
+    shares: tuple[int, ...] = (1,)
+    """Heights of the modules within the authors' weight, from the top, relative to each other."""
+    swapped: bool = False
+    """The halves of its rows stand the other way round: (shift, scale) and (scale, shift)."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a name was found."""
+
+    row: Row
+    member: int | None
+    """Which of the row's modules; None for the authors' whole weight."""
+    numbers: tuple[str, ...]
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The row's modules in diffusers' names, numbers filled in."""
+        return tuple(name.format(*self.numbers) for name in self.row.modules)
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """How a name stands in a file: prefix, naming, and whether dots became underscores."""
+
+    prefix: str
+    naming: Naming
+    flat: bool = False
+
+    def render(self, name: str) -> str:
+        """A dotted name of this naming, as the file has it."""
+        return self.prefix + (name.replace(".", "_") if self.flat else name)
+
+
+@dataclass(frozen=True)
+class Table:
+    """All rows of one part of a family."""
+
+    rows: tuple[Row, ...] = field(repr=False)
+
+    def find(self, name: str, spelling: Spelling) -> Place | None:
+        """The place of ``name`` in a file, if it begins with the prefix and names a row of this table."""
+        if not name.startswith(spelling.prefix):
+            return None
+        bare = name[len(spelling.prefix) :]
+        for pattern, row, member in _patterns(self.rows, spelling.naming, spelling.flat).get(
+            _digitless(bare), ()
+        ):
+            if found := pattern.fullmatch(bare):
+                return Place(row, member, found.groups())
+        return None
+
+    def spell(self, place: Place, naming: Naming) -> str:
+        """The dotted name of a place. A row of several modules needs a member, but for the authors."""
+        if naming == "native":
+            return place.row.native.format(*place.numbers)
+        name = place.row.modules[place.member or 0].format(*place.numbers)
+        return _processor(name) if naming == "processor" else name
+
+
+def _processor(name: str) -> str:
+    return ATTENTION.sub(".processor.", name).removesuffix(".0" if ".to_out." in name else "\0")
+
+
+def _digitless(name: str) -> str:
+    return re.sub(r"\d+", "#", name)
+
+
+def _spelled(row: Row, naming: Naming) -> Iterator[tuple[str, int | None]]:
+    if naming == "native":
+        yield row.native, None if len(row.modules) > 1 else 0
+    else:
+        for member, name in enumerate(row.modules):
+            yield (_processor(name) if naming == "processor" else name), member
+
+
+@cache
+def _patterns(
+    rows: tuple[Row, ...],
+    naming: Naming,
+    flat: bool,  # noqa: FBT001  a key of a cache
+) -> dict[str, list[tuple[re.Pattern[str], Row, int | None]]]:
+    found: dict[str, list[tuple[re.Pattern[str], Row, int | None]]] = {}
+    for row in rows:
+        for template, member in _spelled(row, naming):
+            text = template.replace(".", "_") if flat else template
+            pattern = re.compile(GROUP.join(re.escape(part) for part in text.split("{}")))
+            found.setdefault(_digitless(text.replace("{}", "0")), []).append((pattern, row, member))
+    return found

@@ -1,0 +1,355 @@
+"""What each tool reads and what is written for it: facts of its source, as data, with the version.
+
+Nothing here is code of those tools. ``reads`` is what a tool finds in a file, ``writes`` what Limner puts
+there.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from limner.errors import BadLora
+from limner.lora import fuse, keys
+from limner.lora.adapter import Factors
+from limner.lora.formats import TEXT, canonical, gather, locate, to_diffusers
+from limner.lora.kinds import Change, kind
+from limner.lora.names import Place, Row, Spelling
+from limner.lora.tables import FAMILIES, Names, named
+
+ALL = ("flux", "flux2", "qwen-image", "z-image", "sd3", "sdxl", "sd15")
+
+
+def _flat(prefix: str, naming: str = "native") -> Spelling:
+    return Spelling(prefix, "native" if naming == "native" else "diffusers", flat=True)
+
+
+def _dotted(prefix: str, naming: str = "diffusers") -> Spelling:
+    return Spelling(prefix, "native" if naming == "native" else "diffusers")
+
+
+@dataclass(frozen=True)
+class Target:
+    """One tool."""
+
+    name: str
+    source: str
+    """Where the facts are from."""
+    writes: Mapping[str, Spelling]
+    """Family -> spelling of the denoiser's modules."""
+    reads: Mapping[str, tuple[Spelling, ...]]
+    """Family -> every spelling of them that the tool takes."""
+    text: Mapping[str, Mapping[str, tuple[Spelling, ...]]]
+    """Family -> text encoder -> spellings that it takes; the first is written."""
+    kinds: Mapping[str, tuple[str, ...]]
+    """Family -> adapters that the tool computes rightly."""
+    peft: bool | Mapping[str, bool]
+    """Whether lora_A and lora_B are written without alpha; else lora_down, lora_up and alpha = rank."""
+    apart: Mapping[str, Spelling] = field(default_factory=dict)
+    """Spelling of modules one by one, for adapters that cannot be fused."""
+    lacks: Mapping[str, str] = field(default_factory=dict)
+    """Family -> pattern of diffusers' module names that the tool has no name for when they are so spelled."""
+    kernels: bool = True
+    """Whether convolutions with kernels larger than 1 x 1 are computed."""
+
+    def peft_in(self, family: str) -> bool:
+        """Whether files for ``family`` have lora_A and lora_B."""
+        return self.peft if isinstance(self.peft, bool) else self.peft.get(family, False)
+
+
+LORAS = ("LoRA", "LoHa", "LoKr", "DoRA")
+
+TE = {"text_encoder": (_flat("lora_te1_"), _flat("lora_te_")), "text_encoder_2": (_flat("lora_te2_"),)}
+T5_FLAT = (_flat("lora_te3_"), _flat("lora_te2_"))
+KOHYA_TEXT = {
+    "flux": {"text_encoder": TE["text_encoder"], "text_encoder_2": T5_FLAT},
+    "sdxl": TE,
+    "sd15": {"text_encoder": (_flat("lora_te_"), _flat("lora_te1_"))},
+    "sd3": {**TE, "text_encoder_3": T5_FLAT[:1]},
+}
+DIFFUSERS_TEXT = {f: {c: (_dotted(f"{c}."),) for c in FAMILIES[f].text} for f in TEXT}
+CLIPS = ("text_encoder", "text_encoder_2")
+
+DIFFUSERS = Target(
+    name="diffusers",
+    source="diffusers 0.42.1, whose own lora_state_dict reads every file that is written for it",
+    writes={f: _dotted(f"{FAMILIES[f].component}.") for f in ALL},
+    reads={f: (_dotted(f"{FAMILIES[f].component}."),) for f in ALL},
+    text=DIFFUSERS_TEXT,
+    kinds={
+        **dict.fromkeys(ALL, ("LoRA", "DoRA")),
+        **dict.fromkeys(("flux2", "z-image"), ("LoRA", "DoRA", "LoKr")),
+    },
+    peft=True,
+)
+
+FLUX_COMFY = (
+    _flat("lora_unet_"),
+    _dotted("diffusion_model.", "native"),
+    *(_dotted(prefix) for prefix in ("transformer.", "")),
+    *(_flat(prefix, "diffusers") for prefix in ("lycoris_", "lora_transformer_")),
+)
+UNET_COMFY = (
+    _flat("lora_unet_"),
+    _dotted("diffusion_model.", "native"),
+    *(_flat(prefix, "diffusers") for prefix in ("lora_unet_", "lycoris_")),
+    *(Spelling(prefix, "processor") for prefix in ("unet.", "")),
+)
+
+COMFYUI = Target(
+    name="comfyui",
+    source="ComfyUI, lora.py at 17358c8f, utils.py at 09708eae, adapters at 6f98b150 and 2bffe2f4",
+    writes={
+        "flux": _dotted("diffusion_model.", "native"),
+        "flux2": _dotted("diffusion_model.", "native"),
+        "qwen-image": _dotted("diffusion_model."),
+        "z-image": _dotted("diffusion_model."),
+        "sd3": _dotted("transformer."),
+        "sdxl": _flat("lora_unet_"),
+        "sd15": _flat("lora_unet_", "diffusers"),
+    },
+    reads={
+        "flux": FLUX_COMFY,
+        "flux2": FLUX_COMFY,
+        "qwen-image": (
+            _flat("lora_unet_"),
+            *(_dotted(prefix) for prefix in ("diffusion_model.", "transformer.", "")),
+            _flat("lycoris_", "diffusers"),
+        ),
+        "z-image": (
+            _flat("lora_unet_"),
+            _dotted("diffusion_model.", "native"),
+            *(_dotted(prefix) for prefix in ("diffusion_model.", "transformer.", "")),
+            _flat("lycoris_", "diffusers"),
+        ),
+        "sd3": (
+            _flat("lora_unet_"),
+            _dotted("diffusion_model.", "native"),
+            *(_dotted(prefix) for prefix in ("transformer.", "base_model.model.")),
+            *(_flat(prefix, "diffusers") for prefix in ("lycoris_", "lora_transformer_")),
+        ),
+        "sdxl": UNET_COMFY,
+        "sd15": UNET_COMFY,
+    },
+    text={
+        f: {
+            c: (
+                *spellings,
+                *(DIFFUSERS_TEXT[f][c] if c in CLIPS and (f, c) != ("flux", "text_encoder_2") else ()),
+            )
+            for c, spellings in KOHYA_TEXT[f].items()
+        }
+        for f in KOHYA_TEXT
+    },
+    kinds=dict.fromkeys(ALL, LORAS),
+    peft=dict.fromkeys(("flux2", "qwen-image", "z-image", "sd3"), True),
+    apart=dict.fromkeys(("flux", "flux2"), _flat("lycoris_", "diffusers")),
+    lacks={"flux2": r"time_guidance_embed\.|(double|single)_stream_modulation"},
+)
+
+KOHYA = Target(
+    name="kohya",
+    source="sd-scripts at 48d368fa, networks/lora.py, lora_flux.py, lora_sd3.py, lora_lumina.py",
+    writes={
+        **{f: _flat("lora_unet_") for f in ALL},
+        "sd15": _flat("lora_unet_", "diffusers"),
+    },
+    reads={
+        **{f: (_flat("lora_unet_"),) for f in ALL},
+        **{f: (_flat("lora_unet_"), _flat("lora_unet_", "diffusers")) for f in ("sdxl", "sd15")},
+    },
+    text=KOHYA_TEXT,
+    kinds=dict.fromkeys(ALL, ("LoRA", "LoHa", "LoKr", "DoRA")),
+    peft=False,
+)
+
+DIFFSYNTH = Target(
+    name="diffsynth",
+    source="DiffSynth-Studio 2.1.12 at fed7b18f, diffsynth/utils/lora/general.py, flux.py, sdxl.py",
+    writes={
+        "flux": _flat("lora_unet_"),
+        "flux2": _dotted(""),
+        "qwen-image": _dotted("diffusion_model."),
+        "z-image": _dotted("diffusion_model."),
+        "sdxl": _dotted(""),
+        "sd15": _dotted(""),
+    },
+    reads={
+        "flux": (_flat("lora_unet_"),),
+        **{
+            f: (_dotted("diffusion_model."), _dotted(""))
+            for f in ("flux2", "qwen-image", "z-image", "sdxl", "sd15")
+        },
+    },
+    text={},
+    kinds=dict.fromkeys(("flux", "flux2", "qwen-image", "z-image", "sdxl", "sd15"), ("LoRA",)),
+    peft=dict.fromkeys(("flux2", "qwen-image", "z-image", "sdxl", "sd15"), True),
+    lacks={"flux": r"(?!transformer_blocks\.|single_transformer_blocks\.)"},
+    kernels=False,
+)
+
+TARGETS = {target.name: target for target in (DIFFUSERS, COMFYUI, KOHYA, DIFFSYNTH)}
+
+
+def target(name: str) -> Target:
+    """The tool of that name.
+
+    Raises:
+        BadLora: It is unknown.
+    """
+    if name not in TARGETS:
+        raise BadLora(f"No files are written for {name!r}. Known: {', '.join(TARGETS)}.")
+    return TARGETS[name]
+
+
+def refused(
+    components: Mapping[str, Mapping[str, Change]], family: str | None, tool: Target
+) -> dict[tuple[str, str], str]:
+    """What the tool could not read or would compute wrongly: (component, module) -> reason."""
+    if family is None:
+        return {}
+    names = named(family)
+    if names.family not in tool.writes:
+        reason = f"{tool.name} has no reader for {names.family}"
+        return {(c, m): reason for c, adapter in components.items() for m in adapter}
+    found = {}
+    for component, adapter in components.items():
+        mixed = tool is DIFFUSERS and len({kind(change) for change in adapter.values()}) > 1
+        for module, change in adapter.items():
+            reason = _refusal(component, module, change, names, tool)
+            if not reason and mixed and kind(change) != "LoRA":
+                reason = "diffusers takes one kind of adapter in a file, and there are LoRAs too"
+            if reason:
+                found[component, module] = reason
+    return found
+
+
+def _refusal(component: str, module: str, change: Change, names: Names, tool: Target) -> str:
+    family = names.family
+    if component != names.component and component not in tool.text.get(family, {}):
+        return f"{tool.name} reads no {component} of {family}"
+    if kind(change) not in tool.kinds[family]:
+        return f"{tool.name} reads no {kind(change)} for {family}"
+    if component == names.component:
+        spelling = tool.writes[family]
+        lacks = tool.lacks.get(family)
+        if lacks and re.match(lacks, module) and (spelling.naming != "native" or tool is DIFFSYNTH):
+            return f"{tool.name} has no name for it"
+    if not tool.kernels and isinstance(change, Factors) and change.down[0, 0].numel() > 1:
+        return f"{tool.name} multiplies convolutions as if they had no kernel"
+    try:
+        keys.write(change, peft=tool.peft_in(family))
+    except BadLora as error:
+        return f"{tool.name}: {error}"
+    return ""
+
+
+def spell(
+    components: Mapping[str, Mapping[str, Change]], family: str | None, tool: Target
+) -> dict[str, Tensor]:
+    """The tensors of a file for a tool.
+
+    Raises:
+        BadLora: The tool could not read a part of it, or would compute it wrongly; the first reason is told.
+    """
+    for (component, module), reason in refused(components, family, tool).items():
+        raise BadLora(
+            f"{component}.{module}: {reason}. Leave such modules out with --leave-out, or use --flatten."
+        )
+    if tool is DIFFUSERS or family is None:
+        if tool is not DIFFUSERS:
+            raise BadLora(
+                f"The family of the LoRA is unknown, so {tool.name}'s names are too. Say it with --family."
+            )
+        return to_diffusers(components)
+    names, flat = named(family), {}
+    peft = tool.peft_in(names.family)
+    for component, adapter in components.items():
+        for name, change in _spelled(component, adapter, names, tool).items():
+            endings = keys.write(change, peft=peft)
+            if clash := {f"{name}.{ending}" for ending in endings} & flat.keys():
+                raise BadLora(f"Two modules would both be written as {clash.pop()}. Leave one of them out.")
+            flat |= {f"{name}.{ending}": tensor for ending, tensor in endings.items()}
+    return flat
+
+
+def _spelled(component: str, adapter: Mapping[str, Change], names: Names, tool: Target) -> dict[str, Change]:
+    made: dict[str, Change] = {}
+    fused: dict[tuple[Row, tuple[str, ...]], dict[int, Change]] = {}
+    if component != names.component:
+        spelling = tool.text[names.family][component][0]
+        return {spelling.render(canonical(component, module)): change for module, change in adapter.items()}
+    for module, change in adapter.items():
+        place = names.table.find(module, Spelling("", "diffusers"))
+        if place is None:
+            raise BadLora(
+                f"{module} is no module of {names.family} that {tool.name} could be told. Leave it out."
+            )
+        spelling = _spelling(change, place, names, tool)
+        if spelling.naming == "native" and len(place.row.modules) > 1:
+            fused.setdefault((place.row, place.numbers), {})[place.member or 0] = change
+            continue
+        if spelling.naming == "native" and place.row.swapped:
+            change = fuse.swap(change)
+        made[spelling.render(names.table.spell(place, spelling.naming))] = change
+    spelling = tool.writes[names.family]
+    for (row, numbers), members in fused.items():
+        whole = fuse.join(row, [members.get(n) for n in range(len(row.modules))])
+        made[spelling.render(names.table.spell(Place(row, None, numbers), "native"))] = whole
+    return made
+
+
+def _spelling(change: Change, place: Place, names: Names, tool: Target) -> Spelling:
+    main = tool.writes[names.family]
+    many = main.naming == "native" and len(place.row.modules) > 1
+    if many and kind(change) in ("LoKr", "DoRA"):
+        return tool.apart.get(names.family, main)
+    return main
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A file as a tool sees it."""
+
+    components: dict[str, dict[str, Change]]
+    passed: tuple[str, ...]
+    """Modules that the tool passes over, as the file spells them."""
+
+
+def see(flat: Mapping[str, Tensor], family: str, tool: Target) -> Seen:
+    """Read a file by a tool's own rules: only the names that it knows, only the kinds that it computes.
+
+    Raises:
+        BadLora: What the tool does read cannot be computed.
+    """
+    names = named(family)
+    spellings, text = tool.reads.get(names.family, ()), tool.text.get(names.family, {})
+    parts = keys.group(flat)
+    places = {part.stem: locate(part.stem, names, spellings, text) for part in parts}
+    passed, kept = [], []
+    for part in parts:
+        found = places[part.stem]
+        taken = found is not None and not _without_name(found.place, found.spelling, names, tool)
+        if found is not None and found.component == names.component and taken and not tool.kernels:
+            taken = "down" not in part.tensors or part.tensors["down"][0, 0].numel() == 1
+        (kept if taken else passed).append(part)
+    seen = gather(kept, {part.stem: found for part in kept if (found := places[part.stem])}, {})
+    wrong = [
+        f"{component}.{module}"
+        for component, adapter in seen.items()
+        for module, change in adapter.items()
+        if kind(change) not in tool.kinds.get(names.family, ())
+    ]
+    components = {
+        c: {m: change for m, change in adapter.items() if f"{c}.{m}" not in wrong}
+        for c, adapter in seen.items()
+    }
+    return Seen(components, (*(part.stem for part in passed), *wrong))
+
+
+def _without_name(place: Place, spelling: Spelling, names: Names, tool: Target) -> bool:
+    lacks = tool.lacks.get(names.family)
+    if not lacks or (spelling.naming == "native" and tool is not DIFFSYNTH):
+        return False
+    return any(re.match(lacks, module) for module in place.modules)

@@ -1,0 +1,132 @@
+"""Checkpoints of bases, read tensor by tensor: in diffusers' names or the authors', one file or a folder."""
+
+import json
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from limner.errors import BadBase
+from limner.lora.formats import locate
+from limner.lora.names import Place, Spelling
+from limner.lora.tables import FAMILIES, Names, named
+
+PREFIXES = ("", "model.diffusion_model.", "diffusion_model.")
+AUTHORS = tuple(Spelling(prefix, naming) for naming in ("diffusers", "native") for prefix in PREFIXES)
+ENCODERS = {
+    "text_encoder": (Spelling("", "diffusers"),),
+    "text_encoder_2": (Spelling("", "diffusers"),),
+    "text_encoder_3": (Spelling("", "diffusers"),),
+}
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One weight of a checkpoint, and where it belongs."""
+
+    file: Path
+    name: str
+    component: str
+    place: Place
+    native: bool
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The weights of a base that a LoRA can change."""
+
+    family: Names
+    weights: tuple[Weight, ...]
+
+    def read(self, weight: Weight) -> Tensor:
+        """The tensor, in its own dtype."""
+        with safe_open(weight.file, "pt") as opened:
+            return opened.get_tensor(weight.name)
+
+
+def files(path: Path) -> dict[str, list[Path]]:
+    """Component -> safetensors files of a base: "" for a lone file or folder, else the folder's name.
+
+    Raises:
+        BadBase: There are none.
+    """
+    if path.is_file():
+        return {"": [path]}
+    components = ("transformer", "unet", *ENCODERS)
+    found = {name: sorted((path / name).glob("*.safetensors")) for name in components}
+    found = {name: files for name, files in found.items() if files} or {
+        "": sorted(path.glob("*.safetensors"))
+    }
+    if not any(found.values()):
+        raise BadBase(
+            f"{path} holds no .safetensors file of a base. Give a checkpoint or a diffusers folder."
+        )
+    return found
+
+
+def checkpoint(path: Path, family: str | None = None) -> Checkpoint:
+    """Open a base: a file, a folder with one model, or a folder in diffusers' layout.
+
+    Raises:
+        BadBase: It cannot be read, or its names are of no known family.
+    """
+    listed = [
+        (component, file, name)
+        for component, own in files(path).items()
+        for file in own
+        for name in _names(file)
+    ]
+    options = [named(family)] if family else list(FAMILIES.values())
+    best: Checkpoint | None = None
+    for names in options:
+        found = tuple(
+            weight for component, file, name in listed if (weight := _weight(names, component, file, name))
+        )
+        if best is None or len(found) > len(best.weights):
+            best = Checkpoint(names, found)
+    if best is None or not best.weights:
+        raise BadBase(
+            f"{path} has no weight that Limner knows by name. Give a base of {', '.join(FAMILIES)}."
+        )
+    return best
+
+
+def _names(file: Path) -> Iterator[str]:
+    try:
+        with safe_open(file, "pt") as opened:
+            yield from opened.keys()
+    except (SafetensorError, OSError) as error:
+        raise BadBase(f"{file} is no safetensors file: {error}. Get it again, as .safetensors.") from error
+
+
+def _weight(names: Names, component: str, file: Path, name: str) -> Weight | None:
+    if not name.endswith(".weight"):
+        return None
+    stem = name.removesuffix(".weight")
+    if component in ENCODERS:
+        found = locate(stem, names, (), {component: ENCODERS[component]}) if component in names.text else None
+    else:
+        found = locate(stem, names, AUTHORS, {})
+    return found and Weight(file, name, found.component, found.place, found.spelling.naming == "native")
+
+
+def places(file: Path) -> tuple[int, dict[str, tuple[str, int, int]]]:
+    """Where the tensors of a file begin, and each one's dtype, first byte and last byte + 1 behind that.
+
+    Raises:
+        BadBase: The header is none.
+    """
+    with file.open("rb") as opened:
+        head = opened.read(8)
+        length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+        if not 2 <= length <= 100_000_000:
+            raise BadBase(f"{file} claims a header of {length} bytes. Get it again.")
+        try:
+            table = json.loads(opened.read(length))
+        except ValueError as error:
+            raise BadBase(f"{file} has a header that is not JSON. Get it again.") from error
+    entries = {name: entry for name, entry in table.items() if name != "__metadata__"}
+    return 8 + length, {name: (entry["dtype"], *entry["data_offsets"]) for name, entry in entries.items()}

@@ -1,0 +1,209 @@
+"""The verb ``lora info``: what a LoRA file is, without trusting what it says of itself."""
+
+import base64
+import binascii
+import io
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from limner.errors import BadLora
+from limner.lora import file, stock
+from limner.lora.compare import require_equal
+from limner.lora.kinds import Dora, kind, plain
+from limner.lora.metadata import triggers
+from limner.lora.svd import spectrum
+from limner.lora.tables import named
+from limner.lora.targets import DIFFUSERS, TARGETS, see
+
+SHOWN = 300
+"""Characters of a text by a stranger that are shown."""
+
+TRAINING = {
+    "base": ("ss_sd_model_name", "ss_base_model_version"),
+    "steps": ("ss_steps", "ss_max_train_steps"),
+    "resolution": ("modelspec.resolution", "ss_resolution"),
+    "learning rate": ("ss_learning_rate", "ss_unet_lr"),
+    "date": ("modelspec.date",),
+    "licence": ("modelspec.license",),
+    "author": ("modelspec.author",),
+    "software": ("software", "modelspec.implementation"),
+    "merged from": ("modelspec.merged_from",),
+}
+
+THUMBNAIL = "modelspec.thumbnail"
+LARGEST_THUMBNAIL = 350_000
+"""Characters of base64, about 256 kB of picture."""
+MOST_PIXELS = 4_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Component:
+    """One model's part of a file."""
+
+    name: str
+    modules: int
+    kinds: tuple[str, ...]
+    ranks: dict[str, int]
+    """Rank -> modules of it."""
+    targets: dict[str, int]
+    """Ending of module names -> how many."""
+    norm: float
+    """Frobenius norm of all changes together; of a DoRA that of its factors."""
+    strongest: tuple[tuple[str, float], ...]
+    """The five modules of the largest norm."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info:
+    """What is known of a file."""
+
+    path: Path
+    bytes: int
+    dtype: str
+    family: str | None
+    form: str
+    title: str
+    triggers: tuple[str, ...]
+    training: dict[str, str]
+    components: tuple[Component, ...]
+    loads: dict[str, str]
+    """Tool -> "yes", or what it would do instead."""
+    thumbnail: str
+    """Format and size of the picture in it, "" for none, or why it is not shown."""
+    problems: tuple[str, ...]
+
+
+def inspect(path: Path, family: str | None = None) -> Info:
+    """Read a file and say what is in it.
+
+    Raises:
+        BadLora: The file is not safe or not understood.
+    """
+    held = file.read(path, family)
+    return Info(
+        path=path,
+        bytes=path.stat().st_size,
+        dtype=file.DTYPES.get(held.dtype, str(held.dtype)),
+        family=held.family,
+        form=held.form,
+        title=shown(held.metadata.get("modelspec.title", "") or held.metadata.get("ss_output_name", "")),
+        triggers=tuple(map(shown, triggers(held.metadata))),
+        training=_training(held.metadata),
+        components=tuple(_component(name, adapter) for name, adapter in held.components.items()),
+        loads=_loads(path, held),
+        thumbnail=thumbnail(held.metadata.get(THUMBNAIL, "")),
+        problems=(*held.notes, *held.mended),
+    )
+
+
+def shown(text: str) -> str:
+    """A stranger's text for a terminal: no control characters, nothing that writes backwards, not endless."""
+    clean = "".join(letter if letter.isprintable() else " " for letter in text)
+    return clean if len(clean) <= SHOWN else f"{clean[:SHOWN]} .."
+
+
+def _training(metadata: Mapping[str, str]) -> dict[str, str]:
+    found = {
+        name: next((metadata[key] for key in keys if metadata.get(key)), "")
+        for name, keys in TRAINING.items()
+    }
+    return {name: shown(text) for name, text in found.items() if text and text != "None"}
+
+
+def _component(name: str, adapter: Mapping[str, Any]) -> Component:
+    norms = {
+        module: spectrum(change.factors if isinstance(change, Dora) else plain(change), 1)
+        .values.norm()
+        .item()
+        for module, change in adapter.items()
+    }
+    ranks = Counter(change.rank for change in adapter.values())
+    return Component(
+        name=name,
+        modules=len(adapter),
+        kinds=tuple(sorted({kind(change) for change in adapter.values()})),
+        ranks={str(rank): count for rank, count in sorted(ranks.items())},
+        targets=dict(Counter(_ending(module) for module in adapter).most_common()),
+        norm=sum(norm**2 for norm in norms.values()) ** 0.5,
+        strongest=tuple(sorted(norms.items(), key=lambda item: -item[1])[:5]),
+    )
+
+
+def _ending(module: str) -> str:
+    parts = module.split(".")
+    last = max((n for n, part in enumerate(parts) if part.isdigit() and n < len(parts) - 1), default=-1)
+    return ".".join(parts[last + 1 :])
+
+
+def _loads(path: Path, held: file.LoraFile) -> dict[str, str]:
+    """Each tool's own rules tried on the very file."""
+    if held.family is None:
+        return {}
+    flat, found = file.tensors(path), {}
+    for name, tool in TARGETS.items():
+        try:
+            if tool is DIFFUSERS and set(held.kinds) == {"LoRA"}:
+                stock.verify(path, held.components, named(held.family).pipelines[0])
+            else:
+                seen = see(flat, held.family, tool)
+                if seen.passed:
+                    found[name] = (
+                        f"passes over {len(seen.passed)} of its parts, the first is {seen.passed[0]}"
+                    )
+                    continue
+                require_equal(path.name, name, seen.components, held.components, held.dtype)
+            found[name] = "yes"
+        except BadLora as error:
+            found[name] = f"no: {error}"
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:  # stock importers check little
+            found[name] = f"no: it fails with {type(error).__name__}"
+    return {
+        name: text if text == "yes" else f"{shown(text)} -> limner lora convert --to {name}"
+        for name, text in found.items()
+    }
+
+
+def thumbnail(url: str) -> str:
+    """What the picture of a file is: its format and size, decoded under limits; "" when there is none."""
+    if not url:
+        return ""
+    start, _, data = url.partition(";base64,")
+    if start not in ("data:image/jpeg", "data:image/png", "data:image/webp"):
+        return "not shown: it is no JPEG, PNG or WebP"
+    if len(data) > LARGEST_THUMBNAIL:
+        return f"not shown: it has {len(data)} characters, over {LARGEST_THUMBNAIL}"
+    try:
+        with Image.open(
+            io.BytesIO(base64.b64decode(data, validate=True)), formats=("JPEG", "PNG", "WEBP")
+        ) as opened:
+            if opened.width * opened.height > MOST_PIXELS:
+                return f"not shown: it has {opened.width} x {opened.height} pixels"
+            opened.load()
+            return f"{opened.format}, {opened.width} x {opened.height}"
+    except (binascii.Error, UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        return f"not shown: it cannot be decoded ({type(error).__name__})"
+
+
+def table(info: Info) -> list[str]:
+    """The lines that people read."""
+    lines = [f"{info.path.name}: {info.form}, {info.dtype}, {info.family or 'of no known family'}"]
+    named_ = {
+        "title": info.title,
+        "trigger": ", ".join(info.triggers),
+        **info.training,
+        "picture": info.thumbnail,
+    }
+    lines += [f"  {name:14} {text}" for name, text in named_.items() if text]
+    for part in info.components:
+        ranks = ", ".join(f"{rank} ({count})" for rank, count in list(part.ranks.items())[:8])
+        lines.append(f"  {part.name}: {part.modules} modules, {'+'.join(part.kinds)}, rank {ranks}")
+        lines.append(f"    targets  {', '.join(f'{name} ({count})' for name, count in part.targets.items())}")
+        strongest = ", ".join(f"{module} {norm:.3g}" for module, norm in part.strongest[:3])
+        lines.append(f"    norm     {part.norm:.4g}; strongest {strongest}")
+    lines += [f"  loads in {tool:10} {text}" for tool, text in info.loads.items()]
+    return lines + [f"  note: {problem}" for problem in info.problems]

@@ -1,0 +1,89 @@
+import pytest
+import torch
+
+from limner.errors import BadLora
+from limner.lora import keys
+from limner.lora.kinds import Dora, Loha, Lokr, kind, plain
+from loras import dora, factors, loha, lokr
+
+
+@pytest.mark.parametrize(
+    "change", [factors(), loha(), lokr(), lokr(factored=False), dora(axis="in")], ids=kind
+)
+def test_what_is_written_is_read(change) -> None:
+    flat = {f"lora_unet_x.{ending}": tensor for ending, tensor in keys.write(change, peft=False).items()}
+    (parts,) = keys.group(flat)
+    again = parts.change()
+    assert parts.stem == "lora_unet_x"
+    assert type(again) is type(change)
+    for name in vars(change):
+        mine, other = getattr(change, name), getattr(again, name)
+        if isinstance(mine, torch.Tensor):
+            assert torch.equal(mine, other)
+
+
+@pytest.mark.parametrize(("alpha", "scale"), [(None, 1.0), (2.0, 1.0), (4.0, 2.0), (1.0, 0.5)])
+def test_alpha_scales_by_its_rank(alpha: float | None, scale: float) -> None:
+    for change in (factors(), loha(), lokr()):
+        flat = {f"x.{ending}": tensor for ending, tensor in keys.write(change, peft=False).items()}
+        flat.pop("x.alpha")
+        if alpha is not None:
+            flat["x.alpha"] = torch.tensor(alpha)
+        found = plain(keys.group(flat)[0].change())
+        assert torch.allclose(found.dense(), plain(change).dense() * scale, atol=1e-5)
+
+
+def test_a_lokr_of_two_whole_sides_ignores_alpha() -> None:
+    one = lokr(factored=False)
+    flat = {"x.lokr_w1": one.w1[0], "x.lokr_w2": one.w2[0], "x.alpha": torch.tensor(0.25)}
+    assert torch.equal(plain(keys.group(flat)[0].change()).dense(), plain(one).dense())
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((8, 1), "out"), ((1, 6), "in"), ((8,), "out")])
+def test_the_axis_of_a_dora_is_seen_by_its_shape(shape: tuple[int, ...], axis: str) -> None:
+    flat = {
+        "x.lora_up.weight": torch.ones(8, 2),
+        "x.lora_down.weight": torch.ones(2, 6),
+        "x.dora_scale": torch.ones(shape),
+    }
+    found = keys.group(flat)[0].change()
+    assert isinstance(found, Dora)
+    assert found.axis == axis
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"x.dora_scale": torch.ones(3, 1)}, r"dora_scale \(3, 1\) is neither \(8, 1\) nor \(1, 6\)"),
+        ({"x.alpha": torch.tensor(float("inf"))}, "has an alpha of inf"),
+        ({"x.hada_w1_a": torch.ones(2, 2)}, "it has down and up besides"),
+        ({"x.lokr_w1": torch.ones(2, 2)}, "it has down and up besides"),
+        ({"x.lora_mid.weight": torch.ones(2, 2)}, "does not follow lora_down"),
+        (
+            {"x.lora_down.weight": torch.ones(2, 6), "x.lora.down.weight": torch.ones(2, 6)},
+            "has its down twice",
+        ),
+    ],
+)
+def test_what_does_not_belong_together_is_refused(more: dict[str, torch.Tensor], reason: str) -> None:
+    flat = {"x.lora_up.weight": torch.ones(8, 2), "x.lora_down.weight": torch.ones(2, 6)} | more
+    with pytest.raises(BadLora, match=reason):
+        keys.group(flat)[0].change()
+
+
+@pytest.mark.parametrize("part", ["hada_w2_b", "lokr_w2_a"])
+def test_a_part_that_is_missing_is_named(part: str) -> None:
+    change = loha() if part.startswith("hada") else lokr()
+    flat = {f"x.{ending}": tensor for ending, tensor in keys.write(change, peft=True).items()}
+    del flat[f"x.{part}"]
+    with pytest.raises(BadLora, match=f"x has no {part}: the file is incomplete"):
+        keys.group(flat)[0].change()
+
+
+def test_peft_has_no_word_for_norms_along_the_input() -> None:
+    assert "lora_magnitude_vector" in keys.write(dora(), peft=True)
+    for change, peft in ((dora(axis="in"), True), (dora(), False)):
+        with pytest.raises(BadLora, match="the form wanted has them along the other axis"):
+            keys.write(change, peft=peft)
+    assert isinstance(loha(), Loha)
+    assert isinstance(lokr(), Lokr)

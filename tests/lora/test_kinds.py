@@ -1,0 +1,78 @@
+import pytest
+import torch
+from torch import nn
+
+from limner.errors import BadLora
+from limner.lora.kinds import Dora, Loha, Lokr, kind, plain
+from loras import dora, factors, loha, lokr
+
+
+@pytest.mark.parametrize("change", [factors(), loha(), lokr(), lokr(factored=False)], ids=kind)
+def test_a_product_is_that_of_the_exact_lora(change) -> None:
+    probe = torch.randn(8, dtype=torch.float64)
+    assert torch.allclose(change.times(probe), plain(change).dense() @ probe, rtol=1e-5, atol=1e-6)
+    assert change.shape == (8, 8)
+
+
+def test_a_loha_is_what_its_paper_says() -> None:
+    one = loha()
+    wanted = (one.w1_a @ one.w1_b) * (one.w2_a @ one.w2_b)
+    assert torch.allclose(plain(one).dense().float(), wanted, atol=1e-5)
+    assert plain(one).rank == 4
+
+
+@pytest.mark.parametrize("factored", [True, False])
+def test_a_lokr_is_a_kronecker_product(factored) -> None:
+    one = lokr(factored=factored)
+    second = one.w2[0] @ one.w2[1] if factored else one.w2[0]
+    assert torch.allclose(plain(one).dense().float(), torch.kron(one.w1[0], second), atol=1e-5)
+    assert one.dim == (2 if factored else None)
+
+
+def test_a_lokr_of_a_convolution() -> None:
+    one = Lokr((torch.randn(2, 2),), (torch.randn(4, 3, 3, 3),))
+    wanted = torch.kron(one.w1[0][..., None, None], one.w2[0])
+    assert one.shape == (8, 6 * 9)
+    assert plain(one).down.shape[1:] == (6, 3, 3)
+    assert torch.allclose(plain(one).dense().float(), wanted.flatten(1), atol=1e-5)
+    probe = torch.randn(54)
+    assert torch.allclose(one.times(probe).float(), wanted.flatten(1) @ probe, atol=1e-4)
+
+
+def test_a_dora_is_what_peft_makes_of_it() -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8, bias=False))
+    weight = net[0].weight.detach().clone()
+    config = LoraConfig(r=2, lora_alpha=4, use_dora=True, target_modules=["0"], init_lora_weights=False)
+    layer = inject_adapter_in_model(config, net)[0]  # pyright: ignore
+    layer.lora_magnitude_vector["default"].weight.data.uniform_(0.5, 1.5)  # pyright: ignore
+    one = Dora(
+        factors(8, 6).__class__(layer.lora_A["default"].weight.data, 2 * layer.lora_B["default"].weight.data),  # pyright: ignore
+        layer.lora_magnitude_vector["default"].weight.data,  # pyright: ignore
+        "out",
+    )
+    probe = torch.randn(3, 6)
+    assert torch.allclose(layer(probe), probe @ one.over(weight).float().T, atol=1e-5)  # pyright: ignore
+
+
+def test_a_dora_along_the_input() -> None:
+    one, weight = dora(4, 6, "in"), torch.randn(4, 6)
+    changed = one.over(weight)
+    assert torch.allclose(changed.norm(dim=0).float(), one.magnitude, atol=1e-6)
+    with pytest.raises(BadLora, match="depends on the weights of its base"):
+        plain(one)
+    with pytest.raises(BadLora, match=r"is 4 x 6 and the weight \(6, 4\)"):
+        one.over(torch.randn(6, 4))
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(BadLora, match="magnitude has the shape .3,., and its weight has 8"):
+        Dora(factors(), torch.ones(3), "out")
+    with pytest.raises(BadLora, match="do not make a LoHa"):
+        Loha(torch.ones(4, 2), torch.ones(2, 4), torch.ones(4, 2), torch.ones(2, 5))
+    with pytest.raises(BadLora, match="make no side of a LoKr"):
+        Lokr((torch.ones(2, 3), torch.ones(2, 3)), (torch.ones(2, 2),))
+    with pytest.raises(BadLora, match="convert them to float32"):
+        Lokr((torch.ones(2, 2).half(),), (torch.ones(2, 2),))

@@ -1,0 +1,90 @@
+import re
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from torch import nn
+
+from limner.errors import BadLora
+from limner.lora.names import Spelling
+from limner.lora.tables import FAMILIES, named
+
+DIFFUSERS, NATIVE = Spelling("", "diffusers"), Spelling("", "native")
+SDXL: dict[str, Any] = {
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "block_out_channels": (320, 640, 1280),
+    "transformer_layers_per_block": (1, 2, 10),
+    "attention_head_dim": (5, 10, 20),
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+MODELS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "flux": ("FluxTransformer2DModel", {"guidance_embeds": True}, ""),
+    "flux2": ("Flux2Transformer2DModel", {}, ""),
+    "qwen-image": ("QwenImageTransformer2DModel", {}, ""),
+    "z-image": ("ZImageTransformer2DModel", {}, ""),
+    "sd3": (
+        "SD3Transformer2DModel",
+        {"num_layers": 24, "dual_attention_layers": tuple(range(13)), "qk_norm": "rms_norm"},
+        r"pos_embed\.proj|.*norm1_context\.linear",
+    ),
+    "sdxl": ("UNet2DConditionModel", SDXL, ""),
+    "sd15": ("UNet2DConditionModel", {"cross_attention_dim": 768}, ""),
+}
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_every_layer_of_the_true_model_has_a_name(family: str) -> None:
+    kind, config, without = MODELS[family]
+    with torch.device("meta"):
+        model = getattr(diffusers, kind)(**config)
+    layers = [n for n, each in model.named_modules() if isinstance(each, nn.Linear | nn.Conv2d)]
+    table = FAMILIES[family].table
+    places = {name: table.find(name, DIFFUSERS) for name in layers}
+    assert [
+        name for name, place in places.items() if place is None and not re.fullmatch(without or "-", name)
+    ] == []
+    natives = {table.spell(place, "native") + str(place.member) for place in places.values() if place}
+    assert len(natives) == sum(place is not None for place in places.values())
+    for place in places.values():
+        if place:
+            assert table.find(table.spell(place, "native"), NATIVE) is not None
+
+
+@pytest.mark.parametrize(
+    ("family", "module", "native"),
+    [
+        ("sdxl", "down_blocks.1.attentions.0.proj_out", "input_blocks.4.1.proj_out"),
+        ("sdxl", "down_blocks.2.resnets.0.conv_shortcut", "input_blocks.7.0.skip_connection"),
+        ("sdxl", "down_blocks.0.downsamplers.0.conv", "input_blocks.3.0.op"),
+        ("sdxl", "up_blocks.0.attentions.2.proj_in", "output_blocks.2.1.proj_in"),
+        ("sdxl", "up_blocks.0.upsamplers.0.conv", "output_blocks.2.2.conv"),
+        ("sdxl", "up_blocks.2.resnets.1.conv1", "output_blocks.7.0.in_layers.2"),
+        ("sdxl", "mid_block.resnets.1.time_emb_proj", "middle_block.2.emb_layers.1"),
+        ("sdxl", "add_embedding.linear_2", "label_emb.0.2"),
+        ("sd15", "up_blocks.3.attentions.2.proj_in", "output_blocks.11.1.proj_in"),
+        ("sd15", "up_blocks.0.upsamplers.0.conv", "output_blocks.2.1.conv"),
+        ("flux", "time_text_embed.text_embedder.linear_2", "vector_in.out_layer"),
+        ("flux", "norm_out.linear", "final_layer.adaLN_modulation.1"),
+        ("flux2", "single_transformer_blocks.7.attn.to_out", "single_blocks.7.linear2"),
+        ("z-image", "all_final_layer.2-1.linear", "final_layer.linear"),
+        ("sd3", "time_text_embed.text_embedder.linear_2", "y_embedder.mlp.2"),
+    ],
+)  # fmt: skip
+def test_names_as_the_authors_have_them(family: str, module: str, native: str) -> None:
+    table = FAMILIES[family].table
+    place = table.find(module, DIFFUSERS)
+    assert place is not None
+    assert table.spell(place, "native") == native
+
+
+def test_a_family_is_found_by_its_pipeline() -> None:
+    assert named("Flux2KleinPipeline").family == "flux2"
+    assert named("sdxl").pipelines == ("StableDiffusionXLPipeline",)
+    with pytest.raises(BadLora, match="No family is called 'sd9'. Known: flux, "):
+        named("sd9")

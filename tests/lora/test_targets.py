@@ -1,0 +1,247 @@
+"""What every tool reads of every family, kind by kind; and every spelling that one of them takes wrongly."""
+
+import diffusers
+import pytest
+import torch
+
+from limner.errors import BadLora
+from limner.lora import stock
+from limner.lora.adapter import Factors
+from limner.lora.formats import from_diffusers, read, to_diffusers
+from limner.lora.keys import write
+from limner.lora.kinds import Dora, kind
+from limner.lora.names import Spelling
+from limner.lora.tables import FAMILIES
+from limner.lora.targets import COMFYUI, DIFFSYNTH, DIFFUSERS, KOHYA, TARGETS, refused, see, spell, target
+from loras import denoiser, dora, factors, lokr, whole, worst
+
+KINDS = ("LoRA", "LoHa", "LoKr", "DoRA", "DoRA in")
+BOUND = 2e-6
+
+
+def without(components, names):
+    kept = {c: {m: x for m, x in adapter.items() if (c, m) not in names} for c, adapter in components.items()}
+    return {c: adapter for c, adapter in kept.items() if adapter}
+
+
+@pytest.mark.parametrize("tool", TARGETS.values(), ids=list(TARGETS))
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind_of", KINDS)
+def test_what_is_written_is_read_back_by_the_tool_and_by_us(family: str, tool, kind_of: str) -> None:
+    all_of_it = whole(family, kind_of)
+    left_out = refused(all_of_it, family, tool)
+    wished = without(all_of_it, left_out)
+    if not wished:
+        assert left_out
+        return
+    try:
+        flat = spell(wished, family, tool)
+    except BadLora as error:
+        assert kind_of != "LoRA" and "Use --flatten" in str(error)  # noqa: PT017
+        return
+    seen = see(flat, family, tool)
+    assert seen.passed == ()
+    assert worst(seen.components, wished) < BOUND
+    assert worst(read(flat, {}, family).components, wished) < BOUND
+
+
+def test_how_much_each_tool_takes() -> None:
+    """The whole of it, but for what is said here."""
+    for family in FAMILIES:
+        for tool in (DIFFUSERS, COMFYUI, KOHYA):
+            assert refused(whole(family), family, tool) == {}
+    assert set(refused(whole("flux"), "flux", DIFFSYNTH).values()) == {
+        "diffsynth reads no text_encoder of flux",
+        "diffsynth reads no text_encoder_2 of flux",
+        "diffsynth has no name for it",
+    }
+    reasons = refused({"unet": denoiser("sdxl")}, "sdxl", DIFFSYNTH)
+    assert all("conv" in module for _, module in reasons)
+    assert len(reasons) > 10
+    assert set(refused(whole("sd3"), "sd3", DIFFSYNTH).values()) == {"diffsynth has no reader for sd3"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_stock_diffusers_reads_the_file_for_diffusers(family: str) -> None:
+    wished = whole(family)
+    pipeline = getattr(diffusers, FAMILIES[family].pipelines[0])
+    flat, alphas, settings = stock.state(pipeline, spell(wished, family, DIFFUSERS))
+    assert not alphas
+    assert not settings
+    assert worst(from_diffusers(flat), wished) == 0
+
+
+@pytest.mark.parametrize("family", ["flux2", "qwen-image", "z-image", "sdxl", "sd15"])
+def test_stock_diffusers_reads_the_file_for_comfyui_too(family: str) -> None:
+    """But for what its own importers drop: the last norm of FLUX.2, SDXL's size embedding."""
+    dropped = {
+        "flux2": ("norm_out", "time_guidance_embed.guidance", "_modulation"),
+        "sdxl": ("add_embedding",),
+        "sd15": ("add_embedding",),
+    }.get(family, ("nothing",))
+    wished = {FAMILIES[family].component: denoiser(family)}
+    wished = without(
+        wished, {(c, m) for c in wished for m in wished[c] if any(word in m for word in dropped)}
+    )
+    pipeline = getattr(diffusers, FAMILIES[family].pipelines[0])
+    flat, _, _ = stock.state(pipeline, spell(wished, family, COMFYUI))
+    assert worst(read(flat, {}, family).components, wished) < BOUND
+
+
+def spelled(
+    stem: str, *, peft: bool = True, alpha: float | None = None, rank: int = 2
+) -> dict[str, torch.Tensor]:
+    flat = {f"{stem}.{ending}": tensor for ending, tensor in write(factors(rank=rank), peft=peft).items()}
+    return flat if alpha is None else flat | {f"{stem}.alpha": torch.tensor(alpha)}
+
+
+SILENT = {
+    "flux, the authors' names, peft": (
+        "flux",
+        spelled("diffusion_model.double_blocks.0.img_attn.proj"),
+        "diffusers",
+    ),
+    "flux, diffusers' names under diffusion_model": (
+        "flux",
+        spelled("diffusion_model.transformer_blocks.0.attn.to_out.0"),
+        "diffusers",
+    ),
+    "flux, bare": ("flux", spelled("transformer_blocks.0.attn.to_out.0"), "diffusers"),
+    "flux, outer layers as kohya": ("flux", spelled("lora_unet_img_in", peft=False), "diffusers"),
+    "flux, alpha of the last layer": (
+        "flux",
+        spelled("lora_unet_final_layer_linear", peft=False, alpha=1.0),
+        "diffusers",
+    ),
+    "flux2, flattened diffusers' names": (
+        "flux2",
+        spelled("lora_unet_single_transformer_blocks_0_attn_to_out", peft=False),
+        "comfyui",
+    ),
+    "flux2, diffusers' names of the guidance": (
+        "flux2",
+        spelled("transformer.time_guidance_embed.timestep_embedder.linear_1"),
+        "comfyui",
+    ),
+    "flux2, diffusion_model with diffusers' names": (
+        "flux2",
+        spelled("diffusion_model.single_transformer_blocks.0.attn.to_out"),
+        "comfyui",
+    ),
+    "z-image, flattened diffusers' names": (
+        "z-image",
+        spelled("lora_unet_layers_0_attention_to_out_0", peft=False),
+        "comfyui",
+    ),
+    "sd3, kohya": ("sd3", spelled("lora_unet_joint_blocks_0_x_block_mlp_fc1", peft=False), "diffusers"),
+    "sd3, diffusion_model": ("sd3", spelled("diffusion_model.joint_blocks.0.x_block.mlp.fc1"), "diffusers"),
+    "sdxl, peft": ("sdxl", spelled("unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"), "comfyui"),
+    "sdxl, before peft": (
+        "sdxl",
+        {
+            "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.lora.down.weight": factors().down,
+            "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.lora.up.weight": factors().up,
+        },
+        "comfyui",
+    ),
+    "sdxl, the authors' names": (
+        "sdxl",
+        spelled("diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q"),
+        "diffusers",
+    ),
+    "qwen, transformer": ("qwen-image", spelled("transformer.img_in"), "diffsynth"),
+    "z-image, raw peft": ("z-image", spelled("base_model.model.cap_embedder.1"), "comfyui"),
+    "T5 under diffusers' name": (
+        "flux",
+        spelled("text_encoder_2.encoder.block.0.layer.0.SelfAttention.q"),
+        "comfyui",
+    ),
+}
+"""Rows of the load matrix that a tool takes wrongly without an error."""
+
+
+def reads_rightly(flat, family: str, tool: str, wished) -> bool:
+    if tool != "diffusers":
+        seen = see(flat, family, TARGETS[tool])
+        return not seen.passed and worst(seen.components, wished) < BOUND
+    names = FAMILIES[family]
+    try:
+        found = from_diffusers(stock.state(getattr(diffusers, names.pipelines[0]), flat)[0])
+        return worst(found, wished) < BOUND
+    except (BadLora, AssertionError, ValueError, KeyError):
+        return False
+
+
+@pytest.mark.parametrize("row", SILENT)
+def test_what_a_tool_takes_wrongly_is_mended_for_it(row: str) -> None:
+    family, flat, tool = SILENT[row]
+    understood = read(flat, {}, family).components
+    assert not reads_rightly(dict(flat), family, tool, understood)
+    left_out = refused(understood, family, TARGETS[tool])
+    if left_out:
+        assert "has no name for it" in "".join(left_out.values())
+        return
+    assert reads_rightly(spell(understood, family, TARGETS[tool]), family, tool, understood)
+
+
+def test_a_fused_file_keeps_its_rank_and_its_strength() -> None:
+    down = torch.randn(4, 8)
+    members = {f"transformer_blocks.0.attn.to_{n}": Factors(down, torch.randn(8, 4)) for n in "qkv"}
+    flat = spell({"transformer": members}, "flux", KOHYA)
+    assert flat["lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight"].shape == (4, 8)
+    assert flat["lora_unet_double_blocks_0_img_attn_qkv.alpha"] == 4
+    members |= {"transformer_blocks.0.attn.to_q": factors(rank=1)}
+    flat = spell({"transformer": members}, "flux", KOHYA)
+    assert flat["lora_unet_double_blocks_0_img_attn_qkv.alpha"] == 9
+    assert flat["lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight"].shape == (24, 9)
+
+
+def test_kinds_that_cannot_be_fused_go_apart_where_the_tool_takes_them() -> None:
+    adapter = {f"transformer_blocks.0.attn.to_{n}": lokr(seed=ord(n)) for n in "qkv"}
+    assert "lycoris_transformer_blocks_0_attn_to_q.lokr_w1" in spell(
+        {"transformer": adapter}, "flux", COMFYUI
+    )
+    with pytest.raises(
+        BadLora, match=r"one weight there, and LoKr of its parts cannot be one. Use --flatten"
+    ):
+        spell({"transformer": adapter}, "flux", KOHYA)
+
+
+def test_what_would_be_computed_wrongly_is_refused() -> None:
+    for change, family, tool, reason in (
+        (dora(), "sdxl", COMFYUI, "norms along 'out', and the form wanted has them along the other axis"),
+        (dora(axis="in"), "sdxl", DIFFUSERS, "norms along 'in'"),
+        (lokr(), "sdxl", DIFFUSERS, "diffusers reads no LoKr for sdxl"),
+        (dora(), "qwen-image", DIFFSYNTH, "diffsynth reads no DoRA for qwen-image"),
+    ):
+        component = FAMILIES[family].component
+        module = "mid_block.attentions.0.proj_in" if component == "unet" else "img_in"
+        with pytest.raises(BadLora, match=reason):
+            spell({component: {module: change}}, family, tool)
+    mixed = {"transformer": {"img_in": dora(), "txt_in": factors()}}
+    with pytest.raises(BadLora, match="takes one kind of adapter in a file"):
+        spell(mixed, "qwen-image", DIFFUSERS)
+
+
+def test_what_has_no_name_is_refused() -> None:
+    with pytest.raises(BadLora, match=r"extra is no module of flux that comfyui could be told"):
+        spell({"transformer": {"extra": factors()}}, "flux", COMFYUI)
+    with pytest.raises(BadLora, match="family of the LoRA is unknown"):
+        spell({"transformer": {"extra": factors()}}, None, COMFYUI)
+    with pytest.raises(BadLora, match="No files are written for 'a1111'. Known: diffusers, comfyui"):
+        target("a1111")
+
+
+def test_norms_stay_with_their_factors() -> None:
+    wished = {
+        "transformer": {f"transformer_blocks.0.attn.to_{n}": dora(axis="in", seed=ord(n)) for n in "qk"}
+    }
+    flat = spell(wished, "flux", COMFYUI)
+    found = see(flat, "flux", COMFYUI).components
+    assert worst(found, wished) == 0
+    assert all(isinstance(change, Dora) for change in found["transformer"].values())
+    assert (
+        kind(read(to_diffusers({"transformer": {"img_in": dora()}}), {}).components["transformer"]["img_in"])
+        == "DoRA"
+    )
+    assert Spelling("", "diffusers").render("a.b") == "a.b"

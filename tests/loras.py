@@ -1,0 +1,89 @@
+"""Small random adapters for every family, with the modules that its table names."""
+
+import torch
+
+from limner.lora.adapter import Factors
+from limner.lora.kinds import Change, Dora, Loha, Lokr
+from limner.lora.tables import FAMILIES
+
+WIDTH = 8
+
+
+def factors(out: int = WIDTH, into: int = WIDTH, rank: int = 2, kernel: int = 0, seed: int = 0) -> Factors:
+    draw = torch.Generator().manual_seed(seed + 1000 * rank + out)
+    sides = (kernel, kernel) if kernel else ()
+    up = torch.randn(out, rank, generator=draw)
+    return Factors(torch.randn(rank, into, *sides, generator=draw), up[..., None, None] if kernel else up)
+
+
+def loha(out: int = WIDTH, into: int = WIDTH, rank: int = 2, seed: int = 0) -> Loha:
+    draw = torch.Generator().manual_seed(seed)
+    shapes = [(out, rank), (rank, into)] * 2
+    return Loha(*(torch.randn(*shape, generator=draw) for shape in shapes))
+
+
+def lokr(out: int = WIDTH, into: int = WIDTH, seed: int = 0, *, factored: bool = True) -> Lokr:
+    draw = torch.Generator().manual_seed(seed)
+    first = (torch.randn(2, 2, generator=draw),)
+    if factored:
+        second = (torch.randn(out // 2, 2, generator=draw), torch.randn(2, into // 2, generator=draw))
+    else:
+        second = (torch.randn(out // 2, into // 2, generator=draw),)
+    return Lokr(first, second)
+
+
+def dora(out: int = WIDTH, into: int = WIDTH, axis: str = "out", seed: int = 0) -> Dora:
+    draw = torch.Generator().manual_seed(seed)
+    size = out if axis == "out" else into
+    return Dora(factors(out, into, seed=seed), torch.rand(size, generator=draw) + 0.5, axis)  # pyright: ignore
+
+
+def denoiser(family: str, kind: str = "LoRA", blocks: int = 2) -> dict[str, Change]:
+    """Every module of the table, blocks 0 and 1, of unequal ranks."""
+    names, made = FAMILIES[family], {}
+    for row in names.table.rows:
+        for member, template in enumerate(row.modules):
+            for block in range(blocks if "{}" in template else 1):
+                module = template.format(*[block] * template.count("{}"))
+                out, seed = WIDTH * row.shares[member] * (2 if row.swapped else 1), len(made)
+                match kind:
+                    case "LoRA":
+                        kernel = 3 if names.component == "unet" and "conv" in module else 0
+                        made[module] = factors(out, rank=1 + seed % 3, kernel=kernel, seed=seed)
+                    case "LoHa":
+                        made[module] = loha(out, seed=seed)
+                    case "LoKr":
+                        made[module] = lokr(out, seed=seed, factored=bool(seed % 2))
+                    case "DoRA":
+                        made[module] = dora(out, seed=seed)
+                    case _:
+                        made[module] = dora(out, axis="in", seed=seed)
+    return made
+
+
+def whole(family: str, kind: str = "LoRA") -> dict[str, dict[str, Change]]:
+    """The denoiser, and a module or two of every text encoder."""
+    names = FAMILIES[family]
+    made = {names.component: denoiser(family, kind)}
+    for component in names.text:
+        rows = names.text[component].rows[:2]
+        made[component] = {row.native.replace("{}", "1"): factors(seed=n) for n, row in enumerate(rows)}
+    return made
+
+
+def worst(found: dict[str, dict[str, Change]], wished: dict[str, dict[str, Change]]) -> float:
+    """The largest relative error of a product with a random vector; the modules must be the same."""
+    names, others = ({(c, m) for c, adapter in each.items() for m in adapter} for each in (found, wished))
+    assert names ^ others == set()
+    draw, most = torch.Generator().manual_seed(9), 0.0
+    for component, adapter in wished.items():
+        for module, change in adapter.items():
+            own = found[component][module]
+            if isinstance(change, Dora) or isinstance(own, Dora):
+                assert isinstance(own, Dora) and isinstance(change, Dora)
+                assert torch.equal(own.magnitude, change.magnitude)
+                own, change = own.factors, change.factors
+            probe = torch.randn(change.shape[1], generator=draw, dtype=torch.float64)
+            right = change.times(probe)
+            most = max(most, ((own.times(probe) - right).norm() / right.norm()).item())
+    return most

@@ -1,0 +1,95 @@
+import base64
+import io
+
+import pytest
+import torch
+from PIL import Image
+
+from limner.lora import file
+from limner.lora.targets import COMFYUI
+from limner.run.inspect import inspect, shown, table, thumbnail
+from loras import denoiser, dora, factors
+
+ABOUT = {
+    "modelspec.architecture": "Qwen-Image/lora",
+    "modelspec.title": "cat\x1b[31m\u202e",
+    "modelspec.trigger_phrase": "sks cat",
+    "ss_steps": "900",
+    "ss_learning_rate": "None",
+}
+
+
+def test_what_is_in_a_file(tmp_path) -> None:
+    path = tmp_path / "a.safetensors"
+    file.write(path, {"transformer": denoiser("qwen-image")}, ABOUT, torch.float16)
+    info = inspect(path)
+    (part,) = info.components
+    assert (info.family, info.form, info.dtype, info.triggers) == (
+        "qwen-image",
+        "diffusers",
+        "float16",
+        ("sks cat",),
+    )
+    assert info.training == {"steps": "900"}
+    assert info.title == "cat [31m "
+    assert (part.modules, part.kinds, set(part.ranks)) == (34, ("LoRA",), {"1", "2", "3"})
+    assert part.targets["attn.to_q"] == 2
+    norms = [change.dense().norm().item() for change in denoiser("qwen-image").values()]  # pyright: ignore
+    assert part.norm == pytest.approx(sum(norm**2 for norm in norms) ** 0.5, rel=1e-3)
+    assert part.strongest[0][1] == pytest.approx(max(norms), rel=1e-3)
+    assert {tool: text for tool, text in info.loads.items() if text == "yes"}.keys() == {
+        "diffusers",
+        "comfyui",
+    }
+    assert info.loads["kohya"].endswith("-> limner lora convert --to kohya")
+    assert info.loads["diffsynth"].startswith("passes over 34 of its parts")
+    text = "\n".join(table(info))
+    assert "transformer: 34 modules, LoRA, rank 1 (12), 2 (11), 3 (11)" in text
+    assert "\x1b" not in text
+
+
+def test_a_file_that_diffusers_fails_on(tmp_path) -> None:
+    path = tmp_path / "a.safetensors"
+    adapter = {"proj_out": factors(), "single_transformer_blocks.0.proj_out": factors()}
+    file.write(
+        path, {"transformer": adapter}, {"ss_base_model_version": "flux1"}, tool=COMFYUI, family="flux"
+    )
+    info = inspect(path)
+    assert info.form == "ComfyUI (native names)"
+    assert info.loads["comfyui"] == "yes"
+    assert info.loads["diffusers"].startswith("no: ")
+
+
+def test_a_dora_has_the_norm_of_its_factors(tmp_path) -> None:
+    path = tmp_path / "a.safetensors"
+    file.write(path, {"transformer": {"img_in": dora()}}, ABOUT)
+    assert inspect(path).components[0].norm == pytest.approx(dora().factors.dense().norm().item(), rel=1e-5)
+
+
+def picture(kind: str, side: int = 8) -> str:
+    held = io.BytesIO()
+    Image.new("RGB", (side, side)).save(held, kind)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(held.getvalue()).decode()}"
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("", ""),
+        (picture("PNG"), "PNG, 8 x 8"),
+        (picture("JPEG"), "JPEG, 8 x 8"),
+        (picture("PNG", 2500), "not shown: it has 2500 x 2500 pixels"),
+        ("javascript:alert(1)", "not shown: it is no JPEG, PNG or WebP"),
+        ("data:image/svg+xml;base64,AAAA", "not shown: it is no JPEG"),
+        ("data:image/png;base64,AAAA", "not shown: it cannot be decoded (UnidentifiedImageError)"),
+        ("data:image/png;base64,@", "not shown: it cannot be decoded (Error)"),
+        ("data:image/png;base64," + "A" * 400_000, "not shown: it has 400000 characters"),
+    ],
+)
+def test_pictures_are_not_trusted(url: str, told: str) -> None:
+    assert thumbnail(url).startswith(told)
+
+
+def test_endless_texts_are_cut() -> None:
+    assert shown("a\nb\tc") == "a b c"
+    assert len(shown("x" * 9999)) < 310
