@@ -83,7 +83,7 @@ def worst(found: dict[str, dict[str, Change]], wished: dict[str, dict[str, Chang
                 assert isinstance(own, Dora) and isinstance(change, Dora)
                 assert torch.equal(own.magnitude, change.magnitude)
                 own, change = own.factors, change.factors
-            probe = torch.randn(change.shape[1], generator=draw, dtype=torch.float64)
+            probe = torch.randn(change.shape[1], 8, generator=draw, dtype=torch.float64)
             right = change.times(probe)
             most = max(most, ((own.times(probe) - right).norm() / right.norm()).item())
     return most

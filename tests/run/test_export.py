@@ -90,3 +90,15 @@ def test_how_many_steps_a_file_was_trained_for(tiny_base, photos, tmp_path):
     assert exported_steps(run) is None
     export(trainee(tiny_base, photos, train={"steps": 0}), run, Told())
     assert exported_steps(run) == 0
+
+
+def test_other_tools_get_files_of_their_own(tiny_base, photos, tmp_path):
+    one = trainee(tiny_base, photos, export={"for": ["comfyui", "kohya", "diffusers"]})
+    run, told = RunDir(tmp_path / "run"), Told()
+    export(one, run, told)
+    for tool in ("comfyui", "kohya"):
+        held = file.read(run.lora_path_for(tool), "flux")
+        assert held.components["transformer"].keys() == one.adapters()["transformer"].keys()
+        assert f"lora-{tool}.safetensors for {tool}, read back within" in told.text
+    assert held.form == "kohya (native names)"
+    assert held.metadata["ss_network_module"] == "networks.lora"

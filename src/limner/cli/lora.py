@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from limner.cli.app import Json, loading, speaking
+from limner.cli.app import Json, speaking
 from limner.cli.options import Option, taking
 from limner.errors import BadUsage
+from limner.imports import swiftly
 
 if TYPE_CHECKING:
     from limner.lora.resize import Rule
@@ -98,7 +99,7 @@ def convert(
     The file is read back by that tool's rules, and every module compared.
     """
     with speaking(as_json=as_json) as say:
-        with loading():
+        with swiftly():
             from limner.run.lora import Wish
             from limner.run.lora import convert as run
 
@@ -124,7 +125,7 @@ def merge(
     Exact, its rank is the sum of theirs; give a rule for ranks to make it smaller.
     """
     with speaking(as_json=as_json):
-        with loading():
+        with swiftly():
             from limner.run.lora import merge as run
 
         done = run(loras, weight or [], out, _wish(given), _rule(given))
@@ -139,7 +140,7 @@ def resize(*, lora: File, out: Out = None, given: dict[str, Any], as_json: Json 
     The nearest of that rank, module by module, and what each module lost.
     """
     with speaking(as_json=as_json) as say:
-        with loading():
+        with swiftly():
             from limner.run.lora import resize as run
 
         rule = _rule(given)
@@ -164,7 +165,7 @@ def extract(
     Both as .safetensors, in diffusers' layout or as one file.
     """
     with speaking(as_json=as_json) as say:
-        with loading():
+        with swiftly():
             from limner.run.lora import extract as run
 
         done = run(base, tuned, given["rank"], out, _wish(given), say)
@@ -188,7 +189,7 @@ def bake(
     from limner.cli.show import result
 
     with speaking(as_json=as_json):
-        with loading():
+        with swiftly():
             from limner.run.lora import bake as run
 
         done = run(lora, base, out, given["weight"], _wish(given))
@@ -205,7 +206,7 @@ def info(*, lora: File, given: dict[str, Any], as_json: Json = False) -> None:
     from limner.cli.show import result
 
     with speaking(as_json=as_json):
-        with loading():
+        with swiftly():
             from limner.run.inspect import inspect, table
 
         found = inspect(lora, given["family"])

@@ -44,7 +44,7 @@ class Factors:
         return self.down.shape[0]
 
     def times(self, probe: Tensor) -> Tensor:
-        """Product of dW and ``probe`` in float64, without making dW: (in * height * width,) -> (out,)."""
+        """Product of dW and ``probe``, float64, dW never made: (in * height * width[, n]) -> (out[, n])."""
         return self.up.double().flatten(1) @ (self.down.double().flatten(1) @ probe.double())
 
     def dense(self) -> Tensor:

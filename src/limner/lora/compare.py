@@ -10,7 +10,10 @@ from limner.lora.formats import canonical
 from limner.lora.kinds import Change, Dora
 
 TOLERANCE = {torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
-"""Largest |dW' x - dW x| / |dW x| that rounding to the file's dtype explains: two factors, two units each."""
+"""Largest |dW' X - dW X| / |dW X| that rounding to the file's dtype explains: two factors, two units each."""
+
+PROBES = 8
+"""Random vectors: with one alone, a product near zero by chance would look like an error."""
 
 Components = Mapping[str, Mapping[str, Change]]
 
@@ -74,7 +77,7 @@ def _factors(change: Change) -> int:
 
 
 def difference(found: Change, wished: Change, draw: torch.Generator) -> float:
-    """|dW' x - dW x| / |dW x| for a random x; infinite when shapes or kinds differ."""
+    """|dW' X - dW X| / |dW X| for random columns X; infinite when shapes or kinds differ."""
     if found.shape != wished.shape or isinstance(found, Dora) != isinstance(wished, Dora):
         return float("inf")
     if isinstance(found, Dora) and isinstance(wished, Dora):
@@ -83,7 +86,7 @@ def difference(found: Change, wished: Change, draw: torch.Generator) -> float:
         off = (found.magnitude - wished.magnitude).norm() / wished.magnitude.norm()
         return max(difference(found.factors, wished.factors, draw), off.item())
     assert not isinstance(found, Dora) and not isinstance(wished, Dora)
-    probe = torch.randn(wished.shape[1], generator=draw, dtype=torch.float64)
+    probe = torch.randn(wished.shape[1], PROBES, generator=draw, dtype=torch.float64)
     right, got = wished.times(probe), found.times(probe)
     size, off = right.norm().item(), (got - right).norm().item()
     return off / size if size else float(off > 0)

@@ -99,7 +99,7 @@ class Loha:
         return Factors(down.contiguous(), up.contiguous())
 
     def times(self, probe: Tensor) -> Tensor:
-        """Product of dW and ``probe``, float64: (in,) -> (out,)."""
+        """Product of dW and ``probe``, float64: (in[, n]) -> (out[, n])."""
         first = self.w1_a.double() @ self.w1_b.double()
         return (first * (self.w2_a.double() @ self.w2_b.double())) @ probe.double()
 
@@ -149,9 +149,11 @@ class Lokr:
         return Factors(down.contiguous(), up[..., None, None] if down.dim() == 4 else up)
 
     def times(self, probe: Tensor) -> Tensor:
-        """Product of dW and ``probe``, float64, without making dW: (in,) -> (out,)."""
+        """Product of dW and ``probe``, float64, without making dW: (in[, n]) -> (out[, n])."""
         first, second = (each.double() for each in self._full())
-        return (first @ probe.double().reshape(first.shape[1], -1) @ second.T).flatten()
+        laid = probe.double().reshape(first.shape[1], second.shape[1], -1)
+        made = torch.einsum("ab,bcn,dc->adn", first, laid, second)
+        return made.reshape(-1, *probe.shape[1:])
 
     def _full(self) -> tuple[Tensor, Tensor]:
         first = self.w1[0] if len(self.w1) == 1 else self.w1[0] @ self.w1[1]

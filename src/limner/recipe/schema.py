@@ -28,6 +28,7 @@ def _no_nul(path: Path) -> Path:
 Where = Annotated[Path, Field(strict=False), AfterValidator(_no_nul)]
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)]
 Tracker = Literal["tensorboard", "wandb", "trackio"]
+Tool = Literal["diffusers", "comfyui", "kohya", "diffsynth"]
 
 
 class Part(BaseModel):
@@ -265,6 +266,16 @@ class Sample(Part):
     """Pixels. Unset: the training resolution."""
 
 
+class Export(Part):
+    """Which tools the finished LoRA is written for."""
+
+    section: ClassVar[str] = "export"
+
+    for_: Annotated[tuple[Tool, ...], Field(strict=False, alias="for")] = ("diffusers",)
+    """"diffusers" is always written, as lora.safetensors; "comfyui", "kohya" (also for A1111 and Forge) and
+    "diffsynth" get a file of their own besides, read back by that tool's rules."""
+
+
 class Limits(Part):
     """What the machine may be asked for."""
 
@@ -309,6 +320,7 @@ class Recipe(Part):
     train: Train = Field(default_factory=Train)
     prior: Prior = Field(default_factory=Prior)
     sample: Sample = Field(default_factory=Sample)
+    export: Export = Field(default_factory=Export)
     limits: Limits = Field(default_factory=Limits)
     track: Track = Field(default_factory=Track)
 

@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
+import torch
+
 from limner.errors import BadLora
 from limner.lora import file, stock
 from limner.lora.metadata import About, metadata
+from limner.lora.targets import DIFFUSERS, target
+from limner.run.lora import save
 from limner.run.rundir import RunDir
 from limner.run.say import Say
 from limner.run.setting import Setting
@@ -12,10 +16,10 @@ from limner.run.trainee import Trainee
 
 
 def export(trainee: Trainee, run: RunDir, say: Say) -> Path:
-    """Write ``lora.safetensors`` and check it as stock diffusers would read it.
+    """Write ``lora.safetensors`` and check it as stock diffusers would read it; then those for other tools.
 
     Raises:
-        BadLora: The file does not hold, key by key, what was trained.
+        BadLora: A file does not hold, key by key, what was trained, or a tool could not read a part of it.
     """
     components = trainee.adapters()
     described = metadata(about(trainee.setting), components)
@@ -29,6 +33,11 @@ def export(trainee: Trainee, run: RunDir, say: Say) -> Path:
         draft.replace(run.lora_path)
     finally:
         draft.unlink(missing_ok=True)
+    for tool in trainee.setting.recipe.export.for_:
+        if tool != DIFFUSERS.name:
+            path = run.lora_path_for(tool)
+            error = save(path, components, described, torch.float32, target(tool), pipeline)
+            say.line(f"LoRA: {path.name} for {tool}, read back within {error:.1e}")
     return run.lora_path
 
 

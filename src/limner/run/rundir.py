@@ -47,6 +47,10 @@ class RunDir:
         self.lora_path = self.path / "lora.safetensors"
         self.report_path = self.path / "report.html"
 
+    def lora_path_for(self, tool: str) -> Path:
+        """The LoRA as another tool than diffusers reads it: ``lora-comfyui.safetensors``."""
+        return self.path / f"lora-{tool}.safetensors"
+
     # who may write -----------------------------------------------------------------------------------------
 
     @contextmanager

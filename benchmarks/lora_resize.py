@@ -1,0 +1,113 @@
+"""Rank 128 to 16 at FLUX.1's size, by QR and a small decomposition; and the dense way, on a sample.
+
+    python benchmarks/lora_resize.py
+
+A random LoRA of rank 128 on the 494 linear layers of FLUX.1's blocks (or ``--blocks`` of each kind), in
+bfloat16 as files are. The dense way multiplies the factors out and decomposes the whole weight, as kohya's
+resize_lora.py does; it takes minutes, so it runs on one module of each shape and is scaled by their number.
+"""
+
+import argparse
+import time
+from collections import Counter
+
+import torch
+
+import outcome
+from limner.lora.adapter import Factors
+from limner.lora.resize import Rule, resize
+from limner.lora.svd import spectrum
+
+WIDTH, DOUBLE, SINGLE = 3072, 19, 38
+DOUBLES = {
+    **{f"attn.{name}": (1, 1) for name in ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj")},
+    **{
+        "attn.to_out.0": (1, 1),
+        "attn.to_add_out": (1, 1),
+        "norm1.linear": (6, 1),
+        "norm1_context.linear": (6, 1),
+    },
+    **{f"{ff}.net.0.proj": (4, 1) for ff in ("ff", "ff_context")},
+    **{f"{ff}.net.2": (1, 4) for ff in ("ff", "ff_context")},
+}
+SINGLES = {
+    **{f"attn.{name}": (1, 1) for name in ("to_q", "to_k", "to_v")},
+    **{"proj_mlp": (4, 1), "proj_out": (1, 5), "norm.linear": (3, 1)},
+}
+
+
+def lora(blocks: int | None, rank: int, width: int = WIDTH) -> dict[str, Factors]:
+    """Factors for every block, singular values falling as trained ones do."""
+    draw, fall = torch.Generator().manual_seed(0), 1 / torch.arange(1, rank + 1) ** 0.7
+    made = {}
+    for stack, count, modules in (
+        ("transformer_blocks", DOUBLE, DOUBLES),
+        ("single_transformer_blocks", SINGLE, SINGLES),
+    ):
+        for block in range(min(count, blocks or count)):
+            for name, (out, into) in modules.items():
+                up, down = (
+                    torch.randn(out * width, rank, generator=draw),
+                    torch.randn(rank, into * width, generator=draw),
+                )
+                made[f"{stack}.{block}.{name}"] = Factors(
+                    down.bfloat16().float(), (up * fall).bfloat16().float()
+                )
+    return made
+
+
+def dense(change: Factors, rank: int) -> torch.Tensor:
+    """The singular values that are kept, the long way, in float32."""
+    left, values, right = torch.linalg.svd(change.up @ change.down, full_matrices=False)
+    return (left[:, :rank] * values[:rank]).sum() + right[:rank].sum() + values[:rank]
+
+
+def main() -> None:
+    """Measure and save."""
+    asked = argparse.ArgumentParser()
+    asked.add_argument("--blocks", type=int)
+    asked.add_argument("--threads", type=int, default=2)
+    asked.add_argument("--before", type=int, default=128)
+    asked.add_argument("--after", type=int, default=16)
+    asked.add_argument("--width", type=int, default=WIDTH)
+    asked.add_argument("--out", default="lora_resize")
+    given = asked.parse_args()
+    torch.set_num_threads(given.threads)
+    adapter = lora(given.blocks, given.before, given.width)
+    began, worked = time.perf_counter(), time.process_time()
+    _, losses = resize({"transformer": adapter}, Rule("rank", given.after))
+    ours, cpu = time.perf_counter() - began, time.process_time() - worked
+    shapes = Counter(change.shape for change in adapter.values())
+    slow, sample, error = 0.0, {}, 0.0
+    for shape, count in shapes.items():
+        change = next(change for change in adapter.values() if change.shape == shape)
+        began = time.perf_counter()
+        dense(change, given.after)
+        sample[f"{shape[0]} x {shape[1]}"] = {"modules": count, "seconds": time.perf_counter() - began}
+        slow += sample[f"{shape[0]} x {shape[1]}"]["seconds"] * count
+    small = next(change for change in adapter.values() if change.shape[0] == change.shape[1])
+    wanted = torch.linalg.svdvals(small.dense())[: given.before]
+    error = ((spectrum(small).values - wanted) / wanted).abs().max().item()
+    facts = {
+        "modules": len(adapter),
+        "rank": [given.before, given.after],
+        "threads": given.threads,
+        "seconds": ours,
+        "cpu_seconds": cpu,
+        "dense_seconds_scaled_from_a_sample": slow,
+        "dense_sample": sample,
+        "times_faster": slow / ours,
+        "largest_relative_error_of_a_singular_value": error,
+        "largest_relative_loss_of_a_module": max(loss.relative for loss in losses),
+    }
+    path = outcome.save(given.out, facts)
+    rows = [
+        ["Limner", f"{ours:.1f} s", "1"],
+        ["dense, scaled from a sample", f"{slow:.0f} s", f"{slow / ours:.0f}"],
+    ]
+    print(outcome.table([f"rank {given.before} to {given.after}", "time", "times"], rows))
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
