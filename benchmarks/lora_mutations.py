@@ -3,10 +3,10 @@
     python benchmarks/lora_mutations.py --files 1000
 
 Whole files of every form and kind are damaged at random: bytes flipped, cut, added and moved, lengths,
-shapes, dtypes, places and names in the header changed, numbers made NaN, keys doubled, wrapped as
-something else. Each must end in ``BadLora``, or in a file whose modules are all finite and fit their shapes: then
-what was changed was a name, a number or a text, which no reader can know to be wrong. Files that carry a hash must
-be refused whenever a byte of a tensor differs.
+shapes, dtypes, places and names in the header changed, numbers made NaN, keys doubled, wrapped as something
+else. Each must end in ``BadLora``, or in a file whose modules are all finite and fit their shapes: then
+what was changed was a name, a number or a text, which no reader can know to be wrong. Files that carry a
+hash must be refused whenever a byte of a tensor differs.
 """
 
 import argparse

@@ -78,12 +78,17 @@ def main() -> None:
     _, losses = resize({"transformer": adapter}, Rule("rank", given.after))
     ours, cpu = time.perf_counter() - began, time.process_time() - worked
     shapes = Counter(change.shape for change in adapter.values())
-    slow, sample, error = 0.0, {}, 0.0
+    slow, slow_cpu, sample = 0.0, 0.0, {}
     for shape, count in shapes.items():
         change = next(change for change in adapter.values() if change.shape == shape)
-        began = time.perf_counter()
+        began, spent = time.perf_counter(), time.process_time()
         dense(change, given.after)
-        sample[f"{shape[0]} x {shape[1]}"] = {"modules": count, "seconds": time.perf_counter() - began}
+        sample[f"{shape[0]} x {shape[1]}"] = {
+            "modules": count,
+            "seconds": time.perf_counter() - began,
+            "cpu_seconds": time.process_time() - spent,
+        }
+        slow_cpu += sample[f"{shape[0]} x {shape[1]}"]["cpu_seconds"] * count
         slow += sample[f"{shape[0]} x {shape[1]}"]["seconds"] * count
     small = next(change for change in adapter.values() if change.shape[0] == change.shape[1])
     wanted = torch.linalg.svdvals(small.dense())[: given.before]
@@ -96,7 +101,9 @@ def main() -> None:
         "cpu_seconds": cpu,
         "dense_seconds_scaled_from_a_sample": slow,
         "dense_sample": sample,
+        "dense_cpu_seconds_scaled_from_a_sample": slow_cpu,
         "times_faster": slow / ours,
+        "times_less_cpu": slow_cpu / cpu,
         "largest_relative_error_of_a_singular_value": error,
         "largest_relative_loss_of_a_module": max(loss.relative for loss in losses),
     }
