@@ -119,7 +119,7 @@ def bare(chosen: Setting) -> Callable[[], float]:
             models["text_encoder_2"](long).last_hidden_state.cpu()
         for image in images:
             posterior = vae.encode(image.to(vae.dtype) / 127.5 - 1).latent_dist
-            torch.cat([posterior.mean, posterior.std]).cpu()
+            torch.cat([posterior.mean, posterior.logvar]).cpu()
         return time.perf_counter() - start
 
     return measured

@@ -127,7 +127,9 @@ def bare_loop(setting: Setting, store: Store) -> Callable[[], None]:
 
 
 def _loss(model: Any, values: dict[str, Tensor]) -> Tensor:
-    latent = values["latent_mean"] + values["latent_spread"] * torch.randn_like(values["latent_mean"])
+    latent = values["latent_mean"] + (values["latent_logvar"] / 2).exp() * torch.randn_like(
+        values["latent_mean"]
+    )
     noise, time = torch.randn_like(latent), torch.sigmoid(torch.randn(len(latent), device=latent.device))
     along = time[:, None, None, None]
     guess = model(

@@ -18,7 +18,7 @@ def boundary(count: int) -> dict[str, torch.Tensor]:
     draw = torch.Generator().manual_seed(0)
     return {
         "latent_mean": torch.randn(count, 4, 4, 4, generator=draw).bfloat16(),
-        "latent_spread": torch.full((count, 4, 4, 4), 0.1).bfloat16(),
+        "latent_logvar": torch.full((count, 4, 4, 4), -4.6).bfloat16(),
         "clip_tokens": torch.randint(2, 60, (count, 77), generator=draw).to(torch.int16),
         "t5_tokens": torch.randint(2, 40, (count, 12), generator=draw).to(torch.int16),
     }

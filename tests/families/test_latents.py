@@ -1,5 +1,7 @@
+import math
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from limner.families.latents import draw_latent, draw_noise, encode_image
@@ -12,7 +14,9 @@ def vae(shift: float | None) -> SimpleNamespace:
     def encode(pixels: torch.Tensor) -> SimpleNamespace:
         assert pixels.min() == -1 and pixels.max() == 1
         return SimpleNamespace(
-            latent_dist=SimpleNamespace(mean=pixels[:, :1], std=torch.full_like(pixels[:, :1], 0.5))
+            latent_dist=SimpleNamespace(
+                mean=pixels[:, :1], logvar=torch.full_like(pixels[:, :1], 2 * math.log(0.5))
+            )
         )
 
     config = SimpleNamespace(scaling_factor=2.0, shift_factor=shift)
@@ -24,12 +28,12 @@ def test_a_posterior_is_normalised_by_the_base_s_own_scale_and_shift():
     for shift, wanted in ((None, [-2.0, 2.0]), (0.25, [-2.5, 1.5])):
         seen = encode_image.run({"vae": vae(shift)}, {"image": image})
         assert seen["latent_mean"].flatten().tolist() == wanted
-        assert seen["latent_spread"].flatten().tolist() == [1.0, 1.0]
+        assert seen["latent_logvar"].flatten().tolist() == pytest.approx([0.0, 0.0], abs=1e-6)
 
 
 def test_a_latent_is_drawn_by_its_place():
-    mean, spread = torch.zeros(2, 1, 4, 4), torch.full((2, 1, 4, 4), 0.1)
-    given = {"latent_mean": mean, "latent_spread": spread}
+    mean, logvar = torch.zeros(2, 1, 4, 4), torch.full((2, 1, 4, 4), -4.6)
+    given = {"latent_mean": mean, "latent_logvar": logvar}
     both = draw_latent.run({}, given, Draws(PLACES))["latent"]
     one = draw_latent.run({}, {name: v[1:] for name, v in given.items()}, Draws(PLACES[1:]))["latent"]
     assert torch.equal(both[1:], one) and not torch.equal(both[0], both[1])

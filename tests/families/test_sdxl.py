@@ -26,7 +26,7 @@ def test_training_both_text_encoders_moves_the_cut(folder: Path):
     trained = {"unet": 0, "text_encoder": 1, "text_encoder_2": 0}
     cut = split(FAMILY.bound(source, Objective()), trained)
     assert cut.boundary == {
-        "encode_clip@1", "clip_tokens", "clip_tokens_2", "time_ids", "latent_mean", "latent_spread"
+        "encode_clip@1", "clip_tokens", "clip_tokens_2", "time_ids", "latent_mean", "latent_logvar"
     }  # fmt: skip
 
 

@@ -83,12 +83,12 @@ class Straight:
 @pytest.mark.parametrize(
     ("encoders", "layers", "boundary"),
     [
-        ((), None, {"pooled", "context", "latent_mean", "latent_spread"}),
-        (("text_encoder",), None, {"clip_tokens", "context", "latent_mean", "latent_spread"}),
+        ((), None, {"pooled", "context", "latent_mean", "latent_logvar"}),
+        (("text_encoder",), None, {"clip_tokens", "context", "latent_mean", "latent_logvar"}),
         (
             ("text_encoder", "text_encoder_2"),
             1,
-            {"encode_clip@2", "clip_tokens", "encode_t5@2", "t5_tokens", "latent_mean", "latent_spread"},
+            {"encode_clip@2", "clip_tokens", "encode_t5@2", "t5_tokens", "latent_mean", "latent_logvar"},
         ),
     ],
     ids=["denoiser", "clip", "last-layer-of-both"],

@@ -1,6 +1,7 @@
 """The base's training set as its denoiser reads it: latents of varied pictures, tokens of their captions."""
 
 import hashlib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def build_set(
     """Boundary values of every variant of every training picture (or of every held-out pair).
 
     Returns:
-        ``latent_mean`` and ``latent_spread`` (N, C, h, w) bf16, normalised; ``clip_tokens`` (N, 77) and
+        ``latent_mean`` and ``latent_logvar`` (N, C, h, w) bf16, normalised; ``clip_tokens`` (N, 77) and
         ``t5_tokens`` (N, L) int16, all on ``device``.
     """
     drawn = read_art(art).only(TRAINED_STYLES, size.concepts)
@@ -53,14 +54,14 @@ def build_set(
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             posterior = vae.encode(pictures).latent_dist
         means.append(((posterior.mean.float() - shift) * scale).bfloat16())
-        spreads.append((posterior.std.float() * scale).bfloat16())
+        spreads.append((posterior.logvar.float() + 2 * math.log(scale)).bfloat16())
         texts += [
             caption(drawn.concept[row], drawn.style[row], choice, seed, strange=not kept)
             for (row, seed), choice in zip(some, choices, strict=True)
         ]
     return {
         "latent_mean": torch.cat(means),
-        "latent_spread": torch.cat(spreads),
+        "latent_logvar": torch.cat(spreads),
         "clip_tokens": _tokens(tokenizers["tokenizer"], texts, 77).to(device),
         "t5_tokens": _tokens(tokenizers["tokenizer_2"], texts, size.text_length).to(device),
     }

@@ -34,6 +34,7 @@ CLIP_SEEN = 32
 """CLIP is causal and pools at the end token: what stands behind it cannot matter, so it is not computed."""
 CONSTANTS: Mapping[str, Any] = {
     "text_length": 512,
+    "patch": 2,
     "time_density": "logit-normal",
     "time_shift": 1.0,
     "shift_range": (),
@@ -185,7 +186,7 @@ def _rows(values: Mapping[str, Tensor], rows: Tensor, length: int) -> dict[str, 
     own = values["t5_tokens"].shape[1]
     return {
         "latent_mean": values["latent_mean"][rows].float(),
-        "latent_spread": values["latent_spread"][rows].float(),
+        "latent_logvar": values["latent_logvar"][rows].float(),
         "clip_tokens": values["clip_tokens"][rows, :CLIP_SEEN].long(),
         "t5_tokens": nn.functional.pad(values["t5_tokens"][rows].long(), (0, max(own, length) - own)),
     }

@@ -46,13 +46,15 @@ def encode_text(text_encoder: Any, tokens: Tensor, token_mask: Tensor) -> Tensor
     return torch.cat([states[number] for number in STATES], dim=-1)
 
 
-@unit("latent_mean", "latent_spread", uses=("vae",))
+@unit("latent_mean", "latent_logvar", uses=("vae",), version=2)
 def encode_image(vae: Any, image: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, 3, H, W) uint8 -> mean and deviation of the normalised latent, each (B, 128, H/16, W/16)."""
+    """(B, 3, H, W) uint8 -> mean and log-variance of the normalised latent, each (B, 128, H/16, W/16)."""
     posterior = vae.encode(image.to(vae.dtype) / 127.5 - 1).latent_dist
     middle = vae.bn.running_mean.view(1, -1, 1, 1)
     width = torch.sqrt(vae.bn.running_var.view(1, -1, 1, 1) + vae.config.batch_norm_eps)
-    return (patch.patchify(posterior.mean) - middle) / width, patch.patchify(posterior.std) / width
+    return (patch.patchify(posterior.mean) - middle) / width, patch.patchify(
+        posterior.logvar
+    ) - 2 * width.log()
 
 
 @unit("guess", uses=("transformer",))

@@ -50,16 +50,16 @@ def encode_text(text_encoder: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
     return kept, torch.ones(kept.shape[:2], dtype=torch.bool, device=kept.device)
 
 
-@unit("latent_mean", "latent_spread", uses=("vae",))
+@unit("latent_mean", "latent_logvar", uses=("vae",), version=2)
 def encode_image(vae: Any, image: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, 3, H, W) uint8 -> mean and standard deviation of the normalised latent, each (B, 16, H/8, W/8)."""
+    """(B, 3, H, W) uint8 -> mean and log-variance of the normalised latent, each (B, 16, H/8, W/8)."""
     pixels = image.to(vae.dtype) / 127.5 - 1
     posterior = vae.encode(pixels[:, :, None]).latent_dist
     middle, width = (
         torch.tensor(numbers, device=pixels.device, dtype=pixels.dtype).view(1, -1, 1, 1)
         for numbers in (vae.config.latents_mean, vae.config.latents_std)
     )
-    return (posterior.mean[:, :, 0] - middle) / width, posterior.std[:, :, 0] / width
+    return (posterior.mean[:, :, 0] - middle) / width, posterior.logvar[:, :, 0] - 2 * width.log()
 
 
 @unit("guess", uses=("transformer",))
