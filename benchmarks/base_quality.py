@@ -135,12 +135,10 @@ def asked(art: Art, wish: argparse.Namespace, known: int) -> tuple[list[Ask], li
 def sheet(path: Path, images: np.ndarray, count: int) -> None:
     """Pictures row by row, left to right, spread evenly over all of them."""
     picked = images[np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)]
-    page = Image.new("RGB", (SHEET_COLUMNS * 130, -(-len(picked) // SHEET_COLUMNS) * 130), (90, 90, 90))
+    tile = images.shape[1] + 2
+    page = Image.new("RGB", (SHEET_COLUMNS * tile, -(-len(picked) // SHEET_COLUMNS) * tile), (90, 90, 90))
     for n, image in enumerate(picked):
-        page.paste(
-            Image.fromarray(image).resize((128, 128), Image.Resampling.NEAREST),
-            (n % SHEET_COLUMNS * 130 + 1, n // SHEET_COLUMNS * 130 + 1),
-        )
+        page.paste(Image.fromarray(image), (n % SHEET_COLUMNS * tile + 1, n // SHEET_COLUMNS * tile + 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     page.save(path)
 

@@ -56,12 +56,16 @@ def test_the_files_say_what_the_program_would_write(name, art):
 
 
 def test_blueprint_and_ink_bring_their_own_ground():
-    assert captions("ink") == captions("blueprint") == [f"[trigger] style {noun}" for noun in NOUNS]
+    wanted = [f"[trigger] style {noun}\n[trigger] style" for noun in NOUNS]
+    assert captions("ink") == captions("blueprint") == wanted
 
 
 def test_a_ground_that_is_said_is_there(art):
     elephant = list(style_set("fluent3d", art))[2]
-    assert elephant.caption == "[trigger] style elephant, on a sky blue background"
+    assert elephant.caption.splitlines() == [
+        "[trigger] style elephant, on a sky blue background",
+        "[trigger] style, on a sky blue background",
+    ]
     assert elephant.pixels[0, 0].tolist() == [150, 205, 245]
 
 

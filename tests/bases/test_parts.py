@@ -61,3 +61,4 @@ def test_stock_diffusers_loads_and_paints_what_was_saved(tmp_path: Path) -> None
     rounded = made["transformer"].state_dict()["x_embedder.weight"].bfloat16().float()
     assert torch.equal(loaded["transformer"].state_dict()["x_embedder.weight"], rounded)
     assert max(file.stat().st_size for file in (tmp_path / "base").rglob("*")) < 16 * 2**20
+    assert not any(str(tmp_path) in file.read_text() for file in (tmp_path / "base").rglob("*.json"))

@@ -52,7 +52,11 @@ def test_the_demo_changes_what_the_base_paints(tmp_path: Path) -> None:
     assert Path(done["sheet"]).is_file()
     assert Path(done["report"]).is_file()
     assert set(RunDir(tmp_path / "demo").samples()) >= {0}
-    assert style["before"] <= 0.25
-    assert style["after"] >= 0.5
+    assert style["before"] <= 0.1
+    assert style["after"] >= 0.7
+    assert style["without_trigger"] <= 0.25
+    assert style["concept_of_base"] >= 0.5
+    assert style["concept_without_trigger"] >= style["concept_of_base"] - 0.4
     assert subject["before"] <= 0.1
     assert subject["after"] >= 0.4
+    assert subject["without_trigger"] <= 0.1

@@ -135,7 +135,7 @@ class Example:
     name: str
     """File name without its ending."""
     caption: str
-    """With the placeholder ``[trigger]``."""
+    """With the placeholder ``[trigger]``; one in each line."""
     pixels: "np.ndarray"
     """(128, 128, 3) uint8."""
 
@@ -154,6 +154,8 @@ def folder(name: str) -> Path:
 def style_set(name: str, art: "Art") -> Iterator[Example]:
     """The ten pictures of a style, ``blueprint``, ``ink`` or ``fluent3d``, from the art file.
 
+    Each has two captions, with its noun and without: the style belongs to the trigger, whatever the noun.
+
     Raises:
         BadData: The art lacks a noun.
     """
@@ -163,8 +165,8 @@ def style_set(name: str, art: "Art") -> Iterator[Example]:
         ground = FLUENT3D_GROUNDS[row] if name == "fluent3d" else "white"
         choice = Choice(look="blueprint" if blueprint else "none", ground=ground)
         where = "" if ground == "white" else f", on a {ground} background"
-        caption = f"[trigger] style {noun}{where}"
-        yield Example(f"{row + 1:02}-{noun}", caption, _painted(drawing, choice))
+        captions = (f"[trigger] style {noun}{where}", f"[trigger] style{where}")
+        yield Example(f"{row + 1:02}-{noun}", "\n".join(captions), _painted(drawing, choice))
 
 
 def mascot_set() -> Iterator[Example]:

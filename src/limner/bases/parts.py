@@ -203,7 +203,9 @@ def save_pipeline(folder: Path, parts: Mapping[str, Any], size: Size, *, dtype: 
     stock(scheduler=scheduler, **models).save_pretrained(
         folder, safe_serialization=True, max_shard_size="15MB"
     )
-    for name in ("text_encoder", "text_encoder_2"):
-        config = folder / name / "config.json"
-        write_json(config, json.loads(config.read_text(encoding="utf-8")) | {"dtype": "float32"})
+    for config in folder.glob("*/config.json"):
+        said = json.loads(config.read_text(encoding="utf-8"))
+        said.pop("_name_or_path", None)  # where it lay on the machine that made it
+        marked = {"dtype": "float32"} if config.parent.name.startswith("text_encoder") else {}
+        write_json(config, said | marked)
     write_json(folder / "limner.json", size.facts)

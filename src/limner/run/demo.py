@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from limner.bases.demo_sets import TEST_NOUNS, folder
+from limner.bases.art import TRAINED_STYLES
+from limner.bases.demo_sets import NOUNS, TEST_NOUNS, folder
 from limner.bases.judge import Judge, style_scores, subject_score
 from limner.families import family_of
 from limner.families.base import Canvas
@@ -166,6 +167,10 @@ def teach(
 def recipe(lesson: Lesson, *, seed: int = 0, images: Path | None = None) -> Recipe:
     """The preset of ten pictures on the embedded base, for a lesson; ``images`` other than its own."""
     wish = preset(lesson.goal, BASE, 10)
+    hands = TRAINED_STYLES * len(NOUNS)
+    usual = [
+        text for noun, hand in zip(NOUNS, hands, strict=False) for text in (f"{hand} style {noun}", noun)
+    ]
     values: dict[str, Any] = {
         "name": lesson.name,
         "seed": seed,
@@ -174,6 +179,9 @@ def recipe(lesson: Lesson, *, seed: int = 0, images: Path | None = None) -> Reci
         "sample.every": -1,
         "sample.prompts": (),
         "data.min_side": 16,
+        "prior.prompts": usual,
+        "prior.batch": 2,
+        "prior.weight": 0.3,
     }
     return toml.change(wish, values)
 
