@@ -272,7 +272,7 @@ def test_a_signal_saves_and_tells_how_to_go_on(tiny_base, photos, tmp_path, numb
 
 
 def test_a_signal_before_training_stops_at_once(tiny_base, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "prepare", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(module, "prepare", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Stopped, match="What was finished is kept; go on with the same command"):
         train(wish(tiny_base, photos), tmp_path / "run", Told())
     with RunDir(tmp_path / "run").lock():
