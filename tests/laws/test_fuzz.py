@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fuzz import BAD, KINDS, Field
+from fuzz import BAD, KINDS, Field, can_be_met
 
 CASES = {kind.__name__: list(kind()) for kind in KINDS}
 
@@ -20,7 +20,8 @@ def field(tiny_base):
 
 @pytest.mark.parametrize("kind", CASES)
 def test_damage_is_told(field, kind):
-    for case in random.Random(f"law {kind}").sample(CASES[kind], 3):
+    possible = [case for case in CASES[kind] if can_be_met(case)]
+    for case in random.Random(f"law {kind}").sample(possible, 3):
         found = field.try_out(case, seed=1)
         assert found.outcome not in BAD, f"{case.name}: {found.outcome}\n{found.said}"
 
