@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from limner.families import family_of
-from limner.families.base import Canvas
+from limner.families.base import Canvas, Family
+from limner.families.source import Source
 from limner.files import atomic_write, write_json, write_text
 from limner.nn import processes
 from limner.nn.draws import seed_of
@@ -19,6 +20,9 @@ from limner.run.generate import pipeline
 from limner.run.rundir import RunDir
 from limner.run.say import Say
 from limner.run.setting import source_of
+
+FACTS = "painted.json"
+"""In the folder of the prior: what its pictures were painted from."""
 
 
 def prior(recipe: Recipe, run: RunDir, say: Say) -> Path | None:
@@ -32,7 +36,7 @@ def prior(recipe: Recipe, run: RunDir, say: Say) -> Path | None:
         return wish.images
     if processes.rank() == 0:
         source = source_of(recipe.base, say.line)
-        family = family_of(str(source.index["_class_name"]))
+        family = family_of(str(source.index.get("_class_name", "")))
         side = recipe.data.resolution or int(source.facts.get("resolution", family.resolution))
         facts = {
             "base": source.fingerprint(family.denoiser, ""),
@@ -41,27 +45,32 @@ def prior(recipe: Recipe, run: RunDir, say: Say) -> Path | None:
             "seed": recipe.seed,
             "side": side,
             "steps": recipe.sample.steps,
+            "guidance": recipe.sample.guidance,
         }
-        _paint(recipe, run.prior_path, facts, say)
+        _begin(run.prior_path, facts)
+        canvas = Canvas(width=side, height=side, steps=recipe.sample.steps, guidance=recipe.sample.guidance)
+        _paint(recipe, run.prior_path, source, family, canvas, say)
     processes.barrier()
     return run.prior_path
 
 
-def _paint(recipe: Recipe, place: Path, facts: dict[str, Any], say: Say) -> None:
+def _begin(place: Path, facts: dict[str, Any]) -> None:
+    """Keep what was painted for the same facts, and nothing else."""
     if _facts(place) != facts:
         for old in place.glob("*.*") if place.exists() else ():
             old.unlink()
         place.mkdir(parents=True, exist_ok=True)
         write_json(place / FACTS, facts)
+
+
+def _paint(  # noqa: PLR0913  what a picture is made of
+    recipe: Recipe, place: Path, source: Source, family: Family, canvas: Canvas, say: Say
+) -> None:
     jobs = [(prompt, turn) for prompt in recipe.prior.prompts for turn in range(recipe.prior.each)]
     todo = [n for n in range(len(jobs)) if not (place / f"{n:04d}.png").exists()]
     if not todo:
         return
-    source = source_of(recipe.base, say.line)
-    family = family_of(str(source.index["_class_name"]))
     pipe = pipeline(family, source, None)
-    side = facts["side"]
-    canvas = Canvas(width=side, height=side, steps=recipe.sample.steps, guidance=recipe.sample.guidance)
     options = family.options(source, canvas)
     with say.steps("Painting the prior", len(todo)) as bar:
         for number in todo:
@@ -73,9 +82,6 @@ def _paint(recipe: Recipe, place: Path, facts: dict[str, Any], say: Say) -> None
                 place / f"{number:04d}.png", lambda draft, image=image: image.save(draft, format="PNG")
             )
             bar.advance(note=prompt)
-
-
-FACTS = "painted.json"
 
 
 def _facts(place: Path) -> Any:
