@@ -42,6 +42,15 @@ class Canvas:
     guidance: float | None = None
     seed: int = 0
 
+    @property
+    def asked(self) -> dict[str, int]:
+        """What every stock pipeline is called with."""
+        return {"num_inference_steps": self.steps, "width": self.width, "height": self.height}
+
+    def strength(self, source: Source, own: float) -> float:
+        """The guidance wished for; else what the base says of itself; else the family's ``own``."""
+        return source.facts.get("guidance", own) if self.guidance is None else self.guidance
+
 
 @dataclass(frozen=True, kw_only=True)
 class Family:

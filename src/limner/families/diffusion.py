@@ -91,11 +91,8 @@ def constants(source: Source, objective: Objective) -> Mapping[str, Any]:
 
 def options(source: Source, canvas: Canvas, guidance: float) -> dict[str, Any]:
     """Arguments of the stock pipeline. ``guidance`` is the family's own, 1 is none."""
-    own = source.facts.get("guidance", guidance)
     return {
         "negative_prompt": "",
-        "guidance_scale": own if canvas.guidance is None else canvas.guidance,
-        "num_inference_steps": canvas.steps,
-        "width": canvas.width,
-        "height": canvas.height,
+        "guidance_scale": canvas.strength(source, guidance),
+        **canvas.asked,
     }

@@ -86,15 +86,12 @@ def identity(source: Source) -> tuple[str, str]:
 def options(source: Source, canvas: Canvas) -> dict[str, Any]:
     """How the stock pipeline is called. Without guidance input: true guidance, at twice the time."""
     guided = bool(source.config("transformer").get("guidance_embeds"))
-    own = source.facts.get("guidance", 3.5 if guided else 1.0)  # schnell needs none: it is distilled
-    guidance = own if canvas.guidance is None else canvas.guidance
+    guidance = canvas.strength(source, 3.5 if guided else 1.0)  # schnell needs none: it is distilled
     return {
         "negative_prompt": None if guided else "",
         "true_cfg_scale": 1.0 if guided else guidance,
         "guidance_scale": guidance,
-        "num_inference_steps": canvas.steps,
-        "width": canvas.width,
-        "height": canvas.height,
+        **canvas.asked,
         "max_sequence_length": constants(source, Objective())["text_length"],
     }
 

@@ -100,12 +100,9 @@ def identity(source: Source) -> tuple[str, str]:
 
 def options(source: Source, canvas: Canvas) -> dict[str, Any]:
     """How the stock pipeline is called: guidance of 4, or none for a distilled base."""
-    own = source.facts.get("guidance", 1.0 if source.index.get("is_distilled") else 4.0)
     return {
-        "guidance_scale": own if canvas.guidance is None else canvas.guidance,
-        "num_inference_steps": canvas.steps,
-        "width": canvas.width,
-        "height": canvas.height,
+        "guidance_scale": canvas.strength(source, 1.0 if source.index.get("is_distilled") else 4.0),
+        **canvas.asked,
         "max_sequence_length": source.facts.get("text_length", 512),
     }
 

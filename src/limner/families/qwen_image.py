@@ -87,13 +87,10 @@ def constants(source: Source, objective: Objective) -> Mapping[str, Any]:
 
 def options(source: Source, canvas: Canvas) -> dict[str, Any]:
     """How the stock pipeline is called: true guidance of 4, as the model's page says."""
-    own = source.facts.get("guidance", 4.0)
     return {
         "negative_prompt": "",
-        "true_cfg_scale": own if canvas.guidance is None else canvas.guidance,
-        "num_inference_steps": canvas.steps,
-        "width": canvas.width,
-        "height": canvas.height,
+        "true_cfg_scale": canvas.strength(source, 4.0),
+        **canvas.asked,
         "max_sequence_length": source.facts.get("text_length", 512),
     }
 

@@ -59,13 +59,10 @@ def constants(source: Source, objective: Objective) -> Mapping[str, Any]:
 
 def options(source: Source, canvas: Canvas) -> dict[str, Any]:
     """How the stock pipeline is called: guidance of 5, or none for Turbo, which is told by its name alone."""
-    own = source.facts.get("guidance", 0.0 if "turbo" in source.name.lower() else 5.0)
     return {
         "negative_prompt": "",
-        "guidance_scale": own if canvas.guidance is None else canvas.guidance,
-        "num_inference_steps": canvas.steps,
-        "width": canvas.width,
-        "height": canvas.height,
+        "guidance_scale": canvas.strength(source, 0.0 if "turbo" in source.name.lower() else 5.0),
+        **canvas.asked,
         "max_sequence_length": source.facts.get("text_length", 512),
     }
 
