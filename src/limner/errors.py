@@ -53,6 +53,10 @@ class DiskFull(LimnerError):
     """There is not enough room on the disk for what is about to be written."""
 
 
+class DoesNotFit(LimnerError):
+    """No way of computing the run fits the memory that there is."""
+
+
 class Diverged(LimnerError):
     """Loss or gradient stopped being finite. Raised before the optimizer touches a weight."""
 

@@ -1,0 +1,33 @@
+"""Where a denoiser's repeated blocks are, and what in them the engine may treat specially."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anatomy:
+    """Names of modules, ``*`` standing for anything but a dot. What a family says of its denoiser."""
+
+    blocks: tuple[str, ...]
+    """The repeated blocks: patterns in running order, the modules of each by their indices."""
+    modulations: tuple[str, ...] = ()
+    """Linear layers that read one vector per image, known before the first block: AdaLN and its kin."""
+    conditions: tuple[str, ...] = ()
+    """The embedders whose output the modulations read. If one is trained, nothing can be hoisted."""
+    tails: tuple[str, ...] = ()
+    """The last linear layers of a block, whose output no gradient inside the block reads."""
+    depths: tuple[str, ...] = ()
+    """Keys of the config that count the blocks of each pattern. Empty: it cannot be made shallower."""
+
+    def blocks_of(self, model: nn.Module) -> dict[str, nn.Module]:
+        """The repeated blocks by name, in running order."""
+        return {name: block for pattern in self.blocks for name, block in matching(model, (pattern,)).items()}
+
+
+def matching(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Module]:
+    """Modules whose name fits one of the patterns, in the model's order."""
+    fits = [re.compile(re.escape(pattern).replace(r"\*", "[^.]+")) for pattern in patterns]
+    return {name: module for name, module in model.named_modules() if any(f.fullmatch(name) for f in fits)}

@@ -1,0 +1,125 @@
+"""What a run needs, as numbers that a plan turns into bytes and seconds. No torch; kept as JSON."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from limner.plan.plan import Weights
+
+
+@dataclass(frozen=True)
+class Line:
+    """A quantity that grows with the images of a micro-batch: ``fixed + each * images``."""
+
+    fixed: float = 0.0
+    each: float = 0.0
+
+    def at(self, images: int) -> float:
+        """Its value for so many images."""
+        return self.fixed + self.each * images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a device has to do for one pass over some layers."""
+
+    gemm: Line = field(default_factory=Line)
+    """Floating-point operations of matrix products and convolutions, 2 per multiply-add."""
+    attention: Line = field(default_factory=Line)
+    """The same, of attention kernels."""
+    traffic: Line = field(default_factory=Line)
+    """Bytes read and written by everything else."""
+    kernels: int = 0
+    """Launches: what bounds small models on fast devices."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """One of the denoiser's repeated blocks, in running order. Sizes in bytes."""
+
+    kind: str
+    """Blocks of one kind share one compiled graph: the class, or class and width."""
+    stored: Mapping[Weights, int]
+    """Weights of the linear layers that can be quantised, by how they are stored, scales included."""
+    other: int
+    """Frozen weights that are never quantised: norms, biases, convolutions."""
+    modulation: int
+    """Weights of modulations, which are not in ``stored``; 0 where the family has none."""
+    widest: int
+    """The largest single weight at the precision of the arithmetic: what is dequantised at a time."""
+    kept: Line
+    """What the backward pass needs of the forward pass, when the block is not checkpointed."""
+    input: Line
+    """The same when it is."""
+    attention_kept: Line
+    """What keeping the attention's output adds to ``input``."""
+    forward: Work
+    backward: Work
+    """Without recomputation."""
+    tail: Work
+    """Part of ``forward`` that the recomputation may leave out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One thing that a run does outside its training steps: encoding, decoding, sampling."""
+
+    phase: str
+    """"cache" or "sample"."""
+    name: str
+    """For people: "text_encoder_2 reads a caption"."""
+    weights: int
+    """Bytes of the models that it needs, on the device."""
+    least: int
+    """Bytes of them when streamed layer by layer; ``weights`` where that is not possible."""
+    activations: int
+    """Most bytes of everything else at the same time, for one image."""
+    work: Work
+    """For one image."""
+    times: str
+    """What it is done for: "image", "caption", "sample step", "sample"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """All that a plan needs to know of a base, an adapter and a size. Bytes, FLOPs, counts."""
+
+    base: str
+    family: str
+    size: tuple[int, int]
+    """Width and height in pixels of the bucket that was traced: the one with the most tokens."""
+    blocks: tuple[Block, ...]
+    """In running order."""
+    rest: Block
+    """Everything of the live units outside the blocks, trained text encoders among it."""
+    trained: int
+    """Numbers that are trained."""
+    tensors: int
+    """Tensors that they come in."""
+    forward: Line
+    """Most bytes that are alive in the forward pass beyond those kept."""
+    backward: Line
+    """The same in the backward pass of a block that is not checkpointed."""
+    recompute: Line
+    """The same while a checkpointed block is recomputed and differentiated."""
+    stages: tuple[Stage, ...] = ()
+    entry: int = 0
+    """Bytes on disk of one image in the cache, its caption included."""
+    download: int = 0
+    """Bytes of the base's files."""
+
+
+def to_json(profile: Profile) -> dict[str, Any]:
+    """A profile as plain numbers, to keep: tracing takes seconds, reading none."""
+    return asdict(profile)
+
+
+def from_json(value: Any) -> Profile:
+    """Read what :func:`to_json` gave.
+
+    Raises:
+        ValueError: It is no profile.
+    """
+    return TypeAdapter(Profile).validate_python(value)

@@ -1,0 +1,30 @@
+from torch import nn
+
+from limner.nn.anatomy import Anatomy, matching
+
+
+class _Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.ff = nn.Linear(2, 2)
+        self.norm = nn.Sequential(nn.Linear(2, 2))
+
+
+def _model() -> nn.Module:
+    model = nn.Module()
+    model.single = nn.ModuleList(_Block() for _ in range(11))
+    model.double = nn.ModuleList([_Block()])
+    return model
+
+
+def test_blocks_come_in_running_order_not_in_that_of_the_model() -> None:
+    names = list(Anatomy(blocks=("double.*", "single.*")).blocks_of(_model()))
+    assert names == ["double.0", *(f"single.{n}" for n in range(11))]
+
+
+def test_a_star_stands_for_one_part_of_a_name() -> None:
+    assert set(matching(_model(), ("double.*",))) == {"double.0"}
+    assert set(matching(_model(), ("double.*.*.0", "double.*.ff"))) == {
+        "double.0.norm.0",
+        "double.0.ff",
+    }
