@@ -18,6 +18,12 @@ ROOM = 2_000_000_000
 """Bytes that the cache and a run of modest size want."""
 
 EXTRAS = {
+    "anthropic": ("caption", "limner caption --with claude"),
+    "openai": ("caption", "limner caption --with openai, and servers like it"),
+    "onnxruntime": ("tagger", "limner caption --with tagger"),
+    "torchvision": ("local", "limner caption --with local, for models that want it"),
+    "opencv-python-headless": ("crop", "crops that follow the subject, limner check"),
+    "smartcrop": ("crop", "crops that follow the subject, limner check"),
     "bitsandbytes": ("gpu", "8-bit AdamW (train.optimizer = adamw8bit)"),
     "prodigyopt": ("optim", "train.optimizer = prodigy"),
     "schedulefree": ("optim", "train.optimizer = schedulefree"),

@@ -5,10 +5,10 @@ To add one, write the file and a line in ``KNOWN``. Its packages are imported in
 
 import importlib
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from limner.annotate.ask import Provider
-from limner.errors import BadUsage
+from limner.errors import BadProvider, BadUsage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,3 +65,17 @@ def provider(options: Options) -> Provider:
         known = "; ".join(f"{each} ({one.what})" for each, one in KNOWN.items())
         raise BadUsage(f'--with is "{options.name}"; it must be one of: {known}.')
     return importlib.import_module(f"{__name__}.{KNOWN[name].module}").provider(options)
+
+
+def package(module: str, whose: str, extra: str) -> Any:
+    """An optional package, loaded now that somebody wants it.
+
+    Raises:
+        BadProvider: It is missing; says which extra brings it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise BadProvider(
+            f"{whose} need a package that is missing. Run: pip install 'limner[{extra}]'"
+        ) from None

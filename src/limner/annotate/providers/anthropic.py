@@ -1,11 +1,10 @@
 """Claude, by Anthropic's SDK. The key is found as the SDK finds it: ANTHROPIC_API_KEY, or its own profile."""
 
-import importlib
 from typing import Any
 from urllib.parse import urlsplit
 
 from limner.annotate.ask import ANSWER_AT_MOST, Provider, Reply, Request, Retry, Takes, scrub
-from limner.annotate.providers import Options
+from limner.annotate.providers import Options, package
 from limner.annotate.providers.http import (
     broken_lines,
     by_connection,
@@ -31,13 +30,7 @@ def provider(options: Options) -> Provider:
     Raises:
         BadProvider: The package or the key is missing.
     """
-    try:
-        sdk = importlib.import_module("anthropic")
-    except ImportError:
-        raise BadProvider(
-            "Captions by Claude need a package that is missing. Run: pip install 'limner[caption]'"
-        ) from None
-    return Claude(sdk, options)
+    return Claude(package("anthropic", "Captions by Claude", "caption"), options)
 
 
 class Claude:

@@ -4,13 +4,12 @@ OPENAI_API_KEY goes to OpenAI, or to the address in OPENAI_BASE_URL, and nowhere
 gets a key only from --key-env.
 """
 
-import importlib
 import os
 from typing import Any
 from urllib.parse import urlsplit
 
 from limner.annotate.ask import ANSWER_AT_MOST, Declined, Provider, Reply, Request, Retry, Takes
-from limner.annotate.providers import KNOWN, Options
+from limner.annotate.providers import KNOWN, Options, package
 from limner.annotate.providers.http import (
     broken_lines,
     by_connection,
@@ -34,13 +33,7 @@ def provider(options: Options) -> Provider:
     Raises:
         BadProvider: The package, the key or the model is missing.
     """
-    try:
-        sdk = importlib.import_module("openai")
-    except ImportError:
-        raise BadProvider(
-            f"Captions by {options.name} need a package that is missing. Run: pip install 'limner[caption]'"
-        ) from None
-    return Server(sdk, options)
+    return Server(package("openai", f"Captions by {options.name}", "caption"), options)
 
 
 class Server:

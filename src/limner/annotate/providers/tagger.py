@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from limner.annotate.ask import Provider, Reply, Request, Takes
-from limner.annotate.providers import Options
+from limner.annotate.providers import Options, package
 from limner.errors import BadProvider
 
 MODEL = "SmilingWolf/wd-vit-tagger-v3"
@@ -35,13 +35,7 @@ def provider(options: Options) -> Provider:
     Raises:
         BadProvider: onnxruntime or the model are missing, or the two files do not belong together.
     """
-    try:
-        runtime = importlib.import_module("onnxruntime")
-    except ImportError:
-        raise BadProvider(
-            "Taggers need a package that is missing. Run: pip install 'limner[tagger]'"
-        ) from None
-    return Tagger(runtime, options)
+    return Tagger(package("onnxruntime", "Taggers", "tagger"), options)
 
 
 class Tagger:
