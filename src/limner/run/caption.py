@@ -358,7 +358,7 @@ class _Work:
 
     def _flagged(self, file: str, reason: str) -> None:
         self.result.flagged.append({"file": file, "reason": reason})
-        self.say.line(f"{file}: {reason}.")
+        self.say.line(f"{file}: {reason.rstrip('.')}.")
 
     # the set -----------------------------------------------------------------------------------------------
 
@@ -394,5 +394,5 @@ class _Work:
                 record.agree(done.words)
                 self.result.words |= done.words
                 for file, reason in done.flags.items():
-                    self.say.line(f"{file}: left as it was by the set pass ({reason}).")
+                    self.say.line(f"{file}: left as it was by the set pass ({reason.rstrip('.')}).")
                 bar.advance(len(done.captions) + len(done.flags))
