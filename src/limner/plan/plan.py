@@ -44,6 +44,12 @@ class Plan:
     """Kernel of the attention; auto: the fastest that the device has for the shape."""
     compile: bool = False
     """Blocks are compiled, one graph for each sort of block."""
+    encode_streamed: bool = False
+    """Encoders that are made of layers come to the device layer by layer while the cache is filled. Exact."""
+    encode_tiled: bool = False
+    """Images are encoded in overlapping tiles. Changes the numbers a little; the cache keeps them apart."""
+    decode_tiled: bool = False
+    """Samples are decoded in overlapping tiles."""
 
     def streamed_of(self, blocks: int) -> tuple[int, ...]:
         """Which of so many blocks are streamed: spread evenly, so that copies hide behind computation."""

@@ -80,6 +80,8 @@ class Stage:
     """For one image."""
     times: str
     """What it is done for: "image", "caption", "sample step", "sample"."""
+    tiled: int | None = None
+    """The same as ``activations`` when images are cut into tiles; ``None`` where that is not possible."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +111,9 @@ class Profile:
     """Bytes on disk of one image in the cache, its caption included."""
     download: int = 0
     """Bytes of the base's files."""
+    passing: int = 0
+    """Most bytes that pass by while the denoiser is loaded and quantised tensor by tensor: the largest one,
+    as its file holds it and at the precision of the arithmetic."""
 
 
 def to_json(profile: Profile) -> dict[str, Any]:
