@@ -273,6 +273,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: What follows ``limner`` on the command line; those of the process when left out.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    # segments that grow leave hardly a gap between buckets of different sizes; read when torch is loaded
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     if arguments is None and not sys.warnoptions:
         warnings.simplefilter("ignore")  # what libraries warn of is for programmers: python -W default
     sys.exit(_status(given))
