@@ -47,6 +47,8 @@ RECIPE = (
     Option("--resolution", "data.resolution", int, "Side of the training square, in pixels."),
     Option("--seed", "seed", int, "Seed of every draw."),
     Option("--save-every", "train.save_every", int, "Steps between checkpoints."),
+    Option("--vram", "limits.vram", str, "Memory of the GPU to plan for: 12GB. Left out: what is free."),
+    Option("--quality", "limits.quality", str, "Coarsest precision of frozen weights: 16bit, 8bit, 4bit."),
     Option("--sample-every", "sample.every", int, "Steps between samples; 0: start and end, -1: never."),
     Option(
         "--set",

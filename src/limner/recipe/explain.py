@@ -124,6 +124,8 @@ def expected(rule: Mapping[str, Any]) -> str:
         return shown(rule["const"])
     if rule.get("format") == "path":
         return "a path"
+    if rule.get("format") == "size":
+        return '"auto" or a size of memory with its unit, from 1 byte to 1024 TB'
     if rule.get("type") == "array":
         return _list(rule)
     return ", ".join([KINDS[rule["type"]], *_bounds(rule)])

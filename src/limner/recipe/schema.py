@@ -15,6 +15,7 @@ from pydantic import (
 
 from limner.errors import BadRecipe
 from limner.recipe import explain
+from limner.recipe.size import parse_size
 
 Goal = Literal["subject", "face", "object", "style"]
 
@@ -25,7 +26,17 @@ def _no_nul(path: Path) -> Path:
     return path
 
 
+def _possible_size(text: str) -> str:
+    if text != "auto":
+        try:
+            parse_size(text)
+        except BadRecipe as error:
+            raise ValueError(str(error)) from error  # told with the key and what it must be
+    return text
+
+
 Where = Annotated[Path, Field(strict=False), AfterValidator(_no_nul)]
+Size = Annotated[str, Field(json_schema_extra={"format": "size"}), AfterValidator(_possible_size)]
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)]
 Tracker = Literal["tensorboard", "wandb", "trackio"]
 Tool = Literal["diffusers", "comfyui", "kohya", "diffsynth"]
@@ -281,6 +292,14 @@ class Limits(Part):
 
     section: ClassVar[str] = "limits"
 
+    vram: Annotated[Size, Field(examples=["12GB"])] = "auto"
+    """Memory of the GPU that the run is planned for: "12GB", "900MB"; GB is 2^30 bytes, as on a card's label.
+    Some of it is left to the desktop. auto: what is free on the device that is there."""
+    ram: Annotated[Size, Field(examples=["32GB"])] = "auto"
+    """Memory of the host that the run may use, written alike. auto: what is free."""
+    quality: Literal["16bit", "8bit", "4bit"] = "8bit"
+    """The coarsest precision in which frozen weights may be stored. The plan takes a finer one where it costs
+    no time. What is trained stays at 32 bits."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of the frozen weights and of the arithmetic. auto: bf16 on a GPU that has it, else fp32."""
     micro_batch: Annotated[int, Field(ge=1)] | None = Field(default=None, examples=[1])
