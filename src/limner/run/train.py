@@ -2,26 +2,24 @@
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from limner.errors import BadCheckpoint, BadRecipe, Diverged, Stopped
+from limner.errors import Diverged, Stopped
 from limner.families.loading import skeleton
 from limner.nn import processes
 from limner.nn.fit import Average, Fit, Step, fit
-from limner.nn.optim import evaluation_mode, optimizer, schedule, training_mode
-from limner.nn.pack import restore
+from limner.nn.optim import optimizer, schedule
 from limner.recipe.schema import Recipe
-from limner.run import checkpoint
 from limner.run.cache import prompts_of, record, stock
 from limner.run.export import export, exported_steps
 from limner.run.interrupt import Interrupt
 from limner.run.prior import prior
+from limner.run.progress import Progress, newest
 from limner.run.report import write_report
 from limner.run.rundir import RunDir
 from limner.run.sample import sample
@@ -29,9 +27,6 @@ from limner.run.say import Say
 from limner.run.setting import Setting, prepare
 from limner.run.track import check, tracked
 from limner.run.trainee import Trainee, rate, targets
-
-WISHED = ("initial_lr", "weight_decay", "betas")
-"""What a recipe may change of an optimizer within a run."""
 
 
 @dataclass(frozen=True)
@@ -44,130 +39,6 @@ class Trained:
     seconds: float
     loss: float
     held_out: float | None
-
-
-@dataclass
-class Progress:
-    """The training state around the loop: everything that a checkpoint holds."""
-
-    setting: Setting
-    run: RunDir
-    trainee: Trainee
-    optimizer: torch.optim.Optimizer
-    average: Average | None
-
-    def save(self, step: int, facts: dict[str, Any]) -> None:
-        """Write the checkpoint of ``step`` and drop those that the recipe does not keep."""
-        if processes.rank() == 0:
-            parts = {
-                "weights": self.trainee.state(),
-                "optimizer": self.optimizer.state_dict(),
-                "average": self.average.shadow if self.average else None,
-            }
-            path = self.run.checkpoint_path(step)
-            checkpoint.save(path, parts, {"step": step, **facts, **shape(self.setting)})
-            checkpoint.retain(self.run, self.setting.recipe.train.keep, saved=path)
-        processes.barrier()
-
-    def restore(self, found: checkpoint.Checkpoint) -> None:
-        """Put back the state that :meth:`save` wrote; what the recipe says of the optimizer stays.
-
-        Raises:
-            BadCheckpoint: It holds no such state, or that of another run.
-        """
-        match found.parts:
-            case {"weights": dict(weights), "optimizer": dict(moments), "average": list() | None as average}:
-                pass
-            case _:
-                raise BadCheckpoint(f"{found.path} is not the state of a training. {checkpoint.REMEDY}")
-        try:
-            self.trainee.restore(weights)
-            self._restore_optimizer(moments)
-            if self.average:  # one that the recipe turns on now begins at these weights
-                self.average.start(average or self.trainee.parameters)
-        except (BadCheckpoint, BadRecipe) as error:
-            raise BadCheckpoint(f"{found.path}: {error}") from error
-        if not all(parameter.isfinite().all() for parameter in self.trainee.parameters):
-            raise BadCheckpoint(
-                f"{found.path} holds weights that are not finite. {checkpoint.REMEDY} Lower "
-                "train.learning_rate, too."
-            )
-
-    def _restore_optimizer(self, state: dict[str, Any]) -> None:
-        groups = self.optimizer.param_groups
-        wished = [{key: group[key] for key in WISHED if key in group} for group in groups]
-        restore(self.optimizer, state)
-        for group, wish in zip(self.optimizer.param_groups, wished, strict=True):
-            group.update(wish)
-
-    def require_room(self) -> None:
-        """Raise ``DiskFull`` unless the disk holds the checkpoints that the recipe keeps."""
-        wish, weights = self.setting.recipe.train, self.trainee.state()
-        moments = 4 if wish.optimizer == "prodigy" else 2  # tensors per weight, at most
-        parts = {
-            "weights": weights,
-            "optimizer": [weights] * moments,
-            "average": bool(self.average) * [weights],
-        }
-        if processes.rank() == 0:
-            checkpoint.require_room(self.run, parts, wish.keep)
-
-    @contextmanager
-    def final_weights(self) -> Iterator[None]:
-        """The weights that a user gets: averaged ones, where the recipe or the optimizer averages."""
-        evaluation_mode(self.optimizer)
-        if self.average:
-            self.average.swap()
-        try:
-            yield
-        finally:
-            if self.average:
-                self.average.swap()
-            training_mode(self.optimizer)
-
-
-def shape(setting: Setting) -> dict[str, Any]:
-    """What may not change within a run. No paths: a run folder may move to another machine."""
-    wish = setting.recipe
-    return {
-        "base": setting.source.fingerprint(setting.family.denoiser, ""),
-        "lora": wish.lora.model_dump(mode="json"),
-        "optimizer": wish.train.optimizer,
-    }
-
-
-def newest(setting: Setting, run: RunDir, say: Say) -> checkpoint.Checkpoint | None:
-    """The checkpoint to go on from, before anything is computed; None at the start of a run.
-
-    Raises:
-        BadCheckpoint: It belongs to another base, another LoRA, or more steps than are wished for; or there
-            are checkpoints, and none that can be read: to start again is not for us to decide.
-    """
-    found, refused = checkpoint.newest_whole(run)
-    processes.barrier()
-    if refused and found is None:
-        raise BadCheckpoint(
-            f"None of the {len(refused)} checkpoints in {run.checkpoints_path} can be read. The newest: "
-            f"{refused[0].reason.removesuffix(checkpoint.REMEDY).strip()} Put back a copy, or start again: "
-            "delete that folder, or choose another with --out."
-        )
-    for each in refused if processes.rank() == 0 else ():
-        say.line(f"Checkpoint passed over: {each.reason}")
-        run.set_aside(each.path)
-    if found is None:
-        return None
-    mine = shape(setting)
-    if changed := [key for key in mine if found.facts.get(key) != mine[key]]:
-        raise BadCheckpoint(
-            f"{found.path} was trained with another {' and '.join(changed)}. "
-            "A run cannot change these: give the new recipe another folder with --out."
-        )
-    if found.step > setting.recipe.train.steps:
-        raise BadCheckpoint(
-            f"{run.path} has {found.step} steps already, and train.steps is {setting.recipe.train.steps}. "
-            f"Set train.steps to at least {found.step}, or choose another folder with --out."
-        )
-    return found
 
 
 def train(recipe: Recipe, out: Path, say: Say) -> Trained:
