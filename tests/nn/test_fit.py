@@ -126,3 +126,37 @@ def test_gradients_are_shared_before_they_are_measured():
     both = next(fit(setting(net, share=share), losses(net), start=0, steps=1))
     assert calls == [alone.loss]
     assert (both.loss, both.norm) == (2 * alone.loss, pytest.approx(2 * alone.norm))
+
+
+def _short_at(net: nn.Module, at: int, times: int = 1):
+    """Losses that run out of memory ``times`` times at a step, in their second micro-batch."""
+    left = [times]
+
+    def of(step: int) -> Iterable[Tensor]:
+        for number, loss in enumerate(losses(net, 4)(step)):
+            if step == at and number == 1 and left[0]:
+                left[0] -= 1
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            yield loss
+
+    return of
+
+
+def test_a_step_without_memory_leaves_the_last_one_and_can_be_taken_again():
+    net, plain = model(), model()
+    whole = list(fit(setting(plain), losses(plain, 4), start=0, steps=4))
+    wish, short = setting(net), _short_at(net, 2)
+    with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
+        list(fit(wish, short, start=0, steps=4))
+    steps = whole[:2]
+    assert all(parameter.grad is None for parameter in net.parameters())
+    steps += fit(wish, short, start=2, steps=4)
+    assert [step.loss for step in steps] == [step.loss for step in whole]
+    assert torch.equal(net.weight, plain.weight)
+
+
+def test_memory_that_another_process_lacks_gives_the_step_up_here_too():
+    net = model()
+    with pytest.raises(torch.OutOfMemoryError, match="Another process"):
+        list(fit(setting(net, anyone=lambda _: True), losses(net), start=0, steps=1))
+    assert torch.equal(net.weight, model().weight)

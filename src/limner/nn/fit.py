@@ -39,6 +39,8 @@ class Fit:
     average: "Average | None" = None
     share: Callable[[Sequence[nn.Parameter], Tensor], Tensor] | None = None
     """Sums gradients and the loss over processes, when there are several; returns the summed loss."""
+    anyone: Callable[[bool], bool] = bool
+    """Whether any process says so: all give a step up when one of them ran out of memory."""
 
 
 def fit(setting: Fit, losses: Losses, *, start: int, steps: int) -> Iterator[Step]:
@@ -49,6 +51,8 @@ def fit(setting: Fit, losses: Losses, *, start: int, steps: int) -> Iterator[Ste
 
     Raises:
         Diverged: The loss or the gradient is not finite. The weights are those of the last good step.
+        OutOfMemoryError: A micro-batch did not fit. The weights are those of the last step: with less memory
+            in use, training may start again at the step after it.
     """
     parameters, optimizer = setting.parameters, setting.optimizer
     for step in range(start, steps):
@@ -56,9 +60,16 @@ def fit(setting: Fit, losses: Losses, *, start: int, steps: int) -> Iterator[Ste
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * rate
         total = torch.zeros((), device=parameters[0].device)
-        for loss in losses(step):
-            loss.backward()
-            total += loss.detach()
+        short: str | None = None
+        try:
+            for loss in losses(step):
+                loss.backward()
+                total += loss.detach()
+        except torch.OutOfMemoryError as error:
+            short = str(error)  # no more of it: its frames hold the tensors that were too many
+        if setting.anyone(short is not None):
+            optimizer.zero_grad(set_to_none=True)
+            raise torch.OutOfMemoryError(short or "Another process ran out of memory.")
         if setting.share:
             total = setting.share(parameters, total)
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
