@@ -60,6 +60,12 @@ class Block:
     """Without recomputation."""
     tail: Work
     """Part of ``forward`` that the recomputation may leave out."""
+    trained: int = 0
+    """Numbers that are trained in it."""
+    backward_room: Line | None = None
+    """Its own :attr:`Profile.backward`, where blocks differ. None: the profile's."""
+    recompute_room: Line | None = None
+    """Its own :attr:`Profile.recompute`, where blocks differ. None: the profile's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +77,7 @@ class Stage:
     name: str
     """For people: "text_encoder_2 reads a caption"."""
     weights: int
-    """Bytes of the models that it needs, on the device."""
+    """Bytes of the models that it needs, on the device; a denoiser that the plan holds anyway left aside."""
     least: int
     """Bytes of them when streamed layer by layer; ``weights`` where that is not possible."""
     activations: int
@@ -95,17 +101,24 @@ class Profile:
     blocks: tuple[Block, ...]
     """In running order."""
     rest: Block
-    """Everything of the live units outside the blocks, trained text encoders among it."""
+    """Everything of the live units outside the blocks, trained text encoders among it.
+
+    Its ``input`` is the part of ``kept`` that lies before the first block.
+    """
     trained: int
     """Numbers that are trained."""
     tensors: int
     """Tensors that they come in."""
     forward: Line
-    """Most bytes that are alive in the forward pass beyond those kept."""
+    """Most bytes that are alive in the forward pass beyond those kept when it ends, no block checkpointed."""
     backward: Line
-    """The same in the backward pass of a block that is not checkpointed."""
+    """Most bytes alive in the backward pass of a block beyond what it and all before it keep."""
     recompute: Line
-    """The same while a checkpointed block is recomputed and differentiated."""
+    """The same of a checkpointed block, which by then keeps what it would have kept without."""
+    factored: int = 0
+    """Numbers in a second moment that is factored: rows and columns of every trained matrix."""
+    held: int = 0
+    """Bytes that live as long as the run and belong to no layer: plain tensors of the models, constants."""
     stages: tuple[Stage, ...] = ()
     entry: int = 0
     """Bytes on disk of one image in the cache, its caption included."""

@@ -1,0 +1,259 @@
+"""How many bytes a plan needs, by cause and by phase: arithmetic on a profile. No torch."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from limner.plan.plan import Plan, Weights
+from limner.plan.profile import Block, Profile
+
+Device = Literal["cuda", "cpu", "mps"]
+
+MIB = 2**20
+MASTER = 4
+"""Bytes of a trained number and of its gradient: fp32."""
+
+CONTEXT: dict[Device, int] = {"cuda": 500 * MIB, "mps": 100 * MIB, "cpu": 0}
+"""Taken before the first tensor: the driver's context and the modules of kernels, which torch loads as they
+are first used (``CUDA_MODULE_LOADING=LAZY``). An assumption until a GPU has measured it."""
+
+WORKSPACE: dict[Device, int] = {"cuda": 64 * MIB, "mps": 0, "cpu": 0}
+"""cuBLAS has one for each thread's handle, and the backward pass has a thread of its own: twice 32 MiB on
+Hopper, twice 8.1 MiB elsewhere (torch, ``aten/src/ATen/cuda/CublasHandlePool.cpp``)."""
+
+SLACK = 0.03
+"""Share of what comes and goes that the caching allocator cannot use again, with expandable segments."""
+GRAIN = 40 * MIB
+"""Bytes that it takes ahead of need: a page of 20 MiB in each of two segments (``c10``, ``kLargeBuffer``)."""
+
+CODES: frozenset[Weights] = frozenset({"int8", "fp8", "nf4"})
+"""Weights that are stored as codes, so that one at a time is turned back into numbers."""
+
+LIBRARIES = 1200 * MIB
+"""Resident memory of a process that has imported torch, diffusers and transformers and built a model."""
+
+STATE: dict[str, float] = {"adamw": 8, "adamw8bit": 2 + 8 / 256, "prodigy": 16, "schedulefree": 8}
+"""Optimizer -> bytes of state for each trained number.
+
+AdamW has two moments in fp32; in 8 bits each has one byte and a scale for 256 of them (bitsandbytes); Prodigy
+adds its numerator and the weights that it started from; schedule-free has one moment and a second sequence
+of weights.
+"""
+
+SCRATCH: dict[str, float] = {"adafactor": 8, "prodigy": 8, "schedulefree": 8}
+"""Optimizer -> bytes for each trained number while it steps, where no single kernel does it all in place."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes of device memory at the fullest moment of a phase."""
+
+    causes: Mapping[str, int]
+    """weights, modulations, adapter, gradients, optimizer, activations, streaming, workspace, context."""
+    reserved: int
+    """What the device has to give: all causes, and what the allocator holds and cannot hand out."""
+
+    @property
+    def total(self) -> int:
+        """All causes together."""
+        return sum(self.causes.values())
+
+    @property
+    def largest(self) -> str:
+        """The cause that takes most."""
+        return max(self.causes, key=lambda cause: self.causes[cause])
+
+
+@dataclass(frozen=True)
+class Host:
+    """Bytes of the computer's own memory."""
+
+    pageable: int
+    pinned: int
+    """Locked for the device to read; it cannot be swapped out."""
+
+
+def train_need(
+    profile: Profile,
+    plan: Plan,
+    *,
+    optimizer: str = "adamw",
+    micros: int = 1,
+    average: bool = False,
+    on: Device = "cuda",
+) -> Need:
+    """What a training step takes, from the second one on: the first creates the optimizer's state.
+
+    Args:
+        profile: Of the base, the adapter and the largest bucket.
+        plan: How it is computed.
+        optimizer: The recipe's.
+        micros: Micro-batches of a step. From the second one on, gradients are there from the start.
+        average: Whether a moving average of the weights is kept.
+        on: Sort of device.
+    """
+    causes = _resident(profile, plan, optimizer, average=average, on=on)
+    moments = [*_moments(profile, plan, micros), _step(profile, optimizer), _hoisting(profile, plan)]
+    activations, gradients = max(moments, key=sum)
+    return _need(causes, activations, gradients, on)
+
+
+def sample_need(
+    profile: Profile,
+    plan: Plan,
+    *,
+    optimizer: str = "adamw",
+    average: bool = False,
+    least: bool = False,
+    on: Device = "cuda",
+) -> Need:
+    """What painting between two steps takes: all that training holds, no gradients, and the fullest stage.
+
+    Args:
+        profile: With the stages of the phase "sample".
+        plan: How training is computed.
+        optimizer: The recipe's.
+        average: Whether a moving average of the weights is kept.
+        least: Models of a stage come layer by layer where that is possible.
+        on: Sort of device.
+    """
+    causes = _resident(profile, plan, optimizer, average=average, on=on)
+    weights, activations = _fullest(profile, "sample", least=least)
+    causes["weights"] += weights
+    return _need(causes, activations, 0, on)
+
+
+def cache_need(profile: Profile, *, least: bool = False, on: Device = "cuda") -> Need:
+    """What filling the cache takes: one model after the other, so the fullest stage.
+
+    Args:
+        profile: With the stages of the phase "cache".
+        least: Models come layer by layer where that is possible.
+        on: Sort of device.
+    """
+    weights, activations = _fullest(profile, "cache", least=least)
+    causes = {"weights": weights, "workspace": WORKSPACE[on], "context": CONTEXT[on]}
+    return _need(causes, activations, 0, on)
+
+
+def load_need(profile: Profile, plan: Plan, *, on: Device = "cuda") -> Need:
+    """What loading takes: the weights as the plan stores them, and the one tensor that is being coded."""
+    held = _resident(profile, plan, "adamw", average=False, on=on)
+    causes = {cause: held[cause] for cause in ("weights", "modulations", "streaming", "workspace", "context")}
+    widest = max((block.widest for block in profile.blocks), default=0)
+    coding = 3 * widest if plan.weights in CODES else 0  # as it was, in fp32 to be rounded, and its codes
+    return _need(causes, coding, 0, on)
+
+
+def host_bytes(profile: Profile, plan: Plan) -> Host:
+    """What leaves the device has to be somewhere: pinned whole, or staged through slots when it is mapped."""
+    away = [_frozen(profile.blocks[number], plan) for number in plan.streamed_of(len(profile.blocks))]
+    hoisted = [block.modulation for block in profile.blocks] if plan.hoist else []
+    if plan.mapped:
+        return Host(LIBRARIES, _slots(profile, plan) + max(hoisted, default=0))
+    return Host(LIBRARIES, sum(away) + sum(hoisted))
+
+
+def state_bytes(profile: Profile, plan: Plan, optimizer: str) -> int:
+    """Bytes of the optimizer's state.
+
+    Raises:
+        KeyError: No such optimizer.
+    """
+    if optimizer == "adafactor":
+        return MASTER * profile.factored
+    if optimizer == "adamw" and plan.moments == "8bit":
+        optimizer = "adamw8bit"
+    return round(STATE[optimizer] * profile.trained)
+
+
+def _frozen(block: Block, plan: Plan) -> int:
+    """Bytes of a block's frozen weights, modulations among them unless they are hoisted."""
+    return block.stored[plan.weights] + block.other + (0 if plan.hoist else block.modulation)
+
+
+def _slots(profile: Profile, plan: Plan) -> int:
+    """Bytes on the device that streamed blocks share."""
+    away = [_frozen(profile.blocks[number], plan) for number in plan.streamed_of(len(profile.blocks))]
+    return max(away, default=0) * min(max(plan.slots, 2), len(away))
+
+
+def _resident(profile: Profile, plan: Plan, optimizer: str, *, average: bool, on: Device) -> dict[str, int]:
+    """Bytes that are there all the time, by cause."""
+    away = set(plan.streamed_of(len(profile.blocks)))
+    stay = [block for number, block in enumerate(profile.blocks) if number not in away]
+    rest = profile.rest
+    return {
+        "weights": sum(block.stored[plan.weights] + block.other for block in stay)
+        + rest.stored[plan.compute]
+        + rest.other
+        + profile.held,
+        "modulations": rest.modulation + (0 if plan.hoist else sum(block.modulation for block in stay)),
+        "adapter": MASTER * profile.trained * (2 if average else 1),
+        "optimizer": state_bytes(profile, plan, optimizer),
+        "streaming": _slots(profile, plan),
+        "workspace": WORKSPACE[on],
+        "context": CONTEXT[on],
+    }
+
+
+def _moments(profile: Profile, plan: Plan, micros: int) -> Iterator[tuple[float, float]]:
+    """(activations, gradients) in bytes when the forward pass ends, then in each block's backward pass."""
+    images, blocks = plan.micro_batch, profile.blocks
+    wide = max((block.widest for block in blocks), default=0) if plan.weights in CODES else 0
+    kept = [block.kept.at(images) for block in blocks]
+    held = [
+        _input(block, plan, kept[number]) if number < plan.checkpointed else kept[number]
+        for number, block in enumerate(blocks)
+    ]
+    every = MASTER * profile.trained
+    there = every if micros > 1 else 0
+    yield profile.rest.kept.at(images) + sum(held) + profile.forward.at(images) + wide, there
+    before = profile.rest.input.at(images) + sum(held)
+    for number in reversed(range(len(blocks))):
+        before -= held[number]
+        yield before + kept[number] + _room(profile, plan, number) + wide, there
+        there = min(every, there + MASTER * blocks[number].trained)
+    yield profile.rest.input.at(images), every
+
+
+def _input(block: Block, plan: Plan, kept: float) -> float:
+    """Bytes that a checkpointed block keeps: never more than it would keep otherwise."""
+    attention = block.attention_kept.at(plan.micro_batch) if plan.keep_attention else 0
+    return min(kept, block.input.at(plan.micro_batch) + attention)
+
+
+def _room(profile: Profile, plan: Plan, number: int) -> float:
+    """Bytes that a block's backward pass needs beyond what it and all before it keep."""
+    block = profile.blocks[number]
+    own, general = (
+        (block.recompute_room, profile.recompute)
+        if number < plan.checkpointed
+        else (block.backward_room, profile.backward)
+    )
+    return (general if own is None else own).at(plan.micro_batch)
+
+
+def _step(profile: Profile, optimizer: str) -> tuple[float, float]:
+    """The optimizer's own moment."""
+    return SCRATCH.get(optimizer, 0) * profile.trained, MASTER * profile.trained
+
+
+def _hoisting(profile: Profile, plan: Plan) -> tuple[float, float]:
+    """The moment before the first block when modulations come one by one, the next while one is used."""
+    widest = max((block.modulation for block in profile.blocks), default=0)
+    return (2.0 * widest if plan.hoist else 0.0), 0.0
+
+
+def _fullest(profile: Profile, phase: str, *, least: bool) -> tuple[int, int]:
+    """(weights, activations) of the stage of a phase that takes most."""
+    stages = [stage for stage in profile.stages if stage.phase == phase]
+    sizes = [(stage.least if least else stage.weights, stage.activations) for stage in stages]
+    return max(sizes, key=sum, default=(0, 0))
+
+
+def _need(causes: Mapping[str, int], activations: float, gradients: float, on: Device) -> Need:
+    """All causes, and what the allocator of a GPU takes beside them."""
+    whole = {**causes, "gradients": round(gradients), "activations": round(activations)}
+    slack = GRAIN + SLACK * (activations + gradients) if on == "cuda" else 0
+    return Need(whole, sum(whole.values()) + round(slack))
