@@ -5,22 +5,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cases import CASES, Case
 from limner.families import KNOWN, family_of, painting
-from limner.families.base import Canvas, Family, Objective
-from limner.families.loading import hush, load, skeleton
-from limner.families.source import Source, locate
+from limner.families.base import Canvas, Objective
+from limner.families.loading import skeleton
+from limner.families.source import Source
 from limner.graph.split import split
-from limner.graph.unit import run
 from limner.lora import stock
 from limner.nn import lora
-from limner.nn.draws import Draws
 from limner.nn.fit import Fit, fit
 from limner.nn.optim import optimizer, schedule
 from limner.nn.ragged import together
@@ -31,62 +28,10 @@ from limner.run.setting import prepare
 from limner.run.train import train
 from limner.run.trainee import Trainee
 from small import Told, equal, losses, weights, wish
+from tinybase import CAPTIONS, FRAME, IMAGE, PLACES, Base
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 """diffusers' Euler sampler makes NumPy arrays of tensors in an old way."""
-
-CPU = torch.device("cpu")
-CAPTIONS = ("a cat, sitting on a mat", "dog")
-IMAGE = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 32, 64), dtype=np.uint8))
-FRAME = torch.tensor([[600, 900, 0, 1, 32, 64], [40, 80, 3, 0, 32, 64]])
-PLACES = [(0, 5, 0), (0, 5, 1)]
-
-
-class Base:
-    """A tiny base of a case: its source, its models, the stock pipeline on the same files."""
-
-    def __init__(self, case: Case, folder: Path) -> None:
-        hush()
-        self.case = case
-        self.source: Source = locate(str(case.save(folder)), folders={})
-        self.family: Family = family_of(case.pipeline)
-        stock_class = getattr(diffusers, case.pipeline)
-        self.pipe: Any = stock_class.from_pretrained(folder, **dict.fromkeys(self.family.left_out))
-        self.pipe.set_progress_bar_config(disable=True)
-        self.models = {name: self.load(name) for name in self.family.parts}
-
-    def load(self, name: str) -> Any:
-        return load(self.family, self.source, name, dtype=torch.float32, device=CPU)
-
-    def row(self, number: int) -> dict[str, Tensor]:
-        """The frozen values of one image and caption."""
-        given = {
-            "image": IMAGE[number : number + 1],
-            "frame": FRAME[number : number + 1],
-            "caption": CAPTIONS[number : number + 1],
-        }
-        cut = split(self.family.bound(self.source, self.case.objective), {self.family.denoiser: 0})
-        with torch.no_grad():
-            values = run(cut.frozen, self.models, given)
-        return {name: values[name] for name in cut.boundary}
-
-    def batch(self, *numbers: int) -> dict[str, Tensor]:
-        rows = [self.row(number) for number in numbers]
-        ragged = self.family.ragged
-        return {n: (together if n in ragged else torch.cat)([r[n] for r in rows]) for n in rows[0]}
-
-    def moved(self) -> nn.Module:
-        """The denoiser with a LoRA that is not zero."""
-        model = self.load(self.family.denoiser)
-        names = lora.matching(model, self.family.endings(self.family.denoiser, "auto"))
-        lora.attach(model, names, rank=2, alpha=1, dropout=0.0, seed=1)
-        for number, factor in enumerate(lora.trained(model)):
-            nn.init.normal_(factor, std=0.1, generator=torch.Generator().manual_seed(number))
-        return model
-
-    def live(self, denoiser: nn.Module, values: dict[str, Tensor], places: list) -> dict[str, Tensor]:
-        units = split(self.family.bound(self.source, self.case.objective), {self.family.denoiser: 0}).live
-        return run(units, {**self.models, self.family.denoiser: denoiser}, values, Draws(places))
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)

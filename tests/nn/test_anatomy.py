@@ -28,3 +28,9 @@ def test_a_star_stands_for_one_part_of_a_name() -> None:
         "double.0.norm.0",
         "double.0.ff",
     }
+
+
+def test_ways_to_fit_one_pattern_run_interleaved() -> None:
+    names = list(Anatomy(blocks=("double.*|double.*.norm.*", "single.*.norm.*|single.*")).blocks_of(_model()))
+    assert names[:4] == ["double.0", "double.0.norm.0", "single.0", "single.0.norm.0"]
+    assert names[-2:] == ["single.10", "single.10.norm.0"] and len(names) == 24

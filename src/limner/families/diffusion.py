@@ -10,10 +10,20 @@ from limner.families.base import Canvas, Objective
 from limner.families.source import Source
 from limner.graph.unit import unit
 from limner.nn import ddpm, flow
+from limner.nn.anatomy import Anatomy
 from limner.nn.draws import Draw
 
 WISHES = frozenset({"time_density", "prediction", "min_snr", "noise_offset", "zero_terminal_snr"})
 """Wishes of a recipe that these families can grant."""
+
+PLACES = ("down_blocks.*", "mid_block", "up_blocks.*")
+ANATOMY = Anatomy(
+    blocks=tuple(f"{place}.resnets.*|{place}.attentions.*.transformer_blocks.*" for place in PLACES),
+    modulations=tuple(f"{place}.resnets.*.time_emb_proj" for place in PLACES),
+    conditions=("time_embedding", "add_embedding"),
+    tails=tuple(f"{place}.attentions.*.transformer_blocks.*.ff.net.2" for place in PLACES),
+)
+"""Of both convolutional denoisers, whose depth no single number of the config says."""
 
 WORDS = {"epsilon": ddpm.EPSILON, "v": ddpm.VELOCITY}
 

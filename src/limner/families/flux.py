@@ -20,6 +20,7 @@ from limner.families.latents import draw_latent, draw_noise, encode_image
 from limner.families.source import Source
 from limner.graph.unit import Layers, unit
 from limner.nn import flow, patch, text
+from limner.nn.anatomy import Anatomy
 
 
 @unit("t5_tokens", uses=("tokenizer_2",))
@@ -106,6 +107,16 @@ JOINT = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_o
 FEED = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2", "proj_mlp")
 SINGLE_OUT = ("single_transformer_blocks.*.proj_out",)
 
+ANATOMY = Anatomy(
+    blocks=("transformer_blocks.*", "single_transformer_blocks.*"),
+    depths=("num_layers", "num_single_layers"),
+    modulations=("transformer_blocks.*.norm1.linear", "transformer_blocks.*.norm1_context.linear")
+    + ("single_transformer_blocks.*.norm.linear", "norm_out.linear"),
+    conditions=("time_text_embed",),
+    tails=("transformer_blocks.*.ff.net.2", "transformer_blocks.*.ff_context.net.2")
+    + ("single_transformer_blocks.*.proj_out",),
+)
+
 FAMILY = Family(
     name="flux",
     pipeline="FluxPipeline",
@@ -140,4 +151,5 @@ FAMILY = Family(
     multiple=16,
     options=options,
     embeds=embeds,
+    anatomy=ANATOMY,
 )

@@ -21,6 +21,7 @@ from limner.families.latents import draw_latent, draw_noise
 from limner.families.source import Source
 from limner.graph.unit import unit
 from limner.nn import flow, patch, text
+from limner.nn.anatomy import Anatomy
 
 STATES = (9, 18, 27)
 """Inner states of the text encoder that are read; its pipeline's ``text_encoder_out_layers``."""
@@ -117,6 +118,16 @@ JOINT = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_o
 FEED = ("ff.linear_in", "ff.linear_out", "ff_context.linear_in", "ff_context.linear_out")
 SINGLE = ("attn.to_qkv_mlp_proj", "single_transformer_blocks.*.attn.to_out")
 
+ANATOMY = Anatomy(
+    blocks=("transformer_blocks.*", "single_transformer_blocks.*"),
+    depths=("num_layers", "num_single_layers"),
+    modulations=("double_stream_modulation_img.linear", "double_stream_modulation_txt.linear")
+    + ("single_stream_modulation.linear", "norm_out.linear"),
+    conditions=("time_guidance_embed",),
+    tails=("transformer_blocks.*.ff.linear_out", "transformer_blocks.*.ff_context.linear_out")
+    + ("single_transformer_blocks.*.attn.to_out",),
+)
+
 FAMILY = Family(
     name="flux2",
     pipeline="Flux2KleinPipeline",
@@ -140,4 +151,5 @@ FAMILY = Family(
     multiple=16,
     options=options,
     embeds=embeds,
+    anatomy=ANATOMY,
 )

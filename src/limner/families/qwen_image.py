@@ -20,6 +20,7 @@ from limner.families.latents import draw_latent, draw_noise
 from limner.families.source import Source
 from limner.graph.unit import unit
 from limner.nn import flow, patch
+from limner.nn.anatomy import Anatomy
 from limner.nn.ragged import mask_or_none
 
 CHAT = (
@@ -104,6 +105,14 @@ ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
 JOINT = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
 FEED = ("img_mlp.net.0.proj", "img_mlp.net.2", "txt_mlp.net.0.proj", "txt_mlp.net.2")
 
+ANATOMY = Anatomy(
+    blocks=("transformer_blocks.*",),
+    depths=("num_layers",),
+    modulations=("transformer_blocks.*.img_mod.1", "transformer_blocks.*.txt_mod.1", "norm_out.linear"),
+    conditions=("time_text_embed",),
+    tails=("transformer_blocks.*.img_mlp.net.2", "transformer_blocks.*.txt_mlp.net.2"),
+)
+
 FAMILY = Family(
     name="qwen-image",
     pipeline="QwenImagePipeline",
@@ -127,5 +136,6 @@ FAMILY = Family(
     multiple=16,
     options=options,
     embeds=embeds,
+    anatomy=ANATOMY,
     ragged=frozenset({"context", "text_mask"}),
 )

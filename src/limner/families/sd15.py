@@ -70,6 +70,7 @@ FAMILY = Family(
     multiple=8,
     options=options,
     embeds=embeds,
+    anatomy=diffusion.ANATOMY,
     resolution=512,
     left_out=("safety_checker", "feature_extractor", "image_encoder"),
 )

@@ -100,5 +100,6 @@ FAMILY = Family(
     multiple=8,
     options=options,
     embeds=embeds,
+    anatomy=diffusion.ANATOMY,
     left_out=("image_encoder", "feature_extractor"),
 )

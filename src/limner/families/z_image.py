@@ -20,6 +20,7 @@ from limner.families.latents import draw_latent, draw_noise, encode_image
 from limner.families.source import Source
 from limner.graph.unit import unit
 from limner.nn import flow, text
+from limner.nn.anatomy import Anatomy
 
 
 @unit("tokens", uses=("tokenizer",))
@@ -75,6 +76,14 @@ def embeds(texts: Mapping[str, Tensor]) -> Mapping[str, list[Tensor]]:
 ATTENTION = ("attention.to_q", "attention.to_k", "attention.to_v", "attention.to_out.0")
 FEED = ("feed_forward.w1", "feed_forward.w2", "feed_forward.w3")
 
+ANATOMY = Anatomy(
+    blocks=("noise_refiner.*", "context_refiner.*", "layers.*"),
+    depths=("n_refiner_layers", "n_refiner_layers", "n_layers"),
+    modulations=("noise_refiner.*.adaLN_modulation.0", "layers.*.adaLN_modulation.0"),
+    conditions=("t_embedder",),
+    # no tails: a norm stands behind the last linear layer of each block, and its gradient reads its input
+)
+
 FAMILY = Family(
     name="z-image",
     pipeline="ZImagePipeline",
@@ -98,5 +107,6 @@ FAMILY = Family(
     multiple=16,
     options=options,
     embeds=embeds,
+    anatomy=ANATOMY,
     ragged=frozenset({"context", "text_mask"}),
 )

@@ -9,10 +9,13 @@ from torch import nn
 
 @dataclass(frozen=True, kw_only=True)
 class Anatomy:
-    """Names of modules, ``*`` standing for anything but a dot. What a family says of its denoiser."""
+    """Names of modules, ``*`` standing for anything but a dot. What a family says of its denoiser.
+
+    ``a.*|a.*.b.*`` is one pattern with two ways to fit it.
+    """
 
     blocks: tuple[str, ...]
-    """The repeated blocks: patterns in running order, the modules of each by their indices."""
+    """The repeated blocks: patterns in running order, the modules of each by the numbers in their names."""
     modulations: tuple[str, ...] = ()
     """Linear layers that read one vector per image, known before the first block: AdaLN and its kin."""
     conditions: tuple[str, ...] = ()
@@ -24,10 +27,20 @@ class Anatomy:
 
     def blocks_of(self, model: nn.Module) -> dict[str, nn.Module]:
         """The repeated blocks by name, in running order."""
-        return {name: block for pattern in self.blocks for name, block in matching(model, (pattern,)).items()}
+        found: dict[str, nn.Module] = {}
+        for pattern in self.blocks:
+            some = matching(model, (pattern,))
+            found |= {name: some[name] for name in sorted(some, key=_numbers)}
+        return found
+
+
+def _numbers(name: str) -> list[int]:
+    return [int(part) for part in name.split(".") if part.isdigit()]
 
 
 def matching(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Module]:
     """Modules whose name fits one of the patterns, in the model's order."""
-    fits = [re.compile(re.escape(pattern).replace(r"\*", "[^.]+")) for pattern in patterns]
+    fits = [
+        re.compile(re.escape(pattern).replace(r"\*", "[^.]+").replace(r"\|", "|")) for pattern in patterns
+    ]
     return {name: module for name, module in model.named_modules() if any(f.fullmatch(name) for f in fits)}
