@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from limner.errors import BadRecipe
 from limner.families import rectified
 from limner.families.base import Objective
 from limner.families.source import Source
@@ -34,3 +35,14 @@ def test_the_loss_is_the_error_of_the_velocity():
     guess = torch.stack([torch.ones(1, 2, 2), torch.full((1, 2, 2), 3.0)])
     seen = rectified.measure.run({}, {"latent": latent, "noise": noise, "guess": guess})
     assert seen["loss"].tolist() == [0.0, 4.0]
+
+
+def test_guidance_is_for_bases_that_have_an_input_for_it(tmp_path: Path):
+    (tmp_path / "transformer").mkdir()
+    config = tmp_path / "transformer" / "config.json"
+    config.write_text('{"guidance_embeds": true}')
+    assert rectified.guidance(Source(tmp_path, "dev"), Objective(guidance=3.5)) == 3.5
+    config.write_text('{"guidance_embeds": false}')
+    assert rectified.guidance(Source(tmp_path, "schnell"), Objective()) is None
+    with pytest.raises(BadRecipe, match=r"train.guidance is 3.5, and schnell has no input for guidance"):
+        rectified.guidance(Source(tmp_path, "schnell"), Objective(guidance=3.5))

@@ -1,15 +1,18 @@
 import pytest
 import torch
 
-from limner.errors import BadLora
+from limner.errors import BadLora, BadRecipe
 from limner.lora import file, stock
 from limner.run import export as module
 from limner.run.cache import stock as fill
 from limner.run.export import about, export, exported_steps
+from limner.run.generate import Settings, generate
 from limner.run.rundir import RunDir
 from limner.run.setting import prepare
+from limner.run.train import train
 from limner.run.trainee import Trainee
 from small import Told, wish
+from tiny import save_sdxl
 
 
 def trainee(base, photos, **sections) -> Trainee:
@@ -102,3 +105,39 @@ def test_other_tools_get_files_of_their_own(tiny_base, photos, tmp_path):
         assert f"lora-{tool}.safetensors for {tool}, read back within" in told.text
     assert held.form == "kohya (native names)"
     assert held.metadata["ss_network_module"] == "networks.lora"
+
+
+@pytest.fixture(scope="module")
+def tiny_sdxl(tmp_path_factory):
+    return save_sdxl(tmp_path_factory.mktemp("bases") / "tiny-sdxl")
+
+
+def test_a_module_that_a_tool_cannot_hold_is_told_before_anything_is_computed(tiny_sdxl, photos, tmp_path):
+    recipe = wish(
+        tiny_sdxl, photos, lora={"text_encoders": ["text_encoder"]}, export={"for": ["comfyui", "diffsynth"]}
+    )
+    told = Told()
+    with pytest.raises(
+        BadRecipe,
+        match=r'export.for names "diffsynth".*text_encoder.*no text_encoder of sdxl.*remove "diffsynth"',
+    ):
+        train(recipe, tmp_path / "run", told)
+    assert not told.counts and not list((tmp_path / "run").glob("checkpoints/*"))
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' Euler
+def test_what_the_base_s_denoiser_says_is_in_the_file_and_heard_when_painting(tiny_sdxl, photos, tmp_path):
+    wishes = {"prediction": "v", "zero_terminal_snr": True, "steps": 1}
+    told = Told()
+    train(wish(tiny_sdxl, photos, train=wishes), tmp_path / "run", told)
+    said = file.read(tmp_path / "run" / "lora.safetensors").metadata
+    assert said["modelspec.prediction_type"] == "v" and said["ss_zero_terminal_snr"] == "True"
+    (picture,) = generate(
+        tmp_path / "run",
+        base=None,
+        prompts=["x"],
+        out=tmp_path / "pictures",
+        settings=Settings(steps=1, width=32, height=32),
+        say=told,
+    )
+    assert picture.is_file() and "painting with prediction_type = v_prediction, rescale" in told.text

@@ -42,6 +42,8 @@ class Canvas:
     steps: int
     guidance: float | None = None
     seed: int = 0
+    sampler: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the sampler, over those of its config."""
 
     @property
     def asked(self) -> dict[str, int]:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from limner.errors import BadRecipe
 from limner.families.base import Canvas, Objective
+from limner.families.sampler import WORDS
 from limner.families.source import Source
 from limner.graph.unit import unit
 from limner.nn import ddpm, flow
@@ -24,8 +25,6 @@ ANATOMY = Anatomy(
     tails=tuple(f"{place}.attentions.*.transformer_blocks.*.ff.net.2" for place in PLACES),
 )
 """Of both convolutional denoisers, whose depth no single number of the config says."""
-
-WORDS = {"epsilon": ddpm.EPSILON, "v": ddpm.VELOCITY}
 
 
 @unit("noise")

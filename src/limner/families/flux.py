@@ -74,7 +74,7 @@ def constants(source: Source, objective: Objective) -> Mapping[str, Any]:
     return {
         "text_length": source.facts.get("text_length", 512 if guided else 256),
         **rectified.times(source, objective),
-        "guidance": objective.guidance if guided else None,
+        "guidance": rectified.guidance(source, objective),
     }
 
 

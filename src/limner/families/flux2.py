@@ -84,11 +84,10 @@ def denoise(  # noqa: PLR0913  what the transformer reads is what it reads
 
 def constants(source: Source, objective: Objective) -> Mapping[str, Any]:
     """What the base's configs decide, unless the recipe decides otherwise."""
-    guided = bool(source.config("transformer").get("guidance_embeds"))
     return {
         "text_length": source.facts.get("text_length", 512),
         **rectified.times(source, objective, patch=1, own=flow.empirical_shift),
-        "guidance": objective.guidance if guided else None,
+        "guidance": rectified.guidance(source, objective),
     }
 
 

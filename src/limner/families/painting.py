@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from limner.families.base import Canvas, Family
+from limner.families.sampler import sampler
 from limner.families.source import Source
 from limner.nn.ragged import together
 
@@ -30,7 +31,7 @@ def paint(
         blank: The same values of the empty prompt, which guidance leads away from.
         canvas: Size, steps, guidance.
     """
-    pipe = _pipeline(family, source, models)
+    pipe = _pipeline(family, source, models, canvas)
     chosen = family.options(source, canvas)
     chosen.pop("negative_prompt", None)
     out: list[Image.Image] = []
@@ -44,16 +45,15 @@ def paint(
     return out
 
 
-def _pipeline(family: Family, source: Source, models: Mapping[str, Any]) -> Any:
+def _pipeline(family: Family, source: Source, models: Mapping[str, Any], canvas: Canvas) -> Any:
     """The stock pipeline without tokenizers and text encoders."""
     import diffusers  # takes half a second to load
 
     here = {name: models[name] for name in ("vae", family.denoiser)}
     flags = {name: value for name, value in source.index.items() if isinstance(value, bool)}
     stock: Any = getattr(diffusers, family.pipeline)  # its annotations forbid the None that it accepts
-    sampler = getattr(diffusers, source.index["scheduler"][1])
     pipe = stock(
-        scheduler=sampler.from_config(source.config("scheduler")),
+        scheduler=sampler(source, canvas.sampler),
         **{name: here.get(name) for name in (*family.parts, *family.left_out)},
         **flags,
     )

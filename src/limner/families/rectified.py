@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from limner.errors import BadRecipe
 from limner.families.base import Objective
 from limner.families.source import Source
 from limner.graph.unit import unit
@@ -62,3 +63,19 @@ def times(
         "time_shift": own_shift if objective.time_shift is None else objective.time_shift,
         "patch": patch,
     }
+
+
+def guidance(source: Source, objective: Objective, denoiser: str = "transformer") -> float | None:
+    """The guidance that the denoiser is told of while it trains; None when it has no such input.
+
+    Raises:
+        BadRecipe: It has none, and the recipe names one.
+    """
+    if source.config(denoiser).get("guidance_embeds"):
+        return objective.guidance
+    if objective.guidance != Objective.guidance:
+        raise BadRecipe(
+            f"train.guidance is {objective.guidance:g}, and {source.name} has no input for guidance "
+            f"({denoiser}/config.json: guidance_embeds). Remove it; sample.guidance is for pictures."
+        )
+    return None

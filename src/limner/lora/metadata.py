@@ -35,6 +35,10 @@ class About:
     author: str = ""
     description: str = ""
     license: str = ""
+    prediction: str = ""
+    """ModelSpec's word for what a denoiser in steps says: "epsilon" or "v"."""
+    zero_terminal_snr: bool = False
+    """Whether its last step is pure noise."""
     date: str = ""
     """ISO 8601; now, when empty."""
 
@@ -62,6 +66,7 @@ def metadata(about: About, components: Mapping[str, Adapter]) -> dict[str, str]:
         "ss_resolution": f"({size[0]}, {size[1]})" if size else "",
         "ss_steps": _number(about.steps),
         "ss_seed": _number(about.seed),
+        "ss_zero_terminal_snr": "True" if about.zero_terminal_snr else "",
         "ss_trigger_words": about.trigger,
         "ss_tag_frequency": _json({f"1_{about.trigger}": {about.trigger: 1}}) if about.trigger else "",
     }
@@ -79,6 +84,7 @@ def _modelspec(about: About) -> dict[str, str]:
         "modelspec.description": about.description,
         "modelspec.author": about.author,
         "modelspec.license": about.license,
+        "modelspec.prediction_type": about.prediction,
         "modelspec.date": about.date or datetime.now(UTC).isoformat(timespec="seconds"),
         "modelspec.trigger_phrase": about.trigger,
         "modelspec.usage_hint": f"Write {about.trigger!r} in the prompt." if about.trigger else "",

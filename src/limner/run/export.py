@@ -1,13 +1,17 @@
 """Export: the LoRA file that other tools load, re-read by their rules before it counts as written."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from limner.errors import BadLora
+from limner.errors import BadLora, BadRecipe
+from limner.families.sampler import spoken
 from limner.lora import file, stock
+from limner.lora.adapter import Factors
 from limner.lora.metadata import About, metadata
-from limner.lora.targets import DIFFUSERS, target
+from limner.lora.targets import DIFFUSERS, spell, target
 from limner.run.lora import save
 from limner.run.rundir import RunDir
 from limner.run.say import Say
@@ -41,6 +45,37 @@ def export(trainee: Trainee, run: RunDir, say: Say) -> Path:
     return run.lora_path
 
 
+def require_exportable(setting: Setting, layers: Mapping[str, tuple[nn.Module, Sequence[str]]]) -> None:
+    """Find out before training whether every tool of ``export.for`` can hold what will be trained.
+
+    Args:
+        setting: The run.
+        layers: Component -> its model, or its skeleton, and the names of the layers to be trained.
+
+    Raises:
+        BadRecipe: One cannot.
+    """
+    blank = {
+        component: {name: _blank(model.get_submodule(name).get_parameter("weight")) for name in names}
+        for component, (model, names) in layers.items()
+    }
+    for tool in setting.recipe.export.for_:
+        try:
+            spell(blank, setting.family.pipeline, target(tool))
+        except BadLora as error:
+            reason = str(error).partition(" Leave such modules out")[0].removesuffix(".")
+            raise BadRecipe(
+                f'export.for names "{tool}", and: {reason}. Train others with lora.targets or '
+                f'lora.text_encoders, or remove "{tool}".'
+            ) from error
+
+
+def _blank(weight: torch.Tensor) -> Factors:
+    """A change of rank 1 that is zero."""
+    up = torch.zeros(weight.shape[0], 1, *[1] * (weight.dim() - 2))
+    return Factors(torch.zeros(1, *weight.shape[1:]), up)
+
+
 def exported_steps(run: RunDir) -> int | None:
     """How many steps the exported file was trained for; None when there is none, or not one of ours."""
     try:
@@ -53,6 +88,7 @@ def about(setting: Setting) -> About:
     """What the file says of itself: what a person needs to use it, no captions, no paths."""
     wish = setting.recipe
     architecture, version = setting.family.identity(setting.source)
+    prediction, dark = spoken(setting.family, setting.source, setting.objective)
     return About(
         title=wish.name,
         architecture=f"{architecture}/lora",
@@ -62,4 +98,6 @@ def about(setting: Setting) -> About:
         resolution=(setting.resolution, setting.resolution),
         steps=wish.train.steps,
         seed=wish.seed,
+        prediction=prediction,
+        zero_terminal_snr=dark,
     )

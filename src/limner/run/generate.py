@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from limner.errors import BadBase, BadLora, BadUsage
 from limner.families import family_of
 from limner.families.base import Canvas, Family
 from limner.families.loading import BROKEN, first_line, hush
+from limner.families.sampler import sampler, told
 from limner.families.source import Source
 from limner.lora import file, stock
 from limner.recipe import toml
@@ -73,7 +75,11 @@ def generate(  # noqa: PLR0913  what a picture is made of
     family = family_of(str(source.index.get("_class_name", "")))
     for side, pixels in (("--width", settings.width), ("--height", settings.height)):
         family.check_side(side, pixels)
-    pipe = pipeline(family, source, path, settings.weight)
+    wishes = told(family, source, file.read(path).metadata)
+    if wishes:
+        words = ", ".join(f"{key} = {value}" for key, value in wishes.items())
+        say.line(f"The LoRA was trained for another sampler than {source.name} names; painting with {words}.")
+    pipe = pipeline(family, source, path, settings.weight, wishes)
     side = int(source.facts.get("resolution", family.resolution))
     canvas = Canvas(
         width=settings.width or side,
@@ -97,8 +103,22 @@ def generate(  # noqa: PLR0913  what a picture is made of
     return written
 
 
-def pipeline(family: Family, source: Source, lora: Path | None, weight: float = 1.0) -> Any:
-    """The stock pipeline of a base with a LoRA file in it, on the best device here."""
+def pipeline(
+    family: Family,
+    source: Source,
+    lora: Path | None,
+    weight: float = 1.0,
+    wishes: Mapping[str, Any] | None = None,
+) -> Any:
+    """The stock pipeline of a base with a LoRA file in it, on the best device here.
+
+    Args:
+        family: The family of the base.
+        source: The base.
+        lora: The file; None for the base alone.
+        weight: Strength of the LoRA.
+        wishes: Settings of the sampler, over those of its config.
+    """
     import diffusers
 
     hush()
@@ -117,6 +137,8 @@ def pipeline(family: Family, source: Source, lora: Path | None, weight: float = 
     except BROKEN as error:
         raise BadBase(f"{source.name} cannot be loaded: {first_line(error)}. {source.again}") from error
     pipe.set_progress_bar_config(disable=True)
+    if wishes:
+        pipe.scheduler = sampler(source, wishes)
     if lora is not None:
         stock.load(pipe, lora)
         if weight != 1.0:

@@ -11,6 +11,7 @@ import torch
 
 from limner.families import family_of
 from limner.families.base import Canvas, Family
+from limner.families.sampler import wished
 from limner.families.source import Source
 from limner.files import atomic_write, write_json, write_text
 from limner.nn import processes
@@ -19,7 +20,7 @@ from limner.recipe.schema import Recipe
 from limner.run.generate import pipeline
 from limner.run.rundir import RunDir
 from limner.run.say import Say
-from limner.run.setting import source_of
+from limner.run.setting import objective_of, source_of
 
 FACTS = "painted.json"
 """In the folder of the prior: what its pictures were painted from."""
@@ -46,6 +47,7 @@ def prior(recipe: Recipe, run: RunDir, say: Say) -> Path | None:
             "side": side,
             "steps": recipe.sample.steps,
             "guidance": recipe.sample.guidance,
+            **wished(objective_of(recipe)),
         }
         _begin(run.prior_path, facts)
         canvas = Canvas(width=side, height=side, steps=recipe.sample.steps, guidance=recipe.sample.guidance)
@@ -70,7 +72,7 @@ def _paint(  # noqa: PLR0913  what a picture is made of
     todo = [n for n in range(len(jobs)) if not (place / f"{n:04d}.png").exists()]
     if not todo:
         return
-    pipe = pipeline(family, source, None)
+    pipe = pipeline(family, source, None, wishes=wished(objective_of(recipe)))
     options = family.options(source, canvas)
     with say.steps("Painting the prior", len(todo)) as bar:
         for number in todo:

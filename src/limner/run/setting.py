@@ -46,6 +46,7 @@ class Setting:
     """What the held-out loss is measured on."""
     truly_held_out: bool
     """False when the held-out views are a fixed subset of the training images."""
+    objective: Objective
     units: tuple[Unit, ...]
     trained: dict[str, int]
     """Model -> its first trained layer."""
@@ -154,7 +155,8 @@ def prepare(
     cuts = crops({*shown, *kept}, sizes) if follows(recipe.data.crop) else {}
     seen = {"buckets": sizes, "flip": recipe.data.flip, "dropout": recipe.data.caption_dropout > 0}
     usual = views(_usual(recipe, prior), **seen) if prior else ()
-    units = family.bound(source, _objective(recipe))
+    objective = objective_of(recipe)
+    units = family.bound(source, objective)
     trained = _trained(recipe, family, source)
     return Setting(
         recipe=recipe,
@@ -169,6 +171,7 @@ def prepare(
         prior=len(usual),
         held_out=_plain(views(kept, buckets=sizes, flip=False, dropout=False, crops=cuts)),
         truly_held_out=truly,
+        objective=objective,
         units=units,
         trained=trained,
         cut=split(units, trained),
@@ -236,7 +239,8 @@ def _plain(every: tuple[View, ...]) -> tuple[View, ...]:
     return tuple(first.values())
 
 
-def _objective(recipe: Recipe) -> Objective:
+def objective_of(recipe: Recipe) -> Objective:
+    """The wishes of a recipe that change what is learned."""
     wish = recipe.train
     words: dict[str | float, float | None] = {"auto": None, "none": 1.0}
     return Objective(

@@ -11,12 +11,13 @@ import torch
 
 from limner.errors import Diverged, Stopped
 from limner.families.loading import skeleton
+from limner.families.sampler import sampler, wished
 from limner.nn import processes
 from limner.nn.fit import Average, Fit, Step, fit
 from limner.nn.optim import optimizer, schedule
 from limner.recipe.schema import Recipe
 from limner.run.cache import prompts_of, record, stock
-from limner.run.export import export, exported_steps
+from limner.run.export import export, exported_steps, require_exportable
 from limner.run.interrupt import Interrupt
 from limner.run.prior import prior
 from limner.run.progress import Progress, newest
@@ -78,16 +79,20 @@ def _require_possible(setting: Setting) -> None:
     """Find out before anything is computed what could only fail after it.
 
     Raises:
-        BadRecipe: A target matches nothing, or the package of an optimizer or a tracker is missing.
+        BadRecipe: A target matches nothing; a tool cannot hold what is trained; a sampler cannot show it; or
+            the package of an optimizer or a tracker is missing.
     """
     wish = setting.recipe
     if wish.track.with_:
         check(list(wish.track.with_))
-    groups = []
+    sampler(setting.source, wished(setting.objective))
+    groups, layers = [], {}
     for name in setting.trained:
-        targets(setting, name, skeleton(setting.family, setting.source, name, dtype=setting.dtype))
+        model = skeleton(setting.family, setting.source, name, dtype=setting.dtype)
+        layers[name] = model, targets(setting, name, model)
         probe = torch.nn.Parameter(torch.zeros(1, device=setting.device))
         groups.append({"params": [probe], "lr": rate(setting, name)})
+    require_exportable(setting, layers)
     _optimizer(setting, groups)
 
 

@@ -13,6 +13,7 @@ from limner.data.order import micro_batches
 from limner.families import painting
 from limner.families.base import Canvas
 from limner.families.loading import load
+from limner.families.sampler import wished
 from limner.graph.unit import run as run_units
 from limner.lora.adapter import Factors, from_peft
 from limner.nn import lora, processes
@@ -171,6 +172,7 @@ class Trainee:
             steps=wish.steps,
             guidance=wish.guidance,
             seed=wish.seed,
+            sampler=wished(setting.objective),
         )
         self.dropping(on=False)
         try:

@@ -1,0 +1,71 @@
+"""The sampler of a base, told what its own config does not say of what a LoRA was trained for."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from limner.errors import BadRecipe
+from limner.families.base import Family, Objective
+from limner.families.source import Source
+from limner.lora.metadata import SOFTWARE
+from limner.nn import ddpm
+
+WORDS = {"epsilon": ddpm.EPSILON, "v": ddpm.VELOCITY}
+"""ModelSpec's and the recipe's words -> diffusers'."""
+
+
+def wished(objective: Objective) -> dict[str, Any]:
+    """Settings of the sampler that paints what is trained, where a recipe contradicts the base's own."""
+    told: dict[str, Any] = {}
+    if objective.prediction is not None:
+        told["prediction_type"] = WORDS[objective.prediction]
+    if objective.zero_terminal_snr is not None:
+        told["rescale_betas_zero_snr"] = objective.zero_terminal_snr
+    if objective.zero_terminal_snr:  # Lin et al. 2023, arXiv:2305.08891, section 3.3: begin at the last step
+        told["timestep_spacing"] = "trailing"
+    return told
+
+
+def spoken(family: Family, source: Source, objective: Objective) -> tuple[str, bool]:
+    """What the metadata says: "epsilon" or "v", and whether the last step is pure noise; "" of a flow."""
+    if "prediction" not in family.wishes:
+        return "", False
+    said = {"prediction_type": ddpm.EPSILON, **source.config("scheduler"), **wished(objective)}
+    words = {theirs: ours for ours, theirs in WORDS.items()}
+    return words[said["prediction_type"]], bool(said.get("rescale_betas_zero_snr"))
+
+
+def told(family: Family, source: Source, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The same settings, of a LoRA that Limner wrote, as far as the base's own config differs from them."""
+    prediction = metadata.get("modelspec.prediction_type", "")
+    ours = metadata.get("software", "").startswith(SOFTWARE)
+    if not ours or prediction not in WORDS or "prediction" not in family.wishes:
+        return {}
+    dark = metadata.get("ss_zero_terminal_snr") == "True"
+    own = spoken(family, source, Objective())
+    return wished(
+        Objective(
+            prediction=None if prediction == own[0] else prediction,
+            zero_terminal_snr=None if dark == own[1] else dark,
+        )
+    )
+
+
+def sampler(source: Source, wishes: Mapping[str, Any]) -> Any:
+    """The base's own sampler, with ``wishes`` over its config.
+
+    Raises:
+        BadRecipe: That sampler knows no such setting, and would paint as if it had not been told.
+    """
+    import diffusers
+
+    name = source.index["scheduler"][1]
+    kind = getattr(diffusers, name)
+    known = inspect.signature(kind).parameters
+    if deaf := [f"{key} = {value}" for key, value in wishes.items() if value and key not in known]:
+        raise BadRecipe(
+            f"{source.name} paints by {name}, which knows no {deaf[0]}: it could not show what is trained. "
+            "Remove train.zero_terminal_snr, or name a sampler that knows it in the base's model_index.json "
+            "and scheduler/scheduler_config.json, such as DDIMScheduler."
+        )
+    return kind.from_config({**source.config("scheduler"), **wishes})

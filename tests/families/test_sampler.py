@@ -1,0 +1,51 @@
+"""What a base's sampler is told, so that pictures show what was trained."""
+
+from pathlib import Path
+
+import pytest
+
+from limner.errors import BadRecipe
+from limner.families.base import Objective
+from limner.families.flux import FAMILY as FLUX
+from limner.families.sampler import sampler, spoken, told, wished
+from limner.families.sd15 import FAMILY as SD15
+from limner.families.sdxl import FAMILY as SDXL
+from limner.families.source import Source, locate
+from tiny import save_sd15, save_sdxl
+
+V = Objective(prediction="v", zero_terminal_snr=True)
+
+
+@pytest.fixture(scope="module")
+def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    return locate(str(save_sdxl(tmp_path_factory.mktemp("bases") / "sdxl")), folders={})
+
+
+def test_a_recipe_that_contradicts_the_base_is_heard_when_painting(sdxl: Source):
+    made = sampler(sdxl, wished(V))
+    assert made.config.prediction_type == "v_prediction" and made.config.rescale_betas_zero_snr
+    assert made.config.timestep_spacing == "trailing"
+    assert made.config.beta_end == sdxl.config("scheduler")["beta_end"]
+    plain = sampler(sdxl, wished(Objective()))
+    assert plain.config.prediction_type == "epsilon" and plain.config.timestep_spacing == "leading"
+
+
+def test_a_sampler_that_cannot_begin_at_pure_noise_is_refused(tmp_path: Path):
+    source = locate(str(save_sd15(tmp_path / "sd15")), folders={})
+    assert sampler(source, wished(Objective(prediction="v"))).config.prediction_type == "v_prediction"
+    with pytest.raises(
+        BadRecipe, match=r"PNDMScheduler, which knows no rescale_betas_zero_snr.*DDIMScheduler"
+    ):
+        sampler(source, wished(V))
+    assert spoken(SD15, source, Objective()) == ("epsilon", False)
+
+
+def test_files_say_what_they_were_trained_for_and_are_believed(sdxl: Source):
+    assert spoken(SDXL, sdxl, V) == ("v", True) and spoken(FLUX, sdxl, Objective()) == ("", False)
+    ours = {"software": "Limner 1", "modelspec.prediction_type": "v", "ss_zero_terminal_snr": "True"}
+    assert told(SDXL, sdxl, ours) == wished(V)
+    assert (
+        told(SDXL, sdxl, {**ours, "modelspec.prediction_type": "epsilon", "ss_zero_terminal_snr": ""}) == {}
+    )
+    assert told(SDXL, sdxl, {**ours, "software": "another"}) == {}
+    assert told(FLUX, sdxl, ours) == {}
