@@ -1,0 +1,67 @@
+"""Products of 8 bits by 8 bits with a frozen weight, and their gradient: W8A8. Opt-in, for speed.
+
+y = x W^T with W = diag(s) Q: each row of x is scaled into 8 bits, so y = diag(r) X Q^T diag(s), where the
+scales wait until after the product. The gradient of x sums over the outputs, where s cannot wait: it is
+folded into the gradient first, dx = (g diag(s)) Q, whose rows are then scaled into 8 bits as those of x are.
+Gradients are stored in e4m3, too: within a row their range is small, and e5m2 rounds twice as coarsely.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limner.errors import BadRecipe
+from limner.nn.quantised import in_rows
+from limner.nn.storage import Kind
+
+FEWEST = 16
+"""Rows up to which the product with the full weight is used: integer kernels want more, and gain nothing."""
+SIDES = 16
+"""What both sides of a weight must be multiples of, for the kernels of the devices."""
+CAPABLE = {"int8": (8, 0), "fp8": (8, 9)}
+"""The oldest CUDA devices with such products."""
+
+
+def require(kind: Kind, device: torch.device) -> None:
+    """Raise ``BadRecipe`` where 8 bits cannot be multiplied: CPUs do the same algebra in float32."""
+    if kind == "nf4":
+        raise BadRecipe("Weights in nf4 cannot be multiplied in 8 bits. Store them in int8 or fp8.")
+    if device.type == "cuda" and (mine := torch.cuda.get_device_capability(device)) < CAPABLE[kind]:
+        raise BadRecipe(
+            f"This GPU (compute capability {mine[0]}.{mine[1]}) does not multiply {kind}, which needs "
+            f"{CAPABLE[kind][0]}.{CAPABLE[kind][1]}. Leave the products in full precision."
+        )
+    if device.type == "mps":
+        raise BadRecipe("This device does not multiply in 8 bits. Leave the products in full precision.")
+
+
+def product(x: Tensor, stored: Tensor, scale: Tensor, *, kind: Kind) -> Tensor:
+    """Multiply x (M, K) by the transpose of the stored weight (N, K): (M, N) in the dtype of x."""
+    rows, each = in_rows(x, kind)
+    weight = _codes(stored, kind)
+    return _multiply(rows, weight.t(), each, scale.t(), x.dtype)
+
+
+def input_gradient(gradient: Tensor, stored: Tensor, scale: Tensor, *, kind: Kind) -> Tensor:
+    """The gradient (M, N) times the stored weight (N, K): (M, K) in the dtype of the gradient."""
+    rows, each = in_rows(gradient.float() * scale.t(), kind)
+    weight = _codes(stored, kind)
+    if gradient.is_cuda:  # the kernels read the right factor column by column
+        weight = weight.t().contiguous().t()
+    ones = torch.ones(1, weight.shape[1], device=gradient.device)
+    return _multiply(rows, weight, each, ones, gradient.dtype)
+
+
+def _codes(stored: Tensor, kind: Kind) -> Tensor:
+    return stored if kind == "int8" else stored.view(torch.float8_e4m3fn)
+
+
+def _multiply(left: Tensor, right: Tensor, rows: Tensor, columns: Tensor, dtype: torch.dtype) -> Tensor:
+    """diag(rows) left right diag(columns): on CUDA by its 8-bit kernels, elsewhere in float32."""
+    if not left.is_cuda or any(side % SIDES for side in right.shape):
+        return (left.float() @ right.float()).mul_(rows).mul_(columns).to(dtype)
+    if left.dtype == torch.int8:
+        return torch._int_mm(left, right).float().mul_(rows).mul_(columns).to(dtype)
+    scaled: Any = torch._scaled_mm  # by rows it gives bf16 and nothing else
+    return scaled(left, right, scale_a=rows, scale_b=columns, out_dtype=torch.bfloat16).to(dtype)

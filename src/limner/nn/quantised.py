@@ -1,0 +1,166 @@
+"""Weights in 8 and 4 bits, and back: int8 and fp8 with a scale per output, NF4 in blocks of 64 numbers.
+
+NF4 is laid out as bitsandbytes lays it out, so that its kernels read the same bytes: two numbers to a byte,
+the first in the high half. The scales of the blocks are themselves kept in 8 bits (QLoRA, section 3).
+"""
+
+import importlib
+import importlib.util
+from functools import cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from limner.nn.storage import BLOCK, GROUP, Kind
+
+Stored = tuple[Tensor, ...]
+"""int8: (N, K) int8, (N, 1) float32. fp8: (N, K) uint8, the bits of e4m3; (N, 1) float32.
+nf4: (B * 32,) uint8, two numbers each; (B,) uint8, their scales; (G, 2) float32, the scales' least and step,
+with B blocks of 64 numbers in groups G of 256 blocks. Bytes, so that no change of precision touches them."""
+Kernels = Literal["torch", "bitsandbytes"]
+"""What turns NF4 into numbers. Both read the same bytes."""
+
+LARGEST = {"int8": 127.0, "fp8": 448.0}
+"""Of the numbers in a row of 8 bits."""
+CHUNK = 1 << 22
+"""Numbers that are converted at once: what a conversion needs beside its weight does not grow with it."""
+
+# Quantiles of the normal distribution, one of them zero, scaled to [-1, 1]: QLoRA, appendix E.
+NF4 = (
+    -1.0,
+    -0.6961928009986877,
+    -0.5250730514526367,
+    -0.39491748809814453,
+    -0.28444138169288635,
+    -0.18477343022823334,
+    -0.09105003625154495,
+    0.0,
+    0.07958029955625534,
+    0.16093020141124725,
+    0.24611230194568634,
+    0.33791524171829224,
+    0.44070982933044434,
+    0.5626170039176941,
+    0.7229568362236023,
+    1.0,
+)
+
+
+def empty(kind: Kind, rows: int, columns: int, device: torch.device | str) -> Stored:
+    """Room for a weight (rows, columns): what :func:`quantize` fills."""
+    if kind == "nf4":
+        blocks = -(-rows * columns // BLOCK)
+        shapes = ((blocks * BLOCK // 2,), (blocks,), (-(-blocks // GROUP), 2))
+        kinds = (torch.uint8, torch.uint8, torch.float32)
+    else:
+        shapes = ((rows, columns), (rows, 1))
+        kinds = (torch.int8 if kind == "int8" else torch.uint8, torch.float32)
+    return tuple(torch.empty(s, dtype=d, device=device) for s, d in zip(shapes, kinds, strict=True))
+
+
+@torch.no_grad()
+def quantize(weight: Tensor, kind: Kind) -> Stored:
+    """Store a weight (N, K) of any floating dtype, on its device. A weight without data stays without.
+
+    Raises:
+        ValueError: It holds numbers that are not finite.
+    """
+    rows, columns = weight.shape
+    stored = empty(kind, rows, columns, weight.device)
+    if weight.is_meta:
+        return stored
+    if kind == "nf4":
+        _fill_blocks(weight, *stored)
+    else:
+        _fill_rows(weight, kind, *stored)
+    if not stored[-1].isfinite().all():
+        raise ValueError("a weight holds numbers that are not finite")
+    return stored
+
+
+def _fill_rows(weight: Tensor, kind: Kind, stored: Tensor, scale: Tensor) -> None:
+    rows = max(1, CHUNK // weight.shape[1])
+    for start in range(0, len(weight), rows):
+        some = slice(start, start + rows)
+        numbers, scales = in_rows(weight[some], kind)
+        stored[some] = numbers.view(stored.dtype)
+        scale[some] = scales
+
+
+def in_rows(given: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
+    """(M, K) as int8 or float8_e4m3fn, and the scale (M, 1), float32, of each row."""
+    full = given.float()
+    scale = full.abs().amax(dim=1, keepdim=True) / LARGEST[kind]
+    scale.masked_fill_(scale == 0, 1.0)
+    full = full / scale
+    if kind == "int8":
+        return full.round_().clamp_(-127, 127).to(torch.int8), scale
+    return full.clamp_(-LARGEST[kind], LARGEST[kind]).to(torch.float8_e4m3fn), scale
+
+
+def _fill_blocks(weight: Tensor, stored: Tensor, scale: Tensor, span: Tensor) -> None:
+    flat = weight.reshape(-1)
+    code = torch.tensor(NF4, device=weight.device)
+    bounds = (code[1:] + code[:-1]) / 2
+    most = torch.empty(len(scale), device=weight.device)
+    for start in range(0, len(flat), CHUNK):
+        some = flat[start : start + CHUNK].float()
+        blocks = F.pad(some, (0, -len(some) % BLOCK)).view(-1, BLOCK)
+        largest = blocks.abs().amax(dim=1)
+        first = start // BLOCK
+        most[first : first + len(blocks)] = largest
+        places = torch.bucketize(blocks * (1 / largest.clamp(min=1e-38))[:, None], bounds, out_int32=True)
+        halves = places.to(torch.uint8).view(-1, 2)
+        stored[start // 2 : start // 2 + len(halves)] = halves[:, 0] << 4 | halves[:, 1]
+    padding = -len(most) % GROUP
+    groups = torch.cat([most, most[-1:].expand(padding)]).view(-1, GROUP)
+    least = groups.amin(dim=1, keepdim=True)
+    step = (groups.amax(dim=1, keepdim=True) - least) / 255
+    span[:] = torch.cat([least, step], dim=1)
+    steps = ((groups - least) / step.masked_fill(step == 0, 1.0)).round_().clamp_(0, 255)
+    scale[:] = steps.view(-1)[: len(scale)].to(torch.uint8)
+
+
+def dequantize(
+    stored: Stored, kind: Kind, shape: tuple[int, int], dtype: torch.dtype, kernels: Kernels = "torch"
+) -> Tensor:
+    """The weight (N, K) in ``dtype``: code times scale, computed in float32 and rounded once."""
+    match kind:
+        case "int8":
+            return stored[0].to(dtype).mul_(stored[1])
+        case "fp8":
+            return stored[0].view(torch.float8_e4m3fn).to(dtype).mul_(stored[1])
+    most = _scales(*stored[1:])
+    if kernels == "bitsandbytes":
+        operator: Any = torch.ops.bitsandbytes.dequantize_4bit
+        return operator(stored[0], most, BLOCK, "nf4", shape, dtype)
+    made = torch.empty(len(most), BLOCK, dtype=dtype, device=most.device)
+    pairs = _pairs(most.device)
+    for start in range(0, len(most), CHUNK // BLOCK):
+        some = slice(start, start + CHUNK // BLOCK)
+        codes = F.embedding(stored[0].view(-1, BLOCK // 2)[some].to(torch.int32), pairs)
+        made[some] = codes.view(-1, BLOCK).mul_(most[some, None])
+    return made.view(-1)[: shape[0] * shape[1]].view(shape)
+
+
+def _scales(scale: Tensor, span: Tensor) -> Tensor:
+    """The largest magnitude of each block, (B,) float32."""
+    least, step = span[:, None].expand(-1, GROUP, -1).reshape(-1, 2)[: len(scale)].unbind(1)
+    return torch.addcmul(least, scale.float(), step)
+
+
+@cache
+def _pairs(device: torch.device) -> Tensor:
+    """(256, 2): the two numbers in a byte."""
+    code = torch.tensor(NF4, device=device)
+    return torch.stack([code.repeat_interleave(16), code.repeat(16)], dim=1)
+
+
+def kernels_for(device: torch.device) -> Kernels:
+    """The faster way to read NF4 that there is for a device."""
+    if device.type != "cuda" or importlib.util.find_spec("bitsandbytes") is None:
+        return "torch"
+    importlib.import_module("bitsandbytes")  # registers its operators with torch
+    return "bitsandbytes"

@@ -1,0 +1,36 @@
+"""How many bytes a frozen weight takes, by how it is stored. No torch: plans are made of these numbers."""
+
+from typing import Literal
+
+Kind = Literal["int8", "fp8", "nf4"]
+"""The ways to store a frozen weight in fewer bits than it is computed with."""
+
+BLOCK = 64
+"""Numbers of a 4-bit weight that share a scale (QLoRA, arXiv:2305.14314)."""
+GROUP = 256
+"""Such scales that share their own range."""
+FULL = {"fp32": 4, "bf16": 2}
+"""Bytes of a number that is stored as it is."""
+
+
+def stored_bytes(weights: str, rows: int, columns: int) -> int:
+    """Bytes of the weight of a linear layer, its scales included and its bias left out: exact.
+
+    Args:
+        weights: "fp32", "bf16", "int8", "fp8" or "nf4".
+        rows: Outputs of the layer.
+        columns: Inputs of the layer.
+
+    Raises:
+        ValueError: Nothing is stored like that.
+    """
+    numbers = rows * columns
+    match weights:
+        case "fp32" | "bf16":
+            return FULL[weights] * numbers
+        case "int8" | "fp8":
+            return numbers + 4 * rows
+        case "nf4":
+            blocks = -(-numbers // BLOCK)
+            return blocks * BLOCK // 2 + blocks + 8 * -(-blocks // GROUP)
+    raise ValueError(f"weights are stored as fp32, bf16, int8, fp8 or nf4, not as {weights!r}")

@@ -1,0 +1,31 @@
+import pytest
+import torch
+
+from limner.errors import BadRecipe
+from limner.nn import eight
+from limner.nn.quantised import quantize
+
+
+def test_devices_that_cannot_are_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
+    with pytest.raises(BadRecipe, match=r"compute capability 8\.6\) does not multiply fp8, which needs 8\.9"):
+        eight.require("fp8", torch.device("cuda"))
+    with pytest.raises(BadRecipe, match="does not multiply in 8 bits"):
+        eight.require("int8", torch.device("mps"))
+    assert eight.require("int8", torch.device("cuda")) is None
+    assert eight.require("fp8", torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_the_scale_of_each_output_is_folded_into_the_gradient(kind):
+    """Outputs a thousand times apart in size: left out of the fold, the small ones would vanish."""
+    draw = torch.Generator().manual_seed(0)
+    size = torch.logspace(-3, 0, 48)[:, None]
+    weight = size * torch.randn(48, 64, generator=draw)
+    gradient = torch.randn(32, 48, generator=draw) / size.t()
+    stored, scale = quantize(weight, kind)
+    made = eight.input_gradient(gradient, stored, scale, kind=kind)
+    wanted = gradient @ weight
+    assert float((made - wanted).norm() / wanted.norm()) < 0.05
+    assert made.dtype == gradient.dtype
+    assert eight.product(made, stored, scale, kind=kind).shape == gradient.shape

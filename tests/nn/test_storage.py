@@ -1,0 +1,29 @@
+import pytest
+import torch
+
+from limner.nn.quantised import empty
+from limner.nn.storage import stored_bytes
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8", "nf4"])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (64, 64), (16, 1025), (3072, 15360)])
+def test_bytes_are_those_of_the_tensors(kind, shape):
+    stored = empty(kind, *shape, "meta")
+    assert stored_bytes(kind, *shape) == sum(t.numel() * t.element_size() for t in stored)
+
+
+@pytest.mark.parametrize(("weights", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_plain_weights(weights, dtype):
+    assert stored_bytes(weights, 3, 5) == torch.empty(3, 5, dtype=dtype).nbytes
+
+
+def test_bits_of_a_large_weight():
+    numbers = 3072 * 12288
+    bits = {kind: 8 * stored_bytes(kind, 3072, 12288) / numbers for kind in ("int8", "fp8", "nf4")}
+    assert bits["int8"] == bits["fp8"] == pytest.approx(8.0026, abs=1e-3)
+    assert bits["nf4"] == pytest.approx(4.1289, abs=1e-3)
+
+
+def test_another_kind_is_refused():
+    with pytest.raises(ValueError, match="not as 'int3'"):
+        stored_bytes("int3", 2, 2)
