@@ -18,7 +18,6 @@ from torch import Tensor
 import tiny
 from limner.families.base import Objective
 
-FULL = Path(__file__).parent / "families" / "full"
 Values = Mapping[str, Any]
 
 
@@ -41,7 +40,7 @@ class Case:
     """Stock pipeline, guess, values -> the loss of the example script."""
     objective: Objective = Objective()
     full: str
-    """Config of the true denoiser, a file in ``full/``."""
+    """Registered name of the true base."""
     parameters: int
     """Of the true denoiser, as published or counted from its checkpoint."""
     linears: Mapping[str, int] = field(default_factory=dict)
@@ -52,10 +51,6 @@ class Case:
     """Whether the VAE wants (B, C, frames, H, W)."""
     alive: float = 0.9
     """Share of the factors that get a gradient."""
-
-    @property
-    def config_path(self) -> Path:
-        return FULL / self.full
 
 
 def scaled(pipe: Any, mean: Tensor) -> Tensor:
@@ -236,7 +231,7 @@ CASES = (
         encode=flux_encode,
         guess=flux_guess,
         loss=flow_loss,
-        full="flux-dev.json",
+        full="flux-dev",
         parameters=11_901_408_320,
         linears={"attention": 19 * 8 + 38 * 3, "all-linear": 19 * 12 + 38 * 5},
     ),
@@ -250,7 +245,7 @@ CASES = (
         guess=sdxl_guess,
         loss=partial(steps_loss, gamma=5.0),
         objective=Objective(min_snr=5.0, noise_offset=0.05),
-        full="sdxl.json",
+        full="sdxl",
         parameters=2_567_463_684,
         linears={"attention": 70 * 8, "all-linear": 70 * 10 + 11 * 2},
     ),
@@ -264,7 +259,7 @@ CASES = (
         guess=sdxl_guess,
         loss=partial(steps_loss, gamma=5.0),
         objective=Objective(min_snr=5.0),
-        full="sdxl.json",
+        full="sdxl",
         parameters=2_567_463_684,
     ),
     Case(
@@ -278,7 +273,7 @@ CASES = (
         latent=qwen_latent,
         video=True,
         alive=0.7,  # nothing reads the text of the last layer
-        full="qwen-image.json",
+        full="qwen-image",
         parameters=20_430_401_088,
         linears={"attention": 60 * 8, "all-linear": 60 * 12},
     ),
@@ -291,7 +286,7 @@ CASES = (
         guess=flux2_guess,
         loss=flow_loss,
         latent=flux2_latent,
-        full="flux2-klein-4b.json",
+        full="flux2-klein-4b",
         parameters=3_875_544_576,
         linears={"attention": 5 * 8 + 20 * 2, "all-linear": 5 * 12 + 20 * 2},
     ),
@@ -303,7 +298,7 @@ CASES = (
         encode=z_encode,
         guess=z_guess,
         loss=flow_loss,
-        full="z-image.json",
+        full="z-image",
         parameters=6_154_908_736,
         linears={"attention": 34 * 4, "all-linear": 34 * 7},
     ),
@@ -315,7 +310,7 @@ CASES = (
         encode=sd15_encode,
         guess=sd15_guess,
         loss=steps_loss,
-        full="sd15.json",
+        full="sd15",
         parameters=859_520_964,
         linears={"attention": 16 * 8, "all-linear": 16 * 10},
     ),

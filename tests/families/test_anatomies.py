@@ -12,6 +12,7 @@ from cases import CASES, Case
 from limner.families import family_of
 from limner.families.base import Family
 from limner.families.loading import skeleton
+from limner.families.shipped import known
 from limner.families.source import Source
 from limner.nn.anatomy import matching
 from tinybase import PLACES, Base
@@ -34,7 +35,7 @@ def _skeleton(case: Case, folder: Path, **changes: Any) -> tuple[Family, nn.Modu
     family = family_of(case.pipeline)
     place = folder / family.denoiser
     place.mkdir()
-    (place / "config.json").write_text(json.dumps(json.loads(case.config_path.read_text()) | changes))
+    (place / "config.json").write_text(json.dumps(known(case.full).config(family.denoiser) | changes))
     source = Source(folder, case.name)
     return family, skeleton(family, source, family.denoiser, dtype=torch.bfloat16)
 

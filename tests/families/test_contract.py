@@ -14,7 +14,7 @@ from cases import CASES, Case
 from limner.families import KNOWN, family_of, painting
 from limner.families.base import Canvas, Objective
 from limner.families.loading import skeleton
-from limner.families.source import Source
+from limner.families.shipped import known
 from limner.graph.split import split
 from limner.lora import stock
 from limner.nn import lora
@@ -146,12 +146,9 @@ def test_pictures_are_those_of_the_stock_pipeline(base: Base):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_the_true_model_has_as_many_weights_and_target_layers(case: Case, tmp_path: Path):
+def test_the_true_model_has_as_many_weights_and_target_layers(case: Case):
     family = family_of(case.pipeline)
-    place = tmp_path / family.denoiser
-    place.mkdir()
-    (place / "config.json").write_text((case.config_path).read_text())
-    model = skeleton(family, Source(tmp_path, case.name), family.denoiser, dtype=torch.bfloat16)
+    model = skeleton(family, known(case.full), family.denoiser, dtype=torch.bfloat16)
     assert sum(parameter.numel() for parameter in model.parameters()) == case.parameters
     for group, count in case.linears.items():
         assert len(lora.matching(model, family.endings(family.denoiser, group))) == count

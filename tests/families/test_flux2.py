@@ -1,7 +1,6 @@
 """What is FLUX.2 klein's alone; the rest is in the contract."""
 
 import inspect
-import json
 from pathlib import Path
 
 import pytest
@@ -12,27 +11,20 @@ from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from limner.families.base import Canvas, Objective
 from limner.families.flux2 import FAMILY, STATES, constants, identity, options
 from limner.families.loading import skeleton
-from limner.families.source import Source, locate
+from limner.families.shipped import known
+from limner.families.source import locate
 from limner.nn import lora
 from limner.nn.flow import empirical_shift
 from tiny import save_flux2_klein
 
-FULL = Path(__file__).parent / "full"
-
-
-def of_size(folder: Path, size: str) -> Source:
-    (folder / "transformer").mkdir()
-    (folder / "transformer" / "config.json").write_text((FULL / f"flux2-klein-{size}.json").read_text())
-    return Source(folder, size)
-
 
 @pytest.mark.parametrize(("size", "weights"), [("4b", 3_875_544_576), ("9b", 9_078_581_248)])
-def test_both_sizes(tmp_path: Path, size: str, weights: int):
-    source = of_size(tmp_path, size)
+def test_both_sizes(size: str, weights: int):
+    source = known(f"flux2-klein-{size}")
     model = skeleton(FAMILY, source, "transformer", dtype=torch.bfloat16)
     assert sum(parameter.numel() for parameter in model.parameters()) == weights
     assert identity(source)[0] == f"Flux.2-klein-{size}"
-    config = json.loads((FULL / f"flux2-klein-{size}.json").read_text())
+    config = source.config("transformer")
     layers = config["num_layers"] * 12 + config["num_single_layers"] * 2
     assert len(lora.matching(model, FAMILY.endings("transformer", "auto"))) == layers
 

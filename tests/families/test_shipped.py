@@ -1,0 +1,209 @@
+import importlib.resources
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub import errors
+
+from limner.errors import BadBase
+from limner.families import family_of
+from limner.families.base import Objective
+from limner.families.loading import load, skeleton
+from limner.families.shipped import CONFIGS, DOWNLOAD, FETCHED, bytes_stored, described, known
+from limner.families.source import HUB
+from limner.graph.split import split
+
+COUNTS = {
+    "clip-l": 123_060_480,  # openai/clip-vit-large-patch14, text model
+    "clip-big-g": 694_659_840,  # laion/CLIP-ViT-bigG-14, text model with projection
+    "t5-xxl": 4_762_310_656,  # 9,524,621,312 bytes in FLUX.1-dev's index, two each
+    "qwen3-4b": 4_022_468_096,
+    "qwen3-8b": 8_190_735_360,
+    "qwen2.5-vl-7b": 8_292_166_656,
+    "vae-flux": 83_819_683,
+    "vae-flux2": 84_046_115,
+    "sd": 83_653_863,
+    "wan": 126_892_531,
+}
+"""Numbers of the published checkpoints."""
+
+PUBLISHED = {
+    "flux-dev": ("clip-l", "t5-xxl", "vae-flux", 11_901_408_320),
+    "flux-schnell": ("clip-l", "t5-xxl", "vae-flux", 11_891_178_560),
+    "flux2-klein-4b": ("qwen3-4b", "vae-flux2", 3_875_544_576),
+    "flux2-klein-9b": ("qwen3-8b", "vae-flux2", 9_078_581_248),
+    "qwen-image": ("qwen2.5-vl-7b", "wan", 20_430_401_088),
+    "sd15": ("clip-l", "sd", 859_520_964),
+    "sdxl": ("clip-l", "clip-big-g", "sd", 2_567_463_684),
+    "z-image": ("qwen3-4b", "vae-flux", 6_154_908_736),
+    "z-image-turbo": ("qwen3-4b", "vae-flux", 6_154_908_736),
+}
+
+FILES = {
+    "flux2-klein-4b": 7_751_109_744 + 4_967_215_360 + 3_077_766_632 + 168_120_878,
+    "flux-dev": 23_802_816_640 + 9_524_621_312 + 246_144_152 + 167_666_902,
+    "sdxl": 10_270_077_736 + 492_265_168 + 2_778_702_264 + 334_643_268,
+    "sd15": 3_438_167_540 + 492_265_168 + 334_643_276,
+}
+"""Bytes of weight files as the hub lists them."""
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_every_part_has_as_many_numbers_as_published(name: str):
+    source = known(name)
+    family = family_of(source.index["_class_name"])
+    parts = [part for part in family.parts if not part.startswith("tokenizer")]
+    bytes_ = 0
+    for part, wanted in zip(parts, PUBLISHED[name], strict=True):
+        model = skeleton(family, source, part, dtype=torch.bfloat16)
+        numbers = sum(parameter.numel() for parameter in model.parameters())
+        assert numbers == (COUNTS[wanted] if isinstance(wanted, str) else wanted), part
+        bytes_ += numbers * bytes_stored(name, part)
+    assert bytes_ == DOWNLOAD[name]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_downloads_are_what_the_hub_lists(name: str):
+    assert FILES[name] == pytest.approx(DOWNLOAD[name], rel=2e-3)
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_every_value_of_a_config_is_one_that_the_library_knows(name: str):
+    import diffusers
+
+    source = known(name)
+    for part in sorted(source.parts):  # pyright: ignore[reportAttributeAccessIssue]
+        config = source.config(part)
+        if part in ("model_index",) or "_class_name" not in config:
+            continue
+        arguments = inspect.signature(getattr(diffusers, config.pop("_class_name")).__init__).parameters
+        unknown = set(config) - set(arguments)
+        # published by the pipelines' authors, read by no version of the class
+        assert unknown <= {"skip_prk_steps", "set_alpha_to_one", "clip_sample", "sample_max_value"}, part
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_a_plan_finds_all_it_asks_for(name: str):
+    source = known(name)
+    family = family_of(source.index["_class_name"])
+    cut = split(family.bound(source, Objective()), {family.denoiser: 0})
+    assert cut.loaded == (family.denoiser,)
+    assert all(unit.needs == () for unit in (*cut.frozen, *cut.live))
+    for part, (_, kind) in ((p, family.library(p)) for p in family.parts):
+        assert source.index[part][1] == kind, part
+    assert source.index["scheduler"][1] == source.config("scheduler")["_class_name"]
+    for encoder in family.layers:
+        assert family.depth(source, encoder) > 0
+
+
+def test_times_are_shifted_as_each_base_says():
+    shifts = {name: known(name).config("scheduler").get("shift") for name in HUB if "image" in name}
+    assert shifts == {"qwen-image": 1.0, "z-image": 6.0, "z-image-turbo": 3.0}
+
+
+def test_what_ships_is_in_the_package_and_nothing_lies_idle():
+    there = importlib.resources.files("limner.families") / "configs"
+    assert {path.name for path in Path(str(there)).glob("*.json")} == {f"{name}.json" for name in HUB}
+    used = {
+        value
+        for name in HUB
+        for value in json.loads((CONFIGS / f"{name}.json").read_text()).values()
+        if isinstance(value, str)
+    }
+    assert used == {path.stem for path in (CONFIGS / "parts").glob("*.json")}
+
+
+def test_weights_are_asked_for_with_the_command_that_fetches_them():
+    source = known("flux-dev")
+    with pytest.raises(BadBase, match=r"enough to plan; the weights of vae/ are not\. .*hf download black-f"):
+        source.weights("vae")
+    family = family_of("FluxPipeline")
+    for part in ("vae", "tokenizer"):
+        with pytest.raises(BadBase, match="hf download black-forest-labs/FLUX.1-dev"):
+            load(family, source, part, dtype=torch.float32, device=torch.device("cpu"))
+
+
+def test_a_part_that_a_base_has_not():
+    with pytest.raises(BadBase, match=r"sd15 has no transformer/; it has model_index, scheduler, text_enc"):
+        known("sd15").config("transformer")
+    with pytest.raises(BadBase, match=r"'glyhp' is no base that Limner knows by name\. Known: flux-dev"):
+        known("glyhp")
+
+
+def test_a_config_that_is_asked_for_twice_is_not_shared():
+    known("sd15").config("unet")["in_channels"] = 9
+    assert known("sd15").config("unet")["in_channels"] == 4
+
+
+def test_folders_and_bases_of_the_package_come_first(tiny_base: Path, tmp_path: Path, monkeypatch):
+    assert described(str(tiny_base), folders={}).root == tiny_base
+    assert described("mine", folders={"mine": tiny_base}).name == "mine"
+    assert described("flux-dev", folders={}).root == CONFIGS
+    with pytest.raises(BadBase, match=r"is no folder here and no known name"):
+        described("glyhp", folders={})
+    with pytest.raises(BadBase, match=r"is no folder here and no known name"):
+        described("./no/such", folders={})
+
+
+def hub(asked: list[dict[str, Any]], answer: Any) -> Any:
+    """A snapshot_download with nothing on the disk, that answers or raises ``answer`` over the network."""
+
+    def snapshot_download(repo_id: str, *, local_files_only: bool = False, **chosen: Any) -> str:
+        asked.append({"local": local_files_only, **chosen})
+        if local_files_only:
+            raise errors.LocalEntryNotFoundError("not here")
+        if isinstance(answer, Exception):
+            raise answer
+        return str(answer)
+
+    return snapshot_download
+
+
+def test_of_a_hub_id_only_configs_are_fetched(monkeypatch, tiny_base: Path, tmp_path: Path):
+    asked: list[dict[str, Any]] = []
+    heard: list[str] = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub(asked, tiny_base))
+    source = described("own/er", folders={}, tell=heard.append)
+    assert source.name == "own/er" and source.index["_class_name"] == "FluxPipeline"
+    assert [each["local"] for each in asked] == [True, True, False]
+    assert all(each["allow_patterns"] == list(FETCHED) for each in asked)
+    assert asked[-1]["cache_dir"].name == "configs", "a folder without weights is none of the hub's cache"
+    assert heard == ["Fetching the configs of own/er: some kilobytes, no weights."]
+
+
+def refusal(kind: type[Exception]) -> Exception:
+    if issubclass(kind, errors.HfHubHTTPError):
+        from types import SimpleNamespace
+
+        answer: Any = SimpleNamespace(headers={}, status_code=403, request=None)
+        return kind("no", response=answer)  # pyright: ignore[reportCallIssue]
+    return kind("no")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (errors.GatedRepoError, r"own/er is gated, its configs too: accept its licence.*hf auth login"),
+        (errors.RepositoryNotFoundError, r"hub has no own/er, or it is private"),
+        (errors.LocalEntryNotFoundError, r"configs of own/er are not on this disk.*or one of flux-dev"),
+        (errors.OfflineModeIsEnabled, r"cannot be reached"),
+        (ConnectionError, r"cannot be reached"),
+        (errors.HFValidationError, r"no valid hub id"),
+    ],
+)
+def test_what_the_hub_refuses_is_told_with_the_remedy(monkeypatch, error: type[Exception], told: str):
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub([], refusal(error)))
+    with pytest.raises(BadBase, match=told) as caught:
+        described("own/er", folders={})
+    assert "\n" not in str(caught.value)
+
+
+def test_offline_for_true():
+    with pytest.raises(
+        BadBase, match=r"configs of own/er are not on this disk and the hub cannot be reached"
+    ):
+        described("own/er", folders={})
