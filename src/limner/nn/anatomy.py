@@ -1,8 +1,9 @@
 """Where a denoiser's repeated blocks are, and what in them the engine may treat specially."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -44,3 +45,23 @@ def matching(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Module]:
         re.compile(re.escape(pattern).replace(r"\*", "[^.]+").replace(r"\|", "|")) for pattern in patterns
     ]
     return {name: module for name, module in model.named_modules() if any(f.fullmatch(name) for f in fits)}
+
+
+def frozen(layer: nn.Module) -> nn.Module:
+    """The frozen layer inside one with an adapter, ours or peft's; any other layer is its own."""
+    inside = dict(layer.named_children())
+    return inside.get("base") or inside.get("base_layer") or layer
+
+
+def stand_in(module: Any, run: Callable[..., Any]) -> Callable[[], None]:
+    """Have ``run`` called for a module's ``forward``. Gives what undoes it."""
+    before = vars(module).get("forward")
+    module.forward = run
+
+    def undo() -> None:
+        if before is None:
+            del module.forward
+        else:
+            module.forward = before
+
+    return undo

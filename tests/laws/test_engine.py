@@ -1,0 +1,132 @@
+"""Law: whatever the engine does, loss and gradients are those of the plain model, to the bit."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from cases import CASES
+from limner.nn import lora
+from limner.nn.anatomy import frozen, matching
+from limner.nn.engine import equip
+from tinybase import PLACES, Base
+
+Values = dict[str, Tensor]
+
+
+class Subject:
+    """A tiny base with an adapter, micro-batches of two shapes, and what the plain model makes of them."""
+
+    def __init__(self, base: Base) -> None:
+        self.base, self.model = base, base.moved()
+        self.anatomy = base.family.anatomy
+        self.count = len(self.anatomy.blocks_of(self.model))
+        wide = base.batch(0, 1)
+        self.micros = [(wide, PLACES), (_narrow(base.batch(1)), PLACES[1:])]
+        self.plain = self.step()
+
+    def step(self) -> dict[str, Tensor]:
+        """Losses and gradients of two micro-batches of different shape, accumulated."""
+        for parameter in lora.trained(self.model):
+            parameter.grad = None
+        made: dict[str, Tensor] = {}
+        for number, (values, places) in enumerate(self.micros):
+            loss = self.base.live(self.model, values, places)["loss"]
+            loss.mean().backward()
+            made[f"loss {number}"] = loss.detach()
+        gradients = {name: p.grad for name, p in self.model.named_parameters() if p.requires_grad}
+        return made | {name: grad for name, grad in gradients.items() if grad is not None}
+
+    def holds(self, **plan: Any) -> bool:
+        """Whether a plan changes nothing; run twice, because what one step leaves must not harm the next."""
+        engine = equip(self.model, self.anatomy, **plan)
+        try:
+            same = [_equal(self.plain, self.step()) for _ in range(2)]
+        finally:
+            engine.close()
+        return all(same)
+
+
+def _narrow(values: Values) -> Values:
+    """The same with an image half as wide."""
+    return {n: v[..., : v.shape[-1] // 2] if n.startswith("latent") else v for n, v in values.items()}
+
+
+def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="module", params=[c for c in CASES if c.name != "sdxl-v"], ids=lambda case: case.name)
+def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    return Subject(Base(request.param, tmp_path_factory.mktemp("bases") / request.param.name))
+
+
+@pytest.fixture
+def unwritten_numbers_are_nan() -> Iterator[None]:
+    torch.use_deterministic_algorithms(mode=True)
+    yield
+    torch.use_deterministic_algorithms(mode=False)
+
+
+def test_the_plain_step_moves_most_factors_and_repeats_itself(subject: Subject) -> None:
+    trained = [name for name, p in subject.model.named_parameters() if p.requires_grad]
+    assert len(subject.plain) - 2 >= subject.base.case.alive * len(trained)
+    assert _equal(subject.plain, subject.step())
+
+
+@pytest.mark.usefixtures("unwritten_numbers_are_nan")
+@pytest.mark.parametrize("keep_attention", [False, True], ids=["again", "kept"])
+@pytest.mark.parametrize("share", [0.5, 1.0], ids=["some", "all"])
+def test_checkpointed_blocks(subject: Subject, share: float, *, keep_attention: bool) -> None:
+    checkpointed = int(share * subject.count)
+    assert subject.holds(checkpointed=checkpointed, keep_attention=keep_attention)
+    assert subject.holds(checkpointed=checkpointed, keep_attention=keep_attention, tail_skip=False)
+
+
+class Rows:
+    """Stands between a tail and its product, and counts the rows asked for."""
+
+    def __init__(self, tail: Any) -> None:
+        self.run, self.asked = tail.run, []
+        tail.run = self
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.asked.append(x.shape[-2])
+        return self.run(x)
+
+
+def _asked(subject: Subject, patterns: tuple[str, ...]) -> dict[str, list[int]]:
+    """Rows of the products that the linear layers named so were asked for, in a checkpointed step."""
+    anatomy = replace(subject.anatomy, tails=patterns)
+    engine = equip(subject.model, anatomy, checkpointed=subject.count)
+    named = matching(subject.model, patterns)
+    rows = {name: Rows(vars(frozen(layer))["forward"]) for name, layer in named.items()}
+    assert _equal(subject.plain, subject.step())
+    engine.close()
+    return {name: each.asked for name, each in rows.items()}
+
+
+def test_the_tails_that_a_family_names_are_left_out(subject: Subject) -> None:
+    for asked in _asked(subject, subject.anatomy.tails).values():
+        (first, again), (other, other_again) = asked[:2], asked[2:]
+        assert first and other and again == other_again == 0
+
+
+def test_z_image_has_no_tails_because_a_norm_reads_the_last_product(subject: Subject) -> None:
+    if subject.base.family.name != "z-image":
+        assert subject.anatomy.tails
+        return
+    assert not subject.anatomy.tails
+    for asked in _asked(subject, ("*.*.feed_forward.w2",)).values():
+        assert asked[0] == asked[1] > 0, "named all the same, it is found to be read, and computed"
+
+
+def test_what_a_block_reads_in_its_middle_is_never_left_out(subject: Subject) -> None:
+    middle = {"z-image": "*.*.attention.to_out.0", "sdxl": "*.*.*.*.*.*.attn2.to_out.0"}
+    middle["sd15"], middle["flux2"] = middle["sdxl"], "transformer_blocks.*.attn.to_out.0"
+    pattern = middle.get(subject.base.family.name, "transformer_blocks.*.attn.to_out.0")
+    found = _asked(subject, (pattern,))
+    assert found and all(asked[0] == asked[1] > 0 for asked in found.values())
