@@ -1,6 +1,8 @@
 """Small random adapters for every family, with the modules that its table names."""
 
 import torch
+from peft.tuners.lora import LoraLayer
+from torch import nn
 
 from limner.lora.adapter import Factors
 from limner.lora.kinds import Change, Dora, Loha, Lokr
@@ -87,3 +89,15 @@ def worst(found: dict[str, dict[str, Change]], wished: dict[str, dict[str, Chang
             right = change.times(probe)
             most = max(most, ((own.times(probe) - right).norm() / right.norm()).item())
     return most
+
+
+def from_peft(model: nn.Module, adapter: str = "default") -> dict[str, Factors]:
+    """The LoRA that peft has put into ``model``, its scale in ``up``: what stock tools made of a file."""
+    return {
+        name: Factors(
+            layer.lora_A[adapter].weight.detach().float(),
+            layer.lora_B[adapter].weight.detach().float() * layer.scaling[adapter],
+        )
+        for name, layer in model.named_modules()
+        if isinstance(layer, LoraLayer) and adapter in layer.scaling
+    }

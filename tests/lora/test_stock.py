@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from limner.errors import BadLora
-from limner.lora.adapter import Factors, from_peft
+from limner.lora.adapter import Factors
 from limner.lora.file import write
 from limner.lora.stock import Verdict, load, verify
+from loras import from_peft
 
 HARMLESS = "No LoRA keys associated to CLIPTextModel"
 """diffusers says so of every LoRA without a text encoder, and that it is safe to ignore."""

@@ -139,6 +139,13 @@ def test_few_rows_are_multiplied_in_full(rows):
     assert torch.equal(one(x[0]), full(x[0]))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_rows_are_no_work(kind, monkeypatch):
+    one = frozen(layer(), kind)
+    monkeypatch.setattr("limner.nn.frozen.dequantize", None)
+    assert one(torch.empty(2, 0, 256)).shape == (2, 0, 192)
+
+
 class Saved:
     """What autograd keeps, storages of ``known`` tensors left aside."""
 

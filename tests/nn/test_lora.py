@@ -1,9 +1,11 @@
 import pytest
 import torch
+from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
-from limner.errors import BadRecipe
+from limner.errors import BadRecipe, BrokenGraph
 from limner.nn import lora
+from limner.nn.frozen import FrozenLinear, freeze
 
 
 class Layer(nn.Module):
@@ -78,7 +80,8 @@ def test_only_the_named_layers_are_trained():
     assert names == {f"{module}.lora_{factor}.default.weight" for module in modules for factor in "AB"}
     assert len(lora.trained(net)) == 6 and all(p.dtype == torch.float32 for p in lora.trained(net))
     net(X).sum().backward()
-    assert {n for n, p in net.named_parameters() if p.grad is not None} == names
+    moved = {n for n, p in net.named_parameters() if p.grad is not None}
+    assert moved == {f"{module}.{factor}" for module in modules for factor in ("down", "up")}
 
 
 def test_the_seed_decides_the_factors_and_nothing_else_does():
@@ -109,7 +112,7 @@ def test_factors_of_a_bf16_model_are_fp32_masters():
     net = tower().to(torch.bfloat16)
     lora.attach(net, ["inward"], rank=2, alpha=2.0, dropout=0.0, seed=1)
     assert {p.dtype for p in lora.trained(net)} == {torch.float32}
-    assert net.inward.base_layer.weight.dtype == torch.bfloat16
+    assert net.inward.base.weight.dtype == torch.bfloat16
 
 
 def test_restoring_what_was_saved():
@@ -142,3 +145,188 @@ def test_layers_that_never_run_are_left_out():
     net = nn.ModuleDict({"layers": nn.ModuleList(nn.Linear(4, 4) for _ in range(4)), "out": nn.Linear(4, 4)})
     assert lora.matching(net, ["*"], layers="layers", until=2) == ["layers.0", "layers.1", "out"]
     assert lora.matching(net, ["*"], layers="layers", since=1, until=3) == ["layers.1", "layers.2"]
+
+
+NAMES = ["inward", "blocks.3.q", "blocks.3.out.0", "q_proj"]
+
+
+def by_peft(net: Tower, *, alpha: float = 4.0) -> Tower:
+    net.requires_grad_(requires_grad=False)
+    config = LoraConfig(r=4, lora_alpha=alpha, target_modules=NAMES)  # pyright: ignore[reportArgumentType]
+    inject_adapter_in_model(config, net)
+    return net
+
+
+def peers(*, alpha: float = 4.0, dtype: torch.dtype = torch.float32) -> tuple[Tower, Tower]:
+    """The same tower with the same pairs, by Limner and by peft."""
+    mine, theirs = tower().to(dtype), by_peft(tower().to(dtype), alpha=alpha)
+    lora.attach(mine, NAMES, rank=4, alpha=alpha, dropout=0.0, seed=1)
+    state = lora.named_state(mine)
+    for number, value in enumerate(state.values()):
+        value.normal_(std=0.3, generator=torch.Generator().manual_seed(number))
+    theirs.load_state_dict(state, strict=False)
+    for parameter in theirs.parameters():
+        parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
+    theirs.load_state_dict(state, strict=False)
+    return mine, theirs
+
+
+def peft_trained(net: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in sorted(net.named_parameters()) if p.requires_grad}
+
+
+def test_checkpoints_name_and_order_the_factors_as_peft_does():
+    """Runs that were begun with peft's layers go on: the optimizer knows its tensors by their order."""
+    mine, theirs = peers()
+    assert list(lora.named_state(mine)) == list(peft_trained(theirs))
+
+
+@pytest.mark.parametrize("alpha", [4.0, 3.0])
+def test_outputs_and_gradients_are_those_of_peft(alpha):
+    mine, theirs = peers(alpha=alpha)
+    assert torch.allclose(mine(X), theirs(X), rtol=1e-5, atol=1e-6)
+    one = torch.autograd.grad(mine(X).square().sum(), lora.trained(mine))
+    other = torch.autograd.grad(theirs(X).square().sum(), list(peft_trained(theirs).values()))
+    for a, b in zip(one, other, strict=True):
+        assert float((a - b).norm() / b.norm()) < 2e-6
+
+
+def test_under_autocast_it_is_no_coarser_than_peft():
+    mine, theirs = peers(dtype=torch.bfloat16)
+    down, up = (lora.named_state(mine)[f"q_proj.lora_{factor}.default.weight"].double() for factor in "AB")
+    base = mine.q_proj.base
+    x = torch.randn(4096, 6, generator=torch.Generator().manual_seed(5)).bfloat16()
+    wanted = x.double() @ (base.weight.double() + up @ down).T + base.bias.double()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        off, their_off = (float((net.q_proj(x).double() - wanted).norm()) for net in (mine, theirs))
+    assert off <= 1.05 * their_off and off < 5e-3 * float(wanted.norm())
+
+
+class Kept:
+    """Bytes that autograd keeps of a forward pass, weights left aside."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.known = {p.untyped_storage().data_ptr() for p in net.parameters()}
+        self.bytes: dict[int, int] = {}
+
+    def pack(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self.known:
+            self.bytes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    def of(self, run) -> int:
+        with torch.autograd.graph.saved_tensors_hooks(self.pack, lambda tensor: tensor):
+            kept = run()  # alive, or places would be used twice
+        del kept
+        return sum(self.bytes.values())
+
+
+class Attention(nn.Module):
+    """Three layers that read one tensor, as those of attention do."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(width, width) for _ in range(3))
+
+    def forward(self, x):
+        return self.q(x) + self.k(x) + self.v(x)
+
+
+def test_an_input_is_kept_once_for_all_that_read_it_and_never_copied():
+    """peft keeps a copy in the precision of its factors for each layer."""
+    width, tokens, rank = 128, 512, 4
+    x = torch.randn(tokens, width).bfloat16().requires_grad_()
+    mine = Attention(width).bfloat16()
+    lora.attach(mine, ["q", "k", "v"], rank=rank, alpha=4.0, dropout=0.0, seed=1)
+    theirs = Attention(width).bfloat16().requires_grad_(requires_grad=False)
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=4, target_modules=["q", "k", "v"]), theirs)
+    for parameter in peft_trained(theirs).values():
+        parameter.data = parameter.data.float()
+    ours = Kept(mine).of(lambda: mine(x))
+    assert ours == x.nbytes + 3 * (tokens * rank * 2 + 2 * width * rank * 2)
+    assert Kept(theirs).of(lambda: theirs(x)) > 6 * x.nbytes
+
+
+def test_without_a_gradient_nothing_is_kept():
+    net = attached()
+    with torch.no_grad():
+        assert Kept(net).of(lambda: net(X)) == 0
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8", "nf4"])
+def test_it_stands_on_layers_stored_in_few_bits(kind):
+    net, plain = tower().requires_grad_(requires_grad=False), tower().requires_grad_(requires_grad=False)
+    freeze(net, NAMES, kind)
+    for name in NAMES:
+        one = net.get_submodule(name)
+        assert isinstance(one, FrozenLinear)
+        plain.get_submodule(name).weight.copy_(one.dequantize(torch.float32))  # pyright: ignore
+    assert lora.matching(net, ["inward", "q"]) == lora.matching(plain, ["inward", "q"])
+    results = []
+    for each in (net, plain):
+        lora.attach(each, NAMES, rank=4, alpha=4.0, dropout=0.0, seed=1)
+        for factor in lora.trained(each):
+            nn.init.constant_(factor, 0.1)
+        y = each(X)
+        results.append((y, *torch.autograd.grad(y.square().sum(), lora.trained(each))))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_freezing_beneath_adapters_is_the_same():
+    before, after = tower(), attached()
+    freeze(before.requires_grad_(requires_grad=False), ["inward"], "int8")
+    lora.attach(before, ["inward"], rank=4, alpha=4.0, dropout=0.0, seed=1)
+    freeze(after, ["inward"], "int8")
+    assert torch.equal(before.inward(X), after.inward(X))
+
+
+def test_autocast_gives_the_layers_dtype():
+    net = attached()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = net.inward(X)
+    assert y.dtype == torch.bfloat16
+    y.sum().backward()
+    assert all(p.grad is None or p.grad.dtype == torch.float32 for p in lora.trained(net))
+
+
+def test_pairs_are_copies_with_the_scale_in_them():
+    net = attached(rank=4, alpha=2.0)
+    state = lora.named_state(net)
+    state["inward.lora_B.default.weight"].fill_(1.0)
+    pairs = lora.pairs(net)
+    assert list(pairs) == ["inward", "blocks.3.q", "q_proj"]
+    down, up = pairs["inward"]
+    assert torch.equal(down, state["inward.lora_A.default.weight"]) and bool((up == 0.5).all())
+    down.zero_()
+    assert bool(state["inward.lora_A.default.weight"].any())
+
+
+def test_other_layers_do_not_change_what_is_drawn():
+    alone = tower()
+    lora.attach(alone, ["q_proj"], rank=4, alpha=4.0, dropout=0.0, seed=1)
+    name = "q_proj.lora_A.default.weight"
+    drawn = lora.named_state(alone)[name]
+    assert torch.equal(drawn, lora.named_state(attached())[name])
+    assert float(drawn.abs().max()) <= 6**-0.5 and float(drawn.std()) == pytest.approx(
+        6**-0.5 / 3**0.5, rel=0.3
+    )
+
+
+def test_on_meta_there_are_shapes():
+    with torch.device("meta"):
+        net = Tower().to(torch.bfloat16)
+    lora.attach(net, NAMES, rank=4, alpha=4.0, dropout=0.0, seed=1)
+    y = net(torch.empty(3, 6, device="meta", dtype=torch.bfloat16))
+    y.sum().backward()
+    assert y.is_meta and all(p.grad is not None and p.is_meta for p in lora.trained(net))
+
+
+def test_a_layer_that_is_not_linear_is_refused():
+    with pytest.raises(BrokenGraph, match=r"blocks\.0\.norm is a LayerNorm"):
+        lora.attach(tower(), ["blocks.0.norm"], rank=4, alpha=4.0, dropout=0.0, seed=1)
+
+
+def test_a_layer_still_tells_its_weight():
+    net = attached()
+    assert net.inward.weight is net.inward.base.weight and net.inward.out_features == 6

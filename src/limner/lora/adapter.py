@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -70,32 +70,6 @@ def require_float32(*tensors: Tensor) -> None:
 
 Adapter = Mapping[str, Factors]
 """Module name, as diffusers or transformers has it, to its factors."""
-
-
-def from_peft(model: Any, adapter: str = "default") -> dict[str, Factors]:
-    """The LoRA that peft has put into ``model``, on the CPU, as copies.
-
-    Scales (alpha / rank, rank-stabilised or not) are multiplied into ``up``: exact for powers of two.
-
-    Raises:
-        BadLora: There is none of that name, or it is more than a plain LoRA (DoRA, biases, embeddings).
-    """
-    from peft.tuners.lora import Conv2d, Linear, LoraLayer
-
-    found = {}
-    for name, module in model.named_modules():
-        if not isinstance(module, LoraLayer) or adapter not in module.scaling:
-            continue
-        layer: Any = module
-        plain = isinstance(module, Linear | Conv2d) and not layer.use_dora.get(adapter)
-        if not plain or layer.lora_bias.get(adapter):
-            raise BadLora(f"{name} is more than two factors (DoRA, bias ..). Train a plain LoRA.")
-        down, up = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
-        scaled = up.detach().cpu().float() * layer.scaling[adapter]
-        found[name] = Factors(down.detach().cpu().to(torch.float32, copy=True), scaled)
-    if not found:
-        raise BadLora(f"The model has no LoRA called {adapter!r}. Choose lora.targets that name its modules.")
-    return found
 
 
 Held = TypeVar("Held")

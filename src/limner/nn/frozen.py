@@ -117,6 +117,8 @@ class _Full(torch.autograd.Function):
         ctx.save_for_backward(*stored)
         ctx.how = how
         kind, shape, kernels = how
+        if not x.numel():
+            return x.new_empty(*x.shape[:-1], shape[0])
         return F.linear(x, dequantize(stored, kind, shape, x.dtype, kernels), bias)
 
     @staticmethod

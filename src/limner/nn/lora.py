@@ -1,18 +1,62 @@
-"""Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) on a frozen model: where peft puts them."""
+"""Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) on the linear layers of a frozen model."""
 
 import fnmatch
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from limner.errors import BadRecipe
+from limner.errors import BadRecipe, BrokenGraph
+from limner.nn.draws import seed_of
 from limner.nn.dropout import PlacedDropout, Places
+from limner.nn.frozen import FrozenLinear
 
-NAME = "default"
+SAVED = {"down": "lora_A.default.weight", "up": "lora_B.default.weight"}
+"""What checkpoints call the factors: peft's names, as they always have."""
+
+
+class LowRank(nn.Module):
+    """y = W x + scale * U (D x): a frozen linear layer and the pair that is trained beside it.
+
+    The factors are fp32 masters; the arithmetic is that of the layer's output. For its gradient the pair
+    keeps D x, and x itself: one tensor for all the layers that read it. Only autocast makes it a copy.
+
+    Args:
+        base: ``nn.Linear``, ``FrozenLinear``, or whatever takes its place; is called as a module.
+        rank: At least 1.
+        scale: alpha / rank.
+        dropout: On what the pair reads; knows when it is on.
+    """
+
+    def __init__(self, base: nn.Linear | FrozenLinear, rank: int, scale: float, dropout: nn.Module) -> None:
+        """See the class. The factors are zero."""
+        super().__init__()
+        self.base: nn.Module = base
+        self.in_features, self.out_features = base.in_features, base.out_features
+        device = next(chain(base.parameters(), base.buffers())).device
+        self.down = nn.Parameter(torch.zeros(rank, base.in_features, device=device))
+        self.up = nn.Parameter(torch.zeros(base.out_features, rank, device=device))
+        self.scale, self.dropout = scale, dropout
+
+    @property
+    def weight(self) -> Tensor:
+        """That of the layer beneath: some models ask a layer for its dtype."""
+        return self.base.weight  # pyright: ignore[reportReturnType]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        y = self.base(x)
+        inner = F.linear(self.dropout(x.to(y.dtype)), self.down.to(y.dtype))
+        flat = y.reshape(-1, self.out_features), inner.reshape(-1, len(self.down))
+        return torch.addmm(*flat, self.up.to(y.dtype).t(), alpha=self.scale).view(y.shape)
+
+    def extra_repr(self) -> str:
+        """For people."""
+        return f"rank={len(self.down)}, scale={self.scale:g}"
 
 
 def matching(
@@ -30,7 +74,7 @@ def matching(
     Raises:
         BadRecipe: An ending matches nothing.
     """
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | FrozenLinear)]
     chosen: set[str] = set()
     for ending in endings:
         found = [n for n in linear if fnmatch.fnmatchcase(n, ending) or fnmatch.fnmatchcase(n, f"*.{ending}")]
@@ -59,57 +103,84 @@ def attach(
     seed: int,
     places: Places | None = None,
 ) -> nn.Module:
-    """Freeze ``model`` and put a LoRA on each named linear layer: y = W x + (alpha / rank) U (D x).
+    """Freeze ``model`` and put a LoRA on each named linear layer, which becomes the ``base`` of it.
 
-    D is drawn from ``seed`` on the CPU, U is zero, so step 0 is the base model. Factors are fp32 masters.
-    Dropout is off until :func:`dropping` switches it on; its masks depend on ``places``, which the caller
-    keeps up to date (``nn.dropout``).
+    D is drawn on the CPU from ``seed`` and the layer's name, so that neither the device nor other layers
+    change it; U is zero, so step 0 is the base model. On meta there are shapes alone. Dropout is off until
+    :func:`dropping` switches it on; its masks depend on ``places``, which the caller keeps up to date
+    (``nn.dropout``).
+
+    Raises:
+        BrokenGraph: A name is that of no linear layer.
     """
     model.requires_grad_(requires_grad=False)
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=alpha,  # pyright: ignore[reportArgumentType]  peft divides, any number will do
-        lora_dropout=dropout,
-        target_modules=list(names),
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        inject_adapter_in_model(config, model, adapter_name=NAME)
-    for parameter in trained(model):
-        parameter.data = parameter.data.float()
-    for name, module in model.named_modules() if dropout else ():
-        if isinstance(module, LoraLayer):
-            module.lora_dropout[NAME] = PlacedDropout(dropout, name, [] if places is None else places)
+    for name in names:
+        parent, _, place = name.rpartition(".")
+        owner = model.get_submodule(parent)
+        base = owner.get_submodule(place)
+        if not isinstance(base, nn.Linear | FrozenLinear):
+            raise BrokenGraph(f"{name} is a {type(base).__name__}, and a LoRA needs a linear layer.")
+        drop = PlacedDropout(dropout, name, [] if places is None else places) if dropout else nn.Identity()
+        pair = LowRank(base, rank, alpha / rank, drop)
+        if not pair.down.is_meta:
+            width = 1 / math.sqrt(base.in_features)  # as nn.Linear is drawn
+            drawn = torch.rand(pair.down.shape, generator=torch.Generator().manual_seed(seed_of(seed, name)))
+            pair.down.data.copy_(drawn.mul_(2 * width).sub_(width))
+        setattr(owner, place, pair)
     dropping(model, on=False)
     return model
 
 
+def pairs(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+    """Layer -> down (rank, in) and up (out, rank) with the scale in it: float32 copies on the CPU."""
+    return {
+        name: (
+            pair.down.detach().to("cpu", torch.float32, copy=True),
+            pair.up.detach().cpu().float() * pair.scale,
+        )
+        for name, pair in _pairs(model)
+    }
+
+
+def _pairs(model: nn.Module) -> Iterator[tuple[str, LowRank]]:
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, LowRank))
+
+
+def _factors(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Everything trained, by the names of checkpoints."""
+    named = {
+        f"{name}.{saved}": getattr(pair, factor)
+        for name, pair in _pairs(model)
+        for factor, saved in SAVED.items()
+    }
+    return dict(sorted(named.items()))
+
+
 def trained(model: nn.Module) -> list[nn.Parameter]:
     """The factors, in a fixed order."""
-    return [p for _, p in sorted(model.named_parameters()) if p.requires_grad]
+    return list(_factors(model).values())
 
 
 def named_state(model: nn.Module) -> dict[str, Tensor]:
-    """Everything that training changes, by parameter name: for checkpoints."""
-    return {name: p.detach() for name, p in sorted(model.named_parameters()) if p.requires_grad}
+    """Everything that training changes, by the names of checkpoints."""
+    return {name: factor.detach() for name, factor in _factors(model).items()}
 
 
 @torch.no_grad()
 def restore(model: nn.Module, state: dict[str, Tensor]) -> None:
     """Put back what :func:`named_state` gave; names and shapes must be the same."""
-    mine = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    mine = _factors(model)
     shapes = {name: value.shape for name, value in state.items() if isinstance(value, Tensor)}
-    if shapes != {name: parameter.shape for name, parameter in mine.items()}:
+    if shapes != {name: factor.shape for name, factor in mine.items()}:
         raise BadRecipe(
             f"The checkpoint trains {len(state)} tensors, this recipe {len(mine)}, or their shapes differ. "
             "lora.rank, lora.targets and lora.text_encoders cannot change within a run; use another --out."
         )
-    for name, parameter in mine.items():
-        parameter.copy_(state[name])
+    for name, factor in mine.items():
+        factor.copy_(state[name])
 
 
 def dropping(model: nn.Module, *, on: bool) -> None:
     """Switch the adapters' own dropout; the frozen model's stays off, or T5 would be trained with noise."""
-    for module in model.modules():
-        if isinstance(module, LoraLayer):
-            module.lora_dropout.train(on)
+    for _, pair in _pairs(model):
+        pair.dropout.train(on)

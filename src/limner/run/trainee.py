@@ -15,7 +15,7 @@ from limner.families.base import Canvas
 from limner.families.loading import load
 from limner.families.sampler import wished
 from limner.graph.unit import run as run_units
-from limner.lora.adapter import Factors, from_peft
+from limner.lora.adapter import Factors
 from limner.nn import lora, processes
 from limner.nn.draws import Draws, Even, seed_of
 from limner.nn.dropout import Places
@@ -96,7 +96,8 @@ class Trainee:
 
     def adapters(self) -> dict[str, dict[str, Factors]]:
         """Component -> module -> factors, scale baked in: what is exported."""
-        return {name: from_peft(self.models[name], lora.NAME) for name in self.setting.trained}
+        pairs = {name: lora.pairs(self.models[name]) for name in self.setting.trained}
+        return {name: {layer: Factors(*pair) for layer, pair in held.items()} for name, held in pairs.items()}
 
     def losses(self, step: int) -> Iterator[Tensor]:
         """The losses of this process's micro-batches of a step; over all processes they sum to the mean.
