@@ -147,7 +147,7 @@ def load_need(profile: Profile, plan: Plan, *, on: Device = "cuda") -> Need:
 
 def host_bytes(profile: Profile, plan: Plan) -> Host:
     """What leaves the device has to be somewhere: pinned whole, or staged through slots when it is mapped."""
-    away = [_frozen(profile.blocks[number], plan) for number in plan.streamed_of(len(profile.blocks))]
+    away = [frozen_bytes(profile.blocks[number], plan) for number in plan.streamed_of(len(profile.blocks))]
     hoisted = [block.modulation for block in profile.blocks] if plan.hoist else []
     if plan.mapped:
         return Host(LIBRARIES, _slots(profile, plan) + max(hoisted, default=0))
@@ -167,14 +167,14 @@ def state_bytes(profile: Profile, plan: Plan, optimizer: str) -> int:
     return round(STATE[optimizer] * profile.trained)
 
 
-def _frozen(block: Block, plan: Plan) -> int:
+def frozen_bytes(block: Block, plan: Plan) -> int:
     """Bytes of a block's frozen weights, modulations among them unless they are hoisted."""
     return block.stored[plan.weights] + block.other + (0 if plan.hoist else block.modulation)
 
 
 def _slots(profile: Profile, plan: Plan) -> int:
     """Bytes on the device that streamed blocks share."""
-    away = [_frozen(profile.blocks[number], plan) for number in plan.streamed_of(len(profile.blocks))]
+    away = [frozen_bytes(profile.blocks[number], plan) for number in plan.streamed_of(len(profile.blocks))]
     return max(away, default=0) * min(max(plan.slots, 2), len(away))
 
 

@@ -1,0 +1,147 @@
+"""What a person wishes, as far as it decides how a run can be computed; and a plan with what it needs."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from limner.plan import memory
+from limner.plan.devices import Device
+from limner.plan.memory import Host, Need
+from limner.plan.plan import BITS, Compute, Moments, Plan, Weights
+from limner.plan.profile import Profile
+from limner.plan.time import Pace, compile_seconds, micros_of, pace_of
+
+Quality = Literal["16bit", "8bit", "4bit"]
+Phase = Literal["load", "cache", "train", "sample"]
+
+FINENESS: tuple[Weights, ...] = ("nf4", "fp8", "int8", "bf16", "fp32")
+"""From coarse to fine. An int8 row keeps 0.8 % of relative error in a product, fp8 2.6 %."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What of a recipe decides how it can be computed."""
+
+    compute: Compute
+    quality: Quality = "8bit"
+    batches: tuple[int, ...] = (1,)
+    """Images per step: one's own, and those of the prior."""
+    micro: int | None = None
+    """Most images that may pass at once."""
+    optimizer: str = "adamw"
+    average: bool = False
+    steps: int = 1000
+    sampling: bool = True
+    """Whether pictures are painted between the steps."""
+    stored: tuple[Weights, ...] | None = None
+    """Only these ways of storing weights, whatever ``quality`` says."""
+    moments: tuple[Moments, ...] = ("fp32", "8bit")
+    """Ways of storing the optimizer's state. The second is for AdamW, when nothing fits with the first."""
+
+    @property
+    def micros(self) -> list[int]:
+        """Micro-batches that make up the batch without a rest, and are allowed; the largest first."""
+        most, batch = self.micro or max(self.batches), max(self.batches)
+        return [size for size in range(batch, 0, -1) if batch % size == 0 and size <= most] or [1]
+
+    @property
+    def weights(self) -> list[Weights]:
+        """Ways of storing weights that are fine enough, the finest first."""
+        if self.stored is not None:
+            return [each for each in reversed(FINENESS) if each in self.stored]
+        least = int(self.quality.removesuffix("bit"))
+        codes: list[Weights] = [
+            each for each in reversed(FINENESS) if each in memory.CODES and BITS[each] >= least
+        ]
+        return [self.compute, *codes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A plan with what it needs."""
+
+    plan: Plan
+    needs: dict[Phase, Need]
+    host: Host
+    pace: Pace
+    compiling: float = 0.0
+    """Seconds, once."""
+
+    @property
+    def reserved(self) -> int:
+        """Bytes of device memory at the fullest moment of all phases."""
+        return max(need.reserved for need in self.needs.values())
+
+
+def assess(profile: Profile, device: Device, wish: Wish, plan: Plan) -> Choice:
+    """What a given plan needs, whether it fits or not."""
+    on, micros = device.kind, micros_of(plan, wish.batches)
+    needs: dict[Phase, Need] = {
+        "load": memory.load_need(profile, plan, on=on),
+        "cache": cache_need(profile, plan, device),
+        "train": memory.train_need(
+            profile, plan, optimizer=wish.optimizer, micros=micros, average=wish.average, on=on
+        ),
+    }
+    if wish.sampling:
+        needs["sample"] = sample_need(profile, plan, device, wish)
+    return Choice(
+        plan=plan,
+        needs=needs,
+        host=memory.host_bytes(profile, plan),
+        pace=pace_of(profile, plan, device, batches=wish.batches, optimizer=wish.optimizer),
+        compiling=compile_seconds(profile, plan),
+    )
+
+
+ENCODING = ((False, False), (True, False), (False, True), (True, True))
+"""(layer by layer, in tiles), the plain way first: tiles change an image's latents a little."""
+
+
+def encoding(profile: Profile, device: Device, plan: Plan) -> Plan | None:
+    """The plan with the plainest way to fill the cache that fits; None when none does."""
+    for streamed, tiled in ENCODING:
+        how = replace(plan, encode_streamed=streamed, encode_tiled=tiled)
+        if cache_need(profile, how, device).reserved <= budget(device):
+            return how
+    return None
+
+
+def cache_need(profile: Profile, plan: Plan, device: Device) -> Need:
+    """What filling the cache takes."""
+    return memory.cache_need(_staged(profile, plan), on=device.kind)
+
+
+def sample_need(profile: Profile, plan: Plan, device: Device, wish: Wish) -> Need:
+    """What painting between two steps takes."""
+    return memory.sample_need(
+        _staged(profile, plan), plan, optimizer=wish.optimizer, average=wish.average, on=device.kind
+    )
+
+
+def _staged(profile: Profile, plan: Plan) -> Profile:
+    """The profile with its stages as the plan runs them."""
+    ways = {"cache": (plan.encode_streamed, plan.encode_tiled), "sample": (False, plan.decode_tiled)}
+    stages = []
+    for stage in profile.stages:
+        streamed, tiled = ways[stage.phase]
+        weights = stage.least if streamed else stage.weights
+        activations = stage.activations if stage.tiled is None or not tiled else stage.tiled
+        stages.append(replace(stage, weights=weights, activations=activations))
+    return replace(profile, stages=tuple(stages))
+
+
+def budget(device: Device) -> int:
+    """Bytes that tensors may take: on a processor, what libraries leave of the host's memory."""
+    return device.free - (memory.LIBRARIES if device.kind == "cpu" else 0)
+
+
+def fits(choice: Choice, device: Device) -> bool:
+    """Whether device, host and pinned memory suffice."""
+    return choice.reserved <= budget(device) and hosts(choice.host, device)
+
+
+def hosts(host: Host, device: Device) -> bool:
+    """Whether host and pinned memory suffice. That of a processor is the device's, and counted there."""
+    if device.kind == "cpu":
+        return True
+    return host.pageable + host.pinned <= device.ram and host.pinned <= device.pinned

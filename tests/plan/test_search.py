@@ -1,0 +1,210 @@
+import time
+from dataclasses import replace
+from itertools import product
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from blueprints import flux, small
+from limner.errors import DoesNotFit
+from limner.plan import memory
+from limner.plan.cards import known
+from limner.plan.choice import FINENESS, Wish, assess, budget, fits
+from limner.plan.devices import of_card, of_cpu
+from limner.plan.plan import Plan
+from limner.plan.search import COMES, TIE, below, choose
+
+GB, MB = 2**30, 2**20
+PROFILES = {size: flux(size) for size in (512, 768, 1024)}
+SHALLOW = {size: flux(size, doubles=4, singles=6) for size in (512, 1024)}
+"""A sixth of the blocks: as many sorts of plans, in a fraction of the time."""
+WISH = Wish(compute="bf16")
+
+
+def device(memory: float = 24, name="RTX 4090"):
+    card = known(name)
+    assert card is not None
+    return of_card(card, round(memory * GB))
+
+
+def chosen(size, card, wish=WISH):
+    """None when nothing fits."""
+    try:
+        return choose(SHALLOW[size], card, wish)
+    except DoesNotFit:
+        return None
+
+
+def seconds(choice, wish):
+    return choice.pace.seconds + choice.compiling / wish.steps
+
+
+sizes = st.sampled_from(list(SHALLOW))
+memories = st.floats(1.5, 14)
+names = st.sampled_from(["RTX 3060", "RTX 4060", "RTX 4090", "H100"])
+qualities = st.sampled_from(["16bit", "8bit", "4bit"])
+batches = st.sampled_from([1, 2, 4])
+wishes = st.builds(
+    lambda quality, batch: Wish(compute="bf16", quality=quality, batches=(batch,)), qualities, batches
+)
+
+
+@settings(max_examples=20, deadline=None)
+@given(sizes, memories, memories, names, wishes)
+def test_more_memory_never_gives_a_slower_plan(size, one, other, name, wish):
+    less, more = sorted((one, other))
+    tight, roomy = chosen(size, device(less, name), wish), chosen(size, device(more, name), wish)
+    assume(tight)
+    assert roomy is not None
+    assert seconds(roomy, wish) <= seconds(tight, wish) * (1 + TIE)
+
+
+@settings(max_examples=20, deadline=None)
+@given(sizes, memories, names, wishes, st.sampled_from([2, 4, 8, 128]))
+def test_what_is_chosen_fits_and_is_as_fine_as_wished(size, memory, name, wish, ram):
+    card = device(memory, name).with_ram(ram * GB)
+    choice = chosen(size, card, wish)
+    assume(choice)
+    assert choice is not None
+    assert fits(choice, card)
+    assert choice.needs["train"].reserved <= card.free
+    assert choice.plan.weights in wish.weights
+    assert wish.batches[0] % choice.plan.micro_batch == 0
+
+
+@settings(max_examples=20, deadline=None)
+@given(sizes, memories, names, batches)
+def test_a_lower_floor_is_never_slower(size, memory, name, batch):
+    paces = []
+    for quality in ("16bit", "8bit", "4bit"):
+        wish = Wish(compute="bf16", quality=quality, batches=(batch,))
+        choice = chosen(size, device(memory, name), wish)
+        paces.append(seconds(choice, wish) if choice else float("inf"))
+    assert paces[1] <= paces[0] * (1 + TIE)
+    assert paces[2] <= paces[1] * (1 + TIE)
+
+
+@pytest.mark.parametrize("memory", [0.19, 0.21, 0.24, 0.3])
+def test_no_other_plan_of_a_small_model_is_faster(memory):
+    """Every plan there is, one by one, without any of the search's shortcuts."""
+    profile = small(4, width=128, kept=12 * MB)
+    card = replace(device(), free=round((memory + 0.55) * GB), compiles=False)
+    wish = Wish(compute="bf16", quality="4bit", batches=(2,))
+    best = choose(profile, card, wish)
+    ways = product(("bf16", "int8", "nf4"), range(5), range(5), (False, True), (False, True), (2, 3), (1, 2))
+    times = []
+    for weights, checkpointed, streamed, hoist, keep, slots, micro in ways:
+        plan = Plan(
+            compute="bf16",
+            weights=weights,
+            checkpointed=checkpointed,
+            streamed=streamed,
+            hoist=hoist,
+            keep_attention=keep,
+            slots=slots,
+            micro_batch=micro,
+        )
+        one = assess(profile, card, wish, plan)
+        if fits(one, card):
+            times.append(one.pace.seconds)
+    assert min(times) * 0.999999 <= best.pace.seconds <= min(times) * (1 + TIE)
+
+
+def test_ties_go_to_the_finer_weights_and_to_the_simpler_plan():
+    for quality in ("16bit", "8bit", "4bit"):
+        choice = choose(PROFILES[512], device(80, "H100"), replace(WISH, quality=quality, steps=100))
+        assert choice.plan == Plan(compute="bf16", weights="bf16")
+
+
+def test_what_stays_and_what_comes_are_counted_apart_as_together():
+    """The sum by which the search says that a plan fits is what a whole count says."""
+    profile = PROFILES[768]
+    for weights, checkpointed, streamed, hoist in product(
+        ("bf16", "nf4"), (0, 20, 57), (0, 13, 57), (False, True)
+    ):
+        plan = Plan(
+            compute="bf16", weights=weights, checkpointed=checkpointed, streamed=streamed, hoist=hoist
+        )
+        whole = memory.train_need(profile, plan)
+        staying = memory.train_need(profile, replace(plan, checkpointed=0))
+        coming = memory.train_need(profile, replace(plan, streamed=0))
+        stay = sum(size for cause, size in staying.causes.items() if cause not in COMES)
+        come = coming.reserved - sum(size for cause, size in coming.causes.items() if cause not in COMES)
+        assert whole.reserved == stay + come
+
+
+def test_moments_of_eight_bits_are_the_last_resort_and_never_at_full_quality():
+    profile = replace(SHALLOW[512], trained=400_000_000)
+    least = next(size for size in range(3, 40) if _fits(profile, device(size)))
+    roomy = choose(profile, device(least + 4), WISH)
+    assert roomy.plan.moments == "fp32"
+    assert choose(profile, device(least), WISH).plan.moments == "8bit"
+    with pytest.raises(DoesNotFit):
+        choose(profile, device(least), replace(WISH, moments=("fp32",)))
+    with pytest.raises(DoesNotFit):
+        choose(profile, device(least), replace(WISH, quality="16bit"))
+
+
+def _fits(profile, card):
+    try:
+        return choose(profile, card, WISH)
+    except DoesNotFit:
+        return None
+
+
+def test_a_processor_streams_nothing_and_recomputes_when_memory_is_short():
+    profile = small(8, kept=80 * MB)
+    wish = Wish(compute="fp32")
+    roomy = choose(profile, of_cpu(2, 8 * GB, 8 * GB), wish)
+    assert roomy.plan == Plan()
+    short = of_cpu(2, 8 * GB, memory.LIBRARIES + 600 * MB)
+    plan = choose(profile, short, wish).plan
+    assert plan.checkpointed > 0
+    assert (plan.streamed, plan.hoist, plan.compile) == (0, False, False)
+
+
+def test_host_memory_that_is_short_leaves_weights_on_disk():
+    plan = choose(PROFILES[1024], device(8).with_ram(8 * GB), replace(WISH, quality="16bit")).plan
+    assert plan.mapped
+    assert not choose(PROFILES[1024], device(8).with_ram(64 * GB), replace(WISH, quality="16bit")).plan.mapped
+
+
+def test_the_rungs_of_the_ladder_need_less_each_time_and_keep_precision_while_they_can():
+    card, profile = device(7), SHALLOW[1024]
+    wish = replace(WISH, batches=(4,))
+    choice = choose(profile, card, wish)
+    needs, rung = [choice.needs["train"].reserved], choice
+    for _ in range(3):
+        rung = below(profile, card, wish, rung.plan)
+        assert rung.plan.weights == choice.plan.weights
+        assert 4 % rung.plan.micro_batch == 0
+        assert rung.plan.encode_streamed == choice.plan.encode_streamed
+        needs.append(rung.needs["train"].reserved)
+    assert all(after <= 0.9 * before for before, after in zip(needs, needs[1:], strict=False))
+
+
+def test_a_peak_above_the_prediction_is_expected_of_the_next_plan_too():
+    card, profile = device(16), PROFILES[1024]
+    plan = choose(profile, card, WISH).plan
+    needed = assess(profile, card, WISH, plan).needs["train"].reserved
+    rung = below(profile, card, WISH, plan, measured=round(needed * 1.3))
+    assert rung.needs["train"].reserved * 1.3 <= budget(card)
+
+
+def test_a_ladder_ends():
+    card, profile, plan = device(5), SHALLOW[512], None
+    with pytest.raises(DoesNotFit):
+        plan = choose(profile, card, WISH).plan
+        for _ in range(20):
+            plan = below(profile, card, WISH, plan).plan
+    assert plan is not None
+    assert FINENESS.index(plan.weights) >= FINENESS.index("fp8")
+
+
+@pytest.mark.parametrize("quality", ["16bit", "8bit", "4bit"])
+def test_a_search_takes_less_than_a_second(quality):
+    wish = replace(WISH, quality=quality, batches=(4,))
+    start = time.process_time()
+    choose(PROFILES[1024], device(10), wish)
+    assert time.process_time() - start < 1
