@@ -102,6 +102,22 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def foreign(head: bytes) -> str:
+    """What a file is that should be safetensors, by its first 64 bytes, and the remedy; "" when unknown."""
+    if head[8:9] == b"{":  # a length of 640 bytes begins as a pickle does
+        return ""
+    if head[:2] == b"PK" or (head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05"):
+        return (
+            "is a pickle whatever it is called, and reading a pickle can run any code. "
+            "Ask its author for a .safetensors file."
+        )
+    if head.startswith(b"version https://git-lfs"):
+        return "is a pointer of git-lfs, not the file. Run `git lfs pull` where it came from."
+    if head.lstrip()[:1] == b"<":
+        return "is a web page, not weights. Download it again, with your access token if it is gated."
+    return ""
+
+
 def append_line(path: Path, text: str) -> None:
     """Add one line in one system call, so that two writers never mix their lines."""
     with _room_for(path):

@@ -8,6 +8,7 @@ from PIL import Image
 
 from limner.errors import BadBase, BadData, BadRecipe
 from limner.run.setting import device_of, precision_of, prepare
+from originals import save_single
 from small import wish
 
 ALL = {"held_out": None}
@@ -162,3 +163,15 @@ def test_crops_follow_the_subject_or_say_that_they_do_not(tiny_base, photos, mon
     assert not plain.remarks
     with pytest.raises(BadRecipe, match=r"data\.crop"):
         prepare(wish(tiny_base, photos, data={"crop": "subject"}))
+
+
+def test_a_base_in_one_file_is_opened_with_what_its_lender_has(tiny_base, photos, tmp_path):
+    file = save_single(tiny_base, tmp_path / "flux.safetensors", only=("transformer",))
+    setting = prepare(wish(file, photos, parts=str(tiny_base)))
+    assert setting.source.name == "flux.safetensors" and setting.family.name == "flux"
+    folder = prepare(wish(tiny_base, photos))
+    assert setting.source.config("transformer") == folder.source.config("transformer")
+    with pytest.raises(BadRecipe, match="parts is 'sdxl', which is for a base in one file"):
+        prepare(wish(tiny_base, photos, parts="sdxl"))
+    with pytest.raises(BadBase, match="There is no file nowhere.safetensors"):
+        prepare(wish(Path("nowhere.safetensors"), photos))

@@ -156,13 +156,16 @@ def generate(*, target: Target, out: Out = None, given: dict[str, Any], as_json:
 
     with speaking(as_json=as_json) as say:
         subject, prompts, folder = _subject(target, given.pop("prompts") or [])
-        base = given.pop("base")
+        base, parts = given.pop("base"), given.pop("parts") or ""
         with swiftly():
             from limner.run.generate import Settings
             from limner.run.generate import generate as run
 
         settings = Settings(**{key: value for key, value in given.items() if value is not None})
-        pictures = run(subject, base=base, prompts=prompts, out=out or folder, settings=settings, say=say)
+        place = out or folder
+        pictures = run(
+            subject, base=base, parts=parts, prompts=prompts, out=place, settings=settings, say=say
+        )
     result({"images": pictures}, [str(path) for path in pictures], as_json=as_json)
 
 

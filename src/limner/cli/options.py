@@ -37,7 +37,8 @@ class Option:
 
 
 RECIPE = (
-    Option("--base", "base", str, 'Model to teach: "glyph", "flux-dev", "flux-schnell", a hub id, a folder.'),
+    Option("--base", "base", str, 'Model to teach: "glyph", "flux-dev", "sdxl", a hub id, a folder, a file.'),
+    Option("--parts", "parts", str, "For a base in one file: the base that lends what the file lacks."),
     Option("--trigger", "data.trigger", str, 'Words that shall summon what is learned, e.g. "sks cat".'),
     Option("--goal", "goal", str, "What the images share: subject, face, object, style."),
     Option("--rank", "lora.rank", int, "Inner width of the LoRA."),
@@ -64,6 +65,7 @@ RECIPE = (
 PICTURES = (
     Option("--prompt", "prompts", list[str], "What to paint; may be repeated.", None, "TEXT"),
     Option("--base", "base", str, "Model to paint with. Left out: the one that the LoRA was trained on."),
+    Option("--parts", "parts", str, "For a base in one file: the base that lends what the file lacks."),
     Option("--steps", "steps", int, "Denoising steps. Left out: 20."),
     Option("--guidance", "guidance", float, "Guidance. Left out: the base's own."),
     Option("--seed", "seed", int, "Seed of the first picture of each prompt.", 0),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from limner.errors import BadBase
+from limner.families.single import look
 
 if TYPE_CHECKING:
     from limner.families.base import Family
@@ -38,8 +39,10 @@ def kind_of(base: str) -> str:
         return base
     index = Path(base).expanduser() / "model_index.json"
     try:
+        if index.parent.is_file():
+            return KNOWN[look(index.parent).pipeline].rpartition(".")[2]
         pipeline = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
-    except (OSError, ValueError, AttributeError):  # no folder, or one that is told when it is opened
+    except (OSError, ValueError, AttributeError, BadBase):  # no folder, or one that is told when it is opened
         names = sorted((path.rpartition(".")[2].replace("_", "-") for path in KNOWN.values()), key=len)
         return next((name for name in reversed(names) if base.startswith(name)), "flux")
     return KNOWN.get(pipeline, "limner.families.flux").rpartition(".")[2].replace("_", "-")

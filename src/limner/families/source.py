@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import cached_property
@@ -105,7 +105,7 @@ class Source:
         files = self.weights(part)
         if not part.startswith("tokenizer"):
             files = [self.root / part / "config.json", *files]
-        return " ".join([*(f"{path.name}={_content(path)}" for path in files), precision])
+        return " ".join([*(f"{path.name}={content(path)}" for path in files), precision])
 
     @property
     def again(self) -> str:
@@ -117,7 +117,11 @@ class Source:
 
 
 def locate(
-    name: str, *, folders: Mapping[str, Path], tell: Callable[[str], None] = lambda line: None
+    name: str,
+    *,
+    folders: Mapping[str, Path],
+    tell: Callable[[str], None] = lambda line: None,
+    without: Sequence[str] = (),
 ) -> Source:
     """Find a base: a registered name, a folder in diffusers layout, or a hub id.
 
@@ -125,6 +129,7 @@ def locate(
         name: As the recipe says it.
         folders: Bases that come with the package, name -> folder.
         tell: Is told licence, size and gate of a base before it is fetched from the hub.
+        without: Parts whose weights are not needed, and not fetched.
 
     Raises:
         BadBase: It cannot be found, reached, or opened.
@@ -138,19 +143,25 @@ def locate(
         known = ", ".join(sorted({*folders, *HUB}))
         raise BadBase(
             f"Base {name!r} is no folder here and no known name. Known: {known}. "
-            "A folder in diffusers layout or a hub id (owner/name) works too."
+            "A folder in diffusers layout, a hub id (owner/name), or a .safetensors file of SDXL, SD 1.5 or "
+            "FLUX.1 works too."
         )
-    return _open(_from_hub(name, tell), name)
+    return _open(_from_hub(name, tell, without), name)
 
 
-def download_command(hub_id: str) -> str:
+def download_command(hub_id: str, without: Sequence[str] = ()) -> str:
     """What a person types to have a base on this disk."""
     wanted = " ".join(f"--include '{pattern}'" for pattern in WANTED)
-    passed = " ".join(f"--exclude '{pattern}'" for pattern in PASSED)
+    passed = " ".join(f"--exclude '{pattern}'" for pattern in passed_over(without))
     return f"hf download {hub_id} {wanted} {passed}"
 
 
-def _announce(name: str, hub_id: str, tell: Callable[[str], None]) -> None:
+def passed_over(without: Sequence[str]) -> list[str]:
+    """What is not fetched of a base when the weights of some parts are not needed."""
+    return [*PASSED, *(f"{part}/*.safetensors" for part in without)]
+
+
+def _announce(name: str, hub_id: str, tell: Callable[[str], None], passed: Sequence[str]) -> None:
     """Say what is about to be fetched: the hub itself knows the size, and the licence of what is not ours."""
     from huggingface_hub import HfApi
 
@@ -162,26 +173,27 @@ def _announce(name: str, hub_id: str, tell: Callable[[str], None]) -> None:
         each
         for each in facts.siblings or ()
         if any(fnmatch(each.rfilename, pattern) for pattern in WANTED)
-        and not any(fnmatch(each.rfilename, pattern) for pattern in PASSED)
+        and not any(fnmatch(each.rfilename, pattern) for pattern in passed)
     ]
     size = human(sum(each.size or 0 for each in files))
     gate = "; gated: its licence must be accepted on the hub first" if gated else ""
     tell(f"Fetching {hub_id}: {size} in {len(files)} files; licence: {licence}{gate}.")
 
 
-def _from_hub(name: str, tell: Callable[[str], None]) -> Path:
+def _from_hub(name: str, tell: Callable[[str], None], without: Sequence[str] = ()) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     hub_id, licence, gated = HUB.get(name, (name, "", False))
     ask = f"accept its licence on the hub's page of {hub_id}, then `hf auth login`, then " if gated else ""
-    how = f"{ask}`{download_command(hub_id)}`"
-    chosen: dict[str, Any] = {"allow_patterns": list(WANTED), "ignore_patterns": list(PASSED)}
+    how = f"{ask}`{download_command(hub_id, without)}`"
+    passed = passed_over(without)
+    chosen: dict[str, Any] = {"allow_patterns": list(WANTED), "ignore_patterns": passed}
     try:
         return Path(snapshot_download(hub_id, **chosen, local_files_only=True))
     except (errors.LocalEntryNotFoundError, errors.HFValidationError, FileNotFoundError):
         pass  # not on this disk yet
     try:
-        _announce(name, hub_id, tell)
+        _announce(name, hub_id, tell, passed)
         return Path(snapshot_download(hub_id, **chosen))
     except errors.GatedRepoError as error:
         raise BadBase(f"{hub_id} is gated: {how}.") from error
@@ -223,7 +235,7 @@ def _json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _content(path: Path) -> str:
+def content(path: Path) -> str:
     """SHA-256 of a file: its name in the hub's cache where it lies there, else read once and noted."""
     real = path.resolve()
     if len(real.name) == 64 and real.parent.name == "blobs":

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from limner.errors import BadLora
+from limner.files import foreign
 
 SIZES = {"F32": 4, "F16": 2, "BF16": 2}
 """The dtypes of LoRA factors, in safetensors' names, with their bytes."""
@@ -48,7 +49,8 @@ def header(path: Path) -> Header:
         with path.open("rb") as file:
             size = path.stat().st_size
             head = file.read(64)
-            _refuse_other_formats(path, head)
+            if reason := foreign(head):
+                raise BadLora(f"{path} {reason}")
             length = struct.unpack("<Q", head[:8])[0] if len(head) >= 8 else 0
             if not 2 <= length <= min(size - 8, LARGEST_HEADER):
                 _refuse(path, f"its header claims {length} bytes of a file of {size}")
@@ -70,22 +72,6 @@ def header(path: Path) -> Header:
 
 def _refuse(path: Path, reason: str) -> NoReturn:
     raise BadLora(f"{path} is not a safe LoRA file: {reason}. Get it again, or export it again.")
-
-
-def _refuse_other_formats(path: Path, head: bytes) -> None:
-    if head[8:9] == b"{":  # a length of 640 bytes begins as a pickle does
-        return
-    if head[:2] == b"PK" or (head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05"):
-        raise BadLora(
-            f"{path} is a pickle whatever it is called, and reading a pickle can run any code. "
-            "Ask its author for a .safetensors file."
-        )
-    if head.startswith(b"version https://git-lfs"):
-        raise BadLora(f"{path} is a pointer of git-lfs, not the file. Run `git lfs pull` where it came from.")
-    if head.lstrip()[:1] == b"<":
-        raise BadLora(
-            f"{path} is a web page, not a LoRA. Download it again, with your access token if it is gated."
-        )
 
 
 def _json(path: Path, text: bytes) -> dict[str, Any]:

@@ -327,7 +327,11 @@ class Recipe(Part):
 
     base: Annotated[str, Field(min_length=1)] = "glyph"
     """The model to teach: a registered name ("glyph", "flux-dev", "sdxl" ..), a hub id, or a folder in
-    diffusers layout (written with a leading "./", "../", "~/" or "/")."""
+    diffusers layout (written with a leading "./", "../", "~/" or "/"), or one .safetensors file of SDXL,
+    Stable Diffusion 1.5 or FLUX.1."""
+    parts: str = Field(default="", examples=["sdxl"])
+    """For a base in one file: the base that lends configs, tokenizers, and whole parts that the file lacks.
+    Empty: the family's own, of which only what is needed is fetched."""
     name: Annotated[str, Field(pattern=r'^[^./\\:*?"<>|\x00-\x1f][^/\\:*?"<>|\x00-\x1f]{0,99}$')] = "lora"
     """What the LoRA is called in its own metadata and in reports. Does not begin with a dot."""
     goal: Goal = "subject"

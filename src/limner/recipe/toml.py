@@ -67,8 +67,9 @@ def placed(recipe: Recipe, root: Path) -> Recipe:
         value = get(recipe, path)
         if value is not None:
             changes[path] = _absolute(root, value)
-    if recipe.base.startswith(("./", "../", "~")) or recipe.base in (".", ".."):
-        changes["base"] = str(_absolute(root, Path(recipe.base)))
+    for key, base in (("base", recipe.base), ("parts", recipe.parts)):
+        if base.startswith(("./", "../", "~")) or base in (".", "..") or base.endswith(".safetensors"):
+            changes[key] = str(_absolute(root, Path(base)))
     return change(recipe, changes)
 
 

@@ -223,7 +223,7 @@ def base_of(recipe: Recipe) -> Base:
     from limner.run.setting import source_of
 
     try:
-        source = source_of(recipe.base)
+        source = source_of(recipe.base, parts=recipe.parts)
         family = family_of(str(source.index.get("_class_name", "")))
         constants = family.constants(source, Objective())
         parts = [name for name in family.parts if name.startswith("tokenizer")]

@@ -50,6 +50,7 @@ def generate(  # noqa: PLR0913  what a picture is made of
     target: Path,
     *,
     base: str | None,
+    parts: str = "",
     prompts: list[str],
     out: Path,
     settings: Settings,
@@ -60,6 +61,7 @@ def generate(  # noqa: PLR0913  what a picture is made of
     Args:
         target: A run folder, or a LoRA file.
         base: The base to load it on; None for the one that the run's recipe or the file names.
+        parts: The base that lends a base in one file what it lacks; "" for the one in the run's recipe.
         prompts: At least one.
         out: Folder for the pictures.
         settings: See :class:`Settings`.
@@ -70,8 +72,8 @@ def generate(  # noqa: PLR0913  what a picture is made of
     """
     if not prompts:
         raise BadUsage("There is no prompt. Give at least one with --prompt.")
-    path, base = _lora(target, base)
-    source = source_of(base, say.line)
+    path, base, parts = _lora(target, base, parts)
+    source = source_of(base, say.line, parts)
     family = family_of(str(source.index.get("_class_name", "")))
     for side, pixels in (("--width", settings.width), ("--height", settings.height)):
         family.check_side(side, pixels)
@@ -146,18 +148,19 @@ def pipeline(
     return pipe.to(device)
 
 
-def _lora(target: Path, base: str | None) -> tuple[Path, str]:
+def _lora(target: Path, base: str | None, parts: str) -> tuple[Path, str, str]:
     if target.is_dir():
         run = RunDir(target)
         if not run.lora_path.exists():
             raise BadUsage(f"{target} has no lora.safetensors yet. Finish it with: limner train {target}")
-        return run.lora_path, base or toml.load(run.recipe_path).base
+        recipe = toml.load(run.recipe_path)
+        return run.lora_path, base or recipe.base, parts or ("" if base else recipe.parts)
     if not target.exists():
         raise BadUsage(f"{target} does not exist. Give a run folder or a LoRA file.")
     named = base or file.read(target).metadata.get("ss_sd_model_name", "")
     if not named:
         raise BadLora(f"{target} does not say which base it was trained on. Name it with --base.")
-    return target, named
+    return target, named, parts
 
 
 def _slug(prompt: str) -> str:

@@ -36,7 +36,7 @@ def prior(recipe: Recipe, run: RunDir, say: Say) -> Path | None:
     if not wish.prompts:
         return wish.images
     if processes.rank() == 0:
-        source = source_of(recipe.base, say.line)
+        source = source_of(recipe.base, say.line, recipe.parts)
         family = family_of(str(source.index.get("_class_name", "")))
         side = recipe.data.resolution or int(source.facts.get("resolution", family.resolution))
         facts = {

@@ -12,8 +12,8 @@ from limner.data.folder import Example, Folder, Rejected, read_folder
 from limner.data.order import Order
 from limner.data.subject import REMEDY, SLACK, crops, follows, slack
 from limner.data.views import View, views
-from limner.errors import BadData, BadRecipe
-from limner.families import family_of
+from limner.errors import BadBase, BadData, BadRecipe
+from limner.families import family_of, original
 from limner.families.base import Family, Objective
 from limner.families.source import Source, locate
 from limner.graph.split import Split, split
@@ -98,8 +98,27 @@ class Setting:
         )
 
 
-def source_of(base: str, tell: Callable[[str], None] = lambda line: None) -> Source:
-    """The base that a recipe names; ``tell`` hears of a download before it starts."""
+def source_of(base: str, tell: Callable[[str], None] = lambda line: None, parts: str = "") -> Source:
+    """The base that a recipe names.
+
+    Args:
+        base: A name, a hub id, a folder, or a file, which becomes a folder the first time.
+        tell: Hears of a download before it starts.
+        parts: The base that lends a file what it lacks.
+
+    Raises:
+        BadBase: It cannot be opened.
+        BadRecipe: ``parts`` is given and the base is no file.
+    """
+    file = Path(base).expanduser()
+    if file.is_file():
+        return original.opened(file, parts, folders=bases.folders(), tell=tell)
+    if file.suffix in (".safetensors", ".ckpt", ".pt", ".pth", ".bin"):
+        raise BadBase(f"There is no file {base}. Check the path, from the folder of the recipe or from here.")
+    if parts:
+        raise BadRecipe(
+            f"parts is {parts!r}, which is for a base in one file, and base is {base!r}. Remove it."
+        )
     return locate(base, folders=bases.folders(), tell=tell)
 
 
@@ -142,7 +161,7 @@ def prepare(
         raise BadRecipe(
             'train.method is "full", which `limner train` does not do yet. Set train.method = "lora".'
         )
-    source = source_of(recipe.base, tell)
+    source = source_of(recipe.base, tell, recipe.parts)
     family = family_of(str(source.index.get("_class_name", "")))
     device = device_of(recipe.limits.device)
     for side, pixels in (("width", recipe.sample.width), ("height", recipe.sample.height)):

@@ -1,0 +1,271 @@
+"""A base in one file becomes a folder in diffusers layout, once: everything else reads folders.
+
+Names are turned by diffusers' ``loaders/single_file_utils.py`` (version 0.42), but for FLUX.1's transformer,
+which it knows at one width only: those are in ``limner.lora.tables``. No number is changed: tensors keep
+their bits, and fp8 becomes bf16, which holds each of its values.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from limner.errors import BadBase
+from limner.families import family_of
+from limner.families.base import Family
+from limner.families.loading import BROKEN, first_line, hush, skeleton
+from limner.families.single import Single, look
+from limner.families.source import WEIGHTS, Source, content, locate
+from limner.files import atomic_write, require_space, write_json
+from limner.lora.names import Spelling, Table
+from limner.lora.tables import DOUBLE, FLUX, SINGLE, rows
+
+VERSION = "1"
+"""Of the folders that are made; a change makes them anew."""
+
+SHARD = 2 * 10**9
+"""Bytes of a file of weights; so much is copied in memory at once."""
+
+TRANSFORMER = Table(
+    FLUX
+    + tuple(
+        row
+        for before, native, names in (
+            (DOUBLE, "double_blocks.{}.img_attn.norm.", ("norm_q", "norm_k")),
+            (DOUBLE, "double_blocks.{}.txt_attn.norm.", ("norm_added_q", "norm_added_k")),
+            (SINGLE, "single_blocks.{}.norm.", ("norm_q", "norm_k")),
+        )
+        for row in rows(
+            dict(zip(names, ("query_norm", "key_norm"), strict=True)), before=f"{before}attn.", native=native
+        )
+    )
+)
+NORMS = ("norm_q", "norm_k", "norm_added_q", "norm_added_k")
+
+PASSED = ("position_ids", "logit_scale", "text_projection.weight")
+"""Endings of tensors that a part may have in the file and does not compute with."""
+TIED = ("encoder.embed_tokens.weight",)
+"""Second names of tensors."""
+
+
+def opened(
+    path: Path,
+    parts: str,
+    *,
+    folders: Mapping[str, Path],
+    tell: Callable[[str], None] = lambda line: None,
+) -> Source:
+    """The folder of a base in one file; made on the first call, in the user's cache, named by its content.
+
+    Args:
+        path: The .safetensors file.
+        parts: Base that lends configs, tokenizers, and what else the file lacks; "" for the family's own.
+        folders: Bases that come with the package, name -> folder.
+        tell: Hears of downloads and of what is made.
+
+    Raises:
+        BadBase: The file is a pickle, torn, or of another kind; what it lacks is not there; shapes differ.
+        DiskFull: There is no room for the folder.
+    """
+    file = look(path)
+    family = family_of(file.pipeline)
+    lender = _lender(file, family, parts, folders, tell)
+    home = _home() / f"{path.stem[:60]}-{_address(file, family, lender)}"
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(home.with_name(f".{home.name}.lock")):
+        if not home.is_dir():
+            size = 2 * path.stat().st_size  # shards, and what is copied because it cannot be linked
+            require_space(home.parent, size, f"{home}, the folder of {file.name},")
+            tell(f"Turning {file.name} into a folder in diffusers layout, once: {home}.")
+            _make(file, family, lender, home)
+    return replace(locate(str(home), folders={}), name=file.name)
+
+
+def _home() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "limner" / "bases"
+
+
+def _lender(
+    file: Single,
+    family: Family,
+    parts: str,
+    folders: Mapping[str, Path],
+    tell: Callable[[str], None],
+) -> Source:
+    lacking = ", ".join(part for part in family.parts if part not in file.parts)
+    try:
+        lender = locate(parts or file.lender, folders=folders, tell=tell, without=tuple(file.parts))
+        said = lender.index.get("_class_name")
+        for part in family.parts if said == file.pipeline else ():
+            lender.config(part) if part in file.parts else lender.weights(part)
+    except BadBase as error:
+        raise BadBase(
+            f"{file.name} has no configs and no {lacking}; they come from {parts or file.lender}. {error} "
+            'Or name a folder in diffusers layout that has them: parts = "./folder".'
+        ) from error
+    if said != file.pipeline:
+        raise BadBase(
+            f"{lender.name} is a {said}, and {file.name} is of {family.name}: name such a base, for "
+            f"instance {file.lender}."
+        )
+    return lender
+
+
+def _address(file: Single, family: Family, lender: Source) -> str:
+    """Hash of everything that decides what is in the folder."""
+    told = [VERSION, content(file.path), repr(file.sampler), repr(lender.index), repr(lender.facts)]
+    told += [repr(lender.config("scheduler"))]
+    for part in family.parts:
+        told.append(repr(lender.config(part)) if part in file.parts else lender.fingerprint(part, ""))
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+
+
+def _make(file: Single, family: Family, lender: Source, home: Path) -> None:
+    hush()
+    draft = home.with_name(f".{home.name}.part")
+    shutil.rmtree(draft, ignore_errors=True)  # what a kill left
+    try:
+        write_json(draft / "model_index.json", lender.index)
+        if lender.facts:
+            write_json(draft / "limner.json", lender.facts)
+        scheduler = {**lender.config("scheduler"), **file.sampler}
+        write_json(draft / "scheduler" / "scheduler_config.json", scheduler)
+        for part in family.parts:
+            if part in file.parts:
+                _write(draft / part, _weights(file, family, lender, draft, part))
+            else:
+                _lend(lender, part, draft / part)
+        draft.replace(home)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _lend(lender: Source, part: str, folder: Path) -> None:
+    """A part as the lender has it: linked where the disk can, else copied."""
+    folder.mkdir(parents=True)
+    index = sorted((lender.root / part).glob("*.index.json"))
+    for path in {lender.root / part / "config.json", *index, *lender.weights(part)}:
+        if path.is_file():
+            try:
+                os.link(path.resolve(), folder / path.name)
+            except OSError:  # another disk, or one without links
+                shutil.copyfile(path, folder / path.name)
+
+
+def _weights(file: Single, family: Family, lender: Source, draft: Path, part: str) -> dict[str, Tensor]:
+    """A part's tensors in diffusers' names, held against its config."""
+    config = lender.config(part)
+    if file.pipeline == "FluxPipeline" and part == "transformer":
+        config = {**config, "guidance_embeds": file.guided}
+    write_json(draft / part / "config.json", config)
+    model = skeleton(family, Source(draft, lender.name), part, dtype=torch.float32)
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in TIED}
+    prefix = file.parts[part]
+    with safe_open(file.path, "pt") as opened_:
+        own = {name: opened_.get_tensor(name) for name in opened_.keys() if name.startswith(prefix)}  # noqa: SIM118
+    given = _named(file, part, own, config, model, set(wanted))
+    if "text_model.embeddings.token_embedding.weight" not in wanted:  # transformers 5 took the level away
+        given = {name.removeprefix("text_model."): tensor for name, tensor in given.items()}
+    for name, shape in wanted.items():
+        have = tuple(given[name].shape) if name in given else None
+        if have != shape:
+            raise BadBase(
+                f"{file.name}: {part}'s {name} is {have or 'missing'}, and {shape} by {lender.name}'s "
+                "config: a variant (inpainting, another size), or torn. Name a base of its shape: "
+                'parts = "./folder".'
+            )
+    if more := [name for name in given if name not in wanted and not name.endswith((*PASSED, *TIED))]:
+        raise BadBase(
+            f"{file.name}: {part} has {len(more)} tensors more than the config of {lender.name} knows, first "
+            f'{more[0]}. Name a base of its shape: parts = "./folder".'
+        )
+    return {name: _plain(file, name, given[name]) for name in wanted}
+
+
+def _named(
+    file: Single, part: str, own: dict[str, Tensor], config: Mapping[str, Any], model: Any, wanted: set[str]
+) -> dict[str, Tensor]:
+    """The authors' tensors of a part in diffusers' names; those that nobody knows keep their own."""
+    from diffusers.loaders import single_file_utils as theirs
+
+    prefix = file.parts[part]
+    if part in ("unet", "vae"):
+        turn = theirs.convert_ldm_unet_checkpoint if part == "unet" else theirs.convert_ldm_vae_checkpoint
+        try:
+            made = {name: tensor for name, tensor in turn(own, dict(config)).items() if tensor is not None}
+        except BROKEN as error:
+            raise BadBase(f"{file.name}: {part} is none that is known: {first_line(error)}.") from error
+        taken = {tensor.data_ptr() for tensor in made.values()}
+        return made | {name: each for name, each in own.items() if each.data_ptr() not in taken}
+    if prefix == "conditioner.embedders.1.model.":
+        return theirs.convert_open_clip_checkpoint(model, own, prefix=prefix)
+    bare = {name.removeprefix(prefix): tensor for name, tensor in own.items()}
+    if part == "transformer":
+        return flux(bare, wanted)
+    old = "embeddings.token_embedding.weight" in bare  # before transformers 4.0 there was no level above
+    return {f"text_model.{name}": tensor for name, tensor in bare.items()} if old else bare
+
+
+def flux(native: Mapping[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
+    """FLUX.1's transformer: the authors' tensors -> diffusers' names, at any width and depth.
+
+    Args:
+        native: Tensors in the authors' names, without a prefix. Those that no wanted name reads stay.
+        wanted: diffusers' names.
+    """
+    made, read = {}, set()
+    for name in wanted:
+        module, _, leaf = name.rpartition(".")
+        place = TRANSFORMER.find(module, Spelling("", "diffusers"))
+        if place is None:
+            continue
+        leaf = "scale" if module.endswith(NORMS) else leaf
+        source = f"{TRANSFORMER.spell(place, 'native')}.{leaf}"
+        if source not in native:
+            continue
+        read.add(source)
+        shares, whole = place.row.shares, native[source]
+        unit = whole.shape[0] // sum(shares)
+        own = whole.split([unit * share for share in shares])[place.member or 0]
+        made[name] = torch.cat(own.chunk(2)[::-1]) if place.row.swapped else own
+    return made | {name: tensor for name, tensor in native.items() if name not in read}
+
+
+def _plain(file: Single, name: str, tensor: Tensor) -> Tensor:
+    if tensor.dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
+        tensor = tensor.to(torch.bfloat16)
+    if not tensor.is_floating_point() or not tensor.isfinite().all():
+        raise BadBase(f"{file.name}: {name} holds no numbers that can be computed with. Get the file again.")
+    return tensor
+
+
+def _write(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Safetensors files of at most :data:`SHARD` bytes, and their index if there are several."""
+    stem = next((stem for stem, parts in WEIGHTS if folder.name in parts), "model")
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name, tensor in tensors.items():
+        if size and size + tensor.nbytes > SHARD:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += tensor.nbytes
+    files = [f"{stem}.safetensors"]
+    if len(shards) > 1:
+        files = [f"{stem}-{n:05d}-of-{len(shards):05d}.safetensors" for n in range(1, len(shards) + 1)]
+        owner = {name: file for file, names in zip(files, shards, strict=True) for name in names}
+        total = sum(tensor.nbytes for tensor in tensors.values())
+        index = {"metadata": {"total_size": total}, "weight_map": owner}
+        write_json(folder / f"{stem}.safetensors.index.json", index)
+    for file, names in zip(files, shards, strict=True):
+        copies = {name: tensors[name].clone(memory_format=torch.contiguous_format) for name in names}
+        atomic_write(folder / file, lambda draft, own=copies: save_file(own, draft, {"format": "pt"}))
