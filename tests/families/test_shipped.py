@@ -8,6 +8,7 @@ import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import errors
+from safetensors.torch import save_file
 
 from limner.errors import BadBase
 from limner.families import family_of
@@ -207,3 +208,9 @@ def test_offline_for_true():
         BadBase, match=r"configs of own/er are not on this disk and the hub cannot be reached"
     ):
         described("own/er", folders={})
+
+
+def test_a_base_in_one_file_is_described_as_its_family_s(tmp_path: Path):
+    path = tmp_path / "mine.safetensors"
+    save_file({"double_blocks.0.img_attn.qkv.weight": torch.zeros(1)}, path)
+    assert described(str(path), folders={}).name == "flux-schnell"

@@ -192,7 +192,7 @@ def test_a_blob_of_the_hubs_cache_is_named_by_its_hash(tmp_path: Path):
     (tmp_path / "blobs").mkdir()
     (tmp_path / "blobs" / name).write_bytes(b"whatever")
     (tmp_path / "link").symlink_to(tmp_path / "blobs" / name)
-    assert source._content(tmp_path / "link") == name
+    assert source.content(tmp_path / "link") == name
 
 
 def hub(answer: Callable[[], str]) -> Callable[..., str]:
@@ -327,3 +327,24 @@ def test_the_download_command_gets_just_what_is_read():
     passed = ["flux1-dev.safetensors", "dev_grid.jpg", "vae/model.bin"]
     assert not any(fnmatch(name, pattern) for name in passed for pattern in patterns)
     assert all(licence for _, licence, _ in HUB.values())
+
+
+def test_what_is_fetched_in_part_does_not_pass_for_the_whole(
+    tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[dict[str, Any]] = []
+
+    def snapshot_download(repo_id: str, *, local_files_only: bool = False, **given: Any) -> str:
+        if local_files_only:
+            raise errors.LocalEntryNotFoundError("not here")
+        asked.append(given)
+        return str(tiny_base)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(source, "_announce", lambda *_: None)
+    locate("flux-dev", folders={})
+    locate("flux-dev", folders={}, without=("transformer", "vae"))
+    whole, lent = asked
+    assert whole["cache_dir"] is None and "transformer/*.safetensors" not in whole["ignore_patterns"]
+    assert lent["cache_dir"].parts[-2:] == ("lenders", "transformer-vae")
+    assert {"transformer/*.safetensors", "vae/*.safetensors"} <= set(lent["ignore_patterns"])

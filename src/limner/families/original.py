@@ -24,7 +24,7 @@ from limner.families import family_of
 from limner.families.base import Family
 from limner.families.loading import BROKEN, first_line, hush, skeleton
 from limner.families.single import Single, look
-from limner.families.source import WEIGHTS, Source, content, locate
+from limner.families.source import WEIGHTS, Source, content, home_of, locate
 from limner.files import atomic_write, require_space, write_json
 from limner.lora.names import Spelling, Table
 from limner.lora.tables import DOUBLE, FLUX, SINGLE, rows
@@ -79,7 +79,7 @@ def opened(
     file = look(path)
     family = family_of(file.pipeline)
     lender = _lender(file, family, parts, folders, tell)
-    home = _home() / f"{path.stem[:60]}-{_address(file, family, lender)}"
+    home = home_of("bases") / f"{path.stem[:60]}-{_address(file, family, lender)}"
     home.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(home.with_name(f".{home.name}.lock")):
         if not home.is_dir():
@@ -88,10 +88,6 @@ def opened(
             tell(f"Turning {file.name} into a folder in diffusers layout, once: {home}.")
             _make(file, family, lender, home)
     return replace(locate(str(home), folders={}), name=file.name)
-
-
-def _home() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "limner" / "bases"
 
 
 def _lender(

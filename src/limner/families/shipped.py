@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from limner.errors import BadBase
+from limner.families.single import look
 from limner.families.source import HUB, Source, download_command, locate
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -86,13 +87,15 @@ def described(
     """A base's configs, fetching nothing else: of a folder, of a registered name, or of a hub id.
 
     Args:
-        name: As the recipe says it.
+        name: As the recipe says it. A base in one file is planned as the one of its family.
         folders: Bases that come with the package, name -> folder.
         tell: Is told before configs are fetched from the hub.
 
     Raises:
         BadBase: It cannot be found, reached, or opened.
     """
+    if Path(name).expanduser().is_file():
+        return known(look(Path(name).expanduser()).lender)
     here = name in folders or Path(name).expanduser().is_dir()
     if name in HUB and not here:
         return known(name)

@@ -188,13 +188,16 @@ def _from_hub(name: str, tell: Callable[[str], None], without: Sequence[str] = (
     how = f"{ask}`{download_command(hub_id, without)}`"
     passed = passed_over(without)
     chosen: dict[str, Any] = {"allow_patterns": list(WANTED), "ignore_patterns": passed}
-    try:
-        return Path(snapshot_download(hub_id, **chosen, local_files_only=True))
-    except (errors.LocalEntryNotFoundError, errors.HFValidationError, FileNotFoundError):
-        pass  # not on this disk yet
+    # What is fetched in part lies apart from the hub's own cache, where it would pass for the whole base.
+    homes = [None, home_of("lenders") / "-".join(without)] if without else [None]
+    for home in homes:
+        try:
+            return Path(snapshot_download(hub_id, **chosen, cache_dir=home, local_files_only=True))
+        except (errors.LocalEntryNotFoundError, errors.HFValidationError, FileNotFoundError):
+            pass  # not on this disk yet
     try:
         _announce(name, hub_id, tell, passed)
-        return Path(snapshot_download(hub_id, **chosen))
+        return Path(snapshot_download(hub_id, **chosen, cache_dir=homes[-1]))
     except errors.GatedRepoError as error:
         raise BadBase(f"{hub_id} is gated: {how}.") from error
     except errors.RepositoryNotFoundError as error:
@@ -235,6 +238,11 @@ def _json(path: Path) -> dict[str, Any]:
     return value
 
 
+def home_of(kind: str) -> Path:
+    """The folder of Limner's own files of a kind in the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "limner" / kind
+
+
 def content(path: Path) -> str:
     """SHA-256 of a file: its name in the hub's cache where it lies there, else read once and noted."""
     real = path.resolve()
@@ -243,9 +251,8 @@ def content(path: Path) -> str:
     facts = real.stat()
     if facts.st_size < 2**20:
         return sha256_file(real)
-    home = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "limner" / "fingerprints"
     key = f"{real} {facts.st_size} {facts.st_mtime_ns}"
-    note = home / f"{hashlib.sha256(key.encode()).hexdigest()}.txt"
+    note = home_of("fingerprints") / f"{hashlib.sha256(key.encode()).hexdigest()}.txt"
     known = note.read_text(errors="replace").split() if note.is_file() else []
     if len(known) == 1 and len(known[0]) == 64:
         return known[0]
