@@ -34,6 +34,8 @@ class Wish:
     """Whether pictures are painted between the steps."""
     stored: tuple[Weights, ...] | None = None
     """Only these ways of storing weights, whatever ``quality`` says."""
+    without: frozenset[str] = frozenset()
+    """Fields of a plan that stay at their default: "streamed", "checkpointed", "compile"."""
     moments: tuple[Moments, ...] = ("fp32", "8bit")
     """Ways of storing the optimizer's state. The second is for AdamW, when nothing fits with the first."""
 

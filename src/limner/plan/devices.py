@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
+from limner.errors import BadRecipe
 from limner.plan.cards import Card
 from limner.plan.plan import BITS, Compute, Weights
 
@@ -91,7 +92,13 @@ class Device:
     """US dollars per hour, rented."""
 
     def computes(self, precision: str) -> Compute:
-        """bf16 where a GPU has it, else fp32; or what the recipe says."""
+        """bf16 where a GPU has it, else fp32; or what the recipe says.
+
+        Raises:
+            BadRecipe: It says bf16, and the device has none.
+        """
+        if precision == "bf16" and not self.rates.gemm.get("bf16"):
+            raise BadRecipe(f'limits.precision is "bf16", and {self.name} has none. Set "auto" or "fp32".')
         if precision == "fp32":
             return "fp32"
         if precision == "bf16":

@@ -154,7 +154,7 @@ class _Space:
             (False, True) if keepable else (False,),
             (2, 3) if on_card else (2,),
             wish.micros,
-            (False, True) if device.compiles else (False,),
+            (False, True) if device.compiles and "compile" not in wish.without else (False,),
         ):
             if weights == "fp8" and "int8" in wish.weights and not device.rates.expand:
                 continue  # as fast as int8, and coarser
@@ -177,7 +177,9 @@ class _Space:
 
         Left out are those that cannot be among the fastest.
         """
-        most = self.blocks if self.device.kind == "cuda" else 0
+        without = self.wish.without
+        most = self.blocks if self.device.kind == "cuda" and "streamed" not in without else 0
+        twice = 0 if "checkpointed" in without else self.blocks
         coming = self._comes(group.plan)
         for streamed in range(most + 1):
             if group.plan.slots > 2 and streamed < group.plan.slots:
@@ -188,7 +190,7 @@ class _Space:
             if (kept := self._keeps(group.plan, streamed)) is None:
                 continue
             mapped, tiled, staying = kept
-            for checkpointed in range(1 if group.plan.keep_attention else 0, self.blocks + 1):
+            for checkpointed in range(1 if group.plan.keep_attention else 0, twice + 1):
                 if staying + coming[checkpointed] <= self.room:
                     if group.slow(checkpointed, away, mapped=mapped) <= self.worth:
                         how = {"mapped": mapped, "decode_tiled": tiled}

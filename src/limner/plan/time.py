@@ -46,11 +46,13 @@ class Total:
     train: float
     sample: float
     compile: float = 0.0
+    measure: float = 0.0
+    """The held-out loss."""
 
     @property
     def seconds(self) -> float:
         """All phases together."""
-        return self.load + self.cache + self.train + self.sample + self.compile
+        return self.load + self.cache + self.train + self.sample + self.compile + self.measure
 
 
 def seconds_of(
@@ -101,8 +103,9 @@ class Clock:
             same = number and block == blocks[number - 1]  # most of a model's blocks are
             each.append(each[-1] if same else self._all(block))
         self.forward, self.backward, self.again = ([one[which] for one in each] for which in range(3))
-        self.rest = seconds_of(rest.forward, device, plan.compute, images)
-        self.rest += seconds_of(rest.backward, device, plan.compute, images, backward=True)
+        self.outside = seconds_of(rest.forward, device, plan.compute, images)
+        """Seconds of a forward pass outside the blocks."""
+        self.rest = self.outside + seconds_of(rest.backward, device, plan.compute, images, backward=True)
         hoisted = sum(block.modulation for block in profile.blocks) if plan.hoist else 0
         self.hoisting = hoisted / device.rates.copy
         self.bytes = [frozen_bytes(block, plan) for block in blocks]

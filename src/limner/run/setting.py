@@ -176,7 +176,7 @@ def prepare(
     usual = views(_usual(recipe, prior), **seen) if prior else ()
     objective = objective_of(recipe)
     units = family.bound(source, objective)
-    trained = _trained(recipe, family, source)
+    trained = trained_of(recipe, family, source)
     return Setting(
         recipe=recipe,
         source=source,
@@ -273,7 +273,7 @@ def objective_of(recipe: Recipe) -> Objective:
     )
 
 
-def _trained(recipe: Recipe, family: Family, source: Source) -> dict[str, int]:
+def trained_of(recipe: Recipe, family: Family, source: Source) -> dict[str, int]:
     trained = {family.denoiser: 0}
     for name in recipe.lora.text_encoders:
         family.endings(name, "auto")

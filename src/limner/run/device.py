@@ -1,0 +1,187 @@
+"""The device that a run is planned for: this machine's, read without torch, or a card that is wished for.
+
+Free memory is read from the driver, not from a name; rates that ``limner plan --calibrate`` measured here
+take the place of those of the table.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from limner.errors import BadUsage
+from limner.files import write_json
+from limner.plan import cards, devices
+from limner.plan.devices import SPARE, Device
+from limner.recipe.schema import Limits
+from limner.recipe.size import parse_size
+
+QUERY = ("nvidia-smi", "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits")
+PATIENCE = 10
+"""Seconds that the driver may take to answer."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A GPU that is here."""
+
+    name: str
+    memory: int
+    free: int
+
+
+def user_cache() -> Path:
+    """The user's cache folder of Limner."""
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "limner"
+
+
+def device_for(limits: Limits, *, card: str | None = None) -> Device:
+    """What a run is planned for.
+
+    Args:
+        limits: ``device``, ``vram`` and ``ram`` of a recipe.
+        card: A card's name, if it shall be planned for another than is here.
+
+    Raises:
+        BadUsage: No such card is known, or sizes that cannot be.
+    """
+    device = _wished(limits, card)
+    if limits.ram != "auto":
+        device = device.with_ram(parse_size(limits.ram))
+    return device
+
+
+def _wished(limits: Limits, card: str | None) -> Device:
+    memory = None if limits.vram == "auto" else parse_size(limits.vram)
+    if card is not None:
+        found = cards.known(card)
+        if found is None:
+            near = ", ".join(each.name for each in cards.CARDS)
+            raise BadUsage(f"No card {card!r:.60} is known. Known: {near}. Or say its memory: --vram 12GB.")
+        return devices.of_card(found, memory)
+    if limits.device == "cpu":
+        return measured_rates(processor())
+    here = gpu()
+    if memory is None:
+        return measured_rates(present(here)) if here else measured_rates(processor())
+    if here:
+        return measured_rates(_limited(present(here), memory))
+    return devices.of_card(cards.typical(memory / 2**30), memory)
+
+
+def gpu() -> Card | None:
+    """The first GPU of this machine that torch would use, as its driver tells; None when there is none."""
+    if shutil.which(QUERY[0]) is None:
+        return None
+    try:
+        told = subprocess.run(QUERY, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
+    except (subprocess.SubprocessError, OSError):
+        return None  # a driver without a card says so with an error
+    lines = [line for line in told.splitlines() if line.count(",") == 2]
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    first = "0" if shown is None else shown.split(",")[0].strip()
+    if not first.isdigit() or int(first) >= len(lines):
+        return None
+    name, memory, free = (word.strip() for word in lines[int(first)].split(","))
+    if not (memory.isdigit() and free.isdigit()):
+        return None
+    return Card(name, int(memory) * 2**20, int(free) * 2**20)
+
+
+def present(card: Card) -> Device:
+    """A GPU that is here: what is free right now, but for a little; at the rates of its name."""
+    found = cards.known(card.name) or cards.typical(card.memory / 2**30)
+    about = devices.of_card(found, card.memory)
+    free = max(0, min(card.free, card.memory) - SPARE)
+    source = about.source if cards.known(card.name) else f"not in the table, so those of {found.name}"
+    total, available = _ram()
+    return replace(
+        about.with_ram(available),
+        name=card.name,
+        free=free,
+        reserve=card.memory - free,
+        source=source,
+        pinned=min(round(total * devices.PINNED), available),
+    )
+
+
+def _limited(device: Device, memory: int) -> Device:
+    """A card that is here as if it had other memory: less of its own, or that of a larger one."""
+    alone = replace(device, reserve=devices.DESKTOP).with_memory(memory)
+    return replace(alone, free=min(alone.free, device.free)) if memory <= device.memory else alone
+
+
+def processor() -> Device:
+    """This machine's processor and memory, within what its control group allows."""
+    total, available = _ram()
+    return devices.of_cpu(_cores(), total, available)
+
+
+def _cores() -> int:
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    here = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return min(int(threads), here) if threads.isdigit() and int(threads) else here
+
+
+def _ram() -> tuple[int, int]:
+    """Bytes of memory that the host has, and that are available to a new process."""
+    facts = Path("/proc/meminfo")
+    if not facts.is_file():
+        return _ram_elsewhere()
+    values = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in facts.read_text().splitlines()}
+    total = values["MemTotal"]
+    available = values.get("MemAvailable", total // 2)
+    group = Path("/sys/fs/cgroup")
+    bound = group / "memory.max"
+    text = bound.read_text().strip() if bound.is_file() else "max"
+    if text.isdigit():  # a container may have less than its host
+        left = max(0, int(text) - int((group / "memory.current").read_text()))
+        total, available = min(total, int(text)), min(available, left)
+    return total, available
+
+
+def _ram_elsewhere() -> tuple[int, int]:
+    """Where there is no /proc: all of it, of which three quarters are taken to be free."""
+    if sys.platform == "win32":
+        import ctypes
+
+        class Status(ctypes.Structure):
+            """MEMORYSTATUSEX of the Windows API."""
+
+            _fields_ = [("length", ctypes.c_ulong), ("load", ctypes.c_ulong)] + [
+                (name, ctypes.c_ulonglong) for name in ("total", "free", "a", "b", "c", "d", "e")
+            ]
+
+        status = Status(length=ctypes.sizeof(Status))
+        ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
+        return status.total, status.free
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return total, total * 3 // 4
+
+
+def constants_path(name: str) -> Path:
+    """Where the measured rates of a device are kept."""
+    return user_cache() / "devices" / f"{devices.slug(name)}.json"
+
+
+def measured_rates(device: Device) -> Device:
+    """The device at the rates that were measured on it, if they were."""
+    path = constants_path(device.name)
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        return devices.calibrated(device, kept["rates"], str(kept["date"]))
+    except (OSError, ValueError, LookupError, TypeError):
+        return device  # never measured, or by a version that measured other things
+
+
+def keep_rates(device: Device, rates: devices.Rates, facts: dict[str, Any]) -> Path:
+    """Write down rates that were measured, for every plan to come."""
+    path = constants_path(device.name)
+    today = date.today().isoformat()
+    write_json(path, {"device": device.name, "date": today, **facts, "rates": devices.rates_to_json(rates)})
+    return path

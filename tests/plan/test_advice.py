@@ -1,0 +1,98 @@
+from dataclasses import replace
+
+import pytest
+
+from blueprints import flux
+from limner.errors import DoesNotFit
+from limner.plan.advice import CAUSES, SHOWN, alternatives, least, misfit
+from limner.plan.cards import known
+from limner.plan.choice import Wish, fits
+from limner.plan.devices import of_card, of_cpu
+from limner.plan.plan import BITS
+from limner.plan.search import choose
+
+GB = 2**30
+SHALLOW = {size: flux(size, doubles=4, singles=6) for size in (256, 512, 768, 1024)}
+WISH = Wish(compute="bf16")
+
+
+def device(memory: float = 24):
+    card = known("RTX 4090")
+    assert card is not None
+    return of_card(card, round(memory * GB))
+
+
+def test_the_alternatives_are_other_plans_nearest_in_speed_first():
+    card, profile = device(6), SHALLOW[1024]
+    chosen = choose(profile, card, WISH)
+    others = alternatives(profile, card, WISH, chosen)
+    assert len(others) == SHOWN
+    assert chosen.plan not in [each.choice.plan for each in others]
+    assert [abs(each.change) for each in others] == sorted(abs(each.change) for each in others)
+    for each in others:
+        assert each.fits == fits(each.choice, card)
+        assert each.change == pytest.approx(each.choice.pace.seconds / chosen.pace.seconds - 1)
+
+
+def test_a_precision_below_the_floor_is_shown_as_what_it_would_buy():
+    card, profile = device(6), SHALLOW[1024]
+    chosen = choose(profile, card, replace(WISH, quality="16bit"))
+    others = alternatives(profile, card, replace(WISH, quality="16bit"), chosen)
+    assert {"weights in 8 bits", "weights in 4 bits"} & {each.what for each in others}
+    for each in others:
+        if each.what.startswith("weights in"):
+            assert f"{BITS[each.choice.plan.weights]} bits" in each.what
+
+
+def test_a_larger_card_is_shown_as_not_fitting_this_one():
+    card, profile = device(6), SHALLOW[1024]
+    chosen = choose(profile, card, WISH)
+    bought = [each for each in alternatives(profile, card, WISH, chosen) if "card of" in each.what]
+    assert all(not each.fits and each.change <= 0 for each in bought)
+
+
+def test_the_least_plan_needs_no_more_than_any_that_fits():
+    profile = SHALLOW[512]
+    smallest = least(profile, device(2.5), WISH)
+    for memory in (2.5, 3, 4, 8):
+        assert smallest.reserved <= choose(profile, device(memory), WISH).reserved
+
+
+def test_what_does_not_fit_names_the_cause_and_what_would_do():
+    card, profile, wish = device(1.9), SHALLOW[1024], replace(WISH, quality="16bit")
+    with pytest.raises(DoesNotFit):
+        choose(profile, card, wish)
+    found = misfit(profile, card, wish, at=SHALLOW.__getitem__)
+    assert found.cause in CAUSES
+    assert found.need.causes[found.cause] == max(
+        size for cause, size in found.need.causes.items() if cause not in ("context", "workspace")
+    )
+    text = str(found)
+    assert "\n" not in text
+    assert "Most of it is activations" in text
+    assert any(each.startswith("a card of") for each in found.remedies)
+
+
+def test_every_remedy_is_one():
+    profile, wish = SHALLOW[1024], replace(WISH, quality="16bit")
+    for memory in (1.5, 1.9, 2.1):
+        for remedy in misfit(profile, device(memory), wish, at=SHALLOW.__getitem__).remedies:
+            word = remedy.split()[-1]
+            match remedy.split()[0]:
+                case "--quality":
+                    assert choose(profile, device(memory), replace(wish, quality=word))
+                case "--resolution":
+                    assert choose(SHALLOW[int(word)], device(memory), wish)
+                case "a":
+                    size = int(remedy.removeprefix("a card of ").split()[0])
+                    assert choose(profile, device(size), wish)
+                    assert size > memory
+                case other:
+                    raise AssertionError(other)
+
+
+def test_on_a_processor_the_remedy_is_memory():
+    cpu = of_cpu(2, 2 * GB, 2 * GB)
+    found = misfit(SHALLOW[512], cpu, Wish(compute="fp32"))
+    assert any("GB of memory" in each for each in found.remedies)
+    assert not any("card" in each for each in found.remedies)

@@ -1,0 +1,113 @@
+import os
+import stat
+
+import pytest
+
+from limner.errors import BadRecipe, BadUsage
+from limner.plan.devices import SPARE, Rates
+from limner.recipe.schema import Limits
+from limner.run import device as room
+from limner.run.device import Card, constants_path, device_for, gpu, keep_rates, measured_rates, present
+
+GB = 2**30
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def driver(tmp_path, monkeypatch):
+    """Give this machine a driver that says what a test wants."""
+
+    def says(text: str, status: int = 0) -> None:
+        program = tmp_path / "nvidia-smi"
+        program.write_text(f"#!/bin/sh\ncat <<'END'\n{text}\nEND\nexit {status}\n")
+        program.chmod(program.stat().st_mode | stat.S_IEXEC)
+        monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    return says
+
+
+@pytest.fixture
+def no_driver(monkeypatch):
+    monkeypatch.setattr(room, "QUERY", ("no-such-driver",))
+
+
+def test_free_memory_is_read_from_the_driver_not_from_the_name(driver):
+    driver("NVIDIA GeForce RTX 4090, 24564, 20000")
+    device = device_for(Limits())
+    assert device.name == "NVIDIA GeForce RTX 4090"
+    assert device.memory == 24564 * 2**20
+    assert device.free == 20000 * 2**20 - SPARE
+    assert device.reserve == device.memory - device.free
+    assert device.rates.gemm["bf16"] > 1e14
+
+
+def test_the_first_visible_card_is_the_one(driver, monkeypatch):
+    driver("NVIDIA H100 80GB HBM3, 81559, 80000\nNVIDIA L4, 23034, 22000")
+    assert gpu() == Card("NVIDIA H100 80GB HBM3", 81559 * 2**20, 80000 * 2**20)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert device_for(Limits()).name == "NVIDIA L4"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert gpu() is None
+
+
+@pytest.mark.parametrize(("text", "status"), [("No devices were found", 6), ("", 0), ("a, b, c", 0)])
+def test_a_driver_without_a_card_is_no_card(driver, text, status):
+    driver(text, status)
+    assert gpu() is None
+    assert device_for(Limits()).kind == "cpu"
+
+
+def test_a_limit_plans_for_the_same_card_with_other_memory(driver):
+    driver("NVIDIA GeForce RTX 4090, 24564, 20000")
+    device = device_for(Limits(vram="12GB", ram="64GB"))
+    assert device.name == "NVIDIA GeForce RTX 4090"
+    assert 11 * GB < device.free < device.memory == 12 * GB
+    assert (device.ram, device.pinned) == (64 * GB, 32 * GB)
+
+
+@pytest.mark.usefixtures("no_driver")
+def test_without_a_card_a_size_stands_for_a_typical_one_and_nothing_for_the_processor():
+    assert device_for(Limits(vram="24GB")).name == "RTX 4090"
+    assert device_for(Limits(), card="3060").memory == 12 * GB
+    assert device_for(Limits(vram="8GB"), card="4060 ti").memory == 8 * GB
+    processor = device_for(Limits())
+    assert processor.kind == "cpu"
+    assert 0 < processor.free < processor.memory
+    assert device_for(Limits(ram="4GB")).free == 4 * GB
+
+
+def test_a_card_that_nobody_knows_is_told_with_those_that_are():
+    with pytest.raises(BadUsage, match=r"No card 'Voodoo 2'.*RTX 4090.*--vram"):
+        device_for(Limits(), card="Voodoo 2")
+
+
+def test_a_new_card_is_taken_for_one_of_its_size():
+    device = present(Card("NVIDIA RTX 9090", 24 * GB, 23 * GB))
+    assert device.name == "NVIDIA RTX 9090"
+    assert "not in the table" in device.source
+    assert "RTX 4090" in device.source
+
+
+def test_bf16_is_refused_where_there_is_none():
+    old = present(Card("Tesla T4", 16 * GB, 15 * GB))
+    with pytest.raises(BadRecipe, match=r'"bf16", and Tesla T4 has none'):
+        old.computes("bf16")
+
+
+def test_rates_that_were_measured_are_used_from_then_on():
+    device = present(Card("NVIDIA GeForce RTX 4090", 24 * GB, 23 * GB))
+    one = {"fp32": 1.0, "bf16": 2.0}
+    rates = Rates(gemm=one, attention=one, attention_backward=one, traffic=3.0, copy=4.0, expand={"nf4": 5.0})
+    path = keep_rates(device, rates, {"torch": "2.7"})
+    assert path == constants_path(device.name)
+    assert measured_rates(device).rates == rates
+    assert "measured on this machine" in measured_rates(device).source
+    path.write_text("{")
+    assert measured_rates(device) == device
+    path.write_text('{"date": "x", "rates": {"gemm": 1}}')
+    assert measured_rates(device) == device
