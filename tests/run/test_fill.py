@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from limner.errors import DiskFull
 from limner.graph.cache import Cache
-from limner.nn import processes
+from limner.nn import processes, tiles
 from limner.run import fill as filling
 from limner.run.cache import all_rows
 from limner.run.fill import bytes_needed, caption_rows, fill, rows_of, survey, text_values, uncached
@@ -157,3 +159,30 @@ def test_bf16_has_other_addresses_where_it_gives_other_values(tiny_base, photos,
     here, there = (survey(each, Cache(tmp_path), rows_of(each, each.views)).table[0] for each in (one, other))
     assert here["context"] != there["context"] and here["pooled"] != there["pooled"]
     assert here["latent_mean"] == there["latent_mean"], "the VAE stays in fp32"
+
+
+def test_images_larger_than_a_tile_are_kept_apart(tiny_base, photos, tmp_path, monkeypatch):
+    """The long buckets are longer than a tile of 64 pixels, the square one is not."""
+    monkeypatch.setattr(tiles, "SIDE", 64)
+    setting = prepare(wish(tiny_base, photos, data={"held_out": 0, "resolution": 64}))
+    cache, rows = Cache(tmp_path), all_rows(setting)
+    plain = survey(setting, cache, rows)
+    fill(setting, cache, rows, plain, Told())
+    tiled = replace(setting, encode_tiled=True)
+    work, told = survey(tiled, cache, rows), Told()
+    long = {number for number, row in enumerate(rows) if max(row.shape, default=0) > 64}
+    assert 0 < len(long) < len(rows)
+    assert {number for _, number in work.missing["encode_image"]} <= long and work.count
+    for number, (one, other) in enumerate(zip(plain.table, work.table, strict=True)):
+        assert {name for name in one if one[name] != other[name]} == (
+            {"latent_mean", "latent_logvar"} if number in long else set()
+        )
+    fill(tiled, cache, rows, work, told)
+    assert f"{work.count} of {work.count} images are encoded in tiles of 64 pixels." in told.lines
+    for number, straight in enumerate(uncached(tiled, rows)):
+        stored = {name: cache.read(work.table[number][name])[name] for name in rows[number].wanted}
+        assert equal(straight, stored), "in tiles too, what is stored is what is computed straight"
+    number = min(long)
+    whole = cache.read(plain.table[number]["latent_mean"])["latent_mean"]
+    pieces = cache.read(work.table[number]["latent_mean"])["latent_mean"]
+    assert not torch.equal(whole, pieces)

@@ -35,14 +35,19 @@ def paint(
     chosen = family.options(source, canvas)
     chosen.pop("negative_prompt", None)
     out: list[Image.Image] = []
-    at_once = max(1, min(16, 512 * 512 // (canvas.width * canvas.height)))
-    for start in range(0, len(prompts), at_once):
-        some = prompts[start : start + at_once]
+    count = at_once(canvas)
+    for start in range(0, len(prompts), count):
+        some = prompts[start : start + count]
         away = {f"negative_{name}": v for name, v in _embeds(family, [blank] * len(some)).items()}
         seeds = range(canvas.seed + start, canvas.seed + start + len(some))
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         out += pipe(**_embeds(family, some), **away, **chosen, generator=generators).images
     return out
+
+
+def at_once(canvas: Canvas) -> int:
+    """How many pictures are painted together."""
+    return max(1, min(16, 512 * 512 // (canvas.width * canvas.height)))
 
 
 def _pipeline(family: Family, source: Source, models: Mapping[str, Any], canvas: Canvas) -> Any:

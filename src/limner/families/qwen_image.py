@@ -46,7 +46,7 @@ def tokenize(tokenizer: Any, caption: Sequence[str], *, text_length: int) -> Ten
 @unit("context", "text_mask", uses=("text_encoder",))
 def encode_text(text_encoder: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """(1, L) -> (1, L', 3584) states behind the system's part of the chat, and (1, L') True."""
-    states = text_encoder.model(input_ids=tokens).last_hidden_state  # no padding, so no mask
+    states = text_encoder.model(input_ids=tokens, use_cache=False).last_hidden_state  # no padding, so no mask
     kept = states[:, DROPPED:]
     return kept, torch.ones(kept.shape[:2], dtype=torch.bool, device=kept.device)
 

@@ -34,8 +34,8 @@ def tokenize(tokenizer: Any, caption: Sequence[str], *, text_length: int) -> Ten
 def encode_text(text_encoder: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """(1, L) -> (1, L, 2560), the states before the last layer, and (1, L) True."""
     mask = torch.ones_like(tokens, dtype=torch.bool)
-    states = text_encoder(input_ids=tokens, attention_mask=text.seen(mask), output_hidden_states=True)
-    return states.hidden_states[-2], mask
+    asked = {"attention_mask": text.seen(mask), "output_hidden_states": True, "use_cache": False}
+    return text_encoder(input_ids=tokens, **asked).hidden_states[-2], mask
 
 
 @unit("guess", uses=("transformer",))

@@ -13,7 +13,7 @@ from limner.errors import BadBase
 from limner.families.loading import fingerprint, load, skeleton
 from limner.graph.cache import Cache, address, text_address
 from limner.graph.unit import Unit
-from limner.nn import processes
+from limner.nn import processes, tiles
 from limner.run.beside import Beside
 from limner.run.say import Say
 from limner.run.setting import Setting
@@ -116,7 +116,7 @@ def survey(setting: Setting, cache: Cache, rows: Sequence[Row]) -> Work:
     """Derive every address, and find out which entries are missing. Loads nothing, decodes nothing."""
     units = setting.cut.frozen
     prints = {name: _fingerprint(setting, name) for name in {n for unit in units for n in unit.uses}}
-    work = Work([_addresses(units, prints, row) for row in rows])
+    work = Work([_addresses(units, prints | _tiled(setting, prints, row), row) for row in rows])
     writer = {name: unit for unit in units for name in unit.writes}
     wanted: dict[str, int] = {}
     for number, (row, places) in enumerate(zip(rows, work.table, strict=True)):
@@ -139,6 +139,16 @@ def survey(setting: Setting, cache: Cache, rows: Sequence[Row]) -> Work:
 
 def _fingerprint(setting: Setting, part: str) -> str:
     return fingerprint(setting.family, setting.source, part, setting.dtype)
+
+
+def _in_tiles(setting: Setting, row: Row) -> bool:
+    return setting.encode_tiled and max(row.shape, default=0) > tiles.SIDE
+
+
+def _tiled(setting: Setting, prints: Mapping[str, str], row: Row) -> dict[str, str]:
+    """Fingerprints that tiles change: seams and norms make other numbers of an image."""
+    inside = _in_tiles(setting, row) and "vae" in prints
+    return {"vae": f"{prints['vae']} tiles of {tiles.SIDE}"} if inside else {}
 
 
 def _addresses(units: Sequence[Unit], prints: Mapping[str, str], row: Row) -> dict[str, str]:
@@ -222,6 +232,8 @@ def fill(setting: Setting, cache: Cache, rows: Sequence[Row], work: Work, say: S
     with say.steps("Caching", work.count) as bar, torch.no_grad(), Beside(done) as beside:
         for unit in setting.cut.frozen:
             todo = work.missing[unit.name]
+            if "vae" in unit.uses and (cut := sum(_in_tiles(setting, rows[n]) for _, n in todo)):
+                say.line(f"{cut} of {len(todo)} images are encoded in tiles of {tiles.SIDE} pixels.")
             models = {name: _load(setting, name) for name in unit.uses} if todo else {}
             gather = partial(_inputs, cache, scratch, rows, work.table, unit)
             cut_short = 0
@@ -266,7 +278,10 @@ def _cut_short(
 
 
 def _load(setting: Setting, part: str) -> Any:
-    return load(setting.family, setting.source, part, dtype=setting.dtype, device=setting.device)
+    model = load(setting.family, setting.source, part, dtype=setting.dtype, device=setting.device)
+    if part == "vae" and setting.encode_tiled:
+        tiles.tile(model)
+    return model
 
 
 def _inputs(  # noqa: PLR0913  everything that an input may come from

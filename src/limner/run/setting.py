@@ -51,6 +51,8 @@ class Setting:
     trained: dict[str, int]
     """Model -> its first trained layer."""
     cut: Split
+    encode_tiled: bool = False
+    """The plan's: images larger than a tile are encoded in tiles. Addresses keep them apart."""
 
     @property
     def remarks(self) -> list[str]:
