@@ -2,17 +2,20 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from cases import CASES
 from limner.nn import lora
 from limner.nn.anatomy import frozen, matching
 from limner.nn.engine import equip
-from tinybase import PLACES, Base
+from tinybase import CPU, PLACES, Base
 
 Values = dict[str, Tensor]
 
@@ -22,6 +25,10 @@ class Subject:
 
     def __init__(self, base: Base) -> None:
         self.base, self.model = base, base.moved()
+        for parameter in self.model.parameters():
+            parameter.data = (
+                parameter.data.clone()
+            )  # a file's bytes lie askew, and kernels then sum otherwise
         self.anatomy = base.family.anatomy
         self.count = len(self.anatomy.blocks_of(self.model))
         wide = base.batch(0, 1)
@@ -42,7 +49,7 @@ class Subject:
 
     def holds(self, **plan: Any) -> bool:
         """Whether a plan changes nothing; run twice, because what one step leaves must not harm the next."""
-        engine = equip(self.model, self.anatomy, **plan)
+        engine = equip(self.model, self.anatomy, device=CPU, **plan)
         try:
             same = [_equal(self.plain, self.step()) for _ in range(2)]
         finally:
@@ -101,7 +108,7 @@ class Rows:
 def _asked(subject: Subject, patterns: tuple[str, ...]) -> dict[str, list[int]]:
     """Rows of the products that the linear layers named so were asked for, in a checkpointed step."""
     anatomy = replace(subject.anatomy, tails=patterns)
-    engine = equip(subject.model, anatomy, checkpointed=subject.count)
+    engine = equip(subject.model, anatomy, device=CPU, checkpointed=subject.count)
     named = matching(subject.model, patterns)
     rows = {name: Rows(vars(frozen(layer))["forward"]) for name, layer in named.items()}
     assert _equal(subject.plain, subject.step())
@@ -130,3 +137,36 @@ def test_what_a_block_reads_in_its_middle_is_never_left_out(subject: Subject) ->
     pattern = middle.get(subject.base.family.name, "transformer_blocks.*.attn.to_out.0")
     found = _asked(subject, (pattern,))
     assert found and all(asked[0] == asked[1] > 0 for asked in found.values())
+
+
+@pytest.mark.parametrize(("checkpointed", "slots", "hoist"), [(0, 2, False), (0.5, 3, True), (1, 2, True)])
+def test_streamed_blocks(subject: Subject, checkpointed: float, slots: int, *, hoist: bool) -> None:
+    first = int(checkpointed * subject.count)
+    assert subject.holds(streamed=range(subject.count), slots=slots, checkpointed=first, hoist=hoist)
+    assert subject.holds(streamed=range(0, subject.count, 2), slots=slots, checkpointed=first, hoist=hoist)
+
+
+def test_weights_that_stay_on_disk(subject: Subject, tmp_path: Path) -> None:
+    every = range(subject.count)
+    assert subject.holds(streamed=every, checkpointed=2, mapped=True, folder=tmp_path, hoist=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_hoisted_modulations(subject: Subject) -> None:
+    assert subject.holds(hoist=True)
+
+
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_plan_at_all(subject: Subject, data: st.DataObject) -> None:
+    plan = data.draw(
+        st.fixed_dictionaries(
+            {
+                "checkpointed": st.integers(0, subject.count),
+                "streamed": st.sets(st.integers(0, subject.count - 1)).map(sorted),
+                "slots": st.integers(2, 4),
+                **dict.fromkeys(("tail_skip", "keep_attention", "mapped", "hoist"), st.booleans()),
+            }
+        )
+    )
+    assert subject.holds(**plan)

@@ -1,12 +1,15 @@
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
+from limner.errors import BadRecipe
 from limner.nn.anatomy import Anatomy
 from limner.nn.checkpointing import Checkpoint, Tail
 from limner.nn.engine import equip
 
+CPU = torch.device("cpu")
 ANATOMY = Anatomy(blocks=("blocks.*",), tails=("blocks.*.1",))
 
 
@@ -22,7 +25,7 @@ def _forwards(model: nn.Module) -> list[Any]:
 
 def test_the_first_blocks_are_checkpointed_and_closing_leaves_no_trace() -> None:
     model = _model()
-    engine = equip(model, ANATOMY, checkpointed=2)
+    engine = equip(model, ANATOMY, device=CPU, checkpointed=2)
     assert [type(vars(block).get("forward")) for block in model.blocks] == [
         Checkpoint,
         Checkpoint,
@@ -38,7 +41,42 @@ def test_a_model_is_equipped_again_with_another_plan() -> None:
     model, x = _model(), torch.ones(1, 2)
     plain = model.blocks[0](x)
     for checkpointed in (0, 3, 1):
-        engine = equip(model, ANATOMY, checkpointed=checkpointed, tail_skip=False)
+        engine = equip(model, ANATOMY, device=CPU, checkpointed=checkpointed, tail_skip=False)
         assert sum(isinstance(run, Checkpoint) for run in _forwards(model)) == checkpointed
         assert torch.equal(model.blocks[0](x), plain)
         engine.close()
+
+
+@pytest.mark.parametrize(
+    ("plan", "said"),
+    [
+        ({"checkpointed": 4}, "checkpointed is 4; this model has 3 blocks"),
+        ({"streamed": [3]}, r"streamed is \[3\]; give rising numbers below 3"),
+        ({"streamed": [1, 0]}, "give rising numbers"),
+        ({"streamed": [0], "slots": 1}, "slots is 1; streaming needs 2"),
+    ],
+)
+def test_a_plan_that_no_model_can_follow_is_refused(plan: dict[str, Any], said: str) -> None:
+    model = _model()
+    with pytest.raises(BadRecipe, match=said):
+        equip(model, ANATOMY, device=CPU, **plan)
+    assert not any(_forwards(model))
+
+
+def test_a_block_that_is_all_trained_cannot_be_streamed_and_the_model_is_left_as_it_was() -> None:
+    model = _model()
+    with pytest.raises(BadRecipe, match="no frozen weights, as everything is trained"):
+        equip(model, ANATOMY, device=CPU, streamed=[1], checkpointed=3)
+    assert not any(_forwards(model))
+
+
+def test_what_was_streamed_is_where_the_next_plan_wants_it() -> None:
+    model = _model()
+    model.requires_grad_(requires_grad=False)
+    wanted = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    engine = equip(model, ANATOMY, device=CPU, streamed=[0, 2])
+    assert engine.ring and [slab.bytes > 0 for slab in engine.ring.slabs] == [True, True]
+    engine.close()
+    engine = equip(model, ANATOMY, device=torch.device("meta"))
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert wanted.keys() == model.state_dict().keys()

@@ -68,6 +68,11 @@ class _Here(threading.local):
 _here = _Here()
 
 
+def again() -> bool:
+    """Whether this thread is computing a block the second time."""
+    return _here.frame is not None and _here.frame.again
+
+
 class Tail:
     """The last product of a block. The second time it is not computed, if nothing reads it.
 
@@ -165,7 +170,7 @@ class _Frame:
     """One run of a block, and what its second run must know of the first."""
 
     def __init__(self, memory: Sequence[Remembered], *, keep_attention: bool) -> None:
-        self.memory = [(each, each.now()) for each in memory]
+        self.memory, self.then = memory, [each.now() for each in memory]
         self.ends: list[tuple[Tail, Any]] = []
         self.unread: set[Tail] = set()
         self.kept: list[tuple[Any, ...]] = []
@@ -189,17 +194,19 @@ class _Frame:
     def under_way_again(self) -> Iterator[None]:
         """The second run: what blocks read besides their arguments is what it was."""
         self.again = True
-        current = [(each, each.now()) for each, _ in self.memory]
-        for each, value in self.memory:
-            each.put(value)
+        current = [each.now() for each in self.memory]
+        self._put(self.then)
         try:
             with self._under_way(), ExitStack() as stack:
                 if self.keep_attention:
                     stack.enter_context(_Attention(_Giving(self.kept)))
                 yield
         finally:
-            for each, value in current:
-                each.put(value)
+            self._put(current)
+
+    def _put(self, values: Sequence[Any]) -> None:
+        for each, value in zip(self.memory, values, strict=True):
+            each.put(value)
 
     @contextmanager
     def _under_way(self) -> Iterator[None]:
@@ -209,8 +216,9 @@ class _Frame:
         finally:
             _here.frame = outer
 
-    def prove(self, outputs: Any) -> None:
-        """Find out which tails nothing reads."""
+    def finish(self, outputs: Any) -> None:
+        """The first run is over: find out which tails nothing reads."""
+        self.then = [each.now() for each in self.memory]  # the first block of a pass has begun some of it
         some = outputs if isinstance(outputs, tuple | list) else (outputs,)
         ends = [each.grad_fn for each in some if isinstance(each, Tensor) and each.grad_fn]
         self.unread = {tail for tail, node in self.ends if node is not None and unread(node, ends)}
@@ -314,5 +322,5 @@ class Checkpoint:
             preserve_rng_state=False,  # nothing here draws from it: see nn.dropout
             context_fn=frame.contexts,
         )
-        frame.prove(outputs)
+        frame.finish(outputs)
         return outputs

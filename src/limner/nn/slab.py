@@ -1,0 +1,202 @@
+"""Frozen tensors of a module as bytes in a row on the host, to be laid over device memory when due."""
+
+import errno
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limner.errors import BrokenGraph, DiskFull, LimnerError
+from limner.files import require_space
+
+ALIGNED = 256
+"""Bytes that each tensor starts at a multiple of: what the caching allocator of CUDA gives, too."""
+Host = Callable[[int], Tensor]
+"""So many bytes of host memory, (bytes,) uint8."""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One tensor of a module: where the module holds it, what it looks like, where its bytes start."""
+
+    table: dict[str, Any]
+    name: str
+    trainable: bool
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    start: int
+
+
+class Slab:
+    """The frozen tensors of a module, taken from it and put in a row on the host.
+
+    Args:
+        module: Whose parameters that need no gradient, and buffers, are taken, its children's too.
+        host: Where they go.
+        besides: Modules inside whose own tensors stay as they are.
+    """
+
+    def __init__(self, module: nn.Module, host: Host, *, besides: Container[nn.Module] = ()) -> None:
+        """See the class."""
+        self.entries: list[_Entry] = []
+        tensors: list[Tensor] = []
+        places: dict[int, int] = {}
+        end = 0
+        for table, name, tensor in held(module, besides):
+            if id(tensor) not in places:
+                places[id(tensor)] = end
+                end += -(-tensor.numel() * tensor.element_size() // ALIGNED) * ALIGNED
+            entry = _Entry(
+                table=table,
+                name=name,
+                trainable=isinstance(tensor, nn.Parameter),
+                dtype=tensor.dtype,
+                shape=tuple(tensor.shape),
+                stride=_strides(tensor),
+                start=places[id(tensor)],
+            )
+            self.entries.append(entry)
+            tensors.append(tensor)
+        self.bytes = end
+        self.rest = host(end)
+        self.views = self.over(self.rest)
+        for view, tensor in zip(self.views, tensors, strict=True):
+            view.detach().copy_(tensor)
+        self.put(self.views)
+
+    def over(self, room: Tensor) -> list[Tensor]:
+        """The tensors as views of at least ``bytes`` bytes, (n,) uint8, wherever these are."""
+        return [_view(room, entry) for entry in self.entries]
+
+    def put(self, views: Sequence[Tensor]) -> None:
+        """Have the modules hold these for their tensors."""
+        for entry, view in zip(self.entries, views, strict=True):
+            entry.table[entry.name] = view
+
+    def leave(self) -> None:
+        """Have the modules hold them on the host, where they rest."""
+        self.put(self.views)
+
+
+def held(module: nn.Module, besides: Container[nn.Module] = ()) -> list[tuple[dict[str, Any], str, Tensor]]:
+    """Every frozen tensor of a module: the table that holds it, its name there, itself.
+
+    Raises:
+        BrokenGraph: A tensor is of a sort that is more than its numbers.
+    """
+    found: list[tuple[dict[str, Any], str, Tensor]] = []
+    for each in module.modules():
+        if each in besides:
+            continue
+        for table in (each._parameters, each._buffers):
+            for name, tensor in table.items():
+                if tensor is None or tensor.requires_grad:
+                    continue
+                if type(tensor) not in {Tensor, nn.Parameter, nn.Buffer}:
+                    raise BrokenGraph(
+                        f"{type(each).__name__}.{name} is a {type(tensor).__name__}, which cannot be moved "
+                        "as bytes. Store the weights in another way (limits.quality), or set streamed to 0."
+                    )
+                found.append((table, name, tensor))
+    return found
+
+
+def _strides(tensor: Tensor) -> tuple[int, ...]:
+    """Its own where it leaves no gaps, so that kernels are chosen as before."""
+    reach = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    dense = reach == tensor.numel()
+    return tuple(tensor.stride()) if dense else tuple(torch.empty(tensor.shape, device="meta").stride())
+
+
+def _view(room: Tensor, entry: _Entry) -> Tensor:
+    size = math.prod(entry.shape) * entry.dtype.itemsize
+    flat = room[entry.start : entry.start + size].view(entry.dtype)
+    view = flat.as_strided(entry.shape, entry.stride)
+    return nn.Parameter(view, requires_grad=False) if entry.trainable else view
+
+
+def ordinary(size: int) -> Tensor:
+    """Memory that the system may page out."""
+    return torch.empty(size, dtype=torch.uint8)
+
+
+class Pinned:
+    """Memory that a device reads by itself: locked, by the byte. torch's own grows to a power of two."""
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self.rooms: list[Tensor] = []
+
+    def __call__(self, size: int) -> Tensor:
+        """So many bytes.
+
+        Raises:
+            LimnerError: The system locks no more memory.
+        """
+        room = torch.empty(size, dtype=torch.uint8)
+        if size:
+            said = _cuda().cudaHostRegister(room.data_ptr(), size, 0)
+            if int(said):
+                raise LimnerError(
+                    f"The system would not lock {size / 2**20:.0f} MB of memory for the device (CUDA error "
+                    f"{int(said)}). Stream fewer blocks, or raise the limit of locked memory (ulimit -l)."
+                )
+            self.rooms.append(room)
+        return room
+
+    def close(self) -> None:
+        """Unlock it all. Its numbers stay."""
+        while self.rooms:
+            _cuda().cudaHostUnregister(self.rooms.pop().data_ptr())
+
+
+def _cuda() -> Any:
+    return torch.cuda.cudart()
+
+
+class Mapped:
+    """Memory that is a file on disk, which goes when the last tensor on it goes.
+
+    Args:
+        folder: On a disk with room; not one that is itself memory.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """See the class."""
+        self.folder = folder or Path(tempfile.gettempdir())
+
+    def __call__(self, size: int) -> Tensor:
+        """So many bytes.
+
+        Raises:
+            DiskFull: There is no room.
+        """
+        if not size:
+            return ordinary(0)
+        require_space(self.folder, size, "weights that stay on disk")
+        with tempfile.NamedTemporaryFile(dir=self.folder, prefix="limner-weights-") as file:
+            _reserve(file.fileno(), size, self.folder)
+            return torch.from_file(file.name, shared=True, size=size, dtype=torch.uint8)
+
+
+def _reserve(handle: int, size: int, folder: Path) -> None:
+    """Make a file as long as it will be: a mapped file that finds the disk full kills the process."""
+    try:
+        if sys.platform == "linux":
+            os.posix_fallocate(handle, 0, size)
+        else:
+            os.truncate(handle, size)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskFull(
+            f"{folder} has no room for {size / 2**20:.0f} MB of weights. Free some space and run again."
+        ) from error

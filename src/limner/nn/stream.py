@@ -1,0 +1,252 @@
+"""Blocks whose frozen weights live on the host and come to the device when they are due, and never go back.
+
+A few slots of device memory are shared by all streamed blocks. While one block computes, the next one is on
+its way: upwards in the forward pass, downwards in the backward pass, where a block that is computed again and
+its gradient share one transfer. On the CPU the same schedule runs with slots of its own, to be proved there.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import register_multi_grad_hook, saved_tensors_hooks
+
+from limner.errors import BrokenGraph
+from limner.nn.checkpointing import Run, again
+from limner.nn.slab import Slab
+
+
+class Lane:
+    """Copies from host to slots, beside the computation where the device can.
+
+    Args:
+        device: Of the slots.
+        threaded: Copy in a thread: for memory that the device cannot read by itself, such as a file.
+    """
+
+    def __init__(self, device: torch.device, *, threaded: bool) -> None:
+        """See the class."""
+        self.device = device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.worker = ThreadPoolExecutor(1, "limner-weights") if threaded else None
+
+    def copy(self, source: Tensor, target: Tensor) -> Callable[[], None]:
+        """Begin to copy. Gives what the computation calls before it reads the target."""
+        free = None
+        if self.stream is not None:  # whatever still reads the slot has been launched before
+            free = torch.cuda.current_stream(self.device).record_event()
+        if self.worker is None:
+            return self._copy(source, target, free)
+        future: Future[Callable[[], None]] = self.worker.submit(self._copy, source, target, free)
+        return lambda: future.result()()
+
+    def _copy(self, source: Tensor, target: Tensor, free: Any) -> Callable[[], None]:
+        if self.stream is None:
+            target.copy_(source)
+            return _nothing
+        with torch.cuda.stream(self.stream):
+            self.stream.wait_event(free)
+            target.copy_(source, non_blocking=True)
+            filled = self.stream.record_event()
+        return lambda: torch.cuda.current_stream(self.device).wait_event(filled)
+
+    def close(self) -> None:
+        """Let what is under way finish."""
+        if self.worker is not None:
+            self.worker.shutdown()
+        if self.stream is not None:
+            self.stream.synchronize()
+
+
+def _nothing() -> None:
+    """On the CPU a copy is done when it returns."""
+
+
+@dataclass(eq=False)
+class Slot:
+    """Room for one block on the device."""
+
+    room: Tensor
+    block: int | None = None
+    """Which streamed block is in it, or on its way."""
+    busy: bool = False
+    """Whether a gradient that is under way reads it."""
+    arrived: Callable[[], None] = _nothing
+
+
+@dataclass
+class Tally:
+    """What streaming did, for those who wonder where the time goes."""
+
+    copies: int = 0
+    late: int = 0
+    """Copies that had not begun when their block was due."""
+
+
+@dataclass(frozen=True)
+class _Ref:
+    """A weight that a gradient will need: where in its block, not where in memory."""
+
+    block: int
+    dtype: torch.dtype
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    start: int
+
+
+class Ring:
+    """The slots, and who is in them.
+
+    Args:
+        slabs: The frozen tensors of the streamed blocks, in running order.
+        lane: How they come.
+        slots: How many blocks' worth of device memory, at least 2.
+    """
+
+    def __init__(self, slabs: Sequence[Slab], lane: Lane, slots: int) -> None:
+        """See the class."""
+        size = max(slab.bytes for slab in slabs)
+        self.slabs, self.lane, self.tally = slabs, lane, Tally()
+        self.slots = [Slot(torch.empty(size, dtype=torch.uint8, device=lane.device)) for _ in range(slots)]
+        self.by_place = {slot.room.data_ptr(): slot for slot in self.slots}
+        self.views: dict[tuple[int, int], list[Tensor]] = {}
+        self.newest = -1
+
+    def need(self, block: int, *, upwards: bool, around: bool = False) -> Slot:
+        """Have a block on the device before the computation goes on, and its neighbours on their way.
+
+        Args:
+            block: Which.
+            upwards: Whether those after it are due next, or those before it.
+            around: Whether the first is due after the last, because no gradient comes between.
+
+        Raises:
+            BrokenGraph: All slots are read by gradients of other blocks.
+        """
+        slot = self.holder(block)
+        if slot is None:
+            self.tally.late += 1
+            slot = self._fetch(block, self._due(block, upwards=upwards, around=around))
+            if slot is None:
+                raise BrokenGraph(
+                    f"Streamed block {block} is due, but all {len(self.slots)} slots are read by gradients "
+                    "of others. Set slots one higher, and report this: it should not happen."
+                )
+        due = self._due(block, upwards=upwards, around=around)
+        for other in due[1:]:
+            if self.holder(other) is None:
+                self._fetch(other, due)
+        slot.arrived()
+        return slot
+
+    def holder(self, block: int) -> Slot | None:
+        """The slot that a block is in, or on its way to."""
+        return next((slot for slot in self.slots if slot.block == block), None)
+
+    def fresh(self, given: Sequence[Any]) -> list[Tensor]:
+        """Those of a block's arguments that were made since the last block's, and not for all blocks at once.
+
+        Their gradients are complete when the block's own are. Aliases of them would tell so, too, but change
+        the order in which gradients are summed, and so their last bits.
+        """
+        tensors = [each for each in given if isinstance(each, Tensor) and each.grad_fn is not None]
+        numbers = [each.grad_fn._sequence_nr() for each in tensors if each.grad_fn is not None]
+        made, self.newest = self.newest, max([self.newest, *numbers])
+        return [each for each, number in zip(tensors, numbers, strict=True) if number > made]
+
+    def begin(self) -> None:
+        """A forward pass: no gradient is under way."""
+        for slot in self.slots:
+            slot.busy = False
+
+    def _due(self, block: int, *, upwards: bool, around: bool) -> list[int]:
+        """The blocks that the slots should hold, soonest first."""
+        wanted = [block + (step if upwards else -step) for step in range(len(self.slots))]
+        if around:
+            wanted = [each % len(self.slabs) for each in wanted]
+        return [each for each in dict.fromkeys(wanted) if 0 <= each < len(self.slabs)]
+
+    def _fetch(self, block: int, due: Sequence[int]) -> Slot | None:
+        """Begin to bring a block in place of one that is not due, if there is one."""
+        spare = [slot for slot in self.slots if not slot.busy and slot.block not in due]
+        if not spare:
+            return None
+        slot = min(spare, key=lambda each: each.block is not None)
+        if slot.block is not None:
+            self.slabs[slot.block].leave()
+        slab, number = self.slabs[block], self.slots.index(slot)
+        slot.block, slot.arrived = block, self.lane.copy(slab.rest, slot.room[: slab.bytes])
+        if (block, number) not in self.views:
+            self.views[block, number] = slab.over(slot.room)
+        slab.put(self.views[block, number])
+        self.tally.copies += 1
+        return slot
+
+    def pack(self, tensor: Tensor) -> Tensor | _Ref:
+        """What autograd keeps of a tensor: of a weight, only which it is."""
+        slot = self.by_place.get(tensor.untyped_storage().data_ptr())
+        if slot is None or slot.block is None:
+            return tensor
+        size, stride = tuple(tensor.shape), tuple(tensor.stride())
+        return _Ref(slot.block, tensor.dtype, size, stride, int(tensor.storage_offset()))
+
+    def unpack(self, kept: Tensor | _Ref) -> Tensor:
+        """The tensor again, brought back where it has gone."""
+        if isinstance(kept, Tensor):
+            return kept
+        room = self.need(kept.block, upwards=False).room
+        whole = room[: len(room) // kept.dtype.itemsize * kept.dtype.itemsize].view(kept.dtype)
+        return whole.as_strided(kept.size, kept.stride, kept.start)
+
+    def close(self) -> None:
+        """Leave the weights on the host, and give the slots back."""
+        for slab in self.slabs:
+            slab.leave()
+        self.slots.clear()
+        self.views.clear()
+
+
+@dataclass
+class Streamed:
+    """Runs a block whose weights come when they are due."""
+
+    run: Run
+    ring: Ring
+    block: int
+    """Which of the streamed ones it is."""
+    checkpointed: bool
+    """Whether it is computed again for its gradient."""
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        """What the block gives; the same to the bit."""
+        if again():
+            slot = self.ring.need(self.block, upwards=False)
+            slot.busy = True  # until its gradient is done: see below
+            return self.run(*args, **named)
+        self.ring.begin()
+        gradient = torch.is_grad_enabled()
+        self.ring.need(self.block, upwards=True, around=not gradient)
+        if not gradient or self.checkpointed:
+            return self.run(*args, **named)
+        with saved_tensors_hooks(self.ring.pack, self.ring.unpack):
+            return self.run(*args, **named)
+
+    def watch(self, run: Run) -> Run:
+        """Around a checkpointed block: tells when its gradient is done, and its slot may go to another."""
+
+        def watched(*args: Any, **named: Any) -> Any:
+            if torch.is_grad_enabled():
+                fresh = self.ring.fresh([*args, *named.values()])
+                if fresh:
+                    register_multi_grad_hook(fresh, lambda _: self._free())
+            return run(*args, **named)
+
+        return watched
+
+    def _free(self) -> None:
+        slot = self.ring.holder(self.block)
+        if slot is not None:
+            slot.busy = False
