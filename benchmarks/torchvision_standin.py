@@ -79,6 +79,11 @@ class RandomCrop(CenterCrop):
         return crop(image, *self.get_params(image, self.size))
 
 
+def center_crop(image: Image.Image, output_size: Size) -> Image.Image:
+    """The middle of an image."""
+    return CenterCrop(output_size)(image)
+
+
 def random_horizontal_flip(p: float = 0.5) -> Callable:
     """Mirror with probability ``p``."""
     return lambda image: ImageOps.mirror(image) if random.random() < p else image
@@ -98,6 +103,19 @@ def normalize(mean: Sequence[float], std: Sequence[float]) -> Callable:
     """(x - mean) / std by channel."""
     centre, spread = (torch.tensor(v).reshape(-1, 1, 1) for v in (mean, std))
     return lambda tensor: (tensor - centre) / spread
+
+
+FUNCTIONS = {
+    "crop": crop,
+    "hflip": ImageOps.mirror,
+    "center_crop": center_crop,
+    "resize": lambda image, size, interpolation=InterpolationMode.BILINEAR: resize(size, interpolation)(
+        image
+    ),
+    "to_tensor": lambda image: to_tensor()(image),
+    "normalize": lambda tensor, mean, std: normalize(mean, std)(tensor),
+}
+"""The same as functions of an image."""
 
 
 def compose(transforms: Sequence[Callable]) -> Callable:
@@ -134,7 +152,7 @@ def install() -> bool:
     else:
         return False
     functional = types.ModuleType("torchvision.transforms.functional")
-    functional.__dict__.update(crop=crop, hflip=ImageOps.mirror)
+    functional.__dict__.update(FUNCTIONS)
     transforms = types.ModuleType("torchvision.transforms")
     transforms.__dict__.update(NAMES, functional=functional)
     package = types.ModuleType("torchvision")

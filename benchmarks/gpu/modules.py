@@ -1,0 +1,84 @@
+"""Peers at module level: a project's own model, quantiser, adapter and checkpointing in a plain loop of ours.
+
+``python -m gpu.modules JSON``: diffusers' FLUX.1 in 4 bits by bitsandbytes, as its guide recommends for
+small cards and as none of its programs runs from files alone: ``prepare_model_for_kbit_training``, peft's
+LoRA, gradient checkpointing, AdamW in 8 bits. Steps are its FLUX example's: noise, mix, forward, loss,
+backward, clip, step. Caption and latent are random numbers of the true shape.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import BitsAndBytesConfig, FluxTransformer2DModel
+from peft import LoraConfig, prepare_model_for_kbit_training
+
+from gpu.cells import RANK, TARGETS
+from gpu.clock import from_environment
+from gpu.peers import NF4
+
+
+def loaded(folder: Path, device: str, dtype: torch.dtype) -> Any:
+    """The denoiser in 4 bits with a LoRA."""
+    config = {key: value for key, value in NF4.items() if key != "bnb_4bit_compute_dtype"}
+    quantisation = BitsAndBytesConfig(**config, bnb_4bit_compute_dtype=dtype)
+    model: Any = FluxTransformer2DModel.from_pretrained(
+        folder, quantization_config=quantisation, torch_dtype=dtype, device_map=device
+    )
+    model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    model.enable_gradient_checkpointing()
+    targets = list(TARGETS["flux-dev"])
+    model.add_adapter(
+        LoraConfig(r=RANK, lora_alpha=RANK, init_lora_weights="gaussian", target_modules=targets)
+    )
+    return model.train()
+
+
+def main() -> None:
+    """Steps until the clock has seen enough."""
+    clock = from_environment()
+    told = json.loads(sys.argv[1])
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    model = loaded(Path(told["folder"]) / "transformer", device, dtype)
+    trained = [each for each in model.parameters() if each.requires_grad]
+    clock.facts["trained"] = sum(each.numel() for each in trained)
+    if device == "cuda":
+        from bitsandbytes.optim import AdamW8bit
+
+        moving: Any = AdamW8bit(trained, lr=1e-4)
+    else:
+        moving = torch.optim.AdamW(trained, lr=1e-4)
+    width, height = told["size"]
+    tokens, images = (width // 16) * (height // 16), told["batch"]
+    config = model.config
+    new = {"device": device, "dtype": dtype}
+    latent = torch.randn(images, tokens, config.in_channels, **new)
+    context = torch.randn(images, told["text_length"], config.joint_attention_dim, **new)
+    pooled = torch.randn(images, config.pooled_projection_dim, **new)
+    for _ in range(told["steps"]):
+        noise, time = torch.randn_like(latent), torch.rand(images, **new)
+        mix = time.view(-1, 1, 1)
+        with torch.autocast(device, dtype, enabled=device == "cuda"):
+            guess = model(
+                hidden_states=(1 - mix) * latent + mix * noise,
+                timestep=time,
+                guidance=torch.ones(images, **new),
+                pooled_projections=pooled,
+                encoder_hidden_states=context,
+                txt_ids=torch.zeros(told["text_length"], 3, **new),
+                img_ids=torch.zeros(tokens, 3, **new),
+                return_dict=False,
+            )[0]
+        loss = ((guess.float() - (noise - latent).float()) ** 2).mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        moving.step()
+        moving.zero_grad()
+        loss.item()
+
+
+if __name__ == "__main__":
+    main()

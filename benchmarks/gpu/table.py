@@ -1,0 +1,204 @@
+"""The table of cells: Limner beside other programs on one GPU, every card smaller than it played on it.
+
+``python benchmarks/gpu --card H100 --diffusers FOLDER [--sd-scripts FOLDER] [--musubi FOLDER] [--cells 1 2]``
+measures; ``--tiny`` does the same with tiny models on a processor, in less than a minute a cell, to prove the
+script; ``--plan FILE`` writes what is predicted and measures nothing.
+
+One process for each turn; sides take turns (ABAB..). Steps are timed between the ends of optimizer steps,
+by CUDA events, after three that do not count. Useful FLOPs are those of one pass forward and backward,
+counted by tracing; what a side computes twice counts as used, not as useful.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from gpu import cells, peers
+from gpu.cells import WARM_UP, Cell
+from gpu.emulation import Gauge, ballast, played
+from gpu.figures import HEADER, LEGEND, OURS, counted, lines, notes
+from outcome import save, table
+
+HERE = Path(__file__).resolve().parent
+
+
+def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    """What the command line says."""
+    parser = argparse.ArgumentParser(
+        prog="python benchmarks/gpu",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--cells", nargs="+", default=[], help="by name; left out: all")
+    parser.add_argument("--sides", nargs="+", help="left out: limner and every peer whose source is given")
+    parser.add_argument("--tiny", action="store_true", help="tiny models, on a processor too")
+    parser.add_argument("--card", default="H100", help="the card that is there: its rates")
+    parser.add_argument("--ram", type=int, default=0, metavar="GIB", help="of the host, for plans")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=0, help="begin no turn after so many; 0: no limit")
+    parser.add_argument("--plan", type=Path, metavar="FILE", help="write predictions and measure nothing")
+    parser.add_argument("--plans", type=Path, metavar="FILE", help="predictions made elsewhere")
+    parser.add_argument("--work", type=Path, help="for bases and logs; needs room for the largest base")
+    parser.add_argument("--out", type=Path, default=HERE.parent / "results")
+    parser.add_argument("--name", default="gpu")
+    parser.add_argument("--no-ballast", action="store_true", help="cap torch's allocator alone")
+    for source in sorted({peer.source for peer in peers.PEERS.values()}):
+        parser.add_argument(f"--{source}", type=Path, metavar="FOLDER", help="source of a peer")
+    return parser.parse_args(given)
+
+
+def main() -> None:
+    """Predict, measure, print, write."""
+    asked = arguments()
+    some = cells.chosen(asked.cells, small=asked.tiny)
+    if asked.plan:
+        from gpu.planned import keep
+
+        keep(asked.plan, [predicted(asked, cell) for cell in some])
+        return
+    work = Path(asked.work or tempfile.mkdtemp(prefix="cells-"))
+    work.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + asked.seconds if asked.seconds else float("inf")
+    try:
+        results = [measure(asked, cell, work, deadline) for cell in some]
+    finally:
+        if asked.work is None:
+            shutil.rmtree(work)
+    print(table(HEADER, [row for result in results for row in lines(result)]))
+    print(LEGEND)
+    for result in results:
+        print(*notes(result), sep="\n")
+    facts = {"tiny": asked.tiny, "card": asked.card, "rounds": asked.rounds, "cells": results}
+    print(save(asked.name, facts, asked.out))
+
+
+def predicted(asked: argparse.Namespace, cell: Cell) -> dict[str, Any]:
+    """What Limner says of a cell, now or as it was carried here."""
+    from gpu.planned import kept, prediction
+
+    if asked.plans:
+        return kept(asked.plans)[cell.name]
+    return prediction(cell, asked.card, tiny=asked.tiny, ram=asked.ram)
+
+
+def given(asked: argparse.Namespace) -> dict[str, Path]:
+    """Project -> its source, of those that were given."""
+    named = {peer.source: getattr(asked, peer.source.replace("-", "_")) for peer in peers.PEERS.values()}
+    return {source: folder.resolve() for source, folder in named.items() if folder}
+
+
+def measure(asked: argparse.Namespace, cell: Cell, work: Path, deadline: float) -> dict[str, Any]:
+    """All turns of a cell."""
+    said = predicted(asked, cell)
+    sources = given(asked)
+    able = [name for name in cell.peers if peers.PEERS[name].source in sources]
+    sides = [side for side in (OURS, *able) if not asked.sides or side in asked.sides]
+    result: dict[str, Any] = {
+        "cell": cell.name,
+        "label": cell.label,
+        "batch": cell.batch,
+        "floor": cell.floor,
+        "wanted": cell.wanted,
+        "predicted": said,
+        "left_out": [name for name in cell.peers if name not in able],
+        "levels": {side: peers.level(side, cell.base) for side in sides if side != OURS},
+        "matrix_rate": matrix_rate(tiny=asked.tiny),
+        "turns": [],
+    }
+    for round_ in range(asked.rounds):
+        for side in sides:
+            if time.monotonic() > deadline:
+                result["turns"].append({"side": side, "round": round_, "failed": "not begun: no time left"})
+                continue
+            told = prepare(asked, cell, side, work, sources)
+            seen = turn(asked, cell, side, told, said)
+            print(f"{cell.label}, round {round_ + 1}, {side}: {short(seen)}", file=sys.stderr, flush=True)
+            result["turns"].append({"side": side, "round": round_, **seen})
+    return result
+
+
+def prepare(
+    asked: argparse.Namespace, cell: Cell, side: str, work: Path, sources: Mapping[str, Path]
+) -> peers.Turn:
+    """The folder of a turn, and the base and images that programs of others load."""
+    base, photos = work / f"base-{cell.base}", work / f"photos-{cell.name}"
+    if side != OURS:
+        for old in work.glob("base-*"):  # one at a time: the largest takes 40 GB
+            if old != base:
+                shutil.rmtree(old)
+        if not (base.exists() and photos.exists()):
+            told = {"folder": str(base), "base": cell.base, "tiny": asked.tiny, "photos": str(photos)}
+            told |= {"sizes": cell.sizes, "count": cell.batch * 10}
+            command = [sys.executable, "-m", "gpu.fake", json.dumps(told)]
+            subprocess.run(command, check=True, env=environment())
+    out = Path(tempfile.mkdtemp(prefix=f"{cell.name}-{side}-", dir=work))
+    return peers.Turn(cell=cell, tiny=asked.tiny, base=base, photos=photos, out=out, sources=sources)
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Of every process that is started."""
+    paths = [str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    plain = {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
+    plain["PYTORCH_ALLOC_CONF"] = plain["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
+    return {**os.environ, **plain, **more}
+
+
+def turn(
+    asked: argparse.Namespace, cell: Cell, side: str, told: peers.Turn, said: Mapping[str, Any]
+) -> dict[str, Any]:
+    """One process from its start to its last step that counts."""
+    command = ours(cell, said, tiny=asked.tiny) if side == OURS else peers.command(side, told)
+    card, out, log = played(cell.card), told.out / "seen.json", told.out / "log.txt"
+    with ExitStack() as stack, log.open("wb") as file:
+        reader = Gauge()
+        if reader.read and not asked.tiny and not asked.no_ballast:
+            stack.enter_context(ballast(card))
+        gauge = stack.enter_context(reader)
+        bench = {"cap": 0 if asked.tiny else card.cap, "out": str(out), "began": time.time()}
+        bench |= {"warm_up": WARM_UP, "steps": cell.steps}
+        process = subprocess.run(
+            command, stdout=file, stderr=file, env=environment(LIMNER_BENCH=json.dumps(bench)), check=False
+        )
+    if not out.exists():
+        return {"failed": why(log, process.returncode), "log": str(log), "device_peak": gauge.peak}
+    facts = json.loads(out.read_text())
+    return {**facts, **counted(facts, WARM_UP), "device_peak": gauge.peak}
+
+
+def ours(cell: Cell, said: Mapping[str, Any], *, tiny: bool) -> list[str]:
+    """Limner's side."""
+    told = {"plan": said["plan"], "base": cell.base, "sizes": cell.sizes, "batch": cell.batch}
+    return [sys.executable, "-m", "gpu.ours", json.dumps({**told, "steps": cell.steps, "tiny": tiny})]
+
+
+def why(log: Path, code: int) -> str:
+    """What went wrong, by the last line that says something."""
+    text = log.read_text(errors="replace")
+    if "OutOfMemoryError" in text or "out of memory" in text:
+        return "out of memory"
+    last = [line for line in text.splitlines() if line.strip()] or ["nothing was said"]
+    return f"ended with {code}: {last[-1][:160]}"
+
+
+def matrix_rate(*, tiny: bool) -> float:
+    """FLOP/s of a large product, in a process of its own."""
+    told = [sys.executable, "-m", "gpu.clock", "512" if tiny else "8192"]
+    return float(subprocess.run(told, capture_output=True, text=True, check=True, env=environment()).stdout)
+
+
+def short(seen: Mapping[str, Any]) -> str:
+    """One turn in few words."""
+    return seen["failed"] if "failed" in seen else f"{seen['step']:.4f} s/step"
+
+
+if __name__ == "__main__":
+    main()
