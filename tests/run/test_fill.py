@@ -6,6 +6,7 @@ import torch
 from limner.errors import DiskFull
 from limner.graph.cache import Cache
 from limner.nn import processes, tiles
+from limner.run import encoders
 from limner.run import fill as filling
 from limner.run.cache import all_rows
 from limner.run.fill import bytes_needed, caption_rows, fill, rows_of, survey, text_values, uncached
@@ -21,7 +22,7 @@ def setting(tiny_base, photos):
 
 
 def test_every_address_is_known_before_anything_is_loaded(setting, tmp_path, monkeypatch):
-    monkeypatch.setattr(filling, "load", None)
+    monkeypatch.setattr(encoders, "load", None)
     monkeypatch.setattr(filling, "pixels", None)
     rows = rows_of(setting, setting.views)
     work = survey(setting, Cache(tmp_path), rows)
@@ -90,7 +91,7 @@ def test_one_model_is_loaded_at_a_time(setting, tmp_path, monkeypatch):
     import gc
     import weakref
 
-    loaded, true = [], filling.load
+    loaded, true = [], encoders.load
 
     def load(family, source, part, **more):
         gc.collect()
@@ -99,7 +100,7 @@ def test_one_model_is_loaded_at_a_time(setting, tmp_path, monkeypatch):
         loaded.append(weakref.ref(model))
         return model
 
-    monkeypatch.setattr(filling, "load", load)
+    monkeypatch.setattr(encoders, "load", load)
     rows = rows_of(setting, setting.views)
     fill(setting, Cache(tmp_path), rows, survey(setting, Cache(tmp_path), rows), Told())
     assert len(loaded) == 5

@@ -1,6 +1,7 @@
 """Computing what is frozen, once: rows of inputs in, addresses of stored values out."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,6 +16,7 @@ from limner.graph.cache import Cache, address, text_address
 from limner.graph.unit import Unit
 from limner.nn import processes, tiles
 from limner.run.beside import Beside
+from limner.run.encoders import opened, whole
 from limner.run.say import Say
 from limner.run.setting import Setting
 
@@ -234,18 +236,19 @@ def fill(setting: Setting, cache: Cache, rows: Sequence[Row], work: Work, say: S
             todo = work.missing[unit.name]
             if "vae" in unit.uses and (cut := sum(_in_tiles(setting, rows[n]) for _, n in todo)):
                 say.line(f"{cut} of {len(todo)} images are encoded in tiles of {tiles.SIDE} pixels.")
-            models = {name: _load(setting, name) for name in unit.uses} if todo else {}
             gather = partial(_inputs, cache, scratch, rows, work.table, unit)
             cut_short = 0
-            for (place, _), values in zip(todo, beside.ahead(gather, [n for _, n in todo]), strict=True):
-                out = unit.run(models, _moved(values, setting.device))
-                _require_finite(setting, unit, out)
-                cut_short += _cut_short(unit, models, values, out)
-                kept = {name: value.cpu() for name, value in out.items()}
-                if place in work.stored:
-                    beside.behind(cache.write, place, kept)
-                else:
-                    scratch[place] = kept
+            with ExitStack() as stack:
+                models = {name: stack.enter_context(opened(setting, name)) for name in unit.uses if todo}
+                for (place, _), values in zip(todo, beside.ahead(gather, [n for _, n in todo]), strict=True):
+                    out = unit.run(models, _moved(values, setting.device))
+                    _require_finite(setting, unit, out)
+                    cut_short += _cut_short(unit, models, values, out)
+                    kept = {name: value.cpu() for name, value in out.items()}
+                    if place in work.stored:
+                        beside.behind(cache.write, place, kept)
+                    else:
+                        scratch[place] = kept
             beside.settle()
             if cut_short:
                 say.line(
@@ -275,13 +278,6 @@ def _cut_short(
         return 0
     kept = out[unit.writes[0]].shape[-1]
     return sum(len(tokenizer(caption).input_ids) > kept for caption in values[unit.reads[0]])
-
-
-def _load(setting: Setting, part: str) -> Any:
-    model = load(setting.family, setting.source, part, dtype=setting.dtype, device=setting.device)
-    if part == "vae" and setting.encode_tiled:
-        tiles.tile(model)
-    return model
 
 
 def _inputs(  # noqa: PLR0913  everything that an input may come from
@@ -321,7 +317,7 @@ def uncached(setting: Setting, rows: Sequence[Row]) -> list[dict[str, Tensor]]:
                     continue
                 for name in unit.uses:
                     if name not in models:
-                        models[name] = _load(setting, name)
+                        models[name] = whole(setting, name)
                 values = _moved(values, setting.device)
                 values |= unit.run(models, values)
             out.append({name: values[name].cpu() for name in row.wanted if name in values})

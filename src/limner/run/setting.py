@@ -53,6 +53,8 @@ class Setting:
     cut: Split
     encode_tiled: bool = False
     """The plan's: images larger than a tile are encoded in tiles. Addresses keep them apart."""
+    encode_streamed: bool = False
+    """The plan's: encoders that fill the cache come to the device layer by layer."""
 
     @property
     def remarks(self) -> list[str]:

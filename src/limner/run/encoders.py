@@ -1,0 +1,46 @@
+"""Models that fill the cache, opened as the plan says: whole, layer by layer, in tiles."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from limner.families.loading import load
+from limner.nn import tiles
+from limner.nn.anatomy import Anatomy
+from limner.nn.engine import equip
+from limner.nn.layers import heaviest
+from limner.run.setting import Setting
+
+
+def whole(setting: Setting, part: str, device: torch.device | None = None) -> Any:
+    """A tokenizer or a model, all of it on a device: the run's, if no other is given."""
+    device = device or setting.device
+    model = load(setting.family, setting.source, part, dtype=setting.dtype, device=device)
+    if part == "vae" and setting.encode_tiled:
+        tiles.tile(model)
+    return model
+
+
+@contextmanager
+def opened(setting: Setting, part: str) -> Iterator[Any]:
+    """A tokenizer or a model as the plan has it; what it computes is the same to the bit.
+
+    A model that is made of layers may come to the device layer by layer while it works, two of them at a
+    time, from the host's memory. One that is trained is on the device anyway, and is not streamed here.
+    """
+    if not setting.encode_streamed or part.startswith("tokenizer") or part in setting.trained:
+        yield whole(setting, part)
+        return
+    model = whole(setting, part, torch.device("cpu"))
+    name = heaviest(model)
+    if name is None:
+        yield model.to(setting.device)
+        return
+    layers = range(len(model.get_submodule(name)))
+    engine = equip(model, Anatomy(blocks=(f"{name}.*",)), device=setting.device, streamed=layers)
+    try:
+        yield model
+    finally:
+        engine.close()
