@@ -32,12 +32,12 @@ from limner.graph.cache import Cache
 from limner.graph.unit import Unit
 from limner.recipe import toml
 from limner.run import cache as verb
-from limner.run import fill
+from limner.run import encoders, fill
 from limner.run.say import Quiet
 from limner.run.setting import Setting, prepare
 from outcome import medians, save, table
 
-IN_TURN = {"load": (fill, "load"), "reckon": (verb, "bytes_needed"), "encode": (Unit, "run")}
+IN_TURN = {"load": (encoders, "load"), "reckon": (verb, "bytes_needed"), "encode": (Unit, "run")}
 """Part of the time -> the function whose time it is."""
 BESIDE = {"decode": (fill, "pixels"), "write": (Cache, "write")}
 """The same of what runs in threads, several at once: these seconds are not part of the whole."""
@@ -99,7 +99,7 @@ def filling(chosen: Setting) -> dict[str, float]:
 def bare(chosen: Setting) -> Callable[[], float]:
     """What measures the seconds of encoding everything once, from decoded and tokenized tensors."""
     models = {
-        name: fill.load(chosen.family, chosen.source, name, dtype=chosen.dtype, device=chosen.device)
+        name: encoders.load(chosen.family, chosen.source, name, dtype=chosen.dtype, device=chosen.device)
         for name in ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "vae")
     }
     vae: Any = models["vae"]
