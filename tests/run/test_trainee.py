@@ -1,11 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from limner.errors import BadRecipe
+from limner.errors import BadRecipe, BrokenGraph
 from limner.run.cache import stock
 from limner.run.setting import prepare
-from limner.run.trainee import QUANTILES, Trainee
+from limner.run.trainee import QUANTILES, Trainee, plain
 from small import Told, equal, wish
 
 BOTH = {"text_encoders": ["text_encoder", "text_encoder_2"], "text_encoder_layers": 1}
@@ -130,3 +132,49 @@ def test_samples_show_the_weights_as_they_stand(tiny_base, photos, lora):
         np.abs(np.asarray(a, int) - np.asarray(b, int)).max() > 0 for a, b in zip(before, again, strict=True)
     )
     assert all(np.array_equal(a, b) for a, b in zip(again, one.paint(2), strict=True))
+
+
+def _gradients(one: Trainee) -> list[torch.Tensor]:
+    for loss in one.losses(0):
+        loss.backward()
+    found = [factor.grad for factor in one.parameters if factor.grad is not None]
+    for factor in one.parameters:
+        factor.grad = None
+    return found
+
+
+def test_another_plan_is_the_same_training_to_the_bit(tiny_base, photos):
+    shown = {"every": 0, "prompts": ["zorb"], "steps": 1}
+    one = moved(trainee(tiny_base, photos, train={"batch": 4}, lora={"dropout": 0.5}, sample=shown))
+    one.dropping(on=True)
+    usual, blocks = plain(one.setting), len(one.setting.family.anatomy.blocks_of(one.models["transformer"]))
+    one.follow(replace(usual, streamed=blocks, hoist=True))
+    one.follow(usual)  # from here on weights start at aligned bytes; in a file they need not, and CPUs care
+    expected, held_out, painted = _gradients(one), one.held_out_loss(), one.paint(1)
+    for change in (
+        {"checkpointed": 2},
+        {"checkpointed": blocks, "keep_attention": True, "streamed": blocks, "hoist": True},
+        {"streamed": 2, "mapped": True},
+    ):
+        one.follow(replace(usual, **change))
+        assert all(map(torch.equal, _gradients(one), expected)), change
+        assert (one.held_out_loss(), change) == (held_out, change)
+        assert one.paint(1) == painted, change
+    one.follow(usual)
+    assert all(map(torch.equal, _gradients(one), expected))
+
+
+def test_a_smaller_micro_batch_is_the_same_training_to_rounding(tiny_base, photos):
+    one = moved(trainee(tiny_base, photos, train={"batch": 4}))
+    expected = _gradients(one)
+    one.follow(replace(plain(one.setting), micro_batch=1))
+    assert len(list(one.losses(0))) == 4
+    assert all(
+        torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(_gradients(one), expected, strict=True)
+    )
+
+
+def test_weights_in_fewer_bits_are_another_training(tiny_base, photos):
+    one = trainee(tiny_base, photos)
+    with pytest.raises(BrokenGraph, match=r"on fp32 weights cannot go on in fp32 on nf4 weights.*--out"):
+        one.follow(replace(one.plan, weights="nf4"))

@@ -1,5 +1,6 @@
 """What is trained: the models that live units call, their adapters, their losses, their pictures."""
 
+import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from limner.data.order import Draw as Place
 from limner.data.order import micro_batches
+from limner.errors import BrokenGraph
 from limner.families import painting
 from limner.families.base import Canvas
 from limner.families.loading import load
@@ -19,6 +21,8 @@ from limner.lora.adapter import Factors
 from limner.nn import lora, processes
 from limner.nn.draws import Draws, Even, seed_of
 from limner.nn.dropout import Places
+from limner.nn.engine import Engine, equip
+from limner.plan.plan import Plan
 from limner.run.cache import Store
 from limner.run.fill import text_values
 from limner.run.setting import Setting
@@ -48,11 +52,21 @@ def rate(setting: Setting, name: str) -> float:
     return wish.text_encoder_learning_rate or wish.learning_rate
 
 
+def plain(setting: Setting) -> Plan:
+    """The plan of nobody who has to save memory: whole micro-batches, everything kept."""
+    wish = setting.recipe
+    compute = "bf16" if setting.dtype == torch.bfloat16 else "fp32"
+    usual = wish.prior.batch if setting.prior else 0
+    most = wish.limits.micro_batch or wish.train.batch + usual
+    return Plan(compute=compute, weights=compute, micro_batch=most)
+
+
 class Trainee:
     """The trained models of a run on its device, and what a step, a measurement and a sample are."""
 
-    def __init__(self, setting: Setting, store: Store) -> None:
-        self.setting, self.store = setting, store
+    def __init__(self, setting: Setting, store: Store, plan: Plan | None = None) -> None:
+        """``plan`` None means the plain way: nothing recomputed, streamed, or stored in few bits."""
+        self.setting, self.store, self.plan = setting, store, plan or plain(setting)
         self.order, self.prior_order = setting.order, setting.prior_order
         self.places: Places = []
         wish = setting.recipe
@@ -67,10 +81,48 @@ class Trainee:
                 seed=seed_of(wish.seed, "lora", name),
                 places=self.places,
             )
+        self.engine = self._equipped()
 
     def _load(self, name: str) -> Any:
-        setting = self.setting
-        return load(setting.family, setting.source, name, dtype=setting.dtype, device=setting.device)
+        """A model; the denoiser on the host if parts of it are to stay there."""
+        setting, plan = self.setting, self.plan
+        aside = name == setting.family.denoiser and bool(plan.streamed or plan.hoist)
+        device = torch.device("cpu") if aside else setting.device
+        return load(setting.family, setting.source, name, dtype=setting.dtype, device=device)
+
+    def _equipped(self) -> Engine:
+        plan, family, device = self.plan, self.setting.family, self.setting.device
+        denoiser = self.models[family.denoiser]
+        return equip(
+            denoiser,
+            family.anatomy,
+            device=device,
+            checkpointed=plan.checkpointed,
+            tail_skip=plan.tail_skip,
+            keep_attention=plan.keep_attention,
+            streamed=plan.streamed_of(len(family.anatomy.blocks_of(denoiser))),
+            slots=plan.slots,
+            mapped=plan.mapped,
+            hoist=plan.hoist,
+        )
+
+    def follow(self, plan: Plan) -> None:
+        """Compute by another plan from now on; what is trained, and from which draws, stays.
+
+        Raises:
+            BrokenGraph: It stores weights in another way, which would be another training.
+        """
+        if (plan.compute, plan.weights) != (self.plan.compute, self.plan.weights):
+            raise BrokenGraph(
+                f"A run in {self.plan.compute} on {self.plan.weights} weights cannot go on in {plan.compute} "
+                f"on {plan.weights} weights. Give the new plan a folder of its own with --out."
+            )
+        self.engine.close()
+        gc.collect()
+        if self.setting.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.plan = plan
+        self.engine = self._equipped()
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -104,9 +156,8 @@ class Trainee:
 
         Where there is a prior, to the mean over the images plus the weighted mean over the prior.
         """
-        wish = self.setting.recipe
         places = self._places(step)
-        micros = micro_batches(places, self.setting.views, wish.limits.micro_batch)
+        micros = micro_batches(places, self.setting.views, self.plan.micro_batch)
         for micro in micros[processes.rank() :: processes.world()]:
             yield self._loss(step, micro)
 
@@ -139,8 +190,8 @@ class Trainee:
     @torch.no_grad()
     def held_out_loss(self) -> float:
         """Mean loss over the held-out views at fixed quantiles of time and fixed noise."""
-        setting, wish = self.setting, self.setting.recipe
-        largest = wish.limits.micro_batch or wish.train.batch
+        setting = self.setting
+        largest = self.plan.micro_batch
         self.dropping(on=False)
         total = 0.0
         for number in range(len(setting.held_out)):

@@ -1,0 +1,83 @@
+"""The plan of a run, and the smaller one that takes its place when memory runs out all the same."""
+
+from dataclasses import dataclass, replace
+
+from limner.errors import DoesNotFit
+from limner.files import human
+from limner.plan.choice import Choice, Wish
+from limner.plan.devices import Device
+from limner.plan.plan import Plan
+from limner.plan.profile import Profile
+from limner.plan.search import below
+from limner.run.watch import Watch
+
+MOST = 3
+"""Times that a run may step down before something must be wrong that no plan mends."""
+
+
+@dataclass
+class Ladder:
+    """Where a run stands among its plans.
+
+    Attributes:
+        profile: What the run needs.
+        device: What there is.
+        wish: What the recipe leaves open.
+        choice: The plan that is used.
+        falls: How often it ran out of memory.
+    """
+
+    profile: Profile
+    device: Device
+    wish: Wish
+    choice: Choice
+    falls: int = 0
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that is used."""
+        return self.choice.plan
+
+    @property
+    def bytes(self) -> int:
+        """Planned peak: of the device, or of the whole process where that is the processor."""
+        libraries = self.choice.host.pageable if self.device.kind == "cpu" else 0
+        return self.choice.reserved + libraries
+
+    def watch(self) -> Watch:
+        """Compares what happens with the plan that is used."""
+        return Watch(self.device.kind, seconds=self.choice.pace.seconds, bytes=self.bytes)
+
+    def down(self, measured: int) -> Plan:
+        """The next smaller plan: the same batch, the same draws, the same precision.
+
+        Args:
+            measured: Most bytes that the run had held when memory ran out.
+
+        Raises:
+            DoesNotFit: There is none, or this was tried ``MOST`` times.
+        """
+        held, free = human(measured), human(self.device.free)
+        if self.falls == MOST:
+            raise DoesNotFit(
+                f"Out of memory after {MOST} smaller plans: {held} were in use, {free} were free at the "
+                f"start, {human(self.bytes)} are planned. Something else takes memory while the run goes on: "
+                "stop it, or state what is yours with --vram. What is saved stays; the same command goes on."
+            )
+        self.falls += 1
+        same = replace(self.wish, stored=(self.plan.weights,))
+        try:
+            self.choice = below(self.profile, self.device, same, self.plan, measured=measured)
+        except DoesNotFit as error:
+            raise DoesNotFit(
+                f"Out of memory at {held} of {free}, and no plan needs clearly less than "
+                f"{human(self.bytes)}. Lower data.resolution, lora.rank or limits.quality; `limner plan` "
+                "says what each would need."
+            ) from error
+        return self.plan
+
+
+def changes(before: Plan, after: Plan) -> str:
+    """What another plan does otherwise, for people: ``checkpointed 0 -> 12, micro_batch 4 -> 2``."""
+    old, new = before.to_json(), after.to_json()
+    return ", ".join(f"{key} {old[key]} -> {new[key]}" for key in old if old[key] != new[key])

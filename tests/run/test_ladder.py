@@ -1,0 +1,67 @@
+import pytest
+
+from blueprints import flux
+from limner.errors import DoesNotFit
+from limner.plan.cards import known
+from limner.plan.choice import Wish
+from limner.plan.devices import of_card
+from limner.plan.plan import Plan
+from limner.plan.search import choose
+from limner.run.ladder import MOST, Ladder, changes
+
+
+def _ladder(gigabytes: int) -> Ladder:
+    card = known("RTX 4090")
+    assert card is not None
+    device = of_card(card, gigabytes * 2**30)
+    wish = Wish(compute="bf16", quality="8bit", batches=(4,))
+    return Ladder(flux(), device, wish, choose(flux(), device, wish))
+
+
+def test_each_fall_takes_clearly_less_and_changes_no_precision() -> None:
+    ladder = _ladder(24)
+    for _ in range(MOST):
+        before, planned = ladder.plan, ladder.bytes
+        after = ladder.down(planned)
+        assert ladder.bytes <= 0.91 * planned
+        assert (after.weights, after.compute, after.moments) == (
+            before.weights,
+            before.compute,
+            before.moments,
+        )
+        assert after == ladder.plan and changes(before, after)
+
+
+def test_what_took_more_than_planned_is_expected_to_again() -> None:
+    one, other = _ladder(24), _ladder(24)
+    one.down(one.bytes)
+    other.down(2 * other.bytes)
+    assert other.bytes < one.bytes
+
+
+def test_it_steps_down_so_often_and_no_more() -> None:
+    ladder = _ladder(24)
+    for _ in range(MOST):
+        ladder.down(ladder.bytes)
+    with pytest.raises(DoesNotFit, match=r"after 3 smaller plans: 20\.0 GB were in use.*--vram"):
+        ladder.down(20 * 10**9)
+
+
+def test_where_there_is_no_smaller_plan_it_says_what_to_lower() -> None:
+    ladder = _ladder(80)
+    with pytest.raises(DoesNotFit, match=r"Out of memory at .* of .*Lower data\.resolution.*limner plan"):
+        ladder.down(40 * ladder.device.free)
+
+
+def test_the_watch_is_told_what_is_planned() -> None:
+    ladder = _ladder(24)
+    watch = ladder.watch()
+    assert (watch.device, watch.bytes, watch.seconds) == (
+        "cuda",
+        ladder.choice.reserved,
+        ladder.choice.pace.seconds,
+    )
+
+
+def test_changes_are_named() -> None:
+    assert changes(Plan(), Plan(checkpointed=3, micro_batch=2)) == "checkpointed 0 -> 3, micro_batch 1 -> 2"
