@@ -10,6 +10,7 @@ from cases import CASES, Case
 from limner.graph.cache import Cache
 from limner.nn import tiles
 from limner.nn.layers import bytes_of, lists
+from limner.plan.plan import Plan
 from limner.run import encoders
 from limner.run.cache import all_rows
 from limner.run.encoders import opened, whole
@@ -103,8 +104,9 @@ def test_an_error_leaves_no_engine_behind(setting, equipped):
     assert not engine.ring.slots
 
 
-def test_tiles_are_the_plan_s(setting):
-    tiled = replace(setting, encode_tiled=True)
+def test_tiles_and_streams_are_the_plan_s(setting):
+    tiled = setting.planned(Plan(encode_tiled=True))
+    assert setting.planned(Plan(encode_streamed=True)) == replace(setting, encode_streamed=True)
     assert not whole(setting, "vae").use_tiling
     vae = whole(tiled, "vae")
     assert vae.use_tiling and vae.tile_sample_min_size == tiles.SIDE

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from limner.errors import BadRecipe, BrokenGraph
+from limner.nn import tiles
 from limner.run.cache import stock
 from limner.run.setting import prepare
 from limner.run.trainee import QUANTILES, Trainee, plain
@@ -178,3 +179,14 @@ def test_weights_in_fewer_bits_are_another_training(tiny_base, photos):
     one = trainee(tiny_base, photos)
     with pytest.raises(BrokenGraph, match=r"on fp32 weights cannot go on in fp32 on nf4 weights.*--out"):
         one.follow(replace(one.plan, weights="nf4"))
+
+
+def test_samples_are_decoded_in_tiles_where_the_plan_says_so(tiny_base, photos, monkeypatch):
+    monkeypatch.setattr(tiles, "SIDE", 32)
+    one = trainee(tiny_base, photos, sample={"every": 0, "width": 64, "height": 64, "prompts": ["x"]})
+    (plain,) = one.paint(1)
+    one.follow(replace(one.plan, decode_tiled=True))
+    (tiled,) = one.paint(1)
+    assert tiled.size == plain.size == (64, 64) and tiled.tobytes() != plain.tobytes()
+    one.follow(replace(one.plan, decode_tiled=False))
+    assert one.paint(1)[0].tobytes() == plain.tobytes()

@@ -1,7 +1,7 @@
 """A recipe made concrete on this machine: base, device, examples, views, units, and where they are cut."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from limner.families.source import Source, locate
 from limner.graph.split import Split, split
 from limner.graph.unit import Unit
 from limner.nn.draws import seed_of
+from limner.plan.plan import Plan
 from limner.recipe.schema import Recipe
 
 FIXED_SUBSET = 8
@@ -55,6 +56,10 @@ class Setting:
     """The plan's: images larger than a tile are encoded in tiles. Addresses keep them apart."""
     encode_streamed: bool = False
     """The plan's: encoders that fill the cache come to the device layer by layer."""
+
+    def planned(self, plan: Plan) -> "Setting":
+        """The same, with the cache filled as a plan says."""
+        return replace(self, encode_tiled=plan.encode_tiled, encode_streamed=plan.encode_streamed)
 
     @property
     def remarks(self) -> list[str]:

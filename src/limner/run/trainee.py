@@ -18,7 +18,7 @@ from limner.families.loading import load
 from limner.families.sampler import wished
 from limner.graph.unit import run as run_units
 from limner.lora.adapter import Factors
-from limner.nn import lora, processes
+from limner.nn import lora, processes, tiles
 from limner.nn.draws import Draws, Even, seed_of
 from limner.nn.dropout import Places
 from limner.nn.engine import Engine, equip
@@ -218,6 +218,7 @@ class Trainee:
         models = dict(self.models)
         if "vae" not in models:
             models["vae"] = self._load("vae")
+        tiles.tile(models["vae"], on=self.plan.decode_tiled)
         canvas = Canvas(
             width=wish.width or setting.resolution,
             height=wish.height or setting.resolution,
