@@ -1,6 +1,6 @@
 """Puts a plan's choices on a live model and takes them off. They change what is kept, never a gradient."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from limner.errors import BadRecipe
 from limner.nn.anatomy import Anatomy, frozen, matching, stand_in
+from limner.nn.attention import Attention, Kernel
 from limner.nn.checkpointing import Checkpoint, Remembered, Run, Tail, placed
 from limner.nn.hoist import Hoist
+from limner.nn.regional import compiled
 from limner.nn.slab import Host, Mapped, Pinned, Slab, ordinary
 from limner.nn.stream import Lane, Ring, Streamed
 
@@ -30,10 +32,12 @@ def equip(  # noqa: PLR0913  a plan has as many choices
     mapped: bool = False,
     folder: Path | None = None,
     hoist: bool = False,
+    attention: Kernel = "auto",
+    compile: bool = False,  # noqa: A002  the plan's word
 ) -> "Engine":
     """Have a model computed as a plan says, on a device. Its adapters are attached, its layers stored.
 
-    The model may lie anywhere; only what the plan keeps on the device is brought there.
+    The model may lie anywhere. Only what the plan keeps on the device is brought there.
 
     Args:
         model: A denoiser.
@@ -47,6 +51,8 @@ def equip(  # noqa: PLR0913  a plan has as many choices
         mapped: Whether what is kept on the host is kept in files, for want of memory.
         folder: Where these files go, on a disk; none: the system's place for such.
         hoist: Whether modulations are computed once per step, their weights kept on the host.
+        attention: The kernel of attention; auto takes the fastest that the device has for the shape.
+        compile: Whether blocks are compiled. Equal but for rounding; tails are then computed again.
 
     Raises:
         BadRecipe: The model cannot be computed so; says why.
@@ -54,33 +60,38 @@ def equip(  # noqa: PLR0913  a plan has as many choices
     """
     blocks = list(anatomy.blocks_of(model).values())
     _check(len(blocks), checkpointed, streamed, slots)
-    engine = Engine()
+    _agree(keep_attention=keep_attention, compiled=compile)
+    engine = Engine(Attention(attention, device))
     with ExitStack() as unless_done:
         unless_done.callback(engine.close)
         host = _host(engine, device, folder, mapped=mapped)
-        if hoist:
-            engine.hoist = _hoisted(engine, model, anatomy, host, device)
-        if streamed:
-            lane = Lane(device, threaded=mapped)
-            engine.ring = _ring(engine, [blocks[number] for number in streamed], host, lane, slots)
+        engine.hoist = _hoisted(engine, model, anatomy, host, device) if hoist else None
+        away = [blocks[number] for number in streamed]
+        engine.ring = _ring(engine, away, host, Lane(device, threaded=mapped), slots) if away else None
         engine.settle(model, device)
-        if tail_skip and checkpointed:
-            for each in matching(model, anatomy.tails).values():
-                engine.stand_in(frozen(each), Tail(frozen(each)))
+        if tail_skip and checkpointed and not compile:
+            engine.cut(frozen(each) for each in matching(model, anatomy.tails).values())
         memory: list[Remembered] = [*placed(model), *([engine.hoist] if engine.hoist else [])]
+        again = partial(Checkpoint, memory=memory, keep_attention=keep_attention)
         for number, block in enumerate(blocks):
-            again = partial(Checkpoint, memory=memory, keep_attention=keep_attention)
+            twice = again if number < checkpointed else None
             place = streamed.index(number) if number in streamed else None
-            engine.arrange(block, again if number < checkpointed else None, place)
+            engine.arrange(block, twice, place, compiled if compile else _as_it_is)
         unless_done.pop_all()
     return engine
+
+
+def _as_it_is(run: Run) -> Run:
+    return run
 
 
 class Engine:
     """What was done to a model. Close it before the model is equipped anew."""
 
-    def __init__(self) -> None:
+    def __init__(self, attention: Attention) -> None:
         self._undo = ExitStack()
+        self.attention = attention
+        """Which kernels compute attention."""
         self.ring: Ring | None = None
         """The streamed blocks, if there are any."""
         self.hoist: Hoist | None = None
@@ -113,15 +124,36 @@ class Engine:
             parameter = isinstance(tensor, nn.Parameter)
             table[name] = nn.Parameter(there, requires_grad=False) if parameter else there
 
-    def arrange(self, block: nn.Module, again: Callable[[Run], Run] | None, place: int | None) -> None:
-        """Have a block computed twice, or streamed, or both: what is computed twice is due twice."""
-        run: Run = block.forward
-        stream = None
+    def cut(self, tails: Iterable[nn.Module]) -> None:
+        """Leave the products of these out where blocks are computed again and nothing reads them."""
+        for each in tails:
+            self.stand_in(each, Tail(each))
+
+    def arrange(
+        self,
+        block: nn.Module,
+        again: Callable[[Run], Run] | None,
+        place: int | None,
+        program: Callable[[Run], Run],
+    ) -> None:
+        """Have a block run its way. From the inside: compute, stream, run again; outermost, learn.
+
+        Args:
+            block: The block.
+            again: What makes it run twice, if it does.
+            place: Which of the streamed ones it is, if it is.
+            program: What becomes of its own code.
+        """
+        bare: Run = block.forward
+        kind = type(block).__name__
+        run = self.attention.within(program(bare), kind)
         if self.ring is not None and place is not None:
-            run = stream = Streamed(run, self.ring, place, checkpointed=again is not None)
+            stream = partial(Streamed, ring=self.ring, block=place, checkpointed=again is not None)
+            run, bare = stream(run), stream(bare)
         if again is not None:
-            run = again(run)
-            run = run if stream is None else stream.watch(run)
+            twice = again(run)
+            run = run.watch(twice) if isinstance(run, Streamed) else twice
+        run = self.attention.before(run, bare, kind)
         if run != block.forward:
             self.stand_in(block, run)
 
@@ -143,6 +175,13 @@ def _check(blocks: int, checkpointed: int, streamed: Sequence[int], slots: int) 
         raise BadRecipe(f"slots is {slots}; streaming needs 2, one to compute with and one to fill.")
 
 
+def _agree(*, keep_attention: bool, compiled: bool) -> None:
+    if compiled and keep_attention:
+        raise BadRecipe(
+            "Compiled blocks cannot keep what attention gives. Set keep_attention or compile off."
+        )
+
+
 def _host(engine: Engine, device: torch.device, folder: Path | None, *, mapped: bool) -> Host:
     if mapped:
         return Mapped(folder)
@@ -162,7 +201,7 @@ def _hoisted(
     hoist = Hoist(layers, matching(model, anatomy.conditions), host, device)
     engine.at_close(hoist.close)
     for number, layer in enumerate(layers.values()):
-        engine.stand_in(layer, partial(hoist.give, number))
+        engine.stand_in(layer, torch.compiler.disable(partial(hoist.give, number)))
     return hoist
 
 

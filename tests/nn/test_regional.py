@@ -1,0 +1,100 @@
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
+
+from limner.errors import BadRecipe
+from limner.nn import regional
+from limner.nn.anatomy import Anatomy
+from limner.nn.engine import equip
+
+CPU = torch.device("cpu")
+ANATOMY = Anatomy(blocks=("blocks.*",), modulations=("blocks.*.adaln",), conditions=("embed",))
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.adaln, self.mix, self.low = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, vector: Tensor) -> Tensor:
+        return x + self.adaln(vector)[:, None] * (self.mix(x) + self.low(x))
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.blocks = nn.Linear(1, 4), nn.ModuleList(Block() for _ in range(4))
+        self.requires_grad_(requires_grad=False)
+        for block in self.blocks:
+            block.get_submodule("low").requires_grad_()
+
+
+def _step(model: Any, tokens: int) -> list[Tensor]:
+    vector = model.embed(torch.tensor([[0.3], [0.6]]))
+    x = torch.linspace(-1, 1, 2 * tokens * 4).view(2, tokens, 4).requires_grad_()
+    for block in model.blocks:
+        x = block(x, vector)
+    return list(torch.autograd.grad(x.square().sum(), [p for p in model.parameters() if p.requires_grad]))
+
+
+@pytest.fixture
+def counter(monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounter]:
+    counted = CompileCounter()
+    monkeypatch.setattr(regional, "BACKEND", counted)
+    torch.compiler.reset()
+    yield counted
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize(
+    "plan", [{}, {"checkpointed": 2}, {"streamed": range(4)}, {"streamed": range(1, 4), "checkpointed": 3}]
+)
+def test_one_program_serves_all_blocks_and_all_sizes(counter: CompileCounter, plan: dict[str, Any]) -> None:
+    model = Model()
+    plain = {tokens: _step(model, tokens) for tokens in (5, 9, 7)}
+    equip(model, ANATOMY, device=CPU, compile=True, **plan)
+    for tokens, wanted in plain.items():
+        assert all(map(torch.equal, wanted, _step(model, tokens)))
+    assert counter.frame_count == 1, "neither block by block, nor size by size, nor slot by slot"
+
+
+def test_modulations_are_computed_ahead_outside_the_program(counter: CompileCounter) -> None:
+    model = Model()
+    plain = _step(model, 5)
+    equip(model, ANATOMY, device=CPU, compile=True, hoist=True, checkpointed=2)
+    assert all(map(torch.equal, plain, _step(model, 5))) and all(map(torch.equal, plain, _step(model, 5)))
+    assert counter.frame_count >= 1
+
+
+def test_gradients_survive_a_program_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a true backward graph: what it keeps of streamed weights is brought back."""
+    monkeypatch.setattr(regional, "BACKEND", "aot_eager")
+    torch.compiler.reset()
+    model = Model()
+    plain = _step(model, 5)
+    equip(model, ANATOMY, device=CPU, compile=True, streamed=range(4), checkpointed=2)
+    assert all(map(torch.equal, plain, _step(model, 5)))
+    torch.compiler.reset()
+
+
+def test_compiled_blocks_do_not_keep_attention() -> None:
+    with pytest.raises(BadRecipe, match="Set keep_attention or compile off"):
+        equip(Model(), ANATOMY, device=CPU, compile=True, keep_attention=True)
+
+
+def test_sizes_that_vary_are_marked_by_what_a_tensor_is() -> None:
+    tokens, image, vector, table = (
+        torch.ones(2, 5, 3),
+        torch.ones(2, 3, 4, 5),
+        torch.ones(2, 3),
+        torch.ones(5, 3),
+    )
+    for each in (tokens, image, vector, (table, table, 1), None):
+        regional.mark(each)
+    marked = [getattr(each, "_dynamo_weak_dynamic_indices", set()) for each in (tokens, image, vector, table)]
+    assert marked == [{1}, {2, 3}, set(), {0}]
