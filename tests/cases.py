@@ -145,6 +145,37 @@ def sd15_guess(pipe: Any, denoiser: Any, values: Values) -> Tensor:
     return denoiser(noisy, step_numbers(values), values["context"], return_dict=False)[0]
 
 
+# Stable Diffusion 3.5
+
+
+def sd3_encode(pipe: Any, captions: list[str]) -> Values:
+    context, _, pooled, _ = pipe.encode_prompt(
+        captions, None, None, do_classifier_free_guidance=False, max_sequence_length=12
+    )
+    first, second = pipe.text_encoder.config, pipe.text_encoder_2.config
+    both = first.hidden_size + second.hidden_size
+    assert not context[:, :77, both:].any()
+    return {
+        "context": context[:, :77, : first.hidden_size],
+        "context_2": context[:, :77, first.hidden_size : both],
+        "context_3": context[:, 77:],
+        "pooled": pooled[:, : first.projection_dim],
+        "pooled_2": pooled[:, first.projection_dim :],
+    }
+
+
+def sd3_guess(_: Any, denoiser: Any, values: Values) -> Tensor:
+    clips = torch.cat([values["context"], values["context_2"]], dim=-1)
+    clips = torch.nn.functional.pad(clips, (0, denoiser.config.joint_attention_dim - clips.shape[-1]))
+    return denoiser(
+        hidden_states=straight(values),
+        timestep=values["time"] * 1000.0,
+        encoder_hidden_states=torch.cat([clips, values["context_3"]], dim=-2),
+        pooled_projections=torch.cat([values["pooled"], values["pooled_2"]], dim=-1),
+        return_dict=False,
+    )[0]
+
+
 # Qwen-Image
 
 
@@ -261,6 +292,18 @@ CASES = (
         objective=Objective(min_snr=5.0),
         full="sdxl",
         parameters=2_567_463_684,
+    ),
+    Case(
+        name="sd3",
+        pipeline="StableDiffusion3Pipeline",
+        save=tiny.save_sd3,
+        text=("context", "pooled", "context_2", "pooled_2", "context_3"),
+        encode=sd3_encode,
+        guess=sd3_guess,
+        loss=flow_loss,
+        full="sd35-medium",
+        parameters=2_243_171_520,
+        linears={"attention": 24 * 7 + 23 + 13 * 4, "all-linear": 24 * 9 + 23 * 3 + 13 * 4},
     ),
     Case(
         name="qwen-image",

@@ -18,6 +18,8 @@ from diffusers import (
     PNDMScheduler,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -52,17 +54,7 @@ def save_flux(folder: Path, *, guided: bool = False) -> Path:
         vae=_vae(scaling_factor=0.5, shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False),
         text_encoder=_clip(),
         tokenizer=_clip_tokenizer(),
-        text_encoder_2=T5EncoderModel(
-            T5Config(
-                vocab_size=64,
-                d_model=16,
-                d_kv=8,
-                d_ff=32,
-                num_layers=3,
-                num_heads=2,
-                feed_forward_proj="gated-gelu",
-            )
-        ),
+        text_encoder_2=_t5(16),
         tokenizer_2=_t5_tokenizer(),
         transformer=FluxTransformer2DModel(
             patch_size=1,
@@ -131,6 +123,36 @@ def save_sd15(folder: Path, **scheduler: Any) -> Path:
         requires_safety_checker=False,
     )
     return _save(pipe, folder)
+
+
+def save_sd3(folder: Path) -> Path:
+    """Write a tiny Stable Diffusion 3.5 to ``folder``. Images of 32 px or more; text of 12 tokens."""
+    torch.manual_seed(0)
+    pipe = StableDiffusion3Pipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=_vae(scaling_factor=0.5, shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False),
+        text_encoder=CLIPTextModelWithProjection(clip_config(projection_dim=8)),
+        tokenizer=_clip_tokenizer(),
+        text_encoder_2=CLIPTextModelWithProjection(clip_config(hidden_size=24, projection_dim=12)),
+        tokenizer_2=_clip_tokenizer(pad_token="!"),
+        text_encoder_3=_t5(48),
+        tokenizer_3=_t5_tokenizer(),
+        transformer=SD3Transformer2DModel(
+            sample_size=8,
+            in_channels=4,
+            out_channels=4,
+            num_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=48,
+            caption_projection_dim=32,
+            pooled_projection_dim=8 + 12,
+            pos_embed_max_size=16,
+            dual_attention_layers=(0,),
+            qk_norm="rms_norm",
+        ),
+    )
+    return _save(pipe, folder, text_length=12)
 
 
 def save_qwen_image(folder: Path) -> Path:
@@ -278,6 +300,11 @@ def _unet(**config: Any) -> UNet2DConditionModel:
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         **config,
     )
+
+
+def _t5(width: int) -> T5EncoderModel:
+    sizes = {"vocab_size": 64, "d_model": width, "d_kv": 8, "d_ff": 32, "num_layers": 3, "num_heads": 2}
+    return T5EncoderModel(T5Config(**sizes, feed_forward_proj="gated-gelu"))
 
 
 def _clip() -> CLIPTextModel:

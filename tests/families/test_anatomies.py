@@ -19,16 +19,33 @@ from tinybase import PLACES, Base
 
 CASE = {case.name: case for case in CASES if case.name != "sdxl-v"}
 
-BLOCKS = {"flux-dev": 57, "flux2-klein": 25, "qwen-image": 60, "z-image": 34, "sdxl": 87, "sd15": 38}
+BLOCKS = {
+    "flux-dev": 57,
+    "flux2-klein": 25,
+    "qwen-image": 60,
+    "z-image": 34,
+    "sd3": 24,
+    "sdxl": 87,
+    "sd15": 38,
+}
 MODULATIONS = {  # billions of weights, biases left aside, and how many layers
     "flux-dev": (3.2464, 77),
     "flux2-klein": (0.1604, 4),
     "qwen-image": (6.8136, 121),
     "z-image": (0.1258, 32),
+    "sd3": (0.7668, 49),
     "sdxl": (0.0176, 17),
     "sd15": (0.0258, 22),
 }
-TAILS = {"flux-dev": 76, "flux2-klein": 30, "qwen-image": 120, "z-image": 0, "sdxl": 70, "sd15": 16}
+TAILS = {
+    "flux-dev": 76,
+    "flux2-klein": 30,
+    "qwen-image": 120,
+    "z-image": 0,
+    "sd3": 47,
+    "sdxl": 70,
+    "sd15": 16,
+}
 
 
 def _skeleton(case: Case, folder: Path, **changes: Any) -> tuple[Family, nn.Module]:

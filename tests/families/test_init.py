@@ -26,6 +26,7 @@ def test_an_unknown_pipeline_is_told_with_those_that_are_known(pipeline: str):
         ("flux-dev", "flux"),
         ("flux2-klein-4b", "flux2"),
         ("sdxl", "sdxl"),
+        ("sd35-medium", "sd3"),
         ("z-image-turbo", "z-image"),
         ("qwen-image", "qwen-image"),
         ("own/er", "flux"),

@@ -27,6 +27,7 @@ COUNTS = {
     "qwen2.5-vl-7b": 8_292_166_656,
     "vae-flux": 83_819_683,
     "vae-flux2": 84_046_115,
+    "clip-l-projection": 123_650_304,
     "sd": 83_653_863,
     "wan": 126_892_531,
 }
@@ -39,6 +40,8 @@ PUBLISHED = {
     "flux2-klein-9b": ("qwen3-8b", "vae-flux2", 9_078_581_248),
     "qwen-image": ("qwen2.5-vl-7b", "wan", 20_430_401_088),
     "sd15": ("clip-l", "sd", 859_520_964),
+    "sd35-large": ("clip-l-projection", "clip-big-g", "t5-xxl", "vae-flux", 8_056_627_520),
+    "sd35-medium": ("clip-l-projection", "clip-big-g", "t5-xxl", "vae-flux", 2_243_171_520),
     "sdxl": ("clip-l", "clip-big-g", "sd", 2_567_463_684),
     "z-image": ("qwen3-4b", "vae-flux", 6_154_908_736),
     "z-image-turbo": ("qwen3-4b", "vae-flux", 6_154_908_736),

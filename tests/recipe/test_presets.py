@@ -13,7 +13,7 @@ from limner.recipe.toml import commented, get, parse
 GOALS = get_args(Goal)
 
 
-@pytest.mark.parametrize("family", ["flux", "flux2", "glyph", "qwen-image", "sd15", "sdxl", "z-image"])
+@pytest.mark.parametrize("family", ["flux", "flux2", "glyph", "qwen-image", "sd15", "sd3", "sdxl", "z-image"])
 @pytest.mark.parametrize("goal", GOALS)
 def test_each_preset_is_a_valid_recipe_and_every_value_has_a_source(goal, family):
     for images in (1, *SIZES, *(size + 1 for size in SIZES)):
@@ -27,7 +27,7 @@ def test_each_preset_is_a_valid_recipe_and_every_value_has_a_source(goal, family
         assert parse(text) == recipe
 
 
-@pytest.mark.parametrize("family", ["flux", "flux2", "glyph", "qwen-image", "sd15", "sdxl", "z-image"])
+@pytest.mark.parametrize("family", ["flux", "flux2", "glyph", "qwen-image", "sd15", "sd3", "sdxl", "z-image"])
 @pytest.mark.parametrize("goal", GOALS)
 def test_more_images_never_mean_fewer_looks(goal, family):
     recipes = [preset(goal, family, images) for images in (10, 25, 100, 101)]

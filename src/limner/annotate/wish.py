@@ -30,9 +30,9 @@ MANNERS = {
     "brief": Manner("brief", 1, 14),
     "tags": Manner("tags", 3, 60),
 }
-"""FLUX.1, Qwen-Image and Z-Image read sentences with T5 or a language model (up to 512 tokens). SDXL and SD
-1.5 read CLIP's 77 tokens, about 55 words, and saw alt texts. The embedded base saw "fluent3d style cat, on a
-sky blue background"."""
+"""FLUX.1, SD 3.5, Qwen-Image and Z-Image read sentences with T5 or a language model (up to 512 tokens). SDXL
+and SD 1.5 read CLIP's 77 tokens, about 55 words, and saw alt texts. The embedded base saw "fluent3d style
+cat, on a sky blue background"."""
 
 LEARNED = {
     "glyph": "brief",
@@ -41,6 +41,9 @@ LEARNED = {
     "zimage": "sentences",
     "z-image": "sentences",
     "sdxl": "phrases",
+    "sd35": "sentences",
+    "stable-diffusion-3": "sentences",
+    "stablediffusion3": "sentences",
     "stable-diffusion": "phrases",
     "stablediffusion": "phrases",
     "sd15": "phrases",

@@ -15,6 +15,7 @@ KNOWN = {
     "Flux2KleinPipeline": "limner.families.flux2",
     "FluxPipeline": "limner.families.flux",
     "QwenImagePipeline": "limner.families.qwen_image",
+    "StableDiffusion3Pipeline": "limner.families.sd3",
     "StableDiffusionPipeline": "limner.families.sd15",
     "StableDiffusionXLPipeline": "limner.families.sdxl",
     "ZImagePipeline": "limner.families.z_image",

@@ -20,6 +20,16 @@ HUB = {
     "flux2-klein-9b": ("black-forest-labs/FLUX.2-klein-base-9B", "FLUX Non-Commercial License", True),
     "qwen-image": ("Qwen/Qwen-Image", "Apache-2.0", False),
     "sd15": ("stable-diffusion-v1-5/stable-diffusion-v1-5", "CreativeML Open RAIL-M", False),
+    "sd35-large": (
+        "stabilityai/stable-diffusion-3.5-large",
+        "Stability AI Community License",
+        True,
+    ),
+    "sd35-medium": (
+        "stabilityai/stable-diffusion-3.5-medium",
+        "Stability AI Community License",
+        True,
+    ),
     "sdxl": ("stabilityai/stable-diffusion-xl-base-1.0", "CreativeML Open RAIL++-M", False),
     "z-image": ("Tongyi-MAI/Z-Image", "Apache-2.0", False),
     "z-image-turbo": ("Tongyi-MAI/Z-Image-Turbo", "Apache-2.0", False),

@@ -87,6 +87,11 @@ OTHERS: dict[str, dict[str, Choice]] = {
         "train.learning_rate": Choice(1e-4, "musubi, docs/zimage.md"),
         "lora.rank": Choice(32, "musubi, docs/zimage.md"),
     },
+    "sd3": {
+        "train.learning_rate": Choice(1e-4, "simpletuner, quickstart/SD3.md: stable values for 3.5"),
+        "train.clip": Choice(0.1, "simpletuner, quickstart/SD3.md: large leaps ruin 3.5"),
+        "lora.rank": Choice(32, "diffusers, README_sd3.md"),
+    },
     "sdxl": {
         "train.learning_rate": Choice(1e-4, "diffusers, README_sdxl.md"),
         "lora.rank": Choice(16, "kohya's and diffusers' examples, 4 to 32"),
@@ -108,13 +113,13 @@ def preset(goal: str, family: str, images: int) -> Recipe:
 
     Args:
         goal: "subject", "face", "object" or "style".
-        family: "flux", "flux2", "qwen-image", "sd15", "sdxl", "z-image", or "glyph" (the embedded base).
+        family: "flux", "flux2", "qwen-image", "sd15", "sd3", "sdxl", "z-image", or "glyph" (embedded).
         images: How many images there are, at least 1. Folders of up to 10, 25, 100 and more images differ.
 
     Raises:
         BadRecipe: An unknown goal or family, or no image.
     """
-    base = {"flux": "flux-dev", "flux2": "flux2-klein-4b"}.get(family, family)
+    base = {"flux": "flux-dev", "flux2": "flux2-klein-4b", "sd3": "sd35-medium"}.get(family, family)
     values = {path: choice.value for path, choice in choices(goal, family, images).items()}
     return change(Recipe(), {"base": base, "goal": goal, **values})
 
@@ -158,7 +163,7 @@ def _flux(goal: str, size: int) -> dict[str, Choice]:
 def _like_flux(family: str, goal: str, size: int) -> dict[str, Choice]:
     """Another family: what is known of FLUX.1 by goal and size of the folder, changed where pages differ."""
     chosen = _flux(goal, size) | OTHERS[family]
-    if family in ("sd15", "sdxl"):  # no guidance is embedded in them
+    if family in ("sd15", "sd3", "sdxl"):  # no guidance is embedded in them
         del chosen["train.guidance"]
     return chosen
 
