@@ -40,11 +40,11 @@ class PlacedDropout(nn.Module):
                 f"{self.name} sees {tuple(given.shape)} of {samples} samples, so lora.dropout cannot tell "
                 "them apart. Set lora.dropout = 0."
             )
-        generator = torch.Generator(given.device)
+        generator = None if given.is_meta else torch.Generator(given.device)
         size = math.prod(given.shape) // samples
         rows = [
-            torch.rand(size, generator=generator.manual_seed(seed_of(*place, self.name)), device=given.device)
-            for place in self.places
+            torch.rand(size, generator=generator and generator.manual_seed(seed), device=given.device)
+            for seed in (seed_of(*place, self.name) for place in self.places)
         ]
         dropped = (torch.stack(rows) < self.p).view(given.shape)
         return given.masked_fill(dropped, 0) / (1 - self.p)

@@ -148,7 +148,7 @@ def load_need(profile: Profile, plan: Plan, *, on: Device = "cuda") -> Need:
 def host_bytes(profile: Profile, plan: Plan) -> Host:
     """What leaves the device has to be somewhere: pinned whole, or staged through slots when it is mapped."""
     away = [frozen_bytes(profile.blocks[number], plan) for number in plan.streamed_of(len(profile.blocks))]
-    hoisted = [block.modulation for block in profile.blocks] if plan.hoist else []
+    hoisted = [block.modulation for block in (profile.rest, *profile.blocks)] if plan.hoist else []
     if plan.mapped:
         return Host(LIBRARIES, _slots(profile, plan) + max(hoisted, default=0))
     return Host(LIBRARIES, sum(away) + sum(hoisted))
@@ -183,12 +183,13 @@ def _resident(profile: Profile, plan: Plan, optimizer: str, *, average: bool, on
     away = set(plan.streamed_of(len(profile.blocks)))
     stay = [block for number, block in enumerate(profile.blocks) if number not in away]
     rest = profile.rest
+    modulated = [] if plan.hoist else [rest, *stay]
     return {
         "weights": sum(block.stored[plan.weights] + block.other for block in stay)
         + rest.stored[plan.compute]
         + rest.other
         + profile.held,
-        "modulations": rest.modulation + (0 if plan.hoist else sum(block.modulation for block in stay)),
+        "modulations": sum(block.modulation for block in modulated),
         "adapter": MASTER * profile.trained * (2 if average else 1),
         "optimizer": state_bytes(profile, plan, optimizer),
         "streaming": _slots(profile, plan),
@@ -200,7 +201,7 @@ def _resident(profile: Profile, plan: Plan, optimizer: str, *, average: bool, on
 def _moments(profile: Profile, plan: Plan, micros: int) -> Iterator[tuple[float, float]]:
     """(activations, gradients) in bytes when the forward pass ends, then in each block's backward pass."""
     images, blocks = plan.micro_batch, profile.blocks
-    wide = max((block.widest for block in blocks), default=0) if plan.weights in CODES else 0
+    wide = _decoding(profile) if plan.weights in CODES else 0
     kept = [block.kept.at(images) for block in blocks]
     held = [
         _input(block, plan, kept[number]) if number < plan.checkpointed else kept[number]
@@ -215,6 +216,13 @@ def _moments(profile: Profile, plan: Plan, micros: int) -> Iterator[tuple[float,
         yield before + kept[number] + _room(profile, plan, number) + wide, there
         there = min(every, there + MASTER * blocks[number].trained)
     yield profile.rest.input.at(images), every
+
+
+def _decoding(profile: Profile) -> int:
+    """Bytes that turning codes back into numbers adds to the fullest moment."""
+    if profile.decoding is not None:
+        return profile.decoding
+    return max((block.widest for block in profile.blocks), default=0)
 
 
 def _input(block: Block, plan: Plan, kept: float) -> float:
@@ -241,7 +249,7 @@ def _step(profile: Profile, optimizer: str) -> tuple[float, float]:
 
 def _hoisting(profile: Profile, plan: Plan) -> tuple[float, float]:
     """The moment before the first block when modulations come one by one, the next while one is used."""
-    widest = max((block.modulation for block in profile.blocks), default=0)
+    widest = max(block.modulation for block in (profile.rest, *profile.blocks))
     return (2.0 * widest if plan.hoist else 0.0), 0.0
 
 

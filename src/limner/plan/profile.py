@@ -15,10 +15,12 @@ class Line:
 
     fixed: float = 0.0
     each: float = 0.0
+    one: float | None = None
+    """Its value for one image, where that is not on the line: slices of a batch of one need no copies."""
 
     def at(self, images: int) -> float:
         """Its value for so many images."""
-        return self.fixed + self.each * images
+        return self.one if images == 1 and self.one is not None else self.fixed + self.each * images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +117,8 @@ class Profile:
     """Most bytes alive in the backward pass of a block beyond what it and all before it keep."""
     recompute: Line
     """The same of a checkpointed block, which by then keeps what it would have kept without."""
+    decoding: int | None = None
+    """What of ``widest`` shows in the fullest moment of a block, bytes, where it was measured."""
     factored: int = 0
     """Numbers in a second moment that is factored: rows and columns of every trained matrix."""
     held: int = 0
