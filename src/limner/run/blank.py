@@ -1,0 +1,76 @@
+"""Stand-ins for what only files could tell, so that shapes are known before anything is downloaded."""
+
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limner.families.base import Family
+from limner.families.loading import skeleton
+from limner.families.source import Source
+from limner.graph.split import Split
+
+CLIP_LENGTH = 77
+"""Tokens that CLIP reads (Radford et al. 2021, arXiv:2103.00020)."""
+
+
+class Longest:
+    """A tokenizer by which every caption has as many tokens as are ever kept."""
+
+    def __call__(self, texts: str | Sequence[str], *, max_length: int = CLIP_LENGTH, **_: Any) -> Any:
+        """B captions -> ids and mask, (B, max_length), on the CPU."""
+        rows = 1 if isinstance(texts, str) else len(texts)
+        ids = torch.zeros(rows, max_length, dtype=torch.int64)
+        return SimpleNamespace(input_ids=ids, attention_mask=torch.ones_like(ids))
+
+    def apply_chat_template(self, _: Any, **__: Any) -> str:
+        """No chat: its tokens are counted in."""
+        return ""
+
+
+def boundary(
+    family: Family, source: Source, cut: Split, size: tuple[int, int], dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """What live units read of one image and its caption: shapes and types, on the meta device.
+
+    Args:
+        family: Of the base.
+        source: Its configs; weights and tokenizers are not needed.
+        cut: Its units, bound and cut.
+        size: (width, height) of the image in pixels.
+        dtype: What the run computes in.
+
+    Raises:
+        BadBase: A config means nothing.
+    """
+    width, height = size
+    values: dict[str, Any] = {
+        "image": torch.empty((1, 3, height, width), dtype=torch.uint8, device="meta"),
+        "frame": torch.empty((1, 6), dtype=torch.int64, device="meta"),
+        "caption": ("",),
+    }
+    models: dict[str, Any] = {}
+    for unit in cut.frozen:
+        for name in unit.uses:
+            if name not in models:
+                tokenizer = name.startswith("tokenizer")
+                models[name] = Longest() if tokenizer else skeleton(family, source, name, dtype=dtype)
+        with torch.no_grad():
+            values |= {name: _moved(value) for name, value in unit.run(models, values).items()}
+    return {name: values[name] for name in sorted(cut.boundary)}
+
+
+def _moved(value: Any) -> Any:
+    return value.to("meta") if isinstance(value, Tensor) else value
+
+
+def batch(one: Mapping[str, Tensor], images: int, device: str = "meta") -> dict[str, Tensor]:
+    """Room for the values of so many images. Masks hide nothing and are real: units look into them."""
+    return {
+        name: torch.ones((images, *value.shape[1:]), dtype=torch.bool)
+        if value.dtype == torch.bool
+        else torch.empty((images, *value.shape[1:]), dtype=value.dtype, device=device)
+        for name, value in one.items()
+    }

@@ -1,0 +1,284 @@
+"""What a run needs, found out from configs alone: a few short rehearsals, then arithmetic.
+
+A denoiser of 57 blocks of two kinds is rehearsed with three blocks of each: the first, the last, and one that
+stands for all between. A convolutional denoiser, no two blocks of which are alike, is rehearsed whole.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from limner.families.base import Family
+from limner.families.loading import skeleton
+from limner.families.source import Source
+from limner.graph.split import split
+from limner.nn import lora
+from limner.nn.anatomy import matching
+from limner.plan.profile import Block, Line, Profile, Work
+from limner.plan.trace import HEAD, Machine, Trace
+from limner.plan.tracker import Segment
+from limner.run.blank import boundary
+from limner.run.rehearsal import DTYPES, Rehearsal, Seen, Wish
+
+SHALLOW = 3
+"""Blocks of each kind that are rehearsed."""
+BATCHES = (1, 2, 3)
+"""Images of the rehearsals: a line goes through the last two. Where blocks do not repeat, and nothing but
+images is large, one image stands for any number."""
+
+
+Rehearsals = Mapping[bool, Sequence[Seen]]
+"""Whether every block is checkpointed -> one for each number of images."""
+
+
+@dataclass(frozen=True)
+class Shallow(Source):
+    """A base whose denoiser has few blocks."""
+
+    whole: Source = field(kw_only=True)
+    part: str = field(kw_only=True)
+    changes: Mapping[str, int] = field(kw_only=True)
+
+    def config(self, part: str) -> dict[str, Any]:
+        """The config of a part, or of the scheduler."""
+        return {**self.whole.config(part), **(self.changes if part == self.part else {})}
+
+
+def profile(
+    family: Family, source: Source, wish: Wish, *, whole: bool = False, machine: Machine | None = None
+) -> Profile:
+    """Rehearse a training step and write down what it needs.
+
+    Args:
+        family: Of the base.
+        source: Its configs; nothing else of it is opened.
+        wish: What the recipe says.
+        whole: Rehearse every block even where they repeat.
+        machine: What is imitated, if not the device of the wish.
+
+    Raises:
+        BadBase: A config means nothing.
+        BadRecipe: A target or a text encoder is unknown.
+    """
+    cut = split(family.bound(source, wish.objective), {family.denoiser: 0, **wish.text_encoders})
+    one = boundary(family, source, cut, wish.size, DTYPES[wish.compute])
+    true = skeleton(family, source, family.denoiser, dtype=DTYPES[wish.compute])
+    depths = [len(matching(true, (pattern,))) for pattern in family.anatomy.blocks]
+    few = {} if whole or not _alike(family, true, wish) else _fewer(family, depths)
+    place = (source.root, source.name, source.facts)
+    thin = Shallow(*place, whole=source, part=family.denoiser, changes=few)
+    rehearsal = Rehearsal(family, thin, wish, cut, machine)
+    seen = {
+        checkpoints: [
+            rehearsal.trace(one, images, checkpointed=len(rehearsal.blocks) if checkpoints else 0)
+            for images in (BATCHES if family.anatomy.depths else BATCHES[:1])
+        ]
+        for checkpoints in (False, True)
+    }
+    found = _assembled(rehearsal, seen, depths, source.name)
+    if not family.anatomy.depths:
+        return found
+    coded = Rehearsal(family, thin, replace(wish, weights="int8"), cut, machine)
+    return replace(found, decoding=_decoding(coded, one, {which: seen[which][0] for which in seen}))
+
+
+def _alike(family: Family, model: nn.Module, wish: Wish) -> bool:
+    """Whether the targets are the same layers in every block of a kind, and the denoiser can be shallow."""
+    if not family.anatomy.depths:
+        return False
+    names = lora.matching(model, family.endings(family.denoiser, wish.targets))
+    for pattern in family.anatomy.blocks:
+        inside = [
+            {name.removeprefix(block) for name in names if name.startswith(f"{block}.")}
+            for block in matching(model, (pattern,))
+        ]
+        if any(each != inside[0] for each in inside):
+            return False
+    return True
+
+
+def _fewer(family: Family, depths: Sequence[int]) -> dict[str, int]:
+    """The changes of the config that leave few blocks of each kind."""
+    return {key: min(SHALLOW, depth) for key, depth in zip(family.anatomy.depths, depths, strict=True)}
+
+
+def _assembled(rehearsal: Rehearsal, seen: Rehearsals, depths: Sequence[int], base: str) -> Profile:
+    """The profile of a base as deep as it is, from a rehearsal that may be shallower."""
+    measured = _blocks(rehearsal, seen)
+    model, patterns = rehearsal.denoiser, rehearsal.family.anatomy.blocks
+    chosen: list[str] = []
+    for pattern, depth in zip(patterns, depths, strict=True):
+        names = [name for name in rehearsal.blocks if name in matching(model, (pattern,))]
+        chosen += [_stands_for(number, depth, names) for number in range(depth)]
+    blocks = [measured[name] for name in chosen]
+    rest = _rest(rehearsal, seen)
+    factors = {name: _factors([rehearsal.blocks[name]]) for name in rehearsal.blocks}
+    outside = _factors([*rehearsal.models.values()])
+    for each in factors.values():
+        outside = [mine - inside for mine, inside in zip(outside, each, strict=True)]
+    totals = [sum(each) for each in zip(outside, *(factors[name] for name in chosen), strict=True)]
+    plain = [each.trace for each in seen[False]]
+    return Profile(
+        base=base,
+        family=rehearsal.family.name,
+        size=rehearsal.wish.size,
+        blocks=tuple(blocks),
+        rest=rest,
+        trained=totals[0],
+        tensors=totals[1],
+        factored=totals[2],
+        forward=_line([_fullest(each) - each.kept for each in plain]),
+        backward=_most([block.backward_room for block in blocks]),
+        recompute=_most([block.recompute_room for block in blocks]),
+    )
+
+
+def _stands_for(number: int, depth: int, names: Sequence[str]) -> str:
+    """The rehearsed block that is like block ``number`` of ``depth``: the first, the last, or the second."""
+    if len(names) == depth:
+        return names[number]
+    return names[0] if number == 0 else names[-1] if number == depth - 1 else names[1]
+
+
+def _fullest(trace: Trace) -> int:
+    """Most bytes alive in the forward pass, or while what stands behind the last block is differentiated."""
+    return max(each.peak for each in trace.segments if each.phase == "forward" or _head(each))
+
+
+def _head(segment: Segment) -> bool:
+    return segment.phase == "backward" and segment.name == HEAD
+
+
+def _line(values: Sequence[float]) -> Line:
+    """Through what was measured with two images and three, or in proportion to what one image takes."""
+    if len(values) == 1:
+        return Line(each=float(values[0]))
+    one, two, three = values
+    straight = 2 * two - three == one
+    return Line(float(3 * two - 2 * three), float(three - two), None if straight else float(one))
+
+
+def _most(lines: Sequence[Line | None]) -> Line:
+    """The largest of some lines at two images."""
+    return max((line for line in lines if line), key=lambda line: line.at(2), default=Line())
+
+
+def _works(segments: Sequence[Segment]) -> Work:
+    """Of a segment, measured with some numbers of images."""
+    return Work(
+        gemm=_line([each.gemm for each in segments]),
+        attention=_line([each.attention for each in segments]),
+        traffic=_line([each.traffic for each in segments]),
+        kernels=segments[0].kernels,
+    )
+
+
+def _blocks(rehearsal: Rehearsal, seen: Rehearsals) -> dict[str, Block]:
+    """Every rehearsed block."""
+    plain = [each.trace for each in seen[False]]
+    kept, inputs = ([_differences(each.trace) for each in seen[which]] for which in (False, True))
+    forward, backward = ([each.of(phase) for each in plain] for phase in ("forward", "backward"))
+    rooms, again = (
+        [_rooms(each.trace, mine) for each, mine in zip(seen[which], kept, strict=True)]
+        for which in (False, True)
+    )
+    nothing = [Segment("", "", 0, 0)] * len(plain)
+    return {
+        name: Block(
+            kind=_kind(block),
+            kept=_line([each[name] for each in kept]),
+            input=_line([each[name] for each in inputs]),
+            attention_kept=_line([each[name].attention_kept for each in forward]),
+            forward=_works([each[name] for each in forward]),
+            backward=_works([each[name] for each in backward] if name in backward[0] else nothing),
+            tail=Work(gemm=_line([each.tails[name] for each in seen[False]])),
+            backward_room=_line([each[name] for each in rooms]),
+            recompute_room=_line([each[name] for each in again]),
+            **rehearsal.weigh([block]),
+        )
+        for name, block in rehearsal.blocks.items()
+    }
+
+
+def _kind(block: nn.Module) -> str:
+    """The class and the number of weights: what tells blocks apart that compile to different graphs."""
+    return f"{type(block).__name__} {sum(each.numel() for each in block.parameters()):,}"
+
+
+def _differences(trace: Trace) -> dict[str, int]:
+    """Block -> bytes that it, and what stands between it and the next, keep."""
+    forward = trace.of("forward")
+    starts = [each.start for each in forward.values()]
+    ends = [*starts[1:], _after_last(trace)]
+    return {name: end - start for name, start, end in zip(forward, starts, ends, strict=True)}
+
+
+def _after_last(trace: Trace) -> int:
+    """Bytes alive when the last block has ended."""
+    forward = [each for each in trace.segments if each.phase == "forward"]
+    return forward[-1].start
+
+
+def _rooms(trace: Trace, kept: Mapping[str, int]) -> dict[str, int]:
+    """Block -> most bytes in its backward pass beyond what it and all before it keep, and the gradients."""
+    forward, backward = trace.of("forward"), trace.of("backward")
+    rooms = {
+        name: each.peak - forward[name].start - kept[name] - each.gradients for name, each in backward.items()
+    }
+    return {name: rooms.get(name, 0) for name in forward}
+
+
+def _decoding(coded: Rehearsal, one: Mapping[str, Tensor], plain: Mapping[bool, Seen]) -> int:
+    """Most bytes that a block with weights in 8 bits needs beyond the same block without, for one image."""
+    kept = _differences(plain[False].trace)
+    more = 0
+    for which, seen in plain.items():
+        again = coded.trace(one, 1, checkpointed=len(coded.blocks) if which else 0)
+        before, after = _rooms(seen.trace, kept), _rooms(again.trace, kept)
+        more = max(more, *(after[name] - before[name] for name in before))
+    return more
+
+
+def _rest(rehearsal: Rehearsal, seen: Rehearsals) -> Block:
+    """What stands outside all blocks."""
+    traces = [each.trace for each in seen[False]]
+    before = [next(iter(each.of("forward").values())).start - each.held for each in traces]
+    inside = [sum(_differences(each).values()) for each in traces]
+    sides = {phase: _works([_outside(each, phase) for each in traces]) for phase in ("forward", "backward")}
+    return Block(
+        kind="rest",
+        kept=_line([each.kept - each.held - blocks for each, blocks in zip(traces, inside, strict=True)]),
+        input=_line(before),
+        attention_kept=Line(),
+        forward=sides["forward"],
+        backward=sides["backward"],
+        tail=Work(),
+        **rehearsal.weigh_outside(),
+    )
+
+
+def _outside(trace: Trace, phase: str) -> Segment:
+    """The segments between blocks, as one."""
+    some = [each for each in trace.segments if each.phase == phase and each.name == HEAD]
+    return Segment(
+        HEAD,
+        phase,
+        0,
+        0,
+        gemm=sum(each.gemm for each in some),
+        attention=sum(each.attention for each in some),
+        traffic=sum(each.traffic for each in some),
+        kernels=sum(each.kernels for each in some),
+    )
+
+
+def _factors(modules: Sequence[nn.Module]) -> list[int]:
+    """Numbers that are trained, tensors that they come in, rows and columns of those."""
+    trained = [each for module in modules for each in module.parameters() if each.requires_grad]
+    return [
+        sum(each.numel() for each in trained),
+        len(trained),
+        sum(sum(each.shape) if each.ndim == 2 else each.numel() for each in trained),
+    ]

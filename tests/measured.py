@@ -1,0 +1,119 @@
+"""Peak memory of a true training step on the CPU, by an independent witness: events of torch's profiler."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from limner.families.base import Family
+from limner.families.loading import load
+from limner.families.source import Source
+from limner.graph.split import split
+from limner.graph.unit import run as run_units
+from limner.nn import frozen, lora
+from limner.nn.checkpointing import Checkpoint
+from limner.nn.draws import Draws
+from limner.nn.optim import optimizer
+from limner.plan.kernels import imitated
+from limner.plan.plan import Weights
+from limner.plan.trace import plain
+from limner.run.blank import boundary
+from limner.run.rehearsal import Wish, frozen_layers
+
+CPU = torch.device("cpu")
+CONVOLUTION = F.conv2d
+
+
+class Real:
+    """A base's training step with weights, adapters and AdamW.
+
+    Kernels of CUDA are imitated here as well, so that what is kept is the same: they really allocate.
+    """
+
+    def __init__(self, family: Family, source: Source, wish: Wish, weights: Weights = "fp32") -> None:
+        self.family, self.wish = family, wish
+        self.cut = split(family.bound(source, wish.objective), {family.denoiser: 0, **wish.text_encoders})
+        self.one = boundary(family, source, self.cut, wish.size, torch.float32)
+        self.models: dict[str, Any] = {
+            name: load(family, source, name, dtype=torch.float32, device=CPU) for name in self.cut.loaded
+        }
+        self.denoiser = self.models[family.denoiser]
+        self.blocks = family.anatomy.blocks_of(self.denoiser)
+        if weights != "fp32":
+            frozen.freeze(self.denoiser, frozen_layers(self.denoiser, family.anatomy), weights)
+        for name in self.models:
+            names = lora.matching(self.models[name], family.endings(name, wish.targets))
+            lora.attach(self.models[name], names, rank=wish.rank, alpha=wish.rank, dropout=0.0, seed=0)
+        self.trained = [each for model in self.models.values() for each in lora.trained(model)]
+        self.optimizer = optimizer("adamw", [{"params": self.trained, "lr": 1e-4}])
+
+    def peak(self, images: int, checkpointed: int) -> int:
+        """Most bytes alive in the second step, weights and state included."""
+        few = _checkpointed(list(self.blocks.values())[:checkpointed])
+        with few, imitated(), mock.patch.object(F, "conv2d", _convolution):
+            self._step(images)
+            held = self._held()
+            with torch.autograd.profiler.profile(profile_memory=True) as profiler:
+                self._step(images)
+        events = [each for each in profiler.kineto_results.events() if each.name() == "[memory]"]
+        alive = most = 0
+        for each in sorted(events, key=lambda event: event.start_ns()):
+            alive += each.nbytes()
+            most = max(most, alive)
+        return held + most
+
+    def _step(self, images: int) -> None:
+        values = {name: _numbers(value, images) for name, value in self.one.items()}
+        draw = Draws([(0, 0, number) for number in range(images)])
+        loss = run_units(self.cut.live, self.models, values, draw)["loss"].sum()
+        del values
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _held(self) -> int:
+        every: list[Tensor] = []
+        for model in self.models.values():
+            every += [*model.parameters(), *model.buffers()]
+            every += [tensor for module in model.modules() for tensor in plain(module)]
+        every += [each for state in self.optimizer.state.values() for each in state.values()]
+        return sum({s.data_ptr(): s.nbytes() for s in (each.untyped_storage() for each in every)}.values())
+
+
+def _numbers(value: Tensor, images: int) -> Tensor:
+    shape = (images, *value.shape[1:])
+    if value.dtype == torch.bool:
+        return torch.ones(shape, dtype=torch.bool)
+    return torch.ones(shape, dtype=value.dtype)
+
+
+@contextmanager
+def _checkpointed(blocks: list[nn.Module]) -> Iterator[None]:
+    for block in blocks:
+        block.forward = Checkpoint(block.forward)
+    yield
+    for block in blocks:
+        del block.forward
+
+
+class _Convolution(torch.autograd.Function):
+    """As cuDNN's implicit products have it: no columns, no second layout, beside input and output."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *how: Any) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        shape = CONVOLUTION(x.to("meta"), weight.to("meta"), None, *how).shape
+        return x.new_zeros(shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        x, _ = ctx.saved_tensors
+        return torch.zeros_like(x), *[None] * 6
+
+
+def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None, *how: Any) -> Tensor:
+    return _Convolution.apply(x, weight, bias, *how)  # pyright: ignore[reportReturnType]

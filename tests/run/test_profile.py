@@ -1,0 +1,118 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from cases import CASES
+from limner.families import family_of
+from limner.families.base import Family
+from limner.families.loading import hush
+from limner.families.shipped import known
+from limner.families.source import Source, locate
+from limner.plan.memory import train_need
+from limner.plan.plan import Plan
+from limner.plan.profile import Profile, from_json, to_json
+from limner.plan.trace import Machine
+from limner.run.profile import profile
+from limner.run.rehearsal import Wish
+from measured import Real
+
+GIB = 2**30
+CASE = {case.name: case for case in CASES if case.name != "sdxl-v"}
+
+
+def base(name: str) -> tuple[Family, Source]:
+    source = known(name)
+    return family_of(source.index["_class_name"]), source
+
+
+def tiny(name: str, folder: Path) -> tuple[Family, Source]:
+    hush()
+    return family_of(CASE[name].pipeline), locate(str(CASE[name].save(folder / name)), folders={})
+
+
+def tensors(found: Profile, **choice) -> float:
+    """GiB of tensors: what stands in no other program's way."""
+    causes = train_need(found, Plan(compute="bf16", weights="bf16", **choice)).causes
+    return sum(size for cause, size in causes.items() if cause not in ("context", "workspace")) / GIB
+
+
+@pytest.mark.parametrize("name", CASE)
+def test_arithmetic_on_a_profile_predicts_a_true_step(name: str, tmp_path: Path) -> None:
+    family, source = tiny(name, tmp_path)
+    wish = Wish(size=(256, 192), rank=4, compute="fp32")
+    found = profile(family, source, wish, machine=Machine(granule=1))
+    real = Real(family, source, wish)
+    blocks = len(found.blocks)
+    for images, count in ((1, 0), (1, blocks), (2, blocks // 2)):
+        plan = Plan(checkpointed=count, micro_batch=images)
+        assert train_need(found, plan, on="cpu").total == pytest.approx(real.peak(images, count), rel=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "peaks"),
+    [
+        ("flux-dev", {(1, 0): 41.446, (1, 29): 32.473, (1, 57): 24.582, (4, 57): 30.931}),
+        ("sdxl", {(1, 0): 10.356, (1, 87): 5.540}),
+        ("qwen-image", {(1, 0): 65.872, (1, 60): 40.830}),
+    ],
+)
+def test_true_bases_take_what_their_whole_traces_took(name: str, peaks: dict[tuple[int, int], float]) -> None:
+    family, source = base(name)
+    found = profile(family, source, Wish(size=(1024, 1024), targets="attention", arithmetic="cast"))
+    seen = {key: tensors(found, micro_batch=key[0], checkpointed=key[1]) for key in peaks}
+    assert seen == pytest.approx(peaks, rel=0.01)
+
+
+def test_shallow_and_whole_rehearsals_agree(tmp_path: Path) -> None:
+    family, source = tiny("z-image", tmp_path)
+    config = source.root / "transformer" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"n_layers": 5, "n_refiner_layers": 1}))
+    wish = Wish(size=(256, 256), rank=4, compute="fp32")
+    few, all_of_them = (profile(family, source, wish, whole=whole) for whole in (False, True))
+    assert len(few.blocks) == len(all_of_them.blocks) == 7
+    assert (few.trained, few.tensors, few.factored) == (
+        all_of_them.trained,
+        all_of_them.tensors,
+        all_of_them.factored,
+    )
+    for count in (0, 4, 7):
+        needs = [train_need(each, Plan(checkpointed=count)).total for each in (few, all_of_them)]
+        assert needs[0] == pytest.approx(needs[1], rel=1e-3)
+
+
+def test_targets_that_differ_between_blocks_are_rehearsed_whole(tmp_path: Path) -> None:
+    family, source = tiny("flux-dev", tmp_path)
+    wish = Wish(size=(64, 64), targets=["single_transformer_blocks.1.attn.to_q"], compute="fp32")
+    found = profile(family, source, wish)
+    assert [block.trained for block in found.blocks] == [0, 0, 16 * 64]
+    assert found.trained == 16 * 64
+    assert found.tensors == 2
+
+
+def test_it_grows_with_the_resolution(tmp_path: Path) -> None:
+    family, source = tiny("sd15", tmp_path)
+    found = [profile(family, source, Wish(size=(side, 128), compute="fp32")) for side in (64, 128, 256)]
+    for count in (0, 6, 12):
+        needs = [train_need(each, Plan(checkpointed=count)).total for each in found]
+        assert needs == sorted(needs)
+        assert len(set(needs)) == 3
+
+
+def test_a_trained_text_encoder_is_part_of_the_rest(tmp_path: Path) -> None:
+    family, source = tiny("flux-dev", tmp_path)
+    wish = Wish(size=(64, 64), compute="fp32")
+    alone = profile(family, source, wish)
+    both = profile(family, source, Wish(size=(64, 64), compute="fp32", text_encoders={"text_encoder": 1}))
+    assert both.rest.trained > alone.rest.trained == 0
+    assert both.rest.other > alone.rest.other
+    assert both.blocks[0].trained == alone.blocks[0].trained
+
+
+def test_a_profile_is_plain_numbers(tmp_path: Path) -> None:
+    found = profile(*tiny("qwen-image", tmp_path), Wish(size=(64, 64), compute="fp32"))
+    assert from_json(json.loads(json.dumps(to_json(found)))) == found
+    assert found.blocks[0].forward.gemm.at(2) > found.blocks[0].forward.gemm.at(1) > 0
+    assert found.blocks[0].tail.gemm.each > 0
+    assert found.blocks[0].attention_kept.each > 0

@@ -1,0 +1,115 @@
+"""What is predicted on the meta device is what a true step takes on the CPU."""
+
+import pytest
+import torch
+
+from cases import CASES
+from limner.errors import BadRecipe
+from limner.families import family_of
+from limner.families.base import Family
+from limner.families.loading import hush
+from limner.families.source import Source, locate
+from limner.graph.split import split
+from limner.plan.plan import Weights
+from limner.plan.trace import Machine, plain
+from limner.run.rehearsal import Rehearsal, Wish, frozen_layers, machine_of
+from measured import Real
+
+FINE = Machine(granule=1)
+CASE = {case.name: case for case in CASES if case.name != "sdxl-v"}
+CLOSE = 0.01
+SIZE = (256, 192)
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory):
+    """Name -> family and source of a tiny base, made when it is asked for."""
+    made: dict[str, tuple[Family, Source]] = {}
+
+    def base(name: str) -> tuple[Family, Source]:
+        if name not in made:
+            hush()
+            folder = CASE[name].save(tmp_path_factory.mktemp("bases") / name)
+            made[name] = family_of(CASE[name].pipeline), locate(str(folder), folders={})
+        return made[name]
+
+    return base
+
+
+def compare(bases, name: str, weights: Weights, images: int) -> list[float]:
+    """Predicted over measured for none, half and all of the blocks checkpointed."""
+    family, source = bases(name)
+    wish = Wish(size=SIZE, rank=4, compute="fp32", weights=weights)
+    real = Real(family, source, wish, weights)
+    rehearsal = Rehearsal(family, source, wish, real.cut, FINE)
+    state = sum(8 * each.numel() + 4 for each in real.trained)
+    ratios = []
+    for count in (0, len(real.blocks) // 2, len(real.blocks)):
+        seen = rehearsal.trace(real.one, images, checkpointed=count, state=state)
+        ratios.append(seen.trace.peak / real.peak(images, count))
+    return ratios
+
+
+@pytest.mark.parametrize("name", CASE)
+def test_the_peak_of_a_step_is_predicted(bases, name: str) -> None:
+    assert compare(bases, name, "fp32", 1) == pytest.approx([1.0] * 3, abs=CLOSE)
+
+
+@pytest.mark.parametrize("weights", ["int8", "fp8", "nf4"])
+@pytest.mark.parametrize("name", ["flux-dev", "z-image"])
+def test_so_it_is_with_weights_in_few_bits_and_two_images(bases, name: str, weights: Weights) -> None:
+    assert compare(bases, name, weights, 2) == pytest.approx([1.0] * 3, abs=CLOSE)
+
+
+def test_half_precision_by_casting_once_keeps_less_than_by_autocast(bases) -> None:
+    family, source = bases("flux-dev")
+    kept = {}
+    for arithmetic in ("autocast", "cast"):
+        wish = Wish(size=SIZE, rank=4, arithmetic=arithmetic)
+        cut = split(family.bound(source, wish.objective), {family.denoiser: 0})
+        real = Real(family, source, Wish(size=SIZE, rank=4, compute="fp32"))
+        trace = Rehearsal(family, source, wish, cut).trace(real.one, 1, checkpointed=0).trace
+        kept[arithmetic] = trace.kept - trace.held
+    assert kept["cast"] < 0.8 * kept["autocast"]
+
+
+def test_dropout_takes_room_and_so_does_attention_by_products(bases) -> None:
+    family, source = bases("flux-dev")
+    peaks = []
+    for more in ({}, {"dropout": 0.5}, {"attention": "math"}):
+        wish = Wish(size=SIZE, rank=4, compute="fp32", **more)
+        cut = split(family.bound(source, wish.objective), {family.denoiser: 0})
+        one = Real(family, source, wish).one
+        peaks.append(Rehearsal(family, source, wish, cut).trace(one, 1, checkpointed=0).trace.peak)
+    assert peaks[1] > peaks[0]
+    assert peaks[2] > 1.5 * peaks[0]
+
+
+def test_weights_are_told_apart_and_add_up(bases) -> None:
+    family, source = bases("qwen-image")
+    wish = Wish(size=SIZE, rank=4, compute="bf16")
+    cut = split(family.bound(source, wish.objective), {family.denoiser: 0})
+    rehearsal = Rehearsal(family, source, wish, cut)
+    parts = [rehearsal.weigh([block]) for block in rehearsal.blocks.values()] + [rehearsal.weigh_outside()]
+    frozen = sum(part["stored"]["bf16"] + part["other"] + part["modulation"] for part in parts)
+    trained = sum(part["trained"] for part in parts)
+    model = rehearsal.denoiser
+    loose = sum(each.nbytes for module in model.modules() for each in plain(module))
+    assert frozen == sum(p.nbytes for p in model.parameters() if not p.requires_grad) + loose
+    assert trained == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert parts[0]["stored"]["int8"] < parts[0]["stored"]["bf16"] < parts[0]["stored"]["fp32"]
+    assert not set(frozen_layers(model, family.anatomy)) & {"transformer_blocks.0.img_mod.1"}
+
+
+def test_an_unknown_target_is_refused(bases) -> None:
+    family, source = bases("flux-dev")
+    wish = Wish(size=SIZE, targets=["nothing_like_it"])
+    cut = split(family.bound(source, wish.objective), {family.denoiser: 0})
+    with pytest.raises(BadRecipe, match="nothing_like_it"):
+        Rehearsal(family, source, wish, cut)
+
+
+def test_a_cpu_is_imitated_to_the_byte() -> None:
+    machine = machine_of(Wish(size=SIZE, compute="fp32", device="cpu"))
+    assert (machine.kernels, machine.granule, machine.autocast) == ("cpu", 1, None)
+    assert machine_of(Wish(size=SIZE)).autocast == torch.bfloat16
