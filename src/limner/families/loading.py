@@ -8,10 +8,13 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from limner.errors import BadBase
+from limner.errors import BadBase, BrokenGraph
 from limner.families.base import Family
+from limner.families.reading import read
 from limner.families.source import Source
 from limner.imports import swiftly
+from limner.nn.frozen import Products, storable
+from limner.nn.storage import Kind
 
 BROKEN = (OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, SafetensorError)
 """What the libraries raise over the files of a base that are torn, foreign or of another model."""
@@ -22,40 +25,88 @@ def precision_of(family: Family, part: str, dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if part in family.full_precision else dtype
 
 
-def fingerprint(family: Family, source: Source, part: str, dtype: torch.dtype) -> str:
-    """Identity of a part for cache addresses: its files and its precision."""
+def fingerprint(
+    family: Family, source: Source, part: str, dtype: torch.dtype, weights: Kind | None = None
+) -> str:
+    """Identity of a part for cache addresses: its files, its precision, and how its blocks are stored."""
     if part.startswith("tokenizer"):
         return source.fingerprint(part, "")
-    return source.fingerprint(part, str(precision_of(family, part, dtype)).removeprefix("torch."))
+    precision = str(precision_of(family, part, dtype)).removeprefix("torch.")
+    return source.fingerprint(part, f"{precision} {weights}" if weights else precision)
 
 
-def load(family: Family, source: Source, part: str, *, dtype: torch.dtype, device: torch.device) -> Any:
+def load(
+    family: Family,
+    source: Source,
+    part: str,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    weights: Kind | None = None,
+    products: Products = "full",
+) -> Any:
     """A tokenizer, or a frozen model in evaluation mode on ``device``.
+
+    A denoiser goes there tensor by tensor, so that no second copy of it exists anywhere.
+
+    Args:
+        family: Of the base.
+        source: The base.
+        part: Which of its models.
+        dtype: Of weights and arithmetic, unless the family keeps the part in fp32.
+        device: Where to.
+        weights: How the linear layers inside the denoiser's blocks are stored (``nn.frozen``), which happens
+            while they are read. None: as all others.
+        products: How those layers multiply.
 
     Raises:
         BadBase: Files are missing or do not fit the class.
+        BadRecipe: The device cannot multiply in 8 bits.
     """
     hush()
-    _, cls = _imported(family, part)
-    source.weights(part)
-    folder = source.root / part
+    library, cls = _imported(family, part)
+    files = source.weights(part)
     try:
         if part.startswith("tokenizer"):
-            return cls.from_pretrained(folder, local_files_only=True)
-        model, seen = cls.from_pretrained(
-            folder,
-            use_safetensors=True,
-            local_files_only=True,
-            dtype=precision_of(family, part, dtype),
-            output_loading_info=True,
-        )
+            return cls.from_pretrained(source.root / part, local_files_only=True)
+        kind = precision_of(family, part, dtype)
+        if library == "diffusers" and part == family.denoiser:
+            model = hollow(cls, cls.load_config(source.root / part, local_files_only=True), kind)
+            stored: dict[str, Kind] = (
+                dict.fromkeys(storable(model, family.anatomy), weights) if weights else {}
+            )
+            missing = read(model, files, kind, device, stored=stored, products=products)
+        else:
+            if weights:
+                raise BrokenGraph(f"{part} has no blocks that could be stored in {weights}.")
+            model, seen = cls.from_pretrained(
+                source.root / part,
+                use_safetensors=True,
+                local_files_only=True,
+                dtype=kind,
+                output_loading_info=True,
+            )
+            missing = sorted(seen["missing_keys"])
     except BROKEN as error:
         raise BadBase(
             f"{source.name}: {part}/ cannot be loaded: {first_line(error)}. {source.again}"
         ) from error
-    if missing := sorted(seen["missing_keys"]):  # the libraries would go on with random numbers
+    if missing:  # the libraries would go on with random numbers
         raise BadBase(f"{source.name}: {part}/ lacks {len(missing)} tensors: {missing[0]} .. {source.again}")
     return model.to(device).requires_grad_(requires_grad=False).eval()
+
+
+def hollow(cls: Any, config: dict[str, Any], dtype: torch.dtype) -> nn.Module:
+    """A model whose parameters have no data yet; its buffers and tables are as diffusers makes them."""
+    from accelerate import init_empty_weights
+
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with init_empty_weights():
+            return cls.from_config(config)
+    finally:
+        torch.set_default_dtype(usual)
 
 
 def skeleton(family: Family, source: Source, part: str, *, dtype: torch.dtype) -> nn.Module:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from limner.errors import BrokenGraph
 from limner.nn import eight
+from limner.nn.anatomy import Anatomy, matching
 from limner.nn.quantised import Kernels, Stored, dequantize, quantize
 from limner.nn.storage import Kind
 
@@ -147,6 +148,20 @@ class _Eight(torch.autograd.Function):
         stored = ctx.saved_tensors
         made = eight.input_gradient(gradient.flatten(0, -2), *stored, kind=ctx.how[0])
         return made.view(*gradient.shape[:-1], -1), *[None] * (2 + len(stored))
+
+
+def storable(model: nn.Module, anatomy: Anatomy) -> list[str]:
+    """Names of the linear layers inside a model's blocks, modulations left out: those that a plan stores.
+
+    Layers outside the blocks are few, and most sensitive; modulations can be kept off the device in full.
+    """
+    left_out = matching(model, anatomy.modulations)
+    return [
+        f"{block}.{name}"
+        for block, module in anatomy.blocks_of(model).items()
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear) and f"{block}.{name}" not in left_out
+    ]
 
 
 def freeze(

@@ -1,0 +1,99 @@
+"""Weights read from a base's files onto a device, tensor by tensor: no second copy of a model ever exists."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from limner.nn import eight
+from limner.nn.frozen import FrozenLinear, Products, freeze
+from limner.nn.quantised import kernels_for, quantize
+from limner.nn.storage import Kind
+
+
+def read(
+    model: nn.Module,
+    files: Sequence[Path],
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    stored: Mapping[str, Kind],
+    products: Products = "full",
+) -> list[str]:
+    """Fill a model of diffusers whose parameters have no data, on ``device``.
+
+    At any time one tensor of the files is there in full, and in the files' own precision; host memory holds
+    mapped pages of them and no copy, unless the device is the host itself.
+
+    Args:
+        model: What to fill; its parameters are on meta.
+        files: Its shards.
+        dtype: Of what is not stored in few bits. Whole numbers stay what they are.
+        device: Where to.
+        stored: Linear layer -> how its weight is stored in few bits.
+        products: How those layers multiply.
+
+    Returns:
+        Names that the files lack.
+
+    Raises:
+        ValueError: A tensor has another shape, or is to be stored in few bits and is not finite.
+        BadRecipe: The device cannot multiply in 8 bits.
+    """
+    model.requires_grad_(requires_grad=False)
+    for kind in sorted(set(stored.values())):
+        if products == "8bit":
+            eight.require(kind, device)
+        names = [name for name, wanted in stored.items() if wanted == kind]
+        freeze(model, names, kind, products=products, kernels=kernels_for(device))
+    wanted = _wanted(model)
+    for name, tensor in tensors(model, files):
+        if name not in wanted:
+            continue
+        layer, shape = wanted.pop(name)
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"{name} is {tuple(tensor.shape)}, and the config makes it {shape}")
+        _put(layer, name, tensor.to(device), dtype)
+    return sorted(wanted)
+
+
+def _wanted(model: nn.Module) -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
+    """Names in the files -> the module that holds a tensor, and its shape."""
+    layers = dict(model.named_modules())
+    found = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        owner, _, place = name.rpartition(".")
+        layer = layers[owner]
+        if isinstance(layer, FrozenLinear) and place != "bias":
+            found[f"{owner}.weight"] = layer, layer.shape
+        else:
+            found[name] = layer, tuple(tensor.shape)
+    return found
+
+
+def _put(layer: nn.Module, name: str, tensor: Tensor, dtype: torch.dtype) -> None:
+    place = name.rpartition(".")[2]
+    if isinstance(layer, FrozenLinear) and place == "weight":
+        try:
+            layer.hold(quantize(tensor, layer.kind))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        return
+    cast = tensor.to(dtype) if tensor.is_floating_point() else tensor
+    if place in layer._parameters:
+        setattr(layer, place, nn.Parameter(cast.contiguous(), requires_grad=False))
+    else:
+        setattr(layer, place, cast.contiguous())
+
+
+def tensors(model: Any, files: Sequence[Path]) -> Iterator[tuple[str, Tensor]]:
+    """Names, as the model has them, and tensors of its files, each mapped from the disk."""
+    for path in files:
+        with safe_open(path, framework="pt") as shard:
+            spelled: dict[str, str] = {name: name for name in shard.keys()}  # noqa: SIM118  it is no mapping
+            model._fix_state_dict_keys_on_load(spelled)  # attention of bases from before diffusers renamed it
+            for name, here in spelled.items():
+                yield name, shard.get_tensor(here)

@@ -1,0 +1,239 @@
+import json
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import tiny
+from limner.errors import BadBase, BadRecipe, BrokenGraph
+from limner.families import family_of
+from limner.families.loading import fingerprint, hollow, load
+from limner.families.reading import read, tensors
+from limner.families.source import locate
+from limner.nn import quantised
+from limner.nn.frozen import FrozenLinear, storable
+from limner.nn.storage import stored_bytes
+
+CPU = torch.device("cpu")
+KINDS = ("int8", "fp8", "nf4")
+SAVERS = {
+    "flux": tiny.save_flux,
+    "flux2": tiny.save_flux2_klein,
+    "qwen_image": tiny.save_qwen_image,
+    "sd15": tiny.save_sd15,
+    "sdxl": tiny.save_sdxl,
+    "z_image": tiny.save_z_image,
+}
+
+
+@pytest.fixture(scope="module", params=SAVERS, ids=list(SAVERS))
+def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return SAVERS[request.param](tmp_path_factory.mktemp("bases") / request.param)
+
+
+def opened(folder: Path) -> tuple[Any, Any]:
+    source = locate(str(folder), folders={})
+    return family_of(str(source.index["_class_name"])), source
+
+
+def denoiser(folder: Path, dtype: torch.dtype = torch.float32, **options: Any) -> Any:
+    family, source = opened(folder)
+    return load(family, source, family.denoiser, dtype=dtype, device=CPU, **options)
+
+
+def by_diffusers(folder: Path, dtype: torch.dtype) -> Any:
+    family, source = opened(folder)
+    _, kind = family.library(family.denoiser)
+    import diffusers
+
+    return getattr(diffusers, kind).from_pretrained(source.root / family.denoiser, dtype=dtype)
+
+
+def everything(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters, buffers that are saved or not, and tables that modules hold as plain attributes."""
+    held = dict(model.named_parameters()) | dict(model.named_buffers())
+    for name, module in model.named_modules():
+        held |= {f"{name}.{key}": t for key, t in vars(module).items() if isinstance(t, torch.Tensor)}
+    return held
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_is_what_diffusers_loads_to_the_bit(base: Path, dtype: torch.dtype):
+    mine, theirs = denoiser(base, dtype), by_diffusers(base, dtype)
+    one, other = everything(mine), everything(theirs)
+    assert one.keys() == other.keys()
+    assert all(one[name].dtype == other[name].dtype and torch.equal(one[name], other[name]) for name in one)
+    assert {n: p.dtype for n, p in one.items()} == {n: p.dtype for n, p in other.items()}
+    assert not mine.training and not any(p.requires_grad for p in mine.parameters())
+    assert {k: v for k, v in mine.config.items() if k[0] != "_"} == {
+        k: v for k, v in theirs.config.items() if k[0] != "_"
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_blocks_are_stored_as_wished_and_the_rest_as_it_is(base: Path, kind):
+    family, _ = opened(base)
+    plain, few = denoiser(base, torch.bfloat16), denoiser(base, torch.bfloat16, weights=kind)
+    names = storable(plain, family.anatomy)
+    frozen = {name: module for name, module in few.named_modules() if isinstance(module, FrozenLinear)}
+    assert names and set(frozen) == set(names)
+    full = denoiser(base)  # stored from the files' own precision, not from bf16
+    for name, layer in frozen.items():
+        wanted = quantised.quantize(full.get_submodule(name).weight, kind)
+        assert all(torch.equal(a, b) for a, b in zip(layer.tensors, wanted, strict=True))
+        assert sum(t.nbytes for t in layer.tensors) == stored_bytes(kind, *layer.shape)
+    mine, theirs = everything(few), everything(plain)
+    shared = mine.keys() & theirs.keys()
+    assert theirs.keys() - shared == {f"{name}.weight" for name in names}
+    assert all(torch.equal(mine[name], theirs[name]) for name in shared)
+    assert not any(t.is_meta for t in mine.values())
+
+
+def sharded(folder: Path, part: str) -> None:
+    """Split a part's weights over two files, as large bases are."""
+    whole = next((folder / part).glob("*.safetensors"))
+    held = load_file(whole)
+    names, where = sorted(held), {}
+    for number in range(2):
+        path = whole.with_name(f"{whole.stem}-0000{number + 1}-of-00002.safetensors")
+        save_file({name: held[name].clone() for name in names[number::2]}, path, metadata={"format": "pt"})
+        where |= dict.fromkeys(names[number::2], path.name)
+    whole.with_name(f"{whole.name}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    whole.unlink()
+
+
+def test_shards_are_read_one_after_another(tmp_path: Path):
+    folder = tiny.save_flux(tmp_path / "base")
+    before = everything(denoiser(folder))
+    sharded(folder, "transformer")
+    after = everything(denoiser(folder))
+    assert all(torch.equal(before[name], after[name]) for name in before) and before.keys() == after.keys()
+    assert denoiser(folder, weights="nf4")
+
+
+class Live(TorchDispatchMode):
+    """Counts the bytes of tensors that are alive: what was made under it and is not yet gone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.uses: dict[int, int] = {}
+        self.now = self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, tuple | list) else (made,):
+            if isinstance(tensor, torch.Tensor) and not tensor.is_meta:
+                self.seen(tensor)
+        return made
+
+    def seen(self, tensor: torch.Tensor) -> None:
+        place, size = tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes()
+        if not self.uses.get(place):
+            self.now += size
+            self.peak = max(self.peak, self.now)
+        self.uses[place] = self.uses.get(place, 0) + 1
+        weakref.finalize(tensor, self.gone, place, size)
+
+    def gone(self, place: int, size: int) -> None:
+        self.uses[place] -= 1
+        self.now -= size * (not self.uses[place])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_more_than_one_tensor_is_ever_there_in_full(tmp_path: Path, kind, monkeypatch: pytest.MonkeyPatch):
+    """Wide enough that two of its tensors in full would be seen beside all that is stored."""
+    monkeypatch.setattr(quantised, "CHUNK", 2048)  # as small beside these as CHUNK is beside true weights
+    folder = tiny.save_flux(tmp_path / "base")
+    (folder / "transformer" / "config.json").write_text(
+        json.dumps(
+            json.loads((folder / "transformer" / "config.json").read_text())
+            | {"attention_head_dim": 32, "num_attention_heads": 4, "axes_dims_rope": [8, 12, 12]}
+        )
+    )
+    family, source = opened(folder)
+    import diffusers
+
+    wide = diffusers.FluxTransformer2DModel.from_config(source.config("transformer"))
+    wide.save_pretrained(folder / "transformer")
+    largest = max(p.nbytes for p in wide.parameters())
+    whole = sum(p.nbytes for p in wide.parameters())
+    with torch.device("meta"):
+        model = hollow(type(wide), source.config("transformer"), torch.bfloat16)
+    names = storable(model, family.anatomy)
+    with Live() as live:
+        read(model, source.weights("transformer"), torch.bfloat16, CPU, stored=dict.fromkeys(names, kind))
+    held = sum(t.nbytes for t in everything(model).values())
+    assert live.now <= held + 4096, "nothing is left over"
+    assert live.peak < held + largest / 2 and live.peak < 0.75 * whole
+    assert largest > 100_000
+
+
+@pytest.mark.parametrize("weights", [None, "int8"])
+@pytest.mark.parametrize("damage", ["lacks", "shape", "nan"])
+def test_damage_is_told(tmp_path: Path, weights, damage: str):
+    folder = tiny.save_flux(tmp_path / "base")
+    path = next((folder / "transformer").glob("*.safetensors"))
+    held = {name: value.clone() for name, value in load_file(path).items()}
+    name = "transformer_blocks.0.attn.to_q.weight"
+    match damage:
+        case "lacks":
+            del held[name]
+        case "shape":
+            held[name] = torch.zeros(7, 7)
+        case "nan":
+            held[name][0, 0] = float("nan")
+    save_file(held, path, metadata={"format": "pt"})
+    told = {
+        "lacks": rf"^base: transformer/ lacks 1 tensors: {name} \.\. Copy",
+        "shape": rf"/ cannot be loaded: {name} is \(7, 7\), and the config makes it \(32, 32\)",
+        "nan": rf"^base: transformer/ cannot be loaded: {name}: a weight holds numbers that are not finite",
+    }[damage]
+    if damage == "nan" and weights is None:  # the loss will say it
+        assert denoiser(folder)
+        return
+    with pytest.raises(BadBase, match=told):
+        denoiser(folder, weights=weights)
+
+
+def test_only_a_denoiser_has_blocks(tiny_base: Path):
+    family, source = opened(tiny_base)
+    with pytest.raises(BrokenGraph, match="vae has no blocks that could be stored in int8"):
+        load(family, source, "vae", dtype=torch.float32, device=CPU, weights="int8")
+
+
+def test_products_that_cannot_be_are_refused_before_anything_is_read(tiny_base: Path):
+    with pytest.raises(BadRecipe, match="nf4 cannot be multiplied in 8 bits"):
+        denoiser(tiny_base, weights="nf4", products="8bit")
+
+
+def test_attention_of_old_files_is_found_under_its_new_names(tmp_path: Path):
+    from diffusers import AutoencoderKL
+
+    plain = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, layers_per_block=1)
+    plain.save_pretrained(tmp_path)
+    path = tmp_path / "diffusion_pytorch_model.safetensors"
+    new = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    old = {}
+    for name, value in load_file(path).items():
+        for now, then in new.items():
+            name = name.replace(f"attentions.0.{now}", f"attentions.0.{then}")
+        old[name] = value.clone()
+    assert "encoder.mid_block.attentions.0.query.weight" in old
+    save_file(old, path)
+    model: Any = hollow(AutoencoderKL, json.loads((tmp_path / "config.json").read_text()), torch.float32)
+    assert read(model, [path], torch.float32, CPU, stored={}) == []
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), plain.parameters(), strict=True))
+    assert dict(tensors(model, [path])).keys() == model.state_dict().keys()
+
+
+def test_how_blocks_are_stored_is_part_of_an_identity(tiny_base: Path):
+    family, source = opened(tiny_base)
+    seen = {
+        fingerprint(family, source, "transformer", torch.bfloat16, weights)
+        for weights in (None, "int8", "fp8", "nf4")
+    }
+    assert len(seen) == 4
