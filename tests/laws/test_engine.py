@@ -9,12 +9,15 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from cases import CASES
+from limner.errors import BadRecipe
 from limner.nn import lora
 from limner.nn.anatomy import frozen, matching
+from limner.nn.dropout import Places
 from limner.nn.engine import equip
+from limner.nn.frozen import freeze
 from tinybase import CPU, PLACES, Base
 
 Values = dict[str, Tensor]
@@ -23,8 +26,9 @@ Values = dict[str, Tensor]
 class Subject:
     """A tiny base with an adapter, micro-batches of two shapes, and what the plain model makes of them."""
 
-    def __init__(self, base: Base) -> None:
-        self.base, self.model = base, base.moved()
+    def __init__(self, base: Base, model: nn.Module | None = None, places: Places | None = None) -> None:
+        self.places: Places = [] if places is None else places
+        self.base, self.model = base, model or base.moved()
         for parameter in self.model.parameters():
             parameter.data = (
                 parameter.data.clone()
@@ -41,6 +45,7 @@ class Subject:
             parameter.grad = None
         made: dict[str, Tensor] = {}
         for number, (values, places) in enumerate(self.micros):
+            self.places[:] = places
             loss = self.base.live(self.model, values, places)["loss"]
             loss.mean().backward()
             made[f"loss {number}"] = loss.detach()
@@ -85,12 +90,14 @@ def test_the_plain_step_moves_most_factors_and_repeats_itself(subject: Subject) 
 
 
 @pytest.mark.usefixtures("unwritten_numbers_are_nan")
-@pytest.mark.parametrize("keep_attention", [False, True], ids=["again", "kept"])
-@pytest.mark.parametrize("share", [0.5, 1.0], ids=["some", "all"])
-def test_checkpointed_blocks(subject: Subject, share: float, *, keep_attention: bool) -> None:
+@pytest.mark.parametrize(
+    ("share", "keep_attention", "tail_skip"), [(0.5, True, True), (1.0, False, True), (1.0, True, False)]
+)
+def test_checkpointed_blocks(
+    subject: Subject, share: float, *, keep_attention: bool, tail_skip: bool
+) -> None:
     checkpointed = int(share * subject.count)
-    assert subject.holds(checkpointed=checkpointed, keep_attention=keep_attention)
-    assert subject.holds(checkpointed=checkpointed, keep_attention=keep_attention, tail_skip=False)
+    assert subject.holds(checkpointed=checkpointed, keep_attention=keep_attention, tail_skip=tail_skip)
 
 
 class Rows:
@@ -170,3 +177,52 @@ def test_any_plan_at_all(subject: Subject, data: st.DataObject) -> None:
         )
     )
     assert subject.holds(**plan)
+
+
+def test_quantised_layers_and_dropout(subject: Subject) -> None:
+    base = subject.base
+    model = base.load(base.family.denoiser)
+    blocks = subject.anatomy.blocks_of(model)
+    linear = [f"{b}.{n}" for b in blocks for n, m in blocks[b].named_modules() if isinstance(m, nn.Linear)]
+    freeze(model, linear, "int8")
+    placed: Places = []
+    names = lora.matching(model, base.family.endings(base.family.denoiser, "auto"))
+    lora.attach(model, names, rank=2, alpha=1, dropout=0.3, seed=1, places=placed)
+    for number, factor in enumerate(lora.trained(model)):
+        nn.init.normal_(factor, std=0.1, generator=torch.Generator().manual_seed(number))
+    lora.dropping(model, on=True)
+    dropped = Subject(base, model, placed)
+    assert dropped.holds(checkpointed=subject.count, streamed=range(subject.count), hoist=True)
+    assert dropped.holds(checkpointed=2, streamed=range(1, subject.count), keep_attention=True)
+
+
+def test_where_a_text_encoder_is_trained_its_gradient_is_the_same_and_modulations_stay(
+    subject: Subject,
+) -> None:
+    """What the conditions read then needs a gradient, so gates do, so tails are read: it is found out."""
+    read = {"flux": "pooled", "sdxl": "pooled_2"}.get(subject.base.family.name)
+    values, places = subject.micros[0]
+    if read is None:
+        assert not any(name.startswith("pooled") for name in values)
+        return
+
+    def gradients(**plan: Any) -> list[Tensor]:
+        engine = equip(subject.model, subject.anatomy, device=CPU, **plan)
+        try:
+            text = values[read].clone().requires_grad_()
+            loss = subject.base.live(subject.model, {**values, read: text}, places)["loss"].mean()
+            return [loss, *torch.autograd.grad(loss, [text, *lora.trained(subject.model)], allow_unused=True)]
+        finally:
+            engine.close()
+
+    def same(one: list[Tensor], other: list[Tensor]) -> bool:
+        return all(a is b is None or torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+    every = range(subject.count)
+    plain = gradients()
+    assert plain[1].abs().sum() > 0
+    for plan in ({"checkpointed": subject.count}, {"checkpointed": subject.count, "streamed": every}):
+        assert same(plain, gradients(**plan))
+    assert same(plain, gradients(streamed=every, checkpointed=2, keep_attention=True))
+    with pytest.raises(BadRecipe, match="Set hoist off, or train the denoiser only"):
+        gradients(hoist=True)

@@ -8,9 +8,11 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from limner.errors import BrokenGraph
-from limner.nn import checkpointing
+from limner.nn import checkpointing, frozen
 from limner.nn.checkpointing import KERNELS, Checkpoint, Tail, placed, unread
 from limner.nn.dropout import PlacedDropout, Places
+from limner.nn.frozen import freeze
+from limner.nn.quantised import dequantize
 
 WIDTH = 8
 
@@ -134,6 +136,26 @@ def test_the_proof_knows_who_keeps_what(through: Callable[..., Tensor], harmless
     x, c = torch.ones(4, 4, requires_grad=True), torch.full((4, 4), 2.0, requires_grad=True)
     made = x.exp()
     assert unread(made.grad_fn, [through(made, c * 1).grad_fn]) is harmless
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_a_quantised_tail_is_not_even_turned_into_numbers(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    block = _block()
+    freeze(block, ["last"], kind)
+    plain = _gradients(block, block)
+    made: list[tuple[int, int]] = []
+
+    def counted(stored: Any, kind: Any, shape: tuple[int, int], *how: Any) -> Tensor:
+        made.append(shape)
+        return dequantize(stored, kind, shape, *how)
+
+    monkeypatch.setattr(frozen, "dequantize", counted)
+    for skip, count in ((False, 6), (True, 4)):  # two blocks forward and backward; again, or not
+        if skip:
+            block.last.forward = Tail(block.last)
+        assert _same(plain, _gradients(block, Checkpoint(block)))
+        assert len(made) == count
+        made.clear()
 
 
 def test_attention_that_is_kept_is_computed_once() -> None:

@@ -110,12 +110,13 @@ class Driver:
         self.locked = [each for each in self.locked if each[0] != place]
 
 
-def test_pinned_memory_is_locked_by_the_byte_and_unlocked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pinned_memory_is_locked_by_the_page_and_unlocked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = Driver(0)
     monkeypatch.setattr(slab, "_cuda", lambda: driver)
     pinned = Pinned()
     room = pinned(1000)
-    assert driver.locked == [(room.data_ptr(), 1000)] and pinned(0).numel() == 0
+    assert driver.locked == [(room.data_ptr(), 4096)] and room.data_ptr() % 4096 == 0
+    assert (room.numel(), pinned(0).numel(), len(driver.locked)) == (1000, 0, 1)
     pinned.close()
     pinned.close()
     assert not driver.locked

@@ -18,6 +18,8 @@ from limner.files import require_space
 
 ALIGNED = 256
 """Bytes that each tensor starts at a multiple of: what the caching allocator of CUDA gives, too."""
+PAGE = 4096
+"""Bytes that a system locks at a time."""
 Host = Callable[[int], Tensor]
 """So many bytes of host memory, (bytes,) uint8."""
 
@@ -129,7 +131,7 @@ def ordinary(size: int) -> Tensor:
 
 
 class Pinned:
-    """Memory that a device reads by itself: locked, by the byte. torch's own grows to a power of two."""
+    """Memory that a device reads by itself: locked, by the page. torch's own grows to a power of two."""
 
     def __init__(self) -> None:
         """Nothing yet."""
@@ -141,16 +143,18 @@ class Pinned:
         Raises:
             LimnerError: The system locks no more memory.
         """
-        room = torch.empty(size, dtype=torch.uint8)
+        whole = -(-size // PAGE) * PAGE  # pages of our own: one that two share can be locked but once
+        room = torch.empty(whole + PAGE, dtype=torch.uint8)
+        room = room[-room.data_ptr() % PAGE :][:whole]
         if size:
-            said = _cuda().cudaHostRegister(room.data_ptr(), size, 0)
+            said = _cuda().cudaHostRegister(room.data_ptr(), whole, 0)
             if int(said):
                 raise LimnerError(
                     f"The system would not lock {size / 2**20:.0f} MB of memory for the device (CUDA error "
                     f"{int(said)}). Stream fewer blocks, or raise the limit of locked memory (ulimit -l)."
                 )
             self.rooms.append(room)
-        return room
+        return room[:size]
 
     def close(self) -> None:
         """Unlock it all. Its numbers stay."""

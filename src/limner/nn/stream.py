@@ -219,12 +219,14 @@ class Streamed:
     """Which of the streamed ones it is."""
     checkpointed: bool
     """Whether it is computed again for its gradient."""
+    watched: bool = False
+    """Whether someone will tell when its gradient is done."""
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         """What the block gives; the same to the bit."""
         if again():
             slot = self.ring.need(self.block, upwards=False)
-            slot.busy = True  # until its gradient is done: see below
+            slot.busy = self.watched  # until its gradient is done
             return self.run(*args, **named)
         self.ring.begin()
         gradient = torch.is_grad_enabled()
@@ -240,6 +242,7 @@ class Streamed:
         def watched(*args: Any, **named: Any) -> Any:
             if torch.is_grad_enabled():
                 fresh = self.ring.fresh([*args, *named.values()])
+                self.watched = bool(fresh)
                 if fresh:
                     register_multi_grad_hook(fresh, lambda _: self._free())
             return run(*args, **named)
