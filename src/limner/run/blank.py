@@ -1,16 +1,18 @@
 """Stand-ins for what only files could tell, so that shapes are known before anything is downloaded."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from limner.families.base import Family
 from limner.families.loading import skeleton
 from limner.families.source import Source
 from limner.graph.split import Split
+from limner.plan.alike import once
 
 CLIP_LENGTH = 77
 """Tokens that CLIP reads (Radford et al. 2021, arXiv:2103.00020)."""
@@ -57,7 +59,11 @@ def boundary(
             if name not in models:
                 tokenizer = name.startswith("tokenizer")
                 models[name] = Longest() if tokenizer else skeleton(family, source, name, dtype=dtype)
-        with torch.no_grad():
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            for name in unit.uses:
+                if isinstance(models[name], nn.Module):
+                    stack.enter_context(once(models[name]))
             values |= {name: _moved(value) for name, value in unit.run(models, values).items()}
     return {name: values[name] for name in sorted(cut.boundary)}
 
