@@ -4,9 +4,9 @@ import pytest
 
 from blueprints import flux
 from limner.plan.cards import known
-from limner.plan.choice import Wish, assess, budget, encoding, fits, hosts
+from limner.plan.choice import PROCESS, Wish, assess, budget, encoding, fits, hosts
 from limner.plan.devices import of_card, of_cpu
-from limner.plan.memory import LIBRARIES, Host
+from limner.plan.memory import Host
 from limner.plan.plan import Plan
 
 GB = 2**30
@@ -68,5 +68,5 @@ def test_encoders_come_layer_by_layer_where_they_do_not_fit_whole():
 
 def test_a_processor_shares_its_memory_with_the_libraries():
     cpu = of_cpu(2, 8 * GB, 6 * GB)
-    assert budget(cpu) == cpu.free - LIBRARIES
+    assert budget(cpu) == cpu.free - PROCESS
     assert budget(device()) == device().free

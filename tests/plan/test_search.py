@@ -10,7 +10,7 @@ from blueprints import flux, small
 from limner.errors import DoesNotFit
 from limner.plan import memory
 from limner.plan.cards import known
-from limner.plan.choice import FINENESS, Wish, assess, budget, fits
+from limner.plan.choice import FINENESS, PROCESS, Wish, assess, budget, fits
 from limner.plan.devices import of_card, of_cpu
 from limner.plan.plan import Plan
 from limner.plan.search import COMES, TIE, below, choose
@@ -158,7 +158,7 @@ def test_a_processor_streams_nothing_and_recomputes_when_memory_is_short():
     wish = Wish(compute="fp32")
     roomy = choose(profile, of_cpu(2, 8 * GB, 8 * GB), wish)
     assert roomy.plan == Plan()
-    short = of_cpu(2, 8 * GB, memory.LIBRARIES + 600 * MB)
+    short = of_cpu(2, 8 * GB, PROCESS + 600 * MB)
     plan = choose(profile, short, wish).plan
     assert plan.checkpointed > 0
     assert (plan.streamed, plan.hoist, plan.compile) == (0, False, False)

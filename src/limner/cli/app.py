@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from limner.cli import check
+from limner.cli import check, plan
 from limner.cli.caption import caption
 from limner.cli.options import PICTURES, RECIPE, taking
 from limner.cli.wish import RUNS, Wish, changes, folder_name, wish
@@ -250,6 +250,7 @@ def schema(*, as_json: Json = True) -> None:
 
 
 check.register(app)
+plan.register(app)
 
 
 @app.callback(invoke_without_command=True)

@@ -89,7 +89,7 @@ def assess(profile: Profile, device: Device, wish: Wish, plan: Plan) -> Choice:
     return Choice(
         plan=plan,
         needs=needs,
-        host=memory.host_bytes(profile, plan),
+        host=_host(profile, plan, device),
         pace=pace_of(profile, plan, device, batches=wish.batches, optimizer=wish.optimizer),
         compiling=compile_seconds(profile, plan),
     )
@@ -132,9 +132,18 @@ def _staged(profile: Profile, plan: Plan) -> Profile:
     return replace(profile, stages=tuple(stages))
 
 
+PROCESS = 450 * 2**20
+"""Resident memory of a process on a processor beside its tensors, once it has trained and painted: torch,
+diffusers, transformers, what their kernels keep. Measured with the embedded base: benchmarks/plan_cpu.py."""
+
+
+def _host(profile: Profile, plan: Plan, device: Device) -> Host:
+    return Host(PROCESS, 0) if device.kind == "cpu" else memory.host_bytes(profile, plan)
+
+
 def budget(device: Device) -> int:
     """Bytes that tensors may take: on a processor, what libraries leave of the host's memory."""
-    return device.free - (memory.LIBRARIES if device.kind == "cpu" else 0)
+    return device.free - (PROCESS if device.kind == "cpu" else 0)
 
 
 def fits(choice: Choice, device: Device) -> bool:

@@ -58,13 +58,16 @@ class Rates:
     """Stored numbers turned back into the precision of the arithmetic. Left out: by ``traffic``."""
 
     def expanding(self, weights: Weights, compute: Compute) -> float:
-        """Seconds for one number that is stored as ``weights``: read, written, read again."""
+        """Seconds to turn one number that is stored as ``weights`` back.
+
+        Two kernels for 8 bits, of which the second works in place; one for 4 bits, that of bitsandbytes.
+        """
         if weights in ("fp32", "bf16"):
             return 0.0
         if weights in self.expand:
             return 1 / self.expand[weights]
         width = BITS[compute] / 8
-        return (BITS[weights] / 8 + 2 * width) / self.traffic
+        return (BITS[weights] / 8 + width * (1 if weights == "nf4" else 3)) / self.traffic
 
 
 @dataclass(frozen=True, kw_only=True)

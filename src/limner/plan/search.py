@@ -17,7 +17,18 @@ from itertools import product
 
 from limner.errors import DoesNotFit
 from limner.plan import memory
-from limner.plan.choice import FINENESS, Choice, Wish, assess, budget, encoding, fits, hosts, sample_need
+from limner.plan.choice import (
+    FINENESS,
+    PROCESS,
+    Choice,
+    Wish,
+    assess,
+    budget,
+    encoding,
+    fits,
+    hosts,
+    sample_need,
+)
 from limner.plan.devices import Device
 from limner.plan.plan import Moments, Plan
 from limner.plan.profile import Profile
@@ -62,15 +73,16 @@ def below(profile: Profile, device: Device, wish: Wish, plan: Plan, *, measured:
         device: As in :func:`choose`.
         wish: As in :func:`choose`.
         plan: What ran out of memory.
-        measured: Bytes that it had taken by then, if known. Where that is more than was predicted, the next
-            plan is expected to exceed its prediction as much.
+        measured: Bytes that it had taken by then; on a processor those of the whole process. Where that is
+            more than was predicted, the next plan is expected to exceed its prediction as much.
 
     Raises:
         DoesNotFit: There is none.
     """
     needs = assess(profile, device, wish, plan).needs
     needed = max(need.reserved for phase, need in needs.items() if phase != "cache")
-    excess = max(1.0, measured / needed) if measured else 1.0
+    beside = PROCESS if device.kind == "cpu" else 0
+    excess = max(1.0, (measured - beside) / needed) if measured else 1.0
     room = min(SPARED * needed, budget(device) / excess)
     tighter = replace(device, free=int(room) + device.free - budget(device))
     left = replace(profile, stages=tuple(stage for stage in profile.stages if stage.phase != "cache"))

@@ -1,0 +1,68 @@
+"""A recipe's profile, traced from configs: the training step, and what stands beside it."""
+
+from dataclasses import replace
+from math import ceil
+
+from limner.families import family_of, painting
+from limner.families.base import Canvas
+from limner.graph.split import split
+from limner.plan.profile import Line, Profile, Stage, Work
+from limner.run.profile import profile
+from limner.run.profiles import Asked
+from limner.run.rehearsal import DTYPES, Wish, machine_of
+from limner.run.setting import objective_of, trained_of
+from limner.run.stages import outside
+
+
+def foresee(asked: Asked) -> Profile:
+    """Trace a training step, and everything that a run does outside of it.
+
+    Raises:
+        BadBase: The base's configs mean nothing.
+        BadRecipe: A target or a text encoder is unknown, or a picture's side cannot be.
+    """
+    recipe, source = asked.recipe, asked.source
+    family = family_of(str(source.index.get("_class_name", "")))
+    objective, trained = objective_of(recipe), trained_of(recipe, family, source)
+    wish = Wish(
+        size=asked.size,
+        rank=recipe.lora.rank,
+        targets=recipe.lora.targets,
+        text_encoders={name: since for name, since in trained.items() if name != family.denoiser},
+        dropout=recipe.lora.dropout,
+        compute=asked.compute,
+        device=asked.kind,
+        objective=objective,
+    )
+    side = recipe.data.resolution or int(source.facts.get("resolution", family.resolution))
+    side = max(1, side // family.multiple) * family.multiple
+    for name, pixels in (("sample.width", recipe.sample.width), ("sample.height", recipe.sample.height)):
+        family.check_side(name, pixels)
+    width, height = recipe.sample.width or side, recipe.sample.height or side
+    canvas = Canvas(width=width, height=height, steps=recipe.sample.steps, guidance=recipe.sample.guidance)
+    cut = split(family.bound(source, objective), trained)
+    beside = outside(
+        family,
+        source,
+        cut,
+        size=asked.size,
+        dtype=DTYPES[asked.compute],
+        canvas=canvas,
+        machine=machine_of(wish),
+    )
+    together = painting.at_once(canvas)
+    return replace(
+        profile(family, source, wish, whole=asked.whole),
+        stages=tuple(_for_one(stage, together) for stage in beside.stages),
+        entry=beside.entry,
+        download=beside.download,
+    )
+
+
+def _for_one(stage: Stage, together: int) -> Stage:
+    """A stage with the work of one picture, where so many are painted at once."""
+    if stage.phase != "sample":
+        return stage
+    lines = {name: getattr(stage.work, name) for name in ("gemm", "attention", "traffic")}
+    each = {name: Line(line.fixed / together, line.each / together) for name, line in lines.items()}
+    return replace(stage, work=Work(**each, kernels=ceil(stage.work.kernels / together)))

@@ -1,0 +1,267 @@
+"""The verb ``plan``: what a run will need and how to run it fastest, before anything is fetched or computed.
+
+Where the profile of the base is known already, nothing here loads torch: the answer is arithmetic.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from math import ceil
+from typing import Any
+
+from limner.data.images import header
+from limner.data.listing import listed
+from limner.errors import BadData, DoesNotFit
+from limner.files import write_json
+from limner.plan.advice import Alternative, Misfit, alternatives, misfit
+from limner.plan.choice import Choice, Wish, budget
+from limner.plan.devices import Device
+from limner.plan.memory import state_bytes
+from limner.plan.profile import Profile
+from limner.plan.search import choose
+from limner.plan.time import Clock, Total, total_of
+from limner.recipe.prompts import prompts
+from limner.recipe.schema import Recipe
+from limner.run.device import device_for
+from limner.run.profiles import Asked, largest, opened, profile_of, require_possible, shape_of
+from limner.run.rundir import RunDir
+from limner.run.say import Say
+
+IMAGES = 10
+"""Images that are assumed where there are none yet."""
+CAPTIONS = 4
+"""Captions of the folder that are painted where the recipe has no prompts."""
+FEW, SHARE, SUBSET = 20, 10, 8
+"""Held out: one image in ``SHARE`` from ``FEW`` images on, else up to ``SUBSET`` of the training images."""
+QUANTILES = 5
+"""Noise levels at which the loss of a held-out image is measured."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How much there is to do, beside the training steps."""
+
+    images: int
+    assumed: bool
+    """Whether the number of images is a guess."""
+    sizes: tuple[tuple[int, int], ...]
+    """(width, height) of the images, pixels."""
+    views: int
+    captions: int
+    pictures: int
+    """Samples painted in the course of the run."""
+    measured: int
+    """Forward passes of one image for the held-out loss."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, or why there is none, and what was known when it was made."""
+
+    recipe: Recipe
+    device: Device
+    profile: Profile
+    wish: Wish
+    counts: Counts
+    choice: Choice | None
+    total: Total | None
+    others: tuple[Alternative, ...]
+    misfit: Misfit | None
+    price: float | None
+    """US dollars per hour."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is a plan."""
+        return self.choice is not None
+
+    @property
+    def cost(self) -> float | None:
+        """US dollars of the whole run on a rented device."""
+        if self.price is None or self.total is None:
+            return None
+        return self.price * self.total.seconds / 3600
+
+    @property
+    def disk(self) -> dict[str, int]:
+        """Bytes on disk: of the base's files, of the cache, of the checkpoints that are kept."""
+        weights, plan = 4 * self.profile.trained, self.choice.plan if self.choice else None
+        state = state_bytes(self.profile, plan, self.wish.optimizer) if plan else 2 * weights
+        kept = min(self.recipe.train.keep + 1, ceil(self.recipe.train.steps / self.recipe.train.save_every))
+        each = weights * (2 if self.wish.average else 1) + state
+        entries = self.profile.entry * self.counts.views
+        return {"download": self.profile.download, "cache": entries, "checkpoints": kept * each}
+
+    def plain(self) -> dict[str, Any]:
+        """What ``--json`` prints and ``plan.json`` holds. Bytes, seconds, US dollars."""
+        chosen, device = self.choice, self.device
+        basis = chosen or (self.misfit.least if self.misfit else None)
+        assert basis is not None
+        return {
+            "fits": self.fits,
+            "peak_bytes": {phase: need.total for phase, need in basis.needs.items()},
+            "reserved_bytes": basis.reserved,
+            "plan": basis.plan.to_json(),
+            "seconds_per_step": basis.pace.seconds if chosen else None,
+            "alternatives": [_alternative(each) for each in self.others],
+            "why_not": str(self.misfit) if self.misfit else None,
+            "would_fit": list(self.misfit.remedies) if self.misfit else [],
+            "causes": {phase: dict(need.causes) for phase, need in basis.needs.items()},
+            "host_bytes": asdict(basis.host),
+            "disk_bytes": self.disk,
+            "pace": asdict(basis.pace) if chosen else None,
+            "seconds": asdict(self.total) | {"all": self.total.seconds} if self.total else None,
+            "cost": self.cost,
+            "base": self.profile.base,
+            "size": list(self.profile.size),
+            "trained": self.profile.trained,
+            "images": self.counts.images,
+            "device": {
+                "name": device.name,
+                "kind": device.kind,
+                "memory": device.memory,
+                "free": budget(device),
+                "ram": device.ram,
+                "rates": device.source,
+            },
+        }
+
+
+def _alternative(each: Alternative) -> dict[str, Any]:
+    return {
+        "what": each.what,
+        "fits": each.fits,
+        "change": each.change,
+        "seconds_per_step": each.choice.pace.seconds,
+        "reserved_bytes": each.choice.reserved,
+        "plan": each.choice.plan.to_json(),
+    }
+
+
+def plan(
+    recipe: Recipe,
+    say: Say,
+    *,
+    card: str | None = None,
+    price: float | None = None,
+    whole: bool = False,
+    device: Device | None = None,
+) -> Planned:
+    """Say what a run will need, and how to run it fastest on a device. Fetches no weights.
+
+    Args:
+        recipe: What a person wishes. Its folder of images may be missing: then ``IMAGES`` are assumed.
+        say: Hears of configs that are fetched and of tracing.
+        card: A card's name, to plan for another than is here.
+        price: US dollars per hour of a rented device, in place of the table's.
+        whole: Trace every block, though they repeat.
+        device: In place of what the recipe's limits and ``card`` say.
+
+    Raises:
+        LimnerError: The recipe, the base or the device cannot be used.
+    """
+    require_possible(recipe)
+    device = device or device_for(recipe.limits, card=card)
+    source = opened(recipe, say.line)
+    shape = shape_of(source)
+    counts = counts_of(recipe)
+    compute = device.computes(recipe.limits.precision)
+    size = largest(recipe, shape, list(counts.sizes))
+    asked = Asked(recipe, source, size, compute, device.kind, whole)
+    profile, traced = profile_of(asked)
+    if traced:
+        say.line(
+            f"Traced a step of {profile.base} at {profile.size[0]} x {profile.size[1]}; kept for next time."
+        )
+    wish = wish_of(recipe, device)
+    price = device.price if price is None else price
+    made = partial(Planned, recipe, device, profile, wish, counts, price=price)
+    try:
+        choice = choose(profile, device, wish)
+    except DoesNotFit:
+        at = partial(_at, asked, shape.multiple)
+        return made(choice=None, total=None, others=(), misfit=misfit(profile, device, wish, at=at))
+    total = total_of_run(profile, device, wish, choice, counts, recipe)
+    return made(choice=choice, total=total, others=alternatives(profile, device, wish, choice), misfit=None)
+
+
+def _at(asked: Asked, multiple: int, resolution: int) -> Profile:
+    """The same at another resolution, in the same shape."""
+    width, height = asked.size
+    scale = resolution / (width * height) ** 0.5
+    size = (max(1, round(width * scale / multiple)), max(1, round(height * scale / multiple)))
+    return profile_of(replace(asked, size=(size[0] * multiple, size[1] * multiple)))[0]
+
+
+def wish_of(recipe: Recipe, device: Device) -> Wish:
+    """What of a recipe decides how it can be computed."""
+    prior = (recipe.prior.batch,) if recipe.prior.wanted else ()
+    return Wish(
+        compute=device.computes(recipe.limits.precision),
+        quality=recipe.limits.quality,
+        batches=(recipe.train.batch, *prior),
+        micro=recipe.limits.micro_batch,
+        optimizer=recipe.train.optimizer,
+        average=recipe.train.ema > 0,
+        steps=recipe.train.steps,
+        sampling=recipe.sample.every != -1,
+    )
+
+
+def counts_of(recipe: Recipe) -> Counts:
+    """How much there is to encode, to paint and to measure. Opens the header of every image."""
+    wish, sizes, train = recipe.data, _sizes(recipe), recipe.train
+    images = len(sizes) or IMAGES
+    held = wish.held_out if wish.held_out is not None else images // SHARE if images >= FEW else 0
+    shown = len(prompts(recipe)) or min(CAPTIONS, images)
+    every = recipe.sample.every
+    rounds = 0 if every == -1 else 2 if every == 0 else 2 + max(0, train.steps - 1) // every
+    usual = recipe.prior.each * len(recipe.prior.prompts)
+    views = images * (2 if wish.flip else 1) + usual
+    checks = 1 + ceil(train.steps / (train.evaluate_every or train.save_every))
+    return Counts(
+        images=images,
+        assumed=not sizes,
+        sizes=tuple(sizes),
+        views=views,
+        captions=images + len(recipe.prior.prompts) + (shown + 1 if rounds else 0),
+        pictures=rounds * shown + usual,
+        measured=checks * QUANTILES * (held or min(SUBSET, images)),
+    )
+
+
+def _sizes(recipe: Recipe) -> list[tuple[int, int]]:
+    folder = recipe.data.images
+    if not folder.is_dir():
+        return []
+    sizes = []
+    for name in listed(folder).images:
+        try:
+            sizes.append(header(folder / name))
+        except BadData:
+            continue  # told, with the reason, by whoever reads the folder to train on it
+    return sizes
+
+
+def total_of_run(
+    profile: Profile, device: Device, wish: Wish, choice: Choice, counts: Counts, recipe: Recipe
+) -> Total:
+    """Seconds of the whole run."""
+    times = {
+        "image": counts.views,
+        "caption": counts.captions,
+        "sample step": counts.pictures * recipe.sample.steps,
+        "sample": counts.pictures,
+    }
+    found = total_of(profile, choice.plan, device, choice.pace, steps=wish.steps, counts=times)
+    images = min(QUANTILES, choice.plan.micro_batch)
+    clock = Clock(profile, replace(choice.plan, micro_batch=images), device)
+    passes = counts.measured / images
+    return replace(found, measure=passes * (sum(clock.forward) + clock.outside))
+
+
+def keep(planned: Planned, run: RunDir) -> bool:
+    """Write the plan into a run folder; False when there is none yet."""
+    if not run.path.is_dir():
+        return False
+    write_json(run.plan_path, planned.plain())
+    return True

@@ -1,0 +1,89 @@
+import json
+
+import pytest
+
+from blueprints import flux
+from limner.run import profiles
+from limner.run.rundir import RunDir
+
+
+@pytest.fixture(autouse=True)
+def _traced(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(profiles, "_traced", lambda asked: flux(max(asked.size), doubles=4, singles=6))
+
+
+FLUX = ("--base", "flux-dev", "--resolution", "1024")
+
+
+def test_a_base_alone_can_be_planned(limner):
+    done = limner("plan", *FLUX, "--vram", "12GB")
+    assert done.status == 0, done.err
+    assert "flux-dev, at 1024 x 1024" in done.out
+    assert "on RTX 4070: 12.0 GB" in done.out
+    assert "Instead" in done.out
+
+
+def test_json_is_one_object_with_the_promised_keys(limner):
+    done = limner("plan", *FLUX, "--card", "RTX 3060", "--json", "--price", "0.5")
+    value = json.loads(done.out)
+    assert done.status == 0
+    assert list(value)[:6] == [
+        "fits",
+        "peak_bytes",
+        "reserved_bytes",
+        "plan",
+        "seconds_per_step",
+        "alternatives",
+    ]
+    assert set(value["peak_bytes"]) == {"load", "cache", "train", "sample"}
+    assert value["cost"] > 0
+
+
+def test_nothing_fits_exits_1_with_what_would_do(limner):
+    done = limner("plan", *FLUX, "--vram", "1.8GB", "--quality", "16bit", "--card", "4090")
+    assert done.status == 1
+    assert "Most of it is" in done.err
+    assert "What would do:" in done.err
+    told = limner("plan", *FLUX, "--vram", "1.8GB", "--quality", "16bit", "--card", "4090", "--json")
+    assert told.status == 1
+    assert json.loads(told.out)["fits"] is False
+
+
+def test_a_folder_is_planned_and_the_plan_kept_in_its_run(limner, photos):
+    run = RunDir("runs/photos")
+    done = limner("plan", photos, *FLUX, "--vram", "24GB", "--set", "data.min_side=8")
+    assert done.status == 0, done.err
+    assert not run.plan_path.exists()
+    run.path.mkdir(parents=True)
+    done = limner("plan", photos, *FLUX, "--vram", "24GB", "--set", "data.min_side=8")
+    assert f"Kept: {run.plan_path}" in done.out
+    assert json.loads(run.plan_path.read_text())["images"] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "Name a folder of images"),
+        ((*FLUX, "--vram", "lots"), 'limits.vram is "lots"'),
+        ((*FLUX, "--card", "Voodoo"), "No card 'Voodoo'"),
+        ((*FLUX, "--price", "-1"), "--price is -1"),
+        ((*FLUX, "--quality", "2bit"), 'limits.quality is "2bit"'),
+        (("nowhere",), "There is no nowhere"),
+        ((*FLUX, "--set", "train.method=full"), "does not foresee"),
+    ],
+)
+def test_wrong_wishes_exit_2_with_one_line(limner, arguments, message):
+    done = limner("plan", *arguments)
+    assert done.status == 2
+    assert message in done.err
+    assert not done.out
+
+
+def test_a_device_can_be_measured_first(limner, verb):
+    asked = []
+    verb("calibrate", calibrate=lambda limits, say: asked.append(limits))
+    done = limner("plan", *FLUX, "--vram", "12GB", "--calibrate")
+    assert done.status == 0, done.err
+    assert [each.vram for each in asked] == ["12GB"]

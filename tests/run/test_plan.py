@@ -1,0 +1,168 @@
+import json
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from blueprints import flux
+from limner.errors import BadRecipe, BadUsage
+from limner.plan.choice import fits
+from limner.plan.plan import from_json
+from limner.recipe.schema import Recipe
+from limner.recipe.toml import change
+from limner.run import profiles
+from limner.run.plan import IMAGES, QUANTILES, counts_of, keep, plan, wish_of
+from limner.run.rundir import RunDir
+from limner.run.say import Quiet
+
+GB = 2**30
+BASE = {"base": "flux-dev", "data.resolution": 1024, "limits.vram": "24GB", "train.steps": 1000}
+
+
+@pytest.fixture(autouse=True)
+def traced(tmp_path, monkeypatch):
+    """A tracer of numbers alone; what it was asked."""
+    asked = []
+
+    def trace(one):
+        asked.append(one)
+        return flux(max(one.size), doubles=4, singles=6)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(profiles, "_traced", trace)
+    return asked
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, size in enumerate([(640, 640), (600, 900), (640, 640), (900, 600)]):
+        Image.new("RGB", size, (number, 0, 0)).save(folder / f"{number}.png")
+    (folder / "torn.png").write_bytes(b"no image")
+    return folder
+
+
+def recipe(**changes):
+    return change(Recipe(), BASE | {key.replace("__", "."): value for key, value in changes.items()})
+
+
+def planned(card="RTX 4090", **changes):
+    return plan(recipe(**changes), Quiet(), card=card)
+
+
+def test_a_plan_says_everything_in_json():
+    value = json.loads(json.dumps(planned().plain()))
+    assert value["fits"] is True
+    assert set(value["peak_bytes"]) == {"load", "cache", "train", "sample"}
+    assert value["reserved_bytes"] >= value["peak_bytes"]["train"]
+    assert value["seconds_per_step"] == value["pace"]["seconds"] > 0
+    assert from_json(value["plan"]).compute == "bf16"
+    assert sum(value["causes"]["train"].values()) == value["peak_bytes"]["train"]
+    for each in value["alternatives"]:
+        assert {"what", "fits", "change", "seconds_per_step", "reserved_bytes", "plan"} == set(each)
+    assert value["seconds"]["all"] >= value["seconds"]["train"] == 1000 * value["seconds_per_step"]
+
+
+def test_nothing_fits_is_told_with_the_cause_and_what_would_do():
+    result = planned(limits__vram="2GB", limits__quality="16bit")
+    value = result.plain()
+    assert (result.fits, value["fits"], value["seconds_per_step"]) == (False, False, None)
+    assert "Most of it is" in value["why_not"]
+    assert value["would_fit"]
+    assert value["peak_bytes"]["train"] > 0
+
+
+def test_a_run_costs_what_its_hours_cost():
+    free = planned(card="RTX 4080")
+    assert free.cost is None
+    result = plan(recipe(), Quiet(), card="RTX 4090", price=3.6)
+    assert result.total is not None
+    assert result.cost == pytest.approx(result.total.seconds / 1000)
+
+
+def test_a_limit_is_kept(traced):
+    for memory in (5, 6, 12):
+        result = planned(limits__vram=f"{memory}GB")
+        assert result.choice is not None
+        assert fits(result.choice, result.device)
+        assert result.choice.reserved < memory * GB
+    assert len(traced) == 1
+
+
+def test_a_profile_is_traced_once_for_all_that_does_not_change_it(traced):
+    planned()
+    planned(train__steps=5, train__learning_rate=1e-3, limits__quality="4bit", seed=3, train__batch=4)
+    assert len(traced) == 1
+    planned(lora__rank=8)
+    planned(data__resolution=512)
+    planned(limits__precision="fp32")
+    assert [one.compute for one in traced] == ["bf16", "bf16", "bf16", "fp32"]
+    assert traced[2].size == (512, 512)
+
+
+def test_the_images_say_how_many_and_which_bucket_is_the_largest(images, traced):
+    wish = recipe(data__images=images, data__flip=True, prior__prompts=("a cat",), prior__each=3)
+    counts = counts_of(wish)
+    assert (counts.images, counts.assumed, counts.views) == (4, False, 11)
+    assert set(counts.sizes) == {(640, 640), (600, 900), (900, 600)}
+    result = plan(wish, Quiet(), card="RTX 4090")
+    width, height = traced[0].size
+    assert width * height == max(w * h for w, h in [(1024, 1024), (width, height)])
+    assert result.counts == counts
+    assert wish_of(wish, result.device).batches == (1, 1)
+
+
+def test_without_images_their_number_is_a_guess():
+    counts = counts_of(recipe())
+    assert (counts.images, counts.assumed) == (IMAGES, True)
+
+
+def test_pictures_and_measurements_are_counted():
+    none = counts_of(recipe(sample__every=-1))
+    assert none.pictures == 0
+    ends = counts_of(recipe(sample__every=0, sample__prompts=("a", "b")))
+    assert ends.pictures == 4
+    often = counts_of(recipe(sample__every=250, sample__prompts=("a", "b"), train__steps=1000))
+    assert often.pictures == 2 * 5
+    measured = counts_of(recipe(train__steps=1000, train__evaluate_every=500, data__held_out=2))
+    assert measured.measured == 3 * 2 * QUANTILES
+
+
+def test_a_plan_is_kept_in_a_run_folder_if_there_is_one(tmp_path):
+    result = planned()
+    run = RunDir(tmp_path / "run")
+    assert not keep(result, run)
+    assert not run.path.exists()
+    run.path.mkdir()
+    assert keep(result, run)
+    assert json.loads(run.plan_path.read_text()) == json.loads(json.dumps(result.plain()))
+
+
+def test_disk_is_foreseen():
+    result = planned(train__save_every=100, train__keep=2)
+    disk = result.disk
+    assert disk["download"] == result.profile.download
+    assert disk["cache"] == result.profile.entry * IMAGES
+    assert disk["checkpoints"] == 3 * result.profile.trained * (4 + 8)
+
+
+def test_what_cannot_be_planned_is_told():
+    with pytest.raises(BadRecipe, match='"full", which `limner plan`'):
+        planned(train__method="full")
+    with pytest.raises(BadUsage, match="No card 'nothing'"):
+        planned(card="nothing")
+    with pytest.raises(BadRecipe, match='"bf16", and RTX 2080 has none'):
+        planned(card="RTX 2080", limits__precision="bf16")
+
+
+def test_a_smaller_resolution_is_looked_for_when_nothing_fits(traced):
+    result = planned(limits__vram="1.9GB", limits__quality="16bit")
+    assert not result.fits
+    assert {one.size for one in traced} > {(1024, 1024)}
+
+
+def test_other_devices_may_be_given():
+    device = replace(planned().device, free=10 * GB)
+    result = plan(recipe(), Quiet(), device=device)
+    assert result.device is device
