@@ -128,9 +128,6 @@ class Profile:
     """Bytes on disk of one image in the cache, its caption included."""
     download: int = 0
     """Bytes of the base's files."""
-    passing: int = 0
-    """Most bytes that pass by while the denoiser is loaded and quantised tensor by tensor: the largest one,
-    as its file holds it and at the precision of the arithmetic."""
 
 
 def to_json(profile: Profile) -> dict[str, Any]:
