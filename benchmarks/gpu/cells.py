@@ -151,7 +151,7 @@ CELLS = (
         quality="8bit",
         steps=20,
         wanted=0.55,
-        peers=("musubi", "diffusers-nf4"),
+        peers=("musubi",),
     ),
     Cell(
         name="8",

@@ -126,6 +126,12 @@ def notes(result: Mapping[str, Any]) -> list[str]:
     said, seen = result["predicted"], sides_of(result)
     plan = {key: value for key, value in said["plan"].items() if value not in (False, 0)}
     told = [f"{result['label']}: planned {plan}; 8192^3 product {result['matrix_rate'] / 1e12:.4g} TFLOP/s"]
+    if gate := result.get("gradients"):
+        verdict = "good" if gate["good"] else "BAD"
+        told.append(
+            f"  gradient: cosine {gate['cosine']:.6f} (at least {gate['least']}), loss off by "
+            f"{gate['loss']:.1e} (at most {gate['most']}): {verdict}"
+        )
     mine = seen.get(OURS, {}).get("step")
     others = {name: each["step"] for name, each in seen.items() if name != OURS and "step" in each}
     if mine and others:
@@ -136,5 +142,5 @@ def notes(result: Mapping[str, Any]) -> list[str]:
             f"  wanted at most {result['wanted']} s/step: {'met' if mine <= result['wanted'] else 'missed'}"
         )
     if result["left_out"]:
-        told.append(f"  left out, no source given: {', '.join(result['left_out'])}")
+        told.append(f"  left out, no source given or not proved: {', '.join(result['left_out'])}")
     return told

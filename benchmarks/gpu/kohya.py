@@ -26,8 +26,12 @@ NAMES = {"clip-vit-large-patch14": "tokenizer", "t5-v1_1-xxl": "tokenizer_2"}
 
 def replaced(base: Path, *, tiny: bool) -> None:
     """Put our loaders in the place of sd-scripts', which must be importable."""
+    import transformers
+    from transformers import CLIPImageProcessor, CLIPTextModel, T5EncoderModel
+
+    # the name of a class that newer versions call otherwise, and that its unused pipelines import
+    vars(transformers).setdefault("CLIPFeatureExtractor", CLIPImageProcessor)
     from library import flux_models, flux_utils, strategy_base
-    from transformers import CLIPTextModel, T5EncoderModel
 
     if tiny:
         for name, spec in list(flux_models.configs.items()):

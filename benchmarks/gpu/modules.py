@@ -11,22 +11,44 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import bitsandbytes
 import torch
-from diffusers import BitsAndBytesConfig, FluxTransformer2DModel
+from diffusers import FluxTransformer2DModel
 from peft import LoraConfig, prepare_model_for_kbit_training
+from torch import nn
 
 from gpu.cells import RANK, TARGETS
 from gpu.clock import from_environment
-from gpu.peers import NF4
+
+
+def coded(model: nn.Module, device: str, dtype: torch.dtype) -> None:
+    """Replace every linear layer by bitsandbytes' of 4 bits, in place, one at a time, as diffusers does."""
+    for name, layer in list(model.named_modules()):
+        if not isinstance(layer, nn.Linear):
+            continue
+        owner = model.get_submodule(name.rpartition(".")[0])
+        sizes = (layer.in_features, layer.out_features)
+        small = bitsandbytes.nn.Linear4bit(
+            *sizes,
+            bias=layer.bias is not None,
+            compute_dtype=dtype,
+            compress_statistics=True,
+            quant_type="nf4",
+            device="meta",
+        )
+        small.weight = bitsandbytes.nn.Params4bit(
+            layer.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True
+        )
+        small.bias = layer.bias
+        setattr(owner, name.rpartition(".")[2], small.to(device))
 
 
 def loaded(folder: Path, device: str, dtype: torch.dtype) -> Any:
     """The denoiser in 4 bits with a LoRA."""
-    config = {key: value for key, value in NF4.items() if key != "bnb_4bit_compute_dtype"}
-    quantisation = BitsAndBytesConfig(**config, bnb_4bit_compute_dtype=dtype)
-    model: Any = FluxTransformer2DModel.from_pretrained(
-        folder, quantization_config=quantisation, torch_dtype=dtype, device_map=device
-    )
+    model: Any = FluxTransformer2DModel.from_pretrained(folder, torch_dtype=dtype)
+    coded(model, device, dtype)
+    model.to(device)
+    model.is_loaded_in_4bit = True
     model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     model.enable_gradient_checkpointing()
     targets = list(TARGETS["flux-dev"])
@@ -45,12 +67,8 @@ def main() -> None:
     model = loaded(Path(told["folder"]) / "transformer", device, dtype)
     trained = [each for each in model.parameters() if each.requires_grad]
     clock.facts["trained"] = sum(each.numel() for each in trained)
-    if device == "cuda":
-        from bitsandbytes.optim import AdamW8bit
-
-        moving: Any = AdamW8bit(trained, lr=1e-4)
-    else:
-        moving = torch.optim.AdamW(trained, lr=1e-4)
+    optimizer: Any = bitsandbytes.optim.AdamW8bit if device == "cuda" else torch.optim.AdamW
+    moving = optimizer(trained, lr=1e-4)
     width, height = told["size"]
     tokens, images = (width // 16) * (height // 16), told["batch"]
     config = model.config

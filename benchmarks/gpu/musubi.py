@@ -7,6 +7,7 @@ where it is missing. For tiny bases the denoiser's sizes, constants of the progr
 """
 
 import importlib
+import importlib.machinery
 import importlib.util
 import json
 import runpy
@@ -79,9 +80,12 @@ def shrunk(base: str) -> None:
 def main() -> None:
     """Lay the cache, run the trainer."""
     told = json.loads(sys.argv[1])
-    if importlib.util.find_spec("av") is None:
-        sys.modules["av"] = types.ModuleType("av")
     torchvision_standin.install()
+    if importlib.util.find_spec("av") is None:
+        for name in ("transformers", "diffusers"):  # they look for it as they load, and must not find this
+            importlib.import_module(f"{name}.utils.import_utils")
+        sys.modules["av"] = types.ModuleType("av")
+        sys.modules["av"].__spec__ = importlib.machinery.ModuleSpec("av", loader=None)
     sys.path[:0] = [str(Path(told["source"]) / "src"), str(Path(told["source"]) / "src" / "musubi_tuner")]
     work, size = Path(told["work"]), tuple(told["size"])
     tokens = 64 if told["tiny"] else 512

@@ -63,7 +63,8 @@ class Peer:
     """Arguments after the interpreter."""
     checkpointed: bool
     """Whether the whole forward pass is computed twice."""
-    note: str = ""
+    proved: bool = True
+    """Whether its steps were seen on a processor, tiny. If not, it runs only where ``--sides`` says so."""
 
 
 def options(**values: Any) -> list[str]:
@@ -239,9 +240,9 @@ def level(name: str, base: str) -> str:
 PEERS = {
     "diffusers": Peer("diffusers", "script", diffusers, checkpointed=True),
     "diffusers-kept": Peer("diffusers", "script", partial(diffusers, kept=True), checkpointed=False),
-    "diffusers-nf4": Peer("diffusers", "script", diffusers_nf4, checkpointed=True),
-    "sd-scripts": Peer("sd-scripts", "script", sd_scripts, checkpointed=True),
-    "musubi": Peer("musubi", "script", musubi, checkpointed=True),
+    "diffusers-nf4": Peer("diffusers", "script", diffusers_nf4, checkpointed=True, proved=False),
+    "sd-scripts": Peer("sd-scripts", "script", sd_scripts, checkpointed=True, proved=False),
+    "musubi": Peer("musubi", "script", musubi, checkpointed=True, proved=False),
 }
 
 

@@ -39,7 +39,9 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--cells", nargs="+", default=[], help="by name; left out: all")
-    parser.add_argument("--sides", nargs="+", help="left out: limner and every peer whose source is given")
+    parser.add_argument(
+        "--sides", nargs="+", help="left out: limner and every proved peer whose source is given"
+    )
     parser.add_argument("--tiny", action="store_true", help="tiny models, on a processor too")
     parser.add_argument("--card", default="H100", help="the card that is there: its rates")
     parser.add_argument("--ram", type=int, default=0, metavar="GIB", help="of the host, for plans")
@@ -50,6 +52,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, help="for bases and logs; needs room for the largest base")
     parser.add_argument("--out", type=Path, default=HERE.parent / "results")
     parser.add_argument("--name", default="gpu")
+    parser.add_argument("--gradients", action="store_true", help="compare them with plain ones first")
     parser.add_argument("--no-ballast", action="store_true", help="cap torch's allocator alone")
     for source in sorted({peer.source for peer in peers.PEERS.values()}):
         parser.add_argument(f"--{source}", type=Path, metavar="FOLDER", help="source of a peer")
@@ -100,8 +103,9 @@ def measure(asked: argparse.Namespace, cell: Cell, work: Path, deadline: float) 
     """All turns of a cell."""
     said = predicted(asked, cell)
     sources = given(asked)
-    able = [name for name in cell.peers if peers.PEERS[name].source in sources]
-    sides = [side for side in (OURS, *able) if not asked.sides or side in asked.sides]
+    known = {name: peers.PEERS[name] for name in cell.peers}
+    able = [name for name, peer in known.items() if peer.source in sources and peer.proved]
+    sides = asked.sides or [OURS, *able]
     result: dict[str, Any] = {
         "cell": cell.name,
         "label": cell.label,
@@ -109,11 +113,13 @@ def measure(asked: argparse.Namespace, cell: Cell, work: Path, deadline: float) 
         "floor": cell.floor,
         "wanted": cell.wanted,
         "predicted": said,
-        "left_out": [name for name in cell.peers if name not in able],
+        "left_out": [name for name in cell.peers if name not in sides],
         "levels": {side: peers.level(side, cell.base) for side in sides if side != OURS},
         "matrix_rate": matrix_rate(tiny=asked.tiny),
         "turns": [],
     }
+    if asked.gradients:
+        result["gradients"] = gradients(cell, said, tiny=asked.tiny)
     for round_ in range(asked.rounds):
         for side in sides:
             if time.monotonic() > deadline:
@@ -178,6 +184,14 @@ def ours(cell: Cell, said: Mapping[str, Any], *, tiny: bool) -> list[str]:
     """Limner's side."""
     told = {"plan": said["plan"], "base": cell.base, "sizes": cell.sizes, "batch": cell.batch}
     return [sys.executable, "-m", "gpu.ours", json.dumps({**told, "steps": cell.steps, "tiny": tiny})]
+
+
+def gradients(cell: Cell, said: Mapping[str, Any], *, tiny: bool) -> dict[str, Any]:
+    """How far the plan's gradient is from that of a plain shallow model of full width."""
+    told = {"base": cell.base, "tiny": tiny, "sizes": cell.sizes[:1], "batch": 1}
+    told |= {"plan": {**said["plan"], "micro_batch": 1}, "blocks": said["blocks"]}
+    command = [sys.executable, "-m", "gpu.gradients", json.dumps(told)]
+    return json.loads(subprocess.run(command, capture_output=True, check=True, env=environment()).stdout)
 
 
 def why(log: Path, code: int) -> str:

@@ -102,10 +102,17 @@ def test_notes_name_the_best_peer_the_bar_and_who_was_left_out():
     told = "\n".join(figures.notes(result(turn("limner", 0.4), turn("diffusers", 0.6))))
     assert "1.50 x as fast as diffusers" in told
     assert "wanted at most 0.35 s/step: missed" in told
-    assert "left out, no source given: sd-scripts" in told
+    assert "left out, no source given or not proved: sd-scripts" in told
     assert "'weights': 'int8'" in told
     assert "hoist" not in told
     assert "met" in "\n".join(figures.notes(result(turn("limner", 0.3))))
+
+
+def test_notes_judge_the_gradient():
+    gate = {"cosine": 0.98, "least": 0.99, "loss": 1e-3, "most": 1e-2, "good": False}
+    told = "\n".join(figures.notes({**result(turn("limner", 0.3)), "gradients": gate}))
+    assert "cosine 0.980000 (at least 0.99)" in told
+    assert "BAD" in told
 
 
 def test_nothing_measured_gives_no_share():

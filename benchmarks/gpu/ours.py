@@ -1,0 +1,179 @@
+"""Limner's side of a cell: its own loading, adapters, engine, units and loop, over random numbers.
+
+``python -m gpu.ours JSON``. The denoiser has its true shape and random weights, drawn on the device tensor by
+tensor and stored as the plan says, so that the whole in full precision never exists. What frozen units would
+have cached is random numbers of the true shapes.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from gpu.cells import RANK, TARGETS, WARM_UP
+from gpu.clock import from_environment
+from gpu.fake import described, fill, generator, put
+from limner.families.base import Family, Objective
+from limner.families.loading import hush, skeleton
+from limner.families.source import Source
+from limner.graph.split import Split, split
+from limner.graph.unit import run as run_units
+from limner.nn import lora
+from limner.nn.anatomy import matching
+from limner.nn.draws import Draws
+from limner.nn.engine import Engine, equip
+from limner.nn.fit import Fit, fit
+from limner.nn.frozen import freeze
+from limner.nn.optim import optimizer
+from limner.nn.storage import Kind
+from limner.plan.memory import CODES
+from limner.plan.plan import Plan, from_json
+from limner.run.blank import boundary
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def drawn(family: Family, source: Source, plan: Plan, device: torch.device) -> nn.Module:
+    """The denoiser with random weights, stored as a plan says; what it streams or hoists on the host."""
+    model = skeleton(family, source, family.denoiser, dtype=DTYPES[plan.compute])
+    blocks = list(family.anatomy.blocks_of(model))
+    away = {blocks[number] for number in plan.streamed_of(len(blocks))}
+    hoisted = set(matching(model, family.anatomy.modulations)) if plan.hoist else set()
+    coded = _coded(model, family, blocks) if plan.weights in CODES else set()
+    draw = generator(device)
+    for name, module in list(model.named_modules()):
+        host = name in hoisted or any(f"{name}.".startswith(f"{block}.") for block in away)
+        home = torch.device("cpu") if host else device
+        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        for key, empty in own:
+            if empty.is_meta:
+                whole = f"{name}.{key}" if name else key
+                made = fill(torch.empty_like(empty, device=device), whole, draw)
+                put(model, whole, made if name in coded else made.to(home))
+        if name in coded:
+            freeze(model, [name], cast("Kind", plan.weights))
+            model.get_submodule(name).to(home)
+    return model.requires_grad_(requires_grad=False).eval()
+
+
+def _coded(model: nn.Module, family: Family, blocks: list[str]) -> set[str]:
+    """Linear layers inside blocks, modulations left out: what is stored in few bits."""
+    modulations = matching(model, family.anatomy.modulations)
+    return {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name not in modulations
+        if any(name.startswith(f"{block}.") for block in blocks)
+    }
+
+
+def adapted(family: Family, model: nn.Module, base: str, device: torch.device) -> list[nn.Parameter]:
+    """A LoRA on the denoiser whose factors are both not zero, on the device. Its parameters."""
+    names = lora.matching(model, family.endings(family.denoiser, TARGETS[base]))
+    lora.attach(model, names, rank=RANK, alpha=RANK, dropout=0.0, seed=0)
+    factors = lora.trained(model)
+    for number, factor in enumerate(factors):
+        held = torch.randn(factor.shape, generator=generator("cpu", number)) * 0.02
+        factor.data = held.to(device)
+    return factors
+
+
+def equipped(family: Family, model: nn.Module, plan: Plan, device: torch.device) -> Engine:
+    """The plan put on the model."""
+    count = len(family.anatomy.blocks_of(model))
+    return equip(
+        model,
+        family.anatomy,
+        checkpointed=plan.checkpointed,
+        tail_skip=plan.tail_skip,
+        keep_attention=plan.keep_attention,
+        streamed=plan.streamed_of(count),
+        slots=plan.slots,
+        mapped=plan.mapped,
+        hoist=plan.hoist,
+        compile=plan.compile,
+        attention=plan.attention,
+        device=device,
+    )
+
+
+def cut_of(family: Family, source: Source) -> Split:
+    """The units of a run that trains the denoiser."""
+    return split(family.bound(source, Objective()), {family.denoiser: 0})
+
+
+def values(
+    family: Family, source: Source, size: tuple[int, int], images: int, plan: Plan, device: torch.device
+) -> dict[str, Tensor]:
+    """Random numbers in place of what the cache would hold, for so many images."""
+    shapes = boundary(family, source, cut_of(family, source), size, DTYPES[plan.compute])
+    return {name: _random(name, each, size, images, device) for name, each in shapes.items()}
+
+
+def _random(name: str, like: Tensor, size: tuple[int, int], images: int, device: torch.device) -> Tensor:
+    shape = (images, *like.shape[1:])
+    if like.dtype == torch.bool:
+        return torch.ones(shape, dtype=torch.bool, device=device)
+    if name == "frame":
+        width, height = size
+        return torch.tensor([[height, width, 0, 0, height, width]] * images, device=device)
+    if like.dtype.is_floating_point:
+        draw = generator(device, len(name))
+        return torch.randn(shape, generator=draw, device=device, dtype=like.dtype)
+    return torch.ones(shape, dtype=like.dtype, device=device)
+
+
+def arithmetic(plan: Plan, device: torch.device) -> AbstractContextManager[Any]:
+    """As a run computes."""
+    return nullcontext() if plan.compute == "fp32" else torch.autocast(device.type, DTYPES[plan.compute])
+
+
+def losses(
+    cut: Split, models: Mapping[str, Any], given: Mapping[str, Tensor], plan: Plan, step: int
+) -> Iterator[Tensor]:
+    """The losses of a step's micro-batches; they sum to the mean over its images."""
+    rows = len(next(iter(given.values())))
+    for start in range(0, rows, plan.micro_batch):
+        some = {name: value[start : start + plan.micro_batch] for name, value in given.items()}
+        count = len(next(iter(some.values())))
+        draw = Draws([(0, step, start + number) for number in range(count)])
+        device = next(iter(some.values())).device
+        with arithmetic(plan, device):
+            loss = run_units(cut.live, models, some, draw)["loss"]
+        yield loss.sum() / rows
+
+
+def main() -> None:
+    """Steps of a cell, until the clock has seen enough."""
+    clock = from_environment()
+    hush()
+    told = json.loads(sys.argv[1])
+    plan = from_json(told["plan"])
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    family, source = described(told["base"], tiny=told["tiny"])
+    model = drawn(family, source, plan, device)
+    parameters = adapted(family, model, told["base"], device)
+    equipped(family, model, plan, device)
+    cut = cut_of(family, source)
+    given = [values(family, source, tuple(size), told["batch"], plan, device) for size in told["sizes"]]
+    moving = optimizer(
+        "adamw8bit" if plan.moments == "8bit" else "adamw", [{"params": parameters, "lr": 1e-4}]
+    )
+    clock.facts["trained"] = sum(each.numel() for each in parameters)
+    setting = Fit(parameters=parameters, optimizer=moving, rate=lambda step: 1.0, clip=1.0)
+    models = {family.denoiser: model}
+    for _ in fit(
+        setting,
+        lambda step: losses(cut, models, given[step % len(given)], plan, step),
+        start=0,
+        steps=WARM_UP + told["steps"] + 1,
+    ):
+        pass
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""What Limner says of a cell before anything is computed: the plan, the memory, the seconds, the arithmetic.
+
+``python -m gpu.planned`` needs no GPU and no weights: plans made on one machine are carried to the other, so
+that what was predicted is known before anything is measured.
+"""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from gpu.cells import GIB, RANK, TARGETS, Cell
+from gpu.emulation import played
+from gpu.fake import described
+from limner.plan import cards
+from limner.plan.choice import Choice, assess
+from limner.plan.choice import Wish as Choosing
+from limner.plan.devices import Device, of_card, of_cpu
+from limner.plan.plan import Plan
+from limner.plan.profile import Block, Profile, Work
+from limner.plan.search import choose
+from limner.run.profile import Wish, profile
+
+
+def device(cell: Cell, card: str, *, tiny: bool, ram: int = 0) -> Device:
+    """What the cell is planned for: the named card with the memory of the one that is played.
+
+    Args:
+        cell: Whose card is played.
+        card: The one that is there, as drivers call it; its rates are taken.
+        tiny: A processor instead.
+        ram: GiB of the host. 0: as Limner assumes of a computer that is not here.
+
+    Raises:
+        SystemExit: The card is none that Limner knows.
+    """
+    if tiny:
+        return of_cpu(1, 8 * GIB, 4 * GIB)
+    found = cards.known(card)
+    if found is None:
+        raise SystemExit(
+            f"Limner knows no card {card!r}. Name one of {', '.join(c.name for c in cards.CARDS)}."
+        )
+    small = played(cell.card)
+    there = of_card(found, small.memory)
+    there = there.with_ram(ram * GIB) if ram else there
+    name = f"{found.name} as a card of {cell.card} GB"
+    return replace(there, name=name, free=small.usable, reserve=small.memory - small.usable)
+
+
+def rehearsed(cell: Cell, *, tiny: bool, shallow: bool = False) -> Profile:
+    """What the cell needs, in numbers, from the base's configs alone."""
+    family, source = described(cell.base, tiny=tiny, shallow=shallow)
+    wish = Wish(
+        size=cell.largest,
+        rank=RANK,
+        targets=TARGETS[cell.base],
+        compute="fp32" if tiny else "bf16",
+        device="cpu" if tiny else "cuda",
+    )
+    return profile(family, source, wish)
+
+
+def wished(cell: Cell, *, tiny: bool) -> Choosing:
+    """What decides the plan. No pictures are painted here."""
+    return Choosing(
+        compute="fp32" if tiny else "bf16", quality=cell.quality, batches=(cell.batch,), sampling=False
+    )
+
+
+def prediction(
+    cell: Cell, card: str, *, tiny: bool, ram: int = 0, plan: Plan | None = None
+) -> dict[str, Any]:
+    """Plan, bytes, seconds and arithmetic of a cell, as the table reads them.
+
+    Args:
+        cell: Which.
+        card: As in :func:`device`.
+        tiny: As in :func:`device`.
+        ram: As in :func:`device`.
+        plan: One that is given, instead of the fastest.
+
+    Raises:
+        DoesNotFit: No plan fits the card.
+    """
+    known, where, wish = (
+        rehearsed(cell, tiny=tiny),
+        device(cell, card, tiny=tiny, ram=ram),
+        wished(cell, tiny=tiny),
+    )
+    made = assess(known, where, wish, plan) if plan else choose(known, where, wish)
+    return {"cell": cell.name, "device": where.name, **figures(known, made, cell.batch)}
+
+
+def figures(known: Profile, made: Choice, batch: int) -> dict[str, Any]:
+    """What is kept of a choice."""
+    micros = batch // made.plan.micro_batch
+    return {
+        "plan": made.plan.to_json(),
+        "causes": dict(made.needs["train"].causes),
+        "context": made.needs["train"].causes.get("context", 0),
+        "load": made.needs["load"].reserved,
+        "peak": made.needs["train"].total,
+        "reserved": made.needs["train"].reserved,
+        "pinned": made.host.pinned,
+        "seconds": made.pace.seconds,
+        "waiting": made.pace.waiting,
+        "pace": asdict(made.pace),
+        "trained": known.trained,
+        "blocks": len(known.blocks),
+        "useful": micros * useful(known, made.plan.micro_batch),
+        "repeated": micros * repeated(known, made.plan),
+        "whole_forward": micros * sum(_flops(block.forward, made.plan.micro_batch) for block in known.blocks),
+    }
+
+
+def useful(known: Profile, images: int) -> float:
+    """FLOPs of one pass forward and backward, nothing computed twice."""
+    return sum(
+        _flops(work, images)
+        for block in (*known.blocks, known.rest)
+        for work in (block.forward, block.backward)
+    )
+
+
+def repeated(known: Profile, plan: Plan) -> float:
+    """FLOPs that a plan computes again in one micro-batch."""
+    return sum(_again(block, plan) for block in known.blocks[: plan.checkpointed])
+
+
+def _again(block: Block, plan: Plan) -> float:
+    images = plan.micro_batch
+    spared = _flops(block.tail, images) if plan.tail_skip else 0.0
+    spared += block.forward.attention.at(images) if plan.keep_attention else 0.0
+    return _flops(block.forward, images) - spared
+
+
+def _flops(work: Work, images: int) -> float:
+    return work.gemm.at(images) + work.attention.at(images)
+
+
+def keep(path: Path, predictions: list[dict[str, Any]]) -> None:
+    """Write predictions to be carried to another machine."""
+    path.write_text(json.dumps({each["cell"]: each for each in predictions}, indent=1) + "\n")
+
+
+def kept(path: Path) -> dict[str, dict[str, Any]]:
+    """Cell -> what :func:`keep` wrote."""
+    return json.loads(path.read_text())
