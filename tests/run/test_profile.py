@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from limner.families.base import Family
 from limner.families.loading import hush
 from limner.families.shipped import known
 from limner.families.source import Source, locate
+from limner.nn.anatomy import Anatomy
 from limner.plan.memory import train_need
 from limner.plan.plan import Plan
 from limner.plan.profile import Profile, from_json, to_json
@@ -108,6 +110,18 @@ def test_a_trained_text_encoder_is_part_of_the_rest(tmp_path: Path) -> None:
     assert both.rest.trained > alone.rest.trained == 0
     assert both.rest.other > alone.rest.other
     assert both.blocks[0].trained == alone.blocks[0].trained
+
+
+def test_a_denoiser_without_an_anatomy_is_all_rest(tmp_path: Path) -> None:
+    family, source = tiny("flux-dev", tmp_path)
+    wish = Wish(size=(64, 64), compute="fp32")
+    known_by_blocks = profile(family, source, wish)
+    whole = profile(replace(family, anatomy=Anatomy(blocks=())), source, wish)
+    assert whole.blocks == ()
+    assert whole.trained == known_by_blocks.trained
+    assert train_need(whole, Plan()).total == pytest.approx(
+        train_need(known_by_blocks, Plan()).total, rel=0.05
+    )
 
 
 def test_a_profile_is_plain_numbers(tmp_path: Path) -> None:

@@ -21,10 +21,11 @@ WORKSPACE: dict[Device, int] = {"cuda": 64 * MIB, "mps": 0, "cpu": 0}
 """cuBLAS has one for each thread's handle, and the backward pass has a thread of its own: twice 32 MiB on
 Hopper, twice 8.1 MiB elsewhere (torch, ``aten/src/ATen/cuda/CublasHandlePool.cpp``)."""
 
-SLACK = 0.03
+SLACK = 0.02
 """Share of what comes and goes that the caching allocator cannot use again, with expandable segments."""
-GRAIN = 40 * MIB
-"""Bytes that it takes ahead of need: a page of 20 MiB in each of two segments (``c10``, ``kLargeBuffer``)."""
+GRAIN = 128 * MIB
+"""Bytes that it holds besides: pages taken ahead of need, and holes that nothing fits into. Both stand for
+replays of whole traces, which they meet to 2.5 % of what is reserved (``benchmarks/plan_memory.py``)."""
 
 CODES: frozenset[Weights] = frozenset({"int8", "fp8", "nf4"})
 """Weights that are stored as codes, so that one at a time is turned back into numbers."""

@@ -78,7 +78,7 @@ def profile(
         for checkpoints in (False, True)
     }
     found = _assembled(rehearsal, seen, depths, source.name)
-    if not family.anatomy.depths:
+    if not few:
         return found
     coded = Rehearsal(family, thin, replace(wish, weights="int8"), cut, machine)
     return replace(found, decoding=_decoding(coded, one, {which: seen[which][0] for which in seen}))
@@ -211,8 +211,15 @@ def _differences(trace: Trace) -> dict[str, int]:
     """Block -> bytes that it, and what stands between it and the next, keep."""
     forward = trace.of("forward")
     starts = [each.start for each in forward.values()]
+    if not starts:
+        return {}
     ends = [*starts[1:], _after_last(trace)]
     return {name: end - start for name, start, end in zip(forward, starts, ends, strict=True)}
+
+
+def _before_first(trace: Trace) -> int:
+    """Bytes alive when the first block begins; where there is none, when the forward pass ends."""
+    return next((each.start for each in trace.of("forward").values()), trace.kept)
 
 
 def _after_last(trace: Trace) -> int:
@@ -244,7 +251,7 @@ def _decoding(coded: Rehearsal, one: Mapping[str, Tensor], plain: Mapping[bool, 
 def _rest(rehearsal: Rehearsal, seen: Rehearsals) -> Block:
     """What stands outside all blocks."""
     traces = [each.trace for each in seen[False]]
-    before = [next(iter(each.of("forward").values())).start - each.held for each in traces]
+    before = [_before_first(each) - each.held for each in traces]
     inside = [sum(_differences(each).values()) for each in traces]
     sides = {phase: _works([_outside(each, phase) for each in traces]) for phase in ("forward", "backward")}
     return Block(

@@ -1,0 +1,172 @@
+"""Is the memory of a training step predicted? Against true steps of small bases, and traces of true ones.
+
+    python benchmarks/plan_memory.py [--sizes 128 256] [--bases flux-dev sdxl ..] [--whole] [--out FILE.json]
+
+Small bases (the tests' own, with weights) run their second AdamW step on the CPU, CUDA's kernels imitated,
+and torch's profiler tells every allocation. True bases have no weights here: their table says what the
+arithmetic on short rehearsals gives, and, with ``--whole``, what a trace of every block gives, replayed
+through the model of the caching allocator. Tensors only: no context, no workspace of cuBLAS.
+"""
+
+import argparse
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from limner.families import family_of
+from limner.families.loading import hush
+from limner.families.shipped import known
+from limner.families.source import locate
+from limner.files import write_json
+from limner.graph.split import split
+from limner.plan.allocator import replay
+from limner.plan.memory import train_need
+from limner.plan.plan import Plan
+from limner.plan.trace import Machine
+from limner.run.blank import boundary
+from limner.run.profile import profile
+from limner.run.rehearsal import Rehearsal, Wish
+
+GIB = 2**30
+RESULTS = Path(__file__).parent / "results"
+SMALL = ("flux-dev", "sdxl", "qwen-image", "flux2-klein", "z-image", "sd15")
+TRUE = ("flux-dev", "sdxl", "qwen-image", "flux2-klein-4b", "z-image", "sd15")
+SPECIFIED = {
+    ("flux-dev", 512): (28.825, 25.811, 23.170),
+    ("flux-dev", 1024): (41.446, 32.473, 24.582),
+    ("sdxl", 512): (6.415, None, 5.180),
+    ("sdxl", 1024): (10.356, None, 5.540),
+    ("qwen-image", 512): (47.738, None, 39.328),
+    ("qwen-image", 1024): (65.872, None, 40.830),
+}
+"""GiB of an independent trace of every block (LoRA of rank 16 on the attention, bf16 cast once, AdamW, 512
+tokens of text, one image): no, half and every block checkpointed."""
+
+
+def small(sizes: list[int]) -> Iterator[dict[str, Any]]:
+    """True steps beside predictions."""
+    from cases import CASES
+    from measured import Real
+
+    for case in (each for each in CASES if each.name in SMALL):
+        folder = Path(tempfile.mkdtemp()) / case.name
+        family, source = family_of(case.pipeline), locate(str(case.save(folder)), folders={})
+        for side in sizes:
+            wish = Wish(size=(side, side), rank=4, compute="fp32")
+            found = profile(family, source, wish, machine=Machine(granule=1))
+            blocks = len(found.blocks)
+            for weights in ("fp32", "int8", "fp8", "nf4"):
+                real = Real(family, source, wish, weights)
+                stored = Wish(size=wish.size, rank=4, compute="fp32", weights=weights)
+                rehearsal = Rehearsal(family, source, stored, real.cut, Machine(granule=1))
+                for images, count in ((1, 0), (1, blocks // 2), (1, blocks), (2, blocks // 2)):
+                    measured = real.peak(images, count)
+                    plan = Plan(weights=weights, checkpointed=count, micro_batch=images)
+                    state = 8 * found.trained + 4 * found.tensors
+                    seen = rehearsal.trace(real.one, images, checkpointed=count, state=state)
+                    yield {
+                        "base": case.name,
+                        "side": side,
+                        "weights": weights,
+                        "images": images,
+                        "checkpointed": f"{count}/{blocks}",
+                        "measured": measured,
+                        "traced_off": seen.trace.peak / measured - 1,
+                        "predicted_off": train_need(found, plan, on="cpu").total / measured - 1,
+                    }
+
+
+def true(names: list[str], sides: list[int], *, whole: bool) -> Iterator[dict[str, Any]]:
+    """Bases of true size."""
+    for name in names:
+        source = known(name)
+        family = family_of(source.index["_class_name"])
+        for side in sides:
+            wish = Wish(size=(side, side), targets="attention", arithmetic="cast")
+            start = time.process_time()
+            found = profile(family, source, wish)
+            seconds = time.process_time() - start
+            blocks = len(found.blocks)
+            for place, count in enumerate((0, -(-blocks // 2), blocks)):
+                plan = Plan(compute="bf16", weights="bf16", checkpointed=count)
+                need = train_need(found, plan)
+                outside = need.causes["context"] + need.causes["workspace"]
+                row: dict[str, Any] = {
+                    "base": name,
+                    "side": side,
+                    "checkpointed": f"{count}/{blocks}",
+                    "predicted": round((need.total - outside) / GIB, 3),
+                    "reserved": round((need.reserved - outside) / GIB, 3),
+                    "profile_cpu_seconds": round(seconds, 1),
+                }
+                if specified := SPECIFIED.get((name, side), (None,) * 3)[place]:
+                    row |= {"specified": specified, "off": row["predicted"] / specified - 1}
+                if whole:
+                    row |= _whole(family, source, wish, count, found.trained)
+                yield row
+
+
+def _whole(family: Any, source: Any, wish: Wish, count: int, trained: int) -> dict[str, Any]:
+    """A trace of every block, and what the allocator reserves for it."""
+    cut = split(family.bound(source, wish.objective), {family.denoiser: 0})
+    one = boundary(family, source, cut, wish.size, torch.bfloat16)
+    start = time.process_time()
+    rehearsal = Rehearsal(family, source, wish, cut)
+    seen = rehearsal.trace(one, 1, checkpointed=count, state=8 * trained).trace
+    return {
+        "whole": round(seen.peak / GIB, 3),
+        "whole_cpu_seconds": round(time.process_time() - start, 1),
+        "whole_reserved": round(replay(seen.events).reserved / GIB, 3),
+        "whole_reserved_expandable": round(replay(seen.events, expandable=True).reserved / GIB, 3),
+    }
+
+
+def main() -> None:
+    """Print a row for each case and write them all."""
+    asked = _asked()
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+    hush()
+    torch.set_num_threads(1)
+    rows: dict[str, list[dict[str, Any]]] = {"small": [], "true": []}
+    tables = {"small": small(asked.sizes), "true": true(asked.bases, asked.sides, whole=asked.whole)}
+    for table, some in tables.items():
+        for row in some:
+            rows[table].append(row)
+            print(
+                "  ".join(
+                    f"{key} {value:+.3%}" if "off" in key else f"{key} {value}" for key, value in row.items()
+                )
+            )
+    worst = {
+        key: max((abs(row[key]) for each in rows.values() for row in each if key in row), default=0.0)
+        for key in ("traced_off", "predicted_off", "off")
+    }
+    print("worst:", "  ".join(f"{key} {value:.3%}" for key, value in worst.items()))
+    machine = {
+        "processor": platform.machine(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    write_json(asked.out, {"machine": machine, "worst": worst, **rows})
+
+
+def _asked() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--sizes", type=int, nargs="*", default=[128, 256], help="pixels of small bases' images"
+    )
+    parser.add_argument("--bases", nargs="*", default=list(TRUE), help="true bases")
+    parser.add_argument("--sides", type=int, nargs="*", default=[512, 1024], help="pixels of their images")
+    parser.add_argument("--whole", action="store_true", help="trace every block as well")
+    parser.add_argument("--out", type=Path, default=RESULTS / "plan_memory.json")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
