@@ -22,6 +22,14 @@ def test_missing_and_repeated():
     assert of("sks cat", "sks cat", "sks cat").repeated == (), "the trigger alone is a known way"
 
 
+def test_a_caption_of_several_may_repeat():
+    told_apart = [(f"in style, a {thing}", "in style") for thing in ("turtle", "castle", "key", "boat")]
+    assert wording(told_apart, "cyan").repeated == ()
+    twice = [("a dog", "one dog")] * 3
+    assert wording(twice).repeated == ((0, 1, 2),), "one finding, however many captions repeat"
+    assert wording([*told_apart, *twice]).repeated == ((4, 5, 6),)
+
+
 def test_the_trigger_is_missing_respelled_or_displaced():
     found = of("sks cat on a sofa", "a cat in snow", "SKS cat at night", "sks cats in a row")
     assert found.untriggered == (1, 3) and found.respelled == (2,)

@@ -47,7 +47,7 @@ class Wording:
     missing: tuple[int, ...]
     """Images without a caption."""
     repeated: tuple[tuple[int, ...], ...]
-    """Groups of images with one caption."""
+    """Groups of images with one caption, and no other that sets them apart."""
     untriggered: tuple[int, ...]
     """Captions that lack the trigger, when others have it."""
     respelled: tuple[int, ...]
@@ -68,18 +68,12 @@ def wording(captions: Sequence[Sequence[str]], trigger: str = "") -> Wording:
         trigger: The words that shall call up what is learned; empty: there are none.
     """
     there = [at for at, each in enumerate(captions) if each]
-    same: dict[str, list[int]] = defaultdict(list)
-    for at in there:
-        for text in dict.fromkeys(_plain(each) for each in captions[at]):
-            same[text].append(at)
-    bare = _plain(trigger)
-    repeated = [tuple(each) for text, each in same.items() if len(each) >= SAME and text != bare]
     has = [at for at in there if all(_finds(trigger, text) for text in captions[at])]
     front = [at for at in has if all(_front(trigger, text) for text in captions[at])]
     others = [at for at in has if at not in set(front)]
     return Wording(
         missing=tuple(at for at, each in enumerate(captions) if not each),
-        repeated=tuple(repeated),
+        repeated=_repeated(captions, _plain(trigger)),
         untriggered=tuple(sorted(set(there) - set(has))) if trigger and has else (),
         respelled=tuple(
             at for at in has if trigger and not all(_exact(trigger, text) for text in captions[at])
@@ -88,6 +82,18 @@ def wording(captions: Sequence[Sequence[str]], trigger: str = "") -> Wording:
         fused=_fused([captions[at] for at in there], trigger),
         openings=_opening([text for at in there for text in captions[at]], trigger),
     )
+
+
+def _repeated(captions: Sequence[Sequence[str]], bare: str) -> tuple[tuple[int, ...], ...]:
+    """One caption of several may be the same everywhere: the others tell the images apart."""
+    said = [{_plain(text) for text in each} - {bare} for each in captions]
+    counts = Counter(text for each in said for text in each)
+    same: dict[str, list[int]] = defaultdict(list)
+    for at, each in enumerate(said):
+        if all(counts[text] >= SAME for text in each):
+            for text in each:
+                same[text].append(at)
+    return tuple(dict.fromkeys(tuple(each) for each in same.values() if len(each) >= SAME))
 
 
 def _few(front: list[int], others: list[int]) -> tuple[int, ...]:
