@@ -28,3 +28,20 @@ def test_a_backdrop_or_a_plain_sky_is_no_bar():
     sky[:90] = (90, 140, 220)
     assert borders(sky) == (0, 0, 0, 0)
     assert borders(np.zeros((50, 50, 3), np.uint8)) == (0, 0, 0, 0)
+
+
+def test_bars_on_a_dark_picture_are_seen_and_a_soft_ground_is_not():
+    dark = np.random.default_rng(0).integers(4, 9, (300, 400, 3)).astype(np.uint8)
+    dark[:30] = dark[-30:] = 0
+    assert borders(dark) == pytest.approx((0, 0.1, 0, 0.1))
+    glow = 20 + 60 * np.sin(np.linspace(0, np.pi, 300))
+    assert borders(np.broadcast_to(glow[:, None, None], (300, 400, 3)).astype(np.uint8)) == (0, 0, 0, 0)
+
+
+def test_a_thing_with_straight_sides_on_a_plain_ground_is_no_bar():
+    badge = np.full((64, 64, 3), (20, 30, 90), np.uint8)
+    badge[11:54, 4:-4] = scene(43, 56)
+    badge[6:58, 20:-20] = scene(52, 24)
+    assert borders(badge) == (0, 0, 0, 0)
+    badge[4:-4, 4:-4] = scene(56, 56)
+    assert all(borders(badge)), "the same on all four sides is a frame"

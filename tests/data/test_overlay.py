@@ -19,6 +19,19 @@ def test_a_mark_that_pictures_share_is_found_with_its_place():
     assert shared(every) == [([1, 3, 4], "bottom right")]
 
 
+def test_a_mark_on_a_rich_ground_is_found_by_what_the_others_share():
+    rough = np.random.default_rng(9).normal(0, 30, (480, 640, 3))
+
+    def rich(seed: int, mark: str) -> np.ndarray:
+        return frames(np.clip(scene(seed, mark) + rough, 0, 255).astype(np.uint8))
+
+    every = [frames(scene(seed, "© STOCKPIX" if seed < 3 else "")) for seed in range(6)]
+    every += [rich(6, "© STOCKPIX"), rich(7, "")]
+    assert shared(every) == [([0, 1, 2, 6], "bottom right")]
+    alone = every[:1] + every[3:]
+    assert shared(alone) == [], "two are too few to tell"
+
+
 def test_without_one_nothing_is_said():
     assert shared([frames(scene(seed)) for seed in range(8)]) == []
     assert shared([frames(scene(0, "© STOCKPIX"))] * 2) == []

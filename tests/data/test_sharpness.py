@@ -39,13 +39,15 @@ def test_a_smear_is_told_by_its_direction():
     sharp = scene()
     smeared = sum(np.roll(sharp, at, axis=1) for at in range(24)) / 24
     assert sharpness(sharp).smear < 1.5
-    assert sharpness(smeared).smear > 1.9
+    moved, soft = sharpness(smeared), sharpness(scene(4.0))
+    assert moved.smear > 1.9 and moved.steady < 0.7 * moved.smear
+    assert soft.smear > 1.9 and soft.steady > 0.8 * soft.smear, "out of focus, all directions are alike"
 
 
 def test_where_there_is_no_edge_nothing_is_said():
     fade = np.broadcast_to(np.linspace(80, 170, 400, dtype=np.float32), (400, 400))
-    assert sharpness(fade) == (None, None)
-    assert sharpness(np.zeros((8, 8))) == (None, None)
+    assert sharpness(fade) == (None, None, None)
+    assert sharpness(np.zeros((8, 8))) == (None, None, None)
 
 
 def test_of_a_large_picture_the_richest_parts_speak():

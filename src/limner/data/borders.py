@@ -2,12 +2,16 @@
 
 import numpy as np
 
-SAME = 6
-"""Levels by which the pixels of a bar may differ from its colour: JPEG leaves that much."""
-EDGE = 14
-"""Levels by which the first row of the picture differs from the bar ..."""
+SAME = (2, 6)
+"""Levels by which the pixels of a bar may differ from its colour: as drawn, and what JPEG leaves."""
+EDGE = 2.5
+"""Times as many levels by which the picture's first rows differ from the bar's last ..."""
 ALONG = 0.6
 """... along this share of its length. A plain backdrop ends where the subject begins, not in a line."""
+ENDS = 0.3
+"""The same in the first and the last tenth: a bar leaves the picture its corners, a backdrop none."""
+LEAST_ROWS = 3
+"""Thinner bars are the outermost pixels of a picture."""
 THIN = 4
 """Every so many pixels of a row are looked at."""
 LEAST, MOST = 0.008, 0.4
@@ -21,27 +25,34 @@ def borders(rgb: np.ndarray) -> tuple[float, float, float, float]:
         rgb: (H, W, 3) uint8.
     """
     values = rgb.astype(np.int16)
-    top, bottom = _pair(values[:, ::THIN])
+    top, bottom, upright = _pair(values[:, ::THIN])
     inner = values[top : len(values) - bottom : THIN]
-    left, right = _pair(inner.transpose(1, 0, 2))
+    left, right, level = _pair(inner.transpose(1, 0, 2))
+    if not (top and left):  # the bars of a frame meet at its corners
+        top, bottom, left, right = top * upright, bottom * upright, left * level, right * level
     return left / rgb.shape[1], top / rgb.shape[0], right / rgb.shape[1], bottom / rgb.shape[0]
 
 
-def _pair(rows: np.ndarray) -> tuple[int, int]:
-    """Rows of the bars at both ends, (0, 0) unless there are two of one colour."""
-    first, last = _bar(rows), _bar(rows[::-1])
+def _pair(rows: np.ndarray) -> tuple[int, int, bool]:
+    """Rows of two bars of one colour at both ends, or 0, and whether both run from corner to corner."""
+    (first, reaches), (last, too) = _bar(rows), _bar(rows[::-1])
     colours = np.abs(np.median(rows[0], axis=0) - np.median(rows[-1], axis=0)).max() if len(rows) else 0
-    return (first, last) if first and last and colours <= 2 * SAME else (0, 0)
+    both = first and last and colours <= 2 * SAME[1]
+    return (first, last, reaches and too) if both else (0, 0, False)
 
 
-def _bar(rows: np.ndarray) -> int:
-    colour = np.median(rows[0], axis=0)
+def _bar(rows: np.ndarray) -> tuple[int, bool]:
+    """How many rows are of one colour and end in a line, and whether the line runs from corner to corner."""
     most = int(len(rows) * MOST) + 2
-    far = np.abs(rows[:most] - colour).max(axis=2)
-    plain = (far <= SAME).mean(axis=1) > 0.995
-    count = int(plain.argmin()) if not plain.all() else len(plain)
-    if not max(1, LEAST * len(rows)) <= count < most - 2:
-        return 0
-    # Scaling blurs the edge over a row or two.
-    after = far[count : count + 3].max(axis=0) if count + 3 <= len(far) else far[count:].max(axis=0)
-    return count if (after > EDGE).mean() > ALONG else 0
+    far = np.abs(rows[:most] - np.median(rows[0], axis=0)).max(axis=2)
+    for same in SAME:
+        plain = (far <= same).mean(axis=1) > 0.995
+        count = int(plain.argmin()) if not plain.all() else len(plain)
+        if not max(LEAST_ROWS, LEAST * len(rows)) <= count < most - 2:
+            continue
+        # Scaling blurs the edge over a row or two.
+        step = np.abs(rows[count : count + 3] - rows[count - 2]).max(axis=(0, 2)) > EDGE * same - 1
+        tenth = -(-step.size // 10)
+        if step.mean() > ALONG:
+            return count, bool(min(step[:tenth].mean(), step[-tenth:].mean()) > ENDS)
+    return 0, False

@@ -11,6 +11,15 @@ BURNT = 0.12
 SHOULDER = 0.10
 """... if so many more lie just below: light fades into white, paper ends in an edge."""
 
+LIT = 40
+"""Gray level from which a pixel is more than the dark around the subject."""
+PALE = 128
+"""Level of the darkest channel from which another at 255 is lost light: below, it is a vivid colour."""
+FADED = 0.12
+"""Share of what is lit and not white that has lost a channel so. In order: 0.05 at most ..."""
+SEEN = 0.02
+"""... if it is so much of the picture: lamps at night are less."""
+
 
 def fault(rgb: np.ndarray) -> str:
     """``dark``, ``burnt``, ``flat``, or nothing.
@@ -18,7 +27,8 @@ def fault(rgb: np.ndarray) -> str:
     Args:
         rgb: (H, W, 3) uint8.
     """
-    luma = rgb[::2, ::2] @ np.array([0.299, 0.587, 0.114], np.float32)
+    part = rgb[::2, ::2]
+    luma = part @ np.array([0.299, 0.587, 0.114], np.float32)
     low, high, bright = np.quantile(luma, (0.01, 0.99, 0.995))
     if bright < DARK:
         return "dark"
@@ -26,7 +36,19 @@ def fault(rgb: np.ndarray) -> str:
         return "flat"
     white = float((luma >= 253).mean())
     below = float(((luma >= 226) & (luma < 253)).mean())
-    return "burnt" if white > BURNT and below > SHOULDER and _meets(luma) else ""
+    burnt = white > BURNT and below > SHOULDER and _meets(luma)
+    return "burnt" if burnt or _faded(part, luma) else ""
+
+
+def _faded(rgb: np.ndarray, luma: np.ndarray) -> bool:
+    """Whether pale colours have a channel at its end while the others still vary: white comes next."""
+    top, low = rgb.max(axis=2), rgb.min(axis=2)
+    lost = (top >= 254) & (low >= PALE) & (low < 250)
+    lost[:, 0] = False
+    step = np.abs(np.diff(low.astype(np.int16), axis=1))
+    lost[:, 1:] &= (step > 0) & (step < LIT)  # a plain colour of an illustration does not vary
+    rest = np.count_nonzero((luma >= LIT) & (low < 253))
+    return lost.mean() > SEEN and np.count_nonzero(lost) > FADED * rest
 
 
 def _meets(luma: np.ndarray) -> bool:

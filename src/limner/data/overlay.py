@@ -14,8 +14,11 @@ CANVAS = 256
 PLACES = ("top left", "top right", "bottom left", "bottom right", "middle")
 FRAME = 96
 """Pixels of the square that is compared at each place."""
-SHARED = 0.6
-"""Correlation of two pictures' edges in a frame that only a shared mark gives: others have 0.3 at most."""
+SHARED = (0.3, 0.3, 0.3, 0.3, 0.6)
+"""Correlation of two pictures' edges, by place, that only a shared mark gives: others have 0.15 at most in
+the corners, 0.3 in the middle, where subjects are."""
+TRACE = 0.5
+"""Of that: enough beside the mean of those that share a mark, in which scenes cancel. Others have 0.1."""
 ELSEWHERE = 0.5
 """The same in the other frames: beyond this, the pictures themselves are alike."""
 BUSY = 0.3
@@ -47,17 +50,27 @@ def shared(every: Sequence[np.ndarray]) -> list[tuple[list[int], str]]:
     alike = np.stack([_correlations(every, place) for place in range(len(PLACES))])
     for place, name in enumerate(PLACES):
         others = np.delete(alike, place, axis=0)
-        pairs = (alike[place] > SHARED) & (np.median(others, axis=0) < ELSEWHERE)
+        pairs = (alike[place] > SHARED[place]) & (np.median(others, axis=0) < ELSEWHERE)
         np.fill_diagonal(pairs, val=False)
         best = int(pairs.sum(axis=1).argmax())
         group = [best]
         for at in np.argsort(-alike[place][best]).tolist():  # each with all: by chance two may agree
             if all(pairs[at, member] for member in group):
                 group.append(at)
-        group.sort()
         if len(group) >= 3:
-            found.append((group, name))
+            found.append((sorted({*group, *_bearing(every, group, place)}), name))
     return found
+
+
+def _bearing(every: Sequence[np.ndarray], group: Sequence[int], place: int) -> list[int]:
+    """The pictures that bear the mark which a group shares, however rich what lies under it."""
+    means = np.stack([every[at] for at in group]).astype(np.float32).mean(axis=0)
+    means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-6)
+    scores = np.stack([(each.astype(np.float32) * means).sum(axis=1) for each in every])
+    elsewhere = np.median(np.delete(scores, place, axis=1), axis=1)
+    return np.flatnonzero(
+        (scores[:, place] > TRACE * SHARED[place]) & (elsewhere < scores[:, place] / 2)
+    ).tolist()
 
 
 def _correlations(every: Sequence[np.ndarray], place: int) -> np.ndarray:

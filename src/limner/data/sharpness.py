@@ -13,6 +13,8 @@ FAINTEST = 3.0
 STRONG = 0.5
 """Of the strongest gradient: what counts as an edge."""
 DIRECTIONS = 4
+FAIR = 0.3
+"""Of the strongest gradient: a direction of fainter edges says nothing. A smear makes edges faint."""
 EDGE_PIXELS = 48
 """Fewer tell nothing."""
 LARGEST = 400_000
@@ -29,7 +31,9 @@ class Sharpness(NamedTuple):
     blur: float | None
     """Of the sharpest edges of the picture."""
     smear: float | None
-    """The same of the softest direction: far above ``blur`` when the camera moved."""
+    """The same of the softest direction ..."""
+    steady: float | None = None
+    """... and of the sharpest: far below ``smear`` when the camera moved; out of focus, all are alike."""
 
 
 def sharpness(gray: np.ndarray) -> Sharpness:
@@ -54,7 +58,12 @@ def sharpness(gray: np.ndarray) -> Sharpness:
     ratio = np.hypot(*fine)[edges] / size[edges]
     if ratio.size < EDGE_PIXELS:
         return Sharpness(None, None)
-    return Sharpness(_blur_of(ratio), _softest(fine, coarse, size, strongest))
+    ways = _by_direction(fine, coarse, size, strongest)
+    return (
+        Sharpness(_blur_of(ratio), max(ways), min(ways))
+        if len(ways) > 1
+        else Sharpness(_blur_of(ratio), None)
+    )
 
 
 def _richest(gray: np.ndarray) -> list[np.ndarray]:
@@ -76,8 +85,8 @@ def _compared(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return fine, coarse
 
 
-def _softest(fine: np.ndarray, coarse: np.ndarray, size: np.ndarray, strongest: float) -> float | None:
-    """The blur of the direction whose sharpest edges are softest, among those that have strong edges."""
+def _by_direction(fine: np.ndarray, coarse: np.ndarray, size: np.ndarray, strongest: float) -> list[float]:
+    """The blur of the sharpest edges of each direction that has fair ones."""
     angle = np.arctan2(coarse[0], coarse[1]) % np.pi
     sector = np.round(angle * DIRECTIONS / np.pi).astype(np.int8) % DIRECTIONS
     strength = np.hypot(*fine)
@@ -88,9 +97,9 @@ def _softest(fine: np.ndarray, coarse: np.ndarray, size: np.ndarray, strongest: 
             continue
         peak = float(np.quantile(size[mine], 0.998))
         edges = mine & (size >= max(FAINTEST, STRONG * peak))
-        if peak >= STRONG * strongest and np.count_nonzero(edges) >= EDGE_PIXELS:
+        if peak >= FAIR * strongest and np.count_nonzero(edges) >= EDGE_PIXELS:
             found.append(_blur_of(strength[edges] / size[edges]))
-    return max(found) if len(found) > 1 else None
+    return found
 
 
 def _blur_of(ratio: np.ndarray) -> float:

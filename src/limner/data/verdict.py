@@ -11,7 +11,9 @@ from limner.data.wording import Wording, wording
 
 PROBLEM, ADVICE, NOTE = "problem", "advice", "note"
 SOFT, SMEARED = 1.8, 1.9
-"""Pixels of blur, at the size of training. Sharp pictures have 0 to 1.1, whatever their grounds."""
+"""Pixels of blur, at the size of training. Sharp pictures have 0 to 1.2, whatever their grounds."""
+UNLIKE = 0.7
+"""Blur of the sharpest direction, as a share of the softest, below which the camera moved."""
 ENLARGED = (1.05, 2.0)
 """Times that an image is enlarged: advice, problem."""
 LOST = 0.25
@@ -73,13 +75,13 @@ def _size(look: Look) -> list[Said]:
 
 def _light(look: Look) -> list[Said]:
     found: list[Said] = []
-    blur, smear = look.sharpness
-    if blur is not None and blur > SOFT:
-        why = f"its sharpest edges are {2 * blur:.0f} pixels wide at {_by(look.size)}"
-        found.append((PROBLEM, "blur", why, "Leave it out, or use a sharper one."))
-    elif smear is not None and smear > SMEARED:
+    blur, smear, steady = look.sharpness
+    if smear is not None and steady is not None and smear > SMEARED and steady < UNLIKE * smear:
         why = f"it is smeared in one direction, over {3.5 * smear:.0f} pixels or so at {_by(look.size)}"
         found.append((PROBLEM, "motion", why, "Leave it out, or use one taken with a steadier hand."))
+    elif blur is not None and blur > SOFT:
+        why = f"its sharpest edges are {2 * blur:.0f} pixels wide at {_by(look.size)}"
+        found.append((PROBLEM, "blur", why, "Leave it out, or use a sharper one."))
     said = {
         "dark": ("hardly anything in it is brighter than black", "Lighten it, or leave it out."),
         "burnt": ("its lights are burnt out to white", "Darken it from the raw file, or leave it out."),
@@ -182,7 +184,7 @@ def best_of(looks: Sequence[Look], members: Sequence[int]) -> int:
     """Of shots of one scene the sharpest; of equally sharp ones the largest, then the first."""
 
     def rank(at: int) -> tuple[float, float, int]:
-        blur, smear = looks[at].sharpness
+        blur, smear, _ = looks[at].sharpness
         worst = max(blur or 0.0, smear or 0.0) if blur is not None else np.inf
         return round(worst * max(1.0, looks[at].enlarged), 1), looks[at].enlarged, at
 
