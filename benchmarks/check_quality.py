@@ -51,11 +51,9 @@ def burnt(image: Image.Image) -> Image.Image:
 def marked(image: Image.Image) -> Image.Image:
     """A stock site's name in the corner, half transparent."""
     page = image.resize((768, 768)).convert("RGB")
-    look = {"font": ImageFont.load_default(44), "fill": (255, 255, 255, 150)}
+    pen, font, white = ImageDraw.Draw(page, "RGBA"), ImageFont.load_default(44), (255, 255, 255, 150)
     # Without an outline it could not be seen on white, by anybody.
-    ImageDraw.Draw(page, "RGBA").text(
-        (480, 690), "© STOCKPIX", stroke_width=1, stroke_fill=(0, 0, 0, 60), **look
-    )
+    pen.text((480, 690), "© STOCKPIX", font=font, fill=white, stroke_width=1, stroke_fill=(0, 0, 0, 60))
     return page
 
 

@@ -48,7 +48,7 @@ def _faded(rgb: np.ndarray, luma: np.ndarray) -> bool:
     step = np.abs(np.diff(low.astype(np.int16), axis=1))
     lost[:, 1:] &= (step > 0) & (step < LIT)  # a plain colour of an illustration does not vary
     rest = np.count_nonzero((luma >= LIT) & (low < 253))
-    return lost.mean() > SEEN and np.count_nonzero(lost) > FADED * rest
+    return bool(lost.mean() > SEEN and np.count_nonzero(lost) > FADED * rest)
 
 
 def _meets(luma: np.ndarray) -> bool:
