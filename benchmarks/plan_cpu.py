@@ -1,0 +1,91 @@
+"""The plan of the embedded base beside a run of it: peak memory of the process, and time.
+
+``python benchmarks/plan_cpu.py [--steps 40] [--seconds 10]`` measures the processor, plans a run on a set of
+the demo, trains it in processes of their own, and writes ``benchmarks/results/plan_cpu.json``. Time is in
+seconds of the processor, so that a busy machine spoils less of it: pin it to one core, set OMP_NUM_THREADS=1.
+That of a step is the difference between a long and a short run, so importing and painting do not count in it.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from limner.bases.demo_sets import folder
+from limner.files import write_json
+from limner.plan.choice import PROCESS
+from limner.recipe.presets import preset
+from limner.recipe.schema import Limits, Recipe
+from limner.recipe.toml import change
+from limner.run.calibrate import calibrate
+from limner.run.plan import plan
+from limner.run.say import Plain
+
+RESULT = Path(__file__).parent / "results" / "plan_cpu.json"
+START = 6.2
+"""Seconds of the processor from the start of a process to its first step: imports and loading. Measured."""
+
+
+def recipe(steps: int) -> Recipe:
+    """A style of the demo, for so many steps."""
+    wish = {"data.images": folder("blueprint"), "data.trigger": "zorbix", "train.steps": steps}
+    return change(preset("style", "glyph", 10), wish | {"limits.device": "cpu"})
+
+
+def run(steps: int, home: Path) -> tuple[float, int]:
+    """Seconds of the processor and peak bytes of `limner train`."""
+    command = [sys.executable, "-m", "limner", "train", str(folder("blueprint")), "--base", "glyph"]
+    command += [
+        "--goal",
+        "style",
+        "--trigger",
+        "zorbix",
+        "--steps",
+        str(steps),
+        "--out",
+        str(home / str(steps)),
+    ]
+    environment = os.environ | {"LIMNER_CACHE": str(home / f"cache-{steps}")}
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    _, status, used = os.wait4(child.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(command)} ended with status {status}")
+    return used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
+
+
+def main() -> None:
+    """Plan, run, compare."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--seconds", type=float, default=10.0, help="for measuring the processor")
+    asked = parser.parse_args()
+    calibrate(Limits(device="cpu"), Plain(), seconds=asked.seconds)
+    planned = plan(recipe(asked.steps), Plain())
+    assert planned.choice is not None
+    assert planned.total is not None
+    with tempfile.TemporaryDirectory() as place:
+        short, _ = run(1, Path(place))
+        long, peak = run(asked.steps, Path(place))
+    figures = {
+        "steps": asked.steps,
+        "seconds_per_step": {
+            "planned": planned.choice.pace.seconds,
+            "measured": (long - short) / (asked.steps - 1),
+        },
+        "seconds": {"planned": START + planned.total.seconds, "measured": long},
+        "peak_bytes": {"planned": PROCESS + planned.choice.reserved, "measured": peak},
+    }
+    for name, pair in figures.items():
+        if isinstance(pair, dict):
+            pair["error"] = pair["planned"] / pair["measured"] - 1
+            both = f"planned {pair['planned']:.4g}, measured {pair['measured']:.4g}"
+            print(f"{name:<18} {both}, {pair['error']:+.1%}")
+    write_json(RESULT, figures)
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
