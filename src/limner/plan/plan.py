@@ -56,6 +56,11 @@ class Plan:
         count = min(self.streamed, blocks)
         return tuple(number * blocks // count for number in range(count))
 
+    @property
+    def codes(self) -> Literal["int8", "fp8", "nf4"] | None:
+        """How weights are stored where that is not in full."""
+        return None if self.weights in ("fp32", "bf16") else self.weights
+
     def to_json(self) -> dict[str, Any]:
         """What ``plan.json`` holds of it."""
         return asdict(self)

@@ -1,9 +1,9 @@
 """The training state around the loop: what a checkpoint holds, and which one to go on from."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -13,10 +13,14 @@ from limner.nn.fit import Average
 from limner.nn.optim import evaluation_mode, training_mode
 from limner.nn.pack import restore
 from limner.run import checkpoint
+from limner.run.ladder import Ladder, changes
 from limner.run.rundir import RunDir
 from limner.run.say import Say
 from limner.run.setting import Setting
 from limner.run.trainee import Trainee
+from limner.run.watch import Watch, peak
+
+T = TypeVar("T")
 
 WISHED = ("initial_lr", "weight_decay", "betas")
 """What a recipe may change of an optimizer within a run."""
@@ -31,6 +35,8 @@ class Progress:
     trainee: Trainee
     optimizer: torch.optim.Optimizer
     average: Average | None
+    ladder: Ladder
+    watch: Watch
 
     def save(self, step: int, facts: dict[str, Any]) -> None:
         """Write the checkpoint of ``step`` and drop those that the recipe does not keep."""
@@ -41,7 +47,8 @@ class Progress:
                 "average": self.average.shadow if self.average else None,
             }
             path = self.run.checkpoint_path(step)
-            checkpoint.save(path, parts, {"step": step, **facts, **shape(self.setting)})
+            facts = {"step": step, "weights": self.ladder.plan.weights, **facts, **shape(self.setting)}
+            checkpoint.save(path, parts, facts)
             checkpoint.retain(self.run, self.setting.recipe.train.keep, saved=path)
         processes.barrier()
 
@@ -87,6 +94,40 @@ class Progress:
         }
         if processes.rank() == 0:
             checkpoint.require_room(self.run, parts, wish.keep)
+
+    def room_for(self, act: Callable[[], T], step: int, say: Say) -> T:
+        """Do something between two steps; where memory runs out, step down and do it again.
+
+        Raises:
+            DoesNotFit: No smaller plan is left.
+            OutOfMemoryError: Other processes are in the midst of the same, and cannot be told.
+        """
+        while True:
+            try:
+                return act()
+            except torch.OutOfMemoryError as error:
+                if processes.world() > 1:
+                    raise
+                short = str(error)  # no more of it: its frames hold the tensors that were too many
+            self.step_down(step, short, say)
+
+    def step_down(self, step: int, short: str, say: Say) -> None:
+        """Go on by the next smaller plan after ``step`` finished steps.
+
+        Raises:
+            DoesNotFit: There is none.
+        """
+        held, before = peak(self.setting.device), self.ladder.plan
+        plan = self.ladder.down(held)
+        self.trainee.follow(plan)
+        self.watch = self.ladder.watch()
+        say.line(
+            f"Out of memory after step {step}. Going on by a smaller plan, with the same batch and the same "
+            f"draws: {changes(before, plan)}."
+        )
+        if processes.rank() == 0:
+            why = short.splitlines()[0][:200] if short else ""
+            self.run.log({"step": step, "out_of_memory": why, "bytes": held, "plan": plan.to_json()})
 
     @contextmanager
     def final_weights(self) -> Iterator[None]:

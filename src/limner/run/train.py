@@ -2,23 +2,28 @@
 
 import math
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from limner.errors import Diverged, Stopped
+from limner.errors import Diverged, DoesNotFit, Stopped
 from limner.families.loading import skeleton
 from limner.families.sampler import sampler, wished
 from limner.nn import processes
 from limner.nn.fit import Average, Fit, Step, fit
 from limner.nn.optim import optimizer, schedule
+from limner.plan.search import choose
 from limner.recipe.schema import Recipe
+from limner.run import checkpoint
 from limner.run.cache import prompts_of, record, stock
 from limner.run.export import export, exported_steps, require_exportable
 from limner.run.interrupt import Interrupt
+from limner.run.ladder import Ladder
+from limner.run.plan import keep, plan
 from limner.run.prior import prior
 from limner.run.progress import Progress, newest
 from limner.run.report import write_report
@@ -28,6 +33,7 @@ from limner.run.say import Say
 from limner.run.setting import Setting, prepare
 from limner.run.track import check, tracked
 from limner.run.trainee import Trainee, rate, targets
+from limner.run.watch import peak
 
 
 @dataclass(frozen=True)
@@ -58,8 +64,10 @@ def train(recipe: Recipe, out: Path, say: Say) -> Trained:
         _require_possible(setting)
         if usual := prior(recipe, run, say):
             setting = prepare(recipe, usual)
+        ladder = _planned(recipe, run, found, say)
+        setting = setting.planned(ladder.plan)
         store, _ = stock(setting, say)
-        progress = _progress(setting, run, Trainee(setting, store))
+        progress = _progress(setting, run, Trainee(setting, store, ladder.plan), ladder)
         done = found.step if found else 0
         if found:
             progress.restore(found)
@@ -122,12 +130,30 @@ def _trained(recipe: Recipe, run: RunDir, seconds: float) -> Trained:
     )
 
 
-def _progress(setting: Setting, run: RunDir, trainee: Trainee) -> Progress:
+def _planned(recipe: Recipe, run: RunDir, found: checkpoint.Checkpoint | None, say: Say) -> Ladder:
+    """The plan to train by. How weights are stored stays what it was when the run began.
+
+    Raises:
+        DoesNotFit: There is none.
+    """
+    made = plan(recipe, say)
+    wish = made.wish
+    if found and "weights" in found.facts:
+        wish = replace(wish, stored=(found.facts["weights"],))
+    if made.choice is None:
+        raise DoesNotFit(str(made.misfit))
+    if processes.rank() == 0:
+        keep(made, run)
+    chosen = made.choice if wish == made.wish else choose(made.profile, made.device, wish)
+    return Ladder(made.profile, made.device, wish, chosen)
+
+
+def _progress(setting: Setting, run: RunDir, trainee: Trainee, ladder: Ladder) -> Progress:
     wish = setting.recipe.train
     chosen = _optimizer(setting, trainee.groups())
     average = Average(trainee.parameters, wish.ema) if wish.ema else None
     trainee.dropping(on=True)
-    return Progress(setting, run, trainee, chosen, average)
+    return Progress(setting, run, trainee, chosen, average, ladder, ladder.watch())
 
 
 def _announce(setting: Setting, trainee: Trainee, done: int, say: Say) -> None:
@@ -155,13 +181,12 @@ def _begin(progress: Progress, done: int, say: Say) -> None:
     """What is due before the next step: measure and paint the base, or the samples that a kill cut short."""
     run, wish = progress.run, progress.setting.recipe
     if done == 0:
-        row = {"step": 0, "held_out": _held_out(progress, 0), "time": round(time.time(), 3)}
+        row = {"step": 0, "held_out": _held_out(progress, 0, say), "time": round(time.time(), 3)}
         if processes.rank() == 0:
             run.log(row)
             run.write_prompts(prompts_of(progress.setting))
     if _sampling(wish, done) and len(run.samples().get(done, {})) < len(prompts_of(progress.setting)):
-        with progress.final_weights():
-            sample(progress.trainee, run, done, say)
+        _sample(progress, done, say)
 
 
 def _sampling(wish: Recipe, step: int) -> bool:
@@ -180,6 +205,7 @@ def _loop(progress: Progress, done: int, say: Say, stop: Interrupt) -> None:
         clip=wish.train.clip,
         average=progress.average,
         share=processes.sum_gradients if processes.world() > 1 else None,
+        anyone=processes.anyone,
     )
     clock = time.monotonic()
     with (
@@ -187,9 +213,11 @@ def _loop(progress: Progress, done: int, say: Say, stop: Interrupt) -> None:
         say.steps("Training", wish.train.steps - done) as bar,
         stop.patient(),
     ):
-        for step in fit(pace, progress.trainee.losses, start=done, steps=wish.train.steps):
+        for step in _steps(progress, pace, done, say):
             now = time.monotonic()
-            row = _row(step, now - clock, wish)
+            row = _row(step, now - clock, progress)
+            for line in progress.watch.step(row["seconds"], row["bytes"]):
+                say.line(line)
             bar.advance(note=f"loss {step.loss:.4f}")
             _between(progress, step.number, row, say)
             track(row)
@@ -203,13 +231,28 @@ def _loop(progress: Progress, done: int, say: Say, stop: Interrupt) -> None:
             clock = time.monotonic()
 
 
-def _row(step: Step, seconds: float, recipe: Recipe) -> dict[str, Any]:
+def _steps(progress: Progress, pace: Fit, done: int, say: Say) -> Iterator[Step]:
+    """Every step to the last; one that did not fit is taken again, by a smaller plan."""
+    last = progress.setting.recipe.train.steps
+    while done < last:
+        try:
+            for step in fit(pace, progress.trainee.losses, start=done, steps=last):
+                done = step.number
+                yield step
+            continue
+        except torch.OutOfMemoryError as error:
+            short = str(error)
+        progress.step_down(done, short, say)
+
+
+def _row(step: Step, seconds: float, progress: Progress) -> dict[str, Any]:
     return {
         "step": step.number,
         "loss": step.loss,
         "norm": step.norm,
-        "learning_rate": recipe.train.learning_rate * step.rate,
+        "learning_rate": progress.setting.recipe.train.learning_rate * step.rate,
         "seconds": round(seconds, 4),
+        "bytes": peak(progress.setting.device),
         "time": round(time.time(), 3),
     }
 
@@ -221,24 +264,28 @@ def _between(progress: Progress, step: int, row: dict[str, Any], say: Say) -> No
     saving = last or step % wish.train.save_every == 0
     every = wish.train.evaluate_every
     if last or (step % every == 0 if every else saving):
-        with progress.final_weights():
-            row["held_out"] = _held_out(progress, step)
+        row["held_out"] = _held_out(progress, step, say)
     if processes.rank() == 0:
         run.log(row)
     if saving:
         progress.save(step, {"loss": row["loss"], "held_out": row.get("held_out")})
     if _sampling(wish, step):
-        with progress.final_weights():
-            sample(progress.trainee, run, step, say)
+        _sample(progress, step, say)
 
 
-def _held_out(progress: Progress, step: int) -> float:
+def _sample(progress: Progress, step: int, say: Say) -> None:
+    with progress.final_weights():
+        progress.room_for(lambda: sample(progress.trainee, progress.run, step, say), step, say)
+
+
+def _held_out(progress: Progress, step: int, say: Say) -> float:
     """The held-out loss after ``step`` steps.
 
     Raises:
         Diverged: It is not finite, so that this state must not be saved.
     """
-    loss = progress.trainee.held_out_loss()
+    with progress.final_weights():
+        loss = progress.room_for(progress.trainee.held_out_loss, step, say)
     if math.isfinite(loss):
         return loss
     source, denoiser = progress.setting.source, progress.setting.family.denoiser

@@ -88,7 +88,8 @@ class Trainee:
         setting, plan = self.setting, self.plan
         aside = name == setting.family.denoiser and bool(plan.streamed or plan.hoist)
         device = torch.device("cpu") if aside else setting.device
-        return load(setting.family, setting.source, name, dtype=setting.dtype, device=device)
+        weights = plan.codes if name == setting.family.denoiser else None
+        return load(setting.family, setting.source, name, dtype=setting.dtype, device=device, weights=weights)
 
     def _equipped(self) -> Engine:
         plan, family, device = self.plan, self.setting.family, self.setting.device
@@ -104,6 +105,8 @@ class Trainee:
             slots=plan.slots,
             mapped=plan.mapped,
             hoist=plan.hoist,
+            attention=plan.attention,
+            compile=plan.compile,
         )
 
     def follow(self, plan: Plan) -> None:
