@@ -301,7 +301,7 @@ class Settings:
 def painted(verb):
     calls = []
 
-    def generate(target, *, base, prompts, out, settings, say):
+    def generate(target, *, base, prompts, out, settings, say, parts=None):
         calls.append((target, base, prompts, out, settings))
         return [out / "0.png"]
 
