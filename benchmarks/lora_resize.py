@@ -5,6 +5,7 @@
 A random LoRA of rank 128 on the 494 linear layers of FLUX.1's blocks (or ``--blocks`` of each kind), in
 bfloat16 as files are. The dense way multiplies the factors out and decomposes the whole weight, as kohya's
 resize_lora.py does; it takes minutes, so it runs on one module of each shape and is scaled by their number.
+With ``--shapes 1`` only on one of the smallest, and every larger module counts as much: a lower bound.
 """
 
 import argparse
@@ -70,6 +71,7 @@ def main() -> None:
     asked.add_argument("--before", type=int, default=128)
     asked.add_argument("--after", type=int, default=16)
     asked.add_argument("--width", type=int, default=WIDTH)
+    asked.add_argument("--shapes", type=int, help="how many shapes the dense way is timed on")
     asked.add_argument("--out", default="lora_resize")
     given = asked.parse_args()
     torch.set_num_threads(given.threads)
@@ -79,7 +81,11 @@ def main() -> None:
     ours, cpu = time.perf_counter() - began, time.process_time() - worked
     shapes = Counter(change.shape for change in adapter.values())
     slow, slow_cpu, sample = 0.0, 0.0, {}
-    for shape, count in shapes.items():
+    timed = sorted(shapes, key=lambda shape: shape[0] * shape[1])[: given.shapes]
+    for shape in timed:
+        count = (
+            len(adapter) - sum(shapes[each] for each in timed[:-1]) if shape == timed[-1] else shapes[shape]
+        )
         change = next(change for change in adapter.values() if change.shape == shape)
         began, spent = time.perf_counter(), time.process_time()
         dense(change, given.after)

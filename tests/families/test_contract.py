@@ -16,7 +16,9 @@ from limner.families.base import Canvas, Objective
 from limner.families.loading import skeleton
 from limner.families.shipped import known
 from limner.graph.split import split
-from limner.lora import stock
+from limner.lora import file, stock
+from limner.lora.adapter import localise
+from limner.lora.kinds import plain
 from limner.nn import lora
 from limner.nn.fit import Fit, fit
 from limner.nn.optim import optimizer, schedule
@@ -185,6 +187,28 @@ class Run:
         self.told = Told()
         train(self.recipe, out, self.told)
 
+    def pipeline(self, folder: Path) -> Any:
+        """The stock pipeline on a folder."""
+        pipe = self.base.pipe.__class__.from_pretrained(folder, **dict.fromkeys(self.base.family.left_out))
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    def painted(self, pipe: Any, kind: str = "latent") -> Any:
+        """What a stock pipeline makes of the trigger."""
+        options = self.base.family.options(self.base.source, Canvas(width=32, height=32, steps=2))
+        generator = torch.Generator().manual_seed(0)
+        return pipe(prompt="zorb", **options, generator=generator, output_type=kind).images[0]
+
+    def merged(self) -> Any:
+        """The stock pipeline on the base, what the exported file changes added to its weights."""
+        pipe = self.pipeline(self.base.source.root)
+        for component, adapter in file.read(self.out.lora_path).components.items():
+            layers = dict(pipe.components[component].named_modules())
+            for name, change in localise(adapter, layers).items():
+                weight = layers[name].weight.data
+                weight += plain(change).dense().reshape(weight.shape).float()
+        return pipe
+
 
 @pytest.fixture
 def whole(base: Base, photos: Path, tmp_path: Path) -> Iterator[Run]:
@@ -211,17 +235,15 @@ def test_a_run_is_cached_exactly_resumes_exactly_learns_and_exports(whole: Run):
     mine = {f"{model}.{n}": value for model, state in straight.state().items() for n, value in state.items()}
     assert equal(mine, finished), "cached = uncached, to the bit"
 
-    components = out.lora_path
-    pipe = whole.base.pipe.__class__.from_pretrained(
-        whole.base.source.root, **dict.fromkeys(whole.base.family.left_out)
-    )
-    pipe.set_progress_bar_config(disable=True)
-    stock.load(pipe, components)
-    canvas = Canvas(width=32, height=32, steps=2)
-    options = whole.base.family.options(whole.base.source, canvas)
-    theirs = pipe(prompt="zorb", **options, generator=torch.Generator().manual_seed(0)).images[0]
+    pipe = whole.pipeline(whole.base.source.root)
+    bare = whole.painted(pipe)
+    stock.load(pipe, out.lora_path)
+    theirs = whole.painted(pipe, "pil")
     (painted,) = straight.paint(1)
     assert np.abs(np.asarray(painted, int) - np.asarray(theirs, int)).max() <= 1, "exported = trained"
+    loaded, merged = whole.painted(pipe), whole.painted(whole.merged())
+    assert not torch.allclose(bare, loaded, atol=1e-3)
+    assert torch.allclose(merged, loaded, atol=1e-4 * float(loaded.abs().max())), "exported = merged"
 
     again = [step.loss for step in fit(pace, lambda _: straight.losses(0), start=6, steps=14)]
     assert again[-1] < again[0], "the loss falls, on the same images, noise and times"

@@ -1,0 +1,152 @@
+"""Files written for DiffSynth, read by DiffSynth's own loaders into DiffSynth's own models at true size.
+
+    pip install --target DIR --no-deps diffsynth==2.1.12 einops
+    python benchmarks/diffsynth_files.py DIR
+
+A LoRA of rank 1 on every layer that each family trains, in the true shapes, is written for DiffSynth. Its
+loader turns it into its own names; each must be a layer of its own model (built without weights), of the
+right shape. The numbers are compared with what was written; those of FLUX.1, which its loader fuses, with
+what the same loader makes of the file for diffusers. Its ``__init__``, which wants torchvision, is passed by.
+"""
+
+import argparse
+import importlib
+import sys
+import types
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+import outcome
+from limner.families import family_of
+from limner.families.loading import skeleton
+from limner.families.shipped import known
+from limner.lora import file
+from limner.lora.adapter import Factors
+from limner.lora.targets import DIFFUSERS, target
+from limner.nn import lora
+
+CASES = {
+    "flux-dev": ("flux_dit:FluxDiT", "flux:FluxLoRALoader", {}),
+    "flux2-klein-4b": (
+        "flux2_dit:Flux2DiT",
+        "general:GeneralLoRALoader",
+        {
+            "num_layers": 5,
+            "num_single_layers": 20,
+            "num_attention_heads": 24,
+            "joint_attention_dim": 7680,
+            "guidance_embeds": False,
+        },
+    ),
+    "qwen-image": ("qwen_image_dit:QwenImageDiT", "general:GeneralLoRALoader", {}),
+    "z-image": ("z_image_dit:ZImageDiT", "general:GeneralLoRALoader", {}),
+    "sdxl": ("stable_diffusion_xl_unet:SDXLUNet2DConditionModel", "sdxl:SdxlLoRALoader", {}),
+    "sd15": ("stable_diffusion_unet:UNet2DConditionModel", "general:GeneralLoRALoader", {}),
+}
+"""Base -> DiffSynth's class of the model, its loader, arguments of that class."""
+
+
+def bare_package(folder: Path) -> None:
+    """Make DiffSynth's modules importable one by one."""
+    sys.path.insert(0, str(folder))
+    for name in (
+        "diffsynth",
+        "diffsynth.models",
+        "diffsynth.utils",
+        "diffsynth.utils.lora",
+        "diffsynth.core",
+    ):
+        made = types.ModuleType(name)
+        made.__path__ = [str(folder / name.replace(".", "/"))]
+        sys.modules[name] = made
+
+
+def named(room: str, spelling: str) -> Any:
+    """A class of DiffSynth by "module:Class"."""
+    module, _, kind = spelling.partition(":")
+    return getattr(importlib.import_module(f"diffsynth.{room}.{module}"), kind)
+
+
+def written(base: str) -> tuple[dict[str, Factors], str, str]:
+    """A change of rank 1 of every layer that is trained, the component and the pipeline."""
+    source = known(base)
+    family = family_of(source.index["_class_name"])
+    model = skeleton(family, source, family.denoiser, dtype=torch.bfloat16)
+    draw = torch.Generator().manual_seed(0)
+    made = {}
+    for name in lora.matching(model, family.endings(family.denoiser, "auto")):
+        out, into = model.get_submodule(name).get_parameter("weight").shape
+        made[name] = Factors(torch.randn(1, into, generator=draw), torch.randn(out, 1, generator=draw))
+    return made, family.denoiser, family.pipeline
+
+
+def compared(base: str, folder: Path) -> dict[str, Any]:
+    """How many layers DiffSynth finds, and how far its numbers are from those written."""
+    adapter, component, pipeline = written(base)
+    model_name, loader_name, arguments = CASES[base]
+    with torch.device("meta"):
+        model = named("models", model_name)(**arguments)
+    layers = {
+        name: module.weight.shape for name, module in model.named_modules() if hasattr(module, "weight")
+    }
+    loader = named("utils.lora", loader_name)()
+    seen = {}
+    for tool in (target("diffsynth"), DIFFUSERS):
+        path = folder / f"{base}-{tool.name}.safetensors"
+        file.write(path, {component: adapter}, {}, tool=tool, family=pipeline)
+        if tool is DIFFUSERS and base != "flux-dev":
+            break
+        found = loader.convert_state_dict(load_file(path))
+        stems = {name.removesuffix(".lora_B.weight") for name in found if name.endswith(".lora_B.weight")}
+        seen[tool.name] = {s: (found[f"{s}.lora_A.weight"], found[f"{s}.lora_B.weight"]) for s in stems}
+    ours = seen["diffsynth"]
+    strange = [
+        name
+        for name, (down, up) in ours.items()
+        if layers.get(name) is None or tuple(layers[name][:2]) != (up.shape[0], down.shape[1])
+    ]
+    wanted = seen.get("diffusers") or {name: (each.down, each.up) for name, each in adapter.items()}
+    error = 0.0
+    for name, (down, up) in wanted.items():
+        probe = torch.randn(down.flatten(1).shape[1], generator=torch.Generator().manual_seed(1)).double()
+        mine = ours[name][1].double().flatten(1) @ (ours[name][0].double().flatten(1) @ probe)
+        theirs = up.double().flatten(1) @ (down.double().flatten(1) @ probe)
+        error = max(error, float((mine - theirs).norm() / theirs.norm()))
+    return {
+        "layers_trained": len(adapter),
+        "layers_found": len(ours) - len(strange),
+        "layers_not_in_their_model": strange[:5],
+        "same_names_as_wanted": ours.keys() == wanted.keys(),
+        "largest_relative_error": error,
+    }
+
+
+def main() -> None:
+    """Compare and save."""
+    asked = argparse.ArgumentParser()
+    asked.add_argument("package", type=Path, help="folder that DiffSynth was installed to")
+    asked.add_argument("--bases", nargs="*", default=list(CASES))
+    given = asked.parse_args()
+    bare_package(given.package)
+    with TemporaryDirectory() as folder:
+        facts = {base: compared(base, Path(folder)) for base in given.bases}
+    path = outcome.save("diffsynth_files", facts)
+    rows = [
+        [
+            base,
+            str(each["layers_trained"]),
+            str(each["layers_found"]),
+            f"{each['largest_relative_error']:.0e}",
+        ]
+        for base, each in facts.items()
+    ]
+    print(outcome.table(["base", "layers trained", "layers of DiffSynth", "error"], rows))
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
