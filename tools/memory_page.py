@@ -1,0 +1,78 @@
+"""Write the table of docs/guide/memory.md: what `limner plan` says for cards of common sizes."""
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from limner.plan.plan import BITS
+from limner.recipe.presets import preset
+from limner.recipe.size import label
+from limner.recipe.toml import change
+from limner.run.plan import Planned, plan
+from limner.run.plan_words import duration
+from limner.run.say import Quiet
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "guide" / "memory.md"
+BEGIN, END = "<!-- table: tools/memory_page.py -->", "<!-- end of the table -->"
+CARDS = {8: "RTX 4060", 12: "RTX 3060", 16: "RTX 4080", 24: "RTX 4090"}
+"""Memory -> the card whose speed is shown."""
+BASES = {
+    "flux-dev": ("flux", (512, 1024)),
+    "flux2-klein-4b": ("flux2", (1024,)),
+    "qwen-image": ("qwen-image", (1024,)),
+    "sdxl": ("sdxl", (1024,)),
+    "z-image": ("z-image", (1024,)),
+}
+HEAD = (
+    "| base | size | card | weights | computed again | streamed | GPU memory | host memory | per step |",
+    "|---|---|---|---|---|---|---|---|---|",
+)
+
+
+def planned(base: str, resolution: int, memory: int) -> Planned:
+    """The plan of a preset's recipe, one image per step."""
+    family, _ = BASES[base]
+    wish = {"base": base, "data.resolution": resolution, "data.images": "-", "train.batch": 1}
+    recipe = change(preset("subject", family, 10), wish | {"limits.vram": f"{memory}GB"})
+    return plan(recipe, Quiet(), card=CARDS[memory])
+
+
+def row(base: str, resolution: int, memory: int) -> str:
+    """One line of the table."""
+    made = planned(base, resolution, memory)
+    start = f"| {base} | {resolution} | {memory} GB, {CARDS[memory]} |"
+    if made.choice is None:
+        assert made.misfit
+        return f"{start} does not fit: {'; or '.join(made.misfit.remedies)} | | | | | |"
+    choice, blocks = made.choice, len(made.profile.blocks)
+    how, pace = choice.plan, choice.pace.seconds
+    again = f"{how.checkpointed} of {blocks}" if how.checkpointed else "no"
+    away = f"{how.streamed} of {blocks}" if how.streamed else "no"
+    return (
+        f"{start} {BITS[how.weights]} bits | {again} | {away} | {label(choice.reserved)} | "
+        f"{label(choice.host.pageable + choice.host.pinned)} | "
+        f"{duration(pace) if pace >= 10 else f'{pace:.2g} s'} |"
+    )
+
+
+def rows() -> Iterator[str]:
+    """All lines."""
+    yield from HEAD
+    for base, (_, sizes) in BASES.items():
+        for resolution in sizes:
+            for memory in CARDS:
+                yield row(base, resolution, memory)
+
+
+def main() -> None:
+    """Put the table into the page."""
+    text = PAGE.read_text(encoding="utf-8")
+    table = "\n".join([BEGIN, *rows(), END])
+    text = re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: table, text, flags=re.DOTALL)
+    PAGE.write_text(text, encoding="utf-8")
+    sys.stdout.write(f"{PAGE.name}: {len(table.splitlines()) - 4} rows\n")
+
+
+if __name__ == "__main__":
+    main()
