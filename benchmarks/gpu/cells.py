@@ -179,11 +179,11 @@ TINY_SIDE = {1024: 64, 512: 32}
 
 
 def tiny(cell: Cell) -> Cell:
-    """The same cell as small as a processor likes it."""
+    """The same cell as small as a processor likes it, and nothing hoped for."""
     sizes = tuple((TINY_SIDE.get(w, 64), TINY_SIDE.get(h, 64)) for w, h in cell.sizes)
     if len(sizes) > 1:
         sizes = ((64, 64), (32, 96), (96, 32), (32, 64), (64, 32))
-    return replace(cell, sizes=sizes, steps=5)
+    return replace(cell, sizes=sizes, steps=5, floor=None, wanted=None)
 
 
 def chosen(names: list[str], *, small: bool) -> list[Cell]:

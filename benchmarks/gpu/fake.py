@@ -124,6 +124,8 @@ def described(base: str, *, tiny: bool = False, shallow: bool = False) -> tuple[
     parts = dict(source.parts)
     for part, change in changes.items():
         parts[part] = source.config(part) | dict(change)
+    if tiny and base == "qwen-image":  # its sizes stand one level deeper
+        parts["text_encoder"] = shortened(source.config("text_encoder"), tiny=True)
     return family, replace(source, parts=parts, facts={"text_length": 64} if tiny else {})
 
 

@@ -30,8 +30,9 @@ def plainly(plan: Plan) -> Plan:
 
 def shortened(plan: Plan, blocks: int, whole: int) -> Plan:
     """A plan for a model of few blocks: the same devices, on all of those that they can be on."""
-    checkpointed = 0 if not plan.checkpointed else max(1, round(plan.checkpointed * blocks / whole))
-    streamed = 0 if not plan.streamed else max(1, round(plan.streamed * blocks / whole))
+    share = blocks / whole
+    checkpointed = min(blocks, max(1, round(plan.checkpointed * share))) if plan.checkpointed else 0
+    streamed = min(blocks, max(1, round(plan.streamed * share))) if plan.streamed else 0
     return replace(plan, checkpointed=checkpointed, streamed=streamed)
 
 

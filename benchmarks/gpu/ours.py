@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
+import diffusers
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +19,7 @@ from gpu.cells import RANK, TARGETS, WARM_UP
 from gpu.clock import from_environment
 from gpu.fake import described, fill, generator, put
 from limner.families.base import Family, Objective
-from limner.families.loading import hush, skeleton
+from limner.families.loading import hollow, hush
 from limner.families.source import Source
 from limner.graph.split import Split, split
 from limner.graph.unit import run as run_units
@@ -39,7 +40,8 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 def drawn(family: Family, source: Source, plan: Plan, device: torch.device) -> nn.Module:
     """The denoiser with random weights, stored as a plan says; what it streams or hoists on the host."""
-    model = skeleton(family, source, family.denoiser, dtype=DTYPES[plan.compute])
+    cls = getattr(diffusers, family.library(family.denoiser)[1])
+    model = hollow(cls, source.config(family.denoiser), DTYPES[plan.compute])
     blocks = list(family.anatomy.blocks_of(model))
     away = {blocks[number] for number in plan.streamed_of(len(blocks))}
     hoisted = set(matching(model, family.anatomy.modulations)) if plan.hoist else set()
