@@ -175,9 +175,12 @@ def _glyph(goal: str, size: int) -> dict[str, Choice]:
         "data.caption_dropout": Choice(0.05, "ai-toolkit"),
         "lora.rank": Choice(16, "limner"),
         "lora.text_encoders": Choice(("text_encoder",), "limner"),
-        "train.steps": Choice((400, 400, 800, 1200)[size], "limner"),
+        "train.steps": Choice((280, 280, 600, 900)[size], "limner"),
         "train.batch": Choice(4, "limner"),
         "train.learning_rate": Choice(2e-3, "limner"),
+        "train.time_shift": Choice(
+            5.0, "limner: what is seen first of a small picture is settled in its noise"
+        ),
         "train.save_every": Choice(250, "limner"),
         "sample.every": Choice(0, "limner"),
         "sample.prompts": Choice(GLYPH_PROMPTS[goal], "written"),
