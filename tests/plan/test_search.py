@@ -208,3 +208,19 @@ def test_a_search_takes_less_than_a_second(quality):
     start = time.process_time()
     choose(PROFILES[1024], device(10), wish)
     assert time.process_time() - start < 1
+
+
+@pytest.mark.parametrize("memory", [8, 12, 24])
+def test_what_the_engine_cannot_do_together_is_not_planned(memory):
+    found = chosen(1024, device(memory, "RTX 4090"), Wish(compute="bf16", quality="4bit", batches=(1,)))
+    assert found is not None
+    assert not (found.plan.compile and found.plan.keep_attention)
+
+
+def test_modulations_stay_where_a_text_encoder_is_trained():
+    free = Wish(compute="bf16", quality="16bit", batches=(1,), without=frozenset({"streamed", "compile"}))
+    bound = replace(free, without=free.without | {"hoist"})
+    card = device(24)
+    assert choose(flux(512), replace(card, free=20 * 2**30), free).plan.hoist
+    with pytest.raises(DoesNotFit):
+        choose(flux(512), replace(card, free=20 * 2**30), bound)

@@ -35,7 +35,7 @@ class Wish:
     stored: tuple[Weights, ...] | None = None
     """Only these ways of storing weights, whatever ``quality`` says."""
     without: frozenset[str] = frozenset()
-    """Fields of a plan that stay at their default: "streamed", "checkpointed", "compile"."""
+    """Fields of a plan that stay at their default: "streamed", "checkpointed", "compile", "hoist"."""
     moments: tuple[Moments, ...] = ("fp32", "8bit")
     """Ways of storing the optimizer's state. The second is for AdamW, when nothing fits with the first."""
 

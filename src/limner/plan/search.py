@@ -158,7 +158,8 @@ class _Space:
         profile, device, wish = self.profile, self.device, self.wish
         assert self.start is not None
         on_card = device.kind == "cuda"
-        hoistable = on_card and any(block.modulation for block in profile.blocks)
+        hoistable = on_card and "hoist" not in wish.without
+        hoistable = hoistable and any(block.modulation for block in profile.blocks)
         keepable = any(block.attention_kept.at(1) for block in profile.blocks)
         for weights, hoist, keep, slots, micro, compiled in product(
             wish.weights,
@@ -168,6 +169,8 @@ class _Space:
             wish.micros,
             (False, True) if device.compiles and "compile" not in wish.without else (False,),
         ):
+            if compiled and keep:
+                continue  # what a compiled block's attention gives cannot be kept apart
             if weights == "fp8" and "int8" in wish.weights and not device.rates.expand:
                 continue  # as fast as int8, and coarser
             plan = replace(

@@ -204,6 +204,7 @@ def wish_of(recipe: Recipe, device: Device) -> Wish:
         average=recipe.train.ema > 0,
         steps=recipe.train.steps,
         sampling=recipe.sample.every != -1,
+        without=frozenset({"hoist"} if recipe.lora.text_encoders else ()),  # modulations read what they give
     )
 
 

@@ -23,7 +23,7 @@ from limner.nn.draws import Draws, Even, seed_of
 from limner.nn.dropout import Places
 from limner.nn.engine import Engine, equip
 from limner.plan.plan import Plan
-from limner.run.cache import Store
+from limner.run.cache import Store, cache_root
 from limner.run.fill import text_values
 from limner.run.setting import Setting
 
@@ -104,6 +104,7 @@ class Trainee:
             streamed=plan.streamed_of(len(family.anatomy.blocks_of(denoiser))),
             slots=plan.slots,
             mapped=plan.mapped,
+            folder=cache_root(self.setting.recipe),  # a disk of that size; /tmp may be memory
             hoist=plan.hoist,
             attention=plan.attention,
             compile=plan.compile,
