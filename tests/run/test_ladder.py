@@ -4,7 +4,7 @@ from blueprints import flux
 from limner.errors import DoesNotFit
 from limner.plan.cards import known
 from limner.plan.choice import Wish
-from limner.plan.devices import of_card
+from limner.plan.devices import of_card, of_cpu
 from limner.plan.plan import Plan
 from limner.plan.search import choose
 from limner.run.ladder import MOST, Ladder, changes
@@ -65,3 +65,10 @@ def test_the_watch_is_told_what_is_planned() -> None:
 
 def test_changes_are_named() -> None:
     assert changes(Plan(), Plan(checkpointed=3, micro_batch=2)) == "checkpointed 0 -> 3, micro_batch 1 -> 2"
+
+
+def test_on_a_processor_what_the_process_holds_already_counts() -> None:
+    device = of_cpu(2, 64 * 2**30, 60 * 2**30)
+    wish = Wish(compute="fp32", quality="16bit")
+    ladder = Ladder(flux(256), device, wish, choose(flux(256), device, wish), process=3 * 2**30)
+    assert ladder.bytes == ladder.choice.reserved + 3 * 2**30

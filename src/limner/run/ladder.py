@@ -24,6 +24,7 @@ class Ladder:
         device: What there is.
         wish: What the recipe leaves open.
         choice: The plan that is used.
+        process: Bytes that the process held before anything was loaded; counts where the processor trains.
         falls: How often it ran out of memory.
     """
 
@@ -31,6 +32,7 @@ class Ladder:
     device: Device
     wish: Wish
     choice: Choice
+    process: int = 0
     falls: int = 0
 
     @property
@@ -41,8 +43,8 @@ class Ladder:
     @property
     def bytes(self) -> int:
         """Planned peak: of the device, or of the whole process where that is the processor."""
-        libraries = self.choice.host.pageable if self.device.kind == "cpu" else 0
-        return self.choice.reserved + libraries
+        around = max(self.process, self.choice.host.pageable) if self.device.kind == "cpu" else 0
+        return self.choice.reserved + around
 
     def watch(self) -> Watch:
         """Compares what happens with the plan that is used."""

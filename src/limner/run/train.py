@@ -16,6 +16,7 @@ from limner.families.sampler import sampler, wished
 from limner.nn import processes
 from limner.nn.fit import Average, Fit, Step, fit
 from limner.nn.optim import optimizer, schedule
+from limner.plan.plan import Plan
 from limner.plan.search import choose
 from limner.recipe.schema import Recipe
 from limner.run import checkpoint
@@ -23,7 +24,8 @@ from limner.run.cache import prompts_of, record, stock
 from limner.run.export import export, exported_steps, require_exportable
 from limner.run.interrupt import Interrupt
 from limner.run.ladder import Ladder
-from limner.run.plan import keep, plan
+from limner.run.plan import keep
+from limner.run.plan import plan as foreseen
 from limner.run.prior import prior
 from limner.run.progress import Progress, newest
 from limner.run.report import write_report
@@ -32,7 +34,7 @@ from limner.run.sample import sample
 from limner.run.say import Say
 from limner.run.setting import Setting, prepare
 from limner.run.track import check, tracked
-from limner.run.trainee import Trainee, rate, targets
+from limner.run.trainee import Trainee, plain, rate, targets
 from limner.run.watch import peak
 
 
@@ -101,13 +103,14 @@ def _require_possible(setting: Setting) -> None:
         probe = torch.nn.Parameter(torch.zeros(1, device=setting.device))
         groups.append({"params": [probe], "lr": rate(setting, name)})
     require_exportable(setting, layers)
-    _optimizer(setting, groups)
+    _optimizer(setting, groups, plain(setting))
 
 
-def _optimizer(setting: Setting, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+def _optimizer(setting: Setting, groups: list[dict[str, Any]], plan: Plan) -> torch.optim.Optimizer:
     wish = setting.recipe.train
+    small = wish.optimizer == "adamw" and plan.moments == "8bit"
     return optimizer(
-        wish.optimizer,
+        "adamw8bit" if small else wish.optimizer,
         groups,
         weight_decay=wish.weight_decay,
         betas=wish.betas,
@@ -136,7 +139,7 @@ def _planned(recipe: Recipe, run: RunDir, found: checkpoint.Checkpoint | None, s
     Raises:
         DoesNotFit: There is none.
     """
-    made = plan(recipe, say)
+    made = foreseen(recipe, say)
     wish = made.wish
     if found and "weights" in found.facts:
         wish = replace(wish, stored=(found.facts["weights"],))
@@ -145,12 +148,12 @@ def _planned(recipe: Recipe, run: RunDir, found: checkpoint.Checkpoint | None, s
     if processes.rank() == 0:
         keep(made, run)
     chosen = made.choice if wish == made.wish else choose(made.profile, made.device, wish)
-    return Ladder(made.profile, made.device, wish, chosen)
+    return Ladder(made.profile, made.device, wish, chosen, process=peak(torch.device("cpu")))
 
 
 def _progress(setting: Setting, run: RunDir, trainee: Trainee, ladder: Ladder) -> Progress:
     wish = setting.recipe.train
-    chosen = _optimizer(setting, trainee.groups())
+    chosen = _optimizer(setting, trainee.groups(), ladder.plan)
     average = Average(trainee.parameters, wish.ema) if wish.ema else None
     trainee.dropping(on=True)
     return Progress(setting, run, trainee, chosen, average, ladder, ladder.watch())
