@@ -111,9 +111,16 @@ def test_signs_and_sizes_survive(rows, columns, kind, size, seed):
     assert float(made.abs().max()) <= float(numbers.abs().max()) * 1.0001
 
 
+@pytest.fixture
+def eager():
+    """Nothing is compiled, which would take a minute."""
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+@pytest.mark.usefixtures("eager")
 def test_nf4_is_that_of_bitsandbytes():
     """The same bytes, and from the same scales the same numbers to the bit."""
-    torch.compiler.set_stance("force_eager")  # or it would compile for a minute
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         functional = pytest.importorskip("bitsandbytes.functional")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -75,7 +76,7 @@ def shape_of(source: Source) -> Shape:
         shape = Shape(int(kept["multiple"]), int(kept["resolution"]))
     except (OSError, ValueError, LookupError, TypeError):
         shape = _shape(pipeline)
-        write_json(path, {"multiple": shape.multiple, "resolution": shape.resolution})
+        _keep(path, {"multiple": shape.multiple, "resolution": shape.resolution})
     return Shape(shape.multiple, int(source.facts.get("resolution", shape.resolution)))
 
 
@@ -113,8 +114,13 @@ def profile_of(asked: Asked) -> tuple[Profile, bool]:
     except (OSError, ValueError):  # never traced, or a torn file
         pass
     found = _traced(asked)
-    write_json(path, to_json(found))
+    _keep(path, to_json(found))
     return found, True
+
+
+def _keep(path: Path, value: Any) -> None:
+    with suppress(OSError):  # where nothing can be kept, it is traced again next time
+        write_json(path, value)
 
 
 def _traced(asked: Asked) -> Profile:
