@@ -89,6 +89,15 @@ def test_an_answer_that_was_not_put_in_place_is_not_paid_twice(pets):
     assert (pets / "a.txt").read_text() == GOOD + "\n"
 
 
+@pytest.fixture
+def listening():
+    """SIGINT as a terminal's programs have it: those that a script starts in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("listening")
 def test_ctrl_c_saves_and_says_how_to_go_on(pets):
     say = Told()
     with serving(lambda asked, number: Say(captions(GOOD).text, pause=30 if number else 0)) as scribe:

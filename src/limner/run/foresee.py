@@ -3,8 +3,10 @@
 from dataclasses import replace
 from math import ceil
 
+from limner.errors import BadBase
 from limner.families import family_of, painting
 from limner.families.base import Canvas
+from limner.families.loading import BROKEN, first_line
 from limner.graph.split import split
 from limner.plan.profile import Line, Profile, Stage, Work
 from limner.run.profile import profile
@@ -18,9 +20,19 @@ def foresee(asked: Asked) -> Profile:
     """Trace a training step, and everything that a run does outside of it.
 
     Raises:
-        BadBase: The base's configs mean nothing.
+        BadBase: The base's configs mean nothing, or do not fit each other.
         BadRecipe: A target or a text encoder is unknown, or a picture's side cannot be.
     """
+    try:
+        return _foreseen(asked)
+    except BROKEN as error:  # the shapes of one model are not those that another reads
+        raise BadBase(
+            f"{asked.source.name}: its configs do not fit each other: {first_line(error)}. "
+            f"{asked.source.again}"
+        ) from error
+
+
+def _foreseen(asked: Asked) -> Profile:
     recipe, source = asked.recipe, asked.source
     family = family_of(str(source.index.get("_class_name", "")))
     objective, trained = objective_of(recipe), trained_of(recipe, family, source)
