@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from limner.errors import BadBase
 from limner.families.flux import FAMILY
-from limner.families.loading import fingerprint, first_line, load, precision_of, skeleton
+from limner.families.loading import fingerprint, first_line, load, misfit, precision_of, skeleton
 from limner.families.source import Source, locate
 
 CPU = torch.device("cpu")
@@ -106,6 +106,13 @@ def test_a_foreign_config_is_told(copied: Path):
     )
     with pytest.raises(BadBase, match="transformer/ cannot be loaded"):
         load(FAMILY, source(copied), "transformer", dtype=torch.float32, device=CPU)
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "text_encoder_2"])
+def test_a_config_that_its_weights_contradict_is_named(copied: Path, part: str):
+    assert misfit(FAMILY, source(copied)) == ""
+    (copied / part / "config.json").write_text("{}")
+    assert misfit(FAMILY, source(copied)).startswith(f"{part}/config.json describes another model")
 
 
 def test_the_first_line_of_an_error():

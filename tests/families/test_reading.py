@@ -12,7 +12,7 @@ import tiny
 from limner.errors import BadBase, BadRecipe, BrokenGraph
 from limner.families import family_of
 from limner.families.loading import fingerprint, hollow, load
-from limner.families.reading import read, tensors
+from limner.families.reading import read, shapes, tensors
 from limner.families.source import locate
 from limner.nn import quantised
 from limner.nn.frozen import FrozenLinear, storable
@@ -237,3 +237,8 @@ def test_how_blocks_are_stored_is_part_of_an_identity(tiny_base: Path):
         for weights in (None, "int8", "fp8", "nf4")
     }
     assert len(seen) == 4
+
+
+def test_shapes_are_read_from_headers(tiny_base: Path):
+    path = tiny_base / "transformer" / "diffusion_pytorch_model.safetensors"
+    assert dict(shapes([path])) == {name: tuple(value.shape) for name, value in load_file(path).items()}

@@ -10,7 +10,7 @@ from torch import nn
 
 from limner.errors import BadBase, BrokenGraph
 from limner.families.base import Family
-from limner.families.reading import read
+from limner.families.reading import read, shapes
 from limner.families.source import Source
 from limner.imports import swiftly
 from limner.nn.frozen import Products, storable
@@ -152,3 +152,27 @@ def first_line(error: Exception) -> str:
     """What an error of a library says, cut to one line."""
     line = next(iter(str(error).strip().splitlines()), type(error).__name__)
     return line[:200].rstrip(". ")
+
+
+def misfit(family: Family, source: Source) -> str:
+    """Which part's config describes another model than its weights; "" where no file can tell.
+
+    Reads configs and the headers of files, no tensor.
+    """
+    for part in family.parts:
+        if part.startswith("tokenizer"):
+            continue
+        try:
+            model = skeleton(family, source, part, dtype=torch.float32)
+            stored = dict(shapes(source.weights(part)))
+        except (BadBase, *BROKEN):
+            continue
+        expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict(keep_vars=True).items()}
+        wrong = [name for name, shape in stored.items() if expected.get(name, shape) != shape]
+        if wrong:
+            name = wrong[0]
+            return (
+                f"{part}/config.json describes another model than its weights ({len(wrong)} of {len(stored)} "
+                f"tensors: {name} is {stored[name]}, and the config makes it {expected[name]})"
+            )
+    return ""

@@ -97,3 +97,11 @@ def tensors(model: Any, files: Sequence[Path]) -> Iterator[tuple[str, Tensor]]:
             model._fix_state_dict_keys_on_load(spelled)  # attention of bases from before diffusers renamed it
             for name, here in spelled.items():
                 yield name, shard.get_tensor(here)
+
+
+def shapes(files: Sequence[Path]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Names in files and the shapes of their tensors, from the headers alone."""
+    for path in files:
+        with safe_open(path, framework="pt") as shard:
+            for name in shard.keys():  # noqa: SIM118  it is no mapping
+                yield name, tuple(shard.get_slice(name).get_shape())

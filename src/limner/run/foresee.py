@@ -6,7 +6,7 @@ from math import ceil
 from limner.errors import BadBase
 from limner.families import family_of, painting
 from limner.families.base import Canvas
-from limner.families.loading import BROKEN, first_line
+from limner.families.loading import BROKEN, first_line, misfit
 from limner.graph.split import split
 from limner.plan.profile import Line, Profile, Stage, Work
 from limner.run.profile import profile
@@ -26,10 +26,9 @@ def foresee(asked: Asked) -> Profile:
     try:
         return _foreseen(asked)
     except BROKEN as error:  # the shapes of one model are not those that another reads
-        raise BadBase(
-            f"{asked.source.name}: its configs do not fit each other: {first_line(error)}. "
-            f"{asked.source.again}"
-        ) from error
+        family = family_of(str(asked.source.index.get("_class_name", "")))
+        why = misfit(family, asked.source) or f"its configs do not fit each other: {first_line(error)}"
+        raise BadBase(f"{asked.source.name}: {why}. {asked.source.again}") from error
 
 
 def _foreseen(asked: Asked) -> Profile:
