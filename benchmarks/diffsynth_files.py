@@ -5,8 +5,9 @@
 
 A LoRA of rank 1 on every layer that each family trains, in the true shapes, is written for DiffSynth. Its
 loader turns it into its own names; each must be a layer of its own model (built without weights), of the
-right shape. The numbers are compared with what was written; those of FLUX.1, which its loader fuses, with
-what the same loader makes of the file for diffusers. Its ``__init__``, which wants torchvision, is passed by.
+right shape. The numbers are compared with what was written; those of FLUX.1, whose q, k and v it keeps as
+one, with what the same loader makes of the file for diffusers. Its ``__init__``, which wants torchvision, is
+passed by.
 """
 
 import argparse
@@ -44,10 +45,21 @@ CASES = {
     ),
     "qwen-image": ("qwen_image_dit:QwenImageDiT", "general:GeneralLoRALoader", {}),
     "z-image": ("z_image_dit:ZImageDiT", "general:GeneralLoRALoader", {}),
-    "sdxl": ("stable_diffusion_xl_unet:SDXLUNet2DConditionModel", "sdxl:SdxlLoRALoader", {}),
+    "sdxl": (
+        "stable_diffusion_xl_unet:SDXLUNet2DConditionModel",
+        "sdxl:SdxlLoRALoader",
+        {
+            "attention_head_dim": [5, 10, 20],
+            "transformer_layers_per_block": [1, 2, 10],
+            "use_linear_projection": True,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 2816,
+        },
+    ),
     "sd15": ("stable_diffusion_unet:UNet2DConditionModel", "general:GeneralLoRALoader", {}),
 }
-"""Base -> DiffSynth's class of the model, its loader, arguments of that class."""
+"""Base -> DiffSynth's class of the model, its loader, arguments of that class from its configs."""
 
 
 def bare_package(folder: Path) -> None:
@@ -91,7 +103,9 @@ def compared(base: str, folder: Path) -> dict[str, Any]:
     with torch.device("meta"):
         model = named("models", model_name)(**arguments)
     layers = {
-        name: module.weight.shape for name, module in model.named_modules() if hasattr(module, "weight")
+        name.removesuffix(".weight"): weight.shape
+        for name, weight in model.named_parameters()
+        if name.endswith(".weight")
     }
     loader = named("utils.lora", loader_name)()
     seen = {}
@@ -118,8 +132,9 @@ def compared(base: str, folder: Path) -> dict[str, Any]:
         error = max(error, float((mine - theirs).norm() / theirs.norm()))
     return {
         "layers_trained": len(adapter),
-        "layers_found": len(ours) - len(strange),
-        "layers_not_in_their_model": strange[:5],
+        "names_after_loading": len(ours),
+        "of_them_in_their_model": len(ours) - len(strange),
+        "not_in_their_model": strange[:5],
         "same_names_as_wanted": ours.keys() == wanted.keys(),
         "largest_relative_error": error,
     }
@@ -139,13 +154,16 @@ def main() -> None:
         [
             base,
             str(each["layers_trained"]),
-            str(each["layers_found"]),
+            str(each["names_after_loading"]),
+            str(each["of_them_in_their_model"]),
             f"{each['largest_relative_error']:.0e}",
         ]
         for base, each in facts.items()
     ]
-    print(outcome.table(["base", "layers trained", "layers of DiffSynth", "error"], rows))
+    print(outcome.table(["base", "layers trained", "as DiffSynth names them", "in its model", "error"], rows))
     print(path)
+    if any(each["not_in_their_model"] or not each["same_names_as_wanted"] for each in facts.values()):
+        sys.exit(1)
 
 
 if __name__ == "__main__":
