@@ -15,6 +15,7 @@ def test_one_process_is_all_there_is():
     assert (processes.rank(), processes.world()) == (0, 1)
     assert all(processes.mine(each) for each in HASHES)
     assert processes.anyone(True) and not processes.anyone(False)
+    assert (processes.least(3), processes.most(4), processes.beside()) == (3, 4, 1)
     processes.barrier()
 
 
@@ -51,6 +52,8 @@ assert torch.equal(one.grad, torch.full((2, 3), 0.2) + torch.full((2, 3), 1.2))
 assert torch.equal(two.grad, torch.full((4,), 0.1))
 assert loss.item() == 2.0
 assert processes.anyone(rank == 1) and not processes.anyone(False)
+assert (processes.least(2**40 + rank), processes.most(2**40 + rank)) == (2**40, 2**40 + 1)
+assert processes.beside() == 2
 assert (processes.rank(), processes.world()) == (rank, 2)
 processes.barrier()
 distributed.destroy_process_group()

@@ -55,6 +55,16 @@ def test_the_first_visible_card_is_the_one(driver, monkeypatch):
     assert gpu() is None
 
 
+def test_each_process_of_a_launcher_has_its_own_card(driver, monkeypatch):
+    driver("NVIDIA H100 80GB HBM3, 81559, 80000\nNVIDIA L4, 23034, 22000")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert device_for(Limits()).name == "NVIDIA L4"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    assert device_for(Limits()).name == "NVIDIA H100 80GB HBM3"
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert gpu() is None
+
+
 @pytest.mark.parametrize(("text", "status"), [("No devices were found", 6), ("", 0), ("a, b, c", 0)])
 def test_a_driver_without_a_card_is_no_card(driver, text, status):
     driver(text, status)

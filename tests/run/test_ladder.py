@@ -4,18 +4,26 @@ from blueprints import flux
 from limner.errors import DoesNotFit
 from limner.plan.cards import known
 from limner.plan.choice import Wish
-from limner.plan.devices import of_card, of_cpu
+from limner.plan.devices import Device, of_card, of_cpu
 from limner.plan.plan import Plan
+from limner.plan.profile import Profile
 from limner.plan.search import choose
+from limner.recipe.schema import Recipe
 from limner.run.ladder import MOST, Ladder, changes
+from limner.run.plan import Planned, counts_of
 
 
 def _ladder(gigabytes: int) -> Ladder:
     card = known("RTX 4090")
     assert card is not None
-    device = of_card(card, gigabytes * 2**30)
-    wish = Wish(compute="bf16", quality="8bit", batches=(4,))
-    return Ladder(flux(), device, wish, choose(flux(), device, wish))
+    return Ladder(_planned(flux(), of_card(card, gigabytes * 2**30), batches=(4,)))
+
+
+def _planned(profile: Profile, device: Device, batches: tuple[int, ...] = (1,)) -> Planned:
+    recipe = Recipe()
+    wish = Wish(compute=device.computes("auto"), quality="8bit", batches=batches)
+    known = {"others": (), "misfit": None, "price": None, "total": None}
+    return Planned(recipe, device, profile, wish, counts_of(recipe), choose(profile, device, wish), **known)
 
 
 def test_each_fall_takes_clearly_less_and_changes_no_precision() -> None:
@@ -30,6 +38,7 @@ def test_each_fall_takes_clearly_less_and_changes_no_precision() -> None:
             before.moments,
         )
         assert after == ladder.plan and changes(before, after)
+        assert ladder.planned.plain()["plan"] == after.to_json()
 
 
 def test_what_took_more_than_planned_is_expected_to_again() -> None:
@@ -50,7 +59,7 @@ def test_it_steps_down_so_often_and_no_more() -> None:
 def test_where_there_is_no_smaller_plan_it_says_what_to_lower() -> None:
     ladder = _ladder(80)
     with pytest.raises(DoesNotFit, match=r"Out of memory at .* of .*Lower data\.resolution.*limner plan"):
-        ladder.down(40 * ladder.device.free)
+        ladder.down(40 * ladder.planned.device.free)
 
 
 def test_the_watch_is_told_what_is_planned() -> None:
@@ -68,7 +77,5 @@ def test_changes_are_named() -> None:
 
 
 def test_on_a_processor_what_the_process_holds_already_counts() -> None:
-    device = of_cpu(2, 64 * 2**30, 60 * 2**30)
-    wish = Wish(compute="fp32", quality="16bit")
-    ladder = Ladder(flux(256), device, wish, choose(flux(256), device, wish), process=3 * 2**30)
+    ladder = Ladder(_planned(flux(256), of_cpu(2, 64 * 2**30, 60 * 2**30)), process=3 * 2**30)
     assert ladder.bytes == ladder.choice.reserved + 3 * 2**30

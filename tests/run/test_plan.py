@@ -11,7 +11,7 @@ from limner.plan.plan import from_json
 from limner.recipe.schema import Recipe
 from limner.recipe.toml import change
 from limner.run import profiles
-from limner.run.plan import IMAGES, QUANTILES, counts_of, keep, plan, wish_of
+from limner.run.plan import IMAGES, QUANTILES, Begun, counts_of, keep, plan, wish_of
 from limner.run.rundir import RunDir
 from limner.run.say import Quiet
 
@@ -166,3 +166,13 @@ def test_other_devices_may_be_given():
     device = replace(planned().device, free=10 * GB)
     result = plan(recipe(), Quiet(), device=device)
     assert result.device is device
+
+
+@pytest.mark.parametrize(
+    ("begun", "weights"), [(Begun("nf4", "8bit"), "nf4"), (Begun("fp32", "fp32"), "bf16")]
+)
+def test_a_run_that_goes_on_keeps_how_its_weights_and_moments_are_stored(begun, weights):
+    made = plan(recipe(), Quiet(), card="RTX 4090", begun=begun)
+    assert made.choice is not None
+    assert (made.choice.plan.weights, made.choice.plan.moments) == (weights, begun.moments)
+    assert made.plain()["plan"]["weights"] == weights

@@ -10,6 +10,8 @@ import torch
 
 from limner.errors import BadCheckpoint, BadRecipe, DiskFull, Diverged, DoesNotFit, RunBusy, Stopped
 from limner.lora import file
+from limner.plan.cards import CARDS
+from limner.plan.devices import of_card, of_cpu
 from limner.recipe import toml
 from limner.run import train as module
 from limner.run.rundir import RunDir
@@ -302,6 +304,15 @@ def test_memory_that_never_suffices_ends_in_an_error_and_what_is_saved_stays(
     with pytest.raises(DoesNotFit, match="Out of memory"):
         train(wish(tiny_base, photos, train={"steps": 3}), tmp_path / "run", Told())
     assert RunDir(tmp_path / "run").checkpoint_path(1).exists()
+
+
+def test_processes_that_share_a_machine_plan_with_a_share_each(monkeypatch):
+    monkeypatch.setattr(module.processes, "beside", lambda: 2)
+    whole = of_cpu(2, 64 * 2**30, 60 * 2**30)
+    assert (module._shared(whole).free, module._shared(whole).ram) == (whole.free // 2, whole.ram // 2)
+    card = of_card(CARDS[0], 24 * 2**30)
+    assert module._shared(card).free == card.free
+    assert module._shared(card).pinned == card.pinned // 2
 
 
 def test_predicted_stands_beside_measured(tiny_base, photos, tmp_path):

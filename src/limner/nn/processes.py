@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -29,10 +30,31 @@ def anyone(flag: bool) -> bool:  # noqa: FBT001  the flag is all there is
     """Whether ``flag`` is set in any process: how all of them stop at the same step."""
     if world() == 1:
         return flag
+    return most(int(flag)) > 0
+
+
+def most(number: int) -> int:
+    """The largest of the numbers that the processes have."""
+    return _over_all(number, distributed.ReduceOp.MAX)
+
+
+def least(number: int) -> int:
+    """The smallest of the numbers that the processes have."""
+    return _over_all(number, distributed.ReduceOp.MIN)
+
+
+def _over_all(number: int, how: Any) -> int:
+    if world() == 1:
+        return number
     device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
-    count = torch.tensor(float(flag), device=device)
-    distributed.all_reduce(count)
-    return count.item() > 0
+    told = torch.tensor(number, dtype=torch.int64, device=device)
+    distributed.all_reduce(told, how)
+    return int(told)
+
+
+def beside() -> int:
+    """How many processes of this run share this machine's memory."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world())) if world() > 1 else 1
 
 
 def barrier() -> None:

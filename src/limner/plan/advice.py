@@ -100,7 +100,8 @@ def least(profile: Profile, device: Device, wish: Wish) -> Choice:
     """The plan that needs least of all that are allowed, whether it fits or not."""
     blocks = len(profile.blocks)
     moments = "8bit" if wish.optimizer == "adamw" and "8bit" in wish.moments else "fp32"
-    hoist = device.kind == "cuda" and any(block.modulation for block in profile.blocks)
+    hoist = device.kind == "cuda" and "hoist" not in wish.without
+    hoist = hoist and any(block.modulation for block in profile.blocks)
     streamed, tiled = ENCODING[-1]
     plans = [
         Plan(

@@ -65,8 +65,8 @@ def choose(profile: Profile, device: Device, wish: Wish) -> Choice:
 def below(profile: Profile, device: Device, wish: Wish, plan: Plan, *, measured: int | None = None) -> Choice:
     """The best plan that needs clearly less than one that ran out of memory.
 
-    The precision stays as it is unless nothing fits with it; the optimizer's state always does. The effective
-    batch and the draws do not depend on the plan, so training goes on as it would have.
+    The precision stays as it is, and so does the optimizer's state. The effective batch and the draws do not
+    depend on the plan, so training goes on as it would have.
 
     Args:
         profile: As in :func:`choose`.
@@ -86,11 +86,7 @@ def below(profile: Profile, device: Device, wish: Wish, plan: Plan, *, measured:
     room = min(SPARED * needed, budget(device) / excess)
     tighter = replace(device, free=int(room) + device.free - budget(device))
     left = replace(profile, stages=tuple(stage for stage in profile.stages if stage.phase != "cache"))
-    same = replace(wish, moments=(plan.moments,))
-    try:
-        found = choose(left, tighter, replace(same, stored=(plan.weights,)))
-    except DoesNotFit:
-        found = choose(left, tighter, same)
+    found = choose(left, tighter, replace(wish, stored=(plan.weights,), moments=(plan.moments,)))
     encoding = {"encode_streamed": plan.encode_streamed, "encode_tiled": plan.encode_tiled}
     return assess(profile, device, wish, replace(found.plan, **encoding))
 

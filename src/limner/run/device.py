@@ -14,6 +14,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from limner.errors import BadUsage
 from limner.files import write_json
 from limner.plan import cards, devices
@@ -75,7 +77,7 @@ def _wished(limits: Limits, card: str | None) -> Device:
 
 
 def gpu() -> Card | None:
-    """The first GPU of this machine that torch would use, as its driver tells; None when there is none."""
+    """The GPU of this machine that this process would use, as its driver tells; None when there is none."""
     if shutil.which(QUERY[0]) is None:
         return None
     try:
@@ -84,7 +86,9 @@ def gpu() -> Card | None:
         return None  # a driver without a card says so with an error
     lines = [line for line in told.splitlines() if line.count(",") == 2]
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
-    first = "0" if shown is None else shown.split(",")[0].strip()
+    mine = int(os.environ.get("LOCAL_RANK", "0"))
+    every = [str(number) for number in range(len(lines))] if shown is None else shown.split(",")
+    first = every[mine].strip() if mine < len(every) else ""
     if not first.isdigit() or int(first) >= len(lines):
         return None
     name, memory, free = (word.strip() for word in lines[int(first)].split(","))
@@ -130,12 +134,8 @@ def _cores() -> int:
 
 def _ram() -> tuple[int, int]:
     """Bytes of memory that the host has, and that are available to a new process."""
-    facts = Path("/proc/meminfo")
-    if not facts.is_file():
-        return _ram_elsewhere()
-    values = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in facts.read_text().splitlines()}
-    total = values["MemTotal"]
-    available = values.get("MemAvailable", total // 2)
+    told = psutil.virtual_memory()
+    total, available = told.total, told.available
     group = Path("/sys/fs/cgroup")
     bound = group / "memory.max"
     text = bound.read_text().strip() if bound.is_file() else "max"
@@ -143,25 +143,6 @@ def _ram() -> tuple[int, int]:
         left = max(0, int(text) - int((group / "memory.current").read_text()))
         total, available = min(total, int(text)), min(available, left)
     return total, available
-
-
-def _ram_elsewhere() -> tuple[int, int]:
-    """Where there is no /proc: all of it, of which three quarters are taken to be free."""
-    if sys.platform == "win32":
-        import ctypes
-
-        class Status(ctypes.Structure):
-            """MEMORYSTATUSEX of the Windows API."""
-
-            _fields_ = [("length", ctypes.c_ulong), ("load", ctypes.c_ulong)] + [
-                (name, ctypes.c_ulonglong) for name in ("total", "free", "a", "b", "c", "d", "e")
-            ]
-
-        status = Status(length=ctypes.sizeof(Status))
-        ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
-        return status.total, status.free
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return total, total * 3 // 4
 
 
 def constants_path(name: str) -> Path:

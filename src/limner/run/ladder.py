@@ -1,14 +1,12 @@
 """The plan of a run, and the smaller one that takes its place when memory runs out all the same."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from limner.errors import DoesNotFit
 from limner.files import human
-from limner.plan.choice import Choice, Wish
-from limner.plan.devices import Device
+from limner.plan.choice import Choice
 from limner.plan.plan import Plan
-from limner.plan.profile import Profile
-from limner.plan.search import below
+from limner.run.plan import Planned
 from limner.run.watch import Watch
 
 MOST = 3
@@ -20,20 +18,21 @@ class Ladder:
     """Where a run stands among its plans.
 
     Attributes:
-        profile: What the run needs.
-        device: What there is.
-        wish: What the recipe leaves open.
-        choice: The plan that is used.
+        planned: The plan that is used, and what it was chosen from.
         process: Bytes that the process held before anything was loaded; counts where the processor trains.
         falls: How often it ran out of memory.
     """
 
-    profile: Profile
-    device: Device
-    wish: Wish
-    choice: Choice
+    planned: Planned
     process: int = 0
     falls: int = 0
+
+    @property
+    def choice(self) -> Choice:
+        """The plan that is used, with what it needs."""
+        if self.planned.choice is None:
+            raise DoesNotFit(str(self.planned.misfit))
+        return self.planned.choice
 
     @property
     def plan(self) -> Plan:
@@ -43,12 +42,12 @@ class Ladder:
     @property
     def bytes(self) -> int:
         """Planned peak: of the device, or of the whole process where that is the processor."""
-        around = max(self.process, self.choice.host.pageable) if self.device.kind == "cpu" else 0
+        around = max(self.process, self.choice.host.pageable) if self.planned.device.kind == "cpu" else 0
         return self.choice.reserved + around
 
     def watch(self) -> Watch:
         """Compares what happens with the plan that is used."""
-        return Watch(self.device.kind, seconds=self.choice.pace.seconds, bytes=self.bytes)
+        return Watch(self.planned.device.kind, seconds=self.choice.pace.seconds, bytes=self.bytes)
 
     def down(self, measured: int) -> Plan:
         """The next smaller plan: the same batch, the same draws, the same precision.
@@ -59,7 +58,7 @@ class Ladder:
         Raises:
             DoesNotFit: There is none, or this was tried ``MOST`` times.
         """
-        held, free = human(measured), human(self.device.free)
+        held, free = human(measured), human(self.planned.device.free)
         if self.falls == MOST:
             raise DoesNotFit(
                 f"Out of memory after {MOST} smaller plans: {held} were in use, {free} were free at the "
@@ -67,9 +66,8 @@ class Ladder:
                 "stop it, or state what is yours with --vram. What is saved stays; the same command goes on."
             )
         self.falls += 1
-        same = replace(self.wish, stored=(self.plan.weights,))
         try:
-            self.choice = below(self.profile, self.device, same, self.plan, measured=measured)
+            self.planned = self.planned.down(measured)
         except DoesNotFit as error:
             raise DoesNotFit(
                 f"Out of memory at {held} of {free}, and no plan needs clearly less than "

@@ -15,9 +15,10 @@ from limner.files import write_json
 from limner.plan.advice import Alternative, Misfit, alternatives, misfit
 from limner.plan.choice import Choice, Wish, budget
 from limner.plan.devices import Device
-from limner.plan.memory import state_bytes
+from limner.plan.memory import CODES, state_bytes
+from limner.plan.plan import Moments, Weights
 from limner.plan.profile import Profile
-from limner.plan.search import choose
+from limner.plan.search import below, choose
 from limner.plan.time import Clock, Total, total_of
 from limner.recipe.prompts import prompts
 from limner.recipe.schema import Recipe
@@ -51,6 +52,19 @@ class Counts:
     """Samples painted in the course of the run."""
     measured: int
     """Forward passes of one image for the held-out loss."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """How a run that goes on has computed so far, where another way would give other numbers."""
+
+    weights: Weights
+    moments: Moments
+
+    def within(self, wish: Wish) -> Wish:
+        """The wish without plans that the run cannot go on by."""
+        coded = self.weights in CODES
+        return replace(wish, stored=(self.weights if coded else wish.compute,), moments=(self.moments,))
 
 
 @dataclass(frozen=True)
@@ -90,6 +104,20 @@ class Planned:
         each = weights * (2 if self.wish.average else 1) + state
         entries = self.profile.entry * self.counts.views
         return {"download": self.profile.download, "cache": entries, "checkpoints": kept * each}
+
+    def down(self, measured: int) -> "Planned":
+        """The same run by a plan that needs clearly less than this one, which ran out of memory.
+
+        Args:
+            measured: Bytes that it had taken by then.
+
+        Raises:
+            DoesNotFit: There is none.
+        """
+        assert self.choice is not None
+        choice = below(self.profile, self.device, self.wish, self.choice.plan, measured=measured)
+        total = total_of_run(self.profile, self.device, self.wish, choice, self.counts, self.recipe)
+        return replace(self, choice=choice, total=total, others=())
 
     def plain(self) -> dict[str, Any]:
         """What ``--json`` prints and ``plan.json`` holds. Bytes, seconds, US dollars."""
@@ -145,6 +173,7 @@ def plan(
     price: float | None = None,
     whole: bool = False,
     device: Device | None = None,
+    begun: Begun | None = None,
 ) -> Planned:
     """Say what a run will need, and how to run it fastest on a device. Fetches no weights.
 
@@ -155,6 +184,7 @@ def plan(
         price: US dollars per hour of a rented device, in place of the table's.
         whole: Trace every block, though they repeat.
         device: In place of what the recipe's limits and ``card`` say.
+        begun: What a run that goes on may not change.
 
     Raises:
         LimnerError: The recipe, the base or the device cannot be used.
@@ -173,6 +203,7 @@ def plan(
             f"Traced a step of {profile.base} at {profile.size[0]} x {profile.size[1]}; kept for next time."
         )
     wish = wish_of(recipe, device)
+    wish = begun.within(wish) if begun else wish
     price = device.price if price is None else price
     made = partial(Planned, recipe, device, profile, wish, counts, price=price)
     try:

@@ -14,6 +14,7 @@ from limner.nn.optim import evaluation_mode, training_mode
 from limner.nn.pack import restore
 from limner.run import checkpoint
 from limner.run.ladder import Ladder, changes
+from limner.run.plan import keep
 from limner.run.rundir import RunDir
 from limner.run.say import Say
 from limner.run.setting import Setting
@@ -47,7 +48,9 @@ class Progress:
                 "average": self.average.shadow if self.average else None,
             }
             path = self.run.checkpoint_path(step)
-            facts = {"step": step, "weights": self.ladder.plan.weights, **facts, **shape(self.setting)}
+            plan = self.ladder.plan
+            stored = {"weights": plan.weights, "moments": plan.moments}
+            facts = {"step": step, **stored, **facts, **shape(self.setting)}
             checkpoint.save(path, parts, facts)
             checkpoint.retain(self.run, self.setting.recipe.train.keep, saved=path)
         processes.barrier()
@@ -117,7 +120,7 @@ class Progress:
         Raises:
             DoesNotFit: There is none.
         """
-        held, before = peak(self.setting.device), self.ladder.plan
+        held, before = processes.most(peak(self.setting.device)), self.ladder.plan
         plan = self.ladder.down(held)
         self.trainee.follow(plan)
         self.watch = self.ladder.watch()
@@ -126,6 +129,7 @@ class Progress:
             f"draws: {changes(before, plan)}."
         )
         if processes.rank() == 0:
+            keep(self.ladder.planned, self.run)
             why = short.splitlines()[0][:200] if short else ""
             self.run.log({"step": step, "out_of_memory": why, "bytes": held, "plan": plan.to_json()})
 

@@ -16,15 +16,16 @@ from limner.families.sampler import sampler, wished
 from limner.nn import processes
 from limner.nn.fit import Average, Fit, Step, fit
 from limner.nn.optim import optimizer, schedule
-from limner.plan.plan import Plan
-from limner.plan.search import choose
+from limner.plan.devices import Device
+from limner.plan.plan import Moments
 from limner.recipe.schema import Recipe
 from limner.run import checkpoint
 from limner.run.cache import prompts_of, record, stock
+from limner.run.device import device_for
 from limner.run.export import export, exported_steps, require_exportable
 from limner.run.interrupt import Interrupt
 from limner.run.ladder import Ladder
-from limner.run.plan import keep
+from limner.run.plan import Begun, keep
 from limner.run.plan import plan as foreseen
 from limner.run.prior import prior
 from limner.run.progress import Progress, newest
@@ -34,7 +35,7 @@ from limner.run.sample import sample
 from limner.run.say import Say
 from limner.run.setting import Setting, prepare
 from limner.run.track import check, tracked
-from limner.run.trainee import Trainee, plain, rate, targets
+from limner.run.trainee import Trainee, rate, targets
 from limner.run.watch import peak
 
 
@@ -103,12 +104,12 @@ def _require_possible(setting: Setting) -> None:
         probe = torch.nn.Parameter(torch.zeros(1, device=setting.device))
         groups.append({"params": [probe], "lr": rate(setting, name)})
     require_exportable(setting, layers)
-    _optimizer(setting, groups, plain(setting))
+    _optimizer(setting, groups, "fp32")
 
 
-def _optimizer(setting: Setting, groups: list[dict[str, Any]], plan: Plan) -> torch.optim.Optimizer:
+def _optimizer(setting: Setting, groups: list[dict[str, Any]], moments: Moments) -> torch.optim.Optimizer:
     wish = setting.recipe.train
-    small = wish.optimizer == "adamw" and plan.moments == "8bit"
+    small = wish.optimizer == "adamw" and moments == "8bit"
     return optimizer(
         "adamw8bit" if small else wish.optimizer,
         groups,
@@ -134,26 +135,36 @@ def _trained(recipe: Recipe, run: RunDir, seconds: float) -> Trained:
 
 
 def _planned(recipe: Recipe, run: RunDir, found: checkpoint.Checkpoint | None, say: Say) -> Ladder:
-    """The plan to train by. How weights are stored stays what it was when the run began.
+    """The plan to train by. How weights and moments are stored stays what it was when the run began.
 
     Raises:
         DoesNotFit: There is none.
     """
-    made = foreseen(recipe, say)
-    wish = made.wish
-    if found and "weights" in found.facts:
-        wish = replace(wish, stored=(found.facts["weights"],))
+    facts = found.facts if found else {}
+    begun = Begun(facts["weights"], facts.get("moments", "fp32")) if "weights" in facts else None
+    made = foreseen(recipe, say, device=_shared(device_for(recipe.limits)), begun=begun)
     if made.choice is None:
         raise DoesNotFit(str(made.misfit))
     if processes.rank() == 0:
         keep(made, run)
-    chosen = made.choice if wish == made.wish else choose(made.profile, made.device, wish)
-    return Ladder(made.profile, made.device, wish, chosen, process=peak(torch.device("cpu")))
+    return Ladder(made, process=peak(torch.device("cpu")))
+
+
+def _shared(device: Device) -> Device:
+    """What each of several processes may take, so that all of them make the same plan."""
+    share = processes.beside()
+    free = device.free if device.kind == "cuda" else device.free // share
+    return replace(
+        device,
+        free=processes.least(free),
+        ram=processes.least(device.ram // share),
+        pinned=processes.least(device.pinned // share),
+    )
 
 
 def _progress(setting: Setting, run: RunDir, trainee: Trainee, ladder: Ladder) -> Progress:
     wish = setting.recipe.train
-    chosen = _optimizer(setting, trainee.groups(), ladder.plan)
+    chosen = _optimizer(setting, trainee.groups(), ladder.plan.moments)
     average = Average(trainee.parameters, wish.ema) if wish.ema else None
     trainee.dropping(on=True)
     return Progress(setting, run, trainee, chosen, average, ladder, ladder.watch())

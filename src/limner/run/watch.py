@@ -1,11 +1,11 @@
 """Whether a run is what its plan said: step times and memory, watched as they come."""
 
-import resource
 import sys
 from collections import deque
 from dataclasses import dataclass, field
 from statistics import median
 
+import psutil
 import torch
 
 from limner.files import human
@@ -92,5 +92,9 @@ def peak(device: torch.device) -> int:
         return torch.cuda.max_memory_reserved(device)
     if device.type == "mps":
         return torch.mps.driver_allocated_memory()
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource  # which Windows has not
+
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
