@@ -48,6 +48,8 @@ class Real:
         for name in self.models:
             names = lora.matching(self.models[name], family.endings(name, wish.targets))
             lora.attach(self.models[name], names, rank=wish.rank, alpha=wish.rank, dropout=0.0, seed=0)
+            if wish.device == "cuda":
+                lora.together(self.models[name])
         self.trained = [each for model in self.models.values() for each in lora.trained(model)]
         self.optimizer = optimizer("adamw", [{"params": self.trained, "lr": 1e-4}])
 

@@ -64,6 +64,7 @@ class Base:
         model = self.load(self.family.denoiser)
         names = lora.matching(model, self.family.endings(self.family.denoiser, "auto"))
         lora.attach(model, names, rank=2, alpha=1, dropout=0.0, seed=1)
+        lora.together(model)
         for number, factor in enumerate(lora.trained(model)):
             nn.init.normal_(factor, std=0.1, generator=torch.Generator().manual_seed(number))
         return model

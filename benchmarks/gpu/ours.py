@@ -77,6 +77,8 @@ def adapted(family: Family, model: nn.Module, base: str, device: torch.device) -
     """A LoRA on the denoiser whose factors are both not zero, on the device. Its parameters."""
     names = lora.matching(model, family.endings(family.denoiser, TARGETS[base]))
     lora.attach(model, names, rank=RANK, alpha=RANK, dropout=0.0, seed=0)
+    if device.type == "cuda":
+        lora.together(model)
     factors = lora.trained(model)
     for number, factor in enumerate(factors):
         held = torch.randn(factor.shape, generator=generator("cpu", number)) * 0.02

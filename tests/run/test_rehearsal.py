@@ -70,7 +70,7 @@ def test_half_precision_by_casting_once_keeps_less_than_by_autocast(bases) -> No
         real = Real(family, source, Wish(size=SIZE, rank=4, compute="fp32"))
         trace = Rehearsal(family, source, wish, cut).trace(real.one, 1, checkpointed=0).trace
         kept[arithmetic] = trace.kept - trace.held
-    assert kept["cast"] < 0.8 * kept["autocast"]
+    assert kept["cast"] < 0.85 * kept["autocast"]
 
 
 def test_dropout_takes_room_and_so_does_attention_by_products(bases) -> None:

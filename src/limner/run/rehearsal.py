@@ -114,6 +114,8 @@ class Rehearsal:
         drop = wish.dropout
         here = {"dropout": drop, "seed": 0, "places": self.places}
         lora.attach(self.models[name], names, rank=wish.rank, alpha=wish.rank, **here)
+        if wish.device == "cuda":
+            lora.together(self.models[name])
         lora.dropping(self.models[name], on=True)
 
     def trace(self, one: Mapping[str, Tensor], images: int, *, checkpointed: int, state: int = 0) -> Seen:

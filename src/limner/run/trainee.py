@@ -81,6 +81,8 @@ class Trainee:
                 seed=seed_of(wish.seed, "lora", name),
                 places=self.places,
             )
+            if setting.device.type == "cuda":
+                lora.together(self.models[name])
         self.engine = self._equipped()
 
     def _load(self, name: str) -> Any:
@@ -122,6 +124,8 @@ class Trainee:
                 f"on {plan.weights} weights. Give the new plan a folder of its own with --out."
             )
         self.engine.close()
+        for name in self.setting.trained:
+            lora.forget(self.models[name])
         gc.collect()
         if self.setting.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -1,0 +1,143 @@
+"""What it saves that layers which read one tensor share a product of their pairs: one x [Dq, Dk, Dv].
+
+    python benchmarks/adapter_products.py [--turns 7] [--out FILE.json]
+
+Of bases of true size (a few blocks of each kind) the step is traced: kernels launched, bytes moved, the peak.
+A small FLUX runs for real, both ways in turns; the figure is CPU time, so other programs count for little.
+"""
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from diffusers import FluxTransformer2DModel
+from torch import Tensor, nn
+
+from limner.families import family_of
+from limner.families.loading import hush
+from limner.families.shipped import known
+from limner.files import write_json
+from limner.graph.split import split
+from limner.nn import lora
+from limner.run.blank import boundary
+from limner.run.profile import SHALLOW, Shallow
+from limner.run.rehearsal import Rehearsal, Wish
+
+RESULTS = Path(__file__).parent / "results"
+TRUE = (("flux-dev", 1024), ("qwen-image", 1024), ("sdxl", 1024))
+REAL = ((128, 64), (256, 256), (512, 512))
+"""(width, tokens) of a small FLUX."""
+TARGETS = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj")
+
+
+def ways() -> dict[str, Any]:
+    """A product for each pair, or one for all that read the same."""
+    return {"alone": mock.patch.object(lora, "TOGETHER", ()), "together": nullcontext()}
+
+
+def traced(name: str, side: int) -> dict[str, Any]:
+    """A step of a true base on the meta device, both ways."""
+    source = known(name)
+    family = family_of(source.index["_class_name"])
+    wish = Wish(size=(side, side), targets="attention", arithmetic="cast")
+    cut = split(family.bound(source, wish.objective), {family.denoiser: 0})
+    one = boundary(family, source, cut, wish.size, torch.bfloat16)
+    few = dict.fromkeys(family.anatomy.depths, SHALLOW)
+    place = (source.root, source.name, source.facts)
+    source = Shallow(*place, whole=source, part=family.denoiser, changes=few)
+    row: dict[str, Any] = {"base": name, "side": side}
+    for way, how in ways().items():
+        with how:
+            rehearsal = Rehearsal(family, source, wish, cut)
+        seen = rehearsal.trace(one, 1, checkpointed=0).trace
+        row[way] = {
+            "kernels": sum(each.kernels for each in seen.segments),
+            "traffic_bytes": sum(each.traffic for each in seen.segments),
+            "gemm_flops": sum(each.gemm for each in seen.segments),
+            "peak_bytes": seen.peak,
+        }
+    return row
+
+
+def timed(width: int, tokens: int, turns: int) -> dict[str, Any]:
+    """Steps of a FLUX of four narrow blocks on the CPU, both ways in turns."""
+    steps = {}
+    for way, how in ways().items():
+        with how:
+            steps[way] = _step(width, tokens)
+    gradients = {way: step() for way, step in steps.items()}
+    pairs = zip(gradients["alone"], gradients["together"], strict=True)
+    off = max(float((a - b).norm() / a.norm()) for a, b in pairs)
+    spent: dict[str, list[float]] = {way: [] for way in steps}
+    for _ in range(turns):
+        for way, step in steps.items():
+            start = time.process_time()
+            step()
+            spent[way].append(time.process_time() - start)
+    medians = {way: statistics.median(each) for way, each in spent.items()}
+    ratio = statistics.median(b / a for a, b in zip(spent["alone"], spent["together"], strict=True))
+    sizes = {"width": width, "tokens": tokens}
+    return {"base": "flux, 2 + 2 blocks", **sizes, "cpu_seconds": medians, "ratio": ratio, "off": off}
+
+
+def _step(width: int, tokens: int) -> Callable[[], list[Tensor]]:
+    torch.manual_seed(0)
+    few = {"num_layers": 2, "num_single_layers": 2, "attention_head_dim": 64, "guidance_embeds": False}
+    text = {"joint_attention_dim": 64, "pooled_projection_dim": 64, "axes_dims_rope": (16, 24, 24)}
+    model: Any = FluxTransformer2DModel(**few, **text, num_attention_heads=width // 64)
+    names = lora.matching(model, TARGETS)
+    lora.attach(model, names, rank=16, alpha=16, dropout=0.0, seed=0)
+    lora.together(model)
+    factors = lora.trained(model)
+    for factor in factors:
+        nn.init.normal_(factor, std=0.05)
+    given = {
+        "hidden_states": torch.randn(1, tokens, 64),
+        "encoder_hidden_states": torch.randn(1, 64, 64),
+        "pooled_projections": torch.randn(1, 64),
+        "timestep": torch.full((1,), 0.5),
+        "img_ids": torch.zeros(tokens, 3),
+        "txt_ids": torch.zeros(64, 3),
+    }
+
+    def step() -> list[Tensor]:
+        return list(torch.autograd.grad(model(**given).sample.square().mean(), factors))
+
+    return step
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--out", type=Path, default=RESULTS / "adapter_products.json")
+    given = parser.parse_args()
+    hush()
+    torch.set_num_threads(1)
+    machine = {"processor": platform.machine(), "torch": torch.__version__, "threads": 1}
+    found: dict[str, Any] = {"machine": machine, "traced": [], "timed": []}
+    for name, side in TRUE:
+        row = traced(name, side)
+        found["traced"].append(row)
+        shares = {key: row["together"][key] / row["alone"][key] - 1 for key in row["alone"]}
+        print(f"{name:12} {side} ", ", ".join(f"{key} {share:+.1%}" for key, share in shares.items()))
+    for width, tokens in REAL:
+        row = timed(width, tokens, given.turns)
+        found["timed"].append(row)
+        seconds = row["cpu_seconds"]
+        print(
+            f"flux {width} wide, {tokens} tokens: CPU {seconds['alone']:.3f} -> {seconds['together']:.3f} s "
+            f"(x {row['ratio']:.3f}), gradients off by {row['off']:.1e}"
+        )
+    write_json(given.out, found)
+
+
+if __name__ == "__main__":
+    main()
