@@ -113,8 +113,11 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        x, _ = ctx.saved_tensors
-        return torch.zeros_like(x), *[None] * 6
+        x, weight = ctx.saved_tensors
+        needed = (
+            each if need else None for each, need in zip((x, weight), ctx.needs_input_grad, strict=False)
+        )
+        return *(None if each is None else torch.zeros_like(each) for each in needed), *[None] * 5
 
 
 def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None, *how: Any) -> Tensor:

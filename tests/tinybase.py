@@ -62,7 +62,7 @@ class Base:
     def moved(self) -> nn.Module:
         """The denoiser with a LoRA that is not zero."""
         model = self.load(self.family.denoiser)
-        names = lora.matching(model, self.family.endings(self.family.denoiser, "auto"))
+        names = lora.matching(model, self.family.endings(self.family.denoiser, self.case.targets))
         lora.attach(model, names, rank=2, alpha=1, dropout=0.0, seed=1)
         lora.together(model)
         for number, factor in enumerate(lora.trained(model)):

@@ -120,7 +120,7 @@ def test_a_batch_is_the_sum_of_its_samples(base: Base):
 
 def test_step_zero_is_the_base(base: Base):
     model = base.load(base.family.denoiser)
-    names = lora.matching(model, base.family.endings(base.family.denoiser, "auto"))
+    names = lora.matching(model, base.family.endings(base.family.denoiser, base.case.targets))
     lora.attach(model, names, rank=2, alpha=2, dropout=0.0, seed=1)
     values = base.batch(0, 1)
     bare = base.live(base.models[base.family.denoiser], values, PLACES)
@@ -180,7 +180,7 @@ class Run:
             Path(base.source.root),
             photos,
             data={"flip": True, "caption_dropout": 0.3, "trigger": "zorb"},
-            lora={"rank": 2, "text_encoders": encoders},
+            lora={"rank": 2, "text_encoders": encoders, "targets": base.case.targets},
             train={"steps": 6, "batch": 2, "learning_rate": 1e-2, "save_every": 3},
             sample={"every": 0, "prompts": ["zorb"], "steps": 2},
         )

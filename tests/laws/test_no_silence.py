@@ -175,7 +175,7 @@ CASES: dict[Callable[[Scene], list[str]], tuple[int, str]] = {
     base_without_a_tensor: (1, r"text_encoder_2/ lacks 1 tensors: encoder\.block\.1.*[Cc]opy"),
     unknown_key: (2, r"stpes.*steps"),
     rank_zero: (2, r"lora\.rank"),
-    unknown_targets: (2, r"no linear layer ends in 'attn\.to_qq'.*attn\.to_q"),
+    unknown_targets: (2, r"no linear layer or convolution ends in 'attn\.to_qq'.*attn\.to_q"),
     no_prompt_file: (2, r"prompt_file.*no such file.*sample\.prompts"),
     full_training: (2, r"train\.method"),
     no_gpu: (2, r'limits\.device is "mps".*"cpu"'),

@@ -39,7 +39,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory):
 def compare(bases, name: str, weights: Weights, images: int) -> list[float]:
     """Predicted over measured for none, half and all of the blocks checkpointed."""
     family, source = bases(name)
-    wish = Wish(size=SIZE, rank=4, compute="fp32", weights=weights)
+    wish = Wish(size=SIZE, rank=4, targets=CASE[name].targets, compute="fp32", weights=weights)
     real = Real(family, source, wish, weights)
     rehearsal = Rehearsal(family, source, wish, real.cut, FINE)
     state = sum(8 * each.numel() + 4 for each in real.trained)

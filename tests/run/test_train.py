@@ -133,7 +133,7 @@ def test_a_stale_export_is_replaced(tiny_base, photos, tmp_path):
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"lora": {"targets": ["attn.to_qq"]}}, "no linear layer ends in 'attn.to_qq'"),
+        ({"lora": {"targets": ["attn.to_qq"]}}, "no linear layer or convolution ends in 'attn.to_qq'"),
         ({"train": {"optimizer": "prodigy"}}, "package prodigyopt is not installed"),
         ({"track": {"with": ["wandb"]}}, "wandb.*not installed"),
     ],
@@ -241,7 +241,9 @@ def test_images_left_out_are_named(tiny_base, photos, tmp_path):
 
 
 def test_targets_that_match_nothing_are_refused(tiny_base, photos, tmp_path):
-    with pytest.raises(BadRecipe, match=r"lora\.targets: no linear layer ends in 'attn\.nothing'"):
+    with pytest.raises(
+        BadRecipe, match=r"lora\.targets: no linear layer or convolution ends in 'attn\.nothing'"
+    ):
         train(wish(tiny_base, photos, lora={"targets": ["attn.nothing"]}), tmp_path / "run", Told())
 
 

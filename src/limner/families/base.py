@@ -76,7 +76,7 @@ class Family:
     constants: Callable[[Source, Objective], Mapping[str, Any]]
     """Constants of the units, from the base's own configs and the recipe's wishes."""
     targets: Mapping[str, tuple[str, ...]]
-    """Named groups of linear layers of the denoiser: endings of module names."""
+    """Named groups of layers of the denoiser: endings of module names."""
     text_targets: Mapping[str, tuple[str, ...]]
     """Text encoder -> endings of the linear layers that a LoRA on it trains."""
     layers: Mapping[str, str]

@@ -26,6 +26,12 @@ ANATOMY = Anatomy(
 )
 """Of both convolutional denoisers, whose depth no single number of the config says."""
 
+CONVOLUTIONS = (
+    *("conv1", "conv2", "conv_shortcut", "time_emb_proj"),
+    *("downsamplers.*.conv", "upsamplers.*.conv"),
+)
+"""Layers outside the transformers that a LoCon trains, as sd-scripts does with ``conv_dim``."""
+
 
 @unit("noise")
 def draw_noise(latent: Tensor, draw: Draw, *, noise_offset: float) -> Tensor:

@@ -46,6 +46,7 @@ def embeds(texts: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+FEED = ("ff.net.0.proj", "ff.net.2")
 
 FAMILY = Family(
     name="sd15",
@@ -63,7 +64,11 @@ FAMILY = Family(
     text=("context",),
     wishes=diffusion.WISHES,
     constants=diffusion.constants,
-    targets={"attention": ATTENTION, "all-linear": (*ATTENTION, "ff.net.0.proj", "ff.net.2")},
+    targets={
+        "attention": ATTENTION,
+        "all-linear": ATTENTION + FEED,
+        "locon": ATTENTION + FEED + ("proj_in", "proj_out") + diffusion.CONVOLUTIONS,
+    },
     text_targets={"text_encoder": CLIP_LINEARS},
     layers={"text_encoder": "encoder.layers"},
     identity=lambda _: ("stable-diffusion-v1", "sd_v1"),

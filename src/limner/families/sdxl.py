@@ -92,7 +92,11 @@ FAMILY = Family(
     text=("context", "context_2", "pooled_2"),
     wishes=diffusion.WISHES,
     constants=diffusion.constants,
-    targets={"attention": ATTENTION, "all-linear": ATTENTION + FEED},
+    targets={
+        "attention": ATTENTION,
+        "all-linear": ATTENTION + FEED,
+        "locon": ATTENTION + FEED + diffusion.CONVOLUTIONS,
+    },
     text_targets={"text_encoder": CLIP_LINEARS, "text_encoder_2": CLIP_LINEARS},
     layers={"text_encoder": "encoder.layers", "text_encoder_2": "text_model.encoder.layers"},
     idle_layers={"text_encoder": 1},

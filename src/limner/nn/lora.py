@@ -1,9 +1,9 @@
-"""Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) on the linear layers of a frozen model."""
+"""Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) on the linear layers and convolutions of a model."""
 
 import fnmatch
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.errors import BadRecipe, BrokenGraph
+from limner.nn.convolution import LowRankConv, plain, wide
 from limner.nn.draws import seed_of
 from limner.nn.dropout import PlacedDropout, Places
 from limner.nn.frozen import FrozenLinear
@@ -110,7 +111,7 @@ class Readers:
 def matching(
     model: nn.Module, endings: Sequence[str], *, layers: str = "", since: int = 0, until: int | None = None
 ) -> list[str]:
-    """Names of the linear layers that end in one of ``endings``.
+    """Names of the linear layers and convolutions that end in one of ``endings``.
 
     Args:
         model: The model.
@@ -122,18 +123,39 @@ def matching(
     Raises:
         BadRecipe: An ending matches nothing.
     """
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | FrozenLinear)]
+    known = [name for name, module in model.named_modules() if _trainable(module)]
     chosen: set[str] = set()
     for ending in endings:
-        found = [n for n in linear if fnmatch.fnmatchcase(n, ending) or fnmatch.fnmatchcase(n, f"*.{ending}")]
+        found = [n for n in known if fnmatch.fnmatchcase(n, ending) or fnmatch.fnmatchcase(n, f"*.{ending}")]
         if not found:
-            known = ", ".join(sorted({_tail(name) for name in linear}))
-            raise BadRecipe(f"lora.targets: no linear layer ends in {ending!r}. Endings here: {known}.")
+            here = ", ".join(sorted({_tail(name) for name in known}))
+            raise BadRecipe(
+                f"lora.targets: no linear layer or convolution ends in {ending!r}. Endings here: {here}."
+            )
         chosen.update(found)
     places = {n: int(n[len(layers) + 1 :].split(".")[0]) for n in chosen if n.startswith(f"{layers}.")}
     if since:
         chosen = {n for n, layer in places.items() if layer >= since}
     return sorted(n for n in chosen if until is None or places.get(n, -1) < until)
+
+
+def _trainable(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Linear | FrozenLinear) or plain(layer)
+
+
+def ranks(model: nn.Module, names: Sequence[str], rank: int, kernels: int | None) -> dict[str, int]:
+    """The rank of each named layer: ``kernels`` that of convolutions with kernels larger than 1 x 1.
+
+    Raises:
+        BadRecipe: ``kernels`` is given and there are none.
+    """
+    own = {name: kernels if kernels and wide(model.get_submodule(name)) else rank for name in names}
+    if kernels and not any(wide(model.get_submodule(name)) for name in names):
+        raise BadRecipe(
+            f"lora.conv_rank is {kernels}, but none of the {len(names)} layers of lora.targets is a "
+            'convolution. Set lora.targets = "locon" on a base that has them, or remove lora.conv_rank.'
+        )
+    return own
 
 
 def _tail(name: str) -> str:
@@ -143,7 +165,7 @@ def _tail(name: str) -> str:
 
 def attach(
     model: nn.Module,
-    names: Sequence[str],
+    names: Sequence[str] | Mapping[str, int],
     *,
     rank: int,
     alpha: float,
@@ -151,7 +173,10 @@ def attach(
     seed: int,
     places: Places | None = None,
 ) -> nn.Module:
-    """Freeze ``model`` and put a LoRA on each named linear layer, which becomes the ``base`` of it.
+    """Freeze ``model`` and put a LoRA on each named layer, which becomes the ``base`` of it.
+
+    Each is of the ``rank``, or of its own where ``names`` says one (:func:`ranks`); the scale of all is
+    alpha / ``rank``.
 
     D is drawn on the CPU from ``seed`` and the layer's name, so that neither the device nor other layers
     change it; U is zero, so step 0 is the base model. On meta there are shapes alone. Dropout is off until
@@ -159,19 +184,25 @@ def attach(
     (``nn.dropout``).
 
     Raises:
-        BrokenGraph: A name is that of no linear layer.
+        BrokenGraph: A name is that of no linear layer and of no plain convolution.
     """
     model.requires_grad_(requires_grad=False)
     for name in names:
         parent, _, place = name.rpartition(".")
         owner = model.get_submodule(parent)
         base = owner.get_submodule(place)
-        if not isinstance(base, nn.Linear | FrozenLinear):
-            raise BrokenGraph(f"{name} is a {type(base).__name__}, and a LoRA needs a linear layer.")
         drop = PlacedDropout(dropout, name, [] if places is None else places) if dropout else nn.Identity()
-        pair = LowRank(base, rank, alpha / rank, drop)
+        own = names[name] if isinstance(names, Mapping) else rank
+        if isinstance(base, nn.Linear | FrozenLinear):
+            pair = LowRank(base, own, alpha / rank, drop)
+        elif isinstance(base, nn.Conv2d) and plain(base):
+            pair = LowRankConv(base, own, alpha / rank, drop)
+        else:
+            raise BrokenGraph(
+                f"{name} is a {type(base).__name__}, and a LoRA needs a linear layer or a plain convolution."
+            )
         if not pair.down.is_meta:
-            width = 1 / math.sqrt(base.in_features)  # as nn.Linear is drawn
+            width = 1 / math.sqrt(pair.down[0].numel())  # as nn.Linear and nn.Conv2d are drawn
             drawn = torch.rand(pair.down.shape, generator=torch.Generator().manual_seed(seed_of(seed, name)))
             pair.down.data.copy_(drawn.mul_(2 * width).sub_(width))
         setattr(owner, place, pair)
@@ -197,12 +228,15 @@ def together(model: nn.Module) -> None:
 def forget(model: nn.Module) -> None:
     """Let go of what a step that failed half way has left: it would keep all that came before it alive."""
     for _, pair in _pairs(model):
-        if pair.readers is not None:
+        if isinstance(pair, LowRank) and pair.readers is not None:
             pair.readers.forget()
 
 
 def pairs(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
-    """Layer -> down (rank, in) and up (out, rank) with the scale in it: float32 copies on the CPU."""
+    """Layer -> down (rank, in) and up (out, rank) with the scale in it: float32 copies on the CPU.
+
+    Of a convolution (rank, in, height, width) and (out, rank, 1, 1).
+    """
     return {
         name: (
             pair.down.detach().to("cpu", torch.float32, copy=True),
@@ -212,8 +246,10 @@ def pairs(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
     }
 
 
-def _pairs(model: nn.Module) -> Iterator[tuple[str, LowRank]]:
-    return ((name, module) for name, module in model.named_modules() if isinstance(module, LowRank))
+def _pairs(model: nn.Module) -> Iterator[tuple[str, LowRank | LowRankConv]]:
+    return (
+        (name, module) for name, module in model.named_modules() if isinstance(module, LowRank | LowRankConv)
+    )
 
 
 def _factors(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -244,7 +280,7 @@ def restore(model: nn.Module, state: dict[str, Tensor]) -> None:
     if shapes != {name: factor.shape for name, factor in mine.items()}:
         raise BadRecipe(
             f"The checkpoint trains {len(state)} tensors, this recipe {len(mine)}, or their shapes differ. "
-            "lora.rank, lora.targets and lora.text_encoders cannot change within a run; use another --out."
+            "The ranks, lora.targets and lora.text_encoders cannot change within a run; use another --out."
         )
     for name, factor in mine.items():
         factor.copy_(state[name])

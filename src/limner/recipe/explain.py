@@ -18,6 +18,7 @@ ELSEWHERE = {
     "epochs": "train.steps",
     "dim": "lora.rank",
     "network_dim": "lora.rank",
+    "conv_dim": "lora.conv_rank",
     "network_alpha": "lora.alpha",
     "trigger_word": "data.trigger",
     "instance_prompt": "data.default_caption",

@@ -119,7 +119,10 @@ class Lora(Part):
     alpha: Annotated[float, Field(gt=0)] | None = Field(default=None, examples=[16.0])
     """The update is scaled by alpha / rank. Unset: the rank, so that the scale is 1."""
     targets: Annotated[str, Field(min_length=1)] | Annotated[Names, Field(min_length=1)] = "auto"
-    """A group of the family ("auto", "attention", "all-linear"), or a list of endings of module names."""
+    """A group of the family ("auto", "attention", "all-linear"; "locon" of SDXL and SD 1.5: convolutions as
+    well), or a list of endings of module names."""
+    conv_rank: Annotated[int, Field(ge=1, le=4096)] | None = Field(default=None, examples=[8])
+    """Rank of trained convolutions with kernels larger than 1 x 1 (kohya's conv_dim). Unset: the rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the inputs of each pair that is zeroed while training."""
     text_encoders: Names = ()
@@ -350,7 +353,7 @@ class Recipe(Part):
     @model_validator(mode="after")
     def _one_method(self) -> Self:
         if self.train.method == "full":
-            for key in ("rank", "alpha", "targets", "dropout"):
+            for key in ("rank", "alpha", "targets", "conv_rank", "dropout"):
                 value = getattr(self.lora, key)
                 if value != Lora.model_fields[key].default:
                     raise BadRecipe(

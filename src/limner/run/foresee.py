@@ -38,6 +38,7 @@ def _foreseen(asked: Asked) -> Profile:
     wish = Wish(
         size=asked.size,
         rank=recipe.lora.rank,
+        conv_rank=recipe.lora.conv_rank,
         targets=recipe.lora.targets,
         text_encoders={name: since for name, since in trained.items() if name != family.denoiser},
         dropout=recipe.lora.dropout,

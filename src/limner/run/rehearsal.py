@@ -35,6 +35,7 @@ class Wish:
     size: tuple[int, int]
     """Width and height of the bucket with the most tokens, pixels."""
     rank: int = 16
+    conv_rank: int | None = None
     targets: str | Sequence[str] = "auto"
     text_encoders: Mapping[str, int] = field(default_factory=dict)
     """Text encoder that is trained -> its first trained layer."""
@@ -111,9 +112,12 @@ class Rehearsal:
         layers = family.layers.get(name, "")
         until = family.depth(source, name) if layers else None
         names = lora.matching(self.models[name], endings, layers=layers, since=since, until=until)
+        ranks = lora.ranks(
+            self.models[name], names, wish.rank, wish.conv_rank if name == family.denoiser else None
+        )
         drop = wish.dropout
         here = {"dropout": drop, "seed": 0, "places": self.places}
-        lora.attach(self.models[name], names, rank=wish.rank, alpha=wish.rank, **here)
+        lora.attach(self.models[name], ranks, rank=wish.rank, alpha=wish.rank, **here)
         if wish.device == "cuda":
             lora.together(self.models[name])
         lora.dropping(self.models[name], on=True)

@@ -31,17 +31,18 @@ QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Of the density of times: where the held-out loss is measured."""
 
 
-def targets(setting: Setting, name: str, model: nn.Module) -> list[str]:
-    """Names of the layers of ``model`` (or of its skeleton) that the recipe trains.
+def targets(setting: Setting, name: str, model: nn.Module) -> dict[str, int]:
+    """The layers of ``model`` (or of its skeleton) that the recipe trains, and the rank of each.
 
     Raises:
-        BadRecipe: A target matches nothing.
+        BadRecipe: A target matches nothing, or a rank is for convolutions and there are none.
     """
-    family = setting.family
-    endings = family.endings(name, setting.recipe.lora.targets)
+    family, wish = setting.family, setting.recipe.lora
+    endings = family.endings(name, wish.targets)
     layers = family.layers.get(name, "")
     until = family.depth(setting.source, name) if layers else None
-    return lora.matching(model, endings, layers=layers, since=setting.trained[name], until=until)
+    names = lora.matching(model, endings, layers=layers, since=setting.trained[name], until=until)
+    return lora.ranks(model, names, wish.rank, wish.conv_rank if name == family.denoiser else None)
 
 
 def rate(setting: Setting, name: str) -> float:
