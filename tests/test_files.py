@@ -82,3 +82,12 @@ def test_a_full_disk_while_appending_is_named(tmp_path, monkeypatch):
 def test_sha256_of_a_file(tmp_path):
     (tmp_path / "x").write_bytes(b"limner")
     assert files.sha256_file(tmp_path / "x") == hashlib.sha256(b"limner").hexdigest()
+
+
+def test_one_place_for_all_that_is_kept(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "there")
+    monkeypatch.delenv("LIMNER_CACHE", raising=False)
+    assert files.user_cache("profiles") == Path("there/limner/profiles")
+    assert files.shared_cache() == Path("there/limner/cache")
+    monkeypatch.setenv("LIMNER_CACHE", "here")
+    assert files.shared_cache() == Path("here")

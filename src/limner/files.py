@@ -38,6 +38,17 @@ def require_space(folder: Path, size: int, what: str) -> None:
         )
 
 
+def user_cache(kind: str) -> Path:
+    """The folder of Limner's own files of a kind in the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "limner" / kind
+
+
+def shared_cache() -> Path:
+    """Where frozen values are kept unless a recipe says otherwise: $LIMNER_CACHE, or the user's cache."""
+    chosen = os.environ.get("LIMNER_CACHE")
+    return Path(chosen) if chosen else user_cache("cache")
+
+
 def atomic_write(path: Path, write: Callable[[Path], object], *, sync: bool = True) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then put it in place, synced.
 

@@ -3,12 +3,11 @@ import importlib
 import importlib.metadata
 import types
 from collections import namedtuple
-from pathlib import Path
 
 import pytest
 
 from limner.run import doctor as room
-from limner.run.doctor import EXTRAS, Finding, cache_folder, doctor, numbers, required
+from limner.run.doctor import EXTRAS, Finding, doctor, numbers, required
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -145,15 +144,3 @@ def test_the_doctor_needs_no_torch_to_tell_that_it_is_missing(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", no_torch)
     assert found("python").ok
-
-
-def test_the_cache_is_where_the_cache_verb_puts_it(monkeypatch):
-    from limner.recipe import Recipe
-    from limner.run.cache import cache_root
-
-    for value in ("here", None):
-        if value is None:
-            monkeypatch.delenv("LIMNER_CACHE")
-        assert cache_folder() == cache_root(Recipe())
-    monkeypatch.setenv("XDG_CACHE_HOME", "there")
-    assert cache_folder() == cache_root(Recipe()) == Path("there/limner/cache")

@@ -6,11 +6,11 @@ import pytest
 
 from blueprints import flux
 from limner.errors import BadBase
+from limner.files import user_cache
 from limner.plan.profile import to_json
 from limner.recipe.schema import Recipe
 from limner.recipe.toml import change
 from limner.run import profiles
-from limner.run.device import user_cache
 from limner.run.profiles import Asked, Shape, largest, opened, profile_of, shape_of
 
 FLUX = change(Recipe(), {"base": "flux-dev"})
@@ -51,7 +51,7 @@ def test_a_torn_or_foreign_file_is_traced_anew(monkeypatch):
     found, traced = profile_of(asked)
     assert traced
     assert profile_of(asked) == (found, False)
-    (path,) = (each for each in (user_cache() / "profiles").iterdir() if "family" not in each.name)
+    (path,) = (each for each in user_cache("profiles").iterdir() if "family" not in each.name)
     assert json.loads(path.read_text()) == json.loads(json.dumps(to_json(found)))
     for text in ("{", "{}", "[]", "null"):
         path.write_text(text)

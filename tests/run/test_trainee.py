@@ -7,8 +7,9 @@ import torch
 from limner.errors import BadRecipe, BrokenGraph
 from limner.nn import tiles
 from limner.run.cache import stock
+from limner.run.counting import QUANTILES
 from limner.run.setting import prepare
-from limner.run.trainee import QUANTILES, Trainee, plain
+from limner.run.trainee import Trainee, plain
 from small import Told, equal, wish
 
 BOTH = {"text_encoders": ["text_encoder", "text_encoder_2"], "text_encoder_layers": 1}

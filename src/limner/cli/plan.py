@@ -66,12 +66,12 @@ def plan(
             measure(wished.recipe.limits, say)
         planned = run(wished.recipe, say, card=asked["card"], price=asked["price"], whole=asked["exact"])
         kept = target is not None and keep(planned, RunDir(wished.out))
-    told = lines(planned)
     if not planned.fits:
         if not as_json:
-            raise DoesNotFit("\n".join(told[2:]))
+            raise DoesNotFit(str(planned.misfit))
         result(planned.plain(), [], as_json=True)
         raise typer.Exit(1)
+    told = lines(planned)
     told += [f"Kept: {RunDir(wished.out).plan_path}"] if kept else []
     result(planned.plain(), told, as_json=as_json)
 

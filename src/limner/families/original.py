@@ -24,8 +24,8 @@ from limner.families import family_of
 from limner.families.base import Family
 from limner.families.loading import BROKEN, first_line, hush, skeleton
 from limner.families.single import Single, look
-from limner.families.source import WEIGHTS, Source, content, home_of, locate
-from limner.files import atomic_write, require_space, write_json
+from limner.families.source import WEIGHTS, Source, content, locate
+from limner.files import atomic_write, require_space, user_cache, write_json
 from limner.lora.names import Spelling, Table
 from limner.lora.tables import DOUBLE, FLUX, SINGLE, rows
 
@@ -79,7 +79,7 @@ def opened(
     file = look(path)
     family = family_of(file.pipeline)
     lender = _lender(file, family, parts, folders, tell)
-    home = home_of("bases") / f"{path.stem[:60]}-{_address(file, family, lender)}"
+    home = user_cache("bases") / f"{path.stem[:60]}-{_address(file, family, lender)}"
     home.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(home.with_name(f".{home.name}.lock")):
         if not home.is_dir():

@@ -4,7 +4,6 @@ Configs of registered bases ship with Limner; of other bases on the hub they alo
 """
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,6 +13,7 @@ from typing import Any
 from limner.errors import BadBase
 from limner.families.single import look
 from limner.families.source import HUB, Source, download_command, locate
+from limner.files import user_cache
 
 CONFIGS = Path(__file__).parent / "configs"
 """A file for each registered base, part by part; what several bases share lies in ``parts/``. Facts of the
@@ -124,7 +124,7 @@ def _fetched(hub_id: str, tell: Callable[[str], None]) -> Path:
         return Path(snapshot_download(hub_id, allow_patterns=list(FETCHED), local_files_only=True))
     except (errors.LocalEntryNotFoundError, errors.HFValidationError, FileNotFoundError):
         pass  # the base is not on this disk
-    home = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "limner" / "configs"
+    home = user_cache("configs")
     chosen: dict[str, Any] = {"allow_patterns": list(FETCHED), "cache_dir": home}
     try:
         return Path(snapshot_download(hub_id, **chosen, local_files_only=True))

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from limner.errors import BadBase
-from limner.files import human, sha256_file, write_text
+from limner.files import human, sha256_file, user_cache, write_text
 
 HUB = {
     "flux-dev": ("black-forest-labs/FLUX.1-dev", "FLUX.1 [dev] Non-Commercial License", True),
@@ -199,7 +198,7 @@ def _from_hub(name: str, tell: Callable[[str], None], without: Sequence[str] = (
     passed = passed_over(without)
     chosen: dict[str, Any] = {"allow_patterns": list(WANTED), "ignore_patterns": passed}
     # What is fetched in part lies apart from the hub's own cache, where it would pass for the whole base.
-    homes = [None, home_of("lenders") / "-".join(without)] if without else [None]
+    homes = [None, user_cache("lenders") / "-".join(without)] if without else [None]
     for home in homes:
         try:
             return Path(snapshot_download(hub_id, **chosen, cache_dir=home, local_files_only=True))
@@ -248,11 +247,6 @@ def _json(path: Path) -> dict[str, Any]:
     return value
 
 
-def home_of(kind: str) -> Path:
-    """The folder of Limner's own files of a kind in the user's cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "limner" / kind
-
-
 def content(path: Path) -> str:
     """SHA-256 of a file: its name in the hub's cache where it lies there, else read once and noted."""
     real = path.resolve()
@@ -262,7 +256,7 @@ def content(path: Path) -> str:
     if facts.st_size < 2**20:
         return sha256_file(real)
     key = f"{real} {facts.st_size} {facts.st_mtime_ns}"
-    note = home_of("fingerprints") / f"{hashlib.sha256(key.encode()).hexdigest()}.txt"
+    note = user_cache("fingerprints") / f"{hashlib.sha256(key.encode()).hexdigest()}.txt"
     known = note.read_text(errors="replace").split() if note.is_file() else []
     if len(known) == 1 and len(known[0]) == 64:
         return known[0]

@@ -14,13 +14,14 @@ from torch import Tensor
 from limner.data.folder import Folder
 from limner.data.images import read_image
 from limner.data.views import View
-from limner.files import human, require_space, write_json, write_text
+from limner.files import human, require_space, shared_cache, write_json, write_text
 from limner.graph.cache import Cache
 from limner.nn import processes
 from limner.nn.ragged import together
 from limner.recipe import toml
 from limner.recipe.prompts import prompts
 from limner.recipe.schema import Recipe
+from limner.run.counting import PAINTED
 from limner.run.fill import Row, Table, bytes_needed, caption_rows, fill, rows_of, survey
 from limner.run.prior import prior
 from limner.run.rundir import RunDir
@@ -104,22 +105,16 @@ def cache(recipe: Recipe, out: Path, say: Say) -> Cached:
 
 def cache_root(recipe: Recipe) -> Path:
     """Where frozen values are kept: the recipe's choice, or the user's cache folder, shared between runs."""
-    import os
-
-    if recipe.data.cache is not None:
-        return recipe.data.cache
-    if chosen := os.environ.get("LIMNER_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "limner" / "cache"
+    return recipe.data.cache or shared_cache()
 
 
 def prompts_of(setting: Setting) -> list[str]:
-    """What is sampled: the recipe's prompts, or captions of the folder, at most four; none for "never"."""
+    """What is sampled: the recipe's prompts, or at most ``PAINTED`` captions, or none."""
     if setting.recipe.sample.every == -1:
         return []
     if wished := prompts(setting.recipe):
         return list(wished)
-    return list(dict.fromkeys(view.caption for view in setting.own if view.caption))[:4]
+    return list(dict.fromkeys(view.caption for view in setting.own if view.caption))[:PAINTED]
 
 
 def all_rows(setting: Setting) -> list[Row]:

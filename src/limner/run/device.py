@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from limner.errors import BadUsage
-from limner.files import write_json
+from limner.files import user_cache, write_json
 from limner.plan import cards, devices
 from limner.plan.devices import SPARE, Device
 from limner.recipe.schema import Limits
@@ -35,11 +35,6 @@ class Card:
     name: str
     memory: int
     free: int
-
-
-def user_cache() -> Path:
-    """The user's cache folder of Limner."""
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "limner"
 
 
 def device_for(limits: Limits, *, card: str | None = None) -> Device:
@@ -147,7 +142,7 @@ def _ram() -> tuple[int, int]:
 
 def constants_path(name: str) -> Path:
     """Where the measured rates of a device are kept."""
-    return user_cache() / "devices" / f"{devices.slug(name)}.json"
+    return user_cache("devices") / f"{devices.slug(name)}.json"
 
 
 def measured_rates(device: Device) -> Device:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from limner.files import human
+from limner.files import human, shared_cache
 
 PYTHON = (3, 11)
 ROOM = 2_000_000_000
@@ -58,7 +58,7 @@ def doctor() -> list[Finding]:
     """Look at Python, the packages, the device, the disk and the embedded base. Changes nothing."""
     needed = [_package(name, least) for name, least in required()]
     optional = [_extra(name) for name in EXTRAS]
-    return [_python(), *needed, _device(), *optional, _room(cache_folder()), _embedded()]
+    return [_python(), *needed, _device(), *optional, _room(shared_cache()), _embedded()]
 
 
 def required() -> Iterator[tuple[str, str]]:
@@ -132,14 +132,6 @@ def _device() -> Finding:
         return Finding("device", False, "an NVIDIA driver is here, but this torch is built for CPUs", remedy)
     detail = f"CPU, {torch.get_num_threads()} threads of {os.cpu_count()} cores; enough for the embedded base"
     return Finding("device", True, detail, "FLUX.1 in bf16 wants a GPU with 40 GB.")
-
-
-def cache_folder() -> Path:
-    """Where the cache is unless a recipe says otherwise: $LIMNER_CACHE, else the user's cache folder."""
-    # limner.run.cache has the same rule and needs torch; the doctor must work without. A test compares them.
-    if chosen := os.environ.get("LIMNER_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "limner" / "cache"
 
 
 def _room(folder: Path) -> Finding:

@@ -22,6 +22,7 @@ from limner.plan.search import below, choose
 from limner.plan.time import Clock, Total, total_of
 from limner.recipe.prompts import prompts
 from limner.recipe.schema import Recipe
+from limner.run.counting import PAINTED, QUANTILES, SUBSET, held_out
 from limner.run.device import device_for
 from limner.run.profiles import Asked, largest, opened, profile_of, require_possible, shape_of
 from limner.run.rundir import RunDir
@@ -29,12 +30,6 @@ from limner.run.say import Say
 
 IMAGES = 10
 """Images that are assumed where there are none yet."""
-CAPTIONS = 4
-"""Captions of the folder that are painted where the recipe has no prompts."""
-FEW, SHARE, SUBSET = 20, 10, 8
-"""Held out: one image in ``SHARE`` from ``FEW`` images on, else up to ``SUBSET`` of the training images."""
-QUANTILES = 5
-"""Noise levels at which the loss of a held-out image is measured."""
 
 
 @dataclass(frozen=True)
@@ -243,8 +238,8 @@ def counts_of(recipe: Recipe) -> Counts:
     """How much there is to encode, to paint and to measure. Opens the header of every image."""
     wish, sizes, train = recipe.data, _sizes(recipe), recipe.train
     images = len(sizes) or IMAGES
-    held = wish.held_out if wish.held_out is not None else images // SHARE if images >= FEW else 0
-    shown = len(prompts(recipe)) or min(CAPTIONS, images)
+    held = held_out(images, wish.held_out)
+    shown = len(prompts(recipe)) or min(PAINTED, images)
     every = recipe.sample.every
     rounds = 0 if every == -1 else 2 if every == 0 else 2 + max(0, train.steps - 1) // every
     usual = recipe.prior.each * len(recipe.prior.prompts)
@@ -257,7 +252,7 @@ def counts_of(recipe: Recipe) -> Counts:
         views=views,
         captions=images + len(recipe.prior.prompts) + (shown + 1 if rounds else 0),
         pictures=rounds * shown + usual,
-        measured=checks * QUANTILES * (held or min(SUBSET, images)),
+        measured=checks * len(QUANTILES) * (held or min(SUBSET, images)),
     )
 
 
@@ -285,7 +280,7 @@ def total_of_run(
         "sample": counts.pictures,
     }
     found = total_of(profile, choice.plan, device, choice.pace, steps=wish.steps, counts=times)
-    images = min(QUANTILES, choice.plan.micro_batch)
+    images = min(len(QUANTILES), choice.plan.micro_batch)
     clock = Clock(profile, replace(choice.plan, micro_batch=images), device)
     passes = counts.measured / images
     return replace(found, measure=passes * (sum(clock.forward) + clock.outside))

@@ -16,13 +16,12 @@ from limner.data.buckets import buckets, closest
 from limner.errors import BadRecipe
 from limner.families.shipped import described
 from limner.families.source import Source
-from limner.files import write_json
+from limner.files import user_cache, write_json
 from limner.imports import swiftly
 from limner.plan.devices import Kind
 from limner.plan.plan import Compute
 from limner.plan.profile import Profile, from_json, to_json
 from limner.recipe.schema import Recipe
-from limner.run.device import user_cache
 
 MADE_BY = ("plan", "nn", "families", "run/profile.py", "run/rehearsal.py", "run/stages.py", "run/blank.py")
 """What decides a profile: when one of these files changes, profiles are traced anew."""
@@ -70,7 +69,7 @@ def shape_of(source: Source) -> Shape:
         BadBase: No family here has that pipeline.
     """
     pipeline = str(source.index.get("_class_name", ""))
-    path = user_cache() / "profiles" / f"family-{_digest(pipeline, _made_by())}.json"
+    path = user_cache("profiles") / f"family-{_digest(pipeline, _made_by())}.json"
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         shape = Shape(int(kept["multiple"]), int(kept["resolution"]))
@@ -108,7 +107,7 @@ def profile_of(asked: Asked) -> tuple[Profile, bool]:
         BadBase: The base's configs mean nothing.
         BadRecipe: A target or a text encoder is unknown.
     """
-    path = user_cache() / "profiles" / f"{_digest(_facts(asked), _configs(asked.source), _made_by())}.json"
+    path = user_cache("profiles") / f"{_digest(_facts(asked), _configs(asked.source), _made_by())}.json"
     try:
         return from_json(json.loads(path.read_text(encoding="utf-8"))), False
     except (OSError, ValueError):  # never traced, or a torn file

@@ -21,9 +21,7 @@ from limner.graph.unit import Unit
 from limner.nn.draws import seed_of
 from limner.plan.plan import Plan
 from limner.recipe.schema import Recipe
-
-FIXED_SUBSET = 8
-"""Training images whose loss stands in for the held-out loss when there are too few to hold any out."""
+from limner.run.counting import SUBSET, held_out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,15 +240,14 @@ def _hold_out(
                 f"well: {both[0]} .. Remove them from one of the two folders."
             )
         return examples, list(others.examples), True
-    few = len(contents) < 20
-    count = (0 if few else len(contents) // 10) if wish.held_out is None else wish.held_out
+    count = held_out(len(contents), wish.held_out)
     if count >= len(contents):
         raise BadData(
             f"data.held_out is {count} and the folder has {len(contents)} different usable images: none is "
             f"left to train on. Set it to at most {max(0, len(contents) - 1)}."
         )
     if count == 0:
-        return examples, examples[:FIXED_SUBSET], False
+        return examples, examples[:SUBSET], False
     kept = set(contents[:count])
     return (
         [each for each in examples if each.sha256 not in kept],

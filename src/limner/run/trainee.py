@@ -24,11 +24,9 @@ from limner.nn.dropout import Places
 from limner.nn.engine import Engine, equip
 from limner.plan.plan import Plan
 from limner.run.cache import Store, cache_root
+from limner.run.counting import QUANTILES
 from limner.run.fill import text_values
 from limner.run.setting import Setting
-
-QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)
-"""Of the density of times: where the held-out loss is measured."""
 
 
 def targets(setting: Setting, name: str, model: nn.Module) -> dict[str, int]:
