@@ -6,7 +6,7 @@ from diffusers import QwenImagePipeline
 
 from limner.families.base import Canvas, Objective
 from limner.families.loading import load
-from limner.families.qwen_image import CHAT, DROPPED, FAMILY, constants, options
+from limner.families.qwen_image import CHAT, DROPPED, FAMILY, options
 from limner.families.source import Source, locate
 from limner.nn.flow import resolution_shift
 from tiny import save_qwen_image
@@ -40,7 +40,7 @@ def test_the_chat_is_the_pipeline_s(source: Source):
 
 
 def test_times_follow_the_image_size_as_the_sampler_s_do(source: Source):
-    shift = constants(source, Objective())["time_shift"]
+    shift = FAMILY.constants(source, Objective())["time_shift"]
     assert shift(4096) == pytest.approx(resolution_shift(4096, 0.5, 0.9, 256, 8192))
 
 

@@ -7,7 +7,7 @@ import torch
 
 from limner.families.base import Canvas, Objective
 from limner.families.source import Source, locate
-from limner.families.z_image import FAMILY, constants, cut, options
+from limner.families.z_image import FAMILY, cut, options
 from tiny import save_z_image
 
 CANVAS = Canvas(width=32, height=32, steps=2)
@@ -30,6 +30,6 @@ def test_texts_are_cut_to_their_lengths():
 
 def test_times_are_shifted_as_the_sampler_is(tmp_path: Path):
     source = locate(str(save_z_image(tmp_path / "tiny")), folders={})
-    assert constants(source, Objective())["time_shift"] == 3.0
-    assert constants(source, Objective(time_shift=1.0))["time_shift"] == 1.0
+    assert FAMILY.constants(source, Objective())["time_shift"] == 3.0
+    assert FAMILY.constants(source, Objective(time_shift=1.0))["time_shift"] == 1.0
     assert FAMILY.ragged == {"context", "text_mask"}

@@ -1,4 +1,4 @@
-"""Units of the families that read captions with CLIP."""
+"""What families that read captions with CLIP share, and those with T5."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,8 +9,11 @@ from limner.graph.unit import Layers, unit
 from limner.nn import text
 
 CLIP_LENGTH = 77
+"""Tokens that CLIP reads (Radford et al. 2021, arXiv:2103.00020)."""
 CLIP_LINEARS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 """Endings of every linear layer in a block of CLIP's text model."""
+T5_LINEARS = ("SelfAttention.q", "SelfAttention.k", "SelfAttention.v", "SelfAttention.o")
+"""Endings of the linear layers of T5 that a LoRA trains: its attention."""
 
 
 @unit("clip_tokens", uses=("tokenizer",))
@@ -33,5 +36,4 @@ def tokenize_2(tokenizer_2: Any, caption: Sequence[str]) -> Tensor:
 )
 def encode_both(text_encoder_2: nn.Module, clip_tokens_2: Tensor) -> tuple[Tensor, Tensor]:
     """(B, 77) -> (B, 77, D), the state before the last layer, and (B, P), the pooled one, projected."""
-    hidden = text.clip_below(text_encoder_2, clip_tokens_2, until=0)
-    return text.clip_both_above(text_encoder_2, hidden, clip_tokens_2, since=0)
+    return text.clip_both(text_encoder_2, clip_tokens_2)

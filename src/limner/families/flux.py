@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 
 from limner.families import rectified
 from limner.families.base import Canvas, Family, Objective
-from limner.families.clips import CLIP_LINEARS, tokenize
+from limner.families.clips import CLIP_LINEARS, T5_LINEARS, tokenize
 from limner.families.latents import draw_latent, draw_noise, encode_image
 from limner.families.source import Source
 from limner.graph.unit import Layers, unit
@@ -70,23 +70,25 @@ def denoise(  # noqa: PLR0913  what a FLUX transformer reads is what it reads
 
 def constants(source: Source, objective: Objective) -> Mapping[str, Any]:
     """What the base's configs decide, unless the recipe decides otherwise."""
-    guided = bool(source.config("transformer").get("guidance_embeds"))
     return {
-        "text_length": source.facts.get("text_length", 512 if guided else 256),
-        **rectified.times(source, objective),
+        **rectified.constants(source, objective, tokens=512 if _guided(source) else 256),
         "guidance": rectified.guidance(source, objective),
     }
 
 
-def identity(source: Source) -> tuple[str, str]:
+def _guided(source: Source) -> bool:
     """Dev has a guidance input, schnell has none."""
-    guided = bool(source.config("transformer").get("guidance_embeds"))
-    return ("flux-1-dev" if guided else "flux-1-schnell"), "flux1"
+    return bool(source.config("transformer").get("guidance_embeds"))
+
+
+def identity(source: Source) -> tuple[str, str]:
+    """Dev or schnell."""
+    return ("flux-1-dev" if _guided(source) else "flux-1-schnell"), "flux1"
 
 
 def options(source: Source, canvas: Canvas) -> dict[str, Any]:
     """How the stock pipeline is called. Without guidance input: true guidance, at twice the time."""
-    guided = bool(source.config("transformer").get("guidance_embeds"))
+    guided = _guided(source)
     guidance = canvas.strength(source, 3.5 if guided else 1.0)  # schnell needs none: it is distilled
     return {
         "negative_prompt": None if guided else "",
@@ -144,7 +146,7 @@ FAMILY = Family(
     },
     text_targets={
         "text_encoder": CLIP_LINEARS,
-        "text_encoder_2": ("SelfAttention.q", "SelfAttention.k", "SelfAttention.v", "SelfAttention.o"),
+        "text_encoder_2": T5_LINEARS,
     },
     layers={"text_encoder": "encoder.layers", "text_encoder_2": "encoder.block"},
     identity=identity,

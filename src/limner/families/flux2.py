@@ -85,8 +85,7 @@ def denoise(  # noqa: PLR0913  what the transformer reads is what it reads
 def constants(source: Source, objective: Objective) -> Mapping[str, Any]:
     """What the base's configs decide, unless the recipe decides otherwise."""
     return {
-        "text_length": source.facts.get("text_length", 512),
-        **rectified.times(source, objective, patch=1, own=flow.empirical_shift),
+        **rectified.constants(source, objective, patch=1, own=flow.empirical_shift),
         "guidance": rectified.guidance(source, objective),
     }
 
@@ -103,7 +102,7 @@ def options(source: Source, canvas: Canvas) -> dict[str, Any]:
     return {
         "guidance_scale": canvas.strength(source, 1.0 if source.index.get("is_distilled") else 4.0),
         **canvas.asked,
-        "max_sequence_length": source.facts.get("text_length", 512),
+        "max_sequence_length": rectified.text_length(source),
     }
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from limner.families import rectified
-from limner.families.base import Canvas, Family, Objective
+from limner.families.base import Canvas, Family
 from limner.families.latents import draw_latent, draw_noise
 from limner.families.source import Source
 from limner.graph.unit import unit
@@ -81,18 +81,13 @@ def denoise(  # noqa: PLR0913  what the transformer reads is what it reads
     return patch.unpatchify(patch.untokens(guess, height))
 
 
-def constants(source: Source, objective: Objective) -> Mapping[str, Any]:
-    """What the base's configs decide, unless the recipe decides otherwise."""
-    return {"text_length": source.facts.get("text_length", 512), **rectified.times(source, objective)}
-
-
 def options(source: Source, canvas: Canvas) -> dict[str, Any]:
     """How the stock pipeline is called: true guidance of 4, as the model's page says."""
     return {
         "negative_prompt": "",
         "true_cfg_scale": canvas.strength(source, 4.0),
         **canvas.asked,
-        "max_sequence_length": source.facts.get("text_length", 512),
+        "max_sequence_length": rectified.text_length(source),
     }
 
 
@@ -128,7 +123,7 @@ FAMILY = Family(
     + (draw_latent, draw_noise, rectified.draw_time, denoise, rectified.measure),
     text=("context", "text_mask"),
     wishes=rectified.WISHES,
-    constants=constants,
+    constants=rectified.constants,
     targets={"attention": ATTENTION + JOINT, "all-linear": ATTENTION + JOINT + FEED},
     text_targets={},
     layers={},

@@ -65,6 +65,26 @@ def times(
     }
 
 
+def text_length(source: Source, usual: int = 512) -> int:
+    """Tokens of a caption that are read: what the base says, or what is ``usual`` for its family."""
+    return source.facts.get("text_length", usual)
+
+
+def constants(
+    source: Source,
+    objective: Objective,
+    *,
+    tokens: int = 512,
+    patch: int = 2,
+    own: Callable[[int], float] | None = None,
+) -> Mapping[str, Any]:
+    """What every rectified flow reads of its base's configs: :func:`text_length` and :func:`times`."""
+    return {
+        "text_length": text_length(source, tokens),
+        **times(source, objective, patch=patch, own=own),
+    }
+
+
 def guidance(source: Source, objective: Objective, denoiser: str = "transformer") -> float | None:
     """The guidance that the denoiser is told of while it trains; None when it has no such input.
 

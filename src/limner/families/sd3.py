@@ -8,6 +8,7 @@ with the velocity as it is (``--precondition_outputs 0``): its default weighs ea
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from limner.families import rectified
-from limner.families.base import Canvas, Family, Objective
-from limner.families.clips import CLIP_LINEARS, encode_both, tokenize, tokenize_2
+from limner.families.base import Canvas, Family
+from limner.families.clips import CLIP_LINEARS, T5_LINEARS, encode_both, tokenize, tokenize_2
 from limner.families.latents import draw_latent, draw_noise, encode_image
 from limner.families.source import Source
 from limner.graph.unit import Layers, unit
@@ -38,8 +39,7 @@ def tokenize_3(tokenizer_3: Any, caption: Sequence[str], *, text_length: int) ->
 )
 def encode_clip(text_encoder: nn.Module, clip_tokens: Tensor) -> tuple[Tensor, Tensor]:
     """(B, 77) -> (B, 77, D), the state before the last layer, and (B, P), the pooled one, projected."""
-    hidden = text.clip_below(text_encoder, clip_tokens, until=0)
-    return text.clip_both_above(text_encoder, hidden, clip_tokens, since=0)
+    return text.clip_both(text_encoder, clip_tokens)
 
 
 @unit("context_3", uses=("text_encoder_3",), layers=Layers(below=text.t5_below, above=text.t5_above))
@@ -76,9 +76,8 @@ def together(context: Tensor, context_2: Tensor, context_3: Tensor) -> Tensor:
     return torch.cat([pad(both, (0, context_3.shape[-1] - both.shape[-1])), context_3], dim=1)
 
 
-def constants(source: Source, objective: Objective) -> Mapping[str, Any]:
-    """What the base's configs decide, unless the recipe decides otherwise."""
-    return {"text_length": source.facts.get("text_length", 256), **rectified.times(source, objective)}
+TOKENS = 256
+"""Of T5, unless the base says otherwise."""
 
 
 def identity(source: Source) -> tuple[str, str]:
@@ -93,7 +92,7 @@ def options(source: Source, canvas: Canvas) -> dict[str, Any]:
         "negative_prompt": "",
         "guidance_scale": canvas.strength(source, 4.5),
         **canvas.asked,
-        "max_sequence_length": constants(source, Objective())["text_length"],
+        "max_sequence_length": rectified.text_length(source, TOKENS),
     }
 
 
@@ -127,12 +126,12 @@ FAMILY = Family(
     + (draw_latent, draw_noise, rectified.draw_time, denoise, rectified.measure),
     text=("context", "pooled", "context_2", "pooled_2", "context_3"),
     wishes=rectified.WISHES,
-    constants=constants,
+    constants=partial(rectified.constants, tokens=TOKENS),
     targets={"attention": ATTENTION, "all-linear": ATTENTION + FEED},
     text_targets={
         "text_encoder": CLIP_LINEARS,
         "text_encoder_2": CLIP_LINEARS,
-        "text_encoder_3": ("SelfAttention.q", "SelfAttention.k", "SelfAttention.v", "SelfAttention.o"),
+        "text_encoder_3": T5_LINEARS,
     },
     layers={
         "text_encoder": "text_model.encoder.layers",

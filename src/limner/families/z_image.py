@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from limner.families import rectified
-from limner.families.base import Canvas, Family, Objective
+from limner.families.base import Canvas, Family
 from limner.families.latents import draw_latent, draw_noise, encode_image
 from limner.families.source import Source
 from limner.graph.unit import unit
@@ -53,18 +53,13 @@ def cut(context: Tensor, mask: Tensor) -> list[Tensor]:
     return [row[:length] for row, length in zip(context, mask.sum(1).tolist(), strict=True)]
 
 
-def constants(source: Source, objective: Objective) -> Mapping[str, Any]:
-    """What the base's configs decide, unless the recipe decides otherwise."""
-    return {"text_length": source.facts.get("text_length", 512), **rectified.times(source, objective)}
-
-
 def options(source: Source, canvas: Canvas) -> dict[str, Any]:
     """How the stock pipeline is called: guidance of 5, or none for Turbo, which is told by its name alone."""
     return {
         "negative_prompt": "",
         "guidance_scale": canvas.strength(source, 0.0 if "turbo" in source.name.lower() else 5.0),
         **canvas.asked,
-        "max_sequence_length": source.facts.get("text_length", 512),
+        "max_sequence_length": rectified.text_length(source),
     }
 
 
@@ -99,7 +94,7 @@ FAMILY = Family(
     + (draw_latent, draw_noise, rectified.draw_time, denoise, rectified.measure),
     text=("context", "text_mask"),
     wishes=rectified.WISHES,
-    constants=constants,
+    constants=rectified.constants,
     targets={"attention": ATTENTION, "all-linear": ATTENTION + FEED},
     text_targets={},
     layers={},

@@ -39,7 +39,7 @@ class LowRankConv(nn.Module):
         """(B, C, H, W) -> (B, C', H', W')."""
         y = self.base(x)
         how = (self.stride, self.padding, self.dilation)
-        inner = F.conv2d(self.dropout(x.to(y.dtype)), self.down.to(y.dtype), None, *how)
+        inner = F.conv2d(self.dropout(x.to(y.dtype)), self.down.to(y.dtype), None, *how)  # pyright: ignore
         return torch.add(y, F.conv2d(inner, self.up.to(y.dtype)), alpha=self.scale)
 
     def extra_repr(self) -> str:

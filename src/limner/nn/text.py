@@ -70,6 +70,14 @@ def clip_both_above(model: Any, hidden: Tensor, tokens: Tensor, *, since: int) -
     return before, model.text_projection(clip_above(model, before, tokens, since=last))
 
 
+def clip_both(model: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, 77) tokens -> (B, 77, D), what the last layer reads, and (B, P), pooled and projected.
+
+    ``model`` is a CLIPTextModelWithProjection.
+    """
+    return clip_both_above(model, clip_below(model, tokens, until=0), tokens, since=0)
+
+
 def _clip_body(model: Any) -> Any:
     """The text model itself: transformers wraps it in another one that projects what it pools."""
     return dict(model.named_children()).get("text_model", model)

@@ -9,13 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from limner.families.base import Family
+from limner.families.clips import CLIP_LENGTH
 from limner.families.loading import skeleton
 from limner.families.source import Source
 from limner.graph.split import Split
 from limner.plan.alike import once
-
-CLIP_LENGTH = 77
-"""Tokens that CLIP reads (Radford et al. 2021, arXiv:2103.00020)."""
 
 
 class Longest:
