@@ -14,7 +14,7 @@ from limner.families.loading import load
 from limner.families.source import Source
 from limner.graph.split import split
 from limner.graph.unit import run as run_units
-from limner.nn import frozen, lora
+from limner.nn import frozen, full, lora
 from limner.nn.checkpointing import Checkpoint
 from limner.nn.draws import Draws
 from limner.nn.optim import optimizer
@@ -45,12 +45,15 @@ class Real:
         self.blocks = family.anatomy.blocks_of(self.denoiser)
         if weights != "fp32":
             frozen.freeze(self.denoiser, frozen_layers(self.denoiser, family.anatomy), weights)
-        for name in self.models:
+        if wish.full:
+            full.release(self.denoiser)
+        for name in () if wish.full else self.models:
             names = lora.matching(self.models[name], family.endings(name, wish.targets))
             lora.attach(self.models[name], names, rank=wish.rank, alpha=wish.rank, dropout=0.0, seed=0)
             if wish.device == "cuda":
                 lora.together(self.models[name])
-        self.trained = [each for model in self.models.values() for each in lora.trained(model)]
+        how = full if wish.full else lora
+        self.trained = [each for name in self.models for each in how.trained(self.models[name])]
         self.optimizer = optimizer("adamw", [{"params": self.trained, "lr": 1e-4}])
 
     def peak(self, images: int, checkpointed: int) -> int:

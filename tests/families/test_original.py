@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from limner.errors import BadBase
-from limner.families import family_of, original
+from limner.families import family_of
+from limner.families import folder as folders
 from limner.families.loading import load
 from limner.families.original import flux, opened
 from limner.families.source import Source
@@ -100,7 +101,7 @@ def test_fp8_becomes_bf16_and_other_tensors_keep_their_dtype(sdxl: Path, tmp_pat
 
 
 def test_weights_are_written_in_shards(sdxl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(original, "SHARD", 20_000)
+    monkeypatch.setattr(folders, "SHARD", 20_000)
     path = save_single(sdxl, tmp_path / "model.safetensors")
     source = opened(path, str(sdxl), folders={})
     files = source.weights("unet")

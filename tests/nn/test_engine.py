@@ -24,7 +24,7 @@ def _forwards(model: nn.Module) -> list[Any]:
 
 
 def test_the_first_blocks_are_checkpointed_and_closing_leaves_no_trace() -> None:
-    model = _model()
+    model = _model().requires_grad_(requires_grad=False)
     engine = equip(model, ANATOMY, device=CPU, checkpointed=2)
     assert [type(vars(block).get("forward")) for block in model.blocks] == [
         Checkpoint,
@@ -35,6 +35,12 @@ def test_the_first_blocks_are_checkpointed_and_closing_leaves_no_trace() -> None
     engine.close()
     engine.close()
     assert not any(_forwards(model))
+
+
+def test_a_tail_that_is_trained_is_computed_twice_as_its_gradient_reads_its_input() -> None:
+    model = _model().requires_grad_()
+    equip(model, ANATOMY, device=CPU, checkpointed=2)
+    assert not any(isinstance(run, Tail) for run in _forwards(model))
 
 
 def test_a_model_is_equipped_again_with_another_plan() -> None:

@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 
 from limner.errors import BadRecipe
-from limner.recipe import Goal
+from limner.recipe import Goal, Recipe
 from limner.recipe.presets import SIZES, SOURCES, choices, preset
 from limner.recipe.toml import commented, get, parse
 
@@ -59,3 +59,11 @@ def test_a_recipe_loads_no_torch():
         "sys.exit(bool({'torch', 'diffusers', 'numpy', 'PIL'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("family", ["flux", "glyph"])
+def test_of_a_preset_for_all_weights_nothing_of_the_lora_is_left(family):
+    lora, full = preset("subject", family, 10), preset("subject", family, 10, "full")
+    assert full.train.method == "full" and full.lora == Recipe().lora
+    assert full.train.learning_rate == lora.train.learning_rate / 10
+    assert full.train.steps == lora.train.steps

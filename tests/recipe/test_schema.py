@@ -47,6 +47,14 @@ def test_every_field_says_what_it_means():
             r"train\.warmup is 10 and train\.steps is 10: .* Set train\.warmup below 10",
         ),
         ({"train": {"method": "full"}, "lora": {"rank": 8}}, r'method is "full".* lora\.rank is 8\. Remove'),
+        (
+            {"train": {"method": "full"}, "lora": {"text_encoders": ["text_encoder"]}},
+            r"every weight of the denoiser, and lora\.text_encoders is \('text_encoder',\)\. Remove",
+        ),
+        (
+            {"train": {"method": "full"}, "export": {"for": ["diffusers", "kohya"]}},
+            r'makes a whole model, and export\.for names "kohya".* `limner lora extract`',
+        ),
         ({"train": {"optimizer": "prodigy"}}, r"Set train\.learning_rate = 1\.0"),
         ({"train": {"optimizer": "schedulefree", "schedule": "cosine"}}, r"replaces schedules\. Set"),
         ({"train": {"optimizer": "schedulefree", "ema": 0.9}}, r"averages the weights already\. Set"),
@@ -62,11 +70,6 @@ def test_contradictions_are_refused_with_the_remedy(table, message):
 
 def test_no_steps_is_a_recipe_because_it_is_the_control():
     assert Recipe(train=Train(steps=0)).train.steps == 0
-
-
-def test_full_training_of_text_encoders_is_no_contradiction():
-    recipe = Recipe(train=Train(method="full"), lora=Lora(text_encoders=("text_encoder",)))
-    assert recipe.lora.text_encoders == ("text_encoder",)
 
 
 def test_a_bad_part_built_in_python_is_a_bad_recipe_too():

@@ -149,8 +149,6 @@ def test_disk_is_foreseen():
 
 
 def test_what_cannot_be_planned_is_told():
-    with pytest.raises(BadRecipe, match='"full", which `limner plan`'):
-        planned(train__method="full")
     with pytest.raises(BadUsage, match="No card 'nothing'"):
         planned(card="nothing")
     with pytest.raises(BadRecipe, match='"bf16", and RTX 2080 has none'):

@@ -10,8 +10,10 @@ from limner.families.base import Family
 from limner.families.loading import hush
 from limner.families.source import Source, locate
 from limner.graph.split import split
-from limner.plan.plan import Weights
+from limner.plan.memory import train_need
+from limner.plan.plan import Plan, Weights
 from limner.plan.trace import Machine, plain
+from limner.run.profile import profile
 from limner.run.rehearsal import Rehearsal, Wish, frozen_layers, machine_of
 from measured import Real
 
@@ -59,6 +61,22 @@ def test_the_peak_of_a_step_is_predicted(bases, name: str) -> None:
 @pytest.mark.parametrize("name", ["flux-dev", "z-image"])
 def test_so_it_is_with_weights_in_few_bits_and_two_images(bases, name: str, weights: Weights) -> None:
     assert compare(bases, name, weights, 2) == pytest.approx([1.0] * 3, abs=CLOSE)
+
+
+@pytest.mark.parametrize("name", ["flux-dev", "flux2-klein", "z-image"])
+@pytest.mark.parametrize("images", [1, 2])
+def test_so_it_is_when_every_weight_is_trained(bases, name: str, images: int) -> None:
+    family, source = bases(name)
+    wish = Wish(size=SIZE, full=True, compute="fp32")
+    real = Real(family, source, wish)
+    found = profile(family, source, wish, machine=FINE)
+    assert found.trained == sum(each.numel() for each in real.trained)
+    assert found.whole == sum(each.nbytes for each in real.trained)
+    for count in (0, len(real.blocks) // 2, len(real.blocks)):
+        plan = Plan(checkpointed=count, micro_batch=images)
+        need = train_need(found, plan, on="cpu")
+        assert need.total == pytest.approx(real.peak(images, count), rel=CLOSE)
+        assert need.causes["trained"] == need.causes["optimizer"] / 2 and "adapter" not in need.causes
 
 
 def test_half_precision_by_casting_once_keeps_less_than_by_autocast(bases) -> None:

@@ -93,8 +93,9 @@ def _template(images: Path | None, changed: dict[str, Any]) -> Wish:
         return wish(images, changed, RUNS / folder_name(images))
     base, goal = changed.get("base", Recipe().base), changed.get("goal", Recipe().goal)
     family, count = kind_of(base), 10
-    sources = {path: one.source for path, one in choices(goal, family, count).items() if path not in changed}
-    return Wish(change(preset(goal, family, count), {"base": base, **changed}), RUNS, sources)
+    start = (goal, family, count, changed.get("train.method", Recipe().train.method))
+    sources = {path: one.source for path, one in choices(*start).items() if path not in changed}
+    return Wish(change(preset(*start), {"base": base, **changed}), RUNS, sources)
 
 
 @app.command()
@@ -114,7 +115,7 @@ def train(*, target: Target, out: Out = None, given: dict[str, Any], as_json: Js
         done = run(wished.recipe, wished.out, say)
     held_out = "" if done.held_out is None else f", held-out loss {done.held_out:.4f}"
     lines = [
-        f"LoRA:    {done.lora}",
+        f"LoRA:    {done.lora}" if done.lora else f"Model:   {done.model}",
         f"Report:  {done.report}",
         f"Trained: {done.steps} steps in {done.seconds:.0f} s, loss {done.loss:.4f}{held_out}",
     ]

@@ -154,7 +154,9 @@ def resize(*, lora: File, out: Out = None, given: dict[str, Any], as_json: Json 
 @taking((FAMILY, DTYPE, Option("--rank", "rank", int, "Rank of every module.", 32)))
 def extract(
     *,
-    base: Annotated[Path, typer.Argument(metavar="BASE", help="What was fine-tuned: a file or a folder.")],
+    base: Annotated[
+        Path, typer.Argument(metavar="BASE", help="What was fine-tuned: a file, a folder, or a base's name.")
+    ],
     tuned: Annotated[Path, typer.Argument(metavar="TUNED", help="The fine-tune: a file or a folder.")],
     out: Annotated[Path, typer.Option("--out", help="The file to write.")],
     given: dict[str, Any],

@@ -86,5 +86,8 @@ def _wish(target: Path | None, changed: dict[str, Any], out: Path | None) -> Wis
     if target is not None:
         return wish(target, changed, out)
     base, goal = changed.get("base", Recipe().base), changed.get("goal", Recipe().goal)
-    recipe = change(preset(goal, kind_of(base), IMAGES), {"base": base, "data.images": Path("-"), **changed})
+    recipe = change(
+        preset(goal, kind_of(base), IMAGES, changed.get("train.method", Recipe().train.method)),
+        {"base": base, "data.images": Path("-"), **changed},
+    )
     return Wish(recipe, out or RUNS, {})

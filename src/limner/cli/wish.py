@@ -94,11 +94,12 @@ def _from_images(folder: Path, changed: Mapping[str, Any]) -> tuple[Any, dict[st
         len(listed(folder).images), 1
     )  # an empty folder is told by whoever reads it, with the reasons
     own = {"data.images": folder, "name": folder_name(folder), "base": base}
-    sources = {path: choice.source for path, choice in choices(goal, family, images).items()}
+    start = (goal, family, images, changed.get("train.method", Recipe().train.method))
+    sources = {path: choice.source for path, choice in choices(*start).items()}
     if not changed.get("data.trigger"):
         own["sample.prompts"] = ()  # prompts about a trigger mean nothing without one
     own |= changed
-    recipe = change(preset(goal, family, images), own)
+    recipe = change(preset(*start), own)
     return recipe, {path: source for path, source in sources.items() if path not in own}
 
 
@@ -118,7 +119,8 @@ def _is_run(folder: Path) -> bool:
     from limner.run.rundir import RunDir
 
     run = RunDir(folder)
-    marks = (run.metrics_path, run.checkpoints_path, run.index_path, run.lora_path, run.path / "lock")
+    marks = (run.metrics_path, run.checkpoints_path, run.index_path, run.lora_path, run.model_path)
+    marks += (run.path / "lock",)
     return any(mark.exists() for mark in marks)
 
 

@@ -6,7 +6,6 @@ their bits, and fp8 becomes bf16, which holds each of its values.
 """
 
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -16,24 +15,21 @@ from typing import Any
 import torch
 from filelock import FileLock
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from limner.errors import BadBase
 from limner.families import family_of
 from limner.families.base import Family
+from limner.families.folder import lend, write
 from limner.families.loading import BROKEN, first_line, hush, skeleton
 from limner.families.single import Single, look
-from limner.families.source import WEIGHTS, Source, content, locate
-from limner.files import atomic_write, require_space, user_cache, write_json
+from limner.families.source import Source, content, locate
+from limner.files import require_space, user_cache, write_json
 from limner.lora.names import Spelling, Table
 from limner.lora.tables import DOUBLE, FLUX, SINGLE, rows
 
 VERSION = "1"
 """Of the folders that are made; a change makes them anew."""
-
-SHARD = 2 * 10**9
-"""Bytes of a file of weights; so much is copied in memory at once."""
 
 TRANSFORMER = Table(
     FLUX
@@ -137,24 +133,12 @@ def _make(file: Single, family: Family, lender: Source, home: Path) -> None:
         write_json(draft / "scheduler" / "scheduler_config.json", scheduler)
         for part in family.parts:
             if part in file.parts:
-                _write(draft / part, _weights(file, family, lender, draft, part))
+                write(draft / part, _weights(file, family, lender, draft, part))
             else:
-                _lend(lender, part, draft / part)
+                lend(lender, part, draft / part)
         draft.replace(home)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-
-
-def _lend(lender: Source, part: str, folder: Path) -> None:
-    """A part as the lender has it: linked where the disk can, else copied."""
-    folder.mkdir(parents=True)
-    index = sorted((lender.root / part).glob("*.index.json"))
-    for path in {lender.root / part / "config.json", *index, *lender.weights(part)}:
-        if path.is_file():
-            try:
-                os.link(path.resolve(), folder / path.name)
-            except OSError:  # another disk, or one without links
-                shutil.copyfile(path, folder / path.name)
 
 
 def _weights(file: Single, family: Family, lender: Source, draft: Path, part: str) -> dict[str, Tensor]:
@@ -242,26 +226,3 @@ def _plain(file: Single, name: str, tensor: Tensor) -> Tensor:
     if not tensor.is_floating_point() or not tensor.isfinite().all():
         raise BadBase(f"{file.name}: {name} holds no numbers that can be computed with. Get the file again.")
     return tensor
-
-
-def _write(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Safetensors files of at most :data:`SHARD` bytes, and their index if there are several."""
-    stem = next((stem for stem, parts in WEIGHTS if folder.name in parts), "model")
-    shards: list[list[str]] = [[]]
-    size = 0
-    for name, tensor in tensors.items():
-        if size and size + tensor.nbytes > SHARD:
-            shards.append([])
-            size = 0
-        shards[-1].append(name)
-        size += tensor.nbytes
-    files = [f"{stem}.safetensors"]
-    if len(shards) > 1:
-        files = [f"{stem}-{n:05d}-of-{len(shards):05d}.safetensors" for n in range(1, len(shards) + 1)]
-        owner = {name: file for file, names in zip(files, shards, strict=True) for name in names}
-        total = sum(tensor.nbytes for tensor in tensors.values())
-        index = {"metadata": {"total_size": total}, "weight_map": owner}
-        write_json(folder / f"{stem}.safetensors.index.json", index)
-    for file, names in zip(files, shards, strict=True):
-        copies = {name: tensors[name].clone(memory_format=torch.contiguous_format) for name in names}
-        atomic_write(folder / file, lambda draft, own=copies: save_file(own, draft, {"format": "pt"}))

@@ -89,14 +89,35 @@ def _put(layer: nn.Module, name: str, tensor: Tensor, dtype: torch.dtype) -> Non
         setattr(layer, place, cast.contiguous())
 
 
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""Of weights that are computed with; safetensors' words."""
+
+
+def dtypes(model: Any, files: Sequence[Path]) -> dict[str, torch.dtype]:
+    """Names, as the model has them -> the precision of its files. What is stored in few bits is left out."""
+    found: dict[str, torch.dtype] = {}
+    for path in files:
+        with safe_open(path, framework="pt") as shard:
+            for name, here in _spelled(model, shard).items():
+                kind = shard.get_slice(here).get_dtype()
+                if kind in DTYPES:
+                    found[name] = DTYPES[kind]
+    return found
+
+
 def tensors(model: Any, files: Sequence[Path]) -> Iterator[tuple[str, Tensor]]:
     """Names, as the model has them, and tensors of its files, each mapped from the disk."""
     for path in files:
         with safe_open(path, framework="pt") as shard:
-            spelled: dict[str, str] = {name: name for name in shard.keys()}  # noqa: SIM118  it is no mapping
-            model._fix_state_dict_keys_on_load(spelled)  # attention of bases from before diffusers renamed it
-            for name, here in spelled.items():
+            for name, here in _spelled(model, shard).items():
                 yield name, shard.get_tensor(here)
+
+
+def _spelled(model: Any, shard: Any) -> dict[str, str]:
+    """Name as the model has it -> name in the file."""
+    spelled: dict[str, str] = {name: name for name in shard.keys()}  # noqa: SIM118  it is no mapping
+    model._fix_state_dict_keys_on_load(spelled)  # attention of bases from before diffusers renamed it
+    return spelled
 
 
 def shapes(files: Sequence[Path]) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -127,7 +127,8 @@ class Engine:
     def cut(self, tails: Iterable[nn.Module]) -> None:
         """Leave the products of these out where blocks are computed again and nothing reads them."""
         for each in tails:
-            self.stand_in(each, Tail(each))
+            if not any(own.requires_grad for own in each.parameters()):  # its gradient reads its input again
+                self.stand_in(each, Tail(each))
 
     def arrange(
         self,

@@ -24,6 +24,7 @@ CAUSES = {
     "weights": "frozen weights",
     "modulations": "modulation weights",
     "adapter": "the LoRA",
+    "trained": "trained weights",
     "gradients": "gradients",
     "optimizer": "the optimizer's state",
     "activations": "activations",
@@ -76,7 +77,7 @@ def alternatives(profile: Profile, device: Device, wish: Wish, chosen: Choice) -
 
 def _others(device: Device, wish: Wish, chosen: Choice) -> Iterator[tuple[str, Device, Wish]]:
     plan = chosen.plan
-    for weights in reversed(FINENESS):
+    for weights in () if wish.full else reversed(FINENESS):
         if weights in (plan.weights, "fp8") or BITS[weights] > BITS[plan.compute]:
             continue
         if weights in CODES or weights == plan.compute:
@@ -100,7 +101,7 @@ def least(profile: Profile, device: Device, wish: Wish) -> Choice:
     """The plan that needs least of all that are allowed, whether it fits or not."""
     blocks = len(profile.blocks)
     moments = "8bit" if wish.optimizer == "adamw" and "8bit" in wish.moments else "fp32"
-    hoist = device.kind == "cuda" and "hoist" not in wish.without
+    hoist = device.kind == "cuda" and not wish.full and "hoist" not in wish.without
     hoist = hoist and any(block.modulation for block in profile.blocks)
     streamed, tiled = ENCODING[-1]
     plans = [
@@ -108,7 +109,7 @@ def least(profile: Profile, device: Device, wish: Wish) -> Choice:
             compute=wish.compute,
             weights=weights,
             checkpointed=checkpointed,
-            streamed=blocks if device.kind == "cuda" else 0,
+            streamed=blocks if device.kind == "cuda" and not wish.full else 0,
             hoist=hoisted,
             moments=moments if device.kind == "cuda" and wish.quality != "16bit" else "fp32",
             encode_streamed=streamed,

@@ -22,6 +22,8 @@ class Wish:
     """What of a recipe decides how it can be computed."""
 
     compute: Compute
+    full: bool = False
+    """Whether every weight of the denoiser is trained: none is stored in fewer bits, streamed or hoisted."""
     quality: Quality = "8bit"
     batches: tuple[int, ...] = (1,)
     """Images per step: one's own, and those of the prior."""
@@ -48,6 +50,8 @@ class Wish:
     @property
     def weights(self) -> list[Weights]:
         """Ways of storing weights that are fine enough, the finest first."""
+        if self.full:
+            return [self.compute]
         if self.stored is not None:
             return [each for each in reversed(FINENESS) if each in self.stored]
         least = int(self.quality.removesuffix("bit"))
@@ -89,7 +93,7 @@ def assess(profile: Profile, device: Device, wish: Wish, plan: Plan) -> Choice:
     return Choice(
         plan=plan,
         needs=needs,
-        host=_host(profile, plan, device),
+        host=_host(profile, plan, device, wish),
         pace=pace_of(profile, plan, device, batches=wish.batches, optimizer=wish.optimizer),
         compiling=compile_seconds(profile, plan),
     )
@@ -137,8 +141,11 @@ PROCESS = 450 * 2**20
 diffusers, transformers, what their kernels keep. Measured with the embedded base: benchmarks/plan_cpu.py."""
 
 
-def _host(profile: Profile, plan: Plan, device: Device) -> Host:
-    return Host(PROCESS, 0) if device.kind == "cpu" else memory.host_bytes(profile, plan)
+def _host(profile: Profile, plan: Plan, device: Device, wish: Wish) -> Host:
+    saved = memory.saved_bytes(profile, plan, wish.optimizer, average=wish.average) if wish.full else 0
+    if device.kind == "cpu":  # a checkpoint is mapped to be compared, and so counts as resident
+        return Host(PROCESS + saved, 0)
+    return memory.host_bytes(profile, plan)
 
 
 def budget(device: Device) -> int:

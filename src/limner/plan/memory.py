@@ -50,7 +50,8 @@ class Need:
     """Bytes of device memory at the fullest moment of a phase."""
 
     causes: Mapping[str, int]
-    """weights, modulations, adapter, gradients, optimizer, activations, streaming, workspace, context."""
+    """weights, modulations, adapter or trained, gradients, optimizer, activations, streaming, workspace,
+    context."""
     reserved: int
     """What the device has to give: all causes, and what the allocator holds and cannot hand out."""
 
@@ -140,7 +141,7 @@ def cache_need(profile: Profile, *, least: bool = False, on: Device = "cuda") ->
 def load_need(profile: Profile, plan: Plan, *, on: Device = "cuda") -> Need:
     """What loading takes: the weights as the plan stores them, and the one tensor that is being coded."""
     held = _resident(profile, plan, "adamw", average=False, on=on)
-    causes = {cause: held[cause] for cause in ("weights", "modulations", "streaming", "workspace", "context")}
+    causes = {cause: size for cause, size in held.items() if cause not in ("adapter", "optimizer")}
     widest = max((block.widest for block in profile.blocks), default=0)
     coding = 3 * widest if plan.weights in CODES else 0  # as it was, in fp32 to be rounded, and its codes
     return _need(causes, coding, 0, on)
@@ -168,6 +169,11 @@ def state_bytes(profile: Profile, plan: Plan, optimizer: str) -> int:
     return round(STATE[optimizer] * profile.trained)
 
 
+def saved_bytes(profile: Profile, plan: Plan, optimizer: str, *, average: bool) -> int:
+    """Bytes of a checkpoint."""
+    return MASTER * profile.trained * (2 if average else 1) + state_bytes(profile, plan, optimizer)
+
+
 def frozen_bytes(block: Block, plan: Plan) -> int:
     """Bytes of a block's frozen weights, modulations among them unless they are hoisted."""
     return block.stored[plan.weights] + block.other + (0 if plan.hoist else block.modulation)
@@ -185,14 +191,18 @@ def _resident(profile: Profile, plan: Plan, optimizer: str, *, average: bool, on
     stay = [block for number, block in enumerate(profile.blocks) if number not in away]
     rest = profile.rest
     modulated = [] if plan.hoist else [rest, *stay]
+    copies = 2 if average and not profile.hosted else 1
+    trained = MASTER * profile.trained * copies
+    if profile.whole:
+        trained = profile.whole + MASTER * profile.trained * (copies - 1)
     return {
         "weights": sum(block.stored[plan.weights] + block.other for block in stay)
         + rest.stored[plan.compute]
         + rest.other
         + profile.held,
         "modulations": sum(block.modulation for block in modulated),
-        "adapter": MASTER * profile.trained * (2 if average else 1),
-        "optimizer": state_bytes(profile, plan, optimizer),
+        "trained" if profile.whole else "adapter": trained,
+        "optimizer": 0 if profile.hosted else state_bytes(profile, plan, optimizer),
         "streaming": _slots(profile, plan),
         "workspace": WORKSPACE[on],
         "context": CONTEXT[on],
@@ -208,10 +218,11 @@ def _moments(profile: Profile, plan: Plan, micros: int) -> Iterator[tuple[float,
         _input(block, plan, kept[number]) if number < plan.checkpointed else kept[number]
         for number, block in enumerate(blocks)
     ]
-    every = MASTER * profile.trained
+    every = 0 if profile.hosted else MASTER * profile.trained
     there = every if micros > 1 else 0
     yield profile.rest.kept.at(images) + sum(held) + profile.forward.at(images) + wide, there
     before = profile.rest.input.at(images) + sum(held)
+    there = max(there, min(every, MASTER * profile.head))
     for number in reversed(range(len(blocks))):
         before -= held[number]
         yield before + kept[number] + _room(profile, plan, number) + wide, there
@@ -245,6 +256,8 @@ def _room(profile: Profile, plan: Plan, number: int) -> float:
 
 def _step(profile: Profile, optimizer: str) -> tuple[float, float]:
     """The optimizer's own moment."""
+    if profile.hosted:
+        return 0.0, 0.0
     return SCRATCH.get(optimizer, 0) * profile.trained, MASTER * profile.trained
 
 

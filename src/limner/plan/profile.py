@@ -121,6 +121,12 @@ class Profile:
     """What of ``widest`` shows in the fullest moment of a block, bytes, where it was measured."""
     factored: int = 0
     """Numbers in a second moment that is factored: rows and columns of every trained matrix."""
+    whole: int = 0
+    """Bytes of the trained weights on the device when all of the denoiser is trained; 0 for a LoRA."""
+    hosted: bool = False
+    """Whether their masters, gradients and moments are on the host, and what is here is a working copy."""
+    head: int = 0
+    """Numbers that are trained behind the last block: the first whose gradients are there."""
     held: int = 0
     """Bytes that live as long as the run and belong to no layer: plain tensors of the models, constants."""
     stages: tuple[Stage, ...] = ()

@@ -154,14 +154,14 @@ class _Space:
         profile, device, wish = self.profile, self.device, self.wish
         assert self.start is not None
         on_card = device.kind == "cuda"
-        hoistable = on_card and "hoist" not in wish.without
+        hoistable = on_card and "hoist" not in wish.without and not wish.full
         hoistable = hoistable and any(block.modulation for block in profile.blocks)
         keepable = any(block.attention_kept.at(1) for block in profile.blocks)
         for weights, hoist, keep, slots, micro, compiled in product(
             wish.weights,
             (False, True) if hoistable else (False,),
             (False, True) if keepable else (False,),
-            (2, 3) if on_card else (2,),
+            (2, 3) if on_card and not wish.full else (2,),
             wish.micros,
             (False, True) if device.compiles and "compile" not in wish.without else (False,),
         ):
@@ -189,7 +189,8 @@ class _Space:
         Left out are those that cannot be among the fastest.
         """
         without = self.wish.without
-        most = self.blocks if self.device.kind == "cuda" and "streamed" not in without else 0
+        streams = self.device.kind == "cuda" and "streamed" not in without and not self.wish.full
+        most = self.blocks if streams else 0
         twice = 0 if "checkpointed" in without else self.blocks
         coming = self._comes(group.plan)
         for streamed in range(most + 1):

@@ -108,23 +108,25 @@ OTHERS: dict[str, dict[str, Choice]] = {
 """What other families change of the preset of FLUX.1: the steps by goal and folder are those of FLUX.1."""
 
 
-def preset(goal: str, family: str, images: int) -> Recipe:
+def preset(goal: str, family: str, images: int, method: str = "lora") -> Recipe:
     """A recipe to start from.
 
     Args:
         goal: "subject", "face", "object" or "style".
         family: "flux", "flux2", "qwen-image", "sd15", "sd3", "sdxl", "z-image", or "glyph" (embedded).
         images: How many images there are, at least 1. Folders of up to 10, 25, 100 and more images differ.
+        method: "lora", or "full" for all weights of the denoiser.
 
     Raises:
         BadRecipe: An unknown goal or family, or no image.
     """
     base = {"flux": "flux-dev", "flux2": "flux2-klein-4b", "sd3": "sd35-medium"}.get(family, family)
-    values = {path: choice.value for path, choice in choices(goal, family, images).items()}
+    values = {path: choice.value for path, choice in choices(goal, family, images, method).items()}
+    values["train.method"] = method
     return change(Recipe(), {"base": base, "goal": goal, **values})
 
 
-def choices(goal: str, family: str, images: int) -> dict[str, Choice]:
+def choices(goal: str, family: str, images: int, method: str = "lora") -> dict[str, Choice]:
     """The values of ``preset`` by dotted path, each with its source. Same arguments, same errors."""
     families: dict[str, Callable[[str, int], dict[str, Choice]]] = {"flux": _flux, "glyph": _glyph}
     families |= {name: partial(_like_flux, name) for name in OTHERS}
@@ -134,7 +136,17 @@ def choices(goal: str, family: str, images: int) -> dict[str, Choice]:
         raise BadRecipe(f'There is no preset for the family "{family}". Known: {", ".join(families)}.')
     if images < 1:
         raise BadRecipe(f"A preset for {images} images means nothing. Give a folder with at least 1 image.")
-    return families[family](goal, sum(images > size for size in SIZES))
+    found = families[family](goal, sum(images > size for size in SIZES))
+    return _full(found) if method == "full" else found
+
+
+def _full(found: dict[str, Choice]) -> dict[str, Choice]:
+    """What is left of a LoRA's preset when every weight is trained."""
+    rate = found["train.learning_rate"].value / 10
+    source = "a tenth of the LoRA's, as in diffusers, examples/text_to_image/README.md: 1e-5 beside 1e-4"
+    return {path: one for path, one in found.items() if not path.startswith("lora.")} | {
+        "train.learning_rate": Choice(rate, source)
+    }
 
 
 def _flux(goal: str, size: int) -> dict[str, Choice]:

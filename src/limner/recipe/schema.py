@@ -146,7 +146,8 @@ class Train(Part):
     section: ClassVar[str] = "train"
 
     method: Literal["lora", "full"] = "lora"
-    """"lora" trains a pair of factors per layer; "full" trains every weight."""
+    """"lora" trains a pair of factors per layer; "full" every weight of the denoiser, which takes 16 bytes
+    for each of them, on the device or in the host's memory, and wants a tenth of the learning rate."""
     steps: Annotated[int, Field(ge=0)] = 1000
     """Optimizer steps."""
     batch: Annotated[int, Field(ge=1, le=65536)] = 1
@@ -353,13 +354,19 @@ class Recipe(Part):
     @model_validator(mode="after")
     def _one_method(self) -> Self:
         if self.train.method == "full":
-            for key in ("rank", "alpha", "targets", "conv_rank", "dropout"):
+            for key in Lora.model_fields:
                 value = getattr(self.lora, key)
                 if value != Lora.model_fields[key].default:
                     raise BadRecipe(
-                        f'train.method is "full", which trains every weight, and lora.{key} is {value}. '
-                        f'Remove lora.{key}, or set train.method = "lora".'
+                        f'train.method is "full", which trains every weight of the denoiser, and lora.{key} '
+                        f'is {value}. Remove lora.{key}, or set train.method = "lora".'
                     )
+            if others := [tool for tool in self.export.for_ if tool != "diffusers"]:
+                raise BadRecipe(
+                    f'train.method is "full", which makes a whole model, and export.for names "{others[0]}", '
+                    f'which gets a LoRA. Remove "{others[0]}"; afterwards `limner lora extract` makes a LoRA '
+                    "of the difference, and `limner lora convert` turns it."
+                )
         if self.train.text_encoder_learning_rate is not None and not self.lora.text_encoders:
             raise BadRecipe(
                 f"train.text_encoder_learning_rate is {self.train.text_encoder_learning_rate:g}, but no text "

@@ -37,6 +37,7 @@ def _foreseen(asked: Asked) -> Profile:
     objective, trained = objective_of(recipe), trained_of(recipe, family, source)
     wish = Wish(
         size=asked.size,
+        full=recipe.train.method == "full",
         rank=recipe.lora.rank,
         conv_rank=recipe.lora.conv_rank,
         targets=recipe.lora.targets,

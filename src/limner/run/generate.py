@@ -56,7 +56,7 @@ def generate(  # noqa: PLR0913  what a picture is made of
     settings: Settings,
     say: Say,
 ) -> list[Path]:
-    """Paint ``prompts`` with a run's LoRA, or with any LoRA file, by the base's stock diffusers pipeline.
+    """Paint ``prompts`` with what a run trained or a LoRA file holds, by the base's stock pipeline.
 
     Args:
         target: A run folder, or a LoRA file.
@@ -72,12 +72,14 @@ def generate(  # noqa: PLR0913  what a picture is made of
     """
     if not prompts:
         raise BadUsage("There is no prompt. Give at least one with --prompt.")
-    path, base, parts = _lora(target, base, parts)
+    path, base, parts = _trained(target, base, parts)
+    if path is None and settings.weight != 1.0:
+        raise BadUsage(f"--weight is {settings.weight:g}, and {target} has no LoRA: it is whole. Remove it.")
     source = source_of(base, say.line, parts)
     family = family_of(str(source.index.get("_class_name", "")))
     for side, pixels in (("--width", settings.width), ("--height", settings.height)):
         family.check_side(side, pixels)
-    wishes = told(family, source, file.read(path).metadata)
+    wishes = told(family, source, file.read(path).metadata) if path else {}
     if wishes:
         words = ", ".join(f"{key} = {value}" for key, value in wishes.items())
         say.line(f"The LoRA was trained for another sampler than {source.name} names; painting with {words}.")
@@ -148,12 +150,19 @@ def pipeline(
     return pipe.to(device)
 
 
-def _lora(target: Path, base: str | None, parts: str) -> tuple[Path, str, str]:
+def _trained(target: Path, base: str | None, parts: str) -> tuple[Path | None, str, str]:
+    """The LoRA, if it is one, and the base that it is for, or that it is."""
     if target.is_dir():
         run = RunDir(target)
-        if not run.lora_path.exists():
-            raise BadUsage(f"{target} has no lora.safetensors yet. Finish it with: limner train {target}")
         recipe = toml.load(run.recipe_path)
+        full = recipe.train.method == "full"
+        made = run.model_path if full else run.lora_path
+        if not made.exists():
+            raise BadUsage(f"{target} has no {made.name} yet. Finish it with: limner train {target}")
+        if full:
+            if base:
+                raise BadUsage(f"{target} trained a whole base, {made}; --base cannot be another. Remove it.")
+            return None, str(made), ""
         return run.lora_path, base or recipe.base, parts or ("" if base else recipe.parts)
     if not target.exists():
         raise BadUsage(f"{target} does not exist. Give a run folder or a LoRA file.")

@@ -24,6 +24,7 @@ from limner.lora.tables import named
 from limner.lora.targets import DIFFUSERS, Target, refused, see, target
 from limner.lora.weights import checkpoint
 from limner.run.say import Say
+from limner.run.setting import source_of
 
 Components = Mapping[str, Mapping[str, Change]]
 
@@ -291,7 +292,9 @@ def extract(base: Path, tuned: Path, rank: int, out: Path, wish: Wish, say: Say)
     """
     if rank < 1:
         raise BadUsage(f"--rank is {rank}; it must be at least 1.")
-    before, after = checkpoint(base, wish.family), checkpoint(tuned, wish.family)
+    # a base may be named as recipes name it
+    root = base if base.exists() else source_of(str(base), say.line).root
+    before, after = checkpoint(root, wish.family), checkpoint(tuned, wish.family)
     with say.steps("Extracting", len(before.weights)) as bar:
         made, losses = extracting.extract(before, after, rank, bar.advance)
     family = before.family.family

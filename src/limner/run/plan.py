@@ -15,8 +15,8 @@ from limner.files import write_json
 from limner.plan.advice import Alternative, Misfit, alternatives, misfit
 from limner.plan.choice import Choice, Wish, budget
 from limner.plan.devices import Device
-from limner.plan.memory import CODES, state_bytes
-from limner.plan.plan import Moments, Weights
+from limner.plan.memory import CODES, saved_bytes
+from limner.plan.plan import Moments, Plan, Weights
 from limner.plan.profile import Profile
 from limner.plan.search import below, choose
 from limner.plan.time import Clock, Total, total_of
@@ -24,7 +24,7 @@ from limner.recipe.prompts import prompts
 from limner.recipe.schema import Recipe
 from limner.run.counting import PAINTED, QUANTILES, SUBSET, held_out
 from limner.run.device import device_for
-from limner.run.profiles import Asked, largest, opened, profile_of, require_possible, shape_of
+from limner.run.profiles import Asked, largest, opened, profile_of, shape_of
 from limner.run.rundir import RunDir
 from limner.run.say import Say
 
@@ -93,10 +93,9 @@ class Planned:
     @property
     def disk(self) -> dict[str, int]:
         """Bytes on disk: of the base's files, of the cache, of the checkpoints that are kept."""
-        weights, plan = 4 * self.profile.trained, self.choice.plan if self.choice else None
-        state = state_bytes(self.profile, plan, self.wish.optimizer) if plan else 2 * weights
+        plan = self.choice.plan if self.choice else Plan()
+        each = saved_bytes(self.profile, plan, self.wish.optimizer, average=self.wish.average)
         kept = min(self.recipe.train.keep + 1, ceil(self.recipe.train.steps / self.recipe.train.save_every))
-        each = weights * (2 if self.wish.average else 1) + state
         entries = self.profile.entry * self.counts.views
         return {"download": self.profile.download, "cache": entries, "checkpoints": kept * each}
 
@@ -184,7 +183,6 @@ def plan(
     Raises:
         LimnerError: The recipe, the base or the device cannot be used.
     """
-    require_possible(recipe)
     device = device or device_for(recipe.limits, card=card)
     source = opened(recipe, say.line)
     shape = shape_of(source)
@@ -221,8 +219,10 @@ def _at(asked: Asked, multiple: int, resolution: int) -> Profile:
 def wish_of(recipe: Recipe, device: Device) -> Wish:
     """What of a recipe decides how it can be computed."""
     prior = (recipe.prior.batch,) if recipe.prior.wanted else ()
+    full = recipe.train.method == "full"
     return Wish(
         compute=device.computes(recipe.limits.precision),
+        full=full,
         quality=recipe.limits.quality,
         batches=(recipe.train.batch, *prior),
         micro=recipe.limits.micro_batch,

@@ -75,7 +75,7 @@ def sentences(planned: Planned, choice: Choice) -> Iterator[str]:
     """A plan, one decision a sentence."""
     plan, blocks = choice.plan, len(planned.profile.blocks)
     moments = ", the optimizer's state in 8 bits" if plan.moments == "8bit" else ""
-    yield f"{_precision(plan)}{moments}"
+    yield f"{_precision(planned, plan)}{moments}"
     if plan.checkpointed:
         kept = ", but for their attention, which is kept" if plan.keep_attention else ""
         yield f"{plan.checkpointed} of {blocks} blocks are computed again for their gradient{kept}"
@@ -97,7 +97,9 @@ def sentences(planned: Planned, choice: Choice) -> Iterator[str]:
     yield from (words for field, words in ASIDE.items() if getattr(plan, field))
 
 
-def _precision(plan: Plan) -> str:
+def _precision(planned: Planned, plan: Plan) -> str:
+    if planned.wish.full:
+        return f"all weights are trained, in fp32; arithmetic in {plan.compute}"
     if plan.weights == plan.compute:
         return f"weights and arithmetic in {plan.compute}"
     return (

@@ -16,6 +16,7 @@ from limner.families.source import Source
 from limner.graph.split import split
 from limner.nn import lora
 from limner.nn.anatomy import matching
+from limner.plan.memory import MASTER
 from limner.plan.profile import Block, Line, Profile, Work
 from limner.plan.trace import HEAD, Machine, Trace
 from limner.plan.tracker import Segment
@@ -26,7 +27,8 @@ SHALLOW = 3
 """Blocks of each kind that are rehearsed."""
 BATCHES = (1, 2, 3)
 """Images of the rehearsals: a line goes through the last two. Where blocks do not repeat, and nothing but
-images is large, one image stands for any number."""
+images is large, one image stands for any number; where every weight is trained, what is made of the weights
+is large, too, and the line goes through two."""
 
 
 Rehearsals = Mapping[bool, Sequence[Seen]]
@@ -73,21 +75,29 @@ def profile(
     seen = {
         checkpoints: [
             rehearsal.trace(one, images, checkpointed=len(rehearsal.blocks) if checkpoints else 0)
-            for images in (BATCHES if family.anatomy.depths else BATCHES[:1])
+            for images in _batches(family, wish)
         ]
         for checkpoints in (False, True)
     }
     found = _assembled(rehearsal, seen, depths, source.name)
-    if not few:
+    if not few or wish.full:
         return found
     coded = Rehearsal(family, thin, replace(wish, weights="int8"), cut, machine)
     return replace(found, decoding=_decoding(coded, one, {which: seen[which][0] for which in seen}))
+
+
+def _batches(family: Family, wish: Wish) -> tuple[int, ...]:
+    if family.anatomy.depths:
+        return BATCHES
+    return BATCHES[:2] if wish.full else BATCHES[:1]
 
 
 def _alike(family: Family, model: nn.Module, wish: Wish) -> bool:
     """Whether the targets are the same layers in every block of a kind, and the denoiser can be shallow."""
     if not family.anatomy.depths:
         return False
+    if wish.full:
+        return True
     names = lora.matching(model, family.endings(family.denoiser, wish.targets))
     for pattern in family.anatomy.blocks:
         inside = [
@@ -120,6 +130,7 @@ def _assembled(rehearsal: Rehearsal, seen: Rehearsals, depths: Sequence[int], ba
         outside = [mine - inside for mine, inside in zip(outside, each, strict=True)]
     totals = [sum(each) for each in zip(outside, *(factors[name] for name in chosen), strict=True)]
     plain = [each.trace for each in seen[False]]
+    full = rehearsal.wish.full
     return Profile(
         base=base,
         family=rehearsal.family.name,
@@ -129,6 +140,8 @@ def _assembled(rehearsal: Rehearsal, seen: Rehearsals, depths: Sequence[int], ba
         trained=totals[0],
         tensors=totals[1],
         factored=totals[2],
+        whole=totals[3] if full else 0,
+        head=_behind(plain[0]) if full else 0,
         forward=_line([_fullest(each) - each.kept for each in plain]),
         backward=_most([block.backward_room for block in blocks]),
         recompute=_most([block.recompute_room for block in blocks]),
@@ -152,9 +165,12 @@ def _head(segment: Segment) -> bool:
 
 
 def _line(values: Sequence[float]) -> Line:
-    """Through what was measured with two images and three, or in proportion to what one image takes."""
+    """Through what was measured with two images and three, with one and two, or in proportion to one."""
     if len(values) == 1:
         return Line(each=float(values[0]))
+    if len(values) == 2:
+        one, two = values
+        return Line(float(2 * one - two), float(two - one))
     one, two, three = values
     straight = 2 * two - three == one
     return Line(float(3 * two - 2 * three), float(three - two), None if straight else float(one))
@@ -193,7 +209,9 @@ def _blocks(rehearsal: Rehearsal, seen: Rehearsals) -> dict[str, Block]:
             attention_kept=_line([each[name].attention_kept for each in forward]),
             forward=_works([each[name] for each in forward]),
             backward=_works([each[name] for each in backward] if name in backward[0] else nothing),
-            tail=Work(gemm=_line([each.tails[name] for each in seen[False]])),
+            tail=Work()
+            if rehearsal.wish.full
+            else Work(gemm=_line([each.tails[name] for each in seen[False]])),
             backward_room=_line([each[name] for each in rooms]),
             recompute_room=_line([each[name] for each in again]),
             **rehearsal.weigh([block]),
@@ -282,10 +300,24 @@ def _outside(trace: Trace, phase: str) -> Segment:
 
 
 def _factors(modules: Sequence[nn.Module]) -> list[int]:
-    """Numbers that are trained, tensors that they come in, rows and columns of those."""
+    """Numbers that are trained, tensors that they come in, rows and columns of those, bytes."""
     trained = [each for module in modules for each in module.parameters() if each.requires_grad]
     return [
         sum(each.numel() for each in trained),
         len(trained),
-        sum(sum(each.shape) if each.ndim == 2 else each.numel() for each in trained),
+        sum(_factored(each) for each in trained),
+        sum(each.nbytes for each in trained),
     ]
+
+
+def _factored(weight: nn.Parameter) -> int:
+    """Numbers of a second moment that is factored over the last two sides."""
+    if weight.ndim < 2:
+        return weight.numel()
+    return weight.numel() // weight.shape[-1] + weight.numel() // weight.shape[-2]
+
+
+def _behind(trace: Trace) -> int:
+    """Numbers whose gradients are there when the backward pass comes to the last block."""
+    first = next(iter(trace.of("backward").values()), None)
+    return first.gradients // MASTER if first else 0

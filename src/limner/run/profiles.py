@@ -13,7 +13,6 @@ from typing import Any
 import limner
 from limner import bases
 from limner.data.buckets import buckets, closest
-from limner.errors import BadRecipe
 from limner.families.shipped import described
 from limner.families.source import Source
 from limner.files import user_cache, write_json
@@ -139,6 +138,7 @@ def _facts(asked: Asked) -> dict[str, Any]:
         "compute": asked.compute,
         "kind": asked.kind,
         "whole": asked.whole,
+        "method": recipe.train.method,
         "lora": recipe.lora.model_dump(mode="json"),
         "objective": {key: train[key] for key in (*objective, "zero_terminal_snr")},
         "sample": [recipe.sample.width, recipe.sample.height, recipe.sample.guidance],
@@ -170,11 +170,3 @@ def _files(path: Path) -> list[Path]:
 
 def _digest(*values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:32]
-
-
-def require_possible(recipe: Recipe) -> None:
-    """Raise ``BadRecipe`` for what cannot be planned."""
-    if recipe.train.method == "full":
-        raise BadRecipe(
-            'train.method is "full", which `limner plan` does not foresee yet. Set train.method = "lora".'
-        )

@@ -154,6 +154,7 @@ def shape(setting: Setting) -> dict[str, Any]:
         "base": setting.source.fingerprint(setting.family.denoiser, ""),
         "lora": wish.lora.model_dump(mode="json"),
         "optimizer": wish.train.optimizer,
+        "method": wish.train.method,
     }
 
 
@@ -178,7 +179,8 @@ def newest(setting: Setting, run: RunDir, say: Say) -> checkpoint.Checkpoint | N
     if found is None:
         return None
     mine = shape(setting)
-    if changed := [key for key in mine if found.facts.get(key) != mine[key]]:
+    known = {"method": "lora", **found.facts}  # of the time when there was no other
+    if changed := [key for key in mine if known.get(key) != mine[key]]:
         raise BadCheckpoint(
             f"{found.path} was trained with another {' and '.join(changed)}. "
             "A run cannot change these: give the new recipe another folder with --out."

@@ -14,7 +14,7 @@ from limner.families.loading import skeleton
 from limner.families.source import Source
 from limner.graph.split import Split
 from limner.graph.unit import run as run_units
-from limner.nn import frozen, lora
+from limner.nn import frozen, full, lora
 from limner.nn.anatomy import Anatomy, matching
 from limner.nn.draws import Draws
 from limner.nn.dropout import Places
@@ -34,6 +34,8 @@ class Wish:
 
     size: tuple[int, int]
     """Width and height of the bucket with the most tokens, pixels."""
+    full: bool = False
+    """Whether every weight of the denoiser is trained, and no LoRA."""
     rank: int = 16
     conv_rank: int | None = None
     targets: str | Sequence[str] = "auto"
@@ -97,11 +99,17 @@ class Rehearsal:
         self.dtype = DTYPES[wish.compute]
         self.machine = machine or machine_of(wish)
         self.places: Places = []
-        self.models = {name: skeleton(family, source, name, dtype=self.dtype) for name in cut.loaded}
+        own = {family.denoiser: torch.float32} if wish.full else {}
+        self.models = {
+            name: skeleton(family, source, name, dtype=own.get(name, self.dtype)) for name in cut.loaded
+        }
         self.denoiser = self.models[family.denoiser]
         if wish.weights == "int8" or wish.weights == "fp8" or wish.weights == "nf4":
             frozen.freeze(self.denoiser, frozen_layers(self.denoiser, family.anatomy), wish.weights)
-        for name, since in {family.denoiser: 0, **wish.text_encoders}.items():
+        if wish.full:
+            full.release(self.denoiser)
+        adapted = {} if wish.full else {family.denoiser: 0, **wish.text_encoders}
+        for name, since in adapted.items():
             self._attach(source, name, since)
         self.blocks = family.anatomy.blocks_of(self.denoiser)
         self.modulations = list(matching(self.denoiser, family.anatomy.modulations).values())

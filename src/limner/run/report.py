@@ -147,6 +147,9 @@ class Page:
             facts.append(("Training time", _duration(sum(spent)), f"{statistics.median(spent):.3g} s a step"))
         if self.run.lora_path.is_file():
             facts.append(("LoRA file", human(self.run.lora_path.stat().st_size), self.run.lora_path.name))
+        if self.run.model_path.is_dir():
+            size = sum(path.stat().st_size for path in self.run.model_path.rglob("*.safetensors"))
+            facts.append(("Model", human(size), f"{self.run.model_path.name}/"))
         cells = (
             f"<div><dt>{n}</dt><dd>{escape(v)}<small>{escape(s)}</small></dd></div>" for n, v, s in facts
         )

@@ -45,6 +45,7 @@ class RunDir:
         self.prompts_path = self.samples_path / "prompts.json"
         self.sheet_path = self.samples_path / "sheet.jpg"
         self.lora_path = self.path / "lora.safetensors"
+        self.model_path = self.path / "model"
         self.report_path = self.path / "report.html"
 
     def lora_path_for(self, tool: str) -> Path:

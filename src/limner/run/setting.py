@@ -60,6 +60,11 @@ class Setting:
         return replace(self, encode_tiled=plan.encode_tiled, encode_streamed=plan.encode_streamed)
 
     @property
+    def full(self) -> bool:
+        """Whether every weight of the denoiser is trained, and no LoRA."""
+        return self.recipe.train.method == "full"
+
+    @property
     def remarks(self) -> list[str]:
         """What a person should know of the data before anything is computed, a line each."""
         found = [f"Left out: {each.path.name}: {each.reason}" for each in self.rejected]
@@ -164,10 +169,6 @@ def prepare(
     Raises:
         LimnerError: The recipe, the base or the folder cannot be used.
     """
-    if recipe.train.method == "full":
-        raise BadRecipe(
-            'train.method is "full", which `limner train` does not do yet. Set train.method = "lora".'
-        )
     source = source_of(recipe.base, tell, recipe.parts)
     family = family_of(str(source.index.get("_class_name", "")))
     device = device_of(recipe.limits.device)

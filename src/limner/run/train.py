@@ -23,6 +23,7 @@ from limner.run import checkpoint
 from limner.run.cache import prompts_of, record, stock
 from limner.run.device import device_for
 from limner.run.export import export, exported_steps, require_exportable
+from limner.run.export_model import export_model, model_steps
 from limner.run.interrupt import Interrupt
 from limner.run.ladder import Ladder
 from limner.run.plan import Begun, keep
@@ -43,7 +44,10 @@ from limner.run.watch import peak
 class Trained:
     """What a run left, and how it ended."""
 
-    lora: Path
+    lora: Path | None
+    """None when all of the denoiser was trained."""
+    model: Path | None
+    """The trained base, in diffusers layout, when it was."""
     report: Path
     steps: int
     seconds: float
@@ -52,7 +56,7 @@ class Trained:
 
 
 def train(recipe: Recipe, out: Path, say: Say) -> Trained:
-    """Train a LoRA as the recipe says, going on from the newest checkpoint if the run folder has one.
+    """Train as the recipe says, going on from the newest checkpoint if the run folder has one.
 
     Raises:
         Stopped: SIGINT or SIGTERM came; what is finished is saved.
@@ -74,6 +78,7 @@ def train(recipe: Recipe, out: Path, say: Say) -> Trained:
         done = found.step if found else 0
         if found:
             progress.restore(found)
+            found.parts.clear()  # of a full fine-tune, thrice the size of the model
         record(setting, run, store)
         progress.require_room()
         if processes.rank() == 0 and (lost := run.truncate(done if done else -1)):
@@ -100,7 +105,8 @@ def _require_possible(setting: Setting) -> None:
     groups, layers = [], {}
     for name in setting.trained:
         model = skeleton(setting.family, setting.source, name, dtype=setting.dtype)
-        layers[name] = model, targets(setting, name, model)
+        if not setting.full:
+            layers[name] = model, targets(setting, name, model)
         probe = torch.nn.Parameter(torch.zeros(1, device=setting.device))
         groups.append({"params": [probe], "lr": rate(setting, name)})
     require_exportable(setting, layers)
@@ -121,11 +127,12 @@ def _optimizer(setting: Setting, groups: list[dict[str, Any]], moments: Moments)
 
 
 def _trained(recipe: Recipe, run: RunDir, seconds: float) -> Trained:
-    rows = run.metrics()
+    rows, full = run.metrics(), recipe.train.method == "full"
     losses = [row["loss"] for row in rows if "loss" in row][-20:]
     measured = [row["held_out"] for row in rows if "held_out" in row]
     return Trained(
-        lora=run.lora_path,
+        lora=None if full else run.lora_path,
+        model=run.model_path if full else None,
         report=write_report(run) if processes.rank() == 0 else run.report_path,
         steps=recipe.train.steps,
         seconds=seconds,
@@ -312,8 +319,9 @@ def _held_out(progress: Progress, step: int, say: Say) -> float:
 
 def _finish(progress: Progress, say: Say) -> None:
     """Export, unless the file of just these steps is there."""
-    steps = progress.setting.recipe.train.steps
-    if processes.rank() == 0 and exported_steps(progress.run) != steps:
+    steps, full = progress.setting.recipe.train.steps, progress.setting.full
+    written = model_steps if full else exported_steps
+    if processes.rank() == 0 and written(progress.run) != steps:
         with progress.final_weights():
-            export(progress.trainee, progress.run, say)
+            (export_model if full else export)(progress.trainee, progress.run, say)
     processes.barrier()

@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from limner.families.loading import load
 from limner.families.sampler import wished
 from limner.graph.unit import run as run_units
 from limner.lora.adapter import Factors
-from limner.nn import lora, processes, tiles
+from limner.nn import full, lora, processes, tiles
 from limner.nn.draws import Draws, Even, seed_of
 from limner.nn.dropout import Places
 from limner.nn.engine import Engine, equip
@@ -70,10 +71,13 @@ class Trainee:
         self.places: Places = []
         wish = setting.recipe
         self.models: dict[str, Any] = {name: self._load(name) for name in setting.cut.loaded}
-        for name in setting.trained:
+        for name, model in ((name, self.models[name]) for name in setting.trained):
+            if setting.full:
+                full.release(model)
+                continue
             lora.attach(
-                self.models[name],
-                targets(setting, name, self.models[name]),
+                model,
+                targets(setting, name, model),
                 rank=wish.lora.rank,
                 alpha=wish.lora.alpha or wish.lora.rank,
                 dropout=wish.lora.dropout,
@@ -84,13 +88,19 @@ class Trainee:
                 lora.together(self.models[name])
         self.engine = self._equipped()
 
+    @property
+    def _method(self) -> ModuleType:
+        """How the trained numbers of a model are found, kept and put back."""
+        return full if self.setting.full else lora
+
     def _load(self, name: str) -> Any:
         """A model; the denoiser on the host if parts of it are to stay there."""
         setting, plan = self.setting, self.plan
         aside = name == setting.family.denoiser and bool(plan.streamed or plan.hoist)
         device = torch.device("cpu") if aside else setting.device
         weights = plan.codes if name == setting.family.denoiser else None
-        return load(setting.family, setting.source, name, dtype=setting.dtype, device=device, weights=weights)
+        dtype = torch.float32 if setting.full and name in setting.trained else setting.dtype
+        return load(setting.family, setting.source, name, dtype=dtype, device=device, weights=weights)
 
     def _equipped(self) -> Engine:
         plan, family, device = self.plan, self.setting.family, self.setting.device
@@ -134,24 +144,24 @@ class Trainee:
     @property
     def parameters(self) -> list[nn.Parameter]:
         """Everything trained, in a fixed order."""
-        return [p for name in self.setting.trained for p in lora.trained(self.models[name])]
+        return [p for name in self.setting.trained for p in self._method.trained(self.models[name])]
 
     def groups(self) -> list[dict[str, Any]]:
         """Parameter groups with their learning rates: the denoiser's, then the text encoders'."""
         return [
-            {"params": lora.trained(self.models[name]), "lr": rate(self.setting, name)}
+            {"params": self._method.trained(self.models[name]), "lr": rate(self.setting, name)}
             for name in self.setting.trained
         ]
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         """Model -> trained tensors by name."""
-        return {name: lora.named_state(self.models[name]) for name in self.setting.trained}
+        return {name: self._method.named_state(self.models[name]) for name in self.setting.trained}
 
     def restore(self, state: Mapping[str, dict[str, Tensor]]) -> None:
         """Put back what :meth:`state` gave."""
         for name in self.setting.trained:
             held = state.get(name)
-            lora.restore(self.models[name], held if isinstance(held, dict) else {})
+            self._method.restore(self.models[name], held if isinstance(held, dict) else {})
 
     def adapters(self) -> dict[str, dict[str, Factors]]:
         """Component -> module -> factors, scale baked in: what is exported."""
@@ -192,7 +202,8 @@ class Trainee:
         setting = self.setting
         if setting.dtype == torch.float32:
             return nullcontext()
-        return torch.autocast(setting.device.type, setting.dtype)
+        # with its cache, autocast would hold a copy of every trained weight until the forward pass ends
+        return torch.autocast(setting.device.type, setting.dtype, cache_enabled=not setting.full)
 
     @torch.no_grad()
     def held_out_loss(self) -> float:
