@@ -34,7 +34,7 @@ def look(seed: int = 0, **changes) -> Look:
         (0, 0, 0, 0),
         print_of(rgb),
         features(rgb),
-        frames(rgb),
+        frames(picture),
         picture,
     )
     return dataclasses.replace(plain, **changes)

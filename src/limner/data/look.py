@@ -10,7 +10,7 @@ from limner.data.folder import Example
 from limner.data.images import Make, decode, make
 from limner.data.sharpness import Sharpness, sharpness
 from limner.data.subject import Cut, cut
-from limner.data.views import View, pixels
+from limner.data.views import View, seen, wanted
 
 NATIVE = 2.5
 """Times an image may be reduced for its own pixels to be looked at: beyond that, blocks vanish."""
@@ -39,6 +39,7 @@ class Look:
     print: likeness.Print
     features: np.ndarray
     frames: np.ndarray
+    """Of the whole image: marks keep their distance from its corners."""
     thumb: Image.Image
     """The crop, RGB, at most ``THUMB`` pixels a side."""
 
@@ -59,14 +60,16 @@ def look(example: Example, size: tuple[int, int], *, follow: bool = True) -> Loo
     left, top, right, bottom = found.crop
     reduced = (right - left) / size[0]
     blocks = 1.0
+    view = View(example, size, found.crop, flip=False, caption="")
     if reduced <= NATIVE:
         whole, _ = decode(example.path)
         blocks = compression.blockiness(compression.native(whole, 1024))
         part = whole.crop(found.crop)
-        seen = part.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0) if reduced > 1 else part
-        rgb = np.asarray(seen)
+        fitted = part.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0) if reduced > 1 else part
+        rgb = np.asarray(fitted)
     else:
-        rgb = pixels(View(example, size, found.crop, flip=False, caption=""))
+        whole, full = decode(example.path, wanted(view))
+        rgb = seen(whole, full, view)
     picture = Image.fromarray(rgb)
     thumb = picture.copy()
     thumb.thumbnail((THUMB, THUMB), Image.Resampling.LANCZOS)
@@ -83,6 +86,6 @@ def look(example: Example, size: tuple[int, int], *, follow: bool = True) -> Loo
         borders=borders.borders(rgb),
         print=likeness.print_of(rgb),
         features=likeness.features(rgb),
-        frames=overlay.frames(rgb),
+        frames=overlay.frames(whole),
         thumb=thumb,
     )

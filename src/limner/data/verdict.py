@@ -193,14 +193,26 @@ def best_of(looks: Sequence[Look], members: Sequence[int]) -> int:
 
 def _marks(looks: Sequence[Look], names: Sequence[str]) -> list[Finding]:
     found: list[Finding] = []
-    for group, place in overlay.shared([each.frames for each in looks]):
-        prints = [looks[at].print for at in group]
-        if any(likeness.near(prints[0], other) for other in prints[1:]):
-            continue
-        why = f"it and {len(group) - 1} others carry one mark, {place}"
-        remedy = "Use pictures without it: a mark that repeats is learned before the subject."
-        found += [Finding(names[at], PROBLEM, "watermark", why, remedy) for at in group]
+    scenes = list(range(len(looks)))
+    for group in likeness.groups([each.print for each in looks]):
+        for at in group:
+            scenes[at] = group[0]
+    for mark in overlay.shared([each.frames for each in looks], scenes):
+        seen = [at for at in mark.images if _meet(overlay.lies(mark, *_whole(looks[at])), looks[at].cut.crop)]
+        why = f"it and {len(mark.images) - 1} others carry one mark, {mark.place}"
+        remedy = (
+            "Use pictures without it, or crop it away: a mark that repeats is learned before the subject."
+        )
+        found += [Finding(names[at], PROBLEM, "watermark", why, remedy) for at in seen]
     return found
+
+
+def _whole(look: Look) -> tuple[int, int]:
+    return look.example.width, look.example.height
+
+
+def _meet(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def of_captions(captions: Sequence[Sequence[str]], names: Sequence[str], trigger: str) -> list[Finding]:

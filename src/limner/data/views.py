@@ -96,15 +96,34 @@ def pixels(view: View) -> np.ndarray:
     Raises:
         BadImage: The file cannot be read, or is not the one that the folder held.
     """
-    path, (width, height) = view.example.path, view.size
-    left, top, right, bottom = view.crop
-    whole = (view.example.width, view.example.height)
-    image, full = decode(
-        path, (-(-whole[0] * width // (right - left)), -(-whole[1] * height // (bottom - top)))
+    image, full = decode(view.example.path, wanted(view))
+    return seen(image, full, view)
+
+
+def wanted(view: View) -> tuple[int, int]:
+    """(width, height) of the whole source at which its crop has the size of the view."""
+    (width, height), (left, top, right, bottom) = view.size, view.crop
+    return -(-view.example.width * width // (right - left)), -(
+        -view.example.height * height // (bottom - top)
     )
+
+
+def seen(image: Image.Image, full: tuple[int, int], view: View) -> np.ndarray:
+    """``pixels``, of a source that is decoded already.
+
+    Args:
+        image: The whole source, upright RGB, at any scale.
+        full: Its size in the file, (width, height), which the crop is told in.
+        view: What to take of it.
+
+    Raises:
+        BadImage: The file is not the one that the folder held.
+    """
+    whole = (view.example.width, view.example.height)
     if full != whole:
         was = f"{whole[0]} x {whole[1]}, now {full[0]} x {full[1]}"
-        raise BadImage(path, f"has changed since the folder was read ({was}). Run again.")
+        raise BadImage(view.example.path, f"has changed since the folder was read ({was}). Run again.")
+    left, top, right, bottom = view.crop
     across, down = image.width / full[0], image.height / full[1]
     box = (left * across, top * down, right * across, bottom * down)
     small = image.resize(view.size, Image.Resampling.LANCZOS, box=box, reducing_gap=REDUCING_GAP)
