@@ -12,7 +12,7 @@ from typing import Any
 
 from limner.errors import BadBase
 from limner.families.single import look
-from limner.families.source import HUB, Source, download_command, locate
+from limner.families.source import HUB, Source, download_command, fetching, locate
 from limner.files import user_cache
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -130,22 +130,16 @@ def _fetched(hub_id: str, tell: Callable[[str], None]) -> Path:
         return Path(snapshot_download(hub_id, **chosen, local_files_only=True))
     except (errors.LocalEntryNotFoundError, errors.HFValidationError, FileNotFoundError):
         tell(f"Fetching the configs of {hub_id}: some kilobytes, no weights.")
-    try:
+    gated = (
+        f"{hub_id} is gated, its configs too: accept its licence on the hub's page of {hub_id}, then "
+        "`hf auth login`; or plan with a folder that holds its configs."
+    )
+    away = (
+        f"The configs of {hub_id} are not on this disk and the hub cannot be reached. With network, run "
+        f"this again; without, name a folder with its configs, or one of {', '.join(sorted(HUB))}."
+    )
+    with fetching(hub_id, gated=gated, away=away):
         return Path(snapshot_download(hub_id, **chosen))
-    except errors.GatedRepoError as error:
-        raise BadBase(
-            f"{hub_id} is gated, its configs too: accept its licence on the hub's page of {hub_id}, then "
-            "`hf auth login`; or plan with a folder that holds its configs."
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise BadBase(f"The hub has no {hub_id}, or it is private. Check the name, or log in.") from error
-    except errors.HFValidationError as error:
-        raise BadBase(f"{hub_id!r} is no folder here and no valid hub id (owner/name).") from error
-    except (errors.HTTPError, OSError) as error:  # LocalEntryNotFoundError and offline mode among them
-        raise BadBase(
-            f"The configs of {hub_id} are not on this disk and the hub cannot be reached. With network, run "
-            f"this again; without, name a folder with its configs, or one of {', '.join(sorted(HUB))}."
-        ) from error
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import cached_property
@@ -204,20 +205,36 @@ def _from_hub(name: str, tell: Callable[[str], None], without: Sequence[str] = (
             return Path(snapshot_download(hub_id, **chosen, cache_dir=home, local_files_only=True))
         except (errors.LocalEntryNotFoundError, errors.HFValidationError, FileNotFoundError):
             pass  # not on this disk yet
-    try:
+    away = f"{hub_id}{licence and f' ({licence})'} is not on this disk and the hub cannot be reached. "
+    with fetching(hub_id, gated=f"{hub_id} is gated: {how}.", away=f"{away}With network: {how}."):
         _announce(name, hub_id, tell, passed)
         return Path(snapshot_download(hub_id, **chosen, cache_dir=homes[-1]))
+
+
+@contextmanager
+def fetching(hub_id: str, *, gated: str, away: str) -> Iterator[None]:
+    """Say in our words why something cannot be had from the hub.
+
+    Args:
+        hub_id: Whose it is.
+        gated: What to say when its licence was not accepted.
+        away: What to say when the hub cannot be reached.
+
+    Raises:
+        BadBase: It cannot be had.
+    """
+    from huggingface_hub import errors
+
+    try:
+        yield
     except errors.GatedRepoError as error:
-        raise BadBase(f"{hub_id} is gated: {how}.") from error
+        raise BadBase(gated) from error
     except errors.RepositoryNotFoundError as error:
         raise BadBase(f"The hub has no {hub_id}, or it is private. Check the name, or log in.") from error
     except errors.HFValidationError as error:
-        raise BadBase(f"{name!r} is no folder here and no valid hub id (owner/name).") from error
+        raise BadBase(f"{hub_id!r} is no folder here and no valid hub id (owner/name).") from error
     except (errors.HTTPError, OSError) as error:  # LocalEntryNotFoundError and offline mode among them
-        raise BadBase(
-            f"{hub_id}{licence and f' ({licence})'} is not on this disk and the hub cannot be reached. "
-            f"With network: {how}."
-        ) from error
+        raise BadBase(away) from error
 
 
 def _open(root: Path, name: str) -> Source:
