@@ -1,5 +1,9 @@
 """Small random adapters for every family, with the modules that its table names."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
@@ -101,3 +105,29 @@ def from_peft(model: nn.Module, adapter: str = "default") -> dict[str, Factors]:
         for name, layer in model.named_modules()
         if isinstance(layer, LoraLayer) and adapter in layer.scaling
     }
+
+
+class _Records(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
+@contextmanager
+def warned() -> Iterator[list[str]]:
+    """Warnings of diffusers, transformers and peft, whose loggers keep to themselves."""
+    records = _Records()
+    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers", "peft")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(records)
+        logger.setLevel(logging.WARNING)
+    try:
+        yield records.texts
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.removeHandler(records)
+            logger.setLevel(level)

@@ -17,8 +17,9 @@ from limner.families.loading import skeleton
 from limner.families.shipped import known
 from limner.graph.split import split
 from limner.lora import file, stock
-from limner.lora.adapter import localise
-from limner.lora.kinds import plain
+from limner.lora.adapter import Factors, localise
+from limner.lora.kinds import Dora, Lokr, plain
+from limner.lora.targets import DIFFUSERS, refused
 from limner.nn import lora
 from limner.nn.fit import Fit, fit
 from limner.nn.optim import optimizer, schedule
@@ -29,6 +30,7 @@ from limner.run.rundir import RunDir
 from limner.run.setting import prepare
 from limner.run.train import train
 from limner.run.trainee import Trainee
+from loras import warned
 from small import Told, equal, losses, weights, wish
 from tinybase import CAPTIONS, FRAME, IMAGE, PLACES, Base
 
@@ -155,6 +157,76 @@ def test_the_true_model_has_as_many_weights_and_target_layers(case: Case):
     for group, count in case.linears.items():
         assert len(lora.matching(model, family.endings(family.denoiser, group))) == count
     assert set(case.linears) <= set(family.targets)
+
+
+def changes(model: torch.nn.Module, names: list[str], kind: str) -> dict[str, Any]:
+    """A change of each layer, of one kind."""
+    draw, made = torch.Generator().manual_seed(7), {}
+    for name in names:
+        weight = model.get_submodule(name).get_parameter("weight")
+        down = 0.1 * torch.randn(2, *weight.shape[1:], generator=draw)
+        up = torch.randn(weight.shape[0], 2, *[1] * (weight.dim() - 2), generator=draw)
+        made[name] = Factors(down, up)
+        if kind == "DoRA":
+            norm = weight.detach().float().flatten(1).norm(dim=1)
+            made[name] = Dora(made[name], norm * (0.5 + torch.rand(len(norm), generator=draw)), "out")
+        if kind == "LoKr":
+            first = 0.1 * torch.randn(2, 2, generator=draw)
+            second = torch.randn(weight.shape[0] // 2, weight.shape[1] // 2, generator=draw)
+            made[name] = Lokr((first,), (second,))
+    return made
+
+
+@pytest.mark.parametrize("kind", ["LoRA", "DoRA", "LoKr"])
+def test_stock_diffusers_loads_every_kind_without_a_word_as_the_merged_model(
+    base: Base, kind: str, tmp_path: Path
+):
+    family = base.family
+    if kind not in DIFFUSERS.kinds[family.name]:
+        layer = {
+            family.denoiser: changes(
+                base.models[family.denoiser],
+                lora.matching(base.models[family.denoiser], family.endings(family.denoiser, "attention"))[:1],
+                kind,
+            )
+        }
+        assert f"diffusers reads no {kind} for" in "".join(refused(layer, family.name, DIFFUSERS).values())
+        return
+    merged, stock_ = ({name: base.load(name) for name in base.models} for _ in range(2))
+    loadable = [name for name in base.pipe._lora_loadable_modules if name in merged]
+    held = {}
+    for part in loadable:
+        if part == family.denoiser or part in family.text_targets:
+            names = lora.matching(merged[part], family.endings(part, "attention"))
+            held[part] = changes(merged[part], names, kind)
+    for part, adapter in held.items():
+        for name, change in adapter.items():
+            weight = merged[part].get_submodule(name).weight
+            new = (
+                change.over(weight.data)
+                if kind == "DoRA"
+                else weight.data + plain(change).dense().reshape(weight.shape)
+            )
+            weight.data.copy_(new)
+    file.write(tmp_path / "lora.safetensors", held, {})
+    pipe = type(base.pipe)(**{**base.pipe.components, **{part: stock_[part] for part in loadable}})
+    with warned() as said:
+        pipe.load_lora_weights(str(tmp_path / "lora.safetensors"))
+    assert said == []
+    assert not any(p.is_meta for part in loadable for p in stock_[part].parameters())
+    values = base.batch(0, 1)
+    with torch.no_grad():
+        found, wished, bare = (
+            base.live(each[family.denoiser], values, PLACES)["guess"]
+            for each in (stock_, merged, base.models)
+        )
+    assert torch.allclose(found, wished, atol=1e-4 * float(wished.abs().max()))
+    assert not torch.allclose(found, bare, atol=1e-2 * float(bare.abs().max()))
+    others = type(base.pipe)(**{**base.pipe.components, **{part: merged[part] for part in loadable}})
+    with torch.no_grad():
+        texts, wanted = (base.case.encode(each, list(CAPTIONS)) for each in (pipe, others))
+    for name, value in wanted.items():
+        assert torch.allclose(texts[name].float(), value.float(), atol=1e-4 * float(value.abs().max())), name
 
 
 class Straight:

@@ -1,4 +1,3 @@
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from limner.errors import BadLora
 from limner.lora.adapter import Factors
 from limner.lora.file import write
 from limner.lora.stock import Verdict, load, verify
-from loras import from_peft
+from loras import from_peft, warned
 
 HARMLESS = "No LoRA keys associated to CLIPTextModel"
 """diffusers says so of every LoRA without a text encoder, and that it is safe to ignore."""
@@ -26,25 +25,10 @@ CLIP = ["q_proj", "v_proj", "out_proj", "fc1", "fc2"]
 T5 = ["SelfAttention.q", "wo"]
 
 
-class Records(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.texts: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.texts.append(record.getMessage())
-
-
 @pytest.fixture
 def said() -> Iterator[list[str]]:
-    """Warnings of diffusers, transformers and peft, whose loggers keep to themselves."""
-    records = Records()
-    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers", "peft")]
-    for logger in loggers:
-        logger.addHandler(records)
-    yield records.texts
-    for logger in loggers:
-        logger.removeHandler(records)
+    with warned() as texts:
+        yield texts
 
 
 def pipeline() -> FluxPipeline:

@@ -310,7 +310,10 @@ def to_diffusers(components: Mapping[str, Mapping[str, Change]]) -> dict[str, Te
             if name in written:
                 raise BadLora(f"Two modules would both be written as {name}. Leave one of them out.")
             written.add(name)
-            flat |= {f"{name}.{ending}": tensor for ending, tensor in keys.write(change, peft=True).items()}
+            written_ = keys.write(change, peft=True)
+            if component.startswith("text_encoder") and keys.MAGNITUDE in written_:
+                written_[f"{keys.MAGNITUDE}.weight"] = written_.pop(keys.MAGNITUDE)
+            flat |= {f"{name}.{ending}": tensor for ending, tensor in written_.items()}
     return flat
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from limner.errors import BadLora
 from limner.lora.adapter import Factors
-from limner.lora.kinds import Change, Dora, Loha, Lokr
+from limner.lora.kinds import Axis, Change, Dora, Loha, Lokr
 
 ENDINGS = tuple(
     (re.compile(pattern), part)
@@ -42,6 +42,9 @@ UNREADABLE = (
     (r"^(\*|emb_params|clip_[lg]|string_to_param\w*)$", "is a textual inversion"),
 )
 """What no reader here knows, and what it is."""
+
+MAGNITUDE = "lora_magnitude_vector"
+"""How peft ends the name of a DoRA's magnitude."""
 
 SCALES = "lora_adapter_metadata"
 """Where peft's settings are kept by diffusers; no other tool reads them."""
@@ -233,15 +236,17 @@ def _said(metadata: Mapping[str, str]) -> dict[str, Any]:
     return said
 
 
-def write(change: Change, *, peft: bool) -> dict[str, Tensor]:
+def write(change: Change, *, peft: bool, norms: Axis | None = None) -> dict[str, Tensor]:
     """The tensors of a change by ending, its scale baked in.
 
     Args:
         change: Any kind.
         peft: lora_A and lora_B without alpha, as peft has them; else lora_down, lora_up and alpha = rank.
+        norms: The axis of a DoRA's norms that the reader computes: peft's word for "out", LyCORIS' for "in".
+            Left out: that of the form.
 
     Raises:
-        BadLora: A DoRA has its norms along an axis that this form has no word for.
+        BadLora: A DoRA has its norms along the other axis.
     """
     match change:
         case Factors():
@@ -253,7 +258,7 @@ def write(change: Change, *, peft: bool) -> dict[str, Tensor]:
                 "alpha": _number(change.rank),
             }
         case Dora():
-            return write(change.factors, peft=peft) | _magnitude(change, peft=peft)
+            return write(change.factors, peft=peft) | _magnitude(change, norms or ("out" if peft else "in"))
         case Loha():
             halves = {"hada_w1_a": change.w1_a, "hada_w1_b": change.w1_b}
             return halves | {
@@ -268,10 +273,10 @@ def write(change: Change, *, peft: bool) -> dict[str, Tensor]:
             return made if peft or change.dim is None else made | {"alpha": _number(change.dim)}
 
 
-def _magnitude(change: Dora, *, peft: bool) -> dict[str, Tensor]:
-    if peft and change.axis == "out":
-        return {"lora_magnitude_vector": change.magnitude}
-    if not peft and change.axis == "in":
+def _magnitude(change: Dora, norms: Axis) -> dict[str, Tensor]:
+    if norms == change.axis == "out":
+        return {MAGNITUDE: change.magnitude}
+    if norms == change.axis == "in":
         return {"dora_scale": change.magnitude.reshape(1, -1, *[1] * (change.factors.down.dim() - 2))}
     raise BadLora(
         f"This DoRA has its norms along '{change.axis}', and the form wanted has them along the other axis. "

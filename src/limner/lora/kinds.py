@@ -9,6 +9,8 @@ from torch import Tensor
 from limner.errors import BadLora
 from limner.lora.adapter import Factors, require_float32
 
+Axis = Literal["out", "in"]
+
 
 @dataclass(frozen=True)
 class Dora:
@@ -21,7 +23,7 @@ class Dora:
     """dW, scale baked in."""
     magnitude: Tensor
     """(out,) or (in,), float32."""
-    axis: Literal["out", "in"]
+    axis: Axis
     """"out": a norm per row, as peft has it. "in": a norm per input channel, as LyCORIS has it by default."""
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ from limner.errors import BadLora
 from limner.lora import fuse, keys
 from limner.lora.adapter import Factors
 from limner.lora.formats import TEXT, canonical, gather, locate, to_diffusers
-from limner.lora.kinds import Change, kind
+from limner.lora.kinds import Axis, Change, Dora, kind
 from limner.lora.names import Place, Row, Spelling
 from limner.lora.tables import FAMILIES, Names, named
 
@@ -46,6 +46,8 @@ class Target:
     """Family -> adapters that the tool computes rightly."""
     peft: bool | Mapping[str, bool]
     """Whether lora_A and lora_B are written without alpha; else lora_down, lora_up and alpha = rank."""
+    norms: Axis = "in"
+    """The axis of a DoRA's norms that the tool computes rightly; it knows no other name than that form's."""
     apart: Mapping[str, Spelling] = field(default_factory=dict)
     """Spelling of modules one by one, for adapters that cannot be fused."""
     lacks: Mapping[str, str] = field(default_factory=dict)
@@ -82,6 +84,7 @@ DIFFUSERS = Target(
         **dict.fromkeys(("flux2", "z-image"), ("LoRA", "DoRA", "LoKr")),
     },
     peft=True,
+    norms="out",
 )
 
 FLUX_COMFY = (
@@ -239,7 +242,7 @@ def _refusal(component: str, module: str, change: Change, names: Names, tool: Ta
     if not tool.kernels and isinstance(change, Factors) and change.down[0, 0].numel() > 1:
         return f"{tool.name} multiplies convolutions as if they had no kernel"
     try:
-        keys.write(change, peft=tool.peft_in(family))
+        keys.write(change, peft=tool.peft_in(family), norms=tool.norms)
     except BadLora as error:
         return f"{tool.name}: {error}"
     return ""
@@ -267,7 +270,7 @@ def spell(
     peft = tool.peft_in(names.family)
     for component, adapter in components.items():
         for name, change in _spelled(component, adapter, names, tool).items():
-            endings = keys.write(change, peft=peft)
+            endings = keys.write(change, peft=peft, norms=tool.norms)
             if clash := {f"{name}.{ending}" for ending in endings} & flat.keys():
                 raise BadLora(f"Two modules would both be written as {clash.pop()}. Leave one of them out.")
             flat |= {f"{name}.{ending}": tensor for ending, tensor in endings.items()}
@@ -333,6 +336,8 @@ def see(flat: Mapping[str, Tensor], family: str, tool: Target) -> Seen:
         taken = found is not None and not _without_name(found.place, found.spelling, names, tool)
         if found is not None and found.component == names.component and taken and not tool.kernels:
             taken = "down" not in part.tensors or part.tensors["down"][0, 0].numel() == 1
+        if ("dora_scale" if tool.norms == "out" else "magnitude") in part.tensors:
+            taken = False  # it would load as the LoRA that it is without its norms
         (kept if taken else passed).append(part)
     seen = gather(kept, {part.stem: found for part in kept if (found := places[part.stem])}, {})
     wrong = [
@@ -340,6 +345,7 @@ def see(flat: Mapping[str, Tensor], family: str, tool: Target) -> Seen:
         for component, adapter in seen.items()
         for module, change in adapter.items()
         if kind(change) not in tool.kinds.get(names.family, ())
+        or (isinstance(change, Dora) and change.axis != tool.norms)
     ]
     components = {
         c: {m: change for m, change in adapter.items() if f"{c}.{m}" not in wrong}
