@@ -139,6 +139,43 @@ SILENT = {
         spelled("lora_unet_layers_0_attention_to_out_0", peft=False),
         "comfyui",
     ),
+    "flux, flattened diffusers' names": (
+        "flux",
+        spelled("lora_unet_transformer_blocks_0_attn_to_out_0", peft=False),
+        "diffusers",
+    ),
+    "flux2, flattened diffusers' names, in diffusers": (
+        "flux2",
+        spelled("lora_unet_single_transformer_blocks_0_attn_to_out", peft=False),
+        "diffusers",
+    ),
+    "flux2, the authors' names with alpha": (
+        "flux2",
+        spelled("diffusion_model.double_blocks.0.img_attn.proj", alpha=1.0),
+        "diffusers",
+    ),
+    "qwen, transformer with alpha": ("qwen-image", spelled("transformer.img_in", alpha=1.0), "diffusers"),
+    "z-image, transformer with alpha": (
+        "z-image",
+        spelled("transformer.cap_embedder.1", alpha=1.0),
+        "diffusers",
+    ),
+    "z-image, outer layers as kohya": ("z-image", spelled("lora_unet_x_embedder", peft=False), "diffusers"),
+    "z-image, the authors' names": (
+        "z-image",
+        spelled("diffusion_model.layers.0.attention.out"),
+        "diffusers",
+    ),
+    "z-image, the authors' names with alpha": (
+        "z-image",
+        spelled("diffusion_model.layers.0.attention.out", alpha=1.0),
+        "diffusers",
+    ),
+    "sdxl, size embedding under diffusers' names": (
+        "sdxl",
+        spelled("lora_unet_add_embedding_linear_1", peft=False),
+        "diffusers",
+    ),
     "sd3, kohya": ("sd3", spelled("lora_unet_joint_blocks_0_x_block_mlp_fc1", peft=False), "diffusers"),
     "sd3, diffusion_model": ("sd3", spelled("diffusion_model.joint_blocks.0.x_block.mlp.fc1"), "diffusers"),
     "sdxl, peft": ("sdxl", spelled("unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"), "comfyui"),
@@ -176,7 +213,7 @@ SILENT = {
         "comfyui",
     ),
 }
-"""Rows of the load matrix that a tool takes wrongly without an error."""
+"""Rows of the load matrix that a tool takes wrongly, or cannot load."""
 
 
 def reads_rightly(flat, family: str, tool: str, wished) -> bool:
