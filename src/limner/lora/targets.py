@@ -244,7 +244,7 @@ def _refusal(component: str, module: str, change: Change, names: Names, tool: Ta
     try:
         keys.write(change, peft=tool.peft_in(family), norms=tool.norms)
     except BadLora as error:
-        return f"{tool.name}: {error}"
+        return f"{tool.name}: {error}".removesuffix(".")
     return ""
 
 
