@@ -16,13 +16,14 @@ from limner.graph.split import split
 from limner.graph.unit import run as run_units
 from limner.nn import frozen, full, lora
 from limner.nn.checkpointing import Checkpoint
+from limner.nn.door import cast_once
 from limner.nn.draws import Draws
 from limner.nn.optim import optimizer
 from limner.plan.kernels import imitated
 from limner.plan.plan import Weights
 from limner.plan.trace import plain
 from limner.run.blank import boundary
-from limner.run.rehearsal import Wish, frozen_layers
+from limner.run.rehearsal import DTYPES, Wish, frozen_layers
 
 CPU = torch.device("cpu")
 CONVOLUTION = F.conv2d
@@ -34,16 +35,17 @@ class Real:
     Kernels of CUDA are imitated here as well, so that what is kept is the same: they really allocate.
     """
 
-    def __init__(self, family: Family, source: Source, wish: Wish, weights: Weights = "fp32") -> None:
+    def __init__(self, family: Family, source: Source, wish: Wish, weights: Weights | None = None) -> None:
         self.family, self.wish = family, wish
         self.cut = split(family.bound(source, wish.objective), {family.denoiser: 0, **wish.text_encoders})
-        self.one = boundary(family, source, self.cut, wish.size, torch.float32)
+        dtype = DTYPES[wish.compute]
+        self.one = boundary(family, source, self.cut, wish.size, dtype)
         self.models: dict[str, Any] = {
-            name: load(family, source, name, dtype=torch.float32, device=CPU) for name in self.cut.loaded
+            name: load(family, source, name, dtype=dtype, device=CPU) for name in self.cut.loaded
         }
         self.denoiser = self.models[family.denoiser]
         self.blocks = family.anatomy.blocks_of(self.denoiser)
-        if weights != "fp32":
+        if weights in ("int8", "fp8", "nf4"):
             frozen.freeze(self.denoiser, frozen_layers(self.denoiser, family.anatomy), weights)
         if wish.full:
             full.release(self.denoiser)
@@ -54,6 +56,8 @@ class Real:
                 lora.together(self.models[name])
         how = full if wish.full else lora
         self.trained = [each for name in self.models for each in how.trained(self.models[name])]
+        if dtype != torch.float32 and not wish.full:
+            cast_once(self.denoiser, family.anatomy, dtype)
         self.optimizer = optimizer("adamw", [{"params": self.trained, "lr": 1e-4}])
 
     def peak(self, images: int, checkpointed: int) -> int:

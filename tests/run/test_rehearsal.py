@@ -130,4 +130,5 @@ def test_an_unknown_target_is_refused(bases) -> None:
 def test_a_cpu_is_imitated_to_the_byte() -> None:
     machine = machine_of(Wish(size=SIZE, compute="fp32", device="cpu"))
     assert (machine.kernels, machine.granule, machine.autocast) == ("cpu", 1, None)
-    assert machine_of(Wish(size=SIZE)).autocast == torch.bfloat16
+    assert machine_of(Wish(size=SIZE, arithmetic="autocast")).autocast == torch.bfloat16
+    assert machine_of(Wish(size=SIZE)).autocast is None

@@ -16,6 +16,7 @@ from limner.graph.split import Split
 from limner.graph.unit import run as run_units
 from limner.nn import frozen, full, lora
 from limner.nn.anatomy import Anatomy, matching
+from limner.nn.door import cast_once
 from limner.nn.draws import Draws
 from limner.nn.dropout import Places
 from limner.nn.storage import stored_bytes
@@ -45,11 +46,17 @@ class Wish:
     compute: Compute = "bf16"
     weights: Weights | None = None
     """How the frozen layers in the blocks are stored while it is rehearsed; None: as computed with."""
-    arithmetic: Literal["autocast", "cast"] = "autocast"
-    """How half precision is had: each operation casts what it reads, or the denoiser's inputs are cast."""
+    arithmetic: Literal["autocast", "cast"] = "cast"
+    """How half precision is had: each operation casts what it reads, or the denoiser's first layers do, as in
+    true runs (``nn.door``). Where all weights are trained, in fp32, it is always autocast."""
     attention: Attention = "auto"
     device: Device = "cuda"
     objective: Objective = Objective()
+
+    @property
+    def casts(self) -> bool:
+        """Whether the denoiser's inputs are cast, and nothing after."""
+        return self.arithmetic == "cast" and not self.full
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ def frozen_layers(denoiser: nn.Module, anatomy: Anatomy) -> list[str]:
 
 def machine_of(wish: Wish) -> Machine:
     """The device that a wish is for, imitated."""
-    half = wish.compute != "fp32" and wish.arithmetic == "autocast"
+    half = wish.compute != "fp32" and not wish.casts
     return Machine(
         attention=wish.attention,
         autocast=DTYPES[wish.compute] if half else None,
@@ -152,9 +159,8 @@ class Rehearsal:
                 block = next(each for each in self.blocks if name.startswith(f"{each}."))
                 handle = layer.register_forward_hook(partial(_product, tails, block))
                 stack.callback(handle.remove)
-            if self.wish.arithmetic == "cast":
-                handle = self.denoiser.register_forward_pre_hook(partial(_cast, self.dtype), with_kwargs=True)
-                stack.callback(handle.remove)
+            if self.wish.casts:
+                stack.enter_context(cast_once(self.denoiser, self.family.anatomy, self.dtype))
             anatomy, machine = self.family.anatomy, self.machine
             seen = trace(step, self.models, self.blocks, anatomy=anatomy, state=state, machine=machine)
         return Seen(seen, tails)
@@ -205,16 +211,3 @@ def _product(flops: dict[str, float], block: str, _: nn.Module, given: Any, out:
     """Count what a linear layer computes, once: a recomputation is no second time."""
     if torch._C._current_graph_task_id() == -1:
         flops[block] += 2.0 * given[0].numel() * out.shape[-1]
-
-
-def _cast(dtype: torch.dtype, _: nn.Module, args: Any, kwargs: Any) -> Any:
-    """What a denoiser is given, in the precision of its weights."""
-    return tuple(_low(dtype, each) for each in args), {name: _low(dtype, v) for name, v in kwargs.items()}
-
-
-def _low(dtype: torch.dtype, value: Any) -> Any:
-    if isinstance(value, list):
-        return [_low(dtype, each) for each in value]
-    if isinstance(value, dict):
-        return {name: _low(dtype, each) for name, each in value.items()}
-    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value

@@ -21,6 +21,7 @@ from limner.families.source import Source
 from limner.graph.split import Split
 from limner.graph.unit import Unit
 from limner.graph.unit import run as run_units
+from limner.nn.door import cast_once
 from limner.nn.layers import bytes_of, heaviest
 from limner.nn.tiles import SIDE, can_tile
 from limner.plan.alike import once
@@ -118,8 +119,8 @@ class _Base:
     ) -> None:
         self.family, self.source, self.size, self.dtype = family, source, size, dtype
         self.plain = replace(machine, autocast=None)
-        """The cache is filled without autocast."""
-        self.painting = replace(machine, autocast=None if dtype == torch.float32 else dtype)
+        """The cache is filled without autocast, and the denoiser paints without."""
+        self.decoding = replace(machine, autocast=None if dtype == torch.float32 else dtype)
         self.models: dict[str, Any] = {}
         self.latent: tuple[int, ...] = ()
         """Shape of what the autoencoder gives of an image of the bucket."""
@@ -169,7 +170,8 @@ class _Base:
             texts = [unit for unit in live if self.family.denoiser not in unit.uses and not unit.draws]
             values |= run_units([unit for unit in texts if set(unit.reads) <= set(values)], models, values)
         (unit,) = (unit for unit in live if self.family.denoiser in unit.uses)
-        seen = _watch([denoiser], lambda: unit.run(models, values), self.painting)
+        with cast_once(denoiser, self.family.anatomy, self.dtype):
+            seen = _watch([denoiser], lambda: unit.run(models, values), self.plain)
         return Stage(
             phase="sample",
             name=f"{self.family.denoiser} paints",
@@ -185,7 +187,7 @@ class _Base:
         vae = self.model("vae")
         shape = self._resized((painting.at_once(canvas), *self.latent[1:]), canvas)
         room = torch.empty(shape, dtype=precision_of(self.family, "vae", self.dtype), device="meta")
-        seen = _watch([vae], lambda: vae.decode(room), self.painting)
+        seen = _watch([vae], lambda: vae.decode(room), self.decoding)
         return Stage(
             phase="sample",
             name="vae decodes a sample",

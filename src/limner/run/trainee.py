@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -20,6 +20,7 @@ from limner.families.sampler import wished
 from limner.graph.unit import run as run_units
 from limner.lora.adapter import Factors
 from limner.nn import full, lora, processes, tiles
+from limner.nn.door import cast_once
 from limner.nn.draws import Draws, Even, seed_of
 from limner.nn.dropout import Places
 from limner.nn.engine import Engine, equip
@@ -86,6 +87,8 @@ class Trainee:
             )
             if setting.device.type == "cuda":
                 lora.together(self.models[name])
+        if setting.dtype != torch.float32 and not setting.full:
+            cast_once(self.models[setting.family.denoiser], setting.family.anatomy, setting.dtype)
         self.engine = self._equipped()
 
     @property
@@ -199,11 +202,12 @@ class Trainee:
         return (loss * torch.tensor(shares, device=loss.device)).sum()
 
     def _arithmetic(self) -> AbstractContextManager[Any]:
+        """Autocast where weights are trained, in fp32; beside a LoRA there is nothing left to cast."""
         setting = self.setting
-        if setting.dtype == torch.float32:
+        if setting.dtype == torch.float32 or not setting.full:
             return nullcontext()
         # with its cache, autocast would hold a copy of every trained weight until the forward pass ends
-        return torch.autocast(setting.device.type, setting.dtype, cache_enabled=not setting.full)
+        return torch.autocast(setting.device.type, setting.dtype, cache_enabled=False)
 
     @torch.no_grad()
     def held_out_loss(self) -> float:
@@ -247,10 +251,22 @@ class Trainee:
         )
         self.dropping(on=False)
         try:
-            with self._arithmetic():
+            with self._arithmetic(), self._decoding(models["vae"]):
                 return painting.paint(setting.family, setting.source, models, texts[:-1], texts[-1], canvas)
         finally:
             self.dropping(on=True)
+
+    @contextmanager
+    def _decoding(self, vae: Any) -> Iterator[None]:
+        """While entered, an autoencoder decodes in the run's precision, whatever its weights are kept in."""
+        if self.setting.dtype == torch.float32:
+            yield
+            return
+        vae.decode = torch.autocast(self.setting.device.type, self.setting.dtype)(vae.decode)
+        try:
+            yield
+        finally:
+            del vae.decode
 
     def _text(self, row: int) -> dict[str, Tensor]:
         """What the denoiser reads of a caption; computed by live units when a text encoder is trained."""
