@@ -168,6 +168,7 @@ def test_the_door_can_be_taken_off() -> None:
         model(x)
 
 
+@pytest.mark.slow
 def test_a_run_in_half_precision_paints_and_goes_on_as_if_it_had_not_stopped(
     tiny_base: Path, photos: Path, tmp_path: Path
 ) -> None:
