@@ -18,7 +18,6 @@ from limner.families.source import locate
 from limner.graph.split import split
 from limner.graph.unit import run
 from limner.nn import lora
-from limner.nn.anatomy import Anatomy
 from limner.nn.door import cast_once
 from limner.nn.draws import Draws
 from limner.nn.engine import equip
@@ -156,16 +155,6 @@ def test_the_engine_changes_nothing_of_it(name: str, tmp_path: Path) -> None:
         assert all(torch.equal(a, b) for a, b in zip(plain, gradients(), strict=True))
     finally:
         engine.close()
-
-
-def test_the_door_can_be_taken_off() -> None:
-    model = nn.Sequential(nn.Linear(4, 4, dtype=torch.bfloat16))
-
-    x = torch.ones(2, 4)
-    with cast_once(model, Anatomy(blocks=()), torch.bfloat16):
-        assert model(x).dtype == torch.bfloat16
-    with pytest.raises(RuntimeError, match="dtype"):
-        model(x)
 
 
 @pytest.mark.slow
