@@ -17,7 +17,7 @@ PALE = 128
 """Level of the darkest channel from which another at 255 is lost light: below, it is a vivid colour."""
 FADED = 0.12
 """Share of what is lit and not white that has lost a channel so. In order: 0.05 at most ..."""
-SEEN = 0.02
+SEEN = 0.012
 """... if it is so much of the picture: lamps at night are less."""
 
 

@@ -6,6 +6,7 @@ Florence-2 knows one task prompt, and captioners of BLIP's kind take none: their
 
 import importlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from limner.annotate.ask import Declined, Provider, Reply, Request, Takes
@@ -46,7 +47,7 @@ class Local:
         dtype = torch.bfloat16 if self._device.type == "cuda" else torch.float32
         where = {"local_files_only": True, "trust_remote_code": False}
         try:
-            self._processor = transformers.AutoProcessor.from_pretrained(path, **where)
+            self._processor = _processor(transformers, path, where)
             model = transformers.AutoModelForImageTextToText.from_pretrained(
                 path, dtype=dtype, use_safetensors=True, **where
             )
@@ -110,6 +111,32 @@ class Local:
     def _bare(self, images: list[Any]) -> Any:
         words = {"text": self._task} if self._task else {}
         return self._processor(images=images, return_tensors="pt", **words)
+
+
+def _processor(transformers: Any, path: str, where: dict[str, Any]) -> Any:
+    """What makes tokens of words and pixels; without the reader of videos if only that lacks torchvision."""
+    try:
+        return transformers.AutoProcessor.from_pretrained(path, **where)
+    except ImportError as error:
+        if "torchvision" not in str(error).lower():
+            raise
+        auto = importlib.import_module("transformers.models.auto.processing_auto")
+        kind = auto.PROCESSOR_MAPPING[type(transformers.AutoConfig.from_pretrained(path, **where))]
+        if "video_processor" not in kind.get_attributes():
+            raise
+    loaders = {"image_processor": transformers.AutoImageProcessor, "tokenizer": transformers.AutoTokenizer}
+    parts = [
+        loaders[name].from_pretrained(path, **where) if name in loaders else None
+        for name in kind.get_attributes()
+    ]
+
+    class Still(kind):
+        def check_argument_for_proper_class(self, name: str, part: Any) -> Any:
+            return None if part is None else super().check_argument_for_proper_class(name, part)
+
+    made = Still.from_args_and_dict(parts, kind.get_processor_dict(path, local_files_only=True)[0])
+    made.video_processor = SimpleNamespace(num_frames=None, fps=None)  # SmolVLM's asks it, of pictures too
+    return made
 
 
 def _device(torch: Any, wish: str) -> Any:
