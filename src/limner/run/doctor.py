@@ -21,7 +21,7 @@ EXTRAS = {
     "anthropic": ("caption", "limner caption --with claude"),
     "openai": ("caption", "limner caption --with openai, and servers like it"),
     "onnxruntime": ("tagger", "limner caption --with tagger"),
-    "num2words": ("local", "limner caption --with local, for SmolVLM"),
+    "torchvision": ("local", "limner caption --with local, for models that want it"),
     "opencv-python-headless": ("crop", "crops that follow the subject, limner check"),
     "smartcrop": ("crop", "crops that follow the subject, limner check"),
     "bitsandbytes": ("gpu", "8-bit AdamW (train.optimizer = adamw8bit)"),
