@@ -7,7 +7,15 @@ import torch
 from torch import nn
 
 from limner.errors import BadRecipe
-from limner.nn.optim import OPTIMIZERS, SCHEDULES, evaluation_mode, optimizer, schedule, training_mode
+from limner.nn.optim import (
+    EIGHT,
+    OPTIMIZERS,
+    SCHEDULES,
+    evaluation_mode,
+    optimizer,
+    schedule,
+    training_mode,
+)
 
 
 def one(value: float = 1.0) -> nn.Parameter:
@@ -18,7 +26,7 @@ def rate(name: str) -> float:
     return 1.0 if name == "prodigy" else 0.05
 
 
-@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "adamw8bit"])
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name not in EIGHT])
 def test_each_one_goes_down(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     weight = one(0.0)
     using = optimizer(name, [{"params": [weight], "lr": rate(name)}], weight_decay=0.1)
@@ -57,6 +65,16 @@ def test_a_missing_package_names_the_pip_command(monkeypatch: pytest.MonkeyPatch
     }.items():
         with pytest.raises(BadRecipe, match=command):
             optimizer(name, [{"params": [one()], "lr": 1.0}])
+
+
+def test_pages_are_asked_of_bitsandbytes_by_name_and_want_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadRecipe, match=r"'pagedadamw8bit', and the package bitsandbytes is not installed"):
+        monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+        optimizer("pagedadamw8bit", [{"params": [one()], "lr": 1.0}])
+    fake = SimpleNamespace(optim=SimpleNamespace(PagedAdamW8bit=torch.optim.AdamW))
+    monkeypatch.setitem(sys.modules, "bitsandbytes", fake)
+    with pytest.raises(BadRecipe, match=r'and the device is cpu\. Set train\.optimizer to "adamw8bit"'):
+        optimizer("pagedadamw8bit", [{"params": [one()], "lr": 1.0}])
 
 
 def test_8_bits_without_a_kernel_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,16 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from limner.plan.memory import cache_need, host_bytes, load_need, sample_need, state_bytes, train_need
+from limner.plan.memory import (
+    LIBRARIES,
+    Host,
+    cache_need,
+    host_bytes,
+    load_need,
+    sample_need,
+    state_bytes,
+    train_need,
+)
 from limner.plan.plan import Plan
 from limner.plan.profile import Block, Line, Profile, Stage, Work
 
@@ -220,6 +229,38 @@ def test_streamed_blocks_share_slots() -> None:
 )
 def test_optimizers_differ(name: str, size: int) -> None:
     assert state_bytes(PROFILE, BF16, name) == size
+
+
+WHOLE = replace(PROFILE, whole=4 * PROFILE.trained)
+AWAY = replace(PROFILE, whole=2 * PROFILE.trained, hosted=True)
+
+
+def test_of_a_full_fine_tune_weights_and_their_average_are_on_the_device() -> None:
+    need = train_need(WHOLE, BF16, average=True, on="cpu")
+    assert need.causes["trained"] == 2 * 4 * PROFILE.trained and "adapter" not in need.causes
+    assert need.causes["optimizer"] == 8 * PROFILE.trained
+    assert load_need(WHOLE, BF16).causes["trained"] == 4 * PROFILE.trained
+    saved = (4 + 4 + 8) * PROFILE.trained
+    assert host_bytes(WHOLE, BF16, average=True) == Host(LIBRARIES + saved, 0)
+
+
+def test_on_the_host_only_a_copy_is_left_on_the_device_and_no_gradient() -> None:
+    need = train_need(AWAY, BF16, average=True, micros=4, on="cpu")
+    assert need.causes["trained"] == 2 * PROFILE.trained
+    assert need.causes["optimizer"] == need.causes["gradients"] == 0
+    host = host_bytes(AWAY, BF16, average=True)
+    assert host == Host(LIBRARIES + (4 + 4 + 4 + 8) * PROFILE.trained, 2 * PROFILE.trained)
+
+
+def test_gradients_behind_the_last_block_are_there_before_its_own() -> None:
+    plain, head = (train_need(replace(WHOLE, head=each), BF16, on="cpu").total for each in (0, 10))
+    assert head == plain + 40
+
+
+def test_paged_moments_are_counted_on_the_host() -> None:
+    assert train_need(WHOLE, BF16, optimizer="pagedadamw8bit", on="cpu").causes["optimizer"] == 0
+    paged, plain = (host_bytes(WHOLE, BF16, name) for name in ("pagedadamw8bit", "adamw8bit"))
+    assert paged.pageable - plain.pageable == state_bytes(WHOLE, BF16, "adamw8bit")
 
 
 def test_phases_take_their_fullest_stage() -> None:

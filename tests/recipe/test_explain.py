@@ -50,8 +50,8 @@ def test_a_key_like_no_other_lists_what_there_is():
         ),
         (
             {"train": {"optimizer": "adamm"}},
-            'train.optimizer is "adamm"; it must be one of adamw, adamw8bit, adafactor, prodigy, '
-            'schedulefree. Did you mean "adamw"?',
+            'train.optimizer is "adamm"; it must be one of adamw, adamw8bit, pagedadamw8bit, adafactor, '
+            'prodigy, schedulefree. Did you mean "adamw"?',
         ),
         (
             {"track": {"with": ["wandbb"]}},

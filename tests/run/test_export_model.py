@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -55,9 +56,20 @@ def test_every_weight_is_trained_and_a_stopped_run_ends_as_a_whole_one(halved, p
         if step == 2:
             raise Stopped("two steps are done")
 
+    planned = module._planned
+
+    def away(*args):
+        ladder = planned(*args)
+        choice = ladder.choice
+        moved = replace(choice, plan=replace(choice.plan, moments="host"))
+        ladder.planned = replace(ladder.planned, choice=moved)
+        return ladder
+
+    monkeypatch.setattr(module, "_planned", away)  # it begins on the host, and ends on the device
     monkeypatch.setattr(module, "_between", stopping)
     with pytest.raises(Stopped):
         train(recipe, tmp_path / "run", Told())
+    monkeypatch.setattr(module, "_planned", planned)
     monkeypatch.setattr(module, "_between", between)
     train(recipe, tmp_path / "run", Told())
     assert equal(weights(tmp_path / "run", 4), state)

@@ -27,11 +27,22 @@ def traced(tmp_path, monkeypatch):
 
     def trace(one):
         asked.append(one)
-        return flux(max(one.size), doubles=4, singles=6)
+        found = flux(max(one.size), doubles=4, singles=6)
+        return whole(found, hosted=one.hosted) if one.recipe.train.method == "full" else found
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(profiles, "_traced", trace)
     return asked
+
+
+def whole(profile, *, hosted):
+    """The same when every weight is trained."""
+    numbers = profile.blocks[0].stored["bf16"] // 2
+    none = dict.fromkeys(profile.blocks[0].stored, 0)
+    blocks = [replace(block, stored=none, modulation=0, trained=numbers) for block in profile.blocks]
+    trained = numbers * len(blocks)
+    stored = (2 if hosted else 4) * trained
+    return replace(profile, blocks=tuple(blocks), trained=trained, whole=stored, hosted=hosted)
 
 
 @pytest.fixture
@@ -146,6 +157,43 @@ def test_disk_is_foreseen():
     assert disk["download"] == result.profile.download
     assert disk["cache"] == result.profile.entry * IMAGES
     assert disk["checkpoints"] == 3 * result.profile.trained * (4 + 8)
+
+
+FULL = {"train__method": "full", "limits__ram": "128GB"}
+
+
+def test_a_full_fine_tune_goes_to_the_host_when_the_device_is_too_small(monkeypatch):
+    kept = {}
+    for vram in ("80GB", "24GB", "12GB"):
+        result = planned(limits__vram=vram, limits__quality="16bit", **FULL)
+        plan_ = result.choice.plan
+        kept[plan_.moments] = result
+        assert (plan_.weights, plan_.streamed, plan_.hoist) == ("bf16", 0, False)
+        assert fits(result.choice, result.device)
+    assert set(kept) == {"fp32", "host"}
+    here, there = kept["fp32"], kept["host"]
+    assert there.choice.host.pinned == 2 * there.profile.trained and here.choice.host.pinned == 0
+    assert there.choice.pace.optimizer > here.choice.pace.optimizer
+    assert there.disk == here.disk
+    few = planned(limits__vram="32GB", limits__quality="8bit", train__steps=3, **FULL)
+    assert few.choice.plan.moments in ("fp32", "8bit")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert not planned(limits__vram="12GB", **FULL).fits
+
+
+def test_too_little_memory_in_the_computer_is_told_with_what_would_do():
+    result = planned(limits__vram="12GB", train__method="full", limits__ram="32GB", limits__quality="16bit")
+    text = str(result.misfit)
+    assert "in the host's memory take" in text and "may use 32.0 GB" in text
+    assert "GB of memory in the computer" in text and "a card of" in text
+
+
+def test_a_full_fine_tune_goes_on_where_there_is_room_now():
+    small = {"limits__vram": "12GB", **FULL}
+    begun = plan(recipe(**small), Quiet(), card="RTX 4090", begun=Begun("bf16", "fp32"))
+    assert begun.choice.plan.moments == "host"
+    eight = plan(recipe(**small), Quiet(), card="RTX 4090", begun=Begun("bf16", "8bit"))
+    assert not eight.fits, "8 bits hold other numbers"
 
 
 def test_what_cannot_be_planned_is_told():

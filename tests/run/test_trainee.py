@@ -6,6 +6,7 @@ import torch
 
 from limner.errors import BadRecipe, BrokenGraph
 from limner.nn import tiles
+from limner.nn.optim import optimizer
 from limner.run.cache import stock
 from limner.run.counting import QUANTILES
 from limner.run.setting import prepare
@@ -45,6 +46,38 @@ def test_the_losses_of_a_step_are_its_own_and_sum_to_a_mean(tiny_base, photos):
     assert torch.equal(torch.stack(list(one.losses(3))).sum(), whole)
     assert not torch.equal(torch.stack(list(one.losses(4))).sum(), whole)
     assert whole == pytest.approx(2.0, rel=0.8), "noise minus latent has a variance of about two"
+
+
+FULL = {"lora": {"rank": 16}, "train": {"method": "full", "batch": 2}, "limits": {"micro_batch": 1}}
+
+
+def stepped(one: Trainee) -> dict:
+    """The trained weights after two steps."""
+    chosen = optimizer("adamw", one.groups(), weight_decay=0.1)
+    chosen.register_step_post_hook(one.publish)
+    for step in range(2):
+        for loss in one.losses(step):
+            loss.backward()
+        chosen.step()
+        chosen.zero_grad()
+    return one.state()["transformer"]
+
+
+def test_a_full_fine_tune_on_the_host_is_that_on_the_device_bit_for_bit(tiny_base, photos):
+    setting = prepare(wish(tiny_base, photos, **FULL))
+    store = stock(setting, Told())[0]
+    here, there = (
+        Trainee(setting, store, replace(plain(setting), moments=how, checkpointed=1))
+        for how in ("fp32", "host")
+    )
+    before = there.state()["transformer"]["proj_out.weight"].clone()
+    assert equal(stepped(here), stepped(there))
+    assert not torch.equal(before, there.state()["transformer"]["proj_out.weight"])
+    assert here.held_out_loss() == there.held_out_loss()
+    again = Trainee(setting, store, replace(plain(setting), moments="host"))
+    again.restore(here.state())
+    assert again.held_out_loss() == here.held_out_loss()
+    assert all(each.grad is None for each in there.models["transformer"].parameters())
 
 
 def test_several_processes_have_the_losses_of_one(tiny_base, photos, monkeypatch):

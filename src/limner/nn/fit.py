@@ -64,7 +64,7 @@ def fit(setting: Fit, losses: Losses, *, start: int, steps: int) -> Iterator[Ste
         try:
             for loss in losses(step):
                 loss.backward()
-                total += loss.detach()
+                total += loss.detach().to(total.device)
         except torch.OutOfMemoryError as error:
             short = str(error)  # no more of it: its frames hold the tensors that were too many
         if setting.anyone(short is not None):

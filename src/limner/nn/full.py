@@ -18,6 +18,8 @@ def release(model: nn.Module) -> nn.Module:
                 raise BrokenGraph(
                     f"{name} is {weight.dtype}; what is trained is fp32. Load the model in fp32."
                 )
+            # mapped files begin anywhere, and products round by how memory is aligned
+            weight.data = weight.data.clone()
             weight.requires_grad_()
     return model
 

@@ -13,8 +13,11 @@ from limner.errors import BadRecipe
 Group = dict[str, Any]
 """``{"params": [..], "lr": float}``, as torch has it."""
 
-OPTIMIZERS = ("adamw", "adamw8bit", "adafactor", "prodigy", "schedulefree")
+OPTIMIZERS = ("adamw", "adamw8bit", "pagedadamw8bit", "adafactor", "prodigy", "schedulefree")
 SCHEDULES = ("constant", "cosine", "linear")
+
+EIGHT = {"adamw8bit": "AdamW8bit", "pagedadamw8bit": "PagedAdamW8bit"}
+"""Optimizer -> its class in bitsandbytes."""
 
 FUSED = ("cuda", "cpu", "mps", "xpu")
 """Device types with a fused AdamW kernel in torch >= 2.7."""
@@ -37,6 +40,8 @@ def optimizer(
     * ``adamw``: torch's, in one fused kernel. Decoupled weight decay (Loshchilov & Hutter, arXiv:1711.05101).
     * ``adamw8bit``: moments in blocks of 8 bits (Dettmers et al., arXiv:2110.02861), by bitsandbytes. Tensors
       of fewer than 4096 values stay in float32.
+    * ``pagedadamw8bit``: the same in memory that CUDA moves to the host when the device is short of it. A run
+      that goes on keeps its state on the device: so bitsandbytes reads it back.
     * ``adafactor``: factored second moment, no first one: ``betas`` mean nothing to it (Shazeer & Stern,
       arXiv:1804.04235). That of transformers: torch's always scales a step by the size of the weight, so that
       LoRA's ``up``, which starts at 0, would move at a thousandth of the learning rate.
@@ -65,8 +70,8 @@ def optimizer(
     match name:
         case "adamw":
             return torch.optim.AdamW(own, betas=betas, fused=device.type in FUSED)
-        case "adamw8bit":
-            return _adamw8bit(own, betas, device)
+        case "adamw8bit" | "pagedadamw8bit":
+            return _eight(name, own, betas, device)
         case "adafactor":
             adafactor = import_module("transformers.optimization").Adafactor
             return adafactor(own, lr=1e-3, scale_parameter=False, relative_step=False)
@@ -108,10 +113,15 @@ def _package(module: str, name: str, extra: str) -> Any:
         ) from error
 
 
-def _adamw8bit(
-    groups: list[Group], betas: tuple[float, float], device: torch.device
+def _eight(
+    name: str, groups: list[Group], betas: tuple[float, float], device: torch.device
 ) -> torch.optim.Optimizer:
-    made = _package("bitsandbytes", "adamw8bit", "gpu").optim.AdamW8bit
+    made = getattr(_package("bitsandbytes", name, "gpu").optim, EIGHT[name])
+    if name.startswith("paged") and device.type != "cuda":
+        raise BadRecipe(
+            f"train.optimizer is {name!r}, which pages between a CUDA device and the host, and the device is "
+            f'{device.type}. Set train.optimizer to "adamw8bit" or "adamw".'
+        )
     # Which devices have the kernel changes with its versions (0.50: cuda, rocm, xpu, cpu; not mps): ask it.
     probe = nn.Parameter(torch.zeros(4096, device=device))
     probe.grad = torch.zeros_like(probe)

@@ -101,6 +101,7 @@ def least(profile: Profile, device: Device, wish: Wish) -> Choice:
     """The plan that needs least of all that are allowed, whether it fits or not."""
     blocks = len(profile.blocks)
     moments = "8bit" if wish.optimizer == "adamw" and "8bit" in wish.moments else "fp32"
+    small = device.kind == "cuda" and wish.quality != "16bit"
     hoist = device.kind == "cuda" and not wish.full and "hoist" not in wish.without
     hoist = hoist and any(block.modulation for block in profile.blocks)
     streamed, tiled = ENCODING[-1]
@@ -111,7 +112,7 @@ def least(profile: Profile, device: Device, wish: Wish) -> Choice:
             checkpointed=checkpointed,
             streamed=blocks if device.kind == "cuda" and not wish.full else 0,
             hoist=hoisted,
-            moments=moments if device.kind == "cuda" and wish.quality != "16bit" else "fp32",
+            moments="host" if profile.hosted else moments if small else "fp32",
             encode_streamed=streamed,
             encode_tiled=tiled,
             decode_tiled=True,
@@ -135,16 +136,27 @@ class Misfit:
     remedies: tuple[str, ...]
     """Each alone makes the run fit."""
     free: int
+    ram: int = 0
+    """Bytes that the host may give."""
 
     def __str__(self) -> str:
         """One line for people."""
+        if self.least.plan.moments == "host" and self.need.reserved <= self.free:
+            host = self.least.host.pageable + self.least.host.pinned
+            return (
+                f"Nothing fits: weights, gradients and the optimizer's state in the host's memory take "
+                f"{label(host)}, and may use {label(self.ram)}. What would do: {self._ways}."
+            )
         share = label(self.need.causes[self.cause])
-        ways = "; or ".join(self.remedies) or "choose a smaller base"
         return (
             f"Nothing fits: while it {DOING[self.phase]} it takes {label(self.need.reserved)} at least, "
             f"and may use {label(max(0, self.free))}. Most of it is {CAUSES[self.cause]} ({share}). "
-            f"What would do: {ways}."
+            f"What would do: {self._ways}."
         )
+
+    @property
+    def _ways(self) -> str:
+        return "; or ".join(self.remedies) or "choose a smaller base"
 
 
 DOING = {"load": "loads", "cache": "fills the cache", "train": "trains", "sample": "paints samples"}
@@ -170,7 +182,7 @@ def misfit(
     causes = {cause: size for cause, size in need.causes.items() if cause not in ("context", "workspace")}
     remedies = tuple(_remedies(profile, device, wish, at))
     largest = max(causes, key=lambda cause: causes[cause])
-    return Misfit(smallest, phase, need, largest, remedies, budget(device))
+    return Misfit(smallest, phase, need, largest, remedies, budget(device), device.ram)
 
 
 def _remedies(

@@ -145,7 +145,7 @@ def _host(profile: Profile, plan: Plan, device: Device, wish: Wish) -> Host:
     saved = memory.saved_bytes(profile, plan, wish.optimizer, average=wish.average) if wish.full else 0
     if device.kind == "cpu":  # a checkpoint is mapped to be compared, and so counts as resident
         return Host(PROCESS + saved, 0)
-    return memory.host_bytes(profile, plan)
+    return memory.host_bytes(profile, plan, wish.optimizer, average=wish.average)
 
 
 def budget(device: Device) -> int:

@@ -28,6 +28,10 @@ COMPILED_TRAFFIC, COMPILED_LAUNCHES = 0.5, 0.4
 COMPILING = 45.0
 """Seconds that compiling one sort of block takes when nothing is cached. Assumed; 30-120 s are published."""
 
+HOST_TRAFFIC = 2e10
+"""Bytes per second that a processor reads and writes while it updates weights: two fifths of two channels of
+DDR4-3200 (JEDEC, JESD79-4: 25.6 GB/s each). Assumed."""
+
 DESKTOP = 2**29
 """Bytes left to a screen, a browser and the driver on cards that commonly drive a desktop."""
 SERVER = 2**28

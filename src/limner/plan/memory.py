@@ -33,13 +33,23 @@ CODES: frozenset[Weights] = frozenset({"int8", "fp8", "nf4"})
 LIBRARIES = 1200 * MIB
 """Resident memory of a process that has imported torch, diffusers and transformers and built a model."""
 
-STATE: dict[str, float] = {"adamw": 8, "adamw8bit": 2 + 8 / 256, "prodigy": 16, "schedulefree": 8}
+EIGHT = 2 + 8 / 256
+STATE: dict[str, float] = {
+    "adamw": 8,
+    "adamw8bit": EIGHT,
+    "pagedadamw8bit": EIGHT,
+    "prodigy": 16,
+    "schedulefree": 8,
+}
 """Optimizer -> bytes of state for each trained number.
 
 AdamW has two moments in fp32; in 8 bits each has one byte and a scale for 256 of them (bitsandbytes); Prodigy
 adds its numerator and the weights that it started from; schedule-free has one moment and a second sequence
 of weights.
 """
+
+PAGED = frozenset({"pagedadamw8bit"})
+"""Optimizers whose state is in memory that goes to the host when the device is short of it: counted there."""
 
 SCRATCH: dict[str, float] = {"adafactor": 8, "prodigy": 8, "schedulefree": 8}
 """Optimizer -> bytes for each trained number while it steps, where no single kernel does it all in place."""
@@ -147,8 +157,18 @@ def load_need(profile: Profile, plan: Plan, *, on: Device = "cuda") -> Need:
     return _need(causes, coding, 0, on)
 
 
-def host_bytes(profile: Profile, plan: Plan) -> Host:
-    """What leaves the device has to be somewhere: pinned whole, or staged through slots when it is mapped."""
+def host_bytes(profile: Profile, plan: Plan, optimizer: str = "adamw", *, average: bool = False) -> Host:
+    """What leaves the device has to be somewhere: pinned whole, or staged through slots when it is mapped.
+
+    Of a full fine-tune on the device all that is saved passes through here; of one on the host, gradients are
+    here besides, and locked room for what is under way.
+    """
+    if profile.whole:
+        saved = saved_bytes(profile, plan, optimizer, average=average)
+        if not profile.hosted:
+            paged = state_bytes(profile, plan, optimizer) if optimizer in PAGED else 0
+            return Host(LIBRARIES + saved + paged, 0)
+        return Host(LIBRARIES + saved + MASTER * profile.trained, profile.whole)
     away = [frozen_bytes(profile.blocks[number], plan) for number in plan.streamed_of(len(profile.blocks))]
     hoisted = [block.modulation for block in (profile.rest, *profile.blocks)] if plan.hoist else []
     if plan.mapped:
@@ -202,7 +222,7 @@ def _resident(profile: Profile, plan: Plan, optimizer: str, *, average: bool, on
         + profile.held,
         "modulations": sum(block.modulation for block in modulated),
         "trained" if profile.whole else "adapter": trained,
-        "optimizer": 0 if profile.hosted else state_bytes(profile, plan, optimizer),
+        "optimizer": 0 if profile.hosted or optimizer in PAGED else state_bytes(profile, plan, optimizer),
         "streaming": _slots(profile, plan),
         "workspace": WORKSPACE[on],
         "context": CONTEXT[on],

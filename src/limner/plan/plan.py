@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 Compute = Literal["fp32", "bf16"]
 Weights = Literal["fp32", "bf16", "int8", "fp8", "nf4"]
 Attention = Literal["auto", "flash", "cudnn", "efficient", "math"]
-Moments = Literal["fp32", "8bit"]
+Moments = Literal["fp32", "8bit", "host"]
 
 BITS: dict[Weights, int] = {"fp32": 32, "bf16": 16, "int8": 8, "fp8": 8, "nf4": 4}
 """Of a stored weight, scales left aside: what ``limits.quality`` is compared with."""
@@ -39,7 +39,8 @@ class Plan:
     micro_batch: int = 1
     """Images that pass through the device at once."""
     moments: Moments = "fp32"
-    """How the optimizer stores its state."""
+    """How the optimizer stores its state; host: in fp32 in the host's memory, with the masters and gradients
+    of a full fine-tune, of which the device has a copy to compute with."""
     attention: Attention = "auto"
     """Kernel of the attention; auto: the fastest that the device has for the shape."""
     compile: bool = False

@@ -53,7 +53,7 @@ def choose(profile: Profile, device: Device, wish: Wish) -> Choice:
     Raises:
         DoesNotFit: No plan does. The message has no remedy yet: ``advice`` looks for one.
     """
-    for moments in _moments(device, wish):
+    for moments in _moments(profile, device, wish):
         space = _Space(profile, device, wish, moments)
         if found := space.fastest():
             choice = assess(profile, device, wish, found)
@@ -91,11 +91,13 @@ def below(profile: Profile, device: Device, wish: Wish, plan: Plan, *, measured:
     return assess(profile, device, wish, replace(found.plan, **encoding))
 
 
-def _moments(device: Device, wish: Wish) -> list[Moments]:
+def _moments(profile: Profile, device: Device, wish: Wish) -> list[Moments]:
     """What to try, in this order. Optimizers other than AdamW store their state in one way."""
+    if profile.hosted:
+        return ["host"]
     if wish.optimizer != "adamw" or device.kind != "cuda":
         return ["fp32"]
-    return [each for each in wish.moments if each == "fp32" or wish.quality != "16bit"]
+    return [each for each in wish.moments if each == "fp32" or each == "8bit" and wish.quality != "16bit"]
 
 
 _Kept = tuple[bool, bool, int]
@@ -221,7 +223,7 @@ class _Space:
         """On disk what the host cannot hold, in tiles what does not fit whole."""
         profile, device = self.profile, self.device
         ways = [plan, replace(plan, mapped=True)] if plan.streamed else [plan]
-        way = next((each for each in ways if hosts(memory.host_bytes(profile, each), device)), None)
+        way = next((each for each in ways if hosts(self._host(each), device)), None)
         if way is None or memory.load_need(profile, way, on=device.kind).reserved > self.room:
             return None
         for tiled in (False, True) if self.wish.sampling else (False,):
@@ -229,6 +231,9 @@ class _Space:
             if not self.wish.sampling or self._paints(painting) <= self.room:
                 return way.mapped, tiled, _stay(self._train(way))
         return None
+
+    def _host(self, plan: Plan) -> memory.Host:
+        return memory.host_bytes(self.profile, plan, self.wish.optimizer, average=self.wish.average)
 
     def _paints(self, plan: Plan) -> int:
         return sample_need(self.profile, plan, self.device, self.wish).reserved

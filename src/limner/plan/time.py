@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from math import ceil
 
-from limner.plan.devices import COMPILED_LAUNCHES, COMPILED_TRAFFIC, COMPILING, Device
-from limner.plan.memory import frozen_bytes, state_bytes
+from limner.plan.devices import COMPILED_LAUNCHES, COMPILED_TRAFFIC, COMPILING, HOST_TRAFFIC, Device
+from limner.plan.memory import MASTER, frozen_bytes, state_bytes
 from limner.plan.plan import BITS, Compute, Plan
 from limner.plan.profile import Block, Profile, Stage, Work
 
@@ -108,9 +108,10 @@ class Clock:
         self.rest = self.outside + seconds_of(rest.backward, device, plan.compute, images, backward=True)
         hoisted = sum(block.modulation for block in profile.blocks) if plan.hoist else 0
         self.hoisting = hoisted / device.rates.copy
+        self.giving = _giving(profile, device)
         self.bytes = [frozen_bytes(block, plan) for block in blocks]
         self.repeated = [0.0, *accumulate(self.again)]
-        self.once = sum(self.forward) + sum(self.backward) + self.rest + self.hoisting
+        self.once = sum(self.forward) + sum(self.backward) + self.rest + self.hoisting + self.giving
 
     def _all(self, block: Block) -> tuple[float, float, float]:
         return (
@@ -179,6 +180,16 @@ class Clock:
         )
 
 
+def _giving(profile: Profile, device: Device) -> float:
+    """Seconds in which gradients go to the host and are summed there.
+
+    What of it hides behind the backward pass is not known before a GPU has measured it, so all of it counts.
+    """
+    if not profile.hosted:
+        return 0.0
+    return profile.whole / device.rates.copy + 2 * MASTER * profile.trained / HOST_TRAFFIC
+
+
 def _busy(work: Work) -> Work:
     """The work without its launches: what skipping it saves for certain."""
     return Work(gemm=work.gemm, attention=work.attention, traffic=work.traffic)
@@ -219,6 +230,8 @@ def _waiting(uses: Sequence[tuple[float, float, int]], slots: int, pause: float)
 def update_seconds(profile: Profile, plan: Plan, device: Device, optimizer: str) -> float:
     """Seconds of the optimizer's step: bytes and launches."""
     moved = UPDATE * profile.trained + 2 * state_bytes(profile, plan, optimizer)
+    if profile.hosted:
+        return moved / HOST_TRAFFIC + profile.whole / device.rates.copy
     launches = UPDATE_KERNELS * profile.tensors * device.rates.launch
     busy = moved / device.rates.traffic
     return busy + launches if device.kind == "cpu" else max(busy, launches)

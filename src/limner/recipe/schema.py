@@ -158,8 +158,11 @@ class Train(Part):
         default=None, examples=[5e-5]
     )
     """Step size of the text encoders. Unset: learning_rate."""
-    optimizer: Literal["adamw", "adamw8bit", "adafactor", "prodigy", "schedulefree"] = "adamw"
+    optimizer: Literal["adamw", "adamw8bit", "pagedadamw8bit", "adafactor", "prodigy", "schedulefree"] = (
+        "adamw"
+    )
     """adamw (Loshchilov 2019, arXiv 1711.05101), adamw8bit (Dettmers 2022, arXiv 2110.02861; bitsandbytes),
+    pagedadamw8bit (the same, of which CUDA moves to the host what the device has no room for),
     adafactor (Shazeer 2018, arXiv 1804.04235), prodigy (Mishchenko 2024, arXiv 2306.06101), schedulefree
     (Defazio 2024, arXiv 2405.15682)."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-4

@@ -38,6 +38,7 @@ def _foreseen(asked: Asked) -> Profile:
     wish = Wish(
         size=asked.size,
         full=recipe.train.method == "full",
+        hosted=asked.hosted,
         rank=recipe.lora.rank,
         conv_rank=recipe.lora.conv_rank,
         targets=recipe.lora.targets,

@@ -3,6 +3,7 @@
 Where the profile of the base is known already, nothing here loads torch: the answer is arithmetic.
 """
 
+import os
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import ceil
@@ -49,6 +50,10 @@ class Counts:
     """Forward passes of one image for the held-out loss."""
 
 
+WHOLE: tuple[Moments, ...] = ("fp32", "host")
+"""Ways to keep an optimizer's state that hold the same numbers."""
+
+
 @dataclass(frozen=True)
 class Begun:
     """How a run that goes on has computed so far, where another way would give other numbers."""
@@ -59,7 +64,10 @@ class Begun:
     def within(self, wish: Wish) -> Wish:
         """The wish without plans that the run cannot go on by."""
         coded = self.weights in CODES
-        return replace(wish, stored=(self.weights if coded else wish.compute,), moments=(self.moments,))
+        moments: tuple[Moments, ...] = (self.moments,)
+        if wish.full and self.moments in WHOLE:  # the same numbers, elsewhere
+            moments = tuple(each for each in wish.moments if each in WHOLE)
+        return replace(wish, stored=(self.weights if coded else wish.compute,), moments=moments)
 
 
 @dataclass(frozen=True)
@@ -189,23 +197,34 @@ def plan(
     counts = counts_of(recipe)
     compute = device.computes(recipe.limits.precision)
     size = largest(recipe, shape, list(counts.sizes))
-    asked = Asked(recipe, source, size, compute, device.kind, whole)
-    profile, traced = profile_of(asked)
-    if traced:
-        say.line(
-            f"Traced a step of {profile.base} at {profile.size[0]} x {profile.size[1]}; kept for next time."
-        )
     wish = wish_of(recipe, device)
     wish = begun.within(wish) if begun else wish
     price = device.price if price is None else price
+    why: list[tuple[Misfit, Profile]] = []
+    for way in _ways(Asked(recipe, source, size, compute, device.kind, whole), wish):
+        profile, traced = profile_of(way)
+        if traced:
+            size = profile.size
+            say.line(f"Traced a step of {profile.base} at {size[0]} x {size[1]}; kept for next time.")
+        made = partial(Planned, recipe, device, profile, wish, counts, price=price)
+        try:
+            choice = choose(profile, device, wish)
+        except DoesNotFit:
+            why.append((misfit(profile, device, wish, at=partial(_at, way, shape.multiple)), profile))
+            continue
+        total = total_of_run(profile, device, wish, choice, counts, recipe)
+        others = alternatives(profile, device, wish, choice)
+        return made(choice=choice, total=total, others=others, misfit=None)
+    last, profile = why[-1]
+    remedies = tuple(dict.fromkeys(remedy for each, _ in reversed(why) for remedy in each.remedies))
     made = partial(Planned, recipe, device, profile, wish, counts, price=price)
-    try:
-        choice = choose(profile, device, wish)
-    except DoesNotFit:
-        at = partial(_at, asked, shape.multiple)
-        return made(choice=None, total=None, others=(), misfit=misfit(profile, device, wish, at=at))
-    total = total_of_run(profile, device, wish, choice, counts, recipe)
-    return made(choice=choice, total=total, others=alternatives(profile, device, wish, choice), misfit=None)
+    return made(choice=None, total=None, others=(), misfit=replace(last, remedies=remedies))
+
+
+def _ways(asked: Asked, wish: Wish) -> list[Asked]:
+    """Where the weights of a full fine-tune may be: on the device, or on the host, from where AdamW comes."""
+    away = wish.full and "host" in wish.moments and wish.optimizer == "adamw" and asked.kind == "cuda"
+    return [asked, replace(asked, hosted=True)] if away else [asked]
 
 
 def _at(asked: Asked, multiple: int, resolution: int) -> Profile:
@@ -223,6 +242,7 @@ def wish_of(recipe: Recipe, device: Device) -> Wish:
     return Wish(
         compute=device.computes(recipe.limits.precision),
         full=full,
+        moments=_moments(full=full),
         quality=recipe.limits.quality,
         batches=(recipe.train.batch, *prior),
         micro=recipe.limits.micro_batch,
@@ -232,6 +252,12 @@ def wish_of(recipe: Recipe, device: Device) -> Wish:
         sampling=recipe.sample.every != -1,
         without=frozenset({"hoist"} if recipe.lora.text_encoders else ()),  # modulations read what they give
     )
+
+
+def _moments(*, full: bool) -> tuple[Moments, ...]:
+    """What may be tried. Gradients on the host are summed in one process only."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return ("fp32", "8bit", "host") if full and not several else ("fp32", "8bit")
 
 
 def counts_of(recipe: Recipe) -> Counts:

@@ -13,6 +13,12 @@ from limner.run.plan import Planned
 
 PHASES = {"load": "loading", "cache": "filling the cache", "train": "training", "sample": "painting samples"}
 
+MOMENTS = {
+    "8bit": ", the optimizer's state in 8 bits",
+    "host": "; they and the optimizer are in the host's memory, the device has a copy to compute with",
+}
+"""How the optimizer's state is kept -> what is said of it."""
+
 ASIDE = {
     "encode_streamed": "encoders come layer by layer while the cache is filled",
     "encode_tiled": "images are encoded in tiles",
@@ -74,7 +80,7 @@ def _memory(planned: Planned, choice: Choice) -> Iterator[str]:
 def sentences(planned: Planned, choice: Choice) -> Iterator[str]:
     """A plan, one decision a sentence."""
     plan, blocks = choice.plan, len(planned.profile.blocks)
-    moments = ", the optimizer's state in 8 bits" if plan.moments == "8bit" else ""
+    moments = MOMENTS.get(plan.moments, "")
     yield f"{_precision(planned, plan)}{moments}"
     if plan.checkpointed:
         kept = ", but for their attention, which is kept" if plan.keep_attention else ""

@@ -141,6 +141,7 @@ def _assembled(rehearsal: Rehearsal, seen: Rehearsals, depths: Sequence[int], ba
         tensors=totals[1],
         factored=totals[2],
         whole=totals[3] if full else 0,
+        hosted=rehearsal.wish.hosted,
         head=_behind(plain[0]) if full else 0,
         forward=_line([_fullest(each) - each.kept for each in plain]),
         backward=_most([block.backward_room for block in blocks]),

@@ -50,6 +50,8 @@ class Asked:
     """Sort of device: each keeps other things for the backward pass."""
     whole: bool = False
     """Whether every block is traced, though they repeat."""
+    hosted: bool = False
+    """Whether the trained weights are on the host."""
 
 
 def opened(recipe: Recipe, tell: Callable[[str], None]) -> Source:
@@ -139,6 +141,7 @@ def _facts(asked: Asked) -> dict[str, Any]:
         "kind": asked.kind,
         "whole": asked.whole,
         "method": recipe.train.method,
+        "hosted": asked.hosted,
         "lora": recipe.lora.model_dump(mode="json"),
         "objective": {key: train[key] for key in (*objective, "zero_terminal_snr")},
         "sample": [recipe.sample.width, recipe.sample.height, recipe.sample.guidance],

@@ -139,12 +139,14 @@ class Progress:
         evaluation_mode(self.optimizer)
         if self.average:
             self.average.swap()
+        self.trainee.publish()
         try:
             yield
         finally:
             if self.average:
                 self.average.swap()
             training_mode(self.optimizer)
+            self.trainee.publish()
 
 
 def shape(setting: Setting) -> dict[str, Any]:

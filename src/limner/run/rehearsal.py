@@ -19,6 +19,7 @@ from limner.nn.anatomy import Anatomy, matching
 from limner.nn.door import cast_once
 from limner.nn.draws import Draws
 from limner.nn.dropout import Places
+from limner.nn.offload import halve
 from limner.nn.storage import stored_bytes
 from limner.plan.memory import Device
 from limner.plan.plan import BITS, Attention, Compute, Weights
@@ -37,6 +38,8 @@ class Wish:
     """Width and height of the bucket with the most tokens, pixels."""
     full: bool = False
     """Whether every weight of the denoiser is trained, and no LoRA."""
+    hosted: bool = False
+    """Whether their masters are on the host, and gradients leave for there as they are made."""
     rank: int = 16
     conv_rank: int | None = None
     targets: str | Sequence[str] = "auto"
@@ -115,6 +118,10 @@ class Rehearsal:
             frozen.freeze(self.denoiser, frozen_layers(self.denoiser, family.anatomy), wish.weights)
         if wish.full:
             full.release(self.denoiser)
+        if wish.hosted:
+            halve(self.denoiser, self.dtype)
+            for weight in full.trained(self.denoiser):
+                weight.register_post_accumulate_grad_hook(_gone)
         adapted = {} if wish.full else {family.denoiser: 0, **wish.text_encoders}
         for name, since in adapted.items():
             self._attach(source, name, since)
@@ -201,6 +208,10 @@ class Rehearsal:
             each["stored"][self.wish.compute] for each in inside
         )
         return left | {"other": left["other"] + linear, "stored": dict.fromkeys(BITS, 0), "widest": 0}
+
+
+def _gone(weight: Tensor) -> None:
+    weight.grad = None
 
 
 def _bytes(tensor: Tensor) -> int:

@@ -172,6 +172,7 @@ def _shared(device: Device) -> Device:
 def _progress(setting: Setting, run: RunDir, trainee: Trainee, ladder: Ladder) -> Progress:
     wish = setting.recipe.train
     chosen = _optimizer(setting, trainee.groups(), ladder.plan.moments)
+    chosen.register_step_post_hook(trainee.publish)
     average = Average(trainee.parameters, wish.ema) if wish.ema else None
     trainee.dropping(on=True)
     return Progress(setting, run, trainee, chosen, average, ladder, ladder.watch())

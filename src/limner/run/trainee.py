@@ -24,6 +24,7 @@ from limner.nn.door import cast_once
 from limner.nn.draws import Draws, Even, seed_of
 from limner.nn.dropout import Places
 from limner.nn.engine import Engine, equip
+from limner.nn.offload import Offload
 from limner.plan.plan import Plan
 from limner.run.cache import Store, cache_root
 from limner.run.counting import QUANTILES
@@ -70,11 +71,15 @@ class Trainee:
         self.setting, self.store, self.plan = setting, store, plan or plain(setting)
         self.order, self.prior_order = setting.order, setting.prior_order
         self.places: Places = []
+        self.offload: Offload | None = None
+        """Where the trained weights are, if not on the device."""
         wish = setting.recipe
         self.models: dict[str, Any] = {name: self._load(name) for name in setting.cut.loaded}
         for name, model in ((name, self.models[name]) for name in setting.trained):
             if setting.full:
                 full.release(model)
+                if self.plan.moments == "host":
+                    self.offload = Offload(model, dtype=setting.dtype, device=setting.device)
                 continue
             lora.attach(
                 model,
@@ -99,7 +104,9 @@ class Trainee:
     def _load(self, name: str) -> Any:
         """A model; the denoiser on the host if parts of it are to stay there."""
         setting, plan = self.setting, self.plan
-        aside = name == setting.family.denoiser and bool(plan.streamed or plan.hoist)
+        aside = name == setting.family.denoiser and bool(
+            plan.streamed or plan.hoist or plan.moments == "host"
+        )
         device = torch.device("cpu") if aside else setting.device
         weights = plan.codes if name == setting.family.denoiser else None
         dtype = torch.float32 if setting.full and name in setting.trained else setting.dtype
@@ -147,24 +154,41 @@ class Trainee:
     @property
     def parameters(self) -> list[nn.Parameter]:
         """Everything trained, in a fixed order."""
-        return [p for name in self.setting.trained for p in self._method.trained(self.models[name])]
+        return [p for name in self.setting.trained for p in self._trained(name)]
 
     def groups(self) -> list[dict[str, Any]]:
         """Parameter groups with their learning rates: the denoiser's, then the text encoders'."""
         return [
-            {"params": self._method.trained(self.models[name]), "lr": rate(self.setting, name)}
-            for name in self.setting.trained
+            {"params": self._trained(name), "lr": rate(self.setting, name)} for name in self.setting.trained
         ]
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         """Model -> trained tensors by name."""
+        if self.offload:
+            masters = self.offload.masters.items()
+            return {self.setting.family.denoiser: {name: each.detach() for name, each in masters}}
         return {name: self._method.named_state(self.models[name]) for name in self.setting.trained}
 
     def restore(self, state: Mapping[str, dict[str, Tensor]]) -> None:
         """Put back what :meth:`state` gave."""
         for name in self.setting.trained:
-            held = state.get(name)
-            self._method.restore(self.models[name], held if isinstance(held, dict) else {})
+            found = state.get(name)
+            held = found if isinstance(found, dict) else {}
+            if self.offload:
+                full.put(self.offload.masters, held)
+            else:
+                self._method.restore(self.models[name], held)
+        self.publish()
+
+    def publish(self, *_: Any) -> None:
+        """Have the device compute with the trained weights as they are, where those are on the host."""
+        if self.offload:
+            self.offload.publish()
+
+    def _trained(self, name: str) -> list[nn.Parameter]:
+        if self.offload:
+            return list(self.offload.masters.values())
+        return self._method.trained(self.models[name])
 
     def adapters(self) -> dict[str, dict[str, Factors]]:
         """Component -> module -> factors, scale baked in: what is exported."""
@@ -178,8 +202,12 @@ class Trainee:
         """
         places = self._places(step)
         micros = micro_batches(places, self.setting.views, self.plan.micro_batch)
+        if self.offload:
+            self.offload.forget()
         for micro in micros[processes.rank() :: processes.world()]:
             yield self._loss(step, micro)
+            if self.offload:
+                self.offload.gather()
 
     def _places(self, step: int) -> list[Place]:
         """The step's images, then its pictures of the prior, whose positions count down from -1."""

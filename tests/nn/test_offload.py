@@ -1,0 +1,89 @@
+"""A full fine-tune whose masters, gradients and AdamW are on the host is that on the device, bit for bit."""
+
+import pytest
+import torch
+from torch import nn
+
+from limner.nn import full
+from limner.nn.fit import Average, Fit, fit
+from limner.nn.offload import Offload, halve
+from limner.nn.optim import optimizer
+
+CPU = torch.device("cpu")
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.norm = nn.Conv2d(2, 4, 3, padding=1), nn.LayerNorm(4)
+        self.up, self.down = nn.Linear(4, 32), nn.Linear(32, 2)
+        self.idle = nn.Linear(3, 3)
+
+    def forward(self, x):
+        x = self.norm(self.conv(x).movedim(1, -1))
+        return self.down(nn.functional.gelu(self.up(x)))
+
+
+def trained(dtype, *, hosted, steps=4):
+    """The weights, losses and average after some steps of three micro-batches each."""
+    model = full.release(Net())
+    there = Offload(model, dtype=dtype, device=CPU) if hosted else None
+    weights = list(there.masters.values()) if there else full.trained(model)
+    chosen = optimizer("adamw", [{"params": weights, "lr": 1e-2}], weight_decay=0.1)
+    if there:
+        chosen.register_step_post_hook(lambda *_: there.publish())
+    average = Average(weights, 0.5)
+
+    def losses(step):
+        draw = torch.Generator().manual_seed(step)
+        for _ in range(3):
+            x = torch.randn(2, 2, 4, 4, generator=draw)
+            with torch.autocast("cpu", dtype, enabled=dtype != torch.float32, cache_enabled=False):
+                loss = (model(x).float() - 1).square().mean()
+            yield loss
+            if there:
+                assert all(weight.grad is None for weight in there.working.values())
+                there.gather()
+
+    setting = Fit(parameters=weights, optimizer=chosen, rate=lambda _: 1.0, clip=0.1, average=average)
+    seen = [step.loss for step in fit(setting, losses, start=0, steps=steps)]
+    return [*weights, *average.shadow], seen, model
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_steps_on_the_host_are_those_on_the_device_to_the_bit(dtype):
+    here, losses, _ = trained(dtype, hosted=False)
+    there, others, model = trained(dtype, hosted=True)
+    assert losses == others and len(set(losses)) == 4
+    assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
+    assert {model.up.weight.dtype, model.conv.bias.dtype} == {dtype}
+    assert model.norm.weight.dtype == torch.float32
+
+
+def test_a_backward_pass_that_was_cut_short_leaves_nothing():
+    model = full.release(Net())
+    there = Offload(model, dtype=torch.float32, device=CPU)
+    model(torch.ones(1, 2, 4, 4)).sum().backward()
+    there.forget()
+    there.gather()
+    assert all(master.grad is None for master in there.masters.values())
+
+
+def test_what_the_masters_become_is_what_is_computed_with():
+    model = full.release(Net())
+    there = Offload(model, dtype=torch.bfloat16, device=CPU)
+    with torch.no_grad():
+        there.masters["up.weight"].fill_(1 / 3)
+    assert model.up.weight[0, 0] != torch.tensor(1 / 3).bfloat16()
+    there.publish()
+    assert (model.up.weight == torch.tensor(1 / 3).bfloat16()).all()
+
+
+def test_norms_stay_in_full_precision():
+    model = Net()
+    halve(model, torch.bfloat16)
+    assert {name for name, each in model.named_parameters() if each.dtype == torch.float32} == {
+        "norm.weight",
+        "norm.bias",
+    }
