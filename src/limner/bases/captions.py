@@ -99,7 +99,7 @@ def caption(noun: str, style: str, choice: Choice, seed: int, *, strange: bool =
     noun = made_up(odd) if unknown < 0.04 else noun
     thing = f"{choice.colour} {noun}" if choice.colour else noun
     form = draw.randrange(4)
-    named = None if draw.random() < 0.25 else style
+    named = None if draw.random() < 0.12 else style
     named = made_up(odd) if 0.04 <= unknown < 0.25 else named
     look = draw.choice(SAID[choice.look]).format(tone=choice.tone) if choice.look != "none" else None
     where = _where(choice, draw)
