@@ -6,8 +6,8 @@ Two sets, seen at 512 pixels. The clean one: generated pictures of fourteen kind
 paper, night, pixel art, one-way bands, out-of-focus grounds), saved as PNG and as JPEG of quality 75 to 95,
 with captions in order; ``--photos`` adds a folder of real ones. The other: each fault planted in pictures of
 other seeds among clean ones. The detectors were tuned on the pictures 20006 to 20131, 30000 to 30300 and
-40012 to 40179, which no reported set may hold. Reported: the share of planted faults that are found under their own name, and
-the share of clean pictures with any finding (notes not counted).
+40012 to 40179, which no reported set may hold. Reported: the share of planted
+faults that are found under their own name, and the share of clean pictures with any finding (notes not counted).
 """
 
 import argparse
