@@ -7,7 +7,8 @@ paper, night, pixel art, one-way bands, out-of-focus grounds), saved as PNG and 
 with captions in order; ``--photos`` adds a folder of real ones. The other: each fault planted in pictures of
 other seeds among clean ones. The detectors were tuned on the pictures 20006 to 20131, 30000 to 30300 and
 40012 to 40179, which no reported set may hold. Reported: the share of planted
-faults that are found under their own name, and the share of clean pictures with any finding (notes not counted).
+faults that are found under their own name, and the share of clean pictures with any finding; notes are not
+counted.
 """
 
 import argparse
