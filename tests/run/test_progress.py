@@ -7,7 +7,9 @@ import torch
 from limner.errors import BadCheckpoint
 from limner.lora import file
 from limner.recipe import toml
+from limner.recipe.schema import Lora
 from limner.run import checkpoint
+from limner.run.progress import _completed
 from limner.run.rundir import RunDir
 from limner.run.train import train
 from small import Told, equal, weights, wish
@@ -108,3 +110,11 @@ def test_another_tools_checkpoint_stops_the_run(tiny_base, photos, tmp_path, nam
     (run.checkpoints_path / name).write_bytes(b"PK")
     with pytest.raises(BadCheckpoint, match=f"{name} is no checkpoint of Limner.*Remove it"):
         train(recipe, run.path, Told())
+
+
+def test_a_checkpoint_from_before_a_key_was_there_counts_as_its_default():
+    now = {"method": "lora", "lora": Lora().model_dump(mode="json"), "optimizer": "adamw"}
+    before = {"lora": {"rank": 16}, "optimizer": "adamw"}
+    assert _completed(before) == now
+    assert _completed({**before, "lora": {"rank": 4}}) != now
+    assert _completed({"lora": None})["lora"] is None

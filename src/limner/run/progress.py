@@ -12,6 +12,7 @@ from limner.nn import processes
 from limner.nn.fit import Average
 from limner.nn.optim import evaluation_mode, training_mode
 from limner.nn.pack import restore
+from limner.recipe.schema import Lora
 from limner.run import checkpoint
 from limner.run.ladder import Ladder, changes
 from limner.run.plan import keep
@@ -181,8 +182,7 @@ def newest(setting: Setting, run: RunDir, say: Say) -> checkpoint.Checkpoint | N
     if found is None:
         return None
     mine = shape(setting)
-    known = {"method": "lora", **found.facts}  # of the time when there was no other
-    if changed := [key for key in mine if known.get(key) != mine[key]]:
+    if changed := [key for key, value in mine.items() if _completed(found.facts).get(key) != value]:
         raise BadCheckpoint(
             f"{found.path} was trained with another {' and '.join(changed)}. "
             "A run cannot change these: give the new recipe another folder with --out."
@@ -193,3 +193,10 @@ def newest(setting: Setting, run: RunDir, say: Say) -> checkpoint.Checkpoint | N
             f"Set train.steps to at least {found.step}, or choose another folder with --out."
         )
     return found
+
+
+def _completed(facts: dict[str, Any]) -> dict[str, Any]:
+    """Facts of a checkpoint with what a recipe could not say yet when it was written, as it was then."""
+    lora = facts.get("lora")
+    usual = Lora().model_dump(mode="json")
+    return {"method": "lora", **facts, "lora": {**usual, **lora} if isinstance(lora, dict) else lora}
