@@ -61,6 +61,10 @@ GLYPH_PROMPTS = {
 }
 
 
+GLYPH_TARGETS = ("norm1.linear", "norm1_context.linear", "norm.linear", "norm_out.linear")
+"""Every modulation of the FLUX.1 architecture."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """One value of a preset.
@@ -186,12 +190,14 @@ def _glyph(goal: str, size: int) -> dict[str, Choice]:
         "data.resolution": Choice(64, "limner"),
         "data.caption_dropout": Choice(0.05, "ai-toolkit"),
         "lora.rank": Choice(16, "limner"),
+        "lora.targets": Choice(GLYPH_TARGETS, "limner: modulations know the prompt's gist and no shape"),
         "lora.text_encoders": Choice(("text_encoder",), "limner"),
-        "train.steps": Choice((280, 280, 600, 900)[size], "limner"),
+        "train.steps": Choice((240, 240, 600, 900)[size], "limner"),
+        "train.ema": Choice(0.98, "limner"),
         "train.batch": Choice(4, "limner"),
         "train.learning_rate": Choice(2e-3, "limner"),
         "train.time_shift": Choice(
-            5.0, "limner: what is seen first of a small picture is settled in its noise"
+            4.0, "limner: what is seen first of a small picture is settled in its noise"
         ),
         "train.save_every": Choice(250, "limner"),
         "sample.every": Choice(0, "limner"),

@@ -181,7 +181,7 @@ def recipe(lesson: Lesson, *, seed: int = 0, images: Path | None = None) -> Reci
         "data.min_side": 16,
         "prior.prompts": usual,
         "prior.batch": 2,
-        "prior.weight": 0.3,
+        "prior.weight": 0.4,
     }
     return toml.change(wish, values)
 
