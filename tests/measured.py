@@ -46,7 +46,8 @@ class Real:
         self.denoiser = self.models[family.denoiser]
         self.blocks = family.anatomy.blocks_of(self.denoiser)
         if weights in ("int8", "fp8", "nf4"):
-            frozen.freeze(self.denoiser, frozen_layers(self.denoiser, family.anatomy), weights)
+            names = frozen_layers(self.denoiser, family.anatomy)
+            frozen.freeze(self.denoiser, names, weights, products=wish.products)
         if wish.full:
             full.release(self.denoiser)
         for name in () if wish.full else self.models:

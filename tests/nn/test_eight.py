@@ -29,3 +29,9 @@ def test_the_scale_of_each_output_is_folded_into_the_gradient(kind):
     assert float((made - wanted).norm() / wanted.norm()) < 0.05
     assert made.dtype == gradient.dtype
     assert eight.product(made, stored, scale, kind=kind).shape == gradient.shape
+
+
+def test_cards_of_other_makers_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    with pytest.raises(BadRecipe, match="are for GPUs of NVIDIA"):
+        eight.require("fp8", torch.device("cuda"))

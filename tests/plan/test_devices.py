@@ -3,6 +3,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
+from limner.errors import BadRecipe
 from limner.plan.cards import CARDS, known
 from limner.plan.devices import DESKTOP, HOST, SERVER, calibrated, of_card, of_cpu, rates_to_json, slug
 
@@ -68,3 +69,21 @@ def test_measured_rates_replace_those_of_the_table_and_come_back_from_json():
 def test_a_name_becomes_a_file_name():
     assert slug("NVIDIA GeForce RTX 4090 (0)") == "nvidia-geforce-rtx-4090-0"
     assert slug("//") == "device"
+
+
+def test_devices_say_what_they_multiply_in_8_bits_or_why_they_do_not():
+    assert card("RTX 3090").eightfold == ("int8",)
+    assert card("RTX 4090").eightfold == of_cpu(2, 8 * GB, 4 * GB).eightfold == ("int8", "fp8")
+    with pytest.raises(BadRecipe, match=r"takes compute capability 8\.0, and RTX 2080 has compute .* 7\.5"):
+        assert card("RTX 2080").eightfold
+    with pytest.raises(BadRecipe, match='and Instinct MI300X has no CUDA. Set "full"'):
+        assert card("Instinct MI300X").eightfold
+
+
+def test_products_in_8_bits_have_a_rate_of_their_own_where_a_device_has_them():
+    rates = card("RTX 4090").rates
+    assert rates.multiplying("int8", "bf16") == pytest.approx(4 * rates.gemm["bf16"], rel=0.01)
+    assert rates.multiplying("fp8", "bf16") == 2 * rates.gemm["bf16"]
+    assert card("RTX 3090").rates.multiplying("fp8", "bf16") == card("RTX 3090").rates.gemm["bf16"]
+    old = {key: value for key, value in rates_to_json(rates).items() if key != "eight"}
+    assert calibrated(card("RTX 4090"), old, "then").rates == rates

@@ -13,6 +13,7 @@ from limner.plan.cards import known
 from limner.plan.choice import PROCESS, Wish, assess, budget, fits
 from limner.plan.devices import of_card, of_cpu
 from limner.plan.plan import Plan
+from limner.plan.profile import Work
 from limner.plan.search import COMES, TIE, below, choose
 
 GB, MB = 2**30, 2**20
@@ -224,3 +225,34 @@ def test_modulations_stay_where_a_text_encoder_is_trained():
     assert choose(flux(512), replace(card, free=20 * 2**30), free).plan.hoist
     with pytest.raises(DoesNotFit):
         choose(flux(512), replace(card, free=20 * 2**30), bound)
+
+
+EIGHT = replace(WISH, products="8bit")
+
+
+def test_products_in_8_bits_are_chosen_when_asked_for_and_then_weights_are_stored_so():
+    assert WISH.weights == ["bf16", "int8", "fp8"] and EIGHT.weights == ["int8", "fp8"]
+    assert replace(EIGHT, quality="4bit").weights == ["int8", "fp8"]
+    assert replace(EIGHT, stored=("nf4",)).weights == []
+    for name in ("H100", "RTX 4090"):
+        plan = choose(SHALLOW[512], device(24, name), EIGHT).plan
+        assert (plan.weights, plan.products) == ("int8", "8bit")
+    assert choose(SHALLOW[512], device(24), WISH).plan.products == "full"
+
+
+def test_fp8_is_looked_at_where_it_multiplies_faster():
+    profile = SHALLOW[512]
+    eight = Work(eight=profile.blocks[0].forward.gemm)
+    blocks = tuple(replace(block, forward=eight, backward=eight) for block in profile.blocks)
+    card = device(24)
+    quick = {"int8": card.rates.gemm["bf16"], "fp8": 2 * card.rates.gemm["bf16"]}
+    card = replace(card, compiles=False, rates=replace(card.rates, eight=quick))
+    found = choose(replace(profile, blocks=blocks), card, EIGHT)
+    assert (found.plan.weights, found.plan.products) == ("fp8", "8bit")
+
+
+def test_the_ladder_keeps_the_products():
+    first = choose(SHALLOW[1024], device(24), EIGHT)
+    next_ = below(SHALLOW[1024], device(24), EIGHT, first.plan)
+    assert (next_.plan.products, next_.plan.weights) == ("8bit", first.plan.weights)
+    assert next_.needs["train"].reserved < first.needs["train"].reserved

@@ -119,3 +119,15 @@ def test_a_run_is_loading_caching_training_and_painting():
     assert total.load == pytest.approx(33.7 / 2)
     assert total.seconds == pytest.approx(total.load + total.cache + total.train + total.sample)
     assert total_of(small(), plan, device(), pace, steps=0, counts=counts).seconds == 0
+
+
+def test_products_in_8_bits_run_at_their_own_rate_and_nothing_is_turned_back():
+    gpu = device()
+    work = Work(eight=Line(0, 1e12))
+    assert seconds_of(work, gpu, "bf16", 2, weights="fp8") == 2e12 / gpu.rates.eight["fp8"]
+    assert seconds_of(work, gpu, "bf16", 1) == 1e12 / gpu.rates.gemm["bf16"]
+    stored = Plan(compute="bf16", weights="int8")
+    turned, plain = Clock(FLUX, stored, gpu), Clock(FLUX, replace(stored, products="8bit"), gpu)
+    bare = Clock(FLUX, Plan(compute="bf16", weights="bf16"), gpu)
+    assert plain.forward == bare.forward and plain.backward == bare.backward
+    assert sum(turned.forward) > sum(plain.forward)

@@ -47,3 +47,8 @@ def test_a_card_that_torch_cannot_use_is_told(monkeypatch):
         BadUsage, match=r"RTX 4090 is here, and this torch .* cannot use it\. `limner doctor`"
     ):
         calibrate(Limits(), Quiet())
+
+
+def test_products_in_8_bits_are_measured():
+    bench = Bench(torch.device("cpu"), room.SMALL, each=0.001)
+    assert 1e6 < room._eight(bench, "int8") < 1e15

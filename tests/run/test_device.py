@@ -1,5 +1,6 @@
 import os
 import stat
+from dataclasses import replace
 
 import pytest
 
@@ -115,9 +116,18 @@ def test_rates_that_were_measured_are_used_from_then_on():
     rates = Rates(gemm=one, attention=one, attention_backward=one, traffic=3.0, copy=4.0, expand={"nf4": 5.0})
     path = keep_rates(device, rates, {"torch": "2.7"})
     assert path == constants_path(device.name)
-    assert measured_rates(device).rates == rates
+    assert measured_rates(device).rates == replace(rates, eight=device.rates.eight)
     assert "measured on this machine" in measured_rates(device).source
     path.write_text("{")
     assert measured_rates(device) == device
     path.write_text('{"date": "x", "rates": {"gemm": 1}}')
     assert measured_rates(device) == device
+
+
+def test_the_capability_of_a_card_that_is_not_in_the_table_is_asked_of_the_driver(driver):
+    new, known = Card("NVIDIA RTX 9090", 24 * GB, 23 * GB), Card("Tesla T4", 16 * GB, 15 * GB)
+    driver("13.1")
+    assert present(new).capability == (13, 1)
+    assert present(known).capability == (7, 5)
+    driver("[N/A]")
+    assert present(new).capability is None

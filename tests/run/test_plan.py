@@ -13,6 +13,7 @@ from limner.recipe.toml import change
 from limner.run import profiles
 from limner.run.counting import QUANTILES
 from limner.run.plan import IMAGES, Begun, counts_of, keep, plan, wish_of
+from limner.run.plan_words import sentences
 from limner.run.rundir import RunDir
 from limner.run.say import Quiet
 
@@ -223,3 +224,38 @@ def test_a_run_that_goes_on_keeps_how_its_weights_and_moments_are_stored(begun, 
     assert made.choice is not None
     assert (made.choice.plan.weights, made.choice.plan.moments) == (weights, begun.moments)
     assert made.plain()["plan"]["weights"] == weights
+
+
+def test_products_in_8_bits_are_planned_where_they_are_asked_for(traced):
+    result = planned(limits__products="8bit")
+    assert (result.choice.plan.products, result.choice.plan.weights) == ("8bit", "int8")
+    assert result.plain()["plan"]["products"] == "8bit"
+    assert "multiplied in 8 bits forward and backward" in next(sentences(result, result.choice))
+    assert planned(card="RTX 3090", limits__products="8bit").wish.weights == ["int8"]
+    assert planned().choice.plan.products == "full"
+    assert [one.products for one in traced] == ["8bit", "full"]
+
+
+def test_a_device_that_cannot_is_told_before_configs_are_read(monkeypatch):
+    monkeypatch.setattr("limner.run.plan.opened", None)
+    with pytest.raises(BadRecipe, match="and RTX 2080 has compute capability 7.5"):
+        planned(card="RTX 2080", limits__products="8bit")
+    with pytest.raises(BadRecipe, match="multiplies fp8 in 8 bits, and RTX 3090 int8 only.*--out"):
+        plan(recipe(), Quiet(), card="RTX 3090", begun=Begun("fp8", "fp32", "8bit"))
+
+
+def test_what_contradicts_products_in_8_bits_is_refused():
+    with pytest.raises(BadRecipe, match='limits.quality is "16bit"'):
+        recipe(limits__products="8bit", limits__quality="16bit")
+    with pytest.raises(BadRecipe, match='limits.products "8bit" is for frozen'):
+        recipe(limits__products="8bit", train__method="full")
+
+
+def test_a_run_that_goes_on_keeps_how_it_multiplies():
+    made = plan(recipe(), Quiet(), card="RTX 4090", begun=Begun("fp8", "fp32", "8bit"))
+    assert (made.choice.plan.weights, made.choice.plan.products) == ("fp8", "8bit")
+    wish = recipe(limits__products="8bit")
+    made = plan(wish, Quiet(), card="RTX 4090", begun=Begun("bf16", "fp32"))
+    assert (made.choice.plan.weights, made.choice.plan.products) == ("bf16", "full")
+    assert made.down(made.choice.reserved).choice.plan.products == "full"
+    assert from_json({"weights": "int8"}).products == "full", "a plan.json of the time before"

@@ -1,5 +1,7 @@
 """What is predicted on the meta device is what a true step takes on the CPU."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from limner.families.base import Family
 from limner.families.loading import hush
 from limner.families.source import Source, locate
 from limner.graph.split import split
+from limner.nn.storage import Products
 from limner.plan.memory import train_need
 from limner.plan.plan import Plan, Weights
 from limner.plan.trace import Machine, plain
@@ -38,10 +41,11 @@ def bases(tmp_path_factory: pytest.TempPathFactory):
     return base
 
 
-def compare(bases, name: str, weights: Weights, images: int) -> list[float]:
+def compare(bases, name: str, weights: Weights, images: int, products: Products = "full") -> list[float]:
     """Predicted over measured for none, half and all of the blocks checkpointed."""
     family, source = bases(name)
     wish = Wish(size=SIZE, rank=4, targets=CASE[name].targets, compute="fp32", weights=weights)
+    wish = replace(wish, products=products)
     real = Real(family, source, wish, weights)
     rehearsal = Rehearsal(family, source, wish, real.cut, FINE)
     state = sum(8 * each.numel() + 4 for each in real.trained)
@@ -132,3 +136,24 @@ def test_a_cpu_is_imitated_to_the_byte() -> None:
     assert (machine.kernels, machine.granule, machine.autocast) == ("cpu", 1, None)
     assert machine_of(Wish(size=SIZE, arithmetic="autocast")).autocast == torch.bfloat16
     assert machine_of(Wish(size=SIZE)).autocast is None
+
+
+@pytest.mark.parametrize("weights", ["int8", "fp8"])
+@pytest.mark.parametrize("images", [1, 3])
+def test_so_it_is_with_products_in_8_bits(bases, weights: Weights, images: int) -> None:
+    """Kernels of CUDA are imitated, and take on the CPU what they are said to take."""
+    assert compare(bases, "flux-dev", weights, images, "8bit") == pytest.approx([1.0] * 3, abs=CLOSE)
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_arithmetic_knows_what_products_in_8_bits_take(bases, images: int) -> None:
+    family, source = bases("flux-dev")
+    wish = Wish(size=SIZE, rank=4, targets=CASE["flux-dev"].targets, compute="fp32", products="8bit")
+    found = profile(family, source, wish, machine=FINE)
+    real = Real(family, source, wish, "int8")
+    block = found.blocks[0]
+    assert block.forward.eight.at(1) > 3 * block.forward.gemm.at(1) > 0  # captions have few rows
+    assert block.tail.eight.at(1) > 0 == block.tail.gemm.at(1)
+    for count in (0, len(real.blocks) // 2, len(real.blocks)):
+        plan = Plan(weights="int8", products="8bit", checkpointed=count, micro_batch=images)
+        assert train_need(found, plan, on="cpu").total == pytest.approx(real.peak(images, count), rel=0.02)

@@ -328,3 +328,28 @@ def test_a_run_that_fits_nowhere_is_told_before_anything_is_computed(tiny_base, 
     with pytest.raises(DoesNotFit):
         train(wish(tiny_base, photos, limits={"vram": "1KB"}), tmp_path / "run", Told())
     assert not RunDir(tmp_path / "run").metrics()
+
+
+def test_products_in_8_bits_teach_and_a_run_that_stops_goes_on_by_them_to_the_bit(
+    tiny_base, photos, tmp_path
+):
+    eight, often = {"products": "8bit"}, {"steps": 24, "save_every": 12}
+    whole = wish(tiny_base, photos, limits=eight, train=often)
+    train(whole, tmp_path / "whole", Told())
+    train(wish(tiny_base, photos, limits=eight, train=often | {"steps": 12}), tmp_path / "parts", Told())
+    train(wish(tiny_base, photos, train=often), tmp_path / "parts", Told())  # the run keeps its products
+    assert equal(weights(tmp_path / "whole", 24), weights(tmp_path / "parts", 24))
+    plans = [json.loads((tmp_path / name / "plan.json").read_text())["plan"] for name in ("whole", "parts")]
+    assert [plan["products"] for plan in plans] == ["8bit", "8bit"]
+    assert plans[0]["weights"] in ("int8", "fp8")
+    seen = [loss for _, loss, _ in losses(tmp_path / "whole") if loss is not None]
+    held = [held for _, _, held in losses(tmp_path / "whole") if held is not None]
+    assert held[-1] < held[0] and len(seen) == 24
+
+
+def test_a_device_without_products_in_8_bits_is_told_before_a_base_is_fetched(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr("limner.run.train.prepare", None)
+    apart = wish("some/base", photos, limits={"products": "8bit", "device": "mps"})
+    with pytest.raises(BadRecipe, match="does not multiply in 8 bits"):
+        train(apart, tmp_path / "run", Told())

@@ -211,7 +211,7 @@ def test_a_smaller_micro_batch_is_the_same_training_to_rounding(tiny_base, photo
 
 def test_weights_in_fewer_bits_are_another_training(tiny_base, photos):
     one = trainee(tiny_base, photos)
-    with pytest.raises(BrokenGraph, match=r"on fp32 weights cannot go on in fp32 on nf4 weights.*--out"):
+    with pytest.raises(BrokenGraph, match=r"on fp32 weights .* cannot go on in fp32 on nf4 weights.*--out"):
         one.follow(replace(one.plan, weights="nf4"))
 
 
@@ -224,3 +224,19 @@ def test_samples_are_decoded_in_tiles_where_the_plan_says_so(tiny_base, photos, 
     assert tiled.size == plain.size == (64, 64) and tiled.tobytes() != plain.tobytes()
     one.follow(replace(one.plan, decode_tiled=False))
     assert one.paint(1)[0].tobytes() == plain.tobytes()
+
+
+def test_products_in_8_bits_keep_the_direction_of_the_gradient(tiny_base, photos):
+    setting = prepare(wish(tiny_base, photos))
+    store = stock(setting, Told())[0]
+    full = replace(plain(setting), weights="int8")
+    ways = [full, replace(full, products="8bit"), replace(full, weights="fp8", products="8bit")]
+    flat = []
+    for plan in ways:
+        one = moved(Trainee(setting, store, plan))
+        flat.append(torch.cat([each.flatten() for each in _gradients(one)]))
+    for mine in flat[1:]:
+        assert not torch.equal(mine, flat[0])
+        assert float(torch.nn.functional.cosine_similarity(mine, flat[0], dim=0)) >= 0.99
+    with pytest.raises(BrokenGraph, match="int8 weights and full products cannot go on .* 8bit products"):
+        Trainee(setting, store, full).follow(ways[1])

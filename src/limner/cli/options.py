@@ -50,6 +50,7 @@ RECIPE = (
     Option("--save-every", "train.save_every", int, "Steps between checkpoints."),
     Option("--vram", "limits.vram", str, "Memory of the GPU to plan for: 12GB. Left out: what is free."),
     Option("--quality", "limits.quality", str, "Coarsest precision of frozen weights: 16bit, 8bit, 4bit."),
+    Option("--products", "limits.products", str, "How 8-bit weights multiply: full, or 8bit, an opt-in."),
     Option("--sample-every", "sample.every", int, "Steps between samples; 0: start and end, -1: never."),
     Option(
         "--set",

@@ -13,8 +13,8 @@ from limner.families.base import Family
 from limner.families.reading import read, shapes
 from limner.families.source import Source
 from limner.imports import swiftly
-from limner.nn.frozen import Products, storable
-from limner.nn.storage import Kind
+from limner.nn.frozen import storable
+from limner.nn.storage import Kind, Products
 
 BROKEN = (OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, SafetensorError)
 """What the libraries raise over the files of a base that are torn, foreign or of another model."""

@@ -9,9 +9,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from limner.nn import eight
-from limner.nn.frozen import FrozenLinear, Products, freeze
+from limner.nn.frozen import FrozenLinear, freeze
 from limner.nn.quantised import kernels_for, quantize
-from limner.nn.storage import Kind
+from limner.nn.storage import Kind, Products
 
 
 def read(

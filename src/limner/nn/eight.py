@@ -13,20 +13,23 @@ from torch import Tensor
 
 from limner.errors import BadRecipe
 from limner.nn.quantised import in_rows
-from limner.nn.storage import Kind
+from limner.nn.storage import CAPABLE, Kind
 
 FEWEST = 16
 """Rows up to which the product with the full weight is used: integer kernels want more, and gain nothing."""
 SIDES = 16
 """What both sides of a weight must be multiples of, for the kernels of the devices."""
-CAPABLE = {"int8": (8, 0), "fp8": (8, 9)}
-"""The oldest CUDA devices with such products."""
 
 
 def require(kind: Kind, device: torch.device) -> None:
     """Raise ``BadRecipe`` where 8 bits cannot be multiplied: CPUs do the same algebra in float32."""
     if kind == "nf4":
         raise BadRecipe("Weights in nf4 cannot be multiplied in 8 bits. Store them in int8 or fp8.")
+    if device.type == "cuda" and torch.version.hip:
+        raise BadRecipe(
+            "Products in 8 bits are for GPUs of NVIDIA: others read fp8 of another format. "
+            "Leave the products in full precision."
+        )
     if device.type == "cuda" and (mine := torch.cuda.get_device_capability(device)) < CAPABLE[kind]:
         raise BadRecipe(
             f"This GPU (compute capability {mine[0]}.{mine[1]}) does not multiply {kind}, which needs "
@@ -47,7 +50,7 @@ def input_gradient(gradient: Tensor, stored: Tensor, scale: Tensor, *, kind: Kin
     """The gradient (M, N) times the stored weight (N, K): (M, K) in the dtype of the gradient."""
     rows, each = in_rows(gradient.float() * scale.t(), kind)
     weight = _codes(stored, kind)
-    if gradient.is_cuda:  # the kernels read the right factor column by column
+    if has_kernels(gradient):  # they read the right factor column by column
         weight = weight.t().contiguous().t()
     ones = torch.ones(1, weight.shape[1], device=gradient.device)
     return _multiply(rows, weight, each, ones, gradient.dtype)
@@ -59,9 +62,24 @@ def _codes(stored: Tensor, kind: Kind) -> Tensor:
 
 def _multiply(left: Tensor, right: Tensor, rows: Tensor, columns: Tensor, dtype: torch.dtype) -> Tensor:
     """diag(rows) left right diag(columns): on CUDA by its 8-bit kernels, elsewhere in float32."""
-    if not left.is_cuda or any(side % SIDES for side in right.shape):
+    if not has_kernels(left) or any(side % SIDES for side in right.shape):
         return (left.float() @ right.float()).mul_(rows).mul_(columns).to(dtype)
     if left.dtype == torch.int8:
-        return torch._int_mm(left, right).float().mul_(rows).mul_(columns).to(dtype)
-    scaled: Any = torch._scaled_mm  # by rows it gives bf16 and nothing else
-    return scaled(left, right, scale_a=rows, scale_b=columns, out_dtype=torch.bfloat16).to(dtype)
+        return whole(left, right).float().mul_(rows).mul_(columns).to(dtype)
+    return scaled(left, right, rows, columns).to(dtype)
+
+
+def has_kernels(tensor: Tensor) -> bool:
+    """Whether the device of a tensor multiplies 8 bits by 8 bits itself."""
+    return tensor.is_cuda
+
+
+def whole(left: Tensor, right: Tensor) -> Tensor:
+    """int8 (M, K) by (K, N): (M, N) int32."""
+    return torch._int_mm(left, right)
+
+
+def scaled(left: Tensor, right: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """diag(rows) (M, K) by (K, N) diag(columns), both e4m3: (M, N) bf16, as by rows it gives nothing else."""
+    multiply: Any = torch._scaled_mm
+    return multiply(left, right, scale_a=rows, scale_b=columns, out_dtype=torch.bfloat16)

@@ -1,7 +1,7 @@
 """Linear layers that are not trained: stored in 8 or 4 bits, computed in the precision of their input."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,7 @@ from limner.errors import BrokenGraph
 from limner.nn import eight
 from limner.nn.anatomy import Anatomy, matching
 from limner.nn.quantised import Kernels, Stored, dequantize, quantize
-from limner.nn.storage import Kind
-
-Products = Literal["full", "8bit"]
-"""How a layer multiplies: by its weight in full precision again, or 8 bits by 8 bits (``nn.eight``)."""
+from limner.nn.storage import Kind, Products
 
 NAMES = ("stored", "scale", "span")
 

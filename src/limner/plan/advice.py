@@ -80,6 +80,8 @@ def _others(device: Device, wish: Wish, chosen: Choice) -> Iterator[tuple[str, D
     for weights in () if wish.full else reversed(FINENESS):
         if weights in (plan.weights, "fp8") or BITS[weights] > BITS[plan.compute]:
             continue
+        if wish.products == "8bit":
+            continue  # other weights are not multiplied in 8 bits
         if weights in CODES or weights == plan.compute:
             yield f"weights in {BITS[weights]} bits", device, replace(wish, stored=(weights,))
     same = replace(wish, stored=(plan.weights,))
@@ -109,6 +111,7 @@ def least(profile: Profile, device: Device, wish: Wish) -> Choice:
         Plan(
             compute=wish.compute,
             weights=weights,
+            products=wish.products,
             checkpointed=checkpointed,
             streamed=blocks if device.kind == "cuda" and not wish.full else 0,
             hoist=hoisted,

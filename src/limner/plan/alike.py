@@ -52,6 +52,7 @@ class _Seen:
     room: int = 0
     """Most bytes alive while it ran, beyond those before."""
     gemm: float = 0
+    eight: float = 0
     attention: float = 0
     traffic: float = 0
     kernels: int = 0
@@ -68,7 +69,7 @@ class _Seen:
                 now = self.tracker.now
                 self.room = now.peak - before
                 self.gemm, self.attention, self.traffic = now.gemm, now.attention, now.traffic
-                self.kernels = now.kernels
+                self.eight, self.kernels = now.eight, now.kernels
             self._segment("")
             given, _ = tree_flatten((args, kwargs))
             values, form = tree_flatten(out)
@@ -85,6 +86,7 @@ class _Seen:
             passing = torch.empty(self.room, dtype=torch.uint8, device="meta")
             del passing
             now.gemm += self.gemm
+            now.eight += self.eight
             now.attention += self.attention
             now.traffic += self.traffic
             now.kernels += self.kernels

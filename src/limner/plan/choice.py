@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from limner.nn.storage import CAPABLE, Products
 from limner.plan import memory
 from limner.plan.devices import Device
 from limner.plan.memory import Host, Need
@@ -29,6 +30,8 @@ class Wish:
     """Images per step: one's own, and those of the prior."""
     micro: int | None = None
     """Most images that may pass at once."""
+    products: Products = "full"
+    """How frozen layers multiply. In 8 bits: those that are stored in int8 or fp8, and all are."""
     optimizer: str = "adamw"
     average: bool = False
     steps: int = 1000
@@ -52,13 +55,17 @@ class Wish:
         """Ways of storing weights that are fine enough, the finest first."""
         if self.full:
             return [self.compute]
+        fine: list[Weights]
         if self.stored is not None:
-            return [each for each in reversed(FINENESS) if each in self.stored]
-        least = int(self.quality.removesuffix("bit"))
-        codes: list[Weights] = [
-            each for each in reversed(FINENESS) if each in memory.CODES and BITS[each] >= least
-        ]
-        return [self.compute, *codes]
+            fine = [each for each in reversed(FINENESS) if each in self.stored]
+        else:
+            least = int(self.quality.removesuffix("bit"))
+            codes: list[Weights] = [
+                each for each in reversed(FINENESS) if each in memory.CODES and BITS[each] >= least
+            ]
+            fine = [self.compute, *codes]
+        able: list[Weights] = [each for each in fine if self.products == "full" or each in CAPABLE]
+        return able
 
 
 @dataclass(frozen=True, kw_only=True)

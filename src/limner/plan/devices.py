@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from limner.errors import BadRecipe
+from limner.nn.storage import CAPABLE
 from limner.plan.cards import Card
 from limner.plan.plan import BITS, Compute, Weights
 
@@ -61,6 +62,13 @@ class Rates:
     expand: Mapping[Weights, float] = field(default_factory=dict)
     """Stored numbers turned back into the precision of the arithmetic. Left out: by ``traffic``."""
 
+    eight: Mapping[Weights, float] = field(default_factory=dict)
+    """FLOPs of products of 8 bits by 8 bits, by how weights are stored."""
+
+    def multiplying(self, weights: Weights, compute: Compute) -> float:
+        """FLOP/s of products with codes of ``weights``: in 8 bits where it has them, else in ``compute``."""
+        return self.eight.get(weights, self.gemm[compute])
+
     def expanding(self, weights: Weights, compute: Compute) -> float:
         """Seconds to turn one number that is stored as ``weights`` back.
 
@@ -97,6 +105,28 @@ class Device:
     """Whether blocks can be compiled there."""
     price: float | None = None
     """US dollars per hour, rented."""
+    capability: tuple[int, int] | None = None
+    """CUDA's; None: it has none, or it is not known."""
+
+    @property
+    def eightfold(self) -> tuple[Weights, ...]:
+        """Ways to store weights so that they are multiplied in 8 bits: a processor does it in fp32.
+
+        Raises:
+            BadRecipe: There are none.
+        """
+        if self.kind == "cpu":
+            return tuple(CAPABLE)
+        mine = self.capability if self.kind == "cuda" else None
+        able: list[Weights] = [kind for kind, oldest in CAPABLE.items() if mine and mine >= oldest]
+        if able:
+            return tuple(able)
+        why = "has no CUDA" if mine is None else f"has compute capability {mine[0]}.{mine[1]}"
+        least = ".".join(map(str, min(CAPABLE.values())))
+        raise BadRecipe(
+            f'limits.products is "8bit", which takes compute capability {least}, and {self.name} {why}. '
+            'Set "full".'
+        )
 
     def computes(self, precision: str) -> Compute:
         """bf16 where a GPU has it, else fp32; or what the recipe says.
@@ -140,6 +170,7 @@ def of_card(card: Card, memory: int | None = None) -> Device:
         attention_backward={key: rate * ATTENTION_BACKWARD for key, rate in tera.items()},
         traffic=card.bandwidth * 1e9 * TRAFFIC,
         copy=card.pcie * 1e9 * COPY,
+        eight={kind: peak * 1e12 * GEMM for kind, peak in card.eight.items()},
     )
     return Device(
         name=card.name,
@@ -153,6 +184,7 @@ def of_card(card: Card, memory: int | None = None) -> Device:
         source=f"{card.source}; shares of the peak assumed, not calibrated",
         compiles=bool(card.bf16),
         price=card.price,
+        capability=card.capability,
     )
 
 
@@ -186,12 +218,13 @@ def of_cpu(cores: int, memory: int, free: int) -> Device:
 
 
 def calibrated(device: Device, value: Any, when: str) -> Device:
-    """The device with rates that were measured on it.
+    """The device with rates that were measured on it; those of 8-bit products its own where none were.
 
     Raises:
         ValueError: ``value`` holds no rates.
     """
     rates = TypeAdapter(Rates).validate_python(value)
+    rates = rates if rates.eight else replace(rates, eight=device.rates.eight)
     return replace(device, rates=rates, source=f"measured on this machine on {when}")
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from limner.nn import frozen
+from limner.nn import eight, frozen
 from limner.plan.plan import Attention
 
 WIDEST_HEAD = 256
@@ -27,13 +27,15 @@ HALF = (torch.bfloat16, torch.float16)
 class Report(Protocol):
     """Hears of work that no operation of torch stands for."""
 
-    def __call__(self, *, attention: float = 0, traffic: float = 0, kept: float = 0) -> None:
-        """FLOPs of attention, bytes read and written, bytes of what attention gave, of one kernel."""
+    def __call__(
+        self, *, attention: float = 0, eight: float = 0, traffic: float = 0, kept: float = 0
+    ) -> None:
+        """FLOPs of attention and of 8-bit products, bytes read and written, bytes of what attention gave."""
         ...
 
 
-def _silent(*, attention: float = 0, traffic: float = 0, kept: float = 0) -> None:
-    del attention, traffic, kept
+def _silent(*, attention: float = 0, eight: float = 0, traffic: float = 0, kept: float = 0) -> None:
+    del attention, eight, traffic, kept
 
 
 Kernels = Literal["cuda", "cpu"]
@@ -56,7 +58,13 @@ def imitated(
     """
     cast = _Cast(autocast)
     kind: Kind = "flash for cpu" if kernels == "cpu" and attention != "math" else attention
-    fused = ((F, "rms_norm", _rms_norm(cast, report)), (F, "dropout", _dropout(report)))
+    fused = (
+        (F, "rms_norm", _rms_norm(cast, report)),
+        (F, "dropout", _dropout(report)),
+        (eight, "has_kernels", lambda tensor: True),
+        (eight, "whole", _eightfold(torch.int32, report)),
+        (eight, "scaled", _eightfold(torch.bfloat16, report)),
+    )
     with ExitStack() as stack:
         for owner, name, function in (
             (F, "scaled_dot_product_attention", _attention(kind, cast, report)),
@@ -237,6 +245,17 @@ class _RmsNorm(torch.autograd.Function):
         made = torch.empty_like(x), torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         del held
         return *made, None
+
+
+def _eightfold(dtype: torch.dtype, report: Report) -> Callable[..., Tensor]:
+    """Stands for ``aten::_int_mm`` and ``aten::_scaled_mm`` on CUDA: (M, K) by (K, N) gives (M, N)."""
+
+    def multiply(left: Tensor, right: Tensor, *_: Tensor) -> Tensor:
+        (rows, inner), columns = left.shape, right.shape[1]
+        report(eight=2.0 * rows * inner * columns)
+        return left.new_empty((rows, columns), dtype=dtype)
+
+    return multiply
 
 
 def _dropout(report: Report) -> Callable[..., Tensor]:

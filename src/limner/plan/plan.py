@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
+from limner.nn.storage import Products
+
 Compute = Literal["fp32", "bf16"]
 Weights = Literal["fp32", "bf16", "int8", "fp8", "nf4"]
 Attention = Literal["auto", "flash", "cudnn", "efficient", "math"]
@@ -22,6 +24,8 @@ class Plan:
     """Precision of the arithmetic, and of frozen weights that ``weights`` does not speak of."""
     weights: Weights = "fp32"
     """How the frozen linear layers inside the denoiser's blocks are stored."""
+    products: Products = "full"
+    """How those layers multiply: by weights in full precision again, or 8 bits by 8 bits."""
     checkpointed: int = 0
     """The first so many blocks are computed again in the backward pass instead of kept."""
     tail_skip: bool = True

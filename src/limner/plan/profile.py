@@ -29,6 +29,8 @@ class Work:
 
     gemm: Line = field(default_factory=Line)
     """Floating-point operations of matrix products and convolutions, 2 per multiply-add."""
+    eight: Line = field(default_factory=Line)
+    """The same, of products of 8 bits by 8 bits."""
     attention: Line = field(default_factory=Line)
     """The same, of attention kernels."""
     traffic: Line = field(default_factory=Line)

@@ -13,7 +13,7 @@ from math import ceil
 
 from limner.plan.devices import COMPILED_LAUNCHES, COMPILED_TRAFFIC, COMPILING, HOST_TRAFFIC, Device
 from limner.plan.memory import MASTER, frozen_bytes, state_bytes
-from limner.plan.plan import BITS, Compute, Plan
+from limner.plan.plan import BITS, Compute, Plan, Weights
 from limner.plan.profile import Block, Profile, Stage, Work
 
 UPDATE = 24
@@ -61,6 +61,7 @@ def seconds_of(
     compute: Compute,
     images: int,
     *,
+    weights: Weights = "fp32",
     backward: bool = False,
     compiled: bool = False,
 ) -> float:
@@ -71,6 +72,7 @@ def seconds_of(
         device: Whose rates.
         compute: Precision of the arithmetic.
         images: Images that pass at once.
+        weights: How those are stored that 8-bit products read.
         backward: At the rate of attention's backward kernels.
         compiled: With the traffic and launches that are left when a block is compiled.
     """
@@ -80,6 +82,7 @@ def seconds_of(
     launches = work.kernels * rates.launch * (COMPILED_LAUNCHES if compiled else 1.0)
     busy = (
         work.gemm.at(images) / rates.gemm[compute]
+        + work.eight.at(images) / rates.multiplying(weights, compute)
         + work.attention.at(images) / attention
         + traffic / rates.traffic
     )
@@ -123,11 +126,19 @@ class Clock:
     def _seconds(self, block: Block, work: Work, *, backward: bool = False) -> float:
         plan = self.plan
         done = seconds_of(
-            work, self.device, plan.compute, plan.micro_batch, backward=backward, compiled=plan.compile
+            work,
+            self.device,
+            plan.compute,
+            plan.micro_batch,
+            weights=plan.weights,
+            backward=backward,
+            compiled=plan.compile,
         )
         return done + self._expanding(block)
 
     def _expanding(self, block: Block) -> float:
+        if self.plan.products == "8bit":
+            return 0.0  # codes are multiplied as they are; what is done to them is part of the block's work
         numbers = block.stored[self.plan.compute] * 8 / BITS[self.plan.compute]
         return numbers * self.device.rates.expanding(self.plan.weights, self.plan.compute)
 
@@ -136,7 +147,10 @@ class Clock:
         skipped = [block.tail] if plan.tail_skip else []
         if plan.keep_attention:
             skipped.append(Work(attention=block.forward.attention))
-        saved = sum(seconds_of(_busy(work), self.device, plan.compute, plan.micro_batch) for work in skipped)
+        saved = sum(
+            seconds_of(_busy(work), self.device, plan.compute, plan.micro_batch, weights=plan.weights)
+            for work in skipped
+        )
         return max(0.0, self._seconds(block, block.forward) - saved)
 
     def bound(self, checkpointed: int, streamed: Sequence[int], *, mapped: bool = False) -> float:
@@ -192,7 +206,7 @@ def _giving(profile: Profile, device: Device) -> float:
 
 def _busy(work: Work) -> Work:
     """The work without its launches: what skipping it saves for certain."""
-    return Work(gemm=work.gemm, attention=work.attention, traffic=work.traffic)
+    return Work(gemm=work.gemm, eight=work.eight, attention=work.attention, traffic=work.traffic)
 
 
 def _waiting(uses: Sequence[tuple[float, float, int]], slots: int, pause: float) -> float:
@@ -263,9 +277,9 @@ def compile_seconds(profile: Profile, plan: Plan) -> float:
     return COMPILING * len({block.kind for block in profile.blocks}) if plan.compile else 0.0
 
 
-def stage_seconds(stage: Stage, device: Device, compute: Compute) -> float:
+def stage_seconds(stage: Stage, device: Device, plan: Plan) -> float:
     """Seconds of a stage for one image."""
-    return seconds_of(stage.work, device, compute, 1)
+    return seconds_of(stage.work, device, plan.compute, 1, weights=plan.weights)
 
 
 def total_of(
@@ -283,7 +297,7 @@ def total_of(
     """
     spent = {"cache": 0.0, "sample": 0.0}
     for stage in profile.stages:
-        spent[stage.phase] += counts.get(stage.times, 0) * stage_seconds(stage, device, plan.compute)
+        spent[stage.phase] += counts.get(stage.times, 0) * stage_seconds(stage, device, plan)
     return Total(
         load=profile.download / device.rates.disk,
         cache=spent["cache"],

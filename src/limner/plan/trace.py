@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from limner.nn import frozen
 from limner.nn.anatomy import Anatomy, matching
 from limner.nn.checkpointing import Checkpoint
+from limner.nn.storage import Products
 from limner.plan.kernels import Kernels, imitated
 from limner.plan.plan import Attention
 from limner.plan.tracker import GRANULE, Event, Segment, Tracker
@@ -34,6 +35,8 @@ class Machine:
     """Of the allocator, bytes."""
     kernels: Kernels | None = "cuda"
     """Whose kernels are imitated; None: those of the device itself run."""
+    products: Products = "full"
+    """How the frozen layers in the denoiser's blocks multiply."""
 
 
 @dataclass(frozen=True)

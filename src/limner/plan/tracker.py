@@ -41,6 +41,7 @@ class Segment:
     gradients: int = 0
     """Of ``start``, gradients of what is trained."""
     gemm: float = 0
+    eight: float = 0
     attention: float = 0
     traffic: float = 0
     kernels: int = 0
@@ -126,9 +127,10 @@ class Tracker(TorchDispatchMode):
             self.now.traffic += work[1]
         return out
 
-    def did(self, *, attention: float = 0, traffic: float = 0, kept: float = 0) -> None:
+    def did(self, *, attention: float = 0, eight: float = 0, traffic: float = 0, kept: float = 0) -> None:
         """Count the work of a kernel that stands for no operation of torch: FLOPs, bytes, bytes of output."""
         self.now.attention += attention
+        self.now.eight += eight
         self.now.traffic += traffic
         self.now.attention_kept += kept
         self.now.kernels += 1

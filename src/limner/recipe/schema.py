@@ -307,6 +307,9 @@ class Limits(Part):
     quality: Literal["16bit", "8bit", "4bit"] = "8bit"
     """The coarsest precision in which frozen weights may be stored. The plan takes a finer one where it costs
     no time. What is trained stays at 32 bits."""
+    products: Literal["full", "8bit"] = "full"
+    """How weights stored in 8 bits multiply: turned back in full, or 8 bits by 8 bits, forward and backward
+    (all blocks are then stored so). No GPU has shown its speed and quality yet."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of the frozen weights and of the arithmetic. auto: bf16 on a GPU that has it, else fp32."""
     micro_batch: Annotated[int, Field(ge=1)] | None = Field(default=None, examples=[1])
@@ -314,6 +317,15 @@ class Limits(Part):
     same result."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """auto: cuda, else mps, else cpu."""
+
+    @model_validator(mode="after")
+    def _coarse_enough(self) -> Self:
+        if self.products == "8bit" and self.quality == "16bit":
+            raise BadRecipe(
+                'limits.products is "8bit", which reads weights stored in 8 bits, and limits.quality is '
+                '"16bit". Set limits.quality = "8bit", or limits.products = "full".'
+            )
+        return self
 
 
 class Track(Part):
@@ -357,6 +369,11 @@ class Recipe(Part):
     @model_validator(mode="after")
     def _one_method(self) -> Self:
         if self.train.method == "full":
+            if self.limits.products == "8bit":
+                raise BadRecipe(
+                    'train.method is "full", which trains every weight, and limits.products "8bit" is for '
+                    'frozen ones. Set limits.products = "full", or train.method = "lora".'
+                )
             for key in Lora.model_fields:
                 value = getattr(self.lora, key)
                 if value != Lora.model_fields[key].default:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,7 +17,9 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from limner.errors import BadUsage
-from limner.nn.quantised import Kind, dequantize, kernels_for, quantize
+from limner.nn import eight
+from limner.nn.quantised import Kind, dequantize, in_rows, kernels_for, quantize
+from limner.nn.storage import CAPABLE
 from limner.plan.devices import Device, Rates
 from limner.plan.plan import Compute, Weights
 from limner.recipe.schema import Limits
@@ -122,7 +124,7 @@ def calibrate(limits: Limits, say: Say, *, seconds: float = SECONDS) -> Device:
             "which build to install."
         )
     large = about.kind == "cuda"
-    bench = Bench(torch.device("cuda" if large else "cpu"), LARGE if large else SMALL, seconds / 14)
+    bench = Bench(torch.device("cuda" if large else "cpu"), LARGE if large else SMALL, seconds / 16)
     with torch.no_grad(), say.steps(f"Measuring {about.name}", 6) as bar:
         rates = measured(bench, about, bar.advance)
     path = keep_rates(about, rates, {"torch": torch.__version__})
@@ -147,6 +149,10 @@ def measured(bench: Bench, about: Device, done: Callable[[], None]) -> Rates:
     done()
     expand = _expand(bench, DTYPES["bf16" if "bf16" in precisions and about.kind == "cuda" else "fp32"])
     done()
+    mine = about.capability or (0, 0)
+    multiplied: dict[Weights, float] = {
+        kind: _eight(bench, kind) for kind, oldest in CAPABLE.items() if mine >= oldest
+    }
     launch = _launch(bench)
     done()
     return Rates(
@@ -158,6 +164,7 @@ def measured(bench: Bench, about: Device, done: Callable[[], None]) -> Rates:
         disk=about.rates.disk,
         launch=launch,
         expand=expand,
+        eight=multiplied,
     )
 
 
@@ -172,6 +179,21 @@ def _gemm(bench: Bench, dtype: torch.dtype) -> float:
         seconds += (
             share.seconds(lambda x=x, weights=weights: [F.linear(x, each) for each in weights]) / copies
         )
+        flops += 2.0 * rows * inner * columns
+    return flops / seconds
+
+
+def _eight(bench: Bench, kind: Literal["int8", "fp8"]) -> float:
+    """FLOP/s of products of 8 bits by 8 bits, whose scaling is left aside: plans count it as traffic."""
+    flops = seconds = 0.0
+    for rows, inner, columns in bench.sizes.gemms:
+        x, each = in_rows(bench.random(rows, inner), kind)
+        weight, scale = in_rows(bench.random(columns, inner), kind)
+        share = replace(bench, each=bench.each / len(bench.sizes.gemms))
+        if kind == "int8":
+            seconds += share.seconds(partial(eight.whole, x, weight.t()))
+        else:
+            seconds += share.seconds(partial(eight.scaled, x, weight.t(), each, scale.t()))
         flops += 2.0 * rows * inner * columns
     return flops / seconds
 
@@ -262,4 +284,8 @@ def told(rates: Rates, path: Path) -> list[str]:
         f"{rates.launch * 1e6:.3g} microseconds between kernels"
     )
     codes = ", ".join(f"{kind} {rate / 1e9:.3g}" for kind, rate in rates.expand.items())
-    return [*lines, f"Numbers turned back per second, 10^9: {codes}", f"Kept: {path}"]
+    lines.append(f"Numbers turned back per second, 10^9: {codes}")
+    if rates.eight:
+        products = ", ".join(f"{kind} {rate / 1e12:.3g}" for kind, rate in rates.eight.items())
+        lines.append(f"Products in 8 bits, TFLOP/s: {products}")
+    return [*lines, f"Kept: {path}"]

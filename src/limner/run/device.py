@@ -23,7 +23,10 @@ from limner.plan.devices import SPARE, Device
 from limner.recipe.schema import Limits
 from limner.recipe.size import parse_size
 
-QUERY = ("nvidia-smi", "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits")
+DRIVER, FORM = "nvidia-smi", "--format=csv,noheader,nounits"
+QUERY = (DRIVER, "--query-gpu=name,memory.total,memory.free", FORM)
+ABLE = (DRIVER, "--query-gpu=compute_cap", FORM)
+"""For cards that are not in the table: older drivers do not know this question."""
 PATIENCE = 10
 """Seconds that the driver may take to answer."""
 
@@ -73,31 +76,46 @@ def _wished(limits: Limits, card: str | None) -> Device:
 
 def gpu() -> Card | None:
     """The GPU of this machine that this process would use, as its driver tells; None when there is none."""
-    if shutil.which(QUERY[0]) is None:
+    found = _told(QUERY)
+    if found is None:
+        return None
+    name, memory, free = found
+    if not (memory.isdigit() and free.isdigit()):
+        return None
+    return Card(name, int(memory) * 2**20, int(free) * 2**20)
+
+
+def _told(query: tuple[str, ...]) -> list[str] | None:
+    """What the driver answers about the GPU that this process would use, field by field."""
+    if shutil.which(query[0]) is None:
         return None
     try:
-        told = subprocess.run(QUERY, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
+        told = subprocess.run(query, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
     except (subprocess.SubprocessError, OSError):
         return None  # a driver without a card says so with an error
-    lines = [line for line in told.splitlines() if line.count(",") == 2]
+    lines = [line for line in told.splitlines() if line.count(",") == query[1].count(",")]
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
     mine = int(os.environ.get("LOCAL_RANK", "0"))
     every = [str(number) for number in range(len(lines))] if shown is None else shown.split(",")
     first = every[mine].strip() if mine < len(every) else ""
     if not first.isdigit() or int(first) >= len(lines):
         return None
-    name, memory, free = (word.strip() for word in lines[int(first)].split(","))
-    if not (memory.isdigit() and free.isdigit()):
-        return None
-    return Card(name, int(memory) * 2**20, int(free) * 2**20)
+    return [word.strip() for word in lines[int(first)].split(",")]
+
+
+def _capability() -> tuple[int, int] | None:
+    """CUDA's compute capability of the GPU that is here."""
+    major, _, minor = (_told(ABLE) or [""])[0].partition(".")
+    return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else None
 
 
 def present(card: Card) -> Device:
     """A GPU that is here: what is free right now, but for a little; at the rates of its name."""
-    found = cards.known(card.name) or cards.typical(card.memory / 2**30)
+    known = cards.known(card.name)
+    found = known or cards.typical(card.memory / 2**30)
     about = devices.of_card(found, card.memory)
     free = max(0, min(card.free, card.memory) - SPARE)
-    source = about.source if cards.known(card.name) else f"not in the table, so those of {found.name}"
+    source = about.source if known else f"not in the table, so those of {found.name}"
     total, available = _ram()
     return replace(
         about.with_ram(available),
@@ -105,6 +123,7 @@ def present(card: Card) -> Device:
         free=free,
         reserve=card.memory - free,
         source=source,
+        capability=found.capability if known else _capability(),
         pinned=min(round(total * devices.PINNED), available),
     )
 

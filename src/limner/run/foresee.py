@@ -45,6 +45,7 @@ def _foreseen(asked: Asked) -> Profile:
         text_encoders={name: since for name, since in trained.items() if name != family.denoiser},
         dropout=recipe.lora.dropout,
         compute=asked.compute,
+        products=asked.products,
         device=asked.kind,
         objective=objective,
     )
@@ -77,6 +78,6 @@ def _for_one(stage: Stage, together: int) -> Stage:
     """A stage with the work of one picture, where so many are painted at once."""
     if stage.phase != "sample":
         return stage
-    lines = {name: getattr(stage.work, name) for name in ("gemm", "attention", "traffic")}
+    lines = {name: getattr(stage.work, name) for name in ("gemm", "eight", "attention", "traffic")}
     each = {name: Line(line.fixed / together, line.each / together) for name, line in lines.items()}
     return replace(stage, work=Work(**each, kernels=ceil(stage.work.kernels / together)))

@@ -11,8 +11,9 @@ from typing import Any
 
 from limner.data.images import header
 from limner.data.listing import listed
-from limner.errors import BadData, DoesNotFit
+from limner.errors import BadData, BadRecipe, DoesNotFit
 from limner.files import write_json
+from limner.nn.storage import Products
 from limner.plan.advice import Alternative, Misfit, alternatives, misfit
 from limner.plan.choice import Choice, Wish, budget
 from limner.plan.devices import Device
@@ -60,6 +61,7 @@ class Begun:
 
     weights: Weights
     moments: Moments
+    products: Products = "full"
 
     def within(self, wish: Wish) -> Wish:
         """The wish without plans that the run cannot go on by."""
@@ -67,7 +69,8 @@ class Begun:
         moments: tuple[Moments, ...] = (self.moments,)
         if wish.full and self.moments in WHOLE:  # the same numbers, elsewhere
             moments = tuple(each for each in wish.moments if each in WHOLE)
-        return replace(wish, stored=(self.weights if coded else wish.compute,), moments=moments)
+        stored = (self.weights if coded else wish.compute,)
+        return replace(wish, stored=stored, moments=moments, products=self.products)
 
 
 @dataclass(frozen=True)
@@ -192,16 +195,17 @@ def plan(
         LimnerError: The recipe, the base or the device cannot be used.
     """
     device = device or device_for(recipe.limits, card=card)
+    wish = wish_of(recipe, device)
+    wish = _multiplied(begun.within(wish) if begun else wish, device)
     source = opened(recipe, say.line)
     shape = shape_of(source)
     counts = counts_of(recipe)
     compute = device.computes(recipe.limits.precision)
     size = largest(recipe, shape, list(counts.sizes))
-    wish = wish_of(recipe, device)
-    wish = begun.within(wish) if begun else wish
     price = device.price if price is None else price
     why: list[tuple[Misfit, Profile]] = []
-    for way in _ways(Asked(recipe, source, size, compute, device.kind, whole), wish):
+    asked = Asked(recipe, source, size, compute, device.kind, whole, products=wish.products)
+    for way in _ways(asked, wish):
         profile, traced = profile_of(way)
         if traced:
             size = profile.size
@@ -219,6 +223,23 @@ def plan(
     remedies = tuple(dict.fromkeys(remedy for each, _ in reversed(why) for remedy in each.remedies))
     made = partial(Planned, recipe, device, profile, wish, counts, price=price)
     return made(choice=None, total=None, others=(), misfit=replace(last, remedies=remedies))
+
+
+def _multiplied(wish: Wish, device: Device) -> Wish:
+    """The wish without weights that the device does not multiply in 8 bits, where products shall be so.
+
+    Raises:
+        BadRecipe: There are no others.
+    """
+    if wish.products == "full":
+        return wish
+    able = device.eightfold
+    if stored := tuple(each for each in able if each in wish.weights):
+        return replace(wish, stored=stored)
+    raise BadRecipe(
+        f"The run multiplies {' and '.join(wish.weights)} in 8 bits, and {device.name} {' and '.join(able)} "
+        "only. Go on where it began, or begin another run with --out."
+    )
 
 
 def _ways(asked: Asked, wish: Wish) -> list[Asked]:
@@ -244,6 +265,7 @@ def wish_of(recipe: Recipe, device: Device) -> Wish:
         full=full,
         moments=_moments(full=full),
         quality=recipe.limits.quality,
+        products=recipe.limits.products,
         batches=(recipe.train.batch, *prior),
         micro=recipe.limits.micro_batch,
         optimizer=recipe.train.optimizer,

@@ -108,9 +108,9 @@ def _precision(planned: Planned, plan: Plan) -> str:
         return f"all weights are trained, in fp32; arithmetic in {plan.compute}"
     if plan.weights == plan.compute:
         return f"weights and arithmetic in {plan.compute}"
-    return (
-        f"weights of the blocks in {BITS[plan.weights]} bits ({plan.weights}), arithmetic in {plan.compute}"
-    )
+    eight = ", multiplied in 8 bits forward and backward" if plan.products == "8bit" else ""
+    stored = f"weights of the blocks in {BITS[plan.weights]} bits ({plan.weights}){eight}"
+    return f"{stored}, arithmetic in {plan.compute}"
 
 
 def _time(planned: Planned, choice: Choice) -> Iterator[str]:

@@ -17,6 +17,7 @@ from limner.graph.split import split
 from limner.nn import lora
 from limner.nn.anatomy import matching
 from limner.plan.memory import MASTER
+from limner.plan.plan import Weights
 from limner.plan.profile import Block, Line, Profile, Work
 from limner.plan.trace import HEAD, Machine, Trace
 from limner.plan.tracker import Segment
@@ -30,6 +31,10 @@ BATCHES = (1, 2, 3)
 images is large, one image stands for any number; where every weight is trained, what is made of the weights
 is large, too, and the line goes through two."""
 
+
+CODED: Weights = "int8"
+"""How weights are stored in rehearsals of 8 bits: fp8 is turned back alike, and its products give 2 bytes a
+number where those of int8 give 4, so what it takes is less."""
 
 Rehearsals = Mapping[bool, Sequence[Seen]]
 """Whether every block is checkpointed -> one for each number of images."""
@@ -72,17 +77,21 @@ def profile(
     place = (source.root, source.name, source.facts)
     thin = Shallow(*place, whole=source, part=family.denoiser, changes=few)
     rehearsal = Rehearsal(family, thin, wish, cut, machine)
+    eight = wish.products == "8bit"
+    acting = Rehearsal(family, thin, replace(wish, weights=CODED), cut, machine) if eight else rehearsal
     seen = {
         checkpoints: [
-            rehearsal.trace(one, images, checkpointed=len(rehearsal.blocks) if checkpoints else 0)
+            acting.trace(one, images, checkpointed=len(acting.blocks) if checkpoints else 0)
             for images in _batches(family, wish)
         ]
         for checkpoints in (False, True)
     }
     found = _assembled(rehearsal, seen, depths, source.name)
+    if eight:
+        return replace(found, decoding=0)  # seen at work, for every number of images
     if not few or wish.full:
         return found
-    coded = Rehearsal(family, thin, replace(wish, weights="int8"), cut, machine)
+    coded = Rehearsal(family, thin, replace(wish, weights=CODED), cut, machine)
     return replace(found, decoding=_decoding(coded, one, {which: seen[which][0] for which in seen}))
 
 
@@ -186,6 +195,7 @@ def _works(segments: Sequence[Segment]) -> Work:
     """Of a segment, measured with some numbers of images."""
     return Work(
         gemm=_line([each.gemm for each in segments]),
+        eight=_line([each.eight for each in segments]),
         attention=_line([each.attention for each in segments]),
         traffic=_line([each.traffic for each in segments]),
         kernels=segments[0].kernels,
@@ -210,15 +220,20 @@ def _blocks(rehearsal: Rehearsal, seen: Rehearsals) -> dict[str, Block]:
             attention_kept=_line([each[name].attention_kept for each in forward]),
             forward=_works([each[name] for each in forward]),
             backward=_works([each[name] for each in backward] if name in backward[0] else nothing),
-            tail=Work()
-            if rehearsal.wish.full
-            else Work(gemm=_line([each.tails[name] for each in seen[False]])),
+            tail=_tail(rehearsal.wish, [each.tails[name] for each in seen[False]], forward[0][name]),
             backward_room=_line([each[name] for each in rooms]),
             recompute_room=_line([each[name] for each in again]),
             **rehearsal.weigh([block]),
         )
         for name, block in rehearsal.blocks.items()
     }
+
+
+def _tail(wish: Wish, flops: Sequence[float], forward: Segment) -> Work:
+    """The work of the tails of a block, whose forward pass says in what precision they multiply."""
+    if wish.full:
+        return Work()
+    return Work(eight=_line(flops)) if forward.eight else Work(gemm=_line(flops))
 
 
 def _kind(block: nn.Module) -> str:
@@ -294,6 +309,7 @@ def _outside(trace: Trace, phase: str) -> Segment:
         0,
         0,
         gemm=sum(each.gemm for each in some),
+        eight=sum(each.eight for each in some),
         attention=sum(each.attention for each in some),
         traffic=sum(each.traffic for each in some),
         kernels=sum(each.kernels for each in some),

@@ -17,6 +17,7 @@ from limner.families.shipped import described
 from limner.families.source import Source
 from limner.files import user_cache, write_json
 from limner.imports import swiftly
+from limner.nn.storage import Products
 from limner.plan.devices import Kind
 from limner.plan.plan import Compute
 from limner.plan.profile import Profile, from_json, to_json
@@ -52,6 +53,8 @@ class Asked:
     """Whether every block is traced, though they repeat."""
     hosted: bool = False
     """Whether the trained weights are on the host."""
+    products: Products = "full"
+    """How frozen layers multiply."""
 
 
 def opened(recipe: Recipe, tell: Callable[[str], None]) -> Source:
@@ -142,6 +145,7 @@ def _facts(asked: Asked) -> dict[str, Any]:
         "whole": asked.whole,
         "method": recipe.train.method,
         "hosted": asked.hosted,
+        "products": asked.products,
         "lora": recipe.lora.model_dump(mode="json"),
         "objective": {key: train[key] for key in (*objective, "zero_terminal_snr")},
         "sample": [recipe.sample.width, recipe.sample.height, recipe.sample.guidance],

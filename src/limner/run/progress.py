@@ -50,7 +50,7 @@ class Progress:
             }
             path = self.run.checkpoint_path(step)
             plan = self.ladder.plan
-            stored = {"weights": plan.weights, "moments": plan.moments}
+            stored = {"weights": plan.weights, "moments": plan.moments, "products": plan.products}
             facts = {"step": step, **stored, **facts, **shape(self.setting)}
             checkpoint.save(path, parts, facts)
             checkpoint.retain(self.run, self.setting.recipe.train.keep, saved=path)

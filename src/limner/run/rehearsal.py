@@ -20,7 +20,7 @@ from limner.nn.door import cast_once
 from limner.nn.draws import Draws
 from limner.nn.dropout import Places
 from limner.nn.offload import halve
-from limner.nn.storage import stored_bytes
+from limner.nn.storage import Products, stored_bytes
 from limner.plan.memory import Device
 from limner.plan.plan import BITS, Attention, Compute, Weights
 from limner.plan.trace import Machine, Trace, again, plain, trace
@@ -49,6 +49,8 @@ class Wish:
     compute: Compute = "bf16"
     weights: Weights | None = None
     """How the frozen layers in the blocks are stored while it is rehearsed; None: as computed with."""
+    products: Products = "full"
+    """How those layers multiply."""
     arithmetic: Literal["autocast", "cast"] = "cast"
     """How half precision is had: each operation casts what it reads, or the denoiser's first layers do, as in
     true runs (``nn.door``). Where all weights are trained, in fp32, it is always autocast."""
@@ -90,6 +92,7 @@ def machine_of(wish: Wish) -> Machine:
         autocast=DTYPES[wish.compute] if half else None,
         kernels="cpu" if wish.device == "cpu" else "cuda",
         granule=1 if wish.device == "cpu" else GRANULE,
+        products=wish.products,
     )
 
 
@@ -115,7 +118,8 @@ class Rehearsal:
         }
         self.denoiser = self.models[family.denoiser]
         if wish.weights == "int8" or wish.weights == "fp8" or wish.weights == "nf4":
-            frozen.freeze(self.denoiser, frozen_layers(self.denoiser, family.anatomy), wish.weights)
+            names = frozen_layers(self.denoiser, family.anatomy)
+            frozen.freeze(self.denoiser, names, wish.weights, products=wish.products)
         if wish.full:
             full.release(self.denoiser)
         if wish.hosted:

@@ -22,6 +22,7 @@ from limner.graph.split import Split
 from limner.graph.unit import Unit
 from limner.graph.unit import run as run_units
 from limner.nn.door import cast_once
+from limner.nn.frozen import freeze, storable
 from limner.nn.layers import bytes_of, heaviest
 from limner.nn.tiles import SIDE, can_tile
 from limner.plan.alike import once
@@ -129,9 +130,14 @@ class _Base:
         """A stand-in for a tokenizer, or a model on the meta device."""
         if part not in self.models:
             tokenizer = part.startswith("tokenizer")
-            found = Longest() if tokenizer else skeleton(self.family, self.source, part, dtype=self.dtype)
-            self.models[part] = found
+            self.models[part] = Longest() if tokenizer else self._network(part)
         return self.models[part]
+
+    def _network(self, part: str) -> nn.Module:
+        found = skeleton(self.family, self.source, part, dtype=self.dtype)
+        if part == self.family.denoiser and self.plain.products == "8bit":
+            freeze(found, storable(found, self.family.anatomy), "int8", products="8bit")
+        return found
 
     def encode(
         self, unit: Unit, values: Mapping[str, Any], *, times: str, resident: bool
@@ -275,6 +281,7 @@ def _watch(nets: Sequence[nn.Module], step: Callable[[], Any], machine: Machine)
     segments = tracker.segments
     work = Work(
         gemm=Line(each=sum(each.gemm for each in segments)),
+        eight=Line(each=sum(each.eight for each in segments)),
         attention=Line(each=sum(each.attention for each in segments)),
         traffic=Line(each=sum(each.traffic for each in segments)),
         kernels=sum(each.kernels for each in segments),

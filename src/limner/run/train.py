@@ -13,7 +13,7 @@ import torch
 from limner.errors import Diverged, DoesNotFit, Stopped
 from limner.families.loading import skeleton
 from limner.families.sampler import sampler, wished
-from limner.nn import processes
+from limner.nn import eight, processes
 from limner.nn.fit import Average, Fit, Step, fit
 from limner.nn.optim import optimizer, schedule
 from limner.plan.devices import Device
@@ -34,7 +34,7 @@ from limner.run.report import write_report
 from limner.run.rundir import RunDir
 from limner.run.sample import sample
 from limner.run.say import Say
-from limner.run.setting import Setting, prepare
+from limner.run.setting import Setting, device_of, prepare
 from limner.run.track import check, tracked
 from limner.run.trainee import Trainee, rate, targets
 from limner.run.watch import peak
@@ -66,6 +66,8 @@ def train(recipe: Recipe, out: Path, say: Say) -> Trained:
     run = RunDir(out)
     with run.lock() if processes.rank() == 0 else nullcontext(), Interrupt() as stop:
         start = time.monotonic()
+        if recipe.limits.products == "8bit":  # said before a base is fetched
+            eight.require("int8", device_of(recipe.limits.device))
         setting = prepare(recipe, tell=say.line)
         found = newest(setting, run, say)
         _require_possible(setting)
@@ -148,7 +150,9 @@ def _planned(recipe: Recipe, run: RunDir, found: checkpoint.Checkpoint | None, s
         DoesNotFit: There is none.
     """
     facts = found.facts if found else {}
-    begun = Begun(facts["weights"], facts.get("moments", "fp32")) if "weights" in facts else None
+    begun = None
+    if "weights" in facts:
+        begun = Begun(facts["weights"], facts.get("moments", "fp32"), facts.get("products", "full"))
     made = foreseen(recipe, say, device=_shared(device_for(recipe.limits)), begun=begun)
     if made.choice is None:
         raise DoesNotFit(str(made.misfit))

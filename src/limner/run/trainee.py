@@ -110,7 +110,8 @@ class Trainee:
         device = torch.device("cpu") if aside else setting.device
         weights = plan.codes if name == setting.family.denoiser else None
         dtype = torch.float32 if setting.full and name in setting.trained else setting.dtype
-        return load(setting.family, setting.source, name, dtype=dtype, device=device, weights=weights)
+        how = {"dtype": dtype, "device": device, "weights": weights, "products": plan.products}
+        return load(setting.family, setting.source, name, **how)
 
     def _equipped(self) -> Engine:
         plan, family, device = self.plan, self.setting.family, self.setting.device
@@ -137,10 +138,13 @@ class Trainee:
         Raises:
             BrokenGraph: It stores weights in another way, which would be another training.
         """
-        if (plan.compute, plan.weights) != (self.plan.compute, self.plan.weights):
+        mine, other = (
+            f"{each.compute} on {each.weights} weights and {each.products} products"
+            for each in (self.plan, plan)
+        )
+        if mine != other:
             raise BrokenGraph(
-                f"A run in {self.plan.compute} on {self.plan.weights} weights cannot go on in {plan.compute} "
-                f"on {plan.weights} weights. Give the new plan a folder of its own with --out."
+                f"A run in {mine} cannot go on in {other}. Give the new plan a folder of its own with --out."
             )
         self.engine.close()
         for name in self.setting.trained:
