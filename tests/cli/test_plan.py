@@ -71,7 +71,7 @@ def test_a_folder_is_planned_and_the_plan_kept_in_its_run(limner, photos):
         ((*FLUX, "--price", "-1"), "--price is -1"),
         ((*FLUX, "--quality", "2bit"), 'limits.quality is "2bit"'),
         (("nowhere",), "There is no nowhere"),
-        ((*FLUX, "--set", "train.method=full"), "does not foresee"),
+        ((*FLUX, "--set", "train.method=half"), "train.method"),
     ],
 )
 def test_wrong_wishes_exit_2_with_one_line(limner, arguments, message):
