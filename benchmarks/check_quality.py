@@ -6,9 +6,9 @@ Two sets, seen at 512 pixels. The clean one: generated pictures of fourteen kind
 paper, night, pixel art, one-way bands, out-of-focus grounds), saved as PNG and as JPEG of quality 75 to 95,
 with captions in order; ``--photos`` adds a folder of real ones. The other: each fault planted in pictures of
 other seeds among clean ones. The detectors were tuned on the pictures 20006 to 20131, 30000 to 30300 and
-40012 to 40179, which no reported set may hold. Reported: the share of planted
-faults that are found under their own name, and the share of clean pictures with any finding; notes are not
-counted.
+40012 to 40179, which no reported set may hold, and burnt lights in the dark on 3831, of ``--first 2800``.
+Reported: the share of planted faults that are found under their own name, and the share of clean pictures
+with any finding; notes are not counted.
 """
 
 import argparse
@@ -82,8 +82,9 @@ FAULTS: dict[str, tuple[str, Change, dict[str, Any]]] = {
 
 
 def caption(number: int) -> str:
-    """Different for each number."""
-    places = [WORDS[number // len(WORDS) ** place % len(WORDS)] for place in range(4)]
+    """Different for each number below 10000; neighbours share no word, or it would be said of their set."""
+    spread = number * 7919
+    places = [WORDS[spread // len(WORDS) ** place % len(WORDS)] for place in range(4)]
     return f"sks thing {('in', 'by', 'near', 'before')[number % 4]} the {' '.join(places)}"
 
 

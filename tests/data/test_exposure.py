@@ -32,6 +32,18 @@ def gained(gain: float) -> np.ndarray:
     return np.clip(values * gain, 0, 255).astype(np.uint8)
 
 
+def test_burnt_lights_of_a_subject_in_the_dark_are_told_and_lamps_and_white_things_are_not():
+    y, x = np.mgrid[:200, :300]
+    far = np.hypot(y - 100, x - 150)
+    gray = np.interp(far, [0, 28, 32, 42, 60, 61], [255, 255, 252, 226, 60, 4]).astype(np.uint8)
+    assert 0.01 < (gray == 255).mean() < 0.12, "little of the picture, much of the subject"
+    assert fault(np.repeat(gray[..., None], 3, axis=2)) == "burnt"
+    lamps = np.full((200, 300, 3), 4, np.uint8)
+    lamps[60:140, 100:200] = 255
+    lamps[60:140, 130:200] = 140
+    assert fault(lamps) == ""
+
+
 def test_pale_colours_that_lost_a_channel_are_burnt_and_vivid_ones_are_not():
     assert fault(gained(1.0)) == "" and fault(gained(1.6)) == "burnt"
     vivid = np.random.default_rng(0).integers(20, 120, (200, 200, 3), dtype=np.uint8)

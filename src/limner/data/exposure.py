@@ -7,9 +7,9 @@ DARK = 60
 FLAT = 36
 """Gray levels between the darkest and the brightest hundredth."""
 BURNT = 0.12
-"""Share of pixels at white beyond which a photograph has lost its lights ..."""
+"""Share of what is lit at white beyond which a photograph has lost its lights ..."""
 SHOULDER = 0.10
-"""... if so many more lie just below: light fades into white, paper ends in an edge."""
+"""... if so much more lies just below: light fades into white, paper ends in an edge."""
 
 LIT = 40
 """Gray level from which a pixel is more than the dark around the subject."""
@@ -34,10 +34,11 @@ def fault(rgb: np.ndarray) -> str:
         return "dark"
     if high - low < FLAT:
         return "flat"
-    white = float((luma >= 253).mean())
-    below = float(((luma >= 226) & (luma < 253)).mean())
-    burnt = white > BURNT and below > SHOULDER and _meets(luma)
-    return "burnt" if burnt or _faded(part, luma) else ""
+    lit = np.count_nonzero(luma >= LIT)  # the dark around a subject says nothing of its lights
+    white = np.count_nonzero(luma >= 253)
+    below = np.count_nonzero((luma >= 226) & (luma < 253))
+    lost = white > max(BURNT * lit, SEEN * luma.size) and below > SHOULDER * lit and _meets(luma)
+    return "burnt" if lost or _faded(part, luma) else ""
 
 
 def _faded(rgb: np.ndarray, luma: np.ndarray) -> bool:
