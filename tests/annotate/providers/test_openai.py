@@ -68,6 +68,8 @@ def test_wrong_addresses_and_keys_are_told(server, monkeypatch):
         server(url="ftp://box")
     with serving(answers(), models=()) as scribe, pytest.raises(BadProvider, match="It has none. Name one"):
         server(url=f"{scribe.url}/v1")
+    with pytest.raises(BadProvider, match="cannot be reached: .*which models it has: start the server"):
+        server(url=f"{scribe.url}/v1")  # it is down by now, as a server is that nobody has started
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(BadProvider, match="no key for OpenAI"):
         server()

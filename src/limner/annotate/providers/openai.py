@@ -80,7 +80,12 @@ class Server:
         return f"Check the key ({key}), the model's name (--model) and the address (--url)."
 
     def _only_model(self) -> str:
-        names = [one.id for one in self._guarded(lambda: list(self._client.models.list()))]
+        try:
+            names = [one.id for one in self._guarded(lambda: list(self._client.models.list()))]
+        except (Retry, Declined) as error:
+            raise BadProvider(
+                f"{error}. It was asked which models it has: start the server, or check the address (--url)."
+            ) from None
         if len(names) != 1:
             shown = f"It has {', '.join(names[:12])}." if names else "It has none."
             raise BadProvider(f"Which model of {self._host} shall write? {shown} Name one with --model.")
