@@ -50,7 +50,7 @@ def test_the_table_goes_out_and_comes_back(limner, photos, scribe):
     assert f"Edit {photos / 'captions.tsv'}" in limner("caption", photos, "--review").out
     table = photos / "captions.tsv"
     table.write_text(table.read_text().replace("a red square", "a blue square", 1))
-    assert limner("caption", photos, "--apply").out == "1 captions changed: 0.png\n"
+    assert limner("caption", photos, "--apply").out == "Changed captions: 1 (0.png)\n"
     assert (photos / "0.txt").read_text() == "a blue square\n"
     told = limner("caption", photos, *flags(scribe), "--overwrite")
     assert "2 written, 1 yours" in told.out

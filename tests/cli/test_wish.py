@@ -68,8 +68,9 @@ def test_two_folders_of_one_name_do_not_share_a_run(photos):
 def test_what_is_not_there_is_said(photos):
     with pytest.raises(BadUsage, match=r"There is no nowhere\. Name a folder of images"):
         wish(Path("nowhere"), {}, None)
+    copied = Path(shutil.copy(photos / "0.png", "recipe.toml"))
     with pytest.raises(BadRecipe, match="Not TOML|not UTF-8"):
-        wish(photos / "0.png", {}, None)
+        wish(copied, {}, None)
 
 
 def test_a_folder_has_a_name_even_when_it_is_here(photos, monkeypatch):
@@ -102,3 +103,9 @@ def test_the_name_of_a_folder_becomes_one_that_every_system_takes(tmp_path):
     assert folder_name(tmp_path / ".hidden") == "hidden"
     assert folder_name(tmp_path / 'a:b?"c') == "a-b-c"
     assert folder_name(Path("/")) == "lora"
+
+
+def test_a_picture_in_place_of_its_folder_is_told(photos):
+    picture = next(path for path in photos.iterdir() if path.suffix == ".png")
+    with pytest.raises(BadUsage, match="is a picture. Name the folder that it lies in: .*photos"):
+        wish(picture, {}, None)

@@ -188,6 +188,19 @@ def test_a_dry_run_sends_and_writes_nothing(pets):
     assert "4 images, as copies of at most 1024 pixels" in say.text
 
 
+def test_one_image_is_told_as_one(pets):
+    (pets / "a.txt").write_text("my own words of a sks cat")
+    say = Told()
+    with serving(answers(captions(GOOD))) as scribe:
+        write(pets, scribe)
+        (pets / "photo.txt").unlink()
+        done = write(pets, scribe, say=say)
+    assert (done.written, done.by_hand, done.kept) == (1, 1, 2)
+    assert "Captions of your own: 1 image, never touched." in say.lines
+    assert "Kept: 2 images." in say.text
+    assert re.search(r"To a server at 127.0.0.1:\d+, this machine \(scribe-1\): 1 image, as copies", say.text)
+
+
 # wrong use -------------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@ from PIL import Image
 from limner.data.folder import read_folder
 from limner.data.look import look
 from limner.data.verdict import Finding
+from limner.run import check_page
 from limner.run.check_page import write_page, write_sheet
 from scenes import good
 
@@ -23,6 +24,12 @@ def test_everything_from_outside_is_escaped_and_shown(tmp_path):
     assert "<script>" not in page and "&lt;script&gt;" in page and "&lt;i&gt;.png" in page
     assert page.count("data:image/jpeg") == 3 and "also mirrored" in page and "128 x 128" in page
     assert "&lt;b&gt;sks&lt;/b&gt;, sks cat in a beach" in page
+
+
+def test_rows_of_the_sheet_bear_the_names_of_their_images():
+    names = [f"{number}.png" for number in range(7)]
+    assert check_page._labels(names, 1) == ["0.png, 1.png, 2.png, 3.png, 4.png, 5.png", "6.png"]
+    assert check_page._labels(names[:4], 2) == ["0.png, 1.png, 2.png", "3.png"]
 
 
 def test_the_sheet_shows_flips_and_frames_what_was_found(tmp_path):

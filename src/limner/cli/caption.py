@@ -136,9 +136,8 @@ def _told(done: Any) -> list[str]:
     told = ", ".join(f"{number} {what}" for what, number in counts.items() if number)
     lines = [f"Captions: {told or 'none'}, of {done.images} images, in {duration(done.seconds)}"]
     if done.tokens_in or done.tokens_out:
-        lines.append(
-            f"Price:    {dollars(done.cost)} ({done.tokens_in} tokens read, {done.tokens_out} written)"
-        )
+        price = "unknown" if done.cost is None else dollars(done.cost)
+        lines.append(f"Price:    {price} ({done.tokens_in} tokens read, {done.tokens_out} written)")
     if done.agreed:
         chosen = "; ".join(f"{use} for {', '.join(others)}" for use, others in done.words.items() if others)
         lines.append(f"Set:      {done.agreed} looked over together{f'; {chosen}' if chosen else ''}")
@@ -151,8 +150,8 @@ def _apply(folder: Path) -> tuple[dict[str, Any], list[str]]:
     from limner.run.review import apply
 
     changed = apply(folder)
-    names = f": {', '.join(changed[:10])}{', ..' if len(changed) > 10 else ''}" if changed else ""
-    return {"changed": changed}, [f"{len(changed)} captions changed{names}"]
+    names = f" ({', '.join(changed[:10])}{', ..' if len(changed) > 10 else ''})" if changed else ""
+    return {"changed": changed}, [f"Changed captions: {len(changed)}{names}"]
 
 
 def _review(folder: Path, *, open_editor: bool) -> tuple[dict[str, Any], list[str]]:

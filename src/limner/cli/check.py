@@ -44,6 +44,7 @@ def check(
     """
     from limner.cli.app import speaking
     from limner.cli.show import result
+    from limner.run.say import counted
 
     with speaking(as_json=as_json) as say:
         wished = wish(target, changes(given), None)
@@ -58,8 +59,8 @@ def check(
     value = done.plain() | ({"fixed": mended.plain()} if mended else {})
     lines = [_line(each) for each in done.findings if each.level != "note"]
     more = [f".. and {len(lines) - SHOWN} more on the page"] * (len(lines) > SHOWN)
-    said = f"{done.count('problem')} problems, {done.count('advice')} pieces of advice"
-    ends = [f"{done.images} images, {done.left_out} left out: {said}, {done.count('note')} notes"]
+    said = f"{counted(done.count('problem'), 'problem')}, advice: {done.count('advice')}"
+    ends = [f"{counted(done.images, 'image')}, {done.left_out} left out: {said}, notes: {done.count('note')}"]
     ends += [f"Page:  {done.page}", f"Sheet: {done.sheet}"]
     ends += [mended.line()] if mended else []
     result(value, [*lines[:SHOWN], *more, *ends], as_json=as_json)

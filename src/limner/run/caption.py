@@ -23,7 +23,7 @@ from limner.annotate.shelf import Shelf
 from limner.annotate.wish import MANNERS, Wish
 from limner.data.images import BadImage, header, inspect
 from limner.errors import BadProvider, BadUsage, Stopped
-from limner.run.say import Say
+from limner.run.say import Say, counted
 
 SAME_FAILURES = 5
 """So many first images that fail alike end the work."""
@@ -193,7 +193,7 @@ class _Work:
     def _tell_kept(self) -> None:
         result = self.result
         if result.by_hand:
-            self.say.line(f"{result.by_hand} images have captions of your own, which are never touched.")
+            self.say.line(f"Captions of your own: {counted(result.by_hand, 'image')}, never touched.")
         if result.kept:
             asked = {"goal": self.wish.goal, "manner": self.wish.manner.name, "trigger": self.wish.trigger}
             rows = [self.shelf.record.rows.get(file) for file in self.shelf.files]
@@ -202,7 +202,9 @@ class _Work:
                 for row in rows
             )
             made = f", {other} of them made for another goal, manner or trigger" if other else ""
-            self.say.line(f"{result.kept} captions are kept{made}. Write them anew with --overwrite.")
+            self.say.line(
+                f"Kept: {counted(result.kept, 'image')}{made}. Captions are written anew with --overwrite."
+            )
 
     def _disagreeing(self, todo: list[str]) -> bool:
         ours = [self.shelf.record.rows[f] for f in self.shelf.files if self.shelf.state(f) == "ours"]
@@ -223,13 +225,13 @@ class _Work:
         result.place, result.model = one.place, one.model
         count = len(todo) or sum(not member.fixed for member in self._members())
         if not one.place:
-            self.say.line(f"{count} images are captioned by {one.model} here. Nothing leaves this machine.")
+            self.say.line(
+                f"{counted(count, 'image')}, captioned by {one.model} here. Nothing leaves this machine."
+            )
             result.estimate = 0.0
         else:
-            self.say.line(
-                f"{count} images, as copies of at most {self.settings.side} pixels without their metadata, "
-                f"go to {one.place} ({one.model})."
-            )
+            what = f"as copies of at most {self.settings.side} pixels without their metadata"
+            self.say.line(f"To {one.place} ({one.model}): {counted(count, 'image')}, {what}.")
             result.estimate = self._estimate(todo)
             self.say.line(foretold(one.model, result.estimate))
         budget = self.settings.budget

@@ -14,6 +14,7 @@ from limner.data.look import Look
 from limner.data.verdict import ADVICE, NOTE, PROBLEM, Finding
 from limner.files import atomic_write, write_text
 from limner.run.markup import Html, escape, image, records
+from limner.run.say import counted
 from limner.run.sheet import sheet
 
 COLUMNS = 6
@@ -39,9 +40,15 @@ def write_sheet(
         turns = (each.thumb, ImageOps.mirror(each.thumb)) if flip else (each.thumb,)
         shown += [_framed(thumb, worst.get(name, NOTE)) for thumb in turns]
     rows = [shown[at : at + COLUMNS] for at in range(0, len(shown), COLUMNS)]
-    labels = [f"{at * COLUMNS + 1} to {at * COLUMNS + len(row)}" for at, row in enumerate(rows)]
-    page = sheet(rows, labels, [""] * COLUMNS, cell=200)
+    page = sheet(rows, _labels(names[:MOST], 2 if flip else 1), [""] * COLUMNS, cell=200)
     atomic_write(path, lambda temporary: page.save(temporary, "PNG"))
+
+
+def _labels(names: Sequence[str], each: int) -> list[str]:
+    """The names of the images in each row of the sheet, where an image has ``each`` pictures."""
+    shown = [name for name in names for _ in range(each)]
+    rows = [shown[at : at + COLUMNS] for at in range(0, len(shown), COLUMNS)]
+    return [", ".join(dict.fromkeys(row)) for row in rows]
 
 
 def _framed(thumb: Image.Image, level: str) -> Image.Image:
@@ -80,7 +87,7 @@ def write_page(
         template.substitute(
             title=escape(title),
             kind="Limner check",
-            lead=f"{len(looks)} images, {counts[PROBLEM]} problems, {counts[ADVICE]} pieces of advice.",
+            lead=f"{counted(len(looks), 'image')}, problems: {counts[PROBLEM]}, advice: {counts[ADVICE]}.",
             key="",
             body="\n".join(sections),
             footer="One file: it loads nothing and runs nothing.",

@@ -102,6 +102,11 @@ class _Counted:
         self._say.line(", ".join(part for part in parts if part))
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: ``counted(1, "image") == "1 image"``, ``counted(3, "image") == "3 images"``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def duration(seconds: float) -> str:
     """Seconds for people: ``duration(75) == "1 min 15 s"``."""
     if seconds < 10:
