@@ -119,7 +119,7 @@ def no_prompt_file(scene: Scene) -> list[str]:
 
 
 def full_training(scene: Scene) -> list[str]:
-    return scene.type("train", scene.write(), "--set", "train.method=full", "--set", "lora.rank=16")
+    return scene.type("train", scene.write(), "--set", "train.method=full", "--set", "lora.rank=4")
 
 
 def no_gpu(scene: Scene) -> list[str]:
@@ -177,7 +177,7 @@ CASES: dict[Callable[[Scene], list[str]], tuple[int, str]] = {
     rank_zero: (2, r"lora\.rank"),
     unknown_targets: (2, r"no linear layer or convolution ends in 'attn\.to_qq'.*attn\.to_q"),
     no_prompt_file: (2, r"prompt_file.*no such file.*sample\.prompts"),
-    full_training: (2, r"train\.method"),
+    full_training: (2, r"train\.method is \"full\".*lora\.rank is 4"),
     no_gpu: (2, r'limits\.device is "mps".*"cpu"'),
     everything_held_out: (1, r"held_out is 6.*at most 5"),
     odd_sample_size: (2, r"sample\.width is 100.*96"),

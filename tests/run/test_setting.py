@@ -129,7 +129,7 @@ def test_precision(monkeypatch):
 
 def test_what_cannot_be_done_is_refused(tiny_base, photos, tmp_path):
     with pytest.raises(BadRecipe, match='train.method is "full"'):
-        prepare(wish(tiny_base, photos, train={"method": "full"}, lora={"rank": 16}))
+        prepare(wish(tiny_base, photos, train={"method": "full"}, lora={"rank": 4}))
     with pytest.raises(BadRecipe, match=r"sample\.width is 100; flux paints multiples of 16\. Set 96\."):
         prepare(wish(tiny_base, photos, sample={"width": 100}))
     with pytest.raises(BadRecipe, match=r"sample\.height is 17"):

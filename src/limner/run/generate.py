@@ -17,6 +17,7 @@ from limner.families.sampler import sampler, told
 from limner.families.source import Source
 from limner.lora import file, stock
 from limner.recipe import toml
+from limner.recipe.schema import Recipe
 from limner.run.rundir import RunDir
 from limner.run.say import Say
 from limner.run.setting import device_of, precision_of, source_of
@@ -154,7 +155,7 @@ def _trained(target: Path, base: str | None, parts: str) -> tuple[Path | None, s
     """The LoRA, if it is one, and the base that it is for, or that it is."""
     if target.is_dir():
         run = RunDir(target)
-        recipe = toml.load(run.recipe_path)
+        recipe = toml.load(run.recipe_path) if run.recipe_path.exists() else Recipe()
         full = recipe.train.method == "full"
         made = run.model_path if full else run.lora_path
         if not made.exists():
