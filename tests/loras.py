@@ -44,6 +44,20 @@ def dora(out: int = WIDTH, into: int = WIDTH, axis: str = "out", seed: int = 0) 
     return Dora(factors(out, into, seed=seed), torch.rand(size, generator=draw) + 0.5, axis)  # pyright: ignore
 
 
+def _of(kind: str, out: int, seed: int, plain: Factors) -> Change:
+    match kind:
+        case "LoRA":
+            return plain
+        case "LoHa":
+            return loha(out, seed=seed)
+        case "LoKr":
+            return lokr(out, seed=seed, factored=bool(seed % 2))
+        case "DoRA":
+            return dora(out, seed=seed)
+        case _:
+            return dora(out, axis="in", seed=seed)
+
+
 def denoiser(family: str, kind: str = "LoRA", blocks: int = 2) -> dict[str, Change]:
     """Every module of the table, blocks 0 and 1, of unequal ranks."""
     names, made = FAMILIES[family], {}
@@ -52,18 +66,9 @@ def denoiser(family: str, kind: str = "LoRA", blocks: int = 2) -> dict[str, Chan
             for block in range(blocks if "{}" in template else 1):
                 module = template.format(*[block] * template.count("{}"))
                 out, seed = WIDTH * row.shares[member] * (2 if row.swapped else 1), len(made)
-                match kind:
-                    case "LoRA":
-                        kernel = 3 if names.component == "unet" and "conv" in module else 0
-                        made[module] = factors(out, rank=1 + seed % 3, kernel=kernel, seed=seed)
-                    case "LoHa":
-                        made[module] = loha(out, seed=seed)
-                    case "LoKr":
-                        made[module] = lokr(out, seed=seed, factored=bool(seed % 2))
-                    case "DoRA":
-                        made[module] = dora(out, seed=seed)
-                    case _:
-                        made[module] = dora(out, axis="in", seed=seed)
+                kernel = 3 if names.component == "unet" and "conv" in module else 0
+                plain = factors(out, rank=1 + seed % 3, kernel=kernel, seed=seed)
+                made[module] = _of(kind, out, seed, plain)
     return made
 
 
@@ -73,7 +78,9 @@ def whole(family: str, kind: str = "LoRA") -> dict[str, dict[str, Change]]:
     made = {names.component: denoiser(family, kind)}
     for component in names.text:
         rows = names.text[component].rows[:2]
-        made[component] = {row.native.replace("{}", "1"): factors(seed=n) for n, row in enumerate(rows)}
+        made[component] = {
+            row.native.replace("{}", "1"): _of(kind, WIDTH, n, factors(seed=n)) for n, row in enumerate(rows)
+        }
     return made
 
 
