@@ -79,3 +79,18 @@ def test_a_sheet_with_gaps(tmp_path):
     write_sheet(run, ["one", "two"])
     with Image.open(run.sheet_path) as sheet:
         assert sheet.width > 32 and sheet.height > 32
+
+
+def test_runs_of_unequal_lengths_end_side_by_side(tmp_path):
+    run = RunDir(tmp_path)
+    for step, number in ((0, 0), (0, 1), (240, 0), (280, 1)):
+        path = run.sample_path(step, number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), "red").save(path)
+    write_sheet(run, ["one", "two"])
+    with Image.open(run.sheet_path) as sheet:
+        two = sheet.width
+    (run.sample_path(280, 1)).rename(run.sample_path(240, 1))
+    write_sheet(run, ["one", "two"])
+    with Image.open(run.sheet_path) as sheet:
+        assert sheet.width == two

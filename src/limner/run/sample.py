@@ -1,6 +1,7 @@
 """Samples during training: painted by the stock sampler, never able to end the training."""
 
 from functools import partial
+from pathlib import Path
 
 from PIL import Image
 
@@ -36,13 +37,21 @@ def sample(trainee: Trainee, run: RunDir, step: int, say: Say) -> None:
 
 
 def write_sheet(run: RunDir, prompts: list[str]) -> None:
-    """The contact sheet: a row for each prompt, a column for each step, the base first."""
-    taken = run.samples()
-    steps = sorted(taken)
+    """The contact sheet: a row for each prompt, a column for each step, the base first.
+
+    Steps that share no row share a column: runs of unequal lengths end side by side.
+    """
+    columns: list[tuple[list[int], dict[int, Path]]] = []
+    for step, taken in sorted(run.samples().items()):
+        if columns and columns[-1][1].keys().isdisjoint(taken):
+            columns[-1][0].append(step)
+            columns[-1][1].update(taken)
+        else:
+            columns.append(([step], dict(taken)))
     rows = [
-        [Image.open(taken[step][number]).convert("RGB") if number in taken[step] else None for step in steps]
+        [Image.open(taken[number]).convert("RGB") if number in taken else None for _, taken in columns]
         for number in range(len(prompts))
     ]
-    labels = ["base" if step == 0 else f"step {step}" for step in steps]
+    labels = ["base" if steps == [0] else f"step {', '.join(map(str, steps))}" for steps, _ in columns]
     picture = sheet(rows, prompts, labels).convert("RGB")
     atomic_write(run.sheet_path, partial(picture.save, format="JPEG", quality=90))
