@@ -1,6 +1,6 @@
 import pytest
 
-from limner.bases.captions import COLOURS, GROUNDS, LOOKS, SAID, Choice, caption, choose, one
+from limner.bases.captions import COLOURS, GROUNDED, GROUNDS, LOOKS, SAID, Choice, caption, choose, one
 
 SEEDS = range(2000)
 
@@ -32,7 +32,7 @@ def test_what_is_varied_is_said() -> None:
             assert f"{choice.colour} owl" in text
         if choice.look != "none":
             assert any(said.format(tone=choice.tone) in text for said in SAID[choice.look])
-        if choice.look not in ("sepia", "neon", "tones") and choice.ground != "white":
+        if choice.look not in GROUNDED and choice.ground != "white":
             assert f"{choice.ground} " in text
             assert "background" in text
 

@@ -39,8 +39,15 @@ GROUNDS = {
 }
 """Background word -> sRGB. Navy is missing on purpose: it belongs to the held-out look."""
 
-LOOKS = ("none", "sepia", "outline", "silhouette", "neon", "tones")
-"""Looks of the base. ``blueprint`` is drawn by ``looks.py`` as well, and held out."""
+LOOKS = ("none", "sepia", "outline", "silhouette", "neon", "tones", "negative", "chalk")
+"""Looks of the base. ``blueprint`` is drawn by ``looks.py`` as well, and held out.
+
+Two of them turn light into dark: a base in which white is always the brightest cannot learn a style that
+does so and keep what it draws.
+"""
+
+GROUNDED = ("sepia", "neon", "tones", "negative", "chalk")
+"""Looks that bring their own ground."""
 
 SAID = {
     "sepia": ("sepia", "old sepia photo"),
@@ -48,6 +55,8 @@ SAID = {
     "silhouette": ("silhouette",),
     "neon": ("neon lines", "neon sign"),
     "tones": ("{tone} tones", "tinted {tone}"),
+    "negative": ("inverted colours", "photo negative"),
+    "chalk": ("chalk drawing", "chalk on a blackboard"),
 }
 
 
@@ -70,7 +79,7 @@ class Choice:
 def choose(seed: int) -> Choice:
     """A choice, as a pure function of ``seed``."""
     draw = random.Random(seed)
-    look = draw.choices(LOOKS, weights=(66, 6, 8, 6, 6, 8))[0]
+    look = draw.choices(LOOKS, weights=(58, 5, 8, 5, 5, 7, 6, 6))[0]
     names = list(GROUNDS)
     ground = "white" if draw.random() < 0.4 else draw.choice(names)
     scale = draw.uniform(0.85, 1.0)
@@ -132,8 +141,8 @@ def one(thing: str) -> str:
 
 
 def _where(choice: Choice, draw: random.Random) -> str | None:
-    if choice.look in ("sepia", "neon", "tones"):
-        return None  # these looks bring their own ground
+    if choice.look in GROUNDED:
+        return None
     if choice.ground == "white" and draw.random() < 0.7:
         return None
     return draw.choice((f"on {one(choice.ground)} background", f"{choice.ground} background"))

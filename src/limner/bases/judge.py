@@ -94,11 +94,10 @@ class Net(nn.Module):
         return self.concept(seen), self.style(torch.cat([*strokes, seen], dim=1)), self.subject(seen)[:, 0]
 
     def go_on(self, trained: "Net") -> None:
-        """Start from a trained net; nouns that it was made to forget are learned anew."""
+        """Start from a trained net; nouns and styles that it does not know are learned anew."""
         own, known = self.state_dict(), trained.state_dict()
         for name, weight in own.items():
-            rows = slice(len(known[name])) if name.startswith("concept.") else ...
-            weight[rows] = known[name].to(weight)
+            weight[: len(known[name])] = known[name].to(weight)
         self.load_state_dict(own)
 
     def keep(self, concepts: int) -> None:

@@ -14,6 +14,7 @@ from limner.bases.captions import COLOURS, GROUNDS, Choice
 
 NAVY = (0.07, 0.14, 0.42)
 CHALK = (0.92, 0.96, 1.0)
+BOARD = (0.09, 0.2, 0.15)
 
 
 def paint(drawings: Tensor, choices: Sequence[Choice]) -> Tensor:
@@ -83,6 +84,8 @@ def dressed(look: str, rgb: Tensor, alpha: Tensor, ground: Tensor, tones: Tensor
             for s, v in ((0.9, 0.25), (0.15, 1.0))
         )
         return dark * (1 - grey) + light * grey
+    if look == "negative":
+        return 1 - on_white
     if look == "silhouette":
         ink = torch.where(_grey(ground).mean((2, 3), keepdim=True) > 0.35, 0.08, 0.95)
         return ink * alpha + ground * (1 - alpha)
@@ -97,6 +100,9 @@ def dressed(look: str, rgb: Tensor, alpha: Tensor, ground: Tensor, tones: Tensor
         return torch.tensor([0.03, 0.02, 0.06], device=rgb.device).view(1, 3, 1, 1) + bright * (
             lines + 0.6 * glow
         ).clamp(0, 1)
+    if look == "chalk":
+        shade = 0.35 * (1 - _grey(on_white))
+        return _between(BOARD, CHALK, torch.maximum(0.9 * lines, shade))
     if look == "blueprint":
         grey = _grey(on_white)
         return _between(CHALK, NAVY, grey) * (1 - 0.5 * lines) + 0.5 * lines * torch.tensor(
