@@ -69,7 +69,7 @@ def test_prompts_are_shown_without_a_provider_or_a_folder(limner):
 def test_a_dry_run_tells_the_price(limner, photos, scribe):
     told = limner("caption", photos, *flags(scribe), "--dry-run", "--model", "gpt-5-mini")
     assert told.status == 0
-    assert "Price: about less than $0.01" in told.err
+    assert "Price: less than $0.01" in told.err
     assert "3 left" in told.out
     assert not scribe.asked
 

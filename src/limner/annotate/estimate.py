@@ -14,23 +14,25 @@ FRAME = 20
 """Tokens of the JSON around a caption."""
 
 
-def tokens(sizes: Sequence[tuple[int, int]], wish: Wish, side: int, *, together: bool) -> tuple[int, int]:
-    """Tokens (read, written): each image and prompt read once, each caption written, all once more as a set.
+def tokens(
+    alone: Sequence[tuple[int, int]], joined: Sequence[tuple[int, int]], wish: Wish, side: int
+) -> tuple[int, int]:
+    """Tokens (read, written): each image and prompt read once, each caption written, and once more as a set.
 
     Args:
-        sizes: (width, height) of each image, in pixels.
+        alone: (width, height), in pixels, of each image that a caption is asked of.
+        joined: The same of those that the set pass reads; none where there is no such pass.
         wish: What is wanted.
         side: Longer side of the copies, in pixels.
-        together: Whether the set pass follows.
     """
     prompt = len(prompts.for_image(wish).text)
-    areas = [fitted(*size, side) for size in sizes]
-    read = sum(tokens_of(prompt, width * height) for width, height in areas)
-    written = len(sizes) * (round(TOKENS_PER_WORD * wish.manner.most * wish.variants) + FRAME)
-    if together:
-        requests = -(-len(sizes) // agree.TOGETHER)
-        thumbs = (fitted(*size, SMALL) for size in sizes)
-        read += sum(tokens_of(0, width * height) for width, height in thumbs) + written
-        read += requests * tokens_of(len(prompts.for_set(wish).text))
-        written *= 2
-    return read, written
+    caption = round(TOKENS_PER_WORD * wish.manner.most * wish.variants) + FRAME
+    read = sum(tokens_of(prompt, _pixels(size, side)) for size in alone)
+    read += sum(tokens_of(0, _pixels(size, SMALL)) for size in joined) + caption * len(joined)
+    read += -(-len(joined) // agree.TOGETHER) * tokens_of(len(prompts.for_set(wish).text))
+    return read, caption * (len(alone) + len(joined))
+
+
+def _pixels(size: tuple[int, int], side: int) -> int:
+    width, height = fitted(*size, side)
+    return width * height

@@ -13,6 +13,8 @@ PIXELS_PER_TOKEN = 750
 x 32 pixels give about 1 token per 1024 pixels, times a factor of each model."""
 CHARACTERS_PER_TOKEN = 4.0
 """Of English text."""
+CENT = 0.005
+"""US dollars below which an amount would round to nothing."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,12 @@ def dollars(amount: float | None) -> str:
     """For people: ``dollars(0.034) == "$0.03"``, ``dollars(0.0004) == "less than $0.01"``."""
     if amount is None:
         return "an unknown price"
-    return "less than $0.01" if 0 < amount < 0.005 else f"${amount:.2f}"
+    return "less than $0.01" if 0 < amount < CENT else f"${amount:.2f}"
 
 
 def foretold(model: str, estimate: float | None) -> str:
     """An estimate in US dollars as a line for people, with where the prices are from."""
     if estimate is None:
         return f"Price: unknown for {model}."
-    return f"Price: about {dollars(estimate)}, from the sizes of images and texts ({source()})."
+    about = "" if 0 < estimate < CENT else "about "
+    return f"Price: {about}{dollars(estimate)}, from the sizes of images and texts ({source()})."

@@ -3,9 +3,9 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from threading import Lock
@@ -16,79 +16,18 @@ from limner.annotate.ask import Patience, Provider
 from limner.annotate.captioner import Outcome, is_plain
 from limner.annotate.captioner import caption as ask_caption
 from limner.annotate.picture import Picture, picture
-from limner.annotate.price import dollars, foretold, price_of
+from limner.annotate.price import Price, dollars, foretold, price_of
 from limner.annotate.providers import Options, provider
 from limner.annotate.record import now
 from limner.annotate.shelf import Shelf
 from limner.annotate.wish import MANNERS, Wish
 from limner.data.images import BadImage, header, inspect
 from limner.errors import BadProvider, BadUsage, Stopped
+from limner.run.captioned import Captioned, Settings
 from limner.run.say import Say, counted
 
 SAME_FAILURES = 5
 """So many first images that fail alike end the work."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How captions are made.
-
-    Raises:
-        BadUsage: A number means nothing.
-    """
-
-    jobs: int | None = None
-    """Questions at once; None is the provider's own number."""
-    side: int = 1024
-    """Pixels of the longer side of the copy that is looked at."""
-    overwrite: bool = False
-    """Also images that have captions of ours."""
-    together: bool = True
-    """Whether the set pass follows."""
-    budget: float | None = None
-    """US dollars. The work is not begun when it is estimated to cost more, and ends when it has."""
-    dry_run: bool = False
-    """Only say what would be done, and its price."""
-
-    def __post_init__(self) -> None:
-        for name, value, least, most in (("jobs", self.jobs, 1, 64), ("side", self.side, 64, 4096)):
-            if value is not None and not least <= value <= most:
-                raise BadUsage(f"--{name} is {value}; it must be {least} to {most}.")
-        if self.budget is not None and not self.budget > 0:
-            raise BadUsage(f"--budget is {self.budget}; it must be more than 0 US dollars.")
-
-
-@dataclass(kw_only=True)
-class Captioned:
-    """What was done. Numbers count images."""
-
-    folder: Path
-    images: int
-    written: int = 0
-    restored: int = 0
-    """Answered before the last run was killed, and put in place now."""
-    kept: int = 0
-    by_hand: int = 0
-    """With captions of a person: beside them or in a metadata file. Never touched."""
-    flagged: list[dict[str, str]] = field(default_factory=list)
-    """``file`` and ``reason`` of those without captions."""
-    left: int = 0
-    """Not asked about, because the budget was reached or nothing was to be sent."""
-    agreed: int = 0
-    """Edited or confirmed by the set pass."""
-    words: dict[str, list[str]] = field(default_factory=dict)
-    """Words that the set pass settled: the one used -> those replaced."""
-    findings: list[str] = field(default_factory=list)
-    """What is still to be said of the captions as a set."""
-    place: str = ""
-    """Where images went; empty: nowhere."""
-    model: str = ""
-    tokens_in: int = 0
-    tokens_out: int = 0
-    estimate: float | None = None
-    cost: float | None = None
-    """US dollars, by list price; None when unknown."""
-    seconds: float = 0.0
 
 
 def caption(
@@ -145,8 +84,7 @@ class _Work:
 
     def run(self) -> None:
         todo, result = self._todo(), self.result
-        agreeing = self._disagreeing(todo)
-        if todo or agreeing:
+        if todo or self._joining(todo):
             self._begin(todo)
             if self.settings.dry_run:
                 result.left = len(todo)
@@ -206,10 +144,6 @@ class _Work:
                 f"Kept: {counted(result.kept, 'image')}{made}. Captions are written anew with --overwrite."
             )
 
-    def _disagreeing(self, todo: list[str]) -> bool:
-        ours = [self.shelf.record.rows[f] for f in self.shelf.files if self.shelf.state(f) == "ours"]
-        return self.settings.together and not todo and len(ours) > 1 and not all(row.agreed for row in ours)
-
     def _begin(self, todo: list[str]) -> None:
         """Make the provider, say where images go and what it will cost."""
         self._provider = one = provider(self.options)
@@ -221,27 +155,40 @@ class _Work:
             self.say.line(
                 f"{one.model} takes no instructions: goal and manner have no effect, the trigger comes first."
             )
-        result = self.result
+        self._foretell(todo)
+        self._refuse_beyond_budget()
+
+    def _foretell(self, todo: list[str]) -> None:
+        """Say how many images go where, and what it will cost."""
+        one, result = self._one, self.result
         result.place, result.model = one.place, one.model
-        count = len(todo) or sum(not member.fixed for member in self._members())
+        joining = self._joining(todo) if one.several else []
+        sizes = self._sizes(dict.fromkeys([*todo, *joining]))
+        images = counted(len(sizes), "image")
+        if stay := len({*todo, *joining}) - len(sizes):
+            images += f" ({counted(stay, 'more image')} cannot be read)"
         if not one.place:
-            self.say.line(
-                f"{counted(count, 'image')}, captioned by {one.model} here. Nothing leaves this machine."
-            )
+            self.say.line(f"{images}, captioned by {one.model} here. Nothing leaves this machine.")
             result.estimate = 0.0
-        else:
-            what = f"as copies of at most {self.settings.side} pixels without their metadata"
-            self.say.line(f"To {one.place} ({one.model}): {counted(count, 'image')}, {what}.")
-            result.estimate = self._estimate(todo)
-            self.say.line(foretold(one.model, result.estimate))
-        budget = self.settings.budget
-        if budget is not None and result.estimate is None:
+            return
+        what = f"as copies of at most {self.settings.side} pixels without their metadata"
+        self.say.line(f"To {one.place} ({one.model}): {images}, {what}.")
+        if self._price is not None:
+            alone, joined = ([sizes[file] for file in files if file in sizes] for files in (todo, joining))
+            result.estimate = self._price.of(*estimate.tokens(alone, joined, self.wish, self.settings.side))
+        self.say.line(foretold(one.model, result.estimate))
+
+    def _refuse_beyond_budget(self) -> None:
+        budget, expected, model = self.settings.budget, self.result.estimate, self._one.model
+        if budget is None:
+            return
+        if expected is None:
             raise BadUsage(
-                f"The price of {one.model} is not known, so that --budget cannot be held. Leave it out."
+                f"The price of {model} is not known, so that --budget cannot be held. Leave it out."
             )
-        if budget is not None and result.estimate is not None and result.estimate > budget:
+        if expected > budget:
             raise BadUsage(
-                f"Estimated: {dollars(result.estimate)}, more than the budget of {dollars(budget)}. "
+                f"Estimated: {dollars(expected)}, more than the budget of {dollars(budget)}. "
                 "Raise --budget, lower --side, or choose a cheaper --model."
             )
 
@@ -253,19 +200,23 @@ class _Work:
         return self._provider
 
     @property
-    def _price(self) -> Any:
+    def _price(self) -> Price | None:
         return price_of(self._one.model) if self._one.place else None
 
-    def _estimate(self, todo: list[str]) -> float | None:
-        if self._price is None:
-            return None
-        files = todo or [member.file for member in self._members() if not member.fixed]
-        together = self.settings.together and self._one.several and len(self.shelf.files) > 1
-        sizes = []
+    def _sizes(self, files: Iterable[str]) -> dict[str, tuple[int, int]]:
+        """(width, height) of the images that can be read. Of the others it is told when it is their turn."""
+        sizes = {}
         for file in files:
-            with suppress(BadImage):  # told when it is its turn
-                sizes.append(header(self.shelf.path(file)))
-        return self._price.of(*estimate.tokens(sizes, self.wish, self.settings.side, together=together))
+            with suppress(BadImage):
+                sizes[file] = header(self.shelf.path(file))
+        return sizes
+
+    def _joining(self, todo: list[str]) -> list[str]:
+        """The images whose captions the set pass may change, if it is wanted and there is a set."""
+        members = self._members()
+        free = dict.fromkeys([*todo, *(member.file for member in members if not member.fixed)])
+        together = free.keys() | {member.file for member in members}
+        return [*free] if self.settings.together and len(together) > 1 else []
 
     def _spend(self, tokens_in: int, tokens_out: int) -> float | None:
         result, price = self.result, self._price

@@ -1,0 +1,68 @@
+"""What the verb ``caption`` is told, and what it says that it has done."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from limner.errors import BadUsage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How captions are made.
+
+    Raises:
+        BadUsage: A number means nothing.
+    """
+
+    jobs: int | None = None
+    """Questions at once; None is the provider's own number."""
+    side: int = 1024
+    """Pixels of the longer side of the copy that is looked at."""
+    overwrite: bool = False
+    """Also images that have captions of ours."""
+    together: bool = True
+    """Whether the set pass follows."""
+    budget: float | None = None
+    """US dollars. The work is not begun when it is estimated to cost more, and ends when it has."""
+    dry_run: bool = False
+    """Only say what would be done, and its price."""
+
+    def __post_init__(self) -> None:
+        for name, value, least, most in (("jobs", self.jobs, 1, 64), ("side", self.side, 64, 4096)):
+            if value is not None and not least <= value <= most:
+                raise BadUsage(f"--{name} is {value}; it must be {least} to {most}.")
+        if self.budget is not None and not self.budget > 0:
+            raise BadUsage(f"--budget is {self.budget}; it must be more than 0 US dollars.")
+
+
+@dataclass(kw_only=True)
+class Captioned:
+    """What was done. Numbers count images."""
+
+    folder: Path
+    images: int
+    written: int = 0
+    restored: int = 0
+    """Answered before the last run was killed, and put in place now."""
+    kept: int = 0
+    by_hand: int = 0
+    """With captions of a person: beside them or in a metadata file. Never touched."""
+    flagged: list[dict[str, str]] = field(default_factory=list)
+    """``file`` and ``reason`` of those without captions."""
+    left: int = 0
+    """Not asked about, because the budget was reached or nothing was to be sent."""
+    agreed: int = 0
+    """Edited or confirmed by the set pass."""
+    words: dict[str, list[str]] = field(default_factory=dict)
+    """Words that the set pass settled: the one used -> those replaced."""
+    findings: list[str] = field(default_factory=list)
+    """What is still to be said of the captions as a set."""
+    place: str = ""
+    """Where images went; empty: nowhere."""
+    model: str = ""
+    tokens_in: int = 0
+    tokens_out: int = 0
+    estimate: float | None = None
+    cost: float | None = None
+    """US dollars, by list price; None when unknown."""
+    seconds: float = 0.0

@@ -1,0 +1,17 @@
+import pytest
+
+from limner.errors import BadUsage
+from limner.run.captioned import Settings
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ({"jobs": 0}, "--jobs is 0; it must be 1 to 64"),
+        ({"side": 9}, "--side is 9; it must be 64 to 4096"),
+        ({"budget": 0.0}, "--budget is 0.0; it must be more than 0 US dollars"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(values, match):
+    with pytest.raises(BadUsage, match=match):
+        Settings(**values)
