@@ -4,7 +4,8 @@ from limner.data.folder import read_folder
 from limner.data.look import look
 from limner.data.verdict import Finding
 from limner.run import check_page
-from limner.run.check_page import write_page, write_sheet
+from limner.run.check_page import MOST, write_page, write_sheet
+from limner.run.sheet import LARGEST, sheet
 from scenes import good
 
 
@@ -26,10 +27,27 @@ def test_everything_from_outside_is_escaped_and_shown(tmp_path):
     assert "&lt;b&gt;sks&lt;/b&gt;, sks cat in a beach" in page
 
 
-def test_rows_of_the_sheet_bear_the_names_of_their_images():
-    names = [f"{number}.png" for number in range(7)]
-    assert check_page._labels(names, 1) == ["0.png, 1.png, 2.png, 3.png, 4.png, 5.png", "6.png"]
-    assert check_page._labels(names[:4], 2) == ["0.png, 1.png, 2.png", "3.png"]
+def test_the_sheet_says_the_bucket_and_the_caption_of_each_picture(tmp_path, monkeypatch):
+    seen, names = looks(tmp_path)
+    told = []
+    monkeypatch.setattr(
+        check_page, "sheet", lambda *_, notes, **more: told.extend(notes) or sheet([], [], [])
+    )
+    write_sheet(tmp_path / "a.png", seen, names, [], flip=True)
+    first, mirrored, *_ = told[0]
+    assert first == "<i>.png, 128 x 128: <b>sks</b>, sks cat in a beach"
+    assert mirrored == "<i>.png, 128 x 128, mirrored: <b>sks</b>, sks cat in a beach"
+    assert check_page._said(("",)) == "(no caption)" and check_page._said(("a", "b", "c")) == "a (+2 more)"
+
+
+def test_a_sheet_of_many_images_shows_them_all(tmp_path, monkeypatch):
+    seen, _ = looks(tmp_path)
+    sizes = []
+    monkeypatch.setattr(check_page, "atomic_write", lambda *_: None)
+    monkeypatch.setattr(check_page, "sheet", lambda *rows, **more: sizes.append(sheet(*rows, **more).size))
+    write_sheet(tmp_path / "a.png", seen[:1] * MOST, [f"{at}.png" for at in range(MOST)], [], flip=True)
+    ((wide, high),) = sizes
+    assert wide == 5240 and 5900 < high <= LARGEST, "25 columns of 20 rows, none left out"
 
 
 def test_the_sheet_shows_flips_and_frames_what_was_found(tmp_path):

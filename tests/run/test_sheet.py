@@ -3,7 +3,7 @@ import time
 import pytest
 from PIL import Image, ImageFont
 
-from limner.run.sheet import LARGEST, LINES, _wrap, sheet
+from limner.run.sheet import GAP, LARGEST, LINES, MARGIN, PAPER, _wrap, sheet
 
 RED, BLUE = (200, 0, 0), (0, 0, 200)
 
@@ -89,3 +89,18 @@ def test_long_prompts_wrap_within_their_column():
 )
 def test_hostile_labels_are_drawn_or_dropped(text):
     assert sheet([[tile()]], [text], [text]).size < (1000, 1000)
+
+
+def test_notes_stand_under_their_pictures_within_their_width():
+    rows, notes = [[tile(), tile()], [tile()]], [["one", "two " * 200], ["three"]]
+    bare, page = (
+        sheet(rows, ["", ""], ["", ""], cell=100),
+        sheet(rows, ["", ""], ["", ""], cell=100, notes=notes),
+    )
+    assert page.width == bare.width < 300, "no room is kept for row labels that say nothing"
+    assert page.height > bare.height + 2 * 50
+    red = [y for y in range(page.height) if page.getpixel((MARGIN + 50, y)) == RED]
+    assert len(red) == 200 and red[100] - red[99] > 60, "the notes lie between the rows"
+    edge = MARGIN + 2 * (100 + GAP) - GAP
+    written = page.crop((edge, 0, page.width, page.height))
+    assert written.getcolors() == [(written.width * written.height, PAPER)], "long notes are wrapped and cut"

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from collections import Counter
 from collections.abc import Sequence
 from importlib import resources
@@ -18,6 +19,7 @@ from limner.run.say import counted
 from limner.run.sheet import sheet
 
 COLUMNS = 6
+"""At least; more where there are many images, so that the sheet is about as high as it is wide."""
 MOST = 240
 """Images on the sheet."""
 MARKS = {PROBLEM: (190, 45, 30), ADVICE: (205, 145, 20)}
@@ -33,22 +35,29 @@ WORDS = {
 def write_sheet(
     path: Path, looks: Sequence[Look], names: Sequence[str], findings: Sequence[Finding], *, flip: bool
 ) -> None:
-    """Write the crops and flips that the model will see, six in a row, framed where one has a finding."""
+    """Write the crops and flips that the model will see, each with its bucket and caption.
+
+    Those with a finding are framed. Of several captions the first is shown, and the number of the others.
+    """
     worst = {each.image: each.level for each in reversed(findings)}
-    shown: list[Image.Image] = []
+    shown: list[tuple[Image.Image, str]] = []
     for each, name in zip(looks[:MOST], names, strict=False):
-        turns = (each.thumb, ImageOps.mirror(each.thumb)) if flip else (each.thumb,)
-        shown += [_framed(thumb, worst.get(name, NOTE)) for thumb in turns]
-    rows = [shown[at : at + COLUMNS] for at in range(0, len(shown), COLUMNS)]
-    page = sheet(rows, _labels(names[:MOST], 2 if flip else 1), [""] * COLUMNS, cell=200)
+        thumb, said = _framed(each.thumb, worst.get(name, NOTE)), _said(each.example.captions)
+        size = f"{each.size[0]} x {each.size[1]}"
+        shown.append((thumb, f"{name}, {size}: {said}"))
+        if flip:
+            shown.append((ImageOps.mirror(thumb), f"{name}, {size}, mirrored: {said}"))
+    wide = max(COLUMNS, math.isqrt(len(shown) * 7 // 5))
+    rows = [shown[at : at + wide] for at in range(0, len(shown), wide)]
+    pictures = [[picture for picture, _ in row] for row in rows]
+    notes = [[note for _, note in row] for row in rows]
+    page = sheet(pictures, [""] * len(rows), [""] * wide, cell=200, notes=notes)
     atomic_write(path, lambda temporary: page.save(temporary, "PNG"))
 
 
-def _labels(names: Sequence[str], each: int) -> list[str]:
-    """The names of the images in each row of the sheet, where an image has ``each`` pictures."""
-    shown = [name for name in names for _ in range(each)]
-    rows = [shown[at : at + COLUMNS] for at in range(0, len(shown), COLUMNS)]
-    return [", ".join(dict.fromkeys(row)) for row in rows]
+def _said(captions: Sequence[str]) -> str:
+    more = f" (+{len(captions) - 1} more)" if len(captions) > 1 else ""
+    return f"{captions[0] or '(no caption)'}{more}"
 
 
 def _framed(thumb: Image.Image, level: str) -> Image.Image:

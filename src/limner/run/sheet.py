@@ -11,6 +11,8 @@ CELL = (128, 256)
 LARGEST = 6000
 """The largest side of a sheet, in pixels."""
 GAP, MARGIN, LINES = 8, 20, 6
+NOTES = 5
+"""Lines under a picture, at most."""
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -21,15 +23,18 @@ def sheet(
     column_labels: Sequence[str],
     *,
     cell: int | None = None,
+    notes: Sequence[Sequence[str]] = (),
 ) -> Image.Image:
     """Lay pictures out: a row for each prompt, a column for each step.
 
     Args:
         rows: Pictures of any size and mode, None where there is none; rows may be short.
-        row_labels: One for each row, wrapped to at most 6 lines.
-        column_labels: One for each column.
+        row_labels: One for each row, wrapped to at most 6 lines; all empty: no room is kept for them.
+        column_labels: One for each column; all empty: a short row ends where its pictures end.
         cell: Side in pixels of the square that each picture is fitted into, never cropped; None = the
             largest picture's, within 128 to 256. Reduced where the sheet would pass 6000 pixels.
+        notes: A text under each picture, row by row, wrapped to at most 5 lines, the rest left out; none: no
+            room is kept for them.
 
     Returns:
         An RGB picture of at most 6000 x 6000 pixels. What did not fit in is named in the last line.
@@ -37,38 +42,50 @@ def sheet(
     Raises:
         ValueError: The labels do not match the rows or columns.
     """
+    columns = _columns(rows, row_labels, column_labels)
+    side = _side(rows, cell, max(columns, len(rows)))
+    font = ImageFont.load_default(max(11, side / 12))
+    line = _height(font)
+    label = max(120, min(280, side * 3 // 2)) if any(row_labels) else 0
+    head = MARGIN + len(_widest([_wrap(text, font, side) for text in column_labels])) * line + GAP
+    small = ImageFont.load_default(max(10, side / 16))
+    foot = NOTES * _height(small) + GAP if notes else 0
+    step = side + GAP, side + foot + GAP
+    room = (LARGEST - MARGIN - label) // step[0], (LARGEST - head - MARGIN - line) // step[1]
+    shown = [row[: room[0]] for row in rows[: room[1]]]
+    wide, high = min(columns, room[0]), len(shown)
+    left_out = len(rows) - high, columns - wide
+    size = (
+        2 * MARGIN + label + wide * step[0],
+        head + max(high, 1) * step[1] + MARGIN + (line if any(left_out) else 0),
+    )
+    page = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(page)
+    for x, text in enumerate(column_labels[:wide]):
+        _write(draw, (MARGIN + label + x * step[0], MARGIN), _wrap(text, font, side), font, FAINT)
+    for y, row in enumerate(shown):
+        top = head + y * step[1]
+        _write(draw, (MARGIN, top), _wrap(row_labels[y], font, label - 2 * GAP, side // line), font, INK)
+        for x in range(wide if any(column_labels) else min(wide, len(row))):
+            left = MARGIN + label + x * step[0]
+            _place(page, row[x] if x < len(row) else None, (left, top), side)
+            if notes and x < len(notes[y]):
+                _write(draw, (left, top + side), _wrap(notes[y][x], small, side, NOTES), small, INK)
+    if any(left_out):
+        words = f"not shown: {left_out[0]} rows, {left_out[1]} columns"
+        _write(draw, (MARGIN, size[1] - MARGIN - line), [words], font, FAINT)
+    return page
+
+
+def _columns(
+    rows: Sequence[Sequence[Image.Image | None]], row_labels: Sequence[str], column_labels: Sequence[str]
+) -> int:
     columns = max((len(row) for row in rows), default=0)
     if len(row_labels) != len(rows) or len(column_labels) < columns:
         raise ValueError(
             f"{len(rows)} rows of {columns} pictures have {len(row_labels)} and {len(column_labels)} labels"
         )
-    columns = len(column_labels)
-    side = _side(rows, cell, max(columns, len(rows)))
-    font = ImageFont.load_default(max(11, side / 12))
-    line = _height(font)
-    label = max(120, min(280, side * 3 // 2))
-    head = MARGIN + len(_widest([_wrap(text, font, side) for text in column_labels])) * line + GAP
-    room = (LARGEST - MARGIN - label) // (side + GAP), (LARGEST - head - MARGIN - line) // (side + GAP)
-    shown = [row[: room[0]] for row in rows[: room[1]]]
-    wide, high = min(columns, room[0]), len(shown)
-    left_out = len(rows) - high, columns - wide
-    size = (
-        2 * MARGIN + label + wide * (side + GAP),
-        head + max(high, 1) * (side + GAP) + MARGIN + (line if any(left_out) else 0),
-    )
-    page = Image.new("RGB", size, PAPER)
-    draw = ImageDraw.Draw(page)
-    for x, text in enumerate(column_labels[:wide]):
-        _write(draw, (MARGIN + label + x * (side + GAP), MARGIN), _wrap(text, font, side), font, FAINT)
-    for y, row in enumerate(shown):
-        top = head + y * (side + GAP)
-        _write(draw, (MARGIN, top), _wrap(row_labels[y], font, label - 2 * GAP, side // line), font, INK)
-        for x in range(wide):
-            _place(page, row[x] if x < len(row) else None, (MARGIN + label + x * (side + GAP), top), side)
-    if any(left_out):
-        words = f"not shown: {left_out[0]} rows, {left_out[1]} columns"
-        _write(draw, (MARGIN, size[1] - MARGIN - line), [words], font, FAINT)
-    return page
+    return len(column_labels)
 
 
 def _side(rows: Sequence[Sequence[Image.Image | None]], cell: int | None, most: int) -> int:
