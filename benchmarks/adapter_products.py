@@ -7,7 +7,6 @@ A small FLUX runs for real, both ways in turns; the figure is CPU time, so other
 """
 
 import argparse
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -23,14 +22,13 @@ from torch import Tensor, nn
 from limner.families import family_of
 from limner.families.loading import hush
 from limner.families.shipped import known
-from limner.files import write_json
 from limner.graph.split import split
 from limner.nn import lora
 from limner.run.blank import boundary
 from limner.run.profile import SHALLOW, Shallow
 from limner.run.rehearsal import Rehearsal, Wish
+from outcome import RESULTS, save
 
-RESULTS = Path(__file__).parent / "results"
 TRUE = (("flux-dev", 1024), ("qwen-image", 1024), ("sdxl", 1024))
 REAL = ((128, 64), (256, 256), (512, 512))
 """(width, tokens) of a small FLUX."""
@@ -121,8 +119,7 @@ def main() -> None:
     given = parser.parse_args()
     hush()
     torch.set_num_threads(1)
-    machine = {"processor": platform.machine(), "torch": torch.__version__, "threads": 1}
-    found: dict[str, Any] = {"machine": machine, "traced": [], "timed": []}
+    found: dict[str, Any] = {"threads": 1, "traced": [], "timed": []}
     for name, side in TRUE:
         row = traced(name, side)
         found["traced"].append(row)
@@ -136,7 +133,7 @@ def main() -> None:
             f"flux {width} wide, {tokens} tokens: CPU {seconds['alone']:.3f} -> {seconds['together']:.3f} s "
             f"(x {row['ratio']:.3f}), gradients off by {row['off']:.1e}"
         )
-    write_json(given.out, found)
+    save(given.out.stem, found, given.out.parent)
 
 
 if __name__ == "__main__":

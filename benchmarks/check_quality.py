@@ -21,12 +21,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 from check_sets import KINDS, clean, picture
-from limner.files import write_json
 from limner.recipe.schema import Recipe
 from limner.run.check import check
 from limner.run.say import Plain
+from outcome import RESULTS, save
 
-RESULTS = Path(__file__).parent / "results"
 PHOTOGRAPHS = ("landscape", "portrait", "product", "high_key", "low_key", "room")
 """Kinds that a camera could have made: faults of cameras and cameras' files are planted in these."""
 WORDS = ("harbour", "meadow", "attic", "desert", "tunnel", "garden", "bridge", "library", "market", "forge")
@@ -211,7 +210,7 @@ def main() -> None:
     print(f"found {result['found']} of {result['planted']} planted faults")
     print(f"{result['clean_images_with_a_finding']} of {result['clean_images']} clean images have a finding")
     print("\n".join(result["invented"]))
-    write_json(options.out, result)
+    save(options.out.stem, result, options.out.parent)
 
 
 if __name__ == "__main__":

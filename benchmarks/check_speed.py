@@ -13,14 +13,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from decode import photo, processor
-from limner.files import write_json
+from decode import photo
 from limner.recipe.schema import Recipe
 from limner.run.check import check
 from limner.run.say import Plain
+from outcome import RESULTS, save
 
 WANTED = 60.0
-RESULTS = Path(__file__).parent / "results"
 
 
 def fill(folder: Path, count: int, different: int) -> None:
@@ -57,8 +56,7 @@ def main() -> None:
     result = {
         "what": "limner check of 24-megapixel JPEGs at 1024",
         "photos": options.photos,
-        "processor": processor(),
-        "cores": cores,
+        "cores_used": cores,
         "wall_s": wall,
         "cpu_s": cpu,
         "cpu_s_per_photo": cpu / options.photos,
@@ -72,7 +70,7 @@ def main() -> None:
     print(
         f"200 on 2 free cores, by CPU time: {result['cpu_s_of_200_over_2_cores']:.1f} s (wanted {WANTED:.0f})"
     )
-    write_json(options.out, result)
+    save(options.out.stem, result, options.out.parent)
 
 
 if __name__ == "__main__":

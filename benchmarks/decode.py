@@ -9,8 +9,6 @@ median over rounds of the seconds per photo and of their ratio, and the lowest P
 """
 
 import argparse
-import os
-import platform
 import statistics
 import tempfile
 import time
@@ -25,10 +23,9 @@ from PIL import Image, ImageOps, features
 from limner.data.buckets import buckets
 from limner.data.folder import read_folder
 from limner.data.views import View, pixels, views
-from limner.files import write_json
+from outcome import RESULTS, save
 
 WANTED = 3.0
-RESULTS = Path(__file__).parent / "results"
 
 
 def photo(seed: int, width: int, height: int) -> Image.Image:
@@ -103,14 +100,6 @@ def folder_seconds(root: Path, photos: int, rounds: int) -> dict[str, float]:
     return found
 
 
-def processor() -> str:
-    """The name of the CPU."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def main() -> None:
     """Generate, measure, print, write."""
     parser = argparse.ArgumentParser(
@@ -146,12 +135,9 @@ def report(
     options: argparse.Namespace, megabytes: float, rows: list[dict[str, Any]], folder: dict[str, float]
 ) -> None:
     """Print the table and write the JSON."""
-    cores = os.cpu_count() or 1
     jpeg = "progressive" if options.progressive else "baseline"
     print(f"{options.photos} {jpeg} JPEGs of 24 megapixels, {megabytes:.1f} MB each")
-    print(
-        f"{processor()}, {cores} cores; Pillow {PIL.__version__}, libjpeg {features.version('libjpeg_turbo')}"
-    )
+    print(f"Pillow {PIL.__version__}, libjpeg {features.version('libjpeg_turbo')}")
     print(f"{'resolution':>10} {'plain ms':>9} {'limner ms':>10} {'ratio':>6} {'(range)':>12} {'PSNR dB':>8}")
     for row in rows:
         spread = f"({row['ratio_min']:.1f}-{row['ratio_max']:.1f})"
@@ -167,15 +153,13 @@ def report(
         "megabytes": megabytes,
         "photos": options.photos,
         "rounds": options.rounds,
-        "processor": processor(),
-        "cores": cores,
         "pillow": PIL.__version__,
         "libjpeg_turbo": features.version("libjpeg_turbo"),
         "wanted_ratio": WANTED,
         "rows": rows,
         "folder": folder,
     }
-    write_json(options.out, found)
+    save(options.out.stem, found, options.out.parent)
     print(f"written: {options.out}")
 
 
