@@ -18,7 +18,6 @@ def test_json_is_found_in_what_is_around_it(text):
         ('{"captions": ["a', "broken or breaks off"),
         ('{"captions": "a cat"}', "captions: input should be a valid list"),
         ('{"captions": [1]}', "captions.0: input should be a valid string"),
-        ('{"captions": [""]}', "captions.0: string should have at least 1"),
         ('{"captions": [], "more": 1}', "more: extra inputs"),
         ("{" * 90_000, "broken"),
         ("x" * 100_001, "100001 characters"),
@@ -27,6 +26,12 @@ def test_json_is_found_in_what_is_around_it(text):
 def test_what_is_none_is_told(text, match):
     with pytest.raises(Malformed, match=match):
         read(Captions, text)
+
+
+def test_an_empty_caption_is_a_flaw_and_no_fault_of_form():
+    assert read(Captions, '{"captions": [""]}').captions == [""]
+    with pytest.raises(Malformed, match=r"words.0.use: string should have at least 1"):
+        read(Edited, '{"words": [{"use": "", "instead_of": []}], "captions": []}')
 
 
 def test_the_schema_is_what_strict_servers_take():

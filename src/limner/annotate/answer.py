@@ -17,9 +17,9 @@ class Part(BaseModel):
 
 
 class Captions(Part):
-    """The captions of one image."""
+    """The captions of one image. An empty one is no fault of form: it is told of by :func:`flaws.flaw`."""
 
-    captions: list[Text]
+    captions: list[str]
 
 
 class Word(Part):
@@ -33,7 +33,7 @@ class Entry(Part):
     """The captions of one image among others."""
 
     id: int
-    captions: list[Text]
+    captions: list[str]
 
 
 class Edited(Part):
