@@ -66,10 +66,8 @@ class Table:
         if not name.startswith(spelling.prefix):
             return None
         bare = name[len(spelling.prefix) :]
-        for pattern, row, member in _patterns(self.rows, spelling.naming, spelling.flat).get(
-            _digitless(bare), ()
-        ):
-            if found := pattern.fullmatch(bare):
+        for text, row, member in _names(self.rows, spelling.naming, spelling.flat).get(_digitless(bare), ()):
+            if found := _pattern(text).fullmatch(bare):
                 return Place(row, member, found.groups())
         return None
 
@@ -98,15 +96,19 @@ def _spelled(row: Row, naming: Naming) -> Iterator[tuple[str, int | None]]:
 
 
 @cache
-def _patterns(
+def _names(
     rows: tuple[Row, ...],
     naming: Naming,
     flat: bool,  # noqa: FBT001  a key of a cache
-) -> dict[str, list[tuple[re.Pattern[str], Row, int | None]]]:
-    found: dict[str, list[tuple[re.Pattern[str], Row, int | None]]] = {}
+) -> dict[str, list[tuple[str, Row, int | None]]]:
+    found: dict[str, list[tuple[str, Row, int | None]]] = {}
     for row in rows:
         for template, member in _spelled(row, naming):
             text = template.replace(".", "_") if flat else template
-            pattern = re.compile(GROUP.join(re.escape(part) for part in text.split("{}")))
-            found.setdefault(_digitless(text.replace("{}", "0")), []).append((pattern, row, member))
+            found.setdefault(_digitless(text.replace("{}", "0")), []).append((text, row, member))
     return found
+
+
+@cache
+def _pattern(name: str) -> re.Pattern[str]:
+    return re.compile(GROUP.join(re.escape(part) for part in name.split("{}")))
