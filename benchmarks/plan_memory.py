@@ -68,7 +68,7 @@ def small(sizes: list[int]) -> Iterator[dict[str, Any]]:
                 for images, count in ((1, 0), (1, blocks // 2), (1, blocks), (2, blocks // 2)):
                     measured = real.peak(images, count)
                     plan = Plan(weights=weights, checkpointed=count, micro_batch=images)
-                    state = 8 * found.trained + 4 * found.tensors
+                    state = 8 * found.learning + 4 * found.tensors
                     seen = rehearsal.trace(real.one, images, checkpointed=count, state=state)
                     yield {
                         "base": case.name,
@@ -108,7 +108,7 @@ def true(names: list[str], sides: list[int], *, whole: bool) -> Iterator[dict[st
                 if specified := SPECIFIED.get((name, side), (None,) * 3)[place]:
                     row |= {"specified": specified, "off": row["predicted"] / specified - 1}
                 if whole:
-                    row |= _whole(family, source, wish, count, found.trained)
+                    row |= _whole(family, source, wish, count, found.learning)
                 yield row
 
 

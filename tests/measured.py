@@ -59,22 +59,35 @@ class Real:
         self.trained = [each for name in self.models for each in how.trained(self.models[name])]
         if dtype != torch.float32 and not wish.full:
             cast_once(self.denoiser, family.anatomy, dtype)
+        self.unseen = 0
+        """Bytes that models keep since their first step where no attribute leads to them."""
         self.optimizer = optimizer("adamw", [{"params": self.trained, "lr": 1e-4}])
 
     def peak(self, images: int, checkpointed: int) -> int:
-        """Most bytes alive in the second step, weights and state included."""
+        """Most bytes alive in the second step, all that the first has left behind included."""
         few = _checkpointed(list(self.blocks.values())[:checkpointed])
         with few, imitated(), mock.patch.object(F, "conv2d", _convolution):
-            self._step(images)
+            before = self._held()
+            left, _ = self._watched(images)
             held = self._held()
-            with torch.autograd.profiler.profile(profile_memory=True) as profiler:
-                self._step(images)
+            self.unseen += left - (held - before)
+            _, most = self._watched(images)
+        return held + self.unseen + most
+
+    def state(self) -> int:
+        """Bytes of the optimizer's state, after a step."""
+        return sum(each.nbytes for state in self.optimizer.state.values() for each in state.values())
+
+    def _watched(self, images: int) -> tuple[int, int]:
+        """A step: bytes that it leaves behind, and the most that were alive beyond those before it."""
+        with torch.autograd.profiler.profile(profile_memory=True) as profiler:
+            self._step(images)
         events = [each for each in profiler.kineto_results.events() if each.name() == "[memory]"]
         alive = most = 0
         for each in sorted(events, key=lambda event: event.start_ns()):
             alive += each.nbytes()
             most = max(most, alive)
-        return held + most
+        return alive, most
 
     def _step(self, images: int) -> None:
         values = {name: _numbers(value, images) for name, value in self.one.items()}

@@ -51,6 +51,23 @@ def test_arithmetic_on_a_profile_predicts_a_true_step(name: str, tmp_path: Path)
         assert train_need(found, plan, on="cpu").total == pytest.approx(real.peak(images, count), rel=0.01)
 
 
+def test_what_never_learns_and_what_is_made_once_is_known_to_the_kilobyte(tmp_path: Path) -> None:
+    """Qwen-Image keeps its positions from the first step on, and its last block's text reaches no loss."""
+    family, source = tiny("qwen-image", tmp_path)
+    wish = Wish(size=(256, 256), rank=4, compute="fp32")
+    found = profile(family, source, wish, machine=Machine(granule=1))
+    real = Real(family, source, wish)
+    for count in (0, 2):
+        need = train_need(found, Plan(checkpointed=count), on="cpu")
+        assert need.total == pytest.approx(real.peak(1, count), abs=1024)
+    assert found.held == 256 * 16 * 4  # a token's positions: 8 complex numbers
+    learnt = [each for each in real.trained if each in real.optimizer.state]
+    assert found.learning == sum(each.numel() for each in learnt) < found.trained
+    assert found.tensors == len(learnt)
+    assert need.causes["adapter"] == 4 * found.trained
+    assert need.causes["optimizer"] == 8 * found.learning
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "peaks"),

@@ -168,7 +168,7 @@ def host_bytes(profile: Profile, plan: Plan, optimizer: str = "adamw", *, averag
         if not profile.hosted:
             paged = state_bytes(profile, plan, optimizer) if optimizer in PAGED else 0
             return Host(LIBRARIES + saved + paged, 0)
-        return Host(LIBRARIES + saved + MASTER * profile.trained, profile.whole)
+        return Host(LIBRARIES + saved + MASTER * profile.learning, profile.whole)
     away = [frozen_bytes(profile.blocks[number], plan) for number in plan.streamed_of(len(profile.blocks))]
     hoisted = [block.modulation for block in (profile.rest, *profile.blocks)] if plan.hoist else []
     if plan.mapped:
@@ -186,7 +186,7 @@ def state_bytes(profile: Profile, plan: Plan, optimizer: str) -> int:
         return MASTER * profile.factored
     if optimizer == "adamw" and plan.moments == "8bit":
         optimizer = "adamw8bit"
-    return round(STATE[optimizer] * profile.trained)
+    return round(STATE[optimizer] * profile.learning)
 
 
 def saved_bytes(profile: Profile, plan: Plan, optimizer: str, *, average: bool) -> int:
@@ -238,7 +238,7 @@ def _moments(profile: Profile, plan: Plan, micros: int) -> Iterator[tuple[float,
         _input(block, plan, kept[number]) if number < plan.checkpointed else kept[number]
         for number, block in enumerate(blocks)
     ]
-    every = 0 if profile.hosted else MASTER * profile.trained
+    every = 0 if profile.hosted else MASTER * profile.learning
     there = every if micros > 1 else 0
     yield profile.rest.kept.at(images) + sum(held) + profile.forward.at(images) + wide, there
     before = profile.rest.input.at(images) + sum(held)
@@ -278,7 +278,7 @@ def _step(profile: Profile, optimizer: str) -> tuple[float, float]:
     """The optimizer's own moment."""
     if profile.hosted:
         return 0.0, 0.0
-    return SCRATCH.get(optimizer, 0) * profile.trained, MASTER * profile.trained
+    return SCRATCH.get(optimizer, 0) * profile.learning, MASTER * profile.learning
 
 
 def _hoisting(profile: Profile, plan: Plan) -> tuple[float, float]:

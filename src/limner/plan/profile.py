@@ -65,7 +65,7 @@ class Block:
     tail: Work
     """Part of ``forward`` that the recomputation may leave out."""
     trained: int = 0
-    """Numbers that are trained in it."""
+    """Numbers in it that learn: that are trained, and that a gradient comes to."""
     backward_room: Line | None = None
     """Its own :attr:`Profile.backward`, where blocks differ. None: the profile's."""
     recompute_room: Line | None = None
@@ -112,7 +112,7 @@ class Profile:
     trained: int
     """Numbers that are trained."""
     tensors: int
-    """Tensors that they come in."""
+    """Tensors that those of them come in that learn."""
     forward: Line
     """Most bytes that are alive in the forward pass beyond those kept when it ends, no block checkpointed."""
     backward: Line
@@ -122,7 +122,10 @@ class Profile:
     decoding: int | None = None
     """What of ``widest`` shows in the fullest moment of a block, bytes, where it was measured."""
     factored: int = 0
-    """Numbers in a second moment that is factored: rows and columns of every trained matrix."""
+    """Numbers in a second moment that is factored: rows and columns of every matrix that learns."""
+    idle: int = 0
+    """Numbers of ``trained`` that no gradient comes to, so that they have no state of the optimizer: what a
+    last block does to the text, which nobody reads."""
     whole: int = 0
     """Bytes of the trained weights on the device when all of the denoiser is trained; 0 for a LoRA."""
     hosted: bool = False
@@ -136,6 +139,11 @@ class Profile:
     """Bytes on disk of one image in the cache, its caption included."""
     download: int = 0
     """Bytes of the base's files."""
+
+    @property
+    def learning(self) -> int:
+        """Numbers that are trained and that a gradient comes to."""
+        return self.trained - self.idle
 
 
 def to_json(profile: Profile) -> dict[str, Any]:

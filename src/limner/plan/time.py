@@ -201,7 +201,7 @@ def _giving(profile: Profile, device: Device) -> float:
     """
     if not profile.hosted:
         return 0.0
-    return profile.whole / device.rates.copy + 2 * MASTER * profile.trained / HOST_TRAFFIC
+    return profile.whole / device.rates.copy + 2 * MASTER * profile.learning / HOST_TRAFFIC
 
 
 def _busy(work: Work) -> Work:
@@ -243,7 +243,7 @@ def _waiting(uses: Sequence[tuple[float, float, int]], slots: int, pause: float)
 
 def update_seconds(profile: Profile, plan: Plan, device: Device, optimizer: str) -> float:
     """Seconds of the optimizer's step: bytes and launches."""
-    moved = UPDATE * profile.trained + 2 * state_bytes(profile, plan, optimizer)
+    moved = UPDATE * profile.learning + 2 * state_bytes(profile, plan, optimizer)
     if profile.hosted:
         return moved / HOST_TRAFFIC + profile.whole / device.rates.copy
     launches = UPDATE_KERNELS * profile.tensors * device.rates.launch

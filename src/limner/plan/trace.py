@@ -50,6 +50,10 @@ class Trace:
     """Alive before the step: weights, adapter, state of the optimizer."""
     kept: int
     """Alive when the forward pass has ended."""
+    left: int
+    """Made by the step and alive when it has ended, gradients aside: constants that a model keeps."""
+    idle: frozenset[int]
+    """``id`` of every trained tensor that no gradient came to."""
     segments: tuple[Segment, ...]
     """In running order."""
     events: tuple[Event, ...]
@@ -70,6 +74,7 @@ def trace(
     *,
     anatomy: Anatomy | None = None,
     state: int = 0,
+    constants: int = 0,
     machine: Machine = GPU,
 ) -> Trace:
     """Run a step under watch.
@@ -80,6 +85,7 @@ def trace(
         blocks: The repeated blocks by name, in running order.
         anatomy: Names the modulations, to count them apart.
         state: Bytes of the optimizer's state, which is there from the second step on.
+        constants: Bytes that models have kept since a step before, where nobody finds them.
         machine: What it is run on.
     """
     tracker = Tracker(machine.device, machine.granule)
@@ -87,10 +93,12 @@ def trace(
         stack.enter_context(tracker)
         _watch(tracker, models, anatomy)
         tracker.hold(state, "optimizer")
+        tracker.hold(constants, "weights")
+        reached: set[int] = set()
         for name, block in blocks.items():
             stack.enter_context(_bounds(tracker, name, block))
         for parameter in _trained(models):
-            handle = parameter.register_post_accumulate_grad_hook(partial(_gradient, tracker))
+            handle = parameter.register_post_accumulate_grad_hook(partial(_gradient, tracker, reached))
             stack.callback(handle.remove)
         for function in (frozen._Full, frozen._Eight):
             stack.enter_context(mock.patch.object(function, "backward", _said(tracker, function.backward)))
@@ -105,6 +113,8 @@ def trace(
         loss.backward()
         del loss
         tracker.segment(HEAD, "after")
+        left = tracker.alive - held - tracker.causes["gradients"]
+    idle = frozenset(map(id, _trained(models))) - reached
     for parameter in _trained(models):
         parameter.grad = None
     return Trace(
@@ -112,6 +122,8 @@ def trace(
         tracker.causes_at_peak,
         held,
         kept,
+        left,
+        idle,
         tuple(tracker.segments),
         tuple(tracker.events),
     )
@@ -121,7 +133,8 @@ def _trained(models: Mapping[str, nn.Module]) -> list[nn.Parameter]:
     return [each for model in models.values() for each in model.parameters() if each.requires_grad]
 
 
-def _gradient(tracker: Tracker, parameter: Tensor) -> None:
+def _gradient(tracker: Tracker, reached: set[int], parameter: Tensor) -> None:
+    reached.add(id(parameter))
     if parameter.grad is not None:
         tracker.rename(parameter.grad, "gradients")
 

@@ -4,7 +4,7 @@ A denoiser of 57 blocks of two kinds is rehearsed with three blocks of each: the
 stands for all between. A convolutional denoiser, no two blocks of which are alike, is rehearsed whole.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -133,8 +133,8 @@ def _assembled(rehearsal: Rehearsal, seen: Rehearsals, depths: Sequence[int], ba
         chosen += [_stands_for(number, depth, names) for number in range(depth)]
     blocks = [measured[name] for name in chosen]
     rest = _rest(rehearsal, seen)
-    factors = {name: _factors([rehearsal.blocks[name]]) for name in rehearsal.blocks}
-    outside = _factors([*rehearsal.models.values()])
+    factors = {name: _factors([block], rehearsal.idle) for name, block in rehearsal.blocks.items()}
+    outside = _factors([*rehearsal.models.values()], rehearsal.idle)
     for each in factors.values():
         outside = [mine - inside for mine, inside in zip(outside, each, strict=True)]
     totals = [sum(each) for each in zip(outside, *(factors[name] for name in chosen), strict=True)]
@@ -150,6 +150,8 @@ def _assembled(rehearsal: Rehearsal, seen: Rehearsals, depths: Sequence[int], ba
         tensors=totals[1],
         factored=totals[2],
         whole=totals[3] if full else 0,
+        idle=totals[4],
+        held=rehearsal.constants,
         hosted=rehearsal.wish.hosted,
         head=_behind(plain[0]) if full else 0,
         forward=_line([_fullest(each) - each.kept for each in plain]),
@@ -316,14 +318,17 @@ def _outside(trace: Trace, phase: str) -> Segment:
     )
 
 
-def _factors(modules: Sequence[nn.Module]) -> list[int]:
-    """Numbers that are trained, tensors that they come in, rows and columns of those, bytes."""
+def _factors(modules: Sequence[nn.Module], idle: Collection[int]) -> list[int]:
+    """Numbers that are trained; tensors that learn, rows and columns of those; bytes; idle numbers."""
     trained = [each for module in modules for each in module.parameters() if each.requires_grad]
+    learning = [each for each in trained if id(each) not in idle]
+    numbers = sum(each.numel() for each in trained)
     return [
-        sum(each.numel() for each in trained),
-        len(trained),
-        sum(_factored(each) for each in trained),
+        numbers,
+        len(learning),
+        sum(_factored(each) for each in learning),
         sum(each.nbytes for each in trained),
+        numbers - sum(each.numel() for each in learning),
     ]
 
 

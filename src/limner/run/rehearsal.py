@@ -112,6 +112,10 @@ class Rehearsal:
         self.dtype = DTYPES[wish.compute]
         self.machine = machine or machine_of(wish)
         self.places: Places = []
+        self.constants = 0
+        """Bytes that the models have made in a first step and keep since, such as tables of positions."""
+        self.idle: frozenset[int] = frozenset()
+        """``id`` of every trained tensor that no gradient comes to, once a step was traced."""
         own = {family.denoiser: torch.float32} if wish.full else {}
         self.models = {
             name: skeleton(family, source, name, dtype=own.get(name, self.dtype)) for name in cut.loaded
@@ -149,7 +153,7 @@ class Rehearsal:
         lora.dropping(self.models[name], on=True)
 
     def trace(self, one: Mapping[str, Tensor], images: int, *, checkpointed: int, state: int = 0) -> Seen:
-        """A step of so many images.
+        """A step of so many images, and no first one: what models make once is there already.
 
         Args:
             one: What live units read of one image (``blank.boundary``).
@@ -157,6 +161,14 @@ class Rehearsal:
             checkpointed: So many of the first blocks are.
             state: Bytes of the optimizer's state.
         """
+        seen = self._trace(one, images, checkpointed, state)
+        if seen.trace.left:
+            self.constants += seen.trace.left
+            seen = self._trace(one, images, checkpointed, state)
+        self.idle = seen.trace.idle
+        return seen
+
+    def _trace(self, one: Mapping[str, Tensor], images: int, checkpointed: int, state: int) -> Seen:
         tails = dict.fromkeys(self.blocks, 0.0)
 
         def step() -> Tensor:
@@ -172,12 +184,19 @@ class Rehearsal:
                 stack.callback(handle.remove)
             if self.wish.casts:
                 stack.enter_context(cast_once(self.denoiser, self.family.anatomy, self.dtype))
-            anatomy, machine = self.family.anatomy, self.machine
-            seen = trace(step, self.models, self.blocks, anatomy=anatomy, state=state, machine=machine)
+            seen = trace(
+                step,
+                self.models,
+                self.blocks,
+                anatomy=self.family.anatomy,
+                state=state,
+                constants=self.constants,
+                machine=self.machine,
+            )
         return Seen(seen, tails)
 
     def weigh(self, modules: Sequence[nn.Module]) -> dict[str, Any]:
-        """Bytes of the frozen weights in modules, by how they are treated, and what is trained in them."""
+        """Bytes of the frozen weights in modules, by how they are treated, and what learns in them."""
         modulating = {id(each) for layer in self.modulations for each in layer.parameters()}
         linears = [
             layer
@@ -197,7 +216,9 @@ class Rehearsal:
             "other": sum(map(_bytes, frozen.values())) - modulation - stored,
             "modulation": modulation,
             "widest": max((rows * columns for rows, columns in shapes), default=0) * self.dtype.itemsize,
-            "trained": sum(each.numel() for each in every if each.requires_grad),
+            "trained": sum(
+                each.numel() for each in every if each.requires_grad and id(each) not in self.idle
+            ),
         }
 
     def weigh_outside(self) -> dict[str, Any]:
