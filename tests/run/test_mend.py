@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from limner.errors import BadUsage
 from limner.run.check import check
@@ -47,3 +47,21 @@ def test_what_is_safe_is_mended_into_a_new_folder(tmp_path):
     for bad in (tmp_path / "fixed", folder / "inside"):
         with pytest.raises(BadUsage, match="--fix"):
             mend(done, bad, Quiet())
+
+
+def test_an_image_without_a_caption_gets_that_of_its_copy(tmp_path):
+    folder = good(tmp_path / "photos", 4)
+    soft = scene(0).resize((80, 80)).resize((160, 160))
+    plant(folder, "sharp.png", scene(40), caption="")
+    plant(folder, "soft.png", scene(40).resize((110, 110)), caption="sks cat under a lamp")
+    plant(folder, "a-turned.png", ImageOps.mirror(scene(41)), caption="")
+    plant(folder, "b-turned.png", scene(41).resize((110, 110)), caption="sks cat looks to the left")
+    plant(folder, "worse.png", soft, caption="sks cat in a blur")
+    (folder / "again.png").write_bytes((folder / "good3.png").read_bytes())
+    fixed = mend(check(wish(folder), tmp_path / "out", Quiet()), tmp_path / "fixed", Quiet())
+    left = {"soft.png", "b-turned.png", "worse.png", "good3.png"}
+    assert dict(fixed.left_behind).keys() == left
+    assert dict(fixed.lent) == {"sharp.png": "soft.png", "again.png": "good3.png"}
+    assert (tmp_path / "fixed" / "sharp.txt").read_text() == "sks cat under a lamp\n"
+    assert (tmp_path / "fixed" / "good0.txt").read_text() == "sks cat in a beach\n", "it keeps its own"
+    assert not (tmp_path / "fixed" / "a-turned.txt").exists(), "left is not left in a mirror image"

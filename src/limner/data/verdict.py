@@ -42,6 +42,8 @@ class Finding:
     kind: str
     reason: str
     remedy: str
+    copy_of: str = ""
+    """The better image of the same scene, the same way round, so that this one's caption fits it as well."""
 
 
 def of_image(look: Look, name: str) -> list[Finding]:
@@ -166,29 +168,37 @@ def _copies(looks: Sequence[Look], names: Sequence[str]) -> list[Finding]:
     for at, each in enumerate(looks):
         if (own := first[each.example.sha256]) != at:
             why = f"is the same file as {names[own]}"
-            found.append(Finding(names[at], PROBLEM, "duplicate", why, "Remove one of the two."))
+            found.append(Finding(names[at], PROBLEM, "duplicate", why, "Remove one of the two.", names[own]))
     for group in likeness.groups([looks[at].print for at in kept]):
         members = [kept[at] for at in group]
         best = best_of(looks, members)
         for at in members:
             if at == best:
                 continue
-            how = likeness.near(looks[best].print, looks[at].print) or "near"
-            word = "is a mirror image of" if how == "mirrored" else "is nearly the same as"
-            why = f"{word} {names[best]}, the sharper of the two"
-            found.append(Finding(names[at], PROBLEM, "near-duplicate", why, "Remove it; --fix does."))
+            mirrored = likeness.near(looks[best].print, looks[at].print) == "mirrored"
+            word = "is a mirror image of" if mirrored else "is nearly the same as"
+            why = f"{word} {names[best]}{_better(looks[best], looks[at])}"
+            same = "" if mirrored else names[best]
+            found.append(Finding(names[at], PROBLEM, "near-duplicate", why, "Remove it; --fix does.", same))
     return found
 
 
 def best_of(looks: Sequence[Look], members: Sequence[int]) -> int:
     """Of shots of one scene the sharpest; of equally sharp ones the largest, then the first."""
+    return min(members, key=lambda at: (*_rank(looks[at]), at))
 
-    def rank(at: int) -> tuple[float, float, int]:
-        blur, smear, _ = looks[at].sharpness
-        worst = max(blur or 0.0, smear or 0.0) if blur is not None else np.inf
-        return round(worst * max(1.0, looks[at].enlarged), 1), looks[at].enlarged, at
 
-    return min(members, key=rank)
+def _rank(look: Look) -> tuple[float, float]:
+    """The smaller, the better: how soft it is, and how small."""
+    blur, smear, _ = look.sharpness
+    worst = max(blur or 0.0, smear or 0.0) if blur is not None else np.inf
+    return round(worst * max(1.0, look.enlarged), 1), look.enlarged
+
+
+def _better(best: Look, other: Look) -> str:
+    """What the better of two shots has over the other; nothing where it only comes first."""
+    (soft, small), (softer, smaller) = _rank(best), _rank(other)
+    return ", the sharper of the two" * (soft < softer) or ", the larger of the two" * (small < smaller)
 
 
 def _marks(looks: Sequence[Look], names: Sequence[str]) -> list[Finding]:

@@ -29,6 +29,8 @@ class Mended:
     """Unchanged to the byte."""
     converted: tuple[str, ...]
     """Turned upright, first frame, on white, RGB of 8 bits."""
+    lent: tuple[tuple[str, str], ...]
+    """Image that had no caption, the copy left behind whose caption it got."""
     left_behind: tuple[tuple[str, str], ...]
     """Image, why."""
 
@@ -49,7 +51,8 @@ def mend(done: Checked, folder: Path, say: Say) -> Mended:
 
     Images that are in order are copied byte for byte. JPEGs that must be written anew are saved at quality
     95 without colour subsampling, others as PNG. Captions and crops go beside the images as ``.txt`` and
-    ``.crop``; sub-folders stay, so kohya's repeats do. ``fixed.json`` tells what was done.
+    ``.crop``; an image without a caption gets that of a copy that is left behind. Sub-folders stay, so
+    kohya's repeats do. ``fixed.json`` tells what was done.
 
     Raises:
         BadUsage: The folder exists, or lies in the folder of images.
@@ -62,6 +65,7 @@ def mend(done: Checked, folder: Path, say: Say) -> Mended:
     gone = {each.image: each.reason for each in done.findings if each.kind in COPIES}
     lost = [(each.image, each.reason) for each in done.findings if each.kind == "left-out"]
     kept = [(each, name) for each, name in zip(done.looks, done.names, strict=True) if name not in gone]
+    lent = _lent(done)
     bytes_ = sum(each.example.path.stat().st_size for each, _ in kept)
     folder.parent.mkdir(parents=True, exist_ok=True)
     require_space(folder.parent, int(SPARE * bytes_), f"the mended images ({human(bytes_)} as they are)")
@@ -73,11 +77,22 @@ def mend(done: Checked, folder: Path, say: Say) -> Mended:
             target = _free(PurePosixPath(name), each, taken)
             (folder / target).parent.mkdir(parents=True, exist_ok=True)
             (converted if _write(each, folder / target) else copied).append(str(target))
-            _write_beside(each, folder / target)
+            _write_beside(each, folder / target, lent.get(name, ("", ()))[1])
             steps.advance()
-    mended = Mended(folder, tuple(copied), tuple(converted), (*gone.items(), *lost))
+    given = tuple((name, copy) for name, (copy, _) in lent.items())
+    mended = Mended(folder, tuple(copied), tuple(converted), given, (*gone.items(), *lost))
     write_json(folder / "fixed.json", {**mended.plain(), "folder": folder.name})
     return mended
+
+
+def _lent(done: Checked) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Image without a caption -> the first of its copies that has one, and what it says."""
+    written = {name: each.example.written for each, name in zip(done.looks, done.names, strict=True)}
+    found: dict[str, tuple[str, tuple[str, ...]]] = {}
+    for each in done.findings:
+        if each.copy_of and not written[each.copy_of] and written[each.image]:
+            found.setdefault(each.copy_of, (each.image, written[each.image]))
+    return found
 
 
 def in_order(each: Look) -> bool:
@@ -100,9 +115,9 @@ def _write(each: Look, path: Path) -> bool:
     return True
 
 
-def _write_beside(each: Look, path: Path) -> None:
-    if each.example.written:
-        write_text(path.with_suffix(".txt"), "\n".join(each.example.written) + "\n")
+def _write_beside(each: Look, path: Path, lent: tuple[str, ...]) -> None:
+    if captions := each.example.written or lent:
+        write_text(path.with_suffix(".txt"), "\n".join(captions) + "\n")
     if each.example.region:
         write_text(path.with_suffix(REGION), " ".join(map(str, each.example.region)) + "\n")
 
