@@ -3,7 +3,9 @@ import pytest
 from limner.data.captions import (
     CHARACTERS_AT_MOST,
     VARIANTS_AT_MOST,
+    count_word,
     final,
+    has_word,
     read_sidecar,
     read_text,
     variants,
@@ -84,3 +86,9 @@ def test_half_a_character_is_refused():
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(BadData, match="gone.txt cannot be read .No such file"):
         read_text(tmp_path / "gone.txt")
+
+
+def test_words_are_found_whole():
+    assert has_word("cat", "A Cat!")
+    assert not has_word("cat", "concatenate a catalogue")
+    assert count_word("sks cat", "sks cat and SKS CAT and skscat") == 2

@@ -15,6 +15,7 @@ from limner.annotate.answer import Edited, Malformed, read, schema
 from limner.annotate.ask import Declined, Patience, Provider, Request
 from limner.annotate.picture import Picture
 from limner.annotate.wish import Wish, signed, unsigned
+from limner.data.captions import count_word, has_word
 
 TOGETHER = 20
 """Captions that one request edits."""
@@ -73,11 +74,11 @@ def findings(members: Sequence[Member], wish: Wish) -> list[str]:
         found.append(f"more than half of the captions open with {opening!r}")
     if wish.trigger:
         every = [(member.file, one) for member in members for one in member.captions]
-        lacking = sorted({file for file, one in every if not flaws.has_word(wish.trigger, one)})
+        lacking = sorted({file for file, one in every if not has_word(wish.trigger, one)})
         if lacking:
             more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
             found.append(f"the trigger {wish.trigger!r} is missing in {', '.join(lacking[:3])}{more}")
-        often = sorted({file for file, one in every if flaws.count_word(wish.trigger, one) > 1})
+        often = sorted({file for file, one in every if count_word(wish.trigger, one) > 1})
         if often:
             found.append(f"the trigger {wish.trigger!r} is there more than once in {', '.join(often[:3])}")
     return found
@@ -215,7 +216,7 @@ def _wrong(texts: tuple[str, ...], member: Member, wish: Wish, said: Mapping[str
             return reason
         for use, others in said.items():
             for other in others:
-                if other.lower() not in use.lower() and flaws.has_word(other, text):
+                if other.lower() not in use.lower() and has_word(other, text):
                     return f"it says {other!r} where {use!r} was agreed on"
     return ""
 

@@ -7,6 +7,7 @@ from limner.annotate.answer import Captions, Malformed, read, schema
 from limner.annotate.ask import Declined, Patience, Provider, Reply, Request
 from limner.annotate.picture import Picture
 from limner.annotate.wish import Wish, signed
+from limner.data.captions import has_word
 
 ASKED_AT_MOST = 3
 TOKENS = 1024
@@ -102,7 +103,7 @@ def _with_name(captions: tuple[str, ...], wish: Wish, *, last: bool) -> tuple[st
     """Captions whose only flaw is the missing name, with it in front: as training would do it, but seen."""
     if not last or not wish.names_trigger or len(captions) != wish.variants:
         return ()
-    named = tuple(one if flaws.has_word(wish.trigger, one) else f"{wish.trigger}, {one}" for one in captions)
+    named = tuple(one if has_word(wish.trigger, one) else f"{wish.trigger}, {one}" for one in captions)
     return named if not any(flaws.flaw(one, wish) for one in named) else ()
 
 

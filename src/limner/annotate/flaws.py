@@ -4,7 +4,7 @@ import re
 from collections import Counter
 
 from limner.annotate.wish import Wish
-from limner.data.captions import CHARACTERS_AT_MOST
+from limner.data.captions import CHARACTERS_AT_MOST, count_word, has_word
 
 _QUOTE = "['\u2019]"
 REFUSAL = re.compile(
@@ -50,16 +50,6 @@ def without_opening(caption: str) -> str:
     """
     bare = _SHOWS.sub("", " ".join(caption.split()))
     return bare[:1].upper() + bare[1:] if bare != caption else caption
-
-
-def has_word(word: str, caption: str) -> bool:
-    """Whether ``word``, or words, stand in a caption as a whole, in any case."""
-    return count_word(word, caption) > 0
-
-
-def count_word(word: str, caption: str) -> int:
-    """How often ``word``, or words, stand in a caption as a whole, in any case."""
-    return len(re.findall(rf"(?<!\w){re.escape(word)}(?!\w)", caption, re.IGNORECASE))
 
 
 def flaw(caption: str, wish: Wish) -> str:

@@ -70,6 +70,16 @@ def variants(texts: list[str]) -> tuple[str, ...]:
     return found
 
 
+def has_word(word: str, caption: str) -> bool:
+    """Whether ``word``, or words, stand in a caption as a whole, in any case."""
+    return count_word(word, caption) > 0
+
+
+def count_word(word: str, caption: str) -> int:
+    """How often ``word``, or words, stand in a caption as a whole, in any case."""
+    return len(re.findall(rf"(?<!\w){re.escape(word)}(?!\w)", caption, re.IGNORECASE))
+
+
 def with_trigger(caption: str, trigger: str) -> str:
     """Replace ``[trigger]`` and ``{trigger}``; put the trigger in front where it is missing as a whole word.
 
@@ -83,7 +93,7 @@ def with_trigger(caption: str, trigger: str) -> str:
             )
         return caption
     caption = _PLACEHOLDER.sub(lambda _: trigger, caption)
-    if re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", caption, re.IGNORECASE):
+    if has_word(trigger, caption):
         return caption
     return f"{trigger}, {caption}" if caption else trigger
 

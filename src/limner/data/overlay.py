@@ -20,6 +20,11 @@ FRAME = 128
 WINDOW = 24, 40
 """Rows and columns of a window, which moves by a third of its height and by 16 columns."""
 STEPS = 8, 16
+WINDOWS = tuple(
+    (slice(top, top + WINDOW[0]), slice(left, left + WINDOW[1]))
+    for top in range(0, FRAME - WINDOW[0] + 1, STEPS[0])
+    for left in range(0, FRAME - WINDOW[1] + 1, STEPS[1])
+)
 FLOOR = 1.5
 """Gray levels of second difference that are added to a place's own: below is noise."""
 AROUND = 8
@@ -137,7 +142,7 @@ def _apart(found: Sequence[Mark]) -> list[Mark]:
 def _guesses(rows: np.ndarray, numbers: np.ndarray) -> list[Group]:
     """Groups of at least three pictures that agree in some window, the most certain first."""
     found: list[tuple[float, Group]] = []
-    for window in _windows():
+    for window in WINDOWS:
         alike = _alike(rows[(..., *window)])
         count = len(alike)
         common = float(alike.sum()) / (count * (count - 1))
@@ -202,12 +207,8 @@ def _followed(
 
 def _where(rows: np.ndarray) -> list[tuple[slice, slice]]:
     """The windows in which pictures agree on the whole."""
-    found = []
-    for window in _windows():
-        alike = _alike(rows[(..., *window)])
-        if alike.sum() / (len(rows) * (len(rows) - 1)) > (AGREE if len(rows) < MANY else COMMON):
-            found.append(window)
-    return found
+    least = (AGREE if len(rows) < MANY else COMMON) * len(rows) * (len(rows) - 1)
+    return [window for window in WINDOWS if _alike(rows[(..., *window)]).sum() > least]
 
 
 def _share(every: Sequence[np.ndarray], members: Group) -> float:
@@ -215,7 +216,7 @@ def _share(every: Sequence[np.ndarray], members: Group) -> float:
     counts = [
         len(_where(np.stack([every[at][place] for at in members]).astype(np.float32))) for place in range(5)
     ]
-    return sum(counts) / (len(counts) * sum(1 for _ in _windows()))
+    return sum(counts) / (len(counts) * len(WINDOWS))
 
 
 def _fitting(
@@ -256,12 +257,6 @@ def _around(windows: Sequence[tuple[slice, slice]]) -> tuple[int, int, int, int]
     return min(lefts), min(tops), max(lefts) + WINDOW[1], max(tops) + WINDOW[0]
 
 
-def _windows() -> Iterator[tuple[slice, slice]]:
-    for top in range(0, FRAME - WINDOW[0] + 1, STEPS[0]):
-        for left in range(0, FRAME - WINDOW[1] + 1, STEPS[1]):
-            yield slice(top, top + WINDOW[0]), slice(left, left + WINDOW[1])
-
-
 def _alike(parts: np.ndarray) -> np.ndarray:
     """(N, N): correlation of pictures, the smaller of across and down; 0 with themselves and where empty."""
     both = [_correlations(parts[:, way].reshape(len(parts), -1)) for way in (0, 1)]
@@ -270,8 +265,8 @@ def _alike(parts: np.ndarray) -> np.ndarray:
 
 def _correlations(rows: np.ndarray) -> np.ndarray:
     lengths = np.linalg.norm(rows, axis=1)
-    there = lengths > 4
-    found = (rows / np.maximum(lengths, 1e-6)[:, None]) @ (rows / np.maximum(lengths, 1e-6)[:, None]).T
+    there, units = lengths > 4, rows / np.maximum(lengths, 1e-6)[:, None]
+    found = units @ units.T
     found *= there[:, None] & there[None]
     np.fill_diagonal(found, 0)
     return found

@@ -5,6 +5,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from limner.data.captions import has_word
+
 FEWEST = 4
 """Captions below which nothing can be said about what they share."""
 SAME = 3
@@ -12,27 +14,10 @@ SAME = 3
 NEARLY_ALL = 0.95
 """Share of the captions that a word must be in to be fused with the trigger."""
 PLAIN = frozenset(
-    (
-        *(
-            "a",
-            "an",
-            "the",
-            "of",
-            "on",
-            "in",
-            "at",
-            "with",
-            "and",
-            "or",
-            "to",
-            "from",
-            "by",
-            "for",
-            "is",
-            "are",
-        ),
-        *("was", "were", "be", "it", "its", "this", "that", "these", "those", "as", "into", "over", "under"),
-        *("near", "up", "down", "out", "his", "her", "their", "very"),
+    re.findall(
+        r"\w+",
+        """a an the of on in at with and or to from by for is are was were be it its this that these those as
+        into over under near up down out his her their very""",
     )
 )
 """Words that bind nothing."""
@@ -143,10 +128,7 @@ def _plain(text: str) -> str:
 
 
 def _finds(trigger: str, text: str) -> bool:
-    return bool(trigger) and (
-        _exact(trigger, text)
-        or re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", text, re.IGNORECASE) is not None
-    )
+    return bool(trigger) and (_exact(trigger, text) or has_word(trigger, text))
 
 
 def _exact(trigger: str, text: str) -> bool:
