@@ -28,6 +28,7 @@ def test_an_unknown_key_names_the_nearest(table, message):
 def test_a_key_like_no_other_lists_what_there_is():
     assert nearest("track.xyzzy", Recipe) == "Known here: track.with."
     assert nearest("xyzzy", Recipe).startswith("Known here: base, parts, name, goal, seed, data, lora")
+    assert nearest("xyzzy.qwrt", Recipe).startswith("Known here: base, parts, name, goal, seed, data, lora")
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,8 @@ def nearest(path: str, root: type[BaseModel]) -> str:
     paths = list(keys(root))
     table, _, leaf = path.rpartition(".")
     beside = [known for known in paths if known.rpartition(".")[0] == table]
+    if not beside:  # there is no such table
+        table, beside = "", [known for known in paths if "." not in known]
     if not table:
         beside += [name for name, field in root.model_fields.items() if _table(field)]
     guess = difflib.get_close_matches(path, beside, n=1, cutoff=0.75) or [
