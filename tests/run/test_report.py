@@ -10,6 +10,7 @@ from PIL import Image
 
 from limner.run.report import COLUMNS, IMAGES, _chosen, write_report
 from limner.run.rundir import RunDir
+from limner.run.sheet import Column
 
 EVIL = """</title></script><script>alert(1)</script><img src=x onerror="alert(2)">'"&$title ${body}"""
 RECIPE = """
@@ -266,13 +267,25 @@ def test_the_page_is_bounded_and_says_what_it_leaves_out(whole):
 
 def test_chosen_steps_hold_the_ends_and_the_best():
     steps = list(range(0, 1000, 10))
+    shown = [Column((step,), {}) for step in steps]
     for best in (None, 0, 130, 985, 990, 500):
-        chosen = _chosen(steps, 8, best)
+        chosen = [step for column in _chosen(shown, 8, best) for step in column.steps]
         assert len(chosen) == len(set(chosen)) == 8
         assert chosen == sorted(chosen)
         assert {0, 990} <= set(chosen)
         assert best in chosen or best not in steps
-    assert _chosen([0, 5], 8, 5) == [0, 5]
+    assert _chosen(shown[:2], 8, 10) == shown[:2]
+
+
+def test_runs_of_unequal_lengths_end_side_by_side_and_leave_no_blank_cells(run):
+    run.write_prompts(["one", "two"])
+    paint(run, 0)
+    paint(run, 240, prompts=1)
+    paint(run, 280)
+    run.sample_path(280, 0).unlink()
+    page = seen(run)
+    assert page.tags.count("img") == 4 and "no picture" not in page.text
+    assert "step 240, 280" in page.text and "not shown" not in page.text
 
 
 def test_writing_again_replaces_it(run):

@@ -18,6 +18,7 @@ from limner.files import human, write_text
 from limner.run.chart import curve, series, smooth
 from limner.run.markup import Html, escape, image, picture, records, table, thumbnail
 from limner.run.rundir import RunDir
+from limner.run.sheet import Column, columns
 
 COLUMNS, PROMPTS, IMAGES, NAMES = 8, 24, 120, 1000
 """The most of each that one page shows; what is left out is counted on it."""
@@ -162,27 +163,27 @@ class Page:
         if not taken:
             return ""
         best = self.run.best()
-        steps = _chosen(list(taken), COLUMNS, best)
-        indices = sorted({index for step in steps for index in taken[step]})
-        cells = [f'<div class="steps">{_step(step, best)}</div>' for step in steps]
+        shown = _chosen(columns(taken), COLUMNS, best)
+        indices = sorted({index for column in shown for index in column.taken})
+        cells = [f'<div class="steps">{_head(column, best)}</div>' for column in shown]
         for index in indices[:PROMPTS]:
             prompt = self.prompts[index] if index < len(self.prompts) else f"prompt {index}"
             cells.append(f'<div class="prompt">{escape(prompt)}</div>')
-            cells.extend(self._sample(taken[step].get(index), prompt, step) for step in steps)
+            cells.extend(self._sample(column.taken.get(index), prompt, column.name) for column in shown)
         note = (
             "Each row is one prompt with one seed; training goes on from left to right. The first column is "
         )
-        note += "the base model without the LoRA." if steps[0] == 0 else f"step {steps[0]}."
-        note += _left_out(len(taken) - len(steps), "sampled step")
+        note += "the base model as it was." if shown[0].steps == (0,) else f"{shown[0].name}."
+        note += _left_out(len(taken) - sum(len(column.steps) for column in shown), "sampled step")
         note += _left_out(len(indices) - PROMPTS, "prompt")
-        grid = f'<div class="samples" style="--columns:{len(steps)}">{"".join(cells)}</div>'
+        grid = f'<div class="samples" style="--columns:{len(shown)}">{"".join(cells)}</div>'
         return _section("Samples", f'<div class="wide">{grid}</div>', note)
 
-    def _sample(self, path: Path | None, prompt: str, step: int) -> Html:
+    def _sample(self, path: Path | None, prompt: str, when: str) -> Html:
         url = picture(path, SIDE) if path else None
         if path and not url:
             self.problems.append(f"The sample {path.parent.name}/{path.name} cannot be read.")
-        return image(url, f"{prompt}, step {step}")
+        return image(url, f"{prompt}, {when}")
 
     def _curve(self) -> Html:
         drawing = curve(self.rows)
@@ -267,20 +268,20 @@ def _card(entry: Mapping[str, Any]) -> Html:
     )
 
 
-def _step(step: int, best: int | None) -> Html:
-    name = "base" if step == 0 else f"step {step}"
-    return f"{name} <b>best kept</b>" if step == best else name
+def _head(column: Column, best: int | None) -> Html:
+    return f"{column.name} <b>best kept</b>" if best in column.steps else column.name
 
 
-def _chosen(steps: list[int], most: int, best: int | None) -> list[int]:
-    """At most ``most`` of the ascending steps: the first, the last, the best, the others evenly spread."""
-    if len(steps) <= most:
-        return steps
-    even = [steps[round(place * (len(steps) - 1) / (most - 1))] for place in range(most)]
-    if best in steps and best not in even:
-        nearest = min(even[1:-1], key=lambda step: abs(step - best))
-        even[even.index(nearest)] = best
-    return sorted(even)
+def _chosen(shown: list[Column], most: int, best: int | None) -> list[Column]:
+    """At most ``most`` of the columns: the first, the last, the best, the others evenly spread."""
+    if len(shown) <= most:
+        return shown
+    even = [round(place * (len(shown) - 1) / (most - 1)) for place in range(most)]
+    own = next((place for place, column in enumerate(shown) if best in column.steps), None)
+    if own is not None and own not in even:
+        nearest = min(even[1:-1], key=lambda place: abs(place - own))
+        even[even.index(nearest)] = own
+    return [shown[place] for place in sorted(even)]
 
 
 def _left_out(count: int, what: str) -> str:

@@ -1,7 +1,6 @@
 """Samples during training: painted by the stock sampler, never able to end the training."""
 
 from functools import partial
-from pathlib import Path
 
 from PIL import Image
 
@@ -11,7 +10,7 @@ from limner.nn import processes
 from limner.run.cache import prompts_of
 from limner.run.rundir import RunDir
 from limner.run.say import Say
-from limner.run.sheet import sheet
+from limner.run.sheet import columns, sheet
 from limner.run.trainee import Trainee
 
 FAILURES = (LimnerError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, OSError)
@@ -37,21 +36,11 @@ def sample(trainee: Trainee, run: RunDir, step: int, say: Say) -> None:
 
 
 def write_sheet(run: RunDir, prompts: list[str]) -> None:
-    """The contact sheet: a row for each prompt, a column for each step, the base first.
-
-    Steps that share no row share a column: runs of unequal lengths end side by side.
-    """
-    columns: list[tuple[list[int], dict[int, Path]]] = []
-    for step, taken in sorted(run.samples().items()):
-        if columns and columns[-1][1].keys().isdisjoint(taken):
-            columns[-1][0].append(step)
-            columns[-1][1].update(taken)
-        else:
-            columns.append(([step], dict(taken)))
+    """The contact sheet: a row for each prompt, a column for each step, the base first."""
+    shown = columns(run.samples())
     rows = [
-        [Image.open(taken[number]).convert("RGB") if number in taken else None for _, taken in columns]
+        [Image.open(each.taken[number]).convert("RGB") if number in each.taken else None for each in shown]
         for number in range(len(prompts))
     ]
-    labels = ["base" if steps == [0] else f"step {', '.join(map(str, steps))}" for steps, _ in columns]
-    picture = sheet(rows, prompts, labels).convert("RGB")
+    picture = sheet(rows, prompts, [each.name for each in shown]).convert("RGB")
     atomic_write(run.sheet_path, partial(picture.save, format="JPEG", quality=90))

@@ -1,7 +1,9 @@
 """Contact sheets: pictures in rows and columns with their labels, as one picture of bounded size."""
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -15,6 +17,35 @@ NOTES = 5
 """Lines under a picture, at most."""
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+@dataclass(frozen=True)
+class Column:
+    """Pictures that stand in one column of a sheet or a report."""
+
+    steps: tuple[int, ...]
+    """After how many steps they were painted, ascending."""
+    taken: Mapping[int, Path]
+    """Prompt index -> picture."""
+
+    @property
+    def name(self) -> str:
+        """``base``, ``step 240``, or ``step 240, 280``."""
+        return "base" if self.steps == (0,) else f"step {', '.join(map(str, self.steps))}"
+
+
+def columns(samples: Mapping[int, Mapping[int, Path]]) -> list[Column]:
+    """The columns for pictures by step and prompt index, steps ascending.
+
+    Steps that share no prompt share a column: runs of unequal lengths end side by side.
+    """
+    found: list[Column] = []
+    for step, taken in sorted(samples.items()):
+        if found and found[-1].taken.keys().isdisjoint(taken):
+            found[-1] = Column((*found[-1].steps, step), {**found[-1].taken, **taken})
+        else:
+            found.append(Column((step,), taken))
+    return found
 
 
 def sheet(
