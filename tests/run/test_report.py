@@ -174,6 +174,13 @@ def test_where_things_lie_on_this_machine_stays_here(whole, tmp_path):
     assert "…/photos" in html
 
 
+def test_a_full_fine_tune_is_not_told_as_a_lora(whole):
+    put(whole, "recipe.toml", RECIPE + 'method = "full"\n')
+    page = seen(whole)
+    assert "all weights trained" in page.text and "rank" not in page.text.partition("How it was made")[0]
+    assert "LoRA training report" not in page.text
+
+
 def test_an_empty_run_has_a_report(run):
     page = seen(run)
     for words in ("cat", "not started", "No losses", "images have not been read", "recipe is not there"):

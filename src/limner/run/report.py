@@ -63,6 +63,7 @@ class Page:
         self.problems: list[str] = []
         self.rows = run.metrics()
         self.text, self.recipe = self._recipe()
+        self.full = self._wish("train", "method") == "full"
         self.data: dict[str, Any] = self._read(run.data, {})
         self.prompts: list[str] = self._read(run.prompts, [])
         self.title = title or str(self.recipe.get("name") or run.path.resolve().name)
@@ -84,7 +85,7 @@ class Page:
         problems = [f'<p class="warn">{escape(text)}</p>' for text in self.problems]
         return {
             "title": escape(self.title),
-            "kind": "LoRA training report",
+            "kind": "Training report" if self.full else "LoRA training report",
             "lead": self._lead(),
             "key": self._key(),
             "body": "\n".join([*problems, *sections]),
@@ -121,10 +122,11 @@ class Page:
             self._wish("data", "trigger"),
             self._wish("lora", "rank"),
         )
+        trained = "all weights trained" if self.full else f"rank {rank}" if rank else ""
         said = [
             f"on {Path(str(base)).name}" if base else "",
             f"trigger “{trigger}”" if trigger else "",
-            f"rank {rank}" if rank else "",
+            trained,
         ]
         return escape(" · ".join(text for text in said if text)) or "The recipe is not there yet."
 
@@ -195,7 +197,7 @@ class Page:
             '<span><i style="color:var(--accent)"></i>held-out</span></div>'
         )
         note = "Held-out loss is measured at fixed times and noise, so its points compare with each other. "
-        note += "Where it rises while training loss falls, the LoRA learns its images by heart."
+        note += "Where it rises while training loss falls, images are learned by heart."
         return _section("Loss", f'{legend}<div class="wide">{drawing}</div>', note if self.held else "")
 
     def _entries(self, name: str) -> list[dict[str, Any]]:
