@@ -8,6 +8,7 @@ from torch import nn
 from limner.errors import BadRecipe, BrokenGraph
 from limner.nn import convolution, lora
 from limner.nn.convolution import LowRankConv
+from limner.nn.state import kept
 
 X = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -57,7 +58,7 @@ def test_outputs_and_gradients_are_pefts():
         alpha_pattern={"same": 1, "halved": 1},
     )  # fmt: skip
     theirs = inject_adapter_in_model(setting, network())
-    state = lora.named_state(mine)
+    state = kept(lora.named(mine))
     for name, parameter in theirs.named_parameters():
         if "lora_" in name:
             parameter.data.copy_(state[name])

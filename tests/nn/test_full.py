@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from limner.errors import BadRecipe, BrokenGraph
+from limner.errors import BrokenGraph
 from limner.nn import full
 
 
@@ -21,14 +21,3 @@ def test_everything_that_has_a_gradient_is_trained_in_a_fixed_order():
 def test_weights_in_half_precision_are_refused():
     with pytest.raises(BrokenGraph, match=r"0\.weight is torch\.bfloat16; what is trained is fp32"):
         full.release(nn.Sequential(nn.Linear(2, 2).bfloat16()))
-
-
-def test_what_was_kept_is_put_back_to_the_bit():
-    one, other = full.release(net()), full.release(net())
-    full.restore(other, full.named_state(one))
-    assert all(torch.equal(a, b) for a, b in zip(full.trained(one), full.trained(other), strict=True))
-
-
-def test_a_state_of_another_model_is_refused():
-    with pytest.raises(BadRecipe, match=r"trains 1 tensors, this recipe all 4 .* another --out"):
-        full.restore(full.release(net()), {"0.weight": torch.zeros(4, 3)})

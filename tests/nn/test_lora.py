@@ -6,6 +6,7 @@ from torch import nn
 from limner.errors import BadRecipe, BrokenGraph
 from limner.nn import lora
 from limner.nn.frozen import FrozenLinear, freeze
+from limner.nn.state import kept, put
 
 
 class Layer(nn.Module):
@@ -75,7 +76,7 @@ def test_step_zero_is_the_base_model():
 
 def test_only_the_named_layers_are_trained():
     net = attached()
-    names = set(lora.named_state(net))
+    names = set(kept(lora.named(net)))
     modules = ("inward", "blocks.3.q", "q_proj")
     assert names == {f"{module}.lora_{factor}.default.weight" for module in modules for factor in "AB"}
     assert len(lora.trained(net)) == 6 and all(p.dtype == torch.float32 for p in lora.trained(net))
@@ -85,9 +86,9 @@ def test_only_the_named_layers_are_trained():
 
 
 def test_the_seed_decides_the_factors_and_nothing_else_does():
-    one = lora.named_state(attached(1))
+    one = kept(lora.named(attached(1)))
     torch.manual_seed(99)
-    again, other = lora.named_state(attached(1)), lora.named_state(attached(2))
+    again, other = kept(lora.named(attached(1))), kept(lora.named(attached(2)))
     assert all(torch.equal(one[n], again[n]) for n in one)
     assert not torch.equal(one["inward.lora_A.default.weight"], other["inward.lora_A.default.weight"])
 
@@ -101,7 +102,7 @@ def test_attaching_leaves_the_global_generator_alone():
 
 def test_the_update_is_scaled_by_alpha_over_rank():
     net, plain = attached(rank=4, alpha=2.0), tower()
-    state = lora.named_state(net)
+    state = kept(lora.named(net))
     up, down = state["inward.lora_B.default.weight"], state["inward.lora_A.default.weight"]
     up.normal_(generator=torch.Generator().manual_seed(0))
     wanted = plain.inward(X) + 0.5 * X @ down.T @ up.T
@@ -117,21 +118,21 @@ def test_factors_of_a_bf16_model_are_fp32_masters():
 
 def test_restoring_what_was_saved():
     net, other = attached(1), attached(2)
-    lora.restore(other, {name: value.clone() for name, value in lora.named_state(net).items()})
+    put(lora.named(other), {name: value.clone() for name, value in kept(lora.named(net)).items()})
     assert all(torch.equal(a, b) for a, b in zip(lora.trained(net), lora.trained(other), strict=True))
 
 
 def test_state_of_another_shape_is_refused():
     net = attached()
     with pytest.raises(BadRecipe, match=r"trains 6 tensors, this recipe 6, or their shapes differ.*--out"):
-        lora.restore(net, lora.named_state(attached(rank=2)))
+        put(lora.named(net), kept(lora.named(attached(rank=2))))
     with pytest.raises(BadRecipe, match="trains 0 tensors, this recipe 6"):
-        lora.restore(net, {})
+        put(lora.named(net), {})
 
 
 def test_dropout_is_the_adapters_own():
     net = attached(dropout=0.5)
-    lora.named_state(net)["inward.lora_B.default.weight"].fill_(1.0)
+    kept(lora.named(net))["inward.lora_B.default.weight"].fill_(1.0)
     quiet = net(X)
     assert torch.equal(net(X), quiet)
     lora.dropping(net, on=True)
@@ -161,7 +162,7 @@ def peers(*, alpha: float = 4.0, dtype: torch.dtype = torch.float32) -> tuple[To
     """The same tower with the same pairs, by Limner and by peft."""
     mine, theirs = tower().to(dtype), by_peft(tower().to(dtype), alpha=alpha)
     lora.attach(mine, NAMES, rank=4, alpha=alpha, dropout=0.0, seed=1)
-    state = lora.named_state(mine)
+    state = kept(lora.named(mine))
     for number, value in enumerate(state.values()):
         value.normal_(std=0.3, generator=torch.Generator().manual_seed(number))
     theirs.load_state_dict(state, strict=False)
@@ -178,7 +179,7 @@ def peft_trained(net: nn.Module) -> dict[str, nn.Parameter]:
 def test_checkpoints_name_and_order_the_factors_as_peft_does():
     """Runs that were begun with peft's layers go on: the optimizer knows its tensors by their order."""
     mine, theirs = peers()
-    assert list(lora.named_state(mine)) == list(peft_trained(theirs))
+    assert list(kept(lora.named(mine))) == list(peft_trained(theirs))
 
 
 @pytest.mark.parametrize("alpha", [4.0, 3.0])
@@ -193,7 +194,7 @@ def test_outputs_and_gradients_are_those_of_peft(alpha):
 
 def test_under_autocast_it_is_no_coarser_than_peft():
     mine, theirs = peers(dtype=torch.bfloat16)
-    down, up = (lora.named_state(mine)[f"q_proj.lora_{factor}.default.weight"].double() for factor in "AB")
+    down, up = (kept(lora.named(mine))[f"q_proj.lora_{factor}.default.weight"].double() for factor in "AB")
     base = mine.q_proj.base
     x = torch.randn(4096, 6, generator=torch.Generator().manual_seed(5)).bfloat16()
     wanted = x.double() @ (base.weight.double() + up @ down).T + base.bias.double()
@@ -292,7 +293,7 @@ def test_autocast_gives_the_layers_dtype():
 
 def test_pairs_are_copies_with_the_scale_in_them():
     net = attached(rank=4, alpha=2.0)
-    state = lora.named_state(net)
+    state = kept(lora.named(net))
     state["inward.lora_B.default.weight"].fill_(1.0)
     pairs = lora.pairs(net)
     assert list(pairs) == ["inward", "blocks.3.q", "q_proj"]
@@ -306,8 +307,8 @@ def test_other_layers_do_not_change_what_is_drawn():
     alone = tower()
     lora.attach(alone, ["q_proj"], rank=4, alpha=4.0, dropout=0.0, seed=1)
     name = "q_proj.lora_A.default.weight"
-    drawn = lora.named_state(alone)[name]
-    assert torch.equal(drawn, lora.named_state(attached())[name])
+    drawn = kept(lora.named(alone))[name]
+    assert torch.equal(drawn, kept(lora.named(attached()))[name])
     assert float(drawn.abs().max()) <= 6**-0.5 and float(drawn.std()) == pytest.approx(
         6**-0.5 / 3**0.5, rel=0.3
     )

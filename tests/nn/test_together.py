@@ -12,6 +12,7 @@ from limner.nn.checkpointing import Checkpoint
 from limner.nn.dropout import PlacedDropout
 from limner.nn.frozen import freeze
 from limner.nn.lora import LowRank, Readers
+from limner.nn.state import kept
 
 WIDTH, TOKENS = 32, 24
 
@@ -162,5 +163,5 @@ def test_what_a_failed_step_leaves_is_let_go():
 
 def test_checkpoints_are_named_as_ever():
     one, other = attached(together=True), attached(together=False)
-    assert list(lora.named_state(one)) == list(lora.named_state(other))
+    assert list(kept(lora.named(one))) == list(kept(lora.named(other)))
     assert list(one.state_dict()) == list(other.state_dict())

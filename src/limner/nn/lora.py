@@ -252,38 +252,19 @@ def _pairs(model: nn.Module) -> Iterator[tuple[str, LowRank | LowRankConv]]:
     )
 
 
-def _factors(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Everything trained, by the names of checkpoints."""
-    named = {
+def named(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Everything trained, by the names of checkpoints, in a fixed order."""
+    factors = {
         f"{name}.{saved}": getattr(pair, factor)
         for name, pair in _pairs(model)
         for factor, saved in SAVED.items()
     }
-    return dict(sorted(named.items()))
+    return dict(sorted(factors.items()))
 
 
 def trained(model: nn.Module) -> list[nn.Parameter]:
-    """The factors, in a fixed order."""
-    return list(_factors(model).values())
-
-
-def named_state(model: nn.Module) -> dict[str, Tensor]:
-    """Everything that training changes, by the names of checkpoints."""
-    return {name: factor.detach() for name, factor in _factors(model).items()}
-
-
-@torch.no_grad()
-def restore(model: nn.Module, state: dict[str, Tensor]) -> None:
-    """Put back what :func:`named_state` gave; names and shapes must be the same."""
-    mine = _factors(model)
-    shapes = {name: value.shape for name, value in state.items() if isinstance(value, Tensor)}
-    if shapes != {name: factor.shape for name, factor in mine.items()}:
-        raise BadRecipe(
-            f"The checkpoint trains {len(state)} tensors, this recipe {len(mine)}, or their shapes differ. "
-            "The ranks, lora.targets and lora.text_encoders cannot change within a run; use another --out."
-        )
-    for name, factor in mine.items():
-        factor.copy_(state[name])
+    """The same without names."""
+    return list(named(model).values())
 
 
 def dropping(model: nn.Module, *, on: bool) -> None:

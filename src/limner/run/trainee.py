@@ -3,7 +3,6 @@
 import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ from limner.nn.draws import Draws, Even, seed_of
 from limner.nn.dropout import Places
 from limner.nn.engine import Engine, equip
 from limner.nn.offload import Offload
+from limner.nn.state import kept, put
 from limner.plan.plan import Plan
 from limner.run.cache import Store, cache_root
 from limner.run.counting import QUANTILES
@@ -96,11 +96,6 @@ class Trainee:
             cast_once(self.models[setting.family.denoiser], setting.family.anatomy, setting.dtype)
         self.engine = self._equipped()
 
-    @property
-    def _method(self) -> ModuleType:
-        """How the trained numbers of a model are found, kept and put back."""
-        return full if self.setting.full else lora
-
     def _load(self, name: str) -> Any:
         """A model; the denoiser on the host if parts of it are to stay there."""
         setting, plan = self.setting, self.plan
@@ -158,30 +153,24 @@ class Trainee:
     @property
     def parameters(self) -> list[nn.Parameter]:
         """Everything trained, in a fixed order."""
-        return [p for name in self.setting.trained for p in self._trained(name)]
+        return [weight for name in self.setting.trained for weight in self._named(name).values()]
 
     def groups(self) -> list[dict[str, Any]]:
         """Parameter groups with their learning rates: the denoiser's, then the text encoders'."""
         return [
-            {"params": self._trained(name), "lr": rate(self.setting, name)} for name in self.setting.trained
+            {"params": list(self._named(name).values()), "lr": rate(self.setting, name)}
+            for name in self.setting.trained
         ]
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         """Model -> trained tensors by name."""
-        if self.offload:
-            masters = self.offload.masters.items()
-            return {self.setting.family.denoiser: {name: each.detach() for name, each in masters}}
-        return {name: self._method.named_state(self.models[name]) for name in self.setting.trained}
+        return {name: kept(self._named(name)) for name in self.setting.trained}
 
     def restore(self, state: Mapping[str, dict[str, Tensor]]) -> None:
         """Put back what :meth:`state` gave."""
         for name in self.setting.trained:
             found = state.get(name)
-            held = found if isinstance(found, dict) else {}
-            if self.offload:
-                full.put(self.offload.masters, held)
-            else:
-                self._method.restore(self.models[name], held)
+            put(self._named(name), found if isinstance(found, dict) else {})
         self.publish()
 
     def publish(self, *_: Any) -> None:
@@ -189,10 +178,11 @@ class Trainee:
         if self.offload:
             self.offload.publish()
 
-    def _trained(self, name: str) -> list[nn.Parameter]:
+    def _named(self, name: str) -> dict[str, nn.Parameter]:
+        """What is trained of a model, by the names of checkpoints: its masters, if they are on the host."""
         if self.offload:
-            return list(self.offload.masters.values())
-        return self._method.trained(self.models[name])
+            return self.offload.masters
+        return (full if self.setting.full else lora).named(self.models[name])
 
     def adapters(self) -> dict[str, dict[str, Factors]]:
         """Component -> module -> factors, scale baked in: what is exported."""
