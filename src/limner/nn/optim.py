@@ -116,12 +116,12 @@ def _package(module: str, name: str, extra: str) -> Any:
 def _eight(
     name: str, groups: list[Group], betas: tuple[float, float], device: torch.device
 ) -> torch.optim.Optimizer:
-    made = getattr(_package("bitsandbytes", name, "gpu").optim, EIGHT[name])
     if name.startswith("paged") and device.type != "cuda":
         raise BadRecipe(
             f"train.optimizer is {name!r}, which pages between a CUDA device and the host, and the device is "
             f'{device.type}. Set train.optimizer to "adamw8bit" or "adamw".'
         )
+    made = getattr(_package("bitsandbytes", name, "gpu").optim, EIGHT[name])
     # Which devices have the kernel changes with its versions (0.50: cuda, rocm, xpu, cpu; not mps): ask it.
     probe = nn.Parameter(torch.zeros(4096, device=device))
     probe.grad = torch.zeros_like(probe)
