@@ -109,3 +109,8 @@ def test_a_picture_in_place_of_its_folder_is_told(photos):
     picture = next(path for path in photos.iterdir() if path.suffix == ".png")
     with pytest.raises(BadUsage, match="is a picture. Name the folder that it lies in: .*photos"):
         wish(picture, {}, None)
+
+
+def test_a_base_in_place_of_images_is_told(tiny_base):
+    with pytest.raises(BadUsage, match=f"is a base. Name a folder of images or a run.*--base {tiny_base}"):
+        wish(tiny_base, {}, None)

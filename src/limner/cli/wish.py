@@ -46,8 +46,8 @@ def wish(target: Path, changed: Mapping[str, Any], out: Path | None) -> Wish:
         out: The run folder, or ``None`` for the one that belongs to the target.
 
     Raises:
-        BadUsage: There is nothing at ``target``, it is a picture, a run without its recipe, its own run
-            folder holds a run on other images, or the run folder lies among the images.
+        BadUsage: There is nothing at ``target``, it is a picture, a base, a run without its recipe, its own
+            run folder holds a run on other images, or the run folder lies among the images.
         BadRecipe: The recipe or a change means nothing.
         BadData: The folder cannot be read.
     """
@@ -60,6 +60,10 @@ def wish(target: Path, changed: Mapping[str, Any], out: Path | None) -> Wish:
         raise BadUsage(f"There is no {target}. Name a folder of images, a recipe.toml, or a run folder.")
     if target.is_file() and target.suffix.lower() in SUFFIXES:
         raise BadUsage(f"{target} is a picture. Name the folder that it lies in: {target.parent}")
+    if (target / "model_index.json").is_file():
+        raise BadUsage(
+            f"{target} is a base. Name a folder of images or a run, and the base by --base {target}"
+        )
     file = RunDir(target).recipe_path if target.is_dir() else target
     if target.is_dir() and not file.is_file() and (_is_run(target) or os.path.lexists(file)):
         raise BadUsage(f"{target} is a run folder that has lost its recipe. Put a recipe at {file}.")
