@@ -42,3 +42,9 @@ def test_the_kind_of_a_folder_is_told_by_its_index(tiny_base: Path, tmp_path: Pa
     assert kind_of(str(tmp_path)) == "z-image"
     (tmp_path / "model_index.json").write_text("[]")
     assert kind_of(str(tmp_path)) == "flux", "what is wrong with it is told when it is opened"
+
+
+def test_a_fine_tune_of_the_embedded_base_is_of_its_kind(tmp_path: Path):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    (tmp_path / "limner.json").write_text('{"name": "glyph", "resolution": 64}')
+    assert kind_of(str(tmp_path)) == "glyph"

@@ -42,6 +42,9 @@ def kind_of(base: str) -> str:
     try:
         if index.parent.is_file():
             return KNOWN[look(index.parent).pipeline].rpartition(".")[2]
+        own = index.with_name("limner.json")
+        if own.is_file() and json.loads(own.read_text(encoding="utf-8")).get("name") == "glyph":
+            return "glyph"  # a full fine-tune of it
         pipeline = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
     except (OSError, ValueError, AttributeError, BadBase):  # no folder, or one that is told when it is opened
         names = sorted((path.rpartition(".")[2].replace("_", "-") for path in KNOWN.values()), key=len)
