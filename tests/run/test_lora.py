@@ -1,11 +1,15 @@
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from limner.errors import BadLora, BadUsage
+from limner.families.source import Source
 from limner.lora import file
 from limner.lora.resize import Rule
 from limner.lora.targets import COMFYUI, KOHYA
+from limner.run import lora as module
 from limner.run.lora import Wish, bake, convert, extract, merge, reread, resize
 from loras import denoiser, dora, factors, loha, lokr, whole, worst
 from small import Told
@@ -93,7 +97,7 @@ def test_merge_and_resize(tmp_path) -> None:
     assert merge([one, two], [], tmp_path / "n.safetensors", Wish(), Rule("rank", 1)).losses[0].after == 1
 
 
-def test_extract_and_bake(tmp_path) -> None:
+def test_extract_and_bake(tmp_path, monkeypatch) -> None:
     base = tmp_path / "base.safetensors"
     torch.manual_seed(0)
     save_file({f"{name}.weight": torch.randn(8, 8) for name in ("img_in", "txt_in", "proj_out")}, base)
@@ -107,6 +111,10 @@ def test_extract_and_bake(tmp_path) -> None:
     assert found.modules == 2
     wished = {"transformer": {"img_in": factors(), "txt_in": factors(seed=1)}}
     assert worst(file.read(found.path).components, wished) < 1e-4  # pyright: ignore
+    assert "ss_sd_model_name" not in file.read(found.path).metadata, "paths stay here"
+    monkeypatch.setattr(module, "source_of", lambda name, tell: Source(base, name))
+    found = extract(Path("own/er"), tmp_path / "tuned.safetensors", 2, found.path, wish, Told())
+    assert file.read(found.path).metadata["ss_sd_model_name"] == "own/er"
 
 
 def test_reading_again_finds_what_is_not_as_meant(tmp_path) -> None:

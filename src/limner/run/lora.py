@@ -292,14 +292,15 @@ def extract(base: Path, tuned: Path, rank: int, out: Path, wish: Wish, say: Say)
     """
     if rank < 1:
         raise BadUsage(f"--rank is {rank}; it must be at least 1.")
-    # a base may be named as recipes name it
-    root = base if base.exists() else source_of(str(base), say.line).root
+    root, named = base, {}
+    if not base.exists():  # it is named as recipes name it, and `generate` finds it by that
+        root, named = source_of(str(base), say.line).root, {"ss_sd_model_name": str(base)}
     before, after = checkpoint(root, wish.family), checkpoint(tuned, wish.family)
     with say.steps("Extracting", len(before.weights)) as bar:
         made, losses = extracting.extract(before, after, rank, bar.advance)
     family = before.family.family
     about = {"modelspec.title": out.stem, "ss_network_module": "networks.lora", "ss_network_dim": str(rank)}
-    error = save(out, made, about, dtype_named(wish.dtype, torch.float32), family=family)
+    error = save(out, made, about | named, dtype_named(wish.dtype, torch.float32), family=family)
     return Written(
         path=out, tool="diffusers", family=family, modules=len(losses), error=error, losses=tuple(losses)
     )
