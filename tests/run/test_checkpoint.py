@@ -262,6 +262,8 @@ def test_room_already_taken_by_old_checkpoints_counts(run, path):
     for step in (4, 5, 6, 7, 8, 9):
         save(run.checkpoint_path(step), {"a": torch.zeros(10_000)}, {})
     assert require_room(run, state(), keep=1) == 3 * size(state())
+    with pytest.raises(DiskFull, match="Keeping 3 checkpoints and the model needs"):
+        require_room(run, state(), keep=1, model=2**60)
 
 
 def test_the_newest_whole_one_is_found_and_the_refused_are_named(run):

@@ -18,10 +18,13 @@ from small import Told, equal, weights, wish
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"lora": {"rank": 3}}, "another lora"),
+        ({"lora": {"rank": 3}}, r"another lora \(lora.rank was \d+, is 3\)"),
         ({"lora": {"targets": "attention"}}, "another lora"),
         ({"lora": {"text_encoders": ["text_encoder"]}}, "another lora"),
-        ({"train": {"optimizer": "adafactor"}}, "another optimizer"),
+        (
+            {"train": {"optimizer": "adafactor"}},
+            r"another optimizer \(train.optimizer was adamw, is adafactor\)",
+        ),
     ],
 )
 def test_what_a_run_is_cannot_change_and_the_run_stays_usable(tiny_base, photos, tmp_path, change, told):
@@ -118,3 +121,19 @@ def test_a_checkpoint_from_before_a_key_was_there_counts_as_its_default():
     assert _completed(before) == now
     assert _completed({**before, "lora": {"rank": 4}}) != now
     assert _completed({"lora": None})["lora"] is None
+
+
+def test_a_run_of_an_older_version_goes_on_to_the_same_end(tiny_base, photos, tmp_path):
+    recipe, run = wish(tiny_base, photos), RunDir(tmp_path / "run")
+    train(recipe, run.path, Told())
+    whole = weights(run.path, 4)
+    parts, facts = checkpoint.load(run.checkpoint_path(2))
+    for key in ("method", "weights", "moments", "products"):
+        del facts[key]
+    del facts["lora"]["conv_rank"]
+    checkpoint.save(run.checkpoint_path(2), parts, facts)
+    run.checkpoint_path(4).unlink()
+    told = Told()
+    train(recipe, run.path, told)
+    assert "Going on from step 2." in told.lines
+    assert equal(weights(run.path, 4), whole)

@@ -163,15 +163,16 @@ def size(parts: Mapping[str, Any]) -> int:
     return _bytes(tensors, json.dumps(skeleton))
 
 
-def require_room(run: RunDir, parts: Mapping[str, Any], keep: int) -> int:
+def require_room(run: RunDir, parts: Mapping[str, Any], keep: int, *, model: int = 0) -> int:
     """Raise ``DiskFull`` unless the disk holds all checkpoints that a run keeps at once; return their bytes.
 
     That is the newest ``keep``, the best, and the one being written before an old one goes. Those already
-    there count as room.
+    there count as room. ``model`` bytes are wanted besides, for what is written at the end.
     """
     need = size(parts) * (keep + 2)
     have = sum(path.stat().st_size for _, path in run.checkpoints())
-    require_space(run.checkpoints_path, max(0, need - have), f"Keeping {keep + 2} checkpoints")
+    what = f"Keeping {keep + 2} checkpoints{' and the model' if model else ''}"
+    require_space(run.checkpoints_path, max(0, need - have) + model, what)
     return need
 
 

@@ -14,6 +14,7 @@ from limner.nn.optim import evaluation_mode, training_mode
 from limner.nn.pack import restore
 from limner.recipe.schema import Lora
 from limner.run import checkpoint
+from limner.run.export_model import model_bytes, model_steps
 from limner.run.ladder import Ladder, changes
 from limner.run.plan import keep
 from limner.run.rundir import RunDir
@@ -88,7 +89,7 @@ class Progress:
             group.update(wish)
 
     def require_room(self) -> None:
-        """Raise ``DiskFull`` unless the disk holds the checkpoints that the recipe keeps."""
+        """Raise ``DiskFull`` unless the disk holds the checkpoints that the recipe keeps, and the model."""
         wish, weights = self.setting.recipe.train, self.trainee.state()
         moments = 4 if wish.optimizer == "prodigy" else 2  # tensors per weight, at most
         parts = {
@@ -97,7 +98,9 @@ class Progress:
             "average": bool(self.average) * [weights],
         }
         if processes.rank() == 0:
-            checkpoint.require_room(self.run, parts, wish.keep)
+            due = self.setting.full and model_steps(self.run) != wish.steps
+            model = model_bytes(self.setting) if due else 0
+            checkpoint.require_room(self.run, parts, wish.keep, model=model)
 
     def room_for(self, act: Callable[[], T], step: int, say: Say) -> T:
         """Do something between two steps; where memory runs out, step down and do it again.
@@ -181,10 +184,10 @@ def newest(setting: Setting, run: RunDir, say: Say) -> checkpoint.Checkpoint | N
         run.set_aside(each.path)
     if found is None:
         return None
-    mine = shape(setting)
-    if changed := [key for key, value in mine.items() if _completed(found.facts).get(key) != value]:
+    mine, theirs = shape(setting), _completed(found.facts)
+    if changed := [key for key, value in mine.items() if theirs.get(key) != value]:
         raise BadCheckpoint(
-            f"{found.path} was trained with another {' and '.join(changed)}. "
+            f"{found.path} was trained with another {' and '.join(changed)}{_told(theirs, mine)}. "
             "A run cannot change these: give the new recipe another folder with --out."
         )
     if found.step > setting.recipe.train.steps:
@@ -193,6 +196,16 @@ def newest(setting: Setting, run: RunDir, say: Say) -> checkpoint.Checkpoint | N
             f"Set train.steps to at least {found.step}, or choose another folder with --out."
         )
     return found
+
+
+def _told(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """What has changed, as recipes say it; the files of a base have no word there."""
+    said = {f"train.{key}": (before.get(key), now[key]) for key in ("optimizer", "method")}
+    lora = before.get("lora")
+    if isinstance(lora, dict):
+        said |= {f"lora.{key}": (lora.get(key), value) for key, value in now["lora"].items()}
+    pairs = [f"{key} was {old}, is {new}" for key, (old, new) in said.items() if old != new]
+    return f" ({'; '.join(pairs)})" if pairs else ""
 
 
 def _completed(facts: dict[str, Any]) -> dict[str, Any]:
