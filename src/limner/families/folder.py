@@ -19,8 +19,8 @@ SHARD = 2 * 10**9
 def lend(lender: Source, part: str, folder: Path) -> None:
     """Have a part as a lender has it: linked where the disk can, else copied."""
     folder.mkdir(parents=True)
-    index = sorted((lender.root / part).glob("*.index.json"))
-    for path in {lender.root / part / "config.json", *index, *lender.weights(part)}:
+    there = lender.root / part
+    for path in {there / "config.json", *there.glob("*.index.json"), *lender.weights(part)}:
         if path.is_file():
             try:
                 os.link(path.resolve(), folder / path.name)

@@ -15,6 +15,9 @@ from torch.nn.modules.conv import _ConvNd
 
 from limner.nn.anatomy import Anatomy
 
+HALVED = (nn.Linear, _ConvNd)
+"""Layers that autocast has multiply in half precision."""
+
 EXACT = frozenset({"img_ids", "txt_ids", "time_ids", "hidden_states"})
 """Arguments that are not cast: places and sizes, of which models make angles and waves in fp32, and states,
 which the first layer casts. FLUX.2 gives its times their precision, and in bf16 those are up to 2 of 1000
@@ -34,7 +37,7 @@ def cast_once(model: nn.Module, anatomy: Anatomy, dtype: torch.dtype) -> ExitSta
     stack.callback(model.register_forward_pre_hook(partial(_given, dtype), with_kwargs=True).remove)
     inside = tuple(f"{block}." for block in anatomy.blocks_of(model))
     for name, layer in model.named_modules():
-        if isinstance(layer, nn.Linear | _ConvNd) and not name.startswith(inside):
+        if isinstance(layer, HALVED) and not name.startswith(inside):
             stack.callback(layer.register_forward_pre_hook(partial(_read, dtype)).remove)
     return stack
 

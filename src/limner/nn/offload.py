@@ -11,16 +11,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from limner.nn import full
+from limner.nn.door import HALVED
 from limner.nn.slab import ALIGNED, Pinned, ordinary
 
 
 def halve(model: nn.Module, dtype: torch.dtype) -> None:
-    """Turn what autocast casts at each use into ``dtype``, for good: linear layers and convolutions."""
+    """Turn what autocast casts at each use into ``dtype``, for good."""
     for layer in model.modules():
-        if isinstance(layer, nn.Linear | _ConvNd):
+        if isinstance(layer, HALVED):
             for weight in layer.parameters(recurse=False):
                 weight.data = weight.data.to(dtype)
 

@@ -109,4 +109,4 @@ def _verify(files: Sequence[Path], tensors: Mapping[str, Tensor], kinds: Mapping
                     raise BadBase(f"{path}: {name} is not what was written. Check the disk, and run again.")
                 left.discard(name)
     if left:
-        raise BadBase(f"{files[0].parent} lacks {sorted(left)[0]}. Check the disk, and run again.")
+        raise BadBase(f"{files[0].parent} lacks {min(left)}. Check the disk, and run again.")
