@@ -38,8 +38,9 @@ def encoded(name: str, pictures: Sequence[Image.Image]) -> np.ndarray:
             for at in range(0, len(pictures), AT_ONCE)
         ]
     except BROKEN as error:
+        reason = first_line(error).partition(". ")[0]  # the rest is advice for who calls the library
         raise BadBase(
-            f"The encoder {name} cannot be used: {first_line(error)}. Name a folder with a vision model, "
+            f"The encoder {name} cannot be used: {reason}. Name a folder with a vision model, "
             f"or fetch it: hf download {name}"
         ) from error
     points = torch.cat(rows).float()

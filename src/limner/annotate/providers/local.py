@@ -153,7 +153,7 @@ def _first(error: Exception) -> str:
 
 
 def _absent(path: str, error: Exception) -> str:
-    reason = _first(error)
+    reason = _first(error).partition(". ")[0]  # the rest is advice for who calls the library
     if Path(path).is_dir():
         return f"{path} holds no whole vision-language model: {reason}. Download it again, or name another."
     return (
