@@ -99,6 +99,7 @@ def flux(resolution: int = 1024, doubles: int = 19, singles: int = 38) -> Profil
         ),
         entry=4_500_000,
         download=33_700_000_000,
+        cast=False,
     )
 
 

@@ -51,7 +51,7 @@ def row(base: str, resolution: int, memory: int) -> str:
     away = f"{how.streamed} of {blocks}" if how.streamed else "no"
     return (
         f"{start} {BITS[how.weights]} bits | {again} | {away} | {label(choice.reserved)} | "
-        f"{label(choice.host.pageable + choice.host.pinned)} | "
+        f"{label(choice.host.total)} | "
         f"{duration(pace) if pace >= 10 else f'{pace:.2g} s'} |"
     )
 

@@ -102,7 +102,7 @@ def figures(known: Profile, made: Choice, batch: int) -> dict[str, Any]:
         "load": made.needs["load"].reserved,
         "peak": made.needs["train"].total,
         "reserved": made.needs["train"].reserved,
-        "pinned": made.host.pinned,
+        "pinned": made.hosts["train"].pinned,
         "seconds": made.pace.seconds,
         "waiting": made.pace.waiting,
         "pace": asdict(made.pace),

@@ -19,8 +19,9 @@ from safetensors.torch import load_file, save_file
 from limner.cli import main
 from limner.recipe import toml
 from limner.recipe.schema import Recipe
-from limner.run.cache import cache, cache_root
+from limner.run.cache import cache
 from limner.run.rundir import RunDir
+from limner.run.setting import cache_root
 from limner.run.train import train
 from small import Told, wish
 

@@ -12,11 +12,11 @@ import torch
 from limner.graph.cache import Cache
 from limner.recipe.schema import Recipe
 from limner.run import checkpoint
-from limner.run.cache import all_rows, cache_root
+from limner.run.cache import all_rows
 from limner.run.fill import survey, uncached
 from limner.run.rundir import RunDir
 from limner.run.say import Quiet
-from limner.run.setting import prepare
+from limner.run.setting import cache_root, prepare
 from limner.run.train import train
 from limner.run.trainee import Trainee
 

@@ -73,6 +73,17 @@ def test_what_does_not_fit_names_the_cause_and_what_would_do():
     assert any(each.startswith("a card of") for each in found.remedies)
 
 
+def test_memory_of_the_computer_that_is_short_is_told_with_the_phase():
+    card, wish = device(24).with_ram(6 * GB), replace(WISH, stored=("int8",))
+    profile = replace(SHALLOW[512], cast=True, stages=(replace(SHALLOW[512].stages[0], copied=9 * GB),))
+    with pytest.raises(DoesNotFit):
+        choose(profile, card, wish)
+    found = misfit(profile, card, wish)
+    assert "while it fills the cache it takes 10.6 GB of the computer's memory" in str(found)
+    assert "may use 6.0 GB" in str(found)
+    assert found.remedies == ("16 GB of memory in the computer (limits.ram)",)
+
+
 def test_every_remedy_is_one():
     profile, wish = SHALLOW[1024], replace(WISH, quality="16bit")
     for memory in (1.5, 1.9, 2.1):

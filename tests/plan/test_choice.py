@@ -4,9 +4,9 @@ import pytest
 
 from blueprints import flux
 from limner.plan.cards import known
-from limner.plan.choice import PROCESS, Wish, assess, budget, encoding, fits, hosts
+from limner.plan.choice import PROCESS, Wish, assess, budget, cache_need, encoding, fits, holds
 from limner.plan.devices import of_card, of_cpu
-from limner.plan.memory import Host
+from limner.plan.host import PHOTO, WAITING, Host
 from limner.plan.plan import Plan
 
 GB = 2**30
@@ -54,16 +54,36 @@ def test_the_memory_of_the_host_counts_too():
     choice = assess(FLUX, device(32), wish, Plan(compute="bf16", weights="bf16", streamed=57))
     assert fits(choice, device(32).with_ram(64 * GB))
     assert not fits(choice, device(32).with_ram(30 * GB))  # 22 GB would have to be pinned of 15 that may be
-    assert hosts(Host(GB, 4 * GB), replace(device(), ram=5 * GB, pinned=4 * GB))
-    assert not hosts(Host(GB, 4 * GB), replace(device(), ram=5 * GB, pinned=3 * GB))
+    assert holds(replace(device(), ram=5 * GB, pinned=4 * GB), Host(GB, 4 * GB))
+    assert not holds(replace(device(), ram=5 * GB, pinned=3 * GB), Host(GB, 4 * GB))
+    assert not holds(replace(device(), ram=5 * GB, pinned=4 * GB), Host(GB), Host(6 * GB))
+    assert choice.host == max(choice.hosts.values(), key=lambda each: each.total)
 
 
 def test_encoders_come_layer_by_layer_where_they_do_not_fit_whole():
-    plain = Plan(compute="bf16")
-    assert encoding(FLUX, device(24), plain) == plain
-    small = encoding(FLUX, device(8), plain)
+    plain, wish = Plan(compute="bf16"), Wish(compute="bf16")
+    assert encoding(FLUX, device(24), plain, wish) == plain
+    small = encoding(FLUX, device(8), plain, wish)
     assert small == replace(plain, encode_streamed=True)
-    assert encoding(FLUX, device(1), plain) is None
+    assert encoding(FLUX, device(1), plain, wish) is None
+
+
+def test_they_lie_in_files_where_the_host_may_not_lock_them():
+    plain, wish = Plan(compute="bf16"), Wish(compute="bf16")
+    found = encoding(FLUX, device(8).with_ram(16 * GB), plain, wish)  # 9.5 GB, of 8 that may be locked
+    assert found == replace(plain, encode_streamed=True, encode_mapped=True)
+    assert encoding(FLUX, device(8).with_ram(1 * GB), plain, wish) is None, "libraries alone take more"
+
+
+def test_pictures_that_are_decoded_take_memory_of_a_processor():
+    cpu, plan = of_cpu(2, 64 * GB, 60 * GB), Plan()
+    few, many = (
+        cache_need(FLUX, plan, cpu, Wish(compute="fp32", picture=pixels)).total
+        for pixels in (PHOTO, 100 * PHOTO)
+    )
+    assert many > few
+    text = FLUX.stages[0]
+    assert few == text.weights + text.activations + WAITING * FLUX.entry
 
 
 def test_a_processor_shares_its_memory_with_the_libraries():

@@ -1,14 +1,11 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from limner.plan.memory import (
-    LIBRARIES,
-    Host,
     cache_need,
-    host_bytes,
     load_need,
     sample_need,
     state_bytes,
@@ -152,15 +149,6 @@ def test_gradients_that_wait_for_more_micro_batches_take_room(
     assert train_need(profile, plan, micros=micros).total >= train_need(profile, plan).total
 
 
-@given(profiles(), plans())
-def test_what_leaves_the_device_is_in_the_host(profile: Profile, plan: Plan) -> None:
-    assume(not plan.mapped)
-    here, all_here = (train_need(profile, p).causes for p in (plan, replace(plan, streamed=0, hoist=False)))
-    left = sum(all_here[name] - here[name] for name in ("weights", "modulations"))
-    assert host_bytes(profile, plan).pinned == left
-    assert host_bytes(profile, replace(plan, mapped=True)).pinned <= max(left, here["streaming"] + left)
-
-
 BLOCK = Block(
     kind="block",
     stored={"fp32": 400, "bf16": 200, "int8": 104, "nf4": 53},
@@ -240,27 +228,17 @@ def test_of_a_full_fine_tune_weights_and_their_average_are_on_the_device() -> No
     assert need.causes["trained"] == 2 * 4 * PROFILE.trained and "adapter" not in need.causes
     assert need.causes["optimizer"] == 8 * PROFILE.trained
     assert load_need(WHOLE, BF16).causes["trained"] == 4 * PROFILE.trained
-    saved = (4 + 4 + 8) * PROFILE.trained
-    assert host_bytes(WHOLE, BF16, average=True) == Host(LIBRARIES + saved, 0)
 
 
 def test_on_the_host_only_a_copy_is_left_on_the_device_and_no_gradient() -> None:
     need = train_need(AWAY, BF16, average=True, micros=4, on="cpu")
     assert need.causes["trained"] == 2 * PROFILE.trained
     assert need.causes["optimizer"] == need.causes["gradients"] == 0
-    host = host_bytes(AWAY, BF16, average=True)
-    assert host == Host(LIBRARIES + (4 + 4 + 4 + 8) * PROFILE.trained, 2 * PROFILE.trained)
 
 
 def test_gradients_behind_the_last_block_are_there_before_its_own() -> None:
     plain, head = (train_need(replace(WHOLE, head=each), BF16, on="cpu").total for each in (0, 10))
     assert head == plain + 40
-
-
-def test_paged_moments_are_counted_on_the_host() -> None:
-    assert train_need(WHOLE, BF16, optimizer="pagedadamw8bit", on="cpu").causes["optimizer"] == 0
-    paged, plain = (host_bytes(WHOLE, BF16, name) for name in ("pagedadamw8bit", "adamw8bit"))
-    assert paged.pageable - plain.pageable == state_bytes(WHOLE, BF16, "adamw8bit")
 
 
 def test_phases_take_their_fullest_stage() -> None:

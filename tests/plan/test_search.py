@@ -165,6 +165,14 @@ def test_a_processor_streams_nothing_and_recomputes_when_memory_is_short():
     assert (plan.streamed, plan.hoist, plan.compile) == (0, False, False)
 
 
+def test_host_memory_that_is_short_for_loading_is_known_before():
+    card = device(8).with_ram(14 * GB)
+    plan = choose(PROFILES[1024], card, replace(WISH, quality="8bit"))
+    assert all(each.total <= card.ram for each in plan.hosts.values())
+    with pytest.raises(DoesNotFit):  # 8 GB of codes are made on the host, before any of them is in a file
+        choose(PROFILES[1024], device(8).with_ram(8 * GB), replace(WISH, stored=("int8",)))
+
+
 def test_host_memory_that_is_short_leaves_weights_on_disk():
     plan = choose(PROFILES[1024], device(8).with_ram(8 * GB), replace(WISH, quality="16bit")).plan
     assert plan.mapped

@@ -14,10 +14,10 @@ from limner.errors import BadCache, DiskFull, RunBusy
 from limner.graph.cache import Cache, digest
 from limner.recipe import toml
 from limner.run import cache as module
-from limner.run.cache import Store, all_rows, cache, cache_root, prompts_of, stock
+from limner.run.cache import Store, all_rows, cache, prompts_of, stock
 from limner.run.fill import survey
 from limner.run.rundir import RunDir
-from limner.run.setting import prepare
+from limner.run.setting import cache_root, prepare
 from limner.run.train import train
 from small import Told, wish
 

@@ -41,9 +41,10 @@ def equipped(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return seen
 
 
-def test_a_streamed_cache_is_that_of_whole_encoders(setting, tmp_path, equipped):
+@pytest.mark.parametrize("in_files", [False, True])
+def test_a_streamed_cache_is_that_of_whole_encoders(setting, tmp_path, equipped, in_files):
     """To the bit, and under the same addresses."""
-    streamed = replace(setting, encode_streamed=True)
+    streamed = replace(setting, encode_streamed=True, encode_mapped=in_files)
     cache, rows = Cache(tmp_path), all_rows(setting)
     work = survey(streamed, cache, rows)
     assert work.table == survey(setting, cache, rows).table
@@ -54,6 +55,7 @@ def test_a_streamed_cache_is_that_of_whole_encoders(setting, tmp_path, equipped)
     for _, layers, engine in equipped:
         captions = len({row.inputs["caption"] for row in rows})
         assert engine.ring is not None and engine.ring.tally.copies >= captions * (len(layers) - 2)
+        assert (engine.ring.lane.worker is not None) == in_files
 
 
 @pytest.mark.parametrize(
@@ -107,6 +109,7 @@ def test_an_error_leaves_no_engine_behind(setting, equipped):
 def test_tiles_and_streams_are_the_plan_s(setting):
     tiled = setting.planned(Plan(encode_tiled=True))
     assert setting.planned(Plan(encode_streamed=True)) == replace(setting, encode_streamed=True)
+    assert setting.planned(Plan(encode_mapped=True)) == replace(setting, encode_mapped=True)
     assert not whole(setting, "vae").use_tiling
     vae = whole(tiled, "vae")
     assert vae.use_tiling and vae.tile_sample_min_size == tiles.SIDE

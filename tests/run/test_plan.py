@@ -7,6 +7,7 @@ from PIL import Image
 from blueprints import flux
 from limner.errors import BadRecipe, BadUsage
 from limner.plan.choice import fits
+from limner.plan.host import PHOTO
 from limner.plan.plan import from_json
 from limner.recipe.schema import Recipe
 from limner.recipe.toml import change
@@ -74,6 +75,10 @@ def test_a_plan_says_everything_in_json():
     assert sum(value["causes"]["train"].values()) == value["peak_bytes"]["train"]
     for each in value["alternatives"]:
         assert {"what", "fits", "change", "seconds_per_step", "reserved_bytes", "plan"} == set(each)
+    assert set(value["host_bytes"]["phases"]) == {"load", "cache", "train", "save", "sample"}
+    fullest = max(sum(each.values()) for each in value["host_bytes"]["phases"].values())
+    assert value["host_bytes"]["pageable"] + value["host_bytes"]["pinned"] == fullest
+    assert value["seconds"]["save"] > 0
     assert value["seconds"]["all"] >= value["seconds"]["train"] == 1000 * value["seconds_per_step"]
 
 
@@ -150,6 +155,16 @@ def test_a_plan_is_kept_in_a_run_folder_if_there_is_one(tmp_path):
     run.path.mkdir()
     assert keep(result, run)
     assert json.loads(run.plan_path.read_text()) == json.loads(json.dumps(result.plain()))
+
+
+def test_saving_and_the_size_of_pictures_are_foreseen(images):
+    often, seldom = (planned(train__save_every=each, train__steps=100).total for each in (10, 50))
+    assert often.save == pytest.approx(5 * seldom.save) and seldom.save > 0
+    others = (often.measure - seldom.measure) + (often.save - seldom.save)
+    assert often.seconds - seldom.seconds == pytest.approx(others)
+    small, guess = planned(data__images=images), planned()
+    assert small.wish.picture == 600 * 900 < guess.wish.picture == PHOTO
+    assert small.choice.hosts["cache"].total <= guess.choice.hosts["cache"].total
 
 
 def test_disk_is_foreseen():

@@ -70,6 +70,19 @@ def test_true_bases_take_what_their_parts_weigh(name: str):
     assert painting.weights == 0 and painting.activations > 0, "its weights are those of training"
 
 
+def test_files_of_another_precision_than_the_run_s_are_copied_on_the_host():
+    half = traced("sd15", 256)
+    whole = traced("sd15", 256, dtype=torch.float32)
+    assert of(whole, "cache", "text_encoder").copied == 0, "its files are in fp32"
+    assert of(half, "cache", "text_encoder").copied == pytest.approx(
+        of(half, "cache", "text_encoder").weights, rel=1e-3
+    )
+    assert of(half, "sample", "vae").copied == 0, "it computes in fp32, as it is stored"
+    klein = traced("flux2-klein-4b", 256)
+    assert of(klein, "cache", "text_encoder").copied == 0, "its files are in bf16"
+    assert of(klein, "cache", "vae").copied == pytest.approx(of(klein, "cache", "vae").weights, rel=1e-3)
+
+
 def test_work_is_that_of_the_published_models():
     """FLUX.1: 2 operations for each of 11.9 billion weights and token, and attention's 4 H L^2 D on top."""
     found = traced("flux-dev", 1024)

@@ -39,6 +39,15 @@ and 0.5 GB."""
 STORED = {"sd15": {"": "fp32"}, "sdxl": {"": "fp32"}, "z-image-turbo": {"transformer": "fp32"}}
 """Registered name -> part ("" for all) -> precision of its files, where it is not bf16."""
 
+
+def stored(name: str, part: str) -> str | None:
+    """Precision of a part's files: "bf16" or "fp32"; None for a base that is no registered one."""
+    if name not in DOWNLOAD:
+        return None
+    parts = STORED.get(name, {})
+    return parts.get(part, parts.get("", "bf16"))
+
+
 FETCHED = ("model_index.json", "limner.json", "*/config.json", "*/scheduler_config.json")
 
 

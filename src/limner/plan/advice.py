@@ -106,7 +106,6 @@ def least(profile: Profile, device: Device, wish: Wish) -> Choice:
     small = device.kind == "cuda" and wish.quality != "16bit"
     hoist = device.kind == "cuda" and not wish.full and "hoist" not in wish.without
     hoist = hoist and any(block.modulation for block in profile.blocks)
-    streamed, tiled = ENCODING[-1]
     plans = [
         Plan(
             compute=wish.compute,
@@ -116,15 +115,16 @@ def least(profile: Profile, device: Device, wish: Wish) -> Choice:
             streamed=blocks if device.kind == "cuda" and not wish.full else 0,
             hoist=hoisted,
             moments="host" if profile.hosted else moments if small else "fp32",
-            encode_streamed=streamed,
-            encode_tiled=tiled,
+            mapped=mapped,
             decode_tiled=True,
         )
         for weights in wish.weights
         for checkpointed in (0, blocks)
         for hoisted in {False, hoist}
+        for mapped in {False, device.kind == "cuda" and not wish.full}
     ]
-    return min((assess(profile, device, wish, plan) for plan in plans), key=lambda each: each.reserved)
+    assessed = (assess(profile, device, wish, replace(plan, **ENCODING[-1])) for plan in plans)
+    return min(assessed, key=lambda each: (each.reserved, each.host.total))
 
 
 @dataclass(frozen=True)
@@ -145,10 +145,16 @@ class Misfit:
     def __str__(self) -> str:
         """One line for people."""
         if self.least.plan.moments == "host" and self.need.reserved <= self.free:
-            host = self.least.host.pageable + self.least.host.pinned
+            host = self.least.host.total
             return (
                 f"Nothing fits: weights, gradients and the optimizer's state in the host's memory take "
                 f"{label(host)}, and may use {label(self.ram)}. What would do: {self._ways}."
+            )
+        if self.need.reserved <= self.free:
+            phase, host = max(self.least.hosts.items(), key=lambda one: one[1].total)
+            return (
+                f"Nothing fits: while it {DOING[phase]} it takes {label(host.total)} of the computer's "
+                f"memory at least, and may use {label(self.ram)}. What would do: {self._ways}."
             )
         share = label(self.need.causes[self.cause])
         return (
@@ -162,7 +168,13 @@ class Misfit:
         return "; or ".join(self.remedies) or "choose a smaller base"
 
 
-DOING = {"load": "loads", "cache": "fills the cache", "train": "trains", "sample": "paints samples"}
+DOING = {
+    "load": "loads",
+    "cache": "fills the cache",
+    "train": "trains",
+    "save": "saves",
+    "sample": "paints samples",
+}
 
 
 def misfit(

@@ -1,12 +1,14 @@
 """What a person wishes, as far as it decides how a run can be computed; and a plan with what it needs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from limner.nn.storage import CAPABLE, Products
-from limner.plan import memory
+from limner.plan import host, memory
 from limner.plan.devices import Device
-from limner.plan.memory import Host, Need
+from limner.plan.host import PHOTO, Host, hosts_of
+from limner.plan.memory import Need
 from limner.plan.plan import BITS, Compute, Moments, Plan, Weights
 from limner.plan.profile import Profile
 from limner.plan.time import Pace, compile_seconds, micros_of, pace_of
@@ -43,6 +45,8 @@ class Wish:
     """Fields of a plan that stay at their default: "streamed", "checkpointed", "compile", "hoist"."""
     moments: tuple[Moments, ...] = ("fp32", "8bit")
     """Ways of storing the optimizer's state. The second is for AdamW, when nothing fits with the first."""
+    picture: int = PHOTO
+    """Pixels of the largest picture file."""
 
     @property
     def micros(self) -> list[int]:
@@ -74,7 +78,8 @@ class Choice:
 
     plan: Plan
     needs: dict[Phase, Need]
-    host: Host
+    hosts: Mapping[host.Phase, Host]
+    """What each phase takes of the computer's memory; of a run on a processor only what is no tensor."""
     pace: Pace
     compiling: float = 0.0
     """Seconds, once."""
@@ -84,13 +89,18 @@ class Choice:
         """Bytes of device memory at the fullest moment of all phases."""
         return max(need.reserved for need in self.needs.values())
 
+    @property
+    def host(self) -> Host:
+        """The computer's memory in the phase that takes most of it."""
+        return max(self.hosts.values(), key=lambda each: each.total)
+
 
 def assess(profile: Profile, device: Device, wish: Wish, plan: Plan) -> Choice:
     """What a given plan needs, whether it fits or not."""
     on, micros = device.kind, micros_of(plan, wish.batches)
     needs: dict[Phase, Need] = {
         "load": memory.load_need(profile, plan, on=on),
-        "cache": cache_need(profile, plan, device),
+        "cache": cache_need(profile, plan, device, wish),
         "train": memory.train_need(
             profile, plan, optimizer=wish.optimizer, micros=micros, average=wish.average, on=on
         ),
@@ -100,28 +110,41 @@ def assess(profile: Profile, device: Device, wish: Wish, plan: Plan) -> Choice:
     return Choice(
         plan=plan,
         needs=needs,
-        host=_host(profile, plan, device, wish),
+        hosts=host_needs(profile, plan, device, wish),
         pace=pace_of(profile, plan, device, batches=wish.batches, optimizer=wish.optimizer),
         compiling=compile_seconds(profile, plan),
     )
 
 
-ENCODING = ((False, False), (True, False), (False, True), (True, True))
-"""(layer by layer, in tiles), the plain way first: tiles change an image's latents a little."""
+ENCODING: tuple[dict[str, bool], ...] = tuple(
+    {"encode_streamed": streamed, "encode_mapped": mapped, "encode_tiled": tiled}
+    for tiled in (False, True)
+    for streamed, mapped in ((False, False), (True, False), (True, True))
+)
+"""Ways to fill the cache, the plain one first: tiles change an image's latents a little."""
 
 
-def encoding(profile: Profile, device: Device, plan: Plan) -> Plan | None:
+def encoding(profile: Profile, device: Device, plan: Plan, wish: Wish) -> Plan | None:
     """The plan with the plainest way to fill the cache that fits; None when none does."""
-    for streamed, tiled in ENCODING:
-        how = replace(plan, encode_streamed=streamed, encode_tiled=tiled)
-        if cache_need(profile, how, device).reserved <= budget(device):
+    for way in ENCODING:
+        how = replace(plan, **way)
+        if cache_need(profile, how, device, wish).reserved <= budget(device) and (
+            holds(device, host.caching(profile, how, picture=wish.picture))
+        ):
             return how
     return None
 
 
-def cache_need(profile: Profile, plan: Plan, device: Device) -> Need:
-    """What filling the cache takes."""
-    return memory.cache_need(_staged(profile, plan), on=device.kind)
+def cache_need(profile: Profile, plan: Plan, device: Device, wish: Wish) -> Need:
+    """What filling the cache takes. Pictures that wait are on the device where that is the processor."""
+    staged = _staged(profile, plan)
+    if device.kind == "cpu":
+        stages = (
+            replace(stage, activations=stage.activations + host.pictures(profile, stage, wish.picture))
+            for stage in staged.stages
+        )
+        staged = replace(staged, stages=tuple(stages))
+    return memory.cache_need(staged, on=device.kind)
 
 
 def sample_need(profile: Profile, plan: Plan, device: Device, wish: Wish) -> Need:
@@ -148,11 +171,14 @@ PROCESS = 450 * 2**20
 diffusers, transformers, what their kernels keep. Measured with the embedded base: benchmarks/plan_cpu.py."""
 
 
-def _host(profile: Profile, plan: Plan, device: Device, wish: Wish) -> Host:
+def host_needs(profile: Profile, plan: Plan, device: Device, wish: Wish) -> Mapping[host.Phase, Host]:
+    """What each phase takes of the computer's memory."""
+    if device.kind != "cpu":
+        how = {"average": wish.average, "picture": wish.picture, "sampling": wish.sampling}
+        return hosts_of(profile, plan, wish.optimizer, **how)
+    # a checkpoint is mapped to be compared, and so counts as resident
     saved = memory.saved_bytes(profile, plan, wish.optimizer, average=wish.average) if wish.full else 0
-    if device.kind == "cpu":  # a checkpoint is mapped to be compared, and so counts as resident
-        return Host(PROCESS + saved, 0)
-    return memory.host_bytes(profile, plan, wish.optimizer, average=wish.average)
+    return {"save": Host(PROCESS + saved)}
 
 
 def budget(device: Device) -> int:
@@ -162,11 +188,11 @@ def budget(device: Device) -> int:
 
 def fits(choice: Choice, device: Device) -> bool:
     """Whether device, host and pinned memory suffice."""
-    return choice.reserved <= budget(device) and hosts(choice.host, device)
+    return choice.reserved <= budget(device) and holds(device, *choice.hosts.values())
 
 
-def hosts(host: Host, device: Device) -> bool:
+def holds(device: Device, *needs: Host) -> bool:
     """Whether host and pinned memory suffice. That of a processor is the device's, and counted there."""
     if device.kind == "cpu":
         return True
-    return host.pageable + host.pinned <= device.ram and host.pinned <= device.pinned
+    return all(each.total <= device.ram and each.pinned <= device.pinned for each in needs)

@@ -30,9 +30,6 @@ replays of whole traces, from which they are 3 % under to 5 % over (``benchmarks
 CODES: frozenset[Weights] = frozenset({"int8", "fp8", "nf4"})
 """Weights that are stored as codes, so that one at a time is turned back into numbers."""
 
-LIBRARIES = 1200 * MIB
-"""Resident memory of a process that has imported torch, diffusers and transformers and built a model."""
-
 EIGHT = 2 + 8 / 256
 STATE: dict[str, float] = {
     "adamw": 8,
@@ -74,15 +71,6 @@ class Need:
     def largest(self) -> str:
         """The cause that takes most."""
         return max(self.causes, key=lambda cause: self.causes[cause])
-
-
-@dataclass(frozen=True)
-class Host:
-    """Bytes of the computer's own memory."""
-
-    pageable: int
-    pinned: int
-    """Locked for the device to read; it cannot be swapped out."""
 
 
 def train_need(
@@ -157,25 +145,6 @@ def load_need(profile: Profile, plan: Plan, *, on: Device = "cuda") -> Need:
     return _need(causes, coding, 0, on)
 
 
-def host_bytes(profile: Profile, plan: Plan, optimizer: str = "adamw", *, average: bool = False) -> Host:
-    """What leaves the device has to be somewhere: pinned whole, or staged through slots when it is mapped.
-
-    Of a full fine-tune on the device all that is saved passes through here; of one on the host, gradients are
-    here besides, and locked room for what is under way.
-    """
-    if profile.whole:
-        saved = saved_bytes(profile, plan, optimizer, average=average)
-        if not profile.hosted:
-            paged = state_bytes(profile, plan, optimizer) if optimizer in PAGED else 0
-            return Host(LIBRARIES + saved + paged, 0)
-        return Host(LIBRARIES + saved + MASTER * profile.learning, profile.whole)
-    away = [frozen_bytes(profile.blocks[number], plan) for number in plan.streamed_of(len(profile.blocks))]
-    hoisted = [block.modulation for block in (profile.rest, *profile.blocks)] if plan.hoist else []
-    if plan.mapped:
-        return Host(LIBRARIES, _slots(profile, plan) + max(hoisted, default=0))
-    return Host(LIBRARIES, sum(away) + sum(hoisted))
-
-
 def state_bytes(profile: Profile, plan: Plan, optimizer: str) -> int:
     """Bytes of the optimizer's state.
 
@@ -199,7 +168,7 @@ def frozen_bytes(block: Block, plan: Plan) -> int:
     return block.stored[plan.weights] + block.other + (0 if plan.hoist else block.modulation)
 
 
-def _slots(profile: Profile, plan: Plan) -> int:
+def slot_bytes(profile: Profile, plan: Plan) -> int:
     """Bytes on the device that streamed blocks share."""
     away = [frozen_bytes(profile.blocks[number], plan) for number in plan.streamed_of(len(profile.blocks))]
     return max(away, default=0) * min(max(plan.slots, 2), len(away))
@@ -223,7 +192,7 @@ def _resident(profile: Profile, plan: Plan, optimizer: str, *, average: bool, on
         "modulations": sum(block.modulation for block in modulated),
         "trained" if profile.whole else "adapter": trained,
         "optimizer": 0 if profile.hosted or optimizer in PAGED else state_bytes(profile, plan, optimizer),
-        "streaming": _slots(profile, plan),
+        "streaming": slot_bytes(profile, plan),
         "workspace": WORKSPACE[on],
         "context": CONTEXT[on],
     }

@@ -51,6 +51,8 @@ class Plan:
     """Blocks are compiled, one graph for each sort of block."""
     encode_streamed: bool = False
     """Encoders that are made of layers come to the device layer by layer while the cache is filled. Exact."""
+    encode_mapped: bool = False
+    """Encoders that come layer by layer lie in files meanwhile, because host memory is short."""
     encode_tiled: bool = False
     """Images are encoded in overlapping tiles. Changes the numbers a little; the cache keeps them apart."""
     decode_tiled: bool = False

@@ -90,6 +90,9 @@ class Stage:
     """For one image."""
     times: str
     """What it is done for: "image", "caption", "sample step", "sample"."""
+    copied: int = 0
+    """Bytes of host memory that its weights take on their way to the device: those whose files are of another
+    precision. Others are mapped."""
     tiled: int | None = None
     """The same as ``activations`` when images are cut into tiles; ``None`` where that is not possible."""
 
@@ -139,6 +142,8 @@ class Profile:
     """Bytes on disk of one image in the cache, its caption included."""
     download: int = 0
     """Bytes of the base's files."""
+    cast: bool = True
+    """Whether the denoiser's files may be of another precision than the run, so that to read is to copy."""
 
     @property
     def learning(self) -> int:

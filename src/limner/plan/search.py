@@ -11,13 +11,14 @@ Attention is not searched: every fused kernel keeps the same, so the fastest tha
 that is what "auto" means. 8-bit moments are a last resort, as it was the recipe that chose an optimizer.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
 from limner.errors import DoesNotFit
 from limner.plan import memory
 from limner.plan.choice import (
+    ENCODING,
     FINENESS,
     PROCESS,
     Choice,
@@ -26,10 +27,12 @@ from limner.plan.choice import (
     budget,
     encoding,
     fits,
-    hosts,
+    holds,
+    host_needs,
     sample_need,
 )
 from limner.plan.devices import Device
+from limner.plan.host import Host
 from limner.plan.plan import Moments, Plan
 from limner.plan.profile import Profile
 from limner.plan.time import Clock, compile_seconds, micros_of, update_seconds
@@ -87,8 +90,8 @@ def below(profile: Profile, device: Device, wish: Wish, plan: Plan, *, measured:
     tighter = replace(device, free=int(room) + device.free - budget(device))
     left = replace(profile, stages=tuple(stage for stage in profile.stages if stage.phase != "cache"))
     found = choose(left, tighter, replace(wish, stored=(plan.weights,), moments=(plan.moments,)))
-    encoding = {"encode_streamed": plan.encode_streamed, "encode_tiled": plan.encode_tiled}
-    return assess(profile, device, wish, replace(found.plan, **encoding))
+    filled = {name: getattr(plan, name) for name in ENCODING[0]}
+    return assess(profile, device, wish, replace(found.plan, **filled))
 
 
 def _moments(profile: Profile, device: Device, wish: Wish) -> list[Moments]:
@@ -130,7 +133,7 @@ class _Space:
         self.profile, self.device, self.wish = profile, device, wish
         self.blocks = len(profile.blocks)
         self.room = budget(device)
-        self.start = encoding(profile, device, Plan(compute=wish.compute, moments=moments))
+        self.start = encoding(profile, device, Plan(compute=wish.compute, moments=moments), wish)
         self.worth = float("inf")
         """Seconds of a step that a plan may take at most to be among the fastest."""
         self._coming: dict[tuple[object, ...], list[int]] = {}
@@ -224,7 +227,7 @@ class _Space:
         """On disk what the host cannot hold, in tiles what does not fit whole."""
         profile, device = self.profile, self.device
         ways = [plan, replace(plan, mapped=True)] if plan.streamed else [plan]
-        way = next((each for each in ways if hosts(self._host(each), device)), None)
+        way = next((each for each in ways if holds(device, *self._hosts(each))), None)
         if way is None or memory.load_need(profile, way, on=device.kind).reserved > self.room:
             return None
         for tiled in (False, True) if self.wish.sampling else (False,):
@@ -233,8 +236,8 @@ class _Space:
                 return way.mapped, tiled, _stay(self._train(way))
         return None
 
-    def _host(self, plan: Plan) -> memory.Host:
-        return memory.host_bytes(self.profile, plan, self.wish.optimizer, average=self.wish.average)
+    def _hosts(self, plan: Plan) -> Iterable[Host]:
+        return host_needs(self.profile, plan, self.device, self.wish).values()
 
     def _paints(self, plan: Plan) -> int:
         return sample_need(self.profile, plan, self.device, self.wish).reserved

@@ -48,11 +48,13 @@ class Total:
     compile: float = 0.0
     measure: float = 0.0
     """The held-out loss."""
+    save: float = 0.0
+    """Checkpoints, each written and read back."""
 
     @property
     def seconds(self) -> float:
         """All phases together."""
-        return self.load + self.cache + self.train + self.sample + self.compile + self.measure
+        return self.load + self.cache + self.train + self.sample + self.compile + self.measure + self.save
 
 
 def seconds_of(

@@ -14,7 +14,7 @@ from torch import Tensor
 from limner.data.folder import Folder
 from limner.data.images import read_image
 from limner.data.views import View
-from limner.files import human, require_space, shared_cache, write_json, write_text
+from limner.files import human, require_space, write_json, write_text
 from limner.graph.cache import Cache
 from limner.nn import processes
 from limner.nn.ragged import together
@@ -26,7 +26,7 @@ from limner.run.fill import Row, Table, bytes_needed, caption_rows, fill, rows_o
 from limner.run.prior import prior
 from limner.run.rundir import RunDir
 from limner.run.say import Say
-from limner.run.setting import Setting, prepare
+from limner.run.setting import Setting, cache_root, prepare
 
 HELD = 2**31
 """Bytes of frozen values held in memory while training; the rest is read again when it is drawn."""
@@ -101,11 +101,6 @@ def cache(recipe: Recipe, out: Path, say: Say) -> Cached:
         if not run.checkpoints():  # a run that has begun keeps its own recipe
             record(setting, run, store)
         return report
-
-
-def cache_root(recipe: Recipe) -> Path:
-    """Where frozen values are kept: the recipe's choice, or the user's cache folder, shared between runs."""
-    return recipe.data.cache or shared_cache()
 
 
 def prompts_of(setting: Setting) -> list[str]:

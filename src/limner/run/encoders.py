@@ -11,7 +11,7 @@ from limner.nn import tiles
 from limner.nn.anatomy import Anatomy
 from limner.nn.engine import equip
 from limner.nn.layers import heaviest
-from limner.run.setting import Setting
+from limner.run.setting import Setting, cache_root
 
 
 def whole(setting: Setting, part: str, device: torch.device | None = None) -> Any:
@@ -28,7 +28,8 @@ def opened(setting: Setting, part: str) -> Iterator[Any]:
     """A tokenizer or a model as the plan has it; what it computes is the same to the bit.
 
     A model that is made of layers may come to the device layer by layer while it works, two of them at a
-    time, from the host's memory. One that is trained is on the device anyway, and is not streamed here.
+    time, from the host's memory, or from files where that is short. One that is trained is on the device
+    anyway, and is not streamed here.
     """
     if not setting.encode_streamed or part.startswith("tokenizer") or part in setting.trained:
         yield whole(setting, part)
@@ -39,7 +40,16 @@ def opened(setting: Setting, part: str) -> Iterator[Any]:
         yield model.to(setting.device)
         return
     layers = range(len(model.get_submodule(name)))
-    engine = equip(model, Anatomy(blocks=(f"{name}.*",)), device=setting.device, streamed=layers)
+    folder = cache_root(setting.recipe)
+    folder.mkdir(parents=True, exist_ok=True)  # nothing may have been kept there yet
+    engine = equip(
+        model,
+        Anatomy(blocks=(f"{name}.*",)),
+        device=setting.device,
+        streamed=layers,
+        mapped=setting.encode_mapped,
+        folder=folder,
+    )
     try:
         yield model
     finally:

@@ -7,6 +7,7 @@ from limner.errors import BadBase
 from limner.families import family_of, painting
 from limner.families.base import Canvas
 from limner.families.loading import BROKEN, first_line, misfit
+from limner.families.shipped import stored
 from limner.graph.split import split
 from limner.plan.profile import Line, Profile, Stage, Work
 from limner.run.profile import profile
@@ -71,6 +72,7 @@ def _foreseen(asked: Asked) -> Profile:
         stages=tuple(_for_one(stage, together) for stage in beside.stages),
         entry=beside.entry,
         download=beside.download,
+        cast=stored(source.name, family.denoiser) != asked.compute,
     )
 
 

@@ -17,6 +17,7 @@ from limner.nn.storage import Products
 from limner.plan.advice import Alternative, Misfit, alternatives, misfit
 from limner.plan.choice import Choice, Wish, budget
 from limner.plan.devices import Device
+from limner.plan.host import PHOTO
 from limner.plan.memory import CODES, saved_bytes
 from limner.plan.plan import Moments, Plan, Weights
 from limner.plan.profile import Profile
@@ -106,7 +107,7 @@ class Planned:
         """Bytes on disk: of the base's files, of the cache, of the checkpoints that are kept."""
         plan = self.choice.plan if self.choice else Plan()
         each = saved_bytes(self.profile, plan, self.wish.optimizer, average=self.wish.average)
-        kept = min(self.recipe.train.keep + 1, ceil(self.recipe.train.steps / self.recipe.train.save_every))
+        kept = min(self.recipe.train.keep + 1, _saves(self.recipe))
         entries = self.profile.entry * self.counts.views
         return {"download": self.profile.download, "cache": entries, "checkpoints": kept * each}
 
@@ -139,7 +140,8 @@ class Planned:
             "why_not": str(self.misfit) if self.misfit else None,
             "would_fit": list(self.misfit.remedies) if self.misfit else [],
             "causes": {phase: dict(need.causes) for phase, need in basis.needs.items()},
-            "host_bytes": asdict(basis.host),
+            "host_bytes": asdict(basis.host)
+            | {"phases": {phase: asdict(each) for phase, each in basis.hosts.items()}},
             "disk_bytes": self.disk,
             "pace": asdict(basis.pace) if chosen else None,
             "seconds": asdict(self.total) | {"all": self.total.seconds} if self.total else None,
@@ -195,11 +197,11 @@ def plan(
         LimnerError: The recipe, the base or the device cannot be used.
     """
     device = device or device_for(recipe.limits, card=card)
-    wish = wish_of(recipe, device)
+    counts = counts_of(recipe)
+    wish = wish_of(recipe, device, max((width * height for width, height in counts.sizes), default=0))
     wish = _multiplied(begun.within(wish) if begun else wish, device)
     source = opened(recipe, say.line)
     shape = shape_of(source)
-    counts = counts_of(recipe)
     compute = device.computes(recipe.limits.precision)
     size = largest(recipe, shape, list(counts.sizes))
     price = device.price if price is None else price
@@ -256,8 +258,14 @@ def _at(asked: Asked, multiple: int, resolution: int) -> Profile:
     return profile_of(replace(asked, size=(size[0] * multiple, size[1] * multiple)))[0]
 
 
-def wish_of(recipe: Recipe, device: Device) -> Wish:
-    """What of a recipe decides how it can be computed."""
+def wish_of(recipe: Recipe, device: Device, picture: int = 0) -> Wish:
+    """What of a recipe decides how it can be computed.
+
+    Args:
+        recipe: What a person wishes.
+        device: Where.
+        picture: Pixels of the largest picture file; 0: there is none yet.
+    """
     prior = (recipe.prior.batch,) if recipe.prior.wanted else ()
     full = recipe.train.method == "full"
     return Wish(
@@ -272,6 +280,7 @@ def wish_of(recipe: Recipe, device: Device) -> Wish:
         average=recipe.train.ema > 0,
         steps=recipe.train.steps,
         sampling=recipe.sample.every != -1,
+        picture=picture or PHOTO,
         without=frozenset({"hoist"} if recipe.lora.text_encoders else ()),  # modulations read what they give
     )
 
@@ -331,7 +340,17 @@ def total_of_run(
     images = min(len(QUANTILES), choice.plan.micro_batch)
     clock = Clock(profile, replace(choice.plan, micro_batch=images), device)
     passes = counts.measured / images
-    return replace(found, measure=passes * (sum(clock.forward) + clock.outside))
+    saved = saved_bytes(profile, choice.plan, wish.optimizer, average=wish.average)
+    return replace(
+        found,
+        measure=passes * (sum(clock.forward) + clock.outside),
+        save=2 * _saves(recipe) * saved / device.rates.disk,
+    )
+
+
+def _saves(recipe: Recipe) -> int:
+    """Checkpoints that a run writes."""
+    return ceil(recipe.train.steps / recipe.train.save_every)
 
 
 def keep(planned: Planned, run: RunDir) -> bool:

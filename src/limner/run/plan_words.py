@@ -13,6 +13,15 @@ from limner.run.plan import Planned
 
 PHASES = {"load": "loading", "cache": "filling the cache", "train": "training", "sample": "painting samples"}
 
+HOST = {
+    "load": "while it loads",
+    "cache": "while it fills the cache",
+    "train": "while it trains",
+    "save": "when it saves",
+    "sample": "while it paints samples",
+}
+"""Phase of the computer's memory -> when that is."""
+
 MOMENTS = {
     "8bit": ", the optimizer's state in 8 bits",
     "host": "; they and the optimizer are in the host's memory, the device has a copy to compute with",
@@ -21,6 +30,7 @@ MOMENTS = {
 
 ASIDE = {
     "encode_streamed": "encoders come layer by layer while the cache is filled",
+    "encode_mapped": "encoders lie on the disk meanwhile, as the computer's memory is short",
     "encode_tiled": "images are encoded in tiles",
     "decode_tiled": "samples are decoded in tiles",
 }
@@ -72,7 +82,9 @@ def _memory(planned: Planned, choice: Choice) -> Iterator[str]:
     yield f"At most: {', '.join(peaks)}"
     host = choice.host
     if planned.device.kind != "cpu":
-        yield f"Host: {label(host.pageable)}, and {label(host.pinned)} locked for copies"
+        when = next(phase for phase, each in choice.hosts.items() if each is host)
+        locked = f", {label(host.pinned)} of it locked for copies" if host.pinned else ""
+        yield f"Host: at most {label(host.total)}{locked}, {HOST[when]}"
     disk = [f"{what} {human(size)}" for what, size in planned.disk.items() if size]
     yield f"Disk: {', '.join(disk)}"
 
@@ -126,6 +138,7 @@ def _time(planned: Planned, choice: Choice) -> Iterator[str]:
         "cache": total.cache,
         "samples": total.sample,
         "held-out loss": total.measure,
+        "saving": total.save,
         "compiling": total.compile,
     }
     beside = ", ".join(f"{what} {duration(each)}" for what, each in others.items() if each >= 1)

@@ -16,12 +16,18 @@ from limner.errors import BadBase, BadData, BadRecipe
 from limner.families import family_of, original
 from limner.families.base import Family, Objective
 from limner.families.source import Source, locate
+from limner.files import shared_cache
 from limner.graph.split import Split, split
 from limner.graph.unit import Unit
 from limner.nn.draws import seed_of
 from limner.plan.plan import Plan
 from limner.recipe.schema import Recipe
 from limner.run.counting import SUBSET, held_out
+
+
+def cache_root(recipe: Recipe) -> Path:
+    """Where frozen values are kept: the recipe's choice, or the user's cache folder, shared between runs."""
+    return recipe.data.cache or shared_cache()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +60,17 @@ class Setting:
     """The plan's: images larger than a tile are encoded in tiles. Addresses keep them apart."""
     encode_streamed: bool = False
     """The plan's: encoders that fill the cache come to the device layer by layer."""
+    encode_mapped: bool = False
+    """The plan's: such encoders lie in files meanwhile."""
 
     def planned(self, plan: Plan) -> "Setting":
         """The same, with the cache filled as a plan says."""
-        return replace(self, encode_tiled=plan.encode_tiled, encode_streamed=plan.encode_streamed)
+        return replace(
+            self,
+            encode_tiled=plan.encode_tiled,
+            encode_streamed=plan.encode_streamed,
+            encode_mapped=plan.encode_mapped,
+        )
 
     @property
     def full(self) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from limner.families import painting
 from limner.families.base import Canvas, Family
 from limner.families.loading import precision_of, skeleton
-from limner.families.shipped import DOWNLOAD
+from limner.families.shipped import DOWNLOAD, stored
 from limner.families.source import Source
 from limner.graph.split import Split
 from limner.graph.unit import Unit
@@ -36,6 +36,7 @@ SLOTS = 2
 """Layers that are on the device at once when an encoder is streamed: one works, the next arrives."""
 ENTRY = 512
 """Bytes of the header of a cache entry."""
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 _A = {"caption": "a caption", "image": "an image"}
 
 
@@ -139,12 +140,19 @@ class _Base:
             freeze(found, storable(found, self.family.anatomy), "int8", products="8bit")
         return found
 
+    def cast(self, part: str) -> bool:
+        """Whether to read a part is to copy it: its files are of another precision, or of an unknown one."""
+        wanted = precision_of(self.family, part, self.dtype)
+        known = stored(self.source.name, part)
+        return known is None or DTYPES[known] != wanted
+
     def encode(
         self, unit: Unit, values: Mapping[str, Any], *, times: str, resident: bool
     ) -> tuple[dict[str, Tensor], Stage | None]:
         """What a frozen unit writes, and its stage if it has a network; a trained one is never streamed."""
         models = {name: self.model(name) for name in unit.uses}
-        nets = [model for model in models.values() if isinstance(model, nn.Module)]
+        parts = {name: model for name, model in models.items() if isinstance(model, nn.Module)}
+        nets = [*parts.values()]
         if not nets:
             return {name: value.to("meta") for name, value in unit.run(models, values).items()}, None
         vae = models.get("vae")
@@ -158,6 +166,7 @@ class _Base:
             activations=seen.activations,
             work=seen.work,
             times=times,
+            copied=sum(bytes_of(net.parameters()) for name, net in parts.items() if self.cast(name)),
             tiled=_in_tiles(vae, self.size, seen.activations),
         )
         return seen.out, stage
@@ -202,6 +211,7 @@ class _Base:
             activations=seen.activations,
             work=seen.work,
             times="sample",
+            copied=seen.weights if self.cast("vae") else 0,
             tiled=_in_tiles(
                 vae, (canvas.width, canvas.height), seen.activations, images=shape[0], decoded=True
             ),

@@ -26,10 +26,10 @@ from limner.nn.engine import Engine, equip
 from limner.nn.offload import Offload
 from limner.nn.state import kept, put
 from limner.plan.plan import Plan
-from limner.run.cache import Store, cache_root
+from limner.run.cache import Store
 from limner.run.counting import QUANTILES
 from limner.run.fill import text_values
-from limner.run.setting import Setting
+from limner.run.setting import Setting, cache_root
 
 
 def targets(setting: Setting, name: str, model: nn.Module) -> dict[str, int]:

@@ -1,0 +1,143 @@
+"""How many bytes of the computer's own memory a run on a GPU needs, by phase: arithmetic. No torch.
+
+Pages of files that are mapped are not counted: the system takes them back when it is short of memory.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from limner.plan.memory import CODES, MASTER, MIB, PAGED, frozen_bytes, saved_bytes, slot_bytes, state_bytes
+from limner.plan.plan import Plan
+from limner.plan.profile import Block, Profile, Stage
+
+Phase = Literal["load", "cache", "train", "save", "sample"]
+
+LIBRARIES = 1200 * MIB
+"""Resident memory of a process that has imported torch, diffusers and transformers and built a model."""
+
+WORKERS = 4
+"""Threads that decode images ahead of the encoder and write entries behind it, at most (``run.beside``)."""
+WAITING = 2 * WORKERS + 1
+"""Images that are decoded and wait, and entries that wait to be written, at most."""
+DECODING = 2
+"""Copies of a picture as large as its file while it is decoded: as it was stored, and upright in RGB."""
+PHOTO = 24_000_000
+"""Pixels of a picture where there is none yet: a camera's."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """Bytes of the computer's own memory."""
+
+    pageable: int
+    pinned: int = 0
+    """Locked for the device to read; it cannot be swapped out."""
+
+    @property
+    def total(self) -> int:
+        """Both."""
+        return self.pageable + self.pinned
+
+
+def hosts_of(
+    profile: Profile,
+    plan: Plan,
+    optimizer: str = "adamw",
+    *,
+    average: bool = False,
+    picture: int = PHOTO,
+    sampling: bool = True,
+) -> Mapping[Phase, Host]:
+    """What each phase takes.
+
+    Args:
+        profile: Of the base, the adapter and the largest bucket, with its stages.
+        plan: How it is computed.
+        optimizer: The recipe's.
+        average: Whether a moving average of the weights is kept.
+        picture: Pixels of the largest picture file.
+        sampling: Whether pictures are painted between the steps.
+    """
+    training = resident(profile, plan, optimizer, average=average)
+    copied = 0 if profile.hosted else saved_bytes(profile, plan, optimizer, average=average)
+    hosts: dict[Phase, Host] = {
+        "load": _loading(profile, plan),
+        "cache": caching(profile, plan, picture=picture),
+        "train": training,
+        "save": Host(training.pageable + copied, training.pinned),
+    }
+    if sampling:
+        coming = max((stage.copied for stage in profile.stages if stage.phase == "sample"), default=0)
+        hosts["sample"] = Host(training.pageable + coming, training.pinned)
+    return hosts
+
+
+def resident(profile: Profile, plan: Plan, optimizer: str = "adamw", *, average: bool = False) -> Host:
+    """What is there while it trains: what left the device, locked whole, or staged through slots when mapped.
+
+    Of a full fine-tune on the host masters, gradients and moments are here, and locked room for what is under
+    way.
+    """
+    if profile.hosted:
+        saved = saved_bytes(profile, plan, optimizer, average=average)
+        return Host(LIBRARIES + saved + MASTER * profile.learning, profile.whole)
+    paged = state_bytes(profile, plan, optimizer) if optimizer in PAGED else 0
+    away = [frozen_bytes(block, plan) for block in _away(profile, plan)]
+    hoisted = [block.modulation for block in (profile.rest, *profile.blocks)] if plan.hoist else []
+    if plan.mapped:
+        return Host(LIBRARIES + paged, slot_bytes(profile, plan) + max(hoisted, default=0))
+    return Host(LIBRARIES + paged, sum(away) + sum(hoisted))
+
+
+def caching(profile: Profile, plan: Plan, *, picture: int = PHOTO) -> Host:
+    """What filling the cache takes: one encoder on its way to the device, and pictures on theirs to it."""
+    stages = [stage for stage in profile.stages if stage.phase == "cache"]
+    hosts = [_encoding(stage, plan, pictures(profile, stage, picture)) for stage in stages]
+    return max(hosts, key=lambda host: host.total, default=Host(LIBRARIES))
+
+
+def pictures(profile: Profile, stage: Stage, picture: int = PHOTO) -> int:
+    """Bytes of all that waits for an encoder, is being decoded, or waits to be written."""
+    entries = WAITING * profile.entry
+    if stage.times != "image":
+        return entries
+    width, height = profile.size
+    return entries + 3 * (WAITING * width * height + WORKERS * DECODING * picture)
+
+
+def _encoding(stage: Stage, plan: Plan, beside: int) -> Host:
+    """An encoder that comes layer by layer is locked, or in files; else it goes to the device whole."""
+    streamed = plan.encode_streamed and stage.least < stage.weights
+    if streamed and not plan.encode_mapped:
+        return Host(LIBRARIES + beside, stage.weights)
+    return Host(LIBRARIES + beside + stage.copied, stage.least if streamed else 0)
+
+
+def _loading(profile: Profile, plan: Plan) -> Host:
+    """The denoiser is read on the host when part of it shall stay there, and the rest leaves it last."""
+    if profile.hosted:  # the masters, the working copy on its way, and its locked room
+        return Host(LIBRARIES + MASTER * profile.trained + profile.whole, profile.whole)
+    if not (plan.streamed or plan.hoist):
+        return Host(LIBRARIES)  # each tensor goes from its file to the device
+    away = [_read(profile, block, plan) for block in _away(profile, plan)]
+    every = sum(_read(profile, block, plan) for block in profile.blocks) + _read(
+        profile, profile.rest, plan, coded=False
+    )
+    if plan.mapped:
+        return Host(LIBRARIES + every)
+    # a block is laid into its locked place while it is still there as it was read
+    return Host(LIBRARIES + every - sum(away) + max(away, default=0), resident(profile, plan).pinned)
+
+
+def _read(profile: Profile, block: Block, plan: Plan, *, coded: bool = True) -> int:
+    """Bytes that reading a block makes: its codes, and what its files hold in another precision."""
+    codes = block.stored[plan.weights] if coded and plan.weights in CODES else 0
+    if not profile.cast:
+        return codes
+    plain = block.stored[plan.compute] if not codes else 0
+    return codes + plain + block.other + block.modulation
+
+
+def _away(profile: Profile, plan: Plan) -> list[Block]:
+    return [profile.blocks[number] for number in plan.streamed_of(len(profile.blocks))]
