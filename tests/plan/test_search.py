@@ -154,6 +154,11 @@ def _fits(profile, card):
         return None
 
 
+def test_a_run_that_began_with_moments_of_eight_bits_goes_on_with_them_at_any_quality():
+    wish = replace(WISH, quality="16bit", moments=("8bit",))
+    assert choose(SHALLOW[512], device(24), wish).plan.moments == "8bit"
+
+
 def test_a_processor_streams_nothing_and_recomputes_when_memory_is_short():
     profile = small(8, kept=80 * MB)
     wish = Wish(compute="fp32")

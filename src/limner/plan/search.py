@@ -100,6 +100,8 @@ def _moments(profile: Profile, device: Device, wish: Wish) -> list[Moments]:
         return ["host"]
     if wish.optimizer != "adamw" or device.kind != "cuda":
         return ["fp32"]
+    if wish.moments == ("8bit",):  # a run that goes on as it began, whatever is wished now
+        return ["8bit"]
     return [each for each in wish.moments if each == "fp32" or each == "8bit" and wish.quality != "16bit"]
 
 
