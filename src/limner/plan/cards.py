@@ -47,7 +47,8 @@ class Card:
 
         fp8 that adds up in fp32 has twice the rate of bf16 on every card that has it, without sparsity: 330.3
         to 165.2 on RTX 4090 (Ada whitepaper, app. A, which says twice as much before its version 2.02),
-        362 to 181 on L40, 733 to 362 on L40S, 1979 to 989 on H100 and H200, 4500 to 2250 on B200 (data sheets).
+        362 to 181 on L40, 733 to 362 on L40S, 1979 to 989 on H100 and H200, 4500 to 2250 on B200 (the data
+        sheets).
         """
         peaks: dict[Literal["int8", "fp8"], float] = {"int8": self.int8, "fp8": 2 * self.bf16}
         mine = self.capability or (0, 0)
