@@ -76,8 +76,9 @@ def test_text_comes_in_several_lengths() -> None:
 
 def test_a_base_that_goes_on_counts_on(tmp_path: Path) -> None:
     row = {"step": 3, "images": 24, "seconds": 2.0, "held_out": 0.5}
-    assert train_denoiser.earlier(None, [row]) == [row]
-    (tmp_path / "training.json").write_text(json.dumps({"rows": [row]}))
+    (fresh,) = train_denoiser.earlier(None, [row])
+    assert fresh == row | {"part": 1}
+    (tmp_path / "training.json").write_text(json.dumps({"rows": [fresh]}))
     first, second = train_denoiser.earlier(tmp_path, [row])
-    assert first == row
-    assert second == {"step": 6, "images": 48, "seconds": 4.0, "held_out": 0.5}
+    assert first == fresh
+    assert second == {"step": 6, "images": 48, "seconds": 4.0, "held_out": 0.5, "part": 2}

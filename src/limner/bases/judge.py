@@ -1,9 +1,10 @@
 """The judge of the embedded base: what is in a picture, in which style, and whether it is the mascot.
 
-    python -m limner.bases.judge --art art.npz --minutes 2 --device cuda --out out/judge
+    python -m limner.bases.judge --art art.npz --vae out/vae --minutes 2 --device cuda --out out/judge
 
 One small residual network with three heads. It is trained on real art only, all six styles in every look,
-roughened (blur, noise, blocks, lost detail) so that it is fair on pictures that a model made. It learns to
+roughened (blur, noise, blocks, lost detail, and what the base's autoencoder leaves of them) so that it is
+fair on pictures that a model made. It learns to
 tell all nouns of the art apart, so that it learns what is common to the hands, and keeps those of the base.
 One in ten (concept, style) pairs is kept from it, so that its own figures are those of drawings it never saw.
 """
@@ -19,12 +20,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.bases.art import nouns, read_art
 from limner.bases.clock import Clock
+from limner.bases.hand import FEATURES, hand
 from limner.bases.lessons import SKIP, STYLE_NAMES, Lesson, School, lessons
 from limner.bases.parts import SIZES
 from limner.errors import BadBase
@@ -56,8 +59,7 @@ class Block(nn.Module):
 class Net(nn.Module):
     """A trunk of about a million parameters and three heads.
 
-    The style head sees what is drawn and statistics of the first two stages, whose cells cover a few
-    strokes: a hand is known by both.
+    The trunk answers for the noun and the mascot; the style head reads palette and edges alone (``hand``).
     """
 
     def __init__(self, concepts: int, styles: int) -> None:
@@ -73,25 +75,24 @@ class Net(nn.Module):
         self.stages = nn.ModuleList(stages)
         self.norm = nn.GroupNorm(8, width)
         self.dropout = nn.Dropout(0.3)
-        strokes = 2 * (WIDTHS[0][0] + WIDTHS[0][0] + WIDTHS[1][0])
         self.concept = nn.Linear(2 * width, concepts)
-        both = strokes + 2 * width
         self.style = nn.Sequential(
-            nn.LayerNorm(both), nn.Linear(both, 128), nn.SiLU(), nn.Dropout(0.1), nn.Linear(128, styles)
+            nn.LayerNorm(FEATURES),
+            nn.Linear(FEATURES, 192),
+            nn.SiLU(),
+            nn.Dropout(0.3),
+            nn.Linear(192, styles),
         )
         self.subject = nn.Linear(2 * width, 1)
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, 3, S, S) in [0, 1] -> logits (B, concepts), (B, styles), (B,)."""
         x = self.stem((pictures - 0.5) * 4)
-        strokes = _statistics(x)
-        for number, stage in enumerate(self.stages):
+        for stage in self.stages:
             x = stage(x)
-            if number < 2:
-                strokes += _statistics(x)
         x = F.silu(self.norm(x))
         seen = self.dropout(torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1))
-        return self.concept(seen), self.style(torch.cat([*strokes, seen], dim=1)), self.subject(seen)[:, 0]
+        return self.concept(seen), self.style(hand(pictures)), self.subject(seen)[:, 0]
 
     def go_on(self, trained: "Net") -> None:
         """Start from a trained net; nouns and styles that it does not know are learned anew."""
@@ -104,10 +105,6 @@ class Net(nn.Module):
         """Forget all but the first nouns: the likeliest answer is among them from now on."""
         self.concept.weight = nn.Parameter(self.concept.weight.detach()[:concepts].clone())
         self.concept.bias = nn.Parameter(self.concept.bias.detach()[:concepts].clone())
-
-
-def _statistics(x: Tensor) -> list[Tensor]:
-    return [x.mean((2, 3)), x.float().std((2, 3)).to(x.dtype)]
 
 
 def loss_of(net: Any, lesson: Lesson, *, subject: bool) -> Tensor:
@@ -302,6 +299,7 @@ def main() -> None:
     """Train, examine, save."""
     parser = argparse.ArgumentParser(description="Train the judge of the embedded base.")
     parser.add_argument("--art", type=Path, required=True)
+    parser.add_argument("--vae", type=Path, required=True, help="folder of the base's autoencoder")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--init", type=Path, help="folder of a judge to go on from")
     parser.add_argument("--size", choices=SIZES, default="gpu")
@@ -318,7 +316,13 @@ def main() -> None:
     precision = torch.float32 if said.fp32 else torch.bfloat16
     wish = Wish(said.minutes, said.batch, said.rate, size.concepts, device, precision)
     school, exams = lessons(
-        read_art(said.art), size.concepts, batch=wish.batch, side=size.side, device=device, exam=said.exam
+        read_art(said.art),
+        size.concepts,
+        batch=wish.batch,
+        side=size.side,
+        device=device,
+        exam=said.exam,
+        vae=AutoencoderKL.from_pretrained(said.vae).eval().to(device),
     )
     names = list(nouns())
     net = Net(len(names), len(STYLE_NAMES))

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,6 +59,13 @@ def roughen(pictures: Tensor, draw: torch.Generator) -> Tensor:
     return ((out - 0.5) * (1 + normal(1, 1) * 0.06) * gain + 0.5 + normal(1, 1) * 0.02).clamp(0, 1)
 
 
+@torch.no_grad()
+def rebuilt(pictures: Tensor, vae: Any) -> Tensor:
+    """(B, 3, S, S) in [0, 1] -> what an autoencoder leaves of them."""
+    made = [vae.decode(vae.encode(some * 2 - 1).latent_dist.mean).sample for some in pictures.split(64)]
+    return ((torch.cat(made) + 1) / 2).clamp(0, 1)
+
+
 @dataclass(frozen=True)
 class Lesson:
     """Pictures (B, 3, S, S) in [0, 1] with their labels (B,); ``SKIP`` where none applies."""
@@ -86,8 +94,12 @@ class School:
         batch: int,
         side: int,
         device: torch.device,
+        vae: Any = None,
     ) -> None:
-        """The first ``concepts`` nouns come more often than the others; ``mascots`` may be missing."""
+        """The first ``concepts`` nouns come more often than the others; ``mascots`` may be missing.
+
+        Half of what is roughened goes through ``vae``, an autoencoder, as every generated picture does.
+        """
         place = {name: n for n, name in enumerate(nouns())}
         self.drawings = drawings(art, side).to(device)
         places = [place[str(name)] for name in art.concept]
@@ -97,7 +109,7 @@ class School:
         )
         self.styles = [STYLE_NAMES.index(str(name)) for name in art.style]
         self.mascots = None if mascots is None else drawings(mascots, side).to(device)
-        self.batch, self.device = batch, device
+        self.batch, self.device, self.vae = batch, device, vae
         self._made: dict[int, Lesson] = {}
 
     def lesson(self, step: int) -> Lesson:
@@ -143,6 +155,8 @@ class School:
         if rough is not None:
             draw = torch.Generator(self.device).manual_seed(rough)
             parts = [roughen(part, draw) for part in parts]
+            for part in parts if self.vae is not None else ():
+                part[::2] = rebuilt(part[::2], self.vae)
         return torch.cat(parts).contiguous(memory_format=torch.channels_last)
 
 
@@ -168,7 +182,7 @@ def mascots(count: int, seed: int) -> Art | None:
 
 
 def lessons(
-    art: Art, concepts: int, *, batch: int, side: int, device: torch.device, exam: int
+    art: Art, concepts: int, *, batch: int, side: int, device: torch.device, exam: int, vae: Any = None
 ) -> tuple[School, dict[str, Lesson]]:
     """The school of the pairs that are shown, and exams of ``exam`` pictures.
 
@@ -180,8 +194,8 @@ def lessons(
         keep[:: len(keep) - 1] = True
         keep[1:-1] = False
     shown, hidden = (Art(art.rgba[rows], art.style[rows], art.concept[rows]) for rows in (~keep, keep))
-    school = School(shown, concepts, mascots(384, 0), batch=batch, side=side, device=device)
-    other = School(hidden, concepts, mascots(64, 1_000_000), batch=batch, side=side, device=device)
+    school = School(shown, concepts, mascots(384, 0), batch=batch, side=side, device=device, vae=vae)
+    other = School(hidden, concepts, mascots(64, 1_000_000), batch=batch, side=side, device=device, vae=vae)
     return school, {
         "plain": other.draw(1, exam, varied=0.0, rough=False),
         "grounds": other.draw(2, exam, varied=1.0, looks=False, rough=False),

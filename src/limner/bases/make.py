@@ -57,6 +57,7 @@ def main() -> None:
     pace += ["--batch", batch, "--vae", str(vae), "--minutes", str(minutes["denoiser"])]
     step("train_denoiser", *shared, *pace, "--out", str(glyph))
     pace = ["--batch", "48", "--exam", "384"] if small else []
+    pace += ["--vae", str(vae)]
     step("judge", *shared, *plain, *pace, "--minutes", str(minutes["judge"]), "--out", str(judge))
     if said.install:
         sys.stderr.write(f"Installed in {install(glyph, judge)}\n")

@@ -221,12 +221,17 @@ def held_out_loss(
 
 
 def earlier(folder: Path | None, rows: list[dict[str, float]]) -> list[dict[str, float]]:
-    """The rows of the training that a base comes from, then ``rows``, counted on from there."""
+    """The rows of the training that a base comes from, then ``rows``, counted on from there.
+
+    A part of the training is what one call did: captions and looks may differ from those of the part
+    before, and then held-out losses are those of other pictures.
+    """
     if folder is None or not (folder / "training.json").exists():
-        return rows
+        return [row | {"part": 1} for row in rows]
     before = json.loads((folder / "training.json").read_text(encoding="utf-8"))["rows"]
     counted = ("step", "images", "seconds")
-    return before + [row | {key: row[key] + before[-1][key] for key in counted} for row in rows]
+    part = {"part": before[-1]["part"] + 1}
+    return before + [row | {key: row[key] + before[-1][key] for key in counted} | part for row in rows]
 
 
 def _say(row: Mapping[str, float]) -> None:
