@@ -1,5 +1,6 @@
 import json
 
+import pytest
 import torch
 from safetensors import safe_open
 
@@ -26,10 +27,11 @@ def test_large_weights_lie_in_shards_with_an_index(tmp_path, monkeypatch):
     assert index["metadata"]["total_size"] == 1200
 
 
-def test_a_part_is_lent_as_it_is(tiny_base, tmp_path):
+@pytest.mark.parametrize("linked", [True, False])
+def test_a_part_is_lent_as_it_is(linked, tiny_base, tmp_path):
     source = locate(str(tiny_base), folders={})
-    folder.lend(source, "vae", tmp_path / "vae")
-    folder.lend(source, "tokenizer", tmp_path / "tokenizer")
+    folder.lend(source, "vae", tmp_path / "vae", linked=linked)
+    folder.lend(source, "tokenizer", tmp_path / "tokenizer", linked=linked)
     for path in (*(tmp_path / "vae").iterdir(), *(tmp_path / "tokenizer").iterdir()):
         assert path.read_bytes() == (tiny_base / path.parent.name / path.name).read_bytes()
-    assert (tmp_path / "vae/config.json").is_file()
+    assert (tmp_path / "vae/config.json").samefile(tiny_base / "vae/config.json") == linked

@@ -16,16 +16,22 @@ SHARD = 2 * 10**9
 """Bytes of a file of weights; so much is copied in memory at once."""
 
 
-def lend(lender: Source, part: str, folder: Path) -> None:
-    """Have a part as a lender has it: linked where the disk can, else copied."""
+def lend(lender: Source, part: str, folder: Path, *, linked: bool) -> None:
+    """Have a part as a lender has it: copied, or ``linked`` where nobody will write in ``folder``."""
     folder.mkdir(parents=True)
     there = lender.root / part
     for path in {there / "config.json", *there.glob("*.index.json"), *lender.weights(part)}:
-        if path.is_file():
-            try:
-                os.link(path.resolve(), folder / path.name)
-            except OSError:  # another disk, or one without links
-                shutil.copyfile(path, folder / path.name)
+        if path.is_file() and not (linked and _link(path, folder / path.name)):
+            shutil.copyfile(path, folder / path.name)
+
+
+def _link(path: Path, place: Path) -> bool:
+    """Whether it could be done: not to another disk, or one without links."""
+    try:
+        os.link(path.resolve(), place)
+    except OSError:
+        return False
+    return True
 
 
 def write(

@@ -135,7 +135,7 @@ def _make(file: Single, family: Family, lender: Source, home: Path) -> None:
             if part in file.parts:
                 write(draft / part, _weights(file, family, lender, draft, part))
             else:
-                lend(lender, part, draft / part)
+                lend(lender, part, draft / part, linked=True)
         draft.replace(home)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

@@ -25,7 +25,7 @@ STEPS = "limner.steps"
 def export_model(trainee: Trainee, run: RunDir, say: Say) -> Path:
     """Write the folder ``model``: the trained denoiser in the precision of the base's files, and other parts.
 
-    These are linked where the disk can, else copied, so that any tool opens the folder like the base itself.
+    Any tool opens the folder like the base itself, and may write in it: no file is shared.
 
     Raises:
         DiskFull: There is no room.
@@ -43,7 +43,7 @@ def export_model(trainee: Trainee, run: RunDir, say: Say) -> Path:
         _frame(setting, draft)
         for part in family.parts:
             if part != name:
-                lend(source, part, draft / part)
+                lend(source, part, draft / part, linked=False)
         write_json(draft / name / "config.json", source.config(name))
         facts = {STEPS: str(setting.recipe.train.steps)}
         _verify(write(draft / name, tensors, dtypes=kinds, facts=facts), tensors, kinds)
@@ -59,7 +59,7 @@ def export_model(trainee: Trainee, run: RunDir, say: Say) -> Path:
 
 
 def model_bytes(setting: Setting) -> int:
-    """Bytes that the folder takes at most: of the base's own files, where nothing can be linked."""
+    """Bytes that the folder takes: as many as the base's own files."""
     paths = [path for part in setting.family.parts for path in setting.source.weights(part)]
     return sum(path.stat().st_size for path in paths)
 
