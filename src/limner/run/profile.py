@@ -129,7 +129,8 @@ def _assembled(rehearsal: Rehearsal, seen: Rehearsals, depths: Sequence[int], ba
     model, patterns = rehearsal.denoiser, rehearsal.family.anatomy.blocks
     chosen: list[str] = []
     for pattern, depth in zip(patterns, depths, strict=True):
-        names = [name for name in rehearsal.blocks if name in matching(model, (pattern,))]
+        alike = matching(model, (pattern,))
+        names = [name for name in rehearsal.blocks if name in alike]
         chosen += [_stands_for(number, depth, names) for number in range(depth)]
     blocks = [measured[name] for name in chosen]
     rest = _rest(rehearsal, seen)
