@@ -7,7 +7,6 @@ That of a step is the difference between a long and a short run, so importing an
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -15,7 +14,6 @@ import tempfile
 from pathlib import Path
 
 from limner.bases.demo_sets import folder
-from limner.files import write_json
 from limner.plan.choice import PROCESS
 from limner.recipe.presets import preset
 from limner.recipe.schema import Limits, Recipe
@@ -23,8 +21,8 @@ from limner.recipe.toml import change
 from limner.run.calibrate import calibrate
 from limner.run.plan import plan
 from limner.run.say import Plain
+from outcome import save
 
-RESULT = Path(__file__).parent / "results" / "plan_cpu.json"
 START = 6.2
 """Seconds of the processor from the start of a process to its first step: imports and loading. Measured."""
 
@@ -83,8 +81,7 @@ def main() -> None:
             pair["error"] = pair["planned"] / pair["measured"] - 1
             both = f"planned {pair['planned']:.4g}, measured {pair['measured']:.4g}"
             print(f"{name:<18} {both}, {pair['error']:+.1%}")
-    write_json(RESULT, figures)
-    print(json.dumps(figures))
+    save("plan_cpu", figures)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ through the model of the caching allocator. Tensors only: no context, no workspa
 """
 
 import argparse
-import platform
 import sys
 import tempfile
 import time
@@ -23,7 +22,6 @@ from limner.families import family_of
 from limner.families.loading import hush
 from limner.families.shipped import known
 from limner.families.source import locate
-from limner.files import write_json
 from limner.graph.split import split
 from limner.plan.allocator import replay
 from limner.plan.memory import train_need
@@ -32,9 +30,9 @@ from limner.plan.trace import Machine
 from limner.run.blank import boundary
 from limner.run.profile import profile
 from limner.run.rehearsal import Rehearsal, Wish
+from outcome import RESULTS, save
 
 GIB = 2**30
-RESULTS = Path(__file__).parent / "results"
 SMALL = ("flux-dev", "sdxl", "qwen-image", "flux2-klein", "z-image", "sd15")
 TRUE = ("flux-dev", "sdxl", "qwen-image", "flux2-klein-4b", "z-image", "sd15")
 SPECIFIED = {
@@ -148,12 +146,7 @@ def main() -> None:
         for key in ("traced_off", "predicted_off", "off")
     }
     print("worst:", "  ".join(f"{key} {value:.3%}" for key, value in worst.items()))
-    machine = {
-        "processor": platform.machine(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-    write_json(asked.out, {"machine": machine, "worst": worst, **rows})
+    save(asked.out.stem, {"worst": worst, **rows}, asked.out.parent)
 
 
 def _asked() -> argparse.Namespace:
