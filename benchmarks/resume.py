@@ -32,6 +32,8 @@ WANTED = 8.0
 """Seconds from the command to the next step of a resumed run, on two cores that do nothing else."""
 CASES = ("fresh", "fresh, cache full", "resumed")
 PARTS = ("libraries", "folder", "checkpoint", "cache", "models", "first step")
+CLOCKED = {"prepare": "folder", "newest": "checkpoint", "stock": "cache", "Trainee": "models"}
+"""Function of ``limner.run.train`` -> the part that it is."""
 STEPS = 4
 STARTED = "LIMNER_BENCHMARK_START"
 """Environment variable: when the command was given, seconds since the epoch."""
@@ -104,13 +106,12 @@ def threads(asked: argparse.Namespace) -> dict[str, str]:
 
 def inside(aside: Path, arguments: list[str]) -> None:
     """Run the command line in this process with clocks around the parts of the verb; write what they said."""
-    from limner.cli import app
+    from limner.cli.app import main, swiftly
 
-    with app.loading():
+    with swiftly():
         from limner.run import train as verb
     spent = dict.fromkeys(PARTS, (0.0, 0.0)) | {"libraries": _since_command()}
-    clocked = {"prepare": "folder", "newest": "checkpoint", "stock": "cache", "Trainee": "models"}
-    for name, part in clocked.items():
+    for name, part in CLOCKED.items():
         setattr(verb, name, _clocked(getattr(verb, name), part, spent))
 
     class Folder(RunDir):
@@ -122,7 +123,7 @@ def inside(aside: Path, arguments: list[str]) -> None:
                 aside.write_text(json.dumps(_flat({**spent, "whole": whole})))
 
     verb.RunDir = Folder
-    app.main(arguments)
+    main(arguments)
 
 
 def _since_command() -> tuple[float, float]:
@@ -139,10 +140,10 @@ def _flat(spent: Mapping[str, tuple[float, float]]) -> dict[str, float]:
 
 
 def _clocked(function: Callable[..., Any], part: str, spent: dict[str, Any]) -> Callable[..., Any]:
-    def timed(*values: Any) -> Any:
+    def timed(*values: Any, **named: Any) -> Any:
         start = _since_command()
         try:
-            return function(*values)
+            return function(*values, **named)
         finally:
             took = _minus(_since_command(), start)
             spent[part] = (spent[part][0] + took[0], spent[part][1] + took[1])
