@@ -1,10 +1,17 @@
+import itertools
+from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from limner.nn.optim import optimizer
 from limner.plan.memory import (
+    SCRATCH,
+    SCRATCH_OF_ONE,
     cache_need,
     load_need,
     sample_need,
@@ -217,6 +224,25 @@ def test_streamed_blocks_share_slots() -> None:
 )
 def test_optimizers_differ(name: str, size: int) -> None:
     assert state_bytes(PROFILE, BF16, name) == size
+
+
+@pytest.mark.parametrize("sides", [[64] * 8, [64] * 7 + [160]])
+@pytest.mark.parametrize(("name", "rate"), [("adafactor", 1e-3), ("prodigy", 1.0), ("schedulefree", 1e-3)])
+def test_what_an_optimizer_needs_while_it_steps(name: str, rate: float, sides: list[int]) -> None:
+    pytest.importorskip({"adafactor": "transformers", "prodigy": "prodigyopt"}.get(name, name))
+    weights = [torch.nn.Parameter(torch.randn(side, side)) for side in sides]
+    made = optimizer(name, [{"params": weights, "lr": rate}])
+    for turn in range(3):
+        for weight in weights:
+            weight.grad = torch.randn_like(weight)
+        seen: Any = torch.profiler.profile(profile_memory=True) if turn == 2 else nullcontext()
+        with seen:
+            made.step()
+    changes = [each.nbytes() for each in seen.profiler.kineto_results.events() if each.name() == "[memory]"]
+    measured = max(itertools.accumulate(changes))
+    count = sum(weight.numel() for weight in weights)
+    scratch = SCRATCH.get(name, 0) * count + SCRATCH_OF_ONE.get(name, 0) * max(sides) ** 2
+    assert 0.45 * scratch <= measured <= 1.01 * scratch
 
 
 WHOLE = replace(PROFILE, whole=4 * PROFILE.trained)

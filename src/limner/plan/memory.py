@@ -48,8 +48,11 @@ of weights.
 PAGED = frozenset({"pagedadamw8bit"})
 """Optimizers whose state is in memory that goes to the host when the device is short of it: counted there."""
 
-SCRATCH: dict[str, float] = {"adafactor": 8, "prodigy": 8, "schedulefree": 8}
-"""Optimizer -> bytes for each trained number while it steps, where no single kernel does it all in place."""
+SCRATCH: dict[str, float] = {"schedulefree": 4}
+"""Optimizer -> bytes for each number that learns while it steps, where it goes through all at once."""
+
+SCRATCH_OF_ONE: dict[str, float] = {"adafactor": 12, "prodigy": 8}
+"""The same for each number of the largest tensor, where it goes from tensor to tensor."""
 
 
 @dataclass(frozen=True)
@@ -247,7 +250,9 @@ def _step(profile: Profile, optimizer: str) -> tuple[float, float]:
     """The optimizer's own moment."""
     if profile.hosted:
         return 0.0, 0.0
-    return SCRATCH.get(optimizer, 0) * profile.learning, MASTER * profile.learning
+    scratch = SCRATCH.get(optimizer, 0) * profile.learning
+    scratch += SCRATCH_OF_ONE.get(optimizer, 0) * profile.largest
+    return scratch, MASTER * profile.learning
 
 
 def _hoisting(profile: Profile, plan: Plan) -> tuple[float, float]:

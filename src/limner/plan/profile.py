@@ -126,6 +126,8 @@ class Profile:
     """What of ``widest`` shows in the fullest moment of a block, bytes, where it was measured."""
     factored: int = 0
     """Numbers in a second moment that is factored: rows and columns of every matrix that learns."""
+    largest: int = 0
+    """Numbers of the largest tensor that learns."""
     idle: int = 0
     """Numbers of ``trained`` that no gradient comes to, so that they have no state of the optimizer: what a
     last block does to the text, which nobody reads."""

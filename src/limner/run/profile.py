@@ -135,7 +135,8 @@ def _assembled(rehearsal: Rehearsal, seen: Rehearsals, depths: Sequence[int], ba
     blocks = [measured[name] for name in chosen]
     rest = _rest(rehearsal, seen)
     factors = {name: _factors([block], rehearsal.idle) for name, block in rehearsal.blocks.items()}
-    outside = _factors([*rehearsal.models.values()], rehearsal.idle)
+    models = [*rehearsal.models.values()]
+    outside = _factors(models, rehearsal.idle)
     for each in factors.values():
         outside = [mine - inside for mine, inside in zip(outside, each, strict=True)]
     totals = [sum(each) for each in zip(outside, *(factors[name] for name in chosen), strict=True)]
@@ -150,6 +151,7 @@ def _assembled(rehearsal: Rehearsal, seen: Rehearsals, depths: Sequence[int], ba
         trained=totals[0],
         tensors=totals[1],
         factored=totals[2],
+        largest=max((each.numel() for each in _learning(models, rehearsal.idle)), default=0),
         whole=totals[3] if full else 0,
         idle=totals[4],
         held=rehearsal.constants,
@@ -321,8 +323,7 @@ def _outside(trace: Trace, phase: str) -> Segment:
 
 def _factors(modules: Sequence[nn.Module], idle: Collection[int]) -> list[int]:
     """Numbers that are trained; tensors that learn, rows and columns of those; bytes; idle numbers."""
-    trained = [each for module in modules for each in module.parameters() if each.requires_grad]
-    learning = [each for each in trained if id(each) not in idle]
+    trained, learning = _learning(modules), _learning(modules, idle)
     numbers = sum(each.numel() for each in trained)
     return [
         numbers,
@@ -330,6 +331,15 @@ def _factors(modules: Sequence[nn.Module], idle: Collection[int]) -> list[int]:
         sum(_factored(each) for each in learning),
         sum(each.nbytes for each in trained),
         numbers - sum(each.numel() for each in learning),
+    ]
+
+
+def _learning(modules: Sequence[nn.Module], idle: Collection[int] = ()) -> list[nn.Parameter]:
+    return [
+        each
+        for module in modules
+        for each in module.parameters()
+        if each.requires_grad and id(each) not in idle
     ]
 
 
