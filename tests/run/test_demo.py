@@ -57,6 +57,7 @@ def test_the_demo_changes_what_the_base_paints(tmp_path: Path) -> None:
     assert style["without_trigger"] <= 0.25
     assert style["concept_of_base"] >= 0.75
     assert style["concept_without_trigger"] >= style["concept_of_base"] - 0.25
+    assert style["concept_with_trigger"] >= 0.5 * style["concept_of_base"]
     assert subject["before"] <= 0.1
     assert subject["after"] >= 0.8
     assert subject["without_trigger"] <= 0.1

@@ -14,7 +14,7 @@ from pathlib import Path
 from limner import bases
 
 MINUTES = {"cpu": {"vae": 38, "denoiser": 72, "judge": 22}, "gpu": {"vae": 6, "denoiser": 9, "judge": 2}}
-"""Of each step, by size: what the shipped base had, and what a large GPU needs."""
+"""Of each step, by size: what the first part of the shipped base had, and what a large GPU needs."""
 
 
 def step(module: str, *arguments: str) -> None:
