@@ -315,6 +315,7 @@ def main() -> None:
     size, device = SIZES[said.size], torch.device(said.device)
     precision = torch.float32 if said.fp32 else torch.bfloat16
     wish = Wish(said.minutes, said.batch, said.rate, size.concepts, device, precision)
+    vae: Any = AutoencoderKL.from_pretrained(said.vae).eval()
     school, exams = lessons(
         read_art(said.art),
         size.concepts,
@@ -322,7 +323,7 @@ def main() -> None:
         side=size.side,
         device=device,
         exam=said.exam,
-        vae=AutoencoderKL.from_pretrained(said.vae).eval().to(device),
+        vae=vae.to(device),
     )
     names = list(nouns())
     net = Net(len(names), len(STYLE_NAMES))
