@@ -1,5 +1,4 @@
 import itertools
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -232,12 +231,18 @@ def test_what_an_optimizer_needs_while_it_steps(name: str, rate: float, sides: l
     pytest.importorskip({"adafactor": "transformers", "prodigy": "prodigyopt"}.get(name, name))
     weights = [torch.nn.Parameter(torch.randn(side, side)) for side in sides]
     made = optimizer(name, [{"params": weights, "lr": rate}])
-    for turn in range(3):
+
+    def given_gradients() -> Any:
         for weight in weights:
             weight.grad = torch.randn_like(weight)
-        seen: Any = torch.profiler.profile(profile_memory=True) if turn == 2 else nullcontext()
-        with seen:
-            made.step()
+        return made
+
+    for _ in range(2):
+        given_gradients().step()
+    given_gradients()
+    seen: Any = torch.profiler.profile(profile_memory=True)
+    with seen:
+        made.step()
     changes = [each.nbytes() for each in seen.profiler.kineto_results.events() if each.name() == "[memory]"]
     measured = max(itertools.accumulate(changes))
     count = sum(weight.numel() for weight in weights)
