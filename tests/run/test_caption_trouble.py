@@ -19,7 +19,7 @@ from writing import GOOD, LONG, PROTOCOLS, rows, write
     [
         (captions("I'm sorry, but I can't help with identifying people in images."), "a refusal"),
         (captions(f"This image shows {GOOD}"), "opens with 'This image shows'"),
-        (captions(""), "captions.0"),
+        (captions(""), "it is empty"),
         (captions("   "), "it is empty"),
         (
             captions("A cat sits on a wooden chair beside a window with a blue curtain."),
