@@ -159,7 +159,7 @@ def test_a_run_folder_goes_on_with_its_own_recipe(limner, photos, trained, tmp_p
 
 def test_cache_says_what_it_did(limner, photos, verb):
     verb("cache", cache=lambda recipe, out, say: Cached(3, 1, 2_000_000, 1.0, 4))
-    assert limner("cache", "photos").out == "Computed 3, reused 1, 2.0 MB in 4 entries, in 1.0 s\n"
+    assert limner("cache", "photos").out == "4 entries: 1 reused, 3 computed (2.0 MB), in 1.0 s\n"
     assert json.loads(limner("cache", "photos", "--json").out)["bytes"] == 2_000_000
 
 
@@ -219,6 +219,7 @@ def test_ctrl_c_before_anything_is_saved_is_one_line(limner, photos, verb):
         (("train", "photos", "--rank", "0"), "lora.rank is 0; it must be"),
         (("train", "photos", "--rank", "x"), "Invalid value for '--rank'"),
         (("train", "photos", "--set", "lora.rnak=3"), "Did you mean lora.rank?"),
+        (("trian", "photos"), "No such command 'trian'. Did you mean 'train'? See `limner --help`."),
         (("train", "photos", "--goal", "pet"), 'goal is "pet"'),
         (("train", "photos", "--set", "sample.prompt_file=no.txt"), "there is no such file"),
         (("train",), "Missing argument"),

@@ -80,6 +80,31 @@ def test_bad_lines_of_metadata_are_named(tmp_path, fill):
     assert "line 5: names a.jpg again, after line 4" in told
 
 
+def test_lines_left_out_stand_in_their_order(tmp_path, fill):
+    lines = ["[]"] * 11 + ['{"file_name": "a.jpg", "text": "x"}']
+    fill(tmp_path, **{"metadata.jsonl": "\n".join(lines), "a.jpg": None})
+    told = [one.reason.partition(":")[0] for one in read_folder(tmp_path).rejected]
+    assert told == [f"line {number}" for number in range(1, 12)]
+
+
+def test_a_file_is_called_by_its_place_in_the_folder(tmp_path, fill):
+    fill(tmp_path, **{"one/a.jpg": None, "two/a.jpg": b"torn", "a.jpg": b""})
+    folder = read_folder(tmp_path)
+    assert [folder.named(one.path) for one in folder.examples] == ["one/a.jpg"]
+    assert [folder.named(one.path) for one in folder.rejected] == ["a.jpg", "two/a.jpg"]
+    assert folder.named(tmp_path.parent / "elsewhere" / "b.jpg") == "b.jpg"
+
+
+def test_kohyas_folders_below_others_are_told(tmp_path, fill):
+    fill(tmp_path, **{"img/10_sks cat/a.jpg": None, "reg/1_cat/deep/b.jpg": None, "log/c.jpg": None})
+    folder = read_folder(tmp_path)
+    assert folder.layout == "sidecar" and {one.repeats for one in folder.examples} == {1}
+    assert folder.advice.startswith("img/10_sks cat, reg/1_cat: named as kohya's folders N_name are")
+    assert folder.advice.endswith(f"name {tmp_path / 'img'}")
+    inner = read_folder(tmp_path / "img")
+    assert (inner.layout, inner.advice, inner.examples[0].repeats) == ("kohya", "", 10)
+
+
 def test_names_are_compared_composed(tmp_path, fill):
     fill(tmp_path, **{unicodedata.normalize("NFD", "é.jpg"): None})
     fill(tmp_path, **{"metadata.csv": f"file_name,text\n{unicodedata.normalize('NFC', 'é.jpg')},x\n"})

@@ -57,7 +57,7 @@ def test_a_key_like_no_other_lists_what_there_is():
         (
             {"track": {"with": ["wandbb"]}},
             'track.with is ["wandbb"]; it must be a list, each item one of tensorboard, wandb, trackio. '
-            'Did you mean "wandb"?',
+            'Did you mean ["wandb"]?',
         ),
         (
             {"train": {"time_shift": "foo"}},
@@ -66,6 +66,20 @@ def test_a_key_like_no_other_lists_what_there_is():
         (
             {"train": {"betas": [0.9]}},
             "train.betas is [0.9]; it must be a list of 2, each a number, at least 0, below 1. "
+            "Try [0.9, 0.999].",
+        ),
+        (
+            {"sample": {"prompts": "a cat"}},
+            'sample.prompts is "a cat"; it must be a list, each item a string, not empty. Try ["a cat"].',
+        ),
+        (
+            {"track": {"with": "wandb"}},
+            'track.with is "wandb"; it must be a list, each item one of tensorboard, wandb, trackio. '
+            'Did you mean ["wandb"]?',
+        ),
+        (
+            {"train": {"betas": "0.9"}},
+            'train.betas is "0.9"; it must be a list of 2, each a number, at least 0, below 1. '
             "Try [0.9, 0.999].",
         ),
         (

@@ -13,6 +13,12 @@ def test_prompts_come_first_then_those_of_the_file(tmp_path):
     assert prompts(recipe) == ("sks cat asleep", "a sks cat car", "a moon")
 
 
+def test_the_mark_that_windows_puts_before_a_text_is_no_part_of_a_prompt(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_bytes("a cat\r\na moon\r\n".encode("utf-8-sig"))
+    assert prompts(Recipe(sample=Sample(prompt_file=path))) == ("a cat", "a moon")
+
+
 def test_no_trigger_leaves_no_hole():
     assert with_trigger("a cat, [trigger]", "") == "a cat"
     assert with_trigger("a [trigger] cat", "") == "a cat"

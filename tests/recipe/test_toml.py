@@ -121,6 +121,12 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path, content, message):
         load(path)
 
 
+def test_the_mark_that_windows_puts_before_a_text_is_passed_over(tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_bytes("seed = 3\r\n".encode("utf-8-sig"))
+    assert load(path).seed == 3
+
+
 def test_a_missing_or_unreadable_file_is_named(tmp_path):
     with pytest.raises(BadRecipe, match=r"There is no recipe .*absent\.toml\. `limner init`"):
         load(tmp_path / "absent.toml")

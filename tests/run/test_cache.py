@@ -61,6 +61,20 @@ def test_an_image_left_out_is_in_the_data_sheet(recipe, photos, tmp_path):
     assert rejected["name"] == "torn.png" and rejected["reason"]
 
 
+def test_images_of_sub_folders_and_of_the_held_out_are_told_apart(recipe, photos, tmp_path):
+    others = tmp_path / "others"
+    for place in (photos / "sub", others):
+        place.mkdir()
+    (photos / "sub" / "0.png").write_bytes(b"")
+    (others / "torn.png").write_bytes(b"\x89PNG")
+    (photos / "5.png").rename(others / "5.png")
+    told = Told()
+    changed = recipe.data.model_copy(update={"held_out_images": others})
+    cache(recipe.model_copy(update={"data": changed}), tmp_path / "run", told)
+    assert [each["name"] for each in RunDir(tmp_path / "run").data()["rejected"]] == ["sub/0.png", "torn.png"]
+    assert any(line.startswith("Left out: sub/0.png: is empty") for line in told.lines)
+
+
 def test_two_runs_share_a_cache(recipe, tmp_path):
     cache(recipe, tmp_path / "one", Told())
     assert cache(recipe.model_copy(update={"name": "other"}), tmp_path / "two", Told()).computed == 0

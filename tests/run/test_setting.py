@@ -30,6 +30,13 @@ def test_the_resolution_is_the_recipes_or_the_bases_own(tiny_base, photos):
         prepare(wish(tiny_base, photos, data={"resolution": 1024}))
 
 
+@pytest.mark.parametrize("key", ["images", "held_out_images"])
+def test_a_folder_that_has_moved_is_asked_for(tiny_base, photos, tmp_path, key):
+    recipe = wish(tiny_base, photos, data={"held_out": None, key: tmp_path / "gone"})
+    with pytest.raises(BadData, match=rf"data\.{key} is .*gone, and .* --set data\.{key}=FOLDER"):
+        prepare(recipe)
+
+
 def more(photos: Path, count: int) -> None:
     for number in range(6, count):
         shutil.copy(photos / "5.png", photos / f"{number}.png")

@@ -138,8 +138,8 @@ def cache(*, target: Target, out: Out = None, given: dict[str, Any], as_json: Js
             from limner.run.cache import cache as run
 
         done = run(wished.recipe, wished.out, say)
-    size = f"{human(done.bytes)} in {done.entries} entries"
-    lines = [f"Computed {done.computed}, reused {done.reused}, {size}, in {done.seconds:.1f} s"]
+    made = f"{done.computed} computed ({human(done.bytes)})"
+    lines = [f"{done.entries} entries: {done.reused} reused, {made}, in {done.seconds:.1f} s"]
     result(done, lines, as_json=as_json)
 
 
@@ -295,9 +295,9 @@ def _status(arguments: list[str]) -> int:
         failure(type(error).__name__, str(error), as_json=as_json)
         return error.exit_code
     except TyperException as error:
-        failure(
-            BadUsage.__name__, f"{error.format_message().rstrip('.')}. See `limner --help`.", as_json=as_json
-        )
+        what = error.format_message().rstrip(".")
+        end = "" if what.endswith("?") else "."
+        failure(BadUsage.__name__, f"{what}{end} See `limner --help`.", as_json=as_json)
         return error.exit_code
     except OSError as error:
         place = error.filename2 or error.filename  # of two, the one that the person knows comes second

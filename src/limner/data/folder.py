@@ -65,6 +65,12 @@ class Folder:
     examples: tuple[Example, ...]
     """In the order of their relative paths."""
     rejected: tuple[Rejected, ...]
+    advice: str = ""
+    """What a person may have meant otherwise; usually nothing."""
+
+    def named(self, path: Path) -> str:
+        """What a file is called, with "/": two in different sub-folders may share their last name."""
+        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +138,27 @@ def read_folder(
                 rejected.append(found)
     if not examples:
         raise BadData(_nothing(root, rejected))
-    return Folder(
-        root, layout, tuple(examples), tuple(sorted(rejected, key=lambda one: (str(one.path), one.reason)))
+    advice = _too_deep(root, candidates) if layout == "sidecar" else ""
+    return Folder(root, layout, tuple(examples), tuple(sorted(rejected, key=_place)), advice)
+
+
+def _too_deep(root: Path, candidates: list[_Candidate]) -> str:
+    """A word on folders ``img/10_cat``: it is the one above that kohya is given."""
+    folders = {above: None for one in candidates for above in _above(one.file) if "/" in above}
+    found = sorted(folder for folder in folders if _repeats(folder.rpartition("/")[2]))
+    if not found:
+        return ""
+    named = ", ".join([*found[:3], *[".."] * (len(found) > 3)])
+    return (
+        f"{named}: named as kohya's folders N_name are, and read as plain ones, since they lie below others. "
+        f"If N shall count, name {root / _parent(found[0])}"
     )
+
+
+def _place(one: Rejected) -> tuple[str, int, str]:
+    """Files by name, the lines of one in their order."""
+    line = re.match(r"line (\d+):", one.reason)
+    return str(one.path), int(line[1]) if line else 0, one.reason
 
 
 def _nothing(root: Path, rejected: list[Rejected]) -> str:

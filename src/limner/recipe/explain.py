@@ -165,9 +165,13 @@ def remedy(rule: Mapping[str, Any], field: FieldInfo, value: Any) -> str:
     choices = rule.get("enum") or rule.get("items", {}).get("enum")
     if choices:
         words = value if isinstance(value, list | tuple) else [value]
-        wrong = next((str(word) for word in words if word not in choices), "")
+        wrong = next((str(word) for word in words if word not in choices), str(value))
         near = difflib.get_close_matches(wrong, choices, n=1)
-        return f'Did you mean "{near[0]}"?' if near else f'Try "{choices[0]}".'
+        word = near[0] if near else choices[0]
+        right = shown([word] if rule.get("type") == "array" else word)
+        return f"Did you mean {right}?" if near else f"Try {right}."
+    if rule.get("items", {}).get("type") == "string" and isinstance(value, str) and value:
+        return f"Try {shown([value])}."
     if field.examples:
         return f"Try {shown(field.examples[0])}, or leave it out."
     return f"Try {shown(field.default)}."

@@ -29,7 +29,7 @@ def _from_file(recipe: Recipe) -> list[str]:
     if path is None:
         return []
     try:
-        lines = path.read_bytes().decode().splitlines()
+        lines = path.read_bytes().decode("utf-8-sig").splitlines()  # Windows begins texts with a mark
     except FileNotFoundError as error:
         raise BadRecipe(
             f"sample.prompt_file is {path}, and there is no such file. Write one prompt per line into it, "

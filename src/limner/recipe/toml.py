@@ -27,7 +27,7 @@ def load(path: Path) -> Recipe:
     try:
         if (size := path.stat().st_size) > LARGEST:
             raise BadRecipe(f"{path} has {human(size)}, which no recipe has. Name the recipe.")
-        text = path.read_bytes().decode()
+        text = path.read_bytes().decode("utf-8-sig")  # Windows begins texts with a mark
     except FileNotFoundError as error:
         raise BadRecipe(f"There is no recipe {path}. `limner init` writes one.") from error
     except UnicodeDecodeError as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from limner.data.folder import Folder
+from limner.data.folder import Folder, Rejected
 from limner.data.images import read_image
 from limner.data.views import View
 from limner.files import human, require_space, write_json, write_text
@@ -170,17 +170,19 @@ def record(setting: Setting, run: RunDir, store: Store) -> None:
         run.index_path,
         {"views": len(setting.views), "held_out": len(setting.held_out), "addresses": store.addresses()},
     )
-    write_json(run.data_path, data_sheet(setting.folder, setting.own, setting.held_out))
+    write_json(run.data_path, data_sheet(setting.folder, setting.rejected, setting.own, setting.held_out))
 
 
-def data_sheet(folder: Folder, shown: Sequence[View], held_out: Sequence[View]) -> dict[str, object]:
+def data_sheet(
+    folder: Folder, rejected: Sequence[Rejected], shown: Sequence[View], held_out: Sequence[View]
+) -> dict[str, object]:
     """What the report says of the images: names, sizes, captions, thumbnails, and what was left out."""
     sizes = {view.example.sha256: view.size for view in (*held_out, *shown)}
     only_held = {v.example.sha256 for v in held_out} - {v.example.sha256 for v in shown}
     return {
         "images": [
             {
-                "name": each.path.name,
+                "name": folder.named(each.path),
                 "width": each.width,
                 "height": each.height,
                 "size": list(sizes[each.sha256]) if each.sha256 in sizes else None,
@@ -190,7 +192,7 @@ def data_sheet(folder: Folder, shown: Sequence[View], held_out: Sequence[View]) 
             }
             for each in folder.examples
         ],
-        "rejected": [{"name": each.path.name, "reason": each.reason} for each in folder.rejected],
+        "rejected": [{"name": folder.named(each.path), "reason": each.reason} for each in rejected],
     }
 
 

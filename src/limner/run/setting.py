@@ -80,7 +80,8 @@ class Setting:
     @property
     def remarks(self) -> list[str]:
         """What a person should know of the data before anything is computed, a line each."""
-        found = [f"Left out: {each.path.name}: {each.reason}" for each in self.rejected]
+        found = [f"Left out: {self.folder.named(each.path)}: {each.reason}" for each in self.rejected]
+        found += [self.folder.advice] if self.folder.advice else []
         mute = sum(each.captions == ("",) for each in self.folder.examples)
         if mute:
             found.append(
@@ -221,6 +222,11 @@ def prepare(
 def _read(recipe: Recipe, images: Path, resolution: int) -> Folder:
     wish = recipe.data
     smallest = resolution // 2 if wish.min_side is None else wish.min_side
+    if not images.exists():
+        key = "images" if images == wish.images else "held_out_images"
+        raise BadData(
+            f"data.{key} is {images}, and there is no such folder. Where is it now? --set data.{key}=FOLDER"
+        )
     return read_folder(images, trigger=wish.trigger, default_caption=wish.default_caption, min_side=smallest)
 
 
@@ -300,6 +306,8 @@ def trained_of(recipe: Recipe, family: Family, source: Source) -> dict[str, int]
         layers = family.depth(source, name)
         last = recipe.lora.text_encoder_layers
         if last is not None and last > layers:
-            raise BadRecipe(f"lora.text_encoder_layers is {last}; {name} has {layers} layers.")
+            raise BadRecipe(
+                f"lora.text_encoder_layers is {last}; {name} has {layers} layers. Set it to at most {layers}."
+            )
         trained[name] = 0 if last is None else layers - last
     return trained
