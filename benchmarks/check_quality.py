@@ -8,7 +8,8 @@ with captions in order; ``--photos`` adds a folder of real ones. The other: each
 other seeds among clean ones. The detectors were tuned on the pictures 20006 to 20131, 30000 to 30300 and
 40012 to 40179, which no reported set may hold, and burnt lights in the dark on 3831, of ``--first 2800``.
 Reported: the share of planted faults that are found under their own name, and the share of clean pictures
-with any finding; notes are not counted.
+with any finding; notes are not counted. Beside them, as their limit is known: low-key pictures that were
+over-exposed, and how many are told.
 """
 
 import argparse
@@ -145,6 +146,13 @@ def plant(folder: Path, first: int, each: int) -> dict[str, tuple[str, str]]:
     return wanted
 
 
+def dark_set(folder: Path, first: int, count: int) -> None:
+    """``count`` low-key pictures, numbered from ``first`` on, each burnt."""
+    numbers = (n for n in camera_numbers(first) if KINDS[n % len(KINDS)].__name__ == "low_key")
+    for _, number in zip(range(count), numbers, strict=False):
+        put(folder, f"dark{number:06}", burnt(clean(number)), number, {})
+
+
 def findings(folder: Path, out: Path) -> list[Any]:
     """Everything but notes."""
     data = {"images": str(folder), "resolution": 512, "trigger": "sks thing", "min_side": 256}
@@ -172,6 +180,9 @@ def measured(options: argparse.Namespace, root: Path) -> dict[str, Any]:
         by_fault.setdefault(fault, []).append(hit)
         missed += [] if hit else [image]
     images = {each.image for each in invented if each.image}
+    (root / "dark").mkdir()
+    dark_set(root / "dark", options.first + 2000, options.dark)
+    told = {each.image for each in findings(root / "dark", root / "out") if each.kind == "exposure"}
     return {
         "first": options.first,
         "what": "faults found by limner check, and findings on pictures in order",
@@ -182,6 +193,8 @@ def measured(options: argparse.Namespace, root: Path) -> dict[str, Any]:
         "clean_images": options.clean + len(real),
         "real_photographs": len(real),
         "clean_images_with_a_finding": len(images),
+        "burnt_low_key": options.dark,
+        "burnt_low_key_told": len(told),
         "invented": [f"{each.image or 'the set'}: {each.kind}: {each.reason}" for each in invented],
     }
 
@@ -200,6 +213,7 @@ def main() -> None:
     parser.add_argument("--clean", type=int, default=112)
     parser.add_argument("--first", type=int, default=0, help="number of the first picture, a multiple of 14")
     parser.add_argument("--each", type=int, default=4, help="times that each fault is planted")
+    parser.add_argument("--dark", type=int, default=30, help="low-key pictures that are over-exposed")
     parser.add_argument("--photos", type=Path, help="a folder of real pictures that are in order")
     parser.add_argument("--out", type=Path, default=RESULTS / "check_quality.json")
     options = parser.parse_args()
@@ -209,6 +223,7 @@ def main() -> None:
         print(f"{fault:<34} {hits}")
     print(f"found {result['found']} of {result['planted']} planted faults")
     print(f"{result['clean_images_with_a_finding']} of {result['clean_images']} clean images have a finding")
+    print(f"{result['burnt_low_key_told']} of {result['burnt_low_key']} burnt low-key images are told")
     print("\n".join(result["invented"]))
     save(options.out.stem, result, options.out.parent)
 
