@@ -14,7 +14,9 @@ from limner.families import family_of
 from limner.families.loading import fingerprint, hollow, load
 from limner.families.reading import read, shapes, tensors
 from limner.families.source import locate
-from limner.nn import quantised
+from limner.nn import lora, quantised, slab
+from limner.nn.aside import Aside
+from limner.nn.engine import equip
 from limner.nn.frozen import FrozenLinear, storable
 from limner.nn.storage import stored_bytes
 
@@ -131,6 +133,8 @@ class Live(TorchDispatchMode):
         return made
 
     def seen(self, tensor: torch.Tensor) -> None:
+        if in_files(tensor):
+            return
         place, size = tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes()
         if not self.uses.get(place):
             self.now += size
@@ -152,6 +156,7 @@ def test_no_more_than_one_tensor_is_ever_there_in_full(tmp_path: Path, kind, mon
         json.dumps(
             json.loads((folder / "transformer" / "config.json").read_text())
             | {"attention_head_dim": 32, "num_attention_heads": 4, "axes_dims_rope": [8, 12, 12]}
+            | {"num_layers": 3}
         )
     )
     family, source = opened(folder)
@@ -170,6 +175,81 @@ def test_no_more_than_one_tensor_is_ever_there_in_full(tmp_path: Path, kind, mon
     assert live.now <= held + 4096, "nothing is left over"
     assert live.peak < held + largest / 2 and live.peak < 0.75 * whole
     assert largest > 100_000
+    with torch.device("meta"):
+        model = hollow(type(wide), source.config("transformer"), torch.bfloat16)
+    with Live() as live:
+        stored = dict.fromkeys(names, kind)
+        every = range(len(family.anatomy.blocks_of(model)))
+        read(
+            model,
+            source.weights("transformer"),
+            torch.bfloat16,
+            CPU,
+            stored=stored,
+            aside=lambda it: Aside(it, family.anatomy, streamed=every, hoist=True, folder=tmp_path),
+        )
+    blocks = [sum(t.nbytes for t in each.state_dict().values()) for each in blocks_of(model)]
+    rest = sum(t.nbytes for t in everything(model).values() if not in_files(t))
+    assert sum(blocks) > 3 * max(blocks)
+    assert live.peak < rest + max(blocks) + largest / 2, "no more than one block of codes at a time"
+
+
+def blocks_of(model: Any) -> list[torch.nn.Module]:
+    return [*model.transformer_blocks, *model.single_transformer_blocks]
+
+
+def aside(folder: Path, into: Path | None, **options: Any) -> Any:
+    """A denoiser of which all blocks and modulations stay on the host."""
+    family, _ = opened(folder)
+
+    def kept(model: torch.nn.Module) -> Aside:
+        every = range(len(family.anatomy.blocks_of(model)))
+        return Aside(model, family.anatomy, streamed=every, hoist=True, folder=into)
+
+    return denoiser(folder, aside=kept, **options)
+
+
+def in_files(tensor: torch.Tensor) -> bool:
+    return Path(tensor.untyped_storage().filename or "").name.startswith(slab.PREFIX)
+
+
+@pytest.mark.parametrize("kind", [None, *KINDS])
+def test_what_stays_in_files_is_what_it_would_be_in_memory(base: Path, tmp_path: Path, kind):
+    family, _ = opened(base)
+    whole = everything(denoiser(base, torch.bfloat16, weights=kind))
+    for into in (None, tmp_path):
+        model = aside(base, into, dtype=torch.bfloat16, weights=kind)
+        found = everything(model)
+        assert found.keys() == whole.keys() and all(torch.equal(found[name], whole[name]) for name in whole)
+        blocks = tuple(family.anatomy.blocks_of(model))
+        inside = {name for name in dict(model.named_parameters()) if name.startswith(blocks)}
+        away = {name for name, tensor in found.items() if in_files(tensor)}
+        assert inside <= away if into else not away
+    assert not list(tmp_path.iterdir()), "files go with their tensors"
+
+
+def test_a_plan_takes_the_files_as_they_are(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Nothing is copied from file to file, with adapters attached in between, nor when a plan is changed."""
+    family, _ = opened(base)
+    model = aside(base, tmp_path, dtype=torch.bfloat16, weights="int8")
+    lora.attach(model, storable_of(model), rank=2, alpha=1, dropout=0, seed=0)
+    before = {name: tensor.clone() for name, tensor in everything(model).items()}
+    made: list[int] = []
+    monkeypatch.setattr(slab.Mapped, "__call__", lambda self, size: made.append(size) or slab.ordinary(size))
+    every = range(len(family.anatomy.blocks_of(model)))
+    how = {"device": CPU, "streamed": every, "mapped": True, "folder": tmp_path}
+    engine = equip(model, family.anatomy, hoist=True, **how)
+    engine.close()
+    assert not made and all(torch.equal(before[name], each) for name, each in everything(model).items())
+    equip(model, family.anatomy, hoist=True, **how).close()
+    assert not made
+    if family.anatomy.modulations:  # inside blocks, and so in files of their own
+        equip(model, family.anatomy, **how).close()
+    assert all(torch.equal(before[name], each) for name, each in everything(model).items())
+
+
+def storable_of(model: torch.nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(module, FrozenLinear)]
 
 
 @pytest.mark.parametrize("weights", [None, "int8"])

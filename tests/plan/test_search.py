@@ -174,8 +174,13 @@ def test_host_memory_that_is_short_for_loading_is_known_before():
     card = device(8).with_ram(14 * GB)
     plan = choose(PROFILES[1024], card, replace(WISH, quality="8bit"))
     assert all(each.total <= card.ram for each in plan.hosts.values())
-    with pytest.raises(DoesNotFit):  # 8 GB of codes are made on the host, before any of them is in a file
-        choose(PROFILES[1024], device(8).with_ram(8 * GB), replace(WISH, stored=("int8",)))
+    coded = replace(WISH, stored=("int8",))
+    tight = choose(PROFILES[1024], device(8).with_ram(8 * GB), coded)
+    assert tight.plan.mapped and tight.hosts["load"].total < 2 * GB, (
+        "no more than one block is made at a time"
+    )
+    with pytest.raises(DoesNotFit):
+        choose(PROFILES[1024], device(8).with_ram(1 * GB), coded)
 
 
 def test_host_memory_that_is_short_leaves_weights_on_disk():

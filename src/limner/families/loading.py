@@ -2,6 +2,8 @@
 
 import importlib
 import logging
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from limner.families.base import Family
 from limner.families.reading import read, shapes
 from limner.families.source import Source
 from limner.imports import swiftly
+from limner.nn.aside import Aside
 from limner.nn.frozen import storable
 from limner.nn.storage import Kind, Products
 
@@ -35,7 +38,7 @@ def fingerprint(
     return source.fingerprint(part, f"{precision} {weights}" if weights else precision)
 
 
-def load(
+def load(  # noqa: PLR0913  what is read, how, and where to
     family: Family,
     source: Source,
     part: str,
@@ -44,6 +47,7 @@ def load(
     device: torch.device,
     weights: Kind | None = None,
     products: Products = "full",
+    aside: Callable[[nn.Module], Aside] | None = None,
 ) -> Any:
     """A tokenizer, or a frozen model in evaluation mode on ``device``.
 
@@ -58,10 +62,13 @@ def load(
         weights: How the linear layers inside the denoiser's blocks are stored (``nn.frozen``), which happens
             while they are read. None: as all others.
         products: How those layers multiply.
+        aside: What of the denoiser stays on the host, asked once it has layers. Buffers stay
+            there, too: ``nn.engine`` brings to the device what is to be there.
 
     Raises:
         BadBase: Files are missing or do not fit the class.
         BadRecipe: The device cannot multiply in 8 bits.
+        DiskFull: There is no room for what stays in files.
     """
     hush()
     library, cls = _imported(family, part)
@@ -75,25 +82,30 @@ def load(
             stored: dict[str, Kind] = (
                 dict.fromkeys(storable(model, family.anatomy), weights) if weights else {}
             )
-            missing = read(model, files, kind, device, stored=stored, products=products)
+            missing = read(model, files, kind, device, stored=stored, products=products, aside=aside)
         else:
             if weights:
                 raise BrokenGraph(f"{part} has no blocks that could be stored in {weights}.")
-            model, seen = cls.from_pretrained(
-                source.root / part,
-                use_safetensors=True,
-                local_files_only=True,
-                dtype=kind,
-                output_loading_info=True,
-            )
-            missing = sorted(seen["missing_keys"])
+            model, missing = _by_library(cls, source.root / part, kind)
+    except torch.OutOfMemoryError:  # the files are whole
+        raise
     except BROKEN as error:
         raise BadBase(
             f"{source.name}: {part}/ cannot be loaded: {first_line(error)}. {source.again}"
         ) from error
     if missing:  # the libraries would go on with random numbers
         raise BadBase(f"{source.name}: {part}/ lacks {len(missing)} tensors: {missing[0]} .. {source.again}")
-    return model.to(device).requires_grad_(requires_grad=False).eval()
+    if aside is None:
+        model = model.to(device)
+    return model.requires_grad_(requires_grad=False).eval()
+
+
+def _by_library(cls: Any, folder: Path, dtype: torch.dtype) -> tuple[Any, list[str]]:
+    """A model as its library reads it, on the host, and the names that the files lack."""
+    model, seen = cls.from_pretrained(
+        folder, use_safetensors=True, local_files_only=True, dtype=dtype, output_loading_info=True
+    )
+    return model, sorted(seen["missing_keys"])
 
 
 def hollow(cls: Any, config: dict[str, Any], dtype: torch.dtype) -> nn.Module:

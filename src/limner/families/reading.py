@@ -1,6 +1,6 @@
 """Weights read from a base's files onto a device, tensor by tensor: no second copy of a model ever exists."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from limner.nn import eight
+from limner.nn.aside import Aside
 from limner.nn.frozen import FrozenLinear, freeze
 from limner.nn.quantised import kernels_for, quantize
 from limner.nn.storage import Kind, Products
@@ -22,11 +23,12 @@ def read(
     *,
     stored: Mapping[str, Kind],
     products: Products = "full",
+    aside: Callable[[nn.Module], Aside] | None = None,
 ) -> list[str]:
     """Fill a model of diffusers whose parameters have no data, on ``device``.
 
     At any time one tensor of the files is there in full, and in the files' own precision; host memory holds
-    mapped pages of them and no copy, unless the device is the host itself.
+    mapped pages of them and no copy, but for what stays on the host.
 
     Args:
         model: What to fill; its parameters are on meta.
@@ -35,6 +37,7 @@ def read(
         device: Where to.
         stored: Linear layer -> how its weight is stored in few bits.
         products: How those layers multiply.
+        aside: Of a model whose layers are stored as they will be, what of it stays on the host instead.
 
     Returns:
         Names that the files lack.
@@ -42,6 +45,7 @@ def read(
     Raises:
         ValueError: A tensor has another shape, or is to be stored in few bits and is not finite.
         BadRecipe: The device cannot multiply in 8 bits.
+        DiskFull: There is no room for what stays in files.
     """
     model.requires_grad_(requires_grad=False)
     for kind in sorted(set(stored.values())):
@@ -49,14 +53,19 @@ def read(
             eight.require(kind, device)
         names = [name for name, wanted in stored.items() if wanted == kind]
         freeze(model, names, kind, products=products, kernels=kernels_for(device))
-    wanted = _wanted(model)
+    wanted, host = _wanted(model), torch.device("cpu")
+    kept = aside(model) if aside else None
+    if kept:
+        kept.expect(layer for layer, _ in wanted.values())
     for name, tensor in tensors(model, files):
         if name not in wanted:
             continue
         layer, shape = wanted.pop(name)
         if tuple(tensor.shape) != shape:
             raise ValueError(f"{name} is {tuple(tensor.shape)}, and the config makes it {shape}")
-        _put(layer, name, tensor.to(device), dtype)
+        _put(layer, name, tensor.to(host if kept and layer in kept else device), dtype)
+        if kept:
+            kept.took(layer)
     return sorted(wanted)
 
 

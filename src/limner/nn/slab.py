@@ -20,6 +20,8 @@ ALIGNED = 256
 """Bytes that each tensor starts at a multiple of: what the caching allocator of CUDA gives, too."""
 PAGE = 4096
 """Bytes that a system locks at a time."""
+PREFIX = "limner-weights-"
+"""How the names of files begin that hold weights."""
 Host = Callable[[int], Tensor]
 """So many bytes of host memory, (bytes,) uint8."""
 
@@ -68,10 +70,16 @@ class Slab:
             self.entries.append(entry)
             tensors.append(tensor)
         self.bytes = end
-        self.rest = host(end)
+        lain = (
+            host.lain(tensors, [entry.start for entry in self.entries], end)
+            if isinstance(host, Mapped)
+            else None
+        )
+        self.rest = host(end) if lain is None else lain
         self.views = self.over(self.rest)
         for view, tensor in zip(self.views, tensors, strict=True):
-            view.detach().copy_(tensor)
+            if lain is None:
+                view.detach().copy_(tensor)
         self.put(self.views)
 
     def over(self, room: Tensor) -> list[Tensor]:
@@ -186,9 +194,23 @@ class Mapped:
         if not size:
             return ordinary(0)
         require_space(self.folder, size, "weights that stay on disk")
-        with tempfile.NamedTemporaryFile(dir=self.folder, prefix="limner-weights-") as file:
+        with tempfile.NamedTemporaryFile(dir=self.folder, prefix=PREFIX) as file:
             _reserve(file.fileno(), size, self.folder)
             return torch.from_file(file.name, shared=True, size=size, dtype=torch.uint8)
+
+    def lain(self, tensors: Sequence[Tensor], starts: Sequence[int], size: int) -> Tensor | None:
+        """The file, (bytes,) uint8, in which tensors lie already just so; None where they lie otherwise."""
+        if not size or tensors[0].device.type != "cpu":
+            return None
+        storage = tensors[0].untyped_storage()
+        place = storage.data_ptr()
+        ours = Path(storage.filename or "").name.startswith(PREFIX) and storage.nbytes() == size
+        if not ours or any(
+            each.untyped_storage().data_ptr() != place or each.data_ptr() - place != start
+            for each, start in zip(tensors, starts, strict=True)
+        ):
+            return None
+        return torch.empty(0, dtype=torch.uint8).set_(storage)
 
 
 def _reserve(handle: int, size: int, folder: Path) -> None:

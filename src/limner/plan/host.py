@@ -115,24 +115,19 @@ def _encoding(stage: Stage, plan: Plan, beside: int) -> Host:
 
 
 def _loading(profile: Profile, plan: Plan) -> Host:
-    """The denoiser is read on the host when part of it shall stay there, and the rest leaves it last."""
+    """What stays on the host is read there, part by part; all else goes from its file to the device."""
     if profile.hosted:  # the masters, the working copy on its way, and its locked room
         return Host(LIBRARIES + MASTER * profile.trained + profile.whole, profile.whole)
-    if not (plan.streamed or plan.hoist):
-        return Host(LIBRARIES)  # each tensor goes from its file to the device
-    away = [_read(profile, block, plan) for block in _away(profile, plan)]
-    every = sum(_read(profile, block, plan) for block in profile.blocks) + _read(
-        profile, profile.rest, plan, coded=False
-    )
-    if plan.mapped:
-        return Host(LIBRARIES + every)
-    # a block is laid into its locked place while it is still there as it was read
-    return Host(LIBRARIES + every - sum(away) + max(away, default=0), resident(profile, plan).pinned)
+    parts = [_read(profile, block, plan) for block in _away(profile, plan)]
+    if plan.hoist and profile.cast:
+        parts += [block.modulation for block in (profile.rest, *profile.blocks)]
+    # each part is laid into its file, or its locked place, while it is still there as it was read
+    return Host(LIBRARIES + max(parts, default=0), 0 if plan.mapped else resident(profile, plan).pinned)
 
 
-def _read(profile: Profile, block: Block, plan: Plan, *, coded: bool = True) -> int:
+def _read(profile: Profile, block: Block, plan: Plan) -> int:
     """Bytes that reading a block makes: its codes, and what its files hold in another precision."""
-    codes = block.stored[plan.weights] if coded and plan.weights in CODES else 0
+    codes = block.stored[plan.weights] if plan.weights in CODES else 0
     if not profile.cast:
         return codes
     plain = block.stored[plan.compute] if not codes else 0

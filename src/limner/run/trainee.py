@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from limner.families.sampler import wished
 from limner.graph.unit import run as run_units
 from limner.lora.adapter import Factors
 from limner.nn import full, lora, processes, tiles
+from limner.nn.aside import Aside
 from limner.nn.door import cast_once
 from limner.nn.draws import Draws, Even, seed_of
 from limner.nn.dropout import Places
@@ -97,16 +99,27 @@ class Trainee:
         self.engine = self._equipped()
 
     def _load(self, name: str) -> Any:
-        """A model; the denoiser on the host if parts of it are to stay there."""
+        """A model; of the denoiser those parts on the host that are to stay there."""
         setting, plan = self.setting, self.plan
-        aside = name == setting.family.denoiser and bool(
-            plan.streamed or plan.hoist or plan.moments == "host"
-        )
-        device = torch.device("cpu") if aside else setting.device
-        weights = plan.codes if name == setting.family.denoiser else None
         dtype = torch.float32 if setting.full and name in setting.trained else setting.dtype
-        how = {"dtype": dtype, "device": device, "weights": weights, "products": plan.products}
+        how: dict[str, Any] = {"dtype": dtype, "device": setting.device}
+        if name == setting.family.denoiser:
+            how |= {"weights": plan.codes, "products": plan.products}
+            if plan.moments == "host":
+                how["device"] = torch.device("cpu")
+            elif plan.streamed or plan.hoist:
+                how["aside"] = self._aside
         return load(setting.family, setting.source, name, **how)
+
+    def _aside(self, denoiser: nn.Module) -> Aside:
+        plan, anatomy = self.plan, self.setting.family.anatomy
+        away = plan.streamed_of(len(anatomy.blocks_of(denoiser)))
+        return Aside(denoiser, anatomy, streamed=away, hoist=plan.hoist, folder=self._folder)
+
+    @property
+    def _folder(self) -> Path | None:
+        """Where weights go that stay on disk: a disk of that size, as /tmp may be memory."""
+        return cache_root(self.setting.recipe) if self.plan.mapped else None
 
     def _equipped(self) -> Engine:
         plan, family, device = self.plan, self.setting.family, self.setting.device
@@ -121,7 +134,7 @@ class Trainee:
             streamed=plan.streamed_of(len(family.anatomy.blocks_of(denoiser))),
             slots=plan.slots,
             mapped=plan.mapped,
-            folder=cache_root(self.setting.recipe),  # a disk of that size; /tmp may be memory
+            folder=self._folder,
             hoist=plan.hoist,
             attention=plan.attention,
             compile=plan.compile,
