@@ -25,8 +25,8 @@ from limner.families.shipped import known
 from limner.graph.split import split
 from limner.nn import lora
 from limner.run.blank import boundary
-from limner.run.profile import SHALLOW, Shallow
 from limner.run.rehearsal import Rehearsal, Wish
+from limner.run.shallow import cast
 from outcome import RESULTS, save
 
 TRUE = (("flux-dev", 1024), ("qwen-image", 1024), ("sdxl", 1024))
@@ -47,9 +47,7 @@ def traced(name: str, side: int) -> dict[str, Any]:
     wish = Wish(size=(side, side), targets="attention", arithmetic="cast")
     cut = split(family.bound(source, wish.objective), {family.denoiser: 0})
     one = boundary(family, source, cut, wish.size, torch.bfloat16)
-    few = dict.fromkeys(family.anatomy.depths, SHALLOW)
-    place = (source.root, source.name, source.facts)
-    source = Shallow(*place, whole=source, part=family.denoiser, changes=few)
+    source = cast(family, source, wish).source
     row: dict[str, Any] = {"base": name, "side": side}
     for way, how in ways().items():
         with how:

@@ -14,7 +14,7 @@ from limner.plan.choice import PROCESS, Wish, assess, budget, fits
 from limner.plan.devices import of_card, of_cpu
 from limner.plan.plan import Plan
 from limner.plan.profile import Work
-from limner.plan.search import COMES, TIE, below, choose
+from limner.plan.search import TIE, below, choose
 
 GB, MB = 2**30, 2**20
 PROFILES = {size: flux(size) for size in (512, 768, 1024)}
@@ -128,10 +128,10 @@ def test_what_stays_and_what_comes_are_counted_apart_as_together():
             compute="bf16", weights=weights, checkpointed=checkpointed, streamed=streamed, hoist=hoist
         )
         whole = memory.train_need(profile, plan)
-        staying = memory.train_need(profile, replace(plan, checkpointed=0))
-        coming = memory.train_need(profile, replace(plan, streamed=0))
-        stay = sum(size for cause, size in staying.causes.items() if cause not in COMES)
-        come = coming.reserved - sum(size for cause, size in coming.causes.items() if cause not in COMES)
+        here = replace(plan, streamed=0)
+        come = memory.train_need(profile, here).reserved - memory.staying(profile, here)
+        stay = memory.staying(profile, replace(plan, checkpointed=0))
+        assert stay == whole.total - whole.causes["activations"] - whole.causes["gradients"]
         assert whole.reserved == stay + come
 
 

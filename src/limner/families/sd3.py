@@ -146,6 +146,7 @@ FAMILY = Family(
     anatomy=Anatomy(
         blocks=("transformer_blocks.*",),
         depths=("num_layers",),
+        listed=("dual_attention_layers",),
         modulations=("transformer_blocks.*.norm1.linear", "transformer_blocks.*.norm1_context.linear")
         + ("norm_out.linear",),
         conditions=("time_text_embed",),

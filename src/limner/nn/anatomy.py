@@ -25,6 +25,8 @@ class Anatomy:
     """The last linear layers of a block, whose output no gradient inside the block reads."""
     depths: tuple[str, ...] = ()
     """Keys of the config that count the blocks of each pattern. Empty: it cannot be made shallower."""
+    listed: tuple[str, ...] = ()
+    """Keys of the config that list blocks of the first pattern by number, of another sort than the rest."""
 
     def blocks_of(self, model: nn.Module) -> dict[str, nn.Module]:
         """The repeated blocks by name, in running order."""

@@ -101,6 +101,13 @@ def train_need(
     return _need(causes, activations, gradients, on)
 
 
+def staying(
+    profile: Profile, plan: Plan, *, optimizer: str = "adamw", average: bool = False, on: Device = "cuda"
+) -> int:
+    """Bytes that are there all through training: every cause but activations and gradients."""
+    return sum(_resident(profile, plan, optimizer, average=average, on=on).values())
+
+
 def sample_need(
     profile: Profile,
     plan: Plan,

@@ -41,8 +41,6 @@ TIE = 0.03
 """Plans that take at most this share longer than the fastest count as equally fast."""
 SPARED = 0.9
 """What a plan may need of what the plan before it needed, when that ran out of memory."""
-COMES = ("activations", "gradients")
-"""Causes that come and go within a step; all others stay."""
 
 
 def choose(profile: Profile, device: Device, wish: Wish) -> Choice:
@@ -235,7 +233,7 @@ class _Space:
         for tiled in (False, True) if self.wish.sampling else (False,):
             painting = replace(way, decode_tiled=tiled)
             if not self.wish.sampling or self._paints(painting) <= self.room:
-                return way.mapped, tiled, _stay(self._train(way))
+                return way.mapped, tiled, self._stays(way)
         return None
 
     def _hosts(self, plan: Plan) -> Iterable[Host]:
@@ -251,8 +249,13 @@ class _Space:
         if key not in self._coming:
             plans = [replace(plan, slots=2, checkpointed=count) for count in range(self.blocks + 1)]
             needs = [self._train(each) for each in plans]
-            self._coming[key] = [need.reserved - _stay(need) for need in needs]
+            staying = self._stays(plans[0])  # whatever is checkpointed
+            self._coming[key] = [need.reserved - staying for need in needs]
         return self._coming[key]
+
+    def _stays(self, plan: Plan) -> int:
+        wish, on = self.wish, self.device.kind
+        return memory.staying(self.profile, plan, optimizer=wish.optimizer, average=wish.average, on=on)
 
     def _train(self, plan: Plan) -> memory.Need:
         wish = self.wish
@@ -272,10 +275,6 @@ def _alike(device: Device, wish: Wish) -> bool:
     if wish.products == "8bit":
         return rates.eight.get("int8") == rates.eight.get("fp8")
     return not rates.expand
-
-
-def _stay(need: memory.Need) -> int:
-    return need.total - sum(need.causes.get(cause, 0) for cause in COMES)
 
 
 def _rank(seconds: float, plan: Plan) -> tuple[int, int, float]:

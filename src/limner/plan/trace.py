@@ -156,18 +156,23 @@ def _watch(tracker: Tracker, models: Mapping[str, nn.Module], anatomy: Anatomy |
         for module in model.modules():
             tracker.watch(plain(module), "weights")
         tracker.watch(model.buffers(), "weights")
-        tracker.watch((each for each in model.parameters() if not each.requires_grad), "weights")
-        tracker.watch((each for each in model.parameters() if each.requires_grad), "adapter")
+        every = list(model.parameters())
+        tracker.watch((each for each in every if not each.requires_grad), "weights")
+        tracker.watch((each for each in every if each.requires_grad), "adapter")
         for layer in matching(model, anatomy.modulations if anatomy else ()).values():
             frozen = (each for each in layer.parameters() if not each.requires_grad)
             tracker.watch(frozen, "modulations")
+
+
+REGISTERED = frozenset({"_parameters", "_buffers", "_modules"})
+SIMPLE = frozenset({bool, int, float, str, type(None)})
 
 
 def plain(module: nn.Module) -> list[Tensor]:
     """Tensors that a module holds as attributes or in lists and dicts, without having registered them."""
     found: list[Tensor] = []
     for name, value in vars(module).items():
-        if name in ("_parameters", "_buffers", "_modules"):
+        if name in REGISTERED or type(value) in SIMPLE:
             continue
         inside = value.values() if isinstance(value, dict) else value
         some = inside if isinstance(value, (list, tuple, dict)) else (value,)

@@ -68,7 +68,7 @@ def _foreseen(asked: Asked) -> Profile:
     )
     together = painting.at_once(canvas)
     return replace(
-        profile(family, source, wish, whole=asked.whole),
+        profile(family, source, wish, whole=asked.whole, one=beside.boundary),
         stages=tuple(_for_one(stage, together) for stage in beside.stages),
         entry=beside.entry,
         download=beside.download,

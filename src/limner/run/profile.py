@@ -1,21 +1,18 @@
 """What a run needs, found out from configs alone: a few short rehearsals, then arithmetic.
 
 A denoiser of 57 blocks of two kinds is rehearsed with three blocks of each: the first, the last, and one that
-stands for all between. A convolutional denoiser, no two blocks of which are alike, is rehearsed whole.
+stands for all between (``run.shallow``). A convolutional denoiser, no two blocks of which are alike, is
+rehearsed whole.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 from torch import Tensor, nn
 
 from limner.families.base import Family
-from limner.families.loading import skeleton
 from limner.families.source import Source
 from limner.graph.split import split
-from limner.nn import lora
-from limner.nn.anatomy import matching
 from limner.plan.memory import MASTER
 from limner.plan.plan import Weights
 from limner.plan.profile import Block, Line, Profile, Work
@@ -23,9 +20,8 @@ from limner.plan.trace import HEAD, Machine, Trace
 from limner.plan.tracker import Segment
 from limner.run.blank import boundary
 from limner.run.rehearsal import DTYPES, Rehearsal, Seen, Wish
+from limner.run.shallow import cast
 
-SHALLOW = 3
-"""Blocks of each kind that are rehearsed."""
 BATCHES = (1, 2, 3)
 """Images of the rehearsals: a line goes through the last two. Where blocks do not repeat, and nothing but
 images is large, one image stands for any number; where every weight is trained, what is made of the weights
@@ -40,21 +36,14 @@ Rehearsals = Mapping[bool, Sequence[Seen]]
 """Whether every block is checkpointed -> one for each number of images."""
 
 
-@dataclass(frozen=True)
-class Shallow(Source):
-    """A base whose denoiser has few blocks."""
-
-    whole: Source = field(kw_only=True)
-    part: str = field(kw_only=True)
-    changes: Mapping[str, int] = field(kw_only=True)
-
-    def config(self, part: str) -> dict[str, Any]:
-        """The config of a part, or of the scheduler."""
-        return {**self.whole.config(part), **(self.changes if part == self.part else {})}
-
-
 def profile(
-    family: Family, source: Source, wish: Wish, *, whole: bool = False, machine: Machine | None = None
+    family: Family,
+    source: Source,
+    wish: Wish,
+    *,
+    whole: bool = False,
+    machine: Machine | None = None,
+    one: Mapping[str, Tensor] | None = None,
 ) -> Profile:
     """Rehearse a training step and write down what it needs.
 
@@ -64,18 +53,16 @@ def profile(
         wish: What the recipe says.
         whole: Rehearse every block even where they repeat.
         machine: What is imitated, if not the device of the wish.
+        one: What live units read of one image, where it is known already.
 
     Raises:
         BadBase: A config means nothing.
         BadRecipe: A target or a text encoder is unknown.
     """
     cut = split(family.bound(source, wish.objective), {family.denoiser: 0, **wish.text_encoders})
-    one = boundary(family, source, cut, wish.size, DTYPES[wish.compute])
-    true = skeleton(family, source, family.denoiser, dtype=DTYPES[wish.compute])
-    depths = [len(matching(true, (pattern,))) for pattern in family.anatomy.blocks]
-    few = {} if whole or not _alike(family, true, wish) else _fewer(family, depths)
-    place = (source.root, source.name, source.facts)
-    thin = Shallow(*place, whole=source, part=family.denoiser, changes=few)
+    one = one or boundary(family, source, cut, wish.size, DTYPES[wish.compute])
+    who = cast(family, source, wish, whole=whole)
+    thin = who.source
     rehearsal = Rehearsal(family, thin, wish, cut, machine)
     eight = wish.products == "8bit"
     acting = Rehearsal(family, thin, replace(wish, weights=CODED), cut, machine) if eight else rehearsal
@@ -86,10 +73,10 @@ def profile(
         ]
         for checkpoints in (False, True)
     }
-    found = _assembled(rehearsal, seen, depths, source.name)
+    found = _assembled(rehearsal, seen, who.parts, source.name)
     if eight:
         return replace(found, decoding=0)  # seen at work, for every number of images
-    if not few or wish.full:
+    if who.parts is None or wish.full:
         return found
     coded = Rehearsal(family, thin, replace(wish, weights=CODED), cut, machine)
     return replace(found, decoding=_decoding(coded, one, {which: seen[which][0] for which in seen}))
@@ -101,37 +88,11 @@ def _batches(family: Family, wish: Wish) -> tuple[int, ...]:
     return BATCHES[:2] if wish.full else BATCHES[:1]
 
 
-def _alike(family: Family, model: nn.Module, wish: Wish) -> bool:
-    """Whether the targets are the same layers in every block of a kind, and the denoiser can be shallow."""
-    if not family.anatomy.depths:
-        return False
-    if wish.full:
-        return True
-    names = lora.matching(model, family.endings(family.denoiser, wish.targets))
-    for pattern in family.anatomy.blocks:
-        inside = [
-            {name.removeprefix(block) for name in names if name.startswith(f"{block}.")}
-            for block in matching(model, (pattern,))
-        ]
-        if any(each != inside[0] for each in inside):
-            return False
-    return True
-
-
-def _fewer(family: Family, depths: Sequence[int]) -> dict[str, int]:
-    """The changes of the config that leave few blocks of each kind."""
-    return {key: min(SHALLOW, depth) for key, depth in zip(family.anatomy.depths, depths, strict=True)}
-
-
-def _assembled(rehearsal: Rehearsal, seen: Rehearsals, depths: Sequence[int], base: str) -> Profile:
+def _assembled(rehearsal: Rehearsal, seen: Rehearsals, parts: Sequence[int] | None, base: str) -> Profile:
     """The profile of a base as deep as it is, from a rehearsal that may be shallower."""
     measured = _blocks(rehearsal, seen)
-    model, patterns = rehearsal.denoiser, rehearsal.family.anatomy.blocks
-    chosen: list[str] = []
-    for pattern, depth in zip(patterns, depths, strict=True):
-        alike = matching(model, (pattern,))
-        names = [name for name in rehearsal.blocks if name in alike]
-        chosen += [_stands_for(number, depth, names) for number in range(depth)]
+    names = list(rehearsal.blocks)
+    chosen = names if parts is None else [names[number] for number in parts]
     blocks = [measured[name] for name in chosen]
     rest = _rest(rehearsal, seen)
     factors = {name: _factors([block], rehearsal.idle) for name, block in rehearsal.blocks.items()}
@@ -161,13 +122,6 @@ def _assembled(rehearsal: Rehearsal, seen: Rehearsals, depths: Sequence[int], ba
         backward=_most([block.backward_room for block in blocks]),
         recompute=_most([block.recompute_room for block in blocks]),
     )
-
-
-def _stands_for(number: int, depth: int, names: Sequence[str]) -> str:
-    """The rehearsed block that is like block ``number`` of ``depth``: the first, the last, or the second."""
-    if len(names) == depth:
-        return names[number]
-    return names[0] if number == 0 else names[-1] if number == depth - 1 else names[1]
 
 
 def _fullest(trace: Trace) -> int:

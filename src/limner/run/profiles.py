@@ -23,7 +23,8 @@ from limner.plan.plan import Compute
 from limner.plan.profile import Profile, from_json, to_json
 from limner.recipe.schema import Recipe
 
-MADE_BY = ("plan", "nn", "families", "run/profile.py", "run/rehearsal.py", "run/stages.py", "run/blank.py")
+MADE_BY = ("plan", "nn", "families", "run/profile.py", "run/rehearsal.py")
+MADE_BY += ("run/shallow.py", "run/stages.py", "run/blank.py")
 """What decides a profile: when one of these files changes, profiles are traced anew."""
 LIBRARIES = ("torch", "diffusers", "transformers")
 
