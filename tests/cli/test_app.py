@@ -207,9 +207,7 @@ def test_ctrl_c_before_anything_is_saved_is_one_line(limner, photos, verb):
     done = limner("train", "photos", "--json")
     assert done.status == 1
     assert json.loads(done.out)["error"]["kind"] == "Stopped"
-    assert (
-        done.err == "limner: error: Stopped before anything was saved. Run the same command to start again.\n"
-    )
+    assert done.err == "limner: error: Stopped. What was written is kept; run the same command again.\n"
 
 
 @pytest.mark.parametrize(

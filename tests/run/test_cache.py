@@ -1,16 +1,18 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from limner.errors import BadCache, DiskFull, RunBusy
+from limner.errors import BadCache, DiskFull, RunBusy, Stopped
 from limner.graph.cache import Cache, digest
 from limner.recipe import toml
 from limner.run import cache as module
@@ -73,6 +75,29 @@ def test_images_of_sub_folders_and_of_the_held_out_are_told_apart(recipe, photos
     cache(recipe.model_copy(update={"data": changed}), tmp_path / "run", told)
     assert [each["name"] for each in RunDir(tmp_path / "run").data()["rejected"]] == ["sub/0.png", "torn.png"]
     assert any(line.startswith("Left out: sub/0.png: is empty") for line in told.lines)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_keeps_what_was_computed_and_says_so(recipe, tmp_path, number):
+    class Sending(Told):
+        @contextmanager
+        def steps(self, label, total):
+            with super().steps(label, total) as bar:
+                forth = bar.advance
+
+                def advance(n=1, note=""):
+                    forth(n, note)
+                    if self.counts[label][0] >= 5:
+                        os.kill(os.getpid(), number)
+
+                bar.advance = advance
+                yield bar
+
+    with pytest.raises(Stopped, match="What was finished is kept; go on with the same command"):
+        cache(recipe, tmp_path / "run", Sending())
+    kept = len(entries(recipe))
+    again = cache(recipe, tmp_path / "run", Told())
+    assert 0 < kept == again.reused < again.entries
 
 
 def test_two_runs_share_a_cache(recipe, tmp_path):

@@ -87,12 +87,12 @@ def test_a_file_that_stock_would_read_otherwise_never_takes_its_place(
 
 def test_how_many_steps_a_file_was_trained_for(tiny_base, photos, tmp_path):
     run = RunDir(tmp_path / "run")
-    assert exported_steps(run) is None
+    assert exported_steps(run.lora_path) is None
     run.path.mkdir()
     run.lora_path.write_bytes(b"torn")
-    assert exported_steps(run) is None
+    assert exported_steps(run.lora_path) is None
     export(trainee(tiny_base, photos, train={"steps": 0}), run, Told())
-    assert exported_steps(run) == 0
+    assert exported_steps(run.lora_path) == 0
 
 
 def test_other_tools_get_files_of_their_own(tiny_base, photos, tmp_path):

@@ -23,3 +23,21 @@ def test_the_first_signal_is_noted_while_patient_and_stops_at_once_elsewhere():
     with pytest.raises(Stopped, match="go on with the same command"), Interrupt():
         os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_what_is_breakable_ends_at_the_first_signal_and_the_rest_goes_on_to_its_end():
+    with Interrupt() as stop:
+        with stop.patient():
+            with stop.breakable():
+                os.kill(os.getpid(), signal.SIGTERM)
+                pytest.fail("the signal was waited for")
+            assert stop.asked
+        with pytest.raises(KeyboardInterrupt), stop.patient(), stop.breakable():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_where_nothing_can_be_lost_the_breakable_stops_it_all():
+    with pytest.raises(Stopped), Interrupt() as stop:
+        with stop.breakable():
+            os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("nobody would have looked at what was asked")

@@ -57,6 +57,34 @@ def test_a_new_learning_rate_counts_when_a_run_goes_on(tiny_base, photos, tmp_pa
     assert all(torch.allclose(before[name], after[name], atol=1e-7) for name in before)
 
 
+def test_what_shapes_the_weights_is_told_when_it_changes(tiny_base, photos, tmp_path):
+    train(wish(tiny_base, photos, train={"steps": 2}), tmp_path / "run", Told())
+    told = Told()
+    changed = wish(tiny_base, photos, train={"steps": 3, "clip": 0.5}, data={"trigger": "zorb", "flip": True})
+    train(changed, tmp_path / "run", told)
+    assert (
+        "The recipe has changed since step 2; going on by the new one "
+        '(data.trigger was "", is "zorb"; data.flip was false, is true; train.clip was 1.0, is 0.5).'
+    ) in told.lines
+    again = Told()
+    train(changed, tmp_path / "run", again)
+    assert "The recipe has changed" not in again.text and "All 3 steps are done." in again.lines
+
+
+def test_a_complete_run_is_not_said_to_be_of_another_recipe(tiny_base, photos, tmp_path):
+    recipe = wish(tiny_base, photos, train={"steps": 2})
+    train(recipe, tmp_path / "run", Told())
+    other = wish(tiny_base, photos, train={"steps": 2, "learning_rate": 0.5})
+    with pytest.raises(
+        BadCheckpoint, match=r"is complete.*learning_rate was 0.01, is 0.5\)\. Raise train.steps"
+    ):
+        train(other, tmp_path / "run", Told())
+    assert toml.load(tmp_path / "run" / "recipe.toml") == recipe
+    moved = Path(shutil.copytree(photos, tmp_path / "moved"))
+    elsewhere = wish(tiny_base, moved, train={"steps": 2, "save_every": 1}, sample={"steps": 3})
+    assert train(elsewhere, tmp_path / "run", Told()).steps == 2
+
+
 def test_an_average_that_begins_late_begins_at_the_weights(tiny_base, photos, tmp_path):
     train(wish(tiny_base, photos, train={"steps": 2}), tmp_path / "run", Told())
     train(

@@ -253,6 +253,30 @@ def test_samples_and_prompts(run):
     assert run.prompts() == ["a cat", "ein Bär"]
 
 
+def test_pictures_of_prompts_that_have_changed_are_moved(tmp_path):
+    run = RunDir(tmp_path)
+    run.write_prompts(["a", "b", "c"])
+    for step in (0, 20):
+        for index in range(3):
+            path = run.sample_path(step, index)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{step} {index}")
+    assert run.write_prompts(["a", "b", "c"]) == 0 and not run.earlier_path.exists()
+    assert run.write_prompts(["a", "d"]) == 4
+    assert run.samples().keys() == {0, 20} and all(list(one) == [0] for one in run.samples().values())
+    kept = sorted(path.read_text() for path in run.earlier_path.iterdir())
+    assert kept == ["0 1", "0 2", "20 1", "20 2"] and run.prompts() == ["a", "d"]
+
+
+def test_pictures_stay_where_nobody_knows_what_they_show(tmp_path):
+    run = RunDir(tmp_path)
+    path = run.sample_path(0, 0)
+    path.parent.mkdir(parents=True)
+    path.touch()
+    run.prompts_path.write_text("{")
+    assert run.write_prompts(["a"]) == 0 and run.samples() and run.prompts() == ["a"]
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 10**5])
 def test_damaged_json_is_said(run, content):
     run.path.mkdir()

@@ -160,6 +160,50 @@ def test_the_samples_that_a_kill_cut_short_are_made_up_for(tiny_base, photos, tm
     assert run.sample_path(4, 0).read_bytes() == good
 
 
+def test_new_prompts_are_painted_and_old_pictures_do_not_pass_for_them(tiny_base, photos, tmp_path):
+    prompts = {"sample": {"every": 2, "prompts": ["zorb", "a moon"], "steps": 1}}
+    train(wish(tiny_base, photos, **prompts, train={"steps": 2}), tmp_path / "run", Told())
+    changed, told = {"sample": {"every": 2, "prompts": ["zorb", "a car"], "steps": 1}}, Told()
+    train(wish(tiny_base, photos, **changed), tmp_path / "run", told)
+    run = RunDir(tmp_path / "run")
+    assert {step: list(taken) for step, taken in run.samples().items()} == {0: [0], 2: [0, 1], 4: [0, 1]}
+    assert run.prompts() == ["zorb", "a car"] and len(list(run.earlier_path.iterdir())) == 2
+    assert any("prompts of the samples have changed: 2 pictures" in line for line in told.lines)
+
+
+def test_a_file_for_another_tool_that_is_not_there_is_written(tiny_base, photos, tmp_path):
+    train(wish(tiny_base, photos), tmp_path / "run", Told())
+    run = RunDir(tmp_path / "run")
+    weights_before = file.read(run.lora_path).components
+    recipe = wish(tiny_base, photos, export={"for": ["diffusers", "comfyui"]})
+    for _ in range(2):  # asked for afterwards, or lost to a kill between the two files
+        train(recipe, tmp_path / "run", Told())
+        assert file.read(run.lora_path_for("comfyui")).metadata["ss_steps"] == "4"
+        run.lora_path_for("comfyui").unlink()
+    assert file.read(run.lora_path).components.keys() == weights_before.keys()
+
+
+def test_a_signal_does_not_wait_for_samples(tiny_base, photos, tmp_path, monkeypatch):
+    def painting(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("the signal was waited for")
+
+    recipe = wish(tiny_base, photos, sample={"every": 3, "prompts": ["zorb"], "steps": 1})
+    begin = module._begin
+    monkeypatch.setattr(
+        module,
+        "_begin",
+        lambda *given: (begin(*given), monkeypatch.setattr(module.Trainee, "paint", painting)),
+    )
+    with pytest.raises(Stopped, match="Stopped at step 3 of 4; saved"):
+        train(recipe, tmp_path / "run", Told())
+    monkeypatch.undo()
+    run = RunDir(tmp_path / "run")
+    assert run.checkpoint_path(3).exists() and list(run.samples()) == [0]
+    train(recipe, tmp_path / "run", Told())
+    assert list(run.samples()) == [0, 3, 4]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_tells_how_to_go_on(tiny_base, photos, tmp_path, number):
     recipe = wish(tiny_base, photos)

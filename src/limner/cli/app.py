@@ -49,7 +49,7 @@ def speaking(*, as_json: bool) -> Iterator[Any]:
         else:
             yield progress()
     except KeyboardInterrupt:
-        raise Stopped("Stopped before anything was saved. Run the same command to start again.") from None
+        raise Stopped("Stopped. What was written is kept; run the same command again.") from None
 
 
 @app.command()

@@ -12,7 +12,7 @@ from limner.files import human
 from limner.recipe import explain
 from limner.recipe.schema import Part, Recipe
 
-PATHS = ("data.images", "data.held_out_images", "data.cache", "sample.prompt_file")
+PATHS = ("data.images", "data.held_out_images", "data.cache", "prior.images", "sample.prompt_file")
 WIDTH = 100
 LARGEST = 1_000_000
 """Bytes."""

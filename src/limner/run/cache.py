@@ -23,6 +23,7 @@ from limner.recipe.prompts import prompts
 from limner.recipe.schema import Recipe
 from limner.run.counting import PAINTED
 from limner.run.fill import Row, Table, bytes_needed, caption_rows, fill, rows_of, survey
+from limner.run.interrupt import Interrupt
 from limner.run.prior import prior
 from limner.run.rundir import RunDir
 from limner.run.say import Say
@@ -95,7 +96,7 @@ def cache(recipe: Recipe, out: Path, say: Say) -> Cached:
     """
     processes.start()
     run = RunDir(out)
-    with run.lock() if processes.rank() == 0 else nullcontext():
+    with run.lock() if processes.rank() == 0 else nullcontext(), Interrupt():
         setting = prepare(recipe, prior(recipe, run, say), say.line)
         store, report = stock(setting, say)
         if not run.checkpoints():  # a run that has begun keeps its own recipe

@@ -12,6 +12,7 @@ from limner.lora import file, stock
 from limner.lora.adapter import Factors
 from limner.lora.metadata import About, metadata
 from limner.lora.targets import DIFFUSERS, spell, target
+from limner.recipe.schema import Recipe
 from limner.run.lora import save
 from limner.run.rundir import RunDir
 from limner.run.say import Say
@@ -76,10 +77,16 @@ def _blank(weight: torch.Tensor) -> Factors:
     return Factors(torch.zeros(1, *weight.shape[1:]), up)
 
 
-def exported_steps(run: RunDir) -> int | None:
-    """How many steps the exported file was trained for; None when there is none, or not one of ours."""
+def exported(run: RunDir, recipe: Recipe) -> bool:
+    """Whether every file that a recipe asks for is there, of as many steps as it asks for."""
+    others = [run.lora_path_for(tool) for tool in recipe.export.for_ if tool != DIFFUSERS.name]
+    return all(exported_steps(path) == recipe.train.steps for path in (run.lora_path, *others))
+
+
+def exported_steps(path: Path) -> int | None:
+    """How many steps an exported file was trained for; None when there is none, or not one of ours."""
     try:
-        return int(file.read(run.lora_path).metadata["ss_steps"])
+        return int(file.read(path).metadata["ss_steps"])
     except (BadLora, LookupError, ValueError):
         return None
 

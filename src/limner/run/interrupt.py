@@ -11,6 +11,8 @@ from limner.errors import Stopped
 class Interrupt:
     """SIGINT and SIGTERM: at once while nothing can be lost, between two steps while training.
 
+    What may take long and can be made up for later is broken off even then.
+
     Asked twice, it never waits.
     """
 
@@ -35,6 +37,19 @@ class Interrupt:
             yield
         finally:
             self._patient = False
+
+    @contextmanager
+    def breakable(self) -> Iterator[None]:
+        """Within this, the first signal ends what is done here, and sets ``asked`` where ``patient``."""
+        patient, self._patient = self._patient, False
+        try:
+            yield
+        except KeyboardInterrupt:
+            if not patient or self.asked:
+                raise
+            self.asked = True
+        finally:
+            self._patient = patient
 
     def _ask(self, number: int, frame: Any) -> None:
         del number, frame

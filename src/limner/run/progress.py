@@ -12,7 +12,8 @@ from limner.nn import processes
 from limner.nn.fit import Average
 from limner.nn.optim import evaluation_mode, training_mode
 from limner.nn.pack import restore
-from limner.recipe.schema import Lora
+from limner.recipe.explain import shown
+from limner.recipe.schema import Lora, Recipe
 from limner.run import checkpoint
 from limner.run.export_model import model_bytes, model_steps
 from limner.run.ladder import Ladder, changes
@@ -25,6 +26,18 @@ from limner.run.watch import Watch, peak
 
 T = TypeVar("T")
 
+APART = (
+    *("data.images", "data.held_out_images", "data.cache", "prior.images"),
+    *(
+        "train.steps",
+        "train.save_every",
+        "train.evaluate_every",
+        "train.keep",
+        "train.optimizer",
+        "train.method",
+    ),
+)
+"""Keys of the recipe that name places, shape no weights, or may not change at all."""
 WISHED = ("initial_lr", "weight_decay", "betas")
 """What a recipe may change of an optimizer within a run."""
 
@@ -53,6 +66,7 @@ class Progress:
             plan = self.ladder.plan
             stored = {"weights": plan.weights, "moments": plan.moments, "products": plan.products}
             facts = {"step": step, **stored, **facts, **shape(self.setting)}
+            facts["recipe"] = shaping(self.setting.recipe)
             checkpoint.save(path, parts, facts)
             checkpoint.retain(self.run, self.setting.recipe.train.keep, saved=path)
         processes.barrier()
@@ -195,7 +209,33 @@ def newest(setting: Setting, run: RunDir, say: Say) -> checkpoint.Checkpoint | N
             f"{run.path} has {found.step} steps already, and train.steps is {setting.recipe.train.steps}. "
             f"Set train.steps to at least {found.step}, or choose another folder with --out."
         )
+    if drift := _drift(found.facts, setting.recipe):
+        if found.step == setting.recipe.train.steps:
+            raise BadCheckpoint(
+                f"{run.path} is complete, and its {found.step} steps were trained by another recipe "
+                f"({drift}). Raise train.steps to go on by the new one, or choose another folder: --out."
+            )
+        say.line(f"The recipe has changed since step {found.step}; going on by the new one ({drift}).")
     return found
+
+
+def shaping(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe says that shapes the weights and may change within a run, by dotted path. No paths."""
+    table = recipe.model_dump(mode="json", by_alias=True)
+    found: dict[str, Any] = {"name": recipe.name, "seed": recipe.seed}
+    for part in ("data", "train", "prior"):
+        found |= {f"{part}.{key}": value for key, value in table[part].items()}
+    return {key: value for key, value in found.items() if key not in APART}
+
+
+def _drift(facts: dict[str, Any], recipe: Recipe) -> str:
+    """What a recipe says otherwise than that of a checkpoint, in words; usually nothing."""
+    before = facts.get("recipe")
+    if not isinstance(before, dict):  # of before it was noted
+        return ""
+    before, now = {**shaping(Recipe()), **before}, shaping(recipe)
+    changed = [key for key, value in now.items() if before[key] != value]
+    return "; ".join(f"{key} was {shown(before[key])}, is {shown(now[key])}" for key in changed)
 
 
 def _told(before: dict[str, Any], now: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """The run folder: the one place that knows what the files of a run are called. Loads no torch."""
 
+import hashlib
 import json
 import os
 import re
@@ -43,6 +44,7 @@ class RunDir:
         self.prior_path = self.path / "prior"
         self.samples_path = self.path / "samples"
         self.prompts_path = self.samples_path / "prompts.json"
+        self.earlier_path = self.samples_path / "earlier"
         self.sheet_path = self.samples_path / "sheet.jpg"
         self.lora_path = self.path / "lora.safetensors"
         self.model_path = self.path / "model"
@@ -196,9 +198,29 @@ class RunDir:
                 found[int(match[1])] = {int(path.stem): path for path in sorted(pictures)}
         return dict(sorted(found.items()))
 
-    def write_prompts(self, prompts: list[str]) -> None:
-        """Record what the samples show: prompt ``i`` belongs to the pictures ``i``."""
+    def write_prompts(self, prompts: list[str]) -> int:
+        """Record what the samples show: prompt ``i`` belongs to the pictures ``i``.
+
+        Pictures that show another prompt so far are moved to ``samples/earlier``.
+
+        Returns:
+            How many were moved.
+        """
+        moved = 0
+        try:
+            before = self.prompts()
+        except BadData:  # what they show is not known, so they stay
+            before = prompts
+        for step, taken in self.samples().items() if prompts != before else ():
+            for index, path in taken.items():
+                shown = before[index : index + 1]
+                if shown != prompts[index : index + 1]:
+                    mark = hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:8]
+                    self.earlier_path.mkdir(exist_ok=True)
+                    path.replace(self.earlier_path / f"step-{step:06d}-{index:02d}-{mark}.png")
+                    moved += 1
         write_json(self.prompts_path, prompts)
+        return moved
 
     def prompts(self) -> list[str]:
         """The prompts of the samples, empty before there are any.

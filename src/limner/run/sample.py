@@ -1,5 +1,7 @@
 """Samples during training: painted by the stock sampler, never able to end the training."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 from PIL import Image
@@ -17,19 +19,27 @@ FAILURES = (LimnerError, RuntimeError, ValueError, TypeError, LookupError, Arith
 """What may go wrong in a stock sampler, out of memory included; not signals, not the end of the process."""
 
 
-def sample(trainee: Trainee, run: RunDir, step: int, say: Say) -> None:
+def sample(
+    trainee: Trainee,
+    run: RunDir,
+    step: int,
+    say: Say,
+    breakable: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> None:
     """Paint the run's prompts with the weights as they stand after ``step`` steps, and redo the sheet.
 
-    What goes wrong here is said and passed over: training is worth more than a picture.
+    What goes wrong here is said and passed over: training is worth more than a picture. Within ``breakable``
+    a signal may break it off.
     """
     if processes.rank() != 0:
         return
     prompts = prompts_of(trainee.setting)
     try:
-        images = trainee.paint(len(prompts))
-        for number, image in enumerate(images):
-            atomic_write(run.sample_path(step, number), partial(image.save, format="PNG"))
-        write_sheet(run, prompts)
+        with breakable():
+            images = trainee.paint(len(prompts))
+            for number, image in enumerate(images):
+                atomic_write(run.sample_path(step, number), partial(image.save, format="PNG"))
+            write_sheet(run, prompts)
     except FAILURES as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         say.line(f"Samples at step {step} failed ({reason[0][:160]}); training goes on.")

@@ -22,7 +22,7 @@ from limner.recipe.schema import Recipe
 from limner.run import checkpoint
 from limner.run.cache import prompts_of, record, stock
 from limner.run.device import device_for
-from limner.run.export import export, exported_steps, require_exportable
+from limner.run.export import export, exported, require_exportable
 from limner.run.export_model import export_model, model_steps
 from limner.run.interrupt import Interrupt
 from limner.run.ladder import Ladder
@@ -33,7 +33,7 @@ from limner.run.progress import Progress, newest
 from limner.run.report import write_report
 from limner.run.rundir import RunDir
 from limner.run.sample import sample
-from limner.run.say import Say
+from limner.run.say import Say, counted
 from limner.run.setting import Setting, device_of, prepare
 from limner.run.track import check, tracked
 from limner.run.trainee import Trainee, rate, targets
@@ -86,7 +86,7 @@ def train(recipe: Recipe, out: Path, say: Say) -> Trained:
         if processes.rank() == 0 and (lost := run.truncate(done if done else -1)):
             say.line(f"metrics.jsonl: removed {lost} damaged or half-written lines.")
         _announce(setting, progress.trainee, done, say)
-        _begin(progress, done, say)
+        _begin(progress, done, say, stop)
         if recipe.train.steps > done:
             _loop(progress, done, say, stop)
         _finish(progress, say)
@@ -203,16 +203,23 @@ def _announce(setting: Setting, trainee: Trainee, done: int, say: Say) -> None:
         say.line(f"Going on from step {done}." if done < wish.steps else f"All {done} steps are done.")
 
 
-def _begin(progress: Progress, done: int, say: Say) -> None:
+def _begin(progress: Progress, done: int, say: Say, stop: Interrupt) -> None:
     """What is due before the next step: measure and paint the base, or the samples that a kill cut short."""
     run, wish = progress.run, progress.setting.recipe
     if done == 0:
         row = {"step": 0, "held_out": _held_out(progress, 0, say), "time": round(time.time(), 3)}
         if processes.rank() == 0:
             run.log(row)
-            run.write_prompts(prompts_of(progress.setting))
+    moved = 0
+    if processes.rank() == 0 and (done == 0 or wish.sample.every >= 0):
+        moved = run.write_prompts(prompts_of(progress.setting))
+    if moved:
+        say.line(
+            f"The prompts of the samples have changed: {counted(moved, 'picture')} of earlier ones went to "
+            f"{run.earlier_path}."
+        )
     if _sampling(wish, done) and len(run.samples().get(done, {})) < len(prompts_of(progress.setting)):
-        _sample(progress, done, say)
+        _sample(progress, done, say, stop)
 
 
 def _sampling(wish: Recipe, step: int) -> bool:
@@ -245,7 +252,7 @@ def _loop(progress: Progress, done: int, say: Say, stop: Interrupt) -> None:
             for line in progress.watch.step(row["seconds"], row["bytes"]):
                 say.line(line)
             bar.advance(note=f"loss {step.loss:.4f}")
-            _between(progress, step.number, row, say)
+            _between(progress, step.number, row, say, stop)
             track(row)
             if processes.anyone(stop.asked):
                 if not run.checkpoint_path(step.number).exists():
@@ -283,7 +290,7 @@ def _row(step: Step, seconds: float, progress: Progress) -> dict[str, Any]:
     }
 
 
-def _between(progress: Progress, step: int, row: dict[str, Any], say: Say) -> None:
+def _between(progress: Progress, step: int, row: dict[str, Any], say: Say, stop: Interrupt) -> None:
     """Log a step; evaluate, save and sample when they are due."""
     wish, run = progress.setting.recipe, progress.run
     last = step == wish.train.steps
@@ -295,13 +302,16 @@ def _between(progress: Progress, step: int, row: dict[str, Any], say: Say) -> No
         run.log(row)
     if saving:
         progress.save(step, {"loss": row["loss"], "held_out": row.get("held_out")})
-    if _sampling(wish, step):
-        _sample(progress, step, say)
+    if _sampling(wish, step) and not stop.asked:  # the next start makes up for it
+        _sample(progress, step, say, stop)
 
 
-def _sample(progress: Progress, step: int, say: Say) -> None:
+def _sample(progress: Progress, step: int, say: Say, stop: Interrupt) -> None:
+    def paint() -> None:
+        sample(progress.trainee, progress.run, step, say, stop.breakable)
+
     with progress.final_weights():
-        progress.room_for(lambda: sample(progress.trainee, progress.run, step, say), step, say)
+        progress.room_for(paint, step, say)
 
 
 def _held_out(progress: Progress, step: int, say: Say) -> float:
@@ -323,10 +333,11 @@ def _held_out(progress: Progress, step: int, say: Say) -> float:
 
 
 def _finish(progress: Progress, say: Say) -> None:
-    """Export, unless the file of just these steps is there."""
-    steps, full = progress.setting.recipe.train.steps, progress.setting.full
-    written = model_steps if full else exported_steps
-    if processes.rank() == 0 and written(progress.run) != steps:
+    """Export, unless the files of just these steps are there."""
+    full = progress.setting.full
+    run, wish = progress.run, progress.setting.recipe
+    written = model_steps(run) == wish.train.steps if full else exported(run, wish)
+    if processes.rank() == 0 and not written:
         with progress.final_weights():
-            (export_model if full else export)(progress.trainee, progress.run, say)
+            (export_model if full else export)(progress.trainee, run, say)
     processes.barrier()
