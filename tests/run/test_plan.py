@@ -172,7 +172,7 @@ def test_disk_is_foreseen():
     disk = result.disk
     assert disk["download"] == result.profile.download
     assert disk["cache"] == result.profile.entry * IMAGES
-    assert disk["checkpoints"] == 3 * result.profile.trained * (4 + 8)
+    assert disk["checkpoints"] == 4 * result.profile.trained * (4 + 8)
 
 
 FULL = {"train__method": "full", "limits__ram": "128GB"}

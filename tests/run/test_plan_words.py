@@ -32,7 +32,7 @@ def test_a_person_reads_where_memory_and_time_go_and_what_else_there_is():
         "that may be used",
         "filling the cache",
         "locked for copies",
-        "Disk: download 33.7 GB",
+        "Disk: to fetch 33.7 GB",
         "2 images per step",
         "per step",
         "Instead",

@@ -267,7 +267,7 @@ def test_a_full_disk_is_told_before_the_first_step(tiny_base, photos, tmp_path, 
     train(wish(tiny_base, photos, train={"steps": 0}), tmp_path / "other", Told())  # the cache is there
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=20_000))
-    with pytest.raises(DiskFull, match="Keeping 5 checkpoints needs"):
+    with pytest.raises(DiskFull, match="Keeping 3 checkpoints needs"):
         train(wish(tiny_base, photos), tmp_path / "run", Told())
     assert not RunDir(tmp_path / "run").metrics_path.exists()
 

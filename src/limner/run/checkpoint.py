@@ -157,23 +157,18 @@ def retain(run: RunDir, keep: int, saved: Path | None = None) -> list[Path]:
     return run.prune(keep, run.best(), lambda path: path == saved or whole(path))
 
 
-def size(parts: Mapping[str, Any]) -> int:
-    """Bytes of a checkpoint of ``parts``, rounded up by some hundred bytes a tensor."""
-    tensors, skeleton = pack(dict(parts))
-    return _bytes(tensors, json.dumps(skeleton))
+def require_room(run: RunDir, need: int, count: int, *, model: int = 0) -> None:
+    """Raise ``DiskFull`` unless the disk holds all checkpoints that a run keeps at once.
 
-
-def require_room(run: RunDir, parts: Mapping[str, Any], keep: int, *, model: int = 0) -> int:
-    """Raise ``DiskFull`` unless the disk holds all checkpoints that a run keeps at once; return their bytes.
-
-    That is the newest ``keep``, the best, and the one being written before an old one goes. Those already
-    there count as room. ``model`` bytes are wanted besides, for what is written at the end.
+    Args:
+        run: Checkpoints that are there already count as room.
+        need: Bytes of all of them.
+        count: How many they are.
+        model: Bytes that are wanted besides, for what is written at the end.
     """
-    need = size(parts) * (keep + 2)
     have = sum(path.stat().st_size for _, path in run.checkpoints())
-    what = f"Keeping {keep + 2} checkpoints{' and the model' if model else ''}"
+    what = f"Keeping {count} checkpoints{' and the model' if model else ''}"
     require_space(run.checkpoints_path, max(0, need - have) + model, what)
-    return need
 
 
 def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from limner.families.folder import lend, write
 from limner.families.reading import dtypes
 from limner.families.sampler import wished
 from limner.files import require_space, write_json
+from limner.run.disk import base_bytes
 from limner.run.rundir import RunDir
 from limner.run.say import Say
 from limner.run.setting import Setting
@@ -38,7 +39,7 @@ def export_model(trainee: Trainee, run: RunDir, say: Say) -> Path:
     kinds = dtypes(trainee.models[name], source.weights(name))
     draft = run.model_path.with_name(".model.part")
     shutil.rmtree(draft, ignore_errors=True)  # what a kill left
-    require_space(run.path, model_bytes(setting), f"{run.model_path}, the trained model,")
+    require_space(run.path, base_bytes(source) or 0, f"{run.model_path}, the trained model,")
     try:
         _frame(setting, draft)
         for part in family.parts:
@@ -56,12 +57,6 @@ def export_model(trainee: Trainee, run: RunDir, say: Say) -> Path:
         f"{setting.recipe.base} {run.model_path} --rank 64 --out {run.lora_path}"
     )
     return run.model_path
-
-
-def model_bytes(setting: Setting) -> int:
-    """Bytes that the folder takes: as many as the base's own files."""
-    paths = [path for part in setting.family.parts for path in setting.source.weights(part)]
-    return sum(path.stat().st_size for path in paths)
 
 
 def model_steps(run: RunDir) -> int | None:

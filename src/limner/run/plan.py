@@ -4,6 +4,7 @@ Where the profile of the base is known already, nothing here loads torch: the an
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import ceil
@@ -27,6 +28,7 @@ from limner.recipe.prompts import prompts
 from limner.recipe.schema import Recipe
 from limner.run.counting import PAINTED, QUANTILES, SUBSET, held_out
 from limner.run.device import device_for
+from limner.run.disk import base_bytes, fetched_bytes, held, here, mapped_bytes, saves
 from limner.run.profiles import Asked, largest, opened, profile_of, shape_of
 from limner.run.rundir import RunDir
 from limner.run.say import Say
@@ -89,6 +91,8 @@ class Planned:
     misfit: Misfit | None
     price: float | None
     """US dollars per hour."""
+    fetched: int = 0
+    """Bytes of the base's files that are not on this disk yet."""
 
     @property
     def fits(self) -> bool:
@@ -104,12 +108,19 @@ class Planned:
 
     @property
     def disk(self) -> dict[str, int]:
-        """Bytes on disk: of the base's files, of the cache, of the checkpoints that are kept."""
+        """Bytes on disk: files to fetch, the cache, all checkpoints that are there at once.
+
+        And the trained model of a full fine-tune, and weights that lie in files because memory is short.
+        """
         plan = self.choice.plan if self.choice else Plan()
         each = saved_bytes(self.profile, plan, self.wish.optimizer, average=self.wish.average)
-        kept = min(self.recipe.train.keep + 1, _saves(self.recipe))
-        entries = self.profile.entry * self.counts.views
-        return {"download": self.profile.download, "cache": entries, "checkpoints": kept * each}
+        return {
+            "download": self.fetched,
+            "cache": self.profile.entry * self.counts.views,
+            "checkpoints": held(self.recipe) * each,
+            "model": self.profile.download if self.wish.full else 0,
+            "mapped": mapped_bytes(self.profile, plan),
+        }
 
     def down(self, measured: int) -> "Planned":
         """The same run by a plan that needs clearly less than this one, which ran out of memory.
@@ -201,29 +212,31 @@ def plan(
     wish = wish_of(recipe, device, max((width * height for width, height in counts.sizes), default=0))
     wish = _multiplied(begun.within(wish) if begun else wish, device)
     source = opened(recipe, say.line)
+    files = base_bytes(here(source))
     shape = shape_of(source)
     compute = device.computes(recipe.limits.precision)
     size = largest(recipe, shape, list(counts.sizes))
     price = device.price if price is None else price
-    why: list[tuple[Misfit, Profile]] = []
+    why: list[tuple[Misfit, Callable[..., Planned]]] = []
     asked = Asked(recipe, source, size, compute, device.kind, whole, products=wish.products)
     for way in _ways(asked, wish):
         profile, traced = profile_of(way)
+        profile = profile if files is None else replace(profile, download=files)
+        fetched = fetched_bytes(recipe.base, source, profile) if files is None else 0
         if traced:
             size = profile.size
             say.line(f"Traced a step of {profile.base} at {size[0]} x {size[1]}; kept for next time.")
-        made = partial(Planned, recipe, device, profile, wish, counts, price=price)
+        made = partial(Planned, recipe, device, profile, wish, counts, price=price, fetched=fetched)
         try:
             choice = choose(profile, device, wish)
         except DoesNotFit:
-            why.append((misfit(profile, device, wish, at=partial(_at, way, shape.multiple)), profile))
+            why.append((misfit(profile, device, wish, at=partial(_at, way, shape.multiple)), made))
             continue
         total = total_of_run(profile, device, wish, choice, counts, recipe)
         others = alternatives(profile, device, wish, choice)
         return made(choice=choice, total=total, others=others, misfit=None)
-    last, profile = why[-1]
+    last, made = why[-1]
     remedies = tuple(dict.fromkeys(remedy for each, _ in reversed(why) for remedy in each.remedies))
-    made = partial(Planned, recipe, device, profile, wish, counts, price=price)
     return made(choice=None, total=None, others=(), misfit=replace(last, remedies=remedies))
 
 
@@ -344,13 +357,8 @@ def total_of_run(
     return replace(
         found,
         measure=passes * (sum(clock.forward) + clock.outside),
-        save=2 * _saves(recipe) * saved / device.rates.disk,
+        save=2 * saves(recipe) * saved / device.rates.disk,
     )
-
-
-def _saves(recipe: Recipe) -> int:
-    """Checkpoints that a run writes."""
-    return ceil(recipe.train.steps / recipe.train.save_every)
 
 
 def keep(planned: Planned, run: RunDir) -> bool:

@@ -22,6 +22,15 @@ HOST = {
 }
 """Phase of the computer's memory -> when that is."""
 
+DISK = {
+    "download": "to fetch",
+    "cache": "cache",
+    "checkpoints": "checkpoints",
+    "model": "the trained model",
+    "mapped": "weights that memory is short for",
+}
+"""What lies on the disk -> what it is called."""
+
 MOMENTS = {
     "8bit": ", the optimizer's state in 8 bits",
     "host": "; they and the optimizer are in the host's memory, the device has a copy to compute with",
@@ -85,7 +94,7 @@ def _memory(planned: Planned, choice: Choice) -> Iterator[str]:
         when = next(phase for phase, each in choice.hosts.items() if each is host)
         locked = f", {label(host.pinned)} of it locked for copies" if host.pinned else ""
         yield f"Host: at most {label(host.total)}{locked}, {HOST[when]}"
-    disk = [f"{what} {human(size)}" for what, size in planned.disk.items() if size]
+    disk = [f"{DISK[what]} {human(size)}" for what, size in planned.disk.items() if size]
     yield f"Disk: {', '.join(disk)}"
 
 

@@ -15,7 +15,8 @@ from limner.nn.pack import restore
 from limner.recipe.explain import shown
 from limner.recipe.schema import Lora, Recipe
 from limner.run import checkpoint
-from limner.run.export_model import model_bytes, model_steps
+from limner.run.disk import held
+from limner.run.export_model import model_steps
 from limner.run.ladder import Ladder, changes
 from limner.run.plan import keep
 from limner.run.rundir import RunDir
@@ -104,17 +105,11 @@ class Progress:
 
     def require_room(self) -> None:
         """Raise ``DiskFull`` unless the disk holds the checkpoints that the recipe keeps, and the model."""
-        wish, weights = self.setting.recipe.train, self.trainee.state()
-        moments = 4 if wish.optimizer == "prodigy" else 2  # tensors per weight, at most
-        parts = {
-            "weights": weights,
-            "optimizer": [weights] * moments,
-            "average": bool(self.average) * [weights],
-        }
+        recipe, disk = self.setting.recipe, self.ladder.planned.disk
         if processes.rank() == 0:
-            due = self.setting.full and model_steps(self.run) != wish.steps
-            model = model_bytes(self.setting) if due else 0
-            checkpoint.require_room(self.run, parts, wish.keep, model=model)
+            due = model_steps(self.run) != recipe.train.steps
+            model = disk["model"] if due else 0
+            checkpoint.require_room(self.run, disk["checkpoints"], held(recipe), model=model)
 
     def room_for(self, act: Callable[[], T], step: int, say: Say) -> T:
         """Do something between two steps; where memory runs out, step down and do it again.

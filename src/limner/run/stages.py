@@ -34,6 +34,8 @@ from limner.run.blank import Longest, batch
 
 SLOTS = 2
 """Layers that are on the device at once when an encoder is streamed: one works, the next arrives."""
+BYTES = 2
+"""Of a number in the files of a base that nothing is known of."""
 ENTRY = 512
 """Bytes of the header of a cache entry."""
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -48,7 +50,7 @@ class Outside:
     entry: int
     """Bytes on disk of one image in the cache, its caption included."""
     download: int
-    """Bytes of the base's files; 0 for a base that is no registered one."""
+    """Bytes of the base's files; for a base that is no registered one, as if they were in 16 bits."""
     boundary: Mapping[str, Tensor] = field(repr=False)
     """What the live units read of one image and its caption, on the meta device."""
 
@@ -99,7 +101,8 @@ def outside(
             entry += ENTRY + sum(each.numel() * each.element_size() for each in made.values())
     boundary = {name: values[name] for name in sorted(cut.boundary)}
     stages += [here.paint(cut, boundary, canvas), here.decode(canvas)]
-    return Outside(tuple(stages), entry, DOWNLOAD.get(source.name, 0), boundary)
+    numbers = sum(each.numel() for net in here.networks for each in net.parameters())
+    return Outside(tuple(stages), entry, DOWNLOAD.get(source.name, BYTES * numbers), boundary)
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,11 @@ class _Base:
             tokenizer = part.startswith("tokenizer")
             self.models[part] = Longest() if tokenizer else self._network(part)
         return self.models[part]
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """All that were made."""
+        return [model for model in self.models.values() if isinstance(model, nn.Module)]
 
     def _network(self, part: str) -> nn.Module:
         found = skeleton(self.family, self.source, part, dtype=self.dtype)
