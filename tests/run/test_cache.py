@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from limner.errors import BadCache, DiskFull, RunBusy, Stopped
+from limner.files import human
 from limner.graph.cache import Cache, digest
 from limner.recipe import toml
 from limner.run import cache as module
@@ -239,3 +240,6 @@ def test_two_processes_fill_one_cache(recipe, tmp_path):
     made = values((tmp_path / "fresh").rglob("*.safetensors"))
     assert made == values(entries(recipe))
     assert len(made) == whole.computed
+    size = sum(path.stat().st_size for path in (tmp_path / "fresh").rglob("*.safetensors"))
+    assert f"{len(made)} entries: 0 reused, {len(made)} computed ({human(size)})" in done.stdout
+    assert f"Cache: 0 entries reused, {len(made)} to compute, " in done.stderr, "not one process's share"

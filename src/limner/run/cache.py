@@ -36,7 +36,7 @@ THUMBNAIL = 160
 
 @dataclass(frozen=True)
 class Cached:
-    """What the cache verb did. Bytes and entries are those of this call."""
+    """What the cache verb did, in all its processes."""
 
     computed: int
     reused: int
@@ -136,18 +136,18 @@ def stock(setting: Setting, say: Say) -> tuple[Store, Cached]:
     store = Cache(cache_root(setting.recipe))
     rows = all_rows(setting)
     work = survey(setting, store, rows)
-    if _discard_damaged(store, work.present, say):
+    if processes.anyone(_discard_damaged(store, work.present, say)):
         work = survey(setting, store, rows)
-    if work.count:
-        size = bytes_needed(setting, rows, work)
-        say.line(
-            f"Cache: {len(work.present)} entries reused, {work.count} to compute, {human(size)} in "
-            f"{store.root}."
-        )
+    whole = work if processes.world() == 1 else survey(setting, store, rows, lambda place: True)
+    due, reused = whole.due, len(whole.present)
+    processes.barrier()  # what another computes must not pass for what was there
+    if due:
+        size = bytes_needed(setting, rows, whole)
+        say.line(f"Cache: {reused} entries reused, {len(due)} to compute, {human(size)} in {store.root}.")
         require_space(store.root, int(size * 1.05), "The cache of this run")
-    written = fill(setting, store, rows, work, say)
-    reused = len(work.present)
-    report = Cached(work.count, reused, written, time.monotonic() - start, work.count + reused)
+    fill(setting, store, rows, work, say)
+    written = sum(store.path(place).stat().st_size for place in due)
+    report = Cached(len(due), reused, written, time.monotonic() - start, len(due) + reused)
     return Store(store, work.table, rows, ragged=setting.family.ragged), report
 
 

@@ -48,16 +48,21 @@ class Work:
     table: list[dict[str, str]]
     """For each row: every frozen value it may need -> address."""
     missing: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
-    """Unit name -> (address, row) to compute, in this process."""
+    """Unit name -> (address, row) to compute, in this process unless all were asked for."""
     stored: set[str] = field(default_factory=set)
     """Addresses that go to the cache rather than to the scratch of this run."""
     present: frozenset[str] = frozenset()
     """Those of them that are there already."""
 
     @property
+    def due(self) -> list[str]:
+        """Addresses of the entries that will be written."""
+        return [address for todo in self.missing.values() for address, _ in todo if address in self.stored]
+
+    @property
     def count(self) -> int:
         """How many entries will be written."""
-        return sum(address in self.stored for todo in self.missing.values() for address, _ in todo)
+        return len(self.due)
 
 
 def rows_of(setting: Setting, views: Sequence[View]) -> list[Row]:
@@ -114,8 +119,17 @@ def _view_address(view: View) -> str:
     return text_address(f"{PIXELS} {view.example.sha256} {view.size} {view.crop} {view.flip}")
 
 
-def survey(setting: Setting, cache: Cache, rows: Sequence[Row]) -> Work:
-    """Derive every address, and find out which entries are missing. Loads nothing, decodes nothing."""
+def survey(
+    setting: Setting, cache: Cache, rows: Sequence[Row], share: Callable[[str], bool] = processes.mine
+) -> Work:
+    """Derive every address, and find out which entries are missing. Loads nothing, decodes nothing.
+
+    Args:
+        setting: The run.
+        cache: Where they may be.
+        rows: What is to be encoded.
+        share: Whether an entry is to be made here; all of them are looked for.
+    """
     units = setting.cut.frozen
     prints = {name: _fingerprint(setting, name) for name in {n for unit in units for n in unit.uses}}
     work = Work([_addresses(units, prints | _tiled(setting, prints, row), row) for row in rows])
@@ -127,7 +141,7 @@ def survey(setting: Setting, cache: Cache, rows: Sequence[Row]) -> Work:
             wanted.setdefault(places[name], number)
     work.present = frozenset(place for place in wanted if place in cache)
     absent = ((place, number) for place, number in wanted.items() if place not in work.present)
-    needed = {place: number for place, number in absent if processes.mine(place)}
+    needed = {place: number for place, number in absent if share(place)}
     for unit in reversed(units):
         todo = [(place, n) for place, n in needed.items() if work.table[n].get(unit.writes[0]) == place]
         work.missing[unit.name] = sorted(todo, key=lambda pair: pair[1])
