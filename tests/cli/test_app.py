@@ -1,6 +1,7 @@
 import errno
 import json
 import math
+import os
 import subprocess
 import sys
 import time
@@ -50,6 +51,31 @@ def trained(verb):
 
     verb("train", train=train)
     return calls
+
+
+def test_what_is_trained_is_said(limner):
+    told = " ".join(limner("train", "--help").out.split())
+    assert 'Train a LoRA, or the whole base (train.method = "full"), or go on with a run.' in told
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({}, "expandable_segments:True"),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}, "backend:native"),
+        ({"PYTORCH_ALLOC_CONF": "max_split_size_mb:64"}, "max_split_size_mb:64"),
+    ],
+)
+def test_segments_grow_for_every_version_of_torch_unless_the_user_says_otherwise(
+    limner, monkeypatch, given, wanted
+):
+    names = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+    for name in names:
+        monkeypatch.setenv(name, given.get(name, ""))
+        if name not in given:
+            monkeypatch.delenv(name)
+    limner("schema")
+    assert [os.environ[name] for name in names] == [wanted] * 2
 
 
 # what is loaded, and how fast ------------------------------------------------------------------------------

@@ -319,3 +319,20 @@ def test_a_process_says_nothing_but_its_own_words(scene):
         done = typed(scene, *command, environment=environment)
         assert done.returncode == 0, done.stderr
         assert [line for line in done.stderr.splitlines() if not re.match(known, line)] == []
+
+
+def test_a_gpu_without_memory_is_told_in_a_line(limner, verb, tmp_path):
+    class OutOfMemoryError(RuntimeError):
+        """Named as torch's own."""
+
+    def train(*_):
+        raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total of 8 GiB")
+
+    verb("train", train=train)
+    (tmp_path / "photos").mkdir()
+    out = limner("train", tmp_path / "photos")
+    assert out.status == 1 and "Traceback" not in out.err
+    assert "The GPU has no memory left: CUDA out of memory. Tried to allocate 2.00 GiB. Close" in out.err
+    verb("train", train=lambda *_: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        limner("train", tmp_path / "photos")

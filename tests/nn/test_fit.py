@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from limner.errors import Diverged
+from limner.errors import Diverged, DoesNotFit
 from limner.nn.fit import Average, Fit, fit
 
 X = torch.randn(12, 4, generator=torch.Generator().manual_seed(1))
@@ -160,3 +160,42 @@ def test_memory_that_another_process_lacks_gives_the_step_up_here_too():
     with pytest.raises(torch.OutOfMemoryError, match="Another process"):
         list(fit(setting(net, anyone=lambda _: True), losses(net), start=0, steps=1))
     assert torch.equal(net.weight, model().weight)
+
+
+def _raises(times: int, made=None):
+    """Something that runs out of memory so often, and then gives what it is called with."""
+    left = [times]
+
+    def act(*given):
+        if left[0]:
+            left[0] -= 1
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return made(*given) if made else None
+
+    return act
+
+
+@pytest.mark.parametrize("where", ["room", "share", "norm"])
+def test_memory_that_runs_out_after_the_gradients_leaves_none_of_them(where: str, monkeypatch):
+    """Or the same step, taken again, would add to them."""
+    net, plain = model(), model()
+    whole = list(fit(setting(plain), losses(plain, 4), start=0, steps=3))
+    more = {"room": {"room": _raises(1)}, "share": {"share": _raises(1, lambda _, loss: loss)}, "norm": {}}
+    wish = setting(net, **more[where])
+    if where == "norm":
+        true = nn.utils.get_total_norm
+        monkeypatch.setattr(nn.utils, "get_total_norm", _raises(1, true))
+    with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
+        list(fit(wish, losses(net, 4), start=0, steps=3))
+    assert all(parameter.grad is None for parameter in net.parameters())
+    assert torch.equal(net.weight, model().weight)
+    assert [step.loss for step in fit(wish, losses(net, 4), start=0, steps=3)] == [s.loss for s in whole]
+    assert torch.equal(net.weight, plain.weight)
+
+
+def test_an_optimizer_that_stops_half_way_is_told_with_the_way_on(monkeypatch):
+    net = model()
+    wish = setting(net)
+    monkeypatch.setattr(wish.optimizer, "step", _raises(1))
+    with pytest.raises(DoesNotFit, match=r"took step 1, so some weights have moved.*newest checkpoint"):
+        list(fit(wish, losses(net), start=0, steps=1))

@@ -1,5 +1,8 @@
 """A full fine-tune whose masters, gradients and AdamW are on the host is that on the device, bit for bit."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -87,3 +90,54 @@ def test_norms_stay_in_full_precision():
         "norm.weight",
         "norm.bias",
     }
+
+
+WORK = """
+import sys
+import torch
+from torch import distributed, nn
+from limner.nn import full, processes
+from limner.nn.fit import Fit, fit
+from limner.nn.offload import Offload
+from limner.nn.optim import optimizer
+rank, meet, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+distributed.init_process_group("gloo", init_method="file://" + meet, rank=rank, world_size=2)
+torch.manual_seed(0)
+model = full.release(nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 2)))
+there = Offload(model, dtype=torch.float32, device=torch.device("cpu"))
+weights = list(there.masters.values())
+def whole(step):
+    draw = torch.Generator().manual_seed(step)
+    return [torch.randn(3, 4, generator=draw) for _ in range(2)]
+def losses(mine):
+    def of(step):
+        for x in whole(step)[mine]:
+            yield (model(x) - 1).square().mean()
+            there.gather()
+    return of
+def trained(mine, share):
+    chosen = optimizer("adamw", [{"params": weights, "lr": 1e-2}], weight_decay=0.1)
+    chosen.register_step_post_hook(lambda *_: there.publish())
+    setting = Fit(parameters=weights, optimizer=chosen, rate=lambda _: 1.0, clip=0.1, share=share)
+    seen = [step.loss for step in fit(setting, losses(mine), start=0, steps=3)]
+    return seen, [weight.detach().clone() for weight in weights]
+before = [weight.detach().clone() for weight in weights]
+both, moved = trained(slice(rank, rank + 1), processes.sum_on_host)
+with torch.no_grad():
+    for weight, old in zip(weights, before):
+        weight.copy_(old)
+there.publish()
+alone, other = trained(slice(0, 2), None)
+assert both == alone and all(map(torch.equal, moved, other)), (both, alone)
+assert not any(map(torch.equal, moved, before))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_with_twice_the_accumulation(tmp_path):
+    given = [str(tmp_path / "meet"), str(tmp_path)]
+    commands = [[sys.executable, "-c", WORK, str(rank), *given] for rank in range(2)]
+    started = [subprocess.Popen(each, stderr=subprocess.PIPE, text=True) for each in commands]
+    for each in started:
+        _, told = each.communicate(timeout=120)
+        assert each.returncode == 0, told

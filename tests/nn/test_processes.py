@@ -43,14 +43,15 @@ from torch import distributed, nn
 from limner.nn import processes
 rank = int(sys.argv[1])
 distributed.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
-one, two = (nn.Parameter(torch.ones(shape)) for shape in ((2, 3), (4,)))
-if rank == 0:  # the other process had no micro-batch that reached `two`
-    two.grad = torch.full((4,), 0.1)
-one.grad = torch.full((2, 3), 0.2 + rank)
-loss = processes.sum_gradients([one, two], torch.tensor(0.5 + rank))
-assert torch.equal(one.grad, torch.full((2, 3), 0.2) + torch.full((2, 3), 1.2))
-assert torch.equal(two.grad, torch.full((4,), 0.1))
-assert loss.item() == 2.0
+for share in (processes.sum_gradients, processes.sum_on_host):
+    one, two, idle = (nn.Parameter(torch.ones(shape)) for shape in ((2, 3), (4,), (5,)))
+    if rank == 0:  # the other process had no micro-batch that reached `two`
+        two.grad = torch.full((4,), 0.1)
+    one.grad = torch.full((2, 3), 0.2 + rank)
+    loss = share([one, two, idle], torch.tensor(0.5 + rank))
+    assert torch.equal(one.grad, torch.full((2, 3), 0.2) + torch.full((2, 3), 1.2))
+    assert torch.equal(two.grad, torch.full((4,), 0.1))
+    assert loss.item() == 2.0 and idle.grad is None, "else weight decay would move it"
 assert processes.anyone(rank == 1) and not processes.anyone(False)
 assert (processes.least(2**40 + rank), processes.most(2**40 + rank)) == (2**40, 2**40 + 1)
 assert processes.beside() == 2

@@ -13,6 +13,7 @@ from limner.plan.memory import (
     SCRATCH_OF_ONE,
     cache_need,
     load_need,
+    moving_bytes,
     sample_need,
     state_bytes,
     train_need,
@@ -291,3 +292,14 @@ def test_a_gpu_takes_a_context_and_an_allocator() -> None:
     assert there.total - here.total == there.causes["context"] + there.causes["workspace"]
     assert there.reserved > there.total
     assert here.reserved == here.total
+
+
+def test_what_is_asked_for_after_the_last_gradient() -> None:
+    plan, numbers = Plan(), PROFILE.learning
+    assert numbers and moving_bytes(PROFILE, plan, "adamw") == 0
+    assert moving_bytes(PROFILE, plan, "adamw", first=True) == 8 * numbers
+    assert moving_bytes(PROFILE, plan, "adamw", several=True) == 4 * numbers
+    assert moving_bytes(PROFILE, plan, "schedulefree", first=True) == (8 + 4) * numbers
+    assert moving_bytes(PROFILE, plan, "adafactor") == 12 * PROFILE.largest
+    assert moving_bytes(PROFILE, plan, "pagedadamw8bit", first=True) == 0
+    assert moving_bytes(replace(PROFILE, hosted=True), plan, "adamw", first=True, several=True) == 0

@@ -10,11 +10,11 @@ from blueprints import flux, small
 from limner.errors import DoesNotFit
 from limner.plan import memory
 from limner.plan.cards import known
-from limner.plan.choice import PROCESS, Wish, assess, budget, fits
+from limner.plan.choice import PROCESS, Wish, assess, budget, cache_need, fits
 from limner.plan.devices import of_card, of_cpu
 from limner.plan.plan import Plan
 from limner.plan.profile import Work
-from limner.plan.search import TIE, below, choose
+from limner.plan.search import TIE, below, choose, encoded_below
 
 GB, MB = 2**30, 2**20
 PROFILES = {size: flux(size) for size in (512, 768, 1024)}
@@ -209,6 +209,20 @@ def test_a_peak_above_the_prediction_is_expected_of_the_next_plan_too():
     needed = assess(profile, card, WISH, plan).needs["train"].reserved
     rung = below(profile, card, WISH, plan, measured=round(needed * 1.3))
     assert rung.needs["train"].reserved * 1.3 <= budget(card)
+
+
+def test_the_cache_has_rungs_of_its_own_and_no_other_choice_moves():
+    card, profile = device(24), PROFILES[1024]
+    plan = choose(profile, card, WISH).plan
+    assert not plan.encode_streamed
+    lower = encoded_below(profile, card, WISH, plan)
+    assert lower == replace(plan, encode_streamed=True)
+    needs = [cache_need(profile, each, card, WISH).reserved for each in (plan, lower)]
+    assert needs[1] <= 0.9 * needs[0]
+    assert encoded_below(profile, card, WISH, plan, measured=2 * budget(card)) == lower
+    with pytest.raises(DoesNotFit, match="clearly less"):
+        for _ in range(9):
+            plan = encoded_below(profile, card, WISH, plan)
 
 
 def test_a_ladder_ends():

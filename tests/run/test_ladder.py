@@ -2,14 +2,15 @@ import pytest
 
 from blueprints import flux
 from limner.errors import DoesNotFit
-from limner.plan.cards import known
+from limner.plan.cards import CARDS, known
 from limner.plan.choice import Wish
 from limner.plan.devices import Device, of_card, of_cpu
 from limner.plan.plan import Plan
 from limner.plan.profile import Profile
 from limner.plan.search import choose
 from limner.recipe.schema import Recipe
-from limner.run.ladder import MOST, Ladder, changes
+from limner.run import ladder as module
+from limner.run.ladder import MOST, Ladder, changes, shared
 from limner.run.plan import Planned, counts_of
 
 
@@ -79,3 +80,12 @@ def test_changes_are_named() -> None:
 def test_on_a_processor_what_the_process_holds_already_counts() -> None:
     ladder = Ladder(_planned(flux(256), of_cpu(2, 64 * 2**30, 60 * 2**30)), process=3 * 2**30)
     assert ladder.bytes == ladder.choice.reserved + 3 * 2**30
+
+
+def test_processes_that_share_a_machine_plan_with_a_share_each(monkeypatch):
+    monkeypatch.setattr(module.processes, "beside", lambda: 2)
+    whole = of_cpu(2, 64 * 2**30, 60 * 2**30)
+    assert (shared(whole).free, shared(whole).ram) == (whole.free // 2, whole.ram // 2)
+    card = of_card(CARDS[0], 24 * 2**30)
+    assert shared(card).free == card.free
+    assert shared(card).pinned == card.pinned // 2

@@ -193,8 +193,6 @@ def test_a_full_fine_tune_goes_to_the_host_when_the_device_is_too_small(monkeypa
     assert there.disk == here.disk
     few = planned(limits__vram="32GB", limits__quality="8bit", train__steps=3, **FULL)
     assert few.choice.plan.moments in ("fp32", "8bit")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert not planned(limits__vram="12GB", **FULL).fits
 
 
 def test_too_little_memory_in_the_computer_is_told_with_what_would_do():

@@ -10,8 +10,6 @@ import torch
 
 from limner.errors import BadCheckpoint, BadRecipe, DiskFull, Diverged, DoesNotFit, RunBusy, Stopped
 from limner.lora import file
-from limner.plan.cards import CARDS
-from limner.plan.devices import of_card, of_cpu
 from limner.recipe import toml
 from limner.run import train as module
 from limner.run.rundir import RunDir
@@ -310,55 +308,6 @@ def test_a_guided_base_is_trained_and_painted(photos, tmp_path):
     assert list(RunDir(tmp_path / "run").samples()) == [0, 2]
     assert file.read(done.lora).metadata["modelspec.architecture"] == "flux-1-dev/lora"
     assert json.loads(json.dumps(replace(done, lora="", report="").__dict__))["steps"] == 2
-
-
-def _short(monkeypatch, at: int, times: int) -> None:
-    """Memory runs out ``times`` times in the second half of step ``at``."""
-    true, left = module.Trainee.losses, [times]
-
-    def losses(self, step):
-        for loss in true(self, step):
-            yield loss
-            if step == at and left[0]:
-                left[0] -= 1
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-
-    monkeypatch.setattr(module.Trainee, "losses", losses)
-
-
-def test_out_of_memory_steps_down_and_goes_on_with_the_same_training(
-    tiny_base, photos, tmp_path, monkeypatch
-):
-    recipe = wish(tiny_base, photos, train={"steps": 3, "batch": 4})
-    train(recipe, tmp_path / "whole", Told())
-    _short(monkeypatch, at=1, times=2)
-    told = Told()
-    train(recipe, tmp_path / "run", told)
-    assert "Out of memory after step 1. Going on by a smaller plan, with the same batch" in told.text
-    rows = [row for row in RunDir(tmp_path / "run").metrics() if "out_of_memory" in row]
-    assert [row["step"] for row in rows] == [1, 1]
-    assert rows[0]["plan"] != rows[1]["plan"] and "Tried to allocate" in rows[0]["out_of_memory"]
-    one, other = weights(tmp_path / "run", 3), weights(tmp_path / "whole", 3)
-    assert all(torch.allclose(one[name], other[name], rtol=1e-3, atol=1e-5) for name in other)
-
-
-def test_memory_that_never_suffices_ends_in_an_error_and_what_is_saved_stays(
-    tiny_base, photos, tmp_path, monkeypatch
-):
-    train(wish(tiny_base, photos, train={"steps": 1}), tmp_path / "run", Told())
-    _short(monkeypatch, at=2, times=99)
-    with pytest.raises(DoesNotFit, match="Out of memory"):
-        train(wish(tiny_base, photos, train={"steps": 3}), tmp_path / "run", Told())
-    assert RunDir(tmp_path / "run").checkpoint_path(1).exists()
-
-
-def test_processes_that_share_a_machine_plan_with_a_share_each(monkeypatch):
-    monkeypatch.setattr(module.processes, "beside", lambda: 2)
-    whole = of_cpu(2, 64 * 2**30, 60 * 2**30)
-    assert (module._shared(whole).free, module._shared(whole).ram) == (whole.free // 2, whole.ram // 2)
-    card = of_card(CARDS[0], 24 * 2**30)
-    assert module._shared(card).free == card.free
-    assert module._shared(card).pinned == card.pinned // 2
 
 
 def test_predicted_stands_beside_measured(tiny_base, photos, tmp_path):

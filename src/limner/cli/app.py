@@ -15,7 +15,7 @@ from limner.cli import check, plan
 from limner.cli.caption import caption
 from limner.cli.options import PICTURES, RECIPE, taking
 from limner.cli.wish import RUNS, Wish, changes, folder_name, wish
-from limner.errors import BadUsage, LimnerError, Stopped
+from limner.errors import BadUsage, DoesNotFit, LimnerError, Stopped
 from limner.imports import swiftly
 
 app = typer.Typer(
@@ -101,7 +101,7 @@ def _template(images: Path | None, changed: dict[str, Any]) -> Wish:
 @app.command()
 @taking(RECIPE)
 def train(*, target: Target, out: Out = None, given: dict[str, Any], as_json: Json = False) -> None:
-    """Train a LoRA, or go on with a run.
+    """Train a LoRA, or the whole base (train.method = "full"), or go on with a run.
 
     A run that is complete is left as it is; one that was stopped goes on where it was saved.
     """
@@ -278,11 +278,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: What follows ``limner`` on the command line; those of the process when left out.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    # segments that grow leave hardly a gap between buckets of different sizes; read when torch is loaded
-    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    _grow()
     if arguments is None and not sys.warnoptions:
         warnings.simplefilter("ignore")  # what libraries warn of is for programmers: python -W default
     sys.exit(_status(given))
+
+
+def _grow() -> None:
+    """Have torch's segments grow, which leaves hardly a gap between buckets; read when it is loaded.
+
+    What the user said of them stands. torch below 2.9 reads the first name alone, others warn of neither.
+    """
+    names = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+    said = next((os.environ[name] for name in names if os.environ.get(name)), "expandable_segments:True")
+    for name in names:
+        os.environ.setdefault(name, said)
 
 
 def _status(arguments: list[str]) -> int:
@@ -299,6 +309,16 @@ def _status(arguments: list[str]) -> int:
         end = "" if what.endswith("?") else "."
         failure(BadUsage.__name__, f"{what}{end} See `limner --help`.", as_json=as_json)
         return error.exit_code
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's own, and torch may not be loaded
+            raise
+        failure(
+            DoesNotFit.__name__,
+            f"The GPU has no memory left: {str(error).partition(' GPU ')[0][:160].rstrip('. ')}. Close what "
+            "else uses it, or state less with --vram, so that more is kept off it.",
+            as_json=as_json,
+        )
+        return DoesNotFit.exit_code
     except OSError as error:
         place = error.filename2 or error.filename  # of two, the one that the person knows comes second
         named = f"{str(place)[:200]}: " if place else ""

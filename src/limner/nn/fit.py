@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from limner.errors import BadCheckpoint, Diverged
+from limner.errors import BadCheckpoint, Diverged, DoesNotFit
 
 Losses = Callable[[int], Iterable[Tensor]]
 """Step -> the losses of its micro-batches, scalars that sum to the loss of the effective batch."""
@@ -41,6 +41,12 @@ class Fit:
     """Sums gradients and the loss over processes, when there are several; returns the summed loss."""
     anyone: Callable[[bool], bool] = bool
     """Whether any process says so: all give a step up when one of them ran out of memory."""
+    room: Callable[[], None] = lambda: None
+    """Makes sure of the memory that summing gradients and the optimizer will take: an optimizer that runs out
+    of it has moved some of the weights, and processes that wait for a sum cannot be told.
+
+    Raises OutOfMemoryError.
+    """
 
 
 def fit(setting: Fit, losses: Losses, *, start: int, steps: int) -> Iterator[Step]:
@@ -53,27 +59,22 @@ def fit(setting: Fit, losses: Losses, *, start: int, steps: int) -> Iterator[Ste
         Diverged: The loss or the gradient is not finite. The weights are those of the last good step.
         OutOfMemoryError: A micro-batch did not fit. The weights are those of the last step: with less memory
             in use, training may start again at the step after it.
+        DoesNotFit: The optimizer ran out of memory while it moved the weights, which are of no step now.
     """
     parameters, optimizer = setting.parameters, setting.optimizer
     for step in range(start, steps):
         rate = setting.rate(step)
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * rate
-        total = torch.zeros((), device=parameters[0].device)
-        short: str | None = None
+        total = _backward(setting, losses, step)
         try:
-            for loss in losses(step):
-                loss.backward()
-                total += loss.detach().to(total.device)
-        except torch.OutOfMemoryError as error:
-            short = str(error)  # no more of it: its frames hold the tensors that were too many
-        if setting.anyone(short is not None):
-            optimizer.zero_grad(set_to_none=True)
-            raise torch.OutOfMemoryError(short or "Another process ran out of memory.")
-        if setting.share:
-            total = setting.share(parameters, total)
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        seen = (total.item(), norm.item())  # the one place where the host waits for the device
+            if setting.share:
+                total = setting.share(parameters, total)
+            norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            seen = (total.item(), norm.item())  # the one place where the host waits for the device
+        except torch.OutOfMemoryError:
+            optimizer.zero_grad(set_to_none=True)  # or the next try would add to them
+            raise
         if not all(math.isfinite(x) for x in seen):
             raise Diverged(
                 f"Step {step + 1}: loss {seen[0]:.4g}, gradient norm {seen[1]:.4g}. "
@@ -81,11 +82,43 @@ def fit(setting: Fit, losses: Losses, *, start: int, steps: int) -> Iterator[Ste
             )
         if setting.clip and seen[1] > setting.clip:
             nn.utils.clip_grads_with_norm_(parameters, setting.clip, norm)
-        optimizer.step()
+        _move(optimizer, step)
         optimizer.zero_grad(set_to_none=True)
         if setting.average:
             setting.average.update(step)
         yield Step(step + 1, *seen, rate)
+
+
+def _backward(setting: Fit, losses: Losses, step: int) -> Tensor:
+    """Put a step's gradients into the parameters. Its loss.
+
+    Raises:
+        OutOfMemoryError: This process or another has not enough memory; no gradient is left.
+    """
+    total = torch.zeros((), device=setting.parameters[0].device)
+    short: str | None = None
+    try:
+        for loss in losses(step):
+            loss.backward()
+            total += loss.detach().to(total.device)
+        setting.room()
+    except torch.OutOfMemoryError as error:
+        short = str(error)  # no more of it: its frames hold the tensors that were too many
+    if setting.anyone(short is not None):
+        setting.optimizer.zero_grad(set_to_none=True)
+        raise torch.OutOfMemoryError(short or "Another process ran out of memory.")
+    return total
+
+
+def _move(optimizer: torch.optim.Optimizer, step: int) -> None:
+    try:
+        optimizer.step()
+    except torch.OutOfMemoryError as error:
+        raise DoesNotFit(
+            f"Memory ran out while the optimizer took step {step + 1}, so some weights have moved and others "
+            "have not. The same command goes on from the newest checkpoint; lower --vram by 1GB, or set "
+            'train.optimizer = "adamw8bit".'
+        ) from error
 
 
 class Average:

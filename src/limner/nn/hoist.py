@@ -126,9 +126,10 @@ class Hoist:
             slab.rest, non_blocking=True
         )  # in one stream: after the layer before it
         slab.put(self.views[number])
-        made = self.runs[number](x)
-        slab.leave()
-        return made
+        try:
+            return self.runs[number](x)
+        finally:  # out of memory, too: a layer may not be left with what is another's by then
+            slab.leave()
 
     def _waiting(self, event: Any) -> Callable[[], None]:
         return lambda: torch.cuda.current_stream(self.room.device).wait_event(event)

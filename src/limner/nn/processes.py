@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -67,17 +68,44 @@ def barrier() -> None:
 def sum_gradients(parameters: Sequence[nn.Parameter], loss: Tensor) -> Tensor:
     """Sum gradients in place over processes, through one flat buffer, and return the summed loss.
 
-    A process that had no micro-batch this step gives zeros. With two processes the sum has two terms, so
-    it equals one process that accumulates the same two micro-batches, bit for bit.
+    A process that had no micro-batch this step gives zeros; what has a gradient in none of them stays
+    without, as an optimizer leaves such alone. With two processes the sum has two terms, so it equals one
+    process that accumulates the same two micro-batches, bit for bit.
     """
     parts = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-    flat = torch.cat([part.reshape(-1) for part in parts] + [loss.reshape(1).to(parts[0].dtype)])
+    rest = torch.cat([loss.reshape(1).to(parts[0]), _there(parameters).to(parts[0])])
+    flat = torch.cat([part.reshape(-1) for part in parts] + [rest])
     distributed.all_reduce(flat)
     start = 0
-    for parameter, part in zip(parameters, parts, strict=True):
-        parameter.grad = flat[start : start + part.numel()].view_as(part)
+    anywhere = flat[-len(parts) :].tolist()
+    for parameter, part, there in zip(parameters, parts, anywhere, strict=True):
+        parameter.grad = flat[start : start + part.numel()].view_as(part) if there else None
         start += part.numel()
-    return flat[-1]
+    return flat[start]
+
+
+@torch.no_grad()
+def sum_on_host(parameters: Sequence[nn.Parameter], loss: Tensor) -> Tensor:
+    """The same for gradients in the host's memory, one by one: a buffer for all would be as large again."""
+    group = _hosts()
+    rest = torch.cat([loss.reshape(1).to(parameters[0]), _there(parameters).to(parameters[0])])
+    distributed.all_reduce(rest, group=group)
+    for parameter, there in zip(parameters, rest[1:].tolist(), strict=True):
+        if there:
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            distributed.all_reduce(parameter.grad, group=group)
+    return rest[0]
+
+
+def _there(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """1 for each that has a gradient here, else 0."""
+    return torch.tensor([parameter.grad is not None for parameter in parameters])
+
+
+@cache
+def _hosts() -> Any:
+    """Who sum what is in the host's memory: all, by gloo where the usual way is between GPUs."""
+    return distributed.new_group(backend="gloo") if distributed.get_backend() == "nccl" else None
 
 
 def start() -> None:

@@ -168,6 +168,30 @@ def state_bytes(profile: Profile, plan: Plan, optimizer: str) -> int:
     return round(STATE[optimizer] * profile.learning)
 
 
+def scratch_bytes(profile: Profile, optimizer: str) -> float:
+    """Bytes that an optimizer needs beside its state while it steps."""
+    scratch = SCRATCH.get(optimizer, 0) * profile.learning
+    return scratch + SCRATCH_OF_ONE.get(optimizer, 0) * profile.largest
+
+
+def moving_bytes(
+    profile: Profile, plan: Plan, optimizer: str, *, first: bool = False, several: bool = False
+) -> int:
+    """Bytes that are asked of the device between a step's last gradient and the next step.
+
+    Args:
+        profile: Of the base and what is trained.
+        plan: How it is computed.
+        optimizer: The recipe's.
+        first: Whether the optimizer has no state yet.
+        several: Whether gradients are summed over processes, through one buffer.
+    """
+    if profile.hosted:
+        return 0
+    state = state_bytes(profile, plan, optimizer) if first and optimizer not in PAGED else 0
+    return round(scratch_bytes(profile, optimizer)) + state + several * MASTER * profile.learning
+
+
 def saved_bytes(profile: Profile, plan: Plan, optimizer: str, *, average: bool) -> int:
     """Bytes of a checkpoint."""
     return MASTER * profile.trained * (2 if average else 1) + state_bytes(profile, plan, optimizer)
@@ -257,9 +281,7 @@ def _step(profile: Profile, optimizer: str) -> tuple[float, float]:
     """The optimizer's own moment."""
     if profile.hosted:
         return 0.0, 0.0
-    scratch = SCRATCH.get(optimizer, 0) * profile.learning
-    scratch += SCRATCH_OF_ONE.get(optimizer, 0) * profile.largest
-    return scratch, MASTER * profile.learning
+    return scratch_bytes(profile, optimizer), MASTER * profile.learning
 
 
 def _hoisting(profile: Profile, plan: Plan) -> tuple[float, float]:

@@ -25,6 +25,7 @@ from limner.plan.choice import (
     Wish,
     assess,
     budget,
+    cache_need,
     encoding,
     fits,
     holds,
@@ -90,6 +91,27 @@ def below(profile: Profile, device: Device, wish: Wish, plan: Plan, *, measured:
     found = choose(left, tighter, replace(wish, stored=(plan.weights,), moments=(plan.moments,)))
     filled = {name: getattr(plan, name) for name in ENCODING[0]}
     return assess(profile, device, wish, replace(found.plan, **filled))
+
+
+def encoded_below(profile: Profile, device: Device, wish: Wish, plan: Plan, *, measured: int = 0) -> Plan:
+    """The plan with a way to fill the cache that needs clearly less than its own, which ran out of memory.
+
+    Args:
+        profile: As in :func:`choose`.
+        device: As in :func:`choose`.
+        wish: As in :func:`choose`.
+        plan: Whose way it was.
+        measured: Bytes that it had taken by then, as in :func:`below`.
+
+    Raises:
+        DoesNotFit: There is none.
+    """
+    needed = cache_need(profile, plan, device, wish).reserved
+    room = min(SPARED * needed, budget(device) / max(1.0, measured / needed))
+    tighter = replace(device, free=int(room) + device.free - budget(device))
+    if found := encoding(profile, tighter, plan, wish):
+        return found
+    raise DoesNotFit(f"No way to fill the cache of {profile.base} needs clearly less than {needed} bytes.")
 
 
 def _moments(profile: Profile, device: Device, wish: Wish) -> list[Moments]:

@@ -24,7 +24,9 @@ from limner.recipe.schema import Recipe
 from limner.run.counting import PAINTED
 from limner.run.fill import Row, Table, bytes_needed, caption_rows, fill, rows_of, survey
 from limner.run.interrupt import Interrupt
+from limner.run.ladder import Ladder, ladder_of
 from limner.run.prior import prior
+from limner.run.relief import begun
 from limner.run.rundir import RunDir
 from limner.run.say import Say
 from limner.run.setting import Setting, cache_root, prepare
@@ -98,7 +100,10 @@ def cache(recipe: Recipe, out: Path, say: Say) -> Cached:
     run = RunDir(out)
     with run.lock() if processes.rank() == 0 else nullcontext(), Interrupt():
         setting = prepare(recipe, prior(recipe, run, say), say.line)
-        store, report = stock(setting, say)
+        if setting.device.type == "cuda":  # encoders may be larger than it
+            store, report = stocked(setting, ladder_of(recipe, say), say)
+        else:
+            store, report = stock(setting, say)
         if not run.checkpoints():  # a run that has begun keeps its own recipe
             record(setting, run, store)
         return report
@@ -149,6 +154,19 @@ def stock(setting: Setting, say: Say) -> tuple[Store, Cached]:
     written = sum(store.path(place).stat().st_size for place in due)
     report = Cached(len(due), reused, written, time.monotonic() - start, len(due) + reused)
     return Store(store, work.table, rows, ragged=setting.family.ragged), report
+
+
+def stocked(setting: Setting, ladder: Ladder, say: Say) -> tuple[Store, Cached]:
+    """The same as a plan says, and by smaller plans where memory runs out.
+
+    Raises:
+        DoesNotFit: No smaller plan is left.
+    """
+
+    def act() -> tuple[Store, Cached]:
+        return stock(setting.planned(ladder.plan), say)
+
+    return begun("the cache is filled", act, ladder.encode_down, ladder, say)
 
 
 def _discard_damaged(store: Cache, places: Iterable[str], say: Say) -> bool:

@@ -236,7 +236,21 @@ def fill(setting: Setting, cache: Cache, rows: Sequence[Row], work: Work, say: S
 
     Returns:
         Bytes written by this process.
+
+    Raises:
+        OutOfMemoryError: In this process or another; what was stored stays.
     """
+    written, short = 0, None
+    try:
+        written = _fill(setting, cache, rows, work, say)
+    except torch.OutOfMemoryError as error:
+        short = str(error)  # no more of it: its frames hold the encoder
+    if processes.anyone(short is not None):  # all of them wait here for each other
+        raise torch.OutOfMemoryError(short or "Another process ran out of memory.")
+    return written
+
+
+def _fill(setting: Setting, cache: Cache, rows: Sequence[Row], work: Work, say: Say) -> int:
     scratch: dict[str, dict[str, Tensor]] = {}
     written = 0
 
@@ -270,7 +284,6 @@ def fill(setting: Setting, cache: Cache, rows: Sequence[Row], work: Work, say: S
                     "is not read. Put what matters first, or shorten them."
                 )
             del models
-    processes.barrier()
     return written
 
 

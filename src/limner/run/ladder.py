@@ -1,13 +1,23 @@
 """The plan of a run, and the smaller one that takes its place when memory runs out all the same."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
 
 from limner.errors import DoesNotFit
 from limner.files import human
+from limner.nn import processes
 from limner.plan.choice import Choice
+from limner.plan.devices import Device
 from limner.plan.plan import Plan
-from limner.run.plan import Planned
-from limner.run.watch import Watch
+from limner.recipe.schema import Recipe
+from limner.run.device import device_for
+from limner.run.plan import Begun, Planned
+from limner.run.plan import plan as foreseen
+from limner.run.say import Say
+from limner.run.watch import Watch, peak
 
 MOST = 3
 """Times that a run may step down before something must be wrong that no plan mends."""
@@ -21,11 +31,13 @@ class Ladder:
         planned: The plan that is used, and what it was chosen from.
         process: Bytes that the process held before anything was loaded; counts where the processor trains.
         falls: How often it ran out of memory.
+        early: Of each time before the first step, what its metrics are to say.
     """
 
     planned: Planned
     process: int = 0
     falls: int = 0
+    early: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def choice(self) -> Choice:
@@ -58,6 +70,13 @@ class Ladder:
         Raises:
             DoesNotFit: There is none, or this was tried ``MOST`` times.
         """
+        return self._fall(self.planned.down, measured)
+
+    def encode_down(self, measured: int) -> Plan:
+        """The same plan with a smaller way to fill the cache. As :meth:`down`."""
+        return self._fall(self.planned.encode_down, measured)
+
+    def _fall(self, lower: Callable[[int], Planned], measured: int) -> Plan:
         held, free = human(measured), human(self.planned.device.free)
         if self.falls == MOST:
             raise DoesNotFit(
@@ -65,16 +84,40 @@ class Ladder:
                 f"start, {human(self.bytes)} are planned. Something else takes memory while the run goes on: "
                 "stop it, or state what is yours with --vram. What is saved stays; the same command goes on."
             )
-        self.falls += 1
         try:
-            self.planned = self.planned.down(measured)
+            self.planned = lower(measured)
         except DoesNotFit as error:
             raise DoesNotFit(
                 f"Out of memory at {held} of {free}, and no plan needs clearly less than "
                 f"{human(self.bytes)}. Lower data.resolution, lora.rank or limits.quality; `limner plan` "
                 "says what each would need."
             ) from error
+        self.falls += 1
         return self.plan
+
+
+def ladder_of(recipe: Recipe, say: Say, begun: Begun | None = None) -> Ladder:
+    """The plan to begin with, of this machine's device; the same in every process.
+
+    Raises:
+        DoesNotFit: There is none.
+    """
+    made = foreseen(recipe, say, device=shared(device_for(recipe.limits)), begun=begun)
+    if made.choice is None:
+        raise DoesNotFit(str(made.misfit))
+    return Ladder(made, process=peak(torch.device("cpu")))
+
+
+def shared(device: Device) -> Device:
+    """What each of several processes may take, so that all of them make the same plan."""
+    share = processes.beside()
+    free = device.free if device.kind == "cuda" else device.free // share
+    return replace(
+        device,
+        free=processes.least(free),
+        ram=processes.least(device.ram // share),
+        pinned=processes.least(device.pinned // share),
+    )
 
 
 def changes(before: Plan, after: Plan) -> str:

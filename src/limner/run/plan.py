@@ -3,7 +3,6 @@
 Where the profile of the base is known already, nothing here loads torch: the answer is arithmetic.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -16,13 +15,13 @@ from limner.errors import BadData, BadRecipe, DoesNotFit
 from limner.files import write_json
 from limner.nn.storage import Products
 from limner.plan.advice import Alternative, Misfit, alternatives, misfit
-from limner.plan.choice import Choice, Wish, budget
+from limner.plan.choice import Choice, Wish, assess, budget
 from limner.plan.devices import Device
 from limner.plan.host import PHOTO
 from limner.plan.memory import CODES, saved_bytes
 from limner.plan.plan import Moments, Plan, Weights
 from limner.plan.profile import Profile
-from limner.plan.search import below, choose
+from limner.plan.search import below, choose, encoded_below
 from limner.plan.time import Clock, Total, total_of
 from limner.recipe.prompts import prompts
 from limner.recipe.schema import Recipe
@@ -133,6 +132,14 @@ class Planned:
         """
         assert self.choice is not None
         choice = below(self.profile, self.device, self.wish, self.choice.plan, measured=measured)
+        total = total_of_run(self.profile, self.device, self.wish, choice, self.counts, self.recipe)
+        return replace(self, choice=choice, total=total, others=())
+
+    def encode_down(self, measured: int) -> "Planned":
+        """The same run with a way to fill the cache that needs clearly less. As :meth:`down`."""
+        assert self.choice is not None
+        plan = encoded_below(self.profile, self.device, self.wish, self.choice.plan, measured=measured)
+        choice = assess(self.profile, self.device, self.wish, plan)
         total = total_of_run(self.profile, self.device, self.wish, choice, self.counts, self.recipe)
         return replace(self, choice=choice, total=total, others=())
 
@@ -284,7 +291,7 @@ def wish_of(recipe: Recipe, device: Device, picture: int = 0) -> Wish:
     return Wish(
         compute=device.computes(recipe.limits.precision),
         full=full,
-        moments=_moments(full=full),
+        moments=("fp32", "8bit", "host") if full else ("fp32", "8bit"),
         quality=recipe.limits.quality,
         products=recipe.limits.products,
         batches=(recipe.train.batch, *prior),
@@ -296,12 +303,6 @@ def wish_of(recipe: Recipe, device: Device, picture: int = 0) -> Wish:
         picture=picture or PHOTO,
         without=frozenset({"hoist"} if recipe.lora.text_encoders else ()),  # modulations read what they give
     )
-
-
-def _moments(*, full: bool) -> tuple[Moments, ...]:
-    """What may be tried. Gradients on the host are summed in one process only."""
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    return ("fp32", "8bit", "host") if full and not several else ("fp32", "8bit")
 
 
 def counts_of(recipe: Recipe) -> Counts:

@@ -12,18 +12,20 @@ from limner.nn import processes
 from limner.nn.fit import Average
 from limner.nn.optim import evaluation_mode, training_mode
 from limner.nn.pack import restore
+from limner.plan.memory import moving_bytes
 from limner.recipe.explain import shown
 from limner.recipe.schema import Lora, Recipe
 from limner.run import checkpoint
 from limner.run.disk import held
 from limner.run.export_model import model_steps
-from limner.run.ladder import Ladder, changes
+from limner.run.ladder import Ladder
 from limner.run.plan import keep
+from limner.run.relief import lowered, patiently
 from limner.run.rundir import RunDir
 from limner.run.say import Say
 from limner.run.setting import Setting
 from limner.run.trainee import Trainee
-from limner.run.watch import Watch, peak
+from limner.run.watch import Watch
 
 T = TypeVar("T")
 
@@ -116,35 +118,50 @@ class Progress:
 
         Raises:
             DoesNotFit: No smaller plan is left.
-            OutOfMemoryError: Other processes are in the midst of the same, and cannot be told.
         """
-        while True:
-            try:
-                return act()
-            except torch.OutOfMemoryError as error:
-                if processes.world() > 1:
-                    raise
-                short = str(error)  # no more of it: its frames hold the tensors that were too many
-            self.step_down(step, short, say)
+        return patiently(act, lambda short: self.step_down(step, short, say))
 
     def step_down(self, step: int, short: str, say: Say) -> None:
-        """Go on by the next smaller plan after ``step`` finished steps.
+        """Go on by the next smaller plan after ``step`` finished steps; by one more if that has no room.
 
         Raises:
             DoesNotFit: There is none.
         """
-        held, before = processes.most(peak(self.setting.device)), self.ladder.plan
-        plan = self.ladder.down(held)
-        self.trainee.follow(plan)
+        left: str | None = short
+        while left is not None:
+            device = self.setting.device
+            changed, row = lowered(self.ladder, self.ladder.down, left, device)
+            say.line(
+                f"Out of memory after step {step}. Going on by a smaller plan, with the same batch and the "
+                f"same draws: {changed}."
+            )
+            if processes.rank() == 0:
+                keep(self.ladder.planned, self.run)
+                self.run.log({"step": step, **row})
+            left = self._follow()
         self.watch = self.ladder.watch()
-        say.line(
-            f"Out of memory after step {step}. Going on by a smaller plan, with the same batch and the same "
-            f"draws: {changes(before, plan)}."
-        )
-        if processes.rank() == 0:
-            keep(self.ladder.planned, self.run)
-            why = short.splitlines()[0][:200] if short else ""
-            self.run.log({"step": step, "out_of_memory": why, "bytes": held, "plan": plan.to_json()})
+
+    def _follow(self) -> str | None:
+        """Compute by the ladder's plan from now on; what torch says where memory runs out at that."""
+        short: str | None = None
+        try:
+            self.trainee.follow(self.ladder.plan)
+        except torch.OutOfMemoryError as error:
+            short = str(error)
+        lacks = processes.anyone(short is not None)
+        return (short or "Another process ran out of memory.") if lacks else None
+
+    def require_memory(self) -> None:
+        """Make sure of what summing gradients and the optimizer will ask for: neither can stop half way.
+
+        Raises:
+            OutOfMemoryError: It is not there.
+        """
+        wish, ladder = self.setting.recipe.train, self.ladder
+        several, first = processes.world() > 1, not self.optimizer.state
+        profile = ladder.planned.profile
+        size = moving_bytes(profile, ladder.plan, wish.optimizer, first=first, several=several)
+        _ask(size, self.setting.device)
 
     @contextmanager
     def final_weights(self) -> Iterator[None]:
@@ -160,6 +177,12 @@ class Progress:
                 self.average.swap()
             training_mode(self.optimizer)
             self.trainee.publish()
+
+
+def _ask(size: int, device: torch.device) -> None:
+    """Have the allocator of a GPU take so many bytes, for whoever comes next."""
+    if device.type == "cuda":
+        torch.empty(size, dtype=torch.uint8, device=device)
 
 
 def shape(setting: Setting) -> dict[str, Any]:

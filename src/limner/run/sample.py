@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
+import torch
 from PIL import Image
 
 from limner.errors import LimnerError
@@ -19,17 +20,22 @@ FAILURES = (LimnerError, RuntimeError, ValueError, TypeError, LookupError, Arith
 """What may go wrong in a stock sampler, out of memory included; not signals, not the end of the process."""
 
 
-def sample(
+def sample(  # noqa: PLR0913  what is painted, and what may break it off
     trainee: Trainee,
     run: RunDir,
     step: int,
     say: Say,
     breakable: Callable[[], AbstractContextManager[None]] = nullcontext,
+    *,
+    patient: bool = False,
 ) -> None:
     """Paint the run's prompts with the weights as they stand after ``step`` steps, and redo the sheet.
 
     What goes wrong here is said and passed over: training is worth more than a picture. Within ``breakable``
     a signal may break it off.
+
+    Raises:
+        OutOfMemoryError: If ``patient``: the caller will try again with less in use.
     """
     if processes.rank() != 0:
         return
@@ -41,6 +47,8 @@ def sample(
                 atomic_write(run.sample_path(step, number), partial(image.save, format="PNG"))
             write_sheet(run, prompts)
     except FAILURES as error:
+        if patient and isinstance(error, torch.OutOfMemoryError):
+            raise
         reason = str(error).strip().splitlines() or [type(error).__name__]
         say.line(f"Samples at step {step} failed ({reason[0][:160]}); training goes on.")
 

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,18 @@ from limner.families.sampler import sampler, wished
 from limner.nn import eight, processes
 from limner.nn.fit import Average, Fit, Step, fit
 from limner.nn.optim import optimizer, schedule
-from limner.plan.devices import Device
 from limner.plan.plan import Moments
 from limner.recipe.schema import Recipe
 from limner.run import checkpoint
-from limner.run.cache import prompts_of, record, stock
-from limner.run.device import device_for
+from limner.run.cache import prompts_of, record, stocked
 from limner.run.export import export, exported, require_exportable
 from limner.run.export_model import export_model, model_steps
 from limner.run.interrupt import Interrupt
-from limner.run.ladder import Ladder
+from limner.run.ladder import MOST, Ladder, ladder_of
 from limner.run.plan import Begun, keep
-from limner.run.plan import plan as foreseen
 from limner.run.prior import prior
 from limner.run.progress import Progress, newest
+from limner.run.relief import begun
 from limner.run.report import write_report
 from limner.run.rundir import RunDir
 from limner.run.sample import sample
@@ -74,9 +72,12 @@ def train(recipe: Recipe, out: Path, say: Say) -> Trained:
         if usual := prior(recipe, run, say):
             setting = prepare(recipe, usual)
         ladder = _planned(recipe, run, found, say)
+        store, _ = stocked(setting, ladder, say)
         setting = setting.planned(ladder.plan)
-        store, _ = stock(setting, say)
-        progress = _progress(setting, run, Trainee(setting, store, ladder.plan), ladder)
+        trainee = begun(
+            "the base is read", lambda: Trainee(setting, store, ladder.plan), ladder.down, ladder, say
+        )
+        progress = _progress(setting, run, trainee, ladder)
         done = found.step if found else 0
         if found:
             progress.restore(found)
@@ -85,6 +86,10 @@ def train(recipe: Recipe, out: Path, say: Say) -> Trained:
         progress.require_room()
         if processes.rank() == 0 and (lost := run.truncate(done if done else -1)):
             say.line(f"metrics.jsonl: removed {lost} damaged or half-written lines.")
+        if ladder.early and processes.rank() == 0:
+            keep(ladder.planned, run)
+            for row in ladder.early:
+                run.log({"step": done, **row})
         _announce(setting, progress.trainee, done, say)
         _begin(progress, done, say, stop)
         if recipe.train.steps > done:
@@ -150,27 +155,13 @@ def _planned(recipe: Recipe, run: RunDir, found: checkpoint.Checkpoint | None, s
         DoesNotFit: There is none.
     """
     facts = found.facts if found else {}
-    begun = None
+    way = None
     if "weights" in facts:
-        begun = Begun(facts["weights"], facts.get("moments", "fp32"), facts.get("products", "full"))
-    made = foreseen(recipe, say, device=_shared(device_for(recipe.limits)), begun=begun)
-    if made.choice is None:
-        raise DoesNotFit(str(made.misfit))
+        way = Begun(facts["weights"], facts.get("moments", "fp32"), facts.get("products", "full"))
+    ladder = ladder_of(recipe, say, way)
     if processes.rank() == 0:
-        keep(made, run)
-    return Ladder(made, process=peak(torch.device("cpu")))
-
-
-def _shared(device: Device) -> Device:
-    """What each of several processes may take, so that all of them make the same plan."""
-    share = processes.beside()
-    free = device.free if device.kind == "cuda" else device.free // share
-    return replace(
-        device,
-        free=processes.least(free),
-        ram=processes.least(device.ram // share),
-        pinned=processes.least(device.pinned // share),
-    )
+        keep(ladder.planned, run)
+    return ladder
 
 
 def _progress(setting: Setting, run: RunDir, trainee: Trainee, ladder: Ladder) -> Progress:
@@ -231,14 +222,16 @@ def _sampling(wish: Recipe, step: int) -> bool:
 def _loop(progress: Progress, done: int, say: Say, stop: Interrupt) -> None:
     """The loop: steps come out of ``fit``; what happens between two of them happens here."""
     run, wish = progress.run, progress.setting.recipe
+    on_host, gather = processes.sum_on_host, processes.sum_gradients
     pace = Fit(
         parameters=progress.trainee.parameters,
         optimizer=progress.optimizer,
         rate=schedule(wish.train.schedule, wish.train.warmup, wish.train.steps),
         clip=wish.train.clip,
         average=progress.average,
-        share=processes.sum_gradients if processes.world() > 1 else None,
+        share=(on_host if progress.trainee.offload else gather) if processes.world() > 1 else None,
         anyone=processes.anyone,
+        room=progress.require_memory,
     )
     clock = time.monotonic()
     with (
@@ -302,16 +295,22 @@ def _between(progress: Progress, step: int, row: dict[str, Any], say: Say, stop:
         run.log(row)
     if saving:
         progress.save(step, {"loss": row["loss"], "held_out": row.get("held_out")})
-    if _sampling(wish, step) and not stop.asked:  # the next start makes up for it
+    if _sampling(wish, step) and not processes.anyone(stop.asked):  # the next start makes up for it
         _sample(progress, step, say, stop)
 
 
 def _sample(progress: Progress, step: int, say: Say, stop: Interrupt) -> None:
+    """Paint; by a smaller plan if need be, but the last rung is left to the training."""
+
     def paint() -> None:
-        sample(progress.trainee, progress.run, step, say, stop.breakable)
+        patient = progress.ladder.falls < MOST - 1
+        sample(progress.trainee, progress.run, step, say, stop.breakable, patient=patient)
 
     with progress.final_weights():
-        progress.room_for(paint, step, say)
+        try:
+            progress.room_for(paint, step, say)
+        except DoesNotFit as error:
+            say.line(f"No samples at step {step}; training goes on. {error}")
 
 
 def _held_out(progress: Progress, step: int, say: Say) -> float:

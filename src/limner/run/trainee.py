@@ -1,6 +1,5 @@
 """What is trained: the models that live units call, their adapters, their losses, their pictures."""
 
-import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -31,6 +30,7 @@ from limner.plan.plan import Plan
 from limner.run.cache import Store
 from limner.run.counting import QUANTILES
 from limner.run.fill import text_values
+from limner.run.relief import release
 from limner.run.setting import Setting, cache_root
 
 
@@ -157,9 +157,7 @@ class Trainee:
         self.engine.close()
         for name in self.setting.trained:
             lora.forget(self.models[name])
-        gc.collect()
-        if self.setting.device.type == "cuda":
-            torch.cuda.empty_cache()
+        release(self.setting.device)
         self.plan = plan
         self.engine = self._equipped()
 
@@ -229,12 +227,12 @@ class Trainee:
         wish = self.setting.recipe
         values = self.store.batch([place.view_index for place in micro], self.setting.device)
         self.places[:] = [(wish.seed, step, place.position) for place in micro]
+        own, usual = 1 / wish.train.batch, wish.prior.weight / wish.prior.batch
+        shares = torch.tensor([own if place.position >= 0 else usual for place in micro])
         draw = Draws(self.places)
         with self._arithmetic():
             loss = run_units(self.setting.cut.live, self.models, values, draw)["loss"]
-        own, usual = 1 / wish.train.batch, wish.prior.weight / wish.prior.batch
-        shares = [own if place.position >= 0 else usual for place in micro]
-        return (loss * torch.tensor(shares, device=loss.device)).sum()
+        return (loss * shares.to(loss.device, non_blocking=loss.is_cuda)).sum()  # or it waits for the pass
 
     def _arithmetic(self) -> AbstractContextManager[Any]:
         """Autocast where weights are trained, in fp32; beside a LoRA there is nothing left to cast."""

@@ -9,6 +9,7 @@ import psutil
 import torch
 
 from limner.files import human
+from limner.plan.memory import CONTEXT
 
 WARM = 2
 """First steps that are not judged: kernels are chosen and memory is first asked for."""
@@ -87,9 +88,12 @@ class Watch:
 
 
 def peak(device: torch.device) -> int:
-    """Most bytes held so far: reserved on a GPU, resident in this process on a CPU."""
+    """Most bytes held so far: reserved on a GPU, resident in this process on a CPU.
+
+    Of a GPU with what plans count for the driver's context, which torch does not see.
+    """
     if device.type == "cuda":
-        return torch.cuda.max_memory_reserved(device)
+        return torch.cuda.max_memory_reserved(device) + CONTEXT["cuda"]
     if device.type == "mps":
         return torch.mps.driver_allocated_memory()
     if sys.platform == "win32":
