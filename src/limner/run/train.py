@@ -209,8 +209,10 @@ def _begin(progress: Progress, done: int, say: Say, stop: Interrupt) -> None:
             f"The prompts of the samples have changed: {counted(moved, 'picture')} of earlier ones went to "
             f"{run.earlier_path}."
         )
-    if _sampling(wish, done) and len(run.samples().get(done, {})) < len(prompts_of(progress.setting)):
-        _sample(progress, done, say, stop)
+    if _sampling(wish, done):
+        lacks = len(run.samples().get(done, {})) < len(prompts_of(progress.setting))
+        if processes.anyone(lacks and processes.rank() == 0):  # who paints says so: others may look too late
+            _sample(progress, done, say, stop)
 
 
 def _sampling(wish: Recipe, step: int) -> bool:
