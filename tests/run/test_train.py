@@ -141,7 +141,7 @@ def test_what_can_only_fail_is_told_before_anything_is_computed(
     tiny_base, photos, tmp_path, monkeypatch, sections, message
 ):
     monkeypatch.setitem(sys.modules, "prodigyopt", None)
-    monkeypatch.setattr(module, "stock", None)
+    monkeypatch.setattr(module, "stocked", None)
     if "train" in sections:
         sections = {"train": {**sections["train"], "learning_rate": 1.0}}
     with pytest.raises(BadRecipe, match=message):
