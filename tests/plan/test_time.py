@@ -7,7 +7,7 @@ from limner.plan.cards import known
 from limner.plan.devices import COMPILING, of_card, of_cpu
 from limner.plan.plan import Plan
 from limner.plan.profile import Line, Work
-from limner.plan.time import Clock, compile_seconds, micros_of, pace_of, seconds_of, total_of
+from limner.plan.time import Clock, _waiting, compile_seconds, micros_of, pace_of, seconds_of, total_of
 
 FLUX = flux(1024)
 
@@ -67,8 +67,8 @@ def test_streaming_hides_behind_computation_until_copies_take_longer():
 def test_a_plan_never_takes_less_than_its_bound():
     for rate in (1e9, 1e10, 1e12):
         slow = replace(device(), rates=replace(device().rates, copy=rate))
-        for weights in ("bf16", "nf4"):
-            clock = Clock(FLUX, Plan(compute="bf16", weights=weights), slow)
+        for weights, hoist in (("bf16", False), ("nf4", False), ("bf16", True)):
+            clock = Clock(FLUX, Plan(compute="bf16", weights=weights, hoist=hoist), slow)
             for streamed in (0, 1, 2, 3, 20, 57):
                 away = Plan(streamed=streamed).streamed_of(57)
                 for checkpointed in (0, 20, 57):
@@ -87,9 +87,36 @@ def test_weights_on_disk_come_no_faster_than_the_disk():
     assert seconds(streamed=40, mapped=True) > seconds(streamed=40) * 1.5
 
 
-def test_hoisted_modulations_come_once_for_every_micro_batch():
+def test_hoisted_modulations_come_while_the_forward_pass_goes_on():
+    """Each is there before the block that reads what it gives, or is waited for."""
     moved = sum(block.modulation for block in FLUX.blocks) / device().rates.copy
-    assert seconds(hoist=True) == pytest.approx(seconds() + moved)
+    clock = Clock(FLUX, Plan(compute="bf16", weights="bf16", hoist=True), device())
+    took, waited = clock.micro(0, ())
+    assert took == pytest.approx(clock.once + waited)
+    first = FLUX.blocks[0].modulation / device().rates.copy
+    assert first <= waited < moved / 4, "a 4090 computes for longer than it copies"
+    assert sum(clock.forward) + waited >= moved
+    slow = replace(device(), rates=replace(device().rates, copy=1e9))
+    crawling = Clock(FLUX, Plan(compute="bf16", weights="bf16", hoist=True), slow)
+    took, waited = crawling.micro(0, ())
+    reading = clock.hoisted / device().rates.traffic
+    every = clock.hoisted / 1e9 + reading
+    last = FLUX.blocks[-1].modulation / 1e9
+    computing = sum(crawling.forward) - crawling.forward[-1]
+    assert waited == pytest.approx(every - computing, rel=0.01) and last < waited
+    assert pace_of(FLUX, crawling.plan, slow, batches=(2,)).waiting == pytest.approx(2 * waited)
+
+
+def test_blocks_and_modulations_share_one_copy_engine():
+    """By hand: two blocks of 1 s forward and 2 s back, one of them streamed; modulations of 3 s and 1 s."""
+    uses = [(1.0, 0.0, 0), (1.0, 2.0, 1), (2.0, 2.0, 1), (2.0, 0.0, 0)]
+    # waits 3 s, then computes 1 s, in which the second modulation comes; the block lies in its buffer
+    assert _waiting(uses, 2, 0.0, [3.0, 1.0]) == pytest.approx(3.0)
+    assert _waiting(uses, 2, 0.0, [3.0, 1.5]) == pytest.approx(3.5)
+    assert _waiting(uses, 2, 0.0) == 0.0
+    three = [(1.0, 2.0, 0), (1.0, 2.0, 1), (1.0, 2.0, 2), (1.0, 0.0, 2), (1.0, 2.0, 1), (1.0, 2.0, 0)]
+    apart = _waiting(three, 2, 0.0)
+    assert _waiting(three, 2, 0.0, [0.5, 0.5, 0.5]) > apart, "copies of both take their turns"
 
 
 def test_a_batch_is_its_micro_batches_and_one_update():

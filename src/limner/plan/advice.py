@@ -119,7 +119,7 @@ def least(profile: Profile, device: Device, wish: Wish) -> Choice:
             decode_tiled=True,
         )
         for weights in wish.weights
-        for checkpointed in (0, blocks)
+        for checkpointed in {0, max(0, blocks - 1), blocks}  # the last is there already when it is due
         for hoisted in {False, hoist}
         for mapped in {False, device.kind == "cuda" and not wish.full}
     ]

@@ -96,7 +96,7 @@ def train_need(
         on: Sort of device.
     """
     causes = _resident(profile, plan, optimizer, average=average, on=on)
-    moments = [*_moments(profile, plan, micros), _step(profile, optimizer), _hoisting(profile, plan)]
+    moments = [*_moments(profile, plan, micros), _step(profile, optimizer)]
     activations, gradients = max(moments, key=sum)
     return _need(causes, activations, gradients, on)
 
@@ -208,6 +208,12 @@ def slot_bytes(profile: Profile, plan: Plan) -> int:
     return max(away, default=0) * min(max(plan.slots, 2), len(away))
 
 
+def _passing(profile: Profile, plan: Plan) -> int:
+    """Bytes that hoisted modulations pass through, one layer after the other: those of a block at most."""
+    widest = max(block.modulation for block in (profile.rest, *profile.blocks))
+    return widest if plan.hoist else 0
+
+
 def _resident(profile: Profile, plan: Plan, optimizer: str, *, average: bool, on: Device) -> dict[str, int]:
     """Bytes that are there all the time, by cause."""
     away = set(plan.streamed_of(len(profile.blocks)))
@@ -226,7 +232,7 @@ def _resident(profile: Profile, plan: Plan, optimizer: str, *, average: bool, on
         "modulations": sum(block.modulation for block in modulated),
         "trained" if profile.whole else "adapter": trained,
         "optimizer": 0 if profile.hosted or optimizer in PAGED else state_bytes(profile, plan, optimizer),
-        "streaming": slot_bytes(profile, plan),
+        "streaming": slot_bytes(profile, plan) + _passing(profile, plan),
         "workspace": WORKSPACE[on],
         "context": CONTEXT[on],
     }
@@ -282,12 +288,6 @@ def _step(profile: Profile, optimizer: str) -> tuple[float, float]:
     if profile.hosted:
         return 0.0, 0.0
     return scratch_bytes(profile, optimizer), MASTER * profile.learning
-
-
-def _hoisting(profile: Profile, plan: Plan) -> tuple[float, float]:
-    """The moment before the first block when modulations come one by one, the next while one is used."""
-    widest = max(block.modulation for block in (profile.rest, *profile.blocks))
-    return (2.0 * widest if plan.hoist else 0.0), 0.0
 
 
 def _fullest(profile: Profile, phase: str, *, least: bool) -> tuple[int, int]:

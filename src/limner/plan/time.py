@@ -3,7 +3,8 @@
 Blocks run one after another; each takes the time of its matrix products, its attention and its other traffic
 at the rates that the device reaches, or the time to launch its kernels where that is longer. Weights that
 are stored coarser are turned back each time they are read. What is streamed comes over one copy engine into
-``slots`` buffers, ahead of its use in both directions, and never goes back.
+``slots`` buffers, ahead of its use in both directions, and never goes back. Hoisted modulations come over the
+same engine, in the order of the blocks that read what they give, from the start of the forward pass on.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -111,12 +112,15 @@ class Clock:
         self.outside = seconds_of(rest.forward, device, plan.compute, images)
         """Seconds of a forward pass outside the blocks."""
         self.rest = self.outside + seconds_of(rest.backward, device, plan.compute, images, backward=True)
-        hoisted = sum(block.modulation for block in profile.blocks) if plan.hoist else 0
-        self.hoisting = hoisted / device.rates.copy
+        modulations = [block.modulation if plan.hoist else 0 for block in (*blocks, rest)]
+        self.hoisted = sum(modulations)
+        """Bytes of modulations that come in a forward pass."""
+        self.ahead = [(each / device.rates.copy, each / device.rates.traffic) for each in modulations]
+        """Of every block, and of what is behind the last, seconds to copy and to read its modulations."""
         self.giving = _giving(profile, device)
         self.bytes = [frozen_bytes(block, plan) for block in blocks]
         self.repeated = [0.0, *accumulate(self.again)]
-        self.once = sum(self.forward) + sum(self.backward) + self.rest + self.hoisting + self.giving
+        self.once = sum(self.forward) + sum(self.backward) + self.rest + self.giving
 
     def _all(self, block: Block) -> tuple[float, float, float]:
         return (
@@ -160,7 +164,7 @@ class Clock:
         # what is in the buffers when a pass turns round need not come again
         away = [self.bytes[n] for n in streamed]
         stay = 2 * sum(sorted(away)[-max(2, self.plan.slots) :])
-        copies = max(0, 2 * sum(away) - stay) / self._copy(mapped=mapped)
+        copies = (max(0, 2 * sum(away) - stay) + self.hoisted) / self._copy(mapped=mapped)
         return max(self.once + self.repeated[checkpointed], copies)
 
     def _copy(self, *, mapped: bool) -> float:
@@ -174,14 +178,15 @@ class Clock:
         blocks = range(len(self.forward))
         back = [self.backward[n] + (self.again[n] if n < checkpointed else 0.0) for n in blocks]
         busy = self.once + self.repeated[checkpointed]
-        if not streamed:
+        if not streamed and not self.hoisted:
             return busy, 0.0
         copy = self._copy(mapped=mapped)
+        slower = self.device.rates.copy / copy
+        ahead = [copying * slower + reading for copying, reading in self.ahead]
         away = set(streamed)
         passes = [(n, self.forward[n]) for n in blocks] + [(n, back[n]) for n in reversed(blocks)]
         uses = [(seconds, self.bytes[n] / copy if n in away else 0.0, n) for n, seconds in passes]
-        pause = self.rest + self.hoisting
-        waiting = _waiting(uses, max(2, self.plan.slots), pause)
+        waiting = _waiting(uses, max(2, self.plan.slots), self.rest, ahead if self.hoisted else [])
         return busy + waiting, waiting
 
     def pace(self, plan: Plan, micros: int, update: float) -> Pace:
@@ -190,7 +195,7 @@ class Clock:
         seconds, waiting = self.micro(plan.checkpointed, away, mapped=plan.mapped)
         return Pace(
             seconds=micros * seconds + update,
-            waiting=micros * (waiting + self.hoisting),
+            waiting=micros * waiting,
             repeated=micros * self.repeated[min(plan.checkpointed, len(self.again))],
             optimizer=update,
         )
@@ -211,32 +216,72 @@ def _busy(work: Work) -> Work:
     return Work(gemm=work.gemm, eight=work.eight, attention=work.attention, traffic=work.traffic)
 
 
-def _waiting(uses: Sequence[tuple[float, float, int]], slots: int, pause: float) -> float:
+class _Copier:
+    """One copy engine: blocks come when a buffer is free, a pass's modulations when there is nothing else.
+
+    Args:
+        ahead: Seconds that the modulations of each use take to come.
+    """
+
+    def __init__(self, ahead: Sequence[float]) -> None:
+        self.ahead, self.done, self.start = ahead, 0.0, 0.0
+        self.there: list[float] = []
+        """When the modulations of the pass came, as far as they did."""
+
+    def begin(self, now: float) -> None:
+        """A pass begins: its modulations may come from now on."""
+        self.start, self.there = now, []
+
+    def _next(self) -> float:
+        return max(self.done, self.start) + self.ahead[len(self.there)]
+
+    def _bring(self) -> None:
+        self.done = self._next()
+        self.there.append(self.done)
+
+    def modulations(self, place: int) -> float:
+        """When those of a use are there."""
+        while len(self.there) <= place:
+            self._bring()
+        return self.there[place]
+
+    def block(self, room: float, seconds: float) -> float:
+        """When a block is there whose buffer is free at ``room``."""
+        while len(self.there) < len(self.ahead) and self._next() <= room:
+            self._bring()
+        self.done = max(self.done, room) + seconds
+        return self.done
+
+
+def _waiting(
+    uses: Sequence[tuple[float, float, int]], slots: int, pause: float, ahead: Sequence[float] = ()
+) -> float:
     """Seconds that a pass waits for copies, from the second pass on, when buffers are full already.
 
     Args:
         uses: (seconds of computation, seconds of its copy or 0, block) in running order.
         slots: Buffers. The block that was used longest ago makes room.
         pause: Seconds of computation between two passes, in which copies go on.
+        ahead: Seconds that the modulations of each of the first uses take to come.
     """
-    now = copied = lost = 0.0
+    now = lost = 0.0
+    copier = _Copier(ahead)
     there: list[int] = []
     free: dict[int, float] = {}
     for _ in range(2):
         lost = 0.0
-        for seconds, copying, block in uses:
+        copier.begin(now)
+        for place, (seconds, copying, block) in enumerate(uses):
+            ready = copier.modulations(place) if place < len(ahead) else 0.0
             if copying:
                 if block not in free:
-                    room = 0.0
-                    if len(there) == slots:
-                        room = free.pop(there.pop(0))
-                    copied = max(copied, room) + copying
-                    lost += max(0.0, copied - now)
-                    now = max(now, copied)
+                    room = free.pop(there.pop(0)) if len(there) == slots else 0.0
+                    ready = max(ready, copier.block(room, copying))
                 else:
                     there.remove(block)
                 there.append(block)
-            now += seconds
+            lost += max(0.0, ready - now)
+            now = max(now, ready) + seconds
             if copying:
                 free[block] = now
         now += pause
