@@ -1,5 +1,7 @@
 """Trackers: copies of the metrics for TensorBoard, W&B and trackio, through accelerate."""
 
+import importlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -8,36 +10,86 @@ from limner.errors import BadRecipe
 from limner.nn import processes
 from limner.recipe.schema import Recipe
 from limner.run.rundir import RunDir
+from limner.run.say import Quiet, Say
+
+Track = Callable[[Mapping[str, Any]], None]
+"""Passes a row of metrics on."""
+
+FAILURES = (ImportError, OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError)
+"""What a tracker may fail with, besides errors of its own."""
+REMEDIES = {"wandb": "Run `wandb login`, or set WANDB_MODE=offline"}
 
 
 @contextmanager
-def tracked(recipe: Recipe, run: RunDir) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+def tracked(recipe: Recipe | None, run: RunDir, say: Say | None = None) -> Iterator[Track]:
     """Give a function that passes rows of metrics on to the recipe's trackers, in the first process.
 
-    ``metrics.jsonl`` is written anyway. What was passed on is flushed however the run ends.
+    ``metrics.jsonl`` is written anyway, so one that fails later is said and passed over. What was passed on
+    is flushed however the run ends.
+
+    Args:
+        recipe: The wish; None: there is nothing to track.
+        run: The run; trackers write below its ``track``.
+        say: Hears of a tracker that fails.
 
     Raises:
-        BadRecipe: A tracker is not installed.
+        BadRecipe: A tracker is not installed, or cannot start.
     """
-    names: list[Any] = list(recipe.track.with_)
-    if not names or processes.rank() != 0:
+    names: list[Any] = list(recipe.track.with_) if recipe else []
+    if recipe is None or not names or processes.rank() != 0:
         yield lambda row: None
         return
     check(names)
-    from accelerate import Accelerator
-
-    accelerator = Accelerator(log_with=names, project_dir=str(run.path / "track"))
-    accelerator.init_trackers(recipe.name, config=_flat(recipe.model_dump(mode="json")))
+    accelerator = _started(names, recipe, run)
+    lost: list[str] = []
 
     def track(row: Mapping[str, Any]) -> None:
         values = {key: value for key, value in row.items() if key not in ("step", "time")}
-        accelerator.log(values, step=row["step"])
+        try:
+            if not lost:
+                accelerator.log(values, step=row["step"])
+        except _failures(names) as error:
+            lost.append(_first_line(error))
+            (say or Quiet()).line(f"Trackers failed ({lost[0]}); training and metrics.jsonl go on without.")
 
     try:
         yield track
     finally:
         for each in accelerator.trackers:  # its end_training would also end the other processes' group
             each.finish()
+
+
+def _started(names: list[Any], recipe: Recipe, run: RunDir) -> Any:
+    from accelerate import Accelerator
+
+    place = run.path / "track"
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            importlib.import_module(name)
+        accelerator = Accelerator(log_with=names, project_dir=str(place))
+        own = {"wandb": {"dir": str(place)}}  # else it writes where the command was typed
+        config = _flat(recipe.model_dump(mode="json"))
+        accelerator.init_trackers(recipe.name, config=config, init_kwargs=own)
+    except _failures(names) as error:
+        remedy = next((REMEDIES[name] for name in names if name in REMEDIES), "Mend that")
+        raise BadRecipe(
+            f"track.with names {' and '.join(names)}, and there it cannot start: {_first_line(error)}. "
+            f"{remedy}, or leave it out."
+        ) from error
+    return accelerator
+
+
+def _failures(names: list[Any]) -> tuple[type[BaseException], ...]:
+    """What trackers may raise: W&B's errors have a root of their own, ``wandb.Error``."""
+    modules = (sys.modules.get(name) for name in names)
+    roots = (vars(module).get("Error") for module in modules if module is not None)
+    return (*FAILURES, *(root for root in roots if isinstance(root, type) and issubclass(root, Exception)))
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:160].rstrip(".")
 
 
 def check(names: list[Any]) -> None:

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from limner.run.rundir import RunDir
 from limner.run.sample import sample
 from limner.run.say import Say, counted
 from limner.run.setting import Setting, device_of, prepare
-from limner.run.track import check, tracked
+from limner.run.track import Track, check, tracked
 from limner.run.trainee import Trainee, rate, targets
 from limner.run.watch import peak
 
@@ -62,7 +62,7 @@ def train(recipe: Recipe, out: Path, say: Say) -> Trained:
     """
     processes.start()
     run = RunDir(out)
-    with run.lock() if processes.rank() == 0 else nullcontext(), Interrupt() as stop:
+    with run.lock() if processes.rank() == 0 else nullcontext(), Interrupt() as stop, ExitStack() as stack:
         start = time.monotonic()
         if recipe.limits.products == "8bit":  # said before a base is fetched
             eight.require("int8", device_of(recipe.limits.device))
@@ -72,13 +72,16 @@ def train(recipe: Recipe, out: Path, say: Say) -> Trained:
         if usual := prior(recipe, run, say):
             setting = prepare(recipe, usual)
         ladder = _planned(recipe, run, found, say)
+        done = found.step if found else 0
+        more = recipe if recipe.train.steps > done else None
+        # before hours of work, as one that cannot start is an error
+        track = stack.enter_context(tracked(more, run, say))
         store, _ = stocked(setting, ladder, say)
         setting = setting.planned(ladder.plan)
         trainee = begun(
             "the base is read", lambda: Trainee(setting, store, ladder.plan), ladder.down, ladder, say
         )
         progress = _progress(setting, run, trainee, ladder)
-        done = found.step if found else 0
         if found:
             progress.restore(found)
             found.parts.clear()  # of a full fine-tune, thrice the size of the model
@@ -92,8 +95,8 @@ def train(recipe: Recipe, out: Path, say: Say) -> Trained:
                 run.log({"step": done, **row})
         _announce(setting, progress.trainee, done, say)
         _begin(progress, done, say, stop)
-        if recipe.train.steps > done:
-            _loop(progress, done, say, stop)
+        if more:
+            _loop(progress, done, say, stop, track)
         _finish(progress, say)
         return _trained(recipe, run, time.monotonic() - start)
 
@@ -221,7 +224,7 @@ def _sampling(wish: Recipe, step: int) -> bool:
     return every >= 0 and (ends or (every > 0 and step % every == 0))
 
 
-def _loop(progress: Progress, done: int, say: Say, stop: Interrupt) -> None:
+def _loop(progress: Progress, done: int, say: Say, stop: Interrupt, track: Track) -> None:
     """The loop: steps come out of ``fit``; what happens between two of them happens here."""
     run, wish = progress.run, progress.setting.recipe
     on_host, gather = processes.sum_on_host, processes.sum_gradients
@@ -236,11 +239,7 @@ def _loop(progress: Progress, done: int, say: Say, stop: Interrupt) -> None:
         room=progress.require_memory,
     )
     clock = time.monotonic()
-    with (
-        tracked(wish, run) as track,
-        say.steps("Training", wish.train.steps - done) as bar,
-        stop.patient(),
-    ):
+    with say.steps("Training", wish.train.steps - done) as bar, stop.patient():
         for step in _steps(progress, pace, done, say):
             now = time.monotonic()
             row = _row(step, now - clock, progress)
