@@ -125,8 +125,11 @@ def notes(result: Mapping[str, Any]) -> list[str]:
     """What the table's columns do not hold: the plan, the bar, the best peer, who was left out."""
     said, seen = result["predicted"], sides_of(result)
     plan = {key: value for key, value in said["plan"].items() if value not in (False, 0)}
-    told = [f"{result['label']}: planned {plan}; square product {result['matrix_rate'] / 1e12:.4g} TFLOP/s"]
-    if gate := result.get("gradients"):
+    told = [f"{result['label']}: planned {plan}"]
+    gate = result.get("gradients", {})
+    if "failed" in gate:
+        told.append(f"  gradient: {gate['failed']}")
+    elif gate:
         verdict = "good" if gate["good"] else "BAD"
         told.append(
             f"  gradient: cosine {gate['cosine']:.6f} (at least {gate['least']}), loss off by "

@@ -40,7 +40,7 @@ def gradient(told: dict[str, Any], plan: Plan, device: torch.device) -> tuple[Te
     """Of all factors in a row, on the CPU, and the loss."""
     family, source = described(told["base"], tiny=told["tiny"], shallow=True)
     model = drawn(family, source, plan, device)
-    factors = adapted(family, model, told["base"], device)
+    factors = adapted(family, model, told["base"], device, plan)
     engine = equipped(family, model, plan, device)
     given = values(family, source, tuple(told["sizes"][0]), told["batch"], plan, device)
     total = 0.0

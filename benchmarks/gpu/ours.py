@@ -8,7 +8,6 @@ have cached is random numbers of the true shapes.
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import diffusers
@@ -25,11 +24,13 @@ from limner.graph.split import Split, split
 from limner.graph.unit import run as run_units
 from limner.nn import lora
 from limner.nn.anatomy import matching
+from limner.nn.door import cast_once
 from limner.nn.draws import Draws
 from limner.nn.engine import Engine, equip
 from limner.nn.fit import Fit, fit
 from limner.nn.frozen import freeze
 from limner.nn.optim import optimizer
+from limner.nn.quantised import kernels_for
 from limner.nn.storage import Kind
 from limner.plan.memory import CODES
 from limner.plan.plan import Plan, from_json
@@ -57,7 +58,7 @@ def drawn(family: Family, source: Source, plan: Plan, device: torch.device) -> n
                 made = fill(torch.empty_like(empty, device=device), whole, draw)
                 put(model, whole, made if name in coded else made.to(home))
         if name in coded:
-            freeze(model, [name], cast("Kind", plan.weights))
+            freeze(model, [name], cast("Kind", plan.weights), kernels=kernels_for(device))
             model.get_submodule(name).to(home)
     return model.requires_grad_(requires_grad=False).eval()
 
@@ -73,8 +74,13 @@ def _coded(model: nn.Module, family: Family, blocks: list[str]) -> set[str]:
     }
 
 
-def adapted(family: Family, model: nn.Module, base: str, device: torch.device) -> list[nn.Parameter]:
-    """A LoRA on the denoiser whose factors are both not zero, on the device. Its parameters."""
+def adapted(
+    family: Family, model: nn.Module, base: str, device: torch.device, plan: Plan
+) -> list[nn.Parameter]:
+    """A LoRA on the denoiser whose factors are both not zero, on the device. Its parameters.
+
+    In half precision the model is cast once, where it begins, as in a run.
+    """
     names = lora.matching(model, family.endings(family.denoiser, TARGETS[base]))
     lora.attach(model, names, rank=RANK, alpha=RANK, dropout=0.0, seed=0)
     if device.type == "cuda":
@@ -83,6 +89,8 @@ def adapted(family: Family, model: nn.Module, base: str, device: torch.device) -
     for number, factor in enumerate(factors):
         held = torch.randn(factor.shape, generator=generator("cpu", number)) * 0.02
         factor.data = held.to(device)
+    if plan.compute != "fp32":
+        cast_once(model, family.anatomy, DTYPES[plan.compute])
     return factors
 
 
@@ -131,11 +139,6 @@ def _random(name: str, like: Tensor, size: tuple[int, int], images: int, device:
     return torch.ones(shape, dtype=like.dtype, device=device)
 
 
-def arithmetic(plan: Plan, device: torch.device) -> AbstractContextManager[Any]:
-    """As a run computes."""
-    return nullcontext() if plan.compute == "fp32" else torch.autocast(device.type, DTYPES[plan.compute])
-
-
 def losses(
     cut: Split, models: Mapping[str, Any], given: Mapping[str, Tensor], plan: Plan, step: int
 ) -> Iterator[Tensor]:
@@ -145,10 +148,7 @@ def losses(
         some = {name: value[start : start + plan.micro_batch] for name, value in given.items()}
         count = len(next(iter(some.values())))
         draw = Draws([(0, step, start + number) for number in range(count)])
-        device = next(iter(some.values())).device
-        with arithmetic(plan, device):
-            loss = run_units(cut.live, models, some, draw)["loss"]
-        yield loss.sum() / rows
+        yield run_units(cut.live, models, some, draw)["loss"].sum() / rows
 
 
 def main() -> None:
@@ -160,7 +160,7 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     family, source = described(told["base"], tiny=told["tiny"])
     model = drawn(family, source, plan, device)
-    parameters = adapted(family, model, told["base"], device)
+    parameters = adapted(family, model, told["base"], device, plan)
     equipped(family, model, plan, device)
     cut = cut_of(family, source)
     given = [values(family, source, tuple(size), told["batch"], plan, device) for size in told["sizes"]]

@@ -102,7 +102,7 @@ def figures(known: Profile, made: Choice, batch: int) -> dict[str, Any]:
         "load": made.needs["load"].reserved,
         "peak": made.needs["train"].total,
         "reserved": made.needs["train"].reserved,
-        "pinned": made.hosts["train"].pinned,
+        "pinned": made.hosts["train"].pinned if "train" in made.hosts else 0,  # a processor locks nothing
         "seconds": made.pace.seconds,
         "waiting": made.pace.waiting,
         "pace": asdict(made.pace),

@@ -17,8 +17,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,16 +72,24 @@ def main() -> None:
     work = Path(asked.work or tempfile.mkdtemp(prefix="cells-"))
     work.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + asked.seconds if asked.seconds else float("inf")
+    results: list[dict[str, Any]] = []
+    facts = {"tiny": asked.tiny, "card": asked.card, "rounds": asked.rounds, "cells": results}
+    facts["matrix_rate"] = matrix_rate(tiny=asked.tiny)
     try:
-        results = [measure(asked, cell, work, deadline) for cell in some]
+        for cell in some:
+            results.append(begun(asked, cell))
+            turns(asked, cell, results[-1], work, deadline, partial(save, asked.name, facts, asked.out))
+        for cell, result in zip(some, results, strict=True) if asked.gradients else ():
+            result["gradients"] = gradients(cell, result["predicted"], asked, deadline)
+            save(asked.name, facts, asked.out)
     finally:
         if asked.work is None:
             shutil.rmtree(work)
     print(table(HEADER, [row for result in results for row in lines(result)]))
     print(LEGEND)
+    print(f"Square product: {facts['matrix_rate'] / 1e12:.4g} TFLOP/s")
     for result in results:
         print(*notes(result), sep="\n")
-    facts = {"tiny": asked.tiny, "card": asked.card, "rounds": asked.rounds, "cells": results}
     print(save(asked.name, facts, asked.out))
 
 
@@ -99,41 +108,73 @@ def given(asked: argparse.Namespace) -> dict[str, Path]:
     return {source: folder.resolve() for source, folder in named.items() if folder}
 
 
-def measure(asked: argparse.Namespace, cell: Cell, work: Path, deadline: float) -> dict[str, Any]:
-    """All turns of a cell."""
-    said = predicted(asked, cell)
-    sources = given(asked)
-    known = {name: peers.PEERS[name] for name in cell.peers}
-    able = [name for name, peer in known.items() if peer.source in sources and peer.proved]
-    sides = asked.sides or [OURS, *able]
-    result: dict[str, Any] = {
+def begun(asked: argparse.Namespace, cell: Cell) -> dict[str, Any]:
+    """What is known of a cell before anything is measured."""
+    sides = sides_of(asked, cell)
+    return {
         "cell": cell.name,
         "label": cell.label,
         "batch": cell.batch,
         "floor": cell.floor,
         "wanted": cell.wanted,
-        "predicted": said,
+        "predicted": predicted(asked, cell),
         "left_out": [name for name in cell.peers if name not in sides],
         "levels": {side: peers.level(side, cell.base) for side in sides if side != OURS},
-        "matrix_rate": matrix_rate(tiny=asked.tiny),
         "turns": [],
     }
-    if asked.gradients:
-        result["gradients"] = gradients(cell, said, tiny=asked.tiny)
+
+
+def sides_of(asked: argparse.Namespace, cell: Cell) -> list[str]:
+    """Who takes turns at a cell."""
+    sources = given(asked)
+    known = {name: peers.PEERS[name] for name in cell.peers}
+    able = [name for name, peer in known.items() if peer.source in sources and peer.proved]
+    return asked.sides or [OURS, *able]
+
+
+def turns(  # noqa: PLR0913  what is measured, and what becomes of it
+    asked: argparse.Namespace,
+    cell: Cell,
+    result: dict[str, Any],
+    work: Path,
+    deadline: float,
+    keep: Callable[[], object],
+) -> None:
+    """All turns of a cell; each is kept as soon as it is over, as whoever lends the GPU may end it all."""
     for round_ in range(asked.rounds):
-        for side in sides:
+        for side in sides_of(asked, cell):
             if time.monotonic() > deadline:
-                result["turns"].append({"side": side, "round": round_, "failed": "not begun: no time left"})
-                continue
-            told = prepare(asked, cell, side, work, sources)
-            seen = turn(asked, cell, side, told, said)
+                seen = {"failed": "not begun: no time left"}
+            else:
+                seen = tried(asked, cell, side, work, result["predicted"], deadline)
             print(f"{cell.label}, round {round_ + 1}, {side}: {short(seen)}", file=sys.stderr, flush=True)
             result["turns"].append({"side": side, "round": round_, **seen})
-    return result
+            keep()
 
 
-def prepare(
-    asked: argparse.Namespace, cell: Cell, side: str, work: Path, sources: Mapping[str, Path]
+def tried(  # noqa: PLR0913  as above
+    asked: argparse.Namespace,
+    cell: Cell,
+    side: str,
+    work: Path,
+    said: Mapping[str, Any],
+    deadline: float,
+) -> dict[str, Any]:
+    """One turn; what fails in it, or takes too long, is its result."""
+    try:
+        told = prepare(asked, cell, side, work, given(asked), deadline)
+        return turn(asked, cell, side, told, said, deadline)
+    except FAILURES as error:
+        return {"failed": reason(error)}
+
+
+def prepare(  # noqa: PLR0913  as above
+    asked: argparse.Namespace,
+    cell: Cell,
+    side: str,
+    work: Path,
+    sources: Mapping[str, Path],
+    deadline: float,
 ) -> peers.Turn:
     """The folder of a turn, and the base and images that programs of others load."""
     base, photos = work / f"base-{cell.base}", work / f"photos-{cell.name}"
@@ -145,7 +186,7 @@ def prepare(
             told = {"folder": str(base), "base": cell.base, "tiny": asked.tiny, "photos": str(photos)}
             told |= {"sizes": cell.sizes, "count": cell.batch * 10}
             command = [sys.executable, "-m", "gpu.fake", json.dumps(told)]
-            subprocess.run(command, check=True, env=environment())
+            subprocess.run(command, check=True, env=environment(), timeout=left(deadline))
     out = Path(tempfile.mkdtemp(prefix=f"{cell.name}-{side}-", dir=work))
     return peers.Turn(cell=cell, tiny=asked.tiny, base=base, photos=photos, out=out, sources=sources)
 
@@ -158,8 +199,13 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, **plain, **more}
 
 
-def turn(
-    asked: argparse.Namespace, cell: Cell, side: str, told: peers.Turn, said: Mapping[str, Any]
+def turn(  # noqa: PLR0913  as above
+    asked: argparse.Namespace,
+    cell: Cell,
+    side: str,
+    told: peers.Turn,
+    said: Mapping[str, Any],
+    deadline: float,
 ) -> dict[str, Any]:
     """One process from its start to its last step that counts."""
     command = ours(cell, said, tiny=asked.tiny) if side == OURS else peers.command(side, told)
@@ -172,7 +218,12 @@ def turn(
         bench = {"cap": 0 if asked.tiny else card.cap, "out": str(out), "began": time.time()}
         bench |= {"warm_up": WARM_UP, "steps": cell.steps}
         process = subprocess.run(
-            command, stdout=file, stderr=file, env=environment(LIMNER_BENCH=json.dumps(bench)), check=False
+            command,
+            stdout=file,
+            stderr=file,
+            env=environment(LIMNER_BENCH=json.dumps(bench)),
+            check=False,
+            timeout=left(deadline),
         )
     if not out.exists():
         return {"failed": why(log, process.returncode), "log": str(log), "device_peak": gauge.peak}
@@ -186,12 +237,42 @@ def ours(cell: Cell, said: Mapping[str, Any], *, tiny: bool) -> list[str]:
     return [sys.executable, "-m", "gpu.ours", json.dumps({**told, "steps": cell.steps, "tiny": tiny})]
 
 
-def gradients(cell: Cell, said: Mapping[str, Any], *, tiny: bool) -> dict[str, Any]:
+def gradients(
+    cell: Cell, said: Mapping[str, Any], asked: argparse.Namespace, deadline: float
+) -> dict[str, Any]:
     """How far the plan's gradient is from that of a plain shallow model of full width."""
-    told = {"base": cell.base, "tiny": tiny, "sizes": cell.sizes[:1], "batch": 1}
+    if time.monotonic() > deadline:
+        return {"failed": "not begun: no time left"}
+    told = {"base": cell.base, "tiny": asked.tiny, "sizes": cell.sizes[:1], "batch": 1}
     told |= {"plan": {**said["plan"], "micro_batch": 1}, "blocks": said["blocks"]}
     command = [sys.executable, "-m", "gpu.gradients", json.dumps(told)]
-    return json.loads(subprocess.run(command, capture_output=True, check=True, env=environment()).stdout)
+    try:
+        seen = subprocess.run(
+            command, capture_output=True, text=True, check=True, env=environment(), timeout=left(deadline)
+        )
+        return json.loads(seen.stdout.strip().splitlines()[-1])  # libraries may print before it
+    except FAILURES as error:
+        return {"failed": reason(error)}
+
+
+FAILURES = (subprocess.SubprocessError, OSError, ValueError, LookupError)
+"""What may go wrong in a process that was started, or with what it wrote."""
+GRACE = 60
+"""Seconds that a process which has begun may go on after the deadline."""
+
+
+def left(deadline: float) -> float | None:
+    """Seconds that a process may take."""
+    return None if deadline == float("inf") else max(1.0, deadline - time.monotonic()) + GRACE
+
+
+def reason(error: Exception) -> str:
+    """Why something failed, in a line."""
+    if isinstance(error, subprocess.TimeoutExpired):
+        return "stopped: no time left"
+    said = error.stderr if isinstance(error, subprocess.CalledProcessError) else None
+    text = said if isinstance(said, str) and said.strip() else str(error)
+    return text.strip().splitlines()[-1][:160]
 
 
 def why(log: Path, code: int) -> str:

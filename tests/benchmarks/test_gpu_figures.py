@@ -29,7 +29,6 @@ def result(*turns):
         "predicted": SAID,
         "left_out": ["sd-scripts"],
         "levels": {"diffusers": "script"},
-        "matrix_rate": 7.5e14,
         "turns": list(turns),
     }
 

@@ -57,7 +57,7 @@ def test_streamed_and_hoisted_weights_are_drawn_for_the_host():
     model = ours.drawn(family, source, plan, CPU)
     assert not [name for name, each in model.state_dict().items() if each.is_meta]
     assert not [name for name, each in model.state_dict().items() if not each.float().isfinite().all()]
-    factors = ours.adapted(family, model, "flux-dev", CPU)
+    factors = ours.adapted(family, model, "flux-dev", CPU, plan)
     assert all(each.abs().sum() > 0 for each in factors)
     assert sum(each.requires_grad for each in model.parameters()) == len(factors)
 
@@ -95,6 +95,27 @@ def test_a_played_card_has_the_rates_of_the_one_that_is_there():
     assert there.ram == 64 * GIB
     with pytest.raises(SystemExit, match="knows no card"):
         planned.device(cell, "Abacus 9000", tiny=False)
+
+
+def test_a_tiny_cell_is_predicted_for_a_processor():
+    (cell,) = chosen(["3"], small=True)
+    said = planned.prediction(cell, "H100", tiny=True)
+    assert said["plan"]["compute"] == "fp32" and said["useful"] > 0 and said["pinned"] == 0
+
+
+def test_half_precision_is_cast_once_as_in_a_run():
+    """Autocast, which runs gave up, keeps a fifth more than what is predicted."""
+    family, source = fake.described("flux-dev", tiny=True)
+    plan = Plan(compute="bf16", weights="bf16")
+    model = ours.drawn(family, source, plan, CPU)
+    ours.adapted(family, model, "flux-dev", CPU, plan)
+    given = ours.values(family, source, (32, 32), 1, plan, CPU)
+    dtypes = []
+    block = next(iter(family.anatomy.blocks_of(model).values()))
+    block.register_forward_hook(lambda *seen: dtypes.extend(each.dtype for each in seen[2]))
+    (loss,) = ours.losses(ours.cut_of(family, source), {family.denoiser: model}, given, plan, 0)
+    loss.backward()
+    assert set(dtypes) == {torch.bfloat16} and not torch.is_autocast_enabled("cpu")
 
 
 def test_predictions_are_kept(tmp_path):
