@@ -105,6 +105,16 @@ def test_the_name_of_a_folder_becomes_one_that_every_system_takes(tmp_path):
     assert folder_name(Path("/")) == "lora"
 
 
+def test_the_folder_of_all_runs_in_place_of_one_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("b", "a"):
+        (tmp_path / "runs" / name / "checkpoints").mkdir(parents=True)
+    with pytest.raises(
+        BadUsage, match=r"runs holds runs, and is no folder of images\. Name one of them: .*a$"
+    ):
+        wish(Path("runs"), {}, None)
+
+
 def test_a_picture_in_place_of_its_folder_is_told(photos):
     picture = next(path for path in photos.iterdir() if path.suffix == ".png")
     with pytest.raises(BadUsage, match="is a picture. Name the folder that it lies in: .*photos"):

@@ -81,6 +81,8 @@ def wish(target: Path, changed: Mapping[str, Any], out: Path | None) -> Wish:
 
 def _refuse_inside(home: Path, images: Path) -> None:
     if home.resolve().is_relative_to(images.resolve()):
+        if runs := sorted(path for path in images.iterdir() if path.is_dir() and _is_run(path)):
+            raise BadUsage(f"{images} holds runs, and is no folder of images. Name one of them: {runs[0]}")
         raise BadUsage(
             f"The run folder {home} lies in the folder of images {images}, so that its samples would be "
             "trained on. Choose another with --out."
