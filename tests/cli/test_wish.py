@@ -105,6 +105,22 @@ def test_the_name_of_a_folder_becomes_one_that_every_system_takes(tmp_path):
     assert folder_name(Path("/")) == "lora"
 
 
+def test_recipes_on_folders_of_one_name_do_not_share_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipes = []
+    for name in ("a", "b"):
+        (tmp_path / name / "photos").mkdir(parents=True)
+        recipes.append(tmp_path / name / "recipe.toml")
+        recipes[-1].write_text('[data]\nimages = "photos"\n')
+    first = wish(recipes[0], {}, None)
+    assert first.out == Path("runs/photos")
+    write_text(tmp_path / first.out / "recipe.toml", dump(first.recipe))
+    assert wish(recipes[0], {}, None).out == first.out == wish(first.out, {}, None).out
+    with pytest.raises(BadUsage, match=r"runs/photos holds a run on .*/a/photos\. Choose another .*--out"):
+        wish(recipes[1], {}, None)
+    assert wish(recipes[1], {}, Path("own")).out == Path("own")
+
+
 def test_the_folder_of_all_runs_in_place_of_one_is_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("b", "a"):

@@ -70,6 +70,8 @@ def wish(target: Path, changed: Mapping[str, Any], out: Path | None) -> Wish:
     if file.is_file():
         recipe, sources = change(load(file), changed), {}
         home = out or _home(file, recipe)
+        if home not in (out, file.parent):
+            _free(home, recipe.data.images)
     else:
         recipe, sources = _from_images(target, changed)
         home = out or _free(RUNS / recipe.name, target)
