@@ -98,3 +98,26 @@ def test_sizes_that_vary_are_marked_by_what_a_tensor_is() -> None:
         regional.mark(each)
     marked = [getattr(each, "_dynamo_weak_dynamic_indices", set()) for each in (tokens, image, vector, table)]
     assert marked == [{1}, {2, 3}, set(), {0}]
+
+
+def _broken(monkeypatch: pytest.MonkeyPatch, error: Exception) -> Any:
+    def backend(*_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(regional, "BACKEND", backend)
+    torch.compiler.reset()
+    model = Model()
+    equip(model, ANATOMY, device=CPU, compile=True)
+    return model
+
+
+def test_a_machine_that_cannot_compile_is_told_how_to_go_on_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _broken(monkeypatch, RuntimeError("Failed to find C compiler.\nmore"))
+    with pytest.raises(BadRecipe, match=r"on this machine: Failed to find C compiler\. Run again with TORCH"):
+        _step(model, 5)
+
+
+def test_memory_that_runs_out_while_it_compiles_is_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _broken(monkeypatch, torch.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
+        _step(model, 5)

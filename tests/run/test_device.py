@@ -131,3 +131,26 @@ def test_the_capability_of_a_card_that_is_not_in_the_table_is_asked_of_the_drive
     assert present(known).capability == (7, 5)
     driver("[N/A]")
     assert present(new).capability is None
+
+
+def test_compiling_is_planned_where_it_can_be_done(tmp_path, monkeypatch):
+    card = Card("NVIDIA GeForce RTX 4090", 24 * GB, 23 * GB)
+    monkeypatch.delenv("TORCH_COMPILE_DISABLE", raising=False)
+    monkeypatch.delenv("CC", raising=False)
+    (tmp_path / "Python.h").touch()
+    there = {"triton": object(), "include": tmp_path, "gcc": "/usr/bin/gcc"}
+    monkeypatch.setattr(room, "find_spec", lambda name: there.get(name))
+    monkeypatch.setattr(room.sysconfig, "get_path", lambda name: str(there[name]))
+    monkeypatch.setattr(room.shutil, "which", lambda name: there.get(name))
+    monkeypatch.setattr(room.sys, "platform", "linux")
+    assert present(card).compiles
+    for what, lacks in (("triton", None), ("gcc", None), ("include", tmp_path / "none")):
+        with monkeypatch.context() as inside:
+            inside.setitem(there, what, lacks)
+            assert not present(card).compiles, what
+    with monkeypatch.context() as inside:
+        inside.setenv("TORCH_COMPILE_DISABLE", "1")
+        assert not present(card).compiles
+    monkeypatch.setitem(there, "gcc", None)
+    monkeypatch.setenv("CC", "/opt/cc")
+    assert present(card).compiles

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from limner.errors import BadRecipe
 from limner.nn.checkpointing import Run
 
 BACKEND = "inductor"
@@ -13,13 +14,27 @@ BACKEND = "inductor"
 
 
 def compiled(run: Run) -> Run:
-    """A block that is compiled when it first runs. Other kernels round otherwise: its numbers are close."""
+    """A block that is compiled when it first runs. Other kernels round otherwise: its numbers are close.
+
+    Where that fails it says so (``BadRecipe``), with how to go on without.
+    """
+    from torch._dynamo.exc import BackendCompilerFailed  # takes seconds to load
+
     program = torch.compile(run, backend=BACKEND)
 
     def marked(*args: Any, **named: Any) -> Any:
         for each in (*args, *named.values()):
             mark(each)
-        return program(*args, **named)
+        try:
+            return program(*args, **named)
+        except BackendCompilerFailed as error:
+            if isinstance(error.inner_exception, torch.OutOfMemoryError):
+                raise error.inner_exception from None
+            why = (str(error.inner_exception).strip().splitlines() or [""])[0][:200].rstrip(". ")
+            raise BadRecipe(
+                f"Blocks cannot be compiled on this machine: {why}. Run again with TORCH_COMPILE_DISABLE=1 "
+                "in the environment: the plan then goes without; or install Triton and a C compiler."
+            ) from error
 
     return marked
 

@@ -9,8 +9,10 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from dataclasses import dataclass, replace
 from datetime import date
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +126,23 @@ def present(card: Card) -> Device:
         reserve=card.memory - free,
         source=source,
         capability=found.capability if known else _capability(),
+        compiles=about.compiles and able_to_compile(),
         pinned=min(round(total * devices.PINNED), available),
     )
+
+
+def able_to_compile() -> bool:
+    """Whether torch can compile for a GPU here: with Triton, which has a C compiler build what it launches.
+
+    ``TORCH_COMPILE_DISABLE=1`` says that it shall not.
+    """
+    if os.environ.get("TORCH_COMPILE_DISABLE", "0") != "0" or find_spec("triton") is None:
+        return False
+    if sys.platform == "win32":  # its package brings a compiler
+        return True
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    builder = os.environ.get("CC") or next(filter(shutil.which, ("gcc", "clang")), None)
+    return headers.is_file() and builder is not None
 
 
 def _limited(device: Device, memory: int) -> Device:
