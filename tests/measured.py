@@ -27,6 +27,7 @@ from limner.run.rehearsal import DTYPES, Wish, frozen_layers
 
 CPU = torch.device("cpu")
 CONVOLUTION = F.conv2d
+PRODUCTS = frozenset({"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"})
 
 
 class Real:
@@ -61,10 +62,18 @@ class Real:
             cast_once(self.denoiser, family.anatomy, dtype)
         self.unseen = 0
         """Bytes that models keep since their first step where no attribute leads to them."""
+        self.scratch = True
         self.optimizer = optimizer("adamw", [{"params": self.trained, "lr": 1e-4}])
 
-    def peak(self, images: int, checkpointed: int) -> int:
-        """Most bytes alive in the second step, all that the first has left behind included."""
+    def peak(self, images: int, checkpointed: int, *, scratch: bool = True) -> int:
+        """Most bytes alive in the second step, all that the first has left behind included.
+
+        Args:
+            images: In a step.
+            checkpointed: So many blocks are.
+            scratch: Count what a product of matrices takes and gives back itself, as oneDNN's do in bf16.
+        """
+        self.scratch = scratch
         few = _checkpointed(list(self.blocks.values())[:checkpointed])
         with few, imitated(), mock.patch.object(F, "conv2d", _convolution):
             before = self._held()
@@ -82,10 +91,18 @@ class Real:
         """A step: bytes that it leaves behind, and the most that were alive beyond those before it."""
         with torch.autograd.profiler.profile(profile_memory=True) as profiler:
             self._step(images)
-        events = [each for each in profiler.kineto_results.events() if each.name() == "[memory]"]
+        events = sorted(profiler.kineto_results.events(), key=lambda event: event.start_ns())
+        sizes = [(each.start_ns(), each.nbytes()) for each in events if each.name() == "[memory]"]
+        if not self.scratch:
+            spans = (
+                (each.start_ns(), each.start_ns() + each.duration_ns())
+                for each in events
+                if each.name() in PRODUCTS
+            )
+            sizes = _lasting(sizes, list(spans))
         alive = most = 0
-        for each in sorted(events, key=lambda event: event.start_ns()):
-            alive += each.nbytes()
+        for _, size in sizes:
+            alive += size
             most = max(most, alive)
         return alive, most
 
@@ -105,6 +122,27 @@ class Real:
             every += [tensor for module in model.modules() for tensor in plain(module)]
         every += [each for state in self.optimizer.state.values() for each in state.values()]
         return sum({s.data_ptr(): s.nbytes() for s in (each.untyped_storage() for each in every)}.values())
+
+
+def _lasting(sizes: list[tuple[int, int]], spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """(time, bytes) of what outlives the product that made it."""
+    kept: list[tuple[int, int]] = []
+    place = 0
+    for start, end in spans:
+        while place < len(sizes) and sizes[place][0] < start:
+            kept.append(sizes[place])
+            place += 1
+        mine: list[tuple[int, int]] = []
+        while place < len(sizes) and sizes[place][0] <= end:
+            when, size = sizes[place]
+            made = next((each for each in reversed(mine) if each[1] == -size), None)
+            if size < 0 and made:
+                mine.remove(made)
+            else:
+                mine.append((when, size))
+            place += 1
+        kept += mine
+    return kept + sizes[place:]
 
 
 def _numbers(value: Tensor, images: int) -> Tensor:

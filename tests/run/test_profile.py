@@ -147,3 +147,15 @@ def test_a_profile_is_plain_numbers(tmp_path: Path) -> None:
     assert found.blocks[0].forward.gemm.at(2) > found.blocks[0].forward.gemm.at(1) > 0
     assert found.blocks[0].tail.gemm.each > 0
     assert found.blocks[0].attention_kept.each > 0
+
+
+def test_in_bf16_a_processor_takes_what_is_foreseen_and_its_products_own_scratch(tmp_path: Path) -> None:
+    family, source = tiny("flux-dev", tmp_path)
+    wish = Wish(size=(128, 128), rank=4, compute="bf16")
+    found, real = profile(family, source, wish, machine=Machine(granule=1)), Real(family, source, wish)
+    for count in (0, 3):
+        plan = Plan(compute="bf16", weights="bf16", checkpointed=count)
+        foreseen = train_need(found, plan, on="cpu").total
+        without, whole = (real.peak(1, count, scratch=scratch) for scratch in (False, True))
+        assert foreseen == pytest.approx(without, rel=0.01)
+        assert without <= whole <= without + 200_000

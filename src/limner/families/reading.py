@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from limner.nn import eight
 from limner.nn.aside import Aside
 from limner.nn.frozen import FrozenLinear, freeze
+from limner.nn.heap import OFTEN, give_back
 from limner.nn.quantised import kernels_for, quantize
 from limner.nn.storage import Kind, Products
 
@@ -57,15 +58,21 @@ def read(
     kept = aside(model) if aside else None
     if kept:
         kept.expect(layer for layer, _ in wanted.values())
+    passed = 0
     for name, tensor in tensors(model, files):
         if name not in wanted:
             continue
+        passed += tensor.nbytes
+        if passed > OFTEN:
+            passed = 0
+            give_back()
         layer, shape = wanted.pop(name)
         if tuple(tensor.shape) != shape:
             raise ValueError(f"{name} is {tuple(tensor.shape)}, and the config makes it {shape}")
         _put(layer, name, tensor.to(host if kept and layer in kept else device), dtype)
         if kept:
             kept.took(layer)
+    give_back()
     return sorted(wanted)
 
 

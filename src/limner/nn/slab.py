@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from limner.errors import BrokenGraph, DiskFull, LimnerError
 from limner.files import require_space
+from limner.nn.heap import LEAST, give_back
 
 ALIGNED = 256
 """Bytes that each tensor starts at a multiple of: what the caching allocator of CUDA gives, too."""
@@ -77,10 +78,13 @@ class Slab:
         )
         self.rest = host(end) if lain is None else lain
         self.views = self.over(self.rest)
-        for view, tensor in zip(self.views, tensors, strict=True):
+        for number, view in enumerate(self.views):
             if lain is None:
-                view.detach().copy_(tensor)
+                view.detach().copy_(tensors[number])
         self.put(self.views)
+        tensors.clear()
+        if end >= LEAST:
+            give_back()
 
     def over(self, room: Tensor) -> list[Tensor]:
         """The tensors as views of at least ``bytes`` bytes, (n,) uint8, wherever these are."""

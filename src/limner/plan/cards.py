@@ -4,6 +4,11 @@ Peak rates are dense (no sparsity), in 10^12 operations per second, of matrix pr
 fp32, in fp32 outside the tensor cores, and in int8. Bandwidth and PCIe are in 10^9 bytes per second, memory
 in units of 2^30 bytes, as on the label. GeForce cards add up in fp32 at half the rate of fp16; the rates
 here are those.
+
+What a maker states with sparsity is halved: of L4 the sheet says 242 TFLOP/s in bf16, 485 TOP/s in int8. Of
+RTX 5090 int8, and of RTX PRO 6000 bf16 and int8, are worked out from the one figure on the pages of these
+products, "AI TOPS" (3352 and 4000), in 4 bits with sparsity: a quarter of it in 8 bits without, an eighth in
+bf16, which agrees with multiprocessors times clock. Nobody has timed them here.
 """
 
 import re
@@ -16,6 +21,8 @@ AMPERE = "NVIDIA, Ampere GA102 GPU Architecture whitepaper, and the product page
 ADA = "NVIDIA, Ada GPU Architecture whitepaper, appendix A, and the product page"
 BLACKWELL = "NVIDIA, RTX Blackwell GPU Architecture whitepaper, and the product page"
 SHEET = "the maker's data sheet"
+HALVED = "the maker's data sheet, whose rates with sparsity are halved"
+WORKED_OUT = "NVIDIA, the product page; rates of products in 16 and 8 bits are worked out from its AI TOPS"
 BRANDS = {"", "nvidia", "geforce", "amd", "radeon", "rtx", "rx", "instinct", "tesla", "gpu"}
 PRICES = "RunPod's listing of March 2026 (deploybase.ai/articles/runpod-gpu-pricing); prices change weekly"
 
@@ -89,10 +96,10 @@ CARDS = (
     Card("RTX A5000", (8, 6), 24, 768, 111.1, 27.8, 222, 31.5, SHEET),
     Card("RTX A6000", (8, 6), 48, 768, 154.8, 38.7, 310, 31.5, SHEET),
     Card("RTX 6000 Ada", (8, 9), 48, 960, 364.2, 91.1, 728, 31.5, SHEET),
-    Card("RTX PRO 6000", (12, 0), 96, 1792, 503.8, 126.0, 1007, 63.0, SHEET, price=0.89),
+    Card("RTX PRO 6000", (12, 0), 96, 1792, 503.8, 126.0, 1007, 63.0, WORKED_OUT, price=0.89),
     Card("T4", (7, 5), 16, 320, 0, 8.1, 130, 15.8, SHEET, desktop=False),
     Card("V100", (7, 0), 16, 900, 0, 15.7, 63, 15.8, SHEET, desktop=False),
-    Card("L4", (8, 9), 24, 300, 121, 30.3, 242, 31.5, SHEET, desktop=False, price=0.44),
+    Card("L4", (8, 9), 24, 300, 121, 30.3, 242, 31.5, HALVED, desktop=False, price=0.44),
     Card("A10", (8, 6), 24, 600, 125, 31.2, 250, 31.5, SHEET, desktop=False),
     Card("A40", (8, 6), 48, 696, 149.7, 37.4, 299, 31.5, SHEET, desktop=False),
     Card("L40", (8, 9), 48, 864, 181, 90.5, 362, 31.5, SHEET, desktop=False, price=0.69),

@@ -1,0 +1,207 @@
+"""Is the computer's own memory predicted? What stays on the host, phase by phase, as planned and as taken.
+
+    python benchmarks/plan_host.py [--width 1024] [--out FILE.json]
+
+A FLUX of 170 million random numbers is read as a plan says, each case in a process of its own, with torch's
+meta device in the place of a GPU: what goes there is gone, so what the process takes beside it is what the
+plan calls the host's. Measured is anonymous memory (RssAnon, sampled every millisecond), which is what
+``plan.host`` counts: pages of files that are mapped are the system's to take back. Locking needs a GPU; what
+would be locked is ordinary memory here. A checkpoint is of tensors that have to be copied, as a GPU's are.
+Not measured: encoders and pictures while the cache is filled, and the autoencoder that paints. Linux only.
+"""
+
+import argparse
+import json
+import multiprocessing
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from limner.plan.plan import Plan
+from outcome import RESULTS, save, table
+
+MIB = 2**20
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "all on the device": ("bf16", {}),
+    "streamed": ("bf16", {"streamed": 99}),
+    "streamed and hoisted": ("bf16", {"streamed": 99, "hoist": True}),
+    "streamed, cast": ("fp32", {"streamed": 99}),
+    "hoisted, cast": ("fp32", {"hoist": True}),
+    "streamed in int8": ("bf16", {"streamed": 99, "weights": "int8"}),
+    "streamed in NF4": ("bf16", {"streamed": 99, "weights": "nf4"}),
+    "half streamed": ("bf16", {"streamed": 4}),
+    "mapped": ("bf16", {"streamed": 99, "mapped": True}),
+    "mapped in int8, cast": ("fp32", {"streamed": 99, "weights": "int8", "mapped": True}),
+    "mapped and hoisted, cast": ("fp32", {"streamed": 99, "hoist": True, "mapped": True}),
+}
+"""What it is -> precision of the files, and what of the plan is not plain."""
+
+
+def base(folder: Path, precision: str, width: int) -> Path:
+    """A tiny FLUX whose denoiser is wide."""
+    import torch
+    from diffusers import FluxTransformer2DModel
+
+    from tiny import save_flux
+
+    root = save_flux(folder / precision)
+    torch.manual_seed(0)
+    denoiser = FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=2,
+        num_single_layers=6,
+        attention_head_dim=128,
+        num_attention_heads=width // 128,
+        joint_attention_dim=16,
+        pooled_projection_dim=16,
+        axes_dims_rope=(32, 48, 48),
+    )
+    denoiser.to(torch.bfloat16 if precision == "bf16" else torch.float32).save_pretrained(
+        root / "transformer"
+    )
+    return root
+
+
+def resident() -> int:
+    """Bytes of memory of this process that are no file's."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon"):
+            return int(line.split()[1]) * 1024
+    raise SystemExit("This system does not say RssAnon.")
+
+
+@contextmanager
+def peak() -> Iterator[Callable[[], int]]:
+    """What :func:`resident` says at most while entered."""
+    most, over = [resident()], threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.001):
+            most[0] = max(most[0], resident())
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        yield lambda: most[0]
+    finally:
+        most[0] = max(most[0], resident())
+        over.set()
+        watcher.join()
+
+
+def case(root: str, folder: str, changes: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """Read the denoiser as a plan says, then write a checkpoint: phase -> bytes predicted and measured."""
+    import torch
+    from torch import nn
+
+    from limner.families import family_of
+    from limner.families.loading import load
+    from limner.families.source import locate
+    from limner.nn.anatomy import frozen, matching
+    from limner.nn.aside import Aside
+    from limner.nn.slab import Mapped, Slab, ordinary
+    from limner.plan.host import LIBRARIES, hosts_of
+    from limner.plan.memory import saved_bytes
+    from limner.run import checkpoint
+    from limner.run.profile import profile
+    from limner.run.rehearsal import Wish
+
+    torch.set_num_threads(1)
+    family, source = family_of("FluxPipeline"), locate(root, folders={})
+    known = profile(family, source, Wish(size=(64, 64), compute="bf16", rank=16))
+    known, blocks = replace(known, cast="fp32" in Path(root).name), len(known.blocks)
+    plan = replace(Plan(compute="bf16", weights="bf16"), **changes)
+    plan = replace(plan, streamed=min(plan.streamed, blocks))
+    told = hosts_of(known, plan)
+    away, meta = plan.streamed_of(blocks), torch.device("meta")
+    place = Path(folder) if plan.mapped else None
+
+    def aside(denoiser: nn.Module) -> Aside:
+        return Aside(denoiser, family.anatomy, streamed=away, hoist=plan.hoist, folder=place)
+
+    before = resident()
+    with peak() as most:
+        how: dict[str, Any] = {"aside": aside} if away or plan.hoist else {}
+        denoiser = load(
+            family, source, "transformer", dtype=torch.bfloat16, device=meta, weights=plan.codes, **how
+        )
+        host = Mapped(place) if plan.mapped else ordinary
+        layers = [frozen(each) for each in matching(denoiser, family.anatomy.modulations).values()]
+        hoisted = layers if plan.hoist else []
+        slabs = [Slab(layer, host) for layer in hoisted]
+        every = list(family.anatomy.blocks_of(denoiser).values())
+        slabs += [Slab(every[number], host, besides=hoisted) for number in away]
+    loading, there = most() - before, resident() - before
+    state = {"weights": [torch.ones(saved_bytes(known, plan, "adamw", average=False) // 4 // 64, 64).t()]}
+    start = resident()
+    with peak() as most, tempfile.TemporaryDirectory() as scratch:
+        checkpoint.save(Path(scratch) / "step-000001.safetensors", state, {"step": 1})
+    saving = most() - start
+    slots = told["train"].pinned if plan.mapped else 0  # room that copies pass through, on the way to a GPU
+    return {
+        "load": {"predicted": told["load"].total - LIBRARIES, "measured": loading},
+        "train": {"predicted": told["train"].total - LIBRARIES - slots, "measured": there},
+        "save": {"predicted": told["save"].total - told["train"].total, "measured": saving},
+    }
+
+
+def _in_child(given: tuple[str, str, dict[str, Any]], answer: Any) -> None:
+    answer.put(case(*given))
+
+
+def libraries() -> int:
+    """Bytes of a process that has imported everything and built a model."""
+    code = (
+        "import torch, diffusers, transformers, peft\nfrom limner.run import train, sample\n"
+        "from limner.families import family_of\nfrom limner.families.loading import skeleton\n"
+        "from limner.families.shipped import known\n"
+        "[skeleton(family_of('FluxPipeline'), known('flux-dev'), part, dtype=torch.bfloat16)"
+        " for part in ('transformer', 'text_encoder', 'text_encoder_2', 'vae')]\n"
+        "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmRSS')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return int(done.stdout.split()[-1]) * 1024
+
+
+def main() -> None:
+    """Every case, a table, a file."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--width", type=int, default=1024, help="of the denoiser")
+    parser.add_argument("--out", type=Path, default=RESULTS / "plan_host.json")
+    asked = parser.parse_args()
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+    fresh = multiprocessing.get_context("spawn")
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as home:
+        roots = {kind: base(Path(home), kind, asked.width) for kind in ("bf16", "fp32")}
+        for name, (kind, changes) in CASES.items():
+            answer = fresh.Queue()
+            child = fresh.Process(target=_in_child, args=((str(roots[kind]), home, changes), answer))
+            child.start()
+            found[name] = answer.get(timeout=300)
+            child.join()
+            print(json.dumps({name: found[name]}), file=sys.stderr, flush=True)
+    phases = ("load", "train", "save")
+    rows = [
+        [name, *(f"{one[phase][which] / MIB:.0f}" for phase in phases for which in ("predicted", "measured"))]
+        for name, one in found.items()
+    ]
+    print(table(["MiB", *(f"{phase}, {which}" for phase in phases for which in ("plan", "run"))], rows))
+    over = {
+        phase: max(one[phase]["measured"] - one[phase]["predicted"] for one in found.values())
+        for phase in phases
+    }
+    print("most above the plan:", {phase: f"{each / MIB:.0f} MiB" for phase, each in over.items()})
+    facts = {"above_plan_bytes": over, "libraries_bytes": libraries(), "cases": found}
+    save(asked.out.stem, facts, asked.out.parent)
+
+
+if __name__ == "__main__":
+    main()
