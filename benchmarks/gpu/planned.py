@@ -21,6 +21,9 @@ from limner.plan.profile import Block, Profile, Work
 from limner.plan.search import choose
 from limner.run.profile import Wish, profile
 
+LONG = 2000
+"""Steps of the run that plans are made for: as many as a LoRA of FLUX.1 commonly takes."""
+
 
 def device(cell: Cell, card: str, *, tiny: bool, ram: int = 0) -> Device:
     """What the cell is planned for: the named card with the memory of the one that is played.
@@ -62,9 +65,13 @@ def rehearsed(cell: Cell, *, tiny: bool, shallow: bool = False) -> Profile:
 
 
 def wished(cell: Cell, *, tiny: bool) -> Choosing:
-    """What decides the plan. No pictures are painted here."""
+    """What decides the plan: that of a long run, as what is done once is not in the table's seconds."""
     return Choosing(
-        compute="fp32" if tiny else "bf16", quality=cell.quality, batches=(cell.batch,), sampling=False
+        compute="fp32" if tiny else "bf16",
+        quality=cell.quality,
+        batches=(cell.batch,),
+        steps=LONG,
+        sampling=False,
     )
 
 
