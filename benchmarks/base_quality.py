@@ -111,9 +111,12 @@ def scores(judge: Judge, images: np.ndarray, asks: Sequence[Ask]) -> dict[str, A
 
 
 def losses(base: Path) -> dict[str, float]:
-    """Held-out loss of the last part of a base's training: last, least, and the rise between as a share."""
+    """Held-out loss of a base's training: last, least, and the rise between as a share.
+
+    Of those rows whose held-out set is that of the last.
+    """
     rows = json.loads((base / "training.json").read_text(encoding="utf-8"))["rows"]
-    each = [row["held_out"] for row in rows if row["part"] == rows[-1]["part"]]
+    each = [row["held_out"] for row in rows if row.get("set") == rows[-1].get("set")]
     return {"end": each[-1], "minimum": min(each), "rise": each[-1] / min(each) - 1}
 
 

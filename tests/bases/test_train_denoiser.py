@@ -76,9 +76,17 @@ def test_text_comes_in_several_lengths() -> None:
 
 def test_a_base_that_goes_on_counts_on(tmp_path: Path) -> None:
     row = {"step": 3, "images": 24, "seconds": 2.0, "held_out": 0.5}
-    (fresh,) = train_denoiser.earlier(None, [row])
-    assert fresh == row | {"part": 1}
+    (fresh,) = train_denoiser.earlier(None, [row], "ab")
+    assert fresh == row | {"part": 1, "set": "ab"}
     (tmp_path / "training.json").write_text(json.dumps({"rows": [fresh]}))
-    first, second = train_denoiser.earlier(tmp_path, [row])
+    first, second = train_denoiser.earlier(tmp_path, [row], "cd")
     assert first == fresh
-    assert second == {"step": 6, "images": 48, "seconds": 4.0, "held_out": 0.5, "part": 2}
+    counted = {"step": 6, "images": 48, "seconds": 4.0}
+    assert second == counted | {"held_out": 0.5, "part": 2, "set": "cd"}
+
+
+def test_a_held_out_set_is_told_by_its_captions() -> None:
+    same, other = boundary(4), boundary(4)
+    assert train_denoiser.fingerprint(same) == train_denoiser.fingerprint(boundary(4))
+    other["clip_tokens"][0, 3] += 1
+    assert train_denoiser.fingerprint(other) != train_denoiser.fingerprint(same)

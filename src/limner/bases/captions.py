@@ -79,9 +79,9 @@ class Choice:
 def choose(seed: int) -> Choice:
     """A choice, as a pure function of ``seed``."""
     draw = random.Random(seed)
-    look = draw.choices(LOOKS, weights=(58, 5, 8, 5, 5, 7, 6, 6))[0]
+    look = draw.choices(LOOKS, weights=(72, 3, 5, 3, 3, 4, 5, 5))[0]
     names = list(GROUNDS)
-    ground = "white" if draw.random() < 0.4 else draw.choice(names)
+    ground = "white" if draw.random() < 0.5 else draw.choice(names)
     scale = draw.uniform(0.85, 1.0)
     slack = 1.0 - scale
     return Choice(
@@ -108,7 +108,7 @@ def caption(noun: str, style: str, choice: Choice, seed: int, *, strange: bool =
     noun = made_up(odd) if unknown < 0.04 else noun
     thing = f"{choice.colour} {noun}" if choice.colour else noun
     form = draw.randrange(4)
-    named = None if draw.random() < 0.12 else style
+    named = None if draw.random() < 0.06 else style
     named = made_up(odd) if 0.04 <= unknown < 0.25 else named
     look = draw.choice(SAID[choice.look]).format(tone=choice.tone) if choice.look != "none" else None
     where = _where(choice, draw)

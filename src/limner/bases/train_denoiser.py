@@ -9,6 +9,7 @@ several lengths, so that the model reads a caption the same whether a tool pads 
 """
 
 import argparse
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -30,16 +31,18 @@ from limner.nn.fit import Average, Fit, fit
 
 LENGTHS = ((0, 1.0, 0.94), (128, 0.5, 0.04), (512, 0.125, 0.02))
 """(T5 tokens, share of the batch, share of the steps); 0 stands for the base's own length."""
+TRAINED = ("transformer", "text_encoder", "text_encoder_2")
 CLIP_SEEN = 32
 """CLIP is causal and pools at the end token: what stands behind it cannot matter, so it is not computed."""
 CONSTANTS: Mapping[str, Any] = {
     "text_length": 512,
     "patch": 2,
-    "time_density": "logit-normal",
+    "time_density": "uniform",
     "time_shift": 1.0,
     "shift_range": (),
     "guidance": None,
 }
+"""Uniform in time: a logit-normal seldom draws much noise, and there the base chose the wrong hand."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,9 +111,8 @@ def train(
     Returns:
         The record of the run: throughput and held-out losses.
     """
-    trained: dict[str, int] = dict.fromkeys(("transformer", "text_encoder", "text_encoder_2"), 0)
-    cut = split(tuple(unit.bind(**CONSTANTS) for unit in FAMILY.units), trained)
-    parameters = [p for name in trained for p in models[name].parameters()]
+    cut = live_cut()
+    parameters = [p for name in TRAINED for p in models[name].parameters()]
     for parameter in parameters:
         parameter.requires_grad_()
     average = Average(parameters, wish.decay)
@@ -129,10 +131,7 @@ def train(
     for step in fit(setting, losses, start=0, steps=10**9):
         if clock.share() >= due or clock.over():
             average.swap()
-            measured = {
-                name: held_out_loss(models, cut, values, wish)
-                for name, values in (("held_out", kept), ("shown", shown))
-            }
+            measured = measure(models, cut, shown, kept, wish)
             row = {
                 "step": step.number,
                 "images": seen.images,
@@ -199,6 +198,24 @@ def _loss(
         return run(cut.live, models, values, draw)["loss"]
 
 
+def live_cut() -> Split:
+    """What is computed in a step when the transformer and both text encoders learn."""
+    trained: dict[str, int] = dict.fromkeys(TRAINED, 0)
+    return split(tuple(unit.bind(**CONSTANTS) for unit in FAMILY.units), trained)
+
+
+def measure(
+    models: Mapping[str, nn.Module],
+    cut: Split,
+    shown: Mapping[str, Tensor],
+    kept: Mapping[str, Tensor],
+    wish: Wish,
+) -> dict[str, float]:
+    """Losses on held-out pairs and on what was shown, for a row of the record."""
+    named = (("held_out", kept), ("shown", shown))
+    return {name: held_out_loss(models, cut, values, wish) for name, values in named}
+
+
 @torch.no_grad()
 def held_out_loss(
     models: Mapping[str, nn.Module], cut: Split, values: Mapping[str, Tensor], wish: Wish, *, most: int = 512
@@ -220,18 +237,40 @@ def held_out_loss(
     return total / count
 
 
-def earlier(folder: Path | None, rows: list[dict[str, float]]) -> list[dict[str, float]]:
+def earlier(folder: Path | None, rows: list[dict[str, Any]], asked: str) -> list[dict[str, Any]]:
     """The rows of the training that a base comes from, then ``rows``, counted on from there.
 
-    A part of the training is what one call did: captions and looks may differ from those of the part
-    before, and then held-out losses are those of other pictures.
+    A part of the training is what one call did. Captions and looks may differ from those of the part before,
+    and then held-out losses are those of other pictures: rows whose ``set`` is the same may be compared.
+
+    Args:
+        folder: The base that was gone on from.
+        rows: Of this part.
+        asked: :func:`fingerprint` of its held-out set.
     """
     if folder is None or not (folder / "training.json").exists():
-        return [row | {"part": 1} for row in rows]
+        return [row | {"part": 1, "set": asked} for row in rows]
     before = json.loads((folder / "training.json").read_text(encoding="utf-8"))["rows"]
     counted = ("step", "images", "seconds")
-    part = {"part": before[-1]["part"] + 1}
+    part = {"part": before[-1]["part"] + 1, "set": asked}
     return before + [row | {key: row[key] + before[-1][key] for key in counted} | part for row in rows]
+
+
+def both_sets(
+    art: Path, size: parts.Size, made: Mapping[str, Any], variants: int, device: torch.device
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Boundary values of what is trained on, in so many variants, and of held-out pairs, in four."""
+    vae = made["vae"].to(device).eval()
+    return (
+        build_set(art, size, vae, made, variants=variants, kept=False, device=device),
+        build_set(art, size, vae, made, variants=4, kept=True, device=device),
+    )
+
+
+def fingerprint(kept: Mapping[str, Tensor]) -> str:
+    """Which pictures a held-out set has, told by their captions, which say all that was varied."""
+    words = kept["clip_tokens"].cpu().contiguous().numpy().astype("<i2").tobytes()
+    return hashlib.sha256(words).hexdigest()[:8]
 
 
 def _say(row: Mapping[str, float]) -> None:
@@ -270,28 +309,19 @@ def main() -> None:
     torch.manual_seed(wish.seed)
     size = parts.SIZES[said.size]
     made = parts.load_pipeline(said.init) if said.init else parts.fresh_pipeline(said.vae, size)
-    models = {
-        name: made[name].float().to(device).train()
-        for name in ("transformer", "text_encoder", "text_encoder_2")
-    }
-    vae = made["vae"].to(device).eval()
-    sets = {
-        held: build_set(
-            said.art, size, vae, made, variants=4 if held else said.variants, kept=bool(held), device=device
-        )
-        for held in (0, 1)
-    }
+    models = {name: made[name].float().to(device).train() for name in TRAINED}
+    shown, kept = both_sets(said.art, size, made, said.variants, device)
     if said.compiled:
         models["transformer"].compile_repeated_blocks(fullgraph=True, dynamic=False)
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
 
     def save(record: dict[str, Any]) -> None:
         parts.save_pipeline(said.out, made | models, size, dtype=torch.bfloat16)
-        rows = earlier(said.init, record["rows"])
+        rows = earlier(said.init, record["rows"], fingerprint(kept))
         whole = {"device": name, "variants": said.variants, **record, "rows": rows}
         write_json(said.out / "training.json", whole)
 
-    save(train(models, sets[0], sets[1], wish, save))
+    save(train(models, shown, kept, wish, save))
 
 
 if __name__ == "__main__":

@@ -196,9 +196,9 @@ def _glyph(goal: str, size: int) -> dict[str, Choice]:
         "data.caption_dropout": Choice(0.05, "ai-toolkit"),
         "lora.rank": Choice(16, "limner"),
         "lora.text_encoders": Choice(("text_encoder",), "limner"),
-        "train.steps": Choice((380 if style else 280, 380, 600, 900)[size], "limner"),
+        "train.steps": Choice((300 if style else 280, 380, 600, 900)[size], "limner"),
         "train.batch": Choice(4, "limner"),
-        "train.learning_rate": Choice(2e-3, "limner"),
+        "train.learning_rate": Choice(2.4e-3 if style else 2e-3, "limner"),
         "train.time_shift": Choice(
             4.0 if style else 5.0, "limner: what is seen first of a small picture is settled in its noise"
         ),
