@@ -103,17 +103,18 @@ def demo(out: Path, say: Say) -> dict[str, Any]:
     """
     judge = Judge.load()
     board = RunDir(out)
-    done, prompts = [], []
-    for lesson in (style_lesson(), subject_lesson()):
+    lessons = (style_lesson(), subject_lesson())
+    prompts = [lesson.asked(word) for lesson in lessons for word in words_of(lesson, judge)[:SHOWN]]
+    board.write_prompts(prompts)
+    done = []
+    for place, lesson in enumerate(lessons):
         say.line(f"{lesson.name}: ten pictures, {TRIGGER!r} is their word.")
         one, pictures = teach(lesson, recipe(lesson), out / lesson.name, judge, say)
         done.append(one)
         for step, painted in pictures.items():
-            for number, image in enumerate(painted[:SHOWN], start=len(prompts)):
+            for number, image in enumerate(painted[:SHOWN], start=place * SHOWN):
                 atomic_write(board.sample_path(step, number), partial(image.save, format="PNG"))
-        prompts += [lesson.asked(word) for word in words_of(lesson, judge)[:SHOWN]]
         say.line(f"{lesson.name}: {lesson.figure} {one['before']:.0%} before, {one['after']:.0%} after.")
-    board.write_prompts(prompts)
     write_sheet(board, prompts)
     figures = {one["path"].parent.name: _rounded(one) for one in done}
     report = write_report(board, title="Limner demo: before and after", extra=figures)
