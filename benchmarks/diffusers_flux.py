@@ -9,7 +9,8 @@ the same files with the same rank, targets, batch, steps, rate and noise levels,
 turns (ABAB..), after one unmeasured turn each. Limner's cache starts empty in every turn. Each round has a
 seed of its own, the same for both sides, and the held-out loss is the mean over the rounds: one seed's luck
 is as large as what is compared. Two cases: one prompt for all images, and a caption per image (the example
-then reads its folder with ``datasets``: ``pip install -e .[bench]``).
+then reads its folder with ``datasets``: ``pip install -e .[bench]``). Beside them, in every round, a process
+that does nothing but import the models that both need: neither can start sooner.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,6 +39,13 @@ TARGETS += ["attn.to_add_out", "ff.net.0.proj", "ff.net.2", "ff_context.net.0.pr
 """What the example trains unless told otherwise; Limner is told to train the same."""
 WANTED = {"first_step": 0.70, "step": 1.0, "wall": 0.75, "peak_bytes": 1.0, "held_out": 1.0}
 """Limner's figure as a share of the example's: the bars of this benchmark."""
+IMPORTS = """
+import gc
+
+gc.disable()
+from diffusers import AutoencoderKL, FluxTransformer2DModel
+from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
+"""
 LABELS = {
     "first_step": ("command to first step, s", 1.0, 2),
     "step": ("seconds per step", 1.0, 4),
@@ -199,6 +208,13 @@ def turn(asked: argparse.Namespace, side: str, case: str, images: Path, work: Pa
     return seen, out / "pytorch_lora_weights.safetensors"
 
 
+def importing() -> float:
+    """Seconds of a process that imports the models of FLUX.1 and ends."""
+    start = time.monotonic()
+    subprocess.run([sys.executable, "-c", IMPORTS], check=True, capture_output=True)
+    return time.monotonic() - start
+
+
 def measure(asked: argparse.Namespace, case: str, work: Path) -> dict[str, Any]:
     """All turns of one case: rows and medians by side, and the mean of the losses of their files."""
     images = captioned(asked.images)
@@ -210,6 +226,7 @@ def measure(asked: argparse.Namespace, case: str, work: Path) -> dict[str, Any]:
     )
     rows: dict[str, list[dict[str, float]]] = {side: [] for side in asked.sides}
     files: dict[str, list[Path]] = {side: [] for side in asked.sides}
+    imports: list[float] = []
     for round_ in range(asked.rounds + 1):
         for side in asked.sides:
             watch, file = turn(asked, side, case, folder, work / f"{side}-{round_}")
@@ -218,6 +235,7 @@ def measure(asked: argparse.Namespace, case: str, work: Path) -> dict[str, Any]:
             if round_:
                 rows[side].append(watch.columns())
                 files[side].append(file)
+        imports += [importing()] if round_ else []
     length = facts_of(asked.base)["text_length"]
     out = work / "loss.json"
     command = [sys.executable, HERE / "held_out.py", "--base", asked.base, "--images", unseen, "--out", out]
@@ -231,7 +249,8 @@ def measure(asked: argparse.Namespace, case: str, work: Path) -> dict[str, Any]:
     for side in asked.sides:
         middle[side]["held_out"] = statistics.mean(row["held_out"] for row in rows[side])
     sizes = {"images": len(seen), "held_out_images": len(kept), "base_loss": base["loss"]}
-    return {"case": case, **sizes, "medians": middle, "rows": rows}
+    alone = statistics.median(imports)
+    return {"case": case, **sizes, "medians": middle, "imports_alone": alone, "rows": rows}
 
 
 def shown(result: dict[str, Any]) -> list[list[str]]:
@@ -261,6 +280,7 @@ def main() -> None:
     print(table(["", "limner", "diffusers", "ratio", "wanted at most"], rows))
     for result in results:
         counts = {side: int(figures["parameters"]) for side, figures in result["medians"].items()}
+        print(f"{result['case']}: importing the models alone takes {result['imports_alone']:.2f} s")
         print(f"{result['case']}: base's loss {result['base_loss']:.4f}; trained parameters {counts}")
     keys = ("resolution", "steps", "batch", "rank", "learning_rate", "precision", "rounds", "peer_arguments")
     facts = {

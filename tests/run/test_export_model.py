@@ -51,8 +51,8 @@ def test_every_weight_is_trained_and_a_stopped_run_ends_as_a_whole_one(halved, p
 
     between = module._between
 
-    def stopping(progress, step, row, say):
-        between(progress, step, row, say)
+    def stopping(progress, step, *more):
+        between(progress, step, *more)
         if step == 2:
             raise Stopped("two steps are done")
 
