@@ -2,7 +2,7 @@
 
 ``python benchmarks/plan_cpu.py [--steps 40] [--seconds 10]`` measures the processor, plans a run on a set of
 the demo, trains it in processes of their own, and writes ``benchmarks/results/plan_cpu.json``. Time is in
-seconds of the processor, so that a busy machine spoils less of it: pin it to one core, set OMP_NUM_THREADS=1.
+seconds of the processor and of one thread, so that a busy machine spoils less of it: pin it to one core.
 That of a step is the difference between a long and a short run, so importing and painting do not count in it.
 """
 
@@ -12,6 +12,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+import torch
 
 from limner.bases.demo_sets import folder
 from limner.plan.choice import PROCESS
@@ -46,7 +48,7 @@ def run(steps: int, home: Path) -> tuple[float, int]:
         "--out",
         str(home / str(steps)),
     ]
-    environment = os.environ | {"LIMNER_CACHE": str(home / f"cache-{steps}")}
+    environment = os.environ | {"LIMNER_CACHE": str(home / f"cache-{steps}"), "OMP_NUM_THREADS": "1"}
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
     _, status, used = os.wait4(child.pid, 0)
     if status:
@@ -60,6 +62,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--seconds", type=float, default=10.0, help="for measuring the processor")
     asked = parser.parse_args()
+    torch.set_num_threads(1)  # threads that wait for each other take seconds as well
     calibrate(Limits(device="cpu"), Plain(), seconds=asked.seconds)
     planned = plan(recipe(asked.steps), Plain())
     assert planned.choice is not None
