@@ -1,6 +1,7 @@
 import pytest
 
 from limner import errors
+from limner.errors import first_line
 
 LEAVES = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, errors.LimnerError)]
 
@@ -15,3 +16,9 @@ def test_wrong_usage_exits_2_and_failure_exits_1():
     codes = {leaf.__name__: leaf.exit_code for leaf in LEAVES}
     assert codes["BadUsage"] == codes["BadRecipe"] == 2
     assert {code for name, code in codes.items() if name not in ("BadUsage", "BadRecipe")} == {1}
+
+
+def test_the_first_line_of_an_error():
+    assert first_line(ValueError("one.\ntwo")) == "one"
+    assert first_line(KeyError()) == "KeyError"
+    assert len(first_line(ValueError("x" * 999))) == 200

@@ -63,3 +63,9 @@ class Diverged(LimnerError):
 
 class Stopped(LimnerError):
     """The user stopped the run. Everything finished is saved; the message says how to go on."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, cut to one line of at most 200 characters."""
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return line[:200].rstrip(". ")

@@ -52,7 +52,7 @@ def test_every_turn_is_kept_as_soon_as_it_is_over(asked, tmp_path, monkeypatch):
 def test_time_that_is_over_stops_a_process_and_begins_none(asked, tmp_path, monkeypatch):
     monkeypatch.setattr(table, "GRACE", 0)
     with pytest.raises(subprocess.TimeoutExpired) as slow:
-        subprocess.run([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, timeout=0.01, check=False)
+        subprocess.run([sys.executable, "-c", "import time; time.sleep(600)"], timeout=0.01, check=False)
     assert table.reason(slow.value) == "stopped: no time left"
     assert table.left(float("inf")) is None and table.left(0) == 1.0
     cell = chosen(["1"], small=True)[0]

@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from limner.errors import BadBase
 from limner.families.flux import FAMILY
-from limner.families.loading import fingerprint, first_line, load, misfit, precision_of, skeleton
+from limner.families.loading import fingerprint, load, misfit, precision_of, skeleton
 from limner.families.source import Source, locate
 
 CPU = torch.device("cpu")
@@ -113,9 +113,3 @@ def test_a_config_that_its_weights_contradict_is_named(copied: Path, part: str):
     assert misfit(FAMILY, source(copied)) == ""
     (copied / part / "config.json").write_text("{}")
     assert misfit(FAMILY, source(copied)).startswith(f"{part}/config.json describes another model")
-
-
-def test_the_first_line_of_an_error():
-    assert first_line(ValueError("one.\ntwo")) == "one"
-    assert first_line(KeyError()) == "KeyError"
-    assert len(first_line(ValueError("x" * 999))) == 200

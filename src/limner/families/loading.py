@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from limner.errors import BadBase, BrokenGraph
+from limner.errors import BadBase, BrokenGraph, first_line
 from limner.families.base import Family
 from limner.families.reading import read, shapes
 from limner.families.source import Source
@@ -158,12 +158,6 @@ def hush() -> None:
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity(logging.CRITICAL)  # each error is raised as well
         library.utils.logging.disable_progress_bar()
-
-
-def first_line(error: Exception) -> str:
-    """What an error of a library says, cut to one line."""
-    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return line[:200].rstrip(". ")
 
 
 def misfit(family: Family, source: Source) -> str:

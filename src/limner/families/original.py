@@ -17,11 +17,11 @@ from filelock import FileLock
 from safetensors import safe_open
 from torch import Tensor
 
-from limner.errors import BadBase
+from limner.errors import BadBase, first_line
 from limner.families import family_of
 from limner.families.base import Family
 from limner.families.folder import lend, write
-from limner.families.loading import BROKEN, first_line, hush, skeleton
+from limner.families.loading import BROKEN, hush, skeleton
 from limner.families.single import Single, look
 from limner.families.source import Source, content, locate
 from limner.files import require_space, user_cache, write_json

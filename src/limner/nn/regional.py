@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limner.errors import BadRecipe
+from limner.errors import BadRecipe, first_line
 from limner.nn.checkpointing import Run
 
 BACKEND = "inductor"
@@ -30,7 +30,7 @@ def compiled(run: Run) -> Run:
         except BackendCompilerFailed as error:
             if isinstance(error.inner_exception, torch.OutOfMemoryError):
                 raise error.inner_exception from None
-            why = (str(error.inner_exception).strip().splitlines() or [""])[0][:200].rstrip(". ")
+            why = first_line(error.inner_exception)
             raise BadRecipe(
                 f"Blocks cannot be compiled on this machine: {why}. Run again with TORCH_COMPILE_DISABLE=1 "
                 "in the environment: the plan then goes without; or install Triton and a C compiler."

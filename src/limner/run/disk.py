@@ -1,8 +1,9 @@
 """What a run wants of the disk: one rule for the plan, and for the look at the disk before the first step."""
 
-import os
 from math import ceil
 from pathlib import Path
+
+from huggingface_hub import constants
 
 from limner.errors import BadBase
 from limner.families.single import look
@@ -64,7 +65,7 @@ def here(source: Source) -> Source:
     hub_id = HUB.get(source.name, (source.name,))[0]
     if base_bytes(source) is not None or hub_id.count("/") != 1:
         return source
-    home = hub_cache() / f"models--{hub_id.replace('/', '--')}"
+    home = Path(constants.HF_HUB_CACHE) / f"models--{hub_id.replace('/', '--')}"
     try:
         root = home / "snapshots" / (home / "refs" / "main").read_text(encoding="utf-8").strip()
     except OSError:
@@ -79,14 +80,6 @@ def here(source: Source) -> Source:
 def _parts(source: Source) -> list[str]:
     kept = [part for part, kind in source.index.items() if isinstance(kind, list) and kind[0] is not None]
     return [part for part in kept if part not in ASIDE]
-
-
-def hub_cache() -> Path:
-    """Where huggingface_hub keeps what it fetched. Importing it would take longer than all else here."""
-    home = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
-    home = Path(os.environ.get("HF_HOME", home))
-    named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
-    return Path(named or home / "hub").expanduser()
 
 
 def mapped_bytes(profile: Profile, plan: Plan) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from limner.errors import first_line
 from limner.files import human, shared_cache
 
 PYTHON = (3, 11)
@@ -115,9 +116,11 @@ def _device() -> Finding:
     try:
         torch = importlib.import_module("torch")
     except (ImportError, OSError) as error:  # OSError: a shared library of the build is missing
-        reason = str(error).splitlines()[0]
         return Finding(
-            "device", False, f"torch cannot be loaded: {reason}", "Install torch again: pip install torch"
+            "device",
+            False,
+            f"torch cannot be loaded: {first_line(error)}",
+            "Install torch again: pip install torch",
         )
     if torch.cuda.is_available():
         one = torch.cuda.get_device_properties(0)

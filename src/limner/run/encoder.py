@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from limner.errors import BadBase
-from limner.families.loading import BROKEN, first_line, hush
+from limner.errors import BadBase, first_line
+from limner.families.loading import BROKEN, hush
 
 WITHIN = 0.2
 """Distance, 1 minus the cosine, below which such models have two pictures of one kind."""

@@ -17,6 +17,7 @@ from limner.graph.unit import Unit
 from limner.nn import processes, tiles
 from limner.run.beside import Beside
 from limner.run.encoders import opened, whole
+from limner.run.relief import outcome
 from limner.run.say import Say
 from limner.run.setting import Setting
 
@@ -240,14 +241,10 @@ def fill(setting: Setting, cache: Cache, rows: Sequence[Row], work: Work, say: S
     Raises:
         OutOfMemoryError: In this process or another; what was stored stays.
     """
-    written, short = 0, None
-    try:
-        written = _fill(setting, cache, rows, work, say)
-    except torch.OutOfMemoryError as error:
-        short = str(error)  # no more of it: its frames hold the encoder
-    if processes.anyone(short is not None):  # all of them wait here for each other
-        raise torch.OutOfMemoryError(short or "Another process ran out of memory.")
-    return written
+    written, short = outcome(lambda: _fill(setting, cache, rows, work, say))
+    if short is not None:
+        raise torch.OutOfMemoryError(short)
+    return written[0]
 
 
 def _fill(setting: Setting, cache: Cache, rows: Sequence[Row], work: Work, say: Say) -> int:

@@ -3,10 +3,10 @@
 from dataclasses import replace
 from math import ceil
 
-from limner.errors import BadBase
+from limner.errors import BadBase, first_line
 from limner.families import family_of, painting
 from limner.families.base import Canvas
-from limner.families.loading import BROKEN, first_line, misfit
+from limner.families.loading import BROKEN, misfit
 from limner.families.shipped import stored
 from limner.graph.split import split
 from limner.plan.profile import Line, Profile, Stage, Work

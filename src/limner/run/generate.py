@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from limner.errors import BadBase, BadLora, BadUsage
+from limner.errors import BadBase, BadLora, BadUsage, first_line
 from limner.families import family_of
 from limner.families.base import Canvas, Family
-from limner.families.loading import BROKEN, first_line, hush
+from limner.families.loading import BROKEN, hush
 from limner.families.sampler import sampler, told
 from limner.families.source import Source
 from limner.lora import file, stock

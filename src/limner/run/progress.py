@@ -20,7 +20,7 @@ from limner.run.disk import held
 from limner.run.export_model import model_steps
 from limner.run.ladder import Ladder
 from limner.run.plan import keep
-from limner.run.relief import lowered, patiently
+from limner.run.relief import lowered, outcome, patiently
 from limner.run.rundir import RunDir
 from limner.run.say import Say
 from limner.run.setting import Setting
@@ -30,15 +30,16 @@ from limner.run.watch import Watch
 T = TypeVar("T")
 
 APART = (
-    *("data.images", "data.held_out_images", "data.cache", "prior.images"),
-    *(
-        "train.steps",
-        "train.save_every",
-        "train.evaluate_every",
-        "train.keep",
-        "train.optimizer",
-        "train.method",
-    ),
+    "data.images",
+    "data.held_out_images",
+    "data.cache",
+    "prior.images",
+    "train.steps",
+    "train.save_every",
+    "train.evaluate_every",
+    "train.keep",
+    "train.optimizer",
+    "train.method",
 )
 """Keys of the recipe that name places, shape no weights, or may not change at all."""
 WISHED = ("initial_lr", "weight_decay", "betas")
@@ -143,13 +144,7 @@ class Progress:
 
     def _follow(self) -> str | None:
         """Compute by the ladder's plan from now on; what torch says where memory runs out at that."""
-        short: str | None = None
-        try:
-            self.trainee.follow(self.ladder.plan)
-        except torch.OutOfMemoryError as error:
-            short = str(error)
-        lacks = processes.anyone(short is not None)
-        return (short or "Another process ran out of memory.") if lacks else None
+        return outcome(lambda: self.trainee.follow(self.ladder.plan))[1]
 
     def require_memory(self) -> None:
         """Make sure of what summing gradients and the optimizer will ask for: neither can stop half way.

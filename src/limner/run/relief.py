@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from limner.errors import first_line
 from limner.nn import processes
 from limner.plan.plan import Plan
 from limner.run.ladder import Ladder, changes
@@ -23,16 +24,27 @@ def patiently(act: Callable[[], T], lower: Callable[[str], None]) -> T:
         lower: Takes a smaller plan, or raises; is told what torch said.
     """
     while True:
-        made: list[T] = []
-        short: str | None = None
-        try:
-            made.append(act())
-        except torch.OutOfMemoryError as error:
-            short = str(error)  # no more of it: its frames hold the tensors that were too many
-        if not processes.anyone(short is not None):
+        made, short = outcome(act)
+        if short is None:
             return made[0]
         made.clear()
-        lower(short or "Another process ran out of memory.")
+        lower(short)
+
+
+def outcome(act: Callable[[], T]) -> tuple[list[T], str | None]:
+    """Do something in every process: what it gave, and what torch said where memory ran out in any of them.
+
+    Returns:
+        A list of what ``act`` gave, empty where this process ran out of memory; None where none did.
+    """
+    made: list[T] = []
+    short: str | None = None
+    try:
+        made.append(act())
+    except torch.OutOfMemoryError as error:
+        short = first_line(error)  # no more of it: its frames hold the tensors that were too many
+    lacks = processes.anyone(short is not None)  # all of them wait here for each other
+    return made, (short or "Another process ran out of memory.") if lacks else None
 
 
 def release(device: torch.device) -> None:
@@ -51,7 +63,7 @@ def lowered(
     Args:
         ladder: Where the run stands.
         lower: Its way down.
-        short: What torch said.
+        short: What torch said, in a line.
         device: That ran out of memory.
 
     Raises:
@@ -60,8 +72,7 @@ def lowered(
     held, before = processes.most(peak(device)), ladder.plan
     release(device)
     plan = lower(held)
-    why = short.splitlines()[0][:200] if short else ""
-    return changes(before, plan), {"out_of_memory": why, "bytes": held, "plan": plan.to_json()}
+    return changes(before, plan), {"out_of_memory": short, "bytes": held, "plan": plan.to_json()}
 
 
 def begun(what: str, act: Callable[[], T], lower: Callable[[int], Plan], ladder: Ladder, say: Say) -> T:

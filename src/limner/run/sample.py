@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from PIL import Image
 
-from limner.errors import LimnerError
+from limner.errors import LimnerError, first_line
 from limner.files import atomic_write
 from limner.nn import processes
 from limner.run.cache import prompts_of
@@ -49,8 +49,7 @@ def sample(  # noqa: PLR0913  what is painted, and what may break it off
     except FAILURES as error:
         if patient and isinstance(error, torch.OutOfMemoryError):
             raise
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        say.line(f"Samples at step {step} failed ({reason[0][:160]}); training goes on.")
+        say.line(f"Samples at step {step} failed ({first_line(error)}); training goes on.")
 
 
 def write_sheet(run: RunDir, prompts: list[str]) -> None:

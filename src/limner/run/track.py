@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from limner.errors import BadRecipe
+from limner.errors import BadRecipe, first_line
 from limner.nn import processes
 from limner.recipe.schema import Recipe
 from limner.run.rundir import RunDir
@@ -49,7 +49,7 @@ def tracked(recipe: Recipe | None, run: RunDir, say: Say | None = None) -> Itera
             if not lost:
                 accelerator.log(values, step=row["step"])
         except _failures(names) as error:
-            lost.append(_first_line(error))
+            lost.append(first_line(error))
             (say or Quiet()).line(f"Trackers failed ({lost[0]}); training and metrics.jsonl go on without.")
 
     try:
@@ -74,7 +74,7 @@ def _started(names: list[Any], recipe: Recipe, run: RunDir) -> Any:
     except _failures(names) as error:
         remedy = next((REMEDIES[name] for name in names if name in REMEDIES), "Mend that")
         raise BadRecipe(
-            f"track.with names {' and '.join(names)}, and there it cannot start: {_first_line(error)}. "
+            f"track.with names {' and '.join(names)}, and there it cannot start: {first_line(error)}. "
             f"{remedy}, or leave it out."
         ) from error
     return accelerator
@@ -85,11 +85,6 @@ def _failures(names: list[Any]) -> tuple[type[BaseException], ...]:
     modules = (sys.modules.get(name) for name in names)
     roots = (vars(module).get("Error") for module in modules if module is not None)
     return (*FAILURES, *(root for root in roots if isinstance(root, type) and issubclass(root, Exception)))
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:160].rstrip(".")
 
 
 def check(names: list[Any]) -> None:
