@@ -241,7 +241,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         base = asked.base or tiny(work / "base")
-        done = list(rounds(prepare(base, work / "line"), asked.rounds, asked.seed))
+        done = []
+        for each in rounds(prepare(base, work / "line"), asked.rounds, asked.seed):
+            done.append(each)
+            print(f"{len(done)}: {each.place}, {each.seconds} s, step {each.saved} saved", flush=True)
     counts = Counter(each.place for each in done)
     print(table(["how far the run was", "times"], [[place, str(counts[place])] for place in PLACES]))
     kills = sum(each.place != PLACES[4] for each in done)

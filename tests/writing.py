@@ -17,7 +17,7 @@ PROTOCOLS = [("claude", False), ("claude", True), ("openai", False), ("openai", 
 
 def options(scribe, name="openai", **more):
     url = scribe.url if name == "claude" else f"{scribe.url}/v1"
-    return Options(**{"name": name, "url": url, "key_env": "LIMNER_TEST_KEY", "timeout": 5.0, **more})
+    return Options(**{"name": name, "url": url, "key_env": "LIMNER_TEST_KEY", "timeout": 60.0, **more})
 
 
 def write(folder, scribe, *, name="openai", wish=WISH, settings=None, say=None, tries=4, **more):

@@ -48,9 +48,10 @@ def test_all_wait_when_one_is_told_to():
     one, slept = patience()
     with pytest.raises(Declined, match=r"busy \(2 tries\)"):
         Patience(tries=2, sleep=lambda _: None).ask(Moody(*[Retry("busy", after=0)] * 2), REQUEST)
-    one.ask(Moody(Retry("busy", after=30, everyone=True)), REQUEST)
+    one.ask(Moody(Retry("busy", after=300, everyone=True)), REQUEST)
     one.ask(Moody(), REQUEST)
-    assert [round(pause) for pause in slept] == [30, 30]  # the sleep is not real, so the gate is still closed
+    assert len(slept) == 2  # the sleep is not real, so the gate is still closed
+    assert all(200 < pause <= 300 for pause in slept)
 
 
 def test_patience_ends():

@@ -4,6 +4,7 @@ import pytest
 
 import outcome
 import watched
+from watched import Watch
 
 BAR = """
 import sys, time
@@ -16,12 +17,14 @@ sys.stderr.write("\\rOther: 100%|####| 9/9 [00:00<00:00, loss=3]\\n")
 ROWS = """
 import json, pathlib, sys, time
 path = pathlib.Path(sys.argv[1])
+seen = lambda row: row["step"] == 0 or path.with_name(str(row["step"])).exists()
 rows = [{"step": 0, "held_out": 1.0}, *({"step": step, "loss": 1.0} for step in (1, 2, 3))]
 with path.open("w") as file:
     for row in rows:
-        time.sleep(0.05)
         text = json.dumps(row) + "\\n"
         file.write(text[:5]); file.flush(); file.write(text[5:]); file.flush()
+        while not seen(row):
+            time.sleep(0.002)
 """
 
 
@@ -37,7 +40,13 @@ def test_steps_of_a_progress_bar(tmp_path):
     assert "Other" in (tmp_path / "log").read_text()
 
 
-def test_steps_of_a_metrics_file(tmp_path):
+def test_steps_of_a_metrics_file(tmp_path, monkeypatch):
+    class Told(dict):
+        def setdefault(self, step, at):
+            (tmp_path / str(step)).touch()  # only then does the command write the next row
+            return super().setdefault(step, at)
+
+    monkeypatch.setattr(watched, "Watch", lambda: Watch(ended=Told()))
     eye = watched.metrics_file(tmp_path / "metrics.jsonl", tmp_path / "log")
     command = [sys.executable, "-c", ROWS, str(tmp_path / "metrics.jsonl")]
     seen = watched.run(command, eye, log=tmp_path / "log")

@@ -4,7 +4,6 @@ import math
 import os
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,33 +80,29 @@ def test_segments_grow_for_every_version_of_torch_unless_the_user_says_otherwise
 # what is loaded, and how fast ------------------------------------------------------------------------------
 
 
-def test_help_and_import_load_no_torch_and_take_no_time():
+def test_help_and_import_load_no_torch_and_little_else():
     code = (
-        "import sys, time; import limner\n"
+        "import sys; import limner\n"
         "from limner.cli import main\n"
         "try: main({arguments})\n"
         "except SystemExit: pass\n"
         "heavy = {{'torch', 'diffusers', 'transformers', 'peft', 'numpy'}} & set(sys.modules)\n"
-        "sys.stderr.write(f'{{time.process_time()}} {{sorted(heavy)}}')"
+        "sys.stderr.write(f'{{len(sys.modules)}} {{sorted(heavy)}}')"
     )
     for arguments in (["--help"], ["train", "--help"]):
-        seconds = []
-        for _ in range(3):  # seconds of the processor: the machine may be busy
-            ran = subprocess.run(
-                [sys.executable, "-c", code.format(arguments=arguments)],
-                capture_output=True,
-                text=True,
-                check=True,
-            )
-            assert "Usage: limner" in ran.stdout
-            took, loaded = ran.stderr.split(" ", 1)
-            assert loaded == "[]"
-            seconds.append(float(took))
-        assert min(seconds) < 0.5
+        ran = subprocess.run(
+            [sys.executable, "-c", code.format(arguments=arguments)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert "Usage: limner" in ran.stdout
+        modules, heavy = ran.stderr.split(" ", 1)
+        assert heavy == "[]"
+        assert 50 < int(modules) < 500  # each takes time, and there are as many on a busy machine
 
 
 def test_the_module_runs_as_the_command():
-    start = time.monotonic()
     ran = subprocess.run(
         [sys.executable, "-m", "limner", "train", "nowhere", "--json"],
         capture_output=True,
@@ -116,7 +111,6 @@ def test_the_module_runs_as_the_command():
     )
     assert ran.returncode == 2
     assert json.loads(ran.stdout)["error"]["kind"] == "BadUsage"
-    assert time.monotonic() - start < 60
 
 
 # train and cache -------------------------------------------------------------------------------------------

@@ -285,7 +285,7 @@ def test_another_training_holds_the_folder_and_sigterm_saves_it(here, limner, mo
         text=True,
     )
     metrics = here / "new" / "metrics.jsonl"
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 600
     while not (metrics.exists() and metrics.read_bytes().count(b"\n") > 3):
         assert first.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
@@ -293,7 +293,7 @@ def test_another_training_holds_the_folder_and_sigterm_saves_it(here, limner, mo
     assert done.status == 1
     assert f"new is in use: process {first.pid} on " in done.err and "--out" in done.err
     first.send_signal(signal.SIGTERM)
-    out, err = first.communicate(timeout=120)
+    out, err = first.communicate(timeout=600)
     assert (first.returncode, out) == (1, "")
     stopped = re.search(
         r"Stopped at step (\d+) of 100000; saved\. Go on with: limner train new$", err.strip()

@@ -165,7 +165,7 @@ def test_two_processes_are_one_with_twice_the_accumulation(tiny_base, photos, tm
         "--rdzv-endpoint=localhost:0", "-m", "limner", "train", str(path), "--out", str(tmp_path / "two"),
     ]  # fmt: skip
     environment = {**os.environ, "LIMNER_CACHE": str(tmp_path / "fresh"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert losses(tmp_path / "two") == losses(one)
     assert equal(weights(tmp_path / "two", 3), weights(one, 3))

@@ -108,7 +108,7 @@ def by_stock(base: Path, lora: Path, one: Trainee, folder: Path) -> dict[str, An
     options = setting.family.options(setting.source, Canvas(width=32, height=32, steps=2))
     wished = {"seed": 0, "prompt": "zorb", "options": options}
     command = [sys.executable, "-c", STOCK, str(base), str(lora), str(folder), json.dumps(wished)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     said = json.loads(done.stdout.splitlines()[-1])
     return said | {name: load_file(folder / f"{name}.safetensors") for name in ("guess", "used")}

@@ -139,5 +139,5 @@ def test_two_processes_are_one_with_twice_the_accumulation(tmp_path):
     commands = [[sys.executable, "-c", WORK, str(rank), *given] for rank in range(2)]
     started = [subprocess.Popen(each, stderr=subprocess.PIPE, text=True) for each in commands]
     for each in started:
-        _, told = each.communicate(timeout=120)
+        _, told = each.communicate(timeout=600)
         assert each.returncode == 0, told

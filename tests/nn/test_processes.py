@@ -66,5 +66,5 @@ def test_two_processes_sum_what_they_have(tmp_path: Path):
     commands = [[sys.executable, "-c", WORK, str(rank), str(tmp_path / "meet")] for rank in range(2)]
     started = [subprocess.Popen(each, stderr=subprocess.PIPE, text=True) for each in commands]
     for each in started:
-        _, told = each.communicate(timeout=120)
+        _, told = each.communicate(timeout=600)
         assert each.returncode == 0, told

@@ -52,9 +52,9 @@ def test_a_spike_does_not_flatten_the_rest():
 
 
 def test_long_runs_are_thinned_and_quick():
-    start = time.perf_counter()
+    start = time.process_time()
     svg = curve(rows([math.sin(step / 500) + 2 for step in range(50_000)]))
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     assert len(drawn(svg, "raw")) <= MOST + 2
     assert len(svg) < 60_000
 

@@ -1,4 +1,3 @@
-import os
 import signal
 
 import pytest
@@ -9,19 +8,19 @@ from limner.run.interrupt import Interrupt
 
 def test_asked_twice_it_does_not_wait():
     with pytest.raises(Stopped), Interrupt() as stop, stop.patient():
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         assert stop.asked
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_the_first_signal_is_noted_while_patient_and_stops_at_once_elsewhere():
     before = signal.getsignal(signal.SIGTERM)
     with Interrupt() as stop:
         with stop.patient():
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
         assert stop.asked
     with pytest.raises(Stopped, match="go on with the same command"), Interrupt():
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == before
 
 
@@ -29,15 +28,15 @@ def test_what_is_breakable_ends_at_the_first_signal_and_the_rest_goes_on_to_its_
     with Interrupt() as stop:
         with stop.patient():
             with stop.breakable():
-                os.kill(os.getpid(), signal.SIGTERM)
+                signal.raise_signal(signal.SIGTERM)
                 pytest.fail("the signal was waited for")
             assert stop.asked
         with pytest.raises(KeyboardInterrupt), stop.patient(), stop.breakable():
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
 
 
 def test_where_nothing_can_be_lost_the_breakable_stops_it_all():
     with pytest.raises(Stopped), Interrupt() as stop:
         with stop.breakable():
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         pytest.fail("nobody would have looked at what was asked")

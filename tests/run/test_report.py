@@ -264,9 +264,9 @@ def test_the_page_is_bounded_and_says_what_it_leaves_out(whole):
     paint(whole, *range(50, 80), prompts=1)
     entry = {"name": "n", "width": 9, "height": 9, "captions": ["c" * 2000] * 5, "thumb": thumb((900, 900))}
     put(whole, "data.json", json.dumps({"images": [entry] * 400, "rejected": []}))
-    start = time.perf_counter()
+    start = time.process_time()
     page = seen(whole)
-    assert time.perf_counter() - start < 8
+    assert time.process_time() - start < 8
     assert page.tags.count("img") <= COLUMNS * 2 + IMAGES
     assert "25 more sampled steps not shown" in page.text
     assert f"{400 - IMAGES} more" in page.text

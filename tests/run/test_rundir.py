@@ -16,7 +16,7 @@ import sys, time
 from limner.run.rundir import RunDir
 with RunDir(sys.argv[1]).lock():
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 

@@ -51,10 +51,10 @@ def test_transparency_lies_on_white():
 
 
 def test_the_sheet_is_bounded_and_says_what_it_leaves_out():
-    start = time.perf_counter()
+    start = time.process_time()
     page = sheet([[tile(size=(8, 8))] * 150] * 3, ["p"] * 3, [f"step {n}" for n in range(150)])
     assert max(page.size) <= LARGEST
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
     assert max(sheet([[tile()]] * 500, ["p"] * 500, ["base"]).size) <= LARGEST
     assert max(sheet([[tile(size=(4000, 10))]], ["p"], ["base"]).size) < 1000
 

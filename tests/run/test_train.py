@@ -41,7 +41,7 @@ def signalling(number: int, at: int):
                     self.done += n
                     said.counts["Training"] = [self.done, total]
                     if self.done == at:
-                        os.kill(os.getpid(), number)
+                        signal.raise_signal(number)
 
             return Bar()
 
@@ -183,7 +183,7 @@ def test_a_file_for_another_tool_that_is_not_there_is_written(tiny_base, photos,
 
 def test_a_signal_does_not_wait_for_samples(tiny_base, photos, tmp_path, monkeypatch):
     def painting(*_):
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         pytest.fail("the signal was waited for")
 
     recipe = wish(tiny_base, photos, sample={"every": 3, "prompts": ["zorb"], "steps": 1})
@@ -217,7 +217,7 @@ def test_a_signal_saves_and_tells_how_to_go_on(tiny_base, photos, tmp_path, numb
 
 
 def test_a_signal_before_training_stops_at_once(tiny_base, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "prepare", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(module, "prepare", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(Stopped, match="What was finished is kept; go on with the same command"):
         train(wish(tiny_base, photos), tmp_path / "run", Told())
     with RunDir(tmp_path / "run").lock():

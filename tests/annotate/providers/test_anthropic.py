@@ -15,7 +15,7 @@ def claude(monkeypatch, tmp_path):
     made = []
 
     def make(**more):
-        made.append(provider(Options(**{"name": "anthropic", "timeout": 5.0, **more})))
+        made.append(provider(Options(**{"name": "anthropic", "timeout": 60.0, **more})))
         return made[-1]
 
     yield make

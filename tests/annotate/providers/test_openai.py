@@ -13,7 +13,7 @@ def server(monkeypatch):
     made = []
 
     def make(**more):
-        made.append(provider(Options(**{"name": "openai", "timeout": 5.0, **more})))
+        made.append(provider(Options(**{"name": "openai", "timeout": 60.0, **more})))
         return made[-1]
 
     yield make
