@@ -6,9 +6,15 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from PIL import Image  # noqa: E402
+
+hypothesis.settings.register_profile("limner", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("search", max_examples=2000, deadline=None, print_blob=True)
+hypothesis.settings.load_profile("limner")
+"""The same examples every time, however slow the machine; ``--hypothesis-profile search`` seeks more."""
 
 
 @pytest.fixture(autouse=True)

@@ -33,7 +33,7 @@ def paths(order: Order, found: tuple[View, ...], positions: range) -> list[str]:
 folders = st.lists(st.tuples(st.integers(0, 2), st.integers(1, 3)), min_size=1, max_size=14)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(folders, st.integers(1, 6), st.integers(0, 2**64 - 1))
 def test_an_epoch_shows_every_image_as_often_as_its_repeats(folder, batch, seed):
     found = made([shape for shape, _ in folder], [repeats for _, repeats in folder])
@@ -45,7 +45,7 @@ def test_an_epoch_shows_every_image_as_often_as_its_repeats(folder, batch, seed)
         assert Counter(paths(order, found, range(epoch * count, (epoch + 1) * count))) == wanted
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(folders, st.integers(1, 6), st.integers(0, 99))
 def test_steps_are_whole_batches_and_mostly_of_one_size(folder, batch, seed):
     found = made([shape for shape, _ in folder], [repeats for _, repeats in folder])
@@ -73,7 +73,7 @@ def test_runs_begin_where_steps_begin_in_every_epoch():
     assert mixed <= 7
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(folders, st.integers(1, 5), st.integers(0, 9), st.lists(st.integers(0, 500), min_size=1, max_size=6))
 def test_a_step_does_not_depend_on_those_asked_before(folder, batch, seed, asked):
     found = made([shape for shape, _ in folder], flip=True, dropout=True)

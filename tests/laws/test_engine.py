@@ -163,7 +163,7 @@ def test_hoisted_modulations(subject: Subject) -> None:
     assert subject.holds(hoist=True)
 
 
-@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_plan_at_all(subject: Subject, data: st.DataObject) -> None:
     plan = data.draw(

@@ -96,7 +96,7 @@ def test_without_data_shapes_alone(kind):
     assert made.is_meta and made.shape == (3072, 12288) and made.dtype == torch.bfloat16
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     rows=st.integers(1, 9),
     columns=st.integers(1, 300),

@@ -43,7 +43,10 @@ def test_one_history_twice_reserves_no_more_than_once(events: list[Event]) -> No
     whole = [*events, *((key, -sizes[key]) for key in left)]
     again = [(key + 1000, size) for key, size in whole]
     assert replay([*whole, *again]).reserved <= replay(whole).reserved * 2
-    assert replay(whole).allocated == replay([*whole, *again]).allocated
+    large = sum(
+        size > MIB for _, size in whole
+    )  # each may come whole out of a free block that is a little larger
+    assert abs(replay(whole).allocated - replay([*whole, *again]).allocated) <= large * MIB
 
 
 def test_small_requests_share_two_mebibytes_and_large_ones_are_rounded() -> None:

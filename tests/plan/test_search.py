@@ -52,7 +52,7 @@ wishes = st.builds(
 )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(sizes, memories, memories, names, wishes)
 def test_more_memory_never_gives_a_slower_plan(size, one, other, name, wish):
     less, more = sorted((one, other))
@@ -62,7 +62,7 @@ def test_more_memory_never_gives_a_slower_plan(size, one, other, name, wish):
     assert seconds(roomy, wish) <= seconds(tight, wish) * (1 + TIE)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(sizes, memories, names, wishes, st.sampled_from([2, 4, 8, 128]))
 def test_what_is_chosen_fits_and_is_as_fine_as_wished(size, memory, name, wish, ram):
     card = device(memory, name).with_ram(ram * GB)
@@ -75,7 +75,7 @@ def test_what_is_chosen_fits_and_is_as_fine_as_wished(size, memory, name, wish, 
     assert wish.batches[0] % choice.plan.micro_batch == 0
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(sizes, memories, names, batches)
 def test_a_lower_floor_is_never_slower(size, memory, name, batch):
     paces = []

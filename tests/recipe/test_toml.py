@@ -47,14 +47,14 @@ recipes = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(recipes)
 def test_what_is_dumped_reads_back_equal(recipe):
     assert parse(dump(recipe)) == recipe
     assert parse(commented(recipe)) == recipe
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(max_size=200) | st.binary(max_size=100).map(lambda raw: raw.decode("latin-1")))
 def test_any_text_is_a_recipe_or_one_line_of_bad_recipe(text):
     try:
