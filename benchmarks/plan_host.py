@@ -52,17 +52,10 @@ def base(folder: Path, precision: str, width: int) -> Path:
 
     root = save_flux(folder / precision)
     torch.manual_seed(0)
-    denoiser = FluxTransformer2DModel(
-        patch_size=1,
-        in_channels=16,
-        num_layers=2,
-        num_single_layers=6,
-        attention_head_dim=128,
-        num_attention_heads=width // 128,
-        joint_attention_dim=16,
-        pooled_projection_dim=16,
-        axes_dims_rope=(32, 48, 48),
-    )
+    config = FluxTransformer2DModel.load_config(root / "transformer")
+    wide = {"num_layers": 2, "num_single_layers": 6, "num_attention_heads": width // 128}
+    wide |= {"attention_head_dim": 128, "axes_dims_rope": (32, 48, 48)}
+    denoiser = FluxTransformer2DModel.from_config({**config, **wide})
     denoiser.to(torch.bfloat16 if precision == "bf16" else torch.float32).save_pretrained(
         root / "transformer"
     )
@@ -174,6 +167,7 @@ def main() -> None:
     """Every case, a table, a file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--width", type=int, default=1024, help="of the denoiser")
+    parser.add_argument("--cases", nargs="*", default=list(CASES), help="by name")
     parser.add_argument("--out", type=Path, default=RESULTS / "plan_host.json")
     asked = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -181,7 +175,8 @@ def main() -> None:
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as home:
         roots = {kind: base(Path(home), kind, asked.width) for kind in ("bf16", "fp32")}
-        for name, (kind, changes) in CASES.items():
+        for name in asked.cases:
+            kind, changes = CASES[name]
             answer = fresh.Queue()
             child = fresh.Process(target=_in_child, args=((str(roots[kind]), home, changes), answer))
             child.start()

@@ -1,8 +1,13 @@
 import pytest
 import torch
 
-from limner.nn.quantised import empty
-from limner.nn.storage import stored_bytes
+from limner.nn import quantised, storage
+from limner.nn.quantised import empty, quantize
+from limner.nn.storage import coding_bytes, stored_bytes
+from limner.plan.tracker import Tracker
+
+CHUNK = 1 << 19
+"""So many numbers at once here: tests have small weights."""
 
 
 @pytest.mark.parametrize("kind", ["int8", "fp8", "nf4"])
@@ -27,3 +32,16 @@ def test_bits_of_a_large_weight():
 def test_another_kind_is_refused():
     with pytest.raises(ValueError, match="not as 'int3'"):
         stored_bytes("int3", 2, 2)
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8", "nf4"])
+@pytest.mark.parametrize("shape", [(64, 64), (300, 1000), (1024, 1200)])
+def test_coding_takes_what_is_said(kind, shape, monkeypatch):
+    """Whether a weight is coded at once or in three parts, of which none is there beside the next."""
+    monkeypatch.setattr(quantised, "CHUNK", CHUNK)
+    monkeypatch.setattr(storage, "CHUNK", CHUNK)
+    with Tracker("cpu", granule=1) as seen:
+        quantize(torch.ones(shape, dtype=torch.bfloat16), kind)
+    given = 2 * shape[0] * shape[1]
+    took = seen.peak - given - stored_bytes(kind, *shape)
+    assert took == pytest.approx(coding_bytes(kind, shape[0] * shape[1]), rel=0.1)

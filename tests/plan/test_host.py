@@ -3,8 +3,10 @@ from dataclasses import replace
 import pytest
 
 from blueprints import flux
+from limner.nn.storage import coding_bytes
 from limner.plan.host import (
     DECODING,
+    LEFT,
     LIBRARIES,
     WAITING,
     WORKERS,
@@ -54,11 +56,12 @@ def test_codes_that_are_made_on_the_host_are_there_until_they_are_laid_where_the
     loading = hosts_of(FLUX, plan)["load"]
     assert loading.pinned == resident(FLUX, plan).pinned
     widest = max(block.stored["int8"] for block in FLUX.blocks)
-    assert loading.pageable == LIBRARIES + widest
+    coding = LEFT + coding_bytes("int8", max(block.widest for block in FLUX.blocks) // 2)
+    assert loading.pageable == LIBRARIES + widest + coding
     half = hosts_of(FLUX, replace(INT8, streamed=28))["load"]
     assert half.pageable == loading.pageable and half.pinned < loading.pinned, "the others go to the device"
     mapped = hosts_of(FLUX, replace(plan, mapped=True))["load"]
-    assert mapped == Host(LIBRARIES + widest), "each block becomes a file as soon as it is whole"
+    assert mapped == Host(LIBRARIES + widest + coding), "each block becomes a file as soon as it is whole"
 
 
 def test_files_of_the_run_s_precision_are_mapped_and_others_are_copied():

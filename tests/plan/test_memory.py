@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limner.nn.optim import optimizer
+from limner.nn.storage import coding_bytes
 from limner.plan.memory import (
     SCRATCH,
     SCRATCH_OF_ONE,
@@ -283,8 +284,16 @@ def test_phases_take_their_fullest_stage() -> None:
 
 
 def test_loading_takes_what_stays_and_the_tensor_that_is_coded() -> None:
-    assert load_need(PROFILE, replace(BF16, weights="nf4"), on="cpu").total == 4 * 93 + 240 + 300
-    assert load_need(PROFILE, BF16, on="cpu").total == 5 * 240
+    nf4 = replace(BF16, weights="nf4")
+    assert load_need(PROFILE, nf4, on="cpu").total == 4 * 93 + 240 + coding_bytes("nf4", 50)
+    assert load_need(PROFILE, BF16, on="cpu").total == 5 * 240, "read where it lies"
+    read = {
+        (plan.weights, cast): load_need(replace(PROFILE, cast=cast), plan).causes["activations"]
+        for plan in (BF16, nf4)
+        for cast in (False, True)
+    }
+    assert (read["bf16", False], read["bf16", True]) == (0, 200), "to read fp32 is to copy"
+    assert [read["nf4", cast] - coding_bytes("nf4", 50) for cast in (False, True)] == [100, 200]
 
 
 def test_a_gpu_takes_a_context_and_an_allocator() -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from limner.nn.storage import BLOCK, GROUP, Kind
+from limner.nn.storage import BLOCK, CHUNK, GROUP, Kind
 
 Stored = tuple[Tensor, ...]
 """int8: (N, K) int8, (N, 1) float32. fp8: (N, K) uint8, the bits of e4m3; (N, 1) float32.
@@ -24,8 +24,8 @@ Kernels = Literal["torch", "bitsandbytes"]
 
 LARGEST = {"int8": 127.0, "fp8": 448.0}
 """Of the numbers in a row of 8 bits."""
-CHUNK = 1 << 22
-"""Numbers that are converted at once: what a conversion needs beside its weight does not grow with it."""
+TURNED = 1 << 22
+"""Numbers that are turned back at once by torch's kernels: fewer would have a GPU wait for its launches."""
 
 # Quantiles of the normal distribution, one of them zero, scaled to [-1, 1]: QLoRA, appendix E.
 NF4 = (
@@ -87,6 +87,7 @@ def _fill_rows(weight: Tensor, kind: Kind, stored: Tensor, scale: Tensor) -> Non
         numbers, scales = in_rows(weight[some], kind)
         stored[some] = numbers.view(stored.dtype)
         scale[some] = scales
+        del numbers, scales  # or they are there beside the next
 
 
 def in_rows(given: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
@@ -106,14 +107,10 @@ def _fill_blocks(weight: Tensor, stored: Tensor, scale: Tensor, span: Tensor) ->
     bounds = (code[1:] + code[:-1]) / 2
     most = torch.empty(len(scale), device=weight.device)
     for start in range(0, len(flat), CHUNK):
-        some = flat[start : start + CHUNK].float()
-        blocks = F.pad(some, (0, -len(some) % BLOCK)).view(-1, BLOCK)
-        largest = blocks.abs().amax(dim=1)
-        first = start // BLOCK
-        most[first : first + len(blocks)] = largest
-        places = torch.bucketize(blocks * (1 / largest.clamp(min=1e-38))[:, None], bounds, out_int32=True)
-        halves = places.to(torch.uint8).view(-1, 2)
-        stored[start // 2 : start // 2 + len(halves)] = halves[:, 0] << 4 | halves[:, 1]
+        largest = most[start // BLOCK : (start + CHUNK) // BLOCK]
+        halves = _in_halves(flat[start : start + CHUNK], bounds, largest)
+        stored[start // 2 : start // 2 + len(halves)] = halves
+        del halves  # or they are there beside the next
     padding = -len(most) % GROUP
     groups = torch.cat([most, most[-1:].expand(padding)]).view(-1, GROUP)
     least = groups.amin(dim=1, keepdim=True)
@@ -121,6 +118,15 @@ def _fill_blocks(weight: Tensor, stored: Tensor, scale: Tensor, span: Tensor) ->
     span[:] = torch.cat([least, step], dim=1)
     steps = ((groups - least) / step.masked_fill(step == 0, 1.0)).round_().clamp_(0, 255)
     scale[:] = steps.view(-1)[: len(scale)].to(torch.uint8)
+
+
+def _in_halves(some: Tensor, bounds: Tensor, largest: Tensor) -> Tensor:
+    """Codes of some numbers, two to a byte; ``largest`` gets the largest magnitude of each block of them."""
+    blocks = F.pad(some.float(), (0, -len(some) % BLOCK)).view(-1, BLOCK)
+    largest.copy_(blocks.abs().amax(dim=1))
+    places = torch.bucketize(blocks * (1 / largest.clamp(min=1e-38))[:, None], bounds, out_int32=True)
+    halves = places.to(torch.uint8).view(-1, 2)
+    return halves[:, 0] << 4 | halves[:, 1]
 
 
 def dequantize(
@@ -138,8 +144,8 @@ def dequantize(
         return operator(stored[0], most, BLOCK, "nf4", shape, dtype)
     made = torch.empty(len(most), BLOCK, dtype=dtype, device=most.device)
     pairs = _pairs(most.device)
-    for start in range(0, len(most), CHUNK // BLOCK):
-        some = slice(start, start + CHUNK // BLOCK)
+    for start in range(0, len(most), TURNED // BLOCK):
+        some = slice(start, start + TURNED // BLOCK)
         codes = F.embedding(stored[0].view(-1, BLOCK // 2)[some].to(torch.int32), pairs)
         made[some] = codes.view(-1, BLOCK).mul_(most[some, None])
     return made.view(-1)[: shape[0] * shape[1]].view(shape)

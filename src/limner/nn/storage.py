@@ -15,6 +15,8 @@ BLOCK = 64
 """Numbers of a 4-bit weight that share a scale (QLoRA, arXiv:2305.14314)."""
 GROUP = 256
 """Such scales that share their own range."""
+CHUNK = 1 << 20
+"""Numbers of a weight that are coded at once: what coding takes does not grow with the weight."""
 FULL = {"fp32": 4, "bf16": 2}
 """Bytes of a number that is stored as it is."""
 
@@ -40,3 +42,15 @@ def stored_bytes(weights: str, rows: int, columns: int) -> int:
             blocks = -(-numbers // BLOCK)
             return blocks * BLOCK // 2 + blocks + 8 * -(-blocks // GROUP)
     raise ValueError(f"weights are stored as fp32, bf16, int8, fp8 or nf4, not as {weights!r}")
+
+
+def coding_bytes(kind: Kind, numbers: int) -> int:
+    """Bytes that making the codes of a weight takes beside weight and codes, the scales of rows left aside.
+
+    Two copies in fp32 of what is coded at once, in NF4 three, and there four of the scales of blocks. Where
+    files hold fp32 it is one copy less.
+    """
+    if kind == "nf4":
+        blocks = -(-numbers // BLOCK)
+        return 12 * min(blocks * BLOCK, CHUNK) + 16 * GROUP * -(-blocks // GROUP)
+    return 8 * min(numbers, CHUNK)

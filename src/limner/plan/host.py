@@ -7,7 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from limner.plan.memory import CODES, MASTER, MIB, PAGED, frozen_bytes, saved_bytes, slot_bytes, state_bytes
+from limner.plan.memory import (
+    CODES,
+    MASTER,
+    MIB,
+    PAGED,
+    coding,
+    frozen_bytes,
+    saved_bytes,
+    slot_bytes,
+    state_bytes,
+)
 from limner.plan.plan import Plan
 from limner.plan.profile import Block, Profile, Stage
 
@@ -15,6 +25,10 @@ Phase = Literal["load", "cache", "train", "save", "sample"]
 
 LIBRARIES = 1200 * MIB
 """Resident memory of a process that has imported torch, diffusers and transformers and built a model."""
+
+LEFT = 16 * MIB
+"""What the C library keeps of what coding a weight has freed, until it is told to give it back (``nn.heap``).
+Measured: at most 11 MiB (benchmarks/plan_host.py)."""
 
 WORKERS = 4
 """Threads that decode images ahead of the encoder and write entries behind it, at most (``run.beside``)."""
@@ -122,7 +136,9 @@ def _loading(profile: Profile, plan: Plan) -> Host:
     if plan.hoist and profile.cast:
         parts += [block.modulation for block in (profile.rest, *profile.blocks)]
     # each part is laid into its file, or its locked place, while it is still there as it was read
-    return Host(LIBRARIES + max(parts, default=0), 0 if plan.mapped else resident(profile, plan).pinned)
+    made = coding(_away(profile, plan), plan)
+    beside = LIBRARIES + (made + LEFT if made else 0)
+    return Host(beside + max(parts, default=0), 0 if plan.mapped else resident(profile, plan).pinned)
 
 
 def _read(profile: Profile, block: Block, plan: Plan) -> int:

@@ -1,10 +1,11 @@
 """How many bytes a plan needs, by cause and by phase: arithmetic on a profile. No torch."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from limner.plan.plan import Plan, Weights
+from limner.nn.storage import coding_bytes
+from limner.plan.plan import BITS, Plan, Weights
 from limner.plan.profile import Block, Profile
 
 Device = Literal["cuda", "cpu", "mps"]
@@ -147,12 +148,21 @@ def cache_need(profile: Profile, *, least: bool = False, on: Device = "cuda") ->
 
 
 def load_need(profile: Profile, plan: Plan, *, on: Device = "cuda") -> Need:
-    """What loading takes: the weights as the plan stores them, and the one tensor that is being coded."""
+    """What loading takes: the weights as the plan stores them, and the one tensor that is cast or coded."""
     held = _resident(profile, plan, "adamw", average=False, on=on)
     causes = {cause: size for cause, size in held.items() if cause not in ("adapter", "optimizer")}
     widest = max((block.widest for block in profile.blocks), default=0)
-    coding = 3 * widest if plan.weights in CODES else 0  # as it was, in fp32 to be rounded, and its codes
-    return _need(causes, coding, 0, on)
+    copies = 2 if profile.cast else bool(plan.codes)  # files of fp32 have twice the bytes
+    read = 0 if on == "cpu" else copies * widest  # there it is read where it lies, in its file
+    return _need(causes, read + coding(profile.blocks, plan), 0, on)
+
+
+def coding(blocks: Iterable[Block], plan: Plan) -> int:
+    """Bytes that making the codes of some blocks takes, beside the weight that is coded and the codes."""
+    if not plan.codes:
+        return 0
+    widest = max((block.widest for block in blocks), default=0)
+    return coding_bytes(plan.codes, widest * 8 // BITS[plan.compute])
 
 
 def state_bytes(profile: Profile, plan: Plan, optimizer: str) -> int:
