@@ -45,6 +45,20 @@ def test_tensorboard_gets_every_row_even_when_the_run_fails(tiny_base, photos, t
     assert "time" not in events.Tags()["scalars"]
 
 
+def test_of_steps_that_are_computed_twice_tensorboard_shows_the_second(tiny_base, photos, tmp_path):
+    recipe = wish(tiny_base, photos, track={"with": ["tensorboard"]}, name="zorb")
+    for done, steps, loss in ((0, range(1, 6), 1.0), (3, range(4, 7), 2.0)):
+        with tracked(recipe, RunDir(tmp_path), done=done) as track:
+            for step in steps:
+                track({"step": step, "loss": loss})
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "track" / "zorb"))
+    events.Reload()
+    shown = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert shown == [(1, 1.0), (2, 1.0), (3, 1.0), (4, 2.0), (5, 2.0), (6, 2.0)]
+
+
 def test_only_the_first_process_tracks(tiny_base, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(module.processes, "rank", lambda: 1)
     with tracked(wish(tiny_base, photos, track={"with": ["tensorboard"]}), RunDir(tmp_path)) as track:
@@ -82,6 +96,8 @@ def wandb(monkeypatch):
 
         def finish(self):
             self.seen.append("finish")
+            if self.fails:
+                raise Error("still gone")
 
     package = ModuleType("wandb")
     monkeypatch.setattr(package, "Error", Error, raising=False)
@@ -115,9 +131,34 @@ def test_a_tracker_that_fails_is_said_once_and_the_run_goes_on(tiny_base, photos
     assert [line for line in told.lines if "racker" in line] == [
         "Trackers failed (gone); training and metrics.jsonl go on without."
     ]
-    assert wandb.seen == [{"dir": str(tmp_path / "run" / "track")}, 1, "finish"]
+    assert wandb.seen[0]["dir"] == str(tmp_path / "run" / "track") and wandb.seen[1:] == [1, "finish"]
     train(recipe, tmp_path / "run", Told())
     assert len(wandb.seen) == 3, "a complete run has nothing to track"
+
+
+def test_a_run_that_goes_on_is_the_same_to_trackers_and_one_that_begins_is_not(
+    tiny_base, photos, tmp_path, wandb
+):
+    recipe, run = wish(tiny_base, photos, track={"with": ["wandb"]}), RunDir(tmp_path)
+    for done, spoil in ((0, None), (0, None), (2, None), (3, None), (4, b""), (5, None), (6, b"\xff")):
+        if spoil is not None:
+            run.track_id_path.write_bytes(spoil)
+        with tracked(recipe, run, done=done):
+            pass
+    given = [each for each in wandb.seen if isinstance(each, dict)]
+    assert {each["resume"] for each in given} == {"allow"}
+    first, begun, on, further, new, kept, last = [each["id"] for each in given]
+    assert begun == on == further and new == kept
+    assert len({first, begun, new, last}) == 4, "one that begins, or whose id is lost, is another"
+
+
+def test_a_training_that_goes_on_tells_trackers(tiny_base, photos, tmp_path, wandb, monkeypatch):
+    monkeypatch.setattr(wandb, "store_init_configuration", lambda self, values: None)
+    for steps in (2, 4):
+        recipe = wish(tiny_base, photos, track={"with": ["wandb"]}, train={"steps": steps})
+        train(recipe, tmp_path / "run", Told())
+    begun, on = [each["id"] for each in wandb.seen if isinstance(each, dict)]
+    assert begun == on and [each for each in wandb.seen if isinstance(each, int)] == [1, 2, 3, 4]
 
 
 def test_a_tracker_that_is_not_installed_is_refused(tiny_base, photos, tmp_path, monkeypatch):

@@ -49,6 +49,8 @@ class RunDir:
         self.lora_path = self.path / "lora.safetensors"
         self.model_path = self.path / "model"
         self.report_path = self.path / "report.html"
+        self.track_path = self.path / "track"
+        self.track_id_path = self.track_path / "id"
 
     def lora_path_for(self, tool: str) -> Path:
         """The LoRA as another tool than diffusers reads it: ``lora-comfyui.safetensors``."""

@@ -1,12 +1,15 @@
 """Trackers: copies of the metrics for TensorBoard, W&B and trackio, through accelerate."""
 
 import importlib
+import re
+import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from limner.errors import BadRecipe, first_line
+from limner.files import write_text
 from limner.nn import processes
 from limner.recipe.schema import Recipe
 from limner.run.rundir import RunDir
@@ -21,16 +24,18 @@ REMEDIES = {"wandb": "Run `wandb login`, or set WANDB_MODE=offline"}
 
 
 @contextmanager
-def tracked(recipe: Recipe | None, run: RunDir, say: Say | None = None) -> Iterator[Track]:
+def tracked(recipe: Recipe | None, run: RunDir, say: Say | None = None, done: int = 0) -> Iterator[Track]:
     """Give a function that passes rows of metrics on to the recipe's trackers, in the first process.
 
     ``metrics.jsonl`` is written anyway, so one that fails later is said and passed over. What was passed on
-    is flushed however the run ends.
+    is flushed however the run ends. A run that goes on is the same one to them. Of steps that a kill made it
+    compute twice, TensorBoard shows the second time, W&B keeps the first, and trackio has both.
 
     Args:
         recipe: The wish; None: there is nothing to track.
-        run: The run; trackers write below its ``track``.
+        run: The run; trackers write below its ``track``. Their id of it is kept there.
         say: Hears of a tracker that fails.
+        done: Steps that are saved; 0: the run begins, and has a new id.
 
     Raises:
         BadRecipe: A tracker is not installed, or cannot start.
@@ -40,35 +45,45 @@ def tracked(recipe: Recipe | None, run: RunDir, say: Say | None = None) -> Itera
         yield lambda row: None
         return
     check(names)
-    accelerator = _started(names, recipe, run)
+    accelerator = _started(names, recipe, run, done)
     lost: list[str] = []
+
+    def tell(act: Callable[[], Any]) -> None:
+        try:
+            act()
+        except _failures(names) as error:
+            if not lost:
+                what = f"Trackers failed ({first_line(error)}); training and metrics.jsonl go on without."
+                (say or Quiet()).line(what)
+                lost.append(what)
 
     def track(row: Mapping[str, Any]) -> None:
         values = {key: value for key, value in row.items() if key not in ("step", "time")}
-        try:
-            if not lost:
-                accelerator.log(values, step=row["step"])
-        except _failures(names) as error:
-            lost.append(first_line(error))
-            (say or Quiet()).line(f"Trackers failed ({lost[0]}); training and metrics.jsonl go on without.")
+        if not lost:
+            tell(lambda: accelerator.log(values, step=row["step"]))
 
     try:
         yield track
     finally:
         for each in accelerator.trackers:  # its end_training would also end the other processes' group
-            each.finish()
+            tell(each.finish)
 
 
-def _started(names: list[Any], recipe: Recipe, run: RunDir) -> Any:
+def _started(names: list[Any], recipe: Recipe, run: RunDir, done: int) -> Any:
     from accelerate import Accelerator
 
-    place = run.path / "track"
+    place = run.track_path
     try:
         place.mkdir(parents=True, exist_ok=True)
+        known = _id(run, done)
         for name in names:
             importlib.import_module(name)
         accelerator = Accelerator(log_with=names, project_dir=str(place))
-        own = {"wandb": {"dir": str(place)}}  # else it writes where the command was typed
+        own = {
+            "tensorboard": {"purge_step": done + 1},
+            "trackio": {"name": f"{recipe.name}-{known}", "resume": "allow"},
+            "wandb": {"dir": str(place), "id": known, "resume": "allow"},  # else where the command was typed
+        }
         config = _flat(recipe.model_dump(mode="json"))
         accelerator.init_trackers(recipe.name, config=config, init_kwargs=own)
     except _failures(names) as error:
@@ -78,6 +93,17 @@ def _started(names: list[Any], recipe: Recipe, run: RunDir) -> Any:
             f"{remedy}, or leave it out."
         ) from error
     return accelerator
+
+
+def _id(run: RunDir, done: int) -> str:
+    """What trackers know the run by; kept as long as it goes on."""
+    path = run.track_id_path
+    kept = path.read_bytes() if done and path.is_file() else b""
+    if re.fullmatch(rb"[0-9a-f]{12}\n", kept):
+        return kept.decode().strip()
+    made = secrets.token_hex(6)
+    write_text(path, f"{made}\n")
+    return made
 
 
 def _failures(names: list[Any]) -> tuple[type[BaseException], ...]:

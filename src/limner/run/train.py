@@ -75,7 +75,7 @@ def train(recipe: Recipe, out: Path, say: Say) -> Trained:
         done = found.step if found else 0
         more = recipe if recipe.train.steps > done else None
         # before hours of work, as one that cannot start is an error
-        track = stack.enter_context(tracked(more, run, say))
+        track = stack.enter_context(tracked(more, run, say, done))
         store, _ = stocked(setting, ladder, say)
         setting = setting.planned(ladder.plan)
         trainee = begun(
