@@ -14,7 +14,7 @@ from limner.errors import BadData, BadProvider, BadUsage
 from limner.run.caption import Settings, caption
 from scribe import Say, Status, answers, captions, serving
 from small import Told
-from writing import GOOD, PROTOCOLS, WISH, rows, write
+from writing import GOOD, PROTOCOLS, WISH, everything_written, rows, write
 
 # what is written, what is sent -----------------------------------------------------------------------------
 
@@ -225,16 +225,24 @@ def test_one_image_is_told_as_one(pets):
 
 
 def test_wrong_use_is_told(pets, tmp_path):
-    nobody = Options(name="nobody")
-    with pytest.raises(BadUsage, match='--with is "nobody"; it must be one of: claude'):
-        caption(pets, WISH, nobody, Settings(), Told())
+    somebody = Options(name="openai")
     with pytest.raises(BadData, match="does not exist"):
-        caption(tmp_path / "gone", WISH, nobody, Settings(), Told())
+        caption(tmp_path / "gone", WISH, somebody, Settings(), Told())
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadData, match="holds no images"):
-        caption(tmp_path / "empty", WISH, nobody, Settings(), Told())
+        caption(tmp_path / "empty", WISH, somebody, Settings(), Told())
     with pytest.raises(BadUsage, match="--url is .*must begin with http"):
         caption(pets, WISH, Options(name="openai", url="localhost:80"), Settings(), Told())
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_nobody_of_that_name_is_told_even_where_all_images_have_captions(pets, overwrite):
+    with serving(answers(captions(GOOD))) as scribe:
+        write(pets, scribe)
+    before = everything_written(pets)
+    with pytest.raises(BadUsage, match='--with is "nobody"; it must be one of: claude'):
+        caption(pets, WISH, Options(name="nobody"), Settings(overwrite=overwrite), Told())
+    assert everything_written(pets) == before
 
 
 def test_a_missing_package_is_told_with_the_command(pets, monkeypatch):

@@ -17,7 +17,7 @@ from limner.annotate.captioner import Outcome, is_plain
 from limner.annotate.captioner import caption as ask_caption
 from limner.annotate.picture import Picture, picture
 from limner.annotate.price import Price, dollars, foretold, price_of
-from limner.annotate.providers import Options, provider
+from limner.annotate.providers import Options, known, provider
 from limner.annotate.record import now
 from limner.annotate.shelf import Shelf
 from limner.annotate.wish import MANNERS, Wish
@@ -50,10 +50,12 @@ def caption(
         patience: How long a server is tried.
 
     Raises:
+        BadUsage: There is no such provider, or what was asked of it cannot be.
         BadData: The folder cannot be used.
         BadProvider: Nobody answers: key, model, address or package.
         Stopped: Ctrl-C.
     """
+    known(options.name)  # also where nobody will be asked
     start, shelf = time.monotonic(), Shelf(folder)
     work = _Work(shelf, wish, options, settings, say, patience or Patience())
     try:

@@ -53,6 +53,19 @@ KNOWN = {
 ALIASES = {"anthropic": "claude"}
 
 
+def known(name: str) -> Known:
+    """The provider of a name.
+
+    Raises:
+        BadUsage: There is none.
+    """
+    found = KNOWN.get(ALIASES.get(name, name))
+    if found is None:
+        names = "; ".join(f"{each} ({one.what})" for each, one in KNOWN.items())
+        raise BadUsage(f'--with is "{name}"; it must be one of: {names}.')
+    return found
+
+
 def provider(options: Options) -> Provider:
     """Make a provider ready to be asked.
 
@@ -60,11 +73,7 @@ def provider(options: Options) -> Provider:
         BadUsage: There is none of that name, or the options do not fit it.
         BadProvider: Its package, key or model is missing.
     """
-    name = ALIASES.get(options.name, options.name)
-    if name not in KNOWN:
-        known = "; ".join(f"{each} ({one.what})" for each, one in KNOWN.items())
-        raise BadUsage(f'--with is "{options.name}"; it must be one of: {known}.')
-    return importlib.import_module(f"{__name__}.{KNOWN[name].module}").provider(options)
+    return importlib.import_module(f"{__name__}.{known(options.name).module}").provider(options)
 
 
 def package(module: str, whose: str, extra: str) -> Any:
