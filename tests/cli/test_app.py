@@ -2,6 +2,7 @@ import errno
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -219,15 +220,21 @@ def test_an_error_is_one_line_and_one_object(limner, photos, verb, error, status
     assert f"limner: error: {told['message']}\n" == done.err
 
 
-def test_ctrl_c_before_anything_is_saved_is_one_line(limner, photos, verb):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_a_verb_lets_by_is_one_line(limner, photos, verb, number):
     def train(recipe, out, say):
-        raise KeyboardInterrupt
+        if number == signal.SIGINT:  # what Python makes of it, unless a script started it in the background
+            raise KeyboardInterrupt
+        signal.raise_signal(number)
+        pytest.fail("nobody heard it")
 
+    before = signal.getsignal(signal.SIGTERM)
     verb("train", train=train)
     done = limner("train", "photos", "--json")
     assert done.status == 1
     assert json.loads(done.out)["error"]["kind"] == "Stopped"
     assert done.err == "limner: error: Stopped. What was written is kept; run the same command again.\n"
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.parametrize(

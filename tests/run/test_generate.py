@@ -60,6 +60,23 @@ def test_a_run_is_painted_with(trained, tmp_path):
     assert np.array_equal(look(again[0]), look(written[0]))
 
 
+def test_a_picture_is_whole_or_not_there(trained, tmp_path, monkeypatch):
+    """Whatever ends it while it is written, a signal included; the one that was there stays."""
+    (old,) = paint(trained, tmp_path, settings=Settings(steps=1))
+    before, true = old.read_bytes(), Image.Image.save
+
+    def save(image, file, **more):
+        true(image, file, **more)
+        Path(file).write_bytes(Path(file).read_bytes()[:100])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    for seed in (0, 1):
+        with pytest.raises(KeyboardInterrupt):
+            paint(trained, tmp_path, settings=Settings(steps=1, seed=seed))
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
+
+
 def test_weight_zero_is_the_base_and_one_the_lora(trained, tiny_base, tmp_path):
     whole, none, half = (
         look(paint(trained, tmp_path / str(weight), settings=Settings(steps=2, weight=weight))[0])

@@ -4,7 +4,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,16 +37,14 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, a
 
 @contextmanager
 def speaking(*, as_json: bool) -> Iterator[Any]:
-    """Give a verb its ``Say``, keep what libraries print off stdout, turn a bare Ctrl-C into one line."""
+    """Give a verb its ``Say``, keep what libraries print off stdout, turn a signal into one line."""
     from limner.cli.show import progress
+    from limner.run.interrupt import polite
 
     for library in ("TRANSFORMERS", "DIFFUSERS"):  # before it is loaded: its advice is for programmers
         os.environ.setdefault(f"{library}_VERBOSITY", "critical")
     try:
-        if as_json:
-            with redirect_stdout(sys.stderr):
-                yield progress()
-        else:
+        with polite(), redirect_stdout(sys.stderr) if as_json else nullcontext():
             yield progress()
     except KeyboardInterrupt:
         raise Stopped("Stopped. What was written is kept; run the same command again.") from None

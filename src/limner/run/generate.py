@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from limner.families.base import Canvas, Family
 from limner.families.loading import BROKEN, hush
 from limner.families.sampler import sampler, told
 from limner.families.source import Source
+from limner.files import atomic_write
 from limner.lora import file, stock
 from limner.recipe import toml
 from limner.recipe.schema import Recipe
@@ -101,8 +103,7 @@ def generate(  # noqa: PLR0913  what a picture is made of
                 generator = torch.Generator().manual_seed(seed)
                 picture = pipe(prompt=prompt, **family.options(source, canvas), generator=generator).images[0]
                 place = out / f"{number:02d}-{_slug(prompt)}-{seed}.png"
-                place.parent.mkdir(parents=True, exist_ok=True)
-                picture.save(place)
+                atomic_write(place, partial(picture.save, format="PNG"))
                 written.append(place)
                 bar.advance(note=place.name)
     return written

@@ -8,6 +8,20 @@ from typing import Any
 from limner.errors import Stopped
 
 
+@contextmanager
+def polite() -> Iterator[None]:
+    """Within this, SIGTERM is what Ctrl-C is: a ``KeyboardInterrupt``."""
+    try:
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    except ValueError:  # only the main thread may; elsewhere the caller stops us
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 class Interrupt:
     """SIGINT and SIGTERM: at once while nothing can be lost, between two steps while training.
 
