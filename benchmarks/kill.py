@@ -2,8 +2,9 @@
 
     python benchmarks/kill.py [--base FOLDER] [--rounds 50] [--seed 0]
 
-A round starts the command on a run folder and kills it after a random time, anywhere from its first file on;
-the next round starts the same command on what the killed one left. When a run comes to its end, its losses,
+A round starts the command on a run folder and kills it after a random time: by turns from its first file on,
+and from its next row of metrics on, as else a busy machine would see most kills before the first step. The
+next round starts the same command on what the killed one left. When a run comes to its end, its losses,
 held-out losses, final checkpoint, samples and LoRA must equal, bit for bit, those of the run that nobody
 killed; then a new folder begins, with an empty cache. After every kill:
 
@@ -161,8 +162,14 @@ def check(out: Path, cache: Path) -> int:
     return max(steps, default=0)
 
 
-def wait(process: subprocess.Popen[bytes], out: Path, seconds: float) -> float:
+def wait(process: subprocess.Popen[bytes], out: Path, seconds: float, *, row: bool = False) -> float:
     """Wait until the process holds the run folder and then ``seconds`` more, or for its end.
+
+    Args:
+        process: The command.
+        out: Its run folder.
+        seconds: To wait.
+        row: Count them from when it has written another row of metrics.
 
     Returns:
         Seconds since it held the folder.
@@ -170,9 +177,18 @@ def wait(process: subprocess.Popen[bytes], out: Path, seconds: float) -> float:
     while process.poll() is None and not holds(out, process.pid):
         time.sleep(0.005)
     start = time.monotonic()
+    rows = size(out)
+    while row and process.poll() is None and size(out) <= rows:
+        time.sleep(0.005)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(seconds)
     return time.monotonic() - start
+
+
+def size(out: Path) -> int:
+    """Bytes of the metrics so far."""
+    path = RunDir(out).metrics_path
+    return path.stat().st_size if path.exists() else 0
 
 
 def holds(out: Path, pid: int) -> bool:
@@ -206,13 +222,17 @@ def rounds(line: Line, count: int, seed: int) -> Iterator[Round]:
     lasts = wait(alone, whole, 600)
     assert alone.wait() == 0, line.told()
     wanted = outcome(whole)
+    times = [row["time"] for row in RunDir(whole).metrics()]
     killed, turn, before = 0, 0, 0
     while killed < count or turn:
         name = f"run-{seed}-{killed - turn}"
         out, cache = line.work / name, line.work / f"{name}-cache"
         process = line.start(out, cache)
-        pause = draw.uniform(0, 0.8 * lasts) if killed < count else 600.0  # the last run may end
-        seconds = wait(process, out, pause)
+        late = killed % 2 == 1
+        pause = draw.uniform(0, 1.5 * (times[-1] - times[0]) if late else 0.8 * lasts)
+        if killed >= count:  # the last run may end
+            pause = 600.0
+        seconds = wait(process, out, pause, row=late)
         ended = process.poll() is not None
         if not ended:
             process.send_signal(signal.SIGKILL)
