@@ -1,5 +1,6 @@
 """A tiny base of a case, whole: what the tests of families and of the engine train."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from limner.nn import lora
 from limner.nn.draws import Draws
 from limner.nn.ragged import together
 
-CPU = torch.device("cpu")
+DEVICE = torch.device(os.environ.get("LIMNER_TEST_DEVICE", "cpu"))
+"""Where the laws of the engine are tried; "cuda" on a machine that has one."""
 CAPTIONS = ("a cat, sitting on a mat", "dog")
 IMAGE = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 32, 64), dtype=np.uint8))
 FRAME = torch.tensor([[600, 900, 0, 1, 32, 64], [40, 80, 3, 0, 32, 64]])
@@ -40,7 +42,8 @@ class Base:
         self.models = {name: self.load(name) for name in self.family.parts}
 
     def load(self, name: str) -> Any:
-        return load(self.family, self.source, name, dtype=torch.float32, device=CPU)
+        device = DEVICE if name == self.family.denoiser else torch.device("cpu")
+        return load(self.family, self.source, name, dtype=torch.float32, device=device)
 
     def row(self, number: int) -> dict[str, Tensor]:
         """The frozen values of one image and caption."""
@@ -57,7 +60,8 @@ class Base:
     def batch(self, *numbers: int) -> dict[str, Tensor]:
         rows = [self.row(number) for number in numbers]
         ragged = self.family.ragged
-        return {n: (together if n in ragged else torch.cat)([r[n] for r in rows]) for n in rows[0]}
+        made = {n: (together if n in ragged else torch.cat)([r[n] for r in rows]) for n in rows[0]}
+        return {name: value.to(DEVICE) for name, value in made.items()}
 
     def moved(self) -> nn.Module:
         """The denoiser with a LoRA that is not zero."""

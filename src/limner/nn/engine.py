@@ -71,8 +71,8 @@ def equip(  # noqa: PLR0913  a plan has as many choices
         engine.settle(model, device)
         if tail_skip and checkpointed and not compile:
             engine.cut(frozen(each) for each in matching(model, anatomy.tails).values())
-        memory: list[Remembered] = [*placed(model), *([engine.hoist] if engine.hoist else [])]
-        again = partial(Checkpoint, memory=memory, keep_attention=keep_attention)
+        engine.memory = [*placed(model), *([engine.hoist] if engine.hoist else [])]
+        again = partial(Checkpoint, memory=engine.memory, keep_attention=keep_attention)
         for number, block in enumerate(blocks):
             twice = again if number < checkpointed else None
             place = streamed.index(number) if number in streamed else None
@@ -96,6 +96,8 @@ class Engine:
         """The streamed blocks, if there are any."""
         self.hoist: Hoist | None = None
         """The modulations that are computed ahead, if they are."""
+        self.memory: Sequence[Remembered] = ()
+        """What blocks read besides their arguments."""
 
     def close(self) -> None:
         """Undo it all. Weights that were streamed or hoisted stay on the host, for the next plan to place."""
@@ -154,9 +156,19 @@ class Engine:
         if again is not None:
             twice = again(run)
             run = run.watch(twice) if isinstance(run, Streamed) else twice
-        run = self.attention.before(run, bare, kind)
+        run = self.attention.before(run, partial(_apart, bare, self.memory), kind)
         if run != block.forward:
             self.stand_in(block, run)
+
+
+def _apart(run: Run, memory: Sequence[Remembered], /, *args: Any, **named: Any) -> Any:
+    """Run something that leaves no trace: without a gradient, modulations would be taken for frozen."""
+    before = [each.now() for each in memory]
+    try:
+        return run(*args, **named)
+    finally:
+        for each, value in zip(memory, before, strict=True):
+            each.put(value)
 
 
 def _tensors(model: nn.Module) -> list[tuple[dict[str, Any], str, Tensor]]:
