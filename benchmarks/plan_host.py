@@ -137,10 +137,10 @@ def case(root: str, folder: str, changes: dict[str, Any]) -> dict[str, dict[str,
     with peak() as most, tempfile.TemporaryDirectory() as scratch:
         checkpoint.save(Path(scratch) / "step-000001.safetensors", state, {"step": 1})
     saving = most() - start
-    slots = told["train"].pinned if plan.mapped else 0  # room that copies pass through, on the way to a GPU
+    staged = told["train"].pinned if plan.mapped else 0  # copies pass through it, on the way to a GPU
     return {
         "load": {"predicted": told["load"].total - LIBRARIES, "measured": loading},
-        "train": {"predicted": told["train"].total - LIBRARIES - slots, "measured": there},
+        "train": {"predicted": told["train"].total - LIBRARIES - staged, "measured": there},
         "save": {"predicted": told["save"].total - told["train"].total, "measured": saving},
     }
 

@@ -79,9 +79,19 @@ def test_memory_of_the_computer_that_is_short_is_told_with_the_phase():
     with pytest.raises(DoesNotFit):
         choose(profile, card, wish)
     found = misfit(profile, card, wish)
-    assert "while it fills the cache it takes 10.6 GB of the computer's memory" in str(found)
+    assert "while it fills the cache it takes 10.3 GB of the computer's memory" in str(found)
     assert "may use 6.0 GB" in str(found)
-    assert found.remedies == ("16 GB of memory in the computer (limits.ram)",)
+    assert found.remedies == ("12 GB of memory in the computer (limits.ram)",)
+
+
+def test_the_limit_that_is_exceeded_is_the_one_that_is_named():
+    """Little may be locked, and there is memory enough."""
+    card = replace(device(5), pinned=GB // 32)
+    with pytest.raises(DoesNotFit):
+        choose(SHALLOW[1024], card, replace(WISH, quality="16bit"))
+    text = str(misfit(SHALLOW[1024], card, replace(WISH, quality="16bit")))
+    assert "it locks 64 MB of the computer's memory for the device at least, and may lock 32 MB." in text
+    assert "in the computer (limits.ram)" in text
 
 
 def test_every_remedy_is_one():

@@ -15,7 +15,7 @@ from limner.recipe.size import label
 SHOWN = 3
 SIZES = (4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 80, 96, 141, 180, 192)
 """Memory of cards that are sold, in units of 2^30 bytes."""
-HOSTS = (16, 32, 64, 96, 128, 192, 256)
+HOSTS = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 SMALLER = (1024, 768, 512, 256)
 TRIED = 2
 """Resolutions that are tried when nothing fits, and how many of them: each may have to be traced."""
@@ -141,31 +141,42 @@ class Misfit:
     free: int
     ram: int = 0
     """Bytes that the host may give."""
+    pinned: int = 0
+    """Bytes of them that may be locked."""
 
     def __str__(self) -> str:
         """One line for people."""
-        if self.least.plan.moments == "host" and self.need.reserved <= self.free:
-            host = self.least.host.total
-            return (
-                f"Nothing fits: weights, gradients and the optimizer's state in the host's memory take "
-                f"{label(host)}, and may use {label(self.ram)}. What would do: {self._ways}."
-            )
-        if self.need.reserved <= self.free:
-            phase, host = max(self.least.hosts.items(), key=lambda one: one[1].total)
-            return (
-                f"Nothing fits: while it {DOING[phase]} it takes {label(host.total)} of the computer's "
-                f"memory at least, and may use {label(self.ram)}. What would do: {self._ways}."
-            )
+        ways = "; or ".join(self.remedies) or "choose a smaller base"
+        why = self._on_device if self.need.reserved > self.free else self._on_host
+        return f"Nothing fits: {why}. What would do: {ways}."
+
+    @property
+    def _on_device(self) -> str:
         share = label(self.need.causes[self.cause])
         return (
-            f"Nothing fits: while it {DOING[self.phase]} it takes {label(self.need.reserved)} at least, "
-            f"and may use {label(max(0, self.free))}. Most of it is {CAUSES[self.cause]} ({share}). "
-            f"What would do: {self._ways}."
+            f"while it {DOING[self.phase]} it takes {label(self.need.reserved)} at least, and may use "
+            f"{label(max(0, self.free))}. Most of it is {CAUSES[self.cause]} ({share})"
         )
 
     @property
-    def _ways(self) -> str:
-        return "; or ".join(self.remedies) or "choose a smaller base"
+    def _on_host(self) -> str:
+        """By the limit that is exceeded most: the host's memory, or what of it may be locked."""
+        phase, host = max(self.least.hosts.items(), key=lambda one: one[1].total)
+        tied, locked = max(self.least.hosts.items(), key=lambda one: one[1].pinned)
+        if locked.pinned * self.ram > host.total * self.pinned:
+            return (
+                f"while it {DOING[tied]} it locks {label(locked.pinned)} of the computer's memory for the "
+                f"device at least, and may lock {label(self.pinned)}"
+            )
+        if self.least.plan.moments == "host":
+            return (
+                f"weights, gradients and the optimizer's state in the host's memory take "
+                f"{label(host.total)}, and may use {label(self.ram)}"
+            )
+        return (
+            f"while it {DOING[phase]} it takes {label(host.total)} of the computer's memory at least, and "
+            f"may use {label(self.ram)}"
+        )
 
 
 DOING = {
@@ -197,7 +208,8 @@ def misfit(
     causes = {cause: size for cause, size in need.causes.items() if cause not in ("context", "workspace")}
     remedies = tuple(_remedies(profile, device, wish, at))
     largest = max(causes, key=lambda cause: causes[cause])
-    return Misfit(smallest, phase, need, largest, remedies, budget(device), device.ram)
+    limits = budget(device), device.ram, device.pinned
+    return Misfit(smallest, phase, need, largest, remedies, *limits)
 
 
 def _remedies(

@@ -15,7 +15,6 @@ from limner.plan.memory import (
     coding,
     frozen_bytes,
     saved_bytes,
-    slot_bytes,
     state_bytes,
 )
 from limner.plan.plan import Plan
@@ -29,6 +28,10 @@ LIBRARIES = 1200 * MIB
 LEFT = 16 * MIB
 """What the C library keeps of what coding a weight has freed, until it is told to give it back (``nn.heap``).
 Measured: at most 11 MiB (benchmarks/plan_host.py)."""
+
+STAGED = 64 * MIB
+"""What the driver locks to copy through what is not locked itself, such as a file: CUDA says that pageable
+memory goes to staging memory first (``cudaMemcpyAsync``). Its size is assumed until a GPU has measured it."""
 
 WORKERS = 4
 """Threads that decode images ahead of the encoder and write entries behind it, at most (``run.beside``)."""
@@ -88,7 +91,7 @@ def hosts_of(
 
 
 def resident(profile: Profile, plan: Plan, optimizer: str = "adamw", *, average: bool = False) -> Host:
-    """What is there while it trains: what left the device, locked whole, or staged through slots when mapped.
+    """What is there while it trains: what left the device, locked whole unless it lies in files.
 
     Of a full fine-tune on the host masters, gradients and moments are here, and locked room for what is under
     way.
@@ -100,7 +103,7 @@ def resident(profile: Profile, plan: Plan, optimizer: str = "adamw", *, average:
     away = [frozen_bytes(block, plan) for block in _away(profile, plan)]
     hoisted = [block.modulation for block in (profile.rest, *profile.blocks)] if plan.hoist else []
     if plan.mapped:
-        return Host(LIBRARIES + paged, slot_bytes(profile, plan) + max(hoisted, default=0))
+        return Host(LIBRARIES + paged, STAGED)
     return Host(LIBRARIES + paged, sum(away) + sum(hoisted))
 
 
@@ -125,7 +128,7 @@ def _encoding(stage: Stage, plan: Plan, beside: int) -> Host:
     streamed = plan.encode_streamed and stage.least < stage.weights
     if streamed and not plan.encode_mapped:
         return Host(LIBRARIES + beside, stage.weights)
-    return Host(LIBRARIES + beside + stage.copied, stage.least if streamed else 0)
+    return Host(LIBRARIES + beside + stage.copied, STAGED if streamed else 0)
 
 
 def _loading(profile: Profile, plan: Plan) -> Host:
