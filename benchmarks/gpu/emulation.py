@@ -154,22 +154,33 @@ class Gauge:
 
 
 def _reader() -> Callable[[], int] | None:
-    """How the bytes used on the first GPU are read; None where there is none."""
-    if find_spec("pynvml") is not None:
-        import pynvml
-
-        try:
-            pynvml.nvmlInit()
-        except pynvml.NVMLError:
-            return None
-        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-        return lambda: int(pynvml.nvmlDeviceGetMemoryInfo(handle).used)
-    asked = ["nvidia-smi", "--id=0", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    """How the bytes used on the first GPU are read; None where no driver tells them."""
+    if read := _nvml():
+        return read
     try:
-        subprocess.run(asked, capture_output=True, check=True)
-    except (FileNotFoundError, subprocess.CalledProcessError):
+        _driver()
+    except (subprocess.SubprocessError, OSError, ValueError):
         return None
-    return lambda: int(subprocess.run(asked, capture_output=True, text=True, check=True).stdout) * 2**20
+    return _driver
+
+
+def _nvml() -> Callable[[], int] | None:
+    if find_spec("pynvml") is None:
+        return None
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        pynvml.nvmlDeviceGetMemoryInfo(handle)  # not told of a card that is shared out (MIG)
+    except pynvml.NVMLError:
+        return None
+    return lambda: int(pynvml.nvmlDeviceGetMemoryInfo(handle).used)
+
+
+def _driver() -> int:
+    asked = ["nvidia-smi", "--id=0", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    return int(subprocess.run(asked, capture_output=True, text=True, check=True).stdout) * 2**20
 
 
 if __name__ == "__main__":

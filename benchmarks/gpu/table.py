@@ -211,10 +211,9 @@ def turn(  # noqa: PLR0913  as above
     command = ours(cell, said, tiny=asked.tiny) if side == OURS else peers.command(side, told)
     card, out, log = played(cell.card), told.out / "seen.json", told.out / "log.txt"
     with ExitStack() as stack, log.open("wb") as file:
-        reader = Gauge()
-        if reader.read and not asked.tiny and not asked.no_ballast:
+        if shutil.which("nvidia-smi") and not asked.tiny and not asked.no_ballast:
             stack.enter_context(ballast(card))
-        gauge = stack.enter_context(reader)
+        gauge = stack.enter_context(Gauge())
         bench = {"cap": 0 if asked.tiny else card.cap, "out": str(out), "began": time.time()}
         bench |= {"warm_up": WARM_UP, "steps": cell.steps}
         process = subprocess.run(

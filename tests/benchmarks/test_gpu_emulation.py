@@ -89,3 +89,14 @@ def test_gauge_keeps_the_most_above_the_start(monkeypatch):
         while gauge.peak != 300:
             pass
     assert gauge.peak == 300
+
+
+def test_a_driver_that_tells_no_number_leaves_the_gauge_empty(monkeypatch, tmp_path):
+    monkeypatch.setattr(emulation, "find_spec", lambda _: None)
+    driver = tmp_path / "nvidia-smi"
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    for said, read in (("400", 400 * 2**20), ("[N/A]", None)):
+        driver.write_text(f"#!/bin/sh\necho '{said}'\n")
+        driver.chmod(0o755)
+        found = Gauge().read
+        assert (found and found()) == read
