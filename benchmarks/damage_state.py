@@ -63,7 +63,7 @@ TEXTS = {
     "a date": "seed = 1979-05-27",
     "NUL": "seed = 1\0",
     "not UTF-8": 'name = "\udcff"',
-    "a byte order mark": '\ufeffname = "x"',
+    "two byte order marks": '\ufeff\ufeffname = "x"',  # one is what Windows writes, and is read
 }
 
 
