@@ -223,29 +223,30 @@ def rounds(line: Line, count: int, seed: int) -> Iterator[Round]:
     assert alone.wait() == 0, line.told()
     wanted = outcome(whole)
     times = [row["time"] for row in RunDir(whole).metrics()]
-    killed, turn, before = 0, 0, 0
-    while killed < count or turn:
-        name = f"run-{seed}-{killed - turn}"
+    trains = times[-1] - times[0]
+    killed, ended, before, begun = 0, 0, 0, False
+    while killed < count or begun:
+        name = f"run-{seed}-{ended}"
         out, cache = line.work / name, line.work / f"{name}-cache"
         process = line.start(out, cache)
         late = killed % 2 == 1
-        pause = draw.uniform(0, 1.5 * (times[-1] - times[0]) if late else 0.8 * lasts)
+        pause = draw.uniform(0, 1.2 * trains if late else 0.8 * lasts)
         if killed >= count:  # the last run may end
             pause = 600.0
         seconds = wait(process, out, pause, row=late)
-        ended = process.poll() is not None
-        if not ended:
+        over = process.poll() is not None
+        if not over:
             process.send_signal(signal.SIGKILL)
         process.wait()
         assert process.returncode in (0, -signal.SIGKILL), f"round {killed}: {line.told()}"
         saved = check(out, cache)
         assert saved >= before, f"round {killed}: step {before} was saved, and step {saved} is left"
-        yield Round(place_of(out, ended=ended), len(RunDir(out).metrics()), saved, round(seconds, 3))
-        if ended:
+        yield Round(place_of(out, ended=over), len(RunDir(out).metrics()), saved, round(seconds, 3))
+        if over:
             assert outcome(out) == wanted, f"round {killed}: the run in {out} ended otherwise"
-            turn = before = 0
+            ended, before, begun = ended + 1, 0, False
         else:
-            killed, turn, before = killed + 1, turn + 1, saved
+            killed, before, begun = killed + 1, saved, True
 
 
 def main() -> None:
