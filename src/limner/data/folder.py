@@ -139,12 +139,13 @@ def read_folder(
     if not examples:
         raise BadData(_nothing(root, rejected))
     advice = _too_deep(root, candidates) if layout == "sidecar" else ""
-    return Folder(root, layout, tuple(examples), tuple(sorted(rejected, key=_place)), advice)
+    rejected.sort(key=lambda one: str(one.path))  # lines of one file stay in their order
+    return Folder(root, layout, tuple(examples), tuple(rejected), advice)
 
 
 def _too_deep(root: Path, candidates: list[_Candidate]) -> str:
     """A word on folders ``img/10_cat``: it is the one above that kohya is given."""
-    folders = {above: None for one in candidates for above in _above(one.file) if "/" in above}
+    folders = {above for one in candidates for above in _above(one.file) if "/" in above}
     found = sorted(folder for folder in folders if _repeats(folder.rpartition("/")[2]))
     if not found:
         return ""
@@ -153,12 +154,6 @@ def _too_deep(root: Path, candidates: list[_Candidate]) -> str:
         f"{named}: named as kohya's folders N_name are, and read as plain ones, since they lie below others. "
         f"If N shall count, name {root / _parent(found[0])}"
     )
-
-
-def _place(one: Rejected) -> tuple[str, int, str]:
-    """Files by name, the lines of one in their order."""
-    line = re.match(r"line (\d+):", one.reason)
-    return str(one.path), int(line[1]) if line else 0, one.reason
 
 
 def _nothing(root: Path, rejected: list[Rejected]) -> str:
