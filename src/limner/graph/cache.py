@@ -16,6 +16,8 @@ from limner.files import atomic_write
 from limner.graph.unit import Unit
 
 FORMAT = "1"
+AGAIN = "Delete it and run again."
+"""What is to be done about an entry that is damaged."""
 
 
 def text_address(text: str) -> str:
@@ -95,20 +97,18 @@ class Cache:
         except FileNotFoundError as error:
             raise BadCache(f"Cache entry {path} is gone. Run again to compute it anew.") from error
         except (SafetensorError, OSError, ValueError) as error:
-            raise BadCache(
-                f"Cache entry {path} cannot be read ({error}). Delete it and run again."
-            ) from error
+            raise BadCache(f"Cache entry {path} cannot be read ({error}). {AGAIN}") from error
         if facts.get("format") != FORMAT:
             raise BadCache(
                 f"Cache entry {path} has format {facts.get('format')!r}, this version reads {FORMAT!r}. "
                 "Choose another folder with data.cache, or delete this one."
             )
         if facts.get("address") != address or facts.get("digest") != digest(values):
-            raise BadCache(f"Cache entry {path} is not what its name says. Delete it and run again.")
+            raise BadCache(f"Cache entry {path} is not what its name says. {AGAIN}")
         return values
 
     def damage(self, address: str) -> str:
-        """Why an entry that is there cannot be used; "" when it can.
+        """Why an entry that is there cannot be used, without a remedy; "" when it can.
 
         Raises:
             BadCache: Another version of Limner wrote it: not ours to replace.
@@ -118,7 +118,7 @@ class Cache:
         except BadCache as error:
             if self._format(address) not in (None, FORMAT):
                 raise
-            return str(error)
+            return str(error).removesuffix(AGAIN).rstrip()
         return ""
 
     def _format(self, address: str) -> str | None:

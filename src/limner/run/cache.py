@@ -174,7 +174,7 @@ def _discard_damaged(store: Cache, places: Iterable[str], say: Say) -> bool:
     damaged = {place: store.damage(place) for place in sorted(places) if processes.mine(place)}
     reasons = {place: reason for place, reason in damaged.items() if reason}
     for place, reason in reasons.items():
-        say.line(f"Cache: computed again: {reason.removesuffix('Delete it and run again.').rstrip()}")
+        say.line(f"Cache: computed again: {reason}")
         store.discard(place)
     processes.barrier()
     return bool(reasons)
