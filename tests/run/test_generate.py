@@ -60,6 +60,12 @@ def test_a_run_is_painted_with(trained, tmp_path):
     assert np.array_equal(look(again[0]), look(written[0]))
 
 
+def test_a_file_in_the_place_of_the_folder_is_told_before_anything_is_painted(trained, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(BadUsage, match=r"out is a file\. Name a folder for the pictures with --out"):
+        paint(trained, tmp_path / "out")
+
+
 def test_a_picture_is_whole_or_not_there(trained, tmp_path, monkeypatch):
     """Whatever ends it while it is written, a signal included; the one that was there stays."""
     (old,) = paint(trained, tmp_path, settings=Settings(steps=1))

@@ -75,6 +75,8 @@ def generate(  # noqa: PLR0913  what a picture is made of
     """
     if not prompts:
         raise BadUsage("There is no prompt. Give at least one with --prompt.")
+    if out.is_file():
+        raise BadUsage(f"{out} is a file. Name a folder for the pictures with --out.")
     path, base, parts = _trained(target, base, parts)
     if path is None and settings.weight != 1.0:
         raise BadUsage(f"--weight is {settings.weight:g}, and {target} has no LoRA: it is whole. Remove it.")
