@@ -15,6 +15,7 @@ over-exposed, and how many are told.
 import argparse
 import tempfile
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,7 @@ def plant(folder: Path, first: int, each: int) -> dict[str, tuple[str, str]]:
 def dark_set(folder: Path, first: int, count: int) -> None:
     """``count`` low-key pictures, numbered from ``first`` on, each burnt."""
     numbers = (n for n in camera_numbers(first) if KINDS[n % len(KINDS)].__name__ == "low_key")
-    for _, number in zip(range(count), numbers, strict=False):
+    for number in islice(numbers, count):
         put(folder, f"dark{number:06}", burnt(clean(number)), number, {})
 
 
