@@ -1,0 +1,122 @@
+"""Law: what runs on a GPU is what runs on a CPU, tried on a stand-in for one (``tests/standin``)."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from standin import card
+
+ROOT = Path(__file__).resolve().parents[2]
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = card.build(tmp_path_factory.mktemp("card"))
+    if made is None:
+        pytest.skip("no C++ compiler")
+    return made
+
+
+def told(library: Path, *command: str, size: int = 24 * card.GIB, **more: str) -> str:
+    """What a process with the card says; it must end well."""
+    env = {**card.environment(library, size=size), **more}
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def test_the_card_is_as_strict_as_a_card(library: Path) -> None:
+    program = """
+import torch
+a = torch.ones(4, device="cuda")
+for wrong in (lambda: a + torch.ones(4), lambda: torch.empty(2**20, device="cuda")):
+    try:
+        wrong()
+    except RuntimeError as error:
+        print(type(error).__name__, str(error)[:24])
+late, lane = torch.zeros(4, device="cuda"), torch.cuda.Stream()
+with torch.cuda.stream(lane):
+    late.copy_(torch.full((4,), 2.0).pin_memory(), non_blocking=True)
+    there = lane.record_event()
+print(late.sum().item())
+torch.cuda.current_stream().wait_event(there)
+print(late.sum().item(), (a * 3).requires_grad_().square().sum().item(), torch.cuda.max_memory_allocated())
+"""
+    said = told(library, "-c", program, size=2 * MIB).splitlines()
+    assert said[0].startswith("RuntimeError Expected all tensors to")
+    assert said[1].startswith("OutOfMemoryError CUDA out of memory")
+    assert said[2] == "0.0", "what is copied beside the computation arrives when someone waits for it"
+    late, squares, most = said[3].split()
+    assert (late, squares) == ("8.0", "36.0")
+    assert 0 < int(most) < MIB
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["flux-dev", "sdxl", "z-image"])
+def test_the_laws_of_the_engine_hold_on_it(library: Path, case: str) -> None:
+    asked = [
+        "-m",
+        "pytest",
+        "-q",
+        "-n",
+        "0",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        case,
+        "tests/laws/test_engine.py",
+    ]
+    assert "." in told(library, *asked, LIMNER_TEST_DEVICE="cuda")
+
+
+TRAIN = """
+import sys
+from limner.cli.app import main
+from limner.plan import memory
+
+memory.CONTEXT["cuda"] = memory.WORKSPACE["cuda"] = 0  # larger than the base, and the same by every plan
+main(sys.argv[1:])
+"""
+
+
+def trained(library: Path, photos: Path, out: Path, *asked: str, size: int) -> list[dict[str, Any]]:
+    """The rows of the metrics of a short run of the embedded base."""
+    wish = {
+        "train.steps": "4",
+        "sample.every": "-1",
+        "limits.precision": "fp32",
+        "train.learning_rate": "0.01",
+    }
+    wish |= {"lora.targets": "attention", "lora.text_encoders": "[]", "train.batch": "2"}
+    told(
+        library,
+        *("-c", TRAIN, "train", str(photos), "--base", "glyph", "--out", str(out), *asked),
+        *(part for key, value in wish.items() for part in ("--set", f"{key}={value}")),
+        size=size,
+    )
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(rows: list[dict[str, Any]]) -> list[float]:
+    return [row["loss"] for row in rows if "loss" in row]
+
+
+@pytest.mark.slow
+def test_a_run_is_that_of_a_processor_and_a_smaller_plan_changes_nothing(
+    library: Path, photos: Path, tmp_path: Path
+) -> None:
+    there = trained(library, photos, tmp_path / "card", size=24 * card.GIB)
+    here = trained(library, photos, tmp_path / "cpu", "--set", "limits.device=cpu", size=24 * card.GIB)
+    assert losses(there) == pytest.approx(losses(here), rel=1e-4)
+    assert len(losses(there)) == 4
+
+    used = max(row["bytes"] for row in there if "loss" in row)
+    short = trained(library, photos, tmp_path / "short", size=used - MIB)
+    fell = [row for row in short if "out_of_memory" in row]
+    assert fell and "CUDA out of memory" in fell[0]["out_of_memory"]
+    assert losses(short) == losses(there)
