@@ -1,9 +1,12 @@
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from limner.bases.art import STYLES, Art, nouns, write_art
+from limner.bases.clock import Clock
 
 CONCEPTS = 6
 
@@ -31,3 +34,14 @@ def art_file(tmp_path_factory: pytest.TempPathFactory, art: Art) -> Path:
     path = tmp_path_factory.mktemp("art") / "art.npz"
     write_art(path, art)
     return path
+
+
+@pytest.fixture
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Make the time that a training has be gone after so many looks at its clock, on any machine."""
+
+    def set_to(looks: int) -> None:
+        so_far = count(1)
+        monkeypatch.setattr(Clock, "seconds", lambda self: self.budget * next(so_far) / looks)
+
+    return set_to

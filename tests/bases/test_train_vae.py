@@ -1,5 +1,6 @@
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,10 +56,11 @@ def test_psnr_is_of_a_range_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_command_leaves_a_vae_that_diffusers_loads(
-    tmp_path: Path, art_file: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, art_file: Path, monkeypatch: pytest.MonkeyPatch, looked_at: Callable[[int], None]
 ) -> None:
+    looked_at(100)
     monkeypatch.setitem(train_vae.SIZES, "cpu", SIZE)
-    said = f"x --art {art_file} --out {tmp_path}/vae --size cpu --minutes 0.1 --batch 4 --device cpu"
+    said = f"x --art {art_file} --out {tmp_path}/vae --size cpu --minutes 1 --batch 4 --device cpu"
     monkeypatch.setattr(sys, "argv", [*said.split(), "--no-compile"])
     train_vae.main()
     vae = AutoencoderKL.from_pretrained(tmp_path / "vae")
