@@ -1,6 +1,6 @@
 """The plan of the embedded base beside a run of it: peak memory of the process, and time.
 
-``python benchmarks/plan_cpu.py [--steps 40] [--seconds 10]`` measures the processor, plans a run on a set of
+``python benchmarks/plan_cpu.py [--steps 120] [--seconds 10]`` measures the processor, plans a run on a set of
 the demo, trains it in processes of their own, and writes ``benchmarks/results/plan_cpu.json``. Time is in
 seconds of the processor and of one thread, so that a busy machine spoils less of it: pin it to one core.
 That of a step is the difference between a long and a short run, so importing and painting do not count in it.
@@ -59,7 +59,7 @@ def run(steps: int, home: Path) -> tuple[float, int]:
 def main() -> None:
     """Plan, run, compare."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--seconds", type=float, default=10.0, help="for measuring the processor")
     asked = parser.parse_args()
     torch.set_num_threads(1)  # threads that wait for each other take seconds as well

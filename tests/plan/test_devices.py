@@ -49,6 +49,12 @@ def test_coarser_weights_cost_time_to_turn_back_and_own_precision_none():
     assert rates.expanding("int8", "bf16") == pytest.approx(7 / 756e9)
 
 
+def test_cores_share_what_is_not_theirs_alone():
+    one, four = (of_cpu(cores, 8 * GB, 4 * GB).rates for cores in (1, 4))
+    assert 2 * one.gemm["fp32"] < four.gemm["fp32"] < 4 * one.gemm["fp32"]
+    assert one.traffic == four.traffic and one.launch == four.launch
+
+
 def test_a_processor_is_a_device_whose_memory_is_the_hosts():
     device = of_cpu(2, 8 * GB, 4 * GB)
     assert device.kind == "cpu"

@@ -1,8 +1,10 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
+import torch
 
 from cases import CASES
 from limner.families import family_of
@@ -10,13 +12,18 @@ from limner.families.base import Family
 from limner.families.loading import hush
 from limner.families.shipped import known
 from limner.families.source import Source, locate
+from limner.graph.split import split
 from limner.nn.anatomy import Anatomy
+from limner.plan.cards import known as known_card
+from limner.plan.devices import of_card
 from limner.plan.memory import train_need
-from limner.plan.plan import Plan
+from limner.plan.plan import Attention, Plan
 from limner.plan.profile import Profile, from_json, to_json
+from limner.plan.time import seconds_of
 from limner.plan.trace import Machine
-from limner.run.profile import profile
-from limner.run.rehearsal import Wish
+from limner.run.blank import boundary
+from limner.run.profile import _outside, _works, profile
+from limner.run.rehearsal import Rehearsal, Wish
 from measured import Real
 
 GIB = 2**30
@@ -159,3 +166,30 @@ def test_in_bf16_a_processor_takes_what_is_foreseen_and_its_products_own_scratch
         without, whole = (real.peak(1, count, scratch=scratch) for scratch in (False, True))
         assert foreseen == pytest.approx(without, rel=0.01)
         assert without <= whole <= without + 200_000
+
+
+@pytest.mark.parametrize("name", ["flux-dev", "sdxl", "qwen-image", "z-image"])
+def test_no_kernel_of_attention_is_better_than_the_one_that_plans_assume(name: str, tmp_path: Path) -> None:
+    """So plans need not look at others: they would take as long or longer, and no less memory but padding."""
+    family, source = tiny(name, tmp_path)
+    cut = split(family.bound(source, Wish(size=(256, 192)).objective), {family.denoiser: 0})
+    one = boundary(family, source, cut, (256, 192), torch.bfloat16)
+    card = known_card("RTX 4090")
+    assert card is not None
+    found = {}
+    for kernel in get_args(Attention):
+        wish = Wish(size=(256, 192), rank=4, compute="bf16", attention=kernel)
+        seen = Rehearsal(family, source, wish, cut).trace(one, 1, checkpointed=0).trace
+        works = {side: _works([_outside(seen, side)]) for side in ("forward", "backward")}
+        blocks = [(side, _works([each])) for side in works for each in seen.of(side).values()]
+        seconds = sum(
+            seconds_of(work, of_card(card), "bf16", 1, backward=side == "backward")
+            for side, work in (*works.items(), *blocks)
+        )
+        found[kernel] = seen.peak, seen.kept, seconds
+    peak, kept, seconds = found.pop("auto")
+    for kernel, (other_peak, other_kept, other_seconds) in found.items():
+        assert other_seconds >= 0.99 * seconds, kernel  # the first trace makes the table of noise as well
+        assert other_kept >= kept, kernel
+        assert other_peak >= 0.98 * peak, kernel
+    assert found["math"][0] > 1.1 * peak and found["math"][2] > seconds

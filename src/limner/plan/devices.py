@@ -20,8 +20,10 @@ GEMM, ATTENTION, ATTENTION_BACKWARD = 0.72, 0.6, 0.5
 ``limner plan --calibrate``."""
 TRAFFIC, COPY = 0.75, 0.75
 """Share of the memory's and of the bus's peak that elementwise kernels and pinned copies reach. Assumed."""
-LAUNCH = 8e-6
-"""Seconds from one eager kernel to the next when the device waits for Python. Assumed."""
+LAUNCH = 12e-6
+"""Seconds that the host takes for one eager kernel: Python, torch's dispatch and autograd, and the views on
+the way to it. A device that is done sooner waits for it. Assumed, a little below what small models of five
+families took in forward and backward pass on a server's AMD EPYC that others used as well: 15 to 20."""
 DISK = 2e9
 """Bytes per second that a solid-state disk gives in order. Assumed."""
 COMPILED_TRAFFIC, COMPILED_LAUNCHES = 0.5, 0.4
@@ -58,7 +60,7 @@ class Rates:
     """Bytes from pinned memory to the device."""
     disk: float = DISK
     launch: float = LAUNCH
-    """Seconds between two eager kernels."""
+    """Seconds of the host for one eager kernel."""
     expand: Mapping[Weights, float] = field(default_factory=dict)
     """Stored numbers turned back into the precision of the arithmetic. Left out: by ``traffic``."""
 
@@ -188,20 +190,23 @@ def of_card(card: Card, memory: int | None = None) -> Device:
     )
 
 
-CORE = 2.5e10
-"""FLOP/s in fp32 that one core of a processor of today reaches in matrix products. Assumed."""
+CORE = 5e10
+"""FLOP/s in fp32 that one core of a processor of today reaches in matrix products: half the peak of AVX2 at
+3.5 GHz. Assumed."""
+SHARED = 0.75
+"""Power by which products grow with the cores, as memory is shared and threads wait for each other. Two cores
+of an AMD EPYC did 1.68 times what one did (``limner plan --calibrate``)."""
 
 
 def of_cpu(cores: int, memory: int, free: int) -> Device:
     """The processor itself: its memory is the host's, nothing is copied, fp32 is its precision."""
-    rate = CORE * cores
+    rate = CORE * cores**SHARED
     rates = Rates(
         gemm={"fp32": rate, "bf16": rate / 2},
         attention={"fp32": rate * 0.6, "bf16": rate * 0.3},
         attention_backward={"fp32": rate * 0.5, "bf16": rate * 0.25},
-        traffic=8e9,
-        copy=8e9,
-        launch=6e-6,
+        traffic=HOST_TRAFFIC,
+        copy=HOST_TRAFFIC,
     )
     spare = min(SPARE, free // 8)
     return Device(

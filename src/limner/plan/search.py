@@ -7,8 +7,12 @@ whose computation alone, or whose copies alone, take longer than the best so far
 memory does not depend on what is checkpointed, nor what comes and goes on what is streamed, so each is
 computed once and a sum says whether a plan fits.
 
-Attention is not searched: every fused kernel keeps the same, so the fastest that the device has is best, and
-that is what "auto" means. 8-bit moments are a last resort, as it was the recipe that chose an optimizer.
+Attention is not searched: "auto" is the fastest kernel that the device has for each shape, found by trying
+(``nn.attention``), so no other is faster; and all fused ones keep the same but for padding, while the plain
+one keeps a number for each pair of tokens (``tests/run/test_profile.py`` compares their traces). What
+attention gave is not kept where blocks are compiled: ``nn.engine`` refuses both at once, as a graph does not
+give it out. Modulations are never in codes: each of their numbers moves a whole channel, and hoisting takes
+more off the device, exactly. 8-bit moments are a last resort, as it was the recipe that chose an optimizer.
 """
 
 from collections.abc import Iterable, Iterator
