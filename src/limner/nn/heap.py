@@ -5,7 +5,7 @@ import sys
 from functools import cache
 from typing import Any
 
-OFTEN = 2**26
+OFTEN = 2**28
 """Bytes that are read between two calls."""
 LEAST = 2**22
 """Bytes that are worth a call."""
