@@ -111,6 +111,19 @@ def test_the_average_warms_up_and_swaps_back_to_the_bit():
     assert torch.allclose(net.weight, shadow[0], atol=1e-6) and not torch.equal(net.weight, trained)
     average.swap()
     assert torch.equal(net.weight, trained)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(average.shadow, shadow, strict=True))
+
+
+def test_weights_and_average_change_places_without_memory():
+    """It may be short just then, and half an exchange would be of no step."""
+    net = model()
+    average = Average(list(net.parameters()), 0.9)
+    list(fit(setting(net, average=average), losses(net), start=0, steps=3))
+    places = [weight.data_ptr() for weight in net.parameters()]
+    others = [shadow.data_ptr() for shadow in average.shadow]
+    average.swap()
+    assert [weight.data_ptr() for weight in net.parameters()] == others
+    assert [shadow.data_ptr() for shadow in average.shadow] == places
 
 
 def test_gradients_are_shared_before_they_are_measured():
@@ -175,16 +188,16 @@ def _raises(times: int, made=None):
     return act
 
 
-@pytest.mark.parametrize("where", ["room", "share", "norm"])
+@pytest.mark.parametrize("where", ["room", "share", "norm", "clip"])
 def test_memory_that_runs_out_after_the_gradients_leaves_none_of_them(where: str, monkeypatch):
     """Or the same step, taken again, would add to them."""
     net, plain = model(), model()
-    whole = list(fit(setting(plain), losses(plain, 4), start=0, steps=3))
-    more = {"room": {"room": _raises(1)}, "share": {"share": _raises(1, lambda _, loss: loss)}, "norm": {}}
-    wish = setting(net, **more[where])
-    if where == "norm":
-        true = nn.utils.get_total_norm
-        monkeypatch.setattr(nn.utils, "get_total_norm", _raises(1, true))
+    whole = list(fit(setting(plain, clip=0.1), losses(plain, 4), start=0, steps=3))
+    more = {"room": {"room": _raises(1)}, "share": {"share": _raises(1, lambda _, loss: loss)}}
+    wish = setting(net, clip=0.1, **more.get(where, {}))
+    name = {"norm": "get_total_norm", "clip": "clip_grads_with_norm_"}.get(where)
+    if name:
+        monkeypatch.setattr(nn.utils, name, _raises(1, getattr(nn.utils, name)))
     with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
         list(fit(wish, losses(net, 4), start=0, steps=3))
     assert all(parameter.grad is None for parameter in net.parameters())

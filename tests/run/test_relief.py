@@ -127,6 +127,7 @@ PLACES = {
     "optimizer": (progress, "_ask", "Out of memory after step 0"),
     "measuring": (train_module.Trainee, "held_out_loss", "Out of memory after step 0"),
     "sampling": (train_module.Trainee, "paint", "Out of memory after step 0"),
+    "final weights": (progress, "evaluation_mode", "Out of memory after step 0"),
 }
 
 

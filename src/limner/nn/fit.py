@@ -57,43 +57,49 @@ def fit(setting: Fit, losses: Losses, *, start: int, steps: int) -> Iterator[Ste
 
     Raises:
         Diverged: The loss or the gradient is not finite. The weights are those of the last good step.
-        OutOfMemoryError: A micro-batch did not fit. The weights are those of the last step: with less memory
-            in use, training may start again at the step after it.
+        OutOfMemoryError: The gradient did not fit. The weights are those of the last step and no gradient is
+            left: with less memory in use, training may start again at the step after it.
         DoesNotFit: The optimizer ran out of memory while it moved the weights, which are of no step now.
     """
-    parameters, optimizer = setting.parameters, setting.optimizer
+    optimizer = setting.optimizer
     for step in range(start, steps):
         rate = setting.rate(step)
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * rate
-        total = _backward(setting, losses, step)
         try:
-            if setting.share:
-                total = setting.share(parameters, total)
-            norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-            seen = (total.item(), norm.item())  # the one place where the host waits for the device
+            loss, norm = _gradient(setting, losses, step)
         except torch.OutOfMemoryError:
             optimizer.zero_grad(set_to_none=True)  # or the next try would add to them
             raise
-        if not all(math.isfinite(x) for x in seen):
-            raise Diverged(
-                f"Step {step + 1}: loss {seen[0]:.4g}, gradient norm {seen[1]:.4g}. "
-                "Halve train.learning_rate; if that does not help, find the bad image with train.batch = 1."
-            )
-        if setting.clip and seen[1] > setting.clip:
-            nn.utils.clip_grads_with_norm_(parameters, setting.clip, norm)
         _move(optimizer, step)
         optimizer.zero_grad(set_to_none=True)
         if setting.average:
             setting.average.update(step)
-        yield Step(step + 1, *seen, rate)
+        yield Step(step + 1, loss, norm, rate)
+
+
+def _gradient(setting: Fit, losses: Losses, step: int) -> tuple[float, float]:
+    """Put a step's gradient into the parameters, clipped. The loss, and the gradient's length before."""
+    total = _backward(setting, losses, step)
+    if setting.share:
+        total = setting.share(setting.parameters, total)
+    length = nn.utils.get_total_norm([p.grad for p in setting.parameters if p.grad is not None])
+    loss, norm = total.item(), length.item()  # the one place where the host waits for the device
+    if not math.isfinite(loss) or not math.isfinite(norm):
+        raise Diverged(
+            f"Step {step + 1}: loss {loss:.4g}, gradient norm {norm:.4g}. "
+            "Halve train.learning_rate; if that does not help, find the bad image with train.batch = 1."
+        )
+    if setting.clip and norm > setting.clip:
+        nn.utils.clip_grads_with_norm_(setting.parameters, setting.clip, length)
+    return loss, norm
 
 
 def _backward(setting: Fit, losses: Losses, step: int) -> Tensor:
-    """Put a step's gradients into the parameters. Its loss.
+    """Put the gradients of this process's micro-batches into the parameters. Their loss.
 
     Raises:
-        OutOfMemoryError: This process or another has not enough memory; no gradient is left.
+        OutOfMemoryError: This process or another has not enough memory.
     """
     total = torch.zeros((), device=setting.parameters[0].device)
     short: str | None = None
@@ -105,7 +111,6 @@ def _backward(setting: Fit, losses: Losses, step: int) -> Tensor:
     except torch.OutOfMemoryError as error:
         short = str(error)  # no more of it: its frames hold the tensors that were too many
     if setting.anyone(short is not None):
-        setting.optimizer.zero_grad(set_to_none=True)
         raise torch.OutOfMemoryError(short or "Another process ran out of memory.")
     return total
 
@@ -146,10 +151,7 @@ class Average:
         keep = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self.shadow, [p.detach() for p in self.parameters], 1 - keep)
 
-    @torch.no_grad()
     def swap(self) -> None:
-        """Exchange weights and average; a second call restores them."""
-        for weight, shadow in zip(self.parameters, self.shadow, strict=True):
-            held = weight.detach().clone()
-            weight.copy_(shadow)
-            shadow.copy_(held)
+        """Exchange weights and average, which takes no memory; a second call restores them."""
+        for number, weight in enumerate(self.parameters):
+            weight.data, self.shadow[number] = self.shadow[number], weight.data

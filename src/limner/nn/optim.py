@@ -171,8 +171,10 @@ def evaluation_mode(optimizer: torch.optim.Optimizer) -> None:
     """
     if not _schedule_free(optimizer) or not optimizer.param_groups[0]["train_mode"]:
         return
-    for weight in _stepped(optimizer):
-        optimizer.state[weight]["trained"] = weight.detach().clone()
+    stepped = _stepped(optimizer)
+    copies = [weight.detach().clone() for weight in stepped]  # all or none, should memory run out
+    for weight, copy in zip(stepped, copies, strict=True):
+        optimizer.state[weight]["trained"] = copy
     _modes(optimizer).eval()
 
 

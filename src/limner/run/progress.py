@@ -115,12 +115,17 @@ class Progress:
             checkpoint.require_room(self.run, disk["checkpoints"], held(recipe), model=model)
 
     def room_for(self, act: Callable[[], T], step: int, say: Say) -> T:
-        """Do something between two steps; where memory runs out, step down and do it again.
+        """Do something with the final weights after a step; out of memory, step down and do it again.
 
         Raises:
             DoesNotFit: No smaller plan is left.
         """
-        return patiently(act, lambda short: self.step_down(step, short, say))
+
+        def with_them() -> T:
+            with self.final_weights():
+                return act()
+
+        return patiently(with_them, lambda short: self.step_down(step, short, say))
 
     def step_down(self, step: int, short: str, say: Say) -> None:
         """Go on by the next smaller plan after ``step`` finished steps; by one more if that has no room.

@@ -307,11 +307,10 @@ def _sample(progress: Progress, step: int, say: Say, stop: Interrupt) -> None:
         patient = progress.ladder.falls < MOST - 1
         sample(progress.trainee, progress.run, step, say, stop.breakable, patient=patient)
 
-    with progress.final_weights():
-        try:
-            progress.room_for(paint, step, say)
-        except DoesNotFit as error:
-            say.line(f"No samples at step {step}; training goes on. {error}")
+    try:
+        progress.room_for(paint, step, say)
+    except DoesNotFit as error:
+        say.line(f"No samples at step {step}; training goes on. {error}")
 
 
 def _held_out(progress: Progress, step: int, say: Say) -> float:
@@ -320,8 +319,7 @@ def _held_out(progress: Progress, step: int, say: Say) -> float:
     Raises:
         Diverged: It is not finite, so that this state must not be saved.
     """
-    with progress.final_weights():
-        loss = progress.room_for(progress.trainee.held_out_loss, step, say)
+    loss = progress.room_for(progress.trainee.held_out_loss, step, say)
     if math.isfinite(loss):
         return loss
     source, denoiser = progress.setting.source, progress.setting.family.denoiser
