@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,27 @@ from gpu.figures import HEADER, LEGEND, OURS, counted, lines, notes
 from outcome import save, table
 
 HERE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Sitting:
+    """What holds for all turns."""
+
+    asked: argparse.Namespace
+    work: Path
+    """Folder of bases and logs."""
+    deadline: float = float("inf")
+    """By the monotonic clock: nothing begins after it."""
+
+    @property
+    def over(self) -> bool:
+        """Whether it has passed."""
+        return time.monotonic() > self.deadline
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that a process may take."""
+        return None if self.deadline == float("inf") else max(1.0, self.deadline - time.monotonic()) + GRACE
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
@@ -71,16 +93,16 @@ def main() -> None:
         return
     work = Path(asked.work or tempfile.mkdtemp(prefix="cells-"))
     work.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + asked.seconds if asked.seconds else float("inf")
+    sitting = Sitting(asked, work, time.monotonic() + asked.seconds if asked.seconds else float("inf"))
     results: list[dict[str, Any]] = []
     facts = {"tiny": asked.tiny, "card": asked.card, "rounds": asked.rounds, "cells": results}
     facts["matrix_rate"] = matrix_rate(tiny=asked.tiny)
     try:
         for cell in some:
             results.append(begun(asked, cell))
-            turns(asked, cell, results[-1], work, deadline, partial(save, asked.name, facts, asked.out))
+            turns(sitting, cell, results[-1], partial(save, asked.name, facts, asked.out))
         for cell, result in zip(some, results, strict=True) if asked.gradients else ():
-            result["gradients"] = gradients(cell, result["predicted"], asked, deadline)
+            result["gradients"] = gradients(sitting, cell, result["predicted"])
             save(asked.name, facts, asked.out)
     finally:
         if asked.work is None:
@@ -132,63 +154,42 @@ def sides_of(asked: argparse.Namespace, cell: Cell) -> list[str]:
     return asked.sides or [OURS, *able]
 
 
-def turns(  # noqa: PLR0913  what is measured, and what becomes of it
-    asked: argparse.Namespace,
-    cell: Cell,
-    result: dict[str, Any],
-    work: Path,
-    deadline: float,
-    keep: Callable[[], object],
-) -> None:
+def turns(sitting: Sitting, cell: Cell, result: dict[str, Any], keep: Callable[[], object]) -> None:
     """All turns of a cell; each is kept as soon as it is over, as whoever lends the GPU may end it all."""
-    for round_ in range(asked.rounds):
-        for side in sides_of(asked, cell):
-            if time.monotonic() > deadline:
-                seen = {"failed": "not begun: no time left"}
-            else:
-                seen = tried(asked, cell, side, work, result["predicted"], deadline)
+    for round_ in range(sitting.asked.rounds):
+        for side in sides_of(sitting.asked, cell):
+            seen = tried(sitting, cell, side, result["predicted"])
             print(f"{cell.label}, round {round_ + 1}, {side}: {short(seen)}", file=sys.stderr, flush=True)
             result["turns"].append({"side": side, "round": round_, **seen})
             keep()
 
 
-def tried(  # noqa: PLR0913  as above
-    asked: argparse.Namespace,
-    cell: Cell,
-    side: str,
-    work: Path,
-    said: Mapping[str, Any],
-    deadline: float,
-) -> dict[str, Any]:
+def tried(sitting: Sitting, cell: Cell, side: str, said: Mapping[str, Any]) -> dict[str, Any]:
     """One turn; what fails in it, or takes too long, is its result."""
+    if sitting.over:
+        return LATE
     try:
-        told = prepare(asked, cell, side, work, given(asked), deadline)
-        return turn(asked, cell, side, told, said, deadline)
+        return turn(sitting, side, prepare(sitting, cell, side), said)
     except FAILURES as error:
         return {"failed": reason(error)}
 
 
-def prepare(  # noqa: PLR0913  as above
-    asked: argparse.Namespace,
-    cell: Cell,
-    side: str,
-    work: Path,
-    sources: Mapping[str, Path],
-    deadline: float,
-) -> peers.Turn:
+def prepare(sitting: Sitting, cell: Cell, side: str) -> peers.Turn:
     """The folder of a turn, and the base and images that programs of others load."""
+    work, tiny = sitting.work, sitting.asked.tiny
     base, photos = work / f"base-{cell.base}", work / f"photos-{cell.name}"
     if side != OURS:
         for old in work.glob("base-*"):  # one at a time: the largest takes 40 GB
             if old != base:
                 shutil.rmtree(old)
         if not (base.exists() and photos.exists()):
-            told = {"folder": str(base), "base": cell.base, "tiny": asked.tiny, "photos": str(photos)}
+            told = {"folder": str(base), "base": cell.base, "tiny": tiny, "photos": str(photos)}
             told |= {"sizes": cell.sizes, "count": cell.batch * 10}
             command = [sys.executable, "-m", "gpu.fake", json.dumps(told)]
-            subprocess.run(command, check=True, env=environment(), timeout=left(deadline))
+            subprocess.run(command, check=True, env=environment(), timeout=sitting.left)
     out = Path(tempfile.mkdtemp(prefix=f"{cell.name}-{side}-", dir=work))
-    return peers.Turn(cell=cell, tiny=asked.tiny, base=base, photos=photos, out=out, sources=sources)
+    sources = given(sitting.asked)
+    return peers.Turn(cell=cell, tiny=tiny, base=base, photos=photos, out=out, sources=sources)
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -199,22 +200,16 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, **plain, **more}
 
 
-def turn(  # noqa: PLR0913  as above
-    asked: argparse.Namespace,
-    cell: Cell,
-    side: str,
-    told: peers.Turn,
-    said: Mapping[str, Any],
-    deadline: float,
-) -> dict[str, Any]:
+def turn(sitting: Sitting, side: str, told: peers.Turn, said: Mapping[str, Any]) -> dict[str, Any]:
     """One process from its start to its last step that counts."""
-    command = ours(cell, said, tiny=asked.tiny) if side == OURS else peers.command(side, told)
+    cell, tiny = told.cell, told.tiny
+    command = ours(cell, said, tiny=tiny) if side == OURS else peers.command(side, told)
     card, out, log = played(cell.card), told.out / "seen.json", told.out / "log.txt"
     with ExitStack() as stack, log.open("wb") as file:
-        if shutil.which("nvidia-smi") and not asked.tiny and not asked.no_ballast:
+        if shutil.which("nvidia-smi") and not tiny and not sitting.asked.no_ballast:
             stack.enter_context(ballast(card))
         gauge = stack.enter_context(Gauge())
-        bench = {"cap": 0 if asked.tiny else card.cap, "out": str(out), "began": time.time()}
+        bench = {"cap": 0 if tiny else card.cap, "out": str(out), "began": time.time()}
         bench |= {"warm_up": WARM_UP, "steps": cell.steps}
         process = subprocess.run(
             command,
@@ -222,7 +217,7 @@ def turn(  # noqa: PLR0913  as above
             stderr=file,
             env=environment(LIMNER_BENCH=json.dumps(bench)),
             check=False,
-            timeout=left(deadline),
+            timeout=sitting.left,
         )
     if not out.exists():
         return {"failed": why(log, process.returncode), "log": str(log), "device_peak": gauge.peak}
@@ -236,18 +231,16 @@ def ours(cell: Cell, said: Mapping[str, Any], *, tiny: bool) -> list[str]:
     return [sys.executable, "-m", "gpu.ours", json.dumps({**told, "steps": cell.steps, "tiny": tiny})]
 
 
-def gradients(
-    cell: Cell, said: Mapping[str, Any], asked: argparse.Namespace, deadline: float
-) -> dict[str, Any]:
+def gradients(sitting: Sitting, cell: Cell, said: Mapping[str, Any]) -> dict[str, Any]:
     """How far the plan's gradient is from that of a plain shallow model of full width."""
-    if time.monotonic() > deadline:
-        return {"failed": "not begun: no time left"}
-    told = {"base": cell.base, "tiny": asked.tiny, "sizes": cell.sizes[:1], "batch": 1}
+    if sitting.over:
+        return LATE
+    told = {"base": cell.base, "tiny": sitting.asked.tiny, "sizes": cell.sizes[:1], "batch": 1}
     told |= {"plan": {**said["plan"], "micro_batch": 1}, "blocks": said["blocks"]}
     command = [sys.executable, "-m", "gpu.gradients", json.dumps(told)]
     try:
         seen = subprocess.run(
-            command, capture_output=True, text=True, check=True, env=environment(), timeout=left(deadline)
+            command, capture_output=True, text=True, check=True, env=environment(), timeout=sitting.left
         )
         return json.loads(seen.stdout.strip().splitlines()[-1])  # libraries may print before it
     except FAILURES as error:
@@ -256,13 +249,9 @@ def gradients(
 
 FAILURES = (subprocess.SubprocessError, OSError, ValueError, LookupError)
 """What may go wrong in a process that was started, or with what it wrote."""
+LATE = {"failed": "not begun: no time left"}
 GRACE = 60
 """Seconds that a process which has begun may go on after the deadline."""
-
-
-def left(deadline: float) -> float | None:
-    """Seconds that a process may take."""
-    return None if deadline == float("inf") else max(1.0, deadline - time.monotonic()) + GRACE
 
 
 def reason(error: Exception) -> str:

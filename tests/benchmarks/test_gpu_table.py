@@ -31,7 +31,7 @@ def kept(tmp_path):
 def test_every_turn_is_kept_as_soon_as_it_is_over(asked, tmp_path, monkeypatch):
     seen = []
 
-    def turn(_asked, cell, *_):
+    def turn(*_):
         seen.append(len(kept(tmp_path)) if (tmp_path / "gpu.json").exists() else 0)
         if len(seen) == 4:
             raise KeyboardInterrupt
@@ -54,18 +54,19 @@ def test_time_that_is_over_stops_a_process_and_begins_none(asked, tmp_path, monk
     with pytest.raises(subprocess.TimeoutExpired) as slow:
         subprocess.run([sys.executable, "-c", "import time; time.sleep(600)"], timeout=0.01, check=False)
     assert table.reason(slow.value) == "stopped: no time left"
-    assert table.left(float("inf")) is None and table.left(0) == 1.0
+    assert table.Sitting(asked, tmp_path).left is None and table.Sitting(asked, tmp_path, 0).left == 1.0
+    late = table.Sitting(asked, tmp_path, time.monotonic() - 1)
     cell = chosen(["1"], small=True)[0]
-    assert table.gradients(cell, SAID, asked, time.monotonic() - 1) == {"failed": "not begun: no time left"}
+    assert table.gradients(late, cell, SAID) == {"failed": "not begun: no time left"}
     result = {"predicted": SAID, "turns": []}
-    table.turns(asked, cell, result, tmp_path, time.monotonic() - 1, lambda: None)
+    table.turns(late, cell, result, lambda: None)
     assert {each["failed"] for each in result["turns"]} == {"not begun: no time left"}
 
 
-def test_a_gradient_that_cannot_be_compared_says_why(asked, monkeypatch):
+def test_a_gradient_that_cannot_be_compared_says_why(asked, tmp_path, monkeypatch):
     cell = chosen(["1"], small=True)[0]
     monkeypatch.setattr(table.sys, "executable", "/bin/false")
-    assert "failed" in table.gradients(cell, SAID, asked, float("inf"))
+    assert "failed" in table.gradients(table.Sitting(asked, tmp_path), cell, SAID)
 
 
 def test_a_package_that_is_run_from_its_sources_has_no_version(monkeypatch):
