@@ -230,7 +230,7 @@ def rounds(line: Line, count: int, seed: int) -> Iterator[Round]:
         out, cache = line.work / name, line.work / f"{name}-cache"
         process = line.start(out, cache)
         late = killed % 2 == 1
-        pause = draw.uniform(0, 1.2 * trains if late else 0.8 * lasts)
+        pause = draw.uniform(0, 1.2 * trains if late else lasts - trains)
         if killed >= count:  # the last run may end
             pause = 600.0
         seconds = wait(process, out, pause, row=late)
