@@ -1,3 +1,4 @@
+import json
 import os
 import stat
 from dataclasses import replace
@@ -120,7 +121,10 @@ def test_rates_that_were_measured_are_used_from_then_on():
     assert "measured on this machine" in measured_rates(device).source
     path.write_text("{")
     assert measured_rates(device) == device
-    path.write_text('{"date": "x", "rates": {"gemm": 1}}')
+    kept = json.loads(keep_rates(device, rates, {}).read_text())
+    path.write_text(json.dumps(kept | {"version": kept["version"] - 1}))
+    assert measured_rates(device).rates == device.rates, "launches meant something else"
+    path.write_text(json.dumps(kept | {"rates": {"gemm": 1}}))
     assert measured_rates(device) == device
 
 

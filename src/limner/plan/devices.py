@@ -3,16 +3,14 @@
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import TypeAdapter
 
 from limner.errors import BadRecipe
 from limner.nn.storage import CAPABLE
 from limner.plan.cards import Card
-from limner.plan.plan import BITS, Compute, Weights
-
-Kind = Literal["cuda", "cpu", "mps"]
+from limner.plan.plan import BITS, Compute, Kind, Weights
 
 GEMM, ATTENTION, ATTENTION_BACKWARD = 0.72, 0.6, 0.5
 """Share of the peak rate that matrix products and attention kernels reach. Assumed, from published figures

@@ -2,23 +2,20 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from limner.nn.storage import coding_bytes
-from limner.plan.plan import BITS, Plan, Weights
+from limner.plan.plan import BITS, Kind, Plan, Weights
 from limner.plan.profile import Block, Profile
-
-Device = Literal["cuda", "cpu", "mps"]
 
 MIB = 2**20
 MASTER = 4
 """Bytes of a trained number and of its gradient: fp32."""
 
-CONTEXT: dict[Device, int] = {"cuda": 500 * MIB, "mps": 100 * MIB, "cpu": 0}
+CONTEXT: dict[Kind, int] = {"cuda": 500 * MIB, "mps": 100 * MIB, "cpu": 0}
 """Taken before the first tensor: the driver's context and the modules of kernels, which torch loads as they
 are first used (``CUDA_MODULE_LOADING=LAZY``). An assumption until a GPU has measured it."""
 
-WORKSPACE: dict[Device, int] = {"cuda": 64 * MIB, "mps": 0, "cpu": 0}
+WORKSPACE: dict[Kind, int] = {"cuda": 64 * MIB, "mps": 0, "cpu": 0}
 """cuBLAS has one for each thread's handle, and the backward pass has a thread of its own: twice 32 MiB on
 Hopper, twice 8.1 MiB elsewhere (torch, ``aten/src/ATen/cuda/CublasHandlePool.cpp``)."""
 
@@ -84,7 +81,7 @@ def train_need(
     optimizer: str = "adamw",
     micros: int = 1,
     average: bool = False,
-    on: Device = "cuda",
+    on: Kind = "cuda",
 ) -> Need:
     """What a training step takes, from the second one on: the first creates the optimizer's state.
 
@@ -103,7 +100,7 @@ def train_need(
 
 
 def staying(
-    profile: Profile, plan: Plan, *, optimizer: str = "adamw", average: bool = False, on: Device = "cuda"
+    profile: Profile, plan: Plan, *, optimizer: str = "adamw", average: bool = False, on: Kind = "cuda"
 ) -> int:
     """Bytes that are there all through training: every cause but activations and gradients."""
     return sum(_resident(profile, plan, optimizer, average=average, on=on).values())
@@ -116,7 +113,7 @@ def sample_need(
     optimizer: str = "adamw",
     average: bool = False,
     least: bool = False,
-    on: Device = "cuda",
+    on: Kind = "cuda",
 ) -> Need:
     """What painting between two steps takes: all that training holds, no gradients, and the fullest stage.
 
@@ -134,7 +131,7 @@ def sample_need(
     return _need(causes, activations, 0, on)
 
 
-def cache_need(profile: Profile, *, least: bool = False, on: Device = "cuda") -> Need:
+def cache_need(profile: Profile, *, least: bool = False, on: Kind = "cuda") -> Need:
     """What filling the cache takes: one model after the other, so the fullest stage.
 
     Args:
@@ -147,7 +144,7 @@ def cache_need(profile: Profile, *, least: bool = False, on: Device = "cuda") ->
     return _need(causes, activations, 0, on)
 
 
-def load_need(profile: Profile, plan: Plan, *, on: Device = "cuda") -> Need:
+def load_need(profile: Profile, plan: Plan, *, on: Kind = "cuda") -> Need:
     """What loading takes: the weights as the plan stores them, and the one tensor that is cast or coded."""
     held = _resident(profile, plan, "adamw", average=False, on=on)
     causes = {cause: size for cause, size in held.items() if cause not in ("adapter", "optimizer")}
@@ -224,7 +221,7 @@ def _passing(profile: Profile, plan: Plan) -> int:
     return widest if plan.hoist else 0
 
 
-def _resident(profile: Profile, plan: Plan, optimizer: str, *, average: bool, on: Device) -> dict[str, int]:
+def _resident(profile: Profile, plan: Plan, optimizer: str, *, average: bool, on: Kind) -> dict[str, int]:
     """Bytes that are there all the time, by cause."""
     away = set(plan.streamed_of(len(profile.blocks)))
     stay = [block for number, block in enumerate(profile.blocks) if number not in away]
@@ -307,7 +304,7 @@ def _fullest(profile: Profile, phase: str, *, least: bool) -> tuple[int, int]:
     return max(sizes, key=sum, default=(0, 0))
 
 
-def _need(causes: Mapping[str, int], activations: float, gradients: float, on: Device) -> Need:
+def _need(causes: Mapping[str, int], activations: float, gradients: float, on: Kind) -> Need:
     """All causes, and what the allocator of a GPU takes beside them."""
     whole = {**causes, "gradients": round(gradients), "activations": round(activations)}
     slack = GRAIN + SLACK * (activations + gradients) if on == "cuda" else 0

@@ -7,6 +7,8 @@ from pydantic import TypeAdapter
 
 from limner.nn.storage import Products
 
+Kind = Literal["cuda", "cpu", "mps"]
+"""Sorts of devices, as torch names them."""
 Compute = Literal["fp32", "bf16"]
 Weights = Literal["fp32", "bf16", "int8", "fp8", "nf4"]
 Attention = Literal["auto", "flash", "cudnn", "efficient", "math"]

@@ -29,6 +29,8 @@ DRIVER, FORM = "nvidia-smi", "--format=csv,noheader,nounits"
 QUERY = (DRIVER, "--query-gpu=name,memory.total,memory.free", FORM)
 ABLE = (DRIVER, "--query-gpu=compute_cap", FORM)
 """For cards that are not in the table: older drivers do not know this question."""
+MEASURED = 2
+"""Version of what ``limner plan --calibrate`` measures: rates of another one mean something else."""
 PATIENCE = 10
 """Seconds that the driver may take to answer."""
 
@@ -186,6 +188,8 @@ def measured_rates(device: Device) -> Device:
     path = constants_path(device.name)
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["version"] != MEASURED:
+            return device
         return devices.calibrated(device, kept["rates"], str(kept["date"]))
     except (OSError, ValueError, LookupError, TypeError):
         return device  # never measured, or by a version that measured other things
@@ -195,5 +199,6 @@ def keep_rates(device: Device, rates: devices.Rates, facts: dict[str, Any]) -> P
     """Write down rates that were measured, for every plan to come."""
     path = constants_path(device.name)
     today = date.today().isoformat()
-    write_json(path, {"device": device.name, "date": today, **facts, "rates": devices.rates_to_json(rates)})
+    about = {"version": MEASURED, "device": device.name, "date": today, **facts}
+    write_json(path, about | {"rates": devices.rates_to_json(rates)})
     return path

@@ -18,8 +18,7 @@ from limner.families.source import Source
 from limner.files import user_cache, write_json
 from limner.imports import swiftly
 from limner.nn.storage import Products
-from limner.plan.devices import Kind
-from limner.plan.plan import Compute
+from limner.plan.plan import Compute, Kind
 from limner.plan.profile import Profile, from_json, to_json
 from limner.recipe.schema import Recipe
 

@@ -21,8 +21,7 @@ from limner.nn.draws import Draws
 from limner.nn.dropout import Places
 from limner.nn.offload import halve
 from limner.nn.storage import Products, stored_bytes
-from limner.plan.memory import Device
-from limner.plan.plan import BITS, Attention, Compute, Weights
+from limner.plan.plan import BITS, Attention, Compute, Kind, Weights
 from limner.plan.trace import Machine, Trace, again, plain, trace
 from limner.plan.tracker import GRANULE
 from limner.run.blank import batch
@@ -55,7 +54,7 @@ class Wish:
     """How half precision is had: each operation casts what it reads, or the denoiser's first layers do, as in
     true runs (``nn.door``). Where all weights are trained, in fp32, it is always autocast."""
     attention: Attention = "auto"
-    device: Device = "cuda"
+    device: Kind = "cuda"
     objective: Objective = Objective()
 
     @property
