@@ -358,6 +358,14 @@ int64_t choice(const at::Tensor&, const at::Tensor&, const at::Tensor&, const st
   return 0;  // by plain products
 }
 
+// Of convolutions by groups only the forward pass: the CPU has no kernel of this name.
+at::Tensor depthwise(const at::Tensor& x, const at::Tensor& weight, c10::IntArrayRef, const std::optional<at::Tensor>& bias,
+                     c10::IntArrayRef stride, c10::IntArrayRef padding, c10::IntArrayRef dilation) {
+  at::AutoDispatchBelowADInplaceOrView guard;
+  auto own = bias && bias->defined() ? std::optional<at::Tensor>(seen_by_cpu(*bias)) : std::nullopt;
+  return moved(at::conv2d(seen_by_cpu(x), seen_by_cpu(weight), own, stride, padding, dilation, x.size(1)));
+}
+
 void record_stream(at::Tensor&, c10::Stream) {}
 
 void pin(int64_t place, int64_t size) {
@@ -399,6 +407,7 @@ TORCH_LIBRARY_IMPL(aten, CUDA, m) {
   m.impl("set_.source_Tensor", &at::native::set_tensor_);
   m.impl("_fused_sdp_choice", &choice);
   m.impl("record_stream", &record_stream);
+  m.impl("_conv_depthwise2d", &depthwise);
 }
 
 TORCH_LIBRARY(card, m) {
