@@ -74,6 +74,73 @@ def test_the_laws_of_the_engine_hold_on_it(library: Path, case: str) -> None:
     assert "." in told(library, *asked, LIMNER_TEST_DEVICE="cuda")
 
 
+WAITS = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import torch
+from pathlib import Path
+from torch.utils._python_dispatch import TorchDispatchMode
+from cases import CASES
+from limner.graph.cache import Cache
+from limner.nn.engine import equip
+from limner.run.cache import Store
+from tinybase import DEVICE, PLACES, Base
+
+aten = torch.ops.aten
+
+
+class Waits(TorchDispatchMode):
+    seen: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        if func in (aten._to_copy.default, aten.copy_.default):
+            there, given = (made, args[0]) if func is aten._to_copy.default else args[:2]
+            named = {**dict(zip(["non_blocking"], args[2:])), **(kwargs or {})}
+            locked = given.is_cuda or given.is_pinned()
+            if there.device.type != given.device.type and not (named.get("non_blocking") and locked):
+                self.seen.append(f"{func} of {tuple(given.shape)}")
+        elif func in (aten._local_scalar_dense.default, aten.nonzero.default, aten.equal.default):
+            self.seen.extend([str(func)] * args[0].is_cuda)
+        return made
+
+
+class Rows(Store):
+    def row(self, number):
+        return rows[number]
+
+
+case = next(each for each in CASES if each.name == sys.argv[2])
+base = Base(case, Path(sys.argv[3]))
+rows = [base.row(number) for number in range(2)]
+model = base.moved()
+equip(model, base.family.anatomy, device=DEVICE, checkpointed=1)
+store = Rows(Cache(Path()), [], [], ragged=base.family.ragged)
+
+
+def step():
+    base.live(model, store.batch([0, 1], DEVICE), PLACES)["loss"].mean().backward()
+
+
+step()  # it learns which kernels of attention are fast
+with Waits() as waits:
+    step()
+print(waits.seen)
+values = store.batch([0], DEVICE)
+print(all(torch.equal(values[name].cpu(), value) for name, value in rows[0].items()))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["flux-dev", "sdxl"])
+def test_a_micro_batch_is_launched_without_waiting_for_the_one_before(
+    library: Path, case: str, tmp_path: Path
+) -> None:
+    asked = ("-c", WAITS, str(ROOT / "tests"), case, str(tmp_path / case))
+    waits, same = told(library, *asked, LIMNER_TEST_DEVICE="cuda").splitlines()[-2:]
+    assert (waits, same) == ("[]", "True")
+
+
 TRAIN = """
 import sys
 from limner.cli.app import main

@@ -7,6 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from limner.nn.bring import bring
+
 
 class Draw(Protocol):
     """What a unit draws from. Numbers are named, so leaving one out does not change the others."""
@@ -45,12 +47,12 @@ class Draws:
         """See :class:`Draw`."""
         shape = like.shape[1:]
         rows = [torch.randn(shape, generator=each) for each in self._generators(name)]
-        return torch.stack(rows).to(like.device, like.dtype)
+        return bring(torch.stack(rows).to(like.dtype), like.device)
 
     def uniform(self, name: str, like: Tensor) -> Tensor:
         """See :class:`Draw`. Kept a little inside (0, 1), where the inverse normal CDF is finite."""
         rows = [torch.rand((), generator=each) for each in self._generators(name)]
-        return torch.stack(rows).clamp(1e-6, 1 - 1e-6).to(like.device)
+        return bring(torch.stack(rows).clamp(1e-6, 1 - 1e-6), like.device)
 
 
 class Even(Draws):

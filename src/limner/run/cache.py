@@ -17,6 +17,7 @@ from limner.data.views import View
 from limner.files import human, require_space, write_json, write_text
 from limner.graph.cache import Cache
 from limner.nn import processes
+from limner.nn.bring import bring
 from limner.nn.ragged import together
 from limner.recipe import toml
 from limner.recipe.prompts import prompts
@@ -71,7 +72,7 @@ class Store:
         """Rows of one shape, stacked and moved."""
         rows = [self.row(number) for number in numbers]
         return {
-            name: (together if name in self.ragged else torch.cat)([row[name] for row in rows]).to(device)
+            name: bring((together if name in self.ragged else torch.cat)([row[name] for row in rows]), device)
             for name in rows[0]
         }
 

@@ -20,6 +20,7 @@ from limner.graph.unit import run as run_units
 from limner.lora.adapter import Factors
 from limner.nn import full, lora, processes, tiles
 from limner.nn.aside import Aside
+from limner.nn.bring import bring
 from limner.nn.door import cast_once
 from limner.nn.draws import Draws, Even, seed_of
 from limner.nn.dropout import Places
@@ -232,7 +233,7 @@ class Trainee:
         draw = Draws(self.places)
         with self._arithmetic():
             loss = run_units(self.setting.cut.live, self.models, values, draw)["loss"]
-        return (loss * shares.to(loss.device, non_blocking=loss.is_cuda)).sum()  # or it waits for the pass
+        return (loss * bring(shares, loss.device)).sum()
 
     def _arithmetic(self) -> AbstractContextManager[Any]:
         """Autocast where weights are trained, in fp32; beside a LoRA there is nothing left to cast."""
