@@ -186,6 +186,7 @@ DOING = {
     "save": "saves",
     "sample": "paints samples",
 }
+"""Phase -> what a run does then."""
 
 
 def misfit(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from limner.files import human
-from limner.plan.advice import CAUSES, Alternative
+from limner.plan.advice import CAUSES, DOING, Alternative
 from limner.plan.cards import PRICES
 from limner.plan.choice import Choice, budget
 from limner.plan.plan import BITS, Plan
@@ -12,15 +12,6 @@ from limner.recipe.size import label
 from limner.run.plan import Planned
 
 PHASES = {"load": "loading", "cache": "filling the cache", "train": "training", "sample": "painting samples"}
-
-HOST = {
-    "load": "while it loads",
-    "cache": "while it fills the cache",
-    "train": "while it trains",
-    "save": "when it saves",
-    "sample": "while it paints samples",
-}
-"""Phase of the computer's memory -> when that is."""
 
 DISK = {
     "download": "to fetch",
@@ -93,7 +84,7 @@ def _memory(planned: Planned, choice: Choice) -> Iterator[str]:
     if planned.device.kind != "cpu":
         when = next(phase for phase, each in choice.hosts.items() if each is host)
         locked = f", {label(host.pinned)} of it locked for copies" if host.pinned else ""
-        yield f"Host: at most {label(host.total)}{locked}, {HOST[when]}"
+        yield f"Host: at most {label(host.total)}{locked}, while it {DOING[when]}"
     disk = [f"{DISK[what]} {human(size)}" for what, size in planned.disk.items() if size]
     yield f"Disk: {', '.join(disk)}"
 
