@@ -11,8 +11,9 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from PIL import Image  # noqa: E402
 
-hypothesis.settings.register_profile("limner", derandomize=True, deadline=None)
-hypothesis.settings.register_profile("search", max_examples=2000, deadline=None, print_blob=True)
+calm = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile("limner", calm, derandomize=True)
+hypothesis.settings.register_profile("search", calm, max_examples=2000, print_blob=True)
 hypothesis.settings.load_profile("limner")
 """The same examples every time, however slow the machine; ``--hypothesis-profile search`` seeks more."""
 

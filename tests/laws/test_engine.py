@@ -164,7 +164,7 @@ def test_hoisted_modulations(subject: Subject) -> None:
     assert subject.holds(hoist=True)
 
 
-@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_plan_at_all(subject: Subject, data: st.DataObject) -> None:
     plan = data.draw(
