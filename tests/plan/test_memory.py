@@ -1,4 +1,5 @@
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -7,9 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limner.nn.optim import optimizer
+from limner.nn.optim import evaluation_mode, optimizer
 from limner.nn.storage import coding_bytes
 from limner.plan.memory import (
+    ASIDE,
     SCRATCH,
     SCRATCH_OF_ONE,
     cache_need,
@@ -227,6 +229,15 @@ def test_optimizers_differ(name: str, size: int) -> None:
     assert state_bytes(PROFILE, BF16, name) == size
 
 
+def taken(act: Callable[[], object]) -> int:
+    """Most bytes that something takes while it runs, by torch's own count."""
+    seen: Any = torch.profiler.profile(profile_memory=True)
+    with seen:
+        act()
+    changes = [each.nbytes() for each in seen.profiler.kineto_results.events() if each.name() == "[memory]"]
+    return max(itertools.accumulate(changes))
+
+
 @pytest.mark.parametrize("sides", [[64] * 8, [64] * 7 + [160]])
 @pytest.mark.parametrize(("name", "rate"), [("adafactor", 1e-3), ("prodigy", 1.0), ("schedulefree", 1e-3)])
 def test_what_an_optimizer_needs_while_it_steps(name: str, rate: float, sides: list[int]) -> None:
@@ -242,14 +253,25 @@ def test_what_an_optimizer_needs_while_it_steps(name: str, rate: float, sides: l
     for _ in range(2):
         given_gradients().step()
     given_gradients()
-    seen: Any = torch.profiler.profile(profile_memory=True)
-    with seen:
-        made.step()
-    changes = [each.nbytes() for each in seen.profiler.kineto_results.events() if each.name() == "[memory]"]
-    measured = max(itertools.accumulate(changes))
+    measured = taken(made.step)
     count = sum(weight.numel() for weight in weights)
     scratch = SCRATCH.get(name, 0) * count + SCRATCH_OF_ONE.get(name, 0) * max(sides) ** 2
     assert 0.45 * scratch <= measured <= 1.01 * scratch
+
+
+def test_while_pictures_are_painted_the_weights_that_schedule_free_trains_wait() -> None:
+    pytest.importorskip("schedulefree")
+    weights = [torch.nn.Parameter(torch.randn(64, 64)) for _ in range(8)]
+    made = optimizer("schedulefree", [{"params": weights, "lr": 1e-3}])
+    for weight in weights:
+        weight.grad = torch.randn_like(weight)
+    made.step()
+    assert taken(lambda: evaluation_mode(made)) == pytest.approx(
+        ASIDE["schedulefree"] * 8 * 64 * 64, rel=0.01
+    )
+    need, plain = (sample_need(WHOLE, BF16, optimizer=name).total for name in ("schedulefree", "adamw"))
+    assert need == plain + ASIDE["schedulefree"] * PROFILE.trained
+    assert sample_need(AWAY, BF16, optimizer="schedulefree").total == sample_need(AWAY, BF16).total
 
 
 WHOLE = replace(PROFILE, whole=4 * PROFILE.trained)

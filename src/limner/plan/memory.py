@@ -49,6 +49,9 @@ PAGED = frozenset({"pagedadamw8bit"})
 SCRATCH: dict[str, float] = {"schedulefree": 4}
 """Optimizer -> bytes for each number that learns while it steps, where it goes through all at once."""
 
+ASIDE: dict[str, int] = {"schedulefree": MASTER}
+"""Optimizer -> bytes for each trained number while its average is shown: the weights that it trains wait."""
+
 SCRATCH_OF_ONE: dict[str, float] = {"adafactor": 12, "prodigy": 8}
 """The same for each number of the largest tensor, where it goes from tensor to tensor."""
 
@@ -128,6 +131,8 @@ def sample_need(
     causes = _resident(profile, plan, optimizer, average=average, on=on)
     weights, activations = _fullest(profile, "sample", least=least)
     causes["weights"] += weights
+    if not profile.hosted:
+        causes["optimizer"] += ASIDE.get(optimizer, 0) * profile.trained
     return _need(causes, activations, 0, on)
 
 
