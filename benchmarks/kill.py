@@ -117,8 +117,8 @@ def prepare(base: Path, work: Path) -> Line:
     return Line(work, recipe)
 
 
-def outcome(out: Path) -> tuple[object, ...]:
-    """Everything of a finished run that must not depend on how it came there."""
+def outcome(out: Path) -> dict[str, object]:
+    """Everything of a finished run that must not depend on how it came there, by name."""
     run = RunDir(out)
     rows = [(row["step"], row.get("loss"), row.get("norm"), row.get("held_out")) for row in run.metrics()]
     parts, _ = checkpoint.load(run.checkpoint_path(STEPS))
@@ -126,7 +126,13 @@ def outcome(out: Path) -> tuple[object, ...]:
     pictures = {
         step: {n: path.read_bytes() for n, path in found.items()} for step, found in run.samples().items()
     }
-    return rows, flat(parts), flat(lora), pictures, [step for step, _ in run.checkpoints()]
+    return {
+        "metrics": rows,
+        "state": flat(parts),
+        "LoRA": flat(lora),
+        "pictures": pictures,
+        "checkpoints": [step for step, _ in run.checkpoints()],
+    }
 
 
 def flat(value: object) -> object:
@@ -243,7 +249,9 @@ def rounds(line: Line, count: int, seed: int) -> Iterator[Round]:
         assert saved >= before, f"round {killed}: step {before} was saved, and step {saved} is left"
         yield Round(place_of(out, ended=over), len(RunDir(out).metrics()), saved, round(seconds, 3))
         if over:
-            assert outcome(out) == wanted, f"round {killed}: the run in {out} ended otherwise"
+            seen = outcome(out)
+            other = [name for name in wanted if seen[name] != wanted[name]]
+            assert not other, f"round {killed}: the run in {out} ended with other {' and '.join(other)}"
             ended, before, begun = ended + 1, 0, False
         else:
             killed, before, begun = killed + 1, saved, True

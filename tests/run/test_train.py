@@ -270,6 +270,28 @@ def test_a_full_disk_is_told_before_the_first_step(tiny_base, photos, tmp_path, 
     assert not RunDir(tmp_path / "run").metrics_path.exists()
 
 
+def test_a_kill_between_a_save_and_the_deleting_leaves_no_checkpoint_too_many(
+    tiny_base, photos, tmp_path, monkeypatch
+):
+    recipe = wish(tiny_base, photos, train={"steps": 3, "save_every": 1, "keep": 1})
+    train(recipe, tmp_path / "whole", Told())
+    run, true = RunDir(tmp_path / "run"), module.checkpoint.retain
+
+    def killed(*given, **named):
+        if run.checkpoint_path(3).exists():
+            raise KeyboardInterrupt
+        return true(*given, **named)
+
+    monkeypatch.setattr(module.checkpoint, "retain", killed)
+    with pytest.raises(Stopped):
+        train(recipe, run.path, Told())
+    monkeypatch.undo()
+    wanted = [step for step, _ in RunDir(tmp_path / "whole").checkpoints()]
+    assert len(run.checkpoints()) > len(wanted)
+    train(recipe, run.path, Told())
+    assert [step for step, _ in run.checkpoints()] == wanted
+
+
 def test_two_runs_in_one_folder_are_refused(tiny_base, photos, tmp_path):
     with RunDir(tmp_path / "run").lock(), pytest.raises(RunBusy, match=f"process {os.getpid()}"):
         train(wish(tiny_base, photos), tmp_path / "run", Told())

@@ -87,8 +87,8 @@ def train(recipe: Recipe, out: Path, say: Say) -> Trained:
             found.parts.clear()  # of a full fine-tune, thrice the size of the model
         record(setting, run, store)
         progress.require_room()
-        if processes.rank() == 0 and (lost := run.truncate(done if done else -1)):
-            say.line(f"metrics.jsonl: removed {lost} damaged or half-written lines.")
+        if processes.rank() == 0:
+            _tidy(run, found, recipe.train.keep, say)
         if ladder.early and processes.rank() == 0:
             keep(ladder.planned, run)
             for row in ladder.early:
@@ -174,6 +174,14 @@ def _progress(setting: Setting, run: RunDir, trainee: Trainee, ladder: Ladder) -
     average = Average(trainee.parameters, wish.ema) if wish.ema else None
     trainee.dropping(on=True)
     return Progress(setting, run, trainee, chosen, average, ladder, ladder.watch())
+
+
+def _tidy(run: RunDir, found: checkpoint.Checkpoint | None, keep: int, say: Say) -> None:
+    """Forget what came after the checkpoint that is gone on from, and what a kill kept from being deleted."""
+    if lost := run.truncate(found.step if found and found.step else -1):
+        say.line(f"metrics.jsonl: removed {lost} damaged or half-written lines.")
+    if found:
+        checkpoint.retain(run, keep, saved=found.path)
 
 
 def _announce(setting: Setting, trainee: Trainee, done: int, say: Say) -> None:
