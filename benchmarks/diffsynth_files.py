@@ -26,8 +26,8 @@ from limner.families import family_of
 from limner.families.loading import skeleton
 from limner.families.shipped import known
 from limner.lora import file
-from limner.lora.adapter import Factors
-from limner.lora.targets import DIFFUSERS, target
+from limner.lora.factors import Factors
+from limner.lora.tools import DIFFUSERS, tool_named
 from limner.nn import lora
 
 CASES = {
@@ -109,7 +109,7 @@ def compared(base: str, folder: Path) -> dict[str, Any]:
     }
     loader = named("utils.lora", loader_name)()
     seen = {}
-    for tool in (target("diffsynth"), DIFFUSERS):
+    for tool in (tool_named("diffsynth"), DIFFUSERS):
         path = folder / f"{base}-{tool.name}.safetensors"
         file.write(path, {component: adapter}, {}, tool=tool, family=pipeline)
         if tool is DIFFUSERS and base != "flux-dev":

@@ -25,22 +25,22 @@ from safetensors.torch import save
 import outcome
 from limner.errors import BadLora
 from limner.lora import file
-from limner.lora.adapter import Factors
-from limner.lora.kinds import Change, Dora, Loha, Lokr
+from limner.lora.adapters import Dora, Loha, Lokr, WeightDelta
+from limner.lora.factors import Factors
 from limner.lora.metadata import HASH
-from limner.lora.targets import TARGETS
+from limner.lora.tools import TOOLS
 
 Damage = Callable[[bytes, random.Random], bytes]
 
 
-def adapter(kind: str) -> dict[str, Change]:
+def adapter(kind: str) -> dict[str, WeightDelta]:
     """A module or three of Qwen-Image."""
     draw = torch.Generator().manual_seed(1)
 
     def new(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=draw)
 
-    made: dict[str, Change] = {}
+    made: dict[str, WeightDelta] = {}
     for name in ("img_in", "txt_in", "transformer_blocks.3.attn.to_q"):
         match kind:
             case "LoHa":
@@ -171,12 +171,12 @@ def originals() -> dict[str, bytes]:
             ("LoRA", "diffsynth"),
         ):
             file.write(
-                path, {"transformer": adapter(kind)}, {"a": "b"}, tool=TARGETS[tool], family="qwen-image"
+                path, {"transformer": adapter(kind)}, {"a": "b"}, tool=TOOLS[tool], family="qwen-image"
             )
             made[f"{kind} for {tool}, hashed"] = path.read_bytes()
             made[f"{kind} for {tool}"] = save(file.tensors(path))
         for kind, tool in (("LoHa", "kohya"), ("LoKr", "kohya"), ("DoRA", "diffusers")):
-            file.write(path, {"transformer": adapter(kind)}, {}, tool=TARGETS[tool], family="qwen-image")
+            file.write(path, {"transformer": adapter(kind)}, {}, tool=TOOLS[tool], family="qwen-image")
             made[f"{kind} for {tool}"] = save(file.tensors(path))
     return made
 

@@ -15,8 +15,8 @@ from collections import Counter
 import torch
 
 import outcome
-from limner.lora.adapter import Factors
-from limner.lora.resize import Rule, resize
+from limner.lora.factors import Factors
+from limner.lora.resize import RankRule, resize
 from limner.lora.svd import spectrum
 
 WIDTH, DOUBLE, SINGLE = 3072, 19, 38
@@ -77,7 +77,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     adapter = lora(given.blocks, given.before, given.width)
     began, worked = time.perf_counter(), time.process_time()
-    _, losses = resize({"transformer": adapter}, Rule("rank", given.after))
+    _, losses = resize({"transformer": adapter}, RankRule("rank", given.after))
     ours, cpu = time.perf_counter() - began, time.process_time() - worked
     shapes = Counter(change.shape for change in adapter.values())
     slow, slow_cpu, sample = 0.0, 0.0, {}

@@ -8,8 +8,8 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from limner.lora.adapter import Factors
-from limner.lora.kinds import Change, Dora, Loha, Lokr
+from limner.lora.adapters import Dora, Loha, Lokr, WeightDelta
+from limner.lora.factors import Factors
 from limner.lora.tables import FAMILIES
 
 WIDTH = 8
@@ -44,7 +44,7 @@ def dora(out: int = WIDTH, into: int = WIDTH, axis: str = "out", seed: int = 0) 
     return Dora(factors(out, into, seed=seed), torch.rand(size, generator=draw) + 0.5, axis)  # pyright: ignore
 
 
-def _of(kind: str, out: int, seed: int, plain: Factors) -> Change:
+def _of(kind: str, out: int, seed: int, plain: Factors) -> WeightDelta:
     match kind:
         case "LoRA":
             return plain
@@ -58,7 +58,7 @@ def _of(kind: str, out: int, seed: int, plain: Factors) -> Change:
             return dora(out, axis="in", seed=seed)
 
 
-def denoiser(family: str, kind: str = "LoRA", blocks: int = 2) -> dict[str, Change]:
+def denoiser(family: str, kind: str = "LoRA", blocks: int = 2) -> dict[str, WeightDelta]:
     """Every module of the table, blocks 0 and 1, of unequal ranks."""
     names, made = FAMILIES[family], {}
     for row in names.table.rows:
@@ -72,7 +72,7 @@ def denoiser(family: str, kind: str = "LoRA", blocks: int = 2) -> dict[str, Chan
     return made
 
 
-def whole(family: str, kind: str = "LoRA") -> dict[str, dict[str, Change]]:
+def whole(family: str, kind: str = "LoRA") -> dict[str, dict[str, WeightDelta]]:
     """The denoiser, and a module or two of every text encoder."""
     names = FAMILIES[family]
     made = {names.component: denoiser(family, kind)}
@@ -84,7 +84,7 @@ def whole(family: str, kind: str = "LoRA") -> dict[str, dict[str, Change]]:
     return made
 
 
-def worst(found: dict[str, dict[str, Change]], wished: dict[str, dict[str, Change]]) -> float:
+def worst(found: dict[str, dict[str, WeightDelta]], wished: dict[str, dict[str, WeightDelta]]) -> float:
     """The largest relative error of a product with a random vector; the modules must be the same."""
     names, others = ({(c, m) for c, adapter in each.items() for m in adapter} for each in (found, wished))
     assert names ^ others == set()

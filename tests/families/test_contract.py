@@ -16,10 +16,10 @@ from limner.families.base import Canvas, Objective
 from limner.families.loading import skeleton
 from limner.families.shipped import known
 from limner.graph.split import split
-from limner.lora import file, stock
-from limner.lora.adapter import Factors, localise
-from limner.lora.kinds import Dora, Lokr, plain
-from limner.lora.targets import DIFFUSERS, refused
+from limner.lora import diffusers_loader, file
+from limner.lora.adapters import Dora, Lokr, to_lora
+from limner.lora.factors import Factors, rename_for_model
+from limner.lora.tools import DIFFUSERS, unsupported
 from limner.nn import lora
 from limner.nn.fit import Fit, fit
 from limner.nn.optim import optimizer, schedule
@@ -190,7 +190,9 @@ def test_stock_diffusers_loads_every_kind_without_a_word_as_the_merged_model(
                 kind,
             )
         }
-        assert f"diffusers reads no {kind} for" in "".join(refused(layer, family.name, DIFFUSERS).values())
+        assert f"diffusers reads no {kind} for" in "".join(
+            unsupported(layer, family.name, DIFFUSERS).values()
+        )
         return
     merged, stock_ = ({name: base.load(name) for name in base.models} for _ in range(2))
     loadable = [name for name in base.pipe._lora_loadable_modules if name in merged]
@@ -205,7 +207,7 @@ def test_stock_diffusers_loads_every_kind_without_a_word_as_the_merged_model(
             new = (
                 change.over(weight.data)
                 if kind == "DoRA"
-                else weight.data + plain(change).dense().reshape(weight.shape)
+                else weight.data + to_lora(change).dense().reshape(weight.shape)
             )
             weight.data.copy_(new)
     file.write(tmp_path / "lora.safetensors", held, {})
@@ -276,9 +278,9 @@ class Run:
         pipe = self.pipeline(self.base.source.root)
         for component, adapter in file.read(self.out.lora_path).components.items():
             layers = dict(pipe.components[component].named_modules())
-            for name, change in localise(adapter, layers).items():
+            for name, change in rename_for_model(adapter, layers).items():
                 weight = layers[name].weight.data
-                weight += plain(change).dense().reshape(weight.shape).float()
+                weight += to_lora(change).dense().reshape(weight.shape).float()
         return pipe
 
 
@@ -309,7 +311,7 @@ def test_a_run_is_cached_exactly_resumes_exactly_learns_and_exports(whole: Run):
 
     pipe = whole.pipeline(whole.base.source.root)
     bare = whole.painted(pipe)
-    stock.load(pipe, out.lora_path)
+    diffusers_loader.load(pipe, out.lora_path)
     theirs = whole.painted(pipe, "pil")
     (painted,) = straight.paint(1)
     assert np.abs(np.asarray(painted, int) - np.asarray(theirs, int)).max() <= 1, "exported = trained"

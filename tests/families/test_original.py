@@ -14,9 +14,9 @@ from limner.families import folder as folders
 from limner.families.loading import load
 from limner.families.original import flux, opened
 from limner.families.source import Source
-from limner.lora.adapter import Factors
-from limner.lora.bake import bake
-from limner.lora.weights import checkpoint
+from limner.lora.factors import Factors
+from limner.lora.merge_into_base import merge_into_base
+from limner.lora.weights import open_base
 from originals import flux as to_authors
 from originals import part_of, save_single
 from tiny import save_flux, save_sd15, save_sdxl
@@ -212,7 +212,7 @@ def test_a_file_with_a_lora_baked_in_is_a_base(tiny_base: Path, tmp_path: Path):
         for name in names
         for weight in (before[f"{name}.weight"],)
     }
-    bake(path, checkpoint(path), {"transformer": adapter}, tmp_path / "baked.safetensors")
+    merge_into_base(path, open_base(path), {"transformer": adapter}, tmp_path / "baked.safetensors")
     after = part_of(opened(tmp_path / "baked.safetensors", str(tiny_base), folders={}).root, "transformer")
     for name, weight in before.items():
         change = adapter.get(name.removesuffix(".weight"))

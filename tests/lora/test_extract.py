@@ -3,9 +3,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from limner.errors import BadBase
-from limner.lora.bake import bake
 from limner.lora.extract import extract, flattened
-from limner.lora.weights import checkpoint
+from limner.lora.merge_into_base import merge_into_base
+from limner.lora.weights import open_base
 from loras import dora, factors, loha, worst
 
 ADAPTER = {
@@ -24,9 +24,9 @@ def base_file(path):
 
 def test_what_was_baked_is_extracted(tmp_path) -> None:
     base, tuned = base_file(tmp_path / "base.safetensors"), tmp_path / "tuned.safetensors"
-    bake(base, checkpoint(base), {"transformer": ADAPTER}, tuned)
+    merge_into_base(base, open_base(base), {"transformer": ADAPTER}, tuned)
     told = []
-    found, lost = extract(checkpoint(base), checkpoint(tuned), 2, lambda: told.append(1))
+    found, lost = extract(open_base(base), open_base(tuned), 2, lambda: told.append(1))
     assert len(told) == 3
     assert worst({**found}, {"transformer": {**ADAPTER}}) < 1e-5  # pyright: ignore
     assert max(left.relative for left in lost) < 1e-5
@@ -34,8 +34,8 @@ def test_what_was_baked_is_extracted(tmp_path) -> None:
 
 def test_less_rank_is_the_nearest(tmp_path) -> None:
     base, tuned = base_file(tmp_path / "base.safetensors"), tmp_path / "tuned.safetensors"
-    bake(base, checkpoint(base), {"transformer": ADAPTER}, tuned)
-    _, lost = extract(checkpoint(base), checkpoint(tuned), 1)
+    merge_into_base(base, open_base(base), {"transformer": ADAPTER}, tuned)
+    _, lost = extract(open_base(base), open_base(tuned), 1)
     values = torch.linalg.svdvals(factors(seed=1).dense())
     wanted = (values[1:].square().sum() / values.square().sum()).sqrt().item()
     assert next(left for left in lost if left.module.endswith("to_q")).relative == pytest.approx(
@@ -46,15 +46,15 @@ def test_less_rank_is_the_nearest(tmp_path) -> None:
 def test_what_has_no_difference_is_refused(tmp_path) -> None:
     base = base_file(tmp_path / "base.safetensors")
     with pytest.raises(BadBase, match="No weight differs"):
-        extract(checkpoint(base), checkpoint(base), 2)
+        extract(open_base(base), open_base(base), 2)
     other = tmp_path / "other.safetensors"
     save_file({"layers.0.feed_forward.w1.weight": torch.ones(4, 4)}, other)
     with pytest.raises(BadBase, match="One checkpoint is flux, the other z-image"):
-        extract(checkpoint(base), checkpoint(other), 2)
+        extract(open_base(base), open_base(other), 2)
     weights = load_file(base)
     save_file({"img_in.weight": weights["img_in.weight"][:4].clone()}, other)
     with pytest.raises(BadBase, match=r"is \(8, 8\) in the base and \(4, 8\) in the fine-tune"):
-        extract(checkpoint(base), checkpoint(other, "flux"), 2)
+        extract(open_base(base), open_base(other, "flux"), 2)
 
 
 def test_any_kind_becomes_a_plain_lora() -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import save
 
 from limner.errors import BadLora, DiskFull
 from limner.lora import file as lora_file
-from limner.lora.adapter import Factors
+from limner.lora.factors import Factors
 from limner.lora.file import read, write
 
 Components = dict[str, dict[str, Factors]]

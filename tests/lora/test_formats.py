@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from limner.errors import BadLora
-from limner.lora.adapter import Factors
+from limner.lora.factors import Factors
 from limner.lora.formats import from_diffusers, read, to_diffusers
 from limner.lora.keys import SCALES
 from loras import factors
@@ -159,7 +159,7 @@ def test_strength_kept_in_settings_is_multiplied_in(settings: dict[str, object],
     found = read(pair(f"transformer.{QWEN}"), {SCALES: json.dumps(settings)})
     change = found.components["transformer"][QWEN]
     assert torch.allclose(change.up, factors().up * scale)  # pyright: ignore
-    assert "which only diffusers reads" in found.mended[0]
+    assert "which only diffusers reads" in found.repaired[0]
 
 
 @pytest.mark.parametrize(

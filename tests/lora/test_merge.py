@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from limner.errors import BadLora
-from limner.lora.kinds import plain
+from limner.lora.adapters import to_lora
 from limner.lora.merge import merge
 from loras import dora, factors, loha
 
@@ -16,9 +16,9 @@ def test_the_sum_is_exact_and_the_union() -> None:
     made = merge([one, two], [0.5, -2.0])
     assert made["unet"].keys() == {"a", "b", "c"}
     assert made["unet"]["a"].rank == 5
-    wanted = 0.5 * one["unet"]["a"].dense() - 2 * plain(two["unet"]["a"]).dense()
+    wanted = 0.5 * one["unet"]["a"].dense() - 2 * to_lora(two["unet"]["a"]).dense()
     assert torch.allclose(made["unet"]["a"].dense(), wanted, atol=1e-9)
-    assert torch.allclose(made["unet"]["c"].dense(), -2 * plain(loha()).dense(), atol=1e-5)
+    assert torch.allclose(made["unet"]["c"].dense(), -2 * to_lora(loha()).dense(), atol=1e-5)
     assert list(made["text_encoder"]) == ["text_model.encoder.layers.0.mlp.fc1"]
 
 

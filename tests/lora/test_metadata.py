@@ -3,10 +3,10 @@ import json
 import pytest
 import torch
 
-from limner.lora.adapter import Factors
-from limner.lora.metadata import About, metadata, triggers
+from limner.lora.factors import Factors
+from limner.lora.metadata import LoraMetadata, header_entries, triggers
 
-ABOUT = About(
+ABOUT = LoraMetadata(
     title="my-cat",
     architecture="flux-1-dev/lora",
     base="black-forest-labs/FLUX.1-dev",
@@ -25,7 +25,7 @@ def adapter(*ranks: int) -> dict[str, dict[str, Factors]]:
 
 
 def test_modelspec_and_sd_scripts() -> None:
-    entries = metadata(ABOUT, adapter(16, 16))
+    entries = header_entries(ABOUT, adapter(16, 16))
     assert all(isinstance(value, str) and value for value in entries.values())
     wanted = {
         "modelspec.sai_model_spec": "1.0.1",
@@ -45,15 +45,15 @@ def test_modelspec_and_sd_scripts() -> None:
 
 
 def test_the_trigger_stands_where_readers_look() -> None:
-    entries = metadata(ABOUT, adapter(4))
+    entries = header_entries(ABOUT, adapter(4))
     assert entries["modelspec.trigger_phrase"] == entries["ss_trigger_words"] == "sks cat"
     assert json.loads(entries["ss_tag_frequency"]) == {"1_sks cat": {"sks cat": 1}}
     assert triggers(entries) == ("sks cat",)
 
 
 def test_what_is_not_known_is_left_out() -> None:
-    bare = About(title="x", architecture="flux-1-dev/lora", base="glyph", base_version="flux1")
-    entries = metadata(bare, adapter(4, 8))
+    bare = LoraMetadata(title="x", architecture="flux-1-dev/lora", base="glyph", base_version="flux1")
+    entries = header_entries(bare, adapter(4, 8))
     assert entries["ss_network_dim"] == "Dynamic"
     assert entries["modelspec.date"]
     unknown = {
@@ -80,7 +80,7 @@ def test_what_is_not_known_is_left_out() -> None:
     ],
 )
 def test_no_local_path_is_written(base: str, written: str) -> None:
-    about = About(title="x", architecture="flux-1-dev/lora", base=base, base_version="flux1")
-    entries = metadata(about, adapter(4))
+    about = LoraMetadata(title="x", architecture="flux-1-dev/lora", base=base, base_version="flux1")
+    entries = header_entries(about, adapter(4))
     assert entries["ss_sd_model_name"] == written
     assert "ann" not in "".join(entries.values())

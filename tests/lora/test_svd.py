@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from limner.lora.adapter import Factors
+from limner.lora.factors import Factors
 from limner.lora.svd import nearest, spectrum
 from loras import factors
 

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from limner.errors import BadLora
-from limner.lora.names import Spelling
-from limner.lora.tables import FAMILIES, named
+from limner.lora.key_map import KeyStyle
+from limner.lora.tables import FAMILIES, family_keys
 
-DIFFUSERS, NATIVE = Spelling("", "diffusers"), Spelling("", "native")
+DIFFUSERS, NATIVE = KeyStyle("", "diffusers"), KeyStyle("", "native")
 SDXL: dict[str, Any] = {
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
@@ -49,11 +49,11 @@ def test_every_layer_of_the_true_model_has_a_name(family: str) -> None:
     assert [
         name for name, place in places.items() if place is None and not re.fullmatch(without or "-", name)
     ] == []
-    natives = {table.spell(place, "native") + str(place.member) for place in places.values() if place}
+    natives = {table.name_of(place, "native") + str(place.member) for place in places.values() if place}
     assert len(natives) == sum(place is not None for place in places.values())
     for place in places.values():
         if place:
-            assert table.find(table.spell(place, "native"), NATIVE) is not None
+            assert table.find(table.name_of(place, "native"), NATIVE) is not None
 
 
 @pytest.mark.parametrize(
@@ -80,11 +80,11 @@ def test_names_as_the_authors_have_them(family: str, module: str, native: str) -
     table = FAMILIES[family].table
     place = table.find(module, DIFFUSERS)
     assert place is not None
-    assert table.spell(place, "native") == native
+    assert table.name_of(place, "native") == native
 
 
 def test_a_family_is_found_by_its_pipeline() -> None:
-    assert named("Flux2KleinPipeline").family == "flux2"
-    assert named("sdxl").pipelines == ("StableDiffusionXLPipeline",)
+    assert family_keys("Flux2KleinPipeline").family == "flux2"
+    assert family_keys("sdxl").pipelines == ("StableDiffusionXLPipeline",)
     with pytest.raises(BadLora, match="No family is called 'sd9'. Known: flux, "):
-        named("sd9")
+        family_keys("sd9")

@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import save_file
 
 from limner.errors import BadBase
-from limner.lora.weights import checkpoint, files, places
+from limner.lora.weights import base_files, open_base, places
 
 
 def save(path, **weights):
@@ -23,7 +23,7 @@ OWN = {"transformer_blocks.0.attn.to_q.weight": 0, "x_embedder.weight": 0}
 @pytest.mark.parametrize("prefix", ["", "model.diffusion_model.", "diffusion_model."])
 def test_a_lone_file_in_the_authors_names(tmp_path, prefix: str) -> None:
     path = save(tmp_path / "base.safetensors", **{prefix + name: 0 for name in NATIVE})
-    opened = checkpoint(path)
+    opened = open_base(path)
     assert opened.family.family == "flux"
     assert {weight.place.row.native for weight in opened.weights} == {
         "double_blocks.{}.img_attn.qkv",
@@ -37,8 +37,11 @@ def test_a_folder_as_diffusers_lays_it_out(tmp_path) -> None:
     save(tmp_path / "transformer" / "a.safetensors", **OWN)
     save(tmp_path / "transformer" / "b.safetensors", **{"proj_out.weight": 0})
     save(tmp_path / "text_encoder" / "model.safetensors", **{"text_model.encoder.layers.0.mlp.fc1.weight": 0})
-    assert {name: len(own) for name, own in files(tmp_path).items()} == {"transformer": 2, "text_encoder": 1}
-    opened = checkpoint(tmp_path, "flux")
+    assert {name: len(own) for name, own in base_files(tmp_path).items()} == {
+        "transformer": 2,
+        "text_encoder": 1,
+    }
+    opened = open_base(tmp_path, "flux")
     assert sorted({weight.component for weight in opened.weights}) == ["text_encoder", "transformer"]
     assert len(opened.weights) == 4
     assert not any(weight.native for weight in opened.weights)
@@ -46,12 +49,12 @@ def test_a_folder_as_diffusers_lays_it_out(tmp_path) -> None:
 
 def test_what_is_no_base_is_refused(tmp_path) -> None:
     with pytest.raises(BadBase, match="holds no .safetensors file"):
-        checkpoint(tmp_path)
+        open_base(tmp_path)
     with pytest.raises(BadBase, match="has no weight that Limner knows by name"):
-        checkpoint(save(tmp_path / "x.safetensors", foo=0))
+        open_base(save(tmp_path / "x.safetensors", foo=0))
     (tmp_path / "y.safetensors").write_bytes(b"PK\x03\x04")
     with pytest.raises(BadBase, match="is no safetensors file"):
-        checkpoint(tmp_path / "y.safetensors")
+        open_base(tmp_path / "y.safetensors")
     with pytest.raises(BadBase, match="claims a header"):
         places(tmp_path / "y.safetensors")
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from limner.errors import BadLora, BadRecipe
-from limner.lora import file, stock
+from limner.lora import diffusers_loader, file
 from limner.run import export as module
 from limner.run.cache import stock as fill
 from limner.run.export import about, export, exported_steps
@@ -77,12 +77,12 @@ def test_a_file_that_stock_would_read_otherwise_never_takes_its_place(
     def refuse(*_):
         raise BadLora("other modules")
 
-    monkeypatch.setattr(module.stock, "verify", refuse)
+    monkeypatch.setattr(module.diffusers_loader, "verify", refuse)
     with pytest.raises(BadLora, match="other modules"):
         export(one, run, Told())
     assert run.lora_path.read_bytes() == b"the one before"
     assert [path.name for path in run.path.iterdir()] == ["lora.safetensors"]
-    assert module.stock is stock
+    assert module.diffusers_loader is diffusers_loader
 
 
 def test_how_many_steps_a_file_was_trained_for(tiny_base, photos, tmp_path):

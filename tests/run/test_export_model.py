@@ -13,7 +13,7 @@ from limner.errors import BadBase, BadCheckpoint, BadUsage, DiskFull, Stopped
 from limner.run import train as module
 from limner.run.export_model import model_steps
 from limner.run.generate import Settings, generate
-from limner.run.lora import Wish, extract
+from limner.run.lora import ConvertOptions, extract
 from limner.run.rundir import RunDir
 from limner.run.train import train
 from small import Told, equal, losses, weights, wish
@@ -106,7 +106,7 @@ def test_stock_diffusers_opens_it_limner_paints_with_it_and_takes_a_lora_from_it
             given = {"base": None, "settings": settings, **more}
             generate(run, prompts=["cat"], out=tmp_path / "p", say=Told(), **given)
 
-    lora = extract(halved, run / "model", 2, tmp_path / "l.safetensors", Wish(), Told())
+    lora = extract(halved, run / "model", 2, tmp_path / "l.safetensors", ConvertOptions(), Told())
     assert lora.modules and lora.path.is_file()
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from limner.errors import BadBase, BadLora, BadRecipe, BadUsage
 from limner.lora import file
-from limner.lora.adapter import Factors
+from limner.lora.factors import Factors
 from limner.recipe import toml
 from limner.run.generate import Settings, generate
 from limner.run.train import train

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from limner.lora import file
-from limner.lora.targets import COMFYUI
+from limner.lora.tools import COMFYUI
 from limner.run.inspect import inspect, shown, table, thumbnail
 from loras import denoiser, dora, factors
 

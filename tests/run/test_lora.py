@@ -7,10 +7,10 @@ from safetensors.torch import load_file, save_file
 from limner.errors import BadLora, BadUsage
 from limner.families.source import Source
 from limner.lora import file
-from limner.lora.resize import Rule
-from limner.lora.targets import COMFYUI, KOHYA
+from limner.lora.resize import RankRule
+from limner.lora.tools import COMFYUI, KOHYA
 from limner.run import lora as module
-from limner.run.lora import Wish, bake, convert, extract, merge, reread, resize
+from limner.run.lora import ConvertOptions, convert, extract, merge, merge_into_base, reread, resize
 from loras import denoiser, dora, factors, loha, lokr, whole, worst
 from small import Told
 
@@ -25,9 +25,9 @@ def lora(path, components=None, about=None):
 @pytest.mark.parametrize("to", ["diffusers", "comfyui", "kohya", "diffsynth"])
 def test_there_and_back(tmp_path, to: str) -> None:
     source = lora(tmp_path / "a.safetensors")
-    done = convert(source, to, tmp_path / f"{to}.safetensors", Wish(), Told())
+    done = convert(source, to, tmp_path / f"{to}.safetensors", ConvertOptions(), Told())
     assert (done.family, done.modules, done.error) == ("qwen-image", 34, 0)
-    back = convert(done.path, "diffusers", tmp_path / "back.safetensors", Wish(), Told())
+    back = convert(done.path, "diffusers", tmp_path / "back.safetensors", ConvertOptions(), Told())
     again, first = load_file(back.path), load_file(source)
     assert all(torch.equal(again[name], first[name]) for name in first)
     assert again.keys() == first.keys()
@@ -39,7 +39,7 @@ def test_there_and_back(tmp_path, to: str) -> None:
 @pytest.mark.parametrize(("dtype", "bound"), [("float16", 2e-3), ("bfloat16", 1.6e-2)])
 def test_smaller_dtypes_lose_what_they_must(tmp_path, dtype: str, bound: float) -> None:
     source = lora(tmp_path / "a.safetensors", whole("flux"), {"modelspec.architecture": "flux-1-dev/lora"})
-    done = convert(source, "kohya", tmp_path / "k.safetensors", Wish(dtype=dtype), Told())
+    done = convert(source, "kohya", tmp_path / "k.safetensors", ConvertOptions(dtype=dtype), Told())
     assert 0 < done.error < bound
     held = file.read(done.path)
     assert held.dtype == getattr(torch, dtype)
@@ -52,9 +52,9 @@ def test_what_a_tool_lacks_is_refused_or_left_out_by_name(tmp_path) -> None:
     with pytest.raises(
         BadLora, match="diffsynth reads no text_encoder of flux. Leave such modules out with --leave-out"
     ):
-        convert(source, "diffsynth", tmp_path / "d.safetensors", Wish(), Told())
+        convert(source, "diffsynth", tmp_path / "d.safetensors", ConvertOptions(), Told())
     told = Told()
-    done = convert(source, "diffsynth", tmp_path / "d.safetensors", Wish(leave_out=True), told)
+    done = convert(source, "diffsynth", tmp_path / "d.safetensors", ConvertOptions(leave_out=True), told)
     assert any("text_encoder_2" in line for line in done.left_out)
     assert "left out transformer.proj_out: diffsynth has no name for it" in told.text
     assert done.modules + len(done.left_out) == sum(map(len, whole("flux").values()))
@@ -65,8 +65,8 @@ def test_other_kinds_are_flattened_when_asked(tmp_path) -> None:
     source = tmp_path / "a.safetensors"
     file.write(source, components, ABOUT, tool=KOHYA, family="qwen-image")
     with pytest.raises(BadLora, match="diffusers reads no LoHa for qwen-image"):
-        convert(source, "diffusers", tmp_path / "d.safetensors", Wish(), Told())
-    done = convert(source, "diffusers", tmp_path / "d.safetensors", Wish(flatten=8), Told())
+        convert(source, "diffusers", tmp_path / "d.safetensors", ConvertOptions(), Told())
+    done = convert(source, "diffusers", tmp_path / "d.safetensors", ConvertOptions(flatten=8), Told())
     assert worst(file.read(done.path).components, components) < 1e-5
     assert {loss.module for loss in done.losses} == {"img_in", "txt_in"}
 
@@ -77,8 +77,8 @@ def test_a_dora_is_flattened_over_its_base(tmp_path) -> None:
     weight = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
     save_file({"img_in.weight": weight, "txt_in.weight": weight.clone()}, base)
     with pytest.raises(BadLora, match="A DoRA depends on the weights of its base"):
-        convert(source, "comfyui", tmp_path / "c.safetensors", Wish(flatten=8), Told())
-    wish = Wish(flatten=8, base=base, family="qwen-image")
+        convert(source, "comfyui", tmp_path / "c.safetensors", ConvertOptions(flatten=8), Told())
+    wish = ConvertOptions(flatten=8, base=base, family="qwen-image")
     done = convert(source, "comfyui", tmp_path / "c.safetensors", wish, Told())
     made = file.read(done.path).components["transformer"]["img_in"]
     assert torch.allclose(made.dense(), dora().over(weight) - weight, atol=1e-5)  # pyright: ignore
@@ -86,15 +86,20 @@ def test_a_dora_is_flattened_over_its_base(tmp_path) -> None:
 
 def test_merge_and_resize(tmp_path) -> None:
     one = lora(tmp_path / "a.safetensors")
-    two = convert(one, "comfyui", tmp_path / "b.safetensors", Wish(), Told()).path
-    done = merge([one, two], [1.0, 0.5], tmp_path / "m.safetensors", Wish(), None)
+    two = convert(one, "comfyui", tmp_path / "b.safetensors", ConvertOptions(), Told()).path
+    done = merge([one, two], [1.0, 0.5], tmp_path / "m.safetensors", ConvertOptions(), None)
     merged = file.read(done.path)
     assert merged.metadata["modelspec.merged_from"] == "a.safetensors, b.safetensors"
     change = merged.components["transformer"]["img_in"]
     assert torch.allclose(change.dense(), 1.5 * denoiser("qwen-image")["img_in"].dense(), atol=1e-5)  # pyright: ignore
-    small = resize(done.path, Rule("rank", 3), tmp_path / "s.safetensors", Wish(), Told())
+    small = resize(done.path, RankRule("rank", 3), tmp_path / "s.safetensors", ConvertOptions(), Told())
     assert max(loss.relative for loss in small.losses) < 1e-6  # the sum of a thing and its half has its rank
-    assert merge([one, two], [], tmp_path / "n.safetensors", Wish(), Rule("rank", 1)).losses[0].after == 1
+    assert (
+        merge([one, two], [], tmp_path / "n.safetensors", ConvertOptions(), RankRule("rank", 1))
+        .losses[0]
+        .after
+        == 1
+    )
 
 
 def test_extract_and_bake(tmp_path, monkeypatch) -> None:
@@ -104,8 +109,8 @@ def test_extract_and_bake(tmp_path, monkeypatch) -> None:
     source = lora(
         tmp_path / "a.safetensors", {"transformer": {"img_in": factors(), "txt_in": factors(seed=1)}}
     )
-    wish = Wish(family="qwen-image")
-    done = bake(source, base, tmp_path / "tuned.safetensors", 1.0, wish)
+    wish = ConvertOptions(family="qwen-image")
+    done = merge_into_base(source, base, tmp_path / "tuned.safetensors", 1.0, wish)
     assert done["weights"] == 2
     found = extract(base, tmp_path / "tuned.safetensors", 2, tmp_path / "x.safetensors", wish, Told())
     assert found.modules == 2
@@ -131,17 +136,17 @@ def test_reading_again_finds_what_is_not_as_meant(tmp_path) -> None:
 def test_bad_wishes(tmp_path) -> None:
     source = lora(tmp_path / "a.safetensors")
     with pytest.raises(BadUsage, match="is one of the files that are read"):
-        convert(source, "comfyui", source, Wish(), Told())
+        convert(source, "comfyui", source, ConvertOptions(), Told())
     with pytest.raises(BadUsage, match="--dtype is 'int4'"):
-        convert(source, "comfyui", tmp_path / "b.safetensors", Wish(dtype="int4"), Told())
+        convert(source, "comfyui", tmp_path / "b.safetensors", ConvertOptions(dtype="int4"), Told())
     with pytest.raises(BadUsage, match="There is 1 file to merge"):
-        merge([source], [], tmp_path / "b.safetensors", Wish(), None)
+        merge([source], [], tmp_path / "b.safetensors", ConvertOptions(), None)
     with pytest.raises(BadUsage, match="2 files and 1 weights"):
-        merge([source, source], [1.0], tmp_path / "b.safetensors", Wish(), None)
+        merge([source, source], [1.0], tmp_path / "b.safetensors", ConvertOptions(), None)
     with pytest.raises(BadUsage, match="--rank is 0"):
-        extract(source, source, 0, tmp_path / "b.safetensors", Wish(), Told())
+        extract(source, source, 0, tmp_path / "b.safetensors", ConvertOptions(), Told())
     with pytest.raises(BadUsage, match="--flatten is -1"):
-        convert(source, "comfyui", tmp_path / "b.safetensors", Wish(flatten=-1), Told())
+        convert(source, "comfyui", tmp_path / "b.safetensors", ConvertOptions(flatten=-1), Told())
     other = lora(tmp_path / "o.safetensors", whole("z-image"), {})
     with pytest.raises(BadLora, match="are of qwen-image and z-image"):
-        merge([source, other], [], tmp_path / "b.safetensors", Wish(), None)
+        merge([source, other], [], tmp_path / "b.safetensors", ConvertOptions(), None)

@@ -11,8 +11,8 @@ from limner.errors import BadUsage
 from limner.imports import swiftly
 
 if TYPE_CHECKING:
-    from limner.lora.resize import Rule
-    from limner.run.lora import Wish, Written
+    from limner.lora.resize import RankRule
+    from limner.run.lora import ConvertOptions, WriteResult
 
 app = typer.Typer(
     name="lora",
@@ -44,23 +44,25 @@ RULES = (
 )
 
 
-def _wish(given: dict[str, Any]) -> "Wish":
-    from limner.run.lora import Wish
+def _wish(given: dict[str, Any]) -> "ConvertOptions":
+    from limner.run.lora import ConvertOptions
 
-    return Wish(**{name: given[name] for name in ("family", "dtype") if given.get(name) is not None})
+    return ConvertOptions(
+        **{name: given[name] for name in ("family", "dtype") if given.get(name) is not None}
+    )
 
 
-def _rule(given: dict[str, Any]) -> "Rule | None":
+def _rule(given: dict[str, Any]) -> "RankRule | None":
     """The one rule that was given, if any."""
-    from limner.lora.resize import Rule
+    from limner.lora.resize import RankRule
 
     chosen: list[Any] = [option.key for option in RULES if given.get(option.key) is not None]
     if len(chosen) > 1:
         raise BadUsage(f"--{chosen[0]} and --{chosen[1]} are two ways to choose ranks. Give one.")
-    return Rule(chosen[0], float(given[chosen[0]])) if chosen else None
+    return RankRule(chosen[0], float(given[chosen[0]])) if chosen else None
 
 
-def _show(done: "Written", *, as_json: bool, details: bool = True) -> None:
+def _show(done: "WriteResult", *, as_json: bool, details: bool = True) -> None:
     from limner.cli.show import result
 
     lines = [
@@ -100,10 +102,10 @@ def convert(
     """
     with speaking(as_json=as_json) as say:
         with swiftly():
-            from limner.run.lora import Wish
+            from limner.run.lora import ConvertOptions
             from limner.run.lora import convert as run
 
-        wish = Wish(leave_out=leave_out, **given)
+        wish = ConvertOptions(leave_out=leave_out, **given)
         done = run(lora, to, out or lora.with_name(f"{lora.stem}-{to}.safetensors"), wish, say)
     _show(done, as_json=as_json)
 
@@ -174,9 +176,9 @@ def extract(
     _show(done, as_json=as_json)
 
 
-@app.command()
+@app.command("bake")
 @taking((FAMILY, Option("--weight", "weight", float, "Strength of the LoRA.", 1.0)))
-def bake(
+def merge_into_base(
     *,
     lora: File,
     base: Annotated[Path, typer.Option("--base", help="Checkpoint of the base: a file or a folder.")],
@@ -192,7 +194,7 @@ def bake(
 
     with speaking(as_json=as_json):
         with swiftly():
-            from limner.run.lora import bake as run
+            from limner.run.lora import merge_into_base as run
 
         done = run(lora, base, out, given["weight"], _wish(given))
     result(done, [f"{out}: {done['weights']} weights changed ({done['family']})"], as_json=as_json)

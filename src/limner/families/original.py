@@ -25,13 +25,13 @@ from limner.families.loading import BROKEN, hush, skeleton
 from limner.families.single import Single, look
 from limner.families.source import Source, content, locate
 from limner.files import require_space, user_cache, write_json
-from limner.lora.names import Spelling, Table
+from limner.lora.key_map import KeyMap, KeyStyle
 from limner.lora.tables import DOUBLE, FLUX, SINGLE, rows
 
 VERSION = "1"
 """Of the folders that are made; a change makes them anew."""
 
-TRANSFORMER = Table(
+TRANSFORMER = KeyMap(
     FLUX
     + tuple(
         row
@@ -205,11 +205,11 @@ def flux(native: Mapping[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
     made, read = {}, set()
     for name in wanted:
         module, _, leaf = name.rpartition(".")
-        place = TRANSFORMER.find(module, Spelling("", "diffusers"))
+        place = TRANSFORMER.find(module, KeyStyle("", "diffusers"))
         if place is None:
             continue
         leaf = "scale" if module.endswith(NORMS) else leaf
-        source = f"{TRANSFORMER.spell(place, 'native')}.{leaf}"
+        source = f"{TRANSFORMER.name_of(place, 'native')}.{leaf}"
         if source not in native:
             continue
         read.add(source)

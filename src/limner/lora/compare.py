@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import torch
 
 from limner.errors import BadLora
-from limner.lora.adapter import Factors
+from limner.lora.adapters import Dora, WeightDelta
+from limner.lora.factors import Factors
 from limner.lora.formats import canonical
-from limner.lora.kinds import Change, Dora
 
 TOLERANCE = {torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 """Largest |dW' X - dW X| / |dW X| that rounding to the file's dtype explains: two factors, two units each."""
@@ -15,7 +15,7 @@ TOLERANCE = {torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 PROBES = 8
 """Random vectors: with one alone, a product near zero by chance would look like an error."""
 
-Components = Mapping[str, Mapping[str, Change]]
+Components = Mapping[str, Mapping[str, WeightDelta]]
 
 
 def require_equal(
@@ -54,14 +54,14 @@ def require_equal(
     return worst
 
 
-def _named(components: Components) -> dict[tuple[str, str], Change]:
+def _named(components: Components) -> dict[tuple[str, str], WeightDelta]:
     return {
         (c, canonical(c, m)): change for c, adapter in components.items() for m, change in adapter.items()
     }
 
 
 def _effective(
-    these: Mapping[tuple[str, str], Change], others: Mapping[tuple[str, str], Change]
+    these: Mapping[tuple[str, str], WeightDelta], others: Mapping[tuple[str, str], WeightDelta]
 ) -> set[tuple[str, str]]:
     """Those that are in the others too, or change something: a zero may be lost in a fused weight."""
     return {
@@ -71,12 +71,12 @@ def _effective(
     }
 
 
-def _factors(change: Change) -> int:
+def _factors(change: WeightDelta) -> int:
     """How many times as much rounding as a pair of factors: a LoHa multiplies two pairs."""
     return 1 if isinstance(change, Factors) else 2
 
 
-def difference(found: Change, wished: Change, draw: torch.Generator) -> float:
+def difference(found: WeightDelta, wished: WeightDelta, draw: torch.Generator) -> float:
     """|dW' X - dW X| / |dW X| for random columns X; infinite when shapes or kinds differ."""
     if found.shape != wished.shape or isinstance(found, Dora) != isinstance(wished, Dora):
         return float("inf")

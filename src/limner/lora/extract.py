@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 
 from limner.errors import BadBase
-from limner.lora import fuse
-from limner.lora.adapter import Factors
-from limner.lora.kinds import Change, Dora, plain
+from limner.lora import qkv
+from limner.lora.adapters import Dora, WeightDelta, to_lora
+from limner.lora.factors import Factors
 from limner.lora.svd import nearest, spectrum
-from limner.lora.weights import Checkpoint, Weight
+from limner.lora.weights import BaseCheckpoint, BaseWeight
 
 
 @dataclass(frozen=True)
-class Left:
+class ExtractLoss:
     """What a LoRA of that rank does not hold of a module's difference."""
 
     component: str
@@ -26,8 +26,8 @@ class Left:
 
 
 def extract(
-    base: Checkpoint, tuned: Checkpoint, rank: int, tell: Callable[[], object] = lambda: None
-) -> tuple[dict[str, dict[str, Factors]], list[Left]]:
+    base: BaseCheckpoint, tuned: BaseCheckpoint, rank: int, tell: Callable[[], object] = lambda: None
+) -> tuple[dict[str, dict[str, Factors]], list[ExtractLoss]]:
     """The difference of two checkpoints as a LoRA, module by module; modules that are equal are left out.
 
     Args:
@@ -59,14 +59,14 @@ def extract(
             continue
         for module, factors, relative in _modules(weight, change, rank):
             made.setdefault(weight.component, {})[module] = factors
-            lost.append(Left(weight.component, module, factors.rank, relative))
+            lost.append(ExtractLoss(weight.component, module, factors.rank, relative))
     if not made:
         why = "No weight is in both" if not shared else "No weight differs"
         raise BadBase(f"{why}: there is nothing to extract. Give the base and its fine-tune in one naming.")
     return made, lost
 
 
-def _difference(before: Tensor, after: Tensor, weight: Weight) -> Tensor:
+def _difference(before: Tensor, after: Tensor, weight: BaseWeight) -> Tensor:
     if before.shape != after.shape:
         raise BadBase(
             f"{weight.name} is {tuple(before.shape)} in the base and {tuple(after.shape)} in the fine-tune. "
@@ -75,12 +75,12 @@ def _difference(before: Tensor, after: Tensor, weight: Weight) -> Tensor:
     return after.float() - before.float()
 
 
-def _modules(weight: Weight, change: Tensor, rank: int) -> list[tuple[str, Factors, float]]:
+def _modules(weight: BaseWeight, change: Tensor, rank: int) -> list[tuple[str, Factors, float]]:
     """Fused weights are taken apart first, so that each module gets its own rank."""
     row, modules = weight.place.row, weight.place.modules
     if not weight.native:
         return [_cut(modules[weight.place.member or 0], change, rank)]
-    blocks = change.split(fuse.heights(row, change.shape[0]))
+    blocks = change.split(qkv.row_counts(row, change.shape[0]))
     if row.swapped:
         first, second = change.chunk(2)
         return [_cut(modules[0], torch.cat([second, first]), rank)]
@@ -94,7 +94,7 @@ def _cut(module: str, change: Tensor, rank: int) -> tuple[str, Factors, float]:
     return module, factors, left / size
 
 
-def flattened(change: Change, weight: Tensor | None, rank: int) -> tuple[Factors, float]:
+def flattened(change: WeightDelta, weight: Tensor | None, rank: int) -> tuple[Factors, float]:
     """Any change as a plain LoRA of a rank, and |dW - dW'| / |dW| of what that leaves out.
 
     Args:
@@ -105,7 +105,7 @@ def flattened(change: Change, weight: Tensor | None, rank: int) -> tuple[Factors
     if isinstance(change, Dora) and weight is not None:
         _, factors, relative = _cut("", (change.over(weight) - weight.double()), rank)
         return factors, relative
-    own = spectrum(plain(change))
+    own = spectrum(to_lora(change))
     kept = min(rank, len(own.values))
     size = own.values.norm().item()
     return own.cut(kept), own.error(kept) / size if size else 0.0

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from limner.errors import BadLora
 from limner.files import atomic_write, require_space
+from limner.lora.adapters import WeightDelta, kind
 from limner.lora.formats import read as understand
-from limner.lora.kinds import Change, kind
 from limner.lora.metadata import HASH
 from limner.lora.safety import LARGEST_METADATA, header
-from limner.lora.targets import DIFFUSERS, Target, spell
+from limner.lora.tools import DIFFUSERS, Tool, encode_for
 
 MOST_RANK = 4
 """Times the longer side of a weight: beyond it a rank is no rank but an attack on memory."""
@@ -28,7 +28,7 @@ DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "b
 class LoraFile:
     """What a LoRA file holds."""
 
-    components: dict[str, dict[str, Change]]
+    components: dict[str, dict[str, WeightDelta]]
     """"transformer", "text_encoder" .. -> module in diffusers' names -> change, float32, scale baked in."""
     metadata: dict[str, str]
     """As found; text from strangers, so escape it wherever it is shown."""
@@ -38,7 +38,7 @@ class LoraFile:
     """By its names; None when they fit no known family, or several."""
     form: str = "diffusers"
     """How its modules are spelled."""
-    mended: tuple[str, ...] = ()
+    repaired: tuple[str, ...] = ()
     """What other readers take wrongly and was put right here, one sentence each."""
     dtype: torch.dtype = torch.float32
     """Of its tensors."""
@@ -53,11 +53,11 @@ class LoraFile:
 
 def write(
     path: Path,
-    components: Mapping[str, Mapping[str, Change]],
+    components: Mapping[str, Mapping[str, WeightDelta]],
     metadata: Mapping[str, str],
     dtype: torch.dtype = torch.float32,
     *,
-    tool: Target = DIFFUSERS,
+    tool: Tool = DIFFUSERS,
     family: str | None = None,
 ) -> None:
     """Write a LoRA as ``tool`` reads it. The file appears whole, after it was read back and found equal.
@@ -83,7 +83,7 @@ def write(
         raise BadLora(f"A LoRA cannot be written as {dtype}. Choose {', '.join(DTYPES.values())}.")
     flat = {
         name: _rounded(name, tensor, dtype)
-        for name, tensor in sorted(spell(components, family, tool).items())
+        for name, tensor in sorted(encode_for(components, family, tool).items())
     }
     if not flat:
         raise BadLora(
@@ -192,12 +192,12 @@ def read(path: Path, family: str | None = None) -> LoraFile:
         notes,
         understood.family,
         understood.form,
-        understood.mended,
+        understood.repaired,
         next((t.dtype for t in flat.values() if t.dim() > 1), torch.float32),
     )
 
 
-def _notes(components: Mapping[str, Mapping[str, Change]]) -> tuple[str, ...]:
+def _notes(components: Mapping[str, Mapping[str, WeightDelta]]) -> tuple[str, ...]:
     wide = []
     for component, adapter in components.items():
         for module, change in adapter.items():

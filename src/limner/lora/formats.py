@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from limner.errors import BadLora
-from limner.lora import fuse, keys
-from limner.lora.keys import Parts
-from limner.lora.kinds import Change
-from limner.lora.names import Place, Spelling
-from limner.lora.tables import FAMILIES, Names, named
+from limner.lora import keys, qkv
+from limner.lora.adapters import WeightDelta
+from limner.lora.key_map import KeyMatch, KeyStyle
+from limner.lora.keys import ModuleTensors
+from limner.lora.tables import FAMILIES, FamilyKeys, family_keys
 
 COMPONENTS = ("transformer", "unet", "text_encoder", "text_encoder_2", "text_encoder_3")
 
@@ -23,28 +23,28 @@ FLAT = ("lora_unet_", "lora_transformer_", "lycoris_")
 
 DENOISER = (
     *(
-        Spelling(prefix, naming)
+        KeyStyle(prefix, naming)
         for prefix in (*DOTTED, *NESTED)
         for naming in ("diffusers", "native", "processor")
     ),
-    *(Spelling(prefix, naming, flat=True) for prefix in FLAT for naming in ("native", "diffusers")),
+    *(KeyStyle(prefix, naming, flat=True) for prefix in FLAT for naming in ("native", "diffusers")),
 )
 """How files may spell modules of a denoiser; the first that fits is taken."""
 
 CLIP_L = (
-    Spelling("text_encoder.", "diffusers"),
-    Spelling("text_encoders.clip_l.transformer.", "diffusers"),
-    Spelling("lora_te_", "diffusers", flat=True),
-    Spelling("lora_te1_", "diffusers", flat=True),
+    KeyStyle("text_encoder.", "diffusers"),
+    KeyStyle("text_encoders.clip_l.transformer.", "diffusers"),
+    KeyStyle("lora_te_", "diffusers", flat=True),
+    KeyStyle("lora_te1_", "diffusers", flat=True),
 )
 CLIP_G = (
-    Spelling("text_encoder_2.", "diffusers"),
-    Spelling("text_encoders.clip_g.transformer.", "diffusers"),
-    Spelling("lora_te2_", "diffusers", flat=True),
+    KeyStyle("text_encoder_2.", "diffusers"),
+    KeyStyle("text_encoders.clip_g.transformer.", "diffusers"),
+    KeyStyle("lora_te2_", "diffusers", flat=True),
 )
 T5 = (
-    Spelling("text_encoders.t5xxl.transformer.", "diffusers"),
-    Spelling("lora_te3_", "diffusers", flat=True),
+    KeyStyle("text_encoders.t5xxl.transformer.", "diffusers"),
+    KeyStyle("lora_te3_", "diffusers", flat=True),
 )
 TEXT = {
     "flux": {
@@ -56,41 +56,41 @@ TEXT = {
     "sd3": {
         "text_encoder": CLIP_L,
         "text_encoder_2": CLIP_G,
-        "text_encoder_3": (*T5, Spelling("text_encoder_3.", "diffusers")),
+        "text_encoder_3": (*T5, KeyStyle("text_encoder_3.", "diffusers")),
     },
 }
 """How files may spell modules of text encoders."""
 
 
 @dataclass(frozen=True)
-class Found:
+class Location:
     """Where a module of a file belongs."""
 
     component: str
-    place: Place
-    spelling: Spelling
+    place: KeyMatch
+    spelling: KeyStyle
 
 
 @dataclass(frozen=True)
-class Read:
+class ParsedFile:
     """A file understood."""
 
-    components: dict[str, dict[str, Change]]
+    components: dict[str, dict[str, WeightDelta]]
     """Component -> module in diffusers' names -> change, scales baked in."""
     family: str | None
     """None when the names fit no known family, and are in diffusers' form."""
     form: str
     """How the denoiser's modules were spelled, for people."""
-    mended: tuple[str, ...] = ()
+    repaired: tuple[str, ...] = ()
     """What other readers would have taken wrongly, one sentence each."""
 
 
 def locate(
     stem: str,
-    names: Names,
-    denoiser: Iterable[Spelling] = DENOISER,
-    text: Mapping[str, Iterable[Spelling]] | None = None,
-) -> Found | None:
+    names: FamilyKeys,
+    denoiser: Iterable[KeyStyle] = DENOISER,
+    text: Mapping[str, Iterable[KeyStyle]] | None = None,
+) -> Location | None:
     """Where a module's name in a file belongs in a family, if anywhere.
 
     Args:
@@ -102,14 +102,14 @@ def locate(
     for component, spellings in (TEXT.get(names.family, {}) if text is None else text).items():
         for spelling in spellings:
             if place := _text_place(stem, names, component, spelling):
-                return Found(component, place, spelling)
+                return Location(component, place, spelling)
     for spelling in denoiser:
         if place := names.table.find(stem, spelling):
-            return Found(names.component, place, spelling)
+            return Location(names.component, place, spelling)
     return None
 
 
-def _text_place(stem: str, names: Names, component: str, spelling: Spelling) -> Place | None:
+def _text_place(stem: str, names: FamilyKeys, component: str, spelling: KeyStyle) -> KeyMatch | None:
     """Since transformers 5 there is no level ``text_model``: with and without it are one."""
     if not stem.startswith(spelling.prefix) or component not in names.text:
         return None
@@ -119,12 +119,12 @@ def _text_place(stem: str, names: Names, component: str, spelling: Spelling) -> 
     return table.find(stem, spelling) or table.find(longer, spelling)
 
 
-def candidates(stems: Sequence[str]) -> list[Names]:
+def candidates(stems: Sequence[str]) -> list[FamilyKeys]:
     """The families that know every module of a file."""
     return [names for names in FAMILIES.values() if all(locate(stem, names) for stem in stems)]
 
 
-def read(flat: Mapping[str, Tensor], metadata: Mapping[str, str], family: str | None = None) -> Read:
+def read(flat: Mapping[str, Tensor], metadata: Mapping[str, str], family: str | None = None) -> ParsedFile:
     """Understand a file of any spelling.
 
     Args:
@@ -135,29 +135,29 @@ def read(flat: Mapping[str, Tensor], metadata: Mapping[str, str], family: str | 
     Raises:
         BadLora: A tensor or a module is unknown, or the names fit several families.
     """
-    parts = keys.group(flat)
+    parts = keys.group_by_module(flat)
     stems = [part.stem for part in parts]
-    names = named(family) if family else detect(parts, metadata)
+    names = family_keys(family) if family else detect(parts, metadata)
     if names is None:
-        return Read(from_diffusers(flat, metadata), None, "diffusers", _mended(metadata, {}))
+        return ParsedFile(from_diffusers(flat, metadata), None, "diffusers", _repairs(metadata, {}))
     places = {stem: locate(stem, names) for stem in stems}
     if lost := [stem for stem, place in places.items() if place is None]:
         if all(STEM.fullmatch(stem) for stem in stems):  # the base will say what it has not
-            return Read(from_diffusers(flat, metadata), None, "diffusers", _mended(metadata, {}))
+            return ParsedFile(from_diffusers(flat, metadata), None, "diffusers", _repairs(metadata, {}))
         raise BadLora(
             f"{len(lost)} of {len(stems)} modules are not in {names.family}: {lost[0]} .. "
             "Name another --family."
         )
     located = {stem: place for stem, place in places.items() if place}
-    return Read(
+    return ParsedFile(
         gather(parts, located, metadata),
         names.family,
         _form(located, parts),
-        _mended(metadata, located),
+        _repairs(metadata, located),
     )
 
 
-def detect(parts: Sequence[Parts], metadata: Mapping[str, str]) -> Names | None:
+def detect(parts: Sequence[ModuleTensors], metadata: Mapping[str, str]) -> FamilyKeys | None:
     """The family of a file by its content; None when no table has its names, and they are in diffusers' form.
 
     Raises:
@@ -183,7 +183,9 @@ def detect(parts: Sequence[Parts], metadata: Mapping[str, str]) -> Names | None:
     raise BadLora(f"The modules fit {families}, and nothing tells which. Say it with --family.")
 
 
-def _narrowed(fitting: list[Names], parts: Sequence[Parts], metadata: Mapping[str, str]) -> list[Names]:
+def _narrowed(
+    fitting: list[FamilyKeys], parts: Sequence[ModuleTensors], metadata: Mapping[str, str]
+) -> list[FamilyKeys]:
     said = " ".join(
         metadata.get(key, "") for key in ("modelspec.architecture", "ss_base_model_version")
     ).lower()
@@ -198,7 +200,7 @@ def _narrowed(fitting: list[Names], parts: Sequence[Parts], metadata: Mapping[st
     return fitting
 
 
-def _width(parts: Sequence[Parts]) -> int | None:
+def _width(parts: Sequence[ModuleTensors]) -> int | None:
     """Of the text that cross-attention reads, if the file has a part of it."""
     for part in parts:
         if re.search(r"attn2[._](processor\.)?to_[kv]$", part.stem) and "down" in part.tensors:
@@ -206,23 +208,23 @@ def _width(parts: Sequence[Parts]) -> int | None:
     return None
 
 
-def _depth(parts: Sequence[Parts]) -> int:
+def _depth(parts: Sequence[ModuleTensors]) -> int:
     """One more than the highest number of a block."""
     pattern = r"(?<!single[_.])(?:transformer_blocks|double_blocks)[._](\d+)"
     return 1 + max((int(n) for part in parts for n in re.findall(pattern, part.stem)), default=-1)
 
 
 def gather(
-    parts: Iterable[Parts], places: Mapping[str, Found], metadata: Mapping[str, str]
-) -> dict[str, dict[str, Change]]:
+    parts: Iterable[ModuleTensors], places: Mapping[str, Location], metadata: Mapping[str, str]
+) -> dict[str, dict[str, WeightDelta]]:
     """The changes of located modules, in diffusers' names: fused ones apart, halves swapped back."""
-    components: dict[str, dict[str, Change]] = {}
+    components: dict[str, dict[str, WeightDelta]] = {}
     parts = list(parts)
     scales = _scales(parts, places, metadata)
     for each in parts:
         found = places[each.stem]
         adapter = components.setdefault(found.component, {})
-        change = each.change(scales.get(each.stem))
+        change = each.delta(scales.get(each.stem))
         for module, own in _apart(found, change):
             if module in adapter:
                 raise BadLora(f"{module} is there twice, the second time as {each.stem}. Remove one of them.")
@@ -230,18 +232,18 @@ def gather(
     return components
 
 
-def _apart(found: Found, change: Change) -> list[tuple[str, Change]]:
+def _apart(found: Location, change: WeightDelta) -> list[tuple[str, WeightDelta]]:
     place, native = found.place, found.spelling.naming == "native"
     if place.member is None:
-        made = zip(place.modules, fuse.part(place.row, change), strict=True)
+        made = zip(place.modules, qkv.split(place.row, change), strict=True)
         return [(module, own) for module, own in made if own is not None]
     if place.row.swapped and native:
-        change = fuse.swap(change)
+        change = qkv.swap_halves(change)
     return [(place.modules[place.member], change)]
 
 
 def _scales(
-    parts: Sequence[Parts], places: Mapping[str, Found], metadata: Mapping[str, str]
+    parts: Sequence[ModuleTensors], places: Mapping[str, Location], metadata: Mapping[str, str]
 ) -> dict[str, float]:
     if keys.SCALES not in metadata:
         return {}
@@ -259,7 +261,7 @@ def _scales(
     return made
 
 
-def _form(places: Mapping[str, Found], parts: Sequence[Parts]) -> str:
+def _form(places: Mapping[str, Location], parts: Sequence[ModuleTensors]) -> str:
     found = next((f for f in places.values() if not f.component.startswith("text_encoder")), None)
     found = found or next(iter(places.values()))
     prefix, naming = found.spelling.prefix, found.spelling.naming
@@ -278,7 +280,7 @@ def _form(places: Mapping[str, Found], parts: Sequence[Parts]) -> str:
     return f"{words.get(prefix, prefix)} ({naming} names)"
 
 
-def _mended(metadata: Mapping[str, str], places: Mapping[str, Found]) -> tuple[str, ...]:
+def _repairs(metadata: Mapping[str, str], places: Mapping[str, Location]) -> tuple[str, ...]:
     made = []
     if keys.SCALES in metadata:
         made.append(
@@ -289,7 +291,7 @@ def _mended(metadata: Mapping[str, str], places: Mapping[str, Found]) -> tuple[s
     return tuple(made)
 
 
-def to_diffusers(components: Mapping[str, Mapping[str, Change]]) -> dict[str, Tensor]:
+def to_diffusers(components: Mapping[str, Mapping[str, WeightDelta]]) -> dict[str, Tensor]:
     """Flat names as diffusers reads them: ``transformer.<module>.lora_A.weight`` (down), ``lora_B`` (up).
 
     CLIP's modules always get the ``text_model.`` level that transformers 5 dropped: current diffusers drops
@@ -310,7 +312,7 @@ def to_diffusers(components: Mapping[str, Mapping[str, Change]]) -> dict[str, Te
             if name in written:
                 raise BadLora(f"Two modules would both be written as {name}. Leave one of them out.")
             written.add(name)
-            written_ = keys.write(change, peft=True)
+            written_ = keys.encode(change, peft=True)
             if component.startswith("text_encoder") and keys.MAGNITUDE in written_:
                 written_[f"{keys.MAGNITUDE}.weight"] = written_.pop(keys.MAGNITUDE)
             flat |= {f"{name}.{ending}": tensor for ending, tensor in written_.items()}
@@ -325,14 +327,14 @@ def canonical(component: str, module: str) -> str:
 
 def from_diffusers(
     flat: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
-) -> dict[str, dict[str, Change]]:
+) -> dict[str, dict[str, WeightDelta]]:
     """The components of a flat file in diffusers' form, float32; the inverse of ``to_diffusers``.
 
     Raises:
         BadLora: A key of another form, which it names; half a pair; shapes that do not belong together.
     """
-    components: dict[str, dict[str, Change]] = {}
-    for part in keys.group(flat):
+    components: dict[str, dict[str, WeightDelta]] = {}
+    for part in keys.group_by_module(flat):
         found = STEM.fullmatch(part.stem)
         if not found:
             raise BadLora(
@@ -341,5 +343,5 @@ def from_diffusers(
         component, module = found[1], found[2]
         rank = {module: part.tensors["down"].shape[0]} if "down" in part.tensors else {}
         scale = keys.scales(metadata or {}, component, rank).get(module)
-        components.setdefault(component, {})[module] = part.change(scale)
+        components.setdefault(component, {})[module] = part.delta(scale)
     return components

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from limner.errors import BadLora
-from limner.lora.adapter import Factors
-from limner.lora.kinds import Axis, Change, Dora, Loha, Lokr
+from limner.lora.adapters import Axis, Dora, Loha, Lokr, WeightDelta
+from limner.lora.factors import Factors
 
 ENDINGS = tuple(
     (re.compile(pattern), part)
@@ -51,14 +51,14 @@ SCALES = "lora_adapter_metadata"
 
 
 @dataclass(frozen=True)
-class Parts:
+class ModuleTensors:
     """The tensors of one module, by part."""
 
     stem: str
     """The module's name as the file spells it."""
     tensors: dict[str, Tensor]
 
-    def change(self, scale: float | None = None) -> Change:
+    def delta(self, scale: float | None = None) -> WeightDelta:
         """The change they make.
 
         Args:
@@ -97,7 +97,7 @@ class Parts:
 WORDS = {"down": "lora_A (lora_down)", "up": "lora_B (lora_up)"}
 
 
-def group(flat: Mapping[str, Tensor]) -> list[Parts]:
+def group_by_module(flat: Mapping[str, Tensor]) -> list[ModuleTensors]:
     """The tensors of a file by module, in the order of the file.
 
     Raises:
@@ -115,7 +115,7 @@ def group(flat: Mapping[str, Tensor]) -> list[Parts]:
                 f"{stem} has its {part} twice, the second as {key}: two LoRAs in one file. Split them."
             )
         parts[part] = tensor
-    return [Parts(stem, parts) for stem, parts in found.items()]
+    return [ModuleTensors(stem, parts) for stem, parts in found.items()]
 
 
 def _split(key: str) -> tuple[str, str]:
@@ -133,7 +133,7 @@ def _only(given: dict[str, Tensor], *known: str) -> None:
         raise BadLora(f"it has {' and '.join(strange)} besides. Export it again.")
 
 
-def _lora(given: dict[str, Tensor], alpha: float | None, scale: float | None) -> Change:
+def _lora(given: dict[str, Tensor], alpha: float | None, scale: float | None) -> WeightDelta:
     _only(given, "down", "up", "mid", "dora_scale", "magnitude")
     down, up = given["down"], given["up"]
     if "mid" in given:
@@ -236,7 +236,7 @@ def _said(metadata: Mapping[str, str]) -> dict[str, Any]:
     return said
 
 
-def write(change: Change, *, peft: bool, norms: Axis | None = None) -> dict[str, Tensor]:
+def encode(change: WeightDelta, *, peft: bool, norms: Axis | None = None) -> dict[str, Tensor]:
     """The tensors of a change by ending, its scale baked in.
 
     Args:
@@ -258,7 +258,7 @@ def write(change: Change, *, peft: bool, norms: Axis | None = None) -> dict[str,
                 "alpha": _number(change.rank),
             }
         case Dora():
-            return write(change.factors, peft=peft) | _magnitude(change, norms or ("out" if peft else "in"))
+            return encode(change.factors, peft=peft) | _magnitude(change, norms or ("out" if peft else "in"))
         case Loha():
             halves = {"hada_w1_a": change.w1_a, "hada_w1_b": change.w1_b}
             return halves | {

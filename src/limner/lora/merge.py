@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from limner.errors import BadLora
-from limner.lora.adapter import Factors
+from limner.lora.adapters import WeightDelta, to_lora
+from limner.lora.factors import Factors
 from limner.lora.formats import canonical
-from limner.lora.kinds import Change, plain
 
 
 def merge(
-    loras: Sequence[Mapping[str, Mapping[str, Change]]], weights: Sequence[float]
+    loras: Sequence[Mapping[str, Mapping[str, WeightDelta]]], weights: Sequence[float]
 ) -> dict[str, dict[str, Factors]]:
     """The sum of ``weight * dW`` over all LoRAs, exactly: down = [down_1; down_2], up = [w_1 up_1, w_2 up_2].
 
@@ -29,7 +29,7 @@ def merge(
     for lora, weight in zip(loras, weights, strict=True):
         for component, adapter in lora.items() if weight else ():
             for module, change in adapter.items():
-                name, factors = canonical(component, module), plain(change)
+                name, factors = canonical(component, module), to_lora(change)
                 own = parts.setdefault(component, {}).setdefault(name, [])
                 own.append(Factors(factors.down, factors.up * weight))
     if not parts:

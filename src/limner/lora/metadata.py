@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import PurePosixPath, PureWindowsPath
 
-from limner.lora.adapter import Adapter
+from limner.lora.factors import Adapter
 
 HASH = "modelspec.hash_sha256"
 SOFTWARE = "Limner"
@@ -17,7 +17,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
-class About:
+class LoraMetadata:
     """What a person may want to know of a LoRA later. No captions, and no paths of this machine."""
 
     title: str
@@ -43,7 +43,7 @@ class About:
     """ISO 8601; now, when empty."""
 
 
-def metadata(about: About, components: Mapping[str, Adapter]) -> dict[str, str]:
+def header_entries(about: LoraMetadata, components: Mapping[str, Adapter]) -> dict[str, str]:
     """The entries of the file's header, all strings; empty ones are left out. The hash is added on writing.
 
     The trigger stands in the three places where readers look: ``modelspec.trigger_phrase``,
@@ -73,7 +73,7 @@ def metadata(about: About, components: Mapping[str, Adapter]) -> dict[str, str]:
     return {key: value for key, value in entries.items() if value}
 
 
-def _modelspec(about: About) -> dict[str, str]:
+def _modelspec(about: LoraMetadata) -> dict[str, str]:
     size = about.resolution
     return {
         "modelspec.sai_model_spec": "1.0.1",

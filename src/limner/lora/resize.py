@@ -8,22 +8,22 @@ import torch
 from torch import Tensor
 
 from limner.errors import BadUsage
-from limner.lora.adapter import Factors
-from limner.lora.kinds import Change, plain
+from limner.lora.adapters import WeightDelta, to_lora
+from limner.lora.factors import Factors
 from limner.lora.svd import Spectrum, spectrum
 
-Law = Literal["rank", "energy", "ratio", "sum", "total-energy", "parameters"]
+Criterion = Literal["rank", "energy", "ratio", "sum", "total-energy", "parameters"]
 
 
 @dataclass(frozen=True)
-class Rule:
+class RankRule:
     """How many singular values each module keeps; at least one, so that no module is lost.
 
     Raises:
         BadUsage: The value is out of range.
     """
 
-    law: Law
+    criterion: Criterion
     """"rank": so many. "energy": the fewest with that share of the sum of squares. "sum": of the plain sum.
     "ratio": those above the largest divided by it. "total-energy" and "parameters": the ones that weigh most
     per number stored, over all modules together, until that share of the energy or that count is reached."""
@@ -31,15 +31,15 @@ class Rule:
 
     def __post_init__(self) -> None:
         """Check the range."""
-        share = self.law in ("energy", "sum", "total-energy")
+        share = self.criterion in ("energy", "sum", "total-energy")
         low, high = (0, 1) if share else (1, float("inf"))
         inside = 0 < self.value <= 1 if share else self.value >= 1
         if not inside:
-            raise BadUsage(f"--{self.law} is {self.value:g}; it must be between {low} and {high}.")
+            raise BadUsage(f"--{self.criterion} is {self.value:g}; it must be between {low} and {high}.")
 
 
 @dataclass(frozen=True)
-class Loss:
+class ResizeLoss:
     """What resizing did to one module."""
 
     component: str
@@ -55,8 +55,10 @@ class Loss:
 
 
 def resize(
-    components: Mapping[str, Mapping[str, Change]], rule: Rule, tell: Callable[[], object] = lambda: None
-) -> tuple[dict[str, dict[str, Factors]], list[Loss]]:
+    components: Mapping[str, Mapping[str, WeightDelta]],
+    rule: RankRule,
+    tell: Callable[[], object] = lambda: None,
+) -> tuple[dict[str, dict[str, Factors]], list[ResizeLoss]]:
     """Every module at its new rank, and what that lost. Asking for more rank than there is changes nothing.
 
     Args:
@@ -67,12 +69,12 @@ def resize(
     Raises:
         BadLora: A module is a DoRA.
     """
-    most = int(rule.value) if rule.law == "rank" else None
+    most = int(rule.value) if rule.criterion == "rank" else None
     found: dict[tuple[str, str], Spectrum] = {}
     before: dict[tuple[str, str], int] = {}
     for component, adapter in components.items():
         for module, change in adapter.items():
-            factors = plain(change)
+            factors = to_lora(change)
             before[component, module] = factors.rank
             found[component, module] = spectrum(factors, most)
             tell()
@@ -86,14 +88,14 @@ def resize(
     return made, losses
 
 
-def _loss(component: str, module: str, own: Spectrum, before: int, rank: int) -> Loss:
+def _loss(component: str, module: str, own: Spectrum, before: int, rank: int) -> ResizeLoss:
     size, error = own.values.norm().item(), own.error(rank)
     relative = error / size if size else 0.0
-    return Loss(component, module, before, rank, 1 - relative**2, error, relative)
+    return ResizeLoss(component, module, before, rank, 1 - relative**2, error, relative)
 
 
-def _ranks(found: Mapping[tuple[str, str], Spectrum], rule: Rule) -> dict[tuple[str, str], int]:
-    match rule.law:
+def _ranks(found: Mapping[tuple[str, str], Spectrum], rule: RankRule) -> dict[tuple[str, str], int]:
+    match rule.criterion:
         case "rank":
             return dict.fromkeys(found, int(rule.value))
         case "energy":
@@ -117,7 +119,7 @@ def _above(values: Tensor, ratio: float) -> int:
     return max(1, int((values > values[0] / ratio).sum().item()))
 
 
-def _pooled(found: Mapping[tuple[str, str], Spectrum], rule: Rule) -> dict[tuple[str, str], int]:
+def _pooled(found: Mapping[tuple[str, str], Spectrum], rule: RankRule) -> dict[tuple[str, str], int]:
     """Greedy by energy per number stored: best up to the last piece."""
     names = list(found)
     costs = torch.tensor([own.left.shape[0] + own.right.shape[1] for own in found.values()])
@@ -126,7 +128,7 @@ def _pooled(found: Mapping[tuple[str, str], Spectrum], rule: Rule) -> dict[tuple
     first = torch.cat([torch.arange(len(own.values)) == 0 for own in found.values()])
     worth = (energy / costs[owner]).masked_fill(first, float("inf"))
     order = worth.argsort(descending=True, stable=True)
-    if rule.law == "parameters":
+    if rule.criterion == "parameters":
         count = int((costs[owner[order]].cumsum(0) <= rule.value).sum().item())
         if count < len(names):
             least = int(costs.sum().item())

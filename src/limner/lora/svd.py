@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from limner.lora.adapter import Factors
+from limner.lora.factors import Factors
 
 WELL_CONDITIONED = 1e-4
 """Smallest ratio of the diagonal of a Cholesky factor that is trusted: its error is about 1e-16 / ratio^2."""

@@ -8,25 +8,25 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from limner.errors import BadLora
-from limner.lora.names import Row, Table
+from limner.lora.key_map import KeyEntry, KeyMap
 
 
-def same(*names: str) -> tuple[Row, ...]:
+def same(*names: str) -> tuple[KeyEntry, ...]:
     """Rows of modules that are called alike in both namings."""
-    return tuple(Row((name,), name) for name in names)
+    return tuple(KeyEntry((name,), name) for name in names)
 
 
-def rows(table: Mapping[str, str], *, before: str = "", native: str = "") -> tuple[Row, ...]:
+def rows(table: Mapping[str, str], *, before: str = "", native: str = "") -> tuple[KeyEntry, ...]:
     """Rows of one module each, from diffusers' name to the authors', behind a prefix on each side."""
-    return tuple(Row((before + name,), native + other) for name, other in table.items())
+    return tuple(KeyEntry((before + name,), native + other) for name, other in table.items())
 
 
 QKV = (1, 1, 1)
 
 
-def attention(before: str, native: str, names: Iterable[str] = ("to_q", "to_k", "to_v")) -> Row:
+def attention(before: str, native: str, names: Iterable[str] = ("to_q", "to_k", "to_v")) -> KeyEntry:
     """Three modules that the authors keep as one weight."""
-    return Row(tuple(f"{before}.{name}" for name in names), native, QKV)
+    return KeyEntry(tuple(f"{before}.{name}" for name in names), native, QKV)
 
 
 ADDED = ("add_q_proj", "add_k_proj", "add_v_proj")
@@ -45,7 +45,7 @@ FLUX_DOUBLE = (
 
 OUTER = {"proj_out": "final_layer.linear", "x_embedder": "img_in", "context_embedder": "txt_in"}
 LAYERS = {"linear_1": "in_layer", "linear_2": "out_layer"}
-NORM_OUT = Row(("norm_out.linear",), "final_layer.adaLN_modulation.1", swapped=True)
+NORM_OUT = KeyEntry(("norm_out.linear",), "final_layer.adaLN_modulation.1", swapped=True)
 
 FLUX = (
     *FLUX_DOUBLE,
@@ -61,7 +61,7 @@ FLUX = (
         before=DOUBLE,
         native="double_blocks.{}.",
     ),
-    Row(
+    KeyEntry(
         tuple(f"{SINGLE}{name}" for name in ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")),
         "single_blocks.{}.linear1",
         (1, 1, 1, 4),
@@ -131,7 +131,7 @@ Z_IMAGE = (
         for block in ("layers.{}.", "noise_refiner.{}.", "context_refiner.{}.")
         for row in (
             attention(f"{block}attention", f"{block}attention.qkv"),
-            Row((f"{block}attention.to_out.0",), f"{block}attention.out"),
+            KeyEntry((f"{block}attention.to_out.0",), f"{block}attention.out"),
             *same(
                 *(
                     f"{block}{name}"
@@ -171,7 +171,7 @@ SD3 = (
     ),
     *rows({"proj_out": "final_layer.linear", "context_embedder": "context_embedder"}),
     *(
-        Row((f"time_text_embed.{part}_embedder.linear_{n}",), f"{native}.mlp.{2 * n - 2}")
+        KeyEntry((f"time_text_embed.{part}_embedder.linear_{n}",), f"{native}.mlp.{2 * n - 2}")
         for part, native in (("timestep", "t_embedder"), ("text", "y_embedder"))
         for n in (1, 2)
     ),
@@ -194,12 +194,12 @@ RESNET = {
 }
 
 
-def _attentions(before: str, native: str) -> tuple[Row, ...]:
+def _attentions(before: str, native: str) -> tuple[KeyEntry, ...]:
     leaves = ("proj_in", "proj_out", *TRANSFORMER)
     return rows({leaf: leaf for leaf in leaves}, before=f"{before}.", native=f"{native}.")
 
 
-def unet(levels: int, *, attended: Iterable[int]) -> tuple[Row, ...]:
+def unet(levels: int, *, attended: Iterable[int]) -> tuple[KeyEntry, ...]:
     """A UNet of two residual blocks per level, going down; ``attended`` are the levels with attention."""
     made = [*_attentions("mid_block.attentions.0", "middle_block.1")]
     made += [
@@ -217,24 +217,24 @@ def unet(levels: int, *, attended: Iterable[int]) -> tuple[Row, ...]:
                 if level in attended:
                     made += _attentions(f"{side}.attentions.{n}", f"{native}.1")
         if level < levels - 1:
-            made.append(Row((f"{down}.downsamplers.0.conv",), f"input_blocks.{3 * level + 3}.0.op"))
+            made.append(KeyEntry((f"{down}.downsamplers.0.conv",), f"input_blocks.{3 * level + 3}.0.op"))
         if level > 0:
             behind, last = 2 if level in attended else 1, 3 * (levels - 1 - level) + 2
-            made.append(Row((f"{up}.upsamplers.0.conv",), f"output_blocks.{last}.{behind}.conv"))
+            made.append(KeyEntry((f"{up}.upsamplers.0.conv",), f"output_blocks.{last}.{behind}.conv"))
     made += rows({"conv_in": "input_blocks.0.0", "conv_out": "out.2"})
     made += rows({f"time_embedding.linear_{n}": f"time_embed.{2 * n - 2}" for n in (1, 2)})
     made += rows({f"add_embedding.linear_{n}": f"label_emb.0.{2 * n - 2}" for n in (1, 2)})
     return tuple(made)
 
 
-CLIP = Table(
+CLIP = KeyMap(
     same(
         *(f"text_model.encoder.layers.{{}}.self_attn.{part}_proj" for part in ("q", "k", "v", "out")),
         *(f"text_model.encoder.layers.{{}}.mlp.fc{n}" for n in (1, 2)),
         "text_projection",
     )
 )
-T5 = Table(
+T5 = KeyMap(
     same(
         *(f"encoder.block.{{}}.layer.{{}}.SelfAttention.{part}" for part in "qkvo"),
         *(f"encoder.block.{{}}.layer.{{}}.DenseReluDense.{part}" for part in ("wi", "wi_0", "wi_1", "wo")),
@@ -243,7 +243,7 @@ T5 = Table(
 
 
 @dataclass(frozen=True)
-class Names:
+class FamilyKeys:
     """What LoRA files of one family may call its modules."""
 
     family: str
@@ -252,8 +252,8 @@ class Names:
     """diffusers' pipelines of that family; the first reads its LoRA files."""
     component: str
     """What diffusers calls the denoiser."""
-    table: Table = field(repr=False)
-    text: Mapping[str, Table] = field(default_factory=dict, repr=False)
+    table: KeyMap = field(repr=False)
+    text: Mapping[str, KeyMap] = field(default_factory=dict, repr=False)
     """Text encoder -> its rows."""
     said: tuple[str, ...] = ()
     """Beginnings of what metadata calls its bases, in lower case."""
@@ -266,54 +266,56 @@ class Names:
 FAMILIES = {
     names.family: names
     for names in (
-        Names(
+        FamilyKeys(
             "flux",
             ("FluxPipeline",),
             "transformer",
-            Table(FLUX),
+            KeyMap(FLUX),
             {"text_encoder": CLIP, "text_encoder_2": T5},
             ("flux-1", "flux1", "flux.1"),
             (19,),
         ),
-        Names(
+        FamilyKeys(
             "flux2",
             ("Flux2Pipeline", "Flux2KleinPipeline"),
             "transformer",
-            Table(FLUX2),
+            KeyMap(FLUX2),
             said=("flux.2", "flux-2", "flux2"),
             depths=(5, 8),
         ),
-        Names("qwen-image", ("QwenImagePipeline",), "transformer", Table(QWEN), said=("qwen",), depths=(60,)),
-        Names(
+        FamilyKeys(
+            "qwen-image", ("QwenImagePipeline",), "transformer", KeyMap(QWEN), said=("qwen",), depths=(60,)
+        ),
+        FamilyKeys(
             "z-image",
             ("ZImagePipeline",),
             "transformer",
-            Table(Z_IMAGE),
+            KeyMap(Z_IMAGE),
             said=("z-image", "zimage", "lumina2"),
         ),
-        Names(
+        FamilyKeys(
             "sd3",
             ("StableDiffusion3Pipeline",),
             "transformer",
-            Table(SD3),
+            KeyMap(SD3),
             {"text_encoder": CLIP, "text_encoder_2": CLIP, "text_encoder_3": T5},
             ("stable-diffusion-3", "sd3"),
             (24, 38),
         ),
-        Names(
+        FamilyKeys(
             "sdxl",
             ("StableDiffusionXLPipeline",),
             "unet",
-            Table(unet(3, attended=(1, 2))),
+            KeyMap(unet(3, attended=(1, 2))),
             {"text_encoder": CLIP, "text_encoder_2": CLIP},
             ("stable-diffusion-xl", "sdxl"),
             context=2048,
         ),
-        Names(
+        FamilyKeys(
             "sd15",
             ("StableDiffusionPipeline",),
             "unet",
-            Table(unet(4, attended=(0, 1, 2))),
+            KeyMap(unet(4, attended=(0, 1, 2))),
             {"text_encoder": CLIP},
             ("stable-diffusion-v1", "sd_v1", "sd_1.5"),
             context=768,
@@ -322,7 +324,7 @@ FAMILIES = {
 }
 
 
-def named(family: str) -> Names:
+def family_keys(family: str) -> FamilyKeys:
     """The names of a family, by its own name or that of a pipeline.
 
     Raises:

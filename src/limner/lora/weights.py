@@ -11,43 +11,43 @@ from torch import Tensor
 
 from limner.errors import BadBase
 from limner.lora.formats import locate
-from limner.lora.names import Place, Spelling
-from limner.lora.tables import FAMILIES, Names, named
+from limner.lora.key_map import KeyMatch, KeyStyle
+from limner.lora.tables import FAMILIES, FamilyKeys, family_keys
 
 PREFIXES = ("", "model.diffusion_model.", "diffusion_model.")
-AUTHORS = tuple(Spelling(prefix, naming) for naming in ("diffusers", "native") for prefix in PREFIXES)
+AUTHORS = tuple(KeyStyle(prefix, naming) for naming in ("diffusers", "native") for prefix in PREFIXES)
 ENCODERS = {
-    "text_encoder": (Spelling("", "diffusers"),),
-    "text_encoder_2": (Spelling("", "diffusers"),),
-    "text_encoder_3": (Spelling("", "diffusers"),),
+    "text_encoder": (KeyStyle("", "diffusers"),),
+    "text_encoder_2": (KeyStyle("", "diffusers"),),
+    "text_encoder_3": (KeyStyle("", "diffusers"),),
 }
 
 
 @dataclass(frozen=True)
-class Weight:
+class BaseWeight:
     """One weight of a checkpoint, and where it belongs."""
 
     file: Path
     name: str
     component: str
-    place: Place
+    place: KeyMatch
     native: bool
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class BaseCheckpoint:
     """The weights of a base that a LoRA can change."""
 
-    family: Names
-    weights: tuple[Weight, ...]
+    family: FamilyKeys
+    weights: tuple[BaseWeight, ...]
 
-    def read(self, weight: Weight) -> Tensor:
+    def read(self, weight: BaseWeight) -> Tensor:
         """The tensor, in its own dtype."""
         with safe_open(weight.file, "pt") as opened:
             return opened.get_tensor(weight.name)
 
 
-def files(path: Path) -> dict[str, list[Path]]:
+def base_files(path: Path) -> dict[str, list[Path]]:
     """Component -> safetensors files of a base: "" for a lone file or folder, else the folder's name.
 
     Raises:
@@ -67,7 +67,7 @@ def files(path: Path) -> dict[str, list[Path]]:
     return found
 
 
-def checkpoint(path: Path, family: str | None = None) -> Checkpoint:
+def open_base(path: Path, family: str | None = None) -> BaseCheckpoint:
     """Open a base: a file, a folder with one model, or a folder in diffusers' layout.
 
     Raises:
@@ -75,18 +75,18 @@ def checkpoint(path: Path, family: str | None = None) -> Checkpoint:
     """
     listed = [
         (component, file, name)
-        for component, own in files(path).items()
+        for component, own in base_files(path).items()
         for file in own
         for name in _names(file)
     ]
-    options = [named(family)] if family else list(FAMILIES.values())
-    best: Checkpoint | None = None
+    options = [family_keys(family)] if family else list(FAMILIES.values())
+    best: BaseCheckpoint | None = None
     for names in options:
         found = tuple(
             weight for component, file, name in listed if (weight := _weight(names, component, file, name))
         )
         if best is None or len(found) > len(best.weights):
-            best = Checkpoint(names, found)
+            best = BaseCheckpoint(names, found)
     if best is None or not best.weights:
         raise BadBase(
             f"{path} has no weight that Limner knows by name. Give a base of {', '.join(FAMILIES)}."
@@ -102,7 +102,7 @@ def _names(file: Path) -> Iterator[str]:
         raise BadBase(f"{file} is no safetensors file: {error}. Get it again, as .safetensors.") from error
 
 
-def _weight(names: Names, component: str, file: Path, name: str) -> Weight | None:
+def _weight(names: FamilyKeys, component: str, file: Path, name: str) -> BaseWeight | None:
     if not name.endswith(".weight"):
         return None
     stem = name.removesuffix(".weight")
@@ -110,7 +110,7 @@ def _weight(names: Names, component: str, file: Path, name: str) -> Weight | Non
         found = locate(stem, names, (), {component: ENCODERS[component]}) if component in names.text else None
     else:
         found = locate(stem, names, AUTHORS, {})
-    return found and Weight(file, name, found.component, found.place, found.spelling.naming == "native")
+    return found and BaseWeight(file, name, found.component, found.place, found.spelling.naming == "native")
 
 
 def places(file: Path) -> tuple[int, dict[str, tuple[str, int, int]]]:

@@ -8,10 +8,10 @@ from torch import nn
 
 from limner.errors import BadLora, BadRecipe
 from limner.families.sampler import spoken
-from limner.lora import file, stock
-from limner.lora.adapter import Factors
-from limner.lora.metadata import About, metadata
-from limner.lora.targets import DIFFUSERS, spell, target
+from limner.lora import diffusers_loader, file
+from limner.lora.factors import Factors
+from limner.lora.metadata import LoraMetadata, header_entries
+from limner.lora.tools import DIFFUSERS, encode_for, tool_named
 from limner.recipe.schema import Recipe
 from limner.run.lora import save
 from limner.run.rundir import RunDir
@@ -27,13 +27,13 @@ def export(trainee: Trainee, run: RunDir, say: Say) -> Path:
         BadLora: A file does not hold, key by key, what was trained, or a tool could not read a part of it.
     """
     components = trainee.adapters()
-    described = metadata(about(trainee.setting), components)
+    described = header_entries(about(trainee.setting), components)
     pipeline = trainee.setting.family.pipeline
 
     draft = run.lora_path.with_name(".draft.safetensors")  # one that a kill leaves is overwritten next time
     try:
         file.write(draft, components, described)
-        if advice := stock.verify(draft, components, pipeline).advice():
+        if advice := diffusers_loader.verify(draft, components, pipeline).advice():
             say.line(f"LoRA: {advice}")
         draft.replace(run.lora_path)
     finally:
@@ -41,7 +41,7 @@ def export(trainee: Trainee, run: RunDir, say: Say) -> Path:
     for tool in trainee.setting.recipe.export.for_:
         if tool != DIFFUSERS.name:
             path = run.lora_path_for(tool)
-            error = save(path, components, described, torch.float32, target(tool), pipeline)
+            error = save(path, components, described, torch.float32, tool_named(tool), pipeline)
             say.line(f"LoRA: {path.name} for {tool}, read back within {error:.1e}")
     return run.lora_path
 
@@ -62,7 +62,7 @@ def require_exportable(setting: Setting, layers: Mapping[str, tuple[nn.Module, S
     }
     for tool in setting.recipe.export.for_:
         try:
-            spell(blank, setting.family.pipeline, target(tool))
+            encode_for(blank, setting.family.pipeline, tool_named(tool))
         except BadLora as error:
             reason = str(error).partition(" Leave such modules out")[0].removesuffix(".")
             raise BadRecipe(
@@ -91,12 +91,12 @@ def exported_steps(path: Path) -> int | None:
         return None
 
 
-def about(setting: Setting) -> About:
+def about(setting: Setting) -> LoraMetadata:
     """What the file says of itself: what a person needs to use it, no captions, no paths."""
     wish = setting.recipe
     architecture, version = setting.family.identity(setting.source)
     prediction, dark = spoken(setting.family, setting.source, setting.objective)
-    return About(
+    return LoraMetadata(
         title=wish.name,
         architecture=f"{architecture}/lora",
         base=setting.source.name,

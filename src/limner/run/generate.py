@@ -17,7 +17,7 @@ from limner.families.loading import BROKEN, hush
 from limner.families.sampler import sampler, told
 from limner.families.source import Source
 from limner.files import atomic_write
-from limner.lora import file, stock
+from limner.lora import diffusers_loader, file
 from limner.recipe import toml
 from limner.recipe.schema import Recipe
 from limner.run.rundir import RunDir
@@ -148,7 +148,7 @@ def pipeline(
     if wishes:
         pipe.scheduler = sampler(source, wishes)
     if lora is not None:
-        stock.load(pipe, lora)
+        diffusers_loader.load(pipe, lora)
         if weight != 1.0:
             pipe.set_adapters(pipe.get_active_adapters(), [weight] * len(pipe.get_active_adapters()))
     return pipe.to(device)

@@ -12,13 +12,13 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from limner.errors import BadLora
-from limner.lora import file, stock
+from limner.lora import diffusers_loader, file
+from limner.lora.adapters import Dora, kind, to_lora
 from limner.lora.compare import require_equal
-from limner.lora.kinds import Dora, kind, plain
 from limner.lora.metadata import triggers
 from limner.lora.svd import spectrum
-from limner.lora.tables import named
-from limner.lora.targets import DIFFUSERS, TARGETS, see
+from limner.lora.tables import family_keys
+from limner.lora.tools import DIFFUSERS, TOOLS, decode_as
 
 SHOWN = 300
 """Characters of a text by a stranger that are shown."""
@@ -42,7 +42,7 @@ MOST_PIXELS = 4_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Component:
+class ComponentSummary:
     """One model's part of a file."""
 
     name: str
@@ -59,7 +59,7 @@ class Component:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Info:
+class LoraInfo:
     """What is known of a file."""
 
     path: Path
@@ -70,7 +70,7 @@ class Info:
     title: str
     triggers: tuple[str, ...]
     training: dict[str, str]
-    components: tuple[Component, ...]
+    components: tuple[ComponentSummary, ...]
     loads: dict[str, str]
     """Tool -> "yes", or what it would do instead."""
     thumbnail: str
@@ -78,14 +78,14 @@ class Info:
     problems: tuple[str, ...]
 
 
-def inspect(path: Path, family: str | None = None) -> Info:
+def inspect(path: Path, family: str | None = None) -> LoraInfo:
     """Read a file and say what is in it.
 
     Raises:
         BadLora: The file is not safe or not understood.
     """
     held = file.read(path, family)
-    return Info(
+    return LoraInfo(
         path=path,
         bytes=path.stat().st_size,
         dtype=file.DTYPES.get(held.dtype, str(held.dtype)),
@@ -97,7 +97,7 @@ def inspect(path: Path, family: str | None = None) -> Info:
         components=tuple(_component(name, adapter) for name, adapter in held.components.items()),
         loads=_loads(path, held),
         thumbnail=thumbnail(held.metadata.get(THUMBNAIL, "")),
-        problems=(*held.notes, *held.mended),
+        problems=(*held.notes, *held.repaired),
     )
 
 
@@ -115,15 +115,15 @@ def _training(metadata: Mapping[str, str]) -> dict[str, str]:
     return {name: shown(text) for name, text in found.items() if text and text != "None"}
 
 
-def _component(name: str, adapter: Mapping[str, Any]) -> Component:
+def _component(name: str, adapter: Mapping[str, Any]) -> ComponentSummary:
     norms = {
-        module: spectrum(change.factors if isinstance(change, Dora) else plain(change), 1)
+        module: spectrum(change.factors if isinstance(change, Dora) else to_lora(change), 1)
         .values.norm()
         .item()
         for module, change in adapter.items()
     }
     ranks = Counter(change.rank for change in adapter.values())
-    return Component(
+    return ComponentSummary(
         name=name,
         modules=len(adapter),
         kinds=tuple(sorted({kind(change) for change in adapter.values()})),
@@ -145,15 +145,15 @@ def _loads(path: Path, held: file.LoraFile) -> dict[str, str]:
     if held.family is None:
         return {}
     flat, found = file.tensors(path), {}
-    for name, tool in TARGETS.items():
+    for name, tool in TOOLS.items():
         try:
             if tool is DIFFUSERS and set(held.kinds) == {"LoRA"}:
-                stock.verify(path, held.components, named(held.family).pipelines[0])
+                diffusers_loader.verify(path, held.components, family_keys(held.family).pipelines[0])
             else:
-                seen = see(flat, held.family, tool)
-                if seen.passed:
+                seen = decode_as(flat, held.family, tool)
+                if seen.skipped:
                     found[name] = (
-                        f"passes over {len(seen.passed)} of its parts, the first is {seen.passed[0]}"
+                        f"passes over {len(seen.skipped)} of its parts, the first is {seen.skipped[0]}"
                     )
                     continue
                 require_equal(path.name, name, seen.components, held.components, held.dtype)
@@ -189,7 +189,7 @@ def thumbnail(url: str) -> str:
         return f"not shown: it cannot be decoded ({type(error).__name__})"
 
 
-def table(info: Info) -> list[str]:
+def table(info: LoraInfo) -> list[str]:
     """The lines that people read."""
     lines = [f"{info.path.name}: {info.form}, {info.dtype}, {info.family or 'of no known family'}"]
     named_ = {

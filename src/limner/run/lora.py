@@ -8,29 +8,29 @@ import torch
 from torch import Tensor
 
 from limner.errors import BadLora, BadUsage
-from limner.lora import bake as baking
+from limner.lora import diffusers_loader, file
 from limner.lora import extract as extracting
-from limner.lora import file, stock
 from limner.lora import merge as merging
+from limner.lora import merge_into_base as baking
 from limner.lora import resize as resizing
+from limner.lora.adapters import Dora, WeightDelta, kind
 from limner.lora.compare import require_equal
-from limner.lora.extract import Left
+from limner.lora.extract import ExtractLoss
 from limner.lora.file import DTYPES, LoraFile
 from limner.lora.keys import SCALES
-from limner.lora.kinds import Change, Dora, kind
 from limner.lora.metadata import HASH
-from limner.lora.resize import Loss, Rule
-from limner.lora.tables import named
-from limner.lora.targets import DIFFUSERS, Target, refused, see, target
-from limner.lora.weights import checkpoint
+from limner.lora.resize import RankRule, ResizeLoss
+from limner.lora.tables import family_keys
+from limner.lora.tools import DIFFUSERS, Tool, decode_as, tool_named, unsupported
+from limner.lora.weights import open_base
 from limner.run.say import Say
 from limner.run.setting import source_of
 
-Components = Mapping[str, Mapping[str, Change]]
+Components = Mapping[str, Mapping[str, WeightDelta]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Written:
+class WriteResult:
     """A file that was written and read back by its tool's rules."""
 
     path: Path
@@ -41,8 +41,8 @@ class Written:
     """Largest relative error of a module's product with a random vector, as the tool reads the file."""
     left_out: tuple[str, ...] = ()
     """component.module: reason."""
-    mended: tuple[str, ...] = ()
-    losses: tuple[Loss | Left, ...] = ()
+    repaired: tuple[str, ...] = ()
+    losses: tuple[ResizeLoss | ExtractLoss, ...] = ()
     """What was lost of each module whose rank was made smaller."""
 
 
@@ -65,7 +65,7 @@ def require_free(out: Path, *sources: Path) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class ConvertOptions:
     """How a file is converted.
 
     Attributes:
@@ -83,42 +83,44 @@ class Wish:
     base: Path | None = None
 
 
-def convert(path: Path, to: str, out: Path, wish: Wish, say: Say) -> Written:
+def convert(path: Path, to: str, out: Path, wish: ConvertOptions, say: Say) -> WriteResult:
     """Write a LoRA as another tool reads it.
 
     Raises:
         BadLora: The file is not understood, or the tool could not read a part of it.
         BadUsage: ``to`` or the dtype is unknown, or ``out`` is ``path``.
     """
-    tool = target(to)
+    tool = tool_named(to)
     require_free(out, path)
     held = file.read(path, wish.family)
     family = held.family or wish.family
     components, losses = _plainly(held, wish, say) if wish.flatten else (held.components, [])
-    left_out = refused(components, family, tool) if wish.leave_out else {}
+    left_out = unsupported(components, family, tool) if wish.leave_out else {}
     components = _without(components, left_out)
     if not components:
         raise BadLora(
             f"{to} can read no module of {path.name}: {next(iter(left_out.values()))}. Use --flatten."
         )
-    for line in (*held.mended, *(f"left out {c}.{m}: {why}" for (c, m), why in left_out.items())):
+    for line in (*held.repaired, *(f"left out {c}.{m}: {why}" for (c, m), why in left_out.items())):
         say.line(f"LoRA: {line}")
     error = save(
         out, components, described(held, components), dtype_named(wish.dtype, held.dtype), tool, family
     )
-    return Written(
+    return WriteResult(
         path=out,
         tool=to,
         family=family,
         modules=sum(map(len, components.values())),
         error=error,
         left_out=tuple(f"{c}.{m}: {why}" for (c, m), why in left_out.items()),
-        mended=held.mended,
+        repaired=held.repaired,
         losses=tuple(losses),
     )
 
 
-def _without(components: Components, left_out: Mapping[tuple[str, str], str]) -> dict[str, dict[str, Change]]:
+def _without(
+    components: Components, left_out: Mapping[tuple[str, str], str]
+) -> dict[str, dict[str, WeightDelta]]:
     kept = {
         c: {m: change for m, change in adapter.items() if (c, m) not in left_out}
         for c, adapter in components.items()
@@ -126,21 +128,23 @@ def _without(components: Components, left_out: Mapping[tuple[str, str], str]) ->
     return {c: adapter for c, adapter in kept.items() if adapter}
 
 
-def _plainly(held: LoraFile, wish: Wish, say: Say) -> tuple[dict[str, dict[str, Change]], list[Left]]:
+def _plainly(
+    held: LoraFile, wish: ConvertOptions, say: Say
+) -> tuple[dict[str, dict[str, WeightDelta]], list[ExtractLoss]]:
     """LoHa, LoKr and DoRA as plain LoRAs; plain ones as they are."""
     if wish.flatten is not None and wish.flatten < 1:
         raise BadUsage(f"--flatten is {wish.flatten}; a rank is at least 1.")
     weights = _weights(wish.base, held) if wish.base else None
-    made: dict[str, dict[str, Change]] = {}
+    made: dict[str, dict[str, WeightDelta]] = {}
     losses = []
     with say.steps("Flattening", sum(map(len, held.components.values()))) as bar:
         for component, adapter in held.components.items():
             for module, change in adapter.items():
-                own: Change = change
+                own: WeightDelta = change
                 if kind(change) != "LoRA":
                     weight = weights(component, module) if weights and isinstance(change, Dora) else None
                     own, relative = extracting.flattened(change, weight, wish.flatten or 1)
-                    losses.append(Left(component, module, own.rank, relative))
+                    losses.append(ExtractLoss(component, module, own.rank, relative))
                 made.setdefault(component, {})[module] = own
                 bar.advance()
     return made, losses
@@ -148,7 +152,7 @@ def _plainly(held: LoraFile, wish: Wish, say: Say) -> tuple[dict[str, dict[str, 
 
 def _weights(base: Path, held: LoraFile) -> Callable[[str, str], Tensor]:
     """The weights of a base by module, in diffusers' names; a fused one gives its slice."""
-    opened = checkpoint(base, held.family)
+    opened = open_base(base, held.family)
     found = {
         (weight.component, module): (weight, n)
         for weight in opened.weights
@@ -190,7 +194,7 @@ def save(
     components: Components,
     metadata: Mapping[str, str],
     dtype: torch.dtype,
-    tool: Target = DIFFUSERS,
+    tool: Tool = DIFFUSERS,
     family: str | None = None,
 ) -> float:
     """Write a file for a tool and read it back by that tool's rules; the largest error of a module.
@@ -209,32 +213,32 @@ def save(
 
 
 def reread(
-    path: Path, components: Components, tool: Target, family: str | None, dtype: torch.dtype = torch.float32
+    path: Path, components: Components, tool: Tool, family: str | None, dtype: torch.dtype = torch.float32
 ) -> float:
     """Read a file by a tool's own rules and compare, key by key; the largest error of a module.
 
-    For diffusers its own reader is called; for the others the rules are tables: ``limner.lora.targets``.
+    For diffusers its own reader is called; for the others the rules are tables: ``limner.lora.tools``.
 
     Raises:
         BadLora: The tool passes over a part, or reads other numbers.
     """
     if family is None:
         return require_equal(path.name, tool.name, file.read(path).components, components, dtype)
-    names = named(family)
+    names = family_keys(family)
     plain = all(kind(change) == "LoRA" for adapter in components.values() for change in adapter.values())
     if tool is DIFFUSERS and plain:
-        return stock.verify(path, components, names.pipelines[0]).error
-    seen = see(file.tensors(path), names.family, tool)
-    if seen.passed:
+        return diffusers_loader.verify(path, components, names.pipelines[0]).error
+    seen = decode_as(file.tensors(path), names.family, tool)
+    if seen.skipped:
         raise BadLora(
-            f"{path.name}: {tool.name} would pass over {len(seen.passed)} modules, first {seen.passed[0]}."
+            f"{path.name}: {tool.name} would pass over {len(seen.skipped)} modules, first {seen.skipped[0]}."
         )
     return require_equal(path.name, tool.name, seen.components, components, dtype)
 
 
 def merge(
-    paths: Sequence[Path], weights: Sequence[float], out: Path, wish: Wish, rule: Rule | None
-) -> Written:
+    paths: Sequence[Path], weights: Sequence[float], out: Path, wish: ConvertOptions, rule: RankRule | None
+) -> WriteResult:
     """Write the weighted sum of several LoRAs, exactly or resized, in diffusers' form.
 
     Raises:
@@ -253,19 +257,19 @@ def merge(
     if len(families) > 1:
         raise BadLora(f"The LoRAs are of {' and '.join(sorted(families))}. Merge those of one base.")
     made: Components = merging.merge([each.components for each in held], weights or [1.0] * len(held))
-    losses: list[Loss] = []
+    losses: list[ResizeLoss] = []
     if rule is not None:
         made, losses = resizing.resize(made, rule)
     family = next(iter(families), wish.family)
     origin = described(held[0], made) | {"modelspec.merged_from": ", ".join(path.name for path in paths)}
     error = save(out, made, origin, dtype_named(wish.dtype, held[0].dtype), family=family)
     count = sum(map(len, made.values()))
-    return Written(
+    return WriteResult(
         path=out, tool="diffusers", family=family, modules=count, error=error, losses=tuple(losses)
     )
 
 
-def resize(path: Path, rule: Rule, out: Path, wish: Wish, say: Say) -> Written:
+def resize(path: Path, rule: RankRule, out: Path, wish: ConvertOptions, say: Say) -> WriteResult:
     """Write a LoRA at other ranks, in diffusers' form, and say what each module lost.
 
     Raises:
@@ -278,12 +282,12 @@ def resize(path: Path, rule: Rule, out: Path, wish: Wish, say: Say) -> Written:
     dtype = dtype_named(wish.dtype, held.dtype)
     family = held.family or wish.family
     error = save(out, made, described(held, made), dtype, family=family)
-    return Written(
+    return WriteResult(
         path=out, tool="diffusers", family=family, modules=len(losses), error=error, losses=tuple(losses)
     )
 
 
-def extract(base: Path, tuned: Path, rank: int, out: Path, wish: Wish, say: Say) -> Written:
+def extract(base: Path, tuned: Path, rank: int, out: Path, wish: ConvertOptions, say: Say) -> WriteResult:
     """Write the difference of two checkpoints as a LoRA in diffusers' form.
 
     Raises:
@@ -295,25 +299,27 @@ def extract(base: Path, tuned: Path, rank: int, out: Path, wish: Wish, say: Say)
     root, named = base, {}
     if not base.exists():  # it is named as recipes name it, and `generate` finds it by that
         root, named = source_of(str(base), say.line).root, {"ss_sd_model_name": str(base)}
-    before, after = checkpoint(root, wish.family), checkpoint(tuned, wish.family)
+    before, after = open_base(root, wish.family), open_base(tuned, wish.family)
     with say.steps("Extracting", len(before.weights)) as bar:
         made, losses = extracting.extract(before, after, rank, bar.advance)
     family = before.family.family
     about = {"modelspec.title": out.stem, "ss_network_module": "networks.lora", "ss_network_dim": str(rank)}
     error = save(out, made, about | named, dtype_named(wish.dtype, torch.float32), family=family)
-    return Written(
+    return WriteResult(
         path=out, tool="diffusers", family=family, modules=len(losses), error=error, losses=tuple(losses)
     )
 
 
-def bake(path: Path, base: Path, out: Path, weight: float, wish: Wish) -> dict[str, object]:
+def merge_into_base(
+    path: Path, base: Path, out: Path, weight: float, wish: ConvertOptions
+) -> dict[str, object]:
     """Write a base with a LoRA in it.
 
     Raises:
         BadLora: The LoRA is of another base.
         BadBase: The base is quantised or cannot be read; ``out`` exists.
     """
-    opened = checkpoint(base, wish.family)
+    opened = open_base(base, wish.family)
     held = file.read(path, wish.family or opened.family.family)
-    count = baking.bake(base, opened, held.components, out, weight)
+    count = baking.merge_into_base(base, opened, held.components, out, weight)
     return {"path": out, "weights": count, "family": opened.family.family}

@@ -17,7 +17,7 @@ from limner.families.base import Canvas
 from limner.families.loading import load
 from limner.families.sampler import wished
 from limner.graph.unit import run as run_units
-from limner.lora.adapter import Factors
+from limner.lora.factors import Factors
 from limner.nn import full, lora, processes, tiles
 from limner.nn.aside import Aside
 from limner.nn.bring import bring

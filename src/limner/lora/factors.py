@@ -72,10 +72,10 @@ Adapter = Mapping[str, Factors]
 """Module name, as diffusers or transformers has it, to its factors."""
 
 
-Held = TypeVar("Held")
+Value = TypeVar("Value")
 
 
-def localise(adapter: Mapping[str, Held], modules: Collection[str]) -> dict[str, Held]:
+def rename_for_model(adapter: Mapping[str, Value], modules: Collection[str]) -> dict[str, Value]:
     """Rename ``adapter`` for a model with these ``modules``.
 
     CLIP's text model lost its ``text_model.`` level in transformers 5: a file and a model may differ in it.

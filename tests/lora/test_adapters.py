@@ -3,29 +3,29 @@ import torch
 from torch import nn
 
 from limner.errors import BadLora
-from limner.lora.kinds import Dora, Loha, Lokr, kind, plain
+from limner.lora.adapters import Dora, Loha, Lokr, kind, to_lora
 from loras import dora, factors, loha, lokr
 
 
 @pytest.mark.parametrize("change", [factors(), loha(), lokr(), lokr(factored=False)], ids=kind)
 def test_a_product_is_that_of_the_exact_lora(change) -> None:
     probe = torch.randn(8, dtype=torch.float64)
-    assert torch.allclose(change.times(probe), plain(change).dense() @ probe, rtol=1e-5, atol=1e-6)
+    assert torch.allclose(change.times(probe), to_lora(change).dense() @ probe, rtol=1e-5, atol=1e-6)
     assert change.shape == (8, 8)
 
 
 def test_a_loha_is_what_its_paper_says() -> None:
     one = loha()
     wanted = (one.w1_a @ one.w1_b) * (one.w2_a @ one.w2_b)
-    assert torch.allclose(plain(one).dense().float(), wanted, atol=1e-5)
-    assert plain(one).rank == 4
+    assert torch.allclose(to_lora(one).dense().float(), wanted, atol=1e-5)
+    assert to_lora(one).rank == 4
 
 
 @pytest.mark.parametrize("factored", [True, False])
 def test_a_lokr_is_a_kronecker_product(factored) -> None:
     one = lokr(factored=factored)
     second = one.w2[0] @ one.w2[1] if factored else one.w2[0]
-    assert torch.allclose(plain(one).dense().float(), torch.kron(one.w1[0], second), atol=1e-5)
+    assert torch.allclose(to_lora(one).dense().float(), torch.kron(one.w1[0], second), atol=1e-5)
     assert one.dim == (2 if factored else None)
 
 
@@ -33,8 +33,8 @@ def test_a_lokr_of_a_convolution() -> None:
     one = Lokr((torch.randn(2, 2),), (torch.randn(4, 3, 3, 3),))
     wanted = torch.kron(one.w1[0][..., None, None], one.w2[0])
     assert one.shape == (8, 6 * 9)
-    assert plain(one).down.shape[1:] == (6, 3, 3)
-    assert torch.allclose(plain(one).dense().float(), wanted.flatten(1), atol=1e-5)
+    assert to_lora(one).down.shape[1:] == (6, 3, 3)
+    assert torch.allclose(to_lora(one).dense().float(), wanted.flatten(1), atol=1e-5)
     probe = torch.randn(54)
     assert torch.allclose(one.times(probe).float(), wanted.flatten(1) @ probe, atol=1e-4)
 
@@ -62,7 +62,7 @@ def test_a_dora_along_the_input() -> None:
     changed = one.over(weight)
     assert torch.allclose(changed.norm(dim=0).float(), one.magnitude, atol=1e-6)
     with pytest.raises(BadLora, match="depends on the weights of its base"):
-        plain(one)
+        to_lora(one)
     with pytest.raises(BadLora, match=r"is 4 x 6 and the weight \(6, 4\)"):
         one.over(torch.randn(6, 4))
 

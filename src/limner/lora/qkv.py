@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from limner.errors import BadLora
-from limner.lora.adapter import Factors
-from limner.lora.kinds import Change, Dora, Loha, Lokr, kind
-from limner.lora.names import Row
+from limner.lora.adapters import Dora, Loha, Lokr, WeightDelta, kind
+from limner.lora.factors import Factors
+from limner.lora.key_map import KeyEntry
 
 
-def heights(row: Row, rows: int) -> list[int]:
+def row_counts(row: KeyEntry, rows: int) -> list[int]:
     """Rows of each module of a fused weight of ``rows`` rows.
 
     Raises:
@@ -29,7 +29,7 @@ def heights(row: Row, rows: int) -> list[int]:
     return [rows // whole * share for share in row.shares]
 
 
-def swap(change: Change) -> Change:
+def swap_halves(change: WeightDelta) -> WeightDelta:
     """The change of a weight whose halves, top and bottom, stand the other way round.
 
     Raises:
@@ -43,7 +43,7 @@ def swap(change: Change) -> Change:
         case Lokr() if change.w1[0].shape[0] % 2 == 0:
             return Lokr((_swapped(change.w1[0]), *change.w1[1:]), change.w2)
         case Dora(axis=axis):
-            factors = swap(change.factors)
+            factors = swap_halves(change.factors)
             assert isinstance(factors, Factors)
             return Dora(factors, change.magnitude if axis == "in" else _swapped(change.magnitude), axis)
     raise BadLora(f"A {kind(change)} of {change.shape[0]} rows has no halves to swap. Use --flatten.")
@@ -54,7 +54,7 @@ def _swapped(rows: Tensor) -> Tensor:
     return torch.cat([second, first])
 
 
-def join(row: Row, members: Sequence[Change | None]) -> Change:
+def fuse(row: KeyEntry, members: Sequence[WeightDelta | None]) -> WeightDelta:
     """The change of the fused weight. A member that is None does not change.
 
     Raises:
@@ -101,13 +101,13 @@ def _diagonal(ups: Sequence[Tensor | None], blocks: Sequence[int]) -> Tensor:
     )
 
 
-def part(row: Row, change: Change) -> Sequence[Change | None]:
+def split(row: KeyEntry, change: WeightDelta) -> Sequence[WeightDelta | None]:
     """The changes of the modules of a fused weight; None for one that does not change.
 
     Raises:
         BadLora: The change does not part.
     """
-    blocks = heights(row, change.shape[0])
+    blocks = row_counts(row, change.shape[0])
     match change:
         case Factors():
             return _part_factors(change, blocks)
@@ -141,7 +141,7 @@ def _part_factors(change: Factors, blocks: Sequence[int], *, whole: bool = False
     return made
 
 
-def _part_lokr(row: Row, change: Lokr, blocks: Sequence[int]) -> list[Change | None]:
+def _part_lokr(row: KeyEntry, change: Lokr, blocks: Sequence[int]) -> list[WeightDelta | None]:
     inner = change.w2[0].shape[0]
     if any(height % inner for height in blocks):
         raise BadLora(f"{row.native} is a LoKr whose blocks do not end where its modules do. Use --flatten.")

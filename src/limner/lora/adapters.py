@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from limner.errors import BadLora
-from limner.lora.adapter import Factors, require_float32
+from limner.lora.factors import Factors, require_float32
 
 Axis = Literal["out", "in"]
 
@@ -94,7 +94,7 @@ class Loha:
         """The rank of each half; the product has up to its square."""
         return self.w1_b.shape[0]
 
-    def exact(self) -> Factors:
+    def to_lora(self) -> Factors:
         """The same change as a LoRA, of the product of the two ranks."""
         down = (self.w1_b[:, None] * self.w2_b[None]).flatten(0, 1)
         up = (self.w1_a[:, :, None] * self.w2_a[:, None]).flatten(1)
@@ -141,7 +141,7 @@ class Lokr:
             return self.w2[1].shape[0]
         return self.w1[1].shape[0] if len(self.w1) == 2 else None
 
-    def exact(self) -> Factors:
+    def to_lora(self) -> Factors:
         """The same change as a LoRA, of the product of the ranks of both sides."""
         (up_1, down_1), (up_2, down_2) = self._side(self.w1), self._side(self.w2)
         if down_2.dim() == 4:
@@ -174,18 +174,18 @@ class Lokr:
         return whole, torch.eye(into)
 
 
-Change = Factors | Dora | Loha | Lokr
+WeightDelta = Factors | Dora | Loha | Lokr
 """What one module's part of a file can be."""
 
 KINDS = {Factors: "LoRA", Dora: "DoRA", Loha: "LoHa", Lokr: "LoKr"}
 
 
-def kind(change: Change) -> str:
+def kind(change: WeightDelta) -> str:
     """Its name: "LoRA", "DoRA", "LoHa", "LoKr"."""
     return KINDS[type(change)]
 
 
-def plain(change: Change) -> Factors:
+def to_lora(change: WeightDelta) -> Factors:
     """The change as a LoRA, exactly.
 
     Raises:
@@ -200,4 +200,4 @@ def plain(change: Change) -> Factors:
                 "Give the base with --base to make a plain LoRA of it, or bake it into the base."
             )
         case Loha() | Lokr():
-            return change.exact()
+            return change.to_lora()

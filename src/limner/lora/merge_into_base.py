@@ -9,12 +9,14 @@ from torch import Tensor
 
 from limner.errors import BadBase, BadLora
 from limner.files import require_space
+from limner.lora.adapters import Dora, WeightDelta, to_lora
 from limner.lora.formats import canonical
-from limner.lora.kinds import Change, Dora, plain
-from limner.lora.weights import Checkpoint, Weight, places
+from limner.lora.weights import BaseCheckpoint, BaseWeight, places
 
 
-def changed(weight: Tensor, place: Weight, adapter: Mapping[str, Change], strength: float) -> Tensor:
+def merged_weight(
+    weight: Tensor, place: BaseWeight, adapter: Mapping[str, WeightDelta], strength: float
+) -> Tensor:
     """A weight of the base with the changes of its modules, in its own dtype.
 
     A weight that the authors keep as one is changed slice by slice, so any kind of adapter will do.
@@ -46,21 +48,21 @@ def changed(weight: Tensor, place: Weight, adapter: Mapping[str, Change], streng
     return made
 
 
-def _moved(module: str, weight: Tensor, change: Change, strength: float) -> Tensor:
+def _moved(module: str, weight: Tensor, change: WeightDelta, strength: float) -> Tensor:
     try:
         if isinstance(change, Dora):
             return weight + strength * (change.over(weight) - weight)
-        factors = plain(change)
+        factors = to_lora(change)
         factors.require_fit(weight)
     except BadLora as error:
         raise BadLora(f"{module}: {error}") from error
     return weight + strength * factors.dense().reshape(weight.shape)
 
 
-def bake(
+def merge_into_base(
     base: Path,
-    opened: Checkpoint,
-    components: Mapping[str, Mapping[str, Change]],
+    opened: BaseCheckpoint,
+    components: Mapping[str, Mapping[str, WeightDelta]],
     out: Path,
     strength: float = 1.0,
 ) -> int:
@@ -96,7 +98,7 @@ def bake(
         for weight, names in touched:
             if names:
                 file = draft if base.is_file() else draft / weight.file.relative_to(base)
-                value = changed(opened.read(weight), weight, named[weight.component], strength)
+                value = merged_weight(opened.read(weight), weight, named[weight.component], strength)
                 _overwrite(file, weight.name, value)
         draft.replace(out)
     finally:
@@ -104,7 +106,7 @@ def bake(
     return sum(bool(names) for _, names in touched)
 
 
-def _touched(weight: Weight) -> set[tuple[str, str]]:
+def _touched(weight: BaseWeight) -> set[tuple[str, str]]:
     modules = weight.place.modules
     if not weight.native:
         modules = (modules[weight.place.member or 0],)

@@ -9,16 +9,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from limner.errors import BadLora
-from limner.lora.adapter import Factors, localise
+from limner.lora.adapters import Dora, WeightDelta, to_lora
 from limner.lora.compare import Components, require_equal
+from limner.lora.factors import Factors, rename_for_model
 from limner.lora.file import read
 from limner.lora.formats import from_diffusers, to_diffusers
-from limner.lora.kinds import Change, Dora, plain
 from limner.lora.tables import FAMILIES
 
 
 @dataclass(frozen=True)
-class Verdict:
+class LoadReport:
     """What the stock pipeline makes of a file."""
 
     loaded: dict[str, int]
@@ -28,12 +28,12 @@ class Verdict:
     error: float
     """Largest relative error of a module's product with a random vector."""
 
-    blurred: tuple[str, ...] = ()
+    ambiguous: tuple[str, ...] = ()
     """Modules of the base that the stock loader mistakes for ones in the file, and then says so."""
 
     def advice(self) -> str:
         """What to tell the person of all that will not go as expected, in one line; "" when nothing is."""
-        passed = (
+        skipped = (
             f"diffusers' load_lora_weights passes over the {count} modules of {name}, as do most tools: "
             f"`limner generate` uses them; in diffusers, call pipe.{name}.load_adapter yourself."
             for name, count in self.ignored.items()
@@ -41,9 +41,9 @@ class Verdict:
         alike = (
             f"diffusers will warn of {name}, which ends in the name of a trained module. "
             "The result is right; train both to be rid of the warning."
-            for name in self.blurred[:1]
+            for name in self.ambiguous[:1]
         )
-        return " ".join((*passed, *alike))
+        return " ".join((*skipped, *alike))
 
 
 def verify(
@@ -52,7 +52,7 @@ def verify(
     pipeline: str | type = "FluxPipeline",
     modules: Mapping[str, Collection[str]] | None = None,
     flat: Mapping[str, Tensor] | None = None,
-) -> Verdict:
+) -> LoadReport:
     """Read ``path`` by the rules of a stock diffusers pipeline and compare it with what should be in it.
 
     Compares the set of modules, and for each module the product of its change with a random vector.
@@ -86,7 +86,7 @@ def verify(
         raise BadLora(
             f"{path} changes only {', '.join(counts)}, which {reader} passes over. Train {loadable[0]} too."
         )
-    return Verdict(
+    return LoadReport(
         loaded,
         {component: count for component, count in counts.items() if component not in loadable},
         error,
@@ -132,7 +132,7 @@ def _blurred(found: Components, modules: Mapping[str, Collection[str]]) -> tuple
     )
 
 
-def load(pipeline: Any, path: Path) -> Verdict:
+def load(pipeline: Any, path: Path) -> LoadReport:
     """Load ``path`` into a diffusers pipeline: its own way for what it knows, and what it passes over too.
 
     A file of another form than diffusers' own is put into it first; LoHa and LoKr become the LoRA that they
@@ -146,7 +146,7 @@ def load(pipeline: Any, path: Path) -> Verdict:
         name: _fitted(path, pipeline.components[name], adapter) if name in pipeline.components else adapter
         for name, adapter in held.components.items()
     }
-    own = held.form == "diffusers" and not held.mended and set(held.kinds) <= {"LoRA", "DoRA"}
+    own = held.form == "diffusers" and not held.repaired and set(held.kinds) <= {"LoRA", "DoRA"}
     given = path if own else to_diffusers(components)
     verdict = verify(path, components, type(pipeline), flat=None if isinstance(given, Path) else given)
     given = str(given) if isinstance(given, Path) else given
@@ -160,7 +160,7 @@ def _family(pipeline: str) -> str | None:
     return next((names.family for names in FAMILIES.values() if pipeline in names.pipelines), None)
 
 
-def _fitted(path: Path, model: Any, adapter: Mapping[str, Change]) -> dict[str, Change]:
+def _fitted(path: Path, model: Any, adapter: Mapping[str, WeightDelta]) -> dict[str, WeightDelta]:
     """The changes as LoRA or DoRA, in the shapes of the model's weights.
 
     Raises:
@@ -168,7 +168,7 @@ def _fitted(path: Path, model: Any, adapter: Mapping[str, Change]) -> dict[str, 
     """
     layers = {name: each for name, each in model.named_modules() if isinstance(each, nn.Linear | nn.Conv2d)}
     try:
-        named = localise(adapter, layers)
+        named = rename_for_model(adapter, layers)
     except BadLora as error:
         raise BadLora(f"{path}: {error}") from error
     made = {}
@@ -179,7 +179,7 @@ def _fitted(path: Path, model: Any, adapter: Mapping[str, Change]) -> dict[str, 
                 f"{path} changes {name} as {shape[0]} x {shape[1]}, and this base has "
                 f"{weight.shape[0]} x {weight[0].numel()}. Load it on the base it was trained on."
             )
-        made[module] = change if isinstance(change, Dora) else _shaped(plain(change), weight)
+        made[module] = change if isinstance(change, Dora) else _shaped(to_lora(change), weight)
     return made
 
 
@@ -190,11 +190,11 @@ def _shaped(factors: Factors, weight: Tensor) -> Factors:
     return Factors(factors.down.reshape(-1, *weight.shape[1:]), factors.up[..., None, None])
 
 
-def _load_text_encoder(encoder: Any, component: str, adapter: Mapping[str, Change]) -> None:
+def _load_text_encoder(encoder: Any, component: str, adapter: Mapping[str, WeightDelta]) -> None:
     from peft import LoraConfig
 
-    plainly = {name: plain(change) for name, change in adapter.items()}
-    names = localise(plainly, {name for name, _ in encoder.named_modules()})
+    plainly = {name: to_lora(change) for name, change in adapter.items()}
+    names = rename_for_model(plainly, {name for name, _ in encoder.named_modules()})
     ranks = {name: factors.rank for name, factors in names.items()}
     most = max(ranks.values())
     setting = LoraConfig(

@@ -14,7 +14,7 @@ ATTENTION = re.compile(r"\.(?=to_[qkvo])")
 
 
 @dataclass(frozen=True)
-class Row:
+class KeyEntry:
     """One weight of the authors' model, and the module or modules that diffusers makes of it."""
 
     modules: tuple[str, ...]
@@ -28,10 +28,10 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Place:
+class KeyMatch:
     """Where a name was found."""
 
-    row: Row
+    row: KeyEntry
     member: int | None
     """Which of the row's modules; None for the authors' whole weight."""
     numbers: tuple[str, ...]
@@ -43,7 +43,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Spelling:
+class KeyStyle:
     """How a name stands in a file: prefix, naming, and whether dots became underscores."""
 
     prefix: str
@@ -56,22 +56,22 @@ class Spelling:
 
 
 @dataclass(frozen=True)
-class Table:
+class KeyMap:
     """All rows of one part of a family."""
 
-    rows: tuple[Row, ...] = field(repr=False)
+    rows: tuple[KeyEntry, ...] = field(repr=False)
 
-    def find(self, name: str, spelling: Spelling) -> Place | None:
+    def find(self, name: str, spelling: KeyStyle) -> KeyMatch | None:
         """The place of ``name`` in a file, if it begins with the prefix and names a row of this table."""
         if not name.startswith(spelling.prefix):
             return None
         bare = name[len(spelling.prefix) :]
         for text, row, member in _names(self.rows, spelling.naming, spelling.flat).get(_digitless(bare), ()):
             if found := _pattern(text).fullmatch(bare):
-                return Place(row, member, found.groups())
+                return KeyMatch(row, member, found.groups())
         return None
 
-    def spell(self, place: Place, naming: Naming) -> str:
+    def name_of(self, place: KeyMatch, naming: Naming) -> str:
         """The dotted name of a place. A row of several modules needs a member, but for the authors."""
         if naming == "native":
             return place.row.native.format(*place.numbers)
@@ -87,7 +87,7 @@ def _digitless(name: str) -> str:
     return re.sub(r"\d+", "#", name)
 
 
-def _spelled(row: Row, naming: Naming) -> Iterator[tuple[str, int | None]]:
+def _spelled(row: KeyEntry, naming: Naming) -> Iterator[tuple[str, int | None]]:
     if naming == "native":
         yield row.native, None if len(row.modules) > 1 else 0
     else:
@@ -97,11 +97,11 @@ def _spelled(row: Row, naming: Naming) -> Iterator[tuple[str, int | None]]:
 
 @cache
 def _names(
-    rows: tuple[Row, ...],
+    rows: tuple[KeyEntry, ...],
     naming: Naming,
     flat: bool,  # noqa: FBT001  a key of a cache
-) -> dict[str, list[tuple[str, Row, int | None]]]:
-    found: dict[str, list[tuple[str, Row, int | None]]] = {}
+) -> dict[str, list[tuple[str, KeyEntry, int | None]]]:
+    found: dict[str, list[tuple[str, KeyEntry, int | None]]] = {}
     for row in rows:
         for template, member in _spelled(row, naming):
             text = template.replace(".", "_") if flat else template

@@ -5,15 +5,25 @@ import pytest
 import torch
 
 from limner.errors import BadLora
-from limner.lora import stock
-from limner.lora.adapter import Factors
+from limner.lora import diffusers_loader
+from limner.lora.adapters import Dora, kind
 from limner.lora.compare import require_equal
+from limner.lora.factors import Factors
 from limner.lora.formats import from_diffusers, read, to_diffusers
-from limner.lora.keys import write
-from limner.lora.kinds import Dora, kind
-from limner.lora.names import Spelling
+from limner.lora.key_map import KeyStyle
+from limner.lora.keys import encode
 from limner.lora.tables import FAMILIES
-from limner.lora.targets import COMFYUI, DIFFSYNTH, DIFFUSERS, KOHYA, TARGETS, refused, see, spell, target
+from limner.lora.tools import (
+    COMFYUI,
+    DIFFSYNTH,
+    DIFFUSERS,
+    KOHYA,
+    TOOLS,
+    decode_as,
+    encode_for,
+    tool_named,
+    unsupported,
+)
 from loras import denoiser, dora, factors, lokr, whole, worst
 
 KINDS = ("LoRA", "LoHa", "LoKr", "DoRA", "DoRA in")
@@ -25,29 +35,29 @@ def without(components, names):
     return {c: adapter for c, adapter in kept.items() if adapter}
 
 
-@pytest.mark.parametrize("tool", TARGETS.values(), ids=list(TARGETS))
+@pytest.mark.parametrize("tool", TOOLS.values(), ids=list(TOOLS))
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("kind_of", KINDS)
 def test_what_is_written_is_read_back_by_the_tool_and_by_us(family: str, tool, kind_of: str) -> None:
     all_of_it = whole(family, kind_of)
-    left_out = refused(all_of_it, family, tool)
+    left_out = unsupported(all_of_it, family, tool)
     wished = without(all_of_it, left_out)
     if not wished:
         assert left_out
         return
     try:
-        flat = spell(wished, family, tool)
+        flat = encode_for(wished, family, tool)
     except BadLora as error:
         assert kind_of != "LoRA" and "Use --flatten" in str(error)  # noqa: PT017
         return
-    seen = see(flat, family, tool)
-    assert seen.passed == ()
+    seen = decode_as(flat, family, tool)
+    assert seen.skipped == ()
     assert worst(seen.components, wished) == 0, "scales are 1, so float32 is exact"
     assert worst(read(flat, {}, family).components, wished) == 0
     for dtype in (torch.float16, torch.bfloat16):
         rounded = {n: tensor if n.endswith(".alpha") else tensor.to(dtype) for n, tensor in flat.items()}
-        small = see(rounded, family, tool)
-        assert small.passed == ()
+        small = decode_as(rounded, family, tool)
+        assert small.skipped == ()
         require_equal("file", tool.name, small.components, wished, dtype)
 
 
@@ -55,23 +65,23 @@ def test_how_much_each_tool_takes() -> None:
     """The whole of it, but for what is said here."""
     for family in FAMILIES:
         for tool in (DIFFUSERS, COMFYUI, KOHYA):
-            assert refused(whole(family), family, tool) == {}
-    assert set(refused(whole("flux"), "flux", DIFFSYNTH).values()) == {
+            assert unsupported(whole(family), family, tool) == {}
+    assert set(unsupported(whole("flux"), "flux", DIFFSYNTH).values()) == {
         "diffsynth reads no text_encoder of flux",
         "diffsynth reads no text_encoder_2 of flux",
         "diffsynth has no name for it",
     }
-    reasons = refused({"unet": denoiser("sdxl")}, "sdxl", DIFFSYNTH)
+    reasons = unsupported({"unet": denoiser("sdxl")}, "sdxl", DIFFSYNTH)
     assert all("conv" in module for _, module in reasons)
     assert len(reasons) > 10
-    assert set(refused(whole("sd3"), "sd3", DIFFSYNTH).values()) == {"diffsynth has no reader for sd3"}
+    assert set(unsupported(whole("sd3"), "sd3", DIFFSYNTH).values()) == {"diffsynth has no reader for sd3"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_stock_diffusers_reads_the_file_for_diffusers(family: str) -> None:
     wished = whole(family)
     pipeline = getattr(diffusers, FAMILIES[family].pipelines[0])
-    flat, alphas, settings = stock.state(pipeline, spell(wished, family, DIFFUSERS))
+    flat, alphas, settings = diffusers_loader.state(pipeline, encode_for(wished, family, DIFFUSERS))
     assert not alphas
     assert not settings
     assert worst(from_diffusers(flat), wished) == 0
@@ -90,14 +100,14 @@ def test_stock_diffusers_reads_the_file_for_comfyui_too(family: str) -> None:
         wished, {(c, m) for c in wished for m in wished[c] if any(word in m for word in dropped)}
     )
     pipeline = getattr(diffusers, FAMILIES[family].pipelines[0])
-    flat, _, _ = stock.state(pipeline, spell(wished, family, COMFYUI))
+    flat, _, _ = diffusers_loader.state(pipeline, encode_for(wished, family, COMFYUI))
     assert worst(read(flat, {}, family).components, wished) < BOUND
 
 
 def spelled(
     stem: str, *, peft: bool = True, alpha: float | None = None, rank: int = 2
 ) -> dict[str, torch.Tensor]:
-    flat = {f"{stem}.{ending}": tensor for ending, tensor in write(factors(rank=rank), peft=peft).items()}
+    flat = {f"{stem}.{ending}": tensor for ending, tensor in encode(factors(rank=rank), peft=peft).items()}
     return flat if alpha is None else flat | {f"{stem}.alpha": torch.tensor(alpha)}
 
 
@@ -196,14 +206,14 @@ SILENT = {
     "z-image, raw peft": ("z-image", spelled("base_model.model.cap_embedder.1"), "comfyui"),
     "qwen, DoRA of peft": (
         "qwen-image",
-        {f"transformer.img_in.{ending}": tensor for ending, tensor in write(dora(), peft=True).items()},
+        {f"transformer.img_in.{ending}": tensor for ending, tensor in encode(dora(), peft=True).items()},
         "comfyui",
     ),
     "qwen, DoRA of LyCORIS": (
         "qwen-image",
         {
             f"lora_unet_img_in.{ending}": tensor
-            for ending, tensor in write(dora(axis="in"), peft=False).items()
+            for ending, tensor in encode(dora(axis="in"), peft=False).items()
         },
         "diffusers",
     ),
@@ -218,11 +228,11 @@ SILENT = {
 
 def reads_rightly(flat, family: str, tool: str, wished) -> bool:
     if tool != "diffusers":
-        seen = see(flat, family, TARGETS[tool])
-        return not seen.passed and worst(seen.components, wished) < BOUND
+        seen = decode_as(flat, family, TOOLS[tool])
+        return not seen.skipped and worst(seen.components, wished) < BOUND
     names = FAMILIES[family]
     try:
-        found = from_diffusers(stock.state(getattr(diffusers, names.pipelines[0]), flat)[0])
+        found = from_diffusers(diffusers_loader.state(getattr(diffusers, names.pipelines[0]), flat)[0])
         return worst(found, wished) < BOUND
     except (BadLora, AssertionError, ValueError, KeyError):
         return False
@@ -233,35 +243,35 @@ def test_what_a_tool_takes_wrongly_is_mended_for_it(row: str) -> None:
     family, flat, tool = SILENT[row]
     understood = read(flat, {}, family).components
     assert not reads_rightly(dict(flat), family, tool, understood)
-    left_out = refused(understood, family, TARGETS[tool])
+    left_out = unsupported(understood, family, TOOLS[tool])
     if left_out:
         said = "".join(left_out.values())
         assert "has no name for it" in said or ("norms along" in said and "DoRA" in row)
         return
-    assert reads_rightly(spell(understood, family, TARGETS[tool]), family, tool, understood)
+    assert reads_rightly(encode_for(understood, family, TOOLS[tool]), family, tool, understood)
 
 
 def test_a_fused_file_keeps_its_rank_and_its_strength() -> None:
     down = torch.randn(4, 8)
     members = {f"transformer_blocks.0.attn.to_{n}": Factors(down, torch.randn(8, 4)) for n in "qkv"}
-    flat = spell({"transformer": members}, "flux", KOHYA)
+    flat = encode_for({"transformer": members}, "flux", KOHYA)
     assert flat["lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight"].shape == (4, 8)
     assert flat["lora_unet_double_blocks_0_img_attn_qkv.alpha"] == 4
     members |= {"transformer_blocks.0.attn.to_q": factors(rank=1)}
-    flat = spell({"transformer": members}, "flux", KOHYA)
+    flat = encode_for({"transformer": members}, "flux", KOHYA)
     assert flat["lora_unet_double_blocks_0_img_attn_qkv.alpha"] == 9
     assert flat["lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight"].shape == (24, 9)
 
 
 def test_kinds_that_cannot_be_fused_go_apart_where_the_tool_takes_them() -> None:
     adapter = {f"transformer_blocks.0.attn.to_{n}": lokr(seed=ord(n)) for n in "qkv"}
-    assert "lycoris_transformer_blocks_0_attn_to_q.lokr_w1" in spell(
+    assert "lycoris_transformer_blocks_0_attn_to_q.lokr_w1" in encode_for(
         {"transformer": adapter}, "flux", COMFYUI
     )
     with pytest.raises(
         BadLora, match=r"one weight there, and LoKr of its parts cannot be one. Use --flatten"
     ):
-        spell({"transformer": adapter}, "flux", KOHYA)
+        encode_for({"transformer": adapter}, "flux", KOHYA)
 
 
 def test_what_would_be_computed_wrongly_is_refused() -> None:
@@ -274,20 +284,20 @@ def test_what_would_be_computed_wrongly_is_refused() -> None:
         component = FAMILIES[family].component
         module = "mid_block.attentions.0.proj_in" if component == "unet" else "img_in"
         with pytest.raises(BadLora, match=reason) as caught:
-            spell({component: {module: change}}, family, tool)
+            encode_for({component: {module: change}}, family, tool)
         assert ".. " not in str(caught.value)
     mixed = {"transformer": {"img_in": dora(), "txt_in": factors()}}
     with pytest.raises(BadLora, match="takes one kind of adapter in a file"):
-        spell(mixed, "qwen-image", DIFFUSERS)
+        encode_for(mixed, "qwen-image", DIFFUSERS)
 
 
 def test_what_has_no_name_is_refused() -> None:
     with pytest.raises(BadLora, match=r"extra is no module of flux that comfyui could be told"):
-        spell({"transformer": {"extra": factors()}}, "flux", COMFYUI)
+        encode_for({"transformer": {"extra": factors()}}, "flux", COMFYUI)
     with pytest.raises(BadLora, match="family of the LoRA is unknown"):
-        spell({"transformer": {"extra": factors()}}, None, COMFYUI)
+        encode_for({"transformer": {"extra": factors()}}, None, COMFYUI)
     with pytest.raises(BadLora, match="No files are written for 'a1111'. Known: diffusers, comfyui"):
-        target("a1111")
+        tool_named("a1111")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -297,23 +307,23 @@ def test_comfyui_gets_norms_along_the_input_by_its_own_word_for_them(family: str
     for axis, taken in (("in", True), ("out", False)):
         module = next(iter(denoiser(family)))
         held = {component: {module: dora(axis=axis)}}
-        assert (refused(held, family, COMFYUI) == {}) == taken
-    flat = spell({component: {module: dora(axis="in")}}, family, COMFYUI)
+        assert (unsupported(held, family, COMFYUI) == {}) == taken
+    flat = encode_for({component: {module: dora(axis="in")}}, family, COMFYUI)
     assert sum(name.endswith(".dora_scale") for name in flat) == 1
     assert not any("magnitude" in name for name in flat)
-    assert see(flat, family, COMFYUI).passed == ()
+    assert decode_as(flat, family, COMFYUI).skipped == ()
 
 
 def test_norms_stay_with_their_factors() -> None:
     wished = {
         "transformer": {f"transformer_blocks.0.attn.to_{n}": dora(axis="in", seed=ord(n)) for n in "qk"}
     }
-    flat = spell(wished, "flux", COMFYUI)
-    found = see(flat, "flux", COMFYUI).components
+    flat = encode_for(wished, "flux", COMFYUI)
+    found = decode_as(flat, "flux", COMFYUI).components
     assert worst(found, wished) == 0
     assert all(isinstance(change, Dora) for change in found["transformer"].values())
     assert (
         kind(read(to_diffusers({"transformer": {"img_in": dora()}}), {}).components["transformer"]["img_in"])
         == "DoRA"
     )
-    assert Spelling("", "diffusers").render("a.b") == "a.b"
+    assert KeyStyle("", "diffusers").render("a.b") == "a.b"

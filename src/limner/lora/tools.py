@@ -11,36 +11,36 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from limner.errors import BadLora
-from limner.lora import fuse, keys
-from limner.lora.adapter import Factors
+from limner.lora import keys, qkv
+from limner.lora.adapters import Axis, Dora, WeightDelta, kind
+from limner.lora.factors import Factors
 from limner.lora.formats import TEXT, canonical, gather, locate, to_diffusers
-from limner.lora.kinds import Axis, Change, Dora, kind
-from limner.lora.names import Place, Row, Spelling
-from limner.lora.tables import FAMILIES, Names, named
+from limner.lora.key_map import KeyEntry, KeyMatch, KeyStyle
+from limner.lora.tables import FAMILIES, FamilyKeys, family_keys
 
 ALL = ("flux", "flux2", "qwen-image", "z-image", "sd3", "sdxl", "sd15")
 
 
-def _flat(prefix: str, naming: str = "native") -> Spelling:
-    return Spelling(prefix, "native" if naming == "native" else "diffusers", flat=True)
+def _flat(prefix: str, naming: str = "native") -> KeyStyle:
+    return KeyStyle(prefix, "native" if naming == "native" else "diffusers", flat=True)
 
 
-def _dotted(prefix: str, naming: str = "diffusers") -> Spelling:
-    return Spelling(prefix, "native" if naming == "native" else "diffusers")
+def _dotted(prefix: str, naming: str = "diffusers") -> KeyStyle:
+    return KeyStyle(prefix, "native" if naming == "native" else "diffusers")
 
 
 @dataclass(frozen=True)
-class Target:
+class Tool:
     """One tool."""
 
     name: str
     source: str
     """Where the facts are from."""
-    writes: Mapping[str, Spelling]
+    writes: Mapping[str, KeyStyle]
     """Family -> spelling of the denoiser's modules."""
-    reads: Mapping[str, tuple[Spelling, ...]]
+    reads: Mapping[str, tuple[KeyStyle, ...]]
     """Family -> every spelling of them that the tool takes."""
-    text: Mapping[str, Mapping[str, tuple[Spelling, ...]]]
+    text: Mapping[str, Mapping[str, tuple[KeyStyle, ...]]]
     """Family -> text encoder -> spellings that it takes; the first is written."""
     kinds: Mapping[str, tuple[str, ...]]
     """Family -> adapters that the tool computes rightly."""
@@ -48,7 +48,7 @@ class Target:
     """Whether lora_A and lora_B are written without alpha; else lora_down, lora_up and alpha = rank."""
     norms: Axis = "in"
     """The axis of a DoRA's norms that the tool computes rightly; it knows no other name than that form's."""
-    apart: Mapping[str, Spelling] = field(default_factory=dict)
+    apart: Mapping[str, KeyStyle] = field(default_factory=dict)
     """Spelling of modules one by one, for adapters that cannot be fused."""
     lacks: Mapping[str, str] = field(default_factory=dict)
     """Family -> pattern of diffusers' module names that the tool has no name for when they are so spelled."""
@@ -73,7 +73,7 @@ KOHYA_TEXT = {
 DIFFUSERS_TEXT = {f: {c: (_dotted(f"{c}."),) for c in FAMILIES[f].text} for f in TEXT}
 CLIPS = ("text_encoder", "text_encoder_2")
 
-DIFFUSERS = Target(
+DIFFUSERS = Tool(
     name="diffusers",
     source="diffusers 0.42.1, whose own lora_state_dict reads every file that is written for it",
     writes={f: _dotted(f"{FAMILIES[f].component}.") for f in ALL},
@@ -97,10 +97,10 @@ UNET_COMFY = (
     _flat("lora_unet_"),
     _dotted("diffusion_model.", "native"),
     *(_flat(prefix, "diffusers") for prefix in ("lora_unet_", "lycoris_")),
-    *(Spelling(prefix, "processor") for prefix in ("unet.", "")),
+    *(KeyStyle(prefix, "processor") for prefix in ("unet.", "")),
 )
 
-COMFYUI = Target(
+COMFYUI = Tool(
     name="comfyui",
     source="ComfyUI, lora.py at 17358c8f, utils.py at 09708eae, adapters at 6f98b150 and 2bffe2f4",
     writes={
@@ -151,7 +151,7 @@ COMFYUI = Target(
     lacks={"flux2": r"time_guidance_embed\.|(double|single)_stream_modulation"},
 )
 
-KOHYA = Target(
+KOHYA = Tool(
     name="kohya",
     source="sd-scripts at 48d368fa, networks/lora.py, lora_flux.py, lora_sd3.py, lora_lumina.py",
     writes={
@@ -167,7 +167,7 @@ KOHYA = Target(
     peft=False,
 )
 
-DIFFSYNTH = Target(
+DIFFSYNTH = Tool(
     name="diffsynth",
     source="DiffSynth-Studio 2.1.12 at fed7b18f, diffsynth/utils/lora/general.py, flux.py, sdxl.py",
     writes={
@@ -192,27 +192,27 @@ DIFFSYNTH = Target(
     kernels=False,
 )
 
-TARGETS = {target.name: target for target in (DIFFUSERS, COMFYUI, KOHYA, DIFFSYNTH)}
+TOOLS = {target.name: target for target in (DIFFUSERS, COMFYUI, KOHYA, DIFFSYNTH)}
 
 
-def target(name: str) -> Target:
+def tool_named(name: str) -> Tool:
     """The tool of that name.
 
     Raises:
         BadLora: It is unknown.
     """
-    if name not in TARGETS:
-        raise BadLora(f"No files are written for {name!r}. Known: {', '.join(TARGETS)}.")
-    return TARGETS[name]
+    if name not in TOOLS:
+        raise BadLora(f"No files are written for {name!r}. Known: {', '.join(TOOLS)}.")
+    return TOOLS[name]
 
 
-def refused(
-    components: Mapping[str, Mapping[str, Change]], family: str | None, tool: Target
+def unsupported(
+    components: Mapping[str, Mapping[str, WeightDelta]], family: str | None, tool: Tool
 ) -> dict[tuple[str, str], str]:
     """What the tool could not read or would compute wrongly: (component, module) -> reason."""
     if family is None:
         return {}
-    names = named(family)
+    names = family_keys(family)
     if names.family not in tool.writes:
         reason = f"{tool.name} has no reader for {names.family}"
         return {(c, m): reason for c, adapter in components.items() for m in adapter}
@@ -228,7 +228,7 @@ def refused(
     return found
 
 
-def _refusal(component: str, module: str, change: Change, names: Names, tool: Target) -> str:
+def _refusal(component: str, module: str, change: WeightDelta, names: FamilyKeys, tool: Tool) -> str:
     family = names.family
     if component != names.component and component not in tool.text.get(family, {}):
         return f"{tool.name} reads no {component} of {family}"
@@ -242,21 +242,21 @@ def _refusal(component: str, module: str, change: Change, names: Names, tool: Ta
     if not tool.kernels and isinstance(change, Factors) and change.down[0, 0].numel() > 1:
         return f"{tool.name} multiplies convolutions as if they had no kernel"
     try:
-        keys.write(change, peft=tool.peft_in(family), norms=tool.norms)
+        keys.encode(change, peft=tool.peft_in(family), norms=tool.norms)
     except BadLora as error:
         return f"{tool.name}: {error}".removesuffix(".")
     return ""
 
 
-def spell(
-    components: Mapping[str, Mapping[str, Change]], family: str | None, tool: Target
+def encode_for(
+    components: Mapping[str, Mapping[str, WeightDelta]], family: str | None, tool: Tool
 ) -> dict[str, Tensor]:
     """The tensors of a file for a tool.
 
     Raises:
         BadLora: The tool could not read a part of it, or would compute it wrongly; the first reason is told.
     """
-    for (component, module), reason in refused(components, family, tool).items():
+    for (component, module), reason in unsupported(components, family, tool).items():
         raise BadLora(
             f"{component}.{module}: {reason}. Leave such modules out with --leave-out, or use --flatten."
         )
@@ -266,25 +266,27 @@ def spell(
                 f"The family of the LoRA is unknown, so {tool.name}'s names are too. Say it with --family."
             )
         return to_diffusers(components)
-    names, flat = named(family), {}
+    names, flat = family_keys(family), {}
     peft = tool.peft_in(names.family)
     for component, adapter in components.items():
         for name, change in _spelled(component, adapter, names, tool).items():
-            endings = keys.write(change, peft=peft, norms=tool.norms)
+            endings = keys.encode(change, peft=peft, norms=tool.norms)
             if clash := {f"{name}.{ending}" for ending in endings} & flat.keys():
                 raise BadLora(f"Two modules would both be written as {clash.pop()}. Leave one of them out.")
             flat |= {f"{name}.{ending}": tensor for ending, tensor in endings.items()}
     return flat
 
 
-def _spelled(component: str, adapter: Mapping[str, Change], names: Names, tool: Target) -> dict[str, Change]:
-    made: dict[str, Change] = {}
-    fused: dict[tuple[Row, tuple[str, ...]], dict[int, Change]] = {}
+def _spelled(
+    component: str, adapter: Mapping[str, WeightDelta], names: FamilyKeys, tool: Tool
+) -> dict[str, WeightDelta]:
+    made: dict[str, WeightDelta] = {}
+    fused: dict[tuple[KeyEntry, tuple[str, ...]], dict[int, WeightDelta]] = {}
     if component != names.component:
         spelling = tool.text[names.family][component][0]
         return {spelling.render(canonical(component, module)): change for module, change in adapter.items()}
     for module, change in adapter.items():
-        place = names.table.find(module, Spelling("", "diffusers"))
+        place = names.table.find(module, KeyStyle("", "diffusers"))
         if place is None:
             raise BadLora(
                 f"{module} is no module of {names.family} that {tool.name} could be told. Leave it out."
@@ -294,16 +296,16 @@ def _spelled(component: str, adapter: Mapping[str, Change], names: Names, tool: 
             fused.setdefault((place.row, place.numbers), {})[place.member or 0] = change
             continue
         if spelling.naming == "native" and place.row.swapped:
-            change = fuse.swap(change)
-        made[spelling.render(names.table.spell(place, spelling.naming))] = change
+            change = qkv.swap_halves(change)
+        made[spelling.render(names.table.name_of(place, spelling.naming))] = change
     spelling = tool.writes[names.family]
     for (row, numbers), members in fused.items():
-        whole = fuse.join(row, [members.get(n) for n in range(len(row.modules))])
-        made[spelling.render(names.table.spell(Place(row, None, numbers), "native"))] = whole
+        whole = qkv.fuse(row, [members.get(n) for n in range(len(row.modules))])
+        made[spelling.render(names.table.name_of(KeyMatch(row, None, numbers), "native"))] = whole
     return made
 
 
-def _spelling(change: Change, place: Place, names: Names, tool: Target) -> Spelling:
+def _spelling(change: WeightDelta, place: KeyMatch, names: FamilyKeys, tool: Tool) -> KeyStyle:
     main = tool.writes[names.family]
     many = main.naming == "native" and len(place.row.modules) > 1
     if many and kind(change) in ("LoKr", "DoRA"):
@@ -312,23 +314,23 @@ def _spelling(change: Change, place: Place, names: Names, tool: Target) -> Spell
 
 
 @dataclass(frozen=True)
-class Seen:
+class ToolView:
     """A file as a tool sees it."""
 
-    components: dict[str, dict[str, Change]]
-    passed: tuple[str, ...]
+    components: dict[str, dict[str, WeightDelta]]
+    skipped: tuple[str, ...]
     """Modules that the tool passes over, as the file spells them."""
 
 
-def see(flat: Mapping[str, Tensor], family: str, tool: Target) -> Seen:
+def decode_as(flat: Mapping[str, Tensor], family: str, tool: Tool) -> ToolView:
     """Read a file by a tool's own rules: only the names that it knows, only the kinds that it computes.
 
     Raises:
         BadLora: What the tool does read cannot be computed.
     """
-    names = named(family)
+    names = family_keys(family)
     spellings, text = tool.reads.get(names.family, ()), tool.text.get(names.family, {})
-    parts = keys.group(flat)
+    parts = keys.group_by_module(flat)
     places = {part.stem: locate(part.stem, names, spellings, text) for part in parts}
     passed, kept = [], []
     for part in parts:
@@ -351,10 +353,10 @@ def see(flat: Mapping[str, Tensor], family: str, tool: Target) -> Seen:
         c: {m: change for m, change in adapter.items() if f"{c}.{m}" not in wrong}
         for c, adapter in seen.items()
     }
-    return Seen(components, (*(part.stem for part in passed), *wrong))
+    return ToolView(components, (*(part.stem for part in passed), *wrong))
 
 
-def _without_name(place: Place, spelling: Spelling, names: Names, tool: Target) -> bool:
+def _without_name(place: KeyMatch, spelling: KeyStyle, names: FamilyKeys, tool: Tool) -> bool:
     lacks = tool.lacks.get(names.family)
     if not lacks or (spelling.naming == "native" and tool is not DIFFSYNTH):
         return False

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from limner.errors import BadLora
-from limner.lora.adapter import Factors
+from limner.lora.diffusers_loader import LoadReport, load, verify
+from limner.lora.factors import Factors
 from limner.lora.file import write
-from limner.lora.stock import Verdict, load, verify
 from loras import from_peft, warned
 
 HARMLESS = "No LoRA keys associated to CLIPTextModel"
@@ -95,7 +95,7 @@ def test_stock_diffusers_paints_as_the_trained_model(
     teacher, components = trained(*parts)
     write(path, components, {"modelspec.title": "x", "ss_network_dim": "4"})
     verdict = verify(path, components)
-    assert verdict == Verdict({part: len(components[part]) for part in parts}, {}, verdict.error)
+    assert verdict == LoadReport({part: len(components[part]) for part in parts}, {}, verdict.error)
     assert verdict.error < 1e-7
     assert verdict.advice() == ""
     stock = pipeline()
@@ -146,7 +146,7 @@ def test_a_name_that_ends_another_is_foretold(tmp_path: Path) -> None:
     stock = pipeline()
     names = {"transformer": [name for name, _ in stock.transformer.named_modules()]}
     verdict = verify(path, {"transformer": outer}, modules=names)
-    assert verdict.blurred == ("single_transformer_blocks.0.proj_out",)
+    assert verdict.ambiguous == ("single_transformer_blocks.0.proj_out",)
     assert "will warn of single_transformer_blocks.0.proj_out, which ends" in verdict.advice()
     with pytest.warns(
         RuntimeWarning, match=r"additional target modules: \['single_transformer_blocks.0.proj_out'\]"

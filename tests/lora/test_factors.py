@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from limner.errors import BadLora
-from limner.lora.adapter import Factors, localise
+from limner.lora.factors import Factors, rename_for_model
 
 
 @pytest.mark.parametrize(
@@ -28,8 +28,8 @@ def test_factors_are_float32() -> None:
 def test_localise_follows_the_model() -> None:
     factors = Factors(torch.ones(1, 2), torch.ones(2, 1))
     old, new = "text_model.encoder.layers.0.mlp.fc1", "encoder.layers.0.mlp.fc1"
-    assert list(localise({old: factors}, {new})) == [new]
-    assert list(localise({new: factors}, {old})) == [old]
-    assert list(localise({"x": factors}, {"x", "y"})) == ["x"]
+    assert list(rename_for_model({old: factors}, {new})) == [new]
+    assert list(rename_for_model({new: factors}, {old})) == [old]
+    assert list(rename_for_model({"x": factors}, {"x", "y"})) == ["x"]
     with pytest.raises(BadLora, match=r"1 of the LoRA's 2 modules are not in this base: z"):
-        localise({"x": factors, "z": factors}, {"x"})
+        rename_for_model({"x": factors, "z": factors}, {"x"})

@@ -3,9 +3,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from limner.errors import BadBase, BadLora
-from limner.lora.bake import bake
-from limner.lora.kinds import plain
-from limner.lora.weights import checkpoint
+from limner.lora.adapters import to_lora
+from limner.lora.merge_into_base import merge_into_base
+from limner.lora.weights import open_base
 from loras import dora, factors, loha, lokr
 
 
@@ -32,13 +32,13 @@ ADAPTER = {
 def test_every_kind_goes_to_its_rows_of_the_authors_weights(tmp_path) -> None:
     base = native_flux(tmp_path / "base.safetensors")
     out = tmp_path / "new" / "baked.safetensors"
-    assert bake(base, checkpoint(base), {"transformer": ADAPTER}, out, 0.5) == 3
+    assert merge_into_base(base, open_base(base), {"transformer": ADAPTER}, out, 0.5) == 3
     before, after = load_file(base), load_file(out)
     qkv, modulation = "double_blocks.0.img_attn.qkv.weight", "final_layer.adaLN_modulation.1.weight"
     moved = (after[qkv] - before[qkv]).double()
     assert torch.allclose(moved[:8], 0.5 * factors().dense(), atol=1e-5)
     assert not moved[8:16].any()
-    assert torch.allclose(moved[16:], 0.5 * plain(loha()).dense(), atol=1e-5)
+    assert torch.allclose(moved[16:], 0.5 * to_lora(loha()).dense(), atol=1e-5)
     wanted = 0.5 * torch.cat(factors(16).dense().chunk(2)[::-1])
     assert torch.allclose((after[modulation] - before[modulation]).double(), wanted, atol=1e-5)
     start = before["img_in.weight"].double()
@@ -54,7 +54,7 @@ def test_every_kind_goes_to_its_rows_of_the_authors_weights(tmp_path) -> None:
 def test_the_sum_is_rounded_once(tmp_path) -> None:
     base = native_flux(tmp_path / "base.safetensors", torch.bfloat16)
     out = tmp_path / "baked.safetensors"
-    bake(base, checkpoint(base), {"transformer": {"x_embedder": factors()}}, out)
+    merge_into_base(base, open_base(base), {"transformer": {"x_embedder": factors()}}, out)
     start = load_file(base)["img_in.weight"].double()
     assert torch.equal(load_file(out)["img_in.weight"], (start + factors().dense()).bfloat16())
 
@@ -67,7 +67,9 @@ def test_a_folder_keeps_all_else(tmp_path) -> None:
     name = "down_blocks.0.resnets.0.conv1.weight"
     save_file({name: torch.randn(8, 4, 3, 3), "other": torch.ones(3)}, base / "unet" / "model.safetensors")
     conv = factors(8, 4, kernel=3)
-    bake(base, checkpoint(base, "sdxl"), {"unet": {"down_blocks.0.resnets.0.conv1": conv}}, tmp_path / "out")
+    merge_into_base(
+        base, open_base(base, "sdxl"), {"unet": {"down_blocks.0.resnets.0.conv1": conv}}, tmp_path / "out"
+    )
     before, after = (load_file(tmp_path / f / "unet" / "model.safetensors") for f in ("base", "out"))
     assert torch.allclose((after[name] - before[name]).flatten(1).double(), conv.dense(), atol=1e-5)
     assert torch.equal(after["other"], before["other"])
@@ -89,7 +91,7 @@ def test_a_folder_keeps_all_else(tmp_path) -> None:
 def test_a_lora_of_another_base_is_refused_and_leaves_nothing(tmp_path, adapter, reason: str) -> None:
     base = native_flux(tmp_path / "base.safetensors")
     with pytest.raises(BadLora, match=reason):
-        bake(base, checkpoint(base), {"transformer": adapter}, tmp_path / "out.safetensors")
+        merge_into_base(base, open_base(base), {"transformer": adapter}, tmp_path / "out.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["base.safetensors"]
 
 
@@ -97,10 +99,10 @@ def test_what_cannot_hold_the_sum_is_refused(tmp_path) -> None:
     base = native_flux(tmp_path / "base.safetensors", torch.float16)
     big = {"transformer": {"x_embedder": factors()}}
     with pytest.raises(BadLora, match="would hold numbers that torch.float16 cannot"):
-        bake(base, checkpoint(base), big, tmp_path / "out.safetensors", 1e9)
+        merge_into_base(base, open_base(base), big, tmp_path / "out.safetensors", 1e9)
     quantised = tmp_path / "q.safetensors"
     save_file({"img_in.weight": torch.ones(8, 8).to(torch.float8_e4m3fn)}, quantised)
     with pytest.raises(BadBase, match="is float8_e4m3fn: a quantised base cannot take a change"):
-        bake(quantised, checkpoint(quantised, "flux"), big, tmp_path / "out.safetensors")
+        merge_into_base(quantised, open_base(quantised, "flux"), big, tmp_path / "out.safetensors")
     with pytest.raises(BadBase, match="exists. Name another place"):
-        bake(base, checkpoint(base), big, base)
+        merge_into_base(base, open_base(base), big, base)
