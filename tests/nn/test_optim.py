@@ -7,15 +7,8 @@ import torch
 from torch import nn
 
 from limner.errors import BadRecipe
-from limner.nn.optim import (
-    EIGHT,
-    OPTIMIZERS,
-    SCHEDULES,
-    evaluation_mode,
-    optimizer,
-    schedule,
-    training_mode,
-)
+from limner.nn.optim import SCHEDULES, evaluation_mode, optimizer, schedule, training_mode
+from limner.recipe.optimizers import OPTIMIZERS
 
 
 def one(value: float = 1.0) -> nn.Parameter:
@@ -26,7 +19,7 @@ def rate(name: str) -> float:
     return 1.0 if name == "prodigy" else 0.05
 
 
-@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name not in EIGHT])
+@pytest.mark.parametrize("name", [name for name, record in OPTIMIZERS.items() if not record.probed])
 def test_each_one_goes_down(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     weight = one(0.0)
     using = optimizer(name, [{"params": [weight], "lr": rate(name)}], weight_decay=0.1)

@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from limner.errors import BadCheckpoint
-from limner.nn.optim import EIGHT, OPTIMIZERS, evaluation_mode, optimizer, schedule, training_mode
+from limner.nn.optim import evaluation_mode, optimizer, schedule, training_mode
 from limner.nn.pack import pack, restore, unpack
+from limner.recipe.optimizers import OPTIMIZERS
 
 BF16 = torch.bfloat16
 
@@ -137,7 +138,7 @@ def trained(name: str, dtype: torch.dtype, folder: Path, stops: tuple[int, ...])
 @pytest.mark.parametrize("dtype", [torch.float32, BF16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_five_steps_a_file_and_five_more_are_ten(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
-    if name in EIGHT:
+    if OPTIMIZERS[name].probed:
         pytest.importorskip("bitsandbytes")
     if name.startswith("paged") and not torch.cuda.is_available():
         pytest.skip("pages want CUDA")

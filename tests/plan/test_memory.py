@@ -11,9 +11,6 @@ from hypothesis import strategies as st
 from limner.nn.optim import evaluation_mode, optimizer
 from limner.nn.storage import coding_bytes
 from limner.plan.memory import (
-    ASIDE,
-    SCRATCH,
-    SCRATCH_OF_ONE,
     cache_need,
     load_need,
     moving_bytes,
@@ -23,6 +20,7 @@ from limner.plan.memory import (
 )
 from limner.plan.plan import Plan
 from limner.plan.profile import Block, Line, Profile, Stage, Work
+from limner.recipe.optimizers import optimizer_of
 
 BYTES = st.integers(0, 10**10)
 
@@ -255,7 +253,8 @@ def test_what_an_optimizer_needs_while_it_steps(name: str, rate: float, sides: l
     given_gradients()
     measured = taken(made.step)
     count = sum(weight.numel() for weight in weights)
-    scratch = SCRATCH.get(name, 0) * count + SCRATCH_OF_ONE.get(name, 0) * max(sides) ** 2
+    record = optimizer_of(name)
+    scratch = record.step_bytes * count + record.step_bytes_of_largest * max(sides) ** 2
     assert 0.45 * scratch <= measured <= 1.01 * scratch
 
 
@@ -266,11 +265,10 @@ def test_while_pictures_are_painted_the_weights_that_schedule_free_trains_wait()
     for weight in weights:
         weight.grad = torch.randn_like(weight)
     made.step()
-    assert taken(lambda: evaluation_mode(made)) == pytest.approx(
-        ASIDE["schedulefree"] * 8 * 64 * 64, rel=0.01
-    )
+    parked = optimizer_of("schedulefree").parked_bytes
+    assert taken(lambda: evaluation_mode(made)) == pytest.approx(parked * 8 * 64 * 64, rel=0.01)
     need, plain = (sample_need(WHOLE, BF16, optimizer=name).total for name in ("schedulefree", "adamw"))
-    assert need == plain + ASIDE["schedulefree"] * PROFILE.trained
+    assert need == plain + parked * PROFILE.trained
     assert sample_need(AWAY, BF16, optimizer="schedulefree").total == sample_need(AWAY, BF16).total
 
 

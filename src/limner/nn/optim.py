@@ -1,29 +1,27 @@
-"""Optimizers and learning-rate schedules by name."""
+"""Optimizers, made from their records in ``recipe.optimizers``, and learning-rate schedules by name."""
 
 import math
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from limner.errors import BadRecipe
+from limner.recipe.optimizers import Optimizer, optimizer_of
 
 Group = dict[str, Any]
 """``{"params": [..], "lr": float}``, as torch has it."""
 
-OPTIMIZERS = ("adamw", "adamw8bit", "pagedadamw8bit", "adafactor", "prodigy", "schedulefree")
 SCHEDULES = ("constant", "cosine", "linear")
-
-EIGHT = {"adamw8bit": "AdamW8bit", "pagedadamw8bit": "PagedAdamW8bit"}
-"""Optimizer -> its class in bitsandbytes."""
 
 FUSED = ("cuda", "cpu", "mps", "xpu")
 """Device types with a fused AdamW kernel in torch >= 2.7."""
 
-LOWEST_PRODIGY_RATE = 0.1
-"""Prodigy multiplies its own estimate by the learning rate: below this the wish is surely AdamW's number."""
+LOWEST_MULTIPLIER = 0.1
+"""An optimizer that finds its rate multiplies it by the learning rate: less is surely AdamW's number."""
 
 
 def optimizer(
@@ -51,7 +49,7 @@ def optimizer(
       constant; warm-up from outside is the same as its own. See ``evaluation_mode``.
 
     Args:
-        name: One of ``OPTIMIZERS``.
+        name: One of ``recipe.optimizers.OPTIMIZERS``.
         groups: Parameters with their learning rates (> 0).
         weight_decay: 0 or more, times the learning rate, off each weight per step.
         betas: Decay of the first and second moment, each in [0, 1).
@@ -61,78 +59,85 @@ def optimizer(
     Raises:
         BadRecipe: Unknown name; a package is missing; no kernel for the device; a contradiction.
     """
-    if name not in OPTIMIZERS:
-        raise BadRecipe(f"train.optimizer is {name!r}, which is none of: {', '.join(OPTIMIZERS)}.")
-    _refuse_contradictions(name, [group["lr"] for group in groups], schedule)
+    record = optimizer_of(name)
+    _refuse_contradictions(record, [group["lr"] for group in groups], schedule)
     device = groups[0]["params"][0].device
-    # `initial_lr` and the decay stand in the groups: Prodigy prints to stdout when it is given a decay
-    own = [group | {"initial_lr": group["lr"], "weight_decay": weight_decay} for group in groups]
-    match name:
-        case "adamw":
-            return torch.optim.AdamW(own, betas=betas, fused=device.type in FUSED)
-        case "adamw8bit" | "pagedadamw8bit":
-            return _eight(name, own, betas, device)
-        case "adafactor":
-            adafactor = import_module("transformers.optimization").Adafactor
-            return adafactor(own, lr=1e-3, scale_parameter=False, relative_step=False)
-        case "prodigy":
-            prodigy = _package("prodigyopt", name, "optim").Prodigy
-            return prodigy(own, betas=betas, safeguard_warmup=warmup > 0)
-    made = _package("schedulefree", name, "optim").AdamWScheduleFree(own, betas=betas)
-    training_mode(made)
-    return made
-
-
-def _refuse_contradictions(name: str, rates: list[float], schedule: str) -> None:
-    if min(rates) <= 0:
-        raise BadRecipe(f"train.learning_rate is {min(rates):g}. Give a number above 0.")
-    if name == "schedulefree" and schedule != "constant":
-        raise BadRecipe(
-            f"schedulefree takes the place of a schedule, and train.schedule is {schedule!r}. "
-            'Set train.schedule to "constant", or train.optimizer to "adamw".'
-        )
-    if name == "prodigy" and len(set(rates)) > 1:
-        raise BadRecipe(
-            f"prodigy finds one learning rate for everything, and {len(set(rates))} are set. "
-            "Remove train.text_encoder_learning_rate."
-        )
-    if name == "prodigy" and rates[0] < LOWEST_PRODIGY_RATE:
-        raise BadRecipe(
-            f"prodigy finds the rate itself and multiplies it by train.learning_rate, which is {rates[0]:g}. "
-            "Set train.learning_rate to 1."
-        )
-
-
-def _package(module: str, name: str, extra: str) -> Any:
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        raise BadRecipe(
-            f"train.optimizer is {name!r}, and the package {module} is not installed. "
-            f"Run `pip install {module}` (or `pip install limner[{extra}]`)."
-        ) from error
-
-
-def _eight(
-    name: str, groups: list[Group], betas: tuple[float, float], device: torch.device
-) -> torch.optim.Optimizer:
-    if name.startswith("paged") and device.type != "cuda":
+    if record.paged and device.type != "cuda":
         raise BadRecipe(
             f"train.optimizer is {name!r}, which pages between a CUDA device and the host, and the device is "
             f'{device.type}. Set train.optimizer to "adamw8bit" or "adamw".'
         )
-    made = getattr(_package("bitsandbytes", name, "gpu").optim, EIGHT[name])
-    # Which devices have the kernel changes with its versions (0.50: cuda, rocm, xpu, cpu; not mps): ask it.
-    probe = nn.Parameter(torch.zeros(4096, device=device))
-    probe.grad = torch.zeros_like(probe)
+    factory = _factory(record)
+    options: dict[str, Any] = dict(record.options)
+    if record.betas:
+        options["betas"] = betas
+    if record.fused:
+        options["fused"] = device.type in FUSED
+    if record.warmup_flag:
+        options[record.warmup_flag] = warmup > 0
+    if record.probed:
+        _probe(record, factory, device)
+    # `initial_lr` and the decay stand in the groups: Prodigy prints to stdout when it is given a decay
+    made = factory(
+        [group | {"initial_lr": group["lr"], "weight_decay": weight_decay} for group in groups], **options
+    )
+    training_mode(made)
+    return made
+
+
+def _refuse_contradictions(record: Optimizer, rates: list[float], schedule: str) -> None:
+    if min(rates) <= 0:
+        raise BadRecipe(f"train.learning_rate is {min(rates):g}. Give a number above 0.")
+    if record.averages and schedule != "constant":
+        raise BadRecipe(
+            f"{record.name} takes the place of a schedule, and train.schedule is {schedule!r}. "
+            'Set train.schedule to "constant", or train.optimizer to "adamw".'
+        )
+    if record.finds_rate and len(set(rates)) > 1:
+        raise BadRecipe(
+            f"{record.name} finds one learning rate for everything, and {len(set(rates))} are set. "
+            "Remove train.text_encoder_learning_rate."
+        )
+    if record.finds_rate and rates[0] < LOWEST_MULTIPLIER:
+        raise BadRecipe(
+            f"{record.name} finds the rate itself and multiplies it by train.learning_rate, which is "
+            f"{rates[0]:g}. Set train.learning_rate to 1."
+        )
+
+
+def _factory(record: Optimizer) -> Callable[..., Any]:
+    """The constructor that a record names.
+
+    Raises:
+        BadRecipe: Its package is not installed.
+    """
+    module, _, name = record.factory.partition(":")
     try:
-        made([probe]).step()
+        return attrgetter(name)(import_module(module))
+    except ModuleNotFoundError as error:
+        if not record.package:
+            raise
+        raise BadRecipe(
+            f"train.optimizer is {record.name!r}, and the package {record.package} is not installed. "
+            f"Run `pip install {record.package}` (or `pip install limner[{record.extra}]`)."
+        ) from error
+
+
+def _probe(record: Optimizer, factory: Callable[..., Any], device: torch.device) -> None:
+    """One trial step: which devices have the kernel changes with versions (0.50: cuda, rocm, xpu, cpu).
+
+    Raises:
+        BadRecipe: There is no kernel for the device.
+    """
+    weight = nn.Parameter(torch.zeros(4096, device=device))
+    weight.grad = torch.zeros_like(weight)
+    try:
+        factory([weight]).step()
     except (NotImplementedError, RuntimeError, ValueError) as error:
         raise BadRecipe(
-            f"bitsandbytes has no 8-bit AdamW for {device.type}. "
+            f"{record.package} has no {record.title} for {device.type}. "
             'Set train.optimizer to "adafactor", which also needs little memory, or to "adamw".'
         ) from error
-    return made(groups, betas=betas)
 
 
 def schedule(name: str, warmup: int, steps: int) -> Callable[[int], float]:

@@ -10,6 +10,7 @@ from limner.plan.memory import CODES, Need
 from limner.plan.plan import BITS, Plan
 from limner.plan.profile import Profile
 from limner.plan.search import choose
+from limner.recipe.optimizers import optimizer_of
 from limner.recipe.size import label
 
 SHOWN = 3
@@ -102,7 +103,7 @@ def _others(device: Device, wish: Wish, chosen: Choice) -> Iterator[tuple[str, D
 def least(profile: Profile, device: Device, wish: Wish) -> Choice:
     """The plan that needs least of all that are allowed, whether it fits or not."""
     blocks = len(profile.blocks)
-    moments = "8bit" if wish.optimizer == "adamw" and "8bit" in wish.moments else "fp32"
+    moments = "8bit" if optimizer_of(wish.optimizer).in_8_bits and "8bit" in wish.moments else "fp32"
     small = device.kind == "cuda" and wish.quality != "16bit"
     hoist = device.kind == "cuda" and not wish.full and "hoist" not in wish.without
     hoist = hoist and any(block.modulation for block in profile.blocks)

@@ -11,7 +11,6 @@ from limner.plan.memory import (
     CODES,
     MASTER,
     MIB,
-    PAGED,
     coding,
     frozen_bytes,
     saved_bytes,
@@ -19,6 +18,7 @@ from limner.plan.memory import (
 )
 from limner.plan.plan import Plan
 from limner.plan.profile import Block, Profile, Stage
+from limner.recipe.optimizers import optimizer_of
 
 Phase = Literal["load", "cache", "train", "save", "sample"]
 
@@ -99,7 +99,7 @@ def resident(profile: Profile, plan: Plan, optimizer: str = "adamw", *, average:
     if profile.hosted:
         saved = saved_bytes(profile, plan, optimizer, average=average)
         return Host(LIBRARIES + saved + MASTER * profile.learning, profile.whole)
-    paged = state_bytes(profile, plan, optimizer) if optimizer in PAGED else 0
+    paged = state_bytes(profile, plan, optimizer) if optimizer_of(optimizer).paged else 0
     away = [frozen_bytes(block, plan) for block in _away(profile, plan)]
     hoisted = [block.modulation for block in (profile.rest, *profile.blocks)] if plan.hoist else []
     if plan.mapped:

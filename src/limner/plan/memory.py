@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from limner.nn.storage import coding_bytes
 from limner.plan.plan import BITS, Kind, Plan, Weights
 from limner.plan.profile import Block, Profile
+from limner.recipe.optimizers import optimizer_of
 
 MIB = 2**20
 MASTER = 4
@@ -27,33 +28,6 @@ replays of whole traces, from which they are 3 % under to 5 % over (``benchmarks
 
 CODES: frozenset[Weights] = frozenset({"int8", "fp8", "nf4"})
 """Weights that are stored as codes, so that one at a time is turned back into numbers."""
-
-EIGHT = 2 + 8 / 256
-STATE: dict[str, float] = {
-    "adamw": 8,
-    "adamw8bit": EIGHT,
-    "pagedadamw8bit": EIGHT,
-    "prodigy": 16,
-    "schedulefree": 8,
-}
-"""Optimizer -> bytes of state for each trained number.
-
-AdamW has two moments in fp32; in 8 bits each has one byte and a scale for 256 of them (bitsandbytes); Prodigy
-adds its numerator and the weights that it started from; schedule-free has one moment and a second sequence
-of weights.
-"""
-
-PAGED = frozenset({"pagedadamw8bit"})
-"""Optimizers whose state is in memory that goes to the host when the device is short of it: counted there."""
-
-SCRATCH: dict[str, float] = {"schedulefree": 4}
-"""Optimizer -> bytes for each number that learns while it steps, where it goes through all at once."""
-
-ASIDE: dict[str, int] = {"schedulefree": MASTER}
-"""Optimizer -> bytes for each trained number while its average is shown: the weights that it trains wait."""
-
-SCRATCH_OF_ONE: dict[str, float] = {"adafactor": 12, "prodigy": 8}
-"""The same for each number of the largest tensor, where it goes from tensor to tensor."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +106,7 @@ def sample_need(
     weights, activations = _fullest(profile, "sample", least=least)
     causes["weights"] += weights
     if not profile.hosted:
-        causes["optimizer"] += ASIDE.get(optimizer, 0) * profile.trained
+        causes["optimizer"] += optimizer_of(optimizer).parked_bytes * profile.trained
     return _need(causes, activations, 0, on)
 
 
@@ -171,19 +145,20 @@ def state_bytes(profile: Profile, plan: Plan, optimizer: str) -> int:
     """Bytes of the optimizer's state.
 
     Raises:
-        KeyError: No such optimizer.
+        BadRecipe: No such optimizer.
     """
-    if optimizer == "adafactor":
+    record = optimizer_of(optimizer)
+    if record.factored:
         return MASTER * profile.factored
-    if optimizer == "adamw" and plan.moments == "8bit":
-        optimizer = "adamw8bit"
-    return round(STATE[optimizer] * profile.learning)
+    if record.in_8_bits and plan.moments == "8bit":
+        record = optimizer_of(record.in_8_bits)
+    return round(record.state_bytes * profile.learning)
 
 
 def scratch_bytes(profile: Profile, optimizer: str) -> float:
     """Bytes that an optimizer needs beside its state while it steps."""
-    scratch = SCRATCH.get(optimizer, 0) * profile.learning
-    return scratch + SCRATCH_OF_ONE.get(optimizer, 0) * profile.largest
+    record = optimizer_of(optimizer)
+    return record.step_bytes * profile.learning + record.step_bytes_of_largest * profile.largest
 
 
 def moving_bytes(
@@ -200,7 +175,7 @@ def moving_bytes(
     """
     if profile.hosted:
         return 0
-    state = state_bytes(profile, plan, optimizer) if first and optimizer not in PAGED else 0
+    state = state_bytes(profile, plan, optimizer) if first and not optimizer_of(optimizer).paged else 0
     return round(scratch_bytes(profile, optimizer)) + state + several * MASTER * profile.learning
 
 
@@ -233,6 +208,7 @@ def _resident(profile: Profile, plan: Plan, optimizer: str, *, average: bool, on
     rest = profile.rest
     modulated = [] if plan.hoist else [rest, *stay]
     copies = 2 if average and not profile.hosted else 1
+    elsewhere = profile.hosted or optimizer_of(optimizer).paged
     trained = MASTER * profile.trained * copies
     if profile.whole:
         trained = profile.whole + MASTER * profile.trained * (copies - 1)
@@ -243,7 +219,7 @@ def _resident(profile: Profile, plan: Plan, optimizer: str, *, average: bool, on
         + profile.held,
         "modulations": sum(block.modulation for block in modulated),
         "trained" if profile.whole else "adapter": trained,
-        "optimizer": 0 if profile.hosted or optimizer in PAGED else state_bytes(profile, plan, optimizer),
+        "optimizer": 0 if elsewhere else state_bytes(profile, plan, optimizer),
         "streaming": slot_bytes(profile, plan) + _passing(profile, plan),
         "workspace": WORKSPACE[on],
         "context": CONTEXT[on],

@@ -41,6 +41,7 @@ from limner.plan.host import Host
 from limner.plan.plan import Moments, Plan
 from limner.plan.profile import Profile
 from limner.plan.time import Clock, compile_seconds, micros_of, update_seconds
+from limner.recipe.optimizers import optimizer_of
 
 TIE = 0.03
 """Plans that take at most this share longer than the fastest count as equally fast."""
@@ -119,10 +120,10 @@ def encoded_below(profile: Profile, device: Device, wish: Wish, plan: Plan, *, m
 
 
 def _moments(profile: Profile, device: Device, wish: Wish) -> list[Moments]:
-    """What to try, in this order. Optimizers other than AdamW store their state in one way."""
+    """What to try, in this order. Most optimizers store their state in one way."""
     if profile.hosted:
         return ["host"]
-    if wish.optimizer != "adamw" or device.kind != "cuda":
+    if not optimizer_of(wish.optimizer).in_8_bits or device.kind != "cuda":
         return ["fp32"]
     if wish.moments == ("8bit",):  # a run that goes on as it began, whatever is wished now
         return ["8bit"]

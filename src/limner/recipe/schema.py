@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from limner.errors import BadRecipe
-from limner.recipe import explain
+from limner.recipe import explain, optimizers
 from limner.recipe.size import parse_size
 
 Goal = Literal["subject", "face", "object", "style"]
@@ -35,6 +35,18 @@ def _possible_size(text: str) -> str:
     return text
 
 
+def _known_optimizer(name: str) -> str:
+    try:
+        return optimizers.optimizer_of(name).name
+    except BadRecipe as error:
+        raise ValueError(str(error)) from error  # told with what it must be
+
+
+def _optimizer_names(rule: dict[str, Any]) -> None:
+    rule["enum"] = list(optimizers.OPTIMIZERS)
+
+
+OptimizerName = Annotated[str, AfterValidator(_known_optimizer), Field(json_schema_extra=_optimizer_names)]
 Where = Annotated[Path, Field(strict=False), AfterValidator(_no_nul)]
 Size = Annotated[str, Field(json_schema_extra={"format": "size"}), AfterValidator(_possible_size)]
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)]
@@ -158,13 +170,7 @@ class Train(Part):
         default=None, examples=[5e-5]
     )
     """Step size of the text encoders. Unset: learning_rate."""
-    optimizer: Literal["adamw", "adamw8bit", "pagedadamw8bit", "adafactor", "prodigy", "schedulefree"] = (
-        "adamw"
-    )
-    """adamw (Loshchilov 2019, arXiv 1711.05101), adamw8bit (Dettmers 2022, arXiv 2110.02861; bitsandbytes),
-    pagedadamw8bit (the same, of which CUDA moves to the host what the device has no room for),
-    adafactor (Shazeer 2018, arXiv 1804.04235), prodigy (Mishchenko 2024, arXiv 2306.06101), schedulefree
-    (Defazio 2024, arXiv 2405.15682)."""
+    optimizer: OptimizerName = Field(default="adamw", description=optimizers.described())
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-4
     """Decoupled decay of the trained weights, per step and unit of learning rate."""
     betas: Annotated[
@@ -211,19 +217,20 @@ class Train(Part):
                 f"train.warmup is {self.warmup} and train.steps is {self.steps}: the full learning rate "
                 f"is never reached. Set train.warmup below {self.steps}, for instance to {self.steps // 20}."
             )
-        if self.optimizer == "prodigy" and self.learning_rate < 0.01:
+        optimizer = optimizers.optimizer_of(self.optimizer)
+        if optimizer.finds_rate and self.learning_rate < 0.01:
             raise BadRecipe(
-                f"train.learning_rate is {self.learning_rate:g} with prodigy, which finds the rate "
+                f"train.learning_rate is {self.learning_rate:g} with {optimizer.name}, which finds the rate "
                 "itself and multiplies it by this. Set train.learning_rate = 1.0."
             )
-        if self.optimizer == "schedulefree" and self.schedule != "constant":
+        if optimizer.averages and self.schedule != "constant":
             raise BadRecipe(
-                f'train.schedule is "{self.schedule}" with the schedulefree optimizer, which replaces '
+                f'train.schedule is "{self.schedule}" with the {optimizer.name} optimizer, which replaces '
                 'schedules. Set train.schedule = "constant", or train.optimizer = "adamw".'
             )
-        if self.optimizer == "schedulefree" and self.ema:
+        if optimizer.averages and self.ema:
             raise BadRecipe(
-                f"train.ema is {self.ema:g} with the schedulefree optimizer, which averages the "
+                f"train.ema is {self.ema:g} with the {optimizer.name} optimizer, which averages the "
                 'weights already. Set train.ema = 0.0, or train.optimizer = "adamw".'
             )
         return self

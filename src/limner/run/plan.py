@@ -23,6 +23,7 @@ from limner.plan.plan import Moments, Plan, Weights
 from limner.plan.profile import Profile
 from limner.plan.search import below, choose, encoded_below
 from limner.plan.time import Clock, Total, total_of
+from limner.recipe.optimizers import optimizer_of
 from limner.recipe.prompts import prompts
 from limner.recipe.schema import Recipe
 from limner.run.counting import PAINTED, QUANTILES, SUBSET, held_out
@@ -266,7 +267,8 @@ def _multiplied(wish: Wish, device: Device) -> Wish:
 
 def _ways(asked: Asked, wish: Wish) -> list[Asked]:
     """Where the weights of a full fine-tune may be: on the device, or on the host, from where AdamW comes."""
-    away = wish.full and "host" in wish.moments and wish.optimizer == "adamw" and asked.kind == "cuda"
+    away = wish.full and "host" in wish.moments and asked.kind == "cuda"
+    away = away and optimizer_of(wish.optimizer).on_host
     return [asked, replace(asked, hosted=True)] if away else [asked]
 
 

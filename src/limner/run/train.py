@@ -17,6 +17,7 @@ from limner.nn import eight, processes
 from limner.nn.fit import Average, Fit, Step, fit
 from limner.nn.optim import optimizer, schedule
 from limner.plan.plan import Moments
+from limner.recipe.optimizers import optimizer_of
 from limner.recipe.schema import Recipe
 from limner.run import checkpoint
 from limner.run.cache import prompts_of, record, stocked
@@ -125,9 +126,9 @@ def _require_possible(setting: Setting) -> None:
 
 def _optimizer(setting: Setting, groups: list[dict[str, Any]], moments: Moments) -> torch.optim.Optimizer:
     wish = setting.recipe.train
-    small = wish.optimizer == "adamw" and moments == "8bit"
+    in_8_bits = optimizer_of(wish.optimizer).in_8_bits if moments == "8bit" else ""
     return optimizer(
-        "adamw8bit" if small else wish.optimizer,
+        in_8_bits or wish.optimizer,
         groups,
         weight_decay=wish.weight_decay,
         betas=wish.betas,
