@@ -11,11 +11,35 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from PIL import Image  # noqa: E402
 
+import messages  # noqa: E402
+
 calm = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.register_profile("limner", calm, derandomize=True)
 hypothesis.settings.register_profile("search", calm, max_examples=2000, print_blob=True)
 hypothesis.settings.load_profile("limner")
 """The same examples every time, however slow the machine; ``--hypothesis-profile search`` seeks more."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    text = "write the golden messages of the tests that run, instead of comparing them"
+    parser.addoption("--rewrite-messages", action="store_true", help=text)
+
+
+@pytest.fixture(autouse=True)
+def golden_messages(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tell `messages.raises` which test runs."""
+    if not messages.SESSION:
+        rewrite = request.config.getoption("--rewrite-messages")
+        messages.SESSION.append(
+            messages.Messages(messages.GOLDEN, tmp_path_factory.getbasetemp(), rewrite=rewrite)
+        )
+    messages.SESSION[0].start(request.node.nodeid)
+
+
+def pytest_sessionfinish() -> None:
+    for session in messages.SESSION:
+        if session.rewrite:
+            session.save()
 
 
 @pytest.fixture(autouse=True)
