@@ -8,6 +8,7 @@ tests that it runs. A test that raises several times has several lines: ``...::t
 import ast
 import json
 import re
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,7 +64,7 @@ class Messages:
     def normal(self, message: str) -> str:
         """Return a message with the folders of this session and of this checkout replaced."""
         message = re.sub(rf"{re.escape(str(self.temporary))}/[\w-]+", "<tmp>", message)
-        return message.replace(str(ROOT), "<root>")
+        return message.replace(str(ROOT), "<root>").replace(sys.executable, "<python>")
 
     def save(self) -> None:
         """Write what was recorded; drop the lines of tests that say nothing any more or are gone."""
