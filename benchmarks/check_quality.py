@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 from check_sets import KINDS, clean, picture
 from limner.recipe.schema import Recipe
 from limner.run.check import check
-from limner.run.say import Plain
+from limner.run.say import Plain, Say
 from outcome import RESULTS, save
 
 PHOTOGRAPHS = ("landscape", "portrait", "product", "high_key", "low_key", "room")
@@ -157,7 +157,7 @@ def dark_set(folder: Path, first: int, count: int) -> None:
 def findings(folder: Path, out: Path) -> list[Any]:
     """Everything but notes."""
     data = {"images": str(folder), "resolution": 512, "trigger": "sks thing", "min_side": 256}
-    done = check(Recipe(base="./none", goal="style", data=data), out, Plain())
+    done = check(Recipe(base="./none", goal="style", data=data), out, Say(Plain()))
     return [each for each in done.findings if each.level != "note"]
 
 

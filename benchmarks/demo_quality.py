@@ -20,7 +20,7 @@ from limner.bases.demo_sets import folder
 from limner.bases.judge import Judge
 from limner.recipe import toml
 from limner.run import demo
-from limner.run.say import Plain
+from limner.run.say import Plain, Say
 
 BARS = {
     "style with trigger, before": ("<=", 0.10),
@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--style", default=demo.STYLE)
     parser.add_argument("--seeds", type=int, default=3)
     said = parser.parse_args()
-    figures = measure(said.style, said.seeds, Plain(sys.stderr))
+    figures = measure(said.style, said.seeds, Say(Plain(sys.stderr)))
     rows = []
     for name, value in figures.items():
         sign, bar = BARS.get(name, ("", None))

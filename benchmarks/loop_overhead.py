@@ -32,7 +32,7 @@ from limner.nn.patch import grid, patchify, tokens
 from limner.recipe import toml
 from limner.recipe.schema import Recipe
 from limner.run.cache import Store, stock
-from limner.run.say import Plain, Quiet, Steps
+from limner.run.say import Plain, Quiet, Say, Steps
 from limner.run.setting import Setting, prepare
 from limner.run.train import train
 from limner.run.trainee import Trainee
@@ -52,14 +52,18 @@ class Turns(Quiet):
 
     bare: Callable[[], None]
     block: int
-    told: Plain = field(default_factory=lambda: Plain(io.StringIO()))
+    told: Say = field(default_factory=lambda: Say(Plain(io.StringIO())))
     spent: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: {"limner": [], "bare": []})
     """(wall, CPU) seconds of each block of a side."""
     _steps: int = 0
     _since: tuple[float, float] = (0.0, 0.0)
 
+    def __post_init__(self) -> None:
+        """Tell nobody."""
+        super().__init__()
+
     @contextmanager
-    def steps(self, label: str, total: int) -> Iterator[Steps]:
+    def steps(self, label: str, total: int) -> Iterator[Any]:
         """Take turns while training; count everything else in silence."""
         with self.told.steps(label, total) as counted:
             if label != "Training":

@@ -29,6 +29,7 @@ class Told(Quiet):
     """Remembers what it is told."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.lines: list[str] = []
         self.counts: dict[str, list[int]] = {}
 

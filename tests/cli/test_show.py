@@ -1,25 +1,13 @@
 import io
 import json
-import math
-from dataclasses import dataclass
-from pathlib import Path
+import unicodedata
 
 import pytest
 from rich.console import Console
 
-from limner.cli.show import Terminal, failure, plain, progress, result
-from limner.run.say import Plain, Quiet
-
-
-@dataclass
-class Inner:
-    path: Path
-    loss: float
-
-
-def test_values_become_what_json_knows():
-    value = {"a": (Inner(Path("x/y"), math.inf),), 3: math.nan, "n": None, "s": "s", "i": 1}
-    assert plain(value) == {"a": [{"path": "x/y", "loss": None}], "3": None, "n": None, "s": "s", "i": 1}
+from limner.cli.show import JsonLines, Terminal, failure, result, shown
+from limner.events import Message, ProgressMade, Saved
+from limner.run.say import Plain, Say
 
 
 def test_a_result_is_one_object_or_lines(capsys):
@@ -34,37 +22,88 @@ def test_a_failure_is_one_line_even_if_its_message_is_not(capsys):
     assert capsys.readouterr() == ("", "limner: error: one two\n")
 
 
+CONTROLS = "".join(map(chr, [*range(0x20), *range(0x7F, 0xA0)]))
+
+
+def controls(text):
+    return [c for c in text.replace("\n", "") if unicodedata.category(c) == "Cc"]
+
+
+def test_neither_results_nor_failures_let_a_terminal_obey_what_they_name(capsys):
+    result({}, [f"name {CONTROLS}"], as_json=False)
+    failure("BadData", f"name {CONTROLS}", as_json=False)
+    out, err = capsys.readouterr()
+    assert not controls(out + err)
+    assert "\\x1b" in out
+    assert out.count("\n") == err.count("\n") == 1
+
+
 def test_bars_only_on_a_terminal_and_only_from_the_first_process(monkeypatch):
-    assert isinstance(progress(), Plain)
+    assert isinstance(shown(), Plain)
     monkeypatch.setenv("FORCE_COLOR", "1")
-    assert isinstance(progress(), Terminal)
+    assert isinstance(shown(), Terminal)
     monkeypatch.setenv("RANK", "1")
-    assert isinstance(progress(), Quiet)
+    assert shown() is None
 
 
 @pytest.fixture
 def screen():
     stream = io.StringIO()
-    return Terminal(Console(file=stream, force_terminal=True, width=100)), stream
+    return Say(Terminal(Console(file=stream, force_terminal=True, width=100))), stream
 
 
 def test_bars_may_be_nested_and_text_is_never_markup(screen):
-    terminal, stream = screen
-    with terminal.steps("train [bold]", 2) as outer:
+    say, stream = screen
+    with say.steps("train [bold]", 2) as outer:
         outer.advance(note="loss [red]1")
-        with terminal.steps("sample", 1) as inner:
+        with say.steps("sample", 1) as inner:
             inner.advance()
-        terminal.line("a [trigger] line")
+        say.line("a [trigger] line")
         outer.advance()
-    with terminal.steps("again", 1) as steps:
+    with say.steps("again", 1) as steps:
         steps.advance()
     text = stream.getvalue()
     for part in ("train [bold]", "loss [red]1", "sample", "a [trigger] line", "2/2", "again"):
         assert part in text
 
 
+def test_a_terminal_obeys_nothing_that_it_is_shown():
+    stream = io.StringIO()
+    say = Say(Terminal(Console(file=stream, width=200)))
+    say.line(f"a{CONTROLS}")
+    with say.steps(f"b{CONTROLS}", 1) as bar:
+        bar.advance(note=f"c{CONTROLS}")
+    assert not controls(stream.getvalue())
+    assert "\\x1b" in stream.getvalue()
+
+
 def test_bars_end_with_the_work_that_failed(screen):
-    terminal, _ = screen
+    say, _ = screen
     for _ in range(2):
-        with pytest.raises(KeyError), terminal.steps("train", 2), terminal.steps("sample", 2):
+        with pytest.raises(KeyError), say.steps("train", 2), say.steps("sample", 2):
             raise KeyError
+
+
+def test_programs_read_a_line_of_json_for_each_event():
+    stream = io.StringIO()
+    write = JsonLines(stream)
+    write(Message("a\nb\x1b"))
+    write(Saved(step=2, path="x"))
+    lines = stream.getvalue().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"event": "message", "text": "a\nb\x1b"},
+        {"event": "saved", "step": 2, "path": "x"},
+    ]
+    assert not controls(stream.getvalue())
+
+
+def test_of_counted_work_programs_read_the_beginning_a_few_and_the_end():
+    stream = io.StringIO()
+    write = JsonLines(stream)
+    for number in range(65):
+        write(ProgressMade(label="Caching", done=number, total=64, seconds=number / 64))
+    write(ProgressMade(label="Caching", done=64, total=64, seconds=1.0, ended=True))
+    write(ProgressMade(label="Caching", done=0, total=1))
+    rows = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [row["done"] for row in rows] == [0, 16, 32, 48, 64, 64, 0]
+    assert [row["ended"] for row in rows] == [False] * 5 + [True, False]

@@ -8,7 +8,7 @@ from limner.recipe.schema import Limits
 from limner.run import calibrate as room
 from limner.run.calibrate import Bench, calibrate
 from limner.run.device import constants_path, device_for
-from limner.run.say import Plain, Quiet
+from limner.run.say import Plain, Quiet, Say
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +18,7 @@ def _cache(tmp_path, monkeypatch):
 
 def test_a_device_is_measured_and_every_plan_to_come_knows_it(capsys):
     before = device_for(Limits(device="cpu"))
-    device = calibrate(Limits(device="cpu"), Plain(), seconds=0.3)
+    device = calibrate(Limits(device="cpu"), Say(Plain()), seconds=0.3)
     after = device_for(Limits(device="cpu"))
     assert after.rates == device.rates != before.rates
     assert "measured on this machine" in after.source

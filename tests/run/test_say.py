@@ -1,8 +1,14 @@
 import io
+import unicodedata
 
 import pytest
 
-from limner.run.say import Plain, Quiet, duration
+from limner.errors import Stopped
+from limner.events import Message, ProgressMade
+from limner.run.say import Plain, Quiet, Say, duration, printable
+
+CONTROLS = [*range(0x20), *range(0x7F, 0xA0)]
+"""All of C0, DEL and C1."""
 
 
 @pytest.mark.parametrize(
@@ -21,9 +27,58 @@ def test_quiet_says_nothing(capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_a_listener_hears_every_event_in_order():
+    heard = []
+    say = Say(heard.append)
+    with say.steps("train", 2) as steps:
+        steps.advance(note="loss 1")
+        say.line("half")
+        steps.advance()
+    assert [type(event) for event in heard] == [
+        ProgressMade,
+        ProgressMade,
+        Message,
+        ProgressMade,
+        ProgressMade,
+    ]
+    assert [(e.done, e.note, e.ended) for e in heard if isinstance(e, ProgressMade)] == [
+        (0, "", False),
+        (1, "loss 1", False),
+        (2, "loss 1", False),
+        (2, "loss 1", True),
+    ]
+    seconds = [e.seconds for e in heard if isinstance(e, ProgressMade)]
+    assert seconds == sorted(seconds)
+
+
+def test_nothing_to_count_is_no_event():
+    heard = []
+    with Say(heard.append).steps("train", 0):
+        pass
+    assert heard == []
+
+
+def test_work_ends_between_two_pieces_when_the_caller_wants_it():
+    heard, asked = [], []
+    say = Say(heard.append, lambda: bool(asked))
+    with pytest.raises(Stopped, match="go on with the same command"), say.steps("train", 3) as steps:
+        steps.advance()
+        asked.append(True)
+        steps.advance()
+        pytest.fail("it went on")
+    assert (heard[-1].done, heard[-1].total, heard[-1].ended) == (2, 3, True)
+
+
+def test_a_verb_may_ask_by_itself_whether_to_stop():
+    Say().check()
+    Say(stop=lambda: False).check()
+    with pytest.raises(Stopped):
+        Say(stop=lambda: True).check()
+
+
 def test_plain_tells_the_last_state_and_not_every_step():
     stream = io.StringIO()
-    with Plain(stream, every=1000).steps("train", 50) as steps:
+    with Say(Plain(stream, every=1000)).steps("train", 50) as steps:
         for step in range(50):
             steps.advance(note=f"loss {step}")
     (line,) = stream.getvalue().splitlines()
@@ -32,7 +87,7 @@ def test_plain_tells_the_last_state_and_not_every_step():
 
 def test_plain_tells_on_the_way_how_long_it_will_take():
     stream = io.StringIO()
-    with Plain(stream, every=0).steps("cache", 3) as steps:
+    with Say(Plain(stream, every=0)).steps("cache", 3) as steps:
         steps.advance()
         steps.advance(2)
     first, last = stream.getvalue().splitlines()
@@ -41,14 +96,60 @@ def test_plain_tells_on_the_way_how_long_it_will_take():
     assert last.startswith("cache 3/3, ")
 
 
+def test_plain_counts_the_time_between_two_lines():
+    stream = io.StringIO()
+    plain = Plain(stream, every=5)
+    for seconds in (0, 4, 5, 9, 10, 12):
+        plain(ProgressMade(label="train", done=seconds, total=100, seconds=seconds))
+    assert [line.partition(",")[0] for line in stream.getvalue().splitlines()] == [
+        "train 5/100",
+        "train 10/100",
+    ]
+
+
 def test_plain_tells_where_work_was_broken_off():
     stream = io.StringIO()
-    with pytest.raises(KeyError), Plain(stream).steps("train", 9) as steps:
+    with pytest.raises(KeyError), Say(Plain(stream)).steps("train", 9) as steps:
         steps.advance(4)
         raise KeyError
     assert stream.getvalue().startswith("train 4/9, ")
 
 
 def test_plain_writes_to_stderr_by_default(capsys):
-    Plain().line("reused 3")
+    Say(Plain()).line("reused 3")
     assert capsys.readouterr() == ("", "reused 3\n")
+
+
+@pytest.mark.parametrize("code", CONTROLS, ids=hex)
+def test_no_control_character_reaches_a_terminal(code):
+    stream = io.StringIO()
+    say = Say(Plain(stream, every=0))
+    say.line(f"cat{chr(code)}.png")
+    with say.steps(f"look{chr(code)}", 2) as steps:
+        steps.advance(note=f"note{chr(code)}")
+    text = stream.getvalue()
+    assert text.count("\n") == 3
+    assert not [c for c in text.replace("\n", "") if unicodedata.category(c) == "Cc"]
+    assert text.startswith("cat\\")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b]0;owned\x07\x1b[2J", "\\x1b]0;owned\\x07\\x1b[2J"),
+        ("a\r\nb\tc", "a\\r\\nb\\tc"),
+        ("\x9b31m", "\\x9b31m"),
+        ("gnp.\u202etac", "gnp.\\u202etac"),
+        ("caf\udce9.png", "caf\\udce9.png"),
+    ],
+)
+def test_what_would_be_obeyed_is_shown(text, shown):
+    assert printable(text) == shown
+    assert printable(text).encode("utf-8")
+
+
+@pytest.mark.parametrize(
+    "text", ["Zoë 猫 \U0001f468\u200d\U0001f469 ñ", "a\\x1b", "\N{NO-BREAK SPACE}שלום", ""]
+)
+def test_what_people_write_stays(text):
+    assert printable(text) == text

@@ -38,14 +38,15 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, a
 @contextmanager
 def speaking(*, as_json: bool) -> Iterator[Any]:
     """Give a verb its ``Say``, keep what libraries print off stdout, turn a signal into one line."""
-    from limner.cli.show import progress
+    from limner.cli.show import shown
     from limner.run.interrupt import polite
+    from limner.run.say import Say
 
     for library in ("TRANSFORMERS", "DIFFUSERS"):  # before it is loaded: its advice is for programmers
         os.environ.setdefault(f"{library}_VERBOSITY", "critical")
     try:
         with polite(), redirect_stdout(sys.stderr) if as_json else nullcontext():
-            yield progress()
+            yield Say(shown())
     except KeyboardInterrupt:
         raise Stopped("Stopped. What was written is kept; run the same command again.") from None
 
@@ -161,9 +162,8 @@ def generate(*, target: Target, out: Out = None, given: dict[str, Any], as_json:
             from limner.run.generate import generate as run
 
         settings = Settings(**{key: value for key, value in given.items() if value is not None})
-        place = out or folder
         pictures = run(
-            subject, base=base, parts=parts, prompts=prompts, out=place, settings=settings, say=say
+            subject, base=base, parts=parts, prompts=prompts, out=out or folder, settings=settings, say=say
         )
     result({"images": pictures}, [str(path) for path in pictures], as_json=as_json)
 
@@ -275,11 +275,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: What follows ``limner`` on the command line; those of the process when left out.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    line = list(sys.argv[1:] if arguments is None else arguments)
     _grow()
     if arguments is None and not sys.warnoptions:
         warnings.simplefilter("ignore")  # what libraries warn of is for programmers: python -W default
-    sys.exit(_status(given))
+    sys.exit(_status(line))
 
 
 def _grow() -> None:
@@ -288,9 +288,9 @@ def _grow() -> None:
     What the user said of them stands. torch below 2.9 reads the first name alone, others warn of neither.
     """
     names = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
-    said = next((os.environ[name] for name in names if os.environ.get(name)), "expandable_segments:True")
+    value = next((os.environ[name] for name in names if os.environ.get(name)), "expandable_segments:True")
     for name in names:
-        os.environ.setdefault(name, said)
+        os.environ.setdefault(name, value)
 
 
 def _status(arguments: list[str]) -> int:
@@ -318,11 +318,11 @@ def _status(arguments: list[str]) -> int:
         )
         return DoesNotFit.exit_code
     except OSError as error:
-        place = error.filename2 or error.filename  # of two, the one that the person knows comes second
-        named = f"{str(place)[:200]}: " if place else ""
+        path = error.filename2 or error.filename  # of two, the one that the person knows comes second
+        prefix = f"{str(path)[:200]}: " if path else ""
         failure(
             type(error).__name__,
-            f"{named}{error.strerror or error}. Check the path, its permissions and the disk.",
+            f"{prefix}{error.strerror or error}. Check the path, its permissions and the disk.",
             as_json=as_json,
         )
         return 1

@@ -97,7 +97,7 @@ def _prompts(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     value, lines = {}, []
     for name, prompt in (("image", prompts.for_image(wish)), ("set", prompts.for_set(wish))):
         value[name] = {"text": prompt.text, **prompt.record}
-        lines += [f"# for each {name}: {prompt.version} ({prompt.sha256})", "", prompt.text, ""]
+        lines += [f"# for each {name}: {prompt.version} ({prompt.sha256})", "", *prompt.text.splitlines(), ""]
     return value, lines
 
 

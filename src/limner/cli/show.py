@@ -1,67 +1,72 @@
 """What the person sees: progress on stderr, the result on stdout as lines or as one JSON object."""
 
 import json
-import math
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.progress import Progress as Bars
 
-from limner.run.say import Plain, Quiet, Say, Steps
+from limner.events import Event, Message, OnEvent, ProgressMade, plain, to_json
+from limner.run.say import Plain, printable
 
 
 class Terminal:
-    """Progress bars on a terminal. Bars may be nested, as when samples are painted during training."""
+    """Events on a terminal, with progress bars. Bars may be nested, as when samples are painted in training.
+
+    Args:
+        console: Where to draw, which is stderr.
+    """
 
     def __init__(self, console: Console) -> None:
-        """Draw on ``console``, which is stderr."""
+        """See the class."""
         self._console = console
-        self._bars: Progress | None = None
-        self._depth = 0
+        self._bars: Bars | None = None
+        self._tasks: dict[str, TaskID] = {}
 
-    def line(self, text: str) -> None:
-        """Write one line, above the bars if there are any."""
-        self._console.print(text, markup=False, highlight=False)
+    def __call__(self, event: Event) -> None:
+        """Show what people want to see of an event."""
+        match event:
+            case Message():
+                self._console.print(printable(event.text), markup=False, highlight=False)
+            case ProgressMade() if event.ended:
+                self._end(event)
+            case ProgressMade():
+                self._move(event)
+            case _:  # figures of the others are in the lines beside them
+                pass
 
-    @contextmanager
-    def steps(self, label: str, total: int) -> Iterator[Steps]:
-        """Show a bar while inside. An outermost bar stays when it ends, with its last state."""
-        if not total:
-            with Quiet().steps(label, total) as steps:
-                yield steps
-            return
+    def _move(self, event: ProgressMade) -> None:
         bars = self._bars = self._bars or self._new()
-        if self._depth == 0:
-            bars.start()
-        self._depth += 1
-        task = bars.add_task(label, total=total, note="")
-        try:
-            yield _Bar(bars, task)
-        finally:
-            self._depth -= 1
-            bars.stop_task(task)
-            if self._depth:
-                bars.remove_task(task)
-            else:
-                bars.stop()
-                self._bars = None
+        if event.label not in self._tasks:
+            if not self._tasks:
+                bars.start()
+            self._tasks[event.label] = bars.add_task(printable(event.label), total=event.total, note="")
+        bars.update(self._tasks[event.label], completed=event.done, note=printable(event.note))
 
-    def _new(self) -> Progress:
-        return Progress(
+    def _end(self, event: ProgressMade) -> None:
+        """An outermost bar stays when it ends, with its last state."""
+        task = self._tasks.pop(event.label, None)
+        if self._bars is None or task is None:
+            return
+        self._bars.stop_task(task)
+        if self._tasks:
+            self._bars.remove_task(task)
+        else:
+            self._bars.stop()
+            self._bars = None
+
+    def _new(self) -> Bars:
+        return Bars(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
@@ -72,16 +77,36 @@ class Terminal:
         )
 
 
-class _Bar:
-    def __init__(self, bars: Progress, task: TaskID) -> None:
-        self._bars = bars
-        self._task = task
+class JsonLines:
+    """Events as lines of JSON, for other programs. Of counted work one every 0.25 s at most, and its end.
 
-    def advance(self, n: int = 1, note: str = "") -> None:
-        if note:
-            self._bars.update(self._task, advance=n, note=note)
-        else:
-            self._bars.update(self._task, advance=n)
+    Args:
+        stream: Where to write.
+    """
+
+    INTERVAL = 0.25
+
+    def __init__(self, stream: TextIO) -> None:
+        """See the class."""
+        self._stream = stream
+        self._times: dict[str, float] = {}
+
+    def __call__(self, event: Event) -> None:
+        """Write an event."""
+        if isinstance(event, ProgressMade) and not self._due(event):
+            return
+        self._stream.write(json.dumps(to_json(event), allow_nan=False) + "\n")
+        self._stream.flush()
+
+    def _due(self, event: ProgressMade) -> bool:
+        if event.ended:
+            self._times.pop(event.label, None)
+            return True
+        before = self._times.get(event.label)
+        if before is not None and event.seconds - before < self.INTERVAL:
+            return False
+        self._times[event.label] = event.seconds
+        return True
 
 
 def leads() -> bool:
@@ -89,10 +114,10 @@ def leads() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def progress() -> Say:
+def shown() -> OnEvent | None:
     """Bars where stderr is a terminal, plain lines elsewhere, nothing in all processes but the first."""
     if not leads():
-        return Quiet()
+        return None
     console = Console(stderr=True)
     return Terminal(console) if console.is_terminal else Plain()
 
@@ -107,28 +132,14 @@ def result(value: Any, lines: list[str], *, as_json: bool) -> None:
     """
     if not leads():
         return
-    text = json.dumps(plain(value), allow_nan=False) if as_json else "\n".join(lines)
+    text = json.dumps(plain(value), allow_nan=False) if as_json else "\n".join(map(printable, lines))
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
-def plain(value: Any) -> Any:
-    """A value as JSON knows it: ``plain(Path("a")) == "a"``, ``plain(math.nan) is None``."""
-    match value:
-        case Path():
-            return str(value)
-        case float():
-            return value if math.isfinite(value) else None
-        case Mapping():
-            return {str(key): plain(item) for key, item in value.items()}
-        case list() | tuple():
-            return [plain(item) for item in value]
-    return plain(asdict(value)) if is_dataclass(value) and not isinstance(value, type) else value
-
-
 def failure(kind: str, message: str, *, as_json: bool) -> None:
     """Tell an error: one line on stderr, and on stdout its JSON object when that was asked for."""
-    line = " ".join(message.splitlines())
+    line = printable(" ".join(message.splitlines()))
     sys.stderr.write(f"limner: error: {line}\n")
     if as_json:
         result({"error": {"kind": kind, "message": line}}, [], as_json=True)

@@ -1,51 +1,101 @@
-"""How long work tells what it is doing: a line now and then, and how far it has come. Never on stdout."""
+"""How a verb says what it is doing, and hears that it shall stop. Never on stdout."""
 
+import re
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol, TextIO
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from limner.errors import Stopped
+from limner.events import Event, Message, OnEvent, ProgressMade
+
+UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What moves the cursor, commands the terminal, turns the direction of text, or is half a letter."""
 
 
-class Steps(Protocol):
+class Steps:
     """Counted work under way."""
 
+    def __init__(self, say: "Say", label: str, total: int) -> None:
+        """Begun now. See :meth:`Say.steps`."""
+        self._say, self._label, self._total = say, label, total
+        self._done, self._note, self._start = 0, "", time.monotonic()
+
     def advance(self, n: int = 1, note: str = "") -> None:
-        """Say that ``n`` more are done; ``note`` is the figure to show beside, such as "loss 0.31"."""
-        ...
+        """Say that ``n`` more are done; ``note`` is the figure to show beside, such as "loss 0.31".
+
+        Raises:
+            Stopped: The caller wants the work to end.
+        """
+        self._done += n
+        self._note = note or self._note
+        self.show()
+        self._say.check()
+
+    def show(self, *, ended: bool = False) -> None:
+        """Say how far the work has come."""
+        event = ProgressMade(
+            label=self._label,
+            done=self._done,
+            total=self._total,
+            note=self._note,
+            seconds=time.monotonic() - self._start,
+            ended=ended,
+        )
+        self._say.event(event)
 
 
-class Say(Protocol):
-    """Where a verb tells its progress. It is never asked anything, and must not fail the work."""
+class Say:
+    """Where a verb tells what happens, and whether it shall stop.
+
+    Args:
+        on_event: Called with each event, in the thread that works; None: nobody listens.
+        stop: Asked between two pieces of counted work; true: what is finished is kept, and the verb ends.
+    """
+
+    def __init__(self, on_event: OnEvent | None = None, stop: Callable[[], bool] | None = None) -> None:
+        """See the class."""
+        self.on_event, self.stop = on_event, stop
+
+    def event(self, event: Event) -> None:
+        """Tell that something happened."""
+        if self.on_event:
+            self.on_event(event)
 
     def line(self, text: str) -> None:
         """Tell one fact, such as what was reused."""
-        ...
-
-    def steps(self, label: str, total: int) -> AbstractContextManager[Steps]:
-        """Count ``total`` pieces of work, named ``label``, inside a ``with``."""
-        ...
-
-
-class _Silent:
-    def advance(self, n: int = 1, note: str = "") -> None:
-        pass
-
-
-class Quiet:
-    """Says nothing."""
-
-    def line(self, text: str) -> None:
-        """Drop the line."""
+        self.event(Message(text))
 
     @contextmanager
     def steps(self, label: str, total: int) -> Iterator[Steps]:
-        """Count nothing."""
-        yield _Silent()
+        """Count ``total`` pieces of work, named ``label``, inside a ``with``; also if it breaks off."""
+        counted = Steps(self, label, total)
+        if not total:
+            yield counted
+            return
+        counted.show()
+        try:
+            yield counted
+        finally:
+            counted.show(ended=True)
+
+    def check(self) -> None:
+        """Go on, unless the caller wants the work to end.
+
+        Raises:
+            Stopped: It does.
+        """
+        if self.stop and self.stop():
+            raise Stopped("Stopped. What was finished is kept; go on with the same command.")
+
+
+class Quiet(Say):
+    """Tells nobody."""
 
 
 class Plain:
-    """Plain lines for logs and pipes: facts at once, progress at most every few seconds, and when it ends.
+    """Events as plain lines for logs and pipes: facts at once, progress at most every few seconds.
 
     Args:
         stream: Where to write; stderr when left out.
@@ -54,52 +104,49 @@ class Plain:
 
     def __init__(self, stream: TextIO | None = None, every: float = 5.0) -> None:
         """See the class."""
-        self._stream = stream
-        self._every = every
+        self._stream, self._every = stream, every
+        self._told: dict[str, float] = {}
 
-    def line(self, text: str) -> None:
-        """Write one line."""
+    def __call__(self, event: Event) -> None:
+        """Write what people want to read of an event."""
+        match event:
+            case Message():
+                self._write(event.text)
+            case ProgressMade():
+                self._progress(event)
+            case _:  # figures of the others are in the lines beside them
+                pass
+
+    def _progress(self, event: ProgressMade) -> None:
+        if event.ended:
+            self._told.pop(event.label, None)
+            self._count(event, duration(event.seconds))
+            return
+        before = self._told.setdefault(event.label, event.seconds)
+        if event.done and event.done < event.total and event.seconds - before >= self._every:
+            self._told[event.label] = event.seconds
+            left = event.seconds * (event.total - event.done) / event.done
+            self._count(event, f"about {duration(left)} left")
+
+    def _count(self, event: ProgressMade, when: str) -> None:
+        parts = [f"{event.label} {event.done}/{event.total}", event.note, when]
+        self._write(", ".join(part for part in parts if part))
+
+    def _write(self, text: str) -> None:
         # Looked up late, so that a stream that a test or a host puts in place of stderr is used.
         stream = self._stream or sys.stderr
-        stream.write(text + "\n")
+        stream.write(printable(text) + "\n")
         stream.flush()
 
-    @contextmanager
-    def steps(self, label: str, total: int) -> Iterator[Steps]:
-        """Count, and say how far and how long. The last line is written even when the work is broken off."""
-        counted = _Counted(self, label, total, self._every)
-        try:
-            yield counted
-        finally:
-            counted.finish()
 
+def printable(text: str) -> str:
+    r"""A line that a terminal shows and never obeys: ``printable("a\x1b[2Jb\n") == "a\\x1b[2Jb\\n"``.
 
-class _Counted:
-    def __init__(self, say: Plain, label: str, total: int, every: float) -> None:
-        self._say = say
-        self._label = label
-        self._total = total
-        self._every = every
-        self._done = 0
-        self._note = ""
-        self._start = self._told = time.monotonic()
-
-    def advance(self, n: int = 1, note: str = "") -> None:
-        self._done += n
-        self._note = note or self._note
-        now = time.monotonic()
-        if now - self._told >= self._every and self._done < self._total:
-            self._told = now
-            left = (now - self._start) * (self._total - self._done) / max(self._done, 1)
-            self._tell(f"about {duration(left)} left")
-
-    def finish(self) -> None:
-        if self._total:
-            self._tell(duration(time.monotonic() - self._start))
-
-    def _tell(self, when: str) -> None:
-        parts = [f"{self._label} {self._done}/{self._total}", self._note, when]
-        self._say.line(", ".join(part for part in parts if part))
+    Names of files, captions, metadata and answers of servers may hold anything; whatever is written to a
+    terminal goes through here. Control characters (C0, DEL, C1), marks that turn the direction of text, and
+    the halves of letters by which Python names bytes that are no UTF-8 are escaped, as in a string of Python.
+    """
+    return UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def counted(number: int, noun: str) -> str:
