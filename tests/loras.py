@@ -65,7 +65,7 @@ def denoiser(family: str, kind: str = "LoRA", blocks: int = 2) -> dict[str, Weig
         for member, template in enumerate(row.modules):
             for block in range(blocks if "{}" in template else 1):
                 module = template.format(*[block] * template.count("{}"))
-                out, seed = WIDTH * row.shares[member] * (2 if row.swapped else 1), len(made)
+                out, seed = WIDTH * row.shares[member] * (2 if row.halves_swapped else 1), len(made)
                 kernel = 3 if names.component == "unet" and "conv" in module else 0
                 plain = factors(out, rank=1 + seed % 3, kernel=kernel, seed=seed)
                 made[module] = _of(kind, out, seed, plain)

@@ -50,7 +50,7 @@ def test_every_family_has_a_case():
 def test_the_cut_is_as_documented(base: Base):
     cut = split(base.family.bound(base.source, Objective()), {base.family.denoiser: 0})
     assert cut.boundary == {"latent_mean", "latent_logvar", *base.case.text, *base.case.more}
-    assert cut.loaded == (base.family.denoiser,)
+    assert cut.loaded_modules == (base.family.denoiser,)
     assert set(base.family.text) == set(base.case.text)
 
 

@@ -160,7 +160,7 @@ def test_stock_passes_over_t5_without_a_word(tmp_path: Path, said: list[str]) ->
     teacher, components = trained("transformer", "text_encoder", "text_encoder_2")
     write(path, components, {})
     verdict = verify(path, components)
-    assert verdict.ignored == {"text_encoder_2": len(components["text_encoder_2"])}
+    assert verdict.ignored_modules == {"text_encoder_2": len(components["text_encoder_2"])}
     assert "passes over the 4 modules of text_encoder_2" in verdict.advice()
     stock = pipeline()
     stock.load_lora_weights(str(path))
@@ -174,7 +174,7 @@ def test_load_brings_t5_too(tmp_path: Path, said: list[str]) -> None:
     teacher, components = trained("transformer", "text_encoder", "text_encoder_2")
     write(path, components, {})
     pipe = pipeline()
-    assert load(pipe, path).ignored == {"text_encoder_2": 4}
+    assert load(pipe, path).ignored_modules == {"text_encoder_2": 4}
     for part, wished in outputs(teacher).items():
         assert torch.equal(outputs(pipe)[part], wished), part
     assert said == []

@@ -159,7 +159,7 @@ def test_strength_kept_in_settings_is_multiplied_in(settings: dict[str, object],
     found = read(pair(f"transformer.{QWEN}"), {SCALES: json.dumps(settings)})
     change = found.components["transformer"][QWEN]
     assert torch.allclose(change.up, factors().up * scale)  # pyright: ignore
-    assert "which only diffusers reads" in found.repaired[0]
+    assert "which only diffusers reads" in found.repairs[0]
 
 
 @pytest.mark.parametrize(

@@ -51,13 +51,13 @@ def test_what_is_written_is_read_back_by_the_tool_and_by_us(family: str, tool, k
         assert kind_of != "LoRA" and "Use --flatten" in str(error)  # noqa: PT017
         return
     seen = decode_as(flat, family, tool)
-    assert seen.skipped == ()
+    assert seen.skipped_modules == ()
     assert worst(seen.components, wished) == 0, "scales are 1, so float32 is exact"
     assert worst(read(flat, {}, family).components, wished) == 0
     for dtype in (torch.float16, torch.bfloat16):
         rounded = {n: tensor if n.endswith(".alpha") else tensor.to(dtype) for n, tensor in flat.items()}
         small = decode_as(rounded, family, tool)
-        assert small.skipped == ()
+        assert small.skipped_modules == ()
         require_equal("file", tool.name, small.components, wished, dtype)
 
 
@@ -229,7 +229,7 @@ SILENT = {
 def reads_rightly(flat, family: str, tool: str, wished) -> bool:
     if tool != "diffusers":
         seen = decode_as(flat, family, TOOLS[tool])
-        return not seen.skipped and worst(seen.components, wished) < BOUND
+        return not seen.skipped_modules and worst(seen.components, wished) < BOUND
     names = FAMILIES[family]
     try:
         found = from_diffusers(diffusers_loader.state(getattr(diffusers, names.pipelines[0]), flat)[0])
@@ -311,7 +311,7 @@ def test_comfyui_gets_norms_along_the_input_by_its_own_word_for_them(family: str
     flat = encode_for({component: {module: dora(axis="in")}}, family, COMFYUI)
     assert sum(name.endswith(".dora_scale") for name in flat) == 1
     assert not any("magnitude" in name for name in flat)
-    assert decode_as(flat, family, COMFYUI).skipped == ()
+    assert decode_as(flat, family, COMFYUI).skipped_modules == ()
 
 
 def test_norms_stay_with_their_factors() -> None:

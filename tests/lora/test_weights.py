@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import save_file
 
 from limner.errors import BadBase
-from limner.lora.weights import base_files, open_base, places
+from limner.lora.weights import base_files, data_offsets, open_base
 
 
 def save(path, **weights):
@@ -25,7 +25,7 @@ def test_a_lone_file_in_the_authors_names(tmp_path, prefix: str) -> None:
     path = save(tmp_path / "base.safetensors", **{prefix + name: 0 for name in NATIVE})
     opened = open_base(path)
     assert opened.family.family == "flux"
-    assert {weight.place.row.native for weight in opened.weights} == {
+    assert {weight.match.row.native for weight in opened.weights} == {
         "double_blocks.{}.img_attn.qkv",
         "img_in",
     }
@@ -56,12 +56,12 @@ def test_what_is_no_base_is_refused(tmp_path) -> None:
     with pytest.raises(BadBase, match="is no safetensors file"):
         open_base(tmp_path / "y.safetensors")
     with pytest.raises(BadBase, match="claims a header"):
-        places(tmp_path / "y.safetensors")
+        data_offsets(tmp_path / "y.safetensors")
 
 
 def test_the_places_of_tensors(tmp_path) -> None:
     path = save(tmp_path / "x.safetensors", a=0, b=0)
-    start, table = places(path)
+    start, table = data_offsets(path)
     dtype, first, last = table["b"]
     raw = path.read_bytes()[start + first : start + last]
     assert dtype == "F32"

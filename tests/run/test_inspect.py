@@ -7,7 +7,7 @@ from PIL import Image
 
 from limner.lora import file
 from limner.lora.tools import COMFYUI
-from limner.run.inspect import inspect, shown, table, thumbnail
+from limner.run.inspect import inspect, printable, table, thumbnail
 from loras import denoiser, dora, factors
 
 ABOUT = {
@@ -91,5 +91,5 @@ def test_pictures_are_not_trusted(url: str, told: str) -> None:
 
 
 def test_endless_texts_are_cut() -> None:
-    assert shown("a\nb\tc") == "a b c"
-    assert len(shown("x" * 9999)) < 310
+    assert printable("a\nb\tc") == "a b c"
+    assert len(printable("x" * 9999)) < 310

@@ -44,36 +44,36 @@ RULES = (
 )
 
 
-def _wish(given: dict[str, Any]) -> "ConvertOptions":
+def _options(values: dict[str, Any]) -> "ConvertOptions":
     from limner.run.lora import ConvertOptions
 
     return ConvertOptions(
-        **{name: given[name] for name in ("family", "dtype") if given.get(name) is not None}
+        **{name: values[name] for name in ("family", "dtype") if values.get(name) is not None}
     )
 
 
-def _rule(given: dict[str, Any]) -> "RankRule | None":
+def _rule(values: dict[str, Any]) -> "RankRule | None":
     """The one rule that was given, if any."""
     from limner.lora.resize import RankRule
 
-    chosen: list[Any] = [option.key for option in RULES if given.get(option.key) is not None]
-    if len(chosen) > 1:
-        raise BadUsage(f"--{chosen[0]} and --{chosen[1]} are two ways to choose ranks. Give one.")
-    return RankRule(chosen[0], float(given[chosen[0]])) if chosen else None
+    criteria: list[Any] = [option.key for option in RULES if values.get(option.key) is not None]
+    if len(criteria) > 1:
+        raise BadUsage(f"--{criteria[0]} and --{criteria[1]} are two ways to choose ranks. Give one.")
+    return RankRule(criteria[0], float(values[criteria[0]])) if criteria else None
 
 
-def _show(done: "WriteResult", *, as_json: bool, details: bool = True) -> None:
+def _show(written: "WriteResult", *, as_json: bool, details: bool = True) -> None:
     from limner.cli.show import result
 
     lines = [
-        f"{done.path}: {done.modules} modules for {done.tool}"
-        f"{f' ({done.family})' if done.family else ''}, read back within {done.error:.1e}",
+        f"{written.path}: {written.modules} modules for {written.tool}"
+        f"{f' ({written.family})' if written.family else ''}, read back within {written.error:.1e}",
     ]
-    if done.losses and details:
-        worst = sorted(done.losses, key=lambda loss: -loss.relative)
+    if written.losses and details:
+        worst = sorted(written.losses, key=lambda loss: -loss.relative)
         lines.append(f"Lost of a module's change: {worst[0].relative:.1%} at most. The most by name:")
         lines += [f"  {loss.relative:7.2%}  {loss.component}.{loss.module}" for loss in worst[:8]]
-    result(done, lines, as_json=as_json)
+    result(written, lines, as_json=as_json)
 
 
 @app.command()
@@ -130,7 +130,7 @@ def merge(
         with swiftly():
             from limner.run.lora import merge as run
 
-        done = run(loras, weight or [], out, _wish(given), _rule(given))
+        done = run(loras, weight or [], out, _options(given), _rule(given))
     _show(done, as_json=as_json)
 
 
@@ -148,7 +148,9 @@ def resize(*, lora: File, out: Out = None, given: dict[str, Any], as_json: Json 
         rule = _rule(given)
         if rule is None:
             raise BadUsage("There is no rule for the ranks. Give --rank 16, or --energy 0.99 ..")
-        done = run(lora, rule, out or lora.with_name(f"{lora.stem}-resized.safetensors"), _wish(given), say)
+        done = run(
+            lora, rule, out or lora.with_name(f"{lora.stem}-resized.safetensors"), _options(given), say
+        )
     _show(done, as_json=as_json)
 
 
@@ -172,7 +174,7 @@ def extract(
         with swiftly():
             from limner.run.lora import extract as run
 
-        done = run(base, tuned, given["rank"], out, _wish(given), say)
+        done = run(base, tuned, given["rank"], out, _options(given), say)
     _show(done, as_json=as_json)
 
 
@@ -196,7 +198,7 @@ def merge_into_base(
         with swiftly():
             from limner.run.lora import merge_into_base as run
 
-        done = run(lora, base, out, given["weight"], _wish(given))
+        done = run(lora, base, out, given["weight"], _options(given))
     result(done, [f"{out}: {done['weights']} weights changed ({done['family']})"], as_json=as_json)
 
 

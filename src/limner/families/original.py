@@ -216,7 +216,7 @@ def flux(native: Mapping[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
         shares, whole = place.row.shares, native[source]
         unit = whole.shape[0] // sum(shares)
         own = whole.split([unit * share for share in shares])[place.member or 0]
-        made[name] = torch.cat(own.chunk(2)[::-1]) if place.row.swapped else own
+        made[name] = torch.cat(own.chunk(2)[::-1]) if place.row.halves_swapped else own
     return made | {name: tensor for name, tensor in native.items() if name not in read}
 
 

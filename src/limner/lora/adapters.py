@@ -29,11 +29,11 @@ class Dora:
     def __post_init__(self) -> None:
         """Check shapes."""
         require_float32(self.magnitude)
-        wanted = self.shape[0] if self.axis == "out" else self.factors.down.shape[1]
-        if tuple(self.magnitude.shape) != (wanted,):
+        size = self.shape[0] if self.axis == "out" else self.factors.down.shape[1]
+        if tuple(self.magnitude.shape) != (size,):
             raise BadLora(
                 f"A DoRA's magnitude has the shape {tuple(self.magnitude.shape)}, and its weight has "
-                f"{wanted} of them along '{self.axis}'. Export again."
+                f"{size} of them along '{self.axis}'. Export again."
             )
 
     @property
@@ -53,14 +53,14 @@ class Dora:
             BadLora: The weight has another shape.
         """
         self.factors.require_fit(weight)
-        moved = weight.double() + self.factors.dense().reshape(weight.shape)
+        total = weight.double() + self.factors.dense().reshape(weight.shape)
         if self.axis == "out":
-            norm = moved.flatten(1).norm(dim=1)
-            place = (-1, *[1] * (weight.dim() - 1))
+            norm = total.flatten(1).norm(dim=1)
+            shape = (-1, *[1] * (weight.dim() - 1))
         else:
-            norm = moved.transpose(0, 1).flatten(1).norm(dim=1)
-            place = (1, -1, *[1] * (weight.dim() - 2))
-        return moved * (self.magnitude.double() / norm).reshape(place)
+            norm = total.transpose(0, 1).flatten(1).norm(dim=1)
+            shape = (1, -1, *[1] * (weight.dim() - 2))
+        return total * (self.magnitude.double() / norm).reshape(shape)
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,15 @@ class Loha:
         """Check shapes."""
         require_float32(self.w1_a, self.w1_b, self.w2_a, self.w2_b)
         shapes = [tuple(t.shape) for t in (self.w1_a, self.w1_b, self.w2_a, self.w2_b)]
-        (out, first), (rank, into), (out_2, second), (rank_2, into_2) = (
+        (height, first), (rank, width), (height_2, second), (rank_2, width_2) = (
             s if len(s) == 2 else (-1, -1) for s in shapes
         )
-        if (out, into) != (out_2, into_2) or first != rank or second != rank_2 or min(out, into, rank) < 1:
+        if (
+            (height, width) != (height_2, width_2)
+            or first != rank
+            or second != rank_2
+            or min(height, width, rank) < 1
+        ):
             raise BadLora(f"Matrices of shapes {shapes} do not make a LoHa. Export again.")
 
     @property
@@ -152,10 +157,10 @@ class Lokr:
 
     def times(self, probe: Tensor) -> Tensor:
         """Product of dW and ``probe``, float64, without making dW: (in[, n]) -> (out[, n])."""
-        first, second = (each.double() for each in self._full())
-        laid = probe.double().reshape(first.shape[1], second.shape[1], -1)
-        made = torch.einsum("ab,bcn,dc->adn", first, laid, second)
-        return made.reshape(-1, *probe.shape[1:])
+        first, second = (side.double() for side in self._full())
+        grid = probe.double().reshape(first.shape[1], second.shape[1], -1)
+        product = torch.einsum("ab,bcn,dc->adn", first, grid, second)
+        return product.reshape(-1, *probe.shape[1:])
 
     def _full(self) -> tuple[Tensor, Tensor]:
         first = self.w1[0] if len(self.w1) == 1 else self.w1[0] @ self.w1[1]
@@ -168,10 +173,10 @@ class Lokr:
         if len(side) == 2:
             return side[0], side[1]
         (whole,) = side
-        out, into = whole.shape[0], whole.flatten(1).shape[1]
-        if out <= into or whole.dim() == 4:
-            return torch.eye(out), whole
-        return whole, torch.eye(into)
+        height, width = whole.shape[0], whole.flatten(1).shape[1]
+        if height <= width or whole.dim() == 4:
+            return torch.eye(height), whole
+        return whole, torch.eye(width)
 
 
 WeightDelta = Factors | Dora | Loha | Lokr

@@ -19,55 +19,55 @@ Components = Mapping[str, Mapping[str, WeightDelta]]
 
 
 def require_equal(
-    where: str, reader: str, found: Components, wished: Components, dtype: torch.dtype
+    source: str, reader: str, actual: Components, expected: Components, dtype: torch.dtype
 ) -> float:
     """The largest relative error of a module's product with a random vector.
 
     Args:
-        where: The file, for the message.
+        source: The file, for the message.
         reader: Who read it, for the message.
-        found: What was read.
-        wished: What was to be in it.
+        actual: What was read.
+        expected: What was to be in it.
         dtype: Of the file's tensors; decides how much rounding is forgiven.
 
     Raises:
         BadLora: The sets of modules differ, or a product is further off than rounding explains.
     """
-    read, meant = _named(found), _named(wished)
-    if missing := _effective(read, meant) ^ _effective(meant, read):
-        component, module = sorted(missing)[0]
+    actual_deltas, expected_deltas = _by_name(actual), _by_name(expected)
+    if differences := _effective(actual_deltas, expected_deltas) ^ _effective(expected_deltas, actual_deltas):
+        component, module = sorted(differences)[0]
         raise BadLora(
-            f"{where}: {reader} reads {len(missing)} modules otherwise, the first is {component}.{module}. "
-            f"Export again; if it stays so, report it with your version of {reader}."
+            f"{source}: {reader} reads {len(differences)} modules otherwise, the first is "
+            f"{component}.{module}. Export again; if it stays so, report it with your version of {reader}."
         )
     draw = torch.Generator().manual_seed(0)
     worst = 0.0
-    for (component, module), change in meant.items():
-        if (component, module) not in read:
+    for (component, module), change in expected_deltas.items():
+        if (component, module) not in actual_deltas:
             continue
-        error = difference(read[component, module], change, draw)
+        error = difference(actual_deltas[component, module], change, draw)
         if not error <= TOLERANCE[dtype] * _factors(change):
             raise BadLora(
-                f"{where}: {component}.{module} is {error:.1%} off when read as {dtype}. Write float32."
+                f"{source}: {component}.{module} is {error:.1%} off when read as {dtype}. Write float32."
             )
         worst = max(worst, error)
     return worst
 
 
-def _named(components: Components) -> dict[tuple[str, str], WeightDelta]:
+def _by_name(components: Components) -> dict[tuple[str, str], WeightDelta]:
     return {
         (c, canonical(c, m)): change for c, adapter in components.items() for m, change in adapter.items()
     }
 
 
 def _effective(
-    these: Mapping[tuple[str, str], WeightDelta], others: Mapping[tuple[str, str], WeightDelta]
+    deltas: Mapping[tuple[str, str], WeightDelta], reference: Mapping[tuple[str, str], WeightDelta]
 ) -> set[tuple[str, str]]:
     """Those that are in the others too, or change something: a zero may be lost in a fused weight."""
     return {
         name
-        for name, change in these.items()
-        if name in others or not isinstance(change, Factors) or bool(change.up.any())
+        for name, change in deltas.items()
+        if name in reference or not isinstance(change, Factors) or bool(change.up.any())
     }
 
 
@@ -76,17 +76,17 @@ def _factors(change: WeightDelta) -> int:
     return 1 if isinstance(change, Factors) else 2
 
 
-def difference(found: WeightDelta, wished: WeightDelta, draw: torch.Generator) -> float:
+def difference(actual: WeightDelta, expected: WeightDelta, draw: torch.Generator) -> float:
     """|dW' X - dW X| / |dW X| for random columns X; infinite when shapes or kinds differ."""
-    if found.shape != wished.shape or isinstance(found, Dora) != isinstance(wished, Dora):
+    if actual.shape != expected.shape or isinstance(actual, Dora) != isinstance(expected, Dora):
         return float("inf")
-    if isinstance(found, Dora) and isinstance(wished, Dora):
-        if found.axis != wished.axis:
+    if isinstance(actual, Dora) and isinstance(expected, Dora):
+        if actual.axis != expected.axis:
             return float("inf")
-        off = (found.magnitude - wished.magnitude).norm() / wished.magnitude.norm()
-        return max(difference(found.factors, wished.factors, draw), off.item())
-    assert not isinstance(found, Dora) and not isinstance(wished, Dora)
-    probe = torch.randn(wished.shape[1], PROBES, generator=draw, dtype=torch.float64)
-    right, got = wished.times(probe), found.times(probe)
-    size, off = right.norm().item(), (got - right).norm().item()
-    return off / size if size else float(off > 0)
+        gap = (actual.magnitude - expected.magnitude).norm() / expected.magnitude.norm()
+        return max(difference(actual.factors, expected.factors, draw), gap.item())
+    assert not isinstance(actual, Dora) and not isinstance(expected, Dora)
+    probe = torch.randn(expected.shape[1], PROBES, generator=draw, dtype=torch.float64)
+    exact, result = expected.times(probe), actual.times(probe)
+    size, gap = exact.norm().item(), (result - exact).norm().item()
+    return gap / size if size else float(gap > 0)

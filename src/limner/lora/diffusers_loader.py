@@ -21,9 +21,9 @@ from limner.lora.tables import FAMILIES
 class LoadReport:
     """What the stock pipeline makes of a file."""
 
-    loaded: dict[str, int]
+    loaded_modules: dict[str, int]
     """Component -> modules that it will change."""
-    ignored: dict[str, int]
+    ignored_modules: dict[str, int]
     """Component -> modules that it passes over without a word."""
     error: float
     """Largest relative error of a module's product with a random vector."""
@@ -33,17 +33,17 @@ class LoadReport:
 
     def advice(self) -> str:
         """What to tell the person of all that will not go as expected, in one line; "" when nothing is."""
-        skipped = (
+        ignored_lines = (
             f"diffusers' load_lora_weights passes over the {count} modules of {name}, as do most tools: "
             f"`limner generate` uses them; in diffusers, call pipe.{name}.load_adapter yourself."
-            for name, count in self.ignored.items()
+            for name, count in self.ignored_modules.items()
         )
-        alike = (
+        warnings = (
             f"diffusers will warn of {name}, which ends in the name of a trained module. "
             "The result is right; train both to be rid of the warning."
             for name in self.ambiguous[:1]
         )
-        return " ".join((*skipped, *alike))
+        return " ".join((*ignored_lines, *warnings))
 
 
 def verify(
@@ -69,28 +69,28 @@ def verify(
     """
     import diffusers
 
-    stock: Any = getattr(diffusers, pipeline) if isinstance(pipeline, str) else pipeline
-    reader = stock.__name__
-    flat, alphas, described = state(stock, path if flat is None else flat)
-    if alphas or described:
+    pipeline_class: Any = getattr(diffusers, pipeline) if isinstance(pipeline, str) else pipeline
+    reader = pipeline_class.__name__
+    flat, alphas, settings = state(pipeline_class, path if flat is None else flat)
+    if alphas or settings:
         raise BadLora(
             f"{path}: {reader} finds scales beside the factors; they must be baked in. Export again."
         )
-    found = from_diffusers(flat)
+    components_read = from_diffusers(flat)
     dtype = next(tensor.dtype for tensor in flat.values() if tensor.dim() > 1)
-    error = require_equal(str(path), reader, found, components, dtype)
-    loadable = stock._lora_loadable_modules
-    counts = {component: len(adapter) for component, adapter in found.items()}
-    loaded = {component: count for component, count in counts.items() if component in loadable}
-    if not loaded:
+    error = require_equal(str(path), reader, components_read, components, dtype)
+    loadable = pipeline_class._lora_loadable_modules
+    counts = {component: len(adapter) for component, adapter in components_read.items()}
+    loaded_modules = {component: count for component, count in counts.items() if component in loadable}
+    if not loaded_modules:
         raise BadLora(
             f"{path} changes only {', '.join(counts)}, which {reader} passes over. Train {loadable[0]} too."
         )
     return LoadReport(
-        loaded,
+        loaded_modules,
         {component: count for component, count in counts.items() if component not in loadable},
         error,
-        _blurred(found, modules or {}),
+        _ambiguous(components_read, modules or {}),
     )
 
 
@@ -121,14 +121,14 @@ def state(
     return flat, (rest[0] if len(rest) > 1 else None) or {}, rest[-1] or {}
 
 
-def _blurred(found: Components, modules: Mapping[str, Collection[str]]) -> tuple[str, ...]:
+def _ambiguous(components: Components, modules: Mapping[str, Collection[str]]) -> tuple[str, ...]:
     """Stock loaders hand full names to peft as targets, and peft takes a target for the end of a name."""
     return tuple(
         name
         for component, names in modules.items()
         for name in names
-        if name not in found.get(component, {})
-        and any(name.endswith(f".{trained}") for trained in found.get(component, {}))
+        if name not in components.get(component, {})
+        and any(name.endswith(f".{trained}") for trained in components.get(component, {}))
     )
 
 
@@ -141,46 +141,50 @@ def load(pipeline: Any, path: Path) -> LoadReport:
     Raises:
         BadLora: The file is not safe (it is read by ``limner.lora.file.read`` first) or fits another base.
     """
-    held = read(path, _family(type(pipeline).__name__))
+    lora = read(path, _family(type(pipeline).__name__))
     components = {
-        name: _fitted(path, pipeline.components[name], adapter) if name in pipeline.components else adapter
-        for name, adapter in held.components.items()
+        name: _shaped_for(path, pipeline.components[name], adapter)
+        if name in pipeline.components
+        else adapter
+        for name, adapter in lora.components.items()
     }
-    own = held.form == "diffusers" and not held.repaired and set(held.kinds) <= {"LoRA", "DoRA"}
-    given = path if own else to_diffusers(components)
-    verdict = verify(path, components, type(pipeline), flat=None if isinstance(given, Path) else given)
-    given = str(given) if isinstance(given, Path) else given
-    pipeline.load_lora_weights(given, use_safetensors=True, local_files_only=True)
-    for component in verdict.ignored:
+    native_form = lora.form == "diffusers" and not lora.repairs and set(lora.kinds) <= {"LoRA", "DoRA"}
+    source = path if native_form else to_diffusers(components)
+    report = verify(path, components, type(pipeline), flat=None if isinstance(source, Path) else source)
+    source = str(source) if isinstance(source, Path) else source
+    pipeline.load_lora_weights(source, use_safetensors=True, local_files_only=True)
+    for component in report.ignored_modules:
         _load_text_encoder(pipeline.components[component], component, components[component])
-    return verdict
+    return report
 
 
 def _family(pipeline: str) -> str | None:
     return next((names.family for names in FAMILIES.values() if pipeline in names.pipelines), None)
 
 
-def _fitted(path: Path, model: Any, adapter: Mapping[str, WeightDelta]) -> dict[str, WeightDelta]:
+def _shaped_for(path: Path, model: Any, adapter: Mapping[str, WeightDelta]) -> dict[str, WeightDelta]:
     """The changes as LoRA or DoRA, in the shapes of the model's weights.
 
     Raises:
         BadLora: A module is not in the model, or has another shape: the loader would pass over it.
     """
-    layers = {name: each for name, each in model.named_modules() if isinstance(each, nn.Linear | nn.Conv2d)}
+    layers = {
+        name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)
+    }
     try:
-        named = rename_for_model(adapter, layers)
+        model_names = rename_for_model(adapter, layers)
     except BadLora as error:
         raise BadLora(f"{path}: {error}") from error
-    made = {}
-    for (name, change), module in zip(named.items(), adapter, strict=True):
+    fitting = {}
+    for (name, change), module in zip(model_names.items(), adapter, strict=True):
         weight, shape = layers[name].weight, change.shape
         if shape != (weight.shape[0], weight[0].numel()):
             raise BadLora(
                 f"{path} changes {name} as {shape[0]} x {shape[1]}, and this base has "
                 f"{weight.shape[0]} x {weight[0].numel()}. Load it on the base it was trained on."
             )
-        made[module] = change if isinstance(change, Dora) else _shaped(to_lora(change), weight)
-    return made
+        fitting[module] = change if isinstance(change, Dora) else _shaped(to_lora(change), weight)
+    return fitting
 
 
 def _shaped(factors: Factors, weight: Tensor) -> Factors:
@@ -193,14 +197,18 @@ def _shaped(factors: Factors, weight: Tensor) -> Factors:
 def _load_text_encoder(encoder: Any, component: str, adapter: Mapping[str, WeightDelta]) -> None:
     from peft import LoraConfig
 
-    plainly = {name: to_lora(change) for name, change in adapter.items()}
-    names = rename_for_model(plainly, {name for name, _ in encoder.named_modules()})
+    factors_by_module = {name: to_lora(change) for name, change in adapter.items()}
+    names = rename_for_model(factors_by_module, {name for name, _ in encoder.named_modules()})
     ranks = {name: factors.rank for name, factors in names.items()}
-    most = max(ranks.values())
-    setting = LoraConfig(
-        r=most, lora_alpha=most, target_modules=list(names), rank_pattern=ranks, alpha_pattern=dict(ranks)
+    max_rank = max(ranks.values())
+    config = LoraConfig(
+        r=max_rank,
+        lora_alpha=max_rank,
+        target_modules=list(names),
+        rank_pattern=ranks,
+        alpha_pattern=dict(ranks),
     )
     state: dict[str, Tensor] = {}
     for name, factors in names.items():
         state[f"{name}.lora_A.weight"], state[f"{name}.lora_B.weight"] = factors.down, factors.up
-    encoder.load_adapter(peft_config=setting, adapter_state_dict=state)
+    encoder.load_adapter(peft_config=config, adapter_state_dict=state)

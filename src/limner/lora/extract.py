@@ -26,44 +26,48 @@ class ExtractLoss:
 
 
 def extract(
-    base: BaseCheckpoint, tuned: BaseCheckpoint, rank: int, tell: Callable[[], object] = lambda: None
+    base: BaseCheckpoint, finetune: BaseCheckpoint, rank: int, advance: Callable[[], object] = lambda: None
 ) -> tuple[dict[str, dict[str, Factors]], list[ExtractLoss]]:
     """The difference of two checkpoints as a LoRA, module by module; modules that are equal are left out.
 
     Args:
         base: What was fine-tuned.
-        tuned: What came of it; the same naming is not needed, the same family is.
+        finetune: What came of it; the same naming is not needed, the same family is.
         rank: Of every module, at most.
-        tell: Called once per weight.
+        advance: Called once per weight.
 
     Raises:
         BadBase: The families differ, or no weight is in both, or none differs.
     """
-    if base.family != tuned.family:
+    if base.family != finetune.family:
         raise BadBase(
-            f"One checkpoint is {base.family.family}, the other {tuned.family.family}. Give two of one."
+            f"One checkpoint is {base.family.family}, the other {finetune.family.family}. Give two of one."
         )
-    others = {(w.component, w.place.row.native, w.place.member, w.place.numbers): w for w in tuned.weights}
-    made: dict[str, dict[str, Factors]] = {}
-    lost, shared = [], 0
+    finetune_weights = {
+        (w.component, w.match.row.native, w.match.member, w.match.numbers): w for w in finetune.weights
+    }
+    adapters: dict[str, dict[str, Factors]] = {}
+    losses, common = [], 0
     for weight in base.weights:
-        other = others.get(
-            (weight.component, weight.place.row.native, weight.place.member, weight.place.numbers)
+        partner = finetune_weights.get(
+            (weight.component, weight.match.row.native, weight.match.member, weight.match.numbers)
         )
-        tell()
-        if other is None or other.native != weight.native:
+        advance()
+        if partner is None or partner.native != weight.native:
             continue
-        shared += 1
-        change = _difference(base.read(weight), tuned.read(other), weight)
-        if not change.any():
+        common += 1
+        delta = _difference(base.read(weight), finetune.read(partner), weight)
+        if not delta.any():
             continue
-        for module, factors, relative in _modules(weight, change, rank):
-            made.setdefault(weight.component, {})[module] = factors
-            lost.append(ExtractLoss(weight.component, module, factors.rank, relative))
-    if not made:
-        why = "No weight is in both" if not shared else "No weight differs"
-        raise BadBase(f"{why}: there is nothing to extract. Give the base and its fine-tune in one naming.")
-    return made, lost
+        for module, factors, relative in _modules(weight, delta, rank):
+            adapters.setdefault(weight.component, {})[module] = factors
+            losses.append(ExtractLoss(weight.component, module, factors.rank, relative))
+    if not adapters:
+        reason = "No weight is in both" if not common else "No weight differs"
+        raise BadBase(
+            f"{reason}: there is nothing to extract. Give the base and its fine-tune in one naming."
+        )
+    return adapters, losses
 
 
 def _difference(before: Tensor, after: Tensor, weight: BaseWeight) -> Tensor:
@@ -75,37 +79,37 @@ def _difference(before: Tensor, after: Tensor, weight: BaseWeight) -> Tensor:
     return after.float() - before.float()
 
 
-def _modules(weight: BaseWeight, change: Tensor, rank: int) -> list[tuple[str, Factors, float]]:
+def _modules(weight: BaseWeight, delta: Tensor, rank: int) -> list[tuple[str, Factors, float]]:
     """Fused weights are taken apart first, so that each module gets its own rank."""
-    row, modules = weight.place.row, weight.place.modules
+    row, modules = weight.match.row, weight.match.modules
     if not weight.native:
-        return [_cut(modules[weight.place.member or 0], change, rank)]
-    blocks = change.split(qkv.row_counts(row, change.shape[0]))
-    if row.swapped:
-        first, second = change.chunk(2)
+        return [_cut(modules[weight.match.member or 0], delta, rank)]
+    blocks = delta.split(qkv.row_counts(row, delta.shape[0]))
+    if row.halves_swapped:
+        first, second = delta.chunk(2)
         return [_cut(modules[0], torch.cat([second, first]), rank)]
     return [_cut(module, block, rank) for module, block in zip(modules, blocks, strict=True) if block.any()]
 
 
-def _cut(module: str, change: Tensor, rank: int) -> tuple[str, Factors, float]:
-    factors = nearest(change, rank).cut(rank)
-    size = change.double().norm().item()
-    left = (change.double().flatten(1) - factors.dense()).norm().item()
-    return module, factors, left / size
+def _cut(module: str, delta: Tensor, rank: int) -> tuple[str, Factors, float]:
+    factors = nearest(delta, rank).cut(rank)
+    size = delta.double().norm().item()
+    residual = (delta.double().flatten(1) - factors.dense()).norm().item()
+    return module, factors, residual / size
 
 
-def flattened(change: WeightDelta, weight: Tensor | None, rank: int) -> tuple[Factors, float]:
+def flattened(delta: WeightDelta, weight: Tensor | None, rank: int) -> tuple[Factors, float]:
     """Any change as a plain LoRA of a rank, and |dW - dW'| / |dW| of what that leaves out.
 
     Args:
-        change: A DoRA needs its weight.
+        delta: A DoRA needs its weight.
         weight: Of the base, in diffusers' shape.
         rank: At most.
     """
-    if isinstance(change, Dora) and weight is not None:
-        _, factors, relative = _cut("", (change.over(weight) - weight.double()), rank)
+    if isinstance(delta, Dora) and weight is not None:
+        _, factors, relative = _cut("", (delta.over(weight) - weight.double()), rank)
         return factors, relative
-    own = spectrum(to_lora(change))
-    kept = min(rank, len(own.values))
-    size = own.values.norm().item()
-    return own.cut(kept), own.error(kept) / size if size else 0.0
+    singular = spectrum(to_lora(delta))
+    new_rank = min(rank, len(singular.values))
+    size = singular.values.norm().item()
+    return singular.cut(new_rank), singular.error(new_rank) / size if size else 0.0

@@ -26,8 +26,8 @@ class Factors:
     def __post_init__(self) -> None:
         """Check shapes and dtypes."""
         down, up = tuple(self.down.shape), tuple(self.up.shape)
-        alike = len(down) == len(up) in (2, 4) and up[1] == down[0] and up[2:] in ((), (1, 1))
-        if not alike or 0 in down + up:
+        consistent = len(down) == len(up) in (2, 4) and up[1] == down[0] and up[2:] in ((), (1, 1))
+        if not consistent or 0 in down + up:
             raise BadLora(
                 f"Factors of shapes {down} and {up} do not make a change of a weight. Export again."
             )
@@ -62,10 +62,10 @@ class Factors:
 
 def require_float32(*tensors: Tensor) -> None:
     """Raise ``BadLora`` unless all are float32."""
-    kinds = [tensor.dtype for tensor in tensors]
-    if set(kinds) != {torch.float32}:
-        found = " and ".join(map(str, kinds))
-        raise BadLora(f"Factors are {found}; convert them to float32 first.")
+    dtypes = [tensor.dtype for tensor in tensors]
+    if set(dtypes) != {torch.float32}:
+        names = " and ".join(map(str, dtypes))
+        raise BadLora(f"Factors are {names}; convert them to float32 first.")
 
 
 Adapter = Mapping[str, Factors]
@@ -83,17 +83,17 @@ def rename_for_model(adapter: Mapping[str, Value], modules: Collection[str]) -> 
     Raises:
         BadLora: A module is in the adapter and not in the model.
     """
-    known, renamed, strange = set(modules), {}, []
-    for name, factors in adapter.items():
-        spellings = (name, name.removeprefix("text_model."), f"text_model.{name}")
-        here = next((spelling for spelling in spellings if spelling in known), None)
-        if here is None:
-            strange.append(name)
+    names, result, unknown = set(modules), {}, []
+    for name, value in adapter.items():
+        candidates = (name, name.removeprefix("text_model."), f"text_model.{name}")
+        match = next((candidate for candidate in candidates if candidate in names), None)
+        if match is None:
+            unknown.append(name)
         else:
-            renamed[here] = factors
-    if strange:
+            result[match] = value
+    if unknown:
         raise BadLora(
-            f"{len(strange)} of the LoRA's {len(adapter)} modules are not in this base: {strange[0]} .. "
+            f"{len(unknown)} of the LoRA's {len(adapter)} modules are not in this base: {unknown[0]} .. "
             "Load it on the base it was trained on."
         )
-    return renamed
+    return result

@@ -13,7 +13,7 @@ from torch import Tensor
 from limner.errors import BadLora
 from limner.files import atomic_write, require_space
 from limner.lora.adapters import WeightDelta, kind
-from limner.lora.formats import read as understand
+from limner.lora.formats import read as parse
 from limner.lora.metadata import HASH
 from limner.lora.safety import LARGEST_METADATA, header
 from limner.lora.tools import DIFFUSERS, Tool, encode_for
@@ -38,7 +38,7 @@ class LoraFile:
     """By its names; None when they fit no known family, or several."""
     form: str = "diffusers"
     """How its modules are spelled."""
-    repaired: tuple[str, ...] = ()
+    repairs: tuple[str, ...] = ()
     """What other readers take wrongly and was put right here, one sentence each."""
     dtype: torch.dtype = torch.float32
     """Of its tensors."""
@@ -89,19 +89,19 @@ def write(
         raise BadLora(
             "There is no module to write: nothing was trained. Choose lora.targets that fit the base."
         )
-    described = dict(metadata) | {HASH: tensor_hash(flat)}
-    size = sum(len(key) + len(value) for key, value in described.items())
+    entries = dict(metadata) | {HASH: tensor_hash(flat)}
+    size = sum(len(key) + len(value) for key, value in entries.items())
     if size > LARGEST_METADATA:
         raise BadLora(
             f"The metadata has {size} characters, over {LARGEST_METADATA}. Shorten the description."
         )
     require_space(path.parent, sum(tensor.nbytes for tensor in flat.values()) + size, f"{path.name}")
 
-    def put(draft: Path) -> None:
-        draft.write_bytes(save(flat, described))  # save_file would hide a full disk in an error of its own
-        _same(draft, flat, described, family)
+    def write_draft(draft: Path) -> None:
+        draft.write_bytes(save(flat, entries))  # save_file would hide a full disk in an error of its own
+        _same(draft, flat, entries, family)
 
-    atomic_write(path, put)
+    atomic_write(path, write_draft)
 
 
 def _rounded(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -109,13 +109,13 @@ def _rounded(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
         raise BadLora(f"{name} holds numbers that are not finite. Export an earlier checkpoint.")
     if name.endswith(".alpha"):
         dtype = torch.float32  # a rank that bfloat16 does not hold would change the strength
-    rounded = tensor.detach().cpu().to(dtype).contiguous()
-    if not rounded.isfinite().all():
+    result = tensor.detach().cpu().to(dtype).contiguous()
+    if not result.isfinite().all():
         largest = tensor.abs().max().item()
         raise BadLora(
             f"{name} holds {largest:.3g}, too large for {DTYPES[dtype]}. Write bfloat16 or float32."
         )
-    return rounded
+    return result
 
 
 def tensor_hash(flat: Mapping[str, Tensor]) -> str:
@@ -127,13 +127,14 @@ def tensor_hash(flat: Mapping[str, Tensor]) -> str:
 
 
 def _same(draft: Path, flat: Mapping[str, Tensor], metadata: Mapping[str, str], family: str | None) -> None:
-    found, described = _load(draft)
-    equal = found.keys() == flat.keys() and all(
-        found[name].dtype == flat[name].dtype and torch.equal(found[name], flat[name]) for name in flat
+    tensors_read, stored_metadata = _load(draft)
+    equal = tensors_read.keys() == flat.keys() and all(
+        tensors_read[name].dtype == flat[name].dtype and torch.equal(tensors_read[name], flat[name])
+        for name in flat
     )
-    if not equal or described != metadata or _bytes_hash(draft) != metadata[HASH]:
+    if not equal or stored_metadata != metadata or _bytes_hash(draft) != metadata[HASH]:
         raise BadLora("The LoRA read back is not the one that was written. Check the disk.")
-    understand(found, described, family)
+    parse(tensors_read, stored_metadata, family)
 
 
 def _bytes_hash(path: Path) -> str:
@@ -182,23 +183,23 @@ def read(path: Path, family: str | None = None) -> LoraFile:
             f"{path} has other tensors than its {HASH} says: it was altered or damaged. Get it again."
         )
     try:
-        understood = understand(flat, metadata, family)
-        notes = _notes(understood.components)
+        content = parse(flat, metadata, family)
+        notes = _notes(content.components)
     except BadLora as error:
         raise BadLora(f"{path}: {error}") from error
     return LoraFile(
-        understood.components,
+        content.components,
         metadata,
         notes,
-        understood.family,
-        understood.form,
-        understood.repaired,
+        content.family,
+        content.form,
+        content.repairs,
         next((t.dtype for t in flat.values() if t.dim() > 1), torch.float32),
     )
 
 
 def _notes(components: Mapping[str, Mapping[str, WeightDelta]]) -> tuple[str, ...]:
-    wide = []
+    notes = []
     for component, adapter in components.items():
         for module, change in adapter.items():
             if change.rank > MOST_RANK * max(change.shape) and kind(change) in ("LoRA", "DoRA"):
@@ -207,5 +208,5 @@ def _notes(components: Mapping[str, Mapping[str, WeightDelta]]) -> tuple[str, ..
                     f"{change.shape[1]}: absurd. Get it again, or export it again."
                 )
             if change.rank > min(change.shape) and kind(change) in ("LoRA", "DoRA"):
-                wide.append(f"{component}.{module} has rank {change.rank}, more than its weight can have.")
-    return tuple(wide)
+                notes.append(f"{component}.{module} has rank {change.rank}, more than its weight can have.")
+    return tuple(notes)

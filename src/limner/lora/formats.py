@@ -17,17 +17,17 @@ COMPONENTS = ("transformer", "unet", "text_encoder", "text_encoder_2", "text_enc
 
 STEM = re.compile(rf"({'|'.join(COMPONENTS)})\.([A-Za-z0-9_.\-]+)")
 
-DOTTED = ("transformer.", "unet.", "diffusion_model.", "model.diffusion_model.", "base_model.model.")
-NESTED = ("transformer.base_model.model.", "unet.base_model.model.", "")
-FLAT = ("lora_unet_", "lora_transformer_", "lycoris_")
+PREFIXES = ("transformer.", "unet.", "diffusion_model.", "model.diffusion_model.", "base_model.model.")
+NESTED_PREFIXES = ("transformer.base_model.model.", "unet.base_model.model.", "")
+FLAT_PREFIXES = ("lora_unet_", "lora_transformer_", "lycoris_")
 
 DENOISER = (
     *(
         KeyStyle(prefix, naming)
-        for prefix in (*DOTTED, *NESTED)
+        for prefix in (*PREFIXES, *NESTED_PREFIXES)
         for naming in ("diffusers", "native", "processor")
     ),
-    *(KeyStyle(prefix, naming, flat=True) for prefix in FLAT for naming in ("native", "diffusers")),
+    *(KeyStyle(prefix, naming, flat=True) for prefix in FLAT_PREFIXES for naming in ("native", "diffusers")),
 )
 """How files may spell modules of a denoiser; the first that fits is taken."""
 
@@ -67,8 +67,8 @@ class Location:
     """Where a module of a file belongs."""
 
     component: str
-    place: KeyMatch
-    spelling: KeyStyle
+    match: KeyMatch
+    style: KeyStyle
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class ParsedFile:
     """None when the names fit no known family, and are in diffusers' form."""
     form: str
     """How the denoiser's modules were spelled, for people."""
-    repaired: tuple[str, ...] = ()
+    repairs: tuple[str, ...] = ()
     """What other readers would have taken wrongly, one sentence each."""
 
 
@@ -99,24 +99,24 @@ def locate(
         denoiser: Spellings to try for the denoiser.
         text: Spellings to try for each text encoder; those of the family when left out.
     """
-    for component, spellings in (TEXT.get(names.family, {}) if text is None else text).items():
-        for spelling in spellings:
-            if place := _text_place(stem, names, component, spelling):
-                return Location(component, place, spelling)
-    for spelling in denoiser:
-        if place := names.table.find(stem, spelling):
-            return Location(names.component, place, spelling)
+    for component, styles in (TEXT.get(names.family, {}) if text is None else text).items():
+        for style in styles:
+            if match := _match_text(stem, names, component, style):
+                return Location(component, match, style)
+    for style in denoiser:
+        if match := names.table.find(stem, style):
+            return Location(names.component, match, style)
     return None
 
 
-def _text_place(stem: str, names: FamilyKeys, component: str, spelling: KeyStyle) -> KeyMatch | None:
+def _match_text(stem: str, names: FamilyKeys, component: str, style: KeyStyle) -> KeyMatch | None:
     """Since transformers 5 there is no level ``text_model``: with and without it are one."""
-    if not stem.startswith(spelling.prefix) or component not in names.text:
+    if not stem.startswith(style.prefix) or component not in names.text:
         return None
     table = names.text[component]
-    level = "text_model_" if spelling.flat else "text_model."
-    longer = spelling.prefix + level + stem[len(spelling.prefix) :]
-    return table.find(stem, spelling) or table.find(longer, spelling)
+    level = "text_model_" if style.flat else "text_model."
+    longer = style.prefix + level + stem[len(style.prefix) :]
+    return table.find(stem, style) or table.find(longer, style)
 
 
 def candidates(stems: Sequence[str]) -> list[FamilyKeys]:
@@ -140,20 +140,20 @@ def read(flat: Mapping[str, Tensor], metadata: Mapping[str, str], family: str | 
     names = family_keys(family) if family else detect(parts, metadata)
     if names is None:
         return ParsedFile(from_diffusers(flat, metadata), None, "diffusers", _repairs(metadata, {}))
-    places = {stem: locate(stem, names) for stem in stems}
-    if lost := [stem for stem, place in places.items() if place is None]:
+    locations = {stem: locate(stem, names) for stem in stems}
+    if unknown := [stem for stem, match in locations.items() if match is None]:
         if all(STEM.fullmatch(stem) for stem in stems):  # the base will say what it has not
             return ParsedFile(from_diffusers(flat, metadata), None, "diffusers", _repairs(metadata, {}))
         raise BadLora(
-            f"{len(lost)} of {len(stems)} modules are not in {names.family}: {lost[0]} .. "
+            f"{len(unknown)} of {len(stems)} modules are not in {names.family}: {unknown[0]} .. "
             "Name another --family."
         )
-    located = {stem: place for stem, place in places.items() if place}
+    matches = {stem: match for stem, match in locations.items() if match}
     return ParsedFile(
-        gather(parts, located, metadata),
+        gather(parts, matches, metadata),
         names.family,
-        _form(located, parts),
-        _repairs(metadata, located),
+        _form(matches, parts),
+        _repairs(metadata, matches),
     )
 
 
@@ -163,41 +163,41 @@ def detect(parts: Sequence[ModuleTensors], metadata: Mapping[str, str]) -> Famil
     Raises:
         BadLora: The names fit no family, or several and nothing tells which.
     """
-    fitting = candidates([part.stem for part in parts])
-    if not fitting:
+    families = candidates([part.stem for part in parts])
+    if not families:
         if all(STEM.fullmatch(part.stem) for part in parts):
             return None
         counts = {n.family: sum(locate(p.stem, n) is not None for p in parts) for n in FAMILIES.values()}
         best = max(counts, key=lambda name: counts[name])
-        strange = next(p.stem for p in parts if locate(p.stem, FAMILIES[best]) is None)
+        stray = next(p.stem for p in parts if locate(p.stem, FAMILIES[best]) is None)
         raise BadLora(
             f"{len(parts) - counts[best]} of {len(parts)} modules are in no family that Limner knows "
-            f"({', '.join(FAMILIES)}): {strange} .. Convert it with the tool that wrote it."
+            f"({', '.join(FAMILIES)}): {stray} .. Convert it with the tool that wrote it."
         )
-    fitting = _narrowed(fitting, parts, metadata)
-    if len(fitting) == 1:
-        return fitting[0]
+    families = _narrow(families, parts, metadata)
+    if len(families) == 1:
+        return families[0]
     if all(STEM.fullmatch(part.stem) for part in parts):
         return None
-    families = " or ".join(n.family for n in fitting)
-    raise BadLora(f"The modules fit {families}, and nothing tells which. Say it with --family.")
+    labels = " or ".join(n.family for n in families)
+    raise BadLora(f"The modules fit {labels}, and nothing tells which. Say it with --family.")
 
 
-def _narrowed(
-    fitting: list[FamilyKeys], parts: Sequence[ModuleTensors], metadata: Mapping[str, str]
+def _narrow(
+    families: list[FamilyKeys], parts: Sequence[ModuleTensors], metadata: Mapping[str, str]
 ) -> list[FamilyKeys]:
-    said = " ".join(
+    base_words = " ".join(
         metadata.get(key, "") for key in ("modelspec.architecture", "ss_base_model_version")
     ).lower()
-    for clue in (
-        lambda n: any(word.startswith(start) for word in said.split() for start in n.said),
+    for test in (
+        lambda n: any(word.startswith(start) for word in base_words.split() for start in n.base_names),
         lambda n: _width(parts) in (None, n.context) if n.context else True,
         lambda n: _depth(parts) in n.depths if n.depths else True,
     ):
-        fitting = [n for n in fitting if clue(n)] or fitting
-        if len(fitting) == 1:
+        families = [n for n in families if test(n)] or families
+        if len(families) == 1:
             break
-    return fitting
+    return families
 
 
 def _width(parts: Sequence[ModuleTensors]) -> int | None:
@@ -215,61 +215,65 @@ def _depth(parts: Sequence[ModuleTensors]) -> int:
 
 
 def gather(
-    parts: Iterable[ModuleTensors], places: Mapping[str, Location], metadata: Mapping[str, str]
+    parts: Iterable[ModuleTensors], locations: Mapping[str, Location], metadata: Mapping[str, str]
 ) -> dict[str, dict[str, WeightDelta]]:
     """The changes of located modules, in diffusers' names: fused ones apart, halves swapped back."""
     components: dict[str, dict[str, WeightDelta]] = {}
     parts = list(parts)
-    scales = _scales(parts, places, metadata)
-    for each in parts:
-        found = places[each.stem]
-        adapter = components.setdefault(found.component, {})
-        change = each.delta(scales.get(each.stem))
-        for module, own in _apart(found, change):
+    scales = _scales(parts, locations, metadata)
+    for part in parts:
+        location = locations[part.stem]
+        adapter = components.setdefault(location.component, {})
+        change = part.delta(scales.get(part.stem))
+        for module, member in _split_members(location, change):
             if module in adapter:
-                raise BadLora(f"{module} is there twice, the second time as {each.stem}. Remove one of them.")
-            adapter[module] = own
+                raise BadLora(f"{module} is there twice, the second time as {part.stem}. Remove one of them.")
+            adapter[module] = member
     return components
 
 
-def _apart(found: Location, change: WeightDelta) -> list[tuple[str, WeightDelta]]:
-    place, native = found.place, found.spelling.naming == "native"
-    if place.member is None:
-        made = zip(place.modules, qkv.split(place.row, change), strict=True)
-        return [(module, own) for module, own in made if own is not None]
-    if place.row.swapped and native:
+def _split_members(location: Location, change: WeightDelta) -> list[tuple[str, WeightDelta]]:
+    match, native = location.match, location.style.naming == "native"
+    if match.member is None:
+        members = zip(match.modules, qkv.split(match.row, change), strict=True)
+        return [(module, member) for module, member in members if member is not None]
+    if match.row.halves_swapped and native:
         change = qkv.swap_halves(change)
-    return [(place.modules[place.member], change)]
+    return [(match.modules[match.member], change)]
 
 
 def _scales(
-    parts: Sequence[ModuleTensors], places: Mapping[str, Location], metadata: Mapping[str, str]
+    parts: Sequence[ModuleTensors], locations: Mapping[str, Location], metadata: Mapping[str, str]
 ) -> dict[str, float]:
     if keys.SCALES not in metadata:
         return {}
-    made: dict[str, float] = {}
-    for component in {found.component for found in places.values()}:
-        own = {
-            places[part.stem].place.modules[places[part.stem].place.member or 0]: part
+    scales: dict[str, float] = {}
+    for component in {location.component for location in locations.values()}:
+        modules = {
+            locations[part.stem].match.modules[locations[part.stem].match.member or 0]: part
             for part in parts
-            if places[part.stem].component == component
+            if locations[part.stem].component == component
         }
         ranks = {
-            module: part.tensors["down"].shape[0] for module, part in own.items() if "down" in part.tensors
+            module: part.tensors["down"].shape[0]
+            for module, part in modules.items()
+            if "down" in part.tensors
         }
-        made |= {own[m].stem: scale for m, scale in keys.scales(metadata, component, ranks).items()}
-    return made
+        scales |= {modules[m].stem: scale for m, scale in keys.scales(metadata, component, ranks).items()}
+    return scales
 
 
-def _form(places: Mapping[str, Location], parts: Sequence[ModuleTensors]) -> str:
-    found = next((f for f in places.values() if not f.component.startswith("text_encoder")), None)
-    found = found or next(iter(places.values()))
-    prefix, naming = found.spelling.prefix, found.spelling.naming
+def _form(locations: Mapping[str, Location], parts: Sequence[ModuleTensors]) -> str:
+    location = next(
+        (item for item in locations.values() if not item.component.startswith("text_encoder")), None
+    )
+    location = location or next(iter(locations.values()))
+    prefix, naming = location.style.prefix, location.style.naming
     if prefix == "lora_unet_" or prefix.startswith("lora_te"):
         return f"kohya ({naming} names)"
     if prefix in ("transformer.", "unet.", "text_encoder.", "text_encoder_2.") and naming == "diffusers":
-        halves = parts[0].tensors
-        return "diffusers" if "alpha" not in halves else "diffusers with alpha"
+        endings = parts[0].tensors
+        return "diffusers" if "alpha" not in endings else "diffusers with alpha"
     words = {
         "": "without prefix",
         "diffusion_model.": "ComfyUI",
@@ -280,15 +284,18 @@ def _form(places: Mapping[str, Location], parts: Sequence[ModuleTensors]) -> str
     return f"{words.get(prefix, prefix)} ({naming} names)"
 
 
-def _repairs(metadata: Mapping[str, str], places: Mapping[str, Location]) -> tuple[str, ...]:
-    made = []
+def _repairs(metadata: Mapping[str, str], locations: Mapping[str, Location]) -> tuple[str, ...]:
+    lines = []
     if keys.SCALES in metadata:
-        made.append(
+        lines.append(
             f"{keys.SCALES} holds the strength, which only diffusers reads: it is multiplied in here."
         )
-    if any(found.spelling.prefix in ("base_model.model.", *NESTED[:2]) for found in places.values()):
-        made.append("The names begin as peft's own do, which most tools pass over: they are renamed here.")
-    return tuple(made)
+    if any(
+        location.style.prefix in ("base_model.model.", *NESTED_PREFIXES[:2])
+        for location in locations.values()
+    ):
+        lines.append("The names begin as peft's own do, which most tools pass over: they are renamed here.")
+    return tuple(lines)
 
 
 def to_diffusers(components: Mapping[str, Mapping[str, WeightDelta]]) -> dict[str, Tensor]:
@@ -306,16 +313,16 @@ def to_diffusers(components: Mapping[str, Mapping[str, WeightDelta]]) -> dict[st
             raise BadLora(
                 f"No LoRA file has a component {component!r}; these are known: {', '.join(COMPONENTS)}."
             )
-        written = set()
+        names = set()
         for module, change in adapter.items():
             name = f"{component}.{canonical(component, module)}"
-            if name in written:
+            if name in names:
                 raise BadLora(f"Two modules would both be written as {name}. Leave one of them out.")
-            written.add(name)
-            written_ = keys.encode(change, peft=True)
-            if component.startswith("text_encoder") and keys.MAGNITUDE in written_:
-                written_[f"{keys.MAGNITUDE}.weight"] = written_.pop(keys.MAGNITUDE)
-            flat |= {f"{name}.{ending}": tensor for ending, tensor in written_.items()}
+            names.add(name)
+            endings = keys.encode(change, peft=True)
+            if component.startswith("text_encoder") and keys.MAGNITUDE in endings:
+                endings[f"{keys.MAGNITUDE}.weight"] = endings.pop(keys.MAGNITUDE)
+            flat |= {f"{name}.{ending}": tensor for ending, tensor in endings.items()}
     return flat
 
 
@@ -335,12 +342,12 @@ def from_diffusers(
     """
     components: dict[str, dict[str, WeightDelta]] = {}
     for part in keys.group_by_module(flat):
-        found = STEM.fullmatch(part.stem)
-        if not found:
+        stem_match = STEM.fullmatch(part.stem)
+        if not stem_match:
             raise BadLora(
                 f"{part.stem} does not begin with one of: {', '.join(COMPONENTS)}. Name its --family."
             )
-        component, module = found[1], found[2]
+        component, module = stem_match[1], stem_match[2]
         rank = {module: part.tensors["down"].shape[0]} if "down" in part.tensors else {}
         scale = keys.scales(metadata or {}, component, rank).get(module)
         components.setdefault(component, {})[module] = part.delta(scale)

@@ -23,7 +23,7 @@ class KeyEntry:
     """The authors' name, with as many ``{}``."""
     shares: tuple[int, ...] = (1,)
     """Heights of the modules within the authors' weight, from the top, relative to each other."""
-    swapped: bool = False
+    halves_swapped: bool = False
     """The halves of its rows stand the other way round: (shift, scale) and (scale, shift)."""
 
 
@@ -61,21 +61,21 @@ class KeyMap:
 
     rows: tuple[KeyEntry, ...] = field(repr=False)
 
-    def find(self, name: str, spelling: KeyStyle) -> KeyMatch | None:
+    def find(self, name: str, style: KeyStyle) -> KeyMatch | None:
         """The place of ``name`` in a file, if it begins with the prefix and names a row of this table."""
-        if not name.startswith(spelling.prefix):
+        if not name.startswith(style.prefix):
             return None
-        bare = name[len(spelling.prefix) :]
-        for text, row, member in _names(self.rows, spelling.naming, spelling.flat).get(_digitless(bare), ()):
-            if found := _pattern(text).fullmatch(bare):
-                return KeyMatch(row, member, found.groups())
+        bare = name[len(style.prefix) :]
+        for text, row, member in _names(self.rows, style.naming, style.flat).get(_digitless(bare), ()):
+            if groups := _pattern(text).fullmatch(bare):
+                return KeyMatch(row, member, groups.groups())
         return None
 
-    def name_of(self, place: KeyMatch, naming: Naming) -> str:
+    def name_of(self, match: KeyMatch, naming: Naming) -> str:
         """The dotted name of a place. A row of several modules needs a member, but for the authors."""
         if naming == "native":
-            return place.row.native.format(*place.numbers)
-        name = place.row.modules[place.member or 0].format(*place.numbers)
+            return match.row.native.format(*match.numbers)
+        name = match.row.modules[match.member or 0].format(*match.numbers)
         return _processor(name) if naming == "processor" else name
 
 
@@ -87,7 +87,7 @@ def _digitless(name: str) -> str:
     return re.sub(r"\d+", "#", name)
 
 
-def _spelled(row: KeyEntry, naming: Naming) -> Iterator[tuple[str, int | None]]:
+def _names_of(row: KeyEntry, naming: Naming) -> Iterator[tuple[str, int | None]]:
     if naming == "native":
         yield row.native, None if len(row.modules) > 1 else 0
     else:
@@ -101,12 +101,12 @@ def _names(
     naming: Naming,
     flat: bool,  # noqa: FBT001  a key of a cache
 ) -> dict[str, list[tuple[str, KeyEntry, int | None]]]:
-    found: dict[str, list[tuple[str, KeyEntry, int | None]]] = {}
+    index: dict[str, list[tuple[str, KeyEntry, int | None]]] = {}
     for row in rows:
-        for template, member in _spelled(row, naming):
+        for template, member in _names_of(row, naming):
             text = template.replace(".", "_") if flat else template
-            found.setdefault(_digitless(text.replace("{}", "0")), []).append((text, row, member))
-    return found
+            index.setdefault(_digitless(text.replace("{}", "0")), []).append((text, row, member))
+    return index
 
 
 @cache

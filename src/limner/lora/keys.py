@@ -67,16 +67,16 @@ class ModuleTensors:
         Raises:
             BadLora: A part is missing or too many, or shapes do not belong together.
         """
-        given = {name: tensor.float() for name, tensor in self.tensors.items()}
-        alpha = self._alpha(given.pop("alpha", None))
+        tensors = {name: tensor.float() for name, tensor in self.tensors.items()}
+        alpha = self._alpha(tensors.pop("alpha", None))
         if alpha is not None and scale is not None:
             raise BadLora(f"{self.stem} has its scale twice, in alpha and in {SCALES}. Remove one of them.")
         try:
-            if any(name.startswith("lokr") for name in given):
-                return _lokr(given, alpha, scale)
-            if any(name.startswith("hada") for name in given):
-                return _loha(given, alpha, scale)
-            return _lora(given, alpha, scale)
+            if any(name.startswith("lokr") for name in tensors):
+                return _lokr(tensors, alpha, scale)
+            if any(name.startswith("hada") for name in tensors):
+                return _loha(tensors, alpha, scale)
+            return _lora(tensors, alpha, scale)
         except KeyError as missing:
             raise BadLora(
                 f"{self.stem} has no {WORDS.get(str(missing.args[0]), missing.args[0])}: "
@@ -103,19 +103,19 @@ def group_by_module(flat: Mapping[str, Tensor]) -> list[ModuleTensors]:
     Raises:
         BadLora: A tensor is none that an adapter has, or there twice; the message says what it is.
     """
-    found: dict[str, dict[str, Tensor]] = {}
+    modules: dict[str, dict[str, Tensor]] = {}
     for key, tensor in flat.items():
         for pattern, reason in UNREADABLE:
             if re.search(pattern, key):
                 raise BadLora(f"{key} {reason}, which Limner does not read. Export without it.")
         stem, part = _split(key)
-        parts = found.setdefault(stem, {})
+        parts = modules.setdefault(stem, {})
         if part in parts:
             raise BadLora(
                 f"{stem} has its {part} twice, the second as {key}: two LoRAs in one file. Split them."
             )
         parts[part] = tensor
-    return [ModuleTensors(stem, parts) for stem, parts in found.items()]
+    return [ModuleTensors(stem, parts) for stem, parts in modules.items()]
 
 
 def _split(key: str) -> tuple[str, str]:
@@ -128,23 +128,23 @@ def _split(key: str) -> tuple[str, str]:
     )
 
 
-def _only(given: dict[str, Tensor], *known: str) -> None:
-    if strange := sorted(given.keys() - set(known)):
-        raise BadLora(f"it has {' and '.join(strange)} besides. Export it again.")
+def _only(tensors: dict[str, Tensor], *names: str) -> None:
+    if extra := sorted(tensors.keys() - set(names)):
+        raise BadLora(f"it has {' and '.join(extra)} besides. Export it again.")
 
 
-def _lora(given: dict[str, Tensor], alpha: float | None, scale: float | None) -> WeightDelta:
-    _only(given, "down", "up", "mid", "dora_scale", "magnitude")
-    down, up = given["down"], given["up"]
-    if "mid" in given:
-        down = _through(given["mid"], down)
+def _lora(tensors: dict[str, Tensor], alpha: float | None, scale: float | None) -> WeightDelta:
+    _only(tensors, "down", "up", "mid", "dora_scale", "magnitude")
+    down, up = tensors["down"], tensors["up"]
+    if "mid" in tensors:
+        down = _through(tensors["mid"], down)
     if down.dim() == 4 and up.dim() == 2:
         up = up[..., None, None]
     factors = Factors(down, up * (_ratio(alpha, down.shape[0]) if scale is None else scale))
-    if "magnitude" in given:
-        return Dora(factors, given["magnitude"].flatten(), "out")
-    if "dora_scale" in given:
-        return _weight_decomposed(factors, given["dora_scale"])
+    if "magnitude" in tensors:
+        return Dora(factors, tensors["magnitude"].flatten(), "out")
+    if "dora_scale" in tensors:
+        return _weight_decomposed(factors, tensors["dora_scale"])
     return factors
 
 
@@ -162,36 +162,36 @@ def _through(mid: Tensor, down: Tensor) -> Tensor:
 
 
 def _weight_decomposed(factors: Factors, scale: Tensor) -> Dora:
-    out, into = factors.shape[0], factors.down.shape[1]
+    height, width = factors.shape[0], factors.down.shape[1]
     shape = tuple(scale.shape)
-    if scale.dim() > 1 and shape[0] == 1 and scale.numel() == into:
+    if scale.dim() > 1 and shape[0] == 1 and scale.numel() == width:
         return Dora(factors, scale.flatten(), "in")
-    if shape[0] == out == scale.numel():
+    if shape[0] == height == scale.numel():
         return Dora(factors, scale.flatten(), "out")
-    raise BadLora(f"dora_scale {shape} is neither ({out}, 1) nor (1, {into}). Export again.")
+    raise BadLora(f"dora_scale {shape} is neither ({height}, 1) nor (1, {width}). Export again.")
 
 
-def _loha(given: dict[str, Tensor], alpha: float | None, scale: float | None) -> Loha:
+def _loha(tensors: dict[str, Tensor], alpha: float | None, scale: float | None) -> Loha:
     names = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
-    _only(given, *names)
-    first, *others = (given[name] for name in names)
-    return Loha(first * (_ratio(alpha, others[0].shape[0]) if scale is None else scale), *others)
+    _only(tensors, *names)
+    first, *rest = (tensors[name] for name in names)
+    return Loha(first * (_ratio(alpha, rest[0].shape[0]) if scale is None else scale), *rest)
 
 
-def _lokr(given: dict[str, Tensor], alpha: float | None, scale: float | None) -> Lokr:
-    _only(given, *(f"lokr_w{n}{side}" for n in (1, 2) for side in ("", "_a", "_b")))
-    sides = [_side(given, name) for name in ("lokr_w1", "lokr_w2")]
-    made = Lokr(*sides)
-    ratio = scale if scale is not None else 1.0 if made.dim is None else _ratio(alpha, made.dim)
-    first, *rest = made.w1
-    return Lokr((first * ratio, *rest), made.w2)
+def _lokr(tensors: dict[str, Tensor], alpha: float | None, scale: float | None) -> Lokr:
+    _only(tensors, *(f"lokr_w{n}{side}" for n in (1, 2) for side in ("", "_a", "_b")))
+    sides = [_side(tensors, name) for name in ("lokr_w1", "lokr_w2")]
+    lokr = Lokr(*sides)
+    ratio = scale if scale is not None else 1.0 if lokr.dim is None else _ratio(alpha, lokr.dim)
+    first, *factors = lokr.w1
+    return Lokr((first * ratio, *factors), lokr.w2)
 
 
-def _side(given: dict[str, Tensor], name: str) -> tuple[Tensor, ...]:
-    if name in given:
-        _only({key: value for key, value in given.items() if key.startswith(name)}, name)
-        return (given[name],)
-    return given[f"{name}_a"], given[f"{name}_b"]
+def _side(tensors: dict[str, Tensor], name: str) -> tuple[Tensor, ...]:
+    if name in tensors:
+        _only({key: value for key, value in tensors.items() if key.startswith(name)}, name)
+        return (tensors[name],)
+    return tensors[f"{name}_a"], tensors[f"{name}_b"]
 
 
 def scales(metadata: Mapping[str, str], component: str, modules: Mapping[str, int]) -> dict[str, float]:
@@ -205,35 +205,37 @@ def scales(metadata: Mapping[str, str], component: str, modules: Mapping[str, in
     Raises:
         BadLora: The entry is not what diffusers writes.
     """
-    said = _said(metadata)
-    own = {key.partition(".")[2]: value for key, value in said.items() if key.partition(".")[0] == component}
-    if not own:
+    entries = _adapter_metadata(metadata)
+    config = {
+        key.partition(".")[2]: value for key, value in entries.items() if key.partition(".")[0] == component
+    }
+    if not config:
         return {}
     try:
-        alpha, ranked = float(own["lora_alpha"]), bool(own.get("use_rslora", False))
-        pattern = {str(key): float(value) for key, value in (own.get("alpha_pattern") or {}).items()}
+        alpha, rslora = float(config["lora_alpha"]), bool(config.get("use_rslora", False))
+        pattern = {str(key): float(value) for key, value in (config.get("alpha_pattern") or {}).items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadLora(
             f"{SCALES} has no lora_alpha for {component} that is a number. Export again."
         ) from error
-    found = {}
+    scales = {}
     for module, rank in modules.items():
         ending = next((p for p in pattern if module == p or module.endswith(f".{p}")), None)
-        own_alpha = alpha if ending is None else pattern[ending]
-        found[module] = own_alpha / (math.sqrt(rank) if ranked else rank)
-    return found
+        module_alpha = alpha if ending is None else pattern[ending]
+        scales[module] = module_alpha / (math.sqrt(rank) if rslora else rank)
+    return scales
 
 
-def _said(metadata: Mapping[str, str]) -> dict[str, Any]:
+def _adapter_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
     if SCALES not in metadata:
         return {}
     try:
-        said = json.loads(metadata[SCALES])
+        entries = json.loads(metadata[SCALES])
     except (ValueError, RecursionError) as error:
         raise BadLora(f"{SCALES} is not JSON. Remove it, or export again.") from error
-    if not isinstance(said, dict):
+    if not isinstance(entries, dict):
         raise BadLora(f"{SCALES} is no JSON object. Remove it, or export again.")
-    return said
+    return entries
 
 
 def encode(change: WeightDelta, *, peft: bool, norms: Axis | None = None) -> dict[str, Tensor]:
@@ -260,17 +262,17 @@ def encode(change: WeightDelta, *, peft: bool, norms: Axis | None = None) -> dic
         case Dora():
             return encode(change.factors, peft=peft) | _magnitude(change, norms or ("out" if peft else "in"))
         case Loha():
-            halves = {"hada_w1_a": change.w1_a, "hada_w1_b": change.w1_b}
-            return halves | {
+            first = {"hada_w1_a": change.w1_a, "hada_w1_b": change.w1_b}
+            return first | {
                 "hada_w2_a": change.w2_a,
                 "hada_w2_b": change.w2_b,
                 "alpha": _number(change.rank),
             }
         case Lokr():
-            made = {}
+            tensors = {}
             for name, side in (("lokr_w1", change.w1), ("lokr_w2", change.w2)):
-                made |= {name: side[0]} if len(side) == 1 else {f"{name}_a": side[0], f"{name}_b": side[1]}
-            return made if peft or change.dim is None else made | {"alpha": _number(change.dim)}
+                tensors |= {name: side[0]} if len(side) == 1 else {f"{name}_a": side[0], f"{name}_b": side[1]}
+            return tensors if peft or change.dim is None else tensors | {"alpha": _number(change.dim)}
 
 
 def _magnitude(change: Dora, norms: Axis) -> dict[str, Tensor]:

@@ -30,12 +30,12 @@ def merge(
         for component, adapter in lora.items() if weight else ():
             for module, change in adapter.items():
                 name, factors = canonical(component, module), to_lora(change)
-                own = parts.setdefault(component, {}).setdefault(name, [])
-                own.append(Factors(factors.down, factors.up * weight))
+                terms = parts.setdefault(component, {}).setdefault(name, [])
+                terms.append(Factors(factors.down, factors.up * weight))
     if not parts:
         raise BadLora("All weights are 0, so nothing is left. Give one that is not.")
     return {
-        component: {module: _side_by_side(module, own) for module, own in modules.items()}
+        component: {module: _side_by_side(module, terms) for module, terms in modules.items()}
         for component, modules in parts.items()
     }
 
@@ -43,8 +43,8 @@ def merge(
 def _side_by_side(module: str, parts: Sequence[Factors]) -> Factors:
     shapes = {(part.up.shape[0], *part.down.shape[1:]) for part in parts}
     if len(shapes) > 1:
-        known = " and ".join(str(shape) for shape in sorted(shapes))
+        texts = " and ".join(str(shape) for shape in sorted(shapes))
         raise BadLora(
-            f"{module} is {known} in the LoRAs: they are of different bases. Merge those of one base."
+            f"{module} is {texts} in the LoRAs: they are of different bases. Merge those of one base."
         )
     return Factors(torch.cat([part.down for part in parts]), torch.cat([part.up for part in parts], dim=1))

@@ -43,7 +43,7 @@ class LoraMetadata:
     """ISO 8601; now, when empty."""
 
 
-def header_entries(about: LoraMetadata, components: Mapping[str, Adapter]) -> dict[str, str]:
+def header_entries(info: LoraMetadata, components: Mapping[str, Adapter]) -> dict[str, str]:
     """The entries of the file's header, all strings; empty ones are left out. The hash is added on writing.
 
     The trigger stands in the three places where readers look: ``modelspec.trigger_phrase``,
@@ -51,50 +51,53 @@ def header_entries(about: LoraMetadata, components: Mapping[str, Adapter]) -> di
     """
     ranks = {factors.rank for adapter in components.values() for factors in adapter.values()}
     rank = str(ranks.pop()) if len(ranks) == 1 else "Dynamic"
-    size = about.resolution
+    size = info.resolution
     entries = {
         "software": f"{SOFTWARE} {version('limner')}",
-        **_modelspec(about),
+        **_modelspec(info),
         "ss_v2": "False",
-        "ss_base_model_version": about.base_version,
-        "ss_sd_model_name": _without_path(about.base),
+        "ss_base_model_version": info.base_version,
+        "ss_sd_model_name": _without_path(info.base),
         "ss_network_module": "networks.lora",
         "ss_network_dim": rank,
         "ss_network_alpha": rank,
         "ss_network_args": _json({"components": sorted(components)}),
-        "ss_output_name": about.title,
+        "ss_output_name": info.title,
         "ss_resolution": f"({size[0]}, {size[1]})" if size else "",
-        "ss_steps": _number(about.steps),
-        "ss_seed": _number(about.seed),
-        "ss_zero_terminal_snr": "True" if about.zero_terminal_snr else "",
-        "ss_trigger_words": about.trigger,
-        "ss_tag_frequency": _json({f"1_{about.trigger}": {about.trigger: 1}}) if about.trigger else "",
+        "ss_steps": _number(info.steps),
+        "ss_seed": _number(info.seed),
+        "ss_zero_terminal_snr": "True" if info.zero_terminal_snr else "",
+        "ss_trigger_words": info.trigger,
+        "ss_tag_frequency": _json({f"1_{info.trigger}": {info.trigger: 1}}) if info.trigger else "",
     }
     return {key: value for key, value in entries.items() if value}
 
 
-def _modelspec(about: LoraMetadata) -> dict[str, str]:
-    size = about.resolution
+def _modelspec(info: LoraMetadata) -> dict[str, str]:
+    size = info.resolution
     return {
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": about.architecture,
+        "modelspec.architecture": info.architecture,
         "modelspec.implementation": "diffusers",
-        "modelspec.title": about.title,
+        "modelspec.title": info.title,
         "modelspec.resolution": f"{size[0]}x{size[1]}" if size else "",
-        "modelspec.description": about.description,
-        "modelspec.author": about.author,
-        "modelspec.license": about.license,
-        "modelspec.prediction_type": about.prediction,
-        "modelspec.date": about.date or datetime.now(UTC).isoformat(timespec="seconds"),
-        "modelspec.trigger_phrase": about.trigger,
-        "modelspec.usage_hint": f"Write {about.trigger!r} in the prompt." if about.trigger else "",
+        "modelspec.description": info.description,
+        "modelspec.author": info.author,
+        "modelspec.license": info.license,
+        "modelspec.prediction_type": info.prediction,
+        "modelspec.date": info.date or datetime.now(UTC).isoformat(timespec="seconds"),
+        "modelspec.trigger_phrase": info.trigger,
+        "modelspec.usage_hint": f"Write {info.trigger!r} in the prompt." if info.trigger else "",
     }
 
 
 def triggers(entries: Mapping[str, str]) -> tuple[str, ...]:
     """The trigger words that a file's metadata names, in the order in which readers look, each once."""
-    named: Iterable[str] = (entries.get("modelspec.trigger_phrase", ""), entries.get("ss_trigger_words", ""))
-    return tuple(dict.fromkeys(word for word in named if word))
+    phrases: Iterable[str] = (
+        entries.get("modelspec.trigger_phrase", ""),
+        entries.get("ss_trigger_words", ""),
+    )
+    return tuple(dict.fromkeys(word for word in phrases if word))
 
 
 def _without_path(base: str) -> str:

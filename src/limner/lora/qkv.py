@@ -37,19 +37,19 @@ def swap_halves(change: WeightDelta) -> WeightDelta:
     """
     match change:
         case Factors() if change.up.shape[0] % 2 == 0:
-            return Factors(change.down, _swapped(change.up))
+            return Factors(change.down, _swap_rows(change.up))
         case Loha() if change.w1_a.shape[0] % 2 == 0:
-            return Loha(_swapped(change.w1_a), change.w1_b, _swapped(change.w2_a), change.w2_b)
+            return Loha(_swap_rows(change.w1_a), change.w1_b, _swap_rows(change.w2_a), change.w2_b)
         case Lokr() if change.w1[0].shape[0] % 2 == 0:
-            return Lokr((_swapped(change.w1[0]), *change.w1[1:]), change.w2)
+            return Lokr((_swap_rows(change.w1[0]), *change.w1[1:]), change.w2)
         case Dora(axis=axis):
             factors = swap_halves(change.factors)
             assert isinstance(factors, Factors)
-            return Dora(factors, change.magnitude if axis == "in" else _swapped(change.magnitude), axis)
+            return Dora(factors, change.magnitude if axis == "in" else _swap_rows(change.magnitude), axis)
     raise BadLora(f"A {kind(change)} of {change.shape[0]} rows has no halves to swap. Use --flatten.")
 
 
-def _swapped(rows: Tensor) -> Tensor:
+def _swap_rows(rows: Tensor) -> Tensor:
     first, second = rows.chunk(2)
     return torch.cat([second, first])
 
@@ -60,37 +60,39 @@ def fuse(row: KeyEntry, members: Sequence[WeightDelta | None]) -> WeightDelta:
     Raises:
         BadLora: The members are of kinds that have no fused form.
     """
-    there = [(share, member) for share, member in zip(row.shares, members, strict=True) if member is not None]
-    unit = {member.shape[0] / share for share, member in there}
-    if len(unit) != 1 or len({member.shape[1] for _, member in there}) != 1:
+    present = [
+        (share, member) for share, member in zip(row.shares, members, strict=True) if member is not None
+    ]
+    unit = {member.shape[0] / share for share, member in present}
+    if len(unit) != 1 or len({member.shape[1] for _, member in present}) != 1:
         raise BadLora(f"The modules of {row.native} do not fit on each other. Name the family: --family.")
     height = int(unit.pop())
     blocks = [height * share for share in row.shares]
-    if all(isinstance(member, Factors) for _, member in there):
-        return _join_factors([m if isinstance(m, Factors) else None for m in members], blocks)
-    if all(isinstance(member, Loha) for _, member in there):
-        return _join_lohas([m if isinstance(m, Loha) else None for m in members], blocks)
-    kinds = ", ".join(sorted({kind(member) for _, member in there}))
+    if all(isinstance(member, Factors) for _, member in present):
+        return _fuse_factors([m if isinstance(m, Factors) else None for m in members], blocks)
+    if all(isinstance(member, Loha) for _, member in present):
+        return _fuse_lohas([m if isinstance(m, Loha) else None for m in members], blocks)
+    kinds = ", ".join(sorted({kind(member) for _, member in present}))
     raise BadLora(f"{row.native} is one weight there, and {kinds} of its parts cannot be one. Use --flatten.")
 
 
-def _join_factors(members: Sequence[Factors | None], blocks: Sequence[int]) -> Factors:
-    there = [member for member in members if member is not None]
-    first = there[0].down
-    if len(there) == len(members) and all(torch.equal(first, member.down) for member in there[1:]):
-        return Factors(first.clone(), torch.cat([member.up for member in there]))
+def _fuse_factors(members: Sequence[Factors | None], blocks: Sequence[int]) -> Factors:
+    present = [member for member in members if member is not None]
+    first = present[0].down
+    if len(present) == len(members) and all(torch.equal(first, member.down) for member in present[1:]):
+        return Factors(first.clone(), torch.cat([member.up for member in present]))
     up = _diagonal([None if member is None else member.up.flatten(1) for member in members], blocks)
-    down = torch.cat([member.down for member in there])
+    down = torch.cat([member.down for member in present])
     return Factors(down, up[..., None, None] if down.dim() == 4 else up)
 
 
-def _join_lohas(members: Sequence[Loha | None], blocks: Sequence[int]) -> Loha:
-    there = [member for member in members if member is not None]
+def _fuse_lohas(members: Sequence[Loha | None], blocks: Sequence[int]) -> Loha:
+    present = [member for member in members if member is not None]
     return Loha(
         _diagonal([None if m is None else m.w1_a for m in members], blocks),
-        torch.cat([m.w1_b for m in there]),
+        torch.cat([m.w1_b for m in present]),
         _diagonal([None if m is None else m.w2_a for m in members], blocks),
-        torch.cat([m.w2_b for m in there]),
+        torch.cat([m.w2_b for m in present]),
     )
 
 
@@ -110,38 +112,38 @@ def split(row: KeyEntry, change: WeightDelta) -> Sequence[WeightDelta | None]:
     blocks = row_counts(row, change.shape[0])
     match change:
         case Factors():
-            return _part_factors(change, blocks)
+            return _split_factors(change, blocks)
         case Loha():
             halves = zip(change.w1_a.split(blocks), change.w2_a.split(blocks), strict=True)
             return [
-                Loha(one.clone(), change.w1_b.clone(), two.clone(), change.w2_b.clone())
-                for one, two in halves
+                Loha(first.clone(), change.w1_b.clone(), second.clone(), change.w2_b.clone())
+                for first, second in halves
             ]
         case Dora(axis="out"):
-            factors = _part_factors(change.factors, blocks, whole=True)
+            factors = _split_factors(change.factors, blocks, whole=True)
             cuts = change.magnitude.split(blocks)
             return [Dora(f, m.clone(), "out") for f, m in zip(factors, cuts, strict=True) if f is not None]
         case Lokr():
-            return _part_lokr(row, change, blocks)
+            return _split_lokr(row, change, blocks)
     raise BadLora(f"{row.native} has a DoRA whose norms span q, k and v, which are apart here. Use --base.")
 
 
-def _part_factors(change: Factors, blocks: Sequence[int], *, whole: bool = False) -> list[Factors | None]:
+def _split_factors(change: Factors, blocks: Sequence[int], *, whole: bool = False) -> list[Factors | None]:
     """Each block of rows with the ranks that it uses: what ``join`` put together comes apart as it was."""
-    made: list[Factors | None] = []
+    parts: list[Factors | None] = []
     whole = whole or not change.up.any()
     for up in change.up.split(list(blocks)):
         used = up.flatten(1).any(0)
         if whole or used.all():
-            made.append(Factors(change.down.clone(), up.clone()))
+            parts.append(Factors(change.down.clone(), up.clone()))
         elif used.any():
-            made.append(Factors(change.down[used].clone(), up[:, used].clone()))
+            parts.append(Factors(change.down[used].clone(), up[:, used].clone()))
         else:
-            made.append(None)
-    return made
+            parts.append(None)
+    return parts
 
 
-def _part_lokr(row: KeyEntry, change: Lokr, blocks: Sequence[int]) -> list[WeightDelta | None]:
+def _split_lokr(row: KeyEntry, change: Lokr, blocks: Sequence[int]) -> list[WeightDelta | None]:
     inner = change.w2[0].shape[0]
     if any(height % inner for height in blocks):
         raise BadLora(f"{row.native} is a LoKr whose blocks do not end where its modules do. Use --flatten.")

@@ -65,9 +65,9 @@ def header(path: Path) -> Header:
     if not 0 < len(table) <= MOST_TENSORS:
         _refuse(path, f"it holds {len(table)} tensors, and a LoRA has 1 to {MOST_TENSORS}")
     tensors = {name: _tensor(path, name, entry) for name, entry in table.items()}
-    ordered = dict(sorted(tensors.items(), key=lambda item: item[1][2]))
-    _refuse_gaps(path, ordered, size - 8 - length)
-    return Header(metadata, ordered, 8 + length)
+    by_offset = dict(sorted(tensors.items(), key=lambda item: item[1][2]))
+    _refuse_gaps(path, by_offset, size - 8 - length)
+    return Header(metadata, by_offset, 8 + length)
 
 
 def _refuse(path: Path, reason: str) -> NoReturn:
@@ -76,12 +76,12 @@ def _refuse(path: Path, reason: str) -> NoReturn:
 
 def _json(path: Path, text: bytes) -> dict[str, Any]:
     def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made = {}
+        result = {}
         for key, value in pairs:
-            if key in made:
+            if key in result:
                 _refuse(path, f"its header has {key[:60]!r} twice")
-            made[key] = value
-        return made
+            result[key] = value
+        return result
 
     def no_constants(word: str) -> NoReturn:
         _refuse(path, f"its header holds {word}, which JSON does not know")
@@ -118,8 +118,8 @@ def _tensor(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], in
     if dtype not in sizes:
         _refuse(path, f"{name} is {dtype[:20]}, and factors are {', '.join(sizes)}")
     if not all(type(side) is int and side > 0 for side in shape) or len(shape) not in sides:
-        known = " or ".join(map(str, sides))
-        _refuse(path, f"{name} has the shape {str(shape)[:60]}, and factors have {known} sides, none empty")
+        counts = " or ".join(map(str, sides))
+        _refuse(path, f"{name} has the shape {str(shape)[:60]}, and factors have {counts} sides, none empty")
     if sides == ALONE and math.prod(shape) != 1:
         _refuse(path, f"{name} has the shape {str(shape)[:60]}, and alpha is one number")
     if end - start != math.prod(shape) * sizes[dtype]:

@@ -31,13 +31,13 @@ class Spectrum:
 
     def cut(self, rank: int) -> Factors:
         """The nearest change of that rank, float32, the root of each singular value in either factor."""
-        kept = max(1, min(rank, len(self.values)))
-        root = self.values[:kept].sqrt()
-        up = (self.left[:, :kept] * root).float().contiguous()
-        down = (root[:, None] * self.right[:kept]).float().contiguous()
+        count = max(1, min(rank, len(self.values)))
+        root = self.values[:count].sqrt()
+        up = (self.left[:, :count] * root).float().contiguous()
+        down = (root[:, None] * self.right[:count]).float().contiguous()
         if not self.kernel:
             return Factors(down, up)
-        return Factors(down.reshape(kept, *self.kernel), up[..., None, None])
+        return Factors(down.reshape(count, *self.kernel), up[..., None, None])
 
     def error(self, rank: int) -> float:
         """Frobenius norm of what ``cut`` leaves out."""
@@ -60,24 +60,24 @@ class _Thin:
 
 
 def _thin(matrix: Tensor) -> _Thin:
-    lower, failed = torch.linalg.cholesky_ex(matrix.T @ matrix)
+    lower, info = torch.linalg.cholesky_ex(matrix.T @ matrix)
     edge = lower.diagonal()
-    if not failed.item() and edge.min() > WELL_CONDITIONED * edge.max():
+    if not info.item() and edge.min() > WELL_CONDITIONED * edge.max():
         return _Thin(matrix, lower.T, None)
     orthogonal, triangle = torch.linalg.qr(matrix)
     return _Thin(matrix, triangle, orthogonal)
 
 
-def spectrum(change: Factors, most: int | None = None) -> Spectrum:
-    """Singular values of a change, and the vectors of the first ``most`` of them (all, when left out).
+def spectrum(change: Factors, max_rank: int | None = None) -> Spectrum:
+    """Singular values of a change, and the vectors of the first ``max_rank`` of them (all, when left out).
 
     Relative error of the values about 1e-12 and less, measured against a dense float64 decomposition.
     """
     up, down = _thin(change.up.double().flatten(1)), _thin(change.down.double().flatten(1).T)
     left, values, right = torch.linalg.svd(up.triangle @ down.triangle.T, full_matrices=False)
-    kept = len(values) if most is None else min(most, len(values))
+    count = len(values) if max_rank is None else min(max_rank, len(values))
     kernel = tuple(change.down.shape[1:]) if change.down.dim() == 4 else ()
-    return Spectrum(up.turn(left[:, :kept]), values, down.turn(right[:kept].T).T, kernel)
+    return Spectrum(up.turn(left[:, :count]), values, down.turn(right[:count].T).T, kernel)
 
 
 def nearest(weight: Tensor, rank: int, *, seed: int = 0) -> Spectrum:

@@ -29,13 +29,13 @@ def attention(before: str, native: str, names: Iterable[str] = ("to_q", "to_k", 
     return KeyEntry(tuple(f"{before}.{name}" for name in names), native, QKV)
 
 
-ADDED = ("add_q_proj", "add_k_proj", "add_v_proj")
+ADDED_QKV = ("add_q_proj", "add_k_proj", "add_v_proj")
 
 DOUBLE, SINGLE = "transformer_blocks.{}.", "single_transformer_blocks.{}."
 
 FLUX_DOUBLE = (
     attention(f"{DOUBLE}attn", "double_blocks.{}.img_attn.qkv"),
-    attention(f"{DOUBLE}attn", "double_blocks.{}.txt_attn.qkv", ADDED),
+    attention(f"{DOUBLE}attn", "double_blocks.{}.txt_attn.qkv", ADDED_QKV),
     *rows(
         {"attn.to_out.0": "img_attn.proj", "attn.to_add_out": "txt_attn.proj"},
         before=DOUBLE,
@@ -45,7 +45,7 @@ FLUX_DOUBLE = (
 
 OUTER = {"proj_out": "final_layer.linear", "x_embedder": "img_in", "context_embedder": "txt_in"}
 LAYERS = {"linear_1": "in_layer", "linear_2": "out_layer"}
-NORM_OUT = KeyEntry(("norm_out.linear",), "final_layer.adaLN_modulation.1", swapped=True)
+NORM_OUT = KeyEntry(("norm_out.linear",), "final_layer.adaLN_modulation.1", halves_swapped=True)
 
 FLUX = (
     *FLUX_DOUBLE,
@@ -115,7 +115,7 @@ QWEN = same(
     *(
         f"{DOUBLE}{name}"
         for name in (
-            *(f"attn.{part}" for part in ("to_q", "to_k", "to_v", *ADDED, "to_out.0", "to_add_out")),
+            *(f"attn.{part}" for part in ("to_q", "to_k", "to_v", *ADDED_QKV, "to_out.0", "to_add_out")),
             *(f"{side}_mlp.net.{part}" for side in ("img", "txt") for part in ("0.proj", "2")),
             "img_mod.1",
             "txt_mod.1",
@@ -153,7 +153,7 @@ Z_IMAGE = (
 JOINT = "joint_blocks.{}."
 SD3 = (
     attention(f"{DOUBLE}attn", f"{JOINT}x_block.attn.qkv"),
-    attention(f"{DOUBLE}attn", f"{JOINT}context_block.attn.qkv", ADDED),
+    attention(f"{DOUBLE}attn", f"{JOINT}context_block.attn.qkv", ADDED_QKV),
     attention(f"{DOUBLE}attn2", f"{JOINT}x_block.attn2.qkv"),
     *rows(
         {
@@ -199,10 +199,10 @@ def _attentions(before: str, native: str) -> tuple[KeyEntry, ...]:
     return rows({leaf: leaf for leaf in leaves}, before=f"{before}.", native=f"{native}.")
 
 
-def unet(levels: int, *, attended: Iterable[int]) -> tuple[KeyEntry, ...]:
-    """A UNet of two residual blocks per level, going down; ``attended`` are the levels with attention."""
-    made = [*_attentions("mid_block.attentions.0", "middle_block.1")]
-    made += [
+def unet(levels: int, *, attention_levels: Iterable[int]) -> tuple[KeyEntry, ...]:
+    """A UNet of two residual blocks per level, going down; ``attention_levels`` are those with attention."""
+    entries = [*_attentions("mid_block.attentions.0", "middle_block.1")]
+    entries += [
         row
         for n in (0, 1)
         for row in rows(RESNET, before=f"mid_block.resnets.{n}.", native=f"middle_block.{2 * n}.")
@@ -210,21 +210,23 @@ def unet(levels: int, *, attended: Iterable[int]) -> tuple[KeyEntry, ...]:
     for level in range(levels):
         down, up = f"down_blocks.{level}", f"up_blocks.{levels - 1 - level}"
         for n in range(3):
-            into, out = 3 * level + 1 + n, 3 * (levels - 1 - level) + n
-            sides = [(up, f"output_blocks.{out}")] + [(down, f"input_blocks.{into}")] * (n < 2)
+            input_index, output_index = 3 * level + 1 + n, 3 * (levels - 1 - level) + n
+            sides = [(up, f"output_blocks.{output_index}")] + [(down, f"input_blocks.{input_index}")] * (
+                n < 2
+            )
             for side, native in sides:
-                made += rows(RESNET, before=f"{side}.resnets.{n}.", native=f"{native}.0.")
-                if level in attended:
-                    made += _attentions(f"{side}.attentions.{n}", f"{native}.1")
+                entries += rows(RESNET, before=f"{side}.resnets.{n}.", native=f"{native}.0.")
+                if level in attention_levels:
+                    entries += _attentions(f"{side}.attentions.{n}", f"{native}.1")
         if level < levels - 1:
-            made.append(KeyEntry((f"{down}.downsamplers.0.conv",), f"input_blocks.{3 * level + 3}.0.op"))
+            entries.append(KeyEntry((f"{down}.downsamplers.0.conv",), f"input_blocks.{3 * level + 3}.0.op"))
         if level > 0:
-            behind, last = 2 if level in attended else 1, 3 * (levels - 1 - level) + 2
-            made.append(KeyEntry((f"{up}.upsamplers.0.conv",), f"output_blocks.{last}.{behind}.conv"))
-    made += rows({"conv_in": "input_blocks.0.0", "conv_out": "out.2"})
-    made += rows({f"time_embedding.linear_{n}": f"time_embed.{2 * n - 2}" for n in (1, 2)})
-    made += rows({f"add_embedding.linear_{n}": f"label_emb.0.{2 * n - 2}" for n in (1, 2)})
-    return tuple(made)
+            behind, last = 2 if level in attention_levels else 1, 3 * (levels - 1 - level) + 2
+            entries.append(KeyEntry((f"{up}.upsamplers.0.conv",), f"output_blocks.{last}.{behind}.conv"))
+    entries += rows({"conv_in": "input_blocks.0.0", "conv_out": "out.2"})
+    entries += rows({f"time_embedding.linear_{n}": f"time_embed.{2 * n - 2}" for n in (1, 2)})
+    entries += rows({f"add_embedding.linear_{n}": f"label_emb.0.{2 * n - 2}" for n in (1, 2)})
+    return tuple(entries)
 
 
 CLIP = KeyMap(
@@ -255,7 +257,7 @@ class FamilyKeys:
     table: KeyMap = field(repr=False)
     text: Mapping[str, KeyMap] = field(default_factory=dict, repr=False)
     """Text encoder -> its rows."""
-    said: tuple[str, ...] = ()
+    base_names: tuple[str, ...] = ()
     """Beginnings of what metadata calls its bases, in lower case."""
     depths: tuple[int, ...] = ()
     """Numbers of ``transformer_blocks`` of the published models."""
@@ -280,18 +282,23 @@ FAMILIES = {
             ("Flux2Pipeline", "Flux2KleinPipeline"),
             "transformer",
             KeyMap(FLUX2),
-            said=("flux.2", "flux-2", "flux2"),
+            base_names=("flux.2", "flux-2", "flux2"),
             depths=(5, 8),
         ),
         FamilyKeys(
-            "qwen-image", ("QwenImagePipeline",), "transformer", KeyMap(QWEN), said=("qwen",), depths=(60,)
+            "qwen-image",
+            ("QwenImagePipeline",),
+            "transformer",
+            KeyMap(QWEN),
+            base_names=("qwen",),
+            depths=(60,),
         ),
         FamilyKeys(
             "z-image",
             ("ZImagePipeline",),
             "transformer",
             KeyMap(Z_IMAGE),
-            said=("z-image", "zimage", "lumina2"),
+            base_names=("z-image", "zimage", "lumina2"),
         ),
         FamilyKeys(
             "sd3",
@@ -306,7 +313,7 @@ FAMILIES = {
             "sdxl",
             ("StableDiffusionXLPipeline",),
             "unet",
-            KeyMap(unet(3, attended=(1, 2))),
+            KeyMap(unet(3, attention_levels=(1, 2))),
             {"text_encoder": CLIP, "text_encoder_2": CLIP},
             ("stable-diffusion-xl", "sdxl"),
             context=2048,
@@ -315,7 +322,7 @@ FAMILIES = {
             "sd15",
             ("StableDiffusionPipeline",),
             "unet",
-            KeyMap(unet(4, attended=(0, 1, 2))),
+            KeyMap(unet(4, attention_levels=(0, 1, 2))),
             {"text_encoder": CLIP},
             ("stable-diffusion-v1", "sd_v1", "sd_1.5"),
             context=768,

@@ -48,7 +48,7 @@ class Tool:
     """Whether lora_A and lora_B are written without alpha; else lora_down, lora_up and alpha = rank."""
     norms: Axis = "in"
     """The axis of a DoRA's norms that the tool computes rightly; it knows no other name than that form's."""
-    apart: Mapping[str, KeyStyle] = field(default_factory=dict)
+    unfused: Mapping[str, KeyStyle] = field(default_factory=dict)
     """Spelling of modules one by one, for adapters that cannot be fused."""
     lacks: Mapping[str, str] = field(default_factory=dict)
     """Family -> pattern of diffusers' module names that the tool has no name for when they are so spelled."""
@@ -147,7 +147,7 @@ COMFYUI = Tool(
     },
     kinds=dict.fromkeys(ALL, LORAS),
     peft=dict.fromkeys(("flux2", "qwen-image", "z-image", "sd3"), True),
-    apart=dict.fromkeys(("flux", "flux2"), _flat("lycoris_", "diffusers")),
+    unfused=dict.fromkeys(("flux", "flux2"), _flat("lycoris_", "diffusers")),
     lacks={"flux2": r"time_guidance_embed\.|(double|single)_stream_modulation"},
 )
 
@@ -216,7 +216,7 @@ def unsupported(
     if names.family not in tool.writes:
         reason = f"{tool.name} has no reader for {names.family}"
         return {(c, m): reason for c, adapter in components.items() for m in adapter}
-    found = {}
+    reasons = {}
     for component, adapter in components.items():
         mixed = tool is DIFFUSERS and len({kind(change) for change in adapter.values()}) > 1
         for module, change in adapter.items():
@@ -224,8 +224,8 @@ def unsupported(
             if not reason and mixed and kind(change) != "LoRA":
                 reason = "diffusers takes one kind of adapter in a file, and there are LoRAs too"
             if reason:
-                found[component, module] = reason
-    return found
+                reasons[component, module] = reason
+    return reasons
 
 
 def _refusal(component: str, module: str, change: WeightDelta, names: FamilyKeys, tool: Tool) -> str:
@@ -235,9 +235,9 @@ def _refusal(component: str, module: str, change: WeightDelta, names: FamilyKeys
     if kind(change) not in tool.kinds[family]:
         return f"{tool.name} reads no {kind(change)} for {family}"
     if component == names.component:
-        spelling = tool.writes[family]
+        style = tool.writes[family]
         lacks = tool.lacks.get(family)
-        if lacks and re.match(lacks, module) and (spelling.naming != "native" or tool is DIFFSYNTH):
+        if lacks and re.match(lacks, module) and (style.naming != "native" or tool is DIFFSYNTH):
             return f"{tool.name} has no name for it"
     if not tool.kernels and isinstance(change, Factors) and change.down[0, 0].numel() > 1:
         return f"{tool.name} multiplies convolutions as if they had no kernel"
@@ -269,7 +269,7 @@ def encode_for(
     names, flat = family_keys(family), {}
     peft = tool.peft_in(names.family)
     for component, adapter in components.items():
-        for name, change in _spelled(component, adapter, names, tool).items():
+        for name, change in _by_key(component, adapter, names, tool).items():
             endings = keys.encode(change, peft=peft, norms=tool.norms)
             if clash := {f"{name}.{ending}" for ending in endings} & flat.keys():
                 raise BadLora(f"Two modules would both be written as {clash.pop()}. Leave one of them out.")
@@ -277,39 +277,39 @@ def encode_for(
     return flat
 
 
-def _spelled(
+def _by_key(
     component: str, adapter: Mapping[str, WeightDelta], names: FamilyKeys, tool: Tool
 ) -> dict[str, WeightDelta]:
-    made: dict[str, WeightDelta] = {}
+    modules: dict[str, WeightDelta] = {}
     fused: dict[tuple[KeyEntry, tuple[str, ...]], dict[int, WeightDelta]] = {}
     if component != names.component:
-        spelling = tool.text[names.family][component][0]
-        return {spelling.render(canonical(component, module)): change for module, change in adapter.items()}
+        style = tool.text[names.family][component][0]
+        return {style.render(canonical(component, module)): change for module, change in adapter.items()}
     for module, change in adapter.items():
-        place = names.table.find(module, KeyStyle("", "diffusers"))
-        if place is None:
+        match = names.table.find(module, KeyStyle("", "diffusers"))
+        if match is None:
             raise BadLora(
                 f"{module} is no module of {names.family} that {tool.name} could be told. Leave it out."
             )
-        spelling = _spelling(change, place, names, tool)
-        if spelling.naming == "native" and len(place.row.modules) > 1:
-            fused.setdefault((place.row, place.numbers), {})[place.member or 0] = change
+        style = _style_for(change, match, names, tool)
+        if style.naming == "native" and len(match.row.modules) > 1:
+            fused.setdefault((match.row, match.numbers), {})[match.member or 0] = change
             continue
-        if spelling.naming == "native" and place.row.swapped:
+        if style.naming == "native" and match.row.halves_swapped:
             change = qkv.swap_halves(change)
-        made[spelling.render(names.table.name_of(place, spelling.naming))] = change
-    spelling = tool.writes[names.family]
+        modules[style.render(names.table.name_of(match, style.naming))] = change
+    style = tool.writes[names.family]
     for (row, numbers), members in fused.items():
         whole = qkv.fuse(row, [members.get(n) for n in range(len(row.modules))])
-        made[spelling.render(names.table.name_of(KeyMatch(row, None, numbers), "native"))] = whole
-    return made
+        modules[style.render(names.table.name_of(KeyMatch(row, None, numbers), "native"))] = whole
+    return modules
 
 
-def _spelling(change: WeightDelta, place: KeyMatch, names: FamilyKeys, tool: Tool) -> KeyStyle:
+def _style_for(change: WeightDelta, match: KeyMatch, names: FamilyKeys, tool: Tool) -> KeyStyle:
     main = tool.writes[names.family]
-    many = main.naming == "native" and len(place.row.modules) > 1
-    if many and kind(change) in ("LoKr", "DoRA"):
-        return tool.apart.get(names.family, main)
+    is_fused = main.naming == "native" and len(match.row.modules) > 1
+    if is_fused and kind(change) in ("LoKr", "DoRA"):
+        return tool.unfused.get(names.family, main)
     return main
 
 
@@ -318,7 +318,7 @@ class ToolView:
     """A file as a tool sees it."""
 
     components: dict[str, dict[str, WeightDelta]]
-    skipped: tuple[str, ...]
+    skipped_modules: tuple[str, ...]
     """Modules that the tool passes over, as the file spells them."""
 
 
@@ -329,35 +329,37 @@ def decode_as(flat: Mapping[str, Tensor], family: str, tool: Tool) -> ToolView:
         BadLora: What the tool does read cannot be computed.
     """
     names = family_keys(family)
-    spellings, text = tool.reads.get(names.family, ()), tool.text.get(names.family, {})
+    styles, text = tool.reads.get(names.family, ()), tool.text.get(names.family, {})
     parts = keys.group_by_module(flat)
-    places = {part.stem: locate(part.stem, names, spellings, text) for part in parts}
-    passed, kept = [], []
+    locations = {part.stem: locate(part.stem, names, styles, text) for part in parts}
+    rest, usable = [], []
     for part in parts:
-        found = places[part.stem]
-        taken = found is not None and not _without_name(found.place, found.spelling, names, tool)
-        if found is not None and found.component == names.component and taken and not tool.kernels:
-            taken = "down" not in part.tensors or part.tensors["down"][0, 0].numel() == 1
+        location = locations[part.stem]
+        readable = location is not None and not _without_name(location.match, location.style, names, tool)
+        if location is not None and location.component == names.component and readable and not tool.kernels:
+            readable = "down" not in part.tensors or part.tensors["down"][0, 0].numel() == 1
         if ("dora_scale" if tool.norms == "out" else "magnitude") in part.tensors:
-            taken = False  # it would load as the LoRA that it is without its norms
-        (kept if taken else passed).append(part)
-    seen = gather(kept, {part.stem: found for part in kept if (found := places[part.stem])}, {})
-    wrong = [
+            readable = False  # it would load as the LoRA that it is without its norms
+        (usable if readable else rest).append(part)
+    components_read = gather(
+        usable, {part.stem: location for part in usable if (location := locations[part.stem])}, {}
+    )
+    incorrect = [
         f"{component}.{module}"
-        for component, adapter in seen.items()
+        for component, adapter in components_read.items()
         for module, change in adapter.items()
         if kind(change) not in tool.kinds.get(names.family, ())
         or (isinstance(change, Dora) and change.axis != tool.norms)
     ]
     components = {
-        c: {m: change for m, change in adapter.items() if f"{c}.{m}" not in wrong}
-        for c, adapter in seen.items()
+        c: {m: change for m, change in adapter.items() if f"{c}.{m}" not in incorrect}
+        for c, adapter in components_read.items()
     }
-    return ToolView(components, (*(part.stem for part in passed), *wrong))
+    return ToolView(components, (*(part.stem for part in rest), *incorrect))
 
 
-def _without_name(place: KeyMatch, spelling: KeyStyle, names: FamilyKeys, tool: Tool) -> bool:
+def _without_name(match: KeyMatch, style: KeyStyle, names: FamilyKeys, tool: Tool) -> bool:
     lacks = tool.lacks.get(names.family)
-    if not lacks or (spelling.naming == "native" and tool is not DIFFSYNTH):
+    if not lacks or (style.naming == "native" and tool is not DIFFSYNTH):
         return False
-    return any(re.match(lacks, module) for module in place.modules)
+    return any(re.match(lacks, module) for module in match.modules)

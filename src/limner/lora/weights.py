@@ -30,7 +30,7 @@ class BaseWeight:
     file: Path
     name: str
     component: str
-    place: KeyMatch
+    match: KeyMatch
     native: bool
 
 
@@ -43,8 +43,8 @@ class BaseCheckpoint:
 
     def read(self, weight: BaseWeight) -> Tensor:
         """The tensor, in its own dtype."""
-        with safe_open(weight.file, "pt") as opened:
-            return opened.get_tensor(weight.name)
+        with safe_open(weight.file, "pt") as stream:
+            return stream.get_tensor(weight.name)
 
 
 def base_files(path: Path) -> dict[str, list[Path]]:
@@ -56,15 +56,15 @@ def base_files(path: Path) -> dict[str, list[Path]]:
     if path.is_file():
         return {"": [path]}
     components = ("transformer", "unet", *ENCODERS)
-    found = {name: sorted((path / name).glob("*.safetensors")) for name in components}
-    found = {name: files for name, files in found.items() if files} or {
+    folders = {name: sorted((path / name).glob("*.safetensors")) for name in components}
+    folders = {name: files for name, files in folders.items() if files} or {
         "": sorted(path.glob("*.safetensors"))
     }
-    if not any(found.values()):
+    if not any(folders.values()):
         raise BadBase(
             f"{path} holds no .safetensors file of a base. Give a checkpoint or a diffusers folder."
         )
-    return found
+    return folders
 
 
 def open_base(path: Path, family: str | None = None) -> BaseCheckpoint:
@@ -73,20 +73,20 @@ def open_base(path: Path, family: str | None = None) -> BaseCheckpoint:
     Raises:
         BadBase: It cannot be read, or its names are of no known family.
     """
-    listed = [
+    keys = [
         (component, file, name)
-        for component, own in base_files(path).items()
-        for file in own
+        for component, paths in base_files(path).items()
+        for file in paths
         for name in _names(file)
     ]
     options = [family_keys(family)] if family else list(FAMILIES.values())
     best: BaseCheckpoint | None = None
     for names in options:
-        found = tuple(
-            weight for component, file, name in listed if (weight := _weight(names, component, file, name))
+        weights = tuple(
+            weight for component, file, name in keys if (weight := _weight(names, component, file, name))
         )
-        if best is None or len(found) > len(best.weights):
-            best = BaseCheckpoint(names, found)
+        if best is None or len(weights) > len(best.weights):
+            best = BaseCheckpoint(names, weights)
     if best is None or not best.weights:
         raise BadBase(
             f"{path} has no weight that Limner knows by name. Give a base of {', '.join(FAMILIES)}."
@@ -96,8 +96,8 @@ def open_base(path: Path, family: str | None = None) -> BaseCheckpoint:
 
 def _names(file: Path) -> Iterator[str]:
     try:
-        with safe_open(file, "pt") as opened:
-            yield from opened.keys()
+        with safe_open(file, "pt") as stream:
+            yield from stream.keys()
     except (SafetensorError, OSError) as error:
         raise BadBase(f"{file} is no safetensors file: {error}. Get it again, as .safetensors.") from error
 
@@ -107,25 +107,29 @@ def _weight(names: FamilyKeys, component: str, file: Path, name: str) -> BaseWei
         return None
     stem = name.removesuffix(".weight")
     if component in ENCODERS:
-        found = locate(stem, names, (), {component: ENCODERS[component]}) if component in names.text else None
+        location = (
+            locate(stem, names, (), {component: ENCODERS[component]}) if component in names.text else None
+        )
     else:
-        found = locate(stem, names, AUTHORS, {})
-    return found and BaseWeight(file, name, found.component, found.place, found.spelling.naming == "native")
+        location = locate(stem, names, AUTHORS, {})
+    return location and BaseWeight(
+        file, name, location.component, location.match, location.style.naming == "native"
+    )
 
 
-def places(file: Path) -> tuple[int, dict[str, tuple[str, int, int]]]:
+def data_offsets(file: Path) -> tuple[int, dict[str, tuple[str, int, int]]]:
     """Where the tensors of a file begin, and each one's dtype, first byte and last byte + 1 behind that.
 
     Raises:
         BadBase: The header is none.
     """
-    with file.open("rb") as opened:
-        head = opened.read(8)
+    with file.open("rb") as stream:
+        head = stream.read(8)
         length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
         if not 2 <= length <= 100_000_000:
             raise BadBase(f"{file} claims a header of {length} bytes. Get it again.")
         try:
-            table = json.loads(opened.read(length))
+            table = json.loads(stream.read(length))
         except ValueError as error:
             raise BadBase(f"{file} has a header that is not JSON. Get it again.") from error
     entries = {name: entry for name, entry in table.items() if name != "__metadata__"}

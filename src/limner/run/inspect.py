@@ -84,35 +84,35 @@ def inspect(path: Path, family: str | None = None) -> LoraInfo:
     Raises:
         BadLora: The file is not safe or not understood.
     """
-    held = file.read(path, family)
+    lora = file.read(path, family)
     return LoraInfo(
         path=path,
         bytes=path.stat().st_size,
-        dtype=file.DTYPES.get(held.dtype, str(held.dtype)),
-        family=held.family,
-        form=held.form,
-        title=shown(held.metadata.get("modelspec.title", "") or held.metadata.get("ss_output_name", "")),
-        triggers=tuple(map(shown, triggers(held.metadata))),
-        training=_training(held.metadata),
-        components=tuple(_component(name, adapter) for name, adapter in held.components.items()),
-        loads=_loads(path, held),
-        thumbnail=thumbnail(held.metadata.get(THUMBNAIL, "")),
-        problems=(*held.notes, *held.repaired),
+        dtype=file.DTYPES.get(lora.dtype, str(lora.dtype)),
+        family=lora.family,
+        form=lora.form,
+        title=printable(lora.metadata.get("modelspec.title", "") or lora.metadata.get("ss_output_name", "")),
+        triggers=tuple(map(printable, triggers(lora.metadata))),
+        training=_training(lora.metadata),
+        components=tuple(_component(name, adapter) for name, adapter in lora.components.items()),
+        loads=_loads(path, lora),
+        thumbnail=thumbnail(lora.metadata.get(THUMBNAIL, "")),
+        problems=(*lora.notes, *lora.repairs),
     )
 
 
-def shown(text: str) -> str:
+def printable(text: str) -> str:
     """A stranger's text for a terminal: no control characters, nothing that writes backwards, not endless."""
     clean = "".join(letter if letter.isprintable() else " " for letter in text)
     return clean if len(clean) <= SHOWN else f"{clean[:SHOWN]} .."
 
 
 def _training(metadata: Mapping[str, str]) -> dict[str, str]:
-    found = {
+    entries = {
         name: next((metadata[key] for key in keys if metadata.get(key)), "")
         for name, keys in TRAINING.items()
     }
-    return {name: shown(text) for name, text in found.items() if text and text != "None"}
+    return {name: printable(text) for name, text in entries.items() if text and text != "None"}
 
 
 def _component(name: str, adapter: Mapping[str, Any]) -> ComponentSummary:
@@ -140,31 +140,29 @@ def _ending(module: str) -> str:
     return ".".join(parts[last + 1 :])
 
 
-def _loads(path: Path, held: file.LoraFile) -> dict[str, str]:
+def _loads(path: Path, lora: file.LoraFile) -> dict[str, str]:
     """Each tool's own rules tried on the very file."""
-    if held.family is None:
+    if lora.family is None:
         return {}
-    flat, found = file.tensors(path), {}
+    flat, results = file.tensors(path), {}
     for name, tool in TOOLS.items():
         try:
-            if tool is DIFFUSERS and set(held.kinds) == {"LoRA"}:
-                diffusers_loader.verify(path, held.components, family_keys(held.family).pipelines[0])
+            if tool is DIFFUSERS and set(lora.kinds) == {"LoRA"}:
+                diffusers_loader.verify(path, lora.components, family_keys(lora.family).pipelines[0])
             else:
-                seen = decode_as(flat, held.family, tool)
-                if seen.skipped:
-                    found[name] = (
-                        f"passes over {len(seen.skipped)} of its parts, the first is {seen.skipped[0]}"
-                    )
+                view = decode_as(flat, lora.family, tool)
+                if skips := view.skipped_modules:
+                    results[name] = f"passes over {len(skips)} of its parts, the first is {skips[0]}"
                     continue
-                require_equal(path.name, name, seen.components, held.components, held.dtype)
-            found[name] = "yes"
+                require_equal(path.name, name, view.components, lora.components, lora.dtype)
+            results[name] = "yes"
         except BadLora as error:
-            found[name] = f"no: {error}"
+            results[name] = f"no: {error}"
         except (KeyError, TypeError, ValueError, RuntimeError) as error:  # stock importers check little
-            found[name] = f"no: it fails with {type(error).__name__}"
+            results[name] = f"no: it fails with {type(error).__name__}"
     return {
-        name: text if text == "yes" else f"{shown(text)} -> limner lora convert --to {name}"
-        for name, text in found.items()
+        name: text if text == "yes" else f"{printable(text)} -> limner lora convert --to {name}"
+        for name, text in results.items()
     }
 
 
@@ -180,11 +178,11 @@ def thumbnail(url: str) -> str:
     try:
         with Image.open(
             io.BytesIO(base64.b64decode(data, validate=True)), formats=("JPEG", "PNG", "WEBP")
-        ) as opened:
-            if opened.width * opened.height > MOST_PIXELS:
-                return f"not shown: it has {opened.width} x {opened.height} pixels"
-            opened.load()
-            return f"{opened.format}, {opened.width} x {opened.height}"
+        ) as image:
+            if image.width * image.height > MOST_PIXELS:
+                return f"not shown: it has {image.width} x {image.height} pixels"
+            image.load()
+            return f"{image.format}, {image.width} x {image.height}"
     except (binascii.Error, UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         return f"not shown: it cannot be decoded ({type(error).__name__})"
 
@@ -192,13 +190,13 @@ def thumbnail(url: str) -> str:
 def table(info: LoraInfo) -> list[str]:
     """The lines that people read."""
     lines = [f"{info.path.name}: {info.form}, {info.dtype}, {info.family or 'of no known family'}"]
-    named_ = {
+    facts = {
         "title": info.title,
         "trigger": ", ".join(info.triggers),
         **info.training,
         "picture": info.thumbnail,
     }
-    lines += [f"  {name:14} {text}" for name, text in named_.items() if text]
+    lines += [f"  {name:14} {text}" for name, text in facts.items() if text]
     for part in info.components:
         ranks = ", ".join(f"{rank} ({count})" for rank, count in list(part.ranks.items())[:8])
         lines.append(f"  {part.name}: {part.modules} modules, {'+'.join(part.kinds)}, rank {ranks}")

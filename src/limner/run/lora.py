@@ -11,7 +11,7 @@ from limner.errors import BadLora, BadUsage
 from limner.lora import diffusers_loader, file
 from limner.lora import extract as extracting
 from limner.lora import merge as merging
-from limner.lora import merge_into_base as baking
+from limner.lora import merge_into_base as merging_base
 from limner.lora import resize as resizing
 from limner.lora.adapters import Dora, WeightDelta, kind
 from limner.lora.compare import require_equal
@@ -41,7 +41,7 @@ class WriteResult:
     """Largest relative error of a module's product with a random vector, as the tool reads the file."""
     left_out: tuple[str, ...] = ()
     """component.module: reason."""
-    repaired: tuple[str, ...] = ()
+    repairs: tuple[str, ...] = ()
     losses: tuple[ResizeLoss | ExtractLoss, ...] = ()
     """What was lost of each module whose rank was made smaller."""
 
@@ -52,10 +52,10 @@ def dtype_named(name: str | None, fallback: torch.dtype) -> torch.dtype:
     Raises:
         BadUsage: Nobody writes LoRAs so.
     """
-    known = {text: dtype for dtype, text in DTYPES.items()}
-    if name is not None and name not in known:
-        raise BadUsage(f"--dtype is {name!r}; choose {', '.join(known)}.")
-    return fallback if name is None else known[name]
+    dtypes = {text: dtype for dtype, text in DTYPES.items()}
+    if name is not None and name not in dtypes:
+        raise BadUsage(f"--dtype is {name!r}; choose {', '.join(dtypes)}.")
+    return fallback if name is None else dtypes[name]
 
 
 def require_free(out: Path, *sources: Path) -> None:
@@ -83,7 +83,7 @@ class ConvertOptions:
     base: Path | None = None
 
 
-def convert(path: Path, to: str, out: Path, wish: ConvertOptions, say: Say) -> WriteResult:
+def convert(path: Path, to: str, out: Path, options: ConvertOptions, reporter: Say) -> WriteResult:
     """Write a LoRA as another tool reads it.
 
     Raises:
@@ -92,19 +92,24 @@ def convert(path: Path, to: str, out: Path, wish: ConvertOptions, say: Say) -> W
     """
     tool = tool_named(to)
     require_free(out, path)
-    held = file.read(path, wish.family)
-    family = held.family or wish.family
-    components, losses = _plainly(held, wish, say) if wish.flatten else (held.components, [])
-    left_out = unsupported(components, family, tool) if wish.leave_out else {}
+    lora = file.read(path, options.family)
+    family = lora.family or options.family
+    components, losses = _to_plain(lora, options, reporter) if options.flatten else (lora.components, [])
+    left_out = unsupported(components, family, tool) if options.leave_out else {}
     components = _without(components, left_out)
     if not components:
         raise BadLora(
             f"{to} can read no module of {path.name}: {next(iter(left_out.values()))}. Use --flatten."
         )
-    for line in (*held.repaired, *(f"left out {c}.{m}: {why}" for (c, m), why in left_out.items())):
-        say.line(f"LoRA: {line}")
+    for line in (*lora.repairs, *(f"left out {c}.{m}: {why}" for (c, m), why in left_out.items())):
+        reporter.line(f"LoRA: {line}")
     error = save(
-        out, components, described(held, components), dtype_named(wish.dtype, held.dtype), tool, family
+        out,
+        components,
+        carried_metadata(lora, components),
+        dtype_named(options.dtype, lora.dtype),
+        tool,
+        family,
     )
     return WriteResult(
         path=out,
@@ -113,7 +118,7 @@ def convert(path: Path, to: str, out: Path, wish: ConvertOptions, say: Say) -> W
         modules=sum(map(len, components.values())),
         error=error,
         left_out=tuple(f"{c}.{m}: {why}" for (c, m), why in left_out.items()),
-        repaired=held.repaired,
+        repairs=lora.repairs,
         losses=tuple(losses),
     )
 
@@ -121,61 +126,61 @@ def convert(path: Path, to: str, out: Path, wish: ConvertOptions, say: Say) -> W
 def _without(
     components: Components, left_out: Mapping[tuple[str, str], str]
 ) -> dict[str, dict[str, WeightDelta]]:
-    kept = {
+    remaining = {
         c: {m: change for m, change in adapter.items() if (c, m) not in left_out}
         for c, adapter in components.items()
     }
-    return {c: adapter for c, adapter in kept.items() if adapter}
+    return {c: adapter for c, adapter in remaining.items() if adapter}
 
 
-def _plainly(
-    held: LoraFile, wish: ConvertOptions, say: Say
+def _to_plain(
+    lora: LoraFile, options: ConvertOptions, reporter: Say
 ) -> tuple[dict[str, dict[str, WeightDelta]], list[ExtractLoss]]:
     """LoHa, LoKr and DoRA as plain LoRAs; plain ones as they are."""
-    if wish.flatten is not None and wish.flatten < 1:
-        raise BadUsage(f"--flatten is {wish.flatten}; a rank is at least 1.")
-    weights = _weights(wish.base, held) if wish.base else None
-    made: dict[str, dict[str, WeightDelta]] = {}
+    if options.flatten is not None and options.flatten < 1:
+        raise BadUsage(f"--flatten is {options.flatten}; a rank is at least 1.")
+    weight_of = _weights(options.base, lora) if options.base else None
+    adapters: dict[str, dict[str, WeightDelta]] = {}
     losses = []
-    with say.steps("Flattening", sum(map(len, held.components.values()))) as bar:
-        for component, adapter in held.components.items():
+    with reporter.steps("Flattening", sum(map(len, lora.components.values()))) as bar:
+        for component, adapter in lora.components.items():
             for module, change in adapter.items():
-                own: WeightDelta = change
+                plain: WeightDelta = change
                 if kind(change) != "LoRA":
-                    weight = weights(component, module) if weights and isinstance(change, Dora) else None
-                    own, relative = extracting.flattened(change, weight, wish.flatten or 1)
-                    losses.append(ExtractLoss(component, module, own.rank, relative))
-                made.setdefault(component, {})[module] = own
+                    weight = weight_of(component, module) if weight_of and isinstance(change, Dora) else None
+                    plain, relative = extracting.flattened(change, weight, options.flatten or 1)
+                    losses.append(ExtractLoss(component, module, plain.rank, relative))
+                adapters.setdefault(component, {})[module] = plain
                 bar.advance()
-    return made, losses
+    return adapters, losses
 
 
-def _weights(base: Path, held: LoraFile) -> Callable[[str, str], Tensor]:
+def _weights(base: Path, lora: LoraFile) -> Callable[[str, str], Tensor]:
     """The weights of a base by module, in diffusers' names; a fused one gives its slice."""
-    opened = open_base(base, held.family)
-    found = {
+    checkpoint = open_base(base, lora.family)
+    index = {
         (weight.component, module): (weight, n)
-        for weight in opened.weights
-        for n, module in enumerate(weight.place.modules)
-        if weight.native or n == (weight.place.member or 0)
+        for weight in checkpoint.weights
+        for n, module in enumerate(weight.match.modules)
+        if weight.native or n == (weight.match.member or 0)
     }
 
     def read(component: str, module: str) -> Tensor:
-        if (component, module) not in found:
+        if (component, module) not in index:
             raise BadLora(f"{component}.{module} is not in {base.name}. Give the base it was trained on.")
-        weight, n = found[component, module]
-        whole = opened.read(weight)
+        weight, n = index[component, module]
+        tensor = checkpoint.read(weight)
         if not weight.native:
-            return whole
-        unit = whole.shape[0] // sum(weight.place.row.shares)
-        return whole.split([unit * share for share in weight.place.row.shares])[n]
+            return tensor
+        unit = tensor.shape[0] // sum(weight.match.row.shares)
+        return tensor.split([unit * share for share in weight.match.row.shares])[n]
 
     return read
 
 
-def described(held: LoraFile, components: Components) -> dict[str, str]:
+def carried_metadata(lora: LoraFile, components: Components) -> dict[str, str]:
     """The file's own metadata, less what no longer holds: hashes, settings, ranks."""
-    gone = (
+    stale = (
         HASH,
         SCALES,
         "sshs_model_hash",
@@ -183,10 +188,12 @@ def described(held: LoraFile, components: Components) -> dict[str, str]:
         "ss_new_sd_model_hash",
         "modelspec.thumbnail",
     )
-    kept = {key: value for key, value in held.metadata.items() if key not in gone and len(value) < 100_000}
+    entries = {
+        key: value for key, value in lora.metadata.items() if key not in stale and len(value) < 100_000
+    }
     ranks = {change.rank for adapter in components.values() for change in adapter.values()}
     rank = str(ranks.pop()) if len(ranks) == 1 else "Dynamic"
-    return kept | {"ss_network_dim": rank, "ss_network_alpha": rank}
+    return entries | {"ss_network_dim": rank, "ss_network_alpha": rank}
 
 
 def save(
@@ -225,19 +232,17 @@ def reread(
     if family is None:
         return require_equal(path.name, tool.name, file.read(path).components, components, dtype)
     names = family_keys(family)
-    plain = all(kind(change) == "LoRA" for adapter in components.values() for change in adapter.values())
-    if tool is DIFFUSERS and plain:
+    all_lora = all(kind(change) == "LoRA" for adapter in components.values() for change in adapter.values())
+    if tool is DIFFUSERS and all_lora:
         return diffusers_loader.verify(path, components, names.pipelines[0]).error
-    seen = decode_as(file.tensors(path), names.family, tool)
-    if seen.skipped:
-        raise BadLora(
-            f"{path.name}: {tool.name} would pass over {len(seen.skipped)} modules, first {seen.skipped[0]}."
-        )
-    return require_equal(path.name, tool.name, seen.components, components, dtype)
+    view = decode_as(file.tensors(path), names.family, tool)
+    if skips := view.skipped_modules:
+        raise BadLora(f"{path.name}: {tool.name} would pass over {len(skips)} modules, first {skips[0]}.")
+    return require_equal(path.name, tool.name, view.components, components, dtype)
 
 
 def merge(
-    paths: Sequence[Path], weights: Sequence[float], out: Path, wish: ConvertOptions, rule: RankRule | None
+    paths: Sequence[Path], weights: Sequence[float], out: Path, options: ConvertOptions, rule: RankRule | None
 ) -> WriteResult:
     """Write the weighted sum of several LoRAs, exactly or resized, in diffusers' form.
 
@@ -252,42 +257,46 @@ def merge(
             f"There are {len(paths)} files and {len(weights)} weights. Give --weight once for each."
         )
     require_free(out, *paths)
-    held = [file.read(path, wish.family) for path in paths]
-    families = {each.family for each in held if each.family}
+    loras = [file.read(path, options.family) for path in paths]
+    families = {lora.family for lora in loras if lora.family}
     if len(families) > 1:
         raise BadLora(f"The LoRAs are of {' and '.join(sorted(families))}. Merge those of one base.")
-    made: Components = merging.merge([each.components for each in held], weights or [1.0] * len(held))
+    adapters: Components = merging.merge([lora.components for lora in loras], weights or [1.0] * len(loras))
     losses: list[ResizeLoss] = []
     if rule is not None:
-        made, losses = resizing.resize(made, rule)
-    family = next(iter(families), wish.family)
-    origin = described(held[0], made) | {"modelspec.merged_from": ", ".join(path.name for path in paths)}
-    error = save(out, made, origin, dtype_named(wish.dtype, held[0].dtype), family=family)
-    count = sum(map(len, made.values()))
+        adapters, losses = resizing.resize(adapters, rule)
+    family = next(iter(families), options.family)
+    origin = carried_metadata(loras[0], adapters) | {
+        "modelspec.merged_from": ", ".join(path.name for path in paths)
+    }
+    error = save(out, adapters, origin, dtype_named(options.dtype, loras[0].dtype), family=family)
+    count = sum(map(len, adapters.values()))
     return WriteResult(
         path=out, tool="diffusers", family=family, modules=count, error=error, losses=tuple(losses)
     )
 
 
-def resize(path: Path, rule: RankRule, out: Path, wish: ConvertOptions, say: Say) -> WriteResult:
+def resize(path: Path, rule: RankRule, out: Path, options: ConvertOptions, reporter: Say) -> WriteResult:
     """Write a LoRA at other ranks, in diffusers' form, and say what each module lost.
 
     Raises:
         BadLora: It is a DoRA.
     """
     require_free(out, path)
-    held = file.read(path, wish.family)
-    with say.steps("Resizing", sum(map(len, held.components.values()))) as bar:
-        made, losses = resizing.resize(held.components, rule, bar.advance)
-    dtype = dtype_named(wish.dtype, held.dtype)
-    family = held.family or wish.family
-    error = save(out, made, described(held, made), dtype, family=family)
+    lora = file.read(path, options.family)
+    with reporter.steps("Resizing", sum(map(len, lora.components.values()))) as bar:
+        adapters, losses = resizing.resize(lora.components, rule, bar.advance)
+    dtype = dtype_named(options.dtype, lora.dtype)
+    family = lora.family or options.family
+    error = save(out, adapters, carried_metadata(lora, adapters), dtype, family=family)
     return WriteResult(
         path=out, tool="diffusers", family=family, modules=len(losses), error=error, losses=tuple(losses)
     )
 
 
-def extract(base: Path, tuned: Path, rank: int, out: Path, wish: ConvertOptions, say: Say) -> WriteResult:
+def extract(
+    base: Path, finetune: Path, rank: int, out: Path, options: ConvertOptions, reporter: Say
+) -> WriteResult:
     """Write the difference of two checkpoints as a LoRA in diffusers' form.
 
     Raises:
@@ -296,22 +305,24 @@ def extract(base: Path, tuned: Path, rank: int, out: Path, wish: ConvertOptions,
     """
     if rank < 1:
         raise BadUsage(f"--rank is {rank}; it must be at least 1.")
-    root, named = base, {}
+    root, base_entry = base, {}
     if not base.exists():  # it is named as recipes name it, and `generate` finds it by that
-        root, named = source_of(str(base), say.line).root, {"ss_sd_model_name": str(base)}
-    before, after = open_base(root, wish.family), open_base(tuned, wish.family)
-    with say.steps("Extracting", len(before.weights)) as bar:
-        made, losses = extracting.extract(before, after, rank, bar.advance)
+        root, base_entry = source_of(str(base), reporter.line).root, {"ss_sd_model_name": str(base)}
+    before, after = open_base(root, options.family), open_base(finetune, options.family)
+    with reporter.steps("Extracting", len(before.weights)) as bar:
+        adapters, losses = extracting.extract(before, after, rank, bar.advance)
     family = before.family.family
-    about = {"modelspec.title": out.stem, "ss_network_module": "networks.lora", "ss_network_dim": str(rank)}
-    error = save(out, made, about | named, dtype_named(wish.dtype, torch.float32), family=family)
+    entries = {"modelspec.title": out.stem, "ss_network_module": "networks.lora", "ss_network_dim": str(rank)}
+    error = save(
+        out, adapters, entries | base_entry, dtype_named(options.dtype, torch.float32), family=family
+    )
     return WriteResult(
         path=out, tool="diffusers", family=family, modules=len(losses), error=error, losses=tuple(losses)
     )
 
 
 def merge_into_base(
-    path: Path, base: Path, out: Path, weight: float, wish: ConvertOptions
+    path: Path, base: Path, out: Path, weight: float, options: ConvertOptions
 ) -> dict[str, object]:
     """Write a base with a LoRA in it.
 
@@ -319,7 +330,7 @@ def merge_into_base(
         BadLora: The LoRA is of another base.
         BadBase: The base is quantised or cannot be read; ``out`` exists.
     """
-    opened = open_base(base, wish.family)
-    held = file.read(path, wish.family or opened.family.family)
-    count = baking.merge_into_base(base, opened, held.components, out, weight)
-    return {"path": out, "weights": count, "family": opened.family.family}
+    checkpoint = open_base(base, options.family)
+    lora = file.read(path, options.family or checkpoint.family.family)
+    count = merging_base.merge_into_base(base, checkpoint, lora.components, out, weight)
+    return {"path": out, "weights": count, "family": checkpoint.family.family}
