@@ -14,7 +14,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limner.nn import lora
+from limner.nn.layers import lora
 
 DTYPE = torch.bfloat16
 

@@ -19,14 +19,14 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 
-from limner.families import family_of
-from limner.families.loading import hush
-from limner.families.shipped import known
 from limner.graph.split import split
-from limner.nn import lora
-from limner.run.blank import boundary
-from limner.run.rehearsal import Rehearsal, Wish
-from limner.run.shallow import cast
+from limner.models import family_of
+from limner.models.bundled import known
+from limner.models.loading import hush
+from limner.nn.layers import lora
+from limner.plan.dry_run import Rehearsal, Wish
+from limner.plan.meta_inputs import boundary
+from limner.plan.representative import cast
 from outcome import RESULTS, save
 
 TRUE = (("flux-dev", 1024), ("qwen-image", 1024), ("sdxl", 1024))

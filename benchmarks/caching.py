@@ -28,18 +28,18 @@ from unittest.mock import patch
 import torch
 
 from decode import photo
+from limner.assembly.resolve import Setting, prepare
 from limner.graph.cache import Cache
 from limner.graph.unit import Unit
 from limner.recipe import toml
-from limner.run import cache as verb
-from limner.run import encoders, fill
-from limner.run.say import Quiet
-from limner.run.setting import Setting, prepare
+from limner.reporter import Quiet
+from limner.train import cache as verb
+from limner.train import encode, encoders
 from outcome import medians, save, table
 
 IN_TURN = {"load": (encoders, "load"), "reckon": (verb, "bytes_needed"), "encode": (Unit, "run")}
 """Part of the time -> the function whose time it is."""
-BESIDE = {"decode": (fill, "pixels"), "write": (Cache, "write")}
+BESIDE = {"decode": (encode, "pixels"), "write": (Cache, "write")}
 """The same of what runs in threads, several at once: these seconds are not part of the whole."""
 
 
@@ -104,7 +104,7 @@ def bare(chosen: Setting) -> Callable[[], float]:
     }
     vae: Any = models["vae"]
     units = {unit.name: unit for unit in chosen.cut.frozen}
-    images = [fill.image_tensor(view).to(chosen.device) for view in chosen.views]
+    images = [encode.image_tensor(view).to(chosen.device) for view in chosen.views]
     tokens = []
     for caption in dict.fromkeys(view.caption for view in chosen.views):
         given = {"caption": (caption,)}
@@ -132,14 +132,14 @@ def measure(asked: argparse.Namespace, work: Path) -> dict[str, Any]:
         photo(at, asked.side, asked.side).save(work / "images" / f"{at}.jpg", quality=92)
         (work / "images" / f"{at}.txt").write_text(f"a picture of the number {at}")
     chosen = setting(asked.base, work)
-    encode = bare(chosen)
+    fill = bare(chosen)
     filling(chosen)
-    encode()
+    fill()
     rows = []
     for turn in range(asked.rounds):
-        before = encode()
+        before = fill()
         row = filling(chosen)
-        row["bare"] = (before + encode()) / 2
+        row["bare"] = (before + fill()) / 2
         row["steady"] = row["whole"] - row["load"] - row["reckon"]
         row["ratio"], row["steady_ratio"] = row["bare"] / row["whole"], row["bare"] / row["steady"]
         rows.append(row)

@@ -23,9 +23,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 from check_sets import KINDS, clean, picture
+from limner.check.check import check
 from limner.recipe.schema import Recipe
-from limner.run.check import check
-from limner.run.say import Plain, Say
+from limner.reporter import Plain, Say
 from outcome import RESULTS, save
 
 PHOTOGRAPHS = ("landscape", "portrait", "product", "high_key", "low_key", "room")

@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 
 from decode import photo
+from limner.check.check import check
 from limner.recipe.schema import Recipe
-from limner.run.check import check
-from limner.run.say import Plain, Say
+from limner.reporter import Plain, Say
 from outcome import RESULTS, save
 
 WANTED = 60.0

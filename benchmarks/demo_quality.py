@@ -16,11 +16,11 @@ from statistics import mean
 from typing import Any
 
 import outcome
+from limner import demo
 from limner.bases.demo_sets import folder
 from limner.bases.judge import Judge
 from limner.recipe import toml
-from limner.run import demo
-from limner.run.say import Plain, Say
+from limner.reporter import Plain, Say
 
 BARS = {
     "style with trigger, before": ("<=", 0.10),

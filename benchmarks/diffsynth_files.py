@@ -22,13 +22,13 @@ import torch
 from safetensors.torch import load_file
 
 import outcome
-from limner.families import family_of
-from limner.families.loading import skeleton
-from limner.families.shipped import known
 from limner.lora import file
 from limner.lora.factors import Factors
 from limner.lora.tools import DIFFUSERS, tool_named
-from limner.nn import lora
+from limner.models import family_of
+from limner.models.bundled import known
+from limner.models.loading import skeleton
+from limner.nn.layers import lora
 
 CASES = {
     "flux-dev": ("flux_dit:FluxDiT", "flux:FluxLoRALoader", {}),

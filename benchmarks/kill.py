@@ -37,8 +37,8 @@ from limner.graph.cache import Cache
 from limner.lora import file
 from limner.recipe import toml
 from limner.recipe.schema import Recipe
-from limner.run import checkpoint
-from limner.run.rundir import RunDir
+from limner.run_folder import RunDir
+from limner.train import checkpoint
 from outcome import save, table
 
 STEPS, SAVE_EVERY = 24, 3

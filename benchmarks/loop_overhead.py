@@ -27,15 +27,15 @@ import torch
 from torch import Tensor, nn
 
 from decode import photo
-from limner.nn import lora
-from limner.nn.patch import grid, patchify, tokens
+from limner.assembly.resolve import Setting, prepare
+from limner.nn.layers import lora
+from limner.nn.patchify import grid, patchify, tokens
 from limner.recipe import toml
 from limner.recipe.schema import Recipe
-from limner.run.cache import Store, stock
-from limner.run.say import Plain, Quiet, Say, Steps
-from limner.run.setting import Setting, prepare
-from limner.run.train import train
-from limner.run.trainee import Trainee
+from limner.reporter import Plain, Quiet, Say, Steps
+from limner.train.cache import Store, stock
+from limner.train.model import Trainee
+from limner.train.train import train
 from outcome import save, table
 
 WANTED = 0.03

@@ -16,13 +16,13 @@ from pathlib import Path
 import torch
 
 from limner.bases.demo_sets import folder
+from limner.models.presets import preset
+from limner.plan.calibrate import calibrate
 from limner.plan.choice import PROCESS
-from limner.recipe.presets import preset
+from limner.plan.planner import plan
 from limner.recipe.schema import Limits, Recipe
 from limner.recipe.toml import change
-from limner.run.calibrate import calibrate
-from limner.run.plan import plan
-from limner.run.say import Plain, Say
+from limner.reporter import Plain, Say
 from outcome import save
 
 START = 6.2

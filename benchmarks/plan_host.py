@@ -94,17 +94,17 @@ def case(root: str, folder: str, changes: dict[str, Any]) -> dict[str, dict[str,
     import torch
     from torch import nn
 
-    from limner.families import family_of
-    from limner.families.loading import load
-    from limner.families.source import locate
-    from limner.nn.anatomy import frozen, matching
-    from limner.nn.aside import Aside
-    from limner.nn.slab import Mapped, Slab, ordinary
+    from limner.models import family_of
+    from limner.models.loading import load
+    from limner.models.source import locate
+    from limner.nn.arch import frozen, matching
+    from limner.nn.memory.host_buffer import Mapped, Slab, ordinary
+    from limner.nn.memory.placement import Aside
+    from limner.plan.dry_run import Wish
     from limner.plan.host import LIBRARIES, hosts_of
     from limner.plan.memory import saved_bytes
-    from limner.run import checkpoint
-    from limner.run.profile import profile
-    from limner.run.rehearsal import Wish
+    from limner.plan.profiling import profile
+    from limner.train import checkpoint
 
     torch.set_num_threads(1)
     family, source = family_of("FluxPipeline"), locate(root, folders={})
@@ -152,9 +152,9 @@ def _in_child(given: tuple[str, str, dict[str, Any]], answer: Any) -> None:
 def libraries() -> int:
     """Bytes of a process that has imported everything and built a model."""
     code = (
-        "import torch, diffusers, transformers, peft\nfrom limner.run import train, sample\n"
-        "from limner.families import family_of\nfrom limner.families.loading import skeleton\n"
-        "from limner.families.shipped import known\n"
+        "import torch, diffusers, transformers, peft\nfrom limner.train import train, samples\n"
+        "from limner.models import family_of\nfrom limner.models.loading import skeleton\n"
+        "from limner.models.bundled import known\n"
         "[skeleton(family_of('FluxPipeline'), known('flux-dev'), part, dtype=torch.bfloat16)"
         " for part in ('transformer', 'text_encoder', 'text_encoder_2', 'vae')]\n"
         "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmRSS')))"

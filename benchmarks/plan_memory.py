@@ -24,18 +24,18 @@ from typing import Any
 
 import torch
 
-from limner.families import family_of
-from limner.families.loading import hush
-from limner.families.shipped import known
-from limner.families.source import locate
 from limner.graph.split import split
+from limner.models import family_of
+from limner.models.bundled import known
+from limner.models.loading import hush
+from limner.models.source import locate
 from limner.plan.allocator import replay
+from limner.plan.dry_run import Rehearsal, Wish
 from limner.plan.memory import train_need
+from limner.plan.meta_inputs import boundary
 from limner.plan.plan import Compute, Plan, Weights
+from limner.plan.profiling import profile
 from limner.plan.trace import Machine
-from limner.run.blank import boundary
-from limner.run.profile import profile
-from limner.run.rehearsal import Rehearsal, Wish
 from outcome import RESULTS, save
 
 GIB = 2**30

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from limner.families.shipped import DOWNLOAD
+from limner.models.bundled import DOWNLOAD
 from outcome import RESULTS, save, table
 
 WANTED = {"cold": 10.0, "kept": 2.0}

@@ -16,7 +16,7 @@ from diffusers.training_utils import compute_snr
 from torch import Tensor
 
 import tiny
-from limner.families.base import Objective
+from limner.models.family import Objective
 
 Values = Mapping[str, Any]
 

@@ -9,21 +9,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limner.families.base import Family
-from limner.families.loading import load
-from limner.families.source import Source
 from limner.graph.split import split
 from limner.graph.unit import run as run_units
-from limner.nn import frozen, full, lora
-from limner.nn.checkpointing import Checkpoint
-from limner.nn.door import cast_once
-from limner.nn.draws import Draws
+from limner.models.family import Family
+from limner.models.loading import load
+from limner.models.source import Source
+from limner.nn.layers import full, lora, quantized_linear
+from limner.nn.memory.cast_inputs import cast_once
+from limner.nn.memory.checkpointing import Checkpoint
 from limner.nn.optim import optimizer
+from limner.nn.rng import Draws
+from limner.plan.dry_run import DTYPES, Wish, frozen_layers
 from limner.plan.kernels import imitated
+from limner.plan.meta_inputs import boundary
 from limner.plan.plan import Weights
 from limner.plan.trace import plain
-from limner.run.blank import boundary
-from limner.run.rehearsal import DTYPES, Wish, frozen_layers
 
 CPU = torch.device("cpu")
 CONVOLUTION = F.conv2d
@@ -48,7 +48,7 @@ class Real:
         self.blocks = family.anatomy.blocks_of(self.denoiser)
         if weights in ("int8", "fp8", "nf4"):
             names = frozen_layers(self.denoiser, family.anatomy)
-            frozen.freeze(self.denoiser, names, weights, products=wish.products)
+            quantized_linear.freeze(self.denoiser, names, weights, products=wish.products)
         if wish.full:
             full.release(self.denoiser)
         for name in () if wish.full else self.models:

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from limner.recipe.schema import Recipe
-from limner.run import checkpoint
-from limner.run.rundir import RunDir
-from limner.run.say import Quiet
+from limner.reporter import Quiet
+from limner.run_folder import RunDir
+from limner.train import checkpoint
 
 
 def wish(base: Path, photos: Path, **sections: Any) -> Recipe:

@@ -3,8 +3,8 @@
 import pytest
 
 import captions_page
-from limner.annotate.flaws import flaw
-from limner.annotate.wish import MANNERS, Wish, unsigned
+from limner.captions.spec import MANNERS, Wish, unsigned
+from limner.captions.validators import flaw
 
 WISHES = {
     "mascot": Wish(trigger=captions_page.TRIGGER),

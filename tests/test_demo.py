@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from limner import demo
 from limner.bases.judge import Judge
-from limner.run import demo
-from limner.run.rundir import RunDir
-from limner.run.say import Quiet
+from limner.reporter import Quiet
+from limner.run_folder import RunDir
 
 
 def test_a_lesson_is_ten_pictures_of_other_nouns_than_it_is_asked_for() -> None:
@@ -26,7 +26,7 @@ def test_a_lesson_is_ten_pictures_of_other_nouns_than_it_is_asked_for() -> None:
 
 
 def test_the_demo_needs_no_extra() -> None:
-    code = "import sys; sys.modules['resvg_py'] = None; import limner.run.demo"
+    code = "import sys; sys.modules['resvg_py'] = None; import limner.demo"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

@@ -6,8 +6,8 @@ from collections import namedtuple
 
 import pytest
 
-from limner.run import doctor as room
-from limner.run.doctor import EXTRAS, Finding, doctor, numbers, required
+from limner import doctor as room
+from limner.doctor import EXTRAS, Finding, doctor, numbers, required
 
 Usage = namedtuple("Usage", "total used free")
 

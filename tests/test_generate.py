@@ -6,11 +6,11 @@ import pytest
 from PIL import Image
 
 from limner.errors import BadBase, BadLora, BadRecipe, BadUsage
+from limner.generate import Settings, generate
 from limner.lora import file
 from limner.lora.factors import Factors
 from limner.recipe import toml
-from limner.run.generate import Settings, generate
-from limner.run.train import train
+from limner.train.train import train
 from small import Told, wish
 
 QUICK = Settings(steps=2, count=2, seed=3)

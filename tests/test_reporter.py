@@ -5,7 +5,7 @@ import pytest
 
 from limner.errors import Stopped
 from limner.events import Message, ProgressMade
-from limner.run.say import Plain, Quiet, Say, duration, printable
+from limner.reporter import Plain, Quiet, Say, duration, printable
 
 CONTROLS = [*range(0x20), *range(0x7F, 0xA0)]
 """All of C0, DEL and C1."""

@@ -9,11 +9,11 @@ import time
 import pytest
 
 from limner.errors import BadData, BadUsage, RunBusy
-from limner.run.rundir import RunDir
+from limner.run_folder import RunDir
 
 HOLD = """
 import sys, time
-from limner.run.rundir import RunDir
+from limner.run_folder import RunDir
 with RunDir(sys.argv[1]).lock():
     print("held", flush=True)
     time.sleep(600)
@@ -61,7 +61,7 @@ def test_looking_creates_nothing(run):
 
 
 def test_it_loads_no_torch():
-    code = "import sys, limner.run.rundir; sys.exit('torch' in sys.modules)"
+    code = "import sys, limner.run_folder; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

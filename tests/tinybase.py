@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from cases import Case
-from limner.families import family_of
-from limner.families.base import Family
-from limner.families.loading import hush, load
-from limner.families.source import Source, locate
 from limner.graph.split import split
 from limner.graph.unit import run
-from limner.nn import lora
-from limner.nn.draws import Draws
-from limner.nn.ragged import together
+from limner.models import family_of
+from limner.models.family import Family
+from limner.models.loading import hush, load
+from limner.models.source import Source, locate
+from limner.nn.layers import lora
+from limner.nn.padding import together
+from limner.nn.rng import Draws
 
 DEVICE = torch.device(os.environ.get("LIMNER_TEST_DEVICE", "cpu"))
 """Where the laws of the engine are tried; "cuda" on a machine that has one."""

@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
-from limner.annotate.ask import Patience
-from limner.annotate.providers import Options
-from limner.annotate.wish import Wish
-from limner.run.caption import Settings, caption
+from limner.captions.caption import Settings, caption
+from limner.captions.client import Patience
+from limner.captions.providers import Options
+from limner.captions.spec import Wish
 from small import Told
 
 GOOD = "sks cat sits on a wooden chair beside a window with a blue curtain in the morning light."

@@ -5,13 +5,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from limner.models.presets import preset
+from limner.plan.describe import duration
 from limner.plan.plan import BITS
-from limner.recipe.presets import preset
+from limner.plan.planner import Planned, plan
 from limner.recipe.size import label
 from limner.recipe.toml import change
-from limner.run.plan import Planned, plan
-from limner.run.plan_words import duration
-from limner.run.say import Quiet
+from limner.reporter import Quiet
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "guide" / "memory.md"
 BEGIN, END = "<!-- table: tools/memory_page.py -->", "<!-- end of the table -->"

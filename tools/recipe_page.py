@@ -6,7 +6,8 @@
 from pathlib import Path
 from typing import Any, get_args
 
-from limner.recipe import explain, presets, toml
+from limner.models import presets
+from limner.recipe import explain, toml
 from limner.recipe.schema import Goal, Part, Recipe
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "guide" / "recipe.md"

@@ -21,11 +21,11 @@ from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor, nn
 from transformers import CLIPTokenizer, PreTrainedTokenizerBase, Qwen2Tokenizer, T5TokenizerFast
 
-from limner.families import family_of
-from limner.families.base import Family
-from limner.families.loading import hush, skeleton
-from limner.families.shipped import Shipped, known
-from limner.families.source import Source
+from limner.models import family_of
+from limner.models.bundled import Shipped, known
+from limner.models.family import Family
+from limner.models.loading import hush, skeleton
+from limner.models.source import Source
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789,."
 SHARD = 10 * 10**9

@@ -17,24 +17,24 @@ from torch import Tensor, nn
 from gpu.cells import RANK, TARGETS, WARM_UP
 from gpu.clock import from_environment
 from gpu.fake import described, fill, generator, put
-from limner.families.base import Family, Objective
-from limner.families.loading import hollow, hush
-from limner.families.source import Source
 from limner.graph.split import Split, split
 from limner.graph.unit import run as run_units
-from limner.nn import lora
-from limner.nn.anatomy import matching
-from limner.nn.door import cast_once
-from limner.nn.draws import Draws
-from limner.nn.engine import Engine, equip
-from limner.nn.fit import Fit, fit
-from limner.nn.frozen import freeze
+from limner.models.family import Family, Objective
+from limner.models.loading import hollow, hush
+from limner.models.source import Source
+from limner.nn.arch import matching
+from limner.nn.layers import lora
+from limner.nn.layers.precision import Kind
+from limner.nn.layers.quantization import kernels_for
+from limner.nn.layers.quantized_linear import freeze
+from limner.nn.loop import Fit, fit
+from limner.nn.memory.cast_inputs import cast_once
+from limner.nn.memory.engine import Engine, equip
 from limner.nn.optim import optimizer
-from limner.nn.quantised import kernels_for
-from limner.nn.storage import Kind
+from limner.nn.rng import Draws
 from limner.plan.memory import CODES
+from limner.plan.meta_inputs import boundary
 from limner.plan.plan import Plan, from_json
-from limner.run.blank import boundary
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

@@ -18,8 +18,8 @@ from limner.plan.choice import Wish as Choosing
 from limner.plan.devices import Device, of_card, of_cpu
 from limner.plan.plan import Plan
 from limner.plan.profile import Block, Profile, Work
+from limner.plan.profiling import Wish, profile
 from limner.plan.search import choose
-from limner.run.profile import Wish, profile
 
 LONG = 2000
 """Steps of the run that plans are made for: as many as a LoRA of FLUX.1 commonly takes."""

@@ -11,23 +11,23 @@ import numpy as np
 import torch
 from PIL import Image
 
+from limner.assembly.resolve import source_of
 from limner.bases.art import TRAINED_STYLES
 from limner.bases.demo_sets import NOUNS, TEST_NOUNS, folder
 from limner.bases.judge import Judge, style_scores, subject_score
-from limner.families import family_of
-from limner.families.base import Canvas
-from limner.families.source import Source
 from limner.files import atomic_write
+from limner.generate import pipeline
+from limner.models import family_of
+from limner.models.family import Canvas
+from limner.models.presets import preset
+from limner.models.source import Source
 from limner.recipe import toml
-from limner.recipe.presets import preset
 from limner.recipe.schema import Recipe
-from limner.run.generate import pipeline
-from limner.run.report import write_report
-from limner.run.rundir import RunDir
-from limner.run.sample import write_sheet
-from limner.run.say import Say
-from limner.run.setting import source_of
-from limner.run.train import train
+from limner.report.report import write_report
+from limner.reporter import Say
+from limner.run_folder import RunDir
+from limner.train.samples import write_sheet
+from limner.train.train import train
 
 BASE = "glyph"
 TRIGGER = "zorbix"

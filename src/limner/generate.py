@@ -10,19 +10,19 @@ from typing import Any
 
 import torch
 
+from limner.assembly.resolve import device_of, precision_of, source_of
 from limner.errors import BadBase, BadLora, BadUsage, first_line
-from limner.families import family_of
-from limner.families.base import Canvas, Family
-from limner.families.loading import BROKEN, hush
-from limner.families.sampler import sampler, told
-from limner.families.source import Source
 from limner.files import atomic_write
 from limner.lora import diffusers_loader, file
+from limner.models import family_of
+from limner.models.family import Canvas, Family
+from limner.models.loading import BROKEN, hush
+from limner.models.scheduler import sampler, told
+from limner.models.source import Source
 from limner.recipe import toml
 from limner.recipe.schema import Recipe
-from limner.run.rundir import RunDir
-from limner.run.say import Say
-from limner.run.setting import device_of, precision_of, source_of
+from limner.reporter import Say
+from limner.run_folder import RunDir
 
 
 @dataclass(frozen=True, kw_only=True)

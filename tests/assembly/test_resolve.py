@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
+from limner.assembly.resolve import device_of, precision_of, prepare
 from limner.errors import BadBase, BadData, BadRecipe
-from limner.run.setting import device_of, precision_of, prepare
 from originals import save_single
 from small import wish
 
@@ -15,7 +15,7 @@ ALL = {"held_out": None}
 
 
 def test_everything_is_derived_without_loading_a_weight(tiny_base, photos, monkeypatch):
-    monkeypatch.setattr("limner.families.loading.load", None)
+    monkeypatch.setattr("limner.models.loading.load", None)
     setting = prepare(wish(tiny_base, photos, data={**ALL, "flip": True, "caption_dropout": 0.1}))
     assert setting.resolution == 32
     assert setting.device == device_of("auto") and setting.dtype == precision_of("auto", setting.device)

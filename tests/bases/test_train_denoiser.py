@@ -7,10 +7,10 @@ import torch
 
 from limner.bases import train_denoiser
 from limner.bases.train_denoiser import LENGTHS, Wish, held_out_loss, train
-from limner.families.flux import FAMILY
-from limner.families.loading import load
-from limner.families.source import locate
 from limner.graph.split import split
+from limner.models.flux.family import FAMILY
+from limner.models.loading import load
+from limner.models.source import locate
 
 TRAINED = {"transformer": 0, "text_encoder": 0, "text_encoder_2": 0}
 

@@ -1,6 +1,6 @@
 import pytest
 
-from limner.annotate.answer import Captions, Edited, Malformed, read, schema
+from limner.captions.answer import Captions, Edited, Malformed, read, schema
 
 JSON = '{"captions": ["a cat"]}'
 

@@ -7,11 +7,11 @@ import sys
 import pytest
 from PIL import Image
 
-from limner.annotate.providers import Options
-from limner.annotate.wish import Wish
+from limner.captions.caption import Settings, caption
+from limner.captions.providers import Options
+from limner.captions.spec import Wish
 from limner.data.folder import read_folder
 from limner.errors import BadData, BadProvider, BadUsage
-from limner.run.caption import Settings, caption
 from scribe import Say, Status, answers, captions, serving
 from small import Told
 from writing import GOOD, PROTOCOLS, WISH, everything_written, rows, write

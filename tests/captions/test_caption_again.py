@@ -11,10 +11,10 @@ from dataclasses import replace
 
 import pytest
 
-from limner.annotate.ask import Patience
-from limner.annotate.providers import Options
+from limner.captions.caption import Settings, caption
+from limner.captions.client import Patience
+from limner.captions.providers import Options
 from limner.errors import BadProvider, Stopped
-from limner.run.caption import Settings, caption
 from scribe import KEY, Raw, Say, Status, answers, captions, serving
 from small import Told
 from writing import GOOD, WISH, everything_written, write
@@ -24,10 +24,10 @@ from writing import GOOD, WISH, everything_written, write
 PROGRAM = """
 import sys
 from pathlib import Path
-from limner.annotate.providers import Options
-from limner.annotate.wish import Wish
-from limner.run.caption import Settings, caption
-from limner.run.say import Quiet
+from limner.captions.providers import Options
+from limner.captions.spec import Wish
+from limner.captions.caption import Settings, caption
+from limner.reporter import Quiet
 caption(Path(sys.argv[1]), Wish(trigger="sks cat"), Options(name="openai", url=sys.argv[2], model="m"),
         Settings(jobs=1, together=False, overwrite=bool(sys.argv[3:])), Quiet())
 """

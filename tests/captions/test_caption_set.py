@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from limner.run.caption import Settings
+from limner.captions.caption import Settings
 from scribe import Say, answers, captions, serving
 from small import Told
 from writing import GOOD, rows, write

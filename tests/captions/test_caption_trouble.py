@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from limner.annotate.ask import Patience
+from limner.captions.caption import Settings, caption
+from limner.captions.client import Patience
 from limner.errors import BadProvider
-from limner.run.caption import Settings, caption
 from scribe import KEY, Raw, Say, Status, answers, captions, serving
 from small import Told
 from writing import GOOD, LONG, PROTOCOLS, WISH, options, rows, write

@@ -1,7 +1,7 @@
-from limner.annotate.ask import Declined, Patience, Reply
-from limner.annotate.captioner import caption, is_plain, taken
-from limner.annotate.picture import Picture
-from limner.annotate.wish import MANNERS, Wish
+from limner.captions.captioner import caption, is_plain, taken
+from limner.captions.client import Declined, Patience, Reply
+from limner.captions.picture import Picture
+from limner.captions.spec import MANNERS, Wish
 
 SEEN = Picture(b"", 8, 8)
 GOOD = "A grey dog runs over wet sand towards the sea, seen from the side, under low clouds."

@@ -1,7 +1,7 @@
 import pytest
 
-from limner.annotate.ask import Declined, Patience, Reply, Request, Retry, Unreachable, scrub
-from limner.annotate.picture import Picture
+from limner.captions.client import Declined, Patience, Reply, Request, Retry, Unreachable, scrub
+from limner.captions.picture import Picture
 from limner.errors import BadProvider
 from scribe import KEY
 

@@ -2,10 +2,10 @@ import json
 
 import pytest
 
-from limner.annotate.agree import Member, agree, findings, shared_opening, shared_words
-from limner.annotate.ask import Declined, Patience, Reply
-from limner.annotate.picture import Picture
-from limner.annotate.wish import MANNERS, Wish
+from limner.captions.client import Declined, Patience, Reply
+from limner.captions.consistency import Member, agree, findings, shared_opening, shared_words
+from limner.captions.picture import Picture
+from limner.captions.spec import MANNERS, Wish
 
 WISH = Wish(trigger="sks cat", manner=MANNERS["phrases"])
 BAD = {

@@ -1,5 +1,5 @@
-from limner.annotate.estimate import tokens
-from limner.annotate.wish import Wish
+from limner.captions.estimate import tokens
+from limner.captions.spec import Wish
 
 
 def test_tokens_grow_with_images_sides_variants_and_the_set_pass():

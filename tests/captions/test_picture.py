@@ -4,7 +4,7 @@ import io
 import pytest
 from PIL import Image
 
-from limner.annotate.picture import fitted, picture
+from limner.captions.picture import fitted, picture
 from limner.data.images import BadImage
 
 

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-import limner.annotate.price as module
-from limner.annotate.price import Price, dollars, price_of, source, tokens_of
-from limner.annotate.providers import anthropic, openai
+import limner.captions.price as module
+from limner.captions.price import Price, dollars, price_of, source, tokens_of
+from limner.captions.providers import anthropic, openai
 
 
 def test_prices_are_data_with_source_and_date():

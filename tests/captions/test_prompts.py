@@ -3,8 +3,8 @@ import itertools
 
 import pytest
 
-from limner.annotate import prompts
-from limner.annotate.wish import GOALS, MANNERS, Wish
+from limner.captions import prompts
+from limner.captions.spec import GOALS, MANNERS, Wish
 
 SIGNS = {
     "again": ("1", "3d892c3f"),

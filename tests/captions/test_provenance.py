@@ -1,6 +1,6 @@
 import json
 
-from limner.annotate.record import Record, Row, hash_of, text_of
+from limner.captions.provenance import Record, Row, hash_of, text_of
 
 FACTS = {"by": "claude", "pass": "image"}
 

@@ -4,9 +4,9 @@ import sys
 import pytest
 from PIL import Image
 
-from limner.annotate.shelf import Shelf
+from limner.captions.review import apply, edit, lay_out
+from limner.captions.store import Shelf
 from limner.errors import BadData, BadUsage
-from limner.run.review import apply, edit, lay_out
 
 FACTS = {"by": "claude", "pass": "image"}
 

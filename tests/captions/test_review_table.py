@@ -1,6 +1,6 @@
 import pytest
 
-from limner.annotate.review import Change, Line, changes, sign, table
+from limner.captions.review_table import Change, Line, changes, sign, table
 from limner.errors import BadData
 
 LINES = [Line("a.png", "a cat\none cat\n"), Line("b.png", 'a "dog",\ta bone\n', "yours"), Line("#c.png", "")]

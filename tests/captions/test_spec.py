@@ -1,6 +1,6 @@
 import pytest
 
-from limner.annotate.wish import MANNERS, Wish, manner_of, signed, unsigned
+from limner.captions.spec import MANNERS, Wish, manner_of, signed, unsigned
 from limner.errors import BadUsage
 
 

@@ -1,7 +1,7 @@
 import pytest
 from PIL import Image
 
-from limner.annotate.shelf import Shelf
+from limner.captions.store import Shelf
 from limner.errors import BadData
 
 FACTS = {"by": "claude", "pass": "image"}

@@ -1,7 +1,7 @@
 import pytest
 
+from limner.captions.summary import Settings
 from limner.errors import BadUsage
-from limner.run.captioned import Settings
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import pytest
 
-from limner.annotate.flaws import flaw, without_opening
-from limner.annotate.wish import MANNERS, Wish
+from limner.captions.spec import MANNERS, Wish
+from limner.captions.validators import flaw, without_opening
 
 PLAIN = Wish()
 STYLE = Wish(goal="style", trigger="inkwash")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from limner.data.borders import borders
+from limner.check.borders import borders
 
 
 def scene(height=300, width=400) -> np.ndarray:

@@ -1,4 +1,4 @@
-from limner.data.wording import wording
+from limner.check.caption_stats import wording
 
 
 def of(*captions: str, trigger: str = "sks cat"):

@@ -3,10 +3,10 @@ import json
 import pytest
 from PIL import Image, ImageOps
 
+from limner.check.check import base_of, check
+from limner.check.encoder import encoded
 from limner.errors import BadBase, BadData
-from limner.run.check import base_of, check
-from limner.run.encoder import encoded
-from limner.run.say import Quiet
+from limner.reporter import Quiet
 from recipes import wish
 from scenes import blurred, good, plant, scene
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from limner.data.compression import blockiness, native, quality
+from limner.check.compression import blockiness, native, quality
 
 
 def photo() -> Image.Image:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from limner.data.exposure import fault
+from limner.check.exposure import fault
 
 
 def fade(low: float, high: float) -> np.ndarray:

@@ -4,13 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from limner.data import verdict
+from limner.check import findings
+from limner.check.image_stats import Look
+from limner.check.near_duplicates import features, print_of
+from limner.check.sharpness import Sharpness
+from limner.check.watermark import frames
 from limner.data.folder import Example
 from limner.data.images import Make
-from limner.data.likeness import features, print_of
-from limner.data.look import Look
-from limner.data.overlay import frames
-from limner.data.sharpness import Sharpness
 from limner.data.subject import Cut
 from scenes import scene
 
@@ -68,21 +68,21 @@ def look(seed: int = 0, **changes) -> Look:
     ],
 )
 def test_each_fault_is_named_with_its_number_and_remedy(changes, kind, level, said):
-    (found,) = verdict.of_image(look(**changes), "a.png")
+    (found,) = findings.of_image(look(**changes), "a.png")
     assert (found.image, found.kind, found.level) == ("a.png", kind, level)
     assert said in found.reason and found.remedy.endswith(".")
-    assert verdict.of_image(look(), "a.png") == []
+    assert findings.of_image(look(), "a.png") == []
 
 
 def test_the_more_an_image_is_reduced_the_less_its_jpeg_matters():
-    assert not verdict.of_image(look(quality=20, enlarged=0.25), "a.png")
-    assert verdict.of_image(look(quality=8, enlarged=0.25), "a.png")
+    assert not findings.of_image(look(quality=20, enlarged=0.25), "a.png")
+    assert findings.of_image(look(quality=8, enlarged=0.25), "a.png")
 
 
 def test_of_copies_the_sharpest_stays():
     soft, sharp = look(0, sharpness=Sharpness(1.6, 1.6)), look(0)
     sharp = dataclasses.replace(sharp, example=dataclasses.replace(sharp.example, sha256="other"))
-    found = verdict.of_set([soft, sharp, look(1), look(1)], ["a", "b", "c", "d"], "style")
+    found = findings.of_set([soft, sharp, look(1), look(1)], ["a", "b", "c", "d"], "style")
     kinds = {(each.image, each.kind): each.reason for each in found}
     assert "nearly the same as b" in kinds["a", "near-duplicate"]
     assert "same file as c" in kinds["d", "duplicate"]
@@ -91,20 +91,20 @@ def test_of_copies_the_sharpest_stays():
 
 def test_variety_is_judged_of_enough_images():
     same = np.ones((9, 4), np.float32) / 2
-    (found,) = verdict.of_variety(same, list("abcdefghi"), within=0.2, means="looks")
+    (found,) = findings.of_variety(same, list("abcdefghi"), within=0.2, means="looks")
     assert "9 of 9 images are of one kind, by looks: a, b, c, d, e, f and 3 more" in found.reason
-    assert verdict.of_variety(same[:7], list("abcdefg"), within=0.2, means="looks") == []
-    assert verdict.of_variety(np.eye(9, dtype=np.float32), list("abcdefghi"), within=0.2, means="x") == []
+    assert findings.of_variety(same[:7], list("abcdefg"), within=0.2, means="looks") == []
+    assert findings.of_variety(np.eye(9, dtype=np.float32), list("abcdefghi"), within=0.2, means="x") == []
 
 
 def test_captions():
     texts = [("sks cat on a red sofa",), (), ("red sofa with sks cat",), ("a red sofa",), ("SKS cat, red",)]
-    found = verdict.of_captions(texts, list("abcde"), "sks cat")
+    found = findings.of_captions(texts, list("abcde"), "sks cat")
     assert [(each.image, each.kind, each.level) for each in found] == [
         ("b", "no-caption", "problem"), ("d", "trigger", "advice"), ("e", "trigger", "advice"),
         ("", "fused", "advice"),
     ]  # fmt: skip
-    assert {each.level for each in verdict.of_captions([(), ()], ["a", "b"], "sks cat")} == {"advice"}
-    assert {each.level for each in verdict.of_captions([(), ()], ["a", "b"], "")} == {"problem"}
-    (long,) = verdict.of_lengths({"a": (90, 77), "b": (77, 77)})
+    assert {each.level for each in findings.of_captions([(), ()], ["a", "b"], "sks cat")} == {"advice"}
+    assert {each.level for each in findings.of_captions([(), ()], ["a", "b"], "")} == {"problem"}
+    (long,) = findings.of_lengths({"a": (90, 77), "b": (77, 77)})
     assert long.image == "a" and "90 tokens; 77 are read" in long.reason

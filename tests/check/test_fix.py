@@ -3,10 +3,10 @@ import json
 import pytest
 from PIL import Image, ImageOps
 
+from limner.check.check import check
+from limner.check.fix import mend
 from limner.errors import BadUsage
-from limner.run.check import check
-from limner.run.mend import mend
-from limner.run.say import Quiet
+from limner.reporter import Quiet
 from recipes import wish
 from scenes import good, plant, scene
 

@@ -1,9 +1,9 @@
 import pytest
 from PIL import Image
 
+from limner.check.image_stats import look
 from limner.data.folder import read_folder
 from limner.data.images import BadImage
-from limner.data.look import look
 from scenes import blurred, scene
 
 SIZE = (128, 128)

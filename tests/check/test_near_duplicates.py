@@ -1,7 +1,7 @@
 import numpy as np
 from PIL import Image
 
-from limner.data.likeness import clusters, features, groups, near, print_of
+from limner.check.near_duplicates import clusters, features, groups, near, print_of
 
 
 def scene(seed: int) -> Image.Image:

@@ -1,11 +1,11 @@
 from PIL import Image
 
+from limner.check import page as page_module
+from limner.check.findings import Finding
+from limner.check.image_stats import look
+from limner.check.page import MOST, write_page, write_sheet
 from limner.data.folder import read_folder
-from limner.data.look import look
-from limner.data.verdict import Finding
-from limner.run import check_page
-from limner.run.check_page import MOST, write_page, write_sheet
-from limner.run.sheet import LARGEST, sheet
+from limner.report.sheet import LARGEST, sheet
 from scenes import good
 
 
@@ -31,20 +31,20 @@ def test_the_sheet_says_the_bucket_and_the_caption_of_each_picture(tmp_path, mon
     seen, names = looks(tmp_path)
     told = []
     monkeypatch.setattr(
-        check_page, "sheet", lambda *_, notes, **more: told.extend(notes) or sheet([], [], [])
+        page_module, "sheet", lambda *_, notes, **more: told.extend(notes) or sheet([], [], [])
     )
     write_sheet(tmp_path / "a.png", seen, names, [], flip=True)
     first, mirrored, *_ = told[0]
     assert first == "<i>.png, 128 x 128: <b>sks</b>, sks cat in a beach"
     assert mirrored == "<i>.png, 128 x 128, mirrored: <b>sks</b>, sks cat in a beach"
-    assert check_page._said(("",)) == "(no caption)" and check_page._said(("a", "b", "c")) == "a (+2 more)"
+    assert page_module._said(("",)) == "(no caption)" and page_module._said(("a", "b", "c")) == "a (+2 more)"
 
 
 def test_a_sheet_of_many_images_shows_them_all(tmp_path, monkeypatch):
     seen, _ = looks(tmp_path)
     sizes = []
-    monkeypatch.setattr(check_page, "atomic_write", lambda *_: None)
-    monkeypatch.setattr(check_page, "sheet", lambda *rows, **more: sizes.append(sheet(*rows, **more).size))
+    monkeypatch.setattr(page_module, "atomic_write", lambda *_: None)
+    monkeypatch.setattr(page_module, "sheet", lambda *rows, **more: sizes.append(sheet(*rows, **more).size))
     write_sheet(tmp_path / "a.png", seen[:1] * MOST, [f"{at}.png" for at in range(MOST)], [], flip=True)
     ((wide, high),) = sizes
     assert wide == 5240 and 5900 < high <= LARGEST, "25 columns of 20 rows, none left out"

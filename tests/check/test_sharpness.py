@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from limner.data.sharpness import sharpness
+from limner.check.sharpness import sharpness
 
 
 def scene(blur: float = 0.0, noise: float = 0.0) -> np.ndarray:

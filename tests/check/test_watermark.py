@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from limner.data.overlay import FRAME, Mark, frames, lies, shared
+from limner.check.watermark import FRAME, Mark, frames, lies, shared
 
 SIZES = ((640, 480), (480, 640), (640, 640), (640, 427))
 PLACES = {"top left": (16, 12), "bottom right": (-216, -52), "middle": (-100, -20)}

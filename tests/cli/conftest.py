@@ -46,10 +46,10 @@ def photos(tmp_path) -> Path:
 
 @pytest.fixture
 def verb(monkeypatch) -> Callable[..., types.ModuleType]:
-    """Put a fake in place of ``limner.run.<name>``, so that no test here needs torch."""
+    """Put a fake in place of ``limner.<name>``, so that no test here needs torch."""
 
     def fake(name: str, **members: Any) -> types.ModuleType:
-        module = types.ModuleType(f"limner.run.{name}")
+        module = types.ModuleType(f"limner.{name}")
         vars(module).update(members)
         monkeypatch.setitem(sys.modules, module.__name__, module)
         return module

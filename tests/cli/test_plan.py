@@ -3,15 +3,15 @@ import json
 import pytest
 
 from blueprints import flux
-from limner.run import profiles
-from limner.run.rundir import RunDir
+from limner.plan import profile_cache
+from limner.run_folder import RunDir
 
 
 @pytest.fixture(autouse=True)
 def _traced(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(profiles, "_traced", lambda asked: flux(max(asked.size), doubles=4, singles=6))
+    monkeypatch.setattr(profile_cache, "_traced", lambda asked: flux(max(asked.size), doubles=4, singles=6))
 
 
 FLUX = ("--base", "flux-dev", "--resolution", "1024")
@@ -83,7 +83,7 @@ def test_wrong_wishes_exit_2_with_one_line(limner, arguments, message):
 
 def test_a_device_can_be_measured_first(limner, verb):
     asked = []
-    verb("calibrate", calibrate=lambda limits, say: asked.append(limits))
+    verb("plan.calibrate", calibrate=lambda limits, say: asked.append(limits))
     done = limner("plan", *FLUX, "--vram", "12GB", "--calibrate")
     assert done.status == 0, done.err
     assert [each.vram for each in asked] == ["12GB"]

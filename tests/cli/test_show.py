@@ -7,7 +7,7 @@ from rich.console import Console
 
 from limner.cli.show import JsonLines, Terminal, failure, result, shown
 from limner.events import Message, ProgressMade, Saved
-from limner.run.say import Plain, Say
+from limner.reporter import Plain, Say
 
 
 def test_a_result_is_one_object_or_lines(capsys):

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from limner.cli.wish import changes, folder_name, wish
+from limner.cli.target import changes, folder_name, wish
 from limner.errors import BadRecipe, BadUsage
 from limner.files import write_text
 from limner.recipe.toml import dump

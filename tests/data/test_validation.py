@@ -1,6 +1,6 @@
 import pytest
 
-from limner.run.counting import FEW, SHARE, held_out
+from limner.data.validation import FEW, SHARE, held_out
 
 
 @pytest.mark.parametrize(

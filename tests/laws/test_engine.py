@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from cases import CASES
 from limner.errors import BadRecipe
-from limner.nn import lora
-from limner.nn.anatomy import frozen, matching
-from limner.nn.dropout import Places
-from limner.nn.engine import equip
-from limner.nn.frozen import freeze
+from limner.nn.arch import frozen, matching
+from limner.nn.layers import lora
+from limner.nn.layers.dropout import Places
+from limner.nn.layers.quantized_linear import freeze
+from limner.nn.memory.engine import equip
 from tinybase import DEVICE, PLACES, Base
 
 Values = dict[str, Tensor]

@@ -12,23 +12,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cases import CASES
-from limner.families import family_of
-from limner.families.loading import hush, load
-from limner.families.source import locate
 from limner.graph.split import split
 from limner.graph.unit import run
-from limner.nn import lora
-from limner.nn.door import cast_once
-from limner.nn.draws import Draws
-from limner.nn.engine import equip
+from limner.models import family_of
+from limner.models.loading import hush, load
+from limner.models.source import locate
+from limner.nn.layers import lora
+from limner.nn.memory.cast_inputs import cast_once
+from limner.nn.memory.engine import equip
+from limner.nn.rng import Draws
+from limner.plan.dry_run import Rehearsal, Wish
+from limner.plan.meta_inputs import boundary
 from limner.plan.trace import Machine
 from limner.recipe.schema import Recipe
-from limner.run import checkpoint
-from limner.run.blank import boundary
-from limner.run.rehearsal import Rehearsal, Wish
-from limner.run.rundir import RunDir
-from limner.run.say import Quiet
-from limner.run.train import train
+from limner.reporter import Quiet
+from limner.run_folder import RunDir
+from limner.train import checkpoint
+from limner.train.train import train
 from measured import Real
 
 CASE = {case.name: case for case in CASES}

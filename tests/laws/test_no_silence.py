@@ -16,13 +16,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from limner.assembly.resolve import cache_root
 from limner.cli import main
 from limner.recipe import toml
 from limner.recipe.schema import Recipe
-from limner.run.cache import cache
-from limner.run.rundir import RunDir
-from limner.run.setting import cache_root
-from limner.run.train import train
+from limner.run_folder import RunDir
+from limner.train.cache import cache
+from limner.train.train import train
 from small import Told, wish
 
 

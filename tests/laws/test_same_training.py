@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from limner.assembly.resolve import cache_root, prepare
 from limner.graph.cache import Cache
 from limner.recipe.schema import Recipe
-from limner.run import checkpoint
-from limner.run.cache import all_rows
-from limner.run.fill import survey, uncached
-from limner.run.rundir import RunDir
-from limner.run.say import Quiet
-from limner.run.setting import cache_root, prepare
-from limner.run.train import train
-from limner.run.trainee import Trainee
+from limner.reporter import Quiet
+from limner.run_folder import RunDir
+from limner.train import checkpoint
+from limner.train.cache import all_rows
+from limner.train.encode import survey, uncached
+from limner.train.model import Trainee
+from limner.train.train import train
 
 HARD = {
     "flip": True,
@@ -101,7 +101,7 @@ def test_cached_training_is_the_same_training(tiny_base, photos, tmp_path, encod
     assert setting.cut.boundary == boundary
 
     straight = Trainee(setting, Straight(setting))  # pyright: ignore[reportArgumentType]
-    from limner.nn.fit import Fit, fit
+    from limner.nn.loop import Fit, fit
     from limner.nn.optim import optimizer, schedule
 
     straight.dropping(on=True)

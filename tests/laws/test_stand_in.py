@@ -90,8 +90,8 @@ from pathlib import Path
 from torch.utils._python_dispatch import TorchDispatchMode
 from cases import CASES
 from limner.graph.cache import Cache
-from limner.nn.engine import equip
-from limner.run.cache import Store
+from limner.nn.memory.engine import equip
+from limner.train.cache import Store
 from tinybase import DEVICE, PLACES, Base
 
 aten = torch.ops.aten

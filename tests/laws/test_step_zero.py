@@ -12,14 +12,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from limner.assembly.resolve import prepare
 from limner.lora import file
-from limner.nn.patch import grid
+from limner.nn.patchify import grid
 from limner.recipe.schema import Recipe
-from limner.run.cache import stock
-from limner.run.export import export
-from limner.run.rundir import RunDir
-from limner.run.setting import prepare
-from limner.run.trainee import Trainee
+from limner.run_folder import RunDir
+from limner.train.cache import stock
+from limner.train.export import export
+from limner.train.model import Trainee
 from small import Told, wish
 
 HARMLESS = "No LoRA keys associated to CLIPTextModel found"
@@ -100,7 +100,7 @@ def inputs(one: Trainee) -> dict[str, torch.Tensor]:
 
 def by_stock(base: Path, lora: Path, one: Trainee, folder: Path) -> dict[str, Any]:
     """Load the file in a process that never imports limner; what it heard, and what it computed."""
-    from limner.families.base import Canvas
+    from limner.models.family import Canvas
 
     folder.mkdir()
     save_file(inputs(one), folder / "inputs.safetensors")
@@ -127,7 +127,7 @@ def test_step_zero_is_the_base(tiny_base, photos, tmp_path):
     one, run = trainee(recipe, moved=False), RunDir(tmp_path / "run")
     (mine,) = one.paint(1)
     bare = one.setting.family
-    from limner.families.loading import load
+    from limner.models.loading import load
 
     models = {
         name: load(bare, one.setting.source, name, dtype=torch.float32, device=one.setting.device)
@@ -139,10 +139,10 @@ def test_step_zero_is_the_base(tiny_base, photos, tmp_path):
     export(one, run, Told())
     components = file.read(run.lora_path).components
     assert all(not factors.up.any() for adapter in components.values() for factors in adapter.values())
-    from limner.run.generate import pipeline
+    from limner.generate import pipeline
 
     stock_base = pipeline(bare, one.setting.source, None)
-    from limner.families.base import Canvas
+    from limner.models.family import Canvas
 
     options = bare.options(one.setting.source, Canvas(width=32, height=32, steps=2))
     painted = stock_base("zorb", **options, generator=torch.Generator().manual_seed(0)).images[0]

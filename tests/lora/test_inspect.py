@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from limner.lora import file
+from limner.lora.inspect import inspect, printable, table, thumbnail
 from limner.lora.tools import COMFYUI
-from limner.run.inspect import inspect, printable, table, thumbnail
 from loras import denoiser, dora, factors
 
 ABOUT = {

@@ -5,12 +5,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from limner.errors import BadLora, BadUsage
-from limner.families.source import Source
 from limner.lora import file
+from limner.lora import operations as module
+from limner.lora.operations import ConvertOptions, convert, extract, merge, merge_into_base, reread, resize
 from limner.lora.resize import RankRule
 from limner.lora.tools import COMFYUI, KOHYA
-from limner.run import lora as module
-from limner.run.lora import ConvertOptions, convert, extract, merge, merge_into_base, reread, resize
+from limner.models.source import Source
 from loras import denoiser, dora, factors, loha, lokr, whole, worst
 from small import Told
 

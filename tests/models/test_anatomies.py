@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from cases import CASES, Case
-from limner.families import family_of
-from limner.families.base import Family
-from limner.families.loading import skeleton
-from limner.families.shipped import known
-from limner.families.source import Source
-from limner.nn.anatomy import matching
+from limner.models import family_of
+from limner.models.bundled import known
+from limner.models.family import Family
+from limner.models.loading import skeleton
+from limner.models.source import Source
+from limner.nn.arch import matching
 from tinybase import PLACES, Base
 
 CASE = {case.name: case for case in CASES if case.name != "sdxl-v"}

@@ -11,12 +11,12 @@ from huggingface_hub import errors
 from safetensors.torch import save_file
 
 from limner.errors import BadBase
-from limner.families import family_of
-from limner.families.base import Objective
-from limner.families.loading import load, skeleton
-from limner.families.shipped import CONFIGS, DOWNLOAD, FETCHED, bytes_stored, described, known
-from limner.families.source import HUB
 from limner.graph.split import split
+from limner.models import family_of
+from limner.models.bundled import CONFIGS, DOWNLOAD, FETCHED, bytes_stored, described, known
+from limner.models.family import Objective
+from limner.models.loading import load, skeleton
+from limner.models.source import HUB
 
 COUNTS = {
     "clip-l": 123_060_480,  # openai/clip-vit-large-patch14, text model
@@ -110,7 +110,7 @@ def test_times_are_shifted_as_each_base_says():
 
 
 def test_what_ships_is_in_the_package_and_nothing_lies_idle():
-    there = importlib.resources.files("limner.families") / "configs"
+    there = importlib.resources.files("limner.models") / "configs"
     assert {path.name for path in Path(str(there)).glob("*.json")} == {f"{name}.json" for name in HUB}
     used = {
         value

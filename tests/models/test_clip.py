@@ -1,7 +1,7 @@
 import torch
 from transformers import CLIPTextModelWithProjection
 
-from limner.families.clips import encode_both
+from limner.models.clip import encode_both
 from tiny import clip_config
 
 

@@ -11,25 +11,25 @@ import torch
 from torch import Tensor
 
 from cases import CASES, Case
-from limner.families import KNOWN, family_of, painting
-from limner.families.base import Canvas, Objective
-from limner.families.loading import skeleton
-from limner.families.shipped import known
+from limner.assembly.resolve import prepare
 from limner.graph.split import split
 from limner.lora import diffusers_loader, file
 from limner.lora.adapters import Dora, Lokr, to_lora
 from limner.lora.factors import Factors, rename_for_model
 from limner.lora.tools import DIFFUSERS, unsupported
-from limner.nn import lora
-from limner.nn.fit import Fit, fit
+from limner.models import KNOWN, family_of, sampling
+from limner.models.bundled import known
+from limner.models.family import Canvas, Objective
+from limner.models.loading import skeleton
+from limner.nn.layers import lora
+from limner.nn.loop import Fit, fit
 from limner.nn.optim import optimizer, schedule
-from limner.nn.ragged import together
-from limner.run.cache import all_rows
-from limner.run.fill import uncached
-from limner.run.rundir import RunDir
-from limner.run.setting import prepare
-from limner.run.train import train
-from limner.run.trainee import Trainee
+from limner.nn.padding import together
+from limner.run_folder import RunDir
+from limner.train.cache import all_rows
+from limner.train.encode import uncached
+from limner.train.model import Trainee
+from limner.train.train import train
 from loras import warned
 from small import Told, equal, losses, weights, wish
 from tinybase import CAPTIONS, FRAME, IMAGE, PLACES, Base
@@ -140,7 +140,7 @@ def test_pictures_are_those_of_the_stock_pipeline(base: Base):
                 if set(unit.reads) <= set(values):
                     values |= unit.run(base.models, values)
             texts.append({name: values[name] for name in base.family.text})
-        mine = painting.paint(base.family, base.source, base.models, texts[:2], texts[2], canvas)
+        mine = sampling.paint(base.family, base.source, base.models, texts[:2], texts[2], canvas)
     for number, (caption, picture) in enumerate(zip(CAPTIONS, mine, strict=True)):
         generator = torch.Generator().manual_seed(11 + number)
         options = base.family.options(base.source, canvas)

@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from limner.errors import BadBase
-from limner.families import family_of
-from limner.families import folder as folders
-from limner.families.loading import load
-from limner.families.original import flux, opened
-from limner.families.source import Source
 from limner.lora.factors import Factors
 from limner.lora.merge_into_base import merge_into_base
 from limner.lora.weights import open_base
+from limner.models import family_of
+from limner.models import layout as folders
+from limner.models.convert import flux, opened
+from limner.models.loading import load
+from limner.models.source import Source
 from originals import flux as to_authors
 from originals import part_of, save_single
 from tiny import save_flux, save_sd15, save_sdxl

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from limner.errors import BadBase, BadRecipe
-from limner.families import diffusion, sdxl
-from limner.families.base import Canvas, Objective
-from limner.families.source import Source
-from limner.nn.draws import Draws
+from limner.models import diffusion
+from limner.models.family import Canvas, Objective
+from limner.models.sdxl import family
+from limner.models.source import Source
+from limner.nn.rng import Draws
 
 OWN = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 LATENT = torch.zeros(64, 4, 8, 8)
@@ -49,7 +50,7 @@ def test_pure_noise_teaches_nothing_about_noise(tmp_path: Path):
 @pytest.mark.parametrize("odd", [{"prediction_type": "sample"}, {"beta_start": None}, {"beta_schedule": "x"}])
 def test_a_scheduler_that_means_nothing_is_told(tmp_path: Path, odd: dict):
     with pytest.raises(BadBase):
-        units = sdxl.FAMILY.bound(source(tmp_path, **odd), Objective())
+        units = family.FAMILY.bound(source(tmp_path, **odd), Objective())
         next(unit for unit in units if unit.name == "denoise").constants["steps"].kept  # noqa: B018
 
 

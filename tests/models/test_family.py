@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from limner.errors import BadBase, BadRecipe, BrokenGraph
-from limner.families import KNOWN, family_of
-from limner.families.base import INPUTS, Family, Objective
-from limner.families.source import locate
 from limner.graph.split import split
 from limner.graph.unit import check
+from limner.models import KNOWN, family_of
+from limner.models.family import INPUTS, Family, Objective
+from limner.models.source import locate
 
 FAMILIES = [family_of(name) for name in sorted(KNOWN)]
 each_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from limner.errors import BadBase
-from limner.families import KNOWN, family_of, kind_of
+from limner.models import KNOWN, family_of, kind_of
 
 
 @pytest.mark.parametrize("pipeline", sorted(KNOWN))

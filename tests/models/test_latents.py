@@ -4,8 +4,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from limner.families.latents import draw_latent, draw_noise, encode_image
-from limner.nn.draws import Draws
+from limner.models.latents import draw_latent, draw_noise, encode_image
+from limner.nn.rng import Draws
 
 PLACES = [(0, 1, 0), (0, 1, 1)]
 

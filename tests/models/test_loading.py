@@ -6,9 +6,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from limner.errors import BadBase
-from limner.families.flux import FAMILY
-from limner.families.loading import fingerprint, load, misfit, precision_of, skeleton
-from limner.families.source import Source, locate
+from limner.models.flux.family import FAMILY
+from limner.models.loading import fingerprint, load, misfit, precision_of, skeleton
+from limner.models.source import Source, locate
 
 CPU = torch.device("cpu")
 MODELS = ("transformer", "vae", "text_encoder", "text_encoder_2")

@@ -6,8 +6,8 @@ from typing import get_args
 import pytest
 
 from limner.errors import BadRecipe
+from limner.models.presets import SIZES, SOURCES, choices, preset
 from limner.recipe import Goal, Recipe
-from limner.recipe.presets import SIZES, SOURCES, choices, preset
 from limner.recipe.toml import commented, get, parse
 
 GOALS = get_args(Goal)
@@ -55,7 +55,7 @@ def test_presets_that_there_are_not(arguments, message):
 
 def test_a_recipe_loads_no_torch():
     code = (
-        "import sys; from limner.recipe import presets, prompts, toml; "
+        "import sys; from limner.models import presets; from limner.recipe import prompts, toml; "
         "sys.exit(bool({'torch', 'diffusers', 'numpy', 'PIL'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

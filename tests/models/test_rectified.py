@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from limner.errors import BadRecipe
-from limner.families import rectified
-from limner.families.base import Objective
-from limner.families.source import Source
-from limner.nn.draws import Draws
+from limner.models import rectified
+from limner.models.family import Objective
+from limner.models.source import Source
 from limner.nn.flow import resolution_shift, shifted
+from limner.nn.rng import Draws
 
 DRAWS = Draws([(0, step) for step in range(32)])
 

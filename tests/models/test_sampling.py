@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from limner.families import family_of, painting
-from limner.families.base import Canvas
-from limner.families.loading import hush, load
-from limner.families.source import locate
+from limner.models import family_of, sampling
+from limner.models.family import Canvas
+from limner.models.loading import hush, load
+from limner.models.source import locate
 
 
 def test_each_picture_has_its_own_seed(tiny_base: Path):
@@ -21,8 +21,8 @@ def test_each_picture_has_its_own_seed(tiny_base: Path):
     texts = [{"context": torch.randn(1, 12, 16), "pooled": torch.randn(1, 16)} for _ in range(3)]
     canvas = Canvas(width=32, height=32, steps=1, seed=4)
     with torch.no_grad():
-        both = painting.paint(family, source, models, texts[:2], texts[2], canvas)
-        second = painting.paint(
+        both = sampling.paint(family, source, models, texts[:2], texts[2], canvas)
+        second = sampling.paint(
             family, source, models, texts[1:2], texts[2], Canvas(width=32, height=32, steps=1, seed=5)
         )
     assert np.abs(np.asarray(both[1], int) - np.asarray(second[0], int)).max() <= 1

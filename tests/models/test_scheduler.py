@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from limner.errors import BadRecipe
-from limner.families.base import Objective
-from limner.families.flux import FAMILY as FLUX
-from limner.families.sampler import sampler, spoken, told, wished
-from limner.families.sd15 import FAMILY as SD15
-from limner.families.sdxl import FAMILY as SDXL
-from limner.families.source import Source, locate
+from limner.models.family import Objective
+from limner.models.flux.family import FAMILY as FLUX
+from limner.models.scheduler import sampler, spoken, told, wished
+from limner.models.sd15.family import FAMILY as SD15
+from limner.models.sdxl.family import FAMILY as SDXL
+from limner.models.source import Source, locate
 from tiny import save_sd15, save_sdxl
 
 V = Objective(prediction="v", zero_terminal_snr=True)

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from limner.errors import BadBase
-from limner.families import kind_of
-from limner.families.single import look
+from limner.models import kind_of
+from limner.models.single_file import look
 
 FLUX = "double_blocks.0.img_attn.qkv.weight"
 XL = "model.diffusion_model.label_emb.0.0.weight"

@@ -11,8 +11,8 @@ import pytest
 from huggingface_hub import errors
 
 from limner.errors import BadBase
-from limner.families import source
-from limner.families.source import HUB, WANTED, Source, download_command, locate
+from limner.models import source
+from limner.models.source import HUB, WANTED, Source, download_command, locate
 
 
 @pytest.fixture

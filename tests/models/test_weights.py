@@ -10,15 +10,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import tiny
 from limner.errors import BadBase, BadRecipe, BrokenGraph
-from limner.families import family_of
-from limner.families.loading import fingerprint, hollow, load
-from limner.families.reading import read, shapes, tensors
-from limner.families.source import locate
-from limner.nn import lora, quantised, slab
-from limner.nn.aside import Aside
-from limner.nn.engine import equip
-from limner.nn.frozen import FrozenLinear, storable
-from limner.nn.storage import stored_bytes
+from limner.models import family_of
+from limner.models.loading import fingerprint, hollow, load
+from limner.models.source import locate
+from limner.models.weights import read, shapes, tensors
+from limner.nn.layers import lora, quantization
+from limner.nn.layers.precision import stored_bytes
+from limner.nn.layers.quantized_linear import FrozenLinear, storable
+from limner.nn.memory import host_buffer
+from limner.nn.memory.engine import equip
+from limner.nn.memory.placement import Aside
 
 CPU = torch.device("cpu")
 KINDS = ("int8", "fp8", "nf4")
@@ -85,7 +86,7 @@ def test_blocks_are_stored_as_wished_and_the_rest_as_it_is(base: Path, kind):
     assert names and set(frozen) == set(names)
     full = denoiser(base)  # stored from the files' own precision, not from bf16
     for name, layer in frozen.items():
-        wanted = quantised.quantize(full.get_submodule(name).weight, kind)
+        wanted = quantization.quantize(full.get_submodule(name).weight, kind)
         assert all(torch.equal(a, b) for a, b in zip(layer.tensors, wanted, strict=True))
         assert sum(t.nbytes for t in layer.tensors) == stored_bytes(kind, *layer.shape)
     mine, theirs = everything(few), everything(plain)
@@ -150,7 +151,7 @@ class Live(TorchDispatchMode):
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_more_than_one_tensor_is_ever_there_in_full(tmp_path: Path, kind, monkeypatch: pytest.MonkeyPatch):
     """Wide enough that two of its tensors in full would be seen beside all that is stored."""
-    monkeypatch.setattr(quantised, "CHUNK", 2048)  # as small beside these as CHUNK is beside true weights
+    monkeypatch.setattr(quantization, "CHUNK", 2048)  # as small beside these as CHUNK is beside true weights
     folder = tiny.save_flux(tmp_path / "base")
     (folder / "transformer" / "config.json").write_text(
         json.dumps(
@@ -210,7 +211,7 @@ def aside(folder: Path, into: Path | None, **options: Any) -> Any:
 
 
 def in_files(tensor: torch.Tensor) -> bool:
-    return Path(tensor.untyped_storage().filename or "").name.startswith(slab.PREFIX)
+    return Path(tensor.untyped_storage().filename or "").name.startswith(host_buffer.PREFIX)
 
 
 @pytest.mark.parametrize("kind", [None, *KINDS])
@@ -235,7 +236,9 @@ def test_a_plan_takes_the_files_as_they_are(base: Path, tmp_path: Path, monkeypa
     lora.attach(model, storable_of(model), rank=2, alpha=1, dropout=0, seed=0)
     before = {name: tensor.clone() for name, tensor in everything(model).items()}
     made: list[int] = []
-    monkeypatch.setattr(slab.Mapped, "__call__", lambda self, size: made.append(size) or slab.ordinary(size))
+    monkeypatch.setattr(
+        host_buffer.Mapped, "__call__", lambda self, size: made.append(size) or host_buffer.ordinary(size)
+    )
     every = range(len(family.anatomy.blocks_of(model)))
     how = {"device": CPU, "streamed": every, "mapped": True, "folder": tmp_path}
     engine = equip(model, family.anatomy, hoist=True, **how)

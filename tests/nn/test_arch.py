@@ -1,6 +1,6 @@
 from torch import nn
 
-from limner.nn.anatomy import Anatomy, frozen, matching, stand_in
+from limner.nn.arch import Anatomy, frozen, matching, stand_in
 
 
 class _Block(nn.Module):

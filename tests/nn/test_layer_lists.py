@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from limner.families import family_of
-from limner.families.loading import hush, skeleton
-from limner.families.shipped import known
-from limner.nn.layers import bytes_of, heaviest, lists
+from limner.models import family_of
+from limner.models.bundled import known
+from limner.models.loading import hush, skeleton
+from limner.nn.layer_lists import bytes_of, heaviest, lists
 
 
 def stack(*widths: int) -> nn.ModuleList:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from limner.errors import Diverged, DoesNotFit
-from limner.nn.fit import Average, Fit, fit
+from limner.nn.loop import Average, Fit, fit
 
 X = torch.randn(12, 4, generator=torch.Generator().manual_seed(1))
 Y = X @ torch.tensor([1.0, -2.0, 3.0, 0.5])

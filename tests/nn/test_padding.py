@@ -1,6 +1,6 @@
 import torch
 
-from limner.nn.ragged import mask_or_none, together
+from limner.nn.padding import mask_or_none, together
 
 
 def test_short_rows_end_in_zeros():

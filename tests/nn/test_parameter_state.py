@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from limner.errors import BadRecipe
-from limner.nn import full
-from limner.nn.state import kept, put
+from limner.nn.layers import full
+from limner.nn.parameter_state import kept, put
 
 
 def net() -> nn.Module:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from limner.nn.draws import DeviceDraws, Draws, Even, seed_of
+from limner.nn.rng import DeviceDraws, Draws, Even, seed_of
 
 PLACES = [(7, 3, position) for position in range(6)]
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from limner.errors import BadCheckpoint
 from limner.nn.optim import evaluation_mode, optimizer, schedule, training_mode
-from limner.nn.pack import pack, restore, unpack
+from limner.nn.serialize import pack, restore, unpack
 from limner.recipe.optimizers import OPTIMIZERS
 
 BF16 = torch.bfloat16

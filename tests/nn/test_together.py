@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limner.nn import lora
-from limner.nn.checkpointing import Checkpoint
-from limner.nn.dropout import PlacedDropout
-from limner.nn.frozen import freeze
-from limner.nn.lora import LowRank, Readers
-from limner.nn.state import kept
+from limner.nn.layers import lora
+from limner.nn.layers.dropout import PlacedDropout
+from limner.nn.layers.lora import LowRank, Readers
+from limner.nn.layers.quantized_linear import freeze
+from limner.nn.memory.checkpointing import Checkpoint
+from limner.nn.parameter_state import kept
 
 WIDTH, TOKENS = 32, 24
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from limner.families import family_of
-from limner.families.loading import hush, skeleton
-from limner.families.shipped import known
-from limner.nn.layers import lists
+from limner.models import family_of
+from limner.models.bundled import known
+from limner.models.loading import hush, skeleton
+from limner.nn.layer_lists import lists
 from limner.plan.alike import once
 from limner.plan.tracker import Tracker
 

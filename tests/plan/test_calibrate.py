@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from limner.errors import BadUsage
+from limner.plan import calibrate as room
+from limner.plan.calibrate import Bench, calibrate
+from limner.plan.local_device import constants_path, device_for
 from limner.recipe.schema import Limits
-from limner.run import calibrate as room
-from limner.run.calibrate import Bench, calibrate
-from limner.run.device import constants_path, device_for
-from limner.run.say import Plain, Quiet, Say
+from limner.reporter import Plain, Quiet, Say
 
 
 @pytest.fixture(autouse=True)

@@ -1,18 +1,18 @@
 import pytest
 
 from blueprints import flux
+from limner.plan import profile_cache
+from limner.plan.describe import duration, lines
+from limner.plan.planner import plan
 from limner.recipe.schema import Recipe
 from limner.recipe.toml import change
-from limner.run import profiles
-from limner.run.plan import plan
-from limner.run.plan_words import duration, lines
-from limner.run.say import Quiet
+from limner.reporter import Quiet
 
 
 @pytest.fixture(autouse=True)
 def _traced(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(profiles, "_traced", lambda asked: flux(1024, doubles=4, singles=6))
+    monkeypatch.setattr(profile_cache, "_traced", lambda asked: flux(1024, doubles=4, singles=6))
 
 
 def told(memory, card="RTX 4090", **changes):

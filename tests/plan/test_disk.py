@@ -7,17 +7,17 @@ import pytest
 from huggingface_hub import constants
 
 from blueprints import flux
-from limner.families.shipped import DOWNLOAD, known
-from limner.families.source import HUB, locate
 from limner.files import require_space
+from limner.models.bundled import DOWNLOAD, known
+from limner.models.source import HUB, locate
+from limner.plan.disk import base_bytes, fetched_bytes, held, here, mapped_bytes, saves
 from limner.plan.plan import Plan
+from limner.plan.planner import plan
 from limner.recipe import Recipe
-from limner.run import progress
-from limner.run.disk import base_bytes, fetched_bytes, held, here, mapped_bytes, saves
-from limner.run.export_model import model_steps
-from limner.run.plan import plan
-from limner.run.rundir import RunDir
-from limner.run.train import train
+from limner.run_folder import RunDir
+from limner.train import state
+from limner.train.export_model import model_steps
+from limner.train.train import train
 from small import Told, wish
 
 
@@ -65,7 +65,7 @@ def test_what_the_cache_of_the_hub_holds_is_not_fetched_again(tiny_base, tmp_pat
 
 
 def test_of_a_base_in_one_file_only_what_it_lacks_is_fetched(tmp_path, monkeypatch):
-    from limner.run import disk
+    from limner.plan import disk
 
     profile, source = replace(flux(512), download=DOWNLOAD["flux-dev"]), known("flux-dev")
     assert fetched_bytes("flux-dev", source, profile) == profile.download
@@ -97,20 +97,20 @@ def test_training_asks_for_what_the_plan_says(method, tiny_base, photos, tmp_pat
         asked[what] = size
         return require_space(folder, size, what)
 
-    monkeypatch.setattr("limner.run.checkpoint.require_space", look)
+    monkeypatch.setattr("limner.train.checkpoint.require_space", look)
     how = {"method": method, "steps": 5, "save_every": 1, "keep": 2, "learning_rate": 1e-4}
     made = wish(tiny_base, photos, train=how, lora={"rank": 16})
     disk = plan(made, Told()).disk
     run = RunDir(tmp_path / "run")
     most = []
-    saving = progress.checkpoint.save
+    saving = state.checkpoint.save
 
     def save(path, *rest):
         size = saving(path, *rest)
         most.append(sum(each.stat().st_size for _, each in run.checkpoints()))
         return size
 
-    monkeypatch.setattr(progress.checkpoint, "save", save)
+    monkeypatch.setattr(state.checkpoint, "save", save)
     train(made, run.path, Told())
     (before,) = [size for what, size in asked.items() if what.startswith("Keeping 4 checkpoints")]
     assert before == disk["checkpoints"] + disk["model"]

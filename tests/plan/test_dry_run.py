@@ -7,17 +7,17 @@ import torch
 
 from cases import CASES
 from limner.errors import BadRecipe
-from limner.families import family_of
-from limner.families.base import Family
-from limner.families.loading import hush
-from limner.families.source import Source, locate
 from limner.graph.split import split
-from limner.nn.storage import Products
+from limner.models import family_of
+from limner.models.family import Family
+from limner.models.loading import hush
+from limner.models.source import Source, locate
+from limner.nn.layers.precision import Products
+from limner.plan.dry_run import Rehearsal, Wish, frozen_layers, machine_of
 from limner.plan.memory import train_need
 from limner.plan.plan import Plan, Weights
+from limner.plan.profiling import profile
 from limner.plan.trace import Machine, plain
-from limner.run.profile import profile
-from limner.run.rehearsal import Rehearsal, Wish, frozen_layers, machine_of
 from measured import Real
 
 FINE = Machine(granule=1)

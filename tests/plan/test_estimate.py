@@ -1,10 +1,10 @@
 import pytest
 
 from limner.errors import BadRecipe
+from limner.plan.estimate import foresee
+from limner.plan.profile_cache import Asked, opened
 from limner.recipe.schema import Recipe
 from limner.recipe.toml import change
-from limner.run.foresee import foresee
-from limner.run.profiles import Asked, opened
 
 GLYPH = change(Recipe(), {"base": "glyph", "lora.rank": 4})
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from blueprints import flux
-from limner.nn.storage import coding_bytes
+from limner.nn.layers.precision import coding_bytes
 from limner.plan.host import (
     DECODING,
     LEFT,
@@ -18,7 +18,7 @@ from limner.plan.host import (
 )
 from limner.plan.memory import CODES, frozen_bytes, saved_bytes, state_bytes, train_need
 from limner.plan.plan import Plan
-from limner.run import beside
+from limner.train import prefetch
 
 GB = 2**30
 FLUX = flux(1024)
@@ -100,8 +100,8 @@ def test_larger_pictures_take_more_of_the_host_while_they_are_decoded():
 
 
 def test_there_are_as_many_workers_as_fill_the_cache():
-    assert beside.THREADS <= WORKERS
-    assert beside.ROOM + 1 <= WAITING
+    assert prefetch.THREADS <= WORKERS
+    assert prefetch.ROOM + 1 <= WAITING
 
 
 def test_what_is_saved_passes_through_the_host():

@@ -6,10 +6,18 @@ from dataclasses import replace
 import pytest
 
 from limner.errors import BadRecipe, BadUsage
+from limner.plan import local_device as room
 from limner.plan.devices import SPARE, Rates
+from limner.plan.local_device import (
+    Card,
+    constants_path,
+    device_for,
+    gpu,
+    keep_rates,
+    measured_rates,
+    present,
+)
 from limner.recipe.schema import Limits
-from limner.run import device as room
-from limner.run.device import Card, constants_path, device_for, gpu, keep_rates, measured_rates, present
 
 GB = 2**30
 

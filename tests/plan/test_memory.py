@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from limner.nn.layers.precision import coding_bytes
 from limner.nn.optim import evaluation_mode, optimizer
-from limner.nn.storage import coding_bytes
 from limner.plan.memory import (
     cache_need,
     load_need,

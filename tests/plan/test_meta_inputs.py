@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from limner.families import family_of
-from limner.families.base import Objective
-from limner.families.shipped import known
 from limner.graph.split import split
-from limner.run.blank import Longest, batch, boundary
+from limner.models import family_of
+from limner.models.bundled import known
+from limner.models.family import Objective
+from limner.plan.meta_inputs import Longest, batch, boundary
 
 SHAPES = {
     "flux-dev": {"context": (1, 512, 4096), "pooled": (1, 768), "latent_mean": (1, 16, 128, 64)},

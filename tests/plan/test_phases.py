@@ -7,24 +7,25 @@ import pytest
 import torch
 from torch.autograd.profiler import profile
 
-from limner.families import family_of, painting
-from limner.families.base import Canvas, Objective
-from limner.families.loading import hush, load
-from limner.families.shipped import DOWNLOAD, described, known
-from limner.families.source import HUB
+from limner.assembly.resolve import prepare
 from limner.graph.cache import Cache
 from limner.graph.split import split
-from limner.nn import tiles
-from limner.nn.layers import bytes_of, heaviest
+from limner.models import family_of, sampling
+from limner.models.bundled import DOWNLOAD, described, known
+from limner.models.family import Canvas, Objective
+from limner.models.loading import hush, load
+from limner.models.source import HUB
+from limner.nn.layer_lists import bytes_of, heaviest
+from limner.nn.memory import vae_tiling
+from limner.plan import phases
+from limner.plan.phases import Outside, outside
 from limner.plan.plan import Plan
 from limner.plan.profile import Stage
 from limner.plan.trace import Machine
 from limner.plan.tracker import Tracker
-from limner.run import encoders, stages
-from limner.run.cache import all_rows
-from limner.run.fill import fill, survey
-from limner.run.setting import prepare
-from limner.run.stages import Outside, outside
+from limner.train import encoders
+from limner.train.cache import all_rows
+from limner.train.encode import fill, survey
 from small import Told, wish
 
 GIB = 2**30
@@ -67,7 +68,7 @@ def test_true_bases_take_what_their_parts_weigh(name: str):
     assert found.download == DOWNLOAD[name]
     assert of(found, "sample", "vae").weights == caching["vae"].weights
     painting = next(each for each in found.stages if each.times == "sample step")
-    assert painting.weights == 0 and painting.activations > 0, "its weights are those of training"
+    assert painting.weights == 0 and sampling.activations > 0, "its weights are those of training"
 
 
 def test_files_of_another_precision_than_the_run_s_are_copied_on_the_host():
@@ -99,7 +100,7 @@ def test_work_is_that_of_the_published_models():
 def test_an_entry_of_the_cache_is_the_boundary_s_bytes():
     found = traced("flux-dev", 1024)
     latents, context, pooled = 2 * 16 * 128 * 128 * 4, 512 * 4096 * 2, 768 * 2
-    assert found.entry == latents + context + pooled + 3 * stages.ENTRY
+    assert found.entry == latents + context + pooled + 3 * phases.ENTRY
     assert {name: tuple(value.shape) for name, value in found.boundary.items()} == {
         "context": (1, 512, 4096),
         "latent_logvar": (1, 16, 128, 128),
@@ -203,18 +204,18 @@ def test_a_true_run_takes_what_was_foreseen(base: Any):
 
 
 def test_tiles_of_a_small_autoencoder_take_what_was_foreseen(base: Any, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(tiles, "SIDE", 64)
-    monkeypatch.setattr(stages, "SIDE", 64)
+    monkeypatch.setattr(vae_tiling, "SIDE", 64)
+    monkeypatch.setattr(phases, "SIDE", 64)
     family = family_of("FluxPipeline")
     cut = split(family.bound(base, Objective()), {family.denoiser: 0})
     found = outside(family, base, cut, size=(256, 192), dtype=torch.float32, machine=CPU)
     vae = load(family, base, "vae", dtype=torch.float32, device=torch.device("cpu"))
-    tiles.tile(vae)
+    vae_tiling.tile(vae)
     (unit,) = (unit for unit in cut.frozen if unit.uses == ("vae",))
     image = torch.zeros(1, 3, 192, 256, dtype=torch.uint8)
     peak = tracked(lambda: unit.run({"vae": vae}, {"image": image}))
     assert of(found, "cache", "vae").tiled == pytest.approx(peak, rel=0.15)
-    at_once = painting.at_once(Canvas(width=256, height=192, steps=1))
+    at_once = sampling.at_once(Canvas(width=256, height=192, steps=1))
     latents = torch.zeros(at_once, *found.boundary["latent_mean"].shape[1:])
     peak = tracked(lambda: vae.decode(latents))
     assert of(found, "sample", "vae").tiled == pytest.approx(peak, rel=0.15)
@@ -227,7 +228,7 @@ def test_a_cache_has_the_bytes_that_were_foreseen(tiny_base: Path, photos: Path,
     cache, rows = Cache(tmp_path), all_rows(setting)
     written = fill(setting, cache, rows, survey(setting, cache, rows), Told())
     found = outside(setting.family, setting.source, setting.cut, size=(32, 32), dtype=torch.float32)
-    assert written <= found.entry <= written + 3 * stages.ENTRY
+    assert written <= found.entry <= written + 3 * phases.ENTRY
 
 
 def test_a_text_encoder_that_is_trained_is_no_stage(base: Any):
@@ -261,6 +262,6 @@ def test_a_streamed_encoder_holds_on_the_device_what_was_foreseen(
             outside_them = bytes_of([*model.parameters(), *model.buffers()])
             outside_them -= bytes_of([*layers.parameters(), *layers.buffers()])
             slots = sum(slot.room.numel() for slot in engines[-1].ring.slots)
-        padding = stages.SLOTS * 256 * len(list(layers[0].parameters()))
+        padding = phases.SLOTS * 256 * len(list(layers[0].parameters()))
         least = of(found, "cache", part).least
         assert least <= outside_them + slots <= least + padding

@@ -5,18 +5,18 @@ import pytest
 from PIL import Image
 
 from blueprints import flux
+from limner.data.validation import QUANTILES
 from limner.errors import BadRecipe, BadUsage
+from limner.plan import profile_cache
 from limner.plan.choice import fits
+from limner.plan.describe import sentences
 from limner.plan.host import PHOTO
 from limner.plan.plan import from_json
+from limner.plan.planner import IMAGES, Begun, counts_of, keep, plan, wish_of
 from limner.recipe.schema import Recipe
 from limner.recipe.toml import change
-from limner.run import profiles
-from limner.run.counting import QUANTILES
-from limner.run.plan import IMAGES, Begun, counts_of, keep, plan, wish_of
-from limner.run.plan_words import sentences
-from limner.run.rundir import RunDir
-from limner.run.say import Quiet
+from limner.reporter import Quiet
+from limner.run_folder import RunDir
 
 GB = 2**30
 BASE = {"base": "flux-dev", "data.resolution": 1024, "limits.vram": "24GB", "train.steps": 1000}
@@ -33,7 +33,7 @@ def traced(tmp_path, monkeypatch):
         return whole(found, hosted=one.hosted) if one.recipe.train.method == "full" else found
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(profiles, "_traced", trace)
+    monkeypatch.setattr(profile_cache, "_traced", trace)
     return asked
 
 
@@ -250,7 +250,7 @@ def test_products_in_8_bits_are_planned_where_they_are_asked_for(traced):
 
 
 def test_a_device_that_cannot_is_told_before_configs_are_read(monkeypatch):
-    monkeypatch.setattr("limner.run.plan.opened", None)
+    monkeypatch.setattr("limner.plan.planner.opened", None)
     with pytest.raises(BadRecipe, match="and RTX 2080 has compute capability 7.5"):
         planned(card="RTX 2080", limits__products="8bit")
     with pytest.raises(BadRecipe, match="multiplies fp8 in 8 bits, and RTX 3090 int8 only.*--out"):

@@ -7,11 +7,11 @@ import pytest
 from blueprints import flux
 from limner.errors import BadBase
 from limner.files import user_cache
+from limner.plan import profile_cache
 from limner.plan.profile import to_json
+from limner.plan.profile_cache import Asked, Shape, largest, opened, profile_of, shape_of
 from limner.recipe.schema import Recipe
 from limner.recipe.toml import change
-from limner.run import profiles
-from limner.run.profiles import Asked, Shape, largest, opened, profile_of, shape_of
 
 FLUX = change(Recipe(), {"base": "flux-dev"})
 
@@ -27,7 +27,7 @@ def source(name="flux-dev"):
 
 def test_a_family_says_of_sizes_once(monkeypatch):
     assert shape_of(source()) == Shape(16, 1024)
-    monkeypatch.setattr(profiles, "_shape", lambda pipeline: pytest.fail("looked up twice"))
+    monkeypatch.setattr(profile_cache, "_shape", lambda pipeline: pytest.fail("looked up twice"))
     assert shape_of(source()) == Shape(16, 1024)
     with pytest.raises(pytest.fail.Exception):
         shape_of(source("sdxl"))
@@ -46,7 +46,7 @@ def test_the_largest_bucket_is_the_largest_that_is_used():
 
 
 def test_a_torn_or_foreign_file_is_traced_anew(monkeypatch):
-    monkeypatch.setattr(profiles, "_traced", lambda asked: flux(512))
+    monkeypatch.setattr(profile_cache, "_traced", lambda asked: flux(512))
     asked = Asked(FLUX, source(), (512, 512), "bf16")
     found, traced = profile_of(asked)
     assert traced
@@ -59,28 +59,28 @@ def test_a_torn_or_foreign_file_is_traced_anew(monkeypatch):
 
 
 def test_other_configs_other_libraries_and_other_code_are_other_profiles(monkeypatch):
-    monkeypatch.setattr(profiles, "_traced", lambda asked: flux(512))
+    monkeypatch.setattr(profile_cache, "_traced", lambda asked: flux(512))
     asked = Asked(FLUX, source(), (512, 512), "bf16")
     profile_of(asked)
     assert not profile_of(asked)[1]
     assert profile_of(Asked(FLUX, source("flux-schnell"), (512, 512), "bf16"))[1]
     assert profile_of(Asked(FLUX, source(), (512, 512), "bf16", whole=True))[1]
-    profiles._made_by.cache_clear()
-    monkeypatch.setattr(profiles, "version", lambda name: "99")
+    profile_cache._made_by.cache_clear()
+    monkeypatch.setattr(profile_cache, "version", lambda name: "99")
     assert profile_of(asked)[1]
-    profiles._made_by.cache_clear()
+    profile_cache._made_by.cache_clear()
 
 
 def test_what_is_known_is_answered_without_torch(tmp_path, monkeypatch):
-    monkeypatch.setattr(profiles, "_traced", lambda asked: flux(1024, doubles=2, singles=2))
+    monkeypatch.setattr(profile_cache, "_traced", lambda asked: flux(1024, doubles=2, singles=2))
     shape_of(source())
     profile_of(Asked(change(FLUX, {"data.images": "-"}), source(), (1024, 1024), "bf16"))
     program = """
 import sys
 from limner.recipe.schema import Recipe
 from limner.recipe.toml import change
-from limner.run.plan import plan
-from limner.run.say import Quiet
+from limner.plan.planner import plan
+from limner.reporter import Quiet
 recipe = change(Recipe(), {"base": "flux-dev", "limits.vram": "12GB"})
 assert plan(recipe, Quiet(), card="RTX 4070").fits
 print([name for name in ("torch", "diffusers", "transformers") if name in sys.modules])

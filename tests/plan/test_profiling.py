@@ -7,23 +7,23 @@ import pytest
 import torch
 
 from cases import CASES
-from limner.families import family_of
-from limner.families.base import Family
-from limner.families.loading import hush
-from limner.families.shipped import known
-from limner.families.source import Source, locate
 from limner.graph.split import split
-from limner.nn.anatomy import Anatomy
+from limner.models import family_of
+from limner.models.bundled import known
+from limner.models.family import Family
+from limner.models.loading import hush
+from limner.models.source import Source, locate
+from limner.nn.arch import Anatomy
 from limner.plan.cards import known as known_card
 from limner.plan.devices import of_card
+from limner.plan.dry_run import Rehearsal, Wish
 from limner.plan.memory import train_need
+from limner.plan.meta_inputs import boundary
 from limner.plan.plan import Attention, Plan
 from limner.plan.profile import Profile, from_json, to_json
+from limner.plan.profiling import _outside, _works, profile
 from limner.plan.time import seconds_of
 from limner.plan.trace import Machine
-from limner.run.blank import boundary
-from limner.run.profile import _outside, _works, profile
-from limner.run.rehearsal import Rehearsal, Wish
 from measured import Real
 
 GIB = 2**30

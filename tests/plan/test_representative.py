@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 
 from cases import CASES
-from limner.families import family_of
-from limner.families.loading import hush
-from limner.families.shipped import known
-from limner.families.source import locate
+from limner.models import family_of
+from limner.models.bundled import known
+from limner.models.loading import hush
+from limner.models.source import locate
+from limner.plan.dry_run import Wish
 from limner.plan.memory import train_need
 from limner.plan.plan import Plan
-from limner.run.profile import profile
-from limner.run.rehearsal import Wish
-from limner.run.shallow import cast
+from limner.plan.profiling import profile
+from limner.plan.representative import cast
 
 CASE = {case.name: case for case in CASES}
 

@@ -1,8 +1,8 @@
 import torch
 from torch import Tensor, nn
 
-from limner.nn import lora
-from limner.nn.anatomy import Anatomy
+from limner.nn.arch import Anatomy
+from limner.nn.layers import lora
 from limner.plan.trace import Machine, again, plain, trace
 
 FINE = Machine(granule=1)

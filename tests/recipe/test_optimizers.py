@@ -5,11 +5,11 @@ import pytest
 from packaging.requirements import Requirement
 
 from limner.errors import BadRecipe
+from limner.plan.planner import plan
 from limner.recipe import Recipe, Train, optimizers, toml
 from limner.recipe.optimizers import OPTIMIZERS, Optimizer, optimizer_of
-from limner.run.plan import plan
-from limner.run.rundir import RunDir
-from limner.run.train import train
+from limner.run_folder import RunDir
+from limner.train.train import train
 from small import Told, losses, wish
 
 RADAM = Optimizer(

@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from limner.run.chart import MOST, curve, series, smooth, ticks
+from limner.report.chart import MOST, curve, series, smooth, ticks
 
 
 def rows(losses, **more):

@@ -4,7 +4,7 @@ import io
 import pytest
 from PIL import Image
 
-from limner.run.markup import SMALL, escape, image, number, picture, records, table, thumbnail
+from limner.report.markup import SMALL, escape, image, number, picture, records, table, thumbnail
 
 
 def stored(size=(40, 20), kind="PNG", mode="RGB", **options):

@@ -8,9 +8,9 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from limner.run.report import COLUMNS, IMAGES, _chosen, write_report
-from limner.run.rundir import RunDir
-from limner.run.sheet import Column
+from limner.report.report import COLUMNS, IMAGES, _chosen, write_report
+from limner.report.sheet import Column
+from limner.run_folder import RunDir
 
 EVIL = """</title></script><script>alert(1)</script><img src=x onerror="alert(2)">'"&$title ${body}"""
 RECIPE = """

@@ -3,7 +3,7 @@ import time
 import pytest
 from PIL import Image, ImageFont
 
-from limner.run.sheet import GAP, LARGEST, LINES, MARGIN, PAPER, _wrap, sheet
+from limner.report.sheet import GAP, LARGEST, LINES, MARGIN, PAPER, _wrap, sheet
 
 RED, BLUE = (200, 0, 0), (0, 0, 200)
 

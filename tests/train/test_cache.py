@@ -12,16 +12,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from limner.assembly.resolve import cache_root, prepare
 from limner.errors import BadCache, DiskFull, RunBusy, Stopped
 from limner.files import human
 from limner.graph.cache import Cache, digest
 from limner.recipe import toml
-from limner.run import cache as module
-from limner.run.cache import Store, all_rows, cache, prompts_of, stock
-from limner.run.fill import survey
-from limner.run.rundir import RunDir
-from limner.run.setting import cache_root, prepare
-from limner.run.train import train
+from limner.run_folder import RunDir
+from limner.train import cache as module
+from limner.train.cache import Store, all_rows, cache, prompts_of, stock
+from limner.train.encode import survey
+from limner.train.train import train
 from small import Told, wish
 
 OWN = {"held_out": 0}

@@ -10,18 +10,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-import limner.run.checkpoint as checkpoint
+import limner.train.checkpoint as checkpoint
 from limner.errors import BadCheckpoint, DiskFull
-from limner.run.checkpoint import (
-    ForeignCheckpoint,
-    load,
-    newest_whole,
-    require_room,
-    retain,
-    save,
-    whole,
-)
-from limner.run.rundir import RunDir
+from limner.run_folder import RunDir
+from limner.train.checkpoint import ForeignCheckpoint, load, newest_whole, require_room, retain, save, whole
 
 
 def state(seed=0):

@@ -4,16 +4,16 @@ import pytest
 import torch
 from PIL import Image
 
+from limner.assembly.resolve import prepare
 from limner.errors import BadData, BadRecipe
-from limner.nn.draws import seed_of
+from limner.nn.rng import seed_of
 from limner.recipe.schema import Recipe
-from limner.run.cache import stock
-from limner.run.prior import FACTS, prior
-from limner.run.rundir import RunDir
-from limner.run.say import Quiet
-from limner.run.setting import prepare
-from limner.run.train import train
-from limner.run.trainee import Trainee
+from limner.reporter import Quiet
+from limner.run_folder import RunDir
+from limner.train.cache import stock
+from limner.train.class_images import FACTS, prior
+from limner.train.model import Trainee
+from limner.train.train import train
 from small import wish
 
 PROMPTS = {"prompts": ["a cat", "a dog"], "batch": 1}

@@ -3,14 +3,15 @@ from dataclasses import replace
 import pytest
 import torch
 
+from limner.assembly.resolve import prepare
 from limner.errors import DiskFull
 from limner.graph.cache import Cache
-from limner.nn import processes, tiles
-from limner.run import encoders
-from limner.run import fill as filling
-from limner.run.cache import all_rows
-from limner.run.fill import bytes_needed, caption_rows, fill, rows_of, survey, text_values, uncached
-from limner.run.setting import prepare
+from limner.nn import distributed
+from limner.nn.memory import vae_tiling
+from limner.train import encode as filling
+from limner.train import encoders
+from limner.train.cache import all_rows
+from limner.train.encode import bytes_needed, caption_rows, fill, rows_of, survey, text_values, uncached
 from small import Told, equal, wish
 
 PARTLY = {"text_encoders": ["text_encoder", "text_encoder_2"], "text_encoder_layers": 1}
@@ -110,12 +111,12 @@ def test_shares_of_processes_cover_everything_whatever_the_others_have_done(sett
     """The second process looks when the first has finished, or has not begun: all is computed once."""
     rows = all_rows(setting)
     whole = survey(setting, Cache(tmp_path / "none"), rows)
-    monkeypatch.setattr(processes, "world", lambda: 2)
+    monkeypatch.setattr(distributed, "world", lambda: 2)
     cache, computed = Cache(tmp_path / "cache"), []
     for rank in range(2):
-        monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         share = survey(setting, cache, rows)
-        monkeypatch.setattr(processes, "anyone", bool)
+        monkeypatch.setattr(distributed, "anyone", bool)
         fill(setting, cache, rows, share, Told())
         computed.append(share.count)
     assert sum(computed) == whole.count and min(computed) > 0
@@ -164,7 +165,7 @@ def test_bf16_has_other_addresses_where_it_gives_other_values(tiny_base, photos,
 
 def test_images_larger_than_a_tile_are_kept_apart(tiny_base, photos, tmp_path, monkeypatch):
     """The long buckets are longer than a tile of 64 pixels, the square one is not."""
-    monkeypatch.setattr(tiles, "SIDE", 64)
+    monkeypatch.setattr(vae_tiling, "SIDE", 64)
     setting = prepare(wish(tiny_base, photos, data={"held_out": 0, "resolution": 64}))
     cache, rows = Cache(tmp_path), all_rows(setting)
     plain = survey(setting, cache, rows)

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from cases import CASES, Case
+from limner.assembly.resolve import Setting, prepare
 from limner.graph.cache import Cache
-from limner.nn import tiles
-from limner.nn.layers import bytes_of, lists
+from limner.nn.layer_lists import bytes_of, lists
+from limner.nn.memory import vae_tiling
 from limner.plan.plan import Plan
-from limner.run import encoders
-from limner.run.cache import all_rows
-from limner.run.encoders import opened, whole
-from limner.run.fill import fill, survey, uncached
-from limner.run.setting import Setting, prepare
+from limner.train import encoders
+from limner.train.cache import all_rows
+from limner.train.encode import fill, survey, uncached
+from limner.train.encoders import opened, whole
 from small import Told, equal, wish
 
 WORDS = ("a cat", "many words, " * 9)
@@ -112,4 +112,4 @@ def test_tiles_and_streams_are_the_plan_s(setting):
     assert setting.planned(Plan(encode_mapped=True)) == replace(setting, encode_mapped=True)
     assert not whole(setting, "vae").use_tiling
     vae = whole(tiled, "vae")
-    assert vae.use_tiling and vae.tile_sample_min_size == tiles.SIDE
+    assert vae.use_tiling and vae.tile_sample_min_size == vae_tiling.SIDE

@@ -1,16 +1,16 @@
 import pytest
 import torch
 
+from limner.assembly.resolve import prepare
 from limner.errors import BadLora, BadRecipe
+from limner.generate import Settings, generate
 from limner.lora import diffusers_loader, file
-from limner.run import export as module
-from limner.run.cache import stock as fill
-from limner.run.export import about, export, exported_steps
-from limner.run.generate import Settings, generate
-from limner.run.rundir import RunDir
-from limner.run.setting import prepare
-from limner.run.train import train
-from limner.run.trainee import Trainee
+from limner.run_folder import RunDir
+from limner.train import export as module
+from limner.train.cache import stock as fill
+from limner.train.export import about, export, exported_steps
+from limner.train.model import Trainee
+from limner.train.train import train
 from small import Told, wish
 from tiny import save_sdxl
 

@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 from limner.errors import BadBase, BadCheckpoint, BadUsage, DiskFull, Stopped
-from limner.run import train as module
-from limner.run.export_model import model_steps
-from limner.run.generate import Settings, generate
-from limner.run.lora import ConvertOptions, extract
-from limner.run.rundir import RunDir
-from limner.run.train import train
+from limner.generate import Settings, generate
+from limner.lora.operations import ConvertOptions, extract
+from limner.run_folder import RunDir
+from limner.train import train as module
+from limner.train.export_model import model_steps
+from limner.train.train import train
 from small import Told, equal, losses, weights, wish
 
 FULL = {"method": "full", "learning_rate": 1e-3}
@@ -126,7 +126,7 @@ def test_the_disk_must_hold_checkpoints_and_the_model(tiny_base, photos, tmp_pat
         if "model" in what:
             raise DiskFull("full")
 
-    monkeypatch.setattr("limner.run.export_model.require_space", short)
+    monkeypatch.setattr("limner.train.export_model.require_space", short)
     with pytest.raises(DiskFull):
         train(full(tiny_base, photos, train={"steps": 1, "save_every": 1}), tmp_path / "run", Told())
     assert asked["trained model,"] > (tiny_base / "transformer" / WEIGHTS).stat().st_size
@@ -135,7 +135,7 @@ def test_the_disk_must_hold_checkpoints_and_the_model(tiny_base, photos, tmp_pat
 
 def test_weights_that_the_disk_did_not_keep_are_told(tiny_base, photos, tmp_path, monkeypatch):
     def torn(*args, **kwargs):
-        from limner.families.folder import write
+        from limner.models.layout import write
 
         paths = write(*args, **kwargs)
         data = bytearray(paths[0].read_bytes())
@@ -143,6 +143,6 @@ def test_weights_that_the_disk_did_not_keep_are_told(tiny_base, photos, tmp_path
         paths[0].write_bytes(data)
         return paths
 
-    monkeypatch.setattr("limner.run.export_model.write", torn)
+    monkeypatch.setattr("limner.train.export_model.write", torn)
     with pytest.raises(BadBase, match=r"is not what was written\. Check the disk"):
         train(full(tiny_base, photos, train={"steps": 1, "save_every": 1}), tmp_path / "run", Told())

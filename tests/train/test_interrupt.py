@@ -3,7 +3,7 @@ import signal
 import pytest
 
 from limner.errors import Stopped
-from limner.run.interrupt import Interrupt
+from limner.train.interrupt import Interrupt
 
 
 def test_asked_twice_it_does_not_wait():

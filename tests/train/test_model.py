@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from limner.assembly.resolve import prepare
+from limner.data.validation import QUANTILES
 from limner.errors import BadRecipe, BrokenGraph
-from limner.nn import tiles
+from limner.nn.memory import vae_tiling
 from limner.nn.optim import optimizer
-from limner.run.cache import stock
-from limner.run.counting import QUANTILES
-from limner.run.setting import prepare
-from limner.run.trainee import Trainee, plain
+from limner.train.cache import stock
+from limner.train.model import Trainee, plain
 from small import Told, equal, wish
 
 BOTH = {"text_encoders": ["text_encoder", "text_encoder_2"], "text_encoder_layers": 1}
@@ -83,10 +83,10 @@ def test_a_full_fine_tune_on_the_host_is_that_on_the_device_bit_for_bit(tiny_bas
 def test_several_processes_have_the_losses_of_one(tiny_base, photos, monkeypatch):
     one = trainee(tiny_base, photos, train={"batch": 4}, limits={"micro_batch": 1})
     whole = list(one.losses(0))
-    monkeypatch.setattr("limner.nn.processes.world", lambda: 3)
+    monkeypatch.setattr("limner.nn.distributed.world", lambda: 3)
     shares = []
     for rank in range(3):
-        monkeypatch.setattr("limner.nn.processes.rank", lambda rank=rank: rank)
+        monkeypatch.setattr("limner.nn.distributed.rank", lambda rank=rank: rank)
         shares.append(list(one.losses(0)))
     assert [len(share) for share in shares] == [2, 1, 1]
     assert [shares[n % 3][n // 3] for n in range(4)] == whole
@@ -216,7 +216,7 @@ def test_weights_in_fewer_bits_are_another_training(tiny_base, photos):
 
 
 def test_samples_are_decoded_in_tiles_where_the_plan_says_so(tiny_base, photos, monkeypatch):
-    monkeypatch.setattr(tiles, "SIDE", 32)
+    monkeypatch.setattr(vae_tiling, "SIDE", 32)
     one = trainee(tiny_base, photos, sample={"every": 0, "width": 64, "height": 64, "prompts": ["x"]})
     (plain,) = one.paint(1)
     one.follow(replace(one.plan, decode_tiled=True))

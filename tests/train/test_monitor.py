@@ -1,6 +1,6 @@
 import torch
 
-from limner.run.watch import SPAN, WARM, Watch, peak
+from limner.train.monitor import SPAN, WARM, Watch, peak
 
 GB = 10**9
 

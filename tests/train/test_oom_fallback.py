@@ -6,12 +6,12 @@ from limner.plan.cards import CARDS, known
 from limner.plan.choice import Wish
 from limner.plan.devices import Device, of_card, of_cpu
 from limner.plan.plan import Plan
+from limner.plan.planner import Planned, counts_of
 from limner.plan.profile import Profile
 from limner.plan.search import choose
 from limner.recipe.schema import Recipe
-from limner.run import ladder as module
-from limner.run.ladder import MOST, Ladder, changes, shared
-from limner.run.plan import Planned, counts_of
+from limner.train import oom_fallback as module
+from limner.train.oom_fallback import MOST, Ladder, changes, shared
 
 
 def _ladder(gigabytes: int) -> Ladder:

@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from limner.errors import DoesNotFit
-from limner.run import fill, progress
-from limner.run import relief as module
-from limner.run import train as train_module
-from limner.run.ladder import Ladder
-from limner.run.plan import Planned
-from limner.run.relief import patiently, release
-from limner.run.rundir import RunDir
-from limner.run.train import train
+from limner.plan.planner import Planned
+from limner.run_folder import RunDir
+from limner.train import encode, state
+from limner.train import oom_retry as module
+from limner.train import train as train_module
+from limner.train.oom_fallback import Ladder
+from limner.train.oom_retry import patiently, release
+from limner.train.train import train
 from small import Told, weights, wish
 
 
@@ -62,7 +62,7 @@ def test_what_failed_is_given_back_and_peaks_are_measured_anew(monkeypatch: pyte
 def test_an_encoder_that_does_not_fit_comes_in_another_way(tiny_base, photos, tmp_path, monkeypatch) -> None:
     recipe = wish(tiny_base, photos, train={"steps": 1})
     train(recipe, tmp_path / "whole", Told())
-    true, left = fill._fill, [1]
+    true, left = encode._fill, [1]
 
     def short(*given):
         if left[0]:
@@ -70,7 +70,7 @@ def test_an_encoder_that_does_not_fit_comes_in_another_way(tiny_base, photos, tm
             raise torch.OutOfMemoryError("CUDA out of memory")
         return true(*given)
 
-    monkeypatch.setattr(fill, "_fill", short)
+    monkeypatch.setattr(encode, "_fill", short)
     monkeypatch.setattr(module.Ladder, "encode_down", lambda self, _: self.plan)
     told = Told()
     train(wish(tiny_base, photos, train={"steps": 1}), tmp_path / "run", told)
@@ -124,10 +124,10 @@ def _out_of_memory(monkeypatch, owner, name: str, when=lambda *_: True, times: i
 PLACES = {
     "loading": (train_module.Trainee, "__init__", "Out of memory while the base is read"),
     "backward": (torch.Tensor, "backward", "Out of memory after step 0"),
-    "optimizer": (progress, "_ask", "Out of memory after step 0"),
+    "optimizer": (state, "_ask", "Out of memory after step 0"),
     "measuring": (train_module.Trainee, "held_out_loss", "Out of memory after step 0"),
     "sampling": (train_module.Trainee, "paint", "Out of memory after step 0"),
-    "final weights": (progress, "evaluation_mode", "Out of memory after step 0"),
+    "final weights": (state, "evaluation_mode", "Out of memory after step 0"),
 }
 
 

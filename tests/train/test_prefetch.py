@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from limner.run.beside import ROOM, THREADS, Beside
+from limner.train.prefetch import ROOM, THREADS, Beside
 
 
 def test_what_is_made_ahead_comes_in_order_and_not_all_at_once():

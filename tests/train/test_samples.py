@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from limner.assembly.resolve import prepare
 from limner.errors import BadCache
-from limner.run import sample as module
-from limner.run.cache import stock
-from limner.run.rundir import RunDir
-from limner.run.sample import sample, write_sheet
-from limner.run.setting import prepare
-from limner.run.trainee import Trainee
+from limner.run_folder import RunDir
+from limner.train import samples as module
+from limner.train.cache import stock
+from limner.train.model import Trainee
+from limner.train.samples import sample, write_sheet
 from small import Told, wish
 
 

@@ -8,10 +8,10 @@ from limner.errors import BadCheckpoint
 from limner.lora import file
 from limner.recipe import toml
 from limner.recipe.schema import Lora
-from limner.run import checkpoint
-from limner.run.progress import _completed
-from limner.run.rundir import RunDir
-from limner.run.train import train
+from limner.run_folder import RunDir
+from limner.train import checkpoint
+from limner.train.state import _completed
+from limner.train.train import train
 from small import Told, equal, weights, wish
 
 

@@ -8,10 +8,10 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from accelerate.utils import LoggerType
 
 from limner.errors import BadRecipe
-from limner.run import track as module
-from limner.run.rundir import RunDir
-from limner.run.track import check, tracked
-from limner.run.train import train
+from limner.run_folder import RunDir
+from limner.train import track as module
+from limner.train.track import check, tracked
+from limner.train.train import train
 from small import Told, wish
 
 ROW = {"step": 3, "loss": 0.5, "time": 1.0}

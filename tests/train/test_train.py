@@ -11,9 +11,9 @@ import torch
 from limner.errors import BadCheckpoint, BadRecipe, DiskFull, Diverged, DoesNotFit, RunBusy, Stopped
 from limner.lora import file
 from limner.recipe import toml
-from limner.run import train as module
-from limner.run.rundir import RunDir
-from limner.run.train import Trained, train
+from limner.run_folder import RunDir
+from limner.train import train as module
+from limner.train.train import Trained, train
 from small import Told, equal, losses, weights, wish
 
 SHOWN = {"sample": {"every": 2, "prompts": ["zorb"], "steps": 1}}
@@ -364,7 +364,7 @@ def test_products_in_8_bits_teach_and_a_run_that_stops_goes_on_by_them_to_the_bi
 
 def test_a_device_without_products_in_8_bits_is_told_before_a_base_is_fetched(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    monkeypatch.setattr("limner.run.train.prepare", None)
+    monkeypatch.setattr("limner.train.train.prepare", None)
     apart = wish("some/base", photos, limits={"products": "8bit", "device": "mps"})
     with pytest.raises(BadRecipe, match="does not multiply in 8 bits"):
         train(apart, tmp_path / "run", Told())

@@ -11,18 +11,18 @@ from limner.data.buckets import buckets
 from limner.data.folder import Example, Folder, Rejected, read_folder
 from limner.data.order import Order
 from limner.data.subject import REMEDY, SLACK, crops, follows, slack
+from limner.data.validation import SUBSET, held_out
 from limner.data.views import View, views
 from limner.errors import BadBase, BadData, BadRecipe
-from limner.families import family_of, original
-from limner.families.base import Family, Objective
-from limner.families.source import Source, locate
 from limner.files import shared_cache
 from limner.graph.split import Split, split
 from limner.graph.unit import Unit
-from limner.nn.draws import seed_of
+from limner.models import convert, family_of
+from limner.models.family import Family, Objective
+from limner.models.source import Source, locate
+from limner.nn.rng import seed_of
 from limner.plan.plan import Plan
 from limner.recipe.schema import Recipe
-from limner.run.counting import SUBSET, held_out
 
 
 def cache_root(recipe: Recipe) -> Path:
@@ -138,7 +138,7 @@ def source_of(base: str, tell: Callable[[str], None] = lambda line: None, parts:
     """
     file = Path(base).expanduser()
     if file.is_file():
-        return original.opened(file, parts, folders=bases.folders(), tell=tell)
+        return convert.opened(file, parts, folders=bases.folders(), tell=tell)
     if file.suffix in (".safetensors", ".ckpt", ".pt", ".pth", ".bin"):
         raise BadBase(f"There is no file {base}. Check the path, from the folder of the recipe or from here.")
     if parts:

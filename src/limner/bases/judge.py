@@ -32,7 +32,7 @@ from limner.bases.lessons import SKIP, STYLE_NAMES, Lesson, School, lessons
 from limner.bases.parts import SIZES
 from limner.errors import BadBase
 from limner.files import atomic_write, write_json
-from limner.nn.fit import Average, Fit, fit
+from limner.nn.loop import Average, Fit, fit
 
 WIDTHS = ((32, 1), (64, 2), (128, 2), (192, 1))
 

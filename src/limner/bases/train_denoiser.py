@@ -1,7 +1,7 @@
 """Trains the embedded base's transformer and both text encoders, from scratch, by Limner's own path.
 
-The same units, cut and loop as any run: ``families.flux`` says what a step is, ``split`` finds that with
-three trained models only latents and token ids can be computed once, ``nn.fit`` turns the crank. What is
+The same units, cut and loop as any run: ``models.flux.family`` says what a step is, ``split`` finds that with
+three trained models only latents and token ids can be computed once, ``nn.loop`` turns the crank. What is
 particular to a base is the size of the batch, a learning rate that falls with the clock, and text of
 several lengths, so that the model reads a caption the same whether a tool pads it to 32 tokens or 512.
 
@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from limner.bases import parts
 from limner.bases.clock import Clock
 from limner.bases.latents import build_set
-from limner.families.flux import FAMILY
 from limner.files import write_json
 from limner.graph.split import Split, split
 from limner.graph.unit import run
-from limner.nn.draws import DeviceDraws, Draws
-from limner.nn.fit import Average, Fit, fit
+from limner.models.flux.family import FAMILY
+from limner.nn.loop import Average, Fit, fit
+from limner.nn.rng import DeviceDraws, Draws
 
 LENGTHS = ((0, 1.0, 0.94), (128, 0.5, 0.04), (512, 0.125, 0.02))
 """(T5 tokens, share of the batch, share of the steps); 0 stands for the base's own length."""

@@ -25,7 +25,7 @@ from limner.bases.latents import drawings
 from limner.bases.looks import paint
 from limner.bases.parts import SIZES, Size, fresh_vae
 from limner.files import write_json
-from limner.nn.fit import Average, Fit, fit
+from limner.nn.loop import Average, Fit, fit
 
 KL = 2e-6
 """Weight of the divergence per latent number: enough to keep latents near unit scale, not to blur them."""

@@ -1,1 +1,1 @@
-"""Captions: who is asked, what they are asked, and what is taken for an answer."""
+"""Captions: who is asked, what they are asked, what is taken for an answer, and the verb ``caption``."""

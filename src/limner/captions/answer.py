@@ -5,7 +5,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from limner.annotate.ask import ANSWER_AT_MOST
+from limner.captions.client import ANSWER_AT_MOST
 
 Text = Annotated[str, Field(min_length=1)]
 

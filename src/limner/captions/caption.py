@@ -11,20 +11,20 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from limner.annotate import agree, estimate, prompts
-from limner.annotate.ask import Patience, Provider
-from limner.annotate.captioner import Outcome, is_plain
-from limner.annotate.captioner import caption as ask_caption
-from limner.annotate.picture import Picture, picture
-from limner.annotate.price import Price, dollars, foretold, price_of
-from limner.annotate.providers import Options, known, provider
-from limner.annotate.record import now
-from limner.annotate.shelf import Shelf
-from limner.annotate.wish import MANNERS, Wish
+from limner.captions import consistency, estimate, prompts
+from limner.captions.captioner import Outcome, is_plain
+from limner.captions.captioner import caption as ask_caption
+from limner.captions.client import Patience, Provider
+from limner.captions.picture import Picture, picture
+from limner.captions.price import Price, dollars, foretold, price_of
+from limner.captions.provenance import now
+from limner.captions.providers import Options, known, provider
+from limner.captions.spec import MANNERS, Wish
+from limner.captions.store import Shelf
+from limner.captions.summary import Captioned, Settings
 from limner.data.images import BadImage, header, inspect
 from limner.errors import BadProvider, BadUsage, Stopped
-from limner.run.captioned import Captioned, Settings
-from limner.run.say import Say, counted
+from limner.reporter import Say, counted
 
 SAME_FAILURES = 5
 """So many first images that fail alike end the work."""
@@ -94,7 +94,7 @@ class _Work:
             result.cost = 0.0 if self._price or not result.place else None
             self._caption(todo)
             self._agree()
-        result.findings = agree.findings(self._members(), self.wish)
+        result.findings = consistency.findings(self._members(), self.wish)
         self.finished = result.left == 0
 
     def close(self) -> None:
@@ -317,13 +317,13 @@ class _Work:
 
     # the set -----------------------------------------------------------------------------------------------
 
-    def _members(self) -> list[agree.Member]:
+    def _members(self) -> list[consistency.Member]:
         found = []
         for file in self.shelf.files:
             state = self.shelf.state(file)
             if state in ("ours", "by hand"):
                 fixed = state == "by hand" or self.shelf.record.rows[file].agreed
-                found.append(agree.Member(file, self.shelf.captions(file), fixed))
+                found.append(consistency.Member(file, self.shelf.captions(file), fixed))
         return found
 
     def _agree(self) -> None:
@@ -337,7 +337,7 @@ class _Work:
         record, prompt = self.shelf.record, prompts.for_set(self.wish)
         look: Callable[[str], Picture] = lambda file: picture(self.shelf.path(file), estimate.SMALL)  # noqa: E731
         with self.say.steps("Agreeing", len(free)) as bar:
-            for done in agree.agree(self._one, self.wish, members, self.patience, record.words, look):
+            for done in consistency.agree(self._one, self.wish, members, self.patience, record.words, look):
                 cost = self._spend(done.tokens_in, done.tokens_out)
                 facts = self._facts("set", prompt, done.model)
                 facts |= {"cost": cost / max(1, len(done.captions))} if cost is not None else {}

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, field
 
-from limner.annotate import flaws, prompts
-from limner.annotate.answer import Captions, Malformed, read, schema
-from limner.annotate.ask import Declined, Patience, Provider, Reply, Request
-from limner.annotate.picture import Picture
-from limner.annotate.wish import Wish, signed
+from limner.captions import prompts, validators
+from limner.captions.answer import Captions, Malformed, read, schema
+from limner.captions.client import Declined, Patience, Provider, Reply, Request
+from limner.captions.picture import Picture
+from limner.captions.spec import Wish, signed
 from limner.data.captions import has_word
 
 ASKED_AT_MOST = 3
@@ -83,16 +83,16 @@ def taken(reply: Reply, wish: Wish, *, plain: bool) -> tuple[tuple[str, ...], st
     if reply.cut:
         return (), "it was cut off before its end"
     if plain:
-        found = [flaws.without_opening(reply.text) if wish.by_rule else reply.text.strip()]
+        found = [validators.without_opening(reply.text) if wish.by_rule else reply.text.strip()]
     else:
         try:
             found = read(Captions, reply.text).captions
         except Malformed as error:
-            spoken = flaws.REFUSAL.search(reply.text)
+            spoken = validators.REFUSAL.search(reply.text)
             return (), "it is a refusal or an apology instead of a caption" if spoken else str(error)
     captions = tuple(dict.fromkeys(" ".join(one.split()) for one in found))
     for one in found:
-        if reason := flaws.flaw(one, wish):
+        if reason := validators.flaw(one, wish):
             return captions, reason
     if len(captions) != wish.variants and not plain:
         return captions, f"it has {len(captions)} different captions; {wish.variants} are wanted"
@@ -104,7 +104,7 @@ def _with_name(captions: tuple[str, ...], wish: Wish, *, last: bool) -> tuple[st
     if not last or not wish.names_trigger or len(captions) != wish.variants:
         return ()
     named = tuple(one if has_word(wish.trigger, one) else f"{wish.trigger}, {one}" for one in captions)
-    return named if not any(flaws.flaw(one, wish) for one in named) else ()
+    return named if not any(validators.flaw(one, wish) for one in named) else ()
 
 
 def _count(outcome: Outcome, reply: Reply) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from limner.annotate.picture import Picture
+from limner.captions.picture import Picture
 from limner.errors import BadProvider
 
 ANSWER_AT_MOST = 100_000

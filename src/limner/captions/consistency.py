@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from limner.annotate import flaws, prompts
-from limner.annotate.answer import Edited, Malformed, read, schema
-from limner.annotate.ask import Declined, Patience, Provider, Request
-from limner.annotate.picture import Picture
-from limner.annotate.wish import Wish, signed, unsigned
+from limner.captions import prompts, validators
+from limner.captions.answer import Edited, Malformed, read, schema
+from limner.captions.client import Declined, Patience, Provider, Request
+from limner.captions.picture import Picture
+from limner.captions.spec import Wish, signed, unsigned
 from limner.data.captions import count_word, has_word
 
 TOGETHER = 20
@@ -212,7 +212,7 @@ def _wrong(texts: tuple[str, ...], member: Member, wish: Wish, said: Mapping[str
     if len(set(texts)) != len(member.captions):
         return f"{len(set(texts))} different texts; {len(member.captions)} are wanted"
     for text in texts:
-        if reason := flaws.flaw(text, wish):
+        if reason := validators.flaw(text, wish):
             return reason
         for use, others in said.items():
             for other in others:

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from limner.annotate import agree, prompts
-from limner.annotate.picture import fitted
-from limner.annotate.price import tokens_of
-from limner.annotate.wish import Wish
+from limner.captions import consistency, prompts
+from limner.captions.picture import fitted
+from limner.captions.price import tokens_of
+from limner.captions.spec import Wish
 
 SMALL = 384
 """Pixels of the copies that the set pass shows: 20 of them fit in one request."""
@@ -29,7 +29,7 @@ def tokens(
     caption = round(TOKENS_PER_WORD * wish.manner.most * wish.variants) + FRAME
     read = sum(tokens_of(prompt, _pixels(size, side)) for size in alone)
     read += sum(tokens_of(0, _pixels(size, SMALL)) for size in joined) + caption * len(joined)
-    read += -(-len(joined) // agree.TOGETHER) * tokens_of(len(prompts.for_set(wish).text))
+    read += -(-len(joined) // consistency.TOGETHER) * tokens_of(len(prompts.for_set(wish).text))
     return read, caption * (len(alone) + len(joined))
 
 

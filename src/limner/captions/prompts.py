@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from string import Template
 
-from limner.annotate.wish import Wish
+from limner.captions.spec import Wish
 
 FOLDER = Path(__file__).parent / "prompts"
 

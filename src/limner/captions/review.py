@@ -5,9 +5,9 @@ import shlex
 import subprocess
 from pathlib import Path
 
-from limner.annotate import review as tables
-from limner.annotate.record import now
-from limner.annotate.shelf import Shelf
+from limner.captions import review_table as tables
+from limner.captions.provenance import now
+from limner.captions.store import Shelf
 from limner.data.captions import read_text
 from limner.data.images import inspect
 from limner.errors import BadData, BadUsage

@@ -8,7 +8,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from limner.annotate.record import hash_of
+from limner.captions.provenance import hash_of
 from limner.data.captions import variants
 from limner.errors import BadData
 

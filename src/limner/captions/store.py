@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from limner.annotate.record import Record, Row, text_of
+from limner.captions.provenance import Record, Row, text_of
 from limner.data.captions import SIDECARS, read_text
 from limner.data.listing import listed
 from limner.data.metadata import Broken, read_metadata

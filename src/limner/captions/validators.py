@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 
-from limner.annotate.wish import Wish
+from limner.captions.spec import Wish
 from limner.data.captions import CHARACTERS_AT_MOST, count_word, has_word
 
 _QUOTE = "['\u2019]"

@@ -10,20 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from limner.data import verdict
+from limner.check import findings as judged
+from limner.check.findings import ADVICE, NOTE, PROBLEM, Finding
+from limner.check.image_stats import Look, look
+from limner.check.near_duplicates import ALIKE
+from limner.check.page import write_page, write_sheet
 from limner.data.buckets import buckets
 from limner.data.folder import Example, Folder, read_folder
 from limner.data.images import BadImage
-from limner.data.likeness import ALIKE
-from limner.data.look import Look, look
 from limner.data.subject import REMEDY, follows, installed
-from limner.data.verdict import ADVICE, NOTE, PROBLEM, Finding
 from limner.data.views import size_of
 from limner.errors import BadBase, BadData
 from limner.files import write_json
 from limner.recipe.schema import Recipe
-from limner.run.check_page import write_page, write_sheet
-from limner.run.say import Say
+from limner.reporter import Say
 
 RESOLUTION, MULTIPLE = 1024, 16
 """Where the base is not at hand: what the FLUX family is trained at."""
@@ -101,11 +101,11 @@ def check(recipe: Recipe, out: Path, say: Say, *, encoder: str | None = None) ->
     names = tuple(_name(folder, each.example.path) for each in looks)
     findings = [
         *_left_out(folder, broken),
-        *(found for each, name in zip(looks, names, strict=True) for found in verdict.of_image(each, name)),
-        *verdict.of_set(looks, names, recipe.goal),
+        *(found for each, name in zip(looks, names, strict=True) for found in judged.of_image(each, name)),
+        *judged.of_set(looks, names, recipe.goal),
         *_variety(looks, names, encoder),
-        *verdict.of_captions([each.example.written for each in looks], names, recipe.data.trigger),
-        *verdict.of_lengths(_lengths(looks, names, base)),
+        *judged.of_captions([each.example.written for each in looks], names, recipe.data.trigger),
+        *judged.of_lengths(_lengths(looks, names, base)),
         *_remarks(recipe, base),
     ]
     findings.sort(key=lambda each: (LEVELS.index(each.level), each.image, each.kind))
@@ -183,11 +183,11 @@ def _name(folder: Folder, path: Path) -> str:
 def _variety(looks: Sequence[Look], names: Sequence[str], encoder: str | None) -> list[Finding]:
     if encoder is None:
         points = np.stack([each.features for each in looks])
-        return verdict.of_variety(points, names, within=ALIKE, means="colours, layout and edges")
-    from limner.run.encoder import WITHIN, encoded
+        return judged.of_variety(points, names, within=ALIKE, means="colours, layout and edges")
+    from limner.check.encoder import WITHIN, encoded
 
     points = encoded(encoder, [each.thumb for each in looks])
-    return verdict.of_variety(points, names, within=WITHIN, means=f"the features of {Path(encoder).name}")
+    return judged.of_variety(points, names, within=WITHIN, means=f"the features of {Path(encoder).name}")
 
 
 def _lengths(looks: Sequence[Look], names: Sequence[str], base: Base) -> Mapping[str, tuple[int, int]]:
@@ -217,10 +217,10 @@ def base_of(recipe: Recipe) -> Base:
     """The base's resolution, bucket sides and tokenizers; where it cannot be opened, why."""
     import torch
 
-    from limner.families import family_of
-    from limner.families.base import Objective
-    from limner.families.loading import load
-    from limner.run.setting import source_of
+    from limner.assembly.resolve import source_of
+    from limner.models import family_of
+    from limner.models.family import Objective
+    from limner.models.loading import load
 
     try:
         source = source_of(recipe.base, parts=recipe.parts)

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from limner.errors import BadBase, first_line
-from limner.families.loading import BROKEN, hush
+from limner.models.loading import BROKEN, hush
 
 WITHIN = 0.2
 """Distance, 1 minus the cosine, below which such models have two pictures of one kind."""

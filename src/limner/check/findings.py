@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from limner.data import likeness, overlay
-from limner.data.look import Look
-from limner.data.wording import Wording, wording
+from limner.check import near_duplicates, watermark
+from limner.check.caption_stats import Wording, wording
+from limner.check.image_stats import Look
 
 PROBLEM, ADVICE, NOTE = "problem", "advice", "note"
 SOFT, SMEARED = 1.8, 1.9
@@ -22,7 +22,7 @@ COARSE = ((1.5, 40), (3.0, 25), (np.inf, 10))
 """(times reduced, JPEG quality): the more an image is reduced, the less of its damage is left."""
 BLOCKS = 1.75
 ENOUGH = {"subject": 10, "face": 10, "object": 8, "style": 20}
-"""Images from which a LoRA generalises, as the guides of the trainers have it: see ``recipe.presets``."""
+"""Images from which a LoRA generalises, as the guides of the trainers have it: see ``models.presets``."""
 FEW = 8
 """Images below which nothing is said about variety."""
 ONE_KIND = 0.6
@@ -153,7 +153,7 @@ def of_variety(points: np.ndarray, names: Sequence[str], *, within: float, means
     """
     if len(points) < FEW:
         return []
-    largest = likeness.clusters(points, within)[0]
+    largest = near_duplicates.clusters(points, within)[0]
     if len(largest) <= ONE_KIND * len(points):
         return []
     why = f"{len(largest)} of {len(points)} images are of one kind, by {means}: {_names(largest, names)}"
@@ -169,13 +169,13 @@ def _copies(looks: Sequence[Look], names: Sequence[str]) -> list[Finding]:
         if (own := first[each.example.sha256]) != at:
             why = f"is the same file as {names[own]}"
             found.append(Finding(names[at], PROBLEM, "duplicate", why, "Remove one of the two.", names[own]))
-    for group in likeness.groups([looks[at].print for at in kept]):
+    for group in near_duplicates.groups([looks[at].print for at in kept]):
         members = [kept[at] for at in group]
         best = best_of(looks, members)
         for at in members:
             if at == best:
                 continue
-            mirrored = likeness.near(looks[best].print, looks[at].print) == "mirrored"
+            mirrored = near_duplicates.near(looks[best].print, looks[at].print) == "mirrored"
             word = "is a mirror image of" if mirrored else "is nearly the same as"
             why = f"{word} {names[best]}{_better(looks[best], looks[at])}"
             same = "" if mirrored else names[best]
@@ -204,11 +204,13 @@ def _better(best: Look, other: Look) -> str:
 def _marks(looks: Sequence[Look], names: Sequence[str]) -> list[Finding]:
     found: list[Finding] = []
     scenes = list(range(len(looks)))
-    for group in likeness.groups([each.print for each in looks]):
+    for group in near_duplicates.groups([each.print for each in looks]):
         for at in group:
             scenes[at] = group[0]
-    for mark in overlay.shared([each.frames for each in looks], scenes):
-        seen = [at for at in mark.images if _meet(overlay.lies(mark, *_whole(looks[at])), looks[at].cut.crop)]
+    for mark in watermark.shared([each.frames for each in looks], scenes):
+        seen = [
+            at for at in mark.images if _meet(watermark.lies(mark, *_whole(looks[at])), looks[at].cut.crop)
+        ]
         why = f"it and {len(mark.images) - 1} others carry one mark, {mark.place}"
         remedy = (
             "Use pictures without it, or crop it away: a mark that repeats is learned before the subject."

@@ -5,14 +5,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from limner.check.check import Checked
+from limner.check.findings import PLAIN_MODES
+from limner.check.image_stats import Look
 from limner.data.images import read_image
-from limner.data.look import Look
 from limner.data.region import REGION
-from limner.data.verdict import PLAIN_MODES
 from limner.errors import BadUsage
 from limner.files import atomic_write, human, require_space, write_json, write_text
-from limner.run.check import Checked
-from limner.run.say import Say
+from limner.reporter import Say
 
 COPIES = ("duplicate", "near-duplicate")
 """Findings whose image is left behind; of a burst the sharpest has none."""

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from limner.data import borders, compression, exposure, likeness, overlay
+from limner.check import borders, compression, exposure, near_duplicates, watermark
+from limner.check.sharpness import Sharpness, sharpness
 from limner.data.folder import Example
 from limner.data.images import Make, decode, make
-from limner.data.sharpness import Sharpness, sharpness
 from limner.data.subject import Cut, cut
 from limner.data.views import View, seen, wanted
 
@@ -32,11 +32,11 @@ class Look:
     quality: int | None
     """Of a JPEG's tables, 1 to 100."""
     blocks: float
-    """See :func:`limner.data.compression.blockiness`; 1 where the image is reduced too far to tell."""
+    """See :func:`limner.check.compression.blockiness`; 1 where the image is reduced too far to tell."""
     sharpness: Sharpness
     exposure: str
     borders: tuple[float, float, float, float]
-    print: likeness.Print
+    print: near_duplicates.Print
     features: np.ndarray
     frames: np.ndarray
     """Of the whole image: marks keep their distance from its corners."""
@@ -84,8 +84,8 @@ def look(example: Example, size: tuple[int, int], *, follow: bool = True) -> Loo
         sharpness=sharpness(np.asarray(picture.convert("L"))),
         exposure=exposure.fault(rgb),
         borders=borders.borders(rgb),
-        print=likeness.print_of(rgb),
-        features=likeness.features(rgb),
-        frames=overlay.frames(whole),
+        print=near_duplicates.print_of(rgb),
+        features=near_duplicates.features(rgb),
+        frames=watermark.frames(whole),
         thumb=thumb,
     )

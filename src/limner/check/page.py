@@ -11,12 +11,12 @@ from string import Template
 
 from PIL import Image, ImageDraw, ImageOps
 
-from limner.data.look import Look
-from limner.data.verdict import ADVICE, NOTE, PROBLEM, Finding
+from limner.check.findings import ADVICE, NOTE, PROBLEM, Finding
+from limner.check.image_stats import Look
 from limner.files import atomic_write, write_text
-from limner.run.markup import Html, escape, image, records
-from limner.run.say import counted
-from limner.run.sheet import sheet
+from limner.report.markup import Html, escape, image, records
+from limner.report.sheet import sheet
+from limner.reporter import counted
 
 COLUMNS = 6
 """At least; more where there are many images, so that the sheet is about as high as it is wide."""
@@ -81,7 +81,7 @@ def write_page(
     flip: bool,
 ) -> None:
     """Write the page: findings of the set, buckets, and every image with its crop, captions and findings."""
-    template = Template(resources.files("limner.run").joinpath("report.template.html").read_text("utf-8"))
+    template = Template(resources.files("limner.report").joinpath("report.template.html").read_text("utf-8"))
     whole = [each for each in findings if not each.image]
     lost = [each for each in findings if each.image and each.image not in set(names)]
     sections = [

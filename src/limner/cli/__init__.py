@@ -1,4 +1,4 @@
-"""The command line: a thin face over ``limner.run``. Loads no torch until a verb needs it."""
+"""The command line: a thin face over the verbs. Loads no torch until a verb needs it."""
 
 from limner.cli import lora
 from limner.cli.app import app, main

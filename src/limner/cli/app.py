@@ -1,4 +1,4 @@
-"""The verbs as commands. Each reads its arguments, calls one function of ``limner.run``, shows the result."""
+"""The verbs as commands. Each reads its arguments, calls one function of its room, shows the result."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ from typer.exceptions import TyperException
 from limner.cli import check, plan
 from limner.cli.caption import caption
 from limner.cli.options import PICTURES, RECIPE, taking
-from limner.cli.wish import RUNS, Wish, changes, folder_name, wish
+from limner.cli.target import RUNS, Wish, changes, folder_name, wish
 from limner.errors import BadUsage, DoesNotFit, LimnerError, Stopped
 from limner.imports import swiftly
 
@@ -39,8 +39,8 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, a
 def speaking(*, as_json: bool) -> Iterator[Any]:
     """Give a verb its ``Say``, keep what libraries print off stdout, turn a signal into one line."""
     from limner.cli.show import shown
-    from limner.run.interrupt import polite
-    from limner.run.say import Say
+    from limner.reporter import Say
+    from limner.train.interrupt import polite
 
     for library in ("TRANSFORMERS", "DIFFUSERS"):  # before it is loaded: its advice is for programmers
         os.environ.setdefault(f"{library}_VERBOSITY", "critical")
@@ -83,9 +83,9 @@ def init(
 
 
 def _template(images: Path | None, changed: dict[str, Any]) -> Wish:
-    from limner.families import kind_of
+    from limner.models import kind_of
+    from limner.models.presets import choices, preset
     from limner.recipe import Recipe
-    from limner.recipe.presets import choices, preset
     from limner.recipe.toml import change
 
     if images is not None:
@@ -109,7 +109,7 @@ def train(*, target: Target, out: Out = None, given: dict[str, Any], as_json: Js
     with speaking(as_json=as_json) as say:
         wished = wish(target, changes(given), out)
         with swiftly():
-            from limner.run.train import train as run
+            from limner.train.train import train as run
 
         done = run(wished.recipe, wished.out, say)
     held_out = "" if done.held_out is None else f", held-out loss {done.held_out:.4f}"
@@ -134,7 +134,7 @@ def cache(*, target: Target, out: Out = None, given: dict[str, Any], as_json: Js
     with speaking(as_json=as_json) as say:
         wished = wish(target, changes(given), out)
         with swiftly():
-            from limner.run.cache import cache as run
+            from limner.train.cache import cache as run
 
         done = run(wished.recipe, wished.out, say)
     made = f"{done.computed} computed ({human(done.bytes)})"
@@ -158,8 +158,8 @@ def generate(*, target: Target, out: Out = None, given: dict[str, Any], as_json:
         subject, prompts, folder = _subject(target, given.pop("prompts") or [])
         base, parts = given.pop("base"), given.pop("parts") or ""
         with swiftly():
-            from limner.run.generate import Settings
-            from limner.run.generate import generate as run
+            from limner.generate import Settings
+            from limner.generate import generate as run
 
         settings = Settings(**{key: value for key, value in given.items() if value is not None})
         pictures = run(
@@ -172,7 +172,7 @@ def _subject(target: Path, asked: list[str]) -> tuple[Path, list[str], Path]:
     """What to paint with, what to paint, and where the pictures go."""
     from limner.recipe.prompts import prompts, with_trigger
     from limner.recipe.toml import load
-    from limner.run.rundir import RunDir
+    from limner.run_folder import RunDir
 
     if target.suffix == ".safetensors":
         if not asked:
@@ -205,7 +205,7 @@ def demo(
 
     with speaking(as_json=as_json) as say:
         with swiftly():
-            from limner.run.demo import demo as run
+            from limner.demo import demo as run
 
         done = run(out, say)
     lines = [
@@ -224,7 +224,7 @@ def doctor(*, as_json: Json = False) -> None:
     from limner.cli.show import result
 
     with speaking(as_json=as_json):
-        from limner.run.doctor import doctor as run
+        from limner.doctor import doctor as run
 
         findings = run()
     healthy = all(finding.ok for finding in findings)

@@ -80,7 +80,7 @@ def _refuse_contradictions(given: Mapping[str, Any]) -> None:
 
 
 def _wish(given: Mapping[str, Any]) -> Any:
-    from limner.annotate.wish import MANNERS, Wish, manner_of
+    from limner.captions.spec import MANNERS, Wish, manner_of
 
     named = given["manner"]
     if named is not None and named not in MANNERS:
@@ -91,7 +91,7 @@ def _wish(given: Mapping[str, Any]) -> Any:
 
 
 def _prompts(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    from limner.annotate import prompts
+    from limner.captions import prompts
 
     wish = _wish(given)
     value, lines = {}, []
@@ -104,9 +104,9 @@ def _prompts(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 def _write(folder: Path, given: Mapping[str, Any], say: Any) -> tuple[dict[str, Any], list[str]]:
     from dataclasses import asdict
 
-    from limner.annotate.providers import Options
-    from limner.run.caption import Settings
-    from limner.run.caption import caption as run
+    from limner.captions.caption import Settings
+    from limner.captions.caption import caption as run
+    from limner.captions.providers import Options
 
     own = ("name", "model", "url", "key_env", "timeout", "stream", "device")
     settings = Settings(
@@ -122,8 +122,8 @@ def _write(folder: Path, given: Mapping[str, Any], say: Any) -> tuple[dict[str, 
 
 
 def _told(done: Any) -> list[str]:
-    from limner.annotate.price import dollars
-    from limner.run.say import duration
+    from limner.captions.price import dollars
+    from limner.reporter import duration
 
     counts = {
         "written": done.written,
@@ -147,7 +147,7 @@ def _told(done: Any) -> list[str]:
 
 
 def _apply(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    from limner.run.review import apply
+    from limner.captions.review import apply
 
     changed = apply(folder)
     names = f" ({', '.join(changed[:10])}{', ..' if len(changed) > 10 else ''})" if changed else ""
@@ -155,7 +155,7 @@ def _apply(folder: Path) -> tuple[dict[str, Any], list[str]]:
 
 
 def _review(folder: Path, *, open_editor: bool) -> tuple[dict[str, Any], list[str]]:
-    from limner.run.review import edit, lay_out
+    from limner.captions.review import edit, lay_out
 
     table = lay_out(folder)
     if open_editor and sys.stdin.isatty() and sys.stderr.isatty() and edit(table):

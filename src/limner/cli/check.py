@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from limner.cli.options import RECIPE, taking
-from limner.cli.wish import changes, wish
+from limner.cli.target import changes, wish
 from limner.errors import BadUsage
 from limner.imports import swiftly
 
@@ -44,15 +44,15 @@ def check(
     """
     from limner.cli.app import speaking
     from limner.cli.show import result
-    from limner.run.say import counted
+    from limner.reporter import counted
 
     with speaking(as_json=as_json) as say:
         wished = wish(target, changes(given), None)
         if fix is not None and fix.exists():
             raise BadUsage(f"{fix} exists. Name a new folder with --fix.")
         with swiftly():
-            from limner.run.check import check as run
-            from limner.run.mend import mend
+            from limner.check.check import check as run
+            from limner.check.fix import mend
 
         done = run(wished.recipe, out or _home(wished.out), say, encoder=encoder)
         mended = mend(done, fix, say) if fix is not None else None

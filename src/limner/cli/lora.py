@@ -11,8 +11,8 @@ from limner.errors import BadUsage
 from limner.imports import swiftly
 
 if TYPE_CHECKING:
+    from limner.lora.operations import ConvertOptions, WriteResult
     from limner.lora.resize import RankRule
-    from limner.run.lora import ConvertOptions, WriteResult
 
 app = typer.Typer(
     name="lora",
@@ -45,7 +45,7 @@ RULES = (
 
 
 def _options(values: dict[str, Any]) -> "ConvertOptions":
-    from limner.run.lora import ConvertOptions
+    from limner.lora.operations import ConvertOptions
 
     return ConvertOptions(
         **{name: values[name] for name in ("family", "dtype") if values.get(name) is not None}
@@ -102,8 +102,8 @@ def convert(
     """
     with speaking(as_json=as_json) as say:
         with swiftly():
-            from limner.run.lora import ConvertOptions
-            from limner.run.lora import convert as run
+            from limner.lora.operations import ConvertOptions
+            from limner.lora.operations import convert as run
 
         wish = ConvertOptions(leave_out=leave_out, **given)
         done = run(lora, to, out or lora.with_name(f"{lora.stem}-{to}.safetensors"), wish, say)
@@ -128,7 +128,7 @@ def merge(
     """
     with speaking(as_json=as_json):
         with swiftly():
-            from limner.run.lora import merge as run
+            from limner.lora.operations import merge as run
 
         done = run(loras, weight or [], out, _options(given), _rule(given))
     _show(done, as_json=as_json)
@@ -143,7 +143,7 @@ def resize(*, lora: File, out: Out = None, given: dict[str, Any], as_json: Json 
     """
     with speaking(as_json=as_json) as say:
         with swiftly():
-            from limner.run.lora import resize as run
+            from limner.lora.operations import resize as run
 
         rule = _rule(given)
         if rule is None:
@@ -172,7 +172,7 @@ def extract(
     """
     with speaking(as_json=as_json) as say:
         with swiftly():
-            from limner.run.lora import extract as run
+            from limner.lora.operations import extract as run
 
         done = run(base, tuned, given["rank"], out, _options(given), say)
     _show(done, as_json=as_json)
@@ -196,7 +196,7 @@ def merge_into_base(
 
     with speaking(as_json=as_json):
         with swiftly():
-            from limner.run.lora import merge_into_base as run
+            from limner.lora.operations import merge_into_base as run
 
         done = run(lora, base, out, given["weight"], _options(given))
     result(done, [f"{out}: {done['weights']} weights changed ({done['family']})"], as_json=as_json)
@@ -213,7 +213,7 @@ def info(*, lora: File, given: dict[str, Any], as_json: Json = False) -> None:
 
     with speaking(as_json=as_json):
         with swiftly():
-            from limner.run.inspect import inspect, table
+            from limner.lora.inspect import inspect, table
 
         found = inspect(lora, given["family"])
     result(found, table(found), as_json=as_json)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from limner.cli.options import RECIPE, Option, taking
-from limner.cli.wish import RUNS, Wish, changes, wish
+from limner.cli.target import RUNS, Wish, changes, wish
 from limner.errors import BadUsage, DoesNotFit
 from limner.imports import swiftly
 
@@ -47,10 +47,10 @@ def plan(
     """
     from limner.cli.app import speaking
     from limner.cli.show import result
-    from limner.run.plan import keep
-    from limner.run.plan import plan as run
-    from limner.run.plan_words import lines
-    from limner.run.rundir import RunDir
+    from limner.plan.describe import lines
+    from limner.plan.planner import keep
+    from limner.plan.planner import plan as run
+    from limner.run_folder import RunDir
 
     asked = {option.key: given.pop(option.key) for option in PLANNING}
     if target is None and given.get("base") is None and not asked["calibrate"]:
@@ -61,7 +61,7 @@ def plan(
         wished = _wish(target, changes(given), out)
         if asked["calibrate"]:
             with swiftly():
-                from limner.run.calibrate import calibrate as measure
+                from limner.plan.calibrate import calibrate as measure
 
             measure(wished.recipe.limits, say)
         planned = run(wished.recipe, say, card=asked["card"], price=asked["price"], whole=asked["exact"])
@@ -77,11 +77,11 @@ def plan(
 
 
 def _wish(target: Path | None, changed: dict[str, Any], out: Path | None) -> Wish:
-    from limner.families import kind_of
+    from limner.models import kind_of
+    from limner.models.presets import preset
+    from limner.plan.planner import IMAGES
     from limner.recipe import Recipe
-    from limner.recipe.presets import preset
     from limner.recipe.toml import change
-    from limner.run.plan import IMAGES
 
     if target is not None:
         return wish(target, changed, out)

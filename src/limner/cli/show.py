@@ -17,7 +17,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 
 from limner.events import Event, Message, OnEvent, ProgressMade, plain, to_json
-from limner.run.say import Plain, printable
+from limner.reporter import Plain, printable
 
 
 class Terminal:

@@ -54,7 +54,7 @@ def wish(target: Path, changed: Mapping[str, Any], out: Path | None) -> Wish:
     from limner.data.images import SUFFIXES
     from limner.recipe.prompts import prompts
     from limner.recipe.toml import change, load, placed
-    from limner.run.rundir import RunDir
+    from limner.run_folder import RunDir
 
     if not target.exists():
         raise BadUsage(f"There is no {target}. Name a folder of images, a recipe.toml, or a run folder.")
@@ -93,9 +93,9 @@ def _refuse_inside(home: Path, images: Path) -> None:
 
 def _from_images(folder: Path, changed: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
     from limner.data.listing import listed
-    from limner.families import kind_of
+    from limner.models import kind_of
+    from limner.models.presets import choices, preset
     from limner.recipe import Recipe
-    from limner.recipe.presets import choices, preset
     from limner.recipe.toml import change
 
     base = changed.get("base", Recipe().base)
@@ -127,7 +127,7 @@ def _home(file: Path, recipe: Any) -> Path:
 
 
 def _is_run(folder: Path) -> bool:
-    from limner.run.rundir import RunDir
+    from limner.run_folder import RunDir
 
     run = RunDir(folder)
     marks = (run.metrics_path, run.checkpoints_path, run.index_path, run.lora_path, run.model_path)
@@ -138,7 +138,7 @@ def _is_run(folder: Path) -> bool:
 def _free(home: Path, images: Path) -> Path:
     """``home``, unless it holds a run on other images: two folders of one name must not share a run."""
     from limner.recipe.toml import load
-    from limner.run.rundir import RunDir
+    from limner.run_folder import RunDir
 
     file = RunDir(home).recipe_path
     if file.is_file():

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from limner.assembly.resolve import source_of
 from limner.errors import BadLora, BadUsage
 from limner.lora import diffusers_loader, file
 from limner.lora import extract as extracting
@@ -23,8 +24,7 @@ from limner.lora.resize import RankRule, ResizeLoss
 from limner.lora.tables import family_keys
 from limner.lora.tools import DIFFUSERS, Tool, decode_as, tool_named, unsupported
 from limner.lora.weights import open_base
-from limner.run.say import Say
-from limner.run.setting import source_of
+from limner.reporter import Say
 
 Components = Mapping[str, Mapping[str, WeightDelta]]
 

@@ -6,21 +6,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from limner.errors import BadBase
-from limner.families.single import look
+from limner.models.single_file import look
 
 if TYPE_CHECKING:
-    from limner.families.base import Family
+    from limner.models.family import Family
 
 KNOWN = {
-    "Flux2KleinPipeline": "limner.families.flux2",
-    "FluxPipeline": "limner.families.flux",
-    "QwenImagePipeline": "limner.families.qwen_image",
-    "StableDiffusion3Pipeline": "limner.families.sd3",
-    "StableDiffusionPipeline": "limner.families.sd15",
-    "StableDiffusionXLPipeline": "limner.families.sdxl",
-    "ZImagePipeline": "limner.families.z_image",
+    "Flux2KleinPipeline": "limner.models.flux2",
+    "FluxPipeline": "limner.models.flux",
+    "QwenImagePipeline": "limner.models.qwen_image",
+    "StableDiffusion3Pipeline": "limner.models.sd3",
+    "StableDiffusionPipeline": "limner.models.sd15",
+    "StableDiffusionXLPipeline": "limner.models.sdxl",
+    "ZImagePipeline": "limner.models.z_image",
 }
-"""Class in ``model_index.json`` -> module of the family."""
+"""Class in ``model_index.json`` -> package of the family."""
 
 
 def family_of(pipeline: str) -> "Family":
@@ -31,7 +31,7 @@ def family_of(pipeline: str) -> "Family":
     """
     if pipeline not in KNOWN:
         raise BadBase(f"The base is a {pipeline!r}; Limner trains {', '.join(sorted(KNOWN))}.")
-    return importlib.import_module(KNOWN[pipeline]).FAMILY
+    return importlib.import_module(f"{KNOWN[pipeline]}.family").FAMILY
 
 
 def kind_of(base: str) -> str:
@@ -49,4 +49,4 @@ def kind_of(base: str) -> str:
     except (OSError, ValueError, AttributeError, BadBase):  # no folder, or one that is told when it is opened
         names = sorted((path.rpartition(".")[2].replace("_", "-") for path in KNOWN.values()), key=len)
         return next((name for name in reversed(names) if base.startswith(name)), "flux")
-    return KNOWN.get(pipeline, "limner.families.flux").rpartition(".")[2].replace("_", "-")
+    return KNOWN.get(pipeline, "limner.models.flux").rpartition(".")[2].replace("_", "-")

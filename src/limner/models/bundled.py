@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from limner.errors import BadBase
-from limner.families.single import look
-from limner.families.source import HUB, Source, download_command, fetching, locate
 from limner.files import user_cache
+from limner.models.single_file import look
+from limner.models.source import HUB, Source, download_command, fetching, locate
 
 CONFIGS = Path(__file__).parent / "configs"
 """A file for each registered base, part by part; what several bases share lies in ``parts/``. Facts of the

@@ -18,15 +18,15 @@ from safetensors import safe_open
 from torch import Tensor
 
 from limner.errors import BadBase, first_line
-from limner.families import family_of
-from limner.families.base import Family
-from limner.families.folder import lend, write
-from limner.families.loading import BROKEN, hush, skeleton
-from limner.families.single import Single, look
-from limner.families.source import Source, content, locate
 from limner.files import require_space, user_cache, write_json
 from limner.lora.key_map import KeyMap, KeyStyle
 from limner.lora.tables import DOUBLE, FLUX, SINGLE, rows
+from limner.models import family_of
+from limner.models.family import Family
+from limner.models.layout import lend, write
+from limner.models.loading import BROKEN, hush, skeleton
+from limner.models.single_file import Single, look
+from limner.models.source import Source, content, locate
 
 VERSION = "1"
 """Of the folders that are made; a change makes them anew."""

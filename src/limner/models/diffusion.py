@@ -6,13 +6,13 @@ from typing import Any
 from torch import Tensor
 
 from limner.errors import BadRecipe
-from limner.families.base import Canvas, Objective
-from limner.families.sampler import WORDS
-from limner.families.source import Source
 from limner.graph.unit import unit
+from limner.models.family import Canvas, Objective
+from limner.models.scheduler import WORDS
+from limner.models.source import Source
 from limner.nn import ddpm, flow
-from limner.nn.anatomy import Anatomy
-from limner.nn.draws import Draw
+from limner.nn.arch import Anatomy
+from limner.nn.rng import Draw
 
 WISHES = frozenset({"time_density", "prediction", "min_snr", "noise_offset", "zero_terminal_snr"})
 """Wishes of a recipe that these families can grant."""

@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from limner.errors import BadBase, BadRecipe
-from limner.families.source import Source
 from limner.graph.unit import Unit, check
-from limner.nn.anatomy import Anatomy
+from limner.models.source import Source
+from limner.nn.arch import Anatomy
 
 INPUTS = ("image", "frame", "caption")
 """What the data gives: ``image`` (1, 3, H, W) uint8, ``frame`` (1, 6) int64, ``caption`` a tuple of one str.

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from limner.graph.unit import unit
-from limner.nn.draws import Draw
+from limner.nn.rng import Draw
 
 
 @unit("latent_mean", "latent_logvar", uses=("vae",), version=2)

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from limner.families.source import WEIGHTS, Source
 from limner.files import atomic_write, write_json
+from limner.models.source import WEIGHTS, Source
 
 SHARD = 2 * 10**9
 """Bytes of a file of weights; so much is copied in memory at once."""

@@ -11,13 +11,13 @@ from safetensors import SafetensorError
 from torch import nn
 
 from limner.errors import BadBase, BrokenGraph, first_line
-from limner.families.base import Family
-from limner.families.reading import read, shapes
-from limner.families.source import Source
 from limner.imports import swiftly
-from limner.nn.aside import Aside
-from limner.nn.frozen import storable
-from limner.nn.storage import Kind, Products
+from limner.models.family import Family
+from limner.models.source import Source
+from limner.models.weights import read, shapes
+from limner.nn.layers.precision import Kind, Products
+from limner.nn.layers.quantized_linear import storable
+from limner.nn.memory.placement import Aside
 
 BROKEN = (OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, SafetensorError)
 """What the libraries raise over the files of a base that are torn, foreign or of another model."""
@@ -59,11 +59,11 @@ def load(  # noqa: PLR0913  what is read, how, and where to
         part: Which of its models.
         dtype: Of weights and arithmetic, unless the family keeps the part in fp32.
         device: Where to.
-        weights: How the linear layers inside the denoiser's blocks are stored (``nn.frozen``), which happens
-            while they are read. None: as all others.
+        weights: How the linear layers inside the denoiser's blocks are stored
+            (``nn.layers.quantized_linear``), which happens while they are read. None: as all others.
         products: How those layers multiply.
         aside: What of the denoiser stays on the host, asked once it has layers. Buffers stay
-            there, too: ``nn.engine`` brings to the device what is to be there.
+            there, too: ``nn.memory.engine`` brings to the device what is to be there.
 
     Raises:
         BadBase: Files are missing or do not fit the class.

@@ -7,11 +7,11 @@ from typing import Any
 from torch import Tensor
 
 from limner.errors import BadRecipe
-from limner.families.base import Objective
-from limner.families.source import Source
 from limner.graph.unit import unit
+from limner.models.family import Objective
+from limner.models.source import Source
 from limner.nn import flow
-from limner.nn.draws import Draw
+from limner.nn.rng import Draw
 
 SHIFT_RANGE = {"base_shift": 0.5, "max_shift": 1.15, "base_image_seq_len": 256, "max_image_seq_len": 4096}
 WISHES = frozenset({"time_density", "time_shift"})

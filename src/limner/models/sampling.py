@@ -7,10 +7,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from limner.families.base import Canvas, Family
-from limner.families.sampler import sampler
-from limner.families.source import Source
-from limner.nn.ragged import together
+from limner.models.family import Canvas, Family
+from limner.models.scheduler import sampler
+from limner.models.source import Source
+from limner.nn.padding import together
 
 
 def paint(

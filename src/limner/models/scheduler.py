@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from limner.errors import BadRecipe
-from limner.families.base import Family, Objective
-from limner.families.source import Source
 from limner.lora.metadata import SOFTWARE
+from limner.models.family import Family, Objective
+from limner.models.source import Source
 from limner.nn import ddpm
 
 WORDS = {"epsilon": ddpm.EPSILON, "v": ddpm.VELOCITY}

@@ -8,12 +8,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from limner.nn import eight
-from limner.nn.aside import Aside
-from limner.nn.frozen import FrozenLinear, freeze
-from limner.nn.heap import OFTEN, give_back
-from limner.nn.quantised import kernels_for, quantize
-from limner.nn.storage import Kind, Products
+from limner.nn.layers import w8a8
+from limner.nn.layers.precision import Kind, Products
+from limner.nn.layers.quantization import kernels_for, quantize
+from limner.nn.layers.quantized_linear import FrozenLinear, freeze
+from limner.nn.memory.malloc import OFTEN, give_back
+from limner.nn.memory.placement import Aside
 
 
 def read(
@@ -51,7 +51,7 @@ def read(
     model.requires_grad_(requires_grad=False)
     for kind in sorted(set(stored.values())):
         if products == "8bit":
-            eight.require(kind, device)
+            w8a8.require(kind, device)
         names = [name for name, wanted in stored.items() if wanted == kind]
         freeze(model, names, kind, products=products, kernels=kernels_for(device))
     wanted, host = _wanted(model), torch.device("cpu")

@@ -6,7 +6,8 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+import torch.distributed as distributed
+from torch import Tensor, nn
 
 
 def rank() -> int:

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from limner.nn.bring import bring
+from limner.nn.memory.to_device import bring
 
 
 class Draw(Protocol):

@@ -1,1 +1,1 @@
-"""Memory and time before a run starts: what a step needs, how else it can be computed, what to choose."""
+"""The planner: memory and time before a run starts, from facts of devices, traces and a search."""

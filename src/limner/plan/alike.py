@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from limner.nn.layers import lists
+from limner.nn.layer_lists import lists
 from limner.plan.tracker import Tracker
 
 FEW = 4

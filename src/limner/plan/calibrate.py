@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.errors import BadUsage
-from limner.nn import eight, lora
-from limner.nn.quantised import Kind, dequantize, in_rows, kernels_for, quantize
-from limner.nn.storage import CAPABLE
+from limner.nn.layers import lora, w8a8
+from limner.nn.layers.precision import CAPABLE
+from limner.nn.layers.quantization import Kind, dequantize, in_rows, kernels_for, quantize
 from limner.plan.devices import Device, Rates
+from limner.plan.local_device import device_for, keep_rates
 from limner.plan.plan import Compute, Weights
 from limner.plan.tracker import Tracker
 from limner.recipe.schema import Limits
-from limner.run.device import device_for, keep_rates
-from limner.run.say import Say
+from limner.reporter import Say
 
 SECONDS = 30.0
 """What all measurements may take together, those of the first rounds left aside."""
@@ -192,9 +192,9 @@ def _eight(bench: Bench, kind: Literal["int8", "fp8"]) -> float:
         weight, scale = in_rows(bench.random(columns, inner), kind)
         share = replace(bench, each=bench.each / len(bench.sizes.gemms))
         if kind == "int8":
-            seconds += share.seconds(partial(eight.whole, x, weight.t()))
+            seconds += share.seconds(partial(w8a8.whole, x, weight.t()))
         else:
-            seconds += share.seconds(partial(eight.scaled, x, weight.t(), each, scale.t()))
+            seconds += share.seconds(partial(w8a8.scaled, x, weight.t(), each, scale.t()))
         flops += 2.0 * rows * inner * columns
     return flops / seconds
 

@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from limner.nn.storage import CAPABLE
+from limner.nn.layers.precision import CAPABLE
 
 AMPERE = "NVIDIA, Ampere GA102 GPU Architecture whitepaper, and the product page"
 ADA = "NVIDIA, Ada GPU Architecture whitepaper, appendix A, and the product page"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from limner.nn.storage import CAPABLE, Products
+from limner.nn.layers.precision import CAPABLE, Products
 from limner.plan import host, memory
 from limner.plan.devices import Device
 from limner.plan.host import PHOTO, Host, hosts_of

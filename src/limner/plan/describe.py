@@ -7,9 +7,9 @@ from limner.plan.advice import CAUSES, DOING, Alternative
 from limner.plan.cards import PRICES
 from limner.plan.choice import Choice, budget
 from limner.plan.plan import BITS, Plan
+from limner.plan.planner import Planned
 from limner.plan.time import compile_seconds
 from limner.recipe.size import label
-from limner.run.plan import Planned
 
 PHASES = {"load": "loading", "cache": "filling the cache", "train": "training", "sample": "painting samples"}
 

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from limner.errors import BadRecipe
-from limner.nn.storage import CAPABLE
+from limner.nn.layers.precision import CAPABLE
 from limner.plan.cards import Card
 from limner.plan.plan import BITS, Compute, Kind, Weights
 

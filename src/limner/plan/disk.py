@@ -6,8 +6,8 @@ from pathlib import Path
 from huggingface_hub import constants
 
 from limner.errors import BadBase
-from limner.families.single import look
-from limner.families.source import HUB, Source
+from limner.models.single_file import look
+from limner.models.source import HUB, Source
 from limner.plan.memory import frozen_bytes
 from limner.plan.plan import Plan
 from limner.plan.profile import Profile

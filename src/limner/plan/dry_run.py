@@ -9,22 +9,22 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from limner.families.base import Family, Objective
-from limner.families.loading import skeleton
-from limner.families.source import Source
 from limner.graph.split import Split
 from limner.graph.unit import run as run_units
-from limner.nn import frozen, full, lora
-from limner.nn.anatomy import Anatomy, matching
-from limner.nn.door import cast_once
-from limner.nn.draws import Draws
-from limner.nn.dropout import Places
-from limner.nn.offload import halve
-from limner.nn.storage import Products, stored_bytes
+from limner.models.family import Family, Objective
+from limner.models.loading import skeleton
+from limner.models.source import Source
+from limner.nn.arch import Anatomy, matching
+from limner.nn.layers import full, lora, quantized_linear
+from limner.nn.layers.dropout import Places
+from limner.nn.layers.precision import Products, stored_bytes
+from limner.nn.memory.cast_inputs import cast_once
+from limner.nn.memory.offload import halve
+from limner.nn.rng import Draws
+from limner.plan.meta_inputs import batch
 from limner.plan.plan import BITS, Attention, Compute, Kind, Weights
 from limner.plan.trace import Machine, Trace, again, plain, trace
 from limner.plan.tracker import GRANULE
-from limner.run.blank import batch
 
 DTYPES: dict[Compute, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -52,7 +52,7 @@ class Wish:
     """How those layers multiply."""
     arithmetic: Literal["autocast", "cast"] = "cast"
     """How half precision is had: each operation casts what it reads, or the denoiser's first layers do, as in
-    true runs (``nn.door``). Where all weights are trained, in fp32, it is always autocast."""
+    true runs (``nn.memory.cast_inputs``). Where all weights are trained, in fp32, it is always autocast."""
     attention: Attention = "auto"
     device: Kind = "cuda"
     objective: Objective = Objective()
@@ -122,7 +122,7 @@ class Rehearsal:
         self.denoiser = self.models[family.denoiser]
         if wish.weights == "int8" or wish.weights == "fp8" or wish.weights == "nf4":
             names = frozen_layers(self.denoiser, family.anatomy)
-            frozen.freeze(self.denoiser, names, wish.weights, products=wish.products)
+            quantized_linear.freeze(self.denoiser, names, wish.weights, products=wish.products)
         if wish.full:
             full.release(self.denoiser)
         if wish.hosted:

@@ -3,18 +3,18 @@
 from dataclasses import replace
 from math import ceil
 
+from limner.assembly.resolve import objective_of, trained_of
 from limner.errors import BadBase, first_line
-from limner.families import family_of, painting
-from limner.families.base import Canvas
-from limner.families.loading import BROKEN, misfit
-from limner.families.shipped import stored
 from limner.graph.split import split
+from limner.models import family_of, sampling
+from limner.models.bundled import stored
+from limner.models.family import Canvas
+from limner.models.loading import BROKEN, misfit
+from limner.plan.dry_run import DTYPES, Wish, machine_of
+from limner.plan.phases import outside
 from limner.plan.profile import Line, Profile, Stage, Work
-from limner.run.profile import profile
-from limner.run.profiles import Asked
-from limner.run.rehearsal import DTYPES, Wish, machine_of
-from limner.run.setting import objective_of, trained_of
-from limner.run.stages import outside
+from limner.plan.profile_cache import Asked
+from limner.plan.profiling import profile
 
 
 def foresee(asked: Asked) -> Profile:
@@ -66,7 +66,7 @@ def _foreseen(asked: Asked) -> Profile:
         canvas=canvas,
         machine=machine_of(wish),
     )
-    together = painting.at_once(canvas)
+    together = sampling.at_once(canvas)
     return replace(
         profile(family, source, wish, whole=asked.whole, one=beside.boundary),
         stages=tuple(_for_one(stage, together) for stage in beside.stages),

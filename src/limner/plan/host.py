@@ -26,7 +26,8 @@ LIBRARIES = 1200 * MIB
 """Resident memory of a process that has imported torch, diffusers and transformers and built a model."""
 
 LEFT = 16 * MIB
-"""What the C library keeps of what coding a weight has freed, until it is told to give it back (``nn.heap``).
+"""What the C library keeps of what coding a weight has freed, until it is told to give it back
+(``nn.memory.malloc``).
 Measured: at most 11 MiB (benchmarks/plan_host.py)."""
 
 STAGED = 64 * MIB
@@ -34,7 +35,8 @@ STAGED = 64 * MIB
 memory goes to staging memory first (``cudaMemcpyAsync``). Its size is assumed until a GPU has measured it."""
 
 WORKERS = 4
-"""Threads that decode images ahead of the encoder and write entries behind it, at most (``run.beside``)."""
+"""Threads that decode images ahead of the encoder and write entries behind it, at most
+(``train.prefetch``)."""
 WAITING = 2 * WORKERS + 1
 """Images that are decoded and wait, and entries that wait to be written, at most."""
 DECODING = 2

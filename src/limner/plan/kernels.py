@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from limner.nn import eight, frozen
+from limner.nn.layers import quantized_linear, w8a8
 from limner.plan.plan import Attention
 
 WIDEST_HEAD = 256
@@ -61,9 +61,9 @@ def imitated(
     fused = (
         (F, "rms_norm", _rms_norm(cast, report)),
         (F, "dropout", _dropout(report)),
-        (eight, "has_kernels", lambda tensor: True),
-        (eight, "whole", _eightfold(torch.int32, report)),
-        (eight, "scaled", _eightfold(torch.bfloat16, report)),
+        (w8a8, "has_kernels", lambda tensor: True),
+        (w8a8, "whole", _eightfold(torch.int32, report)),
+        (w8a8, "scaled", _eightfold(torch.bfloat16, report)),
     )
     with ExitStack() as stack:
         for owner, name, function in (
@@ -118,7 +118,7 @@ def _autocast(cast: _Cast) -> Iterator[tuple[Any, str, Callable[..., Any]]]:
     ):
         for name in names:
             yield owner, name, _casting(getattr(owner, name), how)
-    yield frozen, "arithmetic", lambda x: cast.dtype if x.dtype == torch.float32 else x.dtype
+    yield quantized_linear, "arithmetic", lambda x: cast.dtype if x.dtype == torch.float32 else x.dtype
 
 
 def _casting(function: Callable[..., Any], how: Callable[[Any], Any]) -> Callable[..., Any]:

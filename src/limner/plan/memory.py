@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from limner.nn.storage import coding_bytes
+from limner.nn.layers.precision import coding_bytes
 from limner.plan.plan import BITS, Kind, Plan, Weights
 from limner.plan.profile import Block, Profile
 from limner.recipe.optimizers import optimizer_of

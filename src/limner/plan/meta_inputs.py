@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limner.families.base import Family
-from limner.families.clips import CLIP_LENGTH
-from limner.families.loading import skeleton
-from limner.families.source import Source
 from limner.graph.split import Split
+from limner.models.clip import CLIP_LENGTH
+from limner.models.family import Family
+from limner.models.loading import skeleton
+from limner.models.source import Source
 from limner.plan.alike import once
 
 

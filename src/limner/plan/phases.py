@@ -13,24 +13,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limner.families import painting
-from limner.families.base import Canvas, Family
-from limner.families.loading import precision_of, skeleton
-from limner.families.shipped import DOWNLOAD, stored
-from limner.families.source import Source
 from limner.graph.split import Split
 from limner.graph.unit import Unit
 from limner.graph.unit import run as run_units
-from limner.nn.door import cast_once
-from limner.nn.frozen import freeze, storable
-from limner.nn.layers import bytes_of, heaviest
-from limner.nn.tiles import SIDE, can_tile
+from limner.models import sampling
+from limner.models.bundled import DOWNLOAD, stored
+from limner.models.family import Canvas, Family
+from limner.models.loading import precision_of, skeleton
+from limner.models.source import Source
+from limner.nn.layer_lists import bytes_of, heaviest
+from limner.nn.layers.quantized_linear import freeze, storable
+from limner.nn.memory.cast_inputs import cast_once
+from limner.nn.memory.vae_tiling import SIDE, can_tile
 from limner.plan.alike import once
 from limner.plan.kernels import imitated
+from limner.plan.meta_inputs import Longest, batch
 from limner.plan.profile import Line, Stage, Work
 from limner.plan.trace import GPU, Machine
 from limner.plan.tracker import Tracker
-from limner.run.blank import Longest, batch
 
 SLOTS = 2
 """Layers that are on the device at once when an encoder is streamed: one works, the next arrives."""
@@ -183,7 +183,7 @@ class _Base:
         """One step of the sampler; the denoiser's weights are those of training."""
         denoiser = self.model(self.family.denoiser)
         models = {name: self.model(name) for name in cut.loaded}
-        images = painting.at_once(canvas) * (2 if _guided(self.family, self.source, canvas) else 1)
+        images = sampling.at_once(canvas) * (2 if _guided(self.family, self.source, canvas) else 1)
         values: dict[str, Any] = batch(boundary, images)
         latent = self._resized(values["latent_mean"].shape, canvas)
         room = torch.empty(latent, dtype=self.dtype, device="meta")
@@ -208,7 +208,7 @@ class _Base:
     def decode(self, canvas: Canvas) -> Stage:
         """The autoencoder turns a latent into pixels."""
         vae = self.model("vae")
-        shape = self._resized((painting.at_once(canvas), *self.latent[1:]), canvas)
+        shape = self._resized((sampling.at_once(canvas), *self.latent[1:]), canvas)
         room = torch.empty(shape, dtype=precision_of(self.family, "vae", self.dtype), device="meta")
         seen = _watch([vae], lambda: vae.decode(room), self.decoding)
         return Stage(

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from limner.nn.storage import Products
+from limner.nn.layers.precision import Products
 
 Kind = Literal["cuda", "cpu", "mps"]
 """Sorts of devices, as torch names them."""

@@ -11,27 +11,27 @@ from typing import Any
 
 from limner.data.images import header
 from limner.data.listing import listed
+from limner.data.validation import PAINTED, QUANTILES, SUBSET, held_out
 from limner.errors import BadData, BadRecipe, DoesNotFit
 from limner.files import write_json
-from limner.nn.storage import Products
+from limner.nn.layers.precision import Products
 from limner.plan.advice import Alternative, Misfit, alternatives, misfit
 from limner.plan.choice import Choice, Wish, assess, budget
 from limner.plan.devices import Device
+from limner.plan.disk import base_bytes, fetched_bytes, held, here, mapped_bytes, saves
 from limner.plan.host import PHOTO
+from limner.plan.local_device import device_for
 from limner.plan.memory import CODES, saved_bytes
 from limner.plan.plan import Moments, Plan, Weights
 from limner.plan.profile import Profile
+from limner.plan.profile_cache import Asked, largest, opened, profile_of, shape_of
 from limner.plan.search import below, choose, encoded_below
 from limner.plan.time import Clock, Total, total_of
 from limner.recipe.optimizers import optimizer_of
 from limner.recipe.prompts import prompts
 from limner.recipe.schema import Recipe
-from limner.run.counting import PAINTED, QUANTILES, SUBSET, held_out
-from limner.run.device import device_for
-from limner.run.disk import base_bytes, fetched_bytes, held, here, mapped_bytes, saves
-from limner.run.profiles import Asked, largest, opened, profile_of, shape_of
-from limner.run.rundir import RunDir
-from limner.run.say import Say
+from limner.reporter import Say
+from limner.run_folder import RunDir
 
 IMAGES = 10
 """Images that are assumed where there are none yet."""

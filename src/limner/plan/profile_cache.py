@@ -13,18 +13,17 @@ from typing import Any
 import limner
 from limner import bases
 from limner.data.buckets import buckets, closest
-from limner.families.shipped import described
-from limner.families.source import Source
 from limner.files import user_cache, write_json
 from limner.imports import swiftly
-from limner.nn.storage import Products
+from limner.models.bundled import described
+from limner.models.source import Source
+from limner.nn.layers.precision import Products
 from limner.plan.plan import Compute, Kind
 from limner.plan.profile import Profile, from_json, to_json
 from limner.recipe.schema import Recipe
 
-MADE_BY = ("plan", "nn", "families", "run/profile.py", "run/rehearsal.py")
-MADE_BY += ("run/shallow.py", "run/stages.py", "run/blank.py")
-"""What decides a profile: when one of these files changes, profiles are traced anew."""
+MADE_BY = ("plan", "nn", "models")
+"""What decides a profile: when a file of these rooms changes, profiles are traced anew."""
 LIBRARIES = ("torch", "diffusers", "transformers")
 
 
@@ -85,7 +84,7 @@ def shape_of(source: Source) -> Shape:
 
 def _shape(pipeline: str) -> Shape:
     with swiftly():
-        from limner.families import family_of
+        from limner.models import family_of
 
         family = family_of(pipeline)
     return Shape(family.multiple, family.resolution)
@@ -128,7 +127,7 @@ def _keep(path: Path, value: Any) -> None:
 
 def _traced(asked: Asked) -> Profile:
     with swiftly():
-        from limner.run.foresee import foresee
+        from limner.plan.estimate import foresee
 
     return foresee(asked)
 
@@ -172,7 +171,7 @@ def _made_by() -> str:
 
 
 def _files(path: Path) -> list[Path]:
-    return sorted(path.glob("*.py")) if path.is_dir() else [path] * path.is_file()
+    return sorted(path.rglob("*.py")) if path.is_dir() else [path] * path.is_file()
 
 
 def _digest(*values: Any) -> str:

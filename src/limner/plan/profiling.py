@@ -1,8 +1,8 @@
 """What a run needs, found out from configs alone: a few short rehearsals, then arithmetic.
 
 A denoiser of 57 blocks of two kinds is rehearsed with three blocks of each: the first, the last, and one that
-stands for all between (``run.shallow``). A convolutional denoiser, no two blocks of which are alike, is
-rehearsed whole.
+stands for all between (``plan.representative``). A convolutional denoiser, no two blocks of which are
+alike, is rehearsed whole.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -10,17 +10,17 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from limner.families.base import Family
-from limner.families.source import Source
 from limner.graph.split import split
+from limner.models.family import Family
+from limner.models.source import Source
+from limner.plan.dry_run import DTYPES, Rehearsal, Seen, Wish
 from limner.plan.memory import MASTER
+from limner.plan.meta_inputs import boundary
 from limner.plan.plan import Weights
 from limner.plan.profile import Block, Line, Profile, Work
+from limner.plan.representative import cast
 from limner.plan.trace import HEAD, Machine, Trace
 from limner.plan.tracker import Segment
-from limner.run.blank import boundary
-from limner.run.rehearsal import DTYPES, Rehearsal, Seen, Wish
-from limner.run.shallow import cast
 
 BATCHES = (1, 2, 3)
 """Images of the rehearsals: a line goes through the last two. Where blocks do not repeat, and nothing but

@@ -6,12 +6,12 @@ from typing import Any
 
 from torch import nn
 
-from limner.families.base import Family
-from limner.families.loading import skeleton
-from limner.families.source import Source
-from limner.nn import lora
-from limner.nn.anatomy import matching
-from limner.run.rehearsal import DTYPES, Wish
+from limner.models.family import Family
+from limner.models.loading import skeleton
+from limner.models.source import Source
+from limner.nn.arch import matching
+from limner.nn.layers import lora
+from limner.plan.dry_run import DTYPES, Wish
 
 Sort = tuple[str, frozenset[tuple[str, tuple[int, ...]]], frozenset[str]]
 """What tells blocks apart: the class, name and shape of every tensor, the layers that learn."""

@@ -8,11 +8,12 @@ memory does not depend on what is checkpointed, nor what comes and goes on what 
 computed once and a sum says whether a plan fits.
 
 Attention is not searched: "auto" is the fastest kernel that the device has for each shape, found by trying
-(``nn.attention``), so no other is faster; and all fused ones keep the same but for padding, while the plain
-one keeps a number for each pair of tokens (``tests/run/test_profile.py`` compares their traces). What
-attention gave is not kept where blocks are compiled: ``nn.engine`` refuses both at once, as a graph does not
-give it out. Modulations are never in codes: each of their numbers moves a whole channel, and hoisting takes
-more off the device, exactly. 8-bit moments are a last resort, as it was the recipe that chose an optimizer.
+(``nn.layers.attention``), so no other is faster; and all fused ones keep the same but for padding, while the
+plain one keeps a number for each pair of tokens (``tests/plan/test_profiling.py`` compares their traces).
+What attention gave is not kept where blocks are compiled: ``nn.memory.engine`` refuses both at once, as a
+graph does not give it out. Modulations are never in codes: each of their numbers moves a whole channel, and
+hoisting takes more off the device, exactly. 8-bit moments are a last resort, as it was the recipe that
+chose an optimizer.
 """
 
 from collections.abc import Iterable, Iterator

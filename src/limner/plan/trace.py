@@ -10,10 +10,10 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from limner.nn import frozen
-from limner.nn.anatomy import Anatomy, matching
-from limner.nn.checkpointing import Checkpoint
-from limner.nn.storage import Products
+from limner.nn.arch import Anatomy, matching
+from limner.nn.layers import quantized_linear
+from limner.nn.layers.precision import Products
+from limner.nn.memory.checkpointing import Checkpoint
 from limner.plan.kernels import Kernels, imitated
 from limner.plan.plan import Attention
 from limner.plan.tracker import GRANULE, Event, Segment, Tracker
@@ -100,7 +100,7 @@ def trace(
         for parameter in _trained(models):
             handle = parameter.register_post_accumulate_grad_hook(partial(_gradient, tracker, reached))
             stack.callback(handle.remove)
-        for function in (frozen._Full, frozen._Eight):
+        for function in (quantized_linear._Full, quantized_linear._Eight):
             stack.enter_context(mock.patch.object(function, "backward", _said(tracker, function.backward)))
         if machine.kernels:
             kernels = imitated(machine.kernels, machine.attention, machine.autocast, tracker.did)

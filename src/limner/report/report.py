@@ -15,10 +15,10 @@ from typing import Any
 
 from limner.errors import BadData
 from limner.files import human, write_text
-from limner.run.chart import curve, series, smooth
-from limner.run.markup import Html, escape, image, picture, records, table, thumbnail
-from limner.run.rundir import RunDir
-from limner.run.sheet import Column, columns
+from limner.report.chart import curve, series, smooth
+from limner.report.markup import Html, escape, image, picture, records, table, thumbnail
+from limner.report.sheet import Column, columns
+from limner.run_folder import RunDir
 
 COLUMNS, PROMPTS, IMAGES, NAMES = 8, 24, 120, 1000
 """The most of each that one page shows; what is left out is counted on it."""
@@ -49,7 +49,7 @@ def write_report(
         Where it is.
     """
     page = Page(run, title, extra or {})
-    template = Template(resources.files("limner.run").joinpath("report.template.html").read_text("utf-8"))
+    template = Template(resources.files("limner.report").joinpath("report.template.html").read_text("utf-8"))
     write_text(run.report_path, template.substitute(page.parts()))
     return run.report_path
 

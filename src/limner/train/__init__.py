@@ -1,1 +1,1 @@
-"""The verbs. Each reads files that earlier verbs wrote, writes its own, and may be killed and run again."""
+"""The trainer: the cache, the loop, checkpoints, samples, validation, export."""

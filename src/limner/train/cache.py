@@ -11,26 +11,26 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from limner.assembly.resolve import Setting, cache_root, prepare
 from limner.data.folder import Folder, Rejected
 from limner.data.images import read_image
+from limner.data.validation import PAINTED
 from limner.data.views import View
 from limner.files import human, require_space, write_json, write_text
 from limner.graph.cache import Cache
-from limner.nn import processes
-from limner.nn.bring import bring
-from limner.nn.ragged import together
+from limner.nn import distributed
+from limner.nn.memory.to_device import bring
+from limner.nn.padding import together
 from limner.recipe import toml
 from limner.recipe.prompts import prompts
 from limner.recipe.schema import Recipe
-from limner.run.counting import PAINTED
-from limner.run.fill import Row, Table, bytes_needed, caption_rows, fill, rows_of, survey
-from limner.run.interrupt import Interrupt
-from limner.run.ladder import Ladder, ladder_of
-from limner.run.prior import prior
-from limner.run.relief import begun
-from limner.run.rundir import RunDir
-from limner.run.say import Say
-from limner.run.setting import Setting, cache_root, prepare
+from limner.reporter import Say
+from limner.run_folder import RunDir
+from limner.train.class_images import prior
+from limner.train.encode import Row, Table, bytes_needed, caption_rows, fill, rows_of, survey
+from limner.train.interrupt import Interrupt
+from limner.train.oom_fallback import Ladder, ladder_of
+from limner.train.oom_retry import begun
 
 HELD = 2**31
 """Bytes of frozen values held in memory while training; the rest is read again when it is drawn."""
@@ -97,9 +97,9 @@ def cache(recipe: Recipe, out: Path, say: Say) -> Cached:
 
     Safe to run alone, again, in several processes that a launcher started, and to kill at any moment.
     """
-    processes.start()
+    distributed.start()
     run = RunDir(out)
-    with run.lock() if processes.rank() == 0 else nullcontext(), Interrupt():
+    with run.lock() if distributed.rank() == 0 else nullcontext(), Interrupt():
         setting = prepare(recipe, prior(recipe, run, say), say.line)
         if setting.device.type == "cuda":  # encoders may be larger than it
             store, report = stocked(setting, ladder_of(recipe, say), say)
@@ -142,11 +142,11 @@ def stock(setting: Setting, say: Say) -> tuple[Store, Cached]:
     store = Cache(cache_root(setting.recipe))
     rows = all_rows(setting)
     work = survey(setting, store, rows)
-    if processes.anyone(_discard_damaged(store, work.present, say)):
+    if distributed.anyone(_discard_damaged(store, work.present, say)):
         work = survey(setting, store, rows)
-    whole = work if processes.world() == 1 else survey(setting, store, rows, lambda place: True)
+    whole = work if distributed.world() == 1 else survey(setting, store, rows, lambda place: True)
     due, reused = whole.due, len(whole.present)
-    processes.barrier()  # what another computes must not pass for what was there
+    distributed.barrier()  # what another computes must not pass for what was there
     if due:
         size = bytes_needed(setting, rows, whole)
         say.line(f"Cache: {reused} entries reused, {len(due)} to compute, {human(size)} in {store.root}.")
@@ -172,18 +172,18 @@ def stocked(setting: Setting, ladder: Ladder, say: Say) -> tuple[Store, Cached]:
 
 def _discard_damaged(store: Cache, places: Iterable[str], say: Say) -> bool:
     """Remove this process's share of the entries that cannot be read, and say so; whether there were any."""
-    damaged = {place: store.damage(place) for place in sorted(places) if processes.mine(place)}
+    damaged = {place: store.damage(place) for place in sorted(places) if distributed.mine(place)}
     reasons = {place: reason for place, reason in damaged.items() if reason}
     for place, reason in reasons.items():
         say.line(f"Cache: computed again: {reason}")
         store.discard(place)
-    processes.barrier()
+    distributed.barrier()
     return bool(reasons)
 
 
 def record(setting: Setting, run: RunDir, store: Store) -> None:
     """Write what the run is (its recipe), what it reads, and what its images are (for the report)."""
-    if processes.rank() != 0:
+    if distributed.rank() != 0:
         return
     write_text(run.recipe_path, toml.dump(setting.recipe))
     write_json(

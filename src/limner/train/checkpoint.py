@@ -1,7 +1,8 @@
 """Checkpoints: the state of a run in one safetensors file that is read whole, or refused with the reason.
 
 The header holds one entry, ``"<format> <digest> <body>"``: ``body`` is the JSON of the facts and of the
-skeleton that ``nn.pack`` makes of the state; ``digest`` is a SHA-256 over the body and over name, type, shape
+skeleton that ``nn.serialize`` makes of the state; ``digest`` is a SHA-256 over the body and over name,
+type, shape
 and bytes of every tensor. What ``load`` returns is therefore what ``save`` was given. Nothing is unpickled.
 """
 
@@ -22,8 +23,8 @@ from torch import Tensor
 
 from limner.errors import BadCheckpoint
 from limner.files import atomic_write, require_space
-from limner.nn.pack import pack, unpack
-from limner.run.rundir import RunDir
+from limner.nn.serialize import pack, unpack
+from limner.run_folder import RunDir
 
 FORMAT = 1
 """Raised when a file of this version can no longer be read by the version before it."""
@@ -63,7 +64,7 @@ def save(path: Path, parts: Mapping[str, Any], facts: Mapping[str, Any]) -> int:
 
     Args:
         path: Usually ``RunDir.checkpoint_path(step)``.
-        parts: State by name: whatever ``nn.pack`` can pack, on any device.
+        parts: State by name: whatever ``nn.serialize`` can pack, on any device.
         facts: What is known of the state, as JSON values: ``step`` and measurements.
 
     Returns:

@@ -9,18 +9,18 @@ from typing import Any
 
 import torch
 
-from limner.families import family_of
-from limner.families.base import Canvas, Family
-from limner.families.sampler import wished
-from limner.families.source import Source
+from limner.assembly.resolve import objective_of, source_of
 from limner.files import atomic_write, write_json, write_text
-from limner.nn import processes
-from limner.nn.draws import seed_of
+from limner.generate import pipeline
+from limner.models import family_of
+from limner.models.family import Canvas, Family
+from limner.models.scheduler import wished
+from limner.models.source import Source
+from limner.nn import distributed
+from limner.nn.rng import seed_of
 from limner.recipe.schema import Recipe
-from limner.run.generate import pipeline
-from limner.run.rundir import RunDir
-from limner.run.say import Say
-from limner.run.setting import objective_of, source_of
+from limner.reporter import Say
+from limner.run_folder import RunDir
 
 FACTS = "painted.json"
 """In the folder of the prior: what its pictures were painted from."""
@@ -35,7 +35,7 @@ def prior(recipe: Recipe, run: RunDir, say: Say) -> Path | None:
     wish = recipe.prior
     if not wish.prompts:
         return wish.images
-    if processes.rank() == 0:
+    if distributed.rank() == 0:
         source = source_of(recipe.base, say.line, recipe.parts)
         family = family_of(str(source.index.get("_class_name", "")))
         side = recipe.data.resolution or int(source.facts.get("resolution", family.resolution))
@@ -52,7 +52,7 @@ def prior(recipe: Recipe, run: RunDir, say: Say) -> Path | None:
         _begin(run.prior_path, facts)
         canvas = Canvas(width=side, height=side, steps=recipe.sample.steps, guidance=recipe.sample.guidance)
         _paint(recipe, run.prior_path, source, family, canvas, say)
-    processes.barrier()
+    distributed.barrier()
     return run.prior_path
 
 

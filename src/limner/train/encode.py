@@ -9,17 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from limner.assembly.resolve import Setting
 from limner.data.views import View, pixels
 from limner.errors import BadBase
-from limner.families.loading import fingerprint, load, skeleton
 from limner.graph.cache import Cache, address, text_address
 from limner.graph.unit import Unit
-from limner.nn import processes, tiles
-from limner.run.beside import Beside
-from limner.run.encoders import opened, whole
-from limner.run.relief import outcome
-from limner.run.say import Say
-from limner.run.setting import Setting
+from limner.models.loading import fingerprint, load, skeleton
+from limner.nn import distributed
+from limner.nn.memory import vae_tiling
+from limner.reporter import Say
+from limner.train.encoders import opened, whole
+from limner.train.oom_retry import outcome
+from limner.train.prefetch import Beside
 
 PIXELS = 1
 """Bumped when ``data.views.pixels`` makes other pixels of a view: part of every image's address."""
@@ -121,7 +122,7 @@ def _view_address(view: View) -> str:
 
 
 def survey(
-    setting: Setting, cache: Cache, rows: Sequence[Row], share: Callable[[str], bool] = processes.mine
+    setting: Setting, cache: Cache, rows: Sequence[Row], share: Callable[[str], bool] = distributed.mine
 ) -> Work:
     """Derive every address, and find out which entries are missing. Loads nothing, decodes nothing.
 
@@ -159,13 +160,13 @@ def _fingerprint(setting: Setting, part: str) -> str:
 
 
 def _in_tiles(setting: Setting, row: Row) -> bool:
-    return setting.encode_tiled and max(row.shape, default=0) > tiles.SIDE
+    return setting.encode_tiled and max(row.shape, default=0) > vae_tiling.SIDE
 
 
 def _tiled(setting: Setting, prints: Mapping[str, str], row: Row) -> dict[str, str]:
     """Fingerprints that tiles change: seams and norms make other numbers of an image."""
     inside = _in_tiles(setting, row) and "vae" in prints
-    return {"vae": f"{prints['vae']} tiles of {tiles.SIDE}"} if inside else {}
+    return {"vae": f"{prints['vae']} tiles of {vae_tiling.SIDE}"} if inside else {}
 
 
 def _addresses(units: Sequence[Unit], prints: Mapping[str, str], row: Row) -> dict[str, str]:
@@ -260,7 +261,7 @@ def _fill(setting: Setting, cache: Cache, rows: Sequence[Row], work: Work, say: 
         for unit in setting.cut.frozen:
             todo = work.missing[unit.name]
             if "vae" in unit.uses and (cut := sum(_in_tiles(setting, rows[n]) for _, n in todo)):
-                say.line(f"{cut} of {len(todo)} images are encoded in tiles of {tiles.SIDE} pixels.")
+                say.line(f"{cut} of {len(todo)} images are encoded in tiles of {vae_tiling.SIDE} pixels.")
             gather = partial(_inputs, cache, scratch, rows, work.table, unit)
             cut_short = 0
             with ExitStack() as stack:

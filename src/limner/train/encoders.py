@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from limner.families.loading import load
-from limner.nn import tiles
-from limner.nn.anatomy import Anatomy
-from limner.nn.engine import equip
-from limner.nn.layers import heaviest
-from limner.run.setting import Setting, cache_root
+from limner.assembly.resolve import Setting, cache_root
+from limner.models.loading import load
+from limner.nn.arch import Anatomy
+from limner.nn.layer_lists import heaviest
+from limner.nn.memory import vae_tiling
+from limner.nn.memory.engine import equip
 
 
 def whole(setting: Setting, part: str, device: torch.device | None = None) -> Any:
@@ -19,7 +19,7 @@ def whole(setting: Setting, part: str, device: torch.device | None = None) -> An
     device = device or setting.device
     model = load(setting.family, setting.source, part, dtype=setting.dtype, device=device)
     if part == "vae" and setting.encode_tiled:
-        tiles.tile(model)
+        vae_tiling.tile(model)
     return model
 
 

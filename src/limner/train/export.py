@@ -6,18 +6,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from limner.assembly.resolve import Setting
 from limner.errors import BadLora, BadRecipe
-from limner.families.sampler import spoken
 from limner.lora import diffusers_loader, file
 from limner.lora.factors import Factors
 from limner.lora.metadata import LoraMetadata, header_entries
+from limner.lora.operations import save
 from limner.lora.tools import DIFFUSERS, encode_for, tool_named
+from limner.models.scheduler import spoken
 from limner.recipe.schema import Recipe
-from limner.run.lora import save
-from limner.run.rundir import RunDir
-from limner.run.say import Say
-from limner.run.setting import Setting
-from limner.run.trainee import Trainee
+from limner.reporter import Say
+from limner.run_folder import RunDir
+from limner.train.model import Trainee
 
 
 def export(trainee: Trainee, run: RunDir, say: Say) -> Path:

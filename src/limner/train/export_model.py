@@ -8,16 +8,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from limner.assembly.resolve import Setting
 from limner.errors import BadBase
-from limner.families.folder import lend, write
-from limner.families.reading import dtypes
-from limner.families.sampler import wished
 from limner.files import require_space, write_json
-from limner.run.disk import base_bytes
-from limner.run.rundir import RunDir
-from limner.run.say import Say
-from limner.run.setting import Setting
-from limner.run.trainee import Trainee
+from limner.models.layout import lend, write
+from limner.models.scheduler import wished
+from limner.models.weights import dtypes
+from limner.plan.disk import base_bytes
+from limner.reporter import Say
+from limner.run_folder import RunDir
+from limner.train.model import Trainee
 
 STEPS = "limner.steps"
 """Entry of the header of each file of weights."""

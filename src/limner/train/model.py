@@ -9,30 +9,32 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from limner.assembly.resolve import Setting, cache_root
 from limner.data.order import Draw as Place
 from limner.data.order import micro_batches
+from limner.data.validation import QUANTILES
 from limner.errors import BrokenGraph
-from limner.families import painting
-from limner.families.base import Canvas
-from limner.families.loading import load
-from limner.families.sampler import wished
 from limner.graph.unit import run as run_units
 from limner.lora.factors import Factors
-from limner.nn import full, lora, processes, tiles
-from limner.nn.aside import Aside
-from limner.nn.bring import bring
-from limner.nn.door import cast_once
-from limner.nn.draws import Draws, Even, seed_of
-from limner.nn.dropout import Places
-from limner.nn.engine import Engine, equip
-from limner.nn.offload import Offload
-from limner.nn.state import kept, put
+from limner.models import sampling
+from limner.models.family import Canvas
+from limner.models.loading import load
+from limner.models.scheduler import wished
+from limner.nn import distributed
+from limner.nn.layers import full, lora
+from limner.nn.layers.dropout import Places
+from limner.nn.memory import vae_tiling
+from limner.nn.memory.cast_inputs import cast_once
+from limner.nn.memory.engine import Engine, equip
+from limner.nn.memory.offload import Offload
+from limner.nn.memory.placement import Aside
+from limner.nn.memory.to_device import bring
+from limner.nn.parameter_state import kept, put
+from limner.nn.rng import Draws, Even, seed_of
 from limner.plan.plan import Plan
-from limner.run.cache import Store
-from limner.run.counting import QUANTILES
-from limner.run.fill import text_values
-from limner.run.relief import release
-from limner.run.setting import Setting, cache_root
+from limner.train.cache import Store
+from limner.train.encode import text_values
+from limner.train.oom_retry import release
 
 
 def targets(setting: Setting, name: str, model: nn.Module) -> dict[str, int]:
@@ -210,7 +212,7 @@ class Trainee:
         micros = micro_batches(places, self.setting.views, self.plan.micro_batch)
         if self.offload:
             self.offload.forget()
-        for micro in micros[processes.rank() :: processes.world()]:
+        for micro in micros[distributed.rank() :: distributed.world()]:
             yield self._loss(step, micro)
             if self.offload:
                 self.offload.gather()
@@ -274,7 +276,7 @@ class Trainee:
         models = dict(self.models)
         if "vae" not in models:
             models["vae"] = self._load("vae")
-        tiles.tile(models["vae"], on=self.plan.decode_tiled)
+        vae_tiling.tile(models["vae"], on=self.plan.decode_tiled)
         canvas = Canvas(
             width=wish.width or setting.resolution,
             height=wish.height or setting.resolution,
@@ -286,7 +288,7 @@ class Trainee:
         self.dropping(on=False)
         try:
             with self._arithmetic(), self._decoding(models["vae"]):
-                return painting.paint(setting.family, setting.source, models, texts[:-1], texts[-1], canvas)
+                return sampling.paint(setting.family, setting.source, models, texts[:-1], texts[-1], canvas)
         finally:
             self.dropping(on=True)
 

@@ -8,16 +8,16 @@ import torch
 
 from limner.errors import DoesNotFit
 from limner.files import human
-from limner.nn import processes
+from limner.nn import distributed
 from limner.plan.choice import Choice
 from limner.plan.devices import Device
+from limner.plan.local_device import device_for
 from limner.plan.plan import Plan
+from limner.plan.planner import Begun, Planned
+from limner.plan.planner import plan as foreseen
 from limner.recipe.schema import Recipe
-from limner.run.device import device_for
-from limner.run.plan import Begun, Planned
-from limner.run.plan import plan as foreseen
-from limner.run.say import Say
-from limner.run.watch import Watch, peak
+from limner.reporter import Say
+from limner.train.monitor import Watch, peak
 
 MOST = 3
 """Times that a run may step down before something must be wrong that no plan mends."""
@@ -110,13 +110,13 @@ def ladder_of(recipe: Recipe, say: Say, begun: Begun | None = None) -> Ladder:
 
 def shared(device: Device) -> Device:
     """What each of several processes may take, so that all of them make the same plan."""
-    share = processes.beside()
+    share = distributed.beside()
     free = device.free if device.kind == "cuda" else device.free // share
     return replace(
         device,
-        free=processes.least(free),
-        ram=processes.least(device.ram // share),
-        pinned=processes.least(device.pinned // share),
+        free=distributed.least(free),
+        ram=distributed.least(device.ram // share),
+        pinned=distributed.least(device.pinned // share),
     )
 
 

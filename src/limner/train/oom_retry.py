@@ -7,11 +7,11 @@ from typing import Any, TypeVar
 import torch
 
 from limner.errors import first_line
-from limner.nn import processes
+from limner.nn import distributed
 from limner.plan.plan import Plan
-from limner.run.ladder import Ladder, changes
-from limner.run.say import Say
-from limner.run.watch import peak
+from limner.reporter import Say
+from limner.train.monitor import peak
+from limner.train.oom_fallback import Ladder, changes
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ def outcome(act: Callable[[], T]) -> tuple[list[T], str | None]:
         made.append(act())
     except torch.OutOfMemoryError as error:
         short = first_line(error)  # no more of it: its frames hold the tensors that were too many
-    lacks = processes.anyone(short is not None)  # all of them wait here for each other
+    lacks = distributed.anyone(short is not None)  # all of them wait here for each other
     return made, (short or "Another process ran out of memory.") if lacks else None
 
 
@@ -69,7 +69,7 @@ def lowered(
     Raises:
         DoesNotFit: There is no such rung.
     """
-    held, before = processes.most(peak(device)), ladder.plan
+    held, before = distributed.most(peak(device)), ladder.plan
     release(device)
     plan = lower(held)
     return changes(before, plan), {"out_of_memory": short, "bytes": held, "plan": plan.to_json()}

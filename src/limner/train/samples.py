@@ -9,12 +9,12 @@ from PIL import Image
 
 from limner.errors import LimnerError, first_line
 from limner.files import atomic_write
-from limner.nn import processes
-from limner.run.cache import prompts_of
-from limner.run.rundir import RunDir
-from limner.run.say import Say
-from limner.run.sheet import columns, sheet
-from limner.run.trainee import Trainee
+from limner.nn import distributed
+from limner.report.sheet import columns, sheet
+from limner.reporter import Say
+from limner.run_folder import RunDir
+from limner.train.cache import prompts_of
+from limner.train.model import Trainee
 
 FAILURES = (LimnerError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, OSError)
 """What may go wrong in a stock sampler, out of memory included; not signals, not the end of the process."""
@@ -37,7 +37,7 @@ def sample(  # noqa: PLR0913  what is painted, and what may break it off
     Raises:
         OutOfMemoryError: If ``patient``: the caller will try again with less in use.
     """
-    if processes.rank() != 0:
+    if distributed.rank() != 0:
         return
     prompts = prompts_of(trainee.setting)
     try:

@@ -7,25 +7,25 @@ from typing import Any, TypeVar
 
 import torch
 
+from limner.assembly.resolve import Setting
 from limner.errors import BadCheckpoint, BadRecipe
-from limner.nn import processes
-from limner.nn.fit import Average
+from limner.nn import distributed
+from limner.nn.loop import Average
 from limner.nn.optim import evaluation_mode, training_mode
-from limner.nn.pack import restore
+from limner.nn.serialize import restore
+from limner.plan.disk import held
 from limner.plan.memory import moving_bytes
+from limner.plan.planner import keep
 from limner.recipe.explain import shown
 from limner.recipe.schema import Lora, Recipe
-from limner.run import checkpoint
-from limner.run.disk import held
-from limner.run.export_model import model_steps
-from limner.run.ladder import Ladder
-from limner.run.plan import keep
-from limner.run.relief import lowered, outcome, patiently
-from limner.run.rundir import RunDir
-from limner.run.say import Say
-from limner.run.setting import Setting
-from limner.run.trainee import Trainee
-from limner.run.watch import Watch
+from limner.reporter import Say
+from limner.run_folder import RunDir
+from limner.train import checkpoint
+from limner.train.export_model import model_steps
+from limner.train.model import Trainee
+from limner.train.monitor import Watch
+from limner.train.oom_fallback import Ladder
+from limner.train.oom_retry import lowered, outcome, patiently
 
 T = TypeVar("T")
 
@@ -60,7 +60,7 @@ class Progress:
 
     def save(self, step: int, facts: dict[str, Any]) -> None:
         """Write the checkpoint of ``step`` and drop those that the recipe does not keep."""
-        if processes.rank() == 0:
+        if distributed.rank() == 0:
             parts = {
                 "weights": self.trainee.state(),
                 "optimizer": self.optimizer.state_dict(),
@@ -73,7 +73,7 @@ class Progress:
             facts["recipe"] = shaping(self.setting.recipe)
             checkpoint.save(path, parts, facts)
             checkpoint.retain(self.run, self.setting.recipe.train.keep, saved=path)
-        processes.barrier()
+        distributed.barrier()
 
     def restore(self, found: checkpoint.Checkpoint) -> None:
         """Put back the state that :meth:`save` wrote; what the recipe says of the optimizer stays.
@@ -109,7 +109,7 @@ class Progress:
     def require_room(self) -> None:
         """Raise ``DiskFull`` unless the disk holds the checkpoints that the recipe keeps, and the model."""
         recipe, disk = self.setting.recipe, self.ladder.planned.disk
-        if processes.rank() == 0:
+        if distributed.rank() == 0:
             due = model_steps(self.run) != recipe.train.steps
             model = disk["model"] if due else 0
             checkpoint.require_room(self.run, disk["checkpoints"], held(recipe), model=model)
@@ -141,7 +141,7 @@ class Progress:
                 f"Out of memory after step {step}. Going on by a smaller plan, with the same batch and the "
                 f"same draws: {changed}."
             )
-            if processes.rank() == 0:
+            if distributed.rank() == 0:
                 keep(self.ladder.planned, self.run)
                 self.run.log({"step": step, **row})
             left = self._follow()
@@ -158,7 +158,7 @@ class Progress:
             OutOfMemoryError: It is not there.
         """
         wish, ladder = self.setting.recipe.train, self.ladder
-        several, first = processes.world() > 1, not self.optimizer.state
+        several, first = distributed.world() > 1, not self.optimizer.state
         profile = ladder.planned.profile
         size = moving_bytes(profile, ladder.plan, wish.optimizer, first=first, several=several)
         _ask(size, self.setting.device)
@@ -204,14 +204,14 @@ def newest(setting: Setting, run: RunDir, say: Say) -> checkpoint.Checkpoint | N
             are checkpoints, and none that can be read: to start again is not for us to decide.
     """
     found, refused = checkpoint.newest_whole(run)
-    processes.barrier()
+    distributed.barrier()
     if refused and found is None:
         raise BadCheckpoint(
             f"None of the {len(refused)} checkpoints in {run.checkpoints_path} can be read. The newest: "
             f"{refused[0].reason.removesuffix(checkpoint.REMEDY).strip()} Put back a copy, or start again: "
             "delete that folder, or choose another with --out."
         )
-    for each in refused if processes.rank() == 0 else ():
+    for each in refused if distributed.rank() == 0 else ():
         say.line(f"Checkpoint passed over: {each.reason}")
         run.set_aside(each.path)
     if found is None:

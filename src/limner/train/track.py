@@ -10,10 +10,10 @@ from typing import Any
 
 from limner.errors import BadRecipe, first_line
 from limner.files import write_text
-from limner.nn import processes
+from limner.nn import distributed
 from limner.recipe.schema import Recipe
-from limner.run.rundir import RunDir
-from limner.run.say import Quiet, Say
+from limner.reporter import Quiet, Say
+from limner.run_folder import RunDir
 
 Track = Callable[[Mapping[str, Any]], None]
 """Passes a row of metrics on."""
@@ -41,7 +41,7 @@ def tracked(recipe: Recipe | None, run: RunDir, say: Say | None = None, done: in
         BadRecipe: A tracker is not installed, or cannot start.
     """
     names: list[Any] = list(recipe.track.with_) if recipe else []
-    if recipe is None or not names or processes.rank() != 0:
+    if recipe is None or not names or distributed.rank() != 0:
         yield lambda row: None
         return
     check(names)

@@ -10,33 +10,34 @@ from typing import Any
 
 import torch
 
+from limner.assembly.resolve import Setting, device_of, prepare
 from limner.errors import Diverged, DoesNotFit, Stopped
-from limner.families.loading import skeleton
-from limner.families.sampler import sampler, wished
-from limner.nn import eight, processes
-from limner.nn.fit import Average, Fit, Step, fit
+from limner.models.loading import skeleton
+from limner.models.scheduler import sampler, wished
+from limner.nn import distributed
+from limner.nn.layers import w8a8
+from limner.nn.loop import Average, Fit, Step, fit
 from limner.nn.optim import optimizer, schedule
 from limner.plan.plan import Moments
+from limner.plan.planner import Begun, keep
 from limner.recipe.optimizers import optimizer_of
 from limner.recipe.schema import Recipe
-from limner.run import checkpoint
-from limner.run.cache import prompts_of, record, stocked
-from limner.run.export import export, exported, require_exportable
-from limner.run.export_model import export_model, model_steps
-from limner.run.interrupt import Interrupt
-from limner.run.ladder import MOST, Ladder, ladder_of
-from limner.run.plan import Begun, keep
-from limner.run.prior import prior
-from limner.run.progress import Progress, newest
-from limner.run.relief import begun
-from limner.run.report import write_report
-from limner.run.rundir import RunDir
-from limner.run.sample import sample
-from limner.run.say import Say, counted
-from limner.run.setting import Setting, device_of, prepare
-from limner.run.track import Track, check, tracked
-from limner.run.trainee import Trainee, rate, targets
-from limner.run.watch import peak
+from limner.report.report import write_report
+from limner.reporter import Say, counted
+from limner.run_folder import RunDir
+from limner.train import checkpoint
+from limner.train.cache import prompts_of, record, stocked
+from limner.train.class_images import prior
+from limner.train.export import export, exported, require_exportable
+from limner.train.export_model import export_model, model_steps
+from limner.train.interrupt import Interrupt
+from limner.train.model import Trainee, rate, targets
+from limner.train.monitor import peak
+from limner.train.oom_fallback import MOST, Ladder, ladder_of
+from limner.train.oom_retry import begun
+from limner.train.samples import sample
+from limner.train.state import Progress, newest
+from limner.train.track import Track, check, tracked
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,12 @@ def train(recipe: Recipe, out: Path, say: Say) -> Trained:
         Stopped: SIGINT or SIGTERM came; what is finished is saved.
         LimnerError: See the messages of ``limner.errors``.
     """
-    processes.start()
+    distributed.start()
     run = RunDir(out)
-    with run.lock() if processes.rank() == 0 else nullcontext(), Interrupt() as stop, ExitStack() as stack:
+    with run.lock() if distributed.rank() == 0 else nullcontext(), Interrupt() as stop, ExitStack() as stack:
         start = time.monotonic()
         if recipe.limits.products == "8bit":  # said before a base is fetched
-            eight.require("int8", device_of(recipe.limits.device))
+            w8a8.require("int8", device_of(recipe.limits.device))
         setting = prepare(recipe, tell=say.line)
         found = newest(setting, run, say)
         _require_possible(setting)
@@ -88,9 +89,9 @@ def train(recipe: Recipe, out: Path, say: Say) -> Trained:
             found.parts.clear()  # of a full fine-tune, thrice the size of the model
         record(setting, run, store)
         progress.require_room()
-        if processes.rank() == 0:
+        if distributed.rank() == 0:
             _tidy(run, found, recipe.train.keep, say)
-        if ladder.early and processes.rank() == 0:
+        if ladder.early and distributed.rank() == 0:
             keep(ladder.planned, run)
             for row in ladder.early:
                 run.log({"step": done, **row})
@@ -144,7 +145,7 @@ def _trained(recipe: Recipe, run: RunDir, seconds: float) -> Trained:
     return Trained(
         lora=None if full else run.lora_path,
         model=run.model_path if full else None,
-        report=write_report(run) if processes.rank() == 0 else run.report_path,
+        report=write_report(run) if distributed.rank() == 0 else run.report_path,
         steps=recipe.train.steps,
         seconds=seconds,
         loss=sum(losses) / max(1, len(losses)),
@@ -163,7 +164,7 @@ def _planned(recipe: Recipe, run: RunDir, found: checkpoint.Checkpoint | None, s
     if "weights" in facts:
         way = Begun(facts["weights"], facts.get("moments", "fp32"), facts.get("products", "full"))
     ladder = ladder_of(recipe, say, way)
-    if processes.rank() == 0:
+    if distributed.rank() == 0:
         keep(ladder.planned, run)
     return ladder
 
@@ -211,10 +212,10 @@ def _begin(progress: Progress, done: int, say: Say, stop: Interrupt) -> None:
     run, wish = progress.run, progress.setting.recipe
     if done == 0:
         row = {"step": 0, "held_out": _held_out(progress, 0, say), "time": round(time.time(), 3)}
-        if processes.rank() == 0:
+        if distributed.rank() == 0:
             run.log(row)
     moved = 0
-    if processes.rank() == 0 and (done == 0 or wish.sample.every >= 0):
+    if distributed.rank() == 0 and (done == 0 or wish.sample.every >= 0):
         moved = run.write_prompts(prompts_of(progress.setting))
     if moved:
         say.line(
@@ -223,7 +224,9 @@ def _begin(progress: Progress, done: int, say: Say, stop: Interrupt) -> None:
         )
     if _sampling(wish, done):
         lacks = len(run.samples().get(done, {})) < len(prompts_of(progress.setting))
-        if processes.anyone(lacks and processes.rank() == 0):  # who paints says so: others may look too late
+        if distributed.anyone(
+            lacks and distributed.rank() == 0
+        ):  # who paints says so: others may look too late
             _sample(progress, done, say, stop)
 
 
@@ -236,15 +239,15 @@ def _sampling(wish: Recipe, step: int) -> bool:
 def _loop(progress: Progress, done: int, say: Say, stop: Interrupt, track: Track) -> None:
     """The loop: steps come out of ``fit``; what happens between two of them happens here."""
     run, wish = progress.run, progress.setting.recipe
-    on_host, gather = processes.sum_on_host, processes.sum_gradients
+    on_host, gather = distributed.sum_on_host, distributed.sum_gradients
     pace = Fit(
         parameters=progress.trainee.parameters,
         optimizer=progress.optimizer,
         rate=schedule(wish.train.schedule, wish.train.warmup, wish.train.steps),
         clip=wish.train.clip,
         average=progress.average,
-        share=(on_host if progress.trainee.offload else gather) if processes.world() > 1 else None,
-        anyone=processes.anyone,
+        share=(on_host if progress.trainee.offload else gather) if distributed.world() > 1 else None,
+        anyone=distributed.anyone,
         room=progress.require_memory,
     )
     clock = time.monotonic()
@@ -257,7 +260,7 @@ def _loop(progress: Progress, done: int, say: Say, stop: Interrupt, track: Track
             bar.advance(note=f"loss {step.loss:.4f}")
             _between(progress, step.number, row, say, stop)
             track(row)
-            if processes.anyone(stop.asked):
+            if distributed.anyone(stop.asked):
                 if not run.checkpoint_path(step.number).exists():
                     progress.save(step.number, {"loss": step.loss})
                 raise Stopped(
@@ -301,11 +304,11 @@ def _between(progress: Progress, step: int, row: dict[str, Any], say: Say, stop:
     every = wish.train.evaluate_every
     if last or (step % every == 0 if every else saving):
         row["held_out"] = _held_out(progress, step, say)
-    if processes.rank() == 0:
+    if distributed.rank() == 0:
         run.log(row)
     if saving:
         progress.save(step, {"loss": row["loss"], "held_out": row.get("held_out")})
-    if _sampling(wish, step) and not processes.anyone(stop.asked):  # the next start makes up for it
+    if _sampling(wish, step) and not distributed.anyone(stop.asked):  # the next start makes up for it
         _sample(progress, step, say, stop)
 
 
@@ -344,7 +347,7 @@ def _finish(progress: Progress, say: Say) -> None:
     full = progress.setting.full
     run, wish = progress.run, progress.setting.recipe
     written = model_steps(run) == wish.train.steps if full else exported(run, wish)
-    if processes.rank() == 0 and not written:
+    if distributed.rank() == 0 and not written:
         with progress.final_weights():
             (export_model if full else export)(progress.trainee, run, say)
-    processes.barrier()
+    distributed.barrier()

@@ -1,8 +1,8 @@
 import pytest
 
-from limner.annotate.ask import Request, Retry
-from limner.annotate.picture import Picture
-from limner.annotate.providers import Options, provider
+from limner.captions.client import Request, Retry
+from limner.captions.picture import Picture
+from limner.captions.providers import Options, provider
 from limner.errors import BadProvider
 from scribe import KEY, Raw, Say, answers, serving
 

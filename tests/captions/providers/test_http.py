@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from limner.annotate.ask import Declined, Retry, Unreachable
-from limner.annotate.providers.http import (
+from limner.captions.client import Declined, Retry, Unreachable
+from limner.captions.providers.http import (
     broken_lines,
     by_connection,
     by_status,

@@ -20,12 +20,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from limner.annotate.ask import Patience, Request
-from limner.annotate.picture import picture
-from limner.annotate.providers import Options, provider
-from limner.annotate.wish import MANNERS, Wish
+from limner.captions.caption import Settings, caption
+from limner.captions.client import Patience, Request
+from limner.captions.picture import picture
+from limner.captions.providers import Options, provider
+from limner.captions.spec import MANNERS, Wish
 from limner.errors import BadProvider
-from limner.run.caption import Settings, caption
 from small import Told
 
 SPECIAL = ["<pad>", "<unk>", "<s>", "</s>", "<image>"]

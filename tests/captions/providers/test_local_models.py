@@ -29,9 +29,9 @@ from transformers import (
 )
 from transformers.models.smolvlm import processing_smolvlm
 
-from limner.annotate.ask import Request
-from limner.annotate.picture import picture
-from limner.annotate.providers import Options, provider
+from limner.captions.client import Request
+from limner.captions.picture import picture
+from limner.captions.providers import Options, provider
 
 WORDS = ["a", "grey", "dog", "runs", "on", "sand", "in", "the", "sun", "near", "blue", "water"]
 TEXT = {

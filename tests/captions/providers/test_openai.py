@@ -1,7 +1,7 @@
 import pytest
 
-from limner.annotate.ask import Declined, Request, Retry
-from limner.annotate.providers import KNOWN, Options, provider
+from limner.captions.client import Declined, Request, Retry
+from limner.captions.providers import KNOWN, Options, provider
 from limner.errors import BadProvider, BadUsage
 from scribe import KEY, Raw, Say, answers, serving
 

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from limner.annotate.ask import Patience, Request
-from limner.annotate.picture import picture
-from limner.annotate.providers import Options, provider
-from limner.annotate.wish import Wish
+from limner.captions.caption import Settings, caption
+from limner.captions.client import Patience, Request
+from limner.captions.picture import picture
+from limner.captions.providers import Options, provider
+from limner.captions.spec import Wish
 from limner.errors import BadProvider
-from limner.run.caption import Settings, caption
 from small import Told
 
 TAGS = [("general", "9"), ("blue_sky", "0"), ("green", "0"), ("red_hair", "0"), ("miku", "4"), ("^_^", "0")]

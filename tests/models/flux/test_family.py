@@ -13,16 +13,17 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 from torch import Tensor
 
 from limner.errors import BadRecipe
-from limner.families import flux, rectified
-from limner.families.base import Canvas, Objective
-from limner.families.flux import FAMILY
-from limner.families.loading import hush, load
-from limner.families.source import Source, locate
 from limner.graph.split import split
 from limner.graph.unit import run
-from limner.nn import lora
-from limner.nn.draws import Draws
+from limner.models import rectified
+from limner.models.family import Canvas, Objective
+from limner.models.flux import family
+from limner.models.flux.family import FAMILY
+from limner.models.loading import hush, load
+from limner.models.source import Source, locate
 from limner.nn.flow import resolution_shift, shifted
+from limner.nn.layers import lora
+from limner.nn.rng import Draws
 from tiny import save_flux
 
 CAPTIONS = ("a cat, sitting", "dog")
@@ -189,23 +190,23 @@ def test_times_are_shifted_as_the_sampler_shifts_or_as_the_recipe_says(source, t
 
 
 def test_what_a_base_decides(source):
-    chosen = flux.constants(source, Objective())
+    chosen = family.constants(source, Objective())
     assert chosen["text_length"] == 12 and chosen["time_density"] == "logit-normal"
     assert chosen["guidance"] == (1.0 if guided(source) else None)
     bare = Source(source.root, "bare")
-    assert flux.constants(bare, Objective())["text_length"] == (512 if guided(source) else 256)
-    assert flux.identity(source) == ("flux-1-dev" if guided(source) else "flux-1-schnell", "flux1")
+    assert family.constants(bare, Objective())["text_length"] == (512 if guided(source) else 256)
+    assert family.identity(source) == ("flux-1-dev" if guided(source) else "flux-1-schnell", "flux1")
 
 
 def test_a_distilled_base_without_guidance_input_is_painted_without_guidance(source):
     canvas = Canvas(width=32, height=32, steps=4)
-    told = flux.options(Source(source.root, "bare"), canvas)
+    told = family.options(Source(source.root, "bare"), canvas)
     if guided(source):
         assert (told["guidance_scale"], told["true_cfg_scale"], told["negative_prompt"]) == (3.5, 1.0, None)
     else:
         assert (told["true_cfg_scale"], told["negative_prompt"]) == (1.0, "")
-    assert flux.options(source, canvas)["guidance_scale"] == 2.0
-    asked = flux.options(source, Canvas(width=32, height=32, steps=4, guidance=5.0))
+    assert family.options(source, canvas)["guidance_scale"] == 2.0
+    asked = family.options(source, Canvas(width=32, height=32, steps=4, guidance=5.0))
     assert asked["guidance_scale" if guided(source) else "true_cfg_scale"] == 5.0
 
 

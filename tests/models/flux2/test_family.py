@@ -8,13 +8,13 @@ import torch
 from diffusers import Flux2KleinPipeline
 from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 
-from limner.families.base import Canvas, Objective
-from limner.families.flux2 import FAMILY, STATES, constants, identity, options
-from limner.families.loading import skeleton
-from limner.families.shipped import known
-from limner.families.source import locate
-from limner.nn import lora
+from limner.models.bundled import known
+from limner.models.family import Canvas, Objective
+from limner.models.flux2.family import FAMILY, STATES, constants, identity, options
+from limner.models.loading import skeleton
+from limner.models.source import locate
 from limner.nn.flow import empirical_shift
+from limner.nn.layers import lora
 from tiny import save_flux2_klein
 
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from diffusers import QwenImagePipeline
 
-from limner.families.base import Canvas, Objective
-from limner.families.loading import load
-from limner.families.qwen_image import CHAT, DROPPED, FAMILY, options
-from limner.families.source import Source, locate
+from limner.models.family import Canvas, Objective
+from limner.models.loading import load
+from limner.models.qwen_image.family import CHAT, DROPPED, FAMILY, options
+from limner.models.source import Source, locate
 from limner.nn.flow import resolution_shift
 from tiny import save_qwen_image
 

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from limner.families.base import Canvas
-from limner.families.sd15 import FAMILY, options
-from limner.families.source import Source
-from limner.run.setting import prepare
+from limner.assembly.resolve import prepare
+from limner.models.family import Canvas
+from limner.models.sd15.family import FAMILY, options
+from limner.models.source import Source
 from small import wish
 from tiny import save_sd15
 

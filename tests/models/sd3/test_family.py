@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from limner.families.base import Objective
-from limner.families.sd3 import FAMILY, identity, together
-from limner.families.shipped import known
-from limner.families.source import Source, locate
 from limner.graph.split import split
+from limner.models.bundled import known
+from limner.models.family import Objective
+from limner.models.sd3.family import FAMILY, identity, together
+from limner.models.source import Source, locate
 from tiny import save_sd3
 
 

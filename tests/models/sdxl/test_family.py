@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from limner.families.base import Objective
-from limner.families.loading import load
-from limner.families.sdxl import FAMILY
-from limner.families.source import locate
+from limner.assembly.resolve import prepare
 from limner.graph.split import split
-from limner.nn import lora
-from limner.run.setting import prepare
+from limner.models.family import Objective
+from limner.models.loading import load
+from limner.models.sdxl.family import FAMILY
+from limner.models.source import locate
+from limner.nn.layers import lora
 from small import wish
 from tiny import save_sdxl
 

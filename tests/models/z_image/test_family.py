@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from limner.families.base import Canvas, Objective
-from limner.families.source import Source, locate
-from limner.families.z_image import FAMILY, cut, options
+from limner.models.family import Canvas, Objective
+from limner.models.source import Source, locate
+from limner.models.z_image.family import FAMILY, cut, options
 from tiny import save_z_image
 
 CANVAS = Canvas(width=32, height=32, steps=2)

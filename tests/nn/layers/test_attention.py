@@ -7,10 +7,10 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from limner.errors import BadRecipe
-from limner.nn import attention
-from limner.nn.anatomy import Anatomy
-from limner.nn.attention import Attention, Call, timed, usable
-from limner.nn.engine import equip
+from limner.nn.arch import Anatomy
+from limner.nn.layers import attention
+from limner.nn.layers.attention import Attention, Call, timed, usable
+from limner.nn.memory.engine import equip
 
 CPU = torch.device("cpu")
 FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default

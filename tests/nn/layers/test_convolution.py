@@ -6,9 +6,9 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from limner.errors import BadRecipe, BrokenGraph
-from limner.nn import convolution, lora
-from limner.nn.convolution import LowRankConv
-from limner.nn.state import kept
+from limner.nn.layers import convolution, lora
+from limner.nn.layers.convolution import LowRankConv
+from limner.nn.parameter_state import kept
 
 X = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from limner.errors import BrokenGraph
-from limner.nn.dropout import PlacedDropout
+from limner.nn.layers.dropout import PlacedDropout
 
 ONES = torch.ones(3, 5, 400)
 PLACES = [(0, 7, 0), (0, 7, 1), (0, 7, 2)]

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from limner.errors import BrokenGraph
-from limner.nn import full
+from limner.nn.layers import full
 
 
 def net() -> nn.Module:

@@ -4,9 +4,9 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from limner.errors import BadRecipe, BrokenGraph
-from limner.nn import lora
-from limner.nn.frozen import FrozenLinear, freeze
-from limner.nn.state import kept, put
+from limner.nn.layers import lora
+from limner.nn.layers.quantized_linear import FrozenLinear, freeze
+from limner.nn.parameter_state import kept, put
 
 
 class Layer(nn.Module):

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from limner.nn import quantised, storage
-from limner.nn.quantised import empty, quantize
-from limner.nn.storage import coding_bytes, stored_bytes
+from limner.nn.layers import precision, quantization
+from limner.nn.layers.precision import coding_bytes, stored_bytes
+from limner.nn.layers.quantization import empty, quantize
 from limner.plan.tracker import Tracker
 
 CHUNK = 1 << 19
@@ -38,8 +38,8 @@ def test_another_kind_is_refused():
 @pytest.mark.parametrize("shape", [(64, 64), (300, 1000), (1024, 1200)])
 def test_coding_takes_what_is_said(kind, shape, monkeypatch):
     """Whether a weight is coded at once or in three parts, of which none is there beside the next."""
-    monkeypatch.setattr(quantised, "CHUNK", CHUNK)
-    monkeypatch.setattr(storage, "CHUNK", CHUNK)
+    monkeypatch.setattr(quantization, "CHUNK", CHUNK)
+    monkeypatch.setattr(precision, "CHUNK", CHUNK)
     with Tracker("cpu", granule=1) as seen:
         quantize(torch.ones(shape, dtype=torch.bfloat16), kind)
     given = 2 * shape[0] * shape[1]

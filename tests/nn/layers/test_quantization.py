@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limner.nn import quantised
-from limner.nn.quantised import NF4, dequantize, empty, kernels_for, quantize
+from limner.nn.layers import quantization
+from limner.nn.layers.quantization import NF4, dequantize, empty, kernels_for, quantize
 
 KINDS = ("int8", "fp8", "nf4")
 
@@ -65,7 +65,7 @@ def test_chunks_change_nothing(monkeypatch):
     given = weight(40, 1003)
     whole = {kind: (quantize(given, kind), back(given, kind)) for kind in KINDS}
     for name in ("CHUNK", "TURNED"):
-        monkeypatch.setattr(quantised, name, 1024)
+        monkeypatch.setattr(quantization, name, 1024)
     for kind, (stored, made) in whole.items():
         assert all(torch.equal(a, b) for a, b in zip(quantize(given, kind), stored, strict=True))
         assert torch.equal(back(given, kind), made)

@@ -7,9 +7,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from limner.errors import BadRecipe, BrokenGraph
-from limner.nn import eight
-from limner.nn.frozen import FrozenLinear, freeze
-from limner.nn.storage import stored_bytes
+from limner.nn.layers import w8a8
+from limner.nn.layers.precision import stored_bytes
+from limner.nn.layers.quantized_linear import FrozenLinear, freeze
 
 KINDS = ("int8", "fp8", "nf4")
 # Relative errors of a product. Measured: 0.7, 2.6, 9.3 % with stored weights, forward and backward alike;
@@ -127,7 +127,7 @@ def test_whole_numbers_multiply_as_the_integer_kernel_does():
     left = torch.randint(-127, 128, (32, 256), generator=seeded(0), dtype=torch.int8)
     right = torch.randint(-127, 128, (256, 64), generator=seeded(1), dtype=torch.int8)
     ones = torch.ones(32, 1), torch.ones(1, 64)
-    mine = eight._multiply(left, right, *ones, torch.float32)
+    mine = w8a8._multiply(left, right, *ones, torch.float32)
     assert torch.equal(mine, torch._int_mm(left, right).float())
 
 
@@ -142,7 +142,7 @@ def test_few_rows_are_multiplied_in_full(rows):
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_rows_are_no_work(kind, monkeypatch):
     one = frozen(layer(), kind)
-    monkeypatch.setattr("limner.nn.frozen.dequantize", None)
+    monkeypatch.setattr("limner.nn.layers.quantized_linear.dequantize", None)
     assert one(torch.empty(2, 0, 256)).shape == (2, 0, 192)
 
 

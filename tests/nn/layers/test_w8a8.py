@@ -2,18 +2,18 @@ import pytest
 import torch
 
 from limner.errors import BadRecipe
-from limner.nn import eight
-from limner.nn.quantised import quantize
+from limner.nn.layers import w8a8
+from limner.nn.layers.quantization import quantize
 
 
 def test_devices_that_cannot_are_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
     with pytest.raises(BadRecipe, match=r"compute capability 8\.6\) does not multiply fp8, which needs 8\.9"):
-        eight.require("fp8", torch.device("cuda"))
+        w8a8.require("fp8", torch.device("cuda"))
     with pytest.raises(BadRecipe, match="does not multiply in 8 bits"):
-        eight.require("int8", torch.device("mps"))
-    assert eight.require("int8", torch.device("cuda")) is None
-    assert eight.require("fp8", torch.device("cpu")) is None
+        w8a8.require("int8", torch.device("mps"))
+    assert w8a8.require("int8", torch.device("cuda")) is None
+    assert w8a8.require("fp8", torch.device("cpu")) is None
 
 
 @pytest.mark.parametrize("kind", ["int8", "fp8"])
@@ -24,14 +24,14 @@ def test_the_scale_of_each_output_is_folded_into_the_gradient(kind):
     weight = size * torch.randn(48, 64, generator=draw)
     gradient = torch.randn(32, 48, generator=draw) / size.t()
     stored, scale = quantize(weight, kind)
-    made = eight.input_gradient(gradient, stored, scale, kind=kind)
+    made = w8a8.input_gradient(gradient, stored, scale, kind=kind)
     wanted = gradient @ weight
     assert float((made - wanted).norm() / wanted.norm()) < 0.05
     assert made.dtype == gradient.dtype
-    assert eight.product(made, stored, scale, kind=kind).shape == gradient.shape
+    assert w8a8.product(made, stored, scale, kind=kind).shape == gradient.shape
 
 
 def test_cards_of_other_makers_are_refused(monkeypatch):
     monkeypatch.setattr(torch.version, "hip", "7.0")
     with pytest.raises(BadRecipe, match="are for GPUs of NVIDIA"):
-        eight.require("fp8", torch.device("cuda"))
+        w8a8.require("fp8", torch.device("cuda"))

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.errors import BrokenGraph
-from limner.nn import stream
-from limner.nn.anatomy import Anatomy
-from limner.nn.engine import equip
-from limner.nn.frozen import freeze
-from limner.nn.slab import Slab, ordinary
-from limner.nn.stream import Lane, Ring, Slot
+from limner.nn.arch import Anatomy
+from limner.nn.layers.quantized_linear import freeze
+from limner.nn.memory import block_swap
+from limner.nn.memory.block_swap import Lane, Ring, Slot
+from limner.nn.memory.engine import equip
+from limner.nn.memory.host_buffer import Slab, ordinary
 
 CPU = torch.device("cpu")
 ANATOMY = Anatomy(blocks=("blocks.*",), tails=("blocks.*.last",))
@@ -130,7 +130,9 @@ def test_a_slot_that_a_gradient_reads_goes_to_nobody(monkeypatch: pytest.MonkeyP
         ring.need(0, upwards=False)
     ring.begin()
     assert ring.need(0, upwards=False).block == 0
-    monkeypatch.setattr(stream, "register_multi_grad_hook", lambda *_: None)  # nobody tells: all stay busy
+    monkeypatch.setattr(
+        block_swap, "register_multi_grad_hook", lambda *_: None
+    )  # nobody tells: all stay busy
     model = _model()
     equip(model, ANATOMY, device=CPU, streamed=range(5), checkpointed=5)
     with pytest.raises(BrokenGraph, match="all 2 slots are read"):

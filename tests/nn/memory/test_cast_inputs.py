@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from limner.nn.anatomy import Anatomy
-from limner.nn.door import cast_once
+from limner.nn.arch import Anatomy
+from limner.nn.memory.cast_inputs import cast_once
 
 HALF = torch.bfloat16
 ANATOMY = Anatomy(blocks=("blocks.*",))

@@ -8,11 +8,12 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from limner.errors import BrokenGraph
-from limner.nn import checkpointing, frozen
-from limner.nn.checkpointing import KERNELS, Checkpoint, Tail, placed, unread
-from limner.nn.dropout import PlacedDropout, Places
-from limner.nn.frozen import freeze
-from limner.nn.quantised import dequantize
+from limner.nn.layers import quantized_linear
+from limner.nn.layers.dropout import PlacedDropout, Places
+from limner.nn.layers.quantization import dequantize
+from limner.nn.layers.quantized_linear import freeze
+from limner.nn.memory import checkpointing
+from limner.nn.memory.checkpointing import KERNELS, Checkpoint, Tail, placed, unread
 
 WIDTH = 8
 
@@ -149,7 +150,7 @@ def test_a_quantised_tail_is_not_even_turned_into_numbers(kind: Any, monkeypatch
         made.append(shape)
         return dequantize(stored, kind, shape, *how)
 
-    monkeypatch.setattr(frozen, "dequantize", counted)
+    monkeypatch.setattr(quantized_linear, "dequantize", counted)
     for skip, count in ((False, 6), (True, 4)):  # two blocks forward and backward; again, or not
         if skip:
             block.last.forward = Tail(block.last)

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
 from limner.errors import BadRecipe
-from limner.nn import regional
-from limner.nn.anatomy import Anatomy
-from limner.nn.engine import equip
+from limner.nn.arch import Anatomy
+from limner.nn.memory import compile
+from limner.nn.memory.engine import equip
 
 CPU = torch.device("cpu")
 ANATOMY = Anatomy(blocks=("blocks.*",), modulations=("blocks.*.adaln",), conditions=("embed",))
@@ -45,7 +45,7 @@ def _step(model: Any, tokens: int) -> list[Tensor]:
 @pytest.fixture
 def counter(monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounter]:
     counted = CompileCounter()
-    monkeypatch.setattr(regional, "BACKEND", counted)
+    monkeypatch.setattr(compile, "BACKEND", counted)
     torch.compiler.reset()
     yield counted
     torch.compiler.reset()
@@ -73,7 +73,7 @@ def test_modulations_are_computed_ahead_outside_the_program(counter: CompileCoun
 
 def test_gradients_survive_a_program_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a true backward graph: what it keeps of streamed weights is brought back."""
-    monkeypatch.setattr(regional, "BACKEND", "aot_eager")
+    monkeypatch.setattr(compile, "BACKEND", "aot_eager")
     torch.compiler.reset()
     model = Model()
     plain = _step(model, 5)
@@ -95,7 +95,7 @@ def test_sizes_that_vary_are_marked_by_what_a_tensor_is() -> None:
         torch.ones(5, 3),
     )
     for each in (tokens, image, vector, (table, table, 1), None):
-        regional.mark(each)
+        compile.mark(each)
     marked = [getattr(each, "_dynamo_weak_dynamic_indices", set()) for each in (tokens, image, vector, table)]
     assert marked == [{1}, {2, 3}, set(), {0}]
 
@@ -104,7 +104,7 @@ def _broken(monkeypatch: pytest.MonkeyPatch, error: Exception) -> Any:
     def backend(*_: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(regional, "BACKEND", backend)
+    monkeypatch.setattr(compile, "BACKEND", backend)
     torch.compiler.reset()
     model = Model()
     equip(model, ANATOMY, device=CPU, compile=True)

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from limner.errors import BadRecipe
-from limner.nn.anatomy import Anatomy
-from limner.nn.checkpointing import Checkpoint, Tail
-from limner.nn.engine import equip
+from limner.nn.arch import Anatomy
+from limner.nn.memory.checkpointing import Checkpoint, Tail
+from limner.nn.memory.engine import equip
 
 CPU = torch.device("cpu")
 ANATOMY = Anatomy(blocks=("blocks.*",), tails=("blocks.*.1",))

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from limner.errors import BrokenGraph, DiskFull, LimnerError
-from limner.nn import slab
-from limner.nn.slab import ALIGNED, Mapped, Pinned, Slab, held, ordinary
+from limner.nn.memory import host_buffer
+from limner.nn.memory.host_buffer import ALIGNED, Mapped, Pinned, Slab, held, ordinary
 
 
 def _module() -> Any:
@@ -91,7 +91,7 @@ def test_a_full_disk_is_said_before_and_while_the_file_is_made(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(slab.os, "posix_fallocate", full)
+    monkeypatch.setattr(host_buffer.os, "posix_fallocate", full)
     with pytest.raises(DiskFull, match=r"no room for 1 MB of weights\. Free some"):
         Mapped(tmp_path)(1 << 20)
 
@@ -112,7 +112,7 @@ class Driver:
 
 def test_pinned_memory_is_locked_by_the_page_and_unlocked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = Driver(0)
-    monkeypatch.setattr(slab, "_cuda", lambda: driver)
+    monkeypatch.setattr(host_buffer, "_cuda", lambda: driver)
     pinned = Pinned()
     room = pinned(1000)
     assert driver.locked == [(room.data_ptr(), 4096)] and room.data_ptr() % 4096 == 0
@@ -120,6 +120,6 @@ def test_pinned_memory_is_locked_by_the_page_and_unlocked_once(monkeypatch: pyte
     pinned.close()
     pinned.close()
     assert not driver.locked
-    monkeypatch.setattr(slab, "_cuda", lambda: Driver(2))
+    monkeypatch.setattr(host_buffer, "_cuda", lambda: Driver(2))
     with pytest.raises(LimnerError, match=r"would not lock 2 MB .* \(CUDA error 2\)\. Stream fewer blocks"):
         Pinned()(2 << 20)

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from limner.nn import heap
+from limner.nn.memory import malloc
 
 
 def resident() -> int:
@@ -14,7 +14,7 @@ def resident() -> int:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="says RssAnon")
 def test_what_was_freed_between_things_that_stay_goes_back_to_the_system():
-    if heap._trim() is None:
+    if malloc._trim() is None:
         pytest.skip("another C library than glibc")
     torch.empty(2**24, dtype=torch.uint8)  # the C library expects such blocks from now on
     some, stay = [], []
@@ -23,11 +23,11 @@ def test_what_was_freed_between_things_that_stay_goes_back_to_the_system():
         stay.append(torch.ones(2**10))
     full = resident()
     some.clear()
-    heap.give_back()
+    malloc.give_back()
     assert resident() < full - 100 * 2**20
     assert all(each.sum() == 2**10 for each in stay)
 
 
 def test_where_it_cannot_be_had_nothing_happens(monkeypatch):
-    monkeypatch.setattr(heap, "_trim", lambda: None)
-    assert heap.give_back() is False
+    monkeypatch.setattr(malloc, "_trim", lambda: None)
+    assert malloc.give_back() is False

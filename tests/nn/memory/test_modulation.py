@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from limner.errors import BadRecipe, BrokenGraph
-from limner.nn import lora
-from limner.nn.anatomy import Anatomy
-from limner.nn.engine import Engine, equip
-from limner.nn.frozen import freeze
+from limner.nn.arch import Anatomy
+from limner.nn.layers import lora
+from limner.nn.layers.quantized_linear import freeze
+from limner.nn.memory.engine import Engine, equip
 
 CPU = torch.device("cpu")
 WIDTH = 8

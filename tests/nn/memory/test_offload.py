@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from limner.nn import full
-from limner.nn.fit import Average, Fit, fit
-from limner.nn.offload import Offload, halve
+from limner.nn.layers import full
+from limner.nn.loop import Average, Fit, fit
+from limner.nn.memory.offload import Offload, halve
 from limner.nn.optim import optimizer
 
 CPU = torch.device("cpu")
@@ -95,13 +95,15 @@ def test_norms_stay_in_full_precision():
 WORK = """
 import sys
 import torch
-from torch import distributed, nn
-from limner.nn import full, processes
-from limner.nn.fit import Fit, fit
-from limner.nn.offload import Offload
+import torch.distributed as dist
+from torch import nn
+from limner.nn import distributed
+from limner.nn.layers import full
+from limner.nn.loop import Fit, fit
+from limner.nn.memory.offload import Offload
 from limner.nn.optim import optimizer
 rank, meet, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-distributed.init_process_group("gloo", init_method="file://" + meet, rank=rank, world_size=2)
+dist.init_process_group("gloo", init_method="file://" + meet, rank=rank, world_size=2)
 torch.manual_seed(0)
 model = full.release(nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 2)))
 there = Offload(model, dtype=torch.float32, device=torch.device("cpu"))
@@ -122,7 +124,7 @@ def trained(mine, share):
     seen = [step.loss for step in fit(setting, losses(mine), start=0, steps=3)]
     return seen, [weight.detach().clone() for weight in weights]
 before = [weight.detach().clone() for weight in weights]
-both, moved = trained(slice(rank, rank + 1), processes.sum_on_host)
+both, moved = trained(slice(rank, rank + 1), distributed.sum_on_host)
 with torch.no_grad():
     for weight, old in zip(weights, before):
         weight.copy_(old)

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from limner.errors import DiskFull
-from limner.nn import slab
-from limner.nn.anatomy import Anatomy
-from limner.nn.aside import Aside
+from limner.nn.arch import Anatomy
+from limner.nn.memory import host_buffer
+from limner.nn.memory.placement import Aside
 
 ANATOMY = Anatomy(blocks=("blocks.*",), modulations=("blocks.*.gate", "gate"))
 
@@ -23,7 +23,7 @@ def _model() -> Any:
 
 
 def _filed(tensor: Tensor) -> bool:
-    return Path(tensor.untyped_storage().filename or "").name.startswith(slab.PREFIX)
+    return Path(tensor.untyped_storage().filename or "").name.startswith(host_buffer.PREFIX)
 
 
 def test_streamed_blocks_and_modulations_stay_and_nothing_else() -> None:
@@ -64,7 +64,7 @@ def test_in_memory_nothing_is_moved_and_a_full_disk_is_told(
         kept = Aside(model, ANATOMY, hoist=True, folder=folder)
         kept.expect([model.gate])
         if folder:
-            monkeypatch.setattr(slab, "require_space", _full)
+            monkeypatch.setattr(host_buffer, "require_space", _full)
             with pytest.raises(DiskFull):
                 kept.took(model.gate)
         else:

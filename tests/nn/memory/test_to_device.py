@@ -1,6 +1,6 @@
 import torch
 
-from limner.nn.bring import bring
+from limner.nn.memory.to_device import bring
 
 
 def test_where_there_is_no_gpu_nothing_is_copied():

@@ -3,8 +3,8 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderKLFlux2, AutoencoderKLQwenImage
 from torch import nn
 
-from limner.nn import tiles
-from limner.nn.tiles import can_tile, tile
+from limner.nn.memory import vae_tiling
+from limner.nn.memory.vae_tiling import can_tile, tile
 
 TINY = {
     "block_out_channels": (8, 16),
@@ -26,7 +26,7 @@ VAES = {
 @pytest.mark.parametrize("kind", VAES)
 @torch.no_grad()
 def test_large_images_are_cut_and_small_ones_are_not(kind: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(tiles, "SIDE", 64)
+    monkeypatch.setattr(vae_tiling, "SIDE", 64)
     torch.manual_seed(0)
     vae = VAES[kind]().eval()
     images = [torch.randn(1, 3, 128, 64), torch.randn(1, 3, 64, 64)]

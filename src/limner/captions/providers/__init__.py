@@ -7,7 +7,7 @@ import importlib
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from limner.annotate.ask import Provider
+from limner.captions.client import Provider
 from limner.errors import BadProvider, BadUsage
 
 

@@ -3,9 +3,9 @@
 from typing import Any
 from urllib.parse import urlsplit
 
-from limner.annotate.ask import ANSWER_AT_MOST, Provider, Reply, Request, Retry, Takes, scrub
-from limner.annotate.providers import Options, package
-from limner.annotate.providers.http import (
+from limner.captions.client import ANSWER_AT_MOST, Provider, Reply, Request, Retry, Takes, scrub
+from limner.captions.providers import Options, package
+from limner.captions.providers.http import (
     broken_lines,
     by_connection,
     by_status,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
-from limner.annotate.ask import ANSWER_AT_MOST, Declined, Retry, Unreachable, scrub
+from limner.captions.client import ANSWER_AT_MOST, Declined, Retry, Unreachable, scrub
 from limner.errors import BadProvider
 
 PAUSE = {408, 409, 425, 429}

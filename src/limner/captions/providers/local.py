@@ -9,8 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from limner.annotate.ask import Declined, Provider, Reply, Request, Takes
-from limner.annotate.providers import Options
+from limner.captions.client import Declined, Provider, Reply, Request, Takes
+from limner.captions.providers import Options
 from limner.errors import BadProvider
 
 MODEL = "Qwen/Qwen3-VL-2B-Instruct"

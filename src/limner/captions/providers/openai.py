@@ -8,9 +8,9 @@ import os
 from typing import Any
 from urllib.parse import urlsplit
 
-from limner.annotate.ask import ANSWER_AT_MOST, Declined, Provider, Reply, Request, Retry, Takes
-from limner.annotate.providers import KNOWN, Options, package
-from limner.annotate.providers.http import (
+from limner.captions.client import ANSWER_AT_MOST, Declined, Provider, Reply, Request, Retry, Takes
+from limner.captions.providers import KNOWN, Options, package
+from limner.captions.providers.http import (
     broken_lines,
     by_connection,
     by_status,

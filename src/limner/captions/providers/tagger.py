@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from limner.annotate.ask import Provider, Reply, Request, Takes
-from limner.annotate.providers import Options, package
+from limner.captions.client import Provider, Reply, Request, Takes
+from limner.captions.providers import Options, package
 from limner.errors import BadProvider
 
 MODEL = "SmilingWolf/wd-vit-tagger-v3"

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from limner.families import rectified
-from limner.families.base import Canvas, Family, Objective
-from limner.families.clips import CLIP_LINEARS, T5_LINEARS, tokenize
-from limner.families.latents import draw_latent, draw_noise, encode_image
-from limner.families.source import Source
 from limner.graph.unit import Layers, unit
-from limner.nn import flow, patch, text
-from limner.nn.anatomy import Anatomy
+from limner.models import rectified
+from limner.models.clip import CLIP_LINEARS, T5_LINEARS, tokenize
+from limner.models.family import Canvas, Family, Objective
+from limner.models.latents import draw_latent, draw_noise, encode_image
+from limner.models.source import Source
+from limner.nn import flow, patchify, text
+from limner.nn.arch import Anatomy
 
 
 @unit("t5_tokens", uses=("tokenizer_2",))
@@ -53,10 +53,10 @@ def denoise(  # noqa: PLR0913  what a FLUX transformer reads is what it reads
     guidance: float | None,
 ) -> Tensor:
     """-> (B, 16, h, w), the velocity. ``guidance`` None: the model has no such input."""
-    noisy = patch.patchify(flow.noisy(latent, noise, time))
-    places = patch.grid(noisy.shape[-2], noisy.shape[-1], latent.device)
+    noisy = patchify.patchify(flow.noisy(latent, noise, time))
+    places = patchify.grid(noisy.shape[-2], noisy.shape[-1], latent.device)
     guess = transformer(
-        hidden_states=patch.tokens(noisy),
+        hidden_states=patchify.tokens(noisy),
         encoder_hidden_states=context,
         pooled_projections=pooled,
         timestep=time,
@@ -65,7 +65,7 @@ def denoise(  # noqa: PLR0913  what a FLUX transformer reads is what it reads
         txt_ids=torch.zeros(context.shape[1], 3, device=latent.device),
         return_dict=False,
     )[0]
-    return patch.unpatchify(patch.untokens(guess, noisy.shape[-2]))
+    return patchify.unpatchify(patchify.untokens(guess, noisy.shape[-2]))
 
 
 def constants(source: Source, objective: Objective) -> Mapping[str, Any]:

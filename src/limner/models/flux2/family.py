@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from limner.families import rectified
-from limner.families.base import Canvas, Family, Objective
-from limner.families.latents import draw_latent, draw_noise
-from limner.families.source import Source
 from limner.graph.unit import unit
-from limner.nn import flow, patch, text
-from limner.nn.anatomy import Anatomy
+from limner.models import rectified
+from limner.models.family import Canvas, Family, Objective
+from limner.models.latents import draw_latent, draw_noise
+from limner.models.source import Source
+from limner.nn import flow, patchify, text
+from limner.nn.arch import Anatomy
 
 STATES = (9, 18, 27)
 """Inner states of the text encoder that are read; its pipeline's ``text_encoder_out_layers``."""
@@ -53,7 +53,7 @@ def encode_image(vae: Any, image: Tensor) -> tuple[Tensor, Tensor]:
     posterior = vae.encode(image.to(vae.dtype) / 127.5 - 1).latent_dist
     middle = vae.bn.running_mean.view(1, -1, 1, 1)
     width = torch.sqrt(vae.bn.running_var.view(1, -1, 1, 1) + vae.config.batch_norm_eps)
-    return (patch.patchify(posterior.mean) - middle) / width, patch.patchify(
+    return (patchify.patchify(posterior.mean) - middle) / width, patchify.patchify(
         posterior.logvar
     ) - 2 * width.log()
 
@@ -71,15 +71,15 @@ def denoise(  # noqa: PLR0913  what the transformer reads is what it reads
     """-> (B, 128, h, w), the velocity. ``guidance`` None: the model has no such input."""
     height, width = latent.shape[-2:]
     guess = transformer(
-        hidden_states=patch.tokens(flow.noisy(latent, noise, time)),
+        hidden_states=patchify.tokens(flow.noisy(latent, noise, time)),
         encoder_hidden_states=context,
         timestep=time,
         guidance=None if guidance is None else torch.full_like(time, guidance),
-        img_ids=pad(patch.grid(height, width, latent.device), (1, 1)),
+        img_ids=pad(patchify.grid(height, width, latent.device), (1, 1)),
         txt_ids=pad(torch.arange(context.shape[1], device=latent.device).float()[:, None], (3, 0)),
         return_dict=False,
     )[0]
-    return patch.untokens(guess, height)
+    return patchify.untokens(guess, height)
 
 
 def constants(source: Source, objective: Objective) -> Mapping[str, Any]:

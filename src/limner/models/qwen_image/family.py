@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limner.families import rectified
-from limner.families.base import Canvas, Family
-from limner.families.latents import draw_latent, draw_noise
-from limner.families.source import Source
 from limner.graph.unit import unit
-from limner.nn import flow, patch
-from limner.nn.anatomy import Anatomy
-from limner.nn.ragged import mask_or_none
+from limner.models import rectified
+from limner.models.family import Canvas, Family
+from limner.models.latents import draw_latent, draw_noise
+from limner.models.source import Source
+from limner.nn import flow, patchify
+from limner.nn.arch import Anatomy
+from limner.nn.padding import mask_or_none
 
 CHAT = (
     "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, "
@@ -68,17 +68,17 @@ def denoise(  # noqa: PLR0913  what the transformer reads is what it reads
     transformer: nn.Module, latent: Tensor, noise: Tensor, time: Tensor, context: Tensor, text_mask: Tensor
 ) -> Tensor:
     """-> (B, 16, h, w), the velocity."""
-    noisy = patch.patchify(flow.noisy(latent, noise, time))
+    noisy = patchify.patchify(flow.noisy(latent, noise, time))
     height, width = noisy.shape[-2:]
     guess = transformer(
-        hidden_states=patch.tokens(noisy),
+        hidden_states=patchify.tokens(noisy),
         encoder_hidden_states=context,
         encoder_hidden_states_mask=mask_or_none(text_mask),
         timestep=time,
         img_shapes=[[(1, height, width)]] * len(latent),
         return_dict=False,
     )[0]
-    return patch.unpatchify(patch.untokens(guess, height))
+    return patchify.unpatchify(patchify.untokens(guess, height))
 
 
 def options(source: Source, canvas: Canvas) -> dict[str, Any]:

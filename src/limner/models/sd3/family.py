@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from limner.families import rectified
-from limner.families.base import Canvas, Family
-from limner.families.clips import CLIP_LINEARS, T5_LINEARS, encode_both, tokenize, tokenize_2
-from limner.families.latents import draw_latent, draw_noise, encode_image
-from limner.families.source import Source
 from limner.graph.unit import Layers, unit
+from limner.models import rectified
+from limner.models.clip import CLIP_LINEARS, T5_LINEARS, encode_both, tokenize, tokenize_2
+from limner.models.family import Canvas, Family
+from limner.models.latents import draw_latent, draw_noise, encode_image
+from limner.models.source import Source
 from limner.nn import flow, text
-from limner.nn.anatomy import Anatomy
+from limner.nn.arch import Anatomy
 
 
 @unit("t5_tokens", uses=("tokenizer_3",))

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limner.families import diffusion
-from limner.families.base import Canvas, Family
-from limner.families.clips import CLIP_LINEARS, encode_both, tokenize, tokenize_2
-from limner.families.latents import draw_latent, encode_image
-from limner.families.source import Source
 from limner.graph.unit import Layers, unit
+from limner.models import diffusion
+from limner.models.clip import CLIP_LINEARS, encode_both, tokenize, tokenize_2
+from limner.models.family import Canvas, Family
+from limner.models.latents import draw_latent, encode_image
+from limner.models.source import Source
 from limner.nn import ddpm, text
 
 

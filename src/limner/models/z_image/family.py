@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limner.families import rectified
-from limner.families.base import Canvas, Family
-from limner.families.latents import draw_latent, draw_noise, encode_image
-from limner.families.source import Source
 from limner.graph.unit import unit
+from limner.models import rectified
+from limner.models.family import Canvas, Family
+from limner.models.latents import draw_latent, draw_noise, encode_image
+from limner.models.source import Source
 from limner.nn import flow, text
-from limner.nn.anatomy import Anatomy
+from limner.nn.arch import Anatomy
 
 
 @unit("tokens", uses=("tokenizer",))

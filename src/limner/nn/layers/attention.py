@@ -13,7 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from limner.errors import BadRecipe
-from limner.nn.checkpointing import Run
+from limner.nn.memory.checkpointing import Run
 
 Kernel = Literal["auto", "flash", "cudnn", "efficient", "math"]
 KERNELS: Mapping[str, SDPBackend] = {

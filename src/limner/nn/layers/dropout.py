@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from limner.errors import BrokenGraph
-from limner.nn.draws import seed_of
+from limner.nn.rng import seed_of
 
 Places = list[tuple[int | str, ...]]
 """For each sample of the micro-batch under way, where it stands: (seed, step, position)."""

@@ -1,4 +1,4 @@
-"""Full fine-tuning: every number of a model is trained. The counterpart of ``nn.lora``."""
+"""Full fine-tuning: every number of a model is trained. The counterpart of ``nn.layers.lora``."""
 
 import torch
 from torch import nn

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.errors import BadRecipe, BrokenGraph
-from limner.nn.convolution import LowRankConv, plain, wide
-from limner.nn.draws import seed_of
-from limner.nn.dropout import PlacedDropout, Places
-from limner.nn.frozen import FrozenLinear
+from limner.nn.layers.convolution import LowRankConv, plain, wide
+from limner.nn.layers.dropout import PlacedDropout, Places
+from limner.nn.layers.quantized_linear import FrozenLinear
+from limner.nn.rng import seed_of
 
 SAVED = {"down": "lora_A.default.weight", "up": "lora_B.default.weight"}
 """What checkpoints call the factors: peft's names, as they always have."""
@@ -181,7 +181,7 @@ def attach(
     D is drawn on the CPU from ``seed`` and the layer's name, so that neither the device nor other layers
     change it; U is zero, so step 0 is the base model. On meta there are shapes alone. Dropout is off until
     :func:`dropping` switches it on; its masks depend on ``places``, which the caller keeps up to date
-    (``nn.dropout``).
+    (``nn.layers.dropout``).
 
     Raises:
         BrokenGraph: A name is that of no linear layer and of no plain convolution.

@@ -6,7 +6,8 @@ Kind = Literal["int8", "fp8", "nf4"]
 """The ways to store a frozen weight in fewer bits than it is computed with."""
 
 Products = Literal["full", "8bit"]
-"""How such a layer multiplies: by its weight in full precision again, or 8 bits by 8 bits (``nn.eight``)."""
+"""How such a layer multiplies: by its weight in full precision again, or 8 bits by 8
+bits (``nn.layers.w8a8``)."""
 
 CAPABLE: dict[Literal["int8", "fp8"], tuple[int, int]] = {"int8": (8, 0), "fp8": (8, 9)}
 """What can be multiplied in 8 bits, and the compute capability of the oldest CUDA devices that do it."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from limner.nn.storage import BLOCK, CHUNK, GROUP, Kind
+from limner.nn.layers.precision import BLOCK, CHUNK, GROUP, Kind
 
 Stored = tuple[Tensor, ...]
 """int8: (N, K) int8, (N, 1) float32. fp8: (N, K) uint8, the bits of e4m3; (N, 1) float32.

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.errors import BrokenGraph
-from limner.nn import eight
-from limner.nn.anatomy import Anatomy, matching
-from limner.nn.quantised import Kernels, Stored, dequantize, quantize
-from limner.nn.storage import Kind, Products
+from limner.nn.arch import Anatomy, matching
+from limner.nn.layers import w8a8
+from limner.nn.layers.precision import Kind, Products
+from limner.nn.layers.quantization import Kernels, Stored, dequantize, quantize
 
 NAMES = ("stored", "scale", "span")
 
@@ -80,7 +80,7 @@ class FrozenLinear(nn.Module):
         dtype = arithmetic(x)
         bias = None if self.bias is None else self.bias.to(dtype)
         how = (self.kind, self.shape, self.kernels)
-        eightfold = self.products == "8bit" and x.numel() // self.in_features > eight.FEWEST
+        eightfold = self.products == "8bit" and x.numel() // self.in_features > w8a8.FEWEST
         return (_Eight if eightfold else _Full).apply(x.to(dtype), bias, how, *self.tensors)  # pyright: ignore[reportReturnType]
 
     def extra_repr(self) -> str:
@@ -135,7 +135,7 @@ class _Eight(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, bias: Tensor | None, how: tuple[Any, ...], *stored: Tensor) -> Tensor:
         ctx.save_for_backward(*stored)
         ctx.how = how
-        made = eight.product(x.flatten(0, -2), *stored, kind=how[0])
+        made = w8a8.product(x.flatten(0, -2), *stored, kind=how[0])
         made = made if bias is None else made.add_(bias)
         return made.view(*x.shape[:-1], -1)
 
@@ -143,7 +143,7 @@ class _Eight(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         stored = ctx.saved_tensors
-        made = eight.input_gradient(gradient.flatten(0, -2), *stored, kind=ctx.how[0])
+        made = w8a8.input_gradient(gradient.flatten(0, -2), *stored, kind=ctx.how[0])
         return made.view(*gradient.shape[:-1], -1), *[None] * (2 + len(stored))
 
 
@@ -183,7 +183,7 @@ def freeze(
         if layer.weight.requires_grad:
             raise BrokenGraph(f"{name} is trained, and a weight in {kind} cannot be. Freeze the others only.")
         if products == "8bit":
-            eight.require(kind, layer.weight.device)
+            w8a8.require(kind, layer.weight.device)
         try:
             stored = quantize(layer.weight, kind)
         except ValueError as error:

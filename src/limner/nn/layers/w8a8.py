@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from limner.errors import BadRecipe
-from limner.nn.quantised import in_rows
-from limner.nn.storage import CAPABLE, Kind
+from limner.nn.layers.precision import CAPABLE, Kind
+from limner.nn.layers.quantization import in_rows
 
 FEWEST = 16
 """Rows up to which the product with the full weight is used: integer kernels want more, and gain nothing."""

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.autograd.graph import register_multi_grad_hook, saved_tensors_hooks
 
 from limner.errors import BrokenGraph
-from limner.nn.checkpointing import Run, again
-from limner.nn.slab import Slab
+from limner.nn.memory.checkpointing import Run, again
+from limner.nn.memory.host_buffer import Slab
 
 
 class Lane:

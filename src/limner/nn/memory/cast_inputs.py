@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from limner.nn.anatomy import Anatomy
+from limner.nn.arch import Anatomy
 
 HALVED = (nn.Linear, _ConvNd)
 """Layers that autocast has multiply in half precision."""

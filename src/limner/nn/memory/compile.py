@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from limner.errors import BadRecipe, first_line
-from limner.nn.checkpointing import Run
+from limner.nn.memory.checkpointing import Run
 
 BACKEND = "inductor"
 """What turns a graph into kernels."""

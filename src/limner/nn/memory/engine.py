@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from limner.errors import BadRecipe
-from limner.nn.anatomy import Anatomy, frozen, matching, stand_in
-from limner.nn.attention import Attention, Kernel
-from limner.nn.checkpointing import Checkpoint, Remembered, Run, Tail, placed
-from limner.nn.hoist import Hoist
-from limner.nn.regional import compiled
-from limner.nn.slab import Host, Mapped, Pinned, Slab, ordinary
-from limner.nn.stream import Lane, Ring, Streamed
+from limner.nn.arch import Anatomy, frozen, matching, stand_in
+from limner.nn.layers.attention import Attention, Kernel
+from limner.nn.memory.block_swap import Lane, Ring, Streamed
+from limner.nn.memory.checkpointing import Checkpoint, Remembered, Run, Tail, placed
+from limner.nn.memory.compile import compiled
+from limner.nn.memory.host_buffer import Host, Mapped, Pinned, Slab, ordinary
+from limner.nn.memory.modulation import Hoist
 
 
 def equip(  # noqa: PLR0913  a plan has as many choices

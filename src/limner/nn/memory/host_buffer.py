@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from limner.errors import BrokenGraph, DiskFull, LimnerError
 from limner.files import require_space
-from limner.nn.heap import LEAST, give_back
+from limner.nn.memory.malloc import LEAST, give_back
 
 ALIGNED = 256
 """Bytes that each tensor starts at a multiple of: what the caching allocator of CUDA gives, too."""

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from limner.errors import BadRecipe, BrokenGraph
-from limner.nn.checkpointing import Run
-from limner.nn.slab import Host, Slab
+from limner.nn.memory.checkpointing import Run
+from limner.nn.memory.host_buffer import Host, Slab
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limner.nn import full
-from limner.nn.door import HALVED
-from limner.nn.slab import ALIGNED, Pinned, ordinary
+from limner.nn.layers import full
+from limner.nn.memory.cast_inputs import HALVED
+from limner.nn.memory.host_buffer import ALIGNED, Pinned, ordinary
 
 
 def halve(model: nn.Module, dtype: torch.dtype) -> None:
@@ -29,7 +29,7 @@ class Offload:
     """The masters of a model whose weights are all trained, and the way there and back.
 
     Args:
-        model: On the host, in fp32, released (``nn.full``). Its weights become the working copy.
+        model: On the host, in fp32, released (``nn.layers.full``). Its weights become the working copy.
         dtype: Of the arithmetic.
         device: Where the working copy computes; whoever made this brings it there.
     """

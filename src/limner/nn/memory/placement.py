@@ -10,8 +10,8 @@ from pathlib import Path
 
 from torch import nn
 
-from limner.nn.anatomy import Anatomy, matching
-from limner.nn.slab import Mapped, Slab
+from limner.nn.arch import Anatomy, matching
+from limner.nn.memory.host_buffer import Mapped, Slab
 
 
 class Aside:

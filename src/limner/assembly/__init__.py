@@ -1,0 +1,1 @@
+"""A recipe made concrete on this machine, and the model that it trains put together."""

@@ -1,0 +1,1 @@
+"""What the model will see: findings on images and captions, their page, the fixes."""

@@ -1,0 +1,1 @@
+"""The family Stable Diffusion 3.5."""

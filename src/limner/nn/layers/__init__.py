@@ -1,0 +1,1 @@
+"""Layers: adapters, quantized linear layers, attention, dropout."""

@@ -1,0 +1,1 @@
+"""The memory engine: gradient checkpointing, block swap, host buffers, precomputed modulations, tiling."""
