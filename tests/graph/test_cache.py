@@ -1,15 +1,16 @@
 import os
 import random
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from limner.errors import BadCache
 from limner.graph.cache import Cache, address, digest, text_address
+from limner.graph.leases import gate, held_keys
 from limner.graph.unit import unit
 
 
@@ -146,18 +147,23 @@ def test_another_versions_entry_is_neither_read_nor_replaced(tmp_path: Path):
             use(PLACE)
 
 
-def test_pruning_keeps_what_is_named_and_what_is_young(tmp_path: Path):
+def test_an_entry_says_which_unit_computed_it(tmp_path: Path):
+    cache = Cache(tmp_path)
+    cache.write(PLACE, VALUES, unit="encode")
+    with safe_open(cache.path(PLACE), framework="pt") as file:
+        assert file.metadata()["unit"] == "encode"
+
+
+def test_holding_marks_entries_as_used_and_closing_gives_them_up(tmp_path: Path):
     cache, other = Cache(tmp_path), text_address("other")
-    for place in (PLACE, other):
-        cache.write(place, VALUES)
-    draft = cache.path(PLACE).parent / ".left.part"
-    draft.write_bytes(b"half")
-    (tmp_path / "README").write_text("a stranger's file")
-    assert cache.prune([], older_than=3600) == 0
-    hour = time.time() - 7200
-    for path in (cache.path(other), draft, cache.path(PLACE)):
-        os.utime(path, (hour, hour))
-    freed = cache.path(other).stat().st_size + 4
-    assert cache.prune([PLACE], older_than=3600) == freed
-    assert PLACE in cache and other not in cache and not draft.exists()
-    assert (tmp_path / "README").exists()
+    cache.write(PLACE, VALUES)
+    os.utime(cache.path(PLACE), (1e9, 1e9))
+    cache.hold([PLACE, other])
+    assert cache.path(PLACE).stat().st_mtime > 1e9 and not cache.path(other).exists()
+    with gate(tmp_path):
+        assert held_keys(tmp_path) == {PLACE, other}
+    cache.close()
+    cache.close()
+    with gate(tmp_path):
+        assert held_keys(tmp_path) == set()
+    assert same(cache.read(PLACE), VALUES)

@@ -16,13 +16,14 @@ from limner.assembly.resolve import cache_root, prepare
 from limner.errors import BadCache, DiskFull, RunBusy, Stopped
 from limner.files import human
 from limner.graph.cache import Cache, digest
+from limner.graph.contents import contents, prune
 from limner.recipe import toml
 from limner.run_folder import RunDir
 from limner.train import cache as module
 from limner.train.cache import Store, all_rows, cache, prompts_of, stock
 from limner.train.encode import survey
 from limner.train.train import train
-from small import Told, wish
+from small import Told, equal, wish
 
 OWN = {"held_out": 0}
 
@@ -104,6 +105,16 @@ def test_a_signal_keeps_what_was_computed_and_says_so(recipe, tmp_path, number):
 def test_two_runs_share_a_cache(recipe, tmp_path):
     cache(recipe, tmp_path / "one", Told())
     assert cache(recipe.model_copy(update={"name": "other"}), tmp_path / "two", Told()).computed == 0
+
+
+def test_runs_are_on_record_and_give_their_entries_up(recipe, tmp_path):
+    for name in ("one", "two"):
+        cache(recipe, tmp_path / name, Told())
+    listing = contents(cache_root(recipe))
+    assert {run.name for run in listing.runs} == {str(tmp_path / name) for name in ("one", "two")}
+    assert all(run.entries == listing.entries == 20 for run in listing.runs)
+    assert listing.in_use == 0 and "" not in {unit.name for unit in listing.units}
+    assert {"encode_image", "encode_clip", "encode_t5"} <= {unit.name for unit in listing.units}
 
 
 def test_where_the_cache_is(recipe, tmp_path, monkeypatch):
@@ -223,6 +234,46 @@ def test_the_recipe_of_the_run_is_not_recorded_before_the_cache_is_whole(recipe,
     with pytest.raises(DiskFull):
         cache(recipe, tmp_path / "run", Told())
     assert not RunDir(tmp_path / "run").recipe_path.exists()
+
+
+TRAIN = """
+import sys
+from pathlib import Path
+from limner.recipe.toml import load
+from limner.reporter import Quiet
+from limner.train import cache
+from limner.train.train import train
+
+cache.Store.__init__.__kwdefaults__["room"] = 0  # every step reads its entries anew
+train(load(Path(sys.argv[1])), Path(sys.argv[2]), Quiet())
+"""
+
+
+def test_a_training_loses_nothing_to_prunes_beside_it(recipe, tmp_path):
+    """Another process deletes all that it may, again and again, while the run fills the cache and trains."""
+    cache(recipe, tmp_path / "earlier", Told())  # some entries are there before, and are found
+    train(recipe, tmp_path / "alone", Told())
+    stray = Cache(cache_root(recipe))
+    path = tmp_path / "recipe.toml"
+    path.write_text(toml.dump(recipe))
+    command = [sys.executable, "-c", TRAIN, str(path), str(tmp_path / "run")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    prunes = 0
+    while process.poll() is None:
+        report = prune(stray.root, max_size=0)
+        if report.in_use:  # from here on, all that it reads must stay
+            prunes += 1
+            stray.write("0" * 64, {"x": torch.zeros(1)})
+            report = prune(stray.root, max_size=0)
+            assert report.deleted_entries == 1 or not report.in_use, (
+                "it deletes what nobody holds, and no more"
+            )
+    _, error = process.communicate()
+    assert process.returncode == 0, error[-3000:]
+    assert prunes > 10
+    alone, beside = (load_file(tmp_path / name / "lora.safetensors") for name in ("alone", "run"))
+    assert equal(alone, beside)
+    assert prune(stray.root, max_size=0).remaining_entries == 0, "the lease ends with the run"
 
 
 @pytest.mark.slow

@@ -72,7 +72,7 @@ def test_no_image_is_decoded_to_know_its_bytes(setting, tmp_path, monkeypatch):
 def test_a_disk_that_fills_up_behind_the_encoder_is_told(setting, tmp_path, monkeypatch):
     cache, rows = Cache(tmp_path), rows_of(setting, setting.views)
 
-    def full(place, values):
+    def full(*_):
         raise DiskFull("The disk filled up.")
 
     monkeypatch.setattr(cache, "write", full)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from limner.cli import check, plan
+from limner.cli import cache, check, plan
 from limner.cli.caption import caption
 from limner.cli.options import PICTURES, RECIPE, taking
 from limner.cli.target import RUNS, Wish, changes, folder_name, wish
@@ -121,27 +121,7 @@ def train(*, target: Target, out: Out = None, given: dict[str, Any], as_json: Js
     result(done, lines, as_json=as_json)
 
 
-@app.command()
-@taking(RECIPE)
-def cache(*, target: Target, out: Out = None, given: dict[str, Any], as_json: Json = False) -> None:
-    """Compute once what training will read.
-
-    Latents and encoded captions, shared between runs. `limner train` does it by itself.
-    """
-    from limner.cli.show import result
-    from limner.files import human
-
-    with speaking(as_json=as_json) as say:
-        wished = wish(target, changes(given), out)
-        with swiftly():
-            from limner.train.cache import cache as run
-
-        done = run(wished.recipe, wished.out, say)
-    made = f"{done.computed} computed ({human(done.bytes)})"
-    lines = [f"{done.entries} entries: {done.reused} reused, {made}, in {done.seconds:.1f} s"]
-    result(done, lines, as_json=as_json)
-
-
+cache.register(app)
 app.command()(caption)
 
 

@@ -3,8 +3,8 @@
 import hashlib
 import json
 import os
-import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -13,6 +13,7 @@ from torch import Tensor, uint8
 
 from limner.errors import BadCache
 from limner.files import atomic_write
+from limner.graph.leases import Lease
 from limner.graph.unit import Unit
 
 FORMAT = "1"
@@ -58,10 +59,31 @@ def digest(values: Mapping[str, Tensor]) -> str:
 
 
 class Cache:
-    """Write once, read many. A changed caption misses; a changed learning rate does not."""
+    """Write once, read many. A changed caption misses; a changed learning rate does not.
+
+    Whoever reads holds its entries first, and closes the cache in the end: see ``limner.graph.leases``.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._lease = Lease(root)
+
+    def hold(self, cache_keys: Iterable[str]) -> None:
+        """Keep these entries from being pruned until ``close``, those too that are yet to be written.
+
+        Those that are there count as used now. Call it before looking which are there. Where the folder
+        cannot be written to, nothing is held: who may not write here may not prune here either.
+        """
+        keys = list(cache_keys)
+        with suppress(PermissionError):
+            self._lease.hold(keys)
+            for key in keys:
+                with suppress(FileNotFoundError):
+                    os.utime(self.path(key))
+
+    def close(self) -> None:
+        """Let the entries go that are held. May be called again; the cache can still be read."""
+        self._lease.release()
 
     def path(self, address: str) -> Path:
         """Where an entry is or would be."""
@@ -70,14 +92,16 @@ class Cache:
     def __contains__(self, address: str) -> bool:
         return self.path(address).exists()
 
-    def write(self, address: str, values: Mapping[str, Tensor]) -> int:
+    def write(self, address: str, values: Mapping[str, Tensor], unit: str = "") -> int:
         """Store ``values`` and return the bytes written. Another process may do the same at the same time.
+
+        ``unit`` names what computed them, for the listing of the cache.
 
         It does not wait for the disk, which took half of the time of filling: what a loss of power tears is
         found when it is read, and computed again.
         """
         flat = {name: value.detach().cpu().contiguous().clone() for name, value in values.items()}
-        facts = {"address": address, "digest": digest(flat), "format": FORMAT}
+        facts = {"address": address, "digest": digest(flat), "format": FORMAT, "unit": unit}
         data = save(flat, metadata=facts)  # save_file would hide a full disk in an error of its own
         atomic_write(self.path(address), lambda draft: draft.write_bytes(data), sync=False)
         return len(data)
@@ -142,15 +166,3 @@ class Cache:
                 f"Cache entry {path} cannot be removed ({error.strerror}). Remove it, or choose another "
                 "folder with data.cache."
             ) from error
-
-    def prune(self, keep: Iterable[str], *, older_than: float = 0.0) -> int:
-        """Delete entries that are not in ``keep`` and older than so many seconds; return bytes freed."""
-        kept, freed, now = set(keep), 0, time.time()
-        for path in self.root.glob("??/*"):
-            if path.stem in kept or path.suffix not in (".safetensors", ".part"):
-                continue
-            facts = path.stat()
-            if now - facts.st_mtime >= older_than:
-                freed += facts.st_size
-                os.unlink(path)  # noqa: PTH108
-        return freed

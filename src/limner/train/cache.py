@@ -4,7 +4,7 @@ import base64
 import io
 import time
 from collections.abc import Collection, Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from limner.data.validation import PAINTED
 from limner.data.views import View
 from limner.files import human, require_space, write_json, write_text
 from limner.graph.cache import Cache
+from limner.graph.contents import register
 from limner.nn import distributed
 from limner.nn.memory.to_device import bring
 from limner.nn.padding import together
@@ -105,8 +106,9 @@ def cache(recipe: Recipe, out: Path, say: Say) -> Cached:
             store, report = stocked(setting, ladder_of(recipe, say), say)
         else:
             store, report = stock(setting, say)
-        if not run.checkpoints():  # a run that has begun keeps its own recipe
-            record(setting, run, store)
+        with closing(store.cache):
+            if not run.checkpoints():  # a run that has begun keeps its own recipe
+                record(setting, run, store)
         return report
 
 
@@ -190,6 +192,7 @@ def record(setting: Setting, run: RunDir, store: Store) -> None:
         run.index_path,
         {"views": len(setting.views), "held_out": len(setting.held_out), "addresses": store.addresses()},
     )
+    register(store.cache.root, run.path, run.index_path)
     write_json(run.data_path, data_sheet(setting.folder, setting.rejected, setting.own, setting.held_out))
 
 

@@ -126,6 +126,8 @@ def survey(
 ) -> Work:
     """Derive every address, and find out which entries are missing. Loads nothing, decodes nothing.
 
+    Every entry that may be read is held in ``cache`` first, so that none that is found is pruned meanwhile.
+
     Args:
         setting: The run.
         cache: Where they may be.
@@ -136,6 +138,7 @@ def survey(
     prints = {name: _fingerprint(setting, name) for name in {n for unit in units for n in unit.uses}}
     work = Work([_addresses(units, prints | _tiled(setting, prints, row), row) for row in rows])
     writer = {name: unit for unit in units for name in unit.writes}
+    cache.hold({places[name] for places in work.table for name in writer if name in places})
     wanted: dict[str, int] = {}
     for number, (row, places) in enumerate(zip(rows, work.table, strict=True)):
         for name in row.wanted & set(places) & set(writer):
@@ -272,7 +275,7 @@ def _fill(setting: Setting, cache: Cache, rows: Sequence[Row], work: Work, say: 
                     cut_short += _cut_short(unit, models, values, out)
                     kept = {name: value.cpu() for name, value in out.items()}
                     if place in work.stored:
-                        beside.behind(cache.write, place, kept)
+                        beside.behind(cache.write, place, kept, unit.name)
                     else:
                         scratch[place] = kept
             beside.settle()

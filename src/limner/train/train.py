@@ -79,6 +79,7 @@ def train(recipe: Recipe, out: Path, say: Say) -> Trained:
         # before hours of work, as one that cannot start is an error
         track = stack.enter_context(tracked(more, run, say, done))
         store, _ = stocked(setting, ladder, say)
+        stack.callback(store.cache.close)
         setting = setting.planned(ladder.plan)
         trainee = begun(
             "the base is read", lambda: Trainee(setting, store, ladder.plan), ladder.down, ladder, say
