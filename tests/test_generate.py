@@ -11,6 +11,7 @@ from limner.lora import file
 from limner.lora.factors import Factors
 from limner.recipe import toml
 from limner.train.train import train
+from messages import raises
 from small import Told, wish
 
 QUICK = Settings(steps=2, count=2, seed=3)
@@ -62,7 +63,7 @@ def test_a_run_is_painted_with(trained, tmp_path):
 
 def test_a_file_in_the_place_of_the_folder_is_told_before_anything_is_painted(trained, tmp_path):
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(BadUsage, match=r"out is a file\. Name a folder for the pictures with --out"):
+    with raises(BadUsage):
         paint(trained, tmp_path / "out")
 
 
@@ -100,20 +101,20 @@ def test_weight_zero_is_the_base_and_one_the_lora(trained, tiny_base, tmp_path):
 def test_sizes(trained, tmp_path):
     (path,) = paint(trained, tmp_path, settings=Settings(steps=1, width=64, height=32))
     assert look(path).shape == (32, 64, 3)
-    with pytest.raises(BadRecipe, match=r"--width is 100; flux paints multiples of 16\. Set 96"):
+    with raises(BadRecipe):
         paint(trained, tmp_path, settings=Settings(width=100))
 
 
 def test_what_is_missing_is_told(trained, tiny_base, tmp_path):
-    with pytest.raises(BadUsage, match="There is no prompt"):
+    with raises(BadUsage):
         generate(trained, base=None, prompts=[], out=tmp_path, settings=QUICK, say=Told())
-    with pytest.raises(BadUsage, match="does not exist"):
+    with raises(BadUsage):
         paint(tmp_path / "nowhere", tmp_path)
-    with pytest.raises(BadUsage, match=r"has no lora\.safetensors yet\. Finish it with: limner train"):
+    with raises(BadUsage):
         paint(tmp_path, tmp_path)
     strange = tmp_path / "strange.safetensors"
     file.write(strange, file.read(trained / "lora.safetensors").components, {})
-    with pytest.raises(BadLora, match="does not say which base it was trained on. Name it with --base"):
+    with raises(BadLora):
         paint(strange, tmp_path)
     assert paint(strange, tmp_path, base=str(tiny_base))
     (tmp_path / "torn.safetensors").write_bytes(b"torn")
@@ -142,14 +143,14 @@ def test_a_lora_of_another_base_is_refused(trained, tmp_path, tiny_base):
         name.replace("blocks.0", "blocks.77"): factors for name, factors in components["transformer"].items()
     }
     file.write(tmp_path / "other.safetensors", {"transformer": moved}, {})
-    with pytest.raises(BadLora, match="safetensors: .* modules are not in this base"):
+    with raises(BadLora):
         paint(tmp_path / "other.safetensors", tmp_path, base=str(tiny_base))
     wide = {
         name: Factors(factors.down.repeat(1, 2), factors.up)
         for name, factors in components["transformer"].items()
     }
     file.write(tmp_path / "wide.safetensors", {"transformer": wide}, {})
-    with pytest.raises(BadLora, match=r"changes .* as \d+ x \d+, and this base has"):
+    with raises(BadLora):
         paint(tmp_path / "wide.safetensors", tmp_path, base=str(tiny_base))
 
 
@@ -157,5 +158,5 @@ def test_the_recipe_of_the_run_names_the_base(trained, tmp_path):
     moved = Path(shutil.copytree(trained, tmp_path / "run"))
     recipe = toml.load(moved / "recipe.toml")
     (moved / "recipe.toml").write_text(toml.dump(recipe.model_copy(update={"base": "no-such-base"})))
-    with pytest.raises(BadBase, match="no-such-base"):
+    with raises(BadBase):
         paint(moved, tmp_path)

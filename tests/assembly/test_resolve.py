@@ -8,6 +8,7 @@ from PIL import Image
 
 from limner.assembly.resolve import device_of, precision_of, prepare
 from limner.errors import BadBase, BadData, BadRecipe
+from messages import raises
 from originals import save_single
 from small import wish
 
@@ -26,7 +27,7 @@ def test_everything_is_derived_without_loading_a_weight(tiny_base, photos, monke
 
 def test_the_resolution_is_the_recipes_or_the_bases_own(tiny_base, photos):
     assert prepare(wish(tiny_base, photos, data={"resolution": None})).resolution == 32
-    with pytest.raises(BadData, match="the short side needs 512"):
+    with raises(BadData):
         prepare(wish(tiny_base, photos, data={"resolution": 1024}))
 
 
@@ -91,9 +92,7 @@ def test_a_folder_of_held_out_images(tiny_base, photos, tmp_path):
     setting = prepare(wish(tiny_base, photos, data={**ALL, "held_out_images": str(other)}))
     assert setting.truly_held_out and len(setting.held_out) == 1 and len(contents(setting.views)) == 5
     shutil.copy(photos / "0.png", other / "again.png")
-    with pytest.raises(
-        BadData, match=r"1 of the 2 images in data\.held_out_images are trained on as well: again\.png"
-    ):
+    with raises(BadData):
         prepare(wish(tiny_base, photos, data={**ALL, "held_out_images": str(other)}))
 
 
@@ -103,9 +102,9 @@ def test_part_of_a_text_encoder(tiny_base, photos):
     )
     assert setting.trained == {"transformer": 0, "text_encoder": 2}
     assert "encode_clip@2" in setting.cut.boundary
-    with pytest.raises(BadRecipe, match=r"text_encoder_layers is 4; text_encoder has 3 layers"):
+    with raises(BadRecipe):
         prepare(wish(tiny_base, photos, lora={"text_encoders": ["text_encoder"], "text_encoder_layers": 4}))
-    with pytest.raises(BadRecipe, match=r"no text encoder 'text_encoder_3'"):
+    with raises(BadRecipe):
         prepare(wish(tiny_base, photos, lora={"text_encoders": ["text_encoder_3"]}))
 
 
@@ -135,18 +134,18 @@ def test_precision(monkeypatch):
 
 
 def test_what_cannot_be_done_is_refused(tiny_base, photos, tmp_path):
-    with pytest.raises(BadRecipe, match='train.method is "full"'):
+    with raises(BadRecipe):
         prepare(wish(tiny_base, photos, train={"method": "full"}, lora={"rank": 4}))
-    with pytest.raises(BadRecipe, match=r"sample\.width is 100; flux paints multiples of 16\. Set 96\."):
+    with raises(BadRecipe):
         prepare(wish(tiny_base, photos, sample={"width": 100}))
-    with pytest.raises(BadRecipe, match=r"sample\.height is 17"):
+    with raises(BadRecipe):
         prepare(wish(tiny_base, photos, sample={"height": 17}))
-    with pytest.raises(BadBase, match="no folder here"):
+    with raises(BadBase):
         prepare(wish(tmp_path / "nowhere", photos))
     other = Path(shutil.copytree(tiny_base, tmp_path / "other"))
     index = json.loads((other / "model_index.json").read_text())
     (other / "model_index.json").write_text(json.dumps(index | {"_class_name": "KandinskyPipeline"}))
-    with pytest.raises(BadBase, match="KandinskyPipeline"):
+    with raises(BadBase):
         prepare(wish(other, photos))
 
 
@@ -168,7 +167,7 @@ def test_crops_follow_the_subject_or_say_that_they_do_not(tiny_base, photos, mon
     assert without.views == plain.views
     assert any("4 of 6 images" in line and "limner[crop]" in line for line in without.remarks)
     assert not plain.remarks
-    with pytest.raises(BadRecipe, match=r"data\.crop"):
+    with raises(BadRecipe):
         prepare(wish(tiny_base, photos, data={"crop": "subject"}))
 
 
@@ -178,7 +177,7 @@ def test_a_base_in_one_file_is_opened_with_what_its_lender_has(tiny_base, photos
     assert setting.source.name == "flux.safetensors" and setting.family.name == "flux"
     folder = prepare(wish(tiny_base, photos))
     assert setting.source.config("transformer") == folder.source.config("transformer")
-    with pytest.raises(BadRecipe, match="parts is 'sdxl', which is for a base in one file"):
+    with raises(BadRecipe):
         prepare(wish(tiny_base, photos, parts="sdxl"))
-    with pytest.raises(BadBase, match="There is no file nowhere.safetensors"):
+    with raises(BadBase):
         prepare(wish(Path("nowhere.safetensors"), photos))

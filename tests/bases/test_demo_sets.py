@@ -10,6 +10,7 @@ from limner.bases.art import Art, nouns
 from limner.bases.demo_sets import NOUNS, SETS, TEST_NOUNS, mascot_set, style_set, write_set
 from limner.data.folder import read_folder
 from limner.errors import BadData
+from messages import raises
 
 
 @pytest.fixture
@@ -100,12 +101,12 @@ def test_the_licences_name_every_source():
 
 
 def test_an_unknown_set_is_refused():
-    with pytest.raises(BadData, match="no demo set 'oil'.*blueprint"):
+    with raises(BadData):
         demo_sets.folder("oil")
 
 
 def test_art_without_a_noun_is_refused(art):
-    with pytest.raises(BadData, match="no 'turtle' in style 'ink'"):
+    with raises(BadData):
         list(style_set("ink", art.only(("noto",))))
 
 

@@ -12,6 +12,7 @@ from limner.captions.providers import Options
 from limner.captions.spec import Wish
 from limner.data.folder import read_folder
 from limner.errors import BadData, BadProvider, BadUsage
+from messages import raises
 from scribe import Say, Status, answers, captions, serving
 from small import Told
 from writing import GOOD, PROTOCOLS, WISH, everything_written, rows, write
@@ -167,7 +168,7 @@ def test_the_price_is_estimated_before_and_summed_after(pets):
 def test_a_budget_is_held(pets):
     steps = Say(captions(GOOD).text, read=10_000, written=100)
     with serving(answers(steps)) as scribe:
-        with pytest.raises(BadUsage, match="more than the budget of less than"):
+        with raises(BadUsage):
             write(pets, scribe, model="gpt-6.1-terra", settings=Settings(budget=0.0001))
         assert not scribe.asked
         say = Told()
@@ -175,7 +176,7 @@ def test_a_budget_is_held(pets):
         done = write(pets, scribe, model="gpt-6.1-terra", settings=settings, say=say)
         assert (done.written, done.left) == (2, 2)
         assert "The budget is reached: 2 images are left" in say.text
-        with pytest.raises(BadUsage, match="price of strange is not known"):
+        with raises(BadUsage):
             write(pets, scribe, model="strange", settings=Settings(budget=1.0))
 
 
@@ -226,12 +227,12 @@ def test_one_image_is_told_as_one(pets):
 
 def test_wrong_use_is_told(pets, tmp_path):
     somebody = Options(name="openai")
-    with pytest.raises(BadData, match="does not exist"):
+    with raises(BadData):
         caption(tmp_path / "gone", WISH, somebody, Settings(), Told())
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BadData, match="holds no images"):
+    with raises(BadData):
         caption(tmp_path / "empty", WISH, somebody, Settings(), Told())
-    with pytest.raises(BadUsage, match="--url is .*must begin with http"):
+    with raises(BadUsage):
         caption(pets, WISH, Options(name="openai", url="localhost:80"), Settings(), Told())
 
 
@@ -240,7 +241,7 @@ def test_nobody_of_that_name_is_told_even_where_all_images_have_captions(pets, o
     with serving(answers(captions(GOOD))) as scribe:
         write(pets, scribe)
     before = everything_written(pets)
-    with pytest.raises(BadUsage, match='--with is "nobody"; it must be one of: claude'):
+    with raises(BadUsage):
         caption(pets, WISH, Options(name="nobody"), Settings(overwrite=overwrite), Told())
     assert everything_written(pets) == before
 

@@ -15,6 +15,7 @@ from limner.captions.caption import Settings, caption
 from limner.captions.client import Patience
 from limner.captions.providers import Options
 from limner.errors import BadProvider, Stopped
+from messages import raises
 from scribe import KEY, Raw, Say, Status, answers, captions, serving
 from small import Told
 from writing import GOOD, WISH, everything_written, write
@@ -166,7 +167,7 @@ def test_a_key_goes_only_where_it_belongs(pets, monkeypatch):
 def test_a_missing_key_is_told_with_the_variable(pets, name, variable):
     with pytest.raises(BadProvider, match=f"no key for .*export {variable}="):
         caption(pets, WISH, Options(name=name), Settings(), Told())
-    with pytest.raises(BadProvider, match="--key-env is NOT_THERE, and no such variable is set"):
+    with raises(BadProvider):
         caption(pets, WISH, Options(name=name, key_env="NOT_THERE"), Settings(), Told())
 
 

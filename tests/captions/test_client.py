@@ -3,6 +3,7 @@ import pytest
 from limner.captions.client import Declined, Patience, Reply, Request, Retry, Unreachable, scrub
 from limner.captions.picture import Picture
 from limner.errors import BadProvider
+from messages import raises
 from scribe import KEY
 
 REQUEST = Request(system="", text="what?")
@@ -60,7 +61,7 @@ def test_patience_ends():
         one.ask(Moody(*[Retry("broken")] * 3), REQUEST)
     with pytest.raises(Declined, match="asks to wait 3600 s. Run the same command again then"):
         one.ask(Moody(Retry("busy", after=3600)), REQUEST)
-    with pytest.raises(BadProvider, match="nobody there .3 tries.. Check the address"):
+    with raises(BadProvider):
         one.ask(Moody(*[Unreachable("nobody there")] * 3), REQUEST)
     assert len(slept) == 4
 

@@ -1,11 +1,11 @@
 import base64
 import io
 
-import pytest
 from PIL import Image
 
 from limner.captions.picture import fitted, picture
 from limner.data.images import BadImage
+from messages import raises
 
 
 def test_sizes_fit_and_never_grow():
@@ -30,5 +30,5 @@ def test_a_copy_is_small_upright_and_bare(tmp_path):
 
 def test_a_damaged_image_is_told(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no")
-    with pytest.raises(BadImage, match="not a picture"):
+    with raises(BadImage):
         picture(tmp_path / "a.png", 100)

@@ -7,6 +7,7 @@ from PIL import Image
 from limner.captions.review import apply, edit, lay_out
 from limner.captions.store import Shelf
 from limner.errors import BadData, BadUsage
+from messages import raises
 
 FACTS = {"by": "claude", "pass": "image"}
 
@@ -49,22 +50,22 @@ def test_edits_are_taken_over_and_are_the_persons_from_then_on(folder):
 def test_all_is_taken_over_or_nothing(folder):
     path = lay_out(folder)
     path.write_text(path.read_text().replace("a cat", "a grey cat").replace("b.png", "x.png"))
-    with pytest.raises(BadData, match="'x.png', which is no image here"):
+    with raises(BadData):
         apply(folder)
     assert (folder / "a.txt").read_text() == "a cat\none cat\n"
-    with pytest.raises(BadUsage, match="cannot be taken over: .*Correct it, or delete it"):
+    with raises(BadUsage):
         lay_out(folder)
 
 
 def test_edits_are_not_lost_to_a_new_table(folder):
     path = lay_out(folder)
     path.write_text(path.read_text().replace("a cat", "a grey cat"))
-    with pytest.raises(BadUsage, match="holds 1 edits that are not taken over. Take them over with --apply"):
+    with raises(BadUsage):
         lay_out(folder)
 
 
 def test_there_must_be_a_table(folder):
-    with pytest.raises(BadData, match="There is no .*captions.tsv. Make one: limner caption .* --review"):
+    with raises(BadData):
         apply(folder)
 
 
@@ -78,7 +79,7 @@ def test_an_editor_is_waited_for(folder, monkeypatch):
     monkeypatch.delenv("VISUAL", raising=False)
     monkeypatch.delenv("EDITOR", raising=False)
     assert not edit(path)
-    with pytest.raises(BadUsage, match="cannot be started.*Set VISUAL"):
+    with raises(BadUsage):
         edit(path, "no-such-editor-here")
-    with pytest.raises(BadUsage, match="ended with status 3; nothing is taken over"):
+    with raises(BadUsage):
         edit(path, f'{sys.executable} -c "raise SystemExit(3)"')

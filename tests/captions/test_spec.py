@@ -2,6 +2,7 @@ import pytest
 
 from limner.captions.spec import MANNERS, Wish, manner_of, signed, unsigned
 from limner.errors import BadUsage
+from messages import raises
 
 
 @pytest.mark.parametrize(
@@ -23,9 +24,9 @@ def test_a_folder_says_itself_what_it_is(tmp_path):
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
     assert manner_of(str(tmp_path)).name == "phrases"
     (tmp_path / "model_index.json").write_text("[]")
-    with pytest.raises(BadUsage, match="names no pipeline. Say how to write with --manner"):
+    with raises(BadUsage):
         manner_of(str(tmp_path))
-    with pytest.raises(BadUsage, match="not known which captions my-model learned from.*--manner: sentences"):
+    with raises(BadUsage):
         manner_of("my-model")
 
 

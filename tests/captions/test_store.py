@@ -3,6 +3,7 @@ from PIL import Image
 
 from limner.captions.store import Shelf
 from limner.errors import BadData
+from messages import raises
 
 FACTS = {"by": "claude", "pass": "image"}
 
@@ -84,5 +85,5 @@ def test_same_names_and_metadata_are_seen(folder):
 
 
 def test_a_folder_without_images_is_refused(tmp_path):
-    with pytest.raises(BadData, match="holds no images"):
+    with raises(BadData):
         Shelf(tmp_path)

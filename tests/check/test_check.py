@@ -1,12 +1,12 @@
 import json
 
-import pytest
 from PIL import Image, ImageOps
 
 from limner.check.check import base_of, check
 from limner.check.encoder import encoded
 from limner.errors import BadBase, BadData
 from limner.reporter import Quiet
+from messages import raises
 from recipes import wish
 from scenes import blurred, good, plant, scene
 
@@ -61,13 +61,13 @@ def test_tokens_are_counted_by_the_bases_own_tokenizer(tiny_base, photos, tmp_pa
 
 def test_nothing_usable_is_an_error(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BadData, match="holds no images"):
+    with raises(BadData):
         check(wish(tmp_path / "empty"), tmp_path / "out", Quiet())
 
 
 def test_variety_by_a_vision_model(tmp_path):
     folder = good(tmp_path / "photos")
-    with pytest.raises(BadBase, match="no-such-encoder"):
+    with raises(BadBase):
         check(wish(folder), tmp_path / "out", Quiet(), encoder=str(tmp_path / "no-such-encoder"))
-    with pytest.raises(BadBase, match="hf download"):
+    with raises(BadBase):
         encoded("no/where", [scene(0)])

@@ -4,6 +4,7 @@ from PIL import Image
 from limner.check.image_stats import look
 from limner.data.folder import read_folder
 from limner.data.images import BadImage
+from messages import raises
 from scenes import blurred, scene
 
 SIZE = (128, 128)
@@ -41,5 +42,5 @@ def test_a_jpeg_tells_its_quality_and_how_it_is_stored(example):
 def test_a_file_that_is_gone_is_named(example):
     one = example(scene(0))
     one.path.unlink()
-    with pytest.raises(BadImage, match=r"a\.png"):
+    with raises(BadImage):
         look(one, SIZE)

@@ -7,6 +7,7 @@ from limner.cli.target import changes, folder_name, wish
 from limner.errors import BadRecipe, BadUsage
 from limner.files import write_text
 from limner.recipe.toml import dump
+from messages import raises
 
 
 @pytest.fixture(autouse=True)
@@ -58,18 +59,16 @@ def test_two_folders_of_one_name_do_not_share_a_run(photos):
     write_text(Path("runs/photos/recipe.toml"), dump(wish(photos, {}, None).recipe))
     assert wish(photos, {}, None).out == Path("runs/photos")
     shutil.copytree(photos, "more/photos")
-    with pytest.raises(
-        BadUsage, match=r"runs/photos holds a run on .*photos\. Choose another folder with --out"
-    ):
+    with raises(BadUsage):
         wish(Path("more/photos"), {}, None)
     assert wish(Path("more/photos"), {}, Path("runs/b")).out == Path("runs/b")
 
 
 def test_what_is_not_there_is_said(photos):
-    with pytest.raises(BadUsage, match=r"There is no nowhere\. Name a folder of images"):
+    with raises(BadUsage):
         wish(Path("nowhere"), {}, None)
     copied = Path(shutil.copy(photos / "0.png", "recipe.toml"))
-    with pytest.raises(BadRecipe, match="Not TOML|not UTF-8"):
+    with raises(BadRecipe):
         wish(copied, {}, None)
 
 
@@ -81,7 +80,7 @@ def test_a_folder_has_a_name_even_when_it_is_here(photos, monkeypatch):
 
 @pytest.mark.parametrize("out", ["photos", "photos/run", "photos/../photos"])
 def test_a_run_among_its_images_is_refused(photos, out):
-    with pytest.raises(BadUsage, match="its samples would be trained on. Choose another with --out"):
+    with raises(BadUsage):
         wish(photos, {}, Path(out))
     assert wish(photos, {}, Path("photos-run")).out == Path("photos-run")
 
@@ -89,13 +88,13 @@ def test_a_run_among_its_images_is_refused(photos, out):
 @pytest.mark.parametrize("mark", ["lock", "checkpoints", "metrics.jsonl"])
 def test_a_run_without_its_recipe_is_no_folder_of_images(photos, mark):
     (photos / mark).mkdir()
-    with pytest.raises(BadUsage, match="has lost its recipe. Put a recipe at photos/recipe.toml"):
+    with raises(BadUsage):
         wish(Path("photos"), {}, None)
 
 
 def test_a_folder_in_place_of_the_recipe_is_told(photos):
     (photos / "recipe.toml").mkdir()
-    with pytest.raises(BadUsage, match="has lost its recipe"):
+    with raises(BadUsage):
         wish(photos, {}, None)
 
 
@@ -116,7 +115,7 @@ def test_recipes_on_folders_of_one_name_do_not_share_a_run(tmp_path, monkeypatch
     assert first.out == Path("runs/photos")
     write_text(tmp_path / first.out / "recipe.toml", dump(first.recipe))
     assert wish(recipes[0], {}, None).out == first.out == wish(first.out, {}, None).out
-    with pytest.raises(BadUsage, match=r"runs/photos holds a run on .*/a/photos\. Choose another .*--out"):
+    with raises(BadUsage):
         wish(recipes[1], {}, None)
     assert wish(recipes[1], {}, Path("own")).out == Path("own")
 
@@ -125,15 +124,13 @@ def test_the_folder_of_all_runs_in_place_of_one_is_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("b", "a"):
         (tmp_path / "runs" / name / "checkpoints").mkdir(parents=True)
-    with pytest.raises(
-        BadUsage, match=r"runs holds runs, and is no folder of images\. Name one of them: .*a$"
-    ):
+    with raises(BadUsage):
         wish(Path("runs"), {}, None)
 
 
 def test_a_picture_in_place_of_its_folder_is_told(photos):
     picture = next(path for path in photos.iterdir() if path.suffix == ".png")
-    with pytest.raises(BadUsage, match="is a picture. Name the folder that it lies in: .*photos"):
+    with raises(BadUsage):
         wish(picture, {}, None)
 
 

@@ -11,6 +11,7 @@ import pytest
 from limner.data.folder import Folder, read_folder
 from limner.errors import BadData
 from limner.files import sha256_file
+from messages import raises
 
 
 def captions(folder: Folder) -> dict[str, tuple[str, ...]]:
@@ -113,7 +114,7 @@ def test_names_are_compared_composed(tmp_path, fill):
 
 def test_two_metadata_files_are_refused(tmp_path, fill):
     fill(tmp_path, **{"a.jpg": None, "metadata.csv": "file_name,text\n", "metadata.jsonl": ""})
-    with pytest.raises(BadData, match="has metadata.jsonl and metadata.csv. Keep one of them"):
+    with raises(BadData):
         read_folder(tmp_path)
 
 
@@ -169,10 +170,10 @@ def test_a_placeholder_without_a_trigger_is_named(tmp_path, fill):
 
 
 def test_nothing_usable(tmp_path, fill):
-    with pytest.raises(BadData, match="holds no images. Put JPEG, PNG or WebP files into it"):
+    with raises(BadData):
         read_folder(tmp_path)
     fill(tmp_path, **{"a.jpg": b"x", "b.jpg": b""})
-    with pytest.raises(BadData, match=r"holds no usable image: a.jpg is not a picture .* \(and 1 more\)"):
+    with raises(BadData):
         read_folder(tmp_path)
 
 

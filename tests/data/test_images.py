@@ -13,6 +13,7 @@ from limner.data import images
 from limner.data.images import BadImage, header, inspect, read_image
 from limner.errors import BadData
 from limner.files import sha256_file
+from messages import raises
 
 
 def near(image: Image.Image, other: Image.Image, most: float) -> bool:
@@ -59,13 +60,13 @@ def test_sixteen_bit_gray_keeps_its_range(tmp_path):
 
 def test_float_samples_are_refused(tmp_path):
     Image.fromarray(np.full((40, 40), 0.5, np.float32)).save(tmp_path / "a.tif")
-    with pytest.raises(BadImage, match="floating point samples.*Save it with 8 or 16 bits"):
+    with raises(BadImage):
         inspect(tmp_path / "a.tif")
 
 
 def test_samples_beyond_16_bits_are_refused(tmp_path):
     Image.fromarray(np.full((40, 40), 70000, np.int32)).save(tmp_path / "a.tif")
-    with pytest.raises(BadImage, match="samples from 70000 to 70000"):
+    with raises(BadImage):
         inspect(tmp_path / "a.tif")
 
 
@@ -159,7 +160,7 @@ def test_half_a_file_is_damaged(tmp_path, suffix, kept):
 def test_a_jpeg_whose_end_is_zeros_is_damaged(tmp_path, jpeg):
     data = jpeg(200, 200)
     (tmp_path / "a.jpg").write_bytes(data[: len(data) // 2] + bytes(len(data) // 2))
-    with pytest.raises(BadImage, match="stops before the end|damaged"):
+    with raises(BadImage):
         inspect(tmp_path / "a.jpg")
 
 
@@ -182,7 +183,7 @@ def test_a_decompression_bomb_is_refused_by_its_header(tmp_path):
 
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0))
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
-    with pytest.raises(BadImage, match="more than 178 megapixels"):
+    with raises(BadImage):
         inspect(tmp_path / "a.png")
 
 
@@ -195,7 +196,7 @@ def test_a_large_photograph_is_no_bomb(tmp_path):
 def test_a_file_too_large_to_read_is_refused(tmp_path, jpeg, monkeypatch):
     (tmp_path / "a.jpg").write_bytes(jpeg())
     monkeypatch.setattr(images, "FILE_AT_MOST", 100)
-    with pytest.raises(BadImage, match="at most 100 B are read. Save it smaller"):
+    with raises(BadImage):
         inspect(tmp_path / "a.jpg")
 
 
@@ -232,7 +233,7 @@ def test_heic_is_read_when_its_plug_in_is_there(tmp_path, paint):
 
 
 def test_a_missing_file_and_a_forbidden_one(tmp_path, jpeg, monkeypatch):
-    with pytest.raises(BadData, match="does not exist"):
+    with raises(BadData):
         read_image(tmp_path / "no.jpg")
     (tmp_path / "a.jpg").write_bytes(jpeg())
 
@@ -241,7 +242,7 @@ def test_a_missing_file_and_a_forbidden_one(tmp_path, jpeg, monkeypatch):
 
     monkeypatch.setattr(builtins, "open", refuse)
     monkeypatch.setattr(io, "open", refuse)
-    with pytest.raises(BadData, match="cannot be opened .Permission denied"):
+    with raises(BadData):
         read_image(tmp_path / "a.jpg")
 
 

@@ -1,9 +1,8 @@
 import os
 
-import pytest
-
 from limner.data.listing import listed, printable
 from limner.errors import BadData
+from messages import raises
 
 
 def test_files_by_kind_in_sorted_order(tmp_path, fill):
@@ -82,13 +81,13 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, fill, monkeypatch):
         ("locked", "cannot be read (Permission denied). Check its permissions.")
     ]
     refused = tmp_path.name
-    with pytest.raises(BadData, match="cannot be read .Permission denied"):
+    with raises(BadData):
         listed(tmp_path)
 
 
 def test_no_folder(tmp_path):
-    with pytest.raises(BadData, match="does not exist. Name a folder of images"):
+    with raises(BadData):
         listed(tmp_path / "no")
     (tmp_path / "file").write_text("x")
-    with pytest.raises(BadData, match="is a file, not a folder"):
+    with raises(BadData):
         listed(tmp_path / "file")

@@ -9,6 +9,7 @@ from limner.data.folder import Example
 from limner.data.images import BadImage
 from limner.data.views import View, pixels, views
 from limner.errors import BadData
+from messages import raises
 
 SIZES = buckets(64, multiple=16)
 
@@ -74,12 +75,10 @@ def test_pixels_draft_a_large_jpeg_and_stay_close(tmp_path):
 def test_a_file_that_changed_or_went_is_named(tmp_path, paint):
     path = tmp_path / "a.png"
     (view,) = views([example(path, 64, 64, ("a",))], buckets=SIZES, flip=False, dropout=False)
-    with pytest.raises(BadData, match="does not exist"):
+    with raises(BadData):
         pixels(view)
     paint(64, 80).save(path)
-    with pytest.raises(
-        BadImage, match=r"changed since the folder was read \(64 x 64, now 64 x 80\). Run again"
-    ):
+    with raises(BadImage):
         pixels(view)
 
 

@@ -3,7 +3,6 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -12,6 +11,7 @@ from limner.errors import BadCache
 from limner.graph.cache import Cache, address, digest, text_address
 from limner.graph.leases import gate, held_keys
 from limner.graph.unit import unit
+from messages import raises
 
 
 @unit("text", uses=("encoder",))
@@ -92,7 +92,7 @@ def test_values_read_are_the_readers_own(tmp_path: Path):
 
 
 def test_a_missing_entry_is_told(tmp_path: Path):
-    with pytest.raises(BadCache, match="is gone"):
+    with raises(BadCache):
         Cache(tmp_path).read(PLACE)
 
 
@@ -129,7 +129,7 @@ def test_an_entry_under_a_strange_name_is_refused(tmp_path: Path):
     cache.write(PLACE, VALUES)
     cache.path(other).parent.mkdir(exist_ok=True)
     cache.path(PLACE).rename(cache.path(other))
-    with pytest.raises(BadCache, match="not what its name says"):
+    with raises(BadCache):
         cache.read(other)
     assert "not what its name says" in cache.damage(other)
     cache.discard(other)
@@ -143,7 +143,7 @@ def test_another_versions_entry_is_neither_read_nor_replaced(tmp_path: Path):
     path.parent.mkdir()
     save_file(VALUES, path, metadata={"address": PLACE, "digest": digest(VALUES), "format": "99"})
     for use in (cache.read, cache.damage):
-        with pytest.raises(BadCache, match=r"has format '99', this version reads '1'.*data\.cache"):
+        with raises(BadCache):
             use(PLACE)
 
 

@@ -18,6 +18,7 @@ from limner.nn.layers import lora
 from limner.nn.layers.dropout import Places
 from limner.nn.layers.quantized_linear import freeze
 from limner.nn.memory.engine import equip
+from messages import raises
 from tinybase import DEVICE, PLACES, Base
 
 Values = dict[str, Tensor]
@@ -226,5 +227,5 @@ def test_where_a_text_encoder_is_trained_its_gradient_is_the_same_and_modulation
         assert same(plain, gradients(**plan))
     assert same(plain, gradients(streamed=every, checkpointed=2, keep_attention=True))
     for kernel in ("auto", "math"):  # one that is named is tried first, without a gradient
-        with pytest.raises(BadRecipe, match="Set hoist off, or train the denoiser only"):
+        with raises(BadRecipe):
             gradients(hoist=True, attention=kernel)

@@ -5,6 +5,7 @@ from torch import nn
 from limner.errors import BadLora
 from limner.lora.adapters import Dora, Loha, Lokr, kind, to_lora
 from loras import dora, factors, loha, lokr
+from messages import raises
 
 
 @pytest.mark.parametrize("change", [factors(), loha(), lokr(), lokr(factored=False)], ids=kind)
@@ -61,18 +62,18 @@ def test_a_dora_along_the_input() -> None:
     one, weight = dora(4, 6, "in"), torch.randn(4, 6)
     changed = one.over(weight)
     assert torch.allclose(changed.norm(dim=0).float(), one.magnitude, atol=1e-6)
-    with pytest.raises(BadLora, match="depends on the weights of its base"):
+    with raises(BadLora):
         to_lora(one)
-    with pytest.raises(BadLora, match=r"is 4 x 6 and the weight \(6, 4\)"):
+    with raises(BadLora):
         one.over(torch.randn(6, 4))
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(BadLora, match="magnitude has the shape .3,., and its weight has 8"):
+    with raises(BadLora):
         Dora(factors(), torch.ones(3), "out")
-    with pytest.raises(BadLora, match="do not make a LoHa"):
+    with raises(BadLora):
         Loha(torch.ones(4, 2), torch.ones(2, 4), torch.ones(4, 2), torch.ones(2, 5))
-    with pytest.raises(BadLora, match="make no side of a LoKr"):
+    with raises(BadLora):
         Lokr((torch.ones(2, 3), torch.ones(2, 3)), (torch.ones(2, 2),))
-    with pytest.raises(BadLora, match="convert them to float32"):
+    with raises(BadLora):
         Lokr((torch.ones(2, 2).half(),), (torch.ones(2, 2),))

@@ -16,6 +16,7 @@ from limner.lora.diffusers_loader import LoadReport, load, verify
 from limner.lora.factors import Factors
 from limner.lora.file import write
 from loras import from_peft, warned
+from messages import raises
 
 HARMLESS = "No LoRA keys associated to CLIPTextModel"
 """diffusers says so of every LoRA without a text encoder, and that it is safe to ignore."""
@@ -184,9 +185,7 @@ def test_only_t5_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "lora.safetensors"
     _, components = trained("text_encoder_2")
     write(path, components, {})
-    with pytest.raises(
-        BadLora, match=r"changes only text_encoder_2, which FluxPipeline passes over\. Train trans"
-    ):
+    with raises(BadLora):
         verify(path, components)
 
 
@@ -236,7 +235,7 @@ def test_rounding_is_tolerated_and_vanishing_is_not(tmp_path: Path, dtype: torch
     tiny = {name: Factors(f.down, f.up * 1e-8) for name, f in components["transformer"].items()}
     write(path, {"transformer": tiny}, {}, dtype)
     if dtype == torch.float16:
-        with pytest.raises(BadLora, match="Write float32"):
+        with raises(BadLora):
             verify(path, {"transformer": tiny})
     else:
         assert verify(path, {"transformer": tiny}).error < 1e-2

@@ -7,6 +7,7 @@ from limner.lora.extract import extract, flattened
 from limner.lora.merge_into_base import merge_into_base
 from limner.lora.weights import open_base
 from loras import dora, factors, loha, worst
+from messages import raises
 
 ADAPTER = {
     "transformer_blocks.0.attn.to_q": factors(seed=1),
@@ -45,15 +46,15 @@ def test_less_rank_is_the_nearest(tmp_path) -> None:
 
 def test_what_has_no_difference_is_refused(tmp_path) -> None:
     base = base_file(tmp_path / "base.safetensors")
-    with pytest.raises(BadBase, match="No weight differs"):
+    with raises(BadBase):
         extract(open_base(base), open_base(base), 2)
     other = tmp_path / "other.safetensors"
     save_file({"layers.0.feed_forward.w1.weight": torch.ones(4, 4)}, other)
-    with pytest.raises(BadBase, match="One checkpoint is flux, the other z-image"):
+    with raises(BadBase):
         extract(open_base(base), open_base(other), 2)
     weights = load_file(base)
     save_file({"img_in.weight": weights["img_in.weight"][:4].clone()}, other)
-    with pytest.raises(BadBase, match=r"is \(8, 8\) in the base and \(4, 8\) in the fine-tune"):
+    with raises(BadBase):
         extract(open_base(base), open_base(other, "flux"), 2)
 
 

@@ -3,6 +3,7 @@ import torch
 
 from limner.errors import BadLora
 from limner.lora.factors import Factors, rename_for_model
+from messages import raises
 
 
 @pytest.mark.parametrize(
@@ -16,12 +17,12 @@ from limner.lora.factors import Factors, rename_for_model
     ],
 )
 def test_shapes_must_belong_together(down: tuple[int, ...], up: tuple[int, ...]) -> None:
-    with pytest.raises(BadLora, match="do not make a change of a weight"):
+    with raises(BadLora):
         Factors(torch.ones(down), torch.ones(up))
 
 
 def test_factors_are_float32() -> None:
-    with pytest.raises(BadLora, match="convert them to float32"):
+    with raises(BadLora):
         Factors(torch.ones(4, 6).half(), torch.ones(8, 4))
 
 
@@ -31,5 +32,5 @@ def test_localise_follows_the_model() -> None:
     assert list(rename_for_model({old: factors}, {new})) == [new]
     assert list(rename_for_model({new: factors}, {old})) == [old]
     assert list(rename_for_model({"x": factors}, {"x", "y"})) == ["x"]
-    with pytest.raises(BadLora, match=r"1 of the LoRA's 2 modules are not in this base: z"):
+    with raises(BadLora):
         rename_for_model({"x": factors, "z": factors}, {"x"})

@@ -14,6 +14,7 @@ from limner.errors import BadLora, DiskFull
 from limner.lora import file as lora_file
 from limner.lora.factors import Factors
 from limner.lora.file import read, write
+from messages import raises
 
 Components = dict[str, dict[str, Factors]]
 
@@ -90,9 +91,9 @@ def test_what_cannot_be_written_is_refused_and_leaves_the_old_file(
 
 
 def test_other_endings_and_endless_metadata_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadLora, match="does not end in .safetensors"):
+    with raises(BadLora):
         write(tmp_path / "lora.bin", components(), {})
-    with pytest.raises(BadLora, match="over 1000000"):
+    with raises(BadLora):
         write(tmp_path / "lora.safetensors", components(), {"x": "y" * 1_000_001})
     assert not list(tmp_path.iterdir())
 
@@ -104,7 +105,7 @@ def test_a_disk_that_lies_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyP
         return save(flat, metadata)
 
     monkeypatch.setattr(lora_file, "save", lying)
-    with pytest.raises(BadLora, match="read back is not the one that was written"):
+    with raises(BadLora):
         write(tmp_path / "lora.safetensors", components(), {})
     assert not list(tmp_path.iterdir())
 
@@ -118,7 +119,7 @@ def test_a_full_disk_is_said_and_leaves_the_old_file(tmp_path: Path, monkeypatch
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(DiskFull, match="The disk filled up while writing"):
+    with raises(DiskFull):
         write(path, components(2.0), {})
     assert path.read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 1
@@ -214,7 +215,7 @@ def legacy(path: Path) -> None:
 def test_a_pickle_is_known_by_its_content(tmp_path: Path, save: Callable[[Path], None]) -> None:
     path = tmp_path / "lora.safetensors"
     save(path)
-    with pytest.raises(BadLora, match="is a pickle whatever it is called"):
+    with raises(BadLora):
         read(path)
 
 
@@ -227,9 +228,9 @@ def test_a_header_whose_length_begins_like_a_pickle_is_read(tmp_path: Path) -> N
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadLora, match="cannot be read .No such file"):
+    with raises(BadLora):
         read(tmp_path / "gone.safetensors")
-    with pytest.raises(BadLora, match="cannot be read .Is a directory"):
+    with raises(BadLora):
         read(tmp_path)
 
 

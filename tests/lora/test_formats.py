@@ -9,6 +9,7 @@ from limner.lora.factors import Factors
 from limner.lora.formats import from_diffusers, read, to_diffusers
 from limner.lora.keys import SCALES
 from loras import factors
+from messages import raises
 
 
 def test_names_of_flux() -> None:
@@ -43,10 +44,10 @@ def test_there_and_back() -> None:
 
 
 def test_what_cannot_be_named_is_refused() -> None:
-    with pytest.raises(BadLora, match="component 'vae'"):
+    with raises(BadLora):
         to_diffusers({"vae": {"x": factors()}})
     module = "encoder.layers.0.mlp.fc1"
-    with pytest.raises(BadLora, match=r"both be written as text_encoder\.text_model\.encoder"):
+    with raises(BadLora):
         to_diffusers({"text_encoder": {module: factors(), f"text_model.{module}": factors()}})
 
 
@@ -77,7 +78,7 @@ def test_half_a_pair_is_refused(half: str, missing: str) -> None:
 
 def test_shapes_that_do_not_fit_are_named() -> None:
     flat = {"transformer.x.lora_A.weight": torch.ones(2, 4), "transformer.x.lora_B.weight": torch.ones(4, 3)}
-    with pytest.raises(BadLora, match=r"transformer\.x: Factors of shapes \(2, 4\) and \(4, 3\)"):
+    with raises(BadLora):
         from_diffusers(flat)
 
 
@@ -178,7 +179,7 @@ def test_settings_that_mean_nothing_are_refused(text: str, reason: str) -> None:
 
 def test_a_scale_said_twice_is_refused() -> None:
     settings = {SCALES: json.dumps({"transformer.lora_alpha": 8})}
-    with pytest.raises(BadLora, match="has its scale twice"):
+    with raises(BadLora):
         read(pair(f"transformer.{QWEN}", alpha=torch.tensor(8.0)), settings)
 
 
@@ -196,23 +197,21 @@ def test_families_are_told_apart() -> None:
         stem = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
         flat = {f"{stem}.lora_down.weight": torch.ones(1, width), f"{stem}.lora_up.weight": torch.ones(4, 1)}
         assert read(flat, {}).family == family
-    with pytest.raises(
-        BadLora, match=r"fit flux or flux2 or .*, and nothing tells which. Say it with --family"
-    ):
+    with raises(BadLora):
         read(pair(f"diffusion_model.{DOUBLE}"), {})
     assert read(pair(f"transformer.{DOUBLE}"), {}).family is None
 
 
 def test_what_is_in_no_family_is_named() -> None:
     flat = pair("lora_unet_double_blocks_0_img_attn_proj") | pair("lora_unet_nowhere")
-    with pytest.raises(BadLora, match=r"1 of 2 modules are in no family .*: lora_unet_nowhere"):
+    with raises(BadLora):
         read(flat, {})
-    with pytest.raises(BadLora, match="2 of 2 modules are not in qwen-image"):
+    with raises(BadLora):
         read(flat, {}, "qwen-image")
 
 
 def test_two_spellings_of_one_module_are_refused() -> None:
-    with pytest.raises(BadLora, match="is there twice, the second time as"):
+    with raises(BadLora):
         read(pair(f"transformer.{QWEN}") | pair(f"diffusion_model.{QWEN}"), {})
-    with pytest.raises(BadLora, match="two LoRAs in one file"):
+    with raises(BadLora):
         read(pair(QWEN) | pair(QWEN, "lora_A.other.weight", "lora_B.other.weight"), {})

@@ -1,10 +1,10 @@
-import pytest
 import torch
 
 from limner.errors import BadLora
 from limner.lora.adapters import to_lora
 from limner.lora.merge import merge
 from loras import dora, factors, loha
+from messages import raises
 
 
 def test_the_sum_is_exact_and_the_union() -> None:
@@ -30,9 +30,9 @@ def test_convolutions() -> None:
 
 
 def test_what_cannot_be_merged_is_refused() -> None:
-    with pytest.raises(BadLora, match="a is .* in the LoRAs: they are of different bases"):
+    with raises(BadLora):
         merge([{"unet": {"a": factors(8)}}, {"unet": {"a": factors(6)}}], [1.0, 1.0])
-    with pytest.raises(BadLora, match="All weights are 0"):
+    with raises(BadLora):
         merge([{"unet": {"a": factors()}}], [0.0])
-    with pytest.raises(BadLora, match="A DoRA depends on"):
+    with raises(BadLora):
         merge([{"unet": {"a": dora()}}], [1.0])

@@ -7,6 +7,7 @@ from limner.lora.adapters import to_lora
 from limner.lora.merge_into_base import merge_into_base
 from limner.lora.weights import open_base
 from loras import dora, factors, loha, lokr
+from messages import raises
 
 
 def native_flux(path, dtype=torch.float32):
@@ -98,11 +99,11 @@ def test_a_lora_of_another_base_is_refused_and_leaves_nothing(tmp_path, adapter,
 def test_what_cannot_hold_the_sum_is_refused(tmp_path) -> None:
     base = native_flux(tmp_path / "base.safetensors", torch.float16)
     big = {"transformer": {"x_embedder": factors()}}
-    with pytest.raises(BadLora, match="would hold numbers that torch.float16 cannot"):
+    with raises(BadLora):
         merge_into_base(base, open_base(base), big, tmp_path / "out.safetensors", 1e9)
     quantised = tmp_path / "q.safetensors"
     save_file({"img_in.weight": torch.ones(8, 8).to(torch.float8_e4m3fn)}, quantised)
-    with pytest.raises(BadBase, match="is float8_e4m3fn: a quantised base cannot take a change"):
+    with raises(BadBase):
         merge_into_base(quantised, open_base(quantised, "flux"), big, tmp_path / "out.safetensors")
-    with pytest.raises(BadBase, match="exists. Name another place"):
+    with raises(BadBase):
         merge_into_base(base, open_base(base), big, base)

@@ -12,6 +12,7 @@ from limner.lora.resize import RankRule
 from limner.lora.tools import COMFYUI, KOHYA
 from limner.models.source import Source
 from loras import denoiser, dora, factors, loha, lokr, whole, worst
+from messages import raises
 from small import Told
 
 ABOUT = {"modelspec.architecture": "Qwen-Image/lora", "modelspec.title": "cat", "ss_network_dim": "9"}
@@ -49,9 +50,7 @@ def test_smaller_dtypes_lose_what_they_must(tmp_path, dtype: str, bound: float) 
 
 def test_what_a_tool_lacks_is_refused_or_left_out_by_name(tmp_path) -> None:
     source = lora(tmp_path / "a.safetensors", whole("flux"), {"modelspec.architecture": "flux-1-dev/lora"})
-    with pytest.raises(
-        BadLora, match="diffsynth reads no text_encoder of flux. Leave such modules out with --leave-out"
-    ):
+    with raises(BadLora):
         convert(source, "diffsynth", tmp_path / "d.safetensors", ConvertOptions(), Told())
     told = Told()
     done = convert(source, "diffsynth", tmp_path / "d.safetensors", ConvertOptions(leave_out=True), told)
@@ -64,7 +63,7 @@ def test_other_kinds_are_flattened_when_asked(tmp_path) -> None:
     components = {"transformer": {"img_in": loha(), "txt_in": lokr(), "proj_out": factors()}}
     source = tmp_path / "a.safetensors"
     file.write(source, components, ABOUT, tool=KOHYA, family="qwen-image")
-    with pytest.raises(BadLora, match="diffusers reads no LoHa for qwen-image"):
+    with raises(BadLora):
         convert(source, "diffusers", tmp_path / "d.safetensors", ConvertOptions(), Told())
     done = convert(source, "diffusers", tmp_path / "d.safetensors", ConvertOptions(flatten=8), Told())
     assert worst(file.read(done.path).components, components) < 1e-5
@@ -76,7 +75,7 @@ def test_a_dora_is_flattened_over_its_base(tmp_path) -> None:
     base = tmp_path / "base.safetensors"
     weight = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
     save_file({"img_in.weight": weight, "txt_in.weight": weight.clone()}, base)
-    with pytest.raises(BadLora, match="A DoRA depends on the weights of its base"):
+    with raises(BadLora):
         convert(source, "comfyui", tmp_path / "c.safetensors", ConvertOptions(flatten=8), Told())
     wish = ConvertOptions(flatten=8, base=base, family="qwen-image")
     done = convert(source, "comfyui", tmp_path / "c.safetensors", wish, Told())
@@ -124,29 +123,29 @@ def test_extract_and_bake(tmp_path, monkeypatch) -> None:
 
 def test_reading_again_finds_what_is_not_as_meant(tmp_path) -> None:
     path = lora(tmp_path / "a.safetensors")
-    with pytest.raises(BadLora, match="comfyui reads 1 modules otherwise, the first is transformer.img_in"):
+    with raises(BadLora):
         wished = denoiser("qwen-image")
         del wished["img_in"]
         reread(path, {"transformer": wished}, COMFYUI, "qwen-image")
     save_file({f"nowhere.{half}.weight": torch.ones(2, 2) for half in ("lora_A", "lora_B")}, path)
-    with pytest.raises(BadLora, match="comfyui would pass over 1 modules, first nowhere"):
+    with raises(BadLora):
         reread(path, {}, COMFYUI, "qwen-image")
 
 
 def test_bad_wishes(tmp_path) -> None:
     source = lora(tmp_path / "a.safetensors")
-    with pytest.raises(BadUsage, match="is one of the files that are read"):
+    with raises(BadUsage):
         convert(source, "comfyui", source, ConvertOptions(), Told())
-    with pytest.raises(BadUsage, match="--dtype is 'int4'"):
+    with raises(BadUsage):
         convert(source, "comfyui", tmp_path / "b.safetensors", ConvertOptions(dtype="int4"), Told())
-    with pytest.raises(BadUsage, match="There is 1 file to merge"):
+    with raises(BadUsage):
         merge([source], [], tmp_path / "b.safetensors", ConvertOptions(), None)
-    with pytest.raises(BadUsage, match="2 files and 1 weights"):
+    with raises(BadUsage):
         merge([source, source], [1.0], tmp_path / "b.safetensors", ConvertOptions(), None)
-    with pytest.raises(BadUsage, match="--rank is 0"):
+    with raises(BadUsage):
         extract(source, source, 0, tmp_path / "b.safetensors", ConvertOptions(), Told())
-    with pytest.raises(BadUsage, match="--flatten is -1"):
+    with raises(BadUsage):
         convert(source, "comfyui", tmp_path / "b.safetensors", ConvertOptions(flatten=-1), Told())
     other = lora(tmp_path / "o.safetensors", whole("z-image"), {})
-    with pytest.raises(BadLora, match="are of qwen-image and z-image"):
+    with raises(BadLora):
         merge([source, other], [], tmp_path / "b.safetensors", ConvertOptions(), None)

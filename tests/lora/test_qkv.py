@@ -7,6 +7,7 @@ from limner.lora.adapters import Dora, kind, to_lora
 from limner.lora.factors import Factors
 from limner.lora.key_map import KeyEntry
 from loras import dora, factors, loha, lokr
+from messages import raises
 
 QKV = KeyEntry(("q", "k", "v"), "qkv", (1, 1, 1))
 MIXED = KeyEntry(("q", "mlp"), "linear1", (1, 4))
@@ -69,18 +70,18 @@ def test_a_fused_lokr_comes_apart_by_its_outer_rows() -> None:
     parts = qkv.split(QKV, wide)
     dense = torch.cat([to_lora(part).dense() for part in parts if part])
     assert torch.allclose(dense, to_lora(wide).dense(), atol=1e-5)
-    with pytest.raises(BadLora, match="LoKr whose blocks do not end where its modules do"):
+    with raises(BadLora):
         qkv.split(QKV, whole)
 
 
 def test_what_cannot_be_one_is_refused() -> None:
-    with pytest.raises(BadLora, match="DoRA, LoRA of its parts cannot be one. Use --flatten"):
+    with raises(BadLora):
         qkv.fuse(QKV, [dora(), factors(), factors()])
-    with pytest.raises(BadLora, match="do not fit on each other"):
+    with raises(BadLora):
         qkv.fuse(QKV, [factors(8), factors(6), factors(8)])
-    with pytest.raises(BadLora, match="DoRA whose norms span q, k and v"):
+    with raises(BadLora):
         qkv.split(QKV, dora(24, 8, "in"))
-    with pytest.raises(BadLora, match="has 8 rows, which do not part as"):
+    with raises(BadLora):
         qkv.split(QKV, factors(8))
 
 
@@ -97,5 +98,5 @@ def test_a_swap_turns_the_rows_of_the_changed_weight(change) -> None:
 
 
 def test_what_has_no_halves_is_refused() -> None:
-    with pytest.raises(BadLora, match="A LoRA of 7 rows has no halves"):
+    with raises(BadLora):
         qkv.swap_halves(factors(7))

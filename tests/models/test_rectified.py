@@ -10,6 +10,7 @@ from limner.models.family import Objective
 from limner.models.source import Source
 from limner.nn.flow import resolution_shift, shifted
 from limner.nn.rng import Draws
+from messages import raises
 
 DRAWS = Draws([(0, step) for step in range(32)])
 
@@ -44,5 +45,5 @@ def test_guidance_is_for_bases_that_have_an_input_for_it(tmp_path: Path):
     assert rectified.guidance(Source(tmp_path, "dev"), Objective(guidance=3.5)) == 3.5
     config.write_text('{"guidance_embeds": false}')
     assert rectified.guidance(Source(tmp_path, "schnell"), Objective()) is None
-    with pytest.raises(BadRecipe, match=r"train.guidance is 3.5, and schnell has no input for guidance"):
+    with raises(BadRecipe):
         rectified.guidance(Source(tmp_path, "schnell"), Objective(guidance=3.5))

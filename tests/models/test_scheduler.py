@@ -11,6 +11,7 @@ from limner.models.scheduler import sampler, spoken, told, wished
 from limner.models.sd15.family import FAMILY as SD15
 from limner.models.sdxl.family import FAMILY as SDXL
 from limner.models.source import Source, locate
+from messages import raises
 from tiny import save_sd15, save_sdxl
 
 V = Objective(prediction="v", zero_terminal_snr=True)
@@ -33,9 +34,7 @@ def test_a_recipe_that_contradicts_the_base_is_heard_when_painting(sdxl: Source)
 def test_a_sampler_that_cannot_begin_at_pure_noise_is_refused(tmp_path: Path):
     source = locate(str(save_sd15(tmp_path / "sd15")), folders={})
     assert sampler(source, wished(Objective(prediction="v"))).config.prediction_type == "v_prediction"
-    with pytest.raises(
-        BadRecipe, match=r"PNDMScheduler, which knows no rescale_betas_zero_snr.*DDIMScheduler"
-    ):
+    with raises(BadRecipe):
         sampler(source, wished(V))
     assert spoken(SD15, source, Objective()) == ("epsilon", False)
 

@@ -13,6 +13,7 @@ from huggingface_hub import errors
 from limner.errors import BadBase
 from limner.models import source
 from limner.models.source import HUB, WANTED, Source, download_command, locate
+from messages import raises
 
 
 @pytest.fixture
@@ -43,15 +44,12 @@ def test_facts_are_optional(copied: Path):
 
 @pytest.mark.parametrize("name", ["glyhp", "a/b/c", "./no/such", "/no/such", "~/no/such"])
 def test_an_unknown_name_is_told_with_the_known_ones(name: str):
-    with pytest.raises(
-        BadBase,
-        match=r"is no folder here and no known name\. Known: flux-dev, flux-schnell, .*, mine, qwen",
-    ):
+    with raises(BadBase):
         locate(name, folders={"mine": Path("x")})
 
 
 def test_a_folder_that_is_no_base(tmp_path: Path):
-    with pytest.raises(BadBase, match=r"has no model_index\.json.*Point at the folder"):
+    with raises(BadBase):
         locate(str(tmp_path), folders={})
 
 
@@ -67,7 +65,7 @@ def test_a_damaged_config_is_told(copied: Path, text: str, file: str):
 
 def test_a_missing_config_is_told(copied: Path):
     (copied / "scheduler" / "scheduler_config.json").unlink()
-    with pytest.raises(BadBase, match=r"scheduler_config\.json is missing: the base is incomplete"):
+    with raises(BadBase):
         locate(str(copied), folders={}).config("scheduler")
 
 
@@ -107,7 +105,7 @@ def test_missing_parts_are_named(copied: Path, what: str):
 def test_an_empty_tokenizer_is_told(copied: Path):
     for path in (copied / "tokenizer").iterdir():
         path.unlink()
-    with pytest.raises(BadBase, match="tokenizer/ is empty"):
+    with raises(BadBase):
         locate(str(copied), folders={}).weights("tokenizer")
 
 
@@ -116,7 +114,7 @@ def test_an_empty_tokenizer_is_told(copied: Path):
 )
 def test_facts_that_mean_nothing_are_told(copied: Path, facts: str):
     (copied / "limner.json").write_text(facts)
-    with pytest.raises(BadBase, match=r"limner.json: \w+ is .*; it must be a number above 0, at most \d+"):
+    with raises(BadBase):
         locate(str(copied), folders={})
 
 
@@ -124,16 +122,14 @@ def test_a_tokenizer_that_links_to_itself_is_told(copied: Path):
     file = copied / "tokenizer" / "tokenizer.json"
     file.unlink()
     file.symlink_to(file.name)
-    with pytest.raises(BadBase, match=r"tokenizer/tokenizer.json is no file. .*[Cc]opy"):
+    with raises(BadBase):
         locate(str(copied), folders={}).fingerprint("tokenizer", "")
 
 
 def test_the_remedy_for_a_base_of_the_hub_is_its_download(copied: Path):
     break_(copied, "weights")
     for name in ("flux-dev", "black-forest-labs/FLUX.1-dev"):
-        with pytest.raises(
-            BadBase, match=r"Download it again: hf download black-forest-labs/FLUX\.1-dev --incl"
-        ):
+        with raises(BadBase):
             Source(copied, name).weights("vae")
 
 
@@ -143,7 +139,7 @@ def test_weights_in_shards(copied: Path):
     names = {"x": "a.safetensors", "y": "b.safetensors", "z": "a.safetensors"}
     (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
     found = locate(str(copied), folders={})
-    with pytest.raises(BadBase, match=r"transformer/ lacks b\.safetensors"):
+    with raises(BadBase):
         found.weights("transformer")
     shutil.copy(folder / "a.safetensors", folder / "b.safetensors")
     assert [path.name for path in found.weights("transformer")] == ["a.safetensors", "b.safetensors"]
@@ -291,11 +287,9 @@ def test_licence_size_and_gate_are_said_before_a_download(monkeypatch, tiny_base
 
 
 def test_offline_for_true():
-    with pytest.raises(
-        BadBase, match=r"FLUX\.1-dev \(.*\) is not on this disk and the hub cannot be reached"
-    ):
+    with raises(BadBase):
         locate("flux-dev", folders={})
-    with pytest.raises(BadBase, match=r"no valid hub id|cannot be reached"):
+    with raises(BadBase):
         locate("bad id/with spaces", folders={})
 
 
@@ -304,7 +298,7 @@ def test_what_the_hub_gives_is_opened(monkeypatch, tiny_base: Path):
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", page())
     assert locate("flux-dev", folders={}).name == "flux-dev"
     monkeypatch.setattr(huggingface_hub, "snapshot_download", hub(lambda: str(tiny_base.parent)))
-    with pytest.raises(BadBase, match=r"has no model_index\.json"):
+    with raises(BadBase):
         locate("own/er", folders={})
 
 

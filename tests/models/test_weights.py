@@ -20,6 +20,7 @@ from limner.nn.layers.quantized_linear import FrozenLinear, storable
 from limner.nn.memory import host_buffer
 from limner.nn.memory.engine import equip
 from limner.nn.memory.placement import Aside
+from messages import raises
 
 CPU = torch.device("cpu")
 KINDS = ("int8", "fp8", "nf4")
@@ -284,12 +285,12 @@ def test_damage_is_told(tmp_path: Path, weights, damage: str):
 
 def test_only_a_denoiser_has_blocks(tiny_base: Path):
     family, source = opened(tiny_base)
-    with pytest.raises(BrokenGraph, match="vae has no blocks that could be stored in int8"):
+    with raises(BrokenGraph):
         load(family, source, "vae", dtype=torch.float32, device=CPU, weights="int8")
 
 
 def test_products_that_cannot_be_are_refused_before_anything_is_read(tiny_base: Path):
-    with pytest.raises(BadRecipe, match="nf4 cannot be multiplied in 8 bits"):
+    with raises(BadRecipe):
         denoiser(tiny_base, weights="nf4", products="8bit")
 
 

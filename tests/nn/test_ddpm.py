@@ -7,6 +7,7 @@ from diffusers.training_utils import compute_snr
 
 from limner.errors import BadBase
 from limner.nn import ddpm
+from messages import raises
 
 TIME = torch.tensor([0.0, 0.1234, 0.5, 0.98, 0.999999])
 CLEAN, NOISE = (torch.randn(5, 4, 3, 2, generator=torch.Generator().manual_seed(n)) for n in (0, 1))
@@ -60,5 +61,5 @@ def test_easy_steps_count_less():
 
 
 def test_an_unknown_schedule_is_told():
-    with pytest.raises(BadBase, match="beta_schedule is 'cosine'; linear and scaled_linear are known"):
+    with raises(BadBase):
         _ = ddpm.Steps(0.1, 0.2, "cosine").kept

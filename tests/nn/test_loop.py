@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from limner.errors import Diverged, DoesNotFit
 from limner.nn.loop import Average, Fit, fit
+from messages import raises
 
 X = torch.randn(12, 4, generator=torch.Generator().manual_seed(1))
 Y = X @ torch.tensor([1.0, -2.0, 3.0, 0.5])
@@ -93,7 +94,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_move(bad: float):
     steps = fit(setting(net), broken, start=0, steps=9)
     next(steps), next(steps)
     before = net.weight.detach().clone()
-    with pytest.raises(Diverged, match=r"Step 3: loss (nan|inf), gradient norm .*Halve train\.learning_rate"):
+    with raises(Diverged):
         next(steps)
     assert torch.equal(net.weight, before)
 
@@ -210,5 +211,5 @@ def test_an_optimizer_that_stops_half_way_is_told_with_the_way_on(monkeypatch):
     net = model()
     wish = setting(net)
     monkeypatch.setattr(wish.optimizer, "step", _raises(1))
-    with pytest.raises(DoesNotFit, match=r"took step 1, so some weights have moved.*newest checkpoint"):
+    with raises(DoesNotFit):
         list(fit(wish, losses(net), start=0, steps=1))

@@ -1,10 +1,10 @@
-import pytest
 import torch
 from torch import nn
 
 from limner.errors import BadRecipe
 from limner.nn.layers import full
 from limner.nn.parameter_state import kept, put
+from messages import raises
 
 
 def net() -> nn.Module:
@@ -18,5 +18,5 @@ def test_what_was_kept_is_put_back_to_the_bit():
 
 
 def test_a_state_of_another_model_is_refused():
-    with pytest.raises(BadRecipe, match=r"trains 1 tensors, this recipe 4, .* another --out"):
+    with raises(BadRecipe):
         put(full.named(full.release(net())), {"0.weight": torch.zeros(4, 3)})

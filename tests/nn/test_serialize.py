@@ -14,6 +14,7 @@ from limner.errors import BadCheckpoint
 from limner.nn.optim import evaluation_mode, optimizer, schedule, training_mode
 from limner.nn.serialize import pack, restore, unpack
 from limner.recipe.optimizers import OPTIMIZERS
+from messages import raises
 
 BF16 = torch.bfloat16
 
@@ -169,7 +170,7 @@ def test_schedulefree_saved_while_evaluating_goes_on_to_the_bit(tmp_path: Path) 
 def test_the_state_of_other_parameters_is_refused() -> None:
     state = made_for("adamw", weights(torch.float32)).state_dict()
     fewer = optimizer("adamw", [{"params": weights(torch.float32), "lr": 1e-3}])
-    with pytest.raises(BadCheckpoint, match="does not fit this run"):
+    with raises(BadCheckpoint):
         restore(fewer, state)
-    with pytest.raises(BadCheckpoint, match="does not fit this run"):
+    with raises(BadCheckpoint):
         restore(fewer, {"state": {}})

@@ -9,6 +9,7 @@ from limner.plan.calibrate import Bench, calibrate
 from limner.plan.local_device import constants_path, device_for
 from limner.recipe.schema import Limits
 from limner.reporter import Plain, Quiet, Say
+from messages import raises
 
 
 @pytest.fixture(autouse=True)
@@ -43,9 +44,7 @@ def test_a_card_that_torch_cannot_use_is_told(monkeypatch):
     gpu = device_for(Limits(), card="RTX 4090")
     monkeypatch.setattr(room, "device_for", lambda limits: gpu)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(
-        BadUsage, match=r"RTX 4090 is here, and this torch .* cannot use it\. `limner doctor`"
-    ):
+    with raises(BadUsage):
         calibrate(Limits(), Quiet())
 
 

@@ -6,6 +6,7 @@ from pydantic import ValidationError
 from limner.errors import BadRecipe
 from limner.plan.cards import CARDS, known
 from limner.plan.devices import DESKTOP, HOST, SERVER, calibrated, of_card, of_cpu, rates_to_json, slug
+from messages import raises
 
 GB = 2**30
 
@@ -80,9 +81,9 @@ def test_a_name_becomes_a_file_name():
 def test_devices_say_what_they_multiply_in_8_bits_or_why_they_do_not():
     assert card("RTX 3090").eightfold == ("int8",)
     assert card("RTX 4090").eightfold == of_cpu(2, 8 * GB, 4 * GB).eightfold == ("int8", "fp8")
-    with pytest.raises(BadRecipe, match=r"takes compute capability 8\.0, and RTX 2080 has compute .* 7\.5"):
+    with raises(BadRecipe):
         assert card("RTX 2080").eightfold
-    with pytest.raises(BadRecipe, match='and Instinct MI300X has no CUDA. Set "full"'):
+    with raises(BadRecipe):
         assert card("Instinct MI300X").eightfold
 
 

@@ -19,6 +19,7 @@ from limner.plan.plan import Plan, Weights
 from limner.plan.profiling import profile
 from limner.plan.trace import Machine, plain
 from measured import Real
+from messages import raises
 
 FINE = Machine(granule=1)
 CASE = {case.name: case for case in CASES if case.name != "sdxl-v"}
@@ -128,7 +129,7 @@ def test_an_unknown_target_is_refused(bases) -> None:
     family, source = bases("flux-dev")
     wish = Wish(size=SIZE, targets=["nothing_like_it"])
     cut = split(family.bound(source, wish.objective), {family.denoiser: 0})
-    with pytest.raises(BadRecipe, match="nothing_like_it"):
+    with raises(BadRecipe):
         Rehearsal(family, source, wish, cut)
 
 

@@ -18,6 +18,7 @@ from limner.plan.local_device import (
     present,
 )
 from limner.recipe.schema import Limits
+from messages import raises
 
 GB = 2**30
 
@@ -102,7 +103,7 @@ def test_without_a_card_a_size_stands_for_a_typical_one_and_nothing_for_the_proc
 
 
 def test_a_card_that_nobody_knows_is_told_with_those_that_are():
-    with pytest.raises(BadUsage, match=r"No card 'Voodoo 2'.*RTX 4090.*--vram"):
+    with raises(BadUsage):
         device_for(Limits(), card="Voodoo 2")
 
 
@@ -115,7 +116,7 @@ def test_a_new_card_is_taken_for_one_of_its_size():
 
 def test_bf16_is_refused_where_there_is_none():
     old = present(Card("Tesla T4", 16 * GB, 15 * GB))
-    with pytest.raises(BadRecipe, match=r'"bf16", and Tesla T4 has none'):
+    with raises(BadRecipe):
         old.computes("bf16")
 
 

@@ -17,6 +17,7 @@ from limner.recipe.schema import Recipe
 from limner.recipe.toml import change
 from limner.reporter import Quiet
 from limner.run_folder import RunDir
+from messages import raises
 
 GB = 2**30
 BASE = {"base": "flux-dev", "data.resolution": 1024, "limits.vram": "24GB", "train.steps": 1000}
@@ -211,9 +212,9 @@ def test_a_full_fine_tune_goes_on_where_there_is_room_now():
 
 
 def test_what_cannot_be_planned_is_told():
-    with pytest.raises(BadUsage, match="No card 'nothing'"):
+    with raises(BadUsage):
         planned(card="nothing")
-    with pytest.raises(BadRecipe, match='"bf16", and RTX 2080 has none'):
+    with raises(BadRecipe):
         planned(card="RTX 2080", limits__precision="bf16")
 
 
@@ -251,16 +252,16 @@ def test_products_in_8_bits_are_planned_where_they_are_asked_for(traced):
 
 def test_a_device_that_cannot_is_told_before_configs_are_read(monkeypatch):
     monkeypatch.setattr("limner.plan.planner.opened", None)
-    with pytest.raises(BadRecipe, match="and RTX 2080 has compute capability 7.5"):
+    with raises(BadRecipe):
         planned(card="RTX 2080", limits__products="8bit")
-    with pytest.raises(BadRecipe, match="multiplies fp8 in 8 bits, and RTX 3090 int8 only.*--out"):
+    with raises(BadRecipe):
         plan(recipe(), Quiet(), card="RTX 3090", begun=Begun("fp8", "fp32", "8bit"))
 
 
 def test_what_contradicts_products_in_8_bits_is_refused():
-    with pytest.raises(BadRecipe, match='limits.quality is "16bit"'):
+    with raises(BadRecipe):
         recipe(limits__products="8bit", limits__quality="16bit")
-    with pytest.raises(BadRecipe, match='limits.products "8bit" is for frozen'):
+    with raises(BadRecipe):
         recipe(limits__products="8bit", train__method="full")
 
 

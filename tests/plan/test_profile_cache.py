@@ -12,6 +12,7 @@ from limner.plan.profile import to_json
 from limner.plan.profile_cache import Asked, Shape, largest, opened, profile_of, shape_of
 from limner.recipe.schema import Recipe
 from limner.recipe.toml import change
+from messages import raises
 
 FLUX = change(Recipe(), {"base": "flux-dev"})
 
@@ -90,5 +91,5 @@ print([name for name in ("torch", "diffusers", "transformers") if name in sys.mo
 
 
 def test_a_base_that_nobody_knows_is_told():
-    with pytest.raises(BadBase, match="flux-pro"):
+    with raises(BadBase):
         opened(change(Recipe(), {"base": "flux-pro"}), lambda line: None)

@@ -16,6 +16,7 @@ from limner.plan.plan import Plan
 from limner.plan.profile import Work
 from limner.plan.search import TIE, below, choose, encoded_below
 from limner.plan.time import Clock
+from messages import raises
 
 GB, MB = 2**30, 2**20
 PROFILES = {size: flux(size) for size in (512, 768, 1024)}
@@ -226,7 +227,7 @@ def test_the_cache_has_rungs_of_its_own_and_no_other_choice_moves():
     needs = [cache_need(profile, each, card, WISH).reserved for each in (plan, lower)]
     assert needs[1] <= 0.9 * needs[0]
     assert encoded_below(profile, card, WISH, plan, measured=2 * budget(card)) == lower
-    with pytest.raises(DoesNotFit, match="clearly less"):
+    with raises(DoesNotFit):
         for _ in range(9):
             plan = encoded_below(profile, card, WISH, plan)
 

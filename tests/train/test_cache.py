@@ -23,6 +23,7 @@ from limner.train import cache as module
 from limner.train.cache import Store, all_rows, cache, prompts_of, stock
 from limner.train.encode import survey
 from limner.train.train import train
+from messages import raises
 from small import Told, equal, wish
 
 OWN = {"held_out": 0}
@@ -95,7 +96,7 @@ def test_a_signal_keeps_what_was_computed_and_says_so(recipe, tmp_path, number):
                 bar.advance = advance
                 yield bar
 
-    with pytest.raises(Stopped, match="What was finished is kept; go on with the same command"):
+    with raises(Stopped):
         cache(recipe, tmp_path / "run", Sending())
     kept = len(entries(recipe))
     again = cache(recipe, tmp_path / "run", Told())
@@ -170,7 +171,7 @@ def test_a_cache_of_another_version_is_refused_and_kept(recipe, tmp_path):
     values = {"x": torch.zeros(1)}
     save_file(values, path, metadata={"address": path.stem, "digest": digest(values), "format": "0"})
     kept = path.read_bytes()
-    with pytest.raises(BadCache, match=r"has format '0', this version reads '1'.*data\.cache"):
+    with raises(BadCache):
         cache(recipe, tmp_path / "run", Told())
     assert path.read_bytes() == kept
 

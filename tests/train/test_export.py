@@ -11,6 +11,7 @@ from limner.train.cache import stock as fill
 from limner.train.export import about, export, exported_steps
 from limner.train.model import Trainee
 from limner.train.train import train
+from messages import raises
 from small import Told, wish
 from tiny import save_sdxl
 
@@ -78,7 +79,7 @@ def test_a_file_that_stock_would_read_otherwise_never_takes_its_place(
         raise BadLora("other modules")
 
     monkeypatch.setattr(module.diffusers_loader, "verify", refuse)
-    with pytest.raises(BadLora, match="other modules"):
+    with raises(BadLora):
         export(one, run, Told())
     assert run.lora_path.read_bytes() == b"the one before"
     assert [path.name for path in run.path.iterdir()] == ["lora.safetensors"]
@@ -117,10 +118,7 @@ def test_a_module_that_a_tool_cannot_hold_is_told_before_anything_is_computed(ti
         tiny_sdxl, photos, lora={"text_encoders": ["text_encoder"]}, export={"for": ["comfyui", "diffsynth"]}
     )
     told = Told()
-    with pytest.raises(
-        BadRecipe,
-        match=r'export.for names "diffsynth".*text_encoder.*no text_encoder of sdxl.*remove "diffsynth"',
-    ):
+    with raises(BadRecipe):
         train(recipe, tmp_path / "run", told)
     assert not told.counts and not list((tmp_path / "run").glob("checkpoints/*"))
 

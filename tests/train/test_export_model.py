@@ -16,6 +16,7 @@ from limner.run_folder import RunDir
 from limner.train import train as module
 from limner.train.export_model import model_steps
 from limner.train.train import train
+from messages import raises
 from small import Told, equal, losses, weights, wish
 
 FULL = {"method": "full", "learning_rate": 1e-3}
@@ -102,7 +103,7 @@ def test_stock_diffusers_opens_it_limner_paints_with_it_and_takes_a_lora_from_it
     painted = generate(run, base=None, prompts=["cat"], out=tmp_path / "p", settings=settings, say=Told())
     assert painted[0].is_file()
     for more in ({"base": str(halved)}, {"settings": Settings(steps=1, weight=0.5)}):
-        with pytest.raises(BadUsage, match=r"Remove it\."):
+        with raises(BadUsage):
             given = {"base": None, "settings": settings, **more}
             generate(run, prompts=["cat"], out=tmp_path / "p", say=Told(), **given)
 
@@ -113,7 +114,7 @@ def test_stock_diffusers_opens_it_limner_paints_with_it_and_takes_a_lora_from_it
 def test_a_run_cannot_become_a_lora_nor_a_lora_whole(tiny_base, photos, tmp_path):
     run = tmp_path / "run"
     train(wish(tiny_base, photos, lora={"rank": 16}, train={"steps": 2}), run, Told())
-    with pytest.raises(BadCheckpoint, match="another method"):
+    with raises(BadCheckpoint):
         train(full(tiny_base, photos), run, Told())
 
 
@@ -144,5 +145,5 @@ def test_weights_that_the_disk_did_not_keep_are_told(tiny_base, photos, tmp_path
         return paths
 
     monkeypatch.setattr("limner.train.export_model.write", torn)
-    with pytest.raises(BadBase, match=r"is not what was written\. Check the disk"):
+    with raises(BadBase):
         train(full(tiny_base, photos, train={"steps": 1, "save_every": 1}), tmp_path / "run", Told())

@@ -11,6 +11,7 @@ from limner.nn.memory import vae_tiling
 from limner.nn.optim import optimizer
 from limner.train.cache import stock
 from limner.train.model import Trainee, plain
+from messages import raises
 from small import Told, equal, wish
 
 BOTH = {"text_encoders": ["text_encoder", "text_encoder_2"], "text_encoder_layers": 1}
@@ -96,7 +97,7 @@ def test_state_goes_from_one_to_another(tiny_base, photos):
     one, other = moved(trainee(tiny_base, photos, lora=BOTH)), trainee(tiny_base, photos, lora=BOTH)
     other.restore({name: {n: v.clone() for n, v in state.items()} for name, state in one.state().items()})
     assert all(equal(other.state()[name], state) for name, state in one.state().items())
-    with pytest.raises(BadRecipe, match="trains 0 tensors"):
+    with raises(BadRecipe):
         other.restore({"transformer": one.state()["transformer"]})
 
 
@@ -211,7 +212,7 @@ def test_a_smaller_micro_batch_is_the_same_training_to_rounding(tiny_base, photo
 
 def test_weights_in_fewer_bits_are_another_training(tiny_base, photos):
     one = trainee(tiny_base, photos)
-    with pytest.raises(BrokenGraph, match=r"on fp32 weights .* cannot go on in fp32 on nf4 weights.*--out"):
+    with raises(BrokenGraph):
         one.follow(replace(one.plan, weights="nf4"))
 
 
@@ -238,5 +239,5 @@ def test_products_in_8_bits_keep_the_direction_of_the_gradient(tiny_base, photos
     for mine in flat[1:]:
         assert not torch.equal(mine, flat[0])
         assert float(torch.nn.functional.cosine_similarity(mine, flat[0], dim=0)) >= 0.99
-    with pytest.raises(BrokenGraph, match="int8 weights and full products cannot go on .* 8bit products"):
+    with raises(BrokenGraph):
         Trainee(setting, store, full).follow(ways[1])

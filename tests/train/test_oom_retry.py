@@ -13,6 +13,7 @@ from limner.train import train as train_module
 from limner.train.oom_fallback import Ladder
 from limner.train.oom_retry import patiently, release
 from limner.train.train import train
+from messages import raises
 from small import Told, weights, wish
 
 
@@ -42,7 +43,7 @@ def test_other_errors_and_no_lower_way_end_it() -> None:
     def lower(_: str) -> None:
         raise DoesNotFit("Nothing is smaller.")
 
-    with pytest.raises(DoesNotFit, match="smaller"):
+    with raises(DoesNotFit):
         patiently(act, lower)
     with pytest.raises(ZeroDivisionError):
         patiently(lambda: 1 // 0, lower)

@@ -12,6 +12,7 @@ from limner.run_folder import RunDir
 from limner.train import track as module
 from limner.train.track import check, tracked
 from limner.train.train import train
+from messages import raises
 from small import Told, wish
 
 ROW = {"step": 3, "loss": 0.5, "time": 1.0}
@@ -163,12 +164,10 @@ def test_a_training_that_goes_on_tells_trackers(tiny_base, photos, tmp_path, wan
 
 def test_a_tracker_that_is_not_installed_is_refused(tiny_base, photos, tmp_path, monkeypatch):
     monkeypatch.setattr("accelerate.tracking.get_available_trackers", list)
-    with pytest.raises(
-        BadRecipe, match='track.with names "wandb", which is not installed. Run `pip install wandb`'
-    ):
+    with raises(BadRecipe):
         check(["wandb"])
     with (
-        pytest.raises(BadRecipe, match="tensorboard"),
+        raises(BadRecipe),
         tracked(wish(tiny_base, photos, track={"with": ["tensorboard"]}), RunDir(tmp_path)),
     ):
         pass

@@ -14,6 +14,7 @@ from limner.recipe import toml
 from limner.run_folder import RunDir
 from limner.train import train as module
 from limner.train.train import Trained, train
+from messages import raises
 from small import Told, equal, losses, weights, wish
 
 SHOWN = {"sample": {"every": 2, "prompts": ["zorb"], "steps": 1}}
@@ -112,9 +113,7 @@ def test_a_longer_wish_goes_on_and_a_shorter_one_is_refused(tiny_base, photos, t
     assert losses(tmp_path / "run")[-2:] == losses(tmp_path / "whole")[-2:]
     assert equal(weights(tmp_path / "run", 4), weights(tmp_path / "whole", 4))
     assert file.read(tmp_path / "run" / "lora.safetensors").metadata["ss_steps"] == "4"
-    with pytest.raises(
-        BadCheckpoint, match=r"has 4 steps already, and train\.steps is 3\. Set train\.steps to at"
-    ):
+    with raises(BadCheckpoint):
         train(wish(tiny_base, photos, train={"steps": 3}), tmp_path / "run", Told())
 
 
@@ -193,7 +192,7 @@ def test_a_signal_does_not_wait_for_samples(tiny_base, photos, tmp_path, monkeyp
         "_begin",
         lambda *given: (begin(*given), monkeypatch.setattr(module.Trainee, "paint", painting)),
     )
-    with pytest.raises(Stopped, match="Stopped at step 3 of 4; saved"):
+    with raises(Stopped):
         train(recipe, tmp_path / "run", Told())
     monkeypatch.undo()
     run = RunDir(tmp_path / "run")
@@ -206,7 +205,7 @@ def test_a_signal_does_not_wait_for_samples(tiny_base, photos, tmp_path, monkeyp
 def test_a_signal_saves_and_tells_how_to_go_on(tiny_base, photos, tmp_path, number):
     recipe = wish(tiny_base, photos)
     before = signal.getsignal(number)
-    with pytest.raises(Stopped, match=r"Stopped at step 3 of 4; saved\. Go on with: limner train .*run"):
+    with raises(Stopped):
         train(recipe, tmp_path / "run", signalling(number, at=3))
     assert signal.getsignal(number) == before
     run = RunDir(tmp_path / "run")
@@ -218,7 +217,7 @@ def test_a_signal_saves_and_tells_how_to_go_on(tiny_base, photos, tmp_path, numb
 
 def test_a_signal_before_training_stops_at_once(tiny_base, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "prepare", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
-    with pytest.raises(Stopped, match="What was finished is kept; go on with the same command"):
+    with raises(Stopped):
         train(wish(tiny_base, photos), tmp_path / "run", Told())
     with RunDir(tmp_path / "run").lock():
         pass
@@ -233,7 +232,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_saved(
         "losses",
         lambda self, step: (loss * (float("nan") if step == 3 else 1) for loss in true(self, step)),
     )
-    with pytest.raises(Diverged, match="Step 4: loss nan"):
+    with raises(Diverged):
         train(wish(tiny_base, photos), tmp_path / "run", Told())
     run = RunDir(tmp_path / "run")
     assert [step for step, _ in run.checkpoints()] == [2] and [row["step"] for row in run.metrics()] == [
@@ -305,9 +304,7 @@ def test_images_left_out_are_named(tiny_base, photos, tmp_path):
 
 
 def test_targets_that_match_nothing_are_refused(tiny_base, photos, tmp_path):
-    with pytest.raises(
-        BadRecipe, match=r"lora\.targets: no linear layer or convolution ends in 'attn\.nothing'"
-    ):
+    with raises(BadRecipe):
         train(wish(tiny_base, photos, lora={"targets": ["attn.nothing"]}), tmp_path / "run", Told())
 
 
@@ -366,5 +363,5 @@ def test_a_device_without_products_in_8_bits_is_told_before_a_base_is_fetched(ph
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr("limner.train.train.prepare", None)
     apart = wish("some/base", photos, limits={"products": "8bit", "device": "mps"})
-    with pytest.raises(BadRecipe, match="does not multiply in 8 bits"):
+    with raises(BadRecipe):
         train(apart, tmp_path / "run", Told())

@@ -16,6 +16,7 @@ from limner.captions.providers.http import (
     place_of,
 )
 from limner.errors import BadProvider
+from messages import raises
 
 
 @pytest.mark.parametrize(
@@ -83,9 +84,7 @@ def test_keys_are_named_by_their_variable(monkeypatch):
     monkeypatch.setenv("MY_KEY", " abc\n")
     assert key_in("MY_KEY") == "abc"
     monkeypatch.setenv("MY_KEY", "")
-    with pytest.raises(
-        BadProvider, match="--key-env is MY_KEY, and no such variable is set. Run: export MY_KEY"
-    ):
+    with raises(BadProvider):
         key_in("MY_KEY")
 
 

@@ -24,6 +24,7 @@ from limner.models.source import Source, locate
 from limner.nn.flow import resolution_shift, shifted
 from limner.nn.layers import lora
 from limner.nn.rng import Draws
+from messages import raises
 from tiny import save_flux
 
 CAPTIONS = ("a cat, sitting", "dog")
@@ -154,7 +155,7 @@ def test_guidance_reaches_a_model_that_has_it_and_is_refused_for_others(source, 
     if guided(source):
         assert not torch.equal(one, values(source, models, Objective(guidance=4.0))["guess"])
     else:
-        with pytest.raises(BadRecipe, match="train.guidance is 4, and .* has no input for guidance"):
+        with raises(BadRecipe):
             values(source, models, Objective(guidance=4.0))
 
 

@@ -1,6 +1,5 @@
 """LoRA on convolutions, beside peft's."""
 
-import pytest
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
@@ -9,6 +8,7 @@ from limner.errors import BadRecipe, BrokenGraph
 from limner.nn.layers import convolution, lora
 from limner.nn.layers.convolution import LowRankConv
 from limner.nn.parameter_state import kept
+from messages import raises
 
 X = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -97,7 +97,7 @@ def test_factors_of_a_bf16_model_are_fp32_masters():
 def test_what_no_pair_can_stand_beside_is_refused():
     odd = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"))
     assert not any(convolution.plain(layer) for layer in odd)
-    with pytest.raises(BrokenGraph, match="0 is a Conv2d, and a LoRA needs a linear layer or a plain"):
+    with raises(BrokenGraph):
         lora.attach(odd, ["0"], rank=1, alpha=1.0, dropout=0.0, seed=0)
-    with pytest.raises(BadRecipe, match=r"lora\.conv_rank is 8, but none of the 1 layers .* \"locon\" on"):
+    with raises(BadRecipe):
         lora.ranks(network(), ["point"], 4, 8)

@@ -14,6 +14,7 @@ from limner.nn.memory import block_swap
 from limner.nn.memory.block_swap import Lane, Ring, Slot
 from limner.nn.memory.engine import equip
 from limner.nn.memory.host_buffer import Slab, ordinary
+from messages import raises
 
 CPU = torch.device("cpu")
 ANATOMY = Anatomy(blocks=("blocks.*",), tails=("blocks.*.last",))
@@ -126,7 +127,7 @@ def test_a_slot_that_a_gradient_reads_goes_to_nobody(monkeypatch: pytest.MonkeyP
     ring = Ring([Slab(block, ordinary) for block in _model().blocks], Lane(CPU, threaded=False), 2)
     for block in (3, 4):
         ring.need(block, upwards=True).busy = True
-    with pytest.raises(BrokenGraph, match="block 0 is due, but all 2 slots are read by gradients of others"):
+    with raises(BrokenGraph):
         ring.need(0, upwards=False)
     ring.begin()
     assert ring.need(0, upwards=False).block == 0
@@ -135,7 +136,7 @@ def test_a_slot_that_a_gradient_reads_goes_to_nobody(monkeypatch: pytest.MonkeyP
     )  # nobody tells: all stay busy
     model = _model()
     equip(model, ANATOMY, device=CPU, streamed=range(5), checkpointed=5)
-    with pytest.raises(BrokenGraph, match="all 2 slots are read"):
+    with raises(BrokenGraph):
         _step(model)
 
 

@@ -14,6 +14,7 @@ from limner.nn.layers.quantization import dequantize
 from limner.nn.layers.quantized_linear import freeze
 from limner.nn.memory import checkpointing
 from limner.nn.memory.checkpointing import KERNELS, Checkpoint, Tail, placed, unread
+from messages import raises
 
 WIDTH = 8
 
@@ -216,5 +217,5 @@ def test_one_list_of_places_is_remembered_once() -> None:
 
 def test_nobody_may_walk_the_graph_of_a_second_run() -> None:
     few = torch.ones(0, 2, requires_grad=True)
-    with pytest.raises(BrokenGraph, match="left out"):
+    with raises(BrokenGraph):
         checkpointing._Unwritten.apply(few, (3, 2)).sum().backward()

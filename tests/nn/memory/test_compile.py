@@ -10,6 +10,7 @@ from limner.errors import BadRecipe
 from limner.nn.arch import Anatomy
 from limner.nn.memory import compile
 from limner.nn.memory.engine import equip
+from messages import raises
 
 CPU = torch.device("cpu")
 ANATOMY = Anatomy(blocks=("blocks.*",), modulations=("blocks.*.adaln",), conditions=("embed",))
@@ -83,7 +84,7 @@ def test_gradients_survive_a_program_of_their_own(monkeypatch: pytest.MonkeyPatc
 
 
 def test_compiled_blocks_do_not_keep_attention() -> None:
-    with pytest.raises(BadRecipe, match="Set keep_attention or compile off"):
+    with raises(BadRecipe):
         equip(Model(), ANATOMY, device=CPU, compile=True, keep_attention=True)
 
 
@@ -113,7 +114,7 @@ def _broken(monkeypatch: pytest.MonkeyPatch, error: Exception) -> Any:
 
 def test_a_machine_that_cannot_compile_is_told_how_to_go_on_without(monkeypatch: pytest.MonkeyPatch) -> None:
     model = _broken(monkeypatch, RuntimeError("Failed to find C compiler.\nmore"))
-    with pytest.raises(BadRecipe, match=r"on this machine: Failed to find C compiler\. Run again with TORCH"):
+    with raises(BadRecipe):
         _step(model, 5)
 
 

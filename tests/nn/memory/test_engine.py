@@ -8,6 +8,7 @@ from limner.errors import BadRecipe
 from limner.nn.arch import Anatomy
 from limner.nn.memory.checkpointing import Checkpoint, Tail
 from limner.nn.memory.engine import equip
+from messages import raises
 
 CPU = torch.device("cpu")
 ANATOMY = Anatomy(blocks=("blocks.*",), tails=("blocks.*.1",))
@@ -71,7 +72,7 @@ def test_a_plan_that_no_model_can_follow_is_refused(plan: dict[str, Any], said: 
 
 def test_a_block_that_is_all_trained_cannot_be_streamed_and_the_model_is_left_as_it_was() -> None:
     model = _model()
-    with pytest.raises(BadRecipe, match="no frozen weights, as everything is trained"):
+    with raises(BadRecipe):
         equip(model, ANATOMY, device=CPU, streamed=[1], checkpointed=3)
     assert not any(_forwards(model))
 

@@ -8,6 +8,7 @@ from torch import nn
 from limner.errors import BrokenGraph, DiskFull, LimnerError
 from limner.nn.memory import host_buffer
 from limner.nn.memory.host_buffer import ALIGNED, Mapped, Pinned, Slab, held, ordinary
+from messages import raises
 
 
 def _module() -> Any:
@@ -70,7 +71,7 @@ def test_a_tensor_that_is_more_than_its_numbers_is_refused() -> None:
 
     module = nn.Module()
     module.register_buffer("odd", torch.ones(2).as_subclass(Odd))
-    with pytest.raises(BrokenGraph, match=r"Module\.odd is a Odd, .* streamed to 0"):
+    with raises(BrokenGraph):
         Slab(module, ordinary)
 
 

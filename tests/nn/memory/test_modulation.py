@@ -10,6 +10,7 @@ from limner.nn.arch import Anatomy
 from limner.nn.layers import lora
 from limner.nn.layers.quantized_linear import freeze
 from limner.nn.memory.engine import Engine, equip
+from messages import raises
 
 CPU = torch.device("cpu")
 WIDTH = 8
@@ -130,7 +131,7 @@ def test_an_embedder_that_reads_something_trained_is_noticed_in_the_first_pass()
     model = _model()
     _equip(model)
     pooled = torch.tensor([[0.3]], requires_grad=True)
-    with pytest.raises(BadRecipe, match=r"trained \(a text encoder, or an embedder\)"):
+    with raises(BadRecipe):
         model(torch.ones(1, 4, WIDTH), pooled)
 
 
@@ -140,14 +141,12 @@ def test_a_modulation_that_reads_another_vector_is_noticed() -> None:
     first, second = model.blocks[0].adaln, model.blocks[1].adaln
     model.embed(torch.ones(1, 1))
     first(torch.ones(1, WIDTH))
-    with pytest.raises(
-        BrokenGraph, match=r"blocks\.1\.adaln reads \(1, 8\) numbers that blocks\.0\.adaln did not"
-    ):
+    with raises(BrokenGraph):
         second(torch.zeros(1, WIDTH))
     engine.close()
     _equip(model)
     _step(model)
-    with pytest.raises(BrokenGraph, match="did not read"):
+    with raises(BrokenGraph):
         second(torch.ones(5, WIDTH))
 
 
