@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from limner.models import presets
-from limner.recipe import explain, toml
+from limner.recipe import explain, spellings, toml
 from limner.recipe.schema import Goal, Part, Recipe
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "guide" / "recipe.md"
@@ -32,6 +32,17 @@ steps = 1500
 the defaults below. A key that does not exist is an error that names the nearest one; so are values out
 of range and keys that contradict each other. Relative paths start at the recipe's own folder. On the
 command line any key can be set: `--set train.steps=800`.
+
+Keys may be spelled as diffusers, kohya, ai-toolkit, OneTrainer, SimpleTuner and peft spell them, at the top
+of the file, in any table, or in the tables of their files: `lr = 1e-4`, `[network]` with `linear = 16`,
+`--set network_dim=16`. The tables below list these spellings, and [the last section](#keys-of-other-trainers)
+says what there is instead of keys that have no counterpart. A recipe that Limner writes has its own keys.
+"""
+
+PLANNED_HEAD = """
+## Keys of other trainers
+
+`limner plan` decides these, so that the run fits the card; `[limits]` bounds what it may use:
 """
 
 
@@ -43,7 +54,22 @@ def page() -> str:
         if isinstance(kind, type) and issubclass(kind, Part):
             parts += [f"\n## [{name}]\n", f"{(kind.__doc__ or '').strip()}\n\n"]
             parts += _table([key for key in explain.keys(Recipe) if key.startswith(f"{name}.")])
-    return "".join([*parts, *_presets()])
+    return "".join([*parts, *_presets(), *_others()])
+
+
+def _others() -> list[str]:
+    """Keys of other trainers without a counterpart, and what there is instead."""
+    lines = [PLANNED_HEAD, _names(spellings.PLANNED), "\n\nOther answers:\n\n| key | here |\n|---|---|\n"]
+    for key, text in spellings.INSTEAD.items():
+        names = f"{key} {spellings.ALIKE.get(key, '')}"
+        lines.append(f"| {_names(names)} | {' '.join(text.split())} |\n")
+    lines += [f"| {_names(names)} | {text} |\n" for text, names in spellings.ALWAYS.items()]
+    return [*lines, f"\nLimner has nothing for {_names(spellings.ABSENT)}.\n"]
+
+
+def _names(words: str) -> str:
+    pairs = [name.rpartition(".")[::2] for name in words.split()]
+    return ", ".join(f"`{leaf}`{f' in [{table}]' if table else ''}" for table, leaf in pairs)
 
 
 def _table(keys: list[str]) -> list[str]:
@@ -53,6 +79,8 @@ def _table(keys: list[str]) -> list[str]:
         value = toml.get(recipe, key)
         default = "unset" if value is None else f"`{toml.write(value)}`"
         meaning = " ".join((fields[key].description or "").split())
+        if key in spellings.ALIASES:
+            meaning += f" Also read: {_names(spellings.ALIASES[key])}."
         cells = (f"`{key.rpartition('.')[2]}`", default, explain.expected(_rule(key)), meaning)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n")
     return lines

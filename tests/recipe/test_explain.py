@@ -2,33 +2,7 @@ import pytest
 
 from limner.errors import BadRecipe
 from limner.recipe import Recipe
-from limner.recipe.explain import expected, keys, nearest, shown
-
-
-@pytest.mark.parametrize(
-    ("table", "message"),
-    [
-        ({"lora": {"rnak": 4}}, "Unknown recipe key lora.rnak. Did you mean lora.rank?"),
-        ({"rank": 4}, "Unknown recipe key rank. Did you mean lora.rank?"),
-        ({"lr": 4}, "Unknown recipe key lr. Did you mean train.learning_rate?"),
-        (
-            {"train": {"learning_rte": 4}},
-            "Unknown recipe key train.learning_rte. Did you mean train.learning_rate?",
-        ),
-        ({"trian": {}}, "Unknown recipe key trian. Did you mean train?"),
-        ({"data": {"steps": 1}}, "Unknown recipe key data.steps. Did you mean train.steps?"),
-    ],
-)
-def test_an_unknown_key_names_the_nearest(table, message):
-    with pytest.raises(BadRecipe) as caught:
-        Recipe.model_validate(table)
-    assert str(caught.value) == message
-
-
-def test_a_key_like_no_other_lists_what_there_is():
-    assert nearest("track.xyzzy", Recipe) == "Known here: track.with."
-    assert nearest("xyzzy", Recipe).startswith("Known here: base, parts, name, goal, seed, data, lora")
-    assert nearest("xyzzy.qwrt", Recipe).startswith("Known here: base, parts, name, goal, seed, data, lora")
+from limner.recipe.explain import expected, keys, shown, tables
 
 
 @pytest.mark.parametrize(
@@ -112,3 +86,8 @@ def test_long_values_are_cut():
 def test_rules_in_words():
     assert expected({"type": "integer", "minimum": 1}) == "a whole number, at least 1"
     assert expected({"anyOf": [{"type": "string"}, {"type": "null"}]}) == "a string"
+
+
+def test_tables_are_told_from_keys():
+    assert tables(Recipe)[:3] == ("data", "lora", "train")
+    assert not set(tables(Recipe)) & set(keys(Recipe))

@@ -8,25 +8,6 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from limner.errors import BadRecipe
-
-ELSEWHERE = {
-    "lr": "train.learning_rate",
-    "batch_size": "train.batch",
-    "train_batch_size": "train.batch",
-    "max_train_steps": "train.steps",
-    "epochs": "train.steps",
-    "dim": "lora.rank",
-    "network_dim": "lora.rank",
-    "conv_dim": "lora.conv_rank",
-    "network_alpha": "lora.alpha",
-    "trigger_word": "data.trigger",
-    "instance_prompt": "data.default_caption",
-    "gradient_accumulation_steps": "limits.micro_batch",
-    "model": "base",
-}
-"""What other trainers call a key of ours."""
-
 KINDS = {
     "string": "a string",
     "integer": "a whole number",
@@ -57,38 +38,9 @@ def _table(field: FieldInfo) -> type[BaseModel] | None:
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
-def refuse_unknown(
-    model: type[BaseModel], section: str, values: Mapping[Any, Any], root: type[BaseModel]
-) -> None:
-    """Raise ``BadRecipe`` for the first key that ``model`` does not have, naming the nearest that exists."""
-    known = {key_of(name, field) for name, field in model.model_fields.items()} | set(model.model_fields)
-    for key in values:
-        if key not in known:
-            path = f"{section}.{key}" if section else str(key)
-            raise BadRecipe(f"Unknown recipe key {path}. {nearest(path, root)}")
-
-
-def nearest(path: str, root: type[BaseModel]) -> str:
-    """A hint at the key that was meant: in the same table, else of the same name anywhere, else none."""
-    paths = list(keys(root))
-    table, _, leaf = path.rpartition(".")
-    beside = [known for known in paths if known.rpartition(".")[0] == table]
-    if not beside:  # there is no such table
-        table, beside = "", [known for known in paths if "." not in known]
-    if not table:
-        beside += [name for name, field in root.model_fields.items() if _table(field)]
-    guess = difflib.get_close_matches(path, beside, n=1, cutoff=0.75) or [
-        known for known in paths if known.rpartition(".")[2] == leaf
-    ]
-    if not guess and leaf in ELSEWHERE:
-        guess = [ELSEWHERE[leaf]]
-    if not guess:
-        leaves = {known.rpartition(".")[2]: known for known in paths}
-        guess = [leaves[near] for near in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.7)]
-    guess = guess or difflib.get_close_matches(path, paths, n=1, cutoff=0.6)
-    if guess:
-        return f"Did you mean {guess[0]}?"
-    return f"Known here: {', '.join(beside)}."
+def tables(model: type[BaseModel]) -> tuple[str, ...]:
+    """The keys of ``model`` that are tables."""
+    return tuple(key_of(name, field) for name, field in model.model_fields.items() if _table(field))
 
 
 def first_error(model: type[BaseModel], section: str, values: Any, error: ValidationError) -> str:

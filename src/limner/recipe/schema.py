@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from limner.errors import BadRecipe
-from limner.recipe import explain, optimizers
+from limner.recipe import aliases, explain, optimizers
 from limner.recipe.size import parse_size
 
 Goal = Literal["subject", "face", "object", "style"]
@@ -72,7 +72,7 @@ class Part(BaseModel):
     @classmethod
     def _in_one_line(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         if isinstance(values, dict):
-            explain.refuse_unknown(cls, cls.section, values, Recipe)
+            values = aliases.nested(cls.section, values, Recipe)
         try:
             return handler(values)
         except ValidationError as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 from limner.errors import BadRecipe
 from limner.files import human
-from limner.recipe import explain
+from limner.recipe import aliases, explain
 from limner.recipe.schema import Part, Recipe
 
 PATHS = ("data.images", "data.held_out_images", "data.cache", "prior.images", "sample.prompt_file")
@@ -89,15 +89,13 @@ def _without_dots(path: Path) -> list[str]:
 
 
 def get(recipe: Recipe, path: str) -> Any:
-    """The value at a dotted path: ``get(recipe, "lora.rank") == 16``.
+    """The value at a dotted path: ``get(recipe, "lora.rank") == 16``. Spellings of other trainers count.
 
     Raises:
         BadRecipe: There is no such key.
     """
-    if path not in explain.keys(Recipe):
-        raise BadRecipe(f"Unknown recipe key {path}. {explain.nearest(path, Recipe)}")
     value: Any = recipe
-    for key in path.split("."):
+    for key in aliases.find(path, Recipe).split("."):
         value = _items(value)[key]
     return value
 
@@ -112,12 +110,13 @@ def _items(part: Part) -> dict[str, Any]:
 def change(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     """The same recipe with other values at some dotted paths, checked again; ``None`` unsets a key.
 
+    Keys may be spelled as other trainers spell them: ``change(recipe, {"lr": 1e-4})``.
+
     Raises:
         BadRecipe: An unknown key, an impossible value or a contradiction.
     """
     table = recipe.model_dump(by_alias=True)
-    for path, value in changes.items():
-        get(recipe, path)
+    for path, value in aliases.own(changes, Recipe).items():
         *above, key = path.split(".")
         inner = table
         for name in above:
@@ -142,8 +141,11 @@ def settings(assignments: Iterable[str]) -> dict[str, Any]:
     is a string, so ``base=flux-dev`` needs no quotes. ``key=`` unsets a key that may be unset; where it may
     not, it is the empty string.
 
+    Returns:
+        Values by dotted path, under our own keys whatever spelling was typed.
+
     Raises:
-        BadRecipe: An assignment without "=", or an unknown key.
+        BadRecipe: An assignment without "=", an unknown key, or two that mean the same.
     """
     values = {}
     for assignment in assignments:
@@ -151,13 +153,12 @@ def settings(assignments: Iterable[str]) -> dict[str, Any]:
         path = path.strip()
         if not equals:
             raise BadRecipe(f"The setting {assignment!r} has no value. Write it as key=value: lora.rank=16.")
-        get(Recipe(), path)
         values[path] = _value(path, value.strip())
-    return values
+    return aliases.own(values, Recipe)
 
 
 def _value(path: str, text: str) -> Any:
-    field = explain.keys(Recipe)[path]
+    field = explain.keys(Recipe)[aliases.find(path, Recipe)]
     if not text:
         return None if field.default is None else ""
     try:
