@@ -24,9 +24,9 @@ from limner.models import family_of
 from limner.models.bundled import known
 from limner.models.loading import hush
 from limner.nn.layers import lora
-from limner.plan.dry_run import Rehearsal, Wish
-from limner.plan.meta_inputs import boundary
-from limner.plan.representative import cast
+from limner.planning.dry_run import Rehearsal, Wish
+from limner.planning.meta_inputs import boundary
+from limner.planning.representative import cast
 from outcome import RESULTS, save
 
 TRUE = (("flux-dev", 1024), ("qwen-image", 1024), ("sdxl", 1024))

@@ -33,8 +33,8 @@ from limner.graph.cache import Cache
 from limner.graph.unit import Unit
 from limner.recipe import toml
 from limner.reporter import Quiet
-from limner.train import cache as verb
-from limner.train import encode, encoders
+from limner.training import cache as verb
+from limner.training import encode, encoders
 from outcome import medians, save, table
 
 IN_TURN = {"load": (encoders, "load"), "reckon": (verb, "bytes_needed"), "encode": (Unit, "run")}

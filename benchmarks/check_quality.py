@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 from check_sets import KINDS, clean, picture
-from limner.check.check import check
+from limner.checking.check import check
 from limner.recipe.schema import Recipe
 from limner.reporter import Plain, Say
 from outcome import RESULTS, save

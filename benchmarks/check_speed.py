@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from decode import photo
-from limner.check.check import check
+from limner.checking.check import check
 from limner.recipe.schema import Recipe
 from limner.reporter import Plain, Say
 from outcome import RESULTS, save

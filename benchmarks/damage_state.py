@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from damage import ALIEN, TORN, Case, Spoil, every, folder, locked, write
-from limner.train import checkpoint
+from limner.training import checkpoint
 
 # recipes ----------------------------------------------------------------------------------------------------
 

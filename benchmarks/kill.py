@@ -38,7 +38,7 @@ from limner.lora import file
 from limner.recipe import toml
 from limner.recipe.schema import Recipe
 from limner.run_folder import RunDir
-from limner.train import checkpoint
+from limner.training import checkpoint
 from outcome import save, table
 
 STEPS, SAVE_EVERY = 24, 3

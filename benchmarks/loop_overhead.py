@@ -33,9 +33,9 @@ from limner.nn.patchify import grid, patchify, tokens
 from limner.recipe import toml
 from limner.recipe.schema import Recipe
 from limner.reporter import Plain, Quiet, Say, Steps
-from limner.train.cache import Store, stock
-from limner.train.model import Trainee
-from limner.train.train import train
+from limner.training.cache import Store, stock
+from limner.training.model import Trainee
+from limner.training.train import train
 from outcome import save, table
 
 WANTED = 0.03

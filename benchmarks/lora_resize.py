@@ -16,7 +16,7 @@ import torch
 
 import outcome
 from limner.lora.factors import Factors
-from limner.lora.resize import RankRule, resize
+from limner.lora.resizing import RankRule, resize
 from limner.lora.svd import spectrum
 
 WIDTH, DOUBLE, SINGLE = 3072, 19, 38

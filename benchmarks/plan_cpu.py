@@ -17,9 +17,9 @@ import torch
 
 from limner.bases.demo_sets import folder
 from limner.models.presets import preset
-from limner.plan.calibrate import calibrate
-from limner.plan.choice import PROCESS
-from limner.plan.planner import plan
+from limner.planning.calibrate import calibrate
+from limner.planning.choice import PROCESS
+from limner.planning.planner import plan
 from limner.recipe.schema import Limits, Recipe
 from limner.recipe.toml import change
 from limner.reporter import Plain, Say

@@ -5,7 +5,7 @@
 A FLUX of 170 million random numbers is read as a plan says, each case in a process of its own, with torch's
 meta device in the place of a GPU: what goes there is gone, so what the process takes beside it is what the
 plan calls the host's. Measured is anonymous memory (RssAnon, sampled every millisecond), which is what
-``plan.host`` counts: pages of files that are mapped are the system's to take back. Locking needs a GPU; what
+``planning.host`` counts: pages of mapped files are the system's to take back. Locking needs a GPU; what
 would be locked is ordinary memory here. A checkpoint is of tensors that have to be copied, as a GPU's are.
 Not measured: encoders and pictures while the cache is filled, and the autoencoder that paints. Linux only.
 """
@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from limner.plan.plan import Plan
+from limner.planning.plan import Plan
 from outcome import RESULTS, save, table
 
 MIB = 2**20
@@ -100,11 +100,11 @@ def case(root: str, folder: str, changes: dict[str, Any]) -> dict[str, dict[str,
     from limner.nn.arch import frozen, matching
     from limner.nn.memory.host_buffer import Mapped, Slab, ordinary
     from limner.nn.memory.placement import Aside
-    from limner.plan.dry_run import Wish
-    from limner.plan.host import LIBRARIES, hosts_of
-    from limner.plan.memory import saved_bytes
-    from limner.plan.profiling import profile
-    from limner.train import checkpoint
+    from limner.planning.dry_run import Wish
+    from limner.planning.host import LIBRARIES, hosts_of
+    from limner.planning.memory import saved_bytes
+    from limner.planning.profiling import profile
+    from limner.training import checkpoint
 
     torch.set_num_threads(1)
     family, source = family_of("FluxPipeline"), locate(root, folders={})
@@ -152,7 +152,7 @@ def _in_child(given: tuple[str, str, dict[str, Any]], answer: Any) -> None:
 def libraries() -> int:
     """Bytes of a process that has imported everything and built a model."""
     code = (
-        "import torch, diffusers, transformers, peft\nfrom limner.train import train, samples\n"
+        "import torch, diffusers, transformers, peft\nfrom limner.training import train, samples\n"
         "from limner.models import family_of\nfrom limner.models.loading import skeleton\n"
         "from limner.models.bundled import known\n"
         "[skeleton(family_of('FluxPipeline'), known('flux-dev'), part, dtype=torch.bfloat16)"

@@ -29,13 +29,13 @@ from limner.models import family_of
 from limner.models.bundled import known
 from limner.models.loading import hush
 from limner.models.source import locate
-from limner.plan.allocator import replay
-from limner.plan.dry_run import Rehearsal, Wish
-from limner.plan.memory import train_need
-from limner.plan.meta_inputs import boundary
-from limner.plan.plan import Compute, Plan, Weights
-from limner.plan.profiling import profile
-from limner.plan.trace import Machine
+from limner.planning.allocator import replay
+from limner.planning.dry_run import Rehearsal, Wish
+from limner.planning.memory import train_need
+from limner.planning.meta_inputs import boundary
+from limner.planning.plan import Compute, Plan, Weights
+from limner.planning.profiling import profile
+from limner.planning.trace import Machine
 from outcome import RESULTS, save
 
 GIB = 2**30

@@ -33,7 +33,7 @@ WANTED = 8.0
 CASES = ("fresh", "fresh, cache full", "resumed")
 PARTS = ("libraries", "folder", "checkpoint", "cache", "models", "first step")
 CLOCKED = {"prepare": "folder", "newest": "checkpoint", "stocked": "cache", "Trainee": "models"}
-"""Function of ``limner.train.train`` -> the part that it is."""
+"""Function of ``limner.training.train`` -> the part that it is."""
 STEPS = 4
 STARTED = "LIMNER_BENCHMARK_START"
 """Environment variable: when the command was given, seconds since the epoch."""
@@ -109,7 +109,7 @@ def inside(aside: Path, arguments: list[str]) -> None:
     from limner.cli.app import main, swiftly
 
     with swiftly():
-        from limner.train import train as verb
+        from limner.training import train as verb
     spent = dict.fromkeys(PARTS, (0.0, 0.0)) | {"libraries": _since_command()}
     for name, part in CLOCKED.items():
         setattr(verb, name, _clocked(getattr(verb, name), part, spent))
@@ -153,7 +153,7 @@ def _clocked(function: Callable[..., Any], part: str, spent: dict[str, Any]) -> 
 
 def checkpoint_facts(out: Path) -> dict[str, float]:
     """Bytes of a checkpoint beside those of its numbers, and seconds to write it again."""
-    from limner.train import checkpoint
+    from limner.training import checkpoint
 
     folder = RunDir(out)
     path = folder.checkpoint_path(STEPS)

@@ -1,7 +1,7 @@
 """Profiles made of numbers alone: FLUX.1-dev as it was measured once, and small ones of any shape."""
 
-from limner.plan.plan import Weights
-from limner.plan.profile import Block, Line, Profile, Stage, Work
+from limner.planning.plan import Weights
+from limner.planning.profile import Block, Line, Profile, Stage, Work
 
 MIB = 2**20
 TERA = 1e12

@@ -19,11 +19,11 @@ from limner.nn.memory.cast_inputs import cast_once
 from limner.nn.memory.checkpointing import Checkpoint
 from limner.nn.optim import optimizer
 from limner.nn.rng import Draws
-from limner.plan.dry_run import DTYPES, Wish, frozen_layers
-from limner.plan.kernels import imitated
-from limner.plan.meta_inputs import boundary
-from limner.plan.plan import Weights
-from limner.plan.trace import plain
+from limner.planning.dry_run import DTYPES, Wish, frozen_layers
+from limner.planning.kernels import imitated
+from limner.planning.meta_inputs import boundary
+from limner.planning.plan import Weights
+from limner.planning.trace import plain
 
 CPU = torch.device("cpu")
 CONVOLUTION = F.conv2d

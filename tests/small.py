@@ -9,7 +9,7 @@ import torch
 from limner.recipe.schema import Recipe
 from limner.reporter import Quiet
 from limner.run_folder import RunDir
-from limner.train import checkpoint
+from limner.training import checkpoint
 
 
 def wish(base: Path, photos: Path, **sections: Any) -> Recipe:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from limner.models.presets import preset
-from limner.plan.describe import duration
-from limner.plan.plan import BITS
-from limner.plan.planner import Planned, plan
+from limner.planning.describe import duration
+from limner.planning.plan import BITS
+from limner.planning.planner import Planned, plan
 from limner.recipe.size import label
 from limner.recipe.toml import change
 from limner.reporter import Quiet

@@ -32,9 +32,9 @@ from limner.nn.memory.cast_inputs import cast_once
 from limner.nn.memory.engine import Engine, equip
 from limner.nn.optim import optimizer
 from limner.nn.rng import Draws
-from limner.plan.memory import CODES
-from limner.plan.meta_inputs import boundary
-from limner.plan.plan import Plan, from_json
+from limner.planning.memory import CODES
+from limner.planning.meta_inputs import boundary
+from limner.planning.plan import Plan, from_json
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

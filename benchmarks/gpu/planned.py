@@ -12,14 +12,14 @@ from typing import Any
 from gpu.cells import GIB, RANK, TARGETS, Cell
 from gpu.emulation import played
 from gpu.fake import described
-from limner.plan import cards
-from limner.plan.choice import Choice, assess
-from limner.plan.choice import Wish as Choosing
-from limner.plan.devices import Device, of_card, of_cpu
-from limner.plan.plan import Plan
-from limner.plan.profile import Block, Profile, Work
-from limner.plan.profiling import Wish, profile
-from limner.plan.search import choose
+from limner.planning import cards
+from limner.planning.choice import Choice, assess
+from limner.planning.choice import Wish as Choosing
+from limner.planning.devices import Device, of_card, of_cpu
+from limner.planning.plan import Plan
+from limner.planning.profile import Block, Profile, Work
+from limner.planning.profiling import Wish, profile
+from limner.planning.search import choose
 
 LONG = 2000
 """Steps of the run that plans are made for: as many as a LoRA of FLUX.1 commonly takes."""

@@ -16,7 +16,7 @@ from limner.bases.art import TRAINED_STYLES
 from limner.bases.demo_sets import NOUNS, TEST_NOUNS, folder
 from limner.bases.judge import Judge, style_scores, subject_score
 from limner.files import atomic_write
-from limner.generate import pipeline
+from limner.generation import pipeline
 from limner.models import family_of
 from limner.models.family import Canvas
 from limner.models.presets import preset
@@ -26,8 +26,8 @@ from limner.recipe.schema import Recipe
 from limner.report.report import write_report
 from limner.reporter import Say
 from limner.run_folder import RunDir
-from limner.train.samples import write_sheet
-from limner.train.train import train
+from limner.training.samples import write_sheet
+from limner.training.train import train
 
 BASE = "glyph"
 TRIGGER = "zorbix"

@@ -147,7 +147,7 @@ class RunDir:
         return self.checkpoints_path / f"step-{step:06d}.safetensors"
 
     def checkpoints(self) -> list[tuple[int, Path]]:
-        """(step, path) of every checkpoint, newest first. ``train.checkpoint`` tells which are whole."""
+        """(step, path) of every checkpoint, newest first. ``training.checkpoint`` tells which are whole."""
         found = ((CHECKPOINT.fullmatch(path.name), path) for path in _entries(self.checkpoints_path))
         return sorted(((int(match[1]), path) for match, path in found if match), reverse=True)
 

@@ -3,7 +3,7 @@ import time
 
 import resume
 from limner.recipe import toml
-from limner.train import train as verb
+from limner.training import train as verb
 from small import wish
 
 

@@ -38,7 +38,7 @@ class Cached:
 
 @pytest.fixture
 def trained(verb):
-    """The calls that reached ``limner.train.train.train``."""
+    """The calls that reached ``limner.training.train.train``."""
     calls = []
 
     def train(recipe, out, say):
@@ -49,7 +49,7 @@ def trained(verb):
             steps.advance(2, "loss 0.5")
         return Trained(out / "lora.safetensors", out / "report.html", 2, 1.5, 0.5, math.nan)
 
-    verb("train.train", train=train)
+    verb("training.train", train=train)
     return calls
 
 
@@ -179,7 +179,7 @@ def test_a_run_folder_goes_on_with_its_own_recipe(limner, photos, trained, tmp_p
 
 
 def test_cache_says_what_it_did(limner, photos, verb):
-    verb("train.cache", cache=lambda recipe, out, say: Cached(3, 1, 2_000_000, 1.0, 4))
+    verb("training.cache", cache=lambda recipe, out, say: Cached(3, 1, 2_000_000, 1.0, 4))
     assert limner("cache", "photos").out == "4 entries: 1 reused, 3 computed (2.0 MB), in 1.0 s\n"
     assert json.loads(limner("cache", "photos", "--json").out)["bytes"] == 2_000_000
 
@@ -208,7 +208,7 @@ def test_an_error_is_one_line_and_one_object(limner, photos, verb, error, status
     def train(recipe, out, say):
         raise error
 
-    verb("train.train", train=train)
+    verb("training.train", train=train)
     plain = limner("train", "photos")
     assert (plain.status, plain.out) == (status, "")
     assert plain.err.startswith("limner: error: ")
@@ -229,7 +229,7 @@ def test_a_signal_that_a_verb_lets_by_is_one_line(limner, photos, verb, number):
         pytest.fail("nobody heard it")
 
     before = signal.getsignal(signal.SIGTERM)
-    verb("train.train", train=train)
+    verb("training.train", train=train)
     done = limner("train", "photos", "--json")
     assert done.status == 1
     assert json.loads(done.out)["error"]["kind"] == "Stopped"
@@ -331,7 +331,7 @@ def painted(verb):
         calls.append((target, base, prompts, out, settings))
         return [out / "0.png"]
 
-    verb("generate", generate=generate, Settings=Settings)
+    verb("generation", generate=generate, Settings=Settings)
     return calls
 
 

@@ -142,7 +142,7 @@ def test_a_run_among_its_images(here, refused):
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no such permissions")
 def test_folders_without_permission(here, refused):
     """Root may do everything, so it plays somebody else for a while."""
-    importlib.import_module("limner.train.train")  # which nobody else may read, if root installed it
+    importlib.import_module("limner.training.train")  # which nobody else may read, if root installed it
     (here / "new").mkdir()
     (here / "shut").mkdir()
     (here / "new").chmod(0o555)
@@ -328,11 +328,11 @@ def test_a_gpu_without_memory_is_told_in_a_line(limner, verb, tmp_path):
     def train(*_):
         raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total of 8 GiB")
 
-    verb("train.train", train=train)
+    verb("training.train", train=train)
     (tmp_path / "photos").mkdir()
     out = limner("train", tmp_path / "photos")
     assert out.status == 1 and "Traceback" not in out.err
     assert "The GPU has no memory left: CUDA out of memory. Tried to allocate 2.00 GiB. Close" in out.err
-    verb("train.train", train=lambda *_: 1 // 0)
+    verb("training.train", train=lambda *_: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         limner("train", tmp_path / "photos")

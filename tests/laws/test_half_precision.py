@@ -21,14 +21,14 @@ from limner.nn.layers import lora
 from limner.nn.memory.cast_inputs import cast_once
 from limner.nn.memory.engine import equip
 from limner.nn.rng import Draws
-from limner.plan.dry_run import Rehearsal, Wish
-from limner.plan.meta_inputs import boundary
-from limner.plan.trace import Machine
+from limner.planning.dry_run import Rehearsal, Wish
+from limner.planning.meta_inputs import boundary
+from limner.planning.trace import Machine
 from limner.recipe.schema import Recipe
 from limner.reporter import Quiet
 from limner.run_folder import RunDir
-from limner.train import checkpoint
-from limner.train.train import train
+from limner.training import checkpoint
+from limner.training.train import train
 from measured import Real
 
 CASE = {case.name: case for case in CASES}

@@ -21,8 +21,8 @@ from limner.cli import main
 from limner.recipe import toml
 from limner.recipe.schema import Recipe
 from limner.run_folder import RunDir
-from limner.train.cache import cache
-from limner.train.train import train
+from limner.training.cache import cache
+from limner.training.train import train
 from small import Told, wish
 
 

@@ -14,11 +14,11 @@ from limner.graph.cache import Cache
 from limner.recipe.schema import Recipe
 from limner.reporter import Quiet
 from limner.run_folder import RunDir
-from limner.train import checkpoint
-from limner.train.cache import all_rows
-from limner.train.encode import survey, uncached
-from limner.train.model import Trainee
-from limner.train.train import train
+from limner.training import checkpoint
+from limner.training.cache import all_rows
+from limner.training.encode import survey, uncached
+from limner.training.model import Trainee
+from limner.training.train import train
 
 HARD = {
     "flip": True,

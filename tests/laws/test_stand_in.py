@@ -91,7 +91,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cases import CASES
 from limner.graph.cache import Cache
 from limner.nn.memory.engine import equip
-from limner.train.cache import Store
+from limner.training.cache import Store
 from tinybase import DEVICE, PLACES, Base
 
 aten = torch.ops.aten
@@ -152,7 +152,7 @@ def test_a_micro_batch_is_launched_without_waiting_for_the_one_before(
 TRAIN = """
 import sys
 from limner.cli.app import main
-from limner.plan import memory
+from limner.planning import memory
 
 memory.CONTEXT["cuda"] = memory.WORKSPACE["cuda"] = 0  # larger than the base, and the same by every plan
 main(sys.argv[1:])

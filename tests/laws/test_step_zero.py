@@ -17,9 +17,9 @@ from limner.lora import file
 from limner.nn.patchify import grid
 from limner.recipe.schema import Recipe
 from limner.run_folder import RunDir
-from limner.train.cache import stock
-from limner.train.export import export
-from limner.train.model import Trainee
+from limner.training.cache import stock
+from limner.training.export import export
+from limner.training.model import Trainee
 from small import Told, wish
 
 HARMLESS = "No LoRA keys associated to CLIPTextModel found"
@@ -139,7 +139,7 @@ def test_step_zero_is_the_base(tiny_base, photos, tmp_path):
     export(one, run, Told())
     components = file.read(run.lora_path).components
     assert all(not factors.up.any() for adapter in components.values() for factors in adapter.values())
-    from limner.generate import pipeline
+    from limner.generation import pipeline
 
     stock_base = pipeline(bare, one.setting.source, None)
     from limner.models.family import Canvas

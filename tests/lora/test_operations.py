@@ -8,7 +8,7 @@ from limner.errors import BadLora, BadUsage
 from limner.lora import file
 from limner.lora import operations as module
 from limner.lora.operations import ConvertOptions, convert, extract, merge, merge_into_base, reread, resize
-from limner.lora.resize import RankRule
+from limner.lora.resizing import RankRule
 from limner.lora.tools import COMFYUI, KOHYA
 from limner.models.source import Source
 from loras import denoiser, dora, factors, loha, lokr, whole, worst

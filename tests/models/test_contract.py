@@ -26,10 +26,10 @@ from limner.nn.loop import Fit, fit
 from limner.nn.optim import optimizer, schedule
 from limner.nn.padding import together
 from limner.run_folder import RunDir
-from limner.train.cache import all_rows
-from limner.train.encode import uncached
-from limner.train.model import Trainee
-from limner.train.train import train
+from limner.training.cache import all_rows
+from limner.training.encode import uncached
+from limner.training.model import Trainee
+from limner.training.train import train
 from loras import warned
 from small import Told, equal, losses, weights, wish
 from tinybase import CAPTIONS, FRAME, IMAGE, PLACES, Base

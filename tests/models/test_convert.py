@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from limner.errors import BadBase
 from limner.lora.factors import Factors
-from limner.lora.merge_into_base import merge_into_base
+from limner.lora.into_base import merge_into_base
 from limner.lora.weights import open_base
 from limner.models import family_of
 from limner.models import layout as folders

@@ -5,11 +5,11 @@ import pytest
 from packaging.requirements import Requirement
 
 from limner.errors import BadRecipe
-from limner.plan.planner import plan
+from limner.planning.planner import plan
 from limner.recipe import Recipe, Train, optimizers, toml
 from limner.recipe.optimizers import OPTIMIZERS, Optimizer, optimizer_of
 from limner.run_folder import RunDir
-from limner.train.train import train
+from limner.training.train import train
 from messages import raises
 from small import Told, losses, wish
 

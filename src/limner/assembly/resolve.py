@@ -21,7 +21,7 @@ from limner.models import convert, family_of
 from limner.models.family import Family, Objective
 from limner.models.source import Source, locate
 from limner.nn.rng import seed_of
-from limner.plan.plan import Plan
+from limner.planning.plan import Plan
 from limner.recipe.schema import Recipe
 
 

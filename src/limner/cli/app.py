@@ -40,7 +40,7 @@ def speaking(*, as_json: bool) -> Iterator[Any]:
     """Give a verb its ``Say``, keep what libraries print off stdout, turn a signal into one line."""
     from limner.cli.show import shown
     from limner.reporter import Say
-    from limner.train.interrupt import polite
+    from limner.training.interrupt import polite
 
     for library in ("TRANSFORMERS", "DIFFUSERS"):  # before it is loaded: its advice is for programmers
         os.environ.setdefault(f"{library}_VERBOSITY", "critical")
@@ -109,7 +109,7 @@ def train(*, target: Target, out: Out = None, given: dict[str, Any], as_json: Js
     with speaking(as_json=as_json) as say:
         wished = wish(target, changes(given), out)
         with swiftly():
-            from limner.train.train import train as run
+            from limner.training.train import train as run
 
         done = run(wished.recipe, wished.out, say)
     held_out = "" if done.held_out is None else f", held-out loss {done.held_out:.4f}"
@@ -138,8 +138,8 @@ def generate(*, target: Target, out: Out = None, given: dict[str, Any], as_json:
         subject, prompts, folder = _subject(target, given.pop("prompts") or [])
         base, parts = given.pop("base"), given.pop("parts") or ""
         with swiftly():
-            from limner.generate import Settings
-            from limner.generate import generate as run
+            from limner.generation import Settings
+            from limner.generation import generate as run
 
         settings = Settings(**{key: value for key, value in given.items() if value is not None})
         pictures = run(

@@ -81,7 +81,7 @@ def _fill(target: Path, overrides: dict[str, Any], out: Path | None, *, as_json:
     with speaking(as_json=as_json) as say:
         run = wish(target, overrides, out)
         with swiftly():
-            from limner.train.cache import cache as fill
+            from limner.training.cache import cache as fill
 
         report = fill(run.recipe, run.out, say)
     computed_part = f"{report.computed} computed ({human(report.bytes)})"

@@ -51,8 +51,8 @@ def check(
         if fix is not None and fix.exists():
             raise BadUsage(f"{fix} exists. Name a new folder with --fix.")
         with swiftly():
-            from limner.check.check import check as run
-            from limner.check.fix import mend
+            from limner.checking.check import check as run
+            from limner.checking.fix import mend
 
         done = run(wished.recipe, out or _home(wished.out), say, encoder=encoder)
         mended = mend(done, fix, say) if fix is not None else None

@@ -12,7 +12,7 @@ from limner.imports import swiftly
 
 if TYPE_CHECKING:
     from limner.lora.operations import ConvertOptions, WriteResult
-    from limner.lora.resize import RankRule
+    from limner.lora.resizing import RankRule
 
 app = typer.Typer(
     name="lora",
@@ -54,7 +54,7 @@ def _options(values: dict[str, Any]) -> "ConvertOptions":
 
 def _rule(values: dict[str, Any]) -> "RankRule | None":
     """The one rule that was given, if any."""
-    from limner.lora.resize import RankRule
+    from limner.lora.resizing import RankRule
 
     criteria: list[Any] = [option.key for option in RULES if values.get(option.key) is not None]
     if len(criteria) > 1:

@@ -47,9 +47,9 @@ def plan(
     """
     from limner.cli.app import speaking
     from limner.cli.show import result
-    from limner.plan.describe import lines
-    from limner.plan.planner import keep
-    from limner.plan.planner import plan as run
+    from limner.planning.describe import lines
+    from limner.planning.planner import keep
+    from limner.planning.planner import plan as run
     from limner.run_folder import RunDir
 
     asked = {option.key: given.pop(option.key) for option in PLANNING}
@@ -61,7 +61,7 @@ def plan(
         wished = _wish(target, changes(given), out)
         if asked["calibrate"]:
             with swiftly():
-                from limner.plan.calibrate import calibrate as measure
+                from limner.planning.calibrate import calibrate as measure
 
             measure(wished.recipe.limits, say)
         planned = run(wished.recipe, say, card=asked["card"], price=asked["price"], whole=asked["exact"])
@@ -79,7 +79,7 @@ def plan(
 def _wish(target: Path | None, changed: dict[str, Any], out: Path | None) -> Wish:
     from limner.models import kind_of
     from limner.models.presets import preset
-    from limner.plan.planner import IMAGES
+    from limner.planning.planner import IMAGES
     from limner.recipe import Recipe
     from limner.recipe.toml import change
 

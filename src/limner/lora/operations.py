@@ -9,18 +9,14 @@ from torch import Tensor
 
 from limner.assembly.resolve import source_of
 from limner.errors import BadLora, BadUsage
-from limner.lora import diffusers_loader, file
-from limner.lora import extract as extracting
-from limner.lora import merge as merging
-from limner.lora import merge_into_base as merging_base
-from limner.lora import resize as resizing
+from limner.lora import diffusers_loader, extraction, file, into_base, merging, resizing
 from limner.lora.adapters import Dora, WeightDelta, kind
 from limner.lora.compare import require_equal
-from limner.lora.extract import ExtractLoss
+from limner.lora.extraction import ExtractLoss
 from limner.lora.file import DTYPES, LoraFile
 from limner.lora.keys import SCALES
 from limner.lora.metadata import HASH
-from limner.lora.resize import RankRule, ResizeLoss
+from limner.lora.resizing import RankRule, ResizeLoss
 from limner.lora.tables import family_keys
 from limner.lora.tools import DIFFUSERS, Tool, decode_as, tool_named, unsupported
 from limner.lora.weights import open_base
@@ -148,7 +144,7 @@ def _to_plain(
                 plain: WeightDelta = change
                 if kind(change) != "LoRA":
                     weight = weight_of(component, module) if weight_of and isinstance(change, Dora) else None
-                    plain, relative = extracting.flattened(change, weight, options.flatten or 1)
+                    plain, relative = extraction.flattened(change, weight, options.flatten or 1)
                     losses.append(ExtractLoss(component, module, plain.rank, relative))
                 adapters.setdefault(component, {})[module] = plain
                 bar.advance()
@@ -310,7 +306,7 @@ def extract(
         root, base_entry = source_of(str(base), reporter.line).root, {"ss_sd_model_name": str(base)}
     before, after = open_base(root, options.family), open_base(finetune, options.family)
     with reporter.steps("Extracting", len(before.weights)) as bar:
-        adapters, losses = extracting.extract(before, after, rank, bar.advance)
+        adapters, losses = extraction.extract(before, after, rank, bar.advance)
     family = before.family.family
     entries = {"modelspec.title": out.stem, "ss_network_module": "networks.lora", "ss_network_dim": str(rank)}
     error = save(
@@ -332,5 +328,5 @@ def merge_into_base(
     """
     checkpoint = open_base(base, options.family)
     lora = file.read(path, options.family or checkpoint.family.family)
-    count = merging_base.merge_into_base(base, checkpoint, lora.components, out, weight)
+    count = into_base.merge_into_base(base, checkpoint, lora.components, out, weight)
     return {"path": out, "weights": count, "family": checkpoint.family.family}

@@ -4,7 +4,7 @@ import torch
 from limner.nn.layers import precision, quantization
 from limner.nn.layers.precision import coding_bytes, stored_bytes
 from limner.nn.layers.quantization import empty, quantize
-from limner.plan.tracker import Tracker
+from limner.planning.tracker import Tracker
 
 CHUNK = 1 << 19
 """So many numbers at once here: tests have small weights."""

@@ -1,0 +1,91 @@
+"""Everything that is measured of one image, on the pixels that training would see."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from limner.checking import borders, compression, exposure, near_duplicates, watermark
+from limner.checking.sharpness import Sharpness, sharpness
+from limner.data.folder import Example
+from limner.data.images import Make, decode, make
+from limner.data.subject import Cut, cut
+from limner.data.views import View, seen, wanted
+
+NATIVE = 2.5
+"""Times an image may be reduced for its own pixels to be looked at: beyond that, blocks vanish."""
+THUMB = 320
+"""Pixels of the longer side of the small picture that is kept for pages."""
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """One image, as training would see it, in figures."""
+
+    example: Example
+    size: tuple[int, int]
+    """Its bucket, (width, height)."""
+    cut: Cut
+    make: Make
+    enlarged: float
+    """Times that the crop is enlarged to fill the bucket; below 1 it is reduced."""
+    quality: int | None
+    """Of a JPEG's tables, 1 to 100."""
+    blocks: float
+    """See :func:`limner.checking.compression.blockiness`; 1 where the image is reduced too far to tell."""
+    sharpness: Sharpness
+    exposure: str
+    borders: tuple[float, float, float, float]
+    print: near_duplicates.Print
+    features: np.ndarray
+    frames: np.ndarray
+    """Of the whole image: marks keep their distance from its corners."""
+    thumb: Image.Image
+    """The crop, RGB, at most ``THUMB`` pixels a side."""
+
+
+def look(example: Example, size: tuple[int, int], *, follow: bool = True) -> Look:
+    """Measure an image: about 250 ms of one core for 24 megapixels seen at 1024.
+
+    Args:
+        example: The image.
+        size: Its bucket, (width, height) in pixels.
+        follow: Whether crops follow the subject.
+
+    Raises:
+        BadImage: The file cannot be read.
+    """
+    found = cut(example, size, follow=follow)
+    made = make(example.path)
+    left, top, right, bottom = found.crop
+    reduced = (right - left) / size[0]
+    blocks = 1.0
+    view = View(example, size, found.crop, flip=False, caption="")
+    if reduced <= NATIVE:
+        whole, _ = decode(example.path)
+        blocks = compression.blockiness(compression.native(whole, 1024))
+        part = whole.crop(found.crop)
+        fitted = part.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0) if reduced > 1 else part
+        rgb = np.asarray(fitted)
+    else:
+        whole, full = decode(example.path, wanted(view))
+        rgb = seen(whole, full, view)
+    picture = Image.fromarray(rgb)
+    thumb = picture.copy()
+    thumb.thumbnail((THUMB, THUMB), Image.Resampling.LANCZOS)
+    return Look(
+        example=example,
+        size=size,
+        cut=found,
+        make=made,
+        enlarged=1 / reduced,
+        quality=compression.quality(made.coarseness),
+        blocks=blocks,
+        sharpness=sharpness(np.asarray(picture.convert("L"))),
+        exposure=exposure.fault(rgb),
+        borders=borders.borders(rgb),
+        print=near_duplicates.print_of(rgb),
+        features=near_duplicates.features(rgb),
+        frames=watermark.frames(whole),
+        thumb=thumb,
+    )

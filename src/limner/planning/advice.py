@@ -1,0 +1,260 @@
+"""What else could be done: the alternatives to a plan and what each costs, or what would make a run fit."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from limner.errors import DoesNotFit
+from limner.planning.choice import ENCODING, FINENESS, Choice, Wish, assess, budget, fits
+from limner.planning.devices import Device
+from limner.planning.memory import CODES, Need
+from limner.planning.plan import BITS, Plan
+from limner.planning.profile import Profile
+from limner.planning.search import choose
+from limner.recipe.optimizers import optimizer_of
+from limner.recipe.size import label
+
+SHOWN = 3
+SIZES = (4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 80, 96, 141, 180, 192)
+"""Memory of cards that are sold, in units of 2^30 bytes."""
+HOSTS = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+SMALLER = (1024, 768, 512, 256)
+TRIED = 2
+"""Resolutions that are tried when nothing fits, and how many of them: each may have to be traced."""
+
+CAUSES = {
+    "weights": "frozen weights",
+    "modulations": "modulation weights",
+    "adapter": "the LoRA",
+    "trained": "trained weights",
+    "gradients": "gradients",
+    "optimizer": "the optimizer's state",
+    "activations": "activations",
+    "streaming": "buffers of streamed blocks",
+    "workspace": "workspaces of libraries",
+    "context": "the driver's context",
+}
+"""Causes of :class:`limner.planning.memory.Need` in words."""
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """Another way to compute the same run."""
+
+    what: str
+    """In words: "weights in 16 bits"."""
+    choice: Choice
+    fits: bool
+    """Whether it fits the device as it is."""
+    change: float
+    """Seconds of a step, relative to the plan: 0.12 is 12 % slower."""
+
+
+def alternatives(profile: Profile, device: Device, wish: Wish, chosen: Choice) -> tuple[Alternative, ...]:
+    """The nearest other ways, those with nearly the same speed first; at most ``SHOWN``.
+
+    Other precisions, whatever the floor; without streaming, checkpointing or compiling; and what the next
+    larger card would allow.
+
+    Args:
+        profile: As in :func:`limner.planning.search.choose`.
+        device: As there.
+        wish: As there.
+        chosen: What it chose.
+    """
+    found: list[Alternative] = []
+    plans = {chosen.plan}
+    for what, where, wished in _others(device, wish, chosen):
+        try:
+            choice = choose(profile, where, wished)
+        except DoesNotFit:
+            continue
+        if choice.plan in plans:
+            continue
+        plans.add(choice.plan)
+        change = choice.pace.seconds / chosen.pace.seconds - 1
+        found.append(Alternative(what, choice, fits(choice, device), change))
+    return tuple(sorted(found, key=lambda each: abs(each.change))[:SHOWN])
+
+
+def _others(device: Device, wish: Wish, chosen: Choice) -> Iterator[tuple[str, Device, Wish]]:
+    plan = chosen.plan
+    for weights in () if wish.full else reversed(FINENESS):
+        if weights in (plan.weights, "fp8") or BITS[weights] > BITS[plan.compute]:
+            continue
+        if wish.products == "8bit":
+            continue  # other weights are not multiplied in 8 bits
+        if weights in CODES or weights == plan.compute:
+            yield f"weights in {BITS[weights]} bits", device, replace(wish, stored=(weights,))
+    same = replace(wish, stored=(plan.weights,))
+    for mechanism, words in (
+        ("streamed", "every block on the device"),
+        ("checkpointed", "nothing computed twice"),
+        ("compile", "nothing compiled"),
+    ):
+        if getattr(plan, mechanism):
+            yield words, device, replace(same, without=frozenset({mechanism}))
+    if device.kind == "cuda":
+        larger = next((size for size in SIZES if size * 2**30 > device.memory * 1.1), None)
+        if larger:
+            more = device.with_memory(larger * 2**30)
+            yield f"a card of {larger} GB", more, wish
+
+
+def least(profile: Profile, device: Device, wish: Wish) -> Choice:
+    """The plan that needs least of all that are allowed, whether it fits or not."""
+    blocks = len(profile.blocks)
+    moments = "8bit" if optimizer_of(wish.optimizer).in_8_bits and "8bit" in wish.moments else "fp32"
+    small = device.kind == "cuda" and wish.quality != "16bit"
+    hoist = device.kind == "cuda" and not wish.full and "hoist" not in wish.without
+    hoist = hoist and any(block.modulation for block in profile.blocks)
+    plans = [
+        Plan(
+            compute=wish.compute,
+            weights=weights,
+            products=wish.products,
+            checkpointed=checkpointed,
+            streamed=blocks if device.kind == "cuda" and not wish.full else 0,
+            hoist=hoisted,
+            moments="host" if profile.hosted else moments if small else "fp32",
+            mapped=mapped,
+            decode_tiled=True,
+        )
+        for weights in wish.weights
+        for checkpointed in {0, max(0, blocks - 1), blocks}  # the last is there already when it is due
+        for hoisted in {False, hoist}
+        for mapped in {False, device.kind == "cuda" and not wish.full}
+    ]
+    assessed = (assess(profile, device, wish, replace(plan, **ENCODING[-1])) for plan in plans)
+    return min(assessed, key=lambda each: (each.reserved, each.host.total))
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """Why nothing fits, and what would."""
+
+    least: Choice
+    phase: str
+    need: Need
+    cause: str
+    """The largest in that phase."""
+    remedies: tuple[str, ...]
+    """Each alone makes the run fit."""
+    free: int
+    ram: int = 0
+    """Bytes that the host may give."""
+    pinned: int = 0
+    """Bytes of them that may be locked."""
+
+    def __str__(self) -> str:
+        """One line for people."""
+        ways = "; or ".join(self.remedies) or "choose a smaller base"
+        why = self._on_device if self.need.reserved > self.free else self._on_host
+        return f"Nothing fits: {why}. What would do: {ways}."
+
+    @property
+    def _on_device(self) -> str:
+        share = label(self.need.causes[self.cause])
+        return (
+            f"while it {DOING[self.phase]} it takes {label(self.need.reserved)} at least, and may use "
+            f"{label(max(0, self.free))}. Most of it is {CAUSES[self.cause]} ({share})"
+        )
+
+    @property
+    def _on_host(self) -> str:
+        """By the limit that is exceeded most: the host's memory, or what of it may be locked."""
+        phase, host = max(self.least.hosts.items(), key=lambda one: one[1].total)
+        tied, locked = max(self.least.hosts.items(), key=lambda one: one[1].pinned)
+        if locked.pinned * self.ram > host.total * self.pinned:
+            return (
+                f"while it {DOING[tied]} it locks {label(locked.pinned)} of the computer's memory for the "
+                f"device at least, and may lock {label(self.pinned)}"
+            )
+        if self.least.plan.moments == "host":
+            return (
+                f"weights, gradients and the optimizer's state in the host's memory take "
+                f"{label(host.total)}, and may use {label(self.ram)}"
+            )
+        return (
+            f"while it {DOING[phase]} it takes {label(host.total)} of the computer's memory at least, and "
+            f"may use {label(self.ram)}"
+        )
+
+
+DOING = {
+    "load": "loads",
+    "cache": "fills the cache",
+    "train": "trains",
+    "save": "saves",
+    "sample": "paints samples",
+}
+"""Phase -> what a run does then."""
+
+
+def misfit(
+    profile: Profile,
+    device: Device,
+    wish: Wish,
+    *,
+    at: Callable[[int], Profile] | None = None,
+) -> Misfit:
+    """Find out what stands in the way of a run that fits no plan.
+
+    Args:
+        profile: As in :func:`limner.planning.search.choose`, which found nothing.
+        device: As there.
+        wish: As there.
+        at: Gives the profile at another resolution, where that may be changed.
+    """
+    smallest = least(profile, device, wish)
+    phase, need = max(smallest.needs.items(), key=lambda one: one[1].reserved)
+    causes = {cause: size for cause, size in need.causes.items() if cause not in ("context", "workspace")}
+    remedies = tuple(_remedies(profile, device, wish, at))
+    largest = max(causes, key=lambda cause: causes[cause])
+    limits = budget(device), device.ram, device.pinned
+    return Misfit(smallest, phase, need, largest, remedies, *limits)
+
+
+def _remedies(
+    profile: Profile, device: Device, wish: Wish, at: Callable[[int], Profile] | None
+) -> Iterator[str]:
+    """Changes each of which makes the run fit: the nearest of each sort."""
+    for quality in ("8bit", "4bit"):
+        coarser = replace(wish, quality=quality)
+        if len(coarser.weights) > len(wish.weights) and _fits(profile, device, coarser):
+            yield f"--quality {quality}"
+            break
+    if wish.sampling and _fits(profile, device, replace(wish, sampling=False)):
+        yield "--sample-every -1, and paint afterwards"
+    side = max(profile.size)
+    smaller = [resolution for resolution in SMALLER if resolution < side][:TRIED]
+    for resolution in smaller if at else ():
+        if at and _fits(at(resolution), device, wish):
+            yield f"--resolution {resolution}"
+            break
+    if device.kind == "cuda":
+        yield from _bought(profile, device, wish)
+        return
+    for size in HOSTS:
+        if size * 2**30 > device.memory and _fits(profile, device.with_ram(round(size * 0.9 * 2**30)), wish):
+            yield f"{size} GB of memory"
+            break
+
+
+def _bought(profile: Profile, device: Device, wish: Wish) -> Iterator[str]:
+    for size in SIZES:
+        larger = device.with_memory(size * 2**30)
+        if larger.free > device.free and _fits(profile, larger, wish):
+            yield f"a card of {size} GB"
+            break
+    for size in HOSTS:
+        roomy = device.with_ram(round(size * 0.9 * 2**30))
+        if roomy.ram > device.ram and _fits(profile, roomy, wish):
+            yield f"{size} GB of memory in the computer (limits.ram)"
+            break
+
+
+def _fits(profile: Profile, device: Device, wish: Wish) -> bool:
+    try:
+        return bool(choose(profile, device, wish))
+    except DoesNotFit:
+        return False

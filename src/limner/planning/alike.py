@@ -1,0 +1,127 @@
+"""Layers that are alike, run once: the second of them stands for all that follow.
+
+A text encoder of 36 layers takes a second to trace, and every layer but the first says the same. Here the
+others stand by: they take the memory and count the work that the second one did, and give back room of the
+shapes that it gave back.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from limner.nn.layer_lists import lists
+from limner.planning.tracker import Tracker
+
+FEW = 4
+"""Lists of fewer layers are run as they are."""
+
+
+@contextmanager
+def once(model: nn.Module, tracker: Tracker | None = None) -> Iterator[None]:
+    """While entered, layers that are alike run once each time they are called in a row. Without gradient.
+
+    Args:
+        model: On the meta device.
+        tracker: What counts memory and work, if anybody does.
+    """
+    changed: list[nn.Module] = []
+    try:
+        for layers in lists(model, least=FEW).values():
+            seen = _Seen(tracker)
+            _, second, *others = layers
+            second.forward = seen.watching(second.forward)
+            for layer in others:
+                layer.forward = seen.standing
+            changed += [second, *others]
+        yield
+    finally:
+        for layer in changed:
+            del layer.forward
+
+
+@dataclass
+class _Seen:
+    """What the second layer of a list did."""
+
+    tracker: Tracker | None
+    room: int = 0
+    """Most bytes alive while it ran, beyond those before."""
+    gemm: float = 0
+    eight: float = 0
+    attention: float = 0
+    traffic: float = 0
+    kernels: int = 0
+    gave: tuple[list[Any], TreeSpec] | None = None
+    """Of each value given back: the place among the arguments where it came in, or the value itself."""
+
+    def watching(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """``forward``, with notes taken."""
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            before = self._segment("layer")
+            out = forward(*args, **kwargs)
+            if self.tracker:
+                now = self.tracker.now
+                self.room = now.peak - before
+                self.gemm, self.attention, self.traffic = now.gemm, now.attention, now.traffic
+                self.eight, self.kernels = now.eight, now.kernels
+            self._segment("")
+            given, _ = tree_flatten((args, kwargs))
+            values, form = tree_flatten(out)
+            self.gave = [_place(value, given) for value in values], form
+            return out
+
+        return watched
+
+    def standing(self, *args: Any, **kwargs: Any) -> Any:
+        """What a layer that stands by does."""
+        assert self.gave, "the second layer runs before those that follow it"
+        if self.tracker:
+            now = self.tracker.now
+            passing = torch.empty(self.room, dtype=torch.uint8, device="meta")
+            del passing
+            now.gemm += self.gemm
+            now.eight += self.eight
+            now.attention += self.attention
+            now.traffic += self.traffic
+            now.kernels += self.kernels
+        given, _ = tree_flatten((args, kwargs))
+        values, form = self.gave
+        return tree_unflatten(
+            [given[value] if isinstance(value, int) else _room(value) for value in values], form
+        )
+
+    def _segment(self, name: str) -> int:
+        if self.tracker is None:
+            return 0
+        self.tracker.segment(name, "forward")
+        return self.tracker.alive
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A value that is no tensor, or that a layer gives back as it was."""
+
+    value: Any
+
+
+def _place(value: Any, given: list[Any]) -> Any:
+    """Where a value came in, or what it looks like."""
+    if not isinstance(value, Tensor):
+        return _Kept(value)
+    for number, each in enumerate(given):
+        if each is value:
+            return number
+    return value.shape, value.dtype
+
+
+def _room(value: Any) -> Any:
+    if isinstance(value, _Kept):
+        return value.value
+    shape, dtype = value
+    return torch.empty(shape, dtype=dtype, device="meta")

@@ -1,0 +1,278 @@
+"""What a device really does in a second, measured on it in half a minute, for every plan to come.
+
+Each measurement takes as many rounds as its share of the time allows, and counts one that nothing else
+disturbed; the first rounds, in which kernels are chosen and memory is asked for, do not count.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers.models.attention import BasicTransformerBlock
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from limner.errors import BadUsage
+from limner.nn.layers import lora, w8a8
+from limner.nn.layers.precision import CAPABLE
+from limner.nn.layers.quantization import Kind, dequantize, in_rows, kernels_for, quantize
+from limner.planning.devices import Device, Rates
+from limner.planning.local_device import device_for, keep_rates
+from limner.planning.plan import Compute, Weights
+from limner.planning.tracker import Tracker
+from limner.recipe.schema import Limits
+from limner.reporter import Say
+
+SECONDS = 30.0
+"""What all measurements may take together, those of the first rounds left aside."""
+WARM = 2
+"""Rounds that do not count."""
+COLD = 2**26
+"""Bytes of weights that are read in turn: more than caches hold."""
+DTYPES: dict[Compute, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Shapes like those that a device of a sort is used for."""
+
+    gemms: tuple[tuple[int, int, int], ...]
+    """Rows, columns in, columns out."""
+    attention: tuple[int, int, int, int]
+    """Images, heads, tokens, width of a head."""
+    elements: int
+    """Numbers of an elementwise operation."""
+    copied: int
+    """Bytes of a copy."""
+    weight: tuple[int, int]
+    """Of a weight that is turned back from codes."""
+
+
+LARGE = Sizes(
+    gemms=((4608, 3072, 3072), (4608, 3072, 12288), (4608, 15360, 3072), (1536, 3072, 12288)),
+    attention=(1, 24, 4608, 128),
+    elements=4608 * 3072,
+    copied=2**28,
+    weight=(12288, 3072),
+)
+"""FLUX.1 at 1024 and at 512 pixels: what cards are bought for."""
+SMALL = Sizes(
+    gemms=((144, 256, 256), (144, 256, 1024), (144, 1280, 256)),
+    attention=(4, 4, 36, 64),
+    elements=144 * 1024,
+    copied=2**24,
+    weight=(1024, 256),
+)
+"""The embedded base at its own size, four images at once: what processors are used for."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A device under measurement."""
+
+    device: torch.device
+    sizes: Sizes
+    each: float
+    """Seconds that one measurement may take."""
+
+    def seconds(self, work: Callable[[], Any]) -> float:
+        """Seconds of a round that nothing else disturbed: all but a fifth of them took longer."""
+        for _ in range(WARM):
+            work()
+        self._settle()
+        # on a processor that others use too, what this thread got is what it would take alone
+        clock = time.perf_counter if self.device.type == "cuda" else time.thread_time
+        spent: list[float] = []
+        end = time.perf_counter() + self.each
+        while len(spent) < 5 or (time.perf_counter() < end and len(spent) < 2000):
+            start = clock()
+            work()
+            self._settle()
+            spent.append(clock() - start)
+        return sorted(spent)[len(spent) // 5]
+
+    def _settle(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def random(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Numbers from the normal distribution."""
+        return torch.randn(*shape, device=self.device).to(dtype)
+
+
+def calibrate(limits: Limits, say: Say, *, seconds: float = SECONDS) -> Device:
+    """Measure the device that runs would use here, and keep what it does.
+
+    Args:
+        limits: ``device`` says which; sizes mean nothing here.
+        say: Hears what is measured, and the results.
+        seconds: For all measurements together.
+
+    Returns:
+        The device with its measured rates.
+
+    Raises:
+        BadUsage: torch cannot use the device that is here.
+    """
+    about = device_for(Limits(device=limits.device))
+    if about.kind == "cuda" and not torch.cuda.is_available():
+        raise BadUsage(
+            f"{about.name} is here, and this torch ({torch.__version__}) cannot use it. `limner doctor` says "
+            "which build to install."
+        )
+    large = about.kind == "cuda"
+    bench = Bench(torch.device("cuda" if large else "cpu"), LARGE if large else SMALL, seconds / 16)
+    with torch.no_grad(), say.steps(f"Measuring {about.name}", 6) as bar:
+        rates = measured(bench, about, bar.advance)
+    path = keep_rates(about, rates, {"torch": torch.__version__})
+    for line in told(rates, path):
+        say.line(line)
+    return replace(about, rates=rates, source="measured on this machine just now")
+
+
+def measured(bench: Bench, about: Device, done: Callable[[], None]) -> Rates:
+    """All rates of a device, in those precisions that its table has."""
+    precisions: list[Compute] = [each for each in DTYPES if about.rates.gemm.get(each)]
+    gemm: dict[Compute, float] = {each: _gemm(bench, DTYPES[each]) for each in precisions}
+    done()
+    forward: dict[Compute, float] = {}
+    backward: dict[Compute, float] = {}
+    for each in precisions:
+        forward[each], backward[each] = _attention(bench, DTYPES[each])
+    done()
+    traffic = _traffic(bench, DTYPES[precisions[-1]])
+    done()
+    copy = _copy(bench)
+    done()
+    expand = _expand(bench, DTYPES["bf16" if "bf16" in precisions and about.kind == "cuda" else "fp32"])
+    done()
+    mine = about.capability or (0, 0)
+    multiplied: dict[Weights, float] = {
+        kind: _eight(bench, kind) for kind, oldest in CAPABLE.items() if mine >= oldest
+    }
+    launch = _launch(bench)
+    done()
+    return Rates(
+        gemm=gemm,
+        attention=forward,
+        attention_backward=backward,
+        traffic=traffic,
+        copy=copy,
+        disk=about.rates.disk,
+        launch=launch,
+        expand=expand,
+        eight=multiplied,
+    )
+
+
+def _gemm(bench: Bench, dtype: torch.dtype) -> float:
+    flops = seconds = 0.0
+    for rows, inner, columns in bench.sizes.gemms:
+        x = bench.random(rows, inner, dtype=dtype)
+        # each product reads a weight of its own, as in a model: none is in a cache from the time before
+        copies = max(1, min(64, COLD // (inner * columns * x.element_size())))
+        weights = [bench.random(columns, inner, dtype=dtype) for _ in range(copies)]
+        share = replace(bench, each=bench.each / len(bench.sizes.gemms))
+        seconds += (
+            share.seconds(lambda x=x, weights=weights: [F.linear(x, each) for each in weights]) / copies
+        )
+        flops += 2.0 * rows * inner * columns
+    return flops / seconds
+
+
+def _eight(bench: Bench, kind: Literal["int8", "fp8"]) -> float:
+    """FLOP/s of products of 8 bits by 8 bits, whose scaling is left aside: plans count it as traffic."""
+    flops = seconds = 0.0
+    for rows, inner, columns in bench.sizes.gemms:
+        x, each = in_rows(bench.random(rows, inner), kind)
+        weight, scale = in_rows(bench.random(columns, inner), kind)
+        share = replace(bench, each=bench.each / len(bench.sizes.gemms))
+        if kind == "int8":
+            seconds += share.seconds(partial(w8a8.whole, x, weight.t()))
+        else:
+            seconds += share.seconds(partial(w8a8.scaled, x, weight.t(), each, scale.t()))
+        flops += 2.0 * rows * inner * columns
+    return flops / seconds
+
+
+def _attention(bench: Bench, dtype: torch.dtype) -> tuple[float, float]:
+    """FLOP/s forward and backward; a backward pass has 2.5 times the products (FlashAttention-2, sec. 3)."""
+    images, heads, tokens, width = bench.sizes.attention
+    flops = 4.0 * images * heads * tokens * tokens * width
+    q, k, v = (bench.random(images, heads, tokens, width, dtype=dtype) for _ in range(3))
+    forward = bench.seconds(lambda: F.scaled_dot_product_attention(q, k, v))
+    with torch.enable_grad():
+        for each in (q, k, v):
+            each.requires_grad_()
+        out = F.scaled_dot_product_attention(q, k, v)
+        gradient = torch.ones_like(out)
+        backward = bench.seconds(lambda: torch.autograd.grad(out, (q, k, v), gradient, retain_graph=True))
+    return flops / forward, 2.5 * flops / backward
+
+
+def _traffic(bench: Bench, dtype: torch.dtype) -> float:
+    """Bytes read and written by a chain of elementwise kernels."""
+    x, y = (bench.random(bench.sizes.elements, dtype=dtype) for _ in range(2))
+    seconds = bench.seconds(lambda: torch.mul(torch.add(x, y), y))
+    return 6.0 * x.numel() * x.element_size() / seconds
+
+
+def _copy(bench: Bench) -> float:
+    pinned = bench.device.type == "cuda"
+    host = torch.empty(bench.sizes.copied, dtype=torch.uint8, pin_memory=pinned)
+    there = torch.empty_like(host, device=bench.device)
+    return bench.sizes.copied / bench.seconds(lambda: there.copy_(host, non_blocking=pinned))
+
+
+def _expand(bench: Bench, dtype: torch.dtype) -> Mapping[Weights, float]:
+    """Numbers per second, by how they are stored."""
+    rates: dict[Weights, float] = {}
+    rows, columns = bench.sizes.weight
+    kinds: tuple[Kind, ...] = ("int8", "fp8", "nf4")
+    for kind in kinds:
+        stored = quantize(bench.random(rows, columns), kind)
+        back = partial(dequantize, stored, kind, (rows, columns), dtype, kernels_for(bench.device))
+        rates[kind] = rows * columns / bench.seconds(back)
+    return rates
+
+
+def _launch(bench: Bench) -> float:
+    """Seconds of the host for one kernel, as traces count them: in small blocks with LoRA, there and back."""
+    with torch.enable_grad():
+        layers = [BasicTransformerBlock(32, 2, 16, cross_attention_dim=32) for _ in range(4)]
+        model = nn.Sequential(*layers).to(bench.device).requires_grad_(requires_grad=False)
+        names = lora.matching(model, ("to_q", "to_k", "to_v", "to_out.0"))
+        lora.attach(model, dict.fromkeys(names, 4), rank=4, alpha=4, dropout=0.0, seed=0)
+        x = bench.random(1, 16, 32)
+
+        def step() -> None:
+            model(x).sum().backward()
+            model.zero_grad(set_to_none=True)
+
+        with Tracker(bench.device.type) as seen:
+            step()
+        return bench.seconds(step) / sum(each.kernels for each in seen.segments)
+
+
+def told(rates: Rates, path: Path) -> list[str]:
+    """The results for people."""
+    lines = [
+        f"{precision}: matrix products {rate / 1e12:.3g} TFLOP/s, attention "
+        f"{rates.attention[precision] / 1e12:.3g} forward, "
+        f"{rates.attention_backward[precision] / 1e12:.3g} backward"
+        for precision, rate in rates.gemm.items()
+    ]
+    lines.append(
+        f"Memory {rates.traffic / 1e9:.3g} GB/s, copies to the device {rates.copy / 1e9:.3g} GB/s, "
+        f"{rates.launch * 1e6:.3g} microseconds to launch a kernel"
+    )
+    codes = ", ".join(f"{kind} {rate / 1e9:.3g}" for kind, rate in rates.expand.items())
+    lines.append(f"Numbers turned back per second, 10^9: {codes}")
+    if rates.eight:
+        products = ", ".join(f"{kind} {rate / 1e12:.3g}" for kind, rate in rates.eight.items())
+        lines.append(f"Products in 8 bits, TFLOP/s: {products}")
+    return [*lines, f"Kept: {path}"]

@@ -1,0 +1,198 @@
+"""What a person wishes, as far as it decides how a run can be computed; and a plan with what it needs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from limner.nn.layers.precision import CAPABLE, Products
+from limner.planning import host, memory
+from limner.planning.devices import Device
+from limner.planning.host import PHOTO, Host, hosts_of
+from limner.planning.memory import Need
+from limner.planning.plan import BITS, Compute, Moments, Plan, Weights
+from limner.planning.profile import Profile
+from limner.planning.time import Pace, compile_seconds, micros_of, pace_of
+
+Quality = Literal["16bit", "8bit", "4bit"]
+Phase = Literal["load", "cache", "train", "sample"]
+
+FINENESS: tuple[Weights, ...] = ("nf4", "fp8", "int8", "bf16", "fp32")
+"""From coarse to fine. An int8 row keeps 0.8 % of relative error in a product, fp8 2.6 %."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What of a recipe decides how it can be computed."""
+
+    compute: Compute
+    full: bool = False
+    """Whether every weight of the denoiser is trained: none is stored in fewer bits, streamed or hoisted."""
+    quality: Quality = "8bit"
+    batches: tuple[int, ...] = (1,)
+    """Images per step: one's own, and those of the prior."""
+    micro: int | None = None
+    """Most images that may pass at once."""
+    products: Products = "full"
+    """How frozen layers multiply. In 8 bits: those that are stored in int8 or fp8, and all are."""
+    optimizer: str = "adamw"
+    average: bool = False
+    steps: int = 1000
+    sampling: bool = True
+    """Whether pictures are painted between the steps."""
+    stored: tuple[Weights, ...] | None = None
+    """Only these ways of storing weights, whatever ``quality`` says."""
+    without: frozenset[str] = frozenset()
+    """Fields of a plan that stay at their default: "streamed", "checkpointed", "compile", "hoist"."""
+    moments: tuple[Moments, ...] = ("fp32", "8bit")
+    """Ways of storing the optimizer's state. The second is for AdamW, when nothing fits with the first."""
+    picture: int = PHOTO
+    """Pixels of the largest picture file."""
+
+    @property
+    def micros(self) -> list[int]:
+        """Micro-batches that make up the batch without a rest, and are allowed; the largest first."""
+        most, batch = self.micro or max(self.batches), max(self.batches)
+        return [size for size in range(batch, 0, -1) if batch % size == 0 and size <= most] or [1]
+
+    @property
+    def weights(self) -> list[Weights]:
+        """Ways of storing weights that are fine enough, the finest first."""
+        if self.full:
+            return [self.compute]
+        fine: list[Weights]
+        if self.stored is not None:
+            fine = [each for each in reversed(FINENESS) if each in self.stored]
+        else:
+            least = int(self.quality.removesuffix("bit"))
+            codes: list[Weights] = [
+                each for each in reversed(FINENESS) if each in memory.CODES and BITS[each] >= least
+            ]
+            fine = [self.compute, *codes]
+        able: list[Weights] = [each for each in fine if self.products == "full" or each in CAPABLE]
+        return able
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A plan with what it needs."""
+
+    plan: Plan
+    needs: dict[Phase, Need]
+    hosts: Mapping[host.Phase, Host]
+    """What each phase takes of the computer's memory; of a run on a processor only what is no tensor."""
+    pace: Pace
+    compiling: float = 0.0
+    """Seconds, once."""
+
+    @property
+    def reserved(self) -> int:
+        """Bytes of device memory at the fullest moment of all phases."""
+        return max(need.reserved for need in self.needs.values())
+
+    @property
+    def host(self) -> Host:
+        """The computer's memory in the phase that takes most of it."""
+        return max(self.hosts.values(), key=lambda each: each.total)
+
+
+def assess(profile: Profile, device: Device, wish: Wish, plan: Plan) -> Choice:
+    """What a given plan needs, whether it fits or not."""
+    on, micros = device.kind, micros_of(plan, wish.batches)
+    needs: dict[Phase, Need] = {
+        "load": memory.load_need(profile, plan, on=on),
+        "cache": cache_need(profile, plan, device, wish),
+        "train": memory.train_need(
+            profile, plan, optimizer=wish.optimizer, micros=micros, average=wish.average, on=on
+        ),
+    }
+    if wish.sampling:
+        needs["sample"] = sample_need(profile, plan, device, wish)
+    return Choice(
+        plan=plan,
+        needs=needs,
+        hosts=host_needs(profile, plan, device, wish),
+        pace=pace_of(profile, plan, device, batches=wish.batches, optimizer=wish.optimizer),
+        compiling=compile_seconds(profile, plan),
+    )
+
+
+ENCODING: tuple[dict[str, bool], ...] = tuple(
+    {"encode_streamed": streamed, "encode_mapped": mapped, "encode_tiled": tiled}
+    for tiled in (False, True)
+    for streamed, mapped in ((False, False), (True, False), (True, True))
+)
+"""Ways to fill the cache, the plain one first: tiles change an image's latents a little."""
+
+
+def encoding(profile: Profile, device: Device, plan: Plan, wish: Wish) -> Plan | None:
+    """The plan with the plainest way to fill the cache that fits; None when none does."""
+    for way in ENCODING:
+        how = replace(plan, **way)
+        if cache_need(profile, how, device, wish).reserved <= budget(device) and (
+            holds(device, host.caching(profile, how, picture=wish.picture))
+        ):
+            return how
+    return None
+
+
+def cache_need(profile: Profile, plan: Plan, device: Device, wish: Wish) -> Need:
+    """What filling the cache takes. Pictures that wait are on the device where that is the processor."""
+    staged = _staged(profile, plan)
+    if device.kind == "cpu":
+        stages = (
+            replace(stage, activations=stage.activations + host.pictures(profile, stage, wish.picture))
+            for stage in staged.stages
+        )
+        staged = replace(staged, stages=tuple(stages))
+    return memory.cache_need(staged, on=device.kind)
+
+
+def sample_need(profile: Profile, plan: Plan, device: Device, wish: Wish) -> Need:
+    """What painting between two steps takes."""
+    return memory.sample_need(
+        _staged(profile, plan), plan, optimizer=wish.optimizer, average=wish.average, on=device.kind
+    )
+
+
+def _staged(profile: Profile, plan: Plan) -> Profile:
+    """The profile with its stages as the plan runs them."""
+    ways = {"cache": (plan.encode_streamed, plan.encode_tiled), "sample": (False, plan.decode_tiled)}
+    stages = []
+    for stage in profile.stages:
+        streamed, tiled = ways[stage.phase]
+        weights = stage.least if streamed else stage.weights
+        activations = stage.activations if stage.tiled is None or not tiled else stage.tiled
+        stages.append(replace(stage, weights=weights, activations=activations))
+    return replace(profile, stages=tuple(stages))
+
+
+PROCESS = 450 * 2**20
+"""Resident memory of a process on a processor beside its tensors, once it has trained and painted: torch,
+diffusers, transformers, what their kernels keep. Measured with the embedded base: benchmarks/plan_cpu.py."""
+
+
+def host_needs(profile: Profile, plan: Plan, device: Device, wish: Wish) -> Mapping[host.Phase, Host]:
+    """What each phase takes of the computer's memory."""
+    if device.kind != "cpu":
+        how = {"average": wish.average, "picture": wish.picture, "sampling": wish.sampling}
+        return hosts_of(profile, plan, wish.optimizer, **how)
+    # a checkpoint is mapped to be compared, and so counts as resident
+    saved = memory.saved_bytes(profile, plan, wish.optimizer, average=wish.average) if wish.full else 0
+    return {"save": Host(PROCESS + saved)}
+
+
+def budget(device: Device) -> int:
+    """Bytes that tensors may take: on a processor, what libraries leave of the host's memory."""
+    return device.free - (PROCESS if device.kind == "cpu" else 0)
+
+
+def fits(choice: Choice, device: Device) -> bool:
+    """Whether device, host and pinned memory suffice."""
+    return choice.reserved <= budget(device) and holds(device, *choice.hosts.values())
+
+
+def holds(device: Device, *needs: Host) -> bool:
+    """Whether host and pinned memory suffice. That of a processor is the device's, and counted there."""
+    if device.kind == "cpu":
+        return True
+    return all(each.total <= device.ram and each.pinned <= device.pinned for each in needs)

@@ -1,0 +1,241 @@
+"""What a run is planned for: memory that may be used, and rates that are reached. No torch."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from limner.errors import BadRecipe
+from limner.nn.layers.precision import CAPABLE
+from limner.planning.cards import Card
+from limner.planning.plan import BITS, Compute, Kind, Weights
+
+GEMM, ATTENTION, ATTENTION_BACKWARD = 0.72, 0.6, 0.5
+"""Share of the peak rate that matrix products and attention kernels reach. Assumed, from published figures
+(FlashAttention-3, arXiv 2407.08608, figure 5: cuDNN 609 of 989 TFLOP/s forward on H100); measured by
+``limner plan --calibrate``."""
+TRAFFIC, COPY = 0.75, 0.75
+"""Share of the memory's and of the bus's peak that elementwise kernels and pinned copies reach. Assumed."""
+LAUNCH = 12e-6
+"""Seconds that the host takes for one eager kernel: Python, torch's dispatch and autograd, and the views on
+the way to it. A device that is done sooner waits for it. Assumed, a little below what small models of five
+families took in forward and backward pass on a server's AMD EPYC that others used as well: 15 to 20."""
+DISK = 2e9
+"""Bytes per second that a solid-state disk gives in order. Assumed."""
+COMPILED_TRAFFIC, COMPILED_LAUNCHES = 0.5, 0.4
+"""Share of an eager block's elementwise traffic and launches that is left when it is compiled. Assumed."""
+COMPILING = 45.0
+"""Seconds that compiling one sort of block takes when nothing is cached. Assumed; 30-120 s are published."""
+
+HOST_TRAFFIC = 2e10
+"""Bytes per second that a processor reads and writes while it updates weights: two fifths of two channels of
+DDR4-3200 (JEDEC, JESD79-4: 25.6 GB/s each). Assumed."""
+
+DESKTOP = 2**29
+"""Bytes left to a screen, a browser and the driver on cards that commonly drive a desktop."""
+SERVER = 2**28
+"""The same on cards that do not."""
+SPARE = 2**28
+"""Bytes of what is free right now that are left, as other programs change their minds."""
+HOST = 32 * 2**30
+"""Memory of the computer around a card that is not here, unless ``limits.ram`` says otherwise."""
+PINNED = 0.5
+"""Most of the host's memory that is locked for the device; systems refuse more, or stall."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """What a device does in a second, reached, not promised. FLOPs, bytes, numbers."""
+
+    gemm: Mapping[Compute, float]
+    attention: Mapping[Compute, float]
+    attention_backward: Mapping[Compute, float]
+    traffic: float
+    """Bytes read and written by elementwise kernels."""
+    copy: float
+    """Bytes from pinned memory to the device."""
+    disk: float = DISK
+    launch: float = LAUNCH
+    """Seconds of the host for one eager kernel."""
+    expand: Mapping[Weights, float] = field(default_factory=dict)
+    """Stored numbers turned back into the precision of the arithmetic. Left out: by ``traffic``."""
+
+    eight: Mapping[Weights, float] = field(default_factory=dict)
+    """FLOPs of products of 8 bits by 8 bits, by how weights are stored."""
+
+    def multiplying(self, weights: Weights, compute: Compute) -> float:
+        """FLOP/s of products with codes of ``weights``: in 8 bits where it has them, else in ``compute``."""
+        return self.eight.get(weights, self.gemm[compute])
+
+    def expanding(self, weights: Weights, compute: Compute) -> float:
+        """Seconds to turn one number that is stored as ``weights`` back.
+
+        Two kernels for 8 bits, of which the second works in place; one for 4 bits, that of bitsandbytes.
+        """
+        if weights in ("fp32", "bf16"):
+            return 0.0
+        if weights in self.expand:
+            return 1 / self.expand[weights]
+        width = BITS[compute] / 8
+        return (BITS[weights] / 8 + width * (1 if weights == "nf4" else 3)) / self.traffic
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """Where a run is computed, in numbers. Bytes."""
+
+    name: str
+    kind: Kind
+    memory: int
+    """All that it has."""
+    free: int
+    """What a run may take: less what others hold, and less ``reserve``."""
+    reserve: int
+    """Left to the desktop and other programs."""
+    ram: int
+    """Of the host, for this run."""
+    pinned: int
+    """Most of it that may be locked."""
+    rates: Rates
+    source: str
+    """Where the rates are from."""
+    compiles: bool = False
+    """Whether blocks can be compiled there."""
+    price: float | None = None
+    """US dollars per hour, rented."""
+    capability: tuple[int, int] | None = None
+    """CUDA's; None: it has none, or it is not known."""
+
+    @property
+    def eightfold(self) -> tuple[Weights, ...]:
+        """Ways to store weights so that they are multiplied in 8 bits: a processor does it in fp32.
+
+        Raises:
+            BadRecipe: There are none.
+        """
+        if self.kind == "cpu":
+            return tuple(CAPABLE)
+        mine = self.capability if self.kind == "cuda" else None
+        able: list[Weights] = [kind for kind, oldest in CAPABLE.items() if mine and mine >= oldest]
+        if able:
+            return tuple(able)
+        why = "has no CUDA" if mine is None else f"has compute capability {mine[0]}.{mine[1]}"
+        least = ".".join(map(str, min(CAPABLE.values())))
+        raise BadRecipe(
+            f'limits.products is "8bit", which takes compute capability {least}, and {self.name} {why}. '
+            'Set "full".'
+        )
+
+    def computes(self, precision: str) -> Compute:
+        """bf16 where a GPU has it, else fp32; or what the recipe says.
+
+        Raises:
+            BadRecipe: It says bf16, and the device has none.
+        """
+        if precision == "bf16" and not self.rates.gemm.get("bf16"):
+            raise BadRecipe(f'limits.precision is "bf16", and {self.name} has none. Set "auto" or "fp32".')
+        if precision == "fp32":
+            return "fp32"
+        if precision == "bf16":
+            return "bf16"
+        return "bf16" if self.kind == "cuda" and self.rates.gemm.get("bf16") else "fp32"
+
+    def with_memory(self, memory: int) -> "Device":
+        """The same with another memory: all of it but the reserve is free."""
+        return replace(self, memory=memory, free=max(0, memory - self.reserve))
+
+    def with_ram(self, ram: int) -> "Device":
+        """The same in a computer with so much memory for the run."""
+        pinned = round(ram * PINNED) if self.kind == "cuda" else ram
+        return replace(self, ram=ram, pinned=pinned, **({"free": ram} if self.kind != "cuda" else {}))
+
+
+def of_card(card: Card, memory: int | None = None) -> Device:
+    """A card that is not here, alone with its desktop, in a computer of ``HOST`` bytes.
+
+    Args:
+        card: Whose rates.
+        memory: Bytes, where they differ from the card's own.
+    """
+    size = round(card.memory * 2**30) if memory is None else memory
+    reserve = DESKTOP if card.desktop else SERVER
+    tera: dict[Compute, float] = {"fp32": card.fp32 * 1e12}
+    if card.bf16:
+        tera["bf16"] = card.bf16 * 1e12
+    rates = Rates(
+        gemm={key: rate * GEMM for key, rate in tera.items()},
+        attention={key: rate * ATTENTION for key, rate in tera.items()},
+        attention_backward={key: rate * ATTENTION_BACKWARD for key, rate in tera.items()},
+        traffic=card.bandwidth * 1e9 * TRAFFIC,
+        copy=card.pcie * 1e9 * COPY,
+        eight={kind: peak * 1e12 * GEMM for kind, peak in card.eight.items()},
+    )
+    return Device(
+        name=card.name,
+        kind="cuda",
+        memory=size,
+        free=max(0, size - reserve),
+        reserve=reserve,
+        ram=HOST,
+        pinned=round(HOST * PINNED),
+        rates=rates,
+        source=f"{card.source}; shares of the peak assumed, not calibrated",
+        compiles=bool(card.bf16),
+        price=card.price,
+        capability=card.capability,
+    )
+
+
+CORE = 5e10
+"""FLOP/s in fp32 that one core of a processor of today reaches in matrix products: half the peak of AVX2 at
+3.5 GHz. Assumed."""
+SHARED = 0.75
+"""Power by which products grow with the cores, as memory is shared and threads wait for each other. Two cores
+of an AMD EPYC did 1.68 times what one did (``limner plan --calibrate``)."""
+
+
+def of_cpu(cores: int, memory: int, free: int) -> Device:
+    """The processor itself: its memory is the host's, nothing is copied, fp32 is its precision."""
+    rate = CORE * cores**SHARED
+    rates = Rates(
+        gemm={"fp32": rate, "bf16": rate / 2},
+        attention={"fp32": rate * 0.6, "bf16": rate * 0.3},
+        attention_backward={"fp32": rate * 0.5, "bf16": rate * 0.25},
+        traffic=HOST_TRAFFIC,
+        copy=HOST_TRAFFIC,
+    )
+    spare = min(SPARE, free // 8)
+    return Device(
+        name=f"processor with {cores} cores",
+        kind="cpu",
+        memory=memory,
+        free=free - spare,
+        reserve=spare,
+        ram=free - spare,
+        pinned=free - spare,
+        rates=rates,
+        source="assumed for a processor of today, not calibrated",
+    )
+
+
+def calibrated(device: Device, value: Any, when: str) -> Device:
+    """The device with rates that were measured on it; those of 8-bit products its own where none were.
+
+    Raises:
+        ValueError: ``value`` holds no rates.
+    """
+    rates = TypeAdapter(Rates).validate_python(value)
+    rates = rates if rates.eight else replace(rates, eight=device.rates.eight)
+    return replace(device, rates=rates, source=f"measured on this machine on {when}")
+
+
+def rates_to_json(rates: Rates) -> dict[str, Any]:
+    """What :func:`calibrated` reads."""
+    return asdict(rates)
+
+
+def slug(name: str) -> str:
+    """A device's name as that of a file."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "device"

@@ -1,0 +1,92 @@
+"""What a run wants of the disk: one rule for the plan, and for the look at the disk before the first step."""
+
+from math import ceil
+from pathlib import Path
+
+from huggingface_hub import constants
+
+from limner.errors import BadBase
+from limner.models.single_file import look
+from limner.models.source import HUB, Source
+from limner.planning.memory import frozen_bytes
+from limner.planning.plan import Plan
+from limner.planning.profile import Profile
+from limner.recipe.schema import Recipe
+
+ASIDE = ("scheduler", "feature_extractor", "safety_checker")
+"""Parts of a pipeline that are no models, or that Limner does without."""
+
+
+def saves(recipe: Recipe) -> int:
+    """Checkpoints that a run writes."""
+    return ceil(recipe.train.steps / recipe.train.save_every)
+
+
+def held(recipe: Recipe) -> int:
+    """Checkpoints that are there at once, at most.
+
+    The newest that the recipe keeps, the best, and the one being written before an old one goes. A short run
+    has as many as it writes, and one that an interruption writes.
+    """
+    return min(recipe.train.keep + 2, saves(recipe) + 1)
+
+
+def base_bytes(source: Source) -> int | None:
+    """Bytes of a base's files; None where some are not on this disk."""
+    try:
+        files = [path for part in _parts(source) for path in source.weights(part)]
+        return sum(path.stat().st_size for path in files)
+    except BadBase:
+        return None
+
+
+def fetched_bytes(base: str, source: Source, profile: Profile) -> int:
+    """Bytes that are to be fetched of a base that is not on this disk; of one in one file, what it lacks.
+
+    Args:
+        base: As the recipe names it.
+        source: Its configs, or those of the base that lends what the file lacks.
+        profile: Says how large the whole base is.
+    """
+    path = Path(base).expanduser()
+    if not path.is_file():
+        return profile.download
+    inside = look(path).parts
+    networks = {part for part in _parts(source) if not part.startswith("tokenizer")}
+    if networks <= set(inside):
+        return 0
+    every = (profile.rest, *profile.blocks)
+    denoiser = sum(block.stored["bf16"] + block.other + block.modulation for block in every)
+    return max(0, profile.download - denoiser)  # FLUX.1 alone comes without its encoders, and in bf16
+
+
+def here(source: Source) -> Source:
+    """The same base with its files, where it is known by its configs and the hub's cache has it."""
+    hub_id = HUB.get(source.name, (source.name,))[0]
+    if base_bytes(source) is not None or hub_id.count("/") != 1:
+        return source
+    home = Path(constants.HF_HUB_CACHE) / f"models--{hub_id.replace('/', '--')}"
+    try:
+        root = home / "snapshots" / (home / "refs" / "main").read_text(encoding="utf-8").strip()
+    except OSError:
+        return source
+    found = Source(root, source.name)
+    try:
+        return source if base_bytes(found) is None else found
+    except BadBase:  # no model_index.json: only parts of it were fetched
+        return source
+
+
+def _parts(source: Source) -> list[str]:
+    kept = [part for part, kind in source.index.items() if isinstance(kind, list) and kind[0] is not None]
+    return [part for part in kept if part not in ASIDE]
+
+
+def mapped_bytes(profile: Profile, plan: Plan) -> int:
+    """Bytes of weights that lie in files of their own because the computer's memory is short."""
+    away = [frozen_bytes(profile.blocks[number], plan) for number in plan.streamed_of(len(profile.blocks))]
+    encoders = [stage.weights for stage in profile.stages if stage.least < stage.weights]
+    return max(
+        sum(away) if plan.mapped else 0,
+        max(encoders, default=0) if plan.encode_mapped else 0,
+    )

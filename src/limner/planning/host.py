@@ -1,0 +1,159 @@
+"""How many bytes of the computer's own memory a run on a GPU needs, by phase: arithmetic. No torch.
+
+Pages of files that are mapped are not counted: the system takes them back when it is short of memory.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from limner.planning.memory import (
+    CODES,
+    MASTER,
+    MIB,
+    coding,
+    frozen_bytes,
+    saved_bytes,
+    state_bytes,
+)
+from limner.planning.plan import Plan
+from limner.planning.profile import Block, Profile, Stage
+from limner.recipe.optimizers import optimizer_of
+
+Phase = Literal["load", "cache", "train", "save", "sample"]
+
+LIBRARIES = 1200 * MIB
+"""Resident memory of a process that has imported torch, diffusers and transformers and built a model."""
+
+LEFT = 16 * MIB
+"""What the C library keeps of what coding a weight has freed, until it is told to give it back
+(``nn.memory.malloc``).
+Measured: at most 11 MiB (benchmarks/plan_host.py)."""
+
+STAGED = 64 * MIB
+"""What the driver locks to copy through what is not locked itself, such as a file: CUDA says that pageable
+memory goes to staging memory first (``cudaMemcpyAsync``). Its size is assumed until a GPU has measured it."""
+
+WORKERS = 4
+"""Threads that decode images ahead of the encoder and write entries behind it, at most
+(``training.prefetch``)."""
+WAITING = 2 * WORKERS + 1
+"""Images that are decoded and wait, and entries that wait to be written, at most."""
+DECODING = 2
+"""Copies of a picture as large as its file while it is decoded: as it was stored, and upright in RGB."""
+PHOTO = 24_000_000
+"""Pixels of a picture where there is none yet: a camera's."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """Bytes of the computer's own memory."""
+
+    pageable: int
+    pinned: int = 0
+    """Locked for the device to read; it cannot be swapped out."""
+
+    @property
+    def total(self) -> int:
+        """Both."""
+        return self.pageable + self.pinned
+
+
+def hosts_of(
+    profile: Profile,
+    plan: Plan,
+    optimizer: str = "adamw",
+    *,
+    average: bool = False,
+    picture: int = PHOTO,
+    sampling: bool = True,
+) -> Mapping[Phase, Host]:
+    """What each phase takes.
+
+    Args:
+        profile: Of the base, the adapter and the largest bucket, with its stages.
+        plan: How it is computed.
+        optimizer: The recipe's.
+        average: Whether a moving average of the weights is kept.
+        picture: Pixels of the largest picture file.
+        sampling: Whether pictures are painted between the steps.
+    """
+    training = resident(profile, plan, optimizer, average=average)
+    copied = 0 if profile.hosted else saved_bytes(profile, plan, optimizer, average=average)
+    hosts: dict[Phase, Host] = {
+        "load": _loading(profile, plan),
+        "cache": caching(profile, plan, picture=picture),
+        "train": training,
+        "save": Host(training.pageable + copied, training.pinned),
+    }
+    if sampling:
+        coming = max((stage.copied for stage in profile.stages if stage.phase == "sample"), default=0)
+        hosts["sample"] = Host(training.pageable + coming, training.pinned)
+    return hosts
+
+
+def resident(profile: Profile, plan: Plan, optimizer: str = "adamw", *, average: bool = False) -> Host:
+    """What is there while it trains: what left the device, locked whole unless it lies in files.
+
+    Of a full fine-tune on the host masters, gradients and moments are here, and locked room for what is under
+    way.
+    """
+    if profile.hosted:
+        saved = saved_bytes(profile, plan, optimizer, average=average)
+        return Host(LIBRARIES + saved + MASTER * profile.learning, profile.whole)
+    paged = state_bytes(profile, plan, optimizer) if optimizer_of(optimizer).paged else 0
+    away = [frozen_bytes(block, plan) for block in _away(profile, plan)]
+    hoisted = [block.modulation for block in (profile.rest, *profile.blocks)] if plan.hoist else []
+    if plan.mapped:
+        return Host(LIBRARIES + paged, STAGED)
+    return Host(LIBRARIES + paged, sum(away) + sum(hoisted))
+
+
+def caching(profile: Profile, plan: Plan, *, picture: int = PHOTO) -> Host:
+    """What filling the cache takes: one encoder on its way to the device, and pictures on theirs to it."""
+    stages = [stage for stage in profile.stages if stage.phase == "cache"]
+    hosts = [_encoding(stage, plan, pictures(profile, stage, picture)) for stage in stages]
+    return max(hosts, key=lambda host: host.total, default=Host(LIBRARIES))
+
+
+def pictures(profile: Profile, stage: Stage, picture: int = PHOTO) -> int:
+    """Bytes of all that waits for an encoder, is being decoded, or waits to be written."""
+    entries = WAITING * profile.entry
+    if stage.times != "image":
+        return entries
+    width, height = profile.size
+    return entries + 3 * (WAITING * width * height + WORKERS * DECODING * picture)
+
+
+def _encoding(stage: Stage, plan: Plan, beside: int) -> Host:
+    """An encoder that comes layer by layer is locked, or in files; else it goes to the device whole."""
+    streamed = plan.encode_streamed and stage.least < stage.weights
+    if streamed and not plan.encode_mapped:
+        return Host(LIBRARIES + beside, stage.weights)
+    return Host(LIBRARIES + beside + stage.copied, STAGED if streamed else 0)
+
+
+def _loading(profile: Profile, plan: Plan) -> Host:
+    """What stays on the host is read there, part by part; all else goes from its file to the device."""
+    if profile.hosted:  # the masters, the working copy on its way, and its locked room
+        return Host(LIBRARIES + MASTER * profile.trained + profile.whole, profile.whole)
+    parts = [_read(profile, block, plan) for block in _away(profile, plan)]
+    if plan.hoist and profile.cast:
+        parts += [block.modulation for block in (profile.rest, *profile.blocks)]
+    # each part is laid into its file, or its locked place, while it is still there as it was read
+    made = coding(_away(profile, plan), plan)
+    beside = LIBRARIES + (made + LEFT if made else 0)
+    return Host(beside + max(parts, default=0), 0 if plan.mapped else resident(profile, plan).pinned)
+
+
+def _read(profile: Profile, block: Block, plan: Plan) -> int:
+    """Bytes that reading a block makes: its codes, and what its files hold in another precision."""
+    codes = block.stored[plan.weights] if plan.weights in CODES else 0
+    if not profile.cast:
+        return codes
+    plain = block.stored[plan.compute] if not codes else 0
+    return codes + plain + block.other + block.modulation
+
+
+def _away(profile: Profile, plan: Plan) -> list[Block]:
+    return [profile.blocks[number] for number in plan.streamed_of(len(profile.blocks))]

@@ -1,0 +1,204 @@
+"""The device that a run is planned for: this machine's, read without torch, or a card that is wished for.
+
+Free memory is read from the driver, not from a name; rates that ``limner plan --calibrate`` measured here
+take the place of those of the table.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from dataclasses import dataclass, replace
+from datetime import date
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from limner.errors import BadUsage
+from limner.files import user_cache, write_json
+from limner.planning import cards, devices
+from limner.planning.devices import SPARE, Device
+from limner.recipe.schema import Limits
+from limner.recipe.size import parse_size
+
+DRIVER, FORM = "nvidia-smi", "--format=csv,noheader,nounits"
+QUERY = (DRIVER, "--query-gpu=name,memory.total,memory.free", FORM)
+ABLE = (DRIVER, "--query-gpu=compute_cap", FORM)
+"""For cards that are not in the table: older drivers do not know this question."""
+MEASURED = 2
+"""Version of what ``limner plan --calibrate`` measures: rates of another one mean something else."""
+PATIENCE = 10
+"""Seconds that the driver may take to answer."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A GPU that is here."""
+
+    name: str
+    memory: int
+    free: int
+
+
+def device_for(limits: Limits, *, card: str | None = None) -> Device:
+    """What a run is planned for.
+
+    Args:
+        limits: ``device``, ``vram`` and ``ram`` of a recipe.
+        card: A card's name, if it shall be planned for another than is here.
+
+    Raises:
+        BadUsage: No such card is known, or sizes that cannot be.
+    """
+    device = _wished(limits, card)
+    if limits.ram != "auto":
+        device = device.with_ram(parse_size(limits.ram))
+    return device
+
+
+def _wished(limits: Limits, card: str | None) -> Device:
+    memory = None if limits.vram == "auto" else parse_size(limits.vram)
+    if card is not None:
+        found = cards.known(card)
+        if found is None:
+            near = ", ".join(each.name for each in cards.CARDS)
+            raise BadUsage(f"No card {card!r:.60} is known. Known: {near}. Or say its memory: --vram 12GB.")
+        return devices.of_card(found, memory)
+    if limits.device == "cpu":
+        return measured_rates(processor())
+    here = gpu()
+    if memory is None:
+        return measured_rates(present(here)) if here else measured_rates(processor())
+    if here:
+        return measured_rates(_limited(present(here), memory))
+    return devices.of_card(cards.typical(memory / 2**30), memory)
+
+
+def gpu() -> Card | None:
+    """The GPU of this machine that this process would use, as its driver tells; None when there is none."""
+    found = _told(QUERY)
+    if found is None:
+        return None
+    name, memory, free = found
+    if not (memory.isdigit() and free.isdigit()):
+        return None
+    return Card(name, int(memory) * 2**20, int(free) * 2**20)
+
+
+def _told(query: tuple[str, ...]) -> list[str] | None:
+    """What the driver answers about the GPU that this process would use, field by field."""
+    if shutil.which(query[0]) is None:
+        return None
+    try:
+        told = subprocess.run(query, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
+    except (subprocess.SubprocessError, OSError):
+        return None  # a driver without a card says so with an error
+    lines = [line for line in told.splitlines() if line.count(",") == query[1].count(",")]
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    mine = int(os.environ.get("LOCAL_RANK", "0"))
+    every = [str(number) for number in range(len(lines))] if shown is None else shown.split(",")
+    first = every[mine].strip() if mine < len(every) else ""
+    if not first.isdigit() or int(first) >= len(lines):
+        return None
+    return [word.strip() for word in lines[int(first)].split(",")]
+
+
+def _capability() -> tuple[int, int] | None:
+    """CUDA's compute capability of the GPU that is here."""
+    major, _, minor = (_told(ABLE) or [""])[0].partition(".")
+    return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else None
+
+
+def present(card: Card) -> Device:
+    """A GPU that is here: what is free right now, but for a little; at the rates of its name."""
+    known = cards.known(card.name)
+    found = known or cards.typical(card.memory / 2**30)
+    about = devices.of_card(found, card.memory)
+    free = max(0, min(card.free, card.memory) - SPARE)
+    source = about.source if known else f"not in the table, so those of {found.name}"
+    total, available = _ram()
+    return replace(
+        about.with_ram(available),
+        name=card.name,
+        free=free,
+        reserve=card.memory - free,
+        source=source,
+        capability=found.capability if known else _capability(),
+        compiles=about.compiles and able_to_compile(),
+        pinned=min(round(total * devices.PINNED), available),
+    )
+
+
+def able_to_compile() -> bool:
+    """Whether torch can compile for a GPU here: with Triton, which has a C compiler build what it launches.
+
+    ``TORCH_COMPILE_DISABLE=1`` says that it shall not.
+    """
+    if os.environ.get("TORCH_COMPILE_DISABLE", "0") != "0" or find_spec("triton") is None:
+        return False
+    if sys.platform == "win32":  # its package brings a compiler
+        return True
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    builder = os.environ.get("CC") or next(filter(shutil.which, ("gcc", "clang")), None)
+    return headers.is_file() and builder is not None
+
+
+def _limited(device: Device, memory: int) -> Device:
+    """A card that is here as if it had other memory: less of its own, or that of a larger one."""
+    alone = replace(device, reserve=devices.DESKTOP).with_memory(memory)
+    return replace(alone, free=min(alone.free, device.free)) if memory <= device.memory else alone
+
+
+def processor() -> Device:
+    """This machine's processor and memory, within what its control group allows."""
+    total, available = _ram()
+    return devices.of_cpu(_cores(), total, available)
+
+
+def _cores() -> int:
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    here = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return min(int(threads), here) if threads.isdigit() and int(threads) else here
+
+
+def _ram() -> tuple[int, int]:
+    """Bytes of memory that the host has, and that are available to a new process."""
+    told = psutil.virtual_memory()
+    total, available = told.total, told.available
+    group = Path("/sys/fs/cgroup")
+    bound = group / "memory.max"
+    text = bound.read_text().strip() if bound.is_file() else "max"
+    if text.isdigit():  # a container may have less than its host
+        left = max(0, int(text) - int((group / "memory.current").read_text()))
+        total, available = min(total, int(text)), min(available, left)
+    return total, available
+
+
+def constants_path(name: str) -> Path:
+    """Where the measured rates of a device are kept."""
+    return user_cache("devices") / f"{devices.slug(name)}.json"
+
+
+def measured_rates(device: Device) -> Device:
+    """The device at the rates that were measured on it, if they were."""
+    path = constants_path(device.name)
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["version"] != MEASURED:
+            return device
+        return devices.calibrated(device, kept["rates"], str(kept["date"]))
+    except (OSError, ValueError, LookupError, TypeError):
+        return device  # never measured, or by a version that measured other things
+
+
+def keep_rates(device: Device, rates: devices.Rates, facts: dict[str, Any]) -> Path:
+    """Write down rates that were measured, for every plan to come."""
+    path = constants_path(device.name)
+    today = date.today().isoformat()
+    about = {"version": MEASURED, "device": device.name, "date": today, **facts}
+    write_json(path, about | {"rates": devices.rates_to_json(rates)})
+    return path

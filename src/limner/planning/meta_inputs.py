@@ -1,0 +1,80 @@
+"""Stand-ins for what only files could tell, so that shapes are known before anything is downloaded."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limner.graph.split import Split
+from limner.models.clip import CLIP_LENGTH
+from limner.models.family import Family
+from limner.models.loading import skeleton
+from limner.models.source import Source
+from limner.planning.alike import once
+
+
+class Longest:
+    """A tokenizer by which every caption has as many tokens as are ever kept."""
+
+    def __call__(self, texts: str | Sequence[str], *, max_length: int = CLIP_LENGTH, **_: Any) -> Any:
+        """B captions -> ids and mask, (B, max_length), on the CPU."""
+        rows = 1 if isinstance(texts, str) else len(texts)
+        ids = torch.zeros(rows, max_length, dtype=torch.int64)
+        return SimpleNamespace(input_ids=ids, attention_mask=torch.ones_like(ids))
+
+    def apply_chat_template(self, _: Any, **__: Any) -> str:
+        """No chat: its tokens are counted in."""
+        return ""
+
+
+def boundary(
+    family: Family, source: Source, cut: Split, size: tuple[int, int], dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """What live units read of one image and its caption: shapes and types, on the meta device.
+
+    Args:
+        family: Of the base.
+        source: Its configs; weights and tokenizers are not needed.
+        cut: Its units, bound and cut.
+        size: (width, height) of the image in pixels.
+        dtype: What the run computes in.
+
+    Raises:
+        BadBase: A config means nothing.
+    """
+    width, height = size
+    values: dict[str, Any] = {
+        "image": torch.empty((1, 3, height, width), dtype=torch.uint8, device="meta"),
+        "frame": torch.empty((1, 6), dtype=torch.int64, device="meta"),
+        "caption": ("",),
+    }
+    models: dict[str, Any] = {}
+    for unit in cut.frozen:
+        for name in unit.uses:
+            if name not in models:
+                tokenizer = name.startswith("tokenizer")
+                models[name] = Longest() if tokenizer else skeleton(family, source, name, dtype=dtype)
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            for name in unit.uses:
+                if isinstance(models[name], nn.Module):
+                    stack.enter_context(once(models[name]))
+            values |= {name: _moved(value) for name, value in unit.run(models, values).items()}
+    return {name: values[name] for name in sorted(cut.boundary)}
+
+
+def _moved(value: Any) -> Any:
+    return value.to("meta") if isinstance(value, Tensor) else value
+
+
+def batch(one: Mapping[str, Tensor], images: int, device: str = "meta") -> dict[str, Tensor]:
+    """Room for the values of so many images. Masks hide nothing and are real: units look into them."""
+    return {
+        name: torch.ones((images, *value.shape[1:]), dtype=torch.bool)
+        if value.dtype == torch.bool
+        else torch.empty((images, *value.shape[1:]), dtype=value.dtype, device=device)
+        for name, value in one.items()
+    }

@@ -1,0 +1,318 @@
+"""What a run does outside its training steps: encoders fill the cache, samples are painted.
+
+Every stage is run from configs alone, on the meta device and without gradient, for one image at the size of
+the largest bucket and with captions as long as they can be, and watched: weights, memory beyond them, work.
+Workspaces that cuDNN takes for convolutions are not seen.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limner.graph.split import Split
+from limner.graph.unit import Unit
+from limner.graph.unit import run as run_units
+from limner.models import sampling
+from limner.models.bundled import DOWNLOAD, stored
+from limner.models.family import Canvas, Family
+from limner.models.loading import precision_of, skeleton
+from limner.models.source import Source
+from limner.nn.layer_lists import bytes_of, heaviest
+from limner.nn.layers.quantized_linear import freeze, storable
+from limner.nn.memory.cast_inputs import cast_once
+from limner.nn.memory.vae_tiling import SIDE, can_tile
+from limner.planning.alike import once
+from limner.planning.kernels import imitated
+from limner.planning.meta_inputs import Longest, batch
+from limner.planning.profile import Line, Stage, Work
+from limner.planning.trace import GPU, Machine
+from limner.planning.tracker import Tracker
+
+SLOTS = 2
+"""Layers that are on the device at once when an encoder is streamed: one works, the next arrives."""
+BYTES = 2
+"""Of a number in the files of a base that nothing is known of."""
+ENTRY = 512
+"""Bytes of the header of a cache entry."""
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+_A = {"caption": "a caption", "image": "an image"}
+
+
+@dataclass(frozen=True)
+class Outside:
+    """What a profile holds beyond the training step."""
+
+    stages: tuple[Stage, ...]
+    entry: int
+    """Bytes on disk of one image in the cache, its caption included."""
+    download: int
+    """Bytes of the base's files; for a base that is no registered one, as if they were in 16 bits."""
+    boundary: Mapping[str, Tensor] = field(repr=False)
+    """What the live units read of one image and its caption, on the meta device."""
+
+
+def outside(
+    family: Family,
+    source: Source,
+    cut: Split,
+    *,
+    size: tuple[int, int],
+    dtype: torch.dtype,
+    canvas: Canvas | None = None,
+    machine: Machine = GPU,
+) -> Outside:
+    """Trace every stage.
+
+    Args:
+        family: Of the base.
+        source: Its configs; weights and tokenizers are not needed.
+        cut: Its units, bound and cut.
+        size: (width, height) of the largest bucket in pixels.
+        dtype: What the run computes in.
+        canvas: How samples are painted; ``None``: at the size of the bucket. Width and height are whole
+            multiples of the family's.
+        machine: Whose kernels and whose allocator are imitated.
+
+    Raises:
+        BadBase: A config means nothing.
+    """
+    width, height = size
+    canvas = canvas or Canvas(width=width, height=height, steps=20)
+    values: dict[str, Any] = {
+        "image": torch.empty((1, 3, height, width), dtype=torch.uint8, device="meta"),
+        "frame": torch.empty((1, 6), dtype=torch.int64, device="meta"),
+        "caption": ("",),
+    }
+    of_caption, stages, entry = {"caption"}, [], 0
+    here = _Base(family, source, size, dtype, machine)
+    for unit in cut.frozen:
+        caption = set(unit.reads) <= of_caption
+        if caption:
+            of_caption |= set(unit.writes)
+        times, resident = "caption" if caption else "image", bool({*unit.uses} & {*cut.loaded})
+        made, stage = here.encode(unit, values, times=times, resident=resident)
+        stages += [stage] if stage else []
+        values |= made
+        if set(unit.writes) & cut.boundary:
+            entry += ENTRY + sum(each.numel() * each.element_size() for each in made.values())
+    boundary = {name: values[name] for name in sorted(cut.boundary)}
+    stages += [here.paint(cut, boundary, canvas), here.decode(canvas)]
+    numbers = sum(each.numel() for net in here.networks for each in net.parameters())
+    return Outside(tuple(stages), entry, DOWNLOAD.get(source.name, BYTES * numbers), boundary)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a stage was. Bytes."""
+
+    weights: int
+    least: int
+    activations: int
+    work: Work
+    out: Any
+
+
+class _Base:
+    """The models of a base, without weights, and what is done with them outside the training steps."""
+
+    def __init__(
+        self, family: Family, source: Source, size: tuple[int, int], dtype: torch.dtype, machine: Machine
+    ) -> None:
+        self.family, self.source, self.size, self.dtype = family, source, size, dtype
+        self.plain = replace(machine, autocast=None)
+        """The cache is filled without autocast, and the denoiser paints without."""
+        self.decoding = replace(machine, autocast=None if dtype == torch.float32 else dtype)
+        self.models: dict[str, Any] = {}
+        self.latent: tuple[int, ...] = ()
+        """Shape of what the autoencoder gives of an image of the bucket."""
+
+    def model(self, part: str) -> Any:
+        """A stand-in for a tokenizer, or a model on the meta device."""
+        if part not in self.models:
+            tokenizer = part.startswith("tokenizer")
+            self.models[part] = Longest() if tokenizer else self._network(part)
+        return self.models[part]
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """All that were made."""
+        return [model for model in self.models.values() if isinstance(model, nn.Module)]
+
+    def _network(self, part: str) -> nn.Module:
+        found = skeleton(self.family, self.source, part, dtype=self.dtype)
+        if part == self.family.denoiser and self.plain.products == "8bit":
+            freeze(found, storable(found, self.family.anatomy), "int8", products="8bit")
+        return found
+
+    def cast(self, part: str) -> bool:
+        """Whether to read a part is to copy it: its files are of another precision, or of an unknown one."""
+        wanted = precision_of(self.family, part, self.dtype)
+        known = stored(self.source.name, part)
+        return known is None or DTYPES[known] != wanted
+
+    def encode(
+        self, unit: Unit, values: Mapping[str, Any], *, times: str, resident: bool
+    ) -> tuple[dict[str, Tensor], Stage | None]:
+        """What a frozen unit writes, and its stage if it has a network; a trained one is never streamed."""
+        models = {name: self.model(name) for name in unit.uses}
+        parts = {name: model for name, model in models.items() if isinstance(model, nn.Module)}
+        nets = [*parts.values()]
+        if not nets:
+            return {name: value.to("meta") for name, value in unit.run(models, values).items()}, None
+        vae = models.get("vae")
+        with self._latent_of(vae):
+            seen = _watch(nets, lambda: unit.run(models, values), self.plain)
+        stage = Stage(
+            phase="cache",
+            name=f"{' and '.join(unit.uses)} {'reads' if times == 'caption' else 'encodes'} {_A[times]}",
+            weights=seen.weights,
+            least=seen.weights if resident else seen.least,
+            activations=seen.activations,
+            work=seen.work,
+            times=times,
+            copied=sum(bytes_of(net.parameters()) for name, net in parts.items() if self.cast(name)),
+            tiled=_in_tiles(vae, self.size, seen.activations),
+        )
+        return seen.out, stage
+
+    def paint(self, cut: Split, boundary: Mapping[str, Tensor], canvas: Canvas) -> Stage:
+        """One step of the sampler; the denoiser's weights are those of training."""
+        denoiser = self.model(self.family.denoiser)
+        models = {name: self.model(name) for name in cut.loaded}
+        images = sampling.at_once(canvas) * (2 if _guided(self.family, self.source, canvas) else 1)
+        values: dict[str, Any] = batch(boundary, images)
+        latent = self._resized(values["latent_mean"].shape, canvas)
+        room = torch.empty(latent, dtype=self.dtype, device="meta")
+        values |= {"latent": room, "noise": room, "time": room.new_empty(images)}
+        live = [unit for unit in cut.live if not set(unit.writes) <= set(values)]
+        with torch.no_grad(), once(denoiser):
+            texts = [unit for unit in live if self.family.denoiser not in unit.uses and not unit.draws]
+            values |= run_units([unit for unit in texts if set(unit.reads) <= set(values)], models, values)
+        (unit,) = (unit for unit in live if self.family.denoiser in unit.uses)
+        with cast_once(denoiser, self.family.anatomy, self.dtype):
+            seen = _watch([denoiser], lambda: unit.run(models, values), self.plain)
+        return Stage(
+            phase="sample",
+            name=f"{self.family.denoiser} paints",
+            weights=0,
+            least=0,
+            activations=seen.activations,
+            work=seen.work,
+            times="sample step",
+        )
+
+    def decode(self, canvas: Canvas) -> Stage:
+        """The autoencoder turns a latent into pixels."""
+        vae = self.model("vae")
+        shape = self._resized((sampling.at_once(canvas), *self.latent[1:]), canvas)
+        room = torch.empty(shape, dtype=precision_of(self.family, "vae", self.dtype), device="meta")
+        seen = _watch([vae], lambda: vae.decode(room), self.decoding)
+        return Stage(
+            phase="sample",
+            name="vae decodes a sample",
+            weights=seen.weights,
+            least=seen.least,
+            activations=seen.activations,
+            work=seen.work,
+            times="sample",
+            copied=seen.weights if self.cast("vae") else 0,
+            tiled=_in_tiles(
+                vae, (canvas.width, canvas.height), seen.activations, images=shape[0], decoded=True
+            ),
+        )
+
+    def _resized(self, shape: Sequence[int], canvas: Canvas) -> tuple[int, ...]:
+        """The shape of a latent of the bucket, for a canvas."""
+        *rest, height, width = shape
+        down, across = self.size[1] // height, self.size[0] // width
+        return (*rest, canvas.height // down, canvas.width // across)
+
+    @contextmanager
+    def _latent_of(self, vae: Any) -> Iterator[None]:
+        """Note the shape of what the autoencoder gives while entered."""
+        if vae is None:
+            yield
+            return
+        encode = vae.encode
+
+        def noting(*args: Any, **kwargs: Any) -> Any:
+            out = encode(*args, **kwargs)
+            self.latent = tuple(out.latent_dist.mean.shape)
+            return out
+
+        vae.encode = noting
+        try:
+            yield
+        finally:
+            del vae.encode
+
+
+def _guided(family: Family, source: Source, canvas: Canvas) -> bool:
+    """Whether the stock pipeline asks the denoiser twice at each step, with the prompt and without."""
+    options = family.options(source, canvas)
+    return options.get("true_cfg_scale", options.get("guidance_scale", 1.0)) > 1
+
+
+def _in_tiles(
+    vae: Any, size: tuple[int, int], whole: int, *, images: int = 1, decoded: bool = False
+) -> int | None:
+    """Bytes of a stage beyond its weights when the autoencoder works in tiles; ``None`` where it would not.
+
+    What a convolution holds grows with the pixels that it sees, and attention here goes through kernels whose
+    memory does too. Beside a tile there are the pixels of whole images in fp32: once to be encoded, nearly
+    twice as decoded tiles, which overlap; in the end, without a tile, also as rows and put together.
+
+    Args:
+        vae: The autoencoder, or ``None``.
+        size: (width, height) of an image in pixels.
+        whole: Bytes of the stage when it is not tiled.
+        images: How many at once.
+        decoded: Whether pixels come out, or go in.
+    """
+    if vae is None or not can_tile(vae) or max(size) <= SIDE:
+        return None
+    width, height = size
+    pixels = 3 * 4 * width * height * images
+    tile = round(whole * min(width, SIDE) * min(height, SIDE) / (width * height))
+    return max(tile + 2 * pixels, 4 * pixels) if decoded else tile + pixels
+
+
+def _watch(nets: Sequence[nn.Module], step: Callable[[], Any], machine: Machine) -> _Seen:
+    """Run a stage and see what it takes."""
+    tracker = Tracker(machine.device, machine.granule)
+    for net in nets:
+        tracker.watch([*net.parameters(), *net.buffers()], "weights")
+    held = tracker.alive
+    with ExitStack() as stack:
+        for net in nets:
+            stack.enter_context(once(net, tracker))
+        if machine.kernels:
+            kernels = imitated(machine.kernels, machine.attention, machine.autocast, tracker.did)
+            stack.enter_context(kernels)
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(tracker)
+        out = step()
+    segments = tracker.segments
+    work = Work(
+        gemm=Line(each=sum(each.gemm for each in segments)),
+        eight=Line(each=sum(each.eight for each in segments)),
+        attention=Line(each=sum(each.attention for each in segments)),
+        traffic=Line(each=sum(each.traffic for each in segments)),
+        kernels=sum(each.kernels for each in segments),
+    )
+    return _Seen(held, sum(map(_least, nets)), tracker.peak - held, work, out)
+
+
+def _least(net: nn.Module) -> int:
+    """Bytes of a network on the device when its layers come one by one."""
+    tensors = [*net.parameters(), *net.buffers()]
+    name = heaviest(net)
+    if name is None:
+        return bytes_of(tensors)
+    layers = [[*layer.parameters(), *layer.buffers()] for layer in net.get_submodule(name).children()]
+    streamed = sum(map(bytes_of, layers))
+    return bytes_of(tensors) - streamed + min(SLOTS, len(layers)) * max(map(bytes_of, layers))

@@ -1,0 +1,372 @@
+"""The verb ``plan``: what a run will need and how to run it fastest, before anything is fetched or computed.
+
+Where the profile of the base is known already, nothing here loads torch: the answer is arithmetic.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from math import ceil
+from typing import Any
+
+from limner.data.images import header
+from limner.data.listing import listed
+from limner.data.validation import PAINTED, QUANTILES, SUBSET, held_out
+from limner.errors import BadData, BadRecipe, DoesNotFit
+from limner.files import write_json
+from limner.nn.layers.precision import Products
+from limner.planning.advice import Alternative, Misfit, alternatives, misfit
+from limner.planning.choice import Choice, Wish, assess, budget
+from limner.planning.devices import Device
+from limner.planning.disk import base_bytes, fetched_bytes, held, here, mapped_bytes, saves
+from limner.planning.host import PHOTO
+from limner.planning.local_device import device_for
+from limner.planning.memory import CODES, saved_bytes
+from limner.planning.plan import Moments, Plan, Weights
+from limner.planning.profile import Profile
+from limner.planning.profile_cache import Asked, largest, opened, profile_of, shape_of
+from limner.planning.search import below, choose, encoded_below
+from limner.planning.time import Clock, Total, total_of
+from limner.recipe.optimizers import optimizer_of
+from limner.recipe.prompts import prompts
+from limner.recipe.schema import Recipe
+from limner.reporter import Say
+from limner.run_folder import RunDir
+
+IMAGES = 10
+"""Images that are assumed where there are none yet."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How much there is to do, beside the training steps."""
+
+    images: int
+    assumed: bool
+    """Whether the number of images is a guess."""
+    sizes: tuple[tuple[int, int], ...]
+    """(width, height) of the images, pixels."""
+    views: int
+    captions: int
+    pictures: int
+    """Samples painted in the course of the run."""
+    measured: int
+    """Forward passes of one image for the held-out loss."""
+
+
+WHOLE: tuple[Moments, ...] = ("fp32", "host")
+"""Ways to keep an optimizer's state that hold the same numbers."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """How a run that goes on has computed so far, where another way would give other numbers."""
+
+    weights: Weights
+    moments: Moments
+    products: Products = "full"
+
+    def within(self, wish: Wish) -> Wish:
+        """The wish without plans that the run cannot go on by."""
+        coded = self.weights in CODES
+        moments: tuple[Moments, ...] = (self.moments,)
+        if wish.full and self.moments in WHOLE:  # the same numbers, elsewhere
+            moments = tuple(each for each in wish.moments if each in WHOLE)
+        stored = (self.weights if coded else wish.compute,)
+        return replace(wish, stored=stored, moments=moments, products=self.products)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, or why there is none, and what was known when it was made."""
+
+    recipe: Recipe
+    device: Device
+    profile: Profile
+    wish: Wish
+    counts: Counts
+    choice: Choice | None
+    total: Total | None
+    others: tuple[Alternative, ...]
+    misfit: Misfit | None
+    price: float | None
+    """US dollars per hour."""
+    fetched: int = 0
+    """Bytes of the base's files that are not on this disk yet."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is a plan."""
+        return self.choice is not None
+
+    @property
+    def cost(self) -> float | None:
+        """US dollars of the whole run on a rented device."""
+        if self.price is None or self.total is None:
+            return None
+        return self.price * self.total.seconds / 3600
+
+    @property
+    def disk(self) -> dict[str, int]:
+        """Bytes on disk: files to fetch, the cache, all checkpoints that are there at once.
+
+        And the trained model of a full fine-tune, and weights that lie in files because memory is short.
+        """
+        plan = self.choice.plan if self.choice else Plan()
+        each = saved_bytes(self.profile, plan, self.wish.optimizer, average=self.wish.average)
+        return {
+            "download": self.fetched,
+            "cache": self.profile.entry * self.counts.views,
+            "checkpoints": held(self.recipe) * each,
+            "model": self.profile.download if self.wish.full else 0,
+            "mapped": mapped_bytes(self.profile, plan),
+        }
+
+    def down(self, measured: int) -> "Planned":
+        """The same run by a plan that needs clearly less than this one, which ran out of memory.
+
+        Args:
+            measured: Bytes that it had taken by then.
+
+        Raises:
+            DoesNotFit: There is none.
+        """
+        assert self.choice is not None
+        choice = below(self.profile, self.device, self.wish, self.choice.plan, measured=measured)
+        total = total_of_run(self.profile, self.device, self.wish, choice, self.counts, self.recipe)
+        return replace(self, choice=choice, total=total, others=())
+
+    def encode_down(self, measured: int) -> "Planned":
+        """The same run with a way to fill the cache that needs clearly less. As :meth:`down`."""
+        assert self.choice is not None
+        plan = encoded_below(self.profile, self.device, self.wish, self.choice.plan, measured=measured)
+        choice = assess(self.profile, self.device, self.wish, plan)
+        total = total_of_run(self.profile, self.device, self.wish, choice, self.counts, self.recipe)
+        return replace(self, choice=choice, total=total, others=())
+
+    def plain(self) -> dict[str, Any]:
+        """What ``--json`` prints and ``plan.json`` holds. Bytes, seconds, US dollars."""
+        chosen, device = self.choice, self.device
+        basis = chosen or (self.misfit.least if self.misfit else None)
+        assert basis is not None
+        return {
+            "fits": self.fits,
+            "peak_bytes": {phase: need.total for phase, need in basis.needs.items()},
+            "reserved_bytes": basis.reserved,
+            "plan": basis.plan.to_json(),
+            "seconds_per_step": basis.pace.seconds if chosen else None,
+            "alternatives": [_alternative(each) for each in self.others],
+            "why_not": str(self.misfit) if self.misfit else None,
+            "would_fit": list(self.misfit.remedies) if self.misfit else [],
+            "causes": {phase: dict(need.causes) for phase, need in basis.needs.items()},
+            "host_bytes": asdict(basis.host)
+            | {"phases": {phase: asdict(each) for phase, each in basis.hosts.items()}},
+            "disk_bytes": self.disk,
+            "pace": asdict(basis.pace) if chosen else None,
+            "seconds": asdict(self.total) | {"all": self.total.seconds} if self.total else None,
+            "cost": self.cost,
+            "base": self.profile.base,
+            "size": list(self.profile.size),
+            "trained": self.profile.trained,
+            "images": self.counts.images,
+            "device": {
+                "name": device.name,
+                "kind": device.kind,
+                "memory": device.memory,
+                "free": budget(device),
+                "ram": device.ram,
+                "rates": device.source,
+            },
+        }
+
+
+def _alternative(each: Alternative) -> dict[str, Any]:
+    return {
+        "what": each.what,
+        "fits": each.fits,
+        "change": each.change,
+        "seconds_per_step": each.choice.pace.seconds,
+        "reserved_bytes": each.choice.reserved,
+        "plan": each.choice.plan.to_json(),
+    }
+
+
+def plan(
+    recipe: Recipe,
+    say: Say,
+    *,
+    card: str | None = None,
+    price: float | None = None,
+    whole: bool = False,
+    device: Device | None = None,
+    begun: Begun | None = None,
+) -> Planned:
+    """Say what a run will need, and how to run it fastest on a device. Fetches no weights.
+
+    Args:
+        recipe: What a person wishes. Its folder of images may be missing: then ``IMAGES`` are assumed.
+        say: Hears of configs that are fetched and of tracing.
+        card: A card's name, to plan for another than is here.
+        price: US dollars per hour of a rented device, in place of the table's.
+        whole: Trace every block, though they repeat.
+        device: In place of what the recipe's limits and ``card`` say.
+        begun: What a run that goes on may not change.
+
+    Raises:
+        LimnerError: The recipe, the base or the device cannot be used.
+    """
+    device = device or device_for(recipe.limits, card=card)
+    counts = counts_of(recipe)
+    wish = wish_of(recipe, device, max((width * height for width, height in counts.sizes), default=0))
+    wish = _multiplied(begun.within(wish) if begun else wish, device)
+    source = opened(recipe, say.line)
+    files = base_bytes(here(source))
+    shape = shape_of(source)
+    compute = device.computes(recipe.limits.precision)
+    size = largest(recipe, shape, list(counts.sizes))
+    price = device.price if price is None else price
+    why: list[tuple[Misfit, Callable[..., Planned]]] = []
+    asked = Asked(recipe, source, size, compute, device.kind, whole, products=wish.products)
+    for way in _ways(asked, wish):
+        profile, traced = profile_of(way)
+        profile = profile if files is None else replace(profile, download=files)
+        fetched = fetched_bytes(recipe.base, source, profile) if files is None else 0
+        if traced:
+            size = profile.size
+            say.line(f"Traced a step of {profile.base} at {size[0]} x {size[1]}; kept for next time.")
+        made = partial(Planned, recipe, device, profile, wish, counts, price=price, fetched=fetched)
+        try:
+            choice = choose(profile, device, wish)
+        except DoesNotFit:
+            why.append((misfit(profile, device, wish, at=partial(_at, way, shape.multiple)), made))
+            continue
+        total = total_of_run(profile, device, wish, choice, counts, recipe)
+        others = alternatives(profile, device, wish, choice)
+        return made(choice=choice, total=total, others=others, misfit=None)
+    last, made = why[-1]
+    remedies = tuple(dict.fromkeys(remedy for each, _ in reversed(why) for remedy in each.remedies))
+    return made(choice=None, total=None, others=(), misfit=replace(last, remedies=remedies))
+
+
+def _multiplied(wish: Wish, device: Device) -> Wish:
+    """The wish without weights that the device does not multiply in 8 bits, where products shall be so.
+
+    Raises:
+        BadRecipe: There are no others.
+    """
+    if wish.products == "full":
+        return wish
+    able = device.eightfold
+    if stored := tuple(each for each in able if each in wish.weights):
+        return replace(wish, stored=stored)
+    raise BadRecipe(
+        f"The run multiplies {' and '.join(wish.weights)} in 8 bits, and {device.name} {' and '.join(able)} "
+        "only. Go on where it began, or begin another run with --out."
+    )
+
+
+def _ways(asked: Asked, wish: Wish) -> list[Asked]:
+    """Where the weights of a full fine-tune may be: on the device, or on the host, from where AdamW comes."""
+    away = wish.full and "host" in wish.moments and asked.kind == "cuda"
+    away = away and optimizer_of(wish.optimizer).on_host
+    return [asked, replace(asked, hosted=True)] if away else [asked]
+
+
+def _at(asked: Asked, multiple: int, resolution: int) -> Profile:
+    """The same at another resolution, in the same shape."""
+    width, height = asked.size
+    scale = resolution / (width * height) ** 0.5
+    size = (max(1, round(width * scale / multiple)), max(1, round(height * scale / multiple)))
+    return profile_of(replace(asked, size=(size[0] * multiple, size[1] * multiple)))[0]
+
+
+def wish_of(recipe: Recipe, device: Device, picture: int = 0) -> Wish:
+    """What of a recipe decides how it can be computed.
+
+    Args:
+        recipe: What a person wishes.
+        device: Where.
+        picture: Pixels of the largest picture file; 0: there is none yet.
+    """
+    prior = (recipe.prior.batch,) if recipe.prior.wanted else ()
+    full = recipe.train.method == "full"
+    return Wish(
+        compute=device.computes(recipe.limits.precision),
+        full=full,
+        moments=("fp32", "8bit", "host") if full else ("fp32", "8bit"),
+        quality=recipe.limits.quality,
+        products=recipe.limits.products,
+        batches=(recipe.train.batch, *prior),
+        micro=recipe.limits.micro_batch,
+        optimizer=recipe.train.optimizer,
+        average=recipe.train.ema > 0,
+        steps=recipe.train.steps,
+        sampling=recipe.sample.every != -1,
+        picture=picture or PHOTO,
+        without=frozenset({"hoist"} if recipe.lora.text_encoders else ()),  # modulations read what they give
+    )
+
+
+def counts_of(recipe: Recipe) -> Counts:
+    """How much there is to encode, to paint and to measure. Opens the header of every image."""
+    wish, sizes, train = recipe.data, _sizes(recipe), recipe.train
+    images = len(sizes) or IMAGES
+    held = held_out(images, wish.held_out)
+    shown = len(prompts(recipe)) or min(PAINTED, images)
+    every = recipe.sample.every
+    rounds = 0 if every == -1 else 2 if every == 0 else 2 + max(0, train.steps - 1) // every
+    usual = recipe.prior.each * len(recipe.prior.prompts)
+    views = images * (2 if wish.flip else 1) + usual
+    checks = 1 + ceil(train.steps / (train.evaluate_every or train.save_every))
+    return Counts(
+        images=images,
+        assumed=not sizes,
+        sizes=tuple(sizes),
+        views=views,
+        captions=images + len(recipe.prior.prompts) + (shown + 1 if rounds else 0),
+        pictures=rounds * shown + usual,
+        measured=checks * len(QUANTILES) * (held or min(SUBSET, images)),
+    )
+
+
+def _sizes(recipe: Recipe) -> list[tuple[int, int]]:
+    folder = recipe.data.images
+    if not folder.is_dir():
+        return []
+    sizes = []
+    for name in listed(folder).images:
+        try:
+            sizes.append(header(folder / name))
+        except BadData:
+            continue  # told, with the reason, by whoever reads the folder to train on it
+    return sizes
+
+
+def total_of_run(
+    profile: Profile, device: Device, wish: Wish, choice: Choice, counts: Counts, recipe: Recipe
+) -> Total:
+    """Seconds of the whole run."""
+    times = {
+        "image": counts.views,
+        "caption": counts.captions,
+        "sample step": counts.pictures * recipe.sample.steps,
+        "sample": counts.pictures,
+    }
+    found = total_of(profile, choice.plan, device, choice.pace, steps=wish.steps, counts=times)
+    images = min(len(QUANTILES), choice.plan.micro_batch)
+    clock = Clock(profile, replace(choice.plan, micro_batch=images), device)
+    passes = counts.measured / images
+    saved = saved_bytes(profile, choice.plan, wish.optimizer, average=wish.average)
+    return replace(
+        found,
+        measure=passes * (sum(clock.forward) + clock.outside),
+        save=2 * saves(recipe) * saved / device.rates.disk,
+    )
+
+
+def keep(planned: Planned, run: RunDir) -> bool:
+    """Write the plan into a run folder; False when there is none yet."""
+    if not run.path.is_dir():
+        return False
+    write_json(run.plan_path, planned.plain())
+    return True

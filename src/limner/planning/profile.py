@@ -1,0 +1,170 @@
+"""What a run needs, as numbers that a plan turns into bytes and seconds. No torch; kept as JSON."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from limner.planning.plan import Weights
+
+
+@dataclass(frozen=True)
+class Line:
+    """A quantity that grows with the images of a micro-batch: ``fixed + each * images``."""
+
+    fixed: float = 0.0
+    each: float = 0.0
+    one: float | None = None
+    """Its value for one image, where that is not on the line: slices of a batch of one need no copies."""
+
+    def at(self, images: int) -> float:
+        """Its value for so many images."""
+        return self.one if images == 1 and self.one is not None else self.fixed + self.each * images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a device has to do for one pass over some layers."""
+
+    gemm: Line = field(default_factory=Line)
+    """Floating-point operations of matrix products and convolutions, 2 per multiply-add."""
+    eight: Line = field(default_factory=Line)
+    """The same, of products of 8 bits by 8 bits."""
+    attention: Line = field(default_factory=Line)
+    """The same, of attention kernels."""
+    traffic: Line = field(default_factory=Line)
+    """Bytes read and written by everything else."""
+    kernels: int = 0
+    """Launches: what bounds small models on fast devices."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """One of the denoiser's repeated blocks, in running order. Sizes in bytes."""
+
+    kind: str
+    """Blocks of one kind share one compiled graph: the class, or class and width."""
+    stored: Mapping[Weights, int]
+    """Weights of the linear layers that can be quantised, by how they are stored, scales included."""
+    other: int
+    """Frozen weights that are never quantised: norms, biases, convolutions."""
+    modulation: int
+    """Weights of modulations, which are not in ``stored``; 0 where the family has none."""
+    widest: int
+    """The largest single weight at the precision of the arithmetic: what is dequantised at a time."""
+    kept: Line
+    """What the backward pass needs of the forward pass, when the block is not checkpointed."""
+    input: Line
+    """The same when it is."""
+    attention_kept: Line
+    """What keeping the attention's output adds to ``input``."""
+    forward: Work
+    backward: Work
+    """Without recomputation."""
+    tail: Work
+    """Part of ``forward`` that the recomputation may leave out."""
+    trained: int = 0
+    """Numbers in it that learn: that are trained, and that a gradient comes to."""
+    backward_room: Line | None = None
+    """Its own :attr:`Profile.backward`, where blocks differ. None: the profile's."""
+    recompute_room: Line | None = None
+    """Its own :attr:`Profile.recompute`, where blocks differ. None: the profile's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One thing that a run does outside its training steps: encoding, decoding, sampling."""
+
+    phase: str
+    """"cache" or "sample"."""
+    name: str
+    """For people: "text_encoder_2 reads a caption"."""
+    weights: int
+    """Bytes of the models that it needs, on the device; a denoiser that the plan holds anyway left aside."""
+    least: int
+    """Bytes of them when streamed layer by layer; ``weights`` where that is not possible."""
+    activations: int
+    """Most bytes of everything else at the same time, for one image."""
+    work: Work
+    """For one image."""
+    times: str
+    """What it is done for: "image", "caption", "sample step", "sample"."""
+    copied: int = 0
+    """Bytes of host memory that its weights take on their way to the device: those whose files are of another
+    precision. Others are mapped."""
+    tiled: int | None = None
+    """The same as ``activations`` when images are cut into tiles; ``None`` where that is not possible."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """All that a plan needs to know of a base, an adapter and a size. Bytes, FLOPs, counts."""
+
+    base: str
+    family: str
+    size: tuple[int, int]
+    """Width and height in pixels of the bucket that was traced: the one with the most tokens."""
+    blocks: tuple[Block, ...]
+    """In running order."""
+    rest: Block
+    """Everything of the live units outside the blocks, trained text encoders among it.
+
+    Its ``input`` is the part of ``kept`` that lies before the first block.
+    """
+    trained: int
+    """Numbers that are trained."""
+    tensors: int
+    """Tensors that those of them come in that learn."""
+    forward: Line
+    """Most bytes that are alive in the forward pass beyond those kept when it ends, no block checkpointed."""
+    backward: Line
+    """Most bytes alive in the backward pass of a block beyond what it and all before it keep."""
+    recompute: Line
+    """The same of a checkpointed block, which by then keeps what it would have kept without."""
+    decoding: int | None = None
+    """What of ``widest`` shows in the fullest moment of a block, bytes, where it was measured with int8.
+
+    NF4 takes no more by bitsandbytes' kernel; by torch's, on a processor, 6 bytes more for each number of a
+    layer, of which 4 million at a time are turned back: 24 MiB at most, which shows in a tiny model."""
+    factored: int = 0
+    """Numbers in a second moment that is factored: rows and columns of every matrix that learns."""
+    largest: int = 0
+    """Numbers of the largest tensor that learns."""
+    idle: int = 0
+    """Numbers of ``trained`` that no gradient comes to, so that they have no state of the optimizer: what a
+    last block does to the text, which nobody reads."""
+    whole: int = 0
+    """Bytes of the trained weights on the device when all of the denoiser is trained; 0 for a LoRA."""
+    hosted: bool = False
+    """Whether their masters, gradients and moments are on the host, and what is here is a working copy."""
+    head: int = 0
+    """Numbers that are trained behind the last block: the first whose gradients are there."""
+    held: int = 0
+    """Bytes that live as long as the run and belong to no layer: plain tensors of the models, constants."""
+    stages: tuple[Stage, ...] = ()
+    entry: int = 0
+    """Bytes on disk of one image in the cache, its caption included."""
+    download: int = 0
+    """Bytes of the base's files."""
+    cast: bool = True
+    """Whether the denoiser's files may be of another precision than the run, so that to read is to copy."""
+
+    @property
+    def learning(self) -> int:
+        """Numbers that are trained and that a gradient comes to."""
+        return self.trained - self.idle
+
+
+def to_json(profile: Profile) -> dict[str, Any]:
+    """A profile as plain numbers, to keep: tracing takes seconds, reading none."""
+    return asdict(profile)
+
+
+def from_json(value: Any) -> Profile:
+    """Read what :func:`to_json` gave.
+
+    Raises:
+        ValueError: It is no profile.
+    """
+    return TypeAdapter(Profile).validate_python(value)

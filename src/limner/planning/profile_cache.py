@@ -1,0 +1,178 @@
+"""The profile of a recipe: read where it was traced before, else traced. Reading loads no torch."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import limner
+from limner import bases
+from limner.data.buckets import buckets, closest
+from limner.files import user_cache, write_json
+from limner.imports import swiftly
+from limner.models.bundled import described
+from limner.models.source import Source
+from limner.nn.layers.precision import Products
+from limner.planning.plan import Compute, Kind
+from limner.planning.profile import Profile, from_json, to_json
+from limner.recipe.schema import Recipe
+
+MADE_BY = ("planning", "nn", "models")
+"""What decides a profile: when a file of these rooms changes, profiles are traced anew."""
+LIBRARIES = ("torch", "diffusers", "transformers")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a family says of sizes."""
+
+    multiple: int
+    """Image sides are multiples of this, in pixels."""
+    resolution: int
+    """Side in pixels of the square whose area the base was made for."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a profile is wanted of."""
+
+    recipe: Recipe
+    source: Source
+    size: tuple[int, int]
+    """(width, height) of the bucket with the most tokens, pixels."""
+    compute: Compute
+    kind: Kind = "cuda"
+    """Sort of device: each keeps other things for the backward pass."""
+    whole: bool = False
+    """Whether every block is traced, though they repeat."""
+    hosted: bool = False
+    """Whether the trained weights are on the host."""
+    products: Products = "full"
+    """How frozen layers multiply."""
+
+
+def opened(recipe: Recipe, tell: Callable[[str], None]) -> Source:
+    """The configs of a recipe's base; no weights are fetched.
+
+    Raises:
+        BadBase: It cannot be found, reached, or opened.
+    """
+    return described(recipe.base, folders=bases.folders(), tell=tell)
+
+
+def shape_of(source: Source) -> Shape:
+    """What the base's family says of sizes, looked up without loading it where it was loaded once.
+
+    Raises:
+        BadBase: No family here has that pipeline.
+    """
+    pipeline = str(source.index.get("_class_name", ""))
+    path = user_cache("profiles") / f"family-{_digest(pipeline, _made_by())}.json"
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        shape = Shape(int(kept["multiple"]), int(kept["resolution"]))
+    except (OSError, ValueError, LookupError, TypeError):
+        shape = _shape(pipeline)
+        _keep(path, {"multiple": shape.multiple, "resolution": shape.resolution})
+    return Shape(shape.multiple, int(source.facts.get("resolution", shape.resolution)))
+
+
+def _shape(pipeline: str) -> Shape:
+    with swiftly():
+        from limner.models import family_of
+
+        family = family_of(pipeline)
+    return Shape(family.multiple, family.resolution)
+
+
+def largest(recipe: Recipe, shape: Shape, images: list[tuple[int, int]]) -> tuple[int, int]:
+    """The bucket with the most tokens of those that a run uses: the square one where there are no images.
+
+    Args:
+        recipe: Its resolution.
+        shape: Of the family.
+        images: (width, height) of the images, pixels.
+    """
+    sizes = buckets(recipe.data.resolution or shape.resolution, multiple=shape.multiple)
+    used = {closest(width, height, sizes) for width, height in images} or {closest(1, 1, sizes)}
+    return max(used, key=lambda size: (size[0] * size[1], size))
+
+
+def profile_of(asked: Asked) -> tuple[Profile, bool]:
+    """The profile, and whether it had to be traced.
+
+    Raises:
+        BadBase: The base's configs mean nothing.
+        BadRecipe: A target or a text encoder is unknown.
+    """
+    path = user_cache("profiles") / f"{_digest(_facts(asked), _configs(asked.source), _made_by())}.json"
+    try:
+        return from_json(json.loads(path.read_text(encoding="utf-8"))), False
+    except (OSError, ValueError):  # never traced, or a torn file
+        pass
+    found = _traced(asked)
+    _keep(path, to_json(found))
+    return found, True
+
+
+def _keep(path: Path, value: Any) -> None:
+    with suppress(OSError):  # where nothing can be kept, it is traced again next time
+        write_json(path, value)
+
+
+def _traced(asked: Asked) -> Profile:
+    with swiftly():
+        from limner.planning.estimate import foresee
+
+    return foresee(asked)
+
+
+def _facts(asked: Asked) -> dict[str, Any]:
+    """What of the recipe a profile depends on."""
+    recipe = asked.recipe
+    train = recipe.train.model_dump(mode="json")
+    objective = ("time_density", "time_shift", "guidance", "prediction", "min_snr", "noise_offset")
+    return {
+        "size": asked.size,
+        "compute": asked.compute,
+        "kind": asked.kind,
+        "whole": asked.whole,
+        "method": recipe.train.method,
+        "hosted": asked.hosted,
+        "products": asked.products,
+        "lora": recipe.lora.model_dump(mode="json"),
+        "objective": {key: train[key] for key in (*objective, "zero_terminal_snr")},
+        "sample": [recipe.sample.width, recipe.sample.height, recipe.sample.guidance],
+    }
+
+
+def _configs(source: Source) -> dict[str, Any]:
+    index = source.index
+    parts = [name for name, kind in index.items() if isinstance(kind, list) and kind[0] is not None]
+    networks = [name for name in parts if not name.startswith(("tokenizer", "feature_extractor"))]
+    known = [name for name in networks if name != "safety_checker"]
+    return {"name": source.name, "facts": dict(source.facts)} | {name: source.config(name) for name in known}
+
+
+@cache
+def _made_by() -> str:
+    """The versions of all that makes a profile, and of our own files themselves."""
+    home = Path(limner.__file__).parent
+    files = [path for name in MADE_BY for path in _files(home / name)]
+    contents = hashlib.sha256()
+    for path in files:
+        contents.update(path.read_bytes())
+    return " ".join([*(f"{name} {version(name)}" for name in LIBRARIES), contents.hexdigest()])
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(path.rglob("*.py")) if path.is_dir() else [path] * path.is_file()
+
+
+def _digest(*values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:32]

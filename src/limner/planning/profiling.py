@@ -1,0 +1,310 @@
+"""What a run needs, found out from configs alone: a few short rehearsals, then arithmetic.
+
+A denoiser of 57 blocks of two kinds is rehearsed with three blocks of each: the first, the last, and one that
+stands for all between (``planning.representative``). A convolutional denoiser, no two blocks of which are
+alike, is rehearsed whole.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from limner.graph.split import split
+from limner.models.family import Family
+from limner.models.source import Source
+from limner.planning.dry_run import DTYPES, Rehearsal, Seen, Wish
+from limner.planning.memory import MASTER
+from limner.planning.meta_inputs import boundary
+from limner.planning.plan import Weights
+from limner.planning.profile import Block, Line, Profile, Work
+from limner.planning.representative import cast
+from limner.planning.trace import HEAD, Machine, Trace
+from limner.planning.tracker import Segment
+
+BATCHES = (1, 2, 3)
+"""Images of the rehearsals: a line goes through the last two. Where blocks do not repeat, and nothing but
+images is large, one image stands for any number; where every weight is trained, what is made of the weights
+is large, too, and the line goes through two."""
+
+
+CODED: Weights = "int8"
+"""How weights are stored in rehearsals of 8 bits: fp8 is turned back alike, and its products give 2 bytes a
+number where those of int8 give 4, so what it takes is less."""
+
+Rehearsals = Mapping[bool, Sequence[Seen]]
+"""Whether every block is checkpointed -> one for each number of images."""
+
+
+def profile(
+    family: Family,
+    source: Source,
+    wish: Wish,
+    *,
+    whole: bool = False,
+    machine: Machine | None = None,
+    one: Mapping[str, Tensor] | None = None,
+) -> Profile:
+    """Rehearse a training step and write down what it needs.
+
+    Args:
+        family: Of the base.
+        source: Its configs; nothing else of it is opened.
+        wish: What the recipe says.
+        whole: Rehearse every block even where they repeat.
+        machine: What is imitated, if not the device of the wish.
+        one: What live units read of one image, where it is known already.
+
+    Raises:
+        BadBase: A config means nothing.
+        BadRecipe: A target or a text encoder is unknown.
+    """
+    cut = split(family.bound(source, wish.objective), {family.denoiser: 0, **wish.text_encoders})
+    one = one or boundary(family, source, cut, wish.size, DTYPES[wish.compute])
+    who = cast(family, source, wish, whole=whole)
+    thin = who.source
+    rehearsal = Rehearsal(family, thin, wish, cut, machine)
+    eight = wish.products == "8bit"
+    acting = Rehearsal(family, thin, replace(wish, weights=CODED), cut, machine) if eight else rehearsal
+    seen = {
+        checkpoints: [
+            acting.trace(one, images, checkpointed=len(acting.blocks) if checkpoints else 0)
+            for images in _batches(family, wish)
+        ]
+        for checkpoints in (False, True)
+    }
+    found = _assembled(rehearsal, seen, who.parts, source.name)
+    if eight:
+        return replace(found, decoding=0)  # seen at work, for every number of images
+    if who.parts is None or wish.full:
+        return found
+    coded = Rehearsal(family, thin, replace(wish, weights=CODED), cut, machine)
+    return replace(found, decoding=_decoding(coded, one, {which: seen[which][0] for which in seen}))
+
+
+def _batches(family: Family, wish: Wish) -> tuple[int, ...]:
+    if family.anatomy.depths:
+        return BATCHES
+    return BATCHES[:2] if wish.full else BATCHES[:1]
+
+
+def _assembled(rehearsal: Rehearsal, seen: Rehearsals, parts: Sequence[int] | None, base: str) -> Profile:
+    """The profile of a base as deep as it is, from a rehearsal that may be shallower."""
+    measured = _blocks(rehearsal, seen)
+    names = list(rehearsal.blocks)
+    chosen = names if parts is None else [names[number] for number in parts]
+    blocks = [measured[name] for name in chosen]
+    rest = _rest(rehearsal, seen)
+    factors = {name: _factors([block], rehearsal.idle) for name, block in rehearsal.blocks.items()}
+    models = [*rehearsal.models.values()]
+    outside = _factors(models, rehearsal.idle)
+    for each in factors.values():
+        outside = [mine - inside for mine, inside in zip(outside, each, strict=True)]
+    totals = [sum(each) for each in zip(outside, *(factors[name] for name in chosen), strict=True)]
+    plain = [each.trace for each in seen[False]]
+    full = rehearsal.wish.full
+    return Profile(
+        base=base,
+        family=rehearsal.family.name,
+        size=rehearsal.wish.size,
+        blocks=tuple(blocks),
+        rest=rest,
+        trained=totals[0],
+        tensors=totals[1],
+        factored=totals[2],
+        largest=max((each.numel() for each in _learning(models, rehearsal.idle)), default=0),
+        whole=totals[3] if full else 0,
+        idle=totals[4],
+        held=rehearsal.constants,
+        hosted=rehearsal.wish.hosted,
+        head=_behind(plain[0]) if full else 0,
+        forward=_line([_fullest(each) - each.kept for each in plain]),
+        backward=_most([block.backward_room for block in blocks]),
+        recompute=_most([block.recompute_room for block in blocks]),
+    )
+
+
+def _fullest(trace: Trace) -> int:
+    """Most bytes alive in the forward pass, or while what stands behind the last block is differentiated."""
+    return max(each.peak for each in trace.segments if each.phase == "forward" or _head(each))
+
+
+def _head(segment: Segment) -> bool:
+    return segment.phase == "backward" and segment.name == HEAD
+
+
+def _line(values: Sequence[float]) -> Line:
+    """Through what was measured with two images and three, with one and two, or in proportion to one."""
+    if len(values) == 1:
+        return Line(each=float(values[0]))
+    if len(values) == 2:
+        one, two = values
+        return Line(float(2 * one - two), float(two - one))
+    one, two, three = values
+    straight = 2 * two - three == one
+    return Line(float(3 * two - 2 * three), float(three - two), None if straight else float(one))
+
+
+def _most(lines: Sequence[Line | None]) -> Line:
+    """The largest of some lines at two images."""
+    return max((line for line in lines if line), key=lambda line: line.at(2), default=Line())
+
+
+def _works(segments: Sequence[Segment]) -> Work:
+    """Of a segment, measured with some numbers of images."""
+    return Work(
+        gemm=_line([each.gemm for each in segments]),
+        eight=_line([each.eight for each in segments]),
+        attention=_line([each.attention for each in segments]),
+        traffic=_line([each.traffic for each in segments]),
+        kernels=segments[0].kernels,
+    )
+
+
+def _blocks(rehearsal: Rehearsal, seen: Rehearsals) -> dict[str, Block]:
+    """Every rehearsed block."""
+    plain = [each.trace for each in seen[False]]
+    kept, inputs = ([_differences(each.trace) for each in seen[which]] for which in (False, True))
+    forward, backward = ([each.of(phase) for each in plain] for phase in ("forward", "backward"))
+    rooms, again = (
+        [_rooms(each.trace, mine) for each, mine in zip(seen[which], kept, strict=True)]
+        for which in (False, True)
+    )
+    nothing = [Segment("", "", 0, 0)] * len(plain)
+    return {
+        name: Block(
+            kind=_kind(block),
+            kept=_line([each[name] for each in kept]),
+            input=_line([each[name] for each in inputs]),
+            attention_kept=_line([each[name].attention_kept for each in forward]),
+            forward=_works([each[name] for each in forward]),
+            backward=_works([each[name] for each in backward] if name in backward[0] else nothing),
+            tail=_tail(rehearsal.wish, [each.tails[name] for each in seen[False]], forward[0][name]),
+            backward_room=_line([each[name] for each in rooms]),
+            recompute_room=_line([each[name] for each in again]),
+            **rehearsal.weigh([block]),
+        )
+        for name, block in rehearsal.blocks.items()
+    }
+
+
+def _tail(wish: Wish, flops: Sequence[float], forward: Segment) -> Work:
+    """The work of the tails of a block, whose forward pass says in what precision they multiply."""
+    if wish.full:
+        return Work()
+    return Work(eight=_line(flops)) if forward.eight else Work(gemm=_line(flops))
+
+
+def _kind(block: nn.Module) -> str:
+    """The class and the number of weights: what tells blocks apart that compile to different graphs."""
+    return f"{type(block).__name__} {sum(each.numel() for each in block.parameters()):,}"
+
+
+def _differences(trace: Trace) -> dict[str, int]:
+    """Block -> bytes that it, and what stands between it and the next, keep."""
+    forward = trace.of("forward")
+    starts = [each.start for each in forward.values()]
+    if not starts:
+        return {}
+    ends = [*starts[1:], _after_last(trace)]
+    return {name: end - start for name, start, end in zip(forward, starts, ends, strict=True)}
+
+
+def _before_first(trace: Trace) -> int:
+    """Bytes alive when the first block begins; where there is none, when the forward pass ends."""
+    return next((each.start for each in trace.of("forward").values()), trace.kept)
+
+
+def _after_last(trace: Trace) -> int:
+    """Bytes alive when the last block has ended."""
+    forward = [each for each in trace.segments if each.phase == "forward"]
+    return forward[-1].start
+
+
+def _rooms(trace: Trace, kept: Mapping[str, int]) -> dict[str, int]:
+    """Block -> most bytes in its backward pass beyond what it and all before it keep, and the gradients."""
+    forward, backward = trace.of("forward"), trace.of("backward")
+    rooms = {
+        name: each.peak - forward[name].start - kept[name] - each.gradients for name, each in backward.items()
+    }
+    return {name: rooms.get(name, 0) for name in forward}
+
+
+def _decoding(coded: Rehearsal, one: Mapping[str, Tensor], plain: Mapping[bool, Seen]) -> int:
+    """Most bytes that a block with weights in 8 bits needs beyond the same block without, for one image."""
+    kept = _differences(plain[False].trace)
+    more = 0
+    for which, seen in plain.items():
+        again = coded.trace(one, 1, checkpointed=len(coded.blocks) if which else 0)
+        before, after = _rooms(seen.trace, kept), _rooms(again.trace, kept)
+        more = max(more, *(after[name] - before[name] for name in before))
+    return more
+
+
+def _rest(rehearsal: Rehearsal, seen: Rehearsals) -> Block:
+    """What stands outside all blocks."""
+    traces = [each.trace for each in seen[False]]
+    before = [_before_first(each) - each.held for each in traces]
+    inside = [sum(_differences(each).values()) for each in traces]
+    sides = {phase: _works([_outside(each, phase) for each in traces]) for phase in ("forward", "backward")}
+    return Block(
+        kind="rest",
+        kept=_line([each.kept - each.held - blocks for each, blocks in zip(traces, inside, strict=True)]),
+        input=_line(before),
+        attention_kept=Line(),
+        forward=sides["forward"],
+        backward=sides["backward"],
+        tail=Work(),
+        **rehearsal.weigh_outside(),
+    )
+
+
+def _outside(trace: Trace, phase: str) -> Segment:
+    """The segments between blocks, as one."""
+    some = [each for each in trace.segments if each.phase == phase and each.name == HEAD]
+    return Segment(
+        HEAD,
+        phase,
+        0,
+        0,
+        gemm=sum(each.gemm for each in some),
+        eight=sum(each.eight for each in some),
+        attention=sum(each.attention for each in some),
+        traffic=sum(each.traffic for each in some),
+        kernels=sum(each.kernels for each in some),
+    )
+
+
+def _factors(modules: Sequence[nn.Module], idle: Collection[int]) -> list[int]:
+    """Numbers that are trained; tensors that learn, rows and columns of those; bytes; idle numbers."""
+    trained, learning = _learning(modules), _learning(modules, idle)
+    numbers = sum(each.numel() for each in trained)
+    return [
+        numbers,
+        len(learning),
+        sum(_factored(each) for each in learning),
+        sum(each.nbytes for each in trained),
+        numbers - sum(each.numel() for each in learning),
+    ]
+
+
+def _learning(modules: Sequence[nn.Module], idle: Collection[int] = ()) -> list[nn.Parameter]:
+    return [
+        each
+        for module in modules
+        for each in module.parameters()
+        if each.requires_grad and id(each) not in idle
+    ]
+
+
+def _factored(weight: nn.Parameter) -> int:
+    """Numbers of a second moment that is factored over the last two sides."""
+    if weight.ndim < 2:
+        return weight.numel()
+    return weight.numel() // weight.shape[-1] + weight.numel() // weight.shape[-2]
+
+
+def _behind(trace: Trace) -> int:
+    """Numbers whose gradients are there when the backward pass comes to the last block."""
+    first = next(iter(trace.of("backward").values()), None)
+    return first.gradients // MASTER if first else 0

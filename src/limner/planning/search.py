@@ -1,0 +1,313 @@
+"""The fastest way to compute a run that fits: every combination is looked at, or proved to be no better.
+
+For each way of storing weights, hoisting, keeping attention, buffers, micro-batch and compiling there are
+(blocks streamed) x (blocks checkpointed) plans. Time never falls when one block more is checkpointed, so for
+each number of streamed blocks only the first number of checkpointed ones that fits can be the fastest. A plan
+whose computation alone, or whose copies alone, take longer than the best so far is not timed. What stays in
+memory does not depend on what is checkpointed, nor what comes and goes on what is streamed, so each is
+computed once and a sum says whether a plan fits.
+
+Attention is not searched: "auto" is the fastest kernel that the device has for each shape, found by trying
+(``nn.layers.attention``), so no other is faster; and all fused ones keep the same but for padding, while the
+plain one keeps a number for each pair of tokens (``tests/planning/test_profiling.py`` compares their traces).
+What attention gave is not kept where blocks are compiled: ``nn.memory.engine`` refuses both at once, as a
+graph does not give it out. Modulations are never in codes: each of their numbers moves a whole channel, and
+hoisting takes more off the device, exactly. 8-bit moments are a last resort, as it was the recipe that
+chose an optimizer.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+
+from limner.errors import DoesNotFit
+from limner.planning import memory
+from limner.planning.choice import (
+    ENCODING,
+    FINENESS,
+    PROCESS,
+    Choice,
+    Wish,
+    assess,
+    budget,
+    cache_need,
+    encoding,
+    fits,
+    holds,
+    host_needs,
+    sample_need,
+)
+from limner.planning.devices import Device
+from limner.planning.host import Host
+from limner.planning.plan import Moments, Plan
+from limner.planning.profile import Profile
+from limner.planning.time import Clock, compile_seconds, micros_of, update_seconds
+from limner.recipe.optimizers import optimizer_of
+
+TIE = 0.03
+"""Plans that take at most this share longer than the fastest count as equally fast."""
+SPARED = 0.9
+"""What a plan may need of what the plan before it needed, when that ran out of memory."""
+
+
+def choose(profile: Profile, device: Device, wish: Wish) -> Choice:
+    """The fastest plan that fits; of those within ``TIE`` of it the most precise, then the simplest.
+
+    Args:
+        profile: Of the base, the adapter and the largest bucket.
+        device: Where, and how much memory there is.
+        wish: What the recipe leaves open.
+
+    Raises:
+        DoesNotFit: No plan does. The message has no remedy yet: ``advice`` looks for one.
+    """
+    for moments in _moments(profile, device, wish):
+        space = _Space(profile, device, wish, moments)
+        if found := space.fastest():
+            choice = assess(profile, device, wish, found)
+            assert fits(choice, device), found  # what was summed up is what is counted in one go
+            return choice
+    raise DoesNotFit(f"No plan of {profile.base} fits {device.name}.")
+
+
+def below(profile: Profile, device: Device, wish: Wish, plan: Plan, *, measured: int | None = None) -> Choice:
+    """The best plan that needs clearly less than one that ran out of memory.
+
+    The precision stays as it is, and so does the optimizer's state. The effective batch and the draws do not
+    depend on the plan, so training goes on as it would have.
+
+    Args:
+        profile: As in :func:`choose`.
+        device: As in :func:`choose`.
+        wish: As in :func:`choose`.
+        plan: What ran out of memory.
+        measured: Bytes that it had taken by then; on a processor those of the whole process. Where that is
+            more than was predicted, the next plan is expected to exceed its prediction as much.
+
+    Raises:
+        DoesNotFit: There is none.
+    """
+    needs = assess(profile, device, wish, plan).needs
+    needed = max(need.reserved for phase, need in needs.items() if phase != "cache")
+    beside = PROCESS if device.kind == "cpu" else 0
+    excess = max(1.0, (measured - beside) / needed) if measured else 1.0
+    room = min(SPARED * needed, budget(device) / excess)
+    tighter = replace(device, free=int(room) + device.free - budget(device))
+    left = replace(profile, stages=tuple(stage for stage in profile.stages if stage.phase != "cache"))
+    found = choose(left, tighter, replace(wish, stored=(plan.weights,), moments=(plan.moments,)))
+    filled = {name: getattr(plan, name) for name in ENCODING[0]}
+    return assess(profile, device, wish, replace(found.plan, **filled))
+
+
+def encoded_below(profile: Profile, device: Device, wish: Wish, plan: Plan, *, measured: int = 0) -> Plan:
+    """The plan with a way to fill the cache that needs clearly less than its own, which ran out of memory.
+
+    Args:
+        profile: As in :func:`choose`.
+        device: As in :func:`choose`.
+        wish: As in :func:`choose`.
+        plan: Whose way it was.
+        measured: Bytes that it had taken by then, as in :func:`below`.
+
+    Raises:
+        DoesNotFit: There is none.
+    """
+    needed = cache_need(profile, plan, device, wish).reserved
+    room = min(SPARED * needed, budget(device) / max(1.0, measured / needed))
+    tighter = replace(device, free=int(room) + device.free - budget(device))
+    if found := encoding(profile, tighter, plan, wish):
+        return found
+    raise DoesNotFit(f"No way to fill the cache of {profile.base} needs clearly less than {needed} bytes.")
+
+
+def _moments(profile: Profile, device: Device, wish: Wish) -> list[Moments]:
+    """What to try, in this order. Most optimizers store their state in one way."""
+    if profile.hosted:
+        return ["host"]
+    if not optimizer_of(wish.optimizer).in_8_bits or device.kind != "cuda":
+        return ["fp32"]
+    if wish.moments == ("8bit",):  # a run that goes on as it began, whatever is wished now
+        return ["8bit"]
+    return [each for each in wish.moments if each == "fp32" or each == "8bit" and wish.quality != "16bit"]
+
+
+_Kept = tuple[bool, bool, int]
+"""Mapped; decoded in tiles; bytes that stay through a step."""
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Plans that differ in what is checkpointed and streamed alone."""
+
+    plan: Plan
+    clock: Clock
+    micros: int
+    extra: float
+    """Seconds of a step beside its micro-batches: the update, and its share of compiling."""
+
+    @property
+    def least(self) -> float:
+        return self.micros * self.clock.once + self.extra
+
+    def slow(self, checkpointed: int, away: tuple[int, ...], *, mapped: bool = False) -> float:
+        """Seconds of a step at least."""
+        return self.micros * self.clock.bound(checkpointed, away, mapped=mapped) + self.extra
+
+
+class _Space:
+    """Every plan of a wish with one way of storing moments."""
+
+    def __init__(self, profile: Profile, device: Device, wish: Wish, moments: Moments) -> None:
+        self.profile, self.device, self.wish = profile, device, wish
+        self.blocks = len(profile.blocks)
+        self.room = budget(device)
+        self.start = encoding(profile, device, Plan(compute=wish.compute, moments=moments), wish)
+        self.worth = float("inf")
+        """Seconds of a step that a plan may take at most to be among the fastest."""
+        self._coming: dict[tuple[object, ...], list[int]] = {}
+        self._kept: dict[tuple[object, ...], _Kept | None] = {}
+
+    def fastest(self) -> Plan | None:
+        if self.start is None:
+            return None
+        found: list[tuple[float, Plan]] = []
+        for group in sorted(self._groups(), key=lambda group: group.least):
+            if group.least > self.worth:
+                break
+            for plan in self._plans(group):
+                away = plan.streamed_of(self.blocks)
+                seconds, _ = group.clock.micro(plan.checkpointed, away, mapped=plan.mapped)
+                seconds = group.micros * seconds + group.extra
+                found.append((seconds, plan))
+                self.worth = min(self.worth, seconds * (1 + TIE))
+        tied = [(seconds, plan) for seconds, plan in found if seconds <= self.worth]
+        return min(tied, key=lambda one: _rank(*one))[1] if tied else None
+
+    def _groups(self) -> Iterator[_Group]:
+        profile, device, wish = self.profile, self.device, self.wish
+        assert self.start is not None
+        on_card = device.kind == "cuda"
+        hoistable = on_card and "hoist" not in wish.without and not wish.full
+        hoistable = hoistable and any(block.modulation for block in profile.blocks)
+        keepable = any(block.attention_kept.at(1) for block in profile.blocks)
+        for weights, hoist, keep, slots, micro, compiled in product(
+            wish.weights,
+            (False, True) if hoistable else (False,),
+            (False, True) if keepable else (False,),
+            (2, 3) if on_card and not wish.full else (2,),
+            wish.micros,
+            (False, True) if device.compiles and "compile" not in wish.without else (False,),
+        ):
+            if compiled and keep:
+                continue  # what a compiled block's attention gives cannot be kept apart
+            if weights == "fp8" and "int8" in wish.weights and _alike(device, wish):
+                continue  # as fast as int8, and coarser
+            plan = replace(
+                self.start,
+                weights=weights,
+                products=wish.products,
+                keep_attention=keep,
+                slots=slots,
+                hoist=hoist,
+                micro_batch=micro,
+                compile=compiled,
+            )
+            update = update_seconds(profile, plan, device, wish.optimizer)
+            extra = update + compile_seconds(profile, plan) / max(1, wish.steps)
+            clock = Clock(profile, plan, device)
+            yield _Group(plan, clock, micros_of(plan, wish.batches), extra)
+
+    def _plans(self, group: _Group) -> Iterator[Plan]:
+        """For each number of streamed blocks the plan with the fewest checkpointed ones that fits.
+
+        Left out are those that cannot be among the fastest.
+        """
+        without = self.wish.without
+        streams = self.device.kind == "cuda" and "streamed" not in without and not self.wish.full
+        most = self.blocks if streams else 0
+        twice = 0 if "checkpointed" in without else self.blocks
+        coming = self._comes(group.plan)
+        for streamed in range(most + 1):
+            if group.plan.slots > 2 and streamed < group.plan.slots:
+                continue  # a buffer for each of them is what fewer buffers are as well
+            away = Plan(streamed=streamed).streamed_of(self.blocks)
+            if group.slow(0, away) > self.worth:
+                continue
+            if (kept := self._keeps(group.plan, streamed)) is None:
+                continue
+            mapped, tiled, staying = kept
+            for checkpointed in range(1 if group.plan.keep_attention else 0, twice + 1):
+                if staying + coming[checkpointed] <= self.room:
+                    if group.slow(checkpointed, away, mapped=mapped) <= self.worth:
+                        how = {"mapped": mapped, "decode_tiled": tiled}
+                        yield replace(group.plan, streamed=streamed, checkpointed=checkpointed, **how)
+                    break
+
+    def _keeps(self, plan: Plan, streamed: int) -> _Kept | None:
+        """How so many streamed blocks are kept and pictures painted; None when they cannot be."""
+        key = plan.weights, plan.hoist, plan.slots, streamed
+        if key not in self._kept:
+            plain = replace(plan, streamed=streamed, keep_attention=False, micro_batch=1, compile=False)
+            self._kept[key] = self._kept_by(plain)
+        return self._kept[key]
+
+    def _kept_by(self, plan: Plan) -> _Kept | None:
+        """On disk what the host cannot hold, in tiles what does not fit whole."""
+        profile, device = self.profile, self.device
+        ways = [plan, replace(plan, mapped=True)] if plan.streamed else [plan]
+        way = next((each for each in ways if holds(device, *self._hosts(each))), None)
+        if way is None or memory.load_need(profile, way, on=device.kind).reserved > self.room:
+            return None
+        for tiled in (False, True) if self.wish.sampling else (False,):
+            painting = replace(way, decode_tiled=tiled)
+            if not self.wish.sampling or self._paints(painting) <= self.room:
+                return way.mapped, tiled, self._stays(way)
+        return None
+
+    def _hosts(self, plan: Plan) -> Iterable[Host]:
+        return host_needs(self.profile, plan, self.device, self.wish).values()
+
+    def _paints(self, plan: Plan) -> int:
+        return sample_need(self.profile, plan, self.device, self.wish).reserved
+
+    def _comes(self, plan: Plan) -> list[int]:
+        """Bytes that come and go in a step, by the number of checkpointed blocks."""
+        coded = plan.weights in memory.CODES
+        key = plan.micro_batch, plan.keep_attention, plan.hoist, coded
+        if key not in self._coming:
+            plans = [replace(plan, slots=2, checkpointed=count) for count in range(self.blocks + 1)]
+            needs = [self._train(each) for each in plans]
+            staying = self._stays(plans[0])  # whatever is checkpointed
+            self._coming[key] = [need.reserved - staying for need in needs]
+        return self._coming[key]
+
+    def _stays(self, plan: Plan) -> int:
+        wish, on = self.wish, self.device.kind
+        return memory.staying(self.profile, plan, optimizer=wish.optimizer, average=wish.average, on=on)
+
+    def _train(self, plan: Plan) -> memory.Need:
+        wish = self.wish
+        return memory.train_need(
+            self.profile,
+            plan,
+            optimizer=wish.optimizer,
+            micros=micros_of(plan, wish.batches),
+            average=wish.average,
+            on=self.device.kind,
+        )
+
+
+def _alike(device: Device, wish: Wish) -> bool:
+    """Whether int8 and fp8 take the same time, as nobody has measured that they do not."""
+    rates = device.rates
+    if wish.products == "8bit":
+        return rates.eight.get("int8") == rates.eight.get("fp8")
+    return not rates.expand
+
+
+def _rank(seconds: float, plan: Plan) -> tuple[int, int, float]:
+    """What is preferred among plans that are equally fast: precise, then simple, then fast."""
+    used = (plan.streamed, plan.hoist, plan.keep_attention, plan.compile, plan.checkpointed, plan.mapped)
+    used += (plan.decode_tiled, plan.slots > 2)
+    mechanisms = sum(map(bool, used))
+    return -FINENESS.index(plan.weights), mechanisms, seconds

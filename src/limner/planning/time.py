@@ -1,0 +1,357 @@
+"""How long a plan takes: a roofline over the work of a profile, and a timeline of what is streamed. No torch.
+
+Blocks run one after another; each takes the time of its matrix products, its attention and its other traffic
+at the rates that the device reaches, or the time that the host takes to launch its kernels where that is
+longer: what the host gains on a busy device in one block is not set off against the next. Weights that
+are stored coarser are turned back each time they are read. What is streamed comes over one copy engine into
+``slots`` buffers, ahead of its use in both directions, and never goes back. Hoisted modulations come over the
+same engine, in the order of the blocks that read what they give, from the start of the forward pass on.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from math import ceil
+
+from limner.planning.devices import COMPILED_LAUNCHES, COMPILED_TRAFFIC, COMPILING, HOST_TRAFFIC, Device
+from limner.planning.memory import MASTER, frozen_bytes, state_bytes
+from limner.planning.plan import BITS, Compute, Plan, Weights
+from limner.planning.profile import Block, Profile, Stage, Work
+
+UPDATE = 24
+"""Bytes moved for each trained number at a step beside the optimizer's state, which is read and written: the
+weight read and written, the gradient read to be measured, to be clipped and to be used, and made."""
+UPDATE_LAUNCHES = 0.6
+"""Launches' worth of the host's time for each trained tensor at a step: its gradient is measured, clipped and
+used together with all others. Measured with 42 to 2000 of them: 9 to 11 microseconds, where a launch took 18.
+Optimizers that go from tensor to tensor take longer."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of one optimizer step."""
+
+    seconds: float
+    """All of it."""
+    waiting: float = 0.0
+    """Part that computation waits for copies."""
+    repeated: float = 0.0
+    """Part that computes again what checkpointing did not keep."""
+    optimizer: float = 0.0
+    """Part after the last backward pass."""
+
+
+@dataclass(frozen=True)
+class Total:
+    """Seconds of a whole run, by phase."""
+
+    load: float
+    cache: float
+    train: float
+    sample: float
+    compile: float = 0.0
+    measure: float = 0.0
+    """The held-out loss."""
+    save: float = 0.0
+    """Checkpoints, each written and read back."""
+
+    @property
+    def seconds(self) -> float:
+        """All phases together."""
+        return self.load + self.cache + self.train + self.sample + self.compile + self.measure + self.save
+
+
+def seconds_of(
+    work: Work,
+    device: Device,
+    compute: Compute,
+    images: int,
+    *,
+    weights: Weights = "fp32",
+    backward: bool = False,
+    compiled: bool = False,
+) -> float:
+    """Seconds that a device takes for some work.
+
+    Args:
+        work: FLOPs, bytes and launches.
+        device: Whose rates.
+        compute: Precision of the arithmetic.
+        images: Images that pass at once.
+        weights: How those are stored that 8-bit products read.
+        backward: At the rate of attention's backward kernels.
+        compiled: With the traffic and launches that are left when a block is compiled.
+    """
+    rates = device.rates
+    attention = (rates.attention_backward if backward else rates.attention)[compute]
+    traffic = work.traffic.at(images) * (COMPILED_TRAFFIC if compiled else 1.0)
+    launches = work.kernels * rates.launch * (COMPILED_LAUNCHES if compiled else 1.0)
+    busy = (
+        work.gemm.at(images) / rates.gemm[compute]
+        + work.eight.at(images) / rates.multiplying(weights, compute)
+        + work.attention.at(images) / attention
+        + traffic / rates.traffic
+    )
+    return busy + launches if device.kind == "cpu" else max(busy, launches)
+
+
+class Clock:
+    """Seconds of every block of a profile under one way of computing, whatever is kept, streamed or copied.
+
+    Args:
+        profile: Of the base, the adapter and the bucket.
+        plan: Its ``checkpointed``, ``streamed`` and ``mapped`` are not looked at.
+        device: Where.
+    """
+
+    def __init__(self, profile: Profile, plan: Plan, device: Device) -> None:
+        self.profile, self.plan, self.device = profile, plan, device
+        images, rest, blocks = plan.micro_batch, profile.rest, profile.blocks
+        each: list[tuple[float, float, float]] = []
+        for number, block in enumerate(blocks):
+            same = number and block == blocks[number - 1]  # most of a model's blocks are
+            each.append(each[-1] if same else self._all(block))
+        self.forward, self.backward, self.again = ([one[which] for one in each] for which in range(3))
+        self.outside = seconds_of(rest.forward, device, plan.compute, images)
+        """Seconds of a forward pass outside the blocks."""
+        self.rest = self.outside + seconds_of(rest.backward, device, plan.compute, images, backward=True)
+        modulations = [block.modulation if plan.hoist else 0 for block in (*blocks, rest)]
+        self.hoisted = sum(modulations)
+        """Bytes of modulations that come in a forward pass."""
+        self.ahead = [(each / device.rates.copy, each / device.rates.traffic) for each in modulations]
+        """Of every block, and of what is behind the last, seconds to copy and to read its modulations."""
+        self.giving = _giving(profile, device)
+        self.bytes = [frozen_bytes(block, plan) for block in blocks]
+        self.repeated = [0.0, *accumulate(self.again)]
+        self.once = sum(self.forward) + sum(self.backward) + self.rest + self.giving
+
+    def _all(self, block: Block) -> tuple[float, float, float]:
+        return (
+            self._seconds(block, block.forward),
+            self._seconds(block, block.backward, backward=True),
+            self._again(block),
+        )
+
+    def _seconds(self, block: Block, work: Work, *, backward: bool = False) -> float:
+        plan = self.plan
+        done = seconds_of(
+            work,
+            self.device,
+            plan.compute,
+            plan.micro_batch,
+            weights=plan.weights,
+            backward=backward,
+            compiled=plan.compile,
+        )
+        return done + self._expanding(block)
+
+    def _expanding(self, block: Block) -> float:
+        if self.plan.products == "8bit":
+            return 0.0  # codes are multiplied as they are; what is done to them is part of the block's work
+        numbers = block.stored[self.plan.compute] * 8 / BITS[self.plan.compute]
+        return numbers * self.device.rates.expanding(self.plan.weights, self.plan.compute)
+
+    def _again(self, block: Block) -> float:
+        plan = self.plan
+        skipped = [block.tail] if plan.tail_skip else []
+        if plan.keep_attention:
+            skipped.append(Work(attention=block.forward.attention))
+        saved = sum(
+            seconds_of(_busy(work), self.device, plan.compute, plan.micro_batch, weights=plan.weights)
+            for work in skipped
+        )
+        return max(0.0, self._seconds(block, block.forward) - saved)
+
+    def bound(self, checkpointed: int, streamed: Sequence[int], *, mapped: bool = False) -> float:
+        """Seconds that a micro-batch takes at least: all its computation, or all its copies."""
+        # what is in the buffers when a pass turns round need not come again
+        away = [self.bytes[n] for n in streamed]
+        stay = 2 * sum(sorted(away)[-max(2, self.plan.slots) :])
+        copies = (max(0, 2 * sum(away) - stay) + self.hoisted) / self._copy(mapped=mapped)
+        return max(self.once + self.repeated[checkpointed], copies)
+
+    def _copy(self, *, mapped: bool) -> float:
+        rates = self.device.rates
+        return min(rates.copy, rates.disk) if mapped else rates.copy
+
+    def micro(
+        self, checkpointed: int, streamed: Sequence[int], *, mapped: bool = False
+    ) -> tuple[float, float]:
+        """Seconds of a micro-batch in the middle of a run, and those of them that are waited for copies."""
+        blocks = range(len(self.forward))
+        back = [self.backward[n] + (self.again[n] if n < checkpointed else 0.0) for n in blocks]
+        busy = self.once + self.repeated[checkpointed]
+        if not streamed and not self.hoisted:
+            return busy, 0.0
+        copy = self._copy(mapped=mapped)
+        slower = self.device.rates.copy / copy
+        ahead = [copying * slower + reading for copying, reading in self.ahead]
+        away = set(streamed)
+        passes = [(n, self.forward[n]) for n in blocks] + [(n, back[n]) for n in reversed(blocks)]
+        uses = [(seconds, self.bytes[n] / copy if n in away else 0.0, n) for n, seconds in passes]
+        waiting = _waiting(uses, max(2, self.plan.slots), self.rest, ahead if self.hoisted else [])
+        return busy + waiting, waiting
+
+    def pace(self, plan: Plan, micros: int, update: float) -> Pace:
+        """Seconds of an optimizer step of so many micro-batches and ``update`` seconds at its end."""
+        away = plan.streamed_of(len(self.forward))
+        seconds, waiting = self.micro(plan.checkpointed, away, mapped=plan.mapped)
+        return Pace(
+            seconds=micros * seconds + update,
+            waiting=micros * waiting,
+            repeated=micros * self.repeated[min(plan.checkpointed, len(self.again))],
+            optimizer=update,
+        )
+
+
+def _giving(profile: Profile, device: Device) -> float:
+    """Seconds in which gradients go to the host and are summed there.
+
+    What of it hides behind the backward pass is not known before a GPU has measured it, so all of it counts.
+    """
+    if not profile.hosted:
+        return 0.0
+    return profile.whole / device.rates.copy + 2 * MASTER * profile.learning / HOST_TRAFFIC
+
+
+def _busy(work: Work) -> Work:
+    """The work without its launches: what skipping it saves for certain."""
+    return Work(gemm=work.gemm, eight=work.eight, attention=work.attention, traffic=work.traffic)
+
+
+class _Copier:
+    """One copy engine: blocks come when a buffer is free, a pass's modulations when there is nothing else.
+
+    Args:
+        ahead: Seconds that the modulations of each use take to come.
+    """
+
+    def __init__(self, ahead: Sequence[float]) -> None:
+        self.ahead, self.done, self.start = ahead, 0.0, 0.0
+        self.there: list[float] = []
+        """When the modulations of the pass came, as far as they did."""
+
+    def begin(self, now: float) -> None:
+        """A pass begins: its modulations may come from now on."""
+        self.start, self.there = now, []
+
+    def _next(self) -> float:
+        return max(self.done, self.start) + self.ahead[len(self.there)]
+
+    def _bring(self) -> None:
+        self.done = self._next()
+        self.there.append(self.done)
+
+    def modulations(self, place: int) -> float:
+        """When those of a use are there."""
+        while len(self.there) <= place:
+            self._bring()
+        return self.there[place]
+
+    def block(self, room: float, seconds: float) -> float:
+        """When a block is there whose buffer is free at ``room``."""
+        while len(self.there) < len(self.ahead) and self._next() <= room:
+            self._bring()
+        self.done = max(self.done, room) + seconds
+        return self.done
+
+
+def _waiting(
+    uses: Sequence[tuple[float, float, int]], slots: int, pause: float, ahead: Sequence[float] = ()
+) -> float:
+    """Seconds that a pass waits for copies, from the second pass on, when buffers are full already.
+
+    Args:
+        uses: (seconds of computation, seconds of its copy or 0, block) in running order.
+        slots: Buffers. The block that was used longest ago makes room.
+        pause: Seconds of computation between two passes, in which copies go on.
+        ahead: Seconds that the modulations of each of the first uses take to come.
+    """
+    now = lost = 0.0
+    copier = _Copier(ahead)
+    there: list[int] = []
+    free: dict[int, float] = {}
+    for _ in range(2):
+        lost = 0.0
+        copier.begin(now)
+        for place, (seconds, copying, block) in enumerate(uses):
+            ready = copier.modulations(place) if place < len(ahead) else 0.0
+            if copying:
+                if block not in free:
+                    room = free.pop(there.pop(0)) if len(there) == slots else 0.0
+                    ready = max(ready, copier.block(room, copying))
+                else:
+                    there.remove(block)
+                there.append(block)
+            lost += max(0.0, ready - now)
+            now = max(now, ready) + seconds
+            if copying:
+                free[block] = now
+        now += pause
+    return lost
+
+
+def update_seconds(profile: Profile, plan: Plan, device: Device, optimizer: str) -> float:
+    """Seconds of the optimizer's step: bytes and launches."""
+    moved = UPDATE * profile.learning + 2 * state_bytes(profile, plan, optimizer)
+    if profile.hosted:
+        return moved / HOST_TRAFFIC + profile.whole / device.rates.copy
+    launches = UPDATE_LAUNCHES * profile.tensors * device.rates.launch
+    busy = moved / device.rates.traffic
+    return busy + launches if device.kind == "cpu" else max(busy, launches)
+
+
+def micros_of(plan: Plan, batches: Iterable[int]) -> int:
+    """Micro-batches of a step: each sort of image (one's own, the prior's) fills its own."""
+    return sum(ceil(batch / plan.micro_batch) for batch in batches)
+
+
+def pace_of(
+    profile: Profile, plan: Plan, device: Device, *, batches: Sequence[int] = (1,), optimizer: str = "adamw"
+) -> Pace:
+    """Seconds of one optimizer step.
+
+    Args:
+        profile: Of the base, the adapter and the largest bucket.
+        plan: How it is computed.
+        device: Where.
+        batches: Images per step, of each sort.
+        optimizer: The recipe's.
+    """
+    update = update_seconds(profile, plan, device, optimizer)
+    return Clock(profile, plan, device).pace(plan, micros_of(plan, batches), update)
+
+
+def compile_seconds(profile: Profile, plan: Plan) -> float:
+    """Seconds of compiling, once: one graph for each sort of block."""
+    return COMPILING * len({block.kind for block in profile.blocks}) if plan.compile else 0.0
+
+
+def stage_seconds(stage: Stage, device: Device, plan: Plan) -> float:
+    """Seconds of a stage for one image."""
+    return seconds_of(stage.work, device, plan.compute, 1, weights=plan.weights)
+
+
+def total_of(
+    profile: Profile, plan: Plan, device: Device, pace: Pace, *, steps: int, counts: Mapping[str, int]
+) -> Total:
+    """Seconds of a whole run.
+
+    Args:
+        profile: With its stages.
+        plan: How it is computed.
+        device: Where.
+        pace: Of one step.
+        steps: Optimizer steps.
+        counts: How often each stage runs, by :attr:`Stage.times`.
+    """
+    spent = {"cache": 0.0, "sample": 0.0}
+    for stage in profile.stages:
+        spent[stage.phase] += counts.get(stage.times, 0) * stage_seconds(stage, device, plan)
+    return Total(
+        load=profile.download / device.rates.disk,
+        cache=spent["cache"],
+        train=steps * pace.seconds,
+        sample=spent["sample"],
+        compile=compile_seconds(profile, plan),
+    )

@@ -1,0 +1,225 @@
+"""One training step on the meta device: nothing is computed, everything that would live is counted."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+
+from limner.nn.arch import Anatomy, matching
+from limner.nn.layers import quantized_linear
+from limner.nn.layers.precision import Products
+from limner.nn.memory.checkpointing import Checkpoint
+from limner.planning.kernels import Kernels, imitated
+from limner.planning.plan import Attention
+from limner.planning.tracker import GRANULE, Event, Segment, Tracker
+
+HEAD = ""
+"""Name of the segments that belong to no block."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What a step is traced on. The default is a GPU that is not there."""
+
+    attention: Attention = "auto"
+    autocast: torch.dtype | None = None
+    """What autocast computes in; None when it is off."""
+    device: str = "meta"
+    """Where the models are: "meta", or the type of the device of a step that is run for real."""
+    granule: int = GRANULE
+    """Of the allocator, bytes."""
+    kernels: Kernels | None = "cuda"
+    """Whose kernels are imitated; None: those of the device itself run."""
+    products: Products = "full"
+    """How the frozen layers in the denoiser's blocks multiply."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a step was. Bytes."""
+
+    peak: int
+    causes: Mapping[str, int]
+    """What the peak is made of: weights, modulations, adapter, optimizer, gradients, activations."""
+    held: int
+    """Alive before the step: weights, adapter, state of the optimizer."""
+    kept: int
+    """Alive when the forward pass has ended."""
+    left: int
+    """Made by the step and alive when it has ended, gradients aside: constants that a model keeps."""
+    idle: frozenset[int]
+    """``id`` of every trained tensor that no gradient came to."""
+    segments: tuple[Segment, ...]
+    """In running order."""
+    events: tuple[Event, ...]
+    """Every birth and death: what ``planning.allocator`` replays."""
+
+    def of(self, phase: str) -> dict[str, Segment]:
+        """The segment of each block in "forward" or "backward", in running order."""
+        return {each.name: each for each in self.segments if each.phase == phase and each.name != HEAD}
+
+
+GPU = Machine()
+
+
+def trace(
+    step: Callable[[], Tensor],
+    models: Mapping[str, nn.Module],
+    blocks: Mapping[str, nn.Module],
+    *,
+    anatomy: Anatomy | None = None,
+    state: int = 0,
+    constants: int = 0,
+    machine: Machine = GPU,
+) -> Trace:
+    """Run a step under watch.
+
+    Args:
+        step: Makes the inputs, runs the live units and returns the loss, a scalar.
+        models: Everything that is loaded while training, adapters attached.
+        blocks: The repeated blocks by name, in running order.
+        anatomy: Names the modulations, to count them apart.
+        state: Bytes of the optimizer's state, which is there from the second step on.
+        constants: Bytes that models have kept since a step before, where nobody finds them.
+        machine: What it is run on.
+    """
+    tracker = Tracker(machine.device, machine.granule)
+    with ExitStack() as stack:
+        stack.enter_context(tracker)
+        _watch(tracker, models, anatomy)
+        tracker.hold(state, "optimizer")
+        tracker.hold(constants, "weights")
+        reached: set[int] = set()
+        for name, block in blocks.items():
+            stack.enter_context(_bounds(tracker, name, block))
+        for parameter in _trained(models):
+            handle = parameter.register_post_accumulate_grad_hook(partial(_gradient, tracker, reached))
+            stack.callback(handle.remove)
+        for function in (quantized_linear._Full, quantized_linear._Eight):
+            stack.enter_context(mock.patch.object(function, "backward", _said(tracker, function.backward)))
+        if machine.kernels:
+            kernels = imitated(machine.kernels, machine.attention, machine.autocast, tracker.did)
+            stack.enter_context(kernels)
+        held = tracker.alive
+        tracker.segment(HEAD, "forward")
+        loss = step()
+        kept = tracker.alive
+        tracker.segment(HEAD, "backward")
+        loss.backward()
+        del loss
+        tracker.segment(HEAD, "after")
+        left = tracker.alive - held - tracker.causes["gradients"]
+    idle = frozenset(map(id, _trained(models))) - reached
+    for parameter in _trained(models):
+        parameter.grad = None
+    return Trace(
+        tracker.peak,
+        tracker.causes_at_peak,
+        held,
+        kept,
+        left,
+        idle,
+        tuple(tracker.segments),
+        tuple(tracker.events),
+    )
+
+
+def _trained(models: Mapping[str, nn.Module]) -> list[nn.Parameter]:
+    return [each for model in models.values() for each in model.parameters() if each.requires_grad]
+
+
+def _gradient(tracker: Tracker, reached: set[int], parameter: Tensor) -> None:
+    reached.add(id(parameter))
+    if parameter.grad is not None:
+        tracker.rename(parameter.grad, "gradients")
+
+
+def _said(tracker: Tracker, backward: Callable[..., Any]) -> Any:
+    """A backward pass in Python that tells of its gradient."""
+
+    def told(*args: Any) -> Any:
+        made = backward(*args)
+        tracker.seen_by_python(made[0])
+        return made
+
+    return staticmethod(told)
+
+
+def _watch(tracker: Tracker, models: Mapping[str, nn.Module], anatomy: Anatomy | None) -> None:
+    """Count what the models hold, plain tensors that are neither parameters nor buffers among it."""
+    for model in models.values():
+        for module in model.modules():
+            tracker.watch(plain(module), "weights")
+        tracker.watch(model.buffers(), "weights")
+        every = list(model.parameters())
+        tracker.watch((each for each in every if not each.requires_grad), "weights")
+        tracker.watch((each for each in every if each.requires_grad), "adapter")
+        for layer in matching(model, anatomy.modulations if anatomy else ()).values():
+            frozen = (each for each in layer.parameters() if not each.requires_grad)
+            tracker.watch(frozen, "modulations")
+
+
+REGISTERED = frozenset({"_parameters", "_buffers", "_modules"})
+SIMPLE = frozenset({bool, int, float, str, type(None)})
+
+
+def plain(module: nn.Module) -> list[Tensor]:
+    """Tensors that a module holds as attributes or in lists and dicts, without having registered them."""
+    found: list[Tensor] = []
+    for name, value in vars(module).items():
+        if name in REGISTERED or type(value) in SIMPLE:
+            continue
+        inside = value.values() if isinstance(value, dict) else value
+        some = inside if isinstance(value, (list, tuple, dict)) else (value,)
+        found += [each for each in some if isinstance(each, Tensor)]
+    return found
+
+
+@contextmanager
+def _bounds(tracker: Tracker, name: str, block: nn.Module) -> Iterator[None]:
+    """Begin a segment where a block begins and where it ends, in both directions."""
+
+    def enter(*_: Any) -> None:
+        if not _differentiating():
+            tracker.segment(name, "forward")
+
+    def leave(_: nn.Module, __: Any, out: Any) -> None:
+        if _differentiating():
+            return
+        tracker.segment(HEAD, "forward")
+        for tensor in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(tensor, Tensor) and tensor.requires_grad:
+                tensor.register_hook(back)
+
+    def back(_: Tensor) -> None:
+        if tracker.now.name != name:  # a block with two outputs begins with the gradient that comes first
+            tracker.segment(name, "backward")
+
+    handles = block.register_forward_pre_hook(enter), block.register_forward_hook(leave)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _differentiating() -> bool:
+    """Whether a backward pass is under way: what runs then is a recomputation."""
+    return torch._C._current_graph_task_id() != -1
+
+
+@contextmanager
+def again(blocks: Sequence[nn.Module]) -> Iterator[None]:
+    """Blocks that keep their inputs and are computed again in the backward pass."""
+    for block in blocks:
+        block.forward = Checkpoint(block.forward)
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward

@@ -1,0 +1,227 @@
+"""The verb ``cache``: compute what is frozen, once, and know what a run will need before it starts."""
+
+import base64
+import io
+import time
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from limner.assembly.resolve import Setting, cache_root, prepare
+from limner.data.folder import Folder, Rejected
+from limner.data.images import read_image
+from limner.data.validation import PAINTED
+from limner.data.views import View
+from limner.files import human, require_space, write_json, write_text
+from limner.graph.cache import Cache
+from limner.graph.contents import register
+from limner.nn import distributed
+from limner.nn.memory.to_device import bring
+from limner.nn.padding import together
+from limner.recipe import toml
+from limner.recipe.prompts import prompts
+from limner.recipe.schema import Recipe
+from limner.reporter import Say
+from limner.run_folder import RunDir
+from limner.training.class_images import prior
+from limner.training.encode import Row, Table, bytes_needed, caption_rows, fill, rows_of, survey
+from limner.training.interrupt import Interrupt
+from limner.training.oom_fallback import Ladder, ladder_of
+from limner.training.oom_retry import begun
+
+HELD = 2**31
+"""Bytes of frozen values held in memory while training; the rest is read again when it is drawn."""
+THUMBNAIL = 160
+
+
+@dataclass(frozen=True)
+class Cached:
+    """What the cache verb did, in all its processes."""
+
+    computed: int
+    reused: int
+    bytes: int
+    seconds: float
+    entries: int
+
+
+class Store:
+    """Frozen values of rows, read through a bounded memory."""
+
+    def __init__(
+        self,
+        cache: Cache,
+        table: Table,
+        rows: Sequence[Row],
+        *,
+        ragged: Collection[str] = (),
+        room: int = HELD,
+    ) -> None:
+        self.cache, self.table, self.rows, self.ragged, self.room = cache, table, rows, ragged, room
+        self._held: dict[str, dict[str, Tensor]] = {}
+
+    def row(self, number: int) -> dict[str, Tensor]:
+        """The boundary values of row ``number``, on the CPU, batch size 1."""
+        places = self.table[number]
+        return {name: self._entry(places[name])[name] for name in self.rows[number].wanted}
+
+    def batch(self, numbers: Sequence[int], device: torch.device) -> dict[str, Tensor]:
+        """Rows of one shape, stacked and moved."""
+        rows = [self.row(number) for number in numbers]
+        return {
+            name: bring((together if name in self.ragged else torch.cat)([row[name] for row in rows]), device)
+            for name in rows[0]
+        }
+
+    def addresses(self) -> list[str]:
+        """Every entry that the rows read, sorted."""
+        pairs = zip(self.table, self.rows, strict=True)
+        return sorted({places[name] for places, row in pairs for name in row.wanted})
+
+    def _entry(self, address: str) -> dict[str, Tensor]:
+        if address in self._held:
+            return self._held[address]
+        values = self.cache.read(address)
+        size = sum(value.numel() * value.element_size() for value in values.values())
+        if size <= self.room:
+            self.room -= size
+            self._held[address] = values
+        return values
+
+
+def cache(recipe: Recipe, out: Path, say: Say) -> Cached:
+    """Fill the cache for a recipe and record in the run folder what the run will read.
+
+    Safe to run alone, again, in several processes that a launcher started, and to kill at any moment.
+    """
+    distributed.start()
+    run = RunDir(out)
+    with run.lock() if distributed.rank() == 0 else nullcontext(), Interrupt():
+        setting = prepare(recipe, prior(recipe, run, say), say.line)
+        if setting.device.type == "cuda":  # encoders may be larger than it
+            store, report = stocked(setting, ladder_of(recipe, say), say)
+        else:
+            store, report = stock(setting, say)
+        with closing(store.cache):
+            if not run.checkpoints():  # a run that has begun keeps its own recipe
+                record(setting, run, store)
+        return report
+
+
+def prompts_of(setting: Setting) -> list[str]:
+    """What is sampled: the recipe's prompts, or at most ``PAINTED`` captions, or none."""
+    if setting.recipe.sample.every == -1:
+        return []
+    if wished := prompts(setting.recipe):
+        return list(wished)
+    return list(dict.fromkeys(view.caption for view in setting.own if view.caption))[:PAINTED]
+
+
+def all_rows(setting: Setting) -> list[Row]:
+    """Rows of the training views, the held-out views, the prompts, and the empty caption, in this order."""
+    captions = [] if setting.recipe.sample.every == -1 else [*prompts_of(setting), ""]
+    return [
+        *rows_of(setting, setting.views),
+        *rows_of(setting, setting.held_out),
+        *caption_rows(setting, captions),
+    ]
+
+
+def stock(setting: Setting, say: Say) -> tuple[Store, Cached]:
+    """Everything frozen that a run reads: verified where it is there, computed where it is missing.
+
+    Raises:
+        BadCache: An entry was written by another version.
+        DiskFull: There is no room for what is missing.
+    """
+    start = time.monotonic()
+    for remark in setting.remarks:
+        say.line(remark)
+    store = Cache(cache_root(setting.recipe))
+    rows = all_rows(setting)
+    work = survey(setting, store, rows)
+    if distributed.anyone(_discard_damaged(store, work.present, say)):
+        work = survey(setting, store, rows)
+    whole = work if distributed.world() == 1 else survey(setting, store, rows, lambda place: True)
+    due, reused = whole.due, len(whole.present)
+    distributed.barrier()  # what another computes must not pass for what was there
+    if due:
+        size = bytes_needed(setting, rows, whole)
+        say.line(f"Cache: {reused} entries reused, {len(due)} to compute, {human(size)} in {store.root}.")
+        require_space(store.root, int(size * 1.05), "The cache of this run")
+    fill(setting, store, rows, work, say)
+    written = sum(store.path(place).stat().st_size for place in due)
+    report = Cached(len(due), reused, written, time.monotonic() - start, len(due) + reused)
+    return Store(store, work.table, rows, ragged=setting.family.ragged), report
+
+
+def stocked(setting: Setting, ladder: Ladder, say: Say) -> tuple[Store, Cached]:
+    """The same as a plan says, and by smaller plans where memory runs out.
+
+    Raises:
+        DoesNotFit: No smaller plan is left.
+    """
+
+    def act() -> tuple[Store, Cached]:
+        return stock(setting.planned(ladder.plan), say)
+
+    return begun("the cache is filled", act, ladder.encode_down, ladder, say)
+
+
+def _discard_damaged(store: Cache, places: Iterable[str], say: Say) -> bool:
+    """Remove this process's share of the entries that cannot be read, and say so; whether there were any."""
+    damaged = {place: store.damage(place) for place in sorted(places) if distributed.mine(place)}
+    reasons = {place: reason for place, reason in damaged.items() if reason}
+    for place, reason in reasons.items():
+        say.line(f"Cache: computed again: {reason}")
+        store.discard(place)
+    distributed.barrier()
+    return bool(reasons)
+
+
+def record(setting: Setting, run: RunDir, store: Store) -> None:
+    """Write what the run is (its recipe), what it reads, and what its images are (for the report)."""
+    if distributed.rank() != 0:
+        return
+    write_text(run.recipe_path, toml.dump(setting.recipe))
+    write_json(
+        run.index_path,
+        {"views": len(setting.views), "held_out": len(setting.held_out), "addresses": store.addresses()},
+    )
+    register(store.cache.root, run.path, run.index_path)
+    write_json(run.data_path, data_sheet(setting.folder, setting.rejected, setting.own, setting.held_out))
+
+
+def data_sheet(
+    folder: Folder, rejected: Sequence[Rejected], shown: Sequence[View], held_out: Sequence[View]
+) -> dict[str, object]:
+    """What the report says of the images: names, sizes, captions, thumbnails, and what was left out."""
+    sizes = {view.example.sha256: view.size for view in (*held_out, *shown)}
+    only_held = {v.example.sha256 for v in held_out} - {v.example.sha256 for v in shown}
+    return {
+        "images": [
+            {
+                "name": folder.named(each.path),
+                "width": each.width,
+                "height": each.height,
+                "size": list(sizes[each.sha256]) if each.sha256 in sizes else None,
+                "captions": list(each.captions),
+                "held_out": each.sha256 in only_held,
+                "thumb": _thumbnail(each.path),
+            }
+            for each in folder.examples
+        ],
+        "rejected": [{"name": folder.named(each.path), "reason": each.reason} for each in rejected],
+    }
+
+
+def _thumbnail(path: Path) -> str:
+    image = read_image(path, at_least=(THUMBNAIL, THUMBNAIL))
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=80)
+    return base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,352 @@
+"""Computing what is frozen, once: rows of inputs in, addresses of stored values out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limner.assembly.resolve import Setting
+from limner.data.views import View, pixels
+from limner.errors import BadBase
+from limner.graph.cache import Cache, address, text_address
+from limner.graph.unit import Unit
+from limner.models.loading import fingerprint, load, skeleton
+from limner.nn import distributed
+from limner.nn.memory import vae_tiling
+from limner.reporter import Say
+from limner.training.encoders import opened, whole
+from limner.training.oom_retry import outcome
+from limner.training.prefetch import Beside
+
+PIXELS = 1
+"""Bumped when ``data.views.pixels`` makes other pixels of a view: part of every image's address."""
+
+Table = list[dict[str, str]]
+"""For each row: value name -> address of the entry that holds it."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing to encode: where its inputs stand in the world of addresses, and how to get them."""
+
+    inputs: Mapping[str, str]
+    """Input -> address."""
+    value: Callable[[str], Any]
+    """Input -> its value. Images are decoded here, so nobody asks for one that it does not read."""
+    wanted: frozenset[str]
+    """Names of frozen values that this row must have in the end."""
+    shape: tuple[int, ...] = ()
+    """(width, height) of an image, pixels. Rows of one shape need the same number of bytes."""
+
+
+@dataclass
+class Work:
+    """What is missing, unit by unit, and what is already there."""
+
+    table: list[dict[str, str]]
+    """For each row: every frozen value it may need -> address."""
+    missing: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
+    """Unit name -> (address, row) to compute, in this process unless all were asked for."""
+    stored: set[str] = field(default_factory=set)
+    """Addresses that go to the cache rather than to the scratch of this run."""
+    present: frozenset[str] = frozenset()
+    """Those of them that are there already."""
+
+    @property
+    def due(self) -> list[str]:
+        """Addresses of the entries that will be written."""
+        return [address for todo in self.missing.values() for address, _ in todo if address in self.stored]
+
+    @property
+    def count(self) -> int:
+        """How many entries will be written."""
+        return len(self.due)
+
+
+def rows_of(setting: Setting, views: Sequence[View]) -> list[Row]:
+    """A row for each view."""
+    return [
+        Row(
+            inputs={
+                "image": _view_address(view),
+                "frame": text_address(str(view.frame)),
+                "caption": text_address(view.caption),
+            },
+            value=partial(_value, view),
+            wanted=setting.cut.boundary,
+            shape=view.size,
+        )
+        for view in views
+    ]
+
+
+def _value(view: View, name: str) -> Any:
+    if name == "frame":
+        return torch.tensor([view.frame])
+    return image_tensor(view) if name == "image" else (view.caption,)
+
+
+def caption_rows(setting: Setting, captions: Sequence[str]) -> list[Row]:
+    """A row for each caption that comes without an image, such as a prompt to sample from."""
+    wanted = setting.cut.boundary & text_values(setting)
+    return [
+        Row(
+            inputs={"caption": text_address(caption)},
+            value=lambda _, caption=caption: (caption,),
+            wanted=wanted,
+        )
+        for caption in captions
+    ]
+
+
+def text_values(setting: Setting) -> frozenset[str]:
+    """Every value that depends on the caption alone."""
+    known = {"caption"}
+    for unit in (*setting.cut.frozen, *setting.cut.live):
+        if not unit.draws and set(unit.reads) <= known:
+            known |= set(unit.writes)
+    return frozenset(known - {"caption"})
+
+
+def image_tensor(view: View) -> Tensor:
+    """(1, 3, H, W) uint8."""
+    return torch.from_numpy(pixels(view).copy()).permute(2, 0, 1)[None]
+
+
+def _view_address(view: View) -> str:
+    return text_address(f"{PIXELS} {view.example.sha256} {view.size} {view.crop} {view.flip}")
+
+
+def survey(
+    setting: Setting, cache: Cache, rows: Sequence[Row], share: Callable[[str], bool] = distributed.mine
+) -> Work:
+    """Derive every address, and find out which entries are missing. Loads nothing, decodes nothing.
+
+    Every entry that may be read is held in ``cache`` first, so that none that is found is pruned meanwhile.
+
+    Args:
+        setting: The run.
+        cache: Where they may be.
+        rows: What is to be encoded.
+        share: Whether an entry is to be made here; all of them are looked for.
+    """
+    units = setting.cut.frozen
+    prints = {name: _fingerprint(setting, name) for name in {n for unit in units for n in unit.uses}}
+    work = Work([_addresses(units, prints | _tiled(setting, prints, row), row) for row in rows])
+    writer = {name: unit for unit in units for name in unit.writes}
+    cache.hold({places[name] for places in work.table for name in writer if name in places})
+    wanted: dict[str, int] = {}
+    for number, (row, places) in enumerate(zip(rows, work.table, strict=True)):
+        for name in row.wanted & set(places) & set(writer):
+            work.stored.add(places[name])
+            wanted.setdefault(places[name], number)
+    work.present = frozenset(place for place in wanted if place in cache)
+    absent = ((place, number) for place, number in wanted.items() if place not in work.present)
+    needed = {place: number for place, number in absent if share(place)}
+    for unit in reversed(units):
+        todo = [(place, n) for place, n in needed.items() if work.table[n].get(unit.writes[0]) == place]
+        work.missing[unit.name] = sorted(todo, key=lambda pair: pair[1])
+        for _, number in todo:
+            for name in unit.reads:
+                place = work.table[number][name]
+                if name in writer and place not in cache:
+                    needed.setdefault(place, number)
+    return work
+
+
+def _fingerprint(setting: Setting, part: str) -> str:
+    return fingerprint(setting.family, setting.source, part, setting.dtype)
+
+
+def _in_tiles(setting: Setting, row: Row) -> bool:
+    return setting.encode_tiled and max(row.shape, default=0) > vae_tiling.SIDE
+
+
+def _tiled(setting: Setting, prints: Mapping[str, str], row: Row) -> dict[str, str]:
+    """Fingerprints that tiles change: seams and norms make other numbers of an image."""
+    inside = _in_tiles(setting, row) and "vae" in prints
+    return {"vae": f"{prints['vae']} tiles of {vae_tiling.SIDE}"} if inside else {}
+
+
+def _addresses(units: Sequence[Unit], prints: Mapping[str, str], row: Row) -> dict[str, str]:
+    places = dict(row.inputs)
+    for unit in units:
+        if all(name in places for name in unit.reads):
+            here = address(unit, prints, places)
+            places |= dict.fromkeys(unit.writes, here)
+    return places
+
+
+def bytes_needed(setting: Setting, rows: Sequence[Row], work: Work) -> int:
+    """Bytes that the missing entries will take, from shapes alone: models run on the meta device."""
+    units = {unit.name: unit for unit in setting.cut.frozen}
+    sizes: dict[tuple[str, tuple[int, ...]], int] = {}
+    total = 0
+    models: dict[str, Any] = {}
+    for name, todo in work.missing.items():
+        for place, number in todo:
+            if place not in work.stored:
+                continue
+            key = (name, rows[number].shape)
+            if key not in sizes:
+                sizes |= _shapes(setting, units, rows[number], models)
+            total += sizes[key]
+    return total
+
+
+def _shapes(
+    setting: Setting, units: Mapping[str, Unit], row: Row, models: dict[str, Any]
+) -> dict[tuple[str, tuple[int, ...]], int]:
+    """Unit name and row shape -> bytes written."""
+    values: dict[str, Any] = {name: _blank(row, name) for name in row.inputs}
+    sizes = {}
+    for unit in units.values():
+        if not all(name in values for name in unit.reads):
+            continue
+        for name in unit.uses:
+            if name not in models:
+                models[name] = _skeleton(setting, name)
+        with torch.no_grad():
+            out = {name: _meta(value) for name, value in unit.run(models, values).items()}
+        values |= out
+        sizes[unit.name, row.shape] = (
+            sum(value.numel() * value.element_size() for value in out.values()) + 512
+        )
+    return sizes
+
+
+def _blank(row: Row, name: str) -> Any:
+    """A stand-in for an input: an image is not decoded for its shape."""
+    if name == "image":
+        return torch.empty((1, 3, row.shape[1], row.shape[0]), dtype=torch.uint8, device="meta")
+    return _meta(row.value(name))
+
+
+def _meta(value: Any) -> Any:
+    return value.to("meta") if isinstance(value, Tensor) else value
+
+
+def _skeleton(setting: Setting, part: str) -> Any:
+    if part.startswith("tokenizer"):
+        return load(setting.family, setting.source, part, dtype=setting.dtype, device=torch.device("cpu"))
+    return skeleton(setting.family, setting.source, part, dtype=setting.dtype)
+
+
+def fill(setting: Setting, cache: Cache, rows: Sequence[Row], work: Work, say: Say) -> int:
+    """Compute and store what is missing, one unit at a time, so that only one encoder is ever loaded.
+
+    Returns:
+        Bytes written by this process.
+
+    Raises:
+        OutOfMemoryError: In this process or another; what was stored stays.
+    """
+    written, short = outcome(lambda: _fill(setting, cache, rows, work, say))
+    if short is not None:
+        raise torch.OutOfMemoryError(short)
+    return written[0]
+
+
+def _fill(setting: Setting, cache: Cache, rows: Sequence[Row], work: Work, say: Say) -> int:
+    scratch: dict[str, dict[str, Tensor]] = {}
+    written = 0
+
+    def done(size: int) -> None:
+        nonlocal written
+        written += size
+        bar.advance(note=unit.name)
+
+    with say.steps("Caching", work.count) as bar, torch.no_grad(), Beside(done) as beside:
+        for unit in setting.cut.frozen:
+            todo = work.missing[unit.name]
+            if "vae" in unit.uses and (cut := sum(_in_tiles(setting, rows[n]) for _, n in todo)):
+                say.line(f"{cut} of {len(todo)} images are encoded in tiles of {vae_tiling.SIDE} pixels.")
+            gather = partial(_inputs, cache, scratch, rows, work.table, unit)
+            cut_short = 0
+            with ExitStack() as stack:
+                models = {name: stack.enter_context(opened(setting, name)) for name in unit.uses if todo}
+                for (place, _), values in zip(todo, beside.ahead(gather, [n for _, n in todo]), strict=True):
+                    out = unit.run(models, _moved(values, setting.device))
+                    _require_finite(setting, unit, out)
+                    cut_short += _cut_short(unit, models, values, out)
+                    kept = {name: value.cpu() for name, value in out.items()}
+                    if place in work.stored:
+                        beside.behind(cache.write, place, kept, unit.name)
+                    else:
+                        scratch[place] = kept
+            beside.settle()
+            if cut_short:
+                say.line(
+                    f"{cut_short} of {len(todo)} captions have more tokens than {unit.name} keeps; the rest "
+                    "is not read. Put what matters first, or shorten them."
+                )
+            del models
+    return written
+
+
+def _require_finite(setting: Setting, unit: Unit, out: Mapping[str, Tensor]) -> None:
+    """Raise ``BadBase`` rather than train on NaN for ever: an entry is computed once."""
+    if not all(value.isfinite().all() for value in out.values()):
+        raise BadBase(
+            f"{setting.source.name}: {' and '.join(unit.uses)} computes numbers that are not finite: damaged "
+            f'or too large for the precision. {setting.source.again} Or set limits.precision = "fp32".'
+        )
+
+
+def _cut_short(
+    unit: Unit, models: Mapping[str, Any], values: Mapping[str, Any], out: Mapping[str, Tensor]
+) -> int:
+    """How many captions a tokenizer did not take whole."""
+    tokenizer = next((models[name] for name in unit.uses if name.startswith("tokenizer")), None)
+    if tokenizer is None:
+        return 0
+    kept = out[unit.writes[0]].shape[-1]
+    return sum(len(tokenizer(caption).input_ids) > kept for caption in values[unit.reads[0]])
+
+
+def _inputs(  # noqa: PLR0913  everything that an input may come from
+    cache: Cache,
+    scratch: Mapping[str, Mapping[str, Tensor]],
+    rows: Sequence[Row],
+    table: Table,
+    unit: Unit,
+    number: int,
+) -> dict[str, Any]:
+    """What ``unit`` reads of row ``number``: decoded, just computed, or from the cache."""
+    row, places = rows[number], table[number]
+    values: dict[str, Any] = {}
+    for name in unit.reads:
+        if name in row.inputs:
+            values[name] = row.value(name)
+        elif places[name] in scratch:
+            values[name] = scratch[places[name]][name]
+        else:
+            values[name] = cache.read(places[name])[name]
+    return values
+
+
+def _moved(values: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    return {name: v.to(device) if isinstance(v, Tensor) else v for name, v in values.items()}
+
+
+def uncached(setting: Setting, rows: Sequence[Row]) -> list[dict[str, Tensor]]:
+    """The same values computed straight, without a cache: what the cache must equal, bit for bit."""
+    models: dict[str, Any] = {}
+    out = []
+    with torch.no_grad():
+        for row in rows:
+            values: dict[str, Any] = {name: row.value(name) for name in row.inputs}
+            for unit in setting.cut.frozen:
+                if not all(name in values for name in unit.reads):
+                    continue
+                for name in unit.uses:
+                    if name not in models:
+                        models[name] = whole(setting, name)
+                values = _moved(values, setting.device)
+                values |= unit.run(models, values)
+            out.append({name: values[name].cpu() for name in row.wanted if name in values})
+    return out

@@ -1,0 +1,110 @@
+"""Export: the LoRA file that other tools load, re-read by their rules before it counts as written."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from limner.assembly.resolve import Setting
+from limner.errors import BadLora, BadRecipe
+from limner.lora import diffusers_loader, file
+from limner.lora.factors import Factors
+from limner.lora.metadata import LoraMetadata, header_entries
+from limner.lora.operations import save
+from limner.lora.tools import DIFFUSERS, encode_for, tool_named
+from limner.models.scheduler import spoken
+from limner.recipe.schema import Recipe
+from limner.reporter import Say
+from limner.run_folder import RunDir
+from limner.training.model import Trainee
+
+
+def export(trainee: Trainee, run: RunDir, say: Say) -> Path:
+    """Write ``lora.safetensors`` and check it as stock diffusers would read it; then those for other tools.
+
+    Raises:
+        BadLora: A file does not hold, key by key, what was trained, or a tool could not read a part of it.
+    """
+    components = trainee.adapters()
+    described = header_entries(about(trainee.setting), components)
+    pipeline = trainee.setting.family.pipeline
+
+    draft = run.lora_path.with_name(".draft.safetensors")  # one that a kill leaves is overwritten next time
+    try:
+        file.write(draft, components, described)
+        if advice := diffusers_loader.verify(draft, components, pipeline).advice():
+            say.line(f"LoRA: {advice}")
+        draft.replace(run.lora_path)
+    finally:
+        draft.unlink(missing_ok=True)
+    for tool in trainee.setting.recipe.export.for_:
+        if tool != DIFFUSERS.name:
+            path = run.lora_path_for(tool)
+            error = save(path, components, described, torch.float32, tool_named(tool), pipeline)
+            say.line(f"LoRA: {path.name} for {tool}, read back within {error:.1e}")
+    return run.lora_path
+
+
+def require_exportable(setting: Setting, layers: Mapping[str, tuple[nn.Module, Sequence[str]]]) -> None:
+    """Find out before training whether every tool of ``export.for`` can hold what will be trained.
+
+    Args:
+        setting: The run.
+        layers: Component -> its model, or its skeleton, and the names of the layers to be trained.
+
+    Raises:
+        BadRecipe: One cannot.
+    """
+    blank = {
+        component: {name: _blank(model.get_submodule(name).get_parameter("weight")) for name in names}
+        for component, (model, names) in layers.items()
+    }
+    for tool in setting.recipe.export.for_:
+        try:
+            encode_for(blank, setting.family.pipeline, tool_named(tool))
+        except BadLora as error:
+            reason = str(error).partition(" Leave such modules out")[0].removesuffix(".")
+            raise BadRecipe(
+                f'export.for names "{tool}", and: {reason}. Train others with lora.targets or '
+                f'lora.text_encoders, or remove "{tool}".'
+            ) from error
+
+
+def _blank(weight: torch.Tensor) -> Factors:
+    """A change of rank 1 that is zero."""
+    up = torch.zeros(weight.shape[0], 1, *[1] * (weight.dim() - 2))
+    return Factors(torch.zeros(1, *weight.shape[1:]), up)
+
+
+def exported(run: RunDir, recipe: Recipe) -> bool:
+    """Whether every file that a recipe asks for is there, of as many steps as it asks for."""
+    others = [run.lora_path_for(tool) for tool in recipe.export.for_ if tool != DIFFUSERS.name]
+    return all(exported_steps(path) == recipe.train.steps for path in (run.lora_path, *others))
+
+
+def exported_steps(path: Path) -> int | None:
+    """How many steps an exported file was trained for; None when there is none, or not one of ours."""
+    try:
+        return int(file.read(path).metadata["ss_steps"])
+    except (BadLora, LookupError, ValueError):
+        return None
+
+
+def about(setting: Setting) -> LoraMetadata:
+    """What the file says of itself: what a person needs to use it, no captions, no paths."""
+    wish = setting.recipe
+    architecture, version = setting.family.identity(setting.source)
+    prediction, dark = spoken(setting.family, setting.source, setting.objective)
+    return LoraMetadata(
+        title=wish.name,
+        architecture=f"{architecture}/lora",
+        base=setting.source.name,
+        base_version=version,
+        trigger=wish.data.trigger,
+        resolution=(setting.resolution, setting.resolution),
+        steps=wish.train.steps,
+        seed=wish.seed,
+        prediction=prediction,
+        zero_terminal_snr=dark,
+    )

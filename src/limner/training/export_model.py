@@ -1,0 +1,107 @@
+"""Export of a full fine-tune: a base in diffusers layout, to paint with, train on, or extract LoRAs from."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from limner.assembly.resolve import Setting
+from limner.errors import BadBase
+from limner.files import require_space, write_json
+from limner.models.layout import lend, write
+from limner.models.scheduler import wished
+from limner.models.weights import dtypes
+from limner.planning.disk import base_bytes
+from limner.reporter import Say
+from limner.run_folder import RunDir
+from limner.training.model import Trainee
+
+STEPS = "limner.steps"
+"""Entry of the header of each file of weights."""
+
+
+def export_model(trainee: Trainee, run: RunDir, say: Say) -> Path:
+    """Write the folder ``model``: the trained denoiser in the precision of the base's files, and other parts.
+
+    Any tool opens the folder like the base itself, and may write in it: no file is shared.
+
+    Raises:
+        DiskFull: There is no room.
+        BadBase: The disk gave back other weights than were written.
+    """
+    setting = trainee.setting
+    source, family = setting.source, setting.family
+    name = family.denoiser
+    tensors = {**trainee.models[name].state_dict(), **trainee.state()[name]}
+    kinds = dtypes(trainee.models[name], source.weights(name))
+    draft = run.model_path.with_name(".model.part")
+    shutil.rmtree(draft, ignore_errors=True)  # what a kill left
+    require_space(run.path, base_bytes(source) or 0, f"{run.model_path}, the trained model,")
+    try:
+        _frame(setting, draft)
+        for part in family.parts:
+            if part != name:
+                lend(source, part, draft / part, linked=False)
+        write_json(draft / name / "config.json", source.config(name))
+        facts = {STEPS: str(setting.recipe.train.steps)}
+        _verify(write(draft / name, tensors, dtypes=kinds, facts=facts), tensors, kinds)
+        shutil.rmtree(run.model_path, ignore_errors=True)
+        draft.replace(run.model_path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    say.line(
+        f"Model: {run.model_path.name}/ is a base in diffusers layout. As a LoRA: limner lora extract "
+        f"{setting.recipe.base} {run.model_path} --rank 64 --out {run.lora_path}"
+    )
+    return run.model_path
+
+
+def model_steps(run: RunDir) -> int | None:
+    """How many steps the exported model was trained for; None when there is none, or not one of ours."""
+    try:
+        index = run.read(run.model_path / "model_index.json")
+        files = [path for name in index or () for path in (run.model_path / name).glob("*.safetensors")]
+        for path in files:
+            with safe_open(path, "pt") as file:
+                if steps := (file.metadata() or {}).get(STEPS):
+                    return int(steps)
+    except (OSError, ValueError, SafetensorError):
+        return None
+    return None
+
+
+def _frame(setting: Setting, draft: Path) -> None:
+    """Everything in the folder that is no model. A sampler is told what the recipe made of the base's own."""
+    source, family = setting.source, setting.family
+    index = dict(source.index)
+    for part, kind in source.index.items():
+        if isinstance(kind, list) and part not in (*family.parts, "scheduler"):
+            index[part] = [None, None]  # a filter of pictures that Limner does without
+    if "requires_safety_checker" in index:
+        index["requires_safety_checker"] = False
+    write_json(draft / "model_index.json", index)
+    if source.facts:
+        write_json(draft / "limner.json", dict(source.facts))
+    sampler = {**source.config("scheduler"), **wished(setting.objective)}
+    write_json(draft / "scheduler" / "scheduler_config.json", sampler)
+
+
+def _verify(files: Sequence[Path], tensors: Mapping[str, Tensor], kinds: Mapping[str, torch.dtype]) -> None:
+    """Read everything back, to the bit.
+
+    Raises:
+        BadBase: It is not what was written.
+    """
+    left = set(tensors)
+    for path in files:
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118  it is no mapping
+                written = tensors[name].detach().to("cpu", kinds.get(name, tensors[name].dtype))
+                if not torch.equal(written, file.get_tensor(name)):
+                    raise BadBase(f"{path}: {name} is not what was written. Check the disk, and run again.")
+                left.discard(name)
+    if left:
+        raise BadBase(f"{files[0].parent} lacks {min(left)}. Check the disk, and run again.")

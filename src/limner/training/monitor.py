@@ -1,0 +1,104 @@
+"""Whether a run is what its plan said: step times and memory, watched as they come."""
+
+import sys
+from collections import deque
+from dataclasses import dataclass, field
+from statistics import median
+
+import psutil
+import torch
+
+from limner.files import human
+from limner.planning.memory import CONTEXT
+
+WARM = 2
+"""First steps that are not judged: kernels are chosen and memory is first asked for."""
+SPAN = 9
+"""Steps whose median is compared."""
+SLOWER = 1.5
+"""Times the usual, or the planned, seconds from which on a run is called slow."""
+BOUND = {"cuda": 1.05, "cpu": 1.10, "mps": 1.10}
+"""Times the planned bytes from which on the plan is called wrong."""
+
+
+@dataclass
+class Watch:
+    """Compares steps with the plan and with the run's own start. Says each thing once.
+
+    Attributes:
+        device: Type of the device.
+        seconds: Planned seconds of a step; None when nobody planned.
+        bytes: Planned peak, of the device or, on a CPU, of the process; None likewise.
+    """
+
+    device: str
+    seconds: float | None = None
+    bytes: int | None = None
+    _usual: float | None = None
+    _steps: int = 0
+    _last: deque[float] = field(default_factory=lambda: deque(maxlen=SPAN))
+    _said: set[str] = field(default_factory=set)
+
+    def step(self, seconds: float, held: int) -> list[str]:
+        """What is to be said after a step that took ``seconds`` and left a peak of ``held`` bytes."""
+        self._steps += 1
+        found = [self._memory(held)]
+        if self._steps > WARM:
+            self._last.append(seconds)
+            if len(self._last) == SPAN:
+                found.append(self._time(median(self._last)))
+        return [line for line in found if line]
+
+    def _memory(self, held: int) -> str:
+        if self.bytes is None or held <= self.bytes * BOUND.get(self.device, 1.1) or not self._once("memory"):
+            return ""
+        more = held / self.bytes - 1
+        return (
+            f"Memory: {human(held)} in use at most, {human(self.bytes)} planned ({more:+.0%}). Should it run "
+            "out, the run goes on with a smaller plan; --vram states a limit."
+        )
+
+    def _time(self, now: float) -> str:
+        if self._usual is None:
+            self._usual = now
+            if self.seconds is not None and now > SLOWER * self.seconds and self._once("plan"):
+                return (
+                    f"A step takes {now:.3g} s, {self.seconds:.3g} s planned. `limner plan --calibrate` "
+                    "measures this device, so that the next plan knows it."
+                )
+            return ""
+        if now < SLOWER * self._usual or not self._once("slow"):
+            return ""
+        spilled = (
+            " it is hot, or the driver has moved memory to the host (on Windows: switch off the system "
+            "memory fallback in NVIDIA's settings, or lower --vram by 1GB)."
+            if self.device == "cuda"
+            else " or the machine has begun to swap (lower --batch, or set limits.micro_batch)."
+        )
+        return (
+            f"Steps have become slow: {now:.3g} s now, {self._usual:.3g} s at the start. Something else "
+            f"uses the device,{spilled}"
+        )
+
+    def _once(self, what: str) -> bool:
+        if what in self._said:
+            return False
+        self._said.add(what)
+        return True
+
+
+def peak(device: torch.device) -> int:
+    """Most bytes held so far: reserved on a GPU, resident in this process on a CPU.
+
+    Of a GPU with what plans count for the driver's context, which torch does not see.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device) + CONTEXT["cuda"]
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource  # which Windows has not
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024

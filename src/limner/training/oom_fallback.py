@@ -1,0 +1,126 @@
+"""The plan of a run, and the smaller one that takes its place when memory runs out all the same."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from limner.errors import DoesNotFit
+from limner.files import human
+from limner.nn import distributed
+from limner.planning.choice import Choice
+from limner.planning.devices import Device
+from limner.planning.local_device import device_for
+from limner.planning.plan import Plan
+from limner.planning.planner import Begun, Planned
+from limner.planning.planner import plan as foreseen
+from limner.recipe.schema import Recipe
+from limner.reporter import Say
+from limner.training.monitor import Watch, peak
+
+MOST = 3
+"""Times that a run may step down before something must be wrong that no plan mends."""
+
+
+@dataclass
+class Ladder:
+    """Where a run stands among its plans.
+
+    Attributes:
+        planned: The plan that is used, and what it was chosen from.
+        process: Bytes that the process held before anything was loaded; counts where the processor trains.
+        falls: How often it ran out of memory.
+        early: Of each time before the first step, what its metrics are to say.
+    """
+
+    planned: Planned
+    process: int = 0
+    falls: int = 0
+    early: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def choice(self) -> Choice:
+        """The plan that is used, with what it needs."""
+        if self.planned.choice is None:
+            raise DoesNotFit(str(self.planned.misfit))
+        return self.planned.choice
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that is used."""
+        return self.choice.plan
+
+    @property
+    def bytes(self) -> int:
+        """Planned peak: of the device, or of the whole process where that is the processor."""
+        around = max(self.process, self.choice.host.pageable) if self.planned.device.kind == "cpu" else 0
+        return self.choice.reserved + around
+
+    def watch(self) -> Watch:
+        """Compares what happens with the plan that is used."""
+        return Watch(self.planned.device.kind, seconds=self.choice.pace.seconds, bytes=self.bytes)
+
+    def down(self, measured: int) -> Plan:
+        """The next smaller plan: the same batch, the same draws, the same precision.
+
+        Args:
+            measured: Most bytes that the run had held when memory ran out.
+
+        Raises:
+            DoesNotFit: There is none, or this was tried ``MOST`` times.
+        """
+        return self._fall(self.planned.down, measured)
+
+    def encode_down(self, measured: int) -> Plan:
+        """The same plan with a smaller way to fill the cache. As :meth:`down`."""
+        return self._fall(self.planned.encode_down, measured)
+
+    def _fall(self, lower: Callable[[int], Planned], measured: int) -> Plan:
+        held, free = human(measured), human(self.planned.device.free)
+        if self.falls == MOST:
+            raise DoesNotFit(
+                f"Out of memory after {MOST} smaller plans: {held} were in use, {free} were free at the "
+                f"start, {human(self.bytes)} are planned. Something else takes memory while the run goes on: "
+                "stop it, or state what is yours with --vram. What is saved stays; the same command goes on."
+            )
+        try:
+            self.planned = lower(measured)
+        except DoesNotFit as error:
+            raise DoesNotFit(
+                f"Out of memory at {held} of {free}, and no plan needs clearly less than "
+                f"{human(self.bytes)}. Lower data.resolution, lora.rank or limits.quality; `limner plan` "
+                "says what each would need."
+            ) from error
+        self.falls += 1
+        return self.plan
+
+
+def ladder_of(recipe: Recipe, say: Say, begun: Begun | None = None) -> Ladder:
+    """The plan to begin with, of this machine's device; the same in every process.
+
+    Raises:
+        DoesNotFit: There is none.
+    """
+    made = foreseen(recipe, say, device=shared(device_for(recipe.limits)), begun=begun)
+    if made.choice is None:
+        raise DoesNotFit(str(made.misfit))
+    return Ladder(made, process=peak(torch.device("cpu")))
+
+
+def shared(device: Device) -> Device:
+    """What each of several processes may take, so that all of them make the same plan."""
+    share = distributed.beside()
+    free = device.free if device.kind == "cuda" else device.free // share
+    return replace(
+        device,
+        free=distributed.least(free),
+        ram=distributed.least(device.ram // share),
+        pinned=distributed.least(device.pinned // share),
+    )
+
+
+def changes(before: Plan, after: Plan) -> str:
+    """What another plan does otherwise, for people: ``checkpointed 0 -> 12, micro_batch 4 -> 2``."""
+    old, new = before.to_json(), after.to_json()
+    return ", ".join(f"{key} {old[key]} -> {new[key]}" for key in old if old[key] != new[key])

@@ -1,0 +1,87 @@
+"""What is done when memory runs out: let go of what failed, take a smaller plan, do it again."""
+
+import gc
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+
+from limner.errors import first_line
+from limner.nn import distributed
+from limner.planning.plan import Plan
+from limner.reporter import Say
+from limner.training.monitor import peak
+from limner.training.oom_fallback import Ladder, changes
+
+T = TypeVar("T")
+
+
+def patiently(act: Callable[[], T], lower: Callable[[str], None]) -> T:
+    """Do something, and where memory runs out in any process, let all of them go lower and do it again.
+
+    Args:
+        act: What is to be done; may be done again from its start.
+        lower: Takes a smaller plan, or raises; is told what torch said.
+    """
+    while True:
+        made, short = outcome(act)
+        if short is None:
+            return made[0]
+        made.clear()
+        lower(short)
+
+
+def outcome(act: Callable[[], T]) -> tuple[list[T], str | None]:
+    """Do something in every process: what it gave, and what torch said where memory ran out in any of them.
+
+    Returns:
+        A list of what ``act`` gave, empty where this process ran out of memory; None where none did.
+    """
+    made: list[T] = []
+    short: str | None = None
+    try:
+        made.append(act())
+    except torch.OutOfMemoryError as error:
+        short = first_line(error)  # no more of it: its frames hold the tensors that were too many
+    lacks = distributed.anyone(short is not None)  # all of them wait here for each other
+    return made, (short or "Another process ran out of memory.") if lacks else None
+
+
+def release(device: torch.device) -> None:
+    """Give back what nothing uses any more, and begin to measure anew."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def lowered(
+    ladder: Ladder, lower: Callable[[int], Plan], short: str, device: torch.device
+) -> tuple[str, dict[str, Any]]:
+    """Go a rung down: what changes, for people, and what metrics say.
+
+    Args:
+        ladder: Where the run stands.
+        lower: Its way down.
+        short: What torch said, in a line.
+        device: That ran out of memory.
+
+    Raises:
+        DoesNotFit: There is no such rung.
+    """
+    held, before = distributed.most(peak(device)), ladder.plan
+    release(device)
+    plan = lower(held)
+    return changes(before, plan), {"out_of_memory": short, "bytes": held, "plan": plan.to_json()}
+
+
+def begun(what: str, act: Callable[[], T], lower: Callable[[int], Plan], ladder: Ladder, say: Say) -> T:
+    """Do something that comes before the first step, by smaller plans if need be; ``ladder.early`` knows."""
+
+    def fall(short: str) -> None:
+        kind = ladder.planned.device.kind
+        changed, row = lowered(ladder, lower, short, torch.device(kind))
+        ladder.early.append(row)
+        say.line(f"Out of memory while {what}. Going on by a smaller plan: {changed}.")
+
+    return patiently(act, fall)

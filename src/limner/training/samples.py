@@ -1,0 +1,63 @@
+"""Samples during training: painted by the stock sampler, never able to end the training."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+
+import torch
+from PIL import Image
+
+from limner.errors import LimnerError, first_line
+from limner.files import atomic_write
+from limner.nn import distributed
+from limner.report.sheet import columns, sheet
+from limner.reporter import Say
+from limner.run_folder import RunDir
+from limner.training.cache import prompts_of
+from limner.training.model import Trainee
+
+FAILURES = (LimnerError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, OSError)
+"""What may go wrong in a stock sampler, out of memory included; not signals, not the end of the process."""
+
+
+def sample(  # noqa: PLR0913  what is painted, and what may break it off
+    trainee: Trainee,
+    run: RunDir,
+    step: int,
+    say: Say,
+    breakable: Callable[[], AbstractContextManager[None]] = nullcontext,
+    *,
+    patient: bool = False,
+) -> None:
+    """Paint the run's prompts with the weights as they stand after ``step`` steps, and redo the sheet.
+
+    What goes wrong here is said and passed over: training is worth more than a picture. Within ``breakable``
+    a signal may break it off.
+
+    Raises:
+        OutOfMemoryError: If ``patient``: the caller will try again with less in use.
+    """
+    if distributed.rank() != 0:
+        return
+    prompts = prompts_of(trainee.setting)
+    try:
+        with breakable():
+            images = trainee.paint(len(prompts))
+            for number, image in enumerate(images):
+                atomic_write(run.sample_path(step, number), partial(image.save, format="PNG"))
+            write_sheet(run, prompts)
+    except FAILURES as error:
+        if patient and isinstance(error, torch.OutOfMemoryError):
+            raise
+        say.line(f"Samples at step {step} failed ({first_line(error)}); training goes on.")
+
+
+def write_sheet(run: RunDir, prompts: list[str]) -> None:
+    """The contact sheet: a row for each prompt, a column for each step, the base first."""
+    shown = columns(run.samples())
+    rows = [
+        [Image.open(each.taken[number]).convert("RGB") if number in each.taken else None for each in shown]
+        for number in range(len(prompts))
+    ]
+    picture = sheet(rows, prompts, [each.name for each in shown]).convert("RGB")
+    atomic_write(run.sheet_path, partial(picture.save, format="JPEG", quality=90))

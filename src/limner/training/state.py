@@ -1,0 +1,273 @@
+"""The training state around the loop: what a checkpoint holds, and which one to go on from."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+
+from limner.assembly.resolve import Setting
+from limner.errors import BadCheckpoint, BadRecipe
+from limner.nn import distributed
+from limner.nn.loop import Average
+from limner.nn.optim import evaluation_mode, training_mode
+from limner.nn.serialize import restore
+from limner.planning.disk import held
+from limner.planning.memory import moving_bytes
+from limner.planning.planner import keep
+from limner.recipe.explain import shown
+from limner.recipe.schema import Lora, Recipe
+from limner.reporter import Say
+from limner.run_folder import RunDir
+from limner.training import checkpoint
+from limner.training.export_model import model_steps
+from limner.training.model import Trainee
+from limner.training.monitor import Watch
+from limner.training.oom_fallback import Ladder
+from limner.training.oom_retry import lowered, outcome, patiently
+
+T = TypeVar("T")
+
+APART = (
+    "data.images",
+    "data.held_out_images",
+    "data.cache",
+    "prior.images",
+    "train.steps",
+    "train.save_every",
+    "train.evaluate_every",
+    "train.keep",
+    "train.optimizer",
+    "train.method",
+)
+"""Keys of the recipe that name places, shape no weights, or may not change at all."""
+WISHED = ("initial_lr", "weight_decay", "betas")
+"""What a recipe may change of an optimizer within a run."""
+
+
+@dataclass
+class Progress:
+    """The training state around the loop: everything that a checkpoint holds."""
+
+    setting: Setting
+    run: RunDir
+    trainee: Trainee
+    optimizer: torch.optim.Optimizer
+    average: Average | None
+    ladder: Ladder
+    watch: Watch
+
+    def save(self, step: int, facts: dict[str, Any]) -> None:
+        """Write the checkpoint of ``step`` and drop those that the recipe does not keep."""
+        if distributed.rank() == 0:
+            parts = {
+                "weights": self.trainee.state(),
+                "optimizer": self.optimizer.state_dict(),
+                "average": self.average.shadow if self.average else None,
+            }
+            path = self.run.checkpoint_path(step)
+            plan = self.ladder.plan
+            stored = {"weights": plan.weights, "moments": plan.moments, "products": plan.products}
+            facts = {"step": step, **stored, **facts, **shape(self.setting)}
+            facts["recipe"] = shaping(self.setting.recipe)
+            checkpoint.save(path, parts, facts)
+            checkpoint.retain(self.run, self.setting.recipe.train.keep, saved=path)
+        distributed.barrier()
+
+    def restore(self, found: checkpoint.Checkpoint) -> None:
+        """Put back the state that :meth:`save` wrote; what the recipe says of the optimizer stays.
+
+        Raises:
+            BadCheckpoint: It holds no such state, or that of another run.
+        """
+        match found.parts:
+            case {"weights": dict(weights), "optimizer": dict(moments), "average": list() | None as average}:
+                pass
+            case _:
+                raise BadCheckpoint(f"{found.path} is not the state of a training. {checkpoint.REMEDY}")
+        try:
+            self.trainee.restore(weights)
+            self._restore_optimizer(moments)
+            if self.average:  # one that the recipe turns on now begins at these weights
+                self.average.start(average or self.trainee.parameters)
+        except (BadCheckpoint, BadRecipe) as error:
+            raise BadCheckpoint(f"{found.path}: {error}") from error
+        if not all(parameter.isfinite().all() for parameter in self.trainee.parameters):
+            raise BadCheckpoint(
+                f"{found.path} holds weights that are not finite. {checkpoint.REMEDY} Lower "
+                "train.learning_rate, too."
+            )
+
+    def _restore_optimizer(self, state: dict[str, Any]) -> None:
+        groups = self.optimizer.param_groups
+        wished = [{key: group[key] for key in WISHED if key in group} for group in groups]
+        restore(self.optimizer, state)
+        for group, wish in zip(self.optimizer.param_groups, wished, strict=True):
+            group.update(wish)
+
+    def require_room(self) -> None:
+        """Raise ``DiskFull`` unless the disk holds the checkpoints that the recipe keeps, and the model."""
+        recipe, disk = self.setting.recipe, self.ladder.planned.disk
+        if distributed.rank() == 0:
+            due = model_steps(self.run) != recipe.train.steps
+            model = disk["model"] if due else 0
+            checkpoint.require_room(self.run, disk["checkpoints"], held(recipe), model=model)
+
+    def room_for(self, act: Callable[[], T], step: int, say: Say) -> T:
+        """Do something with the final weights after a step; out of memory, step down and do it again.
+
+        Raises:
+            DoesNotFit: No smaller plan is left.
+        """
+
+        def with_them() -> T:
+            with self.final_weights():
+                return act()
+
+        return patiently(with_them, lambda short: self.step_down(step, short, say))
+
+    def step_down(self, step: int, short: str, say: Say) -> None:
+        """Go on by the next smaller plan after ``step`` finished steps; by one more if that has no room.
+
+        Raises:
+            DoesNotFit: There is none.
+        """
+        left: str | None = short
+        while left is not None:
+            device = self.setting.device
+            changed, row = lowered(self.ladder, self.ladder.down, left, device)
+            say.line(
+                f"Out of memory after step {step}. Going on by a smaller plan, with the same batch and the "
+                f"same draws: {changed}."
+            )
+            if distributed.rank() == 0:
+                keep(self.ladder.planned, self.run)
+                self.run.log({"step": step, **row})
+            left = self._follow()
+        self.watch = self.ladder.watch()
+
+    def _follow(self) -> str | None:
+        """Compute by the ladder's plan from now on; what torch says where memory runs out at that."""
+        return outcome(lambda: self.trainee.follow(self.ladder.plan))[1]
+
+    def require_memory(self) -> None:
+        """Make sure of what summing gradients and the optimizer will ask for: neither can stop half way.
+
+        Raises:
+            OutOfMemoryError: It is not there.
+        """
+        wish, ladder = self.setting.recipe.train, self.ladder
+        several, first = distributed.world() > 1, not self.optimizer.state
+        profile = ladder.planned.profile
+        size = moving_bytes(profile, ladder.plan, wish.optimizer, first=first, several=several)
+        _ask(size, self.setting.device)
+
+    @contextmanager
+    def final_weights(self) -> Iterator[None]:
+        """The weights that a user gets: averaged ones, where the recipe or the optimizer averages."""
+        evaluation_mode(self.optimizer)
+        if self.average:
+            self.average.swap()
+        self.trainee.publish()
+        try:
+            yield
+        finally:
+            if self.average:
+                self.average.swap()
+            training_mode(self.optimizer)
+            self.trainee.publish()
+
+
+def _ask(size: int, device: torch.device) -> None:
+    """Have the allocator of a GPU take so many bytes, for whoever comes next."""
+    if device.type == "cuda":
+        torch.empty(size, dtype=torch.uint8, device=device)
+
+
+def shape(setting: Setting) -> dict[str, Any]:
+    """What may not change within a run. No paths: a run folder may move to another machine."""
+    wish = setting.recipe
+    return {
+        "base": setting.source.fingerprint(setting.family.denoiser, ""),
+        "lora": wish.lora.model_dump(mode="json"),
+        "optimizer": wish.train.optimizer,
+        "method": wish.train.method,
+    }
+
+
+def newest(setting: Setting, run: RunDir, say: Say) -> checkpoint.Checkpoint | None:
+    """The checkpoint to go on from, before anything is computed; None at the start of a run.
+
+    Raises:
+        BadCheckpoint: It belongs to another base, another LoRA, or more steps than are wished for; or there
+            are checkpoints, and none that can be read: to start again is not for us to decide.
+    """
+    found, refused = checkpoint.newest_whole(run)
+    distributed.barrier()
+    if refused and found is None:
+        raise BadCheckpoint(
+            f"None of the {len(refused)} checkpoints in {run.checkpoints_path} can be read. The newest: "
+            f"{refused[0].reason.removesuffix(checkpoint.REMEDY).strip()} Put back a copy, or start again: "
+            "delete that folder, or choose another with --out."
+        )
+    for each in refused if distributed.rank() == 0 else ():
+        say.line(f"Checkpoint passed over: {each.reason}")
+        run.set_aside(each.path)
+    if found is None:
+        return None
+    mine, theirs = shape(setting), _completed(found.facts)
+    if changed := [key for key, value in mine.items() if theirs.get(key) != value]:
+        raise BadCheckpoint(
+            f"{found.path} was trained with another {' and '.join(changed)}{_told(theirs, mine)}. "
+            "A run cannot change these: give the new recipe another folder with --out."
+        )
+    if found.step > setting.recipe.train.steps:
+        raise BadCheckpoint(
+            f"{run.path} has {found.step} steps already, and train.steps is {setting.recipe.train.steps}. "
+            f"Set train.steps to at least {found.step}, or choose another folder with --out."
+        )
+    if drift := _drift(found.facts, setting.recipe):
+        if found.step == setting.recipe.train.steps:
+            raise BadCheckpoint(
+                f"{run.path} is complete, and its {found.step} steps were trained by another recipe "
+                f"({drift}). Raise train.steps to go on by the new one, or choose another folder: --out."
+            )
+        say.line(f"The recipe has changed since step {found.step}; going on by the new one ({drift}).")
+    return found
+
+
+def shaping(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe says that shapes the weights and may change within a run, by dotted path. No paths."""
+    table = recipe.model_dump(mode="json", by_alias=True)
+    found: dict[str, Any] = {"name": recipe.name, "seed": recipe.seed}
+    for part in ("data", "train", "prior"):
+        found |= {f"{part}.{key}": value for key, value in table[part].items()}
+    return {key: value for key, value in found.items() if key not in APART}
+
+
+def _drift(facts: dict[str, Any], recipe: Recipe) -> str:
+    """What a recipe says otherwise than that of a checkpoint, in words; usually nothing."""
+    before = facts.get("recipe")
+    if not isinstance(before, dict):  # of before it was noted
+        return ""
+    before, now = {**shaping(Recipe()), **before}, shaping(recipe)
+    changed = [key for key, value in now.items() if before[key] != value]
+    return "; ".join(f"{key} was {shown(before[key])}, is {shown(now[key])}" for key in changed)
+
+
+def _told(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """What has changed, as recipes say it; the files of a base have no word there."""
+    said = {f"train.{key}": (before.get(key), now[key]) for key in ("optimizer", "method")}
+    lora = before.get("lora")
+    if isinstance(lora, dict):
+        said |= {f"lora.{key}": (lora.get(key), value) for key, value in now["lora"].items()}
+    pairs = [f"{key} was {old}, is {new}" for key, (old, new) in said.items() if old != new]
+    return f" ({'; '.join(pairs)})" if pairs else ""
+
+
+def _completed(facts: dict[str, Any]) -> dict[str, Any]:
+    """Facts of a checkpoint with what a recipe could not say yet when it was written, as it was then."""
+    lora = facts.get("lora")
+    usual = Lora().model_dump(mode="json")
+    return {"method": "lora", **facts, "lora": {**usual, **lora} if isinstance(lora, dict) else lora}

@@ -1,0 +1,354 @@
+"""The verb ``train``: the whole line from cached values to an exported LoRA, resumable at every step."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from limner.assembly.resolve import Setting, device_of, prepare
+from limner.errors import Diverged, DoesNotFit, Stopped
+from limner.models.loading import skeleton
+from limner.models.scheduler import sampler, wished
+from limner.nn import distributed
+from limner.nn.layers import w8a8
+from limner.nn.loop import Average, Fit, Step, fit
+from limner.nn.optim import optimizer, schedule
+from limner.planning.plan import Moments
+from limner.planning.planner import Begun, keep
+from limner.recipe.optimizers import optimizer_of
+from limner.recipe.schema import Recipe
+from limner.report.report import write_report
+from limner.reporter import Say, counted
+from limner.run_folder import RunDir
+from limner.training import checkpoint
+from limner.training.cache import prompts_of, record, stocked
+from limner.training.class_images import prior
+from limner.training.export import export, exported, require_exportable
+from limner.training.export_model import export_model, model_steps
+from limner.training.interrupt import Interrupt
+from limner.training.model import Trainee, rate, targets
+from limner.training.monitor import peak
+from limner.training.oom_fallback import MOST, Ladder, ladder_of
+from limner.training.oom_retry import begun
+from limner.training.samples import sample
+from limner.training.state import Progress, newest
+from limner.training.track import Track, check, tracked
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run left, and how it ended."""
+
+    lora: Path | None
+    """None when all of the denoiser was trained."""
+    model: Path | None
+    """The trained base, in diffusers layout, when it was."""
+    report: Path
+    steps: int
+    seconds: float
+    loss: float
+    held_out: float | None
+
+
+def train(recipe: Recipe, out: Path, say: Say) -> Trained:
+    """Train as the recipe says, going on from the newest checkpoint if the run folder has one.
+
+    Raises:
+        Stopped: SIGINT or SIGTERM came; what is finished is saved.
+        LimnerError: See the messages of ``limner.errors``.
+    """
+    distributed.start()
+    run = RunDir(out)
+    with run.lock() if distributed.rank() == 0 else nullcontext(), Interrupt() as stop, ExitStack() as stack:
+        start = time.monotonic()
+        if recipe.limits.products == "8bit":  # said before a base is fetched
+            w8a8.require("int8", device_of(recipe.limits.device))
+        setting = prepare(recipe, tell=say.line)
+        found = newest(setting, run, say)
+        _require_possible(setting)
+        if usual := prior(recipe, run, say):
+            setting = prepare(recipe, usual)
+        ladder = _planned(recipe, run, found, say)
+        done = found.step if found else 0
+        more = recipe if recipe.train.steps > done else None
+        # before hours of work, as one that cannot start is an error
+        track = stack.enter_context(tracked(more, run, say, done))
+        store, _ = stocked(setting, ladder, say)
+        stack.callback(store.cache.close)
+        setting = setting.planned(ladder.plan)
+        trainee = begun(
+            "the base is read", lambda: Trainee(setting, store, ladder.plan), ladder.down, ladder, say
+        )
+        progress = _progress(setting, run, trainee, ladder)
+        if found:
+            progress.restore(found)
+            found.parts.clear()  # of a full fine-tune, thrice the size of the model
+        record(setting, run, store)
+        progress.require_room()
+        if distributed.rank() == 0:
+            _tidy(run, found, recipe.train.keep, say)
+        if ladder.early and distributed.rank() == 0:
+            keep(ladder.planned, run)
+            for row in ladder.early:
+                run.log({"step": done, **row})
+        _announce(setting, progress.trainee, done, say)
+        _begin(progress, done, say, stop)
+        if more:
+            _loop(progress, done, say, stop, track)
+        _finish(progress, say)
+        return _trained(recipe, run, time.monotonic() - start)
+
+
+def _require_possible(setting: Setting) -> None:
+    """Find out before anything is computed what could only fail after it.
+
+    Raises:
+        BadRecipe: A target matches nothing; a tool cannot hold what is trained; a sampler cannot show it; or
+            the package of an optimizer or a tracker is missing.
+    """
+    wish = setting.recipe
+    if wish.track.with_:
+        check(list(wish.track.with_))
+    sampler(setting.source, wished(setting.objective))
+    groups, layers = [], {}
+    for name in setting.trained:
+        model = skeleton(setting.family, setting.source, name, dtype=setting.dtype)
+        if not setting.full:
+            layers[name] = model, targets(setting, name, model)
+        probe = torch.nn.Parameter(torch.zeros(1, device=setting.device))
+        groups.append({"params": [probe], "lr": rate(setting, name)})
+    require_exportable(setting, layers)
+    _optimizer(setting, groups, "fp32")
+
+
+def _optimizer(setting: Setting, groups: list[dict[str, Any]], moments: Moments) -> torch.optim.Optimizer:
+    wish = setting.recipe.train
+    in_8_bits = optimizer_of(wish.optimizer).in_8_bits if moments == "8bit" else ""
+    return optimizer(
+        in_8_bits or wish.optimizer,
+        groups,
+        weight_decay=wish.weight_decay,
+        betas=wish.betas,
+        schedule=wish.schedule,
+        warmup=wish.warmup,
+    )
+
+
+def _trained(recipe: Recipe, run: RunDir, seconds: float) -> Trained:
+    rows, full = run.metrics(), recipe.train.method == "full"
+    losses = [row["loss"] for row in rows if "loss" in row][-20:]
+    measured = [row["held_out"] for row in rows if "held_out" in row]
+    return Trained(
+        lora=None if full else run.lora_path,
+        model=run.model_path if full else None,
+        report=write_report(run) if distributed.rank() == 0 else run.report_path,
+        steps=recipe.train.steps,
+        seconds=seconds,
+        loss=sum(losses) / max(1, len(losses)),
+        held_out=measured[-1] if measured else None,
+    )
+
+
+def _planned(recipe: Recipe, run: RunDir, found: checkpoint.Checkpoint | None, say: Say) -> Ladder:
+    """The plan to train by. How weights and moments are stored stays what it was when the run began.
+
+    Raises:
+        DoesNotFit: There is none.
+    """
+    facts = found.facts if found else {}
+    way = None
+    if "weights" in facts:
+        way = Begun(facts["weights"], facts.get("moments", "fp32"), facts.get("products", "full"))
+    ladder = ladder_of(recipe, say, way)
+    if distributed.rank() == 0:
+        keep(ladder.planned, run)
+    return ladder
+
+
+def _progress(setting: Setting, run: RunDir, trainee: Trainee, ladder: Ladder) -> Progress:
+    wish = setting.recipe.train
+    chosen = _optimizer(setting, trainee.groups(), ladder.plan.moments)
+    chosen.register_step_post_hook(trainee.publish)
+    average = Average(trainee.parameters, wish.ema) if wish.ema else None
+    trainee.dropping(on=True)
+    return Progress(setting, run, trainee, chosen, average, ladder, ladder.watch())
+
+
+def _tidy(run: RunDir, found: checkpoint.Checkpoint | None, keep: int, say: Say) -> None:
+    """Forget what came after the checkpoint that is gone on from, and what a kill kept from being deleted."""
+    if lost := run.truncate(found.step if found and found.step else -1):
+        say.line(f"metrics.jsonl: removed {lost} damaged or half-written lines.")
+    if found:
+        checkpoint.retain(run, keep, saved=found.path)
+
+
+def _announce(setting: Setting, trainee: Trainee, done: int, say: Say) -> None:
+    wish = setting.recipe.train
+    images = len({view.example.sha256 for view in setting.own})
+    count = sum(p.numel() for p in trainee.parameters)
+    kind = "held out" if setting.truly_held_out else "a fixed subset of the training images"
+    say.line(
+        f"{images} images, {len(setting.own)} views; {count:,} trained numbers on {setting.device.type} in "
+        f"{str(setting.dtype).removeprefix('torch.')}; {wish.steps} steps of {wish.batch} = each image "
+        f"{wish.steps * wish.batch / images:.1f} times; held-out loss on "
+        f"{len(setting.held_out)} images ({kind})."
+    )
+    if setting.prior:
+        usual = len({view.example.sha256 for view in setting.views[-setting.prior :]})
+        say.line(
+            f"Prior: {usual} pictures keep what the base knows, {setting.recipe.prior.batch} per step, "
+            f"weight {setting.recipe.prior.weight:g}."
+        )
+    if done:
+        say.line(f"Going on from step {done}." if done < wish.steps else f"All {done} steps are done.")
+
+
+def _begin(progress: Progress, done: int, say: Say, stop: Interrupt) -> None:
+    """What is due before the next step: measure and paint the base, or the samples that a kill cut short."""
+    run, wish = progress.run, progress.setting.recipe
+    if done == 0:
+        row = {"step": 0, "held_out": _held_out(progress, 0, say), "time": round(time.time(), 3)}
+        if distributed.rank() == 0:
+            run.log(row)
+    moved = 0
+    if distributed.rank() == 0 and (done == 0 or wish.sample.every >= 0):
+        moved = run.write_prompts(prompts_of(progress.setting))
+    if moved:
+        say.line(
+            f"The prompts of the samples have changed: {counted(moved, 'picture')} of earlier ones went to "
+            f"{run.earlier_path}."
+        )
+    if _sampling(wish, done):
+        lacks = len(run.samples().get(done, {})) < len(prompts_of(progress.setting))
+        if distributed.anyone(
+            lacks and distributed.rank() == 0
+        ):  # who paints says so: others may look too late
+            _sample(progress, done, say, stop)
+
+
+def _sampling(wish: Recipe, step: int) -> bool:
+    every = wish.sample.every
+    ends = step in (0, wish.train.steps)
+    return every >= 0 and (ends or (every > 0 and step % every == 0))
+
+
+def _loop(progress: Progress, done: int, say: Say, stop: Interrupt, track: Track) -> None:
+    """The loop: steps come out of ``fit``; what happens between two of them happens here."""
+    run, wish = progress.run, progress.setting.recipe
+    on_host, gather = distributed.sum_on_host, distributed.sum_gradients
+    pace = Fit(
+        parameters=progress.trainee.parameters,
+        optimizer=progress.optimizer,
+        rate=schedule(wish.train.schedule, wish.train.warmup, wish.train.steps),
+        clip=wish.train.clip,
+        average=progress.average,
+        share=(on_host if progress.trainee.offload else gather) if distributed.world() > 1 else None,
+        anyone=distributed.anyone,
+        room=progress.require_memory,
+    )
+    clock = time.monotonic()
+    with say.steps("Training", wish.train.steps - done) as bar, stop.patient():
+        for step in _steps(progress, pace, done, say):
+            now = time.monotonic()
+            row = _row(step, now - clock, progress)
+            for line in progress.watch.step(row["seconds"], row["bytes"]):
+                say.line(line)
+            bar.advance(note=f"loss {step.loss:.4f}")
+            _between(progress, step.number, row, say, stop)
+            track(row)
+            if distributed.anyone(stop.asked):
+                if not run.checkpoint_path(step.number).exists():
+                    progress.save(step.number, {"loss": step.loss})
+                raise Stopped(
+                    f"Stopped at step {step.number} of {wish.train.steps}; saved. "
+                    f"Go on with: limner train {run.path}"
+                )
+            clock = time.monotonic()
+
+
+def _steps(progress: Progress, pace: Fit, done: int, say: Say) -> Iterator[Step]:
+    """Every step to the last; one that did not fit is taken again, by a smaller plan."""
+    last = progress.setting.recipe.train.steps
+    while done < last:
+        try:
+            for step in fit(pace, progress.trainee.losses, start=done, steps=last):
+                done = step.number
+                yield step
+            continue
+        except torch.OutOfMemoryError as error:
+            short = str(error)
+        progress.step_down(done, short, say)
+
+
+def _row(step: Step, seconds: float, progress: Progress) -> dict[str, Any]:
+    return {
+        "step": step.number,
+        "loss": step.loss,
+        "norm": step.norm,
+        "learning_rate": progress.setting.recipe.train.learning_rate * step.rate,
+        "seconds": round(seconds, 4),
+        "bytes": peak(progress.setting.device),
+        "time": round(time.time(), 3),
+    }
+
+
+def _between(progress: Progress, step: int, row: dict[str, Any], say: Say, stop: Interrupt) -> None:
+    """Log a step; evaluate, save and sample when they are due."""
+    wish, run = progress.setting.recipe, progress.run
+    last = step == wish.train.steps
+    saving = last or step % wish.train.save_every == 0
+    every = wish.train.evaluate_every
+    if last or (step % every == 0 if every else saving):
+        row["held_out"] = _held_out(progress, step, say)
+    if distributed.rank() == 0:
+        run.log(row)
+    if saving:
+        progress.save(step, {"loss": row["loss"], "held_out": row.get("held_out")})
+    if _sampling(wish, step) and not distributed.anyone(stop.asked):  # the next start makes up for it
+        _sample(progress, step, say, stop)
+
+
+def _sample(progress: Progress, step: int, say: Say, stop: Interrupt) -> None:
+    """Paint; by a smaller plan if need be, but the last rung is left to the training."""
+
+    def paint() -> None:
+        patient = progress.ladder.falls < MOST - 1
+        sample(progress.trainee, progress.run, step, say, stop.breakable, patient=patient)
+
+    try:
+        progress.room_for(paint, step, say)
+    except DoesNotFit as error:
+        say.line(f"No samples at step {step}; training goes on. {error}")
+
+
+def _held_out(progress: Progress, step: int, say: Say) -> float:
+    """The held-out loss after ``step`` steps.
+
+    Raises:
+        Diverged: It is not finite, so that this state must not be saved.
+    """
+    loss = progress.room_for(progress.trainee.held_out_loss, step, say)
+    if math.isfinite(loss):
+        return loss
+    source, denoiser = progress.setting.source, progress.setting.family.denoiser
+    if step:
+        why = "Halve train.learning_rate, and run again: it goes on from the checkpoint before."
+    else:
+        why = f"The {denoiser} of {source.name} is damaged, or too large for limits.precision. {source.again}"
+    raise Diverged(f"After step {step} the held-out loss is {loss}. {why}")
+
+
+def _finish(progress: Progress, say: Say) -> None:
+    """Export, unless the files of just these steps are there."""
+    full = progress.setting.full
+    run, wish = progress.run, progress.setting.recipe
+    written = model_steps(run) == wish.train.steps if full else exported(run, wish)
+    if distributed.rank() == 0 and not written:
+        with progress.final_weights():
+            (export_model if full else export)(progress.trainee, run, say)
+    distributed.barrier()

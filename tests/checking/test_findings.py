@@ -1,0 +1,110 @@
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from limner.checking import findings
+from limner.checking.image_stats import Look
+from limner.checking.near_duplicates import features, print_of
+from limner.checking.sharpness import Sharpness
+from limner.checking.watermark import frames
+from limner.data.folder import Example
+from limner.data.images import Make
+from limner.data.subject import Cut
+from scenes import scene
+
+TURNED = Make("RGB", 6, transparent=False, moving=False, coarseness=())
+INK = Make("CMYK", 1, transparent=False, moving=False, coarseness=())
+
+
+def look(seed: int = 0, **changes) -> Look:
+    picture = scene(seed)
+    rgb = np.asarray(picture)
+    plain = Look(
+        Example(Path(f"{seed}.png"), f"{seed}", 160, 160, ("x",)),
+        (128, 128),
+        Cut((0, 0, 160, 160), "centre"),
+        Make("RGB", 1, transparent=False, moving=False, coarseness=()),
+        0.8,
+        None,
+        1.0,
+        Sharpness(0.5, 0.6),
+        "",
+        (0, 0, 0, 0),
+        print_of(rgb),
+        features(rgb),
+        frames(picture),
+        picture,
+    )
+    return dataclasses.replace(plain, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "level", "said"),
+    [
+        ({"enlarged": 1.3}, "small", "advice", "enlarged 1.3 times"),
+        ({"enlarged": 2.5}, "small", "problem", "enlarged 2.5 times"),
+        ({"cut": Cut((0, 0, 160, 100), "centre")}, "aspect", "advice", "loses 38%"),
+        ({"cut": Cut((0, 0, 160, 130), "faces", ((0, 100, 50, 150),))}, "face", "problem", "1 of 1 faces"),
+        ({"sharpness": Sharpness(2.6, 2.7, 2.5)}, "blur", "problem", "5 pixels wide"),
+        ({"sharpness": Sharpness(2.1, 2.5, 0.9)}, "motion", "problem", "one direction"),
+        ({"exposure": "dark"}, "exposure", "advice", "black"),
+        ({"quality": 20}, "jpeg", "problem", "quality 20"),
+        ({"blocks": 2.2}, "jpeg", "problem", "2.2 times"),
+        ({"borders": (0, 0.1, 0, 0.1)}, "border", "problem", "top 10%, bottom 10%"),
+        (
+            {"make": TURNED},
+            "turned",
+            "note",
+            "turned",
+        ),
+        (
+            {"make": INK},
+            "samples",
+            "note",
+            "CMYK",
+        ),
+    ],
+)
+def test_each_fault_is_named_with_its_number_and_remedy(changes, kind, level, said):
+    (found,) = findings.of_image(look(**changes), "a.png")
+    assert (found.image, found.kind, found.level) == ("a.png", kind, level)
+    assert said in found.reason and found.remedy.endswith(".")
+    assert findings.of_image(look(), "a.png") == []
+
+
+def test_the_more_an_image_is_reduced_the_less_its_jpeg_matters():
+    assert not findings.of_image(look(quality=20, enlarged=0.25), "a.png")
+    assert findings.of_image(look(quality=8, enlarged=0.25), "a.png")
+
+
+def test_of_copies_the_sharpest_stays():
+    soft, sharp = look(0, sharpness=Sharpness(1.6, 1.6)), look(0)
+    sharp = dataclasses.replace(sharp, example=dataclasses.replace(sharp.example, sha256="other"))
+    found = findings.of_set([soft, sharp, look(1), look(1)], ["a", "b", "c", "d"], "style")
+    kinds = {(each.image, each.kind): each.reason for each in found}
+    assert "nearly the same as b" in kinds["a", "near-duplicate"]
+    assert "same file as c" in kinds["d", "duplicate"]
+    assert "4 images" in kinds["", "count"] and len(found) == 3
+
+
+def test_variety_is_judged_of_enough_images():
+    same = np.ones((9, 4), np.float32) / 2
+    (found,) = findings.of_variety(same, list("abcdefghi"), within=0.2, means="looks")
+    assert "9 of 9 images are of one kind, by looks: a, b, c, d, e, f and 3 more" in found.reason
+    assert findings.of_variety(same[:7], list("abcdefg"), within=0.2, means="looks") == []
+    assert findings.of_variety(np.eye(9, dtype=np.float32), list("abcdefghi"), within=0.2, means="x") == []
+
+
+def test_captions():
+    texts = [("sks cat on a red sofa",), (), ("red sofa with sks cat",), ("a red sofa",), ("SKS cat, red",)]
+    found = findings.of_captions(texts, list("abcde"), "sks cat")
+    assert [(each.image, each.kind, each.level) for each in found] == [
+        ("b", "no-caption", "problem"), ("d", "trigger", "advice"), ("e", "trigger", "advice"),
+        ("", "fused", "advice"),
+    ]  # fmt: skip
+    assert {each.level for each in findings.of_captions([(), ()], ["a", "b"], "sks cat")} == {"advice"}
+    assert {each.level for each in findings.of_captions([(), ()], ["a", "b"], "")} == {"problem"}
+    (long,) = findings.of_lengths({"a": (90, 77), "b": (77, 77)})
+    assert long.image == "a" and "90 tokens; 77 are read" in long.reason

@@ -1,0 +1,36 @@
+import numpy as np
+from PIL import Image
+
+from limner.checking.near_duplicates import clusters, features, groups, near, print_of
+
+
+def scene(seed: int) -> Image.Image:
+    draw = np.random.default_rng(seed)
+    coarse = Image.fromarray(draw.integers(0, 255, (7, 9, 3), dtype=np.uint8))
+    return coarse.resize((360, 280), Image.Resampling.BICUBIC)
+
+
+def test_copies_are_told_from_others():
+    own = print_of(np.asarray(scene(0)))
+    smaller = scene(0).resize((200, 160)).point(lambda value: min(255, value + 12))
+    cropped = scene(0).crop((6, 5, 352, 274))
+    turned = scene(0).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    assert near(own, print_of(np.asarray(smaller))) == "near"
+    assert near(own, print_of(np.asarray(cropped))) == "near"
+    assert near(own, print_of(np.asarray(turned))) == "mirrored"
+    assert not any(near(own, print_of(np.asarray(scene(seed)))) for seed in range(1, 40))
+
+
+def test_groups_name_those_that_belong_together():
+    prints = [print_of(np.asarray(scene(seed))) for seed in (0, 1, 0, 2, 1, 0)]
+    assert groups(prints) == [[0, 2, 5], [1, 4]]
+
+
+def test_kinds_are_found_by_looks():
+    draw = np.random.default_rng(0)
+    red = [np.clip(draw.normal((200, 40, 40), 12, (90, 120, 3)), 0, 255).astype(np.uint8) for _ in range(4)]
+    points = np.stack([features(each) for each in red] + [features(np.asarray(scene(s))) for s in (1, 2)])
+    assert np.allclose(np.linalg.norm(points, axis=1), 1, atol=1e-5)
+    found = clusters(points)
+    assert found[0] == [0, 1, 2, 3] and len(found) == 3
+    assert clusters(points, within=2.1) == [[0, 1, 2, 3, 4, 5]]

@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from limner.checking.sharpness import sharpness
+
+
+def scene(blur: float = 0.0, noise: float = 0.0) -> np.ndarray:
+    """Tilted squares of many grays."""
+    draw = np.random.default_rng(0)
+    page = Image.new("L", (900, 900), 120)
+    for _ in range(60):
+        side = int(draw.integers(40, 160))
+        tile = Image.new("L", (side, side), int(draw.integers(0, 255))).rotate(
+            30, expand=True, fillcolor=None
+        )
+        mask = Image.new("L", (side, side), 255).rotate(30, expand=True, resample=Image.Resampling.BICUBIC)
+        page.paste(tile.crop((0, 0, *mask.size)), tuple(draw.integers(0, 800, 2).tolist()), mask)
+    small = page.resize((450, 450), Image.Resampling.LANCZOS)
+    values = np.asarray(small.filter(ImageFilter.GaussianBlur(blur)), np.float32)
+    return np.clip(values + draw.normal(0, noise, values.shape), 0, 255)
+
+
+def test_sharp_edges_are_told_from_soft_ones():
+    assert sharpness(scene()).blur < 1
+    for blur in (2.0, 3.0, 4.0):
+        assert sharpness(scene(blur)).blur == pytest.approx(blur, rel=0.25)
+    assert sharpness(scene(3.0, noise=3)).blur > 1.8, "noise is not sharpness"
+    assert sharpness(0.3 * scene(3.0) + 80).blur == pytest.approx(3, rel=0.3), "contrast cancels"
+
+
+def test_one_sharp_thing_before_a_soft_ground_is_sharp():
+    soft = scene(6.0)
+    soft[100:350, 100:350] = scene()[100:350, 100:350]
+    assert sharpness(soft).blur < 1.2
+
+
+def test_a_smear_is_told_by_its_direction():
+    sharp = scene()
+    smeared = sum(np.roll(sharp, at, axis=1) for at in range(24)) / 24
+    assert sharpness(sharp).smear < 1.5
+    moved, soft = sharpness(smeared), sharpness(scene(4.0))
+    assert moved.smear > 1.9 and moved.steady < 0.7 * moved.smear
+    assert soft.smear > 1.9 and soft.steady > 0.8 * soft.smear, "out of focus, all directions are alike"
+
+
+def test_where_there_is_no_edge_nothing_is_said():
+    fade = np.broadcast_to(np.linspace(80, 170, 400, dtype=np.float32), (400, 400))
+    assert sharpness(fade) == (None, None, None)
+    assert sharpness(np.zeros((8, 8))) == (None, None, None)
+
+
+def test_of_a_large_picture_the_richest_parts_speak():
+    large = np.full((1200, 1200), 128, np.float32)
+    large[600:900, 600:900] = scene()[:300, :300]
+    assert sharpness(large).blur < 1

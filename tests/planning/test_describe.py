@@ -1,0 +1,77 @@
+import pytest
+
+from blueprints import flux
+from limner.planning import profile_cache
+from limner.planning.describe import duration, lines
+from limner.planning.planner import plan
+from limner.recipe.schema import Recipe
+from limner.recipe.toml import change
+from limner.reporter import Quiet
+
+
+@pytest.fixture(autouse=True)
+def _traced(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(profile_cache, "_traced", lambda asked: flux(1024, doubles=4, singles=6))
+
+
+def told(memory, card="RTX 4090", **changes):
+    wish = {"base": "flux-dev", "limits.vram": memory, "train.batch": 2}
+    wish |= {key.replace("__", "."): value for key, value in changes.items()}
+    return "\n".join(lines(plan(change(Recipe(), wish), Quiet(), card=card)))
+
+
+def test_a_person_reads_where_memory_and_time_go_and_what_else_there_is():
+    text = told("6GB")
+    for words in (
+        "flux-dev, at 1024 x 1024",
+        "on RTX 4090: 6.0 GB, 512 MB left to the desktop",
+        "frozen weights",
+        "activations",
+        "in all",
+        "that may be used",
+        "filling the cache",
+        "locked for copies",
+        "Disk: to fetch 33.7 GB",
+        "2 images per step",
+        "per step",
+        "Instead",
+        "Rented: $",
+        "assumed, not calibrated",
+    ):
+        assert words in text
+
+
+def test_parts_add_up_to_the_whole():
+    text = told("24GB")
+    inside = text.split("Where the memory goes while it trains\n")[1].split("At most")[0]
+    sizes = [line.split("  ")[-1].split(" of ")[0].split() for line in inside.splitlines()]
+    units = {"GB": 1024.0, "MB": 1.0}
+    *parts, whole = [float(number) * units[unit] for number, unit in sizes]
+    assert sum(parts) == pytest.approx(whole, rel=0.02)
+
+
+def test_every_decision_is_a_sentence():
+    tight = told("5GB", limits__quality="4bit")
+    assert "computed again for their gradient" in tight
+    assert "come from the host's memory when they are due" in tight
+    roomy = told("80GB", card="H100")
+    assert "nothing is computed twice" in roomy
+    assert "weights and arithmetic in bf16" in roomy
+    assert "all blocks stay on the device" in roomy
+
+
+def test_why_nothing_fits_is_all_that_is_said_then():
+    text = told("1.8GB", limits__quality="16bit")
+    assert "Nothing fits" in text
+    assert "The plan" not in text
+
+
+def test_durations_are_told_in_the_unit_that_people_use():
+    assert [duration(each) for each in (3.4, 89, 100, 5000, 90000)] == [
+        "3 s",
+        "89 s",
+        "2 min",
+        "83 min",
+        "25 h 0 min",
+    ]

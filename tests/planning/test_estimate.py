@@ -1,0 +1,29 @@
+from limner.errors import BadRecipe
+from limner.planning.estimate import foresee
+from limner.planning.profile_cache import Asked, opened
+from limner.recipe.schema import Recipe
+from limner.recipe.toml import change
+from messages import raises
+
+GLYPH = change(Recipe(), {"base": "glyph", "lora.rank": 4})
+
+
+def asked(recipe=GLYPH, size=(64, 64)):
+    return Asked(recipe, opened(recipe, lambda line: None), size, "fp32", "cpu")
+
+
+def test_the_embedded_base_is_foreseen_whole():
+    profile = foresee(asked())
+    assert (profile.base, profile.size, len(profile.blocks)) == ("glyph", (64, 64), 6)
+    phases = {stage.phase for stage in profile.stages}
+    assert phases == {"cache", "sample"}
+    assert profile.entry > 0
+    paints = next(stage for stage in profile.stages if stage.times == "sample step")
+    one = sum(block.forward.gemm.at(1) for block in profile.blocks) + profile.rest.forward.gemm.at(1)
+    # one picture is asked for twice, with its prompt and without; the LoRA adds a little to both
+    assert 1.5 * one < paints.work.gemm.at(1) < 2.5 * one
+
+
+def test_pictures_that_cannot_be_painted_are_told():
+    with raises(BadRecipe):
+        foresee(asked(change(GLYPH, {"sample.width": 65})))

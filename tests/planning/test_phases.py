@@ -1,0 +1,267 @@
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.autograd.profiler import profile
+
+from limner.assembly.resolve import prepare
+from limner.graph.cache import Cache
+from limner.graph.split import split
+from limner.models import family_of, sampling
+from limner.models.bundled import DOWNLOAD, described, known
+from limner.models.family import Canvas, Objective
+from limner.models.loading import hush, load
+from limner.models.source import HUB
+from limner.nn.layer_lists import bytes_of, heaviest
+from limner.nn.memory import vae_tiling
+from limner.planning import phases
+from limner.planning.phases import Outside, outside
+from limner.planning.plan import Plan
+from limner.planning.profile import Stage
+from limner.planning.trace import Machine
+from limner.planning.tracker import Tracker
+from limner.training import encoders
+from limner.training.cache import all_rows
+from limner.training.encode import fill, survey
+from small import Told, wish
+
+GIB = 2**30
+CPU = Machine(kernels="cpu", granule=1)
+
+SIZES = {
+    "flux-dev": {"text_encoder": 0.229, "text_encoder_2": 8.870, "vae": 0.312},
+    "flux2-klein-4b": {"text_encoder": 7.493, "vae": 0.313},
+    "qwen-image": {"text_encoder": 15.446, "vae": 0.473},
+    "sd15": {"text_encoder": 0.229, "vae": 0.312},
+    "sdxl": {"text_encoder": 0.229, "text_encoder_2": 1.294, "vae": 0.312},
+    "z-image": {"text_encoder": 7.492, "vae": 0.312},
+}
+"""GiB: parameters as published, two bytes each, autoencoders four."""
+
+
+def traced(name: str, side: int, **more: Any) -> Outside:
+    source = known(name)
+    family = family_of(source.index["_class_name"])
+    cut = split(family.bound(source, Objective()), {family.denoiser: 0})
+    chosen = {"size": (side, side), "dtype": torch.bfloat16} | more
+    return outside(family, source, cut, **chosen)
+
+
+def of(found: Outside, phase: str, part: str) -> Stage:
+    (stage,) = (each for each in found.stages if each.phase == phase and each.name.split()[0] == part)
+    return stage
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_true_bases_take_what_their_parts_weigh(name: str):
+    found = traced(name, 512)
+    caching = {each.name.split()[0]: each for each in found.stages if each.phase == "cache"}
+    assert caching.keys() == SIZES[name].keys()
+    for part, size in SIZES[name].items():
+        assert caching[part].weights / GIB == pytest.approx(size, rel=5e-3)
+        assert caching[part].times == ("image" if part == "vae" else "caption")
+        layered = part != "vae"
+        assert (caching[part].least < caching[part].weights / 2) == layered
+    assert found.download == DOWNLOAD[name]
+    assert of(found, "sample", "vae").weights == caching["vae"].weights
+    painting = next(each for each in found.stages if each.times == "sample step")
+    assert painting.weights == 0 and sampling.activations > 0, "its weights are those of training"
+
+
+def test_files_of_another_precision_than_the_run_s_are_copied_on_the_host():
+    half = traced("sd15", 256)
+    whole = traced("sd15", 256, dtype=torch.float32)
+    assert of(whole, "cache", "text_encoder").copied == 0, "its files are in fp32"
+    assert of(half, "cache", "text_encoder").copied == pytest.approx(
+        of(half, "cache", "text_encoder").weights, rel=1e-3
+    )
+    assert of(half, "sample", "vae").copied == 0, "it computes in fp32, as it is stored"
+    klein = traced("flux2-klein-4b", 256)
+    assert of(klein, "cache", "text_encoder").copied == 0, "its files are in bf16"
+    assert of(klein, "cache", "vae").copied == pytest.approx(of(klein, "cache", "vae").weights, rel=1e-3)
+
+
+def test_work_is_that_of_the_published_models():
+    """FLUX.1: 2 operations for each of 11.9 billion weights and token, and attention's 4 H L^2 D on top."""
+    found = traced("flux-dev", 1024)
+    step = next(each for each in found.stages if each.times == "sample step").work
+    assert step.gemm.each == pytest.approx(59.5e12, rel=0.01)
+    assert step.attention.each == pytest.approx(57 * 4 * 24 * 4608**2 * 128, rel=1e-6)
+    reading = of(found, "cache", "text_encoder_2").work
+    embedded = 32128 * 4096
+    assert reading.gemm.each + reading.attention.each == pytest.approx(
+        2 * 512 * (4_762_310_656 - embedded), rel=0.05
+    )
+
+
+def test_an_entry_of_the_cache_is_the_boundary_s_bytes():
+    found = traced("flux-dev", 1024)
+    latents, context, pooled = 2 * 16 * 128 * 128 * 4, 512 * 4096 * 2, 768 * 2
+    assert found.entry == latents + context + pooled + 3 * phases.ENTRY
+    assert {name: tuple(value.shape) for name, value in found.boundary.items()} == {
+        "context": (1, 512, 4096),
+        "latent_logvar": (1, 16, 128, 128),
+        "latent_mean": (1, 16, 128, 128),
+        "pooled": (1, 768),
+    }
+
+
+def test_an_encoder_that_is_streamed_needs_two_layers_and_what_is_outside_them():
+    stage = of(traced("qwen-image", 512), "cache", "text_encoder")
+    layer = 3584 * (3584 + 2 * 512) + 3584 * 3584 + 3 * 3584 * 18944
+    assert stage.weights - stage.least == pytest.approx(2 * 26 * layer, rel=1e-3)
+    assert stage.least < 4.3 * GIB
+
+
+def test_guidance_asks_twice():
+    plain, guided = (
+        next(
+            each
+            for each in traced("sd15", 512, canvas=Canvas(width=512, height=512, steps=1, guidance=g)).stages
+            if each.times == "sample step"
+        )
+        for g in (1.0, 7.5)
+    )
+    assert guided.work.gemm.each == pytest.approx(2 * plain.work.gemm.each, rel=0.01)
+    assert guided.activations > 1.5 * plain.activations
+
+
+def test_samples_have_their_own_size():
+    small, large = (
+        traced("sd15", 512, canvas=Canvas(width=width, height=512, steps=1)) for width in (512, 1024)
+    )
+    for one, other in zip(small.stages, large.stages, strict=True):
+        if one.phase == "cache":
+            assert one == other
+        else:
+            assert other.activations > 1.8 * one.activations
+    assert of(small, "sample", "vae").tiled is None
+    assert of(large, "sample", "vae").tiled == pytest.approx(of(small, "sample", "vae").activations, rel=0.05)
+
+
+def test_memory_grows_with_the_image_unless_it_is_cut():
+    small, large = (of(traced("sd15", side), "cache", "vae") for side in (512, 2048))
+    assert small.tiled is None and large.tiled is not None
+    assert large.activations == pytest.approx(16 * small.activations, rel=0.01)
+    assert small.activations < large.tiled < 1.2 * small.activations
+
+
+def test_every_registered_base_has_stages():
+    for name in set(HUB) - set(SIZES):
+        assert len(traced(name, 256).stages) >= 4
+
+
+@pytest.fixture
+def base(tiny_base: Path) -> Any:
+    hush()
+    return described(str(tiny_base), folders={})
+
+
+def measured(step: Any) -> tuple[Any, int]:
+    """What a step gave, and the most bytes that it allocated at a time, by the profiler's memory events."""
+    with torch.no_grad(), profile(profile_memory=True) as watch:
+        out = step()
+    events = [each for each in watch.kineto_results.events() if each.name() == "[memory]"]  # pyright: ignore
+    alive = peak = 0
+    for event in sorted(events, key=lambda each: each.start_ns()):
+        alive += event.nbytes()  # pyright: ignore
+        peak = max(peak, alive)
+    return out, peak
+
+
+def tracked(step: Any) -> int:
+    """The most bytes that operations held on the CPU at a time, scratch inside kernels left aside."""
+    with torch.no_grad(), Tracker("cpu", 1) as tracker:
+        step()
+    return tracker.peak
+
+
+def test_a_true_run_takes_what_was_foreseen(base: Any):
+    """Encoders of a tiny base on the CPU, for real, against the trace on the meta device."""
+    family = family_of("FluxPipeline")
+    cut = split(family.bound(base, Objective()), {family.denoiser: 0})
+    found = outside(family, base, cut, size=(128, 96), dtype=torch.float32, machine=CPU)
+    values: dict[str, Any] = {
+        "image": torch.zeros(1, 3, 96, 128, dtype=torch.uint8),
+        "caption": ("a cat",),
+    }
+    for unit in cut.frozen:
+        models = {
+            name: load(family, base, name, dtype=torch.float32, device=torch.device("cpu"))
+            for name in unit.uses
+        }
+        step = partial(unit.run, models, dict(values))
+        out, peak = measured(step)
+        values |= out
+        if unit.uses == ("vae",):  # oneDNN reorders a convolution's input inside its kernel
+            assert peak > of(found, "cache", "vae").activations
+            peak = tracked(step)
+        if not unit.uses[0].startswith("tokenizer"):
+            assert of(found, "cache", unit.uses[0]).activations == pytest.approx(peak, rel=0.01), unit.name
+
+
+def test_tiles_of_a_small_autoencoder_take_what_was_foreseen(base: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(vae_tiling, "SIDE", 64)
+    monkeypatch.setattr(phases, "SIDE", 64)
+    family = family_of("FluxPipeline")
+    cut = split(family.bound(base, Objective()), {family.denoiser: 0})
+    found = outside(family, base, cut, size=(256, 192), dtype=torch.float32, machine=CPU)
+    vae = load(family, base, "vae", dtype=torch.float32, device=torch.device("cpu"))
+    vae_tiling.tile(vae)
+    (unit,) = (unit for unit in cut.frozen if unit.uses == ("vae",))
+    image = torch.zeros(1, 3, 192, 256, dtype=torch.uint8)
+    peak = tracked(lambda: unit.run({"vae": vae}, {"image": image}))
+    assert of(found, "cache", "vae").tiled == pytest.approx(peak, rel=0.15)
+    at_once = sampling.at_once(Canvas(width=256, height=192, steps=1))
+    latents = torch.zeros(at_once, *found.boundary["latent_mean"].shape[1:])
+    peak = tracked(lambda: vae.decode(latents))
+    assert of(found, "sample", "vae").tiled == pytest.approx(peak, rel=0.15)
+
+
+def test_a_cache_has_the_bytes_that_were_foreseen(tiny_base: Path, photos: Path, tmp_path: Path):
+    setting = prepare(wish(tiny_base, photos, data={"held_out": 0}))
+    square = [view for view in setting.views if view.size == (32, 32)][:1]
+    setting = replace(setting, views=tuple(square), held_out=())
+    cache, rows = Cache(tmp_path), all_rows(setting)
+    written = fill(setting, cache, rows, survey(setting, cache, rows), Told())
+    found = outside(setting.family, setting.source, setting.cut, size=(32, 32), dtype=torch.float32)
+    assert written <= found.entry <= written + 3 * phases.ENTRY
+
+
+def test_a_text_encoder_that_is_trained_is_no_stage(base: Any):
+    family = family_of("FluxPipeline")
+    trained = {family.denoiser: 0, "text_encoder": 0}
+    cut = split(family.bound(base, Objective()), trained)
+    found = outside(family, base, cut, size=(32, 32), dtype=torch.float32)
+    assert [each.name.split()[0] for each in found.stages if each.phase == "cache"] == [
+        "text_encoder_2",
+        "vae",
+    ]
+    assert "clip_tokens" in found.boundary
+    numbers = sum(path.stat().st_size for path in base.root.glob("*/*.safetensors")) // 4
+    assert 0 < found.download == pytest.approx(2 * numbers, rel=0.1), "as if in 16 bits"
+    partly = split(family.bound(base, Objective()), {family.denoiser: 0, "text_encoder": 1})
+    names = [each.name for each in outside(family, base, partly, size=(32, 32), dtype=torch.float32).stages]
+    assert "text_encoder reads a caption" in names, "the frozen layers below are computed once"
+
+
+def test_a_streamed_encoder_holds_on_the_device_what_was_foreseen(
+    tiny_base: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+):
+    setting = prepare(wish(tiny_base, photos, data={"held_out": 0})).planned(Plan(encode_streamed=True))
+    found = outside(setting.family, setting.source, setting.cut, size=(32, 32), dtype=torch.float32)
+    engines: list[Any] = []
+    true = encoders.equip
+    monkeypatch.setattr(encoders, "equip", lambda *a, **k: engines.append(true(*a, **k)) or engines[-1])
+    for part in ("text_encoder", "text_encoder_2"):
+        with encoders.opened(setting, part) as model:
+            layers = model.get_submodule(str(heaviest(model)))
+            outside_them = bytes_of([*model.parameters(), *model.buffers()])
+            outside_them -= bytes_of([*layers.parameters(), *layers.buffers()])
+            slots = sum(slot.room.numel() for slot in engines[-1].ring.slots)
+        padding = phases.SLOTS * 256 * len(list(layers[0].parameters()))
+        least = of(found, "cache", part).least
+        assert least <= outside_them + slots <= least + padding

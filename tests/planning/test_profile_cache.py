@@ -1,0 +1,95 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from blueprints import flux
+from limner.errors import BadBase
+from limner.files import user_cache
+from limner.planning import profile_cache
+from limner.planning.profile import to_json
+from limner.planning.profile_cache import Asked, Shape, largest, opened, profile_of, shape_of
+from limner.recipe.schema import Recipe
+from limner.recipe.toml import change
+from messages import raises
+
+FLUX = change(Recipe(), {"base": "flux-dev"})
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def source(name="flux-dev"):
+    return opened(change(Recipe(), {"base": name}), lambda line: None)
+
+
+def test_a_family_says_of_sizes_once(monkeypatch):
+    assert shape_of(source()) == Shape(16, 1024)
+    monkeypatch.setattr(profile_cache, "_shape", lambda pipeline: pytest.fail("looked up twice"))
+    assert shape_of(source()) == Shape(16, 1024)
+    with pytest.raises(pytest.fail.Exception):
+        shape_of(source("sdxl"))
+
+
+def test_a_base_may_be_made_for_another_resolution_than_its_family():
+    assert shape_of(source("glyph")).resolution == 64
+
+
+def test_the_largest_bucket_is_the_largest_that_is_used():
+    shape = Shape(16, 1024)
+    assert largest(FLUX, shape, []) == (1024, 1024)
+    wide = largest(FLUX, shape, [(2000, 1000)])
+    assert wide[0] > wide[1]
+    assert largest(change(FLUX, {"data.resolution": 512}), shape, []) == (512, 512)
+
+
+def test_a_torn_or_foreign_file_is_traced_anew(monkeypatch):
+    monkeypatch.setattr(profile_cache, "_traced", lambda asked: flux(512))
+    asked = Asked(FLUX, source(), (512, 512), "bf16")
+    found, traced = profile_of(asked)
+    assert traced
+    assert profile_of(asked) == (found, False)
+    (path,) = (each for each in user_cache("profiles").iterdir() if "family" not in each.name)
+    assert json.loads(path.read_text()) == json.loads(json.dumps(to_json(found)))
+    for text in ("{", "{}", "[]", "null"):
+        path.write_text(text)
+        assert profile_of(asked) == (found, True)
+
+
+def test_other_configs_other_libraries_and_other_code_are_other_profiles(monkeypatch):
+    monkeypatch.setattr(profile_cache, "_traced", lambda asked: flux(512))
+    asked = Asked(FLUX, source(), (512, 512), "bf16")
+    profile_of(asked)
+    assert not profile_of(asked)[1]
+    assert profile_of(Asked(FLUX, source("flux-schnell"), (512, 512), "bf16"))[1]
+    assert profile_of(Asked(FLUX, source(), (512, 512), "bf16", whole=True))[1]
+    profile_cache._made_by.cache_clear()
+    monkeypatch.setattr(profile_cache, "version", lambda name: "99")
+    assert profile_of(asked)[1]
+    profile_cache._made_by.cache_clear()
+
+
+def test_what_is_known_is_answered_without_torch(tmp_path, monkeypatch):
+    monkeypatch.setattr(profile_cache, "_traced", lambda asked: flux(1024, doubles=2, singles=2))
+    shape_of(source())
+    profile_of(Asked(change(FLUX, {"data.images": "-"}), source(), (1024, 1024), "bf16"))
+    program = """
+import sys
+from limner.recipe.schema import Recipe
+from limner.recipe.toml import change
+from limner.planning.planner import plan
+from limner.reporter import Quiet
+recipe = change(Recipe(), {"base": "flux-dev", "limits.vram": "12GB"})
+assert plan(recipe, Quiet(), card="RTX 4070").fits
+print([name for name in ("torch", "diffusers", "transformers") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_base_that_nobody_knows_is_told():
+    with raises(BadBase):
+        opened(change(Recipe(), {"base": "flux-pro"}), lambda line: None)

@@ -1,0 +1,62 @@
+"""Who plays which block of a denoiser in a rehearsal."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cases import CASES
+from limner.models import family_of
+from limner.models.bundled import known
+from limner.models.loading import hush
+from limner.models.source import locate
+from limner.planning.dry_run import Wish
+from limner.planning.memory import train_need
+from limner.planning.plan import Plan
+from limner.planning.profiling import profile
+from limner.planning.representative import cast
+
+CASE = {case.name: case for case in CASES}
+
+
+def of_true(name: str, **wish) -> list[int] | None:
+    source = known(name)
+    found = cast(family_of(source.index["_class_name"]), source, Wish(size=(512, 512), **wish))
+    assert (found.source is source) == (found.parts is None)
+    return found.parts and list(found.parts)
+
+
+def test_one_block_of_each_sort_stands_for_all_of_it():
+    assert of_true("flux-dev") == [0, *[1] * 17, 2, 3, *[4] * 36, 5]
+    assert of_true("sd35-large") == [0, *[1] * 36, 2]
+    assert of_true("sd35-medium") == [0, *[1] * 12, *[2] * 10, 3], "the first 13 attend twice"
+    assert of_true("sd35-medium", full=True) == of_true("sd35-medium")
+
+
+def test_where_few_layers_learn_the_second_block_plays_itself_alone():
+    assert of_true("sd35-large", targets=["ff.net.2"]) == [0, 1, *[2] * 35, 3]
+
+
+def test_blocks_that_a_shallow_config_cannot_have_are_all_rehearsed():
+    for number in (2, 7):
+        assert of_true("sd35-large", targets=[f"transformer_blocks.{number}.attn.to_q"]) is None
+    assert of_true("sdxl") is None
+
+
+@pytest.mark.parametrize(
+    "wish", [{}, {"targets": ["ff.net.2"]}, {"full": True}], ids=["lora", "few layers", "full"]
+)
+def test_blocks_of_several_sorts_are_foreseen_as_if_each_was_rehearsed(wish, tmp_path: Path):
+    hush()
+    family = family_of(CASE["sd3"].pipeline)
+    source = locate(str(CASE["sd3"].save(tmp_path / "sd3")), folders={})
+    config = source.root / "transformer" / "config.json"
+    deeper = {"num_layers": 9, "dual_attention_layers": [0, 1, 2, 3]}
+    config.write_text(json.dumps(json.loads(config.read_text()) | deeper))
+    asked = Wish(size=(64, 64), rank=4, compute="fp32", **wish)
+    few, every = (profile(family, source, asked, whole=whole) for whole in (False, True))
+    assert [block.trained for block in few.blocks] == [block.trained for block in every.blocks]
+    assert (few.trained, few.tensors, few.idle) == (every.trained, every.tensors, every.idle)
+    for count in (0, 5, 9):
+        needs = [train_need(each, Plan(checkpointed=count)).total for each in (few, every)]
+        assert needs[0] == pytest.approx(needs[1], rel=1e-5)

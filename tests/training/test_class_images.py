@@ -1,0 +1,115 @@
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from limner.assembly.resolve import prepare
+from limner.errors import BadData, BadRecipe
+from limner.nn.rng import seed_of
+from limner.recipe.schema import Recipe
+from limner.reporter import Quiet
+from limner.run_folder import RunDir
+from limner.training.cache import stock
+from limner.training.class_images import FACTS, prior
+from limner.training.model import Trainee
+from limner.training.train import train
+from messages import raises
+from small import wish
+
+PROMPTS = {"prompts": ["a cat", "a dog"], "batch": 1}
+
+
+def pictures(place: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(place.glob("*.png"))}
+
+
+def folder(place: Path, caption: str) -> Path:
+    place.mkdir()
+    Image.new("RGB", (40, 40), (200, 60, 10)).save(place / "one.png")
+    (place / "one.txt").write_text(caption)
+    return place
+
+
+def test_the_base_paints_one_picture_of_each_prompt_once(
+    tiny_base: Path, photos: Path, tmp_path: Path
+) -> None:
+    recipe = wish(tiny_base, photos, prior={**PROMPTS, "each": 2})
+    run = RunDir(tmp_path / "run")
+    place = prior(recipe, run, Quiet())
+    assert place == run.prior_path
+    first = pictures(run.prior_path)
+    assert len(first) == 4
+    assert (run.prior_path / "0002.txt").read_text() == "a dog\n"
+    assert len(set(first.values())) == 4
+    (run.prior_path / "0001.png").unlink()
+    old = (run.prior_path / "0000.png").stat().st_mtime_ns
+    prior(recipe, run, Quiet())
+    assert pictures(run.prior_path) == first
+    assert (run.prior_path / "0000.png").stat().st_mtime_ns == old
+
+
+def test_other_prompts_begin_again(tiny_base: Path, photos: Path, tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    prior(wish(tiny_base, photos, prior={**PROMPTS, "each": 2}), run, Quiet())
+    prior(wish(tiny_base, photos, prior={"prompts": ["a cup"]}), run, Quiet())
+    assert list(pictures(run.prior_path)) == ["0000.png"]
+    assert "a cup" in (run.prior_path / FACTS).read_text()
+
+
+def test_no_prior_is_wanted_unless_it_is_named(tiny_base: Path, photos: Path, tmp_path: Path) -> None:
+    assert prior(wish(tiny_base, photos), RunDir(tmp_path), Quiet()) is None
+    assert prior(wish(tiny_base, photos, prior={"images": photos}), RunDir(tmp_path), Quiet()) == photos
+
+
+def test_two_sources_are_refused(tiny_base: Path, photos: Path) -> None:
+    with raises(BadRecipe):
+        wish(tiny_base, photos, prior={**PROMPTS, "images": photos})
+
+
+def test_a_caption_with_the_trigger_is_refused(tiny_base: Path, photos: Path, tmp_path: Path) -> None:
+    place = folder(tmp_path / "usual", "a zorb, red")
+    with raises(BadData):
+        prepare(wish(tiny_base, photos, data={"trigger": "zorb"}), place)
+
+
+def losses(recipe: Recipe, place: Path | None, step: int = 0) -> torch.Tensor:
+    setting = prepare(recipe, place)
+    store, _ = stock(setting, Quiet())
+    return torch.stack(list(Trainee(setting, store).losses(step))).sum()
+
+
+def test_the_loss_is_that_of_the_images_plus_the_weighted_prior(
+    tiny_base: Path, photos: Path, tmp_path: Path
+) -> None:
+    place = folder(tmp_path / "usual", "a red thing")
+    plain = losses(wish(tiny_base, photos), None)
+    whole, heavy = (
+        losses(wish(tiny_base, photos, prior={"images": place, "batch": 2, "weight": weight}), place)
+        for weight in (1.0, 3.0)
+    )
+    assert whole > plain
+    assert torch.allclose(heavy - plain, 3 * (whole - plain), rtol=1e-4)
+    split = wish(
+        tiny_base, photos, prior={"images": place, "batch": 2}, limits={"device": "cpu", "micro_batch": 1}
+    )
+    assert torch.allclose(losses(split, place), whole, rtol=1e-5)
+
+
+def test_the_prior_is_drawn_apart_and_never_held_out(tiny_base: Path, photos: Path, tmp_path: Path) -> None:
+    place = folder(tmp_path / "usual", "a red thing")
+    setting = prepare(wish(tiny_base, photos, prior={"images": place, "batch": 3}), place)
+    assert setting.prior == 1
+    assert setting.views[-1].caption == "a red thing"
+    assert all(view.example.path.parent != place for view in (*setting.own, *setting.held_out))
+    store, _ = stock(setting, Quiet())
+    positions = [one.position for one in Trainee(setting, store)._places(2)]
+    assert len(set(positions)) == len(positions)
+    assert [one for one in positions if one < 0] == [-7, -8, -9]
+    assert seed_of(0, "prior") != 0
+
+
+def test_a_run_with_a_prior_is_a_run(tiny_base: Path, photos: Path, tmp_path: Path) -> None:
+    recipe = wish(tiny_base, photos, prior=PROMPTS, train={"steps": 2})
+    done = train(recipe, tmp_path / "run", Quiet())
+    assert done.lora.exists()
+    assert len(pictures(tmp_path / "run" / "prior")) == 2

@@ -1,0 +1,191 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from limner.assembly.resolve import prepare
+from limner.errors import DiskFull
+from limner.graph.cache import Cache
+from limner.nn import distributed
+from limner.nn.memory import vae_tiling
+from limner.training import encode as filling
+from limner.training import encoders
+from limner.training.cache import all_rows
+from limner.training.encode import bytes_needed, caption_rows, fill, rows_of, survey, text_values, uncached
+from messages import raises
+from small import Told, equal, wish
+
+PARTLY = {"text_encoders": ["text_encoder", "text_encoder_2"], "text_encoder_layers": 1}
+
+
+@pytest.fixture
+def setting(tiny_base, photos):
+    return prepare(wish(tiny_base, photos, data={"held_out": 0, "flip": True, "caption_dropout": 0.2}))
+
+
+def test_every_address_is_known_before_anything_is_loaded(setting, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoders, "load", None)
+    monkeypatch.setattr(filling, "pixels", None)
+    rows = rows_of(setting, setting.views)
+    work = survey(setting, Cache(tmp_path), rows)
+    assert all(row.wanted <= set(places) for row, places in zip(rows, work.table, strict=True))
+    counts = {name: len(todo) for name, todo in work.missing.items()}
+    captions = 8  # seven of the images, and the empty one
+    assert counts == {
+        "tokenize": captions, "tokenize_2": captions, "encode_clip": captions, "encode_t5": captions,
+        "encode_image": 12,
+    }  # fmt: skip
+    assert work.count == 12 + 2 * captions and not work.present
+
+
+@pytest.mark.parametrize("lora", [{}, PARTLY], ids=["denoiser", "partly-trained-encoders"])
+def test_what_is_stored_is_what_is_computed_straight(tiny_base, photos, tmp_path, lora):
+    setting = prepare(
+        wish(tiny_base, photos, data={"held_out": 0, "flip": True}, lora=lora, sample={"every": 0})
+    )
+    cache, rows, told = Cache(tmp_path), all_rows(setting), Told()
+    work = survey(setting, cache, rows)
+    written = fill(setting, cache, rows, work, told)
+    assert written == sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors"))
+    assert told.counts["Caching"] == [work.count, work.count]
+    for row, places, straight in zip(rows, work.table, uncached(setting, rows), strict=True):
+        assert equal(straight, {name: cache.read(places[name])[name] for name in row.wanted})
+    again = survey(setting, cache, rows)
+    assert again.count == 0 and len(again.present) == work.count and not any(again.missing.values())
+
+
+def test_the_bytes_are_known_beforehand(setting, tmp_path):
+    cache, rows = Cache(tmp_path), all_rows(setting)
+    work = survey(setting, cache, rows)
+    wanted = bytes_needed(setting, rows, work)
+    written = fill(setting, cache, rows, work, Told())
+    assert written <= wanted <= written + 512 * work.count
+    assert bytes_needed(setting, rows, survey(setting, cache, rows)) == 0
+
+
+def test_no_image_is_decoded_to_know_its_bytes(setting, tmp_path, monkeypatch):
+    cache, rows = Cache(tmp_path), rows_of(setting, setting.views)
+    work = survey(setting, cache, rows)
+    monkeypatch.setattr(filling, "pixels", None)
+    assert bytes_needed(setting, rows, work) > 0
+
+
+def test_a_disk_that_fills_up_behind_the_encoder_is_told(setting, tmp_path, monkeypatch):
+    cache, rows = Cache(tmp_path), rows_of(setting, setting.views)
+
+    def full(*_):
+        raise DiskFull("The disk filled up.")
+
+    monkeypatch.setattr(cache, "write", full)
+    with raises(DiskFull):
+        fill(setting, cache, rows, survey(setting, cache, rows), Told())
+
+
+def test_an_image_is_decoded_once_and_no_text_needs_it(setting, tmp_path, monkeypatch):
+    decoded, true = [], filling.pixels
+    monkeypatch.setattr(filling, "pixels", lambda view: decoded.append(view) or true(view))
+    rows = rows_of(setting, setting.views)
+    fill(setting, Cache(tmp_path), rows, survey(setting, Cache(tmp_path), rows), Told())
+    assert len(decoded) == 12
+
+
+def test_one_model_is_loaded_at_a_time(setting, tmp_path, monkeypatch):
+    import gc
+    import weakref
+
+    loaded, true = [], encoders.load
+
+    def load(family, source, part, **more):
+        gc.collect()
+        assert not any(ref() is not None for ref in loaded), "another model is still there"
+        model = true(family, source, part, **more)
+        loaded.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(encoders, "load", load)
+    rows = rows_of(setting, setting.views)
+    fill(setting, Cache(tmp_path), rows, survey(setting, Cache(tmp_path), rows), Told())
+    assert len(loaded) == 5
+
+
+def test_shares_of_processes_cover_everything_whatever_the_others_have_done(setting, tmp_path, monkeypatch):
+    """The second process looks when the first has finished, or has not begun: all is computed once."""
+    rows = all_rows(setting)
+    whole = survey(setting, Cache(tmp_path / "none"), rows)
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    cache, computed = Cache(tmp_path / "cache"), []
+    for rank in range(2):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        share = survey(setting, cache, rows)
+        monkeypatch.setattr(distributed, "anyone", bool)
+        fill(setting, cache, rows, share, Told())
+        computed.append(share.count)
+    assert sum(computed) == whole.count and min(computed) > 0
+    assert survey(setting, cache, rows).count == 0
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == whole.count
+
+
+def test_intermediate_values_are_reused_when_they_are_there(tiny_base, photos, tmp_path):
+    """Tokens stored for a trained encoder serve another run, where they are only a step on the way."""
+    cache = Cache(tmp_path)
+    partly = prepare(wish(tiny_base, photos, data={"held_out": 0}, lora=PARTLY))
+    rows = rows_of(partly, partly.views)
+    fill(partly, cache, rows, survey(partly, cache, rows), Told())
+    plain = prepare(wish(tiny_base, photos, data={"held_out": 0}))
+    rows = rows_of(plain, plain.views)
+    work = survey(plain, cache, rows)
+    assert {name: len(todo) for name, todo in work.missing.items() if todo} == {
+        "encode_clip": 7,
+        "encode_t5": 7,
+    }
+    fill(plain, cache, rows, work, Told())
+    stored = [cache.read(work.table[0][name])[name] for name in sorted(plain.cut.boundary)]
+    straight = uncached(plain, rows[:1])[0]
+    assert all(
+        torch.equal(a, straight[name]) for a, name in zip(stored, sorted(plain.cut.boundary), strict=True)
+    )
+
+
+def test_values_of_a_caption(tiny_base, photos):
+    setting = prepare(wish(tiny_base, photos, lora=PARTLY))
+    assert text_values(setting) == {
+        "clip_tokens", "t5_tokens", "encode_clip@2", "encode_t5@2", "pooled", "context",
+    }  # fmt: skip
+    (row,) = caption_rows(setting, ["a cat"])
+    assert row.wanted == {"clip_tokens", "t5_tokens", "encode_clip@2", "encode_t5@2"}
+    assert row.value("caption") == ("a cat",) and set(row.inputs) == {"caption"}
+
+
+def test_bf16_has_other_addresses_where_it_gives_other_values(tiny_base, photos, tmp_path):
+    one = prepare(wish(tiny_base, photos, limits={"precision": "fp32"}))
+    other = prepare(wish(tiny_base, photos, limits={"precision": "bf16"}))
+    here, there = (survey(each, Cache(tmp_path), rows_of(each, each.views)).table[0] for each in (one, other))
+    assert here["context"] != there["context"] and here["pooled"] != there["pooled"]
+    assert here["latent_mean"] == there["latent_mean"], "the VAE stays in fp32"
+
+
+def test_images_larger_than_a_tile_are_kept_apart(tiny_base, photos, tmp_path, monkeypatch):
+    """The long buckets are longer than a tile of 64 pixels, the square one is not."""
+    monkeypatch.setattr(vae_tiling, "SIDE", 64)
+    setting = prepare(wish(tiny_base, photos, data={"held_out": 0, "resolution": 64}))
+    cache, rows = Cache(tmp_path), all_rows(setting)
+    plain = survey(setting, cache, rows)
+    fill(setting, cache, rows, plain, Told())
+    tiled = replace(setting, encode_tiled=True)
+    work, told = survey(tiled, cache, rows), Told()
+    long = {number for number, row in enumerate(rows) if max(row.shape, default=0) > 64}
+    assert 0 < len(long) < len(rows)
+    assert {number for _, number in work.missing["encode_image"]} <= long and work.count
+    for number, (one, other) in enumerate(zip(plain.table, work.table, strict=True)):
+        assert {name for name in one if one[name] != other[name]} == (
+            {"latent_mean", "latent_logvar"} if number in long else set()
+        )
+    fill(tiled, cache, rows, work, told)
+    assert f"{work.count} of {work.count} images are encoded in tiles of 64 pixels." in told.lines
+    for number, straight in enumerate(uncached(tiled, rows)):
+        stored = {name: cache.read(work.table[number][name])[name] for name in rows[number].wanted}
+        assert equal(straight, stored), "in tiles too, what is stored is what is computed straight"
+    number = min(long)
+    whole = cache.read(plain.table[number]["latent_mean"])["latent_mean"]
+    pieces = cache.read(work.table[number]["latent_mean"])["latent_mean"]
+    assert not torch.equal(whole, pieces)

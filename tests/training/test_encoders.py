@@ -1,0 +1,115 @@
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from cases import CASES, Case
+from limner.assembly.resolve import Setting, prepare
+from limner.graph.cache import Cache
+from limner.nn.layer_lists import bytes_of, lists
+from limner.nn.memory import vae_tiling
+from limner.planning.plan import Plan
+from limner.training import encoders
+from limner.training.cache import all_rows
+from limner.training.encode import fill, survey, uncached
+from limner.training.encoders import opened, whole
+from small import Told, equal, wish
+
+WORDS = ("a cat", "many words, " * 9)
+
+
+@pytest.fixture
+def setting(tiny_base, photos) -> Setting:
+    return prepare(wish(tiny_base, photos, data={"held_out": 0}))
+
+
+@pytest.fixture
+def equipped(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The engines that were put on encoders, and which layers they stream."""
+    seen: list[Any] = []
+    true = encoders.equip
+
+    def equip(model: Any, anatomy: Any, **how: Any) -> Any:
+        engine = true(model, anatomy, **how)
+        seen.append((anatomy.blocks, how["streamed"], engine))
+        return engine
+
+    monkeypatch.setattr(encoders, "equip", equip)
+    return seen
+
+
+@pytest.mark.parametrize("in_files", [False, True])
+def test_a_streamed_cache_is_that_of_whole_encoders(setting, tmp_path, equipped, in_files):
+    """To the bit, and under the same addresses."""
+    streamed = replace(setting, encode_streamed=True, encode_mapped=in_files)
+    cache, rows = Cache(tmp_path), all_rows(setting)
+    work = survey(streamed, cache, rows)
+    assert work.table == survey(setting, cache, rows).table
+    fill(streamed, cache, rows, work, Told())
+    for row, places, straight in zip(rows, work.table, uncached(setting, rows), strict=True):
+        assert equal(straight, {name: cache.read(places[name])[name] for name in row.wanted})
+    assert [blocks for blocks, *_ in equipped] == [("encoder.layers.*",), ("encoder.block.*",)]
+    for _, layers, engine in equipped:
+        captions = len({row.inputs["caption"] for row in rows})
+        assert engine.ring is not None and engine.ring.tally.copies >= captions * (len(layers) - 2)
+        assert (engine.ring.lane.worker is not None) == in_files
+
+
+@pytest.mark.parametrize(
+    "case", [each for each in CASES if each.name != "sdxl-v"], ids=lambda each: each.name
+)
+def test_every_family_s_encoders_can_be_streamed(case: Case, tmp_path, photos, equipped, monkeypatch):
+    monkeypatch.setattr(encoders, "heaviest", largest)  # the embeddings of a tiny one outweigh its layers
+    setting = prepare(wish(case.save(tmp_path / case.name), photos, data={"held_out": 0}))
+    streamed = replace(setting, encode_streamed=True)
+    texts = [unit for unit in setting.cut.frozen if "image" not in unit.reads and unit.uses]
+    with torch.no_grad():
+        for caption in WORDS:
+            values: list[dict[str, Any]] = [{"caption": (caption,)}, {"caption": (caption,)}]
+            for unit in texts:
+                with _all(setting, unit.uses) as one, _all(streamed, unit.uses) as other:
+                    values[0] |= unit.run(one, values[0])
+                    values[1] |= unit.run(other, values[1])
+            made = [{name: v for name, v in each.items() if torch.is_tensor(v)} for each in values]
+            assert equal(*made) and made[0]
+    assert equipped, "none was made of layers"
+
+
+def largest(model: torch.nn.Module) -> str:
+    found = lists(model)
+    return max(found, key=lambda name: bytes_of(found[name].parameters()))
+
+
+@contextmanager
+def _all(setting: Setting, parts: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    with ExitStack() as stack:
+        yield {part: stack.enter_context(opened(setting, part)) for part in parts}
+
+
+def test_what_is_trained_or_has_no_layers_is_whole(tiny_base, photos, equipped):
+    plain = prepare(wish(tiny_base, photos, data={"held_out": 0}, lora={"text_encoders": ["text_encoder"]}))
+    setting = replace(plain, encode_streamed=True)
+    for part in ("text_encoder", "tokenizer", "vae"):
+        with opened(setting, part) as model:
+            assert type(model) is type(whole(plain, part))
+    assert not equipped
+
+
+def test_an_error_leaves_no_engine_behind(setting, equipped):
+    streamed = replace(setting, encode_streamed=True)
+    with pytest.raises(RuntimeError, match="stop"), opened(streamed, "text_encoder"):
+        raise RuntimeError("stop")
+    ((_, _, engine),) = equipped
+    assert not engine.ring.slots
+
+
+def test_tiles_and_streams_are_the_plan_s(setting):
+    tiled = setting.planned(Plan(encode_tiled=True))
+    assert setting.planned(Plan(encode_streamed=True)) == replace(setting, encode_streamed=True)
+    assert setting.planned(Plan(encode_mapped=True)) == replace(setting, encode_mapped=True)
+    assert not whole(setting, "vae").use_tiling
+    vae = whole(tiled, "vae")
+    assert vae.use_tiling and vae.tile_sample_min_size == vae_tiling.SIDE

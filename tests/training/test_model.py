@@ -1,0 +1,243 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from limner.assembly.resolve import prepare
+from limner.data.validation import QUANTILES
+from limner.errors import BadRecipe, BrokenGraph
+from limner.nn.memory import vae_tiling
+from limner.nn.optim import optimizer
+from limner.training.cache import stock
+from limner.training.model import Trainee, plain
+from messages import raises
+from small import Told, equal, wish
+
+BOTH = {"text_encoders": ["text_encoder", "text_encoder_2"], "text_encoder_layers": 1}
+
+
+def trainee(base, photos, **sections) -> Trainee:
+    setting = prepare(wish(base, photos, **sections))
+    return Trainee(setting, stock(setting, Told())[0])
+
+
+def moved(one: Trainee) -> Trainee:
+    """The same with its factors away from zero."""
+    for number, factor in enumerate(one.parameters):
+        torch.nn.init.normal_(factor, std=0.2, generator=torch.Generator().manual_seed(number))
+    return one
+
+
+def test_only_what_is_trained_is_loaded(tiny_base, photos):
+    assert set(trainee(tiny_base, photos).models) == {"transformer"}
+    assert set(trainee(tiny_base, photos, lora=BOTH).models) == {
+        "transformer",
+        "text_encoder",
+        "text_encoder_2",
+    }
+
+
+def test_the_losses_of_a_step_are_its_own_and_sum_to_a_mean(tiny_base, photos):
+    one = trainee(tiny_base, photos, train={"batch": 4})
+    whole = torch.stack(list(one.losses(3))).sum().detach()
+    single = trainee(tiny_base, photos, train={"batch": 4}, limits={"micro_batch": 1})
+    parts = list(single.losses(3))
+    assert len(parts) == 4 and torch.allclose(torch.stack(parts).sum(), whole, rtol=1e-5)
+    assert torch.equal(torch.stack(list(one.losses(3))).sum(), whole)
+    assert not torch.equal(torch.stack(list(one.losses(4))).sum(), whole)
+    assert whole == pytest.approx(2.0, rel=0.8), "noise minus latent has a variance of about two"
+
+
+FULL = {"lora": {"rank": 16}, "train": {"method": "full", "batch": 2}, "limits": {"micro_batch": 1}}
+
+
+def stepped(one: Trainee) -> dict:
+    """The trained weights after two steps."""
+    chosen = optimizer("adamw", one.groups(), weight_decay=0.1)
+    chosen.register_step_post_hook(one.publish)
+    for step in range(2):
+        for loss in one.losses(step):
+            loss.backward()
+        chosen.step()
+        chosen.zero_grad()
+    return one.state()["transformer"]
+
+
+def test_a_full_fine_tune_on_the_host_is_that_on_the_device_bit_for_bit(tiny_base, photos):
+    setting = prepare(wish(tiny_base, photos, **FULL))
+    store = stock(setting, Told())[0]
+    here, there = (
+        Trainee(setting, store, replace(plain(setting), moments=how, checkpointed=1))
+        for how in ("fp32", "host")
+    )
+    before = there.state()["transformer"]["proj_out.weight"].clone()
+    assert equal(stepped(here), stepped(there))
+    assert not torch.equal(before, there.state()["transformer"]["proj_out.weight"])
+    assert here.held_out_loss() == there.held_out_loss()
+    again = Trainee(setting, store, replace(plain(setting), moments="host"))
+    again.restore(here.state())
+    assert again.held_out_loss() == here.held_out_loss()
+    assert all(each.grad is None for each in there.models["transformer"].parameters())
+
+
+def test_several_processes_have_the_losses_of_one(tiny_base, photos, monkeypatch):
+    one = trainee(tiny_base, photos, train={"batch": 4}, limits={"micro_batch": 1})
+    whole = list(one.losses(0))
+    monkeypatch.setattr("limner.nn.distributed.world", lambda: 3)
+    shares = []
+    for rank in range(3):
+        monkeypatch.setattr("limner.nn.distributed.rank", lambda rank=rank: rank)
+        shares.append(list(one.losses(0)))
+    assert [len(share) for share in shares] == [2, 1, 1]
+    assert [shares[n % 3][n // 3] for n in range(4)] == whole
+
+
+def test_state_goes_from_one_to_another(tiny_base, photos):
+    one, other = moved(trainee(tiny_base, photos, lora=BOTH)), trainee(tiny_base, photos, lora=BOTH)
+    other.restore({name: {n: v.clone() for n, v in state.items()} for name, state in one.state().items()})
+    assert all(equal(other.state()[name], state) for name, state in one.state().items())
+    with raises(BadRecipe):
+        other.restore({"transformer": one.state()["transformer"]})
+
+
+def test_adapters_bear_the_names_of_modules_and_their_scale(tiny_base, photos):
+    one = moved(trainee(tiny_base, photos, lora={**BOTH, "rank": 2, "alpha": 1.0}))
+    adapters = one.adapters()
+    assert set(adapters) == {"transformer", "text_encoder", "text_encoder_2"}
+    assert all(name.startswith("encoder.layers.2.") for name in adapters["text_encoder"])
+    layer = one.models["transformer"].transformer_blocks[0].attn.to_q
+    factors = adapters["transformer"]["transformer_blocks.0.attn.to_q"]
+    every = torch.eye(layer.in_features)
+    delta = (layer(every) - layer.base(every)).T
+    assert torch.allclose(factors.up @ factors.down, delta, atol=1e-6)
+
+
+def test_groups_have_the_rates_of_the_recipe(tiny_base, photos):
+    one = trainee(tiny_base, photos, lora=BOTH, train={"text_encoder_learning_rate": 1e-3})
+    groups = one.groups()
+    assert [group["lr"] for group in groups] == [1e-2, 1e-3, 1e-3]
+    assert sum(len(group["params"]) for group in groups) == len(one.parameters)
+    alike = trainee(tiny_base, photos, lora=BOTH)
+    assert {group["lr"] for group in alike.groups()} == {1e-2}
+
+
+def test_the_held_out_loss_has_no_luck_in_it(tiny_base, photos):
+    one = moved(trainee(tiny_base, photos, lora={"dropout": 0.5}, data={"held_out": 2}))
+    torch.manual_seed(1)
+    first = one.held_out_loss()
+    torch.manual_seed(2)
+    assert one.held_out_loss() == first
+    other = moved(trainee(tiny_base, photos, lora={"dropout": 0.5}, data={"held_out": 2}, seed=9))
+    assert other.held_out_loss() == first, "runs of other seeds can be compared"
+    assert len(QUANTILES) == len(set(QUANTILES)) and all(0 < each < 1 for each in QUANTILES)
+
+
+def test_dropout_works_while_training_only(tiny_base, photos):
+    one = moved(trainee(tiny_base, photos, lora={"dropout": 0.5}))
+    quiet = torch.stack(list(one.losses(0)))
+    one.dropping(on=True)
+    noisy = torch.stack(list(one.losses(0)))
+    assert not torch.equal(noisy, quiet)
+    assert torch.equal(torch.stack(list(one.losses(0))), noisy), "a step draws the same mask again"
+    one.dropping(on=False)
+    assert torch.equal(torch.stack(list(one.losses(0))), quiet)
+
+
+@pytest.mark.parametrize("lora", [{}, BOTH], ids=["denoiser", "text-encoders"])
+def test_the_masks_of_a_sample_do_not_depend_on_its_micro_batch(tiny_base, photos, lora):
+    dropping = {**lora, "dropout": 0.5}
+    sums = []
+    for largest in (4, 3, 1):
+        one = moved(
+            trainee(tiny_base, photos, lora=dropping, train={"batch": 4}, limits={"micro_batch": largest})
+        )
+        one.dropping(on=True)
+        sums.append(torch.stack(list(one.losses(3))).sum().item())
+    assert sums == pytest.approx([sums[0]] * 3, rel=1e-5)
+
+
+@pytest.mark.parametrize("lora", [{}, BOTH], ids=["denoiser", "text-encoders"])
+def test_samples_show_the_weights_as_they_stand(tiny_base, photos, lora):
+    sample = {"every": 0, "prompts": ["a thing", "another"], "width": 32, "height": 64, "steps": 2}
+    one = trainee(tiny_base, photos, lora=lora, sample=sample)
+    before = one.paint(2)
+    assert [image.size for image in before] == [(32, 64)] * 2
+    again = moved(one).paint(2)
+    assert any(
+        np.abs(np.asarray(a, int) - np.asarray(b, int)).max() > 0 for a, b in zip(before, again, strict=True)
+    )
+    assert all(np.array_equal(a, b) for a, b in zip(again, one.paint(2), strict=True))
+
+
+def _gradients(one: Trainee) -> list[torch.Tensor]:
+    for loss in one.losses(0):
+        loss.backward()
+    found = [factor.grad for factor in one.parameters if factor.grad is not None]
+    for factor in one.parameters:
+        factor.grad = None
+    return found
+
+
+def test_another_plan_is_the_same_training_to_the_bit(tiny_base, photos):
+    shown = {"every": 0, "prompts": ["zorb"], "steps": 1}
+    one = moved(trainee(tiny_base, photos, train={"batch": 4}, lora={"dropout": 0.5}, sample=shown))
+    one.dropping(on=True)
+    usual, blocks = plain(one.setting), len(one.setting.family.anatomy.blocks_of(one.models["transformer"]))
+    one.follow(replace(usual, streamed=blocks, hoist=True))
+    one.follow(usual)  # from here on weights start at aligned bytes; in a file they need not, and CPUs care
+    expected, held_out, painted = _gradients(one), one.held_out_loss(), one.paint(1)
+    for change in (
+        {"checkpointed": 2},
+        {"checkpointed": blocks, "keep_attention": True, "streamed": blocks, "hoist": True},
+        {"streamed": 2, "mapped": True},
+    ):
+        one.follow(replace(usual, **change))
+        assert all(map(torch.equal, _gradients(one), expected)), change
+        assert (one.held_out_loss(), change) == (held_out, change)
+        assert one.paint(1) == painted, change
+    one.follow(usual)
+    assert all(map(torch.equal, _gradients(one), expected))
+
+
+def test_a_smaller_micro_batch_is_the_same_training_to_rounding(tiny_base, photos):
+    one = moved(trainee(tiny_base, photos, train={"batch": 4}))
+    expected = _gradients(one)
+    one.follow(replace(plain(one.setting), micro_batch=1))
+    assert len(list(one.losses(0))) == 4
+    assert all(
+        torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(_gradients(one), expected, strict=True)
+    )
+
+
+def test_weights_in_fewer_bits_are_another_training(tiny_base, photos):
+    one = trainee(tiny_base, photos)
+    with raises(BrokenGraph):
+        one.follow(replace(one.plan, weights="nf4"))
+
+
+def test_samples_are_decoded_in_tiles_where_the_plan_says_so(tiny_base, photos, monkeypatch):
+    monkeypatch.setattr(vae_tiling, "SIDE", 32)
+    one = trainee(tiny_base, photos, sample={"every": 0, "width": 64, "height": 64, "prompts": ["x"]})
+    (plain,) = one.paint(1)
+    one.follow(replace(one.plan, decode_tiled=True))
+    (tiled,) = one.paint(1)
+    assert tiled.size == plain.size == (64, 64) and tiled.tobytes() != plain.tobytes()
+    one.follow(replace(one.plan, decode_tiled=False))
+    assert one.paint(1)[0].tobytes() == plain.tobytes()
+
+
+def test_products_in_8_bits_keep_the_direction_of_the_gradient(tiny_base, photos):
+    setting = prepare(wish(tiny_base, photos))
+    store = stock(setting, Told())[0]
+    full = replace(plain(setting), weights="int8")
+    ways = [full, replace(full, products="8bit"), replace(full, weights="fp8", products="8bit")]
+    flat = []
+    for plan in ways:
+        one = moved(Trainee(setting, store, plan))
+        flat.append(torch.cat([each.flatten() for each in _gradients(one)]))
+    for mine in flat[1:]:
+        assert not torch.equal(mine, flat[0])
+        assert float(torch.nn.functional.cosine_similarity(mine, flat[0], dim=0)) >= 0.99
+    with raises(BrokenGraph):
+        Trainee(setting, store, full).follow(ways[1])

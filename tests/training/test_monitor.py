@@ -1,0 +1,59 @@
+import torch
+
+from limner.training.monitor import SPAN, WARM, Watch, peak
+
+GB = 10**9
+
+
+def _steps(watch: Watch, seconds: float, count: int, held: int = 0) -> list[str]:
+    return [line for _ in range(count) for line in watch.step(seconds, held)]
+
+
+def test_a_run_as_planned_says_nothing() -> None:
+    assert _steps(Watch("cuda", seconds=0.5, bytes=10 * GB), 0.6, 50, int(10.4 * GB)) == []
+
+
+def test_a_run_without_a_plan_says_nothing_of_it() -> None:
+    assert _steps(Watch("cpu"), 3.0, 50, 99 * GB) == []
+
+
+def test_memory_above_the_plan_is_said_once_and_at_once() -> None:
+    watch = Watch("cuda", bytes=10 * GB)
+    assert watch.step(1, 10 * GB) == []
+    (line,) = watch.step(1, 11 * GB)
+    assert "11.0 GB in use at most, 10.0 GB planned (+10%)" in line
+    assert _steps(watch, 1, 20, 12 * GB) == []
+
+
+def test_slower_than_planned_asks_for_calibration() -> None:
+    (line,) = _steps(Watch("cuda", seconds=0.5), 1.0, 40)
+    assert "1 s, 0.5 s planned" in line
+    assert "--calibrate" in line
+
+
+def test_the_first_steps_may_be_slow() -> None:
+    watch = Watch("cuda", seconds=1.0)
+    assert _steps(watch, 60.0, WARM) == []
+    assert _steps(watch, 1.0, 40) == []
+
+
+def test_a_slow_down_is_told_with_what_to_look_for() -> None:
+    watch = Watch("cuda", seconds=1.0)
+    assert _steps(watch, 1.0, 20) == []
+    (line,) = _steps(watch, 4.0, 20)
+    assert "4 s now, 1 s at the start" in line
+    assert "system memory fallback" in line
+    assert "swap" in " ".join([*_steps(other := Watch("cpu"), 1.0, 20), *_steps(other, 4.0, 20)])
+
+
+def test_a_single_slow_step_is_no_slow_down() -> None:
+    watch = Watch("cpu")
+    for _ in range(4):
+        assert _steps(watch, 1.0, SPAN) == []
+        assert watch.step(30.0, 0) == []
+
+
+def test_the_peak_is_that_of_this_process() -> None:
+    before = peak(torch.device("cpu"))
+    held = torch.ones(before // 4)  # as many bytes again
+    assert 1.5 * before < peak(torch.device("cpu")) < 3 * before + held.numel()

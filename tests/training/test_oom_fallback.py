@@ -1,0 +1,91 @@
+import pytest
+
+from blueprints import flux
+from limner.errors import DoesNotFit
+from limner.planning.cards import CARDS, known
+from limner.planning.choice import Wish
+from limner.planning.devices import Device, of_card, of_cpu
+from limner.planning.plan import Plan
+from limner.planning.planner import Planned, counts_of
+from limner.planning.profile import Profile
+from limner.planning.search import choose
+from limner.recipe.schema import Recipe
+from limner.training import oom_fallback as module
+from limner.training.oom_fallback import MOST, Ladder, changes, shared
+
+
+def _ladder(gigabytes: int) -> Ladder:
+    card = known("RTX 4090")
+    assert card is not None
+    return Ladder(_planned(flux(), of_card(card, gigabytes * 2**30), batches=(4,)))
+
+
+def _planned(profile: Profile, device: Device, batches: tuple[int, ...] = (1,)) -> Planned:
+    recipe = Recipe()
+    wish = Wish(compute=device.computes("auto"), quality="8bit", batches=batches)
+    known = {"others": (), "misfit": None, "price": None, "total": None}
+    return Planned(recipe, device, profile, wish, counts_of(recipe), choose(profile, device, wish), **known)
+
+
+def test_each_fall_takes_clearly_less_and_changes_no_precision() -> None:
+    ladder = _ladder(24)
+    for _ in range(MOST):
+        before, planned = ladder.plan, ladder.bytes
+        after = ladder.down(planned)
+        assert ladder.bytes <= 0.91 * planned
+        assert (after.weights, after.compute, after.moments) == (
+            before.weights,
+            before.compute,
+            before.moments,
+        )
+        assert after == ladder.plan and changes(before, after)
+        assert ladder.planned.plain()["plan"] == after.to_json()
+
+
+def test_what_took_more_than_planned_is_expected_to_again() -> None:
+    one, other = _ladder(24), _ladder(24)
+    one.down(one.bytes)
+    other.down(2 * other.bytes)
+    assert other.bytes < one.bytes
+
+
+def test_it_steps_down_so_often_and_no_more() -> None:
+    ladder = _ladder(24)
+    for _ in range(MOST):
+        ladder.down(ladder.bytes)
+    with pytest.raises(DoesNotFit, match=r"after 3 smaller plans: 20\.0 GB were in use.*--vram"):
+        ladder.down(20 * 10**9)
+
+
+def test_where_there_is_no_smaller_plan_it_says_what_to_lower() -> None:
+    ladder = _ladder(80)
+    with pytest.raises(DoesNotFit, match=r"Out of memory at .* of .*Lower data\.resolution.*limner plan"):
+        ladder.down(40 * ladder.planned.device.free)
+
+
+def test_the_watch_is_told_what_is_planned() -> None:
+    ladder = _ladder(24)
+    watch = ladder.watch()
+    assert (watch.device, watch.bytes, watch.seconds) == (
+        "cuda",
+        ladder.choice.reserved,
+        ladder.choice.pace.seconds,
+    )
+
+
+def test_changes_are_named() -> None:
+    assert changes(Plan(), Plan(checkpointed=3, micro_batch=2)) == "checkpointed 0 -> 3, micro_batch 1 -> 2"
+
+
+def test_on_a_processor_what_the_process_holds_already_counts() -> None:
+    ladder = Ladder(_planned(flux(256), of_cpu(2, 64 * 2**30, 60 * 2**30)), process=3 * 2**30)
+    assert ladder.bytes == ladder.choice.reserved + 3 * 2**30
+
+
+def test_processes_that_share_a_machine_plan_with_a_share_each(monkeypatch):
+    monkeypatch.setattr(module.processes, "beside", lambda: 2)
+    whole = of_cpu(2, 64 * 2**30, 60 * 2**30)
+    assert (shared(whole).free, shared(whole).ram) == (whole.free // 2, whole.ram // 2)
+    card = of_card(CARDS[0], 24 * 2**30)
+    assert shared(card).free == card.free
+    assert shared(card).pinned == card.pinned // 2

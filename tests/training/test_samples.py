@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from limner.assembly.resolve import prepare
+from limner.errors import BadCache
+from limner.run_folder import RunDir
+from limner.training import samples as module
+from limner.training.cache import stock
+from limner.training.model import Trainee
+from limner.training.samples import sample, write_sheet
+from small import Told, wish
+
+
+@pytest.fixture
+def trainee(tiny_base, photos):
+    setting = prepare(wish(tiny_base, photos, sample={"every": 0, "prompts": ["one", "two"], "steps": 2}))
+    return Trainee(setting, stock(setting, Told())[0])
+
+
+def test_pictures_and_the_sheet(trainee, tmp_path):
+    run, told = RunDir(tmp_path), Told()
+    for step in (0, 7):
+        sample(trainee, run, step, told)
+    assert {step: sorted(found) for step, found in run.samples().items()} == {0: [0, 1], 7: [0, 1]}
+    with Image.open(run.sample_path(7, 1)) as picture, Image.open(run.sheet_path) as sheet:
+        assert picture.size == (32, 32) and sheet.format == "JPEG"
+    assert told.lines == []
+    assert not list(tmp_path.rglob(".*")), "no draft is left"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA out of memory.\nmore"),
+        ValueError(),
+        TypeError("x"),
+        KeyError("y"),
+        OSError("z"),
+        BadCache("gone"),
+    ],
+)
+def test_no_failure_ends_the_training(trainee, tmp_path, monkeypatch, error):
+    def fail(_: int):
+        raise error
+
+    monkeypatch.setattr(trainee, "paint", fail)
+    told = Told()
+    sample(trainee, RunDir(tmp_path), 3, told)
+    (line,) = told.lines
+    assert (
+        line.startswith("Samples at step 3 failed (")
+        and line.endswith("training goes on.")
+        and "\n" not in line
+    )
+
+
+def test_a_signal_is_no_failure(trainee, tmp_path, monkeypatch):
+    def stop(_: int):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainee, "paint", stop)
+    with pytest.raises(KeyboardInterrupt):
+        sample(trainee, RunDir(tmp_path), 3, Told())
+
+
+def test_only_the_first_process_paints(trainee, tmp_path, monkeypatch):
+    monkeypatch.setattr(module.processes, "rank", lambda: 1)
+    sample(trainee, RunDir(tmp_path), 3, Told())
+    assert RunDir(tmp_path).samples() == {}
+
+
+def test_a_sheet_with_gaps(tmp_path):
+    run = RunDir(tmp_path)
+    for step, number in ((0, 0), (0, 1), (5, 1)):
+        path = run.sample_path(step, number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((16, 16, 3), 40 * (step + 1), np.uint8)).save(path)
+    write_sheet(run, ["one", "two"])
+    with Image.open(run.sheet_path) as sheet:
+        assert sheet.width > 32 and sheet.height > 32
+
+
+def test_runs_of_unequal_lengths_end_side_by_side(tmp_path):
+    run = RunDir(tmp_path)
+    for step, number in ((0, 0), (0, 1), (240, 0), (280, 1)):
+        path = run.sample_path(step, number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), "red").save(path)
+    write_sheet(run, ["one", "two"])
+    with Image.open(run.sheet_path) as sheet:
+        two = sheet.width
+    (run.sample_path(280, 1)).rename(run.sample_path(240, 1))
+    write_sheet(run, ["one", "two"])
+    with Image.open(run.sheet_path) as sheet:
+        assert sheet.width == two

@@ -1,0 +1,174 @@
+import builtins
+import sys
+from types import ModuleType
+from typing import ClassVar
+
+import pytest
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+from accelerate.utils import LoggerType
+
+from limner.errors import BadRecipe
+from limner.run_folder import RunDir
+from limner.training import track as module
+from limner.training.track import check, tracked
+from limner.training.train import train
+from messages import raises
+from small import Told, wish
+
+ROW = {"step": 3, "loss": 0.5, "time": 1.0}
+
+
+def test_without_trackers_nothing_is_loaded_or_written(tiny_base, photos, tmp_path, monkeypatch):
+    true = builtins.__import__
+
+    def refuse(name, *more):
+        assert not name.startswith("accelerate")
+        return true(name, *more)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with tracked(wish(tiny_base, photos), RunDir(tmp_path / "run")) as track:
+        track(ROW)
+    assert not (tmp_path / "run").exists()
+
+
+def test_tensorboard_gets_every_row_even_when_the_run_fails(tiny_base, photos, tmp_path):
+    recipe = wish(tiny_base, photos, track={"with": ["tensorboard"]}, name="zorb")
+    with pytest.raises(ZeroDivisionError), tracked(recipe, RunDir(tmp_path)) as track:
+        track(ROW)
+        track({"step": 4, "loss": 0.25, "held_out": 0.75})
+        raise ZeroDivisionError
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "track" / "zorb"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(3, 0.5), (4, 0.25)]
+    assert [event.value for event in events.Scalars("held_out")] == [0.75]
+    assert "time" not in events.Tags()["scalars"]
+
+
+def test_of_steps_that_are_computed_twice_tensorboard_shows_the_second(tiny_base, photos, tmp_path):
+    recipe = wish(tiny_base, photos, track={"with": ["tensorboard"]}, name="zorb")
+    for done, steps, loss in ((0, range(1, 6), 1.0), (3, range(4, 7), 2.0)):
+        with tracked(recipe, RunDir(tmp_path), done=done) as track:
+            for step in steps:
+                track({"step": step, "loss": loss})
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "track" / "zorb"))
+    events.Reload()
+    shown = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert shown == [(1, 1.0), (2, 1.0), (3, 1.0), (4, 2.0), (5, 2.0), (6, 2.0)]
+
+
+def test_only_the_first_process_tracks(tiny_base, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(module.processes, "rank", lambda: 1)
+    with tracked(wish(tiny_base, photos, track={"with": ["tensorboard"]}), RunDir(tmp_path)) as track:
+        track(ROW)
+    assert not list(tmp_path.glob("track*"))
+
+
+@pytest.fixture
+def wandb(monkeypatch):
+    """A tracker that is installed, raises errors of its own, and fails where it is told to."""
+
+    class Error(Exception):
+        pass
+
+    class Failing:
+        def __init__(self, project, **options):
+            self.seen.append(options)
+            if self.fails == "start":
+                raise Error("No API key configured. Use `wandb login`.\nMore.")
+
+        seen: ClassVar[list] = []
+        fails = ""
+        name, requires_logging_directory, main_process_only = "wandb", False, False
+
+        def start(self):
+            pass
+
+        def store_init_configuration(self, values):
+            assert values["train.steps"] == 4
+
+        def log(self, values, step=None, **_):
+            self.seen.append(step)
+            if self.fails == "log":
+                raise Error("gone")
+
+        def finish(self):
+            self.seen.append("finish")
+            if self.fails:
+                raise Error("still gone")
+
+    package = ModuleType("wandb")
+    monkeypatch.setattr(package, "Error", Error, raising=False)
+    monkeypatch.setitem(sys.modules, "wandb", package)
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", lambda: [LoggerType.WANDB])
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "wandb", Failing)
+    return Failing
+
+
+def test_a_tracker_that_cannot_start_is_told_before_anything_is_computed(
+    tiny_base, photos, tmp_path, wandb, monkeypatch
+):
+    wandb.fails = "start"
+    recipe = wish(tiny_base, photos, track={"with": ["wandb"]})
+    with pytest.raises(BadRecipe) as told:
+        train(recipe, tmp_path / "run", Told())
+    assert str(told.value) == (
+        "track.with names wandb, and there it cannot start: No API key configured. Use `wandb login`. "
+        "Run `wandb login`, or set WANDB_MODE=offline, or leave it out."
+    )
+    assert not list((tmp_path / "cache").rglob("*.safetensors")) and not RunDir(tmp_path / "run").metrics()
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as a package that lacks one of its own
+    with pytest.raises(BadRecipe, match="cannot start: import of wandb halted"):
+        train(recipe, tmp_path / "run", Told())
+
+
+def test_a_tracker_that_fails_is_said_once_and_the_run_goes_on(tiny_base, photos, tmp_path, wandb):
+    wandb.fails, told = "log", Told()
+    recipe = wish(tiny_base, photos, track={"with": ["wandb"]})
+    assert train(recipe, tmp_path / "run", told).steps == 4
+    assert [line for line in told.lines if "racker" in line] == [
+        "Trackers failed (gone); training and metrics.jsonl go on without."
+    ]
+    assert wandb.seen[0]["dir"] == str(tmp_path / "run" / "track") and wandb.seen[1:] == [1, "finish"]
+    train(recipe, tmp_path / "run", Told())
+    assert len(wandb.seen) == 3, "a complete run has nothing to track"
+
+
+def test_a_run_that_goes_on_is_the_same_to_trackers_and_one_that_begins_is_not(
+    tiny_base, photos, tmp_path, wandb
+):
+    recipe, run = wish(tiny_base, photos, track={"with": ["wandb"]}), RunDir(tmp_path)
+    for done, spoil in ((0, None), (0, None), (2, None), (3, None), (4, b""), (5, None), (6, b"\xff")):
+        if spoil is not None:
+            run.track_id_path.write_bytes(spoil)
+        with tracked(recipe, run, done=done):
+            pass
+    given = [each for each in wandb.seen if isinstance(each, dict)]
+    assert {each["resume"] for each in given} == {"allow"}
+    first, begun, on, further, new, kept, last = [each["id"] for each in given]
+    assert begun == on == further and new == kept
+    assert len({first, begun, new, last}) == 4, "one that begins, or whose id is lost, is another"
+
+
+def test_a_training_that_goes_on_tells_trackers(tiny_base, photos, tmp_path, wandb, monkeypatch):
+    monkeypatch.setattr(wandb, "store_init_configuration", lambda self, values: None)
+    for steps in (2, 4):
+        recipe = wish(tiny_base, photos, track={"with": ["wandb"]}, train={"steps": steps})
+        train(recipe, tmp_path / "run", Told())
+    begun, on = [each["id"] for each in wandb.seen if isinstance(each, dict)]
+    assert begun == on and [each for each in wandb.seen if isinstance(each, int)] == [1, 2, 3, 4]
+
+
+def test_a_tracker_that_is_not_installed_is_refused(tiny_base, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", list)
+    with raises(BadRecipe):
+        check(["wandb"])
+    with (
+        raises(BadRecipe),
+        tracked(wish(tiny_base, photos, track={"with": ["tensorboard"]}), RunDir(tmp_path)),
+    ):
+        pass
+    assert "wandb" not in sys.modules
