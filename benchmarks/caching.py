@@ -32,7 +32,7 @@ from limner.assembly.resolve import Setting, prepare
 from limner.graph.cache import Cache
 from limner.graph.unit import Unit
 from limner.recipe import toml
-from limner.reporter import Quiet
+from limner.reporter import Reporter
 from limner.training import cache as verb
 from limner.training import encode, encoders
 from outcome import medians, save, table
@@ -91,7 +91,7 @@ def filling(chosen: Setting) -> dict[str, float]:
     spent = dict.fromkeys((*IN_TURN, *BESIDE), 0.0)
     start = time.perf_counter()
     with clocks(spent):
-        verb.stock(chosen, Quiet())
+        verb.stock(chosen, Reporter())
     whole = time.perf_counter() - start
     return {"whole": whole, **spent, "rest": whole - sum(spent[part] for part in IN_TURN)}
 

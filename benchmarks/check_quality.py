@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 from check_sets import KINDS, clean, picture
 from limner.checking.check import check
 from limner.recipe.schema import Recipe
-from limner.reporter import Plain, Say
+from limner.reporter import PlainText, Reporter
 from outcome import RESULTS, save
 
 PHOTOGRAPHS = ("landscape", "portrait", "product", "high_key", "low_key", "room")
@@ -157,7 +157,7 @@ def dark_set(folder: Path, first: int, count: int) -> None:
 def findings(folder: Path, out: Path) -> list[Any]:
     """Everything but notes."""
     data = {"images": str(folder), "resolution": 512, "trigger": "sks thing", "min_side": 256}
-    done = check(Recipe(base="./none", goal="style", data=data), out, Say(Plain()))
+    done = check(Recipe(base="./none", goal="style", data=data), out, Reporter(PlainText()))
     return [each for each in done.findings if each.level != "note"]
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from decode import photo
 from limner.checking.check import check
 from limner.recipe.schema import Recipe
-from limner.reporter import Plain, Say
+from limner.reporter import PlainText, Reporter
 from outcome import RESULTS, save
 
 WANTED = 60.0
@@ -50,7 +50,7 @@ def main() -> None:
         fill(folder, options.photos, options.different)
         data = {"images": str(folder), "resolution": 1024, "trigger": "sks cat"}
         before, start = time.process_time(), time.perf_counter()
-        check(Recipe(base="./none", data=data), Path(temporary) / "out", Say(Plain()))
+        check(Recipe(base="./none", data=data), Path(temporary) / "out", Reporter(PlainText()))
         wall, cpu = time.perf_counter() - start, time.process_time() - before
     cores = len(os.sched_getaffinity(0))
     result = {

@@ -20,7 +20,7 @@ from limner import demo
 from limner.bases.demo_sets import folder
 from limner.bases.judge import Judge
 from limner.recipe import toml
-from limner.reporter import Plain, Say
+from limner.reporter import PlainText, Reporter
 
 BARS = {
     "style with trigger, before": ("<=", 0.10),
@@ -47,12 +47,12 @@ def shuffled(lesson: demo.Lesson, other: str, out: Path) -> Path:
     return out
 
 
-def run(lesson: demo.Lesson, judge: Judge, seed: int, say: Any, **changes: Any) -> dict[str, Any]:
+def run(lesson: demo.Lesson, judge: Judge, seed: int, reporter: Any, **changes: Any) -> dict[str, Any]:
     """The figures of one lesson, in a folder of its own."""
     images = changes.pop("images", None)
     wish = toml.change(demo.recipe(lesson, seed=seed, images=images), changes)
     with tempfile.TemporaryDirectory() as place:
-        figures, _ = demo.teach(lesson, wish, Path(place) / "run", judge, say)
+        figures, _ = demo.teach(lesson, wish, Path(place) / "run", judge, reporter)
     return {name: value for name, value in figures.items() if name != "path"}
 
 
@@ -61,17 +61,17 @@ def over(rows: Sequence[Mapping[str, Any]], name: str) -> float:
     return mean(row[name] for row in rows)
 
 
-def measure(style: str, seeds: int, say: Any) -> dict[str, Any]:
+def measure(style: str, seeds: int, reporter: Any) -> dict[str, Any]:
     """Every figure of the table."""
     judge = Judge.load()
     styled, subject = demo.style_lesson(style), demo.subject_lesson()
-    styles = [run(styled, judge, seed, say) for seed in range(seeds)]
-    subjects = [run(subject, judge, seed, say) for seed in range(seeds)]
-    nothing = run(styled, judge, 0, say, **{"train.steps": 0, "train.warmup": 0})
+    styles = [run(styled, judge, seed, reporter) for seed in range(seeds)]
+    subjects = [run(subject, judge, seed, reporter) for seed in range(seeds)]
+    nothing = run(styled, judge, 0, reporter, **{"train.steps": 0, "train.warmup": 0})
     with tempfile.TemporaryDirectory() as place:
         other = "ink" if style != "ink" else "fluent3d"
         images = shuffled(styled, other, Path(place) / "shuffled")
-        wrong = run(styled, judge, 0, say, images=images, **{"data.trigger": demo.TRIGGER})
+        wrong = run(styled, judge, 0, reporter, images=images, **{"data.trigger": demo.TRIGGER})
     base = over(styles, "concept_of_base")
     return {
         "style with trigger, before": over(styles, "before"),
@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--style", default=demo.STYLE)
     parser.add_argument("--seeds", type=int, default=3)
     said = parser.parse_args()
-    figures = measure(said.style, said.seeds, Say(Plain(sys.stderr)))
+    figures = measure(said.style, said.seeds, Reporter(PlainText(sys.stderr)))
     rows = []
     for name, value in figures.items():
         sign, bar = BARS.get(name, ("", None))

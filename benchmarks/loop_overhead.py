@@ -32,7 +32,7 @@ from limner.nn.layers import lora
 from limner.nn.patchify import grid, patchify, tokens
 from limner.recipe import toml
 from limner.recipe.schema import Recipe
-from limner.reporter import Plain, Quiet, Say, Steps
+from limner.reporter import Bar, PlainText, Reporter
 from limner.training.cache import Store, stock
 from limner.training.model import Trainee
 from limner.training.train import train
@@ -47,12 +47,12 @@ RATE = 1e-4
 
 
 @dataclass
-class Turns(Quiet):
+class Turns(Reporter):
     """Limner's progress, which lets the bare loop run between two of its steps and keeps both times."""
 
     bare: Callable[[], None]
     block: int
-    told: Say = field(default_factory=lambda: Say(Plain(io.StringIO())))
+    told: Reporter = field(default_factory=lambda: Reporter(PlainText(io.StringIO())))
     spent: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: {"limner": [], "bare": []})
     """(wall, CPU) seconds of each block of a side."""
     _steps: int = 0
@@ -63,9 +63,9 @@ class Turns(Quiet):
         super().__init__()
 
     @contextmanager
-    def steps(self, label: str, total: int) -> Iterator[Any]:
+    def progress(self, label: str, total: int) -> Iterator[Any]:
         """Take turns while training; count everything else in silence."""
-        with self.told.steps(label, total) as counted:
+        with self.told.progress(label, total) as counted:
             if label != "Training":
                 yield counted
                 return
@@ -90,7 +90,7 @@ class Turns(Quiet):
 @dataclass
 class _Between:
     turns: Turns
-    counted: Steps
+    counted: Bar
 
     def advance(self, n: int = 1, note: str = "") -> None:
         self.counted.advance(n, note)
@@ -174,7 +174,7 @@ def measure(base: str, batch: int, asked: argparse.Namespace, work: Path) -> dic
     """Both sides in turns at one batch size."""
     wish = recipe(base, batch, WARM_UP + asked.pairs * asked.block, work)
     setting = prepare(wish)
-    turns = Turns(bare_loop(setting, stock(setting, Quiet())[0]), asked.block)
+    turns = Turns(bare_loop(setting, stock(setting, Reporter())[0]), asked.block)
     train(wish, work / f"run-{batch}", turns)
     return {"batch": batch, **summary(turns, asked.block)}
 

@@ -22,7 +22,7 @@ from limner.planning.choice import PROCESS
 from limner.planning.planner import plan
 from limner.recipe.schema import Limits, Recipe
 from limner.recipe.toml import change
-from limner.reporter import Plain, Say
+from limner.reporter import PlainText, Reporter
 from outcome import save
 
 START = 6.2
@@ -63,8 +63,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="for measuring the processor")
     asked = parser.parse_args()
     torch.set_num_threads(1)  # threads that wait for each other take seconds as well
-    calibrate(Limits(device="cpu"), Say(Plain()), seconds=asked.seconds)
-    planned = plan(recipe(asked.steps), Say(Plain()))
+    calibrate(Limits(device="cpu"), Reporter(PlainText()), seconds=asked.seconds)
+    planned = plan(recipe(asked.steps), Reporter(PlainText()))
     assert planned.choice is not None
     assert planned.total is not None
     with tempfile.TemporaryDirectory() as place:

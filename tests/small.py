@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from limner.recipe.schema import Recipe
-from limner.reporter import Quiet
+from limner.reporter import Reporter
 from limner.run_folder import RunDir
 from limner.training import checkpoint
 
@@ -25,7 +25,7 @@ def wish(base: Path, photos: Path, **sections: Any) -> Recipe:
     return Recipe(base=str(base), **plain)
 
 
-class Told(Quiet):
+class Told(Reporter):
     """Remembers what it is told."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Told(Quiet):
         self.lines.append(text)
 
     @contextmanager
-    def steps(self, label: str, total: int):
+    def progress(self, label: str, total: int):
         count = self.counts.setdefault(label, [0, total])
         count[1] = total
 

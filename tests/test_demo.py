@@ -10,7 +10,7 @@ from PIL import Image
 
 from limner import demo
 from limner.bases.judge import Judge
-from limner.reporter import Quiet
+from limner.reporter import Reporter
 from limner.run_folder import RunDir
 
 
@@ -41,13 +41,13 @@ def test_pictures_are_stacked_at_the_side_of_the_judge() -> None:
 def test_the_base_does_not_know_the_trigger() -> None:
     judge, lesson = Judge.load(), demo.style_lesson()
     nouns = demo.test_nouns(judge)[:8]
-    pictures = demo.Painter(None).paint([lesson.asked(noun) for noun in nouns], Quiet())
+    pictures = demo.Painter(None).paint([lesson.asked(noun) for noun in nouns], Reporter())
     assert lesson.score(judge, demo.stack(pictures, judge.side), nouns)["style"] <= 0.25
 
 
 @pytest.mark.slow
 def test_the_demo_changes_what_the_base_paints(tmp_path: Path) -> None:
-    done = demo.demo(tmp_path / "demo", Quiet())
+    done = demo.demo(tmp_path / "demo", Reporter())
     style, subject = done["loras"]
     assert Path(done["sheet"]).is_file()
     assert Path(done["report"]).is_file()

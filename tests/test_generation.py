@@ -41,13 +41,18 @@ def look(path: Path) -> np.ndarray:
 
 
 def paint(target: Path, out: Path, *, base: str | None = None, settings: Settings = QUICK) -> list[Path]:
-    return generate(target, base=base, prompts=["zorb: a, B!"], out=out, settings=settings, say=Told())
+    return generate(target, base=base, prompts=["zorb: a, B!"], out=out, settings=settings, reporter=Told())
 
 
 def test_a_run_is_painted_with(trained, tmp_path):
     told = Told()
     written = generate(
-        trained, base=None, prompts=["zorb", "..."], out=tmp_path / "new" / "folder", settings=QUICK, say=told
+        trained,
+        base=None,
+        prompts=["zorb", "..."],
+        out=tmp_path / "new" / "folder",
+        settings=QUICK,
+        reporter=told,
     )
     assert [path.name for path in written] == [
         "00-zorb-3.png",
@@ -57,7 +62,9 @@ def test_a_run_is_painted_with(trained, tmp_path):
     ]
     assert told.counts["Painting"] == [4, 4]
     assert look(written[0]).shape == (32, 32, 3) and not np.array_equal(look(written[0]), look(written[1]))
-    again = generate(trained, base=None, prompts=["zorb"], out=tmp_path / "again", settings=QUICK, say=told)
+    again = generate(
+        trained, base=None, prompts=["zorb"], out=tmp_path / "again", settings=QUICK, reporter=told
+    )
     assert np.array_equal(look(again[0]), look(written[0]))
 
 
@@ -107,7 +114,7 @@ def test_sizes(trained, tmp_path):
 
 def test_what_is_missing_is_told(trained, tiny_base, tmp_path):
     with raises(BadUsage):
-        generate(trained, base=None, prompts=[], out=tmp_path, settings=QUICK, say=Told())
+        generate(trained, base=None, prompts=[], out=tmp_path, settings=QUICK, reporter=Told())
     with raises(BadUsage):
         paint(tmp_path / "nowhere", tmp_path)
     with raises(BadUsage):

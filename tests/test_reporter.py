@@ -5,7 +5,7 @@ import pytest
 
 from limner.errors import Stopped
 from limner.events import Message, ProgressMade
-from limner.reporter import Plain, Quiet, Say, duration, printable
+from limner.reporter import PlainText, Reporter, duration, printable
 from messages import raises
 
 CONTROLS = [*range(0x20), *range(0x7F, 0xA0)]
@@ -21,19 +21,19 @@ def test_durations_are_for_people(seconds, text):
 
 
 def test_quiet_says_nothing(capsys):
-    quiet = Quiet()
+    quiet = Reporter()
     quiet.line("hello")
-    with quiet.steps("train", 2) as steps:
+    with quiet.progress("train", 2) as steps:
         steps.advance(note="loss 1")
     assert capsys.readouterr() == ("", "")
 
 
 def test_a_listener_hears_every_event_in_order():
     heard = []
-    say = Say(heard.append)
-    with say.steps("train", 2) as steps:
+    reporter = Reporter(heard.append)
+    with reporter.progress("train", 2) as steps:
         steps.advance(note="loss 1")
-        say.line("half")
+        reporter.line("half")
         steps.advance()
     assert [type(event) for event in heard] == [
         ProgressMade,
@@ -54,15 +54,15 @@ def test_a_listener_hears_every_event_in_order():
 
 def test_nothing_to_count_is_no_event():
     heard = []
-    with Say(heard.append).steps("train", 0):
+    with Reporter(heard.append).progress("train", 0):
         pass
     assert heard == []
 
 
 def test_work_ends_between_two_pieces_when_the_caller_wants_it():
     heard, asked = [], []
-    say = Say(heard.append, lambda: bool(asked))
-    with raises(Stopped), say.steps("train", 3) as steps:
+    reporter = Reporter(heard.append, lambda: bool(asked))
+    with raises(Stopped), reporter.progress("train", 3) as steps:
         steps.advance()
         asked.append(True)
         steps.advance()
@@ -71,15 +71,15 @@ def test_work_ends_between_two_pieces_when_the_caller_wants_it():
 
 
 def test_a_verb_may_ask_by_itself_whether_to_stop():
-    Say().check()
-    Say(stop=lambda: False).check()
+    Reporter().check()
+    Reporter(stop=lambda: False).check()
     with pytest.raises(Stopped):
-        Say(stop=lambda: True).check()
+        Reporter(stop=lambda: True).check()
 
 
 def test_plain_tells_the_last_state_and_not_every_step():
     stream = io.StringIO()
-    with Say(Plain(stream, every=1000)).steps("train", 50) as steps:
+    with Reporter(PlainText(stream, every=1000)).progress("train", 50) as steps:
         for step in range(50):
             steps.advance(note=f"loss {step}")
     (line,) = stream.getvalue().splitlines()
@@ -88,7 +88,7 @@ def test_plain_tells_the_last_state_and_not_every_step():
 
 def test_plain_tells_on_the_way_how_long_it_will_take():
     stream = io.StringIO()
-    with Say(Plain(stream, every=0)).steps("cache", 3) as steps:
+    with Reporter(PlainText(stream, every=0)).progress("cache", 3) as steps:
         steps.advance()
         steps.advance(2)
     first, last = stream.getvalue().splitlines()
@@ -99,7 +99,7 @@ def test_plain_tells_on_the_way_how_long_it_will_take():
 
 def test_plain_counts_the_time_between_two_lines():
     stream = io.StringIO()
-    plain = Plain(stream, every=5)
+    plain = PlainText(stream, every=5)
     for seconds in (0, 4, 5, 9, 10, 12):
         plain(ProgressMade(label="train", done=seconds, total=100, seconds=seconds))
     assert [line.partition(",")[0] for line in stream.getvalue().splitlines()] == [
@@ -110,23 +110,23 @@ def test_plain_counts_the_time_between_two_lines():
 
 def test_plain_tells_where_work_was_broken_off():
     stream = io.StringIO()
-    with pytest.raises(KeyError), Say(Plain(stream)).steps("train", 9) as steps:
+    with pytest.raises(KeyError), Reporter(PlainText(stream)).progress("train", 9) as steps:
         steps.advance(4)
         raise KeyError
     assert stream.getvalue().startswith("train 4/9, ")
 
 
 def test_plain_writes_to_stderr_by_default(capsys):
-    Say(Plain()).line("reused 3")
+    Reporter(PlainText()).line("reused 3")
     assert capsys.readouterr() == ("", "reused 3\n")
 
 
 @pytest.mark.parametrize("code", CONTROLS, ids=hex)
 def test_no_control_character_reaches_a_terminal(code):
     stream = io.StringIO()
-    say = Say(Plain(stream, every=0))
-    say.line(f"cat{chr(code)}.png")
-    with say.steps(f"look{chr(code)}", 2) as steps:
+    reporter = Reporter(PlainText(stream, every=0))
+    reporter.line(f"cat{chr(code)}.png")
+    with reporter.progress(f"look{chr(code)}", 2) as steps:
         steps.advance(note=f"note{chr(code)}")
     text = stream.getvalue()
     assert text.count("\n") == 3

@@ -20,10 +20,10 @@ def options(scribe, name="openai", **more):
     return Options(**{"name": name, "url": url, "key_env": "LIMNER_TEST_KEY", "timeout": 60.0, **more})
 
 
-def write(folder, scribe, *, name="openai", wish=WISH, settings=None, say=None, tries=4, **more):
+def write(folder, scribe, *, name="openai", wish=WISH, settings=None, reporter=None, tries=4, **more):
     patience = Patience(tries=tries, first=0.01)
     settings = settings or Settings(together=False)
-    return caption(folder, wish, options(scribe, name, **more), settings, say or Told(), patience)
+    return caption(folder, wish, options(scribe, name, **more), settings, reporter or Told(), patience)
 
 
 def rows(folder):

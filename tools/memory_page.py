@@ -11,7 +11,7 @@ from limner.planning.plan import BITS
 from limner.planning.planner import Planned, plan
 from limner.recipe.size import label
 from limner.recipe.toml import change
-from limner.reporter import Quiet
+from limner.reporter import Reporter
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "guide" / "memory.md"
 BEGIN, END = "<!-- table: tools/memory_page.py -->", "<!-- end of the table -->"
@@ -35,7 +35,7 @@ def planned(base: str, resolution: int, memory: int) -> Planned:
     family, _ = BASES[base]
     wish = {"base": base, "data.resolution": resolution, "data.images": "-", "train.batch": 1}
     recipe = change(preset("subject", family, 10), wish | {"limits.vram": f"{memory}GB"})
-    return plan(recipe, Quiet(), card=CARDS[memory])
+    return plan(recipe, Reporter(), card=CARDS[memory])
 
 
 def row(base: str, resolution: int, memory: int) -> str:

@@ -24,7 +24,7 @@ from limner.models.source import Source
 from limner.recipe import toml
 from limner.recipe.schema import Recipe
 from limner.report.report import write_report
-from limner.reporter import Say
+from limner.reporter import Reporter
 from limner.run_folder import RunDir
 from limner.training.samples import write_sheet
 from limner.training.train import train
@@ -92,7 +92,7 @@ def subject_lesson() -> Lesson:
 GROUNDS = ("white", "yellow", "pink", "sky blue", "green", "purple", "black", "cream", "grey", "orange")
 
 
-def demo(out: Path, say: Say) -> dict[str, Any]:
+def demo(out: Path, reporter: Reporter) -> dict[str, Any]:
     """Train a style and a subject on the embedded base, and measure what changed.
 
     Everything goes to ``out``: a run folder for each LoRA, and a sheet and a report over both.
@@ -108,13 +108,13 @@ def demo(out: Path, say: Say) -> dict[str, Any]:
     board.write_prompts(prompts)
     done = []
     for place, lesson in enumerate(lessons):
-        say.line(f"{lesson.name}: ten pictures, {TRIGGER!r} is their word.")
-        one, pictures = teach(lesson, recipe(lesson), out / lesson.name, judge, say)
+        reporter.line(f"{lesson.name}: ten pictures, {TRIGGER!r} is their word.")
+        one, pictures = teach(lesson, recipe(lesson), out / lesson.name, judge, reporter)
         done.append(one)
         for step, painted in pictures.items():
             for number, image in enumerate(painted[:SHOWN], start=place * SHOWN):
                 atomic_write(board.sample_path(step, number), partial(image.save, format="PNG"))
-        say.line(f"{lesson.name}: {lesson.figure} {one['before']:.0%} before, {one['after']:.0%} after.")
+        reporter.line(f"{lesson.name}: {lesson.figure} {one['before']:.0%} before, {one['after']:.0%} after.")
     write_sheet(board, prompts)
     figures = {one["path"].parent.name: _rounded(one) for one in done}
     report = write_report(board, title="Limner demo: before and after", extra=figures)
@@ -133,19 +133,19 @@ def test_nouns(judge: Judge) -> list[str]:
 
 
 def teach(
-    lesson: Lesson, wish: Recipe, out: Path, judge: Judge, say: Say
+    lesson: Lesson, wish: Recipe, out: Path, judge: Judge, reporter: Reporter
 ) -> tuple[dict[str, Any], dict[int, list[Image.Image]]]:
     """Train one LoRA and paint before and after: (figures, {step: pictures asked for with the trigger})."""
     start = time.monotonic()
     words, nouns = words_of(lesson, judge), test_nouns(judge)
-    trained = train(wish, out, say)
+    trained = train(wish, out, reporter)
     asked = [lesson.asked(word) for word in words]
     scores: dict[str, Scores] = {}
     pictures: dict[int, list[Image.Image]] = {}
     for when, lora in (("before", None), ("after", trained.lora)):
         painter = Painter(lora)
-        shown = painter.paint(asked, say, seed=wish.seed * 1000)
-        plain = painter.paint(nouns, say, seed=wish.seed * 1000)
+        shown = painter.paint(asked, reporter, seed=wish.seed * 1000)
+        plain = painter.paint(nouns, reporter, seed=wish.seed * 1000)
         pictures[0 if lora is None else wish.train.steps] = shown
         scores[when] = lesson.score(judge, stack(shown, judge.side), words)
         scores[f"plain_{when}"] = lesson.leak(judge, stack(plain, judge.side), nouns)
@@ -197,12 +197,12 @@ class Painter:
         self.pipe = pipeline(self.family, self.source, lora)
         self.side = int(self.source.facts["resolution"])
 
-    def paint(self, prompts: Sequence[str], say: Say, *, seed: int = 0) -> list[Image.Image]:
+    def paint(self, prompts: Sequence[str], reporter: Reporter, *, seed: int = 0) -> list[Image.Image]:
         """One picture for each prompt, each from its own seed, ``seed`` onwards."""
         canvas = Canvas(width=self.side, height=self.side, steps=STEPS)
         options = self.family.options(self.source, canvas)
         out: list[Image.Image] = []
-        with say.steps("Painting", len(prompts)) as bar:
+        with reporter.progress("Painting", len(prompts)) as bar:
             for start in range(0, len(prompts), AT_ONCE):
                 some = list(prompts[start : start + AT_ONCE])
                 blank = (

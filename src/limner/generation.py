@@ -21,7 +21,7 @@ from limner.models.scheduler import sampler, told
 from limner.models.source import Source
 from limner.recipe import toml
 from limner.recipe.schema import Recipe
-from limner.reporter import Say
+from limner.reporter import Reporter
 from limner.run_folder import RunDir
 
 
@@ -57,9 +57,9 @@ def generate(  # noqa: PLR0913  what a picture is made of
     prompts: list[str],
     out: Path,
     settings: Settings,
-    say: Say,
+    reporter: Reporter,
 ) -> list[Path]:
-    """Paint ``prompts`` with what a run trained or a LoRA file holds, by the base's stock pipeline.
+    """Paint with what a run trained or a LoRA file holds: the pictures written, prompts outermost.
 
     Args:
         target: A run folder, or a LoRA file.
@@ -68,10 +68,7 @@ def generate(  # noqa: PLR0913  what a picture is made of
         prompts: At least one.
         out: Folder for the pictures.
         settings: See :class:`Settings`.
-        say: Where progress is told.
-
-    Returns:
-        The pictures written, prompts outermost.
+        reporter: Where progress is told.
     """
     if not prompts:
         raise BadUsage("There is no prompt. Give at least one with --prompt.")
@@ -80,14 +77,15 @@ def generate(  # noqa: PLR0913  what a picture is made of
     path, base, parts = _trained(target, base, parts)
     if path is None and settings.weight != 1.0:
         raise BadUsage(f"--weight is {settings.weight:g}, and {target} has no LoRA: it is whole. Remove it.")
-    source = source_of(base, say.line, parts)
+    source = source_of(base, reporter.line, parts)
     family = family_of(str(source.index.get("_class_name", "")))
     for side, pixels in (("--width", settings.width), ("--height", settings.height)):
         family.check_side(side, pixels)
     wishes = told(family, source, file.read(path).metadata) if path else {}
     if wishes:
         words = ", ".join(f"{key} = {value}" for key, value in wishes.items())
-        say.line(f"The LoRA was trained for another sampler than {source.name} names; painting with {words}.")
+        line = f"The LoRA was trained for another sampler than {source.name} names; painting with {words}."
+        reporter.line(line)
     pipe = pipeline(family, source, path, settings.weight, wishes)
     side = int(source.facts.get("resolution", family.resolution))
     canvas = Canvas(
@@ -98,7 +96,7 @@ def generate(  # noqa: PLR0913  what a picture is made of
         seed=settings.seed,
     )
     written = []
-    with say.steps("Painting", len(prompts) * settings.count) as bar:
+    with reporter.progress("Painting", len(prompts) * settings.count) as bar:
         for number, prompt in enumerate(prompts):
             for turn in range(settings.count):
                 seed = settings.seed + turn

@@ -14,12 +14,12 @@ UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u
 """What moves the cursor, commands the terminal, turns the direction of text, or is half a letter."""
 
 
-class Steps:
+class Bar:
     """Counted work under way."""
 
-    def __init__(self, say: "Say", label: str, total: int) -> None:
-        """Begun now. See :meth:`Say.steps`."""
-        self._say, self._label, self._total = say, label, total
+    def __init__(self, reporter: "Reporter", label: str, total: int) -> None:
+        """Begun now. See :meth:`Reporter.progress`."""
+        self._reporter, self._label, self._total = reporter, label, total
         self._done, self._note, self._start = 0, "", time.monotonic()
 
     def advance(self, n: int = 1, note: str = "") -> None:
@@ -31,7 +31,7 @@ class Steps:
         self._done += n
         self._note = note or self._note
         self.show()
-        self._say.check()
+        self._reporter.check()
 
     def show(self, *, ended: bool = False) -> None:
         """Say how far the work has come."""
@@ -43,10 +43,10 @@ class Steps:
             seconds=time.monotonic() - self._start,
             ended=ended,
         )
-        self._say.event(event)
+        self._reporter.event(event)
 
 
-class Say:
+class Reporter:
     """Where a verb tells what happens, and whether it shall stop.
 
     Args:
@@ -68,9 +68,9 @@ class Say:
         self.event(Message(text))
 
     @contextmanager
-    def steps(self, label: str, total: int) -> Iterator[Steps]:
+    def progress(self, label: str, total: int) -> Iterator[Bar]:
         """Count ``total`` pieces of work, named ``label``, inside a ``with``; also if it breaks off."""
-        counted = Steps(self, label, total)
+        counted = Bar(self, label, total)
         if not total:
             yield counted
             return
@@ -90,11 +90,7 @@ class Say:
             raise Stopped("Stopped. What was finished is kept; go on with the same command.")
 
 
-class Quiet(Say):
-    """Tells nobody."""
-
-
-class Plain:
+class PlainText:
     """Events as plain lines for logs and pipes: facts at once, progress at most every few seconds.
 
     Args:

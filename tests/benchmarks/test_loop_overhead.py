@@ -7,7 +7,7 @@ from loop_overhead import WARM_UP, Turns, summary
 def test_both_sides_take_turns_and_each_of_limners_blocks_lies_between_two_bare_ones():
     said: list[str] = []
     turns = Turns(lambda: said.append("bare"), block=2)
-    with turns.steps("Training", WARM_UP + 6) as bar:
+    with turns.progress("Training", WARM_UP + 6) as bar:
         for _ in range(WARM_UP + 6):
             said.append("limner")
             bar.advance(note="loss 1")
@@ -25,7 +25,7 @@ def test_overhead_is_the_median_over_blocks(monkeypatch):
 
     monkeypatch.setattr(loop_overhead, "_now", lambda: (clock[0], clock[1]))
     turns = Turns(lambda: work(0.010, 0.020), block=2)
-    with turns.steps("Training", WARM_UP + 10) as bar:
+    with turns.progress("Training", WARM_UP + 10) as bar:
         for step in range(WARM_UP + 10):
             work(0.5 if step == WARM_UP + 3 else 0.011, 0.021)  # something else had the machine for one step
             bar.advance()
@@ -38,7 +38,7 @@ def test_overhead_is_the_median_over_blocks(monkeypatch):
 
 def test_caching_takes_no_turns():
     turns = Turns(lambda: pytest.fail("the bare loop ran while caching"), block=1)
-    with turns.steps("Caching", 20) as bar:
+    with turns.progress("Caching", 20) as bar:
         bar.advance(20)
     assert turns.spent == {"limner": [], "bare": []}
     assert loop_overhead.WANTED == 0.03

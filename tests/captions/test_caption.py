@@ -22,9 +22,9 @@ from writing import GOOD, PROTOCOLS, WISH, everything_written, rows, write
 
 @pytest.mark.parametrize(("name", "stream"), PROTOCOLS)
 def test_captions_lie_beside_the_images_and_say_where_they_are_from(pets, name, stream):
-    say = Told()
+    reporter = Told()
     with serving(answers(captions(GOOD))) as scribe:
-        done = write(pets, scribe, name=name, stream=stream, say=say, model="scribe-1")
+        done = write(pets, scribe, name=name, stream=stream, reporter=reporter, model="scribe-1")
     assert (done.written, done.flagged, done.images) == (4, [], 4)
     assert (pets / "a.txt").read_text() == GOOD + "\n"
     assert {example.captions for example in read_folder(pets, trigger="sks cat").examples} == {(GOOD,)}
@@ -34,7 +34,7 @@ def test_captions_lie_beside_the_images_and_say_where_they_are_from(pets, name, 
     assert row["written"]
     assert (row["tokens_in"], row["tokens_out"], done.tokens_in, done.tokens_out) == (100, 20, 400, 80)
     assert done.cost is None
-    assert "Price: unknown for scribe-1." in say.lines
+    assert "Price: unknown for scribe-1." in reporter.lines
     assert "127.0.0.1" in done.place
     assert "this machine" in done.place
     assert all(asked.body.get("stream", False) is stream for asked in scribe.asked)
@@ -101,10 +101,10 @@ def test_captions_of_a_person_are_never_touched(pets):
 def test_nothing_of_ours_is_overwritten_without_being_told_to(pets):
     with serving(answers(captions(GOOD))) as scribe:
         write(pets, scribe)
-        say = Told()
-        done = write(pets, scribe, wish=Wish(trigger="ohwx"), say=say)
+        reporter = Told()
+        done = write(pets, scribe, wish=Wish(trigger="ohwx"), reporter=reporter)
     assert (done.kept, done.written, len(scribe.asked)) == (4, 0, 4)
-    assert "4 of them made for another goal, manner or trigger" in say.text
+    assert "4 of them made for another goal, manner or trigger" in reporter.text
 
 
 def test_a_deleted_caption_is_written_anew(pets):
@@ -154,15 +154,15 @@ def test_what_a_person_writes_meanwhile_stays(pets):
 
 
 def test_the_price_is_estimated_before_and_summed_after(pets):
-    say = Told()
+    reporter = Told()
     steps = Say(captions(GOOD).text, read=1000, written=100, model="claude-sonnet-5-5-20260901")
     with serving(answers(steps)) as scribe:
-        done = write(pets, scribe, name="claude", model="claude-sonnet-5-5", say=say)
+        done = write(pets, scribe, name="claude", model="claude-sonnet-5-5", reporter=reporter)
     assert done.cost == pytest.approx(4 * (1000 * 2 + 100 * 10) / 1e6)
     assert rows(pets)["a.png"]["cost"] == pytest.approx(0.003)
     assert done.estimate is not None
     assert 0.001 < done.estimate < 0.1
-    assert re.search(r"Price: about \$0\.0\d, .*genai-prices", say.text)
+    assert re.search(r"Price: about \$0\.0\d, .*genai-prices", reporter.text)
 
 
 def test_a_budget_is_held(pets):
@@ -171,55 +171,57 @@ def test_a_budget_is_held(pets):
         with raises(BadUsage):
             write(pets, scribe, model="gpt-6.1-terra", settings=Settings(budget=0.0001))
         assert not scribe.asked
-        say = Told()
+        reporter = Told()
         settings = Settings(budget=0.02, jobs=1, together=False)
-        done = write(pets, scribe, model="gpt-6.1-terra", settings=settings, say=say)
+        done = write(pets, scribe, model="gpt-6.1-terra", settings=settings, reporter=reporter)
         assert (done.written, done.left) == (2, 2)
-        assert "The budget is reached: 2 images are left" in say.text
+        assert "The budget is reached: 2 images are left" in reporter.text
         with raises(BadUsage):
             write(pets, scribe, model="strange", settings=Settings(budget=1.0))
 
 
 def test_a_dry_run_sends_and_writes_nothing(pets):
-    say = Told()
+    reporter = Told()
     before = sorted(pets.iterdir())
     with serving(answers(captions(GOOD))) as scribe:
-        done = write(pets, scribe, model="gpt-6.1-terra", settings=Settings(dry_run=True), say=say)
+        done = write(pets, scribe, model="gpt-6.1-terra", settings=Settings(dry_run=True), reporter=reporter)
     assert (done.left, scribe.asked, sorted(pets.iterdir())) == (4, [], before)
-    assert "4 images, as copies of at most 1024 pixels" in say.text
+    assert "4 images, as copies of at most 1024 pixels" in reporter.text
 
 
 def test_only_what_can_be_read_is_said_to_leave(pets):
     (pets / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing")
-    say = Told()
+    reporter = Told()
     with serving(answers(captions(GOOD))) as scribe:
-        write(pets, scribe, say=say)
-    assert "4 images (1 more image cannot be read), as copies of at most" in say.text
+        write(pets, scribe, reporter=reporter)
+    assert "4 images (1 more image cannot be read), as copies of at most" in reporter.text
     assert len(scribe.asked) == 4
 
 
 def test_what_only_the_set_pass_will_show_is_said_to_leave_too(pets):
-    say, model = Told(), "gpt-6.1-terra"
+    reporter, model = Told(), "gpt-6.1-terra"
     with serving(answers(captions(GOOD))) as scribe:
         write(pets, scribe, model=model)
         (pets / "photo.txt").unlink()
         alone = write(pets, scribe, model=model, settings=Settings(dry_run=True, together=False)).estimate
-        done = write(pets, scribe, model=model, settings=Settings(dry_run=True), say=say)
-    assert "4 images, as copies" in say.text
+        done = write(pets, scribe, model=model, settings=Settings(dry_run=True), reporter=reporter)
+    assert "4 images, as copies" in reporter.text
     assert done.left == 1 and 0 < (alone or 0) < (done.estimate or 0)
 
 
 def test_one_image_is_told_as_one(pets):
     (pets / "a.txt").write_text("my own words of a sks cat")
-    say = Told()
+    reporter = Told()
     with serving(answers(captions(GOOD))) as scribe:
         write(pets, scribe)
         (pets / "photo.txt").unlink()
-        done = write(pets, scribe, say=say)
+        done = write(pets, scribe, reporter=reporter)
     assert (done.written, done.by_hand, done.kept) == (1, 1, 2)
-    assert "Captions of your own: 1 image, never touched." in say.lines
-    assert "Kept: 2 images." in say.text
-    assert re.search(r"To a server at 127.0.0.1:\d+, this machine \(scribe-1\): 1 image, as copies", say.text)
+    assert "Captions of your own: 1 image, never touched." in reporter.lines
+    assert "Kept: 2 images." in reporter.text
+    assert re.search(
+        r"To a server at 127.0.0.1:\d+, this machine \(scribe-1\): 1 image, as copies", reporter.text
+    )
 
 
 # wrong use -------------------------------------------------------------------------------------------------

@@ -28,9 +28,9 @@ from pathlib import Path
 from limner.captions.providers import Options
 from limner.captions.spec import Wish
 from limner.captions.caption import Settings, caption
-from limner.reporter import Quiet
+from limner.reporter import Reporter
 caption(Path(sys.argv[1]), Wish(trigger="sks cat"), Options(name="openai", url=sys.argv[2], model="m"),
-        Settings(jobs=1, together=False, overwrite=bool(sys.argv[3:])), Quiet())
+        Settings(jobs=1, together=False, overwrite=bool(sys.argv[3:])), Reporter())
 """
 
 
@@ -133,18 +133,20 @@ def test_keys_reach_no_file_no_log_no_error(pets, name, step, caplog, capfd, mon
     variable = {"claude": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}[name]
     monkeypatch.setenv(variable, KEY)
     monkeypatch.setenv("ANTHROPIC_BASE_URL" if name == "claude" else "OPENAI_BASE_URL", "")
-    say, told = Told(), ""
+    reporter, told = Told(), ""
     with serving(answers(step)) as scribe:
         url = scribe.url if name == "claude" else f"{scribe.url}/v1"
         monkeypatch.setenv("ANTHROPIC_BASE_URL" if name == "claude" else "OPENAI_BASE_URL", url)
         try:
             plain = Options(name=name, model="m", timeout=60.0)
-            done = caption(pets, WISH, plain, Settings(together=False), say, Patience(tries=2, first=0.01))
+            done = caption(
+                pets, WISH, plain, Settings(together=False), reporter, Patience(tries=2, first=0.01)
+            )
             told = repr(done)
         except BadProvider:
             told = traceback.format_exc()
     assert any(KEY in json.dumps(asked.headers) for asked in scribe.asked)
-    everywhere = [everything_written(pets), say.text, told, caplog.text, *capfd.readouterr()]
+    everywhere = [everything_written(pets), reporter.text, told, caplog.text, *capfd.readouterr()]
     assert not any(KEY in place or KEY[3:20] in place for place in everywhere)
 
 
@@ -172,8 +174,8 @@ def test_a_missing_key_is_told_with_the_variable(pets, name, variable):
 
 
 def test_a_password_in_the_address_is_not_told(pets):
-    say = Told()
+    reporter = Told()
     with serving(answers(captions(GOOD))) as scribe:
         url = scribe.url.replace("//", f"//me:{KEY}@") + "/v1"
-        write(pets, scribe, url=url, model="m", say=say)
-    assert KEY not in say.text + everything_written(pets)
+        write(pets, scribe, url=url, model="m", reporter=reporter)
+    assert KEY not in reporter.text + everything_written(pets)

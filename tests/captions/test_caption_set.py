@@ -77,12 +77,12 @@ def test_the_set_pass_leaves_a_persons_captions_and_shows_them(pets):
 
 
 def test_a_set_pass_that_was_left_out_or_failed_is_made_up_for(pets):
-    say = Told()
+    reporter = Told()
     with serving(editing(pets, broken="c.png")) as scribe:
         write(pets, scribe)
-        done = write(pets, scribe, settings=Settings(), say=say)
+        done = write(pets, scribe, settings=Settings(), reporter=reporter)
         assert (done.written, done.kept, done.agreed) == (0, 4, 3)
-        assert "c.png: left as it was by the set pass" in say.text
+        assert "c.png: left as it was by the set pass" in reporter.text
         scribe.script = editing(pets)
         before = len(scribe.asked)
         assert write(pets, scribe, settings=Settings()).agreed == 1

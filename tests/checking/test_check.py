@@ -5,7 +5,7 @@ from PIL import Image, ImageOps
 from limner.checking.check import base_of, check
 from limner.checking.encoder import encoded
 from limner.errors import BadBase, BadData
-from limner.reporter import Quiet
+from limner.reporter import Reporter
 from messages import raises
 from recipes import wish
 from scenes import blurred, good, plant, scene
@@ -16,7 +16,7 @@ def kinds(done) -> set[tuple[str, str]]:
 
 
 def test_a_set_in_order_has_no_findings(tmp_path):
-    done = check(wish(good(tmp_path / "photos")), tmp_path / "out", Quiet())
+    done = check(wish(good(tmp_path / "photos")), tmp_path / "out", Reporter())
     assert kinds(done) == set() and done.images == 10 and done.left_out == 0
     (note,) = done.findings
     assert note.kind == "base" and "nowhere" in note.reason, "what was not looked at is said"
@@ -34,7 +34,7 @@ def test_every_planted_fault_is_found_and_none_besides(tmp_path):
     plant(folder, "other.png", scene(26), caption="a cat on the moon")
     (folder / "torn.png").write_bytes((folder / "good0.png").read_bytes()[:900])
     plant(folder, "tiny.png", scene(27, (40, 40)))
-    done = check(wish(folder), tmp_path / "out", Quiet())
+    done = check(wish(folder), tmp_path / "out", Reporter())
     assert kinds(done) == {
         ("soft.png", "blur"), ("small.png", "small"), ("long.png", "aspect"), ("dark.png", "exposure"),
         ("boxed.png", "border"), ("copy.jpg", "near-duplicate"), ("bare.png", "no-caption"),
@@ -55,19 +55,21 @@ def test_tokens_are_counted_by_the_bases_own_tokenizer(tiny_base, photos, tmp_pa
     tokens, most = base.tokens("a cat")
     assert 4 <= tokens <= 7 and most == 77
     (photos / "2.txt").write_text("a" * 200)
-    done = check(wish(photos, base=str(tiny_base), resolution=None, min_side=16), tmp_path / "out", Quiet())
+    done = check(
+        wish(photos, base=str(tiny_base), resolution=None, min_side=16), tmp_path / "out", Reporter()
+    )
     assert ("2.png", "long-caption") in kinds(done) and ("1.png", "long-caption") not in kinds(done)
 
 
 def test_nothing_usable_is_an_error(tmp_path):
     (tmp_path / "empty").mkdir()
     with raises(BadData):
-        check(wish(tmp_path / "empty"), tmp_path / "out", Quiet())
+        check(wish(tmp_path / "empty"), tmp_path / "out", Reporter())
 
 
 def test_variety_by_a_vision_model(tmp_path):
     folder = good(tmp_path / "photos")
     with raises(BadBase):
-        check(wish(folder), tmp_path / "out", Quiet(), encoder=str(tmp_path / "no-such-encoder"))
+        check(wish(folder), tmp_path / "out", Reporter(), encoder=str(tmp_path / "no-such-encoder"))
     with raises(BadBase):
         encoded("no/where", [scene(0)])

@@ -5,7 +5,7 @@ from PIL import Image, ImageOps
 from limner.checking.check import check
 from limner.checking.fix import mend
 from limner.errors import BadUsage
-from limner.reporter import Quiet
+from limner.reporter import Reporter
 from messages import raises
 from recipes import wish
 from scenes import good, plant, scene
@@ -25,8 +25,8 @@ def test_what_is_safe_is_mended_into_a_new_folder(tmp_path):
     (folder / "torn.png").write_bytes(b"no picture")
     (folder / "good1.crop").write_text("0 0 128 128")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    done = check(wish(folder), tmp_path / "out", Quiet())
-    fixed = mend(done, tmp_path / "fixed", Quiet())
+    done = check(wish(folder), tmp_path / "out", Reporter())
+    fixed = mend(done, tmp_path / "fixed", Reporter())
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()}, "never in place"
     assert set(fixed.copied) == {"good0.png", "good1.png"}
     assert set(fixed.converted) == {"turned.jpg", "ink.jpg", "clear.png"}
@@ -42,11 +42,11 @@ def test_what_is_safe_is_mended_into_a_new_folder(tmp_path):
     assert (tmp_path / "fixed" / "good0.txt").read_text() == "sks cat in a beach\n"
     assert (tmp_path / "fixed" / "good1.crop").read_text() == "0 0 128 128\n"
     assert json.loads((tmp_path / "fixed" / "fixed.json").read_text())["folder"] == "fixed"
-    again = check(wish(tmp_path / "fixed"), tmp_path / "out", Quiet())
+    again = check(wish(tmp_path / "fixed"), tmp_path / "out", Reporter())
     assert {each.kind for each in again.findings} <= {"base", "count"}
     for bad in (tmp_path / "fixed", folder / "inside"):
         with raises(BadUsage):
-            mend(done, bad, Quiet())
+            mend(done, bad, Reporter())
 
 
 def test_an_image_without_a_caption_gets_that_of_its_copy(tmp_path):
@@ -58,7 +58,7 @@ def test_an_image_without_a_caption_gets_that_of_its_copy(tmp_path):
     plant(folder, "b-turned.png", scene(41).resize((110, 110)), caption="sks cat looks to the left")
     plant(folder, "worse.png", soft, caption="sks cat in a blur")
     (folder / "again.png").write_bytes((folder / "good3.png").read_bytes())
-    fixed = mend(check(wish(folder), tmp_path / "out", Quiet()), tmp_path / "fixed", Quiet())
+    fixed = mend(check(wish(folder), tmp_path / "out", Reporter()), tmp_path / "fixed", Reporter())
     left = {"soft.png", "b-turned.png", "worse.png", "good3.png"}
     assert dict(fixed.left_behind).keys() == left
     assert dict(fixed.lent) == {"sharp.png": "soft.png", "again.png": "good3.png"}

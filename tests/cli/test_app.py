@@ -41,11 +41,11 @@ def trained(verb):
     """The calls that reached ``limner.training.train.train``."""
     calls = []
 
-    def train(recipe, out, say):
+    def train(recipe, out, reporter):
         calls.append((recipe, out))
         sys.stdout.write("a library that prints\n")
-        say.line("training")
-        with say.steps("train", 2) as steps:
+        reporter.line("training")
+        with reporter.progress("train", 2) as steps:
             steps.advance(2, "loss 0.5")
         return Trained(out / "lora.safetensors", out / "report.html", 2, 1.5, 0.5, math.nan)
 
@@ -179,7 +179,7 @@ def test_a_run_folder_goes_on_with_its_own_recipe(limner, photos, trained, tmp_p
 
 
 def test_cache_says_what_it_did(limner, photos, verb):
-    verb("training.cache", cache=lambda recipe, out, say: Cached(3, 1, 2_000_000, 1.0, 4))
+    verb("training.cache", cache=lambda recipe, out, reporter: Cached(3, 1, 2_000_000, 1.0, 4))
     assert limner("cache", "photos").out == "4 entries: 1 reused, 3 computed (2.0 MB), in 1.0 s\n"
     assert json.loads(limner("cache", "photos", "--json").out)["bytes"] == 2_000_000
 
@@ -205,7 +205,7 @@ def test_only_the_first_of_several_processes_speaks(limner, photos, trained, mon
     ],
 )
 def test_an_error_is_one_line_and_one_object(limner, photos, verb, error, status):
-    def train(recipe, out, say):
+    def train(recipe, out, reporter):
         raise error
 
     verb("training.train", train=train)
@@ -222,7 +222,7 @@ def test_an_error_is_one_line_and_one_object(limner, photos, verb, error, status
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_that_a_verb_lets_by_is_one_line(limner, photos, verb, number):
-    def train(recipe, out, say):
+    def train(recipe, out, reporter):
         if number == signal.SIGINT:  # what Python makes of it, unless a script started it in the background
             raise KeyboardInterrupt
         signal.raise_signal(number)
@@ -327,7 +327,7 @@ class Settings:
 def painted(verb):
     calls = []
 
-    def generate(target, *, base, prompts, out, settings, say, parts=None):
+    def generate(target, *, base, prompts, out, settings, reporter, parts=None):
         calls.append((target, base, prompts, out, settings))
         return [out / "0.png"]
 
@@ -372,7 +372,7 @@ def test_demo_hands_its_object_on(limner, verb):
         "sheet": "demo/sheet.png",
         "report": "demo/report.html",
     }
-    verb("demo", demo=lambda out, say: found)
+    verb("demo", demo=lambda out, reporter: found)
     assert json.loads(limner("demo", "--json").out) == found
     assert "demo/style.safetensors: 61 s, score 5% before, 90% after" in limner("demo").out
 

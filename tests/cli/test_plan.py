@@ -83,7 +83,7 @@ def test_wrong_wishes_exit_2_with_one_line(limner, arguments, message):
 
 def test_a_device_can_be_measured_first(limner, verb):
     asked = []
-    verb("planning.calibrate", calibrate=lambda limits, say: asked.append(limits))
+    verb("planning.calibrate", calibrate=lambda limits, reporter: asked.append(limits))
     done = limner("plan", *FLUX, "--vram", "12GB", "--calibrate")
     assert done.status == 0, done.err
     assert [each.vram for each in asked] == ["12GB"]

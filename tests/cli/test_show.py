@@ -7,7 +7,7 @@ from rich.console import Console
 
 from limner.cli.show import JsonLines, Terminal, failure, result, shown
 from limner.events import Message, ProgressMade, Saved
-from limner.reporter import Plain, Say
+from limner.reporter import PlainText, Reporter
 
 
 def test_a_result_is_one_object_or_lines(capsys):
@@ -39,7 +39,7 @@ def test_neither_results_nor_failures_let_a_terminal_obey_what_they_name(capsys)
 
 
 def test_bars_only_on_a_terminal_and_only_from_the_first_process(monkeypatch):
-    assert isinstance(shown(), Plain)
+    assert isinstance(shown(), PlainText)
     monkeypatch.setenv("FORCE_COLOR", "1")
     assert isinstance(shown(), Terminal)
     monkeypatch.setenv("RANK", "1")
@@ -49,18 +49,18 @@ def test_bars_only_on_a_terminal_and_only_from_the_first_process(monkeypatch):
 @pytest.fixture
 def screen():
     stream = io.StringIO()
-    return Say(Terminal(Console(file=stream, force_terminal=True, width=100))), stream
+    return Reporter(Terminal(Console(file=stream, force_terminal=True, width=100))), stream
 
 
 def test_bars_may_be_nested_and_text_is_never_markup(screen):
-    say, stream = screen
-    with say.steps("train [bold]", 2) as outer:
+    reporter, stream = screen
+    with reporter.progress("train [bold]", 2) as outer:
         outer.advance(note="loss [red]1")
-        with say.steps("sample", 1) as inner:
+        with reporter.progress("sample", 1) as inner:
             inner.advance()
-        say.line("a [trigger] line")
+        reporter.line("a [trigger] line")
         outer.advance()
-    with say.steps("again", 1) as steps:
+    with reporter.progress("again", 1) as steps:
         steps.advance()
     text = stream.getvalue()
     for part in ("train [bold]", "loss [red]1", "sample", "a [trigger] line", "2/2", "again"):
@@ -69,18 +69,18 @@ def test_bars_may_be_nested_and_text_is_never_markup(screen):
 
 def test_a_terminal_obeys_nothing_that_it_is_shown():
     stream = io.StringIO()
-    say = Say(Terminal(Console(file=stream, width=200)))
-    say.line(f"a{CONTROLS}")
-    with say.steps(f"b{CONTROLS}", 1) as bar:
+    reporter = Reporter(Terminal(Console(file=stream, width=200)))
+    reporter.line(f"a{CONTROLS}")
+    with reporter.progress(f"b{CONTROLS}", 1) as bar:
         bar.advance(note=f"c{CONTROLS}")
     assert not controls(stream.getvalue())
     assert "\\x1b" in stream.getvalue()
 
 
 def test_bars_end_with_the_work_that_failed(screen):
-    say, _ = screen
+    reporter, _ = screen
     for _ in range(2):
-        with pytest.raises(KeyError), say.steps("train", 2), say.steps("sample", 2):
+        with pytest.raises(KeyError), reporter.progress("train", 2), reporter.progress("sample", 2):
             raise KeyError
 
 

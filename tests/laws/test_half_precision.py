@@ -25,7 +25,7 @@ from limner.planning.dry_run import Rehearsal, Wish
 from limner.planning.meta_inputs import boundary
 from limner.planning.trace import Machine
 from limner.recipe.schema import Recipe
-from limner.reporter import Quiet
+from limner.reporter import Reporter
 from limner.run_folder import RunDir
 from limner.training import checkpoint
 from limner.training.train import train
@@ -170,7 +170,7 @@ def test_a_run_in_half_precision_paints_and_goes_on_as_if_it_had_not_stopped(
             sample={"steps": 1, "prompts": ["zorb"]},
             limits={"precision": "bf16", "device": "cpu"},
         )
-        trained = train(recipe, tmp_path / folder, Quiet())
+        trained = train(recipe, tmp_path / folder, Reporter())
         assert trained.held_out is not None and RunDir(tmp_path / folder).samples()[steps]
         return checkpoint.load(RunDir(tmp_path / folder).checkpoint_path(steps))[0]["weights"]
 

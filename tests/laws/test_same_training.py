@@ -12,7 +12,7 @@ import torch
 from limner.assembly.resolve import cache_root, prepare
 from limner.graph.cache import Cache
 from limner.recipe.schema import Recipe
-from limner.reporter import Quiet
+from limner.reporter import Reporter
 from limner.run_folder import RunDir
 from limner.training import checkpoint
 from limner.training.cache import all_rows
@@ -96,7 +96,7 @@ class Straight:
 def test_cached_training_is_the_same_training(tiny_base, photos, tmp_path, encoders, layers, boundary):
     wish = recipe(tiny_base, photos, encoders=encoders, layers=layers)
     run = tmp_path / "run"
-    train(wish, run, Quiet())
+    train(wish, run, Reporter())
     setting = prepare(wish)
     assert setting.cut.boundary == boundary
 
@@ -127,15 +127,15 @@ def test_a_resumed_run_is_the_whole_run(tiny_base, photos, tmp_path, name):
     more |= {"schedule": "constant"} if name == "schedulefree" else {}
     more |= {"learning_rate": 1.0} if name == "prodigy" else {}
     wish = recipe(tiny_base, photos, **more)
-    train(wish, tmp_path / "whole", Quiet())
+    train(wish, tmp_path / "whole", Reporter())
     half = tmp_path / "half"
-    train(wish, half, Quiet())
+    train(wish, half, Reporter())
     run = RunDir(half)
     run.checkpoint_path(6).unlink()
     run.lora_path.unlink()
     run.metrics_path.write_bytes(run.metrics_path.read_bytes()[:-20])  # torn, and rows after the checkpoint
     moved = half.rename(tmp_path / "elsewhere")
-    train(wish, moved, Quiet())
+    train(wish, moved, Reporter())
     assert losses(moved) == losses(tmp_path / "whole")
     assert equal(weights(moved, 6), weights(tmp_path / "whole", 6))
     assert (moved / "lora.safetensors").read_bytes() != b""
@@ -144,9 +144,9 @@ def test_a_resumed_run_is_the_whole_run(tiny_base, photos, tmp_path, name):
 def test_splitting_the_batch_changes_no_draw(tiny_base, photos, tmp_path):
     """The result never depends on how a batch passes through the device, but for rounding."""
     whole = recipe(tiny_base, photos, steps=3)
-    train(whole, tmp_path / "two", Quiet())
+    train(whole, tmp_path / "two", Reporter())
     single = whole.model_copy(update={"limits": whole.limits.model_copy(update={"micro_batch": 1})})
-    train(single, tmp_path / "one", Quiet())
+    train(single, tmp_path / "one", Reporter())
     for (a, _), (b, _) in zip(losses(tmp_path / "two"), losses(tmp_path / "one"), strict=True):
         assert a == b or a == pytest.approx(b, rel=1e-5)
 
@@ -157,7 +157,7 @@ def test_two_processes_are_one_with_twice_the_accumulation(tiny_base, photos, tm
 
     wish = recipe(tiny_base, photos, steps=3)
     one = tmp_path / "one"
-    train(wish, one, Quiet())
+    train(wish, one, Reporter())
     path = tmp_path / "recipe.toml"
     path.write_text(toml.dump(wish))
     command = [
@@ -173,7 +173,7 @@ def test_two_processes_are_one_with_twice_the_accumulation(tiny_base, photos, tm
 
 def test_a_warm_cache_computes_nothing_and_a_new_caption_only_text(tiny_base, photos, tmp_path):
     wish = recipe(tiny_base, photos)
-    train(wish, tmp_path / "run", Quiet())
+    train(wish, tmp_path / "run", Reporter())
     store = Cache(cache_root(wish))
 
     def missing() -> dict[str, int]:

@@ -8,7 +8,7 @@ from limner.planning import calibrate as room
 from limner.planning.calibrate import Bench, calibrate
 from limner.planning.local_device import constants_path, device_for
 from limner.recipe.schema import Limits
-from limner.reporter import Plain, Quiet, Say
+from limner.reporter import PlainText, Reporter
 from messages import raises
 
 
@@ -19,7 +19,7 @@ def _cache(tmp_path, monkeypatch):
 
 def test_a_device_is_measured_and_every_plan_to_come_knows_it(capsys):
     before = device_for(Limits(device="cpu"))
-    device = calibrate(Limits(device="cpu"), Say(Plain()), seconds=0.3)
+    device = calibrate(Limits(device="cpu"), Reporter(PlainText()), seconds=0.3)
     after = device_for(Limits(device="cpu"))
     assert after.rates == device.rates != before.rates
     assert "measured on this machine" in after.source
@@ -45,7 +45,7 @@ def test_a_card_that_torch_cannot_use_is_told(monkeypatch):
     monkeypatch.setattr(room, "device_for", lambda limits: gpu)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with raises(BadUsage):
-        calibrate(Limits(), Quiet())
+        calibrate(Limits(), Reporter())
 
 
 def test_products_in_8_bits_are_measured():

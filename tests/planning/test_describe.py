@@ -6,7 +6,7 @@ from limner.planning.describe import duration, lines
 from limner.planning.planner import plan
 from limner.recipe.schema import Recipe
 from limner.recipe.toml import change
-from limner.reporter import Quiet
+from limner.reporter import Reporter
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +18,7 @@ def _traced(tmp_path, monkeypatch):
 def told(memory, card="RTX 4090", **changes):
     wish = {"base": "flux-dev", "limits.vram": memory, "train.batch": 2}
     wish |= {key.replace("__", "."): value for key, value in changes.items()}
-    return "\n".join(lines(plan(change(Recipe(), wish), Quiet(), card=card)))
+    return "\n".join(lines(plan(change(Recipe(), wish), Reporter(), card=card)))
 
 
 def test_a_person_reads_where_memory_and_time_go_and_what_else_there_is():

@@ -15,7 +15,7 @@ from limner.planning.plan import from_json
 from limner.planning.planner import IMAGES, Begun, counts_of, keep, plan, wish_of
 from limner.recipe.schema import Recipe
 from limner.recipe.toml import change
-from limner.reporter import Quiet
+from limner.reporter import Reporter
 from limner.run_folder import RunDir
 from messages import raises
 
@@ -63,7 +63,7 @@ def recipe(**changes):
 
 
 def planned(card="RTX 4090", **changes):
-    return plan(recipe(**changes), Quiet(), card=card)
+    return plan(recipe(**changes), Reporter(), card=card)
 
 
 def test_a_plan_says_everything_in_json():
@@ -95,7 +95,7 @@ def test_nothing_fits_is_told_with_the_cause_and_what_would_do():
 def test_a_run_costs_what_its_hours_cost():
     free = planned(card="RTX 4080")
     assert free.cost is None
-    result = plan(recipe(), Quiet(), card="RTX 4090", price=3.6)
+    result = plan(recipe(), Reporter(), card="RTX 4090", price=3.6)
     assert result.total is not None
     assert result.cost == pytest.approx(result.total.seconds / 1000)
 
@@ -125,7 +125,7 @@ def test_the_images_say_how_many_and_which_bucket_is_the_largest(images, traced)
     counts = counts_of(wish)
     assert (counts.images, counts.assumed, counts.views) == (4, False, 11)
     assert set(counts.sizes) == {(640, 640), (600, 900), (900, 600)}
-    result = plan(wish, Quiet(), card="RTX 4090")
+    result = plan(wish, Reporter(), card="RTX 4090")
     width, height = traced[0].size
     assert width * height == max(w * h for w, h in [(1024, 1024), (width, height)])
     assert result.counts == counts
@@ -205,9 +205,9 @@ def test_too_little_memory_in_the_computer_is_told_with_what_would_do():
 
 def test_a_full_fine_tune_goes_on_where_there_is_room_now():
     small = {"limits__vram": "12GB", **FULL}
-    begun = plan(recipe(**small), Quiet(), card="RTX 4090", begun=Begun("bf16", "fp32"))
+    begun = plan(recipe(**small), Reporter(), card="RTX 4090", begun=Begun("bf16", "fp32"))
     assert begun.choice.plan.moments == "host"
-    eight = plan(recipe(**small), Quiet(), card="RTX 4090", begun=Begun("bf16", "8bit"))
+    eight = plan(recipe(**small), Reporter(), card="RTX 4090", begun=Begun("bf16", "8bit"))
     assert not eight.fits, "8 bits hold other numbers"
 
 
@@ -226,7 +226,7 @@ def test_a_smaller_resolution_is_looked_for_when_nothing_fits(traced):
 
 def test_other_devices_may_be_given():
     device = replace(planned().device, free=10 * GB)
-    result = plan(recipe(), Quiet(), device=device)
+    result = plan(recipe(), Reporter(), device=device)
     assert result.device is device
 
 
@@ -234,7 +234,7 @@ def test_other_devices_may_be_given():
     ("begun", "weights"), [(Begun("nf4", "8bit"), "nf4"), (Begun("fp32", "fp32"), "bf16")]
 )
 def test_a_run_that_goes_on_keeps_how_its_weights_and_moments_are_stored(begun, weights):
-    made = plan(recipe(), Quiet(), card="RTX 4090", begun=begun)
+    made = plan(recipe(), Reporter(), card="RTX 4090", begun=begun)
     assert made.choice is not None
     assert (made.choice.plan.weights, made.choice.plan.moments) == (weights, begun.moments)
     assert made.plain()["plan"]["weights"] == weights
@@ -255,7 +255,7 @@ def test_a_device_that_cannot_is_told_before_configs_are_read(monkeypatch):
     with raises(BadRecipe):
         planned(card="RTX 2080", limits__products="8bit")
     with raises(BadRecipe):
-        plan(recipe(), Quiet(), card="RTX 3090", begun=Begun("fp8", "fp32", "8bit"))
+        plan(recipe(), Reporter(), card="RTX 3090", begun=Begun("fp8", "fp32", "8bit"))
 
 
 def test_what_contradicts_products_in_8_bits_is_refused():
@@ -266,10 +266,10 @@ def test_what_contradicts_products_in_8_bits_is_refused():
 
 
 def test_a_run_that_goes_on_keeps_how_it_multiplies():
-    made = plan(recipe(), Quiet(), card="RTX 4090", begun=Begun("fp8", "fp32", "8bit"))
+    made = plan(recipe(), Reporter(), card="RTX 4090", begun=Begun("fp8", "fp32", "8bit"))
     assert (made.choice.plan.weights, made.choice.plan.products) == ("fp8", "8bit")
     wish = recipe(limits__products="8bit")
-    made = plan(wish, Quiet(), card="RTX 4090", begun=Begun("bf16", "fp32"))
+    made = plan(wish, Reporter(), card="RTX 4090", begun=Begun("bf16", "fp32"))
     assert (made.choice.plan.weights, made.choice.plan.products) == ("bf16", "full")
     assert made.down(made.choice.reserved).choice.plan.products == "full"
     assert from_json({"weights": "int8"}).products == "full", "a plan.json of the time before"

@@ -81,9 +81,9 @@ import sys
 from limner.recipe.schema import Recipe
 from limner.recipe.toml import change
 from limner.planning.planner import plan
-from limner.reporter import Quiet
+from limner.reporter import Reporter
 recipe = change(Recipe(), {"base": "flux-dev", "limits.vram": "12GB"})
-assert plan(recipe, Quiet(), card="RTX 4070").fits
+assert plan(recipe, Reporter(), card="RTX 4070").fits
 print([name for name in ("torch", "diffusers", "transformers") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

@@ -84,8 +84,8 @@ def test_images_of_sub_folders_and_of_the_held_out_are_told_apart(recipe, photos
 def test_a_signal_keeps_what_was_computed_and_says_so(recipe, tmp_path, number):
     class Sending(Told):
         @contextmanager
-        def steps(self, label, total):
-            with super().steps(label, total) as bar:
+        def progress(self, label, total):
+            with super().progress(label, total) as bar:
                 forth = bar.advance
 
                 def advance(n=1, note=""):

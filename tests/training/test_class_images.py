@@ -7,7 +7,7 @@ from limner.assembly.resolve import prepare
 from limner.errors import BadData, BadRecipe
 from limner.nn.rng import seed_of
 from limner.recipe.schema import Recipe
-from limner.reporter import Quiet
+from limner.reporter import Reporter
 from limner.run_folder import RunDir
 from limner.training.cache import stock
 from limner.training.class_images import FACTS, prior
@@ -35,7 +35,7 @@ def test_the_base_paints_one_picture_of_each_prompt_once(
 ) -> None:
     recipe = wish(tiny_base, photos, prior={**PROMPTS, "each": 2})
     run = RunDir(tmp_path / "run")
-    place = prior(recipe, run, Quiet())
+    place = prior(recipe, run, Reporter())
     assert place == run.prior_path
     first = pictures(run.prior_path)
     assert len(first) == 4
@@ -43,22 +43,22 @@ def test_the_base_paints_one_picture_of_each_prompt_once(
     assert len(set(first.values())) == 4
     (run.prior_path / "0001.png").unlink()
     old = (run.prior_path / "0000.png").stat().st_mtime_ns
-    prior(recipe, run, Quiet())
+    prior(recipe, run, Reporter())
     assert pictures(run.prior_path) == first
     assert (run.prior_path / "0000.png").stat().st_mtime_ns == old
 
 
 def test_other_prompts_begin_again(tiny_base: Path, photos: Path, tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
-    prior(wish(tiny_base, photos, prior={**PROMPTS, "each": 2}), run, Quiet())
-    prior(wish(tiny_base, photos, prior={"prompts": ["a cup"]}), run, Quiet())
+    prior(wish(tiny_base, photos, prior={**PROMPTS, "each": 2}), run, Reporter())
+    prior(wish(tiny_base, photos, prior={"prompts": ["a cup"]}), run, Reporter())
     assert list(pictures(run.prior_path)) == ["0000.png"]
     assert "a cup" in (run.prior_path / FACTS).read_text()
 
 
 def test_no_prior_is_wanted_unless_it_is_named(tiny_base: Path, photos: Path, tmp_path: Path) -> None:
-    assert prior(wish(tiny_base, photos), RunDir(tmp_path), Quiet()) is None
-    assert prior(wish(tiny_base, photos, prior={"images": photos}), RunDir(tmp_path), Quiet()) == photos
+    assert prior(wish(tiny_base, photos), RunDir(tmp_path), Reporter()) is None
+    assert prior(wish(tiny_base, photos, prior={"images": photos}), RunDir(tmp_path), Reporter()) == photos
 
 
 def test_two_sources_are_refused(tiny_base: Path, photos: Path) -> None:
@@ -74,7 +74,7 @@ def test_a_caption_with_the_trigger_is_refused(tiny_base: Path, photos: Path, tm
 
 def losses(recipe: Recipe, place: Path | None, step: int = 0) -> torch.Tensor:
     setting = prepare(recipe, place)
-    store, _ = stock(setting, Quiet())
+    store, _ = stock(setting, Reporter())
     return torch.stack(list(Trainee(setting, store).losses(step))).sum()
 
 
@@ -101,7 +101,7 @@ def test_the_prior_is_drawn_apart_and_never_held_out(tiny_base: Path, photos: Pa
     assert setting.prior == 1
     assert setting.views[-1].caption == "a red thing"
     assert all(view.example.path.parent != place for view in (*setting.own, *setting.held_out))
-    store, _ = stock(setting, Quiet())
+    store, _ = stock(setting, Reporter())
     positions = [one.position for one in Trainee(setting, store)._places(2)]
     assert len(set(positions)) == len(positions)
     assert [one for one in positions if one < 0] == [-7, -8, -9]
@@ -110,6 +110,6 @@ def test_the_prior_is_drawn_apart_and_never_held_out(tiny_base: Path, photos: Pa
 
 def test_a_run_with_a_prior_is_a_run(tiny_base: Path, photos: Path, tmp_path: Path) -> None:
     recipe = wish(tiny_base, photos, prior=PROMPTS, train={"steps": 2})
-    done = train(recipe, tmp_path / "run", Quiet())
+    done = train(recipe, tmp_path / "run", Reporter())
     assert done.lora.exists()
     assert len(pictures(tmp_path / "run" / "prior")) == 2

@@ -136,6 +136,6 @@ def test_what_the_base_s_denoiser_says_is_in_the_file_and_heard_when_painting(ti
         prompts=["x"],
         out=tmp_path / "pictures",
         settings=Settings(steps=1, width=32, height=32),
-        say=told,
+        reporter=told,
     )
     assert picture.is_file() and "painting with prediction_type = v_prediction, rescale" in told.text

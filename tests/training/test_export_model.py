@@ -100,12 +100,14 @@ def test_stock_diffusers_opens_it_limner_paints_with_it_and_takes_a_lora_from_it
     assert float(total) == pytest.approx(sum(each.double().sum().item() for each in made.values()), rel=1e-4)
 
     settings = Settings(steps=1, width=16, height=16)
-    painted = generate(run, base=None, prompts=["cat"], out=tmp_path / "p", settings=settings, say=Told())
+    painted = generate(
+        run, base=None, prompts=["cat"], out=tmp_path / "p", settings=settings, reporter=Told()
+    )
     assert painted[0].is_file()
     for more in ({"base": str(halved)}, {"settings": Settings(steps=1, weight=0.5)}):
         with raises(BadUsage):
             given = {"base": None, "settings": settings, **more}
-            generate(run, prompts=["cat"], out=tmp_path / "p", say=Told(), **given)
+            generate(run, prompts=["cat"], out=tmp_path / "p", reporter=Told(), **given)
 
     lora = extract(halved, run / "model", 2, tmp_path / "l.safetensors", ConvertOptions(), Told())
     assert lora.modules and lora.path.is_file()

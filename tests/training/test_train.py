@@ -24,9 +24,9 @@ def signalling(number: int, at: int):
     """A listener that sends this process a signal at a step."""
 
     class Sending(Told):
-        def steps(self, label, total):
+        def progress(self, label, total):
             if label != "Training":
-                return super().steps(label, total)
+                return super().progress(label, total)
             said = self
 
             class Bar:

@@ -140,7 +140,7 @@ def train(
                 **measured,
             }
             rows.append(row)
-            _say(row)
+            _log(row)
             save({"rows": rows, "images_per_second": seen.images / clock.seconds(), "batch": wish.batch})
             average.swap()
             due += 1 / 16
@@ -273,7 +273,7 @@ def fingerprint(kept: Mapping[str, Tensor]) -> str:
     return hashlib.sha256(words).hexdigest()[:8]
 
 
-def _say(row: Mapping[str, float]) -> None:
+def _log(row: Mapping[str, float]) -> None:
     import sys
 
     sys.stderr.write(json.dumps({key: round(value, 5) for key, value in row.items()}) + "\n")

@@ -24,7 +24,7 @@ from limner.captions.store import Shelf
 from limner.captions.summary import Captioned, Settings
 from limner.data.images import BadImage, header, inspect
 from limner.errors import BadProvider, BadUsage, Stopped
-from limner.reporter import Say, counted
+from limner.reporter import Reporter, counted
 
 SAME_FAILURES = 5
 """So many first images that fail alike end the work."""
@@ -35,7 +35,7 @@ def caption(
     wish: Wish,
     options: Options,
     settings: Settings,
-    say: Say,
+    reporter: Reporter,
     patience: Patience | None = None,
 ) -> Captioned:
     """Write captions for the images that have none. Killed at any moment, the next call goes on.
@@ -46,7 +46,7 @@ def caption(
         wish: What the captions must be.
         options: Who is asked.
         settings: See :class:`Settings`.
-        say: Where progress is told.
+        reporter: Where progress is told.
         patience: How long a server is tried.
 
     Raises:
@@ -57,7 +57,7 @@ def caption(
     """
     known(options.name)  # also where nobody will be asked
     start, shelf = time.monotonic(), Shelf(folder)
-    work = _Work(shelf, wish, options, settings, say, patience or Patience())
+    work = _Work(shelf, wish, options, settings, reporter, patience or Patience())
     try:
         work.run()
     except KeyboardInterrupt:
@@ -74,10 +74,16 @@ class _Work:
     """One call of the verb: what is to do, and what has been done."""
 
     def __init__(
-        self, shelf: Shelf, wish: Wish, options: Options, settings: Settings, say: Say, patience: Patience
+        self,
+        shelf: Shelf,
+        wish: Wish,
+        options: Options,
+        settings: Settings,
+        reporter: Reporter,
+        patience: Patience,
     ) -> None:
         self.shelf, self.wish, self.options = shelf, wish, options
-        self.settings, self.say, self.patience = settings, say, patience
+        self.settings, self.reporter, self.patience = settings, reporter, patience
         self.result = Captioned(folder=shelf.root, images=len(shelf.files))
         self.finished = False
         self._hopeless: BadProvider | None = None
@@ -133,7 +139,7 @@ class _Work:
     def _tell_kept(self) -> None:
         result = self.result
         if result.by_hand:
-            self.say.line(f"Captions of your own: {counted(result.by_hand, 'image')}, never touched.")
+            self.reporter.line(f"Captions of your own: {counted(result.by_hand, 'image')}, never touched.")
         if result.kept:
             asked = {"goal": self.wish.goal, "manner": self.wish.manner.name, "trigger": self.wish.trigger}
             rows = [self.shelf.record.rows.get(file) for file in self.shelf.files]
@@ -142,7 +148,7 @@ class _Work:
                 for row in rows
             )
             made = f", {other} of them made for another goal, manner or trigger" if other else ""
-            self.say.line(
+            self.reporter.line(
                 f"Kept: {counted(result.kept, 'image')}{made}. Captions are written anew with --overwrite."
             )
 
@@ -154,7 +160,7 @@ class _Work:
                 raise BadUsage(f"{one.model} writes one caption an image. Leave out --variants.")
             manner = MANNERS["tags"] if one.name == "tagger" else self.wish.manner
             self.wish = replace(self.wish, by_rule=True, manner=manner)
-            self.say.line(
+            self.reporter.line(
                 f"{one.model} takes no instructions: goal and manner have no effect, the trigger comes first."
             )
         self._foretell(todo)
@@ -170,15 +176,15 @@ class _Work:
         if stay := len({*todo, *joining}) - len(sizes):
             images += f" ({counted(stay, 'more image')} cannot be read)"
         if not one.place:
-            self.say.line(f"{images}, captioned by {one.model} here. Nothing leaves this machine.")
+            self.reporter.line(f"{images}, captioned by {one.model} here. Nothing leaves this machine.")
             result.estimate = 0.0
             return
         what = f"as copies of at most {self.settings.side} pixels without their metadata"
-        self.say.line(f"To {one.place} ({one.model}): {images}, {what}.")
+        self.reporter.line(f"To {one.place} ({one.model}): {images}, {what}.")
         if self._price is not None:
             alone, joined = ([sizes[file] for file in files if file in sizes] for files in (todo, joining))
             result.estimate = self._price.of(*estimate.tokens(alone, joined, self.wish, self.settings.side))
-        self.say.line(foretold(one.model, result.estimate))
+        self.reporter.line(foretold(one.model, result.estimate))
 
     def _refuse_beyond_budget(self) -> None:
         budget, expected, model = self.settings.budget, self.result.estimate, self._one.model
@@ -240,7 +246,7 @@ class _Work:
         jobs = min(self.settings.jobs or self._one.parallel, len(todo)) if self._one.parallel > 1 else 1
         alike: list[str] = []
         # The threads of this pool do not keep the process alive: after Ctrl-C nobody waits for their answers.
-        with self.say.steps("Captions", len(todo)) as bar, ThreadPool(max(1, jobs)) as pool:
+        with self.reporter.progress("Captions", len(todo)) as bar, ThreadPool(max(1, jobs)) as pool:
             found = pool.imap_unordered(self._ask, todo)
             for _ in todo:
                 try:
@@ -261,7 +267,9 @@ class _Work:
         if self._hopeless:
             raise self._hopeless
         if self.result.left:
-            self.say.line(f"The budget is reached: {self.result.left} images are left. Run again to go on.")
+            self.reporter.line(
+                f"The budget is reached: {self.result.left} images are left. Run again to go on."
+            )
 
     def _ask(self, file: str) -> tuple[str, Outcome | None, str]:
         """In a thread of its own: nothing here writes."""
@@ -313,7 +321,7 @@ class _Work:
 
     def _flagged(self, file: str, reason: str) -> None:
         self.result.flagged.append({"file": file, "reason": reason})
-        self.say.line(f"{file}: {reason.rstrip('.')}.")
+        self.reporter.line(f"{file}: {reason.rstrip('.')}.")
 
     # the set -----------------------------------------------------------------------------------------------
 
@@ -332,11 +340,13 @@ class _Work:
         if not self.settings.together or len(members) < 2 or not free or self._spent():
             return
         if not self._one.several:
-            self.say.line(f"{self._one.model} cannot read a set, so that captions are not made to agree.")
+            self.reporter.line(
+                f"{self._one.model} cannot read a set, so that captions are not made to agree."
+            )
             return
         record, prompt = self.shelf.record, prompts.for_set(self.wish)
         look: Callable[[str], Picture] = lambda file: picture(self.shelf.path(file), estimate.SMALL)  # noqa: E731
-        with self.say.steps("Agreeing", len(free)) as bar:
+        with self.reporter.progress("Agreeing", len(free)) as bar:
             for done in consistency.agree(self._one, self.wish, members, self.patience, record.words, look):
                 cost = self._spend(done.tokens_in, done.tokens_out)
                 facts = self._facts("set", prompt, done.model)
@@ -349,5 +359,5 @@ class _Work:
                 record.agree(done.words)
                 self.result.words |= done.words
                 for file, reason in done.flags.items():
-                    self.say.line(f"{file}: left as it was by the set pass ({reason.rstrip('.')}).")
+                    self.reporter.line(f"{file}: left as it was by the set pass ({reason.rstrip('.')}).")
                 bar.advance(len(done.captions) + len(done.flags))

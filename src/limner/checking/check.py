@@ -23,7 +23,7 @@ from limner.data.views import size_of
 from limner.errors import BadBase, BadData
 from limner.files import write_json
 from limner.recipe.schema import Recipe
-from limner.reporter import Say
+from limner.reporter import Reporter
 
 RESOLUTION, MULTIPLE = 1024, 16
 """Where the base is not at hand: what the FLUX family is trained at."""
@@ -76,13 +76,13 @@ class Checked:
         }
 
 
-def check(recipe: Recipe, out: Path, say: Say, *, encoder: str | None = None) -> Checked:
+def check(recipe: Recipe, out: Path, reporter: Reporter, *, encoder: str | None = None) -> Checked:
     """Read everything as training would, judge it, and write a page, a contact sheet and the findings.
 
     Args:
         recipe: What would be trained.
         out: Folder for ``check.html``, ``check.png`` and ``check.json``; made if it is not there.
-        say: Where to tell progress.
+        reporter: Where to tell progress.
         encoder: A vision model in transformers layout, by folder or hub id, to judge variety by; None: by
             colours, layout and edges.
 
@@ -97,7 +97,7 @@ def check(recipe: Recipe, out: Path, say: Say, *, encoder: str | None = None) ->
     resolution = recipe.data.resolution or base.resolution
     folder = _read(recipe, resolution)
     sizes = buckets(resolution, multiple=base.multiple)
-    looks, broken = _looked(folder.examples, sizes, say, follow=follow)
+    looks, broken = _looked(folder.examples, sizes, reporter, follow=follow)
     names = tuple(_name(folder, each.example.path) for each in looks)
     findings = [
         *_left_out(folder, broken),
@@ -142,7 +142,7 @@ def _read(recipe: Recipe, resolution: int) -> Folder:
 
 
 def _looked(
-    examples: Sequence[Example], sizes: Sequence[tuple[int, int]], say: Say, *, follow: bool
+    examples: Sequence[Example], sizes: Sequence[tuple[int, int]], reporter: Reporter, *, follow: bool
 ) -> tuple[list[Look], list[BadImage]]:
     """Every image, measured; those that cannot be read after all."""
 
@@ -153,7 +153,10 @@ def _looked(
             return error
 
     found: list[Look | BadImage] = []
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, say.steps("look", len(examples)) as steps:
+    with (
+        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+        reporter.progress("look", len(examples)) as steps,
+    ):
         for each in pool.map(one, examples):
             found.append(each)
             steps.advance()

@@ -12,7 +12,7 @@ from limner.data.images import read_image
 from limner.data.region import REGION
 from limner.errors import BadUsage
 from limner.files import atomic_write, human, require_space, write_json, write_text
-from limner.reporter import Say
+from limner.reporter import Reporter
 
 COPIES = ("duplicate", "near-duplicate")
 """Findings whose image is left behind; of a burst the sharpest has none."""
@@ -46,7 +46,7 @@ class Mended:
         )
 
 
-def mend(done: Checked, folder: Path, say: Say) -> Mended:
+def mend(done: Checked, folder: Path, reporter: Reporter) -> Mended:
     """Write what is usable into ``folder``: upright and RGB, without copies, the sharpest of each burst.
 
     Images that are in order are copied byte for byte. JPEGs that must be written anew are saved at quality
@@ -72,7 +72,7 @@ def mend(done: Checked, folder: Path, say: Say) -> Mended:
     copied: list[str] = []
     converted: list[str] = []
     taken: set[str] = set()
-    with say.steps("write", len(kept)) as steps:
+    with reporter.progress("write", len(kept)) as steps:
         for each, name in kept:
             target = _free(PurePosixPath(name), each, taken)
             (folder / target).parent.mkdir(parents=True, exist_ok=True)

@@ -37,16 +37,16 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, a
 
 @contextmanager
 def speaking(*, as_json: bool) -> Iterator[Any]:
-    """Give a verb its ``Say``, keep what libraries print off stdout, turn a signal into one line."""
+    """Give a verb its ``Reporter``, keep what libraries print off stdout, turn a signal into one line."""
     from limner.cli.show import shown
-    from limner.reporter import Say
+    from limner.reporter import Reporter
     from limner.training.interrupt import polite
 
     for library in ("TRANSFORMERS", "DIFFUSERS"):  # before it is loaded: its advice is for programmers
         os.environ.setdefault(f"{library}_VERBOSITY", "critical")
     try:
         with polite(), redirect_stdout(sys.stderr) if as_json else nullcontext():
-            yield Say(shown())
+            yield Reporter(shown())
     except KeyboardInterrupt:
         raise Stopped("Stopped. What was written is kept; run the same command again.") from None
 
@@ -106,12 +106,12 @@ def train(*, target: Target, out: Out = None, given: dict[str, Any], as_json: Js
     """
     from limner.cli.show import result
 
-    with speaking(as_json=as_json) as say:
+    with speaking(as_json=as_json) as reporter:
         wished = wish(target, changes(given), out)
         with swiftly():
             from limner.training.train import train as run
 
-        done = run(wished.recipe, wished.out, say)
+        done = run(wished.recipe, wished.out, reporter)
     held_out = "" if done.held_out is None else f", held-out loss {done.held_out:.4f}"
     lines = [
         f"LoRA:    {done.lora}" if done.lora else f"Model:   {done.model}",
@@ -134,7 +134,7 @@ def generate(*, target: Target, out: Out = None, given: dict[str, Any], as_json:
     """
     from limner.cli.show import result
 
-    with speaking(as_json=as_json) as say:
+    with speaking(as_json=as_json) as reporter:
         subject, prompts, folder = _subject(target, given.pop("prompts") or [])
         base, parts = given.pop("base"), given.pop("parts") or ""
         with swiftly():
@@ -143,7 +143,13 @@ def generate(*, target: Target, out: Out = None, given: dict[str, Any], as_json:
 
         settings = Settings(**{key: value for key, value in given.items() if value is not None})
         pictures = run(
-            subject, base=base, parts=parts, prompts=prompts, out=out or folder, settings=settings, say=say
+            subject,
+            base=base,
+            parts=parts,
+            prompts=prompts,
+            out=out or folder,
+            settings=settings,
+            reporter=reporter,
         )
     result({"images": pictures}, [str(path) for path in pictures], as_json=as_json)
 
@@ -183,11 +189,11 @@ def demo(
     """Train on the embedded base, show before and after."""
     from limner.cli.show import result
 
-    with speaking(as_json=as_json) as say:
+    with speaking(as_json=as_json) as reporter:
         with swiftly():
             from limner.demo import demo as run
 
-        done = run(out, say)
+        done = run(out, reporter)
     lines = [
         f"{one['path']}: {one['seconds']:.0f} s, score {one['before']:.0%} before, {one['after']:.0%} after"
         for one in done["loras"]

@@ -78,12 +78,12 @@ def _fill(target: Path, overrides: dict[str, Any], out: Path | None, *, as_json:
     from limner.cli.show import result
     from limner.files import human
 
-    with speaking(as_json=as_json) as say:
+    with speaking(as_json=as_json) as reporter:
         run = wish(target, overrides, out)
         with swiftly():
             from limner.training.cache import cache as fill
 
-        report = fill(run.recipe, run.out, say)
+        report = fill(run.recipe, run.out, reporter)
     computed_part = f"{report.computed} computed ({human(report.bytes)})"
     lines = [f"{report.entries} entries: {report.reused} reused, {computed_part}, in {report.seconds:.1f} s"]
     result(report, lines, as_json=as_json)

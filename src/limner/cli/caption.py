@@ -53,13 +53,13 @@ def caption(
     from limner.cli.show import result
 
     _refuse_contradictions(given)
-    with speaking(as_json=as_json) as say:
+    with speaking(as_json=as_json) as reporter:
         if given["show_prompt"]:
             value, lines = _prompts(given)
         elif given["apply"]:
             value, lines = _apply(folder)
         else:
-            value, lines = _write(folder, given, say) if given["name"] else ({}, [])
+            value, lines = _write(folder, given, reporter) if given["name"] else ({}, [])
             if given["review"]:
                 more, told = _review(folder, open_editor=not as_json)
                 value, lines = value | more, lines + told
@@ -101,7 +101,7 @@ def _prompts(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     return value, lines
 
 
-def _write(folder: Path, given: Mapping[str, Any], say: Any) -> tuple[dict[str, Any], list[str]]:
+def _write(folder: Path, given: Mapping[str, Any], reporter: Any) -> tuple[dict[str, Any], list[str]]:
     from dataclasses import asdict
 
     from limner.captions.caption import Settings
@@ -117,7 +117,7 @@ def _write(folder: Path, given: Mapping[str, Any], say: Any) -> tuple[dict[str, 
         budget=given["budget"],
         dry_run=given["dry_run"],
     )
-    done = run(folder, _wish(given), Options(**{key: given[key] for key in own}), settings, say)
+    done = run(folder, _wish(given), Options(**{key: given[key] for key in own}), settings, reporter)
     return asdict(done), _told(done)
 
 

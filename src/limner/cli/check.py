@@ -46,7 +46,7 @@ def check(
     from limner.cli.show import result
     from limner.reporter import counted
 
-    with speaking(as_json=as_json) as say:
+    with speaking(as_json=as_json) as reporter:
         wished = wish(target, changes(given), None)
         if fix is not None and fix.exists():
             raise BadUsage(f"{fix} exists. Name a new folder with --fix.")
@@ -54,8 +54,8 @@ def check(
             from limner.checking.check import check as run
             from limner.checking.fix import mend
 
-        done = run(wished.recipe, out or _home(wished.out), say, encoder=encoder)
-        mended = mend(done, fix, say) if fix is not None else None
+        done = run(wished.recipe, out or _home(wished.out), reporter, encoder=encoder)
+        mended = mend(done, fix, reporter) if fix is not None else None
     value = done.plain() | ({"fixed": mended.plain()} if mended else {})
     lines = [_line(each) for each in done.findings if each.level != "note"]
     more = [f".. and {len(lines) - SHOWN} more on the page"] * (len(lines) > SHOWN)

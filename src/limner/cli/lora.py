@@ -100,13 +100,13 @@ def convert(
 
     The file is read back by that tool's rules, and every module compared.
     """
-    with speaking(as_json=as_json) as say:
+    with speaking(as_json=as_json) as reporter:
         with swiftly():
             from limner.lora.operations import ConvertOptions
             from limner.lora.operations import convert as run
 
         wish = ConvertOptions(leave_out=leave_out, **given)
-        done = run(lora, to, out or lora.with_name(f"{lora.stem}-{to}.safetensors"), wish, say)
+        done = run(lora, to, out or lora.with_name(f"{lora.stem}-{to}.safetensors"), wish, reporter)
     _show(done, as_json=as_json)
 
 
@@ -141,7 +141,7 @@ def resize(*, lora: File, out: Out = None, given: dict[str, Any], as_json: Json 
 
     The nearest of that rank, module by module, and what each module lost.
     """
-    with speaking(as_json=as_json) as say:
+    with speaking(as_json=as_json) as reporter:
         with swiftly():
             from limner.lora.operations import resize as run
 
@@ -149,7 +149,7 @@ def resize(*, lora: File, out: Out = None, given: dict[str, Any], as_json: Json 
         if rule is None:
             raise BadUsage("There is no rule for the ranks. Give --rank 16, or --energy 0.99 ..")
         done = run(
-            lora, rule, out or lora.with_name(f"{lora.stem}-resized.safetensors"), _options(given), say
+            lora, rule, out or lora.with_name(f"{lora.stem}-resized.safetensors"), _options(given), reporter
         )
     _show(done, as_json=as_json)
 
@@ -170,11 +170,11 @@ def extract(
 
     Both as .safetensors, in diffusers' layout or as one file.
     """
-    with speaking(as_json=as_json) as say:
+    with speaking(as_json=as_json) as reporter:
         with swiftly():
             from limner.lora.operations import extract as run
 
-        done = run(base, tuned, given["rank"], out, _options(given), say)
+        done = run(base, tuned, given["rank"], out, _options(given), reporter)
     _show(done, as_json=as_json)
 
 

@@ -57,14 +57,14 @@ def plan(
         raise BadUsage("Name a folder of images, a recipe.toml, a run folder, or a model with --base.")
     if asked["price"] is not None and asked["price"] < 0:
         raise BadUsage(f"--price is {asked['price']:g}; it must be at least 0 dollars per hour.")
-    with speaking(as_json=as_json) as say:
+    with speaking(as_json=as_json) as reporter:
         wished = _wish(target, changes(given), out)
         if asked["calibrate"]:
             with swiftly():
                 from limner.planning.calibrate import calibrate as measure
 
-            measure(wished.recipe.limits, say)
-        planned = run(wished.recipe, say, card=asked["card"], price=asked["price"], whole=asked["exact"])
+            measure(wished.recipe.limits, reporter)
+        planned = run(wished.recipe, reporter, card=asked["card"], price=asked["price"], whole=asked["exact"])
         kept = target is not None and keep(planned, RunDir(wished.out))
     if not planned.fits:
         if not as_json:

@@ -17,7 +17,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 
 from limner.events import Event, Message, OnEvent, ProgressMade, plain, to_json
-from limner.reporter import Plain, printable
+from limner.reporter import PlainText, printable
 
 
 class Terminal:
@@ -119,7 +119,7 @@ def shown() -> OnEvent | None:
     if not leads():
         return None
     console = Console(stderr=True)
-    return Terminal(console) if console.is_terminal else Plain()
+    return Terminal(console) if console.is_terminal else PlainText()
 
 
 def result(value: Any, lines: list[str], *, as_json: bool) -> None:

@@ -20,7 +20,7 @@ from limner.lora.resizing import RankRule, ResizeLoss
 from limner.lora.tables import family_keys
 from limner.lora.tools import DIFFUSERS, Tool, decode_as, tool_named, unsupported
 from limner.lora.weights import open_base
-from limner.reporter import Say
+from limner.reporter import Reporter
 
 Components = Mapping[str, Mapping[str, WeightDelta]]
 
@@ -79,7 +79,7 @@ class ConvertOptions:
     base: Path | None = None
 
 
-def convert(path: Path, to: str, out: Path, options: ConvertOptions, reporter: Say) -> WriteResult:
+def convert(path: Path, to: str, out: Path, options: ConvertOptions, reporter: Reporter) -> WriteResult:
     """Write a LoRA as another tool reads it.
 
     Raises:
@@ -130,7 +130,7 @@ def _without(
 
 
 def _to_plain(
-    lora: LoraFile, options: ConvertOptions, reporter: Say
+    lora: LoraFile, options: ConvertOptions, reporter: Reporter
 ) -> tuple[dict[str, dict[str, WeightDelta]], list[ExtractLoss]]:
     """LoHa, LoKr and DoRA as plain LoRAs; plain ones as they are."""
     if options.flatten is not None and options.flatten < 1:
@@ -138,7 +138,7 @@ def _to_plain(
     weight_of = _weights(options.base, lora) if options.base else None
     adapters: dict[str, dict[str, WeightDelta]] = {}
     losses = []
-    with reporter.steps("Flattening", sum(map(len, lora.components.values()))) as bar:
+    with reporter.progress("Flattening", sum(map(len, lora.components.values()))) as bar:
         for component, adapter in lora.components.items():
             for module, change in adapter.items():
                 plain: WeightDelta = change
@@ -272,7 +272,7 @@ def merge(
     )
 
 
-def resize(path: Path, rule: RankRule, out: Path, options: ConvertOptions, reporter: Say) -> WriteResult:
+def resize(path: Path, rule: RankRule, out: Path, options: ConvertOptions, reporter: Reporter) -> WriteResult:
     """Write a LoRA at other ranks, in diffusers' form, and say what each module lost.
 
     Raises:
@@ -280,7 +280,7 @@ def resize(path: Path, rule: RankRule, out: Path, options: ConvertOptions, repor
     """
     require_free(out, path)
     lora = file.read(path, options.family)
-    with reporter.steps("Resizing", sum(map(len, lora.components.values()))) as bar:
+    with reporter.progress("Resizing", sum(map(len, lora.components.values()))) as bar:
         adapters, losses = resizing.resize(lora.components, rule, bar.advance)
     dtype = dtype_named(options.dtype, lora.dtype)
     family = lora.family or options.family
@@ -291,7 +291,7 @@ def resize(path: Path, rule: RankRule, out: Path, options: ConvertOptions, repor
 
 
 def extract(
-    base: Path, finetune: Path, rank: int, out: Path, options: ConvertOptions, reporter: Say
+    base: Path, finetune: Path, rank: int, out: Path, options: ConvertOptions, reporter: Reporter
 ) -> WriteResult:
     """Write the difference of two checkpoints as a LoRA in diffusers' form.
 
@@ -305,7 +305,7 @@ def extract(
     if not base.exists():  # it is named as recipes name it, and `generate` finds it by that
         root, base_entry = source_of(str(base), reporter.line).root, {"ss_sd_model_name": str(base)}
     before, after = open_base(root, options.family), open_base(finetune, options.family)
-    with reporter.steps("Extracting", len(before.weights)) as bar:
+    with reporter.progress("Extracting", len(before.weights)) as bar:
         adapters, losses = extraction.extract(before, after, rank, bar.advance)
     family = before.family.family
     entries = {"modelspec.title": out.stem, "ss_network_module": "networks.lora", "ss_network_dim": str(rank)}

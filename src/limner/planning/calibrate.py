@@ -25,7 +25,7 @@ from limner.planning.local_device import device_for, keep_rates
 from limner.planning.plan import Compute, Weights
 from limner.planning.tracker import Tracker
 from limner.recipe.schema import Limits
-from limner.reporter import Say
+from limner.reporter import Reporter
 
 SECONDS = 30.0
 """What all measurements may take together, those of the first rounds left aside."""
@@ -104,12 +104,12 @@ class Bench:
         return torch.randn(*shape, device=self.device).to(dtype)
 
 
-def calibrate(limits: Limits, say: Say, *, seconds: float = SECONDS) -> Device:
+def calibrate(limits: Limits, reporter: Reporter, *, seconds: float = SECONDS) -> Device:
     """Measure the device that runs would use here, and keep what it does.
 
     Args:
         limits: ``device`` says which; sizes mean nothing here.
-        say: Hears what is measured, and the results.
+        reporter: Hears what is measured, and the results.
         seconds: For all measurements together.
 
     Returns:
@@ -126,11 +126,11 @@ def calibrate(limits: Limits, say: Say, *, seconds: float = SECONDS) -> Device:
         )
     large = about.kind == "cuda"
     bench = Bench(torch.device("cuda" if large else "cpu"), LARGE if large else SMALL, seconds / 16)
-    with torch.no_grad(), say.steps(f"Measuring {about.name}", 6) as bar:
+    with torch.no_grad(), reporter.progress(f"Measuring {about.name}", 6) as bar:
         rates = measured(bench, about, bar.advance)
     path = keep_rates(about, rates, {"torch": torch.__version__})
     for line in told(rates, path):
-        say.line(line)
+        reporter.line(line)
     return replace(about, rates=rates, source="measured on this machine just now")
 
 

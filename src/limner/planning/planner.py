@@ -30,7 +30,7 @@ from limner.planning.time import Clock, Total, total_of
 from limner.recipe.optimizers import optimizer_of
 from limner.recipe.prompts import prompts
 from limner.recipe.schema import Recipe
-from limner.reporter import Say
+from limner.reporter import Reporter
 from limner.run_folder import RunDir
 
 IMAGES = 10
@@ -193,7 +193,7 @@ def _alternative(each: Alternative) -> dict[str, Any]:
 
 def plan(
     recipe: Recipe,
-    say: Say,
+    reporter: Reporter,
     *,
     card: str | None = None,
     price: float | None = None,
@@ -205,7 +205,7 @@ def plan(
 
     Args:
         recipe: What a person wishes. Its folder of images may be missing: then ``IMAGES`` are assumed.
-        say: Hears of configs that are fetched and of tracing.
+        reporter: Hears of configs that are fetched and of tracing.
         card: A card's name, to plan for another than is here.
         price: US dollars per hour of a rented device, in place of the table's.
         whole: Trace every block, though they repeat.
@@ -219,7 +219,7 @@ def plan(
     counts = counts_of(recipe)
     wish = wish_of(recipe, device, max((width * height for width, height in counts.sizes), default=0))
     wish = _multiplied(begun.within(wish) if begun else wish, device)
-    source = opened(recipe, say.line)
+    source = opened(recipe, reporter.line)
     files = base_bytes(here(source))
     shape = shape_of(source)
     compute = device.computes(recipe.limits.precision)
@@ -233,7 +233,7 @@ def plan(
         fetched = fetched_bytes(recipe.base, source, profile) if files is None else 0
         if traced:
             size = profile.size
-            say.line(f"Traced a step of {profile.base} at {size[0]} x {size[1]}; kept for next time.")
+            reporter.line(f"Traced a step of {profile.base} at {size[0]} x {size[1]}; kept for next time.")
         made = partial(Planned, recipe, device, profile, wish, counts, price=price, fetched=fetched)
         try:
             choice = choose(profile, device, wish)

@@ -25,7 +25,7 @@ from limner.nn.padding import together
 from limner.recipe import toml
 from limner.recipe.prompts import prompts
 from limner.recipe.schema import Recipe
-from limner.reporter import Say
+from limner.reporter import Reporter
 from limner.run_folder import RunDir
 from limner.training.class_images import prior
 from limner.training.encode import Row, Table, bytes_needed, caption_rows, fill, rows_of, survey
@@ -93,7 +93,7 @@ class Store:
         return values
 
 
-def cache(recipe: Recipe, out: Path, say: Say) -> Cached:
+def cache(recipe: Recipe, out: Path, reporter: Reporter) -> Cached:
     """Fill the cache for a recipe and record in the run folder what the run will read.
 
     Safe to run alone, again, in several processes that a launcher started, and to kill at any moment.
@@ -101,11 +101,11 @@ def cache(recipe: Recipe, out: Path, say: Say) -> Cached:
     distributed.start()
     run = RunDir(out)
     with run.lock() if distributed.rank() == 0 else nullcontext(), Interrupt():
-        setting = prepare(recipe, prior(recipe, run, say), say.line)
+        setting = prepare(recipe, prior(recipe, run, reporter), reporter.line)
         if setting.device.type == "cuda":  # encoders may be larger than it
-            store, report = stocked(setting, ladder_of(recipe, say), say)
+            store, report = stocked(setting, ladder_of(recipe, reporter), reporter)
         else:
-            store, report = stock(setting, say)
+            store, report = stock(setting, reporter)
         with closing(store.cache):
             if not run.checkpoints():  # a run that has begun keeps its own recipe
                 record(setting, run, store)
@@ -131,7 +131,7 @@ def all_rows(setting: Setting) -> list[Row]:
     ]
 
 
-def stock(setting: Setting, say: Say) -> tuple[Store, Cached]:
+def stock(setting: Setting, reporter: Reporter) -> tuple[Store, Cached]:
     """Everything frozen that a run reads: verified where it is there, computed where it is missing.
 
     Raises:
@@ -140,26 +140,28 @@ def stock(setting: Setting, say: Say) -> tuple[Store, Cached]:
     """
     start = time.monotonic()
     for remark in setting.remarks:
-        say.line(remark)
+        reporter.line(remark)
     store = Cache(cache_root(setting.recipe))
     rows = all_rows(setting)
     work = survey(setting, store, rows)
-    if distributed.anyone(_discard_damaged(store, work.present, say)):
+    if distributed.anyone(_discard_damaged(store, work.present, reporter)):
         work = survey(setting, store, rows)
     whole = work if distributed.world() == 1 else survey(setting, store, rows, lambda place: True)
     due, reused = whole.due, len(whole.present)
     distributed.barrier()  # what another computes must not pass for what was there
     if due:
         size = bytes_needed(setting, rows, whole)
-        say.line(f"Cache: {reused} entries reused, {len(due)} to compute, {human(size)} in {store.root}.")
+        reporter.line(
+            f"Cache: {reused} entries reused, {len(due)} to compute, {human(size)} in {store.root}."
+        )
         require_space(store.root, int(size * 1.05), "The cache of this run")
-    fill(setting, store, rows, work, say)
+    fill(setting, store, rows, work, reporter)
     written = sum(store.path(place).stat().st_size for place in due)
     report = Cached(len(due), reused, written, time.monotonic() - start, len(due) + reused)
     return Store(store, work.table, rows, ragged=setting.family.ragged), report
 
 
-def stocked(setting: Setting, ladder: Ladder, say: Say) -> tuple[Store, Cached]:
+def stocked(setting: Setting, ladder: Ladder, reporter: Reporter) -> tuple[Store, Cached]:
     """The same as a plan says, and by smaller plans where memory runs out.
 
     Raises:
@@ -167,17 +169,17 @@ def stocked(setting: Setting, ladder: Ladder, say: Say) -> tuple[Store, Cached]:
     """
 
     def act() -> tuple[Store, Cached]:
-        return stock(setting.planned(ladder.plan), say)
+        return stock(setting.planned(ladder.plan), reporter)
 
-    return begun("the cache is filled", act, ladder.encode_down, ladder, say)
+    return begun("the cache is filled", act, ladder.encode_down, ladder, reporter)
 
 
-def _discard_damaged(store: Cache, places: Iterable[str], say: Say) -> bool:
+def _discard_damaged(store: Cache, places: Iterable[str], reporter: Reporter) -> bool:
     """Remove this process's share of the entries that cannot be read, and say so; whether there were any."""
     damaged = {place: store.damage(place) for place in sorted(places) if distributed.mine(place)}
     reasons = {place: reason for place, reason in damaged.items() if reason}
     for place, reason in reasons.items():
-        say.line(f"Cache: computed again: {reason}")
+        reporter.line(f"Cache: computed again: {reason}")
         store.discard(place)
     distributed.barrier()
     return bool(reasons)

@@ -19,14 +19,14 @@ from limner.models.source import Source
 from limner.nn import distributed
 from limner.nn.rng import seed_of
 from limner.recipe.schema import Recipe
-from limner.reporter import Say
+from limner.reporter import Reporter
 from limner.run_folder import RunDir
 
 FACTS = "painted.json"
 """In the folder of the prior: what its pictures were painted from."""
 
 
-def prior(recipe: Recipe, run: RunDir, say: Say) -> Path | None:
+def prior(recipe: Recipe, run: RunDir, reporter: Reporter) -> Path | None:
     """The folder of the recipe's prior; painted into the run folder unless it is there. None: none is wanted.
 
     Painted once: stopped, it goes on with the picture that is missing; for another base, seed, size or other
@@ -36,7 +36,7 @@ def prior(recipe: Recipe, run: RunDir, say: Say) -> Path | None:
     if not wish.prompts:
         return wish.images
     if distributed.rank() == 0:
-        source = source_of(recipe.base, say.line, recipe.parts)
+        source = source_of(recipe.base, reporter.line, recipe.parts)
         family = family_of(str(source.index.get("_class_name", "")))
         side = recipe.data.resolution or int(source.facts.get("resolution", family.resolution))
         facts = {
@@ -51,7 +51,7 @@ def prior(recipe: Recipe, run: RunDir, say: Say) -> Path | None:
         }
         _begin(run.prior_path, facts)
         canvas = Canvas(width=side, height=side, steps=recipe.sample.steps, guidance=recipe.sample.guidance)
-        _paint(recipe, run.prior_path, source, family, canvas, say)
+        _paint(recipe, run.prior_path, source, family, canvas, reporter)
     distributed.barrier()
     return run.prior_path
 
@@ -66,7 +66,7 @@ def _begin(place: Path, facts: dict[str, Any]) -> None:
 
 
 def _paint(  # noqa: PLR0913  what a picture is made of
-    recipe: Recipe, place: Path, source: Source, family: Family, canvas: Canvas, say: Say
+    recipe: Recipe, place: Path, source: Source, family: Family, canvas: Canvas, reporter: Reporter
 ) -> None:
     jobs = [(prompt, turn) for prompt in recipe.prior.prompts for turn in range(recipe.prior.each)]
     todo = [n for n in range(len(jobs)) if not (place / f"{n:04d}.png").exists()]
@@ -74,7 +74,7 @@ def _paint(  # noqa: PLR0913  what a picture is made of
         return
     pipe = pipeline(family, source, None, wishes=wished(objective_of(recipe)))
     options = family.options(source, canvas)
-    with say.steps("Painting the prior", len(todo)) as bar:
+    with reporter.progress("Painting the prior", len(todo)) as bar:
         for number in todo:
             prompt, turn = jobs[number]
             draw = torch.Generator().manual_seed(seed_of(recipe.seed, "prior", prompt, turn))

@@ -17,7 +17,7 @@ from limner.graph.unit import Unit
 from limner.models.loading import fingerprint, load, skeleton
 from limner.nn import distributed
 from limner.nn.memory import vae_tiling
-from limner.reporter import Say
+from limner.reporter import Reporter
 from limner.training.encoders import opened, whole
 from limner.training.oom_retry import outcome
 from limner.training.prefetch import Beside
@@ -236,7 +236,7 @@ def _skeleton(setting: Setting, part: str) -> Any:
     return skeleton(setting.family, setting.source, part, dtype=setting.dtype)
 
 
-def fill(setting: Setting, cache: Cache, rows: Sequence[Row], work: Work, say: Say) -> int:
+def fill(setting: Setting, cache: Cache, rows: Sequence[Row], work: Work, reporter: Reporter) -> int:
     """Compute and store what is missing, one unit at a time, so that only one encoder is ever loaded.
 
     Returns:
@@ -245,13 +245,13 @@ def fill(setting: Setting, cache: Cache, rows: Sequence[Row], work: Work, say: S
     Raises:
         OutOfMemoryError: In this process or another; what was stored stays.
     """
-    written, short = outcome(lambda: _fill(setting, cache, rows, work, say))
+    written, short = outcome(lambda: _fill(setting, cache, rows, work, reporter))
     if short is not None:
         raise torch.OutOfMemoryError(short)
     return written[0]
 
 
-def _fill(setting: Setting, cache: Cache, rows: Sequence[Row], work: Work, say: Say) -> int:
+def _fill(setting: Setting, cache: Cache, rows: Sequence[Row], work: Work, reporter: Reporter) -> int:
     scratch: dict[str, dict[str, Tensor]] = {}
     written = 0
 
@@ -260,11 +260,13 @@ def _fill(setting: Setting, cache: Cache, rows: Sequence[Row], work: Work, say: 
         written += size
         bar.advance(note=unit.name)
 
-    with say.steps("Caching", work.count) as bar, torch.no_grad(), Beside(done) as beside:
+    with reporter.progress("Caching", work.count) as bar, torch.no_grad(), Beside(done) as beside:
         for unit in setting.cut.frozen:
             todo = work.missing[unit.name]
             if "vae" in unit.uses and (cut := sum(_in_tiles(setting, rows[n]) for _, n in todo)):
-                say.line(f"{cut} of {len(todo)} images are encoded in tiles of {vae_tiling.SIDE} pixels.")
+                reporter.line(
+                    f"{cut} of {len(todo)} images are encoded in tiles of {vae_tiling.SIDE} pixels."
+                )
             gather = partial(_inputs, cache, scratch, rows, work.table, unit)
             cut_short = 0
             with ExitStack() as stack:
@@ -280,7 +282,7 @@ def _fill(setting: Setting, cache: Cache, rows: Sequence[Row], work: Work, say: 
                         scratch[place] = kept
             beside.settle()
             if cut_short:
-                say.line(
+                reporter.line(
                     f"{cut_short} of {len(todo)} captions have more tokens than {unit.name} keeps; the rest "
                     "is not read. Put what matters first, or shorten them."
                 )

@@ -15,12 +15,12 @@ from limner.lora.operations import save
 from limner.lora.tools import DIFFUSERS, encode_for, tool_named
 from limner.models.scheduler import spoken
 from limner.recipe.schema import Recipe
-from limner.reporter import Say
+from limner.reporter import Reporter
 from limner.run_folder import RunDir
 from limner.training.model import Trainee
 
 
-def export(trainee: Trainee, run: RunDir, say: Say) -> Path:
+def export(trainee: Trainee, run: RunDir, reporter: Reporter) -> Path:
     """Write ``lora.safetensors`` and check it as stock diffusers would read it; then those for other tools.
 
     Raises:
@@ -34,7 +34,7 @@ def export(trainee: Trainee, run: RunDir, say: Say) -> Path:
     try:
         file.write(draft, components, described)
         if advice := diffusers_loader.verify(draft, components, pipeline).advice():
-            say.line(f"LoRA: {advice}")
+            reporter.line(f"LoRA: {advice}")
         draft.replace(run.lora_path)
     finally:
         draft.unlink(missing_ok=True)
@@ -42,7 +42,7 @@ def export(trainee: Trainee, run: RunDir, say: Say) -> Path:
         if tool != DIFFUSERS.name:
             path = run.lora_path_for(tool)
             error = save(path, components, described, torch.float32, tool_named(tool), pipeline)
-            say.line(f"LoRA: {path.name} for {tool}, read back within {error:.1e}")
+            reporter.line(f"LoRA: {path.name} for {tool}, read back within {error:.1e}")
     return run.lora_path
 
 

@@ -15,7 +15,7 @@ from limner.models.layout import lend, write
 from limner.models.scheduler import wished
 from limner.models.weights import dtypes
 from limner.planning.disk import base_bytes
-from limner.reporter import Say
+from limner.reporter import Reporter
 from limner.run_folder import RunDir
 from limner.training.model import Trainee
 
@@ -23,7 +23,7 @@ STEPS = "limner.steps"
 """Entry of the header of each file of weights."""
 
 
-def export_model(trainee: Trainee, run: RunDir, say: Say) -> Path:
+def export_model(trainee: Trainee, run: RunDir, reporter: Reporter) -> Path:
     """Write the folder ``model``: the trained denoiser in the precision of the base's files, and other parts.
 
     Any tool opens the folder like the base itself, and may write in it: no file is shared.
@@ -52,7 +52,7 @@ def export_model(trainee: Trainee, run: RunDir, say: Say) -> Path:
         draft.replace(run.model_path)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    say.line(
+    reporter.line(
         f"Model: {run.model_path.name}/ is a base in diffusers layout. As a LoRA: limner lora extract "
         f"{setting.recipe.base} {run.model_path} --rank 64 --out {run.lora_path}"
     )

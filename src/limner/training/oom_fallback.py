@@ -16,7 +16,7 @@ from limner.planning.plan import Plan
 from limner.planning.planner import Begun, Planned
 from limner.planning.planner import plan as foreseen
 from limner.recipe.schema import Recipe
-from limner.reporter import Say
+from limner.reporter import Reporter
 from limner.training.monitor import Watch, peak
 
 MOST = 3
@@ -96,13 +96,13 @@ class Ladder:
         return self.plan
 
 
-def ladder_of(recipe: Recipe, say: Say, begun: Begun | None = None) -> Ladder:
+def ladder_of(recipe: Recipe, reporter: Reporter, begun: Begun | None = None) -> Ladder:
     """The plan to begin with, of this machine's device; the same in every process.
 
     Raises:
         DoesNotFit: There is none.
     """
-    made = foreseen(recipe, say, device=shared(device_for(recipe.limits)), begun=begun)
+    made = foreseen(recipe, reporter, device=shared(device_for(recipe.limits)), begun=begun)
     if made.choice is None:
         raise DoesNotFit(str(made.misfit))
     return Ladder(made, process=peak(torch.device("cpu")))

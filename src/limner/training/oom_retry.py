@@ -9,7 +9,7 @@ import torch
 from limner.errors import first_line
 from limner.nn import distributed
 from limner.planning.plan import Plan
-from limner.reporter import Say
+from limner.reporter import Reporter
 from limner.training.monitor import peak
 from limner.training.oom_fallback import Ladder, changes
 
@@ -75,13 +75,15 @@ def lowered(
     return changes(before, plan), {"out_of_memory": short, "bytes": held, "plan": plan.to_json()}
 
 
-def begun(what: str, act: Callable[[], T], lower: Callable[[int], Plan], ladder: Ladder, say: Say) -> T:
+def begun(
+    what: str, act: Callable[[], T], lower: Callable[[int], Plan], ladder: Ladder, reporter: Reporter
+) -> T:
     """Do something that comes before the first step, by smaller plans if need be; ``ladder.early`` knows."""
 
     def fall(short: str) -> None:
         kind = ladder.planned.device.kind
         changed, row = lowered(ladder, lower, short, torch.device(kind))
         ladder.early.append(row)
-        say.line(f"Out of memory while {what}. Going on by a smaller plan: {changed}.")
+        reporter.line(f"Out of memory while {what}. Going on by a smaller plan: {changed}.")
 
     return patiently(act, fall)

@@ -11,7 +11,7 @@ from limner.errors import LimnerError, first_line
 from limner.files import atomic_write
 from limner.nn import distributed
 from limner.report.sheet import columns, sheet
-from limner.reporter import Say
+from limner.reporter import Reporter
 from limner.run_folder import RunDir
 from limner.training.cache import prompts_of
 from limner.training.model import Trainee
@@ -24,7 +24,7 @@ def sample(  # noqa: PLR0913  what is painted, and what may break it off
     trainee: Trainee,
     run: RunDir,
     step: int,
-    say: Say,
+    reporter: Reporter,
     breakable: Callable[[], AbstractContextManager[None]] = nullcontext,
     *,
     patient: bool = False,
@@ -49,7 +49,7 @@ def sample(  # noqa: PLR0913  what is painted, and what may break it off
     except FAILURES as error:
         if patient and isinstance(error, torch.OutOfMemoryError):
             raise
-        say.line(f"Samples at step {step} failed ({first_line(error)}); training goes on.")
+        reporter.line(f"Samples at step {step} failed ({first_line(error)}); training goes on.")
 
 
 def write_sheet(run: RunDir, prompts: list[str]) -> None:

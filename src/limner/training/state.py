@@ -18,7 +18,7 @@ from limner.planning.memory import moving_bytes
 from limner.planning.planner import keep
 from limner.recipe.explain import shown
 from limner.recipe.schema import Lora, Recipe
-from limner.reporter import Say
+from limner.reporter import Reporter
 from limner.run_folder import RunDir
 from limner.training import checkpoint
 from limner.training.export_model import model_steps
@@ -114,7 +114,7 @@ class Progress:
             model = disk["model"] if due else 0
             checkpoint.require_room(self.run, disk["checkpoints"], held(recipe), model=model)
 
-    def room_for(self, act: Callable[[], T], step: int, say: Say) -> T:
+    def room_for(self, act: Callable[[], T], step: int, reporter: Reporter) -> T:
         """Do something with the final weights after a step; out of memory, step down and do it again.
 
         Raises:
@@ -125,9 +125,9 @@ class Progress:
             with self.final_weights():
                 return act()
 
-        return patiently(with_them, lambda short: self.step_down(step, short, say))
+        return patiently(with_them, lambda short: self.step_down(step, short, reporter))
 
-    def step_down(self, step: int, short: str, say: Say) -> None:
+    def step_down(self, step: int, short: str, reporter: Reporter) -> None:
         """Go on by the next smaller plan after ``step`` finished steps; by one more if that has no room.
 
         Raises:
@@ -137,7 +137,7 @@ class Progress:
         while left is not None:
             device = self.setting.device
             changed, row = lowered(self.ladder, self.ladder.down, left, device)
-            say.line(
+            reporter.line(
                 f"Out of memory after step {step}. Going on by a smaller plan, with the same batch and the "
                 f"same draws: {changed}."
             )
@@ -196,7 +196,7 @@ def shape(setting: Setting) -> dict[str, Any]:
     }
 
 
-def newest(setting: Setting, run: RunDir, say: Say) -> checkpoint.Checkpoint | None:
+def newest(setting: Setting, run: RunDir, reporter: Reporter) -> checkpoint.Checkpoint | None:
     """The checkpoint to go on from, before anything is computed; None at the start of a run.
 
     Raises:
@@ -212,7 +212,7 @@ def newest(setting: Setting, run: RunDir, say: Say) -> checkpoint.Checkpoint | N
             "delete that folder, or choose another with --out."
         )
     for each in refused if distributed.rank() == 0 else ():
-        say.line(f"Checkpoint passed over: {each.reason}")
+        reporter.line(f"Checkpoint passed over: {each.reason}")
         run.set_aside(each.path)
     if found is None:
         return None
@@ -233,7 +233,7 @@ def newest(setting: Setting, run: RunDir, say: Say) -> checkpoint.Checkpoint | N
                 f"{run.path} is complete, and its {found.step} steps were trained by another recipe "
                 f"({drift}). Raise train.steps to go on by the new one, or choose another folder: --out."
             )
-        say.line(f"The recipe has changed since step {found.step}; going on by the new one ({drift}).")
+        reporter.line(f"The recipe has changed since step {found.step}; going on by the new one ({drift}).")
     return found
 
 

@@ -12,7 +12,7 @@ from limner.errors import BadRecipe, first_line
 from limner.files import write_text
 from limner.nn import distributed
 from limner.recipe.schema import Recipe
-from limner.reporter import Quiet, Say
+from limner.reporter import Reporter
 from limner.run_folder import RunDir
 
 Track = Callable[[Mapping[str, Any]], None]
@@ -24,7 +24,9 @@ REMEDIES = {"wandb": "Run `wandb login`, or set WANDB_MODE=offline"}
 
 
 @contextmanager
-def tracked(recipe: Recipe | None, run: RunDir, say: Say | None = None, done: int = 0) -> Iterator[Track]:
+def tracked(
+    recipe: Recipe | None, run: RunDir, reporter: Reporter | None = None, done: int = 0
+) -> Iterator[Track]:
     """Give a function that passes rows of metrics on to the recipe's trackers, in the first process.
 
     ``metrics.jsonl`` is written anyway, so one that fails later is said and passed over. What was passed on
@@ -34,7 +36,7 @@ def tracked(recipe: Recipe | None, run: RunDir, say: Say | None = None, done: in
     Args:
         recipe: The wish; None: there is nothing to track.
         run: The run; trackers write below its ``track``. Their id of it is kept there.
-        say: Hears of a tracker that fails.
+        reporter: Hears of a tracker that fails.
         done: Steps that are saved; 0: the run begins, and has a new id.
 
     Raises:
@@ -54,7 +56,7 @@ def tracked(recipe: Recipe | None, run: RunDir, say: Say | None = None, done: in
         except _failures(names) as error:
             if not lost:
                 what = f"Trackers failed ({first_line(error)}); training and metrics.jsonl go on without."
-                (say or Quiet()).line(what)
+                (reporter or Reporter()).line(what)
                 lost.append(what)
 
     def track(row: Mapping[str, Any]) -> None:

@@ -23,7 +23,7 @@ from limner.planning.planner import Begun, keep
 from limner.recipe.optimizers import optimizer_of
 from limner.recipe.schema import Recipe
 from limner.report.report import write_report
-from limner.reporter import Say, counted
+from limner.reporter import Reporter, counted
 from limner.run_folder import RunDir
 from limner.training import checkpoint
 from limner.training.cache import prompts_of, record, stocked
@@ -55,7 +55,7 @@ class Trained:
     held_out: float | None
 
 
-def train(recipe: Recipe, out: Path, say: Say) -> Trained:
+def train(recipe: Recipe, out: Path, reporter: Reporter) -> Trained:
     """Train as the recipe says, going on from the newest checkpoint if the run folder has one.
 
     Raises:
@@ -68,21 +68,21 @@ def train(recipe: Recipe, out: Path, say: Say) -> Trained:
         start = time.monotonic()
         if recipe.limits.products == "8bit":  # said before a base is fetched
             w8a8.require("int8", device_of(recipe.limits.device))
-        setting = prepare(recipe, tell=say.line)
-        found = newest(setting, run, say)
+        setting = prepare(recipe, tell=reporter.line)
+        found = newest(setting, run, reporter)
         _require_possible(setting)
-        if usual := prior(recipe, run, say):
+        if usual := prior(recipe, run, reporter):
             setting = prepare(recipe, usual)
-        ladder = _planned(recipe, run, found, say)
+        ladder = _planned(recipe, run, found, reporter)
         done = found.step if found else 0
         more = recipe if recipe.train.steps > done else None
         # before hours of work, as one that cannot start is an error
-        track = stack.enter_context(tracked(more, run, say, done))
-        store, _ = stocked(setting, ladder, say)
+        track = stack.enter_context(tracked(more, run, reporter, done))
+        store, _ = stocked(setting, ladder, reporter)
         stack.callback(store.cache.close)
         setting = setting.planned(ladder.plan)
         trainee = begun(
-            "the base is read", lambda: Trainee(setting, store, ladder.plan), ladder.down, ladder, say
+            "the base is read", lambda: Trainee(setting, store, ladder.plan), ladder.down, ladder, reporter
         )
         progress = _progress(setting, run, trainee, ladder)
         if found:
@@ -91,16 +91,16 @@ def train(recipe: Recipe, out: Path, say: Say) -> Trained:
         record(setting, run, store)
         progress.require_room()
         if distributed.rank() == 0:
-            _tidy(run, found, recipe.train.keep, say)
+            _tidy(run, found, recipe.train.keep, reporter)
         if ladder.early and distributed.rank() == 0:
             keep(ladder.planned, run)
             for row in ladder.early:
                 run.log({"step": done, **row})
-        _announce(setting, progress.trainee, done, say)
-        _begin(progress, done, say, stop)
+        _announce(setting, progress.trainee, done, reporter)
+        _begin(progress, done, reporter, stop)
         if more:
-            _loop(progress, done, say, stop, track)
-        _finish(progress, say)
+            _loop(progress, done, reporter, stop, track)
+        _finish(progress, reporter)
         return _trained(recipe, run, time.monotonic() - start)
 
 
@@ -154,7 +154,7 @@ def _trained(recipe: Recipe, run: RunDir, seconds: float) -> Trained:
     )
 
 
-def _planned(recipe: Recipe, run: RunDir, found: checkpoint.Checkpoint | None, say: Say) -> Ladder:
+def _planned(recipe: Recipe, run: RunDir, found: checkpoint.Checkpoint | None, reporter: Reporter) -> Ladder:
     """The plan to train by. How weights and moments are stored stays what it was when the run began.
 
     Raises:
@@ -164,7 +164,7 @@ def _planned(recipe: Recipe, run: RunDir, found: checkpoint.Checkpoint | None, s
     way = None
     if "weights" in facts:
         way = Begun(facts["weights"], facts.get("moments", "fp32"), facts.get("products", "full"))
-    ladder = ladder_of(recipe, say, way)
+    ladder = ladder_of(recipe, reporter, way)
     if distributed.rank() == 0:
         keep(ladder.planned, run)
     return ladder
@@ -179,20 +179,20 @@ def _progress(setting: Setting, run: RunDir, trainee: Trainee, ladder: Ladder) -
     return Progress(setting, run, trainee, chosen, average, ladder, ladder.watch())
 
 
-def _tidy(run: RunDir, found: checkpoint.Checkpoint | None, keep: int, say: Say) -> None:
+def _tidy(run: RunDir, found: checkpoint.Checkpoint | None, keep: int, reporter: Reporter) -> None:
     """Forget what came after the checkpoint that is gone on from, and what a kill kept from being deleted."""
     if lost := run.truncate(found.step if found and found.step else -1):
-        say.line(f"metrics.jsonl: removed {lost} damaged or half-written lines.")
+        reporter.line(f"metrics.jsonl: removed {lost} damaged or half-written lines.")
     if found:
         checkpoint.retain(run, keep, saved=found.path)
 
 
-def _announce(setting: Setting, trainee: Trainee, done: int, say: Say) -> None:
+def _announce(setting: Setting, trainee: Trainee, done: int, reporter: Reporter) -> None:
     wish = setting.recipe.train
     images = len({view.example.sha256 for view in setting.own})
     count = sum(p.numel() for p in trainee.parameters)
     kind = "held out" if setting.truly_held_out else "a fixed subset of the training images"
-    say.line(
+    reporter.line(
         f"{images} images, {len(setting.own)} views; {count:,} trained numbers on {setting.device.type} in "
         f"{str(setting.dtype).removeprefix('torch.')}; {wish.steps} steps of {wish.batch} = each image "
         f"{wish.steps * wish.batch / images:.1f} times; held-out loss on "
@@ -200,26 +200,26 @@ def _announce(setting: Setting, trainee: Trainee, done: int, say: Say) -> None:
     )
     if setting.prior:
         usual = len({view.example.sha256 for view in setting.views[-setting.prior :]})
-        say.line(
+        reporter.line(
             f"Prior: {usual} pictures keep what the base knows, {setting.recipe.prior.batch} per step, "
             f"weight {setting.recipe.prior.weight:g}."
         )
     if done:
-        say.line(f"Going on from step {done}." if done < wish.steps else f"All {done} steps are done.")
+        reporter.line(f"Going on from step {done}." if done < wish.steps else f"All {done} steps are done.")
 
 
-def _begin(progress: Progress, done: int, say: Say, stop: Interrupt) -> None:
+def _begin(progress: Progress, done: int, reporter: Reporter, stop: Interrupt) -> None:
     """What is due before the next step: measure and paint the base, or the samples that a kill cut short."""
     run, wish = progress.run, progress.setting.recipe
     if done == 0:
-        row = {"step": 0, "held_out": _held_out(progress, 0, say), "time": round(time.time(), 3)}
+        row = {"step": 0, "held_out": _held_out(progress, 0, reporter), "time": round(time.time(), 3)}
         if distributed.rank() == 0:
             run.log(row)
     moved = 0
     if distributed.rank() == 0 and (done == 0 or wish.sample.every >= 0):
         moved = run.write_prompts(prompts_of(progress.setting))
     if moved:
-        say.line(
+        reporter.line(
             f"The prompts of the samples have changed: {counted(moved, 'picture')} of earlier ones went to "
             f"{run.earlier_path}."
         )
@@ -228,7 +228,7 @@ def _begin(progress: Progress, done: int, say: Say, stop: Interrupt) -> None:
         if distributed.anyone(
             lacks and distributed.rank() == 0
         ):  # who paints says so: others may look too late
-            _sample(progress, done, say, stop)
+            _sample(progress, done, reporter, stop)
 
 
 def _sampling(wish: Recipe, step: int) -> bool:
@@ -237,7 +237,7 @@ def _sampling(wish: Recipe, step: int) -> bool:
     return every >= 0 and (ends or (every > 0 and step % every == 0))
 
 
-def _loop(progress: Progress, done: int, say: Say, stop: Interrupt, track: Track) -> None:
+def _loop(progress: Progress, done: int, reporter: Reporter, stop: Interrupt, track: Track) -> None:
     """The loop: steps come out of ``fit``; what happens between two of them happens here."""
     run, wish = progress.run, progress.setting.recipe
     on_host, gather = distributed.sum_on_host, distributed.sum_gradients
@@ -252,14 +252,14 @@ def _loop(progress: Progress, done: int, say: Say, stop: Interrupt, track: Track
         room=progress.require_memory,
     )
     clock = time.monotonic()
-    with say.steps("Training", wish.train.steps - done) as bar, stop.patient():
-        for step in _steps(progress, pace, done, say):
+    with reporter.progress("Training", wish.train.steps - done) as bar, stop.patient():
+        for step in _steps(progress, pace, done, reporter):
             now = time.monotonic()
             row = _row(step, now - clock, progress)
             for line in progress.watch.step(row["seconds"], row["bytes"]):
-                say.line(line)
+                reporter.line(line)
             bar.advance(note=f"loss {step.loss:.4f}")
-            _between(progress, step.number, row, say, stop)
+            _between(progress, step.number, row, reporter, stop)
             track(row)
             if distributed.anyone(stop.asked):
                 if not run.checkpoint_path(step.number).exists():
@@ -271,7 +271,7 @@ def _loop(progress: Progress, done: int, say: Say, stop: Interrupt, track: Track
             clock = time.monotonic()
 
 
-def _steps(progress: Progress, pace: Fit, done: int, say: Say) -> Iterator[Step]:
+def _steps(progress: Progress, pace: Fit, done: int, reporter: Reporter) -> Iterator[Step]:
     """Every step to the last; one that did not fit is taken again, by a smaller plan."""
     last = progress.setting.recipe.train.steps
     while done < last:
@@ -282,7 +282,7 @@ def _steps(progress: Progress, pace: Fit, done: int, say: Say) -> Iterator[Step]
             continue
         except torch.OutOfMemoryError as error:
             short = str(error)
-        progress.step_down(done, short, say)
+        progress.step_down(done, short, reporter)
 
 
 def _row(step: Step, seconds: float, progress: Progress) -> dict[str, Any]:
@@ -297,42 +297,42 @@ def _row(step: Step, seconds: float, progress: Progress) -> dict[str, Any]:
     }
 
 
-def _between(progress: Progress, step: int, row: dict[str, Any], say: Say, stop: Interrupt) -> None:
+def _between(progress: Progress, step: int, row: dict[str, Any], reporter: Reporter, stop: Interrupt) -> None:
     """Log a step; evaluate, save and sample when they are due."""
     wish, run = progress.setting.recipe, progress.run
     last = step == wish.train.steps
     saving = last or step % wish.train.save_every == 0
     every = wish.train.evaluate_every
     if last or (step % every == 0 if every else saving):
-        row["held_out"] = _held_out(progress, step, say)
+        row["held_out"] = _held_out(progress, step, reporter)
     if distributed.rank() == 0:
         run.log(row)
     if saving:
         progress.save(step, {"loss": row["loss"], "held_out": row.get("held_out")})
     if _sampling(wish, step) and not distributed.anyone(stop.asked):  # the next start makes up for it
-        _sample(progress, step, say, stop)
+        _sample(progress, step, reporter, stop)
 
 
-def _sample(progress: Progress, step: int, say: Say, stop: Interrupt) -> None:
+def _sample(progress: Progress, step: int, reporter: Reporter, stop: Interrupt) -> None:
     """Paint; by a smaller plan if need be, but the last rung is left to the training."""
 
     def paint() -> None:
         patient = progress.ladder.falls < MOST - 1
-        sample(progress.trainee, progress.run, step, say, stop.breakable, patient=patient)
+        sample(progress.trainee, progress.run, step, reporter, stop.breakable, patient=patient)
 
     try:
-        progress.room_for(paint, step, say)
+        progress.room_for(paint, step, reporter)
     except DoesNotFit as error:
-        say.line(f"No samples at step {step}; training goes on. {error}")
+        reporter.line(f"No samples at step {step}; training goes on. {error}")
 
 
-def _held_out(progress: Progress, step: int, say: Say) -> float:
+def _held_out(progress: Progress, step: int, reporter: Reporter) -> float:
     """The held-out loss after ``step`` steps.
 
     Raises:
         Diverged: It is not finite, so that this state must not be saved.
     """
-    loss = progress.room_for(progress.trainee.held_out_loss, step, say)
+    loss = progress.room_for(progress.trainee.held_out_loss, step, reporter)
     if math.isfinite(loss):
         return loss
     source, denoiser = progress.setting.source, progress.setting.family.denoiser
@@ -343,12 +343,12 @@ def _held_out(progress: Progress, step: int, say: Say) -> float:
     raise Diverged(f"After step {step} the held-out loss is {loss}. {why}")
 
 
-def _finish(progress: Progress, say: Say) -> None:
+def _finish(progress: Progress, reporter: Reporter) -> None:
     """Export, unless the files of just these steps are there."""
     full = progress.setting.full
     run, wish = progress.run, progress.setting.recipe
     written = model_steps(run) == wish.train.steps if full else exported(run, wish)
     if distributed.rank() == 0 and not written:
         with progress.final_weights():
-            (export_model if full else export)(progress.trainee, run, say)
+            (export_model if full else export)(progress.trainee, run, reporter)
     distributed.barrier()

@@ -114,11 +114,11 @@ def test_a_captioner_of_one_task_is_taken_as_it_is(blip, photo):
 
 
 def test_the_whole_verb_sends_nothing_and_flags_what_a_random_model_says(llava, photo):
-    say = Told()
+    reporter = Told()
     wish = Wish(trigger="sks", manner=MANNERS["brief"])
     options = Options(name="local", model=str(llava), device="cpu")
-    done = caption(photo.parent, wish, options, Settings(), say, Patience())
-    assert "Nothing leaves this machine." in say.text
+    done = caption(photo.parent, wish, options, Settings(), reporter, Patience())
+    assert "Nothing leaves this machine." in reporter.text
     assert (done.cost, done.estimate, done.place) == (0.0, 0.0, "")
     assert done.written + len(done.flagged) == 1
     row = json.loads((photo.parent / "captions.jsonl").read_text().splitlines()[0])

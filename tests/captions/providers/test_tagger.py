@@ -103,18 +103,18 @@ def test_pictures_are_put_on_white_squares(tagger, tmp_path):
 
 
 def test_the_whole_verb_puts_the_trigger_first(tagger, sky):
-    say = Told()
+    reporter = Told()
     done = caption(
         sky.parent,
         Wish(trigger="skyline"),
         Options(name="tagger", model=str(tagger)),
         Settings(),
-        say,
+        reporter,
         Patience(),
     )
     assert done.written == 1
     assert sky.with_suffix(".txt").read_text() == "skyline, blue sky, ^_^\n"
-    assert "takes no instructions" in say.text
+    assert "takes no instructions" in reporter.text
 
 
 def test_what_is_missing_is_told(tagger, monkeypatch):
