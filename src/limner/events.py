@@ -51,21 +51,23 @@ class PlanMade:
 class PlanLowered:
     """Memory ran out: the run goes on by a smaller plan, with the same batch and the same random draws."""
 
-    step: int
-    """Steps finished before; 0 where it happened before the first one."""
+    step: int | None
+    """Steps finished before; None while the run was being set up."""
     changes: str
     """For people: "checkpointed 0 -> 12"."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheFilled:
-    """Latents and text embeddings are there."""
+    """Latents and text embeddings are there. In figures of all processes."""
 
     computed: int
     reused: int
     bytes: int
     """Written now."""
     seconds: float
+    entries: int
+    """That this run reads."""
 
 
 @dataclass(frozen=True, kw_only=True)

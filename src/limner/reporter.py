@@ -5,7 +5,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from copy import copy
+from typing import Self, TextIO
 
 from limner.errors import Stopped
 from limner.events import Event, Message, OnEvent, ProgressMade
@@ -57,6 +58,12 @@ class Reporter:
     def __init__(self, on_event: OnEvent | None = None, stop: Callable[[], bool] | None = None) -> None:
         """See the class."""
         self.on_event, self.stop = on_event, stop
+
+    def until(self, stop: Callable[[], bool]) -> Self:
+        """The same reporter, with another way to ask whether to stop."""
+        other = copy(self)
+        other.stop = stop
+        return other
 
     def event(self, event: Event) -> None:
         """Tell that something happened."""

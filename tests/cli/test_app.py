@@ -12,28 +12,10 @@ import pytest
 
 from limner.doctor import Finding
 from limner.errors import BadData, RunBusy, Stopped
+from limner.events import CacheFilled, Done
 from limner.models.presets import preset
 from limner.recipe import Data, Recipe, Sample
 from limner.recipe.toml import dump, load
-
-
-@dataclass(frozen=True)
-class Trained:
-    lora: Path
-    report: Path
-    steps: int
-    seconds: float
-    loss: float
-    held_out: float | None
-
-
-@dataclass(frozen=True)
-class Cached:
-    computed: int
-    reused: int
-    bytes: int
-    seconds: float
-    entries: int
 
 
 @pytest.fixture
@@ -47,7 +29,16 @@ def trained(verb):
         reporter.line("training")
         with reporter.progress("train", 2) as steps:
             steps.advance(2, "loss 0.5")
-        return Trained(out / "lora.safetensors", out / "report.html", 2, 1.5, 0.5, math.nan)
+        return Done(
+            path=out,
+            lora=out / "lora.safetensors",
+            model=None,
+            report=out / "report.html",
+            steps=2,
+            seconds=1.5,
+            loss=0.5,
+            validation_loss=math.nan,
+        )
 
     verb("training.train", train=train)
     return calls
@@ -138,12 +129,14 @@ def test_a_folder_of_images_trains_by_the_preset_with_the_short_names_on_top(lim
 def test_with_json_stdout_is_one_object_whatever_libraries_print(limner, photos, trained):
     done = limner("train", "photos", "--json")
     assert json.loads(done.out) == {
+        "path": "runs/photos",
         "lora": "runs/photos/lora.safetensors",
+        "model": None,
         "report": "runs/photos/report.html",
         "steps": 2,
         "seconds": 1.5,
         "loss": 0.5,
-        "held_out": None,
+        "validation_loss": None,
     }
     assert "a library that prints" in done.err
 
@@ -179,7 +172,8 @@ def test_a_run_folder_goes_on_with_its_own_recipe(limner, photos, trained, tmp_p
 
 
 def test_cache_says_what_it_did(limner, photos, verb):
-    verb("training.cache", cache=lambda recipe, out, reporter: Cached(3, 1, 2_000_000, 1.0, 4))
+    filled = CacheFilled(computed=3, reused=1, bytes=2_000_000, seconds=1.0, entries=4)
+    verb("training.cache", cache=lambda recipe, out, reporter: filled)
     assert limner("cache", "photos").out == "4 entries: 1 reused, 3 computed (2.0 MB), in 1.0 s\n"
     assert json.loads(limner("cache", "photos", "--json").out)["bytes"] == 2_000_000
 

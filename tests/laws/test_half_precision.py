@@ -171,7 +171,7 @@ def test_a_run_in_half_precision_paints_and_goes_on_as_if_it_had_not_stopped(
             limits={"precision": "bf16", "device": "cpu"},
         )
         trained = train(recipe, tmp_path / folder, Reporter())
-        assert trained.held_out is not None and RunDir(tmp_path / folder).samples()[steps]
+        assert trained.validation_loss is not None and RunDir(tmp_path / folder).samples()[steps]
         return checkpoint.load(RunDir(tmp_path / folder).checkpoint_path(steps))[0]["weights"]
 
     whole = run_of("whole", 2)

@@ -241,12 +241,12 @@ TRAIN = """
 import sys
 from pathlib import Path
 from limner.recipe.toml import load
-from limner.reporter import Quiet
+from limner.reporter import Reporter
 from limner.training import cache
 from limner.training.train import train
 
 cache.Store.__init__.__kwdefaults__["room"] = 0  # every step reads its entries anew
-train(load(Path(sys.argv[1])), Path(sys.argv[2]), Quiet())
+train(load(Path(sys.argv[1])), Path(sys.argv[2]), Reporter())
 """
 
 

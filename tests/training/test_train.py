@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from limner.errors import BadCheckpoint, BadRecipe, DiskFull, Diverged, DoesNotFit, RunBusy, Stopped
+from limner.events import Done
 from limner.lora import file
 from limner.recipe import toml
 from limner.run_folder import RunDir
 from limner.training import train as module
-from limner.training.train import Trained, train
+from limner.training.train import train
 from messages import raises
 from small import Told, equal, losses, weights, wish
 
@@ -53,7 +54,7 @@ def test_what_a_run_leaves(tiny_base, photos, tmp_path):
     recipe, told = wish(tiny_base, photos, **SHOWN, data={"held_out": 2}), Told()
     done = train(recipe, tmp_path / "run", told)
     run = RunDir(tmp_path / "run")
-    assert isinstance(done, Trained) and (done.lora, done.report, done.steps) == (
+    assert isinstance(done, Done) and (done.lora, done.report, done.steps) == (
         run.lora_path,
         run.report_path,
         4,
@@ -62,7 +63,7 @@ def test_what_a_run_leaves(tiny_base, photos, tmp_path):
     assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
     assert ["held_out" in row for row in rows] == [True, False, True, False, True]
     assert all(set(row) >= {"loss", "norm", "learning_rate", "seconds", "time"} for row in rows[1:])
-    assert done.held_out == rows[-1]["held_out"] and done.loss == pytest.approx(
+    assert done.validation_loss == rows[-1]["held_out"] and done.loss == pytest.approx(
         sum(r["loss"] for r in rows[1:]) / 4
     )
     assert list(run.samples()) == [0, 2, 4] and run.sheet_path.exists() and run.report_path.exists()
@@ -93,7 +94,7 @@ def test_zero_steps_leave_the_base_model(tiny_base, photos, tmp_path):
     done = train(wish(tiny_base, photos, train={"steps": 0}), tmp_path / "run", Told())
     factors = file.read(done.lora).components["transformer"].values()
     assert all(not each.up.any() and each.down.any() for each in factors)
-    assert losses(tmp_path / "run") == [(0, None, done.held_out)] and done.steps == 0
+    assert losses(tmp_path / "run") == [(0, None, done.validation_loss)] and done.steps == 0
 
 
 def test_training_teaches(tiny_base, photos, tmp_path):
@@ -103,7 +104,7 @@ def test_training_teaches(tiny_base, photos, tmp_path):
         Told(),
     )
     rows = losses(tmp_path / "run")
-    assert done.held_out is not None and done.held_out < 0.9 * rows[0][2]
+    assert done.validation_loss is not None and done.validation_loss < 0.9 * rows[0][2]
 
 
 def test_a_longer_wish_goes_on_and_a_shorter_one_is_refused(tiny_base, photos, tmp_path):

@@ -1,5 +1,6 @@
 """The verbs as commands. Each reads its arguments, calls one function of its room, shows the result."""
 
+import math
 import os
 import sys
 import warnings
@@ -112,11 +113,12 @@ def train(*, target: Target, out: Out = None, given: dict[str, Any], as_json: Js
             from limner.training.train import train as run
 
         done = run(wished.recipe, wished.out, reporter)
-    held_out = "" if done.held_out is None else f", held-out loss {done.held_out:.4f}"
+    loss = "" if math.isnan(done.loss) else f", loss {done.loss:.4f}"
+    held_out = "" if done.validation_loss is None else f", held-out loss {done.validation_loss:.4f}"
     lines = [
         f"LoRA:    {done.lora}" if done.lora else f"Model:   {done.model}",
         f"Report:  {done.report}",
-        f"Trained: {done.steps} steps in {done.seconds:.0f} s, loss {done.loss:.4f}{held_out}",
+        f"Trained: {done.steps} steps in {done.seconds:.0f} s{loss}{held_out}",
     ]
     result(done, lines, as_json=as_json)
 

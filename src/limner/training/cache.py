@@ -5,7 +5,6 @@ import io
 import time
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ from limner.data.folder import Folder, Rejected
 from limner.data.images import read_image
 from limner.data.validation import PAINTED
 from limner.data.views import View
+from limner.events import CacheFilled
 from limner.files import human, require_space, write_json, write_text
 from limner.graph.cache import Cache
 from limner.graph.contents import register
@@ -36,17 +36,6 @@ from limner.training.oom_retry import begun
 HELD = 2**31
 """Bytes of frozen values held in memory while training; the rest is read again when it is drawn."""
 THUMBNAIL = 160
-
-
-@dataclass(frozen=True)
-class Cached:
-    """What the cache verb did, in all its processes."""
-
-    computed: int
-    reused: int
-    bytes: int
-    seconds: float
-    entries: int
 
 
 class Store:
@@ -93,14 +82,15 @@ class Store:
         return values
 
 
-def cache(recipe: Recipe, out: Path, reporter: Reporter) -> Cached:
+def cache(recipe: Recipe, out: Path, reporter: Reporter) -> CacheFilled:
     """Fill the cache for a recipe and record in the run folder what the run will read.
 
     Safe to run alone, again, in several processes that a launcher started, and to kill at any moment.
     """
     distributed.start()
     run = RunDir(out)
-    with run.lock() if distributed.rank() == 0 else nullcontext(), Interrupt():
+    with run.lock() if distributed.rank() == 0 else nullcontext(), Interrupt(reporter.stop) as stop:
+        reporter = reporter.until(stop.due)
         setting = prepare(recipe, prior(recipe, run, reporter), reporter.line)
         if setting.device.type == "cuda":  # encoders may be larger than it
             store, report = stocked(setting, ladder_of(recipe, reporter), reporter)
@@ -131,7 +121,7 @@ def all_rows(setting: Setting) -> list[Row]:
     ]
 
 
-def stock(setting: Setting, reporter: Reporter) -> tuple[Store, Cached]:
+def stock(setting: Setting, reporter: Reporter) -> tuple[Store, CacheFilled]:
     """Everything frozen that a run reads: verified where it is there, computed where it is missing.
 
     Raises:
@@ -157,18 +147,25 @@ def stock(setting: Setting, reporter: Reporter) -> tuple[Store, Cached]:
         require_space(store.root, int(size * 1.05), "The cache of this run")
     fill(setting, store, rows, work, reporter)
     written = sum(store.path(place).stat().st_size for place in due)
-    report = Cached(len(due), reused, written, time.monotonic() - start, len(due) + reused)
+    report = CacheFilled(
+        computed=len(due),
+        reused=reused,
+        bytes=written,
+        seconds=time.monotonic() - start,
+        entries=len(due) + reused,
+    )
+    reporter.event(report)
     return Store(store, work.table, rows, ragged=setting.family.ragged), report
 
 
-def stocked(setting: Setting, ladder: Ladder, reporter: Reporter) -> tuple[Store, Cached]:
+def stocked(setting: Setting, ladder: Ladder, reporter: Reporter) -> tuple[Store, CacheFilled]:
     """The same as a plan says, and by smaller plans where memory runs out.
 
     Raises:
         DoesNotFit: No smaller plan is left.
     """
 
-    def act() -> tuple[Store, Cached]:
+    def act() -> tuple[Store, CacheFilled]:
         return stock(setting.planned(ladder.plan), reporter)
 
     return begun("the cache is filled", act, ladder.encode_down, ladder, reporter)

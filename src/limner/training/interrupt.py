@@ -1,7 +1,7 @@
-"""Ctrl-C and the polite kill: when a run may be left."""
+"""Ctrl-C, the polite kill, and a caller who wants to stop: when a run may be left."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,17 +23,30 @@ def polite() -> Iterator[None]:
 
 
 class Interrupt:
-    """SIGINT and SIGTERM: at once while nothing can be lost, between two steps while training.
+    """SIGINT, SIGTERM and a caller's wish: at once while nothing can be lost, between two steps in training.
 
-    What may take long and can be made up for later is broken off even then.
+    What may take long and can be made up for later is broken off even then. A second signal never waits.
+    Signals reach it within its ``with`` statement, which may be entered again, and in the main thread only.
 
-    Asked twice, it never waits.
+    Args:
+        wanted: Whether the caller wants the work to end; works in every thread.
     """
 
-    def __init__(self) -> None:
-        self.asked = False
+    def __init__(self, wanted: Callable[[], bool] | None = None) -> None:
+        """See the class."""
+        self._wanted = wanted
+        self._signalled = False
         self._patient = False
         self._before: dict[int, Any] = {}
+
+    @property
+    def asked(self) -> bool:
+        """Whether the work shall end, be it now or between two steps."""
+        return self._signalled or (self._wanted is not None and self._wanted())
+
+    def due(self) -> bool:
+        """Whether the work shall end now, between two pieces of whatever is being done."""
+        return self.asked and not self._patient
 
     def __enter__(self) -> "Interrupt":
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -59,20 +72,24 @@ class Interrupt:
         try:
             yield
         except KeyboardInterrupt:
-            if not patient or self.asked:
+            if not patient or self._signalled:
                 raise
-            self.asked = True
+            self._signalled = True
+        except Stopped:
+            if not patient:  # else the loop sees the caller's wish as well
+                raise
         finally:
             self._patient = patient
 
     def _ask(self, number: int, frame: Any) -> None:
         del number, frame
-        if self.asked or not self._patient:
+        if self._signalled or not self._patient:
             raise KeyboardInterrupt
-        self.asked = True
+        self._signalled = True
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        self._before.clear()
         if kind is KeyboardInterrupt:
             raise Stopped("Stopped. What was finished is kept; go on with the same command.") from None

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import torch
 
 from limner.errors import first_line
+from limner.events import PlanLowered
 from limner.nn import distributed
 from limner.planning.plan import Plan
 from limner.reporter import Reporter
@@ -85,5 +86,6 @@ def begun(
         changed, row = lowered(ladder, lower, short, torch.device(kind))
         ladder.early.append(row)
         reporter.line(f"Out of memory while {what}. Going on by a smaller plan: {changed}.")
+        reporter.event(PlanLowered(step=None, changes=changed))
 
     return patiently(act, fall)

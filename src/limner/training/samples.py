@@ -7,7 +7,8 @@ from functools import partial
 import torch
 from PIL import Image
 
-from limner.errors import LimnerError, first_line
+from limner.errors import LimnerError, Stopped, first_line
+from limner.events import Sampled
 from limner.files import atomic_write
 from limner.nn import distributed
 from limner.report.sheet import columns, sheet
@@ -46,6 +47,9 @@ def sample(  # noqa: PLR0913  what is painted, and what may break it off
             for number, image in enumerate(images):
                 atomic_write(run.sample_path(step, number), partial(image.save, format="PNG"))
             write_sheet(run, prompts)
+            reporter.event(Sampled(step=step, paths=tuple(run.samples().get(step, {}).values())))
+    except Stopped:
+        raise
     except FAILURES as error:
         if patient and isinstance(error, torch.OutOfMemoryError):
             raise

@@ -9,6 +9,7 @@ import torch
 
 from limner.assembly.resolve import Setting
 from limner.errors import BadCheckpoint, BadRecipe
+from limner.events import PlanLowered
 from limner.nn import distributed
 from limner.nn.loop import Average
 from limner.nn.optim import evaluation_mode, training_mode
@@ -141,6 +142,7 @@ class Progress:
                 f"Out of memory after step {step}. Going on by a smaller plan, with the same batch and the "
                 f"same draws: {changed}."
             )
+            reporter.event(PlanLowered(step=step, changes=changed))
             if distributed.rank() == 0:
                 keep(self.ladder.planned, self.run)
                 self.run.log({"step": step, **row})

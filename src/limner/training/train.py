@@ -2,9 +2,8 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 
 from limner.assembly.resolve import Setting, device_of, prepare
 from limner.errors import Diverged, DoesNotFit, Stopped
+from limner.events import Done, PlanMade, Saved, StepDone, Validated
 from limner.models.loading import skeleton
 from limner.models.scheduler import sampler, wished
 from limner.nn import distributed
@@ -40,31 +40,37 @@ from limner.training.state import Progress, newest
 from limner.training.track import Track, check, tracked
 
 
-@dataclass(frozen=True)
-class Trained:
-    """What a run left, and how it ended."""
-
-    lora: Path | None
-    """None when all of the denoiser was trained."""
-    model: Path | None
-    """The trained base, in diffusers layout, when it was."""
-    report: Path
-    steps: int
-    seconds: float
-    loss: float
-    held_out: float | None
-
-
-def train(recipe: Recipe, out: Path, reporter: Reporter) -> Trained:
+def train(recipe: Recipe, out: Path, reporter: Reporter) -> Done:
     """Train as the recipe says, going on from the newest checkpoint if the run folder has one.
 
     Raises:
-        Stopped: SIGINT or SIGTERM came; what is finished is saved.
+        Stopped: SIGINT or SIGTERM came, or the reporter's ``stop``; what is finished is saved.
         LimnerError: See the messages of ``limner.errors``.
+    """
+    with Interrupt(reporter.stop) as stop:
+        run = running(recipe, out, reporter.until(stop.due), stop)
+        while True:
+            try:
+                next(run)
+            except StopIteration as end:
+                return end.value
+
+
+def running(recipe: Recipe, out: Path, reporter: Reporter, stop: Interrupt) -> Generator[None, None, Done]:
+    """The same as a generator, which yields after each step, and after each stage before the first.
+
+    What happened until then the reporter has been told. Closing the generator saves and ends the run; where
+    there are several processes, all of them close it after the same step.
+
+    Args:
+        recipe: What to train.
+        out: The run folder.
+        reporter: Is told what happens.
+        stop: Says between two steps whether to stop.
     """
     distributed.start()
     run = RunDir(out)
-    with run.lock() if distributed.rank() == 0 else nullcontext(), Interrupt() as stop, ExitStack() as stack:
+    with run.lock() if distributed.rank() == 0 else nullcontext(), ExitStack() as stack:
         start = time.monotonic()
         if recipe.limits.products == "8bit":  # said before a base is fetched
             w8a8.require("int8", device_of(recipe.limits.device))
@@ -74,12 +80,14 @@ def train(recipe: Recipe, out: Path, reporter: Reporter) -> Trained:
         if usual := prior(recipe, run, reporter):
             setting = prepare(recipe, usual)
         ladder = _planned(recipe, run, found, reporter)
+        yield
         done = found.step if found else 0
         more = recipe if recipe.train.steps > done else None
         # before hours of work, as one that cannot start is an error
         track = stack.enter_context(tracked(more, run, reporter, done))
         store, _ = stocked(setting, ladder, reporter)
         stack.callback(store.cache.close)
+        yield
         setting = setting.planned(ladder.plan)
         trainee = begun(
             "the base is read", lambda: Trainee(setting, store, ladder.plan), ladder.down, ladder, reporter
@@ -98,10 +106,13 @@ def train(recipe: Recipe, out: Path, reporter: Reporter) -> Trained:
                 run.log({"step": done, **row})
         _announce(setting, progress.trainee, done, reporter)
         _begin(progress, done, reporter, stop)
+        yield
         if more:
-            _loop(progress, done, reporter, stop, track)
+            yield from _loop(progress, done, reporter, stop, track)
         _finish(progress, reporter)
-        return _trained(recipe, run, time.monotonic() - start)
+        end = _done(recipe, run, time.monotonic() - start)
+        reporter.event(end)
+        return end
 
 
 def _require_possible(setting: Setting) -> None:
@@ -139,18 +150,19 @@ def _optimizer(setting: Setting, groups: list[dict[str, Any]], moments: Moments)
     )
 
 
-def _trained(recipe: Recipe, run: RunDir, seconds: float) -> Trained:
+def _done(recipe: Recipe, run: RunDir, seconds: float) -> Done:
     rows, full = run.metrics(), recipe.train.method == "full"
     losses = [row["loss"] for row in rows if "loss" in row][-20:]
     measured = [row["held_out"] for row in rows if "held_out" in row]
-    return Trained(
+    return Done(
+        path=run.path,
         lora=None if full else run.lora_path,
         model=run.model_path if full else None,
         report=write_report(run) if distributed.rank() == 0 else run.report_path,
         steps=recipe.train.steps,
         seconds=seconds,
-        loss=sum(losses) / max(1, len(losses)),
-        held_out=measured[-1] if measured else None,
+        loss=sum(losses) / len(losses) if losses else math.nan,
+        validation_loss=measured[-1] if measured else None,
     )
 
 
@@ -167,6 +179,15 @@ def _planned(recipe: Recipe, run: RunDir, found: checkpoint.Checkpoint | None, r
     ladder = ladder_of(recipe, reporter, way)
     if distributed.rank() == 0:
         keep(ladder.planned, run)
+    total = ladder.planned.total
+    reporter.event(
+        PlanMade(
+            bytes=ladder.bytes,
+            seconds_per_step=ladder.choice.pace.seconds,
+            seconds=total.seconds if total else math.nan,
+            plan=ladder.plan.to_json(),
+        )
+    )
     return ladder
 
 
@@ -237,7 +258,7 @@ def _sampling(wish: Recipe, step: int) -> bool:
     return every >= 0 and (ends or (every > 0 and step % every == 0))
 
 
-def _loop(progress: Progress, done: int, reporter: Reporter, stop: Interrupt, track: Track) -> None:
+def _loop(progress: Progress, done: int, reporter: Reporter, stop: Interrupt, track: Track) -> Iterator[None]:
     """The loop: steps come out of ``fit``; what happens between two of them happens here."""
     run, wish = progress.run, progress.setting.recipe
     on_host, gather = distributed.sum_on_host, distributed.sum_gradients
@@ -258,17 +279,37 @@ def _loop(progress: Progress, done: int, reporter: Reporter, stop: Interrupt, tr
             row = _row(step, now - clock, progress)
             for line in progress.watch.step(row["seconds"], row["bytes"]):
                 reporter.line(line)
+            reporter.event(_step_done(row, wish.train.steps))
             bar.advance(note=f"loss {step.loss:.4f}")
             _between(progress, step.number, row, reporter, stop)
             track(row)
+            try:
+                yield
+            except GeneratorExit:  # who read the events has left the loop
+                _save_once(progress, step, reporter)
+                raise
             if distributed.anyone(stop.asked):
-                if not run.checkpoint_path(step.number).exists():
-                    progress.save(step.number, {"loss": step.loss})
+                _save_once(progress, step, reporter)
                 raise Stopped(
                     f"Stopped at step {step.number} of {wish.train.steps}; saved. "
                     f"Go on with: limner train {run.path}"
                 )
             clock = time.monotonic()
+
+
+def _save_once(progress: Progress, step: Step, reporter: Reporter) -> None:
+    if not progress.run.checkpoint_path(step.number).exists():
+        _save(progress, step.number, {"loss": step.loss}, reporter)
+
+
+def _save(progress: Progress, step: int, facts: dict[str, Any], reporter: Reporter) -> None:
+    progress.save(step, facts)
+    reporter.event(Saved(step=step, path=progress.run.checkpoint_path(step)))
+
+
+def _step_done(row: dict[str, Any], steps: int) -> StepDone:
+    names = ("step", "loss", "norm", "learning_rate", "seconds", "bytes")
+    return StepDone(steps=steps, **{name: row[name] for name in names})
 
 
 def _steps(progress: Progress, pace: Fit, done: int, reporter: Reporter) -> Iterator[Step]:
@@ -308,7 +349,7 @@ def _between(progress: Progress, step: int, row: dict[str, Any], reporter: Repor
     if distributed.rank() == 0:
         run.log(row)
     if saving:
-        progress.save(step, {"loss": row["loss"], "held_out": row.get("held_out")})
+        _save(progress, step, {"loss": row["loss"], "held_out": row.get("held_out")}, reporter)
     if _sampling(wish, step) and not distributed.anyone(stop.asked):  # the next start makes up for it
         _sample(progress, step, reporter, stop)
 
@@ -334,6 +375,7 @@ def _held_out(progress: Progress, step: int, reporter: Reporter) -> float:
     """
     loss = progress.room_for(progress.trainee.held_out_loss, step, reporter)
     if math.isfinite(loss):
+        reporter.event(Validated(step=step, loss=loss))
         return loss
     source, denoiser = progress.setting.source, progress.setting.family.denoiser
     if step:
