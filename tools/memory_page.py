@@ -25,7 +25,7 @@ BASES = {
     "z-image": ("z-image", (1024,)),
 }
 HEAD = (
-    "| base | size | card | weights | computed again | streamed | GPU memory | host memory | per step |",
+    "| base | size | card | weights | checkpointed blocks | swapped blocks | VRAM | host memory | per step |",
     "|---|---|---|---|---|---|---|---|---|",
 )
 
