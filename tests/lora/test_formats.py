@@ -7,7 +7,7 @@ from torch import Tensor
 from limner.errors import BadLora
 from limner.lora.factors import Factors
 from limner.lora.formats import from_diffusers, read, to_diffusers
-from limner.lora.keys import SCALES
+from limner.lora.peft_config import HEADER_KEY
 from loras import factors
 from messages import raises
 
@@ -157,7 +157,7 @@ def test_a_convolution_through_a_middle_one() -> None:
     ],
 )
 def test_strength_kept_in_settings_is_multiplied_in(settings: dict[str, object], scale: float) -> None:
-    found = read(pair(f"transformer.{QWEN}"), {SCALES: json.dumps(settings)})
+    found = read(pair(f"transformer.{QWEN}"), {HEADER_KEY: json.dumps(settings)})
     change = found.components["transformer"][QWEN]
     assert torch.allclose(change.up, factors().up * scale)  # pyright: ignore
     assert "which only diffusers reads" in found.repairs[0]
@@ -168,17 +168,17 @@ def test_strength_kept_in_settings_is_multiplied_in(settings: dict[str, object],
     [
         ("{", "is not JSON"),
         ("[1]", "is no JSON object"),
-        ('{"transformer.r": 2}', "has no lora_alpha for transformer"),
-        ('{"transformer.lora_alpha": "x"}', "has no lora_alpha for transformer"),
+        ('{"transformer.r": 2}', "for transformer has no lora_alpha"),
+        ('{"transformer.lora_alpha": "x"}', "for transformer has no lora_alpha"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(text: str, reason: str) -> None:
     with pytest.raises(BadLora, match=reason):
-        read(pair(f"transformer.{QWEN}"), {SCALES: text})
+        read(pair(f"transformer.{QWEN}"), {HEADER_KEY: text})
 
 
 def test_a_scale_said_twice_is_refused() -> None:
-    settings = {SCALES: json.dumps({"transformer.lora_alpha": 8})}
+    settings = {HEADER_KEY: json.dumps({"transformer.lora_alpha": 8})}
     with raises(BadLora):
         read(pair(f"transformer.{QWEN}", alpha=torch.tensor(8.0)), settings)
 

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from limner.errors import BadLora
 from limner.files import atomic_write, require_space
+from limner.lora import peft_config
 from limner.lora.adapters import WeightDelta, kind
 from limner.lora.formats import read as parse
 from limner.lora.metadata import HASH
+from limner.lora.peft_config import WEIGHTS_FILE
 from limner.lora.safety import LARGEST_METADATA, header
 from limner.lora.tools import DIFFUSERS, Tool, encode_for
 
@@ -166,25 +168,32 @@ def tensors(path: Path) -> dict[str, Tensor]:
     return flat
 
 
+def weights_file(path: Path) -> Path:
+    """The file itself, or the one in a folder of peft's."""
+    inner = path / WEIGHTS_FILE
+    return inner if inner.is_file() else path
+
+
 def read(path: Path, family: str | None = None) -> LoraFile:
     """Read a LoRA of any spelling and kind: diffusers, kohya, ComfyUI, DiffSynth; LoRA, DoRA, LoHa, LoKr.
 
     Args:
-        path: The file.
+        path: The file, or peft's folder of adapter_model.safetensors and adapter_config.json.
         family: Where the names alone do not tell.
 
     Raises:
         BadLora: The file is not safe, not whole, not finite, not understood, or its hash is not that of its
             tensors; the message names which.
     """
+    path = weights_file(path)
     flat, metadata = tensors(path), header(path).metadata
     if metadata.get(HASH, "0x").removeprefix("0x") not in ("", _bytes_hash(path).removeprefix("0x")):
         raise BadLora(
             f"{path} has other tensors than its {HASH} says: it was altered or damaged. Get it again."
         )
     try:
-        content = parse(flat, metadata, family)
-        notes = _notes(content.components)
+        content = parse(flat, metadata, family, peft_config.in_folder(path))
+        notes = (*content.notes, *_notes(content.components))
     except BadLora as error:
         raise BadLora(f"{path}: {error}") from error
     return LoraFile(

@@ -11,6 +11,7 @@ from limner.lora import keys, qkv
 from limner.lora.adapters import WeightDelta
 from limner.lora.key_map import KeyMatch, KeyStyle
 from limner.lora.keys import ModuleTensors
+from limner.lora.peft_config import CONFIG_FILE, HEADER_KEY, PeftConfig, in_header
 from limner.lora.tables import FAMILIES, FamilyKeys, family_keys
 
 COMPONENTS = ("transformer", "unet", "text_encoder", "text_encoder_2", "text_encoder_3")
@@ -62,6 +63,10 @@ TEXT = {
 """How files may spell modules of text encoders."""
 
 
+EVERY_COMPONENT = ""
+"""Under which a config stands that names no component: of peft's own files."""
+
+
 @dataclass(frozen=True)
 class Location:
     """Where a module of a file belongs."""
@@ -83,6 +88,8 @@ class ParsedFile:
     """How the denoiser's modules were spelled, for people."""
     repairs: tuple[str, ...] = ()
     """What other readers would have taken wrongly, one sentence each."""
+    notes: tuple[str, ...] = ()
+    """What cannot be known, one sentence each."""
 
 
 def locate(
@@ -124,36 +131,44 @@ def candidates(stems: Sequence[str]) -> list[FamilyKeys]:
     return [names for names in FAMILIES.values() if all(locate(stem, names) for stem in stems)]
 
 
-def read(flat: Mapping[str, Tensor], metadata: Mapping[str, str], family: str | None = None) -> ParsedFile:
+def read(
+    flat: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    family: str | None = None,
+    config: PeftConfig | None = None,
+) -> ParsedFile:
     """Understand a file of any spelling.
 
     Args:
         flat: Its tensors.
         metadata: Its header's entries.
         family: Where the names alone do not tell; a family or a diffusers pipeline.
+        config: Of peft, where one stands beside the file; it holds for all modules.
 
     Raises:
         BadLora: A tensor or a module is unknown, or the names fit several families.
     """
     parts = keys.group_by_module(flat)
+    configs = in_header(metadata) | ({EVERY_COMPONENT: config} if config else {})
     stems = [part.stem for part in parts]
     names = family_keys(family) if family else detect(parts, metadata)
     if names is None:
-        return ParsedFile(from_diffusers(flat, metadata), None, "diffusers", _repairs(metadata, {}))
+        return ParsedFile(from_diffusers(flat, configs), None, "diffusers", _repairs(configs, {}))
     locations = {stem: locate(stem, names) for stem in stems}
     if unknown := [stem for stem, match in locations.items() if match is None]:
         if all(STEM.fullmatch(stem) for stem in stems):  # the base will say what it has not
-            return ParsedFile(from_diffusers(flat, metadata), None, "diffusers", _repairs(metadata, {}))
+            return ParsedFile(from_diffusers(flat, configs), None, "diffusers", _repairs(configs, {}))
         raise BadLora(
             f"{len(unknown)} of {len(stems)} modules are not in {names.family}: {unknown[0]} .. "
             "Name another --family."
         )
     matches = {stem: match for stem, match in locations.items() if match}
     return ParsedFile(
-        gather(parts, matches, metadata),
+        gather(parts, matches, configs),
         names.family,
         _form(matches, parts),
-        _repairs(metadata, matches),
+        _repairs(configs, matches),
+        _notes(parts, matches, configs),
     )
 
 
@@ -215,16 +230,22 @@ def _depth(parts: Sequence[ModuleTensors]) -> int:
 
 
 def gather(
-    parts: Iterable[ModuleTensors], locations: Mapping[str, Location], metadata: Mapping[str, str]
+    parts: Iterable[ModuleTensors],
+    locations: Mapping[str, Location],
+    configs: Mapping[str, PeftConfig] | None = None,
 ) -> dict[str, dict[str, WeightDelta]]:
-    """The changes of located modules, in diffusers' names: fused ones apart, halves swapped back."""
+    """The changes of located modules, in diffusers' names: fused ones apart, halves swapped back.
+
+    Args:
+        parts: The modules.
+        locations: Stem -> where it belongs.
+        configs: Component -> peft's config of it.
+    """
     components: dict[str, dict[str, WeightDelta]] = {}
-    parts = list(parts)
-    scales = _scales(parts, locations, metadata)
     for part in parts:
         location = locations[part.stem]
         adapter = components.setdefault(location.component, {})
-        change = part.delta(scales.get(part.stem))
+        change = part.delta(_scale(part, location, configs or {}))
         for module, member in _split_members(location, change):
             if module in adapter:
                 raise BadLora(f"{module} is there twice, the second time as {part.stem}. Remove one of them.")
@@ -242,25 +263,12 @@ def _split_members(location: Location, change: WeightDelta) -> list[tuple[str, W
     return [(match.modules[match.member], change)]
 
 
-def _scales(
-    parts: Sequence[ModuleTensors], locations: Mapping[str, Location], metadata: Mapping[str, str]
-) -> dict[str, float]:
-    if keys.SCALES not in metadata:
-        return {}
-    scales: dict[str, float] = {}
-    for component in {location.component for location in locations.values()}:
-        modules = {
-            locations[part.stem].match.modules[locations[part.stem].match.member or 0]: part
-            for part in parts
-            if locations[part.stem].component == component
-        }
-        ranks = {
-            module: part.tensors["down"].shape[0]
-            for module, part in modules.items()
-            if "down" in part.tensors
-        }
-        scales |= {modules[m].stem: scale for m, scale in keys.scales(metadata, component, ranks).items()}
-    return scales
+def _scale(part: ModuleTensors, location: Location, configs: Mapping[str, PeftConfig]) -> float | None:
+    """What peft's config says of a module, which it calls as the file does, less the prefix."""
+    config = configs.get(location.component) or configs.get(EVERY_COMPONENT)
+    if config is None:
+        return None
+    return config.scale(part.stem.removeprefix(location.style.prefix), part.rank)
 
 
 def _form(locations: Mapping[str, Location], parts: Sequence[ModuleTensors]) -> str:
@@ -284,11 +292,13 @@ def _form(locations: Mapping[str, Location], parts: Sequence[ModuleTensors]) -> 
     return f"{words.get(prefix, prefix)} ({naming} names)"
 
 
-def _repairs(metadata: Mapping[str, str], locations: Mapping[str, Location]) -> tuple[str, ...]:
+def _repairs(configs: Mapping[str, PeftConfig], locations: Mapping[str, Location]) -> tuple[str, ...]:
     lines = []
-    if keys.SCALES in metadata:
+    if config := configs.get(EVERY_COMPONENT):
+        lines.append(f"{CONFIG_FILE} holds the strength (alpha {config.alpha:g}): it is multiplied in here.")
+    elif configs:
         lines.append(
-            f"{keys.SCALES} holds the strength, which only diffusers reads: it is multiplied in here."
+            f"{HEADER_KEY} holds the strength, which only diffusers reads: it is multiplied in here."
         )
     if any(
         location.style.prefix in ("base_model.model.", *NESTED_PREFIXES[:2])
@@ -296,6 +306,15 @@ def _repairs(metadata: Mapping[str, str], locations: Mapping[str, Location]) -> 
     ):
         lines.append("The names begin as peft's own do, which most tools pass over: they are renamed here.")
     return tuple(lines)
+
+
+def _notes(
+    parts: Sequence[ModuleTensors], locations: Mapping[str, Location], configs: Mapping[str, PeftConfig]
+) -> tuple[str, ...]:
+    by_peft = any(location.style.prefix == "base_model.model." for location in locations.values())
+    if by_peft and not configs and not any("alpha" in part.tensors for part in parts):
+        return (f"peft keeps the strength in {CONFIG_FILE}, which is not beside the file: taken as 1.",)
+    return ()
 
 
 def to_diffusers(components: Mapping[str, Mapping[str, WeightDelta]]) -> dict[str, Tensor]:
@@ -333,7 +352,7 @@ def canonical(component: str, module: str) -> str:
 
 
 def from_diffusers(
-    flat: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+    flat: Mapping[str, Tensor], configs: Mapping[str, PeftConfig] | None = None
 ) -> dict[str, dict[str, WeightDelta]]:
     """The components of a flat file in diffusers' form, float32; the inverse of ``to_diffusers``.
 
@@ -348,7 +367,7 @@ def from_diffusers(
                 f"{part.stem} does not begin with one of: {', '.join(COMPONENTS)}. Name its --family."
             )
         component, module = stem_match[1], stem_match[2]
-        rank = {module: part.tensors["down"].shape[0]} if "down" in part.tensors else {}
-        scale = keys.scales(metadata or {}, component, rank).get(module)
+        config = (configs or {}).get(component) or (configs or {}).get(EVERY_COMPONENT)
+        scale = config.scale(module, part.rank) if config else None
         components.setdefault(component, {})[module] = part.delta(scale)
     return components

@@ -84,6 +84,7 @@ def inspect(path: Path, family: str | None = None) -> LoraInfo:
     Raises:
         BadLora: The file is not safe or not understood.
     """
+    path = file.weights_file(path)
     lora = file.read(path, family)
     return LoraInfo(
         path=path,

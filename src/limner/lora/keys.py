@@ -1,11 +1,9 @@
 """The tensors of one module in a file: their endings, and the change that they make together."""
 
-import json
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,9 +44,6 @@ UNREADABLE = (
 MAGNITUDE = "lora_magnitude_vector"
 """How peft ends the name of a DoRA's magnitude."""
 
-SCALES = "lora_adapter_metadata"
-"""Where peft's settings are kept by diffusers; no other tool reads them."""
-
 
 @dataclass(frozen=True)
 class ModuleTensors:
@@ -57,6 +52,12 @@ class ModuleTensors:
     stem: str
     """The module's name as the file spells it."""
     tensors: dict[str, Tensor]
+
+    @property
+    def rank(self) -> int | None:
+        """Of its factors; None of a LoKr, whose factors do not show what alpha is divided by in peft."""
+        side = next((self.tensors[name] for name in ("down", "hada_w1_b") if name in self.tensors), None)
+        return None if side is None else side.shape[0]
 
     def delta(self, scale: float | None = None) -> WeightDelta:
         """The change they make.
@@ -70,7 +71,7 @@ class ModuleTensors:
         tensors = {name: tensor.float() for name, tensor in self.tensors.items()}
         alpha = self._alpha(tensors.pop("alpha", None))
         if alpha is not None and scale is not None:
-            raise BadLora(f"{self.stem} has its scale twice, in alpha and in {SCALES}. Remove one of them.")
+            raise BadLora(f"{self.stem} has its scale twice, in alpha and in peft's config. Remove one.")
         try:
             if any(name.startswith("lokr") for name in tensors):
                 return _lokr(tensors, alpha, scale)
@@ -192,50 +193,6 @@ def _side(tensors: dict[str, Tensor], name: str) -> tuple[Tensor, ...]:
         _only({key: value for key, value in tensors.items() if key.startswith(name)}, name)
         return (tensors[name],)
     return tensors[f"{name}_a"], tensors[f"{name}_b"]
-
-
-def scales(metadata: Mapping[str, str], component: str, modules: Mapping[str, int]) -> dict[str, float]:
-    """The scale of each module, by ``lora_adapter_metadata``; empty when it has none for ``component``.
-
-    Args:
-        metadata: Of the file.
-        component: "transformer", "unet" ..
-        modules: Module -> rank.
-
-    Raises:
-        BadLora: The entry is not what diffusers writes.
-    """
-    entries = _adapter_metadata(metadata)
-    config = {
-        key.partition(".")[2]: value for key, value in entries.items() if key.partition(".")[0] == component
-    }
-    if not config:
-        return {}
-    try:
-        alpha, rslora = float(config["lora_alpha"]), bool(config.get("use_rslora", False))
-        pattern = {str(key): float(value) for key, value in (config.get("alpha_pattern") or {}).items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadLora(
-            f"{SCALES} has no lora_alpha for {component} that is a number. Export again."
-        ) from error
-    scales = {}
-    for module, rank in modules.items():
-        ending = next((p for p in pattern if module == p or module.endswith(f".{p}")), None)
-        module_alpha = alpha if ending is None else pattern[ending]
-        scales[module] = module_alpha / (math.sqrt(rank) if rslora else rank)
-    return scales
-
-
-def _adapter_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
-    if SCALES not in metadata:
-        return {}
-    try:
-        entries = json.loads(metadata[SCALES])
-    except (ValueError, RecursionError) as error:
-        raise BadLora(f"{SCALES} is not JSON. Remove it, or export again.") from error
-    if not isinstance(entries, dict):
-        raise BadLora(f"{SCALES} is no JSON object. Remove it, or export again.")
-    return entries
 
 
 def encode(change: WeightDelta, *, peft: bool, norms: Axis | None = None) -> dict[str, Tensor]:

@@ -14,8 +14,8 @@ from limner.lora.adapters import Dora, WeightDelta, kind
 from limner.lora.compare import require_equal
 from limner.lora.extraction import ExtractLoss
 from limner.lora.file import DTYPES, LoraFile
-from limner.lora.keys import SCALES
 from limner.lora.metadata import HASH
+from limner.lora.peft_config import HEADER_KEY
 from limner.lora.resizing import RankRule, ResizeLoss
 from limner.lora.tables import family_keys
 from limner.lora.tools import DIFFUSERS, Tool, decode_as, tool_named, unsupported
@@ -178,7 +178,7 @@ def carried_metadata(lora: LoraFile, components: Components) -> dict[str, str]:
     """The file's own metadata, less what no longer holds: hashes, settings, ranks."""
     stale = (
         HASH,
-        SCALES,
+        HEADER_KEY,
         "sshs_model_hash",
         "sshs_legacy_hash",
         "ss_new_sd_model_hash",
