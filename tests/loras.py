@@ -1,8 +1,10 @@
 """Small random adapters for every family, with the modules that its table names."""
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -44,14 +46,15 @@ def dora(out: int = WIDTH, into: int = WIDTH, axis: str = "out", seed: int = 0) 
     return Dora(factors(out, into, seed=seed), torch.rand(size, generator=draw) + 0.5, axis)  # pyright: ignore
 
 
-def _of(kind: str, out: int, seed: int, plain: Factors) -> WeightDelta:
+def _of(kind: str, out: int, seed: int, plain: Factors, kernel: tuple[int, ...] = ()) -> WeightDelta:
     match kind:
         case "LoRA":
             return plain
         case "LoHa":
-            return loha(out, seed=seed)
+            return replace(loha(out, WIDTH * math.prod(kernel), seed=seed), kernel=kernel)
         case "LoKr":
-            return lokr(out, seed=seed, factored=bool(seed % 2))
+            delta = lokr(out, WIDTH * math.prod(kernel), seed=seed, factored=bool(seed % 2))
+            return replace(delta, kernel=kernel)
         case "DoRA":
             return dora(out, seed=seed)
         case _:
@@ -66,9 +69,9 @@ def denoiser(family: str, kind: str = "LoRA", blocks: int = 2) -> dict[str, Weig
             for block in range(blocks if "{}" in template else 1):
                 module = template.format(*[block] * template.count("{}"))
                 out, seed = WIDTH * row.shares[member] * (2 if row.halves_swapped else 1), len(made)
-                kernel = 3 if names.component == "unet" and "conv" in module else 0
-                plain = factors(out, rank=1 + seed % 3, kernel=kernel, seed=seed)
-                made[module] = _of(kind, out, seed, plain)
+                kernel = names.kernel(module)
+                plain = factors(out, rank=1 + seed % 3, kernel=kernel[0] if kernel else 0, seed=seed)
+                made[module] = _of(kind, out, seed, plain, kernel)
     return made
 
 

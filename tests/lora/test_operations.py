@@ -2,6 +2,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import Flux2Transformer2DModel
+from peft.tuners.lokr.layer import factorization
 from safetensors.torch import load_file, save_file
 
 from limner.errors import BadLora, BadUsage
@@ -149,3 +151,88 @@ def test_bad_wishes(tmp_path) -> None:
     other = lora(tmp_path / "o.safetensors", whole("z-image"), {})
     with raises(BadLora):
         merge([source, other], [], tmp_path / "b.safetensors", ConvertOptions(), None)
+
+
+@pytest.mark.parametrize("factor", [2, 4, 8, -1, 3])
+def test_a_fused_lokr_of_flux2_goes_into_diffusers_as_it_is(tmp_path: Path, factor: int) -> None:
+    """diffusers fuses q, k and v itself for it; apart, they would have factors that peft never makes."""
+    sizes = {"double_blocks.0.img_attn.qkv": (96, 32), "double_blocks.0.txt_attn.qkv": (96, 32)}
+    sizes |= {"double_blocks.0.img_attn.proj": (32, 32), "single_blocks.0.linear2": (32, 128)}
+    draw, flat = torch.Generator().manual_seed(0), {}
+    for name, (out, width) in sizes.items():
+        (out_1, out_2), (in_1, in_2) = factorization(out, factor), factorization(width, factor)
+        flat[f"diffusion_model.{name}.lokr_w1"] = torch.randn(out_1, in_1, generator=draw)
+        flat[f"diffusion_model.{name}.lokr_w2"] = torch.randn(out_2, in_2, generator=draw)
+    source, out = tmp_path / "lokr.safetensors", tmp_path / "out.safetensors"
+    save_file(flat, source)
+    convert(source, "diffusers", out, ConvertOptions(family="flux2"), Told())
+    model = Flux2Transformer2DModel(
+        in_channels=8,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        timestep_guidance_channels=8,
+        axes_dims_rope=(4, 4, 4, 4),
+    )
+    model.load_lora_adapter(load_file(out), prefix="transformer")
+    loaded = {name: layer for name, layer in model.named_modules() if hasattr(layer, "lokr_w1")}
+    block = "transformer_blocks.0.attn"
+    names = {
+        f"{block}.to_qkv": "double_blocks.0.img_attn.qkv",
+        f"{block}.to_added_qkv": "double_blocks.0.txt_attn.qkv",
+        f"{block}.to_out.0": "double_blocks.0.img_attn.proj",
+        "single_transformer_blocks.0.attn.to_out": "single_blocks.0.linear2",
+    }
+    assert loaded.keys() == names.keys()
+    for name, native in names.items():
+        w1, w2 = (flat[f"diffusion_model.{native}.lokr_w{n}"] for n in (1, 2))
+        assert torch.allclose(loaded[name].get_delta_weight("default_0"), torch.kron(w1, w2), atol=1e-6)
+    convert(out, "comfyui", source, ConvertOptions(), Told())
+    again = load_file(source)
+    assert again.keys() == flat.keys()
+    assert all(torch.equal(again[key], flat[key]) for key in flat)
+
+
+def test_a_lokr_that_diffusers_would_factor_otherwise_is_refused(tmp_path: Path) -> None:
+    flat = {
+        f"transformer.layers.{n}.attention.to_q.lokr_{side}": torch.randn(*shape)
+        for n, sides in enumerate([((2, 4), (16, 8)), ((4, 2), (8, 16)), ((16, 16), (2, 2))])
+        for side, shape in zip(("w1", "w2"), sides, strict=True)
+    }
+    source = tmp_path / "lokr.safetensors"
+    save_file(flat, source)
+    with pytest.raises(BadLora, match="no decompose_factor that all 3 LoKr modules share. Use --flatten"):
+        convert(source, "diffusers", tmp_path / "o.safetensors", ConvertOptions(family="z-image"), Told())
+
+
+@pytest.mark.parametrize("kind", ["loha", "lokr"])
+def test_an_adapter_of_a_convolution_keeps_its_kernel(tmp_path: Path, kind: str) -> None:
+    """The matrices do not show a kernel: laid flat, stock diffusers would not take them."""
+    stem, draw = "lora_unet_input_blocks_1_0_in_layers_2", torch.Generator().manual_seed(0)
+    shapes = {
+        "loha": {"hada_w1_a": (8, 2), "hada_w1_b": (2, 72), "hada_w2_a": (8, 2), "hada_w2_b": (2, 72)},
+        "lokr": {"lokr_w1": (2, 2), "lokr_w2_a": (4, 2), "lokr_w2_b": (2, 36)},
+    }[kind]
+    flat = {f"{stem}.{name}": torch.randn(*shape, generator=draw) for name, shape in shapes.items()}
+    a, b, *rest = flat.values()
+    change = (a @ b) * (rest[0] @ rest[1]) if kind == "loha" else torch.kron(a, b @ rest[0])
+    source = tmp_path / "x.safetensors"
+    save_file(flat, source)
+    options = ConvertOptions(family="sdxl", flatten=64)
+    for verb in ("flatten", "resize", "merge"):
+        out = tmp_path / f"{verb}.safetensors"
+        match verb:
+            case "flatten":
+                convert(source, "diffusers", out, options, Told())
+            case "resize":
+                resize(source, RankRule("rank", 64), out, options, Told())
+            case _:
+                merge([source, source], [0.5, 0.5], out, options, None)
+        tensors = {
+            ending: tensor for key, tensor in load_file(out).items() for ending in key.split(".")[-2:-1]
+        }
+        assert tensors["lora_A"].shape[1:] == (8, 3, 3)
+        product = tensors["lora_B"].flatten(1) @ tensors["lora_A"].flatten(1)
+        assert torch.allclose(product, change, atol=1e-4), verb

@@ -3,7 +3,7 @@ import torch
 
 from limner.errors import BadLora
 from limner.lora import qkv
-from limner.lora.adapters import Dora, kind, to_lora
+from limner.lora.adapters import Dora, Lokr, LokrRows, kind, to_lora
 from limner.lora.factors import Factors
 from limner.lora.key_map import KeyEntry
 from loras import dora, factors, loha, lokr
@@ -70,8 +70,28 @@ def test_a_fused_lokr_comes_apart_by_its_outer_rows() -> None:
     parts = qkv.split(QKV, wide)
     dense = torch.cat([to_lora(part).dense() for part in parts if part])
     assert torch.allclose(dense, to_lora(wide).dense(), atol=1e-5)
-    with raises(BadLora):
-        qkv.split(QKV, whole)
+    assert all(isinstance(part, LokrRows) and isinstance(part.unfused(), Lokr) for part in parts)
+
+
+@pytest.mark.parametrize("rows", [(2, 12), (6, 4), (24, 1), (1, 24), (8, 3)])
+def test_a_fused_lokr_is_never_lost(rows: tuple[int, int]) -> None:
+    """A Kronecker product knows nothing of q, k and v: its blocks may end anywhere."""
+    whole = Lokr((torch.randn(rows[0], 2),), (torch.randn(rows[1], 4),))
+    parts = qkv.split(QKV, whole)
+    dense, probe = to_lora(whole).dense(), torch.randn(8, 3, dtype=torch.float64)
+    for n, part in enumerate(parts):
+        assert isinstance(part, LokrRows)
+        block = dense[8 * n : 8 * n + 8]
+        assert part.shape == (8, 8)
+        assert torch.allclose(to_lora(part).dense(), block, atol=1e-5)
+        assert torch.allclose(part.times(probe), block @ probe, atol=1e-4)
+        assert part.norm() == pytest.approx(block.norm().item(), rel=1e-5)
+        if part.is_whole_blocks:
+            assert torch.allclose(to_lora(part.unfused()).dense(), block, atol=1e-5)
+        else:
+            with pytest.raises(BadLora, match="cannot be taken apart. Use --flatten"):
+                part.unfused()
+    assert qkv.fuse(QKV, parts) is whole, "written again as it was"
 
 
 def test_what_cannot_be_one_is_refused() -> None:

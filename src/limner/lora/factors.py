@@ -47,6 +47,11 @@ class Factors:
         """Product of dW and ``probe``, float64, dW never made: (in * height * width[, n]) -> (out[, n])."""
         return self.up.double().flatten(1) @ (self.down.double().flatten(1) @ probe.double())
 
+    def norm(self) -> float:
+        """Frobenius norm of dW: |up @ down|^2 is the sum of (up^T up) * (down down^T)."""
+        up, down = self.up.double().flatten(1), self.down.double().flatten(1)
+        return ((up.T @ up) * (down @ down.T)).sum().clamp(min=0).sqrt().item()
+
     def dense(self) -> Tensor:
         """The change itself, dW, in float64, (out, in * height * width): as large as the weight itself."""
         return self.up.double().flatten(1) @ self.down.double().flatten(1)
@@ -58,6 +63,13 @@ class Factors:
                 f"The change is {self.shape[0]} x {self.shape[1]} and the weight {tuple(weight.shape)}. "
                 "Use the base that it was trained on."
             )
+
+
+def with_kernel(factors: Factors, kernel: tuple[int, ...]) -> Factors:
+    """Factors of a convolution that were laid flat, with its kernel again; as they are for ()."""
+    if not kernel or factors.down.dim() == 4:
+        return factors
+    return Factors(factors.down.reshape(factors.rank, -1, *kernel), factors.up[..., None, None])
 
 
 def require_float32(*tensors: Tensor) -> None:

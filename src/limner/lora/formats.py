@@ -164,7 +164,7 @@ def read(
         )
     matches = {stem: match for stem, match in locations.items() if match}
     return ParsedFile(
-        gather(parts, matches, configs),
+        gather(parts, matches, configs, names),
         names.family,
         _form(matches, parts),
         _repairs(configs, matches),
@@ -233,6 +233,7 @@ def gather(
     parts: Iterable[ModuleTensors],
     locations: Mapping[str, Location],
     configs: Mapping[str, PeftConfig] | None = None,
+    names: FamilyKeys | None = None,
 ) -> dict[str, dict[str, WeightDelta]]:
     """The changes of located modules, in diffusers' names: fused ones apart, halves swapped back.
 
@@ -240,12 +241,14 @@ def gather(
         parts: The modules.
         locations: Stem -> where it belongs.
         configs: Component -> peft's config of it.
+        names: The family, which knows the kernels of convolutions.
     """
     components: dict[str, dict[str, WeightDelta]] = {}
     for part in parts:
         location = locations[part.stem]
         adapter = components.setdefault(location.component, {})
-        change = part.delta(_scale(part, location, configs or {}))
+        kernel = () if names is None else names.kernel(location.match.modules[location.match.member or 0])
+        change = part.delta(_scale(part, location, configs or {}), kernel)
         for module, member in _split_members(location, change):
             if module in adapter:
                 raise BadLora(f"{module} is there twice, the second time as {part.stem}. Remove one of them.")
@@ -258,7 +261,7 @@ def _split_members(location: Location, change: WeightDelta) -> list[tuple[str, W
     if match.member is None:
         members = zip(match.modules, qkv.split(match.row, change), strict=True)
         return [(module, member) for module, member in members if member is not None]
-    if match.row.halves_swapped and native:
+    if native and match.row.swaps(change.shape):
         change = qkv.swap_halves(change)
     return [(match.modules[match.member], change)]
 

@@ -13,10 +13,9 @@ from PIL import Image, UnidentifiedImageError
 
 from limner.errors import BadLora
 from limner.lora import diffusers_loader, file
-from limner.lora.adapters import Dora, kind, to_lora
+from limner.lora.adapters import kind
 from limner.lora.compare import require_equal
 from limner.lora.metadata import triggers
-from limner.lora.svd import spectrum
 from limner.lora.tables import family_keys
 from limner.lora.tools import DIFFUSERS, TOOLS, decode_as
 
@@ -117,12 +116,7 @@ def _training(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def _component(name: str, adapter: Mapping[str, Any]) -> ComponentSummary:
-    norms = {
-        module: spectrum(change.factors if isinstance(change, Dora) else to_lora(change), 1)
-        .values.norm()
-        .item()
-        for module, change in adapter.items()
-    }
+    norms = {module: change.norm() for module, change in adapter.items()}
     ranks = Counter(change.rank for change in adapter.values())
     return ComponentSummary(
         name=name,

@@ -34,7 +34,7 @@ def merged_weight(
     shares = row.shares if position.native else (1,)
     unit = weight.shape[0] // sum(shares)
     blocks = list(weight.double().split([unit * share for share in shares]))
-    swap = row.halves_swapped and position.native
+    swap = position.native and row.swaps((weight.shape[0], weight[0].numel()))
     for n, module in enumerate(modules):
         if change := adapter.get(canonical(position.component, module)):
             block = torch.cat(blocks[n].chunk(2)[::-1]) if swap else blocks[n]

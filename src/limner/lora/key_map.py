@@ -24,7 +24,14 @@ class KeyEntry:
     shares: tuple[int, ...] = (1,)
     """Heights of the modules within the authors' weight, from the top, relative to each other."""
     halves_swapped: bool = False
-    """The halves of its rows stand the other way round: (shift, scale) and (scale, shift)."""
+    """The halves of its rows stand the other way round: (shift, scale) and (scale, shift). Only where there
+    are two rows per column: a modulation of more than a shift and a scale stands alike in both."""
+    fused_name: str = ""
+    """What diffusers calls the authors' whole weight once it is fused (``fuse_qkv_projections``)."""
+
+    def swaps(self, shape: tuple[int, int]) -> bool:
+        """Whether halves must be swapped between the namings, of a weight of that shape (rows, columns)."""
+        return self.halves_swapped and shape[0] == 2 * shape[1]
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,8 @@ def _names_of(row: KeyEntry, naming: Naming) -> Iterator[tuple[str, int | None]]
     else:
         for member, name in enumerate(row.modules):
             yield (_processor(name) if naming == "processor" else name), member
+        if row.fused_name and naming == "diffusers":
+            yield row.fused_name, None
 
 
 @cache

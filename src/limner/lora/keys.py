@@ -3,13 +3,13 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from limner.errors import BadLora
-from limner.lora.adapters import Axis, Dora, Loha, Lokr, WeightDelta
+from limner.lora.adapters import Axis, Dora, Loha, Lokr, LokrRows, WeightDelta
 from limner.lora.factors import Factors
 
 ENDINGS = tuple(
@@ -59,11 +59,12 @@ class ModuleTensors:
         side = next((self.tensors[name] for name in ("down", "hada_w1_b") if name in self.tensors), None)
         return None if side is None else side.shape[0]
 
-    def delta(self, scale: float | None = None) -> WeightDelta:
+    def delta(self, scale: float | None = None, kernel: tuple[int, ...] = ()) -> WeightDelta:
         """The change they make.
 
         Args:
             scale: Multiplies dW in place of alpha / rank; None where the file says all itself.
+            kernel: Height and width of the kernel of a convolution, which LoHa and LoKr do not show.
 
         Raises:
             BadLora: A part is missing or too many, or shapes do not belong together.
@@ -74,9 +75,9 @@ class ModuleTensors:
             raise BadLora(f"{self.stem} has its scale twice, in alpha and in peft's config. Remove one.")
         try:
             if any(name.startswith("lokr") for name in tensors):
-                return _lokr(tensors, alpha, scale)
+                return replace(_lokr(tensors, alpha, scale), kernel=kernel)
             if any(name.startswith("hada") for name in tensors):
-                return _loha(tensors, alpha, scale)
+                return replace(_loha(tensors, alpha, scale), kernel=kernel)
             return _lora(tensors, alpha, scale)
         except KeyError as missing:
             raise BadLora(
@@ -175,14 +176,15 @@ def _weight_decomposed(factors: Factors, scale: Tensor) -> Dora:
 def _loha(tensors: dict[str, Tensor], alpha: float | None, scale: float | None) -> Loha:
     names = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
     _only(tensors, *names)
-    first, *rest = (tensors[name] for name in names)
-    return Loha(first * (_ratio(alpha, rest[0].shape[0]) if scale is None else scale), *rest)
+    w1_a, w1_b, w2_a, w2_b = (tensors[name] for name in names)
+    scale = _ratio(alpha, w1_b.shape[0]) if scale is None else scale
+    return Loha(w1_a * scale, w1_b, w2_a, w2_b)
 
 
 def _lokr(tensors: dict[str, Tensor], alpha: float | None, scale: float | None) -> Lokr:
     _only(tensors, *(f"lokr_w{n}{side}" for n in (1, 2) for side in ("", "_a", "_b")))
     sides = [_side(tensors, name) for name in ("lokr_w1", "lokr_w2")]
-    lokr = Lokr(*sides)
+    lokr = Lokr(sides[0], sides[1])
     ratio = scale if scale is not None else 1.0 if lokr.dim is None else _ratio(alpha, lokr.dim)
     first, *factors = lokr.w1
     return Lokr((first * ratio, *factors), lokr.w2)
@@ -225,6 +227,8 @@ def encode(change: WeightDelta, *, peft: bool, norms: Axis | None = None) -> dic
                 "hada_w2_b": change.w2_b,
                 "alpha": _number(change.rank),
             }
+        case LokrRows():
+            return encode(change.unfused(), peft=peft)
         case Lokr():
             tensors = {}
             for name, side in (("lokr_w1", change.w1), ("lokr_w2", change.w2)):

@@ -231,7 +231,10 @@ def reread(
     all_lora = all(kind(change) == "LoRA" for adapter in components.values() for change in adapter.values())
     if tool is DIFFUSERS and all_lora:
         return diffusers_loader.verify(path, components, names.pipelines[0]).error
-    view = decode_as(file.tensors(path), names.family, tool)
+    flat = file.tensors(path)
+    if tool is DIFFUSERS and any(".lokr_" in key for key in flat):
+        diffusers_loader.require_lokr(path, flat)
+    view = decode_as(flat, names.family, tool)
     if skips := view.skipped_modules:
         raise BadLora(f"{path.name}: {tool.name} would pass over {len(skips)} modules, first {skips[0]}.")
     return require_equal(path.name, tool.name, view.components, components, dtype)

@@ -4,13 +4,14 @@ Stacked weights W = [W1; W2] change by stacked dW. With dW_i = B_i A_i that is
 blockdiag(B_1, B_2) cat(A_1, A_2).
 """
 
+import itertools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from limner.errors import BadLora
-from limner.lora.adapters import Dora, Loha, Lokr, WeightDelta, kind
+from limner.lora.adapters import Dora, Loha, Lokr, LokrRows, WeightDelta, kind
 from limner.lora.factors import Factors
 from limner.lora.key_map import KeyEntry
 
@@ -72,6 +73,9 @@ def fuse(row: KeyEntry, members: Sequence[WeightDelta | None]) -> WeightDelta:
         return _fuse_factors([m if isinstance(m, Factors) else None for m in members], blocks)
     if all(isinstance(member, Loha) for _, member in present):
         return _fuse_lohas([m if isinstance(m, Loha) else None for m in members], blocks)
+    wholes = [member.whole for _, member in present if isinstance(member, LokrRows)]
+    if len(wholes) == len(members) and all(whole is wholes[0] for whole in wholes):
+        return wholes[0]
     kinds = ", ".join(sorted({kind(member) for _, member in present}))
     raise BadLora(f"{row.native} is one weight there, and {kinds} of its parts cannot be one. Use --flatten.")
 
@@ -124,7 +128,8 @@ def split(row: KeyEntry, change: WeightDelta) -> Sequence[WeightDelta | None]:
             cuts = change.magnitude.split(blocks)
             return [Dora(f, m.clone(), "out") for f, m in zip(factors, cuts, strict=True) if f is not None]
         case Lokr():
-            return _split_lokr(row, change, blocks)
+            ends = list(itertools.accumulate(blocks))
+            return [LokrRows(change, end - height, end) for end, height in zip(ends, blocks, strict=True)]
     raise BadLora(f"{row.native} has a DoRA whose norms span q, k and v, which are apart here. Use --base.")
 
 
@@ -141,14 +146,3 @@ def _split_factors(change: Factors, blocks: Sequence[int], *, whole: bool = Fals
         else:
             parts.append(None)
     return parts
-
-
-def _split_lokr(row: KeyEntry, change: Lokr, blocks: Sequence[int]) -> list[WeightDelta | None]:
-    inner = change.w2[0].shape[0]
-    if any(height % inner for height in blocks):
-        raise BadLora(f"{row.native} is a LoKr whose blocks do not end where its modules do. Use --flatten.")
-    outer, *rest = change.w1
-    return [
-        Lokr((cut.clone(), *(r.clone() for r in rest)), tuple(side.clone() for side in change.w2))
-        for cut in outer.split([height // inner for height in blocks])
-    ]

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from limner.errors import BadUsage
-from limner.lora.adapters import WeightDelta, to_lora
+from limner.lora.adapters import WeightDelta
 from limner.lora.factors import Factors
-from limner.lora.svd import Spectrum, spectrum
+from limner.lora.svd import KroneckerSpectrum, Spectrum, spectrum
+
+Singular = Spectrum | KroneckerSpectrum
 
 Criterion = Literal["rank", "energy", "ratio", "sum", "total-energy", "parameters"]
 
@@ -70,13 +72,12 @@ def resize(
         BadLora: A module is a DoRA.
     """
     max_rank = int(rule.value) if rule.criterion == "rank" else None
-    spectra: dict[tuple[str, str], Spectrum] = {}
+    spectra: dict[tuple[str, str], Singular] = {}
     before: dict[tuple[str, str], int] = {}
     for component, adapter in components.items():
         for module, change in adapter.items():
-            factors = to_lora(change)
-            before[component, module] = factors.rank
-            spectra[component, module] = spectrum(factors, max_rank)
+            spectra[component, module] = spectrum(change, max_rank)
+            before[component, module] = change.rank
             advance()
     ranks = _ranks(spectra, rule)
     adapters: dict[str, dict[str, Factors]] = {}
@@ -88,13 +89,13 @@ def resize(
     return adapters, losses
 
 
-def _loss(component: str, module: str, singular: Spectrum, before: int, rank: int) -> ResizeLoss:
+def _loss(component: str, module: str, singular: Singular, before: int, rank: int) -> ResizeLoss:
     size, error = singular.values.norm().item(), singular.error(rank)
     relative = error / size if size else 0.0
     return ResizeLoss(component, module, before, rank, 1 - relative**2, error, relative)
 
 
-def _ranks(spectra: Mapping[tuple[str, str], Spectrum], rule: RankRule) -> dict[tuple[str, str], int]:
+def _ranks(spectra: Mapping[tuple[str, str], Singular], rule: RankRule) -> dict[tuple[str, str], int]:
     match rule.criterion:
         case "rank":
             return dict.fromkeys(spectra, int(rule.value))
@@ -119,10 +120,10 @@ def _above(values: Tensor, ratio: float) -> int:
     return max(1, int((values > values[0] / ratio).sum().item()))
 
 
-def _pooled(spectra: Mapping[tuple[str, str], Spectrum], rule: RankRule) -> dict[tuple[str, str], int]:
+def _pooled(spectra: Mapping[tuple[str, str], Singular], rule: RankRule) -> dict[tuple[str, str], int]:
     """Greedy by energy per number stored: best up to the last piece."""
     names = list(spectra)
-    costs = torch.tensor([singular.left.shape[0] + singular.right.shape[1] for singular in spectra.values()])
+    costs = torch.tensor([singular.cost for singular in spectra.values()])
     owner = torch.cat([torch.full((len(singular.values),), n) for n, singular in enumerate(spectra.values())])
     energy = torch.cat([singular.values.square() for singular in spectra.values()])
     first = torch.cat([torch.arange(len(singular.values)) == 0 for singular in spectra.values()])

@@ -24,9 +24,12 @@ def rows(table: Mapping[str, str], *, before: str = "", native: str = "") -> tup
 QKV = (1, 1, 1)
 
 
-def attention(before: str, native: str, names: Iterable[str] = ("to_q", "to_k", "to_v")) -> KeyEntry:
-    """Three modules that the authors keep as one weight."""
-    return KeyEntry(tuple(f"{before}.{name}" for name in names), native, QKV)
+def attention(
+    before: str, native: str, names: Iterable[str] = ("to_q", "to_k", "to_v"), fused: str | None = None
+) -> KeyEntry:
+    """Three modules that the authors keep as one weight, and what diffusers calls it once it is fused."""
+    whole = "" if fused is None else f"{before}.{fused}"
+    return KeyEntry(tuple(f"{before}.{name}" for name in names), native, QKV, fused_name=whole)
 
 
 ADDED_QKV = ("add_q_proj", "add_k_proj", "add_v_proj")
@@ -34,8 +37,8 @@ ADDED_QKV = ("add_q_proj", "add_k_proj", "add_v_proj")
 DOUBLE, SINGLE = "transformer_blocks.{}.", "single_transformer_blocks.{}."
 
 FLUX_DOUBLE = (
-    attention(f"{DOUBLE}attn", "double_blocks.{}.img_attn.qkv"),
-    attention(f"{DOUBLE}attn", "double_blocks.{}.txt_attn.qkv", ADDED_QKV),
+    attention(f"{DOUBLE}attn", "double_blocks.{}.img_attn.qkv", fused="to_qkv"),
+    attention(f"{DOUBLE}attn", "double_blocks.{}.txt_attn.qkv", ADDED_QKV, fused="to_added_qkv"),
     *rows(
         {"attn.to_out.0": "img_attn.proj", "attn.to_add_out": "txt_attn.proj"},
         before=DOUBLE,
@@ -169,7 +172,16 @@ SD3 = (
         before=DOUBLE,
         native=JOINT,
     ),
-    *rows({"proj_out": "final_layer.linear", "context_embedder": "context_embedder"}),
+    *rows(
+        {
+            "proj_out": "final_layer.linear",
+            "context_embedder": "context_embedder",
+            "pos_embed.proj": "x_embedder.proj",
+        }
+    ),
+    KeyEntry(
+        (f"{DOUBLE}norm1_context.linear",), f"{JOINT}context_block.adaLN_modulation.1", halves_swapped=True
+    ),
     *(
         KeyEntry((f"time_text_embed.{part}_embedder.linear_{n}",), f"{native}.mlp.{2 * n - 2}")
         for part, native in (("timestep", "t_embedder"), ("text", "y_embedder"))
@@ -263,7 +275,19 @@ class FamilyKeys:
     """Numbers of ``transformer_blocks`` of the published models."""
     context: int | None = None
     """Width of the text that its attention reads, where that tells it from a sibling."""
+    kernels: Mapping[str, int] = field(default_factory=dict)
+    """Ending of a module's name -> side of its kernel, of the convolutions; what is not here is linear."""
 
+    def kernel(self, module: str) -> tuple[int, ...]:
+        """Height and width of the kernel of ``module``; () of a linear layer."""
+        side = next((side for end, side in self.kernels.items() if f".{module}".endswith(f".{end}")), None)
+        return () if side is None else (side, side)
+
+
+CONVOLUTIONS = {
+    **dict.fromkeys(("conv1", "conv2", "downsamplers.0.conv", "upsamplers.0.conv", "conv_in", "conv_out"), 3),
+    "conv_shortcut": 1,
+}
 
 FAMILIES = {
     names.family: names
@@ -308,6 +332,7 @@ FAMILIES = {
             {"text_encoder": CLIP, "text_encoder_2": CLIP, "text_encoder_3": T5},
             ("stable-diffusion-3", "sd3"),
             (24, 38),
+            kernels={"pos_embed.proj": 2},
         ),
         FamilyKeys(
             "sdxl",
@@ -317,6 +342,7 @@ FAMILIES = {
             {"text_encoder": CLIP, "text_encoder_2": CLIP},
             ("stable-diffusion-xl", "sdxl"),
             context=2048,
+            kernels=CONVOLUTIONS,
         ),
         FamilyKeys(
             "sd15",
@@ -326,6 +352,7 @@ FAMILIES = {
             {"text_encoder": CLIP},
             ("stable-diffusion-v1", "sd_v1", "sd_1.5"),
             context=768,
+            kernels=CONVOLUTIONS | {"proj_in": 1, "proj_out": 1},
         ),
     )
 }

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from limner.errors import BadLora
 from limner.lora import keys, qkv
-from limner.lora.adapters import Axis, Dora, WeightDelta, kind
+from limner.lora.adapters import Axis, Dora, LokrRows, WeightDelta, kind
 from limner.lora.factors import Factors
 from limner.lora.formats import TEXT, canonical, gather, locate, to_diffusers
 from limner.lora.key_map import KeyEntry, KeyMatch, KeyStyle
@@ -192,6 +192,9 @@ DIFFSYNTH = Tool(
     kernels=False,
 )
 
+FUSED = ("flux2",)
+"""Families of whose fused weights diffusers reads a LoKr (``_maybe_fuse_qkv_projections_for_lokr``)."""
+
 TOOLS = {target.name: target for target in (DIFFUSERS, COMFYUI, KOHYA, DIFFSYNTH)}
 
 
@@ -241,6 +244,8 @@ def _refusal(component: str, module: str, change: WeightDelta, names: FamilyKeys
             return f"{tool.name} has no name for it"
     if not tool.kernels and isinstance(change, Factors) and change.down[0, 0].numel() > 1:
         return f"{tool.name} multiplies convolutions as if they had no kernel"
+    if isinstance(change, LokrRows) and _fused_name(module, names, tool):
+        return ""
     try:
         keys.encode(change, peft=tool.peft_in(family), norms=tool.norms)
     except BadLora as error:
@@ -265,7 +270,7 @@ def encode_for(
             raise BadLora(
                 f"The family of the LoRA is unknown, so {tool.name}'s names are too. Say it with --family."
             )
-        return to_diffusers(components)
+        return to_diffusers(_fused(components, family) if family else components)
     names, flat = family_keys(family), {}
     peft = tool.peft_in(names.family)
     for component, adapter in components.items():
@@ -275,6 +280,31 @@ def encode_for(
                 raise BadLora(f"Two modules would both be written as {clash.pop()}. Leave one of them out.")
             flat |= {f"{name}.{ending}": tensor for ending, tensor in endings.items()}
     return flat
+
+
+def _fused_name(module: str, names: FamilyKeys, tool: Tool) -> str | None:
+    """What the tool calls the fused weight that ``module`` is a part of; None where it knows none."""
+    match = names.table.find(module, KeyStyle("", "diffusers"))
+    if match is None or len(match.row.modules) == 1:
+        return None
+    if tool is DIFFUSERS:  # it fuses q, k and v itself when a LoKr asks for that
+        return match.row.fused_name.format(*match.numbers) or None if names.family in FUSED else None
+    styles = (tool.writes[names.family], *tool.reads[names.family])
+    style = next((style for style in styles if style.naming == "native"), None)
+    return style and style.render(names.table.name_of(KeyMatch(match.row, None, match.numbers), "native"))
+
+
+def _fused(
+    components: Mapping[str, Mapping[str, WeightDelta]], family: str
+) -> dict[str, dict[str, WeightDelta]]:
+    """The rows of each LoKr as the whole that they are of, where diffusers has a name for it."""
+    names, fused = family_keys(family), {}
+    for component, adapter in components.items():
+        deltas = fused.setdefault(component, {})
+        for module, change in adapter.items():
+            name = _fused_name(module, names, DIFFUSERS) if isinstance(change, LokrRows) else None
+            deltas[name or module] = change.whole if name and isinstance(change, LokrRows) else change
+    return fused
 
 
 def _by_key(
@@ -291,11 +321,15 @@ def _by_key(
             raise BadLora(
                 f"{module} is no module of {names.family} that {tool.name} could be told. Leave it out."
             )
+        name = _fused_name(module, names, tool) if isinstance(change, LokrRows) else None
+        if name and isinstance(change, LokrRows):
+            modules[name] = change.whole
+            continue
         style = _style_for(change, match, names, tool)
         if style.naming == "native" and len(match.row.modules) > 1:
             fused.setdefault((match.row, match.numbers), {})[match.member or 0] = change
             continue
-        if style.naming == "native" and match.row.halves_swapped:
+        if style.naming == "native" and match.row.swaps(change.shape):
             change = qkv.swap_halves(change)
         modules[style.render(names.table.name_of(match, style.naming))] = change
     style = tool.writes[names.family]
@@ -342,7 +376,7 @@ def decode_as(flat: Mapping[str, Tensor], family: str, tool: Tool) -> ToolView:
             readable = False  # it would load as the LoRA that it is without its norms
         (usable if readable else rest).append(part)
     components_read = gather(
-        usable, {part.stem: location for part in usable if (location := locations[part.stem])}, {}
+        usable, {part.stem: location for part in usable if (location := locations[part.stem])}, {}, names
     )
     incorrect = [
         f"{component}.{module}"
