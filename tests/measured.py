@@ -75,7 +75,7 @@ class Real:
         """
         self.scratch = scratch
         few = _checkpointed(list(self.blocks.values())[:checkpointed])
-        with few, imitated(), mock.patch.object(F, "conv2d", _convolution):
+        with few, imitated(device="cpu"), mock.patch.object(F, "conv2d", _convolution):
             before = self._held()
             left, _ = self._watched(images)
             held = self._held()

@@ -1,10 +1,14 @@
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
+from limner.nn.layers.quantization import quantize
+from limner.nn.layers.quantized_linear import FrozenLinear
 from limner.planning.kernels import imitated
 from limner.planning.tracker import Tracker
 
@@ -89,8 +93,51 @@ def test_autocast_multiplies_low_and_sums_in_full() -> None:
     assert F.layer_norm(y, (8,)).dtype == torch.bfloat16
 
 
-def test_everything_is_put_back() -> None:
+def test_dropout_that_is_traced_in_training_has_a_gradient() -> None:
+    x = torch.empty(6, 32, device="meta", requires_grad=True)
+    with Tracker() as tracker, imitated(report=tracker.did):
+        F.dropout(x, 0.1).sum().backward()
+    assert x.grad is not None
+    assert x.grad.shape == x.shape
+
+
+def test_a_block_that_is_computed_again_is_imitated_the_second_time_too() -> None:
+    some, attend = heads(), F.scaled_dot_product_attention
+    with Tracker() as tracker, imitated(report=tracker.did):
+        checkpoint(attend, *some, use_reentrant=False).sum().backward()
+    assert tracker.now.attention == (1 + 3.5) * 4 * 2 * 4 * 96 * 96 * 64
+
+
+def real() -> list[Tensor]:
+    """Outputs and gradients of everything that may be imitated, on the CPU."""
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 4, 6, 16, generator=draw, requires_grad=True)
+    out = F.rms_norm(F.scaled_dot_product_attention(x, x + 1, x * 2), (16,)) @ x.transpose(-1, -2)
+    out = F.softmax(F.dropout(out, 1.0) + out, -1)
+    out.square().sum().backward()
+    assert x.grad is not None
+    return [out.detach(), x.grad, *eight_by_eight(x.detach())]
+
+
+def eight_by_eight(x: Tensor) -> list[Tensor]:
+    """A product of 8 bits by 8 bits and its gradient."""
+    stored, scale = quantize(torch.ones(16, 16).tril(), "int8")
+    layer = FrozenLinear((stored, scale), "int8", (16, 16), None, products="8bit")
+    x.requires_grad_()
+    out = layer(x)
+    return [out.detach(), *torch.autograd.grad(out.sum(), x)]
+
+
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16])
+def test_other_threads_and_other_devices_compute_as_ever(autocast: torch.dtype | None) -> None:
+    alone = real()
+    with imitated(autocast=autocast), ThreadPoolExecutor(1) as pool:
+        here, there = real(), pool.submit(real).result()
+    for values in (here, there):
+        assert all(torch.equal(one, other) for one, other in zip(alone, values, strict=True))
+
+
+def test_no_function_of_torch_is_replaced() -> None:
     names = (F.scaled_dot_product_attention, F.rms_norm, F.dropout, torch.Tensor.__matmul__)
     with imitated(autocast=torch.bfloat16):
-        assert F.rms_norm is not names[1]
-    assert (F.scaled_dot_product_attention, F.rms_norm, F.dropout, torch.Tensor.__matmul__) == names
+        assert (F.scaled_dot_product_attention, F.rms_norm, F.dropout, torch.Tensor.__matmul__) == names

@@ -4,17 +4,18 @@ On the meta device attention, RMS norm and dropout are done by other operations 
 keep other tensors. Here they are replaced, for as long as a trace lasts, by functions that allocate what the
 true kernels allocate and compute nothing. Autocast, which does not exist on the meta device, is imitated.
 
-Functions are replaced in their modules: a ``TorchFunctionMode`` is not active while a checkpoint recomputes.
+Nothing global changes: a ``TorchFunctionMode`` belongs to the thread that enters it. Other threads may train
+or generate images meanwhile.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
-from unittest import mock
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import _engine_run_backward
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from limner.nn.layers import quantized_linear, w8a8
 from limner.planning.plan import Attention
@@ -41,38 +42,85 @@ def _silent(*, attention: float = 0, eight: float = 0, traffic: float = 0, kept:
 Kernels = Literal["cuda", "cpu"]
 
 
-@contextmanager
 def imitated(
     kernels: Kernels = "cuda",
     attention: Attention = "auto",
     autocast: torch.dtype | None = None,
     report: Report = _silent,
-) -> Iterator[None]:
-    """Imitate the kernels of a device while entered.
+    device: str = "meta",
+) -> TorchFunctionMode:
+    """A context that imitates the kernels of a device while entered, in the thread that enters it.
 
     Args:
         kernels: Whose. A CPU has flash attention for every precision, and no kernel for the RMS norm.
         attention: Kernel of the attention; "auto" is flash where it can be, else efficient.
         autocast: What autocast computes in, or None when it is off.
         report: Hears of the work of the imitated kernels.
+        device: Type of the device whose tensors they are imitated for; all others are computed with as ever.
     """
     cast = _Cast(autocast)
     kind: Kind = "flash for cpu" if kernels == "cpu" and attention != "math" else attention
-    fused = (
-        (F, "rms_norm", _rms_norm(cast, report)),
-        (F, "dropout", _dropout(report)),
-        (w8a8, "has_kernels", lambda tensor: True),
-        (w8a8, "whole", _eightfold(torch.int32, report)),
-        (w8a8, "scaled", _eightfold(torch.bfloat16, report)),
+    functions: dict[Callable[..., Any], Callable[..., Any]] = {
+        F.scaled_dot_product_attention: _attention(kind, cast, report)
+    }
+    if kernels == "cuda":
+        functions |= {
+            F.rms_norm: _rms_norm(cast, report),
+            F.dropout: _dropout(report),
+            w8a8.has_kernels: lambda _: True,
+            torch._int_mm: _eightfold(torch.int32, report),
+            torch._scaled_mm: _eightfold(torch.bfloat16, report),
+        }
+    return _Imitation(functions | (_autocast(cast) if autocast else {}), device)
+
+
+class _Imitation(TorchFunctionMode):
+    """Calls stand-ins for functions where the first tensor among their arguments is on one device.
+
+    Args:
+        functions: Function of torch, as torch hands it to ``__torch_function__`` -> what stands for it.
+        device: Type of the device.
+    """
+
+    def __init__(self, functions: Mapping[Any, Callable[..., Any]], device: str) -> None:
+        super().__init__()
+        self.functions, self.device = functions, device
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Call ``func``, or what stands for it. The mode is off meanwhile."""
+        del types
+        kwargs = kwargs or {}
+        if func is Tensor.backward:
+            with self:  # checkpoints compute their blocks again in here
+                return _backward(*args, **kwargs)
+        function = self.functions.get(func)
+        if function is None or not self._here(args, kwargs):
+            return func(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    def _here(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Whether the first tensor among some arguments is on the device."""
+        values = (*args, *kwargs.values())
+        tensor = next((value for value in values if isinstance(value, Tensor)), None)
+        return tensor is not None and tensor.device.type == self.device
+
+
+def _backward(
+    tensor: Tensor,
+    gradient: Tensor | None = None,
+    retain_graph: bool | None = None,  # noqa: FBT001  torch's own
+    create_graph: bool = False,  # noqa: FBT001, FBT002  torch's own
+    inputs: Sequence[Tensor] | None = None,
+) -> None:
+    """``Tensor.backward`` with the modes of this thread on: torch's own turns them off before it begins."""
+    gradient = torch.ones_like(tensor) if gradient is None else gradient
+    retain = create_graph if retain_graph is None else retain_graph
+    into = tuple(inputs or ())
+    _engine_run_backward(
+        (tensor,), (gradient,), retain, create_graph, into, allow_unreachable=True, accumulate_grad=True
     )
-    with ExitStack() as stack:
-        for owner, name, function in (
-            (F, "scaled_dot_product_attention", _attention(kind, cast, report)),
-            *(fused if kernels == "cuda" else ()),
-            *(_autocast(cast) if autocast else ()),
-        ):
-            stack.enter_context(mock.patch.object(owner, name, function))
-        yield
 
 
 class _Cast:
@@ -106,19 +154,22 @@ FULL_METHODS = ("pow", "__pow__", "exp", "log", "rsqrt", "softmax", "sum", "prod
 families use them."""
 
 
-def _autocast(cast: _Cast) -> Iterator[tuple[Any, str, Callable[..., Any]]]:
-    """Replacements of functions and methods: owner, name, function."""
-    for owner, names, how in (
-        (F, LOW, cast.low),
-        (torch, LOW_TORCH, cast.low),
-        (torch.Tensor, LOW_METHODS, cast.low),
-        (F, FULL, cast.full),
-        (torch, FULL_TORCH, cast.full),
-        (torch.Tensor, FULL_METHODS, cast.full),
-    ):
-        for name in names:
-            yield owner, name, _casting(getattr(owner, name), how)
-    yield quantized_linear, "arithmetic", lambda x: cast.dtype if x.dtype == torch.float32 else x.dtype
+def _autocast(cast: _Cast) -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Stand-ins for what autocast casts the arguments of."""
+    functions = {
+        function: _casting(function, how)
+        for owner, names, how in (
+            (F, LOW, cast.low),
+            (torch, LOW_TORCH, cast.low),
+            (torch.Tensor, LOW_METHODS, cast.low),
+            (F, FULL, cast.full),
+            (torch, FULL_TORCH, cast.full),
+            (torch.Tensor, FULL_METHODS, cast.full),
+        )
+        for function in (getattr(owner, name) for name in names)
+    }
+    arithmetic = quantized_linear.arithmetic
+    return functions | {arithmetic: lambda x: cast.dtype if x.dtype == torch.float32 else x.dtype}
 
 
 def _casting(function: Callable[..., Any], how: Callable[[Any], Any]) -> Callable[..., Any]:
@@ -250,7 +301,7 @@ class _RmsNorm(torch.autograd.Function):
 def _eightfold(dtype: torch.dtype, report: Report) -> Callable[..., Tensor]:
     """Stands for ``aten::_int_mm`` and ``aten::_scaled_mm`` on CUDA: (M, K) by (K, N) gives (M, N)."""
 
-    def multiply(left: Tensor, right: Tensor, *_: Tensor) -> Tensor:
+    def multiply(left: Tensor, right: Tensor, **_: Any) -> Tensor:
         (rows, inner), columns = left.shape, right.shape[1]
         report(eight=2.0 * rows * inner * columns)
         return left.new_empty((rows, columns), dtype=dtype)
@@ -280,6 +331,6 @@ class _Dropout(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        del ctx.saved_tensors  # a checkpoint counts on its being read
+        _ = ctx.saved_tensors  # a checkpoint counts on its being read
         ctx.report(traffic=2.0 * gradients[0].numel() * gradients[0].element_size())
         return torch.empty_like(gradients[0]), None

@@ -291,7 +291,9 @@ def _watch(nets: Sequence[nn.Module], step: Callable[[], Any], machine: Machine)
         for net in nets:
             stack.enter_context(once(net, tracker))
         if machine.kernels:
-            kernels = imitated(machine.kernels, machine.attention, machine.autocast, tracker.did)
+            kernels = imitated(
+                machine.kernels, machine.attention, machine.autocast, tracker.did, machine.device
+            )
             stack.enter_context(kernels)
         stack.enter_context(torch.no_grad())
         stack.enter_context(tracker)

@@ -5,14 +5,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
 from limner.nn.arch import Anatomy, matching
-from limner.nn.layers import quantized_linear
 from limner.nn.layers.precision import Products
+from limner.nn.layers.quantized_linear import FrozenLinear
 from limner.nn.memory.checkpointing import Checkpoint
 from limner.planning.kernels import Kernels, imitated
 from limner.planning.plan import Attention
@@ -100,10 +99,13 @@ def trace(
         for parameter in _trained(models):
             handle = parameter.register_post_accumulate_grad_hook(partial(_gradient, tracker, reached))
             stack.callback(handle.remove)
-        for function in (quantized_linear._Full, quantized_linear._Eight):
-            stack.enter_context(mock.patch.object(function, "backward", _said(tracker, function.backward)))
+        for layer in _frozen(models):
+            handle = layer.register_forward_hook(partial(_from_python, tracker))
+            stack.callback(handle.remove)
         if machine.kernels:
-            kernels = imitated(machine.kernels, machine.attention, machine.autocast, tracker.did)
+            kernels = imitated(
+                machine.kernels, machine.attention, machine.autocast, tracker.did, machine.device
+            )
             stack.enter_context(kernels)
         held = tracker.alive
         tracker.segment(HEAD, "forward")
@@ -139,15 +141,14 @@ def _gradient(tracker: Tracker, reached: set[int], parameter: Tensor) -> None:
         tracker.rename(parameter.grad, "gradients")
 
 
-def _said(tracker: Tracker, backward: Callable[..., Any]) -> Any:
-    """A backward pass in Python that tells of its gradient."""
+def _frozen(models: Mapping[str, nn.Module]) -> list[FrozenLinear]:
+    return [each for model in models.values() for each in model.modules() if isinstance(each, FrozenLinear)]
 
-    def told(*args: Any) -> Any:
-        made = backward(*args)
-        tracker.seen_by_python(made[0])
-        return made
 
-    return staticmethod(told)
+def _from_python(tracker: Tracker, _: nn.Module, __: Any, out: Tensor) -> None:
+    """Tell, when the time comes, of the gradient that the backward pass of a frozen layer gives in Python."""
+    if out.grad_fn is not None:
+        out.grad_fn.register_hook(lambda gradients, _: tracker.seen_by_python(gradients[0]))
 
 
 def _watch(tracker: Tracker, models: Mapping[str, nn.Module], anatomy: Anatomy | None) -> None:

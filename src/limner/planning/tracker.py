@@ -108,8 +108,12 @@ class Tracker(TorchDispatchMode):
     ) -> Any:
         """Run an operation and count what it made and did."""
         del types
-        if func.is_view:
-            return func(*args, **(kwargs or {}))
+        with (
+            torch._C.DisableTorchFunction()
+        ):  # modes need not hear of every size that is read here: it is slow
+            return func(*args, **(kwargs or {})) if func.is_view else self._counted(func, args, kwargs)
+
+    def _counted(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
         if func is SUM and _summing(args, kwargs) and any(map(self._free, args)):
             one, other = args
             return one.add_(other) if self._free(one) else other.add_(one)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from limner.errors import BrokenGraph
 from limner.nn.arch import Anatomy, matching
@@ -101,7 +102,12 @@ class FrozenLinear(nn.Module):
 
 
 def arithmetic(x: Tensor) -> torch.dtype:
-    """What a linear layer computes in: autocast's dtype where it is on, else that of its input."""
+    """What a linear layer computes in: autocast's dtype where it is on, else that of its input.
+
+    A ``TorchFunctionMode`` may stand in for it, as the planner's imitation of autocast does.
+    """
+    if has_torch_function_unary(x):
+        return handle_torch_function(arithmetic, (x,), x)
     kind = x.device.type
     usable = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     return torch.get_autocast_dtype(kind) if usable else x.dtype

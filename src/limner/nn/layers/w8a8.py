@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from limner.errors import BadRecipe
 from limner.nn.layers.precision import CAPABLE, Kind
@@ -70,7 +71,12 @@ def _multiply(left: Tensor, right: Tensor, rows: Tensor, columns: Tensor, dtype:
 
 
 def has_kernels(tensor: Tensor) -> bool:
-    """Whether the device of a tensor multiplies 8 bits by 8 bits itself."""
+    """Whether the device of a tensor multiplies 8 bits by 8 bits itself.
+
+    A ``TorchFunctionMode`` may stand in for it, as the planner's imitation of a GPU does.
+    """
+    if has_torch_function_unary(tensor):
+        return handle_torch_function(has_kernels, (tensor,), tensor)
     return tensor.is_cuda
 
 
