@@ -20,7 +20,7 @@ def test_an_answer_waits_until_it_was_seen_in_place(tmp_path):
     record = Record(tmp_path)
     record.add(Row("a.png", "00", ("a cat",), FACTS))
     assert Record(tmp_path).state("a.png", None) == "answered"
-    record.tidy({"a.png": "a cat\n"}, done=True)
+    record.tidy({"a.png": "a cat\n"}, complete=True)
     assert Record(tmp_path).state("a.png", None) == "missing"
 
 
@@ -31,7 +31,7 @@ def test_an_edit_by_the_set_pass_that_was_cut_short_is_not_taken_for_a_persons(t
     again = Record(tmp_path)
     assert again.state("a.png", "a cat\n") == "answered"
     assert again.state("a.png", "a dog\n") == "by hand"
-    again.tidy({"a.png": "a cat on a sofa\n"}, done=True)
+    again.tidy({"a.png": "a cat on a sofa\n"}, complete=True)
     assert again.state("a.png", "a cat\n") == "by hand"
 
 
@@ -47,7 +47,7 @@ def test_torn_and_foreign_lines_are_passed_over_and_tidied_away(tmp_path):
     assert list(again.rows) == ["b.png"]
     assert again.rows["b.png"].captions == ("new",)
     again.agree({"sofa": ["couch"]})
-    again.tidy({}, done=True)
+    again.tidy({}, complete=True)
     lines = [json.loads(line) for line in record.path.read_text().splitlines()]
     assert lines[0]["captions"] == ["new"]
     assert lines[1] == {"words": {"sofa": ["couch"]}}
@@ -58,10 +58,10 @@ def test_an_overwriting_keeps_its_id_until_it_is_done(tmp_path):
     record = Record(tmp_path)
     record.add(Row("a.png", "00", ("a",), FACTS))
     job = record.begin("these")
-    record.tidy({}, done=False)
+    record.tidy({}, complete=False)
     assert Record(tmp_path).begin("these") == job
     assert Record(tmp_path).begin("others") != job
-    record.tidy({}, done=True)
+    record.tidy({}, complete=True)
     assert Record(tmp_path).job == {}
 
 

@@ -91,10 +91,12 @@ def test_of_copies_the_sharpest_stays():
 
 def test_variety_is_judged_of_enough_images():
     same = np.ones((9, 4), np.float32) / 2
-    (found,) = findings.of_variety(same, list("abcdefghi"), within=0.2, means="looks")
+    (found,) = findings.of_variety(same, list("abcdefghi"), max_distance=0.2, basis="looks")
     assert "9 of 9 images are of one kind, by looks: a, b, c, d, e, f and 3 more" in found.reason
-    assert findings.of_variety(same[:7], list("abcdefg"), within=0.2, means="looks") == []
-    assert findings.of_variety(np.eye(9, dtype=np.float32), list("abcdefghi"), within=0.2, means="x") == []
+    assert findings.of_variety(same[:7], list("abcdefg"), max_distance=0.2, basis="looks") == []
+    assert (
+        findings.of_variety(np.eye(9, dtype=np.float32), list("abcdefghi"), max_distance=0.2, basis="x") == []
+    )
 
 
 def test_captions():

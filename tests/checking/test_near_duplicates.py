@@ -33,4 +33,4 @@ def test_kinds_are_found_by_looks():
     assert np.allclose(np.linalg.norm(points, axis=1), 1, atol=1e-5)
     found = clusters(points)
     assert found[0] == [0, 1, 2, 3] and len(found) == 3
-    assert clusters(points, within=2.1) == [[0, 1, 2, 3, 4, 5]]
+    assert clusters(points, max_distance=2.1) == [[0, 1, 2, 3, 4, 5]]

@@ -3,7 +3,7 @@ from PIL import Image
 from limner.checking import page as page_module
 from limner.checking.findings import Finding
 from limner.checking.image_stats import look
-from limner.checking.page import MOST, write_page, write_sheet
+from limner.checking.page import MAX_IMAGES, write_page, write_sheet
 from limner.data.folder import read_folder
 from limner.report.sheet import LARGEST, sheet
 from scenes import good
@@ -45,7 +45,9 @@ def test_a_sheet_of_many_images_shows_them_all(tmp_path, monkeypatch):
     sizes = []
     monkeypatch.setattr(page_module, "atomic_write", lambda *_: None)
     monkeypatch.setattr(page_module, "sheet", lambda *rows, **more: sizes.append(sheet(*rows, **more).size))
-    write_sheet(tmp_path / "a.png", seen[:1] * MOST, [f"{at}.png" for at in range(MOST)], [], flip=True)
+    write_sheet(
+        tmp_path / "a.png", seen[:1] * MAX_IMAGES, [f"{at}.png" for at in range(MAX_IMAGES)], [], flip=True
+    )
     ((wide, high),) = sizes
     assert wide == 5240 and 5900 < high <= LARGEST, "25 columns of 20 rows, none left out"
 

@@ -1,8 +1,8 @@
 import pytest
 
 from limner.data.captions import (
-    CHARACTERS_AT_MOST,
-    VARIANTS_AT_MOST,
+    MAX_CAPTION_LENGTH,
+    MAX_VARIANTS,
     count_word,
     final,
     has_word,
@@ -66,10 +66,10 @@ def test_an_empty_file_has_no_caption(tmp_path, content):
         ("a cat".encode("utf-16"), "not UTF-8"),
         ("a cat".encode("utf-16-le"), "bytes that are no text"),
         (
-            b"x" * (CHARACTERS_AT_MOST + 1),
-            f"a.txt: A caption of {CHARACTERS_AT_MOST + 1} characters; at most 8000",
+            b"x" * (MAX_CAPTION_LENGTH + 1),
+            f"a.txt: A caption of {MAX_CAPTION_LENGTH + 1} characters; at most 8000",
         ),
-        (b"".join(b"%d\n" % n for n in range(VARIANTS_AT_MOST + 1)), "65 captions for one image; at most 64"),
+        (b"".join(b"%d\n" % n for n in range(MAX_VARIANTS + 1)), "65 captions for one image; at most 64"),
         (b"x\n" * 2_000_000, "at most 2.0 MB are read. Is it really captions"),
     ],
 )

@@ -195,7 +195,7 @@ def test_a_large_photograph_is_no_bomb(tmp_path):
 
 def test_a_file_too_large_to_read_is_refused(tmp_path, jpeg, monkeypatch):
     (tmp_path / "a.jpg").write_bytes(jpeg())
-    monkeypatch.setattr(images, "FILE_AT_MOST", 100)
+    monkeypatch.setattr(images, "MAX_FILE_BYTES", 100)
     with raises(BadImage):
         inspect(tmp_path / "a.jpg")
 

@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from limner.report.chart import MOST, curve, series, smooth, ticks
+from limner.report.chart import MAX_POINTS, curve, series, smooth, ticks
 
 
 def rows(losses, **more):
@@ -55,7 +55,7 @@ def test_long_runs_are_thinned_and_quick():
     start = time.process_time()
     svg = curve(rows([math.sin(step / 500) + 2 for step in range(50_000)]))
     assert time.process_time() - start < 2
-    assert len(drawn(svg, "raw")) <= MOST + 2
+    assert len(drawn(svg, "raw")) <= MAX_POINTS + 2
     assert len(svg) < 60_000
 
 

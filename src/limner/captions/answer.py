@@ -52,16 +52,18 @@ class Malformed(Exception):
 
 def schema(kind: type[Part]) -> dict[str, Any]:
     """The JSON schema of an answer, in the subset that servers hold models to: no bounds."""
-    found = _plain(kind.model_json_schema())
-    assert isinstance(found, dict)
-    return found
+    result = _plain(kind.model_json_schema())
+    assert isinstance(result, dict)
+    return result
 
 
 def _plain(node: Any) -> Any:
     if isinstance(node, dict):
-        dropped = ("title", "description", "minLength", "minItems", "maxItems")
+        unsupported = ("title", "description", "minLength", "minItems", "maxItems")
         return {
-            key: _plain(item) for key, item in node.items() if key not in dropped or isinstance(item, dict)
+            key: _plain(item)
+            for key, item in node.items()
+            if key not in unsupported or isinstance(item, dict)
         }
     return [_plain(item) for item in node] if isinstance(node, list) else node
 
@@ -87,5 +89,5 @@ def read(kind: type[Kind], text: str) -> Kind:
         return kind.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the object"
-        raise Malformed(f"its JSON is of another form: {where}: {first['msg'].lower()}") from None
+        location = ".".join(map(str, first["loc"])) or "the object"
+        raise Malformed(f"its JSON is of another form: {location}: {first['msg'].lower()}") from None

@@ -32,7 +32,7 @@ SAME_FAILURES = 5
 
 def caption(
     folder: Path,
-    wish: Wish,
+    spec: Wish,
     options: Options,
     settings: Settings,
     reporter: Reporter,
@@ -43,7 +43,7 @@ def caption(
     Args:
         folder: The images. Captions become ``cat.txt`` beside ``cat.jpg``, one variant a line; where each is
             from, and why some image has none, is in ``captions.jsonl``.
-        wish: What the captions must be.
+        spec: What the captions must be.
         options: Who is asked.
         settings: See :class:`Settings`.
         reporter: Where progress is told.
@@ -56,17 +56,17 @@ def caption(
         Stopped: Ctrl-C.
     """
     known(options.name)  # also where nobody will be asked
-    start, shelf = time.monotonic(), Shelf(folder)
-    work = _Work(shelf, wish, options, settings, reporter, patience or Patience())
+    start, store = time.monotonic(), Shelf(folder)
+    work = _Work(store, spec, options, settings, reporter, patience or Patience())
     try:
         work.run()
     except KeyboardInterrupt:
-        done = work.result.written
-        raise Stopped(f"Stopped; {done} captions are saved. Run the same command to go on.") from None
+        count = work.result.written
+        raise Stopped(f"Stopped; {count} captions are saved. Run the same command to go on.") from None
     finally:
         work.close()
         work.result.seconds = time.monotonic() - start
-        shelf.record.tidy(shelf.texts(), done=work.finished)
+        store.record.tidy(store.texts(), complete=work.finished)
     return work.result
 
 
@@ -75,30 +75,30 @@ class _Work:
 
     def __init__(
         self,
-        shelf: Shelf,
-        wish: Wish,
+        store: Shelf,
+        spec: Wish,
         options: Options,
         settings: Settings,
         reporter: Reporter,
         patience: Patience,
     ) -> None:
-        self.shelf, self.wish, self.options = shelf, wish, options
+        self.shelf, self.wish, self.options = store, spec, options
         self.settings, self.reporter, self.patience = settings, reporter, patience
-        self.result = Captioned(folder=shelf.root, images=len(shelf.files))
+        self.result = Captioned(folder=store.root, images=len(store.files))
         self.finished = False
         self._hopeless: BadProvider | None = None
         self._owed, self._lock = 0.0, Lock()  # known to the threads before the results are kept
         self._provider: Provider | None = None
 
     def run(self) -> None:
-        todo, result = self._todo(), self.result
-        if todo or self._joining(todo):
-            self._begin(todo)
+        queue, result = self._todo(), self.result
+        if queue or self._joining(queue):
+            self._begin(queue)
             if self.settings.dry_run:
-                result.left = len(todo)
+                result.left = len(queue)
                 return
             result.cost = 0.0 if self._price or not result.place else None
-            self._caption(todo)
+            self._caption(queue)
             self._agree()
         result.findings = consistency.findings(self._members(), self.wish)
         self.finished = result.left == 0
@@ -110,7 +110,7 @@ class _Work:
     # what is to do -----------------------------------------------------------------------------------------
 
     def _todo(self) -> list[str]:
-        todo, job, result = [], "", self.result
+        queue, job, result = [], "", self.result
         if self.settings.overwrite and not self.settings.dry_run:
             job = self.shelf.record.begin(self._settings_hash())
         for file in self.shelf.files:
@@ -123,68 +123,73 @@ class _Work:
             if state in ("by hand", "listed"):
                 result.by_hand += 1
             elif state == "shared":
-                other = self.shelf.shared_with(file)
-                self._flagged(file, f"shares its text file with {other}. Give one of them another name")
+                owner = self.shelf.shared_with(file)
+                self._flagged(file, f"shares its text file with {owner}. Give one of them another name")
             elif state == "ours" and not (self.settings.overwrite and row and row.facts.get("job") != job):
                 result.kept += 1
             else:
-                todo.append(file)
+                queue.append(file)
         self._tell_kept()
-        return todo
+        return queue
 
     def _settings_hash(self) -> str:
-        said = json.dumps([asdict(self.wish), asdict(self.options), self.settings.side], default=str)
-        return hashlib.sha256(said.encode()).hexdigest()[:16]
+        text = json.dumps([asdict(self.wish), asdict(self.options), self.settings.side], default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _tell_kept(self) -> None:
         result = self.result
         if result.by_hand:
             self.reporter.line(f"Captions of your own: {counted(result.by_hand, 'image')}, never touched.")
         if result.kept:
-            asked = {"goal": self.wish.goal, "manner": self.wish.manner.name, "trigger": self.wish.trigger}
+            current = {"goal": self.wish.goal, "manner": self.wish.manner.name, "trigger": self.wish.trigger}
             rows = [self.shelf.record.rows.get(file) for file in self.shelf.files]
-            other = sum(
-                bool(row and row.captions and any(row.facts.get(k, v) != v for k, v in asked.items()))
+            count = sum(
+                bool(row and row.captions and any(row.facts.get(k, v) != v for k, v in current.items()))
                 for row in rows
             )
-            made = f", {other} of them made for another goal, manner or trigger" if other else ""
+            note = f", {count} of them made for another goal, manner or trigger" if count else ""
             self.reporter.line(
-                f"Kept: {counted(result.kept, 'image')}{made}. Captions are written anew with --overwrite."
+                f"Kept: {counted(result.kept, 'image')}{note}. Captions are written anew with --overwrite."
             )
 
     def _begin(self, todo: list[str]) -> None:
         """Make the provider, say where images go and what it will cost."""
-        self._provider = one = provider(self.options)
-        if one.takes == "nothing":
+        self._provider = captioner = provider(self.options)
+        if captioner.takes == "nothing":
             if self.wish.variants > 1:
-                raise BadUsage(f"{one.model} writes one caption an image. Leave out --variants.")
-            manner = MANNERS["tags"] if one.name == "tagger" else self.wish.manner
-            self.wish = replace(self.wish, by_rule=True, manner=manner)
+                raise BadUsage(f"{captioner.model} writes one caption an image. Leave out --variants.")
+            style = MANNERS["tags"] if captioner.name == "tagger" else self.wish.manner
+            self.wish = replace(self.wish, by_rule=True, manner=style)
             self.reporter.line(
-                f"{one.model} takes no instructions: goal and manner have no effect, the trigger comes first."
+                f"{captioner.model} takes no instructions: goal and manner have no effect, "
+                "the trigger comes first."
             )
         self._foretell(todo)
         self._refuse_beyond_budget()
 
     def _foretell(self, todo: list[str]) -> None:
         """Say how many images go where, and what it will cost."""
-        one, result = self._one, self.result
-        result.place, result.model = one.place, one.model
-        joining = self._joining(todo) if one.several else []
+        captioner, result = self._one, self.result
+        result.place, result.model = captioner.place, captioner.model
+        joining = self._joining(todo) if captioner.several else []
         sizes = self._sizes(dict.fromkeys([*todo, *joining]))
         images = counted(len(sizes), "image")
-        if stay := len({*todo, *joining}) - len(sizes):
-            images += f" ({counted(stay, 'more image')} cannot be read)"
-        if not one.place:
-            self.reporter.line(f"{images}, captioned by {one.model} here. Nothing leaves this machine.")
+        if unreadable := len({*todo, *joining}) - len(sizes):
+            images += f" ({counted(unreadable, 'more image')} cannot be read)"
+        if not captioner.place:
+            self.reporter.line(f"{images}, captioned by {captioner.model} here. Nothing leaves this machine.")
             result.estimate = 0.0
             return
-        what = f"as copies of at most {self.settings.side} pixels without their metadata"
-        self.reporter.line(f"To {one.place} ({one.model}): {images}, {what}.")
+        detail = f"as copies of at most {self.settings.side} pixels without their metadata"
+        self.reporter.line(f"To {captioner.place} ({captioner.model}): {images}, {detail}.")
         if self._price is not None:
-            alone, joined = ([sizes[file] for file in files if file in sizes] for files in (todo, joining))
-            result.estimate = self._price.of(*estimate.tokens(alone, joined, self.wish, self.settings.side))
-        self.reporter.line(foretold(one.model, result.estimate))
+            image_sizes, set_sizes = (
+                [sizes[file] for file in files if file in sizes] for files in (todo, joining)
+            )
+            result.estimate = self._price.of(
+                *estimate.tokens(image_sizes, set_sizes, self.wish, self.settings.side)
+            )
+        self.reporter.line(foretold(captioner.model, result.estimate))
 
     def _refuse_beyond_budget(self) -> None:
         budget, expected, model = self.settings.budget, self.result.estimate, self._one.model
@@ -223,8 +228,8 @@ class _Work:
         """The images whose captions the set pass may change, if it is wanted and there is a set."""
         members = self._members()
         free = dict.fromkeys([*todo, *(member.file for member in members if not member.fixed)])
-        together = free.keys() | {member.file for member in members}
-        return [*free] if self.settings.together and len(together) > 1 else []
+        files = free.keys() | {member.file for member in members}
+        return [*free] if self.settings.together and len(files) > 1 else []
 
     def _spend(self, tokens_in: int, tokens_out: int) -> float | None:
         result, price = self.result, self._price
@@ -244,13 +249,13 @@ class _Work:
 
     def _caption(self, todo: list[str]) -> None:
         jobs = min(self.settings.jobs or self._one.parallel, len(todo)) if self._one.parallel > 1 else 1
-        alike: list[str] = []
+        failures: list[str] = []
         # The threads of this pool do not keep the process alive: after Ctrl-C nobody waits for their answers.
         with self.reporter.progress("Captions", len(todo)) as bar, ThreadPool(max(1, jobs)) as pool:
-            found = pool.imap_unordered(self._ask, todo)
+            results = pool.imap_unordered(self._ask, todo)
             for _ in todo:
                 try:
-                    file, outcome, image = next(found)
+                    file, outcome, image = next(results)
                 except BadProvider as error:  # what the other threads are being told is still kept
                     self._hopeless = self._hopeless or error
                     continue
@@ -258,10 +263,10 @@ class _Work:
                     self.result.left += 1
                     continue
                 self._keep(file, outcome, image)
-                alike.append(outcome.flag if outcome.flag and not outcome.asked and image else "")
-                if len(alike) == SAME_FAILURES and alike[0] and len(set(alike)) == 1:
+                failures.append(outcome.flag if outcome.flag and not outcome.asked and image else "")
+                if len(failures) == SAME_FAILURES and failures[0] and len(set(failures)) == 1:
                     self._hopeless = BadProvider(
-                        f"The first {len(alike)} images all failed alike: {alike[0]}."
+                        f"The first {len(failures)} images all failed alike: {failures[0]}."
                     )
                 bar.advance(note=dollars(self.result.cost) if self.result.cost else "")
         if self._hopeless:
@@ -276,9 +281,9 @@ class _Work:
         if self._spent() or self._hopeless:
             return file, None, ""
         try:
-            image = inspect(self.shelf.path(file), verify=False).sha256
-            seen = picture(self.shelf.path(file), self.settings.side)
-            outcome = ask_caption(self._one, self.wish, seen, self.patience)
+            digest = inspect(self.shelf.path(file), verify=False).sha256
+            image = picture(self.shelf.path(file), self.settings.side)
+            outcome = ask_caption(self._one, self.wish, image, self.patience)
         except BadImage as error:
             return file, Outcome(flag=error.reason), ""
         except BadProvider as error:
@@ -287,15 +292,15 @@ class _Work:
         if self._price is not None:
             with self._lock:
                 self._owed += self._price.of(outcome.tokens_in, outcome.tokens_out)
-        return file, outcome, image
+        return file, outcome, digest
 
     def _keep(self, file: str, outcome: Outcome, image: str) -> None:
         cost = self._spend(outcome.tokens_in, outcome.tokens_out)
         prompt = prompts.for_image(self.wish, plain=is_plain(self._one, self.wish))
         facts = self._facts("image", prompt, outcome.model)
         facts |= {"asked": outcome.asked, "tokens_in": outcome.tokens_in, "tokens_out": outcome.tokens_out}
-        more = {"cost": cost, "set_aside": outcome.refused or None, "note": outcome.note or None}
-        facts |= {name: value for name, value in more.items() if value is not None}
+        optional = {"cost": cost, "set_aside": outcome.refused or None, "note": outcome.note or None}
+        facts |= {name: value for name, value in optional.items() if value is not None}
         if not outcome.captions:
             self.shelf.flag(file, image, outcome.flag, facts)
             self._flagged(file, outcome.flag)
@@ -304,14 +309,14 @@ class _Work:
         else:
             self._flagged(file, "was captioned by you in the meantime; the answer was dropped")
 
-    def _facts(self, which: str, prompt: prompts.Prompt, model: str) -> dict[str, Any]:
-        told = {} if self._one.takes == "nothing" else {"prompt": prompt.record}
+    def _facts(self, pass_name: str, prompt: prompts.Prompt, model: str) -> dict[str, Any]:
+        prompt_facts = {} if self._one.takes == "nothing" else {"prompt": prompt.record}
         job = self.shelf.record.job.get("id")
         return {
-            "pass": which,
+            "pass": pass_name,
             "by": self._one.name,
             "model": model or self._one.model,
-            **told,
+            **prompt_facts,
             "goal": self.wish.goal,
             "manner": self.wish.manner.name,
             "trigger": self.wish.trigger,
@@ -326,13 +331,13 @@ class _Work:
     # the set -----------------------------------------------------------------------------------------------
 
     def _members(self) -> list[consistency.Member]:
-        found = []
+        members = []
         for file in self.shelf.files:
             state = self.shelf.state(file)
             if state in ("ours", "by hand"):
-                fixed = state == "by hand" or self.shelf.record.rows[file].agreed
-                found.append(consistency.Member(file, self.shelf.captions(file), fixed))
-        return found
+                is_fixed = state == "by hand" or self.shelf.record.rows[file].agreed
+                members.append(consistency.Member(file, self.shelf.captions(file), is_fixed))
+        return members
 
     def _agree(self) -> None:
         members = sorted(self._members(), key=lambda member: not member.fixed)  # they bind the others
@@ -345,19 +350,21 @@ class _Work:
             )
             return
         record, prompt = self.shelf.record, prompts.for_set(self.wish)
-        look: Callable[[str], Picture] = lambda file: picture(self.shelf.path(file), estimate.SMALL)  # noqa: E731
+        load_image: Callable[[str], Picture] = lambda file: picture(self.shelf.path(file), estimate.SMALL)  # noqa: E731
         with self.reporter.progress("Agreeing", len(free)) as bar:
-            for done in consistency.agree(self._one, self.wish, members, self.patience, record.words, look):
-                cost = self._spend(done.tokens_in, done.tokens_out)
-                facts = self._facts("set", prompt, done.model)
-                facts |= {"cost": cost / max(1, len(done.captions))} if cost is not None else {}
-                for file, captions in done.captions.items():
+            for result in consistency.agree(
+                self._one, self.wish, members, self.patience, record.words, load_image
+            ):
+                cost = self._spend(result.tokens_in, result.tokens_out)
+                facts = self._facts("set", prompt, result.model)
+                facts |= {"cost": cost / max(1, len(result.captions))} if cost is not None else {}
+                for file, captions in result.captions.items():
                     row = record.rows[file]
                     self.result.agreed += self.shelf.put(
                         file, row.image, captions, facts | {"first": row.facts}
                     )
-                record.agree(done.words)
-                self.result.words |= done.words
-                for file, reason in done.flags.items():
+                record.agree(result.words)
+                self.result.words |= result.words
+                for file, reason in result.flags.items():
                     self.reporter.line(f"{file}: left as it was by the set pass ({reason.rstrip('.')}).")
-                bar.advance(len(done.captions) + len(done.flags))
+                bar.advance(len(result.captions) + len(result.flags))

@@ -9,8 +9,8 @@ from limner.captions.picture import Picture
 from limner.captions.spec import Wish, signed
 from limner.data.captions import has_word
 
-ASKED_AT_MOST = 3
-TOKENS = 1024
+MAX_REQUESTS = 3
+MAX_TOKENS = 1024
 """Of the first answer; some models think before they write, and it counts. Doubled when it was not enough."""
 
 
@@ -31,21 +31,21 @@ class Outcome:
     """Why answers were set aside, one by one."""
 
 
-def caption(provider: Provider, wish: Wish, seen: Picture, patience: Patience) -> Outcome:
+def caption(provider: Provider, spec: Wish, image: Picture, patience: Patience) -> Outcome:
     """Captions of one picture, as many as wished for, each without a flaw that is known here.
 
     Raises:
         BadProvider: No picture will get any.
     """
-    plain = is_plain(provider, wish)
-    outcome, tokens, reason = Outcome(), TOKENS, ""
-    system = prompts.for_image(wish, plain=plain).text
-    while outcome.asked < ASKED_AT_MOST:
+    plain = is_plain(provider, spec)
+    outcome, tokens, reason = Outcome(), MAX_TOKENS, ""
+    system = prompts.for_image(spec, plain=plain).text
+    while outcome.asked < MAX_REQUESTS:
         text = f"Caption this image.\n\n{prompts.again(reason)}" if reason else "Caption this image."
         request = Request(
             system=system,
             text=text,
-            pictures=(seen,),
+            pictures=(image,),
             schema={} if plain else schema(Captions),
             tokens=tokens,
         )
@@ -57,54 +57,54 @@ def caption(provider: Provider, wish: Wish, seen: Picture, patience: Patience) -
         _count(outcome, reply)
         if reply.cut:
             tokens *= 2
-        captions, reason = taken(reply, wish, plain=plain)
+        captions, reason = taken(reply, spec, plain=plain)
         if not reason:
             outcome.captions = captions
             return outcome
         outcome.refused.append(reason)
         if provider.takes == "nothing":
             break  # it would say the same again
-        if mended := _with_name(captions, wish, last=outcome.asked == ASKED_AT_MOST):
-            outcome.captions, outcome.note = mended, f"the name {wish.trigger!r} was put in front"
+        if repair := _with_name(captions, spec, last=outcome.asked == MAX_REQUESTS):
+            outcome.captions, outcome.note = repair, f"the name {spec.trigger!r} was put in front"
             return outcome
     outcome.flag = f"no usable caption in {outcome.asked} answers; the last: {reason}"
     return outcome
 
 
-def is_plain(provider: Provider, wish: Wish) -> bool:
+def is_plain(provider: Provider, spec: Wish) -> bool:
     """Whether the text of an answer is the caption itself."""
-    return provider.takes == "nothing" or (provider.takes == "text" and wish.variants == 1)
+    return provider.takes == "nothing" or (provider.takes == "text" and spec.variants == 1)
 
 
-def taken(reply: Reply, wish: Wish, *, plain: bool) -> tuple[tuple[str, ...], str]:
+def taken(reply: Reply, spec: Wish, *, plain: bool) -> tuple[tuple[str, ...], str]:
     """The captions in a reply, and what is wrong with it; nothing is when that is empty."""
     if reply.refused:
         return (), reply.refused
     if reply.cut:
         return (), "it was cut off before its end"
     if plain:
-        found = [validators.without_opening(reply.text) if wish.by_rule else reply.text.strip()]
+        texts = [validators.without_opening(reply.text) if spec.by_rule else reply.text.strip()]
     else:
         try:
-            found = read(Captions, reply.text).captions
+            texts = read(Captions, reply.text).captions
         except Malformed as error:
-            spoken = validators.REFUSAL.search(reply.text)
-            return (), "it is a refusal or an apology instead of a caption" if spoken else str(error)
-    captions = tuple(dict.fromkeys(" ".join(one.split()) for one in found))
-    for one in found:
-        if reason := validators.flaw(one, wish):
+            refusal = validators.REFUSAL.search(reply.text)
+            return (), "it is a refusal or an apology instead of a caption" if refusal else str(error)
+    captions = tuple(dict.fromkeys(" ".join(text.split()) for text in texts))
+    for text in texts:
+        if reason := validators.flaw(text, spec):
             return captions, reason
-    if len(captions) != wish.variants and not plain:
-        return captions, f"it has {len(captions)} different captions; {wish.variants} are wanted"
-    return tuple(signed(one, wish) for one in captions), ""
+    if len(captions) != spec.variants and not plain:
+        return captions, f"it has {len(captions)} different captions; {spec.variants} are wanted"
+    return tuple(signed(text, spec) for text in captions), ""
 
 
-def _with_name(captions: tuple[str, ...], wish: Wish, *, last: bool) -> tuple[str, ...]:
+def _with_name(captions: tuple[str, ...], spec: Wish, *, last: bool) -> tuple[str, ...]:
     """Captions whose only flaw is the missing name, with it in front: as training would do it, but seen."""
-    if not last or not wish.names_trigger or len(captions) != wish.variants:
+    if not last or not spec.names_trigger or len(captions) != spec.variants:
         return ()
-    named = tuple(one if has_word(wish.trigger, one) else f"{wish.trigger}, {one}" for one in captions)
-    return named if not any(validators.flaw(one, wish) for one in named) else ()
+    texts = tuple(text if has_word(spec.trigger, text) else f"{spec.trigger}, {text}" for text in captions)
+    return texts if not any(validators.flaw(text, spec) for text in texts) else ()
 
 
 def _count(outcome: Outcome, reply: Reply) -> None:

@@ -32,10 +32,10 @@ class Request:
 
     def parts(self) -> list[str | Picture]:
         """Pictures with their labels, then the text, as they are shown."""
-        found: list[str | Picture] = []
-        for number, seen in enumerate(self.pictures):
-            found += [self.labels[number], seen] if self.labels else [seen]
-        return [*found, self.text]
+        content: list[str | Picture] = []
+        for number, image in enumerate(self.pictures):
+            content += [self.labels[number], image] if self.labels else [image]
+        return [*content, self.text]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,12 +17,12 @@ from limner.captions.picture import Picture
 from limner.captions.spec import Wish, signed, unsigned
 from limner.data.captions import count_word, has_word
 
-TOGETHER = 20
+CAPTIONS_PER_REQUEST = 20
 """Captions that one request edits."""
-FIXED_AT_MOST = 40
+MAX_FIXED = 40
 """Captions that are shown besides and stay as they are."""
-ASKED_AT_MOST = 2
-FEW = 4
+MAX_REQUESTS = 2
+MIN_IMAGES = 4
 """Below so many images nothing can be said of what they share."""
 
 _LITTLE = frozenset(
@@ -62,68 +62,70 @@ class Agreement:
     model: str = ""
 
 
-def findings(members: Sequence[Member], wish: Wish) -> list[str]:
+def findings(members: Sequence[Member], spec: Wish) -> list[str]:
     """What is wrong with captions as a set, a line each, as far as it can be counted."""
-    found = []
+    notes = []
     firsts = [member.captions[0] for member in members if member.captions]
-    if leaked := shared_words(firsts, wish):
-        found.append(
-            f"nearly all captions say {', '.join(leaked)}: the trigger, or the model, will be tied to it"
+    if words := shared_words(firsts, spec):
+        notes.append(
+            f"nearly all captions say {', '.join(words)}: the trigger, or the model, will be tied to it"
         )
-    if opening := shared_opening(firsts, wish):
-        found.append(f"more than half of the captions open with {opening!r}")
-    if wish.trigger:
-        every = [(member.file, one) for member in members for one in member.captions]
-        lacking = sorted({file for file, one in every if not has_word(wish.trigger, one)})
+    if opening := shared_opening(firsts, spec):
+        notes.append(f"more than half of the captions open with {opening!r}")
+    if spec.trigger:
+        pairs = [(member.file, caption) for member in members for caption in member.captions]
+        lacking = sorted({file for file, caption in pairs if not has_word(spec.trigger, caption)})
         if lacking:
-            more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
-            found.append(f"the trigger {wish.trigger!r} is missing in {', '.join(lacking[:3])}{more}")
-        often = sorted({file for file, one in every if count_word(wish.trigger, one) > 1})
+            rest = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+            notes.append(f"the trigger {spec.trigger!r} is missing in {', '.join(lacking[:3])}{rest}")
+        often = sorted({file for file, caption in pairs if count_word(spec.trigger, caption) > 1})
         if often:
-            found.append(f"the trigger {wish.trigger!r} is there more than once in {', '.join(often[:3])}")
-    return found
+            notes.append(f"the trigger {spec.trigger!r} is there more than once in {', '.join(often[:3])}")
+    return notes
 
 
-def shared_words(captions: Sequence[str], wish: Wish) -> list[str]:
+def shared_words(captions: Sequence[str], spec: Wish) -> list[str]:
     """Words, but little ones and the trigger's, in at least four fifths of four captions or more."""
-    if len(captions) < FEW:
+    if len(captions) < MIN_IMAGES:
         return []
-    own = set(re.findall(r"\w+", wish.trigger.lower()))
-    counts = Counter(word for one in captions for word in set(re.findall(r"[a-z]{3,}", one.lower())))
-    least = 0.8 * len(captions)
-    return sorted(w for w, n in counts.items() if n >= least and w not in _LITTLE and w not in own)
+    trigger_words = set(re.findall(r"\w+", spec.trigger.lower()))
+    counts = Counter(word for caption in captions for word in set(re.findall(r"[a-z]{3,}", caption.lower())))
+    threshold = 0.8 * len(captions)
+    return sorted(
+        w for w, n in counts.items() if n >= threshold and w not in _LITTLE and w not in trigger_words
+    )
 
 
-def shared_opening(captions: Sequence[str], wish: Wish) -> str:
+def shared_opening(captions: Sequence[str], spec: Wish) -> str:
     """The first three words, the trigger being one, of more than half of the captions; else empty."""
-    if len(captions) < FEW:
+    if len(captions) < MIN_IMAGES:
         return ""
-    name = wish.trigger.lower()
+    name = spec.trigger.lower()
     openings = Counter()
-    for one in captions:
-        words = (one.lower().replace(name, "\0") if name else one.lower()).split()[:3]
+    for caption in captions:
+        words = (caption.lower().replace(name, "\0") if name else caption.lower()).split()[:3]
         openings[" ".join(words)] += 1
     opening, count = openings.most_common(1)[0]
-    return opening.replace("\0", wish.trigger) if count * 2 > len(captions) and " " in opening else ""
+    return opening.replace("\0", spec.trigger) if count * 2 > len(captions) and " " in opening else ""
 
 
 def agree(
     provider: Provider,
-    wish: Wish,
+    spec: Wish,
     members: Sequence[Member],
     patience: Patience,
-    known: Mapping[str, list[str]],
-    look: Callable[[str], Picture],
+    agreed_words: Mapping[str, list[str]],
+    load_image: Callable[[str], Picture],
 ) -> Iterator[Agreement]:
     """Make the captions of a set agree, in portions; what earlier ones decided binds the later ones.
 
     Args:
         provider: Who is asked.
-        wish: What every caption must be.
+        spec: What every caption must be.
         members: All images with captions; the fixed ones are shown, up to 40 of them, and never changed.
         patience: How long to try.
-        known: Words agreed on in an earlier call: the word that is used -> those that it replaces.
-        look: File -> the small copy that is shown.
+        agreed_words: Words agreed on in an earlier call: the word that is used -> those that it replaces.
+        load_image: File -> the small copy that is shown.
 
     Yields:
         The result of each portion, once it is settled.
@@ -131,19 +133,19 @@ def agree(
     Raises:
         BadProvider: The provider answers nobody.
     """
-    words = {use: list(others) for use, others in known.items()}
+    words = {use: list(replaced_words) for use, replaced_words in agreed_words.items()}
     fixed = [member for member in members if member.fixed]
     free = [member for member in members if not member.fixed and member.captions]
-    notes = findings(members, wish)
-    for start in range(0, len(free), TOGETHER):
-        portion = free[start : start + TOGETHER]
-        pictures = {member.file: look(member.file) for member in portion}
-        context = _Context(fixed[-FIXED_AT_MOST:], words, notes, pictures)
-        done = _portion(provider, wish, portion, context, patience)
-        for use, others in done.words.items():
-            words[use] = sorted({*words.get(use, []), *others})
-        fixed += [Member(m.file, done.captions.get(m.file, m.captions), fixed=True) for m in portion]
-        yield done
+    notes = findings(members, spec)
+    for start in range(0, len(free), CAPTIONS_PER_REQUEST):
+        portion = free[start : start + CAPTIONS_PER_REQUEST]
+        images = {member.file: load_image(member.file) for member in portion}
+        context = _Context(fixed[-MAX_FIXED:], words, notes, images)
+        result = _portion(provider, spec, portion, context, patience)
+        for use, replaced_words in result.words.items():
+            words[use] = sorted({*words.get(use, []), *replaced_words})
+        fixed += [Member(m.file, result.captions.get(m.file, m.captions), fixed=True) for m in portion]
+        yield result
 
 
 @dataclass(frozen=True)
@@ -155,14 +157,14 @@ class _Context:
 
 
 def _portion(
-    provider: Provider, wish: Wish, portion: Sequence[Member], context: _Context, patience: Patience
+    provider: Provider, spec: Wish, portion: Sequence[Member], context: _Context, patience: Patience
 ) -> Agreement:
-    done, tokens, reason = Agreement(), 4096, ""
+    result, tokens, reason = Agreement(), 4096, ""
     todo = dict(enumerate(portion, 1))
-    while todo and done.asked < ASKED_AT_MOST:
+    while todo and result.asked < MAX_REQUESTS:
         request = Request(
-            system=prompts.for_set(wish).text,
-            text=_question(todo, context, wish, reason),
+            system=prompts.for_set(spec).text,
+            text=_question(todo, context, spec, reason),
             pictures=tuple(context.pictures[member.file] for member in todo.values()),
             labels=tuple(f"Image {number}:" for number in todo),
             schema=schema(Edited),
@@ -173,64 +175,64 @@ def _portion(
         except Declined as error:
             reason = str(error)
             break
-        done.asked += 1
-        done.tokens_in += reply.tokens_in
-        done.tokens_out += reply.tokens_out
-        done.model = reply.model
+        result.asked += 1
+        result.tokens_in += reply.tokens_in
+        result.tokens_out += reply.tokens_out
+        result.model = reply.model
         if reply.refused or reply.cut:
             reason, tokens = reply.refused or "it was cut off before its end", 2 * tokens
             continue
         try:
-            edited = read(Edited, reply.text)
+            answer = read(Edited, reply.text)
         except Malformed as error:
             reason = str(error)
             continue
-        reason = _take(edited, todo, wish, done)
-    done.flags |= {member.file: reason for member in todo.values()}
-    return done
+        reason = _take(answer, todo, spec, result)
+    result.flags |= {member.file: reason for member in todo.values()}
+    return result
 
 
-def _take(edited: Edited, todo: dict[int, Member], wish: Wish, done: Agreement) -> str:
-    """Move what is right in an answer from ``todo`` to ``done``; what is wrong with the rest."""
-    said = {word.use.strip(): [one.strip() for one in word.instead_of] for word in edited.words}
-    given = {entry.id: entry.captions for entry in edited.captions}
+def _take(answer: Edited, todo: dict[int, Member], spec: Wish, result: Agreement) -> str:
+    """Move what is right in an answer from ``todo`` to ``result``; what is wrong with the rest."""
+    replacements = {word.use.strip(): [text.strip() for text in word.instead_of] for word in answer.words}
+    captions = {entry.id: entry.captions for entry in answer.captions}
     reasons = []
     for number, member in list(todo.items()):
-        texts = tuple(" ".join(one.split()) for one in given.get(number, []))
-        wrong = _wrong(texts, member, wish, said)
+        texts = tuple(" ".join(text.split()) for text in captions.get(number, []))
+        wrong = _wrong(texts, member, spec, replacements)
         if wrong:
             reasons.append(f"caption {number}: {wrong}")
         else:
-            done.captions[member.file] = tuple(signed(one, wish) for one in texts)
+            result.captions[member.file] = tuple(signed(text, spec) for text in texts)
             del todo[number]
-    for use, others in said.items():
-        done.words[use] = sorted({*done.words.get(use, []), *others} - {use})
+    for use, replaced_words in replacements.items():
+        result.words[use] = sorted({*result.words.get(use, []), *replaced_words} - {use})
     return "; ".join(reasons[:5])
 
 
-def _wrong(texts: tuple[str, ...], member: Member, wish: Wish, said: Mapping[str, list[str]]) -> str:
+def _wrong(texts: tuple[str, ...], member: Member, spec: Wish, replacements: Mapping[str, list[str]]) -> str:
     if len(set(texts)) != len(member.captions):
         return f"{len(set(texts))} different texts; {len(member.captions)} are wanted"
     for text in texts:
-        if reason := validators.flaw(text, wish):
+        if reason := validators.flaw(text, spec):
             return reason
-        for use, others in said.items():
-            for other in others:
+        for use, replaced_words in replacements.items():
+            for other in replaced_words:
                 if other.lower() not in use.lower() and has_word(other, text):
                     return f"it says {other!r} where {use!r} was agreed on"
     return ""
 
 
-def _question(todo: Mapping[int, Member], context: _Context, wish: Wish, reason: str) -> str:
+def _question(todo: Mapping[int, Member], context: _Context, spec: Wish, reason: str) -> str:
     lines = []
     if context.findings:
-        lines += ["Counted in this set:", *(f"- {one}" for one in context.findings), ""]
+        lines += ["Counted in this set:", *(f"- {text}" for text in context.findings), ""]
     if context.words:
         lines += ["Agreed on already:", json.dumps(context.words, ensure_ascii=False), ""]
     if context.fixed:
         lines += ["Fixed:", *(json.dumps(m.captions, ensure_ascii=False) for m in context.fixed), ""]
     lines.append("To edit:")
     for number, member in todo.items():
-        bare = [unsigned(one, wish) for one in member.captions]
+        bare = [unsigned(text, spec) for text in member.captions]
         lines.append(json.dumps({"id": number, "captions": bare}, ensure_ascii=False))
     return "\n".join([*lines, *(["", prompts.again(reason)] if reason else [])])

@@ -15,22 +15,24 @@ FRAME = 20
 
 
 def tokens(
-    alone: Sequence[tuple[int, int]], joined: Sequence[tuple[int, int]], wish: Wish, side: int
+    image_sizes: Sequence[tuple[int, int]], set_sizes: Sequence[tuple[int, int]], spec: Wish, side: int
 ) -> tuple[int, int]:
     """Tokens (read, written): each image and prompt read once, each caption written, and once more as a set.
 
     Args:
-        alone: (width, height), in pixels, of each image that a caption is asked of.
-        joined: The same of those that the set pass reads; none where there is no such pass.
-        wish: What is wanted.
+        image_sizes: (width, height), in pixels, of each image that a caption is asked of.
+        set_sizes: The same of those that the set pass reads; none where there is no such pass.
+        spec: What is wanted.
         side: Longer side of the copies, in pixels.
     """
-    prompt = len(prompts.for_image(wish).text)
-    caption = round(TOKENS_PER_WORD * wish.manner.most * wish.variants) + FRAME
-    read = sum(tokens_of(prompt, _pixels(size, side)) for size in alone)
-    read += sum(tokens_of(0, _pixels(size, SMALL)) for size in joined) + caption * len(joined)
-    read += -(-len(joined) // consistency.TOGETHER) * tokens_of(len(prompts.for_set(wish).text))
-    return read, caption * (len(alone) + len(joined))
+    prompt = len(prompts.for_image(spec).text)
+    caption = round(TOKENS_PER_WORD * spec.manner.most * spec.variants) + FRAME
+    read = sum(tokens_of(prompt, _pixels(size, side)) for size in image_sizes)
+    read += sum(tokens_of(0, _pixels(size, SMALL)) for size in set_sizes) + caption * len(set_sizes)
+    read += -(-len(set_sizes) // consistency.CAPTIONS_PER_REQUEST) * tokens_of(
+        len(prompts.for_set(spec).text)
+    )
+    return read, caption * (len(image_sizes) + len(set_sizes))
 
 
 def _pixels(size: tuple[int, int], side: int) -> int:

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-_DATED = re.compile(r"(?:-latest|-\d{8}|-\d{4}-\d{2}-\d{2})$")
+_DATE_SUFFIX = re.compile(r"(?:-latest|-\d{8}|-\d{4}-\d{2}-\d{2})$")
 PIXELS_PER_TOKEN = 750
 """Anthropic's rule for images (docs, vision): width x height / 750. Others are near: OpenAI's patches of 32
 x 32 pixels give about 1 token per 1024 pixels, times a factor of each model."""
@@ -41,9 +41,9 @@ def source() -> str:
 
 def price_of(model: str) -> Price | None:
     """The list price of a model by the name that its maker gives it, dated or not; None when unknown."""
-    known = _table()["models"]
-    found = known.get(model) or known.get(_DATED.sub("", model))
-    return Price(*found) if found else None
+    prices = _table()["models"]
+    price = prices.get(model) or prices.get(_DATE_SUFFIX.sub("", model))
+    return Price(*price) if price else None
 
 
 def tokens_of(characters: int, pixels: int = 0) -> int:
@@ -62,5 +62,5 @@ def foretold(model: str, estimate: float | None) -> str:
     """An estimate in US dollars as a line for people, with where the prices are from."""
     if estimate is None:
         return f"Price: unknown for {model}."
-    about = "" if 0 < estimate < CENT else "about "
-    return f"Price: {about}{dollars(estimate)}, from the sizes of images and texts ({source()})."
+    qualifier = "" if 0 < estimate < CENT else "about "
+    return f"Price: {qualifier}{dollars(estimate)}, from the sizes of images and texts ({source()})."

@@ -59,27 +59,27 @@ def _file(name: str) -> tuple[str, str]:
     return head.removeprefix("version:").strip(), text.strip()
 
 
-def for_image(wish: Wish, *, plain: bool = False) -> Prompt:
+def for_image(spec: Wish, *, plain: bool = False) -> Prompt:
     """What is said about each single image; ``plain`` wants the caption alone, else it is JSON."""
-    trigger = "trigger-inside" if wish.names_trigger else "trigger-later" if wish.trigger else "trigger-none"
-    goal, manner = f"goal-{wish.goal}", f"manner-{wish.manner.name}"
-    names = ("image", goal, trigger, manner)
-    count = COUNT_ONE if wish.variants == 1 else Template(COUNT_MORE).substitute(count=wish.variants)
-    parts = {"goal": _file(goal)[1], "manner": _file(manner)[1], "count": count}
+    trigger = "trigger-inside" if spec.names_trigger else "trigger-later" if spec.trigger else "trigger-none"
+    goal, style = f"goal-{spec.goal}", f"manner-{spec.manner.name}"
+    names = ("image", goal, trigger, style)
+    count = COUNT_ONE if spec.variants == 1 else Template(COUNT_MORE).substitute(count=spec.variants)
+    parts = {"goal": _file(goal)[1], "manner": _file(style)[1], "count": count}
     parts["answer"] = ANSWER_TEXT if plain else ANSWER_JSON
-    said = Template(_file(trigger)[1]).substitute(name=wish.trigger)
-    return Prompt(Template(_file("image")[1]).substitute(parts, trigger=said), _versions(names))
+    trigger_rule = Template(_file(trigger)[1]).substitute(name=spec.trigger)
+    return Prompt(Template(_file("image")[1]).substitute(parts, trigger=trigger_rule), _versions(names))
 
 
-def for_set(wish: Wish) -> Prompt:
+def for_set(spec: Wish) -> Prompt:
     """What is said about all captions together."""
-    rule = TRIGGER_RULE if wish.names_trigger else TRIGGER_LATER if wish.trigger else TRIGGER_ABSENT
-    identity = IDENTITY_STYLE if wish.goal == "style" else IDENTITY_RULE
-    manner = f"manner-{wish.manner.name}"
+    rule = TRIGGER_RULE if spec.names_trigger else TRIGGER_LATER if spec.trigger else TRIGGER_ABSENT
+    identity = IDENTITY_STYLE if spec.goal == "style" else IDENTITY_RULE
+    style = f"manner-{spec.manner.name}"
     text = Template(_file("set")[1]).substitute(
-        trigger=Template(rule).substitute(name=wish.trigger), identity=identity, manner=_file(manner)[1]
+        trigger=Template(rule).substitute(name=spec.trigger), identity=identity, manner=_file(style)[1]
     )
-    return Prompt(text, _versions(("set", manner)))
+    return Prompt(text, _versions(("set", style)))
 
 
 def again(reason: str) -> str:

@@ -27,7 +27,7 @@ def now() -> str:
 
 def text_of(captions: tuple[str, ...]) -> str:
     """A sidecar's text: a variant a line."""
-    return "".join(f"{one}\n" for one in captions)
+    return "".join(f"{caption}\n" for caption in captions)
 
 
 def hash_of(text: str) -> str:
@@ -95,23 +95,23 @@ class Record:
 
     def agree(self, words: Mapping[str, list[str]]) -> None:
         """Keep the words that the set pass settled."""
-        for use, others in words.items():
-            self.words[use] = sorted({*self.words.get(use, []), *others})
+        for use, replaced_words in words.items():
+            self.words[use] = sorted({*self.words.get(use, []), *replaced_words})
 
-    def tidy(self, texts: Mapping[str, str], *, done: bool) -> None:
+    def tidy(self, texts: Mapping[str, str], *, complete: bool) -> None:
         """Write the file anew: one line per image, and which texts are in place.
 
         Args:
             texts: File -> what its text file holds now.
-            done: No overwriting is left to be gone on with.
+            complete: No overwriting is left to be gone on with.
         """
         if not self.rows:
             return
         for file, row in self.rows.items():
-            there = file in texts and hash_of(texts[file]) == row.hash
-            self.rows[file] = Row(row.file, row.image, row.captions, row.facts, there or row.written)
+            in_place = file in texts and hash_of(texts[file]) == row.hash
+            self.rows[file] = Row(row.file, row.image, row.captions, row.facts, in_place or row.written)
         lines = [_line(row) for _, row in sorted(self.rows.items())]
-        if done:
+        if complete:
             self.job = {}
         if self.job:
             lines.append(json.dumps({"job": self.job}))
@@ -125,27 +125,27 @@ class Record:
         """Whose caption an image's text file holds: nobody's, ours, a person's; or ours, not yet written."""
         row = self.rows.get(file)
         if text is None or not text.strip():
-            unwritten = (
+            pending = (
                 row is not None and row.captions and not row.written
             )  # a deleted text is a wish for another
-            return "answered" if unwritten else "missing"
+            return "answered" if pending else "missing"
         if row is None or not row.captions or row.facts.get("by") == "hand":
             return "by hand"
-        there = hash_of(text)
-        if there == row.hash:
+        digest = hash_of(text)
+        if digest == row.hash:
             return "ours"
-        return "answered" if there == row.before and not row.written else "by hand"
+        return "answered" if digest == row.before and not row.written else "by hand"
 
     def _take(self, line: str) -> None:
         try:
             value = json.loads(line)
             if "words" in value:
-                self.agree({str(use): [str(one) for one in others] for use, others in value["words"].items()})
+                self.agree({str(use): [str(text) for text in texts] for use, texts in value["words"].items()})
                 return
             if "job" in value and "file" not in value:
                 self.job = {str(key): str(item) for key, item in value["job"].items()}
                 return
-            captions = tuple(str(one) for one in value.pop("captions"))
+            captions = tuple(str(text) for text in value.pop("captions"))
             row = Row(
                 str(value.pop("file")),
                 str(value.pop("image")),

@@ -26,10 +26,10 @@ def lay_out(folder: Path) -> Path:
         BadData: The folder cannot be used.
         BadUsage: There is a table with edits that have not been taken over.
     """
-    shelf, path = Shelf(folder), folder / tables.NAME
-    _refuse_unapplied(path, _texts(shelf))
+    store, path = Shelf(folder), folder / tables.NAME
+    _refuse_unapplied(path, _texts(store))
     write_text(
-        path, tables.table([tables.Line(f, shelf.text(f) or "", _note(shelf, f)) for f in _own(shelf)])
+        path, tables.table([tables.Line(f, store.text(f) or "", _note(store, f)) for f in _own(store)])
     )
     return path
 
@@ -45,19 +45,19 @@ def apply(folder: Path) -> list[str]:
     Raises:
         BadData: The table is missing or wrong; nothing is changed.
     """
-    shelf, path = Shelf(folder), folder / tables.NAME
+    store, path = Shelf(folder), folder / tables.NAME
     if not path.is_file():
         raise BadData(f"There is no {path}. Make one: limner caption {folder} --review")
-    changes = tables.changes(read_text(path, TABLE_AT_MOST), _texts(shelf))
-    images = {change.file: inspect(shelf.path(change.file), verify=False).sha256 for change in changes}
+    changes = tables.changes(read_text(path, TABLE_AT_MOST), _texts(store))
+    images = {change.file: inspect(store.path(change.file), verify=False).sha256 for change in changes}
     for change in changes:
-        shelf.edit(
+        store.edit(
             change.file, images[change.file], change.captions, {"pass": "review", "by": "hand", "at": now()}
         )
     if changes:
-        shelf.record.tidy(shelf.texts(), done=not shelf.record.job)
+        store.record.tidy(store.texts(), complete=not store.record.job)
     write_text(
-        path, tables.table([tables.Line(f, shelf.text(f) or "", _note(shelf, f)) for f in _own(shelf)])
+        path, tables.table([tables.Line(f, store.text(f) or "", _note(store, f)) for f in _own(store)])
     )
     return [change.file for change in changes]
 
@@ -75,28 +75,28 @@ def edit(path: Path, editor: str | None = None) -> bool:
     if not command:
         return False
     try:
-        ended = subprocess.run([*shlex.split(command), str(path)], check=False).returncode
+        status = subprocess.run([*shlex.split(command), str(path)], check=False).returncode
     except (OSError, ValueError) as error:
         raise BadUsage(
             f"The editor {command!r} cannot be started ({error}). Set VISUAL to another."
         ) from error
-    if ended:
+    if status:
         raise BadUsage(
-            f"The editor {command!r} ended with status {ended}; nothing is taken over from {path}."
+            f"The editor {command!r} ended with status {status}; nothing is taken over from {path}."
         )
     return True
 
 
-def _own(shelf: Shelf) -> list[str]:
-    return [file for file in shelf.files if shelf.state(file) not in ("listed", "shared")]
+def _own(store: Shelf) -> list[str]:
+    return [file for file in store.files if store.state(file) not in ("listed", "shared")]
 
 
-def _texts(shelf: Shelf) -> dict[str, str]:
-    return {file: shelf.text(file) or "" for file in _own(shelf)}
+def _texts(store: Shelf) -> dict[str, str]:
+    return {file: store.text(file) or "" for file in _own(store)}
 
 
-def _note(shelf: Shelf, file: str) -> str:
-    row, state = shelf.record.rows.get(file), shelf.state(file)
+def _note(store: Shelf, file: str) -> str:
+    row, state = store.record.rows.get(file), store.state(file)
     if row is not None and row.facts.get("flag"):
         return f"flagged: {row.facts['flag']}"
     if state == "by hand":

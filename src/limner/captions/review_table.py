@@ -67,21 +67,21 @@ def changes(text: str, texts: Mapping[str, str]) -> list[Change]:
     Raises:
         BadData: The table is broken, names an image that is not there, or a caption has changed since.
     """
-    found: dict[str, list[str]] = {}
+    captions_of: dict[str, list[str]] = {}
     was: dict[str, str] = {}
     for number, cells in _rows(text):
-        file, caption, signed = (cell.strip() for cell in cells[:3])
+        file, caption, signature = (cell.strip() for cell in cells[:3])
         if file not in texts:
             raise BadData(
                 f"Line {number} of the table names {file!r}, which is no image here. Correct the name."
             )
-        if was.setdefault(file, signed) != signed:
+        if was.setdefault(file, signature) != signature:
             raise BadData(
                 f"Line {number} of the table has another sign than the line above. Restore column 3."
             )
-        found.setdefault(file, []).append(caption)
-    made = []
-    for file, lines in found.items():
+        captions_of.setdefault(file, []).append(caption)
+    edits = []
+    for file, lines in captions_of.items():
         try:
             captions = variants(lines)
         except BadData as error:
@@ -96,8 +96,8 @@ def changes(text: str, texts: Mapping[str, str]) -> list[Change]:
             raise BadData(
                 f"The table has no caption for {file}. Write one, or remove the line and delete its .txt."
             )
-        made.append(Change(file, captions, was[file]))
-    return made
+        edits.append(Change(file, captions, was[file]))
+    return edits
 
 
 def _lines(text: str) -> list[str]:
@@ -107,20 +107,20 @@ def _lines(text: str) -> list[str]:
 
 def _rows(text: str) -> list[tuple[int, list[str]]]:
     lines = text.removeprefix("\ufeff").replace("\r\n", "\n").split("\n")
-    kept = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    while kept and kept[0][1].lstrip('"').startswith("#"):
-        kept.pop(0)
+    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    while numbered and numbered[0][1].lstrip('"').startswith("#"):
+        numbered.pop(0)
     try:
-        cells = list(csv.reader([line for _, line in kept], delimiter="\t", strict=True))
+        cells = list(csv.reader([line for _, line in numbered], delimiter="\t", strict=True))
     except csv.Error as error:
         raise BadData(f"The table cannot be read ({error}). Check the quotes in it.") from error
     if not cells or [cell.strip() for cell in cells[0][:3]] != list(COLUMNS[:3]):
         raise BadData(f"The table must begin with the columns {', '.join(COLUMNS)}, separated by tabs.")
-    if len(cells) != len(kept):
+    if len(cells) != len(numbered):
         raise BadData("A caption in the table goes over several lines. Write each on one line.")
-    for (number, _), row in zip(kept, cells, strict=True):
+    for (number, _), row in zip(numbered, cells, strict=True):
         if len(row) < 3:
             raise BadData(
                 f"Line {number} of the table has {len(row)} columns; image, caption and was are needed."
             )
-    return [(number, row) for (number, _), row in zip(kept[1:], cells[1:], strict=True)]
+    return [(number, row) for (number, _), row in zip(numbered[1:], cells[1:], strict=True)]

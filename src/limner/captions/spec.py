@@ -69,9 +69,9 @@ def manner_of(base: str) -> Manner:
             name = str(json.loads(index.read_bytes())["_class_name"])
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise BadUsage(f"{index} names no pipeline. Say how to write with --manner.") from error
-    for part, manner in LEARNED.items():
+    for part, style in LEARNED.items():
         if part in name.lower():
-            return MANNERS[manner]
+            return MANNERS[style]
     raise BadUsage(
         f"It is not known which captions {base} learned from. Say it with --manner: {', '.join(MANNERS)}."
     )
@@ -105,11 +105,11 @@ class Wish:
     @property
     def names_trigger(self) -> bool:
         """Whether the captioner writes the trigger itself. A style's is added by rule, in one role."""
-        ruled = self.by_rule or self.goal == "style" or self.manner.name == "tags"
-        return bool(self.trigger) and not ruled
+        by_rule = self.by_rule or self.goal == "style" or self.manner.name == "tags"
+        return bool(self.trigger) and not by_rule
 
 
-def signed(caption: str, wish: Wish) -> str:
+def signed(caption: str, spec: Wish) -> str:
     """The caption with the trigger of a style, or of tags, in its place.
 
     >>> signed("A fox in a forest.", Wish(goal="style", trigger="inkwash"))
@@ -119,18 +119,18 @@ def signed(caption: str, wish: Wish) -> str:
     >>> signed("1girl, solo", Wish(trigger="mia", manner=MANNERS["tags"]))
     'mia, 1girl, solo'
     """
-    if not wish.trigger or wish.names_trigger:
+    if not spec.trigger or spec.names_trigger:
         return caption
-    if wish.manner.name == "tags" or wish.goal != "style":
-        return f"{wish.trigger}, {caption}"
-    if wish.manner.name == "brief":
-        return f"{wish.trigger} style {caption}"
-    return f"{caption.rstrip(' .')}, {wish.trigger}"
+    if spec.manner.name == "tags" or spec.goal != "style":
+        return f"{spec.trigger}, {caption}"
+    if spec.manner.name == "brief":
+        return f"{spec.trigger} style {caption}"
+    return f"{caption.rstrip(' .')}, {spec.trigger}"
 
 
-def unsigned(caption: str, wish: Wish) -> str:
+def unsigned(caption: str, spec: Wish) -> str:
     """What ``signed`` was given, but for the full stop of a sentence."""
-    if not wish.trigger or wish.names_trigger:
+    if not spec.trigger or spec.names_trigger:
         return caption
-    bare = caption.removeprefix(f"{wish.trigger}, ").removeprefix(f"{wish.trigger} style ")
-    return bare.removesuffix(f", {wish.trigger}")
+    bare = caption.removeprefix(f"{spec.trigger}, ").removeprefix(f"{spec.trigger} style ")
+    return bare.removesuffix(f", {spec.trigger}")

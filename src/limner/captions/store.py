@@ -58,8 +58,8 @@ class Shelf:
 
     def texts(self) -> dict[str, str]:
         """All that there are now."""
-        found = {file: self.text(file) for file in self.files}
-        return {file: text for file, text in found.items() if text is not None}
+        texts = {file: self.text(file) for file in self.files}
+        return {file: text for file, text in texts.items() if text is not None}
 
     def state(self, file: str) -> State:
         """Whose caption an image has.
@@ -126,9 +126,9 @@ class Shelf:
 
 def _in_metadata(root: Path, files: list[str]) -> frozenset[str]:
     """The images that have captions in a metadata file, which wins over text files."""
-    found: set[str] = set()
+    names: set[str] = set()
     for file in files:
         folder = PurePosixPath(file).parent
         rows = [row for row in read_metadata(root / file) if not isinstance(row, Broken)]
-        found |= {str(folder / row.file) for row in rows if row.captions}
-    return frozenset(found)
+        names |= {str(folder / row.file) for row in rows if row.captions}
+    return frozenset(names)

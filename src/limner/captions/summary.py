@@ -28,9 +28,9 @@ class Settings:
     """Only say what would be done, and its price."""
 
     def __post_init__(self) -> None:
-        for name, value, least, most in (("jobs", self.jobs, 1, 64), ("side", self.side, 64, 4096)):
-            if value is not None and not least <= value <= most:
-                raise BadUsage(f"--{name} is {value}; it must be {least} to {most}.")
+        for name, value, low, high in (("jobs", self.jobs, 1, 64), ("side", self.side, 64, 4096)):
+            if value is not None and not low <= value <= high:
+                raise BadUsage(f"--{name} is {value}; it must be {low} to {high}.")
         if self.budget is not None and not self.budget > 0:
             raise BadUsage(f"--budget is {self.budget}; it must be more than 0 US dollars.")
 

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 
 from limner.captions.spec import Wish
-from limner.data.captions import CHARACTERS_AT_MOST, count_word, has_word
+from limner.data.captions import MAX_CAPTION_LENGTH, count_word, has_word
 
 _QUOTE = "['\u2019]"
 REFUSAL = re.compile(
@@ -52,7 +52,7 @@ def without_opening(caption: str) -> str:
     return bare[:1].upper() + bare[1:] if bare != caption else caption
 
 
-def flaw(caption: str, wish: Wish) -> str:
+def flaw(caption: str, spec: Wish) -> str:
     """Why a caption cannot be used, as a person would say it to who wrote it; empty when it can."""
     text = " ".join(caption.split())
     words = len(text.split())
@@ -61,25 +61,27 @@ def flaw(caption: str, wish: Wish) -> str:
         (REFUSAL.search(text), "it is a refusal or an apology instead of a caption"),
         (OPENING.search(text), f"it opens with {' '.join(text.split()[:3])!r} instead of what is there"),
         (MARKUP.search(caption), "it has markup, numbering or code in it"),
-        (len(text) > CHARACTERS_AT_MOST, f"it has {len(text)} characters"),
+        (len(text) > MAX_CAPTION_LENGTH, f"it has {len(text)} characters"),
         (_loops(text), "it repeats itself"),
-        (words > 2 * wish.manner.most, f"it has {words} words; at most {wish.manner.most} are wanted"),
-        (words * 3 < wish.manner.least, f"it has {words} words; at least {wish.manner.least} are wanted"),
-        (wish.manner.name != "tags" and DANGLING.search(text), f"it breaks off after {text[-20:]!r}"),
-        *_about_trigger(text, wish),
+        (words > 2 * spec.manner.most, f"it has {words} words; at most {spec.manner.most} are wanted"),
+        (words * 3 < spec.manner.least, f"it has {words} words; at least {spec.manner.least} are wanted"),
+        (spec.manner.name != "tags" and DANGLING.search(text), f"it breaks off after {text[-20:]!r}"),
+        *_about_trigger(text, spec),
     )
     return next((reason for wrong, reason in checks if wrong), "")
 
 
-def _about_trigger(text: str, wish: Wish) -> tuple[tuple[object, str], ...]:
-    if wish.goal == "style":
-        named = bool(wish.trigger) and has_word(wish.trigger, text)
-        return ((named or STYLE.search(text), "it names the style, which shall be learned without words"),)
-    if not wish.names_trigger:
+def _about_trigger(text: str, spec: Wish) -> tuple[tuple[object, str], ...]:
+    if spec.goal == "style":
+        has_trigger = bool(spec.trigger) and has_word(spec.trigger, text)
+        return (
+            (has_trigger or STYLE.search(text), "it names the style, which shall be learned without words"),
+        )
+    if not spec.names_trigger:
         return ()
     return (
-        (not has_word(wish.trigger, text), f"it lacks the name {wish.trigger!r}"),
-        (count_word(wish.trigger, text) > 2, f"it has the name {wish.trigger!r} more than twice"),
+        (not has_word(spec.trigger, text), f"it lacks the name {spec.trigger!r}"),
+        (count_word(spec.trigger, text) > 2, f"it has the name {spec.trigger!r} more than twice"),
     )
 
 

@@ -2,19 +2,19 @@
 
 import numpy as np
 
-SAME = (2, 6)
+TOLERANCES = (2, 6)
 """Levels by which the pixels of a bar may differ from its colour: as drawn, and what JPEG leaves."""
 EDGE = 2.5
 """Times as many levels by which the picture's first rows differ from the bar's last ..."""
-ALONG = 0.6
+EDGE_SHARE = 0.6
 """... along this share of its length. A plain backdrop ends where the subject begins, not in a line."""
-ENDS = 0.3
+CORNER_SHARE = 0.3
 """The same in the first and the last tenth: a bar leaves the picture its corners, a backdrop none."""
-LEAST_ROWS = 3
+MIN_ROWS = 3
 """Thinner bars are the outermost pixels of a picture."""
-THIN = 4
+STRIDE = 4
 """Every so many pixels of a row are looked at."""
-LEAST, MOST = 0.008, 0.4
+MIN_WIDTH, MAX_WIDTH = 0.008, 0.4
 """Width of a bar, as a share of the picture's side."""
 
 
@@ -25,8 +25,8 @@ def borders(rgb: np.ndarray) -> tuple[float, float, float, float]:
         rgb: (H, W, 3) uint8.
     """
     values = rgb.astype(np.int16)
-    top, bottom, upright = _pair(values[:, ::THIN])
-    inner = values[top : len(values) - bottom : THIN]
+    top, bottom, upright = _pair(values[:, ::STRIDE])
+    inner = values[top : len(values) - bottom : STRIDE]
     left, right, level = _pair(inner.transpose(1, 0, 2))
     if not (top and left):  # the bars of a frame meet at its corners
         top, bottom, left, right = top * upright, bottom * upright, left * level, right * level
@@ -37,22 +37,22 @@ def _pair(rows: np.ndarray) -> tuple[int, int, bool]:
     """Rows of two bars of one colour at both ends, or 0, and whether both run from corner to corner."""
     (first, reaches), (last, too) = _bar(rows), _bar(rows[::-1])
     colours = np.abs(np.median(rows[0], axis=0) - np.median(rows[-1], axis=0)).max() if len(rows) else 0
-    both = first and last and colours <= 2 * SAME[1]
-    return (first, last, reaches and too) if both else (0, 0, False)
+    is_pair = first and last and colours <= 2 * TOLERANCES[1]
+    return (first, last, reaches and too) if is_pair else (0, 0, False)
 
 
 def _bar(rows: np.ndarray) -> tuple[int, bool]:
     """How many rows are of one colour and end in a line, and whether the line runs from corner to corner."""
-    most = int(len(rows) * MOST) + 2
-    far = np.abs(rows[:most] - np.median(rows[0], axis=0)).max(axis=2)
-    for same in SAME:
-        plain = (far <= same).mean(axis=1) > 0.995
+    limit = int(len(rows) * MAX_WIDTH) + 2
+    far = np.abs(rows[:limit] - np.median(rows[0], axis=0)).max(axis=2)
+    for tolerance in TOLERANCES:
+        plain = (far <= tolerance).mean(axis=1) > 0.995
         count = int(plain.argmin()) if not plain.all() else len(plain)
-        if not max(LEAST_ROWS, LEAST * len(rows)) <= count < most - 2:
+        if not max(MIN_ROWS, MIN_WIDTH * len(rows)) <= count < limit - 2:
             continue
         # Scaling blurs the edge over a row or two.
-        step = np.abs(rows[count : count + 3] - rows[count - 2]).max(axis=(0, 2)) > EDGE * same - 1
+        step = np.abs(rows[count : count + 3] - rows[count - 2]).max(axis=(0, 2)) > EDGE * tolerance - 1
         tenth = -(-step.size // 10)
-        if step.mean() > ALONG:
-            return count, bool(min(step[:tenth].mean(), step[-tenth:].mean()) > ENDS)
+        if step.mean() > EDGE_SHARE:
+            return count, bool(min(step[:tenth].mean(), step[-tenth:].mean()) > CORNER_SHARE)
     return 0, False

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from limner.data.captions import has_word
 
-FEWEST = 4
+MIN_CAPTIONS = 4
 """Captions below which nothing can be said about what they share."""
-SAME = 3
+MIN_REPEATS = 3
 """Images with one caption before it counts as repeated."""
 NEARLY_ALL = 0.95
 """Share of the captions that a word must be in to be fused with the trigger."""
-PLAIN = frozenset(
+STOP_WORDS = frozenset(
     re.findall(
         r"\w+",
         """a an the of on in at with and or to from by for is are was were be it its this that these those as
@@ -52,65 +52,74 @@ def wording(captions: Sequence[Sequence[str]], trigger: str = "") -> Wording:
         captions: The variants of each image; none where it has none.
         trigger: The words that shall call up what is learned; empty: there are none.
     """
-    there = [at for at, each in enumerate(captions) if each]
-    has = [at for at in there if all(_finds(trigger, text) for text in captions[at])]
-    front = [at for at in has if all(_front(trigger, text) for text in captions[at])]
-    others = [at for at in has if at not in set(front)]
+    indices = [index for index, texts in enumerate(captions) if texts]
+    with_word = [index for index in indices if all(_finds(trigger, text) for text in captions[index])]
+    front = [index for index in with_word if all(_front(trigger, text) for text in captions[index])]
+    elsewhere = [index for index in with_word if index not in set(front)]
     return Wording(
-        missing=tuple(at for at, each in enumerate(captions) if not each),
+        missing=tuple(index for index, texts in enumerate(captions) if not texts),
         repeated=_repeated(captions, _plain(trigger)),
-        untriggered=tuple(sorted(set(there) - set(has))) if trigger and has else (),
+        untriggered=tuple(sorted(set(indices) - set(with_word))) if trigger and with_word else (),
         respelled=tuple(
-            at for at in has if trigger and not all(_exact(trigger, text) for text in captions[at])
+            index
+            for index in with_word
+            if trigger and not all(_exact(trigger, text) for text in captions[index])
         ),
-        displaced=_few(front, others) if trigger else (),
-        fused=_fused([captions[at] for at in there], trigger),
-        openings=_opening([text for at in there for text in captions[at]], trigger),
+        displaced=_few(front, elsewhere) if trigger else (),
+        fused=_fused([captions[index] for index in indices], trigger),
+        openings=_opening([text for index in indices for text in captions[index]], trigger),
     )
 
 
 def _repeated(captions: Sequence[Sequence[str]], bare: str) -> tuple[tuple[int, ...], ...]:
     """One caption of several may be the same everywhere: the others tell the images apart."""
-    said = [{_plain(text) for text in each} - {bare} for each in captions]
-    counts = Counter(text for each in said for text in each)
-    same: dict[str, list[int]] = defaultdict(list)
-    for at, each in enumerate(said):
-        if all(counts[text] >= SAME for text in each):
-            for text in each:
-                same[text].append(at)
-    return tuple(dict.fromkeys(tuple(each) for each in same.values() if len(each) >= SAME))
+    normalized = [{_plain(text) for text in texts} - {bare} for texts in captions]
+    counts = Counter(text for texts in normalized for text in texts)
+    by_text: dict[str, list[int]] = defaultdict(list)
+    for index, texts in enumerate(normalized):
+        if all(counts[text] >= MIN_REPEATS for text in texts):
+            for text in texts:
+                by_text[text].append(index)
+    return tuple(dict.fromkeys(tuple(texts) for texts in by_text.values() if len(texts) >= MIN_REPEATS))
 
 
-def _few(front: list[int], others: list[int]) -> tuple[int, ...]:
+def _few(front: list[int], elsewhere: list[int]) -> tuple[int, ...]:
     """The smaller side, when the larger is at least three times as large."""
-    few, many = sorted((front, others), key=len)
-    return tuple(few) if few and len(many) >= 3 * len(few) else ()
+    smaller, larger = sorted((front, elsewhere), key=len)
+    return tuple(smaller) if smaller and len(larger) >= 3 * len(smaller) else ()
 
 
 def _fused(captions: Sequence[Sequence[str]], trigger: str) -> tuple[str, ...]:
-    if len(captions) < FEWEST:
+    if len(captions) < MIN_CAPTIONS:
         return ()
-    own = set(_words(trigger))
-    counts = Counter(word for each in captions for word in {w for text in each for w in _words(text)})
-    first = _words(" ".join(text for each in captions for text in each))
-    most = NEARLY_ALL * len(captions)
-    found = [w for w, count in counts.items() if count >= most and w not in own and w not in PLAIN]
-    return tuple(sorted(found, key=first.index))
+    trigger_words = set(_words(trigger))
+    counts = Counter(word for texts in captions for word in {w for text in texts for w in _words(text)})
+    first = _words(" ".join(text for texts in captions for text in texts))
+    minimum = NEARLY_ALL * len(captions)
+    shared = [
+        w
+        for w, count in counts.items()
+        if count >= minimum and w not in trigger_words and w not in STOP_WORDS
+    ]
+    return tuple(sorted(shared, key=first.index))
 
 
 def _opening(captions: Sequence[str], trigger: str) -> str:
     """The longest run of at least three words that nearly all captions begin with."""
-    if len(captions) < FEWEST:
+    if len(captions) < MIN_CAPTIONS:
         return ""
-    own = _words(trigger)
+    trigger_words = _words(trigger)
     rests = [_words(text) for text in captions]
-    rests = [words[len(own) :] if words[: len(own)] == own else words for words in rests]
+    rests = [
+        words[len(trigger_words) :] if words[: len(trigger_words)] == trigger_words else words
+        for words in rests
+    ]
     best = ""
     for length in range(3, 9):
         starts = Counter(tuple(words[:length]) for words in rests if len(words) >= length)
-        if not starts or (most := starts.most_common(1)[0])[1] < NEARLY_ALL * len(captions):
+        if not starts or (top := starts.most_common(1)[0])[1] < NEARLY_ALL * len(captions):
             break
-        best = " ".join(most[0])
+        best = " ".join(top[0])
     return best
 
 
@@ -132,8 +141,8 @@ def _finds(trigger: str, text: str) -> bool:
 
 
 def _exact(trigger: str, text: str) -> bool:
-    found = re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", text)
-    return found is not None or _without(text) != text
+    match = re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", text)
+    return match is not None or _without(text) != text
 
 
 def _front(trigger: str, text: str) -> bool:

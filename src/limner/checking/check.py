@@ -13,7 +13,7 @@ import numpy as np
 from limner.checking import findings as judged
 from limner.checking.findings import ADVICE, NOTE, PROBLEM, Finding
 from limner.checking.image_stats import Look, look
-from limner.checking.near_duplicates import ALIKE
+from limner.checking.near_duplicates import SAME_KIND
 from limner.checking.page import write_page, write_sheet
 from limner.data.buckets import buckets
 from limner.data.folder import Example, Folder, read_folder
@@ -60,7 +60,7 @@ class Checked:
 
     def count(self, level: str) -> int:
         """How many findings there are of a level."""
-        return sum(each.level == level for each in self.findings)
+        return sum(finding.level == level for finding in self.findings)
 
     def plain(self) -> dict[str, Any]:
         """As JSON knows it."""
@@ -68,8 +68,8 @@ class Checked:
             "images": self.images,
             "left_out": self.left_out,
             **{level: self.count(level) for level in LEVELS},
-            "findings": [asdict(each) for each in self.findings],
-            "seen": [_seen(name, each) for name, each in zip(self.names, self.looks, strict=True)],
+            "findings": [asdict(item) for item in self.findings],
+            "seen": [_seen(name, item) for name, item in zip(self.names, self.looks, strict=True)],
             "page": self.page,
             "sheet": self.sheet,
             "seconds": round(self.seconds, 2),
@@ -97,22 +97,26 @@ def check(recipe: Recipe, out: Path, reporter: Reporter, *, encoder: str | None 
     resolution = recipe.data.resolution or base.resolution
     folder = _read(recipe, resolution)
     sizes = buckets(resolution, multiple=base.multiple)
-    looks, broken = _looked(folder.examples, sizes, reporter, follow=follow)
-    names = tuple(_name(folder, each.example.path) for each in looks)
+    looks, errors = _looked(folder.examples, sizes, reporter, follow=follow)
+    names = tuple(_name(folder, item.example.path) for item in looks)
     findings = [
-        *_left_out(folder, broken),
-        *(found for each, name in zip(looks, names, strict=True) for found in judged.of_image(each, name)),
+        *_left_out(folder, errors),
+        *(
+            finding
+            for item, name in zip(looks, names, strict=True)
+            for finding in judged.of_image(item, name)
+        ),
         *judged.of_set(looks, names, recipe.goal),
         *_variety(looks, names, encoder),
-        *judged.of_captions([each.example.written for each in looks], names, recipe.data.trigger),
+        *judged.of_captions([item.example.written for item in looks], names, recipe.data.trigger),
         *judged.of_lengths(_lengths(looks, names, base)),
         *_remarks(recipe, base),
     ]
-    findings.sort(key=lambda each: (LEVELS.index(each.level), each.image, each.kind))
+    findings.sort(key=lambda item: (LEVELS.index(item.level), item.image, item.kind))
     out.mkdir(parents=True, exist_ok=True)
-    done = Checked(
+    report = Checked(
         images=len(looks),
-        left_out=len(folder.rejected) + len(broken),
+        left_out=len(folder.rejected) + len(errors),
         findings=tuple(findings),
         looks=tuple(looks),
         names=names,
@@ -122,10 +126,10 @@ def check(recipe: Recipe, out: Path, reporter: Reporter, *, encoder: str | None 
         file=out / "check.json",
         seconds=time.monotonic() - start,
     )
-    write_sheet(done.sheet, looks, names, findings, flip=recipe.data.flip)
-    write_page(done.page, folder.root.resolve().name, looks, names, findings, flip=recipe.data.flip)
-    write_json(done.file, _plain(done.plain()))
-    return done
+    write_sheet(report.sheet, looks, names, findings, flip=recipe.data.flip)
+    write_page(report.page, folder.root.resolve().name, looks, names, findings, flip=recipe.data.flip)
+    write_json(report.file, _plain(report.plain()))
+    return report
 
 
 def _plain(value: dict[str, Any]) -> dict[str, Any]:
@@ -134,10 +138,10 @@ def _plain(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(recipe: Recipe, resolution: int) -> Folder:
-    wish = recipe.data
-    smallest = resolution // 2 if wish.min_side is None else wish.min_side
+    data = recipe.data
+    min_side = resolution // 2 if data.min_side is None else data.min_side
     return read_folder(
-        wish.images, trigger=wish.trigger, default_caption=wish.default_caption, min_side=smallest
+        data.images, trigger=data.trigger, default_caption=data.default_caption, min_side=min_side
     )
 
 
@@ -146,37 +150,37 @@ def _looked(
 ) -> tuple[list[Look], list[BadImage]]:
     """Every image, measured; those that cannot be read after all."""
 
-    def one(example: Example) -> Look | BadImage:
+    def measure_one(example: Example) -> Look | BadImage:
         try:
             return look(example, size_of(example, sizes), follow=follow)
         except BadImage as error:
             return error
 
-    found: list[Look | BadImage] = []
+    results: list[Look | BadImage] = []
     with (
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
         reporter.progress("look", len(examples)) as steps,
     ):
-        for each in pool.map(one, examples):
-            found.append(each)
+        for result in pool.map(measure_one, examples):
+            results.append(result)
             steps.advance()
-    looks = [each for each in found if isinstance(each, Look)]
-    broken = [each for each in found if isinstance(each, BadImage)]
+    looks = [result for result in results if isinstance(result, Look)]
+    failures = [result for result in results if isinstance(result, BadImage)]
     if not looks:
-        raise BadData(f"None of {len(found)} images can be read: {broken[0]}")
-    return looks, broken
+        raise BadData(f"None of {len(results)} images can be read: {failures[0]}")
+    return looks, failures
 
 
-def _left_out(folder: Folder, broken: Sequence[BadImage]) -> list[Finding]:
-    found = [(_name(folder, each.path), each.reason) for each in folder.rejected]
-    found += [(_name(folder, each.path), each.reason) for each in broken]
-    return [Finding(name, PROBLEM, "left-out", *_halves(reason)) for name, reason in found]
+def _left_out(folder: Folder, failures: Sequence[BadImage]) -> list[Finding]:
+    reasons = [(_name(folder, item.path), item.reason) for item in folder.rejected]
+    reasons += [(_name(folder, item.path), item.reason) for item in failures]
+    return [Finding(name, PROBLEM, "left-out", *_halves(reason)) for name, reason in reasons]
 
 
 def _halves(text: str) -> tuple[str, str]:
     """What is wrong, and what to do: the last sentences of every message."""
-    what, _, remedy = text.partition(". ")
-    return (what, remedy) if remedy else (text.rstrip("."), "Remove it, or replace it.")
+    fault, _, remedy = text.partition(". ")
+    return (fault, remedy) if remedy else (text.rstrip("."), "Remove it, or replace it.")
 
 
 def _name(folder: Folder, path: Path) -> str:
@@ -185,35 +189,39 @@ def _name(folder: Folder, path: Path) -> str:
 
 def _variety(looks: Sequence[Look], names: Sequence[str], encoder: str | None) -> list[Finding]:
     if encoder is None:
-        points = np.stack([each.features for each in looks])
-        return judged.of_variety(points, names, within=ALIKE, means="colours, layout and edges")
-    from limner.checking.encoder import WITHIN, encoded
+        points = np.stack([item.features for item in looks])
+        return judged.of_variety(points, names, max_distance=SAME_KIND, basis="colours, layout and edges")
+    from limner.checking.encoder import SAME_KIND_DISTANCE, encoded
 
-    points = encoded(encoder, [each.thumb for each in looks])
-    return judged.of_variety(points, names, within=WITHIN, means=f"the features of {Path(encoder).name}")
+    points = encoded(encoder, [item.thumb for item in looks])
+    return judged.of_variety(
+        points, names, max_distance=SAME_KIND_DISTANCE, basis=f"the features of {Path(encoder).name}"
+    )
 
 
 def _lengths(looks: Sequence[Look], names: Sequence[str], base: Base) -> Mapping[str, tuple[int, int]]:
     if base.tokens is None:
         return {}
     return {
-        name: max(base.tokens(caption) for caption in each.example.captions)
-        for name, each in zip(names, looks, strict=True)
+        name: max(base.tokens(caption) for caption in item.example.captions)
+        for name, item in zip(names, looks, strict=True)
     }
 
 
 def _remarks(recipe: Recipe, base: Base) -> list[Finding]:
     """What could not be looked at."""
-    found: list[Finding] = []
+    findings: list[Finding] = []
     if base.tokens is None:
-        why = (
+        reason = (
             f"captions were not counted in tokens, and {RESOLUTION} pixels were taken for granted: {base.why}"
         )
-        found.append(Finding("", NOTE, "base", why, "Name a base that is on this machine with --base."))
+        findings.append(Finding("", NOTE, "base", reason, "Name a base that is on this machine with --base."))
     if recipe.data.crop == "auto" and not installed():
-        why = "crops keep the middle, and faces were not looked for: OpenCV 4 and smartcrop are not installed"
-        found.append(Finding("", NOTE, "crop", why, f"{REMEDY}."))
-    return found
+        reason = (
+            "crops keep the middle, and faces were not looked for: OpenCV 4 and smartcrop are not installed"
+        )
+        findings.append(Finding("", NOTE, "crop", reason, f"{REMEDY}."))
+    return findings
 
 
 def base_of(recipe: Recipe) -> Base:
@@ -235,30 +243,32 @@ def base_of(recipe: Recipe) -> Base:
     except BadBase as error:
         return Base(RESOLUTION, MULTIPLE, None, str(error))
     longest = int(constants.get("text_length", 0))
-    limits = [_limit(each.model_max_length, longest) for each in tokenizers]
+    limits = [_limit(tokenizer.model_max_length, longest) for tokenizer in tokenizers]
 
     def tokens(caption: str) -> tuple[int, int]:
-        counts = [len(each(caption, truncation=False, verbose=False).input_ids) for each in tokenizers]
+        counts = [
+            len(tokenizer(caption, truncation=False, verbose=False).input_ids) for tokenizer in tokenizers
+        ]
         return max(zip(counts, limits, strict=True), key=lambda pair: pair[1])
 
     return Base(int(source.facts.get("resolution", RESOLUTION)), family.multiple, tokens)
 
 
-def _limit(own: int, longest: int) -> int:
+def _limit(limit: int, longest: int) -> int:
     """Tokens that are read: a tokenizer without an end of its own has the family's."""
-    return min(own, longest) if own > 77 and longest else own
+    return min(limit, longest) if limit > 77 and longest else limit
 
 
-def _seen(name: str, each: Look) -> dict[str, Any]:
+def _seen(name: str, stats: Look) -> dict[str, Any]:
     return {
         "image": name,
-        "pixels": [each.example.width, each.example.height],
-        "bucket": list(each.size),
-        "crop": list(each.cut.crop),
-        "crop_by": each.cut.why,
-        "faces": [list(face) for face in each.cut.faces],
-        "enlarged": round(each.enlarged, 3),
-        "blur": None if each.sharpness.blur is None else round(each.sharpness.blur, 2),
-        "jpeg_quality": each.quality,
-        "captions": list(each.example.captions),
+        "pixels": [stats.example.width, stats.example.height],
+        "bucket": list(stats.size),
+        "crop": list(stats.cut.crop),
+        "crop_by": stats.cut.why,
+        "faces": [list(face) for face in stats.cut.faces],
+        "enlarged": round(stats.enlarged, 3),
+        "blur": None if stats.sharpness.blur is None else round(stats.sharpness.blur, 2),
+        "jpeg_quality": stats.quality,
+        "captions": list(stats.example.captions),
     }

@@ -42,17 +42,17 @@ def blockiness(gray: np.ndarray) -> float:
     if min(gray.shape) < 8 * BLOCK:
         return 1.0
     values = gray.astype(np.int16)
-    return min(_steps(np.abs(np.diff(each, axis=1))) for each in (values, values.T))
+    return min(_steps(np.abs(np.diff(view, axis=1))) for view in (values, values.T))
 
 
 def _steps(steps: np.ndarray) -> float:
     small, large = (steps * (steps <= JUMP)).mean(axis=0), (steps > JUMP).mean(axis=0)
-    places = np.array([small[at::BLOCK].mean() for at in range(BLOCK)])
-    most = int(places.argmax())
-    leaps = np.array([large[at::BLOCK].mean() for at in range(BLOCK)])
-    if leaps[most] > SQUARES:
+    strengths = np.array([small[offset::BLOCK].mean() for offset in range(BLOCK)])
+    strongest = int(strengths.argmax())
+    leaps = np.array([large[offset::BLOCK].mean() for offset in range(BLOCK)])
+    if leaps[strongest] > SQUARES:
         return 1.0
-    return float((places[most] + FLOOR) / (np.median(np.delete(places, most)) + FLOOR))
+    return float((strengths[strongest] + FLOOR) / (np.median(np.delete(strengths, strongest)) + FLOOR))
 
 
 def native(image: Image.Image, side: int) -> np.ndarray:

@@ -11,17 +11,17 @@ from torch import Tensor
 from limner.errors import BadBase, first_line
 from limner.models.loading import BROKEN, hush
 
-WITHIN = 0.2
+SAME_KIND_DISTANCE = 0.2
 """Distance, 1 minus the cosine, below which such models have two pictures of one kind."""
-AT_ONCE = 16
+BATCH = 16
 
 
-def encoded(name: str, pictures: Sequence[Image.Image]) -> np.ndarray:
+def encoded(name: str, images: Sequence[Image.Image]) -> np.ndarray:
     """Features of pictures, (N, D) float32, each of length 1.
 
     Args:
         name: A folder in transformers layout, or a hub id whose files are on this machine.
-        pictures: RGB, of any size.
+        images: RGB, of any size.
 
     Raises:
         BadBase: It is not there, not in safetensors, or no vision model.
@@ -34,8 +34,8 @@ def encoded(name: str, pictures: Sequence[Image.Image]) -> np.ndarray:
         model: Any = AutoModel.from_pretrained(name, local_files_only=True, use_safetensors=True)
         model = model.eval().requires_grad_(requires_grad=False)
         rows = [
-            _features(model, processor(images=list(pictures[at : at + AT_ONCE]), return_tensors="pt"))
-            for at in range(0, len(pictures), AT_ONCE)
+            _features(model, processor(images=list(images[start : start + BATCH]), return_tensors="pt"))
+            for start in range(0, len(images), BATCH)
         ]
     except BROKEN as error:
         reason = first_line(error).partition(". ")[0]  # the rest is advice for who calls the library
@@ -50,8 +50,8 @@ def encoded(name: str, pictures: Sequence[Image.Image]) -> np.ndarray:
 def _features(model: Any, inputs: Any) -> Tensor:
     """(B, D): the image tower of a model of two, else the pooled state, else the mean of the states."""
     if "get_image_features" in dir(type(model)):
-        found = model.get_image_features(**inputs)
-        return found if isinstance(found, Tensor) else found.pooler_output
-    found = model(**inputs)
-    pooled = found.get("pooler_output")
-    return found.last_hidden_state.mean(1) if pooled is None else pooled
+        output = model.get_image_features(**inputs)
+        return output if isinstance(output, Tensor) else output.pooler_output
+    output = model(**inputs)
+    pooled = output.get("pooler_output")
+    return output.last_hidden_state.mean(1) if pooled is None else pooled

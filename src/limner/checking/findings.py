@@ -10,24 +10,24 @@ from limner.checking.caption_stats import Wording, wording
 from limner.checking.image_stats import Look
 
 PROBLEM, ADVICE, NOTE = "problem", "advice", "note"
-SOFT, SMEARED = 1.8, 1.9
+MAX_BLUR, MAX_MOTION_BLUR = 1.8, 1.9
 """Pixels of blur, at the size of training. Sharp pictures have 0 to 1.2, whatever their grounds."""
-UNLIKE = 0.7
+MOTION_RATIO = 0.7
 """Blur of the sharpest direction, as a share of the softest, below which the camera moved."""
-ENLARGED = (1.05, 2.0)
+UPSCALE_LEVELS = (1.05, 2.0)
 """Times that an image is enlarged: advice, problem."""
-LOST = 0.25
+MAX_CROP_LOSS = 0.25
 """Share of an image that a crop may take."""
-COARSE = ((1.5, 40), (3.0, 25), (np.inf, 10))
+MIN_JPEG_QUALITY = ((1.5, 40), (3.0, 25), (np.inf, 10))
 """(times reduced, JPEG quality): the more an image is reduced, the less of its damage is left."""
-BLOCKS = 1.75
-ENOUGH = {"subject": 10, "face": 10, "object": 8, "style": 20}
+MAX_BLOCKINESS = 1.75
+MIN_IMAGES = {"subject": 10, "face": 10, "object": 8, "style": 20}
 """Images from which a LoRA generalises, as the guides of the trainers have it: see ``models.presets``."""
-FEW = 8
+MIN_FOR_VARIETY = 8
 """Images below which nothing is said about variety."""
-ONE_KIND = 0.6
+MAX_ONE_KIND = 0.6
 """Share of the images that may be of one kind."""
-LISTED = 6
+MAX_NAMES = 6
 PLAIN_MODES = ("RGB", "RGBA", "L", "LA", "P")
 
 
@@ -48,70 +48,77 @@ class Finding:
 
 def of_image(look: Look, name: str) -> list[Finding]:
     """What is wrong with one image by itself."""
-    found = [*_size(look), *_light(look), *_damage(look), *_made(look)]
-    return [Finding(name, *each) for each in found]
+    faults = [*_size(look), *_light(look), *_damage(look), *_made(look)]
+    return [Finding(name, *fault) for fault in faults]
 
 
-Said = tuple[str, str, str, str]
+Fault = tuple[str, str, str, str]
 
 
-def _size(look: Look) -> list[Said]:
-    found: list[Said] = []
+def _size(look: Look) -> list[Fault]:
+    faults: list[Fault] = []
     left, top, right, bottom = look.cut.crop
     extent = look.example.extent
-    if look.enlarged > ENLARGED[0]:
-        level = PROBLEM if look.enlarged > ENLARGED[1] else ADVICE
-        own = _by((right - left, bottom - top))
-        why = f"{own} pixels are enlarged {look.enlarged:.1f} times to {_by(look.size)}"
-        found.append((level, "small", why, "Use a larger copy, or lower data.resolution."))
-    lost = 1 - (right - left) * (bottom - top) / ((extent[2] - extent[0]) * (extent[3] - extent[1]))
-    if lost > LOST:
-        why = f"the crop to {_by(look.size)} loses {lost:.0%} of it"
-        found.append((ADVICE, "aspect", why, "Crop it yourself, or say what counts in a .crop file."))
-    gone = [face for face in look.cut.faces if not _inside(face, look.cut.crop)]
-    if gone:
-        why = f"{len(gone)} of {len(look.cut.faces)} faces do not fit into the crop to {_by(look.size)}"
-        found.append((PROBLEM, "face", why, "Crop it yourself, or say what counts in a .crop file."))
-    return found
+    if look.enlarged > UPSCALE_LEVELS[0]:
+        level = PROBLEM if look.enlarged > UPSCALE_LEVELS[1] else ADVICE
+        crop_size = _by((right - left, bottom - top))
+        reason = f"{crop_size} pixels are enlarged {look.enlarged:.1f} times to {_by(look.size)}"
+        faults.append((level, "small", reason, "Use a larger copy, or lower data.resolution."))
+    crop_loss = 1 - (right - left) * (bottom - top) / ((extent[2] - extent[0]) * (extent[3] - extent[1]))
+    if crop_loss > MAX_CROP_LOSS:
+        reason = f"the crop to {_by(look.size)} loses {crop_loss:.0%} of it"
+        faults.append((ADVICE, "aspect", reason, "Crop it yourself, or say what counts in a .crop file."))
+    cut_faces = [face for face in look.cut.faces if not _inside(face, look.cut.crop)]
+    if cut_faces:
+        reason = (
+            f"{len(cut_faces)} of {len(look.cut.faces)} faces do not fit into the crop to {_by(look.size)}"
+        )
+        faults.append((PROBLEM, "face", reason, "Crop it yourself, or say what counts in a .crop file."))
+    return faults
 
 
-def _light(look: Look) -> list[Said]:
-    found: list[Said] = []
-    blur, smear, steady = look.sharpness
-    if smear is not None and steady is not None and smear > SMEARED and steady < UNLIKE * smear:
-        why = f"it is smeared in one direction, over {3.5 * smear:.0f} pixels or so at {_by(look.size)}"
-        found.append((PROBLEM, "motion", why, "Leave it out, or use one taken with a steadier hand."))
-    elif blur is not None and blur > SOFT:
-        why = f"its sharpest edges are {2 * blur:.0f} pixels wide at {_by(look.size)}"
-        found.append((PROBLEM, "blur", why, "Leave it out, or use a sharper one."))
-    said = {
+def _light(look: Look) -> list[Fault]:
+    faults: list[Fault] = []
+    blur, softest, sharpest = look.sharpness
+    if (
+        softest is not None
+        and sharpest is not None
+        and softest > MAX_MOTION_BLUR
+        and sharpest < MOTION_RATIO * softest
+    ):
+        reason = f"it is smeared in one direction, over {3.5 * softest:.0f} pixels or so at {_by(look.size)}"
+        faults.append((PROBLEM, "motion", reason, "Leave it out, or use one taken with a steadier hand."))
+    elif blur is not None and blur > MAX_BLUR:
+        reason = f"its sharpest edges are {2 * blur:.0f} pixels wide at {_by(look.size)}"
+        faults.append((PROBLEM, "blur", reason, "Leave it out, or use a sharper one."))
+    exposure_faults = {
         "dark": ("hardly anything in it is brighter than black", "Lighten it, or leave it out."),
         "burnt": ("its lights are burnt out to white", "Darken it from the raw file, or leave it out."),
         "flat": ("it has next to no contrast", "Raise its contrast, or leave it out."),
     }
     if look.exposure:
-        found.append((ADVICE, "exposure", *said[look.exposure]))
-    return found
+        faults.append((ADVICE, "exposure", *exposure_faults[look.exposure]))
+    return faults
 
 
-def _damage(look: Look) -> list[Said]:
-    found: list[Said] = []
-    reduced = 1 / look.enlarged
-    limit = next(quality for times, quality in COARSE if reduced < times)
-    again = "Use the original instead of a copy that was saved again."
+def _damage(look: Look) -> list[Fault]:
+    faults: list[Fault] = []
+    reduction = 1 / look.enlarged
+    limit = next(quality for times, quality in MIN_JPEG_QUALITY if reduction < times)
+    remedy = "Use the original instead of a copy that was saved again."
     if look.quality is not None and look.quality < limit:
-        found.append((PROBLEM, "jpeg", f"it is a JPEG of quality {look.quality}", again))
-    elif look.blocks > BLOCKS:
-        why = f"it shows JPEG's blocks: steps between them are {look.blocks:.1f} times those inside"
-        found.append((PROBLEM, "jpeg", why, again))
+        faults.append((PROBLEM, "jpeg", f"it is a JPEG of quality {look.quality}", remedy))
+    elif look.blocks > MAX_BLOCKINESS:
+        reason = f"it shows JPEG's blocks: steps between them are {look.blocks:.1f} times those inside"
+        faults.append((PROBLEM, "jpeg", reason, remedy))
     if any(look.borders):
         sides = zip(("left", "top", "right", "bottom"), look.borders, strict=True)
-        which = ", ".join(f"{side} {share:.0%}" for side, share in sides if share)
-        found.append((PROBLEM, "border", f"it has a plain bar around it ({which})", "Crop the bar away."))
-    return found
+        bars = ", ".join(f"{side} {share:.0%}" for side, share in sides if share)
+        faults.append((PROBLEM, "border", f"it has a plain bar around it ({bars})", "Crop the bar away."))
+    return faults
 
 
-def _made(look: Look) -> list[Said]:
+def _made(look: Look) -> list[Fault]:
     facts = [
         (look.make.turn != 1, "turned", "it is stored turned, with a note to turn it"),
         (look.make.transparent, "transparent", "its transparent parts become white"),
@@ -123,7 +130,7 @@ def _made(look: Look) -> list[Said]:
         ),
     ]
     fix = "Nothing needs doing; --fix writes it as training reads it."
-    return [(NOTE, kind, why, fix) for holds, kind, why in facts if holds]
+    return [(NOTE, kind, reason, fix) for holds, kind, reason in facts if holds]
 
 
 def of_set(looks: Sequence[Look], names: Sequence[str], goal: str) -> list[Finding]:
@@ -134,65 +141,75 @@ def of_set(looks: Sequence[Look], names: Sequence[str], goal: str) -> list[Findi
         names: Their paths below the folder.
         goal: ``subject``, ``face``, ``object`` or ``style``.
     """
-    found = [*_copies(looks, names), *_marks(looks, names)]
-    least = ENOUGH[goal]
-    if len(looks) < least:
-        why = f'{len(looks)} images for the goal "{goal}", which takes about {least} to be learned in general'
-        found.append(Finding("", ADVICE, "count", why, "Add more, of other places, poses and light."))
-    return found
+    findings = [*_copies(looks, names), *_marks(looks, names)]
+    minimum = MIN_IMAGES[goal]
+    if len(looks) < minimum:
+        reason = (
+            f'{len(looks)} images for the goal "{goal}", which takes about {minimum} to be learned in general'
+        )
+        findings.append(Finding("", ADVICE, "count", reason, "Add more, of other places, poses and light."))
+    return findings
 
 
-def of_variety(points: np.ndarray, names: Sequence[str], *, within: float, means: str) -> list[Finding]:
+def of_variety(points: np.ndarray, names: Sequence[str], *, max_distance: float, basis: str) -> list[Finding]:
     """Whether most images are of one kind.
 
     Args:
         points: (N, D), each of length 1.
         names: N paths.
-        within: Distance, 1 minus the cosine, below which images are of one kind.
-        means: What the points were made by, for the reason.
+        max_distance: Distance, 1 minus the cosine, below which images are of one kind.
+        basis: What the points were made by, for the reason.
     """
-    if len(points) < FEW:
+    if len(points) < MIN_FOR_VARIETY:
         return []
-    largest = near_duplicates.clusters(points, within)[0]
-    if len(largest) <= ONE_KIND * len(points):
+    largest = near_duplicates.clusters(points, max_distance)[0]
+    if len(largest) <= MAX_ONE_KIND * len(points):
         return []
-    why = f"{len(largest)} of {len(points)} images are of one kind, by {means}: {_names(largest, names)}"
+    reason = f"{len(largest)} of {len(points)} images are of one kind, by {basis}: {_names(largest, names)}"
     remedy = "Vary place, pose, distance and light: what never changes is learned as part of the subject."
-    return [Finding("", ADVICE, "variety", why, remedy)]
+    return [Finding("", ADVICE, "variety", reason, remedy)]
 
 
 def _copies(looks: Sequence[Look], names: Sequence[str]) -> list[Finding]:
-    found: list[Finding] = []
+    findings: list[Finding] = []
     first: dict[str, int] = {}
-    kept = [at for at, each in enumerate(looks) if first.setdefault(each.example.sha256, at) == at]
-    for at, each in enumerate(looks):
-        if (own := first[each.example.sha256]) != at:
-            why = f"is the same file as {names[own]}"
-            found.append(Finding(names[at], PROBLEM, "duplicate", why, "Remove one of the two.", names[own]))
-    for group in near_duplicates.groups([looks[at].print for at in kept]):
-        members = [kept[at] for at in group]
+    unique = [
+        index for index, item in enumerate(looks) if first.setdefault(item.example.sha256, index) == index
+    ]
+    for index, item in enumerate(looks):
+        if (original := first[item.example.sha256]) != index:
+            reason = f"is the same file as {names[original]}"
+            findings.append(
+                Finding(names[index], PROBLEM, "duplicate", reason, "Remove one of the two.", names[original])
+            )
+    for group in near_duplicates.groups([looks[index].print for index in unique]):
+        members = [unique[index] for index in group]
         best = best_of(looks, members)
-        for at in members:
-            if at == best:
+        for index in members:
+            if index == best:
                 continue
-            mirrored = near_duplicates.near(looks[best].print, looks[at].print) == "mirrored"
-            word = "is a mirror image of" if mirrored else "is nearly the same as"
-            why = f"{word} {names[best]}{_better(looks[best], looks[at])}"
-            same = "" if mirrored else names[best]
-            found.append(Finding(names[at], PROBLEM, "near-duplicate", why, "Remove it; --fix does.", same))
-    return found
+            is_mirror = near_duplicates.near(looks[best].print, looks[index].print) == "mirrored"
+            word = "is a mirror image of" if is_mirror else "is nearly the same as"
+            reason = f"{word} {names[best]}{_better(looks[best], looks[index])}"
+            caption_from = "" if is_mirror else names[best]
+            findings.append(
+                Finding(
+                    names[index], PROBLEM, "near-duplicate", reason, "Remove it; --fix does.", caption_from
+                )
+            )
+    return findings
 
 
 def best_of(looks: Sequence[Look], members: Sequence[int]) -> int:
     """Of shots of one scene the sharpest; of equally sharp ones the largest, then the first."""
-    return min(members, key=lambda at: (*_rank(looks[at]), at))
+    return min(members, key=lambda index: (*_rank(looks[index]), index))
 
 
 def _rank(look: Look) -> tuple[float, float]:
     """The smaller, the better: how soft it is, and how small."""
     blur, smear, _ = look.sharpness
-    worst = max(blur or 0.0, smear or 0.0) if blur is not None else np.inf
-    return round(worst * max(1.0, look.enlarged), 1), look.enlarged
+    blur_rank = max(blur or 0.0, smear or 0.0) if blur is not None else np.inf
+    return round(blur_rank * max(1.0, look.enlarged), 1), look.enlarged
 
 
 def _better(best: Look, other: Look) -> str:
@@ -202,29 +219,31 @@ def _better(best: Look, other: Look) -> str:
 
 
 def _marks(looks: Sequence[Look], names: Sequence[str]) -> list[Finding]:
-    found: list[Finding] = []
+    findings: list[Finding] = []
     scenes = list(range(len(looks)))
-    for group in near_duplicates.groups([each.print for each in looks]):
-        for at in group:
-            scenes[at] = group[0]
-    for mark in watermark.shared([each.frames for each in looks], scenes):
-        seen = [
-            at for at in mark.images if _meet(watermark.lies(mark, *_whole(looks[at])), looks[at].cut.crop)
+    for group in near_duplicates.groups([item.print for item in looks]):
+        for index in group:
+            scenes[index] = group[0]
+    for mark in watermark.shared([item.frames for item in looks], scenes):
+        visible = [
+            index
+            for index in mark.images
+            if _meet(watermark.lies(mark, *_whole(looks[index])), looks[index].cut.crop)
         ]
-        why = f"it and {len(mark.images) - 1} others carry one mark, {mark.place}"
+        reason = f"it and {len(mark.images) - 1} others carry one mark, {mark.place}"
         remedy = (
             "Use pictures without it, or crop it away: a mark that repeats is learned before the subject."
         )
-        found += [Finding(names[at], PROBLEM, "watermark", why, remedy) for at in seen]
-    return found
+        findings += [Finding(names[index], PROBLEM, "watermark", reason, remedy) for index in visible]
+    return findings
 
 
 def _whole(look: Look) -> tuple[int, int]:
     return look.example.width, look.example.height
 
 
-def _meet(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+def _meet(first: tuple[int, ...], second: tuple[int, ...]) -> bool:
+    return first[0] < second[2] and second[0] < first[2] and first[1] < second[3] and second[1] < first[3]
 
 
 def of_captions(captions: Sequence[Sequence[str]], names: Sequence[str], trigger: str) -> list[Finding]:
@@ -235,39 +254,42 @@ def of_captions(captions: Sequence[Sequence[str]], names: Sequence[str], trigger
         names: Paths of the images below the folder.
         trigger: ``data.trigger``; empty: there is none.
     """
-    said = wording(captions, trigger)
-    write = "Write one, or run: limner caption"
-    none = f'training sees "{trigger}" alone' if trigger else "training sees the empty caption"
+    stats = wording(captions, trigger)
+    remedy = "Write one, or run: limner caption"
+    effect = f'training sees "{trigger}" alone' if trigger else "training sees the empty caption"
     # Training on the trigger alone is a known way; some images with captions and some without is none.
-    level = ADVICE if trigger and len(said.missing) == len(captions) else PROBLEM
-    found = [Finding(names[at], level, "no-caption", f"has no caption: {none}", write) for at in said.missing]
-    for group in said.repeated:
-        why = f"{len(group)} images have one caption: {_names(group, names)}"
-        found.append(Finding("", ADVICE, "same-caption", why, "Say of each what is different in it."))
-    for at in said.untriggered:
-        why = f'lacks "{trigger}", which others have; training puts it in front'
-        found.append(
-            Finding(names[at], ADVICE, "trigger", why, "Write the trigger where the others have it.")
+    level = ADVICE if trigger and len(stats.missing) == len(captions) else PROBLEM
+    findings = [
+        Finding(names[index], level, "no-caption", f"has no caption: {effect}", remedy)
+        for index in stats.missing
+    ]
+    for group in stats.repeated:
+        reason = f"{len(group)} images have one caption: {_names(group, names)}"
+        findings.append(Finding("", ADVICE, "same-caption", reason, "Say of each what is different in it."))
+    for index in stats.untriggered:
+        reason = f'lacks "{trigger}", which others have; training puts it in front'
+        findings.append(
+            Finding(names[index], ADVICE, "trigger", reason, "Write the trigger where the others have it.")
         )
-    for at in said.respelled:
-        why = f'writes the trigger in other letters than "{trigger}"'
-        found.append(Finding(names[at], ADVICE, "trigger", why, "Write it the same everywhere."))
-    for at in said.displaced:
-        why = f'has "{trigger}" elsewhere in the sentence than most captions'
-        found.append(Finding(names[at], ADVICE, "trigger", why, "Give it the same role everywhere."))
-    return found + _bound(said, trigger)
+    for index in stats.respelled:
+        reason = f'writes the trigger in other letters than "{trigger}"'
+        findings.append(Finding(names[index], ADVICE, "trigger", reason, "Write it the same everywhere."))
+    for index in stats.displaced:
+        reason = f'has "{trigger}" elsewhere in the sentence than most captions'
+        findings.append(Finding(names[index], ADVICE, "trigger", reason, "Give it the same role everywhere."))
+    return findings + _bound(stats, trigger)
 
 
-def _bound(said: Wording, trigger: str) -> list[Finding]:
-    found: list[Finding] = []
+def _bound(stats: Wording, trigger: str) -> list[Finding]:
+    findings: list[Finding] = []
     fix = "Vary these words, or leave out what always holds: it is learned with the trigger."
-    if said.openings:
-        found.append(Finding("", ADVICE, "opening", f'captions begin alike: "{said.openings} .."', fix))
-    words = [word for word in said.fused if word not in said.openings.split()]
+    if stats.openings:
+        findings.append(Finding("", ADVICE, "opening", f'captions begin alike: "{stats.openings} .."', fix))
+    words = [word for word in stats.fused if word not in stats.openings.split()]
     if words and trigger:
-        why = f'in every caption beside "{trigger}": {", ".join(words[:LISTED])}'
-        found.append(Finding("", ADVICE, "fused", why, fix))
-    return found
+        reason = f'in every caption beside "{trigger}": {", ".join(words[:MAX_NAMES])}'
+        findings.append(Finding("", ADVICE, "fused", reason, fix))
+    return findings
 
 
 def of_lengths(counts: Mapping[str, tuple[int, int]]) -> list[Finding]:
@@ -278,9 +300,9 @@ def of_lengths(counts: Mapping[str, tuple[int, int]]) -> list[Finding]:
     """
     remedy = "Shorten it: the end is never read."
     return [
-        Finding(name, PROBLEM, "long-caption", f"has a caption of {tokens} tokens; {most} are read", remedy)
-        for name, (tokens, most) in counts.items()
-        if tokens > most
+        Finding(name, PROBLEM, "long-caption", f"has a caption of {tokens} tokens; {limit} are read", remedy)
+        for name, (tokens, limit) in counts.items()
+        if tokens > limit
     ]
 
 
@@ -288,9 +310,9 @@ def _inside(inner: tuple[int, ...], outer: tuple[int, ...]) -> bool:
     return inner[0] >= outer[0] and inner[1] >= outer[1] and inner[2] <= outer[2] and inner[3] <= outer[3]
 
 
-def _names(which: Sequence[int], names: Sequence[str]) -> str:
-    more = f" and {len(which) - LISTED} more" if len(which) > LISTED else ""
-    return ", ".join(names[at] for at in which[:LISTED]) + more
+def _names(indices: Sequence[int], names: Sequence[str]) -> str:
+    rest = f" and {len(indices) - MAX_NAMES} more" if len(indices) > MAX_NAMES else ""
+    return ", ".join(names[index] for index in indices[:MAX_NAMES]) + rest
 
 
 def _by(size: tuple[int, int]) -> str:

@@ -46,7 +46,7 @@ class Mended:
         )
 
 
-def mend(done: Checked, folder: Path, reporter: Reporter) -> Mended:
+def mend(report: Checked, folder: Path, reporter: Reporter) -> Mended:
     """Write what is usable into ``folder``: upright and RGB, without copies, the sharpest of each burst.
 
     Images that are in order are copied byte for byte. JPEGs that must be written anew are saved at quality
@@ -60,53 +60,57 @@ def mend(done: Checked, folder: Path, reporter: Reporter) -> Mended:
     """
     if folder.exists():
         raise BadUsage(f"{folder} exists. Name a new folder with --fix.")
-    if folder.resolve().is_relative_to(done.folder.root.resolve()):
+    if folder.resolve().is_relative_to(report.folder.root.resolve()):
         raise BadUsage(f"{folder} lies in the folder of images. Name a folder outside of it with --fix.")
-    gone = {each.image: each.reason for each in done.findings if each.kind in COPIES}
-    lost = [(each.image, each.reason) for each in done.findings if each.kind == "left-out"]
-    kept = [(each, name) for each, name in zip(done.looks, done.names, strict=True) if name not in gone]
-    lent = _lent(done)
-    bytes_ = sum(each.example.path.stat().st_size for each, _ in kept)
+    copies = {item.image: item.reason for item in report.findings if item.kind in COPIES}
+    omissions = [(item.image, item.reason) for item in report.findings if item.kind == "left-out"]
+    selection = [
+        (item, name) for item, name in zip(report.looks, report.names, strict=True) if name not in copies
+    ]
+    transfers = _lent(report)
+    bytes_ = sum(item.example.path.stat().st_size for item, _ in selection)
     folder.parent.mkdir(parents=True, exist_ok=True)
     require_space(folder.parent, int(SPARE * bytes_), f"the mended images ({human(bytes_)} as they are)")
-    copied: list[str] = []
-    converted: list[str] = []
-    taken: set[str] = set()
-    with reporter.progress("write", len(kept)) as steps:
-        for each, name in kept:
-            target = _free(PurePosixPath(name), each, taken)
+    unchanged_files: list[str] = []
+    converted_files: list[str] = []
+    names: set[str] = set()
+    with reporter.progress("write", len(selection)) as steps:
+        for item, name in selection:
+            target = _free(PurePosixPath(name), item, names)
             (folder / target).parent.mkdir(parents=True, exist_ok=True)
-            (converted if _write(each, folder / target) else copied).append(str(target))
-            _write_beside(each, folder / target, lent.get(name, ("", ()))[1])
+            (converted_files if _write(item, folder / target) else unchanged_files).append(str(target))
+            _write_beside(item, folder / target, transfers.get(name, ("", ()))[1])
             steps.advance()
-    given = tuple((name, copy) for name, (copy, _) in lent.items())
-    mended = Mended(folder, tuple(copied), tuple(converted), given, (*gone.items(), *lost))
-    write_json(folder / "fixed.json", {**mended.plain(), "folder": folder.name})
-    return mended
+    pairs = tuple((name, copy) for name, (copy, _) in transfers.items())
+    result = Mended(
+        folder, tuple(unchanged_files), tuple(converted_files), pairs, (*copies.items(), *omissions)
+    )
+    write_json(folder / "fixed.json", {**result.plain(), "folder": folder.name})
+    return result
 
 
-def _lent(done: Checked) -> dict[str, tuple[str, tuple[str, ...]]]:
+def _lent(report: Checked) -> dict[str, tuple[str, tuple[str, ...]]]:
     """Image without a caption -> the first of its copies that has one, and what it says."""
-    written = {name: each.example.written for each, name in zip(done.looks, done.names, strict=True)}
-    found: dict[str, tuple[str, tuple[str, ...]]] = {}
-    for each in done.findings:
-        if each.copy_of and not written[each.copy_of] and written[each.image]:
-            found.setdefault(each.copy_of, (each.image, written[each.image]))
-    return found
+    captions = {name: item.example.written for item, name in zip(report.looks, report.names, strict=True)}
+    transfers: dict[str, tuple[str, tuple[str, ...]]] = {}
+    for item in report.findings:
+        if item.copy_of and not captions[item.copy_of] and captions[item.image]:
+            transfers.setdefault(item.copy_of, (item.image, captions[item.image]))
+    return transfers
 
 
-def in_order(each: Look) -> bool:
+def in_order(item: Look) -> bool:
     """Whether training reads the file as it is."""
-    made = each.make
-    return made.turn == 1 and not made.transparent and not made.moving and made.mode in PLAIN_MODES
+    info = item.make
+    return info.turn == 1 and not info.transparent and not info.moving and info.mode in PLAIN_MODES
 
 
-def _write(each: Look, path: Path) -> bool:
+def _write(item: Look, path: Path) -> bool:
     """Copy or convert one image; whether it was converted."""
-    if in_order(each):
-        shutil.copyfile(each.example.path, path)
+    if in_order(item):
+        shutil.copyfile(item.example.path, path)
         return False
-    upright = read_image(each.example.path)
+    upright = read_image(item.example.path)
     upright.info = {}  # Pillow would write the note to turn it, and much else, again
     if path.suffix == ".png":
         atomic_write(path, lambda temporary: upright.save(temporary, "PNG"))
@@ -115,18 +119,18 @@ def _write(each: Look, path: Path) -> bool:
     return True
 
 
-def _write_beside(each: Look, path: Path, lent: tuple[str, ...]) -> None:
-    if captions := each.example.written or lent:
+def _write_beside(item: Look, path: Path, extra: tuple[str, ...]) -> None:
+    if captions := item.example.written or extra:
         write_text(path.with_suffix(".txt"), "\n".join(captions) + "\n")
-    if each.example.region:
-        write_text(path.with_suffix(REGION), " ".join(map(str, each.example.region)) + "\n")
+    if item.example.region:
+        write_text(path.with_suffix(REGION), " ".join(map(str, item.example.region)) + "\n")
 
 
-def _free(name: PurePosixPath, each: Look, taken: set[str]) -> PurePosixPath:
+def _free(name: PurePosixPath, item: Look, names: set[str]) -> PurePosixPath:
     """The name to write to; images that differ in their ending alone would share a caption."""
-    suffix = name.suffix if in_order(each) else ".jpg" if each.make.coarseness else ".png"
+    suffix = name.suffix if in_order(item) else ".jpg" if item.make.coarseness else ".png"
     stem, number = str(name.with_suffix("")), 1
-    while (free := stem if number == 1 else f"{stem}-{number}").lower() in taken:
+    while (free := stem if number == 1 else f"{stem}-{number}").lower() in names:
         number += 1
-    taken.add(free.lower())
+    names.add(free.lower())
     return PurePosixPath(free + suffix)

@@ -55,33 +55,33 @@ def look(example: Example, size: tuple[int, int], *, follow: bool = True) -> Loo
     Raises:
         BadImage: The file cannot be read.
     """
-    found = cut(example, size, follow=follow)
-    made = make(example.path)
-    left, top, right, bottom = found.crop
-    reduced = (right - left) / size[0]
+    crop = cut(example, size, follow=follow)
+    info = make(example.path)
+    left, top, right, bottom = crop.crop
+    reduction = (right - left) / size[0]
     blocks = 1.0
-    view = View(example, size, found.crop, flip=False, caption="")
-    if reduced <= NATIVE:
+    view = View(example, size, crop.crop, flip=False, caption="")
+    if reduction <= NATIVE:
         whole, _ = decode(example.path)
         blocks = compression.blockiness(compression.native(whole, 1024))
-        part = whole.crop(found.crop)
-        fitted = part.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0) if reduced > 1 else part
-        rgb = np.asarray(fitted)
+        part = whole.crop(crop.crop)
+        resized = part.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0) if reduction > 1 else part
+        rgb = np.asarray(resized)
     else:
         whole, full = decode(example.path, wanted(view))
         rgb = seen(whole, full, view)
-    picture = Image.fromarray(rgb)
-    thumb = picture.copy()
+    image = Image.fromarray(rgb)
+    thumb = image.copy()
     thumb.thumbnail((THUMB, THUMB), Image.Resampling.LANCZOS)
     return Look(
         example=example,
         size=size,
-        cut=found,
-        make=made,
-        enlarged=1 / reduced,
-        quality=compression.quality(made.coarseness),
+        cut=crop,
+        make=info,
+        enlarged=1 / reduction,
+        quality=compression.quality(info.coarseness),
         blocks=blocks,
-        sharpness=sharpness(np.asarray(picture.convert("L"))),
+        sharpness=sharpness(np.asarray(image.convert("L"))),
         exposure=exposure.fault(rgb),
         borders=borders.borders(rgb),
         print=near_duplicates.print_of(rgb),

@@ -9,7 +9,7 @@ from PIL import Image
 
 HASH_SIDE = 32
 """Pixels to which a picture is shrunk, whatever its shape, before its coarse frequencies are taken."""
-KEPT = 8
+HASH_FREQUENCIES = 8
 """Frequencies per direction: 64 bits (Zauner 2010, the perceptual hash)."""
 THUMB = 16
 NEAR_BITS = 14
@@ -18,7 +18,7 @@ NEAR_SHAPE = 0.93
 """Correlation of two thumbnails, gray, without their mean and contrast."""
 NEAR_COLOUR = 26.0
 """Root mean square distance of two thumbnails in levels, after their mean brightness is made one."""
-ALIKE = 0.22
+SAME_KIND = 0.22
 """Distance of features below which two pictures count as one kind."""
 
 
@@ -42,27 +42,27 @@ def print_of(rgb: np.ndarray) -> Print:
     return Print(_bits(gray), _bits(gray[:, ::-1]), thumb)
 
 
-def near(one: Print, other: Print) -> str:
+def near(first: Print, second: Print) -> str:
     """``near`` for two shots or copies of one scene, ``mirrored`` if one is flipped, else nothing."""
     for name, bits, thumb in (
-        ("near", other.bits, other.thumb),
-        ("mirrored", other.mirrored, other.thumb[:, ::-1]),
+        ("near", second.bits, second.thumb),
+        ("mirrored", second.mirrored, second.thumb[:, ::-1]),
     ):
-        if np.count_nonzero(one.bits != bits) <= NEAR_BITS and _same_thumb(one.thumb, thumb):
+        if np.count_nonzero(first.bits != bits) <= NEAR_BITS and _same_thumb(first.thumb, thumb):
             return name
     return ""
 
 
 def groups(prints: Sequence[Print]) -> list[list[int]]:
     """Pictures that are nearly the same as the first of their group, in order; groups of one are left out."""
-    found: list[list[int]] = []
-    for number, each in enumerate(prints):
-        home = next((group for group in found if near(prints[group[0]], each)), None)
+    clusters_so_far: list[list[int]] = []
+    for number, fingerprint in enumerate(prints):
+        home = next((group for group in clusters_so_far if near(prints[group[0]], fingerprint)), None)
         if home is None:
-            found.append([number])
+            clusters_so_far.append([number])
         else:
             home.append(number)
-    return [group for group in found if len(group) > 1]
+    return [group for group in clusters_so_far if len(group) > 1]
 
 
 def features(rgb: np.ndarray) -> np.ndarray:
@@ -76,9 +76,9 @@ def features(rgb: np.ndarray) -> np.ndarray:
     colours, _ = np.histogramdd(small.reshape(-1, 3), bins=(4, 4, 4), range=[(0, 256)] * 3)
     layout = small.reshape(4, 12, 4, 12, 3).mean(axis=(1, 3)) / 255
     gray = small.mean(axis=2)
-    down, across = np.gradient(gray)
-    angle = (np.arctan2(down, across) % np.pi * 8 / np.pi).astype(int) % 8
-    strength = np.hypot(down, across)
+    gradient_y, gradient_x = np.gradient(gray)
+    angle = (np.arctan2(gradient_y, gradient_x) % np.pi * 8 / np.pi).astype(int) % 8
+    strength = np.hypot(gradient_y, gradient_x)
     cells = [
         np.bincount(angle[y : y + 24, x : x + 24].ravel(), strength[y : y + 24, x : x + 24].ravel(), 8)
         for y in (0, 24)
@@ -86,18 +86,18 @@ def features(rgb: np.ndarray) -> np.ndarray:
     ]
     edges = np.concatenate(cells)
     parts = [np.sqrt(colours.ravel()), (layout - layout.mean()).ravel(), np.sqrt(edges)]
-    joined = np.concatenate([part / (np.linalg.norm(part) + 1e-6) for part in parts])
-    return (joined / np.linalg.norm(joined)).astype(np.float32)
+    vector = np.concatenate([part / (np.linalg.norm(part) + 1e-6) for part in parts])
+    return (vector / np.linalg.norm(vector)).astype(np.float32)
 
 
-def clusters(points: np.ndarray, within: float = ALIKE) -> list[list[int]]:
-    """Pictures of one kind: average linkage until no two groups are nearer than ``within``, largest first.
+def clusters(points: np.ndarray, max_distance: float = SAME_KIND) -> list[list[int]]:
+    """Images of one kind, largest group first: average linkage until none are nearer than ``max_distance``.
 
     Args:
         points: (N, D), each of length 1. N up to a few thousand.
-        within: Distance, 1 minus the cosine.
+        max_distance: Distance, 1 minus the cosine.
     """
-    found = [[number] for number in range(len(points))]
+    members = [[number] for number in range(len(points))]
     means = points.astype(np.float64).copy()
     counts = np.ones(len(points))
     alive = np.ones(len(points), bool)
@@ -106,9 +106,9 @@ def clusters(points: np.ndarray, within: float = ALIKE) -> list[list[int]]:
     np.fill_diagonal(distance, np.inf)
     while alive.sum() > 1:
         first, second = divmod(int(distance.argmin()), len(points))
-        if distance[first, second] > within:
+        if distance[first, second] > max_distance:
             break
-        found[first] += found[second]
+        members[first] += members[second]
         total = counts[first] + counts[second]
         means[first] = (means[first] * counts[first] + means[second] * counts[second]) / total
         counts[first] = total
@@ -117,12 +117,12 @@ def clusters(points: np.ndarray, within: float = ALIKE) -> list[list[int]]:
         row = np.where(alive, 1 - means @ means[first], np.inf)
         row[first] = np.inf
         distance[first] = distance[:, first] = row
-    kept = [sorted(group) for group, there in zip(found, alive, strict=True) if there]
-    return sorted(kept, key=lambda group: (-len(group), group))
+    result = [sorted(group) for group, is_alive in zip(members, alive, strict=True) if is_alive]
+    return sorted(result, key=lambda group: (-len(group), group))
 
 
-def _same_thumb(one: np.ndarray, other: np.ndarray) -> bool:
-    first, second = one - one.mean(), other - other.mean()
+def _same_thumb(left_thumb: np.ndarray, right_thumb: np.ndarray) -> bool:
+    first, second = left_thumb - left_thumb.mean(), right_thumb - right_thumb.mean()
     grays = first.mean(axis=2).ravel(), second.mean(axis=2).ravel()
     size = float(np.linalg.norm(grays[0]) * np.linalg.norm(grays[1]))
     if size < 1e-3 or float(grays[0] @ grays[1]) / size < NEAR_SHAPE:
@@ -140,5 +140,5 @@ def _bits(gray: np.ndarray) -> np.ndarray:
 @cache
 def _cosines() -> np.ndarray:
     """(8, 32): the lowest rows of the cosine transform."""
-    place = (np.arange(HASH_SIDE) + 0.5) / HASH_SIDE
-    return np.cos(np.pi * np.arange(KEPT)[:, None] * place[None]).astype(np.float32)
+    position = (np.arange(HASH_SIDE) + 0.5) / HASH_SIDE
+    return np.cos(np.pi * np.arange(HASH_FREQUENCIES)[:, None] * position[None]).astype(np.float32)

@@ -20,7 +20,7 @@ from limner.reporter import counted
 
 COLUMNS = 6
 """At least; more where there are many images, so that the sheet is about as high as it is wide."""
-MOST = 240
+MAX_IMAGES = 240
 """Images on the sheet."""
 MARKS = {PROBLEM: (190, 45, 30), ADVICE: (205, 145, 20)}
 """Colour of the frame of an image with such a finding."""
@@ -39,36 +39,34 @@ def write_sheet(
 
     Those with a finding are framed. Of several captions the first is shown, and the number of the others.
     """
-    worst = {each.image: each.level for each in reversed(findings)}
-    shown: list[tuple[Image.Image, str]] = []
-    for each, name in zip(looks[:MOST], names, strict=False):
-        thumb, said = _framed(each.thumb, worst.get(name, NOTE)), _said(each.example.captions)
-        size = f"{each.size[0]} x {each.size[1]}"
-        shown.append((thumb, f"{name}, {size}: {said}"))
+    worst = {item.image: item.level for item in reversed(findings)}
+    cells: list[tuple[Image.Image, str]] = []
+    for item, name in zip(looks[:MAX_IMAGES], names, strict=False):
+        thumb, text = _framed(item.thumb, worst.get(name, NOTE)), _said(item.example.captions)
+        size = f"{item.size[0]} x {item.size[1]}"
+        cells.append((thumb, f"{name}, {size}: {text}"))
         if flip:
-            shown.append((ImageOps.mirror(thumb), f"{name}, {size}, mirrored: {said}"))
-    wide = max(COLUMNS, math.isqrt(len(shown) * 7 // 5))
-    rows = [shown[at : at + wide] for at in range(0, len(shown), wide)]
-    pictures = [[picture for picture, _ in row] for row in rows]
+            cells.append((ImageOps.mirror(thumb), f"{name}, {size}, mirrored: {text}"))
+    per_row = max(COLUMNS, math.isqrt(len(cells) * 7 // 5))
+    rows = [cells[start : start + per_row] for start in range(0, len(cells), per_row)]
+    thumbs = [[thumb for thumb, _ in row] for row in rows]
     notes = [[note for _, note in row] for row in rows]
-    page = sheet(pictures, [""] * len(rows), [""] * wide, cell=200, notes=notes)
+    page = sheet(thumbs, [""] * len(rows), [""] * per_row, cell=200, notes=notes)
     atomic_write(path, lambda temporary: page.save(temporary, "PNG"))
 
 
 def _said(captions: Sequence[str]) -> str:
-    more = f" (+{len(captions) - 1} more)" if len(captions) > 1 else ""
-    return f"{captions[0] or '(no caption)'}{more}"
+    count = f" (+{len(captions) - 1} more)" if len(captions) > 1 else ""
+    return f"{captions[0] or '(no caption)'}{count}"
 
 
 def _framed(thumb: Image.Image, level: str) -> Image.Image:
     if level not in MARKS:
         return thumb
-    marked = thumb.copy()
-    width = max(3, max(marked.size) // 40)
-    ImageDraw.Draw(marked).rectangle(
-        (0, 0, marked.width - 1, marked.height - 1), outline=MARKS[level], width=width
-    )
-    return marked
+    copy = thumb.copy()
+    width = max(3, max(copy.size) // 40)
+    ImageDraw.Draw(copy).rectangle((0, 0, copy.width - 1, copy.height - 1), outline=MARKS[level], width=width)
+    return copy
 
 
 def write_page(
@@ -82,15 +80,15 @@ def write_page(
 ) -> None:
     """Write the page: findings of the set, buckets, and every image with its crop, captions and findings."""
     template = Template(resources.files("limner.report").joinpath("report.template.html").read_text("utf-8"))
-    whole = [each for each in findings if not each.image]
-    lost = [each for each in findings if each.image and each.image not in set(names)]
+    of_set = [item for item in findings if not item.image]
+    omissions = [item for item in findings if item.image and item.image not in set(names)]
     sections = [
-        _section("The set", _findings(whole) or "<p>Nothing to say of the set as a whole.</p>"),
-        _section("Left out", _findings(lost)) if lost else "",
+        _section("The set", _findings(of_set) or "<p>Nothing to say of the set as a whole.</p>"),
+        _section("Left out", _findings(omissions)) if omissions else "",
         _section("Buckets", records(_buckets(looks))),
         _section("What the model will see", _cards(looks, names, findings, flip=flip)),
     ]
-    counts = Counter(each.level for each in findings)
+    counts = Counter(item.level for item in findings)
     write_text(
         path,
         template.substitute(
@@ -110,45 +108,46 @@ def _section(headline: str, body: Html) -> Html:
 
 def _findings(findings: Sequence[Finding]) -> Html:
     lines = [
-        f'<p class="{"warn" if each.level == PROBLEM else "note"}"><b>{escape(each.kind)}</b> '
-        f"{escape(f'{each.image}: ' if each.image else '')}{escape(each.reason)}. {escape(each.remedy)}</p>"
-        for each in findings
+        f'<p class="{"warn" if finding.level == PROBLEM else "note"}"><b>{escape(finding.kind)}</b> '
+        f"{escape(f'{finding.image}: ' if finding.image else '')}{escape(finding.reason)}. "
+        f"{escape(finding.remedy)}</p>"
+        for finding in findings
     ]
     return "".join(lines)
 
 
 def _buckets(looks: Sequence[Look]) -> list[dict[str, object]]:
-    counts = Counter(each.size for each in looks)
+    counts = Counter(item.size for item in looks)
     return [{"size": f"{w} x {h}", "images": count} for (w, h), count in sorted(counts.items())]
 
 
 def _cards(looks: Sequence[Look], names: Sequence[str], findings: Sequence[Finding], *, flip: bool) -> Html:
     by_image: dict[str, list[Finding]] = {}
-    for each in findings:
-        by_image.setdefault(each.image, []).append(each)
+    for item in findings:
+        by_image.setdefault(item.image, []).append(item)
     cards = [
-        _card(each, name, by_image.get(name, []), flip=flip) for each, name in zip(looks, names, strict=True)
+        _card(item, name, by_image.get(name, []), flip=flip) for item, name in zip(looks, names, strict=True)
     ]
     return f'<div class="images">{"".join(cards)}</div>'
 
 
-def _card(each: Look, name: str, findings: Sequence[Finding], *, flip: bool) -> Html:
+def _card(item: Look, name: str, findings: Sequence[Finding], *, flip: bool) -> Html:
     captions = "".join(
-        f"<span>{escape(caption or '(no caption)')}</span>" for caption in each.example.captions
+        f"<span>{escape(caption or '(no caption)')}</span>" for caption in item.example.captions
     )
-    kept = WORDS[each.cut.why]
-    facts = f"{each.example.width}×{each.example.height} → {each.size[0]}×{each.size[1]}, keeps {kept}"
+    region = WORDS[item.cut.why]
+    facts = f"{item.example.width}×{item.example.height} → {item.size[0]}×{item.size[1]}, keeps {region}"
     if flip:
         facts += ", also mirrored"
     return (
-        f"<figure>{image(_url(each.thumb), name)}<figcaption><b>{escape(name)}</b>"
+        f"<figure>{image(_url(item.thumb), name)}<figcaption><b>{escape(name)}</b>"
         f"<small>{escape(facts)}</small>{captions}{_findings(_short(findings))}</figcaption></figure>"
     )
 
 
 def _short(findings: Sequence[Finding]) -> list[Finding]:
     """Without the name, which stands above."""
-    return [Finding("", each.level, each.kind, each.reason, each.remedy) for each in findings]
+    return [Finding("", finding.level, finding.kind, finding.reason, finding.remedy) for finding in findings]
 
 
 def _url(thumb: Image.Image) -> str:

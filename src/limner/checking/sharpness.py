@@ -49,7 +49,7 @@ def sharpness(gray: np.ndarray) -> Sharpness:
     if min(gray.shape) < 16:
         return Sharpness(None, None)
     parts = [_compared(part) for part in _richest(gray)]
-    fine, coarse = (np.concatenate([part[which] for part in parts], axis=1) for which in (0, 1))
+    fine, coarse = (np.concatenate([part[scale] for part in parts], axis=1) for scale in (0, 1))
     size = np.hypot(*coarse)
     strongest = float(np.quantile(size, 0.998))
     if strongest < FAINTEST:
@@ -75,7 +75,7 @@ def _richest(gray: np.ndarray) -> list[np.ndarray]:
         gray[rows[y] : rows[y + 1], columns[x] : columns[x + 1]] for y in range(PARTS) for x in range(PARTS)
     ]
     change = [np.abs(np.diff(part[::2].astype(np.int16), axis=1)).mean() for part in parts]
-    return [parts[at] for at in np.argsort(change)[: -RICHEST - 1 : -1]]
+    return [parts[index] for index in np.argsort(change)[: -RICHEST - 1 : -1]]
 
 
 def _compared(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -90,16 +90,16 @@ def _by_direction(fine: np.ndarray, coarse: np.ndarray, size: np.ndarray, strong
     angle = np.arctan2(coarse[0], coarse[1]) % np.pi
     sector = np.round(angle * DIRECTIONS / np.pi).astype(np.int8) % DIRECTIONS
     strength = np.hypot(*fine)
-    found: list[float] = []
-    for which in range(DIRECTIONS):
-        mine = sector == which
-        if not mine.any():
+    blurs: list[float] = []
+    for direction in range(DIRECTIONS):
+        in_sector = sector == direction
+        if not in_sector.any():
             continue
-        peak = float(np.quantile(size[mine], 0.998))
-        edges = mine & (size >= max(FAINTEST, STRONG * peak))
+        peak = float(np.quantile(size[in_sector], 0.998))
+        edges = in_sector & (size >= max(FAINTEST, STRONG * peak))
         if peak >= FAIR * strongest and np.count_nonzero(edges) >= EDGE_PIXELS:
-            found.append(_blur_of(strength[edges] / size[edges]))
-    return found
+            blurs.append(_blur_of(strength[edges] / size[edges]))
+    return blurs
 
 
 def _blur_of(ratio: np.ndarray) -> float:
@@ -120,15 +120,15 @@ def _blurred(values: np.ndarray, sigma: float) -> np.ndarray:
     kernel = np.exp(-(np.arange(radius + 1, dtype=np.float32) ** 2) / (2 * sigma**2))
     kernel /= kernel[0] + 2 * kernel[1:].sum()
     for axis in (0, 1):
-        padding = [(radius, radius) if axis == each else (0, 0) for each in (0, 1)]
+        padding = [(radius, radius) if axis == other_axis else (0, 0) for other_axis in (0, 1)]
         padded = np.pad(values, padding, mode="edge")
         length = values.shape[axis]
         part = [
-            padded[at : at + length] if axis == 0 else padded[:, at : at + length]
-            for at in range(2 * radius + 1)
+            padded[offset : offset + length] if axis == 0 else padded[:, offset : offset + length]
+            for offset in range(2 * radius + 1)
         ]
         total = part[radius] * kernel[0]
-        for away in range(1, radius + 1):
-            total += (part[radius - away] + part[radius + away]) * kernel[away]
+        for distance in range(1, radius + 1):
+            total += (part[radius - distance] + part[radius + distance]) * kernel[distance]
         values = total
     return values

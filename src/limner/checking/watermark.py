@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-CANVAS = 256
+COMPARE_SIDE = 256
 """Pixels of the longer side at which marks are compared: sites scale previews to one longer side."""
-PLACES = ("top left", "top right", "bottom left", "bottom right", "middle")
+POSITIONS = ("top left", "top right", "bottom left", "bottom right", "middle")
 FRAME = 128
 """Pixels of the square that is compared at each place."""
 WINDOW = 24, 40
@@ -27,7 +27,7 @@ WINDOWS = tuple(
 )
 FLOOR = 1.5
 """Gray levels of second difference that are added to a place's own: below is noise."""
-AROUND = 8
+NORM_RADIUS = 8
 """Pixels each way over which strength is evened out, so that a rich ground does not outweigh a mark."""
 LIMIT = 2.0
 """Times the strength around: more counts as this. One edge of the scene must not outweigh many of a mark."""
@@ -35,9 +35,9 @@ LIMIT = 2.0
 AGREE = 0.25
 """Correlation of two pictures in a window, across and down alike, of which three pictures make a guess."""
 COMMON = 0.06
-"""Mean correlation of all pictures of a set of at least ``MANY`` that makes a guess: a faint mark on all."""
-MANY = 8
-GUESSES = 4
+"""Mean correlation of all images of a set of at least ``MIN_FOR_MEAN`` that makes a candidate."""
+MIN_FOR_MEAN = 8
+MAX_CANDIDATES = 4
 """Of a place that are followed up, the strongest first."""
 PAIRS = 60
 """Of a window, the closest, that are tried with a third picture."""
@@ -47,17 +47,17 @@ SPREAD = 7.0, 3.5
 """Columns with upright edges, and rows with level ones, over which a mark's edges spread (as the inverse of
 the sum of squared shares). A line or a corner has 1 to 4."""
 FITS = 0.22, 2.2
-"""Correlation of a picture with the mean of the others at its best, within ``SLIP`` pixels; and times as much
-as anywhere from ``BESIDE`` to ``REACH`` pixels away: what three pictures must reach for there to be a mark.
+"""Correlation of an image with the mean of the others at its best, within ``MAX_SHIFT`` pixels; and times as
+much as anywhere from ``FAR_FROM`` to ``REACH`` pixels away: what three images must reach for there to be one.
 Letters reach 3 to 5 times; a box, moved along one of its sides, keeps more than half ..."""
 CARRIES = 0.12, 1.25
 """... and what is enough for one more: white letters over white paper are nearly lost. By chance, the best of
 2000 places lies within those 25 of a picture in 80, and hardly ever stands out."""
-SLIP = 2
-BESIDE, REACH = 5, 24
-ALIKE = 0.5
+MAX_SHIFT = 2
+FAR_FROM, REACH = 5, 24
+MAX_SHARED = 0.5
 """Share of all windows in which pictures may agree: beyond, it is the scene that they share."""
-SEARCHED = 300
+MAX_SEARCH = 300
 """Pictures among which the first guess is made; all are then compared with it."""
 
 Group = list[int]
@@ -75,13 +75,13 @@ class Mark:
 
 def lies(mark: Mark, width: int, height: int) -> tuple[int, int, int, int]:
     """Where a mark lies on a picture of that size: (left, top, right, bottom) in its pixels."""
-    scale = max(width, height) / CANVAS
-    found = []
+    scale = max(width, height) / COMPARE_SIDE
+    spans = []
     for way, (side, near) in enumerate(((width, "left"), (height, "top"))):
         room = max(FRAME, round(side / scale)) - FRAME
         start = 0 if near in mark.place else room // 2 if mark.place == "middle" else room
-        found.append([round((start + at) * scale) for at in mark.box[way::2]])
-    return found[0][0], found[1][0], found[0][1], found[1][1]
+        spans.append([round((start + offset) * scale) for offset in mark.box[way::2]])
+    return spans[0][0], spans[1][0], spans[0][1], spans[1][1]
 
 
 def frames(image: Image.Image) -> np.ndarray:
@@ -90,147 +90,156 @@ def frames(image: Image.Image) -> np.ndarray:
     Args:
         image: Any mode, not cropped: a mark keeps its distance from the picture's own corners.
     """
-    scale = CANVAS / max(image.size)
+    scale = COMPARE_SIDE / max(image.size)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     gray = np.asarray(image.convert("L").resize(size, Image.Resampling.BOX), np.float32)
     edges = _edges(gray)
     pad = [(0, max(0, FRAME - side)) for side in gray.shape]
     edges = np.pad(edges, [(0, 0), *pad])
-    down, across = ((side - FRAME) // 2 for side in edges.shape[1:])
+    down_shift, right_shift = ((side - FRAME) // 2 for side in edges.shape[1:])
     parts = [
         edges[:, y, x]
         for y in (slice(FRAME), slice(-FRAME, None))
         for x in (slice(FRAME), slice(-FRAME, None))
     ]
-    middle = edges[:, down : down + FRAME, across : across + FRAME]
+    middle = edges[:, down_shift : down_shift + FRAME, right_shift : right_shift + FRAME]
     return np.stack([*parts, middle]).astype(np.float16)
 
 
-def shared(every: Sequence[np.ndarray], scenes: Sequence[int] | None = None) -> list[Mark]:
+def shared(image_frames: Sequence[np.ndarray], scenes: Sequence[int] | None = None) -> list[Mark]:
     """The marks that at least three pictures of different scenes carry.
 
     About 2 s of one core for 200 pictures.
 
     Args:
-        every: The ``frames`` of each picture.
+        image_frames: The ``frames`` of each picture.
         scenes: A number for each picture, the same for shots of one scene, which share more than a mark.
     """
-    scenes = range(len(every)) if scenes is None else scenes
+    scenes = range(len(image_frames)) if scenes is None else scenes
     if len(set(scenes)) < 3:
         return []
-    few = [scenes.index(scene) for scene in dict.fromkeys(scenes)]
-    few = [few[at * len(few) // SEARCHED] for at in range(SEARCHED)] if len(few) > SEARCHED else few
-    found: list[Mark] = []
-    for place, name in enumerate(PLACES):
-        rows = np.stack([each[place] for each in every]).astype(np.float32)
-        for group in _guesses(rows[few], np.array(few)):
-            known = {image for mark in found for image in mark.images if mark.place == name}
-            if not known.issuperset(group) and (mark := _followed(rows, every, group, scenes, name)):
-                found.append(mark)
-    return _apart(found)
+    sample = [scenes.index(scene) for scene in dict.fromkeys(scenes)]
+    sample = (
+        [sample[index * len(sample) // MAX_SEARCH] for index in range(MAX_SEARCH)]
+        if len(sample) > MAX_SEARCH
+        else sample
+    )
+    marks: list[Mark] = []
+    for position, name in enumerate(POSITIONS):
+        rows = np.stack([frame[position] for frame in image_frames]).astype(np.float32)
+        for group in _guesses(rows[sample], np.array(sample)):
+            covered = {image for mark in marks for image in mark.images if mark.place == name}
+            if not covered.issuperset(group) and (mark := _followed(rows, image_frames, group, scenes, name)):
+                marks.append(mark)
+    return _apart(marks)
 
 
-def _apart(found: Sequence[Mark]) -> list[Mark]:
+def _apart(marks: Sequence[Mark]) -> list[Mark]:
     """Without what another mark has already said of the same pictures: frames overlap."""
-    kept: list[Mark] = []
-    for mark in sorted(found, key=lambda each: -len(each.images)):
-        if not any(set(mark.images) <= set(other.images) for other in kept):
-            kept.append(mark)
-    return kept
+    distinct: list[Mark] = []
+    for mark in sorted(marks, key=lambda mark: -len(mark.images)):
+        if not any(set(mark.images) <= set(other.images) for other in distinct):
+            distinct.append(mark)
+    return distinct
 
 
 def _guesses(rows: np.ndarray, numbers: np.ndarray) -> list[Group]:
     """Groups of at least three pictures that agree in some window, the most certain first."""
-    found: list[tuple[float, Group]] = []
+    candidates: list[tuple[float, Group]] = []
     for window in WINDOWS:
-        alike = _alike(rows[(..., *window)])
-        count = len(alike)
-        common = float(alike.sum()) / (count * (count - 1))
-        if count >= MANY and common > COMMON and _spread(rows[(..., *window)]):
-            found.append((common * count, list(range(count))))
-        for group in _groups(alike):
+        similarity = _alike(rows[(..., *window)])
+        count = len(similarity)
+        common = float(similarity.sum()) / (count * (count - 1))
+        if count >= MIN_FOR_MEAN and common > COMMON and _spread(rows[(..., *window)]):
+            candidates.append((common * count, list(range(count))))
+        for group in _groups(similarity):
             if _spread(rows[group][(..., *window)]):
-                found.append((float(alike[np.ix_(group, group)].sum()) / len(group), group))
-    found.sort(key=lambda each: -each[0])
-    kept: list[Group] = []
-    for _, group in found:
-        if len(kept) < GUESSES and not any(set(group) <= set(other) for other in kept):
-            kept.append(group)
-    return [numbers[group].tolist() for group in kept]
+                candidates.append((float(similarity[np.ix_(group, group)].sum()) / len(group), group))
+    candidates.sort(key=lambda candidate: -candidate[0])
+    best: list[Group] = []
+    for _, group in candidates:
+        if len(best) < MAX_CANDIDATES and not any(set(group) <= set(other) for other in best):
+            best.append(group)
+    return [numbers[group].tolist() for group in best]
 
 
-def _groups(alike: np.ndarray) -> Iterator[Group]:
+def _groups(similarity: np.ndarray) -> Iterator[Group]:
     """Groups of at least three pictures that agree each with each, one after the other."""
-    left = alike.copy()
+    remaining = similarity.copy()
     for _ in range(ROUNDS):
-        group = _closest(left)
+        group = _closest(remaining)
         if not group:
             return
-        for at in np.argsort(-left[group].min(axis=0)).tolist():
-            if all(left[at, member] > AGREE for member in group):
-                group.append(at)
+        for index in np.argsort(-remaining[group].min(axis=0)).tolist():
+            if all(remaining[index, member] > AGREE for member in group):
+                group.append(index)
         yield group
-        left[group] = 0
-        left[:, group] = 0
+        remaining[group] = 0
+        remaining[:, group] = 0
 
 
-def _closest(alike: np.ndarray) -> Group:
+def _closest(similarity: np.ndarray) -> Group:
     """The three pictures of which even the two that agree least agree most; none if less than ``AGREE``."""
-    best, found = AGREE, []
-    pairs = np.argwhere(np.triu(alike) > AGREE)
-    order = np.argsort(-alike[pairs[:, 0], pairs[:, 1]])[:PAIRS]
-    for one, other in pairs[order].tolist():
-        both = np.minimum(alike[one], alike[other])
-        third = int(both.argmax())
-        if (least := min(alike[one, other], both[third])) > best:
-            best, found = least, [one, other, third]
-    return found
+    best, triple = AGREE, []
+    pairs = np.argwhere(np.triu(similarity) > AGREE)
+    order = np.argsort(-similarity[pairs[:, 0], pairs[:, 1]])[:PAIRS]
+    for first, second in pairs[order].tolist():
+        pair_min = np.minimum(similarity[first], similarity[second])
+        third = int(pair_min.argmax())
+        if (weakest := min(similarity[first, second], pair_min[third])) > best:
+            best, triple = weakest, [first, second, third]
+    return triple
 
 
 def _followed(
-    rows: np.ndarray, every: Sequence[np.ndarray], group: Group, scenes: Sequence[int], name: str
+    rows: np.ndarray, image_frames: Sequence[np.ndarray], group: Group, scenes: Sequence[int], name: str
 ) -> Mark | None:
     """What becomes of a guess: the pictures that carry its mean, and its extent; nothing if it is no mark."""
     box, members = None, group
     for _ in range(3):
-        if len({scenes[at] for at in members}) < 3 or not (windows := _where(rows[members])):
+        if len({scenes[index] for index in members}) < 3 or not (windows := _where(rows[members])):
             return None
         box = _around(windows)
         fits = _fitting(rows, box, members, FITS)
         if fits == members:
             break
         members = fits
-    if box is None or len({scenes[at] for at in members}) < 3 or _share(every, members) > ALIKE:
+    if (
+        box is None
+        or len({scenes[index] for index in members}) < 3
+        or _share(image_frames, members) > MAX_SHARED
+    ):
         return None
     return Mark(tuple(sorted({*members, *_fitting(rows, box, members, CARRIES)})), name, box)
 
 
 def _where(rows: np.ndarray) -> list[tuple[slice, slice]]:
     """The windows in which pictures agree on the whole."""
-    least = (AGREE if len(rows) < MANY else COMMON) * len(rows) * (len(rows) - 1)
-    return [window for window in WINDOWS if _alike(rows[(..., *window)]).sum() > least]
+    threshold = (AGREE if len(rows) < MIN_FOR_MEAN else COMMON) * len(rows) * (len(rows) - 1)
+    return [window for window in WINDOWS if _alike(rows[(..., *window)]).sum() > threshold]
 
 
-def _share(every: Sequence[np.ndarray], members: Group) -> float:
+def _share(image_frames: Sequence[np.ndarray], members: Group) -> float:
     """Of the windows of all places, the share in which the pictures agree."""
     counts = [
-        len(_where(np.stack([every[at][place] for at in members]).astype(np.float32))) for place in range(5)
+        len(_where(np.stack([image_frames[index][position] for index in members]).astype(np.float32)))
+        for position in range(5)
     ]
     return sum(counts) / (len(counts) * len(WINDOWS))
 
 
 def _fitting(
-    rows: np.ndarray, box: tuple[int, int, int, int], members: Group, wanted: tuple[float, float]
+    rows: np.ndarray, box: tuple[int, int, int, int], members: Group, thresholds: tuple[float, float]
 ) -> Group:
     """The pictures that the mean of the members fits at its place, and nowhere beside it."""
     parts = rows[:, :, box[1] : box[3], box[0] : box[2]]
     total = parts[members].sum(axis=0)
-    found: Group = []
-    for at, whole in enumerate(rows):
-        best, beside = _fit(whole, total - parts[at] if at in members else total, box)
-        if best > wanted[0] and best > wanted[1] * beside:
-            found.append(at)
-    return found
+    matches: Group = []
+    for index, whole in enumerate(rows):
+        best, far = _fit(whole, total - parts[index] if index in members else total, box)
+        if best > thresholds[0] and best > thresholds[1] * far:
+            matches.append(index)
+    return matches
 
 
 def _fit(whole: np.ndarray, mean: np.ndarray, box: tuple[int, int, int, int]) -> tuple[float, float]:
@@ -244,54 +253,60 @@ def _fit(whole: np.ndarray, mean: np.ndarray, box: tuple[int, int, int, int]) ->
     power = np.fft.irfft2(
         np.fft.rfft2(np.square(whole).sum(axis=0), (size, size)) * np.fft.rfft2(flat).conj()
     )
-    least = 0.1 * float(np.square(whole).sum()) * flat.sum() / FRAME**2  # an empty ground fits anything
-    scores = hits / (np.sqrt(np.maximum(power, least)) * np.linalg.norm(mean) + 1e-6)
+    floor = 0.1 * float(np.square(whole).sum()) * flat.sum() / FRAME**2  # an empty ground fits anything
+    scores = hits / (np.sqrt(np.maximum(power, floor)) * np.linalg.norm(mean) + 1e-6)
     middle = np.fft.fftshift(scores)[FRAME - REACH : FRAME + REACH + 1, FRAME - REACH : FRAME + REACH + 1]
-    away = np.abs(np.arange(-REACH, REACH + 1))
-    far = np.maximum(away[:, None], away[None])
-    return float(middle[far <= SLIP].max()), float(middle[far >= BESIDE].max())
+    offsets = np.abs(np.arange(-REACH, REACH + 1))
+    far = np.maximum(offsets[:, None], offsets[None])
+    return float(middle[far <= MAX_SHIFT].max()), float(middle[far >= FAR_FROM].max())
 
 
 def _around(windows: Sequence[tuple[slice, slice]]) -> tuple[int, int, int, int]:
-    tops, lefts = [each.start for each, _ in windows], [each.start for _, each in windows]
+    tops, lefts = [item.start for item, _ in windows], [item.start for _, item in windows]
     return min(lefts), min(tops), max(lefts) + WINDOW[1], max(tops) + WINDOW[0]
 
 
 def _alike(parts: np.ndarray) -> np.ndarray:
     """(N, N): correlation of pictures, the smaller of across and down; 0 with themselves and where empty."""
-    both = [_correlations(parts[:, way].reshape(len(parts), -1)) for way in (0, 1)]
-    return np.minimum(*both)
+    by_axis = [_correlations(parts[:, axis].reshape(len(parts), -1)) for axis in (0, 1)]
+    return np.minimum(*by_axis)
 
 
 def _correlations(rows: np.ndarray) -> np.ndarray:
     lengths = np.linalg.norm(rows, axis=1)
-    there, units = lengths > 4, rows / np.maximum(lengths, 1e-6)[:, None]
-    found = units @ units.T
-    found *= there[:, None] & there[None]
-    np.fill_diagonal(found, 0)
-    return found
+    nonzero, units = lengths > 4, rows / np.maximum(lengths, 1e-6)[:, None]
+    result = units @ units.T
+    result *= nonzero[:, None] & nonzero[None]
+    np.fill_diagonal(result, 0)
+    return result
 
 
 def _spread(parts: np.ndarray) -> bool:
     """Whether the edges that pictures share spread over a window as letters' do."""
     common = np.square(parts.sum(axis=0)) - np.square(parts).sum(axis=0)  # of all pairs: noise cancels
     columns, rows = (np.maximum(common[way].sum(axis=way), 0) for way in (0, 1))
-    wide, high = (float(each.sum() ** 2 / (np.square(each).sum() + 1e-9)) for each in (columns, rows))
+    wide, high = (
+        float(profile.sum() ** 2 / (np.square(profile).sum() + 1e-9)) for profile in (columns, rows)
+    )
     return (wide > SPREAD[0] and high > SPREAD[1]) or (high > SPREAD[0] and wide > SPREAD[1])
 
 
 def _edges(gray: np.ndarray) -> np.ndarray:
     """(2, H, W) second differences, across and down, relative to those around: shading has none."""
-    both = np.zeros((2, *gray.shape), np.float32)
-    both[0, :, 1:-1] = gray[:, 2:] - 2 * gray[:, 1:-1] + gray[:, :-2]
-    both[1, 1:-1] = gray[2:] - 2 * gray[1:-1] + gray[:-2]
-    around = np.sqrt(_mean_around(np.square(both).sum(axis=0)) / 2 + FLOOR**2)
-    return np.clip(both / around, -LIMIT, LIMIT)
+    second_differences = np.zeros((2, *gray.shape), np.float32)
+    second_differences[0, :, 1:-1] = gray[:, 2:] - 2 * gray[:, 1:-1] + gray[:, :-2]
+    second_differences[1, 1:-1] = gray[2:] - 2 * gray[1:-1] + gray[:-2]
+    norm = np.sqrt(_mean_around(np.square(second_differences).sum(axis=0)) / 2 + FLOOR**2)
+    return np.clip(second_differences / norm, -LIMIT, LIMIT)
 
 
 def _mean_around(values: np.ndarray) -> np.ndarray:
     """The mean of the square around each pixel."""
-    side = 2 * AROUND + 1
-    total = np.pad(values.astype(np.float64), ((AROUND + 1, AROUND),) * 2, mode="edge").cumsum(0).cumsum(1)
+    side = 2 * NORM_RADIUS + 1
+    total = (
+        np.pad(values.astype(np.float64), ((NORM_RADIUS + 1, NORM_RADIUS),) * 2, mode="edge")
+        .cumsum(0)
+        .cumsum(1)
+    )
     inner = total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]
     return np.maximum(inner, 0) / side**2

@@ -42,21 +42,21 @@ def closest(width: int, height: int, sizes: Sequence[tuple[int, int]]) -> tuple[
     """The size that an image of ``width`` x ``height`` loses least to, when cropped to its shape."""
 
     def kept(size: tuple[int, int]) -> Fraction:
-        across, down = width * size[1], height * size[0]
-        return Fraction(min(across, down), max(across, down))
+        scaled_width, scaled_height = width * size[1], height * size[0]
+        return Fraction(min(scaled_width, scaled_height), max(scaled_width, scaled_height))
 
     return max(sizes, key=lambda size: (kept(size), size[0] * size[1], size))
 
 
 def largest(width: int, height: int, size: tuple[int, int]) -> tuple[int, int]:
     """(width, height) of the largest crop of an image that has the shape of ``size``, to a pixel."""
-    across = min(width, max(1, (2 * height * size[0] + size[1]) // (2 * size[1])))
-    down = min(height, max(1, (2 * width * size[1] + size[0]) // (2 * size[0])))
-    return across, down
+    crop_width = min(width, max(1, (2 * height * size[0] + size[1]) // (2 * size[1])))
+    crop_height = min(height, max(1, (2 * width * size[1] + size[0]) // (2 * size[0])))
+    return crop_width, crop_height
 
 
 def central(width: int, height: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
     """The largest central (left, top, right, bottom) of an image of the shape of ``size``, to a pixel."""
-    across, down = largest(width, height, size)
-    left, top = (width - across) // 2, (height - down) // 2
-    return left, top, left + across, top + down
+    crop_width, crop_height = largest(width, height, size)
+    left, top = (width - crop_width) // 2, (height - crop_height) // 2
+    return left, top, left + crop_width, top + crop_height

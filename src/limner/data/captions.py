@@ -9,27 +9,27 @@ from limner.files import human
 SIDECARS = (".txt", ".caption")
 """Endings of a caption beside its image, the first that exists wins."""
 
-CHARACTERS_AT_MOST = 8000
+MAX_CAPTION_LENGTH = 8000
 """Of one caption. T5 reads 512 tokens, about 2,500 characters; more is a file in the wrong place."""
 
-VARIANTS_AT_MOST = 64
+MAX_VARIANTS = 64
 """Of one image. Each becomes its own cached text."""
 
-_BYTES_AT_MOST = 4 * CHARACTERS_AT_MOST * VARIANTS_AT_MOST
+_MAX_BYTES = 4 * MAX_CAPTION_LENGTH * MAX_VARIANTS
 _PLACEHOLDER = re.compile(r"\[trigger\]|\{trigger\}", re.IGNORECASE)
 
 
-def read_text(path: Path, most: int = _BYTES_AT_MOST) -> str:
-    """The text of a UTF-8 file, with or without byte order mark, of at most ``most`` bytes.
+def read_text(path: Path, max_bytes: int = _MAX_BYTES) -> str:
+    """The text of a UTF-8 file, with or without byte order mark, of at most ``max_bytes`` bytes.
 
     Raises:
         BadData: Unreadable, too large, or not UTF-8.
     """
     try:
         size = path.stat().st_size
-        if size > most:
+        if size > max_bytes:
             raise BadData(
-                f"{path.name} has {human(size)}; at most {human(most)} are read. Is it really captions?"
+                f"{path.name} has {human(size)}; at most {human(max_bytes)} are read. Is it really captions?"
             )
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -57,17 +57,17 @@ def variants(texts: list[str]) -> tuple[str, ...]:
     Raises:
         BadData: A caption or their number is too large, or a caption is not text.
     """
-    found = tuple(dict.fromkeys(" ".join(text.split()) for text in texts if text.strip()))
-    if len(found) > VARIANTS_AT_MOST:
-        raise BadData(f"{len(found)} captions for one image; at most {VARIANTS_AT_MOST}. Remove some lines.")
-    for caption in found:
-        if len(caption) > CHARACTERS_AT_MOST:
+    captions = tuple(dict.fromkeys(" ".join(text.split()) for text in texts if text.strip()))
+    if len(captions) > MAX_VARIANTS:
+        raise BadData(f"{len(captions)} captions for one image; at most {MAX_VARIANTS}. Remove some lines.")
+    for caption in captions:
+        if len(caption) > MAX_CAPTION_LENGTH:
             raise BadData(
-                f"A caption of {len(caption)} characters; at most {CHARACTERS_AT_MOST}. Shorten it."
+                f"A caption of {len(caption)} characters; at most {MAX_CAPTION_LENGTH}. Shorten it."
             )
         if "\0" in caption or any("\ud800" <= letter <= "\udfff" for letter in caption):
             raise BadData("A caption holds bytes that are no text. Save it as UTF-8.")
-    return found
+    return captions
 
 
 def has_word(word: str, caption: str) -> bool:

@@ -14,7 +14,7 @@ from limner.data.metadata import NAMES, Broken, read_metadata
 from limner.data.region import region
 from limner.errors import BadData
 
-REPEATS_AT_MOST = 999
+MAX_REPEATS = 999
 """A folder called 2024_paris is a year, not 2024 repeats."""
 
 _REPEATS = re.compile(r"([1-9]\d*)_(.+)", re.DOTALL)
@@ -109,129 +109,136 @@ def read_folder(
     root = Path(root)
     listing = listed(root)
     candidates, layout = _candidates(root, listing)
-    rejected = [Rejected(root / printable(file), reason) for file, reason in listing.rejected]
+    rejections = [Rejected(root / printable(file), reason) for file, reason in listing.rejected]
     examples: list[Example] = []
 
-    def examine(one: _Candidate) -> Example | Rejected:
+    def examine(candidate: _Candidate) -> Example | Rejected:
         try:
-            written = _captions(root, listing, one)
-            captions = final(written, trigger=trigger, default=one.name or default_caption)
-            facts = inspect(root / one.file, verify=verify)
-            part = region(_crop(root, listing, one), facts.width, facts.height)
+            source_captions = _captions(root, listing, candidate)
+            captions = final(source_captions, trigger=trigger, default=candidate.name or default_caption)
+            facts = inspect(root / candidate.file, verify=verify)
+            crop_region = region(_crop(root, listing, candidate), facts.width, facts.height)
         except BadData as error:
-            return Rejected(root / one.file, error.reason if isinstance(error, BadImage) else str(error))
-        example = Example(root / one.file, *facts, captions, one.repeats, part, written)
+            return Rejected(
+                root / candidate.file, error.reason if isinstance(error, BadImage) else str(error)
+            )
+        example = Example(
+            root / candidate.file, *facts, captions, candidate.repeats, crop_region, source_captions
+        )
         left, top, right, bottom = example.extent
         if min(right - left, bottom - top) < min_side:
             return Rejected(
-                root / one.file,
+                root / candidate.file,
                 f"has {right - left} x {bottom - top} pixels; the short side needs {min_side}. "
                 "Use a larger copy, or lower data.resolution or data.min_side.",
             )
         return example
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for found in pool.map(examine, sorted(candidates, key=lambda one: one.file)):
-            if isinstance(found, Example):
-                examples.append(found)
+        for result in pool.map(examine, sorted(candidates, key=lambda candidate: candidate.file)):
+            if isinstance(result, Example):
+                examples.append(result)
             else:
-                rejected.append(found)
+                rejections.append(result)
     if not examples:
-        raise BadData(_nothing(root, rejected))
+        raise BadData(_nothing(root, rejections))
     advice = _too_deep(root, candidates) if layout == "sidecar" else ""
-    rejected.sort(key=lambda one: str(one.path))  # lines of one file stay in their order
-    return Folder(root, layout, tuple(examples), tuple(rejected), advice)
+    rejections.sort(key=lambda candidate: str(candidate.path))  # lines of one file stay in their order
+    return Folder(root, layout, tuple(examples), tuple(rejections), advice)
 
 
 def _too_deep(root: Path, candidates: list[_Candidate]) -> str:
     """A word on folders ``img/10_cat``: it is the one above that kohya is given."""
-    folders = {above for one in candidates for above in _above(one.file) if "/" in above}
-    found = sorted(folder for folder in folders if _repeats(folder.rpartition("/")[2]))
-    if not found:
+    folders = {above for candidate in candidates for above in _above(candidate.file) if "/" in above}
+    matches = sorted(folder for folder in folders if _repeats(folder.rpartition("/")[2]))
+    if not matches:
         return ""
-    named = ", ".join([*found[:3], *[".."] * (len(found) > 3)])
+    listing = ", ".join([*matches[:3], *[".."] * (len(matches) > 3)])
     return (
-        f"{named}: named as kohya's folders N_name are, and read as plain ones, since they lie below others. "
-        f"If N shall count, name {root / _parent(found[0])}"
+        f"{listing}: named as kohya's folders N_name are, and read as plain ones, "
+        "since they lie below others. "
+        f"If N shall count, name {root / _parent(matches[0])}"
     )
 
 
-def _nothing(root: Path, rejected: list[Rejected]) -> str:
-    if not rejected:
+def _nothing(root: Path, rejections: list[Rejected]) -> str:
+    if not rejections:
         return f"{root} holds no images. Put JPEG, PNG or WebP files into it, or name another folder."
-    worst = rejected[0]
-    more = f" (and {len(rejected) - 1} more)" if len(rejected) > 1 else ""
-    return f"{root} holds no usable image: {worst.path.name} {worst.reason}{more}"
+    worst = rejections[0]
+    rest = f" (and {len(rejections) - 1} more)" if len(rejections) > 1 else ""
+    return f"{root} holds no usable image: {worst.path.name} {worst.reason}{rest}"
 
 
-def _captions(root: Path, listing: Listing, one: _Candidate) -> tuple[str, ...]:
+def _captions(root: Path, listing: Listing, candidate: _Candidate) -> tuple[str, ...]:
     """As they stand in the files."""
-    if one.captions:
-        return one.captions
-    sidecar = listing.texts.get(str(PurePosixPath(one.file).with_suffix("")))
+    if candidate.captions:
+        return candidate.captions
+    sidecar = listing.texts.get(str(PurePosixPath(candidate.file).with_suffix("")))
     return read_sidecar(root / sidecar) if sidecar else ()
 
 
-def _crop(root: Path, listing: Listing, one: _Candidate) -> str:
-    if one.crop:
-        return one.crop
-    sidecar = listing.crops.get(str(PurePosixPath(one.file).with_suffix("")))
+def _crop(root: Path, listing: Listing, candidate: _Candidate) -> str:
+    if candidate.crop:
+        return candidate.crop
+    sidecar = listing.crops.get(str(PurePosixPath(candidate.file).with_suffix("")))
     return read_text(root / sidecar, 1000) if sidecar else ""
 
 
 def _candidates(root: Path, listing: Listing) -> tuple[list[_Candidate], str]:
     """Who rules which image: the nearest metadata file above, else kohya's folders, else its own sidecar."""
-    ruled: dict[str, list[str]] = {}
-    free: list[str] = []
+    by_metadata: dict[str, list[str]] = {}
+    others_left: list[str] = []
     folders = {_parent(file): file for file in reversed(listing.metadata)}
     for file in listing.metadata:
         if folders[_parent(file)] != file:
             raise BadData(f"{(root / file).parent} has {' and '.join(NAMES)}. Keep one of them.")
-        ruled[file] = []
+        by_metadata[file] = []
     for image in listing.images:
         ruler = next((folders[above] for above in _above(image) if above in folders), None)
-        (free if ruler is None else ruled[ruler]).append(image)
-    found = [one for file, images in ruled.items() for one in _named(root, listing, file, images)]
-    kohya = {top for top in {image.split("/")[0] for image in free if "/" in image} if _repeats(top)}
-    for image in free:
+        (others_left if ruler is None else by_metadata[ruler]).append(image)
+    candidates = [
+        candidate for file, images in by_metadata.items() for candidate in _named(root, listing, file, images)
+    ]
+    kohya = {top for top in {image.split("/")[0] for image in others_left if "/" in image} if _repeats(top)}
+    for image in others_left:
         top = image.split("/")[0]
         if top in kohya:
             repeats, name = _repeats(top) or (1, "")
-            found.append(_Candidate(image, None, repeats, name))
+            candidates.append(_Candidate(image, None, repeats, name))
         elif kohya:
-            where = f"lies outside the N_name folders ({sorted(kohya)[0]}, ..). Move it into one of them."
-            listing.rejected.append((image, where))
+            reason = f"lies outside the N_name folders ({sorted(kohya)[0]}, ..). Move it into one of them."
+            listing.rejected.append((image, reason))
         else:
-            found.append(_Candidate(image, None))
-    layout = PurePosixPath(listing.metadata[0]).name if ruled else "kohya" if kohya else "sidecar"
-    return found, layout
+            candidates.append(_Candidate(image, None))
+    layout = PurePosixPath(listing.metadata[0]).name if by_metadata else "kohya" if kohya else "sidecar"
+    return candidates, layout
 
 
 def _named(root: Path, listing: Listing, file: str, images: list[str]) -> list[_Candidate]:
     """The images that a metadata file names. Names are compared composed: macOS writes them decomposed."""
     folder = _parent(file)
-    at = f"{folder}/" if folder else ""
-    there = {unicodedata.normalize("NFC", image): image for image in images}
-    found: list[_Candidate] = []
+    prefix = f"{folder}/" if folder else ""
+    available = {unicodedata.normalize("NFC", image): image for image in images}
+    candidates: list[_Candidate] = []
     for row in read_metadata(root / file):
         if isinstance(row, Broken):
             listing.rejected.append((file, row.reason))
             continue
-        image = there.pop(unicodedata.normalize("NFC", at + row.file), None)
+        image = available.pop(unicodedata.normalize("NFC", prefix + row.file), None)
         if image is None:
             listing.rejected.append(
                 (file, f"line {row.line}: {row.file[:120]} is not an image in the folder. Add it.")
             )
         else:
-            found.append(_Candidate(image, row.captions, crop=row.crop))
-    for image in there.values():
+            candidates.append(_Candidate(image, row.captions, crop=row.crop))
+    for image in available.values():
         listing.rejected.append((image, f"is not listed in {file}. Add a line for it."))
-    return found
+    return candidates
 
 
 def _repeats(folder: str) -> tuple[int, str] | None:
     match = _REPEATS.fullmatch(folder)
-    if match is None or len(match[1]) > len(str(REPEATS_AT_MOST)):
+    if match is None or len(match[1]) > len(str(MAX_REPEATS)):
         return None
     return int(match[1]), match[2]
 

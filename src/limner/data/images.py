@@ -31,7 +31,7 @@ SUFFIXES = frozenset(
 """File name endings, in lower case, that are read as pictures."""
 
 _RAW = (".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2", ".pef", ".srw")
-_DRAWN = (
+_GRAPHICS = (
     ".psd",
     ".xcf",
     ".kra",
@@ -50,12 +50,12 @@ _MOVING = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg")
 
 FOREIGN = {
     **dict.fromkeys(_RAW, "is a camera's raw file. Develop it and export a JPEG or PNG"),
-    **dict.fromkeys(_DRAWN, "is in a format that Limner does not read. Export it as PNG"),
+    **dict.fromkeys(_GRAPHICS, "is in a format that Limner does not read. Export it as PNG"),
     **dict.fromkeys(_MOVING, "is a video. Export the frames that you want as PNG"),
 }
 """Endings of pictures that cannot be read, with what to do about them."""
 
-FILE_AT_MOST = 1 << 30
+MAX_FILE_BYTES = 1 << 30
 """Bytes. Larger files are refused before they are read into memory."""
 
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "QOI", "JPEG2000", "ICO")
@@ -149,17 +149,17 @@ def inspect(path: Path, *, verify: bool = True) -> Facts:
     """
     with _blamed(path):
         size = path.stat().st_size
-        if size > FILE_AT_MOST:
+        if size > MAX_FILE_BYTES:
             raise BadImage(
-                path, f"has {human(size)}; at most {human(FILE_AT_MOST)} are read. Save it smaller."
+                path, f"has {human(size)}; at most {human(MAX_FILE_BYTES)} are read. Save it smaller."
             )
         if not verify:
             return Facts(sha256_file(path), *header(path))
         data = path.read_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
     with _opened(path, BytesIO(data)) as image:
-        if image.format == "PNG" and (flaw := png.flaw(data)):
-            raise BadImage(path, f"is damaged ({flaw}). Copy or download it again.")
+        if image.format == "PNG" and (damage := png.flaw(data)):
+            raise BadImage(path, f"is damaged ({damage}). Copy or download it again.")
         if image.format not in _JPEG:
             return Facts(sha256, *_loaded(image, path, None).size)
         full = _upright(image.size, _turn(image))
@@ -273,10 +273,10 @@ def _ends(jpeg: bytes) -> bool:
 
     libjpeg paints what is missing in gray: half a download padded with zeros decodes without complaint.
     """
-    at = 2
-    while at + 4 <= len(jpeg) and jpeg[at] == 0xFF and jpeg[at + 1] != 0xDA:
-        at += 1 if jpeg[at + 1] == 0xFF else 2 + int.from_bytes(jpeg[at + 2 : at + 4])
-    return jpeg.find(b"\xff\xd9", at) >= 0
+    offset = 2
+    while offset + 4 <= len(jpeg) and jpeg[offset] == 0xFF and jpeg[offset + 1] != 0xDA:
+        offset += 1 if jpeg[offset + 1] == 0xFF else 2 + int.from_bytes(jpeg[offset + 2 : offset + 4])
+    return jpeg.find(b"\xff\xd9", offset) >= 0
 
 
 @contextmanager
@@ -316,8 +316,8 @@ def _blamed(path: Path) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:
             reason = f"cannot be opened ({error.strerror}). Check its permissions and the disk."
         else:
-            what = " ".join(str(error).split())[:120] or type(error).__name__
-            reason = f"is damaged ({what}). Copy or download it again, or save it as PNG."
+            detail = " ".join(str(error).split())[:120] or type(error).__name__
+            reason = f"is damaged ({detail}). Copy or download it again, or save it as PNG."
         raise BadImage(path, reason) from error
 
 

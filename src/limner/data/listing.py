@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from limner.data.captions import SIDECARS
 from limner.data.images import FOREIGN, SUFFIXES
-from limner.data.metadata import NAMES, UNREAD
+from limner.data.metadata import NAMES, UNSUPPORTED_NAMES
 from limner.data.region import REGION
 from limner.errors import BadData
 
@@ -32,8 +32,8 @@ def listed(root: Path) -> Listing:
         BadData: ``root`` is not a folder or cannot be read.
     """
     if not root.is_dir():
-        what = "is a file, not a folder" if root.is_file() else "does not exist"
-        raise BadData(f"{root} {what}. Name a folder of images.")
+        fault = "is a file, not a folder" if root.is_file() else "does not exist"
+        raise BadData(f"{root} {fault}. Name a folder of images.")
     listing = Listing()
     folders = [""]
     while folders:
@@ -74,15 +74,17 @@ def _problem(entry: "os.DirEntry[str]") -> str:
         )
     if not folder and suffix not in SUFFIXES and suffix not in FOREIGN:
         return (
-            "is not read. If it holds captions, write them as metadata.jsonl." if entry.name in UNREAD else ""
+            "is not read. If it holds captions, write them as metadata.jsonl."
+            if entry.name in UNSUPPORTED_NAMES
+            else ""
         )
     if printable(entry.name) != entry.name:
         return "has a name that is not UTF-8. Rename it."
     if folder:
         if suffix in SUFFIXES:
             return "has the name of a picture, and is a folder. Rename it."
-        linked = entry.is_symlink()
-        return "is a link to a folder, which is not followed. Copy the folder here." if linked else ""
+        is_link = entry.is_symlink()
+        return "is a link to a folder, which is not followed. Copy the folder here." if is_link else ""
     if not _is_file(entry):
         return "is not a file, or a link to nothing. Remove it, or put the image there."
     return f"{FOREIGN[suffix]}." if suffix in FOREIGN else ""
@@ -99,8 +101,8 @@ def _sort_in(listing: Listing, name: str, file: str) -> None:
         listing.crops[str(path.with_suffix(""))] = file
     elif suffix in SIDECARS:
         stem = str(path.with_suffix(""))
-        known = listing.texts.get(stem, "")
-        if not known.lower().endswith(SIDECARS[0]):
+        previous = listing.texts.get(stem, "")
+        if not previous.lower().endswith(SIDECARS[0]):
             listing.texts[stem] = file
 
 

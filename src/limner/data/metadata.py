@@ -15,7 +15,7 @@ from limner.errors import BadData
 NAMES = ("metadata.jsonl", "metadata.csv")
 """Files that list images and captions."""
 
-UNREAD = ("metadata.parquet", "metadata.json")
+UNSUPPORTED_NAMES = ("metadata.parquet", "metadata.json")
 """Files that do so elsewhere, and that Limner does not read."""
 
 FILE_COLUMNS = ("file_name", "image", "video")
@@ -56,7 +56,7 @@ def read_metadata(path: Path) -> list[Row | Broken]:
         text = read_text(path, _BYTES_AT_MOST)
     except BadData as error:
         raise BadData(f"{path.parent}: {error}") from error
-    found: list[Row | Broken] = []
+    rows: list[Row | Broken] = []
     first: dict[str, int] = {}
     for line, entry in _csv(path, text) if path.suffix == ".csv" else _jsonl(text):
         try:
@@ -66,11 +66,11 @@ def read_metadata(path: Path) -> list[Row | Broken]:
             if row.file in first:
                 raise BadData(f"names {row.file} again, after line {first[row.file]}. Remove one of the two.")
         except BadData as error:
-            found.append(Broken(line, f"line {line}: {error}"))
+            rows.append(Broken(line, f"line {line}: {error}"))
         else:
             first[row.file] = line
-            found.append(row)
-    return found
+            rows.append(row)
+    return rows
 
 
 def inside(name: str) -> str:
@@ -129,8 +129,8 @@ def _jsonl(text: str) -> Iterator[tuple[int, Any]]:
         try:
             yield line, json.loads(piece)
         except (ValueError, RecursionError) as error:
-            what = str(error).split(":")[0][:80]
-            yield line, BadData(f"is not JSON ({what}). Write one object a line, or remove the line.")
+            detail = str(error).split(":")[0][:80]
+            yield line, BadData(f"is not JSON ({detail}). Write one object a line, or remove the line.")
 
 
 def _csv(path: Path, text: str) -> Iterator[tuple[int, Any]]:

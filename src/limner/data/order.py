@@ -55,13 +55,13 @@ class Order:
         self.batch = batch
         self.seed = seed
         self.caption_dropout = caption_dropout
-        grouped: dict[Example, list[int]] = {}
+        by_example: dict[Example, list[int]] = {}
         for index, view in enumerate(views):
-            grouped.setdefault(view.example, []).append(index)
-        self._choices = [_choices(views, indices, caption_dropout) for indices in grouped.values()]
+            by_example.setdefault(view.example, []).append(index)
+        self._choices = [_choices(views, indices, caption_dropout) for indices in by_example.values()]
         sizes = sorted({view.size for view in views})
-        size_of = [sizes.index(views[indices[0]].size) for indices in grouped.values()]
-        members = np.repeat(np.arange(len(grouped)), [example.repeats for example in grouped])
+        size_of = [sizes.index(views[indices[0]].size) for indices in by_example.values()]
+        members = np.repeat(np.arange(len(by_example)), [example.repeats for example in by_example])
         self._groups = [members[np.asarray(size_of)[members] == size] for size in range(len(sizes))]
         self._groups = [group for group in self._groups if len(group)]
         self._epoch = lru_cache(maxsize=2)(self._arranged)
@@ -73,11 +73,11 @@ class Order:
 
     def draw(self, position: int) -> Draw:
         """What stands at a position of the stream."""
-        epoch, place = divmod(position, self.images_per_epoch)
-        plain, empty = self._choices[self._epoch(epoch)[place]]
-        dropped, which = _words(self.seed, _DRAW, position, 2)
-        choices = empty if int(dropped) < self.caption_dropout * 2**64 else plain
-        return Draw(position, choices[int(which) % len(choices)])
+        epoch, offset = divmod(position, self.images_per_epoch)
+        plain, empty = self._choices[self._epoch(epoch)[offset]]
+        dropout_word, choice_word = _words(self.seed, _DRAW, position, 2)
+        choices = empty if int(dropout_word) < self.caption_dropout * 2**64 else plain
+        return Draw(position, choices[int(choice_word) % len(choices)])
 
     def _arranged(self, epoch: int) -> list[int]:
         """Examples by number in the order of an epoch, as the class says."""
@@ -85,18 +85,18 @@ class Order:
         runs: list[list[int]] = []
         rests: list[list[int]] = []
         for group in self._groups:
-            shuffled = _shuffled(group.tolist(), words)
-            whole = len(shuffled) // self.batch * self.batch
-            runs += [shuffled[at : at + self.batch] for at in range(0, whole, self.batch)]
-            rests += [shuffled[whole:]] if whole < len(shuffled) else []
+            indices = _shuffled(group.tolist(), words)
+            whole = len(indices) // self.batch * self.batch
+            runs += [indices[start : start + self.batch] for start in range(0, whole, self.batch)]
+            rests += [indices[whole:]] if whole < len(indices) else []
         runs, rests = _shuffled(runs, words), _shuffled(rests, words)
-        loose = [one for rest in rests for one in rest]
+        loose = [index for rest in rests for index in rest]
         head = (
             -epoch * self.images_per_epoch % self.batch
         )  # how many complete the step that the last epoch began
         while len(loose) < head and runs:
             loose += runs.pop()
-        return [*loose[:head], *(one for run in runs for one in run), *loose[head:]]
+        return [*loose[:head], *(index for run in runs for index in run), *loose[head:]]
 
 
 def micro_batches(
@@ -108,8 +108,10 @@ def micro_batches(
     by_size: dict[tuple[int, int], list[Draw]] = {}
     for draw in draws:
         by_size.setdefault(views[draw.view_index].size, []).append(draw)
-    most = largest or len(draws)
-    return [same[at : at + most] for same in by_size.values() for at in range(0, len(same), most)]
+    limit = largest or len(draws)
+    return [
+        group[start : start + limit] for group in by_size.values() for start in range(0, len(group), limit)
+    ]
 
 
 def _choices(views: Sequence[View], indices: list[int], dropout: float) -> tuple[list[int], list[int]]:
@@ -125,12 +127,12 @@ def _choices(views: Sequence[View], indices: list[int], dropout: float) -> tuple
 
 def _shuffled(items: list[T], words: Iterator[int]) -> list[T]:
     keys = [next(words) for _ in items]
-    return [items[at] for at in sorted(range(len(items)), key=keys.__getitem__)]
+    return [items[index] for index in sorted(range(len(items)), key=keys.__getitem__)]
 
 
-def _words(seed: int, domain: int, place: int, count: int) -> np.ndarray:
+def _words(seed: int, domain: int, position: int, count: int) -> np.ndarray:
     """``count`` 64-bit words that belong to (seed, domain, place) alone."""
     key = np.array([seed % 2**64, domain], dtype=np.uint64)
     # Philox counts up in its first word; the place stands in the last, where no count reaches it.
-    counter = np.array([0, 0, 0, place], dtype=np.uint64)
+    counter = np.array([0, 0, 0, position], dtype=np.uint64)
     return np.random.Philox(key=key, counter=counter).random_raw(count)

@@ -21,31 +21,31 @@ def flaw(data: bytes) -> str:
     Args:
         data: A file that Pillow opens as PNG.
     """
-    wanted = rows = 0
+    total = rows = 0
     stream = zlib.decompressobj()
     for kind, body, whole in _chunks(data):
         if kind == b"IHDR":
-            wanted = _size(body)
+            total = _size(body)
         if kind == b"IDAT":
             if not whole:
                 return "wrong checksum"
             try:
-                while body and rows < wanted:
+                while body and rows < total:
                     rows += len(stream.decompress(body, AT_ONCE))
                     body = stream.unconsumed_tail
             except zlib.error as error:
                 return str(error)
-    return "" if rows >= wanted else f"{rows} of {wanted} bytes of pixels"
+    return "" if rows >= total else f"{rows} of {total} bytes of pixels"
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
     """(kind, body, whether the checksum is right) of every chunk."""
-    at = 8
-    while at + 12 <= len(data):
-        end = at + 8 + int.from_bytes(data[at : at + 4])
-        right = zlib.crc32(data[at + 4 : end]) == int.from_bytes(data[end : end + 4])
-        yield data[at + 4 : at + 8], data[at + 8 : end], right
-        at = end + 4
+    offset = 8
+    while offset + 12 <= len(data):
+        end = offset + 8 + int.from_bytes(data[offset : offset + 4])
+        right = zlib.crc32(data[offset + 4 : end]) == int.from_bytes(data[end : end + 4])
+        yield data[offset + 4 : offset + 8], data[offset + 8 : end], right
+        offset = end + 4
 
 
 def _size(header: bytes) -> int:

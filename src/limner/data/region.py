@@ -8,7 +8,7 @@ REGION = ".crop"
 """Ending of the file: ``cat.crop`` beside ``cat.jpg``."""
 
 _NUMBER = re.compile(r"-?\d{1,9}")
-_BETWEEN = re.compile(r"[\s,;\[\]()]+")
+_SEPARATORS = re.compile(r"[\s,;\[\]()]+")
 
 
 def region(text: str, width: int, height: int) -> tuple[int, int, int, int] | None:
@@ -22,7 +22,7 @@ def region(text: str, width: int, height: int) -> tuple[int, int, int, int] | No
     Raises:
         BadData: Other than four whole numbers, an empty part, or one that leaves the image.
     """
-    words = [word for word in _BETWEEN.split(text) if word]
+    words = [word for word in _SEPARATORS.split(text) if word]
     if not words:
         return None
     if len(words) != 4 or not all(_NUMBER.fullmatch(word) for word in words):

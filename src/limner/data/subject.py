@@ -37,7 +37,7 @@ MARGIN = 0.25
 """Of a face on every side: the cascades find the features, a portrait shows the head."""
 REMEDY = "Run: pip install 'limner[crop]'"
 
-_own = threading.local()
+_local = threading.local()
 
 
 class Cut(NamedTuple):
@@ -64,25 +64,25 @@ def installed() -> bool:
     return all(map(importlib.util.find_spec, ("cv2", "smartcrop"))) and _cascades() is not None
 
 
-def follows(wish: str) -> bool:
+def follows(mode: str) -> bool:
     """Whether crops follow the subject, for a value of ``data.crop``.
 
     Raises:
         BadRecipe: They shall, and the extra is not installed.
     """
-    if wish == "subject" and not installed():
+    if mode == "subject" and not installed():
         raise BadRecipe(
             'data.crop is "subject", which needs opencv-python-headless 4.x and smartcrop. '
             f'{REMEDY}, or set data.crop = "centre".'
         )
-    return wish != "centre" and installed()
+    return mode != "centre" and installed()
 
 
 def slack(example: Example, size: tuple[int, int]) -> float:
     """Share of the longer-than-needed side that the crop for a bucket takes away, 0 to 1."""
     left, top, right, bottom = example.extent
-    across, down = largest(right - left, bottom - top, size)
-    return 1 - across * down / ((right - left) * (bottom - top))
+    crop_width, crop_height = largest(right - left, bottom - top, size)
+    return 1 - crop_width * crop_height / ((right - left) * (bottom - top))
 
 
 def crops(examples: Iterable[Example], buckets: Sequence[tuple[int, int]]) -> dict[Example, Box]:
@@ -97,11 +97,11 @@ def crops(examples: Iterable[Example], buckets: Sequence[tuple[int, int]]) -> di
     Raises:
         BadImage: A file cannot be read any more.
     """
-    sized = [(example, size_of(example, buckets)) for example in examples]
-    wanted = [(example, size) for example, size in sized if slack(example, size) >= SLACK]
+    pairs = [(example, size_of(example, buckets)) for example in examples]
+    selection = [(example, size) for example, size in pairs if slack(example, size) >= SLACK]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        cuts = pool.map(lambda pair: cut(*pair), wanted)
-        return {example: found.crop for (example, _), found in zip(wanted, cuts, strict=True)}
+        cuts = pool.map(lambda pair: cut(*pair), selection)
+        return {example: result.crop for (example, _), result in zip(selection, cuts, strict=True)}
 
 
 def cut(example: Example, size: tuple[int, int], *, follow: bool = True) -> Cut:
@@ -121,18 +121,18 @@ def cut(example: Example, size: tuple[int, int], *, follow: bool = True) -> Cut:
     middle = centre(example, size)
     if not follow or slack(example, size) < SLACK:
         return Cut(middle, "given" if example.region else "centre")
-    seen = _look(example.path, example.extent, (middle[2] - middle[0], middle[3] - middle[1]))
-    faces = seen.faces
+    subject = _look(example.path, example.extent, (middle[2] - middle[0], middle[3] - middle[1]))
+    faces = subject.faces
     if faces:
         return Cut(_holding(example.extent, middle, faces), "faces", faces)
-    return Cut(_placed(example.extent, middle, seen.place), "saliency")
+    return Cut(_placed(example.extent, middle, subject.place), "saliency")
 
 
-def _placed(extent: Box, crop: Box, place: float) -> Box:
-    across, down = crop[2] - crop[0], crop[3] - crop[1]
-    left = extent[0] + round((extent[2] - extent[0] - across) * place)
-    top = extent[1] + round((extent[3] - extent[1] - down) * place)
-    return left, top, left + across, top + down
+def _placed(extent: Box, crop: Box, fraction: float) -> Box:
+    crop_width, crop_height = crop[2] - crop[0], crop[3] - crop[1]
+    left = extent[0] + round((extent[2] - extent[0] - crop_width) * fraction)
+    top = extent[1] + round((extent[3] - extent[1] - crop_height) * fraction)
+    return left, top, left + crop_width, top + crop_height
 
 
 def _holding(extent: Box, crop: Box, faces: Sequence[Box]) -> Box:
@@ -141,19 +141,19 @@ def _holding(extent: Box, crop: Box, faces: Sequence[Box]) -> Box:
     length = crop[axis + 2] - crop[axis]
     low, high = extent[axis], extent[axis + 2] - length
     for face in sorted(faces, key=lambda face: face[0] - face[2]):
-        least, most = face[axis + 2] - length, face[axis]
-        if least > most:  # longer than the crop: its middle
-            least = most = (least + most) // 2
-        if most < low:  # out of reach of the larger ones: as near as they let it
+        lowest, highest = face[axis + 2] - length, face[axis]
+        if lowest > highest:  # longer than the crop: its middle
+            lowest = highest = (lowest + highest) // 2
+        if highest < low:  # out of reach of the larger ones: as near as they let it
             high = low
-        elif least > high:
+        elif lowest > high:
             low = high
         else:
-            low, high = max(low, least), min(high, most)
-    moved = [*crop]
-    moved[axis] = min(max(crop[axis], low), high)
-    moved[axis + 2] = moved[axis] + length
-    return moved[0], moved[1], moved[2], moved[3]
+            low, high = max(low, lowest), min(high, highest)
+    shifted_crop = [*crop]
+    shifted_crop[axis] = min(max(crop[axis], low), high)
+    shifted_crop[axis + 2] = shifted_crop[axis] + length
+    return shifted_crop[0], shifted_crop[1], shifted_crop[2], shifted_crop[3]
 
 
 def _look(path: Path, extent: Box, crop: tuple[int, int]) -> Seen:
@@ -161,11 +161,11 @@ def _look(path: Path, extent: Box, crop: tuple[int, int]) -> Seen:
     width, height = extent[2] - extent[0], extent[3] - extent[1]
     scale = min(1.0, SIDE / max(width, height))
     image, full = decode(path, (max(1, int(extent[2] * scale)), max(1, int(extent[3] * scale))))
-    across, down = image.width / full[0], image.height / full[1]
+    scale_x, scale_y = image.width / full[0], image.height / full[1]
     small = image.resize(
         (max(1, round(width * scale)), max(1, round(height * scale))),
         Image.Resampling.LANCZOS,
-        box=(extent[0] * across, extent[1] * down, extent[2] * across, extent[3] * down),
+        box=(extent[0] * scale_x, extent[1] * scale_y, extent[2] * scale_x, extent[3] * scale_y),
         reducing_gap=3.0,
     )
     faces = found_faces(small)
@@ -190,21 +190,23 @@ def found_faces(image: Image.Image) -> tuple[Box, ...]:
 
     Profiles are looked for only where no face looks at the camera: their cascade errs more often.
     """
-    cascades = _own.__dict__.get("cascades") or _own.__dict__.setdefault("cascades", _cascades())
+    cascades = _local.__dict__.get("cascades") or _local.__dict__.setdefault("cascades", _cascades())
     gray = np.asarray(image.convert("L"))
-    least = max(20, round(min(image.size) * FACE_AT_LEAST))
+    min_size = max(20, round(min(image.size) * FACE_AT_LEAST))
     frontal, profile = cascades
-    boxes = _detected(frontal, gray, least, "frontal") or _detected(profile, gray, least, "profile")
+    boxes = _detected(frontal, gray, min_size, "frontal") or _detected(profile, gray, min_size, "profile")
     if not boxes:
-        mirrored = _detected(profile, np.ascontiguousarray(gray[:, ::-1]), least, "profile")
-        boxes = [(image.width - x - wide, y, wide, high) for x, y, wide, high in mirrored]
-    found = [(x, y, x + wide, y + high) for x, y, wide, high in boxes]
-    return tuple(sorted(found, key=lambda box: (box[0] - box[2], box)))
+        mirror_boxes = _detected(profile, np.ascontiguousarray(gray[:, ::-1]), min_size, "profile")
+        boxes = [(image.width - x - wide, y, wide, high) for x, y, wide, high in mirror_boxes]
+    corners = [(x, y, x + wide, y + high) for x, y, wide, high in boxes]
+    return tuple(sorted(corners, key=lambda box: (box[0] - box[2], box)))
 
 
-def _detected(cascade: Any, gray: np.ndarray, least: int, kind: str) -> list[tuple[int, int, int, int]]:
+def _detected(cascade: Any, gray: np.ndarray, min_size: int, kind: str) -> list[tuple[int, int, int, int]]:
     factor, votes = STEPS[kind]
-    boxes = cascade.detectMultiScale(gray, scaleFactor=factor, minNeighbors=votes, minSize=(least, least))
+    boxes = cascade.detectMultiScale(
+        gray, scaleFactor=factor, minNeighbors=votes, minSize=(min_size, min_size)
+    )
     return [(int(x), int(y), int(wide), int(high)) for x, y, wide, high in boxes]
 
 

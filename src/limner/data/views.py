@@ -36,13 +36,13 @@ class View:
         count from the edge that was on the right.
         """
         (width, height), (left, top, right, bottom) = self.size, self.crop
-        aside = self.example.width - right if self.flip else left
-        down, across = height / (bottom - top), width / (right - left)
+        edge = self.example.width - right if self.flip else left
+        scale_y, scale_x = height / (bottom - top), width / (right - left)
         return (
             self.example.height,
             self.example.width,
-            round(top * down),
-            round(aside * across),
+            round(top * scale_y),
+            round(edge * scale_x),
             height,
             width,
         )
@@ -78,14 +78,14 @@ def views(
         dropout: Add views with the empty caption.
         crops: Crops that differ from the central one, such as those that follow the subject.
     """
-    found: list[View] = []
+    result: list[View] = []
     for example in examples:
         size = size_of(example, buckets)
         crop = (crops or {}).get(example) or centre(example, size)
         captions = dict.fromkeys((*example.captions, "") if dropout else example.captions)
-        mirrored = (False, True) if flip else (False,)
-        found += [View(example, size, crop, turn, caption) for turn in mirrored for caption in captions]
-    return tuple(found)
+        flips = (False, True) if flip else (False,)
+        result += [View(example, size, crop, turn, caption) for turn in flips for caption in captions]
+    return tuple(result)
 
 
 def pixels(view: View) -> np.ndarray:
@@ -124,8 +124,8 @@ def seen(image: Image.Image, full: tuple[int, int], view: View) -> np.ndarray:
         was = f"{whole[0]} x {whole[1]}, now {full[0]} x {full[1]}"
         raise BadImage(view.example.path, f"has changed since the folder was read ({was}). Run again.")
     left, top, right, bottom = view.crop
-    across, down = image.width / full[0], image.height / full[1]
-    box = (left * across, top * down, right * across, bottom * down)
+    scale_x, scale_y = image.width / full[0], image.height / full[1]
+    box = (left * scale_x, top * scale_y, right * scale_x, bottom * scale_y)
     small = image.resize(view.size, Image.Resampling.LANCZOS, box=box, reducing_gap=REDUCING_GAP)
     if view.flip:
         small = small.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

@@ -10,9 +10,9 @@ Point = tuple[float, float]
 
 WIDTH, HEIGHT = 880, 300
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 14, 34
-MOST = 600
+MAX_POINTS = 600
 """Points drawn of one curve; more are merged, which no screen of this width could show."""
-BEYOND = 1e12
+MAX_VALUE = 1e12
 """No step or loss; such a row is damaged."""
 OUTLIERS = 0.02
 """Share of raw points that may leave the frame at each side, so that no spike flattens the rest."""
@@ -20,12 +20,12 @@ OUTLIERS = 0.02
 
 def curve(rows: Sequence[Mapping[str, Any]]) -> str:
     """The chart of the rows of ``metrics.jsonl``, or "" where there is nothing to draw."""
-    raw, held = series(rows, "loss"), series(rows, "held_out")
-    if len(raw) + len(held) < 2:
+    raw, validation = series(rows, "loss"), series(rows, "held_out")
+    if len(raw) + len(validation) < 2:
         return ""
     mean = smooth(raw)
-    steps = [step for step, _ in (*raw, *held)]
-    low, high = _frame(raw, [loss for _, loss in (*mean, *held)])
+    steps = [step for step, _ in (*raw, *validation)]
+    low, high = _frame(raw, [loss for _, loss in (*mean, *validation)])
     x = _axis(min(0, *steps), max(steps), LEFT, WIDTH - RIGHT)
     y = _axis(low, high, HEIGHT - BOTTOM, TOP)
     parts = [
@@ -36,9 +36,9 @@ def curve(rows: Sequence[Mapping[str, Any]]) -> str:
         '<g clip-path="url(#frame)">',
         _line(raw, "raw", x, y),
         _line(mean, "mean", x, y),
-        _line(held, "held", x, y),
+        _line(validation, "held", x, y),
         "</g>",
-        *_marks(held, x, y),
+        *_marks(validation, x, y),
         "</svg>",
     ]
     return "".join(parts)
@@ -46,8 +46,8 @@ def curve(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def series(rows: Sequence[Mapping[str, Any]], name: str) -> list[Point]:
     """(step, value) of every row that has a finite number ``name``, by step."""
-    found = [(row["step"], row[name]) for row in rows if type(row.get(name)) in (int, float)]
-    return sorted((float(step), float(value)) for step, value in found if abs(step) < BEYOND > abs(value))
+    points = [(row["step"], row[name]) for row in rows if type(row.get(name)) in (int, float)]
+    return sorted((float(step), float(value)) for step, value in points if abs(step) < MAX_VALUE > abs(value))
 
 
 def smooth(points: Sequence[Point]) -> list[Point]:
@@ -55,15 +55,15 @@ def smooth(points: Sequence[Point]) -> list[Point]:
     half = len(points) // 40
     sums = list(accumulate((loss for _, loss in points), initial=0.0))
     out = []
-    for place, (step, _) in enumerate(points):
-        start, end = max(0, place - half), min(len(points), place + half + 1)
+    for index, (step, _) in enumerate(points):
+        start, end = max(0, index - half), min(len(points), index + half + 1)
         out.append((step, (sums[end] - sums[start]) / (end - start)))
     return out
 
 
-def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers between ``low`` and ``high``, some ``about`` of them."""
-    rough = (high - low) / about
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Round numbers between ``low`` and ``high``, some ``count`` of them."""
+    rough = (high - low) / count
     unit = 10.0 ** math.floor(math.log10(rough))
     step = next(unit * k for k in (1, 2, 5, 10) if unit * k >= rough)
     return [n * step for n in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
@@ -91,9 +91,9 @@ def _at(axis: tuple[float, float, float], value: float) -> float:
 def _grid(low: float, high: float, last: float, x: tuple, y: tuple) -> list[str]:
     out = []
     for value in ticks(low, high):
-        at = _at(y, value)
-        out.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
-        out.append(f'<text x="{LEFT - 10}" y="{at + 4}" text-anchor="end">{value:.4g}</text>')
+        position = _at(y, value)
+        out.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{position}" y2="{position}"/>')
+        out.append(f'<text x="{LEFT - 10}" y="{position + 4}" text-anchor="end">{value:.4g}</text>')
     for step in (tick for tick in ticks(0, last or 1, 6) if tick == int(tick)):
         out.append(f'<text x="{_at(x, step)}" y="{HEIGHT - 10}" text-anchor="middle">{step:.0f}</text>')
     return out
@@ -102,13 +102,13 @@ def _grid(low: float, high: float, last: float, x: tuple, y: tuple) -> list[str]
 def _line(points: Sequence[Point], kind: str, x: tuple, y: tuple) -> str:
     if not points:
         return ""
-    drawn = " ".join(f"{_at(x, step)},{_at(y, loss)}" for step, loss in _thin(points))
-    return f'<polyline class="{kind}" points="{drawn}"/>'
+    coordinates = " ".join(f"{_at(x, step)},{_at(y, loss)}" for step, loss in _thin(points))
+    return f'<polyline class="{kind}" points="{coordinates}"/>'
 
 
 def _thin(points: Sequence[Point]) -> list[Point]:
-    """At most about ``MOST`` points: of each stretch the least and the greatest, in order."""
-    share = -(-2 * len(points) // MOST)
+    """At most about ``MAX_POINTS`` points: of each stretch the least and the greatest, in order."""
+    share = -(-2 * len(points) // MAX_POINTS)
     if share <= 2:
         return list(points)
     out: list[Point] = []
@@ -118,16 +118,16 @@ def _thin(points: Sequence[Point]) -> list[Point]:
     return out
 
 
-def _marks(held: Sequence[Point], x: tuple, y: tuple) -> list[str]:
+def _marks(validation: Sequence[Point], x: tuple, y: tuple) -> list[str]:
     """A dot for each held-out loss, the best one ringed and named."""
-    if not held:
+    if not validation:
         return []
     out = [
         f'<circle class="dot" cx="{_at(x, step)}" cy="{_at(y, loss)}" r="3">'
         f"<title>step {step:.0f}: held-out {loss:.4g}</title></circle>"
-        for step, loss in _thin(held)
+        for step, loss in _thin(validation)
     ]
-    step, loss = min(held, key=lambda point: point[1])
+    step, loss = min(validation, key=lambda point: point[1])
     cx, cy = _at(x, step), _at(y, loss)
     anchor = "end" if cx > WIDTH * 0.8 else "start" if cx < WIDTH * 0.2 else "middle"
     below = cy + 24 if cy < HEIGHT - BOTTOM - 26 else cy - 14

@@ -102,12 +102,12 @@ def picture(source: Path | io.BytesIO, side: int) -> str | None:
     Redrawn, so that nothing but pixels gets into the page: no metadata, no disguised file.
     """
     try:
-        with warnings.catch_warnings(), Image.open(source, formats=FORMATS) as opened:
+        with warnings.catch_warnings(), Image.open(source, formats=FORMATS) as image_file:
             warnings.simplefilter("ignore")  # Pillow's notes on odd files; unreadable ones raise
-            if opened.width * opened.height > LARGEST:
+            if image_file.width * image_file.height > LARGEST:
                 return None
-            opened.draft("RGB", (side, side))
-            flat = opened.convert("RGBA" if opened.has_transparency_data else "RGB")
+            image_file.draft("RGB", (side, side))
+            flat = image_file.convert("RGBA" if image_file.has_transparency_data else "RGB")
     except (
         OSError,
         ValueError,

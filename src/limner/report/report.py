@@ -59,7 +59,7 @@ class Page:
 
     def __init__(self, run: RunDir, title: str | None, extra: Mapping[str, Mapping[str, Any]]) -> None:
         self.run = run
-        self.extra = {name.lower(): each for name, each in extra.items()}
+        self.extra = {name.lower(): rows for name, rows in extra.items()}
         self.problems: list[str] = []
         self.rows = run.metrics()
         self.text, self.recipe = self._recipe()
@@ -72,12 +72,12 @@ class Page:
 
     def parts(self) -> dict[str, str]:
         """The values of the template."""
-        reserved = ("environment", "timings")
-        tables = {name: each for name, each in self.extra.items() if name not in reserved}
+        builtin = ("environment", "timings")
+        tables = {name: rows for name, rows in self.extra.items() if name not in builtin}
         sections = [
             self._samples(),
             self._curve(),
-            *(_section(escape(name.capitalize()), table(each)) for name, each in tables.items()),
+            *(_section(escape(name.capitalize()), table(rows)) for name, rows in tables.items()),
             self._images(),
             self._making(),
         ]
@@ -93,9 +93,9 @@ class Page:
             "One file: it loads nothing and runs nothing.",
         }
 
-    def _read(self, what: Callable[[], Any], otherwise: Any) -> Any:
+    def _read(self, reader: Callable[[], Any], otherwise: Any) -> Any:
         try:
-            return what()
+            return reader()
         except BadData as error:
             self.problems.append(str(error).replace(str(self.run.path), self.run.path.name))
             return otherwise
@@ -111,8 +111,8 @@ class Page:
             return text, {}
 
     def _wish(self, section: str, key: str) -> Any:
-        found = self.recipe.get(section)
-        return found.get(key) if isinstance(found, dict) else None
+        values = self.recipe.get(section)
+        return values.get(key) if isinstance(values, dict) else None
 
     # the head ----------------------------------------------------------------------------------------------
 
@@ -123,17 +123,28 @@ class Page:
             self._wish("lora", "rank"),
         )
         trained = "all weights trained" if self.full else f"rank {rank}" if rank else ""
-        said = [
+        facts = [
             f"on {Path(str(base)).name}" if base else "",
             f"trigger “{trigger}”" if trigger else "",
             trained,
         ]
-        return escape(" · ".join(text for text in said if text)) or "The recipe is not there yet."
+        return escape(" · ".join(text for text in facts if text)) or "The recipe is not there yet."
 
     def _key(self) -> Html:
-        done, wish = max((row["step"] for row in self.rows), default=0), self._wish("train", "steps")
-        facts = [("Steps", f"{done}", f"of {wish}" if isinstance(wish, int) and wish > done else "finished")]
-        if not done:
+        last_step, total_steps = (
+            max((row["step"] for row in self.rows), default=0),
+            self._wish("train", "steps"),
+        )
+        facts = [
+            (
+                "Steps",
+                f"{last_step}",
+                f"of {total_steps}"
+                if isinstance(total_steps, int) and total_steps > last_step
+                else "finished",
+            )
+        ]
+        if not last_step:
             facts = [("Steps", "0", "not started")]
         if self.losses:
             facts.append(("Training loss", f"{smooth(self.losses)[-1][1]:.4g}", "smoothed, at the end"))
@@ -146,8 +157,10 @@ class Page:
             left_out = len(self._entries("rejected"))
             facts.append(("Images", f"{images}", f"{left_out} left out" if left_out else "none left out"))
         if seconds := series(self.rows, "seconds"):
-            spent = [value for _, value in seconds]
-            facts.append(("Training time", _duration(sum(spent)), f"{statistics.median(spent):.3g} s a step"))
+            durations = [value for _, value in seconds]
+            facts.append(
+                ("Training time", _duration(sum(durations)), f"{statistics.median(durations):.3g} s a step")
+            )
         if self.run.lora_path.is_file():
             facts.append(("LoRA file", human(self.run.lora_path.stat().st_size), self.run.lora_path.name))
         if self.run.model_path.is_dir():
@@ -161,31 +174,31 @@ class Page:
     # the sections ------------------------------------------------------------------------------------------
 
     def _samples(self) -> Html:
-        taken = self.run.samples()
-        if not taken:
+        samples = self.run.samples()
+        if not samples:
             return ""
         best = self.run.best()
-        shown = _chosen(columns(taken), COLUMNS, best)
-        indices = sorted({index for column in shown for index in column.taken})
-        cells = [f'<div class="steps">{_head(column, best)}</div>' for column in shown]
+        visible = _chosen(columns(samples), COLUMNS, best)
+        indices = sorted({index for column in visible for index in column.taken})
+        cells = [f'<div class="steps">{_head(column, best)}</div>' for column in visible]
         for index in indices[:PROMPTS]:
             prompt = self.prompts[index] if index < len(self.prompts) else f"prompt {index}"
             cells.append(f'<div class="prompt">{escape(prompt)}</div>')
-            cells.extend(self._sample(column.taken.get(index), prompt, column.name) for column in shown)
+            cells.extend(self._sample(column.taken.get(index), prompt, column.name) for column in visible)
         note = (
             "Each row is one prompt with one seed; training goes on from left to right. The first column is "
         )
-        note += "the base model as it was." if shown[0].steps == (0,) else f"{shown[0].name}."
-        note += _left_out(len(taken) - sum(len(column.steps) for column in shown), "sampled step")
+        note += "the base model as it was." if visible[0].steps == (0,) else f"{visible[0].name}."
+        note += _left_out(len(samples) - sum(len(column.steps) for column in visible), "sampled step")
         note += _left_out(len(indices) - PROMPTS, "prompt")
-        grid = f'<div class="samples" style="--columns:{len(shown)}">{"".join(cells)}</div>'
+        grid = f'<div class="samples" style="--columns:{len(visible)}">{"".join(cells)}</div>'
         return _section("Samples", f'<div class="wide">{grid}</div>', note)
 
-    def _sample(self, path: Path | None, prompt: str, when: str) -> Html:
+    def _sample(self, path: Path | None, prompt: str, label: str) -> Html:
         url = picture(path, SIDE) if path else None
         if path and not url:
             self.problems.append(f"The sample {path.parent.name}/{path.name} cannot be read.")
-        return image(url, f"{prompt}, {when}")
+        return image(url, f"{prompt}, {label}")
 
     def _curve(self) -> Html:
         drawing = curve(self.rows)
@@ -201,27 +214,28 @@ class Page:
         return _section("Loss", f'{legend}<div class="wide">{drawing}</div>', note if self.held else "")
 
     def _entries(self, name: str) -> list[dict[str, Any]]:
-        found = self.data.get(name)
-        return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+        value = self.data.get(name)
+        return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
 
     def _images(self) -> Html:
-        images, rejected = self._entries("images"), self._entries("rejected")
-        if not images and not rejected:
+        images, rejections = self._entries("images"), self._entries("rejected")
+        if not images and not rejections:
             return _section("Images", '<p class="note">The images have not been read yet.</p>')
         parts = [f'<div class="images">{"".join(_card(entry) for entry in images[:IMAGES])}</div>']
-        if more := images[IMAGES:]:
-            names = ", ".join(escape(entry.get("name", "")) for entry in more[:NAMES])
-            parts.append(f"<details><summary>{len(more)} more</summary>{names}</details>")
-        if rejected:
+        if rest := images[IMAGES:]:
+            names = ", ".join(escape(entry.get("name", "")) for entry in rest[:NAMES])
+            parts.append(f"<details><summary>{len(rest)} more</summary>{names}</details>")
+        if rejections:
             rows = [
-                {"image": entry.get("name", ""), "why": entry.get("reason", "")} for entry in rejected[:NAMES]
+                {"image": entry.get("name", ""), "why": entry.get("reason", "")}
+                for entry in rejections[:NAMES]
             ]
             note = (
-                f'<p class="note">{_left_out(len(rejected) - NAMES, "image")}</p>'
-                if len(rejected) > NAMES
+                f'<p class="note">{_left_out(len(rejections) - NAMES, "image")}</p>'
+                if len(rejections) > NAMES
                 else ""
             )
-            parts.append(f"<h3>Left out ({len(rejected)})</h3>{records(rows)}{note}")
+            parts.append(f"<h3>Left out ({len(rejections)})</h3>{records(rows)}{note}")
         return _section(f"Images ({len(images)})", "".join(parts))
 
     def _making(self) -> Html:
@@ -249,21 +263,21 @@ class Page:
 
 
 def _section(headline: Html, body: Html, note: str = "") -> Html:
-    said = f'<p class="note">{escape(note)}</p>' if note else ""
-    return f"<section><h2>{headline}</h2>{said}{body}</section>"
+    paragraph = f'<p class="note">{escape(note)}</p>' if note else ""
+    return f"<section><h2>{headline}</h2>{paragraph}{body}</section>"
 
 
 def _card(entry: Mapping[str, Any]) -> Html:
     """One training image: picture, name, sizes, captions."""
     captions = entry.get("captions")
-    said = [str(caption) for caption in captions] if isinstance(captions, list) else []
+    texts = [str(caption) for caption in captions] if isinstance(captions, list) else []
     size = entry.get("size")
-    seen = f" → {size[0]}×{size[1]}" if isinstance(size, list) and len(size) == 2 else ""
-    facts = f"{entry.get('width', '?')}×{entry.get('height', '?')}{seen}"
+    bucket = f" → {size[0]}×{size[1]}" if isinstance(size, list) and len(size) == 2 else ""
+    facts = f"{entry.get('width', '?')}×{entry.get('height', '?')}{bucket}"
     if entry.get("held_out") is True:
         facts += " · held out"
     name = str(entry.get("name", ""))
-    lines = "".join(f"<span>{escape(caption[:CAPTION])}</span>" for caption in said[:4])
+    lines = "".join(f"<span>{escape(caption[:CAPTION])}</span>" for caption in texts[:4])
     return (
         f"<figure>{image(thumbnail(entry.get('thumb'), SIDE), name)}<figcaption><b>{escape(name)}</b>"
         f"<small>{escape(facts)}</small>{lines}</figcaption></figure>"
@@ -274,20 +288,20 @@ def _head(column: Column, best: int | None) -> Html:
     return f"{column.name} <b>best kept</b>" if best in column.steps else column.name
 
 
-def _chosen(shown: list[Column], most: int, best: int | None) -> list[Column]:
-    """At most ``most`` of the columns: the first, the last, the best, the others evenly spread."""
-    if len(shown) <= most:
-        return shown
-    even = [round(place * (len(shown) - 1) / (most - 1)) for place in range(most)]
-    own = next((place for place, column in enumerate(shown) if best in column.steps), None)
-    if own is not None and own not in even:
-        nearest = min(even[1:-1], key=lambda place: abs(place - own))
-        even[even.index(nearest)] = own
-    return [shown[place] for place in sorted(even)]
+def _chosen(candidates: list[Column], limit: int, best: int | None) -> list[Column]:
+    """At most ``limit`` of the columns: the first, the last, the best, the others evenly spread."""
+    if len(candidates) <= limit:
+        return candidates
+    even = [round(index * (len(candidates) - 1) / (limit - 1)) for index in range(limit)]
+    best_index = next((index for index, column in enumerate(candidates) if best in column.steps), None)
+    if best_index is not None and best_index not in even:
+        nearest = min(even[1:-1], key=lambda index: abs(index - best_index))
+        even[even.index(nearest)] = best_index
+    return [candidates[index] for index in sorted(even)]
 
 
-def _left_out(count: int, what: str) -> str:
-    return f" {count} more {what}{'s' if count > 1 else ''} not shown." if count > 0 else ""
+def _left_out(count: int, noun: str) -> str:
+    return f" {count} more {noun}{'s' if count > 1 else ''} not shown." if count > 0 else ""
 
 
 def _duration(seconds: float) -> str:

@@ -39,13 +39,13 @@ def columns(samples: Mapping[int, Mapping[int, Path]]) -> list[Column]:
 
     Steps that share no prompt share a column: runs of unequal lengths end side by side.
     """
-    found: list[Column] = []
-    for step, taken in sorted(samples.items()):
-        if found and found[-1].taken.keys().isdisjoint(taken):
-            found[-1] = Column((*found[-1].steps, step), {**found[-1].taken, **taken})
+    result: list[Column] = []
+    for step, images in sorted(samples.items()):
+        if result and result[-1].taken.keys().isdisjoint(images):
+            result[-1] = Column((*result[-1].steps, step), {**result[-1].taken, **images})
         else:
-            found.append(Column((step,), taken))
-    return found
+            result.append(Column((step,), images))
+    return result
 
 
 def sheet(
@@ -83,8 +83,8 @@ def sheet(
     foot = NOTES * _height(small) + GAP if notes else 0
     step = side + GAP, side + foot + GAP
     room = (LARGEST - MARGIN - label) // step[0], (LARGEST - head - MARGIN - line) // step[1]
-    shown = [row[: room[0]] for row in rows[: room[1]]]
-    wide, high = min(columns, room[0]), len(shown)
+    visible = [row[: room[0]] for row in rows[: room[1]]]
+    wide, high = min(columns, room[0]), len(visible)
     left_out = len(rows) - high, columns - wide
     size = (
         2 * MARGIN + label + wide * step[0],
@@ -94,7 +94,7 @@ def sheet(
     draw = ImageDraw.Draw(page)
     for x, text in enumerate(column_labels[:wide]):
         _write(draw, (MARGIN + label + x * step[0], MARGIN), _wrap(text, font, side), font, FAINT)
-    for y, row in enumerate(shown):
+    for y, row in enumerate(visible):
         top = head + y * step[1]
         _write(draw, (MARGIN, top), _wrap(row_labels[y], font, label - 2 * GAP, side // line), font, INK)
         for x in range(wide if any(column_labels) else min(wide, len(row))):
@@ -119,12 +119,12 @@ def _columns(
     return len(column_labels)
 
 
-def _side(rows: Sequence[Sequence[Image.Image | None]], cell: int | None, most: int) -> int:
+def _side(rows: Sequence[Sequence[Image.Image | None]], cell: int | None, count: int) -> int:
     """The side of a cell: what was asked for, or what the pictures have, if the sheet stays in bounds."""
     native = max((max(image.size) for row in rows for image in row if image), default=CELL[0])
-    wish = cell if cell is not None else min(max(native, CELL[0]), CELL[1])
-    fits = (LARGEST - 480) // max(1, most) - GAP
-    return max(min(wish, max(fits, 48)), 16)
+    wanted_side = cell if cell is not None else min(max(native, CELL[0]), CELL[1])
+    fits = (LARGEST - 480) // max(1, count) - GAP
+    return max(min(wanted_side, max(fits, 48)), 16)
 
 
 def _place(page: Image.Image, image: Image.Image | None, corner: tuple[int, int], side: int) -> None:
@@ -166,8 +166,8 @@ def _widest(texts: Sequence[Sequence[str]]) -> Sequence[str]:
     return max(texts, key=len, default=())
 
 
-def _wrap(text: str, font: Font, width: int, most: int = LINES) -> list[str]:
-    """``text`` in at most ``most`` lines of ``width`` pixels; a word longer than a line is broken."""
+def _wrap(text: str, font: Font, width: int, max_lines: int = LINES) -> list[str]:
+    """``text`` in at most ``max_lines`` lines of ``width`` pixels; a word longer than a line is broken."""
     lines = [""]
     for word in _words(text):
         longer = f"{lines[-1]} {word}".strip()
@@ -180,12 +180,12 @@ def _wrap(text: str, font: Font, width: int, most: int = LINES) -> list[str]:
             lines[-1], word = word[:cut], word[cut:]
             lines.append("")
         lines[-1] = word
-    most = max(1, min(most, LINES))
-    if len(lines) > most:
-        last = lines[most - 1]
+    max_lines = max(1, min(max_lines, LINES))
+    if len(lines) > max_lines:
+        last = lines[max_lines - 1]
         while last and font.getlength(last + " ...") > width:
             last = last[:-1]
-        lines = [*lines[: most - 1], last.rstrip() + " ..."]
+        lines = [*lines[: max_lines - 1], last.rstrip() + " ..."]
     return lines
 
 

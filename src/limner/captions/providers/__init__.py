@@ -59,11 +59,11 @@ def known(name: str) -> Known:
     Raises:
         BadUsage: There is none.
     """
-    found = KNOWN.get(ALIASES.get(name, name))
-    if found is None:
-        names = "; ".join(f"{each} ({one.what})" for each, one in KNOWN.items())
+    entry = KNOWN.get(ALIASES.get(name, name))
+    if entry is None:
+        names = "; ".join(f"{key} ({value.what})" for key, value in KNOWN.items())
         raise BadUsage(f'--with is "{name}"; it must be one of: {names}.')
-    return found
+    return entry
 
 
 def provider(options: Options) -> Provider:
@@ -76,7 +76,7 @@ def provider(options: Options) -> Provider:
     return importlib.import_module(f"{__name__}.{known(options.name).module}").provider(options)
 
 
-def package(module: str, whose: str, extra: str) -> Any:
+def package(module: str, user: str, extra: str) -> Any:
     """An optional package, loaded now that somebody wants it.
 
     Raises:
@@ -86,5 +86,5 @@ def package(module: str, whose: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ImportError:
         raise BadProvider(
-            f"{whose} need a package that is missing. Run: pip install 'limner[{extra}]'"
+            f"{user} need a package that is missing. Run: pip install 'limner[{extra}]'"
         ) from None

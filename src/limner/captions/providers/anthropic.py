@@ -16,7 +16,7 @@ from limner.captions.providers.http import (
 )
 from limner.errors import BadProvider
 
-OWN = "api.anthropic.com"
+OFFICIAL_HOST = "api.anthropic.com"
 NO_KEY = "none"
 """What another server is sent. ANTHROPIC_API_KEY goes to Anthropic, or to the ANTHROPIC_BASE_URL."""
 MODEL = "claude-sonnet-5-5"
@@ -46,15 +46,15 @@ class Claude:
         self.model = options.model or MODEL
         self._sdk = sdk
         self._options = options
-        named = {"api_key": key_in(options.key_env)} if options.key_env else {}
-        if options.url and not options.key_env and urlsplit(options.url).hostname != OWN:
-            named = {"api_key": NO_KEY}
-        address = {"base_url": options.url} if options.url else {}
+        credentials = {"api_key": key_in(options.key_env)} if options.key_env else {}
+        if options.url and not options.key_env and urlsplit(options.url).hostname != OFFICIAL_HOST:
+            credentials = {"api_key": NO_KEY}
+        endpoint = {"base_url": options.url} if options.url else {}
         http = sdk.DefaultHttpxClient(event_hooks={"response": [refuse_endless]})
         # Retries are ours, so that one thread that is told to wait holds the others back too.
         try:
             self._client = sdk.Anthropic(
-                **named, **address, max_retries=0, timeout=options.timeout, http_client=http
+                **credentials, **endpoint, max_retries=0, timeout=options.timeout, http_client=http
             )
         except sdk.AnthropicError as error:
             http.close()
@@ -86,18 +86,16 @@ class Claude:
             }
             for part in request.parts()
         ]
-        wanted: dict[str, Any] = {
+        body: dict[str, Any] = {
             "model": self.model,
             "max_tokens": request.tokens,
             "system": request.system,
             "messages": [{"role": "user", "content": content}],
         }
         if request.schema:
-            wanted["output_config"] = {"format": {"type": "json_schema", "schema": request.schema}}
+            body["output_config"] = {"format": {"type": "json_schema", "schema": request.schema}}
         try:
-            message = (
-                self._streamed(wanted) if self._options.stream else self._client.messages.create(**wanted)
-            )
+            message = self._streamed(body) if self._options.stream else self._client.messages.create(**body)
         except self._sdk.APIStatusError as error:
             by_status(error, REMEDY, self._client.api_key, self._client.auth_token)
         except self._sdk.APIConnectionError as error:
@@ -111,8 +109,8 @@ class Claude:
             raise Retry(f"{self._host} gave a broken answer ({type(error).__name__})") from None
         return self._reply(message)
 
-    def _streamed(self, wanted: dict[str, Any]) -> Any:
-        with self._client.messages.stream(**wanted) as stream:
+    def _streamed(self, body: dict[str, Any]) -> Any:
+        with self._client.messages.stream(**body) as stream:
             size, last = 0, ""
             for event in stream:
                 last = event.type

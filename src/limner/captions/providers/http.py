@@ -24,11 +24,11 @@ def host_of(url: str) -> str:
     return f"{parts.hostname or ''}:{parts.port}" if parts.port else parts.hostname or ""
 
 
-def place_of(who: str, url: str) -> str:
+def place_of(service: str, url: str) -> str:
     """Where images go, for people; says so when it is this machine."""
     host = host_of(url)
-    here = ", this machine" if (urlsplit(url).hostname or "") in LOCAL else ""
-    return f"{who} at {host}{here}"
+    note = ", this machine" if (urlsplit(url).hostname or "") in LOCAL else ""
+    return f"{service} at {host}{note}"
 
 
 def key_in(variable: str) -> str:
@@ -69,16 +69,16 @@ def by_status(error: Any, remedy: str, *secrets: str | None) -> NoReturn:
         Declined: Anything else: this question is not taken.
     """
     status: int = error.status_code
-    said = scrub(_message(error), *secrets)
+    reason = scrub(_message(error), *secrets)
     if status in (401, 402, 403, 404) or _broke(error):
-        raise BadProvider(f"The server refused ({status}): {said or 'no reason given'}. {remedy}") from None
+        raise BadProvider(f"The server refused ({status}): {reason or 'no reason given'}. {remedy}") from None
     if (status in PAUSE or status >= 500) and error.response.headers.get("x-should-retry") != "false":
         busy = status in (429, 503, 529)
-        what = "is busy" if busy else "failed"
+        event = "is busy" if busy else "failed"
         raise Retry(
-            f"the server {what} ({status})", after=pause_of(error.response.headers), everyone=busy
+            f"the server {event} ({status})", after=pause_of(error.response.headers), everyone=busy
         ) from None
-    raise Declined(f"the server did not take the question ({status}): {said}") from None
+    raise Declined(f"the server did not take the question ({status}): {reason}") from None
 
 
 def by_connection(error: Exception, host: str, timeout: float, *, timed_out: bool) -> NoReturn:
@@ -107,8 +107,8 @@ def _message(error: Any) -> str:
     body = error.body
     if isinstance(body, dict):
         inner = body.get("error", body)
-        said = inner.get("message") if isinstance(inner, dict) else inner
-        return str(said or "")
+        message = inner.get("message") if isinstance(inner, dict) else inner
+        return str(message or "")
     return str(body or "")
 
 

@@ -16,7 +16,7 @@ from limner.errors import BadProvider
 MODEL = "Qwen/Qwen3-VL-2B-Instruct"
 FLORENCE = "<DETAILED_CAPTION>"
 """Florence-2's task for a few sentences (Xiao 2023, arXiv 2311.06242, table 12)."""
-BROKEN = (OSError, ValueError, KeyError, RuntimeError, TypeError)
+LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError)
 """What transformers raises for folders that hold no whole model."""
 
 
@@ -45,18 +45,18 @@ class Local:
         self._torch = torch
         self._device = _device(torch, options.device)
         dtype = torch.bfloat16 if self._device.type == "cuda" else torch.float32
-        where = {"local_files_only": True, "trust_remote_code": False}
+        loading = {"local_files_only": True, "trust_remote_code": False}
         try:
-            self._processor = _processor(transformers, path, where)
+            self._processor = _processor(transformers, path, loading)
             model = transformers.AutoModelForImageTextToText.from_pretrained(
-                path, dtype=dtype, use_safetensors=True, **where
+                path, dtype=dtype, use_safetensors=True, **loading
             )
         except ImportError as error:
             raise BadProvider(
                 f"{self.model} needs a package that is missing: {_first(error)}. "
                 "Run: pip install 'limner[local]'"
             ) from error
-        except BROKEN as error:
+        except LOAD_ERRORS as error:
             raise BadProvider(_absent(path, error)) from error
         self._model = model.to(self._device).eval()
         self._task = FLORENCE if model.config.model_type == "florence2" else ""
@@ -70,23 +70,23 @@ class Local:
 
     def ask(self, request: Request) -> Reply:
         """See ``Provider``. Greedy, so that the same image gets the same answer."""
-        images = [seen.image for seen in request.pictures]
+        images = [image.image for image in request.pictures]
         inputs = self._chat(request) if self.chats else self._bare(images)
         inputs = inputs.to(self._device, self._model.dtype)
         limit = min(request.tokens, 4096 if request.schema else 512)
         generation = {"max_new_tokens": limit, "do_sample": False, "num_beams": 1}
         try:
             with self._torch.inference_mode():
-                found = self._model.generate(**inputs, **generation)[0]
+                tokens = self._model.generate(**inputs, **generation)[0]
         except self._torch.OutOfMemoryError:
             raise Declined("the model ran out of memory; try --side 512, or a smaller --model") from None
-        read = int(inputs["input_ids"].shape[1]) if "input_ids" in inputs else 0
-        new = found if self._model.config.is_encoder_decoder else found[read:]
+        prompt_length = int(inputs["input_ids"].shape[1]) if "input_ids" in inputs else 0
+        new = tokens if self._model.config.is_encoder_decoder else tokens[prompt_length:]
         text = self._processor.decode(new, skip_special_tokens=True).strip()
         return Reply(
             text=text,
             model=self.model,
-            tokens_in=read,
+            tokens_in=prompt_length,
             tokens_out=len(new),
             cut=len(new) >= limit,
         )
@@ -113,20 +113,20 @@ class Local:
         return self._processor(images=images, return_tensors="pt", **words)
 
 
-def _processor(transformers: Any, path: str, where: dict[str, Any]) -> Any:
+def _processor(transformers: Any, path: str, loading: dict[str, Any]) -> Any:
     """What makes tokens of words and pixels; without the reader of videos if only that lacks torchvision."""
     try:
-        return transformers.AutoProcessor.from_pretrained(path, **where)
+        return transformers.AutoProcessor.from_pretrained(path, **loading)
     except ImportError as error:
         if "torchvision" not in str(error).lower():
             raise
         auto = importlib.import_module("transformers.models.auto.processing_auto")
-        kind = auto.PROCESSOR_MAPPING[type(transformers.AutoConfig.from_pretrained(path, **where))]
+        kind = auto.PROCESSOR_MAPPING[type(transformers.AutoConfig.from_pretrained(path, **loading))]
         if "video_processor" not in kind.get_attributes():
             raise
     loaders = {"image_processor": transformers.AutoImageProcessor, "tokenizer": transformers.AutoTokenizer}
     parts = [
-        loaders[name].from_pretrained(path, **where) if name in loaders else None
+        loaders[name].from_pretrained(path, **loading) if name in loaders else None
         for name in kind.get_attributes()
     ]
 
@@ -134,18 +134,20 @@ def _processor(transformers: Any, path: str, where: dict[str, Any]) -> Any:
         def check_argument_for_proper_class(self, name: str, part: Any) -> Any:
             return None if part is None else super().check_argument_for_proper_class(name, part)
 
-    made = Still.from_args_and_dict(parts, kind.get_processor_dict(path, local_files_only=True)[0])
-    made.video_processor = SimpleNamespace(num_frames=None, fps=None)  # SmolVLM's asks it, of pictures too
-    return made
+    processor = Still.from_args_and_dict(parts, kind.get_processor_dict(path, local_files_only=True)[0])
+    processor.video_processor = SimpleNamespace(
+        num_frames=None, fps=None
+    )  # SmolVLM's asks it, of pictures too
+    return processor
 
 
-def _device(torch: Any, wish: str) -> Any:
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if wish == "auto":
-        return torch.device(next(name for name, found in there.items() if found))
-    if not there.get(wish):
-        raise BadProvider(f"--device is {wish}, and there is none here. Try --device cpu.")
-    return torch.device(wish)
+def _device(torch: Any, choice: str) -> Any:
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if choice == "auto":
+        return torch.device(next(name for name, present in available.items() if present))
+    if not available.get(choice):
+        raise BadProvider(f"--device is {choice}, and there is none here. Try --device cpu.")
+    return torch.device(choice)
 
 
 def _first(error: Exception) -> str:

@@ -22,7 +22,7 @@ from limner.captions.providers.http import (
 from limner.errors import BadProvider, BadUsage, LimnerError
 
 MODEL = "gpt-6.1-terra"
-OWN = "api.openai.com"
+OFFICIAL_HOST = "api.openai.com"
 NO_KEY = "none"
 """What servers that want no key are sent; the protocol has no way to send nothing."""
 
@@ -65,7 +65,7 @@ class Server:
                 "with --key-env."
             ) from None
         base = str(self._client.base_url)
-        self._own = urlsplit(base).hostname == OWN
+        self._own = urlsplit(base).hostname == OFFICIAL_HOST
         self._host = host_of(base)
         self.place = place_of("OpenAI" if self._own else "a server", base)
         try:
@@ -81,14 +81,14 @@ class Server:
 
     def _only_model(self) -> str:
         try:
-            names = [one.id for one in self._guarded(lambda: list(self._client.models.list()))]
+            names = [model.id for model in self._guarded(lambda: list(self._client.models.list()))]
         except (Retry, Declined) as error:
             raise BadProvider(
                 f"{error}. It was asked which models it has: start the server, or check the address (--url)."
             ) from None
         if len(names) != 1:
-            shown = f"It has {', '.join(names[:12])}." if names else "It has none."
-            raise BadProvider(f"Which model of {self._host} shall write? {shown} Name one with --model.")
+            listing = f"It has {', '.join(names[:12])}." if names else "It has none."
+            raise BadProvider(f"Which model of {self._host} shall write? {listing} Name one with --model.")
         return names[0]
 
     def close(self) -> None:
@@ -103,7 +103,7 @@ class Server:
             else {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{part.base64}"}}
             for part in request.parts()
         ]
-        wanted: dict[str, Any] = {
+        body: dict[str, Any] = {
             "model": self.model,
             "messages": [
                 {"role": "system", "content": request.system},
@@ -114,11 +114,11 @@ class Server:
         }
         if request.schema and self._schema:
             form = {"name": "answer", "schema": request.schema, "strict": True}
-            wanted["response_format"] = {"type": "json_schema", "json_schema": form}
+            body["response_format"] = {"type": "json_schema", "json_schema": form}
         try:
             create = self._client.chat.completions.create
             call = self._streamed if self._options.stream else create
-            answer = self._guarded(lambda: call(**wanted))
+            answer = self._guarded(lambda: call(**body))
             return answer if isinstance(answer, Reply) else self._reply(answer)
         except Declined as error:
             if "response_format" in str(error) and self._schema:
@@ -149,23 +149,27 @@ class Server:
         ):
             raise Retry(f"{self._host} gave an answer that is no completion")
         usage = answer.usage
-        spent = (usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else (0, 0)
+        usage_tokens = (usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else (0, 0)
         if not answer.choices:
-            return _told("", answer.model, spent, "content_filter", "")
+            return _told("", answer.model, usage_tokens, "content_filter", "")
         first = answer.choices[0]
         return _told(
-            first.message.content or "", answer.model, spent, first.finish_reason, first.message.refusal or ""
+            first.message.content or "",
+            answer.model,
+            usage_tokens,
+            first.finish_reason,
+            first.message.refusal or "",
         )
 
-    def _streamed(self, **wanted: Any) -> Reply:
-        text, refusal, end, spent, model, size = [], "", "", (0, 0), self.model, 0
+    def _streamed(self, **body: Any) -> Reply:
+        text, refusal, end, usage_tokens, model, size = [], "", "", (0, 0), self.model, 0
         with self._client.chat.completions.create(
-            **wanted, stream=True, stream_options={"include_usage": True}
+            **body, stream=True, stream_options={"include_usage": True}
         ) as stream:
             for chunk in stream:
                 model = chunk.model or model
                 if chunk.usage:
-                    spent = (chunk.usage.prompt_tokens or 0, chunk.usage.completion_tokens or 0)
+                    usage_tokens = (chunk.usage.prompt_tokens or 0, chunk.usage.completion_tokens or 0)
                 for choice in (chunk.choices or [])[:1]:
                     text.append(choice.delta.content or "")
                     refusal += choice.delta.refusal or ""
@@ -176,18 +180,18 @@ class Server:
                     break
         if not end:
             raise Retry(f"{self._host} broke off its answer")
-        return _told("".join(text), model, spent, end, refusal)
+        return _told("".join(text), model, usage_tokens, end, refusal)
 
 
-def _told(text: str, model: str, spent: tuple[int, int], end: str | None, refusal: str) -> Reply:
-    filtered = "the server's content filter stopped it" if end == "content_filter" else ""
+def _told(text: str, model: str, usage_tokens: tuple[int, int], end: str | None, refusal: str) -> Reply:
+    filter_reason = "the server's content filter stopped it" if end == "content_filter" else ""
     return Reply(
         text=text,
         model=model,
-        tokens_in=spent[0],
-        tokens_out=spent[1],
+        tokens_in=usage_tokens[0],
+        tokens_out=usage_tokens[1],
         cut=end == "length",
-        refused=filtered or ("the model refused" if refusal else ""),
+        refused=filter_reason or ("the model refused" if refusal else ""),
     )
 
 
@@ -195,7 +199,7 @@ def _key(options: Options, url: str | None) -> str | None:
     """The key to send; None leaves it to the SDK."""
     if options.key_env:
         return key_in(options.key_env)
-    if url is None or urlsplit(url).hostname == OWN:
+    if url is None or urlsplit(url).hostname == OFFICIAL_HOST:
         return None
-    named = os.environ.get(f"{options.name.upper()}_API_KEY") if options.name != "openai" else None
-    return named or NO_KEY
+    variable = os.environ.get(f"{options.name.upper()}_API_KEY") if options.name != "openai" else None
+    return variable or NO_KEY

@@ -49,22 +49,22 @@ class Tagger:
     def __init__(self, runtime: Any, options: Options) -> None:
         """Load it, on the CPU."""
         self.name = "tagger"
-        wish = options.model or MODEL
-        folder = Path(wish) if Path(wish).is_dir() else _cached(wish)
-        self.model = folder.resolve().name if Path(wish).is_dir() else wish
+        path = options.model or MODEL
+        folder = Path(path) if Path(path).is_dir() else _cached(path)
+        self.model = folder.resolve().name if Path(path).is_dir() else path
         self._tags = _tags(folder / TAGS)
         try:
             self._session = runtime.InferenceSession(folder / NETWORK, providers=["CPUExecutionProvider"])
         except _failures(runtime) as error:
             raise BadProvider(
-                f"{NETWORK} of {wish} cannot be loaded ({type(error).__name__}). Get it anew."
+                f"{NETWORK} of {path} cannot be loaded ({type(error).__name__}). Get it anew."
             ) from None
         self._input = self._session.get_inputs()[0]
         self._side = int(self._input.shape[1])
         tags = self._session.get_outputs()[0].shape[-1]
         if tags != len(self._tags):
             raise BadProvider(
-                f"{NETWORK} of {wish} knows {tags} tags, {TAGS} has {len(self._tags)}. Get both anew."
+                f"{NETWORK} of {path} knows {tags} tags, {TAGS} has {len(self._tags)}. Get both anew."
             )
 
     def close(self) -> None:
@@ -76,21 +76,21 @@ class Tagger:
         image = _square(request.pictures[0].image, self._side)
         values = np.asarray(image, dtype=np.float32)[None, :, :, ::-1]
         sure = self._session.run(None, {self._input.name: np.ascontiguousarray(values)})[0][0]
-        found = [
+        tags = [
             (float(p), name)
             for p, (name, category) in zip(sure, self._tags, strict=True)
             if p >= THRESHOLDS.get(category, 2.0)
         ]
         return Reply(
-            text=", ".join(name for _, name in sorted(found, key=lambda one: -one[0])), model=self.model
+            text=", ".join(name for _, name in sorted(tags, key=lambda tag: -tag[0])), model=self.model
         )
 
 
 def _failures(runtime: Any) -> tuple[type[Exception], ...]:
     """What onnxruntime raises; its errors have no class in common."""
-    own = vars(runtime.capi.onnxruntime_pybind11_state).values()
+    values = vars(runtime.capi.onnxruntime_pybind11_state).values()
     return (OSError, RuntimeError, ValueError) + tuple(
-        one for one in own if isinstance(one, type) and issubclass(one, Exception)
+        value for value in values if isinstance(value, type) and issubclass(value, Exception)
     )
 
 
@@ -112,10 +112,10 @@ def _tags(path: Path) -> list[tuple[str, str]]:
 
 def _cached(name: str) -> Path:
     hub = importlib.import_module("huggingface_hub")
-    found = [hub.try_to_load_from_cache(name, file) for file in (NETWORK, TAGS)]
-    if not all(isinstance(one, str) for one in found):
+    paths = [hub.try_to_load_from_cache(name, file) for file in (NETWORK, TAGS)]
+    if not all(isinstance(path, str) for path in paths):
         raise BadProvider(
             f"The tagger {name} is not on this machine. Run: hf download {name} {NETWORK} {TAGS}, "
             "or name a folder with --model."
         )
-    return Path(found[0]).parent
+    return Path(paths[0]).parent
