@@ -10,7 +10,8 @@ turns (ABAB..), after one unmeasured turn each. Limner's cache starts empty in e
 seed of its own, the same for both sides, and the held-out loss is the mean over the rounds: one seed's luck
 is as large as what is compared. Two cases: one prompt for all images, and a caption per image (the example
 then reads its folder with ``datasets``: ``pip install -e .[bench]``). Beside them, in every round, a process
-that does nothing but import the models that both need: neither can start sooner.
+that does nothing but import the models that both need: neither can start sooner. Compiled modules are kept
+from turn to turn, as where both are installed, whatever PYTHONDONTWRITEBYTECODE says.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from outcome import medians, save, table
-from watched import Watch, metrics_file, progress_bar, run
+from watched import Watch, as_installed, metrics_file, progress_bar, run
 
 HERE = Path(__file__).resolve().parent
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
@@ -211,7 +212,7 @@ def turn(asked: argparse.Namespace, side: str, case: str, images: Path, work: Pa
 def importing() -> float:
     """Seconds of a process that imports the models of FLUX.1 and ends."""
     start = time.monotonic()
-    subprocess.run([sys.executable, "-c", IMPORTS], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-c", IMPORTS], check=True, capture_output=True, env=as_installed())
     return time.monotonic() - start
 
 

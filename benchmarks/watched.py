@@ -91,6 +91,11 @@ def _drain(handle: int, log: Path) -> None:
             file.write(block)
 
 
+def as_installed() -> dict[str, str]:
+    """The environment, without an order to compile every module of Python anew at each start."""
+    return {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+
+
 def run(
     command: Sequence[str], eye: Eye, *, log: Path, environment: Mapping[str, str] | None = None
 ) -> Watch:
@@ -103,7 +108,7 @@ def run(
     with log.open("wb") as out:
         start = time.perf_counter()
         process = subprocess.Popen(
-            command, stdout=out, stderr=subprocess.PIPE, env={**os.environ, **(environment or {})}
+            command, stdout=out, stderr=subprocess.PIPE, env={**as_installed(), **(environment or {})}
         )
         eye(watch, start, process)
         _, status, usage = os.wait4(process.pid, 0)

@@ -6,6 +6,7 @@ import torch
 from limner.assembly.resolve import prepare
 from limner.errors import DiskFull
 from limner.graph.cache import Cache
+from limner.graph.unit import Unit
 from limner.nn import distributed
 from limner.nn.memory import vae_tiling
 from limner.training import encode as filling
@@ -106,6 +107,20 @@ def test_one_model_is_loaded_at_a_time(setting, tmp_path, monkeypatch):
     rows = rows_of(setting, setting.views)
     fill(setting, Cache(tmp_path), rows, survey(setting, Cache(tmp_path), rows), Told())
     assert len(loaded) == 5
+
+
+def test_a_text_encoder_is_measured_once_for_all_shapes_of_images(tiny_base, photos, tmp_path, monkeypatch):
+    setting = prepare(wish(tiny_base, photos, data={"held_out": 0, "resolution": 64}))
+    runs, true = [], Unit.run
+    monkeypatch.setattr(Unit, "run", lambda unit, *given: runs.append(unit.name) or true(unit, *given))
+    rows = rows_of(setting, setting.views)
+    work = survey(setting, Cache(tmp_path), rows)
+    size = bytes_needed(setting, rows, work)
+    shapes = {row.shape for row in rows}
+    assert len(shapes) > 1 and runs.count("encode_image") == len(shapes)
+    assert runs.count("encode_clip") == runs.count("encode_t5") == 1
+    written = fill(setting, Cache(tmp_path), rows, work, Told())
+    assert 0.5 * size < written < 1.5 * size
 
 
 def test_shares_of_processes_cover_everything_whatever_the_others_have_done(setting, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from limner.errors import BadRecipe
+from limner.imports import swiftly
 from limner.lora.metadata import SOFTWARE
 from limner.models.family import Family, Objective
 from limner.models.source import Source
@@ -57,10 +58,11 @@ def sampler(source: Source, wishes: Mapping[str, Any]) -> Any:
     Raises:
         BadRecipe: That sampler knows no such setting, and would paint as if it had not been told.
     """
-    import diffusers
-
     name = source.index["scheduler"][1]
-    kind = getattr(diffusers, name)
+    with swiftly():  # in a training, diffusers is imported here first
+        import diffusers
+
+        kind = getattr(diffusers, name)
     known = inspect.signature(kind).parameters
     if deaf := [f"{key} = {value}" for key, value in wishes.items() if value and key not in known]:
         raise BadRecipe(

@@ -187,36 +187,51 @@ def bytes_needed(setting: Setting, rows: Sequence[Row], work: Work) -> int:
     sizes: dict[tuple[str, tuple[int, ...]], int] = {}
     total = 0
     models: dict[str, Any] = {}
+    outputs: dict[tuple[Any, ...], dict[str, Any]] = {}
     for name, todo in work.missing.items():
         for place, number in todo:
             if place not in work.stored:
                 continue
             key = (name, rows[number].shape)
             if key not in sizes:
-                sizes |= _shapes(setting, units, rows[number], models)
+                sizes |= _shapes(setting, units, rows[number], models, outputs)
             total += sizes[key]
     return total
 
 
 def _shapes(
-    setting: Setting, units: Mapping[str, Unit], row: Row, models: dict[str, Any]
+    setting: Setting,
+    units: Mapping[str, Unit],
+    row: Row,
+    models: dict[str, Any],
+    outputs: dict[tuple[Any, ...], dict[str, Any]],
 ) -> dict[tuple[str, tuple[int, ...]], int]:
-    """Unit name and row shape -> bytes written."""
+    """Unit name and row shape -> bytes written.
+
+    ``models`` and ``outputs`` remember skeletons and what each unit made of inputs of each shape: a text
+    encoder does not run again for every shape of the images.
+    """
     values: dict[str, Any] = {name: _blank(row, name) for name in row.inputs}
     sizes = {}
     for unit in units.values():
         if not all(name in values for name in unit.reads):
             continue
-        for name in unit.uses:
-            if name not in models:
-                models[name] = _skeleton(setting, name)
-        with torch.no_grad():
-            out = {name: _meta(value) for name, value in unit.run(models, values).items()}
-        values |= out
-        sizes[unit.name, row.shape] = (
-            sum(value.numel() * value.element_size() for value in out.values()) + 512
-        )
+        key = (unit.name, *(_shape_of(values[name]) for name in unit.reads))
+        if key not in outputs:
+            for name in unit.uses:
+                if name not in models:
+                    models[name] = _skeleton(setting, name)
+            with torch.no_grad():
+                outputs[key] = {name: _meta(value) for name, value in unit.run(models, values).items()}
+        values |= outputs[key]
+        size = sum(value.numel() * value.element_size() for value in outputs[key].values())
+        sizes[unit.name, row.shape] = size + 512
     return sizes
+
+
+def _shape_of(value: Any) -> Any:
+    """What of an input decides the shapes of the outputs: shape and dtype of a tensor, all of a caption."""
+    return (value.shape, value.dtype) if isinstance(value, Tensor) else value
 
 
 def _blank(row: Row, name: str) -> Any:
