@@ -236,3 +236,44 @@ def test_an_adapter_of_a_convolution_keeps_its_kernel(tmp_path: Path, kind: str)
         assert tensors["lora_A"].shape[1:] == (8, 3, 3)
         product = tensors["lora_B"].flatten(1) @ tensors["lora_A"].flatten(1)
         assert torch.allclose(product, change, atol=1e-4), verb
+
+
+def test_every_verb_writes_for_the_tool_that_is_asked_for(tmp_path: Path) -> None:
+    source = lora(tmp_path / "x.safetensors")
+    options = ConvertOptions(to="comfyui")
+    small = resize(source, RankRule("rank", 1), tmp_path / "r.safetensors", options, Told())
+    both = merge([source, source], [], tmp_path / "m.safetensors", options, None)
+    base, tuned = tmp_path / "base.safetensors", tmp_path / "tuned.safetensors"
+    weights = {f"{name}.weight": torch.zeros(8, 8) for name in ("double_blocks.0.img_attn.proj", "img_in")}
+    save_file(weights, base)
+    save_file(weights | {"img_in.weight": torch.ones(8, 8)}, tuned)
+    lone = extract(base, tuned, 1, tmp_path / "e.safetensors", ConvertOptions(to="kohya"), Told())
+    assert (small.tool, both.tool, lone.tool) == ("comfyui", "comfyui", "kohya")
+    assert all(key.startswith("diffusion_model.") for key in load_file(small.path))
+    assert all(key.startswith("diffusion_model.") for key in load_file(both.path))
+    assert all(key.startswith("lora_unet_img_in.") for key in load_file(lone.path))
+
+
+def test_what_is_private_is_dropped_unless_it_is_asked_for(tmp_path: Path) -> None:
+    private = {
+        "ss_tag_frequency": '{"5_anna": {"anna smith": 5}}',
+        "ss_dataset_dirs": '{"5_anna": {"n_repeats": 5}}',
+        "ss_training_comment": "for anna",
+        "ss_session_id": "123",
+    }
+    public = {
+        "modelspec.title": "cat",
+        "ss_steps": "100",
+        "ss_learning_rate": "1e-4",
+        "modelspec.author": "me",
+    }
+    paths = {"ss_sd_model_name": r"C:\Users\anna\models\base.safetensors"}
+    source = lora(tmp_path / "x.safetensors", about=private | public | paths)
+    for name, options in (("a", ConvertOptions()), ("b", ConvertOptions(keep_metadata=True))):
+        out = convert(source, "comfyui", tmp_path / f"{name}.safetensors", options, Told()).path
+        entries = file.read(out, "qwen-image").metadata
+        assert public.items() <= entries.items()
+        assert (private.keys() & entries.keys() == private.keys()) == (name == "b")
+        assert entries["ss_sd_model_name"] == (
+            "base.safetensors" if name == "a" else paths["ss_sd_model_name"]
+        )

@@ -55,7 +55,7 @@ def test_what_is_no_base_is_refused(tmp_path) -> None:
     (tmp_path / "y.safetensors").write_bytes(b"PK\x03\x04")
     with pytest.raises(BadBase, match="is no safetensors file"):
         open_base(tmp_path / "y.safetensors")
-    with pytest.raises(BadBase, match="claims a header"):
+    with pytest.raises(BadBase, match="claims"):
         data_offsets(tmp_path / "y.safetensors")
 
 

@@ -1,5 +1,6 @@
 """``limner lora``: what can be done with LoRA files."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,6 +29,15 @@ FAMILY = Option(
     "--family", "family", str, "Family of the base, where the names alone do not tell: flux, sdxl .."
 )
 DTYPE = Option("--dtype", "dtype", str, "float32, float16 or bfloat16. Left out: as it was.")
+TO = Option("--to", "to", str, "Tool that it is for: diffusers, comfyui, kohya or diffsynth.", "diffusers")
+LEAVE_OUT = Option("--leave-out", "leave_out", bool, "Leave out what the tool cannot read, by name.", False)
+KEEP_METADATA = Option(
+    "--keep-metadata",
+    "keep_metadata",
+    bool,
+    "Keep what the file says of its maker's dataset and machine.",
+    False,
+)
 RULES = (
     Option("--rank", "rank", int, "Keep so many ranks of every module."),
     Option(
@@ -47,9 +57,8 @@ RULES = (
 def _options(values: dict[str, Any]) -> "ConvertOptions":
     from limner.lora.operations import ConvertOptions
 
-    return ConvertOptions(
-        **{name: values[name] for name in ("family", "dtype") if values.get(name) is not None}
-    )
+    names = [item.name for item in fields(ConvertOptions)]
+    return ConvertOptions(**{name: values[name] for name in names if values.get(name) is not None})
 
 
 def _rule(values: dict[str, Any]) -> "RankRule | None":
@@ -73,6 +82,10 @@ def _show(written: "WriteResult", *, as_json: bool, details: bool = True) -> Non
         worst = sorted(written.losses, key=lambda loss: -loss.relative)
         lines.append(f"Lost of a module's change: {worst[0].relative:.1%} at most. The most by name:")
         lines += [f"  {loss.relative:7.2%}  {loss.component}.{loss.module}" for loss in worst[:8]]
+    if written.left_out and details:
+        lines += [f"Not in the file: {line}" for line in written.left_out[:8]]
+        if len(written.left_out) > 8:
+            lines.append(f"Not in the file: {len(written.left_out) - 8} more")
     result(written, lines, as_json=as_json)
 
 
@@ -81,6 +94,8 @@ def _show(written: "WriteResult", *, as_json: bool, details: bool = True) -> Non
     (
         FAMILY,
         DTYPE,
+        LEAVE_OUT,
+        KEEP_METADATA,
         Option("--flatten", "flatten", int, "Make LoHa, LoKr and DoRA plain LoRAs of at most this rank."),
         Option("--base", "base", Path, "Checkpoint of the base: what a DoRA needs to be flattened."),
     )
@@ -90,9 +105,6 @@ def convert(
     lora: File,
     to: Annotated[str, typer.Option("--to", help="diffusers, comfyui, kohya or diffsynth.")],
     out: Out = None,
-    leave_out: Annotated[
-        bool, typer.Option("--leave-out", help="Leave out what the tool cannot read, by name.")
-    ] = False,
     given: dict[str, Any],
     as_json: Json = False,
 ) -> None:
@@ -102,16 +114,15 @@ def convert(
     """
     with speaking(as_json=as_json) as reporter:
         with swiftly():
-            from limner.lora.operations import ConvertOptions
             from limner.lora.operations import convert as run
 
-        wish = ConvertOptions(leave_out=leave_out, **given)
-        done = run(lora, to, out or lora.with_name(f"{lora.stem}-{to}.safetensors"), wish, reporter)
+        out = out or lora.with_name(f"{lora.stem}-{to}.safetensors")
+        done = run(lora, to, out, _options(given), reporter)
     _show(done, as_json=as_json)
 
 
 @app.command()
-@taking((FAMILY, DTYPE, *RULES))
+@taking((FAMILY, DTYPE, TO, LEAVE_OUT, KEEP_METADATA, *RULES))
 def merge(
     *,
     loras: Annotated[list[Path], typer.Argument(metavar="LORA..", help="Two files or more, of one base.")],
@@ -135,7 +146,7 @@ def merge(
 
 
 @app.command()
-@taking((FAMILY, DTYPE, *RULES))
+@taking((FAMILY, DTYPE, TO, LEAVE_OUT, KEEP_METADATA, *RULES))
 def resize(*, lora: File, out: Out = None, given: dict[str, Any], as_json: Json = False) -> None:
     """Write a LoRA at other ranks.
 
@@ -155,7 +166,7 @@ def resize(*, lora: File, out: Out = None, given: dict[str, Any], as_json: Json 
 
 
 @app.command()
-@taking((FAMILY, DTYPE, Option("--rank", "rank", int, "Rank of every module.", 32)))
+@taking((FAMILY, DTYPE, TO, LEAVE_OUT, Option("--rank", "rank", int, "LoRA rank (network_dim).", 32)))
 def extract(
     *,
     base: Annotated[

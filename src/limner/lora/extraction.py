@@ -1,13 +1,12 @@
 """A LoRA from a whole fine-tune: the nearest change of low rank to each difference of weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from limner.errors import BadBase
-from limner.lora import qkv
 from limner.lora.adapters import Dora, WeightDelta
 from limner.lora.factors import Factors
 from limner.lora.svd import nearest, spectrum
@@ -25,16 +24,33 @@ class ExtractLoss:
     """|dW - dW'| / |dW|, Frobenius."""
 
 
+@dataclass(frozen=True)
+class Extraction:
+    """A fine-tune's difference to its base, as a LoRA and what no LoRA holds."""
+
+    adapters: dict[str, dict[str, Factors]]
+    """Component -> module -> its LoRA."""
+    losses: list[ExtractLoss]
+    left_out: tuple[str, ...]
+    """Tensors that differ and that a LoRA does not hold: biases, norms, embeddings, a VAE."""
+    left_out_share: float
+    """Frobenius norm of their differences by that of all differences, 0 to 1."""
+    lone_count: int
+    """Such tensors of the base that the fine-tune has under no name that is known."""
+
+
 def extract(
     base: BaseCheckpoint, finetune: BaseCheckpoint, rank: int, advance: Callable[[], object] = lambda: None
-) -> tuple[dict[str, dict[str, Factors]], list[ExtractLoss]]:
+) -> Extraction:
     """The difference of two checkpoints as a LoRA, module by module; modules that are equal are left out.
+
+    A weight that is the other's, rounded to its dtype, is equal: rounding is no difference.
 
     Args:
         base: What was fine-tuned.
-        finetune: What came of it; the same naming is not needed, the same family is.
+        finetune: What came of it, in the same naming or another; the family is the same.
         rank: Of every module, at most.
-        advance: Called once per weight.
+        advance: Called once per weight of the base.
 
     Raises:
         BadBase: The families differ, or no weight is in both, or none differs.
@@ -43,59 +59,90 @@ def extract(
         raise BadBase(
             f"One checkpoint is {base.family.family}, the other {finetune.family.family}. Give two of one."
         )
-    finetune_weights = {
-        (w.component, w.match.row.native, w.match.member, w.match.numbers): w for w in finetune.weights
-    }
-    adapters: dict[str, dict[str, Factors]] = {}
-    losses, common = [], 0
+    partners, adapters = finetune.modules(), {}
+    losses: list[ExtractLoss] = []
+    energy, common = 0.0, 0
     for weight in base.weights:
-        partner = finetune_weights.get(
-            (weight.component, weight.match.row.native, weight.match.member, weight.match.numbers)
-        )
         advance()
-        if partner is None or partner.native != weight.native:
-            continue
-        common += 1
-        delta = _difference(base.read(weight), finetune.read(partner), weight)
-        if not delta.any():
-            continue
-        for module, factors, relative in _modules(weight, delta, rank):
+        for module, before, after in _pairs(base, finetune, weight, partners):
+            common += 1
+            if _equal(before, after):
+                continue
+            delta = after.float() - before.float()
+            factors, relative = _cut(delta, rank)
             adapters.setdefault(weight.component, {})[module] = factors
             losses.append(ExtractLoss(weight.component, module, factors.rank, relative))
+            energy += delta.double().square().sum().item()
+    left_out, left_energy, lone_count = _left_out(base, finetune)
     if not adapters:
-        reason = "No weight is in both" if not common else "No weight differs"
-        raise BadBase(
-            f"{reason}: there is nothing to extract. Give the base and its fine-tune in one naming."
+        raise BadBase(_nothing(common, left_out))
+    share = (left_energy / (energy + left_energy)) ** 0.5
+    return Extraction(adapters, losses, left_out, share, lone_count)
+
+
+def _nothing(common: int, left_out: Sequence[str]) -> str:
+    if not common:
+        return "No weight is in both: there is nothing to extract. Give the base and a fine-tune of it."
+    if left_out:
+        return (
+            f"Only {len(left_out)} tensors differ that a LoRA does not hold (biases, norms, embeddings), the "
+            f"first is {left_out[0]}: there is nothing to extract. Use the fine-tune itself."
         )
-    return adapters, losses
+    return "No weight differs: there is nothing to extract. Give the base and its fine-tune."
 
 
-def _difference(before: Tensor, after: Tensor, weight: BaseWeight) -> Tensor:
-    if before.shape != after.shape:
-        raise BadBase(
-            f"{weight.name} is {tuple(before.shape)} in the base and {tuple(after.shape)} in the fine-tune. "
-            "Give a fine-tune of that base."
-        )
-    return after.float() - before.float()
+def _pairs(
+    base: BaseCheckpoint,
+    finetune: BaseCheckpoint,
+    weight: BaseWeight,
+    partners: Mapping[tuple[str, str], BaseWeight],
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """(module, its weight before, its weight after) of the modules of a weight that are in both."""
+    tensors = base.read_modules(weight)
+    counterparts: dict[str, Tensor] = {}
+    for module, before in tensors.items():
+        partner = partners.get((weight.component, module))
+        if partner is None:
+            continue
+        if module not in counterparts:  # a fused weight is read once for all of its modules
+            counterparts |= finetune.read_modules(partner)
+        after = counterparts[module]
+        if before.shape != after.shape:
+            raise BadBase(
+                f"{module} is {tuple(before.shape)} in the base and {tuple(after.shape)} in the fine-tune. "
+                "Give a fine-tune of that base."
+            )
+        yield module, before, after
 
 
-def _modules(weight: BaseWeight, delta: Tensor, rank: int) -> list[tuple[str, Factors, float]]:
-    """Fused weights are taken apart first, so that each module gets its own rank."""
-    row, modules = weight.match.row, weight.match.modules
-    if not weight.native:
-        return [_cut(modules[weight.match.member or 0], delta, rank)]
-    blocks = delta.split(qkv.row_counts(row, delta.shape[0]))
-    if row.swaps((delta.shape[0], delta[0].numel())):
-        first, second = delta.chunk(2)
-        return [_cut(modules[0], torch.cat([second, first]), rank)]
-    return [_cut(module, block, rank) for module, block in zip(modules, blocks, strict=True) if block.any()]
+def _equal(before: Tensor, after: Tensor) -> bool:
+    return torch.equal(before.to(after.dtype), after) or torch.equal(after.to(before.dtype), before)
 
 
-def _cut(module: str, delta: Tensor, rank: int) -> tuple[str, Factors, float]:
+def _left_out(base: BaseCheckpoint, finetune: BaseCheckpoint) -> tuple[tuple[str, ...], float, int]:
+    """The other tensors that differ, the sum of their squared differences, and how many have no partner."""
+    partners = {(tensor.component, tensor.name): tensor for tensor in finetune.other_tensors}
+    names, energy, lone_count = [], 0.0, 0
+    for tensor in base.other_tensors:
+        partner = partners.get((tensor.component, tensor.name))
+        if partner is None:
+            lone_count += 1
+            continue
+        before, after = base.read(tensor), finetune.read(partner)
+        same_shape = before.shape == after.shape
+        if same_shape and _equal(before, after):
+            continue
+        names.append(f"{tensor.component}.{tensor.name}".removeprefix("."))
+        change = after.double() - before.double() if same_shape else after.double()
+        energy += change.square().sum().item()
+    return tuple(names), energy, lone_count
+
+
+def _cut(delta: Tensor, rank: int) -> tuple[Factors, float]:
     factors = nearest(delta, rank).cut(rank)
     size = delta.double().norm().item()
     residual = (delta.double().flatten(1) - factors.dense()).norm().item()
-    return module, factors, residual / size
+    return factors, residual / size
 
 
 def flattened(delta: WeightDelta, weight: Tensor | None, rank: int) -> tuple[Factors, float]:
@@ -107,8 +154,7 @@ def flattened(delta: WeightDelta, weight: Tensor | None, rank: int) -> tuple[Fac
         rank: At most.
     """
     if isinstance(delta, Dora) and weight is not None:
-        _, factors, relative = _cut("", (delta.over(weight) - weight.double()), rank)
-        return factors, relative
+        return _cut(delta.over(weight) - weight.double(), rank)
     singular = spectrum(delta, rank)
     new_rank = min(rank, len(singular.values))
     size = singular.values.norm().item()

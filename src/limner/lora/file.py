@@ -44,6 +44,8 @@ class LoraFile:
     """What other readers take wrongly and was put right here, one sentence each."""
     dtype: torch.dtype = torch.float32
     """Of its tensors."""
+    unread: tuple[str, ...] = ()
+    """Tensors beside the factors that were not read, one sentence for each kind."""
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -204,6 +206,7 @@ def read(path: Path, family: str | None = None) -> LoraFile:
         content.form,
         content.repairs,
         next((t.dtype for t in flat.values() if t.dim() > 1), torch.float32),
+        content.unread,
     )
 
 

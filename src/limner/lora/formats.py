@@ -90,6 +90,8 @@ class ParsedFile:
     """What other readers would have taken wrongly, one sentence each."""
     notes: tuple[str, ...] = ()
     """What cannot be known, one sentence each."""
+    unread: tuple[str, ...] = ()
+    """Tensors beside the factors that were not read, one sentence for each kind."""
 
 
 def locate(

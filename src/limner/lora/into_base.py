@@ -28,15 +28,13 @@ def merged_weight(
     if weight.dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
         kind = str(weight.dtype).removeprefix("torch.")
         raise BadBase(f"{position.name} is {kind}: a quantised base cannot take a change. Bake into another.")
-    row, modules = position.match.row, position.match.modules
-    if not position.native:
-        modules = (modules[position.match.member or 0],)
+    row, modules = position.match.row, position.modules
     shares = row.shares if position.native else (1,)
     unit = weight.shape[0] // sum(shares)
     blocks = list(weight.double().split([unit * share for share in shares]))
     swap = position.native and row.swaps((weight.shape[0], weight[0].numel()))
     for n, module in enumerate(modules):
-        if change := adapter.get(canonical(position.component, module)):
+        if change := adapter.get(module):
             block = torch.cat(blocks[n].chunk(2)[::-1]) if swap else blocks[n]
             block = _add_delta(module, block, change, strength)
             blocks[n] = torch.cat(block.chunk(2)[::-1]) if swap else block
@@ -78,7 +76,10 @@ def merge_into_base(
     if out.exists():
         raise BadBase(f"{out} exists. Name another place with --out.")
     requests = {(c, canonical(c, m)) for c, adapter in components.items() for m in adapter}
-    targets = [(weight, _module_names(weight) & requests) for weight in checkpoint.weights]
+    targets = [
+        (weight, {(weight.component, module) for module in weight.modules} & requests)
+        for weight in checkpoint.weights
+    ]
     if missing := requests - {name for _, names in targets for name in names}:
         component, module = sorted(missing)[0]
         raise BadLora(
@@ -99,18 +100,11 @@ def merge_into_base(
             if names:
                 file = draft if base.is_file() else draft / weight.file.relative_to(base)
                 value = merged_weight(checkpoint.read(weight), weight, deltas[weight.component], strength)
-                _overwrite(file, weight.name, value)
+                _overwrite(file, weight.name, value.T if weight.transposed else value)
         draft.replace(out)
     finally:
         _remove(draft)
     return sum(bool(names) for _, names in targets)
-
-
-def _module_names(weight: BaseWeight) -> set[tuple[str, str]]:
-    modules = weight.match.modules
-    if not weight.native:
-        modules = (modules[weight.match.member or 0],)
-    return {(weight.component, canonical(weight.component, module)) for module in modules}
 
 
 def _overwrite(file: Path, name: str, value: Tensor) -> None:

@@ -57,7 +57,7 @@ def header_entries(info: LoraMetadata, components: Mapping[str, Adapter]) -> dic
         **_modelspec(info),
         "ss_v2": "False",
         "ss_base_model_version": info.base_version,
-        "ss_sd_model_name": _without_path(info.base),
+        "ss_sd_model_name": without_path(info.base),
         "ss_network_module": "networks.lora",
         "ss_network_dim": rank,
         "ss_network_alpha": rank,
@@ -100,7 +100,8 @@ def triggers(entries: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(word for word in phrases if word))
 
 
-def _without_path(base: str) -> str:
+def without_path(base: str) -> str:
+    """A hub id as it is; of a path on somebody's machine only the last part."""
     if HUB_ID.fullmatch(base):
         return base
     return PurePosixPath(PureWindowsPath(base).as_posix()).name

@@ -1,7 +1,8 @@
 """What can be done with LoRA files: convert, merge, resize, extract, bake. Files in, files out."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,9 +13,10 @@ from limner.errors import BadLora, BadUsage
 from limner.lora import diffusers_loader, extraction, file, into_base, merging, resizing
 from limner.lora.adapters import Dora, WeightDelta, kind
 from limner.lora.compare import require_equal
-from limner.lora.extraction import ExtractLoss
+from limner.lora.extraction import Extraction, ExtractLoss
 from limner.lora.file import DTYPES, LoraFile
-from limner.lora.metadata import HASH
+from limner.lora.formats import canonical
+from limner.lora.metadata import HASH, without_path
 from limner.lora.peft_config import HEADER_KEY
 from limner.lora.resizing import RankRule, ResizeLoss
 from limner.lora.tables import family_keys
@@ -23,6 +25,25 @@ from limner.lora.weights import open_base
 from limner.reporter import Reporter
 
 Components = Mapping[str, Mapping[str, WeightDelta]]
+
+
+STALE = (
+    HASH,
+    HEADER_KEY,
+    "sshs_model_hash",
+    "sshs_legacy_hash",
+    "ss_new_sd_model_hash",
+    "modelspec.thumbnail",
+)
+"""Entries that no longer hold once the tensors are others."""
+
+PUBLIC = re.compile(
+    r"modelspec\..*|software|format|ss_(base_model_version|sd_model_name|output_name|v2|network_module|"
+    r"network_args|resolution|steps|epoch|num_epochs|max_train_steps|seed|learning_rate|unet_lr|"
+    r"text_encoder_lr|optimizer|lr_scheduler|zero_terminal_snr|noise_offset|min_snr_gamma|clip_skip|"
+    r"mixed_precision|trigger_words)"
+)
+"""Entries that tell of the LoRA and nothing of its maker's images or machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +57,7 @@ class WriteResult:
     error: float
     """Largest relative error of a module's product with a random vector, as the tool reads the file."""
     left_out: tuple[str, ...] = ()
-    """component.module: reason."""
+    """component.module: reason; or what a file or a fine-tune has that a LoRA does not hold."""
     repairs: tuple[str, ...] = ()
     losses: tuple[ResizeLoss | ExtractLoss, ...] = ()
     """What was lost of each module whose rank was made smaller."""
@@ -70,6 +91,8 @@ class ConvertOptions:
         leave_out: Leave out what the tool cannot read, instead of refusing the file.
         flatten: Rank at which LoHa, LoKr and DoRA become plain LoRAs; None leaves them as they are.
         base: Of a DoRA that is flattened.
+        to: Name of the tool that ``resize``, ``merge`` and ``extract`` write for.
+        keep_metadata: Keep what the file says of its maker's dataset and machine.
     """
 
     family: str | None = None
@@ -77,6 +100,8 @@ class ConvertOptions:
     leave_out: bool = False
     flatten: int | None = None
     base: Path | None = None
+    to: str = DIFFUSERS.name
+    keep_metadata: bool = False
 
 
 def convert(path: Path, to: str, out: Path, options: ConvertOptions, reporter: Reporter) -> WriteResult:
@@ -91,31 +116,39 @@ def convert(path: Path, to: str, out: Path, options: ConvertOptions, reporter: R
     lora = file.read(path, options.family)
     family = lora.family or options.family
     components, losses = _to_plain(lora, options, reporter) if options.flatten else (lora.components, [])
-    left_out = unsupported(components, family, tool) if options.leave_out else {}
-    components = _without(components, left_out)
-    if not components:
-        raise BadLora(
-            f"{to} can read no module of {path.name}: {next(iter(left_out.values()))}. Use --flatten."
-        )
-    for line in (*lora.repairs, *(f"left out {c}.{m}: {why}" for (c, m), why in left_out.items())):
+    for line in (*lora.repairs, *lora.unread):
         reporter.line(f"LoRA: {line}")
-    error = save(
-        out,
-        components,
-        carried_metadata(lora, components),
-        dtype_named(options.dtype, lora.dtype),
-        tool,
-        family,
+    metadata = carried_metadata(lora, components, options)
+    result = _write(out, components, metadata, lora.dtype, tool, family, options)
+    for line in result.left_out:
+        reporter.line(f"LoRA: left out {line}")
+    return replace(
+        result, repairs=lora.repairs, losses=tuple(losses), left_out=(*result.left_out, *lora.unread)
     )
+
+
+def _write(
+    out: Path,
+    components: Components,
+    metadata: Mapping[str, str],
+    dtype: torch.dtype,
+    tool: Tool,
+    family: str | None,
+    options: ConvertOptions,
+) -> WriteResult:
+    """Write what the tool can read, and say what was left out where that was asked for."""
+    reasons = unsupported(components, family, tool) if options.leave_out else {}
+    remaining = _without(components, reasons)
+    if not remaining:
+        raise BadLora(f"{tool.name} can read no module of it: {next(iter(reasons.values()))}. Use --flatten.")
+    error = save(out, remaining, metadata, dtype_named(options.dtype, dtype), tool, family)
     return WriteResult(
         path=out,
-        tool=to,
+        tool=tool.name,
         family=family,
-        modules=sum(map(len, components.values())),
+        modules=sum(map(len, remaining.values())),
         error=error,
-        left_out=tuple(f"{c}.{m}: {why}" for (c, m), why in left_out.items()),
-        repairs=lora.repairs,
-        losses=tuple(losses),
+        left_out=tuple(f"{c}.{m}: {reason}" for (c, m), reason in reasons.items()),
     )
 
 
@@ -154,39 +187,29 @@ def _to_plain(
 def _weights(base: Path, lora: LoraFile) -> Callable[[str, str], Tensor]:
     """The weights of a base by module, in diffusers' names; a fused one gives its slice."""
     checkpoint = open_base(base, lora.family)
-    index = {
-        (weight.component, module): (weight, n)
-        for weight in checkpoint.weights
-        for n, module in enumerate(weight.match.modules)
-        if weight.native or n == (weight.match.member or 0)
-    }
+    index = checkpoint.modules()
 
     def read(component: str, module: str) -> Tensor:
-        if (component, module) not in index:
+        weight = index.get((component, canonical(component, module)))
+        if weight is None:
             raise BadLora(f"{component}.{module} is not in {base.name}. Give the base it was trained on.")
-        weight, n = index[component, module]
-        tensor = checkpoint.read(weight)
-        if not weight.native:
-            return tensor
-        unit = tensor.shape[0] // sum(weight.match.row.shares)
-        return tensor.split([unit * share for share in weight.match.row.shares])[n]
+        return checkpoint.read_modules(weight)[canonical(component, module)]
 
     return read
 
 
-def carried_metadata(lora: LoraFile, components: Components) -> dict[str, str]:
-    """The file's own metadata, less what no longer holds: hashes, settings, ranks."""
-    stale = (
-        HASH,
-        HEADER_KEY,
-        "sshs_model_hash",
-        "sshs_legacy_hash",
-        "ss_new_sd_model_hash",
-        "modelspec.thumbnail",
-    )
+def carried_metadata(lora: LoraFile, components: Components, options: ConvertOptions) -> dict[str, str]:
+    """The file's own metadata, less what no longer holds and, unless it is asked for, what is private.
+
+    Private is all that tells of the dataset and of the machine: folders, captions, tags, sessions.
+    """
     entries = {
-        key: value for key, value in lora.metadata.items() if key not in stale and len(value) < 100_000
+        key: value for key, value in lora.metadata.items() if key not in STALE and len(value) < 100_000
     }
+    if not options.keep_metadata:
+        entries = {key: value for key, value in entries.items() if PUBLIC.fullmatch(key)}
+        if "ss_sd_model_name" in entries:
+            entries["ss_sd_model_name"] = without_path(entries["ss_sd_model_name"])
     ranks = {change.rank for adapter in components.values() for change in adapter.values()}
     rank = str(ranks.pop()) if len(ranks) == 1 else "Dynamic"
     return entries | {"ss_network_dim": rank, "ss_network_alpha": rank}
@@ -255,6 +278,7 @@ def merge(
         raise BadUsage(
             f"There are {len(paths)} files and {len(weights)} weights. Give --weight once for each."
         )
+    tool = tool_named(options.to)
     require_free(out, *paths)
     loras = [file.read(path, options.family) for path in paths]
     families = {lora.family for lora in loras if lora.family}
@@ -265,14 +289,11 @@ def merge(
     if rule is not None:
         adapters, losses = resizing.resize(adapters, rule)
     family = next(iter(families), options.family)
-    origin = carried_metadata(loras[0], adapters) | {
-        "modelspec.merged_from": ", ".join(path.name for path in paths)
-    }
-    error = save(out, adapters, origin, dtype_named(options.dtype, loras[0].dtype), family=family)
-    count = sum(map(len, adapters.values()))
-    return WriteResult(
-        path=out, tool="diffusers", family=family, modules=count, error=error, losses=tuple(losses)
-    )
+    metadata = carried_metadata(loras[0], adapters, options)
+    metadata["modelspec.merged_from"] = ", ".join(path.name for path in paths)
+    unread = tuple(line for lora in loras for line in lora.unread)
+    result = _write(out, adapters, metadata, loras[0].dtype, tool, family, options)
+    return replace(result, losses=tuple(losses), left_out=(*result.left_out, *unread))
 
 
 def resize(path: Path, rule: RankRule, out: Path, options: ConvertOptions, reporter: Reporter) -> WriteResult:
@@ -281,16 +302,14 @@ def resize(path: Path, rule: RankRule, out: Path, options: ConvertOptions, repor
     Raises:
         BadLora: It is a DoRA.
     """
+    tool = tool_named(options.to)
     require_free(out, path)
     lora = file.read(path, options.family)
     with reporter.progress("Resizing", sum(map(len, lora.components.values()))) as bar:
         adapters, losses = resizing.resize(lora.components, rule, bar.advance)
-    dtype = dtype_named(options.dtype, lora.dtype)
-    family = lora.family or options.family
-    error = save(out, adapters, carried_metadata(lora, adapters), dtype, family=family)
-    return WriteResult(
-        path=out, tool="diffusers", family=family, modules=len(losses), error=error, losses=tuple(losses)
-    )
+    metadata, family = carried_metadata(lora, adapters, options), lora.family or options.family
+    result = _write(out, adapters, metadata, lora.dtype, tool, family, options)
+    return replace(result, losses=tuple(losses), left_out=(*result.left_out, *lora.unread))
 
 
 def extract(
@@ -304,20 +323,34 @@ def extract(
     """
     if rank < 1:
         raise BadUsage(f"--rank is {rank}; it must be at least 1.")
+    tool = tool_named(options.to)
     root, base_entry = base, {}
     if not base.exists():  # it is named as recipes name it, and `generate` finds it by that
         root, base_entry = source_of(str(base), reporter.line).root, {"ss_sd_model_name": str(base)}
     before, after = open_base(root, options.family), open_base(finetune, options.family)
     with reporter.progress("Extracting", len(before.weights)) as bar:
-        adapters, losses = extraction.extract(before, after, rank, bar.advance)
-    family = before.family.family
+        difference = extraction.extract(before, after, rank, bar.advance)
+    for line in (left_out := _not_held(difference)):
+        reporter.line(f"LoRA: {line}")
     entries = {"modelspec.title": out.stem, "ss_network_module": "networks.lora", "ss_network_dim": str(rank)}
-    error = save(
-        out, adapters, entries | base_entry, dtype_named(options.dtype, torch.float32), family=family
-    )
-    return WriteResult(
-        path=out, tool="diffusers", family=family, modules=len(losses), error=error, losses=tuple(losses)
-    )
+    family = before.family.family
+    result = _write(out, difference.adapters, entries | base_entry, torch.float32, tool, family, options)
+    return replace(result, losses=tuple(difference.losses), left_out=(*result.left_out, *left_out))
+
+
+def _not_held(difference: Extraction) -> tuple[str, ...]:
+    lines = []
+    if difference.left_out:
+        lines.append(
+            f"{len(difference.left_out)} tensors differ that a LoRA does not hold (bias, norm, embedding): "
+            f"{difference.left_out_share:.1%} of the difference, the first is {difference.left_out[0]}"
+        )
+    if difference.lone_count:
+        lines.append(
+            f"{difference.lone_count} biases, norms and others of the base were not compared: the fine-tune "
+            "names them otherwise or lacks them"
+        )
+    return tuple(lines)
 
 
 def merge_into_base(

@@ -39,6 +39,25 @@ class Header:
     """Where in the file the header ends and the tensors' bytes begin."""
 
 
+def header_text(path: Path, limit: int) -> tuple[bytes, int]:
+    """The JSON of a safetensors file, unread, and where the tensors' bytes begin.
+
+    Args:
+        path: The file.
+        limit: Bytes that the header may have.
+
+    Raises:
+        ValueError: The file begins with no length that it can have.
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        size, head = path.stat().st_size, file.read(8)
+        length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+        if not 2 <= length <= min(size - 8, limit):
+            raise ValueError(f"its header claims {length} bytes of a file of {size}")
+        return file.read(length), 8 + length
+
+
 def header(path: Path) -> Header:
     """Read and check the header of a LoRA file.
 
@@ -48,26 +67,23 @@ def header(path: Path) -> Header:
     try:
         with path.open("rb") as file:
             size = path.stat().st_size
-            head = file.read(64)
-            if reason := foreign(head):
+            if reason := foreign(file.read(64)):
                 raise BadLora(f"{path} {reason}")
-            length = struct.unpack("<Q", head[:8])[0] if len(head) >= 8 else 0
-            if not 2 <= length <= min(size - 8, LARGEST_HEADER):
-                _refuse(path, f"its header claims {length} bytes of a file of {size}")
-            file.seek(8)
-            text = file.read(length)
+        text, start = header_text(path, LARGEST_HEADER)
     except OSError as error:
         raise BadLora(
             f"{path} cannot be read ({error.strerror}). Check the path and its permissions."
         ) from error
+    except ValueError as error:
+        _refuse(path, str(error))
     table = _json(path, text)
     metadata = _metadata(path, table.pop("__metadata__", {}))
     if not 0 < len(table) <= MOST_TENSORS:
         _refuse(path, f"it holds {len(table)} tensors, and a LoRA has 1 to {MOST_TENSORS}")
     tensors = {name: _tensor(path, name, entry) for name, entry in table.items()}
     by_offset = dict(sorted(tensors.items(), key=lambda item: item[1][2]))
-    _refuse_gaps(path, by_offset, size - 8 - length)
-    return Header(metadata, by_offset, 8 + length)
+    _refuse_gaps(path, by_offset, size - start)
+    return Header(metadata, by_offset, start)
 
 
 def _refuse(path: Path, reason: str) -> NoReturn:
