@@ -65,7 +65,7 @@ def test_a_signal_is_no_failure(trainee, tmp_path, monkeypatch):
 
 
 def test_only_the_first_process_paints(trainee, tmp_path, monkeypatch):
-    monkeypatch.setattr(module.processes, "rank", lambda: 1)
+    monkeypatch.setattr(module.distributed, "rank", lambda: 1)
     sample(trainee, RunDir(tmp_path), 3, Told())
     assert RunDir(tmp_path).samples() == {}
 

@@ -61,7 +61,7 @@ def test_of_steps_that_are_computed_twice_tensorboard_shows_the_second(tiny_base
 
 
 def test_only_the_first_process_tracks(tiny_base, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(module.processes, "rank", lambda: 1)
+    monkeypatch.setattr(module.distributed, "rank", lambda: 1)
     with tracked(wish(tiny_base, photos, track={"with": ["tensorboard"]}), RunDir(tmp_path)) as track:
         track(ROW)
     assert not list(tmp_path.glob("track*"))

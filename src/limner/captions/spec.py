@@ -109,6 +109,32 @@ class Wish:
         return bool(self.trigger) and not by_rule
 
 
+def spec_of(
+    *,
+    goal: str = "subject",
+    base: str = "glyph",
+    manner: str | None = None,
+    trigger: str | None = None,
+    variants: int = 1,
+) -> Wish:
+    """What captions must be, of plain values.
+
+    Args:
+        goal: What the images share.
+        base: Captions are written as this base has learned to read,
+        manner: unless a caption style is named.
+        trigger: Name of what is learned.
+        variants: Captions per image.
+
+    Raises:
+        BadUsage: A value is unknown.
+    """
+    if manner is not None and manner not in MANNERS:
+        raise BadUsage(f'--manner is "{manner}"; it must be one of {", ".join(MANNERS)}.')
+    style = MANNERS[manner] if manner else manner_of(base)
+    return Wish(goal=goal, manner=style, trigger=" ".join((trigger or "").split()), variants=variants)
+
+
 def signed(caption: str, spec: Wish) -> str:
     """The caption with the trigger of a style, or of tags, in its place.
 

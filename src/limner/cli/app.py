@@ -14,10 +14,10 @@ from typer.exceptions import TyperException
 
 from limner.cli import cache, check, plan
 from limner.cli.caption import caption
-from limner.cli.options import PICTURES, RECIPE, taking
-from limner.cli.target import RUNS, Wish, changes, folder_name, wish
+from limner.cli.options import EVENTS, PICTURES, RECIPE, taking
 from limner.errors import BadUsage, DoesNotFit, LimnerError, Stopped
 from limner.imports import swiftly
+from limner.target import RUNS, Wish, changes, folder_name, subject_of, wish
 
 app = typer.Typer(
     name="limner",
@@ -36,18 +36,22 @@ Out = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, all else on stderr.")]
 
 
+Events = Annotated[bool, EVENTS]
+
+
 @contextmanager
-def speaking(*, as_json: bool) -> Iterator[Any]:
+def speaking(*, as_json: bool, events: bool = False) -> Iterator[Any]:
     """Give a verb its ``Reporter``, keep what libraries print off stdout, turn a signal into one line."""
-    from limner.cli.show import shown
+    from limner.cli.show import listener
     from limner.reporter import Reporter
     from limner.training.interrupt import polite
 
     for library in ("TRANSFORMERS", "DIFFUSERS"):  # before it is loaded: its advice is for programmers
         os.environ.setdefault(f"{library}_VERBOSITY", "critical")
     try:
-        with polite(), redirect_stdout(sys.stderr) if as_json else nullcontext():
-            yield Reporter(shown())
+        hear = listener(events=events)
+        with polite(), redirect_stdout(sys.stderr) if as_json or events else nullcontext():
+            yield Reporter(hear)
     except KeyboardInterrupt:
         raise Stopped("Stopped. What was written is kept; run the same command again.") from None
 
@@ -100,19 +104,26 @@ def _template(images: Path | None, changed: dict[str, Any]) -> Wish:
 
 @app.command()
 @taking(RECIPE)
-def train(*, target: Target, out: Out = None, given: dict[str, Any], as_json: Json = False) -> None:
+def train(
+    *,
+    target: Target,
+    out: Out = None,
+    given: dict[str, Any],
+    as_json: Json = False,
+    events: Events = False,
+) -> None:
     """Train a LoRA, or the whole base (train.method = "full"), or go on with a run.
 
     A run that is complete is left as it is; one that was stopped goes on where it was saved.
     """
+    from limner import api
     from limner.cli.show import result
 
-    with speaking(as_json=as_json) as reporter:
+    with speaking(as_json=as_json, events=events) as reporter:
         wished = wish(target, changes(given), out)
         with swiftly():
-            from limner.training.train import train as run
-
-        done = run(wished.recipe, wished.out, reporter)
+            import limner.training.train  # noqa: F401  most of the time until the first step
+        done = api.train(wished.recipe, out=wished.out, on_event=reporter.on_event)
     loss = "" if math.isnan(done.loss) else f", loss {done.loss:.4f}"
     held_out = "" if done.validation_loss is None else f", held-out loss {done.validation_loss:.4f}"
     lines = [
@@ -120,7 +131,7 @@ def train(*, target: Target, out: Out = None, given: dict[str, Any], as_json: Js
         f"Report:  {done.report}",
         f"Trained: {done.steps} steps in {done.seconds:.0f} s{loss}{held_out}",
     ]
-    result(done, lines, as_json=as_json)
+    result(done, lines, as_json=as_json or events)
 
 
 cache.register(app)
@@ -129,55 +140,29 @@ app.command()(caption)
 
 @app.command()
 @taking(PICTURES)
-def generate(*, target: Target, out: Out = None, given: dict[str, Any], as_json: Json = False) -> None:
+def generate(
+    *,
+    target: Target,
+    out: Out = None,
+    given: dict[str, Any],
+    as_json: Json = False,
+    events: Events = False,
+) -> None:
     """Paint pictures with a LoRA.
 
     Takes a run folder, what it was made from, or a .safetensors file.
     """
+    from limner import api
     from limner.cli.show import result
 
-    with speaking(as_json=as_json) as reporter:
-        subject, prompts, folder = _subject(target, given.pop("prompts") or [])
-        base, parts = given.pop("base"), given.pop("parts") or ""
+    with speaking(as_json=as_json, events=events) as reporter:
+        texts, strength = given.pop("prompts") or [], given.pop("weight")
+        keys = {key: value for key, value in given.items() if value is not None}
+        subject_of(target, texts)  # what is wrong with it is said before torch is loaded
         with swiftly():
-            from limner.generation import Settings
-            from limner.generation import generate as run
-
-        settings = Settings(**{key: value for key, value in given.items() if value is not None})
-        pictures = run(
-            subject,
-            base=base,
-            parts=parts,
-            prompts=prompts,
-            out=out or folder,
-            settings=settings,
-            reporter=reporter,
-        )
-    result({"images": pictures}, [str(path) for path in pictures], as_json=as_json)
-
-
-def _subject(target: Path, asked: list[str]) -> tuple[Path, list[str], Path]:
-    """What to paint with, what to paint, and where the pictures go."""
-    from limner.recipe.prompts import prompts, with_trigger
-    from limner.recipe.toml import load
-    from limner.run_folder import RunDir
-
-    if target.suffix == ".safetensors":
-        if not asked:
-            raise BadUsage('A LoRA file brings no prompts. Say what to paint: --prompt "..".')
-        return target, asked, target.parent / f"{target.stem}-pictures"
-    run = RunDir(wish(target, {}, None).out)
-    if not run.recipe_path.is_file():
-        raise BadUsage(f"{run.path} holds no run. Train it first: limner train {target}")
-    recipe = load(run.recipe_path)  # as it was trained, not as the target would be trained today
-    trigger = recipe.data.trigger
-    words = [with_trigger(prompt, trigger) for prompt in asked] or list(prompts(recipe))
-    words = words or [trigger] * bool(trigger)
-    if not words:
-        raise BadUsage(
-            f'The recipe of {target} has neither prompts nor a trigger. Say what to paint: --prompt "..".'
-        )
-    return run.path, words, run.path / "pictures"
+            import limner.generation  # noqa: F401
+        paths = api.generate(target, texts, out=out, strength=strength, on_event=reporter.on_event, **keys)
+    result({"images": paths}, [str(path) for path in paths], as_json=as_json or events)
 
 
 @app.command()
@@ -284,7 +269,7 @@ def _grow() -> None:
 def _status(arguments: list[str]) -> int:
     from limner.cli.show import failure
 
-    as_json = "--json" in arguments
+    as_json = "--json" in arguments or "--events" in arguments
     try:
         status = app(args=arguments, prog_name="limner", standalone_mode=False)
     except LimnerError as error:

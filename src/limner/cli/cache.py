@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from limner.cli.options import RECIPE, Option, taking
-from limner.cli.target import changes, wish
+from limner.cli.options import EVENTS, RECIPE, Option, taking
 from limner.errors import BadUsage
 from limner.imports import swiftly
+from limner.target import changes, wish
 
 if TYPE_CHECKING:
     from limner.graph.contents import CacheContents, EntryGroup, PruneReport
@@ -49,6 +49,7 @@ def cache(
     ] = None,
     given: dict[str, Any],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    events: Annotated[bool, EVENTS] = False,
 ) -> None:
     """Compute once what training will read; or list the cache, or prune it.
 
@@ -58,9 +59,10 @@ def cache(
     _require_sense(request, target)
     if request["list"] or request["prune"]:
         folder = _folder(target, changes(given))
+        as_json = as_json or events
         _list(folder, as_json=as_json) if request["list"] else _prune(folder, request, as_json=as_json)
         return
-    _fill(target or Path(), changes(given), out, as_json=as_json)
+    _fill(target or Path(), changes(given), out, as_json=as_json, events=events)
 
 
 def _require_sense(request: dict[str, Any], target: Path | None) -> None:
@@ -73,20 +75,20 @@ def _require_sense(request: dict[str, Any], target: Path | None) -> None:
         raise BadUsage("Name a folder of images, a recipe.toml or a run folder; or --list, or --prune.")
 
 
-def _fill(target: Path, overrides: dict[str, Any], out: Path | None, *, as_json: bool) -> None:
+def _fill(target: Path, overrides: dict[str, Any], out: Path | None, *, as_json: bool, events: bool) -> None:
+    from limner import api
     from limner.cli.app import speaking
     from limner.cli.show import result
     from limner.files import human
 
-    with speaking(as_json=as_json) as reporter:
+    with speaking(as_json=as_json, events=events) as reporter:
         run = wish(target, overrides, out)
         with swiftly():
-            from limner.training.cache import cache as fill
-
-        report = fill(run.recipe, run.out, reporter)
+            import limner.training.cache  # noqa: F401
+        report = api.cache(run.recipe, out=run.out, on_event=reporter.on_event)
     computed_part = f"{report.computed} computed ({human(report.bytes)})"
     lines = [f"{report.entries} entries: {report.reused} reused, {computed_part}, in {report.seconds:.1f} s"]
-    result(report, lines, as_json=as_json)
+    result(report, lines, as_json=as_json or events)
 
 
 def _folder(target: Path | None, overrides: dict[str, Any]) -> Path:

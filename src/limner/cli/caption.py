@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from limner.cli.options import Option, taking
+from limner.cli.options import EVENTS, Option, taking
 from limner.errors import BadUsage
 
 WHO = "claude, openai, ollama, lmstudio, vllm, llamacpp, local, tagger"
@@ -44,6 +44,7 @@ def caption(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of images.")],
     given: dict[str, Any],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    events: Annotated[bool, EVENTS] = False,
 ) -> None:
     """Write captions for a folder of images.
 
@@ -53,7 +54,8 @@ def caption(
     from limner.cli.show import result
 
     _refuse_contradictions(given)
-    with speaking(as_json=as_json) as reporter:
+    as_json = as_json or events
+    with speaking(as_json=as_json, events=events) as reporter:
         if given["show_prompt"]:
             value, lines = _prompts(given)
         elif given["apply"]:
@@ -80,14 +82,9 @@ def _refuse_contradictions(given: Mapping[str, Any]) -> None:
 
 
 def _wish(given: Mapping[str, Any]) -> Any:
-    from limner.captions.spec import MANNERS, Wish, manner_of
+    from limner.captions.spec import spec_of
 
-    named = given["manner"]
-    if named is not None and named not in MANNERS:
-        raise BadUsage(f'--manner is "{named}"; it must be one of {", ".join(MANNERS)}.')
-    manner = MANNERS[named] if named else manner_of(given["base"])
-    trigger = " ".join((given["trigger"] or "").split())
-    return Wish(goal=given["goal"], manner=manner, trigger=trigger, variants=given["variants"])
+    return spec_of(**{name: given[name] for name in ("goal", "base", "manner", "trigger", "variants")})
 
 
 def _prompts(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -78,6 +78,9 @@ PICTURES = (
 """How pictures are painted."""
 
 
+EVENTS = typer.Option("--events", help="What happens as lines of JSON on stdout; the last is the result.")
+
+
 def taking(options: Sequence[Option]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a verb a table of options; it gets their values by key, as one dict, in its argument ``given``."""
 

@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from limner.cli.options import RECIPE, Option, taking
-from limner.cli.target import RUNS, Wish, changes, wish
+from limner.cli.options import EVENTS, RECIPE, Option, taking
 from limner.errors import BadUsage, DoesNotFit
 from limner.imports import swiftly
+from limner.target import RUNS, Wish, changes, template, wish
 
 PLANNING = (
     Option("--card", "card", str, 'Plan for this card: "RTX 3060", "4090", "A100".'),
@@ -40,6 +40,7 @@ def plan(
     ] = None,
     given: dict[str, Any],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    events: Annotated[bool, EVENTS] = False,
 ) -> None:
     """Say what a run needs, and how it runs fastest.
 
@@ -57,7 +58,8 @@ def plan(
         raise BadUsage("Name a folder of images, a recipe.toml, a run folder, or a model with --base.")
     if asked["price"] is not None and asked["price"] < 0:
         raise BadUsage(f"--price is {asked['price']:g}; it must be at least 0 dollars per hour.")
-    with speaking(as_json=as_json) as reporter:
+    as_json = as_json or events
+    with speaking(as_json=as_json, events=events) as reporter:
         wished = _wish(target, changes(given), out)
         if asked["calibrate"]:
             with swiftly():
@@ -77,17 +79,6 @@ def plan(
 
 
 def _wish(target: Path | None, changed: dict[str, Any], out: Path | None) -> Wish:
-    from limner.models import kind_of
-    from limner.models.presets import preset
-    from limner.planning.planner import IMAGES
-    from limner.recipe import Recipe
-    from limner.recipe.toml import change
-
     if target is not None:
         return wish(target, changed, out)
-    base, goal = changed.get("base", Recipe().base), changed.get("goal", Recipe().goal)
-    recipe = change(
-        preset(goal, kind_of(base), IMAGES, changed.get("train.method", Recipe().train.method)),
-        {"base": base, "data.images": Path("-"), **changed},
-    )
-    return Wish(recipe, out or RUNS, {})
+    return Wish(template({"data.images": Path("-"), **changed}), out or RUNS, {})

@@ -122,6 +122,20 @@ def shown() -> OnEvent | None:
     return Terminal(console) if console.is_terminal else PlainText()
 
 
+def listener(*, events: bool) -> OnEvent | None:
+    """Who hears of events: the person, and with ``events`` whoever reads stdout, in the first process."""
+    person = shown()
+    if person is None or not events:
+        return person
+    program = JsonLines(sys.stdout)  # as it is now: what libraries print goes elsewhere
+
+    def both(event: Event) -> None:
+        person(event)
+        program(event)
+
+    return both
+
+
 def result(value: Any, lines: list[str], *, as_json: bool) -> None:
     """Write the result to stdout: one JSON object, or the lines.
 

@@ -10,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import limner
 from limner import bases
 from limner.data.buckets import buckets, closest
 from limner.files import user_cache, write_json
@@ -162,7 +161,7 @@ def _configs(source: Source) -> dict[str, Any]:
 @cache
 def _made_by() -> str:
     """The versions of all that makes a profile, and of our own files themselves."""
-    home = Path(limner.__file__).parent
+    home = Path(__file__).resolve().parents[1]
     files = [path for name in MADE_BY for path in _files(home / name)]
     contents = hashlib.sha256()
     for path in files:

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from limner.cli.target import changes, folder_name, wish
 from limner.errors import BadRecipe, BadUsage
 from limner.files import write_text
 from limner.recipe.toml import dump
+from limner.target import changes, folder_name, wish
 from messages import raises
 
 

@@ -1,4 +1,4 @@
-"""What a person named on the command line becomes: a recipe, and the run folder it belongs to."""
+"""What a person named becomes: a recipe, and the run folder it belongs to."""
 
 import os
 import re
@@ -81,6 +81,35 @@ def wish(target: Path, changed: Mapping[str, Any], out: Path | None) -> Wish:
     return Wish(recipe, home, sources)
 
 
+def of_recipe(recipe: Any, overrides: Mapping[str, Any], out: Path | None) -> Wish:
+    """The same of a recipe that is there already. Relative paths in it start at the working directory.
+
+    Raises:
+        BadUsage: Its run folder holds a run on other images, or lies among the images.
+        BadRecipe: A change means nothing.
+    """
+    from limner.recipe.prompts import prompts
+    from limner.recipe.toml import change, placed
+
+    recipe = placed(change(recipe, overrides) if overrides else recipe, Path.cwd())
+    home = out or _free(RUNS / recipe.name, recipe.data.images)
+    _refuse_inside(home, recipe.data.images)
+    prompts(recipe)
+    return Wish(recipe, home, {})
+
+
+def template(overrides: Mapping[str, Any], images: int = 10) -> Any:
+    """The preset of a base and a goal, for so many images, with changes on top: a ``Recipe``."""
+    from limner.models import kind_of
+    from limner.models.presets import preset
+    from limner.recipe import Recipe
+    from limner.recipe.toml import change
+
+    base, goal = overrides.get("base", Recipe().base), overrides.get("goal", Recipe().goal)
+    method = overrides.get("train.method", Recipe().train.method)
+    return change(preset(goal, kind_of(base), images, method), {"base": base, **overrides})
+
+
 def _refuse_inside(home: Path, images: Path) -> None:
     if home.resolve().is_relative_to(images.resolve()):
         if runs := sorted(path for path in images.iterdir() if path.is_dir() and _is_run(path)):
@@ -149,3 +178,35 @@ def _free(home: Path, images: Path) -> Path:
                 f"or go on with that run: limner train {home} --set data.images={images}"
             )
     return home
+
+
+def subject_of(target: Path, texts: list[str]) -> tuple[Path, list[str], Path]:
+    """What to generate with, what to generate, and where the images go.
+
+    Args:
+        target: A run folder, what a run was made from, or a LoRA file.
+        texts: Prompts; a run has its own where there are none.
+
+    Raises:
+        BadUsage: There is no run, or no prompt.
+    """
+    from limner.recipe.prompts import prompts, with_trigger
+    from limner.recipe.toml import load
+    from limner.run_folder import RunDir
+
+    if target.suffix == ".safetensors":
+        if not texts:
+            raise BadUsage('A LoRA file brings no prompts. Say what to paint: --prompt "..".')
+        return target, texts, target.parent / f"{target.stem}-pictures"
+    run = RunDir(wish(target, {}, None).out)
+    if not run.recipe_path.is_file():
+        raise BadUsage(f"{run.path} holds no run. Train it first: limner train {target}")
+    recipe = load(run.recipe_path)  # as it was trained, not as the target would be trained today
+    trigger = recipe.data.trigger
+    words = [with_trigger(prompt, trigger) for prompt in texts] or list(prompts(recipe))
+    words = words or [trigger] * bool(trigger)
+    if not words:
+        raise BadUsage(
+            f'The recipe of {target} has neither prompts nor a trigger. Say what to paint: --prompt "..".'
+        )
+    return run.path, words, run.path / "pictures"

@@ -1,0 +1,100 @@
+"""Keyword arguments of the front door, each with its meaning: what editors complete, and the guide lists."""
+
+from typing import TypedDict
+
+
+class RecipeKeys(TypedDict, total=False):
+    """Keys of the recipe by their short names, as on the command line.
+
+    Every other key goes by its dotted path in ``settings``: ``settings={"train.clip": 0.5}``. Keys as kohya,
+    ai-toolkit or diffusers spell them are understood, too.
+    """
+
+    base: str
+    """Base model: "glyph", "flux-dev", "sdxl", a hub id, a folder, a file."""
+    parts: str
+    """For a base in one file: the base that lends what the file lacks."""
+    trigger: str
+    """Trigger word, such as "sks cat"."""
+    goal: str
+    """What the images share: subject, face, object, style."""
+    rank: int
+    """LoRA rank."""
+    steps: int
+    """Optimizer steps."""
+    lr: float
+    """Learning rate."""
+    batch: int
+    """Images per step."""
+    resolution: int
+    """Side of the training square, in pixels."""
+    seed: int
+    """Seed of every random draw."""
+    save_every: int
+    """Steps between checkpoints."""
+    vram: str
+    """Memory of the GPU to plan for, such as "12GB"."""
+    quality: str
+    """Coarsest precision of frozen weights: 16bit, 8bit, 4bit."""
+    products: str
+    """How 8-bit weights multiply: full, or 8bit."""
+    sample_every: int
+    """Steps between samples; 0: start and end, -1: never."""
+
+
+class CaptionKeys(TypedDict, total=False):
+    """How captions are made, and who is asked."""
+
+    model: str
+    """The provider's model; a folder or hub id for local ones."""
+    trigger: str
+    """Name of what is learned, such as "sks cat"."""
+    goal: str
+    """What the images share: subject, face, object, style, concept."""
+    base: str
+    """Write as this base has learned to read."""
+    style: str
+    """sentences, phrases, brief or tags, in place of what ``base`` says."""
+    variants: int
+    """Captions per image."""
+    overwrite: bool
+    """Write anew what Limner wrote before; never captions of your own."""
+    consistency: bool
+    """Whether the captions of the set are made to agree afterwards."""
+    dry_run: bool
+    """Only say what would go where, and the price."""
+    budget: float
+    """US dollars that it may cost at most."""
+    url: str
+    """Address of a server that speaks OpenAI's or Anthropic's protocol."""
+    key_env: str
+    """Environment variable with the key."""
+    timeout: float
+    """Seconds to wait for an answer."""
+    jobs: int
+    """Requests at once."""
+    stream: bool
+    """Read answers while they are written."""
+    side: int
+    """Longer side in pixels of the copies that are looked at."""
+    device: str
+    """For local models: auto, cpu, cuda, mps."""
+
+
+class SamplingKeys(TypedDict, total=False):
+    """How images are sampled. What is left out is the base's own."""
+
+    parts: str
+    """For a base in one file: the base that lends what the file lacks."""
+    steps: int
+    """Denoising steps; 20 when left out."""
+    guidance: float
+    """Guidance scale."""
+    seed: int
+    """Seed of the first image of each prompt; 0 when left out."""
+    width: int
+    """Pixels."""
+    height: int
+    """Pixels."""
+    count: int
+    """Images per prompt; 1 when left out."""
