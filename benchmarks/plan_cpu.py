@@ -73,7 +73,7 @@ def main() -> None:
     figures = {
         "steps": asked.steps,
         "seconds_per_step": {
-            "planned": planned.choice.pace.seconds,
+            "planned": planned.choice.step_time.seconds,
             "measured": (long - short) / (asked.steps - 1),
         },
         "seconds": {"planned": START + planned.total.seconds, "measured": long},

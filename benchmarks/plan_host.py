@@ -101,7 +101,7 @@ def case(root: str, folder: str, changes: dict[str, Any]) -> dict[str, dict[str,
     from limner.nn.memory.host_buffer import Mapped, Slab, ordinary
     from limner.nn.memory.placement import Aside
     from limner.planning.dry_run import Wish
-    from limner.planning.host import LIBRARIES, hosts_of
+    from limner.planning.host import LIBRARIES, host_memory_of
     from limner.planning.memory import saved_bytes
     from limner.planning.profiling import profile
     from limner.training import checkpoint
@@ -112,7 +112,7 @@ def case(root: str, folder: str, changes: dict[str, Any]) -> dict[str, dict[str,
     known, blocks = replace(known, cast="fp32" in Path(root).name), len(known.blocks)
     plan = replace(Plan(compute="bf16", weights="bf16"), **changes)
     plan = replace(plan, streamed=min(plan.streamed, blocks))
-    told = hosts_of(known, plan)
+    told = host_memory_of(known, plan)
     away, meta = plan.streamed_of(blocks), torch.device("meta")
     place = Path(folder) if plan.mapped else None
 

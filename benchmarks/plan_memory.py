@@ -31,7 +31,7 @@ from limner.models.loading import hush
 from limner.models.source import locate
 from limner.planning.allocator import replay
 from limner.planning.dry_run import Rehearsal, Wish
-from limner.planning.memory import train_need
+from limner.planning.memory import train_memory
 from limner.planning.meta_inputs import boundary
 from limner.planning.plan import Compute, Plan, Weights
 from limner.planning.profiling import profile
@@ -84,7 +84,7 @@ def small(sizes: list[int], compute: Compute) -> Iterator[dict[str, Any]]:
                         "checkpointed": f"{count}/{blocks}",
                         "measured": measured,
                         "traced_off": seen.trace.peak / measured - 1,
-                        "predicted_off": train_need(found, plan, on="cpu").total / measured - 1,
+                        "predicted_off": train_memory(found, plan, on="cpu").total / measured - 1,
                     }
                     if half:
                         whole = real.peak(images, count)
@@ -106,7 +106,7 @@ def true(names: list[str], sides: list[int], *, whole: bool) -> Iterator[dict[st
             blocks = len(found.blocks)
             for place, count in enumerate((0, -(-blocks // 2), blocks)):
                 plan = Plan(compute="bf16", weights="bf16", checkpointed=count)
-                need = train_need(found, plan)
+                need = train_memory(found, plan)
                 outside = need.causes["context"] + need.causes["workspace"]
                 row: dict[str, Any] = {
                     "base": name,

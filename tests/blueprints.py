@@ -1,7 +1,7 @@
 """Profiles made of numbers alone: FLUX.1-dev as it was measured once, and small ones of any shape."""
 
 from limner.planning.plan import Weights
-from limner.planning.profile import Block, Line, Profile, Stage, Work
+from limner.planning.profile import Affine, Block, OpCounts, Profile, Stage
 
 MIB = 2**20
 TERA = 1e12
@@ -25,22 +25,22 @@ def block(kind: str, numbers: int, modulation: int, *, kept: float, tail: float,
         other=20_000,
         modulation=2 * modulation,
         widest=2 * 3072 * 12288,
-        kept=Line(0, kept * MIB * share),
-        input=Line(0, 27 * MIB * share),
-        attention_kept=Line(0, 28 * MIB * share),
-        forward=Work(
-            gemm=Line(0, 1.048 * TERA * share),
-            attention=Line(0, 0.261 * TERA * share**2),
-            traffic=Line(0, 2.9e9 * share),
+        kept=Affine(0, kept * MIB * share),
+        input=Affine(0, 27 * MIB * share),
+        attention_kept=Affine(0, 28 * MIB * share),
+        forward=OpCounts(
+            gemm=Affine(0, 1.048 * TERA * share),
+            attention=Affine(0, 0.261 * TERA * share**2),
+            traffic=Affine(0, 2.9e9 * share),
             kernels=60,
         ),
-        backward=Work(
-            gemm=Line(0, 1.05 * TERA * share),
-            attention=Line(0, 0.652 * TERA * share**2),
-            traffic=Line(0, 2.2e9 * share),
+        backward=OpCounts(
+            gemm=Affine(0, 1.05 * TERA * share),
+            attention=Affine(0, 0.652 * TERA * share**2),
+            traffic=Affine(0, 2.2e9 * share),
             kernels=110,
         ),
-        tail=Work(gemm=Line(0, tail * TERA * share)),
+        tail=OpCounts(gemm=Affine(0, tail * TERA * share)),
         trained=26_100_000 // 57,
     )
 
@@ -51,8 +51,10 @@ def flux(resolution: int = 1024, doubles: int = 19, singles: int = 38) -> Profil
     double = block("double", 226_500_000, 113_200_000, kept=354, tail=0.348, share=share)
     single = block("single", 113_300_000, 28_300_000, kept=326, tail=0.435, share=share)
     rest = block("rest", 64_000_000, 0, kept=10, tail=0, share=share)
-    nothing = Work(gemm=Line(0, 0.1 * TERA * share), kernels=40)
-    rest = Block(**(rest.__dict__ | {"forward": nothing, "backward": nothing, "tail": Work(), "trained": 0}))
+    nothing = OpCounts(gemm=Affine(0, 0.1 * TERA * share), kernels=40)
+    rest = Block(
+        **(rest.__dict__ | {"forward": nothing, "backward": nothing, "tail": OpCounts(), "trained": 0})
+    )
     return Profile(
         base="flux-dev",
         family="flux",
@@ -61,9 +63,9 @@ def flux(resolution: int = 1024, doubles: int = 19, singles: int = 38) -> Profil
         rest=rest,
         trained=26_100_000,
         tensors=988,
-        forward=Line(0, 90 * MIB * share),
-        backward=Line(0, 230 * MIB * share),
-        recompute=Line(0, 260 * MIB * share),
+        forward=Affine(0, 90 * MIB * share),
+        backward=Affine(0, 230 * MIB * share),
+        recompute=Affine(0, 260 * MIB * share),
         factored=200_000,
         held=0,
         stages=(
@@ -73,7 +75,7 @@ def flux(resolution: int = 1024, doubles: int = 19, singles: int = 38) -> Profil
                 weights=9_520_000_000,
                 least=400_000_000,
                 activations=300 * MIB,
-                work=Work(gemm=Line(0, 4.8 * TERA), kernels=900),
+                work=OpCounts(gemm=Affine(0, 4.8 * TERA), kernels=900),
                 times="caption",
             ),
             Stage(
@@ -82,7 +84,7 @@ def flux(resolution: int = 1024, doubles: int = 19, singles: int = 38) -> Profil
                 weights=170_000_000,
                 least=170_000_000,
                 activations=round(2900 * MIB * share),
-                work=Work(gemm=Line(0, 3.0 * TERA * share), kernels=300),
+                work=OpCounts(gemm=Affine(0, 3.0 * TERA * share), kernels=300),
                 times="image",
             ),
             Stage(
@@ -91,8 +93,8 @@ def flux(resolution: int = 1024, doubles: int = 19, singles: int = 38) -> Profil
                 weights=0,
                 least=0,
                 activations=round(400 * MIB * share),
-                work=Work(
-                    gemm=Line(0, 60 * TERA * share), attention=Line(0, 15 * TERA * share), kernels=3400
+                work=OpCounts(
+                    gemm=Affine(0, 60 * TERA * share), attention=Affine(0, 15 * TERA * share), kernels=3400
                 ),
                 times="sample step",
             ),
@@ -111,12 +113,14 @@ def small(blocks: int = 6, *, width: int = 64, kept: int = 3 * MIB) -> Profile:
         other=4 * width,
         modulation=width * width * 40,
         widest=width * width * 16,
-        kept=Line(1000, kept),
-        input=Line(0, kept // 8),
-        attention_kept=Line(0, kept // 9),
-        forward=Work(gemm=Line(0, 2e9), attention=Line(0, 1e8), traffic=Line(1e5, 2e7), kernels=40),
-        backward=Work(gemm=Line(0, 3e9), attention=Line(0, 2e8), traffic=Line(1e5, 3e7), kernels=70),
-        tail=Work(gemm=Line(0, 3e8)),
+        kept=Affine(1000, kept),
+        input=Affine(0, kept // 8),
+        attention_kept=Affine(0, kept // 9),
+        forward=OpCounts(gemm=Affine(0, 2e9), attention=Affine(0, 1e8), traffic=Affine(1e5, 2e7), kernels=40),
+        backward=OpCounts(
+            gemm=Affine(0, 3e9), attention=Affine(0, 2e8), traffic=Affine(1e5, 3e7), kernels=70
+        ),
+        tail=OpCounts(gemm=Affine(0, 3e8)),
         trained=5000,
     )
     return Profile(
@@ -127,7 +131,7 @@ def small(blocks: int = 6, *, width: int = 64, kept: int = 3 * MIB) -> Profile:
         rest=one,
         trained=5000 * (blocks + 1),
         tensors=8 * (blocks + 1),
-        forward=Line(0, kept // 4),
-        backward=Line(0, kept // 2),
-        recompute=Line(0, kept // 2),
+        forward=Affine(0, kept // 4),
+        backward=Affine(0, kept // 2),
+        recompute=Affine(0, kept // 2),
     )

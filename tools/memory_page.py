@@ -46,7 +46,7 @@ def row(base: str, resolution: int, memory: int) -> str:
         assert made.misfit
         return f"{start} does not fit: {'; or '.join(made.misfit.remedies)} | | | | | |"
     choice, blocks = made.choice, len(made.profile.blocks)
-    how, pace = choice.plan, choice.pace.seconds
+    how, pace = choice.plan, choice.step_time.seconds
     again = f"{how.checkpointed} of {blocks}" if how.checkpointed else "no"
     away = f"{how.streamed} of {blocks}" if how.streamed else "no"
     return (

@@ -13,11 +13,10 @@ from gpu.cells import GIB, RANK, TARGETS, Cell
 from gpu.emulation import played
 from gpu.fake import described
 from limner.planning import cards
-from limner.planning.choice import Choice, assess
-from limner.planning.choice import Wish as Choosing
+from limner.planning.choice import Choice, PlanRequest, assess
 from limner.planning.devices import Device, of_card, of_cpu
 from limner.planning.plan import Plan
-from limner.planning.profile import Block, Profile, Work
+from limner.planning.profile import Block, OpCounts, Profile
 from limner.planning.profiling import Wish, profile
 from limner.planning.search import choose
 
@@ -64,9 +63,9 @@ def rehearsed(cell: Cell, *, tiny: bool, shallow: bool = False) -> Profile:
     return profile(family, source, wish)
 
 
-def wished(cell: Cell, *, tiny: bool) -> Choosing:
+def wished(cell: Cell, *, tiny: bool) -> PlanRequest:
     """What decides the plan: that of a long run, as what is done once is not in the table's seconds."""
-    return Choosing(
+    return PlanRequest(
         compute="fp32" if tiny else "bf16",
         quality=cell.quality,
         batches=(cell.batch,),
@@ -110,9 +109,9 @@ def figures(known: Profile, made: Choice, batch: int) -> dict[str, Any]:
         "peak": made.needs["train"].total,
         "reserved": made.needs["train"].reserved,
         "pinned": made.hosts["train"].pinned if "train" in made.hosts else 0,  # a processor locks nothing
-        "seconds": made.pace.seconds,
-        "waiting": made.pace.waiting,
-        "pace": asdict(made.pace),
+        "seconds": made.step_time.seconds,
+        "waiting": made.step_time.waiting,
+        "pace": asdict(made.step_time),
         "trained": known.trained,
         "blocks": len(known.blocks),
         "useful": micros * useful(known, made.plan.micro_batch),
@@ -142,7 +141,7 @@ def _again(block: Block, plan: Plan) -> float:
     return _flops(block.forward, images) - spared
 
 
-def _flops(work: Work, images: int) -> float:
+def _flops(work: OpCounts, images: int) -> float:
     return work.gemm.at(images) + work.attention.at(images)
 
 

@@ -6,14 +6,14 @@ from blueprints import flux
 from limner.errors import DoesNotFit
 from limner.planning.advice import CAUSES, SHOWN, alternatives, least, misfit
 from limner.planning.cards import known
-from limner.planning.choice import Wish, fits
+from limner.planning.choice import PlanRequest, fits
 from limner.planning.devices import of_card, of_cpu
 from limner.planning.plan import BITS
 from limner.planning.search import choose
 
 GB = 2**30
 SHALLOW = {size: flux(size, doubles=4, singles=6) for size in (256, 512, 768, 1024)}
-WISH = Wish(compute="bf16")
+REQUEST = PlanRequest(compute="bf16")
 
 
 def device(memory: float = 24):
@@ -24,20 +24,20 @@ def device(memory: float = 24):
 
 def test_the_alternatives_are_other_plans_nearest_in_speed_first():
     card, profile = device(6), SHALLOW[1024]
-    chosen = choose(profile, card, WISH)
-    others = alternatives(profile, card, WISH, chosen)
+    chosen = choose(profile, card, REQUEST)
+    others = alternatives(profile, card, REQUEST, chosen)
     assert len(others) == SHOWN
     assert chosen.plan not in [each.choice.plan for each in others]
     assert [abs(each.change) for each in others] == sorted(abs(each.change) for each in others)
     for each in others:
         assert each.fits == fits(each.choice, card)
-        assert each.change == pytest.approx(each.choice.pace.seconds / chosen.pace.seconds - 1)
+        assert each.change == pytest.approx(each.choice.step_time.seconds / chosen.step_time.seconds - 1)
 
 
 def test_a_precision_below_the_floor_is_shown_as_what_it_would_buy():
     card, profile = device(6), SHALLOW[1024]
-    chosen = choose(profile, card, replace(WISH, quality="16bit"))
-    others = alternatives(profile, card, replace(WISH, quality="16bit"), chosen)
+    chosen = choose(profile, card, replace(REQUEST, quality="16bit"))
+    others = alternatives(profile, card, replace(REQUEST, quality="16bit"), chosen)
     assert {"weights in 8 bits", "weights in 4 bits"} & {each.what for each in others}
     for each in others:
         if each.what.startswith("weights in"):
@@ -46,23 +46,23 @@ def test_a_precision_below_the_floor_is_shown_as_what_it_would_buy():
 
 def test_a_larger_card_is_shown_as_not_fitting_this_one():
     card, profile = device(6), SHALLOW[1024]
-    chosen = choose(profile, card, WISH)
-    bought = [each for each in alternatives(profile, card, WISH, chosen) if "card of" in each.what]
+    chosen = choose(profile, card, REQUEST)
+    bought = [each for each in alternatives(profile, card, REQUEST, chosen) if "card of" in each.what]
     assert all(not each.fits and each.change <= 0 for each in bought)
 
 
 def test_the_least_plan_needs_no_more_than_any_that_fits():
     profile = SHALLOW[512]
-    smallest = least(profile, device(2.5), WISH)
+    smallest = least(profile, device(2.5), REQUEST)
     for memory in (2.5, 3, 4, 8):
-        assert smallest.reserved <= choose(profile, device(memory), WISH).reserved
+        assert smallest.reserved <= choose(profile, device(memory), REQUEST).reserved
 
 
 def test_what_does_not_fit_names_the_cause_and_what_would_do():
-    card, profile, wish = device(1.9), SHALLOW[1024], replace(WISH, quality="16bit")
+    card, profile, request = device(1.9), SHALLOW[1024], replace(REQUEST, quality="16bit")
     with pytest.raises(DoesNotFit):
-        choose(profile, card, wish)
-    found = misfit(profile, card, wish, at=SHALLOW.__getitem__)
+        choose(profile, card, request)
+    found = misfit(profile, card, request, at=SHALLOW.__getitem__)
     assert found.cause in CAUSES
     assert found.need.causes[found.cause] == max(
         size for cause, size in found.need.causes.items() if cause not in ("context", "workspace")
@@ -74,11 +74,11 @@ def test_what_does_not_fit_names_the_cause_and_what_would_do():
 
 
 def test_memory_of_the_computer_that_is_short_is_told_with_the_phase():
-    card, wish = device(24).with_ram(6 * GB), replace(WISH, stored=("int8",))
+    card, request = device(24).with_ram(6 * GB), replace(REQUEST, stored=("int8",))
     profile = replace(SHALLOW[512], cast=True, stages=(replace(SHALLOW[512].stages[0], copied=9 * GB),))
     with pytest.raises(DoesNotFit):
-        choose(profile, card, wish)
-    found = misfit(profile, card, wish)
+        choose(profile, card, request)
+    found = misfit(profile, card, request)
     assert "while it fills the cache it takes 10.3 GB of the computer's memory" in str(found)
     assert "may use 6.0 GB" in str(found)
     assert found.remedies == ("12 GB of memory in the computer (limits.ram)",)
@@ -88,25 +88,25 @@ def test_the_limit_that_is_exceeded_is_the_one_that_is_named():
     """Little may be locked, and there is memory enough."""
     card = replace(device(5), pinned=GB // 32)
     with pytest.raises(DoesNotFit):
-        choose(SHALLOW[1024], card, replace(WISH, quality="16bit"))
-    text = str(misfit(SHALLOW[1024], card, replace(WISH, quality="16bit")))
+        choose(SHALLOW[1024], card, replace(REQUEST, quality="16bit"))
+    text = str(misfit(SHALLOW[1024], card, replace(REQUEST, quality="16bit")))
     assert "it locks 64 MB of the computer's memory for the device at least, and may lock 32 MB." in text
     assert "in the computer (limits.ram)" in text
 
 
 def test_every_remedy_is_one():
-    profile, wish = SHALLOW[1024], replace(WISH, quality="16bit")
+    profile, request = SHALLOW[1024], replace(REQUEST, quality="16bit")
     for memory in (1.5, 1.9, 2.1):
-        for remedy in misfit(profile, device(memory), wish, at=SHALLOW.__getitem__).remedies:
+        for remedy in misfit(profile, device(memory), request, at=SHALLOW.__getitem__).remedies:
             word = remedy.split()[-1]
             match remedy.split()[0]:
                 case "--quality":
-                    assert choose(profile, device(memory), replace(wish, quality=word))
+                    assert choose(profile, device(memory), replace(request, quality=word))
                 case "--resolution":
-                    assert choose(SHALLOW[int(word)], device(memory), wish)
+                    assert choose(SHALLOW[int(word)], device(memory), request)
                 case "a":
                     size = int(remedy.removeprefix("a card of ").split()[0])
-                    assert choose(profile, device(size), wish)
+                    assert choose(profile, device(size), request)
                     assert size > memory
                 case other:
                     raise AssertionError(other)
@@ -114,6 +114,6 @@ def test_every_remedy_is_one():
 
 def test_on_a_processor_the_remedy_is_memory():
     cpu = of_cpu(2, 2 * GB, 2 * GB)
-    found = misfit(SHALLOW[512], cpu, Wish(compute="fp32"))
+    found = misfit(SHALLOW[512], cpu, PlanRequest(compute="fp32"))
     assert any("GB of memory" in each for each in found.remedies)
     assert not any("card" in each for each in found.remedies)

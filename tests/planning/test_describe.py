@@ -16,9 +16,9 @@ def _traced(tmp_path, monkeypatch):
 
 
 def told(memory, card="RTX 4090", **changes):
-    wish = {"base": "flux-dev", "limits.vram": memory, "train.batch": 2}
-    wish |= {key.replace("__", "."): value for key, value in changes.items()}
-    return "\n".join(lines(plan(change(Recipe(), wish), Reporter(), card=card)))
+    request = {"base": "flux-dev", "limits.vram": memory, "train.batch": 2}
+    request |= {key.replace("__", "."): value for key, value in changes.items()}
+    return "\n".join(lines(plan(change(Recipe(), request), Reporter(), card=card)))
 
 
 def test_a_person_reads_where_memory_and_time_go_and_what_else_there_is():

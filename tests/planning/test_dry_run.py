@@ -14,7 +14,7 @@ from limner.models.loading import hush
 from limner.models.source import Source, locate
 from limner.nn.layers.precision import Products
 from limner.planning.dry_run import Rehearsal, Wish, frozen_layers, machine_of
-from limner.planning.memory import train_need
+from limner.planning.memory import train_memory
 from limner.planning.plan import Plan, Weights
 from limner.planning.profiling import profile
 from limner.planning.trace import Machine, plain
@@ -79,7 +79,7 @@ def test_so_it_is_when_every_weight_is_trained(bases, name: str, images: int) ->
     assert found.whole == sum(each.nbytes for each in real.trained)
     for count in (0, len(real.blocks) // 2, len(real.blocks)):
         plan = Plan(checkpointed=count, micro_batch=images)
-        need = train_need(found, plan, on="cpu")
+        need = train_memory(found, plan, on="cpu")
         assert need.total == pytest.approx(real.peak(images, count), rel=CLOSE)
         assert need.causes["trained"] == 4 * found.trained and "adapter" not in need.causes
         assert need.causes["optimizer"] == 8 * found.learning
@@ -158,4 +158,4 @@ def test_arithmetic_knows_what_products_in_8_bits_take(bases, images: int) -> No
     assert block.tail.eight.at(1) > 0 == block.tail.gemm.at(1)
     for count in (0, len(real.blocks) // 2, len(real.blocks)):
         plan = Plan(weights="int8", products="8bit", checkpointed=count, micro_batch=images)
-        assert train_need(found, plan, on="cpu").total == pytest.approx(real.peak(images, count), rel=0.02)
+        assert train_memory(found, plan, on="cpu").total == pytest.approx(real.peak(images, count), rel=0.02)

@@ -11,12 +11,12 @@ from limner.planning.host import (
     STAGED,
     WAITING,
     WORKERS,
-    Host,
+    HostMemory,
     caching,
-    hosts_of,
+    host_memory_of,
     resident,
 )
-from limner.planning.memory import CODES, frozen_bytes, saved_bytes, state_bytes, train_need
+from limner.planning.memory import CODES, frozen_bytes, saved_bytes, state_bytes, train_memory
 from limner.planning.plan import Plan
 from limner.training import prefetch
 
@@ -40,40 +40,42 @@ def every(profile, plan):
 @pytest.mark.parametrize("weights", ["bf16", "int8"])
 def test_what_leaves_the_device_is_locked_in_the_host(streamed, hoist, weights):
     plan = replace(BF16, weights=weights, streamed=streamed, hoist=hoist)
-    here, all_here = (train_need(FLUX, each).causes for each in (plan, replace(BF16, weights=weights)))
+    here, all_here = (train_memory(FLUX, each).causes for each in (plan, replace(BF16, weights=weights)))
     left = sum(all_here[name] - here[name] for name in ("weights", "modulations"))
-    assert resident(FLUX, plan) == Host(LIBRARIES, left)
-    assert resident(FLUX, replace(plan, mapped=True)) == Host(LIBRARIES, STAGED), "files are not locked"
+    assert resident(FLUX, plan) == HostMemory(LIBRARIES, left)
+    assert resident(FLUX, replace(plan, mapped=True)) == HostMemory(LIBRARIES, STAGED), "files are not locked"
 
 
 def test_a_model_that_goes_to_the_device_tensor_by_tensor_takes_nothing_on_its_way():
     for profile in (FLUX, CAST):
         for plan in (BF16, INT8):
-            assert hosts_of(profile, plan)["load"] == Host(LIBRARIES)
+            assert host_memory_of(profile, plan)["load"] == HostMemory(LIBRARIES)
 
 
 def test_codes_that_are_made_on_the_host_are_there_until_they_are_laid_where_they_stay():
     plan = replace(INT8, streamed=57)
-    loading = hosts_of(FLUX, plan)["load"]
+    loading = host_memory_of(FLUX, plan)["load"]
     assert loading.pinned == resident(FLUX, plan).pinned
     widest = max(block.stored["int8"] for block in FLUX.blocks)
     coding = LEFT + coding_bytes("int8", max(block.widest for block in FLUX.blocks) // 2)
     assert loading.pageable == LIBRARIES + widest + coding
-    half = hosts_of(FLUX, replace(INT8, streamed=28))["load"]
+    half = host_memory_of(FLUX, replace(INT8, streamed=28))["load"]
     assert half.pageable == loading.pageable and half.pinned < loading.pinned, "the others go to the device"
-    mapped = hosts_of(FLUX, replace(plan, mapped=True))["load"]
-    assert mapped == Host(LIBRARIES + widest + coding), "each block becomes a file as soon as it is whole"
+    mapped = host_memory_of(FLUX, replace(plan, mapped=True))["load"]
+    assert mapped == HostMemory(LIBRARIES + widest + coding), (
+        "each block becomes a file as soon as it is whole"
+    )
 
 
 def test_files_of_the_run_s_precision_are_mapped_and_others_are_copied():
     plan = replace(BF16, streamed=20)
-    assert hosts_of(FLUX, plan)["load"].pageable == LIBRARIES
-    copied = hosts_of(CAST, plan)["load"]
+    assert host_memory_of(FLUX, plan)["load"].pageable == LIBRARIES
+    copied = host_memory_of(CAST, plan)["load"]
     widest = max(block.stored["bf16"] + block.other + block.modulation for block in CAST.blocks)
-    assert copied == Host(LIBRARIES + widest, resident(CAST, plan).pinned)
+    assert copied == HostMemory(LIBRARIES + widest, resident(CAST, plan).pinned)
     hoisted = replace(BF16, hoist=True)
-    assert hosts_of(FLUX, hoisted)["load"].pageable == LIBRARIES
-    assert hosts_of(CAST, hoisted)["load"].pageable > LIBRARIES
+    assert host_memory_of(FLUX, hoisted)["load"].pageable == LIBRARIES
+    assert host_memory_of(CAST, hoisted)["load"].pageable > LIBRARIES
 
 
 def test_an_encoder_is_copied_mapped_or_locked():
@@ -81,15 +83,15 @@ def test_an_encoder_is_copied_mapped_or_locked():
     copied = replace(FLUX, stages=(replace(text, copied=text.weights), image))
     waiting = WAITING * FLUX.entry
     decoded = 3 * (WAITING * 1024 * 1024 + WORKERS * DECODING * PICTURE)
-    assert caching(FLUX, BF16, picture=PICTURE) == Host(LIBRARIES + waiting + decoded)
-    assert caching(copied, BF16, picture=PICTURE) == Host(LIBRARIES + waiting + text.weights)
+    assert caching(FLUX, BF16, picture=PICTURE) == HostMemory(LIBRARIES + waiting + decoded)
+    assert caching(copied, BF16, picture=PICTURE) == HostMemory(LIBRARIES + waiting + text.weights)
     streamed = replace(BF16, encode_streamed=True)
     for profile in (FLUX, copied):
-        assert caching(profile, streamed) == Host(LIBRARIES + waiting, text.weights)
+        assert caching(profile, streamed) == HostMemory(LIBRARIES + waiting, text.weights)
     in_files = replace(streamed, encode_mapped=True)
     assert caching(FLUX, in_files, picture=PICTURE) == max(
-        Host(LIBRARIES + waiting, STAGED),
-        Host(LIBRARIES + waiting + decoded),
+        HostMemory(LIBRARIES + waiting, STAGED),
+        HostMemory(LIBRARIES + waiting + decoded),
         key=lambda host: host.total,
     )
 
@@ -106,16 +108,18 @@ def test_there_are_as_many_workers_as_fill_the_cache():
 
 def test_what_is_saved_passes_through_the_host():
     plan = replace(BF16, streamed=20)
-    hosts = hosts_of(FLUX, plan, average=True)
+    hosts = host_memory_of(FLUX, plan, average=True)
     copied = saved_bytes(FLUX, plan, "adamw", average=True)
-    assert hosts["save"] == Host(hosts["train"].pageable + copied, hosts["train"].pinned)
-    assert hosts_of(WHOLE, BF16, average=True)["save"] == Host(LIBRARIES + (4 + 4 + 8) * FLUX.trained)
-    assert "sample" not in hosts_of(FLUX, plan, sampling=False)
+    assert hosts["save"] == HostMemory(hosts["train"].pageable + copied, hosts["train"].pinned)
+    assert host_memory_of(WHOLE, BF16, average=True)["save"] == HostMemory(
+        LIBRARIES + (4 + 4 + 8) * FLUX.trained
+    )
+    assert "sample" not in host_memory_of(FLUX, plan, sampling=False)
 
 
 def test_of_a_full_fine_tune_on_the_host_masters_gradients_and_moments_are_there():
-    hosts = hosts_of(AWAY, BF16, average=True)
-    assert hosts["train"] == Host(LIBRARIES + (4 + 4 + 4 + 8) * FLUX.trained, 2 * FLUX.trained)
+    hosts = host_memory_of(AWAY, BF16, average=True)
+    assert hosts["train"] == HostMemory(LIBRARIES + (4 + 4 + 4 + 8) * FLUX.trained, 2 * FLUX.trained)
     assert hosts["save"] == hosts["train"], "they are saved from where they are"
     assert hosts["load"].total <= hosts["train"].total
 
@@ -128,4 +132,4 @@ def test_paged_moments_are_counted_on_the_host():
 def test_every_way_of_storing_codes_is_made_on_the_host():
     for weights in CODES:
         plan = replace(BF16, weights=weights, streamed=10)
-        assert hosts_of(FLUX, plan)["load"].pageable > LIBRARIES
+        assert host_memory_of(FLUX, plan)["load"].pageable > LIBRARIES

@@ -11,27 +11,27 @@ from hypothesis import strategies as st
 from limner.nn.layers.precision import coding_bytes
 from limner.nn.optim import evaluation_mode, optimizer
 from limner.planning.memory import (
-    cache_need,
-    load_need,
+    cache_memory,
+    load_memory,
     moving_bytes,
-    sample_need,
+    sample_memory,
     state_bytes,
-    train_need,
+    train_memory,
 )
 from limner.planning.plan import Plan
-from limner.planning.profile import Block, Line, Profile, Stage, Work
+from limner.planning.profile import Affine, Block, OpCounts, Profile, Stage
 from limner.recipe.optimizers import optimizer_of
 
 BYTES = st.integers(0, 10**10)
 
 
 @st.composite
-def lines(draw: st.DrawFn, most: Line | None = None) -> Line:
+def lines(draw: st.DrawFn, most: Affine | None = None) -> Affine:
     """Not more than ``most`` at any number of images."""
     if most is None:
-        return Line(draw(BYTES), draw(BYTES))
+        return Affine(draw(BYTES), draw(BYTES))
     share = draw(st.floats(0, 1))
-    return Line(most.fixed * share, most.each * share)
+    return Affine(most.fixed * share, most.each * share)
 
 
 @st.composite
@@ -52,9 +52,9 @@ def made(draw: st.DrawFn, kind: str = "block") -> Block:
         kept=kept,
         input=draw(lines(kept)),
         attention_kept=draw(lines(kept)),
-        forward=Work(),
-        backward=Work(),
-        tail=Work(),
+        forward=OpCounts(),
+        backward=OpCounts(),
+        tail=OpCounts(),
         trained=draw(st.integers(0, 10**8)),
         backward_room=back,
         recompute_room=draw(lines(back)),
@@ -76,8 +76,8 @@ def profiles(draw: st.DrawFn) -> Profile:
         tensors=8,
         factored=draw(st.integers(0, 10**8)),
         forward=draw(lines()),
-        backward=Line(),
-        recompute=Line(),
+        backward=Affine(),
+        recompute=Affine(),
         stages=(_stage("cache", draw(BYTES), draw(BYTES)), _stage("sample", draw(BYTES), draw(BYTES))),
     )
 
@@ -89,7 +89,7 @@ def _stage(phase: str, weights: int, activations: int) -> Stage:
         weights=weights,
         least=weights // 10,
         activations=activations,
-        work=Work(),
+        work=OpCounts(),
         times="image",
     )
 
@@ -112,27 +112,27 @@ def plans(draw: st.DrawFn) -> Plan:
 @given(profiles(), plans())
 def test_it_grows_with_the_batch(profile: Profile, plan: Plan) -> None:
     more = replace(plan, micro_batch=plan.micro_batch + 1)
-    assert train_need(profile, more).reserved >= train_need(profile, plan).reserved
+    assert train_memory(profile, more).reserved >= train_memory(profile, plan).reserved
 
 
 @given(profiles(), plans())
 def test_it_shrinks_with_every_checkpointed_block(profile: Profile, plan: Plan) -> None:
     count = min(plan.checkpointed, len(profile.blocks))
-    needs = [train_need(profile, replace(plan, checkpointed=k)).total for k in range(count + 1)]
+    needs = [train_memory(profile, replace(plan, checkpointed=k)).total for k in range(count + 1)]
     assert needs == sorted(needs, reverse=True)
 
 
 @given(profiles(), plans())
 def test_it_shrinks_with_the_precision_of_the_weights(profile: Profile, plan: Plan) -> None:
     every = ("fp32", "bf16", "int8", "nf4")
-    needs = [train_need(profile, replace(plan, weights=weights, streamed=0)).total for weights in every]
+    needs = [train_memory(profile, replace(plan, weights=weights, streamed=0)).total for weights in every]
     assert needs == sorted(needs, reverse=True)
 
 
 @given(profiles(), plans())
 def test_it_shrinks_when_modulations_are_hoisted(profile: Profile, plan: Plan) -> None:
-    plain = train_need(profile, replace(plan, hoist=False, streamed=0))
-    hoisted = train_need(profile, replace(plan, hoist=True, streamed=0))
+    plain = train_memory(profile, replace(plan, hoist=False, streamed=0))
+    hoisted = train_memory(profile, replace(plan, hoist=True, streamed=0))
     assert hoisted.total <= plain.total
     assert hoisted.causes["modulations"] == 0
 
@@ -140,13 +140,13 @@ def test_it_shrinks_when_modulations_are_hoisted(profile: Profile, plan: Plan) -
 @given(profiles(), plans())
 def test_it_shrinks_with_every_streamed_block_once_the_slots_are_full(profile: Profile, plan: Plan) -> None:
     alike = replace(profile, blocks=(profile.blocks[0],) * 9)
-    needs = [train_need(alike, replace(plan, streamed=count)).total for count in range(plan.slots, 10)]
+    needs = [train_memory(alike, replace(plan, streamed=count)).total for count in range(plan.slots, 10)]
     assert needs == sorted(needs, reverse=True)
 
 
 @given(profiles(), plans())
 def test_it_shrinks_with_smaller_moments(profile: Profile, plan: Plan) -> None:
-    small, large = (train_need(profile, replace(plan, moments=kind)) for kind in ("8bit", "fp32"))
+    small, large = (train_memory(profile, replace(plan, moments=kind)) for kind in ("8bit", "fp32"))
     assert small.total <= large.total
 
 
@@ -154,7 +154,7 @@ def test_it_shrinks_with_smaller_moments(profile: Profile, plan: Plan) -> None:
 def test_gradients_that_wait_for_more_micro_batches_take_room(
     profile: Profile, plan: Plan, micros: int
 ) -> None:
-    assert train_need(profile, plan, micros=micros).total >= train_need(profile, plan).total
+    assert train_memory(profile, plan, micros=micros).total >= train_memory(profile, plan).total
 
 
 BLOCK = Block(
@@ -163,12 +163,12 @@ BLOCK = Block(
     other=10,
     modulation=30,
     widest=100,
-    kept=Line(0, 1000),
-    input=Line(0, 100),
-    attention_kept=Line(0, 50),
-    forward=Work(),
-    backward=Work(),
-    tail=Work(),
+    kept=Affine(0, 1000),
+    input=Affine(0, 100),
+    attention_kept=Affine(0, 50),
+    forward=OpCounts(),
+    backward=OpCounts(),
+    tail=OpCounts(),
     trained=5,
 )
 PROFILE = Profile(
@@ -176,20 +176,20 @@ PROFILE = Profile(
     family="flux",
     size=(64, 64),
     blocks=(BLOCK,) * 4,
-    rest=replace(BLOCK, kept=Line(0, 70), input=Line(0, 20), trained=0),
+    rest=replace(BLOCK, kept=Affine(0, 70), input=Affine(0, 20), trained=0),
     trained=20,
     tensors=8,
     factored=12,
-    forward=Line(0, 7),
-    backward=Line(0, 300),
-    recompute=Line(0, 200),
+    forward=Affine(0, 7),
+    backward=Affine(0, 300),
+    recompute=Affine(0, 200),
     stages=(_stage("cache", 5000, 60), _stage("cache", 100, 6000), _stage("sample", 70, 8)),
 )
 BF16 = Plan(compute="bf16", weights="bf16")
 
 
 def need(**choice) -> dict[str, int]:
-    return dict(train_need(PROFILE, replace(BF16, **choice), on="cpu").causes)
+    return dict(train_memory(PROFILE, replace(BF16, **choice), on="cpu").causes)
 
 
 def test_without_checkpoints_everything_is_kept() -> None:
@@ -267,9 +267,9 @@ def test_while_pictures_are_painted_the_weights_that_schedule_free_trains_wait()
     made.step()
     parked = optimizer_of("schedulefree").parked_bytes
     assert taken(lambda: evaluation_mode(made)) == pytest.approx(parked * 8 * 64 * 64, rel=0.01)
-    need, plain = (sample_need(WHOLE, BF16, optimizer=name).total for name in ("schedulefree", "adamw"))
+    need, plain = (sample_memory(WHOLE, BF16, optimizer=name).total for name in ("schedulefree", "adamw"))
     assert need == plain + parked * PROFILE.trained
-    assert sample_need(AWAY, BF16, optimizer="schedulefree").total == sample_need(AWAY, BF16).total
+    assert sample_memory(AWAY, BF16, optimizer="schedulefree").total == sample_memory(AWAY, BF16).total
 
 
 WHOLE = replace(PROFILE, whole=4 * PROFILE.trained)
@@ -277,38 +277,38 @@ AWAY = replace(PROFILE, whole=2 * PROFILE.trained, hosted=True)
 
 
 def test_of_a_full_fine_tune_weights_and_their_average_are_on_the_device() -> None:
-    need = train_need(WHOLE, BF16, average=True, on="cpu")
+    need = train_memory(WHOLE, BF16, average=True, on="cpu")
     assert need.causes["trained"] == 2 * 4 * PROFILE.trained and "adapter" not in need.causes
     assert need.causes["optimizer"] == 8 * PROFILE.trained
-    assert load_need(WHOLE, BF16).causes["trained"] == 4 * PROFILE.trained
+    assert load_memory(WHOLE, BF16).causes["trained"] == 4 * PROFILE.trained
 
 
 def test_on_the_host_only_a_copy_is_left_on_the_device_and_no_gradient() -> None:
-    need = train_need(AWAY, BF16, average=True, micros=4, on="cpu")
+    need = train_memory(AWAY, BF16, average=True, micros=4, on="cpu")
     assert need.causes["trained"] == 2 * PROFILE.trained
     assert need.causes["optimizer"] == need.causes["gradients"] == 0
 
 
 def test_gradients_behind_the_last_block_are_there_before_its_own() -> None:
-    plain, head = (train_need(replace(WHOLE, head=each), BF16, on="cpu").total for each in (0, 10))
+    plain, head = (train_memory(replace(WHOLE, head=each), BF16, on="cpu").total for each in (0, 10))
     assert head == plain + 40
 
 
 def test_phases_take_their_fullest_stage() -> None:
-    assert cache_need(PROFILE, on="cpu").total == 6100
-    assert cache_need(PROFILE, least=True, on="cpu").total == 6010
-    training = train_need(PROFILE, BF16, on="cpu")
-    painting = sample_need(PROFILE, BF16, on="cpu")
+    assert cache_memory(PROFILE, on="cpu").total == 6100
+    assert cache_memory(PROFILE, least=True, on="cpu").total == 6010
+    training = train_memory(PROFILE, BF16, on="cpu")
+    painting = sample_memory(PROFILE, BF16, on="cpu")
     assert painting.total == training.total - training.causes["activations"] + 78
     assert training.largest == "activations"
 
 
 def test_loading_takes_what_stays_and_the_tensor_that_is_coded() -> None:
     nf4 = replace(BF16, weights="nf4")
-    assert load_need(PROFILE, nf4, on="cpu").total == 4 * 93 + 240 + coding_bytes("nf4", 50)
-    assert load_need(PROFILE, BF16, on="cpu").total == 5 * 240, "read where it lies"
+    assert load_memory(PROFILE, nf4, on="cpu").total == 4 * 93 + 240 + coding_bytes("nf4", 50)
+    assert load_memory(PROFILE, BF16, on="cpu").total == 5 * 240, "read where it lies"
     read = {
-        (plan.weights, cast): load_need(replace(PROFILE, cast=cast), plan).causes["activations"]
+        (plan.weights, cast): load_memory(replace(PROFILE, cast=cast), plan).causes["activations"]
         for plan in (BF16, nf4)
         for cast in (False, True)
     }
@@ -317,7 +317,7 @@ def test_loading_takes_what_stays_and_the_tensor_that_is_coded() -> None:
 
 
 def test_a_gpu_takes_a_context_and_an_allocator() -> None:
-    here, there = train_need(PROFILE, BF16, on="cpu"), train_need(PROFILE, BF16, on="cuda")
+    here, there = train_memory(PROFILE, BF16, on="cpu"), train_memory(PROFILE, BF16, on="cuda")
     assert there.total - here.total == there.causes["context"] + there.causes["workspace"]
     assert there.reserved > there.total
     assert here.reserved == here.total

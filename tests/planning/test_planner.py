@@ -12,7 +12,7 @@ from limner.planning.choice import fits
 from limner.planning.describe import sentences
 from limner.planning.host import PHOTO
 from limner.planning.plan import from_json
-from limner.planning.planner import IMAGES, Begun, counts_of, keep, plan, wish_of
+from limner.planning.planner import IMAGES, Begun, counts_of, keep, plan, request_of
 from limner.recipe.schema import Recipe
 from limner.recipe.toml import change
 from limner.reporter import Reporter
@@ -121,15 +121,15 @@ def test_a_profile_is_traced_once_for_all_that_does_not_change_it(traced):
 
 
 def test_the_images_say_how_many_and_which_bucket_is_the_largest(images, traced):
-    wish = recipe(data__images=images, data__flip=True, prior__prompts=("a cat",), prior__each=3)
-    counts = counts_of(wish)
+    request = recipe(data__images=images, data__flip=True, prior__prompts=("a cat",), prior__each=3)
+    counts = counts_of(request)
     assert (counts.images, counts.assumed, counts.views) == (4, False, 11)
     assert set(counts.sizes) == {(640, 640), (600, 900), (900, 600)}
-    result = plan(wish, Reporter(), card="RTX 4090")
+    result = plan(request, Reporter(), card="RTX 4090")
     width, height = traced[0].size
     assert width * height == max(w * h for w, h in [(1024, 1024), (width, height)])
     assert result.counts == counts
-    assert wish_of(wish, result.device).batches == (1, 1)
+    assert request_of(request, result.device).batches == (1, 1)
 
 
 def test_without_images_their_number_is_a_guess():
@@ -164,7 +164,7 @@ def test_saving_and_the_size_of_pictures_are_foreseen(images):
     others = (often.measure - seldom.measure) + (often.save - seldom.save)
     assert often.seconds - seldom.seconds == pytest.approx(others)
     small, guess = planned(data__images=images), planned()
-    assert small.wish.picture == 600 * 900 < guess.wish.picture == PHOTO
+    assert small.request.picture == 600 * 900 < guess.request.picture == PHOTO
     assert small.choice.hosts["cache"].total <= guess.choice.hosts["cache"].total
 
 
@@ -190,7 +190,7 @@ def test_a_full_fine_tune_goes_to_the_host_when_the_device_is_too_small(monkeypa
     assert set(kept) == {"fp32", "host"}
     here, there = kept["fp32"], kept["host"]
     assert there.choice.host.pinned == 2 * there.profile.trained and here.choice.host.pinned == 0
-    assert there.choice.pace.optimizer > here.choice.pace.optimizer
+    assert there.choice.step_time.optimizer > here.choice.step_time.optimizer
     assert there.disk == here.disk
     few = planned(limits__vram="32GB", limits__quality="8bit", train__steps=3, **FULL)
     assert few.choice.plan.moments in ("fp32", "8bit")
@@ -245,7 +245,7 @@ def test_products_in_8_bits_are_planned_where_they_are_asked_for(traced):
     assert (result.choice.plan.products, result.choice.plan.weights) == ("8bit", "int8")
     assert result.plain()["plan"]["products"] == "8bit"
     assert "multiplied in 8 bits forward and backward" in next(sentences(result, result.choice))
-    assert planned(card="RTX 3090", limits__products="8bit").wish.weights == ["int8"]
+    assert planned(card="RTX 3090", limits__products="8bit").request.weights == ["int8"]
     assert planned().choice.plan.products == "full"
     assert [one.products for one in traced] == ["8bit", "full"]
 
@@ -268,8 +268,8 @@ def test_what_contradicts_products_in_8_bits_is_refused():
 def test_a_run_that_goes_on_keeps_how_it_multiplies():
     made = plan(recipe(), Reporter(), card="RTX 4090", begun=Begun("fp8", "fp32", "8bit"))
     assert (made.choice.plan.weights, made.choice.plan.products) == ("fp8", "8bit")
-    wish = recipe(limits__products="8bit")
-    made = plan(wish, Reporter(), card="RTX 4090", begun=Begun("bf16", "fp32"))
+    request = recipe(limits__products="8bit")
+    made = plan(request, Reporter(), card="RTX 4090", begun=Begun("bf16", "fp32"))
     assert (made.choice.plan.weights, made.choice.plan.products) == ("bf16", "full")
     assert made.down(made.choice.reserved).choice.plan.products == "full"
     assert from_json({"weights": "int8"}).products == "full", "a plan.json of the time before"

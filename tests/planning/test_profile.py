@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from limner.planning.profile import Block, Line, Profile, Stage, Work, from_json, to_json
+from limner.planning.profile import Affine, Block, OpCounts, Profile, Stage, from_json, to_json
 
 BLOCK = Block(
     kind="Double",
@@ -10,12 +10,12 @@ BLOCK = Block(
     other=4,
     modulation=8,
     widest=32,
-    kept=Line(1, 20),
-    input=Line(0, 2),
-    attention_kept=Line(0, 3),
-    forward=Work(gemm=Line(0, 100), kernels=7),
-    backward=Work(),
-    tail=Work(),
+    kept=Affine(1, 20),
+    input=Affine(0, 2),
+    attention_kept=Affine(0, 3),
+    forward=OpCounts(gemm=Affine(0, 100), kernels=7),
+    backward=OpCounts(),
+    tail=OpCounts(),
 )
 PROFILE = Profile(
     base="flux-dev",
@@ -25,15 +25,17 @@ PROFILE = Profile(
     rest=BLOCK,
     trained=12,
     tensors=2,
-    forward=Line(3, 4),
-    backward=Line(5, 6),
-    recompute=Line(7, 8),
-    stages=(Stage(phase="cache", name="vae", weights=1, least=1, activations=2, work=Work(), times="image"),),
+    forward=Affine(3, 4),
+    backward=Affine(5, 6),
+    recompute=Affine(7, 8),
+    stages=(
+        Stage(phase="cache", name="vae", weights=1, least=1, activations=2, work=OpCounts(), times="image"),
+    ),
 )
 
 
 def test_a_line_grows_with_the_images() -> None:
-    assert [Line(3, 4).at(images) for images in (1, 2)] == [7, 11]
+    assert [Affine(3, 4).at(images) for images in (1, 2)] == [7, 11]
 
 
 def test_a_profile_comes_back_from_json() -> None:

@@ -17,7 +17,7 @@ from limner.nn.arch import Anatomy
 from limner.planning.cards import known as known_card
 from limner.planning.devices import of_card
 from limner.planning.dry_run import Rehearsal, Wish
-from limner.planning.memory import train_need
+from limner.planning.memory import train_memory
 from limner.planning.meta_inputs import boundary
 from limner.planning.plan import Attention, Plan
 from limner.planning.profile import Profile, from_json, to_json
@@ -42,7 +42,7 @@ def tiny(name: str, folder: Path) -> tuple[Family, Source]:
 
 def tensors(found: Profile, **choice) -> float:
     """GiB of tensors: what stands in no other program's way."""
-    causes = train_need(found, Plan(compute="bf16", weights="bf16", **choice)).causes
+    causes = train_memory(found, Plan(compute="bf16", weights="bf16", **choice)).causes
     return sum(size for cause, size in causes.items() if cause not in ("context", "workspace")) / GIB
 
 
@@ -55,7 +55,7 @@ def test_arithmetic_on_a_profile_predicts_a_true_step(name: str, tmp_path: Path)
     blocks = len(found.blocks)
     for images, count in ((1, 0), (1, blocks), (2, blocks // 2)):
         plan = Plan(checkpointed=count, micro_batch=images)
-        assert train_need(found, plan, on="cpu").total == pytest.approx(real.peak(images, count), rel=0.01)
+        assert train_memory(found, plan, on="cpu").total == pytest.approx(real.peak(images, count), rel=0.01)
 
 
 def test_what_never_learns_and_what_is_made_once_is_known_to_the_kilobyte(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_what_never_learns_and_what_is_made_once_is_known_to_the_kilobyte(tmp_pa
     found = profile(family, source, wish, machine=Machine(granule=1))
     real = Real(family, source, wish)
     for count in (0, 2):
-        need = train_need(found, Plan(checkpointed=count), on="cpu")
+        need = train_memory(found, Plan(checkpointed=count), on="cpu")
         assert need.total == pytest.approx(real.peak(1, count), abs=1024)
     assert found.held == 256 * 16 * 4  # a token's positions: 8 complex numbers
     learnt = [each for each in real.trained if each in real.optimizer.state]
@@ -104,7 +104,7 @@ def test_shallow_and_whole_rehearsals_agree(tmp_path: Path) -> None:
         all_of_them.factored,
     )
     for count in (0, 4, 7):
-        needs = [train_need(each, Plan(checkpointed=count)).total for each in (few, all_of_them)]
+        needs = [train_memory(each, Plan(checkpointed=count)).total for each in (few, all_of_them)]
         assert needs[0] == pytest.approx(needs[1], rel=1e-3)
 
 
@@ -121,7 +121,7 @@ def test_it_grows_with_the_resolution(tmp_path: Path) -> None:
     family, source = tiny("sd15", tmp_path)
     found = [profile(family, source, Wish(size=(side, 128), compute="fp32")) for side in (64, 128, 256)]
     for count in (0, 6, 12):
-        needs = [train_need(each, Plan(checkpointed=count)).total for each in found]
+        needs = [train_memory(each, Plan(checkpointed=count)).total for each in found]
         assert needs == sorted(needs)
         assert len(set(needs)) == 3
 
@@ -143,8 +143,8 @@ def test_a_denoiser_without_an_anatomy_is_all_rest(tmp_path: Path) -> None:
     whole = profile(replace(family, anatomy=Anatomy(blocks=())), source, wish)
     assert whole.blocks == ()
     assert whole.trained == known_by_blocks.trained
-    assert train_need(whole, Plan()).total == pytest.approx(
-        train_need(known_by_blocks, Plan()).total, rel=0.05
+    assert train_memory(whole, Plan()).total == pytest.approx(
+        train_memory(known_by_blocks, Plan()).total, rel=0.05
     )
 
 
@@ -162,7 +162,7 @@ def test_in_bf16_a_processor_takes_what_is_foreseen_and_its_products_own_scratch
     found, real = profile(family, source, wish, machine=Machine(granule=1)), Real(family, source, wish)
     for count in (0, 3):
         plan = Plan(compute="bf16", weights="bf16", checkpointed=count)
-        foreseen = train_need(found, plan, on="cpu").total
+        foreseen = train_memory(found, plan, on="cpu").total
         without, whole = (real.peak(1, count, scratch=scratch) for scratch in (False, True))
         assert foreseen == pytest.approx(without, rel=0.01)
         assert without <= whole <= without + 200_000

@@ -10,19 +10,19 @@ from blueprints import flux, small
 from limner.errors import DoesNotFit
 from limner.planning import memory
 from limner.planning.cards import known
-from limner.planning.choice import PROCESS, Wish, assess, budget, cache_need, fits
+from limner.planning.choice import PROCESS, PlanRequest, assess, budget, cache_memory, fits
 from limner.planning.devices import of_card, of_cpu
 from limner.planning.plan import Plan
-from limner.planning.profile import Work
+from limner.planning.profile import OpCounts
 from limner.planning.search import TIE, below, choose, encoded_below
-from limner.planning.time import Clock
+from limner.planning.time import CostModel
 from messages import raises
 
 GB, MB = 2**30, 2**20
 PROFILES = {size: flux(size) for size in (512, 768, 1024)}
 SHALLOW = {size: flux(size, doubles=4, singles=6) for size in (512, 1024)}
 """A sixth of the blocks: as many sorts of plans, in a fraction of the time."""
-WISH = Wish(compute="bf16")
+REQUEST = PlanRequest(compute="bf16")
 
 
 def device(memory: float = 24, name="RTX 4090"):
@@ -31,16 +31,16 @@ def device(memory: float = 24, name="RTX 4090"):
     return of_card(card, round(memory * GB))
 
 
-def chosen(size, card, wish=WISH):
+def chosen(size, card, request=REQUEST):
     """None when nothing fits."""
     try:
-        return choose(SHALLOW[size], card, wish)
+        return choose(SHALLOW[size], card, request)
     except DoesNotFit:
         return None
 
 
-def seconds(choice, wish):
-    return choice.pace.seconds + choice.compiling / wish.steps
+def seconds(choice, request):
+    return choice.step_time.seconds + choice.compiling / request.steps
 
 
 sizes = st.sampled_from(list(SHALLOW))
@@ -49,31 +49,31 @@ names = st.sampled_from(["RTX 3060", "RTX 4060", "RTX 4090", "H100"])
 qualities = st.sampled_from(["16bit", "8bit", "4bit"])
 batches = st.sampled_from([1, 2, 4])
 wishes = st.builds(
-    lambda quality, batch: Wish(compute="bf16", quality=quality, batches=(batch,)), qualities, batches
+    lambda quality, batch: PlanRequest(compute="bf16", quality=quality, batches=(batch,)), qualities, batches
 )
 
 
 @settings(max_examples=20)
 @given(sizes, memories, memories, names, wishes)
-def test_more_memory_never_gives_a_slower_plan(size, one, other, name, wish):
+def test_more_memory_never_gives_a_slower_plan(size, one, other, name, request):
     less, more = sorted((one, other))
-    tight, roomy = chosen(size, device(less, name), wish), chosen(size, device(more, name), wish)
+    tight, roomy = chosen(size, device(less, name), request), chosen(size, device(more, name), request)
     assume(tight)
     assert roomy is not None
-    assert seconds(roomy, wish) <= seconds(tight, wish) * (1 + TIE)
+    assert seconds(roomy, request) <= seconds(tight, request) * (1 + TIE)
 
 
 @settings(max_examples=20)
 @given(sizes, memories, names, wishes, st.sampled_from([2, 4, 8, 128]))
-def test_what_is_chosen_fits_and_is_as_fine_as_wished(size, memory, name, wish, ram):
+def test_what_is_chosen_fits_and_is_as_fine_as_wished(size, memory, name, request, ram):
     card = device(memory, name).with_ram(ram * GB)
-    choice = chosen(size, card, wish)
+    choice = chosen(size, card, request)
     assume(choice)
     assert choice is not None
     assert fits(choice, card)
     assert choice.needs["train"].reserved <= card.free
-    assert choice.plan.weights in wish.weights
-    assert wish.batches[0] % choice.plan.micro_batch == 0
+    assert choice.plan.weights in request.weights
+    assert request.batches[0] % choice.plan.micro_batch == 0
 
 
 @settings(max_examples=20)
@@ -81,9 +81,9 @@ def test_what_is_chosen_fits_and_is_as_fine_as_wished(size, memory, name, wish, 
 def test_a_lower_floor_is_never_slower(size, memory, name, batch):
     paces = []
     for quality in ("16bit", "8bit", "4bit"):
-        wish = Wish(compute="bf16", quality=quality, batches=(batch,))
-        choice = chosen(size, device(memory, name), wish)
-        paces.append(seconds(choice, wish) if choice else float("inf"))
+        request = PlanRequest(compute="bf16", quality=quality, batches=(batch,))
+        choice = chosen(size, device(memory, name), request)
+        paces.append(seconds(choice, request) if choice else float("inf"))
     assert paces[1] <= paces[0] * (1 + TIE)
     assert paces[2] <= paces[1] * (1 + TIE)
 
@@ -95,8 +95,8 @@ def test_no_other_plan_of_a_small_model_is_faster(memory, copy):
     profile = small(4, width=128, kept=12 * MB)
     card = replace(device(), free=round((memory + 0.55) * GB))
     card = replace(card, rates=replace(card.rates, copy=copy * card.rates.copy))
-    wish = Wish(compute="bf16", quality="4bit", batches=(2,), steps=100_000)
-    best = choose(profile, card, wish)
+    request = PlanRequest(compute="bf16", quality="4bit", batches=(2,), steps=100_000)
+    best = choose(profile, card, request)
     ways = product(("bf16", "int8", "nf4"), range(5), range(5), *[(False, True)] * 3, (2, 3), (1, 2))
     times = []
     for weights, checkpointed, streamed, hoist, keep, compiled, slots, micro in ways:
@@ -113,15 +113,15 @@ def test_no_other_plan_of_a_small_model_is_faster(memory, copy):
             micro_batch=micro,
             compile=compiled,
         )
-        one = assess(profile, card, wish, plan)
+        one = assess(profile, card, request, plan)
         if fits(one, card):
-            times.append(seconds(one, wish))
-    assert min(times) * 0.999999 <= seconds(best, wish) <= min(times) * (1 + TIE)
+            times.append(seconds(one, request))
+    assert min(times) * 0.999999 <= seconds(best, request) <= min(times) * (1 + TIE)
 
 
 def test_ties_go_to_the_finer_weights_and_to_the_simpler_plan():
     for quality in ("16bit", "8bit", "4bit"):
-        choice = choose(PROFILES[512], device(80, "H100"), replace(WISH, quality=quality, steps=100))
+        choice = choose(PROFILES[512], device(80, "H100"), replace(REQUEST, quality=quality, steps=100))
         assert choice.plan == Plan(compute="bf16", weights="bf16")
 
 
@@ -134,9 +134,9 @@ def test_what_stays_and_what_comes_are_counted_apart_as_together():
         plan = Plan(
             compute="bf16", weights=weights, checkpointed=checkpointed, streamed=streamed, hoist=hoist
         )
-        whole = memory.train_need(profile, plan)
+        whole = memory.train_memory(profile, plan)
         here = replace(plan, streamed=0)
-        come = memory.train_need(profile, here).reserved - memory.staying(profile, here)
+        come = memory.train_memory(profile, here).reserved - memory.staying(profile, here)
         stay = memory.staying(profile, replace(plan, checkpointed=0))
         assert stay == whole.total - whole.causes["activations"] - whole.causes["gradients"]
         assert whole.reserved == stay + come
@@ -145,43 +145,43 @@ def test_what_stays_and_what_comes_are_counted_apart_as_together():
 def test_moments_of_eight_bits_are_the_last_resort_and_never_at_full_quality():
     profile = replace(SHALLOW[512], trained=400_000_000)
     least = next(size for size in range(3, 40) if _fits(profile, device(size)))
-    roomy = choose(profile, device(least + 4), WISH)
+    roomy = choose(profile, device(least + 4), REQUEST)
     assert roomy.plan.moments == "fp32"
-    assert choose(profile, device(least), WISH).plan.moments == "8bit"
+    assert choose(profile, device(least), REQUEST).plan.moments == "8bit"
     with pytest.raises(DoesNotFit):
-        choose(profile, device(least), replace(WISH, moments=("fp32",)))
+        choose(profile, device(least), replace(REQUEST, moments=("fp32",)))
     with pytest.raises(DoesNotFit):
-        choose(profile, device(least), replace(WISH, quality="16bit"))
+        choose(profile, device(least), replace(REQUEST, quality="16bit"))
 
 
 def _fits(profile, card):
     try:
-        return choose(profile, card, WISH)
+        return choose(profile, card, REQUEST)
     except DoesNotFit:
         return None
 
 
 def test_a_run_that_began_with_moments_of_eight_bits_goes_on_with_them_at_any_quality():
-    wish = replace(WISH, quality="16bit", moments=("8bit",))
-    assert choose(SHALLOW[512], device(24), wish).plan.moments == "8bit"
+    request = replace(REQUEST, quality="16bit", moments=("8bit",))
+    assert choose(SHALLOW[512], device(24), request).plan.moments == "8bit"
 
 
 def test_a_processor_streams_nothing_and_recomputes_when_memory_is_short():
     profile = small(8, kept=80 * MB)
-    wish = Wish(compute="fp32")
-    roomy = choose(profile, of_cpu(2, 8 * GB, 8 * GB), wish)
+    request = PlanRequest(compute="fp32")
+    roomy = choose(profile, of_cpu(2, 8 * GB, 8 * GB), request)
     assert roomy.plan == Plan()
     short = of_cpu(2, 8 * GB, PROCESS + 600 * MB)
-    plan = choose(profile, short, wish).plan
+    plan = choose(profile, short, request).plan
     assert plan.checkpointed > 0
     assert (plan.streamed, plan.hoist, plan.compile) == (0, False, False)
 
 
 def test_host_memory_that_is_short_for_loading_is_known_before():
     card = device(8).with_ram(14 * GB)
-    plan = choose(PROFILES[1024], card, replace(WISH, quality="8bit"))
+    plan = choose(PROFILES[1024], card, replace(REQUEST, quality="8bit"))
     assert all(each.total <= card.ram for each in plan.hosts.values())
-    coded = replace(WISH, stored=("int8",))
+    coded = replace(REQUEST, stored=("int8",))
     tight = choose(PROFILES[1024], device(8).with_ram(8 * GB), coded)
     assert tight.plan.mapped and tight.hosts["load"].total < 2 * GB, (
         "no more than one block is made at a time"
@@ -191,18 +191,20 @@ def test_host_memory_that_is_short_for_loading_is_known_before():
 
 
 def test_host_memory_that_is_short_leaves_weights_on_disk():
-    plan = choose(PROFILES[1024], device(8).with_ram(8 * GB), replace(WISH, quality="16bit")).plan
+    plan = choose(PROFILES[1024], device(8).with_ram(8 * GB), replace(REQUEST, quality="16bit")).plan
     assert plan.mapped
-    assert not choose(PROFILES[1024], device(8).with_ram(64 * GB), replace(WISH, quality="16bit")).plan.mapped
+    assert not choose(
+        PROFILES[1024], device(8).with_ram(64 * GB), replace(REQUEST, quality="16bit")
+    ).plan.mapped
 
 
 def test_the_rungs_of_the_ladder_need_less_each_time_and_keep_the_precision():
     card, profile = device(7), SHALLOW[1024]
-    wish = replace(WISH, batches=(4,))
-    choice = choose(profile, card, wish)
+    request = replace(REQUEST, batches=(4,))
+    choice = choose(profile, card, request)
     needs, rung = [choice.needs["train"].reserved], choice
     for _ in range(3):
-        rung = below(profile, card, wish, rung.plan)
+        rung = below(profile, card, request, rung.plan)
         assert rung.plan.weights == choice.plan.weights
         assert 4 % rung.plan.micro_batch == 0
         assert rung.plan.encode_streamed == choice.plan.encode_streamed
@@ -212,32 +214,32 @@ def test_the_rungs_of_the_ladder_need_less_each_time_and_keep_the_precision():
 
 def test_a_peak_above_the_prediction_is_expected_of_the_next_plan_too():
     card, profile = device(16), PROFILES[1024]
-    plan = choose(profile, card, WISH).plan
-    needed = assess(profile, card, WISH, plan).needs["train"].reserved
-    rung = below(profile, card, WISH, plan, measured=round(needed * 1.3))
+    plan = choose(profile, card, REQUEST).plan
+    needed = assess(profile, card, REQUEST, plan).needs["train"].reserved
+    rung = below(profile, card, REQUEST, plan, measured=round(needed * 1.3))
     assert rung.needs["train"].reserved * 1.3 <= budget(card)
 
 
 def test_the_cache_has_rungs_of_its_own_and_no_other_choice_moves():
     card, profile = device(24), PROFILES[1024]
-    plan = choose(profile, card, WISH).plan
+    plan = choose(profile, card, REQUEST).plan
     assert not plan.encode_streamed
-    lower = encoded_below(profile, card, WISH, plan)
+    lower = encoded_below(profile, card, REQUEST, plan)
     assert lower == replace(plan, encode_streamed=True)
-    needs = [cache_need(profile, each, card, WISH).reserved for each in (plan, lower)]
+    needs = [cache_memory(profile, each, card, REQUEST).reserved for each in (plan, lower)]
     assert needs[1] <= 0.9 * needs[0]
-    assert encoded_below(profile, card, WISH, plan, measured=2 * budget(card)) == lower
+    assert encoded_below(profile, card, REQUEST, plan, measured=2 * budget(card)) == lower
     with raises(DoesNotFit):
         for _ in range(9):
-            plan = encoded_below(profile, card, WISH, plan)
+            plan = encoded_below(profile, card, REQUEST, plan)
 
 
 def test_a_ladder_ends():
     card, profile, plan, first = device(5), SHALLOW[512], None, Plan()
     with pytest.raises(DoesNotFit):
-        plan = first = choose(profile, card, WISH).plan
+        plan = first = choose(profile, card, REQUEST).plan
         for _ in range(20):
-            plan = below(profile, card, WISH, plan).plan
+            plan = below(profile, card, REQUEST, plan).plan
     assert plan is not None
     assert plan.weights == first.weights
 
@@ -255,22 +257,31 @@ def test_of_hundreds_of_thousands_of_plans_few_are_summed_up_and_timed(quality, 
 
         monkeypatch.setattr(owner, name, call)
 
-    for owner, name in ((Clock, "micro"), (Clock, "bound"), (memory, "train_need"), (memory, "load_need")):
+    for owner, name in (
+        (CostModel, "micro"),
+        (CostModel, "bound"),
+        (memory, "train_need"),
+        (memory, "load_need"),
+    ):
         counted(owner, name)
-    choose(PROFILES[1024], device(10), replace(WISH, quality=quality, batches=(4,)))
+    choose(PROFILES[1024], device(10), replace(REQUEST, quality=quality, batches=(4,)))
     assert 0 < calls["micro"] < 500 and 0 < calls["bound"] < 15_000
     assert 0 < calls["train_need"] < 3_000 and 0 < calls["load_need"] < 1_500
 
 
 @pytest.mark.parametrize("memory", [8, 12, 24])
 def test_what_the_engine_cannot_do_together_is_not_planned(memory):
-    found = chosen(1024, device(memory, "RTX 4090"), Wish(compute="bf16", quality="4bit", batches=(1,)))
+    found = chosen(
+        1024, device(memory, "RTX 4090"), PlanRequest(compute="bf16", quality="4bit", batches=(1,))
+    )
     assert found is not None
     assert not (found.plan.compile and found.plan.keep_attention)
 
 
 def test_modulations_stay_where_a_text_encoder_is_trained():
-    free = Wish(compute="bf16", quality="16bit", batches=(1,), without=frozenset({"streamed", "compile"}))
+    free = PlanRequest(
+        compute="bf16", quality="16bit", batches=(1,), without=frozenset({"streamed", "compile"})
+    )
     bound = replace(free, without=free.without | {"hoist"})
     card = device(24)
     assert choose(flux(512), replace(card, free=20 * 2**30), free).plan.hoist
@@ -278,22 +289,22 @@ def test_modulations_stay_where_a_text_encoder_is_trained():
         choose(flux(512), replace(card, free=20 * 2**30), bound)
 
 
-EIGHT = replace(WISH, products="8bit")
+EIGHT = replace(REQUEST, products="8bit")
 
 
 def test_products_in_8_bits_are_chosen_when_asked_for_and_then_weights_are_stored_so():
-    assert WISH.weights == ["bf16", "int8", "fp8"] and EIGHT.weights == ["int8", "fp8"]
+    assert REQUEST.weights == ["bf16", "int8", "fp8"] and EIGHT.weights == ["int8", "fp8"]
     assert replace(EIGHT, quality="4bit").weights == ["int8", "fp8"]
     assert replace(EIGHT, stored=("nf4",)).weights == []
     for name in ("H100", "RTX 4090"):
         plan = choose(SHALLOW[512], device(24, name), EIGHT).plan
         assert (plan.weights, plan.products) == ("int8", "8bit")
-    assert choose(SHALLOW[512], device(24), WISH).plan.products == "full"
+    assert choose(SHALLOW[512], device(24), REQUEST).plan.products == "full"
 
 
 def test_fp8_is_looked_at_where_it_multiplies_faster():
     profile = SHALLOW[512]
-    eight = Work(eight=profile.blocks[0].forward.gemm)
+    eight = OpCounts(eight=profile.blocks[0].forward.gemm)
     blocks = tuple(replace(block, forward=eight, backward=eight) for block in profile.blocks)
     card = device(24)
     quick = {"int8": card.rates.gemm["bf16"], "fp8": 2 * card.rates.gemm["bf16"]}

@@ -6,8 +6,16 @@ from blueprints import flux, small
 from limner.planning.cards import known
 from limner.planning.devices import COMPILING, of_card, of_cpu
 from limner.planning.plan import Plan
-from limner.planning.profile import Line, Work
-from limner.planning.time import Clock, _waiting, compile_seconds, micros_of, pace_of, seconds_of, total_of
+from limner.planning.profile import Affine, OpCounts
+from limner.planning.time import (
+    CostModel,
+    _waiting,
+    compile_seconds,
+    micros_of,
+    seconds_of,
+    step_time_of,
+    total_of,
+)
 
 FLUX = flux(1024)
 
@@ -20,11 +28,11 @@ def device(name="RTX 4090"):
 
 def seconds(plan=None, name="RTX 4090", profile=FLUX, **values):
     plan = plan or Plan(compute="bf16", **({"weights": "bf16"} | values))
-    return pace_of(profile, plan, device(name)).seconds
+    return step_time_of(profile, plan, device(name)).seconds
 
 
 def test_work_takes_the_longer_of_computing_and_launching_on_a_gpu_and_both_on_a_processor():
-    work = Work(gemm=Line(0, 1e12), traffic=Line(0, 1e9), kernels=10)
+    work = OpCounts(gemm=Affine(0, 1e12), traffic=Affine(0, 1e9), kernels=10)
     gpu, cpu = device(), of_cpu(2, 2**34, 2**33)
     busy = 2e12 / gpu.rates.gemm["bf16"] + 2e9 / gpu.rates.traffic
     assert seconds_of(work, gpu, "bf16", 2) == pytest.approx(busy)
@@ -41,8 +49,8 @@ def test_flux_takes_what_was_worked_out_by_hand_for_a_4090_and_an_h100():
 
 
 def test_recomputing_costs_its_forward_pass_less_the_tail_and_the_attention_that_was_kept():
-    clock = Clock(FLUX, Plan(compute="bf16", weights="bf16", tail_skip=False), device())
-    assert clock.again == pytest.approx(clock.forward)
+    cost_model = CostModel(FLUX, Plan(compute="bf16", weights="bf16", tail_skip=False), device())
+    assert cost_model.again == pytest.approx(cost_model.forward)
     without_tail = seconds(checkpointed=57)
     assert without_tail < seconds(checkpointed=57, tail_skip=False)
     assert seconds(checkpointed=57, keep_attention=True) < without_tail
@@ -52,34 +60,36 @@ def test_recomputing_costs_its_forward_pass_less_the_tail_and_the_attention_that
 def test_streaming_hides_behind_computation_until_copies_take_longer():
     resident = seconds()
     assert seconds(streamed=10) == pytest.approx(resident, rel=0.02)
-    clock = Clock(FLUX, Plan(compute="bf16", weights="bf16"), device())
+    cost_model = CostModel(FLUX, Plan(compute="bf16", weights="bf16"), device())
     slow = replace(device(), rates=replace(device().rates, copy=1e9))
-    crawling = Clock(FLUX, Plan(compute="bf16", weights="bf16"), slow)
+    crawling = CostModel(FLUX, Plan(compute="bf16", weights="bf16"), slow)
     everything = range(57)
     took, waited = crawling.micro(0, everything)
     # all but the buffers comes twice in a pass, at 1 GB/s
     twice = 2 * sum(crawling.bytes) - 2 * 2 * max(crawling.bytes)
     assert took >= twice / 1e9
     assert took == pytest.approx(2 * sum(crawling.bytes) / 1e9, rel=0.1)
-    assert waited == pytest.approx(took - clock.once)
+    assert waited == pytest.approx(took - cost_model.once)
 
 
 def test_a_plan_never_takes_less_than_its_bound():
     for rate in (1e9, 1e10, 1e12):
         slow = replace(device(), rates=replace(device().rates, copy=rate))
         for weights, hoist in (("bf16", False), ("nf4", False), ("bf16", True)):
-            clock = Clock(FLUX, Plan(compute="bf16", weights=weights, hoist=hoist), slow)
+            cost_model = CostModel(FLUX, Plan(compute="bf16", weights=weights, hoist=hoist), slow)
             for streamed in (0, 1, 2, 3, 20, 57):
                 away = Plan(streamed=streamed).streamed_of(57)
                 for checkpointed in (0, 20, 57):
-                    assert clock.bound(checkpointed, away) <= clock.micro(checkpointed, away)[0] * (1 + 1e-9)
+                    assert cost_model.bound(checkpointed, away) <= cost_model.micro(checkpointed, away)[0] * (
+                        1 + 1e-9
+                    )
 
 
 def test_one_block_more_that_is_recomputed_or_streamed_never_saves_time():
-    clock = Clock(FLUX, Plan(compute="bf16", weights="int8"), device("RTX 4060"))
+    cost_model = CostModel(FLUX, Plan(compute="bf16", weights="int8"), device("RTX 4060"))
     for streamed in (0, 3, 19, 57):
         away = Plan(streamed=streamed).streamed_of(57)
-        times = [clock.micro(count, away)[0] for count in range(58)]
+        times = [cost_model.micro(count, away)[0] for count in range(58)]
         assert times == sorted(times)
 
 
@@ -90,21 +100,21 @@ def test_weights_on_disk_come_no_faster_than_the_disk():
 def test_hoisted_modulations_come_while_the_forward_pass_goes_on():
     """Each is there before the block that reads what it gives, or is waited for."""
     moved = sum(block.modulation for block in FLUX.blocks) / device().rates.copy
-    clock = Clock(FLUX, Plan(compute="bf16", weights="bf16", hoist=True), device())
-    took, waited = clock.micro(0, ())
-    assert took == pytest.approx(clock.once + waited)
+    cost_model = CostModel(FLUX, Plan(compute="bf16", weights="bf16", hoist=True), device())
+    took, waited = cost_model.micro(0, ())
+    assert took == pytest.approx(cost_model.once + waited)
     first = FLUX.blocks[0].modulation / device().rates.copy
     assert first <= waited < moved / 4, "a 4090 computes for longer than it copies"
-    assert sum(clock.forward) + waited >= moved
+    assert sum(cost_model.forward) + waited >= moved
     slow = replace(device(), rates=replace(device().rates, copy=1e9))
-    crawling = Clock(FLUX, Plan(compute="bf16", weights="bf16", hoist=True), slow)
+    crawling = CostModel(FLUX, Plan(compute="bf16", weights="bf16", hoist=True), slow)
     took, waited = crawling.micro(0, ())
-    reading = clock.hoisted / device().rates.traffic
-    every = clock.hoisted / 1e9 + reading
+    reading = cost_model.hoisted / device().rates.traffic
+    every = cost_model.hoisted / 1e9 + reading
     last = FLUX.blocks[-1].modulation / 1e9
     computing = sum(crawling.forward) - crawling.forward[-1]
     assert waited == pytest.approx(every - computing, rel=0.01) and last < waited
-    assert pace_of(FLUX, crawling.plan, slow, batches=(2,)).waiting == pytest.approx(2 * waited)
+    assert step_time_of(FLUX, crawling.plan, slow, batches=(2,)).waiting == pytest.approx(2 * waited)
 
 
 def test_blocks_and_modulations_share_one_copy_engine():
@@ -121,8 +131,8 @@ def test_blocks_and_modulations_share_one_copy_engine():
 
 def test_a_batch_is_its_micro_batches_and_one_update():
     plan = Plan(compute="bf16", weights="bf16")
-    one = pace_of(FLUX, plan, device())
-    four = pace_of(FLUX, plan, device(), batches=(4,))
+    one = step_time_of(FLUX, plan, device())
+    four = step_time_of(FLUX, plan, device(), batches=(4,))
     assert four.seconds - four.optimizer == pytest.approx(4 * (one.seconds - one.optimizer))
     assert micros_of(Plan(micro_batch=2), (4, 3)) == 4
     assert micros_of(Plan(micro_batch=4), (4,)) == 1
@@ -137,24 +147,24 @@ def test_compiling_pays_in_traffic_and_costs_once_for_each_sort_of_block():
 
 def test_a_run_is_loading_caching_training_and_painting():
     plan = Plan(compute="bf16", weights="bf16")
-    pace = pace_of(FLUX, plan, device())
+    step_time = step_time_of(FLUX, plan, device())
     counts = {"image": 10, "caption": 12, "sample step": 40}
-    total = total_of(FLUX, plan, device(), pace, steps=100, counts=counts)
-    assert total.train == pytest.approx(100 * pace.seconds)
+    total = total_of(FLUX, plan, device(), step_time, steps=100, counts=counts)
+    assert total.train == pytest.approx(100 * step_time.seconds)
     # 12 captions of 4.8 TFLOP, 10 images of 3
     assert total.cache == pytest.approx((12 * 4.8e12 + 10 * 3e12) / device().rates.gemm["bf16"])
     assert total.load == pytest.approx(33.7 / 2)
     assert total.seconds == pytest.approx(total.load + total.cache + total.train + total.sample)
-    assert total_of(small(), plan, device(), pace, steps=0, counts=counts).seconds == 0
+    assert total_of(small(), plan, device(), step_time, steps=0, counts=counts).seconds == 0
 
 
 def test_products_in_8_bits_run_at_their_own_rate_and_nothing_is_turned_back():
     gpu = device()
-    work = Work(eight=Line(0, 1e12))
+    work = OpCounts(eight=Affine(0, 1e12))
     assert seconds_of(work, gpu, "bf16", 2, weights="fp8") == 2e12 / gpu.rates.eight["fp8"]
     assert seconds_of(work, gpu, "bf16", 1) == 1e12 / gpu.rates.gemm["bf16"]
     stored = Plan(compute="bf16", weights="int8")
-    turned, plain = Clock(FLUX, stored, gpu), Clock(FLUX, replace(stored, products="8bit"), gpu)
-    bare = Clock(FLUX, Plan(compute="bf16", weights="bf16"), gpu)
+    turned, plain = CostModel(FLUX, stored, gpu), CostModel(FLUX, replace(stored, products="8bit"), gpu)
+    bare = CostModel(FLUX, Plan(compute="bf16", weights="bf16"), gpu)
     assert plain.forward == bare.forward and plain.backward == bare.backward
     assert sum(turned.forward) > sum(plain.forward)

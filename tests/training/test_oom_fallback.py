@@ -3,7 +3,7 @@ import pytest
 from blueprints import flux
 from limner.errors import DoesNotFit
 from limner.planning.cards import CARDS, known
-from limner.planning.choice import Wish
+from limner.planning.choice import PlanRequest
 from limner.planning.devices import Device, of_card, of_cpu
 from limner.planning.plan import Plan
 from limner.planning.planner import Planned, counts_of
@@ -22,7 +22,7 @@ def _ladder(gigabytes: int) -> Ladder:
 
 def _planned(profile: Profile, device: Device, batches: tuple[int, ...] = (1,)) -> Planned:
     recipe = Recipe()
-    wish = Wish(compute=device.computes("auto"), quality="8bit", batches=batches)
+    wish = PlanRequest(compute=device.computes("auto"), quality="8bit", batches=batches)
     known = {"others": (), "misfit": None, "price": None, "total": None}
     return Planned(recipe, device, profile, wish, counts_of(recipe), choose(profile, device, wish), **known)
 
@@ -69,7 +69,7 @@ def test_the_watch_is_told_what_is_planned() -> None:
     assert (watch.device, watch.bytes, watch.seconds) == (
         "cuda",
         ladder.choice.reserved,
-        ladder.choice.pace.seconds,
+        ladder.choice.step_time.seconds,
     )
 
 

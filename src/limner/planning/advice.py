@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from limner.errors import DoesNotFit
-from limner.planning.choice import ENCODING, FINENESS, Choice, Wish, assess, budget, fits
+from limner.planning.choice import ENCODING, FINENESS, Choice, PlanRequest, assess, budget, fits
 from limner.planning.devices import Device
-from limner.planning.memory import CODES, Need
+from limner.planning.memory import CODES, MemoryEstimate
 from limner.planning.plan import BITS, Plan
 from limner.planning.profile import Profile
 from limner.planning.search import choose
@@ -33,7 +33,7 @@ CAUSES = {
     "workspace": "workspaces of libraries",
     "context": "the driver's context",
 }
-"""Causes of :class:`limner.planning.memory.Need` in words."""
+"""Causes of :class:`limner.planning.memory.MemoryEstimate` in words."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,9 @@ class Alternative:
     """Seconds of a step, relative to the plan: 0.12 is 12 % slower."""
 
 
-def alternatives(profile: Profile, device: Device, wish: Wish, chosen: Choice) -> tuple[Alternative, ...]:
+def alternatives(
+    profile: Profile, device: Device, request: PlanRequest, chosen: Choice
+) -> tuple[Alternative, ...]:
     """The nearest other ways, those with nearly the same speed first; at most ``SHOWN``.
 
     Other precisions, whatever the floor; without streaming, checkpointing or compiling; and what the next
@@ -58,34 +60,36 @@ def alternatives(profile: Profile, device: Device, wish: Wish, chosen: Choice) -
     Args:
         profile: As in :func:`limner.planning.search.choose`.
         device: As there.
-        wish: As there.
+        request: As there.
         chosen: What it chose.
     """
     found: list[Alternative] = []
     plans = {chosen.plan}
-    for what, where, wished in _others(device, wish, chosen):
+    for what, where, requested in _others(device, request, chosen):
         try:
-            choice = choose(profile, where, wished)
+            choice = choose(profile, where, requested)
         except DoesNotFit:
             continue
         if choice.plan in plans:
             continue
         plans.add(choice.plan)
-        change = choice.pace.seconds / chosen.pace.seconds - 1
+        change = choice.step_time.seconds / chosen.step_time.seconds - 1
         found.append(Alternative(what, choice, fits(choice, device), change))
     return tuple(sorted(found, key=lambda each: abs(each.change))[:SHOWN])
 
 
-def _others(device: Device, wish: Wish, chosen: Choice) -> Iterator[tuple[str, Device, Wish]]:
+def _others(
+    device: Device, request: PlanRequest, chosen: Choice
+) -> Iterator[tuple[str, Device, PlanRequest]]:
     plan = chosen.plan
-    for weights in () if wish.full else reversed(FINENESS):
+    for weights in () if request.full else reversed(FINENESS):
         if weights in (plan.weights, "fp8") or BITS[weights] > BITS[plan.compute]:
             continue
-        if wish.products == "8bit":
+        if request.products == "8bit":
             continue  # other weights are not multiplied in 8 bits
         if weights in CODES or weights == plan.compute:
-            yield f"weights in {BITS[weights]} bits", device, replace(wish, stored=(weights,))
-    same = replace(wish, stored=(plan.weights,))
+            yield f"weights in {BITS[weights]} bits", device, replace(request, stored=(weights,))
+    same = replace(request, stored=(plan.weights,))
     for mechanism, words in (
         ("streamed", "every block on the device"),
         ("checkpointed", "nothing computed twice"),
@@ -97,34 +101,34 @@ def _others(device: Device, wish: Wish, chosen: Choice) -> Iterator[tuple[str, D
         larger = next((size for size in SIZES if size * 2**30 > device.memory * 1.1), None)
         if larger:
             more = device.with_memory(larger * 2**30)
-            yield f"a card of {larger} GB", more, wish
+            yield f"a card of {larger} GB", more, request
 
 
-def least(profile: Profile, device: Device, wish: Wish) -> Choice:
+def least(profile: Profile, device: Device, request: PlanRequest) -> Choice:
     """The plan that needs least of all that are allowed, whether it fits or not."""
     blocks = len(profile.blocks)
-    moments = "8bit" if optimizer_of(wish.optimizer).in_8_bits and "8bit" in wish.moments else "fp32"
-    small = device.kind == "cuda" and wish.quality != "16bit"
-    hoist = device.kind == "cuda" and not wish.full and "hoist" not in wish.without
+    moments = "8bit" if optimizer_of(request.optimizer).in_8_bits and "8bit" in request.moments else "fp32"
+    small = device.kind == "cuda" and request.quality != "16bit"
+    hoist = device.kind == "cuda" and not request.full and "hoist" not in request.without
     hoist = hoist and any(block.modulation for block in profile.blocks)
     plans = [
         Plan(
-            compute=wish.compute,
+            compute=request.compute,
             weights=weights,
-            products=wish.products,
+            products=request.products,
             checkpointed=checkpointed,
-            streamed=blocks if device.kind == "cuda" and not wish.full else 0,
+            streamed=blocks if device.kind == "cuda" and not request.full else 0,
             hoist=hoisted,
             moments="host" if profile.hosted else moments if small else "fp32",
             mapped=mapped,
             decode_tiled=True,
         )
-        for weights in wish.weights
+        for weights in request.weights
         for checkpointed in {0, max(0, blocks - 1), blocks}  # the last is there already when it is due
         for hoisted in {False, hoist}
-        for mapped in {False, device.kind == "cuda" and not wish.full}
+        for mapped in {False, device.kind == "cuda" and not request.full}
     ]
-    assessed = (assess(profile, device, wish, replace(plan, **ENCODING[-1])) for plan in plans)
+    assessed = (assess(profile, device, request, replace(plan, **ENCODING[-1])) for plan in plans)
     return min(assessed, key=lambda each: (each.reserved, each.host.total))
 
 
@@ -134,7 +138,7 @@ class Misfit:
 
     least: Choice
     phase: str
-    need: Need
+    need: MemoryEstimate
     cause: str
     """The largest in that phase."""
     remedies: tuple[str, ...]
@@ -193,7 +197,7 @@ DOING = {
 def misfit(
     profile: Profile,
     device: Device,
-    wish: Wish,
+    request: PlanRequest,
     *,
     at: Callable[[int], Profile] | None = None,
 ) -> Misfit:
@@ -202,59 +206,61 @@ def misfit(
     Args:
         profile: As in :func:`limner.planning.search.choose`, which found nothing.
         device: As there.
-        wish: As there.
+        request: As there.
         at: Gives the profile at another resolution, where that may be changed.
     """
-    smallest = least(profile, device, wish)
+    smallest = least(profile, device, request)
     phase, need = max(smallest.needs.items(), key=lambda one: one[1].reserved)
     causes = {cause: size for cause, size in need.causes.items() if cause not in ("context", "workspace")}
-    remedies = tuple(_remedies(profile, device, wish, at))
+    remedies = tuple(_remedies(profile, device, request, at))
     largest = max(causes, key=lambda cause: causes[cause])
     limits = budget(device), device.ram, device.pinned
     return Misfit(smallest, phase, need, largest, remedies, *limits)
 
 
 def _remedies(
-    profile: Profile, device: Device, wish: Wish, at: Callable[[int], Profile] | None
+    profile: Profile, device: Device, request: PlanRequest, at: Callable[[int], Profile] | None
 ) -> Iterator[str]:
     """Changes each of which makes the run fit: the nearest of each sort."""
     for quality in ("8bit", "4bit"):
-        coarser = replace(wish, quality=quality)
-        if len(coarser.weights) > len(wish.weights) and _fits(profile, device, coarser):
+        coarser = replace(request, quality=quality)
+        if len(coarser.weights) > len(request.weights) and _fits(profile, device, coarser):
             yield f"--quality {quality}"
             break
-    if wish.sampling and _fits(profile, device, replace(wish, sampling=False)):
+    if request.sampling and _fits(profile, device, replace(request, sampling=False)):
         yield "--sample-every -1, and paint afterwards"
     side = max(profile.size)
     smaller = [resolution for resolution in SMALLER if resolution < side][:TRIED]
     for resolution in smaller if at else ():
-        if at and _fits(at(resolution), device, wish):
+        if at and _fits(at(resolution), device, request):
             yield f"--resolution {resolution}"
             break
     if device.kind == "cuda":
-        yield from _bought(profile, device, wish)
+        yield from _bought(profile, device, request)
         return
     for size in HOSTS:
-        if size * 2**30 > device.memory and _fits(profile, device.with_ram(round(size * 0.9 * 2**30)), wish):
+        if size * 2**30 > device.memory and _fits(
+            profile, device.with_ram(round(size * 0.9 * 2**30)), request
+        ):
             yield f"{size} GB of memory"
             break
 
 
-def _bought(profile: Profile, device: Device, wish: Wish) -> Iterator[str]:
+def _bought(profile: Profile, device: Device, request: PlanRequest) -> Iterator[str]:
     for size in SIZES:
         larger = device.with_memory(size * 2**30)
-        if larger.free > device.free and _fits(profile, larger, wish):
+        if larger.free > device.free and _fits(profile, larger, request):
             yield f"a card of {size} GB"
             break
     for size in HOSTS:
         roomy = device.with_ram(round(size * 0.9 * 2**30))
-        if roomy.ram > device.ram and _fits(profile, roomy, wish):
+        if roomy.ram > device.ram and _fits(profile, roomy, request):
             yield f"{size} GB of memory in the computer (limits.ram)"
             break
 
 
-def _fits(profile: Profile, device: Device, wish: Wish) -> bool:
+def _fits(profile: Profile, device: Device, request: PlanRequest) -> bool:
     try:
-        return bool(choose(profile, device, wish))
+        return bool(choose(profile, device, request))
     except DoesNotFit:
         return False

@@ -7,11 +7,11 @@ from typing import Literal
 from limner.nn.layers.precision import CAPABLE, Products
 from limner.planning import host, memory
 from limner.planning.devices import Device
-from limner.planning.host import PHOTO, Host, hosts_of
-from limner.planning.memory import Need
+from limner.planning.host import PHOTO, HostMemory, host_memory_of
+from limner.planning.memory import MemoryEstimate
 from limner.planning.plan import BITS, Compute, Moments, Plan, Weights
 from limner.planning.profile import Profile
-from limner.planning.time import Pace, compile_seconds, micros_of, pace_of
+from limner.planning.time import StepTime, compile_seconds, micros_of, step_time_of
 
 Quality = Literal["16bit", "8bit", "4bit"]
 Phase = Literal["load", "cache", "train", "sample"]
@@ -21,7 +21,7 @@ FINENESS: tuple[Weights, ...] = ("nf4", "fp8", "int8", "bf16", "fp32")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class PlanRequest:
     """What of a recipe decides how it can be computed."""
 
     compute: Compute
@@ -77,10 +77,10 @@ class Choice:
     """A plan with what it needs."""
 
     plan: Plan
-    needs: dict[Phase, Need]
-    hosts: Mapping[host.Phase, Host]
+    needs: dict[Phase, MemoryEstimate]
+    hosts: Mapping[host.Phase, HostMemory]
     """What each phase takes of the computer's memory; of a run on a processor only what is no tensor."""
-    pace: Pace
+    step_time: StepTime
     compiling: float = 0.0
     """Seconds, once."""
 
@@ -90,28 +90,28 @@ class Choice:
         return max(need.reserved for need in self.needs.values())
 
     @property
-    def host(self) -> Host:
+    def host(self) -> HostMemory:
         """The computer's memory in the phase that takes most of it."""
         return max(self.hosts.values(), key=lambda each: each.total)
 
 
-def assess(profile: Profile, device: Device, wish: Wish, plan: Plan) -> Choice:
+def assess(profile: Profile, device: Device, request: PlanRequest, plan: Plan) -> Choice:
     """What a given plan needs, whether it fits or not."""
-    on, micros = device.kind, micros_of(plan, wish.batches)
-    needs: dict[Phase, Need] = {
-        "load": memory.load_need(profile, plan, on=on),
-        "cache": cache_need(profile, plan, device, wish),
-        "train": memory.train_need(
-            profile, plan, optimizer=wish.optimizer, micros=micros, average=wish.average, on=on
+    on, micros = device.kind, micros_of(plan, request.batches)
+    needs: dict[Phase, MemoryEstimate] = {
+        "load": memory.load_memory(profile, plan, on=on),
+        "cache": cache_memory(profile, plan, device, request),
+        "train": memory.train_memory(
+            profile, plan, optimizer=request.optimizer, micros=micros, average=request.average, on=on
         ),
     }
-    if wish.sampling:
-        needs["sample"] = sample_need(profile, plan, device, wish)
+    if request.sampling:
+        needs["sample"] = sample_memory(profile, plan, device, request)
     return Choice(
         plan=plan,
         needs=needs,
-        hosts=host_needs(profile, plan, device, wish),
-        pace=pace_of(profile, plan, device, batches=wish.batches, optimizer=wish.optimizer),
+        hosts=host_memory(profile, plan, device, request),
+        step_time=step_time_of(profile, plan, device, batches=request.batches, optimizer=request.optimizer),
         compiling=compile_seconds(profile, plan),
     )
 
@@ -124,33 +124,33 @@ ENCODING: tuple[dict[str, bool], ...] = tuple(
 """Ways to fill the cache, the plain one first: tiles change an image's latents a little."""
 
 
-def encoding(profile: Profile, device: Device, plan: Plan, wish: Wish) -> Plan | None:
+def encoding(profile: Profile, device: Device, plan: Plan, request: PlanRequest) -> Plan | None:
     """The plan with the plainest way to fill the cache that fits; None when none does."""
     for way in ENCODING:
         how = replace(plan, **way)
-        if cache_need(profile, how, device, wish).reserved <= budget(device) and (
-            holds(device, host.caching(profile, how, picture=wish.picture))
+        if cache_memory(profile, how, device, request).reserved <= budget(device) and (
+            holds(device, host.caching(profile, how, picture=request.picture))
         ):
             return how
     return None
 
 
-def cache_need(profile: Profile, plan: Plan, device: Device, wish: Wish) -> Need:
+def cache_memory(profile: Profile, plan: Plan, device: Device, request: PlanRequest) -> MemoryEstimate:
     """What filling the cache takes. Pictures that wait are on the device where that is the processor."""
     staged = _staged(profile, plan)
     if device.kind == "cpu":
         stages = (
-            replace(stage, activations=stage.activations + host.pictures(profile, stage, wish.picture))
+            replace(stage, activations=stage.activations + host.pictures(profile, stage, request.picture))
             for stage in staged.stages
         )
         staged = replace(staged, stages=tuple(stages))
-    return memory.cache_need(staged, on=device.kind)
+    return memory.cache_memory(staged, on=device.kind)
 
 
-def sample_need(profile: Profile, plan: Plan, device: Device, wish: Wish) -> Need:
+def sample_memory(profile: Profile, plan: Plan, device: Device, request: PlanRequest) -> MemoryEstimate:
     """What painting between two steps takes."""
-    return memory.sample_need(
-        _staged(profile, plan), plan, optimizer=wish.optimizer, average=wish.average, on=device.kind
+    return memory.sample_memory(
+        _staged(profile, plan), plan, optimizer=request.optimizer, average=request.average, on=device.kind
     )
 
 
@@ -171,14 +171,18 @@ PROCESS = 450 * 2**20
 diffusers, transformers, what their kernels keep. Measured with the embedded base: benchmarks/plan_cpu.py."""
 
 
-def host_needs(profile: Profile, plan: Plan, device: Device, wish: Wish) -> Mapping[host.Phase, Host]:
+def host_memory(
+    profile: Profile, plan: Plan, device: Device, request: PlanRequest
+) -> Mapping[host.Phase, HostMemory]:
     """What each phase takes of the computer's memory."""
     if device.kind != "cpu":
-        how = {"average": wish.average, "picture": wish.picture, "sampling": wish.sampling}
-        return hosts_of(profile, plan, wish.optimizer, **how)
+        how = {"average": request.average, "picture": request.picture, "sampling": request.sampling}
+        return host_memory_of(profile, plan, request.optimizer, **how)
     # a checkpoint is mapped to be compared, and so counts as resident
-    saved = memory.saved_bytes(profile, plan, wish.optimizer, average=wish.average) if wish.full else 0
-    return {"save": Host(PROCESS + saved)}
+    saved = (
+        memory.saved_bytes(profile, plan, request.optimizer, average=request.average) if request.full else 0
+    )
+    return {"save": HostMemory(PROCESS + saved)}
 
 
 def budget(device: Device) -> int:
@@ -191,7 +195,7 @@ def fits(choice: Choice, device: Device) -> bool:
     return choice.reserved <= budget(device) and holds(device, *choice.hosts.values())
 
 
-def holds(device: Device, *needs: Host) -> bool:
+def holds(device: Device, *needs: HostMemory) -> bool:
     """Whether host and pinned memory suffice. That of a processor is the device's, and counted there."""
     if device.kind == "cpu":
         return True

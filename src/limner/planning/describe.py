@@ -106,7 +106,7 @@ def sentences(planned: Planned, choice: Choice) -> Iterator[str]:
         yield "all blocks stay on the device"
     if plan.hoist:
         yield "modulations are computed once per step, before the blocks; their weights stay away"
-    images = sum(planned.wish.batches)
+    images = sum(planned.request.batches)
     if images > 1:
         yield f"{images} images per step, {plan.micro_batch} at a time"
     if plan.compile:
@@ -116,7 +116,7 @@ def sentences(planned: Planned, choice: Choice) -> Iterator[str]:
 
 
 def _precision(planned: Planned, plan: Plan) -> str:
-    if planned.wish.full:
+    if planned.request.full:
         return f"all weights are trained, in fp32; arithmetic in {plan.compute}"
     if plan.weights == plan.compute:
         return f"weights and arithmetic in {plan.compute}"
@@ -126,13 +126,13 @@ def _precision(planned: Planned, plan: Plan) -> str:
 
 
 def _time(planned: Planned, choice: Choice) -> Iterator[str]:
-    pace, total = choice.pace, planned.total
+    step_time, total = choice.step_time, planned.total
     assert total is not None
-    parts = {"waiting for copies": pace.waiting, "computing again": pace.repeated}
-    spent = [f"{_seconds(each)} {what}" for what, each in parts.items() if each > 0.005 * pace.seconds]
+    parts = {"waiting for copies": step_time.waiting, "computing again": step_time.repeated}
+    spent = [f"{_seconds(each)} {what}" for what, each in parts.items() if each > 0.005 * step_time.seconds]
     aside = f" ({', '.join(spent)})" if spent else ""
-    steps = f"{planned.wish.steps} steps in {duration(total.train)}"
-    yield f"Time: {_seconds(pace.seconds)} per step{aside}; {steps}"
+    steps = f"{planned.request.steps} steps in {duration(total.train)}"
+    yield f"Time: {_seconds(step_time.seconds)} per step{aside}; {steps}"
     others = {
         "loading": total.load,
         "cache": total.cache,
@@ -159,12 +159,12 @@ def _others(planned: Planned) -> Iterator[str]:
 
 
 def _cost(each: Alternative) -> str:
-    pace = each.choice.pace.seconds
+    seconds = each.choice.step_time.seconds
     if abs(each.change) < 0.005:
         speed = "as fast"
     else:
         speed = f"{abs(each.change):.0%} {'slower' if each.change > 0 else 'faster'}"
-    return f"{speed} ({_seconds(pace)} per step), {label(each.choice.reserved)}"
+    return f"{speed} ({_seconds(seconds)} per step), {label(each.choice.reserved)}"
 
 
 def _seconds(seconds: float) -> str:

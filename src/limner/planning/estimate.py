@@ -12,7 +12,7 @@ from limner.models.family import Canvas
 from limner.models.loading import BROKEN, misfit
 from limner.planning.dry_run import DTYPES, Wish, machine_of
 from limner.planning.phases import outside
-from limner.planning.profile import Line, Profile, Stage, Work
+from limner.planning.profile import Affine, OpCounts, Profile, Stage
 from limner.planning.profile_cache import Asked
 from limner.planning.profiling import profile
 
@@ -81,5 +81,5 @@ def _for_one(stage: Stage, together: int) -> Stage:
     if stage.phase != "sample":
         return stage
     lines = {name: getattr(stage.work, name) for name in ("gemm", "eight", "attention", "traffic")}
-    each = {name: Line(line.fixed / together, line.each / together) for name, line in lines.items()}
-    return replace(stage, work=Work(**each, kernels=ceil(stage.work.kernels / together)))
+    each = {name: Affine(line.fixed / together, line.each / together) for name, line in lines.items()}
+    return replace(stage, work=OpCounts(**each, kernels=ceil(stage.work.kernels / together)))

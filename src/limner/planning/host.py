@@ -46,7 +46,7 @@ PHOTO = 24_000_000
 
 
 @dataclass(frozen=True)
-class Host:
+class HostMemory:
     """Bytes of the computer's own memory."""
 
     pageable: int
@@ -59,7 +59,7 @@ class Host:
         return self.pageable + self.pinned
 
 
-def hosts_of(
+def host_memory_of(
     profile: Profile,
     plan: Plan,
     optimizer: str = "adamw",
@@ -67,7 +67,7 @@ def hosts_of(
     average: bool = False,
     picture: int = PHOTO,
     sampling: bool = True,
-) -> Mapping[Phase, Host]:
+) -> Mapping[Phase, HostMemory]:
     """What each phase takes.
 
     Args:
@@ -80,19 +80,19 @@ def hosts_of(
     """
     training = resident(profile, plan, optimizer, average=average)
     copied = 0 if profile.hosted else saved_bytes(profile, plan, optimizer, average=average)
-    hosts: dict[Phase, Host] = {
+    hosts: dict[Phase, HostMemory] = {
         "load": _loading(profile, plan),
         "cache": caching(profile, plan, picture=picture),
         "train": training,
-        "save": Host(training.pageable + copied, training.pinned),
+        "save": HostMemory(training.pageable + copied, training.pinned),
     }
     if sampling:
         coming = max((stage.copied for stage in profile.stages if stage.phase == "sample"), default=0)
-        hosts["sample"] = Host(training.pageable + coming, training.pinned)
+        hosts["sample"] = HostMemory(training.pageable + coming, training.pinned)
     return hosts
 
 
-def resident(profile: Profile, plan: Plan, optimizer: str = "adamw", *, average: bool = False) -> Host:
+def resident(profile: Profile, plan: Plan, optimizer: str = "adamw", *, average: bool = False) -> HostMemory:
     """What is there while it trains: what left the device, locked whole unless it lies in files.
 
     Of a full fine-tune on the host masters, gradients and moments are here, and locked room for what is under
@@ -100,20 +100,20 @@ def resident(profile: Profile, plan: Plan, optimizer: str = "adamw", *, average:
     """
     if profile.hosted:
         saved = saved_bytes(profile, plan, optimizer, average=average)
-        return Host(LIBRARIES + saved + MASTER * profile.learning, profile.whole)
+        return HostMemory(LIBRARIES + saved + MASTER * profile.learning, profile.whole)
     paged = state_bytes(profile, plan, optimizer) if optimizer_of(optimizer).paged else 0
     away = [frozen_bytes(block, plan) for block in _away(profile, plan)]
     hoisted = [block.modulation for block in (profile.rest, *profile.blocks)] if plan.hoist else []
     if plan.mapped:
-        return Host(LIBRARIES + paged, STAGED)
-    return Host(LIBRARIES + paged, sum(away) + sum(hoisted))
+        return HostMemory(LIBRARIES + paged, STAGED)
+    return HostMemory(LIBRARIES + paged, sum(away) + sum(hoisted))
 
 
-def caching(profile: Profile, plan: Plan, *, picture: int = PHOTO) -> Host:
+def caching(profile: Profile, plan: Plan, *, picture: int = PHOTO) -> HostMemory:
     """What filling the cache takes: one encoder on its way to the device, and pictures on theirs to it."""
     stages = [stage for stage in profile.stages if stage.phase == "cache"]
     hosts = [_encoding(stage, plan, pictures(profile, stage, picture)) for stage in stages]
-    return max(hosts, key=lambda host: host.total, default=Host(LIBRARIES))
+    return max(hosts, key=lambda host: host.total, default=HostMemory(LIBRARIES))
 
 
 def pictures(profile: Profile, stage: Stage, picture: int = PHOTO) -> int:
@@ -125,25 +125,25 @@ def pictures(profile: Profile, stage: Stage, picture: int = PHOTO) -> int:
     return entries + 3 * (WAITING * width * height + WORKERS * DECODING * picture)
 
 
-def _encoding(stage: Stage, plan: Plan, beside: int) -> Host:
+def _encoding(stage: Stage, plan: Plan, beside: int) -> HostMemory:
     """An encoder that comes layer by layer is locked, or in files; else it goes to the device whole."""
     streamed = plan.encode_streamed and stage.least < stage.weights
     if streamed and not plan.encode_mapped:
-        return Host(LIBRARIES + beside, stage.weights)
-    return Host(LIBRARIES + beside + stage.copied, STAGED if streamed else 0)
+        return HostMemory(LIBRARIES + beside, stage.weights)
+    return HostMemory(LIBRARIES + beside + stage.copied, STAGED if streamed else 0)
 
 
-def _loading(profile: Profile, plan: Plan) -> Host:
+def _loading(profile: Profile, plan: Plan) -> HostMemory:
     """What stays on the host is read there, part by part; all else goes from its file to the device."""
     if profile.hosted:  # the masters, the working copy on its way, and its locked room
-        return Host(LIBRARIES + MASTER * profile.trained + profile.whole, profile.whole)
+        return HostMemory(LIBRARIES + MASTER * profile.trained + profile.whole, profile.whole)
     parts = [_read(profile, block, plan) for block in _away(profile, plan)]
     if plan.hoist and profile.cast:
         parts += [block.modulation for block in (profile.rest, *profile.blocks)]
     # each part is laid into its file, or its locked place, while it is still there as it was read
     made = coding(_away(profile, plan), plan)
     beside = LIBRARIES + (made + LEFT if made else 0)
-    return Host(beside + max(parts, default=0), 0 if plan.mapped else resident(profile, plan).pinned)
+    return HostMemory(beside + max(parts, default=0), 0 if plan.mapped else resident(profile, plan).pinned)
 
 
 def _read(profile: Profile, block: Block, plan: Plan) -> int:

@@ -31,7 +31,7 @@ CODES: frozenset[Weights] = frozenset({"int8", "fp8", "nf4"})
 
 
 @dataclass(frozen=True)
-class Need:
+class MemoryEstimate:
     """Bytes of device memory at the fullest moment of a phase."""
 
     causes: Mapping[str, int]
@@ -51,7 +51,7 @@ class Need:
         return max(self.causes, key=lambda cause: self.causes[cause])
 
 
-def train_need(
+def train_memory(
     profile: Profile,
     plan: Plan,
     *,
@@ -59,7 +59,7 @@ def train_need(
     micros: int = 1,
     average: bool = False,
     on: Kind = "cuda",
-) -> Need:
+) -> MemoryEstimate:
     """What a training step takes, from the second one on: the first creates the optimizer's state.
 
     Args:
@@ -83,7 +83,7 @@ def staying(
     return sum(_resident(profile, plan, optimizer, average=average, on=on).values())
 
 
-def sample_need(
+def sample_memory(
     profile: Profile,
     plan: Plan,
     *,
@@ -91,7 +91,7 @@ def sample_need(
     average: bool = False,
     least: bool = False,
     on: Kind = "cuda",
-) -> Need:
+) -> MemoryEstimate:
     """What painting between two steps takes: all that training holds, no gradients, and the fullest stage.
 
     Args:
@@ -110,7 +110,7 @@ def sample_need(
     return _need(causes, activations, 0, on)
 
 
-def cache_need(profile: Profile, *, least: bool = False, on: Kind = "cuda") -> Need:
+def cache_memory(profile: Profile, *, least: bool = False, on: Kind = "cuda") -> MemoryEstimate:
     """What filling the cache takes: one model after the other, so the fullest stage.
 
     Args:
@@ -123,7 +123,7 @@ def cache_need(profile: Profile, *, least: bool = False, on: Kind = "cuda") -> N
     return _need(causes, activations, 0, on)
 
 
-def load_need(profile: Profile, plan: Plan, *, on: Kind = "cuda") -> Need:
+def load_memory(profile: Profile, plan: Plan, *, on: Kind = "cuda") -> MemoryEstimate:
     """What loading takes: the weights as the plan stores them, and the one tensor that is cast or coded."""
     held = _resident(profile, plan, "adamw", average=False, on=on)
     causes = {cause: size for cause, size in held.items() if cause not in ("adapter", "optimizer")}
@@ -285,8 +285,8 @@ def _fullest(profile: Profile, phase: str, *, least: bool) -> tuple[int, int]:
     return max(sizes, key=sum, default=(0, 0))
 
 
-def _need(causes: Mapping[str, int], activations: float, gradients: float, on: Kind) -> Need:
+def _need(causes: Mapping[str, int], activations: float, gradients: float, on: Kind) -> MemoryEstimate:
     """All causes, and what the allocator of a GPU takes beside them."""
     whole = {**causes, "gradients": round(gradients), "activations": round(activations)}
     slack = GRAIN + SLACK * (activations + gradients) if on == "cuda" else 0
-    return Need(whole, sum(whole.values()) + round(slack))
+    return MemoryEstimate(whole, sum(whole.values()) + round(slack))

@@ -28,7 +28,7 @@ from limner.nn.memory.vae_tiling import SIDE, can_tile
 from limner.planning.alike import once
 from limner.planning.kernels import imitated
 from limner.planning.meta_inputs import Longest, batch
-from limner.planning.profile import Line, Stage, Work
+from limner.planning.profile import Affine, OpCounts, Stage
 from limner.planning.trace import GPU, Machine
 from limner.planning.tracker import Tracker
 
@@ -112,7 +112,7 @@ class _Seen:
     weights: int
     least: int
     activations: int
-    work: Work
+    work: OpCounts
     out: Any
 
 
@@ -299,11 +299,11 @@ def _watch(nets: Sequence[nn.Module], step: Callable[[], Any], machine: Machine)
         stack.enter_context(tracker)
         out = step()
     segments = tracker.segments
-    work = Work(
-        gemm=Line(each=sum(each.gemm for each in segments)),
-        eight=Line(each=sum(each.eight for each in segments)),
-        attention=Line(each=sum(each.attention for each in segments)),
-        traffic=Line(each=sum(each.traffic for each in segments)),
+    work = OpCounts(
+        gemm=Affine(each=sum(each.gemm for each in segments)),
+        eight=Affine(each=sum(each.eight for each in segments)),
+        attention=Affine(each=sum(each.attention for each in segments)),
+        traffic=Affine(each=sum(each.traffic for each in segments)),
         kernels=sum(each.kernels for each in segments),
     )
     return _Seen(held, sum(map(_least, nets)), tracker.peak - held, work, out)

@@ -16,7 +16,7 @@ from limner.errors import BadData, BadRecipe, DoesNotFit
 from limner.files import write_json
 from limner.nn.layers.precision import Products
 from limner.planning.advice import Alternative, Misfit, alternatives, misfit
-from limner.planning.choice import Choice, Wish, assess, budget
+from limner.planning.choice import Choice, PlanRequest, assess, budget
 from limner.planning.devices import Device
 from limner.planning.disk import base_bytes, fetched_bytes, held, here, mapped_bytes, saves
 from limner.planning.host import PHOTO
@@ -26,7 +26,7 @@ from limner.planning.plan import Moments, Plan, Weights
 from limner.planning.profile import Profile
 from limner.planning.profile_cache import Asked, largest, opened, profile_of, shape_of
 from limner.planning.search import below, choose, encoded_below
-from limner.planning.time import Clock, Total, total_of
+from limner.planning.time import CostModel, Total, total_of
 from limner.recipe.optimizers import optimizer_of
 from limner.recipe.prompts import prompts
 from limner.recipe.schema import Recipe
@@ -66,14 +66,14 @@ class Begun:
     moments: Moments
     products: Products = "full"
 
-    def within(self, wish: Wish) -> Wish:
-        """The wish without plans that the run cannot go on by."""
+    def within(self, request: PlanRequest) -> PlanRequest:
+        """The request without plans that the run cannot go on by."""
         coded = self.weights in CODES
         moments: tuple[Moments, ...] = (self.moments,)
-        if wish.full and self.moments in WHOLE:  # the same numbers, elsewhere
-            moments = tuple(each for each in wish.moments if each in WHOLE)
-        stored = (self.weights if coded else wish.compute,)
-        return replace(wish, stored=stored, moments=moments, products=self.products)
+        if request.full and self.moments in WHOLE:  # the same numbers, elsewhere
+            moments = tuple(each for each in request.moments if each in WHOLE)
+        stored = (self.weights if coded else request.compute,)
+        return replace(request, stored=stored, moments=moments, products=self.products)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Planned:
     recipe: Recipe
     device: Device
     profile: Profile
-    wish: Wish
+    request: PlanRequest
     counts: Counts
     choice: Choice | None
     total: Total | None
@@ -113,12 +113,12 @@ class Planned:
         And the trained model of a full fine-tune, and weights that lie in files because memory is short.
         """
         plan = self.choice.plan if self.choice else Plan()
-        each = saved_bytes(self.profile, plan, self.wish.optimizer, average=self.wish.average)
+        each = saved_bytes(self.profile, plan, self.request.optimizer, average=self.request.average)
         return {
             "download": self.fetched,
             "cache": self.profile.entry * self.counts.views,
             "checkpoints": held(self.recipe) * each,
-            "model": self.profile.download if self.wish.full else 0,
+            "model": self.profile.download if self.request.full else 0,
             "mapped": mapped_bytes(self.profile, plan),
         }
 
@@ -132,16 +132,16 @@ class Planned:
             DoesNotFit: There is none.
         """
         assert self.choice is not None
-        choice = below(self.profile, self.device, self.wish, self.choice.plan, measured=measured)
-        total = total_of_run(self.profile, self.device, self.wish, choice, self.counts, self.recipe)
+        choice = below(self.profile, self.device, self.request, self.choice.plan, measured=measured)
+        total = total_of_run(self.profile, self.device, self.request, choice, self.counts, self.recipe)
         return replace(self, choice=choice, total=total, others=())
 
     def encode_down(self, measured: int) -> "Planned":
         """The same run with a way to fill the cache that needs clearly less. As :meth:`down`."""
         assert self.choice is not None
-        plan = encoded_below(self.profile, self.device, self.wish, self.choice.plan, measured=measured)
-        choice = assess(self.profile, self.device, self.wish, plan)
-        total = total_of_run(self.profile, self.device, self.wish, choice, self.counts, self.recipe)
+        plan = encoded_below(self.profile, self.device, self.request, self.choice.plan, measured=measured)
+        choice = assess(self.profile, self.device, self.request, plan)
+        total = total_of_run(self.profile, self.device, self.request, choice, self.counts, self.recipe)
         return replace(self, choice=choice, total=total, others=())
 
     def plain(self) -> dict[str, Any]:
@@ -154,7 +154,7 @@ class Planned:
             "peak_bytes": {phase: need.total for phase, need in basis.needs.items()},
             "reserved_bytes": basis.reserved,
             "plan": basis.plan.to_json(),
-            "seconds_per_step": basis.pace.seconds if chosen else None,
+            "seconds_per_step": basis.step_time.seconds if chosen else None,
             "alternatives": [_alternative(each) for each in self.others],
             "why_not": str(self.misfit) if self.misfit else None,
             "would_fit": list(self.misfit.remedies) if self.misfit else [],
@@ -162,7 +162,7 @@ class Planned:
             "host_bytes": asdict(basis.host)
             | {"phases": {phase: asdict(each) for phase, each in basis.hosts.items()}},
             "disk_bytes": self.disk,
-            "pace": asdict(basis.pace) if chosen else None,
+            "pace": asdict(basis.step_time) if chosen else None,
             "seconds": asdict(self.total) | {"all": self.total.seconds} if self.total else None,
             "cost": self.cost,
             "base": self.profile.base,
@@ -185,7 +185,7 @@ def _alternative(each: Alternative) -> dict[str, Any]:
         "what": each.what,
         "fits": each.fits,
         "change": each.change,
-        "seconds_per_step": each.choice.pace.seconds,
+        "seconds_per_step": each.choice.step_time.seconds,
         "reserved_bytes": each.choice.reserved,
         "plan": each.choice.plan.to_json(),
     }
@@ -217,8 +217,8 @@ def plan(
     """
     device = device or device_for(recipe.limits, card=card)
     counts = counts_of(recipe)
-    wish = wish_of(recipe, device, max((width * height for width, height in counts.sizes), default=0))
-    wish = _multiplied(begun.within(wish) if begun else wish, device)
+    request = request_of(recipe, device, max((width * height for width, height in counts.sizes), default=0))
+    request = _multiplied(begun.within(request) if begun else request, device)
     source = opened(recipe, reporter.line)
     files = base_bytes(here(source))
     shape = shape_of(source)
@@ -226,49 +226,49 @@ def plan(
     size = largest(recipe, shape, list(counts.sizes))
     price = device.price if price is None else price
     why: list[tuple[Misfit, Callable[..., Planned]]] = []
-    asked = Asked(recipe, source, size, compute, device.kind, whole, products=wish.products)
-    for way in _ways(asked, wish):
+    asked = Asked(recipe, source, size, compute, device.kind, whole, products=request.products)
+    for way in _ways(asked, request):
         profile, traced = profile_of(way)
         profile = profile if files is None else replace(profile, download=files)
         fetched = fetched_bytes(recipe.base, source, profile) if files is None else 0
         if traced:
             size = profile.size
             reporter.line(f"Traced a step of {profile.base} at {size[0]} x {size[1]}; kept for next time.")
-        made = partial(Planned, recipe, device, profile, wish, counts, price=price, fetched=fetched)
+        made = partial(Planned, recipe, device, profile, request, counts, price=price, fetched=fetched)
         try:
-            choice = choose(profile, device, wish)
+            choice = choose(profile, device, request)
         except DoesNotFit:
-            why.append((misfit(profile, device, wish, at=partial(_at, way, shape.multiple)), made))
+            why.append((misfit(profile, device, request, at=partial(_at, way, shape.multiple)), made))
             continue
-        total = total_of_run(profile, device, wish, choice, counts, recipe)
-        others = alternatives(profile, device, wish, choice)
+        total = total_of_run(profile, device, request, choice, counts, recipe)
+        others = alternatives(profile, device, request, choice)
         return made(choice=choice, total=total, others=others, misfit=None)
     last, made = why[-1]
     remedies = tuple(dict.fromkeys(remedy for each, _ in reversed(why) for remedy in each.remedies))
     return made(choice=None, total=None, others=(), misfit=replace(last, remedies=remedies))
 
 
-def _multiplied(wish: Wish, device: Device) -> Wish:
-    """The wish without weights that the device does not multiply in 8 bits, where products shall be so.
+def _multiplied(request: PlanRequest, device: Device) -> PlanRequest:
+    """The request without weights that the device does not multiply in 8 bits, where products shall be so.
 
     Raises:
         BadRecipe: There are no others.
     """
-    if wish.products == "full":
-        return wish
+    if request.products == "full":
+        return request
     able = device.eightfold
-    if stored := tuple(each for each in able if each in wish.weights):
-        return replace(wish, stored=stored)
+    if stored := tuple(each for each in able if each in request.weights):
+        return replace(request, stored=stored)
     raise BadRecipe(
-        f"The run multiplies {' and '.join(wish.weights)} in 8 bits, and {device.name} {' and '.join(able)} "
-        "only. Go on where it began, or begin another run with --out."
+        f"The run multiplies {' and '.join(request.weights)} in 8 bits, and {device.name} "
+        f"{' and '.join(able)} only. Go on where it began, or begin another run with --out."
     )
 
 
-def _ways(asked: Asked, wish: Wish) -> list[Asked]:
+def _ways(asked: Asked, request: PlanRequest) -> list[Asked]:
     """Where the weights of a full fine-tune may be: on the device, or on the host, from where AdamW comes."""
-    away = wish.full and "host" in wish.moments and asked.kind == "cuda"
-    away = away and optimizer_of(wish.optimizer).on_host
+    away = request.full and "host" in request.moments and asked.kind == "cuda"
+    away = away and optimizer_of(request.optimizer).on_host
     return [asked, replace(asked, hosted=True)] if away else [asked]
 
 
@@ -280,7 +280,7 @@ def _at(asked: Asked, multiple: int, resolution: int) -> Profile:
     return profile_of(replace(asked, size=(size[0] * multiple, size[1] * multiple)))[0]
 
 
-def wish_of(recipe: Recipe, device: Device, picture: int = 0) -> Wish:
+def request_of(recipe: Recipe, device: Device, picture: int = 0) -> PlanRequest:
     """What of a recipe decides how it can be computed.
 
     Args:
@@ -290,7 +290,7 @@ def wish_of(recipe: Recipe, device: Device, picture: int = 0) -> Wish:
     """
     prior = (recipe.prior.batch,) if recipe.prior.wanted else ()
     full = recipe.train.method == "full"
-    return Wish(
+    return PlanRequest(
         compute=device.computes(recipe.limits.precision),
         full=full,
         moments=("fp32", "8bit", "host") if full else ("fp32", "8bit"),
@@ -309,14 +309,14 @@ def wish_of(recipe: Recipe, device: Device, picture: int = 0) -> Wish:
 
 def counts_of(recipe: Recipe) -> Counts:
     """How much there is to encode, to paint and to measure. Opens the header of every image."""
-    wish, sizes, train = recipe.data, _sizes(recipe), recipe.train
+    request, sizes, train = recipe.data, _sizes(recipe), recipe.train
     images = len(sizes) or IMAGES
-    held = held_out(images, wish.held_out)
+    held = held_out(images, request.held_out)
     shown = len(prompts(recipe)) or min(PAINTED, images)
     every = recipe.sample.every
     rounds = 0 if every == -1 else 2 if every == 0 else 2 + max(0, train.steps - 1) // every
     usual = recipe.prior.each * len(recipe.prior.prompts)
-    views = images * (2 if wish.flip else 1) + usual
+    views = images * (2 if request.flip else 1) + usual
     checks = 1 + ceil(train.steps / (train.evaluate_every or train.save_every))
     return Counts(
         images=images,
@@ -343,7 +343,7 @@ def _sizes(recipe: Recipe) -> list[tuple[int, int]]:
 
 
 def total_of_run(
-    profile: Profile, device: Device, wish: Wish, choice: Choice, counts: Counts, recipe: Recipe
+    profile: Profile, device: Device, request: PlanRequest, choice: Choice, counts: Counts, recipe: Recipe
 ) -> Total:
     """Seconds of the whole run."""
     times = {
@@ -352,14 +352,14 @@ def total_of_run(
         "sample step": counts.pictures * recipe.sample.steps,
         "sample": counts.pictures,
     }
-    found = total_of(profile, choice.plan, device, choice.pace, steps=wish.steps, counts=times)
+    found = total_of(profile, choice.plan, device, choice.step_time, steps=request.steps, counts=times)
     images = min(len(QUANTILES), choice.plan.micro_batch)
-    clock = Clock(profile, replace(choice.plan, micro_batch=images), device)
+    cost_model = CostModel(profile, replace(choice.plan, micro_batch=images), device)
     passes = counts.measured / images
-    saved = saved_bytes(profile, choice.plan, wish.optimizer, average=wish.average)
+    saved = saved_bytes(profile, choice.plan, request.optimizer, average=request.average)
     return replace(
         found,
-        measure=passes * (sum(clock.forward) + clock.outside),
+        measure=passes * (sum(cost_model.forward) + cost_model.outside),
         save=2 * saves(recipe) * saved / device.rates.disk,
     )
 

@@ -10,7 +10,7 @@ from limner.planning.plan import Weights
 
 
 @dataclass(frozen=True)
-class Line:
+class Affine:
     """A quantity that grows with the images of a micro-batch: ``fixed + each * images``."""
 
     fixed: float = 0.0
@@ -24,16 +24,16 @@ class Line:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class OpCounts:
     """What a device has to do for one pass over some layers."""
 
-    gemm: Line = field(default_factory=Line)
+    gemm: Affine = field(default_factory=Affine)
     """Floating-point operations of matrix products and convolutions, 2 per multiply-add."""
-    eight: Line = field(default_factory=Line)
+    eight: Affine = field(default_factory=Affine)
     """The same, of products of 8 bits by 8 bits."""
-    attention: Line = field(default_factory=Line)
+    attention: Affine = field(default_factory=Affine)
     """The same, of attention kernels."""
-    traffic: Line = field(default_factory=Line)
+    traffic: Affine = field(default_factory=Affine)
     """Bytes read and written by everything else."""
     kernels: int = 0
     """Launches: what bounds small models on fast devices."""
@@ -53,22 +53,22 @@ class Block:
     """Weights of modulations, which are not in ``stored``; 0 where the family has none."""
     widest: int
     """The largest single weight at the precision of the arithmetic: what is dequantised at a time."""
-    kept: Line
+    kept: Affine
     """What the backward pass needs of the forward pass, when the block is not checkpointed."""
-    input: Line
+    input: Affine
     """The same when it is."""
-    attention_kept: Line
+    attention_kept: Affine
     """What keeping the attention's output adds to ``input``."""
-    forward: Work
-    backward: Work
+    forward: OpCounts
+    backward: OpCounts
     """Without recomputation."""
-    tail: Work
+    tail: OpCounts
     """Part of ``forward`` that the recomputation may leave out."""
     trained: int = 0
     """Numbers in it that learn: that are trained, and that a gradient comes to."""
-    backward_room: Line | None = None
+    backward_room: Affine | None = None
     """Its own :attr:`Profile.backward`, where blocks differ. None: the profile's."""
-    recompute_room: Line | None = None
+    recompute_room: Affine | None = None
     """Its own :attr:`Profile.recompute`, where blocks differ. None: the profile's."""
 
 
@@ -86,7 +86,7 @@ class Stage:
     """Bytes of them when streamed layer by layer; ``weights`` where that is not possible."""
     activations: int
     """Most bytes of everything else at the same time, for one image."""
-    work: Work
+    work: OpCounts
     """For one image."""
     times: str
     """What it is done for: "image", "caption", "sample step", "sample"."""
@@ -116,11 +116,11 @@ class Profile:
     """Numbers that are trained."""
     tensors: int
     """Tensors that those of them come in that learn."""
-    forward: Line
+    forward: Affine
     """Most bytes that are alive in the forward pass beyond those kept when it ends, no block checkpointed."""
-    backward: Line
+    backward: Affine
     """Most bytes alive in the backward pass of a block beyond what it and all before it keep."""
-    recompute: Line
+    recompute: Affine
     """The same of a checkpointed block, which by then keeps what it would have kept without."""
     decoding: int | None = None
     """What of ``widest`` shows in the fullest moment of a block, bytes, where it was measured with int8.

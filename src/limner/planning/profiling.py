@@ -17,7 +17,7 @@ from limner.planning.dry_run import DTYPES, Rehearsal, Seen, Wish
 from limner.planning.memory import MASTER
 from limner.planning.meta_inputs import boundary
 from limner.planning.plan import Weights
-from limner.planning.profile import Block, Line, Profile, Work
+from limner.planning.profile import Affine, Block, OpCounts, Profile
 from limner.planning.representative import cast
 from limner.planning.trace import HEAD, Machine, Trace
 from limner.planning.tracker import Segment
@@ -133,26 +133,26 @@ def _head(segment: Segment) -> bool:
     return segment.phase == "backward" and segment.name == HEAD
 
 
-def _line(values: Sequence[float]) -> Line:
+def _line(values: Sequence[float]) -> Affine:
     """Through what was measured with two images and three, with one and two, or in proportion to one."""
     if len(values) == 1:
-        return Line(each=float(values[0]))
+        return Affine(each=float(values[0]))
     if len(values) == 2:
         one, two = values
-        return Line(float(2 * one - two), float(two - one))
+        return Affine(float(2 * one - two), float(two - one))
     one, two, three = values
     straight = 2 * two - three == one
-    return Line(float(3 * two - 2 * three), float(three - two), None if straight else float(one))
+    return Affine(float(3 * two - 2 * three), float(three - two), None if straight else float(one))
 
 
-def _most(lines: Sequence[Line | None]) -> Line:
+def _most(lines: Sequence[Affine | None]) -> Affine:
     """The largest of some lines at two images."""
-    return max((line for line in lines if line), key=lambda line: line.at(2), default=Line())
+    return max((line for line in lines if line), key=lambda line: line.at(2), default=Affine())
 
 
-def _works(segments: Sequence[Segment]) -> Work:
+def _works(segments: Sequence[Segment]) -> OpCounts:
     """Of a segment, measured with some numbers of images."""
-    return Work(
+    return OpCounts(
         gemm=_line([each.gemm for each in segments]),
         eight=_line([each.eight for each in segments]),
         attention=_line([each.attention for each in segments]),
@@ -188,11 +188,11 @@ def _blocks(rehearsal: Rehearsal, seen: Rehearsals) -> dict[str, Block]:
     }
 
 
-def _tail(wish: Wish, flops: Sequence[float], forward: Segment) -> Work:
+def _tail(wish: Wish, flops: Sequence[float], forward: Segment) -> OpCounts:
     """The work of the tails of a block, whose forward pass says in what precision they multiply."""
     if wish.full:
-        return Work()
-    return Work(eight=_line(flops)) if forward.eight else Work(gemm=_line(flops))
+        return OpCounts()
+    return OpCounts(eight=_line(flops)) if forward.eight else OpCounts(gemm=_line(flops))
 
 
 def _kind(block: nn.Module) -> str:
@@ -251,10 +251,10 @@ def _rest(rehearsal: Rehearsal, seen: Rehearsals) -> Block:
         kind="rest",
         kept=_line([each.kept - each.held - blocks for each, blocks in zip(traces, inside, strict=True)]),
         input=_line(before),
-        attention_kept=Line(),
+        attention_kept=Affine(),
         forward=sides["forward"],
         backward=sides["backward"],
-        tail=Work(),
+        tail=OpCounts(),
         **rehearsal.weigh_outside(),
     )
 

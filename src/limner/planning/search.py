@@ -27,21 +27,21 @@ from limner.planning.choice import (
     FINENESS,
     PROCESS,
     Choice,
-    Wish,
+    PlanRequest,
     assess,
     budget,
-    cache_need,
+    cache_memory,
     encoding,
     fits,
     holds,
-    host_needs,
-    sample_need,
+    host_memory,
+    sample_memory,
 )
 from limner.planning.devices import Device
-from limner.planning.host import Host
+from limner.planning.host import HostMemory
 from limner.planning.plan import Moments, Plan
 from limner.planning.profile import Profile
-from limner.planning.time import Clock, compile_seconds, micros_of, update_seconds
+from limner.planning.time import CostModel, compile_seconds, micros_of, update_seconds
 from limner.recipe.optimizers import optimizer_of
 
 TIE = 0.03
@@ -50,27 +50,29 @@ SPARED = 0.9
 """What a plan may need of what the plan before it needed, when that ran out of memory."""
 
 
-def choose(profile: Profile, device: Device, wish: Wish) -> Choice:
+def choose(profile: Profile, device: Device, request: PlanRequest) -> Choice:
     """The fastest plan that fits; of those within ``TIE`` of it the most precise, then the simplest.
 
     Args:
         profile: Of the base, the adapter and the largest bucket.
         device: Where, and how much memory there is.
-        wish: What the recipe leaves open.
+        request: What the recipe leaves open.
 
     Raises:
         DoesNotFit: No plan does. The message has no remedy yet: ``advice`` looks for one.
     """
-    for moments in _moments(profile, device, wish):
-        space = _Space(profile, device, wish, moments)
+    for moments in _moments(profile, device, request):
+        space = _Space(profile, device, request, moments)
         if found := space.fastest():
-            choice = assess(profile, device, wish, found)
+            choice = assess(profile, device, request, found)
             assert fits(choice, device), found  # what was summed up is what is counted in one go
             return choice
     raise DoesNotFit(f"No plan of {profile.base} fits {device.name}.")
 
 
-def below(profile: Profile, device: Device, wish: Wish, plan: Plan, *, measured: int | None = None) -> Choice:
+def below(
+    profile: Profile, device: Device, request: PlanRequest, plan: Plan, *, measured: int | None = None
+) -> Choice:
     """The best plan that needs clearly less than one that ran out of memory.
 
     The precision stays as it is, and so does the optimizer's state. The effective batch and the draws do not
@@ -79,7 +81,7 @@ def below(profile: Profile, device: Device, wish: Wish, plan: Plan, *, measured:
     Args:
         profile: As in :func:`choose`.
         device: As in :func:`choose`.
-        wish: As in :func:`choose`.
+        request: As in :func:`choose`.
         plan: What ran out of memory.
         measured: Bytes that it had taken by then; on a processor those of the whole process. Where that is
             more than was predicted, the next plan is expected to exceed its prediction as much.
@@ -87,48 +89,52 @@ def below(profile: Profile, device: Device, wish: Wish, plan: Plan, *, measured:
     Raises:
         DoesNotFit: There is none.
     """
-    needs = assess(profile, device, wish, plan).needs
+    needs = assess(profile, device, request, plan).needs
     needed = max(need.reserved for phase, need in needs.items() if phase != "cache")
     beside = PROCESS if device.kind == "cpu" else 0
     excess = max(1.0, (measured - beside) / needed) if measured else 1.0
     room = min(SPARED * needed, budget(device) / excess)
     tighter = replace(device, free=int(room) + device.free - budget(device))
     left = replace(profile, stages=tuple(stage for stage in profile.stages if stage.phase != "cache"))
-    found = choose(left, tighter, replace(wish, stored=(plan.weights,), moments=(plan.moments,)))
+    found = choose(left, tighter, replace(request, stored=(plan.weights,), moments=(plan.moments,)))
     filled = {name: getattr(plan, name) for name in ENCODING[0]}
-    return assess(profile, device, wish, replace(found.plan, **filled))
+    return assess(profile, device, request, replace(found.plan, **filled))
 
 
-def encoded_below(profile: Profile, device: Device, wish: Wish, plan: Plan, *, measured: int = 0) -> Plan:
+def encoded_below(
+    profile: Profile, device: Device, request: PlanRequest, plan: Plan, *, measured: int = 0
+) -> Plan:
     """The plan with a way to fill the cache that needs clearly less than its own, which ran out of memory.
 
     Args:
         profile: As in :func:`choose`.
         device: As in :func:`choose`.
-        wish: As in :func:`choose`.
+        request: As in :func:`choose`.
         plan: Whose way it was.
         measured: Bytes that it had taken by then, as in :func:`below`.
 
     Raises:
         DoesNotFit: There is none.
     """
-    needed = cache_need(profile, plan, device, wish).reserved
+    needed = cache_memory(profile, plan, device, request).reserved
     room = min(SPARED * needed, budget(device) / max(1.0, measured / needed))
     tighter = replace(device, free=int(room) + device.free - budget(device))
-    if found := encoding(profile, tighter, plan, wish):
+    if found := encoding(profile, tighter, plan, request):
         return found
     raise DoesNotFit(f"No way to fill the cache of {profile.base} needs clearly less than {needed} bytes.")
 
 
-def _moments(profile: Profile, device: Device, wish: Wish) -> list[Moments]:
+def _moments(profile: Profile, device: Device, request: PlanRequest) -> list[Moments]:
     """What to try, in this order. Most optimizers store their state in one way."""
     if profile.hosted:
         return ["host"]
-    if not optimizer_of(wish.optimizer).in_8_bits or device.kind != "cuda":
+    if not optimizer_of(request.optimizer).in_8_bits or device.kind != "cuda":
         return ["fp32"]
-    if wish.moments == ("8bit",):  # a run that goes on as it began, whatever is wished now
+    if request.moments == ("8bit",):  # a run that goes on as it began, whatever is wished now
         return ["8bit"]
-    return [each for each in wish.moments if each == "fp32" or each == "8bit" and wish.quality != "16bit"]
+    return [
+        each for each in request.moments if each == "fp32" or each == "8bit" and request.quality != "16bit"
+    ]
 
 
 _Kept = tuple[bool, bool, int]
@@ -140,28 +146,28 @@ class _Group:
     """Plans that differ in what is checkpointed and streamed alone."""
 
     plan: Plan
-    clock: Clock
+    cost_model: CostModel
     micros: int
     extra: float
     """Seconds of a step beside its micro-batches: the update, and its share of compiling."""
 
     @property
     def least(self) -> float:
-        return self.micros * self.clock.once + self.extra
+        return self.micros * self.cost_model.once + self.extra
 
     def slow(self, checkpointed: int, away: tuple[int, ...], *, mapped: bool = False) -> float:
         """Seconds of a step at least."""
-        return self.micros * self.clock.bound(checkpointed, away, mapped=mapped) + self.extra
+        return self.micros * self.cost_model.bound(checkpointed, away, mapped=mapped) + self.extra
 
 
 class _Space:
-    """Every plan of a wish with one way of storing moments."""
+    """Every plan of a request with one way of storing moments."""
 
-    def __init__(self, profile: Profile, device: Device, wish: Wish, moments: Moments) -> None:
-        self.profile, self.device, self.wish = profile, device, wish
+    def __init__(self, profile: Profile, device: Device, request: PlanRequest, moments: Moments) -> None:
+        self.profile, self.device, self.request = profile, device, request
         self.blocks = len(profile.blocks)
         self.room = budget(device)
-        self.start = encoding(profile, device, Plan(compute=wish.compute, moments=moments), wish)
+        self.start = encoding(profile, device, Plan(compute=request.compute, moments=moments), request)
         self.worth = float("inf")
         """Seconds of a step that a plan may take at most to be among the fastest."""
         self._coming: dict[tuple[object, ...], list[int]] = {}
@@ -176,7 +182,7 @@ class _Space:
                 break
             for plan in self._plans(group):
                 away = plan.streamed_of(self.blocks)
-                seconds, _ = group.clock.micro(plan.checkpointed, away, mapped=plan.mapped)
+                seconds, _ = group.cost_model.micro(plan.checkpointed, away, mapped=plan.mapped)
                 seconds = group.micros * seconds + group.extra
                 found.append((seconds, plan))
                 self.worth = min(self.worth, seconds * (1 + TIE))
@@ -184,46 +190,46 @@ class _Space:
         return min(tied, key=lambda one: _rank(*one))[1] if tied else None
 
     def _groups(self) -> Iterator[_Group]:
-        profile, device, wish = self.profile, self.device, self.wish
+        profile, device, request = self.profile, self.device, self.request
         assert self.start is not None
         on_card = device.kind == "cuda"
-        hoistable = on_card and "hoist" not in wish.without and not wish.full
+        hoistable = on_card and "hoist" not in request.without and not request.full
         hoistable = hoistable and any(block.modulation for block in profile.blocks)
         keepable = any(block.attention_kept.at(1) for block in profile.blocks)
         for weights, hoist, keep, slots, micro, compiled in product(
-            wish.weights,
+            request.weights,
             (False, True) if hoistable else (False,),
             (False, True) if keepable else (False,),
-            (2, 3) if on_card and not wish.full else (2,),
-            wish.micros,
-            (False, True) if device.compiles and "compile" not in wish.without else (False,),
+            (2, 3) if on_card and not request.full else (2,),
+            request.micros,
+            (False, True) if device.compiles and "compile" not in request.without else (False,),
         ):
             if compiled and keep:
                 continue  # what a compiled block's attention gives cannot be kept apart
-            if weights == "fp8" and "int8" in wish.weights and _alike(device, wish):
+            if weights == "fp8" and "int8" in request.weights and _alike(device, request):
                 continue  # as fast as int8, and coarser
             plan = replace(
                 self.start,
                 weights=weights,
-                products=wish.products,
+                products=request.products,
                 keep_attention=keep,
                 slots=slots,
                 hoist=hoist,
                 micro_batch=micro,
                 compile=compiled,
             )
-            update = update_seconds(profile, plan, device, wish.optimizer)
-            extra = update + compile_seconds(profile, plan) / max(1, wish.steps)
-            clock = Clock(profile, plan, device)
-            yield _Group(plan, clock, micros_of(plan, wish.batches), extra)
+            update = update_seconds(profile, plan, device, request.optimizer)
+            extra = update + compile_seconds(profile, plan) / max(1, request.steps)
+            cost_model = CostModel(profile, plan, device)
+            yield _Group(plan, cost_model, micros_of(plan, request.batches), extra)
 
     def _plans(self, group: _Group) -> Iterator[Plan]:
         """For each number of streamed blocks the plan with the fewest checkpointed ones that fits.
 
         Left out are those that cannot be among the fastest.
         """
-        without = self.wish.without
-        streams = self.device.kind == "cuda" and "streamed" not in without and not self.wish.full
+        without = self.request.without
+        streams = self.device.kind == "cuda" and "streamed" not in without and not self.request.full
         most = self.blocks if streams else 0
         twice = 0 if "checkpointed" in without else self.blocks
         coming = self._comes(group.plan)
@@ -256,19 +262,19 @@ class _Space:
         profile, device = self.profile, self.device
         ways = [plan, replace(plan, mapped=True)] if plan.streamed else [plan]
         way = next((each for each in ways if holds(device, *self._hosts(each))), None)
-        if way is None or memory.load_need(profile, way, on=device.kind).reserved > self.room:
+        if way is None or memory.load_memory(profile, way, on=device.kind).reserved > self.room:
             return None
-        for tiled in (False, True) if self.wish.sampling else (False,):
+        for tiled in (False, True) if self.request.sampling else (False,):
             painting = replace(way, decode_tiled=tiled)
-            if not self.wish.sampling or self._paints(painting) <= self.room:
+            if not self.request.sampling or self._paints(painting) <= self.room:
                 return way.mapped, tiled, self._stays(way)
         return None
 
-    def _hosts(self, plan: Plan) -> Iterable[Host]:
-        return host_needs(self.profile, plan, self.device, self.wish).values()
+    def _hosts(self, plan: Plan) -> Iterable[HostMemory]:
+        return host_memory(self.profile, plan, self.device, self.request).values()
 
     def _paints(self, plan: Plan) -> int:
-        return sample_need(self.profile, plan, self.device, self.wish).reserved
+        return sample_memory(self.profile, plan, self.device, self.request).reserved
 
     def _comes(self, plan: Plan) -> list[int]:
         """Bytes that come and go in a step, by the number of checkpointed blocks."""
@@ -282,25 +288,25 @@ class _Space:
         return self._coming[key]
 
     def _stays(self, plan: Plan) -> int:
-        wish, on = self.wish, self.device.kind
-        return memory.staying(self.profile, plan, optimizer=wish.optimizer, average=wish.average, on=on)
+        request, on = self.request, self.device.kind
+        return memory.staying(self.profile, plan, optimizer=request.optimizer, average=request.average, on=on)
 
-    def _train(self, plan: Plan) -> memory.Need:
-        wish = self.wish
-        return memory.train_need(
+    def _train(self, plan: Plan) -> memory.MemoryEstimate:
+        request = self.request
+        return memory.train_memory(
             self.profile,
             plan,
-            optimizer=wish.optimizer,
-            micros=micros_of(plan, wish.batches),
-            average=wish.average,
+            optimizer=request.optimizer,
+            micros=micros_of(plan, request.batches),
+            average=request.average,
             on=self.device.kind,
         )
 
 
-def _alike(device: Device, wish: Wish) -> bool:
+def _alike(device: Device, request: PlanRequest) -> bool:
     """Whether int8 and fp8 take the same time, as nobody has measured that they do not."""
     rates = device.rates
-    if wish.products == "8bit":
+    if request.products == "8bit":
         return rates.eight.get("int8") == rates.eight.get("fp8")
     return not rates.expand
 

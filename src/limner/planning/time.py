@@ -16,7 +16,7 @@ from math import ceil
 from limner.planning.devices import COMPILED_LAUNCHES, COMPILED_TRAFFIC, COMPILING, HOST_TRAFFIC, Device
 from limner.planning.memory import MASTER, frozen_bytes, state_bytes
 from limner.planning.plan import BITS, Compute, Plan, Weights
-from limner.planning.profile import Block, Profile, Stage, Work
+from limner.planning.profile import Block, OpCounts, Profile, Stage
 
 UPDATE = 24
 """Bytes moved for each trained number at a step beside the optimizer's state, which is read and written: the
@@ -28,7 +28,7 @@ Optimizers that go from tensor to tensor take longer."""
 
 
 @dataclass(frozen=True)
-class Pace:
+class StepTime:
     """Seconds of one optimizer step."""
 
     seconds: float
@@ -62,7 +62,7 @@ class Total:
 
 
 def seconds_of(
-    work: Work,
+    work: OpCounts,
     device: Device,
     compute: Compute,
     images: int,
@@ -95,7 +95,7 @@ def seconds_of(
     return busy + launches if device.kind == "cpu" else max(busy, launches)
 
 
-class Clock:
+class CostModel:
     """Seconds of every block of a profile under one way of computing, whatever is kept, streamed or copied.
 
     Args:
@@ -132,7 +132,7 @@ class Clock:
             self._again(block),
         )
 
-    def _seconds(self, block: Block, work: Work, *, backward: bool = False) -> float:
+    def _seconds(self, block: Block, work: OpCounts, *, backward: bool = False) -> float:
         plan = self.plan
         done = seconds_of(
             work,
@@ -155,7 +155,7 @@ class Clock:
         plan = self.plan
         skipped = [block.tail] if plan.tail_skip else []
         if plan.keep_attention:
-            skipped.append(Work(attention=block.forward.attention))
+            skipped.append(OpCounts(attention=block.forward.attention))
         saved = sum(
             seconds_of(_busy(work), self.device, plan.compute, plan.micro_batch, weights=plan.weights)
             for work in skipped
@@ -192,11 +192,11 @@ class Clock:
         waiting = _waiting(uses, max(2, self.plan.slots), self.rest, ahead if self.hoisted else [])
         return busy + waiting, waiting
 
-    def pace(self, plan: Plan, micros: int, update: float) -> Pace:
+    def step_time(self, plan: Plan, micros: int, update: float) -> StepTime:
         """Seconds of an optimizer step of so many micro-batches and ``update`` seconds at its end."""
         away = plan.streamed_of(len(self.forward))
         seconds, waiting = self.micro(plan.checkpointed, away, mapped=plan.mapped)
-        return Pace(
+        return StepTime(
             seconds=micros * seconds + update,
             waiting=micros * waiting,
             repeated=micros * self.repeated[min(plan.checkpointed, len(self.again))],
@@ -214,9 +214,9 @@ def _giving(profile: Profile, device: Device) -> float:
     return profile.whole / device.rates.copy + 2 * MASTER * profile.learning / HOST_TRAFFIC
 
 
-def _busy(work: Work) -> Work:
+def _busy(work: OpCounts) -> OpCounts:
     """The work without its launches: what skipping it saves for certain."""
-    return Work(gemm=work.gemm, eight=work.eight, attention=work.attention, traffic=work.traffic)
+    return OpCounts(gemm=work.gemm, eight=work.eight, attention=work.attention, traffic=work.traffic)
 
 
 class _Copier:
@@ -306,9 +306,9 @@ def micros_of(plan: Plan, batches: Iterable[int]) -> int:
     return sum(ceil(batch / plan.micro_batch) for batch in batches)
 
 
-def pace_of(
+def step_time_of(
     profile: Profile, plan: Plan, device: Device, *, batches: Sequence[int] = (1,), optimizer: str = "adamw"
-) -> Pace:
+) -> StepTime:
     """Seconds of one optimizer step.
 
     Args:
@@ -319,7 +319,7 @@ def pace_of(
         optimizer: The recipe's.
     """
     update = update_seconds(profile, plan, device, optimizer)
-    return Clock(profile, plan, device).pace(plan, micros_of(plan, batches), update)
+    return CostModel(profile, plan, device).step_time(plan, micros_of(plan, batches), update)
 
 
 def compile_seconds(profile: Profile, plan: Plan) -> float:
@@ -333,7 +333,13 @@ def stage_seconds(stage: Stage, device: Device, plan: Plan) -> float:
 
 
 def total_of(
-    profile: Profile, plan: Plan, device: Device, pace: Pace, *, steps: int, counts: Mapping[str, int]
+    profile: Profile,
+    plan: Plan,
+    device: Device,
+    step_time: StepTime,
+    *,
+    steps: int,
+    counts: Mapping[str, int],
 ) -> Total:
     """Seconds of a whole run.
 
@@ -341,7 +347,7 @@ def total_of(
         profile: With its stages.
         plan: How it is computed.
         device: Where.
-        pace: Of one step.
+        step_time: Of one step.
         steps: Optimizer steps.
         counts: How often each stage runs, by :attr:`Stage.times`.
     """
@@ -351,7 +357,7 @@ def total_of(
     return Total(
         load=profile.download / device.rates.disk,
         cache=spent["cache"],
-        train=steps * pace.seconds,
+        train=steps * step_time.seconds,
         sample=spent["sample"],
         compile=compile_seconds(profile, plan),
     )

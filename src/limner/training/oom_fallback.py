@@ -59,7 +59,7 @@ class Ladder:
 
     def watch(self) -> Watch:
         """Compares what happens with the plan that is used."""
-        return Watch(self.planned.device.kind, seconds=self.choice.pace.seconds, bytes=self.bytes)
+        return Watch(self.planned.device.kind, seconds=self.choice.step_time.seconds, bytes=self.bytes)
 
     def down(self, measured: int) -> Plan:
         """The next smaller plan: the same batch, the same draws, the same precision.

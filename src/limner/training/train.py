@@ -183,7 +183,7 @@ def _planned(recipe: Recipe, run: RunDir, found: checkpoint.Checkpoint | None, r
     reporter.event(
         PlanMade(
             bytes=ladder.bytes,
-            seconds_per_step=ladder.choice.pace.seconds,
+            seconds_per_step=ladder.choice.step_time.seconds,
             seconds=total.seconds if total else math.nan,
             plan=ladder.plan.to_json(),
         )
