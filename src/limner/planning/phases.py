@@ -26,7 +26,6 @@ from limner.nn.layers.quantized_linear import freeze, storable
 from limner.nn.memory.cast_inputs import cast_once
 from limner.nn.memory.vae_tiling import SIDE, can_tile
 from limner.planning.alike import once
-from limner.planning.kernels import imitated
 from limner.planning.meta_inputs import Longest, batch
 from limner.planning.profile import Affine, OpCounts, Stage
 from limner.planning.trace import GPU, Machine
@@ -290,11 +289,7 @@ def _watch(nets: Sequence[nn.Module], step: Callable[[], Any], machine: Machine)
     with ExitStack() as stack:
         for net in nets:
             stack.enter_context(once(net, tracker))
-        if machine.kernels:
-            kernels = imitated(
-                machine.kernels, machine.attention, machine.autocast, tracker.did, machine.device
-            )
-            stack.enter_context(kernels)
+        stack.enter_context(machine.imitated(tracker.did))
         stack.enter_context(torch.no_grad())
         stack.enter_context(tracker)
         out = step()

@@ -1,7 +1,7 @@
 """One training step on the meta device: nothing is computed, everything that would live is counted."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ from limner.nn.arch import Anatomy, matching
 from limner.nn.layers.precision import Products
 from limner.nn.layers.quantized_linear import FrozenLinear
 from limner.nn.memory.checkpointing import Checkpoint
-from limner.planning.kernels import Kernels, imitated
+from limner.planning.kernels import Kernels, Report, imitated
 from limner.planning.plan import Attention
 from limner.planning.tracker import GRANULE, Event, Segment, Tracker
 
@@ -36,6 +36,12 @@ class Machine:
     """Whose kernels are imitated; None: those of the device itself run."""
     products: Products = "full"
     """How the frozen layers in the denoiser's blocks multiply."""
+
+    def imitated(self, report: Report) -> AbstractContextManager[Any]:
+        """A context in which its kernels are imitated for tensors on it, in this thread."""
+        if self.kernels is None:
+            return nullcontext()
+        return imitated(self.kernels, self.attention, self.autocast, report, self.device)
 
 
 @dataclass(frozen=True)
@@ -102,11 +108,7 @@ def trace(
         for layer in _frozen(models):
             handle = layer.register_forward_hook(partial(_from_python, tracker))
             stack.callback(handle.remove)
-        if machine.kernels:
-            kernels = imitated(
-                machine.kernels, machine.attention, machine.autocast, tracker.did, machine.device
-            )
-            stack.enter_context(kernels)
+        stack.enter_context(machine.imitated(tracker.did))
         held = tracker.alive
         tracker.segment(HEAD, "forward")
         loss = step()
