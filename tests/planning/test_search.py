@@ -260,13 +260,13 @@ def test_of_hundreds_of_thousands_of_plans_few_are_summed_up_and_timed(quality, 
     for owner, name in (
         (CostModel, "micro"),
         (CostModel, "bound"),
-        (memory, "train_need"),
-        (memory, "load_need"),
+        (memory, "train_memory"),
+        (memory, "load_memory"),
     ):
         counted(owner, name)
     choose(PROFILES[1024], device(10), replace(REQUEST, quality=quality, batches=(4,)))
     assert 0 < calls["micro"] < 500 and 0 < calls["bound"] < 15_000
-    assert 0 < calls["train_need"] < 3_000 and 0 < calls["load_need"] < 1_500
+    assert 0 < calls["train_memory"] < 3_000 and 0 < calls["load_memory"] < 1_500
 
 
 @pytest.mark.parametrize("memory", [8, 12, 24])
