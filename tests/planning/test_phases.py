@@ -68,7 +68,7 @@ def test_true_bases_take_what_their_parts_weigh(name: str):
     assert found.download == DOWNLOAD[name]
     assert of(found, "sample", "vae").weights == caching["vae"].weights
     painting = next(each for each in found.stages if each.times == "sample step")
-    assert painting.weights == 0 and sampling.activations > 0, "its weights are those of training"
+    assert painting.weights == 0 and painting.activations > 0, "its weights are those of training"
 
 
 def test_files_of_another_precision_than_the_run_s_are_copied_on_the_host():
