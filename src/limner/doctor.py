@@ -4,15 +4,18 @@ import importlib
 import importlib.metadata
 import os
 import platform
-import re
 import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from packaging.version import Version
+
 from limner.errors import first_line
 from limner.files import human, shared_cache
+from limner.recipe.optimizers import OPTIMIZERS
 
 PYTHON = (3, 11)
 ROOM = 2_000_000_000
@@ -25,17 +28,17 @@ EXTRAS = {
     "torchvision": ("local", "limner caption --with local, for models that want it"),
     "opencv-python-headless": ("crop", "crops that follow the subject, limner check"),
     "smartcrop": ("crop", "crops that follow the subject, limner check"),
-    "bitsandbytes": ("gpu", "8-bit AdamW (train.optimizer = adamw8bit)"),
-    "prodigyopt": ("optim", "train.optimizer = prodigy"),
-    "schedulefree": ("optim", "train.optimizer = schedulefree"),
+    **{
+        record.package: (record.extra, f"{record.title} (train.optimizer = {record.name})")
+        for record in reversed(OPTIMIZERS.values())
+        if record.package
+    },
     "tensorboard": ("track", "track.with tensorboard"),
     "wandb": ("track", "track.with wandb"),
     "trackio": ("track", "track.with trackio"),
     "pillow-heif": ("heif", "reading HEIC photos"),
 }
 """Optional package -> extra that brings it, what it is for."""
-
-REQUIREMENT = re.compile(r"^([\w.-]+)\s*(?:>=\s*([\d.]+))?[^;]*(;.*extra.*)?$")
 
 
 @dataclass(frozen=True)
@@ -57,25 +60,17 @@ class Finding:
 
 def doctor() -> list[Finding]:
     """Look at Python, the packages, the device, the disk and the embedded base. Changes nothing."""
-    needed = [_package(name, least) for name, least in required()]
+    needed = [_package(requirement) for requirement in required()]
     optional = [_extra(name) for name in EXTRAS]
     return [_python(), *needed, _device(), *optional, _room(shared_cache()), _embedded()]
 
 
-def required() -> Iterator[tuple[str, str]]:
-    """The packages that Limner states it needs, each with the least version ("" for any)."""
+def required() -> Iterator[Requirement]:
+    """The packages that Limner cannot do without, each with the versions that it takes."""
     for line in importlib.metadata.requires("limner") or []:
-        match = REQUIREMENT.match(line)
-        if match and not match[3]:
-            yield match[1], match[2] or ""
-
-
-def numbers(version: str) -> tuple[int, ...]:
-    """A version as numbers that compare: ``numbers("2.13.0+cpu") == (2, 13)``, zeros at the end dropped."""
-    parts = [int(part) for part in re.match(r"[\d.]*", version)[0].split(".") if part]  # pyright: ignore[reportOptionalSubscript]
-    while parts and parts[-1] == 0:
-        parts.pop()
-    return tuple(parts)
+        requirement = Requirement(line)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            yield requirement
 
 
 def _python() -> Finding:
@@ -92,15 +87,14 @@ def _installed(name: str) -> str | None:
         return None
 
 
-def _package(name: str, least: str) -> Finding:
-    version = _installed(name)
-    wanted = f"{name}>={least}" if least else name
+def _package(requirement: Requirement) -> Finding:
+    name, version = requirement.name, _installed(requirement.name)
+    command = f"{name}{requirement.specifier}"
     if version is None:
-        return Finding(name, False, "not installed", f'pip install "{wanted}"')
-    if numbers(version) < numbers(least):
-        return Finding(
-            name, False, f"{version}, {least} or newer is needed", f'pip install --upgrade "{wanted}"'
-        )
+        return Finding(name, False, "not installed", f'pip install "{command}"')
+    if not requirement.specifier.contains(Version(version), prereleases=True):
+        needed = f"{version}, {requirement.specifier} is needed"
+        return Finding(name, False, needed, f'pip install --upgrade "{command}"')
     return Finding(name, True, version)
 
 
