@@ -17,7 +17,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from limner.models.bundled import DOWNLOAD
+from limner.models.registry import hub_bases
 from outcome import RESULTS, save, table
 
 WANTED = {"cold": 10.0, "kept": 2.0}
@@ -42,7 +42,7 @@ def planned(base: str, photos: Path, home: Path) -> dict[str, float]:
 def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--bases", nargs="*", default=sorted(DOWNLOAD))
+    parser.add_argument("--bases", nargs="*", default=list(hub_bases()))
     parser.add_argument("--out", type=Path, default=RESULTS / "plan_speed.json")
     given = parser.parse_args()
     found = {}

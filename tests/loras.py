@@ -12,7 +12,7 @@ from torch import nn
 
 from limner.lora.adapters import Dora, Loha, Lokr, WeightDelta
 from limner.lora.factors import Factors
-from limner.lora.tables import FAMILIES
+from limner.models.registry import lora_keys
 
 WIDTH = 8
 
@@ -63,7 +63,7 @@ def _of(kind: str, out: int, seed: int, plain: Factors, kernel: tuple[int, ...] 
 
 def denoiser(family: str, kind: str = "LoRA", blocks: int = 2) -> dict[str, WeightDelta]:
     """Every module of the table, blocks 0 and 1, of unequal ranks."""
-    names, made = FAMILIES[family], {}
+    names, made = lora_keys()[family], {}
     for row in names.table.rows:
         for member, template in enumerate(row.modules):
             for block in range(blocks if "{}" in template else 1):
@@ -77,7 +77,7 @@ def denoiser(family: str, kind: str = "LoRA", blocks: int = 2) -> dict[str, Weig
 
 def whole(family: str, kind: str = "LoRA") -> dict[str, dict[str, WeightDelta]]:
     """The denoiser, and a module or two of every text encoder."""
-    names = FAMILIES[family]
+    names = lora_keys()[family]
     made = {names.component: denoiser(family, kind)}
     for component in names.text:
         rows = names.text[component].rows[:2]

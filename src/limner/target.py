@@ -100,14 +100,13 @@ def of_recipe(recipe: Any, overrides: Mapping[str, Any], out: Path | None) -> Wi
 
 def template(overrides: Mapping[str, Any], images: int = 10) -> Any:
     """The preset of a base and a goal, for so many images, with changes on top: a ``Recipe``."""
-    from limner.models import kind_of
-    from limner.models.presets import preset
+    from limner.models.presets import preset, preset_name
     from limner.recipe import Recipe
     from limner.recipe.toml import change
 
     base, goal = overrides.get("base", Recipe().base), overrides.get("goal", Recipe().goal)
     method = overrides.get("train.method", Recipe().train.method)
-    return change(preset(goal, kind_of(base), images, method), {"base": base, **overrides})
+    return change(preset(goal, preset_name(base), images, method), {"base": base, **overrides})
 
 
 def _refuse_inside(home: Path, images: Path) -> None:
@@ -122,14 +121,13 @@ def _refuse_inside(home: Path, images: Path) -> None:
 
 def _from_images(folder: Path, changed: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
     from limner.data.listing import listed
-    from limner.models import kind_of
-    from limner.models.presets import choices, preset
+    from limner.models.presets import choices, preset, preset_name
     from limner.recipe import Recipe
     from limner.recipe.toml import change
 
     base = changed.get("base", Recipe().base)
     goal = changed.get("goal", Recipe().goal)
-    family = kind_of(base)
+    family = preset_name(base)
     images = max(
         len(listed(folder).images), 1
     )  # an empty folder is told by whoever reads it, with the reasons

@@ -5,7 +5,7 @@ from limner.errors import BadLora
 from limner.lora import qkv
 from limner.lora.adapters import Dora, Lokr, LokrRows, kind, to_lora
 from limner.lora.factors import Factors
-from limner.lora.key_map import KeyEntry
+from limner.models.key_map import KeyEntry
 from loras import dora, factors, loha, lokr
 from messages import raises
 

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from limner.errors import BadLora
-from limner.lora.key_map import KeyStyle
-from limner.lora.tables import FAMILIES, family_keys
+from limner.lora.tables import family_keys
+from limner.models.key_map import KeyStyle
+from limner.models.registry import lora_keys
 from messages import raises
 
 DIFFUSERS, NATIVE = KeyStyle("", "diffusers"), KeyStyle("", "native")
@@ -45,7 +46,7 @@ def test_every_layer_of_the_true_model_has_a_name(family: str) -> None:
     with torch.device("meta"):
         model = getattr(diffusers, kind)(**config)
     layers = [n for n, each in model.named_modules() if isinstance(each, nn.Linear | nn.Conv2d)]
-    table = FAMILIES[family].table
+    table = lora_keys()[family].table
     places = {name: table.find(name, DIFFUSERS) for name in layers}
     assert [
         name for name, place in places.items() if place is None and not re.fullmatch(without or "-", name)
@@ -78,7 +79,7 @@ def test_every_layer_of_the_true_model_has_a_name(family: str) -> None:
     ],
 )  # fmt: skip
 def test_names_as_the_authors_have_them(family: str, module: str, native: str) -> None:
-    table = FAMILIES[family].table
+    table = lora_keys()[family].table
     place = table.find(module, DIFFUSERS)
     assert place is not None
     assert table.name_of(place, "native") == native

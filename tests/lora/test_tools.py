@@ -10,9 +10,7 @@ from limner.lora.adapters import Dora, kind
 from limner.lora.compare import require_equal
 from limner.lora.factors import Factors
 from limner.lora.formats import from_diffusers, read, to_diffusers
-from limner.lora.key_map import KeyStyle
 from limner.lora.keys import encode
-from limner.lora.tables import FAMILIES
 from limner.lora.tools import (
     COMFYUI,
     DIFFSYNTH,
@@ -24,6 +22,8 @@ from limner.lora.tools import (
     tool_named,
     unsupported,
 )
+from limner.models.key_map import KeyStyle
+from limner.models.registry import lora_keys
 from loras import denoiser, dora, factors, lokr, whole, worst
 from messages import raises
 
@@ -37,7 +37,7 @@ def without(components, names):
 
 
 @pytest.mark.parametrize("tool", TOOLS.values(), ids=list(TOOLS))
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", lora_keys())
 @pytest.mark.parametrize("kind_of", KINDS)
 def test_what_is_written_is_read_back_by_the_tool_and_by_us(family: str, tool, kind_of: str) -> None:
     all_of_it = whole(family, kind_of)
@@ -64,7 +64,7 @@ def test_what_is_written_is_read_back_by_the_tool_and_by_us(family: str, tool, k
 
 def test_how_much_each_tool_takes() -> None:
     """The whole of it, but for what is said here."""
-    for family in FAMILIES:
+    for family in lora_keys():
         for tool in (DIFFUSERS, COMFYUI, KOHYA):
             assert unsupported(whole(family), family, tool) == {}
     assert set(unsupported(whole("flux"), "flux", DIFFSYNTH).values()) == {
@@ -78,10 +78,10 @@ def test_how_much_each_tool_takes() -> None:
     assert set(unsupported(whole("sd3"), "sd3", DIFFSYNTH).values()) == {"diffsynth has no reader for sd3"}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", lora_keys())
 def test_stock_diffusers_reads_the_file_for_diffusers(family: str) -> None:
     wished = whole(family)
-    pipeline = getattr(diffusers, FAMILIES[family].pipelines[0])
+    pipeline = getattr(diffusers, lora_keys()[family].pipelines[0])
     flat, alphas, settings = diffusers_loader.state(pipeline, encode_for(wished, family, DIFFUSERS))
     assert not alphas
     assert not settings
@@ -96,11 +96,11 @@ def test_stock_diffusers_reads_the_file_for_comfyui_too(family: str) -> None:
         "sdxl": ("add_embedding",),
         "sd15": ("add_embedding",),
     }.get(family, ("nothing",))
-    wished = {FAMILIES[family].component: denoiser(family)}
+    wished = {lora_keys()[family].component: denoiser(family)}
     wished = without(
         wished, {(c, m) for c in wished for m in wished[c] if any(word in m for word in dropped)}
     )
-    pipeline = getattr(diffusers, FAMILIES[family].pipelines[0])
+    pipeline = getattr(diffusers, lora_keys()[family].pipelines[0])
     flat, _, _ = diffusers_loader.state(pipeline, encode_for(wished, family, COMFYUI))
     assert worst(read(flat, {}, family).components, wished) < BOUND
 
@@ -231,7 +231,7 @@ def reads_rightly(flat, family: str, tool: str, wished) -> bool:
     if tool != "diffusers":
         seen = decode_as(flat, family, TOOLS[tool])
         return not seen.skipped_modules and worst(seen.components, wished) < BOUND
-    names = FAMILIES[family]
+    names = lora_keys()[family]
     try:
         found = from_diffusers(diffusers_loader.state(getattr(diffusers, names.pipelines[0]), flat)[0])
         return worst(found, wished) < BOUND
@@ -280,7 +280,7 @@ def test_what_would_be_computed_wrongly_is_refused() -> None:
         (lokr(), "sdxl", DIFFUSERS, "diffusers reads no LoKr for sdxl"),
         (dora(), "qwen-image", DIFFSYNTH, "diffsynth reads no DoRA for qwen-image"),
     ):
-        component = FAMILIES[family].component
+        component = lora_keys()[family].component
         module = "mid_block.attentions.0.proj_in" if component == "unet" else "img_in"
         with pytest.raises(BadLora, match=reason) as caught:
             encode_for({component: {module: change}}, family, tool)
@@ -299,10 +299,10 @@ def test_what_has_no_name_is_refused() -> None:
         tool_named("a1111")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", lora_keys())
 def test_comfyui_gets_norms_along_the_input_by_its_own_word_for_them(family: str) -> None:
     """It reads no magnitude of peft's: such a file would load as a plain LoRA, without a word."""
-    component = FAMILIES[family].component
+    component = lora_keys()[family].component
     for axis, taken in (("in", True), ("out", False)):
         module = next(iter(denoiser(family)))
         held = {component: {module: dora(axis=axis)}}

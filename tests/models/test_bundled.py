@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from limner.errors import BadBase
 from limner.graph.split import split
 from limner.models import family_of
-from limner.models.bundled import CONFIGS, DOWNLOAD, FETCHED, bytes_stored, described, known
+from limner.models.bundled import FETCHED, SHARED, described, known, stored_precision, weight_bytes
 from limner.models.family import Objective
 from limner.models.loading import load, skeleton
-from limner.models.source import HUB
+from limner.models.registry import families, folder_of, hub_bases
 from messages import raises
 
 COUNTS = {
@@ -57,7 +57,7 @@ FILES = {
 """Bytes of weight files as the hub lists them."""
 
 
-@pytest.mark.parametrize("name", HUB)
+@pytest.mark.parametrize("name", hub_bases())
 def test_every_part_has_as_many_numbers_as_published(name: str):
     source = known(name)
     family = family_of(source.index["_class_name"])
@@ -67,16 +67,16 @@ def test_every_part_has_as_many_numbers_as_published(name: str):
         model = skeleton(family, source, part, dtype=torch.bfloat16)
         numbers = sum(parameter.numel() for parameter in model.parameters())
         assert numbers == (COUNTS[wanted] if isinstance(wanted, str) else wanted), part
-        bytes_ += numbers * bytes_stored(name, part)
-    assert bytes_ == DOWNLOAD[name]
+        bytes_ += numbers * {"bf16": 2, "fp32": 4}[stored_precision(name, part)]
+    assert bytes_ == weight_bytes(name)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_downloads_are_what_the_hub_lists(name: str):
-    assert FILES[name] == pytest.approx(DOWNLOAD[name], rel=2e-3)
+    assert FILES[name] == pytest.approx(weight_bytes(name), rel=2e-3)
 
 
-@pytest.mark.parametrize("name", HUB)
+@pytest.mark.parametrize("name", hub_bases())
 def test_every_value_of_a_config_is_one_that_the_library_knows(name: str):
     import diffusers
 
@@ -91,7 +91,7 @@ def test_every_value_of_a_config_is_one_that_the_library_knows(name: str):
         assert unknown <= {"skip_prk_steps", "set_alpha_to_one", "clip_sample", "sample_max_value"}, part
 
 
-@pytest.mark.parametrize("name", HUB)
+@pytest.mark.parametrize("name", hub_bases())
 def test_a_plan_finds_all_it_asks_for(name: str):
     source = known(name)
     family = family_of(source.index["_class_name"])
@@ -106,20 +106,25 @@ def test_a_plan_finds_all_it_asks_for(name: str):
 
 
 def test_times_are_shifted_as_each_base_says():
-    shifts = {name: known(name).config("scheduler").get("shift") for name in HUB if "image" in name}
+    shifts = {name: known(name).config("scheduler").get("shift") for name in hub_bases() if "image" in name}
     assert shifts == {"qwen-image": 1.0, "z-image": 6.0, "z-image-turbo": 3.0}
 
 
 def test_what_ships_is_in_the_package_and_nothing_lies_idle():
-    there = importlib.resources.files("limner.models") / "configs"
-    assert {path.name for path in Path(str(there)).glob("*.json")} == {f"{name}.json" for name in HUB}
-    used = {
-        value
-        for name in HUB
-        for value in json.loads((CONFIGS / f"{name}.json").read_text()).values()
-        if isinstance(value, str)
-    }
-    assert used == {path.stem for path in (CONFIGS / "parts").glob("*.json")}
+    package, shared = Path(str(importlib.resources.files("limner.models"))), set()
+    for family, facts in families().items():
+        configs = folder_of(family) / "configs"
+        assert configs.is_relative_to(package)
+        bases = [base.name for base in facts.bases if base.hub_id]
+        assert {path.stem for path in configs.glob("*.json")} == set(bases)
+        values = [
+            value for name in bases for value in json.loads((configs / f"{name}.json").read_text()).values()
+        ]
+        named = {value for value in values if isinstance(value, str)}
+        own = {path.stem for path in (configs / "parts").glob("*.json")}
+        assert own <= named
+        shared |= named - own
+    assert shared == {path.stem for path in SHARED.glob("*.json")}
 
 
 def test_weights_are_asked_for_with_the_command_that_fetches_them():
@@ -147,7 +152,7 @@ def test_a_config_that_is_asked_for_twice_is_not_shared():
 def test_folders_and_bases_of_the_package_come_first(tiny_base: Path, tmp_path: Path, monkeypatch):
     assert described(str(tiny_base), folders={}).root == tiny_base
     assert described("mine", folders={"mine": tiny_base}).name == "mine"
-    assert described("flux-dev", folders={}).root == CONFIGS
+    assert described("flux-dev", folders={}).root == folder_of("flux") / "configs"
     with raises(BadBase):
         described("glyhp", folders={})
     with raises(BadBase):

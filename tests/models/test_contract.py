@@ -17,10 +17,11 @@ from limner.lora import diffusers_loader, file
 from limner.lora.adapters import Dora, Lokr, to_lora
 from limner.lora.factors import Factors, rename_for_model
 from limner.lora.tools import DIFFUSERS, unsupported
-from limner.models import KNOWN, family_of, sampling
+from limner.models import family_of, sampling
 from limner.models.bundled import known
 from limner.models.family import Canvas, Objective
 from limner.models.loading import skeleton
+from limner.models.registry import families, lora_keys
 from limner.nn.layers import lora
 from limner.nn.loop import Fit, fit
 from limner.nn.optim import optimizer, schedule
@@ -44,13 +45,13 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_every_family_has_a_case():
-    assert {case.pipeline for case in CASES} == set(KNOWN)
+    assert {case.pipeline for case in CASES} == {facts.pipeline for facts in families().values()}
 
 
 def test_the_cut_is_as_documented(base: Base):
     cut = split(base.family.bound(base.source, Objective()), {base.family.denoiser: 0})
     assert cut.boundary == {"latent_mean", "latent_logvar", *base.case.text, *base.case.more}
-    assert cut.loaded_modules == (base.family.denoiser,)
+    assert cut.loaded == (base.family.denoiser,)
     assert set(base.family.text) == set(base.case.text)
 
 
@@ -182,7 +183,7 @@ def test_stock_diffusers_loads_every_kind_without_a_word_as_the_merged_model(
     base: Base, kind: str, tmp_path: Path
 ):
     family = base.family
-    if kind not in DIFFUSERS.kinds[family.name]:
+    if kind not in lora_keys()[family.name].tools["diffusers"].kinds:
         layer = {
             family.denoiser: changes(
                 base.models[family.denoiser],

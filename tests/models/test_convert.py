@@ -14,7 +14,8 @@ from limner.lora.into_base import merge_into_base
 from limner.lora.weights import open_base
 from limner.models import family_of
 from limner.models import layout as folders
-from limner.models.convert import flux, opened
+from limner.models.convert import by_key_map, opened
+from limner.models.flux.facts import FACTS
 from limner.models.loading import load
 from limner.models.source import Source
 from messages import raises
@@ -181,7 +182,7 @@ def test_flux_at_true_width_as_diffusers_own_converter_has_it():
         f"{n}.norm.{w}_norm.scale": torch.randn(128, generator=draw) for n in norms for w in ("query", "key")
     }
     theirs = convert_flux_transformer_checkpoint_to_diffusers(dict(native))
-    mine = flux(native, set(theirs))
+    mine = by_key_map(FACTS.single_file.parts["transformer"], native, set(theirs))
     assert mine.keys() == theirs.keys()
     assert all(torch.equal(mine[name], tensor) for name, tensor in theirs.items())
     back = to_authors(theirs)

@@ -9,12 +9,12 @@ import pytest
 from limner.errors import BadBase, BadRecipe, BrokenGraph
 from limner.graph.split import split
 from limner.graph.unit import check
-from limner.models import KNOWN, family_of
 from limner.models.family import INPUTS, Family, Objective
+from limner.models.registry import families, family_of
 from limner.models.source import locate
 from messages import raises
 
-FAMILIES = [family_of(name) for name in sorted(KNOWN)]
+FAMILIES = [family_of(facts.pipeline) for facts in families().values()]
 each_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 FLUX = family_of("FluxPipeline")
 

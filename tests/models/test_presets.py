@@ -6,14 +6,15 @@ from typing import get_args
 import pytest
 
 from limner.errors import BadRecipe
-from limner.models.presets import SIZES, SOURCES, choices, preset
+from limner.models.presets import SIZES, SOURCES, choices, preset, preset_name
+from limner.models.registry import families
 from limner.recipe import Goal, Recipe
 from limner.recipe.toml import commented, get, parse
 
 GOALS = get_args(Goal)
 
 
-@pytest.mark.parametrize("family", ["flux", "flux2", "glyph", "qwen-image", "sd15", "sd3", "sdxl", "z-image"])
+@pytest.mark.parametrize("family", [*families(), "glyph", ""])
 @pytest.mark.parametrize("goal", GOALS)
 def test_each_preset_is_a_valid_recipe_and_every_value_has_a_source(goal, family):
     for images in (1, *SIZES, *(size + 1 for size in SIZES)):
@@ -27,7 +28,7 @@ def test_each_preset_is_a_valid_recipe_and_every_value_has_a_source(goal, family
         assert parse(text) == recipe
 
 
-@pytest.mark.parametrize("family", ["flux", "flux2", "glyph", "qwen-image", "sd15", "sd3", "sdxl", "z-image"])
+@pytest.mark.parametrize("family", [*families(), "glyph", ""])
 @pytest.mark.parametrize("goal", GOALS)
 def test_more_images_never_mean_fewer_looks(goal, family):
     recipes = [preset(goal, family, images) for images in (10, 25, 100, 101)]
@@ -44,7 +45,7 @@ def test_the_size_of_a_folder_counts_up_to_and_including():
     ("arguments", "message"),
     [
         (("pet", "flux", 3), r'goal is "pet"; it must be one of subject'),
-        (("face", "sd9", 3), r'family "sd9"\. Known: flux, glyph, flux2'),
+        (("face", "sd9", 3), r'family "sd9"\. Known: flux, flux2, qwen-image'),
         (("face", "flux", 0), "at least 1 image"),
     ],
 )
@@ -67,3 +68,34 @@ def test_of_a_preset_for_all_weights_nothing_of_the_lora_is_left(family):
     assert full.train.method == "full" and full.lora == Recipe().lora
     assert full.train.learning_rate == lora.train.learning_rate / 10
     assert full.train.steps == lora.train.steps
+
+
+@pytest.mark.parametrize(
+    ("base", "kind"),
+    [
+        ("glyph", "glyph"),
+        ("flux-dev", "flux"),
+        ("flux2-klein-4b", "flux2"),
+        ("sdxl", "sdxl"),
+        ("sd35-medium", "sd3"),
+        ("z-image-turbo", "z-image"),
+        ("qwen-image", "qwen-image"),
+        ("own/er", ""),
+    ],
+)
+def test_the_kind_of_a_base_is_told_by_its_name(base, kind):
+    assert preset_name(base) == kind
+
+
+def test_the_kind_of_a_folder_is_told_by_its_index(tiny_base, tmp_path):
+    assert preset_name(str(tiny_base)) == "flux"
+    (tmp_path / "model_index.json").write_text('{"_class_name": "ZImagePipeline"}')
+    assert preset_name(str(tmp_path)) == "z-image"
+    (tmp_path / "model_index.json").write_text("[]")
+    assert preset_name(str(tmp_path)) == "", "what is wrong with it is told when it is opened"
+
+
+def test_a_fine_tune_of_the_embedded_base_is_of_its_kind(tmp_path):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    (tmp_path / "limner.json").write_text('{"name": "glyph", "resolution": 64}')
+    assert preset_name(str(tmp_path)) == "glyph"

@@ -12,7 +12,8 @@ from huggingface_hub import errors
 
 from limner.errors import BadBase
 from limner.models import source
-from limner.models.source import HUB, WANTED, Source, download_command, locate
+from limner.models.registry import hub_bases
+from limner.models.source import WANTED, Source, download_command, locate
 from messages import raises
 
 
@@ -320,7 +321,7 @@ def test_the_download_command_gets_just_what_is_read():
     assert any(fnmatch("unet/diffusion_pytorch_model.fp16.safetensors", pattern) for pattern in unwanted)
     passed = ["flux1-dev.safetensors", "dev_grid.jpg", "vae/model.bin"]
     assert not any(fnmatch(name, pattern) for name in passed for pattern in patterns)
-    assert all(licence for _, licence, _ in HUB.values())
+    assert all(base.licence for base in hub_bases().values())
 
 
 def test_what_is_fetched_in_part_does_not_pass_for_the_whole(

@@ -8,8 +8,8 @@ from huggingface_hub import constants
 
 from blueprints import flux
 from limner.files import require_space
-from limner.models.bundled import DOWNLOAD, known
-from limner.models.source import HUB, locate
+from limner.models.bundled import known, weight_bytes
+from limner.models.source import locate
 from limner.planning.disk import base_bytes, fetched_bytes, held, here, mapped_bytes, saves
 from limner.planning.plan import Plan
 from limner.planning.planner import plan
@@ -47,7 +47,7 @@ def test_a_base_on_this_disk_is_weighed_and_one_that_is_not_is_none(tiny_base, t
 
 def test_what_the_cache_of_the_hub_holds_is_not_fetched_again(tiny_base, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setitem(HUB, "sdxl", ("owner/name", "", False))
+    monkeypatch.setattr("limner.planning.disk.hub_id_of", lambda name: "owner/name")
     source = known("sdxl")
     assert here(source) is source
     home = tmp_path / "models--owner--name"
@@ -67,7 +67,7 @@ def test_what_the_cache_of_the_hub_holds_is_not_fetched_again(tiny_base, tmp_pat
 def test_of_a_base_in_one_file_only_what_it_lacks_is_fetched(tmp_path, monkeypatch):
     from limner.planning import disk
 
-    profile, source = replace(flux(512), download=DOWNLOAD["flux-dev"]), known("flux-dev")
+    profile, source = replace(flux(512), download=weight_bytes("flux-dev")), known("flux-dev")
     assert fetched_bytes("flux-dev", source, profile) == profile.download
     file = tmp_path / "one.safetensors"
     file.touch()

@@ -11,10 +11,10 @@ from limner.assembly.resolve import prepare
 from limner.graph.cache import Cache
 from limner.graph.split import split
 from limner.models import family_of, sampling
-from limner.models.bundled import DOWNLOAD, described, known
+from limner.models.bundled import described, known, weight_bytes
 from limner.models.family import Canvas, Objective
 from limner.models.loading import hush, load
-from limner.models.source import HUB
+from limner.models.registry import hub_bases
 from limner.nn.layer_lists import bytes_of, heaviest
 from limner.nn.memory import vae_tiling
 from limner.planning import phases
@@ -65,7 +65,7 @@ def test_true_bases_take_what_their_parts_weigh(name: str):
         assert caching[part].times == ("image" if part == "vae" else "caption")
         layered = part != "vae"
         assert (caching[part].least < caching[part].weights / 2) == layered
-    assert found.download == DOWNLOAD[name]
+    assert found.download == weight_bytes(name)
     assert of(found, "sample", "vae").weights == caching["vae"].weights
     painting = next(each for each in found.stages if each.times == "sample step")
     assert painting.weights == 0 and painting.activations > 0, "its weights are those of training"
@@ -150,7 +150,7 @@ def test_memory_grows_with_the_image_unless_it_is_cut():
 
 
 def test_every_registered_base_has_stages():
-    for name in set(HUB) - set(SIZES):
+    for name in set(hub_bases()) - set(SIZES):
         assert len(traced(name, 256).stages) >= 4
 
 

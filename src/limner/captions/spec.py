@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from limner.errors import BadUsage
+from limner.models.facts import CaptionStyleName
+from limner.models.registry import recognised
 
 Goal = Literal["subject", "face", "object", "style", "concept"]
-MannerName = Literal["sentences", "phrases", "brief", "tags"]
 
 GOALS: tuple[str, ...] = get_args(Goal)
 VARIANTS_AT_MOST = 8
@@ -19,7 +20,7 @@ VARIANTS_AT_MOST = 8
 class Manner:
     """How captions are written, and how long, in words."""
 
-    name: MannerName
+    name: CaptionStyleName
     least: int
     most: int
 
@@ -33,24 +34,6 @@ MANNERS = {
 """FLUX.1, SD 3.5, Qwen-Image and Z-Image read sentences with T5 or a language model (up to 512 tokens). SDXL
 and SD 1.5 read CLIP's 77 tokens, about 55 words, and saw alt texts. The embedded base saw "fluent3d style
 cat, on a sky blue background"."""
-
-LEARNED = {
-    "glyph": "brief",
-    "flux": "sentences",
-    "qwen": "sentences",
-    "zimage": "sentences",
-    "z-image": "sentences",
-    "sdxl": "phrases",
-    "sd35": "sentences",
-    "stable-diffusion-3": "sentences",
-    "stablediffusion3": "sentences",
-    "stable-diffusion": "phrases",
-    "stablediffusion": "phrases",
-    "sd15": "phrases",
-    "sd-1": "phrases",
-    "sd1": "phrases",
-}
-"""What the name of a base, or of its pipeline, has in it -> the manner that it learned from."""
 
 
 def manner_of(base: str) -> Manner:
@@ -69,9 +52,9 @@ def manner_of(base: str) -> Manner:
             name = str(json.loads(index.read_bytes())["_class_name"])
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise BadUsage(f"{index} names no pipeline. Say how to write with --manner.") from error
-    for part, style in LEARNED.items():
-        if part in name.lower():
-            return MANNERS[style]
+    if match := recognised(name):
+        family, entry = match
+        return MANNERS[(entry and entry.caption_style) or family.caption_style]
     raise BadUsage(
         f"It is not known which captions {base} learned from. Say it with --manner: {', '.join(MANNERS)}."
     )

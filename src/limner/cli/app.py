@@ -88,15 +88,14 @@ def init(
 
 
 def _template(images: Path | None, changed: dict[str, Any]) -> Wish:
-    from limner.models import kind_of
-    from limner.models.presets import choices, preset
+    from limner.models.presets import choices, preset, preset_name
     from limner.recipe import Recipe
     from limner.recipe.toml import change
 
     if images is not None:
         return wish(images, changed, RUNS / folder_name(images))
     base, goal = changed.get("base", Recipe().base), changed.get("goal", Recipe().goal)
-    family, count = kind_of(base), 10
+    family, count = preset_name(base), 10
     start = (goal, family, count, changed.get("train.method", Recipe().train.method))
     sources = {path: one.source for path, one in choices(*start).items() if path not in changed}
     return Wish(change(preset(*start), {"base": base, **changed}), RUNS, sources)

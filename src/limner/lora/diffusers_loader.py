@@ -14,7 +14,7 @@ from limner.lora.compare import Components, require_equal
 from limner.lora.factors import Factors, rename_for_model
 from limner.lora.file import read
 from limner.lora.formats import from_diffusers, to_diffusers
-from limner.lora.tables import FAMILIES
+from limner.models.registry import lora_keys
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def load(pipeline: Any, path: Path) -> LoadReport:
 
 
 def _family(pipeline: str) -> str | None:
-    return next((names.family for names in FAMILIES.values() if pipeline in names.pipelines), None)
+    return next((names.family for names in lora_keys().values() if pipeline in names.pipelines), None)
 
 
 def _shaped_for(path: Path, model: Any, adapter: Mapping[str, WeightDelta]) -> dict[str, WeightDelta]:

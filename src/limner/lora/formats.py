@@ -9,10 +9,12 @@ from torch import Tensor
 from limner.errors import BadLora
 from limner.lora import keys, qkv
 from limner.lora.adapters import WeightDelta
-from limner.lora.key_map import KeyMatch, KeyStyle
 from limner.lora.keys import ModuleTensors
 from limner.lora.peft_config import CONFIG_FILE, HEADER_KEY, PeftConfig, in_header
-from limner.lora.tables import FAMILIES, FamilyKeys, family_keys
+from limner.lora.tables import family_keys
+from limner.models.key_map import KeyMatch, KeyStyle
+from limner.models.lora_keys import FamilyKeys
+from limner.models.registry import lora_keys
 
 COMPONENTS = ("transformer", "unet", "text_encoder", "text_encoder_2", "text_encoder_3")
 
@@ -31,36 +33,6 @@ DENOISER = (
     *(KeyStyle(prefix, naming, flat=True) for prefix in FLAT_PREFIXES for naming in ("native", "diffusers")),
 )
 """How files may spell modules of a denoiser; the first that fits is taken."""
-
-CLIP_L = (
-    KeyStyle("text_encoder.", "diffusers"),
-    KeyStyle("text_encoders.clip_l.transformer.", "diffusers"),
-    KeyStyle("lora_te_", "diffusers", flat=True),
-    KeyStyle("lora_te1_", "diffusers", flat=True),
-)
-CLIP_G = (
-    KeyStyle("text_encoder_2.", "diffusers"),
-    KeyStyle("text_encoders.clip_g.transformer.", "diffusers"),
-    KeyStyle("lora_te2_", "diffusers", flat=True),
-)
-T5 = (
-    KeyStyle("text_encoders.t5xxl.transformer.", "diffusers"),
-    KeyStyle("lora_te3_", "diffusers", flat=True),
-)
-TEXT = {
-    "flux": {
-        "text_encoder": CLIP_L,
-        "text_encoder_2": (*T5, CLIP_G[0], CLIP_G[2]),  # OneTrainer calls T5 te2
-    },
-    "sdxl": {"text_encoder": CLIP_L, "text_encoder_2": CLIP_G},
-    "sd15": {"text_encoder": CLIP_L},
-    "sd3": {
-        "text_encoder": CLIP_L,
-        "text_encoder_2": CLIP_G,
-        "text_encoder_3": (*T5, KeyStyle("text_encoder_3.", "diffusers")),
-    },
-}
-"""How files may spell modules of text encoders."""
 
 
 EVERY_COMPONENT = ""
@@ -108,7 +80,7 @@ def locate(
         denoiser: Spellings to try for the denoiser.
         text: Spellings to try for each text encoder; those of the family when left out.
     """
-    for component, styles in (TEXT.get(names.family, {}) if text is None else text).items():
+    for component, styles in (names.text_styles if text is None else text).items():
         for style in styles:
             if match := _match_text(stem, names, component, style):
                 return Location(component, match, style)
@@ -130,7 +102,7 @@ def _match_text(stem: str, names: FamilyKeys, component: str, style: KeyStyle) -
 
 def candidates(stems: Sequence[str]) -> list[FamilyKeys]:
     """The families that know every module of a file."""
-    return [names for names in FAMILIES.values() if all(locate(stem, names) for stem in stems)]
+    return [names for names in lora_keys().values() if all(locate(stem, names) for stem in stems)]
 
 
 def read(
@@ -184,12 +156,12 @@ def detect(parts: Sequence[ModuleTensors], metadata: Mapping[str, str]) -> Famil
     if not families:
         if all(STEM.fullmatch(part.stem) for part in parts):
             return None
-        counts = {n.family: sum(locate(p.stem, n) is not None for p in parts) for n in FAMILIES.values()}
+        counts = {n.family: sum(locate(p.stem, n) is not None for p in parts) for n in lora_keys().values()}
         best = max(counts, key=lambda name: counts[name])
-        stray = next(p.stem for p in parts if locate(p.stem, FAMILIES[best]) is None)
+        stray = next(p.stem for p in parts if locate(p.stem, lora_keys()[best]) is None)
         raise BadLora(
             f"{len(parts) - counts[best]} of {len(parts)} modules are in no family that Limner knows "
-            f"({', '.join(FAMILIES)}): {stray} .. Convert it with the tool that wrote it."
+            f"({', '.join(lora_keys())}): {stray} .. Convert it with the tool that wrote it."
         )
     families = _narrow(families, parts, metadata)
     if len(families) == 1:

@@ -9,9 +9,9 @@ from importlib.metadata import version
 from pathlib import PurePosixPath, PureWindowsPath
 
 from limner.lora.factors import Adapter
+from limner.models.lora_keys import SOFTWARE
 
 HASH = "modelspec.hash_sha256"
-SOFTWARE = "Limner"
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*")
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from limner.errors import BadLora
 from limner.lora.adapters import Dora, Loha, Lokr, LokrRows, WeightDelta, kind
 from limner.lora.factors import Factors
-from limner.lora.key_map import KeyEntry
+from limner.models.key_map import KeyEntry
 
 
 def row_counts(row: KeyEntry, rows: int) -> list[int]:

@@ -1,12 +1,12 @@
-"""What each tool reads and what is written for it: facts of its source, as data, with the version.
+"""The tools that read LoRA files, and what is written for each.
 
-Nothing here is code of those tools. ``reads`` is what a tool finds in a file, ``writes`` what Limner puts
-there.
+How a tool names a family's modules, and which adapters it computes, is in the family's ``lora.py``: facts of
+the tool's source, as data, at the version that :data:`TOOLS` says. Nothing here is code of those tools.
 """
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -14,19 +14,10 @@ from limner.errors import BadLora
 from limner.lora import keys, qkv
 from limner.lora.adapters import Axis, Dora, LokrRows, WeightDelta, kind
 from limner.lora.factors import Factors
-from limner.lora.formats import TEXT, canonical, gather, locate, to_diffusers
-from limner.lora.key_map import KeyEntry, KeyMatch, KeyStyle
-from limner.lora.tables import FAMILIES, FamilyKeys, family_keys
-
-ALL = ("flux", "flux2", "qwen-image", "z-image", "sd3", "sdxl", "sd15")
-
-
-def _flat(prefix: str, naming: str = "native") -> KeyStyle:
-    return KeyStyle(prefix, "native" if naming == "native" else "diffusers", flat=True)
-
-
-def _dotted(prefix: str, naming: str = "diffusers") -> KeyStyle:
-    return KeyStyle(prefix, "native" if naming == "native" else "diffusers")
+from limner.lora.formats import canonical, gather, locate, to_diffusers
+from limner.lora.tables import family_keys
+from limner.models.key_map import KeyEntry, KeyMatch, KeyStyle
+from limner.models.lora_keys import FamilyKeys
 
 
 @dataclass(frozen=True)
@@ -36,166 +27,32 @@ class Tool:
     name: str
     source: str
     """Where the facts are from."""
-    writes: Mapping[str, KeyStyle]
-    """Family -> spelling of the denoiser's modules."""
-    reads: Mapping[str, tuple[KeyStyle, ...]]
-    """Family -> every spelling of them that the tool takes."""
-    text: Mapping[str, Mapping[str, tuple[KeyStyle, ...]]]
-    """Family -> text encoder -> spellings that it takes; the first is written."""
-    kinds: Mapping[str, tuple[str, ...]]
-    """Family -> adapters that the tool computes rightly."""
-    peft: bool | Mapping[str, bool]
-    """Whether lora_A and lora_B are written without alpha; else lora_down, lora_up and alpha = rank."""
     norms: Axis = "in"
     """The axis of a DoRA's norms that the tool computes rightly; it knows no other name than that form's."""
-    unfused: Mapping[str, KeyStyle] = field(default_factory=dict)
-    """Spelling of modules one by one, for adapters that cannot be fused."""
-    lacks: Mapping[str, str] = field(default_factory=dict)
-    """Family -> pattern of diffusers' module names that the tool has no name for when they are so spelled."""
     kernels: bool = True
     """Whether convolutions with kernels larger than 1 x 1 are computed."""
 
-    def peft_in(self, family: str) -> bool:
-        """Whether files for ``family`` have lora_A and lora_B."""
-        return self.peft if isinstance(self.peft, bool) else self.peft.get(family, False)
-
-
-LORAS = ("LoRA", "LoHa", "LoKr", "DoRA")
-
-TE = {"text_encoder": (_flat("lora_te1_"), _flat("lora_te_")), "text_encoder_2": (_flat("lora_te2_"),)}
-T5_FLAT = (_flat("lora_te3_"), _flat("lora_te2_"))
-KOHYA_TEXT = {
-    "flux": {"text_encoder": TE["text_encoder"], "text_encoder_2": T5_FLAT},
-    "sdxl": TE,
-    "sd15": {"text_encoder": (_flat("lora_te_"), _flat("lora_te1_"))},
-    "sd3": {**TE, "text_encoder_3": T5_FLAT[:1]},
-}
-DIFFUSERS_TEXT = {f: {c: (_dotted(f"{c}."),) for c in FAMILIES[f].text} for f in TEXT}
-CLIPS = ("text_encoder", "text_encoder_2")
 
 DIFFUSERS = Tool(
     name="diffusers",
     source="diffusers 0.42.1, whose own lora_state_dict reads every file that is written for it",
-    writes={f: _dotted(f"{FAMILIES[f].component}.") for f in ALL},
-    reads={f: (_dotted(f"{FAMILIES[f].component}."),) for f in ALL},
-    text=DIFFUSERS_TEXT,
-    kinds={
-        **dict.fromkeys(ALL, ("LoRA", "DoRA")),
-        **dict.fromkeys(("flux2", "z-image"), ("LoRA", "DoRA", "LoKr")),
-    },
-    peft=True,
     norms="out",
 )
-
-FLUX_COMFY = (
-    _flat("lora_unet_"),
-    _dotted("diffusion_model.", "native"),
-    *(_dotted(prefix) for prefix in ("transformer.", "")),
-    *(_flat(prefix, "diffusers") for prefix in ("lycoris_", "lora_transformer_")),
-)
-UNET_COMFY = (
-    _flat("lora_unet_"),
-    _dotted("diffusion_model.", "native"),
-    *(_flat(prefix, "diffusers") for prefix in ("lora_unet_", "lycoris_")),
-    *(KeyStyle(prefix, "processor") for prefix in ("unet.", "")),
-)
-
 COMFYUI = Tool(
     name="comfyui",
     source="ComfyUI, lora.py at 17358c8f, utils.py at 09708eae, adapters at 6f98b150 and 2bffe2f4",
-    writes={
-        "flux": _dotted("diffusion_model.", "native"),
-        "flux2": _dotted("diffusion_model.", "native"),
-        "qwen-image": _dotted("diffusion_model."),
-        "z-image": _dotted("diffusion_model."),
-        "sd3": _dotted("transformer."),
-        "sdxl": _flat("lora_unet_"),
-        "sd15": _flat("lora_unet_", "diffusers"),
-    },
-    reads={
-        "flux": FLUX_COMFY,
-        "flux2": FLUX_COMFY,
-        "qwen-image": (
-            _flat("lora_unet_"),
-            *(_dotted(prefix) for prefix in ("diffusion_model.", "transformer.", "")),
-            _flat("lycoris_", "diffusers"),
-        ),
-        "z-image": (
-            _flat("lora_unet_"),
-            _dotted("diffusion_model.", "native"),
-            *(_dotted(prefix) for prefix in ("diffusion_model.", "transformer.", "")),
-            _flat("lycoris_", "diffusers"),
-        ),
-        "sd3": (
-            _flat("lora_unet_"),
-            _dotted("diffusion_model.", "native"),
-            *(_dotted(prefix) for prefix in ("transformer.", "base_model.model.")),
-            *(_flat(prefix, "diffusers") for prefix in ("lycoris_", "lora_transformer_")),
-        ),
-        "sdxl": UNET_COMFY,
-        "sd15": UNET_COMFY,
-    },
-    text={
-        f: {
-            c: (
-                *spellings,
-                *(DIFFUSERS_TEXT[f][c] if c in CLIPS and (f, c) != ("flux", "text_encoder_2") else ()),
-            )
-            for c, spellings in KOHYA_TEXT[f].items()
-        }
-        for f in KOHYA_TEXT
-    },
-    kinds=dict.fromkeys(ALL, LORAS),
-    peft=dict.fromkeys(("flux2", "qwen-image", "z-image", "sd3"), True),
-    unfused=dict.fromkeys(("flux", "flux2"), _flat("lycoris_", "diffusers")),
-    lacks={"flux2": r"time_guidance_embed\.|(double|single)_stream_modulation"},
 )
-
 KOHYA = Tool(
     name="kohya",
     source="sd-scripts at 48d368fa, networks/lora.py, lora_flux.py, lora_sd3.py, lora_lumina.py",
-    writes={
-        **{f: _flat("lora_unet_") for f in ALL},
-        "sd15": _flat("lora_unet_", "diffusers"),
-    },
-    reads={
-        **{f: (_flat("lora_unet_"),) for f in ALL},
-        **{f: (_flat("lora_unet_"), _flat("lora_unet_", "diffusers")) for f in ("sdxl", "sd15")},
-    },
-    text=KOHYA_TEXT,
-    kinds=dict.fromkeys(ALL, ("LoRA", "LoHa", "LoKr", "DoRA")),
-    peft=False,
 )
-
 DIFFSYNTH = Tool(
     name="diffsynth",
     source="DiffSynth-Studio 2.1.12 at fed7b18f, diffsynth/utils/lora/general.py, flux.py, sdxl.py",
-    writes={
-        "flux": _flat("lora_unet_"),
-        "flux2": _dotted(""),
-        "qwen-image": _dotted("diffusion_model."),
-        "z-image": _dotted("diffusion_model."),
-        "sdxl": _dotted(""),
-        "sd15": _dotted(""),
-    },
-    reads={
-        "flux": (_flat("lora_unet_"),),
-        **{
-            f: (_dotted("diffusion_model."), _dotted(""))
-            for f in ("flux2", "qwen-image", "z-image", "sdxl", "sd15")
-        },
-    },
-    text={},
-    kinds=dict.fromkeys(("flux", "flux2", "qwen-image", "z-image", "sdxl", "sd15"), ("LoRA",)),
-    peft=dict.fromkeys(("flux2", "qwen-image", "z-image", "sdxl", "sd15"), True),
-    lacks={"flux": r"(?!transformer_blocks\.|single_transformer_blocks\.)"},
     kernels=False,
 )
 
-FUSED = ("flux2",)
-"""Families of whose fused weights diffusers reads a LoKr (``_maybe_fuse_qkv_projections_for_lokr``)."""
-
-TOOLS = {target.name: target for target in (DIFFUSERS, COMFYUI, KOHYA, DIFFSYNTH)}
+TOOLS = {tool.name: tool for tool in (DIFFUSERS, COMFYUI, KOHYA, DIFFSYNTH)}
 
 
 def tool_named(name: str) -> Tool:
@@ -216,7 +73,7 @@ def unsupported(
     if family is None:
         return {}
     names = family_keys(family)
-    if names.family not in tool.writes:
+    if tool.name not in names.tools:
         reason = f"{tool.name} has no reader for {names.family}"
         return {(c, m): reason for c, adapter in components.items() for m in adapter}
     reasons = {}
@@ -232,22 +89,21 @@ def unsupported(
 
 
 def _refusal(component: str, module: str, change: WeightDelta, names: FamilyKeys, tool: Tool) -> str:
-    family = names.family
-    if component != names.component and component not in tool.text.get(family, {}):
-        return f"{tool.name} reads no {component} of {family}"
-    if kind(change) not in tool.kinds[family]:
-        return f"{tool.name} reads no {kind(change)} for {family}"
+    rules = names.tools[tool.name]
+    if component != names.component and component not in rules.text:
+        return f"{tool.name} reads no {component} of {names.family}"
+    if kind(change) not in rules.kinds:
+        return f"{tool.name} reads no {kind(change)} for {names.family}"
     if component == names.component:
-        style = tool.writes[family]
-        lacks = tool.lacks.get(family)
-        if lacks and re.match(lacks, module) and (style.naming != "native" or tool is DIFFSYNTH):
+        nameless = rules.lacks and re.match(rules.lacks, module)
+        if nameless and (rules.writes.naming != "native" or tool is DIFFSYNTH):
             return f"{tool.name} has no name for it"
     if not tool.kernels and isinstance(change, Factors) and change.down[0, 0].numel() > 1:
         return f"{tool.name} multiplies convolutions as if they had no kernel"
     if isinstance(change, LokrRows) and _fused_name(module, names, tool):
         return ""
     try:
-        keys.encode(change, peft=tool.peft_in(family), norms=tool.norms)
+        keys.encode(change, peft=rules.peft, norms=tool.norms)
     except BadLora as error:
         return f"{tool.name}: {error}".removesuffix(".")
     return ""
@@ -272,7 +128,7 @@ def encode_for(
             )
         return to_diffusers(_fused(components, family) if family else components)
     names, flat = family_keys(family), {}
-    peft = tool.peft_in(names.family)
+    peft = names.tools[tool.name].peft
     for component, adapter in components.items():
         for name, change in _by_key(component, adapter, names, tool).items():
             endings = keys.encode(change, peft=peft, norms=tool.norms)
@@ -284,12 +140,12 @@ def encode_for(
 
 def _fused_name(module: str, names: FamilyKeys, tool: Tool) -> str | None:
     """What the tool calls the fused weight that ``module`` is a part of; None where it knows none."""
-    match = names.table.find(module, KeyStyle("", "diffusers"))
+    rules, match = names.tools[tool.name], names.table.find(module, KeyStyle("", "diffusers"))
     if match is None or len(match.row.modules) == 1:
         return None
     if tool is DIFFUSERS:  # it fuses q, k and v itself when a LoKr asks for that
-        return match.row.fused_name.format(*match.numbers) or None if names.family in FUSED else None
-    styles = (tool.writes[names.family], *tool.reads[names.family])
+        return match.row.fused_name.format(*match.numbers) or None if rules.fuses else None
+    styles = (rules.writes, *rules.reads)
     style = next((style for style in styles if style.naming == "native"), None)
     return style and style.render(names.table.name_of(KeyMatch(match.row, None, match.numbers), "native"))
 
@@ -313,7 +169,7 @@ def _by_key(
     modules: dict[str, WeightDelta] = {}
     fused: dict[tuple[KeyEntry, tuple[str, ...]], dict[int, WeightDelta]] = {}
     if component != names.component:
-        style = tool.text[names.family][component][0]
+        style = names.tools[tool.name].text[component][0]
         return {style.render(canonical(component, module)): change for module, change in adapter.items()}
     for module, change in adapter.items():
         match = names.table.find(module, KeyStyle("", "diffusers"))
@@ -332,7 +188,7 @@ def _by_key(
         if style.naming == "native" and match.row.swaps(change.shape):
             change = qkv.swap_halves(change)
         modules[style.render(names.table.name_of(match, style.naming))] = change
-    style = tool.writes[names.family]
+    style = names.tools[tool.name].writes
     for (row, numbers), members in fused.items():
         whole = qkv.fuse(row, [members.get(n) for n in range(len(row.modules))])
         modules[style.render(names.table.name_of(KeyMatch(row, None, numbers), "native"))] = whole
@@ -340,11 +196,11 @@ def _by_key(
 
 
 def _style_for(change: WeightDelta, match: KeyMatch, names: FamilyKeys, tool: Tool) -> KeyStyle:
-    main = tool.writes[names.family]
-    is_fused = main.naming == "native" and len(match.row.modules) > 1
-    if is_fused and kind(change) in ("LoKr", "DoRA"):
-        return tool.unfused.get(names.family, main)
-    return main
+    rules = names.tools[tool.name]
+    is_fused = rules.writes.naming == "native" and len(match.row.modules) > 1
+    if is_fused and rules.unfused and kind(change) in ("LoKr", "DoRA"):
+        return rules.unfused
+    return rules.writes
 
 
 @dataclass(frozen=True)
@@ -363,9 +219,11 @@ def decode_as(flat: Mapping[str, Tensor], family: str, tool: Tool) -> ToolView:
         BadLora: What the tool does read cannot be computed.
     """
     names = family_keys(family)
-    styles, text = tool.reads.get(names.family, ()), tool.text.get(names.family, {})
+    rules = names.tools.get(tool.name)
+    if rules is None:
+        return ToolView({}, tuple(part.stem for part in keys.group_by_module(flat)))
     parts = keys.group_by_module(flat)
-    locations = {part.stem: locate(part.stem, names, styles, text) for part in parts}
+    locations = {part.stem: locate(part.stem, names, rules.reads, rules.text) for part in parts}
     rest, usable = [], []
     for part in parts:
         location = locations[part.stem]
@@ -382,8 +240,7 @@ def decode_as(flat: Mapping[str, Tensor], family: str, tool: Tool) -> ToolView:
         f"{component}.{module}"
         for component, adapter in components_read.items()
         for module, change in adapter.items()
-        if kind(change) not in tool.kinds.get(names.family, ())
-        or (isinstance(change, Dora) and change.axis != tool.norms)
+        if kind(change) not in rules.kinds or (isinstance(change, Dora) and change.axis != tool.norms)
     ]
     components = {
         c: {m: change for m, change in adapter.items() if f"{c}.{m}" not in incorrect}
@@ -393,7 +250,7 @@ def decode_as(flat: Mapping[str, Tensor], family: str, tool: Tool) -> ToolView:
 
 
 def _without_name(match: KeyMatch, style: KeyStyle, names: FamilyKeys, tool: Tool) -> bool:
-    lacks = tool.lacks.get(names.family)
+    lacks = names.tools[tool.name].lacks
     if not lacks or (style.naming == "native" and tool is not DIFFSYNTH):
         return False
     return any(re.match(lacks, module) for module in match.modules)

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from limner.errors import BadBase
 from limner.lora.formats import canonical, locate
-from limner.lora.key_map import KeyEntry, KeyMap, KeyMatch, KeyStyle
 from limner.lora.safety import header_text
-from limner.lora.tables import FAMILIES, FamilyKeys, family_keys
+from limner.lora.tables import family_keys
+from limner.models.key_map import KeyEntry, KeyMap, KeyMatch, KeyStyle
+from limner.models.lora_keys import FamilyKeys
+from limner.models.registry import lora_keys
 
 LARGEST_HEADER = 100_000_000
 """Bytes of the header of a base."""
@@ -158,7 +160,7 @@ def open_base(path: Path, family: str | None = None) -> BaseCheckpoint:
         for file in paths
         for name in _names(file)
     ]
-    options = [family_keys(family)] if family else list(FAMILIES.values())
+    options = [family_keys(family)] if family else list(lora_keys().values())
     best: BaseCheckpoint | None = None
     for names in options:
         tensors = [
@@ -171,7 +173,7 @@ def open_base(path: Path, family: str | None = None) -> BaseCheckpoint:
             best = BaseCheckpoint(names, weights, other_tensors)
     if best is None or not best.weights:
         raise BadBase(
-            f"{path} has no weight that Limner knows by name. Give a base of {', '.join(FAMILIES)}."
+            f"{path} has no weight that Limner knows by name. Give a base of {', '.join(lora_keys())}."
         )
     return best
 

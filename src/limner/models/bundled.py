@@ -1,6 +1,8 @@
 """Bases as their configs describe them, for planning: no weights are opened here.
 
-Configs of registered bases ship with Limner; of other bases on the hub they alone are fetched.
+Configs of registered bases ship with Limner, in ``configs/`` of their family's folder: a file for each base,
+part by part, as published but for what the libraries wrote of themselves. Of other bases on the hub they
+alone are fetched.
 """
 
 import json
@@ -12,41 +14,12 @@ from typing import Any
 
 from limner.errors import BadBase
 from limner.files import user_cache
+from limner.models.registry import family_of_base, folder_of, hub_bases, hub_id_of
 from limner.models.single_file import look
-from limner.models.source import HUB, Source, download_command, fetching, locate
+from limner.models.source import Source, download_command, fetching, locate
 
-CONFIGS = Path(__file__).parent / "configs"
-"""A file for each registered base, part by part; what several bases share lies in ``parts/``. Facts of the
-published configs, without what the libraries wrote of themselves."""
-
-DOWNLOAD = {
-    "flux-dev": 33_741_198_278,
-    "flux-schnell": 33_720_738_758,
-    "flux2-klein-4b": 15_964_117_574,
-    "flux2-klein-9b": 34_706_725_446,
-    "qwen-image": 57_698_920_550,
-    "sd15": 4_264_941_228,
-    "sd35-large": 27_442_136_006,
-    "sd35-medium": 15_815_224_006,
-    "sdxl": 13_875_351_468,
-    "z-image": 20_522_393_030,
-    "z-image-turbo": 32_832_210_502,
-}
-"""Registered name -> bytes of its weights on the hub: every weight at the precision of :data:`STORED`.
-Tokenizers and the headers of files add less than 0.2 %; those of SD 3.5 hold its grid of places besides, 0.2
-and 0.5 GB."""
-
-STORED = {"sd15": {"": "fp32"}, "sdxl": {"": "fp32"}, "z-image-turbo": {"transformer": "fp32"}}
-"""Registered name -> part ("" for all) -> precision of its files, where it is not bf16."""
-
-
-def stored(name: str, part: str) -> str | None:
-    """Precision of a part's files: "bf16" or "fp32"; None for a base that is no registered one."""
-    if name not in DOWNLOAD:
-        return None
-    parts = STORED.get(name, {})
-    return parts.get(part, parts.get("", "bf16"))
-
+SHARED = Path(__file__).parent / "configs"
+"""Configs of parts that bases of several families share. A family's own lie in its ``configs/parts/``."""
 
 FETCHED = ("model_index.json", "limner.json", "*/config.json", "*/scheduler_config.json")
 
@@ -68,7 +41,10 @@ class Shipped(Source):
         if part not in self.parts:
             raise BadBase(f"{self.name} has no {part}/; it has {', '.join(sorted(self.parts))}.")
         found = self.parts[part]
-        return _read(CONFIGS / "parts" / f"{found}.json") if isinstance(found, str) else dict(found)
+        if not isinstance(found, str):
+            return dict(found)
+        own = self.root / "parts" / f"{found}.json"
+        return _read(own if own.is_file() else SHARED / f"{found}.json")
 
     def weights(self, part: str) -> list[Path]:
         """None.
@@ -78,7 +54,7 @@ class Shipped(Source):
         """
         raise BadBase(
             f"{self.name}: only its configs are here, which is enough to plan; the weights of {part}/ are "
-            f"not. Fetch them: {download_command(HUB[self.name][0])}"
+            f"not. Fetch them: {download_command(hub_id_of(self.name))}"
         )
 
 
@@ -88,9 +64,24 @@ def known(name: str) -> Source:
     Raises:
         BadBase: No registered base has that name.
     """
-    if name not in HUB:
-        raise BadBase(f"{name!r} is no base that Limner knows by name. Known: {', '.join(sorted(HUB))}.")
-    return Shipped(root=CONFIGS, name=name, parts=_read(CONFIGS / f"{name}.json"))
+    family = family_of_base(name)
+    if family is None or name not in hub_bases():
+        known = ", ".join(hub_bases())
+        raise BadBase(f"{name!r} is no base that Limner knows by name. Known: {known}.")
+    root = folder_of(family.name) / "configs"
+    return Shipped(root=root, name=name, parts=_read(root / f"{name}.json"))
+
+
+def stored_precision(name: str, part: str) -> str | None:
+    """Precision of a part's files: "bf16" or "fp32"; None for a base that is no registered one."""
+    base = hub_bases().get(name)
+    return base.precision(part) if base else None
+
+
+def weight_bytes(name: str) -> int | None:
+    """Bytes of a registered base's weights on the hub; None for a base that is no registered one."""
+    base = hub_bases().get(name)
+    return base.weight_bytes if base else None
 
 
 def described(
@@ -109,17 +100,11 @@ def described(
     if Path(name).expanduser().is_file():
         return known(look(Path(name).expanduser()).lender)
     here = name in folders or Path(name).expanduser().is_dir()
-    if name in HUB and not here:
+    if name in hub_bases() and not here:
         return known(name)
     if here or name.count("/") != 1 or name.startswith((".", "/", "~")):
         return locate(name, folders=folders, tell=tell)
     return replace(locate(str(_fetched(name, tell)), folders={}), name=name)
-
-
-def bytes_stored(name: str, part: str) -> int:
-    """Bytes that one number of a part takes in the files of a registered base; 2 for any other base."""
-    stored = STORED.get(name, {})
-    return 4 if stored.get(part, stored.get("")) == "fp32" else 2
 
 
 def _fetched(hub_id: str, tell: Callable[[str], None]) -> Path:
@@ -145,7 +130,7 @@ def _fetched(hub_id: str, tell: Callable[[str], None]) -> Path:
     )
     away = (
         f"The configs of {hub_id} are not on this disk and the hub cannot be reached. With network, run "
-        f"this again; without, name a folder with its configs, or one of {', '.join(sorted(HUB))}."
+        f"this again; without, name a folder with its configs, or one of {', '.join(hub_bases())}."
     )
     with fetching(hub_id, gated=gated, away=away):
         return Path(snapshot_download(hub_id, **chosen))

@@ -1,7 +1,7 @@
 """A base in one file becomes a folder in diffusers layout, once: everything else reads folders.
 
 Names are turned by diffusers' ``loaders/single_file_utils.py`` (version 0.42), but for FLUX.1's transformer,
-which it knows at one width only: those are in ``limner.lora.tables``. No number is changed: tensors keep
+which it knows at one width only: those are in ``limner.models.flux.keys``. No number is changed: tensors keep
 their bits, and fp8 becomes bf16, which holds each of its values.
 """
 
@@ -19,10 +19,10 @@ from torch import Tensor
 
 from limner.errors import BadBase, first_line
 from limner.files import require_space, user_cache, write_json
-from limner.lora.key_map import KeyMap, KeyStyle
-from limner.lora.tables import DOUBLE, FLUX, SINGLE, rows
 from limner.models import family_of
+from limner.models.facts import FilePart
 from limner.models.family import Family
+from limner.models.key_map import KeyStyle
 from limner.models.layout import lend, write
 from limner.models.loading import BROKEN, hush, skeleton
 from limner.models.single_file import Single, look
@@ -30,22 +30,6 @@ from limner.models.source import Source, content, locate
 
 VERSION = "1"
 """Of the folders that are made; a change makes them anew."""
-
-TRANSFORMER = KeyMap(
-    FLUX
-    + tuple(
-        row
-        for before, native, names in (
-            (DOUBLE, "double_blocks.{}.img_attn.norm.", ("norm_q", "norm_k")),
-            (DOUBLE, "double_blocks.{}.txt_attn.norm.", ("norm_added_q", "norm_added_k")),
-            (SINGLE, "single_blocks.{}.norm.", ("norm_q", "norm_k")),
-        )
-        for row in rows(
-            dict(zip(names, ("query_norm", "key_norm"), strict=True)), before=f"{before}attn.", native=native
-        )
-    )
-)
-NORMS = ("norm_q", "norm_k", "norm_added_q", "norm_added_k")
 
 PASSED = ("position_ids", "logit_scale", "text_projection.weight")
 """Endings of tensors that a part may have in the file and does not compute with."""
@@ -144,8 +128,7 @@ def _make(file: Single, family: Family, lender: Source, home: Path) -> None:
 def _weights(file: Single, family: Family, lender: Source, draft: Path, part: str) -> dict[str, Tensor]:
     """A part's tensors in diffusers' names, held against its config."""
     config = lender.config(part)
-    if file.pipeline == "FluxPipeline" and part == "transformer":
-        config = {**config, "guidance_embeds": file.guided}
+    config = {**config, **file.config.get(part, {})}
     write_json(draft / part / "config.json", config)
     model = skeleton(family, Source(draft, lender.name), part, dtype=torch.float32)
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in TIED}
@@ -177,39 +160,42 @@ def _named(
     """The authors' tensors of a part in diffusers' names; those that nobody knows keep their own."""
     from diffusers.loaders import single_file_utils as theirs
 
-    prefix = file.parts[part]
-    if part in ("unet", "vae"):
-        turn = theirs.convert_ldm_unet_checkpoint if part == "unet" else theirs.convert_ldm_vae_checkpoint
+    layout, prefix = file.layout.parts[part], file.parts[part]
+    if layout.names in ("ldm-unet", "ldm-vae"):
+        unet = layout.names == "ldm-unet"
+        turn = theirs.convert_ldm_unet_checkpoint if unet else theirs.convert_ldm_vae_checkpoint
         try:
             made = {name: tensor for name, tensor in turn(own, dict(config)).items() if tensor is not None}
         except BROKEN as error:
             raise BadBase(f"{file.name}: {part} is none that is known: {first_line(error)}.") from error
         taken = {tensor.data_ptr() for tensor in made.values()}
         return made | {name: each for name, each in own.items() if each.data_ptr() not in taken}
-    if prefix == "conditioner.embedders.1.model.":
+    if layout.names == "open-clip":
         return theirs.convert_open_clip_checkpoint(model, own, prefix=prefix)
     bare = {name.removeprefix(prefix): tensor for name, tensor in own.items()}
-    if part == "transformer":
-        return flux(bare, wanted)
+    if layout.names == "key-map":
+        return by_key_map(layout, bare, wanted)
     old = "embeddings.token_embedding.weight" in bare  # before transformers 4.0 there was no level above
     return {f"text_model.{name}": tensor for name, tensor in bare.items()} if old else bare
 
 
-def flux(native: Mapping[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
-    """FLUX.1's transformer: the authors' tensors -> diffusers' names, at any width and depth.
+def by_key_map(layout: FilePart, native: Mapping[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
+    """The authors' tensors of a part -> diffusers' names, at any width and depth.
 
     Args:
+        layout: The part, with its key map.
         native: Tensors in the authors' names, without a prefix. Those that no wanted name reads stay.
         wanted: diffusers' names.
     """
+    assert layout.key_map is not None
     made, read = {}, set()
     for name in wanted:
         module, _, leaf = name.rpartition(".")
-        place = TRANSFORMER.find(module, KeyStyle("", "diffusers"))
+        place = layout.key_map.find(module, KeyStyle("", "diffusers"))
         if place is None:
             continue
-        leaf = "scale" if module.endswith(NORMS) else leaf
-        source = f"{TRANSFORMER.name_of(place, 'native')}.{leaf}"
+        leaf = layout.leaves.get(module.rpartition(".")[2], leaf)
+        source = f"{layout.key_map.name_of(place, 'native')}.{leaf}"
         if source not in native:
             continue
         read.add(source)

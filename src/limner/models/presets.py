@@ -1,11 +1,13 @@
 """Where a recipe starts: values by goal, family and number of images, each with the page that it is from."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, get_args
+import json
+from pathlib import Path
+from typing import get_args
 
-from limner.errors import BadRecipe
+from limner.errors import BadBase, BadRecipe
+from limner.models.facts import PresetValue
+from limner.models.registry import facts_of, families, family_of_base, registered_bases
+from limner.models.single_file import look
 from limner.recipe.schema import Goal, Recipe
 from limner.recipe.toml import change
 
@@ -26,7 +28,7 @@ SOURCES = {
 SIZES = (10, 25, 100)
 """Folders of up to so many images share a preset; there is one more for larger folders."""
 
-FLUX_STEPS = {
+STEPS = {
     "subject": (1000, 1500, 2500, 4000),
     "face": (1000, 1750, 2700, 4000),
     "object": (1000, 1500, 2500, 4000),
@@ -35,14 +37,14 @@ FLUX_STEPS = {
 """Optimizer steps on FLUX.1 by goal and size of the folder. The columns are ``SIZES`` and what is larger."""
 
 _GROWING = "replicate's default (1000) at ten images; ai-toolkit's upper end (4000) beyond 100; interpolated"
-FLUX_STEPS_FROM = {
+STEPS_FROM = {
     "subject": _GROWING,
     "face": "astria: 100 steps per image at 10 images, 70 at 25, 27 at 100; then ai-toolkit",
     "object": _GROWING,
     "style": f"{_GROWING} around ai-toolkit's default (2000)",
 }
 
-FLUX_PROMPTS = {
+PROMPTS = {
     "subject": ("[trigger] on a beach", "[trigger] in the snow", "a watercolour painting of [trigger]"),
     "face": ("a portrait photo of [trigger]", "[trigger] laughing in a cafe", "an oil painting of [trigger]"),
     "object": (
@@ -53,157 +55,105 @@ FLUX_PROMPTS = {
     "style": ("a lighthouse, [trigger]", "a fox in a forest, [trigger]", "a street market, [trigger]"),
 }
 
-GLYPH_PROMPTS = {
-    "subject": ("[trigger]", "[trigger] on a dark background", "a cat"),
-    "face": ("[trigger]", "[trigger] on a dark background", "a cat"),
-    "object": ("[trigger]", "[trigger] on a dark background", "a cat"),
-    "style": ("[trigger] style cat", "[trigger] style rocket", "[trigger] style apple", "cat"),
-}
-
-
-GLYPH_TARGETS = ("norm1.linear", "norm1_context.linear", "norm.linear", "norm_out.linear")
-"""Every modulation of the FLUX.1 architecture."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One value of a preset.
-
-    Attributes:
-        value: What the key is set to.
-        source: A name in ``SOURCES``, or a sentence that names some of them.
-    """
-
-    value: Any
-    source: str
-
-
-OTHERS: dict[str, dict[str, Choice]] = {
-    "flux2": {
-        "train.learning_rate": Choice(1e-4, "diffusers, README_flux2.md; musubi, docs/flux_2.md"),
-        "lora.rank": Choice(32, "musubi, docs/flux_2.md"),
-    },
-    "qwen-image": {
-        "train.learning_rate": Choice(5e-5, "musubi, docs/qwen_image.md"),
-        "lora.rank": Choice(16, "musubi, docs/qwen_image.md"),
-    },
-    "z-image": {
-        "train.learning_rate": Choice(1e-4, "musubi, docs/zimage.md"),
-        "lora.rank": Choice(32, "musubi, docs/zimage.md"),
-    },
-    "sd3": {
-        "train.learning_rate": Choice(1e-4, "simpletuner, quickstart/SD3.md: stable values for 3.5"),
-        "train.clip": Choice(0.1, "simpletuner, quickstart/SD3.md: large leaps ruin 3.5"),
-        "lora.rank": Choice(32, "diffusers, README_sd3.md"),
-    },
-    "sdxl": {
-        "train.learning_rate": Choice(1e-4, "diffusers, README_sdxl.md"),
-        "lora.rank": Choice(16, "kohya's and diffusers' examples, 4 to 32"),
-        "train.min_snr": Choice(5.0, "diffusers, examples/text_to_image/README.md; Hang et al. 2023"),
-        "train.noise_offset": Choice(0.0, "diffusers: off unless very dark or bright pictures are wanted"),
-    },
-    "sd15": {
-        "data.resolution": Choice(512, "diffusers: Stable Diffusion 1.5 is a 512-pixel model"),
-        "train.learning_rate": Choice(1e-4, "diffusers, examples/text_to_image/README.md (LoRA)"),
-        "lora.rank": Choice(16, "kohya's and diffusers' examples, 4 to 32"),
-        "train.min_snr": Choice(5.0, "diffusers, examples/text_to_image/README.md; Hang et al. 2023"),
-    },
-}
-"""What other families change of the preset of FLUX.1: the steps by goal and folder are those of FLUX.1."""
-
 
 def preset(goal: str, family: str, images: int, method: str = "lora") -> Recipe:
     """A recipe to start from.
 
     Args:
         goal: "subject", "face", "object" or "style".
-        family: "flux", "flux2", "qwen-image", "sd15", "sd3", "sdxl", "z-image", or "glyph" (embedded).
+        family: Of a base, as :func:`preset_name` tells it; "" for values that no family has changed.
         images: How many images there are, at least 1. Folders of up to 10, 25, 100 and more images differ.
         method: "lora", or "full" for all weights of the denoiser.
 
     Raises:
         BadRecipe: An unknown goal or family, or no image.
     """
-    base = {"flux": "flux-dev", "flux2": "flux2-klein-4b", "sd3": "sd35-medium"}.get(family, family)
+    base = families()[family].bases[0].name if family in families() else family or Recipe().base
     values = {path: choice.value for path, choice in choices(goal, family, images, method).items()}
     values["train.method"] = method
     return change(Recipe(), {"base": base, "goal": goal, **values})
 
 
-def choices(goal: str, family: str, images: int, method: str = "lora") -> dict[str, Choice]:
+def choices(goal: str, family: str, images: int, method: str = "lora") -> dict[str, PresetValue]:
     """The values of ``preset`` by dotted path, each with its source. Same arguments, same errors."""
-    families: dict[str, Callable[[str, int], dict[str, Choice]]] = {"flux": _flux, "glyph": _glyph}
-    families |= {name: partial(_like_flux, name) for name in OTHERS}
+    own = {base.name: base.preset for base in registered_bases().values() if base.preset}
     if goal not in get_args(Goal):
         raise BadRecipe(f'goal is "{goal}"; it must be one of {", ".join(get_args(Goal))}. Try "subject".')
-    if family not in families:
-        raise BadRecipe(f'There is no preset for the family "{family}". Known: {", ".join(families)}.')
+    if family and family not in families() and family not in own:
+        known = ", ".join([*families(), *own])
+        raise BadRecipe(f'There is no preset for the family "{family}". Known: {known}.')
     if images < 1:
         raise BadRecipe(f"A preset for {images} images means nothing. Give a folder with at least 1 image.")
-    found = families[family](goal, sum(images > size for size in SIZES))
-    return _full(found) if method == "full" else found
+    size = sum(images > most for most in SIZES)
+    if family in own:
+        values = own[family](goal, size)
+    else:
+        changed = families()[family].preset if family else {}
+        values = {path: one for path, one in {**common(goal, size), **changed}.items() if one is not None}
+    return _full(values) if method == "full" else values
 
 
-def _full(found: dict[str, Choice]) -> dict[str, Choice]:
+def preset_name(base: str) -> str:
+    """Which preset suits a base, as far as its name or folder tells without fetching; "" where neither does.
+
+    Args:
+        base: As the recipe says it.
+
+    Returns:
+        A family, or a registered base that has a preset of its own.
+    """
+    if base in registered_bases():
+        return _preset_of(base)
+    index = Path(base).expanduser() / "model_index.json"
+    try:
+        if index.parent.is_file():
+            pipeline = look(index.parent).pipeline
+        else:
+            note = index.with_name("limner.json")
+            origin = str(json.loads(note.read_text(encoding="utf-8")).get("name")) if note.is_file() else ""
+            if origin in registered_bases():  # a full fine-tune of it
+                return _preset_of(origin)
+            pipeline = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
+    except (OSError, ValueError, AttributeError, BadBase):  # no folder, or one that is told when it is opened
+        return max((name for name in families() if base.startswith(name)), key=len, default="")
+    facts = facts_of(pipeline)
+    return facts.name if facts else ""
+
+
+def _preset_of(base: str) -> str:
+    family = family_of_base(base)
+    return base if family is None or registered_bases()[base].preset else family.name
+
+
+def _full(values: dict[str, PresetValue]) -> dict[str, PresetValue]:
     """What is left of a LoRA's preset when every weight is trained."""
-    rate = found["train.learning_rate"].value / 10
-    source = "a tenth of the LoRA's, as in diffusers, examples/text_to_image/README.md: 1e-5 beside 1e-4"
-    return {path: one for path, one in found.items() if not path.startswith("lora.")} | {
-        "train.learning_rate": Choice(rate, source)
+    rate = values["train.learning_rate"].value / 10
+    source = "a tenth of the LoRA's, as in diffusers, examples/text_to_image/README.md: 1e-5 made_for 1e-4"
+    return {path: one for path, one in values.items() if not path.startswith("lora.")} | {
+        "train.learning_rate": PresetValue(rate, source)
     }
 
 
-def _flux(goal: str, size: int) -> dict[str, Choice]:
-    """FLUX.1 by goal and index into ``SIZES``."""
+def common(goal: str, size: int) -> dict[str, PresetValue]:
+    """What every family starts from, by goal and index into ``SIZES``: the steps are those of FLUX.1."""
     large = size == len(SIZES)
     wide = goal == "style" and size >= 2
     batch_source = "diffusers (4 accumulated)" if large else "simpletuner and ai-toolkit, for small sets"
     return {
-        "data.resolution": Choice(1024, "astria: FLUX.1 is a 1024-pixel model; ai-toolkit goes up to it"),
-        "data.caption_dropout": Choice(0.05, "ai-toolkit"),
-        "lora.rank": Choice(32 if wide else 16, "boreal" if wide else "ai-toolkit, kohya and replicate"),
-        "train.steps": Choice(FLUX_STEPS[goal][size], FLUX_STEPS_FROM[goal]),
-        "train.batch": Choice(4 if large else 1, batch_source),
-        "train.learning_rate": Choice(
+        "data.resolution": PresetValue(
+            1024, "astria: FLUX.1 is a 1024-pixel model; ai-toolkit goes up to it"
+        ),
+        "data.caption_dropout": PresetValue(0.05, "ai-toolkit"),
+        "lora.rank": PresetValue(32 if wide else 16, "boreal" if wide else "ai-toolkit, kohya and replicate"),
+        "train.steps": PresetValue(STEPS[goal][size], STEPS_FROM[goal]),
+        "train.batch": PresetValue(4 if large else 1, batch_source),
+        "train.learning_rate": PresetValue(
             1e-4, "ai-toolkit and kohya; simpletuner: 1e-3 ruins, 1e-5 does nothing"
         ),
-        "train.schedule": Choice("constant", "diffusers and kohya"),
-        "train.guidance": Choice(1.0, "diffusers, kohya and simpletuner"),
-        "train.save_every": Choice(250, "ai-toolkit"),
-        "sample.every": Choice(250, "ai-toolkit"),
-        "sample.steps": Choice(20, "ai-toolkit and simpletuner"),
-        "sample.prompts": Choice(FLUX_PROMPTS[goal], "written"),
-    }
-
-
-def _like_flux(family: str, goal: str, size: int) -> dict[str, Choice]:
-    """Another family: what is known of FLUX.1 by goal and size of the folder, changed where pages differ."""
-    chosen = _flux(goal, size) | OTHERS[family]
-    if family in ("sd15", "sd3", "sdxl"):  # no guidance is embedded in them
-        del chosen["train.guidance"]
-    return chosen
-
-
-def _glyph(goal: str, size: int) -> dict[str, Choice]:
-    """The embedded base by goal and index into ``SIZES``. Tuned for minutes on two CPU cores."""
-    style = goal == "style"
-    own = {
-        "lora.targets": Choice(GLYPH_TARGETS, "limner: modulations know the prompt's gist and no shape"),
-        "train.ema": Choice(0.98, "limner"),
-    }
-    return {
-        "data.resolution": Choice(64, "limner"),
-        "data.caption_dropout": Choice(0.05, "ai-toolkit"),
-        "lora.rank": Choice(16, "limner"),
-        "lora.text_encoders": Choice(("text_encoder",), "limner"),
-        "train.steps": Choice((300 if style else 280, 380, 600, 900)[size], "limner"),
-        "train.batch": Choice(4, "limner"),
-        "train.learning_rate": Choice(2.4e-3 if style else 2e-3, "limner"),
-        "train.time_shift": Choice(
-            4.0 if style else 5.0, "limner: what is seen first of a small picture is settled in its noise"
-        ),
-        "train.save_every": Choice(250, "limner"),
-        "sample.every": Choice(0, "limner"),
-        "sample.prompts": Choice(GLYPH_PROMPTS[goal], "written"),
-        **(own if style else {}),
+        "train.schedule": PresetValue("constant", "diffusers and kohya"),
+        "train.guidance": PresetValue(1.0, "diffusers, kohya and simpletuner"),
+        "train.save_every": PresetValue(250, "ai-toolkit"),
+        "sample.every": PresetValue(250, "ai-toolkit"),
+        "sample.steps": PresetValue(20, "ai-toolkit and simpletuner"),
+        "sample.prompts": PresetValue(PROMPTS[goal], "written"),
     }

@@ -6,8 +6,8 @@ from typing import Any
 
 from limner.errors import BadRecipe
 from limner.imports import swiftly
-from limner.lora.metadata import SOFTWARE
 from limner.models.family import Family, Objective
+from limner.models.lora_keys import SOFTWARE
 from limner.models.source import Source
 from limner.nn import ddpm
 

@@ -1,12 +1,11 @@
 """A base in one file, as its authors or trainers publish it: of which family it is, and what is in it.
 
-Names of the authors' parts: CompVis latent-diffusion and Stability-AI generative-models (Stable Diffusion 1
-and XL), black-forest-labs/flux (FLUX.1), and ComfyUI's "all in one" files of FLUX.1. Loads no torch.
+How the checkpoints of a family look is in its ``facts.py``. Loads no torch.
 """
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,49 +13,17 @@ from safetensors import SafetensorError, safe_open
 
 from limner.errors import BadBase
 from limner.files import foreign
+from limner.models.facts import FamilyFacts, SingleFile
+from limner.models.registry import families
 
-FLUX_MARK = "double_blocks.0.img_attn.qkv.weight"
-UNET = "model.diffusion_model."
-SD_VAE = "first_stage_model."
-
-LAYOUTS = {
-    "FluxPipeline": {
-        "transformer": (UNET, ""),
-        "vae": ("vae.",),
-        "text_encoder": ("text_encoders.clip_l.transformer.",),
-        "text_encoder_2": ("text_encoders.t5xxl.transformer.",),
-    },
-    "StableDiffusionXLPipeline": {
-        "unet": (UNET,),
-        "vae": (SD_VAE,),
-        "text_encoder": ("conditioner.embedders.0.transformer.",),
-        "text_encoder_2": ("conditioner.embedders.1.model.",),
-    },
-    "StableDiffusionPipeline": {
-        "unet": (UNET,),
-        "vae": (SD_VAE,),
-        "text_encoder": ("cond_stage_model.transformer.",),
-    },
-}
-"""Pipeline -> part -> how the names of its tensors may begin."""
-
-MARKS = (
-    (rf"({re.escape(UNET)})?{re.escape(FLUX_MARK)}", "FluxPipeline"),
-    (re.escape(f"{UNET}label_emb.0.0.weight"), "StableDiffusionXLPipeline"),
-    (re.escape(f"{UNET}input_blocks.0.0.weight"), "StableDiffusionPipeline"),
+LORA = (
+    r".*(lora_(up|down|A|B)\b|hada_w1|lokr_w1).*",
+    "a LoRA, not a base. Name the base that it was trained on",
 )
-"""A tensor that tells the pipeline, the first that fits."""
-
 OTHERS = (
-    (
-        r".*(lora_(up|down|A|B)\b|hada_w1|lokr_w1).*",
-        "a LoRA, not a base. Name the base that it was trained on",
-    ),
     (r"edm_mean", "of the kind of Playground 2.5, whose noise Limner does not know"),
     (r"conditioner\.embedders\.0\.model\..*", "SDXL's refiner, which reads no caption alone"),
     (r"cond_stage_model\.model\..*", "Stable Diffusion 2"),
-    (r".*joint_blocks\.0\..*", "Stable Diffusion 3, which is read from a folder in diffusers layout"),
-    (r".*double_stream_modulation_img\..*", "FLUX.2, which is read from a folder in diffusers layout"),
     (r".*distilled_guidance_layer\..*", "Chroma"),
     (r".*(scaled_fp8|scale_weight|weight_scale|absmax|quant_state).*", "quantised. Get it in bf16 or fp16"),
     (r"control_model\..*", "a ControlNet"),
@@ -65,7 +32,7 @@ OTHERS = (
         "one part in diffusers' names. Name the folder of the whole base",
     ),
 )
-"""A tensor that tells what Limner does not train from one file."""
+"""A tensor that tells what no family here trains."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +41,16 @@ class Single:
 
     path: Path
     pipeline: str
+    layout: SingleFile
+    """How such files of its family look."""
     parts: Mapping[str, str]
     """Part -> how the names of its tensors begin."""
     lender: str
     """Registered base that has what the file lacks."""
     sampler: Mapping[str, Any]
     """What the file says of its sampler, over the lender's config."""
-    guided: bool
-    """Of FLUX.1: whether there is an input for guidance."""
+    config: Mapping[str, Mapping[str, bool]] = field(default_factory=dict)
+    """Part -> what the file says of its config, over the lender's."""
 
     @property
     def name(self) -> str:
@@ -106,29 +75,57 @@ def look(path: Path) -> Single:
         raise BadBase(
             f"{path} is no whole .safetensors file ({str(error)[:120]}). Download or copy it again."
         ) from error
-    pipeline = _pipeline(path, names)
+    family, layout = _family(path, names)
+    prefixes = {part: tensors.prefixes for part, tensors in layout.parts.items()}
     parts = {
-        part: prefix
-        for part, prefixes in LAYOUTS[pipeline].items()
-        for prefix in reversed(prefixes)
-        if any(name.startswith(prefix) for name in names)
+        part: next(prefix for prefix in known if _begins(names, prefix))
+        for part, known in prefixes.items()
+        if any(_begins(names, prefix) for prefix in known)
     }
-    guided = any(name.endswith("guidance_in.in_layer.weight") for name in names)
-    flux = "flux-dev" if guided else "flux-schnell"
-    lenders = {"StableDiffusionXLPipeline": "sdxl", "StableDiffusionPipeline": "sd15"}
-    return Single(path, pipeline, parts, lenders.get(pipeline, flux), _sampler(names, metadata), guided)
+    return Single(
+        path=path,
+        pipeline=family.pipeline,
+        layout=layout,
+        parts=parts,
+        lender=next(base for ending, base in layout.donors if _ends(names, ending)),
+        sampler=_sampler(names, metadata),
+        config={part: {key: _ends(names, ending)} for part, (key, ending) in layout.flags.items()},
+    )
 
 
-def _pipeline(path: Path, names: set[str]) -> str:
-    for pattern, what in OTHERS:
+def single_file_titles() -> list[str]:
+    """What people call the checkpoints that Limner trains from one file."""
+    return [facts.single_file.title for facts in families().values() if facts.single_file]
+
+
+def _begins(names: set[str], prefix: str) -> bool:
+    return any(name.startswith(prefix) for name in names)
+
+
+def _ends(names: set[str], ending: str) -> bool:
+    return any(name.endswith(ending) for name in names)
+
+
+def _family(path: Path, names: set[str]) -> tuple[FamilyFacts, SingleFile]:
+    """The family of a checkpoint and how its files look.
+
+    Raises:
+        BadBase: It is none that is trained from one file; the message says what it is.
+    """
+    known = families().values()
+    folder_only = [facts.folder_only for facts in known if facts.folder_only]
+    for pattern, what in (LORA, *folder_only, *OTHERS):
         if any(re.fullmatch(pattern, name) for name in names):
             raise BadBase(f"{path.name} is {what}.")
-    for pattern, pipeline in MARKS:
-        if any(re.fullmatch(pattern, name) for name in names):
-            return pipeline
+    for facts in known:
+        layout = facts.single_file
+        if layout and layout.unless not in names and any(re.fullmatch(layout.mark, name) for name in names):
+            return facts, layout
+    titles = single_file_titles()
     raise BadBase(
-        f"{path.name} has {len(names)} tensors, first {min(names, default='none')[:60]}: it is no checkpoint "
-        "of SDXL, Stable Diffusion 1.5 or FLUX.1. Other bases are read from a folder in diffusers layout."
+        f"{path.name} has {len(names)} tensors, first {min(names, default='none')[:60]}: "
+        f"it is no checkpoint of {', '.join(titles[:-1])} or {titles[-1]}. "
+        "Other bases are read from a folder in diffusers layout."
     )
 
 

@@ -12,29 +12,8 @@ from typing import Any
 
 from limner.errors import BadBase
 from limner.files import human, sha256_file, user_cache, write_text
-
-HUB = {
-    "flux-dev": ("black-forest-labs/FLUX.1-dev", "FLUX.1 [dev] Non-Commercial License", True),
-    "flux-schnell": ("black-forest-labs/FLUX.1-schnell", "Apache-2.0", False),
-    "flux2-klein-4b": ("black-forest-labs/FLUX.2-klein-base-4B", "Apache-2.0", False),
-    "flux2-klein-9b": ("black-forest-labs/FLUX.2-klein-base-9B", "FLUX Non-Commercial License", True),
-    "qwen-image": ("Qwen/Qwen-Image", "Apache-2.0", False),
-    "sd15": ("stable-diffusion-v1-5/stable-diffusion-v1-5", "CreativeML Open RAIL-M", False),
-    "sd35-large": (
-        "stabilityai/stable-diffusion-3.5-large",
-        "Stability AI Community License",
-        True,
-    ),
-    "sd35-medium": (
-        "stabilityai/stable-diffusion-3.5-medium",
-        "Stability AI Community License",
-        True,
-    ),
-    "sdxl": ("stabilityai/stable-diffusion-xl-base-1.0", "CreativeML Open RAIL++-M", False),
-    "z-image": ("Tongyi-MAI/Z-Image", "Apache-2.0", False),
-    "z-image-turbo": ("Tongyi-MAI/Z-Image-Turbo", "Apache-2.0", False),
-}
-"""Registered name -> hub id, licence, whether access must be asked for."""
+from limner.models.registry import hub_bases, hub_id_of
+from limner.models.single_file import single_file_titles
 
 WANTED = ("*.json", "*/*.json", "*/*.safetensors", "*/*.txt", "*/*.model", "*/*.jinja")
 PASSED = (
@@ -120,9 +99,9 @@ class Source:
     @property
     def again(self) -> str:
         """What to do when a part of the base is missing or broken."""
-        hub = HUB.get(self.name, (self.name,))[0]
-        if self.name in HUB or "/" in self.name:
-            return f"Download it again: {download_command(hub)}"
+        hub_id = hub_id_of(self.name)
+        if "/" in hub_id:
+            return f"Download it again: {download_command(hub_id)}"
         return "Copy the whole base again, or name another one."
 
 
@@ -149,12 +128,13 @@ def locate(
     folder = Path(name).expanduser()
     if folder.is_dir():
         return _open(folder, folder.resolve().name)
-    if name not in HUB and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
-        known = ", ".join(sorted({*folders, *HUB}))
+    if name not in hub_bases() and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
+        known = ", ".join(sorted({*folders, *hub_bases()}))
+        titles = single_file_titles()
         raise BadBase(
             f"Base {name!r} is no folder here and no known name. Known: {known}. "
-            "A folder in diffusers layout, a hub id (owner/name), or a .safetensors file of SDXL, SD 1.5 or "
-            "FLUX.1 works too."
+            "A folder in diffusers layout, a hub id (owner/name), or a .safetensors file of "
+            f"{', '.join(titles[:-1])} or {titles[-1]} works too."
         )
     return _open(_from_hub(name, tell, without), name)
 
@@ -176,7 +156,9 @@ def _announce(name: str, hub_id: str, tell: Callable[[str], None], passed: Seque
     from huggingface_hub import HfApi
 
     facts = HfApi().model_info(hub_id, files_metadata=True)
-    _, licence, gated = HUB.get(name, (hub_id, "", bool(facts.gated)))
+    base = hub_bases().get(name)
+    gated = base.gated if base else bool(facts.gated)
+    licence = base.licence if base else ""
     if not licence:
         licence = str((facts.card_data or {}).get("license") or "no licence named on its page")
     files = [
@@ -193,7 +175,8 @@ def _announce(name: str, hub_id: str, tell: Callable[[str], None], passed: Seque
 def _from_hub(name: str, tell: Callable[[str], None], without: Sequence[str] = ()) -> Path:
     from huggingface_hub import errors, snapshot_download
 
-    hub_id, licence, gated = HUB.get(name, (name, "", False))
+    base, hub_id = hub_bases().get(name), hub_id_of(name)
+    licence, gated = (base.licence, base.gated) if base else ("", False)
     ask = f"accept its licence on the hub's page of {hub_id}, then `hf auth login`, then " if gated else ""
     how = f"{ask}`{download_command(hub_id, without)}`"
     passed = passed_over(without)

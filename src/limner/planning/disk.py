@@ -6,8 +6,9 @@ from pathlib import Path
 from huggingface_hub import constants
 
 from limner.errors import BadBase
+from limner.models.registry import hub_id_of
 from limner.models.single_file import look
-from limner.models.source import HUB, Source
+from limner.models.source import Source
 from limner.planning.memory import frozen_bytes
 from limner.planning.plan import Plan
 from limner.planning.profile import Profile
@@ -62,7 +63,7 @@ def fetched_bytes(base: str, source: Source, profile: Profile) -> int:
 
 def here(source: Source) -> Source:
     """The same base with its files, where it is known by its configs and the hub's cache has it."""
-    hub_id = HUB.get(source.name, (source.name,))[0]
+    hub_id = hub_id_of(source.name)
     if base_bytes(source) is not None or hub_id.count("/") != 1:
         return source
     home = Path(constants.HF_HUB_CACHE) / f"models--{hub_id.replace('/', '--')}"

@@ -7,7 +7,7 @@ from limner.assembly.resolve import objective_of, trained_of
 from limner.errors import BadBase, first_line
 from limner.graph.split import split
 from limner.models import family_of, sampling
-from limner.models.bundled import stored
+from limner.models.bundled import stored_precision
 from limner.models.family import Canvas
 from limner.models.loading import BROKEN, misfit
 from limner.planning.dry_run import DTYPES, Wish, machine_of
@@ -72,7 +72,7 @@ def _foreseen(asked: Asked) -> Profile:
         stages=tuple(_for_one(stage, together) for stage in beside.stages),
         entry=beside.entry,
         download=beside.download,
-        cast=stored(source.name, family.denoiser) != asked.compute,
+        cast=stored_precision(source.name, family.denoiser) != asked.compute,
     )
 
 

@@ -17,7 +17,7 @@ from limner.graph.split import Split
 from limner.graph.unit import Unit
 from limner.graph.unit import run as run_units
 from limner.models import sampling
-from limner.models.bundled import DOWNLOAD, stored
+from limner.models.bundled import stored_precision, weight_bytes
 from limner.models.family import Canvas, Family
 from limner.models.loading import precision_of, skeleton
 from limner.models.source import Source
@@ -101,7 +101,7 @@ def outside(
     boundary = {name: values[name] for name in sorted(cut.boundary)}
     stages += [here.paint(cut, boundary, canvas), here.decode(canvas)]
     numbers = sum(each.numel() for net in here.networks for each in net.parameters())
-    return Outside(tuple(stages), entry, DOWNLOAD.get(source.name, BYTES * numbers), boundary)
+    return Outside(tuple(stages), entry, weight_bytes(source.name) or BYTES * numbers, boundary)
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class _Base:
     def cast(self, part: str) -> bool:
         """Whether to read a part is to copy it: its files are of another precision, or of an unknown one."""
         wanted = precision_of(self.family, part, self.dtype)
-        known = stored(self.source.name, part)
+        known = stored_precision(self.source.name, part)
         return known is None or DTYPES[known] != wanted
 
     def encode(

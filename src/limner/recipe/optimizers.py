@@ -6,7 +6,9 @@ To add an optimizer, add a record to ``OPTIMIZERS`` and its package, if it has o
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
 
 from limner.errors import BadRecipe
 
@@ -153,3 +155,18 @@ def optimizer_of(name: str) -> Optimizer:
 def described() -> str:
     """All of them for the page of the recipe, each with its source."""
     return ", ".join(f"{record.name} ({record.source})" for record in OPTIMIZERS.values()) + "."
+
+
+def _known(name: str) -> str:
+    try:
+        return optimizer_of(name).name
+    except BadRecipe as error:
+        raise ValueError(str(error)) from error  # told with the key and what it must be
+
+
+def _choices(rule: dict[str, Any]) -> None:
+    rule["enum"] = list(OPTIMIZERS)
+
+
+OptimizerName = Annotated[str, AfterValidator(_known), Field(json_schema_extra=_choices)]
+"""The recipe's type of train.optimizer: a name in :data:`OPTIMIZERS` at the time when it is read."""

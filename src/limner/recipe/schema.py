@@ -35,18 +35,6 @@ def _possible_size(text: str) -> str:
     return text
 
 
-def _known_optimizer(name: str) -> str:
-    try:
-        return optimizers.optimizer_of(name).name
-    except BadRecipe as error:
-        raise ValueError(str(error)) from error  # told with what it must be
-
-
-def _optimizer_names(rule: dict[str, Any]) -> None:
-    rule["enum"] = list(optimizers.OPTIMIZERS)
-
-
-OptimizerName = Annotated[str, AfterValidator(_known_optimizer), Field(json_schema_extra=_optimizer_names)]
 Where = Annotated[Path, Field(strict=False), AfterValidator(_no_nul)]
 Size = Annotated[str, Field(json_schema_extra={"format": "size"}), AfterValidator(_possible_size)]
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)]
@@ -170,7 +158,7 @@ class Train(Part):
         default=None, examples=[5e-5]
     )
     """Step size of the text encoders. Unset: learning_rate."""
-    optimizer: OptimizerName = Field(default="adamw", description=optimizers.described())
+    optimizer: optimizers.OptimizerName = Field(default="adamw", description=optimizers.described())
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-4
     """Decoupled decay of the trained weights, per step and unit of learning rate."""
     betas: Annotated[

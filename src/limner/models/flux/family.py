@@ -17,6 +17,7 @@ from limner.graph.unit import Layers, unit
 from limner.models import rectified
 from limner.models.clip import CLIP_LINEARS, T5_LINEARS, tokenize
 from limner.models.family import Canvas, Family, Objective
+from limner.models.flux.facts import FACTS
 from limner.models.latents import draw_latent, draw_noise, encode_image
 from limner.models.source import Source
 from limner.nn import flow, patchify, text
@@ -120,9 +121,9 @@ ANATOMY = Anatomy(
 )
 
 FAMILY = Family(
-    name="flux",
-    pipeline="FluxPipeline",
-    denoiser="transformer",
+    name=FACTS.name,
+    pipeline=FACTS.pipeline,
+    denoiser=FACTS.denoiser,
     parts={
         "tokenizer": "transformers:CLIPTokenizer",
         "tokenizer_2": "transformers:T5TokenizerFast",

@@ -18,6 +18,7 @@ from torch.nn.functional import pad
 from limner.graph.unit import unit
 from limner.models import rectified
 from limner.models.family import Canvas, Family, Objective
+from limner.models.flux2.facts import FACTS
 from limner.models.latents import draw_latent, draw_noise
 from limner.models.source import Source
 from limner.nn import flow, patchify, text
@@ -127,9 +128,9 @@ ANATOMY = Anatomy(
 )
 
 FAMILY = Family(
-    name="flux2",
-    pipeline="Flux2KleinPipeline",
-    denoiser="transformer",
+    name=FACTS.name,
+    pipeline=FACTS.pipeline,
+    denoiser=FACTS.denoiser,
     parts={
         "tokenizer": "transformers:Qwen2TokenizerFast",
         "text_encoder": "transformers:Qwen3ForCausalLM",

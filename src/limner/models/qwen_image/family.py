@@ -18,6 +18,7 @@ from limner.graph.unit import unit
 from limner.models import rectified
 from limner.models.family import Canvas, Family
 from limner.models.latents import draw_latent, draw_noise
+from limner.models.qwen_image.facts import FACTS
 from limner.models.source import Source
 from limner.nn import flow, patchify
 from limner.nn.arch import Anatomy
@@ -109,9 +110,9 @@ ANATOMY = Anatomy(
 )
 
 FAMILY = Family(
-    name="qwen-image",
-    pipeline="QwenImagePipeline",
-    denoiser="transformer",
+    name=FACTS.name,
+    pipeline=FACTS.pipeline,
+    denoiser=FACTS.denoiser,
     parts={
         "tokenizer": "transformers:Qwen2Tokenizer",
         "text_encoder": "transformers:Qwen2_5_VLForConditionalGeneration",

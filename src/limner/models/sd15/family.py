@@ -16,6 +16,7 @@ from limner.models import diffusion
 from limner.models.clip import CLIP_LINEARS, tokenize
 from limner.models.family import Canvas, Family
 from limner.models.latents import draw_latent, encode_image
+from limner.models.sd15.facts import FACTS
 from limner.models.source import Source
 from limner.nn import ddpm, text
 
@@ -49,9 +50,9 @@ ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 FEED = ("ff.net.0.proj", "ff.net.2")
 
 FAMILY = Family(
-    name="sd15",
-    pipeline="StableDiffusionPipeline",
-    denoiser="unet",
+    name=FACTS.name,
+    pipeline=FACTS.pipeline,
+    denoiser=FACTS.denoiser,
     parts={
         "tokenizer": "transformers:CLIPTokenizer",
         "text_encoder": "transformers:CLIPTextModel",

@@ -20,6 +20,7 @@ from limner.models import rectified
 from limner.models.clip import CLIP_LINEARS, T5_LINEARS, encode_both, tokenize, tokenize_2
 from limner.models.family import Canvas, Family
 from limner.models.latents import draw_latent, draw_noise, encode_image
+from limner.models.sd3.facts import FACTS
 from limner.models.source import Source
 from limner.nn import flow, text
 from limner.nn.arch import Anatomy
@@ -108,9 +109,9 @@ ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "ad
 FEED = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
 
 FAMILY = Family(
-    name="sd3",
-    pipeline="StableDiffusion3Pipeline",
-    denoiser="transformer",
+    name=FACTS.name,
+    pipeline=FACTS.pipeline,
+    denoiser=FACTS.denoiser,
     parts={
         "tokenizer": "transformers:CLIPTokenizer",
         "tokenizer_2": "transformers:CLIPTokenizer",

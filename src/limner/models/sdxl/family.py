@@ -18,6 +18,7 @@ from limner.models import diffusion
 from limner.models.clip import CLIP_LINEARS, encode_both, tokenize, tokenize_2
 from limner.models.family import Canvas, Family
 from limner.models.latents import draw_latent, encode_image
+from limner.models.sdxl.facts import FACTS
 from limner.models.source import Source
 from limner.nn import ddpm, text
 
@@ -75,9 +76,9 @@ ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 FEED = ("ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")
 
 FAMILY = Family(
-    name="sdxl",
-    pipeline="StableDiffusionXLPipeline",
-    denoiser="unet",
+    name=FACTS.name,
+    pipeline=FACTS.pipeline,
+    denoiser=FACTS.denoiser,
     parts={
         "tokenizer": "transformers:CLIPTokenizer",
         "tokenizer_2": "transformers:CLIPTokenizer",

@@ -19,6 +19,7 @@ from limner.models import rectified
 from limner.models.family import Canvas, Family
 from limner.models.latents import draw_latent, draw_noise, encode_image
 from limner.models.source import Source
+from limner.models.z_image.facts import FACTS
 from limner.nn import flow, text
 from limner.nn.arch import Anatomy
 
@@ -80,9 +81,9 @@ ANATOMY = Anatomy(
 )
 
 FAMILY = Family(
-    name="z-image",
-    pipeline="ZImagePipeline",
-    denoiser="transformer",
+    name=FACTS.name,
+    pipeline=FACTS.pipeline,
+    denoiser=FACTS.denoiser,
     parts={
         "tokenizer": "transformers:Qwen2Tokenizer",
         "text_encoder": "transformers:Qwen3Model",

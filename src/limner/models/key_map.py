@@ -1,7 +1,7 @@
 """Where a module of one naming is in another: rows of a table, looked up by patterns."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal
@@ -121,3 +121,24 @@ def _names(
 @cache
 def _pattern(name: str) -> re.Pattern[str]:
     return re.compile(GROUP.join(re.escape(part) for part in name.split("{}")))
+
+
+QKV = (1, 1, 1)
+
+
+def unchanged(*names: str) -> tuple[KeyEntry, ...]:
+    """Entries of modules that are called alike in both namings."""
+    return tuple(KeyEntry((name,), name) for name in names)
+
+
+def entries(names: Mapping[str, str], *, before: str = "", native: str = "") -> tuple[KeyEntry, ...]:
+    """Entries of one module each, from diffusers' name to the authors', behind a prefix on each side."""
+    return tuple(KeyEntry((before + name,), native + other) for name, other in names.items())
+
+
+def fused(
+    before: str, native: str, names: Iterable[str] = ("to_q", "to_k", "to_v"), whole: str | None = None
+) -> KeyEntry:
+    """Three modules that the authors keep as one weight, and what diffusers calls it once it is fused."""
+    name = "" if whole is None else f"{before}.{whole}"
+    return KeyEntry(tuple(f"{before}.{name}" for name in names), native, QKV, fused_name=name)

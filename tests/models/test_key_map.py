@@ -1,6 +1,6 @@
 import pytest
 
-from limner.lora.key_map import KeyEntry, KeyMap, KeyStyle
+from limner.models.key_map import KeyEntry, KeyMap, KeyStyle
 
 ROWS = (
     KeyEntry(("blocks.{}.attn.to_q", "blocks.{}.attn.to_k"), "b.{}.qk", (1, 1)),

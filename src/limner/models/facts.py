@@ -1,0 +1,116 @@
+"""What is known of a model family without computing anything: data, no torch.
+
+Each family's folder has a ``facts.py`` with one ``FACTS``. The planner, the presets, the captions and the
+LoRA tools read it through ``models.registry``; the family's computation is in ``family.py`` beside it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from limner.models.key_map import KeyMap
+
+CaptionStyleName = Literal["sentences", "phrases", "brief", "tags"]
+Precision = Literal["bf16", "fp32"]
+PartNames = Literal["ldm-unet", "ldm-vae", "transformers", "open-clip", "key-map"]
+"""How the authors' one file names the tensors of a part: as CompVis' latent-diffusion, as transformers behind
+a prefix, as OpenCLIP, or by a key map of the family's own."""
+
+
+@dataclass(frozen=True)
+class PresetValue:
+    """One value of a preset.
+
+    Attributes:
+        value: What the key is set to.
+        source: A name in ``presets.SOURCES``, or a sentence that names some of them.
+    """
+
+    value: Any
+    source: str
+
+
+Preset = Callable[[str, int], dict[str, PresetValue]]
+"""From the goal and the index into ``presets.SIZES`` to values by dotted path of the recipe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisteredBase:
+    """A base that recipes call by a short name."""
+
+    name: str
+    hub_id: str = ""
+    """Where it is on the Hugging Face hub; "" of a base that comes with the package."""
+    licence: str
+    gated: bool = False
+    """Whether its licence must be accepted on the hub before it can be fetched."""
+    weight_bytes: int = 0
+    """Of its weights on the hub, each at the precision of its file. Tokenizers and the headers of files add
+    less than 0.2 %; those of SD 3.5 hold its position grid besides, 0.2 and 0.5 GB."""
+    stored: Precision = "bf16"
+    """Precision of its files."""
+    stored_parts: Mapping[str, Precision] = field(default_factory=dict)
+    """Part -> precision, where it differs from ``stored``."""
+    caption_style: CaptionStyleName | None = None
+    """Where it differs from the family's."""
+    preset: Preset | None = None
+    """A whole preset of its own, in place of the family's."""
+
+    def precision(self, part: str) -> Precision:
+        """Precision of a part's files."""
+        return self.stored_parts.get(part, self.stored)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilePart:
+    """A part of a base in one file."""
+
+    prefixes: tuple[str, ...]
+    """How the names of its tensors may begin; the first that fits is taken."""
+    names: PartNames
+    key_map: KeyMap | None = None
+    """For ``names = "key-map"``: from the authors' names to diffusers'."""
+    leaves: Mapping[str, str] = field(default_factory=dict)
+    """Ending of diffusers' module name -> the authors' word for its weight, where that is not "weight"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SingleFile:
+    """How a base of the family looks in one file."""
+
+    title: str
+    """As people call such checkpoints."""
+    mark: str
+    """A pattern of tensor names: a checkpoint with one is of this family .."""
+    unless: str | None = None
+    """.. unless it has a tensor of this name."""
+    parts: Mapping[str, FilePart]
+    """Part -> what its tensors are called."""
+    donors: tuple[tuple[str, str], ...]
+    """(ending of a tensor's name, registered base that has what the file lacks): the first that is there."""
+    flags: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Part -> (key of its config, ending of the tensor by whose presence the key is true)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamilyFacts:
+    """What is known of one family."""
+
+    name: str
+    """Its folder's name with "-" for "_". The only name that the family has anywhere."""
+    pipeline: str
+    """Class of diffusers in ``model_index.json``: how a folder says which family it is."""
+    denoiser: str
+    """What diffusers calls the denoiser: "transformer", "unet"."""
+    bases: tuple[RegisteredBase, ...]
+    """The first is what a preset starts from."""
+    caption_style: CaptionStyleName
+    """How the captions were written that its bases learned from."""
+    also_named: tuple[str, ...] = ()
+    """Parts of names of bases that tell this family, in lower case, besides its own."""
+    preset: Mapping[str, PresetValue | None] = field(default_factory=dict)
+    """What differs from ``presets.common``; None takes a key away."""
+    single_file: SingleFile | None = None
+    folder_only: tuple[str, str] | None = None
+    """A pattern of tensor names in the authors' one file, and what such a file is, of a family whose bases
+    Limner reads from folders only."""

@@ -1,0 +1,44 @@
+"""What is known of FLUX.1 (Black Forest Labs 2024) and its bases."""
+
+from limner.models.facts import FamilyFacts, FilePart, RegisteredBase, SingleFile
+from limner.models.flux.glyph import preset
+from limner.models.flux.keys import CHECKPOINT, NORM_LEAVES
+
+UNET = "model.diffusion_model."
+
+FACTS = FamilyFacts(
+    name="flux",
+    pipeline="FluxPipeline",
+    denoiser="transformer",
+    bases=(
+        RegisteredBase(
+            name="flux-dev",
+            hub_id="black-forest-labs/FLUX.1-dev",
+            licence="FLUX.1 [dev] Non-Commercial License",
+            gated=True,
+            weight_bytes=33_741_198_278,
+        ),
+        RegisteredBase(
+            name="flux-schnell",
+            hub_id="black-forest-labs/FLUX.1-schnell",
+            licence="Apache-2.0",
+            weight_bytes=33_720_738_758,
+        ),
+        RegisteredBase(name="glyph", licence="Apache-2.0", caption_style="brief", preset=preset),
+    ),
+    caption_style="sentences",
+    single_file=SingleFile(
+        title="FLUX.1",
+        mark=r"(model\.diffusion_model\.)?double_blocks\.0\.img_attn\.qkv\.weight",
+        parts={
+            "transformer": FilePart(
+                prefixes=(UNET, ""), names="key-map", key_map=CHECKPOINT, leaves=NORM_LEAVES
+            ),
+            "vae": FilePart(prefixes=("vae.",), names="ldm-vae"),
+            "text_encoder": FilePart(prefixes=("text_encoders.clip_l.transformer.",), names="transformers"),
+            "text_encoder_2": FilePart(prefixes=("text_encoders.t5xxl.transformer.",), names="transformers"),
+        },
+        donors=(("guidance_in.in_layer.weight", "flux-dev"), ("", "flux-schnell")),
+        flags={"transformer": ("guidance_embeds", "guidance_in.in_layer.weight")},
+    ),
+)

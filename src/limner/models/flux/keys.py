@@ -1,0 +1,60 @@
+"""FLUX.1's modules in diffusers' names and in those of black-forest-labs/flux."""
+
+from limner.models.key_map import KeyEntry, KeyMap, entries
+from limner.models.shared_keys import (
+    BFL_ATTENTION,
+    BFL_EMBEDDER,
+    BFL_OUTER,
+    DOUBLE,
+    NORM_OUT,
+    SINGLE,
+)
+
+DENOISER = (
+    *BFL_ATTENTION,
+    *entries(
+        {
+            "ff.net.0.proj": "img_mlp.0",
+            "ff.net.2": "img_mlp.2",
+            "ff_context.net.0.proj": "txt_mlp.0",
+            "ff_context.net.2": "txt_mlp.2",
+            "norm1.linear": "img_mod.lin",
+            "norm1_context.linear": "txt_mod.lin",
+        },
+        before=DOUBLE,
+        native="double_blocks.{}.",
+    ),
+    KeyEntry(
+        tuple(f"{SINGLE}{name}" for name in ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")),
+        "single_blocks.{}.linear1",
+        (1, 1, 1, 4),
+    ),
+    *entries(
+        {"proj_out": "linear2", "norm.linear": "modulation.lin"}, before=SINGLE, native="single_blocks.{}."
+    ),
+    *BFL_OUTER,
+    *(
+        row
+        for part, native in (("timestep", "time_in"), ("guidance", "guidance_in"), ("text", "vector_in"))
+        for row in entries(BFL_EMBEDDER, before=f"time_text_embed.{part}_embedder.", native=f"{native}.")
+    ),
+    NORM_OUT,
+)
+"""What a LoRA may train."""
+
+CHECKPOINT = KeyMap(
+    DENOISER
+    + tuple(
+        row
+        for before, native, names in (
+            (DOUBLE, "double_blocks.{}.img_attn.norm.", ("norm_q", "norm_k")),
+            (DOUBLE, "double_blocks.{}.txt_attn.norm.", ("norm_added_q", "norm_added_k")),
+            (SINGLE, "single_blocks.{}.norm.", ("norm_q", "norm_k")),
+        )
+        for row in entries(
+            dict(zip(names, ("query_norm", "key_norm"), strict=True)), before=f"{before}attn.", native=native
+        )
+    )
+)
+"""What a checkpoint holds: the norms of queries and keys besides."""
+NORM_LEAVES: dict[str, str] = dict.fromkeys(("norm_q", "norm_k", "norm_added_q", "norm_added_k"), "scale")

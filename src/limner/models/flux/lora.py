@@ -1,0 +1,51 @@
+"""What LoRA files of FLUX.1 call its modules."""
+
+from limner.models.flux.facts import FACTS
+from limner.models.flux.keys import DENOISER
+from limner.models.key_map import KeyMap
+from limner.models.lora_keys import (
+    BFL_COMFYUI,
+    CLIP_G,
+    CLIP_L,
+    KOHYA_CLIP_L,
+    KOHYA_T5,
+    T5,
+    FamilyKeys,
+    ToolKeys,
+    by_either_name,
+    diffusers_keys,
+    dotted,
+    flat,
+    kohya_keys,
+)
+from limner.models.shared_keys import CLIP_MODULES, T5_MODULES
+
+KOHYA_TEXT = {"text_encoder": KOHYA_CLIP_L, "text_encoder_2": KOHYA_T5}
+
+LORA = FamilyKeys(
+    facts=FACTS,
+    table=KeyMap(DENOISER),
+    text={"text_encoder": CLIP_MODULES, "text_encoder_2": T5_MODULES},
+    text_styles={
+        "text_encoder": CLIP_L,
+        "text_encoder_2": (*T5, CLIP_G[0], CLIP_G[2]),  # OneTrainer calls T5 te2
+    },
+    tools={
+        "diffusers": diffusers_keys(FACTS.denoiser, "text_encoder", "text_encoder_2"),
+        "comfyui": ToolKeys(
+            writes=dotted("diffusion_model.", "native"),
+            reads=BFL_COMFYUI,
+            text=by_either_name(KOHYA_TEXT, "text_encoder"),
+            unfused=flat("lycoris_", "diffusers"),
+        ),
+        "kohya": kohya_keys(KOHYA_TEXT),
+        "diffsynth": ToolKeys(
+            writes=flat("lora_unet_"),
+            reads=(flat("lora_unet_"),),
+            kinds=("LoRA",),
+            lacks=r"(?!transformer_blocks\.|single_transformer_blocks\.)",
+        ),
+    },
+    base_names=("flux-1", "flux1", "flux.1"),
+    depths=(19,),
+)

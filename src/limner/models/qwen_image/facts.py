@@ -1,0 +1,23 @@
+"""What is known of Qwen-Image (Wu et al. 2025) and its bases."""
+
+from limner.models.facts import FamilyFacts, PresetValue, RegisteredBase
+
+FACTS = FamilyFacts(
+    name="qwen-image",
+    pipeline="QwenImagePipeline",
+    denoiser="transformer",
+    bases=(
+        RegisteredBase(
+            name="qwen-image",
+            hub_id="Qwen/Qwen-Image",
+            licence="Apache-2.0",
+            weight_bytes=57_698_920_550,
+        ),
+    ),
+    caption_style="sentences",
+    also_named=("qwen",),
+    preset={
+        "train.learning_rate": PresetValue(5e-5, "musubi, docs/qwen_image.md"),
+        "lora.rank": PresetValue(16, "musubi, docs/qwen_image.md"),
+    },
+)

@@ -1,0 +1,96 @@
+"""The families: found by listing the folders of ``limner.models``, each asked for what it says of itself.
+
+A folder with a ``facts.py`` is a family. More folders are found where ``limner.models.__path__`` leads.
+"""
+
+import importlib
+from functools import cache
+from pathlib import Path
+from pkgutil import iter_modules
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from limner import models
+from limner.errors import BadBase
+from limner.models.facts import FamilyFacts, RegisteredBase
+
+if TYPE_CHECKING:
+    from limner.models.family import Family
+    from limner.models.lora_keys import FamilyKeys
+
+
+def families() -> dict[str, FamilyFacts]:
+    """Name -> facts of every family, by name. Loads no torch."""
+    return _listed(tuple(models.__path__))
+
+
+@cache
+def _listed(path: tuple[str, ...]) -> dict[str, FamilyFacts]:
+    folders = sorted(found.name for found in iter_modules(path) if found.ispkg)
+    facts = [_module(folder, "facts").FACTS for folder in folders]
+    return {family.name: family for family in facts}
+
+
+def _module(family: str, what: str) -> ModuleType:
+    return importlib.import_module(f"{models.__name__}.{family.replace('-', '_')}.{what}")
+
+
+def facts_of(pipeline: str) -> FamilyFacts | None:
+    """Facts of the family whose bases have ``pipeline`` in their ``model_index.json``; None of no family."""
+    return next((facts for facts in families().values() if facts.pipeline == pipeline), None)
+
+
+def family_of(pipeline: str) -> "Family":
+    """The family whose bases name ``pipeline`` in their ``model_index.json``. Loads torch.
+
+    Raises:
+        BadBase: No family here has that pipeline.
+    """
+    facts = facts_of(pipeline)
+    if facts is None:
+        known = sorted(facts.pipeline for facts in families().values())
+        raise BadBase(f"The base is a {pipeline!r}; Limner trains {', '.join(known)}.")
+    return _module(facts.name, "family").FAMILY
+
+
+def lora_keys() -> "dict[str, FamilyKeys]":
+    """Name of a family -> what LoRA files may call its modules. Loads no torch."""
+    return {name: _module(name, "lora").LORA for name in families()}
+
+
+def registered_bases() -> dict[str, RegisteredBase]:
+    """Name -> base, of every base that recipes call by a short name."""
+    return {base.name: base for facts in families().values() for base in facts.bases}
+
+
+def hub_bases() -> dict[str, RegisteredBase]:
+    """The registered bases that are fetched from the hub, by name."""
+    return {name: base for name, base in sorted(registered_bases().items()) if base.hub_id}
+
+
+def family_of_base(name: str) -> FamilyFacts | None:
+    """Facts of the family of a registered base; None of any other name."""
+    return next((facts for facts in families().values() if any(b.name == name for b in facts.bases)), None)
+
+
+def hub_id_of(base: str) -> str:
+    """Where a base is on the hub: of a registered one as its family says, of any other its own name."""
+    return hub_bases()[base].hub_id if base in hub_bases() else base
+
+
+def folder_of(family: str) -> Path:
+    """The folder of a family."""
+    return Path(str(_module(family, "facts").__file__)).parent
+
+
+def recognised(name: str) -> tuple[FamilyFacts, RegisteredBase | None] | None:
+    """Family and registered base that a name of a base or of its pipeline tells, by its longest known word.
+
+    None where it tells none. ``recognised("someone/my-sdxl")`` is the family SDXL and no base.
+    """
+    words: dict[str, tuple[FamilyFacts, RegisteredBase | None]] = {}
+    for facts in families().values():
+        words |= dict.fromkeys((facts.name, *facts.also_named), (facts, None))
+        words |= {base.name: (facts, base) for base in facts.bases}
+    within = [word for word in words if word in name.lower()]
+    return words[max(within, key=len)] if within else None

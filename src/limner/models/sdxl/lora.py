@@ -1,0 +1,43 @@
+"""What LoRA files of Stable Diffusion XL call its modules."""
+
+from dataclasses import replace
+
+from limner.models.key_map import KeyMap
+from limner.models.lora_keys import (
+    CLIP_G,
+    CLIP_L,
+    KOHYA_CLIP_G,
+    KOHYA_CLIP_L,
+    UNET_COMFYUI,
+    FamilyKeys,
+    ToolKeys,
+    by_either_name,
+    diffsynth_keys,
+    diffusers_keys,
+    flat,
+    kohya_keys,
+)
+from limner.models.sdxl.facts import FACTS
+from limner.models.shared_keys import CLIP_MODULES, UNET_KERNELS, unet
+
+KOHYA_TEXT = {"text_encoder": KOHYA_CLIP_L, "text_encoder_2": KOHYA_CLIP_G}
+
+LORA = FamilyKeys(
+    facts=FACTS,
+    table=KeyMap(unet(3, attention_levels=(1, 2))),
+    text={"text_encoder": CLIP_MODULES, "text_encoder_2": CLIP_MODULES},
+    text_styles={"text_encoder": CLIP_L, "text_encoder_2": CLIP_G},
+    tools={
+        "diffusers": diffusers_keys(FACTS.denoiser, *KOHYA_TEXT),
+        "comfyui": ToolKeys(
+            writes=flat("lora_unet_"),
+            reads=UNET_COMFYUI,
+            text=by_either_name(KOHYA_TEXT, *KOHYA_TEXT),
+        ),
+        "kohya": replace(kohya_keys(KOHYA_TEXT), reads=(flat("lora_unet_"), flat("lora_unet_", "diffusers"))),
+        "diffsynth": diffsynth_keys(""),
+    },
+    base_names=("stable-diffusion-xl", "sdxl"),
+    context=2048,
+    kernels=UNET_KERNELS,
+)

@@ -1,0 +1,30 @@
+"""What is known of Z-Image (Tongyi-MAI 2025) and its bases."""
+
+from limner.models.facts import FamilyFacts, PresetValue, RegisteredBase
+
+FACTS = FamilyFacts(
+    name="z-image",
+    pipeline="ZImagePipeline",
+    denoiser="transformer",
+    bases=(
+        RegisteredBase(
+            name="z-image",
+            hub_id="Tongyi-MAI/Z-Image",
+            licence="Apache-2.0",
+            weight_bytes=20_522_393_030,
+        ),
+        RegisteredBase(
+            name="z-image-turbo",
+            hub_id="Tongyi-MAI/Z-Image-Turbo",
+            licence="Apache-2.0",
+            weight_bytes=32_832_210_502,
+            stored_parts={"transformer": "fp32"},
+        ),
+    ),
+    caption_style="sentences",
+    also_named=("zimage",),
+    preset={
+        "train.learning_rate": PresetValue(1e-4, "musubi, docs/zimage.md"),
+        "lora.rank": PresetValue(32, "musubi, docs/zimage.md"),
+    },
+)

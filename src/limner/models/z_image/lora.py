@@ -1,0 +1,35 @@
+"""What LoRA files of Z-Image call its modules."""
+
+from limner.models.key_map import KeyMap
+from limner.models.lora_keys import (
+    FamilyKeys,
+    ToolKeys,
+    diffsynth_keys,
+    diffusers_keys,
+    dotted,
+    flat,
+    kohya_keys,
+)
+from limner.models.z_image.facts import FACTS
+from limner.models.z_image.keys import DENOISER
+
+LORA = FamilyKeys(
+    facts=FACTS,
+    table=KeyMap(DENOISER),
+    tools={
+        "diffusers": diffusers_keys(FACTS.denoiser, kinds=("LoRA", "DoRA", "LoKr")),
+        "comfyui": ToolKeys(
+            writes=dotted("diffusion_model."),
+            reads=(
+                flat("lora_unet_"),
+                dotted("diffusion_model.", "native"),
+                *(dotted(prefix) for prefix in ("diffusion_model.", "transformer.", "")),
+                flat("lycoris_", "diffusers"),
+            ),
+            peft=True,
+        ),
+        "kohya": kohya_keys(),
+        "diffsynth": diffsynth_keys("diffusion_model."),
+    },
+    base_names=("z-image", "zimage", "lumina2"),
+)

@@ -1,0 +1,84 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from limner import models
+from limner.errors import BadBase
+from limner.models.registry import (
+    families,
+    family_of,
+    family_of_base,
+    folder_of,
+    hub_bases,
+    hub_id_of,
+    lora_keys,
+    recognised,
+    registered_bases,
+)
+
+PIPELINES = [facts.pipeline for facts in families().values()]
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_every_known_pipeline_has_its_family(pipeline: str):
+    family = family_of(pipeline)
+    assert family.pipeline == pipeline
+    assert family.denoiser in family.parts
+
+
+@pytest.mark.parametrize("pipeline", ["StableCascadePriorPipeline", ""])
+def test_an_unknown_pipeline_is_told_with_those_that_are_known(pipeline: str):
+    with pytest.raises(BadBase, match=f"The base is a '{pipeline}'; Limner trains .*FluxPipeline"):
+        family_of(pipeline)
+
+
+def test_a_family_has_one_name_everywhere():
+    for name, facts in families().items():
+        assert name == facts.name == family_of(facts.pipeline).name == lora_keys()[name].family
+        assert folder_of(name).name == name.replace("-", "_")
+
+
+def test_the_families_are_the_folders_with_facts():
+    folders = {path.parent.name for path in Path(models.__file__).parent.glob("*/facts.py")}
+    assert {name.replace("-", "_") for name in families()} == folders
+
+
+def test_no_two_families_claim_a_pipeline_or_a_base():
+    assert len(set(PIPELINES)) == len(PIPELINES)
+    assert len(registered_bases()) == sum(len(facts.bases) for facts in families().values())
+
+
+def test_a_base_is_found_by_its_name():
+    assert hub_id_of("sdxl") == hub_bases()["sdxl"].hub_id == "stabilityai/stable-diffusion-xl-base-1.0"
+    assert hub_id_of("own/er") == "own/er"
+    assert "glyph" in registered_bases() and "glyph" not in hub_bases()
+    family = family_of_base("sd35-large")
+    assert family is families()["sd3"] and family_of_base("own/er") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        *((base, facts.name) for facts in families().values() for base in (b.name for b in facts.bases)),
+        *((base.hub_id, facts.name) for facts in families().values() for base in facts.bases if base.hub_id),
+        *((facts.pipeline, facts.name) for facts in families().values()),
+        ("someone/my-sdxl-finetune", "sdxl"),
+    ],
+)
+def test_names_of_bases_and_pipelines_tell_their_family(name: str, family: str):
+    known = recognised(name)
+    assert known is not None and known[0].name == family
+
+
+def test_a_strange_name_tells_no_family():
+    assert recognised("own/er") is None
+
+
+def test_facts_and_keys_load_no_torch():
+    code = (
+        "import sys; from limner.models.registry import families, lora_keys; families(); lora_keys(); "
+        "sys.exit(bool({'torch', 'diffusers', 'transformers', 'numpy'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
