@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -15,31 +14,7 @@ from pydantic import (
 
 from limner.errors import BadRecipe
 from limner.recipe import aliases, explain, optimizers
-from limner.recipe.size import parse_size
-
-Goal = Literal["subject", "face", "object", "style"]
-
-
-def _no_nul(path: Path) -> Path:
-    if "\0" in str(path):
-        raise ValueError("no system has such a path")
-    return path
-
-
-def _possible_size(text: str) -> str:
-    if text != "auto":
-        try:
-            parse_size(text)
-        except BadRecipe as error:
-            raise ValueError(str(error)) from error  # told with the key and what it must be
-    return text
-
-
-Where = Annotated[Path, Field(strict=False), AfterValidator(_no_nul)]
-Size = Annotated[str, Field(json_schema_extra={"format": "size"}), AfterValidator(_possible_size)]
-Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)]
-Tracker = Literal["tensorboard", "wandb", "trackio"]
-Tool = Literal["diffusers", "comfyui", "kohya", "diffsynth"]
+from limner.recipe.field_types import Goal, Names, PathField, Size, Tool, Tracker
 
 
 class Part(BaseModel):
@@ -72,7 +47,7 @@ class Data(Part):
 
     section: ClassVar[str] = "data"
 
-    images: Where = Path("images")
+    images: PathField = Path("images")
     """Folder of images; captions lie beside them (.txt) or in metadata.jsonl / metadata.csv.
     A relative path starts at the folder of this recipe."""
     trigger: Annotated[str, Field(max_length=200, examples=["sks cat"])] = ""
@@ -91,11 +66,11 @@ class Data(Part):
     held_out: Annotated[int, Field(ge=0)] | None = Field(default=None, examples=[2])
     """Images kept out of training to measure over-fitting. Unset: one in ten when there are 20 or more, else
     none, and the held-out loss is that of a fixed subset of the training images."""
-    held_out_images: Where | None = Field(default=None, examples=["more-photos"])
+    held_out_images: PathField | None = Field(default=None, examples=["more-photos"])
     """A second folder whose images serve for the held-out loss only."""
     min_side: Annotated[int, Field(ge=1)] | None = Field(default=None, examples=[512])
     """Images with a shorter side in pixels are left out, by name. Unset: half the resolution."""
-    cache: Where | None = Field(default=None, examples=["cache"])
+    cache: PathField | None = Field(default=None, examples=["cache"])
     """Where latents and encoded captions are kept. Unset: $LIMNER_CACHE, else the user's cache folder, shared
     between runs."""
 
@@ -229,7 +204,7 @@ class Prior(Part):
 
     section: ClassVar[str] = "prior"
 
-    images: Where | None = Field(default=None, examples=["ordinary-cats"])
+    images: PathField | None = Field(default=None, examples=["ordinary-cats"])
     """A folder of pictures of other things of the kind, with captions that lack the trigger. Unset: the base
     paints them from prior.prompts before it is trained."""
     prompts: Names = ()
@@ -265,7 +240,7 @@ class Sample(Part):
     """Steps between samples. 0: at the start and the end only. -1: never."""
     prompts: Names = ()
     """One picture each; [trigger] stands for data.trigger. If there are none: captions of the folder."""
-    prompt_file: Where | None = Field(default=None, examples=["prompts.txt"])
+    prompt_file: PathField | None = Field(default=None, examples=["prompts.txt"])
     """A text file with one more prompt per line."""
     steps: Annotated[int, Field(ge=1, le=1000)] = 20
     """Denoising steps per picture."""
