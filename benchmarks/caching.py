@@ -50,11 +50,11 @@ base = {json.dumps(base)}
 [data]
 images = "images"
 cache = "cache"
-held_out = 0
+validation_count = 0
 [sample]
 every = -1
 [limits]
-precision = "fp32"
+compute_dtype = "fp32"
 """
     return prepare(toml.parse(text, work))
 

@@ -157,7 +157,7 @@ def dark_set(folder: Path, first: int, count: int) -> None:
 def findings(folder: Path, out: Path) -> list[Any]:
     """Everything but notes."""
     data = {"images": str(folder), "resolution": 512, "trigger": "sks thing", "min_side": 256}
-    done = check(Recipe(base="./none", goal="style", data=data), out, Reporter(PlainText()))
+    done = check(Recipe(base="./none", concept_type="style", data=data), out, Reporter(PlainText()))
     return [each for each in done.findings if each.level != "note"]
 
 

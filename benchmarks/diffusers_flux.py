@@ -172,7 +172,7 @@ images = {json.dumps(str(images))}
 cache = {json.dumps(str(out.parent / "cache"))}
 resolution = {asked.resolution}
 min_side = 1
-held_out = 0
+validation_count = 0
 {caption}
 [lora]
 rank = {asked.rank}
@@ -186,7 +186,7 @@ time_shift = {facts_of(asked.base)["shift"]}
 [sample]
 every = -1
 [limits]
-precision = "{asked.precision}"
+compute_dtype = "{asked.precision}"
 """
     recipe = out.parent / "recipe.toml"
     recipe.write_text(text, encoding="utf-8")

@@ -165,7 +165,7 @@ save_every = {steps}
 [sample]
 every = -1
 [limits]
-precision = "fp32"
+compute_dtype = "fp32"
 """
     return toml.parse(text, work)
 

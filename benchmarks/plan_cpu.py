@@ -39,7 +39,7 @@ def run(steps: int, home: Path) -> tuple[float, int]:
     """Seconds of the processor and peak bytes of `limner train`."""
     command = [sys.executable, "-m", "limner", "train", str(folder("blueprint")), "--base", "glyph"]
     command += [
-        "--goal",
+        "--concept-type",
         "style",
         "--trigger",
         "zorbix",

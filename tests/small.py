@@ -15,7 +15,7 @@ from limner.training import checkpoint
 def wish(base: Path, photos: Path, **sections: Any) -> Recipe:
     """Four steps of two images, one held out, no samples; each section given is laid over that."""
     plain: dict[str, Any] = {
-        "data": {"images": str(photos), "held_out": 1},
+        "data": {"images": str(photos), "validation_count": 1},
         "lora": {"rank": 2},
         "train": {"steps": 4, "batch": 2, "learning_rate": 1e-2, "save_every": 2},
         "sample": {"every": -1, "steps": 2},

@@ -18,7 +18,7 @@ from small import equal, losses, weights
 
 TINY = {
     "data.resolution": None,
-    "data.held_out": 1,
+    "data.validation_count": 1,
     "sample.every": -1,
     "train.save_every": 2,
     "lora.rank": 2,
@@ -115,7 +115,7 @@ def test_a_folder_a_recipe_a_file_and_a_run_train_the_same(run, tmp_path):
 
 def test_keys_may_be_spelled_as_other_trainers_do():
     recipe = limner.preset("style", settings={"network_dim": 3, "max_train_steps": 7})
-    assert (recipe.goal, recipe.lora.rank, recipe.train.steps) == ("style", 3, 7)
+    assert (recipe.concept_type, recipe.lora.rank, recipe.train.steps) == ("style", 3, 7)
     with pytest.raises(BadRecipe):
         limner.preset("style", settings={"train.stpes": 7})
 

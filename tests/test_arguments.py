@@ -17,8 +17,8 @@ def test_keys_of_a_recipe_are_the_short_names_of_the_command_line():
 
 def test_what_an_image_is_made_of_is_what_the_command_line_asks():
     ours = set(SamplingKeys.__annotations__)
-    assert ours - {"parts"} == {field.name for field in fields(Settings)} - {"weight"}
-    assert ours == {option.key for option in PICTURES} - {"prompts", "base", "weight"}
+    assert ours - {"components_from"} == {field.name for field in fields(Settings)} - {"lora_scale"}
+    assert ours == {option.key for option in PICTURES} - {"prompts", "base", "lora_scale"}
 
 
 def test_captions_take_what_the_command_line_takes():

@@ -8,7 +8,7 @@ from limner.captions.validators import flaw
 
 WISHES = {
     "mascot": Wish(trigger=captions_page.TRIGGER),
-    "blueprint": Wish(goal="style", trigger=captions_page.TRIGGER, manner=MANNERS["phrases"]),
+    "blueprint": Wish(concept_type="style", trigger=captions_page.TRIGGER, manner=MANNERS["phrases"]),
 }
 
 

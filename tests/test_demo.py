@@ -21,7 +21,7 @@ def test_a_lesson_is_ten_pictures_of_other_nouns_than_it_is_asked_for() -> None:
         assert wish.data.trigger == demo.TRIGGER
         assert wish.seed == 3
         shown = " ".join(path.read_text() for path in wish.data.images.glob("*.txt"))
-        if lesson.goal == "style":
+        if lesson.concept_type == "style":
             assert not any(noun in shown.split() for noun in demo.test_nouns(Judge.load()))
 
 

@@ -14,7 +14,7 @@ from limner.training.train import train
 from messages import raises
 from small import Told, wish
 
-QUICK = Settings(steps=2, count=2, seed=3)
+QUICK = Settings(steps=2, images_per_prompt=2, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_a_picture_is_whole_or_not_there(trained, tmp_path, monkeypatch):
 
 def test_weight_zero_is_the_base_and_one_the_lora(trained, tiny_base, tmp_path):
     whole, none, half = (
-        look(paint(trained, tmp_path / str(weight), settings=Settings(steps=2, weight=weight))[0])
+        look(paint(trained, tmp_path / str(weight), settings=Settings(steps=2, lora_scale=weight))[0])
         for weight in (1.0, 0.0, 0.5)
     )
     zero = tmp_path / "zero.safetensors"

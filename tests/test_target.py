@@ -33,9 +33,9 @@ def test_sources_tell_only_of_values_that_the_preset_chose(photos):
 
 
 def test_set_may_name_the_base_and_the_goal_of_the_preset(photos):
-    recipe = wish(photos, changes({"set": ["base=flux-dev", "goal=style"]}), None).recipe
+    recipe = wish(photos, changes({"set": ["base=flux-dev", "concept_type=style"]}), None).recipe
     assert recipe.data.resolution == 1024
-    assert recipe.goal == "style"
+    assert recipe.concept_type == "style"
 
 
 def test_paths_on_the_command_line_start_where_the_person_is(photos, tmp_path):

@@ -30,7 +30,7 @@ BEGIN, END = "<!-- runs: tools/captions_page.py -->", "<!-- end of the runs -->"
 TRIGGER = "zorbix"
 RUNS = {
     "mascot": ("claude", ("--model", "scripted"), ("--base", "flux-dev")),
-    "blueprint": ("openai", (), ("--goal", "style", "--base", "sdxl")),
+    "blueprint": ("openai", (), ("--concept-type", "style", "--base", "sdxl")),
 }
 """Set of the demo -> who is asked, and how, and what is wanted."""
 

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from limner.models import presets
 from limner.recipe import explain, spellings, toml
-from limner.recipe.schema import Goal, Part, Recipe
+from limner.recipe.schema import ConceptType, Part, Recipe
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "guide" / "recipe.md"
 HEAD = """\
@@ -101,14 +101,16 @@ def _presets() -> list[str]:
         "\n## Presets for FLUX.1\n\n",
         f"Where a cell has {len(sizes)} values, they are for {', '.join(bounds)} images.\n",
     ]
-    goals = get_args(Goal)
-    lines += ["\n| key | " + " | ".join(goals) + " | source |\n", "|---" * (len(goals) + 2) + "|\n"]
-    for key in presets.choices(goals[0], "flux", 1):
+    concepts = get_args(ConceptType)
+    lines += ["\n| key | " + " | ".join(concepts) + " | source |\n", "|---" * (len(concepts) + 2) + "|\n"]
+    for key in presets.choices(concepts[0], "flux", 1):
         if key == "sample.prompts":
             continue
-        chosen = {goal: [presets.choices(goal, "flux", size)[key] for size in sizes] for goal in goals}
-        cells = [_few([toml.write(choice.value) for choice in chosen[goal]]) for goal in goals]
-        sources = dict.fromkeys(choice.source for goal in goals for choice in chosen[goal])
+        chosen = {
+            concept: [presets.choices(concept, "flux", size)[key] for size in sizes] for concept in concepts
+        }
+        cells = [_few([toml.write(choice.value) for choice in chosen[concept]]) for concept in concepts]
+        sources = dict.fromkeys(choice.source for concept in concepts for choice in chosen[concept])
         lines.append(f"| `{key}` | {' | '.join(cells)} | {'; '.join(sources)} |\n")
     lines += ["\nThe sources by name:\n\n"]
     lines += [f"- *{name}*: {text}\n" for name, text in presets.SOURCES.items()]

@@ -244,10 +244,10 @@ def caption(
 
     values: dict[str, Any] = dict(keys)
     style = {"manner": values.pop("style", None)}
-    spec = spec_of(**style, **_some(values, "goal", "base", "trigger", "variants"))
+    spec = spec_of(**style, **_some(values, "concept_type", "base", "trigger", "variants"))
     server = _some(values, "model", "url", "key_env", "timeout", "stream", "device")
     options = Options(name=provider, **server)
-    how = _some(values, "jobs", "side", "overwrite", "budget", "dry_run")
+    how = _some(values, "concurrency", "max_image_size", "overwrite", "budget", "dry_run")
     if "consistency" in values:
         how["together"] = values.pop("consistency")
     if values:
@@ -300,29 +300,29 @@ def generate(
     return images_of(
         path,
         base=base,
-        parts=values.pop("parts", None) or "",
+        parts=values.pop("components_from", None) or "",
         prompts=texts,
         out=Path(out) if out else folder,
-        settings=Settings(weight=strength, **values),
+        settings=Settings(lora_scale=strength, **values),
         reporter=_reporter(on_event, stop),
     )
 
 
 def preset(
-    goal: str | None = None, *, settings: Mapping[str, Any] | None = None, **keys: Unpack[RecipeKeys]
+    concept: str | None = None, *, settings: Mapping[str, Any] | None = None, **keys: Unpack[RecipeKeys]
 ) -> Recipe:
     """A recipe to start from: ``limner.preset("style", base="sdxl", settings={"data.images": "photos"})``.
 
     Args:
-        goal: What the images share: subject, face, object, style.
+        concept: What the images share: subject, face, object, style.
         settings: Values of the recipe by dotted path.
         keys: Values of the recipe by short name.
 
     Raises:
-        BadRecipe: An unknown goal, key or value.
+        BadRecipe: An unknown concept, key or value.
     """
-    if goal is not None:
-        keys["goal"] = goal
+    if concept is not None:
+        keys["concept_type"] = concept
     return template(_overrides(settings, keys))
 
 

@@ -12,11 +12,11 @@ class RecipeKeys(TypedDict, total=False):
 
     base: str
     """Base model: "glyph", "flux-dev", "sdxl", a hub id, a folder, a file."""
-    parts: str
+    components_from: str
     """For a base in one file: the base that lends what the file lacks."""
     trigger: str
     """Trigger word, such as "sks cat"."""
-    goal: str
+    concept_type: str
     """What the images share: subject, face, object, style."""
     rank: int
     """LoRA rank."""
@@ -34,9 +34,9 @@ class RecipeKeys(TypedDict, total=False):
     """Steps between checkpoints."""
     vram: str
     """Memory of the GPU to plan for, such as "12GB"."""
-    quality: str
+    weights_precision: str
     """Coarsest precision of frozen weights: 16bit, 8bit, 4bit."""
-    products: str
+    matmul_precision: str
     """How 8-bit weights multiply: full, or 8bit."""
     sample_every: int
     """Steps between samples; 0: start and end, -1: never."""
@@ -49,7 +49,7 @@ class CaptionKeys(TypedDict, total=False):
     """The provider's model; a folder or hub id for local ones."""
     trigger: str
     """Name of what is learned, such as "sks cat"."""
-    goal: str
+    concept_type: str
     """What the images share: subject, face, object, style, concept."""
     base: str
     """Write as this base has learned to read."""
@@ -71,11 +71,11 @@ class CaptionKeys(TypedDict, total=False):
     """Environment variable with the key."""
     timeout: float
     """Seconds to wait for an answer."""
-    jobs: int
+    concurrency: int
     """Requests at once."""
     stream: bool
     """Read answers while they are written."""
-    side: int
+    max_image_size: int
     """Longer side in pixels of the copies that are looked at."""
     device: str
     """For local models: auto, cpu, cuda, mps."""
@@ -84,7 +84,7 @@ class CaptionKeys(TypedDict, total=False):
 class SamplingKeys(TypedDict, total=False):
     """How images are sampled. What is left out is the base's own."""
 
-    parts: str
+    components_from: str
     """For a base in one file: the base that lends what the file lacks."""
     steps: int
     """Denoising steps; 20 when left out."""
@@ -96,5 +96,5 @@ class SamplingKeys(TypedDict, total=False):
     """Pixels."""
     height: int
     """Pixels."""
-    count: int
+    images_per_prompt: int
     """Images per prompt; 1 when left out."""

@@ -46,7 +46,7 @@ class Lesson:
     """One LoRA of the demo: from which pictures, asked in which words, judged how."""
 
     name: str
-    goal: str
+    concept_type: str
     images: str
     asked: Callable[[str], str]
     """A noun -> the prompt with the trigger."""
@@ -62,7 +62,7 @@ def style_lesson(style: str = STYLE) -> Lesson:
     """A style that the base has never seen."""
     return Lesson(
         name=f"{style}-style",
-        goal="style",
+        concept_type="style",
         images=style,
         asked=lambda noun: f"{TRIGGER} style {noun}",
         score=lambda judge, images, nouns: style_scores(judge, images, nouns, style),
@@ -80,7 +80,7 @@ def subject_lesson() -> Lesson:
 
     return Lesson(
         name="mascot",
-        goal="subject",
+        concept_type="subject",
         images="mascot",
         asked=lambda ground: f"{TRIGGER}, on a {ground} background",
         score=recognised,
@@ -124,7 +124,7 @@ def demo(out: Path, reporter: Reporter) -> dict[str, Any]:
 
 def words_of(lesson: Lesson, judge: Judge) -> list[str]:
     """What a lesson's prompts name: nouns that are not in its pictures, or grounds for its subject."""
-    return test_nouns(judge) if lesson.goal == "style" else list(GROUNDS)
+    return test_nouns(judge) if lesson.concept_type == "style" else list(GROUNDS)
 
 
 def test_nouns(judge: Judge) -> list[str]:
@@ -167,7 +167,7 @@ def teach(
 
 def recipe(lesson: Lesson, *, seed: int = 0, images: Path | None = None) -> Recipe:
     """The preset of ten pictures on the embedded base, for a lesson; ``images`` other than its own."""
-    wish = preset(lesson.goal, BASE, 10)
+    wish = preset(lesson.concept_type, BASE, 10)
     hands = TRAINED_STYLES * len(NOUNS)
     usual = [
         text for noun, hand in zip(NOUNS, hands, strict=False) for text in (f"{hand} style {noun}", noun)

@@ -34,17 +34,17 @@ class Settings:
     seed: int = 0
     width: int | None = None
     height: int | None = None
-    count: int = 1
+    images_per_prompt: int = 1
     """Pictures of each prompt, from seeds one apart."""
-    weight: float = 1.0
+    lora_scale: float = 1.0
     """Strength of the LoRA: 0 is the base."""
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("count", 1), ("seed", 0), ("width", 1), ("height", 1)):
+        for name, least in (("steps", 1), ("images_per_prompt", 1), ("seed", 0), ("width", 1), ("height", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
-                raise BadUsage(f"--{name} is {value}; it must be at least {least}.")
-        for name, value in (("guidance", self.guidance), ("weight", self.weight)):
+                raise BadUsage(f"--{name.replace('_', '-')} is {value}; it must be at least {least}.")
+        for name, value in (("guidance", self.guidance), ("lora-scale", self.lora_scale)):
             if value is not None and not math.isfinite(value):
                 raise BadUsage(f"--{name} is {value}; it must be a number.")
 
@@ -75,8 +75,10 @@ def generate(  # noqa: PLR0913  what a picture is made of
     if out.is_file():
         raise BadUsage(f"{out} is a file. Name a folder for the pictures with --out.")
     path, base, parts = _trained(target, base, parts)
-    if path is None and settings.weight != 1.0:
-        raise BadUsage(f"--weight is {settings.weight:g}, and {target} has no LoRA: it is whole. Remove it.")
+    if path is None and settings.lora_scale != 1.0:
+        raise BadUsage(
+            f"--lora-scale is {settings.lora_scale:g}, and {target} has no LoRA: it is whole. Remove it."
+        )
     source = source_of(base, reporter.line, parts)
     family = family_of(str(source.index.get("_class_name", "")))
     for side, pixels in (("--width", settings.width), ("--height", settings.height)):
@@ -86,7 +88,7 @@ def generate(  # noqa: PLR0913  what a picture is made of
         words = ", ".join(f"{key} = {value}" for key, value in wishes.items())
         line = f"The LoRA was trained for another sampler than {source.name} names; painting with {words}."
         reporter.line(line)
-    pipe = pipeline(family, source, path, settings.weight, wishes)
+    pipe = pipeline(family, source, path, settings.lora_scale, wishes)
     side = int(source.facts.get("resolution", family.resolution))
     canvas = Canvas(
         width=settings.width or side,
@@ -96,9 +98,9 @@ def generate(  # noqa: PLR0913  what a picture is made of
         seed=settings.seed,
     )
     written = []
-    with reporter.progress("Painting", len(prompts) * settings.count) as bar:
+    with reporter.progress("Painting", len(prompts) * settings.images_per_prompt) as bar:
         for number, prompt in enumerate(prompts):
-            for turn in range(settings.count):
+            for turn in range(settings.images_per_prompt):
                 seed = settings.seed + turn
                 generator = torch.Generator().manual_seed(seed)
                 picture = pipe(prompt=prompt, **family.options(source, canvas), generator=generator).images[0]
@@ -165,7 +167,7 @@ def _trained(target: Path, base: str | None, parts: str) -> tuple[Path | None, s
             if base:
                 raise BadUsage(f"{target} trained a whole base, {made}; --base cannot be another. Remove it.")
             return None, str(made), ""
-        return run.lora_path, base or recipe.base, parts or ("" if base else recipe.parts)
+        return run.lora_path, base or recipe.base, parts or ("" if base else recipe.components_from)
     if not target.exists():
         raise BadUsage(f"{target} does not exist. Give a run folder or a LoRA file.")
     named = base or file.read(target).metadata.get("ss_sd_model_name", "")

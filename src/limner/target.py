@@ -99,14 +99,14 @@ def of_recipe(recipe: Any, overrides: Mapping[str, Any], out: Path | None) -> Wi
 
 
 def template(overrides: Mapping[str, Any], images: int = 10) -> Any:
-    """The preset of a base and a goal, for so many images, with changes on top: a ``Recipe``."""
+    """The preset of a base and a concept, for so many images, with changes on top: a ``Recipe``."""
     from limner.models.presets import preset, preset_name
     from limner.recipe import Recipe
     from limner.recipe.toml import change
 
-    base, goal = overrides.get("base", Recipe().base), overrides.get("goal", Recipe().goal)
+    base, concept = overrides.get("base", Recipe().base), overrides.get("concept_type", Recipe().concept_type)
     method = overrides.get("train.method", Recipe().train.method)
-    return change(preset(goal, preset_name(base), images, method), {"base": base, **overrides})
+    return change(preset(concept, preset_name(base), images, method), {"base": base, **overrides})
 
 
 def _refuse_inside(home: Path, images: Path) -> None:
@@ -126,13 +126,13 @@ def _from_images(folder: Path, changed: Mapping[str, Any]) -> tuple[Any, dict[st
     from limner.recipe.toml import change
 
     base = changed.get("base", Recipe().base)
-    goal = changed.get("goal", Recipe().goal)
+    concept = changed.get("concept_type", Recipe().concept_type)
     family = preset_name(base)
     images = max(
         len(listed(folder).images), 1
     )  # an empty folder is told by whoever reads it, with the reasons
     own = {"data.images": folder, "name": folder_name(folder), "base": base}
-    start = (goal, family, images, changed.get("train.method", Recipe().train.method))
+    start = (concept, family, images, changed.get("train.method", Recipe().train.method))
     sources = {path: choice.source for path, choice in choices(*start).items()}
     if not changed.get("data.trigger"):
         own["sample.prompts"] = ()  # prompts about a trigger mean nothing without one

@@ -12,7 +12,7 @@ from messages import raises
 from originals import save_single
 from small import wish
 
-ALL = {"held_out": None}
+ALL = {"validation_count": None}
 
 
 def test_everything_is_derived_without_loading_a_weight(tiny_base, photos, monkeypatch):
@@ -31,9 +31,9 @@ def test_the_resolution_is_the_recipes_or_the_bases_own(tiny_base, photos):
         prepare(wish(tiny_base, photos, data={"resolution": 1024}))
 
 
-@pytest.mark.parametrize("key", ["images", "held_out_images"])
+@pytest.mark.parametrize("key", ["images", "validation_images"])
 def test_a_folder_that_has_moved_is_asked_for(tiny_base, photos, tmp_path, key):
-    recipe = wish(tiny_base, photos, data={"held_out": None, key: tmp_path / "gone"})
+    recipe = wish(tiny_base, photos, data={"validation_count": None, key: tmp_path / "gone"})
     with pytest.raises(BadData, match=rf"data\.{key} is .*gone, and .* --set data\.{key}=FOLDER"):
         prepare(recipe)
 
@@ -63,37 +63,37 @@ def test_a_tenth_of_many_images_is_held_out(tiny_base, photos):
 
 
 def test_which_images_are_held_out_depends_on_their_content_alone(tiny_base, photos, tmp_path):
-    kept = contents(prepare(wish(tiny_base, photos, data={"held_out": 2})).held_out)
+    kept = contents(prepare(wish(tiny_base, photos, data={"validation_count": 2})).held_out)
     moved = tmp_path / "moved"
     moved.mkdir()
     for number, path in enumerate(sorted(photos.glob("*.png"), reverse=True)):
         shutil.copy(path, moved / f"renamed-{number}.png")
-    assert contents(prepare(wish(tiny_base, moved, data={"held_out": 2})).held_out) == kept
+    assert contents(prepare(wish(tiny_base, moved, data={"validation_count": 2})).held_out) == kept
     assert len(kept) == 2
 
 
 def test_a_copy_of_a_held_out_image_is_not_trained_on(tiny_base, photos):
     for path in list(photos.glob("*.png")):
         shutil.copy(path, path.with_name(f"copy-of-{path.name}"))
-    setting = prepare(wish(tiny_base, photos, data={"held_out": 2}))
+    setting = prepare(wish(tiny_base, photos, data={"validation_count": 2}))
     assert len(contents(setting.views)) == 4 and not contents(setting.views) & contents(setting.held_out)
 
 
 @pytest.mark.parametrize("count", [6, 7, 100])
 def test_holding_out_everything_is_refused(tiny_base, photos, count: int):
-    with pytest.raises(BadData, match=rf"data\.held_out is {count} and the folder has 6 .*at most 5"):
-        prepare(wish(tiny_base, photos, data={"held_out": count}))
+    with pytest.raises(BadData, match=rf"data\.validation_count is {count} and the folder has 6 .*at most 5"):
+        prepare(wish(tiny_base, photos, data={"validation_count": count}))
 
 
 def test_a_folder_of_held_out_images(tiny_base, photos, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     shutil.move(photos / "5.png", other / "5.png")
-    setting = prepare(wish(tiny_base, photos, data={**ALL, "held_out_images": str(other)}))
+    setting = prepare(wish(tiny_base, photos, data={**ALL, "validation_images": str(other)}))
     assert setting.truly_held_out and len(setting.held_out) == 1 and len(contents(setting.views)) == 5
     shutil.copy(photos / "0.png", other / "again.png")
     with raises(BadData):
-        prepare(wish(tiny_base, photos, data={**ALL, "held_out_images": str(other)}))
+        prepare(wish(tiny_base, photos, data={**ALL, "validation_images": str(other)}))
 
 
 def test_part_of_a_text_encoder(tiny_base, photos):
@@ -173,11 +173,11 @@ def test_crops_follow_the_subject_or_say_that_they_do_not(tiny_base, photos, mon
 
 def test_a_base_in_one_file_is_opened_with_what_its_lender_has(tiny_base, photos, tmp_path):
     file = save_single(tiny_base, tmp_path / "flux.safetensors", only=("transformer",))
-    setting = prepare(wish(file, photos, parts=str(tiny_base)))
+    setting = prepare(wish(file, photos, components_from=str(tiny_base)))
     assert setting.source.name == "flux.safetensors" and setting.family.name == "flux"
     folder = prepare(wish(tiny_base, photos))
     assert setting.source.config("transformer") == folder.source.config("transformer")
     with raises(BadRecipe):
-        prepare(wish(tiny_base, photos, parts="sdxl"))
+        prepare(wish(tiny_base, photos, components_from="sdxl"))
     with raises(BadBase):
         prepare(wish(Path("nowhere.safetensors"), photos))

@@ -43,7 +43,7 @@ def test_captions_lie_beside_the_images_and_say_where_they_are_from(pets, name, 
 @pytest.mark.parametrize("name", ["claude", "openai"])
 def test_what_goes_out_is_small_upright_and_without_metadata(pets, name):
     with serving(answers(captions(GOOD))) as scribe:
-        write(pets, scribe, name=name, model="m", settings=Settings(side=512, together=False))
+        write(pets, scribe, name=name, model="m", settings=Settings(max_image_size=512, together=False))
     sent = [base64.b64decode(asked.pictures[0]) for asked in scribe.asked]
     sizes = sorted(Image.open(io.BytesIO(data)).size for data in sent)
     assert sizes == [(64, 48), (64, 48), (64, 48), (341, 512)]
@@ -71,7 +71,7 @@ def test_a_server_that_takes_no_schema_is_asked_without(pets):
         return captions(GOOD)
 
     with serving(script) as scribe:
-        done = write(pets, scribe, settings=Settings(together=False, jobs=1))
+        done = write(pets, scribe, settings=Settings(together=False, concurrency=1))
     assert done.written == 4
     assert len(scribe.asked) == 5
 
@@ -104,7 +104,7 @@ def test_nothing_of_ours_is_overwritten_without_being_told_to(pets):
         reporter = Told()
         done = write(pets, scribe, wish=Wish(trigger="ohwx"), reporter=reporter)
     assert (done.kept, done.written, len(scribe.asked)) == (4, 0, 4)
-    assert "4 of them made for another goal, manner or trigger" in reporter.text
+    assert "4 of them made for another concept, manner or trigger" in reporter.text
 
 
 def test_a_deleted_caption_is_written_anew(pets):
@@ -144,7 +144,7 @@ def test_what_a_person_writes_meanwhile_stays(pets):
         return captions(GOOD)
 
     with serving(script) as scribe:
-        done = write(pets, scribe, settings=Settings(jobs=1, together=False))
+        done = write(pets, scribe, settings=Settings(concurrency=1, together=False))
     assert done.written == 0
     assert (pets / "a.txt").read_text() == "mine, just now"
     assert "in the meantime" in done.flagged[0]["reason"]
@@ -172,7 +172,7 @@ def test_a_budget_is_held(pets):
             write(pets, scribe, model="gpt-6.1-terra", settings=Settings(budget=0.0001))
         assert not scribe.asked
         reporter = Told()
-        settings = Settings(budget=0.02, jobs=1, together=False)
+        settings = Settings(budget=0.02, concurrency=1, together=False)
         done = write(pets, scribe, model="gpt-6.1-terra", settings=settings, reporter=reporter)
         assert (done.written, done.left) == (2, 2)
         assert "The budget is reached: 2 images are left" in reporter.text

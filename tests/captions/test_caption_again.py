@@ -30,7 +30,7 @@ from limner.captions.spec import Wish
 from limner.captions.caption import Settings, caption
 from limner.reporter import Reporter
 caption(Path(sys.argv[1]), Wish(trigger="sks cat"), Options(name="openai", url=sys.argv[2], model="m"),
-        Settings(jobs=1, together=False, overwrite=bool(sys.argv[3:])), Reporter())
+        Settings(concurrency=1, together=False, overwrite=bool(sys.argv[3:])), Reporter())
 """
 
 
@@ -57,7 +57,7 @@ def test_killed_and_run_again_it_goes_on_and_nothing_is_asked_twice(pets):
     with serving(script) as scribe:
         kill_when(pets, scribe, 3, lambda: len(list(pets.glob("*.txt"))) == 2)
         scribe.script = answers(captions(GOOD))
-        done = write(pets, scribe, settings=Settings(jobs=1, together=False))
+        done = write(pets, scribe, settings=Settings(concurrency=1, together=False))
     assert (done.kept, done.written, len(scribe.asked)) == (2, 2, 5)
 
 
@@ -71,7 +71,7 @@ def test_an_overwriting_that_was_killed_goes_on_too(pets):
         kill_when(pets, scribe, 7, lambda: len(fresh(pets)) == 2, "overwrite")
         scribe.script = answers(new)
         asked = len(scribe.asked)
-        overwrite = Settings(jobs=1, together=False, overwrite=True)
+        overwrite = Settings(concurrency=1, together=False, overwrite=True)
         going_on = Options(name="openai", url=f"{scribe.url}/v1", model="m")
         done = caption(pets, WISH, going_on, overwrite, Told(), Patience(first=0.01))
     assert (done.kept, done.written, len(scribe.asked) - asked) == (2, 2, 2)
@@ -109,7 +109,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(pets):
 
         threading.Thread(target=interrupt, daemon=True).start()
         with pytest.raises(Stopped, match="1 captions are saved. Run the same command"):
-            write(pets, scribe, settings=Settings(jobs=1, together=False))
+            write(pets, scribe, settings=Settings(concurrency=1, together=False))
     assert len(scribe.asked) == 2, "it waited until the server was given up, and asked again"
     assert len(list(pets.glob("*.txt"))) == 1
 

@@ -62,7 +62,12 @@ def test_a_bad_answer_is_asked_again_with_the_reason(pets, bad, reason, stream):
 def test_claude_says_refusals_and_truncation_in_its_own_way(pets, bad, reason, stream):
     with serving(answers(bad, captions(GOOD))) as scribe:
         write(
-            pets, scribe, name="claude", model="m", stream=stream, settings=Settings(jobs=1, together=False)
+            pets,
+            scribe,
+            name="claude",
+            model="m",
+            stream=stream,
+            settings=Settings(concurrency=1, together=False),
         )
     assert reason in scribe.asked[1].text
     assert scribe.asked[1].body["max_tokens"] == (2048 if "max_tokens" in bad.end else 1024)
@@ -156,7 +161,7 @@ def test_a_limit_holds_for_all_threads(pets):
 
     told = threading.Event()
     with serving(script) as scribe:
-        settings = Settings(jobs=2, together=False)
+        settings = Settings(concurrency=2, together=False)
         caption(pets, WISH, options(scribe), settings, Told(), Patience(sleep=rest))
     at = [asked.at for asked in scribe.asked]
     early = sum(later - at[0] < 0.45 for later in at[1:])
@@ -176,7 +181,7 @@ def test_a_server_that_wants_hours_is_given_up_and_says_so(pets):
 def caption_many(folder, scribe):
     for number in range(6):
         Image.new("RGB", (20, 20), (number * 20, 0, 0)).save(folder / f"more{number}.png")
-    return write(folder, scribe, settings=Settings(jobs=1, together=False))
+    return write(folder, scribe, settings=Settings(concurrency=1, together=False))
 
 
 def test_images_that_all_fail_alike_end_the_work(pets):
@@ -200,7 +205,7 @@ def test_images_that_all_fail_alike_end_the_work(pets):
 )
 def test_a_bad_key_or_model_ends_the_work_at_once(pets, name, status, match):
     with serving(answers(status)) as scribe, pytest.raises(BadProvider, match=match) as caught:
-        write(pets, scribe, name=name, model="m", settings=Settings(jobs=1, together=False))
+        write(pets, scribe, name=name, model="m", settings=Settings(concurrency=1, together=False))
     assert len(scribe.asked) == 1
     assert KEY not in str(caught.value)
 

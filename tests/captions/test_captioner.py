@@ -61,5 +61,5 @@ def test_a_question_that_is_declined_is_flagged_with_the_reason():
 
 def test_styles_are_signed_after_they_were_looked_at():
     reply = Reply(text='{"captions": ["cat, on a blue background"]}', model="m")
-    wish = Wish(goal="style", trigger="ink", manner=MANNERS["brief"])
+    wish = Wish(concept_type="style", trigger="ink", manner=MANNERS["brief"])
     assert taken(reply, wish, plain=False) == (("ink style cat, on a blue background",), "")

@@ -148,7 +148,7 @@ def test_large_sets_go_in_portions_that_bind_the_later_ones():
 
 
 def test_a_styles_trigger_is_taken_off_before_and_put_on_after():
-    wish = Wish(goal="style", trigger="inkwash", manner=MANNERS["phrases"])
+    wish = Wish(concept_type="style", trigger="inkwash", manner=MANNERS["phrases"])
     texts = {"1.jpg": "fox in a forest beside a stream at night, inkwash"}
     editor = Editor({"1.jpg": "a fox in a wood beside a stream at night"}, words=[])
     (done,) = run(editor, members(texts), wish)

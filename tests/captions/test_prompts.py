@@ -4,7 +4,7 @@ import itertools
 import pytest
 
 from limner.captions import prompts
-from limner.captions.spec import GOALS, MANNERS, Wish
+from limner.captions.spec import CONCEPT_TYPES, MANNERS, Wish
 
 SIGNS = {
     "again": ("1", "3d892c3f"),
@@ -26,14 +26,14 @@ SIGNS = {
 """File -> (version, start of the hash of its text). Who changes a prompt raises its version and this."""
 
 
-@pytest.mark.parametrize(("goal", "manner"), list(itertools.product(GOALS, MANNERS)))
-def test_every_wish_has_its_prompt_with_nothing_left_open(goal, manner):
+@pytest.mark.parametrize(("concept", "manner"), list(itertools.product(CONCEPT_TYPES, MANNERS)))
+def test_every_wish_has_its_prompt_with_nothing_left_open(concept, manner):
     for trigger in ("", "sks $cat"):
-        wish = Wish(goal=goal, manner=MANNERS[manner], trigger=trigger, variants=2)
+        wish = Wish(concept_type=concept, manner=MANNERS[manner], trigger=trigger, variants=2)
         one, together = prompts.for_image(wish), prompts.for_set(wish)
         for text in (one.text, together.text):
             assert "$" not in text.replace("sks $cat", "")
-        assert f"goal-{goal}.1" in one.version
+        assert f"goal-{concept}.1" in one.version
         assert f"manner-{manner}.1" in one.version
         assert "exactly 2 captions" in one.text
         assert ("sks $cat" in one.text) == wish.names_trigger

@@ -33,7 +33,7 @@ def test_a_folder_says_itself_what_it_is(tmp_path):
 @pytest.mark.parametrize(
     ("values", "match"),
     [
-        ({"goal": "cats"}, '--goal is "cats"; it must be one of subject'),
+        ({"concept_type": "cats"}, '--concept-type is "cats"; it must be one of subject'),
         ({"variants": 0}, "--variants is 0; it must be 1 to 8"),
         ({"variants": 9}, "--variants is 9"),
         ({"trigger": "a\nb"}, "one line"),
@@ -50,8 +50,8 @@ def test_wishes_that_mean_nothing_are_refused(values, match):
     [
         (Wish(trigger="sks"), "sks sits.", "sks sits."),
         (Wish(), "A cat.", "A cat."),
-        (Wish(goal="style", trigger="inkwash"), "A fox in a forest.", "A fox in a forest, inkwash"),
-        (Wish(goal="style", trigger="ink", manner=MANNERS["brief"]), "cat", "ink style cat"),
+        (Wish(concept_type="style", trigger="inkwash"), "A fox in a forest.", "A fox in a forest, inkwash"),
+        (Wish(concept_type="style", trigger="ink", manner=MANNERS["brief"]), "cat", "ink style cat"),
         (Wish(trigger="mia", manner=MANNERS["tags"]), "1girl, solo", "mia, 1girl, solo"),
         (Wish(trigger="mia", by_rule=True), "a woman on a chair", "mia, a woman on a chair"),
         (Wish(trigger="mia", by_rule=True, manner=MANNERS["brief"]), "a chair", "mia, a chair"),

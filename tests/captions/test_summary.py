@@ -7,8 +7,8 @@ from limner.errors import BadUsage
 @pytest.mark.parametrize(
     ("values", "match"),
     [
-        ({"jobs": 0}, "--jobs is 0; it must be 1 to 64"),
-        ({"side": 9}, "--side is 9; it must be 64 to 4096"),
+        ({"concurrency": 0}, "--concurrency is 0; it must be 1 to 64"),
+        ({"max_image_size": 9}, "--max-image-size is 9; it must be 64 to 4096"),
         ({"budget": 0.0}, "--budget is 0.0; it must be more than 0 US dollars"),
     ],
 )

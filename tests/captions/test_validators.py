@@ -4,7 +4,7 @@ from limner.captions.spec import MANNERS, Wish
 from limner.captions.validators import flaw, without_opening
 
 PLAIN = Wish()
-STYLE = Wish(goal="style", trigger="inkwash")
+STYLE = Wish(concept_type="style", trigger="inkwash")
 BRIEF = Wish(manner=MANNERS["brief"])
 FINE = "A grey dog runs over wet sand towards the sea, seen from the side, under low clouds."
 

@@ -110,7 +110,7 @@ def test_the_module_runs_as_the_command():
 
 def test_a_folder_of_images_trains_by_the_preset_with_the_short_names_on_top(limner, photos, trained):
     done = limner(
-        "train", "photos", "--trigger", "sks cat", "--steps", "7", "--lr", "2e-4", "--goal", "style"
+        "train", "photos", "--trigger", "sks cat", "--steps", "7", "--lr", "2e-4", "--concept-type", "style"
     )
     assert done.status == 0, done.err
     ((recipe, out),) = trained
@@ -239,7 +239,7 @@ def test_a_signal_that_a_verb_lets_by_is_one_line(limner, photos, verb, number):
         (("train", "photos", "--rank", "x"), "Invalid value for '--rank'"),
         (("train", "photos", "--set", "lora.rnak=3"), "Did you mean lora.rank?"),
         (("trian", "photos"), "No such command 'trian'. Did you mean 'train'? See `limner --help`."),
-        (("train", "photos", "--goal", "pet"), 'goal is "pet"'),
+        (("train", "photos", "--concept-type", "pet"), 'concept_type is "pet"'),
         (("train", "photos", "--set", "sample.prompt_file=no.txt"), "there is no such file"),
         (("train",), "Missing argument"),
         (("paint", "photos"), "No such command 'paint'"),
@@ -313,8 +313,8 @@ class Settings:
     seed: int = 0
     width: int | None = None
     height: int | None = None
-    count: int = 1
-    weight: float = 1.0
+    images_per_prompt: int = 1
+    lora_scale: float = 1.0
 
 
 @pytest.fixture
@@ -335,11 +335,13 @@ def test_generate_paints_the_prompts_of_a_run(limner, painted, photos):
     recipe = Recipe(data=Data(images=photos, trigger="sks"), sample=Sample(prompts=("a [trigger] hat",)))
     (run / "recipe.toml").write_text(dump(recipe))
     assert limner("generate", run).out == "runs/photos/pictures/0.png\n"
-    limner("generate", run, "--prompt", "[trigger] asleep", "--prompt", "b", "--seed", "3", "--weight", "0.5")
+    limner(
+        "generate", run, "--prompt", "[trigger] asleep", "--prompt", "b", "--seed", "3", "--lora-scale", "0.5"
+    )
     limner("generate", "photos")
     first, second, third = painted
     assert first == (run, None, ["a sks hat"], run / "pictures", Settings())
-    assert second == (run, None, ["sks asleep", "b"], run / "pictures", Settings(seed=3, weight=0.5))
+    assert second == (run, None, ["sks asleep", "b"], run / "pictures", Settings(seed=3, lora_scale=0.5))
     assert third[0] == run
 
 

@@ -236,7 +236,13 @@ def test_a_lora_that_names_no_base_or_one_that_is_not_here(here, refused):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("--steps", "0"), ("--count", "0"), ("--width", "-16"), ("--weight", "nan"), ("--seed", "-1")],
+    [
+        ("--steps", "0"),
+        ("--images-per-prompt", "0"),
+        ("--width", "-16"),
+        ("--lora-scale", "nan"),
+        ("--seed", "-1"),
+    ],
 )
 def test_a_picture_that_cannot_be(refused, option, value):
     assert f"{option} is " in refused(2, "generate", "run", "--prompt", "x", option, value)

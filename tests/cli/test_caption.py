@@ -16,7 +16,7 @@ def scribe(monkeypatch):
 
 
 def flags(scribe):
-    return ("--with", "openai", "--url", f"{scribe.url}/v1", "--no-set")
+    return ("--with", "openai", "--url", f"{scribe.url}/v1", "--no-consistency")
 
 
 def test_captions_are_written_and_summed_up(limner, photos, scribe):
@@ -39,7 +39,7 @@ def test_images_without_captions_are_status_1(limner, photos, scribe):
     scribe.script = answers(
         captions("I'm sorry, no."), captions("I'm sorry, no."), captions("I'm sorry, no."), GOOD
     )
-    told = limner("caption", photos, *flags(scribe), "--jobs", "1")
+    told = limner("caption", photos, *flags(scribe), "--concurrency", "1")
     assert told.status == 1
     assert "2 written, 1 without" in told.out
     assert "Without:  0.png: no usable caption in 3 answers" in told.out
@@ -58,7 +58,15 @@ def test_the_table_goes_out_and_comes_back(limner, photos, scribe):
 
 def test_prompts_are_shown_without_a_provider_or_a_folder(limner):
     told = limner(
-        "caption", "nowhere", "--show-prompt", "--goal", "style", "--base", "flux-dev", "--trigger", "ink"
+        "caption",
+        "nowhere",
+        "--show-prompt",
+        "--concept-type",
+        "style",
+        "--base",
+        "flux-dev",
+        "--trigger",
+        "ink",
     )
     assert told.status == 0
     assert "# for each image: image.1 goal-style.1 trigger-later.1 manner-sentences.1" in told.out
@@ -79,14 +87,14 @@ def test_a_dry_run_tells_the_price(limner, photos, scribe):
     [
         ((), "Who shall write the captions? Say --with and one of claude, openai"),
         (("--with", "gpt"), '--with is "gpt"; it must be one of: claude'),
-        (("--with", "openai", "--goal", "cats"), '--goal is "cats"'),
-        (("--with", "openai", "--manner", "verse"), '--manner is "verse"; it must be one of sentences'),
+        (("--with", "openai", "--concept-type", "cats"), '--concept-type is "cats"'),
+        (("--with", "openai", "--style", "verse"), '--style is "verse"; it must be one of sentences'),
         (("--with", "openai", "--base", "mine"), "not known which captions mine learned from"),
         (("--with", "openai", "--apply"), "--apply and --with do not go together"),
         (("--with", "openai", "--dry-run", "--review"), "--dry-run and --review do not go together"),
         (("--with", "openai", "--timeout", "0"), "--timeout is 0; it must be more than 0"),
-        (("--with", "openai", "--jobs", "99"), "--jobs is 99"),
-        (("--with", "openai", "--model", "m", "--side", "5"), "--side is 5"),
+        (("--with", "openai", "--concurrency", "99"), "--concurrency is 99"),
+        (("--with", "openai", "--model", "m", "--max-image-size", "5"), "--max-image-size is 5"),
     ],
 )
 def test_wrong_use_is_status_2_and_one_line(limner, photos, arguments, message):

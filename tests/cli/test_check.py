@@ -23,4 +23,4 @@ def test_advice_fails_only_when_strict(limner, tmp_path):
     folder = good(tmp_path / "mine", 5)
     assert limner("check", folder, *FEW).status == 0
     strict = limner("check", folder, *FEW, "--strict")
-    assert strict.status == 1 and "5 images for the goal" in strict.out
+    assert strict.status == 1 and "5 images for the concept" in strict.out

@@ -42,11 +42,13 @@ def test_json_is_one_object_with_the_promised_keys(limner):
 
 
 def test_nothing_fits_exits_1_with_what_would_do(limner):
-    done = limner("plan", *FLUX, "--vram", "1.8GB", "--quality", "16bit", "--card", "4090")
+    done = limner("plan", *FLUX, "--vram", "1.8GB", "--weights-precision", "16bit", "--card", "4090")
     assert done.status == 1
     assert "Most of it is" in done.err
     assert "What would do:" in done.err
-    told = limner("plan", *FLUX, "--vram", "1.8GB", "--quality", "16bit", "--card", "4090", "--json")
+    told = limner(
+        "plan", *FLUX, "--vram", "1.8GB", "--weights-precision", "16bit", "--card", "4090", "--json"
+    )
     assert told.status == 1
     assert json.loads(told.out)["fits"] is False
 
@@ -69,7 +71,7 @@ def test_a_folder_is_planned_and_the_plan_kept_in_its_run(limner, photos):
         ((*FLUX, "--vram", "lots"), 'limits.vram is "lots"'),
         ((*FLUX, "--card", "Voodoo"), "No card 'Voodoo'"),
         ((*FLUX, "--price", "-1"), "--price is -1"),
-        ((*FLUX, "--quality", "2bit"), 'limits.quality is "2bit"'),
+        ((*FLUX, "--weights-precision", "2bit"), 'limits.weights_precision is "2bit"'),
         (("nowhere",), "There is no nowhere"),
         ((*FLUX, "--set", "train.method=half"), "train.method"),
     ],

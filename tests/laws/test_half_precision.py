@@ -168,7 +168,7 @@ def test_a_run_in_half_precision_paints_and_goes_on_as_if_it_had_not_stopped(
             lora={"rank": 2, "text_encoders": ["text_encoder"]},
             train={"steps": steps, "batch": 2, "learning_rate": 1e-2, "save_every": 1},
             sample={"steps": 1, "prompts": ["zorb"]},
-            limits={"precision": "bf16", "device": "cpu"},
+            limits={"compute_dtype": "bf16", "device": "cpu"},
         )
         trained = train(recipe, tmp_path / folder, Reporter())
         assert trained.validation_loss is not None and RunDir(tmp_path / folder).samples()[steps]

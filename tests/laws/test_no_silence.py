@@ -128,7 +128,7 @@ def no_gpu(scene: Scene) -> list[str]:
 
 
 def everything_held_out(scene: Scene) -> list[str]:
-    return scene.type("train", scene.write(), "--set", "data.held_out=6")
+    return scene.type("train", scene.write(), "--set", "data.validation_count=6")
 
 
 def odd_sample_size(scene: Scene) -> list[str]:

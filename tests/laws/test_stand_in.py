@@ -164,7 +164,7 @@ def trained(library: Path, photos: Path, out: Path, *asked: str, size: int) -> l
     wish = {
         "train.steps": "4",
         "sample.every": "-1",
-        "limits.precision": "fp32",
+        "limits.compute_dtype": "fp32",
         "train.learning_rate": "0.01",
     }
     wish |= {"lora.targets": "attention", "lora.text_encoders": "[]", "train.batch": "2"}

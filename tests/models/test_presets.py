@@ -8,19 +8,19 @@ import pytest
 from limner.errors import BadRecipe
 from limner.models.presets import SIZES, SOURCES, choices, preset, preset_name
 from limner.models.registry import families
-from limner.recipe import Goal, Recipe
+from limner.recipe import ConceptType, Recipe
 from limner.recipe.toml import commented, get, parse
 
-GOALS = get_args(Goal)
+CONCEPT_TYPES = get_args(ConceptType)
 
 
 @pytest.mark.parametrize("family", [*families(), "glyph", ""])
-@pytest.mark.parametrize("goal", GOALS)
-def test_each_preset_is_a_valid_recipe_and_every_value_has_a_source(goal, family):
+@pytest.mark.parametrize("concept", CONCEPT_TYPES)
+def test_each_preset_is_a_valid_recipe_and_every_value_has_a_source(concept, family):
     for images in (1, *SIZES, *(size + 1 for size in SIZES)):
-        recipe = preset(goal, family, images)
-        chosen = choices(goal, family, images)
-        assert recipe.goal == goal
+        recipe = preset(concept, family, images)
+        chosen = choices(concept, family, images)
+        assert recipe.concept_type == concept
         for path, choice in chosen.items():
             assert get(recipe, path) == choice.value
             assert any(re.search(rf"\b{name}\b", choice.source) for name in SOURCES), choice.source
@@ -29,9 +29,9 @@ def test_each_preset_is_a_valid_recipe_and_every_value_has_a_source(goal, family
 
 
 @pytest.mark.parametrize("family", [*families(), "glyph", ""])
-@pytest.mark.parametrize("goal", GOALS)
-def test_more_images_never_mean_fewer_looks(goal, family):
-    recipes = [preset(goal, family, images) for images in (10, 25, 100, 101)]
+@pytest.mark.parametrize("concept", CONCEPT_TYPES)
+def test_more_images_never_mean_fewer_looks(concept, family):
+    recipes = [preset(concept, family, images) for images in (10, 25, 100, 101)]
     seen = [recipe.train.steps * recipe.train.batch for recipe in recipes]
     assert seen == sorted(seen)
 
@@ -44,7 +44,7 @@ def test_the_size_of_a_folder_counts_up_to_and_including():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("pet", "flux", 3), r'goal is "pet"; it must be one of subject'),
+        (("pet", "flux", 3), r'concept_type is "pet"; it must be one of subject'),
         (("face", "sd9", 3), r'family "sd9"\. Known: flux, flux2, qwen-image'),
         (("face", "flux", 0), "at least 1 image"),
     ],

@@ -100,7 +100,7 @@ def test_every_remedy_is_one():
         for remedy in misfit(profile, device(memory), request, at=SHALLOW.__getitem__).remedies:
             word = remedy.split()[-1]
             match remedy.split()[0]:
-                case "--quality":
+                case "--weights-precision":
                     assert choose(profile, device(memory), replace(request, quality=word))
                 case "--resolution":
                     assert choose(SHALLOW[int(word)], device(memory), request)

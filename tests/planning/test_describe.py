@@ -52,7 +52,7 @@ def test_parts_add_up_to_the_whole():
 
 
 def test_every_decision_is_a_sentence():
-    tight = told("5GB", limits__quality="4bit")
+    tight = told("5GB", limits__weights_precision="4bit")
     assert "computed again for their gradient" in tight
     assert "come from the host's memory when they are due" in tight
     roomy = told("80GB", card="H100")
@@ -62,7 +62,7 @@ def test_every_decision_is_a_sentence():
 
 
 def test_why_nothing_fits_is_all_that_is_said_then():
-    text = told("1.8GB", limits__quality="16bit")
+    text = told("1.8GB", limits__weights_precision="16bit")
     assert "Nothing fits" in text
     assert "The plan" not in text
 

@@ -222,7 +222,7 @@ def test_tiles_of_a_small_autoencoder_take_what_was_foreseen(base: Any, monkeypa
 
 
 def test_a_cache_has_the_bytes_that_were_foreseen(tiny_base: Path, photos: Path, tmp_path: Path):
-    setting = prepare(wish(tiny_base, photos, data={"held_out": 0}))
+    setting = prepare(wish(tiny_base, photos, data={"validation_count": 0}))
     square = [view for view in setting.views if view.size == (32, 32)][:1]
     setting = replace(setting, views=tuple(square), held_out=())
     cache, rows = Cache(tmp_path), all_rows(setting)
@@ -251,7 +251,9 @@ def test_a_text_encoder_that_is_trained_is_no_stage(base: Any):
 def test_a_streamed_encoder_holds_on_the_device_what_was_foreseen(
     tiny_base: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    setting = prepare(wish(tiny_base, photos, data={"held_out": 0})).planned(Plan(encode_streamed=True))
+    setting = prepare(wish(tiny_base, photos, data={"validation_count": 0})).planned(
+        Plan(encode_streamed=True)
+    )
     found = outside(setting.family, setting.source, setting.cut, size=(32, 32), dtype=torch.float32)
     engines: list[Any] = []
     true = encoders.equip

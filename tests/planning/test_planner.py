@@ -84,7 +84,7 @@ def test_a_plan_says_everything_in_json():
 
 
 def test_nothing_fits_is_told_with_the_cause_and_what_would_do():
-    result = planned(limits__vram="2GB", limits__quality="16bit")
+    result = planned(limits__vram="2GB", limits__weights_precision="16bit")
     value = result.plain()
     assert (result.fits, value["fits"], value["seconds_per_step"]) == (False, False, None)
     assert "Most of it is" in value["why_not"]
@@ -111,17 +111,21 @@ def test_a_limit_is_kept(traced):
 
 def test_a_profile_is_traced_once_for_all_that_does_not_change_it(traced):
     planned()
-    planned(train__steps=5, train__learning_rate=1e-3, limits__quality="4bit", seed=3, train__batch=4)
+    planned(
+        train__steps=5, train__learning_rate=1e-3, limits__weights_precision="4bit", seed=3, train__batch=4
+    )
     assert len(traced) == 1
     planned(lora__rank=8)
     planned(data__resolution=512)
-    planned(limits__precision="fp32")
+    planned(limits__compute_dtype="fp32")
     assert [one.compute for one in traced] == ["bf16", "bf16", "bf16", "fp32"]
     assert traced[2].size == (512, 512)
 
 
 def test_the_images_say_how_many_and_which_bucket_is_the_largest(images, traced):
-    request = recipe(data__images=images, data__flip=True, prior__prompts=("a cat",), prior__each=3)
+    request = recipe(
+        data__images=images, data__flip=True, prior__prompts=("a cat",), prior__images_per_prompt=3
+    )
     counts = counts_of(request)
     assert (counts.images, counts.assumed, counts.views) == (4, False, 11)
     assert set(counts.sizes) == {(640, 640), (600, 900), (900, 600)}
@@ -144,7 +148,7 @@ def test_pictures_and_measurements_are_counted():
     assert ends.pictures == 4
     often = counts_of(recipe(sample__every=250, sample__prompts=("a", "b"), train__steps=1000))
     assert often.pictures == 2 * 5
-    measured = counts_of(recipe(train__steps=1000, train__evaluate_every=500, data__held_out=2))
+    measured = counts_of(recipe(train__steps=1000, train__validation_every=500, data__validation_count=2))
     assert measured.measured == 3 * 2 * len(QUANTILES)
 
 
@@ -182,7 +186,7 @@ FULL = {"train__method": "full", "limits__ram": "128GB"}
 def test_a_full_fine_tune_goes_to_the_host_when_the_device_is_too_small(monkeypatch):
     kept = {}
     for vram in ("80GB", "24GB", "12GB"):
-        result = planned(limits__vram=vram, limits__quality="16bit", **FULL)
+        result = planned(limits__vram=vram, limits__weights_precision="16bit", **FULL)
         plan_ = result.choice.plan
         kept[plan_.moments] = result
         assert (plan_.weights, plan_.streamed, plan_.hoist) == ("bf16", 0, False)
@@ -192,12 +196,14 @@ def test_a_full_fine_tune_goes_to_the_host_when_the_device_is_too_small(monkeypa
     assert there.choice.host.pinned == 2 * there.profile.trained and here.choice.host.pinned == 0
     assert there.choice.step_time.optimizer > here.choice.step_time.optimizer
     assert there.disk == here.disk
-    few = planned(limits__vram="32GB", limits__quality="8bit", train__steps=3, **FULL)
+    few = planned(limits__vram="32GB", limits__weights_precision="8bit", train__steps=3, **FULL)
     assert few.choice.plan.moments in ("fp32", "8bit")
 
 
 def test_too_little_memory_in_the_computer_is_told_with_what_would_do():
-    result = planned(limits__vram="12GB", train__method="full", limits__ram="32GB", limits__quality="16bit")
+    result = planned(
+        limits__vram="12GB", train__method="full", limits__ram="32GB", limits__weights_precision="16bit"
+    )
     text = str(result.misfit)
     assert "in the host's memory take" in text and "may use 32.0 GB" in text
     assert "GB of memory in the computer" in text and "a card of" in text
@@ -215,11 +221,11 @@ def test_what_cannot_be_planned_is_told():
     with raises(BadUsage):
         planned(card="nothing")
     with raises(BadRecipe):
-        planned(card="RTX 2080", limits__precision="bf16")
+        planned(card="RTX 2080", limits__compute_dtype="bf16")
 
 
 def test_a_smaller_resolution_is_looked_for_when_nothing_fits(traced):
-    result = planned(limits__vram="1.9GB", limits__quality="16bit")
+    result = planned(limits__vram="1.9GB", limits__weights_precision="16bit")
     assert not result.fits
     assert {one.size for one in traced} > {(1024, 1024)}
 
@@ -241,11 +247,11 @@ def test_a_run_that_goes_on_keeps_how_its_weights_and_moments_are_stored(begun, 
 
 
 def test_products_in_8_bits_are_planned_where_they_are_asked_for(traced):
-    result = planned(limits__products="8bit")
+    result = planned(limits__matmul_precision="8bit")
     assert (result.choice.plan.products, result.choice.plan.weights) == ("8bit", "int8")
     assert result.plain()["plan"]["products"] == "8bit"
     assert "multiplied in 8 bits forward and backward" in next(sentences(result, result.choice))
-    assert planned(card="RTX 3090", limits__products="8bit").request.weights == ["int8"]
+    assert planned(card="RTX 3090", limits__matmul_precision="8bit").request.weights == ["int8"]
     assert planned().choice.plan.products == "full"
     assert [one.products for one in traced] == ["8bit", "full"]
 
@@ -253,22 +259,22 @@ def test_products_in_8_bits_are_planned_where_they_are_asked_for(traced):
 def test_a_device_that_cannot_is_told_before_configs_are_read(monkeypatch):
     monkeypatch.setattr("limner.planning.planner.opened", None)
     with raises(BadRecipe):
-        planned(card="RTX 2080", limits__products="8bit")
+        planned(card="RTX 2080", limits__matmul_precision="8bit")
     with raises(BadRecipe):
         plan(recipe(), Reporter(), card="RTX 3090", begun=Begun("fp8", "fp32", "8bit"))
 
 
 def test_what_contradicts_products_in_8_bits_is_refused():
     with raises(BadRecipe):
-        recipe(limits__products="8bit", limits__quality="16bit")
+        recipe(limits__matmul_precision="8bit", limits__weights_precision="16bit")
     with raises(BadRecipe):
-        recipe(limits__products="8bit", train__method="full")
+        recipe(limits__matmul_precision="8bit", train__method="full")
 
 
 def test_a_run_that_goes_on_keeps_how_it_multiplies():
     made = plan(recipe(), Reporter(), card="RTX 4090", begun=Begun("fp8", "fp32", "8bit"))
     assert (made.choice.plan.weights, made.choice.plan.products) == ("fp8", "8bit")
-    request = recipe(limits__products="8bit")
+    request = recipe(limits__matmul_precision="8bit")
     made = plan(request, Reporter(), card="RTX 4090", begun=Begun("bf16", "fp32"))
     assert (made.choice.plan.weights, made.choice.plan.products) == ("bf16", "full")
     assert made.down(made.choice.reserved).choice.plan.products == "full"

@@ -32,7 +32,7 @@ def test_equal_wishes_are_equal_however_they_were_written():
 def test_every_field_says_what_it_means():
     for part in (Recipe, Data, Lora, Train, Sample, Track):
         for name, field in part.model_fields.items():
-            if part is not Recipe or name in ("base", "name", "goal", "seed"):
+            if part is not Recipe or name in ("base", "name", "concept_type", "seed"):
                 assert len(field.description or "") > 10, (part, name)
 
 
@@ -60,7 +60,7 @@ def test_every_field_says_what_it_means():
         ({"train": {"optimizer": "schedulefree", "schedule": "cosine"}}, r"replaces schedules\. Set"),
         ({"train": {"optimizer": "schedulefree", "ema": 0.9}}, r"averages the weights already\. Set"),
         ({"train": {"text_encoder_learning_rate": 1e-5}}, r"no text encoder is trained\. Set"),
-        ({"data": {"held_out": 2, "held_out_images": "more"}}, r"two sources\. Remove one"),
+        ({"data": {"validation_count": 2, "validation_images": "more"}}, r"two sources\. Remove one"),
     ],
 )
 def test_contradictions_are_refused_with_the_remedy(table, message):

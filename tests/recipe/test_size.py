@@ -37,11 +37,15 @@ def test_a_size_is_told_in_the_same_units():
 
 
 def test_limits_take_sizes_and_a_floor_of_precision():
-    assert (Recipe().limits.vram, Recipe().limits.ram, Recipe().limits.quality) == ("auto", "auto", "8bit")
-    recipe = override(Recipe(), ["limits.vram=12", "limits.quality=4bit"])
-    assert (recipe.limits.vram, recipe.limits.quality) == ("12", "4bit")
+    assert (Recipe().limits.vram, Recipe().limits.ram, Recipe().limits.weights_precision) == (
+        "auto",
+        "auto",
+        "8bit",
+    )
+    recipe = override(Recipe(), ["limits.vram=12", "limits.weights_precision=4bit"])
+    assert (recipe.limits.vram, recipe.limits.weights_precision) == ("12", "4bit")
     assert parse(dump(recipe)) == recipe
     with raises(BadRecipe):
         Limits(vram="a lot")
     with raises(BadRecipe):
-        Limits.model_validate({"quality": "2bit"})
+        Limits.model_validate({"weights_precision": "2bit"})

@@ -94,7 +94,7 @@ def test_paths_in_a_file_start_at_its_folder(tmp_path):
     assert recipe.data.cache == Path("/c")
     assert recipe.sample.prompt_file == folder / "p.txt"
     assert recipe.base == str(tmp_path / "runs" / "base")
-    assert recipe.data.held_out_images is None
+    assert recipe.data.validation_images is None
 
 
 def test_names_of_bases_are_no_paths(tmp_path):

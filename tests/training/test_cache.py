@@ -26,7 +26,7 @@ from limner.training.train import train
 from messages import raises
 from small import Told, equal, wish
 
-OWN = {"held_out": 0}
+OWN = {"validation_count": 0}
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_images_of_sub_folders_and_of_the_held_out_are_told_apart(recipe, photos
     (others / "torn.png").write_bytes(b"\x89PNG")
     (photos / "5.png").rename(others / "5.png")
     told = Told()
-    changed = recipe.data.model_copy(update={"held_out_images": others})
+    changed = recipe.data.model_copy(update={"validation_images": others})
     cache(recipe.model_copy(update={"data": changed}), tmp_path / "run", told)
     assert [each["name"] for each in RunDir(tmp_path / "run").data()["rejected"]] == ["sub/0.png", "torn.png"]
     assert any(line.startswith("Left out: sub/0.png: is empty") for line in told.lines)

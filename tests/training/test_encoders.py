@@ -23,7 +23,7 @@ WORDS = ("a cat", "many words, " * 9)
 
 @pytest.fixture
 def setting(tiny_base, photos) -> Setting:
-    return prepare(wish(tiny_base, photos, data={"held_out": 0}))
+    return prepare(wish(tiny_base, photos, data={"validation_count": 0}))
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_a_streamed_cache_is_that_of_whole_encoders(setting, tmp_path, equipped,
 )
 def test_every_family_s_encoders_can_be_streamed(case: Case, tmp_path, photos, equipped, monkeypatch):
     monkeypatch.setattr(encoders, "heaviest", largest)  # the embeddings of a tiny one outweigh its layers
-    setting = prepare(wish(case.save(tmp_path / case.name), photos, data={"held_out": 0}))
+    setting = prepare(wish(case.save(tmp_path / case.name), photos, data={"validation_count": 0}))
     streamed = replace(setting, encode_streamed=True)
     texts = [unit for unit in setting.cut.frozen if "image" not in unit.reads and unit.uses]
     with torch.no_grad():
@@ -90,7 +90,9 @@ def _all(setting: Setting, parts: tuple[str, ...]) -> Iterator[dict[str, Any]]:
 
 
 def test_what_is_trained_or_has_no_layers_is_whole(tiny_base, photos, equipped):
-    plain = prepare(wish(tiny_base, photos, data={"held_out": 0}, lora={"text_encoders": ["text_encoder"]}))
+    plain = prepare(
+        wish(tiny_base, photos, data={"validation_count": 0}, lora={"text_encoders": ["text_encoder"]})
+    )
     setting = replace(plain, encode_streamed=True)
     for part in ("text_encoder", "tokenizer", "vae"):
         with opened(setting, part) as model:

@@ -104,7 +104,7 @@ def test_stock_diffusers_opens_it_limner_paints_with_it_and_takes_a_lora_from_it
         run, base=None, prompts=["cat"], out=tmp_path / "p", settings=settings, reporter=Told()
     )
     assert painted[0].is_file()
-    for more in ({"base": str(halved)}, {"settings": Settings(steps=1, weight=0.5)}):
+    for more in ({"base": str(halved)}, {"settings": Settings(steps=1, lora_scale=0.5)}):
         with raises(BadUsage):
             given = {"base": None, "settings": settings, **more}
             generate(run, prompts=["cat"], out=tmp_path / "p", reporter=Told(), **given)

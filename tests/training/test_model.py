@@ -123,12 +123,12 @@ def test_groups_have_the_rates_of_the_recipe(tiny_base, photos):
 
 
 def test_the_held_out_loss_has_no_luck_in_it(tiny_base, photos):
-    one = moved(trainee(tiny_base, photos, lora={"dropout": 0.5}, data={"held_out": 2}))
+    one = moved(trainee(tiny_base, photos, lora={"dropout": 0.5}, data={"validation_count": 2}))
     torch.manual_seed(1)
     first = one.held_out_loss()
     torch.manual_seed(2)
     assert one.held_out_loss() == first
-    other = moved(trainee(tiny_base, photos, lora={"dropout": 0.5}, data={"held_out": 2}, seed=9))
+    other = moved(trainee(tiny_base, photos, lora={"dropout": 0.5}, data={"validation_count": 2}, seed=9))
     assert other.held_out_loss() == first, "runs of other seeds can be compared"
     assert len(QUANTILES) == len(set(QUANTILES)) and all(0 < each < 1 for each in QUANTILES)
 

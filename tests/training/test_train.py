@@ -51,7 +51,7 @@ def signalling(number: int, at: int):
 
 
 def test_what_a_run_leaves(tiny_base, photos, tmp_path):
-    recipe, told = wish(tiny_base, photos, **SHOWN, data={"held_out": 2}), Told()
+    recipe, told = wish(tiny_base, photos, **SHOWN, data={"validation_count": 2}), Told()
     done = train(recipe, tmp_path / "run", told)
     run = RunDir(tmp_path / "run")
     assert isinstance(done, Done) and (done.lora, done.report, done.steps) == (
@@ -253,7 +253,7 @@ def test_old_checkpoints_go_and_the_best_stays(tiny_base, photos, tmp_path, monk
 
 def test_evaluating_more_often_than_saving(tiny_base, photos, tmp_path):
     train(
-        wish(tiny_base, photos, train={"steps": 3, "save_every": 9, "evaluate_every": 1}),
+        wish(tiny_base, photos, train={"steps": 3, "save_every": 9, "validation_every": 1}),
         tmp_path / "run",
         Told(),
     )
@@ -346,7 +346,7 @@ def test_a_run_that_fits_nowhere_is_told_before_anything_is_computed(tiny_base, 
 def test_products_in_8_bits_teach_and_a_run_that_stops_goes_on_by_them_to_the_bit(
     tiny_base, photos, tmp_path
 ):
-    eight, often = {"products": "8bit"}, {"steps": 24, "save_every": 12}
+    eight, often = {"matmul_precision": "8bit"}, {"steps": 24, "save_every": 12}
     whole = wish(tiny_base, photos, limits=eight, train=often)
     train(whole, tmp_path / "whole", Told())
     train(wish(tiny_base, photos, limits=eight, train=often | {"steps": 12}), tmp_path / "parts", Told())
@@ -363,6 +363,6 @@ def test_products_in_8_bits_teach_and_a_run_that_stops_goes_on_by_them_to_the_bi
 def test_a_device_without_products_in_8_bits_is_told_before_a_base_is_fetched(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr("limner.training.train.prepare", None)
-    apart = wish("some/base", photos, limits={"products": "8bit", "device": "mps"})
+    apart = wish("some/base", photos, limits={"matmul_precision": "8bit", "device": "mps"})
     with raises(BadRecipe):
         train(apart, tmp_path / "run", Told())

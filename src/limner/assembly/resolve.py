@@ -183,14 +183,14 @@ def prepare(
     Raises:
         LimnerError: The recipe, the base or the folder cannot be used.
     """
-    source = source_of(recipe.base, tell, recipe.parts)
+    source = source_of(recipe.base, tell, recipe.components_from)
     family = family_of(str(source.index.get("_class_name", "")))
     device = device_of(recipe.limits.device)
     for side, pixels in (("width", recipe.sample.width), ("height", recipe.sample.height)):
         family.check_side(f"sample.{side}", pixels)
     resolution = recipe.data.resolution or int(source.facts.get("resolution", family.resolution))
     folder = _read(recipe, recipe.data.images, resolution)
-    others = recipe.data.held_out_images and _read(recipe, recipe.data.held_out_images, resolution)
+    others = recipe.data.validation_images and _read(recipe, recipe.data.validation_images, resolution)
     sizes = buckets(resolution, multiple=family.multiple)
     shown, kept, truly = _hold_out(recipe, folder, others)
     cuts = crops({*shown, *kept}, sizes) if follows(recipe.data.crop) else {}
@@ -204,7 +204,7 @@ def prepare(
         source=source,
         family=family,
         device=device,
-        dtype=precision_of(recipe.limits.precision, device),
+        dtype=precision_of(recipe.limits.compute_dtype, device),
         resolution=resolution,
         folder=folder,
         rejected=folder.rejected + (others.rejected if others else ()),
@@ -223,7 +223,7 @@ def _read(recipe: Recipe, images: Path, resolution: int) -> Folder:
     wish = recipe.data
     smallest = resolution // 2 if wish.min_side is None else wish.min_side
     if not images.exists():
-        key = "images" if images == wish.images else "held_out_images"
+        key = "images" if images == wish.images else "validation_images"
         raise BadData(
             f"data.{key} is {images}, and there is no such folder. Where is it now? --set data.{key}=FOLDER"
         )
@@ -256,14 +256,16 @@ def _hold_out(
     if others is not None:
         if both := [each.path.name for each in others.examples if each.sha256 in contents]:
             raise BadData(
-                f"{len(both)} of the {len(others.examples)} images in data.held_out_images are trained on as "
+                f"{len(both)} of the {len(others.examples)} images in data.validation_images are trained "
+                f"on as "
                 f"well: {both[0]} .. Remove them from one of the two folders."
             )
         return examples, list(others.examples), True
-    count = held_out(len(contents), wish.held_out)
+    count = held_out(len(contents), wish.validation_count)
     if count >= len(contents):
         raise BadData(
-            f"data.held_out is {count} and the folder has {len(contents)} different usable images: none is "
+            f"data.validation_count is {count} and the folder has {len(contents)} different usable "
+            f"images: none is "
             f"left to train on. Set it to at most {max(0, len(contents) - 1)}."
         )
     if count == 0:

@@ -133,7 +133,9 @@ class _Work:
         return queue
 
     def _settings_hash(self) -> str:
-        text = json.dumps([asdict(self.wish), asdict(self.options), self.settings.side], default=str)
+        text = json.dumps(
+            [asdict(self.wish), asdict(self.options), self.settings.max_image_size], default=str
+        )
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _tell_kept(self) -> None:
@@ -141,13 +143,17 @@ class _Work:
         if result.by_hand:
             self.reporter.line(f"Captions of your own: {counted(result.by_hand, 'image')}, never touched.")
         if result.kept:
-            current = {"goal": self.wish.goal, "manner": self.wish.manner.name, "trigger": self.wish.trigger}
+            current = {
+                "concept_type": self.wish.concept_type,
+                "manner": self.wish.manner.name,
+                "trigger": self.wish.trigger,
+            }
             rows = [self.shelf.record.rows.get(file) for file in self.shelf.files]
             count = sum(
                 bool(row and row.captions and any(row.facts.get(k, v) != v for k, v in current.items()))
                 for row in rows
             )
-            note = f", {count} of them made for another goal, manner or trigger" if count else ""
+            note = f", {count} of them made for another concept, manner or trigger" if count else ""
             self.reporter.line(
                 f"Kept: {counted(result.kept, 'image')}{note}. Captions are written anew with --overwrite."
             )
@@ -161,7 +167,7 @@ class _Work:
             style = MANNERS["tags"] if captioner.name == "tagger" else self.wish.manner
             self.wish = replace(self.wish, by_rule=True, manner=style)
             self.reporter.line(
-                f"{captioner.model} takes no instructions: goal and manner have no effect, "
+                f"{captioner.model} takes no instructions: concept and manner have no effect, "
                 "the trigger comes first."
             )
         self._foretell(todo)
@@ -180,14 +186,14 @@ class _Work:
             self.reporter.line(f"{images}, captioned by {captioner.model} here. Nothing leaves this machine.")
             result.estimate = 0.0
             return
-        detail = f"as copies of at most {self.settings.side} pixels without their metadata"
+        detail = f"as copies of at most {self.settings.max_image_size} pixels without their metadata"
         self.reporter.line(f"To {captioner.place} ({captioner.model}): {images}, {detail}.")
         if self._price is not None:
             image_sizes, set_sizes = (
                 [sizes[file] for file in files if file in sizes] for files in (todo, joining)
             )
             result.estimate = self._price.of(
-                *estimate.tokens(image_sizes, set_sizes, self.wish, self.settings.side)
+                *estimate.tokens(image_sizes, set_sizes, self.wish, self.settings.max_image_size)
             )
         self.reporter.line(foretold(captioner.model, result.estimate))
 
@@ -202,7 +208,7 @@ class _Work:
         if expected > budget:
             raise BadUsage(
                 f"Estimated: {dollars(expected)}, more than the budget of {dollars(budget)}. "
-                "Raise --budget, lower --side, or choose a cheaper --model."
+                "Raise --budget, lower --max-image-size, or choose a cheaper --model."
             )
 
     # what it costs -----------------------------------------------------------------------------------------
@@ -248,7 +254,9 @@ class _Work:
     # doing it ----------------------------------------------------------------------------------------------
 
     def _caption(self, todo: list[str]) -> None:
-        jobs = min(self.settings.jobs or self._one.parallel, len(todo)) if self._one.parallel > 1 else 1
+        jobs = (
+            min(self.settings.concurrency or self._one.parallel, len(todo)) if self._one.parallel > 1 else 1
+        )
         failures: list[str] = []
         # The threads of this pool do not keep the process alive: after Ctrl-C nobody waits for their answers.
         with self.reporter.progress("Captions", len(todo)) as bar, ThreadPool(max(1, jobs)) as pool:
@@ -282,7 +290,7 @@ class _Work:
             return file, None, ""
         try:
             digest = inspect(self.shelf.path(file), verify=False).sha256
-            image = picture(self.shelf.path(file), self.settings.side)
+            image = picture(self.shelf.path(file), self.settings.max_image_size)
             outcome = ask_caption(self._one, self.wish, image, self.patience)
         except BadImage as error:
             return file, Outcome(flag=error.reason), ""
@@ -317,7 +325,7 @@ class _Work:
             "by": self._one.name,
             "model": model or self._one.model,
             **prompt_facts,
-            "goal": self.wish.goal,
+            "concept_type": self.wish.concept_type,
             "manner": self.wish.manner.name,
             "trigger": self.wish.trigger,
             "at": now(),

@@ -62,10 +62,10 @@ def _file(name: str) -> tuple[str, str]:
 def for_image(spec: Wish, *, plain: bool = False) -> Prompt:
     """What is said about each single image; ``plain`` wants the caption alone, else it is JSON."""
     trigger = "trigger-inside" if spec.names_trigger else "trigger-later" if spec.trigger else "trigger-none"
-    goal, style = f"goal-{spec.goal}", f"manner-{spec.manner.name}"
-    names = ("image", goal, trigger, style)
+    concept, style = f"goal-{spec.concept_type}", f"manner-{spec.manner.name}"
+    names = ("image", concept, trigger, style)
     count = COUNT_ONE if spec.variants == 1 else Template(COUNT_MORE).substitute(count=spec.variants)
-    parts = {"goal": _file(goal)[1], "manner": _file(style)[1], "count": count}
+    parts = {"goal": _file(concept)[1], "manner": _file(style)[1], "count": count}
     parts["answer"] = ANSWER_TEXT if plain else ANSWER_JSON
     trigger_rule = Template(_file(trigger)[1]).substitute(name=spec.trigger)
     return Prompt(Template(_file("image")[1]).substitute(parts, trigger=trigger_rule), _versions(names))
@@ -74,7 +74,7 @@ def for_image(spec: Wish, *, plain: bool = False) -> Prompt:
 def for_set(spec: Wish) -> Prompt:
     """What is said about all captions together."""
     rule = TRIGGER_RULE if spec.names_trigger else TRIGGER_LATER if spec.trigger else TRIGGER_ABSENT
-    identity = IDENTITY_STYLE if spec.goal == "style" else IDENTITY_RULE
+    identity = IDENTITY_STYLE if spec.concept_type == "style" else IDENTITY_RULE
     style = f"manner-{spec.manner.name}"
     text = Template(_file("set")[1]).substitute(
         trigger=Template(rule).substitute(name=spec.trigger), identity=identity, manner=_file(style)[1]

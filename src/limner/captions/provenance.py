@@ -47,7 +47,7 @@ class Row:
     captions: tuple[str, ...]
     """Empty when it was flagged."""
     facts: Mapping[str, Any]
-    """Provider, model, prompt, goal, time, tokens, price, pass; the flag; what stood there before."""
+    """Provider, model, prompt, concept, time, tokens, price, pass; the flag; what stood there before."""
     written: bool = False
     """The text file has been seen in place."""
 

@@ -1,4 +1,4 @@
-"""What captions are wanted: for which goal, in whose manner, about which trigger."""
+"""What captions are wanted: for which concept, in whose manner, about which trigger."""
 
 import json
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from limner.errors import BadUsage
 from limner.models.facts import CaptionStyleName
 from limner.models.registry import recognised
 
-Goal = Literal["subject", "face", "object", "style", "concept"]
+ConceptType = Literal["subject", "face", "object", "style", "concept"]
 
-GOALS: tuple[str, ...] = get_args(Goal)
+CONCEPT_TYPES: tuple[str, ...] = get_args(ConceptType)
 VARIANTS_AT_MOST = 8
 """Of one image. Each is cached and trained as a text of its own."""
 
@@ -51,12 +51,12 @@ def manner_of(base: str) -> Manner:
         try:
             name = str(json.loads(index.read_bytes())["_class_name"])
         except (OSError, ValueError, LookupError, TypeError) as error:
-            raise BadUsage(f"{index} names no pipeline. Say how to write with --manner.") from error
+            raise BadUsage(f"{index} names no pipeline. Say how to write with --style.") from error
     if match := recognised(name):
         family, entry = match
         return MANNERS[(entry and entry.caption_style) or family.caption_style]
     raise BadUsage(
-        f"It is not known which captions {base} learned from. Say it with --manner: {', '.join(MANNERS)}."
+        f"It is not known which captions {base} learned from. Say it with --style: {', '.join(MANNERS)}."
     )
 
 
@@ -65,10 +65,10 @@ class Wish:
     """What every caption of a set shall be.
 
     Raises:
-        BadUsage: An unknown goal, or a number of variants outside 1..8.
+        BadUsage: An unknown concept, or a number of variants outside 1..8.
     """
 
-    goal: str = "subject"
+    concept_type: str = "subject"
     manner: Manner = MANNERS["sentences"]
     trigger: str = ""
     """Without it, captions are written as if the thing had only its common name."""
@@ -78,8 +78,10 @@ class Wish:
     """The captioner takes no instructions, so that the trigger is put in by rule."""
 
     def __post_init__(self) -> None:
-        if self.goal not in GOALS:
-            raise BadUsage(f'--goal is "{self.goal}"; it must be one of {", ".join(GOALS)}.')
+        if self.concept_type not in CONCEPT_TYPES:
+            raise BadUsage(
+                f'--concept-type is "{self.concept_type}"; it must be one of {", ".join(CONCEPT_TYPES)}.'
+            )
         if not 1 <= self.variants <= VARIANTS_AT_MOST:
             raise BadUsage(f"--variants is {self.variants}; it must be 1 to {VARIANTS_AT_MOST}.")
         if len(self.trigger) > 200 or "\n" in self.trigger:
@@ -88,13 +90,13 @@ class Wish:
     @property
     def names_trigger(self) -> bool:
         """Whether the captioner writes the trigger itself. A style's is added by rule, in one role."""
-        by_rule = self.by_rule or self.goal == "style" or self.manner.name == "tags"
+        by_rule = self.by_rule or self.concept_type == "style" or self.manner.name == "tags"
         return bool(self.trigger) and not by_rule
 
 
 def spec_of(
     *,
-    goal: str = "subject",
+    concept_type: str = "subject",
     base: str = "glyph",
     manner: str | None = None,
     trigger: str | None = None,
@@ -103,7 +105,7 @@ def spec_of(
     """What captions must be, of plain values.
 
     Args:
-        goal: What the images share.
+        concept_type: What the images share.
         base: Captions are written as this base has learned to read,
         manner: unless a caption style is named.
         trigger: Name of what is learned.
@@ -113,24 +115,26 @@ def spec_of(
         BadUsage: A value is unknown.
     """
     if manner is not None and manner not in MANNERS:
-        raise BadUsage(f'--manner is "{manner}"; it must be one of {", ".join(MANNERS)}.')
+        raise BadUsage(f'--style is "{manner}"; it must be one of {", ".join(MANNERS)}.')
     style = MANNERS[manner] if manner else manner_of(base)
-    return Wish(goal=goal, manner=style, trigger=" ".join((trigger or "").split()), variants=variants)
+    return Wish(
+        concept_type=concept_type, manner=style, trigger=" ".join((trigger or "").split()), variants=variants
+    )
 
 
 def signed(caption: str, spec: Wish) -> str:
     """The caption with the trigger of a style, or of tags, in its place.
 
-    >>> signed("A fox in a forest.", Wish(goal="style", trigger="inkwash"))
+    >>> signed("A fox in a forest.", Wish(concept_type="style", trigger="inkwash"))
     'A fox in a forest, inkwash'
-    >>> signed("cat", Wish(goal="style", trigger="inkwash", manner=MANNERS["brief"]))
+    >>> signed("cat", Wish(concept_type="style", trigger="inkwash", manner=MANNERS["brief"]))
     'inkwash style cat'
     >>> signed("1girl, solo", Wish(trigger="mia", manner=MANNERS["tags"]))
     'mia, 1girl, solo'
     """
     if not spec.trigger or spec.names_trigger:
         return caption
-    if spec.manner.name == "tags" or spec.goal != "style":
+    if spec.manner.name == "tags" or spec.concept_type != "style":
         return f"{spec.trigger}, {caption}"
     if spec.manner.name == "brief":
         return f"{spec.trigger} style {caption}"

@@ -14,9 +14,9 @@ class Settings:
         BadUsage: A number means nothing.
     """
 
-    jobs: int | None = None
+    concurrency: int | None = None
     """Questions at once; None is the provider's own number."""
-    side: int = 1024
+    max_image_size: int = 1024
     """Pixels of the longer side of the copy that is looked at."""
     overwrite: bool = False
     """Also images that have captions of ours."""
@@ -28,7 +28,10 @@ class Settings:
     """Only say what would be done, and its price."""
 
     def __post_init__(self) -> None:
-        for name, value, low, high in (("jobs", self.jobs, 1, 64), ("side", self.side, 64, 4096)):
+        for name, value, low, high in (
+            ("concurrency", self.concurrency, 1, 64),
+            ("max-image-size", self.max_image_size, 64, 4096),
+        ):
             if value is not None and not low <= value <= high:
                 raise BadUsage(f"--{name} is {value}; it must be {low} to {high}.")
         if self.budget is not None and not self.budget > 0:

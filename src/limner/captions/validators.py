@@ -72,7 +72,7 @@ def flaw(caption: str, spec: Wish) -> str:
 
 
 def _about_trigger(text: str, spec: Wish) -> tuple[tuple[object, str], ...]:
-    if spec.goal == "style":
+    if spec.concept_type == "style":
         has_trigger = bool(spec.trigger) and has_word(spec.trigger, text)
         return (
             (has_trigger or STYLE.search(text), "it names the style, which shall be learned without words"),

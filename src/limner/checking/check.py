@@ -106,7 +106,7 @@ def check(recipe: Recipe, out: Path, reporter: Reporter, *, encoder: str | None 
             for item, name in zip(looks, names, strict=True)
             for finding in judged.of_image(item, name)
         ),
-        *judged.of_set(looks, names, recipe.goal),
+        *judged.of_set(looks, names, recipe.concept_type),
         *_variety(looks, names, encoder),
         *judged.of_captions([item.example.written for item in looks], names, recipe.data.trigger),
         *judged.of_lengths(_lengths(looks, names, base)),
@@ -234,7 +234,7 @@ def base_of(recipe: Recipe) -> Base:
     from limner.models.loading import load
 
     try:
-        source = source_of(recipe.base, parts=recipe.parts)
+        source = source_of(recipe.base, parts=recipe.components_from)
         family = family_of(str(source.index.get("_class_name", "")))
         constants = family.constants(source, Objective())
         parts = [name for name in family.parts if name.startswith("tokenizer")]

@@ -133,20 +133,18 @@ def _made(look: Look) -> list[Fault]:
     return [(NOTE, kind, reason, fix) for holds, kind, reason in facts if holds]
 
 
-def of_set(looks: Sequence[Look], names: Sequence[str], goal: str) -> list[Finding]:
+def of_set(looks: Sequence[Look], names: Sequence[str], concept: str) -> list[Finding]:
     """What is wrong with the images together: copies, bursts, shared marks, too few, too alike.
 
     Args:
         looks: One for each image.
         names: Their paths below the folder.
-        goal: ``subject``, ``face``, ``object`` or ``style``.
+        concept: ``subject``, ``face``, ``object`` or ``style``.
     """
     findings = [*_copies(looks, names), *_marks(looks, names)]
-    minimum = MIN_IMAGES[goal]
+    minimum = MIN_IMAGES[concept]
     if len(looks) < minimum:
-        reason = (
-            f'{len(looks)} images for the goal "{goal}", which takes about {minimum} to be learned in general'
-        )
+        reason = f'{len(looks)} images for the concept "{concept}", which takes about {minimum}'
         findings.append(Finding("", ADVICE, "count", reason, "Add more, of other places, poses and light."))
     return findings
 

@@ -94,9 +94,9 @@ def _template(images: Path | None, changed: dict[str, Any]) -> Wish:
 
     if images is not None:
         return wish(images, changed, RUNS / folder_name(images))
-    base, goal = changed.get("base", Recipe().base), changed.get("goal", Recipe().goal)
+    base, concept = changed.get("base", Recipe().base), changed.get("concept_type", Recipe().concept_type)
     family, count = preset_name(base), 10
-    start = (goal, family, count, changed.get("train.method", Recipe().train.method))
+    start = (concept, family, count, changed.get("train.method", Recipe().train.method))
     sources = {path: one.source for path, one in choices(*start).items() if path not in changed}
     return Wish(change(preset(*start), {"base": base, **changed}), RUNS, sources)
 

@@ -16,12 +16,18 @@ CAPTIONS = (
     Option("--with", "name", str, f"Who writes: {WHO}."),
     Option("--model", "model", str, "Its model; a folder or hub id for local ones. Left out: a usual one."),
     Option("--trigger", "trigger", str, 'Name of what is learned, e.g. "sks cat".'),
-    Option("--goal", "goal", str, "What the images share: subject, face, object, style, concept.", "subject"),
+    Option(
+        "--concept-type",
+        "concept_type",
+        str,
+        "What the images share: subject, face, object, style, concept.",
+        "subject",
+    ),
     Option("--base", "base", str, "Write as this base has learned to read.", "glyph"),
-    Option("--manner", "manner", str, "sentences, phrases, brief or tags, instead of what --base says."),
+    Option("--style", "manner", str, "sentences, phrases, brief or tags, instead of what --base says."),
     Option("--variants", "variants", int, "Captions per image.", 1),
     Option("--overwrite", "overwrite", bool, "Write anew what was written here before; never yours.", False),
-    Option("--no-set", "alone", bool, "Do not make the captions of the set agree afterwards.", False),
+    Option("--no-consistency", "alone", bool, "Do not make the captions of the set agree afterwards.", False),
     Option("--review", "review", bool, "Open the captions as a table in your editor.", False),
     Option("--apply", "apply", bool, "Take over the edited table, captions.tsv.", False),
     Option("--dry-run", "dry_run", bool, "Only say what would go where, and the price.", False),
@@ -30,9 +36,15 @@ CAPTIONS = (
     Option("--url", "url", str, "Address of a server that speaks OpenAI's or Anthropic's protocol."),
     Option("--key-env", "key_env", str, "Environment variable with the key, where it is not the usual one."),
     Option("--timeout", "timeout", float, "Seconds to wait for an answer.", 120.0),
-    Option("--jobs", "jobs", int, "Questions at once."),
+    Option("--concurrency", "concurrency", int, "Questions at once."),
     Option("--stream", "stream", bool, "Read answers while they are written.", False),
-    Option("--side", "side", int, "Longer side in pixels of the copies that are looked at.", 1024),
+    Option(
+        "--max-image-size",
+        "max_image_size",
+        int,
+        "Longer side in pixels of the copies that are looked at.",
+        1024,
+    ),
     Option("--device", "device", str, "For local models: auto, cpu, cuda, mps.", "auto"),
 )
 """Who writes, what, and how it is looked through."""
@@ -84,7 +96,9 @@ def _refuse_contradictions(given: Mapping[str, Any]) -> None:
 def _wish(given: Mapping[str, Any]) -> Any:
     from limner.captions.spec import spec_of
 
-    return spec_of(**{name: given[name] for name in ("goal", "base", "manner", "trigger", "variants")})
+    return spec_of(
+        **{name: given[name] for name in ("concept_type", "base", "manner", "trigger", "variants")}
+    )
 
 
 def _prompts(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -107,8 +121,8 @@ def _write(folder: Path, given: Mapping[str, Any], reporter: Any) -> tuple[dict[
 
     own = ("name", "model", "url", "key_env", "timeout", "stream", "device")
     settings = Settings(
-        jobs=given["jobs"],
-        side=given["side"],
+        concurrency=given["concurrency"],
+        max_image_size=given["max_image_size"],
         overwrite=given["overwrite"],
         together=not given["alone"],
         budget=given["budget"],

@@ -38,9 +38,14 @@ class Option:
 
 RECIPE = (
     Option("--base", "base", str, 'Model to teach: "glyph", "flux-dev", "sdxl", a hub id, a folder, a file.'),
-    Option("--parts", "parts", str, "For a base in one file: the base that lends what the file lacks."),
+    Option(
+        "--components-from",
+        "components_from",
+        str,
+        "For a base in one file: the base that lends what the file lacks.",
+    ),
     Option("--trigger", "data.trigger", str, 'Words that shall summon what is learned, e.g. "sks cat".'),
-    Option("--goal", "goal", str, "What the images share: subject, face, object, style."),
+    Option("--concept-type", "concept_type", str, "What the images share: subject, face, object, style."),
     Option("--rank", "lora.rank", int, "Inner width of the LoRA."),
     Option("--steps", "train.steps", int, "Optimizer steps."),
     Option("--lr", "train.learning_rate", float, "Learning rate."),
@@ -49,8 +54,18 @@ RECIPE = (
     Option("--seed", "seed", int, "Seed of every draw."),
     Option("--save-every", "train.save_every", int, "Steps between checkpoints."),
     Option("--vram", "limits.vram", str, "Memory of the GPU to plan for: 12GB. Left out: what is free."),
-    Option("--quality", "limits.quality", str, "Coarsest precision of frozen weights: 16bit, 8bit, 4bit."),
-    Option("--products", "limits.products", str, "How 8-bit weights multiply: full, or 8bit, an opt-in."),
+    Option(
+        "--weights-precision",
+        "limits.weights_precision",
+        str,
+        "Coarsest precision of frozen weights: 16bit, 8bit, 4bit.",
+    ),
+    Option(
+        "--matmul-precision",
+        "limits.matmul_precision",
+        str,
+        "How 8-bit weights multiply: full, or 8bit, an opt-in.",
+    ),
     Option("--sample-every", "sample.every", int, "Steps between samples; 0: start and end, -1: never."),
     Option(
         "--set",
@@ -66,14 +81,19 @@ RECIPE = (
 PICTURES = (
     Option("--prompt", "prompts", list[str], "What to paint; may be repeated.", None, "TEXT"),
     Option("--base", "base", str, "Model to paint with. Left out: the one that the LoRA was trained on."),
-    Option("--parts", "parts", str, "For a base in one file: the base that lends what the file lacks."),
+    Option(
+        "--components-from",
+        "components_from",
+        str,
+        "For a base in one file: the base that lends what the file lacks.",
+    ),
     Option("--steps", "steps", int, "Denoising steps. Left out: 20."),
     Option("--guidance", "guidance", float, "Guidance. Left out: the base's own."),
     Option("--seed", "seed", int, "Seed of the first picture of each prompt.", 0),
     Option("--width", "width", int, "Pixels. Left out: as trained."),
     Option("--height", "height", int, "Pixels. Left out: as trained."),
-    Option("--count", "count", int, "Pictures per prompt.", 1),
-    Option("--weight", "weight", float, "Strength of the LoRA; 0 is the base alone.", 1.0),
+    Option("--images-per-prompt", "images_per_prompt", int, "Pictures per prompt.", 1),
+    Option("--lora-scale", "lora_scale", float, "Strength of the LoRA; 0 is the base alone.", 1.0),
 )
 """How pictures are painted."""
 

@@ -11,7 +11,7 @@ PAINTED = 4
 
 
 def held_out(images: int, wished: int | None) -> int:
-    """Images that are kept from the training, of so many different ones; ``wished`` is ``data.held_out``."""
+    """Images kept from the training, of so many different ones; ``wished`` is ``data.validation_count``."""
     if wished is not None:
         return wished
     return images // SHARE if images >= FEW else 0

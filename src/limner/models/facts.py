@@ -31,7 +31,7 @@ class PresetValue:
 
 
 Preset = Callable[[str, int], dict[str, PresetValue]]
-"""From the goal and the index into ``presets.SIZES`` to values by dotted path of the recipe."""
+"""From the concept and the index into ``presets.SIZES`` to values by dotted path of the recipe."""
 
 
 @dataclass(frozen=True, kw_only=True)

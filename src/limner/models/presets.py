@@ -1,4 +1,4 @@
-"""Where a recipe starts: values by goal, family and number of images, each with the page that it is from."""
+"""Where a recipe starts: values by concept, family and number of images, each with its source."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from limner.errors import BadBase, BadRecipe
 from limner.models.facts import PresetValue
 from limner.models.registry import facts_of, families, family_of_base, registered_bases
 from limner.models.single_file import look
-from limner.recipe.schema import Goal, Recipe
+from limner.recipe.schema import ConceptType, Recipe
 from limner.recipe.toml import change
 
 SOURCES = {
@@ -34,7 +34,7 @@ STEPS = {
     "object": (1000, 1500, 2500, 4000),
     "style": (1000, 2000, 3000, 4000),
 }
-"""Optimizer steps on FLUX.1 by goal and size of the folder. The columns are ``SIZES`` and what is larger."""
+"""Optimizer steps on FLUX.1 by concept and size of the folder. The columns are ``SIZES``, then larger."""
 
 _GROWING = "replicate's default (1000) at ten images; ai-toolkit's upper end (4000) beyond 100; interpolated"
 STEPS_FROM = {
@@ -56,29 +56,32 @@ PROMPTS = {
 }
 
 
-def preset(goal: str, family: str, images: int, method: str = "lora") -> Recipe:
+def preset(concept: str, family: str, images: int, method: str = "lora") -> Recipe:
     """A recipe to start from.
 
     Args:
-        goal: "subject", "face", "object" or "style".
+        concept: "subject", "face", "object" or "style".
         family: Of a base, as :func:`preset_name` tells it; "" for values that no family has changed.
         images: How many images there are, at least 1. Folders of up to 10, 25, 100 and more images differ.
         method: "lora", or "full" for all weights of the denoiser.
 
     Raises:
-        BadRecipe: An unknown goal or family, or no image.
+        BadRecipe: An unknown concept or family, or no image.
     """
     base = families()[family].bases[0].name if family in families() else family or Recipe().base
-    values = {path: choice.value for path, choice in choices(goal, family, images, method).items()}
+    values = {path: choice.value for path, choice in choices(concept, family, images, method).items()}
     values["train.method"] = method
-    return change(Recipe(), {"base": base, "goal": goal, **values})
+    return change(Recipe(), {"base": base, "concept_type": concept, **values})
 
 
-def choices(goal: str, family: str, images: int, method: str = "lora") -> dict[str, PresetValue]:
+def choices(concept: str, family: str, images: int, method: str = "lora") -> dict[str, PresetValue]:
     """The values of ``preset`` by dotted path, each with its source. Same arguments, same errors."""
     own = {base.name: base.preset for base in registered_bases().values() if base.preset}
-    if goal not in get_args(Goal):
-        raise BadRecipe(f'goal is "{goal}"; it must be one of {", ".join(get_args(Goal))}. Try "subject".')
+    if concept not in get_args(ConceptType):
+        raise BadRecipe(
+            f'concept_type is "{concept}"; it must be one of {", ".join(get_args(ConceptType))}. Try '
+            f'"subject".'
+        )
     if family and family not in families() and family not in own:
         known = ", ".join([*families(), *own])
         raise BadRecipe(f'There is no preset for the family "{family}". Known: {known}.')
@@ -86,10 +89,10 @@ def choices(goal: str, family: str, images: int, method: str = "lora") -> dict[s
         raise BadRecipe(f"A preset for {images} images means nothing. Give a folder with at least 1 image.")
     size = sum(images > most for most in SIZES)
     if family in own:
-        values = own[family](goal, size)
+        values = own[family](concept, size)
     else:
         changed = families()[family].preset if family else {}
-        values = {path: one for path, one in {**common(goal, size), **changed}.items() if one is not None}
+        values = {path: one for path, one in {**common(concept, size), **changed}.items() if one is not None}
     return _full(values) if method == "full" else values
 
 
@@ -134,10 +137,10 @@ def _full(values: dict[str, PresetValue]) -> dict[str, PresetValue]:
     }
 
 
-def common(goal: str, size: int) -> dict[str, PresetValue]:
-    """What every family starts from, by goal and index into ``SIZES``: the steps are those of FLUX.1."""
+def common(concept: str, size: int) -> dict[str, PresetValue]:
+    """What every family starts from, by concept and index into ``SIZES``: the steps are those of FLUX.1."""
     large = size == len(SIZES)
-    wide = goal == "style" and size >= 2
+    wide = concept == "style" and size >= 2
     batch_source = "diffusers (4 accumulated)" if large else "simpletuner and ai-toolkit, for small sets"
     return {
         "data.resolution": PresetValue(
@@ -145,7 +148,7 @@ def common(goal: str, size: int) -> dict[str, PresetValue]:
         ),
         "data.caption_dropout": PresetValue(0.05, "ai-toolkit"),
         "lora.rank": PresetValue(32 if wide else 16, "boreal" if wide else "ai-toolkit, kohya and replicate"),
-        "train.steps": PresetValue(STEPS[goal][size], STEPS_FROM[goal]),
+        "train.steps": PresetValue(STEPS[concept][size], STEPS_FROM[concept]),
         "train.batch": PresetValue(4 if large else 1, batch_source),
         "train.learning_rate": PresetValue(
             1e-4, "ai-toolkit and kohya; simpletuner: 1e-3 ruins, 1e-5 does nothing"
@@ -155,5 +158,5 @@ def common(goal: str, size: int) -> dict[str, PresetValue]:
         "train.save_every": PresetValue(250, "ai-toolkit"),
         "sample.every": PresetValue(250, "ai-toolkit"),
         "sample.steps": PresetValue(20, "ai-toolkit and simpletuner"),
-        "sample.prompts": PresetValue(PROMPTS[goal], "written"),
+        "sample.prompts": PresetValue(PROMPTS[concept], "written"),
     }

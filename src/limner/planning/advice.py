@@ -225,7 +225,7 @@ def _remedies(
     for quality in ("8bit", "4bit"):
         coarser = replace(request, quality=quality)
         if len(coarser.weights) > len(request.weights) and _fits(profile, device, coarser):
-            yield f"--quality {quality}"
+            yield f"--weights-precision {quality}"
             break
     if request.sampling and _fits(profile, device, replace(request, sampling=False)):
         yield "--sample-every -1, and paint afterwards"

@@ -124,7 +124,8 @@ class Device:
         why = "has no CUDA" if mine is None else f"has compute capability {mine[0]}.{mine[1]}"
         least = ".".join(map(str, min(CAPABLE.values())))
         raise BadRecipe(
-            f'limits.products is "8bit", which takes compute capability {least}, and {self.name} {why}. '
+            f'limits.matmul_precision is "8bit", which takes compute capability {least}, and {self.name} '
+            f"{why}. "
             'Set "full".'
         )
 
@@ -135,7 +136,9 @@ class Device:
             BadRecipe: It says bf16, and the device has none.
         """
         if precision == "bf16" and not self.rates.gemm.get("bf16"):
-            raise BadRecipe(f'limits.precision is "bf16", and {self.name} has none. Set "auto" or "fp32".')
+            raise BadRecipe(
+                f'limits.compute_dtype is "bf16", and {self.name} has none. Set "auto" or "fp32".'
+            )
         if precision == "fp32":
             return "fp32"
         if precision == "bf16":

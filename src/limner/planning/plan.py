@@ -15,7 +15,7 @@ Attention = Literal["auto", "flash", "cudnn", "efficient", "math"]
 Moments = Literal["fp32", "8bit", "host"]
 
 BITS: dict[Weights, int] = {"fp32": 32, "bf16": 16, "int8": 8, "fp8": 8, "nf4": 4}
-"""Of a stored weight, scales left aside: what ``limits.quality`` is compared with."""
+"""Of a stored weight, scales left aside: what ``limits.weights_precision`` is compared with."""
 
 
 @dataclass(frozen=True, kw_only=True)

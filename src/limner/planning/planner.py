@@ -222,7 +222,7 @@ def plan(
     source = opened(recipe, reporter.line)
     files = base_bytes(here(source))
     shape = shape_of(source)
-    compute = device.computes(recipe.limits.precision)
+    compute = device.computes(recipe.limits.compute_dtype)
     size = largest(recipe, shape, list(counts.sizes))
     price = device.price if price is None else price
     why: list[tuple[Misfit, Callable[..., Planned]]] = []
@@ -291,11 +291,11 @@ def request_of(recipe: Recipe, device: Device, picture: int = 0) -> PlanRequest:
     prior = (recipe.prior.batch,) if recipe.prior.wanted else ()
     full = recipe.train.method == "full"
     return PlanRequest(
-        compute=device.computes(recipe.limits.precision),
+        compute=device.computes(recipe.limits.compute_dtype),
         full=full,
         moments=("fp32", "8bit", "host") if full else ("fp32", "8bit"),
-        quality=recipe.limits.quality,
-        products=recipe.limits.products,
+        quality=recipe.limits.weights_precision,
+        products=recipe.limits.matmul_precision,
         batches=(recipe.train.batch, *prior),
         micro=recipe.limits.micro_batch,
         optimizer=recipe.train.optimizer,
@@ -311,13 +311,13 @@ def counts_of(recipe: Recipe) -> Counts:
     """How much there is to encode, to paint and to measure. Opens the header of every image."""
     request, sizes, train = recipe.data, _sizes(recipe), recipe.train
     images = len(sizes) or IMAGES
-    held = held_out(images, request.held_out)
+    held = held_out(images, request.validation_count)
     shown = len(prompts(recipe)) or min(PAINTED, images)
     every = recipe.sample.every
     rounds = 0 if every == -1 else 2 if every == 0 else 2 + max(0, train.steps - 1) // every
-    usual = recipe.prior.each * len(recipe.prior.prompts)
+    usual = recipe.prior.images_per_prompt * len(recipe.prior.prompts)
     views = images * (2 if request.flip else 1) + usual
-    checks = 1 + ceil(train.steps / (train.evaluate_every or train.save_every))
+    checks = 1 + ceil(train.steps / (train.validation_every or train.save_every))
     return Counts(
         images=images,
         assumed=not sizes,

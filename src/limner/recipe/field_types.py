@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field
 from limner.errors import BadRecipe
 from limner.recipe.size import parse_size
 
-Goal = Literal["subject", "face", "object", "style"]
+ConceptType = Literal["subject", "face", "object", "style"]
 
 
 def _no_nul(path: Path) -> Path:

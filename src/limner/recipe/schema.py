@@ -14,7 +14,7 @@ from pydantic import (
 
 from limner.errors import BadRecipe
 from limner.recipe import aliases, explain, optimizers
-from limner.recipe.field_types import Goal, Names, PathField, Size, Tool, Tracker
+from limner.recipe.field_types import ConceptType, Names, PathField, Size, Tool, Tracker
 
 
 class Part(BaseModel):
@@ -63,10 +63,10 @@ class Data(Part):
     """Share of the draws (0 to 1) that see the empty caption instead of the image's own."""
     default_caption: str = ""
     """Caption of images that have none. Empty: the trigger."""
-    held_out: Annotated[int, Field(ge=0)] | None = Field(default=None, examples=[2])
+    validation_count: Annotated[int, Field(ge=0)] | None = Field(default=None, examples=[2])
     """Images kept out of training to measure over-fitting. Unset: one in ten when there are 20 or more, else
     none, and the held-out loss is that of a fixed subset of the training images."""
-    held_out_images: PathField | None = Field(default=None, examples=["more-photos"])
+    validation_images: PathField | None = Field(default=None, examples=["more-photos"])
     """A second folder whose images serve for the held-out loss only."""
     min_side: Annotated[int, Field(ge=1)] | None = Field(default=None, examples=[512])
     """Images with a shorter side in pixels are left out, by name. Unset: half the resolution."""
@@ -76,9 +76,10 @@ class Data(Part):
 
     @model_validator(mode="after")
     def _one_way_to_hold_out(self) -> Self:
-        if self.held_out and self.held_out_images is not None:
+        if self.validation_count and self.validation_images is not None:
             raise BadRecipe(
-                f"data.held_out is {self.held_out} and data.held_out_images is {self.held_out_images}: "
+                f"data.validation_count is {self.validation_count} and data.validation_images is "
+                f"{self.validation_images}: "
                 "the held-out loss has two sources. Remove one of the two."
             )
         return self
@@ -166,7 +167,7 @@ class Train(Part):
     zero_terminal_snr: bool | None = Field(default=None, examples=[True])
     """Whether the last step is pure noise (Lin 2023, arXiv 2305.08891), for bases of the Stable Diffusion
     kind that predict v. Unset: as the base's scheduler says."""
-    evaluate_every: Annotated[int, Field(ge=1)] | None = Field(default=None, examples=[100])
+    validation_every: Annotated[int, Field(ge=1)] | None = Field(default=None, examples=[100])
     """Steps between measurements of the held-out loss. Unset: at each checkpoint."""
     save_every: Annotated[int, Field(ge=1)] = 250
     """Steps between checkpoints."""
@@ -209,7 +210,7 @@ class Prior(Part):
     paints them from prior.prompts before it is trained."""
     prompts: Names = ()
     """What the base paints such pictures from, before training: the kind of thing, without the trigger."""
-    each: Annotated[int, Field(ge=1, le=1000)] = 1
+    images_per_prompt: Annotated[int, Field(ge=1, le=1000)] = 1
     """Pictures painted from each of the prompts."""
     batch: Annotated[int, Field(ge=1, le=65536)] = 1
     """Such pictures per optimizer step, besides train.batch."""
@@ -274,13 +275,13 @@ class Limits(Part):
     Some of it is left to the desktop. auto: what is free on the device that is there."""
     ram: Annotated[Size, Field(examples=["32GB"])] = "auto"
     """Memory of the host that the run may use, written alike. auto: what is free."""
-    quality: Literal["16bit", "8bit", "4bit"] = "8bit"
+    weights_precision: Literal["16bit", "8bit", "4bit"] = "8bit"
     """The coarsest precision in which frozen weights may be stored. The plan takes a finer one where it costs
     no time. What is trained stays at 32 bits."""
-    products: Literal["full", "8bit"] = "full"
+    matmul_precision: Literal["full", "8bit"] = "full"
     """How weights stored in 8 bits multiply: turned back in full, or 8 bits by 8 bits, forward and backward
     (all blocks are then stored so). No GPU has shown its speed and quality yet."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compute_dtype: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of the frozen weights and of the arithmetic. auto: bf16 on a GPU that has it, else fp32."""
     micro_batch: Annotated[int, Field(ge=1)] | None = Field(default=None, examples=[1])
     """Largest number of images that pass through the device at once. Unset: the whole batch. Less memory, the
@@ -290,10 +291,11 @@ class Limits(Part):
 
     @model_validator(mode="after")
     def _coarse_enough(self) -> Self:
-        if self.products == "8bit" and self.quality == "16bit":
+        if self.matmul_precision == "8bit" and self.weights_precision == "16bit":
             raise BadRecipe(
-                'limits.products is "8bit", which reads weights stored in 8 bits, and limits.quality is '
-                '"16bit". Set limits.quality = "8bit", or limits.products = "full".'
+                'limits.matmul_precision is "8bit", which reads weights stored in 8 bits, and '
+                "limits.weights_precision is "
+                '"16bit". Set limits.weights_precision = "8bit", or limits.matmul_precision = "full".'
             )
         return self
 
@@ -318,12 +320,12 @@ class Recipe(Part):
     """The model to teach: a registered name ("glyph", "flux-dev", "sdxl" ..), a hub id, or a folder in
     diffusers layout (written with a leading "./", "../", "~/" or "/"), or one .safetensors file of SDXL,
     Stable Diffusion 1.5 or FLUX.1."""
-    parts: str = Field(default="", examples=["sdxl"])
+    components_from: str = Field(default="", examples=["sdxl"])
     """For a base in one file: the base that lends configs, tokenizers, and whole parts that the file lacks.
     Empty: the family's own, of which only what is needed is fetched."""
     name: Annotated[str, Field(pattern=r'^[^./\\:*?"<>|\x00-\x1f][^/\\:*?"<>|\x00-\x1f]{0,99}$')] = "lora"
     """What the LoRA is called in its own metadata and in reports. Does not begin with a dot."""
-    goal: Goal = "subject"
+    concept_type: ConceptType = "subject"
     """What the images have in common."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of every random draw of the run."""
@@ -339,10 +341,11 @@ class Recipe(Part):
     @model_validator(mode="after")
     def _one_method(self) -> Self:
         if self.train.method == "full":
-            if self.limits.products == "8bit":
+            if self.limits.matmul_precision == "8bit":
                 raise BadRecipe(
-                    'train.method is "full", which trains every weight, and limits.products "8bit" is for '
-                    'frozen ones. Set limits.products = "full", or train.method = "lora".'
+                    'train.method is "full", which trains every weight, and limits.matmul_precision '
+                    '"8bit" is for '
+                    'frozen ones. Set limits.matmul_precision = "full", or train.method = "lora".'
                 )
             for key in Lora.model_fields:
                 value = getattr(self.lora, key)

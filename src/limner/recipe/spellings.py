@@ -14,7 +14,6 @@ from limner.recipe.optimizers import OPTIMIZERS
 ALIASES: Mapping[str, str] = {
     "base": """pretrained_model_name_or_path name_or_path model_name_or_path model base_model
         base_model_name dit ckpt""",
-    "parts": "components_from",
     "name": "output_name tracker_run_name job_name run_name",
     "data.images": """instance_data_dir train_data_dir image_dir folder_path image_directory
         dataset_path images""",
@@ -47,7 +46,7 @@ ALIASES: Mapping[str, str] = {
     "train.min_snr": "snr_gamma min_snr_gamma",
     "train.noise_offset": "offset_noise_weight",
     "train.zero_terminal_snr": "rescale_noise_scheduler_to_zero_terminal_snr rescale_betas_zero_snr",
-    "train.evaluate_every": "eval_steps eval_steps_interval validate_every_n_steps",
+    "train.validation_every": "eval_steps eval_steps_interval validate_every_n_steps",
     "train.save_every": "checkpointing_steps save_steps save_every_n_steps checkpoint_step_interval",
     "train.keep": "checkpoints_total_limit save_total_limit max_step_saves_to_keep",
     "prior.images": "class_data_dir reg_data_dir",
@@ -113,29 +112,29 @@ INSTEAD: Mapping[str, str] = {
         train.batch.""",
     "save_every_n_epochs": """Count steps: train.save_every = epochs x images / train.batch.""",
     "sample_every_n_epochs": """Count steps: sample.every = epochs x images / train.batch.""",
-    "validate_every_n_epochs": """Count steps: train.evaluate_every = epochs x images / train.batch.""",
+    "validate_every_n_epochs": """Count steps: train.validation_every = epochs x images / train.batch.""",
     "warmup_ratio": "Count steps: train.warmup = ratio x train.steps.",
     "save_last_n_steps": "Count checkpoints: train.keep = steps / train.save_every.",
     "adam_beta1": "Both betas stand in one list: train.betas = [0.9, 0.999].",
     "output_dir": "The run folder is named on the command line: --out FOLDER.",
     "with_prior_preservation": """Name class images: prior.images, a folder, or prior.prompts, from which
         the base renders them.""",
-    "num_class_images": "Set prior.each, the class images per prompt.",
+    "num_class_images": "Set prior.images_per_prompt, the class images per prompt.",
     "num_validation_images": "One image is rendered per prompt. Repeat the prompt in sample.prompts.",
     "validation_resolution": "Set sample.width and sample.height.",
     "disable_sampling": "Set sample.every = -1.",
     "center_crop": 'Set data.crop = "centre", "subject" or "auto".',
     "minimum_image_size": "Set data.min_side, the shorter side in pixels.",
-    "validation_split": "Set data.held_out, the number of images.",
+    "validation_split": "Set data.validation_count, the number of images.",
     "train_text_encoder": 'Set lora.text_encoders = ["text_encoder"].',
     "network_args": "Set lora.conv_rank, lora.targets or lora.dropout.",
     "optimizer_args": "Set train.weight_decay or train.betas.",
     "use_prodigy": 'Set train.optimizer = "prodigy" and train.learning_rate = 1.0.',
     "use_ema": "Set train.ema, the decay per step, for instance 0.999.",
-    "content_or_style": 'Set train.time_density, or goal = "style".',
+    "content_or_style": 'Set train.time_density, or concept_type = "style".',
     "use_rslora": "Set lora.alpha = alpha x sqrt(rank): the scale is alpha / rank.",
-    "vae": """The VAE is the base's own. For a base in one file, parts names the base that lends what the file
-        lacks.""",
+    "vae": """The VAE is the base's own. For a base in one file, components_from names the base that lends
+        what the file lacks.""",
     "model_type": 'Set train.method = "lora" or "full". The base itself says of which family it is.',
     "only_if_contains": 'Set lora.targets, a list of endings of module names: ["attn.to_q", "attn.to_k"].',
     "cache_dir": """Bases are fetched into the cache of the Hugging Face hub: set HF_HOME. data.cache is for

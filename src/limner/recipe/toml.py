@@ -12,7 +12,7 @@ from limner.files import human
 from limner.recipe import aliases, explain
 from limner.recipe.schema import Part, Recipe
 
-PATHS = ("data.images", "data.held_out_images", "data.cache", "prior.images", "sample.prompt_file")
+PATHS = ("data.images", "data.validation_images", "data.cache", "prior.images", "sample.prompt_file")
 WIDTH = 100
 LARGEST = 1_000_000
 """Bytes."""
@@ -67,7 +67,7 @@ def placed(recipe: Recipe, root: Path) -> Recipe:
         value = get(recipe, path)
         if value is not None:
             changes[path] = _absolute(root, value)
-    for key, base in (("base", recipe.base), ("parts", recipe.parts)):
+    for key, base in (("base", recipe.base), ("components_from", recipe.components_from)):
         if base.startswith(("./", "../", "~")) or base in (".", "..") or base.endswith(".safetensors"):
             changes[key] = str(_absolute(root, Path(base)))
     return change(recipe, changes)

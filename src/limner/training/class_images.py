@@ -36,7 +36,7 @@ def prior(recipe: Recipe, run: RunDir, reporter: Reporter) -> Path | None:
     if not wish.prompts:
         return wish.images
     if distributed.rank() == 0:
-        source = source_of(recipe.base, reporter.line, recipe.parts)
+        source = source_of(recipe.base, reporter.line, recipe.components_from)
         family = family_of(str(source.index.get("_class_name", "")))
         side = recipe.data.resolution or int(source.facts.get("resolution", family.resolution))
         facts = {
@@ -68,7 +68,9 @@ def _begin(place: Path, facts: dict[str, Any]) -> None:
 def _paint(  # noqa: PLR0913  what a picture is made of
     recipe: Recipe, place: Path, source: Source, family: Family, canvas: Canvas, reporter: Reporter
 ) -> None:
-    jobs = [(prompt, turn) for prompt in recipe.prior.prompts for turn in range(recipe.prior.each)]
+    jobs = [
+        (prompt, turn) for prompt in recipe.prior.prompts for turn in range(recipe.prior.images_per_prompt)
+    ]
     todo = [n for n in range(len(jobs)) if not (place / f"{n:04d}.png").exists()]
     if not todo:
         return

@@ -310,7 +310,7 @@ def _require_finite(setting: Setting, unit: Unit, out: Mapping[str, Tensor]) -> 
     if not all(value.isfinite().all() for value in out.values()):
         raise BadBase(
             f"{setting.source.name}: {' and '.join(unit.uses)} computes numbers that are not finite: damaged "
-            f'or too large for the precision. {setting.source.again} Or set limits.precision = "fp32".'
+            f'or too large for the precision. {setting.source.again} Or set limits.compute_dtype = "fp32".'
         )
 
 

@@ -89,7 +89,8 @@ class Ladder:
         except DoesNotFit as error:
             raise DoesNotFit(
                 f"Out of memory at {held} of {free}, and no plan needs clearly less than "
-                f"{human(self.bytes)}. Lower data.resolution, lora.rank or limits.quality; `limner plan` "
+                f"{human(self.bytes)}. Lower data.resolution, lora.rank or limits.weights_precision; "
+                f"`limner plan` "
                 "says what each would need."
             ) from error
         self.falls += 1

@@ -32,12 +32,12 @@ T = TypeVar("T")
 
 APART = (
     "data.images",
-    "data.held_out_images",
+    "data.validation_images",
     "data.cache",
     "prior.images",
     "train.steps",
     "train.save_every",
-    "train.evaluate_every",
+    "train.validation_every",
     "train.keep",
     "train.optimizer",
     "train.method",

@@ -72,7 +72,7 @@ def running(recipe: Recipe, out: Path, reporter: Reporter, stop: Interrupt) -> G
     run = RunDir(out)
     with run.lock() if distributed.rank() == 0 else nullcontext(), ExitStack() as stack:
         start = time.monotonic()
-        if recipe.limits.products == "8bit":  # said before a base is fetched
+        if recipe.limits.matmul_precision == "8bit":  # said before a base is fetched
             w8a8.require("int8", device_of(recipe.limits.device))
         setting = prepare(recipe, tell=reporter.line)
         found = newest(setting, run, reporter)
@@ -343,7 +343,7 @@ def _between(progress: Progress, step: int, row: dict[str, Any], reporter: Repor
     wish, run = progress.setting.recipe, progress.run
     last = step == wish.train.steps
     saving = last or step % wish.train.save_every == 0
-    every = wish.train.evaluate_every
+    every = wish.train.validation_every
     if last or (step % every == 0 if every else saving):
         row["held_out"] = _held_out(progress, step, reporter)
     if distributed.rank() == 0:
@@ -381,7 +381,8 @@ def _held_out(progress: Progress, step: int, reporter: Reporter) -> float:
     if step:
         why = "Halve train.learning_rate, and run again: it goes on from the checkpoint before."
     else:
-        why = f"The {denoiser} of {source.name} is damaged, or too large for limits.precision. {source.again}"
+        about = f"The {denoiser} of {source.name} is damaged, or too large for limits.compute_dtype."
+        why = f"{about} {source.again}"
     raise Diverged(f"After step {step} the held-out loss is {loss}. {why}")
 
 

@@ -79,7 +79,9 @@ class Local:
             with self._torch.inference_mode():
                 tokens = self._model.generate(**inputs, **generation)[0]
         except self._torch.OutOfMemoryError:
-            raise Declined("the model ran out of memory; try --side 512, or a smaller --model") from None
+            raise Declined(
+                "the model ran out of memory; try --max-image-size 512, or a smaller --model"
+            ) from None
         prompt_length = int(inputs["input_ids"].shape[1]) if "input_ids" in inputs else 0
         new = tokens if self._model.config.is_encoder_decoder else tokens[prompt_length:]
         text = self._processor.decode(new, skip_special_tokens=True).strip()

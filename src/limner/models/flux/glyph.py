@@ -12,9 +12,9 @@ TARGETS = ("norm1.linear", "norm1_context.linear", "norm.linear", "norm_out.line
 """Every modulation of the FLUX.1 architecture."""
 
 
-def preset(goal: str, size: int) -> dict[str, PresetValue]:
-    """Values by goal and index into ``presets.SIZES``."""
-    style = goal == "style"
+def preset(concept: str, size: int) -> dict[str, PresetValue]:
+    """Values by concept and index into ``presets.SIZES``."""
+    style = concept == "style"
     own = {
         "lora.targets": PresetValue(TARGETS, "limner: modulations know the prompt's gist and no shape"),
         "train.ema": PresetValue(0.98, "limner"),
@@ -32,6 +32,6 @@ def preset(goal: str, size: int) -> dict[str, PresetValue]:
         ),
         "train.save_every": PresetValue(250, "limner"),
         "sample.every": PresetValue(0, "limner"),
-        "sample.prompts": PresetValue(PROMPTS[goal], "written"),
+        "sample.prompts": PresetValue(PROMPTS[concept], "written"),
         **(own if style else {}),
     }

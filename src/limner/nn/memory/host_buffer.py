@@ -117,7 +117,8 @@ def held(module: nn.Module, besides: Container[nn.Module] = ()) -> list[tuple[di
                 if type(tensor) not in {Tensor, nn.Parameter, nn.Buffer}:
                     raise BrokenGraph(
                         f"{type(each).__name__}.{name} is a {type(tensor).__name__}, which cannot be moved "
-                        "as bytes. Store the weights in another way (limits.quality), or set streamed to 0."
+                        "as bytes. Store the weights in another way (limits.weights_precision), or set "
+                        "streamed to 0."
                     )
                 found.append((table, name, tensor))
     return found
