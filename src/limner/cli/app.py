@@ -155,7 +155,7 @@ def generate(
     from limner.cli.show import result
 
     with speaking(as_json=as_json, events=events) as reporter:
-        texts, strength = given.pop("prompts") or [], given.pop("weight")
+        texts, strength = given.pop("prompts") or [], given.pop("lora_scale")
         keys = {key: value for key, value in given.items() if value is not None}
         subject_of(target, texts)  # what is wrong with it is said before torch is loaded
         with swiftly():
