@@ -95,7 +95,7 @@ def test_stock_diffusers_paints_as_the_trained_model(
     path = tmp_path / "lora.safetensors"
     teacher, components = trained(*parts)
     write(path, components, {"modelspec.title": "x", "ss_network_dim": "4"})
-    verdict = verify(path, components)
+    verdict = verify(path, components, "FluxPipeline")
     assert verdict == LoadReport({part: len(components[part]) for part in parts}, {}, verdict.error)
     assert verdict.error < 1e-7
     assert verdict.advice() == ""
@@ -131,7 +131,7 @@ def test_mixed_ranks_and_the_outer_projection_load(tmp_path: Path, said: list[st
         for name, (out, into, rank) in shapes.items()
     }
     write(path, {"transformer": adapter}, {})
-    verify(path, {"transformer": adapter})
+    verify(path, {"transformer": adapter}, "FluxPipeline")
     stock = pipeline()
     stock.load_lora_weights(str(path))
     found = from_peft(stock.transformer, "default_0")
@@ -146,7 +146,7 @@ def test_a_name_that_ends_another_is_foretold(tmp_path: Path) -> None:
     write(path, {"transformer": outer}, {})
     stock = pipeline()
     names = {"transformer": [name for name, _ in stock.transformer.named_modules()]}
-    verdict = verify(path, {"transformer": outer}, modules=names)
+    verdict = verify(path, {"transformer": outer}, "FluxPipeline", modules=names)
     assert verdict.ambiguous == ("single_transformer_blocks.0.proj_out",)
     assert "will warn of single_transformer_blocks.0.proj_out, which ends" in verdict.advice()
     with pytest.warns(
@@ -160,7 +160,7 @@ def test_stock_passes_over_t5_without_a_word(tmp_path: Path, said: list[str]) ->
     path = tmp_path / "lora.safetensors"
     teacher, components = trained("transformer", "text_encoder", "text_encoder_2")
     write(path, components, {})
-    verdict = verify(path, components)
+    verdict = verify(path, components, "FluxPipeline")
     assert verdict.ignored_modules == {"text_encoder_2": len(components["text_encoder_2"])}
     assert "passes over the 4 modules of text_encoder_2" in verdict.advice()
     stock = pipeline()
@@ -186,7 +186,7 @@ def test_only_t5_is_refused(tmp_path: Path) -> None:
     _, components = trained("text_encoder_2")
     write(path, components, {})
     with raises(BadLora):
-        verify(path, components)
+        verify(path, components, "FluxPipeline")
 
 
 def altered(path: Path, change: str) -> None:
@@ -223,7 +223,7 @@ def test_a_file_that_is_not_what_was_meant_is_refused(tmp_path: Path, change: st
     write(path, components, {})
     altered(path, change)
     with pytest.raises(BadLora, match=reason):
-        verify(path, components)
+        verify(path, components, "FluxPipeline")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -231,14 +231,14 @@ def test_rounding_is_tolerated_and_vanishing_is_not(tmp_path: Path, dtype: torch
     path = tmp_path / "lora.safetensors"
     _, components = trained("transformer")
     write(path, components, {}, dtype)
-    assert 0 < verify(path, components).error < 1e-2
+    assert 0 < verify(path, components, "FluxPipeline").error < 1e-2
     tiny = {name: Factors(f.down, f.up * 1e-8) for name, f in components["transformer"].items()}
     write(path, {"transformer": tiny}, {}, dtype)
     if dtype == torch.float16:
         with raises(BadLora):
-            verify(path, {"transformer": tiny})
+            verify(path, {"transformer": tiny}, "FluxPipeline")
     else:
-        assert verify(path, {"transformer": tiny}).error < 1e-2
+        assert verify(path, {"transformer": tiny}, "FluxPipeline").error < 1e-2
 
 
 def test_an_untrained_lora_is_the_base(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_an_untrained_lora_is_the_base(tmp_path: Path) -> None:
     _, components = trained("transformer")
     zero = {name: Factors(f.down, torch.zeros_like(f.up)) for name, f in components["transformer"].items()}
     write(path, {"transformer": zero}, {})
-    assert verify(path, {"transformer": zero}).error == 0
+    assert verify(path, {"transformer": zero}, "FluxPipeline").error == 0
     stock = pipeline()
     base = outputs(stock)
     stock.load_lora_weights(str(path))

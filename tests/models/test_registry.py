@@ -1,5 +1,7 @@
+import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -82,3 +84,31 @@ def test_facts_and_keys_load_no_torch():
         "sys.exit(bool({'torch', 'diffusers', 'transformers', 'numpy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+SOURCE = Path(models.__file__).parents[1]
+ALLOWED = {
+    "recipe/schema.py": {"sdxl"},  # the example of `parts` on the page of the recipe
+    "bases/train_denoiser.py": {"flux"},  # the embedded base is a small FLUX.1
+}
+
+
+def named(path: Path) -> Iterator[str]:
+    """The strings of a module outside docstrings, and the packages of ``limner.models`` that it imports."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield node.value
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("limner.models."):
+            yield str(node.module).split(".")[2]
+
+
+def test_nothing_outside_a_familys_folder_asks_which_family_it_is():
+    folders = {folder_of(name) for name in families()}
+    words = {name.replace("-", "_") for name in families()} | set(families()) | set(PIPELINES)
+    words |= {word for base in hub_bases().values() for word in (base.name, base.hub_id)}
+    for path in sorted(SOURCE.rglob("*.py")):
+        if not folders & set(path.parents):
+            place = path.relative_to(SOURCE).as_posix()
+            assert set(named(path)) & words <= ALLOWED.get(place, set()), place

@@ -49,7 +49,7 @@ class LoadReport:
 def verify(
     path: Path,
     components: Components,
-    pipeline: str | type = "FluxPipeline",
+    pipeline: str | type,
     modules: Mapping[str, Collection[str]] | None = None,
     flat: Mapping[str, Tensor] | None = None,
 ) -> LoadReport:

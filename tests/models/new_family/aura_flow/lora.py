@@ -1,0 +1,7 @@
+"""LoRA files of AuraFlow: only diffusers' own form."""
+
+from limner.models.lora_keys import FamilyKeys, diffusers_keys
+
+from .facts import FACTS
+
+LORA = FamilyKeys(facts=FACTS, tools={"diffusers": diffusers_keys(FACTS.denoiser)})
