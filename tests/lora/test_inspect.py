@@ -4,10 +4,14 @@ import io
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
-from limner.lora import file
+from limner.lora import file, keys
 from limner.lora.inspect import inspect, printable, table, thumbnail
-from limner.lora.tools import COMFYUI
+from limner.lora.tables import family_keys
+from limner.lora.tools import COMFYUI, TOOLS
+from limner.models.key_map import KeyMatch, KeyStyle
+from limner.models.registry import lora_keys
 from loras import denoiser, dora, factors
 
 ABOUT = {
@@ -58,6 +62,64 @@ def test_a_file_that_diffusers_fails_on(tmp_path) -> None:
     assert info.form == "ComfyUI (native names)"
     assert info.loads["comfyui"] == "yes"
     assert info.loads["diffusers"].startswith("no: ")
+
+
+PREFIXES = (
+    "transformer.",
+    "unet.",
+    "diffusion_model.",
+    "model.diffusion_model.",
+    "base_model.model.",
+    "transformer.base_model.model.",
+    "",
+    "lora_unet_",
+    "lora_transformer_",
+    "lycoris_",
+)
+
+
+def spelled(family: str, prefix: str, naming: str, ending: str) -> dict[str, torch.Tensor]:
+    """Two modules of a family and one of a text encoder under a prefix; alpha is half the rank."""
+    names, style = family_keys(family), KeyStyle(prefix, naming, flat=prefix.endswith("_"))  # pyright: ignore
+    flat: dict[str, torch.Tensor] = {}
+    for n, row in enumerate(names.table.rows[:2]):
+        match = KeyMatch(row, 0, ("1",) * row.native.count("{}"))
+        stem = style.render(names.table.name_of(match, naming))  # pyright: ignore
+        out = 8 * (sum(row.shares) if naming == "native" else row.shares[0])
+        for key, tensor in keys.encode(factors(out, seed=n), peft=ending == "lora_A").items():
+            flat[f"{stem}.{key}"] = tensor / 2 if key == "alpha" else tensor
+    if names.text and style.flat:
+        flat |= {
+            f"lora_te1_text_model_encoder_layers_0_mlp_fc1.{key}": tensor
+            for key, tensor in keys.encode(factors(), peft=False).items()
+        }
+    return flat
+
+
+@pytest.mark.parametrize("family", lora_keys())
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_no_form_of_a_file_ends_in_a_traceback(tmp_path, family: str, prefix: str) -> None:
+    """Stock importers fail on many of them with whatever Python raises."""
+    path = tmp_path / "a.safetensors"
+    for naming in ("diffusers", "native"):
+        for ending in ("lora_A", "lora_down"):
+            save_file(spelled(family, prefix, naming, ending), path)
+            info = inspect(path, family)
+            assert info.loads.keys() == TOOLS.keys()
+            assert all(text == "yes" or " -> limner lora convert" in text for text in info.loads.values())
+
+
+@pytest.mark.parametrize("alphas", [(4.0, 4.0), (4.0, 1.0)])
+def test_alphas_beside_the_factors_are_no_reason_to_say_no(tmp_path, alphas: tuple[float, float]) -> None:
+    """diffusers reads every kohya file of SDXL; unequal alphas it takes for equal ones (0.42.1)."""
+    path, flat = tmp_path / "a.safetensors", {}
+    for n, alpha in enumerate(alphas):
+        stem = f"lora_unet_input_blocks_4_1_transformer_blocks_{n}_attn1_to_q"
+        for key, tensor in keys.encode(factors(seed=n), peft=False).items():
+            flat[f"{stem}.{key}"] = torch.tensor(alpha) if key == "alpha" else tensor
+    save_file(flat, path)
+    text = inspect(path, "sdxl").loads["diffusers"]
+    assert (text == "yes") == (alphas[0] == alphas[1])
 
 
 def test_a_dora_has_the_norm_of_its_factors(tmp_path) -> None:

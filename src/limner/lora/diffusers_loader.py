@@ -1,6 +1,7 @@
 """A written file seen by stock diffusers: what of it has an effect there, and is it right?"""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,10 @@ from limner.lora.adapters import Dora, WeightDelta, to_lora
 from limner.lora.compare import Components, require_equal
 from limner.lora.factors import Factors, rename_for_model
 from limner.lora.file import read
-from limner.lora.formats import from_diffusers, to_diffusers
+from limner.lora.formats import from_diffusers, gather, locate, to_diffusers
+from limner.lora.keys import group_by_module
+from limner.lora.peft_config import PeftConfig
+from limner.models.lora_keys import FamilyKeys
 from limner.models.registry import lora_keys
 
 
@@ -94,6 +98,102 @@ def verify(
     )
 
 
+def as_loaded(path: Path, names: FamilyKeys) -> dict[str, dict[str, WeightDelta]]:
+    """What the family's stock pipeline makes of a file of any form, by its own importer and its own config.
+
+    Where alphas differ, their patterns are diffusers' own, with the modules that those miss.
+
+    Raises:
+        BadLora: The importer fails, or would; or it passes over a component.
+    """
+    import diffusers
+
+    pipeline: Any = getattr(diffusers, names.pipelines[0])
+    flat, alphas, settings = state(pipeline, path)
+    ignored = {key.partition(".")[0] for key in flat} - set(pipeline._lora_loadable_modules)
+    if ignored:
+        raise BadLora(f"{names.pipelines[0]} passes over {' and '.join(sorted(ignored))}.")
+    components: dict[str, dict[str, WeightDelta]] = {}
+    for component in sorted({key.partition(".")[0] for key in flat}):
+        tensors = _own(flat, component)
+        config = None
+        if any(".lokr_" in key for key in tensors):
+            require_lokr(path, tensors)
+        else:
+            tensors, config = _peft_config(
+                component, tensors, _own(alphas, component), _own(settings, component)
+            )
+        parts = group_by_module({f"{component}.{key}": tensor for key, tensor in tensors.items()})
+        pairs = [(part.stem, locate(part.stem, names)) for part in parts]
+        if unknown := [stem for stem, location in pairs if location is None]:
+            raise BadLora(f"{names.pipelines[0]} has no module {unknown[0]}.")
+        locations = {stem: location for stem, location in pairs if location}
+        components |= gather(parts, locations, {component: config} if config else {}, names)
+    for module, change in components.get(names.component, {}).items():
+        kernel = names.kernel(module)
+        if isinstance(change, Factors) and bool(kernel) != (change.down.dim() == 4):
+            raise BadLora(
+                f"{module} has factors of {change.down.dim()} sides, and peft wants its kernel in them."
+            )
+    return components
+
+
+def _own(entries: Mapping[str, Any], component: str) -> dict[str, Any]:
+    start = f"{component}."
+    return {key.removeprefix(start): value for key, value in entries.items() if key.startswith(start)}
+
+
+def _peft_config(
+    component: str, tensors: dict[str, Tensor], alphas: dict[str, Any], settings: dict[str, Any]
+) -> tuple[dict[str, Tensor], PeftConfig]:
+    """The tensors in peft's names, and the config that diffusers makes of them (``load_lora_adapter``)."""
+    from diffusers.utils import (
+        convert_state_dict_to_diffusers,
+        convert_state_dict_to_peft,
+        convert_unet_state_dict_to_peft,
+    )
+    from diffusers.utils.peft_utils import _create_lora_config
+
+    in_text = component.startswith("text_encoder")
+    with _importer_errors():
+        if in_text:
+            tensors = convert_state_dict_to_peft(convert_state_dict_to_diffusers(tensors))
+        elif "lora_A" not in next(iter(tensors)):
+            tensors = convert_unet_state_dict_to_peft(tensors)
+        mark = "" if in_text else "^"
+        ranks = {
+            f"{mark}{key}": tensor.shape[1]
+            for key, tensor in tensors.items()
+            if "lora_B" in key and tensor.dim() > 1
+        }
+        config: Any = _create_lora_config(
+            tensors, alphas or None, settings or None, ranks, is_unet=not in_text
+        )
+    alpha_pattern = {key: float(value) for key, value in config.alpha_pattern.items()}
+    return tensors, PeftConfig(
+        "diffusers' config", float(config.lora_alpha), config.r, config.use_rslora, alpha_pattern, {}
+    )
+
+
+@contextmanager
+def _importer_errors() -> Iterator[None]:
+    """Turn what stock importers raise into ``BadLora``: they check little, so it may be anything."""
+    try:
+        yield
+    except (
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        NameError,
+        RuntimeError,
+        StopIteration,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise BadLora(f"diffusers' importer fails with {type(error).__name__}.") from error
+
+
 def require_lokr(path: Path, flat: Mapping[str, Tensor]) -> None:
     """Raise ``BadLora`` unless diffusers would make layers of the shapes in the file.
 
@@ -144,6 +244,9 @@ def state(
     Args:
         pipeline: The class.
         file: A path, or the tensors themselves.
+
+    Raises:
+        BadLora: The importer fails.
     """
     source = str(file) if isinstance(file, Path) else dict(file)
     # The number of residual blocks per level, by which names of the first Stable Diffusion are told apart.
@@ -152,14 +255,15 @@ def state(
         if "unet" in pipeline._lora_loadable_modules
         else {}
     )
-    flat, *rest = pipeline.lora_state_dict(
-        source,
-        return_alphas=True,
-        return_lora_metadata=True,
-        use_safetensors=True,
-        local_files_only=True,
-        **unet,
-    )
+    with _importer_errors():
+        flat, *rest = pipeline.lora_state_dict(
+            source,
+            return_alphas=True,
+            return_lora_metadata=True,
+            use_safetensors=True,
+            local_files_only=True,
+            **unet,
+        )
     return flat, (rest[0] if len(rest) > 1 else None) or {}, rest[-1] or {}
 
 

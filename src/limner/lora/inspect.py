@@ -139,22 +139,21 @@ def _loads(path: Path, lora: file.LoraFile) -> dict[str, str]:
     """Each tool's own rules tried on the very file."""
     if lora.family is None:
         return {}
-    flat, results = file.tensors(path), {}
+    names, results = family_keys(lora.family), {}
     for name, tool in TOOLS.items():
         try:
-            if tool is DIFFUSERS and set(lora.kinds) == {"LoRA"}:
-                diffusers_loader.verify(path, lora.components, family_keys(lora.family).pipelines[0])
+            if tool is DIFFUSERS:
+                components = diffusers_loader.as_loaded(path, names)
             else:
-                view = decode_as(flat, lora.family, tool)
+                view = decode_as(file.tensors(path), lora.family, tool)
                 if skips := view.skipped_modules:
                     results[name] = f"passes over {len(skips)} of its parts, the first is {skips[0]}"
                     continue
-                require_equal(path.name, name, view.components, lora.components, lora.dtype)
+                components = view.components
+            require_equal(path.name, name, components, lora.components, lora.dtype)
             results[name] = "yes"
         except BadLora as error:
             results[name] = f"no: {error}"
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:  # stock importers check little
-            results[name] = f"no: it fails with {type(error).__name__}"
     return {
         name: text if text == "yes" else f"{printable(text)} -> limner lora convert --to {name}"
         for name, text in results.items()
