@@ -5,8 +5,8 @@
 Whole files of every form and kind are damaged at random: bytes flipped, cut, added and moved, lengths,
 shapes, dtypes, places and names in the header changed, numbers made NaN, keys doubled, wrapped as something
 else. Each must end in ``BadLora``, or in a file whose modules are all finite and fit their shapes: then
-what was changed was a name, a number or a text, which no reader can know to be wrong. Files that carry a
-hash must be refused whenever a byte of a tensor differs.
+what was changed was a name, a number or a text, which no reader can know to be wrong. Of files that carry a
+hash it must be noted whenever a byte of a tensor differs: another program may have changed them.
 """
 
 import argparse
@@ -182,7 +182,7 @@ def originals() -> dict[str, bytes]:
 
 
 def judged(path: Path, whole: bytes, damaged: bytes, *, hashed: bool) -> str:
-    """What became of a file: refused, harmless, passed (wrongly), or the name of what it crashed with."""
+    """What became of a file: refused, noted, harmless, passed (wrongly), or what it crashed with."""
     path.write_bytes(damaged)
     try:
         held = file.read(path, "qwen-image")
@@ -202,11 +202,9 @@ def judged(path: Path, whole: bytes, damaged: bytes, *, hashed: bool) -> str:
             plain = change.factors if isinstance(change, Dora) else change
             if not plain.times(probes[change.shape[1]]).isfinite().all():
                 return "passed"
-    return (
-        "passed"
-        if hashed and HASH in held.metadata and header(damaged)[1] != header(whole)[1]
-        else "harmless"
-    )
+    if hashed and HASH in held.metadata and header(damaged)[1] != header(whole)[1]:
+        return "noted" if file.STALE_HASH in held.notes else "passed"
+    return "harmless"
 
 
 def main() -> None:
@@ -226,7 +224,7 @@ def main() -> None:
             verdict = judged(Path(folder) / "x.safetensors", whole[name], raw, hashed="hashed" in name)
             found[damage.__name__][verdict] += 1
     kinds = sorted({verdict for counts in found.values() for verdict in counts})
-    bad = [kind for kind in kinds if kind not in ("refused", "harmless")]
+    bad = [kind for kind in kinds if kind not in ("refused", "noted", "harmless")]
     facts = {
         "files": given.files,
         "seed": given.seed,

@@ -11,6 +11,8 @@ from limner.lora.peft_config import HEADER_KEY
 from loras import factors
 from messages import raises
 
+QWEN = "transformer_blocks.59.attn.to_q"
+
 
 def test_names_of_flux() -> None:
     flat = to_diffusers(
@@ -54,8 +56,9 @@ def test_what_cannot_be_named_is_refused() -> None:
 @pytest.mark.parametrize(
     ("key", "reason"),
     [
-        ("transformer.x.diff_b", "is a whole weight or bias"),
-        ("transformer.x.lora_B.bias", "is a bias beside the factors"),
+        ("transformer.x.diff_b", r"holds changes of biases \(diff_b\) and no factors"),
+        ("transformer.x.lora_B.bias", "holds biases beside the factors and no factors"),
+        ("clip_g", "is a textual inversion"),
         ("transformer.x.oft_blocks", "OFT"),
         ("transformer.x.a1.weight", "GLoRA"),
         ("transformer.x.hada_t1", "Tucker"),
@@ -68,6 +71,30 @@ def test_what_cannot_be_named_is_refused() -> None:
 def test_what_is_not_read_is_named(key: str, reason: str) -> None:
     with pytest.raises(BadLora, match=reason):
         from_diffusers({key: torch.ones(2, 2)})
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        (f"transformer.{QWEN}.lora_B.bias", "biases beside the factors"),
+        (f"diffusion_model.{QWEN}.diff_b", "changes of biases"),
+        ("diffusion_model.txt_norm.diff", "whole weights"),
+        ("lora_unet_txt_norm.w_norm", "normalisation layers"),
+        ("bundle_emb.ema yasuhara.clip_g", "bundled embeddings"),
+    ],
+)
+def test_what_stands_beside_the_factors_is_named_and_they_are_read(key: str, kind: str) -> None:
+    found = read(pair(f"transformer.{QWEN}") | {key: torch.ones(8)}, {})
+    assert list(found.components["transformer"]) == [QWEN]
+    (line,) = found.unread
+    assert line.startswith(f"1 tensors are {kind}")
+
+
+def test_a_control_lora_is_called_so() -> None:
+    flat = {"img_in.lora_A.weight": torch.ones(2, 128), "img_in.lora_B.weight": torch.ones(3072, 2)}
+    flat |= {"double_blocks.0.img_attn.norm.key_norm.scale": torch.ones(128)}
+    with pytest.raises(BadLora, match="is a control LoRA of FLUX.1"):
+        read(flat, {})
 
 
 @pytest.mark.parametrize(("half", "missing"), [("A", "lora_B"), ("B", "lora_A")])
@@ -89,7 +116,6 @@ def pair(
     return {f"{stem}.{down}": one.down, f"{stem}.{up}": one.up} | {f"{stem}.{k}": v for k, v in more.items()}
 
 
-QWEN = "transformer_blocks.59.attn.to_q"
 SPELLINGS = {
     "diffusers": (pair(f"transformer.{QWEN}"), 1.0),
     "adapter name": (pair(f"transformer.{QWEN}", "lora_A.default.weight", "lora_B.default.weight"), 1.0),

@@ -23,6 +23,8 @@ from limner.lora.tools import DIFFUSERS, Tool, encode_for
 MOST_RANK = 4
 """Times the longer side of a weight: beyond it a rank is no rank but an attack on memory."""
 
+STALE_HASH = f"Its {HASH} is of other tensors: another program has changed the file since, or it is damaged."
+
 DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
 
@@ -165,7 +167,7 @@ def tensors(path: Path) -> dict[str, Tensor]:
     """
     flat, _ = _load(path)
     for name, tensor in flat.items():
-        if not tensor.isfinite().all():
+        if not tensor.float().isfinite().all():
             raise BadLora(f"{path} is not a safe LoRA file: {name} holds NaN or infinity. Export it again.")
     return flat
 
@@ -184,18 +186,14 @@ def read(path: Path, family: str | None = None) -> LoraFile:
         family: Where the names alone do not tell.
 
     Raises:
-        BadLora: The file is not safe, not whole, not finite, not understood, or its hash is not that of its
-            tensors; the message names which.
+        BadLora: The file is not safe, not whole, not finite or not understood; the message names which.
     """
     path = weights_file(path)
     flat, metadata = tensors(path), header(path).metadata
-    if metadata.get(HASH, "0x").removeprefix("0x") not in ("", _bytes_hash(path).removeprefix("0x")):
-        raise BadLora(
-            f"{path} has other tensors than its {HASH} says: it was altered or damaged. Get it again."
-        )
+    stale = metadata.get(HASH, "0x").removeprefix("0x") not in ("", _bytes_hash(path).removeprefix("0x"))
     try:
         content = parse(flat, metadata, family, peft_config.in_folder(path))
-        notes = (*content.notes, *_notes(content.components))
+        notes = (*content.notes, *(STALE_HASH,) * stale, *_notes(content.components))
     except BadLora as error:
         raise BadLora(f"{path}: {error}") from error
     return LoraFile(
@@ -205,9 +203,15 @@ def read(path: Path, family: str | None = None) -> LoraFile:
         content.family,
         content.form,
         content.repairs,
-        next((t.dtype for t in flat.values() if t.dim() > 1), torch.float32),
+        _dtype(flat),
         content.unread,
     )
+
+
+def _dtype(flat: Mapping[str, Tensor]) -> torch.dtype:
+    """That of the factors; float16 holds every number of fp8, in which nobody writes."""
+    dtype = next((tensor.dtype for tensor in flat.values() if tensor.dim() > 1), torch.float32)
+    return dtype if dtype in DTYPES else torch.float16
 
 
 def _notes(components: Mapping[str, Mapping[str, WeightDelta]]) -> tuple[str, ...]:

@@ -143,6 +143,7 @@ def read(
         _form(matches, parts),
         _repairs(configs, matches),
         _notes(parts, matches, configs),
+        keys.unread(flat),
     )
 
 

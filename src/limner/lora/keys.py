@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -30,16 +31,28 @@ ENDINGS = tuple(
 )
 """How names of tensors end, in every spelling, and what they are. Empty: the ending names itself."""
 
+UNREAD_KINDS = (
+    (r"\.(lora_[AB]|lora_up|lora_down)(\.\w+)?\.bias$", "biases beside the factors"),
+    (r"\.diff_b$", "changes of biases (diff_b)"),
+    (r"\.(diff|set_weight|reshape_weight)$", "whole weights (diff)"),
+    (r"\.(w_norm|b_norm)$", "normalisation layers (w_norm, b_norm)"),
+    (r"(norm\w*|_norm)\.(scale|weight|bias)$", "normalisation layers"),
+    (r"^bundle_emb\.", "bundled embeddings (textual inversions)"),
+)
+"""What may stand beside factors and is not read: they are, and this is named."""
+
 UNREADABLE = (
-    (r"\.(diff|diff_b|set_weight|reshape_weight)$", "is a whole weight or bias, not factors"),
-    (r"\.(lora_[AB]|lora_up|lora_down)(\.\w+)?\.bias$", "is a bias beside the factors"),
-    (r"\.(w_norm|b_norm)$", "is a normalisation layer's weight"),
-    (r"\.(oft_\w+|hra_\w+|boft\w*)", "belongs to an orthogonal adapter (OFT)"),
+    (r"\.(oft_\w+|hra_\w+|boft\w*)", "belongs to an orthogonal adapter (OFT, BOFT, HRA)"),
     (r"\.[ab][12]\.weight$", "belongs to a GLoRA"),
     (r"\.(hada_t[12]|lokr_t2)$", "belongs to a Tucker-decomposed LoHa or LoKr"),
-    (r"^(\*|emb_params|clip_[lg]|string_to_param\w*)$", "is a textual inversion"),
+    (r"\.(vera_lambda_[bd]|ia3_l)$", "belongs to a VeRA or (IA)^3 adapter"),
+    (r"^lora_controlnet$", "marks a control LoRA of Stability AI"),
+    (
+        r"^(\*|emb_params|clip_[lg]|t5|string_to_param\w*)$",
+        "is a textual inversion, an embedding and no LoRA",
+    ),
 )
-"""What no reader here knows, and what it is."""
+"""Kinds that no reader here knows."""
 
 MAGNITUDE = "lora_magnitude_vector"
 """How peft ends the name of a DoRA's magnitude."""
@@ -100,16 +113,20 @@ WORDS = {"down": "lora_A (lora_down)", "up": "lora_B (lora_up)"}
 
 
 def group_by_module(flat: Mapping[str, Tensor]) -> list[ModuleTensors]:
-    """The tensors of a file by module, in the order of the file.
+    """The tensors of a file by module, in the order of the file, less those beside the factors.
 
     Raises:
-        BadLora: A tensor is none that an adapter has, or there twice; the message says what it is.
+        BadLora: A tensor is none that an adapter has, or there twice; or the adapter is of a kind that is not
+            read, which the message names.
     """
     modules: dict[str, dict[str, Tensor]] = {}
+    _refuse_control(flat)
     for key, tensor in flat.items():
+        if _unread_kind(key):
+            continue
         for pattern, reason in UNREADABLE:
             if re.search(pattern, key):
-                raise BadLora(f"{key} {reason}, which Limner does not read. Export without it.")
+                raise BadLora(f"{key} {reason}. Limner does not read that kind: use the tool that wrote it.")
         stem, part = _split(key)
         parts = modules.setdefault(stem, {})
         if part in parts:
@@ -117,7 +134,33 @@ def group_by_module(flat: Mapping[str, Tensor]) -> list[ModuleTensors]:
                 f"{stem} has its {part} twice, the second as {key}: two LoRAs in one file. Split them."
             )
         parts[part] = tensor
+    if not modules:
+        kinds = " and ".join(sorted({_unread_kind(key) for key in flat}))
+        raise BadLora(f"It holds {kinds} and no factors: it is no LoRA. Use the tool that wrote it.")
     return [ModuleTensors(stem, parts) for stem, parts in modules.items()]
+
+
+def _refuse_control(flat: Mapping[str, Tensor]) -> None:
+    """A control LoRA of FLUX.1 (Depth, Canny) widens the image input by a control image, and trains norms."""
+    wide = any(
+        key.endswith("img_in.lora_A.weight") and tensor.shape[1] == 128 for key, tensor in flat.items()
+    )
+    if wide and any(key.endswith(".norm.key_norm.scale") for key in flat):
+        raise BadLora(
+            "It is a control LoRA of FLUX.1 (Depth, Canny), which reads a control image beside the noise: "
+            "Limner has none to give. Use it in ComfyUI, or with diffusers' FluxControlPipeline."
+        )
+
+
+def unread(flat: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """What stands beside the factors and is not read, one sentence for each kind."""
+    kinds = Counter(kind for key in flat if (kind := _unread_kind(key)))
+    return tuple(f"{count} tensors are {kind}, which are not read." for kind, count in kinds.items())
+
+
+def _unread_kind(key: str) -> str:
+    """The kind of a tensor that may stand beside factors; "" for any other."""
+    return next((kind for pattern, kind in UNREAD_KINDS if re.search(pattern, key)), "")
 
 
 def _split(key: str) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from limner.errors import BadLora
 from limner.files import foreign
 
-SIZES = {"F32": 4, "F16": 2, "BF16": 2}
+SIZES = {"F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
 """The dtypes of LoRA factors, in safetensors' names, with their bytes."""
 
 NUMBERS = SIZES | {"F64": 8, "I64": 8, "I32": 4}
@@ -25,7 +25,11 @@ LARGEST_HEADER = 16_000_000
 LARGEST_METADATA = 1_000_000
 """Bytes; readers show the metadata to people."""
 
-NAME = re.compile(r"[A-Za-z0-9_.\-]+")
+LONGEST_NAME = 300
+"""Characters of a key."""
+
+FACTORS = re.compile(r"\.(lora_\w+|hada_\w+|lokr_\w+|down|up|alpha|dora_scale)(\.|$)")
+"""What the keys of factors have in them."""
 
 
 @dataclass(frozen=True)
@@ -123,8 +127,8 @@ def _metadata(path: Path, metadata: Any) -> dict[str, str]:
 
 
 def _tensor(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
-    if not NAME.fullmatch(name):
-        _refuse(path, f"the key {name[:60]!r} has characters other than letters, digits, '_', '.' and '-'")
+    if not name.isprintable() or not 0 < len(name) <= LONGEST_NAME or not set(name).isdisjoint("/\\"):
+        _refuse(path, f"the key {name[:60]!r} has characters that no name of a module has")
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(end)]}:
             pass
@@ -133,6 +137,11 @@ def _tensor(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], in
     sizes, sides = _expected(name)
     if dtype not in sizes:
         _refuse(path, f"{name} is {dtype[:20]}, and factors are {', '.join(sizes)}")
+    if shape and all(type(side) is int for side in shape) and 0 in shape and start == end:
+        raise BadLora(
+            f"{path} holds empty tensors, the first is {name}: it was saved from a model split by ZeRO-3 or "
+            "FSDP. Gather the weights before saving, and save it again."
+        )
     if not all(type(side) is int and side > 0 for side in shape) or len(shape) not in sides:
         counts = " or ".join(map(str, sides))
         _refuse(path, f"{name} has the shape {str(shape)[:60]}, and factors have {counts} sides, none empty")
@@ -147,7 +156,9 @@ def _expected(name: str) -> tuple[dict[str, int], tuple[int, ...]]:
     """The dtypes and the numbers of sides that a tensor of this name may have."""
     if name.endswith(".alpha"):
         return NUMBERS, ALONE
-    return SIZES, (1, 2, 4) if "lora_magnitude_vector" in name else (2, 4)
+    if not FACTORS.search(name):
+        return NUMBERS | SIZES, (1, 2, 3, 4)  # beside the factors: biases, norms, embeddings
+    return SIZES, (1, 2, 4) if "lora_magnitude_vector" in name or name.endswith(".bias") else (2, 4)
 
 
 def _refuse_gaps(path: Path, tensors: dict[str, tuple[str, tuple[int, ...], int, int]], size: int) -> None:
