@@ -7,7 +7,7 @@ import pytest
 from limner import arguments
 from limner.arguments import CaptionKeys, RecipeKeys, SamplingKeys
 from limner.cli.caption import CAPTIONS
-from limner.cli.options import PICTURES, RECIPE
+from limner.cli.options import RECIPE, SAMPLING
 from limner.generation import Settings
 
 
@@ -18,7 +18,7 @@ def test_keys_of_a_recipe_are_the_short_names_of_the_command_line():
 def test_what_an_image_is_made_of_is_what_the_command_line_asks():
     ours = set(SamplingKeys.__annotations__)
     assert ours - {"components_from"} == {field.name for field in fields(Settings)} - {"lora_scale"}
-    assert ours == {option.key for option in PICTURES} - {"prompts", "base", "lora_scale"}
+    assert ours == {option.key for option in SAMPLING} - {"prompts", "base", "lora_scale"}
 
 
 def test_captions_take_what_the_command_line_takes():

@@ -46,7 +46,7 @@ def trained(verb):
 
 def test_what_is_trained_is_said(limner):
     told = " ".join(limner("train", "--help").out.split())
-    assert 'Train a LoRA, or the whole base (train.method = "full"), or go on with a run.' in told
+    assert 'Train a LoRA, or the whole base (train.method = "full"), or resume a run.' in told
 
 
 @pytest.mark.parametrize(

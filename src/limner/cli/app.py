@@ -4,8 +4,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,57 +13,29 @@ from typer.exceptions import TyperException
 
 from limner.cli import cache, check, plan
 from limner.cli.caption import caption
-from limner.cli.options import EVENTS, PICTURES, RECIPE, taking
-from limner.errors import BadUsage, DoesNotFit, LimnerError, Stopped
+from limner.cli.options import SAMPLING, Events, Json, Out, Target, example, recipe_options, taking
+from limner.cli.session import session
+from limner.errors import BadUsage, DoesNotFit, LimnerError
 from limner.imports import swiftly
 from limner.target import RUNS, Wish, changes, folder_name, subject_of, wish
 
 app = typer.Typer(
     name="limner",
     help="From a handful of images to a LoRA for a text-to-image model.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
-Target = Annotated[
-    Path, typer.Argument(metavar="TARGET", help="A folder of images, a recipe.toml, or a run folder.")
-]
-Out = Annotated[
-    Path | None, typer.Option("--out", help="Run folder. Left out: runs/<name>.", show_default=False)
-]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, all else on stderr.")]
 
-
-Events = Annotated[bool, EVENTS]
-
-
-@contextmanager
-def speaking(*, as_json: bool, events: bool = False) -> Iterator[Any]:
-    """Give a verb its ``Reporter``, keep what libraries print off stdout, turn a signal into one line."""
-    from limner.cli.show import listener
-    from limner.reporter import Reporter
-    from limner.training.interrupt import polite
-
-    for library in ("TRANSFORMERS", "DIFFUSERS"):  # before it is loaded: its advice is for programmers
-        os.environ.setdefault(f"{library}_VERBOSITY", "critical")
-    try:
-        hear = listener(events=events)
-        with polite(), redirect_stdout(sys.stderr) if as_json or events else nullcontext():
-            yield Reporter(hear)
-    except KeyboardInterrupt:
-        raise Stopped("Stopped. What was written is kept; run the same command again.") from None
-
-
-@app.command()
-@taking(RECIPE)
+@app.command(epilog=example('limner init photos/ --base flux-dev --trigger "sks cat"'))
+@taking(recipe_options("init"))
 def init(
     *,
     images: Annotated[
-        Path | None, typer.Argument(metavar="[FOLDER]", help="A folder of images.", show_default=False)
+        Path | None, typer.Argument(metavar="FOLDER", help="A folder of images.", show_default=False)
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="The file to write.")] = Path("recipe.toml"),
-    given: dict[str, Any],
+    options: dict[str, Any],
     as_json: Json = False,
 ) -> None:
     """Write a commented recipe to edit.
@@ -77,9 +48,9 @@ def init(
 
     if out.exists():
         raise BadUsage(f"{out} exists. Remove it, or write another file with --out.")
-    wished = _template(images, changes(given))
+    request = _template(images, changes(options))
     try:
-        write_text(out, commented(wished.recipe, wished.sources))
+        write_text(out, commented(request.recipe, request.sources))
     except OSError as error:
         raise BadUsage(
             f"{out} cannot be written: {error.strerror}. Choose another file with --out."
@@ -87,76 +58,89 @@ def init(
     result({"recipe": out}, [f"{out}", f"Next: limner train {out}"], as_json=as_json)
 
 
-def _template(images: Path | None, changed: dict[str, Any]) -> Wish:
+def _template(images: Path | None, overrides: dict[str, Any]) -> Wish:
     from limner.models.presets import choices, preset, preset_name
     from limner.recipe import Recipe
     from limner.recipe.toml import change
 
     if images is not None:
-        return wish(images, changed, RUNS / folder_name(images))
-    base, concept = changed.get("base", Recipe().base), changed.get("concept_type", Recipe().concept_type)
+        return wish(images, overrides, RUNS / folder_name(images))
+    base, concept = overrides.get("base", Recipe().base), overrides.get("concept_type", Recipe().concept_type)
     family, count = preset_name(base), 10
-    start = (concept, family, count, changed.get("train.method", Recipe().train.method))
-    sources = {path: one.source for path, one in choices(*start).items() if path not in changed}
-    return Wish(change(preset(*start), {"base": base, **changed}), RUNS, sources)
+    start = (concept, family, count, overrides.get("train.method", Recipe().train.method))
+    sources = {path: choice.source for path, choice in choices(*start).items() if path not in overrides}
+    return Wish(change(preset(*start), {"base": base, **overrides}), RUNS, sources)
 
 
-@app.command()
-@taking(RECIPE)
+@app.command(epilog=example('limner train photos/ --base flux-dev --trigger "sks cat"'))
+@taking(recipe_options("train"))
 def train(
     *,
     target: Target,
     out: Out = None,
-    given: dict[str, Any],
+    options: dict[str, Any],
     as_json: Json = False,
     events: Events = False,
 ) -> None:
-    """Train a LoRA, or the whole base (train.method = "full"), or go on with a run.
+    """Train a LoRA, or the whole base (train.method = "full"), or resume a run.
 
     A run that is complete is left as it is; one that was stopped goes on where it was saved.
     """
     from limner import api
     from limner.cli.show import result
 
-    with speaking(as_json=as_json, events=events) as reporter:
-        wished = wish(target, changes(given), out)
+    with session(as_json=as_json, events=events) as reporter:
+        request = wish(target, changes(options), out)
         with swiftly():
             import limner.training.train  # noqa: F401  most of the time until the first step
-        done = api.train(wished.recipe, out=wished.out, on_event=reporter.on_event)
-    loss = "" if math.isnan(done.loss) else f", loss {done.loss:.4f}"
-    held_out = "" if done.validation_loss is None else f", held-out loss {done.validation_loss:.4f}"
+        summary = api.train(request.recipe, out=request.out, on_event=reporter.on_event)
+    loss = "" if math.isnan(summary.loss) else f", loss {summary.loss:.4f}"
+    validation = "" if summary.validation_loss is None else f", validation loss {summary.validation_loss:.4f}"
     lines = [
-        f"LoRA:    {done.lora}" if done.lora else f"Model:   {done.model}",
-        f"Report:  {done.report}",
-        f"Trained: {done.steps} steps in {done.seconds:.0f} s{loss}{held_out}",
+        f"LoRA:    {summary.lora}" if summary.lora else f"Model:   {summary.model}",
+        f"Report:  {summary.report}",
+        f"Trained: {summary.steps} steps in {summary.seconds:.0f} s{loss}{validation}",
     ]
-    result(done, lines, as_json=as_json or events)
+    result(summary, lines, as_json=as_json or events)
 
 
 cache.register(app)
-app.command()(caption)
+app.command(epilog=example('limner caption photos/ --with claude --trigger "sks cat"'))(caption)
 
 
-@app.command()
-@taking(PICTURES)
+@app.command(epilog=example('limner generate runs/cat --prompt "[trigger] in the snow"'))
+@taking(SAMPLING)
 def generate(
     *,
-    target: Target,
-    out: Out = None,
-    given: dict[str, Any],
+    target: Annotated[
+        Path,
+        typer.Argument(
+            metavar="TARGET", help="A run folder, what it was trained from, or a LoRA as .safetensors file."
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FOLDER",
+            help="Folder for the images. Left out: pictures/ in the run, or <LoRA>-pictures beside the file.",
+            show_default=False,
+        ),
+    ] = None,
+    options: dict[str, Any],
     as_json: Json = False,
     events: Events = False,
 ) -> None:
-    """Paint pictures with a LoRA.
+    """Generate images with a LoRA.
 
-    Takes a run folder, what it was made from, or a .safetensors file.
+    With the prompts of its recipe, or those of --prompt.
     """
     from limner import api
     from limner.cli.show import result
 
-    with speaking(as_json=as_json, events=events) as reporter:
-        texts, strength = given.pop("prompts") or [], given.pop("lora_scale")
-        keys = {key: value for key, value in given.items() if value is not None}
+    with session(as_json=as_json, events=events) as reporter:
+        texts, strength = options.pop("prompts") or [], options.pop("lora_scale")
+        keys = {key: value for key, value in options.items() if value is not None}
         subject_of(target, texts)  # what is wrong with it is said before torch is loaded
         with swiftly():
             import limner.generation  # noqa: F401
@@ -164,7 +148,7 @@ def generate(
     result({"images": paths}, [str(path) for path in paths], as_json=as_json or events)
 
 
-@app.command()
+@app.command(epilog=example("limner demo --out demo"))
 def demo(
     *,
     out: Annotated[Path, typer.Option("--out", help="Folder for everything that the demo makes.")] = Path(
@@ -172,30 +156,34 @@ def demo(
     ),
     as_json: Json = False,
 ) -> None:
-    """Train on the embedded base, show before and after."""
+    """Train LoRAs on the embedded base, and compare images before and after.
+
+    Needs no GPU and no download.
+    """
     from limner.cli.show import result
 
-    with speaking(as_json=as_json) as reporter:
+    with session(as_json=as_json) as reporter:
         with swiftly():
             from limner.demo import demo as run
 
-        done = run(out, reporter)
+        summary = run(out, reporter)
     lines = [
-        f"{one['path']}: {one['seconds']:.0f} s, score {one['before']:.0%} before, {one['after']:.0%} after"
-        for one in done["loras"]
+        f"{lora['path']}: {lora['seconds']:.0f} s, "
+        f"score {lora['before']:.0%} before, {lora['after']:.0%} after"
+        for lora in summary["loras"]
     ]
-    result(done, [*lines, f"Sheet:  {done['sheet']}", f"Report: {done['report']}"], as_json=as_json)
+    result(summary, [*lines, f"Sheet:  {summary['sheet']}", f"Report: {summary['report']}"], as_json=as_json)
 
 
-@app.command()
+@app.command(epilog=example("limner doctor"))
 def doctor(*, as_json: Json = False) -> None:
-    """Say what is installed, what is missing, what to do.
+    """Check the installation: what is there, what is missing, what to do.
 
     Exits 1 when something that is needed is missing.
     """
     from limner.cli.show import result
 
-    with speaking(as_json=as_json):
+    with session(as_json=as_json):
         from limner.doctor import doctor as run
 
         findings = run()
@@ -210,7 +198,7 @@ def doctor(*, as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(epilog=example("limner schema > recipe.schema.json"))
 def schema(*, as_json: Json = True) -> None:
     """Print the JSON schema of recipes, for editors."""
     del as_json  # there is no other form
@@ -275,9 +263,9 @@ def _status(arguments: list[str]) -> int:
         failure(type(error).__name__, str(error), as_json=as_json)
         return error.exit_code
     except TyperException as error:
-        what = error.format_message().rstrip(".")
-        end = "" if what.endswith("?") else "."
-        failure(BadUsage.__name__, f"{what}{end} See `limner --help`.", as_json=as_json)
+        message = error.format_message().rstrip(".")
+        end = "" if message.endswith("?") else "."
+        failure(BadUsage.__name__, f"{message}{end} See `limner --help`.", as_json=as_json)
         return error.exit_code
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's own, and torch may not be loaded

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from limner.cli.options import EVENTS, RECIPE, Option, taking
+from limner.cli.options import Events, Json, Option, Out, example, recipe_options, taking
+from limner.cli.session import session
 from limner.errors import BadUsage
 from limner.imports import swiftly
 from limner.target import changes, wish
@@ -30,39 +31,37 @@ UNUSED_DAYS = 30
 
 def register(app: typer.Typer) -> None:
     """Add the verb to the command line."""
-    app.command()(cache)
+    app.command(epilog=example("limner cache photos/ --base flux-dev"))(cache)
 
 
-@taking((*RECIPE, *CONTENTS))
+@taking((*recipe_options("cache"), *CONTENTS))
 def cache(
     *,
     target: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[TARGET]",
+            metavar="TARGET",
             help="A folder of images, a recipe.toml, or a run folder. Not needed for --list and --prune.",
             show_default=False,
         ),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Run folder. Left out: runs/<name>.", show_default=False)
-    ] = None,
-    given: dict[str, Any],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
-    events: Annotated[bool, EVENTS] = False,
+    out: Out = None,
+    options: dict[str, Any],
+    as_json: Json = False,
+    events: Events = False,
 ) -> None:
-    """Compute once what training will read; or list the cache, or prune it.
+    """Precompute latents and text embeddings; or list the cache, or prune it.
 
-    Latents and encoded captions, shared between runs. `limner train` does it by itself.
+    The cache is shared between runs. `limner train` fills it by itself.
     """
-    request = {option.key: given.pop(option.key) for option in CONTENTS}
+    request = {option.key: options.pop(option.key) for option in CONTENTS}
     _require_sense(request, target)
     if request["list"] or request["prune"]:
-        folder = _folder(target, changes(given))
+        folder = _folder(target, changes(options))
         as_json = as_json or events
         _list(folder, as_json=as_json) if request["list"] else _prune(folder, request, as_json=as_json)
         return
-    _fill(target or Path(), changes(given), out, as_json=as_json, events=events)
+    _fill(target or Path(), changes(options), out, as_json=as_json, events=events)
 
 
 def _require_sense(request: dict[str, Any], target: Path | None) -> None:
@@ -77,11 +76,10 @@ def _require_sense(request: dict[str, Any], target: Path | None) -> None:
 
 def _fill(target: Path, overrides: dict[str, Any], out: Path | None, *, as_json: bool, events: bool) -> None:
     from limner import api
-    from limner.cli.app import speaking
     from limner.cli.show import result
     from limner.files import human
 
-    with speaking(as_json=as_json, events=events) as reporter:
+    with session(as_json=as_json, events=events) as reporter:
         run = wish(target, overrides, out)
         with swiftly():
             import limner.training.cache  # noqa: F401

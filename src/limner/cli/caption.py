@@ -2,167 +2,185 @@
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from limner.cli.options import EVENTS, Option, taking
+from limner.cli.options import BASE, CONCEPT_TYPES, Events, Json, Option, taking
+from limner.cli.session import session
 from limner.errors import BadUsage
 
-WHO = "claude, openai, ollama, lmstudio, vllm, llamacpp, local, tagger"
+CAPTIONERS = "claude, openai, ollama, lmstudio, vllm, llamacpp, local, tagger"
 
 CAPTIONS = (
-    Option("--with", "name", str, f"Who writes: {WHO}."),
+    Option(
+        "--with",
+        "name",
+        str,
+        f"Captioner: {CAPTIONERS}.",
+        metavar="CAPTIONER",
+        values=tuple(CAPTIONERS.split(", ")),
+    ),
     Option("--model", "model", str, "Its model; a folder or hub id for local ones. Left out: a usual one."),
-    Option("--trigger", "trigger", str, 'Name of what is learned, e.g. "sks cat".'),
+    Option("--trigger", "trigger", str, 'Trigger word(s): the name of what is learned, e.g. "sks cat".'),
     Option(
         "--concept-type",
         "concept_type",
         str,
         "What the images share: subject, face, object, style, concept.",
         "subject",
+        values=(*CONCEPT_TYPES, "concept"),
     ),
-    Option("--base", "base", str, "Write as this base has learned to read.", "glyph"),
-    Option("--style", "manner", str, "sentences, phrases, brief or tags, instead of what --base says."),
-    Option("--variants", "variants", int, "Captions per image.", 1),
-    Option("--overwrite", "overwrite", bool, "Write anew what was written here before; never yours.", False),
-    Option("--no-consistency", "alone", bool, "Do not make the captions of the set agree afterwards.", False),
-    Option("--review", "review", bool, "Open the captions as a table in your editor.", False),
-    Option("--apply", "apply", bool, "Take over the edited table, captions.tsv.", False),
-    Option("--dry-run", "dry_run", bool, "Only say what would go where, and the price.", False),
-    Option("--show-prompt", "show_prompt", bool, "Print the prompts and stop.", False),
-    Option("--budget", "budget", float, "US dollars that it may cost at most."),
-    Option("--url", "url", str, "Address of a server that speaks OpenAI's or Anthropic's protocol."),
-    Option("--key-env", "key_env", str, "Environment variable with the key, where it is not the usual one."),
-    Option("--timeout", "timeout", float, "Seconds to wait for an answer.", 120.0),
-    Option("--concurrency", "concurrency", int, "Questions at once."),
-    Option("--stream", "stream", bool, "Read answers while they are written.", False),
+    replace(BASE, help="Base model, whose caption style is used.", default="glyph"),
     Option(
-        "--max-image-size",
-        "max_image_size",
-        int,
-        "Longer side in pixels of the copies that are looked at.",
-        1024,
+        "--style",
+        "manner",
+        str,
+        "Caption style: sentences, phrases, brief or tags. Left out: that of --base.",
+        values=("sentences", "phrases", "brief", "tags"),
     ),
-    Option("--device", "device", str, "For local models: auto, cpu, cuda, mps.", "auto"),
+    Option("--variants", "variants", int, "Captions per image.", 1),
+    Option("--overwrite", "overwrite", bool, "Write generated captions again; never yours.", False),
+    Option("--no-consistency", "alone", bool, "Skip the consistency pass over the whole set.", False),
+    Option("--review", "review", bool, "Open the captions as a table in your editor.", False),
+    Option("--apply", "apply", bool, "Apply the edited table, captions.tsv.", False),
+    Option("--dry-run", "dry_run", bool, "Send nothing: say what would be sent where, and the price.", False),
+    Option("--show-prompt", "show_prompt", bool, "Print the prompts and stop.", False),
+    Option("--budget", "budget", float, "Spend at most so many US dollars."),
+    Option("--url", "url", str, "Server that speaks OpenAI's or Anthropic's API."),
+    Option("--key-env", "key_env", str, "Environment variable with the API key. Left out: the usual one."),
+    Option("--timeout", "timeout", float, "Seconds to wait for an answer.", 120.0),
+    Option("--concurrency", "concurrency", int, "Concurrent requests."),
+    Option("--stream", "stream", bool, "Stream the answers.", False),
+    Option("--max-image-size", "max_image_size", int, "Longer side in pixels of the copies sent.", 1024),
+    Option(
+        "--device",
+        "device",
+        str,
+        "For local models: auto, cpu, cuda, mps.",
+        "auto",
+        values=("auto", "cpu", "cuda", "mps"),
+    ),
 )
-"""Who writes, what, and how it is looked through."""
+"""The captioner, the captions, and how they are reviewed."""
 
 
 @taking(CAPTIONS)
 def caption(
     *,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of images.")],
-    given: dict[str, Any],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
-    events: Annotated[bool, EVENTS] = False,
+    options: dict[str, Any],
+    as_json: Json = False,
+    events: Events = False,
 ) -> None:
     """Write captions for a folder of images.
 
-    Into text files beside the images; captions.jsonl says where each is from. Captions of your own stay.
+    As .txt files beside the images; captions.jsonl says where each is from. Captions of yours stay.
     """
-    from limner.cli.app import speaking
     from limner.cli.show import result
 
-    _refuse_contradictions(given)
+    _refuse_contradictions(options)
     as_json = as_json or events
-    with speaking(as_json=as_json, events=events) as reporter:
-        if given["show_prompt"]:
-            value, lines = _prompts(given)
-        elif given["apply"]:
+    with session(as_json=as_json, events=events) as reporter:
+        if options["show_prompt"]:
+            value, lines = _prompts(options)
+        elif options["apply"]:
             value, lines = _apply(folder)
         else:
-            value, lines = _write(folder, given, reporter) if given["name"] else ({}, [])
-            if given["review"]:
-                more, told = _review(folder, open_editor=not as_json)
-                value, lines = value | more, lines + told
+            value, lines = _write(folder, options, reporter) if options["name"] else ({}, [])
+            if options["review"]:
+                table, steps = _review(folder, open_editor=not as_json)
+                value, lines = value | table, lines + steps
     result(value, lines, as_json=as_json)
     if value.get("flagged"):
         raise typer.Exit(1)
 
 
-def _refuse_contradictions(given: Mapping[str, Any]) -> None:
-    if not any(given[key] for key in ("name", "review", "apply", "show_prompt")):
-        raise BadUsage(f"Who shall write the captions? Say --with and one of {WHO}.")
-    for one, other in (("apply", "name"), ("apply", "review"), ("dry_run", "review")):
-        if given[one] and given[other]:
+def _refuse_contradictions(options: Mapping[str, Any]) -> None:
+    if not any(options[key] for key in ("name", "review", "apply", "show_prompt")):
+        raise BadUsage(f"There is no captioner. Name one with --with: {CAPTIONERS}.")
+    for key, other in (("apply", "name"), ("apply", "review"), ("dry_run", "review")):
+        if options[key] and options[other]:
             flags = {option.key: option.flag for option in CAPTIONS}
-            raise BadUsage(f"{flags[one]} and {flags[other]} do not go together. Leave one of them out.")
-    if not 0 < given["timeout"] <= 3600:
-        raise BadUsage(f"--timeout is {given['timeout']:g}; it must be more than 0 and at most 3600 seconds.")
+            raise BadUsage(f"{flags[key]} and {flags[other]} do not go together. Leave one of them out.")
+    if not 0 < options["timeout"] <= 3600:
+        raise BadUsage(
+            f"--timeout is {options['timeout']:g}; it must be more than 0 and at most 3600 seconds."
+        )
 
 
-def _wish(given: Mapping[str, Any]) -> Any:
+def _spec(options: Mapping[str, Any]) -> Any:
     from limner.captions.spec import spec_of
 
     return spec_of(
-        **{name: given[name] for name in ("concept_type", "base", "manner", "trigger", "variants")}
+        **{name: options[name] for name in ("concept_type", "base", "manner", "trigger", "variants")}
     )
 
 
-def _prompts(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def _prompts(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     from limner.captions import prompts
 
-    wish = _wish(given)
+    spec = _spec(options)
     value, lines = {}, []
-    for name, prompt in (("image", prompts.for_image(wish)), ("set", prompts.for_set(wish))):
+    for name, prompt in (("image", prompts.for_image(spec)), ("set", prompts.for_set(spec))):
         value[name] = {"text": prompt.text, **prompt.record}
         lines += [f"# for each {name}: {prompt.version} ({prompt.sha256})", "", *prompt.text.splitlines(), ""]
     return value, lines
 
 
-def _write(folder: Path, given: Mapping[str, Any], reporter: Any) -> tuple[dict[str, Any], list[str]]:
+def _write(folder: Path, options: Mapping[str, Any], reporter: Any) -> tuple[dict[str, Any], list[str]]:
     from dataclasses import asdict
 
     from limner.captions.caption import Settings
     from limner.captions.caption import caption as run
     from limner.captions.providers import Options
 
-    own = ("name", "model", "url", "key_env", "timeout", "stream", "device")
+    keys = ("name", "model", "url", "key_env", "timeout", "stream", "device")
     settings = Settings(
-        concurrency=given["concurrency"],
-        max_image_size=given["max_image_size"],
-        overwrite=given["overwrite"],
-        together=not given["alone"],
-        budget=given["budget"],
-        dry_run=given["dry_run"],
+        concurrency=options["concurrency"],
+        max_image_size=options["max_image_size"],
+        overwrite=options["overwrite"],
+        together=not options["alone"],
+        budget=options["budget"],
+        dry_run=options["dry_run"],
     )
-    done = run(folder, _wish(given), Options(**{key: given[key] for key in own}), settings, reporter)
-    return asdict(done), _told(done)
+    summary = run(folder, _spec(options), Options(**{key: options[key] for key in keys}), settings, reporter)
+    return asdict(summary), _lines(summary)
 
 
-def _told(done: Any) -> list[str]:
+def _lines(summary: Any) -> list[str]:
     from limner.captions.price import dollars
     from limner.reporter import duration
 
     counts = {
-        "written": done.written,
-        "put in place that were answered before": done.restored,
-        "kept": done.kept,
-        "yours": done.by_hand,
-        "left": done.left,
-        "without": len(done.flagged),
+        "written": summary.written,
+        "put in place that were answered before": summary.restored,
+        "kept": summary.kept,
+        "yours": summary.by_hand,
+        "left": summary.left,
+        "without": len(summary.flagged),
     }
-    told = ", ".join(f"{number} {what}" for what, number in counts.items() if number)
-    lines = [f"Captions: {told or 'none'}, of {done.images} images, in {duration(done.seconds)}"]
-    if done.tokens_in or done.tokens_out:
-        price = "unknown" if done.cost is None else dollars(done.cost)
-        lines.append(f"Price:    {price} ({done.tokens_in} tokens read, {done.tokens_out} written)")
-    if done.agreed:
-        chosen = "; ".join(f"{use} for {', '.join(others)}" for use, others in done.words.items() if others)
-        lines.append(f"Set:      {done.agreed} looked over together{f'; {chosen}' if chosen else ''}")
-    lines += [f"Notice:   {one}" for one in done.findings]
-    lines += [f"Without:  {one['file']}: {one['reason']}" for one in done.flagged[:20]]
-    return [*lines, f"Next:     limner caption {done.folder} --review"]
+    text = ", ".join(f"{number} {name}" for name, number in counts.items() if number)
+    lines = [f"Captions: {text or 'none'}, of {summary.images} images, in {duration(summary.seconds)}"]
+    if summary.tokens_in or summary.tokens_out:
+        price = "unknown" if summary.cost is None else dollars(summary.cost)
+        lines.append(f"Price:    {price} ({summary.tokens_in} tokens read, {summary.tokens_out} written)")
+    if summary.agreed:
+        words = "; ".join(f"{use} for {', '.join(rest)}" for use, rest in summary.words.items() if rest)
+        lines.append(f"Set:      {summary.agreed} looked over together{f'; {words}' if words else ''}")
+    lines += [f"Notice:   {finding}" for finding in summary.findings]
+    lines += [f"Without:  {image['file']}: {image['reason']}" for image in summary.flagged[:20]]
+    return [*lines, f"Next:     limner caption {summary.folder} --review"]
 
 
 def _apply(folder: Path) -> tuple[dict[str, Any], list[str]]:
     from limner.captions.review import apply
 
-    changed = apply(folder)
-    names = f" ({', '.join(changed[:10])}{', ..' if len(changed) > 10 else ''})" if changed else ""
-    return {"changed": changed}, [f"Changed captions: {len(changed)}{names}"]
+    files = apply(folder)
+    names = f" ({', '.join(files[:10])}{', ..' if len(files) > 10 else ''})" if files else ""
+    return {"changed": files}, [f"Changed captions: {len(files)}{names}"]
 
 
 def _review(folder: Path, *, open_editor: bool) -> tuple[dict[str, Any], list[str]]:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from limner.cli.app import Json, speaking
-from limner.cli.options import Option, taking
+from limner.cli.options import Json, Option, example, taking
+from limner.cli.session import session
 from limner.errors import BadUsage
 from limner.imports import swiftly
 
@@ -62,7 +62,7 @@ def _options(values: dict[str, Any]) -> "ConvertOptions":
 
 
 def _rule(values: dict[str, Any]) -> "RankRule | None":
-    """The one rule that was given, if any."""
+    """The one rule that was options, if any."""
     from limner.lora.resizing import RankRule
 
     criteria: list[Any] = [option.key for option in RULES if values.get(option.key) is not None]
@@ -89,7 +89,7 @@ def _show(written: "WriteResult", *, as_json: bool, details: bool = True) -> Non
     result(written, lines, as_json=as_json)
 
 
-@app.command()
+@app.command(epilog=example("limner lora convert cat.safetensors --to comfyui"))
 @taking(
     (
         FAMILY,
@@ -105,23 +105,23 @@ def convert(
     lora: File,
     to: Annotated[str, typer.Option("--to", help="diffusers, comfyui, kohya or diffsynth.")],
     out: Out = None,
-    given: dict[str, Any],
+    options: dict[str, Any],
     as_json: Json = False,
 ) -> None:
     """Write a LoRA as another tool reads it.
 
     The file is read back by that tool's rules, and every module compared.
     """
-    with speaking(as_json=as_json) as reporter:
+    with session(as_json=as_json) as reporter:
         with swiftly():
             from limner.lora.operations import convert as run
 
         out = out or lora.with_name(f"{lora.stem}-{to}.safetensors")
-        done = run(lora, to, out, _options(given), reporter)
+        done = run(lora, to, out, _options(options), reporter)
     _show(done, as_json=as_json)
 
 
-@app.command()
+@app.command(epilog=example("limner lora merge cat.safetensors ink.safetensors --out both.safetensors"))
 @taking((FAMILY, DTYPE, TO, LEAVE_OUT, KEEP_METADATA, *RULES))
 def merge(
     *,
@@ -130,42 +130,42 @@ def merge(
     weight: Annotated[
         list[float] | None, typer.Option("--weight", help="Strength of each, in order; 1 when left out.")
     ] = None,
-    given: dict[str, Any],
+    options: dict[str, Any],
     as_json: Json = False,
 ) -> None:
     """Write the weighted sum of several LoRAs.
 
     Exact, its rank is the sum of theirs; give a rule for ranks to make it smaller.
     """
-    with speaking(as_json=as_json):
+    with session(as_json=as_json):
         with swiftly():
             from limner.lora.operations import merge as run
 
-        done = run(loras, weight or [], out, _options(given), _rule(given))
+        done = run(loras, weight or [], out, _options(options), _rule(options))
     _show(done, as_json=as_json)
 
 
-@app.command()
+@app.command(epilog=example("limner lora resize cat.safetensors --rank 8"))
 @taking((FAMILY, DTYPE, TO, LEAVE_OUT, KEEP_METADATA, *RULES))
-def resize(*, lora: File, out: Out = None, given: dict[str, Any], as_json: Json = False) -> None:
+def resize(*, lora: File, out: Out = None, options: dict[str, Any], as_json: Json = False) -> None:
     """Write a LoRA at other ranks.
 
     The nearest of that rank, module by module, and what each module lost.
     """
-    with speaking(as_json=as_json) as reporter:
+    with session(as_json=as_json) as reporter:
         with swiftly():
             from limner.lora.operations import resize as run
 
-        rule = _rule(given)
+        rule = _rule(options)
         if rule is None:
             raise BadUsage("There is no rule for the ranks. Give --rank 16, or --energy 0.99 ..")
         done = run(
-            lora, rule, out or lora.with_name(f"{lora.stem}-resized.safetensors"), _options(given), reporter
+            lora, rule, out or lora.with_name(f"{lora.stem}-resized.safetensors"), _options(options), reporter
         )
     _show(done, as_json=as_json)
 
 
-@app.command()
+@app.command(epilog=example("limner lora extract sdxl tuned.safetensors --out lora.safetensors"))
 @taking((FAMILY, DTYPE, TO, LEAVE_OUT, Option("--rank", "rank", int, "LoRA rank (network_dim).", 32)))
 def extract(
     *,
@@ -174,29 +174,29 @@ def extract(
     ],
     tuned: Annotated[Path, typer.Argument(metavar="TUNED", help="The fine-tune: a file or a folder.")],
     out: Annotated[Path, typer.Option("--out", help="The file to write.")],
-    given: dict[str, Any],
+    options: dict[str, Any],
     as_json: Json = False,
 ) -> None:
     """Write a fine-tune's difference to its base as a LoRA.
 
     Both as .safetensors, in diffusers' layout or as one file.
     """
-    with speaking(as_json=as_json) as reporter:
+    with session(as_json=as_json) as reporter:
         with swiftly():
             from limner.lora.operations import extract as run
 
-        done = run(base, tuned, given["rank"], out, _options(given), reporter)
+        done = run(base, tuned, options["rank"], out, _options(options), reporter)
     _show(done, as_json=as_json)
 
 
-@app.command("bake")
+@app.command("bake", epilog=example("limner lora bake cat.safetensors --base sdxl/ --out cat-sdxl/"))
 @taking((FAMILY, Option("--weight", "weight", float, "Strength of the LoRA.", 1.0)))
 def merge_into_base(
     *,
     lora: File,
     base: Annotated[Path, typer.Option("--base", help="Checkpoint of the base: a file or a folder.")],
     out: Annotated[Path, typer.Option("--out", help="What to write, a file or a folder as the base is.")],
-    given: dict[str, Any],
+    options: dict[str, Any],
     as_json: Json = False,
 ) -> None:
     """Write a base with a LoRA in it for good.
@@ -205,26 +205,26 @@ def merge_into_base(
     """
     from limner.cli.show import result
 
-    with speaking(as_json=as_json):
+    with session(as_json=as_json):
         with swiftly():
             from limner.lora.operations import merge_into_base as run
 
-        done = run(lora, base, out, given["weight"], _options(given))
+        done = run(lora, base, out, options["weight"], _options(options))
     result(done, [f"{out}: {done['weights']} weights changed ({done['family']})"], as_json=as_json)
 
 
-@app.command()
+@app.command(epilog=example("limner lora info cat.safetensors"))
 @taking((FAMILY,))
-def info(*, lora: File, given: dict[str, Any], as_json: Json = False) -> None:
+def info(*, lora: File, options: dict[str, Any], as_json: Json = False) -> None:
     """Say what is in a LoRA file, and which tools load it.
 
     Family, ranks, targets, norms, trigger, how it was trained, and what is wrong with it.
     """
     from limner.cli.show import result
 
-    with speaking(as_json=as_json):
+    with session(as_json=as_json):
         with swiftly():
             from limner.lora.inspect import inspect, table
 
-        found = inspect(lora, given["family"])
+        found = inspect(lora, options["family"])
     result(found, table(found), as_json=as_json)

@@ -1,12 +1,24 @@
-"""Options that several verbs share, as tables: a verb takes them as one dict instead of fifteen arguments."""
+"""Options as tables: a verb takes them as one dict, and its help lists those that matter to it."""
 
 import inspect
 import keyword
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+Target = Annotated[
+    Path, typer.Argument(metavar="TARGET", help="A folder of images, a recipe.toml, or a run folder.")
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="Run folder. Left out: runs/<name>.", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, all else on stderr.")]
+Events = Annotated[
+    bool, typer.Option("--events", help="Events as lines of JSON on stdout; the last is the result.")
+]
 
 
 @dataclass(frozen=True)
@@ -20,6 +32,10 @@ class Option:
         help: One line.
         default: Its value when it is left out.
         metavar: How its value is called in the help; its type when left out.
+        verbs: For ``RECIPE``: the verbs whose help lists it. The others take it as well, so that a command
+            can be typed again with another verb.
+        hidden: Whether the help leaves it out.
+        values: What the shell may complete: the values, or a function that lists them.
     """
 
     flag: str
@@ -28,6 +44,9 @@ class Option:
     help: str
     default: Any = None
     metavar: str | None = None
+    verbs: str = ""
+    hidden: bool = False
+    values: tuple[str, ...] | Callable[[], Sequence[str]] = ()
 
     @property
     def name(self) -> str:
@@ -36,80 +55,149 @@ class Option:
         return f"{name}_" if keyword.iskeyword(name) else name
 
 
+def bases() -> list[str]:
+    """Names of bases, for the shell to complete."""
+    from limner.models.registry import registered_bases
+
+    return list(registered_bases())
+
+
+def assignments() -> list[str]:
+    """Keys of the recipe as ``--set`` takes them, for the shell to complete."""
+    from limner.recipe import Recipe
+    from limner.recipe.explain import keys
+
+    return [f"{key}=" for key in keys(Recipe)]
+
+
+CONCEPT_TYPES = ("subject", "face", "object", "style")
+BASE = Option(
+    "--base",
+    "base",
+    str,
+    'Base model: a name ("glyph", "flux-dev", "sdxl"), a hub id, a folder or a .safetensors file.',
+    metavar="MODEL",
+    verbs="init train cache check plan",
+    values=bases,
+)
+COMPONENTS = Option(
+    "--components-from",
+    "components_from",
+    str,
+    "For a base in one file: the base whose components (VAE, text encoders ..) fill in what it lacks.",
+    metavar="MODEL",
+    verbs="init train cache check plan",
+)
 RECIPE = (
-    Option("--base", "base", str, 'Model to teach: "glyph", "flux-dev", "sdxl", a hub id, a folder, a file.'),
+    BASE,
+    COMPONENTS,
     Option(
-        "--components-from",
-        "components_from",
-        str,
-        "For a base in one file: the base that lends what the file lacks.",
+        "--trigger", "data.trigger", str, 'Trigger word(s), e.g. "sks cat".', verbs="init train cache check"
     ),
-    Option("--trigger", "data.trigger", str, 'Words that shall summon what is learned, e.g. "sks cat".'),
-    Option("--concept-type", "concept_type", str, "What the images share: subject, face, object, style."),
-    Option("--rank", "lora.rank", int, "Inner width of the LoRA."),
-    Option("--steps", "train.steps", int, "Optimizer steps."),
-    Option("--lr", "train.learning_rate", float, "Learning rate."),
-    Option("--batch", "train.batch", int, "Images per step."),
-    Option("--resolution", "data.resolution", int, "Side of the training square, in pixels."),
-    Option("--seed", "seed", int, "Seed of every draw."),
-    Option("--save-every", "train.save_every", int, "Steps between checkpoints."),
-    Option("--vram", "limits.vram", str, "Memory of the GPU to plan for: 12GB. Left out: what is free."),
+    Option(
+        "--concept-type",
+        "concept_type",
+        str,
+        "What the images share: subject, face, object, style. Chooses the preset.",
+        verbs="init train cache check plan",
+        values=CONCEPT_TYPES,
+    ),
+    Option("--rank", "lora.rank", int, "LoRA rank (network_dim).", verbs="init train plan"),
+    Option("--steps", "train.steps", int, "Optimizer steps (max_train_steps).", verbs="init train plan"),
+    Option("--lr", "train.learning_rate", float, "Learning rate.", verbs="init train"),
+    Option(
+        "--batch",
+        "train.batch",
+        int,
+        "Batch size: images per optimizer step, gradient accumulation included.",
+        verbs="init train plan",
+    ),
+    Option(
+        "--resolution",
+        "data.resolution",
+        int,
+        "Training resolution: side of the square in pixels.",
+        verbs="init train cache check plan",
+    ),
+    Option("--seed", "seed", int, "Random seed.", verbs="init train"),
+    Option("--save-every", "train.save_every", int, "Steps between checkpoints.", verbs="init train"),
+    Option(
+        "--vram",
+        "limits.vram",
+        str,
+        "VRAM to plan for: 12GB. Left out: what is free.",
+        metavar="SIZE",
+        verbs="init train plan",
+    ),
     Option(
         "--weights-precision",
         "limits.weights_precision",
         str,
-        "Coarsest precision of frozen weights: 16bit, 8bit, 4bit.",
+        "Coarsest quantization of frozen weights: 16bit, 8bit, 4bit.",
+        verbs="init train plan",
+        values=("16bit", "8bit", "4bit"),
     ),
     Option(
         "--matmul-precision",
         "limits.matmul_precision",
         str,
-        "How 8-bit weights multiply: full, or 8bit, an opt-in.",
+        "Matmul of weights stored in 8 bits: full, or 8bit (opt-in).",
+        verbs="init train plan",
+        values=("full", "8bit"),
     ),
-    Option("--sample-every", "sample.every", int, "Steps between samples; 0: start and end, -1: never."),
+    Option(
+        "--sample-every",
+        "sample.every",
+        int,
+        "Steps between samples (validation images); 0: start and end, -1: never.",
+        verbs="init train",
+    ),
     Option(
         "--set",
         "set",
         list[str],
-        "Any key of the recipe, e.g. --set train.clip=0.5; may be repeated.",
-        None,
-        "KEY=VALUE",
+        "Any recipe key, e.g. --set train.warmup=100; may be repeated.",
+        metavar="KEY=VALUE",
+        verbs="init train cache check plan",
+        values=assignments,
     ),
 )
 """Short names for keys of the recipe."""
 
-PICTURES = (
-    Option("--prompt", "prompts", list[str], "What to paint; may be repeated.", None, "TEXT"),
-    Option("--base", "base", str, "Model to paint with. Left out: the one that the LoRA was trained on."),
-    Option(
-        "--components-from",
-        "components_from",
-        str,
-        "For a base in one file: the base that lends what the file lacks.",
-    ),
-    Option("--steps", "steps", int, "Denoising steps. Left out: 20."),
-    Option("--guidance", "guidance", float, "Guidance. Left out: the base's own."),
-    Option("--seed", "seed", int, "Seed of the first picture of each prompt.", 0),
+SAMPLING = (
+    Option("--prompt", "prompts", list[str], "Prompt; may be repeated.", metavar="TEXT"),
+    replace(BASE, help="Base model. Left out: the one that the LoRA was trained on."),
+    COMPONENTS,
+    Option("--lora-scale", "lora_scale", float, "LoRA scale (strength); 0 is the base alone.", 1.0),
+    Option("--images-per-prompt", "images_per_prompt", int, "Images per prompt, at seeds one apart.", 1),
+    Option("--steps", "steps", int, "Inference steps. Left out: 20."),
+    Option("--guidance", "guidance", float, "Guidance scale (CFG). Left out: the base's own."),
+    Option("--seed", "seed", int, "Random seed of the first image of each prompt.", 0),
     Option("--width", "width", int, "Pixels. Left out: as trained."),
     Option("--height", "height", int, "Pixels. Left out: as trained."),
-    Option("--images-per-prompt", "images_per_prompt", int, "Pictures per prompt.", 1),
-    Option("--lora-scale", "lora_scale", float, "Strength of the LoRA; 0 is the base alone.", 1.0),
 )
-"""How pictures are painted."""
+"""How images are generated."""
 
 
-EVENTS = typer.Option("--events", help="What happens as lines of JSON on stdout; the last is the result.")
+def recipe_options(verb: str) -> tuple[Option, ...]:
+    """``RECIPE`` for one verb: all of it is taken, and the help lists what matters to the verb."""
+    return tuple(replace(option, hidden=verb not in option.verbs.split()) for option in RECIPE)
 
 
-def taking(options: Sequence[Option]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a verb a table of options; it gets their values by key, as one dict, in its argument ``given``."""
+def example(command: str) -> str:
+    """The last line of a verb's help."""
+    return f"Example: {command}"
+
+
+def taking(table: Sequence[Option]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a verb a table of options; it gets their values by key as one dict, its argument ``options``."""
 
     def decorate(verb: Callable[..., None]) -> Callable[..., None]:
         def command(**values: Any) -> None:
-            verb(given={option.key: values.pop(option.name) for option in options}, **values)
+            verb(options={option.key: values.pop(option.name) for option in table}, **values)
 
-        own = [item for item in inspect.signature(verb).parameters.values() if item.name != "given"]
-        items = [*own, *map(_parameter, options)]
+        arguments = [item for item in inspect.signature(verb).parameters.values() if item.name != "options"]
+        items = [*arguments, *map(_parameter, table)]
         # typer reads the options of a command from its signature.
         command.__signature__ = inspect.Signature(items)  # pyright: ignore[reportFunctionMemberAccess]
         command.__annotations__ = {item.name: item.annotation for item in items}
@@ -122,12 +210,27 @@ def taking(options: Sequence[Option]) -> Callable[[Callable[..., None]], Callabl
 
 def _parameter(option: Option) -> inspect.Parameter:
     kind = option.kind if option.default is not None else option.kind | None
-    shown = typer.Option(
-        option.flag, help=option.help, show_default=option.default is not None, metavar=option.metavar
+    info = typer.Option(
+        option.flag,
+        help=option.help,
+        show_default=option.default is not None,
+        metavar=option.metavar,
+        hidden=option.hidden,
+        autocompletion=_completer(option) if option.values else None,
     )
     return inspect.Parameter(
         option.name,
         inspect.Parameter.KEYWORD_ONLY,
         default=option.default,
-        annotation=Annotated[kind, shown],
+        annotation=Annotated[kind, info],
     )
+
+
+def _completer(option: Option) -> Callable[[str], list[str]]:
+    """List the values of an option that begin with what was typed."""
+
+    def complete(incomplete: str) -> list[str]:
+        values = option.values() if callable(option.values) else option.values
+        return [value for value in values if value.startswith(incomplete)]
+
+    return complete

@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from limner.cli.options import EVENTS, RECIPE, Option, taking
+from limner.cli.options import Events, Json, Option, Out, example, recipe_options, taking
+from limner.cli.session import session
 from limner.errors import BadUsage, DoesNotFit
 from limner.imports import swiftly
 from limner.target import RUNS, Wish, changes, template, wish
@@ -13,72 +14,77 @@ from limner.target import RUNS, Wish, changes, template, wish
 PLANNING = (
     Option("--card", "card", str, 'Plan for this card: "RTX 3060", "4090", "A100".'),
     Option("--price", "price", float, "US dollars per hour of a rented device."),
-    Option("--exact", "exact", bool, "Trace every block, though they repeat.", False),
-    Option("--calibrate", "calibrate", bool, "First measure this machine's device: half a minute.", False),
+    Option("--exact", "exact", bool, "Trace every block, though blocks repeat.", False),
+    Option(
+        "--calibrate",
+        "calibrate",
+        bool,
+        "Measure the speed of this machine's device first: half a minute.",
+        False,
+    ),
 )
 """What only this verb asks."""
 
 
 def register(app: typer.Typer) -> None:
     """Add the verb to the command line."""
-    app.command()(plan)
+    app.command(epilog=example('limner plan photos/ --base flux-dev --card "RTX 4090"'))(plan)
 
 
-@taking((*RECIPE, *PLANNING))
+@taking((*recipe_options("plan"), *PLANNING))
 def plan(
     *,
     target: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[TARGET]",
+            metavar="TARGET",
             help="A folder of images, a recipe.toml, or a run folder. Left out: --base and its presets.",
             show_default=False,
         ),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Run folder. Left out: runs/<name>.", show_default=False)
-    ] = None,
-    given: dict[str, Any],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
-    events: Annotated[bool, EVENTS] = False,
+    out: Out = None,
+    options: dict[str, Any],
+    as_json: Json = False,
+    events: Events = False,
 ) -> None:
-    """Say what a run needs, and how it runs fastest.
+    """Estimate VRAM and time, and choose the fastest way that fits.
 
     Fetches configs at most, needs no GPU: --vram 12GB plans for another card. Exits 1 when nothing fits.
     """
-    from limner.cli.app import speaking
     from limner.cli.show import result
     from limner.planning.describe import lines
     from limner.planning.planner import keep
     from limner.planning.planner import plan as run
     from limner.run_folder import RunDir
 
-    asked = {option.key: given.pop(option.key) for option in PLANNING}
-    if target is None and given.get("base") is None and not asked["calibrate"]:
+    choices = {option.key: options.pop(option.key) for option in PLANNING}
+    if target is None and options.get("base") is None and not choices["calibrate"]:
         raise BadUsage("Name a folder of images, a recipe.toml, a run folder, or a model with --base.")
-    if asked["price"] is not None and asked["price"] < 0:
-        raise BadUsage(f"--price is {asked['price']:g}; it must be at least 0 dollars per hour.")
+    if choices["price"] is not None and choices["price"] < 0:
+        raise BadUsage(f"--price is {choices['price']:g}; it must be at least 0 dollars per hour.")
     as_json = as_json or events
-    with speaking(as_json=as_json, events=events) as reporter:
-        wished = _wish(target, changes(given), out)
-        if asked["calibrate"]:
+    with session(as_json=as_json, events=events) as reporter:
+        request = _request(target, changes(options), out)
+        if choices["calibrate"]:
             with swiftly():
                 from limner.planning.calibrate import calibrate as measure
 
-            measure(wished.recipe.limits, reporter)
-        planned = run(wished.recipe, reporter, card=asked["card"], price=asked["price"], whole=asked["exact"])
-        kept = target is not None and keep(planned, RunDir(wished.out))
-    if not planned.fits:
+            measure(request.recipe.limits, reporter)
+        estimate = run(
+            request.recipe, reporter, card=choices["card"], price=choices["price"], whole=choices["exact"]
+        )
+        saved = target is not None and keep(estimate, RunDir(request.out))
+    if not estimate.fits:
         if not as_json:
-            raise DoesNotFit(str(planned.misfit))
-        result(planned.plain(), [], as_json=True)
+            raise DoesNotFit(str(estimate.misfit))
+        result(estimate.plain(), [], as_json=True)
         raise typer.Exit(1)
-    told = lines(planned)
-    told += [f"Kept: {RunDir(wished.out).plan_path}"] if kept else []
-    result(planned.plain(), told, as_json=as_json)
+    text = lines(estimate)
+    text += [f"Kept: {RunDir(request.out).plan_path}"] if saved else []
+    result(estimate.plain(), text, as_json=as_json)
 
 
-def _wish(target: Path | None, changed: dict[str, Any], out: Path | None) -> Wish:
+def _request(target: Path | None, overrides: dict[str, Any], out: Path | None) -> Wish:
     if target is not None:
-        return wish(target, changed, out)
-    return Wish(template({"data.images": Path("-"), **changed}), out or RUNS, {})
+        return wish(target, overrides, out)
+    return Wish(template({"data.images": Path("-"), **overrides}), out or RUNS, {})
