@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import typer
 
+import python_page
 import recipe_page
 from limner.cli.app import app
 from limner.recipe import explain
@@ -59,6 +60,10 @@ def test_examples_of_recipes_are_recipes(page):
 
 def test_the_page_of_the_recipe_is_up_to_date():
     assert recipe_page.PAGE.read_text(encoding="utf-8") == recipe_page.page(), "run `make format`"
+
+
+def test_the_page_of_the_front_door_is_up_to_date():
+    assert python_page.PAGE.read_text(encoding="utf-8") == python_page.page(), "run `make format`"
 
 
 def commands() -> dict[str, set[str]]:

@@ -13,7 +13,9 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "limner"
 FUNCTION_LINES = 60
 FILE_LINES = 400
-OUR_PYTHON = sorted(p for top in ("src", "tests", "benchmarks", "tools") for p in (ROOT / top).rglob("*.py"))
+OUR_PYTHON = sorted(
+    p for top in ("src", "tests", "benchmarks", "tools", "examples") for p in (ROOT / top).rglob("*.py")
+)
 MODULES = sorted(p for p in SOURCE.rglob("*.py") if p.name not in ("__init__.py", "__main__.py"))
 TEXT = {".py", ".md", ".toml", ".txt", ".json", ".jsonl", ".html", ".cfg", ".yml", ".yaml", ""}
 SOMEBODY = re.compile(r"""(?<![\w.}~*)-])/(?:home|Users|root|work|mnt)/[\w.-]""")

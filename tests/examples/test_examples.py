@@ -1,0 +1,63 @@
+"""Each example runs as its docstring says, on the embedded base."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from limner.bases.demo_sets import folder
+from limner.lora import file
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+@pytest.fixture
+def execute(tmp_path, monkeypatch):
+    """Run an example in an empty folder, and give what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name, *arguments):
+        done = subprocess.run(
+            [sys.executable, EXAMPLES / name, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONWARNINGS": "default"},
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    return run
+
+
+def test_a_run_is_watched_and_used(execute, tmp_path):
+    told = execute("train.py", str(folder("mascot")), "--steps", "2", "--out", "run")
+    assert "step 2: validation loss" in told and "latents and text embeddings:" in told
+    lora = file.read(tmp_path / "run" / "lora.safetensors")
+    assert lora.metadata["ss_steps"] == "2"
+    image = Path(told.rpartition("Image: ")[2].strip())
+    assert (tmp_path / image).is_file()
+
+
+def test_ranks_are_compared_in_a_thread(execute, tmp_path):
+    arguments = (str(folder("mascot")), "--steps", "2", "--ranks", "2", "3")
+    told = execute("sweep.py", *arguments)
+    assert "rank 2: validation loss" in told and "rank 3: validation loss" in told
+    best = next(rank for rank in (2, 3) if f"Best: rank {rank}" in told)
+    assert (tmp_path / "sweep" / f"rank-{best}" / "lora-comfyui.safetensors").is_file()
+    assert execute("sweep.py", *arguments) == told, "runs that are complete stay as they are"
+
+
+def test_every_example_is_tested_here():
+    here = Path(__file__).read_text(encoding="utf-8")
+    assert [path.name for path in sorted(EXAMPLES.glob("*.py"))] == ["sweep.py", "train.py"]
+    assert all(f'execute("{path.name}"' in here for path in EXAMPLES.glob("*.py"))
+
+
+@pytest.mark.parametrize("name", ["sweep.py", "train.py"])
+def test_an_example_says_how_it_is_run(name):
+    text = (EXAMPLES / name).read_text(encoding="utf-8")
+    assert f"    python examples/{name} FOLDER" in text
