@@ -29,16 +29,19 @@ from outcome import RESULTS, save, table
 MIB = 2**20
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "all on the device": ("bf16", {}),
-    "streamed": ("bf16", {"streamed": 99}),
-    "streamed and hoisted": ("bf16", {"streamed": 99, "hoist": True}),
-    "streamed, cast": ("fp32", {"streamed": 99}),
-    "hoisted, cast": ("fp32", {"hoist": True}),
-    "streamed in int8": ("bf16", {"streamed": 99, "weights": "int8"}),
-    "streamed in NF4": ("bf16", {"streamed": 99, "weights": "nf4"}),
-    "half streamed": ("bf16", {"streamed": 4}),
-    "mapped": ("bf16", {"streamed": 99, "mapped": True}),
-    "mapped in int8, cast": ("fp32", {"streamed": 99, "weights": "int8", "mapped": True}),
-    "mapped and hoisted, cast": ("fp32", {"streamed": 99, "hoist": True, "mapped": True}),
+    "streamed": ("bf16", {"swapped_blocks": 99}),
+    "streamed and hoisted": ("bf16", {"swapped_blocks": 99, "precompute_modulation": True}),
+    "streamed, cast": ("fp32", {"swapped_blocks": 99}),
+    "hoisted, cast": ("fp32", {"precompute_modulation": True}),
+    "streamed in int8": ("bf16", {"swapped_blocks": 99, "weights": "int8"}),
+    "streamed in NF4": ("bf16", {"swapped_blocks": 99, "weights": "nf4"}),
+    "half streamed": ("bf16", {"swapped_blocks": 4}),
+    "mapped": ("bf16", {"swapped_blocks": 99, "mmap_weights": True}),
+    "mapped in int8, cast": ("fp32", {"swapped_blocks": 99, "weights": "int8", "mmap_weights": True}),
+    "mapped and hoisted, cast": (
+        "fp32",
+        {"swapped_blocks": 99, "precompute_modulation": True, "mmap_weights": True},
+    ),
 }
 """What it is -> precision of the files, and what of the plan is not plain."""
 
@@ -111,23 +114,23 @@ def case(root: str, folder: str, changes: dict[str, Any]) -> dict[str, dict[str,
     known = profile(family, source, Wish(size=(64, 64), compute="bf16", rank=16))
     known, blocks = replace(known, cast="fp32" in Path(root).name), len(known.blocks)
     plan = replace(Plan(compute="bf16", weights="bf16"), **changes)
-    plan = replace(plan, streamed=min(plan.streamed, blocks))
+    plan = replace(plan, swapped_blocks=min(plan.swapped_blocks, blocks))
     told = host_memory_of(known, plan)
-    away, meta = plan.streamed_of(blocks), torch.device("meta")
-    place = Path(folder) if plan.mapped else None
+    away, meta = plan.swapped_of(blocks), torch.device("meta")
+    place = Path(folder) if plan.mmap_weights else None
 
     def aside(denoiser: nn.Module) -> Aside:
-        return Aside(denoiser, family.anatomy, streamed=away, hoist=plan.hoist, folder=place)
+        return Aside(denoiser, family.anatomy, streamed=away, hoist=plan.precompute_modulation, folder=place)
 
     before = resident()
     with peak() as most:
-        how: dict[str, Any] = {"aside": aside} if away or plan.hoist else {}
+        how: dict[str, Any] = {"aside": aside} if away or plan.precompute_modulation else {}
         denoiser = load(
             family, source, "transformer", dtype=torch.bfloat16, device=meta, weights=plan.codes, **how
         )
-        host = Mapped(place) if plan.mapped else ordinary
+        host = Mapped(place) if plan.mmap_weights else ordinary
         layers = [frozen(each) for each in matching(denoiser, family.anatomy.modulations).values()]
-        hoisted = layers if plan.hoist else []
+        hoisted = layers if plan.precompute_modulation else []
         slabs = [Slab(layer, host) for layer in hoisted]
         every = list(family.anatomy.blocks_of(denoiser).values())
         slabs += [Slab(every[number], host, besides=hoisted) for number in away]
@@ -137,7 +140,7 @@ def case(root: str, folder: str, changes: dict[str, Any]) -> dict[str, dict[str,
     with peak() as most, tempfile.TemporaryDirectory() as scratch:
         checkpoint.save(Path(scratch) / "step-000001.safetensors", state, {"step": 1})
     saving = most() - start
-    staged = told["train"].pinned if plan.mapped else 0  # copies pass through it, on the way to a GPU
+    staged = told["train"].pinned if plan.mmap_weights else 0  # copies pass through it, on the way to a GPU
     return {
         "load": {"predicted": told["load"].total - LIBRARIES, "measured": loading},
         "train": {"predicted": told["train"].total - LIBRARIES - staged, "measured": there},

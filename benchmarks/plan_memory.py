@@ -73,7 +73,9 @@ def small(sizes: list[int], compute: Compute) -> Iterator[dict[str, Any]]:
                 rehearsal = Rehearsal(family, source, stored, real.cut, Machine(granule=1))
                 for images, count in ((1, 0), (1, blocks // 2), (1, blocks), (2, blocks // 2)):
                     measured = real.peak(images, count, scratch=not half)
-                    plan = Plan(compute=compute, weights=weights, checkpointed=count, micro_batch=images)
+                    plan = Plan(
+                        compute=compute, weights=weights, checkpointed_blocks=count, micro_batch=images
+                    )
                     state = 8 * found.learning + 4 * found.tensors
                     seen = rehearsal.trace(real.one, images, checkpointed=count, state=state)
                     row: dict[str, Any] = {
@@ -105,7 +107,7 @@ def true(names: list[str], sides: list[int], *, whole: bool) -> Iterator[dict[st
             seconds = time.process_time() - start
             blocks = len(found.blocks)
             for place, count in enumerate((0, -(-blocks // 2), blocks)):
-                plan = Plan(compute="bf16", weights="bf16", checkpointed=count)
+                plan = Plan(compute="bf16", weights="bf16", checkpointed_blocks=count)
                 need = train_memory(found, plan)
                 outside = need.causes["context"] + need.causes["workspace"]
                 row: dict[str, Any] = {

@@ -47,8 +47,8 @@ def row(base: str, resolution: int, memory: int) -> str:
         return f"{start} does not fit: {'; or '.join(made.misfit.remedies)} | | | | | |"
     choice, blocks = made.choice, len(made.profile.blocks)
     how, pace = choice.plan, choice.step_time.seconds
-    again = f"{how.checkpointed} of {blocks}" if how.checkpointed else "no"
-    away = f"{how.streamed} of {blocks}" if how.streamed else "no"
+    again = f"{how.checkpointed_blocks} of {blocks}" if how.checkpointed_blocks else "no"
+    away = f"{how.swapped_blocks} of {blocks}" if how.swapped_blocks else "no"
     return (
         f"{start} {BITS[how.weights]} bits | {again} | {away} | {label(choice.reserved)} | "
         f"{label(choice.host.total)} | "

@@ -31,9 +31,11 @@ def plainly(plan: Plan) -> Plan:
 def shortened(plan: Plan, blocks: int, whole: int) -> Plan:
     """A plan for a model of few blocks: the same devices, on all of those that they can be on."""
     share = blocks / whole
-    checkpointed = min(blocks, max(1, round(plan.checkpointed * share))) if plan.checkpointed else 0
-    streamed = min(blocks, max(1, round(plan.streamed * share))) if plan.streamed else 0
-    return replace(plan, checkpointed=checkpointed, streamed=streamed)
+    checkpointed = (
+        min(blocks, max(1, round(plan.checkpointed_blocks * share))) if plan.checkpointed_blocks else 0
+    )
+    streamed = min(blocks, max(1, round(plan.swapped_blocks * share))) if plan.swapped_blocks else 0
+    return replace(plan, checkpointed_blocks=checkpointed, swapped_blocks=streamed)
 
 
 def gradient(told: dict[str, Any], plan: Plan, device: torch.device) -> tuple[Tensor, float]:

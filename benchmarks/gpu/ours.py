@@ -44,8 +44,8 @@ def drawn(family: Family, source: Source, plan: Plan, device: torch.device) -> n
     cls = getattr(diffusers, family.library(family.denoiser)[1])
     model = hollow(cls, source.config(family.denoiser), DTYPES[plan.compute])
     blocks = list(family.anatomy.blocks_of(model))
-    away = {blocks[number] for number in plan.streamed_of(len(blocks))}
-    hoisted = set(matching(model, family.anatomy.modulations)) if plan.hoist else set()
+    away = {blocks[number] for number in plan.swapped_of(len(blocks))}
+    hoisted = set(matching(model, family.anatomy.modulations)) if plan.precompute_modulation else set()
     coded = _coded(model, family, blocks) if plan.weights in CODES else set()
     draw = generator(device)
     for name, module in list(model.named_modules()):
@@ -100,13 +100,13 @@ def equipped(family: Family, model: nn.Module, plan: Plan, device: torch.device)
     return equip(
         model,
         family.anatomy,
-        checkpointed=plan.checkpointed,
+        checkpointed=plan.checkpointed_blocks,
         tail_skip=plan.tail_skip,
         keep_attention=plan.keep_attention,
-        streamed=plan.streamed_of(count),
-        slots=plan.slots,
-        mapped=plan.mapped,
-        hoist=plan.hoist,
+        streamed=plan.swapped_of(count),
+        slots=plan.swap_buffers,
+        mapped=plan.mmap_weights,
+        hoist=plan.precompute_modulation,
         compile=plan.compile,
         attention=plan.attention,
         device=device,
@@ -165,7 +165,7 @@ def main() -> None:
     cut = cut_of(family, source)
     given = [values(family, source, tuple(size), told["batch"], plan, device) for size in told["sizes"]]
     moving = optimizer(
-        "adamw8bit" if plan.moments == "8bit" else "adamw", [{"params": parameters, "lr": 1e-4}]
+        "adamw8bit" if plan.optimizer_state == "8bit" else "adamw", [{"params": parameters, "lr": 1e-4}]
     )
     clock.facts["trained"] = sum(each.numel() for each in parameters)
     setting = Fit(parameters=parameters, optimizer=moving, rate=lambda step: 1.0, clip=1.0)

@@ -67,7 +67,7 @@ def wished(cell: Cell, *, tiny: bool) -> PlanRequest:
     """What decides the plan: that of a long run, as what is done once is not in the table's seconds."""
     return PlanRequest(
         compute="fp32" if tiny else "bf16",
-        quality=cell.quality,
+        min_weight_precision=cell.quality,
         batches=(cell.batch,),
         steps=LONG,
         sampling=False,
@@ -131,7 +131,7 @@ def useful(known: Profile, images: int) -> float:
 
 def repeated(known: Profile, plan: Plan) -> float:
     """FLOPs that a plan computes again in one micro-batch."""
-    return sum(_again(block, plan) for block in known.blocks[: plan.checkpointed])
+    return sum(_again(block, plan) for block in known.blocks[: plan.checkpointed_blocks])
 
 
 def _again(block: Block, plan: Plan) -> float:

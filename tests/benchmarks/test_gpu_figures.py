@@ -4,7 +4,12 @@ from gpu import figures, peers
 from gpu.cells import CELLS, GIB, TARGETS, WARM_UP, chosen, tiny
 
 SAID = {
-    "plan": {"weights": "int8", "checkpointed": 30, "streamed": 0, "hoist": False},
+    "plan": {
+        "weights": "int8",
+        "checkpointed_blocks": 30,
+        "swapped_blocks": 0,
+        "precompute_modulation": False,
+    },
     "context": GIB // 2,
     "reserved": 10 * GIB + GIB // 2,
     "useful": 100e12,
@@ -103,7 +108,7 @@ def test_notes_name_the_best_peer_the_bar_and_who_was_left_out():
     assert "wanted at most 0.35 s/step: missed" in told
     assert "left out, no source given or not proved: sd-scripts" in told
     assert "'weights': 'int8'" in told
-    assert "hoist" not in told
+    assert "precompute_modulation" not in told
     assert "met" in "\n".join(figures.notes(result(turn("limner", 0.3))))
 
 

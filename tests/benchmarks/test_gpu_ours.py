@@ -25,16 +25,24 @@ def told(base: str, plan: Plan, **more):
 
 @pytest.mark.parametrize("base", ["flux-dev", "z-image", "qwen-image", "sdxl"])
 def test_what_a_plan_saves_changes_no_gradient(base):
-    plan = Plan(compute="fp32", weights="fp32", checkpointed=3, streamed=2, hoist=base != "sdxl")
+    plan = Plan(
+        compute="fp32",
+        weights="fp32",
+        checkpointed_blocks=3,
+        swapped_blocks=2,
+        precompute_modulation=base != "sdxl",
+    )
     seen = gradients.compared(told(base, plan), CPU)
     assert seen["good"]
     assert seen["cosine"] == pytest.approx(1.0, abs=1e-9)
     assert seen["loss"] < 1e-6
-    assert seen["plan"]["streamed"]
+    assert seen["plan"]["swapped_blocks"]
 
 
 def test_coarse_weights_are_within_their_bound_and_not_exact():
-    seen = gradients.compared(told("flux-dev", Plan(compute="fp32", weights="int8", checkpointed=2)), CPU)
+    seen = gradients.compared(
+        told("flux-dev", Plan(compute="fp32", weights="int8", checkpointed_blocks=2)), CPU
+    )
     assert seen["good"]
     assert 0.99 < seen["cosine"] < 1 - 1e-9
 
@@ -46,14 +54,16 @@ def test_another_gradient_is_told_apart(monkeypatch):
 
 
 def test_a_plan_is_shortened_and_none_of_its_devices_lost():
-    short = gradients.shortened(Plan(checkpointed=55, streamed=3, hoist=True), 4, 57)
-    assert (short.checkpointed, short.streamed, short.hoist) == (4, 1, True)
+    short = gradients.shortened(
+        Plan(checkpointed_blocks=55, swapped_blocks=3, precompute_modulation=True), 4, 57
+    )
+    assert (short.checkpointed_blocks, short.swapped_blocks, short.precompute_modulation) == (4, 1, True)
     assert gradients.shortened(Plan(), 4, 57) == Plan()
 
 
 def test_streamed_and_hoisted_weights_are_drawn_for_the_host():
     family, source = fake.described("flux-dev", tiny=True)
-    plan = Plan(compute="fp32", weights="nf4", streamed=2, hoist=True)
+    plan = Plan(compute="fp32", weights="nf4", swapped_blocks=2, precompute_modulation=True)
     model = ours.drawn(family, source, plan, CPU)
     assert not [name for name, each in model.state_dict().items() if each.is_meta]
     assert not [name for name, each in model.state_dict().items() if not each.float().isfinite().all()]
@@ -78,11 +88,11 @@ def test_micro_batches_sum_to_the_mean():
 
 def test_useful_work_is_what_is_computed_once():
     known = flux()
-    plan = Plan(checkpointed=3)
+    plan = Plan(checkpointed_blocks=3)
     every = sum(planned._flops(block.forward, 1) for block in known.blocks[:3])
     tails = sum(planned._flops(block.tail, 1) for block in known.blocks[:3])
     assert planned.repeated(known, plan) == pytest.approx(every - tails)
-    assert planned.repeated(known, Plan(checkpointed=3, tail_skip=False)) == pytest.approx(every)
+    assert planned.repeated(known, Plan(checkpointed_blocks=3, tail_skip=False)) == pytest.approx(every)
     assert planned.repeated(known, Plan()) == 0
     assert planned.useful(known, 2) > planned.useful(known, 1) > every
 

@@ -36,8 +36,8 @@ def test_the_alternatives_are_other_plans_nearest_in_speed_first():
 
 def test_a_precision_below_the_floor_is_shown_as_what_it_would_buy():
     card, profile = device(6), SHALLOW[1024]
-    chosen = choose(profile, card, replace(REQUEST, quality="16bit"))
-    others = alternatives(profile, card, replace(REQUEST, quality="16bit"), chosen)
+    chosen = choose(profile, card, replace(REQUEST, min_weight_precision="16bit"))
+    others = alternatives(profile, card, replace(REQUEST, min_weight_precision="16bit"), chosen)
     assert {"weights in 8 bits", "weights in 4 bits"} & {each.what for each in others}
     for each in others:
         if each.what.startswith("weights in"):
@@ -59,7 +59,7 @@ def test_the_least_plan_needs_no_more_than_any_that_fits():
 
 
 def test_what_does_not_fit_names_the_cause_and_what_would_do():
-    card, profile, request = device(1.9), SHALLOW[1024], replace(REQUEST, quality="16bit")
+    card, profile, request = device(1.9), SHALLOW[1024], replace(REQUEST, min_weight_precision="16bit")
     with pytest.raises(DoesNotFit):
         choose(profile, card, request)
     found = misfit(profile, card, request, at=SHALLOW.__getitem__)
@@ -88,20 +88,20 @@ def test_the_limit_that_is_exceeded_is_the_one_that_is_named():
     """Little may be locked, and there is memory enough."""
     card = replace(device(5), pinned=GB // 32)
     with pytest.raises(DoesNotFit):
-        choose(SHALLOW[1024], card, replace(REQUEST, quality="16bit"))
-    text = str(misfit(SHALLOW[1024], card, replace(REQUEST, quality="16bit")))
+        choose(SHALLOW[1024], card, replace(REQUEST, min_weight_precision="16bit"))
+    text = str(misfit(SHALLOW[1024], card, replace(REQUEST, min_weight_precision="16bit")))
     assert "it locks 64 MB of the computer's memory for the device at least, and may lock 32 MB." in text
     assert "in the computer (limits.ram)" in text
 
 
 def test_every_remedy_is_one():
-    profile, request = SHALLOW[1024], replace(REQUEST, quality="16bit")
+    profile, request = SHALLOW[1024], replace(REQUEST, min_weight_precision="16bit")
     for memory in (1.5, 1.9, 2.1):
         for remedy in misfit(profile, device(memory), request, at=SHALLOW.__getitem__).remedies:
             word = remedy.split()[-1]
             match remedy.split()[0]:
                 case "--weights-precision":
-                    assert choose(profile, device(memory), replace(request, quality=word))
+                    assert choose(profile, device(memory), replace(request, min_weight_precision=word))
                 case "--resolution":
                     assert choose(SHALLOW[int(word)], device(memory), request)
                 case "a":

@@ -30,13 +30,13 @@ def device(memory=24):
     ],
 )
 def test_weights_are_never_coarser_than_the_wish(compute, quality, weights):
-    assert PlanRequest(compute=compute, quality=quality).weights == weights
+    assert PlanRequest(compute=compute, min_weight_precision=quality).weights == weights
 
 
 def test_micro_batches_make_up_the_batch_without_a_rest():
-    assert PlanRequest(compute="bf16", batches=(12,)).micros == [12, 6, 4, 3, 2, 1]
-    assert PlanRequest(compute="bf16", batches=(12,), micro=5).micros == [4, 3, 2, 1]
-    assert PlanRequest(compute="bf16", batches=(1,), micro=8).micros == [1]
+    assert PlanRequest(compute="bf16", batches=(12,)).micro_batch_sizes == [12, 6, 4, 3, 2, 1]
+    assert PlanRequest(compute="bf16", batches=(12,), micro_batch=5).micro_batch_sizes == [4, 3, 2, 1]
+    assert PlanRequest(compute="bf16", batches=(1,), micro_batch=8).micro_batch_sizes == [1]
 
 
 def test_a_plan_is_assessed_in_all_phases():
@@ -51,7 +51,7 @@ def test_a_plan_is_assessed_in_all_phases():
 
 def test_the_memory_of_the_host_counts_too():
     request = PlanRequest(compute="bf16")
-    choice = assess(FLUX, device(32), request, Plan(compute="bf16", weights="bf16", streamed=57))
+    choice = assess(FLUX, device(32), request, Plan(compute="bf16", weights="bf16", swapped_blocks=57))
     assert fits(choice, device(32).with_ram(64 * GB))
     assert not fits(choice, device(32).with_ram(30 * GB))  # 22 GB would have to be pinned of 15 that may be
     assert holds(replace(device(), ram=5 * GB, pinned=4 * GB), HostMemory(GB, 4 * GB))

@@ -81,11 +81,11 @@ def test_of_a_base_in_one_file_only_what_it_lacks_is_fetched(tmp_path, monkeypat
 
 def test_weights_that_memory_is_short_for_lie_on_the_disk():
     profile = flux(512)
-    away = Plan(compute="bf16", weights="bf16", streamed=57)
+    away = Plan(compute="bf16", weights="bf16", swapped_blocks=57)
     assert mapped_bytes(profile, away) == 0
-    every = mapped_bytes(profile, replace(away, mapped=True))
+    every = mapped_bytes(profile, replace(away, mmap_weights=True))
     assert 22e9 < every < 24.5e9
-    assert mapped_bytes(profile, replace(away, mapped=True, weights="int8")) < every / 1.5
+    assert mapped_bytes(profile, replace(away, mmap_weights=True, weights="int8")) < every / 1.5
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

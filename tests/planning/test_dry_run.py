@@ -78,7 +78,7 @@ def test_so_it_is_when_every_weight_is_trained(bases, name: str, images: int) ->
     assert found.trained == sum(each.numel() for each in real.trained)
     assert found.whole == sum(each.nbytes for each in real.trained)
     for count in (0, len(real.blocks) // 2, len(real.blocks)):
-        plan = Plan(checkpointed=count, micro_batch=images)
+        plan = Plan(checkpointed_blocks=count, micro_batch=images)
         need = train_memory(found, plan, on="cpu")
         assert need.total == pytest.approx(real.peak(images, count), rel=CLOSE)
         assert need.causes["trained"] == 4 * found.trained and "adapter" not in need.causes
@@ -157,5 +157,5 @@ def test_arithmetic_knows_what_products_in_8_bits_take(bases, images: int) -> No
     assert block.forward.eight.at(1) > 3 * block.forward.gemm.at(1) > 0  # captions have few rows
     assert block.tail.eight.at(1) > 0 == block.tail.gemm.at(1)
     for count in (0, len(real.blocks) // 2, len(real.blocks)):
-        plan = Plan(weights="int8", products="8bit", checkpointed=count, micro_batch=images)
+        plan = Plan(weights="int8", matmul_precision="8bit", checkpointed_blocks=count, micro_batch=images)
         assert train_memory(found, plan, on="cpu").total == pytest.approx(real.peak(images, count), rel=0.02)

@@ -39,11 +39,13 @@ def every(profile, plan):
 @pytest.mark.parametrize("hoist", [False, True])
 @pytest.mark.parametrize("weights", ["bf16", "int8"])
 def test_what_leaves_the_device_is_locked_in_the_host(streamed, hoist, weights):
-    plan = replace(BF16, weights=weights, streamed=streamed, hoist=hoist)
+    plan = replace(BF16, weights=weights, swapped_blocks=streamed, precompute_modulation=hoist)
     here, all_here = (train_memory(FLUX, each).causes for each in (plan, replace(BF16, weights=weights)))
     left = sum(all_here[name] - here[name] for name in ("weights", "modulations"))
     assert resident(FLUX, plan) == HostMemory(LIBRARIES, left)
-    assert resident(FLUX, replace(plan, mapped=True)) == HostMemory(LIBRARIES, STAGED), "files are not locked"
+    assert resident(FLUX, replace(plan, mmap_weights=True)) == HostMemory(LIBRARIES, STAGED), (
+        "files are not locked"
+    )
 
 
 def test_a_model_that_goes_to_the_device_tensor_by_tensor_takes_nothing_on_its_way():
@@ -53,27 +55,27 @@ def test_a_model_that_goes_to_the_device_tensor_by_tensor_takes_nothing_on_its_w
 
 
 def test_codes_that_are_made_on_the_host_are_there_until_they_are_laid_where_they_stay():
-    plan = replace(INT8, streamed=57)
+    plan = replace(INT8, swapped_blocks=57)
     loading = host_memory_of(FLUX, plan)["load"]
     assert loading.pinned == resident(FLUX, plan).pinned
     widest = max(block.stored["int8"] for block in FLUX.blocks)
     coding = LEFT + coding_bytes("int8", max(block.widest for block in FLUX.blocks) // 2)
     assert loading.pageable == LIBRARIES + widest + coding
-    half = host_memory_of(FLUX, replace(INT8, streamed=28))["load"]
+    half = host_memory_of(FLUX, replace(INT8, swapped_blocks=28))["load"]
     assert half.pageable == loading.pageable and half.pinned < loading.pinned, "the others go to the device"
-    mapped = host_memory_of(FLUX, replace(plan, mapped=True))["load"]
+    mapped = host_memory_of(FLUX, replace(plan, mmap_weights=True))["load"]
     assert mapped == HostMemory(LIBRARIES + widest + coding), (
         "each block becomes a file as soon as it is whole"
     )
 
 
 def test_files_of_the_run_s_precision_are_mapped_and_others_are_copied():
-    plan = replace(BF16, streamed=20)
+    plan = replace(BF16, swapped_blocks=20)
     assert host_memory_of(FLUX, plan)["load"].pageable == LIBRARIES
     copied = host_memory_of(CAST, plan)["load"]
     widest = max(block.stored["bf16"] + block.other + block.modulation for block in CAST.blocks)
     assert copied == HostMemory(LIBRARIES + widest, resident(CAST, plan).pinned)
-    hoisted = replace(BF16, hoist=True)
+    hoisted = replace(BF16, precompute_modulation=True)
     assert host_memory_of(FLUX, hoisted)["load"].pageable == LIBRARIES
     assert host_memory_of(CAST, hoisted)["load"].pageable > LIBRARIES
 
@@ -107,7 +109,7 @@ def test_there_are_as_many_workers_as_fill_the_cache():
 
 
 def test_what_is_saved_passes_through_the_host():
-    plan = replace(BF16, streamed=20)
+    plan = replace(BF16, swapped_blocks=20)
     hosts = host_memory_of(FLUX, plan, average=True)
     copied = saved_bytes(FLUX, plan, "adamw", average=True)
     assert hosts["save"] == HostMemory(hosts["train"].pageable + copied, hosts["train"].pinned)
@@ -131,5 +133,5 @@ def test_paged_moments_are_counted_on_the_host():
 
 def test_every_way_of_storing_codes_is_made_on_the_host():
     for weights in CODES:
-        plan = replace(BF16, weights=weights, streamed=10)
+        plan = replace(BF16, weights=weights, swapped_blocks=10)
         assert host_memory_of(FLUX, plan)["load"].pageable > LIBRARIES

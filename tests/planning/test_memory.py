@@ -99,13 +99,13 @@ def plans(draw: st.DrawFn) -> Plan:
     return Plan(
         compute="bf16",
         weights=draw(st.sampled_from(["bf16", "int8", "fp8", "nf4"])),
-        checkpointed=draw(st.integers(0, 8)),
+        checkpointed_blocks=draw(st.integers(0, 8)),
         keep_attention=draw(st.booleans()),
-        streamed=draw(st.integers(0, 8)),
-        slots=draw(st.integers(2, 3)),
-        hoist=draw(st.booleans()),
+        swapped_blocks=draw(st.integers(0, 8)),
+        swap_buffers=draw(st.integers(2, 3)),
+        precompute_modulation=draw(st.booleans()),
         micro_batch=draw(st.integers(1, 4)),
-        moments=draw(st.sampled_from(["fp32", "8bit"])),
+        optimizer_state=draw(st.sampled_from(["fp32", "8bit"])),
     )
 
 
@@ -117,22 +117,24 @@ def test_it_grows_with_the_batch(profile: Profile, plan: Plan) -> None:
 
 @given(profiles(), plans())
 def test_it_shrinks_with_every_checkpointed_block(profile: Profile, plan: Plan) -> None:
-    count = min(plan.checkpointed, len(profile.blocks))
-    needs = [train_memory(profile, replace(plan, checkpointed=k)).total for k in range(count + 1)]
+    count = min(plan.checkpointed_blocks, len(profile.blocks))
+    needs = [train_memory(profile, replace(plan, checkpointed_blocks=k)).total for k in range(count + 1)]
     assert needs == sorted(needs, reverse=True)
 
 
 @given(profiles(), plans())
 def test_it_shrinks_with_the_precision_of_the_weights(profile: Profile, plan: Plan) -> None:
     every = ("fp32", "bf16", "int8", "nf4")
-    needs = [train_memory(profile, replace(plan, weights=weights, streamed=0)).total for weights in every]
+    needs = [
+        train_memory(profile, replace(plan, weights=weights, swapped_blocks=0)).total for weights in every
+    ]
     assert needs == sorted(needs, reverse=True)
 
 
 @given(profiles(), plans())
 def test_it_shrinks_when_modulations_are_hoisted(profile: Profile, plan: Plan) -> None:
-    plain = train_memory(profile, replace(plan, hoist=False, streamed=0))
-    hoisted = train_memory(profile, replace(plan, hoist=True, streamed=0))
+    plain = train_memory(profile, replace(plan, precompute_modulation=False, swapped_blocks=0))
+    hoisted = train_memory(profile, replace(plan, precompute_modulation=True, swapped_blocks=0))
     assert hoisted.total <= plain.total
     assert hoisted.causes["modulations"] == 0
 
@@ -140,21 +142,27 @@ def test_it_shrinks_when_modulations_are_hoisted(profile: Profile, plan: Plan) -
 @given(profiles(), plans())
 def test_it_shrinks_with_every_streamed_block_once_the_slots_are_full(profile: Profile, plan: Plan) -> None:
     alike = replace(profile, blocks=(profile.blocks[0],) * 9)
-    needs = [train_memory(alike, replace(plan, streamed=count)).total for count in range(plan.slots, 10)]
+    needs = [
+        train_memory(alike, replace(plan, swapped_blocks=count)).total
+        for count in range(plan.swap_buffers, 10)
+    ]
     assert needs == sorted(needs, reverse=True)
 
 
 @given(profiles(), plans())
 def test_it_shrinks_with_smaller_moments(profile: Profile, plan: Plan) -> None:
-    small, large = (train_memory(profile, replace(plan, moments=kind)) for kind in ("8bit", "fp32"))
+    small, large = (train_memory(profile, replace(plan, optimizer_state=kind)) for kind in ("8bit", "fp32"))
     assert small.total <= large.total
 
 
 @given(profiles(), plans(), st.integers(2, 5))
 def test_gradients_that_wait_for_more_micro_batches_take_room(
-    profile: Profile, plan: Plan, micros: int
+    profile: Profile, plan: Plan, accumulation_steps: int
 ) -> None:
-    assert train_memory(profile, plan, micros=micros).total >= train_memory(profile, plan).total
+    assert (
+        train_memory(profile, plan, accumulation_steps=accumulation_steps).total
+        >= train_memory(profile, plan).total
+    )
 
 
 BLOCK = Block(
@@ -202,9 +210,9 @@ def test_without_checkpoints_everything_is_kept() -> None:
 
 
 def test_a_checkpointed_block_keeps_its_input_until_it_is_computed_again() -> None:
-    assert need(checkpointed=4)["activations"] == 20 + 3 * 100 + 1000 + 200
-    assert need(checkpointed=4, keep_attention=True)["activations"] == 20 + 3 * 150 + 1000 + 200
-    assert need(checkpointed=2, micro_batch=2)["activations"] == 2 * (20 + 2 * 100 + 2 * 1000 + 300)
+    assert need(checkpointed_blocks=4)["activations"] == 20 + 3 * 100 + 1000 + 200
+    assert need(checkpointed_blocks=4, keep_attention=True)["activations"] == 20 + 3 * 150 + 1000 + 200
+    assert need(checkpointed_blocks=2, micro_batch=2)["activations"] == 2 * (20 + 2 * 100 + 2 * 1000 + 300)
 
 
 def test_codes_are_turned_back_one_at_a_time() -> None:
@@ -213,10 +221,12 @@ def test_codes_are_turned_back_one_at_a_time() -> None:
 
 
 def test_streamed_blocks_share_slots() -> None:
-    assert need(streamed=4)["weights"] == 210
-    assert need(streamed=4)["streaming"] == 2 * 240
-    assert need(streamed=4, hoist=True, slots=3)["streaming"] == 3 * 210 + 30, "modulations pass through, too"
-    assert need(streamed=1)["streaming"] == 240
+    assert need(swapped_blocks=4)["weights"] == 210
+    assert need(swapped_blocks=4)["streaming"] == 2 * 240
+    assert need(swapped_blocks=4, precompute_modulation=True, swap_buffers=3)["streaming"] == 3 * 210 + 30, (
+        "modulations pass through, too"
+    )
+    assert need(swapped_blocks=1)["streaming"] == 240
 
 
 @pytest.mark.parametrize(
@@ -284,7 +294,7 @@ def test_of_a_full_fine_tune_weights_and_their_average_are_on_the_device() -> No
 
 
 def test_on_the_host_only_a_copy_is_left_on_the_device_and_no_gradient() -> None:
-    need = train_memory(AWAY, BF16, average=True, micros=4, on="cpu")
+    need = train_memory(AWAY, BF16, average=True, accumulation_steps=4, on="cpu")
     assert need.causes["trained"] == 2 * PROFILE.trained
     assert need.causes["optimizer"] == need.causes["gradients"] == 0
 

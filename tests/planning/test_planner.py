@@ -188,8 +188,8 @@ def test_a_full_fine_tune_goes_to_the_host_when_the_device_is_too_small(monkeypa
     for vram in ("80GB", "24GB", "12GB"):
         result = planned(limits__vram=vram, limits__weights_precision="16bit", **FULL)
         plan_ = result.choice.plan
-        kept[plan_.moments] = result
-        assert (plan_.weights, plan_.streamed, plan_.hoist) == ("bf16", 0, False)
+        kept[plan_.optimizer_state] = result
+        assert (plan_.weights, plan_.swapped_blocks, plan_.precompute_modulation) == ("bf16", 0, False)
         assert fits(result.choice, result.device)
     assert set(kept) == {"fp32", "host"}
     here, there = kept["fp32"], kept["host"]
@@ -197,7 +197,7 @@ def test_a_full_fine_tune_goes_to_the_host_when_the_device_is_too_small(monkeypa
     assert there.choice.step_time.optimizer > here.choice.step_time.optimizer
     assert there.disk == here.disk
     few = planned(limits__vram="32GB", limits__weights_precision="8bit", train__steps=3, **FULL)
-    assert few.choice.plan.moments in ("fp32", "8bit")
+    assert few.choice.plan.optimizer_state in ("fp32", "8bit")
 
 
 def test_too_little_memory_in_the_computer_is_told_with_what_would_do():
@@ -212,7 +212,7 @@ def test_too_little_memory_in_the_computer_is_told_with_what_would_do():
 def test_a_full_fine_tune_goes_on_where_there_is_room_now():
     small = {"limits__vram": "12GB", **FULL}
     begun = plan(recipe(**small), Reporter(), card="RTX 4090", begun=Begun("bf16", "fp32"))
-    assert begun.choice.plan.moments == "host"
+    assert begun.choice.plan.optimizer_state == "host"
     eight = plan(recipe(**small), Reporter(), card="RTX 4090", begun=Begun("bf16", "8bit"))
     assert not eight.fits, "8 bits hold other numbers"
 
@@ -242,17 +242,17 @@ def test_other_devices_may_be_given():
 def test_a_run_that_goes_on_keeps_how_its_weights_and_moments_are_stored(begun, weights):
     made = plan(recipe(), Reporter(), card="RTX 4090", begun=begun)
     assert made.choice is not None
-    assert (made.choice.plan.weights, made.choice.plan.moments) == (weights, begun.moments)
+    assert (made.choice.plan.weights, made.choice.plan.optimizer_state) == (weights, begun.optimizer_state)
     assert made.plain()["plan"]["weights"] == weights
 
 
 def test_products_in_8_bits_are_planned_where_they_are_asked_for(traced):
     result = planned(limits__matmul_precision="8bit")
-    assert (result.choice.plan.products, result.choice.plan.weights) == ("8bit", "int8")
-    assert result.plain()["plan"]["products"] == "8bit"
+    assert (result.choice.plan.matmul_precision, result.choice.plan.weights) == ("8bit", "int8")
+    assert result.plain()["plan"]["matmul_precision"] == "8bit"
     assert "multiplied in 8 bits forward and backward" in next(sentences(result, result.choice))
     assert planned(card="RTX 3090", limits__matmul_precision="8bit").request.weights == ["int8"]
-    assert planned().choice.plan.products == "full"
+    assert planned().choice.plan.matmul_precision == "full"
     assert [one.products for one in traced] == ["8bit", "full"]
 
 
@@ -273,9 +273,9 @@ def test_what_contradicts_products_in_8_bits_is_refused():
 
 def test_a_run_that_goes_on_keeps_how_it_multiplies():
     made = plan(recipe(), Reporter(), card="RTX 4090", begun=Begun("fp8", "fp32", "8bit"))
-    assert (made.choice.plan.weights, made.choice.plan.products) == ("fp8", "8bit")
+    assert (made.choice.plan.weights, made.choice.plan.matmul_precision) == ("fp8", "8bit")
     request = recipe(limits__matmul_precision="8bit")
     made = plan(request, Reporter(), card="RTX 4090", begun=Begun("bf16", "fp32"))
-    assert (made.choice.plan.weights, made.choice.plan.products) == ("bf16", "full")
-    assert made.down(made.choice.reserved).choice.plan.products == "full"
-    assert from_json({"weights": "int8"}).products == "full", "a plan.json of the time before"
+    assert (made.choice.plan.weights, made.choice.plan.matmul_precision) == ("bf16", "full")
+    assert made.down(made.choice.reserved).choice.plan.matmul_precision == "full"
+    assert from_json({"weights": "int8"}).matmul_precision == "full", "a plan.json of the time before"

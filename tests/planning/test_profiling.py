@@ -54,7 +54,7 @@ def test_arithmetic_on_a_profile_predicts_a_true_step(name: str, tmp_path: Path)
     real = Real(family, source, wish)
     blocks = len(found.blocks)
     for images, count in ((1, 0), (1, blocks), (2, blocks // 2)):
-        plan = Plan(checkpointed=count, micro_batch=images)
+        plan = Plan(checkpointed_blocks=count, micro_batch=images)
         assert train_memory(found, plan, on="cpu").total == pytest.approx(real.peak(images, count), rel=0.01)
 
 
@@ -65,7 +65,7 @@ def test_what_never_learns_and_what_is_made_once_is_known_to_the_kilobyte(tmp_pa
     found = profile(family, source, wish, machine=Machine(granule=1))
     real = Real(family, source, wish)
     for count in (0, 2):
-        need = train_memory(found, Plan(checkpointed=count), on="cpu")
+        need = train_memory(found, Plan(checkpointed_blocks=count), on="cpu")
         assert need.total == pytest.approx(real.peak(1, count), abs=1024)
     assert found.held == 256 * 16 * 4  # a token's positions: 8 complex numbers
     learnt = [each for each in real.trained if each in real.optimizer.state]
@@ -87,7 +87,7 @@ def test_what_never_learns_and_what_is_made_once_is_known_to_the_kilobyte(tmp_pa
 def test_true_bases_take_what_their_whole_traces_took(name: str, peaks: dict[tuple[int, int], float]) -> None:
     family, source = base(name)
     found = profile(family, source, Wish(size=(1024, 1024), targets="attention", arithmetic="cast"))
-    seen = {key: tensors(found, micro_batch=key[0], checkpointed=key[1]) for key in peaks}
+    seen = {key: tensors(found, micro_batch=key[0], checkpointed_blocks=key[1]) for key in peaks}
     assert seen == pytest.approx(peaks, rel=0.01)
 
 
@@ -104,7 +104,7 @@ def test_shallow_and_whole_rehearsals_agree(tmp_path: Path) -> None:
         all_of_them.factored,
     )
     for count in (0, 4, 7):
-        needs = [train_memory(each, Plan(checkpointed=count)).total for each in (few, all_of_them)]
+        needs = [train_memory(each, Plan(checkpointed_blocks=count)).total for each in (few, all_of_them)]
         assert needs[0] == pytest.approx(needs[1], rel=1e-3)
 
 
@@ -121,7 +121,7 @@ def test_it_grows_with_the_resolution(tmp_path: Path) -> None:
     family, source = tiny("sd15", tmp_path)
     found = [profile(family, source, Wish(size=(side, 128), compute="fp32")) for side in (64, 128, 256)]
     for count in (0, 6, 12):
-        needs = [train_memory(each, Plan(checkpointed=count)).total for each in found]
+        needs = [train_memory(each, Plan(checkpointed_blocks=count)).total for each in found]
         assert needs == sorted(needs)
         assert len(set(needs)) == 3
 
@@ -161,7 +161,7 @@ def test_in_bf16_a_processor_takes_what_is_foreseen_and_its_products_own_scratch
     wish = Wish(size=(128, 128), rank=4, compute="bf16")
     found, real = profile(family, source, wish, machine=Machine(granule=1)), Real(family, source, wish)
     for count in (0, 3):
-        plan = Plan(compute="bf16", weights="bf16", checkpointed=count)
+        plan = Plan(compute="bf16", weights="bf16", checkpointed_blocks=count)
         foreseen = train_memory(found, plan, on="cpu").total
         without, whole = (real.peak(1, count, scratch=scratch) for scratch in (False, True))
         assert foreseen == pytest.approx(without, rel=0.01)

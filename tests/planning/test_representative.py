@@ -58,5 +58,5 @@ def test_blocks_of_several_sorts_are_foreseen_as_if_each_was_rehearsed(wish, tmp
     assert [block.trained for block in few.blocks] == [block.trained for block in every.blocks]
     assert (few.trained, few.tensors, few.idle) == (every.trained, every.tensors, every.idle)
     for count in (0, 5, 9):
-        needs = [train_memory(each, Plan(checkpointed=count)).total for each in (few, every)]
+        needs = [train_memory(each, Plan(checkpointed_blocks=count)).total for each in (few, every)]
         assert needs[0] == pytest.approx(needs[1], rel=1e-5)

@@ -49,7 +49,9 @@ names = st.sampled_from(["RTX 3060", "RTX 4060", "RTX 4090", "H100"])
 qualities = st.sampled_from(["16bit", "8bit", "4bit"])
 batches = st.sampled_from([1, 2, 4])
 wishes = st.builds(
-    lambda quality, batch: PlanRequest(compute="bf16", quality=quality, batches=(batch,)), qualities, batches
+    lambda quality, batch: PlanRequest(compute="bf16", min_weight_precision=quality, batches=(batch,)),
+    qualities,
+    batches,
 )
 
 
@@ -81,7 +83,7 @@ def test_what_is_chosen_fits_and_is_as_fine_as_wished(size, memory, name, reques
 def test_a_lower_floor_is_never_slower(size, memory, name, batch):
     paces = []
     for quality in ("16bit", "8bit", "4bit"):
-        request = PlanRequest(compute="bf16", quality=quality, batches=(batch,))
+        request = PlanRequest(compute="bf16", min_weight_precision=quality, batches=(batch,))
         choice = chosen(size, device(memory, name), request)
         paces.append(seconds(choice, request) if choice else float("inf"))
     assert paces[1] <= paces[0] * (1 + TIE)
@@ -95,7 +97,7 @@ def test_no_other_plan_of_a_small_model_is_faster(memory, copy):
     profile = small(4, width=128, kept=12 * MB)
     card = replace(device(), free=round((memory + 0.55) * GB))
     card = replace(card, rates=replace(card.rates, copy=copy * card.rates.copy))
-    request = PlanRequest(compute="bf16", quality="4bit", batches=(2,), steps=100_000)
+    request = PlanRequest(compute="bf16", min_weight_precision="4bit", batches=(2,), steps=100_000)
     best = choose(profile, card, request)
     ways = product(("bf16", "int8", "nf4"), range(5), range(5), *[(False, True)] * 3, (2, 3), (1, 2))
     times = []
@@ -105,11 +107,11 @@ def test_no_other_plan_of_a_small_model_is_faster(memory, copy):
         plan = Plan(
             compute="bf16",
             weights=weights,
-            checkpointed=checkpointed,
-            streamed=streamed,
-            hoist=hoist,
+            checkpointed_blocks=checkpointed,
+            swapped_blocks=streamed,
+            precompute_modulation=hoist,
             keep_attention=keep,
-            slots=slots,
+            swap_buffers=slots,
             micro_batch=micro,
             compile=compiled,
         )
@@ -121,7 +123,9 @@ def test_no_other_plan_of_a_small_model_is_faster(memory, copy):
 
 def test_ties_go_to_the_finer_weights_and_to_the_simpler_plan():
     for quality in ("16bit", "8bit", "4bit"):
-        choice = choose(PROFILES[512], device(80, "H100"), replace(REQUEST, quality=quality, steps=100))
+        choice = choose(
+            PROFILES[512], device(80, "H100"), replace(REQUEST, min_weight_precision=quality, steps=100)
+        )
         assert choice.plan == Plan(compute="bf16", weights="bf16")
 
 
@@ -132,12 +136,16 @@ def test_what_stays_and_what_comes_are_counted_apart_as_together():
         ("bf16", "nf4"), (0, 20, 57), (0, 13, 57), (False, True)
     ):
         plan = Plan(
-            compute="bf16", weights=weights, checkpointed=checkpointed, streamed=streamed, hoist=hoist
+            compute="bf16",
+            weights=weights,
+            checkpointed_blocks=checkpointed,
+            swapped_blocks=streamed,
+            precompute_modulation=hoist,
         )
         whole = memory.train_memory(profile, plan)
-        here = replace(plan, streamed=0)
+        here = replace(plan, swapped_blocks=0)
         come = memory.train_memory(profile, here).reserved - memory.staying(profile, here)
-        stay = memory.staying(profile, replace(plan, checkpointed=0))
+        stay = memory.staying(profile, replace(plan, checkpointed_blocks=0))
         assert stay == whole.total - whole.causes["activations"] - whole.causes["gradients"]
         assert whole.reserved == stay + come
 
@@ -146,12 +154,12 @@ def test_moments_of_eight_bits_are_the_last_resort_and_never_at_full_quality():
     profile = replace(SHALLOW[512], trained=400_000_000)
     least = next(size for size in range(3, 40) if _fits(profile, device(size)))
     roomy = choose(profile, device(least + 4), REQUEST)
-    assert roomy.plan.moments == "fp32"
-    assert choose(profile, device(least), REQUEST).plan.moments == "8bit"
+    assert roomy.plan.optimizer_state == "fp32"
+    assert choose(profile, device(least), REQUEST).plan.optimizer_state == "8bit"
     with pytest.raises(DoesNotFit):
-        choose(profile, device(least), replace(REQUEST, moments=("fp32",)))
+        choose(profile, device(least), replace(REQUEST, optimizer_state=("fp32",)))
     with pytest.raises(DoesNotFit):
-        choose(profile, device(least), replace(REQUEST, quality="16bit"))
+        choose(profile, device(least), replace(REQUEST, min_weight_precision="16bit"))
 
 
 def _fits(profile, card):
@@ -162,8 +170,8 @@ def _fits(profile, card):
 
 
 def test_a_run_that_began_with_moments_of_eight_bits_goes_on_with_them_at_any_quality():
-    request = replace(REQUEST, quality="16bit", moments=("8bit",))
-    assert choose(SHALLOW[512], device(24), request).plan.moments == "8bit"
+    request = replace(REQUEST, min_weight_precision="16bit", optimizer_state=("8bit",))
+    assert choose(SHALLOW[512], device(24), request).plan.optimizer_state == "8bit"
 
 
 def test_a_processor_streams_nothing_and_recomputes_when_memory_is_short():
@@ -173,17 +181,17 @@ def test_a_processor_streams_nothing_and_recomputes_when_memory_is_short():
     assert roomy.plan == Plan()
     short = of_cpu(2, 8 * GB, PROCESS + 600 * MB)
     plan = choose(profile, short, request).plan
-    assert plan.checkpointed > 0
-    assert (plan.streamed, plan.hoist, plan.compile) == (0, False, False)
+    assert plan.checkpointed_blocks > 0
+    assert (plan.swapped_blocks, plan.precompute_modulation, plan.compile) == (0, False, False)
 
 
 def test_host_memory_that_is_short_for_loading_is_known_before():
     card = device(8).with_ram(14 * GB)
-    plan = choose(PROFILES[1024], card, replace(REQUEST, quality="8bit"))
+    plan = choose(PROFILES[1024], card, replace(REQUEST, min_weight_precision="8bit"))
     assert all(each.total <= card.ram for each in plan.hosts.values())
     coded = replace(REQUEST, stored=("int8",))
     tight = choose(PROFILES[1024], device(8).with_ram(8 * GB), coded)
-    assert tight.plan.mapped and tight.hosts["load"].total < 2 * GB, (
+    assert tight.plan.mmap_weights and tight.hosts["load"].total < 2 * GB, (
         "no more than one block is made at a time"
     )
     with pytest.raises(DoesNotFit):
@@ -191,11 +199,13 @@ def test_host_memory_that_is_short_for_loading_is_known_before():
 
 
 def test_host_memory_that_is_short_leaves_weights_on_disk():
-    plan = choose(PROFILES[1024], device(8).with_ram(8 * GB), replace(REQUEST, quality="16bit")).plan
-    assert plan.mapped
+    plan = choose(
+        PROFILES[1024], device(8).with_ram(8 * GB), replace(REQUEST, min_weight_precision="16bit")
+    ).plan
+    assert plan.mmap_weights
     assert not choose(
-        PROFILES[1024], device(8).with_ram(64 * GB), replace(REQUEST, quality="16bit")
-    ).plan.mapped
+        PROFILES[1024], device(8).with_ram(64 * GB), replace(REQUEST, min_weight_precision="16bit")
+    ).plan.mmap_weights
 
 
 def test_the_rungs_of_the_ladder_need_less_each_time_and_keep_the_precision():
@@ -258,21 +268,23 @@ def test_of_hundreds_of_thousands_of_plans_few_are_summed_up_and_timed(quality, 
         monkeypatch.setattr(owner, name, call)
 
     for owner, name in (
-        (CostModel, "micro"),
+        (CostModel, "micro_batch"),
         (CostModel, "bound"),
         (memory, "train_memory"),
         (memory, "load_memory"),
     ):
         counted(owner, name)
-    choose(PROFILES[1024], device(10), replace(REQUEST, quality=quality, batches=(4,)))
-    assert 0 < calls["micro"] < 500 and 0 < calls["bound"] < 15_000
+    choose(PROFILES[1024], device(10), replace(REQUEST, min_weight_precision=quality, batches=(4,)))
+    assert 0 < calls["micro_batch"] < 500 and 0 < calls["bound"] < 15_000
     assert 0 < calls["train_memory"] < 3_000 and 0 < calls["load_memory"] < 1_500
 
 
 @pytest.mark.parametrize("memory", [8, 12, 24])
 def test_what_the_engine_cannot_do_together_is_not_planned(memory):
     found = chosen(
-        1024, device(memory, "RTX 4090"), PlanRequest(compute="bf16", quality="4bit", batches=(1,))
+        1024,
+        device(memory, "RTX 4090"),
+        PlanRequest(compute="bf16", min_weight_precision="4bit", batches=(1,)),
     )
     assert found is not None
     assert not (found.plan.compile and found.plan.keep_attention)
@@ -280,26 +292,29 @@ def test_what_the_engine_cannot_do_together_is_not_planned(memory):
 
 def test_modulations_stay_where_a_text_encoder_is_trained():
     free = PlanRequest(
-        compute="bf16", quality="16bit", batches=(1,), without=frozenset({"streamed", "compile"})
+        compute="bf16",
+        min_weight_precision="16bit",
+        batches=(1,),
+        without=frozenset({"swapped_blocks", "compile"}),
     )
-    bound = replace(free, without=free.without | {"hoist"})
+    bound = replace(free, without=free.without | {"precompute_modulation"})
     card = device(24)
-    assert choose(flux(512), replace(card, free=20 * 2**30), free).plan.hoist
+    assert choose(flux(512), replace(card, free=20 * 2**30), free).plan.precompute_modulation
     with pytest.raises(DoesNotFit):
         choose(flux(512), replace(card, free=20 * 2**30), bound)
 
 
-EIGHT = replace(REQUEST, products="8bit")
+EIGHT = replace(REQUEST, matmul_precision="8bit")
 
 
 def test_products_in_8_bits_are_chosen_when_asked_for_and_then_weights_are_stored_so():
     assert REQUEST.weights == ["bf16", "int8", "fp8"] and EIGHT.weights == ["int8", "fp8"]
-    assert replace(EIGHT, quality="4bit").weights == ["int8", "fp8"]
+    assert replace(EIGHT, min_weight_precision="4bit").weights == ["int8", "fp8"]
     assert replace(EIGHT, stored=("nf4",)).weights == []
     for name in ("H100", "RTX 4090"):
         plan = choose(SHALLOW[512], device(24, name), EIGHT).plan
-        assert (plan.weights, plan.products) == ("int8", "8bit")
-    assert choose(SHALLOW[512], device(24), REQUEST).plan.products == "full"
+        assert (plan.weights, plan.matmul_precision) == ("int8", "8bit")
+    assert choose(SHALLOW[512], device(24), REQUEST).plan.matmul_precision == "full"
 
 
 def test_fp8_is_looked_at_where_it_multiplies_faster():
@@ -310,11 +325,11 @@ def test_fp8_is_looked_at_where_it_multiplies_faster():
     quick = {"int8": card.rates.gemm["bf16"], "fp8": 2 * card.rates.gemm["bf16"]}
     card = replace(card, compiles=False, rates=replace(card.rates, eight=quick))
     found = choose(replace(profile, blocks=blocks), card, EIGHT)
-    assert (found.plan.weights, found.plan.products) == ("fp8", "8bit")
+    assert (found.plan.weights, found.plan.matmul_precision) == ("fp8", "8bit")
 
 
 def test_the_ladder_keeps_the_products():
     first = choose(SHALLOW[1024], device(24), EIGHT)
     next_ = below(SHALLOW[1024], device(24), EIGHT, first.plan)
-    assert (next_.plan.products, next_.plan.weights) == ("8bit", first.plan.weights)
+    assert (next_.plan.matmul_precision, next_.plan.weights) == ("8bit", first.plan.weights)
     assert next_.needs["train"].reserved < first.needs["train"].reserved

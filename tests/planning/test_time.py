@@ -10,8 +10,8 @@ from limner.planning.profile import Affine, OpCounts
 from limner.planning.time import (
     CostModel,
     _waiting,
+    accumulation_of,
     compile_seconds,
-    micros_of,
     seconds_of,
     step_time_of,
     total_of,
@@ -45,26 +45,26 @@ def test_flux_takes_what_was_worked_out_by_hand_for_a_4090_and_an_h100():
     # 171 TFLOP without and 245 with full recomputation at 0.72, 0.6 and 0.5 of 165 TFLOP/s, and 290 GB of
     # elementwise traffic: 2.00 s; 0.5 to 0.55 s on an H100 that recomputes everything
     assert seconds() == pytest.approx(2.0, rel=0.03)
-    assert seconds(checkpointed=57, tail_skip=False, name="H100") == pytest.approx(0.55, rel=0.1)
+    assert seconds(checkpointed_blocks=57, tail_skip=False, name="H100") == pytest.approx(0.55, rel=0.1)
 
 
 def test_recomputing_costs_its_forward_pass_less_the_tail_and_the_attention_that_was_kept():
     cost_model = CostModel(FLUX, Plan(compute="bf16", weights="bf16", tail_skip=False), device())
     assert cost_model.again == pytest.approx(cost_model.forward)
-    without_tail = seconds(checkpointed=57)
-    assert without_tail < seconds(checkpointed=57, tail_skip=False)
-    assert seconds(checkpointed=57, keep_attention=True) < without_tail
+    without_tail = seconds(checkpointed_blocks=57)
+    assert without_tail < seconds(checkpointed_blocks=57, tail_skip=False)
+    assert seconds(checkpointed_blocks=57, keep_attention=True) < without_tail
     assert seconds(keep_attention=True) == seconds()
 
 
 def test_streaming_hides_behind_computation_until_copies_take_longer():
     resident = seconds()
-    assert seconds(streamed=10) == pytest.approx(resident, rel=0.02)
+    assert seconds(swapped_blocks=10) == pytest.approx(resident, rel=0.02)
     cost_model = CostModel(FLUX, Plan(compute="bf16", weights="bf16"), device())
     slow = replace(device(), rates=replace(device().rates, copy=1e9))
     crawling = CostModel(FLUX, Plan(compute="bf16", weights="bf16"), slow)
     everything = range(57)
-    took, waited = crawling.micro(0, everything)
+    took, waited = crawling.micro_batch(0, everything)
     # all but the buffers comes twice in a pass, at 1 GB/s
     twice = 2 * sum(crawling.bytes) - 2 * 2 * max(crawling.bytes)
     assert took >= twice / 1e9
@@ -76,41 +76,43 @@ def test_a_plan_never_takes_less_than_its_bound():
     for rate in (1e9, 1e10, 1e12):
         slow = replace(device(), rates=replace(device().rates, copy=rate))
         for weights, hoist in (("bf16", False), ("nf4", False), ("bf16", True)):
-            cost_model = CostModel(FLUX, Plan(compute="bf16", weights=weights, hoist=hoist), slow)
+            cost_model = CostModel(
+                FLUX, Plan(compute="bf16", weights=weights, precompute_modulation=hoist), slow
+            )
             for streamed in (0, 1, 2, 3, 20, 57):
-                away = Plan(streamed=streamed).streamed_of(57)
+                away = Plan(swapped_blocks=streamed).swapped_of(57)
                 for checkpointed in (0, 20, 57):
-                    assert cost_model.bound(checkpointed, away) <= cost_model.micro(checkpointed, away)[0] * (
-                        1 + 1e-9
-                    )
+                    assert cost_model.bound(checkpointed, away) <= cost_model.micro_batch(checkpointed, away)[
+                        0
+                    ] * (1 + 1e-9)
 
 
 def test_one_block_more_that_is_recomputed_or_streamed_never_saves_time():
     cost_model = CostModel(FLUX, Plan(compute="bf16", weights="int8"), device("RTX 4060"))
     for streamed in (0, 3, 19, 57):
-        away = Plan(streamed=streamed).streamed_of(57)
-        times = [cost_model.micro(count, away)[0] for count in range(58)]
+        away = Plan(swapped_blocks=streamed).swapped_of(57)
+        times = [cost_model.micro_batch(count, away)[0] for count in range(58)]
         assert times == sorted(times)
 
 
 def test_weights_on_disk_come_no_faster_than_the_disk():
-    assert seconds(streamed=40, mapped=True) > seconds(streamed=40) * 1.5
+    assert seconds(swapped_blocks=40, mmap_weights=True) > seconds(swapped_blocks=40) * 1.5
 
 
 def test_hoisted_modulations_come_while_the_forward_pass_goes_on():
     """Each is there before the block that reads what it gives, or is waited for."""
     moved = sum(block.modulation for block in FLUX.blocks) / device().rates.copy
-    cost_model = CostModel(FLUX, Plan(compute="bf16", weights="bf16", hoist=True), device())
-    took, waited = cost_model.micro(0, ())
+    cost_model = CostModel(FLUX, Plan(compute="bf16", weights="bf16", precompute_modulation=True), device())
+    took, waited = cost_model.micro_batch(0, ())
     assert took == pytest.approx(cost_model.once + waited)
     first = FLUX.blocks[0].modulation / device().rates.copy
     assert first <= waited < moved / 4, "a 4090 computes for longer than it copies"
     assert sum(cost_model.forward) + waited >= moved
     slow = replace(device(), rates=replace(device().rates, copy=1e9))
-    crawling = CostModel(FLUX, Plan(compute="bf16", weights="bf16", hoist=True), slow)
-    took, waited = crawling.micro(0, ())
-    reading = cost_model.hoisted / device().rates.traffic
-    every = cost_model.hoisted / 1e9 + reading
+    crawling = CostModel(FLUX, Plan(compute="bf16", weights="bf16", precompute_modulation=True), slow)
+    took, waited = crawling.micro_batch(0, ())
+    reading = cost_model.modulation_bytes / device().rates.traffic
+    every = cost_model.modulation_bytes / 1e9 + reading
     last = FLUX.blocks[-1].modulation / 1e9
     computing = sum(crawling.forward) - crawling.forward[-1]
     assert waited == pytest.approx(every - computing, rel=0.01) and last < waited
@@ -134,8 +136,8 @@ def test_a_batch_is_its_micro_batches_and_one_update():
     one = step_time_of(FLUX, plan, device())
     four = step_time_of(FLUX, plan, device(), batches=(4,))
     assert four.seconds - four.optimizer == pytest.approx(4 * (one.seconds - one.optimizer))
-    assert micros_of(Plan(micro_batch=2), (4, 3)) == 4
-    assert micros_of(Plan(micro_batch=4), (4,)) == 1
+    assert accumulation_of(Plan(micro_batch=2), (4, 3)) == 4
+    assert accumulation_of(Plan(micro_batch=4), (4,)) == 1
 
 
 def test_compiling_pays_in_traffic_and_costs_once_for_each_sort_of_block():
@@ -164,7 +166,10 @@ def test_products_in_8_bits_run_at_their_own_rate_and_nothing_is_turned_back():
     assert seconds_of(work, gpu, "bf16", 2, weights="fp8") == 2e12 / gpu.rates.eight["fp8"]
     assert seconds_of(work, gpu, "bf16", 1) == 1e12 / gpu.rates.gemm["bf16"]
     stored = Plan(compute="bf16", weights="int8")
-    turned, plain = CostModel(FLUX, stored, gpu), CostModel(FLUX, replace(stored, products="8bit"), gpu)
+    turned, plain = (
+        CostModel(FLUX, stored, gpu),
+        CostModel(FLUX, replace(stored, matmul_precision="8bit"), gpu),
+    )
     bare = CostModel(FLUX, Plan(compute="bf16", weights="bf16"), gpu)
     assert plain.forward == bare.forward and plain.backward == bare.backward
     assert sum(turned.forward) > sum(plain.forward)

@@ -62,7 +62,7 @@ def test_every_weight_is_trained_and_a_stopped_run_ends_as_a_whole_one(halved, p
     def away(*args):
         ladder = planned(*args)
         choice = ladder.choice
-        moved = replace(choice, plan=replace(choice.plan, moments="host"))
+        moved = replace(choice, plan=replace(choice.plan, optimizer_state="host"))
         ladder.planned = replace(ladder.planned, choice=moved)
         return ladder
 

@@ -68,14 +68,14 @@ def test_a_full_fine_tune_on_the_host_is_that_on_the_device_bit_for_bit(tiny_bas
     setting = prepare(wish(tiny_base, photos, **FULL))
     store = stock(setting, Told())[0]
     here, there = (
-        Trainee(setting, store, replace(plain(setting), moments=how, checkpointed=1))
+        Trainee(setting, store, replace(plain(setting), optimizer_state=how, checkpointed_blocks=1))
         for how in ("fp32", "host")
     )
     before = there.state()["transformer"]["proj_out.weight"].clone()
     assert equal(stepped(here), stepped(there))
     assert not torch.equal(before, there.state()["transformer"]["proj_out.weight"])
     assert here.held_out_loss() == there.held_out_loss()
-    again = Trainee(setting, store, replace(plain(setting), moments="host"))
+    again = Trainee(setting, store, replace(plain(setting), optimizer_state="host"))
     again.restore(here.state())
     assert again.held_out_loss() == here.held_out_loss()
     assert all(each.grad is None for each in there.models["transformer"].parameters())
@@ -184,13 +184,18 @@ def test_another_plan_is_the_same_training_to_the_bit(tiny_base, photos):
     one = moved(trainee(tiny_base, photos, train={"batch": 4}, lora={"dropout": 0.5}, sample=shown))
     one.dropping(on=True)
     usual, blocks = plain(one.setting), len(one.setting.family.anatomy.blocks_of(one.models["transformer"]))
-    one.follow(replace(usual, streamed=blocks, hoist=True))
+    one.follow(replace(usual, swapped_blocks=blocks, precompute_modulation=True))
     one.follow(usual)  # from here on weights start at aligned bytes; in a file they need not, and CPUs care
     expected, held_out, painted = _gradients(one), one.held_out_loss(), one.paint(1)
     for change in (
-        {"checkpointed": 2},
-        {"checkpointed": blocks, "keep_attention": True, "streamed": blocks, "hoist": True},
-        {"streamed": 2, "mapped": True},
+        {"checkpointed_blocks": 2},
+        {
+            "checkpointed_blocks": blocks,
+            "keep_attention": True,
+            "swapped_blocks": blocks,
+            "precompute_modulation": True,
+        },
+        {"swapped_blocks": 2, "mmap_weights": True},
     ):
         one.follow(replace(usual, **change))
         assert all(map(torch.equal, _gradients(one), expected)), change
@@ -231,7 +236,11 @@ def test_products_in_8_bits_keep_the_direction_of_the_gradient(tiny_base, photos
     setting = prepare(wish(tiny_base, photos))
     store = stock(setting, Told())[0]
     full = replace(plain(setting), weights="int8")
-    ways = [full, replace(full, products="8bit"), replace(full, weights="fp8", products="8bit")]
+    ways = [
+        full,
+        replace(full, matmul_precision="8bit"),
+        replace(full, weights="fp8", matmul_precision="8bit"),
+    ]
     flat = []
     for plan in ways:
         one = moved(Trainee(setting, store, plan))

@@ -22,7 +22,7 @@ def _ladder(gigabytes: int) -> Ladder:
 
 def _planned(profile: Profile, device: Device, batches: tuple[int, ...] = (1,)) -> Planned:
     recipe = Recipe()
-    wish = PlanRequest(compute=device.computes("auto"), quality="8bit", batches=batches)
+    wish = PlanRequest(compute=device.computes("auto"), min_weight_precision="8bit", batches=batches)
     known = {"others": (), "misfit": None, "price": None, "total": None}
     return Planned(recipe, device, profile, wish, counts_of(recipe), choose(profile, device, wish), **known)
 
@@ -33,10 +33,10 @@ def test_each_fall_takes_clearly_less_and_changes_no_precision() -> None:
         before, planned = ladder.plan, ladder.bytes
         after = ladder.down(planned)
         assert ladder.bytes <= 0.91 * planned
-        assert (after.weights, after.compute, after.moments) == (
+        assert (after.weights, after.compute, after.optimizer_state) == (
             before.weights,
             before.compute,
-            before.moments,
+            before.optimizer_state,
         )
         assert after == ladder.plan and changes(before, after)
         assert ladder.planned.plain()["plan"] == after.to_json()
@@ -74,7 +74,10 @@ def test_the_watch_is_told_what_is_planned() -> None:
 
 
 def test_changes_are_named() -> None:
-    assert changes(Plan(), Plan(checkpointed=3, micro_batch=2)) == "checkpointed 0 -> 3, micro_batch 1 -> 2"
+    assert (
+        changes(Plan(), Plan(checkpointed_blocks=3, micro_batch=2))
+        == "checkpointed_blocks 0 -> 3, micro_batch 1 -> 2"
+    )
 
 
 def test_on_a_processor_what_the_process_holds_already_counts() -> None:

@@ -353,7 +353,7 @@ def test_products_in_8_bits_teach_and_a_run_that_stops_goes_on_by_them_to_the_bi
     train(wish(tiny_base, photos, train=often), tmp_path / "parts", Told())  # the run keeps its products
     assert equal(weights(tmp_path / "whole", 24), weights(tmp_path / "parts", 24))
     plans = [json.loads((tmp_path / name / "plan.json").read_text())["plan"] for name in ("whole", "parts")]
-    assert [plan["products"] for plan in plans] == ["8bit", "8bit"]
+    assert [plan["matmul_precision"] for plan in plans] == ["8bit", "8bit"]
     assert plans[0]["weights"] in ("int8", "fp8")
     seen = [loss for _, loss, _ in losses(tmp_path / "whole") if loss is not None]
     held = [held for _, _, held in losses(tmp_path / "whole") if held is not None]

@@ -85,14 +85,14 @@ def _others(
     for weights in () if request.full else reversed(FINENESS):
         if weights in (plan.weights, "fp8") or BITS[weights] > BITS[plan.compute]:
             continue
-        if request.products == "8bit":
+        if request.matmul_precision == "8bit":
             continue  # other weights are not multiplied in 8 bits
         if weights in CODES or weights == plan.compute:
             yield f"weights in {BITS[weights]} bits", device, replace(request, stored=(weights,))
     same = replace(request, stored=(plan.weights,))
     for mechanism, words in (
-        ("streamed", "every block on the device"),
-        ("checkpointed", "nothing computed twice"),
+        ("swapped_blocks", "every block on the device"),
+        ("checkpointed_blocks", "nothing computed twice"),
         ("compile", "nothing compiled"),
     ):
         if getattr(plan, mechanism):
@@ -107,26 +107,30 @@ def _others(
 def least(profile: Profile, device: Device, request: PlanRequest) -> Choice:
     """The plan that needs least of all that are allowed, whether it fits or not."""
     blocks = len(profile.blocks)
-    moments = "8bit" if optimizer_of(request.optimizer).in_8_bits and "8bit" in request.moments else "fp32"
-    small = device.kind == "cuda" and request.quality != "16bit"
-    hoist = device.kind == "cuda" and not request.full and "hoist" not in request.without
-    hoist = hoist and any(block.modulation for block in profile.blocks)
+    optimizer_state = (
+        "8bit" if optimizer_of(request.optimizer).in_8_bits and "8bit" in request.optimizer_state else "fp32"
+    )
+    small = device.kind == "cuda" and request.min_weight_precision != "16bit"
+    precompute_modulation = (
+        device.kind == "cuda" and not request.full and "precompute_modulation" not in request.without
+    )
+    precompute_modulation = precompute_modulation and any(block.modulation for block in profile.blocks)
     plans = [
         Plan(
             compute=request.compute,
             weights=weights,
-            products=request.products,
-            checkpointed=checkpointed,
-            streamed=blocks if device.kind == "cuda" and not request.full else 0,
-            hoist=hoisted,
-            moments="host" if profile.hosted else moments if small else "fp32",
-            mapped=mapped,
+            matmul_precision=request.matmul_precision,
+            checkpointed_blocks=checkpointed_blocks,
+            swapped_blocks=blocks if device.kind == "cuda" and not request.full else 0,
+            precompute_modulation=hoisted,
+            optimizer_state="host" if profile.hosted else optimizer_state if small else "fp32",
+            mmap_weights=mmap_weights,
             decode_tiled=True,
         )
         for weights in request.weights
-        for checkpointed in {0, max(0, blocks - 1), blocks}  # the last is there already when it is due
-        for hoisted in {False, hoist}
-        for mapped in {False, device.kind == "cuda" and not request.full}
+        for checkpointed_blocks in {0, max(0, blocks - 1), blocks}  # the last is there already when it is due
+        for hoisted in {False, precompute_modulation}
+        for mmap_weights in {False, device.kind == "cuda" and not request.full}
     ]
     assessed = (assess(profile, device, request, replace(plan, **ENCODING[-1])) for plan in plans)
     return min(assessed, key=lambda each: (each.reserved, each.host.total))
@@ -173,7 +177,7 @@ class Misfit:
                 f"while it {DOING[tied]} it locks {label(locked.pinned)} of the computer's memory for the "
                 f"device at least, and may lock {label(self.pinned)}"
             )
-        if self.least.plan.moments == "host":
+        if self.least.plan.optimizer_state == "host":
             return (
                 f"weights, gradients and the optimizer's state in the host's memory take "
                 f"{label(host.total)}, and may use {label(self.ram)}"
@@ -222,10 +226,10 @@ def _remedies(
     profile: Profile, device: Device, request: PlanRequest, at: Callable[[int], Profile] | None
 ) -> Iterator[str]:
     """Changes each of which makes the run fit: the nearest of each sort."""
-    for quality in ("8bit", "4bit"):
-        coarser = replace(request, quality=quality)
+    for precision in ("8bit", "4bit"):
+        coarser = replace(request, min_weight_precision=precision)
         if len(coarser.weights) > len(request.weights) and _fits(profile, device, coarser):
-            yield f"--weights-precision {quality}"
+            yield f"--weights-precision {precision}"
             break
     if request.sampling and _fits(profile, device, replace(request, sampling=False)):
         yield "--sample-every -1, and paint afterwards"

@@ -9,11 +9,11 @@ from limner.planning import host, memory
 from limner.planning.devices import Device
 from limner.planning.host import PHOTO, HostMemory, host_memory_of
 from limner.planning.memory import MemoryEstimate
-from limner.planning.plan import BITS, Compute, Moments, Plan, Weights
+from limner.planning.plan import BITS, Compute, OptimizerState, Plan, Weights
 from limner.planning.profile import Profile
-from limner.planning.time import StepTime, compile_seconds, micros_of, step_time_of
+from limner.planning.time import StepTime, accumulation_of, compile_seconds, step_time_of
 
-Quality = Literal["16bit", "8bit", "4bit"]
+WeightPrecision = Literal["16bit", "8bit", "4bit"]
 Phase = Literal["load", "cache", "train", "sample"]
 
 FINENESS: tuple[Weights, ...] = ("nf4", "fp8", "int8", "bf16", "fp32")
@@ -26,13 +26,13 @@ class PlanRequest:
 
     compute: Compute
     full: bool = False
-    """Whether every weight of the denoiser is trained: none is stored in fewer bits, streamed or hoisted."""
-    quality: Quality = "8bit"
+    """Whether every weight of the denoiser is trained: none is stored in fewer bits or swapped."""
+    min_weight_precision: WeightPrecision = "8bit"
     batches: tuple[int, ...] = (1,)
     """Images per step: one's own, and those of the prior."""
-    micro: int | None = None
+    micro_batch: int | None = None
     """Most images that may pass at once."""
-    products: Products = "full"
+    matmul_precision: Products = "full"
     """How frozen layers multiply. In 8 bits: those that are stored in int8 or fp8, and all are."""
     optimizer: str = "adamw"
     average: bool = False
@@ -42,16 +42,16 @@ class PlanRequest:
     stored: tuple[Weights, ...] | None = None
     """Only these ways of storing weights, whatever ``quality`` says."""
     without: frozenset[str] = frozenset()
-    """Fields of a plan that stay at their default: "streamed", "checkpointed", "compile", "hoist"."""
-    moments: tuple[Moments, ...] = ("fp32", "8bit")
+    """Fields of a plan that stay at their default, such as "swapped_blocks"."""
+    optimizer_state: tuple[OptimizerState, ...] = ("fp32", "8bit")
     """Ways of storing the optimizer's state. The second is for AdamW, when nothing fits with the first."""
     picture: int = PHOTO
     """Pixels of the largest picture file."""
 
     @property
-    def micros(self) -> list[int]:
+    def micro_batch_sizes(self) -> list[int]:
         """Micro-batches that make up the batch without a rest, and are allowed; the largest first."""
-        most, batch = self.micro or max(self.batches), max(self.batches)
+        most, batch = self.micro_batch or max(self.batches), max(self.batches)
         return [size for size in range(batch, 0, -1) if batch % size == 0 and size <= most] or [1]
 
     @property
@@ -63,12 +63,12 @@ class PlanRequest:
         if self.stored is not None:
             fine = [each for each in reversed(FINENESS) if each in self.stored]
         else:
-            least = int(self.quality.removesuffix("bit"))
+            least = int(self.min_weight_precision.removesuffix("bit"))
             codes: list[Weights] = [
                 each for each in reversed(FINENESS) if each in memory.CODES and BITS[each] >= least
             ]
             fine = [self.compute, *codes]
-        able: list[Weights] = [each for each in fine if self.products == "full" or each in CAPABLE]
+        able: list[Weights] = [each for each in fine if self.matmul_precision == "full" or each in CAPABLE]
         return able
 
 
@@ -97,12 +97,17 @@ class Choice:
 
 def assess(profile: Profile, device: Device, request: PlanRequest, plan: Plan) -> Choice:
     """What a given plan needs, whether it fits or not."""
-    on, micros = device.kind, micros_of(plan, request.batches)
+    on, accumulation_steps = device.kind, accumulation_of(plan, request.batches)
     needs: dict[Phase, MemoryEstimate] = {
         "load": memory.load_memory(profile, plan, on=on),
         "cache": cache_memory(profile, plan, device, request),
         "train": memory.train_memory(
-            profile, plan, optimizer=request.optimizer, micros=micros, average=request.average, on=on
+            profile,
+            plan,
+            optimizer=request.optimizer,
+            accumulation_steps=accumulation_steps,
+            average=request.average,
+            on=on,
         ),
     }
     if request.sampling:

@@ -92,19 +92,19 @@ def _memory(planned: Planned, choice: Choice) -> Iterator[str]:
 def sentences(planned: Planned, choice: Choice) -> Iterator[str]:
     """A plan, one decision a sentence."""
     plan, blocks = choice.plan, len(planned.profile.blocks)
-    moments = MOMENTS.get(plan.moments, "")
-    yield f"{_precision(planned, plan)}{moments}"
-    if plan.checkpointed:
+    state = MOMENTS.get(plan.optimizer_state, "")
+    yield f"{_precision(planned, plan)}{state}"
+    if plan.checkpointed_blocks:
         kept = ", but for their attention, which is kept" if plan.keep_attention else ""
-        yield f"{plan.checkpointed} of {blocks} blocks are computed again for their gradient{kept}"
+        yield f"{plan.checkpointed_blocks} of {blocks} blocks are computed again for their gradient{kept}"
     else:
         yield "nothing is computed twice"
-    if plan.streamed:
-        where = "from the disk" if plan.mapped else "from the host's memory"
-        yield f"{min(plan.streamed, blocks)} of {blocks} blocks come {where} when they are due"
+    if plan.swapped_blocks:
+        where = "from the disk" if plan.mmap_weights else "from the host's memory"
+        yield f"{min(plan.swapped_blocks, blocks)} of {blocks} blocks come {where} when they are due"
     elif planned.device.kind == "cuda":
         yield "all blocks stay on the device"
-    if plan.hoist:
+    if plan.precompute_modulation:
         yield "modulations are computed once per step, before the blocks; their weights stay away"
     images = sum(planned.request.batches)
     if images > 1:
@@ -120,7 +120,7 @@ def _precision(planned: Planned, plan: Plan) -> str:
         return f"all weights are trained, in fp32; arithmetic in {plan.compute}"
     if plan.weights == plan.compute:
         return f"weights and arithmetic in {plan.compute}"
-    eight = ", multiplied in 8 bits forward and backward" if plan.products == "8bit" else ""
+    eight = ", multiplied in 8 bits forward and backward" if plan.matmul_precision == "8bit" else ""
     stored = f"weights of the blocks in {BITS[plan.weights]} bits ({plan.weights}){eight}"
     return f"{stored}, arithmetic in {plan.compute}"
 

@@ -85,9 +85,9 @@ def _parts(source: Source) -> list[str]:
 
 def mapped_bytes(profile: Profile, plan: Plan) -> int:
     """Bytes of weights that lie in files of their own because the computer's memory is short."""
-    away = [frozen_bytes(profile.blocks[number], plan) for number in plan.streamed_of(len(profile.blocks))]
+    away = [frozen_bytes(profile.blocks[number], plan) for number in plan.swapped_of(len(profile.blocks))]
     encoders = [stage.weights for stage in profile.stages if stage.least < stage.weights]
     return max(
-        sum(away) if plan.mapped else 0,
+        sum(away) if plan.mmap_weights else 0,
         max(encoders, default=0) if plan.encode_mapped else 0,
     )

@@ -103,8 +103,10 @@ def resident(profile: Profile, plan: Plan, optimizer: str = "adamw", *, average:
         return HostMemory(LIBRARIES + saved + MASTER * profile.learning, profile.whole)
     paged = state_bytes(profile, plan, optimizer) if optimizer_of(optimizer).paged else 0
     away = [frozen_bytes(block, plan) for block in _away(profile, plan)]
-    hoisted = [block.modulation for block in (profile.rest, *profile.blocks)] if plan.hoist else []
-    if plan.mapped:
+    hoisted = (
+        [block.modulation for block in (profile.rest, *profile.blocks)] if plan.precompute_modulation else []
+    )
+    if plan.mmap_weights:
         return HostMemory(LIBRARIES + paged, STAGED)
     return HostMemory(LIBRARIES + paged, sum(away) + sum(hoisted))
 
@@ -138,12 +140,14 @@ def _loading(profile: Profile, plan: Plan) -> HostMemory:
     if profile.hosted:  # the masters, the working copy on its way, and its locked room
         return HostMemory(LIBRARIES + MASTER * profile.trained + profile.whole, profile.whole)
     parts = [_read(profile, block, plan) for block in _away(profile, plan)]
-    if plan.hoist and profile.cast:
+    if plan.precompute_modulation and profile.cast:
         parts += [block.modulation for block in (profile.rest, *profile.blocks)]
     # each part is laid into its file, or its locked place, while it is still there as it was read
     made = coding(_away(profile, plan), plan)
     beside = LIBRARIES + (made + LEFT if made else 0)
-    return HostMemory(beside + max(parts, default=0), 0 if plan.mapped else resident(profile, plan).pinned)
+    return HostMemory(
+        beside + max(parts, default=0), 0 if plan.mmap_weights else resident(profile, plan).pinned
+    )
 
 
 def _read(profile: Profile, block: Block, plan: Plan) -> int:
@@ -156,4 +160,4 @@ def _read(profile: Profile, block: Block, plan: Plan) -> int:
 
 
 def _away(profile: Profile, plan: Plan) -> list[Block]:
-    return [profile.blocks[number] for number in plan.streamed_of(len(profile.blocks))]
+    return [profile.blocks[number] for number in plan.swapped_of(len(profile.blocks))]

@@ -56,7 +56,7 @@ def train_memory(
     plan: Plan,
     *,
     optimizer: str = "adamw",
-    micros: int = 1,
+    accumulation_steps: int = 1,
     average: bool = False,
     on: Kind = "cuda",
 ) -> MemoryEstimate:
@@ -66,12 +66,12 @@ def train_memory(
         profile: Of the base, the adapter and the largest bucket.
         plan: How it is computed.
         optimizer: The recipe's.
-        micros: Micro-batches of a step. From the second one on, gradients are there from the start.
+        accumulation_steps: Micro-batches of a step. From the second on, gradients are there from the start.
         average: Whether a moving average of the weights is kept.
         on: Sort of device.
     """
     causes = _resident(profile, plan, optimizer, average=average, on=on)
-    moments = [*_moments(profile, plan, micros), _step(profile, optimizer)]
+    moments = [*_moments(profile, plan, accumulation_steps), _step(profile, optimizer)]
     activations, gradients = max(moments, key=sum)
     return _need(causes, activations, gradients, on)
 
@@ -150,7 +150,7 @@ def state_bytes(profile: Profile, plan: Plan, optimizer: str) -> int:
     record = optimizer_of(optimizer)
     if record.factored:
         return MASTER * profile.factored
-    if record.in_8_bits and plan.moments == "8bit":
+    if record.in_8_bits and plan.optimizer_state == "8bit":
         record = optimizer_of(record.in_8_bits)
     return round(record.state_bytes * profile.learning)
 
@@ -185,28 +185,28 @@ def saved_bytes(profile: Profile, plan: Plan, optimizer: str, *, average: bool) 
 
 
 def frozen_bytes(block: Block, plan: Plan) -> int:
-    """Bytes of a block's frozen weights, modulations among them unless they are hoisted."""
-    return block.stored[plan.weights] + block.other + (0 if plan.hoist else block.modulation)
+    """Bytes of a block's frozen weights, modulations among them unless they are precomputed."""
+    return block.stored[plan.weights] + block.other + (0 if plan.precompute_modulation else block.modulation)
 
 
 def slot_bytes(profile: Profile, plan: Plan) -> int:
-    """Bytes on the device that streamed blocks share."""
-    away = [frozen_bytes(profile.blocks[number], plan) for number in plan.streamed_of(len(profile.blocks))]
-    return max(away, default=0) * min(max(plan.slots, 2), len(away))
+    """Bytes on the device that swapped blocks share."""
+    away = [frozen_bytes(profile.blocks[number], plan) for number in plan.swapped_of(len(profile.blocks))]
+    return max(away, default=0) * min(max(plan.swap_buffers, 2), len(away))
 
 
 def _passing(profile: Profile, plan: Plan) -> int:
-    """Bytes that hoisted modulations pass through, one layer after the other: those of a block at most."""
+    """Bytes that precomputed modulations pass through, layer after layer: those of a block at most."""
     widest = max(block.modulation for block in (profile.rest, *profile.blocks))
-    return widest if plan.hoist else 0
+    return widest if plan.precompute_modulation else 0
 
 
 def _resident(profile: Profile, plan: Plan, optimizer: str, *, average: bool, on: Kind) -> dict[str, int]:
     """Bytes that are there all the time, by cause."""
-    away = set(plan.streamed_of(len(profile.blocks)))
+    away = set(plan.swapped_of(len(profile.blocks)))
     stay = [block for number, block in enumerate(profile.blocks) if number not in away]
     rest = profile.rest
-    modulated = [] if plan.hoist else [rest, *stay]
+    modulated = [] if plan.precompute_modulation else [rest, *stay]
     copies = 2 if average and not profile.hosted else 1
     elsewhere = profile.hosted or optimizer_of(optimizer).paged
     trained = MASTER * profile.trained * copies
@@ -226,17 +226,17 @@ def _resident(profile: Profile, plan: Plan, optimizer: str, *, average: bool, on
     }
 
 
-def _moments(profile: Profile, plan: Plan, micros: int) -> Iterator[tuple[float, float]]:
+def _moments(profile: Profile, plan: Plan, accumulation_steps: int) -> Iterator[tuple[float, float]]:
     """(activations, gradients) in bytes when the forward pass ends, then in each block's backward pass."""
     images, blocks = plan.micro_batch, profile.blocks
     wide = _decoding(profile) if plan.weights in CODES else 0
     kept = [block.kept.at(images) for block in blocks]
     held = [
-        _input(block, plan, kept[number]) if number < plan.checkpointed else kept[number]
+        _input(block, plan, kept[number]) if number < plan.checkpointed_blocks else kept[number]
         for number, block in enumerate(blocks)
     ]
     every = 0 if profile.hosted else MASTER * profile.learning
-    there = every if micros > 1 else 0
+    there = every if accumulation_steps > 1 else 0
     yield profile.rest.kept.at(images) + sum(held) + profile.forward.at(images) + wide, there
     before = profile.rest.input.at(images) + sum(held)
     there = max(there, min(every, MASTER * profile.head))
@@ -265,7 +265,7 @@ def _room(profile: Profile, plan: Plan, number: int) -> float:
     block = profile.blocks[number]
     own, general = (
         (block.recompute_room, profile.recompute)
-        if number < plan.checkpointed
+        if number < plan.checkpointed_blocks
         else (block.backward_room, profile.backward)
     )
     return (general if own is None else own).at(plan.micro_batch)

@@ -12,7 +12,7 @@ Kind = Literal["cuda", "cpu", "mps"]
 Compute = Literal["fp32", "bf16"]
 Weights = Literal["fp32", "bf16", "int8", "fp8", "nf4"]
 Attention = Literal["auto", "flash", "cudnn", "efficient", "math"]
-Moments = Literal["fp32", "8bit", "host"]
+OptimizerState = Literal["fp32", "8bit", "host"]
 
 BITS: dict[Weights, int] = {"fp32": 32, "bf16": 16, "int8": 8, "fp8": 8, "nf4": 4}
 """Of a stored weight, scales left aside: what ``limits.weights_precision`` is compared with."""
@@ -26,25 +26,26 @@ class Plan:
     """Precision of the arithmetic, and of frozen weights that ``weights`` does not speak of."""
     weights: Weights = "fp32"
     """How the frozen linear layers inside the denoiser's blocks are stored."""
-    products: Products = "full"
-    """How those layers multiply: by weights in full precision again, or 8 bits by 8 bits."""
-    checkpointed: int = 0
-    """The first so many blocks are computed again in the backward pass instead of kept."""
+    matmul_precision: Products = "full"
+    """How those layers multiply: by weights in full precision again, or 8 bits by 8 bits (W8A8)."""
+    checkpointed_blocks: int = 0
+    """Gradient checkpointing: so many blocks, from the first, are recomputed in the backward pass."""
     tail_skip: bool = True
     """The recomputation leaves out what no gradient reads: the last linear layer of a block. Exact."""
     keep_attention: bool = False
     """Checkpointed blocks keep what their attention gave, so that it is not computed twice."""
-    streamed: int = 0
-    """So many blocks, spread evenly, keep their frozen weights in host memory and come when they are due."""
-    slots: int = 2
-    """Blocks' worth of device memory that streamed blocks share, at least 2."""
-    mapped: bool = False
-    """Streamed weights stay on disk, mapped, because host memory is short."""
-    hoist: bool = False
-    """Modulations read one vector per image: computed once per step, their weights kept off the device."""
+    swapped_blocks: int = 0
+    """Block swap: so many blocks, spread evenly, keep their frozen weights in CPU RAM until they are due."""
+    swap_buffers: int = 2
+    """Blocks' worth of device memory that swapped blocks share, at least 2."""
+    mmap_weights: bool = False
+    """Swapped weights stay on disk, memory-mapped, because host memory is short."""
+    precompute_modulation: bool = False
+    """Modulations (adaLN) read one vector per image: computed once per step, ahead of the blocks, and their
+    weights kept off the device."""
     micro_batch: int = 1
-    """Images that pass through the device at once."""
-    moments: Moments = "fp32"
+    """Images that pass through the device at once; gradients are accumulated over the rest of a batch."""
+    optimizer_state: OptimizerState = "fp32"
     """How the optimizer stores its state; host: in fp32 in the host's memory, with the masters and gradients
     of a full fine-tune, of which the device has a copy to compute with."""
     attention: Attention = "auto"
@@ -60,9 +61,9 @@ class Plan:
     decode_tiled: bool = False
     """Samples are decoded in overlapping tiles."""
 
-    def streamed_of(self, blocks: int) -> tuple[int, ...]:
-        """Which of so many blocks are streamed: spread evenly, so that copies hide behind computation."""
-        count = min(self.streamed, blocks)
+    def swapped_of(self, blocks: int) -> tuple[int, ...]:
+        """Which of so many blocks are swapped: spread evenly, so that copies hide behind computation."""
+        count = min(self.swapped_blocks, blocks)
         return tuple(number * blocks // count for number in range(count))
 
     @property
@@ -75,10 +76,24 @@ class Plan:
         return asdict(self)
 
 
+EARLIER = {
+    "products": "matmul_precision",
+    "checkpointed": "checkpointed_blocks",
+    "streamed": "swapped_blocks",
+    "slots": "swap_buffers",
+    "mapped": "mmap_weights",
+    "hoist": "precompute_modulation",
+    "moments": "optimizer_state",
+}
+"""Keys of a ``plan.json`` that an earlier version wrote -> what they are called now."""
+
+
 def from_json(value: Any) -> Plan:
-    """Read what :meth:`Plan.to_json` gave.
+    """Read what :meth:`Plan.to_json` gave, or gave before its fields had their present names.
 
     Raises:
         ValueError: It is no plan.
     """
+    if isinstance(value, dict):
+        value = {EARLIER.get(key, key): entry for key, entry in value.items()}
     return TypeAdapter(Plan).validate_python(value)

@@ -22,7 +22,7 @@ from limner.planning.disk import base_bytes, fetched_bytes, held, here, mapped_b
 from limner.planning.host import PHOTO
 from limner.planning.local_device import device_for
 from limner.planning.memory import CODES, saved_bytes
-from limner.planning.plan import Moments, Plan, Weights
+from limner.planning.plan import OptimizerState, Plan, Weights
 from limner.planning.profile import Profile
 from limner.planning.profile_cache import Asked, largest, opened, profile_of, shape_of
 from limner.planning.search import below, choose, encoded_below
@@ -54,7 +54,7 @@ class Counts:
     """Forward passes of one image for the held-out loss."""
 
 
-WHOLE: tuple[Moments, ...] = ("fp32", "host")
+WHOLE: tuple[OptimizerState, ...] = ("fp32", "host")
 """Ways to keep an optimizer's state that hold the same numbers."""
 
 
@@ -63,17 +63,19 @@ class Begun:
     """How a run that goes on has computed so far, where another way would give other numbers."""
 
     weights: Weights
-    moments: Moments
-    products: Products = "full"
+    optimizer_state: OptimizerState
+    matmul_precision: Products = "full"
 
     def within(self, request: PlanRequest) -> PlanRequest:
         """The request without plans that the run cannot go on by."""
         coded = self.weights in CODES
-        moments: tuple[Moments, ...] = (self.moments,)
-        if request.full and self.moments in WHOLE:  # the same numbers, elsewhere
-            moments = tuple(each for each in request.moments if each in WHOLE)
+        optimizer_state: tuple[OptimizerState, ...] = (self.optimizer_state,)
+        if request.full and self.optimizer_state in WHOLE:  # the same numbers, elsewhere
+            optimizer_state = tuple(each for each in request.optimizer_state if each in WHOLE)
         stored = (self.weights if coded else request.compute,)
-        return replace(request, stored=stored, moments=moments, products=self.products)
+        return replace(
+            request, stored=stored, optimizer_state=optimizer_state, matmul_precision=self.matmul_precision
+        )
 
 
 @dataclass(frozen=True)
@@ -226,7 +228,7 @@ def plan(
     size = largest(recipe, shape, list(counts.sizes))
     price = device.price if price is None else price
     why: list[tuple[Misfit, Callable[..., Planned]]] = []
-    asked = Asked(recipe, source, size, compute, device.kind, whole, products=request.products)
+    asked = Asked(recipe, source, size, compute, device.kind, whole, products=request.matmul_precision)
     for way in _ways(asked, request):
         profile, traced = profile_of(way)
         profile = profile if files is None else replace(profile, download=files)
@@ -254,7 +256,7 @@ def _multiplied(request: PlanRequest, device: Device) -> PlanRequest:
     Raises:
         BadRecipe: There are no others.
     """
-    if request.products == "full":
+    if request.matmul_precision == "full":
         return request
     able = device.eightfold
     if stored := tuple(each for each in able if each in request.weights):
@@ -267,7 +269,7 @@ def _multiplied(request: PlanRequest, device: Device) -> PlanRequest:
 
 def _ways(asked: Asked, request: PlanRequest) -> list[Asked]:
     """Where the weights of a full fine-tune may be: on the device, or on the host, from where AdamW comes."""
-    away = request.full and "host" in request.moments and asked.kind == "cuda"
+    away = request.full and "host" in request.optimizer_state and asked.kind == "cuda"
     away = away and optimizer_of(request.optimizer).on_host
     return [asked, replace(asked, hosted=True)] if away else [asked]
 
@@ -293,17 +295,19 @@ def request_of(recipe: Recipe, device: Device, picture: int = 0) -> PlanRequest:
     return PlanRequest(
         compute=device.computes(recipe.limits.compute_dtype),
         full=full,
-        moments=("fp32", "8bit", "host") if full else ("fp32", "8bit"),
-        quality=recipe.limits.weights_precision,
-        products=recipe.limits.matmul_precision,
+        optimizer_state=("fp32", "8bit", "host") if full else ("fp32", "8bit"),
+        min_weight_precision=recipe.limits.weights_precision,
+        matmul_precision=recipe.limits.matmul_precision,
         batches=(recipe.train.batch, *prior),
-        micro=recipe.limits.micro_batch,
+        micro_batch=recipe.limits.micro_batch,
         optimizer=recipe.train.optimizer,
         average=recipe.train.ema > 0,
         steps=recipe.train.steps,
         sampling=recipe.sample.every != -1,
         picture=picture or PHOTO,
-        without=frozenset({"hoist"} if recipe.lora.text_encoders else ()),  # modulations read what they give
+        without=frozenset(
+            {"precompute_modulation"} if recipe.lora.text_encoders else ()
+        ),  # modulations read what they give
     )
 
 

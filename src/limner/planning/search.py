@@ -1,18 +1,18 @@
 """The fastest way to compute a run that fits: every combination is looked at, or proved to be no better.
 
-For each way of storing weights, hoisting, keeping attention, buffers, micro-batch and compiling there are
-(blocks streamed) x (blocks checkpointed) plans. Time never falls when one block more is checkpointed, so for
-each number of streamed blocks only the first number of checkpointed ones that fits can be the fastest. A plan
-whose computation alone, or whose copies alone, take longer than the best so far is not timed. What stays in
-memory does not depend on what is checkpointed, nor what comes and goes on what is streamed, so each is
-computed once and a sum says whether a plan fits.
+For each weight precision, swap buffer count, micro-batch, and with or without precomputed modulations, kept
+attention and compiling, there are (blocks swapped) x (blocks checkpointed) plans. Time never falls when one
+block more is checkpointed, so for each number of swapped blocks only the first number of checkpointed ones
+that fits can be the fastest. A plan whose computation alone, or whose copies alone, take longer than the best
+so far is not timed. What stays in memory does not depend on what is checkpointed, nor what comes and goes on
+what is swapped, so each is computed once and a sum says whether a plan fits.
 
 Attention is not searched: "auto" is the fastest kernel that the device has for each shape, found by trying
 (``nn.layers.attention``), so no other is faster; and all fused ones keep the same but for padding, while the
 plain one keeps a number for each pair of tokens (``tests/planning/test_profiling.py`` compares their traces).
 What attention gave is not kept where blocks are compiled: ``nn.memory.engine`` refuses both at once, as a
 graph does not give it out. Modulations are never in codes: each of their numbers moves a whole channel, and
-hoisting takes more off the device, exactly. 8-bit moments are a last resort, as it was the recipe that
+precomputing them takes more off the device, exactly. 8-bit AdamW is a last resort, as it was the recipe that
 chose an optimizer.
 """
 
@@ -39,9 +39,9 @@ from limner.planning.choice import (
 )
 from limner.planning.devices import Device
 from limner.planning.host import HostMemory
-from limner.planning.plan import Moments, Plan
+from limner.planning.plan import OptimizerState, Plan
 from limner.planning.profile import Profile
-from limner.planning.time import CostModel, compile_seconds, micros_of, update_seconds
+from limner.planning.time import CostModel, accumulation_of, compile_seconds, update_seconds
 from limner.recipe.optimizers import optimizer_of
 
 TIE = 0.03
@@ -61,8 +61,8 @@ def choose(profile: Profile, device: Device, request: PlanRequest) -> Choice:
     Raises:
         DoesNotFit: No plan does. The message has no remedy yet: ``advice`` looks for one.
     """
-    for moments in _moments(profile, device, request):
-        space = _Space(profile, device, request, moments)
+    for optimizer_state in _moments(profile, device, request):
+        space = _Space(profile, device, request, optimizer_state)
         if found := space.fastest():
             choice = assess(profile, device, request, found)
             assert fits(choice, device), found  # what was summed up is what is counted in one go
@@ -96,7 +96,9 @@ def below(
     room = min(SPARED * needed, budget(device) / excess)
     tighter = replace(device, free=int(room) + device.free - budget(device))
     left = replace(profile, stages=tuple(stage for stage in profile.stages if stage.phase != "cache"))
-    found = choose(left, tighter, replace(request, stored=(plan.weights,), moments=(plan.moments,)))
+    found = choose(
+        left, tighter, replace(request, stored=(plan.weights,), optimizer_state=(plan.optimizer_state,))
+    )
     filled = {name: getattr(plan, name) for name in ENCODING[0]}
     return assess(profile, device, request, replace(found.plan, **filled))
 
@@ -124,16 +126,18 @@ def encoded_below(
     raise DoesNotFit(f"No way to fill the cache of {profile.base} needs clearly less than {needed} bytes.")
 
 
-def _moments(profile: Profile, device: Device, request: PlanRequest) -> list[Moments]:
+def _moments(profile: Profile, device: Device, request: PlanRequest) -> list[OptimizerState]:
     """What to try, in this order. Most optimizers store their state in one way."""
     if profile.hosted:
         return ["host"]
     if not optimizer_of(request.optimizer).in_8_bits or device.kind != "cuda":
         return ["fp32"]
-    if request.moments == ("8bit",):  # a run that goes on as it began, whatever is wished now
+    if request.optimizer_state == ("8bit",):  # a run that goes on as it began, whatever is wished now
         return ["8bit"]
     return [
-        each for each in request.moments if each == "fp32" or each == "8bit" and request.quality != "16bit"
+        each
+        for each in request.optimizer_state
+        if each == "fp32" or each == "8bit" and request.min_weight_precision != "16bit"
     ]
 
 
@@ -143,31 +147,39 @@ _Kept = tuple[bool, bool, int]
 
 @dataclass(frozen=True)
 class _Group:
-    """Plans that differ in what is checkpointed and streamed alone."""
+    """Plans that differ in what is checkpointed and swapped alone."""
 
     plan: Plan
     cost_model: CostModel
-    micros: int
+    accumulation_steps: int
     extra: float
     """Seconds of a step beside its micro-batches: the update, and its share of compiling."""
 
     @property
     def least(self) -> float:
-        return self.micros * self.cost_model.once + self.extra
+        return self.accumulation_steps * self.cost_model.once + self.extra
 
-    def slow(self, checkpointed: int, away: tuple[int, ...], *, mapped: bool = False) -> float:
+    def slow(self, checkpointed_blocks: int, away: tuple[int, ...], *, mmap_weights: bool = False) -> float:
         """Seconds of a step at least."""
-        return self.micros * self.cost_model.bound(checkpointed, away, mapped=mapped) + self.extra
+        return (
+            self.accumulation_steps
+            * self.cost_model.bound(checkpointed_blocks, away, mmap_weights=mmap_weights)
+            + self.extra
+        )
 
 
 class _Space:
     """Every plan of a request with one way of storing moments."""
 
-    def __init__(self, profile: Profile, device: Device, request: PlanRequest, moments: Moments) -> None:
+    def __init__(
+        self, profile: Profile, device: Device, request: PlanRequest, optimizer_state: OptimizerState
+    ) -> None:
         self.profile, self.device, self.request = profile, device, request
         self.blocks = len(profile.blocks)
         self.room = budget(device)
-        self.start = encoding(profile, device, Plan(compute=request.compute, moments=moments), request)
+        self.start = encoding(
+            profile, device, Plan(compute=request.compute, optimizer_state=optimizer_state), request
+        )
         self.worth = float("inf")
         """Seconds of a step that a plan may take at most to be among the fastest."""
         self._coming: dict[tuple[object, ...], list[int]] = {}
@@ -181,9 +193,11 @@ class _Space:
             if group.least > self.worth:
                 break
             for plan in self._plans(group):
-                away = plan.streamed_of(self.blocks)
-                seconds, _ = group.cost_model.micro(plan.checkpointed, away, mapped=plan.mapped)
-                seconds = group.micros * seconds + group.extra
+                away = plan.swapped_of(self.blocks)
+                seconds, _ = group.cost_model.micro_batch(
+                    plan.checkpointed_blocks, away, mmap_weights=plan.mmap_weights
+                )
+                seconds = group.accumulation_steps * seconds + group.extra
                 found.append((seconds, plan))
                 self.worth = min(self.worth, seconds * (1 + TIE))
         tied = [(seconds, plan) for seconds, plan in found if seconds <= self.worth]
@@ -193,15 +207,15 @@ class _Space:
         profile, device, request = self.profile, self.device, self.request
         assert self.start is not None
         on_card = device.kind == "cuda"
-        hoistable = on_card and "hoist" not in request.without and not request.full
+        hoistable = on_card and "precompute_modulation" not in request.without and not request.full
         hoistable = hoistable and any(block.modulation for block in profile.blocks)
         keepable = any(block.attention_kept.at(1) for block in profile.blocks)
-        for weights, hoist, keep, slots, micro, compiled in product(
+        for weights, precompute_modulation, keep, swap_buffers, micro_batch, compiled in product(
             request.weights,
             (False, True) if hoistable else (False,),
             (False, True) if keepable else (False,),
             (2, 3) if on_card and not request.full else (2,),
-            request.micros,
+            request.micro_batch_sizes,
             (False, True) if device.compiles and "compile" not in request.without else (False,),
         ):
             if compiled and keep:
@@ -211,63 +225,70 @@ class _Space:
             plan = replace(
                 self.start,
                 weights=weights,
-                products=request.products,
+                matmul_precision=request.matmul_precision,
                 keep_attention=keep,
-                slots=slots,
-                hoist=hoist,
-                micro_batch=micro,
+                swap_buffers=swap_buffers,
+                precompute_modulation=precompute_modulation,
+                micro_batch=micro_batch,
                 compile=compiled,
             )
             update = update_seconds(profile, plan, device, request.optimizer)
             extra = update + compile_seconds(profile, plan) / max(1, request.steps)
             cost_model = CostModel(profile, plan, device)
-            yield _Group(plan, cost_model, micros_of(plan, request.batches), extra)
+            yield _Group(plan, cost_model, accumulation_of(plan, request.batches), extra)
 
     def _plans(self, group: _Group) -> Iterator[Plan]:
-        """For each number of streamed blocks the plan with the fewest checkpointed ones that fits.
+        """For each number of swapped blocks the plan with the fewest checkpointed ones that fits.
 
         Left out are those that cannot be among the fastest.
         """
         without = self.request.without
-        streams = self.device.kind == "cuda" and "streamed" not in without and not self.request.full
+        streams = self.device.kind == "cuda" and "swapped_blocks" not in without and not self.request.full
         most = self.blocks if streams else 0
-        twice = 0 if "checkpointed" in without else self.blocks
+        twice = 0 if "checkpointed_blocks" in without else self.blocks
         coming = self._comes(group.plan)
-        for streamed in range(most + 1):
-            if group.plan.slots > 2 and streamed < group.plan.slots:
+        for swapped_blocks in range(most + 1):
+            if group.plan.swap_buffers > 2 and swapped_blocks < group.plan.swap_buffers:
                 continue  # a buffer for each of them is what fewer buffers are as well
-            away = Plan(streamed=streamed).streamed_of(self.blocks)
+            away = Plan(swapped_blocks=swapped_blocks).swapped_of(self.blocks)
             if group.slow(0, away) > self.worth:
                 continue
-            if (kept := self._keeps(group.plan, streamed)) is None:
+            if (kept := self._keeps(group.plan, swapped_blocks)) is None:
                 continue
-            mapped, tiled, staying = kept
-            for checkpointed in range(1 if group.plan.keep_attention else 0, twice + 1):
-                if staying + coming[checkpointed] <= self.room:
-                    if group.slow(checkpointed, away, mapped=mapped) <= self.worth:
-                        how = {"mapped": mapped, "decode_tiled": tiled}
-                        yield replace(group.plan, streamed=streamed, checkpointed=checkpointed, **how)
+            mmap_weights, tiled, staying = kept
+            for checkpointed_blocks in range(1 if group.plan.keep_attention else 0, twice + 1):
+                if staying + coming[checkpointed_blocks] <= self.room:
+                    if group.slow(checkpointed_blocks, away, mmap_weights=mmap_weights) <= self.worth:
+                        how = {"mmap_weights": mmap_weights, "decode_tiled": tiled}
+                        yield replace(
+                            group.plan,
+                            swapped_blocks=swapped_blocks,
+                            checkpointed_blocks=checkpointed_blocks,
+                            **how,
+                        )
                     break
 
-    def _keeps(self, plan: Plan, streamed: int) -> _Kept | None:
-        """How so many streamed blocks are kept and pictures painted; None when they cannot be."""
-        key = plan.weights, plan.hoist, plan.slots, streamed
+    def _keeps(self, plan: Plan, swapped_blocks: int) -> _Kept | None:
+        """How so many swapped blocks are kept and pictures painted; None when they cannot be."""
+        key = plan.weights, plan.precompute_modulation, plan.swap_buffers, swapped_blocks
         if key not in self._kept:
-            plain = replace(plan, streamed=streamed, keep_attention=False, micro_batch=1, compile=False)
+            plain = replace(
+                plan, swapped_blocks=swapped_blocks, keep_attention=False, micro_batch=1, compile=False
+            )
             self._kept[key] = self._kept_by(plain)
         return self._kept[key]
 
     def _kept_by(self, plan: Plan) -> _Kept | None:
         """On disk what the host cannot hold, in tiles what does not fit whole."""
         profile, device = self.profile, self.device
-        ways = [plan, replace(plan, mapped=True)] if plan.streamed else [plan]
+        ways = [plan, replace(plan, mmap_weights=True)] if plan.swapped_blocks else [plan]
         way = next((each for each in ways if holds(device, *self._hosts(each))), None)
         if way is None or memory.load_memory(profile, way, on=device.kind).reserved > self.room:
             return None
         for tiled in (False, True) if self.request.sampling else (False,):
             painting = replace(way, decode_tiled=tiled)
             if not self.request.sampling or self._paints(painting) <= self.room:
-                return way.mapped, tiled, self._stays(way)
+                return way.mmap_weights, tiled, self._stays(way)
         return None
 
     def _hosts(self, plan: Plan) -> Iterable[HostMemory]:
@@ -279,9 +300,11 @@ class _Space:
     def _comes(self, plan: Plan) -> list[int]:
         """Bytes that come and go in a step, by the number of checkpointed blocks."""
         coded = plan.weights in memory.CODES
-        key = plan.micro_batch, plan.keep_attention, plan.hoist, coded
+        key = plan.micro_batch, plan.keep_attention, plan.precompute_modulation, coded
         if key not in self._coming:
-            plans = [replace(plan, slots=2, checkpointed=count) for count in range(self.blocks + 1)]
+            plans = [
+                replace(plan, swap_buffers=2, checkpointed_blocks=count) for count in range(self.blocks + 1)
+            ]
             needs = [self._train(each) for each in plans]
             staying = self._stays(plans[0])  # whatever is checkpointed
             self._coming[key] = [need.reserved - staying for need in needs]
@@ -297,7 +320,7 @@ class _Space:
             self.profile,
             plan,
             optimizer=request.optimizer,
-            micros=micros_of(plan, request.batches),
+            accumulation_steps=accumulation_of(plan, request.batches),
             average=request.average,
             on=self.device.kind,
         )
@@ -306,14 +329,21 @@ class _Space:
 def _alike(device: Device, request: PlanRequest) -> bool:
     """Whether int8 and fp8 take the same time, as nobody has measured that they do not."""
     rates = device.rates
-    if request.products == "8bit":
+    if request.matmul_precision == "8bit":
         return rates.eight.get("int8") == rates.eight.get("fp8")
     return not rates.expand
 
 
 def _rank(seconds: float, plan: Plan) -> tuple[int, int, float]:
     """What is preferred among plans that are equally fast: precise, then simple, then fast."""
-    used = (plan.streamed, plan.hoist, plan.keep_attention, plan.compile, plan.checkpointed, plan.mapped)
-    used += (plan.decode_tiled, plan.slots > 2)
+    used = (
+        plan.swapped_blocks,
+        plan.precompute_modulation,
+        plan.keep_attention,
+        plan.compile,
+        plan.checkpointed_blocks,
+        plan.mmap_weights,
+    )
+    used += (plan.decode_tiled, plan.swap_buffers > 2)
     mechanisms = sum(map(bool, used))
     return -FINENESS.index(plan.weights), mechanisms, seconds

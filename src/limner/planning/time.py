@@ -1,11 +1,12 @@
-"""How long a plan takes: a roofline over the work of a profile, and a timeline of what is streamed. No torch.
+"""How long a plan takes: a roofline over the work of a profile, and a timeline of what is swapped. No torch.
 
 Blocks run one after another; each takes the time of its matrix products, its attention and its other traffic
 at the rates that the device reaches, or the time that the host takes to launch its kernels where that is
 longer: what the host gains on a busy device in one block is not set off against the next. Weights that
-are stored coarser are turned back each time they are read. What is streamed comes over one copy engine into
-``slots`` buffers, ahead of its use in both directions, and never goes back. Hoisted modulations come over the
-same engine, in the order of the blocks that read what they give, from the start of the forward pass on.
+are stored coarser are turned back each time they are read. Swapped blocks come over one copy engine into
+``swap_buffers`` buffers, ahead of their use in both directions, and never go back. Precomputed modulations
+come over the same engine, in the order of the blocks that read what they give, from the start of the forward
+pass on.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -96,11 +97,11 @@ def seconds_of(
 
 
 class CostModel:
-    """Seconds of every block of a profile under one way of computing, whatever is kept, streamed or copied.
+    """Seconds of every block of a profile under one way of computing, whatever is kept, swapped or copied.
 
     Args:
         profile: Of the base, the adapter and the bucket.
-        plan: Its ``checkpointed``, ``streamed`` and ``mapped`` are not looked at.
+        plan: Its blocks that are checkpointed or swapped, and whether those are mapped, are not looked at.
         device: Where.
     """
 
@@ -115,8 +116,8 @@ class CostModel:
         self.outside = seconds_of(rest.forward, device, plan.compute, images)
         """Seconds of a forward pass outside the blocks."""
         self.rest = self.outside + seconds_of(rest.backward, device, plan.compute, images, backward=True)
-        modulations = [block.modulation if plan.hoist else 0 for block in (*blocks, rest)]
-        self.hoisted = sum(modulations)
+        modulations = [block.modulation if plan.precompute_modulation else 0 for block in (*blocks, rest)]
+        self.modulation_bytes = sum(modulations)
         """Bytes of modulations that come in a forward pass."""
         self.ahead = [(each / device.rates.copy, each / device.rates.traffic) for each in modulations]
         """Of every block, and of what is behind the last, seconds to copy and to read its modulations."""
@@ -146,7 +147,7 @@ class CostModel:
         return done + self._expanding(block)
 
     def _expanding(self, block: Block) -> float:
-        if self.plan.products == "8bit":
+        if self.plan.matmul_precision == "8bit":
             return 0.0  # codes are multiplied as they are; what is done to them is part of the block's work
         numbers = block.stored[self.plan.compute] * 8 / BITS[self.plan.compute]
         return numbers * self.device.rates.expanding(self.plan.weights, self.plan.compute)
@@ -162,44 +163,50 @@ class CostModel:
         )
         return max(0.0, self._seconds(block, block.forward) - saved)
 
-    def bound(self, checkpointed: int, streamed: Sequence[int], *, mapped: bool = False) -> float:
+    def bound(
+        self, checkpointed_blocks: int, swapped_blocks: Sequence[int], *, mmap_weights: bool = False
+    ) -> float:
         """Seconds that a micro-batch takes at least: all its computation, or all its copies."""
         # what is in the buffers when a pass turns round need not come again
-        away = [self.bytes[n] for n in streamed]
-        stay = 2 * sum(sorted(away)[-max(2, self.plan.slots) :])
-        copies = (max(0, 2 * sum(away) - stay) + self.hoisted) / self._copy(mapped=mapped)
-        return max(self.once + self.repeated[checkpointed], copies)
+        away = [self.bytes[n] for n in swapped_blocks]
+        stay = 2 * sum(sorted(away)[-max(2, self.plan.swap_buffers) :])
+        copies = (max(0, 2 * sum(away) - stay) + self.modulation_bytes) / self._copy(
+            mmap_weights=mmap_weights
+        )
+        return max(self.once + self.repeated[checkpointed_blocks], copies)
 
-    def _copy(self, *, mapped: bool) -> float:
+    def _copy(self, *, mmap_weights: bool) -> float:
         rates = self.device.rates
-        return min(rates.copy, rates.disk) if mapped else rates.copy
+        return min(rates.copy, rates.disk) if mmap_weights else rates.copy
 
-    def micro(
-        self, checkpointed: int, streamed: Sequence[int], *, mapped: bool = False
+    def micro_batch(
+        self, checkpointed_blocks: int, swapped_blocks: Sequence[int], *, mmap_weights: bool = False
     ) -> tuple[float, float]:
         """Seconds of a micro-batch in the middle of a run, and those of them that are waited for copies."""
         blocks = range(len(self.forward))
-        back = [self.backward[n] + (self.again[n] if n < checkpointed else 0.0) for n in blocks]
-        busy = self.once + self.repeated[checkpointed]
-        if not streamed and not self.hoisted:
+        back = [self.backward[n] + (self.again[n] if n < checkpointed_blocks else 0.0) for n in blocks]
+        busy = self.once + self.repeated[checkpointed_blocks]
+        if not swapped_blocks and not self.modulation_bytes:
             return busy, 0.0
-        copy = self._copy(mapped=mapped)
+        copy = self._copy(mmap_weights=mmap_weights)
         slower = self.device.rates.copy / copy
         ahead = [copying * slower + reading for copying, reading in self.ahead]
-        away = set(streamed)
+        away = set(swapped_blocks)
         passes = [(n, self.forward[n]) for n in blocks] + [(n, back[n]) for n in reversed(blocks)]
         uses = [(seconds, self.bytes[n] / copy if n in away else 0.0, n) for n, seconds in passes]
-        waiting = _waiting(uses, max(2, self.plan.slots), self.rest, ahead if self.hoisted else [])
+        waiting = _waiting(
+            uses, max(2, self.plan.swap_buffers), self.rest, ahead if self.modulation_bytes else []
+        )
         return busy + waiting, waiting
 
-    def step_time(self, plan: Plan, micros: int, update: float) -> StepTime:
+    def step_time(self, plan: Plan, accumulation_steps: int, update: float) -> StepTime:
         """Seconds of an optimizer step of so many micro-batches and ``update`` seconds at its end."""
-        away = plan.streamed_of(len(self.forward))
-        seconds, waiting = self.micro(plan.checkpointed, away, mapped=plan.mapped)
+        away = plan.swapped_of(len(self.forward))
+        seconds, waiting = self.micro_batch(plan.checkpointed_blocks, away, mmap_weights=plan.mmap_weights)
         return StepTime(
-            seconds=micros * seconds + update,
-            waiting=micros * waiting,
-            repeated=micros * self.repeated[min(plan.checkpointed, len(self.again))],
+            seconds=accumulation_steps * seconds + update,
+            waiting=accumulation_steps * waiting,
+            repeated=accumulation_steps * self.repeated[min(plan.checkpointed_blocks, len(self.again))],
             optimizer=update,
         )
 
@@ -257,13 +264,13 @@ class _Copier:
 
 
 def _waiting(
-    uses: Sequence[tuple[float, float, int]], slots: int, pause: float, ahead: Sequence[float] = ()
+    uses: Sequence[tuple[float, float, int]], swap_buffers: int, pause: float, ahead: Sequence[float] = ()
 ) -> float:
     """Seconds that a pass waits for copies, from the second pass on, when buffers are full already.
 
     Args:
         uses: (seconds of computation, seconds of its copy or 0, block) in running order.
-        slots: Buffers. The block that was used longest ago makes room.
+        swap_buffers: Buffers. The block that was used longest ago makes room.
         pause: Seconds of computation between two passes, in which copies go on.
         ahead: Seconds that the modulations of each of the first uses take to come.
     """
@@ -278,7 +285,7 @@ def _waiting(
             ready = copier.modulations(place) if place < len(ahead) else 0.0
             if copying:
                 if block not in free:
-                    room = free.pop(there.pop(0)) if len(there) == slots else 0.0
+                    room = free.pop(there.pop(0)) if len(there) == swap_buffers else 0.0
                     ready = max(ready, copier.block(room, copying))
                 else:
                     there.remove(block)
@@ -301,7 +308,7 @@ def update_seconds(profile: Profile, plan: Plan, device: Device, optimizer: str)
     return busy + launches if device.kind == "cpu" else max(busy, launches)
 
 
-def micros_of(plan: Plan, batches: Iterable[int]) -> int:
+def accumulation_of(plan: Plan, batches: Iterable[int]) -> int:
     """Micro-batches of a step: each sort of image (one's own, the prior's) fills its own."""
     return sum(ceil(batch / plan.micro_batch) for batch in batches)
 
@@ -319,7 +326,7 @@ def step_time_of(
         optimizer: The recipe's.
     """
     update = update_seconds(profile, plan, device, optimizer)
-    return CostModel(profile, plan, device).step_time(plan, micros_of(plan, batches), update)
+    return CostModel(profile, plan, device).step_time(plan, accumulation_of(plan, batches), update)
 
 
 def compile_seconds(profile: Profile, plan: Plan) -> float:

@@ -83,7 +83,7 @@ class Trainee:
         for name, model in ((name, self.models[name]) for name in setting.trained):
             if setting.full:
                 full.release(model)
-                if self.plan.moments == "host":
+                if self.plan.optimizer_state == "host":
                     self.offload = Offload(model, dtype=setting.dtype, device=setting.device)
                 continue
             lora.attach(
@@ -107,22 +107,22 @@ class Trainee:
         dtype = torch.float32 if setting.full and name in setting.trained else setting.dtype
         how: dict[str, Any] = {"dtype": dtype, "device": setting.device}
         if name == setting.family.denoiser:
-            how |= {"weights": plan.codes, "products": plan.products}
-            if plan.moments == "host":
+            how |= {"weights": plan.codes, "products": plan.matmul_precision}
+            if plan.optimizer_state == "host":
                 how["device"] = torch.device("cpu")
-            elif plan.streamed or plan.hoist:
+            elif plan.swapped_blocks or plan.precompute_modulation:
                 how["aside"] = self._aside
         return load(setting.family, setting.source, name, **how)
 
     def _aside(self, denoiser: nn.Module) -> Aside:
         plan, anatomy = self.plan, self.setting.family.anatomy
-        away = plan.streamed_of(len(anatomy.blocks_of(denoiser)))
-        return Aside(denoiser, anatomy, streamed=away, hoist=plan.hoist, folder=self._folder)
+        away = plan.swapped_of(len(anatomy.blocks_of(denoiser)))
+        return Aside(denoiser, anatomy, streamed=away, hoist=plan.precompute_modulation, folder=self._folder)
 
     @property
     def _folder(self) -> Path | None:
         """Where weights go that stay on disk: a disk of that size, as /tmp may be memory."""
-        return cache_root(self.setting.recipe) if self.plan.mapped else None
+        return cache_root(self.setting.recipe) if self.plan.mmap_weights else None
 
     def _equipped(self) -> Engine:
         plan, family, device = self.plan, self.setting.family, self.setting.device
@@ -131,14 +131,14 @@ class Trainee:
             denoiser,
             family.anatomy,
             device=device,
-            checkpointed=plan.checkpointed,
+            checkpointed=plan.checkpointed_blocks,
             tail_skip=plan.tail_skip,
             keep_attention=plan.keep_attention,
-            streamed=plan.streamed_of(len(family.anatomy.blocks_of(denoiser))),
-            slots=plan.slots,
-            mapped=plan.mapped,
+            streamed=plan.swapped_of(len(family.anatomy.blocks_of(denoiser))),
+            slots=plan.swap_buffers,
+            mapped=plan.mmap_weights,
             folder=self._folder,
-            hoist=plan.hoist,
+            hoist=plan.precompute_modulation,
             attention=plan.attention,
             compile=plan.compile,
         )
@@ -150,7 +150,7 @@ class Trainee:
             BrokenGraph: It stores weights in another way, which would be another training.
         """
         mine, other = (
-            f"{each.compute} on {each.weights} weights and {each.products} products"
+            f"{each.compute} on {each.weights} weights and {each.matmul_precision} products"
             for each in (self.plan, plan)
         )
         if mine != other:

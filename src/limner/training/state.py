@@ -69,7 +69,11 @@ class Progress:
             }
             path = self.run.checkpoint_path(step)
             plan = self.ladder.plan
-            stored = {"weights": plan.weights, "moments": plan.moments, "products": plan.products}
+            stored = {
+                "weights": plan.weights,
+                "moments": plan.optimizer_state,
+                "products": plan.matmul_precision,
+            }
             facts = {"step": step, **stored, **facts, **shape(self.setting)}
             facts["recipe"] = shaping(self.setting.recipe)
             checkpoint.save(path, parts, facts)

@@ -18,7 +18,7 @@ from limner.nn import distributed
 from limner.nn.layers import w8a8
 from limner.nn.loop import Average, Fit, Step, fit
 from limner.nn.optim import optimizer, schedule
-from limner.planning.plan import Moments
+from limner.planning.plan import OptimizerState
 from limner.planning.planner import Begun, keep
 from limner.recipe.optimizers import optimizer_of
 from limner.recipe.schema import Recipe
@@ -137,7 +137,9 @@ def _require_possible(setting: Setting) -> None:
     _optimizer(setting, groups, "fp32")
 
 
-def _optimizer(setting: Setting, groups: list[dict[str, Any]], moments: Moments) -> torch.optim.Optimizer:
+def _optimizer(
+    setting: Setting, groups: list[dict[str, Any]], moments: OptimizerState
+) -> torch.optim.Optimizer:
     wish = setting.recipe.train
     in_8_bits = optimizer_of(wish.optimizer).in_8_bits if moments == "8bit" else ""
     return optimizer(
@@ -193,7 +195,7 @@ def _planned(recipe: Recipe, run: RunDir, found: checkpoint.Checkpoint | None, r
 
 def _progress(setting: Setting, run: RunDir, trainee: Trainee, ladder: Ladder) -> Progress:
     wish = setting.recipe.train
-    chosen = _optimizer(setting, trainee.groups(), ladder.plan.moments)
+    chosen = _optimizer(setting, trainee.groups(), ladder.plan.optimizer_state)
     chosen.register_step_post_hook(trainee.publish)
     average = Average(trainee.parameters, wish.ema) if wish.ema else None
     trainee.dropping(on=True)
