@@ -8,7 +8,6 @@ from limner.planning.advice import CAUSES, SHOWN, alternatives, least, misfit
 from limner.planning.cards import known
 from limner.planning.choice import PlanRequest, fits
 from limner.planning.devices import of_card, of_cpu
-from limner.planning.plan import BITS
 from limner.planning.search import choose
 
 GB = 2**30
@@ -38,10 +37,10 @@ def test_a_precision_below_the_floor_is_shown_as_what_it_would_buy():
     card, profile = device(6), SHALLOW[1024]
     chosen = choose(profile, card, replace(REQUEST, min_weight_precision="16bit"))
     others = alternatives(profile, card, replace(REQUEST, min_weight_precision="16bit"), chosen)
-    assert {"weights in 8 bits", "weights in 4 bits"} & {each.what for each in others}
+    assert {"weights int8", "weights nf4"} & {each.what for each in others}
     for each in others:
-        if each.what.startswith("weights in"):
-            assert f"{BITS[each.choice.plan.weights]} bits" in each.what
+        if each.what.startswith("weights"):
+            assert each.what == f"weights {each.choice.plan.weights}"
 
 
 def test_a_larger_card_is_shown_as_not_fitting_this_one():

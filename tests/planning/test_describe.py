@@ -2,7 +2,7 @@ import pytest
 
 from blueprints import flux
 from limner.planning import profile_cache
-from limner.planning.describe import duration, lines
+from limner.planning.describe import count, duration, lines
 from limner.planning.planner import plan
 from limner.recipe.schema import Recipe
 from limner.recipe.toml import change
@@ -28,12 +28,12 @@ def test_a_person_reads_where_memory_and_time_go_and_what_else_there_is():
         "on RTX 4090: 6.0 GB, 512 MB left to the desktop",
         "frozen weights",
         "activations",
-        "in all",
+        "total",
         "that may be used",
-        "filling the cache",
-        "locked for copies",
-        "Disk: to fetch 33.7 GB",
-        "2 images per step",
+        "caching",
+        "pinned",
+        "Disk: download 33.7 GB",
+        "batch size 2, gradients accumulated over 2 micro-batches of 1",
         "per step",
         "Instead",
         "Rented: $",
@@ -44,7 +44,7 @@ def test_a_person_reads_where_memory_and_time_go_and_what_else_there_is():
 
 def test_parts_add_up_to_the_whole():
     text = told("24GB")
-    inside = text.split("Where the memory goes while it trains\n")[1].split("At most")[0]
+    inside = text.split("Memory while training\n")[1].split("Peaks")[0]
     sizes = [line.split("  ")[-1].split(" of ")[0].split() for line in inside.splitlines()]
     units = {"GB": 1024.0, "MB": 1.0}
     *parts, whole = [float(number) * units[unit] for number, unit in sizes]
@@ -53,12 +53,12 @@ def test_parts_add_up_to_the_whole():
 
 def test_every_decision_is_a_sentence():
     tight = told("5GB", limits__weights_precision="4bit")
-    assert "computed again for their gradient" in tight
-    assert "come from the host's memory when they are due" in tight
+    assert "gradient checkpointing: " in tight
+    assert " of 10 blocks in CPU RAM" in tight
     roomy = told("80GB", card="H100")
-    assert "nothing is computed twice" in roomy
-    assert "weights and arithmetic in bf16" in roomy
-    assert "all blocks stay on the device" in roomy
+    assert "no gradient checkpointing" in roomy
+    assert "weights bf16, compute bf16" in roomy
+    assert "no block swap" in roomy
 
 
 def test_why_nothing_fits_is_all_that_is_said_then():
@@ -75,3 +75,8 @@ def test_durations_are_told_in_the_unit_that_people_use():
         "83 min",
         "25 h 0 min",
     ]
+
+
+def test_parameters_are_counted_in_thousands_millions_and_billions():
+    numbers = (65_372_160, 11_901_408_320, 999_999, 4_200, 17)
+    assert [count(number) for number in numbers] == ["65.4M", "11.9B", "1M", "4.2K", "17"]

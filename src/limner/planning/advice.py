@@ -24,14 +24,14 @@ TRIED = 2
 CAUSES = {
     "weights": "frozen weights",
     "modulations": "modulation weights",
-    "adapter": "the LoRA",
+    "adapter": "LoRA weights",
     "trained": "trained weights",
     "gradients": "gradients",
-    "optimizer": "the optimizer's state",
+    "optimizer": "optimizer states",
     "activations": "activations",
-    "streaming": "buffers of streamed blocks",
-    "workspace": "workspaces of libraries",
-    "context": "the driver's context",
+    "streaming": "block swap buffers",
+    "workspace": "library workspaces",
+    "context": "driver context",
 }
 """Causes of :class:`limner.planning.memory.MemoryEstimate` in words."""
 
@@ -41,7 +41,7 @@ class Alternative:
     """Another way to compute the same run."""
 
     what: str
-    """In words: "weights in 16 bits"."""
+    """In words: "weights bf16"."""
     choice: Choice
     fits: bool
     """Whether it fits the device as it is."""
@@ -88,12 +88,12 @@ def _others(
         if request.matmul_precision == "8bit":
             continue  # other weights are not multiplied in 8 bits
         if weights in CODES or weights == plan.compute:
-            yield f"weights in {BITS[weights]} bits", device, replace(request, stored=(weights,))
+            yield f"weights {weights}", device, replace(request, stored=(weights,))
     same = replace(request, stored=(plan.weights,))
     for mechanism, words in (
-        ("swapped_blocks", "every block on the device"),
-        ("checkpointed_blocks", "nothing computed twice"),
-        ("compile", "nothing compiled"),
+        ("swapped_blocks", "no block swap"),
+        ("checkpointed_blocks", "no gradient checkpointing"),
+        ("compile", "no torch.compile"),
     ):
         if getattr(plan, mechanism):
             yield words, device, replace(same, without=frozenset({mechanism}))
@@ -193,7 +193,7 @@ DOING = {
     "cache": "fills the cache",
     "train": "trains",
     "save": "saves",
-    "sample": "paints samples",
+    "sample": "renders samples",
 }
 """Phase -> what a run does then."""
 
@@ -232,7 +232,7 @@ def _remedies(
             yield f"--weights-precision {precision}"
             break
     if request.sampling and _fits(profile, device, replace(request, sampling=False)):
-        yield "--sample-every -1, and paint afterwards"
+        yield "--sample-every -1, and generate afterwards"
     side = max(profile.size)
     smaller = [resolution for resolution in SMALLER if resolution < side][:TRIED]
     for resolution in smaller if at else ():

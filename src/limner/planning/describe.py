@@ -6,33 +6,33 @@ from limner.files import human
 from limner.planning.advice import CAUSES, DOING, Alternative
 from limner.planning.cards import PRICES
 from limner.planning.choice import Choice, budget
-from limner.planning.plan import BITS, Plan
+from limner.planning.plan import Plan
 from limner.planning.planner import Planned
-from limner.planning.time import compile_seconds
+from limner.planning.time import accumulation_of, compile_seconds
 from limner.recipe.size import label
 
-PHASES = {"load": "loading", "cache": "filling the cache", "train": "training", "sample": "painting samples"}
+PHASES = {"load": "loading", "cache": "caching", "train": "training", "sample": "sampling"}
 
 DISK = {
-    "download": "to fetch",
+    "download": "download",
     "cache": "cache",
     "checkpoints": "checkpoints",
-    "model": "the trained model",
-    "mapped": "weights that memory is short for",
+    "model": "trained model",
+    "mapped": "memory-mapped weights",
 }
 """What lies on the disk -> what it is called."""
 
 MOMENTS = {
-    "8bit": ", the optimizer's state in 8 bits",
-    "host": "; they and the optimizer are in the host's memory, the device has a copy to compute with",
+    "8bit": "8-bit AdamW",
+    "host": "optimizer offload: fp32 weights, gradients and optimizer states in CPU RAM, a copy in VRAM",
 }
 """How the optimizer's state is kept -> what is said of it."""
 
 ASIDE = {
-    "encode_streamed": "encoders come layer by layer while the cache is filled",
-    "encode_mapped": "encoders lie on the disk meanwhile, as the computer's memory is short",
-    "encode_tiled": "images are encoded in tiles",
-    "decode_tiled": "samples are decoded in tiles",
+    "encode_streamed": "encoder offload while caching: layer by layer",
+    "encode_mapped": "encoders memory-mapped from disk meanwhile, as CPU RAM is short",
+    "encode_tiled": "VAE tiling while caching",
+    "decode_tiled": "VAE tiling for samples",
 }
 """Field of a plan -> what is done when it is set."""
 
@@ -62,88 +62,88 @@ def _title(planned: Planned) -> str:
     sort = "at" if planned.counts.assumed else "largest bucket"
     left = f", {label(device.reserve)} left to the desktop and others" if device.reserve else ""
     return (
-        f"{profile.base}, {sort} {width} x {height}, {profile.trained:,} trained numbers, on {device.name}: "
-        f"{label(device.memory)}{left}"
+        f"{profile.base}, {sort} {width} x {height}, {count(profile.trained)} trainable parameters, "
+        f"on {device.name}: {label(device.memory)}{left}"
     )
 
 
 def _memory(planned: Planned, choice: Choice) -> Iterator[str]:
     need = choice.needs["train"]
-    yield "Where the memory goes while it trains"
+    yield "Memory while training"
     for cause, size in sorted(need.causes.items(), key=lambda one: -one[1]):
         if size >= 2**20:
             yield f"  {CAUSES[cause]:<28} {label(size):>9}"
     slack = need.reserved - need.total
     if slack >= 2**20:
-        yield f"  {'held by the allocator':<28} {label(slack):>9}"
+        yield f"  {'allocator overhead':<28} {label(slack):>9}"
     room = label(budget(planned.device))
-    yield f"  {'in all':<28} {label(need.reserved):>9} of {room} that may be used"
+    yield f"  {'total':<28} {label(need.reserved):>9} of {room} that may be used"
     peaks = [f"{PHASES[phase]} {label(each.reserved)}" for phase, each in choice.needs.items()]
-    yield f"At most: {', '.join(peaks)}"
+    yield f"Peaks: {', '.join(peaks)}"
     host = choice.host
     if planned.device.kind != "cpu":
         when = next(phase for phase, each in choice.hosts.items() if each is host)
-        locked = f", {label(host.pinned)} of it locked for copies" if host.pinned else ""
-        yield f"Host: at most {label(host.total)}{locked}, while it {DOING[when]}"
+        pinned = f", {label(host.pinned)} of it pinned" if host.pinned else ""
+        yield f"CPU RAM: at most {label(host.total)}{pinned}, while it {DOING[when]}"
     disk = [f"{DISK[what]} {human(size)}" for what, size in planned.disk.items() if size]
     yield f"Disk: {', '.join(disk)}"
 
 
 def sentences(planned: Planned, choice: Choice) -> Iterator[str]:
-    """A plan, one decision a sentence."""
+    """A plan, one decision a line, in the field's terms."""
     plan, blocks = choice.plan, len(planned.profile.blocks)
-    state = MOMENTS.get(plan.optimizer_state, "")
-    yield f"{_precision(planned, plan)}{state}"
+    yield _precision(planned, plan)
+    if plan.optimizer_state in MOMENTS:
+        yield MOMENTS[plan.optimizer_state]
     if plan.checkpointed_blocks:
-        kept = ", but for their attention, which is kept" if plan.keep_attention else ""
-        yield f"{plan.checkpointed_blocks} of {blocks} blocks are computed again for their gradient{kept}"
+        kept = ", attention outputs kept" if plan.keep_attention else ""
+        yield f"gradient checkpointing: {plan.checkpointed_blocks} of {blocks} blocks{kept}"
     else:
-        yield "nothing is computed twice"
+        yield "no gradient checkpointing"
     if plan.swapped_blocks:
-        where = "from the disk" if plan.mmap_weights else "from the host's memory"
-        yield f"{min(plan.swapped_blocks, blocks)} of {blocks} blocks come {where} when they are due"
+        where = "memory-mapped from disk" if plan.mmap_weights else "in CPU RAM"
+        yield f"block swap: {min(plan.swapped_blocks, blocks)} of {blocks} blocks {where}"
     elif planned.device.kind == "cuda":
-        yield "all blocks stay on the device"
+        yield "no block swap"
     if plan.precompute_modulation:
-        yield "modulations are computed once per step, before the blocks; their weights stay away"
+        yield "precomputed modulations: once per step, their weights in CPU RAM"
     images = sum(planned.request.batches)
     if images > 1:
-        yield f"{images} images per step, {plan.micro_batch} at a time"
+        steps = accumulation_of(plan, planned.request.batches)
+        accumulated = f", gradients accumulated over {steps} micro-batches of {plan.micro_batch}"
+        yield f"batch size {images}{accumulated if steps > 1 else ''}"
     if plan.compile:
         seconds = compile_seconds(planned.profile, plan)
-        yield f"blocks are compiled, which takes about {duration(seconds)} once"
+        yield f"torch.compile of the blocks: about {duration(seconds)} once"
     yield from (words for field, words in ASIDE.items() if getattr(plan, field))
 
 
 def _precision(planned: Planned, plan: Plan) -> str:
     if planned.request.full:
-        return f"all weights are trained, in fp32; arithmetic in {plan.compute}"
-    if plan.weights == plan.compute:
-        return f"weights and arithmetic in {plan.compute}"
-    eight = ", multiplied in 8 bits forward and backward" if plan.matmul_precision == "8bit" else ""
-    stored = f"weights of the blocks in {BITS[plan.weights]} bits ({plan.weights}){eight}"
-    return f"{stored}, arithmetic in {plan.compute}"
+        return f"full fine-tune: weights fp32, compute {plan.compute}"
+    eight = ", 8-bit matmul forward and backward (W8A8)" if plan.matmul_precision == "8bit" else ""
+    return f"weights {plan.weights}{eight}, compute {plan.compute}"
 
 
 def _time(planned: Planned, choice: Choice) -> Iterator[str]:
     step_time, total = choice.step_time, planned.total
     assert total is not None
-    parts = {"waiting for copies": step_time.waiting, "computing again": step_time.repeated}
+    parts = {"waiting for copies": step_time.waiting, "recomputing": step_time.repeated}
     spent = [f"{_seconds(each)} {what}" for what, each in parts.items() if each > 0.005 * step_time.seconds]
     aside = f" ({', '.join(spent)})" if spent else ""
     steps = f"{planned.request.steps} steps in {duration(total.train)}"
     yield f"Time: {_seconds(step_time.seconds)} per step{aside}; {steps}"
     others = {
         "loading": total.load,
-        "cache": total.cache,
+        "caching": total.cache,
         "samples": total.sample,
-        "held-out loss": total.measure,
+        "validation loss": total.measure,
         "saving": total.save,
         "compiling": total.compile,
     }
     beside = ", ".join(f"{what} {duration(each)}" for what, each in others.items() if each >= 1)
-    guess = f" for {planned.counts.images} images, a guess" if planned.counts.assumed else ""
-    yield f"In all: {duration(total.seconds)}{guess}{f' ({beside})' if beside else ''}"
+    assumed = f" ({planned.counts.images} images assumed)" if planned.counts.assumed else ""
+    yield f"Total {duration(total.seconds)}{assumed}{f', with {beside}' if beside else ''}"
     if planned.cost is not None:
         source = "" if planned.price != planned.device.price else f": {PRICES}"
         yield f"Rented: ${planned.cost:.2f} at ${planned.price:.2f} an hour{source}"
@@ -165,6 +165,14 @@ def _cost(each: Alternative) -> str:
     else:
         speed = f"{abs(each.change):.0%} {'slower' if each.change > 0 else 'faster'}"
     return f"{speed} ({_seconds(seconds)} per step), {label(each.choice.reserved)}"
+
+
+def count(parameters: int) -> str:
+    """A number of parameters for people: ``count(65_372_160) == "65.4M"``."""
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if parameters >= 0.9995 * size:
+            return f"{parameters / size:.3g}{unit}"
+    return str(parameters)
 
 
 def _seconds(seconds: float) -> str:
