@@ -8,7 +8,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from limner import doctor as room
-from limner.doctor import EXTRAS, Finding, doctor, required
+from limner.doctor import Finding, doctor, optional_packages, required
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -57,7 +57,7 @@ def test_what_is_needed_is_read_from_the_package_and_extras_are_not():
     needed = {requirement.name: str(requirement.specifier) for requirement in required()}
     assert needed["diffusers"].startswith(">=")
     assert {"torch", "transformers", "peft", "accelerate", "pydantic"} <= set(needed)
-    assert not set(EXTRAS) & set(needed)
+    assert not set(optional_packages()) & set(needed)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_versions_are_compared_as_pip_compares_them(monkeypatch, version, ok):
 
 def test_every_optional_package_is_brought_by_the_extra_that_is_named():
     lines = importlib.metadata.requires("limner") or []
-    for package, (extra, _) in EXTRAS.items():
+    for package, (extra, _) in optional_packages().items():
         assert any(
             line.startswith(package) and f"extra == '{extra}'" in line.replace('"', "'") for line in lines
         )
@@ -90,7 +90,7 @@ def test_a_package_that_is_missing_or_old_is_told_with_the_command(monkeypatch):
 
 
 def test_a_missing_extra_is_no_failure(monkeypatch):
-    monkeypatch.setattr(room, "_installed", lambda name: None if name in EXTRAS else "99")
+    monkeypatch.setattr(room, "_installed", lambda name: None if name in optional_packages() else "99")
     extra = found("bitsandbytes")
     assert extra.ok
     assert extra.remedy == 'pip install "limner[gpu]"'

@@ -13,6 +13,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from limner.captions import catalog
 from limner.errors import first_line
 from limner.files import human, shared_cache
 from limner.recipe.optimizers import OPTIMIZERS
@@ -21,24 +22,15 @@ PYTHON = (3, 11)
 ROOM = 2_000_000_000
 """Bytes that the cache and a run of modest size want."""
 
-EXTRAS = {
-    "anthropic": ("caption", "limner caption --with claude"),
-    "openai": ("caption", "limner caption --with openai, and servers like it"),
-    "onnxruntime": ("tagger", "limner caption --with tagger"),
-    "torchvision": ("local", "limner caption --with local, for models that want it"),
+OTHER_PACKAGES = {
     "opencv-python-headless": ("crop", "crops that follow the subject, limner check"),
     "smartcrop": ("crop", "crops that follow the subject, limner check"),
-    **{
-        record.package: (record.extra, f"{record.title} (train.optimizer = {record.name})")
-        for record in reversed(OPTIMIZERS.values())
-        if record.package
-    },
     "tensorboard": ("track", "track.with tensorboard"),
     "wandb": ("track", "track.with wandb"),
     "trackio": ("track", "track.with trackio"),
     "pillow-heif": ("heif", "reading HEIC photos"),
 }
-"""Optional package -> extra that brings it, what it is for."""
+"""Optional package -> extra that brings it, what it is for; besides those of providers and optimizers."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +53,7 @@ class Finding:
 def doctor() -> list[Finding]:
     """Look at Python, the packages, the device, the disk and the embedded base. Changes nothing."""
     needed = [_package(requirement) for requirement in required()]
-    optional = [_extra(name) for name in EXTRAS]
+    optional = [_extra(name, *extra) for name, extra in optional_packages().items()]
     return [_python(), *needed, _device(), *optional, _room(shared_cache()), _embedded()]
 
 
@@ -98,8 +90,17 @@ def _package(requirement: Requirement) -> Finding:
     return Finding(name, True, version)
 
 
-def _extra(name: str) -> Finding:
-    extra, use = EXTRAS[name]
+def optional_packages() -> dict[str, tuple[str, str]]:
+    """Package -> extra that brings it, what it is for: of caption providers, optimizers, and the rest."""
+    optimizers = {
+        record.package: (record.extra, f"{record.title} (train.optimizer = {record.name})")
+        for record in reversed(OPTIMIZERS.values())
+        if record.package
+    }
+    return catalog.optional_packages() | optimizers | OTHER_PACKAGES
+
+
+def _extra(name: str, extra: str, use: str) -> Finding:
     version = _installed(name)
     if version is None:
         return Finding(name, True, f"not installed; optional, for {use}", f'pip install "limner[{extra}]"')

@@ -14,11 +14,12 @@ from typing import Any
 from limner.captions import consistency, estimate, prompts
 from limner.captions.captioner import Outcome, is_plain
 from limner.captions.captioner import caption as ask_caption
+from limner.captions.catalog import provider_record
 from limner.captions.client import Patience, Provider
 from limner.captions.picture import Picture, picture
 from limner.captions.price import Price, dollars, foretold, price_of
 from limner.captions.provenance import now
-from limner.captions.providers import Options, known, provider
+from limner.captions.providers import Options, provider
 from limner.captions.spec import MANNERS, Wish
 from limner.captions.store import Shelf
 from limner.captions.summary import Captioned, Settings
@@ -55,7 +56,7 @@ def caption(
         BadProvider: Nobody answers: key, model, address or package.
         Stopped: Ctrl-C.
     """
-    known(options.name)  # also where nobody will be asked
+    provider_record(options.name)  # also where nobody will be asked
     start, store = time.monotonic(), Shelf(folder)
     work = _Work(store, spec, options, settings, reporter, patience or Patience())
     try:

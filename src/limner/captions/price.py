@@ -2,10 +2,13 @@
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from limner.captions.catalog import PROVIDERS
 
 _DATE_SUFFIX = re.compile(r"(?:-latest|-\d{8}|-\d{4}-\d{2}-\d{2})$")
 PIXELS_PER_TOKEN = 750
@@ -41,7 +44,9 @@ def source() -> str:
 
 def price_of(model: str) -> Price | None:
     """The list price of a model by the name that its maker gives it, dated or not; None when unknown."""
-    prices = _table()["models"]
+    prices: dict[str, Sequence[float]] = dict(_table()["models"])
+    for record in PROVIDERS.values():
+        prices |= record.prices
     price = prices.get(model) or prices.get(_DATE_SUFFIX.sub("", model))
     return Price(*price) if price else None
 

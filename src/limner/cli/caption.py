@@ -8,20 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
+from limner.captions.catalog import PROVIDERS
 from limner.cli.options import BASE, CONCEPT_TYPES, Events, Json, Option, taking
 from limner.cli.session import session
 from limner.errors import BadUsage
-
-CAPTIONERS = "claude, openai, ollama, lmstudio, vllm, llamacpp, local, tagger"
 
 CAPTIONS = (
     Option(
         "--with",
         "name",
         str,
-        f"Captioner: {CAPTIONERS}.",
+        f"Captioner: {', '.join(PROVIDERS)}.",
         metavar="CAPTIONER",
-        values=tuple(CAPTIONERS.split(", ")),
+        values=tuple(PROVIDERS),
     ),
     Option("--model", "model", str, "Its model; a folder or hub id for local ones. Left out: a usual one."),
     Option("--trigger", "trigger", str, 'Trigger word(s): the name of what is learned, e.g. "sks cat".'),
@@ -100,7 +99,7 @@ def caption(
 
 def _refuse_contradictions(options: Mapping[str, Any]) -> None:
     if not any(options[key] for key in ("name", "review", "apply", "show_prompt")):
-        raise BadUsage(f"There is no captioner. Name one with --with: {CAPTIONERS}.")
+        raise BadUsage(f"There is no captioner. Name one with --with: {', '.join(PROVIDERS)}.")
     for key, other in (("apply", "name"), ("apply", "review"), ("dry_run", "review")):
         if options[key] and options[other]:
             flags = {option.key: option.flag for option in CAPTIONS}

@@ -1,7 +1,8 @@
 import pytest
 
+from limner.captions.catalog import PROVIDERS
 from limner.captions.client import Declined, Request, Retry
-from limner.captions.providers import KNOWN, Options, provider
+from limner.captions.providers import Options, provider
 from limner.errors import BadProvider, BadUsage
 from scribe import KEY, Raw, Say, answers, serving
 
@@ -31,7 +32,7 @@ def test_servers_have_their_usual_addresses(server, monkeypatch):
     for name, port in (("ollama", 11434), ("lmstudio", 1234), ("vllm", 8000), ("llamacpp", 8080)):
         one = server(name=name, model="m")
         assert one.place == f"a server at localhost:{port}, this machine"
-        assert KNOWN[name].url.endswith(f":{port}/v1")
+        assert PROVIDERS[name].url.endswith(f":{port}/v1")
     with serving(answers(Say("so"))) as scribe:
         monkeypatch.setenv("VLLM_API_KEY", "its-own-key")
         server(name="vllm", url=f"{scribe.url}/v1").ask(Request(system="", text="t"))

@@ -8,8 +8,9 @@ import os
 from typing import Any
 from urllib.parse import urlsplit
 
+from limner.captions.catalog import provider_record
 from limner.captions.client import ANSWER_AT_MOST, Declined, Provider, Reply, Request, Retry, Takes
-from limner.captions.providers import KNOWN, Options, package
+from limner.captions.providers import Options, package
 from limner.captions.providers.http import (
     broken_lines,
     by_connection,
@@ -49,7 +50,7 @@ class Server:
         self._sdk = sdk
         self._options = options
         self._schema = True
-        url = options.url or KNOWN[options.name].url or None
+        url = options.url or provider_record(options.name).url or None
         if url and not urlsplit(url).scheme.startswith("http"):
             raise BadUsage(f"--url is {host_of(url) or url}; it must begin with http:// or https://.")
         self._key = _key(options, url)
