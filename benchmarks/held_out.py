@@ -64,13 +64,13 @@ def loss(pipe: Any, prepared: list[dict[str, Tensor]]) -> float:
             time = (part + 0.5) / TIMES
             clean = example["clean"]
             noise = torch.randn(clean.shape, generator=generator).to(clean)
-            guess = pipe.transformer(
+            pred = pipe.transformer(
                 hidden_states=(1 - time) * clean + time * noise,
                 timestep=torch.full((1,), time).to(clean),
                 guidance=torch.ones(1).to(clean) if guided else None,
                 **given,
             ).sample
-            total += (guess.float() - (noise - clean).float()).square().mean().item()
+            total += (pred.float() - (noise - clean).float()).square().mean().item()
     return total / (len(prepared) * TIMES)
 
 

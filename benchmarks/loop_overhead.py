@@ -136,7 +136,7 @@ def _loss(model: Any, values: dict[str, Tensor]) -> Tensor:
     )
     noise, time = torch.randn_like(latent), torch.sigmoid(torch.randn(len(latent), device=latent.device))
     along = time[:, None, None, None]
-    guess = model(
+    pred = model(
         hidden_states=tokens(patchify((1 - along) * latent + along * noise)),
         encoder_hidden_states=values["context"],
         pooled_projections=values["pooled"],
@@ -146,7 +146,7 @@ def _loss(model: Any, values: dict[str, Tensor]) -> Tensor:
         txt_ids=torch.zeros(values["context"].shape[1], 3, device=latent.device),
         return_dict=False,
     )[0]
-    return nn.functional.mse_loss(guess.float(), tokens(patchify(noise - latent)).float())
+    return nn.functional.mse_loss(pred.float(), tokens(patchify(noise - latent)).float())
 
 
 def recipe(base: str, batch: int, steps: int, work: Path) -> Recipe:

@@ -101,8 +101,8 @@ def case(root: str, folder: str, changes: dict[str, Any]) -> dict[str, dict[str,
     from limner.models.loading import load
     from limner.models.source import locate
     from limner.nn.arch import frozen, matching
-    from limner.nn.memory.host_buffer import Mapped, Slab, ordinary
-    from limner.nn.memory.placement import Aside
+    from limner.nn.memory.host_buffer import HostBuffer, Mapped, ordinary
+    from limner.nn.memory.placement import Placement
     from limner.planning.dry_run import Wish
     from limner.planning.host import LIBRARIES, host_memory_of
     from limner.planning.memory import saved_bytes
@@ -119,21 +119,21 @@ def case(root: str, folder: str, changes: dict[str, Any]) -> dict[str, dict[str,
     away, meta = plan.swapped_of(blocks), torch.device("meta")
     place = Path(folder) if plan.mmap_weights else None
 
-    def aside(denoiser: nn.Module) -> Aside:
-        return Aside(denoiser, family.anatomy, streamed=away, hoist=plan.precompute_modulation, folder=place)
+    def placement(denoiser: nn.Module) -> Placement:
+        return Placement(denoiser, family.arch, streamed=away, hoist=plan.precompute_modulation, folder=place)
 
     before = resident()
     with peak() as most:
-        how: dict[str, Any] = {"aside": aside} if away or plan.precompute_modulation else {}
+        how: dict[str, Any] = {"placement": placement} if away or plan.precompute_modulation else {}
         denoiser = load(
             family, source, "transformer", dtype=torch.bfloat16, device=meta, weights=plan.codes, **how
         )
         host = Mapped(place) if plan.mmap_weights else ordinary
-        layers = [frozen(each) for each in matching(denoiser, family.anatomy.modulations).values()]
+        layers = [frozen(each) for each in matching(denoiser, family.arch.modulations).values()]
         hoisted = layers if plan.precompute_modulation else []
-        slabs = [Slab(layer, host) for layer in hoisted]
-        every = list(family.anatomy.blocks_of(denoiser).values())
-        slabs += [Slab(every[number], host, besides=hoisted) for number in away]
+        buffers = [HostBuffer(layer, host) for layer in hoisted]
+        every = list(family.arch.blocks_of(denoiser).values())
+        buffers += [HostBuffer(every[number], host, besides=hoisted) for number in away]
     loading, there = most() - before, resident() - before
     state = {"weights": [torch.ones(saved_bytes(known, plan, "adamw", average=False) // 4 // 64, 64).t()]}
     start = resident()

@@ -34,10 +34,10 @@ class Case:
     """Other boundary values besides the latent's."""
     encode: Callable[[Any, list[str]], Values]
     """Stock pipeline and captions -> the values in ``text``, by the pipeline itself."""
-    guess: Callable[[Any, Any, Values], Tensor]
+    pred: Callable[[Any, Any, Values], Tensor]
     """Stock pipeline, trained denoiser, values -> what the example script's loss compares, (B, C, h, w)."""
     loss: Callable[[Any, Tensor, Values], Tensor]
-    """Stock pipeline, guess, values -> the loss of the example script."""
+    """Stock pipeline, pred, values -> the loss of the example script."""
     objective: Objective = Objective()
     full: str
     """Registered name of the true base."""
@@ -70,9 +70,9 @@ def straight(values: Values) -> Tensor:
     return (1.0 - sigmas) * values["latent"] + sigmas * values["noise"]
 
 
-def flow_loss(_: Any, guess: Tensor, values: Values) -> Tensor:
+def flow_loss(_: Any, pred: Tensor, values: Values) -> Tensor:
     wanted = values["noise"] - values["latent"]
-    return ((guess.float() - wanted.float()) ** 2).reshape(len(guess), -1).mean(1).mean()
+    return ((pred.float() - wanted.float()) ** 2).reshape(len(pred), -1).mean(1).mean()
 
 
 # FLUX.1
@@ -86,7 +86,7 @@ def flux_encode(pipe: Any, captions: list[str]) -> Values:
 def flux_guess(pipe: Any, denoiser: Any, values: Values) -> Tensor:
     latent = values["latent"]
     batch, channels, height, width = latent.shape
-    guess = denoiser(
+    pred = denoiser(
         hidden_states=FluxPipeline._pack_latents(straight(values), batch, channels, height, width),
         timestep=values["time"],
         guidance=torch.ones(batch) if denoiser.config.guidance_embeds else None,
@@ -96,7 +96,7 @@ def flux_guess(pipe: Any, denoiser: Any, values: Values) -> Tensor:
         img_ids=pipe._prepare_latent_image_ids(batch, height // 2, width // 2, "cpu", torch.float32),
         return_dict=False,
     )[0]
-    return FluxPipeline._unpack_latents(guess, height * 8, width * 8, 8)
+    return FluxPipeline._unpack_latents(pred, height * 8, width * 8, 8)
 
 
 # SDXL and Stable Diffusion 1.5
@@ -111,13 +111,13 @@ def step_numbers(values: Values) -> Tensor:
     return (values["time"] * 1000).long()
 
 
-def steps_loss(pipe: Any, guess: Tensor, values: Values, *, gamma: float = 0.0) -> Tensor:
+def steps_loss(pipe: Any, pred: Tensor, values: Values, *, gamma: float = 0.0) -> Tensor:
     scheduler, numbers = steps_of(pipe), step_numbers(values)
     spoken = scheduler.config["prediction_type"]
     wanted = values["noise"]
     if spoken == "v_prediction":
         wanted = scheduler.get_velocity(values["latent"], values["noise"], numbers)
-    loss = torch.nn.functional.mse_loss(guess.float(), wanted.float(), reduction="none").mean([1, 2, 3])
+    loss = torch.nn.functional.mse_loss(pred.float(), wanted.float(), reduction="none").mean([1, 2, 3])
     if not gamma:
         return loss.mean()
     snr = compute_snr(scheduler, numbers)
@@ -189,7 +189,7 @@ def qwen_encode(pipe: Any, captions: list[str]) -> Values:
 def qwen_guess(pipe: Any, denoiser: Any, values: Values) -> Tensor:
     noisy = straight(values)[:, :, None].permute(0, 2, 1, 3, 4)
     batch, _, channels, height, width = noisy.shape
-    guess = denoiser(
+    pred = denoiser(
         hidden_states=pipe._pack_latents(noisy, batch, channels, height, width),
         encoder_hidden_states=values["context"],
         encoder_hidden_states_mask=values["text_mask"],
@@ -197,7 +197,7 @@ def qwen_guess(pipe: Any, denoiser: Any, values: Values) -> Tensor:
         img_shapes=[(1, height // 2, width // 2)] * batch,
         return_dict=False,
     )[0]
-    return pipe._unpack_latents(guess, height * 8, width * 8, 8)[:, :, 0]
+    return pipe._unpack_latents(pred, height * 8, width * 8, 8)[:, :, 0]
 
 
 def qwen_latent(pipe: Any, mean: Tensor) -> Tensor:
@@ -217,7 +217,7 @@ def flux2_encode(pipe: Any, captions: list[str]) -> Values:
 
 def flux2_guess(pipe: Any, denoiser: Any, values: Values) -> Tensor:
     ids = pipe._prepare_latent_ids(values["latent"])
-    guess = denoiser(
+    pred = denoiser(
         hidden_states=pipe._pack_latents(straight(values)),
         timestep=values["time"],
         guidance=None,
@@ -226,7 +226,7 @@ def flux2_guess(pipe: Any, denoiser: Any, values: Values) -> Tensor:
         img_ids=ids,
         return_dict=False,
     )[0]
-    return pipe._unpack_latents_with_ids(guess, ids)
+    return pipe._unpack_latents_with_ids(pred, ids)
 
 
 def flux2_latent(pipe: Any, mean: Tensor) -> Tensor:
@@ -249,8 +249,8 @@ def z_guess(_: Any, denoiser: Any, values: Values) -> Tensor:
     texts = [row[keep.bool()] for row, keep in zip(values["context"], values["text_mask"], strict=True)]
     noisy = list(straight(values).unsqueeze(2).unbind(dim=0))
     timesteps = values["time"] * 1000
-    guess = denoiser(noisy, (1000 - timesteps) / 1000, texts, return_dict=False)[0]
-    return -torch.stack(guess, dim=0).squeeze(2)
+    pred = denoiser(noisy, (1000 - timesteps) / 1000, texts, return_dict=False)[0]
+    return -torch.stack(pred, dim=0).squeeze(2)
 
 
 V = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
@@ -262,7 +262,7 @@ CASES = (
         save=partial(tiny.save_flux, guided=True),
         text=("pooled", "context"),
         encode=flux_encode,
-        guess=flux_guess,
+        pred=flux_guess,
         loss=flow_loss,
         full="flux-dev",
         parameters=11_901_408_320,
@@ -275,7 +275,7 @@ CASES = (
         text=("context", "context_2", "pooled_2"),
         more=("time_ids",),
         encode=sdxl_encode,
-        guess=sdxl_guess,
+        pred=sdxl_guess,
         loss=partial(steps_loss, gamma=5.0),
         objective=Objective(min_snr=5.0, noise_offset=0.05),
         full="sdxl",
@@ -289,7 +289,7 @@ CASES = (
         text=("context", "context_2", "pooled_2"),
         more=("time_ids",),
         encode=sdxl_encode,
-        guess=sdxl_guess,
+        pred=sdxl_guess,
         loss=partial(steps_loss, gamma=5.0),
         objective=Objective(min_snr=5.0),
         full="sdxl",
@@ -302,7 +302,7 @@ CASES = (
         save=tiny.save_sd3,
         text=("context", "pooled", "context_2", "pooled_2", "context_3"),
         encode=sd3_encode,
-        guess=sd3_guess,
+        pred=sd3_guess,
         loss=flow_loss,
         full="sd35-medium",
         parameters=2_243_171_520,
@@ -314,7 +314,7 @@ CASES = (
         save=tiny.save_qwen_image,
         text=("context", "text_mask"),
         encode=qwen_encode,
-        guess=qwen_guess,
+        pred=qwen_guess,
         loss=flow_loss,
         latent=qwen_latent,
         video=True,
@@ -329,7 +329,7 @@ CASES = (
         save=tiny.save_flux2_klein,
         text=("context",),
         encode=flux2_encode,
-        guess=flux2_guess,
+        pred=flux2_guess,
         loss=flow_loss,
         latent=flux2_latent,
         full="flux2-klein-4b",
@@ -342,7 +342,7 @@ CASES = (
         save=tiny.save_z_image,
         text=("context", "text_mask"),
         encode=z_encode,
-        guess=z_guess,
+        pred=z_guess,
         loss=flow_loss,
         full="z-image",
         parameters=6_154_908_736,
@@ -354,7 +354,7 @@ CASES = (
         save=tiny.save_sd15,
         text=("context",),
         encode=sd15_encode,
-        guess=sd15_guess,
+        pred=sd15_guess,
         loss=steps_loss,
         full="sd15",
         parameters=859_520_964,

@@ -18,7 +18,7 @@ from limner.nn.layers import full, lora, quantized_linear
 from limner.nn.memory.cast_inputs import cast_once
 from limner.nn.memory.checkpointing import Checkpoint
 from limner.nn.optim import optimizer
-from limner.nn.rng import Draws
+from limner.nn.rng import KeyedRng
 from limner.planning.dry_run import DTYPES, Wish, frozen_layers
 from limner.planning.kernels import imitated
 from limner.planning.meta_inputs import boundary
@@ -45,12 +45,12 @@ class Real:
             name: load(family, source, name, dtype=dtype, device=CPU) for name in self.cut.loaded
         }
         self.denoiser = self.models[family.denoiser]
-        self.blocks = family.anatomy.blocks_of(self.denoiser)
+        self.blocks = family.arch.blocks_of(self.denoiser)
         if weights in ("int8", "fp8", "nf4"):
-            names = frozen_layers(self.denoiser, family.anatomy)
+            names = frozen_layers(self.denoiser, family.arch)
             quantized_linear.freeze(self.denoiser, names, weights, products=wish.products)
         if wish.full:
-            full.release(self.denoiser)
+            full.unfreeze(self.denoiser)
         for name in () if wish.full else self.models:
             names = lora.matching(self.models[name], family.endings(name, wish.targets))
             lora.attach(self.models[name], names, rank=wish.rank, alpha=wish.rank, dropout=0.0, seed=0)
@@ -59,7 +59,7 @@ class Real:
         how = full if wish.full else lora
         self.trained = [each for name in self.models for each in how.trained(self.models[name])]
         if dtype != torch.float32 and not wish.full:
-            cast_once(self.denoiser, family.anatomy, dtype)
+            cast_once(self.denoiser, family.arch, dtype)
         self.unseen = 0
         """Bytes that models keep since their first step where no attribute leads to them."""
         self.scratch = True
@@ -108,7 +108,7 @@ class Real:
 
     def _step(self, images: int) -> None:
         values = {name: _numbers(value, images) for name, value in self.one.items()}
-        draw = Draws([(0, 0, number) for number in range(images)])
+        draw = KeyedRng([(0, 0, number) for number in range(images)])
         loss = run_units(self.cut.live, self.models, values, draw)["loss"].sum()
         del values
         loss.backward()

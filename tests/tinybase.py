@@ -17,8 +17,8 @@ from limner.models.family import Family
 from limner.models.loading import hush, load
 from limner.models.source import Source, locate
 from limner.nn.layers import lora
-from limner.nn.padding import together
-from limner.nn.rng import Draws
+from limner.nn.padding import pad_collate
+from limner.nn.rng import KeyedRng
 
 DEVICE = torch.device(os.environ.get("LIMNER_TEST_DEVICE", "cpu"))
 """Where the laws of the engine are tried; "cuda" on a machine that has one."""
@@ -60,7 +60,7 @@ class Base:
     def batch(self, *numbers: int) -> dict[str, Tensor]:
         rows = [self.row(number) for number in numbers]
         ragged = self.family.ragged
-        made = {n: (together if n in ragged else torch.cat)([r[n] for r in rows]) for n in rows[0]}
+        made = {n: (pad_collate if n in ragged else torch.cat)([r[n] for r in rows]) for n in rows[0]}
         return {name: value.to(DEVICE) for name, value in made.items()}
 
     def moved(self) -> nn.Module:
@@ -75,4 +75,4 @@ class Base:
 
     def live(self, denoiser: nn.Module, values: dict[str, Tensor], places: list) -> dict[str, Tensor]:
         units = split(self.family.bound(self.source, self.case.objective), {self.family.denoiser: 0}).live
-        return run(units, {**self.models, self.family.denoiser: denoiser}, values, Draws(places))
+        return run(units, {**self.models, self.family.denoiser: denoiser}, values, KeyedRng(places))

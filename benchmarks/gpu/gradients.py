@@ -58,7 +58,7 @@ def compared(told: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """Cosine and loss of a plan beside the plain one, and whether they are within bounds."""
     whole = from_json(told["plan"])
     family, source = described(told["base"], tiny=told["tiny"], shallow=True)
-    few = len(family.anatomy.blocks_of(skeleton(family, source, family.denoiser, dtype=torch.float32)))
+    few = len(family.arch.blocks_of(skeleton(family, source, family.denoiser, dtype=torch.float32)))
     plan = shortened(whole, few, max(few, told["blocks"]))
     wanted, loss = gradient(told, plainly(plan), device)
     had, other = gradient(told, plan, device)

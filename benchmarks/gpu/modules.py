@@ -80,7 +80,7 @@ def main() -> None:
         noise, time = torch.randn_like(latent), torch.rand(images, **new)
         mix = time.view(-1, 1, 1)
         with torch.autocast(device, dtype, enabled=device == "cuda"):
-            guess = model(
+            pred = model(
                 hidden_states=(1 - mix) * latent + mix * noise,
                 timestep=time,
                 guidance=torch.ones(images, **new),
@@ -90,7 +90,7 @@ def main() -> None:
                 img_ids=torch.zeros(tokens, 3, **new),
                 return_dict=False,
             )[0]
-        loss = ((guess.float() - (noise - latent).float()) ** 2).mean()
+        loss = ((pred.float() - (noise - latent).float()) ** 2).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         moving.step()

@@ -31,7 +31,7 @@ from limner.nn.loop import Fit, fit
 from limner.nn.memory.cast_inputs import cast_once
 from limner.nn.memory.engine import Engine, equip
 from limner.nn.optim import optimizer
-from limner.nn.rng import Draws
+from limner.nn.rng import KeyedRng
 from limner.planning.memory import CODES
 from limner.planning.meta_inputs import boundary
 from limner.planning.plan import Plan, from_json
@@ -43,9 +43,9 @@ def drawn(family: Family, source: Source, plan: Plan, device: torch.device) -> n
     """The denoiser with random weights, stored as a plan says; what it streams or hoists on the host."""
     cls = getattr(diffusers, family.library(family.denoiser)[1])
     model = hollow(cls, source.config(family.denoiser), DTYPES[plan.compute])
-    blocks = list(family.anatomy.blocks_of(model))
+    blocks = list(family.arch.blocks_of(model))
     away = {blocks[number] for number in plan.swapped_of(len(blocks))}
-    hoisted = set(matching(model, family.anatomy.modulations)) if plan.precompute_modulation else set()
+    hoisted = set(matching(model, family.arch.modulations)) if plan.precompute_modulation else set()
     coded = _coded(model, family, blocks) if plan.weights in CODES else set()
     draw = generator(device)
     for name, module in list(model.named_modules()):
@@ -65,7 +65,7 @@ def drawn(family: Family, source: Source, plan: Plan, device: torch.device) -> n
 
 def _coded(model: nn.Module, family: Family, blocks: list[str]) -> set[str]:
     """Linear layers inside blocks, modulations left out: what is stored in few bits."""
-    modulations = matching(model, family.anatomy.modulations)
+    modulations = matching(model, family.arch.modulations)
     return {
         name
         for name, module in model.named_modules()
@@ -90,16 +90,16 @@ def adapted(
         held = torch.randn(factor.shape, generator=generator("cpu", number)) * 0.02
         factor.data = held.to(device)
     if plan.compute != "fp32":
-        cast_once(model, family.anatomy, DTYPES[plan.compute])
+        cast_once(model, family.arch, DTYPES[plan.compute])
     return factors
 
 
 def equipped(family: Family, model: nn.Module, plan: Plan, device: torch.device) -> Engine:
     """The plan put on the model."""
-    count = len(family.anatomy.blocks_of(model))
+    count = len(family.arch.blocks_of(model))
     return equip(
         model,
-        family.anatomy,
+        family.arch,
         checkpointed=plan.checkpointed_blocks,
         tail_skip=plan.tail_skip,
         keep_attention=plan.keep_attention,
@@ -147,7 +147,7 @@ def losses(
     for start in range(0, rows, plan.micro_batch):
         some = {name: value[start : start + plan.micro_batch] for name, value in given.items()}
         count = len(next(iter(some.values())))
-        draw = Draws([(0, step, start + number) for number in range(count)])
+        draw = KeyedRng([(0, step, start + number) for number in range(count)])
         yield run_units(cut.live, models, some, draw)["loss"].sum() / rows
 
 

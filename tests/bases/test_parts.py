@@ -22,7 +22,7 @@ def test_a_base_weighs_less_than_40_mb_in_bf16(name: str) -> None:
 def test_an_untrained_transformer_guesses_nothing_and_can_learn() -> None:
     model = fresh_transformer(SIZES["cpu"])
     wide = 4 * SIZES["cpu"].latent_channels
-    guess = model(
+    pred = model(
         hidden_states=torch.randn(1, 4, wide),
         encoder_hidden_states=torch.randn(1, 3, 192),
         pooled_projections=torch.randn(1, 128),
@@ -30,8 +30,8 @@ def test_an_untrained_transformer_guesses_nothing_and_can_learn() -> None:
         img_ids=torch.zeros(4, 3),
         txt_ids=torch.zeros(3, 3),
     ).sample
-    assert torch.equal(guess, torch.zeros_like(guess))
-    (guess - 1).square().mean().backward()
+    assert torch.equal(pred, torch.zeros_like(pred))
+    (pred - 1).square().mean().backward()
     assert model.proj_out.weight.grad is not None
     assert model.proj_out.bias.grad.abs().min() > 0
 

@@ -121,7 +121,7 @@ def test_half_precision_is_cast_once_as_in_a_run():
     ours.adapted(family, model, "flux-dev", CPU, plan)
     given = ours.values(family, source, (32, 32), 1, plan, CPU)
     dtypes = []
-    block = next(iter(family.anatomy.blocks_of(model).values()))
+    block = next(iter(family.arch.blocks_of(model).values()))
     block.register_forward_hook(lambda *seen: dtypes.extend(each.dtype for each in seen[2]))
     (loss,) = ours.losses(ours.cut_of(family, source), {family.denoiser: model}, given, plan, 0)
     loss.backward()

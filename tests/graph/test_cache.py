@@ -8,7 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from limner.errors import BadCache
-from limner.graph.cache import Cache, address, digest, text_address
+from limner.graph.cache import Cache, cache_key, digest, text_cache_key
 from limner.graph.leases import gate, held_keys
 from limner.graph.unit import unit
 from messages import raises
@@ -19,7 +19,7 @@ def encode(encoder, tokens, *, length: int = 4):
     return tokens
 
 
-PLACE = address(encode, {"encoder": "w1"}, {"tokens": text_address("a cat")})
+PLACE = cache_key(encode, {"encoder": "w1"}, {"tokens": text_cache_key("a cat")})
 VALUES = {
     "a": torch.arange(6.0).view(2, 3),
     "b": torch.tensor([1, -2], dtype=torch.int64),
@@ -37,22 +37,22 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 def test_an_address_names_all_that_decides_the_value_and_nothing_else():
     weights, inputs = {"encoder": "w1", "vae": "w2"}, {"tokens": "t", "image": "i"}
-    here = address(encode, weights, inputs)
-    assert here == address(encode, {"encoder": "w1", "vae": "other"}, {"tokens": "t", "image": "other"})
+    here = cache_key(encode, weights, inputs)
+    assert here == cache_key(encode, {"encoder": "w1", "vae": "other"}, {"tokens": "t", "image": "other"})
     others = {
         here,
-        address(encode, {"encoder": "w3"}, inputs),
-        address(encode, weights, {"tokens": "u"}),
-        address(replace(encode, version=2), weights, inputs),
-        address(encode.bind(length=5), weights, inputs),
-        address(replace(encode, name="encode[:2]"), weights, inputs),
+        cache_key(encode, {"encoder": "w3"}, inputs),
+        cache_key(encode, weights, {"tokens": "u"}),
+        cache_key(replace(encode, version=2), weights, inputs),
+        cache_key(encode.bind(length=5), weights, inputs),
+        cache_key(replace(encode, name="encode[:2]"), weights, inputs),
     }
     assert len(others) == 6
 
 
 def test_addresses_last_from_version_to_version():
     """A change here throws every user's cache away: do it on purpose, with FORMAT."""
-    assert text_address("a cat") == "e9a5831bd677c1cdc405e5f8c98c273dc21923d43f94c1a46a8b3f86fb8f6c4d"
+    assert text_cache_key("a cat") == "e9a5831bd677c1cdc405e5f8c98c273dc21923d43f94c1a46a8b3f86fb8f6c4d"
     assert PLACE == "7bdbbee943770ef8bdab140f3df51b92e1f04c603135e07d93ac1ac5693277a9"
 
 
@@ -125,7 +125,7 @@ def test_no_damage_passes(tmp_path: Path):
 
 
 def test_an_entry_under_a_strange_name_is_refused(tmp_path: Path):
-    cache, other = Cache(tmp_path), text_address("other")
+    cache, other = Cache(tmp_path), text_cache_key("other")
     cache.write(PLACE, VALUES)
     cache.path(other).parent.mkdir(exist_ok=True)
     cache.path(PLACE).rename(cache.path(other))
@@ -155,7 +155,7 @@ def test_an_entry_says_which_unit_computed_it(tmp_path: Path):
 
 
 def test_holding_marks_entries_as_used_and_closing_gives_them_up(tmp_path: Path):
-    cache, other = Cache(tmp_path), text_address("other")
+    cache, other = Cache(tmp_path), text_cache_key("other")
     cache.write(PLACE, VALUES)
     os.utime(cache.path(PLACE), (1e9, 1e9))
     cache.hold([PLACE, other])

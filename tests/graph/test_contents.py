@@ -10,11 +10,11 @@ import torch
 import limner
 from limner.files import user_cache
 from limner.graph import contents as module
-from limner.graph.cache import Cache, text_address
+from limner.graph.cache import Cache, text_cache_key
 from limner.graph.contents import NO_RUN, OTHER, PruneReport, contents, prune, register
 
 DAY = 86400.0
-KEYS = [text_address(str(number)) for number in range(5)]
+KEYS = [text_cache_key(str(number)) for number in range(5)]
 
 
 @pytest.fixture

@@ -34,8 +34,8 @@ class Subject:
             parameter.data = (
                 parameter.data.clone()
             )  # a file's bytes lie askew, and kernels then sum otherwise
-        self.anatomy = base.family.anatomy
-        self.count = len(self.anatomy.blocks_of(self.model))
+        self.arch = base.family.arch
+        self.count = len(self.arch.blocks_of(self.model))
         wide = base.batch(0, 1)
         self.micros = [(wide, PLACES), (_narrow(base.batch(1)), PLACES[1:])]
         self.plain = self.step()
@@ -55,7 +55,7 @@ class Subject:
 
     def holds(self, **plan: Any) -> bool:
         """Whether a plan changes nothing; run twice, because what one step leaves must not harm the next."""
-        engine = equip(self.model, self.anatomy, device=DEVICE, **plan)
+        engine = equip(self.model, self.arch, device=DEVICE, **plan)
         try:
             same = [_equal(self.plain, self.step()) for _ in range(2)]
         finally:
@@ -115,8 +115,8 @@ class Rows:
 
 def _asked(subject: Subject, patterns: tuple[str, ...]) -> dict[str, list[int]]:
     """Rows of the products that the linear layers named so were asked for, in a checkpointed step."""
-    anatomy = replace(subject.anatomy, tails=patterns)
-    engine = equip(subject.model, anatomy, device=DEVICE, checkpointed=subject.count)
+    arch = replace(subject.arch, tails=patterns)
+    engine = equip(subject.model, arch, device=DEVICE, checkpointed=subject.count)
     subject.step()  # on a GPU it also learns which kernel of attention is the fastest
     named = matching(subject.model, patterns)
     rows = {name: Rows(vars(frozen(layer))["forward"]) for name, layer in named.items()}
@@ -126,16 +126,16 @@ def _asked(subject: Subject, patterns: tuple[str, ...]) -> dict[str, list[int]]:
 
 
 def test_the_tails_that_a_family_names_are_left_out(subject: Subject) -> None:
-    for asked in _asked(subject, subject.anatomy.tails).values():
+    for asked in _asked(subject, subject.arch.tails).values():
         (first, again), (other, other_again) = asked[:2], asked[2:]
         assert first and other and again == other_again == 0
 
 
 def test_z_image_has_no_tails_because_a_norm_reads_the_last_product(subject: Subject) -> None:
     if subject.base.family.name != "z-image":
-        assert subject.anatomy.tails
+        assert subject.arch.tails
         return
-    assert not subject.anatomy.tails
+    assert not subject.arch.tails
     for asked in _asked(subject, ("*.*.feed_forward.w2",)).values():
         assert asked[0] == asked[1] > 0, "named all the same, it is found to be read, and computed"
 
@@ -184,7 +184,7 @@ def test_any_plan_at_all(subject: Subject, data: st.DataObject) -> None:
 def test_quantised_layers_and_dropout(subject: Subject) -> None:
     base = subject.base
     model = base.load(base.family.denoiser)
-    blocks = subject.anatomy.blocks_of(model)
+    blocks = subject.arch.blocks_of(model)
     linear = [f"{b}.{n}" for b in blocks for n, m in blocks[b].named_modules() if isinstance(m, nn.Linear)]
     freeze(model, linear, "int8")
     placed: Places = []
@@ -209,7 +209,7 @@ def test_where_a_text_encoder_is_trained_its_gradient_is_the_same_and_modulation
         return
 
     def gradients(**plan: Any) -> list[Tensor]:
-        engine = equip(subject.model, subject.anatomy, device=DEVICE, **plan)
+        engine = equip(subject.model, subject.arch, device=DEVICE, **plan)
         try:
             text = values[read].clone().requires_grad_()
             loss = subject.base.live(subject.model, {**values, read: text}, places)["loss"].mean()

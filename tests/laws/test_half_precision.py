@@ -20,7 +20,7 @@ from limner.models.source import locate
 from limner.nn.layers import lora
 from limner.nn.memory.cast_inputs import cast_once
 from limner.nn.memory.engine import equip
-from limner.nn.rng import Draws
+from limner.nn.rng import KeyedRng
 from limner.planning.dry_run import Rehearsal, Wish
 from limner.planning.meta_inputs import boundary
 from limner.planning.trace import Machine
@@ -92,9 +92,9 @@ def test_losses_and_gradients_are_those_of_autocast(name: str, tmp_path: Path) -
         for number, factor in enumerate(lora.trained(denoiser)):
             nn.init.normal_(factor, std=0.05, generator=torch.Generator().manual_seed(number))
         if way == "cast":
-            cast_once(denoiser, family.anatomy, torch.bfloat16)
+            cast_once(denoiser, family.arch, torch.bfloat16)
         with autocast_of_cuda() if way == "autocast" else nullcontext():
-            loss = run(cut.live, models, given, Draws([(0, 0, 0), (0, 0, 1)]))["loss"]
+            loss = run(cut.live, models, given, KeyedRng([(0, 0, 0), (0, 0, 1)]))["loss"]
         found = torch.autograd.grad(loss.sum(), lora.trained(denoiser), allow_unused=True)
         return loss.detach(), torch.cat([each.flatten() for each in found if each is not None])
 
@@ -137,7 +137,7 @@ def test_the_engine_changes_nothing_of_it(name: str, tmp_path: Path) -> None:
         nn.init.normal_(factor, std=0.05, generator=torch.Generator().manual_seed(number))
 
     def gradients() -> list[Tensor]:
-        loss = run(real.cut.live, real.models, values, Draws([(0, 0, 0), (0, 0, 1)]))["loss"].sum()
+        loss = run(real.cut.live, real.models, values, KeyedRng([(0, 0, 0), (0, 0, 1)]))["loss"].sum()
         return [
             loss,
             *(
@@ -150,7 +150,7 @@ def test_the_engine_changes_nothing_of_it(name: str, tmp_path: Path) -> None:
     plain = gradients()
     count = len(real.blocks)
     plan: dict[str, Any] = {"checkpointed": count, "streamed": range(count), "hoist": True}
-    engine = equip(real.denoiser, family.anatomy, device=CPU, **plan)
+    engine = equip(real.denoiser, family.arch, device=CPU, **plan)
     try:
         assert all(torch.equal(a, b) for a, b in zip(plain, gradients(), strict=True))
     finally:

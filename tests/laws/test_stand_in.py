@@ -122,7 +122,7 @@ case = next(each for each in CASES if each.name == sys.argv[2])
 base = Base(case, Path(sys.argv[3]))
 rows = [base.row(number) for number in range(2)]
 model = base.moved()
-equip(model, base.family.anatomy, device=DEVICE, checkpointed=1)
+equip(model, base.family.arch, device=DEVICE, checkpointed=1)
 store = Rows(Cache(Path()), [], [], ragged=base.family.ragged)
 
 

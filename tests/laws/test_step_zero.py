@@ -59,8 +59,8 @@ used = {
 }
 inputs = load_file(folder + "/inputs.safetensors")
 with torch.no_grad():
-    guess = pipe.transformer(**inputs, return_dict=False)[0]
-save_file({"guess": guess}, folder + "/guess.safetensors")
+    pred = pipe.transformer(**inputs, return_dict=False)[0]
+save_file({"pred": pred}, folder + "/pred.safetensors")
 save_file(used, folder + "/used.safetensors")
 generator = torch.Generator().manual_seed(asked["seed"])
 pipe(asked["prompt"], **asked["options"], generator=generator).images[0].save(folder + "/stock.png")
@@ -111,7 +111,7 @@ def by_stock(base: Path, lora: Path, one: Trainee, folder: Path) -> dict[str, An
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     said = json.loads(done.stdout.splitlines()[-1])
-    return said | {name: load_file(folder / f"{name}.safetensors") for name in ("guess", "used")}
+    return said | {name: load_file(folder / f"{name}.safetensors") for name in ("pred", "used")}
 
 
 def picture(path: Path) -> np.ndarray:
@@ -178,9 +178,9 @@ def test_stock_diffusers_loads_what_was_trained(tiny_base, photos, tmp_path, lor
         mine = one.models["transformer"](**inputs(one))[0]
     exact = recipe.lora.alpha in (None, 2.0)
     assert (
-        torch.equal(said["guess"]["guess"], mine)
+        torch.equal(said["pred"]["pred"], mine)
         if exact
-        else torch.allclose(said["guess"]["guess"], mine, atol=1e-5)
+        else torch.allclose(said["pred"]["pred"], mine, atol=1e-5)
     )
     (painted,) = one.paint(1)
     assert np.abs(picture(tmp_path / "stock" / "stock.png") - np.asarray(painted, int)).max() <= 1

@@ -60,7 +60,7 @@ def outputs(pipe: FluxPipeline) -> dict[str, Tensor]:
     ids = torch.randint(2, 99, (2, 7), generator=draw)
     pooled = pipe.text_encoder(ids).pooler_output
     text = pipe.text_encoder_2(ids)[0]
-    guess = pipe.transformer(
+    pred = pipe.transformer(
         hidden_states=torch.randn(2, 9, 4, generator=draw),
         encoder_hidden_states=text,
         pooled_projections=pooled,
@@ -69,7 +69,7 @@ def outputs(pipe: FluxPipeline) -> dict[str, Tensor]:
         txt_ids=torch.zeros(7, 3),
         return_dict=False,
     )[0]
-    return {"text_encoder": pooled, "text_encoder_2": text, "transformer": guess}
+    return {"text_encoder": pooled, "text_encoder_2": text, "transformer": pred}
 
 
 def trained(*parts: str, alpha: int = 8) -> tuple[FluxPipeline, dict[str, dict[str, Factors]]]:

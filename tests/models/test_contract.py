@@ -25,7 +25,7 @@ from limner.models.registry import families, lora_keys
 from limner.nn.layers import lora
 from limner.nn.loop import Fit, fit
 from limner.nn.optim import optimizer, schedule
-from limner.nn.padding import together
+from limner.nn.padding import pad_collate
 from limner.run_folder import RunDir
 from limner.training.cache import all_rows
 from limner.training.encode import uncached
@@ -68,7 +68,7 @@ def test_captions_are_encoded_as_the_stock_pipeline_does(base: Base, captions: t
             rows.append({name: values[name] for name in base.case.text})
         wanted = base.case.encode(base.pipe, list(captions))
     for name in base.case.text:
-        mine = together([row[name] for row in rows]) if name in base.family.ragged else None
+        mine = pad_collate([row[name] for row in rows]) if name in base.family.ragged else None
         mine = torch.cat([row[name] for row in rows]) if mine is None else mine
         assert mine.shape == wanted[name].shape
         assert torch.allclose(mine.float(), wanted[name].float(), atol=1e-5), name
@@ -93,10 +93,10 @@ def test_loss_and_gradients_are_those_of_diffusers_own_example(base: Base):
     denoiser = base.moved()
     values = base.batch(0, 1)
     seen = base.live(denoiser, values, PLACES)
-    assert seen["loss"].shape == (2,) and seen["guess"].shape == seen["latent"].shape
+    assert seen["loss"].shape == (2,) and seen["pred"].shape == seen["latent"].shape
     gradients = torch.autograd.grad(seen["loss"].mean(), lora.trained(denoiser), allow_unused=True)
     fixed = {name: seen[name].detach() for name in ("latent", "noise", "time")} | values | {"frame": FRAME}
-    wanted = base.case.loss(base.pipe, base.case.guess(base.pipe, denoiser, fixed), fixed)
+    wanted = base.case.loss(base.pipe, base.case.pred(base.pipe, denoiser, fixed), fixed)
     theirs = torch.autograd.grad(wanted, lora.trained(denoiser), allow_unused=True)
     assert torch.allclose(seen["loss"].mean(), wanted, rtol=1e-5)
     for one, other in zip(gradients, theirs, strict=True):
@@ -127,7 +127,7 @@ def test_step_zero_is_the_base(base: Base):
     lora.attach(model, names, rank=2, alpha=2, dropout=0.0, seed=1)
     values = base.batch(0, 1)
     bare = base.live(base.models[base.family.denoiser], values, PLACES)
-    assert torch.equal(base.live(model, values, PLACES)["guess"], bare["guess"])
+    assert torch.equal(base.live(model, values, PLACES)["pred"], bare["pred"])
 
 
 def test_pictures_are_those_of_the_stock_pipeline(base: Base):
@@ -220,8 +220,7 @@ def test_stock_diffusers_loads_every_kind_without_a_word_as_the_merged_model(
     values = base.batch(0, 1)
     with torch.no_grad():
         found, wished, bare = (
-            base.live(each[family.denoiser], values, PLACES)["guess"]
-            for each in (stock_, merged, base.models)
+            base.live(each[family.denoiser], values, PLACES)["pred"] for each in (stock_, merged, base.models)
         )
     assert torch.allclose(found, wished, atol=1e-4 * float(wished.abs().max()))
     assert not torch.allclose(found, bare, atol=1e-2 * float(bare.abs().max()))
@@ -241,7 +240,8 @@ class Straight:
     def batch(self, numbers: list[int], device: torch.device) -> dict[str, Tensor]:
         rows = [self.rows[number] for number in numbers]
         return {
-            n: (together if n in self.ragged else torch.cat)([r[n] for r in rows]).to(device) for n in rows[0]
+            n: (pad_collate if n in self.ragged else torch.cat)([r[n] for r in rows]).to(device)
+            for n in rows[0]
         }
 
 

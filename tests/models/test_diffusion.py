@@ -11,12 +11,12 @@ from limner.models import diffusion
 from limner.models.family import Canvas, Objective
 from limner.models.sdxl import family
 from limner.models.source import Source
-from limner.nn.rng import Draws
+from limner.nn.rng import KeyedRng
 from messages import raises
 
 OWN = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 LATENT = torch.zeros(64, 4, 8, 8)
-DRAWS = Draws([(0, step) for step in range(64)])
+DRAWS = KeyedRng([(0, step) for step in range(64)])
 
 
 def source(folder: Path, **scheduler: object) -> Source:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from limner.models.latents import draw_latent, draw_noise, encode_image
-from limner.nn.rng import Draws
+from limner.nn.rng import KeyedRng
 
 PLACES = [(0, 1, 0), (0, 1, 1)]
 
@@ -34,8 +34,8 @@ def test_a_posterior_is_normalised_by_the_base_s_own_scale_and_shift():
 def test_a_latent_is_drawn_by_its_place():
     mean, logvar = torch.zeros(2, 1, 4, 4), torch.full((2, 1, 4, 4), -4.6)
     given = {"latent_mean": mean, "latent_logvar": logvar}
-    both = draw_latent.run({}, given, Draws(PLACES))["latent"]
-    one = draw_latent.run({}, {name: v[1:] for name, v in given.items()}, Draws(PLACES[1:]))["latent"]
+    both = draw_latent.run({}, given, KeyedRng(PLACES))["latent"]
+    one = draw_latent.run({}, {name: v[1:] for name, v in given.items()}, KeyedRng(PLACES[1:]))["latent"]
     assert torch.equal(both[1:], one) and not torch.equal(both[0], both[1])
-    noise = draw_noise.run({}, {"latent": both}, Draws(PLACES))["noise"]
+    noise = draw_noise.run({}, {"latent": both}, KeyedRng(PLACES))["noise"]
     assert noise.shape == both.shape and not torch.equal(noise, both)

@@ -9,10 +9,10 @@ from limner.models import rectified
 from limner.models.family import Objective
 from limner.models.source import Source
 from limner.nn.flow import resolution_shift, shifted
-from limner.nn.rng import Draws
+from limner.nn.rng import KeyedRng
 from messages import raises
 
-DRAWS = Draws([(0, step) for step in range(32)])
+DRAWS = KeyedRng([(0, step) for step in range(32)])
 
 
 def times(folder: Path, latent: torch.Tensor, objective: Objective = Objective(), **scheduler: object):  # noqa: B008
@@ -33,8 +33,8 @@ def test_larger_images_see_more_noise(tmp_path: Path, side: int, tokens: int):
 
 def test_the_loss_is_the_error_of_the_velocity():
     latent, noise = torch.zeros(2, 1, 2, 2), torch.ones(2, 1, 2, 2)
-    guess = torch.stack([torch.ones(1, 2, 2), torch.full((1, 2, 2), 3.0)])
-    seen = rectified.measure.run({}, {"latent": latent, "noise": noise, "guess": guess})
+    pred = torch.stack([torch.ones(1, 2, 2), torch.full((1, 2, 2), 3.0)])
+    seen = rectified.measure.run({}, {"latent": latent, "noise": noise, "pred": pred})
     assert seen["loss"].tolist() == [0.0, 4.0]
 
 

@@ -16,10 +16,10 @@ from limner.models.source import locate
 from limner.models.weights import read, shapes, tensors
 from limner.nn.layers import lora, quantization
 from limner.nn.layers.precision import stored_bytes
-from limner.nn.layers.quantized_linear import FrozenLinear, storable
+from limner.nn.layers.quantized_linear import QuantizedLinear, storable
 from limner.nn.memory import host_buffer
 from limner.nn.memory.engine import equip
-from limner.nn.memory.placement import Aside
+from limner.nn.memory.placement import Placement
 from messages import raises
 
 CPU = torch.device("cpu")
@@ -82,8 +82,8 @@ def test_it_is_what_diffusers_loads_to_the_bit(base: Path, dtype: torch.dtype):
 def test_blocks_are_stored_as_wished_and_the_rest_as_it_is(base: Path, kind):
     family, _ = opened(base)
     plain, few = denoiser(base, torch.bfloat16), denoiser(base, torch.bfloat16, weights=kind)
-    names = storable(plain, family.anatomy)
-    frozen = {name: module for name, module in few.named_modules() if isinstance(module, FrozenLinear)}
+    names = storable(plain, family.arch)
+    frozen = {name: module for name, module in few.named_modules() if isinstance(module, QuantizedLinear)}
     assert names and set(frozen) == set(names)
     full = denoiser(base)  # stored from the files' own precision, not from bf16
     for name, layer in frozen.items():
@@ -170,7 +170,7 @@ def test_no_more_than_one_tensor_is_ever_there_in_full(tmp_path: Path, kind, mon
     whole = sum(p.nbytes for p in wide.parameters())
     with torch.device("meta"):
         model = hollow(type(wide), source.config("transformer"), torch.bfloat16)
-    names = storable(model, family.anatomy)
+    names = storable(model, family.arch)
     with Live() as live:
         read(model, source.weights("transformer"), torch.bfloat16, CPU, stored=dict.fromkeys(names, kind))
     held = sum(t.nbytes for t in everything(model).values())
@@ -181,14 +181,14 @@ def test_no_more_than_one_tensor_is_ever_there_in_full(tmp_path: Path, kind, mon
         model = hollow(type(wide), source.config("transformer"), torch.bfloat16)
     with Live() as live:
         stored = dict.fromkeys(names, kind)
-        every = range(len(family.anatomy.blocks_of(model)))
+        every = range(len(family.arch.blocks_of(model)))
         read(
             model,
             source.weights("transformer"),
             torch.bfloat16,
             CPU,
             stored=stored,
-            aside=lambda it: Aside(it, family.anatomy, streamed=every, hoist=True, folder=tmp_path),
+            placement=lambda it: Placement(it, family.arch, streamed=every, hoist=True, folder=tmp_path),
         )
     blocks = [sum(t.nbytes for t in each.state_dict().values()) for each in blocks_of(model)]
     rest = sum(t.nbytes for t in everything(model).values() if not in_files(t))
@@ -200,15 +200,15 @@ def blocks_of(model: Any) -> list[torch.nn.Module]:
     return [*model.transformer_blocks, *model.single_transformer_blocks]
 
 
-def aside(folder: Path, into: Path | None, **options: Any) -> Any:
+def placement(folder: Path, into: Path | None, **options: Any) -> Any:
     """A denoiser of which all blocks and modulations stay on the host."""
     family, _ = opened(folder)
 
-    def kept(model: torch.nn.Module) -> Aside:
-        every = range(len(family.anatomy.blocks_of(model)))
-        return Aside(model, family.anatomy, streamed=every, hoist=True, folder=into)
+    def kept(model: torch.nn.Module) -> Placement:
+        every = range(len(family.arch.blocks_of(model)))
+        return Placement(model, family.arch, streamed=every, hoist=True, folder=into)
 
-    return denoiser(folder, aside=kept, **options)
+    return denoiser(folder, placement=kept, **options)
 
 
 def in_files(tensor: torch.Tensor) -> bool:
@@ -220,10 +220,10 @@ def test_what_stays_in_files_is_what_it_would_be_in_memory(base: Path, tmp_path:
     family, _ = opened(base)
     whole = everything(denoiser(base, torch.bfloat16, weights=kind))
     for into in (None, tmp_path):
-        model = aside(base, into, dtype=torch.bfloat16, weights=kind)
+        model = placement(base, into, dtype=torch.bfloat16, weights=kind)
         found = everything(model)
         assert found.keys() == whole.keys() and all(torch.equal(found[name], whole[name]) for name in whole)
-        blocks = tuple(family.anatomy.blocks_of(model))
+        blocks = tuple(family.arch.blocks_of(model))
         inside = {name for name in dict(model.named_parameters()) if name.startswith(blocks)}
         away = {name for name, tensor in found.items() if in_files(tensor)}
         assert inside <= away if into else not away
@@ -233,27 +233,27 @@ def test_what_stays_in_files_is_what_it_would_be_in_memory(base: Path, tmp_path:
 def test_a_plan_takes_the_files_as_they_are(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Nothing is copied from file to file, with adapters attached in between, nor when a plan is changed."""
     family, _ = opened(base)
-    model = aside(base, tmp_path, dtype=torch.bfloat16, weights="int8")
+    model = placement(base, tmp_path, dtype=torch.bfloat16, weights="int8")
     lora.attach(model, storable_of(model), rank=2, alpha=1, dropout=0, seed=0)
     before = {name: tensor.clone() for name, tensor in everything(model).items()}
     made: list[int] = []
     monkeypatch.setattr(
         host_buffer.Mapped, "__call__", lambda self, size: made.append(size) or host_buffer.ordinary(size)
     )
-    every = range(len(family.anatomy.blocks_of(model)))
+    every = range(len(family.arch.blocks_of(model)))
     how = {"device": CPU, "streamed": every, "mapped": True, "folder": tmp_path}
-    engine = equip(model, family.anatomy, hoist=True, **how)
+    engine = equip(model, family.arch, hoist=True, **how)
     engine.close()
     assert not made and all(torch.equal(before[name], each) for name, each in everything(model).items())
-    equip(model, family.anatomy, hoist=True, **how).close()
+    equip(model, family.arch, hoist=True, **how).close()
     assert not made
-    if family.anatomy.modulations:  # inside blocks, and so in files of their own
-        equip(model, family.anatomy, **how).close()
+    if family.arch.modulations:  # inside blocks, and so in files of their own
+        equip(model, family.arch, **how).close()
     assert all(torch.equal(before[name], each) for name, each in everything(model).items())
 
 
 def storable_of(model: torch.nn.Module) -> list[str]:
-    return [name for name, module in model.named_modules() if isinstance(module, FrozenLinear)]
+    return [name for name, module in model.named_modules() if isinstance(module, QuantizedLinear)]
 
 
 @pytest.mark.parametrize("weights", [None, "int8"])

@@ -1,6 +1,6 @@
 from torch import nn
 
-from limner.nn.arch import Anatomy, frozen, matching, stand_in
+from limner.nn.arch import ArchSpec, frozen, matching, stand_in
 
 
 class _Block(nn.Module):
@@ -18,7 +18,7 @@ def _model() -> nn.Module:
 
 
 def test_blocks_come_in_running_order_not_in_that_of_the_model() -> None:
-    names = list(Anatomy(blocks=("double.*", "single.*")).blocks_of(_model()))
+    names = list(ArchSpec(blocks=("double.*", "single.*")).blocks_of(_model()))
     assert names == ["double.0", *(f"single.{n}" for n in range(11))]
 
 
@@ -31,7 +31,9 @@ def test_a_star_stands_for_one_part_of_a_name() -> None:
 
 
 def test_ways_to_fit_one_pattern_run_interleaved() -> None:
-    names = list(Anatomy(blocks=("double.*|double.*.norm.*", "single.*.norm.*|single.*")).blocks_of(_model()))
+    names = list(
+        ArchSpec(blocks=("double.*|double.*.norm.*", "single.*.norm.*|single.*")).blocks_of(_model())
+    )
     assert names[:4] == ["double.0", "double.0.norm.0", "single.0", "single.0.norm.0"]
     assert names[-2:] == ["single.10", "single.10.norm.0"] and len(names) == 24
 

@@ -13,9 +13,13 @@ HASHES = [hashlib.sha256(bytes([n])).hexdigest() for n in range(64)]
 
 def test_one_process_is_all_there_is():
     assert (distributed.rank(), distributed.world()) == (0, 1)
-    assert all(distributed.mine(each) for each in HASHES)
-    assert distributed.anyone(True) and not distributed.anyone(False)
-    assert (distributed.least(3), distributed.most(4), distributed.beside()) == (3, 4, 1)
+    assert all(distributed.is_owned_by_rank(each) for each in HASHES)
+    assert distributed.any_rank(True) and not distributed.any_rank(False)
+    assert (distributed.all_reduce_min(3), distributed.all_reduce_max(4), distributed.local_world_size()) == (
+        3,
+        4,
+        1,
+    )
     distributed.barrier()
 
 
@@ -31,7 +35,7 @@ def test_shares_cover_all_and_overlap_nowhere(monkeypatch: pytest.MonkeyPatch, c
     shares = []
     for rank in range(count):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        shares.append({each for each in HASHES if distributed.mine(each)})
+        shares.append({each for each in HASHES if distributed.is_owned_by_rank(each)})
     assert sum(map(len, shares)) == len(HASHES) and set().union(*shares) == set(HASHES)
     assert min(map(len, shares)) > len(HASHES) / count / 2
 
@@ -53,9 +57,10 @@ for share in (distributed.sum_gradients, distributed.sum_on_host):
     assert torch.equal(one.grad, torch.full((2, 3), 0.2) + torch.full((2, 3), 1.2))
     assert torch.equal(two.grad, torch.full((4,), 0.1))
     assert loss.item() == 2.0 and idle.grad is None, "else weight decay would move it"
-assert distributed.anyone(rank == 1) and not distributed.anyone(False)
-assert (distributed.least(2**40 + rank), distributed.most(2**40 + rank)) == (2**40, 2**40 + 1)
-assert distributed.beside() == 2
+assert distributed.any_rank(rank == 1) and not distributed.any_rank(False)
+assert distributed.all_reduce_min(2**40 + rank) == 2**40
+assert distributed.all_reduce_max(2**40 + rank) == 2**40 + 1
+assert distributed.local_world_size() == 2
 assert (distributed.rank(), distributed.world()) == (rank, 2)
 distributed.barrier()
 dist.destroy_process_group()

@@ -3,7 +3,7 @@ from torch import nn
 
 from limner.errors import BadRecipe
 from limner.nn.layers import full
-from limner.nn.parameter_state import kept, put
+from limner.nn.parameter_state import get_state, load_state
 from messages import raises
 
 
@@ -12,11 +12,11 @@ def net() -> nn.Module:
 
 
 def test_what_was_kept_is_put_back_to_the_bit():
-    one, other = full.release(net()), full.release(net())
-    put(full.named(other), kept(full.named(one)))
+    one, other = full.unfreeze(net()), full.unfreeze(net())
+    load_state(full.named(other), get_state(full.named(one)))
     assert all(torch.equal(a, b) for a, b in zip(full.trained(one), full.trained(other), strict=True))
 
 
 def test_a_state_of_another_model_is_refused():
     with raises(BadRecipe):
-        put(full.named(full.release(net())), {"0.weight": torch.zeros(4, 3)})
+        load_state(full.named(full.unfreeze(net())), {"0.weight": torch.zeros(4, 3)})

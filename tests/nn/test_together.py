@@ -12,7 +12,7 @@ from limner.nn.layers.dropout import PlacedDropout
 from limner.nn.layers.lora import LowRank, Readers
 from limner.nn.layers.quantized_linear import freeze
 from limner.nn.memory.checkpointing import Checkpoint
-from limner.nn.parameter_state import kept
+from limner.nn.parameter_state import get_state
 
 WIDTH, TOKENS = 32, 24
 
@@ -163,5 +163,5 @@ def test_what_a_failed_step_leaves_is_let_go():
 
 def test_checkpoints_are_named_as_ever():
     one, other = attached(together=True), attached(together=False)
-    assert list(kept(lora.named(one))) == list(kept(lora.named(other)))
+    assert list(get_state(lora.named(one))) == list(get_state(lora.named(other)))
     assert list(one.state_dict()) == list(other.state_dict())

@@ -122,7 +122,7 @@ def test_weights_are_told_apart_and_add_up(bases) -> None:
     assert frozen == sum(p.nbytes for p in model.parameters() if not p.requires_grad) + loose
     assert trained == sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert parts[0]["stored"]["int8"] < parts[0]["stored"]["bf16"] < parts[0]["stored"]["fp32"]
-    assert not set(frozen_layers(model, family.anatomy)) & {"transformer_blocks.0.img_mod.1"}
+    assert not set(frozen_layers(model, family.arch)) & {"transformer_blocks.0.img_mod.1"}
 
 
 def test_an_unknown_target_is_refused(bases) -> None:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from limner.nn.layers.quantization import quantize
-from limner.nn.layers.quantized_linear import FrozenLinear
+from limner.nn.layers.quantized_linear import QuantizedLinear
 from limner.planning.kernels import imitated
 from limner.planning.tracker import Tracker
 
@@ -122,7 +122,7 @@ def real() -> list[Tensor]:
 def eight_by_eight(x: Tensor) -> list[Tensor]:
     """A product of 8 bits by 8 bits and its gradient."""
     stored, scale = quantize(torch.ones(16, 16).tril(), "int8")
-    layer = FrozenLinear((stored, scale), "int8", (16, 16), None, products="8bit")
+    layer = QuantizedLinear((stored, scale), "int8", (16, 16), None, products="8bit")
     x.requires_grad_()
     out = layer(x)
     return [out.detach(), *torch.autograd.grad(out.sum(), x)]

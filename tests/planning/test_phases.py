@@ -263,7 +263,7 @@ def test_a_streamed_encoder_holds_on_the_device_what_was_foreseen(
             layers = model.get_submodule(str(heaviest(model)))
             outside_them = bytes_of([*model.parameters(), *model.buffers()])
             outside_them -= bytes_of([*layers.parameters(), *layers.buffers()])
-            slots = sum(slot.room.numel() for slot in engines[-1].ring.slots)
+            slots = sum(slot.room.numel() for slot in engines[-1].swapper.slots)
         padding = phases.SLOTS * 256 * len(list(layers[0].parameters()))
         least = of(found, "cache", part).least
         assert least <= outside_them + slots <= least + padding

@@ -167,9 +167,9 @@ def test_saving_and_the_size_of_pictures_are_foreseen(images):
     assert often.save == pytest.approx(5 * seldom.save) and seldom.save > 0
     others = (often.measure - seldom.measure) + (often.save - seldom.save)
     assert often.seconds - seldom.seconds == pytest.approx(others)
-    small, guess = planned(data__images=images), planned()
-    assert small.request.picture == 600 * 900 < guess.request.picture == PHOTO
-    assert small.choice.hosts["cache"].total <= guess.choice.hosts["cache"].total
+    small, pred = planned(data__images=images), planned()
+    assert small.request.picture == 600 * 900 < pred.request.picture == PHOTO
+    assert small.choice.hosts["cache"].total <= pred.choice.hosts["cache"].total
 
 
 def test_disk_is_foreseen():

@@ -13,7 +13,7 @@ from limner.models.bundled import known
 from limner.models.family import Family
 from limner.models.loading import hush
 from limner.models.source import Source, locate
-from limner.nn.arch import Anatomy
+from limner.nn.arch import ArchSpec
 from limner.planning.cards import known as known_card
 from limner.planning.devices import of_card
 from limner.planning.dry_run import Rehearsal, Wish
@@ -140,7 +140,7 @@ def test_a_denoiser_without_an_anatomy_is_all_rest(tmp_path: Path) -> None:
     family, source = tiny("flux-dev", tmp_path)
     wish = Wish(size=(64, 64), compute="fp32")
     known_by_blocks = profile(family, source, wish)
-    whole = profile(replace(family, anatomy=Anatomy(blocks=())), source, wish)
+    whole = profile(replace(family, arch=ArchSpec(blocks=())), source, wish)
     assert whole.blocks == ()
     assert whole.trained == known_by_blocks.trained
     assert train_memory(whole, Plan()).total == pytest.approx(

@@ -1,7 +1,7 @@
 import torch
 from torch import Tensor, nn
 
-from limner.nn.arch import Anatomy
+from limner.nn.arch import ArchSpec
 from limner.nn.layers import lora
 from limner.planning.trace import Machine, again, plain, trace
 
@@ -45,7 +45,7 @@ def run(model: Model, *, rows: int = 100, checkpointed: int = 0):
             lambda: model(torch.empty(rows, 8, device="meta")).square().mean(),
             {"denoiser": model},
             blocks,
-            anatomy=Anatomy(blocks=("blocks.*",), modulations=("blocks.*.modulation",)),
+            arch=ArchSpec(blocks=("blocks.*",), modulations=("blocks.*.modulation",)),
             state=777,
             machine=FINE,
         )

@@ -214,7 +214,9 @@ def test_a_store_reads_each_entry_once_while_there_is_room(recipe, monkeypatch):
     setting = prepare(recipe)
     store, _ = stock(setting, Told())
     reads, true = [], Cache.read
-    monkeypatch.setattr(Cache, "read", lambda self, address: reads.append(address) or true(self, address))
+    monkeypatch.setattr(
+        Cache, "read", lambda self, cache_key: reads.append(cache_key) or true(self, cache_key)
+    )
     batch = store.batch([0, 0], torch.device("cpu"))
     assert batch["context"].shape == (2, 12, 16) and len(reads) == 3
     store.batch([0], torch.device("cpu"))

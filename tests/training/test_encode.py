@@ -134,7 +134,7 @@ def test_shares_of_processes_cover_everything_whatever_the_others_have_done(sett
     for rank in range(2):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         share = survey(setting, cache, rows)
-        monkeypatch.setattr(distributed, "anyone", bool)
+        monkeypatch.setattr(distributed, "any_rank", bool)
         fill(setting, cache, rows, share, Told())
         computed.append(share.count)
     assert sum(computed) == whole.count and min(computed) > 0

@@ -32,9 +32,9 @@ def equipped(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     seen: list[Any] = []
     true = encoders.equip
 
-    def equip(model: Any, anatomy: Any, **how: Any) -> Any:
-        engine = true(model, anatomy, **how)
-        seen.append((anatomy.blocks, how["streamed"], engine))
+    def equip(model: Any, arch: Any, **how: Any) -> Any:
+        engine = true(model, arch, **how)
+        seen.append((arch.blocks, how["streamed"], engine))
         return engine
 
     monkeypatch.setattr(encoders, "equip", equip)
@@ -54,8 +54,8 @@ def test_a_streamed_cache_is_that_of_whole_encoders(setting, tmp_path, equipped,
     assert [blocks for blocks, *_ in equipped] == [("encoder.layers.*",), ("encoder.block.*",)]
     for _, layers, engine in equipped:
         captions = len({row.inputs["caption"] for row in rows})
-        assert engine.ring is not None and engine.ring.tally.copies >= captions * (len(layers) - 2)
-        assert (engine.ring.lane.worker is not None) == in_files
+        assert engine.swapper is not None and engine.swapper.stats.copies >= captions * (len(layers) - 2)
+        assert (engine.swapper.copy_stream.worker is not None) == in_files
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_an_error_leaves_no_engine_behind(setting, equipped):
     with pytest.raises(RuntimeError, match="stop"), opened(streamed, "text_encoder"):
         raise RuntimeError("stop")
     ((_, _, engine),) = equipped
-    assert not engine.ring.slots
+    assert not engine.swapper.slots
 
 
 def test_tiles_and_streams_are_the_plan_s(setting):

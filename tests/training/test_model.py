@@ -183,7 +183,7 @@ def test_another_plan_is_the_same_training_to_the_bit(tiny_base, photos):
     shown = {"every": 0, "prompts": ["zorb"], "steps": 1}
     one = moved(trainee(tiny_base, photos, train={"batch": 4}, lora={"dropout": 0.5}, sample=shown))
     one.dropping(on=True)
-    usual, blocks = plain(one.setting), len(one.setting.family.anatomy.blocks_of(one.models["transformer"]))
+    usual, blocks = plain(one.setting), len(one.setting.family.arch.blocks_of(one.models["transformer"]))
     one.follow(replace(usual, swapped_blocks=blocks, precompute_modulation=True))
     one.follow(usual)  # from here on weights start at aligned bytes; in a file they need not, and CPUs care
     expected, held_out, painted = _gradients(one), one.held_out_loss(), one.paint(1)

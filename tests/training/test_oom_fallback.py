@@ -86,7 +86,7 @@ def test_on_a_processor_what_the_process_holds_already_counts() -> None:
 
 
 def test_processes_that_share_a_machine_plan_with_a_share_each(monkeypatch):
-    monkeypatch.setattr(module.distributed, "beside", lambda: 2)
+    monkeypatch.setattr(module.distributed, "local_world_size", lambda: 2)
     whole = of_cpu(2, 64 * 2**30, 60 * 2**30)
     assert (shared(whole).free, shared(whole).ram) == (whole.free // 2, whole.ram // 2)
     card = of_card(CARDS[0], 24 * 2**30)

@@ -31,7 +31,7 @@ def test_what_fails_for_want_of_memory_is_done_again_lower() -> None:
 
 def test_what_another_process_lacks_is_done_again_here_too(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    monkeypatch.setattr(module.distributed, "anyone", lambda _: not told)
+    monkeypatch.setattr(module.distributed, "any_rank", lambda _: not told)
     assert patiently(lambda: 7, told.append) == 7
     assert told == ["Another process ran out of memory."]
 

@@ -27,7 +27,7 @@ from limner.graph.split import Split, split
 from limner.graph.unit import run
 from limner.models.flux.family import FAMILY
 from limner.nn.loop import Average, Fit, fit
-from limner.nn.rng import DeviceDraws, Draws
+from limner.nn.rng import DeviceRng, KeyedRng
 
 LENGTHS = ((0, 1.0, 0.94), (128, 0.5, 0.04), (512, 0.125, 0.02))
 """(T5 tokens, share of the batch, share of the steps); 0 stands for the base's own length."""
@@ -159,7 +159,7 @@ class Seen:
 
 def _losses(models: Mapping[str, nn.Module], cut: Split, shown: Mapping[str, Tensor], wish: Wish, seen: Seen):  # noqa: ANN202
     generator = torch.Generator(wish.device).manual_seed(wish.seed)
-    draw = DeviceDraws(generator)
+    draw = DeviceRng(generator)
     choose = torch.Generator().manual_seed(wish.seed)
     shares = torch.tensor([share for _, _, share in LENGTHS])
 
@@ -228,7 +228,7 @@ def held_out_loss(
     for start in range(0, count, 256):
         some = slice(start, start + 256)
         given = _rows(values, rows[some].to(values["latent_mean"].device), 0)
-        draw = Draws([("held-out", int(n)) for n in range(count)[some]])
+        draw = KeyedRng([("held-out", int(n)) for n in range(count)[some]])
         given["time"] = times[torch.randperm(count, generator=torch.Generator().manual_seed(0))][some].to(
             wish.device
         )

@@ -21,21 +21,21 @@ AGAIN = "Delete it and run again."
 """What is to be done about an entry that is damaged."""
 
 
-def text_address(text: str) -> str:
-    """The address of a value that is a text, such as a caption."""
+def text_cache_key(text: str) -> str:
+    """The cache key of a value that is a text, such as a caption."""
     return hashlib.sha256(b"text\0" + text.encode()).hexdigest()
 
 
-def address(unit: Unit, weights: Mapping[str, str], inputs: Mapping[str, str]) -> str:
-    """The address of a unit's outputs: its code, its constants, its weights, its inputs. Nothing else.
+def cache_key(unit: Unit, weights: Mapping[str, str], inputs: Mapping[str, str]) -> str:
+    """The cache key of a unit's outputs: its code, its constants, its weights, its inputs. Nothing else.
 
-    Addresses are derived, not measured: an input that another unit writes is named by that unit's own
-    address. So every address of a run is known before anything is computed or loaded.
+    Keys are derived, not measured: an input that another unit writes is named by that unit's own
+    key. So every key of a run is known before anything is computed or loaded.
 
     Args:
         unit: The unit, its constants bound.
         weights: Model name -> fingerprint of its weights and precision.
-        inputs: Value name -> address of the value.
+        inputs: Value name -> cache key of the value.
     """
     parts = {
         "format": FORMAT,
@@ -85,14 +85,14 @@ class Cache:
         """Let the entries go that are held. May be called again; the cache can still be read."""
         self._lease.release()
 
-    def path(self, address: str) -> Path:
+    def path(self, cache_key: str) -> Path:
         """Where an entry is or would be."""
-        return self.root / address[:2] / f"{address}.safetensors"
+        return self.root / cache_key[:2] / f"{cache_key}.safetensors"
 
-    def __contains__(self, address: str) -> bool:
-        return self.path(address).exists()
+    def __contains__(self, cache_key: str) -> bool:
+        return self.path(cache_key).exists()
 
-    def write(self, address: str, values: Mapping[str, Tensor], unit: str = "") -> int:
+    def write(self, cache_key: str, values: Mapping[str, Tensor], unit: str = "") -> int:
         """Store ``values`` and return the bytes written. Another process may do the same at the same time.
 
         ``unit`` names what computed them, for the listing of the cache.
@@ -101,18 +101,18 @@ class Cache:
         found when it is read, and computed again.
         """
         flat = {name: value.detach().cpu().contiguous().clone() for name, value in values.items()}
-        facts = {"address": address, "digest": digest(flat), "format": FORMAT, "unit": unit}
+        facts = {"address": cache_key, "digest": digest(flat), "format": FORMAT, "unit": unit}
         data = save(flat, metadata=facts)  # save_file would hide a full disk in an error of its own
-        atomic_write(self.path(address), lambda draft: draft.write_bytes(data), sync=False)
+        atomic_write(self.path(cache_key), lambda draft: draft.write_bytes(data), sync=False)
         return len(data)
 
-    def read(self, address: str) -> dict[str, Tensor]:
-        """The values at ``address``.
+    def read(self, cache_key: str) -> dict[str, Tensor]:
+        """The values of the entry ``cache_key``.
 
         Raises:
             BadCache: The entry is missing, torn, altered, or was written by another format version.
         """
-        path = self.path(address)
+        path = self.path(cache_key)
         try:
             with safe_open(path, framework="pt") as file:
                 facts = file.metadata() or {}
@@ -127,38 +127,38 @@ class Cache:
                 f"Cache entry {path} has format {facts.get('format')!r}, this version reads {FORMAT!r}. "
                 "Choose another folder with data.cache, or delete this one."
             )
-        if facts.get("address") != address or facts.get("digest") != digest(values):
+        if facts.get("address") != cache_key or facts.get("digest") != digest(values):
             raise BadCache(f"Cache entry {path} is not what its name says. {AGAIN}")
         return values
 
-    def damage(self, address: str) -> str:
+    def damage(self, cache_key: str) -> str:
         """Why an entry that is there cannot be used, without a remedy; "" when it can.
 
         Raises:
             BadCache: Another version of Limner wrote it: not ours to replace.
         """
         try:
-            self.read(address)
+            self.read(cache_key)
         except BadCache as error:
-            if self._format(address) not in (None, FORMAT):
+            if self._format(cache_key) not in (None, FORMAT):
                 raise
             return str(error).removesuffix(AGAIN).rstrip()
         return ""
 
-    def _format(self, address: str) -> str | None:
+    def _format(self, cache_key: str) -> str | None:
         try:
-            with safe_open(self.path(address), framework="pt") as file:
+            with safe_open(self.path(cache_key), framework="pt") as file:
                 return (file.metadata() or {}).get("format")
         except (SafetensorError, OSError):
             return None
 
-    def discard(self, address: str) -> None:
+    def discard(self, cache_key: str) -> None:
         """Remove an entry that cannot be read, so that the next run computes it again.
 
         Raises:
             BadCache: It is a folder, or the system forbids it.
         """
-        path = self.path(address)
+        path = self.path(cache_key)
         try:
             path.unlink(missing_ok=True)
         except OSError as error:

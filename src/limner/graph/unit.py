@@ -38,11 +38,11 @@ class Unit:
     writes: tuple[str, ...]
     draws: bool
     version: int
-    """Bumped when equal inputs give other outputs: part of every cache address."""
+    """Bumped when equal inputs give other outputs: part of every cache key."""
     needs: tuple[str, ...] = ()
     """Constants still to be bound, from keyword-only parameters without a default."""
     constants: Mapping[str, Any] = field(default_factory=dict)
-    """Bound constants: part of every cache address."""
+    """Bound constants: part of every cache key."""
     layers: Layers | None = None
     spares: tuple[str, ...] = ()
     """Models of which this unit only uses layers below the first trained one."""

@@ -11,14 +11,14 @@ from limner.models.family import Canvas, Objective
 from limner.models.scheduler import WORDS
 from limner.models.source import Source
 from limner.nn import ddpm, flow
-from limner.nn.arch import Anatomy
+from limner.nn.arch import ArchSpec
 from limner.nn.rng import Draw
 
 WISHES = frozenset({"time_density", "prediction", "min_snr", "noise_offset", "zero_terminal_snr"})
 """Wishes of a recipe that these families can grant."""
 
 PLACES = ("down_blocks.*", "mid_block", "up_blocks.*")
-ANATOMY = Anatomy(
+ARCH = ArchSpec(
     blocks=tuple(f"{place}.resnets.*|{place}.attentions.*.transformer_blocks.*" for place in PLACES),
     modulations=tuple(f"{place}.resnets.*.time_emb_proj" for place in PLACES),
     conditions=("time_embedding", "add_embedding"),
@@ -54,7 +54,7 @@ def draw_time(latent: Tensor, draw: Draw, *, time_density: str) -> Tensor:
 
 @unit("loss")
 def measure(  # noqa: PLR0913  two objectives and a weight
-    guess: Tensor,
+    pred: Tensor,
     latent: Tensor,
     noise: Tensor,
     time: Tensor,
@@ -66,7 +66,7 @@ def measure(  # noqa: PLR0913  two objectives and a weight
     """Mean squared error of each sample, (B,), in fp32, weighted if ``min_snr`` is not 0."""
     left = steps.left(time)
     wanted = ddpm.wanted(prediction, latent, noise, left)
-    loss = (guess.float() - wanted.float()).square().flatten(1).mean(1)
+    loss = (pred.float() - wanted.float()).square().flatten(1).mean(1)
     return loss * ddpm.min_snr(prediction, left, min_snr) if min_snr else loss
 
 

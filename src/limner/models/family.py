@@ -9,7 +9,7 @@ from torch import Tensor
 from limner.errors import BadBase, BadRecipe
 from limner.graph.unit import Unit, check
 from limner.models.source import Source
-from limner.nn.arch import Anatomy
+from limner.nn.arch import ArchSpec
 
 INPUTS = ("image", "frame", "caption")
 """What the data gives: ``image`` (1, 3, H, W) uint8, ``frame`` (1, 6) int64, ``caption`` a tuple of one str.
@@ -97,7 +97,7 @@ class Family:
     """Parts of the stock pipeline that Limner does without, such as a filter of its pictures."""
     idle_layers: Mapping[str, int] = field(default_factory=dict)
     """Text encoder -> layers at its top that never run, because the family reads an earlier state."""
-    anatomy: Anatomy = Anatomy(blocks=())
+    arch: ArchSpec = ArchSpec(blocks=())
     """Where the denoiser's blocks are. Without any, it runs whole or not at all."""
 
     def __post_init__(self) -> None:

@@ -17,7 +17,7 @@ from limner.models.source import Source
 from limner.models.weights import read, shapes
 from limner.nn.layers.precision import Kind, Products
 from limner.nn.layers.quantized_linear import storable
-from limner.nn.memory.placement import Aside
+from limner.nn.memory.placement import Placement
 
 BROKEN = (OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, SafetensorError)
 """What the libraries raise over the files of a base that are torn, foreign or of another model."""
@@ -47,7 +47,7 @@ def load(  # noqa: PLR0913  what is read, how, and where to
     device: torch.device,
     weights: Kind | None = None,
     products: Products = "full",
-    aside: Callable[[nn.Module], Aside] | None = None,
+    placement: Callable[[nn.Module], Placement] | None = None,
 ) -> Any:
     """A tokenizer, or a frozen model in evaluation mode on ``device``.
 
@@ -62,7 +62,7 @@ def load(  # noqa: PLR0913  what is read, how, and where to
         weights: How the linear layers inside the denoiser's blocks are stored
             (``nn.layers.quantized_linear``), which happens while they are read. None: as all others.
         products: How those layers multiply.
-        aside: What of the denoiser stays on the host, asked once it has layers. Buffers stay
+        placement: What of the denoiser stays on the host, asked once it has layers. Buffers stay
             there, too: ``nn.memory.engine`` brings to the device what is to be there.
 
     Raises:
@@ -79,10 +79,8 @@ def load(  # noqa: PLR0913  what is read, how, and where to
         kind = precision_of(family, part, dtype)
         if library == "diffusers" and part == family.denoiser:
             model = hollow(cls, cls.load_config(source.root / part, local_files_only=True), kind)
-            stored: dict[str, Kind] = (
-                dict.fromkeys(storable(model, family.anatomy), weights) if weights else {}
-            )
-            missing = read(model, files, kind, device, stored=stored, products=products, aside=aside)
+            stored: dict[str, Kind] = dict.fromkeys(storable(model, family.arch), weights) if weights else {}
+            missing = read(model, files, kind, device, stored=stored, products=products, placement=placement)
         else:
             if weights:
                 raise BrokenGraph(f"{part} has no blocks that could be stored in {weights}.")
@@ -95,7 +93,7 @@ def load(  # noqa: PLR0913  what is read, how, and where to
         ) from error
     if missing:  # the libraries would go on with random numbers
         raise BadBase(f"{source.name}: {part}/ lacks {len(missing)} tensors: {missing[0]} .. {source.again}")
-    if aside is None:
+    if placement is None:
         model = model.to(device)
     return model.requires_grad_(requires_grad=False).eval()
 

@@ -34,10 +34,10 @@ def draw_time(
 
 
 @unit("loss")
-def measure(guess: Tensor, latent: Tensor, noise: Tensor) -> Tensor:
+def measure(pred: Tensor, latent: Tensor, noise: Tensor) -> Tensor:
     """Mean squared error of each sample's velocity, (B,), in fp32."""
     wanted = flow.velocity(latent, noise)
-    return (guess.float() - wanted.float()).square().flatten(1).mean(1)
+    return (pred.float() - wanted.float()).square().flatten(1).mean(1)
 
 
 def times(

@@ -10,7 +10,7 @@ from torch import Tensor
 from limner.models.family import Canvas, Family
 from limner.models.scheduler import sampler
 from limner.models.source import Source
-from limner.nn.padding import together
+from limner.nn.padding import pad_collate
 
 
 def paint(
@@ -67,4 +67,4 @@ def _pipeline(family: Family, source: Source, models: Mapping[str, Any], canvas:
 
 
 def _embeds(family: Family, texts: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
-    return dict(family.embeds({name: together([each[name] for each in texts]) for name in family.text}))
+    return dict(family.embeds({name: pad_collate([each[name] for each in texts]) for name in family.text}))

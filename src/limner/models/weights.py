@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from limner.nn.layers import w8a8
 from limner.nn.layers.precision import Kind, Products
 from limner.nn.layers.quantization import kernels_for, quantize
-from limner.nn.layers.quantized_linear import FrozenLinear, freeze
+from limner.nn.layers.quantized_linear import QuantizedLinear, freeze
 from limner.nn.memory.malloc import OFTEN, give_back
-from limner.nn.memory.placement import Aside
+from limner.nn.memory.placement import Placement
 
 
 def read(
@@ -24,7 +24,7 @@ def read(
     *,
     stored: Mapping[str, Kind],
     products: Products = "full",
-    aside: Callable[[nn.Module], Aside] | None = None,
+    placement: Callable[[nn.Module], Placement] | None = None,
 ) -> list[str]:
     """Fill a model of diffusers whose parameters have no data, on ``device``.
 
@@ -38,7 +38,7 @@ def read(
         device: Where to.
         stored: Linear layer -> how its weight is stored in few bits.
         products: How those layers multiply.
-        aside: Of a model whose layers are stored as they will be, what of it stays on the host instead.
+        placement: Of a model whose layers are stored as they will be, what of it stays on the host instead.
 
     Returns:
         Names that the files lack.
@@ -55,7 +55,7 @@ def read(
         names = [name for name, wanted in stored.items() if wanted == kind]
         freeze(model, names, kind, products=products, kernels=kernels_for(device))
     wanted, host = _wanted(model), torch.device("cpu")
-    kept = aside(model) if aside else None
+    kept = placement(model) if placement else None
     if kept:
         kept.expect(layer for layer, _ in wanted.values())
     passed = 0
@@ -83,7 +83,7 @@ def _wanted(model: nn.Module) -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
     for name, tensor in model.state_dict(keep_vars=True).items():
         owner, _, place = name.rpartition(".")
         layer = layers[owner]
-        if isinstance(layer, FrozenLinear) and place != "bias":
+        if isinstance(layer, QuantizedLinear) and place != "bias":
             found[f"{owner}.weight"] = layer, layer.shape
         else:
             found[name] = layer, tuple(tensor.shape)
@@ -92,7 +92,7 @@ def _wanted(model: nn.Module) -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
 
 def _put(layer: nn.Module, name: str, tensor: Tensor, dtype: torch.dtype) -> None:
     place = name.rpartition(".")[2]
-    if isinstance(layer, FrozenLinear) and place == "weight":
+    if isinstance(layer, QuantizedLinear) and place == "weight":
         try:
             layer.hold(quantize(tensor, layer.kind))
         except ValueError as error:

@@ -9,7 +9,7 @@ from torch import nn
 
 
 @dataclass(frozen=True, kw_only=True)
-class Anatomy:
+class ArchSpec:
     """Names of modules, ``*`` standing for anything but a dot. What a family says of its denoiser.
 
     ``a.*|a.*.b.*`` is one pattern with two ways to fit it.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from limner.errors import BadBase
-from limner.nn.memory.to_device import bring
+from limner.nn.memory.to_device import to_device
 
 EPSILON, VELOCITY = "epsilon", "v_prediction"
 """What a denoiser says: the noise, or Salimans and Ho's velocity (arXiv:2202.00512, section 4)."""
@@ -50,7 +50,7 @@ class Steps:
 
     def left(self, time: Tensor) -> Tensor:
         """Times (B,) -> share of the image's variance that is left, (B,)."""
-        return bring(self.kept, time.device)[self.number(time)]
+        return to_device(self.kept, time.device)[self.number(time)]
 
 
 def darkened(kept: Tensor) -> Tensor:

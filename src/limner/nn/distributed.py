@@ -20,27 +20,27 @@ def world() -> int:
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
-def mine(address: str) -> bool:
+def is_owned_by_rank(cache_key: str) -> bool:
     """Whether this process does the work under a hash in hex. All agree on it without a word.
 
     It depends on nothing that changes while others work, such as what is already done.
     """
-    return int(address[:8], 16) % world() == rank()
+    return int(cache_key[:8], 16) % world() == rank()
 
 
-def anyone(flag: bool) -> bool:  # noqa: FBT001  the flag is all there is
+def any_rank(flag: bool) -> bool:  # noqa: FBT001  the flag is all there is
     """Whether ``flag`` is set in any process: how all of them stop at the same step."""
     if world() == 1:
         return flag
-    return most(int(flag)) > 0
+    return all_reduce_max(int(flag)) > 0
 
 
-def most(number: int) -> int:
+def all_reduce_max(number: int) -> int:
     """The largest of the numbers that the processes have."""
     return _over_all(number, distributed.ReduceOp.MAX)
 
 
-def least(number: int) -> int:
+def all_reduce_min(number: int) -> int:
     """The smallest of the numbers that the processes have."""
     return _over_all(number, distributed.ReduceOp.MIN)
 
@@ -54,7 +54,7 @@ def _over_all(number: int, how: Any) -> int:
     return int(told)
 
 
-def beside() -> int:
+def local_world_size() -> int:
     """How many processes of this run share this machine's memory."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", world())) if world() > 1 else 1
 

@@ -6,7 +6,7 @@ from torch import Tensor, cat
 from torch.nn.functional import pad
 
 
-def together(rows: Sequence[Tensor]) -> Tensor:
+def pad_collate(rows: Sequence[Tensor]) -> Tensor:
     """Rows (1, L_i, ...) -> (B, L, ...), L the longest: shorter ones end in zeros (False, for masks)."""
     longest = max(row.shape[1] for row in rows)
     return cat([pad(row, (0, 0) * (row.ndim - 2) + (0, longest - row.shape[1])) for row in rows])

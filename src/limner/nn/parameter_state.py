@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from limner.errors import BadRecipe
 
 
-def kept(named: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+def get_state(named: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
     """The numbers of trained weights, which share their memory."""
     return {name: weight.detach() for name, weight in named.items()}
 
 
 @torch.no_grad()
-def put(named: Mapping[str, nn.Parameter], state: Mapping[str, Tensor]) -> None:
-    """Copy what :func:`kept` gave into weights of the same names and shapes.
+def load_state(named: Mapping[str, nn.Parameter], state: Mapping[str, Tensor]) -> None:
+    """Copy what :func:`get_state` gave into weights of the same names and shapes.
 
     Raises:
         BadRecipe: Names or shapes differ.

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from limner.nn.memory.to_device import bring
+from limner.nn.memory.to_device import to_device
 
 
 class Draw(Protocol):
@@ -28,7 +28,7 @@ def seed_of(*place: int | str) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-class Draws:
+class KeyedRng:
     """The draws of a micro-batch: each sample has its own place, so batches may be split at will.
 
     Numbers are made on the CPU, so that every device and any number of processes sees the same ones.
@@ -47,19 +47,19 @@ class Draws:
         """See :class:`Draw`."""
         shape = like.shape[1:]
         rows = [torch.randn(shape, generator=each) for each in self._generators(name)]
-        return bring(torch.stack(rows).to(like.dtype), like.device)
+        return to_device(torch.stack(rows).to(like.dtype), like.device)
 
     def uniform(self, name: str, like: Tensor) -> Tensor:
         """See :class:`Draw`. Kept a little inside (0, 1), where the inverse normal CDF is finite."""
         rows = [torch.rand((), generator=each) for each in self._generators(name)]
-        return bring(torch.stack(rows).clamp(1e-6, 1 - 1e-6), like.device)
+        return to_device(torch.stack(rows).clamp(1e-6, 1 - 1e-6), like.device)
 
 
-class Even(Draws):
+class Even(KeyedRng):
     """Draws whose times stand at given quantiles of their density, so that a measurement has no luck in it.
 
     Args:
-        places: As in :class:`Draws`.
+        places: As in :class:`KeyedRng`.
         quantiles: For each sample, in (0, 1).
     """
 
@@ -73,7 +73,7 @@ class Even(Draws):
         return torch.tensor(self.quantiles, device=like.device)
 
 
-class DeviceDraws:
+class DeviceRng:
     """The draws of a whole batch from one generator on the device: for large batches on one GPU."""
 
     def __init__(self, generator: torch.Generator) -> None:

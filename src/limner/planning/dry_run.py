@@ -14,13 +14,13 @@ from limner.graph.unit import run as run_units
 from limner.models.family import Family, Objective
 from limner.models.loading import skeleton
 from limner.models.source import Source
-from limner.nn.arch import Anatomy, matching
+from limner.nn.arch import ArchSpec, matching
 from limner.nn.layers import full, lora, quantized_linear
 from limner.nn.layers.dropout import Places
 from limner.nn.layers.precision import Products, stored_bytes
 from limner.nn.memory.cast_inputs import cast_once
 from limner.nn.memory.offload import halve
-from limner.nn.rng import Draws
+from limner.nn.rng import KeyedRng
 from limner.planning.meta_inputs import batch
 from limner.planning.plan import BITS, Attention, Compute, Kind, Weights
 from limner.planning.trace import Machine, Trace, again, plain, trace
@@ -72,10 +72,10 @@ class Seen:
     """Block -> FLOPs of its tails."""
 
 
-def frozen_layers(denoiser: nn.Module, anatomy: Anatomy) -> list[str]:
+def frozen_layers(denoiser: nn.Module, arch: ArchSpec) -> list[str]:
     """Names of the linear layers in the blocks, modulations left out: what is stored in few bits."""
-    modulations = matching(denoiser, anatomy.modulations)
-    blocks = tuple(f"{name}." for name in anatomy.blocks_of(denoiser))
+    modulations = matching(denoiser, arch.modulations)
+    blocks = tuple(f"{name}." for name in arch.blocks_of(denoiser))
     return [
         name
         for name, layer in denoiser.named_modules()
@@ -121,10 +121,10 @@ class Rehearsal:
         }
         self.denoiser = self.models[family.denoiser]
         if wish.weights == "int8" or wish.weights == "fp8" or wish.weights == "nf4":
-            names = frozen_layers(self.denoiser, family.anatomy)
+            names = frozen_layers(self.denoiser, family.arch)
             quantized_linear.freeze(self.denoiser, names, wish.weights, products=wish.products)
         if wish.full:
-            full.release(self.denoiser)
+            full.unfreeze(self.denoiser)
         if wish.hosted:
             halve(self.denoiser, self.dtype)
             for weight in full.trained(self.denoiser):
@@ -132,8 +132,8 @@ class Rehearsal:
         adapted = {} if wish.full else {family.denoiser: 0, **wish.text_encoders}
         for name, since in adapted.items():
             self._attach(source, name, since)
-        self.blocks = family.anatomy.blocks_of(self.denoiser)
-        self.modulations = list(matching(self.denoiser, family.anatomy.modulations).values())
+        self.blocks = family.arch.blocks_of(self.denoiser)
+        self.modulations = list(matching(self.denoiser, family.arch.modulations).values())
 
     def _attach(self, source: Source, name: str, since: int) -> None:
         family, wish = self.family, self.wish
@@ -172,22 +172,22 @@ class Rehearsal:
 
         def step() -> Tensor:
             self.places[:] = [(0, 0, number) for number in range(images)]
-            draw = Draws(self.places)
+            draw = KeyedRng(self.places)
             return run_units(self.cut.live, self.models, batch(one, images), draw)["loss"].sum()
 
         with ExitStack() as stack:
             stack.enter_context(again(list(self.blocks.values())[:checkpointed]))
-            for name, layer in matching(self.denoiser, self.family.anatomy.tails).items():
+            for name, layer in matching(self.denoiser, self.family.arch.tails).items():
                 block = next(each for each in self.blocks if name.startswith(f"{each}."))
                 handle = layer.register_forward_hook(partial(_product, tails, block))
                 stack.callback(handle.remove)
             if self.wish.casts:
-                stack.enter_context(cast_once(self.denoiser, self.family.anatomy, self.dtype))
+                stack.enter_context(cast_once(self.denoiser, self.family.arch, self.dtype))
             seen = trace(
                 step,
                 self.models,
                 self.blocks,
-                anatomy=self.family.anatomy,
+                arch=self.family.arch,
                 state=state,
                 constants=self.constants,
                 machine=self.machine,

@@ -144,7 +144,7 @@ class _Base:
     def _network(self, part: str) -> nn.Module:
         found = skeleton(self.family, self.source, part, dtype=self.dtype)
         if part == self.family.denoiser and self.plain.products == "8bit":
-            freeze(found, storable(found, self.family.anatomy), "int8", products="8bit")
+            freeze(found, storable(found, self.family.arch), "int8", products="8bit")
         return found
 
     def cast(self, part: str) -> bool:
@@ -192,7 +192,7 @@ class _Base:
             texts = [unit for unit in live if self.family.denoiser not in unit.uses and not unit.draws]
             values |= run_units([unit for unit in texts if set(unit.reads) <= set(values)], models, values)
         (unit,) = (unit for unit in live if self.family.denoiser in unit.uses)
-        with cast_once(denoiser, self.family.anatomy, self.dtype):
+        with cast_once(denoiser, self.family.arch, self.dtype):
             seen = _watch([denoiser], lambda: unit.run(models, values), self.plain)
         return Stage(
             phase="sample",

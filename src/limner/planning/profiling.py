@@ -83,7 +83,7 @@ def profile(
 
 
 def _batches(family: Family, wish: Wish) -> tuple[int, ...]:
-    if family.anatomy.depths:
+    if family.arch.depths:
         return BATCHES
     return BATCHES[:2] if wish.full else BATCHES[:1]
 

@@ -55,7 +55,7 @@ def cast(family: Family, source: Source, wish: Wish, *, whole: bool = False) -> 
         BadRecipe: A target is unknown.
     """
     every = Cast(source)
-    if whole or not family.anatomy.depths:
+    if whole or not family.arch.depths:
         return every
     true = skeleton(family, source, family.denoiser, dtype=DTYPES[wish.compute])
     sorts = _sorts(family, true, wish)
@@ -99,10 +99,10 @@ def _chosen(sorts: Sequence[Sort], ahead: int) -> list[int]:
 
 def _changes(family: Family, source: Source, kept: Sequence[Sequence[int]]) -> dict[str, Any]:
     """The changes of the config that leave so many blocks of each kind, told apart as they were."""
-    anatomy = family.anatomy
-    changes: dict[str, Any] = dict(zip(anatomy.depths, map(len, kept), strict=True))
+    arch = family.arch
+    changes: dict[str, Any] = dict(zip(arch.depths, map(len, kept), strict=True))
     config = source.config(family.denoiser)
-    for key in anatomy.listed:
+    for key in arch.listed:
         named = set(config.get(key) or ())
         changes[key] = [place for place, number in enumerate(kept[0]) if number in named]
     return changes
@@ -111,9 +111,9 @@ def _changes(family: Family, source: Source, kept: Sequence[Sequence[int]]) -> d
 def _sorts(family: Family, model: nn.Module, wish: Wish) -> list[list[Sort]]:
     """The sort of every block, pattern by pattern."""
     learn = [] if wish.full else lora.matching(model, family.endings(family.denoiser, wish.targets))
-    order = list(family.anatomy.blocks_of(model))
+    order = list(family.arch.blocks_of(model))
     sorts = []
-    for pattern in family.anatomy.blocks:
+    for pattern in family.arch.blocks:
         found = matching(model, (pattern,))
         sorts.append([_sort(name, found[name], learn) for name in order if name in found])
     return sorts

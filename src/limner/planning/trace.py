@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limner.nn.arch import Anatomy, matching
+from limner.nn.arch import ArchSpec, matching
 from limner.nn.layers.precision import Products
-from limner.nn.layers.quantized_linear import FrozenLinear
+from limner.nn.layers.quantized_linear import QuantizedLinear
 from limner.nn.memory.checkpointing import Checkpoint
 from limner.planning.kernels import Kernels, Report, imitated
 from limner.planning.plan import Attention
@@ -77,7 +77,7 @@ def trace(
     models: Mapping[str, nn.Module],
     blocks: Mapping[str, nn.Module],
     *,
-    anatomy: Anatomy | None = None,
+    arch: ArchSpec | None = None,
     state: int = 0,
     constants: int = 0,
     machine: Machine = GPU,
@@ -88,7 +88,7 @@ def trace(
         step: Makes the inputs, runs the live units and returns the loss, a scalar.
         models: Everything that is loaded while training, adapters attached.
         blocks: The repeated blocks by name, in running order.
-        anatomy: Names the modulations, to count them apart.
+        arch: Names the modulations, to count them apart.
         state: Bytes of the optimizer's state, which is there from the second step on.
         constants: Bytes that models have kept since a step before, where nobody finds them.
         machine: What it is run on.
@@ -96,7 +96,7 @@ def trace(
     tracker = Tracker(machine.device, machine.granule)
     with ExitStack() as stack:
         stack.enter_context(tracker)
-        _watch(tracker, models, anatomy)
+        _watch(tracker, models, arch)
         tracker.hold(state, "optimizer")
         tracker.hold(constants, "weights")
         reached: set[int] = set()
@@ -143,8 +143,10 @@ def _gradient(tracker: Tracker, reached: set[int], parameter: Tensor) -> None:
         tracker.rename(parameter.grad, "gradients")
 
 
-def _frozen(models: Mapping[str, nn.Module]) -> list[FrozenLinear]:
-    return [each for model in models.values() for each in model.modules() if isinstance(each, FrozenLinear)]
+def _frozen(models: Mapping[str, nn.Module]) -> list[QuantizedLinear]:
+    return [
+        each for model in models.values() for each in model.modules() if isinstance(each, QuantizedLinear)
+    ]
 
 
 def _from_python(tracker: Tracker, _: nn.Module, __: Any, out: Tensor) -> None:
@@ -153,7 +155,7 @@ def _from_python(tracker: Tracker, _: nn.Module, __: Any, out: Tensor) -> None:
         out.grad_fn.register_hook(lambda gradients, _: tracker.seen_by_python(gradients[0]))
 
 
-def _watch(tracker: Tracker, models: Mapping[str, nn.Module], anatomy: Anatomy | None) -> None:
+def _watch(tracker: Tracker, models: Mapping[str, nn.Module], arch: ArchSpec | None) -> None:
     """Count what the models hold, plain tensors that are neither parameters nor buffers among it."""
     for model in models.values():
         for module in model.modules():
@@ -162,7 +164,7 @@ def _watch(tracker: Tracker, models: Mapping[str, nn.Module], anatomy: Anatomy |
         every = list(model.parameters())
         tracker.watch((each for each in every if not each.requires_grad), "weights")
         tracker.watch((each for each in every if each.requires_grad), "adapter")
-        for layer in matching(model, anatomy.modulations if anatomy else ()).values():
+        for layer in matching(model, arch.modulations if arch else ()).values():
             frozen = (each for each in layer.parameters() if not each.requires_grad)
             tracker.watch(frozen, "modulations")
 

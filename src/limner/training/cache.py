@@ -20,8 +20,8 @@ from limner.files import human, require_space, write_json, write_text
 from limner.graph.cache import Cache
 from limner.graph.contents import register
 from limner.nn import distributed
-from limner.nn.memory.to_device import bring
-from limner.nn.padding import together
+from limner.nn.memory.to_device import to_device
+from limner.nn.padding import pad_collate
 from limner.recipe import toml
 from limner.recipe.prompts import prompts
 from limner.recipe.schema import Recipe
@@ -62,23 +62,25 @@ class Store:
         """Rows of one shape, stacked and moved."""
         rows = [self.row(number) for number in numbers]
         return {
-            name: bring((together if name in self.ragged else torch.cat)([row[name] for row in rows]), device)
+            name: to_device(
+                (pad_collate if name in self.ragged else torch.cat)([row[name] for row in rows]), device
+            )
             for name in rows[0]
         }
 
-    def addresses(self) -> list[str]:
+    def cache_keys(self) -> list[str]:
         """Every entry that the rows read, sorted."""
         pairs = zip(self.table, self.rows, strict=True)
         return sorted({places[name] for places, row in pairs for name in row.wanted})
 
-    def _entry(self, address: str) -> dict[str, Tensor]:
-        if address in self._held:
-            return self._held[address]
-        values = self.cache.read(address)
+    def _entry(self, cache_key: str) -> dict[str, Tensor]:
+        if cache_key in self._held:
+            return self._held[cache_key]
+        values = self.cache.read(cache_key)
         size = sum(value.numel() * value.element_size() for value in values.values())
         if size <= self.room:
             self.room -= size
-            self._held[address] = values
+            self._held[cache_key] = values
         return values
 
 
@@ -134,7 +136,7 @@ def stock(setting: Setting, reporter: Reporter) -> tuple[Store, CacheFilled]:
     store = Cache(cache_root(setting.recipe))
     rows = all_rows(setting)
     work = survey(setting, store, rows)
-    if distributed.anyone(_discard_damaged(store, work.present, reporter)):
+    if distributed.any_rank(_discard_damaged(store, work.present, reporter)):
         work = survey(setting, store, rows)
     whole = work if distributed.world() == 1 else survey(setting, store, rows, lambda place: True)
     due, reused = whole.due, len(whole.present)
@@ -173,7 +175,7 @@ def stocked(setting: Setting, ladder: Ladder, reporter: Reporter) -> tuple[Store
 
 def _discard_damaged(store: Cache, places: Iterable[str], reporter: Reporter) -> bool:
     """Remove this process's share of the entries that cannot be read, and say so; whether there were any."""
-    damaged = {place: store.damage(place) for place in sorted(places) if distributed.mine(place)}
+    damaged = {place: store.damage(place) for place in sorted(places) if distributed.is_owned_by_rank(place)}
     reasons = {place: reason for place, reason in damaged.items() if reason}
     for place, reason in reasons.items():
         reporter.line(f"Cache: computed again: {reason}")
@@ -189,7 +191,7 @@ def record(setting: Setting, run: RunDir, store: Store) -> None:
     write_text(run.recipe_path, toml.dump(setting.recipe))
     write_json(
         run.index_path,
-        {"views": len(setting.views), "held_out": len(setting.held_out), "addresses": store.addresses()},
+        {"views": len(setting.views), "held_out": len(setting.held_out), "addresses": store.cache_keys()},
     )
     register(store.cache.root, run.path, run.index_path)
     write_json(run.data_path, data_sheet(setting.folder, setting.rejected, setting.own, setting.held_out))

@@ -1,4 +1,4 @@
-"""Computing what is frozen, once: rows of inputs in, addresses of stored values out."""
+"""Computing what is frozen, once: rows of inputs in, cache keys of stored values out."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -12,7 +12,7 @@ from torch import Tensor
 from limner.assembly.resolve import Setting
 from limner.data.views import View, pixels
 from limner.errors import BadBase
-from limner.graph.cache import Cache, address, text_address
+from limner.graph.cache import Cache, cache_key, text_cache_key
 from limner.graph.unit import Unit
 from limner.models.loading import fingerprint, load, skeleton
 from limner.nn import distributed
@@ -23,18 +23,18 @@ from limner.training.oom_retry import outcome
 from limner.training.prefetch import Beside
 
 PIXELS = 1
-"""Bumped when ``data.views.pixels`` makes other pixels of a view: part of every image's address."""
+"""Bumped when ``data.views.pixels`` makes other pixels of a view: part of every image's cache key."""
 
 Table = list[dict[str, str]]
-"""For each row: value name -> address of the entry that holds it."""
+"""For each row: value name -> cache key of the entry that holds it."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One thing to encode: where its inputs stand in the world of addresses, and how to get them."""
+    """One thing to encode: where its inputs stand in the world of cache keys, and how to get them."""
 
     inputs: Mapping[str, str]
-    """Input -> address."""
+    """Input -> cache key."""
     value: Callable[[str], Any]
     """Input -> its value. Images are decoded here, so nobody asks for one that it does not read."""
     wanted: frozenset[str]
@@ -48,9 +48,9 @@ class Work:
     """What is missing, unit by unit, and what is already there."""
 
     table: list[dict[str, str]]
-    """For each row: every frozen value it may need -> address."""
+    """For each row: every frozen value it may need -> cache key."""
     missing: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
-    """Unit name -> (address, row) to compute, in this process unless all were asked for."""
+    """Unit name -> (cache key, row) to compute, in this process unless all were asked for."""
     stored: set[str] = field(default_factory=set)
     """Addresses that go to the cache rather than to the scratch of this run."""
     present: frozenset[str] = frozenset()
@@ -58,8 +58,10 @@ class Work:
 
     @property
     def due(self) -> list[str]:
-        """Addresses of the entries that will be written."""
-        return [address for todo in self.missing.values() for address, _ in todo if address in self.stored]
+        """Cache keys of the entries that will be written."""
+        return [
+            cache_key for todo in self.missing.values() for cache_key, _ in todo if cache_key in self.stored
+        ]
 
     @property
     def count(self) -> int:
@@ -72,9 +74,9 @@ def rows_of(setting: Setting, views: Sequence[View]) -> list[Row]:
     return [
         Row(
             inputs={
-                "image": _view_address(view),
-                "frame": text_address(str(view.frame)),
-                "caption": text_address(view.caption),
+                "image": _view_cache_key(view),
+                "frame": text_cache_key(str(view.frame)),
+                "caption": text_cache_key(view.caption),
             },
             value=partial(_value, view),
             wanted=setting.cut.boundary,
@@ -95,7 +97,7 @@ def caption_rows(setting: Setting, captions: Sequence[str]) -> list[Row]:
     wanted = setting.cut.boundary & text_values(setting)
     return [
         Row(
-            inputs={"caption": text_address(caption)},
+            inputs={"caption": text_cache_key(caption)},
             value=lambda _, caption=caption: (caption,),
             wanted=wanted,
         )
@@ -117,14 +119,17 @@ def image_tensor(view: View) -> Tensor:
     return torch.from_numpy(pixels(view).copy()).permute(2, 0, 1)[None]
 
 
-def _view_address(view: View) -> str:
-    return text_address(f"{PIXELS} {view.example.sha256} {view.size} {view.crop} {view.flip}")
+def _view_cache_key(view: View) -> str:
+    return text_cache_key(f"{PIXELS} {view.example.sha256} {view.size} {view.crop} {view.flip}")
 
 
 def survey(
-    setting: Setting, cache: Cache, rows: Sequence[Row], share: Callable[[str], bool] = distributed.mine
+    setting: Setting,
+    cache: Cache,
+    rows: Sequence[Row],
+    share: Callable[[str], bool] = distributed.is_owned_by_rank,
 ) -> Work:
-    """Derive every address, and find out which entries are missing. Loads nothing, decodes nothing.
+    """Derive every cache key, and find out which entries are missing. Loads nothing, decodes nothing.
 
     Every entry that may be read is held in ``cache`` first, so that none that is found is pruned meanwhile.
 
@@ -136,7 +141,7 @@ def survey(
     """
     units = setting.cut.frozen
     prints = {name: _fingerprint(setting, name) for name in {n for unit in units for n in unit.uses}}
-    work = Work([_addresses(units, prints | _tiled(setting, prints, row), row) for row in rows])
+    work = Work([_cache_keys(units, prints | _tiled(setting, prints, row), row) for row in rows])
     writer = {name: unit for unit in units for name in unit.writes}
     cache.hold({places[name] for places in work.table for name in writer if name in places})
     wanted: dict[str, int] = {}
@@ -172,11 +177,11 @@ def _tiled(setting: Setting, prints: Mapping[str, str], row: Row) -> dict[str, s
     return {"vae": f"{prints['vae']} tiles of {vae_tiling.SIDE}"} if inside else {}
 
 
-def _addresses(units: Sequence[Unit], prints: Mapping[str, str], row: Row) -> dict[str, str]:
+def _cache_keys(units: Sequence[Unit], prints: Mapping[str, str], row: Row) -> dict[str, str]:
     places = dict(row.inputs)
     for unit in units:
         if all(name in places for name in unit.reads):
-            here = address(unit, prints, places)
+            here = cache_key(unit, prints, places)
             places |= dict.fromkeys(unit.writes, here)
     return places
 

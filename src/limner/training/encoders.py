@@ -8,7 +8,7 @@ import torch
 
 from limner.assembly.resolve import Setting, cache_root
 from limner.models.loading import load
-from limner.nn.arch import Anatomy
+from limner.nn.arch import ArchSpec
 from limner.nn.layer_lists import heaviest
 from limner.nn.memory import vae_tiling
 from limner.nn.memory.engine import equip
@@ -44,7 +44,7 @@ def opened(setting: Setting, part: str) -> Iterator[Any]:
     folder.mkdir(parents=True, exist_ok=True)  # nothing may have been kept there yet
     engine = equip(
         model,
-        Anatomy(blocks=(f"{name}.*",)),
+        ArchSpec(blocks=(f"{name}.*",)),
         device=setting.device,
         streamed=layers,
         mapped=setting.encode_mapped,

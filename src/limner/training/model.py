@@ -27,10 +27,10 @@ from limner.nn.memory import vae_tiling
 from limner.nn.memory.cast_inputs import cast_once
 from limner.nn.memory.engine import Engine, equip
 from limner.nn.memory.offload import Offload
-from limner.nn.memory.placement import Aside
-from limner.nn.memory.to_device import bring
-from limner.nn.parameter_state import kept, put
-from limner.nn.rng import Draws, Even, seed_of
+from limner.nn.memory.placement import Placement
+from limner.nn.memory.to_device import to_device
+from limner.nn.parameter_state import get_state, load_state
+from limner.nn.rng import Even, KeyedRng, seed_of
 from limner.planning.plan import Plan
 from limner.training.cache import Store
 from limner.training.encode import text_values
@@ -82,7 +82,7 @@ class Trainee:
         self.models: dict[str, Any] = {name: self._load(name) for name in setting.cut.loaded}
         for name, model in ((name, self.models[name]) for name in setting.trained):
             if setting.full:
-                full.release(model)
+                full.unfreeze(model)
                 if self.plan.optimizer_state == "host":
                     self.offload = Offload(model, dtype=setting.dtype, device=setting.device)
                 continue
@@ -98,7 +98,7 @@ class Trainee:
             if setting.device.type == "cuda":
                 lora.together(self.models[name])
         if setting.dtype != torch.float32 and not setting.full:
-            cast_once(self.models[setting.family.denoiser], setting.family.anatomy, setting.dtype)
+            cast_once(self.models[setting.family.denoiser], setting.family.arch, setting.dtype)
         self.engine = self._equipped()
 
     def _load(self, name: str) -> Any:
@@ -111,13 +111,13 @@ class Trainee:
             if plan.optimizer_state == "host":
                 how["device"] = torch.device("cpu")
             elif plan.swapped_blocks or plan.precompute_modulation:
-                how["aside"] = self._aside
+                how["placement"] = self._placement
         return load(setting.family, setting.source, name, **how)
 
-    def _aside(self, denoiser: nn.Module) -> Aside:
-        plan, anatomy = self.plan, self.setting.family.anatomy
-        away = plan.swapped_of(len(anatomy.blocks_of(denoiser)))
-        return Aside(denoiser, anatomy, streamed=away, hoist=plan.precompute_modulation, folder=self._folder)
+    def _placement(self, denoiser: nn.Module) -> Placement:
+        plan, arch = self.plan, self.setting.family.arch
+        away = plan.swapped_of(len(arch.blocks_of(denoiser)))
+        return Placement(denoiser, arch, streamed=away, hoist=plan.precompute_modulation, folder=self._folder)
 
     @property
     def _folder(self) -> Path | None:
@@ -129,12 +129,12 @@ class Trainee:
         denoiser = self.models[family.denoiser]
         return equip(
             denoiser,
-            family.anatomy,
+            family.arch,
             device=device,
             checkpointed=plan.checkpointed_blocks,
             tail_skip=plan.tail_skip,
             keep_attention=plan.keep_attention,
-            streamed=plan.swapped_of(len(family.anatomy.blocks_of(denoiser))),
+            streamed=plan.swapped_of(len(family.arch.blocks_of(denoiser))),
             slots=plan.swap_buffers,
             mapped=plan.mmap_weights,
             folder=self._folder,
@@ -178,13 +178,13 @@ class Trainee:
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         """Model -> trained tensors by name."""
-        return {name: kept(self._named(name)) for name in self.setting.trained}
+        return {name: get_state(self._named(name)) for name in self.setting.trained}
 
     def restore(self, state: Mapping[str, dict[str, Tensor]]) -> None:
         """Put back what :meth:`state` gave."""
         for name in self.setting.trained:
             found = state.get(name)
-            put(self._named(name), found if isinstance(found, dict) else {})
+            load_state(self._named(name), found if isinstance(found, dict) else {})
         self.publish()
 
     def publish(self, *_: Any) -> None:
@@ -232,10 +232,10 @@ class Trainee:
         self.places[:] = [(wish.seed, step, place.position) for place in micro]
         own, usual = 1 / wish.train.batch, wish.prior.weight / wish.prior.batch
         shares = torch.tensor([own if place.position >= 0 else usual for place in micro])
-        draw = Draws(self.places)
+        draw = KeyedRng(self.places)
         with self._arithmetic():
             loss = run_units(self.setting.cut.live, self.models, values, draw)["loss"]
-        return (loss * bring(shares, loss.device)).sum()
+        return (loss * to_device(shares, loss.device)).sum()
 
     def _arithmetic(self) -> AbstractContextManager[Any]:
         """Autocast where weights are trained, in fp32; beside a LoRA there is nothing left to cast."""

@@ -111,13 +111,13 @@ def ladder_of(recipe: Recipe, reporter: Reporter, begun: Begun | None = None) ->
 
 def shared(device: Device) -> Device:
     """What each of several processes may take, so that all of them make the same plan."""
-    share = distributed.beside()
+    share = distributed.local_world_size()
     free = device.free if device.kind == "cuda" else device.free // share
     return replace(
         device,
-        free=distributed.least(free),
-        ram=distributed.least(device.ram // share),
-        pinned=distributed.least(device.pinned // share),
+        free=distributed.all_reduce_min(free),
+        ram=distributed.all_reduce_min(device.ram // share),
+        pinned=distributed.all_reduce_min(device.pinned // share),
     )
 
 

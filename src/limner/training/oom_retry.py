@@ -44,7 +44,7 @@ def outcome(act: Callable[[], T]) -> tuple[list[T], str | None]:
         made.append(act())
     except torch.OutOfMemoryError as error:
         short = first_line(error)  # no more of it: its frames hold the tensors that were too many
-    lacks = distributed.anyone(short is not None)  # all of them wait here for each other
+    lacks = distributed.any_rank(short is not None)  # all of them wait here for each other
     return made, (short or "Another process ran out of memory.") if lacks else None
 
 
@@ -70,7 +70,7 @@ def lowered(
     Raises:
         DoesNotFit: There is no such rung.
     """
-    held, before = distributed.most(peak(device)), ladder.plan
+    held, before = distributed.all_reduce_max(peak(device)), ladder.plan
     release(device)
     plan = lower(held)
     return changes(before, plan), {"out_of_memory": short, "bytes": held, "plan": plan.to_json()}

@@ -248,7 +248,7 @@ def _begin(progress: Progress, done: int, reporter: Reporter, stop: Interrupt) -
         )
     if _sampling(wish, done):
         lacks = len(run.samples().get(done, {})) < len(prompts_of(progress.setting))
-        if distributed.anyone(
+        if distributed.any_rank(
             lacks and distributed.rank() == 0
         ):  # who paints says so: others may look too late
             _sample(progress, done, reporter, stop)
@@ -271,7 +271,7 @@ def _loop(progress: Progress, done: int, reporter: Reporter, stop: Interrupt, tr
         clip=wish.train.clip,
         average=progress.average,
         share=(on_host if progress.trainee.offload else gather) if distributed.world() > 1 else None,
-        anyone=distributed.anyone,
+        anyone=distributed.any_rank,
         room=progress.require_memory,
     )
     clock = time.monotonic()
@@ -290,7 +290,7 @@ def _loop(progress: Progress, done: int, reporter: Reporter, stop: Interrupt, tr
             except GeneratorExit:  # who read the events has left the loop
                 _save_once(progress, step, reporter)
                 raise
-            if distributed.anyone(stop.asked):
+            if distributed.any_rank(stop.asked):
                 _save_once(progress, step, reporter)
                 raise Stopped(
                     f"Stopped at step {step.number} of {wish.train.steps}; saved. "
@@ -352,7 +352,7 @@ def _between(progress: Progress, step: int, row: dict[str, Any], reporter: Repor
         run.log(row)
     if saving:
         _save(progress, step, {"loss": row["loss"], "held_out": row.get("held_out")}, reporter)
-    if _sampling(wish, step) and not distributed.anyone(stop.asked):  # the next start makes up for it
+    if _sampling(wish, step) and not distributed.any_rank(stop.asked):  # the next start makes up for it
         _sample(progress, step, reporter, stop)
 
 

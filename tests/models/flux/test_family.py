@@ -23,7 +23,7 @@ from limner.models.loading import hush, load
 from limner.models.source import Source, locate
 from limner.nn.flow import resolution_shift, shifted
 from limner.nn.layers import lora
-from limner.nn.rng import Draws
+from limner.nn.rng import KeyedRng
 from messages import raises
 from tiny import save_flux
 
@@ -59,7 +59,7 @@ def guided(source: Source) -> bool:
 def values(source: Source, models: dict[str, Any], objective: Objective = Objective(), **given: Any) -> dict:  # noqa: B008
     inputs = {"image": IMAGE, "caption": CAPTIONS, **given}
     with torch.no_grad():
-        return run(FAMILY.bound(source, objective), models, inputs, Draws(PLACES))
+        return run(FAMILY.bound(source, objective), models, inputs, KeyedRng(PLACES))
 
 
 def test_a_caption_is_encoded_as_the_pipeline_does(source, models, pipe):
@@ -88,7 +88,7 @@ def test_an_image_becomes_the_posterior_of_the_vae(source, models, pipe):
     assert torch.allclose(seen["latent_mean"], (posterior.mean - shift) * scale, atol=1e-6)
     spread = (seen["latent_logvar"] / 2).exp()
     assert torch.allclose(spread, posterior.std * scale, atol=1e-6)
-    noise = Draws(PLACES).normal("latent", posterior.mean)
+    noise = KeyedRng(PLACES).normal("latent", posterior.mean)
     drawn = posterior.mean + posterior.std * noise
     assert torch.allclose(seen["latent"], (drawn - shift) * scale, atol=1e-5)
 
@@ -96,7 +96,7 @@ def test_an_image_becomes_the_posterior_of_the_vae(source, models, pipe):
 def test_one_latent_is_not_drawn_for_all_steps(source, models):
     unit = {each.name: each for each in FAMILY.units}["draw_latent"]
     seen = values(source, models)
-    draws = [Draws([(0, step, 0), (0, step, 1)]) for step in range(200)]
+    draws = [KeyedRng([(0, step, 0), (0, step, 1)]) for step in range(200)]
     latents = torch.stack([unit.run({}, seen, draw)["latent"] for draw in draws])
     spread = (seen["latent_logvar"] / 2).exp()
     assert torch.allclose(latents.mean(0), seen["latent_mean"], atol=float(5 * spread.max() / 200**0.5))
@@ -110,7 +110,7 @@ def example_loss(pipe: Any, seen: dict[str, Tensor], guidance: float) -> Tensor:
     sigmas = time.view(-1, 1, 1, 1)
     mixed = (1.0 - sigmas) * latent + sigmas * noise
     scale = torch.tensor([guidance]).expand(batch) if pipe.transformer.config.guidance_embeds else None
-    guess = pipe.transformer(
+    pred = pipe.transformer(
         hidden_states=FluxPipeline._pack_latents(mixed, batch, channels, height, width),
         timestep=time,
         guidance=scale,
@@ -120,8 +120,8 @@ def example_loss(pipe: Any, seen: dict[str, Tensor], guidance: float) -> Tensor:
         img_ids=FluxPipeline._prepare_latent_image_ids(batch, height // 2, width // 2, CPU, torch.float32),
         return_dict=False,
     )[0]
-    guess = FluxPipeline._unpack_latents(guess, height * 8, width * 8, 8)
-    return ((guess.float() - (noise - latent).float()) ** 2).reshape(batch, -1).mean(1).mean()
+    pred = FluxPipeline._unpack_latents(pred, height * 8, width * 8, 8)
+    return ((pred.float() - (noise - latent).float()) ** 2).reshape(batch, -1).mean(1).mean()
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.5])
@@ -137,7 +137,7 @@ def test_loss_and_gradient_are_those_of_diffusers_example(source, pipe, guidance
     seen = values(source, mine, objective)
     boundary = {name: seen[name] for name in (*split(FAMILY.units, {"transformer": 0}).boundary,)}
     live = split(FAMILY.bound(source, objective), {"transformer": 0}).live
-    loss = run(live, mine, boundary, Draws(PLACES))["loss"]
+    loss = run(live, mine, boundary, KeyedRng(PLACES))["loss"]
     assert loss.shape == (2,)
     gradients = torch.autograd.grad(loss.mean(), lora.trained(trained))
 
@@ -151,9 +151,9 @@ def test_loss_and_gradient_are_those_of_diffusers_example(source, pipe, guidance
 
 
 def test_guidance_reaches_a_model_that_has_it_and_is_refused_for_others(source, models):
-    one = values(source, models, Objective())["guess"]
+    one = values(source, models, Objective())["pred"]
     if guided(source):
-        assert not torch.equal(one, values(source, models, Objective(guidance=4.0))["guess"])
+        assert not torch.equal(one, values(source, models, Objective(guidance=4.0))["pred"])
     else:
         with raises(BadRecipe):
             values(source, models, Objective(guidance=4.0))
@@ -161,7 +161,7 @@ def test_guidance_reaches_a_model_that_has_it_and_is_refused_for_others(source, 
 
 def times(source: Source, objective: Objective, count: int = 64) -> Tensor:
     unit = {each.name: each for each in FAMILY.bound(source, objective)}["draw_time"]
-    draw = Draws([(0, step) for step in range(count)])
+    draw = KeyedRng([(0, step) for step in range(count)])
     return unit.run({}, {"latent": torch.zeros(count, 4, 32, 64)}, draw)["time"]
 
 
@@ -187,7 +187,7 @@ def test_times_are_shifted_as_the_sampler_shifts_or_as_the_recipe_says(source, t
     assert torch.allclose(times(fixed, Objective(time_shift=2.0)), shifted(raw, 2.0))
     assert torch.equal(times(fixed, Objective(time_density="sigmoid")), raw), "the kohya tools shift nothing"
     uniform = times(source, Objective(time_density="uniform"))
-    assert torch.equal(uniform, Draws([(0, step) for step in range(64)]).uniform("time", uniform))
+    assert torch.equal(uniform, KeyedRng([(0, step) for step in range(64)]).uniform("time", uniform))
 
 
 def test_what_a_base_decides(source):

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from limner.errors import BadRecipe
-from limner.nn.arch import Anatomy
+from limner.nn.arch import ArchSpec
 from limner.nn.layers import attention
 from limner.nn.layers.attention import Attention, Call, timed, usable
 from limner.nn.memory.engine import equip
@@ -57,7 +57,7 @@ def _run(model: Any, tokens: int = 6) -> tuple[int, list[Tensor]]:
 
 
 def _equip(model: Any, **plan: Any) -> Attention:
-    return equip(model, Anatomy(blocks=("blocks.*",)), device=CPU, **plan).attention
+    return equip(model, ArchSpec(blocks=("blocks.*",)), device=CPU, **plan).attention
 
 
 def test_on_a_cpu_torch_chooses_and_says_so() -> None:

@@ -7,7 +7,7 @@ from torch import nn
 from limner.errors import BadRecipe, BrokenGraph
 from limner.nn.layers import convolution, lora
 from limner.nn.layers.convolution import LowRankConv
-from limner.nn.parameter_state import kept
+from limner.nn.parameter_state import get_state
 from messages import raises
 
 X = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -58,7 +58,7 @@ def test_outputs_and_gradients_are_pefts():
         alpha_pattern={"same": 1, "halved": 1},
     )  # fmt: skip
     theirs = inject_adapter_in_model(setting, network())
-    state = kept(lora.named(mine))
+    state = get_state(lora.named(mine))
     for name, parameter in theirs.named_parameters():
         if "lora_" in name:
             parameter.data.copy_(state[name])

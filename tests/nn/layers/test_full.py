@@ -13,11 +13,11 @@ def net() -> nn.Module:
 
 
 def test_everything_that_has_a_gradient_is_trained_in_a_fixed_order():
-    model = full.release(net())
+    model = full.unfreeze(net())
     assert list(full.named(model)) == ["0.bias", "0.weight", "1.bias", "1.weight"]
     assert [id(each) for each in full.trained(model)] == [id(each) for each in full.named(model).values()]
 
 
 def test_weights_in_half_precision_are_refused():
     with raises(BrokenGraph):
-        full.release(nn.Sequential(nn.Linear(2, 2).bfloat16()))
+        full.unfreeze(nn.Sequential(nn.Linear(2, 2).bfloat16()))

@@ -5,8 +5,8 @@ from torch import nn
 
 from limner.errors import BadRecipe, BrokenGraph
 from limner.nn.layers import lora
-from limner.nn.layers.quantized_linear import FrozenLinear, freeze
-from limner.nn.parameter_state import kept, put
+from limner.nn.layers.quantized_linear import QuantizedLinear, freeze
+from limner.nn.parameter_state import get_state, load_state
 from messages import raises
 
 
@@ -74,7 +74,7 @@ def test_step_zero_is_the_base_model():
 
 def test_only_the_named_layers_are_trained():
     net = attached()
-    names = set(kept(lora.named(net)))
+    names = set(get_state(lora.named(net)))
     modules = ("inward", "blocks.3.q", "q_proj")
     assert names == {f"{module}.lora_{factor}.default.weight" for module in modules for factor in "AB"}
     assert len(lora.trained(net)) == 6 and all(p.dtype == torch.float32 for p in lora.trained(net))
@@ -84,9 +84,9 @@ def test_only_the_named_layers_are_trained():
 
 
 def test_the_seed_decides_the_factors_and_nothing_else_does():
-    one = kept(lora.named(attached(1)))
+    one = get_state(lora.named(attached(1)))
     torch.manual_seed(99)
-    again, other = kept(lora.named(attached(1))), kept(lora.named(attached(2)))
+    again, other = get_state(lora.named(attached(1))), get_state(lora.named(attached(2)))
     assert all(torch.equal(one[n], again[n]) for n in one)
     assert not torch.equal(one["inward.lora_A.default.weight"], other["inward.lora_A.default.weight"])
 
@@ -100,7 +100,7 @@ def test_attaching_leaves_the_global_generator_alone():
 
 def test_the_update_is_scaled_by_alpha_over_rank():
     net, plain = attached(rank=4, alpha=2.0), tower()
-    state = kept(lora.named(net))
+    state = get_state(lora.named(net))
     up, down = state["inward.lora_B.default.weight"], state["inward.lora_A.default.weight"]
     up.normal_(generator=torch.Generator().manual_seed(0))
     wanted = plain.inward(X) + 0.5 * X @ down.T @ up.T
@@ -116,21 +116,21 @@ def test_factors_of_a_bf16_model_are_fp32_masters():
 
 def test_restoring_what_was_saved():
     net, other = attached(1), attached(2)
-    put(lora.named(other), {name: value.clone() for name, value in kept(lora.named(net)).items()})
+    load_state(lora.named(other), {name: value.clone() for name, value in get_state(lora.named(net)).items()})
     assert all(torch.equal(a, b) for a, b in zip(lora.trained(net), lora.trained(other), strict=True))
 
 
 def test_state_of_another_shape_is_refused():
     net = attached()
     with raises(BadRecipe):
-        put(lora.named(net), kept(lora.named(attached(rank=2))))
+        load_state(lora.named(net), get_state(lora.named(attached(rank=2))))
     with raises(BadRecipe):
-        put(lora.named(net), {})
+        load_state(lora.named(net), {})
 
 
 def test_dropout_is_the_adapters_own():
     net = attached(dropout=0.5)
-    kept(lora.named(net))["inward.lora_B.default.weight"].fill_(1.0)
+    get_state(lora.named(net))["inward.lora_B.default.weight"].fill_(1.0)
     quiet = net(X)
     assert torch.equal(net(X), quiet)
     lora.dropping(net, on=True)
@@ -160,7 +160,7 @@ def peers(*, alpha: float = 4.0, dtype: torch.dtype = torch.float32) -> tuple[To
     """The same tower with the same pairs, by Limner and by peft."""
     mine, theirs = tower().to(dtype), by_peft(tower().to(dtype), alpha=alpha)
     lora.attach(mine, NAMES, rank=4, alpha=alpha, dropout=0.0, seed=1)
-    state = kept(lora.named(mine))
+    state = get_state(lora.named(mine))
     for number, value in enumerate(state.values()):
         value.normal_(std=0.3, generator=torch.Generator().manual_seed(number))
     theirs.load_state_dict(state, strict=False)
@@ -177,7 +177,7 @@ def peft_trained(net: nn.Module) -> dict[str, nn.Parameter]:
 def test_checkpoints_name_and_order_the_factors_as_peft_does():
     """Runs that were begun with peft's layers go on: the optimizer knows its tensors by their order."""
     mine, theirs = peers()
-    assert list(kept(lora.named(mine))) == list(peft_trained(theirs))
+    assert list(get_state(lora.named(mine))) == list(peft_trained(theirs))
 
 
 @pytest.mark.parametrize("alpha", [4.0, 3.0])
@@ -192,7 +192,9 @@ def test_outputs_and_gradients_are_those_of_peft(alpha):
 
 def test_under_autocast_it_is_no_coarser_than_peft():
     mine, theirs = peers(dtype=torch.bfloat16)
-    down, up = (kept(lora.named(mine))[f"q_proj.lora_{factor}.default.weight"].double() for factor in "AB")
+    down, up = (
+        get_state(lora.named(mine))[f"q_proj.lora_{factor}.default.weight"].double() for factor in "AB"
+    )
     base = mine.q_proj.base
     x = torch.randn(4096, 6, generator=torch.Generator().manual_seed(5)).bfloat16()
     wanted = x.double() @ (base.weight.double() + up @ down).T + base.bias.double()
@@ -259,7 +261,7 @@ def test_it_stands_on_layers_stored_in_few_bits(kind):
     freeze(net, NAMES, kind)
     for name in NAMES:
         one = net.get_submodule(name)
-        assert isinstance(one, FrozenLinear)
+        assert isinstance(one, QuantizedLinear)
         plain.get_submodule(name).weight.copy_(one.dequantize(torch.float32))  # pyright: ignore
     assert lora.matching(net, ["inward", "q"]) == lora.matching(plain, ["inward", "q"])
     results = []
@@ -291,7 +293,7 @@ def test_autocast_gives_the_layers_dtype():
 
 def test_pairs_are_copies_with_the_scale_in_them():
     net = attached(rank=4, alpha=2.0)
-    state = kept(lora.named(net))
+    state = get_state(lora.named(net))
     state["inward.lora_B.default.weight"].fill_(1.0)
     pairs = lora.pairs(net)
     assert list(pairs) == ["inward", "blocks.3.q", "q_proj"]
@@ -305,8 +307,8 @@ def test_other_layers_do_not_change_what_is_drawn():
     alone = tower()
     lora.attach(alone, ["q_proj"], rank=4, alpha=4.0, dropout=0.0, seed=1)
     name = "q_proj.lora_A.default.weight"
-    drawn = kept(lora.named(alone))[name]
-    assert torch.equal(drawn, kept(lora.named(attached()))[name])
+    drawn = get_state(lora.named(alone))[name]
+    assert torch.equal(drawn, get_state(lora.named(attached()))[name])
     assert float(drawn.abs().max()) <= 6**-0.5 and float(drawn.std()) == pytest.approx(
         6**-0.5 / 3**0.5, rel=0.3
     )

@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from limner.errors import BadRecipe, BrokenGraph
 from limner.nn.layers import w8a8
 from limner.nn.layers.precision import stored_bytes
-from limner.nn.layers.quantized_linear import FrozenLinear, freeze
+from limner.nn.layers.quantized_linear import QuantizedLinear, freeze
 from messages import raises
 
 KINDS = ("int8", "fp8", "nf4")
@@ -34,11 +34,11 @@ def layer(rows: int = 192, columns: int = 256, *, bias: bool = True) -> nn.Linea
     return made
 
 
-def frozen(plain: nn.Linear, kind, **options) -> FrozenLinear:
+def frozen(plain: nn.Linear, kind, **options) -> QuantizedLinear:
     model = nn.ModuleDict({"one": copy.deepcopy(plain)})
     freeze(model, ["one"], kind, **options)
     made = model["one"]
-    assert isinstance(made, FrozenLinear)
+    assert isinstance(made, QuantizedLinear)
     return made
 
 
@@ -222,7 +222,7 @@ def test_on_meta_it_has_shapes_and_bytes(kind):
     (slope,) = torch.autograd.grad(y.sum(), x)
     assert y.is_meta and slope.shape == x.shape
     first = model[0]
-    assert isinstance(first, FrozenLinear)
+    assert isinstance(first, QuantizedLinear)
     assert sum(t.nbytes for t in first.tensors) == stored_bytes(kind, 12288, 3072)
 
 
@@ -265,4 +265,4 @@ def test_the_base_of_an_adapter_is_frozen():
 
     model = nn.ModuleDict({"q": Adapted()})
     freeze(model, ["q"], "int8")
-    assert isinstance(model["q"].base, FrozenLinear)
+    assert isinstance(model["q"].base, QuantizedLinear)

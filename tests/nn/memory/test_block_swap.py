@@ -8,16 +8,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.errors import BrokenGraph
-from limner.nn.arch import Anatomy
+from limner.nn.arch import ArchSpec
 from limner.nn.layers.quantized_linear import freeze
 from limner.nn.memory import block_swap
-from limner.nn.memory.block_swap import Lane, Ring, Slot
+from limner.nn.memory.block_swap import BlockSwapper, CopyStream, Slot
 from limner.nn.memory.engine import equip
-from limner.nn.memory.host_buffer import Slab, ordinary
+from limner.nn.memory.host_buffer import HostBuffer, ordinary
 from messages import raises
 
 CPU = torch.device("cpu")
-ANATOMY = Anatomy(blocks=("blocks.*",), tails=("blocks.*.last",))
+ARCH = ArchSpec(blocks=("blocks.*",), tails=("blocks.*.last",))
 WIDTH = 16
 
 
@@ -68,27 +68,27 @@ def _same(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
 def test_one_step_copies_each_block_as_often_as_it_is_not_there_and_never_late(checkpointed: int) -> None:
     model = _model()
     plain = _step(model)
-    engine = equip(model, ANATOMY, device=CPU, streamed=range(5), checkpointed=checkpointed)
-    assert engine.ring
-    assert _same(plain, _step(model)) and engine.ring.tally.late == 1, "but for the very first"
-    before = engine.ring.tally.copies
+    engine = equip(model, ARCH, device=CPU, streamed=range(5), checkpointed=checkpointed)
+    assert engine.swapper
+    assert _same(plain, _step(model)) and engine.swapper.stats.late == 1, "but for the very first"
+    before = engine.swapper.stats.copies
     assert before == 2 + 4 * 3
     assert _same(plain, _step(model))
-    assert engine.ring.tally.copies - before == 4 * 3, "the last two are there when the gradient begins"
-    assert engine.ring.tally.late == 1
+    assert engine.swapper.stats.copies - before == 4 * 3, "the last two are there when the gradient begins"
+    assert engine.swapper.stats.late == 1
     engine.close()
     assert _same(plain, _step(model))
 
 
 def test_between_passes_without_gradient_the_first_block_is_fetched_again_in_time() -> None:
     model, x = _model(), torch.ones(2, WIDTH)
-    engine = equip(model, ANATOMY, device=CPU, streamed=range(5), slots=3)
-    assert engine.ring
+    engine = equip(model, ARCH, device=CPU, streamed=range(5), slots=3)
+    assert engine.swapper
     with torch.no_grad():
         for _ in range(3):
             for block in model.blocks:
                 block(x, x)
-    assert (engine.ring.tally.late, engine.ring.tally.copies) == (1, 17)
+    assert (engine.swapper.stats.late, engine.swapper.stats.copies) == (1, 17)
     plain = _step(_model())
     assert _same(plain, _step(model)), "and a step after a measurement is as it was"
 
@@ -96,7 +96,7 @@ def test_between_passes_without_gradient_the_first_block_is_fetched_again_in_tim
 def test_a_pass_whose_gradient_is_never_asked_for_does_no_harm() -> None:
     model = _model()
     plain = _step(model)
-    equip(model, ANATOMY, device=CPU, streamed=range(5), checkpointed=2)
+    equip(model, ARCH, device=CPU, streamed=range(5), checkpointed=2)
     model.blocks[0](torch.ones(1, WIDTH), torch.ones(WIDTH))
     with contextlib.suppress(RuntimeError):
         model.blocks[0](torch.ones(1, WIDTH + 1), torch.ones(WIDTH))
@@ -108,8 +108,8 @@ def test_quantised_bytes_are_streamed_as_they_are_stored(kind: Any) -> None:
     model = _model()
     freeze(model, [f"blocks.{n}.{name}" for n in range(5) for name in ("wide", "last")], kind)
     plain = _step(model)
-    engine = equip(model, ANATOMY, device=CPU, streamed=range(5), checkpointed=3)
-    assert engine.ring and engine.ring.slabs[0].bytes < 4 * 4 * WIDTH * WIDTH
+    engine = equip(model, ARCH, device=CPU, streamed=range(5), checkpointed=3)
+    assert engine.swapper and engine.swapper.buffers[0].bytes < 4 * 4 * WIDTH * WIDTH
     assert _same(plain, _step(model)) and _same(plain, _step(model))
     engine.close()
     assert _same(plain, _step(model))
@@ -119,23 +119,25 @@ def test_under_autocast_the_bits_are_the_same_too() -> None:
     model = _model()
     with torch.autocast("cpu", torch.bfloat16):
         plain = _step(model)
-        equip(model, ANATOMY, device=CPU, streamed=range(1, 5), checkpointed=3)
+        equip(model, ARCH, device=CPU, streamed=range(1, 5), checkpointed=3)
         assert _same(plain, _step(model))
 
 
 def test_a_slot_that_a_gradient_reads_goes_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    ring = Ring([Slab(block, ordinary) for block in _model().blocks], Lane(CPU, threaded=False), 2)
+    swapper = BlockSwapper(
+        [HostBuffer(block, ordinary) for block in _model().blocks], CopyStream(CPU, threaded=False), 2
+    )
     for block in (3, 4):
-        ring.need(block, upwards=True).busy = True
+        swapper.need(block, upwards=True).busy = True
     with raises(BrokenGraph):
-        ring.need(0, upwards=False)
-    ring.begin()
-    assert ring.need(0, upwards=False).block == 0
+        swapper.need(0, upwards=False)
+    swapper.begin()
+    assert swapper.need(0, upwards=False).block == 0
     monkeypatch.setattr(
         block_swap, "register_multi_grad_hook", lambda *_: None
     )  # nobody tells: all stay busy
     model = _model()
-    equip(model, ANATOMY, device=CPU, streamed=range(5), checkpointed=5)
+    equip(model, ARCH, device=CPU, streamed=range(5), checkpointed=5)
     with raises(BrokenGraph):
         _step(model)
 
@@ -144,35 +146,35 @@ def test_a_slot_overwritten_too_early_shows_in_the_gradient() -> None:
     """That the laws can fail: a block whose bytes are not its own gives other numbers."""
     model = _model()
     plain = _step(model)
-    engine = equip(model, ANATOMY, device=CPU, streamed=range(5), checkpointed=5)
-    ring = engine.ring
-    assert ring
-    need = ring.need
+    engine = equip(model, ARCH, device=CPU, streamed=range(5), checkpointed=5)
+    swapper = engine.swapper
+    assert swapper
+    need = swapper.need
 
     def hasty(block: int, **how: Any) -> Slot:
         slot = need(block, **how)
         if not how["upwards"]:
-            slot.room.copy_(ring.slabs[(block + 1) % 5].rest)
+            slot.room.copy_(swapper.buffers[(block + 1) % 5].rest)
         return slot
 
-    ring.need = hasty  # type: ignore[method-assign]
+    swapper.need = hasty  # type: ignore[method-assign]
     assert not _same(plain, _step(model))
 
 
 def test_weights_are_seen_on_the_host_while_their_block_is_away() -> None:
     model = _model()
     wanted = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    equip(model, ANATOMY, device=CPU, streamed=range(5))
+    equip(model, ARCH, device=CPU, streamed=range(5))
     _step(model)
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in model.state_dict().items())
 
 
 def test_a_copy_in_a_thread_that_fails_is_heard() -> None:
-    lane = Lane(CPU, threaded=True)
-    arrived = lane.copy(torch.ones(4, dtype=torch.uint8), torch.ones(3, dtype=torch.uint8))
+    copy_stream = CopyStream(CPU, threaded=True)
+    arrived = copy_stream.copy(torch.ones(4, dtype=torch.uint8), torch.ones(3, dtype=torch.uint8))
     with pytest.raises(RuntimeError, match="size"):
         arrived()
-    lane.close()
+    copy_stream.close()
 
 
 class Device:
@@ -204,12 +206,12 @@ class Queue:
 
 def test_on_a_device_copies_wait_for_readers_and_readers_for_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     device = Device(monkeypatch)
-    lane = Lane(torch.device("cuda"), threaded=False)
+    copy_stream = CopyStream(torch.device("cuda"), threaded=False)
     target = torch.zeros(4, dtype=torch.uint8)
-    arrived: Callable[[], None] = lane.copy(torch.ones(4, dtype=torch.uint8), target)
+    arrived: Callable[[], None] = copy_stream.copy(torch.ones(4, dtype=torch.uint8), target)
     assert target.all()
     copied = ["compute marks", "copies waits for mark of compute", "copies marks"]
     assert device.log == copied
     arrived()
-    lane.close()
+    copy_stream.close()
     assert device.log[3:] == ["compute waits for mark of copies", "host waits for copies"]

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from limner.nn.arch import Anatomy
+from limner.nn.arch import ArchSpec
 from limner.nn.memory.cast_inputs import cast_once
 
 HALF = torch.bfloat16
-ANATOMY = Anatomy(blocks=("blocks.*",))
+ARCH = ArchSpec(blocks=("blocks.*",))
 
 
 class Model(nn.Module):
@@ -34,7 +34,7 @@ def given() -> dict[str, Any]:
 
 def test_states_are_cast_and_times_places_and_masks_are_not():
     model = Model()
-    with cast_once(model, ANATOMY, HALF):
+    with cast_once(model, ARCH, HALF):
         assert model(**given()).dtype == HALF
     full = dict.fromkeys(("hidden_states", "time", "time_ids"), torch.float32)
     assert model.seen == full | dict.fromkeys(("rows", "text", "pooled"), HALF) | {"mask": torch.bool}
@@ -42,12 +42,12 @@ def test_states_are_cast_and_times_places_and_masks_are_not():
 
 def test_it_can_be_taken_off():
     model = Model()
-    cast_once(model, ANATOMY, HALF).close()
+    cast_once(model, ARCH, HALF).close()
     with pytest.raises(RuntimeError, match="type"):
         model(**given())
 
 
 def test_layers_in_blocks_are_left_alone():
     model = Model()
-    with cast_once(model, ANATOMY, HALF), pytest.raises(RuntimeError, match="type"):
+    with cast_once(model, ARCH, HALF), pytest.raises(RuntimeError, match="type"):
         model.blocks[0](torch.ones(1, 4))

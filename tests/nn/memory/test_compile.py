@@ -7,13 +7,13 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
 from limner.errors import BadRecipe
-from limner.nn.arch import Anatomy
+from limner.nn.arch import ArchSpec
 from limner.nn.memory import compile
 from limner.nn.memory.engine import equip
 from messages import raises
 
 CPU = torch.device("cpu")
-ANATOMY = Anatomy(blocks=("blocks.*",), modulations=("blocks.*.adaln",), conditions=("embed",))
+ARCH = ArchSpec(blocks=("blocks.*",), modulations=("blocks.*.adaln",), conditions=("embed",))
 
 
 class Block(nn.Module):
@@ -58,7 +58,7 @@ def counter(monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounter]:
 def test_one_program_serves_all_blocks_and_all_sizes(counter: CompileCounter, plan: dict[str, Any]) -> None:
     model = Model()
     plain = {tokens: _step(model, tokens) for tokens in (5, 9, 7)}
-    equip(model, ANATOMY, device=CPU, compile=True, **plan)
+    equip(model, ARCH, device=CPU, compile=True, **plan)
     for tokens, wanted in plain.items():
         assert all(map(torch.equal, wanted, _step(model, tokens)))
     assert counter.frame_count == 1, "neither block by block, nor size by size, nor slot by slot"
@@ -67,7 +67,7 @@ def test_one_program_serves_all_blocks_and_all_sizes(counter: CompileCounter, pl
 def test_modulations_are_computed_ahead_outside_the_program(counter: CompileCounter) -> None:
     model = Model()
     plain = _step(model, 5)
-    equip(model, ANATOMY, device=CPU, compile=True, hoist=True, checkpointed=2)
+    equip(model, ARCH, device=CPU, compile=True, hoist=True, checkpointed=2)
     assert all(map(torch.equal, plain, _step(model, 5))) and all(map(torch.equal, plain, _step(model, 5)))
     assert counter.frame_count >= 1
 
@@ -78,14 +78,14 @@ def test_gradients_survive_a_program_of_their_own(monkeypatch: pytest.MonkeyPatc
     torch.compiler.reset()
     model = Model()
     plain = _step(model, 5)
-    equip(model, ANATOMY, device=CPU, compile=True, streamed=range(4), checkpointed=2)
+    equip(model, ARCH, device=CPU, compile=True, streamed=range(4), checkpointed=2)
     assert all(map(torch.equal, plain, _step(model, 5)))
     torch.compiler.reset()
 
 
 def test_compiled_blocks_do_not_keep_attention() -> None:
     with raises(BadRecipe):
-        equip(Model(), ANATOMY, device=CPU, compile=True, keep_attention=True)
+        equip(Model(), ARCH, device=CPU, compile=True, keep_attention=True)
 
 
 def test_sizes_that_vary_are_marked_by_what_a_tensor_is() -> None:
@@ -108,7 +108,7 @@ def _broken(monkeypatch: pytest.MonkeyPatch, error: Exception) -> Any:
     monkeypatch.setattr(compile, "BACKEND", backend)
     torch.compiler.reset()
     model = Model()
-    equip(model, ANATOMY, device=CPU, compile=True)
+    equip(model, ARCH, device=CPU, compile=True)
     return model
 
 

@@ -5,13 +5,13 @@ import torch
 from torch import nn
 
 from limner.errors import BadRecipe
-from limner.nn.arch import Anatomy
+from limner.nn.arch import ArchSpec
 from limner.nn.memory.checkpointing import Checkpoint, Tail
 from limner.nn.memory.engine import equip
 from messages import raises
 
 CPU = torch.device("cpu")
-ANATOMY = Anatomy(blocks=("blocks.*",), tails=("blocks.*.1",))
+ARCH = ArchSpec(blocks=("blocks.*",), tails=("blocks.*.1",))
 
 
 def _model() -> Any:
@@ -26,7 +26,7 @@ def _forwards(model: nn.Module) -> list[Any]:
 
 def test_the_first_blocks_are_checkpointed_and_closing_leaves_no_trace() -> None:
     model = _model().requires_grad_(requires_grad=False)
-    engine = equip(model, ANATOMY, device=CPU, checkpointed=2)
+    engine = equip(model, ARCH, device=CPU, checkpointed=2)
     assert [type(vars(block).get("forward")) for block in model.blocks] == [
         Checkpoint,
         Checkpoint,
@@ -40,7 +40,7 @@ def test_the_first_blocks_are_checkpointed_and_closing_leaves_no_trace() -> None
 
 def test_a_tail_that_is_trained_is_computed_twice_as_its_gradient_reads_its_input() -> None:
     model = _model().requires_grad_()
-    equip(model, ANATOMY, device=CPU, checkpointed=2)
+    equip(model, ARCH, device=CPU, checkpointed=2)
     assert not any(isinstance(run, Tail) for run in _forwards(model))
 
 
@@ -48,7 +48,7 @@ def test_a_model_is_equipped_again_with_another_plan() -> None:
     model, x = _model(), torch.ones(1, 2)
     plain = model.blocks[0](x)
     for checkpointed in (0, 3, 1):
-        engine = equip(model, ANATOMY, device=CPU, checkpointed=checkpointed, tail_skip=False)
+        engine = equip(model, ARCH, device=CPU, checkpointed=checkpointed, tail_skip=False)
         assert sum(isinstance(run, Checkpoint) for run in _forwards(model)) == checkpointed
         assert torch.equal(model.blocks[0](x), plain)
         engine.close()
@@ -66,14 +66,14 @@ def test_a_model_is_equipped_again_with_another_plan() -> None:
 def test_a_plan_that_no_model_can_follow_is_refused(plan: dict[str, Any], said: str) -> None:
     model = _model()
     with pytest.raises(BadRecipe, match=said):
-        equip(model, ANATOMY, device=CPU, **plan)
+        equip(model, ARCH, device=CPU, **plan)
     assert not any(_forwards(model))
 
 
 def test_a_block_that_is_all_trained_cannot_be_streamed_and_the_model_is_left_as_it_was() -> None:
     model = _model()
     with raises(BadRecipe):
-        equip(model, ANATOMY, device=CPU, streamed=[1], checkpointed=3)
+        equip(model, ARCH, device=CPU, streamed=[1], checkpointed=3)
     assert not any(_forwards(model))
 
 
@@ -81,9 +81,9 @@ def test_what_was_streamed_is_where_the_next_plan_wants_it() -> None:
     model = _model()
     model.requires_grad_(requires_grad=False)
     wanted = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    engine = equip(model, ANATOMY, device=CPU, streamed=[0, 2])
-    assert engine.ring and [slab.bytes > 0 for slab in engine.ring.slabs] == [True, True]
+    engine = equip(model, ARCH, device=CPU, streamed=[0, 2])
+    assert engine.swapper and [buffer.bytes > 0 for buffer in engine.swapper.buffers] == [True, True]
     engine.close()
-    engine = equip(model, ANATOMY, device=torch.device("meta"))
+    engine = equip(model, ARCH, device=torch.device("meta"))
     assert all(parameter.is_meta for parameter in model.parameters())
     assert wanted.keys() == model.state_dict().keys()

@@ -7,7 +7,7 @@ from torch import nn
 
 from limner.errors import BrokenGraph, DiskFull, LimnerError
 from limner.nn.memory import host_buffer
-from limner.nn.memory.host_buffer import ALIGNED, Mapped, Pinned, Slab, held, ordinary
+from limner.nn.memory.host_buffer import ALIGNED, HostBuffer, Mapped, Pinned, held, ordinary
 from messages import raises
 
 
@@ -26,7 +26,7 @@ def _module() -> Any:
 def test_frozen_tensors_move_with_their_numbers_types_and_strides() -> None:
     module = _module()
     before = {name: (t.clone(), t.stride()) for name, t in module.state_dict(keep_vars=True).items()}
-    packed = Slab(module, ordinary)
+    packed = HostBuffer(module, ordinary)
     assert packed.bytes % ALIGNED == 0 and packed.rest.dtype == torch.uint8
     for name, tensor in module.state_dict(keep_vars=True).items():
         assert torch.equal(tensor, before[name][0]) and tensor.stride() == before[name][1]
@@ -35,10 +35,10 @@ def test_frozen_tensors_move_with_their_numbers_types_and_strides() -> None:
     assert isinstance(module.first.weight, nn.Parameter) and not isinstance(module.bytes, nn.Parameter)
 
 
-def test_a_slab_is_laid_over_other_memory_and_back() -> None:
+def test_a_buffer_is_laid_over_other_memory_and_back() -> None:
     module = _module()
     wanted = module.first.weight.clone()
-    packed = Slab(module, ordinary)
+    packed = HostBuffer(module, ordinary)
     room = torch.zeros(packed.bytes + 512, dtype=torch.uint8)
     room[: packed.bytes].copy_(packed.rest)
     packed.put(packed.over(room))
@@ -53,16 +53,16 @@ def test_tied_tensors_share_their_bytes_and_some_modules_are_left_alone() -> Non
     module = nn.Sequential(nn.Linear(64, 64, bias=False), nn.Linear(64, 64, bias=False), nn.Linear(64, 64))
     module.requires_grad_(requires_grad=False)
     module[1].weight = module[0].weight
-    assert Slab(module, ordinary, besides=[module[2]]).bytes == 64 * 64 * 4
+    assert HostBuffer(module, ordinary, besides=[module[2]]).bytes == 64 * 64 * 4
     assert len(held(module)) == 4
 
 
-def test_gaps_are_closed_and_nothing_makes_an_empty_slab() -> None:
+def test_gaps_are_closed_and_nothing_makes_an_empty_buffer() -> None:
     module = nn.Module()
     module.register_buffer("gaps", torch.arange(12.0).view(3, 4)[:, ::2])
-    assert Slab(module, ordinary).bytes == ALIGNED
+    assert HostBuffer(module, ordinary).bytes == ALIGNED
     assert torch.equal(module.get_buffer("gaps"), torch.tensor([[0.0, 2], [4, 6], [8, 10]]))
-    assert Slab(nn.ReLU(), ordinary).bytes == 0
+    assert HostBuffer(nn.ReLU(), ordinary).bytes == 0
 
 
 def test_a_tensor_that_is_more_than_its_numbers_is_refused() -> None:
@@ -72,13 +72,13 @@ def test_a_tensor_that_is_more_than_its_numbers_is_refused() -> None:
     module = nn.Module()
     module.register_buffer("odd", torch.ones(2).as_subclass(Odd))
     with raises(BrokenGraph):
-        Slab(module, ordinary)
+        HostBuffer(module, ordinary)
 
 
 def test_a_mapped_file_is_gone_at_once_and_its_numbers_are_not(tmp_path: Path) -> None:
     module = _module()
     wanted = module.first.weight.clone()
-    Slab(module, Mapped(tmp_path))
+    HostBuffer(module, Mapped(tmp_path))
     assert torch.equal(module.first.weight, wanted) and not list(tmp_path.iterdir())
     assert Mapped()(0).numel() == 0
 

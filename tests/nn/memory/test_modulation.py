@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from limner.errors import BadRecipe, BrokenGraph
-from limner.nn.arch import Anatomy
+from limner.nn.arch import ArchSpec
 from limner.nn.layers import lora
 from limner.nn.layers.quantized_linear import freeze
 from limner.nn.memory.engine import Engine, equip
@@ -14,7 +14,7 @@ from messages import raises
 
 CPU = torch.device("cpu")
 WIDTH = 8
-ANATOMY = Anatomy(blocks=("blocks.*",), modulations=("blocks.*.adaln",), conditions=("embed",))
+ARCH = ArchSpec(blocks=("blocks.*",), modulations=("blocks.*.adaln",), conditions=("embed",))
 
 
 class Block(nn.Module):
@@ -74,7 +74,7 @@ def _same(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
 
 
 def _equip(model: Any, **plan: Any) -> Engine:
-    return equip(model, ANATOMY, device=CPU, hoist=True, **plan)
+    return equip(model, ARCH, device=CPU, hoist=True, **plan)
 
 
 @pytest.mark.parametrize("checkpointed", [0, 2, 3])
@@ -99,7 +99,7 @@ def test_the_weights_are_read_once_per_pass_and_not_where_they_act() -> None:
     model = _model()
     engine = _equip(model, checkpointed=3)
     hoist = engine.hoist
-    assert hoist and hoist.room.numel() == max(slab.bytes for slab in hoist.slabs)
+    assert hoist and hoist.room.numel() == max(buffer.bytes for buffer in hoist.buffers)
     read: list[int] = []
     for number, run in enumerate(hoist.runs):
         hoist.runs[number] = lambda x, number=number, run=run: read.append(number) or run(x)
@@ -151,5 +151,5 @@ def test_a_modulation_that_reads_another_vector_is_noticed() -> None:
 
 
 def test_a_model_without_modulations_has_nothing_to_compute_ahead() -> None:
-    engine = equip(_model(), Anatomy(blocks=("blocks.*",)), device=CPU, hoist=True)
+    engine = equip(_model(), ArchSpec(blocks=("blocks.*",)), device=CPU, hoist=True)
     assert engine.hoist is None

@@ -30,7 +30,7 @@ class Net(nn.Module):
 
 def trained(dtype, *, hosted, steps=4):
     """The weights, losses and average after some steps of three micro-batches each."""
-    model = full.release(Net())
+    model = full.unfreeze(Net())
     there = Offload(model, dtype=dtype, device=CPU) if hosted else None
     weights = list(there.masters.values()) if there else full.trained(model)
     chosen = optimizer("adamw", [{"params": weights, "lr": 1e-2}], weight_decay=0.1)
@@ -65,7 +65,7 @@ def test_steps_on_the_host_are_those_on_the_device_to_the_bit(dtype):
 
 
 def test_a_backward_pass_that_was_cut_short_leaves_nothing():
-    model = full.release(Net())
+    model = full.unfreeze(Net())
     there = Offload(model, dtype=torch.float32, device=CPU)
     model(torch.ones(1, 2, 4, 4)).sum().backward()
     there.forget()
@@ -74,7 +74,7 @@ def test_a_backward_pass_that_was_cut_short_leaves_nothing():
 
 
 def test_what_the_masters_become_is_what_is_computed_with():
-    model = full.release(Net())
+    model = full.unfreeze(Net())
     there = Offload(model, dtype=torch.bfloat16, device=CPU)
     with torch.no_grad():
         there.masters["up.weight"].fill_(1 / 3)
@@ -105,7 +105,7 @@ from limner.nn.optim import optimizer
 rank, meet, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 dist.init_process_group("gloo", init_method="file://" + meet, rank=rank, world_size=2)
 torch.manual_seed(0)
-model = full.release(nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 2)))
+model = full.unfreeze(nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 2)))
 there = Offload(model, dtype=torch.float32, device=torch.device("cpu"))
 weights = list(there.masters.values())
 def whole(step):

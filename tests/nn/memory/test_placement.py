@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from limner.errors import DiskFull
-from limner.nn.arch import Anatomy
+from limner.nn.arch import ArchSpec
 from limner.nn.memory import host_buffer
-from limner.nn.memory.placement import Aside
+from limner.nn.memory.placement import Placement
 
-ANATOMY = Anatomy(blocks=("blocks.*",), modulations=("blocks.*.gate", "gate"))
+ARCH = ArchSpec(blocks=("blocks.*",), modulations=("blocks.*.gate", "gate"))
 
 
 def _model() -> Any:
@@ -28,17 +28,17 @@ def _filed(tensor: Tensor) -> bool:
 
 def test_streamed_blocks_and_modulations_stay_and_nothing_else() -> None:
     model = _model()
-    kept = Aside(model, ANATOMY, streamed=[1], hoist=True)
+    kept = Placement(model, ARCH, streamed=[1], hoist=True)
     one, other = model.blocks
     assert all(layer in kept for layer in (one.gate, other.gate, other.wide, model.gate))
     assert not any(layer in kept for layer in (one.wide, model.first))
-    plain = Aside(model, ANATOMY)
+    plain = Placement(model, ARCH)
     assert not any(layer in plain for layer in model.modules())
 
 
 def test_a_part_becomes_a_file_when_the_last_of_its_tensors_has_come(tmp_path: Path) -> None:
     model = _model()
-    kept = Aside(model, ANATOMY, streamed=[1], hoist=True, folder=tmp_path)
+    kept = Placement(model, ARCH, streamed=[1], hoist=True, folder=tmp_path)
     block = model.blocks[1]
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     kept.expect([block.wide, block.wide, block.gate, block.gate, model.first])
@@ -61,7 +61,7 @@ def test_in_memory_nothing_is_moved_and_a_full_disk_is_told(
     model = _model()
     weight = model.gate.weight
     for folder in (None, tmp_path):
-        kept = Aside(model, ANATOMY, hoist=True, folder=folder)
+        kept = Placement(model, ARCH, hoist=True, folder=folder)
         kept.expect([model.gate])
         if folder:
             monkeypatch.setattr(host_buffer, "require_space", _full)

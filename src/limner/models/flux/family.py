@@ -21,7 +21,7 @@ from limner.models.flux.facts import FACTS
 from limner.models.latents import draw_latent, draw_noise, encode_image
 from limner.models.source import Source
 from limner.nn import flow, patchify, text
-from limner.nn.arch import Anatomy
+from limner.nn.arch import ArchSpec
 
 
 @unit("t5_tokens", uses=("tokenizer_2",))
@@ -42,7 +42,7 @@ def encode_t5(text_encoder_2: nn.Module, t5_tokens: Tensor) -> Tensor:
     return text_encoder_2(t5_tokens).last_hidden_state
 
 
-@unit("guess", uses=("transformer",))
+@unit("pred", uses=("transformer",))
 def denoise(  # noqa: PLR0913  what a FLUX transformer reads is what it reads
     transformer: nn.Module,
     latent: Tensor,
@@ -56,7 +56,7 @@ def denoise(  # noqa: PLR0913  what a FLUX transformer reads is what it reads
     """-> (B, 16, h, w), the velocity. ``guidance`` None: the model has no such input."""
     noisy = patchify.patchify(flow.noisy(latent, noise, time))
     places = patchify.grid(noisy.shape[-2], noisy.shape[-1], latent.device)
-    guess = transformer(
+    pred = transformer(
         hidden_states=patchify.tokens(noisy),
         encoder_hidden_states=context,
         pooled_projections=pooled,
@@ -66,7 +66,7 @@ def denoise(  # noqa: PLR0913  what a FLUX transformer reads is what it reads
         txt_ids=torch.zeros(context.shape[1], 3, device=latent.device),
         return_dict=False,
     )[0]
-    return patchify.unpatchify(patchify.untokens(guess, noisy.shape[-2]))
+    return patchify.unpatchify(patchify.untokens(pred, noisy.shape[-2]))
 
 
 def constants(source: Source, objective: Objective) -> Mapping[str, Any]:
@@ -110,7 +110,7 @@ JOINT = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_o
 FEED = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2", "proj_mlp")
 SINGLE_OUT = ("single_transformer_blocks.*.proj_out",)
 
-ANATOMY = Anatomy(
+ARCH = ArchSpec(
     blocks=("transformer_blocks.*", "single_transformer_blocks.*"),
     depths=("num_layers", "num_single_layers"),
     modulations=("transformer_blocks.*.norm1.linear", "transformer_blocks.*.norm1_context.linear")
@@ -154,5 +154,5 @@ FAMILY = Family(
     multiple=16,
     options=options,
     embeds=embeds,
-    anatomy=ANATOMY,
+    arch=ARCH,
 )

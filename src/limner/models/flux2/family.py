@@ -22,7 +22,7 @@ from limner.models.flux2.facts import FACTS
 from limner.models.latents import draw_latent, draw_noise
 from limner.models.source import Source
 from limner.nn import flow, patchify, text
-from limner.nn.arch import Anatomy
+from limner.nn.arch import ArchSpec
 
 STATES = (9, 18, 27)
 """Inner states of the text encoder that are read; its pipeline's ``text_encoder_out_layers``."""
@@ -59,7 +59,7 @@ def encode_image(vae: Any, image: Tensor) -> tuple[Tensor, Tensor]:
     ) - 2 * width.log()
 
 
-@unit("guess", uses=("transformer",))
+@unit("pred", uses=("transformer",))
 def denoise(  # noqa: PLR0913  what the transformer reads is what it reads
     transformer: nn.Module,
     latent: Tensor,
@@ -71,7 +71,7 @@ def denoise(  # noqa: PLR0913  what the transformer reads is what it reads
 ) -> Tensor:
     """-> (B, 128, h, w), the velocity. ``guidance`` None: the model has no such input."""
     height, width = latent.shape[-2:]
-    guess = transformer(
+    pred = transformer(
         hidden_states=patchify.tokens(flow.noisy(latent, noise, time)),
         encoder_hidden_states=context,
         timestep=time,
@@ -80,7 +80,7 @@ def denoise(  # noqa: PLR0913  what the transformer reads is what it reads
         txt_ids=pad(torch.arange(context.shape[1], device=latent.device).float()[:, None], (3, 0)),
         return_dict=False,
     )[0]
-    return patchify.untokens(guess, height)
+    return patchify.untokens(pred, height)
 
 
 def constants(source: Source, objective: Objective) -> Mapping[str, Any]:
@@ -117,7 +117,7 @@ JOINT = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_o
 FEED = ("ff.linear_in", "ff.linear_out", "ff_context.linear_in", "ff_context.linear_out")
 SINGLE = ("attn.to_qkv_mlp_proj", "single_transformer_blocks.*.attn.to_out")
 
-ANATOMY = Anatomy(
+ARCH = ArchSpec(
     blocks=("transformer_blocks.*", "single_transformer_blocks.*"),
     depths=("num_layers", "num_single_layers"),
     modulations=("double_stream_modulation_img.linear", "double_stream_modulation_txt.linear")
@@ -150,5 +150,5 @@ FAMILY = Family(
     multiple=16,
     options=options,
     embeds=embeds,
-    anatomy=ANATOMY,
+    arch=ARCH,
 )

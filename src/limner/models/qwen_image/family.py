@@ -21,7 +21,7 @@ from limner.models.latents import draw_latent, draw_noise
 from limner.models.qwen_image.facts import FACTS
 from limner.models.source import Source
 from limner.nn import flow, patchify
-from limner.nn.arch import Anatomy
+from limner.nn.arch import ArchSpec
 from limner.nn.padding import mask_or_none
 
 CHAT = (
@@ -64,14 +64,14 @@ def encode_image(vae: Any, image: Tensor) -> tuple[Tensor, Tensor]:
     return (posterior.mean[:, :, 0] - middle) / width, posterior.logvar[:, :, 0] - 2 * width.log()
 
 
-@unit("guess", uses=("transformer",))
+@unit("pred", uses=("transformer",))
 def denoise(  # noqa: PLR0913  what the transformer reads is what it reads
     transformer: nn.Module, latent: Tensor, noise: Tensor, time: Tensor, context: Tensor, text_mask: Tensor
 ) -> Tensor:
     """-> (B, 16, h, w), the velocity."""
     noisy = patchify.patchify(flow.noisy(latent, noise, time))
     height, width = noisy.shape[-2:]
-    guess = transformer(
+    pred = transformer(
         hidden_states=patchify.tokens(noisy),
         encoder_hidden_states=context,
         encoder_hidden_states_mask=mask_or_none(text_mask),
@@ -79,7 +79,7 @@ def denoise(  # noqa: PLR0913  what the transformer reads is what it reads
         img_shapes=[[(1, height, width)]] * len(latent),
         return_dict=False,
     )[0]
-    return patchify.unpatchify(patchify.untokens(guess, height))
+    return patchify.unpatchify(patchify.untokens(pred, height))
 
 
 def options(source: Source, canvas: Canvas) -> dict[str, Any]:
@@ -101,7 +101,7 @@ ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
 JOINT = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
 FEED = ("img_mlp.net.0.proj", "img_mlp.net.2", "txt_mlp.net.0.proj", "txt_mlp.net.2")
 
-ANATOMY = Anatomy(
+ARCH = ArchSpec(
     blocks=("transformer_blocks.*",),
     depths=("num_layers",),
     modulations=("transformer_blocks.*.img_mod.1", "transformer_blocks.*.txt_mod.1", "norm_out.linear"),
@@ -132,6 +132,6 @@ FAMILY = Family(
     multiple=16,
     options=options,
     embeds=embeds,
-    anatomy=ANATOMY,
+    arch=ARCH,
     ragged=frozenset({"context", "text_mask"}),
 )

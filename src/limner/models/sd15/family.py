@@ -27,7 +27,7 @@ def encode_clip(text_encoder: nn.Module, clip_tokens: Tensor) -> Tensor:
     return text_encoder(clip_tokens).last_hidden_state
 
 
-@unit("guess", uses=("unet",))
+@unit("pred", uses=("unet",))
 def denoise(
     unet: nn.Module, latent: Tensor, noise: Tensor, time: Tensor, context: Tensor, *, steps: ddpm.Steps
 ) -> Tensor:
@@ -76,7 +76,7 @@ FAMILY = Family(
     multiple=8,
     options=options,
     embeds=embeds,
-    anatomy=diffusion.ANATOMY,
+    arch=diffusion.ARCH,
     resolution=512,
     left_out=("safety_checker", "feature_extractor", "image_encoder"),
 )

@@ -23,7 +23,7 @@ from limner.models.latents import draw_latent, draw_noise, encode_image
 from limner.models.sd3.facts import FACTS
 from limner.models.source import Source
 from limner.nn import flow, text
-from limner.nn.arch import Anatomy
+from limner.nn.arch import ArchSpec
 
 
 @unit("t5_tokens", uses=("tokenizer_3",))
@@ -49,7 +49,7 @@ def encode_t5(text_encoder_3: nn.Module, t5_tokens: Tensor) -> Tensor:
     return text_encoder_3(t5_tokens).last_hidden_state
 
 
-@unit("guess", uses=("transformer",))
+@unit("pred", uses=("transformer",))
 def denoise(  # noqa: PLR0913  what the transformer reads is what it reads
     transformer: nn.Module,
     latent: Tensor,
@@ -144,7 +144,7 @@ FAMILY = Family(
     options=options,
     embeds=embeds,
     left_out=("image_encoder", "feature_extractor"),
-    anatomy=Anatomy(
+    arch=ArchSpec(
         blocks=("transformer_blocks.*",),
         depths=("num_layers",),
         listed=("dual_attention_layers",),

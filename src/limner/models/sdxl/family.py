@@ -38,7 +38,7 @@ def describe(frame: Tensor) -> Tensor:
     return frame.float()
 
 
-@unit("guess", uses=("unet",))
+@unit("pred", uses=("unet",))
 def denoise(  # noqa: PLR0913  what SDXL's denoiser reads is what it reads
     unet: nn.Module,
     latent: Tensor,
@@ -105,6 +105,6 @@ FAMILY = Family(
     multiple=8,
     options=options,
     embeds=embeds,
-    anatomy=diffusion.ANATOMY,
+    arch=diffusion.ARCH,
     left_out=("image_encoder", "feature_extractor"),
 )

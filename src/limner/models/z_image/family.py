@@ -21,7 +21,7 @@ from limner.models.latents import draw_latent, draw_noise, encode_image
 from limner.models.source import Source
 from limner.models.z_image.facts import FACTS
 from limner.nn import flow, text
-from limner.nn.arch import Anatomy
+from limner.nn.arch import ArchSpec
 
 
 @unit("tokens", uses=("tokenizer",))
@@ -39,14 +39,14 @@ def encode_text(text_encoder: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor
     return text_encoder(input_ids=tokens, **asked).hidden_states[-2], mask
 
 
-@unit("guess", uses=("transformer",))
+@unit("pred", uses=("transformer",))
 def denoise(  # noqa: PLR0913  what the transformer reads is what it reads
     transformer: nn.Module, latent: Tensor, noise: Tensor, time: Tensor, context: Tensor, text_mask: Tensor
 ) -> Tensor:
     """-> (B, 16, h, w), the velocity."""
     noisy = flow.noisy(latent, noise, time)
-    guess = transformer(list(noisy[:, :, None]), 1 - time, cut(context, text_mask), return_dict=False)[0]
-    return -torch.stack(list(guess))[:, :, 0]
+    pred = transformer(list(noisy[:, :, None]), 1 - time, cut(context, text_mask), return_dict=False)[0]
+    return -torch.stack(list(pred))[:, :, 0]
 
 
 def cut(context: Tensor, mask: Tensor) -> list[Tensor]:
@@ -72,7 +72,7 @@ def embeds(texts: Mapping[str, Tensor]) -> Mapping[str, list[Tensor]]:
 ATTENTION = ("attention.to_q", "attention.to_k", "attention.to_v", "attention.to_out.0")
 FEED = ("feed_forward.w1", "feed_forward.w2", "feed_forward.w3")
 
-ANATOMY = Anatomy(
+ARCH = ArchSpec(
     blocks=("noise_refiner.*", "context_refiner.*", "layers.*"),
     depths=("n_refiner_layers", "n_refiner_layers", "n_layers"),
     modulations=("noise_refiner.*.adaLN_modulation.0", "layers.*.adaLN_modulation.0"),
@@ -103,6 +103,6 @@ FAMILY = Family(
     multiple=16,
     options=options,
     embeds=embeds,
-    anatomy=ANATOMY,
+    arch=ARCH,
     ragged=frozenset({"context", "text_mask"}),
 )

@@ -6,7 +6,7 @@ from torch import nn
 from limner.errors import BrokenGraph
 
 
-def release(model: nn.Module) -> nn.Module:
+def unfreeze(model: nn.Module) -> nn.Module:
     """Have every floating-point parameter of ``model`` trained: fp32 masters, or shapes on meta.
 
     Raises:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from limner.errors import BadRecipe, BrokenGraph
 from limner.nn.layers.convolution import LowRankConv, plain, wide
 from limner.nn.layers.dropout import PlacedDropout, Places
-from limner.nn.layers.quantized_linear import FrozenLinear
+from limner.nn.layers.quantized_linear import QuantizedLinear
 from limner.nn.rng import seed_of
 
 SAVED = {"down": "lora_A.default.weight", "up": "lora_B.default.weight"}
@@ -28,13 +28,15 @@ class LowRank(nn.Module):
     Where ``readers`` is set, D x comes from there, unless dropout gives each pair an input of its own.
 
     Args:
-        base: ``nn.Linear``, ``FrozenLinear``, or whatever takes its place; is called as a module.
+        base: ``nn.Linear``, ``QuantizedLinear``, or whatever takes its place; is called as a module.
         rank: At least 1.
         scale: alpha / rank.
         dropout: On what the pair reads; knows when it is on.
     """
 
-    def __init__(self, base: nn.Linear | FrozenLinear, rank: int, scale: float, dropout: nn.Module) -> None:
+    def __init__(
+        self, base: nn.Linear | QuantizedLinear, rank: int, scale: float, dropout: nn.Module
+    ) -> None:
         """See the class. The factors are zero."""
         super().__init__()
         self.base: nn.Module = base
@@ -140,7 +142,7 @@ def matching(
 
 
 def _trainable(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Linear | FrozenLinear) or plain(layer)
+    return isinstance(layer, nn.Linear | QuantizedLinear) or plain(layer)
 
 
 def ranks(model: nn.Module, names: Sequence[str], rank: int, kernels: int | None) -> dict[str, int]:
@@ -193,7 +195,7 @@ def attach(
         base = owner.get_submodule(place)
         drop = PlacedDropout(dropout, name, [] if places is None else places) if dropout else nn.Identity()
         own = names[name] if isinstance(names, Mapping) else rank
-        if isinstance(base, nn.Linear | FrozenLinear):
+        if isinstance(base, nn.Linear | QuantizedLinear):
             pair = LowRank(base, own, alpha / rank, drop)
         elif isinstance(base, nn.Conv2d) and plain(base):
             pair = LowRankConv(base, own, alpha / rank, drop)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from limner.errors import BrokenGraph
-from limner.nn.arch import Anatomy, matching
+from limner.nn.arch import ArchSpec, matching
 from limner.nn.layers import w8a8
 from limner.nn.layers.precision import Kind, Products
 from limner.nn.layers.quantization import Kernels, Stored, dequantize, quantize
@@ -17,7 +17,7 @@ from limner.nn.layers.quantization import Kernels, Stored, dequantize, quantize
 NAMES = ("stored", "scale", "span")
 
 
-class FrozenLinear(nn.Module):
+class QuantizedLinear(nn.Module):
     """y = x W^T + b with W in few bits. In training it keeps W as it is stored: neither x nor W in full.
 
     W is turned into numbers for each product, forward and backward. The arithmetic is that of autocast where
@@ -82,7 +82,7 @@ class FrozenLinear(nn.Module):
         bias = None if self.bias is None else self.bias.to(dtype)
         how = (self.kind, self.shape, self.kernels)
         eightfold = self.products == "8bit" and x.numel() // self.in_features > w8a8.FEWEST
-        return (_Eight if eightfold else _Full).apply(x.to(dtype), bias, how, *self.tensors)  # pyright: ignore[reportReturnType]
+        return (_W8A8Linear if eightfold else _Full).apply(x.to(dtype), bias, how, *self.tensors)  # pyright: ignore[reportReturnType]
 
     def extra_repr(self) -> str:
         """For people."""
@@ -90,7 +90,7 @@ class FrozenLinear(nn.Module):
             f"in_features={self.in_features}, out_features={self.out_features}, {self.kind}, {self.products}"
         )
 
-    def _apply(self, fn: Any, recurse: bool = True) -> "FrozenLinear":  # noqa: FBT001, FBT002  torch's own
+    def _apply(self, fn: Any, recurse: bool = True) -> "QuantizedLinear":  # noqa: FBT001, FBT002  torch's own
         exact = {name: tensor.dtype for name, tensor in zip(NAMES, self.tensors, strict=False)}
         super()._apply(fn, recurse)
         if any(self._buffers[name].dtype != dtype for name, dtype in exact.items()):  # pyright: ignore[reportOptionalMemberAccess]
@@ -134,7 +134,7 @@ class _Full(torch.autograd.Function):
         return gradient @ weight, *[None] * (2 + len(stored))
 
 
-class _Eight(torch.autograd.Function):
+class _W8A8Linear(torch.autograd.Function):
     """The same with both factors in 8 bits, in both directions."""
 
     @staticmethod
@@ -153,15 +153,15 @@ class _Eight(torch.autograd.Function):
         return made.view(*gradient.shape[:-1], -1), *[None] * (2 + len(stored))
 
 
-def storable(model: nn.Module, anatomy: Anatomy) -> list[str]:
+def storable(model: nn.Module, arch: ArchSpec) -> list[str]:
     """Names of the linear layers inside a model's blocks, modulations left out: those that a plan stores.
 
     Layers outside the blocks are few, and most sensitive; modulations can be kept off the device in full.
     """
-    left_out = matching(model, anatomy.modulations)
+    left_out = matching(model, arch.modulations)
     return [
         f"{block}.{name}"
-        for block, module in anatomy.blocks_of(model).items()
+        for block, module in arch.blocks_of(model).items()
         for name, layer in module.named_modules()
         if isinstance(layer, nn.Linear) and f"{block}.{name}" not in left_out
     ]
@@ -195,7 +195,7 @@ def freeze(
         except ValueError as error:
             raise BrokenGraph(f"{name}: {error}, so it cannot be stored in {kind}.") from error
         shape = (layer.out_features, layer.in_features)
-        frozen = FrozenLinear(stored, kind, shape, layer.bias, products=products, kernels=kernels)
+        frozen = QuantizedLinear(stored, kind, shape, layer.bias, products=products, kernels=kernels)
         setattr(owner, place, frozen)
 
 

@@ -16,10 +16,10 @@ from torch.autograd.graph import register_multi_grad_hook, saved_tensors_hooks
 
 from limner.errors import BrokenGraph
 from limner.nn.memory.checkpointing import Run, again
-from limner.nn.memory.host_buffer import Slab
+from limner.nn.memory.host_buffer import HostBuffer
 
 
-class Lane:
+class CopyStream:
     """Copies from host to slots, beside the computation where the device can.
 
     Args:
@@ -78,7 +78,7 @@ class Slot:
 
 
 @dataclass
-class Tally:
+class SwapStats:
     """What streaming did, for those who wonder where the time goes."""
 
     copies: int = 0
@@ -97,21 +97,23 @@ class _Ref:
     start: int
 
 
-class Ring:
+class BlockSwapper:
     """The slots, and who is in them.
 
     Args:
-        slabs: The frozen tensors of the streamed blocks, in running order.
-        lane: How they come.
+        buffers: The frozen tensors of the streamed blocks, in running order.
+        copy_stream: How they come.
         slots: How many blocks' worth of device memory, at least 2.
     """
 
-    def __init__(self, slabs: Sequence[Slab], lane: Lane, slots: int) -> None:
+    def __init__(self, buffers: Sequence[HostBuffer], copy_stream: CopyStream, slots: int) -> None:
         """See the class."""
-        size = max(slab.bytes for slab in slabs)
-        self.slabs, self.lane, self.tally = slabs, lane, Tally()
-        self.slots = [Slot(torch.empty(size, dtype=torch.uint8, device=lane.device)) for _ in range(slots)]
-        self.by_place = {slot.room.data_ptr(): slot for slot in self.slots}
+        size = max(buffer.bytes for buffer in buffers)
+        self.buffers, self.copy_stream, self.stats = buffers, copy_stream, SwapStats()
+        self.slots = [
+            Slot(torch.empty(size, dtype=torch.uint8, device=copy_stream.device)) for _ in range(slots)
+        ]
+        self.by_pointer = {slot.room.data_ptr(): slot for slot in self.slots}
         self.views: dict[tuple[int, int], list[Tensor]] = {}
         self.newest = -1
 
@@ -128,7 +130,7 @@ class Ring:
         """
         slot = self.holder(block)
         if slot is None:
-            self.tally.late += 1
+            self.stats.late += 1
             slot = self._fetch(block, self._due(block, upwards=upwards, around=around))
             if slot is None:
                 raise BrokenGraph(
@@ -166,8 +168,8 @@ class Ring:
         """The blocks that the slots should hold, soonest first."""
         wanted = [block + (step if upwards else -step) for step in range(len(self.slots))]
         if around:
-            wanted = [each % len(self.slabs) for each in wanted]
-        return [each for each in dict.fromkeys(wanted) if 0 <= each < len(self.slabs)]
+            wanted = [each % len(self.buffers) for each in wanted]
+        return [each for each in dict.fromkeys(wanted) if 0 <= each < len(self.buffers)]
 
     def _fetch(self, block: int, due: Sequence[int]) -> Slot | None:
         """Begin to bring a block in place of one that is not due, if there is one."""
@@ -176,18 +178,18 @@ class Ring:
             return None
         slot = min(spare, key=lambda each: each.block is not None)
         if slot.block is not None:
-            self.slabs[slot.block].leave()
-        slab, number = self.slabs[block], self.slots.index(slot)
-        slot.block, slot.arrived = block, self.lane.copy(slab.rest, slot.room[: slab.bytes])
+            self.buffers[slot.block].leave()
+        buffer, number = self.buffers[block], self.slots.index(slot)
+        slot.block, slot.arrived = block, self.copy_stream.copy(buffer.rest, slot.room[: buffer.bytes])
         if (block, number) not in self.views:
-            self.views[block, number] = slab.over(slot.room)
-        slab.put(self.views[block, number])
-        self.tally.copies += 1
+            self.views[block, number] = buffer.over(slot.room)
+        buffer.put(self.views[block, number])
+        self.stats.copies += 1
         return slot
 
     def pack(self, tensor: Tensor) -> Tensor | _Ref:
         """What autograd keeps of a tensor: of a weight, only which it is."""
-        slot = self.by_place.get(tensor.untyped_storage().data_ptr())
+        slot = self.by_pointer.get(tensor.untyped_storage().data_ptr())
         if slot is None or slot.block is None:
             return tensor
         size, stride = tuple(tensor.shape), tuple(tensor.stride())
@@ -203,18 +205,18 @@ class Ring:
 
     def close(self) -> None:
         """Leave the weights on the host, and give the slots back."""
-        for slab in self.slabs:
-            slab.leave()
+        for buffer in self.buffers:
+            buffer.leave()
         self.slots.clear()
         self.views.clear()
 
 
 @dataclass
-class Streamed:
+class SwappedBlock:
     """Runs a block whose weights come when they are due."""
 
     run: Run
-    ring: Ring
+    swapper: BlockSwapper
     block: int
     """Which of the streamed ones it is."""
     checkpointed: bool
@@ -225,15 +227,15 @@ class Streamed:
     def __call__(self, *args: Any, **named: Any) -> Any:
         """What the block gives; the same to the bit."""
         if again():
-            slot = self.ring.need(self.block, upwards=False)
+            slot = self.swapper.need(self.block, upwards=False)
             slot.busy = self.watched  # until its gradient is done
             return self.run(*args, **named)
-        self.ring.begin()
+        self.swapper.begin()
         gradient = torch.is_grad_enabled()
-        self.ring.need(self.block, upwards=True, around=not gradient)
+        self.swapper.need(self.block, upwards=True, around=not gradient)
         if not gradient or self.checkpointed:
             return self.run(*args, **named)
-        with saved_tensors_hooks(self.ring.pack, self.ring.unpack):
+        with saved_tensors_hooks(self.swapper.pack, self.swapper.unpack):
             return self.run(*args, **named)
 
     def watch(self, run: Run) -> Run:
@@ -241,7 +243,7 @@ class Streamed:
 
         def watched(*args: Any, **named: Any) -> Any:
             if torch.is_grad_enabled():
-                fresh = self.ring.fresh([*args, *named.values()])
+                fresh = self.swapper.fresh([*args, *named.values()])
                 self.watched = bool(fresh)
                 if fresh:
                     register_multi_grad_hook(fresh, lambda _: self._free())
@@ -250,6 +252,6 @@ class Streamed:
         return watched
 
     def _free(self) -> None:
-        slot = self.ring.holder(self.block)
+        slot = self.swapper.holder(self.block)
         if slot is not None:
             slot.busy = False

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from limner.nn.arch import Anatomy
+from limner.nn.arch import ArchSpec
 
 HALVED = (nn.Linear, _ConvNd)
 """Layers that autocast has multiply in half precision."""
@@ -24,7 +24,7 @@ which the first layer casts. FLUX.2 gives its times their precision, and in bf16
 steps off, which turns the gradients of a tiny model by 14 degrees."""
 
 
-def cast_once(model: nn.Module, anatomy: Anatomy, dtype: torch.dtype) -> ExitStack:
+def cast_once(model: nn.Module, arch: ArchSpec, dtype: torch.dtype) -> ExitStack:
     """Cast what a model is given, and what its layers outside the blocks read, to ``dtype``, that of both.
 
     Times, one number per sample, and the arguments in ``EXACT`` are cast where a layer reads what was made
@@ -35,7 +35,7 @@ def cast_once(model: nn.Module, anatomy: Anatomy, dtype: torch.dtype) -> ExitSta
     """
     stack = ExitStack()
     stack.callback(model.register_forward_pre_hook(partial(_given, dtype), with_kwargs=True).remove)
-    inside = tuple(f"{block}." for block in anatomy.blocks_of(model))
+    inside = tuple(f"{block}." for block in arch.blocks_of(model))
     for name, layer in model.named_modules():
         if isinstance(layer, HALVED) and not name.startswith(inside):
             stack.callback(layer.register_forward_pre_hook(partial(_read, dtype)).remove)

@@ -10,18 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from limner.errors import BadRecipe
-from limner.nn.arch import Anatomy, frozen, matching, stand_in
+from limner.nn.arch import ArchSpec, frozen, matching, stand_in
 from limner.nn.layers.attention import Attention, Kernel
-from limner.nn.memory.block_swap import Lane, Ring, Streamed
+from limner.nn.memory.block_swap import BlockSwapper, CopyStream, SwappedBlock
 from limner.nn.memory.checkpointing import Checkpoint, Remembered, Run, Tail, placed
 from limner.nn.memory.compile import compiled
-from limner.nn.memory.host_buffer import Host, Mapped, Pinned, Slab, ordinary
+from limner.nn.memory.host_buffer import Host, HostBuffer, Mapped, Pinned, ordinary
 from limner.nn.memory.modulation import Hoist
 
 
 def equip(  # noqa: PLR0913  a plan has as many choices
     model: nn.Module,
-    anatomy: Anatomy,
+    arch: ArchSpec,
     *,
     device: torch.device,
     checkpointed: int = 0,
@@ -41,7 +41,7 @@ def equip(  # noqa: PLR0913  a plan has as many choices
 
     Args:
         model: A denoiser.
-        anatomy: Where its blocks are.
+        arch: Where its blocks are.
         device: Where it computes.
         checkpointed: How many blocks, from the first, are computed again for their gradient.
         tail_skip: Whether they then leave out products that no gradient reads.
@@ -58,19 +58,21 @@ def equip(  # noqa: PLR0913  a plan has as many choices
         BadRecipe: The model cannot be computed so; says why.
         DiskFull: There is no room for the files.
     """
-    blocks = list(anatomy.blocks_of(model).values())
+    blocks = list(arch.blocks_of(model).values())
     _check(len(blocks), checkpointed, streamed, slots)
     _agree(keep_attention=keep_attention, compiled=compile)
     engine = Engine(Attention(attention, device))
     with ExitStack() as unless_done:
         unless_done.callback(engine.close)
         host = _host(engine, device, folder, mapped=mapped)
-        engine.hoist = _hoisted(engine, model, anatomy, host, device) if hoist else None
+        engine.hoist = _hoisted(engine, model, arch, host, device) if hoist else None
         away = [blocks[number] for number in streamed]
-        engine.ring = _ring(engine, away, host, Lane(device, threaded=mapped), slots) if away else None
+        engine.swapper = (
+            _swapper(engine, away, host, CopyStream(device, threaded=mapped), slots) if away else None
+        )
         engine.settle(model, device)
         if tail_skip and checkpointed and not compile:
-            engine.cut(frozen(each) for each in matching(model, anatomy.tails).values())
+            engine.cut(frozen(each) for each in matching(model, arch.tails).values())
         engine.memory = [*placed(model), *([engine.hoist] if engine.hoist else [])]
         again = partial(Checkpoint, memory=engine.memory, keep_attention=keep_attention)
         for number, block in enumerate(blocks):
@@ -92,7 +94,7 @@ class Engine:
         self._undo = ExitStack()
         self.attention = attention
         """Which kernels compute attention."""
-        self.ring: Ring | None = None
+        self.swapper: BlockSwapper | None = None
         """The streamed blocks, if there are any."""
         self.hoist: Hoist | None = None
         """The modulations that are computed ahead, if they are."""
@@ -113,8 +115,11 @@ class Engine:
 
     def settle(self, model: nn.Module, device: torch.device) -> None:
         """Bring everything to the device but what rests on the host."""
-        slabs = [*(self.ring.slabs if self.ring else ()), *(self.hoist.slabs if self.hoist else ())]
-        resting = {(id(entry.table), entry.name) for slab in slabs for entry in slab.entries}
+        buffers = [
+            *(self.swapper.buffers if self.swapper else ()),
+            *(self.hoist.buffers if self.hoist else ()),
+        ]
+        resting = {(id(entry.table), entry.name) for buffer in buffers for entry in buffer.entries}
         moved: dict[int, Tensor] = {}
         for table, name, tensor in _tensors(model):
             if (id(table), name) in resting or tensor.device == device:
@@ -150,12 +155,12 @@ class Engine:
         bare: Run = block.forward
         kind = type(block).__name__
         run = self.attention.within(program(bare), kind)
-        if self.ring is not None and place is not None:
-            stream = partial(Streamed, ring=self.ring, block=place, checkpointed=again is not None)
+        if self.swapper is not None and place is not None:
+            stream = partial(SwappedBlock, swapper=self.swapper, block=place, checkpointed=again is not None)
             run, bare = stream(run), stream(bare)
         if again is not None:
             twice = again(run)
-            run = run.watch(twice) if isinstance(run, Streamed) else twice
+            run = run.watch(twice) if isinstance(run, SwappedBlock) else twice
         run = self.attention.before(run, partial(_apart, bare, self.memory), kind)
         if run != block.forward:
             self.stand_in(block, run)
@@ -206,26 +211,30 @@ def _host(engine: Engine, device: torch.device, folder: Path | None, *, mapped: 
 
 
 def _hoisted(
-    engine: Engine, model: nn.Module, anatomy: Anatomy, host: Host, device: torch.device
+    engine: Engine, model: nn.Module, arch: ArchSpec, host: Host, device: torch.device
 ) -> Hoist | None:
-    layers = {name: frozen(layer) for name, layer in matching(model, anatomy.modulations).items()}
+    layers = {name: frozen(layer) for name, layer in matching(model, arch.modulations).items()}
     if not layers:
         return None
-    hoist = Hoist(layers, matching(model, anatomy.conditions), host, device)
+    hoist = Hoist(layers, matching(model, arch.conditions), host, device)
     engine.at_close(hoist.close)
     for number, layer in enumerate(layers.values()):
         engine.stand_in(layer, torch.compiler.disable(partial(hoist.give, number)))
     return hoist
 
 
-def _ring(engine: Engine, blocks: Sequence[nn.Module], host: Host, lane: Lane, slots: int) -> Ring:
+def _swapper(
+    engine: Engine, blocks: Sequence[nn.Module], host: Host, copy_stream: CopyStream, slots: int
+) -> BlockSwapper:
     hoisted = engine.hoist.layers if engine.hoist else ()
-    slabs = [Slab(block, host, besides=hoisted) for block in blocks]
-    if not all(slab.bytes for slab in slabs):
+    buffers = [HostBuffer(block, host, besides=hoisted) for block in blocks]
+    if not all(buffer.bytes for buffer in buffers):
         raise BadRecipe(
             "A streamed block has no frozen weights, as everything is trained. Set streamed to 0."
         )
-    ring = Ring(slabs, lane, min(slots, len(slabs)))
-    engine.at_close(ring.close)
-    engine.at_close(lane.close)  # first: what is under way must not land in memory that others have by then
-    return ring
+    swapper = BlockSwapper(buffers, copy_stream, min(slots, len(buffers)))
+    engine.at_close(swapper.close)
+    engine.at_close(
+        copy_stream.close
+    )  # first: what is under way must not land in memory that others have by then
+    return swapper

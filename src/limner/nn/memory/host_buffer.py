@@ -40,7 +40,7 @@ class _Entry:
     start: int
 
 
-class Slab:
+class HostBuffer:
     """The frozen tensors of a module, taken from it and put in a row on the host.
 
     Args:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from limner.errors import BadRecipe, BrokenGraph
 from limner.nn.memory.checkpointing import Run
-from limner.nn.memory.host_buffer import Host, Slab
+from limner.nn.memory.host_buffer import Host, HostBuffer
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,12 @@ class Hoist:
                     "computed ahead. Leave it out of lora.targets, or set hoist off."
                 )
         self.layers = list(layers.values())
-        self.slabs = [Slab(layer, host) for layer in self.layers]
+        self.buffers = [HostBuffer(layer, host) for layer in self.layers]
         self.runs: list[Run] = [layer.forward for layer in self.layers]
         self.names = tuple(layers)
-        room = max(slab.bytes for slab in self.slabs)
+        room = max(buffer.bytes for buffer in self.buffers)
         self.room = torch.empty(room, dtype=torch.uint8, device=device)
-        self.views = [slab.over(self.room) for slab in self.slabs]
+        self.views = [buffer.over(self.room) for buffer in self.buffers]
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.table: Table | None = None
         self.proved = False
@@ -121,15 +121,15 @@ class Hoist:
         return Table(x, made)
 
     def _compute(self, number: int, x: Tensor) -> Tensor:
-        slab = self.slabs[number]
-        self.room[: slab.bytes].copy_(
-            slab.rest, non_blocking=True
+        buffer = self.buffers[number]
+        self.room[: buffer.bytes].copy_(
+            buffer.rest, non_blocking=True
         )  # in one stream: after the layer before it
-        slab.put(self.views[number])
+        buffer.put(self.views[number])
         try:
             return self.runs[number](x)
         finally:  # out of memory, too: a layer may not be left with what is another's by then
-            slab.leave()
+            buffer.leave()
 
     def _waiting(self, event: Any) -> Callable[[], None]:
         return lambda: torch.cuda.current_stream(self.room.device).wait_event(event)

@@ -10,16 +10,16 @@ from pathlib import Path
 
 from torch import nn
 
-from limner.nn.arch import Anatomy, matching
-from limner.nn.memory.host_buffer import Mapped, Slab
+from limner.nn.arch import ArchSpec, matching
+from limner.nn.memory.host_buffer import HostBuffer, Mapped
 
 
-class Aside:
+class Placement:
     """The parts of a model that are not for the device.
 
     Args:
         model: Its layers are stored as they will be; its parameters may have no data yet.
-        anatomy: Where its blocks are.
+        arch: Where its blocks are.
         streamed: Which blocks, counted from 0 in running order, stay on the host.
         hoist: Whether the modulations do.
         folder: Where files go, for want of memory: each part becomes one as soon as it is whole, so that no
@@ -29,16 +29,16 @@ class Aside:
     def __init__(
         self,
         model: nn.Module,
-        anatomy: Anatomy,
+        arch: ArchSpec,
         *,
         streamed: Sequence[int] = (),
         hoist: bool = False,
         folder: Path | None = None,
     ) -> None:
         """See the class."""
-        self._hoisted = list(matching(model, anatomy.modulations).values()) if hoist else []
+        self._hoisted = list(matching(model, arch.modulations).values()) if hoist else []
         self._parts: dict[nn.Module, nn.Module] = {layer: layer for layer in self._hoisted}
-        blocks = list(anatomy.blocks_of(model).values())
+        blocks = list(arch.blocks_of(model).values())
         for block in (blocks[number] for number in streamed):
             for layer in block.modules():
                 self._parts.setdefault(layer, block)
@@ -64,4 +64,4 @@ class Aside:
             return
         self._due[part] -= 1
         if not self._due[part] and self._host is not None:
-            Slab(part, self._host, besides=() if part in self._hoisted else self._hoisted)
+            HostBuffer(part, self._host, besides=() if part in self._hoisted else self._hoisted)

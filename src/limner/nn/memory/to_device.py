@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def bring(tensor: Tensor, device: torch.device) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor of the host on ``device``, whose work under way is not waited for.
 
     A GPU's driver reads locked memory by itself. Of ordinary memory torch waits for the copy, and so for all

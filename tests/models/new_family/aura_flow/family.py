@@ -11,7 +11,7 @@ from limner.models.family import Canvas, Family
 from limner.models.latents import draw_latent, draw_noise, encode_image
 from limner.models.source import Source
 from limner.nn import flow
-from limner.nn.arch import Anatomy
+from limner.nn.arch import ArchSpec
 
 from .facts import FACTS
 
@@ -32,7 +32,7 @@ def encode_text(text_encoder: nn.Module, tokens: Tensor, token_mask: Tensor) -> 
     return states * token_mask[..., None]
 
 
-@unit("guess", uses=("transformer",))
+@unit("pred", uses=("transformer",))
 def denoise(transformer: nn.Module, latent: Tensor, noise: Tensor, time: Tensor, context: Tensor) -> Tensor:
     """-> (B, 4, h, w), the velocity."""
     noisy = flow.noisy(latent, noise, time)
@@ -75,7 +75,7 @@ FAMILY = Family(
     multiple=16,
     options=options,
     embeds=embeds,
-    anatomy=Anatomy(
+    arch=ArchSpec(
         blocks=("joint_transformer_blocks.*", "single_transformer_blocks.*"),
         depths=("num_mmdit_layers", "num_single_dit_layers"),
     ),

@@ -62,9 +62,9 @@ def test_the_true_model_has_the_blocks_modulations_and_tails_that_its_family_nam
     name: str, tmp_path: Path
 ) -> None:
     family, model = _skeleton(CASE[name], tmp_path)
-    blocks = family.anatomy.blocks_of(model)
-    modulations = matching(model, family.anatomy.modulations)
-    tails = matching(model, family.anatomy.tails)
+    blocks = family.arch.blocks_of(model)
+    modulations = matching(model, family.arch.modulations)
+    tails = matching(model, family.arch.tails)
     assert all(isinstance(layer, nn.Linear) for layer in (*modulations.values(), *tails.values()))
     assert (len(blocks), len(tails)) == (BLOCKS[name], TAILS[name])
     weights = sum(layer.weight.numel() for layer in modulations.values() if isinstance(layer, nn.Linear))
@@ -80,23 +80,23 @@ def test_no_block_and_no_modulation_is_named_twice_and_every_pattern_names_some(
     name: str, tmp_path: Path
 ) -> None:
     family, model = _skeleton(CASE[name], tmp_path)
-    anatomy = family.anatomy
+    arch = family.arch
     optional = {"add_embedding"}  # sd15 has none
-    for patterns in (anatomy.blocks, anatomy.modulations, anatomy.conditions, anatomy.tails):
+    for patterns in (arch.blocks, arch.modulations, arch.conditions, arch.tails):
         found = [list(matching(model, (pattern,))) for pattern in patterns]
         assert all(some or pattern in optional for some, pattern in zip(found, patterns, strict=True))
         names = [name for some in found for name in some]
         assert len(names) == len(set(names))
-    blocks = list(anatomy.blocks_of(model))
+    blocks = list(arch.blocks_of(model))
     assert not [b for b in blocks if b.startswith(tuple(f"{other}." for other in blocks))]
 
 
-@pytest.mark.parametrize("name", [name for name in CASE if family_of(CASE[name].pipeline).anatomy.depths])
+@pytest.mark.parametrize("name", [name for name in CASE if family_of(CASE[name].pipeline).arch.depths])
 def test_a_config_made_shallower_has_as_many_blocks_fewer(name: str, tmp_path: Path) -> None:
-    anatomy = family_of(CASE[name].pipeline).anatomy
-    assert len(anatomy.depths) == len(anatomy.blocks)
-    _, model = _skeleton(CASE[name], tmp_path, **dict.fromkeys(anatomy.depths, 1))
-    assert len(anatomy.blocks_of(model)) == len(anatomy.blocks)
+    arch = family_of(CASE[name].pipeline).arch
+    assert len(arch.depths) == len(arch.blocks)
+    _, model = _skeleton(CASE[name], tmp_path, **dict.fromkeys(arch.depths, 1))
+    assert len(arch.blocks_of(model)) == len(arch.blocks)
 
 
 @pytest.mark.parametrize("name", CASE)
@@ -104,18 +104,18 @@ def test_blocks_run_in_the_order_named_and_the_conditions_before_every_modulatio
     name: str, tmp_path: Path
 ) -> None:
     base = Base(CASE[name], tmp_path / name)
-    denoiser, anatomy = base.models[base.family.denoiser], base.family.anatomy
+    denoiser, arch = base.models[base.family.denoiser], base.family.arch
     order: list[str] = []
-    for patterns in (anatomy.blocks, anatomy.modulations, anatomy.conditions):
+    for patterns in (arch.blocks, arch.modulations, arch.conditions):
         for each, module in matching(denoiser, patterns).items():
             module.register_forward_pre_hook(lambda *_, each=each: order.append(each))
     with torch.no_grad():
         base.live(denoiser, base.batch(0), PLACES[:1])
-    blocks = list(anatomy.blocks_of(denoiser))
+    blocks = list(arch.blocks_of(denoiser))
     assert [each for each in order if each in blocks] == blocks
     conditions, modulations = (
         [order.index(each) for each in matching(denoiser, patterns) if each in order]
-        for patterns in (anatomy.conditions, anatomy.modulations)
+        for patterns in (arch.conditions, arch.modulations)
     )
     assert max(conditions) < min(modulations)
-    assert len(modulations) == len(matching(denoiser, anatomy.modulations)), "every modulation runs"
+    assert len(modulations) == len(matching(denoiser, arch.modulations)), "every modulation runs"
