@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -19,14 +20,16 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 
-from limner.graph.split import split
+from limner.assembly.spec import ModelSpec
+from limner.assembly.trainable import LoRA
 from limner.models import family_of
 from limner.models.bundled import known
 from limner.models.loading import hush
 from limner.nn.layers import lora
-from limner.planning.dry_run import Rehearsal, Wish
+from limner.planning.dry_run import Rehearsal, TraceSpec
 from limner.planning.meta_inputs import boundary
 from limner.planning.representative import cast
+from limner.recipe.schema import Lora
 from outcome import RESULTS, save
 
 TRUE = (("flux-dev", 1024), ("qwen-image", 1024), ("sdxl", 1024))
@@ -44,14 +47,14 @@ def traced(name: str, side: int) -> dict[str, Any]:
     """A step of a true base on the meta device, both ways."""
     source = known(name)
     family = family_of(source.index["_class_name"])
-    wish = Wish(size=(side, side), targets="attention", arithmetic="cast")
-    cut = split(family.bound(source, wish.objective), {family.denoiser: 0})
-    one = boundary(family, source, cut, wish.size, torch.bfloat16)
-    source = cast(family, source, wish).source
+    trainable = LoRA(Lora(targets="attention"))
+    spec = ModelSpec(family=family, source=source, trainable=trainable)
+    one = boundary(spec, (side, side))
+    few = replace(spec, source=cast(spec).source)
     row: dict[str, Any] = {"base": name, "side": side}
     for way, how in ways().items():
         with how:
-            rehearsal = Rehearsal(family, source, wish, cut)
+            rehearsal = Rehearsal(few, TraceSpec(size=(side, side)))
         seen = rehearsal.trace(one, 1, checkpointed=0).trace
         row[way] = {
             "kernels": sum(each.kernels for each in seen.segments),

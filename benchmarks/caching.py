@@ -28,7 +28,7 @@ from unittest.mock import patch
 import torch
 
 from decode import photo
-from limner.assembly.resolve import Setting, prepare
+from limner.assembly.resolve import Resolved, resolve
 from limner.graph.cache import Cache
 from limner.graph.unit import Unit
 from limner.recipe import toml
@@ -43,7 +43,7 @@ BESIDE = {"decode": (encode, "pixels"), "write": (Cache, "write")}
 """The same of what runs in threads, several at once: these seconds are not part of the whole."""
 
 
-def setting(base: str, work: Path) -> Setting:
+def setting(base: str, work: Path) -> Resolved:
     """A recipe over the images, whose cache is ``work/cache``."""
     text = f"""
 base = {json.dumps(base)}
@@ -56,7 +56,7 @@ every = -1
 [limits]
 compute_dtype = "fp32"
 """
-    return prepare(toml.parse(text, work))
+    return resolve(toml.parse(text, work))
 
 
 @contextmanager
@@ -85,7 +85,7 @@ def clocks(spent: dict[str, float]) -> Iterator[None]:
         yield
 
 
-def filling(chosen: Setting) -> dict[str, float]:
+def filling(chosen: Resolved) -> dict[str, float]:
     """Seconds of one fill of an empty cache, whole and by part."""
     shutil.rmtree(verb.cache_root(chosen.recipe), ignore_errors=True)
     spent = dict.fromkeys((*IN_TURN, *BESIDE), 0.0)
@@ -96,7 +96,7 @@ def filling(chosen: Setting) -> dict[str, float]:
     return {"whole": whole, **spent, "rest": whole - sum(spent[part] for part in IN_TURN)}
 
 
-def bare(chosen: Setting) -> Callable[[], float]:
+def bare(chosen: Resolved) -> Callable[[], float]:
     """What measures the seconds of encoding everything once, from decoded and tokenized tensors."""
     models = {
         name: encoders.load(chosen.family, chosen.source, name, dtype=chosen.dtype, device=chosen.device)

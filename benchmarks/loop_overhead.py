@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from decode import photo
-from limner.assembly.resolve import Setting, prepare
+from limner.assembly.resolve import Resolved, resolve
 from limner.nn.layers import lora
 from limner.nn.patchify import grid, patchify, tokens
 from limner.recipe import toml
@@ -106,7 +106,7 @@ def _since(start: tuple[float, float]) -> tuple[float, float]:
     return wall - start[0], cpu - start[1]
 
 
-def bare_loop(setting: Setting, store: Store) -> Callable[[], None]:
+def bare_loop(setting: Resolved, store: Store) -> Callable[[], None]:
     """One step of a loop written by hand, over the values that Limner trains on, with a model of its own."""
     trainee = Trainee(setting, store)
     model: Any = trainee.models["transformer"]
@@ -173,7 +173,7 @@ compute_dtype = "fp32"
 def measure(base: str, batch: int, asked: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Both sides in turns at one batch size."""
     wish = recipe(base, batch, WARM_UP + asked.pairs * asked.block, work)
-    setting = prepare(wish)
+    setting = resolve(wish)
     turns = Turns(bare_loop(setting, stock(setting, Reporter())[0]), asked.block)
     train(wish, work / f"run-{batch}", turns)
     return {"batch": batch, **summary(turns, asked.block)}

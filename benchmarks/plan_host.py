@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from limner.planning.plan import Plan
+from limner.nn.memory.plan import Plan
 from outcome import RESULTS, save, table
 
 MIB = 2**20
@@ -95,15 +95,15 @@ def peak() -> Iterator[Callable[[], int]]:
 def case(root: str, folder: str, changes: dict[str, Any]) -> dict[str, dict[str, int]]:
     """Read the denoiser as a plan says, then write a checkpoint: phase -> bytes predicted and measured."""
     import torch
-    from torch import nn
 
+    from limner.assembly.spec import ModelSpec
+    from limner.assembly.trainable import LoRA
     from limner.models import family_of
     from limner.models.loading import load
     from limner.models.source import locate
     from limner.nn.arch import frozen, matching
     from limner.nn.memory.host_buffer import HostBuffer, Mapped, ordinary
-    from limner.nn.memory.placement import Placement
-    from limner.planning.dry_run import Wish
+    from limner.planning.dry_run import TraceSpec
     from limner.planning.host import LIBRARIES, host_memory_of
     from limner.planning.memory import saved_bytes
     from limner.planning.profiling import profile
@@ -111,7 +111,8 @@ def case(root: str, folder: str, changes: dict[str, Any]) -> dict[str, dict[str,
 
     torch.set_num_threads(1)
     family, source = family_of("FluxPipeline"), locate(root, folders={})
-    known = profile(family, source, Wish(size=(64, 64), compute="bf16", rank=16))
+    spec = ModelSpec(family=family, source=source, trainable=LoRA())
+    known = profile(spec, TraceSpec(size=(64, 64)))
     known, blocks = replace(known, cast="fp32" in Path(root).name), len(known.blocks)
     plan = replace(Plan(compute="bf16", weights="bf16"), **changes)
     plan = replace(plan, swapped_blocks=min(plan.swapped_blocks, blocks))
@@ -119,15 +120,10 @@ def case(root: str, folder: str, changes: dict[str, Any]) -> dict[str, dict[str,
     away, meta = plan.swapped_of(blocks), torch.device("meta")
     place = Path(folder) if plan.mmap_weights else None
 
-    def placement(denoiser: nn.Module) -> Placement:
-        return Placement(denoiser, family.arch, streamed=away, hoist=plan.precompute_modulation, folder=place)
-
     before = resident()
     with peak() as most:
-        how: dict[str, Any] = {"placement": placement} if away or plan.precompute_modulation else {}
-        denoiser = load(
-            family, source, "transformer", dtype=torch.bfloat16, device=meta, weights=plan.codes, **how
-        )
+        where: dict[str, Any] = {"device": meta, "folder": place}
+        denoiser = load(family, source, "transformer", dtype=torch.bfloat16, plan=plan, **where)
         host = Mapped(place) if plan.mmap_weights else ordinary
         layers = [frozen(each) for each in matching(denoiser, family.arch.modulations).values()]
         hoisted = layers if plan.precompute_modulation else []
@@ -155,7 +151,7 @@ def _in_child(given: tuple[str, str, dict[str, Any]], answer: Any) -> None:
 def libraries() -> int:
     """Bytes of a process that has imported everything and built a model."""
     code = (
-        "import torch, diffusers, transformers, peft\nfrom limner.training import train, samples\n"
+        "import torch, diffusers, transformers, peft\nfrom limner.train import train, samples\n"
         "from limner.models import family_of\nfrom limner.models.loading import skeleton\n"
         "from limner.models.bundled import known\n"
         "[skeleton(family_of('FluxPipeline'), known('flux-dev'), part, dtype=torch.bfloat16)"

@@ -19,23 +19,26 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from limner.graph.split import split
+from limner.assembly.spec import ModelSpec
+from limner.assembly.trainable import LoRA
 from limner.models import family_of
 from limner.models.bundled import known
 from limner.models.loading import hush
 from limner.models.source import locate
+from limner.nn.memory.plan import Compute, Plan, Weights
 from limner.planning.allocator import replay
-from limner.planning.dry_run import Rehearsal, Wish
+from limner.planning.dry_run import Rehearsal, TraceSpec
 from limner.planning.memory import train_memory
 from limner.planning.meta_inputs import boundary
-from limner.planning.plan import Compute, Plan, Weights
 from limner.planning.profiling import profile
 from limner.planning.trace import Machine
+from limner.recipe.schema import Lora
 from outcome import RESULTS, save
 
 GIB = 2**30
@@ -64,13 +67,13 @@ def small(sizes: list[int], compute: Compute) -> Iterator[dict[str, Any]]:
         folder = Path(tempfile.mkdtemp()) / case.name
         family, source = family_of(case.pipeline), locate(str(case.save(folder)), folders={})
         for side in sizes:
-            wish = Wish(size=(side, side), rank=4, compute=compute)
-            found = profile(family, source, wish, machine=Machine(granule=1))
+            spec = adapted(family, source, compute, rank=4)
+            how = TraceSpec(size=(side, side))
+            found = profile(spec, how, machine=Machine(granule=1))
             blocks = len(found.blocks)
             for weights in stores:
-                real = Real(family, source, wish, weights)
-                stored = Wish(size=wish.size, rank=4, compute=compute, weights=weights)
-                rehearsal = Rehearsal(family, source, stored, real.cut, Machine(granule=1))
+                real = Real(spec, how, weights)
+                rehearsal = Rehearsal(spec, replace(how, weights=weights), Machine(granule=1))
                 for images, count in ((1, 0), (1, blocks // 2), (1, blocks), (2, blocks // 2)):
                     measured = real.peak(images, count, scratch=not half)
                     plan = Plan(
@@ -101,9 +104,9 @@ def true(names: list[str], sides: list[int], *, whole: bool) -> Iterator[dict[st
         source = known(name)
         family = family_of(source.index["_class_name"])
         for side in sides:
-            wish = Wish(size=(side, side), targets="attention", arithmetic="cast")
+            spec, how = adapted(family, source, "bf16", targets="attention"), TraceSpec(size=(side, side))
             start = time.process_time()
-            found = profile(family, source, wish)
+            found = profile(spec, how)
             seconds = time.process_time() - start
             blocks = len(found.blocks)
             for place, count in enumerate((0, -(-blocks // 2), blocks)):
@@ -121,16 +124,20 @@ def true(names: list[str], sides: list[int], *, whole: bool) -> Iterator[dict[st
                 if specified := SPECIFIED.get((name, side), (None,) * 3)[place]:
                     row |= {"specified": specified, "off": row["predicted"] / specified - 1}
                 if whole:
-                    row |= _whole(family, source, wish, count, found.learning)
+                    row |= _whole(spec, how, count, found.learning)
                 yield row
 
 
-def _whole(family: Any, source: Any, wish: Wish, count: int, trained: int) -> dict[str, Any]:
+def adapted(family: Any, source: Any, compute: Compute, **lora: Any) -> ModelSpec:
+    """A base with a LoRA on its denoiser."""
+    return ModelSpec(family=family, source=source, trainable=LoRA(Lora(**lora)), compute=compute)
+
+
+def _whole(spec: ModelSpec, how: TraceSpec, count: int, trained: int) -> dict[str, Any]:
     """A trace of every block, and what the allocator reserves for it."""
-    cut = split(family.bound(source, wish.objective), {family.denoiser: 0})
-    one = boundary(family, source, cut, wish.size, torch.bfloat16)
+    one = boundary(spec, how.size)
     start = time.process_time()
-    rehearsal = Rehearsal(family, source, wish, cut)
+    rehearsal = Rehearsal(spec, how)
     seen = rehearsal.trace(one, 1, checkpointed=count, state=8 * trained).trace
     return {
         "whole": round(seen.peak / GIB, 3),

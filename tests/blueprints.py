@@ -1,6 +1,6 @@
 """Profiles made of numbers alone: FLUX.1-dev as it was measured once, and small ones of any shape."""
 
-from limner.planning.plan import Weights
+from limner.nn.memory.plan import Weights
 from limner.planning.profile import Affine, Block, OpCounts, Profile, Stage
 
 MIB = 2**20

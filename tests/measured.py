@@ -9,20 +9,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limner.graph.split import split
+from limner.assembly.spec import ModelSpec
 from limner.graph.unit import run as run_units
-from limner.models.family import Family
 from limner.models.loading import load
-from limner.models.source import Source
 from limner.nn.layers import full, lora, quantized_linear
+from limner.nn.layers.quantized_linear import storable
 from limner.nn.memory.cast_inputs import cast_once
 from limner.nn.memory.checkpointing import Checkpoint
+from limner.nn.memory.plan import Weights
 from limner.nn.optim import optimizer
 from limner.nn.rng import KeyedRng
-from limner.planning.dry_run import DTYPES, Wish, frozen_layers
+from limner.planning.dry_run import TraceSpec
 from limner.planning.kernels import imitated
 from limner.planning.meta_inputs import boundary
-from limner.planning.plan import Weights
 from limner.planning.trace import plain
 
 CPU = torch.device("cpu")
@@ -36,29 +35,28 @@ class Real:
     Kernels of CUDA are imitated here as well, so that what is kept is the same: they really allocate.
     """
 
-    def __init__(self, family: Family, source: Source, wish: Wish, weights: Weights | None = None) -> None:
-        self.family, self.wish = family, wish
-        self.cut = split(family.bound(source, wish.objective), {family.denoiser: 0, **wish.text_encoders})
-        dtype = DTYPES[wish.compute]
-        self.one = boundary(family, source, self.cut, wish.size, dtype)
+    def __init__(self, spec: ModelSpec, how: TraceSpec, weights: Weights | None = None) -> None:
+        family, source, config = spec.family, spec.source, getattr(spec.trainable, "config", None)
+        self.family, self.cut, dtype = family, spec.cut, spec.dtype
+        self.one = boundary(spec, how.size)
         self.models: dict[str, Any] = {
             name: load(family, source, name, dtype=dtype, device=CPU) for name in self.cut.loaded
         }
         self.denoiser = self.models[family.denoiser]
         self.blocks = family.arch.blocks_of(self.denoiser)
         if weights in ("int8", "fp8", "nf4"):
-            names = frozen_layers(self.denoiser, family.arch)
-            quantized_linear.freeze(self.denoiser, names, weights, products=wish.products)
-        if wish.full:
+            names = storable(self.denoiser, family.arch)
+            quantized_linear.freeze(self.denoiser, names, weights, products=how.products)
+        if config is None:
             full.unfreeze(self.denoiser)
-        for name in () if wish.full else self.models:
-            names = lora.matching(self.models[name], family.endings(name, wish.targets))
-            lora.attach(self.models[name], names, rank=wish.rank, alpha=wish.rank, dropout=0.0, seed=0)
-            if wish.device == "cuda":
+        for name in () if config is None else self.models:
+            names = lora.matching(self.models[name], family.endings(name, config.targets))
+            lora.attach(self.models[name], names, rank=config.rank, alpha=config.rank, dropout=0.0, seed=0)
+            if spec.kind == "cuda":
                 lora.together(self.models[name])
-        how = full if wish.full else lora
-        self.trained = [each for name in self.models for each in how.trained(self.models[name])]
-        if dtype != torch.float32 and not wish.full:
+        kind = full if config is None else lora
+        self.trained = [each for name in self.models for each in kind.trained(self.models[name])]
+        if dtype != torch.float32 and config is not None:
             cast_once(self.denoiser, family.arch, dtype)
         self.unseen = 0
         """Bytes that models keep since their first step where no attribute leads to them."""

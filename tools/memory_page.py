@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from limner.models.presets import preset
+from limner.nn.memory.plan import BITS
 from limner.planning.describe import duration
-from limner.planning.plan import BITS
 from limner.planning.planner import Planned, plan
 from limner.recipe.size import label
 from limner.recipe.toml import change

@@ -17,7 +17,7 @@ from torch import Tensor
 from gpu.fake import described
 from gpu.ours import adapted, cut_of, drawn, equipped, losses, values
 from limner.models.loading import hush, skeleton
-from limner.planning.plan import BITS, Plan, from_json
+from limner.nn.memory.plan import BITS, Plan, from_json
 
 BOUNDS = {32: (0.9999, 1e-3), 16: (0.9999, 1e-3), 8: (0.99, 1e-2), 4: (0.97, 3e-2)}
 """Bits of the stored weights -> least cosine, most relative difference of the loss."""

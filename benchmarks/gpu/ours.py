@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from gpu.cells import RANK, TARGETS, WARM_UP
 from gpu.clock import from_environment
 from gpu.fake import described, fill, generator, put
-from limner.graph.split import Split, split
+from limner.assembly.spec import DTYPES, ModelSpec
+from limner.assembly.trainable import LoRA
+from limner.graph.split import Split
 from limner.graph.unit import run as run_units
-from limner.models.family import Family, Objective
+from limner.models.family import Family
 from limner.models.loading import hollow, hush
 from limner.models.source import Source
 from limner.nn.arch import matching
@@ -30,13 +32,11 @@ from limner.nn.layers.quantized_linear import freeze
 from limner.nn.loop import Fit, fit
 from limner.nn.memory.cast_inputs import cast_once
 from limner.nn.memory.engine import Engine, equip
+from limner.nn.memory.plan import Plan, from_json
 from limner.nn.optim import optimizer
 from limner.nn.rng import KeyedRng
 from limner.planning.memory import CODES
 from limner.planning.meta_inputs import boundary
-from limner.planning.plan import Plan, from_json
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def drawn(family: Family, source: Source, plan: Plan, device: torch.device) -> nn.Module:
@@ -96,33 +96,20 @@ def adapted(
 
 def equipped(family: Family, model: nn.Module, plan: Plan, device: torch.device) -> Engine:
     """The plan put on the model."""
-    count = len(family.arch.blocks_of(model))
-    return equip(
-        model,
-        family.arch,
-        checkpointed=plan.checkpointed_blocks,
-        tail_skip=plan.tail_skip,
-        keep_attention=plan.keep_attention,
-        streamed=plan.swapped_of(count),
-        slots=plan.swap_buffers,
-        mapped=plan.mmap_weights,
-        hoist=plan.precompute_modulation,
-        compile=plan.compile,
-        attention=plan.attention,
-        device=device,
-    )
+    return equip(model, family.arch, plan, device=device)
 
 
 def cut_of(family: Family, source: Source) -> Split:
     """The units of a run that trains the denoiser."""
-    return split(family.bound(source, Objective()), {family.denoiser: 0})
+    return ModelSpec(family=family, source=source, trainable=LoRA()).cut
 
 
 def values(
     family: Family, source: Source, size: tuple[int, int], images: int, plan: Plan, device: torch.device
 ) -> dict[str, Tensor]:
     """Random numbers in place of what the cache would hold, for so many images."""
-    shapes = boundary(family, source, cut_of(family, source), size, DTYPES[plan.compute])
+    spec = ModelSpec(family=family, source=source, trainable=LoRA(), compute=plan.compute)
+    shapes = boundary(spec, size)
     return {name: _random(name, each, size, images, device) for name, each in shapes.items()}
 
 

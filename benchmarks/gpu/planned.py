@@ -12,13 +12,17 @@ from typing import Any
 from gpu.cells import GIB, RANK, TARGETS, Cell
 from gpu.emulation import played
 from gpu.fake import described
+from limner.assembly.spec import ModelSpec
+from limner.assembly.trainable import LoRA
+from limner.nn.memory.plan import Plan
 from limner.planning import cards
 from limner.planning.choice import Choice, PlanRequest, assess
 from limner.planning.devices import Device, of_card, of_cpu
-from limner.planning.plan import Plan
+from limner.planning.dry_run import TraceSpec
 from limner.planning.profile import Block, OpCounts, Profile
-from limner.planning.profiling import Wish, profile
+from limner.planning.profiling import profile
 from limner.planning.search import choose
+from limner.recipe.schema import Lora
 
 LONG = 2000
 """Steps of the run that plans are made for: as many as a LoRA of FLUX.1 commonly takes."""
@@ -53,14 +57,14 @@ def device(cell: Cell, card: str, *, tiny: bool, ram: int = 0) -> Device:
 def rehearsed(cell: Cell, *, tiny: bool, shallow: bool = False) -> Profile:
     """What the cell needs, in numbers, from the base's configs alone."""
     family, source = described(cell.base, tiny=tiny, shallow=shallow)
-    wish = Wish(
-        size=cell.largest,
-        rank=RANK,
-        targets=TARGETS[cell.base],
+    spec = ModelSpec(
+        family=family,
+        source=source,
+        trainable=LoRA(Lora(rank=RANK, targets=TARGETS[cell.base])),
         compute="fp32" if tiny else "bf16",
-        device="cpu" if tiny else "cuda",
+        kind="cpu" if tiny else "cuda",
     )
-    return profile(family, source, wish)
+    return profile(spec, TraceSpec(size=cell.largest))
 
 
 def wished(cell: Cell, *, tiny: bool) -> PlanRequest:

@@ -11,13 +11,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from limner.assembly.resolve import source_of
+from limner.assembly.base import family_at, locate_base, shape_at
 from limner.bases.art import TRAINED_STYLES
 from limner.bases.demo_sets import NOUNS, TEST_NOUNS, folder
 from limner.bases.judge import Judge, style_scores, subject_score
 from limner.files import atomic_write
 from limner.generation import pipeline
-from limner.models import family_of
 from limner.models.family import Canvas
 from limner.models.presets import preset
 from limner.models.source import Source
@@ -192,10 +191,10 @@ class Painter:
 
     def __init__(self, lora: Path | None, source: Source | None = None) -> None:
         """``source`` None means the embedded base."""
-        self.source = source or source_of(BASE)
-        self.family = family_of(str(self.source.index["_class_name"]))
+        self.source = source or locate_base(BASE)
+        self.family = family_at(self.source)
         self.pipe = pipeline(self.family, self.source, lora)
-        self.side = int(self.source.facts["resolution"])
+        self.side = shape_at(self.source, self.family).resolution
 
     def paint(self, prompts: Sequence[str], reporter: Reporter, *, seed: int = 0) -> list[Image.Image]:
         """One picture for each prompt, each from its own seed, ``seed`` onwards."""

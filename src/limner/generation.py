@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
-from limner.assembly.resolve import device_of, precision_of, source_of
+from limner.assembly.base import family_at, locate_base, shape_at
+from limner.assembly.resolve import device_of, precision_of
+from limner.assembly.trainable import trainable_of
 from limner.errors import BadBase, BadLora, BadUsage, first_line
 from limner.files import atomic_write
 from limner.lora import diffusers_loader, file
-from limner.models import family_of
 from limner.models.family import Canvas, Family
 from limner.models.loading import BROKEN, hush
 from limner.models.scheduler import sampler, told
@@ -79,8 +80,8 @@ def generate(  # noqa: PLR0913  what a picture is made of
         raise BadUsage(
             f"--lora-scale is {settings.lora_scale:g}, and {target} has no LoRA: it is whole. Remove it."
         )
-    source = source_of(base, reporter.line, parts)
-    family = family_of(str(source.index.get("_class_name", "")))
+    source = locate_base(base, reporter.line, parts)
+    family = family_at(source)
     for side, pixels in (("--width", settings.width), ("--height", settings.height)):
         family.check_side(side, pixels)
     wishes = told(family, source, file.read(path).metadata) if path else {}
@@ -89,7 +90,7 @@ def generate(  # noqa: PLR0913  what a picture is made of
         line = f"The LoRA was trained for another sampler than {source.name} names; painting with {words}."
         reporter.line(line)
     pipe = pipeline(family, source, path, settings.lora_scale, wishes)
-    side = int(source.facts.get("resolution", family.resolution))
+    side = shape_at(source, family).resolution
     canvas = Canvas(
         width=settings.width or side,
         height=settings.height or side,
@@ -159,11 +160,11 @@ def _trained(target: Path, base: str | None, parts: str) -> tuple[Path | None, s
     if target.is_dir():
         run = RunDir(target)
         recipe = toml.load(run.recipe_path) if run.recipe_path.exists() else Recipe()
-        full = recipe.train.method == "full"
-        made = run.model_path if full else run.lora_path
+        adapters = trainable_of(recipe).freezes_base
+        made = run.lora_path if adapters else run.model_path
         if not made.exists():
             raise BadUsage(f"{target} has no {made.name} yet. Finish it with: limner train {target}")
-        if full:
+        if not adapters:
             if base:
                 raise BadUsage(f"{target} trained a whole base, {made}; --base cannot be another. Remove it.")
             return None, str(made), ""

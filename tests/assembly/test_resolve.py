@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from limner.assembly.resolve import device_of, precision_of, prepare
+from limner.assembly.resolve import device_of, precision_of, resolve
 from limner.errors import BadBase, BadData, BadRecipe
 from messages import raises
 from originals import save_single
@@ -17,25 +17,25 @@ ALL = {"validation_count": None}
 
 def test_everything_is_derived_without_loading_a_weight(tiny_base, photos, monkeypatch):
     monkeypatch.setattr("limner.models.loading.load", None)
-    setting = prepare(wish(tiny_base, photos, data={**ALL, "flip": True, "caption_dropout": 0.1}))
+    setting = resolve(wish(tiny_base, photos, data={**ALL, "flip": True, "caption_dropout": 0.1}))
     assert setting.resolution == 32
     assert setting.device == device_of("auto") and setting.dtype == precision_of("auto", setting.device)
     assert len(setting.views) == 2 * (6 * 2 + 1), "flips x (captions and the empty one), one image has two"
-    assert setting.cut.loaded == ("transformer",) and setting.trained == {"transformer": 0}
+    assert setting.cut.loaded == ("transformer",) and setting.first_layers == {"transformer": 0}
     assert setting.order.batch == 2
 
 
 def test_the_resolution_is_the_recipes_or_the_bases_own(tiny_base, photos):
-    assert prepare(wish(tiny_base, photos, data={"resolution": None})).resolution == 32
+    assert resolve(wish(tiny_base, photos, data={"resolution": None})).resolution == 32
     with raises(BadData):
-        prepare(wish(tiny_base, photos, data={"resolution": 1024}))
+        resolve(wish(tiny_base, photos, data={"resolution": 1024}))
 
 
 @pytest.mark.parametrize("key", ["images", "validation_images"])
 def test_a_folder_that_has_moved_is_asked_for(tiny_base, photos, tmp_path, key):
     recipe = wish(tiny_base, photos, data={"validation_count": None, key: tmp_path / "gone"})
     with pytest.raises(BadData, match=rf"data\.{key} is .*gone, and .* --set data\.{key}=FOLDER"):
-        prepare(recipe)
+        resolve(recipe)
 
 
 def more(photos: Path, count: int) -> None:
@@ -50,68 +50,68 @@ def contents(views) -> set[str]:
 
 
 def test_few_images_are_all_trained_on_and_measured_on(tiny_base, photos):
-    setting = prepare(wish(tiny_base, photos, data=ALL))
+    setting = resolve(wish(tiny_base, photos, data=ALL))
     assert contents(setting.held_out) == contents(setting.views) and not setting.truly_held_out
     assert len(setting.held_out) == 6 and not any(view.flip for view in setting.held_out)
 
 
 def test_a_tenth_of_many_images_is_held_out(tiny_base, photos):
     more(photos, 25)
-    setting = prepare(wish(tiny_base, photos, data={**ALL, "flip": True}))
+    setting = resolve(wish(tiny_base, photos, data={**ALL, "flip": True}))
     assert setting.truly_held_out and len(setting.held_out) == 2
     assert not contents(setting.held_out) & contents(setting.views) and len(contents(setting.views)) == 23
 
 
 def test_which_images_are_held_out_depends_on_their_content_alone(tiny_base, photos, tmp_path):
-    kept = contents(prepare(wish(tiny_base, photos, data={"validation_count": 2})).held_out)
+    kept = contents(resolve(wish(tiny_base, photos, data={"validation_count": 2})).held_out)
     moved = tmp_path / "moved"
     moved.mkdir()
     for number, path in enumerate(sorted(photos.glob("*.png"), reverse=True)):
         shutil.copy(path, moved / f"renamed-{number}.png")
-    assert contents(prepare(wish(tiny_base, moved, data={"validation_count": 2})).held_out) == kept
+    assert contents(resolve(wish(tiny_base, moved, data={"validation_count": 2})).held_out) == kept
     assert len(kept) == 2
 
 
 def test_a_copy_of_a_held_out_image_is_not_trained_on(tiny_base, photos):
     for path in list(photos.glob("*.png")):
         shutil.copy(path, path.with_name(f"copy-of-{path.name}"))
-    setting = prepare(wish(tiny_base, photos, data={"validation_count": 2}))
+    setting = resolve(wish(tiny_base, photos, data={"validation_count": 2}))
     assert len(contents(setting.views)) == 4 and not contents(setting.views) & contents(setting.held_out)
 
 
 @pytest.mark.parametrize("count", [6, 7, 100])
 def test_holding_out_everything_is_refused(tiny_base, photos, count: int):
     with pytest.raises(BadData, match=rf"data\.validation_count is {count} and the folder has 6 .*at most 5"):
-        prepare(wish(tiny_base, photos, data={"validation_count": count}))
+        resolve(wish(tiny_base, photos, data={"validation_count": count}))
 
 
 def test_a_folder_of_held_out_images(tiny_base, photos, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     shutil.move(photos / "5.png", other / "5.png")
-    setting = prepare(wish(tiny_base, photos, data={**ALL, "validation_images": str(other)}))
+    setting = resolve(wish(tiny_base, photos, data={**ALL, "validation_images": str(other)}))
     assert setting.truly_held_out and len(setting.held_out) == 1 and len(contents(setting.views)) == 5
     shutil.copy(photos / "0.png", other / "again.png")
     with raises(BadData):
-        prepare(wish(tiny_base, photos, data={**ALL, "validation_images": str(other)}))
+        resolve(wish(tiny_base, photos, data={**ALL, "validation_images": str(other)}))
 
 
 def test_part_of_a_text_encoder(tiny_base, photos):
-    setting = prepare(
+    setting = resolve(
         wish(tiny_base, photos, lora={"text_encoders": ["text_encoder"], "text_encoder_layers": 1})
     )
-    assert setting.trained == {"transformer": 0, "text_encoder": 2}
+    assert setting.first_layers == {"transformer": 0, "text_encoder": 2}
     assert "encode_clip@2" in setting.cut.boundary
     with raises(BadRecipe):
-        prepare(wish(tiny_base, photos, lora={"text_encoders": ["text_encoder"], "text_encoder_layers": 4}))
+        resolve(wish(tiny_base, photos, lora={"text_encoders": ["text_encoder"], "text_encoder_layers": 4}))
     with raises(BadRecipe):
-        prepare(wish(tiny_base, photos, lora={"text_encoders": ["text_encoder_3"]}))
+        resolve(wish(tiny_base, photos, lora={"text_encoders": ["text_encoder_3"]}))
 
 
 @pytest.mark.parametrize(("wished", "bound"), [("auto", 1.0), ("none", 1.0), (2.5, 2.5)])
 def test_the_time_shift_reaches_the_unit(tiny_base, photos, wished, bound):
-    setting = prepare(wish(tiny_base, photos, train={"time_shift": wished, "time_density": "uniform"}))
-    constants = {unit.name: unit.constants for unit in setting.units}["draw_time"]
+    setting = resolve(wish(tiny_base, photos, train={"time_shift": wished, "time_density": "uniform"}))
+    constants = {unit.name: unit.constants for unit in setting.spec.units}["draw_time"]
     assert (constants["time_shift"], constants["time_density"]) == (bound, "uniform")
 
 
@@ -135,18 +135,18 @@ def test_precision(monkeypatch):
 
 def test_what_cannot_be_done_is_refused(tiny_base, photos, tmp_path):
     with raises(BadRecipe):
-        prepare(wish(tiny_base, photos, train={"method": "full"}, lora={"rank": 4}))
+        resolve(wish(tiny_base, photos, train={"method": "full"}, lora={"rank": 4}))
     with raises(BadRecipe):
-        prepare(wish(tiny_base, photos, sample={"width": 100}))
+        resolve(wish(tiny_base, photos, sample={"width": 100}))
     with raises(BadRecipe):
-        prepare(wish(tiny_base, photos, sample={"height": 17}))
+        resolve(wish(tiny_base, photos, sample={"height": 17}))
     with raises(BadBase):
-        prepare(wish(tmp_path / "nowhere", photos))
+        resolve(wish(tmp_path / "nowhere", photos))
     other = Path(shutil.copytree(tiny_base, tmp_path / "other"))
     index = json.loads((other / "model_index.json").read_text())
     (other / "model_index.json").write_text(json.dumps(index | {"_class_name": "KandinskyPipeline"}))
     with raises(BadBase):
-        prepare(wish(other, photos))
+        resolve(wish(other, photos))
 
 
 def test_crops_follow_the_subject_or_say_that_they_do_not(tiny_base, photos, monkeypatch):
@@ -154,8 +154,8 @@ def test_crops_follow_the_subject_or_say_that_they_do_not(tiny_base, photos, mon
         opened.resize((240, 48)).save(photos / "0.png")
     monkeypatch.setattr("limner.data.subject.found_faces", lambda image: ((0, 0, 20, 20),))
     followed, plain = (
-        prepare(wish(tiny_base, photos)),
-        prepare(wish(tiny_base, photos, data={"crop": "centre"})),
+        resolve(wish(tiny_base, photos)),
+        resolve(wish(tiny_base, photos, data={"crop": "centre"})),
     )
     (crop, middle) = (
         {view.crop for view in (*each.views, *each.held_out) if view.example.path.stem == "0"}
@@ -163,21 +163,21 @@ def test_crops_follow_the_subject_or_say_that_they_do_not(tiny_base, photos, mon
     )
     assert crop == {(0, 0, 48, 48)} and middle == {(96, 0, 144, 48)}
     monkeypatch.setattr("limner.data.subject.installed", lambda: False)
-    without = prepare(wish(tiny_base, photos))
+    without = resolve(wish(tiny_base, photos))
     assert without.views == plain.views
     assert any("4 of 6 images" in line and "limner[crop]" in line for line in without.remarks)
     assert not plain.remarks
     with raises(BadRecipe):
-        prepare(wish(tiny_base, photos, data={"crop": "subject"}))
+        resolve(wish(tiny_base, photos, data={"crop": "subject"}))
 
 
 def test_a_base_in_one_file_is_opened_with_what_its_lender_has(tiny_base, photos, tmp_path):
     file = save_single(tiny_base, tmp_path / "flux.safetensors", only=("transformer",))
-    setting = prepare(wish(file, photos, components_from=str(tiny_base)))
+    setting = resolve(wish(file, photos, components_from=str(tiny_base)))
     assert setting.source.name == "flux.safetensors" and setting.family.name == "flux"
-    folder = prepare(wish(tiny_base, photos))
+    folder = resolve(wish(tiny_base, photos))
     assert setting.source.config("transformer") == folder.source.config("transformer")
     with raises(BadRecipe):
-        prepare(wish(tiny_base, photos, components_from="sdxl"))
+        resolve(wish(tiny_base, photos, components_from="sdxl"))
     with raises(BadBase):
-        prepare(wish(Path("nowhere.safetensors"), photos))
+        resolve(wish(Path("nowhere.safetensors"), photos))

@@ -4,7 +4,7 @@ import torch
 from blueprints import flux
 from gpu import fake, gradients, ours, planned
 from gpu.cells import GIB, TARGETS, chosen
-from limner.planning.plan import Plan
+from limner.nn.memory.plan import Plan
 
 CPU = torch.device("cpu")
 PLAIN = Plan(compute="fp32", weights="fp32")

@@ -2,6 +2,7 @@ import json
 
 from PIL import Image, ImageOps
 
+from limner.assembly.base import Shape
 from limner.checking.check import base_of, check
 from limner.checking.encoder import encoded
 from limner.errors import BadBase, BadData
@@ -51,7 +52,7 @@ def test_every_planted_fault_is_found_and_none_besides(tmp_path):
 
 def test_tokens_are_counted_by_the_bases_own_tokenizer(tiny_base, photos, tmp_path):
     base = base_of(wish(photos, base=str(tiny_base)))
-    assert base.resolution == 32 and base.multiple == 16 and base.tokens is not None
+    assert base.shape == Shape(multiple=16, resolution=32) and base.tokens is not None
     tokens, most = base.tokens("a cat")
     assert 4 <= tokens <= 7 and most == 77
     (photos / "2.txt").write_text("a" * 200)

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cases import CASES
+from equipping import equip
 from limner.errors import BadRecipe
 from limner.nn.arch import frozen, matching
 from limner.nn.layers import lora
 from limner.nn.layers.dropout import Places
 from limner.nn.layers.quantized_linear import freeze
-from limner.nn.memory.engine import equip
 from messages import raises
 from tinybase import DEVICE, PLACES, Base
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cases import CASES
+from equipping import equip
 from limner.graph.split import split
 from limner.graph.unit import run
 from limner.models import family_of
@@ -19,9 +20,8 @@ from limner.models.loading import hush, load
 from limner.models.source import locate
 from limner.nn.layers import lora
 from limner.nn.memory.cast_inputs import cast_once
-from limner.nn.memory.engine import equip
 from limner.nn.rng import KeyedRng
-from limner.planning.dry_run import Rehearsal, Wish
+from limner.planning.dry_run import Rehearsal
 from limner.planning.meta_inputs import boundary
 from limner.planning.trace import Machine
 from limner.recipe.schema import Recipe
@@ -30,6 +30,7 @@ from limner.run_folder import RunDir
 from limner.training import checkpoint
 from limner.training.train import train
 from measured import Real
+from specs import traced
 
 CASE = {case.name: case for case in CASES}
 CPU = torch.device("cpu")
@@ -73,7 +74,7 @@ def test_losses_and_gradients_are_those_of_autocast(name: str, tmp_path: Path) -
     case = CASE[name]
     family, source = family_of(case.pipeline), locate(str(case.save(tmp_path / name)), folders={})
     cut = split(family.bound(source, case.objective), {family.denoiser: 0})
-    one = boundary(family, source, cut, (64, 64), torch.bfloat16)
+    one = boundary(traced(family, source, size=(64, 64), objective=case.objective)[0], (64, 64))
     values = {key: _drawn(number, value) for number, (key, value) in enumerate(sorted(one.items()))}
 
     def result(way: str) -> tuple[Tensor, Tensor]:
@@ -117,9 +118,9 @@ def test_what_a_step_in_half_precision_takes_is_predicted(name: str, tmp_path: P
     hush()
     case = CASE[name]
     family, source = family_of(case.pipeline), locate(str(case.save(tmp_path / name)), folders={})
-    wish = Wish(size=(256, 192), rank=4, compute="bf16")
-    real = Real(family, source, wish)
-    rehearsal = Rehearsal(family, source, wish, real.cut, Machine(granule=1))
+    wish = {"size": (256, 192), "rank": 4, "compute": "bf16"}
+    real = Real(*traced(family, source, **wish))
+    rehearsal = Rehearsal(*traced(family, source, **wish), Machine(granule=1))
     state = sum(8 * each.numel() + 4 for each in real.trained)
     for count in (0, len(real.blocks)):
         seen = rehearsal.trace(real.one, 1, checkpointed=count, state=state)
@@ -131,7 +132,7 @@ def test_the_engine_changes_nothing_of_it(name: str, tmp_path: Path) -> None:
     hush()
     case = CASE[name]
     family, source = family_of(case.pipeline), locate(str(case.save(tmp_path / name)), folders={})
-    real = Real(family, source, Wish(size=(64, 64), rank=4, compute="bf16"))
+    real = Real(*traced(family, source, size=(64, 64), rank=4, compute="bf16"))
     values = {key: _drawn(number, value) for number, (key, value) in enumerate(sorted(real.one.items()))}
     for number, factor in enumerate(real.trained):
         nn.init.normal_(factor, std=0.05, generator=torch.Generator().manual_seed(number))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from limner.assembly.resolve import cache_root, prepare
+from limner.assembly.resolve import cache_root, resolve
 from limner.graph.cache import Cache
 from limner.recipe.schema import Recipe
 from limner.reporter import Reporter
@@ -97,7 +97,7 @@ def test_cached_training_is_the_same_training(tiny_base, photos, tmp_path, encod
     wish = recipe(tiny_base, photos, encoders=encoders, layers=layers)
     run = tmp_path / "run"
     train(wish, run, Reporter())
-    setting = prepare(wish)
+    setting = resolve(wish)
     assert setting.cut.boundary == boundary
 
     straight = Trainee(setting, Straight(setting))  # pyright: ignore[reportArgumentType]
@@ -177,7 +177,7 @@ def test_a_warm_cache_computes_nothing_and_a_new_caption_only_text(tiny_base, ph
     store = Cache(cache_root(wish))
 
     def missing() -> dict[str, int]:
-        setting = prepare(wish)
+        setting = resolve(wish)
         work = survey(setting, store, all_rows(setting))
         return {name: len(todo) for name, todo in work.missing.items() if todo}
 
@@ -185,6 +185,6 @@ def test_a_warm_cache_computes_nothing_and_a_new_caption_only_text(tiny_base, ph
     (photos / "3.txt").write_text("a thing with another caption\n")
     assert missing() == {"tokenize": 1, "tokenize_2": 1, "encode_clip": 1, "encode_t5": 1}
     faster = wish.model_copy(update={"train": wish.train.model_copy(update={"learning_rate": 1e-3})})
-    setting = prepare(faster)
+    setting = resolve(faster)
     assert survey(setting, store, all_rows(setting)).count == 2
     assert json.loads((tmp_path / "run" / "cache" / "index.json").read_text())["addresses"]

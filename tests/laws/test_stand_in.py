@@ -91,6 +91,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cases import CASES
 from limner.graph.cache import Cache
 from limner.nn.memory.engine import equip
+from limner.nn.memory.plan import Plan
 from limner.training.cache import Store
 from tinybase import DEVICE, PLACES, Base
 
@@ -122,7 +123,7 @@ case = next(each for each in CASES if each.name == sys.argv[2])
 base = Base(case, Path(sys.argv[3]))
 rows = [base.row(number) for number in range(2)]
 model = base.moved()
-equip(model, base.family.arch, device=DEVICE, checkpointed=1)
+equip(model, base.family.arch, Plan(checkpointed_blocks=1), device=DEVICE)
 store = Rows(Cache(Path()), [], [], ragged=base.family.ragged)
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from limner.assembly.resolve import prepare
+from limner.assembly.resolve import resolve
 from limner.lora import file
 from limner.nn.patchify import grid
 from limner.recipe.schema import Recipe
@@ -77,7 +77,7 @@ print(json.dumps({
 
 
 def trainee(recipe: Recipe, *, moved: bool) -> Trainee:
-    setting = prepare(recipe)
+    setting = resolve(recipe)
     made = Trainee(setting, stock(setting, Told())[0])
     for number, factor in enumerate(made.parameters if moved else ()):
         torch.nn.init.normal_(factor, std=0.2, generator=torch.Generator().manual_seed(number))

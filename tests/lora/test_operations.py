@@ -118,7 +118,7 @@ def test_extract_and_bake(tmp_path, monkeypatch) -> None:
     wished = {"transformer": {"img_in": factors(), "txt_in": factors(seed=1)}}
     assert worst(file.read(found.path).components, wished) < 1e-4  # pyright: ignore
     assert "ss_sd_model_name" not in file.read(found.path).metadata, "paths stay here"
-    monkeypatch.setattr(module, "source_of", lambda name, tell: Source(base, name))
+    monkeypatch.setattr(module, "locate_base", lambda name, tell: Source(base, name))
     found = extract(Path("own/er"), tmp_path / "tuned.safetensors", 2, found.path, wish, Told())
     assert file.read(found.path).metadata["ss_sd_model_name"] == "own/er"
 

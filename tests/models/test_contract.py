@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cases import CASES, Case
-from limner.assembly.resolve import prepare
+from limner.assembly.resolve import resolve
 from limner.graph.split import split
 from limner.lora import diffusers_loader, file
 from limner.lora.adapters import Dora, Lokr, to_lora
@@ -296,7 +296,7 @@ def test_a_run_is_cached_exactly_resumes_exactly_learns_and_exports(whole: Run):
     assert "failed" not in whole.told.text, whole.told.text
     finished, seen = weights(out.path, 6), losses(out.path)
 
-    setting = prepare(recipe)
+    setting = resolve(recipe)
     straight = Trainee(setting, Straight(setting))  # pyright: ignore[reportArgumentType]
     train_ = recipe.train
     pace = Fit(

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tiny
+from equipping import equip
 from limner.errors import BadBase, BadRecipe, BrokenGraph
 from limner.models import family_of
 from limner.models.loading import fingerprint, hollow, load
@@ -18,8 +19,8 @@ from limner.nn.layers import lora, quantization
 from limner.nn.layers.precision import stored_bytes
 from limner.nn.layers.quantized_linear import QuantizedLinear, storable
 from limner.nn.memory import host_buffer
-from limner.nn.memory.engine import equip
 from limner.nn.memory.placement import Placement
+from limner.nn.memory.plan import Plan
 from messages import raises
 
 CPU = torch.device("cpu")
@@ -44,9 +45,12 @@ def opened(folder: Path) -> tuple[Any, Any]:
     return family_of(str(source.index["_class_name"])), source
 
 
-def denoiser(folder: Path, dtype: torch.dtype = torch.float32, **options: Any) -> Any:
+def denoiser(
+    folder: Path, dtype: torch.dtype = torch.float32, *, weights: Any = None, into: Any = None, **choices: Any
+) -> Any:
     family, source = opened(folder)
-    return load(family, source, family.denoiser, dtype=dtype, device=CPU, **options)
+    plan = Plan(weights=weights or "fp32", mmap_weights=into is not None, **choices)
+    return load(family, source, family.denoiser, dtype=dtype, device=CPU, plan=plan, folder=into)
 
 
 def by_diffusers(folder: Path, dtype: torch.dtype) -> Any:
@@ -202,13 +206,7 @@ def blocks_of(model: Any) -> list[torch.nn.Module]:
 
 def placement(folder: Path, into: Path | None, **options: Any) -> Any:
     """A denoiser of which all blocks and modulations stay on the host."""
-    family, _ = opened(folder)
-
-    def kept(model: torch.nn.Module) -> Placement:
-        every = range(len(family.arch.blocks_of(model)))
-        return Placement(model, family.arch, streamed=every, hoist=True, folder=into)
-
-    return denoiser(folder, placement=kept, **options)
+    return denoiser(folder, into=into, swapped_blocks=1000, precompute_modulation=True, **options)
 
 
 def in_files(tensor: torch.Tensor) -> bool:
@@ -286,12 +284,12 @@ def test_damage_is_told(tmp_path: Path, weights, damage: str):
 def test_only_a_denoiser_has_blocks(tiny_base: Path):
     family, source = opened(tiny_base)
     with raises(BrokenGraph):
-        load(family, source, "vae", dtype=torch.float32, device=CPU, weights="int8")
+        load(family, source, "vae", dtype=torch.float32, device=CPU, plan=Plan(weights="int8"))
 
 
 def test_products_that_cannot_be_are_refused_before_anything_is_read(tiny_base: Path):
     with raises(BadRecipe):
-        denoiser(tiny_base, weights="nf4", products="8bit")
+        denoiser(tiny_base, weights="nf4", matmul_precision="8bit")
 
 
 def test_attention_of_old_files_is_found_under_its_new_names(tmp_path: Path):

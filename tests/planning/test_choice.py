@@ -3,11 +3,11 @@ from dataclasses import replace
 import pytest
 
 from blueprints import flux
+from limner.nn.memory.plan import Plan
 from limner.planning.cards import known
 from limner.planning.choice import PROCESS, PlanRequest, assess, budget, cache_memory, encoding, fits, holds
 from limner.planning.devices import of_card, of_cpu
 from limner.planning.host import PHOTO, WAITING, HostMemory
-from limner.planning.plan import Plan
 
 GB = 2**30
 FLUX = flux(512)

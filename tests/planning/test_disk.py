@@ -10,8 +10,8 @@ from blueprints import flux
 from limner.files import require_space
 from limner.models.bundled import known, weight_bytes
 from limner.models.source import locate
+from limner.nn.memory.plan import Plan
 from limner.planning.disk import base_bytes, fetched_bytes, held, here, mapped_bytes, saves
-from limner.planning.plan import Plan
 from limner.planning.planner import plan
 from limner.recipe import Recipe
 from limner.run_folder import RunDir

@@ -1,25 +1,24 @@
 """What is predicted on the meta device is what a true step takes on the CPU."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
 from cases import CASES
 from limner.errors import BadRecipe
-from limner.graph.split import split
 from limner.models import family_of
 from limner.models.family import Family
 from limner.models.loading import hush
 from limner.models.source import Source, locate
 from limner.nn.layers.precision import Products
-from limner.planning.dry_run import Rehearsal, Wish, frozen_layers, machine_of
+from limner.nn.layers.quantized_linear import storable
+from limner.nn.memory.plan import Plan, Weights
+from limner.planning.dry_run import Rehearsal, machine_of
 from limner.planning.memory import train_memory
-from limner.planning.plan import Plan, Weights
 from limner.planning.profiling import profile
 from limner.planning.trace import Machine, plain
 from measured import Real
 from messages import raises
+from specs import traced
 
 FINE = Machine(granule=1)
 CASE = {case.name: case for case in CASES if case.name != "sdxl-v"}
@@ -45,10 +44,10 @@ def bases(tmp_path_factory: pytest.TempPathFactory):
 def compare(bases, name: str, weights: Weights, images: int, products: Products = "full") -> list[float]:
     """Predicted over measured for none, half and all of the blocks checkpointed."""
     family, source = bases(name)
-    wish = Wish(size=SIZE, rank=4, targets=CASE[name].targets, compute="fp32", weights=weights)
-    wish = replace(wish, products=products)
-    real = Real(family, source, wish, weights)
-    rehearsal = Rehearsal(family, source, wish, real.cut, FINE)
+    wish = {"size": SIZE, "rank": 4, "targets": CASE[name].targets, "compute": "fp32", "weights": weights}
+    wish |= {"products": products}
+    real = Real(*traced(family, source, **wish), weights)
+    rehearsal = Rehearsal(*traced(family, source, **wish), FINE)
     ratios = []
     for count in (0, len(real.blocks) // 2, len(real.blocks)):
         peak = real.peak(images, count)
@@ -72,9 +71,9 @@ def test_so_it_is_with_weights_in_few_bits_and_two_images(bases, name: str, weig
 @pytest.mark.parametrize("images", [1, 2])
 def test_so_it_is_when_every_weight_is_trained(bases, name: str, images: int) -> None:
     family, source = bases(name)
-    wish = Wish(size=SIZE, full=True, compute="fp32")
-    real = Real(family, source, wish)
-    found = profile(family, source, wish, machine=FINE)
+    wish = {"size": SIZE, "full": True, "compute": "fp32"}
+    real = Real(*traced(family, source, **wish))
+    found = profile(*traced(family, source, **wish), machine=FINE)
     assert found.trained == sum(each.numel() for each in real.trained)
     assert found.whole == sum(each.nbytes for each in real.trained)
     for count in (0, len(real.blocks) // 2, len(real.blocks)):
@@ -89,10 +88,9 @@ def test_half_precision_by_casting_once_keeps_less_than_by_autocast(bases) -> No
     family, source = bases("flux-dev")
     kept = {}
     for arithmetic in ("autocast", "cast"):
-        wish = Wish(size=SIZE, rank=4, arithmetic=arithmetic)
-        cut = split(family.bound(source, wish.objective), {family.denoiser: 0})
-        real = Real(family, source, Wish(size=SIZE, rank=4, compute="fp32"))
-        trace = Rehearsal(family, source, wish, cut).trace(real.one, 1, checkpointed=0).trace
+        wish = {"size": SIZE, "rank": 4, "arithmetic": arithmetic}
+        real = Real(*traced(family, source, size=SIZE, rank=4, compute="fp32"))
+        trace = Rehearsal(*traced(family, source, **wish)).trace(real.one, 1, checkpointed=0).trace
         kept[arithmetic] = trace.kept - trace.held
     assert kept["cast"] < 0.85 * kept["autocast"]
 
@@ -101,19 +99,17 @@ def test_dropout_takes_room_and_so_does_attention_by_products(bases) -> None:
     family, source = bases("flux-dev")
     peaks = []
     for more in ({}, {"dropout": 0.5}, {"attention": "math"}):
-        wish = Wish(size=SIZE, rank=4, compute="fp32", **more)
-        cut = split(family.bound(source, wish.objective), {family.denoiser: 0})
-        one = Real(family, source, wish).one
-        peaks.append(Rehearsal(family, source, wish, cut).trace(one, 1, checkpointed=0).trace.peak)
+        wish = {"size": SIZE, "rank": 4, "compute": "fp32", **more}
+        one = Real(*traced(family, source, **wish)).one
+        peaks.append(Rehearsal(*traced(family, source, **wish)).trace(one, 1, checkpointed=0).trace.peak)
     assert peaks[1] > peaks[0]
     assert peaks[2] > 1.5 * peaks[0]
 
 
 def test_weights_are_told_apart_and_add_up(bases) -> None:
     family, source = bases("qwen-image")
-    wish = Wish(size=SIZE, rank=4, compute="bf16")
-    cut = split(family.bound(source, wish.objective), {family.denoiser: 0})
-    rehearsal = Rehearsal(family, source, wish, cut)
+    wish = {"size": SIZE, "rank": 4, "compute": "bf16"}
+    rehearsal = Rehearsal(*traced(family, source, **wish))
     parts = [rehearsal.weigh([block]) for block in rehearsal.blocks.values()] + [rehearsal.weigh_outside()]
     frozen = sum(part["stored"]["bf16"] + part["other"] + part["modulation"] for part in parts)
     trained = sum(part["trained"] for part in parts)
@@ -122,22 +118,22 @@ def test_weights_are_told_apart_and_add_up(bases) -> None:
     assert frozen == sum(p.nbytes for p in model.parameters() if not p.requires_grad) + loose
     assert trained == sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert parts[0]["stored"]["int8"] < parts[0]["stored"]["bf16"] < parts[0]["stored"]["fp32"]
-    assert not set(frozen_layers(model, family.arch)) & {"transformer_blocks.0.img_mod.1"}
+    assert not set(storable(model, family.arch)) & {"transformer_blocks.0.img_mod.1"}
 
 
 def test_an_unknown_target_is_refused(bases) -> None:
     family, source = bases("flux-dev")
-    wish = Wish(size=SIZE, targets=["nothing_like_it"])
-    cut = split(family.bound(source, wish.objective), {family.denoiser: 0})
+    wish = {"size": SIZE, "targets": ["nothing_like_it"]}
     with raises(BadRecipe):
-        Rehearsal(family, source, wish, cut)
+        Rehearsal(*traced(family, source, **wish))
 
 
-def test_a_cpu_is_imitated_to_the_byte() -> None:
-    machine = machine_of(Wish(size=SIZE, compute="fp32", device="cpu"))
+def test_a_cpu_is_imitated_to_the_byte(bases) -> None:
+    flux = bases("flux-dev")
+    machine = machine_of(*traced(*flux, size=SIZE, compute="fp32", device="cpu"))
     assert (machine.kernels, machine.granule, machine.autocast) == ("cpu", 1, None)
-    assert machine_of(Wish(size=SIZE, arithmetic="autocast")).autocast == torch.bfloat16
-    assert machine_of(Wish(size=SIZE)).autocast is None
+    assert machine_of(*traced(*flux, size=SIZE, arithmetic="autocast")).autocast == torch.bfloat16
+    assert machine_of(*traced(*flux, size=SIZE)).autocast is None
 
 
 @pytest.mark.parametrize("weights", ["int8", "fp8"])
@@ -150,9 +146,15 @@ def test_so_it_is_with_products_in_8_bits(bases, weights: Weights, images: int) 
 @pytest.mark.parametrize("images", [1, 2])
 def test_arithmetic_knows_what_products_in_8_bits_take(bases, images: int) -> None:
     family, source = bases("flux-dev")
-    wish = Wish(size=SIZE, rank=4, targets=CASE["flux-dev"].targets, compute="fp32", products="8bit")
-    found = profile(family, source, wish, machine=FINE)
-    real = Real(family, source, wish, "int8")
+    wish = {
+        "size": SIZE,
+        "rank": 4,
+        "targets": CASE["flux-dev"].targets,
+        "compute": "fp32",
+        "products": "8bit",
+    }
+    found = profile(*traced(family, source, **wish), machine=FINE)
+    real = Real(*traced(family, source, **wish), "int8")
     block = found.blocks[0]
     assert block.forward.eight.at(1) > 3 * block.forward.gemm.at(1) > 0  # captions have few rows
     assert block.tail.eight.at(1) > 0 == block.tail.gemm.at(1)

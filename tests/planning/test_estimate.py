@@ -1,6 +1,8 @@
+from limner.assembly.base import ResolvedBase
 from limner.errors import BadRecipe
 from limner.planning.estimate import foresee
-from limner.planning.profile_cache import Asked, opened
+from limner.planning.profile_cache import opened, shape_of
+from limner.planning.request import Asked
 from limner.recipe.schema import Recipe
 from limner.recipe.toml import change
 from messages import raises
@@ -9,7 +11,9 @@ GLYPH = change(Recipe(), {"base": "glyph", "lora.rank": 4})
 
 
 def asked(recipe=GLYPH, size=(64, 64)):
-    return Asked(recipe, opened(recipe, lambda line: None), size, "fp32", "cpu")
+    source = opened(recipe, lambda line: None)
+    base = ResolvedBase(recipe=recipe, source=source, shape=shape_of(source), kind="cpu", compute="fp32")
+    return Asked(base, size)
 
 
 def test_the_embedded_base_is_foreseen_whole():

@@ -4,6 +4,7 @@ import pytest
 
 from blueprints import flux
 from limner.nn.layers.precision import coding_bytes
+from limner.nn.memory.plan import Plan
 from limner.planning.host import (
     DECODING,
     LEFT,
@@ -17,7 +18,6 @@ from limner.planning.host import (
     resident,
 )
 from limner.planning.memory import CODES, frozen_bytes, saved_bytes, state_bytes, train_memory
-from limner.planning.plan import Plan
 from limner.training import prefetch
 
 GB = 2**30

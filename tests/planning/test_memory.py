@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limner.nn.layers.precision import coding_bytes
+from limner.nn.memory.plan import Plan
 from limner.nn.optim import evaluation_mode, optimizer
 from limner.planning.memory import (
     cache_memory,
@@ -18,7 +19,6 @@ from limner.planning.memory import (
     state_bytes,
     train_memory,
 )
-from limner.planning.plan import Plan
 from limner.planning.profile import Affine, Block, OpCounts, Profile, Stage
 from limner.recipe.optimizers import optimizer_of
 

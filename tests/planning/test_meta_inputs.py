@@ -3,11 +3,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from limner.graph.split import split
 from limner.models import family_of
 from limner.models.bundled import known
-from limner.models.family import Objective
 from limner.planning.meta_inputs import Longest, batch, boundary
+from specs import traced
 
 SHAPES = {
     "flux-dev": {"context": (1, 512, 4096), "pooled": (1, 768), "latent_mean": (1, 16, 128, 64)},
@@ -21,9 +20,9 @@ SHAPES = {
 def test_what_training_reads_is_known_from_configs(name: str) -> None:
     source = known(name)
     family = family_of(source.index["_class_name"])
-    cut = split(family.bound(source, Objective()), {family.denoiser: 0})
-    values = boundary(family, source, cut, (512, 1024), torch.bfloat16)
-    assert set(values) == cut.boundary
+    spec, _ = traced(family, source, size=(512, 1024))
+    values = boundary(spec, (512, 1024))
+    assert set(values) == spec.cut.boundary
     assert all(value.is_meta for value in values.values())
     assert {name: tuple(values[name].shape) for name in SHAPES[name]} == SHAPES[name]
     assert values["latent_mean"].dtype == torch.float32, "the autoencoder runs in full precision"

@@ -7,19 +7,18 @@ import pytest
 import torch
 from torch.autograd.profiler import profile
 
-from limner.assembly.resolve import prepare
+from limner.assembly.resolve import resolve
 from limner.graph.cache import Cache
-from limner.graph.split import split
 from limner.models import family_of, sampling
 from limner.models.bundled import described, known, weight_bytes
-from limner.models.family import Canvas, Objective
+from limner.models.family import Canvas
 from limner.models.loading import hush, load
 from limner.models.registry import hub_bases
 from limner.nn.layer_lists import bytes_of, heaviest
 from limner.nn.memory import vae_tiling
+from limner.nn.memory.plan import Plan
 from limner.planning import phases
 from limner.planning.phases import Outside, outside
-from limner.planning.plan import Plan
 from limner.planning.profile import Stage
 from limner.planning.trace import Machine
 from limner.planning.tracker import Tracker
@@ -27,6 +26,7 @@ from limner.training import encoders
 from limner.training.cache import all_rows
 from limner.training.encode import fill, survey
 from small import Told, wish
+from specs import traced
 
 GIB = 2**30
 CPU = Machine(kernels="cpu", granule=1)
@@ -42,12 +42,12 @@ SIZES = {
 """GiB: parameters as published, two bytes each, autoencoders four."""
 
 
-def traced(name: str, side: int, **more: Any) -> Outside:
+def traced_outside(name: str, side: int, **more: Any) -> Outside:
     source = known(name)
     family = family_of(source.index["_class_name"])
-    cut = split(family.bound(source, Objective()), {family.denoiser: 0})
-    chosen = {"size": (side, side), "dtype": torch.bfloat16} | more
-    return outside(family, source, cut, **chosen)
+    size = more.pop("size", (side, side))
+    spec, _ = traced(family, source, size=size, compute=more.pop("compute", "bf16"))
+    return outside(spec, size, **more)
 
 
 def of(found: Outside, phase: str, part: str) -> Stage:
@@ -57,7 +57,7 @@ def of(found: Outside, phase: str, part: str) -> Stage:
 
 @pytest.mark.parametrize("name", SIZES)
 def test_true_bases_take_what_their_parts_weigh(name: str):
-    found = traced(name, 512)
+    found = traced_outside(name, 512)
     caching = {each.name.split()[0]: each for each in found.stages if each.phase == "cache"}
     assert caching.keys() == SIZES[name].keys()
     for part, size in SIZES[name].items():
@@ -72,21 +72,21 @@ def test_true_bases_take_what_their_parts_weigh(name: str):
 
 
 def test_files_of_another_precision_than_the_run_s_are_copied_on_the_host():
-    half = traced("sd15", 256)
-    whole = traced("sd15", 256, dtype=torch.float32)
+    half = traced_outside("sd15", 256)
+    whole = traced_outside("sd15", 256, compute="fp32")
     assert of(whole, "cache", "text_encoder").copied == 0, "its files are in fp32"
     assert of(half, "cache", "text_encoder").copied == pytest.approx(
         of(half, "cache", "text_encoder").weights, rel=1e-3
     )
     assert of(half, "sample", "vae").copied == 0, "it computes in fp32, as it is stored"
-    klein = traced("flux2-klein-4b", 256)
+    klein = traced_outside("flux2-klein-4b", 256)
     assert of(klein, "cache", "text_encoder").copied == 0, "its files are in bf16"
     assert of(klein, "cache", "vae").copied == pytest.approx(of(klein, "cache", "vae").weights, rel=1e-3)
 
 
 def test_work_is_that_of_the_published_models():
     """FLUX.1: 2 operations for each of 11.9 billion weights and token, and attention's 4 H L^2 D on top."""
-    found = traced("flux-dev", 1024)
+    found = traced_outside("flux-dev", 1024)
     step = next(each for each in found.stages if each.times == "sample step").work
     assert step.gemm.each == pytest.approx(59.5e12, rel=0.01)
     assert step.attention.each == pytest.approx(57 * 4 * 24 * 4608**2 * 128, rel=1e-6)
@@ -98,7 +98,7 @@ def test_work_is_that_of_the_published_models():
 
 
 def test_an_entry_of_the_cache_is_the_boundary_s_bytes():
-    found = traced("flux-dev", 1024)
+    found = traced_outside("flux-dev", 1024)
     latents, context, pooled = 2 * 16 * 128 * 128 * 4, 512 * 4096 * 2, 768 * 2
     assert found.entry == latents + context + pooled + 3 * phases.ENTRY
     assert {name: tuple(value.shape) for name, value in found.boundary.items()} == {
@@ -110,7 +110,7 @@ def test_an_entry_of_the_cache_is_the_boundary_s_bytes():
 
 
 def test_an_encoder_that_is_streamed_needs_two_layers_and_what_is_outside_them():
-    stage = of(traced("qwen-image", 512), "cache", "text_encoder")
+    stage = of(traced_outside("qwen-image", 512), "cache", "text_encoder")
     layer = 3584 * (3584 + 2 * 512) + 3584 * 3584 + 3 * 3584 * 18944
     assert stage.weights - stage.least == pytest.approx(2 * 26 * layer, rel=1e-3)
     assert stage.least < 4.3 * GIB
@@ -120,7 +120,9 @@ def test_guidance_asks_twice():
     plain, guided = (
         next(
             each
-            for each in traced("sd15", 512, canvas=Canvas(width=512, height=512, steps=1, guidance=g)).stages
+            for each in traced_outside(
+                "sd15", 512, canvas=Canvas(width=512, height=512, steps=1, guidance=g)
+            ).stages
             if each.times == "sample step"
         )
         for g in (1.0, 7.5)
@@ -131,7 +133,7 @@ def test_guidance_asks_twice():
 
 def test_samples_have_their_own_size():
     small, large = (
-        traced("sd15", 512, canvas=Canvas(width=width, height=512, steps=1)) for width in (512, 1024)
+        traced_outside("sd15", 512, canvas=Canvas(width=width, height=512, steps=1)) for width in (512, 1024)
     )
     for one, other in zip(small.stages, large.stages, strict=True):
         if one.phase == "cache":
@@ -143,7 +145,7 @@ def test_samples_have_their_own_size():
 
 
 def test_memory_grows_with_the_image_unless_it_is_cut():
-    small, large = (of(traced("sd15", side), "cache", "vae") for side in (512, 2048))
+    small, large = (of(traced_outside("sd15", side), "cache", "vae") for side in (512, 2048))
     assert small.tiled is None and large.tiled is not None
     assert large.activations == pytest.approx(16 * small.activations, rel=0.01)
     assert small.activations < large.tiled < 1.2 * small.activations
@@ -151,7 +153,7 @@ def test_memory_grows_with_the_image_unless_it_is_cut():
 
 def test_every_registered_base_has_stages():
     for name in set(hub_bases()) - set(SIZES):
-        assert len(traced(name, 256).stages) >= 4
+        assert len(traced_outside(name, 256).stages) >= 4
 
 
 @pytest.fixture
@@ -182,8 +184,8 @@ def tracked(step: Any) -> int:
 def test_a_true_run_takes_what_was_foreseen(base: Any):
     """Encoders of a tiny base on the CPU, for real, against the trace on the meta device."""
     family = family_of("FluxPipeline")
-    cut = split(family.bound(base, Objective()), {family.denoiser: 0})
-    found = outside(family, base, cut, size=(128, 96), dtype=torch.float32, machine=CPU)
+    spec, _ = traced(family, base, size=(128, 96), compute="fp32")
+    found, cut = outside(spec, (128, 96), machine=CPU), spec.cut
     values: dict[str, Any] = {
         "image": torch.zeros(1, 3, 96, 128, dtype=torch.uint8),
         "caption": ("a cat",),
@@ -207,8 +209,8 @@ def test_tiles_of_a_small_autoencoder_take_what_was_foreseen(base: Any, monkeypa
     monkeypatch.setattr(vae_tiling, "SIDE", 64)
     monkeypatch.setattr(phases, "SIDE", 64)
     family = family_of("FluxPipeline")
-    cut = split(family.bound(base, Objective()), {family.denoiser: 0})
-    found = outside(family, base, cut, size=(256, 192), dtype=torch.float32, machine=CPU)
+    spec, _ = traced(family, base, size=(256, 192), compute="fp32")
+    found, cut = outside(spec, (256, 192), machine=CPU), spec.cut
     vae = load(family, base, "vae", dtype=torch.float32, device=torch.device("cpu"))
     vae_tiling.tile(vae)
     (unit,) = (unit for unit in cut.frozen if unit.uses == ("vae",))
@@ -222,20 +224,19 @@ def test_tiles_of_a_small_autoencoder_take_what_was_foreseen(base: Any, monkeypa
 
 
 def test_a_cache_has_the_bytes_that_were_foreseen(tiny_base: Path, photos: Path, tmp_path: Path):
-    setting = prepare(wish(tiny_base, photos, data={"validation_count": 0}))
+    setting = resolve(wish(tiny_base, photos, data={"validation_count": 0}))
     square = [view for view in setting.views if view.size == (32, 32)][:1]
     setting = replace(setting, views=tuple(square), held_out=())
     cache, rows = Cache(tmp_path), all_rows(setting)
     written = fill(setting, cache, rows, survey(setting, cache, rows), Told())
-    found = outside(setting.family, setting.source, setting.cut, size=(32, 32), dtype=torch.float32)
+    found = outside(setting.spec, (32, 32))
     assert written <= found.entry <= written + 3 * phases.ENTRY
 
 
 def test_a_text_encoder_that_is_trained_is_no_stage(base: Any):
     family = family_of("FluxPipeline")
-    trained = {family.denoiser: 0, "text_encoder": 0}
-    cut = split(family.bound(base, Objective()), trained)
-    found = outside(family, base, cut, size=(32, 32), dtype=torch.float32)
+    how: dict[str, Any] = {"size": (32, 32), "compute": "fp32"}
+    found = outside(traced(family, base, text_encoders={"text_encoder": 0}, **how)[0], (32, 32))
     assert [each.name.split()[0] for each in found.stages if each.phase == "cache"] == [
         "text_encoder_2",
         "vae",
@@ -243,18 +244,18 @@ def test_a_text_encoder_that_is_trained_is_no_stage(base: Any):
     assert "clip_tokens" in found.boundary
     numbers = sum(path.stat().st_size for path in base.root.glob("*/*.safetensors")) // 4
     assert 0 < found.download == pytest.approx(2 * numbers, rel=0.1), "as if in 16 bits"
-    partly = split(family.bound(base, Objective()), {family.denoiser: 0, "text_encoder": 1})
-    names = [each.name for each in outside(family, base, partly, size=(32, 32), dtype=torch.float32).stages]
+    partly, _ = traced(family, base, text_encoders={"text_encoder": 1}, **how)
+    names = [each.name for each in outside(partly, (32, 32)).stages]
     assert "text_encoder reads a caption" in names, "the frozen layers below are computed once"
 
 
 def test_a_streamed_encoder_holds_on_the_device_what_was_foreseen(
     tiny_base: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    setting = prepare(wish(tiny_base, photos, data={"validation_count": 0})).planned(
+    setting = resolve(wish(tiny_base, photos, data={"validation_count": 0})).planned(
         Plan(encode_streamed=True)
     )
-    found = outside(setting.family, setting.source, setting.cut, size=(32, 32), dtype=torch.float32)
+    found = outside(setting.spec, (32, 32))
     engines: list[Any] = []
     true = encoders.equip
     monkeypatch.setattr(encoders, "equip", lambda *a, **k: engines.append(true(*a, **k)) or engines[-1])

@@ -7,11 +7,11 @@ from PIL import Image
 from blueprints import flux
 from limner.data.validation import QUANTILES
 from limner.errors import BadRecipe, BadUsage
+from limner.nn.memory.plan import from_json
 from limner.planning import profile_cache
 from limner.planning.choice import fits
 from limner.planning.describe import sentences
 from limner.planning.host import PHOTO
-from limner.planning.plan import from_json
 from limner.planning.planner import IMAGES, Begun, counts_of, keep, plan, request_of
 from limner.recipe.schema import Recipe
 from limner.recipe.toml import change

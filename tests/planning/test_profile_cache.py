@@ -5,12 +5,14 @@ import sys
 import pytest
 
 from blueprints import flux
+from limner.assembly.base import ImageSizes, ResolvedBase, Shape
 from limner.errors import BadBase
 from limner.files import user_cache
 from limner.planning import profile_cache
 from limner.planning.profile import to_json
-from limner.planning.profile_cache import Asked, Shape, largest, opened, profile_of, shape_of
-from limner.recipe.schema import Recipe
+from limner.planning.profile_cache import largest, opened, profile_of, shape_of
+from limner.planning.request import Asked
+from limner.recipe.schema import Data, Recipe
 from limner.recipe.toml import change
 from messages import raises
 
@@ -26,9 +28,13 @@ def source(name="flux-dev"):
     return opened(change(Recipe(), {"base": name}), lambda line: None)
 
 
+def base(name="flux-dev"):
+    return ResolvedBase(recipe=FLUX, source=source(name), shape=Shape(16, 1024), kind="cuda", compute="bf16")
+
+
 def test_a_family_says_of_sizes_once(monkeypatch):
     assert shape_of(source()) == Shape(16, 1024)
-    monkeypatch.setattr(profile_cache, "_shape", lambda pipeline: pytest.fail("looked up twice"))
+    monkeypatch.setattr(profile_cache, "family_at", lambda source: pytest.fail("looked up twice"))
     assert shape_of(source()) == Shape(16, 1024)
     with pytest.raises(pytest.fail.Exception):
         shape_of(source("sdxl"))
@@ -39,16 +45,16 @@ def test_a_base_may_be_made_for_another_resolution_than_its_family():
 
 
 def test_the_largest_bucket_is_the_largest_that_is_used():
-    shape = Shape(16, 1024)
-    assert largest(FLUX, shape, []) == (1024, 1024)
-    wide = largest(FLUX, shape, [(2000, 1000)])
+    sizes = ImageSizes(FLUX.data, Shape(16, 1024))
+    assert largest(sizes, []) == (1024, 1024)
+    wide = largest(sizes, [(2000, 1000)])
     assert wide[0] > wide[1]
-    assert largest(change(FLUX, {"data.resolution": 512}), shape, []) == (512, 512)
+    assert largest(ImageSizes(Data(resolution=512), sizes.shape), []) == (512, 512)
 
 
 def test_a_torn_or_foreign_file_is_traced_anew(monkeypatch):
     monkeypatch.setattr(profile_cache, "_traced", lambda asked: flux(512))
-    asked = Asked(FLUX, source(), (512, 512), "bf16")
+    asked = Asked(base(), (512, 512))
     found, traced = profile_of(asked)
     assert traced
     assert profile_of(asked) == (found, False)
@@ -61,11 +67,11 @@ def test_a_torn_or_foreign_file_is_traced_anew(monkeypatch):
 
 def test_other_configs_other_libraries_and_other_code_are_other_profiles(monkeypatch):
     monkeypatch.setattr(profile_cache, "_traced", lambda asked: flux(512))
-    asked = Asked(FLUX, source(), (512, 512), "bf16")
+    asked = Asked(base(), (512, 512))
     profile_of(asked)
     assert not profile_of(asked)[1]
-    assert profile_of(Asked(FLUX, source("flux-schnell"), (512, 512), "bf16"))[1]
-    assert profile_of(Asked(FLUX, source(), (512, 512), "bf16", whole=True))[1]
+    assert profile_of(Asked(base("flux-schnell"), (512, 512)))[1]
+    assert profile_of(Asked(base(), (512, 512), whole=True))[1]
     profile_cache._made_by.cache_clear()
     monkeypatch.setattr(profile_cache, "version", lambda name: "99")
     assert profile_of(asked)[1]
@@ -75,7 +81,7 @@ def test_other_configs_other_libraries_and_other_code_are_other_profiles(monkeyp
 def test_what_is_known_is_answered_without_torch(tmp_path, monkeypatch):
     monkeypatch.setattr(profile_cache, "_traced", lambda asked: flux(1024, doubles=2, singles=2))
     shape_of(source())
-    profile_of(Asked(change(FLUX, {"data.images": "-"}), source(), (1024, 1024), "bf16"))
+    profile_of(Asked(base(), (1024, 1024)))
     program = """
 import sys
 from limner.recipe.schema import Recipe

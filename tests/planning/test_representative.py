@@ -10,18 +10,18 @@ from limner.models import family_of
 from limner.models.bundled import known
 from limner.models.loading import hush
 from limner.models.source import locate
-from limner.planning.dry_run import Wish
+from limner.nn.memory.plan import Plan
 from limner.planning.memory import train_memory
-from limner.planning.plan import Plan
 from limner.planning.profiling import profile
 from limner.planning.representative import cast
+from specs import traced
 
 CASE = {case.name: case for case in CASES}
 
 
 def of_true(name: str, **wish) -> list[int] | None:
     source = known(name)
-    found = cast(family_of(source.index["_class_name"]), source, Wish(size=(512, 512), **wish))
+    found = cast(traced(family_of(source.index["_class_name"]), source, size=(512, 512), **wish)[0])
     assert (found.source is source) == (found.parts is None)
     return found.parts and list(found.parts)
 
@@ -53,8 +53,8 @@ def test_blocks_of_several_sorts_are_foreseen_as_if_each_was_rehearsed(wish, tmp
     config = source.root / "transformer" / "config.json"
     deeper = {"num_layers": 9, "dual_attention_layers": [0, 1, 2, 3]}
     config.write_text(json.dumps(json.loads(config.read_text()) | deeper))
-    asked = Wish(size=(64, 64), rank=4, compute="fp32", **wish)
-    few, every = (profile(family, source, asked, whole=whole) for whole in (False, True))
+    asked = {"size": (64, 64), "rank": 4, "compute": "fp32", **wish}
+    few, every = (profile(*traced(family, source, **asked), whole=whole) for whole in (False, True))
     assert [block.trained for block in few.blocks] == [block.trained for block in every.blocks]
     assert (few.trained, few.tensors, few.idle) == (every.trained, every.tensors, every.idle)
     for count in (0, 5, 9):

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from blueprints import flux, small
 from limner.errors import DoesNotFit
+from limner.nn.memory.plan import Plan
 from limner.planning import memory
 from limner.planning.cards import known
 from limner.planning.choice import PROCESS, PlanRequest, assess, budget, cache_memory, fits
 from limner.planning.devices import of_card, of_cpu
-from limner.planning.plan import Plan
 from limner.planning.profile import OpCounts
 from limner.planning.search import TIE, below, choose, encoded_below
 from limner.planning.time import CostModel

@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 
 from blueprints import flux, small
+from limner.nn.memory.plan import Plan
 from limner.planning.cards import known
 from limner.planning.devices import COMPILING, of_card, of_cpu
-from limner.planning.plan import Plan
 from limner.planning.profile import Affine, OpCounts
 from limner.planning.time import (
     CostModel,

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from limner.assembly.resolve import cache_root, prepare
+from limner.assembly.resolve import cache_root, resolve
 from limner.errors import BadCache, DiskFull, RunBusy, Stopped
 from limner.files import human
 from limner.graph.cache import Cache, digest
@@ -157,7 +157,7 @@ def test_a_damaged_value_on_the_way_to_a_missing_one_is_healed_as_well(tiny_base
     partly = {"text_encoders": ["text_encoder"], "text_encoder_layers": 1}
     recipe = wish(tiny_base, photos, data=OWN, lora=partly)
     cache(recipe, tmp_path / "run", Told())
-    setting = prepare(recipe)
+    setting = resolve(recipe)
     store = Cache(cache_root(recipe))
     places = survey(setting, store, all_rows(setting)).table[0]
     store.path(places["clip_tokens"]).write_bytes(b"torn")
@@ -191,7 +191,7 @@ def test_a_folder_in_use_is_refused(recipe, tmp_path):
 
 def test_prompts_are_those_of_the_recipe_or_captions_of_the_folder(tiny_base, photos):
     def of(**sample):
-        return prompts_of(prepare(wish(tiny_base, photos, data={**OWN, "trigger": "zorb"}, sample=sample)))
+        return prompts_of(resolve(wish(tiny_base, photos, data={**OWN, "trigger": "zorb"}, sample=sample)))
 
     assert of(every=0, prompts=["[trigger] on the moon"]) == ["zorb on the moon"]
     assert of(every=0) == [
@@ -204,14 +204,14 @@ def test_prompts_are_those_of_the_recipe_or_captions_of_the_folder(tiny_base, ph
 
 
 def test_rows_are_views_held_out_views_prompts_and_the_empty_caption(tiny_base, photos):
-    setting = prepare(wish(tiny_base, photos, data=OWN, sample={"every": 0, "prompts": ["a", "b"]}))
+    setting = resolve(wish(tiny_base, photos, data=OWN, sample={"every": 0, "prompts": ["a", "b"]}))
     rows = all_rows(setting)
     assert len(rows) == len(setting.views) + len(setting.held_out) + 3
     assert [row.value("caption") for row in rows[-3:]] == [("a",), ("b",), ("",)]
 
 
 def test_a_store_reads_each_entry_once_while_there_is_room(recipe, monkeypatch):
-    setting = prepare(recipe)
+    setting = resolve(recipe)
     store, _ = stock(setting, Told())
     reads, true = [], Cache.read
     monkeypatch.setattr(

@@ -3,7 +3,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from limner.assembly.resolve import prepare
+from limner.assembly.resolve import resolve, resolve_base
 from limner.errors import BadData, BadRecipe
 from limner.nn.rng import seed_of
 from limner.recipe.schema import Recipe
@@ -33,9 +33,9 @@ def folder(place: Path, caption: str) -> Path:
 def test_the_base_paints_one_picture_of_each_prompt_once(
     tiny_base: Path, photos: Path, tmp_path: Path
 ) -> None:
-    recipe = wish(tiny_base, photos, prior={**PROMPTS, "each": 2})
+    recipe = wish(tiny_base, photos, prior={**PROMPTS, "images_per_prompt": 2})
     run = RunDir(tmp_path / "run")
-    place = prior(recipe, run, Reporter())
+    place = prior(resolve_base(recipe), run, Reporter())
     assert place == run.prior_path
     first = pictures(run.prior_path)
     assert len(first) == 4
@@ -43,22 +43,25 @@ def test_the_base_paints_one_picture_of_each_prompt_once(
     assert len(set(first.values())) == 4
     (run.prior_path / "0001.png").unlink()
     old = (run.prior_path / "0000.png").stat().st_mtime_ns
-    prior(recipe, run, Reporter())
+    prior(resolve_base(recipe), run, Reporter())
     assert pictures(run.prior_path) == first
     assert (run.prior_path / "0000.png").stat().st_mtime_ns == old
 
 
 def test_other_prompts_begin_again(tiny_base: Path, photos: Path, tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
-    prior(wish(tiny_base, photos, prior={**PROMPTS, "each": 2}), run, Reporter())
-    prior(wish(tiny_base, photos, prior={"prompts": ["a cup"]}), run, Reporter())
+    prior(resolve_base(wish(tiny_base, photos, prior={**PROMPTS, "images_per_prompt": 2})), run, Reporter())
+    prior(resolve_base(wish(tiny_base, photos, prior={"prompts": ["a cup"]})), run, Reporter())
     assert list(pictures(run.prior_path)) == ["0000.png"]
     assert "a cup" in (run.prior_path / FACTS).read_text()
 
 
 def test_no_prior_is_wanted_unless_it_is_named(tiny_base: Path, photos: Path, tmp_path: Path) -> None:
-    assert prior(wish(tiny_base, photos), RunDir(tmp_path), Reporter()) is None
-    assert prior(wish(tiny_base, photos, prior={"images": photos}), RunDir(tmp_path), Reporter()) == photos
+    assert prior(resolve_base(wish(tiny_base, photos)), RunDir(tmp_path), Reporter()) is None
+    assert (
+        prior(resolve_base(wish(tiny_base, photos, prior={"images": photos})), RunDir(tmp_path), Reporter())
+        == photos
+    )
 
 
 def test_two_sources_are_refused(tiny_base: Path, photos: Path) -> None:
@@ -69,11 +72,12 @@ def test_two_sources_are_refused(tiny_base: Path, photos: Path) -> None:
 def test_a_caption_with_the_trigger_is_refused(tiny_base: Path, photos: Path, tmp_path: Path) -> None:
     place = folder(tmp_path / "usual", "a zorb, red")
     with raises(BadData):
-        prepare(wish(tiny_base, photos, data={"trigger": "zorb"}), place)
+        resolve(wish(tiny_base, photos, data={"trigger": "zorb"})).with_class_images(place)
 
 
 def losses(recipe: Recipe, place: Path | None, step: int = 0) -> torch.Tensor:
-    setting = prepare(recipe, place)
+    setting = resolve(recipe)
+    setting = setting.with_class_images(place) if place else setting
     store, _ = stock(setting, Reporter())
     return torch.stack(list(Trainee(setting, store).losses(step))).sum()
 
@@ -97,8 +101,8 @@ def test_the_loss_is_that_of_the_images_plus_the_weighted_prior(
 
 def test_the_prior_is_drawn_apart_and_never_held_out(tiny_base: Path, photos: Path, tmp_path: Path) -> None:
     place = folder(tmp_path / "usual", "a red thing")
-    setting = prepare(wish(tiny_base, photos, prior={"images": place, "batch": 3}), place)
-    assert setting.prior == 1
+    setting = resolve(wish(tiny_base, photos, prior={"images": place, "batch": 3})).with_class_images(place)
+    assert setting.class_views == 1
     assert setting.views[-1].caption == "a red thing"
     assert all(view.example.path.parent != place for view in (*setting.own, *setting.held_out))
     store, _ = stock(setting, Reporter())

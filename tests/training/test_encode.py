@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from limner.assembly.resolve import prepare
+from limner.assembly.resolve import resolve
 from limner.errors import DiskFull
 from limner.graph.cache import Cache
 from limner.graph.unit import Unit
@@ -21,7 +21,7 @@ PARTLY = {"text_encoders": ["text_encoder", "text_encoder_2"], "text_encoder_lay
 
 @pytest.fixture
 def setting(tiny_base, photos):
-    return prepare(
+    return resolve(
         wish(tiny_base, photos, data={"validation_count": 0, "flip": True, "caption_dropout": 0.2})
     )
 
@@ -43,7 +43,7 @@ def test_every_address_is_known_before_anything_is_loaded(setting, tmp_path, mon
 
 @pytest.mark.parametrize("lora", [{}, PARTLY], ids=["denoiser", "partly-trained-encoders"])
 def test_what_is_stored_is_what_is_computed_straight(tiny_base, photos, tmp_path, lora):
-    setting = prepare(
+    setting = resolve(
         wish(tiny_base, photos, data={"validation_count": 0, "flip": True}, lora=lora, sample={"every": 0})
     )
     cache, rows, told = Cache(tmp_path), all_rows(setting), Told()
@@ -112,7 +112,7 @@ def test_one_model_is_loaded_at_a_time(setting, tmp_path, monkeypatch):
 
 
 def test_a_text_encoder_is_measured_once_for_all_shapes_of_images(tiny_base, photos, tmp_path, monkeypatch):
-    setting = prepare(wish(tiny_base, photos, data={"validation_count": 0, "resolution": 64}))
+    setting = resolve(wish(tiny_base, photos, data={"validation_count": 0, "resolution": 64}))
     runs, true = [], Unit.run
     monkeypatch.setattr(Unit, "run", lambda unit, *given: runs.append(unit.name) or true(unit, *given))
     rows = rows_of(setting, setting.views)
@@ -145,10 +145,10 @@ def test_shares_of_processes_cover_everything_whatever_the_others_have_done(sett
 def test_intermediate_values_are_reused_when_they_are_there(tiny_base, photos, tmp_path):
     """Tokens stored for a trained encoder serve another run, where they are only a step on the way."""
     cache = Cache(tmp_path)
-    partly = prepare(wish(tiny_base, photos, data={"validation_count": 0}, lora=PARTLY))
+    partly = resolve(wish(tiny_base, photos, data={"validation_count": 0}, lora=PARTLY))
     rows = rows_of(partly, partly.views)
     fill(partly, cache, rows, survey(partly, cache, rows), Told())
-    plain = prepare(wish(tiny_base, photos, data={"validation_count": 0}))
+    plain = resolve(wish(tiny_base, photos, data={"validation_count": 0}))
     rows = rows_of(plain, plain.views)
     work = survey(plain, cache, rows)
     assert {name: len(todo) for name, todo in work.missing.items() if todo} == {
@@ -164,7 +164,7 @@ def test_intermediate_values_are_reused_when_they_are_there(tiny_base, photos, t
 
 
 def test_values_of_a_caption(tiny_base, photos):
-    setting = prepare(wish(tiny_base, photos, lora=PARTLY))
+    setting = resolve(wish(tiny_base, photos, lora=PARTLY))
     assert text_values(setting) == {
         "clip_tokens", "t5_tokens", "encode_clip@2", "encode_t5@2", "pooled", "context",
     }  # fmt: skip
@@ -174,8 +174,8 @@ def test_values_of_a_caption(tiny_base, photos):
 
 
 def test_bf16_has_other_addresses_where_it_gives_other_values(tiny_base, photos, tmp_path):
-    one = prepare(wish(tiny_base, photos, limits={"compute_dtype": "fp32"}))
-    other = prepare(wish(tiny_base, photos, limits={"compute_dtype": "bf16"}))
+    one = resolve(wish(tiny_base, photos, limits={"compute_dtype": "fp32"}))
+    other = resolve(wish(tiny_base, photos, limits={"compute_dtype": "bf16"}))
     here, there = (survey(each, Cache(tmp_path), rows_of(each, each.views)).table[0] for each in (one, other))
     assert here["context"] != there["context"] and here["pooled"] != there["pooled"]
     assert here["latent_mean"] == there["latent_mean"], "the VAE stays in fp32"
@@ -184,7 +184,7 @@ def test_bf16_has_other_addresses_where_it_gives_other_values(tiny_base, photos,
 def test_images_larger_than_a_tile_are_kept_apart(tiny_base, photos, tmp_path, monkeypatch):
     """The long buckets are longer than a tile of 64 pixels, the square one is not."""
     monkeypatch.setattr(vae_tiling, "SIDE", 64)
-    setting = prepare(wish(tiny_base, photos, data={"validation_count": 0, "resolution": 64}))
+    setting = resolve(wish(tiny_base, photos, data={"validation_count": 0, "resolution": 64}))
     cache, rows = Cache(tmp_path), all_rows(setting)
     plain = survey(setting, cache, rows)
     fill(setting, cache, rows, plain, Told())

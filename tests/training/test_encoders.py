@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from cases import CASES, Case
-from limner.assembly.resolve import Setting, prepare
+from limner.assembly.resolve import Resolved, resolve
 from limner.graph.cache import Cache
 from limner.nn.layer_lists import bytes_of, lists
 from limner.nn.memory import vae_tiling
-from limner.planning.plan import Plan
+from limner.nn.memory.plan import Plan
 from limner.training import encoders
 from limner.training.cache import all_rows
 from limner.training.encode import fill, survey, uncached
@@ -22,8 +22,8 @@ WORDS = ("a cat", "many words, " * 9)
 
 
 @pytest.fixture
-def setting(tiny_base, photos) -> Setting:
-    return prepare(wish(tiny_base, photos, data={"validation_count": 0}))
+def setting(tiny_base, photos) -> Resolved:
+    return resolve(wish(tiny_base, photos, data={"validation_count": 0}))
 
 
 @pytest.fixture
@@ -32,9 +32,9 @@ def equipped(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     seen: list[Any] = []
     true = encoders.equip
 
-    def equip(model: Any, arch: Any, **how: Any) -> Any:
-        engine = true(model, arch, **how)
-        seen.append((arch.blocks, how["streamed"], engine))
+    def equip(model: Any, arch: Any, plan: Any, **how: Any) -> Any:
+        engine = true(model, arch, plan, **how)
+        seen.append((arch.blocks, range(plan.swapped_blocks), engine))
         return engine
 
     monkeypatch.setattr(encoders, "equip", equip)
@@ -63,7 +63,7 @@ def test_a_streamed_cache_is_that_of_whole_encoders(setting, tmp_path, equipped,
 )
 def test_every_family_s_encoders_can_be_streamed(case: Case, tmp_path, photos, equipped, monkeypatch):
     monkeypatch.setattr(encoders, "heaviest", largest)  # the embeddings of a tiny one outweigh its layers
-    setting = prepare(wish(case.save(tmp_path / case.name), photos, data={"validation_count": 0}))
+    setting = resolve(wish(case.save(tmp_path / case.name), photos, data={"validation_count": 0}))
     streamed = replace(setting, encode_streamed=True)
     texts = [unit for unit in setting.cut.frozen if "image" not in unit.reads and unit.uses]
     with torch.no_grad():
@@ -84,13 +84,13 @@ def largest(model: torch.nn.Module) -> str:
 
 
 @contextmanager
-def _all(setting: Setting, parts: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+def _all(setting: Resolved, parts: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     with ExitStack() as stack:
         yield {part: stack.enter_context(opened(setting, part)) for part in parts}
 
 
 def test_what_is_trained_or_has_no_layers_is_whole(tiny_base, photos, equipped):
-    plain = prepare(
+    plain = resolve(
         wish(tiny_base, photos, data={"validation_count": 0}, lora={"text_encoders": ["text_encoder"]})
     )
     setting = replace(plain, encode_streamed=True)

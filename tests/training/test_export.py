@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from limner.assembly.resolve import prepare
+from limner.assembly.resolve import resolve
 from limner.errors import BadLora, BadRecipe
 from limner.generation import Settings, generate
 from limner.lora import diffusers_loader, file
@@ -17,7 +17,7 @@ from tiny import save_sdxl
 
 
 def trainee(base, photos, **sections) -> Trainee:
-    setting = prepare(wish(base, photos, **sections))
+    setting = resolve(wish(base, photos, **sections))
     made = Trainee(setting, fill(setting, Told())[0])
     for number, factor in enumerate(made.parameters):
         torch.nn.init.normal_(factor, generator=torch.Generator().manual_seed(number))

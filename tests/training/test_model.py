@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from limner.assembly.resolve import prepare
+from limner.assembly.resolve import resolve
 from limner.data.validation import QUANTILES
 from limner.errors import BadRecipe, BrokenGraph
 from limner.nn.memory import vae_tiling
@@ -18,7 +18,7 @@ BOTH = {"text_encoders": ["text_encoder", "text_encoder_2"], "text_encoder_layer
 
 
 def trainee(base, photos, **sections) -> Trainee:
-    setting = prepare(wish(base, photos, **sections))
+    setting = resolve(wish(base, photos, **sections))
     return Trainee(setting, stock(setting, Told())[0])
 
 
@@ -65,7 +65,7 @@ def stepped(one: Trainee) -> dict:
 
 
 def test_a_full_fine_tune_on_the_host_is_that_on_the_device_bit_for_bit(tiny_base, photos):
-    setting = prepare(wish(tiny_base, photos, **FULL))
+    setting = resolve(wish(tiny_base, photos, **FULL))
     store = stock(setting, Told())[0]
     here, there = (
         Trainee(setting, store, replace(plain(setting), optimizer_state=how, checkpointed_blocks=1))
@@ -233,7 +233,7 @@ def test_samples_are_decoded_in_tiles_where_the_plan_says_so(tiny_base, photos, 
 
 
 def test_products_in_8_bits_keep_the_direction_of_the_gradient(tiny_base, photos):
-    setting = prepare(wish(tiny_base, photos))
+    setting = resolve(wish(tiny_base, photos))
     store = stock(setting, Told())[0]
     full = replace(plain(setting), weights="int8")
     ways = [

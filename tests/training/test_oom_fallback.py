@@ -2,10 +2,10 @@ import pytest
 
 from blueprints import flux
 from limner.errors import DoesNotFit
+from limner.nn.memory.plan import Plan
 from limner.planning.cards import CARDS, known
 from limner.planning.choice import PlanRequest
 from limner.planning.devices import Device, of_card, of_cpu
-from limner.planning.plan import Plan
 from limner.planning.planner import Planned, counts_of
 from limner.planning.profile import Profile
 from limner.planning.search import choose

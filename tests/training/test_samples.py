@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from limner.assembly.resolve import prepare
+from limner.assembly.resolve import resolve
 from limner.errors import BadCache
 from limner.run_folder import RunDir
 from limner.training import samples as module
@@ -14,7 +14,7 @@ from small import Told, wish
 
 @pytest.fixture
 def trainee(tiny_base, photos):
-    setting = prepare(wish(tiny_base, photos, sample={"every": 0, "prompts": ["one", "two"], "steps": 2}))
+    setting = resolve(wish(tiny_base, photos, sample={"every": 0, "prompts": ["one", "two"], "steps": 2}))
     return Trainee(setting, stock(setting, Told())[0])
 
 

@@ -27,7 +27,7 @@ def signalling(number: int, at: int):
     class Sending(Told):
         def progress(self, label, total):
             if label != "Training":
-                return super().progress(label, total)
+                return super().steps(label, total)
             said = self
 
             class Bar:
@@ -217,7 +217,7 @@ def test_a_signal_saves_and_tells_how_to_go_on(tiny_base, photos, tmp_path, numb
 
 
 def test_a_signal_before_training_stops_at_once(tiny_base, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "prepare", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(module, "resolve", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
     with raises(Stopped):
         train(wish(tiny_base, photos), tmp_path / "run", Told())
     with RunDir(tmp_path / "run").lock():
@@ -362,7 +362,7 @@ def test_products_in_8_bits_teach_and_a_run_that_stops_goes_on_by_them_to_the_bi
 
 def test_a_device_without_products_in_8_bits_is_told_before_a_base_is_fetched(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    monkeypatch.setattr("limner.training.train.prepare", None)
+    monkeypatch.setattr("limner.training.train.resolve", None)
     apart = wish("some/base", photos, limits={"matmul_precision": "8bit", "device": "mps"})
     with raises(BadRecipe):
         train(apart, tmp_path / "run", Told())

@@ -1,28 +1,30 @@
-"""A recipe made concrete on this machine: base, device, examples, views, units, and where they are cut."""
+"""A recipe made concrete on this machine: base, device, images, views, and where the graph is cut."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from limner import bases
-from limner.data.buckets import buckets
+from limner.assembly.base import ResolvedBase, family_at, locate_base, shape_at
+from limner.assembly.spec import ModelSpec
 from limner.data.folder import Example, Folder, Rejected, read_folder
 from limner.data.order import Order
 from limner.data.subject import REMEDY, SLACK, crops, follows, slack
 from limner.data.validation import SUBSET, held_out
 from limner.data.views import View, views
-from limner.errors import BadBase, BadData, BadRecipe
+from limner.errors import BadData, BadRecipe
 from limner.files import shared_cache
-from limner.graph.split import Split, split
-from limner.graph.unit import Unit
-from limner.models import convert, family_of
-from limner.models.family import Family, Objective
-from limner.models.source import Source, locate
+from limner.graph.split import Split
+from limner.models.family import Family
+from limner.models.objective import Objective
+from limner.models.source import Source
+from limner.nn.memory.plan import Kind, Plan
 from limner.nn.rng import seed_of
-from limner.planning.plan import Plan
 from limner.recipe.schema import Recipe
+
+Crops = Mapping[Example, tuple[int, int, int, int]]
+"""Of images whose crop is not the central one: (left, top, right, bottom) in pixels of the upright image."""
 
 
 def cache_root(recipe: Recipe) -> Path:
@@ -31,31 +33,21 @@ def cache_root(recipe: Recipe) -> Path:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
-    """Everything that the verbs derive from a recipe before they load a weight."""
+class Resolved:
+    """Everything that the verbs derive from a recipe before they load a weight. Nothing looks it up again."""
 
-    recipe: Recipe
-    source: Source
-    family: Family
-    device: torch.device
-    dtype: torch.dtype
-    resolution: int
+    base: ResolvedBase
     folder: Folder
     rejected: tuple[Rejected, ...]
     """What was left out, among the held-out images as well."""
     views: tuple[View, ...]
-    """What training draws from: views of the person's images, then those of the prior."""
-    prior: int
-    """How many of the views are the prior's."""
+    """What training draws from: views of the person's images, then those of class images."""
+    class_views: int = 0
+    """How many of the views are of class images."""
     held_out: tuple[View, ...]
-    """What the held-out loss is measured on."""
+    """What the validation loss is measured on."""
     truly_held_out: bool
     """False when the held-out views are a fixed subset of the training images."""
-    objective: Objective
-    units: tuple[Unit, ...]
-    trained: dict[str, int]
-    """Model -> its first trained layer."""
-    cut: Split
     encode_tiled: bool = False
     """The plan's: images larger than a tile are encoded in tiles. Addresses keep them apart."""
     encode_streamed: bool = False
@@ -63,7 +55,7 @@ class Setting:
     encode_mapped: bool = False
     """The plan's: such encoders lie in files meanwhile."""
 
-    def planned(self, plan: Plan) -> "Setting":
+    def planned(self, plan: Plan) -> "Resolved":
         """The same, with the cache filled as a plan says."""
         return replace(
             self,
@@ -72,10 +64,64 @@ class Setting:
             encode_mapped=plan.encode_mapped,
         )
 
+    def with_class_images(self, folder: Path) -> "Resolved":
+        """The same, with pictures that keep what the base knows; there were none before.
+
+        Raises:
+            BadData: A caption has the trigger in it, which would teach the trigger to mean nothing.
+        """
+        more = _all_views(self.base, _class_images(self.recipe, folder))
+        return replace(self, views=self.views + more, class_views=len(more))
+
     @property
-    def full(self) -> bool:
-        """Whether every weight of the denoiser is trained, and no LoRA."""
-        return self.recipe.train.method == "full"
+    def recipe(self) -> Recipe:
+        """What a person decided."""
+        return self.base.recipe
+
+    @property
+    def source(self) -> Source:
+        """The base's files."""
+        return self.base.source
+
+    @property
+    def resolution(self) -> int:
+        """Side in pixels of the square whose area the images get."""
+        return self.base.resolution
+
+    @property
+    def objective(self) -> Objective:
+        """What of the recipe changes what is learned."""
+        return self.base.objective
+
+    @property
+    def device(self) -> torch.device:
+        """Where the run computes."""
+        return torch.device(self.base.kind)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The models, and what of them is trained."""
+        return self.base.spec
+
+    @property
+    def family(self) -> Family:
+        """The family of the base."""
+        return self.spec.family
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the arithmetic."""
+        return self.spec.dtype
+
+    @property
+    def cut(self) -> Split:
+        """What is computed once, and what on every step."""
+        return self.spec.cut
+
+    @property
+    def first_layers(self) -> dict[str, int]:
+        """Model that is trained -> its first trained layer."""
+        return self.spec.first_layers
 
     @property
     def remarks(self) -> list[str]:
@@ -100,52 +146,28 @@ class Setting:
     @property
     def own(self) -> tuple[View, ...]:
         """Views of the person's images."""
-        return self.views[: len(self.views) - self.prior]
+        return self.views[: len(self.views) - self.class_views]
 
     @property
     def order(self) -> Order:
         """Which of the own views each step sees."""
-        wish = self.recipe
+        recipe = self.recipe
         return Order(
-            self.own, batch=wish.train.batch, seed=wish.seed, caption_dropout=wish.data.caption_dropout
+            self.own, batch=recipe.train.batch, seed=recipe.seed, caption_dropout=recipe.data.caption_dropout
         )
 
     @property
-    def prior_order(self) -> Order | None:
-        """Which views of the prior each step sees, counted from the first of them."""
-        wish = self.recipe
-        if not self.prior:
+    def class_order(self) -> Order | None:
+        """Which views of class images each step sees, counted from the first of them."""
+        recipe = self.recipe
+        if not self.class_views:
             return None
         return Order(
-            self.views[-self.prior :],
-            batch=wish.prior.batch,
-            seed=seed_of(wish.seed, "prior"),
-            caption_dropout=wish.data.caption_dropout,
+            self.views[-self.class_views :],
+            batch=recipe.prior.batch,
+            seed=seed_of(recipe.seed, "prior"),
+            caption_dropout=recipe.data.caption_dropout,
         )
-
-
-def source_of(base: str, tell: Callable[[str], None] = lambda line: None, parts: str = "") -> Source:
-    """The base that a recipe names.
-
-    Args:
-        base: A name, a hub id, a folder, or a file, which becomes a folder the first time.
-        tell: Hears of a download before it starts.
-        parts: The base that lends a file what it lacks.
-
-    Raises:
-        BadBase: It cannot be opened.
-        BadRecipe: ``parts`` is given and the base is no file.
-    """
-    file = Path(base).expanduser()
-    if file.is_file():
-        return convert.opened(file, parts, folders=bases.folders(), tell=tell)
-    if file.suffix in (".safetensors", ".ckpt", ".pt", ".pth", ".bin"):
-        raise BadBase(f"There is no file {base}. Check the path, from the folder of the recipe or from here.")
-    if parts:
-        raise BadRecipe(
-            f"parts is {parts!r}, which is for a base in one file, and base is {base!r}. Remove it."
-        )
-    return locate(base, folders=bases.folders(), tell=tell)
 
 
 def device_of(wish: str) -> torch.device:
@@ -170,74 +192,92 @@ def precision_of(wish: str, device: torch.device) -> torch.dtype:
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[wish]
 
 
-def prepare(
-    recipe: Recipe, prior: Path | None = None, tell: Callable[[str], None] = lambda line: None
-) -> Setting:
+def resolve_base(recipe: Recipe, tell: Callable[[str], None] = lambda line: None) -> ResolvedBase:
+    """Open the base that a recipe names, for this machine. Loads no weights, reads no image.
+
+    Args:
+        recipe: What a person decides.
+        tell: Hears of a download before it starts.
+
+    Raises:
+        BadBase: It cannot be opened.
+        BadRecipe: The device is not there.
+    """
+    source = locate_base(recipe.base, tell, recipe.components_from)
+    family = family_at(source)
+    device = device_of(recipe.limits.device)
+    precision = precision_of(recipe.limits.compute_dtype, device)
+    kind: Kind = "cuda" if device.type == "cuda" else "mps" if device.type == "mps" else "cpu"
+    return ResolvedBase(
+        recipe=recipe,
+        source=source,
+        shape=shape_at(source, family),
+        kind=kind,
+        compute="bf16" if precision == torch.bfloat16 else "fp32",
+    )
+
+
+def resolve(recipe: Recipe, tell: Callable[[str], None] = lambda line: None) -> Resolved:
     """Read the folder, open the base's configs, and cut the graph. Loads no weights.
 
     Args:
-        recipe: What a person wishes.
-        prior: Folder of the pictures that keep the base as it is, if the recipe wants any.
+        recipe: What a person decides.
         tell: Hears of a download before it starts.
 
     Raises:
         LimnerError: The recipe, the base or the folder cannot be used.
     """
-    source = source_of(recipe.base, tell, recipe.components_from)
-    family = family_of(str(source.index.get("_class_name", "")))
-    device = device_of(recipe.limits.device)
-    for side, pixels in (("width", recipe.sample.width), ("height", recipe.sample.height)):
-        family.check_side(f"sample.{side}", pixels)
-    resolution = recipe.data.resolution or int(source.facts.get("resolution", family.resolution))
-    folder = _read(recipe, recipe.data.images, resolution)
-    others = recipe.data.validation_images and _read(recipe, recipe.data.validation_images, resolution)
-    sizes = buckets(resolution, multiple=family.multiple)
-    shown, kept, truly = _hold_out(recipe, folder, others)
-    cuts = crops({*shown, *kept}, sizes) if follows(recipe.data.crop) else {}
-    seen = {"buckets": sizes, "flip": recipe.data.flip, "dropout": recipe.data.caption_dropout > 0}
-    usual = views(_usual(recipe, prior), **seen) if prior else ()
-    objective = objective_of(recipe)
-    units = family.bound(source, objective)
-    trained = trained_of(recipe, family, source)
-    return Setting(
-        recipe=recipe,
-        source=source,
-        family=family,
-        device=device,
-        dtype=precision_of(recipe.limits.compute_dtype, device),
-        resolution=resolution,
+    base = resolve_base(recipe, tell)
+    data = recipe.data
+    base.spec.require_possible()
+    folder = read_images(base, data.images)
+    others = read_images(base, data.validation_images) if data.validation_images else None
+    shown, kept, disjoint = _hold_out(recipe, folder, others)
+    cuts = crops({*shown, *kept}, base.sizes.buckets) if follows(data.crop) else {}
+    return Resolved(
+        base=base,
         folder=folder,
         rejected=folder.rejected + (others.rejected if others else ()),
-        views=views(shown, crops=cuts, **seen) + usual,
-        prior=len(usual),
-        held_out=_plain(views(kept, buckets=sizes, flip=False, dropout=False, crops=cuts)),
-        truly_held_out=truly,
-        objective=objective,
-        units=units,
-        trained=trained,
-        cut=split(units, trained),
+        views=_all_views(base, shown, cuts),
+        held_out=_plain(views(kept, buckets=base.sizes.buckets, flip=False, dropout=False, crops=cuts)),
+        truly_held_out=disjoint,
     )
 
 
-def _read(recipe: Recipe, images: Path, resolution: int) -> Folder:
-    wish = recipe.data
-    smallest = resolution // 2 if wish.min_side is None else wish.min_side
+def _all_views(
+    base: ResolvedBase, examples: Sequence[Example], cuts: Crops | None = None
+) -> tuple[View, ...]:
+    """Every view that training may draw."""
+    data = base.recipe.data
+    flip, dropout = data.flip, data.caption_dropout > 0
+    return views(examples, buckets=base.sizes.buckets, flip=flip, dropout=dropout, crops=cuts)
+
+
+def read_images(base: ResolvedBase, images: Path) -> Folder:
+    """Every usable image of a folder, with captions as the recipe says.
+
+    Raises:
+        BadData: There is no such folder, or nothing in it is usable.
+    """
+    data = base.recipe.data
     if not images.exists():
-        key = "images" if images == wish.images else "validation_images"
+        key = "images" if images == data.images else "validation_images"
         raise BadData(
             f"data.{key} is {images}, and there is no such folder. Where is it now? --set data.{key}=FOLDER"
         )
-    return read_folder(images, trigger=wish.trigger, default_caption=wish.default_caption, min_side=smallest)
+    return read_folder(
+        images, trigger=data.trigger, default_caption=data.default_caption, min_side=base.sizes.min_side
+    )
 
 
-def _usual(recipe: Recipe, place: Path) -> list[Example]:
-    """The prior's examples.
+def _class_images(recipe: Recipe, folder: Path) -> list[Example]:
+    """Examples of class images.
 
     Raises:
         BadData: A caption has the trigger in it, which would teach the trigger to mean nothing.
     """
     trigger = recipe.data.trigger
-    examples = list(read_folder(place, min_side=recipe.data.min_side or 0).examples)
+    examples = list(read_folder(folder, min_side=recipe.data.min_side or 0).examples)
     for each in examples:
         if trigger and any(trigger in caption for caption in each.captions):
             raise BadData(
@@ -284,32 +324,3 @@ def _plain(every: tuple[View, ...]) -> tuple[View, ...]:
     for view in every:
         first.setdefault(view.example.sha256, view)
     return tuple(first.values())
-
-
-def objective_of(recipe: Recipe) -> Objective:
-    """The wishes of a recipe that change what is learned."""
-    wish = recipe.train
-    words: dict[str | float, float | None] = {"auto": None, "none": 1.0}
-    return Objective(
-        time_density=None if wish.time_density == "auto" else wish.time_density,
-        time_shift=words.get(wish.time_shift, wish.time_shift),  # pyright: ignore[reportArgumentType]
-        guidance=wish.guidance,
-        prediction=None if wish.prediction == "auto" else wish.prediction,
-        min_snr=wish.min_snr,
-        noise_offset=wish.noise_offset,
-        zero_terminal_snr=wish.zero_terminal_snr,
-    )
-
-
-def trained_of(recipe: Recipe, family: Family, source: Source) -> dict[str, int]:
-    trained = {family.denoiser: 0}
-    for name in recipe.lora.text_encoders:
-        family.endings(name, "auto")
-        layers = family.depth(source, name)
-        last = recipe.lora.text_encoder_layers
-        if last is not None and last > layers:
-            raise BadRecipe(
-                f"lora.text_encoder_layers is {last}; {name} has {layers} layers. Set it to at most {layers}."
-            )
-        trained[name] = 0 if last is None else layers - last
-    return trained

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from limner.assembly.base import ImageSizes, Shape
 from limner.checking import findings as judged
 from limner.checking.findings import ADVICE, NOTE, PROBLEM, Finding
 from limner.checking.image_stats import Look, look
 from limner.checking.near_duplicates import SAME_KIND
 from limner.checking.page import write_page, write_sheet
-from limner.data.buckets import buckets
 from limner.data.folder import Example, Folder, read_folder
 from limner.data.images import BadImage
 from limner.data.subject import REMEDY, follows, installed
@@ -25,7 +25,7 @@ from limner.files import write_json
 from limner.recipe.schema import Recipe
 from limner.reporter import Reporter
 
-RESOLUTION, MULTIPLE = 1024, 16
+SHAPE = Shape(multiple=16, resolution=1024)
 """Where the base is not at hand: what the FLUX family is trained at."""
 LEVELS = (PROBLEM, ADVICE, NOTE)
 
@@ -34,8 +34,7 @@ LEVELS = (PROBLEM, ADVICE, NOTE)
 class Base:
     """What check has to know of a base."""
 
-    resolution: int
-    multiple: int
+    shape: Shape
     tokens: Callable[[str], tuple[int, int]] | None
     """Caption -> (its tokens, tokens that are read) in the encoder that reads most; None: not at hand."""
     why: str = ""
@@ -94,9 +93,9 @@ def check(recipe: Recipe, out: Path, reporter: Reporter, *, encoder: str | None 
     start = time.monotonic()
     base = base_of(recipe)
     follow = follows(recipe.data.crop)
-    resolution = recipe.data.resolution or base.resolution
-    folder = _read(recipe, resolution)
-    sizes = buckets(resolution, multiple=base.multiple)
+    image_sizes = ImageSizes(recipe.data, base.shape)
+    folder = _read(recipe, image_sizes.min_side)
+    sizes = image_sizes.buckets
     looks, errors = _looked(folder.examples, sizes, reporter, follow=follow)
     names = tuple(_name(folder, item.example.path) for item in looks)
     findings = [
@@ -137,9 +136,8 @@ def _plain(value: dict[str, Any]) -> dict[str, Any]:
     return {key: item for key, item in value.items() if not isinstance(item, Path)}
 
 
-def _read(recipe: Recipe, resolution: int) -> Folder:
+def _read(recipe: Recipe, min_side: int) -> Folder:
     data = recipe.data
-    min_side = resolution // 2 if data.min_side is None else data.min_side
     return read_folder(
         data.images, trigger=data.trigger, default_caption=data.default_caption, min_side=min_side
     )
@@ -212,9 +210,8 @@ def _remarks(recipe: Recipe, base: Base) -> list[Finding]:
     """What could not be looked at."""
     findings: list[Finding] = []
     if base.tokens is None:
-        reason = (
-            f"captions were not counted in tokens, and {RESOLUTION} pixels were taken for granted: {base.why}"
-        )
+        side = SHAPE.resolution
+        reason = f"captions were not counted in tokens, and {side} pixels were taken for granted: {base.why}"
         findings.append(Finding("", NOTE, "base", reason, "Name a base that is on this machine with --base."))
     if recipe.data.crop == "auto" and not installed():
         reason = (
@@ -228,20 +225,19 @@ def base_of(recipe: Recipe) -> Base:
     """The base's resolution, bucket sides and tokenizers; where it cannot be opened, why."""
     import torch
 
-    from limner.assembly.resolve import source_of
-    from limner.models import family_of
+    from limner.assembly.base import family_at, locate_base, shape_at
     from limner.models.family import Objective
     from limner.models.loading import load
 
     try:
-        source = source_of(recipe.base, parts=recipe.components_from)
-        family = family_of(str(source.index.get("_class_name", "")))
+        source = locate_base(recipe.base, components_from=recipe.components_from)
+        family = family_at(source)
         constants = family.constants(source, Objective())
         parts = [name for name in family.parts if name.startswith("tokenizer")]
         device = torch.device("cpu")
         tokenizers = [load(family, source, name, dtype=torch.float32, device=device) for name in parts]
     except BadBase as error:
-        return Base(RESOLUTION, MULTIPLE, None, str(error))
+        return Base(SHAPE, None, str(error))
     longest = int(constants.get("text_length", 0))
     limits = [_limit(tokenizer.model_max_length, longest) for tokenizer in tokenizers]
 
@@ -251,7 +247,7 @@ def base_of(recipe: Recipe) -> Base:
         ]
         return max(zip(counts, limits, strict=True), key=lambda pair: pair[1])
 
-    return Base(int(source.facts.get("resolution", RESOLUTION)), family.multiple, tokens)
+    return Base(shape_at(source, family), tokens)
 
 
 def _limit(limit: int, longest: int) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from limner.assembly.resolve import source_of
+from limner.assembly.base import locate_base
 from limner.errors import BadLora, BadUsage
 from limner.lora import diffusers_loader, extraction, file, into_base, merging, resizing
 from limner.lora.adapters import Dora, WeightDelta, kind
@@ -326,7 +326,7 @@ def extract(
     tool = tool_named(options.to)
     root, base_entry = base, {}
     if not base.exists():  # it is named as recipes name it, and `generate` finds it by that
-        root, base_entry = source_of(str(base), reporter.line).root, {"ss_sd_model_name": str(base)}
+        root, base_entry = locate_base(str(base), reporter.line).root, {"ss_sd_model_name": str(base)}
     before, after = open_base(root, options.family), open_base(finetune, options.family)
     with reporter.progress("Extracting", len(before.weights)) as bar:
         difference = extraction.extract(before, after, rank, bar.advance)

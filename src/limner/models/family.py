@@ -8,6 +8,7 @@ from torch import Tensor
 
 from limner.errors import BadBase, BadRecipe
 from limner.graph.unit import Unit, check
+from limner.models.objective import Objective
 from limner.models.source import Source
 from limner.nn.arch import ArchSpec
 
@@ -17,20 +18,6 @@ INPUTS = ("image", "frame", "caption")
 ``frame`` is where the image stands in its file: height and width of the file's image, top and left of the
 crop in pixels of the crop's own scale, height and width of the crop.
 """
-
-
-@dataclass(frozen=True, kw_only=True)
-class Objective:
-    """The wishes of a recipe that change what is learned. ``None`` leaves a choice to the family."""
-
-    time_density: str | None = None
-    time_shift: float | None = None
-    guidance: float = 1.0
-    prediction: str | None = None
-    """What the denoiser says: "epsilon" or "v"."""
-    min_snr: float = 0.0
-    noise_offset: float = 0.0
-    zero_terminal_snr: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 import importlib
 import logging
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from limner.imports import swiftly
 from limner.models.family import Family
 from limner.models.source import Source
 from limner.models.weights import read, shapes
-from limner.nn.layers.precision import Kind, Products
+from limner.nn.layers.precision import Kind
 from limner.nn.layers.quantized_linear import storable
 from limner.nn.memory.placement import Placement
+from limner.nn.memory.plan import Plan
 
 BROKEN = (OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, SafetensorError)
 """What the libraries raise over the files of a base that are torn, foreign or of another model."""
@@ -45,9 +46,8 @@ def load(  # noqa: PLR0913  what is read, how, and where to
     *,
     dtype: torch.dtype,
     device: torch.device,
-    weights: Kind | None = None,
-    products: Products = "full",
-    placement: Callable[[nn.Module], Placement] | None = None,
+    plan: Plan | None = None,
+    folder: Path | None = None,
 ) -> Any:
     """A tokenizer, or a frozen model in evaluation mode on ``device``.
 
@@ -59,11 +59,10 @@ def load(  # noqa: PLR0913  what is read, how, and where to
         part: Which of its models.
         dtype: Of weights and arithmetic, unless the family keeps the part in fp32.
         device: Where to.
-        weights: How the linear layers inside the denoiser's blocks are stored
-            (``nn.layers.quantized_linear``), which happens while they are read. None: as all others.
-        products: How those layers multiply.
-        placement: What of the denoiser stays on the host, asked once it has layers. Buffers stay
-            there, too: ``nn.memory.engine`` brings to the device what is to be there.
+        plan: How the linear layers inside the denoiser's blocks are stored, which happens while they are
+            read, and what of it stays on the host. Its buffers stay there then, too: ``nn.memory.engine``
+            brings to the device what is to be there. None: all as one, all on the device.
+        folder: Where weights go that the plan keeps in files; none: the system's place for such.
 
     Raises:
         BadBase: Files are missing or do not fit the class.
@@ -73,17 +72,27 @@ def load(  # noqa: PLR0913  what is read, how, and where to
     hush()
     library, cls = _imported(family, part)
     files = source.weights(part)
+    placement = (
+        partial(_placement, family, plan, folder)
+        if plan and (plan.swapped_blocks or plan.precompute_modulation)
+        else None
+    )
     try:
         if part.startswith("tokenizer"):
             return cls.from_pretrained(source.root / part, local_files_only=True)
         kind = precision_of(family, part, dtype)
         if library == "diffusers" and part == family.denoiser:
             model = hollow(cls, cls.load_config(source.root / part, local_files_only=True), kind)
-            stored: dict[str, Kind] = dict.fromkeys(storable(model, family.arch), weights) if weights else {}
-            missing = read(model, files, kind, device, stored=stored, products=products, placement=placement)
+            codes = plan.codes if plan else None
+            stored: dict[str, Kind] = dict.fromkeys(storable(model, family.arch), codes) if codes else {}
+            read_as: dict[str, Any] = {
+                "stored": stored,
+                "products": plan.matmul_precision if plan else "full",
+            }
+            missing = read(model, files, kind, device, **read_as, placement=placement)
         else:
-            if weights:
-                raise BrokenGraph(f"{part} has no blocks that could be stored in {weights}.")
+            if plan and plan.codes:
+                raise BrokenGraph(f"{part} has no blocks that could be stored in {plan.codes}.")
             model, missing = _by_library(cls, source.root / part, kind)
     except torch.OutOfMemoryError:  # the files are whole
         raise
@@ -96,6 +105,13 @@ def load(  # noqa: PLR0913  what is read, how, and where to
     if placement is None:
         model = model.to(device)
     return model.requires_grad_(requires_grad=False).eval()
+
+
+def _placement(family: Family, plan: Plan, folder: Path | None, denoiser: nn.Module) -> Placement:
+    """What of a denoiser a plan keeps on the host, or in files."""
+    blocks = plan.swapped_of(len(family.arch.blocks_of(denoiser)))
+    place = folder if plan.mmap_weights else None
+    return Placement(denoiser, family.arch, streamed=blocks, hoist=plan.precompute_modulation, folder=place)
 
 
 def _by_library(cls: Any, folder: Path, dtype: torch.dtype) -> tuple[Any, list[str]]:

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from limner.errors import DoesNotFit
+from limner.nn.memory.plan import BITS, Plan
 from limner.planning.choice import ENCODING, FINENESS, Choice, PlanRequest, assess, budget, fits
 from limner.planning.devices import Device
 from limner.planning.memory import CODES, MemoryEstimate
-from limner.planning.plan import BITS, Plan
 from limner.planning.profile import Profile
 from limner.planning.search import choose
 from limner.recipe.optimizers import optimizer_of

@@ -20,9 +20,9 @@ from limner.errors import BadUsage
 from limner.nn.layers import lora, w8a8
 from limner.nn.layers.precision import CAPABLE
 from limner.nn.layers.quantization import Kind, dequantize, in_rows, kernels_for, quantize
+from limner.nn.memory.plan import Compute, Weights
 from limner.planning.devices import Device, Rates
 from limner.planning.local_device import device_for, keep_rates
-from limner.planning.plan import Compute, Weights
 from limner.planning.tracker import Tracker
 from limner.recipe.schema import Limits
 from limner.reporter import Reporter

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from limner.nn.layers.precision import CAPABLE, Products
+from limner.nn.memory.plan import BITS, Compute, OptimizerState, Plan, Weights
 from limner.planning import host, memory
 from limner.planning.devices import Device
 from limner.planning.host import PHOTO, HostMemory, host_memory_of
 from limner.planning.memory import MemoryEstimate
-from limner.planning.plan import BITS, Compute, OptimizerState, Plan, Weights
 from limner.planning.profile import Profile
 from limner.planning.time import StepTime, accumulation_of, compile_seconds, step_time_of
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 from limner.files import human
+from limner.nn.memory.plan import Plan
 from limner.planning.advice import CAUSES, DOING, Alternative
 from limner.planning.cards import PRICES
 from limner.planning.choice import Choice, budget
-from limner.planning.plan import Plan
 from limner.planning.planner import Planned
 from limner.planning.time import accumulation_of, compile_seconds
 from limner.recipe.size import label

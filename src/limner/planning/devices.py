@@ -9,8 +9,8 @@ from pydantic import TypeAdapter
 
 from limner.errors import BadRecipe
 from limner.nn.layers.precision import CAPABLE
+from limner.nn.memory.plan import BITS, Compute, Kind, Weights
 from limner.planning.cards import Card
-from limner.planning.plan import BITS, Compute, Kind, Weights
 
 GEMM, ATTENTION, ATTENTION_BACKWARD = 0.72, 0.6, 0.5
 """Share of the peak rate that matrix products and attention kernels reach. Assumed, from published figures

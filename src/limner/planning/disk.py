@@ -9,8 +9,8 @@ from limner.errors import BadBase
 from limner.models.registry import hub_id_of
 from limner.models.single_file import look
 from limner.models.source import Source
+from limner.nn.memory.plan import Plan
 from limner.planning.memory import frozen_bytes
-from limner.planning.plan import Plan
 from limner.planning.profile import Profile
 from limner.recipe.schema import Recipe
 

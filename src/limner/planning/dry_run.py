@@ -2,65 +2,41 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from limner.graph.split import Split
+from limner.assembly.assemble import META, assemble
+from limner.assembly.spec import ModelSpec
 from limner.graph.unit import run as run_units
-from limner.models.family import Family, Objective
-from limner.models.loading import skeleton
-from limner.models.source import Source
-from limner.nn.arch import ArchSpec, matching
-from limner.nn.layers import full, lora, quantized_linear
-from limner.nn.layers.dropout import Places
+from limner.nn.arch import matching
 from limner.nn.layers.precision import Products, stored_bytes
-from limner.nn.memory.cast_inputs import cast_once
-from limner.nn.memory.offload import halve
+from limner.nn.memory.plan import BITS, Attention, Plan, Weights
 from limner.nn.rng import KeyedRng
 from limner.planning.meta_inputs import batch
-from limner.planning.plan import BITS, Attention, Compute, Kind, Weights
 from limner.planning.trace import Machine, Trace, again, plain, trace
 from limner.planning.tracker import GRANULE
 
-DTYPES: dict[Compute, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
-    """What decides the memory of a run, of all that a recipe says."""
+class TraceSpec:
+    """How a step is traced: what of a run's memory neither its models nor its plan decide."""
 
     size: tuple[int, int]
     """Width and height of the bucket with the most tokens, pixels."""
-    full: bool = False
-    """Whether every weight of the denoiser is trained, and no LoRA."""
     hosted: bool = False
-    """Whether their masters are on the host, and gradients leave for there as they are made."""
-    rank: int = 16
-    conv_rank: int | None = None
-    targets: str | Sequence[str] = "auto"
-    text_encoders: Mapping[str, int] = field(default_factory=dict)
-    """Text encoder that is trained -> its first trained layer."""
-    dropout: float = 0.0
-    compute: Compute = "bf16"
+    """Whether masters are on the host, and gradients leave for there as they are made."""
     weights: Weights | None = None
-    """How the frozen layers in the blocks are stored while it is rehearsed; None: as computed with."""
+    """How the frozen layers in the blocks are stored while it is traced; None: as computed with."""
     products: Products = "full"
     """How those layers multiply."""
     arithmetic: Literal["autocast", "cast"] = "cast"
     """How half precision is had: each operation casts what it reads, or the denoiser's first layers do, as in
     true runs (``nn.memory.cast_inputs``). Where all weights are trained, in fp32, it is always autocast."""
     attention: Attention = "auto"
-    device: Kind = "cuda"
-    objective: Objective = Objective()
-
-    @property
-    def casts(self) -> bool:
-        """Whether the denoiser's inputs are cast, and nothing after."""
-        return self.arithmetic == "cast" and not self.full
 
 
 @dataclass(frozen=True)
@@ -72,84 +48,51 @@ class Seen:
     """Block -> FLOPs of its tails."""
 
 
-def frozen_layers(denoiser: nn.Module, arch: ArchSpec) -> list[str]:
-    """Names of the linear layers in the blocks, modulations left out: what is stored in few bits."""
-    modulations = matching(denoiser, arch.modulations)
-    blocks = tuple(f"{name}." for name in arch.blocks_of(denoiser))
-    return [
-        name
-        for name, layer in denoiser.named_modules()
-        if isinstance(layer, nn.Linear) and name.startswith(blocks) and name not in modulations
-    ]
-
-
-def machine_of(wish: Wish) -> Machine:
-    """The device that a wish is for, imitated."""
-    half = wish.compute != "fp32" and not wish.casts
+def machine_of(spec: ModelSpec, how: TraceSpec) -> Machine:
+    """The device that a step is traced for, imitated."""
+    half = spec.compute != "fp32" and not (spec.casts_inputs and how.arithmetic == "cast")
     return Machine(
-        attention=wish.attention,
-        autocast=DTYPES[wish.compute] if half else None,
-        kernels="cpu" if wish.device == "cpu" else "cuda",
-        granule=1 if wish.device == "cpu" else GRANULE,
-        products=wish.products,
+        attention=how.attention,
+        autocast=spec.dtype if half else None,
+        kernels="cpu" if spec.kind == "cpu" else "cuda",
+        granule=1 if spec.kind == "cpu" else GRANULE,
+        products=how.products,
     )
 
 
 class Rehearsal:
     """The models of a training step, without weights.
 
+    Args:
+        spec: The base, and what of it is trained.
+        how: The size of the images, and what else is not the models'.
+        machine: What is imitated, if not the device of the spec.
+
     Raises:
         BadBase: A config means nothing.
         BadRecipe: A target or a text encoder is unknown.
     """
 
-    def __init__(
-        self, family: Family, source: Source, wish: Wish, cut: Split, machine: Machine | None = None
-    ) -> None:
+    def __init__(self, spec: ModelSpec, how: TraceSpec, machine: Machine | None = None) -> None:
         """See the class."""
-        self.family, self.wish, self.cut = family, wish, cut
-        self.dtype = DTYPES[wish.compute]
-        self.machine = machine or machine_of(wish)
-        self.places: Places = []
+        self.spec, self.how, self.family = spec, how, spec.family
+        self.machine = machine or machine_of(spec, how)
         self.constants = 0
         """Bytes that the models have made in a first step and keep since, such as tables of positions."""
         self.idle: frozenset[int] = frozenset()
         """``id`` of every trained tensor that no gradient comes to, once a step was traced."""
-        own = {family.denoiser: torch.float32} if wish.full else {}
-        self.models = {
-            name: skeleton(family, source, name, dtype=own.get(name, self.dtype)) for name in cut.loaded
-        }
-        self.denoiser = self.models[family.denoiser]
-        if wish.weights == "int8" or wish.weights == "fp8" or wish.weights == "nf4":
-            names = frozen_layers(self.denoiser, family.arch)
-            quantized_linear.freeze(self.denoiser, names, wish.weights, products=wish.products)
-        if wish.full:
-            full.unfreeze(self.denoiser)
-        if wish.hosted:
-            halve(self.denoiser, self.dtype)
-            for weight in full.trained(self.denoiser):
-                weight.register_post_accumulate_grad_hook(_gone)
-        adapted = {} if wish.full else {family.denoiser: 0, **wish.text_encoders}
-        for name, since in adapted.items():
-            self._attach(source, name, since)
-        self.blocks = family.arch.blocks_of(self.denoiser)
-        self.modulations = list(matching(self.denoiser, family.arch.modulations).values())
-
-    def _attach(self, source: Source, name: str, since: int) -> None:
-        family, wish = self.family, self.wish
-        endings = family.endings(name, wish.targets)
-        layers = family.layers.get(name, "")
-        until = family.depth(source, name) if layers else None
-        names = lora.matching(self.models[name], endings, layers=layers, since=since, until=until)
-        ranks = lora.ranks(
-            self.models[name], names, wish.rank, wish.conv_rank if name == family.denoiser else None
+        plan = Plan(
+            compute=spec.compute,
+            weights=how.weights or spec.compute,
+            matmul_precision=how.products,
+            optimizer_state="host" if how.hosted else "fp32",
         )
-        drop = wish.dropout
-        here = {"dropout": drop, "seed": 0, "places": self.places}
-        lora.attach(self.models[name], ranks, rank=wish.rank, alpha=wish.rank, **here)
-        if wish.device == "cuda":
-            lora.together(self.models[name])
-        lora.dropping(self.models[name], on=True)
+        assembled = assemble(spec, plan, META, cast_inputs=how.arithmetic == "cast")
+        self.models, self.places, self.denoiser = assembled.models, assembled.sample_keys, assembled.denoiser
+        for name in spec.first_layers:
+            spec.trainable.set_dropout(self.models[name], on=True)
+        self.blocks = self.family.arch.blocks_of(self.denoiser)
+        self.modulations = list(matching(self.denoiser, self.family.arch.modulations).values())
 
     def trace(self, one: Mapping[str, Tensor], images: int, *, checkpointed: int, state: int = 0) -> Seen:
         """A step of so many images, and no first one: what models make once is there already.
@@ -173,7 +116,7 @@ class Rehearsal:
         def step() -> Tensor:
             self.places[:] = [(0, 0, number) for number in range(images)]
             draw = KeyedRng(self.places)
-            return run_units(self.cut.live, self.models, batch(one, images), draw)["loss"].sum()
+            return run_units(self.spec.cut.live, self.models, batch(one, images), draw)["loss"].sum()
 
         with ExitStack() as stack:
             stack.enter_context(again(list(self.blocks.values())[:checkpointed]))
@@ -181,8 +124,6 @@ class Rehearsal:
                 block = next(each for each in self.blocks if name.startswith(f"{each}."))
                 handle = layer.register_forward_hook(partial(_product, tails, block))
                 stack.callback(handle.remove)
-            if self.wish.casts:
-                stack.enter_context(cast_once(self.denoiser, self.family.arch, self.dtype))
             seen = trace(
                 step,
                 self.models,
@@ -214,7 +155,7 @@ class Rehearsal:
             "stored": {kind: sum(stored_bytes(kind, *shape) for shape in shapes) for kind in BITS},
             "other": sum(map(_bytes, frozen.values())) - modulation - stored,
             "modulation": modulation,
-            "widest": max((rows * columns for rows, columns in shapes), default=0) * self.dtype.itemsize,
+            "widest": max((rows * columns for rows, columns in shapes), default=0) * self.spec.dtype.itemsize,
             "trained": sum(
                 each.numel() for each in every if each.requires_grad and id(each) not in self.idle
             ),
@@ -228,14 +169,10 @@ class Rehearsal:
             name: every[name] - sum(each[name] for each in inside)
             for name in ("other", "modulation", "trained")
         }
-        linear = every["stored"][self.wish.compute] - sum(
-            each["stored"][self.wish.compute] for each in inside
+        linear = every["stored"][self.spec.compute] - sum(
+            each["stored"][self.spec.compute] for each in inside
         )
         return left | {"other": left["other"] + linear, "stored": dict.fromkeys(BITS, 0), "widest": 0}
-
-
-def _gone(weight: Tensor) -> None:
-    weight.grad = None
 
 
 def _bytes(tensor: Tensor) -> int:

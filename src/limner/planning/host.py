@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from limner.nn.memory.plan import Plan
 from limner.planning.memory import (
     CODES,
     MASTER,
@@ -16,7 +17,6 @@ from limner.planning.memory import (
     saved_bytes,
     state_bytes,
 )
-from limner.planning.plan import Plan
 from limner.planning.profile import Block, Profile, Stage
 from limner.recipe.optimizers import optimizer_of
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from limner.nn.layers import quantized_linear, w8a8
-from limner.planning.plan import Attention
+from limner.nn.memory.plan import Attention
 
 WIDEST_HEAD = 256
 """Numbers of a head up to which flash attention has a kernel."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from limner.nn.layers.precision import coding_bytes
-from limner.planning.plan import BITS, Kind, Plan, Weights
+from limner.nn.memory.plan import BITS, Kind, Plan, Weights
 from limner.planning.profile import Block, Profile
 from limner.recipe.optimizers import optimizer_of
 

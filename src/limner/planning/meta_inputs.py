@@ -8,11 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limner.graph.split import Split
+from limner.assembly.spec import ModelSpec
 from limner.models.clip import CLIP_LENGTH
-from limner.models.family import Family
-from limner.models.loading import skeleton
-from limner.models.source import Source
 from limner.planning.alike import once
 
 
@@ -30,17 +27,12 @@ class Longest:
         return ""
 
 
-def boundary(
-    family: Family, source: Source, cut: Split, size: tuple[int, int], dtype: torch.dtype
-) -> dict[str, Tensor]:
+def boundary(spec: ModelSpec, size: tuple[int, int]) -> dict[str, Tensor]:
     """What live units read of one image and its caption: shapes and types, on the meta device.
 
     Args:
-        family: Of the base.
-        source: Its configs; weights and tokenizers are not needed.
-        cut: Its units, bound and cut.
+        spec: The base, with its units cut; weights and tokenizers are not needed.
         size: (width, height) of the image in pixels.
-        dtype: What the run computes in.
 
     Raises:
         BadBase: A config means nothing.
@@ -52,18 +44,18 @@ def boundary(
         "caption": ("",),
     }
     models: dict[str, Any] = {}
-    for unit in cut.frozen:
+    for unit in spec.cut.frozen:
         for name in unit.uses:
             if name not in models:
                 tokenizer = name.startswith("tokenizer")
-                models[name] = Longest() if tokenizer else skeleton(family, source, name, dtype=dtype)
+                models[name] = Longest() if tokenizer else spec.skeleton(name)
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             for name in unit.uses:
                 if isinstance(models[name], nn.Module):
                     stack.enter_context(once(models[name]))
             values |= {name: _moved(value) for name, value in unit.run(models, values).items()}
-    return {name: values[name] for name in sorted(cut.boundary)}
+    return {name: values[name] for name in sorted(spec.cut.boundary)}
 
 
 def _moved(value: Any) -> Any:

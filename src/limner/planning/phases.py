@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from limner.assembly.spec import ModelSpec
 from limner.graph.split import Split
 from limner.graph.unit import Unit
 from limner.graph.unit import run as run_units
 from limner.models import sampling
 from limner.models.bundled import stored_precision, weight_bytes
 from limner.models.family import Canvas, Family
-from limner.models.loading import precision_of, skeleton
+from limner.models.loading import precision_of
 from limner.models.source import Source
 from limner.nn.layer_lists import bytes_of, heaviest
 from limner.nn.layers.quantized_linear import freeze, storable
@@ -37,7 +38,6 @@ BYTES = 2
 """Of a number in the files of a base that nothing is known of."""
 ENTRY = 512
 """Bytes of the header of a cache entry."""
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 _A = {"caption": "a caption", "image": "an image"}
 
 
@@ -55,23 +55,17 @@ class Outside:
 
 
 def outside(
-    family: Family,
-    source: Source,
-    cut: Split,
-    *,
+    spec: ModelSpec,
     size: tuple[int, int],
-    dtype: torch.dtype,
+    *,
     canvas: Canvas | None = None,
     machine: Machine = GPU,
 ) -> Outside:
     """Trace every stage.
 
     Args:
-        family: Of the base.
-        source: Its configs; weights and tokenizers are not needed.
-        cut: Its units, bound and cut.
+        spec: The base, with its units cut; weights and tokenizers are not needed.
         size: (width, height) of the largest bucket in pixels.
-        dtype: What the run computes in.
         canvas: How samples are painted; ``None``: at the size of the bucket. Width and height are whole
             multiples of the family's.
         machine: Whose kernels and whose allocator are imitated.
@@ -87,7 +81,8 @@ def outside(
         "caption": ("",),
     }
     of_caption, stages, entry = {"caption"}, [], 0
-    here = _Base(family, source, size, dtype, machine)
+    here = _Base(spec, size, machine)
+    cut = spec.cut
     for unit in cut.frozen:
         caption = set(unit.reads) <= of_caption
         if caption:
@@ -101,7 +96,7 @@ def outside(
     boundary = {name: values[name] for name in sorted(cut.boundary)}
     stages += [here.paint(cut, boundary, canvas), here.decode(canvas)]
     numbers = sum(each.numel() for net in here.networks for each in net.parameters())
-    return Outside(tuple(stages), entry, weight_bytes(source.name) or BYTES * numbers, boundary)
+    return Outside(tuple(stages), entry, weight_bytes(spec.source.name) or BYTES * numbers, boundary)
 
 
 @dataclass(frozen=True)
@@ -118,13 +113,12 @@ class _Seen:
 class _Base:
     """The models of a base, without weights, and what is done with them outside the training steps."""
 
-    def __init__(
-        self, family: Family, source: Source, size: tuple[int, int], dtype: torch.dtype, machine: Machine
-    ) -> None:
-        self.family, self.source, self.size, self.dtype = family, source, size, dtype
+    def __init__(self, spec: ModelSpec, size: tuple[int, int], machine: Machine) -> None:
+        self.spec, self.family, self.source, self.size = spec, spec.family, spec.source, size
+        self.dtype = spec.dtype
         self.plain = replace(machine, autocast=None)
         """The cache is filled without autocast, and the denoiser paints without."""
-        self.decoding = replace(machine, autocast=None if dtype == torch.float32 else dtype)
+        self.decoding = replace(machine, autocast=None if spec.compute == "fp32" else spec.dtype)
         self.models: dict[str, Any] = {}
         self.latent: tuple[int, ...] = ()
         """Shape of what the autoencoder gives of an image of the bucket."""
@@ -142,7 +136,7 @@ class _Base:
         return [model for model in self.models.values() if isinstance(model, nn.Module)]
 
     def _network(self, part: str) -> nn.Module:
-        found = skeleton(self.family, self.source, part, dtype=self.dtype)
+        found = self.spec.skeleton(part)
         if part == self.family.denoiser and self.plain.products == "8bit":
             freeze(found, storable(found, self.family.arch), "int8", products="8bit")
         return found
@@ -151,7 +145,7 @@ class _Base:
         """Whether to read a part is to copy it: its files are of another precision, or of an unknown one."""
         wanted = precision_of(self.family, part, self.dtype)
         known = stored_precision(self.source.name, part)
-        return known is None or DTYPES[known] != wanted
+        return known is None or {"bf16": torch.bfloat16, "fp32": torch.float32}[known] != wanted
 
     def encode(
         self, unit: Unit, values: Mapping[str, Any], *, times: str, resident: bool

@@ -9,12 +9,14 @@ from functools import partial
 from math import ceil
 from typing import Any
 
+from limner.assembly.base import ResolvedBase
 from limner.data.images import header
 from limner.data.listing import listed
 from limner.data.validation import PAINTED, QUANTILES, SUBSET, held_out
 from limner.errors import BadData, BadRecipe, DoesNotFit
 from limner.files import write_json
 from limner.nn.layers.precision import Products
+from limner.nn.memory.plan import OptimizerState, Plan, Weights
 from limner.planning.advice import Alternative, Misfit, alternatives, misfit
 from limner.planning.choice import Choice, PlanRequest, assess, budget
 from limner.planning.devices import Device
@@ -22,9 +24,9 @@ from limner.planning.disk import base_bytes, fetched_bytes, held, here, mapped_b
 from limner.planning.host import PHOTO
 from limner.planning.local_device import device_for
 from limner.planning.memory import CODES, saved_bytes
-from limner.planning.plan import OptimizerState, Plan, Weights
 from limner.planning.profile import Profile
-from limner.planning.profile_cache import Asked, largest, opened, profile_of, shape_of
+from limner.planning.profile_cache import largest, opened, profile_of, shape_of
+from limner.planning.request import Asked
 from limner.planning.search import below, choose, encoded_below
 from limner.planning.time import CostModel, Total, total_of
 from limner.recipe.optimizers import optimizer_of
@@ -223,12 +225,13 @@ def plan(
     request = _multiplied(begun.within(request) if begun else request, device)
     source = opened(recipe, reporter.line)
     files = base_bytes(here(source))
-    shape = shape_of(source)
-    compute = device.computes(recipe.limits.compute_dtype)
-    size = largest(recipe, shape, list(counts.sizes))
+    base = ResolvedBase(
+        recipe=recipe, source=source, shape=shape_of(source), kind=device.kind, compute=request.compute
+    )
+    size = largest(base.sizes, list(counts.sizes))
     price = device.price if price is None else price
     why: list[tuple[Misfit, Callable[..., Planned]]] = []
-    asked = Asked(recipe, source, size, compute, device.kind, whole, products=request.matmul_precision)
+    asked = Asked(base, size, whole, products=request.matmul_precision)
     for way in _ways(asked, request):
         profile, traced = profile_of(way)
         profile = profile if files is None else replace(profile, download=files)
@@ -240,7 +243,7 @@ def plan(
         try:
             choice = choose(profile, device, request)
         except DoesNotFit:
-            why.append((misfit(profile, device, request, at=partial(_at, way, shape.multiple)), made))
+            why.append((misfit(profile, device, request, at=partial(_at, way, base.shape.multiple)), made))
             continue
         total = total_of_run(profile, device, request, choice, counts, recipe)
         others = alternatives(profile, device, request, choice)
@@ -269,7 +272,7 @@ def _multiplied(request: PlanRequest, device: Device) -> PlanRequest:
 
 def _ways(asked: Asked, request: PlanRequest) -> list[Asked]:
     """Where the weights of a full fine-tune may be: on the device, or on the host, from where AdamW comes."""
-    away = request.full and "host" in request.optimizer_state and asked.kind == "cuda"
+    away = request.full and "host" in request.optimizer_state and asked.base.kind == "cuda"
     away = away and optimizer_of(request.optimizer).on_host
     return [asked, replace(asked, hosted=True)] if away else [asked]
 

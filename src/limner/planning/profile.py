@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from limner.planning.plan import Weights
+from limner.nn.memory.plan import Weights
 
 
 @dataclass(frozen=True)

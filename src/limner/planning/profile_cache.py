@@ -4,55 +4,25 @@ import hashlib
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from limner import bases
-from limner.data.buckets import buckets, closest
+from limner.assembly.base import ImageSizes, Shape, family_at, shape_at
+from limner.data.buckets import closest
 from limner.files import user_cache, write_json
 from limner.imports import swiftly
 from limner.models.bundled import described
 from limner.models.source import Source
-from limner.nn.layers.precision import Products
-from limner.planning.plan import Compute, Kind
 from limner.planning.profile import Profile, from_json, to_json
+from limner.planning.request import Asked
 from limner.recipe.schema import Recipe
 
-MADE_BY = ("planning", "nn", "models")
+MADE_BY = ("plan", "nn", "models", "assembly")
 """What decides a profile: when a file of these rooms changes, profiles are traced anew."""
 LIBRARIES = ("torch", "diffusers", "transformers")
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What a family says of sizes."""
-
-    multiple: int
-    """Image sides are multiples of this, in pixels."""
-    resolution: int
-    """Side in pixels of the square whose area the base was made for."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a profile is wanted of."""
-
-    recipe: Recipe
-    source: Source
-    size: tuple[int, int]
-    """(width, height) of the bucket with the most tokens, pixels."""
-    compute: Compute
-    kind: Kind = "cuda"
-    """Sort of device: each keeps other things for the backward pass."""
-    whole: bool = False
-    """Whether every block is traced, though they repeat."""
-    hosted: bool = False
-    """Whether the trained weights are on the host."""
-    products: Products = "full"
-    """How frozen layers multiply."""
 
 
 def opened(recipe: Recipe, tell: Callable[[str], None]) -> Source:
@@ -65,41 +35,28 @@ def opened(recipe: Recipe, tell: Callable[[str], None]) -> Source:
 
 
 def shape_of(source: Source) -> Shape:
-    """What the base's family says of sizes, looked up without loading it where it was loaded once.
-
-    Raises:
-        BadBase: No family here has that pipeline.
-    """
+    """The sizes that a base is made for. Kept by family, as asking one loads torch."""
     pipeline = str(source.index.get("_class_name", ""))
     path = user_cache("profiles") / f"family-{_digest(pipeline, _made_by())}.json"
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         shape = Shape(int(kept["multiple"]), int(kept["resolution"]))
     except (OSError, ValueError, LookupError, TypeError):
-        shape = _shape(pipeline)
+        family = family_at(source)
+        shape = Shape(family.multiple, family.resolution)
         _keep(path, {"multiple": shape.multiple, "resolution": shape.resolution})
-    return Shape(shape.multiple, int(source.facts.get("resolution", shape.resolution)))
+    return shape_at(source, shape)
 
 
-def _shape(pipeline: str) -> Shape:
-    with swiftly():
-        from limner.models import family_of
-
-        family = family_of(pipeline)
-    return Shape(family.multiple, family.resolution)
-
-
-def largest(recipe: Recipe, shape: Shape, images: list[tuple[int, int]]) -> tuple[int, int]:
+def largest(sizes: ImageSizes, images: list[tuple[int, int]]) -> tuple[int, int]:
     """The bucket with the most tokens of those that a run uses: the square one where there are no images.
 
     Args:
-        recipe: Its resolution.
-        shape: Of the family.
+        sizes: By the recipe and its base.
         images: (width, height) of the images, pixels.
     """
-    sizes = buckets(recipe.data.resolution or shape.resolution, multiple=shape.multiple)
-    used = {closest(width, height, sizes) for width, height in images} or {closest(1, 1, sizes)}
-    return max(used, key=lambda size: (size[0] * size[1], size))
+    used = {closest(width, height, sizes.buckets) for width, height in images}
+    return max(used or {closest(1, 1, sizes.buckets)}, key=lambda size: (size[0] * size[1], size))
 
 
 def profile_of(asked: Asked) -> tuple[Profile, bool]:
@@ -109,7 +66,7 @@ def profile_of(asked: Asked) -> tuple[Profile, bool]:
         BadBase: The base's configs mean nothing.
         BadRecipe: A target or a text encoder is unknown.
     """
-    path = user_cache("profiles") / f"{_digest(_facts(asked), _configs(asked.source), _made_by())}.json"
+    path = user_cache("profiles") / f"{_digest(asked.facts, _configs(asked.base.source), _made_by())}.json"
     try:
         return from_json(json.loads(path.read_text(encoding="utf-8"))), False
     except (OSError, ValueError):  # never traced, or a torn file
@@ -129,25 +86,6 @@ def _traced(asked: Asked) -> Profile:
         from limner.planning.estimate import foresee
 
     return foresee(asked)
-
-
-def _facts(asked: Asked) -> dict[str, Any]:
-    """What of the recipe a profile depends on."""
-    recipe = asked.recipe
-    train = recipe.train.model_dump(mode="json")
-    objective = ("time_density", "time_shift", "guidance", "prediction", "min_snr", "noise_offset")
-    return {
-        "size": asked.size,
-        "compute": asked.compute,
-        "kind": asked.kind,
-        "whole": asked.whole,
-        "method": recipe.train.method,
-        "hosted": asked.hosted,
-        "products": asked.products,
-        "lora": recipe.lora.model_dump(mode="json"),
-        "objective": {key: train[key] for key in (*objective, "zero_terminal_snr")},
-        "sample": [recipe.sample.width, recipe.sample.height, recipe.sample.guidance],
-    }
 
 
 def _configs(source: Source) -> dict[str, Any]:

@@ -10,13 +10,11 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from limner.graph.split import split
-from limner.models.family import Family
-from limner.models.source import Source
-from limner.planning.dry_run import DTYPES, Rehearsal, Seen, Wish
+from limner.assembly.spec import ModelSpec
+from limner.nn.memory.plan import Weights
+from limner.planning.dry_run import Rehearsal, Seen, TraceSpec
 from limner.planning.memory import MASTER
 from limner.planning.meta_inputs import boundary
-from limner.planning.plan import Weights
 from limner.planning.profile import Affine, Block, OpCounts, Profile
 from limner.planning.representative import cast
 from limner.planning.trace import HEAD, Machine, Trace
@@ -37,55 +35,52 @@ Rehearsals = Mapping[bool, Sequence[Seen]]
 
 
 def profile(
-    family: Family,
-    source: Source,
-    wish: Wish,
+    spec: ModelSpec,
+    how: TraceSpec,
     *,
     whole: bool = False,
     machine: Machine | None = None,
     one: Mapping[str, Tensor] | None = None,
 ) -> Profile:
-    """Rehearse a training step and write down what it needs.
+    """Trace a training step and write down what it needs.
 
     Args:
-        family: Of the base.
-        source: Its configs; nothing else of it is opened.
-        wish: What the recipe says.
-        whole: Rehearse every block even where they repeat.
-        machine: What is imitated, if not the device of the wish.
+        spec: The base, and what of it is trained; nothing but its configs is opened.
+        how: The size of the images, and what else is not the models'.
+        whole: Trace every block even where they repeat.
+        machine: What is imitated, if not the device of the spec.
         one: What live units read of one image, where it is known already.
 
     Raises:
         BadBase: A config means nothing.
         BadRecipe: A target or a text encoder is unknown.
     """
-    cut = split(family.bound(source, wish.objective), {family.denoiser: 0, **wish.text_encoders})
-    one = one or boundary(family, source, cut, wish.size, DTYPES[wish.compute])
-    who = cast(family, source, wish, whole=whole)
-    thin = who.source
-    rehearsal = Rehearsal(family, thin, wish, cut, machine)
-    eight = wish.products == "8bit"
-    acting = Rehearsal(family, thin, replace(wish, weights=CODED), cut, machine) if eight else rehearsal
+    one = one or boundary(spec, how.size)
+    who = cast(spec, whole=whole)
+    few = replace(spec, source=who.source)
+    rehearsal = Rehearsal(few, how, machine)
+    eight = how.products == "8bit"
+    acting = Rehearsal(few, replace(how, weights=CODED), machine) if eight else rehearsal
     seen = {
         checkpoints: [
             acting.trace(one, images, checkpointed=len(acting.blocks) if checkpoints else 0)
-            for images in _batches(family, wish)
+            for images in _batches(spec)
         ]
         for checkpoints in (False, True)
     }
-    found = _assembled(rehearsal, seen, who.parts, source.name)
+    found = _assembled(rehearsal, seen, who.parts, spec.source.name)
     if eight:
         return replace(found, decoding=0)  # seen at work, for every number of images
-    if who.parts is None or wish.full:
+    if who.parts is None or not spec.trainable.freezes_base:
         return found
-    coded = Rehearsal(family, thin, replace(wish, weights=CODED), cut, machine)
+    coded = Rehearsal(few, replace(how, weights=CODED), machine)
     return replace(found, decoding=_decoding(coded, one, {which: seen[which][0] for which in seen}))
 
 
-def _batches(family: Family, wish: Wish) -> tuple[int, ...]:
-    if family.arch.depths:
+def _batches(spec: ModelSpec) -> tuple[int, ...]:
+    if spec.family.arch.depths:
         return BATCHES
-    return BATCHES[:2] if wish.full else BATCHES[:1]
+    return BATCHES[:1] if spec.trainable.freezes_base else BATCHES[:2]
 
 
 def _assembled(rehearsal: Rehearsal, seen: Rehearsals, parts: Sequence[int] | None, base: str) -> Profile:
@@ -102,22 +97,22 @@ def _assembled(rehearsal: Rehearsal, seen: Rehearsals, parts: Sequence[int] | No
         outside = [mine - inside for mine, inside in zip(outside, each, strict=True)]
     totals = [sum(each) for each in zip(outside, *(factors[name] for name in chosen), strict=True)]
     plain = [each.trace for each in seen[False]]
-    full = rehearsal.wish.full
+    trains_base = not rehearsal.spec.trainable.freezes_base
     return Profile(
         base=base,
         family=rehearsal.family.name,
-        size=rehearsal.wish.size,
+        size=rehearsal.how.size,
         blocks=tuple(blocks),
         rest=rest,
         trained=totals[0],
         tensors=totals[1],
         factored=totals[2],
         largest=max((each.numel() for each in _learning(models, rehearsal.idle)), default=0),
-        whole=totals[3] if full else 0,
+        whole=totals[3] if trains_base else 0,
         idle=totals[4],
         held=rehearsal.constants,
-        hosted=rehearsal.wish.hosted,
-        head=_behind(plain[0]) if full else 0,
+        hosted=rehearsal.how.hosted,
+        head=_behind(plain[0]) if trains_base else 0,
         forward=_line([_fullest(each) - each.kept for each in plain]),
         backward=_most([block.backward_room for block in blocks]),
         recompute=_most([block.recompute_room for block in blocks]),
@@ -179,7 +174,7 @@ def _blocks(rehearsal: Rehearsal, seen: Rehearsals) -> dict[str, Block]:
             attention_kept=_line([each[name].attention_kept for each in forward]),
             forward=_works([each[name] for each in forward]),
             backward=_works([each[name] for each in backward] if name in backward[0] else nothing),
-            tail=_tail(rehearsal.wish, [each.tails[name] for each in seen[False]], forward[0][name]),
+            tail=_tail(rehearsal.spec, [each.tails[name] for each in seen[False]], forward[0][name]),
             backward_room=_line([each[name] for each in rooms]),
             recompute_room=_line([each[name] for each in again]),
             **rehearsal.weigh([block]),
@@ -188,9 +183,9 @@ def _blocks(rehearsal: Rehearsal, seen: Rehearsals) -> dict[str, Block]:
     }
 
 
-def _tail(wish: Wish, flops: Sequence[float], forward: Segment) -> OpCounts:
+def _tail(spec: ModelSpec, flops: Sequence[float], forward: Segment) -> OpCounts:
     """The work of the tails of a block, whose forward pass says in what precision they multiply."""
-    if wish.full:
+    if not spec.trainable.freezes_base:
         return OpCounts()
     return OpCounts(eight=_line(flops)) if forward.eight else OpCounts(gemm=_line(flops))
 

@@ -1,17 +1,15 @@
 """Which blocks of a denoiser are rehearsed: one of each sort stands for all that are like it."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
 
+from limner.assembly.spec import ModelSpec
 from limner.models.family import Family
-from limner.models.loading import skeleton
 from limner.models.source import Source
 from limner.nn.arch import matching
-from limner.nn.layers import lora
-from limner.planning.dry_run import DTYPES, Wish
 
 Sort = tuple[str, frozenset[tuple[str, tuple[int, ...]]], frozenset[str]]
 """What tells blocks apart: the class, name and shape of every tensor, the layers that learn."""
@@ -41,27 +39,26 @@ class Cast:
     plays itself."""
 
 
-def cast(family: Family, source: Source, wish: Wish, *, whole: bool = False) -> Cast:
+def cast(spec: ModelSpec, *, whole: bool = False) -> Cast:
     """The first block, the last, and of every sort between them the first; all where that cannot be made.
 
     Args:
-        family: Of the base.
-        source: Its configs.
-        wish: Says which layers learn.
+        spec: The base, and which of its layers learn.
         whole: Every block plays itself.
 
     Raises:
         BadBase: A config means nothing.
         BadRecipe: A target is unknown.
     """
+    family, source = spec.family, spec.source
     every = Cast(source)
     if whole or not family.arch.depths:
         return every
-    true = skeleton(family, source, family.denoiser, dtype=DTYPES[wish.compute])
-    sorts = _sorts(family, true, wish)
+    true = spec.skeleton(family.denoiser)
+    sorts = _sorts(spec, true)
     if not all(map(_evenly, sorts)):
         return every  # it names a block by its number: what follows the first that learns is unlike
-    ahead = 1 if isinstance(wish.targets, str) or wish.full else 2
+    ahead = 2 if spec.trainable.sparse else 1
     chosen = [_chosen(some, ahead) for some in sorts]
     changes = _changes(family, source, [sorted(set(some)) for some in chosen])
     place = (source.root, source.name, source.facts)
@@ -73,7 +70,8 @@ def cast(family: Family, source: Source, wish: Wish, *, whole: bool = False) -> 
         first = sum(map(len, wanted))
         parts += [first + kept.index(number) for number in numbers]
         wanted.append([some[number] for number in kept])
-    made = _sorts(family, skeleton(family, thin, family.denoiser, dtype=DTYPES[wish.compute]), wish)
+    few = replace(spec, source=thin)
+    made = _sorts(few, few.skeleton(family.denoiser))
     return Cast(thin, tuple(parts)) if made == wanted else every
 
 
@@ -108,9 +106,10 @@ def _changes(family: Family, source: Source, kept: Sequence[Sequence[int]]) -> d
     return changes
 
 
-def _sorts(family: Family, model: nn.Module, wish: Wish) -> list[list[Sort]]:
+def _sorts(spec: ModelSpec, model: nn.Module) -> list[list[Sort]]:
     """The sort of every block, pattern by pattern."""
-    learn = [] if wish.full else lora.matching(model, family.endings(family.denoiser, wish.targets))
+    family = spec.family
+    learn = spec.trainable.layers(spec, family.denoiser, model)
     order = list(family.arch.blocks_of(model))
     sorts = []
     for pattern in family.arch.blocks:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from limner.errors import DoesNotFit
+from limner.nn.memory.plan import OptimizerState, Plan
 from limner.planning import memory
 from limner.planning.choice import (
     ENCODING,
@@ -39,7 +40,6 @@ from limner.planning.choice import (
 )
 from limner.planning.devices import Device
 from limner.planning.host import HostMemory
-from limner.planning.plan import OptimizerState, Plan
 from limner.planning.profile import Profile
 from limner.planning.time import CostModel, accumulation_of, compile_seconds, update_seconds
 from limner.recipe.optimizers import optimizer_of

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from itertools import accumulate
 from math import ceil
 
+from limner.nn.memory.plan import BITS, Compute, Plan, Weights
 from limner.planning.devices import COMPILED_LAUNCHES, COMPILED_TRAFFIC, COMPILING, HOST_TRAFFIC, Device
 from limner.planning.memory import MASTER, frozen_bytes, state_bytes
-from limner.planning.plan import BITS, Compute, Plan, Weights
 from limner.planning.profile import Block, OpCounts, Profile, Stage
 
 UPDATE = 24

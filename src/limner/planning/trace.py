@@ -13,8 +13,8 @@ from limner.nn.arch import ArchSpec, matching
 from limner.nn.layers.precision import Products
 from limner.nn.layers.quantized_linear import QuantizedLinear
 from limner.nn.memory.checkpointing import Checkpoint
+from limner.nn.memory.plan import Attention
 from limner.planning.kernels import Kernels, Report, imitated
-from limner.planning.plan import Attention
 from limner.planning.tracker import GRANULE, Event, Segment, Tracker
 
 HEAD = ""

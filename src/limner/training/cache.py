@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from limner.assembly.resolve import Setting, cache_root, prepare
+from limner.assembly.resolve import Resolved, cache_root, resolve
 from limner.data.folder import Folder, Rejected
 from limner.data.images import read_image
 from limner.data.validation import PAINTED
@@ -93,7 +93,9 @@ def cache(recipe: Recipe, out: Path, reporter: Reporter) -> CacheFilled:
     run = RunDir(out)
     with run.lock() if distributed.rank() == 0 else nullcontext(), Interrupt(reporter.stop) as stop:
         reporter = reporter.until(stop.due)
-        setting = prepare(recipe, prior(recipe, run, reporter), reporter.line)
+        setting = resolve(recipe, reporter.line)
+        if folder := prior(setting.base, run, reporter):
+            setting = setting.with_class_images(folder)
         if setting.device.type == "cuda":  # encoders may be larger than it
             store, report = stocked(setting, ladder_of(recipe, reporter), reporter)
         else:
@@ -104,7 +106,7 @@ def cache(recipe: Recipe, out: Path, reporter: Reporter) -> CacheFilled:
         return report
 
 
-def prompts_of(setting: Setting) -> list[str]:
+def prompts_of(setting: Resolved) -> list[str]:
     """What is sampled: the recipe's prompts, or at most ``PAINTED`` captions, or none."""
     if setting.recipe.sample.every == -1:
         return []
@@ -113,7 +115,7 @@ def prompts_of(setting: Setting) -> list[str]:
     return list(dict.fromkeys(view.caption for view in setting.own if view.caption))[:PAINTED]
 
 
-def all_rows(setting: Setting) -> list[Row]:
+def all_rows(setting: Resolved) -> list[Row]:
     """Rows of the training views, the held-out views, the prompts, and the empty caption, in this order."""
     captions = [] if setting.recipe.sample.every == -1 else [*prompts_of(setting), ""]
     return [
@@ -123,7 +125,7 @@ def all_rows(setting: Setting) -> list[Row]:
     ]
 
 
-def stock(setting: Setting, reporter: Reporter) -> tuple[Store, CacheFilled]:
+def stock(setting: Resolved, reporter: Reporter) -> tuple[Store, CacheFilled]:
     """Everything frozen that a run reads: verified where it is there, computed where it is missing.
 
     Raises:
@@ -160,7 +162,7 @@ def stock(setting: Setting, reporter: Reporter) -> tuple[Store, CacheFilled]:
     return Store(store, work.table, rows, ragged=setting.family.ragged), report
 
 
-def stocked(setting: Setting, ladder: Ladder, reporter: Reporter) -> tuple[Store, CacheFilled]:
+def stocked(setting: Resolved, ladder: Ladder, reporter: Reporter) -> tuple[Store, CacheFilled]:
     """The same as a plan says, and by smaller plans where memory runs out.
 
     Raises:
@@ -184,7 +186,7 @@ def _discard_damaged(store: Cache, places: Iterable[str], reporter: Reporter) ->
     return bool(reasons)
 
 
-def record(setting: Setting, run: RunDir, store: Store) -> None:
+def record(setting: Resolved, run: RunDir, store: Store) -> None:
     """Write what the run is (its recipe), what it reads, and what its images are (for the report)."""
     if distributed.rank() != 0:
         return

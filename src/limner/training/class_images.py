@@ -9,16 +9,13 @@ from typing import Any
 
 import torch
 
-from limner.assembly.resolve import objective_of, source_of
+from limner.assembly.base import ResolvedBase
 from limner.files import atomic_write, write_json, write_text
 from limner.generation import pipeline
-from limner.models import family_of
-from limner.models.family import Canvas, Family
+from limner.models.family import Canvas
 from limner.models.scheduler import wished
-from limner.models.source import Source
 from limner.nn import distributed
 from limner.nn.rng import seed_of
-from limner.recipe.schema import Recipe
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
 
@@ -26,32 +23,30 @@ FACTS = "painted.json"
 """In the folder of the prior: what its pictures were painted from."""
 
 
-def prior(recipe: Recipe, run: RunDir, reporter: Reporter) -> Path | None:
-    """The folder of the recipe's prior; painted into the run folder unless it is there. None: none is wanted.
+def prior(base: ResolvedBase, run: RunDir, reporter: Reporter) -> Path | None:
+    """The folder of class images; generated into the run folder unless it is there. None: none are wanted.
 
-    Painted once: stopped, it goes on with the picture that is missing; for another base, seed, size or other
+    Generated once: stopped, it goes on with the image that is missing; for another base, seed, size or other
     prompts it begins again.
     """
-    wish = recipe.prior
-    if not wish.prompts:
-        return wish.images
+    recipe = base.recipe
+    if not recipe.prior.prompts:
+        return recipe.prior.images
     if distributed.rank() == 0:
-        source = source_of(recipe.base, reporter.line, recipe.components_from)
-        family = family_of(str(source.index.get("_class_name", "")))
-        side = recipe.data.resolution or int(source.facts.get("resolution", family.resolution))
+        family, side = base.spec.family, base.resolution
         facts = {
-            "base": source.fingerprint(family.denoiser, ""),
-            "prompts": list(wish.prompts),
-            "each": wish.each,
+            "base": base.source.fingerprint(family.denoiser, ""),
+            "prompts": list(recipe.prior.prompts),
+            "each": recipe.prior.images_per_prompt,
             "seed": recipe.seed,
             "side": side,
             "steps": recipe.sample.steps,
             "guidance": recipe.sample.guidance,
-            **wished(objective_of(recipe)),
+            **wished(base.objective),
         }
         _begin(run.prior_path, facts)
         canvas = Canvas(width=side, height=side, steps=recipe.sample.steps, guidance=recipe.sample.guidance)
-        _paint(recipe, run.prior_path, source, family, canvas, reporter)
+        _paint(base, run.prior_path, canvas, reporter)
     distributed.barrier()
     return run.prior_path
 
@@ -65,17 +60,16 @@ def _begin(place: Path, facts: dict[str, Any]) -> None:
         write_json(place / FACTS, facts)
 
 
-def _paint(  # noqa: PLR0913  what a picture is made of
-    recipe: Recipe, place: Path, source: Source, family: Family, canvas: Canvas, reporter: Reporter
-) -> None:
+def _paint(base: ResolvedBase, place: Path, canvas: Canvas, reporter: Reporter) -> None:
+    recipe, family = base.recipe, base.spec.family
     jobs = [
         (prompt, turn) for prompt in recipe.prior.prompts for turn in range(recipe.prior.images_per_prompt)
     ]
     todo = [n for n in range(len(jobs)) if not (place / f"{n:04d}.png").exists()]
     if not todo:
         return
-    pipe = pipeline(family, source, None, wishes=wished(objective_of(recipe)))
-    options = family.options(source, canvas)
+    pipe = pipeline(family, base.source, None, wishes=wished(base.objective))
+    options = family.options(base.source, canvas)
     with reporter.progress("Painting the prior", len(todo)) as bar:
         for number in todo:
             prompt, turn = jobs[number]

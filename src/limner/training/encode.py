@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limner.assembly.resolve import Setting
+from limner.assembly.resolve import Resolved
 from limner.data.views import View, pixels
 from limner.errors import BadBase
 from limner.graph.cache import Cache, cache_key, text_cache_key
@@ -69,7 +69,7 @@ class Work:
         return len(self.due)
 
 
-def rows_of(setting: Setting, views: Sequence[View]) -> list[Row]:
+def rows_of(setting: Resolved, views: Sequence[View]) -> list[Row]:
     """A row for each view."""
     return [
         Row(
@@ -92,7 +92,7 @@ def _value(view: View, name: str) -> Any:
     return image_tensor(view) if name == "image" else (view.caption,)
 
 
-def caption_rows(setting: Setting, captions: Sequence[str]) -> list[Row]:
+def caption_rows(setting: Resolved, captions: Sequence[str]) -> list[Row]:
     """A row for each caption that comes without an image, such as a prompt to sample from."""
     wanted = setting.cut.boundary & text_values(setting)
     return [
@@ -105,7 +105,7 @@ def caption_rows(setting: Setting, captions: Sequence[str]) -> list[Row]:
     ]
 
 
-def text_values(setting: Setting) -> frozenset[str]:
+def text_values(setting: Resolved) -> frozenset[str]:
     """Every value that depends on the caption alone."""
     known = {"caption"}
     for unit in (*setting.cut.frozen, *setting.cut.live):
@@ -124,7 +124,7 @@ def _view_cache_key(view: View) -> str:
 
 
 def survey(
-    setting: Setting,
+    setting: Resolved,
     cache: Cache,
     rows: Sequence[Row],
     share: Callable[[str], bool] = distributed.is_owned_by_rank,
@@ -163,15 +163,15 @@ def survey(
     return work
 
 
-def _fingerprint(setting: Setting, part: str) -> str:
+def _fingerprint(setting: Resolved, part: str) -> str:
     return fingerprint(setting.family, setting.source, part, setting.dtype)
 
 
-def _in_tiles(setting: Setting, row: Row) -> bool:
+def _in_tiles(setting: Resolved, row: Row) -> bool:
     return setting.encode_tiled and max(row.shape, default=0) > vae_tiling.SIDE
 
 
-def _tiled(setting: Setting, prints: Mapping[str, str], row: Row) -> dict[str, str]:
+def _tiled(setting: Resolved, prints: Mapping[str, str], row: Row) -> dict[str, str]:
     """Fingerprints that tiles change: seams and norms make other numbers of an image."""
     inside = _in_tiles(setting, row) and "vae" in prints
     return {"vae": f"{prints['vae']} tiles of {vae_tiling.SIDE}"} if inside else {}
@@ -186,7 +186,7 @@ def _cache_keys(units: Sequence[Unit], prints: Mapping[str, str], row: Row) -> d
     return places
 
 
-def bytes_needed(setting: Setting, rows: Sequence[Row], work: Work) -> int:
+def bytes_needed(setting: Resolved, rows: Sequence[Row], work: Work) -> int:
     """Bytes that the missing entries will take, from shapes alone: models run on the meta device."""
     units = {unit.name: unit for unit in setting.cut.frozen}
     sizes: dict[tuple[str, tuple[int, ...]], int] = {}
@@ -205,7 +205,7 @@ def bytes_needed(setting: Setting, rows: Sequence[Row], work: Work) -> int:
 
 
 def _shapes(
-    setting: Setting,
+    setting: Resolved,
     units: Mapping[str, Unit],
     row: Row,
     models: dict[str, Any],
@@ -250,13 +250,13 @@ def _meta(value: Any) -> Any:
     return value.to("meta") if isinstance(value, Tensor) else value
 
 
-def _skeleton(setting: Setting, part: str) -> Any:
+def _skeleton(setting: Resolved, part: str) -> Any:
     if part.startswith("tokenizer"):
         return load(setting.family, setting.source, part, dtype=setting.dtype, device=torch.device("cpu"))
     return skeleton(setting.family, setting.source, part, dtype=setting.dtype)
 
 
-def fill(setting: Setting, cache: Cache, rows: Sequence[Row], work: Work, reporter: Reporter) -> int:
+def fill(setting: Resolved, cache: Cache, rows: Sequence[Row], work: Work, reporter: Reporter) -> int:
     """Compute and store what is missing, one unit at a time, so that only one encoder is ever loaded.
 
     Returns:
@@ -271,7 +271,7 @@ def fill(setting: Setting, cache: Cache, rows: Sequence[Row], work: Work, report
     return written[0]
 
 
-def _fill(setting: Setting, cache: Cache, rows: Sequence[Row], work: Work, reporter: Reporter) -> int:
+def _fill(setting: Resolved, cache: Cache, rows: Sequence[Row], work: Work, reporter: Reporter) -> int:
     scratch: dict[str, dict[str, Tensor]] = {}
     written = 0
 
@@ -310,7 +310,7 @@ def _fill(setting: Setting, cache: Cache, rows: Sequence[Row], work: Work, repor
     return written
 
 
-def _require_finite(setting: Setting, unit: Unit, out: Mapping[str, Tensor]) -> None:
+def _require_finite(setting: Resolved, unit: Unit, out: Mapping[str, Tensor]) -> None:
     """Raise ``BadBase`` rather than train on NaN for ever: an entry is computed once."""
     if not all(value.isfinite().all() for value in out.values()):
         raise BadBase(
@@ -355,7 +355,7 @@ def _moved(values: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     return {name: v.to(device) if isinstance(v, Tensor) else v for name, v in values.items()}
 
 
-def uncached(setting: Setting, rows: Sequence[Row]) -> list[dict[str, Tensor]]:
+def uncached(setting: Resolved, rows: Sequence[Row]) -> list[dict[str, Tensor]]:
     """The same values computed straight, without a cache: what the cache must equal, bit for bit."""
     models: dict[str, Any] = {}
     out = []

@@ -6,15 +6,16 @@ from typing import Any
 
 import torch
 
-from limner.assembly.resolve import Setting, cache_root
+from limner.assembly.resolve import Resolved, cache_root
 from limner.models.loading import load
 from limner.nn.arch import ArchSpec
 from limner.nn.layer_lists import heaviest
 from limner.nn.memory import vae_tiling
 from limner.nn.memory.engine import equip
+from limner.nn.memory.plan import Plan
 
 
-def whole(setting: Setting, part: str, device: torch.device | None = None) -> Any:
+def whole(setting: Resolved, part: str, device: torch.device | None = None) -> Any:
     """A tokenizer or a model, all of it on a device: the run's, if no other is given."""
     device = device or setting.device
     model = load(setting.family, setting.source, part, dtype=setting.dtype, device=device)
@@ -24,14 +25,14 @@ def whole(setting: Setting, part: str, device: torch.device | None = None) -> An
 
 
 @contextmanager
-def opened(setting: Setting, part: str) -> Iterator[Any]:
+def opened(setting: Resolved, part: str) -> Iterator[Any]:
     """A tokenizer or a model as the plan has it; what it computes is the same to the bit.
 
     A model that is made of layers may come to the device layer by layer while it works, two of them at a
     time, from the host's memory, or from files where that is short. One that is trained is on the device
     anyway, and is not streamed here.
     """
-    if not setting.encode_streamed or part.startswith("tokenizer") or part in setting.trained:
+    if not setting.encode_streamed or part.startswith("tokenizer") or part in setting.first_layers:
         yield whole(setting, part)
         return
     model = whole(setting, part, torch.device("cpu"))
@@ -39,17 +40,12 @@ def opened(setting: Setting, part: str) -> Iterator[Any]:
     if name is None:
         yield model.to(setting.device)
         return
-    layers = range(len(model.get_submodule(name)))
+    layers = len(model.get_submodule(name))
+    plan = Plan(swapped_blocks=layers, mmap_weights=setting.encode_mapped)
     folder = cache_root(setting.recipe)
     folder.mkdir(parents=True, exist_ok=True)  # nothing may have been kept there yet
-    engine = equip(
-        model,
-        ArchSpec(blocks=(f"{name}.*",)),
-        device=setting.device,
-        streamed=layers,
-        mapped=setting.encode_mapped,
-        folder=folder,
-    )
+    arch = ArchSpec(blocks=(f"{name}.*",))
+    engine = equip(model, arch, plan, device=setting.device, folder=folder)
     try:
         yield model
     finally:

@@ -1,12 +1,11 @@
 """Export: the LoRA file that other tools load, re-read by their rules before it counts as written."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from limner.assembly.resolve import Setting
+from limner.assembly.assemble import Assembled
+from limner.assembly.resolve import Resolved
 from limner.errors import BadLora, BadRecipe
 from limner.lora import diffusers_loader, file
 from limner.lora.factors import Factors
@@ -14,6 +13,7 @@ from limner.lora.metadata import LoraMetadata, header_entries
 from limner.lora.operations import save
 from limner.lora.tools import DIFFUSERS, encode_for, tool_named
 from limner.models.scheduler import spoken
+from limner.nn.layers import lora
 from limner.recipe.schema import Recipe
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
@@ -46,19 +46,39 @@ def export(trainee: Trainee, run: RunDir, reporter: Reporter) -> Path:
     return run.lora_path
 
 
-def require_exportable(setting: Setting, layers: Mapping[str, tuple[nn.Module, Sequence[str]]]) -> None:
+class LoRAFile:
+    """A LoRA file for each tool that the recipe names. See ``training.outputs``."""
+
+    def require_possible(self, setting: Resolved, meta: Assembled) -> None:
+        """Raise ``BadRecipe`` unless every tool of ``export.for`` can hold what will be trained."""
+        require_exportable(setting, meta)
+
+    def paths(self, run: RunDir) -> dict[str, Path | None]:
+        """The file that stock diffusers loads."""
+        return {"lora": run.lora_path, "model": None}
+
+    def complete(self, run: RunDir, recipe: Recipe) -> bool:
+        """Whether every file is there, of as many steps as the recipe asks for."""
+        return exported(run, recipe)
+
+    def write(self, trainee: Trainee, run: RunDir, reporter: Reporter) -> Path:
+        """Write the files."""
+        return export(trainee, run, reporter)
+
+
+def require_exportable(setting: Resolved, meta: Assembled) -> None:
     """Find out before training whether every tool of ``export.for`` can hold what will be trained.
 
     Args:
         setting: The run.
-        layers: Component -> its model, or its skeleton, and the names of the layers to be trained.
+        meta: Its models without weights, adapters attached.
 
     Raises:
         BadRecipe: One cannot.
     """
     blank = {
-        component: {name: _blank(model.get_submodule(name).get_parameter("weight")) for name in names}
-        for component, (model, names) in layers.items()
+        component: {name: _blank(pair.weight) for name, pair in lora.attached(meta.models[component]).items()}
+        for component in setting.first_layers
     }
     for tool in setting.recipe.export.for_:
         try:
@@ -91,7 +111,7 @@ def exported_steps(path: Path) -> int | None:
         return None
 
 
-def about(setting: Setting) -> LoraMetadata:
+def about(setting: Resolved) -> LoraMetadata:
     """What the file says of itself: what a person needs to use it, no captions, no paths."""
     wish = setting.recipe
     architecture, version = setting.family.identity(setting.source)

@@ -8,19 +8,40 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from limner.assembly.resolve import Setting
+from limner.assembly.assemble import Assembled
+from limner.assembly.resolve import Resolved
 from limner.errors import BadBase
 from limner.files import require_space, write_json
 from limner.models.layout import lend, write
 from limner.models.scheduler import wished
 from limner.models.weights import dtypes
 from limner.planning.disk import base_bytes
+from limner.recipe.schema import Recipe
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
 from limner.training.model import Trainee
 
 STEPS = "limner.steps"
 """Entry of the header of each file of weights."""
+
+
+class ModelFolder:
+    """A base in diffusers layout. See ``training.outputs``."""
+
+    def require_possible(self, setting: Resolved, meta: Assembled) -> None:
+        """Nothing can be in its way: no name is translated."""
+
+    def paths(self, run: RunDir) -> dict[str, Path | None]:
+        """The folder."""
+        return {"lora": None, "model": run.model_path}
+
+    def complete(self, run: RunDir, recipe: Recipe) -> bool:
+        """Whether it is there, of as many steps as the recipe asks for."""
+        return model_steps(run) == recipe.train.steps
+
+    def write(self, trainee: Trainee, run: RunDir, reporter: Reporter) -> Path:
+        """Write the folder."""
+        return export_model(trainee, run, reporter)
 
 
 def export_model(trainee: Trainee, run: RunDir, reporter: Reporter) -> Path:
@@ -73,7 +94,7 @@ def model_steps(run: RunDir) -> int | None:
     return None
 
 
-def _frame(setting: Setting, draft: Path) -> None:
+def _frame(setting: Resolved, draft: Path) -> None:
     """Everything in the folder that is no model. A sampler is told what the recipe made of the base's own."""
     source, family = setting.source, setting.family
     index = dict(source.index)

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from limner.assembly.resolve import Setting, cache_root
+from limner.assembly.assemble import assemble
+from limner.assembly.resolve import Resolved, cache_root
 from limner.data.order import Draw as Place
 from limner.data.order import micro_batches
 from limner.data.validation import QUANTILES
@@ -21,49 +22,28 @@ from limner.models.family import Canvas
 from limner.models.loading import load
 from limner.models.scheduler import wished
 from limner.nn import distributed
-from limner.nn.layers import full, lora
-from limner.nn.layers.dropout import Places
+from limner.nn.layers import lora
 from limner.nn.memory import vae_tiling
-from limner.nn.memory.cast_inputs import cast_once
 from limner.nn.memory.engine import Engine, equip
-from limner.nn.memory.offload import Offload
-from limner.nn.memory.placement import Placement
+from limner.nn.memory.plan import Plan
 from limner.nn.memory.to_device import to_device
 from limner.nn.parameter_state import get_state, load_state
-from limner.nn.rng import Even, KeyedRng, seed_of
-from limner.planning.plan import Plan
+from limner.nn.rng import Even, KeyedRng
 from limner.training.cache import Store
 from limner.training.encode import text_values
 from limner.training.oom_retry import release
 
 
-def targets(setting: Setting, name: str, model: nn.Module) -> dict[str, int]:
-    """The layers of ``model`` (or of its skeleton) that the recipe trains, and the rank of each.
-
-    Raises:
-        BadRecipe: A target matches nothing, or a rank is for convolutions and there are none.
-    """
-    family, wish = setting.family, setting.recipe.lora
-    endings = family.endings(name, wish.targets)
-    layers = family.layers.get(name, "")
-    until = family.depth(setting.source, name) if layers else None
-    names = lora.matching(model, endings, layers=layers, since=setting.trained[name], until=until)
-    return lora.ranks(model, names, wish.rank, wish.conv_rank if name == family.denoiser else None)
+def rate(setting: Resolved, name: str) -> float:
+    """The learning rate at full strength of a trained model."""
+    text_encoder = name != setting.family.denoiser
+    return setting.spec.trainable.learning_rate(setting.recipe.train, text_encoder=text_encoder)
 
 
-def rate(setting: Setting, name: str) -> float:
-    """The learning rate of a trained model: text encoders may have one of their own."""
-    wish = setting.recipe.train
-    if name == setting.family.denoiser:
-        return wish.learning_rate
-    return wish.text_encoder_learning_rate or wish.learning_rate
-
-
-def plain(setting: Setting) -> Plan:
+def plain(setting: Resolved) -> Plan:
     """The plan of nobody who has to save memory: whole micro-batches, everything kept."""
-    wish = setting.recipe
-    compute = "bf16" if setting.dtype == torch.bfloat16 else "fp32"
-    usual = wish.prior.batch if setting.prior else 0
+    wish, compute = setting.recipe, setting.spec.compute
+    usual = wish.prior.batch if setting.class_views else 0
     most = wish.limits.micro_batch or wish.train.batch + usual
     return Plan(compute=compute, weights=compute, micro_batch=most)
 
@@ -71,53 +51,15 @@ def plain(setting: Setting) -> Plan:
 class Trainee:
     """The trained models of a run on its device, and what a step, a measurement and a sample are."""
 
-    def __init__(self, setting: Setting, store: Store, plan: Plan | None = None) -> None:
+    def __init__(self, setting: Resolved, store: Store, plan: Plan | None = None) -> None:
         """``plan`` None means the plain way: nothing recomputed, streamed, or stored in few bits."""
         self.setting, self.store, self.plan = setting, store, plan or plain(setting)
-        self.order, self.prior_order = setting.order, setting.prior_order
-        self.places: Places = []
-        self.offload: Offload | None = None
+        self.order, self.class_order = setting.order, setting.class_order
+        self.assembled = assemble(setting.spec, self.plan, setting.device, folder=self._folder)
+        self.models, self.places = self.assembled.models, self.assembled.sample_keys
+        self.offload = self.assembled.offload
         """Where the trained weights are, if not on the device."""
-        wish = setting.recipe
-        self.models: dict[str, Any] = {name: self._load(name) for name in setting.cut.loaded}
-        for name, model in ((name, self.models[name]) for name in setting.trained):
-            if setting.full:
-                full.unfreeze(model)
-                if self.plan.optimizer_state == "host":
-                    self.offload = Offload(model, dtype=setting.dtype, device=setting.device)
-                continue
-            lora.attach(
-                model,
-                targets(setting, name, model),
-                rank=wish.lora.rank,
-                alpha=wish.lora.alpha or wish.lora.rank,
-                dropout=wish.lora.dropout,
-                seed=seed_of(wish.seed, "lora", name),
-                places=self.places,
-            )
-            if setting.device.type == "cuda":
-                lora.together(self.models[name])
-        if setting.dtype != torch.float32 and not setting.full:
-            cast_once(self.models[setting.family.denoiser], setting.family.arch, setting.dtype)
         self.engine = self._equipped()
-
-    def _load(self, name: str) -> Any:
-        """A model; of the denoiser those parts on the host that are to stay there."""
-        setting, plan = self.setting, self.plan
-        dtype = torch.float32 if setting.full and name in setting.trained else setting.dtype
-        how: dict[str, Any] = {"dtype": dtype, "device": setting.device}
-        if name == setting.family.denoiser:
-            how |= {"weights": plan.codes, "products": plan.matmul_precision}
-            if plan.optimizer_state == "host":
-                how["device"] = torch.device("cpu")
-            elif plan.swapped_blocks or plan.precompute_modulation:
-                how["placement"] = self._placement
-        return load(setting.family, setting.source, name, **how)
-
-    def _placement(self, denoiser: nn.Module) -> Placement:
-        plan, arch = self.plan, self.setting.family.arch
-        away = plan.swapped_of(len(arch.blocks_of(denoiser)))
-        return Placement(denoiser, arch, streamed=away, hoist=plan.precompute_modulation, folder=self._folder)
 
     @property
     def _folder(self) -> Path | None:
@@ -125,23 +67,8 @@ class Trainee:
         return cache_root(self.setting.recipe) if self.plan.mmap_weights else None
 
     def _equipped(self) -> Engine:
-        plan, family, device = self.plan, self.setting.family, self.setting.device
-        denoiser = self.models[family.denoiser]
-        return equip(
-            denoiser,
-            family.arch,
-            device=device,
-            checkpointed=plan.checkpointed_blocks,
-            tail_skip=plan.tail_skip,
-            keep_attention=plan.keep_attention,
-            streamed=plan.swapped_of(len(family.arch.blocks_of(denoiser))),
-            slots=plan.swap_buffers,
-            mapped=plan.mmap_weights,
-            folder=self._folder,
-            hoist=plan.precompute_modulation,
-            attention=plan.attention,
-            compile=plan.compile,
-        )
+        arch, device = self.setting.family.arch, self.setting.device
+        return equip(self.assembled.denoiser, arch, self.plan, device=device, folder=self._folder)
 
     def follow(self, plan: Plan) -> None:
         """Compute by another plan from now on; what is trained, and from which draws, stays.
@@ -158,8 +85,8 @@ class Trainee:
                 f"A run in {mine} cannot go on in {other}. Give the new plan a folder of its own with --out."
             )
         self.engine.close()
-        for name in self.setting.trained:
-            lora.forget(self.models[name])
+        for name in self.setting.first_layers:
+            self.setting.spec.trainable.clear(self.models[name])
         release(self.setting.device)
         self.plan = plan
         self.engine = self._equipped()
@@ -167,24 +94,24 @@ class Trainee:
     @property
     def parameters(self) -> list[nn.Parameter]:
         """Everything trained, in a fixed order."""
-        return [weight for name in self.setting.trained for weight in self._named(name).values()]
+        return [weight for named in self.assembled.named().values() for weight in named.values()]
 
     def groups(self) -> list[dict[str, Any]]:
         """Parameter groups with their learning rates: the denoiser's, then the text encoders'."""
         return [
-            {"params": list(self._named(name).values()), "lr": rate(self.setting, name)}
-            for name in self.setting.trained
+            {"params": list(named.values()), "lr": rate(self.setting, name)}
+            for name, named in self.assembled.named().items()
         ]
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         """Model -> trained tensors by name."""
-        return {name: get_state(self._named(name)) for name in self.setting.trained}
+        return {name: get_state(named) for name, named in self.assembled.named().items()}
 
     def restore(self, state: Mapping[str, dict[str, Tensor]]) -> None:
         """Put back what :meth:`state` gave."""
-        for name in self.setting.trained:
+        for name, named in self.assembled.named().items():
             found = state.get(name)
-            load_state(self._named(name), found if isinstance(found, dict) else {})
+            load_state(named, found if isinstance(found, dict) else {})
         self.publish()
 
     def publish(self, *_: Any) -> None:
@@ -192,15 +119,9 @@ class Trainee:
         if self.offload:
             self.offload.publish()
 
-    def _named(self, name: str) -> dict[str, nn.Parameter]:
-        """What is trained of a model, by the names of checkpoints: its masters, if they are on the host."""
-        if self.offload:
-            return self.offload.masters
-        return (full if self.setting.full else lora).named(self.models[name])
-
     def adapters(self) -> dict[str, dict[str, Factors]]:
         """Component -> module -> factors, scale baked in: what is exported."""
-        pairs = {name: lora.pairs(self.models[name]) for name in self.setting.trained}
+        pairs = {name: lora.pairs(self.models[name]) for name in self.setting.first_layers}
         return {name: {layer: Factors(*pair) for layer, pair in held.items()} for name, held in pairs.items()}
 
     def losses(self, step: int) -> Iterator[Tensor]:
@@ -220,9 +141,9 @@ class Trainee:
     def _places(self, step: int) -> list[Place]:
         """The step's images, then its pictures of the prior, whose positions count down from -1."""
         places = self.order.step(step)
-        if self.prior_order:
+        if self.class_order:
             first = len(self.setting.own)
-            usual = self.prior_order.step(step)
+            usual = self.class_order.step(step)
             places += [Place(-1 - one.position, first + one.view_index) for one in usual]
         return places
 
@@ -240,7 +161,7 @@ class Trainee:
     def _arithmetic(self) -> AbstractContextManager[Any]:
         """Autocast where weights are trained, in fp32; beside a LoRA there is nothing left to cast."""
         setting = self.setting
-        if setting.dtype == torch.float32 or not setting.full:
+        if not setting.spec.autocasts:
             return nullcontext()
         # with its cache, autocast would hold a copy of every trained weight until the forward pass ends
         return torch.autocast(setting.device.type, setting.dtype, cache_enabled=False)
@@ -264,8 +185,8 @@ class Trainee:
 
     def dropping(self, *, on: bool) -> None:
         """Switch the adapters' dropout."""
-        for name in self.setting.trained:
-            lora.dropping(self.models[name], on=on)
+        for name in self.setting.first_layers:
+            self.setting.spec.trainable.set_dropout(self.models[name], on=on)
 
     @torch.no_grad()
     def paint(self, prompts: int) -> list[Image.Image]:
@@ -275,7 +196,8 @@ class Trainee:
         texts = [self._text(first + number) for number in range(prompts + 1)]
         models = dict(self.models)
         if "vae" not in models:
-            models["vae"] = self._load("vae")
+            how = {"dtype": setting.dtype, "device": setting.device}
+            models["vae"] = load(setting.family, setting.source, "vae", **how)
         vae_tiling.tile(models["vae"], on=self.plan.decode_tiled)
         canvas = Canvas(
             width=wish.width or setting.resolution,

@@ -9,10 +9,10 @@ import torch
 from limner.errors import DoesNotFit
 from limner.files import human
 from limner.nn import distributed
+from limner.nn.memory.plan import Plan
 from limner.planning.choice import Choice
 from limner.planning.devices import Device
 from limner.planning.local_device import device_for
-from limner.planning.plan import Plan
 from limner.planning.planner import Begun, Planned
 from limner.planning.planner import plan as foreseen
 from limner.recipe.schema import Recipe

@@ -9,7 +9,7 @@ import torch
 from limner.errors import first_line
 from limner.events import PlanLowered
 from limner.nn import distributed
-from limner.planning.plan import Plan
+from limner.nn.memory.plan import Plan
 from limner.reporter import Reporter
 from limner.training.monitor import peak
 from limner.training.oom_fallback import Ladder, changes

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from limner.assembly.resolve import Setting
+from limner.assembly.resolve import Resolved
 from limner.errors import BadCheckpoint, BadRecipe
 from limner.events import PlanLowered
 from limner.nn import distributed
@@ -51,7 +51,7 @@ WISHED = ("initial_lr", "weight_decay", "betas")
 class Progress:
     """The training state around the loop: everything that a checkpoint holds."""
 
-    setting: Setting
+    setting: Resolved
     run: RunDir
     trainee: Trainee
     optimizer: torch.optim.Optimizer
@@ -191,7 +191,7 @@ def _ask(size: int, device: torch.device) -> None:
         torch.empty(size, dtype=torch.uint8, device=device)
 
 
-def shape(setting: Setting) -> dict[str, Any]:
+def shape(setting: Resolved) -> dict[str, Any]:
     """What may not change within a run. No paths: a run folder may move to another machine."""
     wish = setting.recipe
     return {
@@ -202,7 +202,7 @@ def shape(setting: Setting) -> dict[str, Any]:
     }
 
 
-def newest(setting: Setting, run: RunDir, reporter: Reporter) -> checkpoint.Checkpoint | None:
+def newest(setting: Resolved, run: RunDir, reporter: Reporter) -> checkpoint.Checkpoint | None:
     """The checkpoint to go on from, before anything is computed; None at the start of a run.
 
     Raises:

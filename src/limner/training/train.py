@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 
-from limner.assembly.resolve import Setting, device_of, prepare
+from limner.assembly.assemble import META, assemble
+from limner.assembly.resolve import Resolved, device_of, resolve
 from limner.errors import Diverged, DoesNotFit, Stopped
 from limner.events import Done, PlanMade, Saved, StepDone, Validated
-from limner.models.loading import skeleton
 from limner.models.scheduler import sampler, wished
 from limner.nn import distributed
 from limner.nn.layers import w8a8
 from limner.nn.loop import Average, Fit, Step, fit
+from limner.nn.memory.plan import OptimizerState
 from limner.nn.optim import optimizer, schedule
-from limner.planning.plan import OptimizerState
 from limner.planning.planner import Begun, keep
 from limner.recipe.optimizers import optimizer_of
 from limner.recipe.schema import Recipe
@@ -28,13 +28,12 @@ from limner.run_folder import RunDir
 from limner.training import checkpoint
 from limner.training.cache import prompts_of, record, stocked
 from limner.training.class_images import prior
-from limner.training.export import export, exported, require_exportable
-from limner.training.export_model import export_model, model_steps
 from limner.training.interrupt import Interrupt
-from limner.training.model import Trainee, rate, targets
+from limner.training.model import Trainee, plain, rate
 from limner.training.monitor import peak
 from limner.training.oom_fallback import MOST, Ladder, ladder_of
 from limner.training.oom_retry import begun
+from limner.training.outputs import output_of
 from limner.training.samples import sample
 from limner.training.state import Progress, newest
 from limner.training.track import Track, check, tracked
@@ -74,11 +73,11 @@ def running(recipe: Recipe, out: Path, reporter: Reporter, stop: Interrupt) -> G
         start = time.monotonic()
         if recipe.limits.matmul_precision == "8bit":  # said before a base is fetched
             w8a8.require("int8", device_of(recipe.limits.device))
-        setting = prepare(recipe, tell=reporter.line)
+        setting = resolve(recipe, tell=reporter.line)
         found = newest(setting, run, reporter)
         _require_possible(setting)
-        if usual := prior(recipe, run, reporter):
-            setting = prepare(recipe, usual)
+        if folder := prior(setting.base, run, reporter):
+            setting = setting.with_class_images(folder)
         ladder = _planned(recipe, run, found, reporter)
         yield
         done = found.step if found else 0
@@ -115,7 +114,7 @@ def running(recipe: Recipe, out: Path, reporter: Reporter, stop: Interrupt) -> G
         return end
 
 
-def _require_possible(setting: Setting) -> None:
+def _require_possible(setting: Resolved) -> None:
     """Find out before anything is computed what could only fail after it.
 
     Raises:
@@ -126,19 +125,17 @@ def _require_possible(setting: Setting) -> None:
     if wish.track.with_:
         check(list(wish.track.with_))
     sampler(setting.source, wished(setting.objective))
-    groups, layers = [], {}
-    for name in setting.trained:
-        model = skeleton(setting.family, setting.source, name, dtype=setting.dtype)
-        if not setting.full:
-            layers[name] = model, targets(setting, name, model)
-        probe = torch.nn.Parameter(torch.zeros(1, device=setting.device))
-        groups.append({"params": [probe], "lr": rate(setting, name)})
-    require_exportable(setting, layers)
+    meta = assemble(setting.spec, plain(setting), META)
+    groups = [
+        {"params": [torch.nn.Parameter(torch.zeros(1, device=setting.device))], "lr": rate(setting, name)}
+        for name in setting.first_layers
+    ]
+    output_of(setting.recipe).require_possible(setting, meta)
     _optimizer(setting, groups, "fp32")
 
 
 def _optimizer(
-    setting: Setting, groups: list[dict[str, Any]], moments: OptimizerState
+    setting: Resolved, groups: list[dict[str, Any]], moments: OptimizerState
 ) -> torch.optim.Optimizer:
     wish = setting.recipe.train
     in_8_bits = optimizer_of(wish.optimizer).in_8_bits if moments == "8bit" else ""
@@ -153,13 +150,12 @@ def _optimizer(
 
 
 def _done(recipe: Recipe, run: RunDir, seconds: float) -> Done:
-    rows, full = run.metrics(), recipe.train.method == "full"
+    rows = run.metrics()
     losses = [row["loss"] for row in rows if "loss" in row][-20:]
     measured = [row["held_out"] for row in rows if "held_out" in row]
     return Done(
         path=run.path,
-        lora=None if full else run.lora_path,
-        model=run.model_path if full else None,
+        **output_of(recipe).paths(run),
         report=write_report(run) if distributed.rank() == 0 else run.report_path,
         steps=recipe.train.steps,
         seconds=seconds,
@@ -193,7 +189,7 @@ def _planned(recipe: Recipe, run: RunDir, found: checkpoint.Checkpoint | None, r
     return ladder
 
 
-def _progress(setting: Setting, run: RunDir, trainee: Trainee, ladder: Ladder) -> Progress:
+def _progress(setting: Resolved, run: RunDir, trainee: Trainee, ladder: Ladder) -> Progress:
     wish = setting.recipe.train
     chosen = _optimizer(setting, trainee.groups(), ladder.plan.optimizer_state)
     chosen.register_step_post_hook(trainee.publish)
@@ -210,7 +206,7 @@ def _tidy(run: RunDir, found: checkpoint.Checkpoint | None, keep: int, reporter:
         checkpoint.retain(run, keep, saved=found.path)
 
 
-def _announce(setting: Setting, trainee: Trainee, done: int, reporter: Reporter) -> None:
+def _announce(setting: Resolved, trainee: Trainee, done: int, reporter: Reporter) -> None:
     wish = setting.recipe.train
     images = len({view.example.sha256 for view in setting.own})
     count = sum(p.numel() for p in trainee.parameters)
@@ -221,8 +217,8 @@ def _announce(setting: Setting, trainee: Trainee, done: int, reporter: Reporter)
         f"{wish.steps * wish.batch / images:.1f} times; held-out loss on "
         f"{len(setting.held_out)} images ({kind})."
     )
-    if setting.prior:
-        usual = len({view.example.sha256 for view in setting.views[-setting.prior :]})
+    if setting.class_views:
+        usual = len({view.example.sha256 for view in setting.views[-setting.class_views :]})
         reporter.line(
             f"Prior: {usual} pictures keep what the base knows, {setting.recipe.prior.batch} per step, "
             f"weight {setting.recipe.prior.weight:g}."
@@ -390,10 +386,8 @@ def _held_out(progress: Progress, step: int, reporter: Reporter) -> float:
 
 def _finish(progress: Progress, reporter: Reporter) -> None:
     """Export, unless the files of just these steps are there."""
-    full = progress.setting.full
-    run, wish = progress.run, progress.setting.recipe
-    written = model_steps(run) == wish.train.steps if full else exported(run, wish)
-    if distributed.rank() == 0 and not written:
+    run, output = progress.run, output_of(progress.setting.recipe)
+    if distributed.rank() == 0 and not output.complete(run, progress.setting.recipe):
         with progress.final_weights():
-            (export_model if full else export)(progress.trainee, run, reporter)
+            output.write(progress.trainee, run, reporter)
     distributed.barrier()

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from limner.assembly.resolve import prepare
+from limner.assembly.resolve import resolve
 from limner.models.family import Canvas
 from limner.models.sd15.family import FAMILY, options
 from limner.models.source import Source
@@ -12,9 +12,9 @@ from tiny import save_sd15
 
 def test_it_is_trained_at_512_unless_told_otherwise(tmp_path: Path, photos: Path):
     folder = save_sd15(tmp_path / "tiny")
-    assert prepare(wish(folder, photos)).resolution == 32
+    assert resolve(wish(folder, photos)).resolution == 32
     (folder / "limner.json").unlink()
-    assert prepare(wish(folder, photos, data={"min_side": 1})).resolution == 512
+    assert resolve(wish(folder, photos, data={"min_side": 1})).resolution == 512
 
 
 def test_its_own_guidance(tmp_path: Path):

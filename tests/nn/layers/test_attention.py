@@ -6,11 +6,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from equipping import equip
 from limner.errors import BadRecipe
 from limner.nn.arch import ArchSpec
 from limner.nn.layers import attention
 from limner.nn.layers.attention import Attention, Call, timed, usable
-from limner.nn.memory.engine import equip
 
 CPU = torch.device("cpu")
 FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default

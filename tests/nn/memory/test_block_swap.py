@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from equipping import equip
 from limner.errors import BrokenGraph
 from limner.nn.arch import ArchSpec
 from limner.nn.layers.quantized_linear import freeze
 from limner.nn.memory import block_swap
 from limner.nn.memory.block_swap import BlockSwapper, CopyStream, Slot
-from limner.nn.memory.engine import equip
 from limner.nn.memory.host_buffer import HostBuffer, ordinary
 from messages import raises
 

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
+from equipping import equip
 from limner.errors import BadRecipe
 from limner.nn.arch import ArchSpec
 from limner.nn.memory import compile
-from limner.nn.memory.engine import equip
 from messages import raises
 
 CPU = torch.device("cpu")

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from equipping import equip
 from limner.errors import BadRecipe
 from limner.nn.arch import ArchSpec
 from limner.nn.memory.checkpointing import Checkpoint, Tail
-from limner.nn.memory.engine import equip
 from messages import raises
 
 CPU = torch.device("cpu")

@@ -5,11 +5,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from equipping import equip
 from limner.errors import BadRecipe, BrokenGraph
 from limner.nn.arch import ArchSpec
 from limner.nn.layers import lora
 from limner.nn.layers.quantized_linear import freeze
-from limner.nn.memory.engine import Engine, equip
+from limner.nn.memory.engine import Engine
 from messages import raises
 
 CPU = torch.device("cpu")

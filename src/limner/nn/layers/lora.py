@@ -254,6 +254,11 @@ def _pairs(model: nn.Module) -> Iterator[tuple[str, LowRank | LowRankConv]]:
     )
 
 
+def attached(model: nn.Module) -> dict[str, LowRank | LowRankConv]:
+    """Layer -> the adapter that was put on it."""
+    return dict(_pairs(model))
+
+
 def named(model: nn.Module) -> dict[str, nn.Parameter]:
     """Everything trained, by the names of checkpoints, in a fixed order."""
     factors = {

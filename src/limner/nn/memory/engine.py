@@ -11,29 +11,23 @@ from torch import Tensor, nn
 
 from limner.errors import BadRecipe
 from limner.nn.arch import ArchSpec, frozen, matching, stand_in
-from limner.nn.layers.attention import Attention, Kernel
+from limner.nn.layers.attention import Attention
 from limner.nn.memory.block_swap import BlockSwapper, CopyStream, SwappedBlock
 from limner.nn.memory.checkpointing import Checkpoint, Remembered, Run, Tail, placed
 from limner.nn.memory.compile import compiled
 from limner.nn.memory.host_buffer import Host, HostBuffer, Mapped, Pinned, ordinary
 from limner.nn.memory.modulation import Hoist
+from limner.nn.memory.plan import Plan
 
 
-def equip(  # noqa: PLR0913  a plan has as many choices
+def equip(
     model: nn.Module,
     arch: ArchSpec,
+    plan: Plan,
     *,
     device: torch.device,
-    checkpointed: int = 0,
-    tail_skip: bool = True,
-    keep_attention: bool = False,
-    streamed: Sequence[int] = (),
-    slots: int = 2,
-    mapped: bool = False,
     folder: Path | None = None,
-    hoist: bool = False,
-    attention: Kernel = "auto",
-    compile: bool = False,  # noqa: A002  the plan's word
+    streamed: Sequence[int] | None = None,
 ) -> "Engine":
     """Have a model computed as a plan says, on a device. Its adapters are attached, its layers stored.
 
@@ -42,43 +36,36 @@ def equip(  # noqa: PLR0913  a plan has as many choices
     Args:
         model: A denoiser.
         arch: Where its blocks are.
+        plan: Which blocks are checkpointed, swapped and compiled, what is precomputed, and by which kernels.
         device: Where it computes.
-        checkpointed: How many blocks, from the first, are computed again for their gradient.
-        tail_skip: Whether they then leave out products that no gradient reads.
-        keep_attention: Whether they keep what attention gives.
-        streamed: Which blocks, counted from 0 in running order, keep their frozen weights on the host.
-        slots: Blocks' worth of device memory for those, at least 2.
-        mapped: Whether what is kept on the host is kept in files, for want of memory.
-        folder: Where these files go, on a disk; none: the system's place for such.
-        hoist: Whether modulations are computed once per step, their weights kept on the host.
-        attention: The kernel of attention; auto takes the fastest that the device has for the shape.
-        compile: Whether blocks are compiled. Equal but for rounding; tails are then computed again.
+        folder: Where weights go that the plan keeps in files, on a disk; none: the system's place for such.
+        streamed: Which blocks, counted from 0 in running order, keep their frozen weights on the host; none:
+            as many as the plan says, spread evenly.
 
     Raises:
         BadRecipe: The model cannot be computed so; says why.
         DiskFull: There is no room for the files.
     """
     blocks = list(arch.blocks_of(model).values())
-    _check(len(blocks), checkpointed, streamed, slots)
-    _agree(keep_attention=keep_attention, compiled=compile)
-    engine = Engine(Attention(attention, device))
+    numbers = plan.swapped_of(len(blocks)) if streamed is None else streamed
+    _check(len(blocks), plan, numbers)
+    engine = Engine(Attention(plan.attention, device))
     with ExitStack() as unless_done:
         unless_done.callback(engine.close)
-        host = _host(engine, device, folder, mapped=mapped)
-        engine.hoist = _hoisted(engine, model, arch, host, device) if hoist else None
-        away = [blocks[number] for number in streamed]
-        engine.swapper = (
-            _swapper(engine, away, host, CopyStream(device, threaded=mapped), slots) if away else None
-        )
+        host = _host(engine, device, folder, mapped=plan.mmap_weights)
+        engine.hoist = _hoisted(engine, model, arch, host, device) if plan.precompute_modulation else None
+        away = [blocks[number] for number in numbers]
+        lane = CopyStream(device, threaded=plan.mmap_weights)
+        engine.swapper = _swapper(engine, away, host, lane, plan.swap_buffers) if away else None
         engine.settle(model, device)
-        if tail_skip and checkpointed and not compile:
+        if plan.tail_skip and plan.checkpointed_blocks and not plan.compile:
             engine.cut(frozen(each) for each in matching(model, arch.tails).values())
         engine.memory = [*placed(model), *([engine.hoist] if engine.hoist else [])]
-        again = partial(Checkpoint, memory=engine.memory, keep_attention=keep_attention)
+        again = partial(Checkpoint, memory=engine.memory, keep_attention=plan.keep_attention)
         for number, block in enumerate(blocks):
-            twice = again if number < checkpointed else None
-            place = streamed.index(number) if number in streamed else None
-            engine.arrange(block, twice, place, compiled if compile else _as_it_is)
+            twice = again if number < plan.checkpointed_blocks else None
+            place = numbers.index(number) if number in numbers else None
+            engine.arrange(block, twice, place, compiled if plan.compile else _as_it_is)
         unless_done.pop_all()
     return engine
 
@@ -182,19 +169,18 @@ def _tensors(model: nn.Module) -> list[tuple[dict[str, Any], str, Tensor]]:
     return [(table, name, tensor) for table in tables for name, tensor in table.items() if tensor is not None]
 
 
-def _check(blocks: int, checkpointed: int, streamed: Sequence[int], slots: int) -> None:
-    if not 0 <= checkpointed <= blocks:
-        raise BadRecipe(f"checkpointed is {checkpointed}; this model has {blocks} blocks.")
+def _check(blocks: int, plan: Plan, streamed: Sequence[int]) -> None:
+    if not 0 <= plan.checkpointed_blocks <= blocks:
+        raise BadRecipe(f"checkpointed is {plan.checkpointed_blocks}; this model has {blocks} blocks.")
     if list(streamed) != sorted(set(streamed)) or not all(0 <= number < blocks for number in streamed):
         raise BadRecipe(
             f"streamed is {list(streamed)}; give rising numbers below {blocks}, as the plan does."
         )
-    if streamed and slots < 2:
-        raise BadRecipe(f"slots is {slots}; streaming needs 2, one to compute with and one to fill.")
-
-
-def _agree(*, keep_attention: bool, compiled: bool) -> None:
-    if compiled and keep_attention:
+    if streamed and plan.swap_buffers < 2:
+        raise BadRecipe(
+            f"slots is {plan.swap_buffers}; streaming needs 2, one to compute with and one to fill."
+        )
+    if plan.compile and plan.keep_attention:
         raise BadRecipe(
             "Compiled blocks cannot keep what attention gives. Set keep_attention or compile off."
         )

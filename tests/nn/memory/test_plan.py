@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limner.planning.plan import Plan, from_json
+from limner.nn.memory.plan import Plan, from_json
 
 
 @given(blocks=st.integers(0, 90), streamed=st.integers(0, 100))

@@ -1,0 +1,159 @@
+"""A recipe and the base that it names, resolved once: what every verb knows before it reads an image.
+
+No torch: a plan whose profile is known is made from this alone. :attr:`ResolvedBase.spec`, which describes
+the models, loads it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from limner import bases
+from limner.data.buckets import buckets
+from limner.errors import BadBase, BadRecipe
+from limner.imports import swiftly
+from limner.models.objective import Objective
+from limner.models.source import Source, locate
+from limner.nn.memory.plan import Compute, Kind
+from limner.recipe.schema import Data, Recipe
+
+if TYPE_CHECKING:
+    from limner.assembly.spec import ModelSpec
+    from limner.models.family import Family
+
+SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes that a base is made for."""
+
+    multiple: int
+    """Image sides are multiples of this, in pixels."""
+    resolution: int
+    """Side in pixels of the square whose area the base was made for."""
+
+
+@dataclass(frozen=True)
+class ImageSizes:
+    """The sizes that images get, by a recipe and a base."""
+
+    data: Data
+    shape: Shape
+
+    @property
+    def resolution(self) -> int:
+        """Side in pixels of the square whose area images get: the recipe's, or the base's own."""
+        return self.data.resolution or self.shape.resolution
+
+    @property
+    def min_side(self) -> int:
+        """Pixels that the short side of an image needs: the recipe's, or half of the resolution."""
+        return self.resolution // 2 if self.data.min_side is None else self.data.min_side
+
+    @cached_property
+    def buckets(self) -> tuple[tuple[int, int], ...]:
+        """(width, height) in pixels that an image may be cropped to."""
+        return buckets(self.resolution, multiple=self.shape.multiple)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedBase:
+    """What follows from a recipe and its base, for one sort of device."""
+
+    recipe: Recipe
+    source: Source
+    shape: Shape
+    kind: Kind
+    """Sort of the device."""
+    compute: Compute
+    """Precision of the arithmetic there."""
+
+    @cached_property
+    def sizes(self) -> "ImageSizes":
+        """The sizes that images get."""
+        return ImageSizes(self.recipe.data, self.shape)
+
+    @property
+    def resolution(self) -> int:
+        """Side in pixels of the square whose area images get."""
+        return self.sizes.resolution
+
+    @cached_property
+    def objective(self) -> Objective:
+        """What of the recipe changes what is learned."""
+        words: dict[Any, Any] = {"auto": None, "none": 1.0}
+        values = {field.name: getattr(self.recipe.train, field.name) for field in fields(Objective)}
+        return Objective(**{name: words.get(value, value) for name, value in values.items()})
+
+    @cached_property
+    def spec(self) -> "ModelSpec":
+        """The models, and what of them is trained.
+
+        Raises:
+            BadBase: The base is of no family here.
+            BadRecipe: A side of the samples cannot be generated.
+        """
+        with swiftly():
+            from limner.assembly.spec import ModelSpec
+            from limner.assembly.trainable import trainable_of
+
+        family = family_at(self.source)
+        for side in ("width", "height"):
+            family.check_side(f"sample.{side}", getattr(self.recipe.sample, side))
+        return ModelSpec(
+            family=family,
+            source=self.source,
+            trainable=trainable_of(self.recipe),
+            objective=self.objective,
+            compute=self.compute,
+            kind=self.kind,
+        )
+
+
+def family_at(source: Source) -> "Family":
+    """The family of a base.
+
+    Raises:
+        BadBase: No family here has its pipeline.
+    """
+    with swiftly():
+        from limner.models import family_of
+
+        return family_of(str(source.index.get("_class_name", "")))
+
+
+def shape_at(source: Source, family: "Family | Shape") -> Shape:
+    """The sizes of a base, of a family or of sizes that all of the family share but for the resolution."""
+    return Shape(family.multiple, int(source.facts.get("resolution", family.resolution)))
+
+
+def locate_base(
+    base: str, tell: Callable[[str], None] = lambda line: None, components_from: str = ""
+) -> Source:
+    """The base that a recipe names, with its weights.
+
+    Args:
+        base: A name, a hub id, a folder, or a file, which becomes a folder the first time.
+        tell: Hears of a download before it starts.
+        components_from: The base that lends a file what it lacks.
+
+    Raises:
+        BadBase: It cannot be opened.
+        BadRecipe: ``components_from`` is given and the base is no file.
+    """
+    file = Path(base).expanduser()
+    if file.is_file():
+        with swiftly():
+            from limner.models import convert
+
+        return convert.opened(file, components_from, folders=bases.folders(), tell=tell)
+    if file.suffix in SINGLE_FILES:
+        raise BadBase(f"There is no file {base}. Check the path, from the folder of the recipe or from here.")
+    if components_from:
+        raise BadRecipe(
+            f"parts is {components_from!r}, which is for a base in one file, and base is {base!r}. Remove it."
+        )
+    return locate(base, folders=bases.folders(), tell=tell)

@@ -1,0 +1,148 @@
+"""The kinds of what is trained: low-rank adapters on frozen weights, or every weight of the denoiser.
+
+A further kind is one class with the methods of ``assembly.spec.Trainable``, a line in :func:`trainable_of`
+and one in ``training.outputs``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from limner.assembly.spec import ModelSpec, Trainable
+from limner.errors import BadRecipe
+from limner.models.family import Family
+from limner.models.source import Source
+from limner.nn.layers import full, lora
+from limner.nn.layers.dropout import Places
+from limner.nn.rng import seed_of
+from limner.recipe.schema import Lora, Recipe, Train
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) on the denoiser and on text encoders."""
+
+    config: Lora = field(default_factory=Lora)
+    seed: int = 0
+    """Of the factors' first values."""
+    method: str = field(default="lora", init=False)
+    freezes_base: bool = field(default=True, init=False)
+
+    @property
+    def sparse(self) -> bool:
+        """Whether the recipe lists layers by name: they may stand in some blocks and not in others."""
+        return not isinstance(self.config.targets, str)
+
+    def first_layers(self, family: Family, source: Source) -> dict[str, int]:
+        """The denoiser as a whole, and the last layers of text encoders. See ``Trainable``."""
+        trained = {family.denoiser: 0}
+        for name in self.config.text_encoders:
+            family.endings(name, "auto")
+            layers = family.depth(source, name)
+            last = self.config.text_encoder_layers
+            if last is not None and last > layers:
+                raise BadRecipe(
+                    f"lora.text_encoder_layers is {last}; {name} has {layers} layers. "
+                    f"Set it to at most {layers}."
+                )
+            trained[name] = 0 if last is None else layers - last
+        return trained
+
+    def load_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """That of the run: the adapters are fp32 masters beside it."""
+        return dtype
+
+    def layers(self, spec: ModelSpec, name: str, model: nn.Module) -> dict[str, int]:
+        """The layers that the recipe's targets match, and their ranks. See ``Trainable``."""
+        family = spec.family
+        endings = family.endings(name, self.config.targets)
+        path = family.layers.get(name, "")
+        until = family.depth(spec.source, name) if path else None
+        names = lora.matching(model, endings, layers=path, since=spec.first_layers[name], until=until)
+        kernels = self.config.conv_rank if name == family.denoiser else None
+        return lora.ranks(model, names, self.config.rank, kernels)
+
+    def attach(self, spec: ModelSpec, models: Mapping[str, nn.Module], sample_keys: Places) -> None:
+        """Put a pair of factors beside each of :meth:`layers`; step 0 is the base. See ``Trainable``."""
+        for name in spec.first_layers:
+            lora.attach(
+                models[name],
+                self.layers(spec, name, models[name]),
+                rank=self.config.rank,
+                alpha=self.config.alpha or self.config.rank,
+                dropout=self.config.dropout,
+                seed=seed_of(self.seed, "lora", name),
+                places=sample_keys,
+            )
+            if spec.kind == "cuda":  # it saves launches, of which a CPU has none
+                lora.together(models[name])
+
+    def named(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        """The factors, by peft's names."""
+        return lora.named(model)
+
+    def set_dropout(self, model: nn.Module, *, on: bool) -> None:
+        """Switch the adapters' dropout; the frozen model has none."""
+        lora.dropping(model, on=on)
+
+    def clear(self, model: nn.Module) -> None:
+        """Drop products that pairs share."""
+        lora.forget(model)
+
+    def learning_rate(self, train: Train, *, text_encoder: bool) -> float:
+        """Text encoders may have one of their own."""
+        return (text_encoder and train.text_encoder_learning_rate) or train.learning_rate
+
+
+@dataclass(frozen=True)
+class FullFineTune:
+    """Every weight of the denoiser, in fp32 masters."""
+
+    method: str = field(default="full", init=False)
+    freezes_base: bool = field(default=False, init=False)
+    sparse: bool = field(default=False, init=False)
+
+    def first_layers(self, family: Family, source: Source) -> dict[str, int]:
+        """The denoiser as a whole."""
+        del source
+        return {family.denoiser: 0}
+
+    def load_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """fp32: in half precision small steps are lost in rounding."""
+        del dtype
+        return torch.float32
+
+    def layers(self, spec: ModelSpec, name: str, model: nn.Module) -> dict[str, int]:
+        """None: nothing is put beside a layer."""
+        del spec, name, model
+        return {}
+
+    def attach(self, spec: ModelSpec, models: Mapping[str, nn.Module], sample_keys: Places) -> None:
+        """Have every floating-point weight take gradients."""
+        del sample_keys
+        for name in spec.first_layers:
+            full.unfreeze(models[name])
+
+    def named(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        """The weights, by their names in the files of the model."""
+        return full.named(model)
+
+    def set_dropout(self, model: nn.Module, *, on: bool) -> None:
+        """Nothing: no adapter is there, and the model's own dropout stays off."""
+
+    def clear(self, model: nn.Module) -> None:
+        """Nothing is kept between steps."""
+
+    def learning_rate(self, train: Train, *, text_encoder: bool) -> float:
+        """One for all weights."""
+        del text_encoder
+        return train.learning_rate
+
+
+def trainable_of(recipe: Recipe) -> Trainable:
+    """What a recipe trains."""
+    if recipe.train.method == "full":
+        return FullFineTune()
+    return LoRA(recipe.lora, recipe.seed)

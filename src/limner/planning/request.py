@@ -1,0 +1,39 @@
+"""What a profile is wanted of. No torch, as most profiles are kept from before."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from limner.assembly.base import ResolvedBase
+from limner.nn.layers.precision import Products
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A base, what is trained of it, and how a step is to be traced."""
+
+    base: ResolvedBase
+    size: tuple[int, int]
+    """(width, height) of the bucket with the most tokens, pixels."""
+    whole: bool = False
+    """Whether every block is traced, though they repeat."""
+    hosted: bool = False
+    """Whether the trained weights are on the host."""
+    products: Products = "full"
+    """How frozen layers multiply."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What of the recipe a profile depends on: its key, with the configs of the base."""
+        recipe = self.base.recipe
+        return {
+            "size": self.size,
+            "compute": self.base.compute,
+            "kind": self.base.kind,
+            "whole": self.whole,
+            "method": recipe.train.method,
+            "hosted": self.hosted,
+            "products": self.products,
+            "lora": recipe.lora.model_dump(mode="json"),
+            "objective": asdict(self.base.objective),
+            "sample": [recipe.sample.width, recipe.sample.height, recipe.sample.guidance],
+        }

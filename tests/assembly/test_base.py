@@ -1,0 +1,52 @@
+import pytest
+
+from limner.assembly.base import ImageSizes, ResolvedBase, Shape, family_at, locate_base, shape_at
+from limner.errors import BadBase, BadRecipe
+from limner.models.bundled import known
+from limner.models.objective import Objective
+from limner.recipe.schema import Data, Recipe
+from limner.recipe.toml import change
+
+FLUX = change(Recipe(), {"base": "flux-dev"})
+
+
+def resolved(recipe: Recipe = FLUX) -> ResolvedBase:
+    source = known(recipe.base)
+    shape = shape_at(source, family_at(source))
+    return ResolvedBase(recipe=recipe, source=source, shape=shape, kind="cuda", compute="bf16")
+
+
+def test_the_sizes_of_images_are_the_recipes_or_the_bases_own():
+    shape = Shape(multiple=16, resolution=512)
+    sizes = ImageSizes(Data(), shape)
+    assert (sizes.resolution, sizes.min_side) == (512, 256) and (512, 512) in sizes.buckets
+    sizes = ImageSizes(Data(resolution=256, min_side=8), shape)
+    assert (sizes.resolution, sizes.min_side) == (256, 8) and (256, 256) in sizes.buckets
+
+
+def test_a_base_may_say_another_resolution_than_its_family():
+    assert resolved().shape == Shape(16, 1024)
+    glyph = locate_base("glyph")
+    assert shape_at(glyph, family_at(glyph)).resolution == 64
+
+
+def test_the_objective_is_the_recipes_with_its_words_turned_into_numbers():
+    assert resolved().objective == Objective()
+    recipe = change(
+        FLUX, {"train.time_shift": "none", "train.guidance": 3.5, "train.time_density": "uniform"}
+    )
+    assert resolved(recipe).objective == Objective(time_shift=1.0, guidance=3.5, time_density="uniform")
+
+
+def test_the_models_are_described_once_and_sides_of_samples_are_checked():
+    base = resolved()
+    assert base.spec is base.spec and base.spec.family.name == "flux" and base.spec.kind == "cuda"
+    with pytest.raises(BadRecipe, match="width is 65"):
+        assert resolved(change(FLUX, {"sample.width": 65})).spec
+
+
+def test_what_cannot_be_a_base_is_told(tmp_path):
+    with pytest.raises(BadBase, match=r"There is no file .*gone\.safetensors"):
+        locate_base(str(tmp_path / "gone.safetensors"))
+    with pytest.raises(BadRecipe, match="which is for a base in one file"):
+        locate_base("glyph", components_from="sdxl")
