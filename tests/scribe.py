@@ -71,7 +71,7 @@ class Asked:
         return "\n".join(found)
 
     @property
-    def pictures(self) -> list[str]:
+    def images(self) -> list[str]:
         """Base64 of each picture in it."""
         parts = [p for m in self.body["messages"] if isinstance(m["content"], list) for p in m["content"]]
         urls = [p["image_url"]["url"].partition("base64,")[2] for p in parts if p["type"] == "image_url"]
@@ -94,14 +94,14 @@ class Scribe:
     def __init__(self, script: Script, models: list[str]) -> None:
         self.script = script
         self.models = models
-        self.asked: list[Asked] = []
+        self.requests: list[Asked] = []
         self.lock = threading.Lock()
         self.url = ""
 
     def take(self, asked: Asked) -> Say | Status | Raw:
         with self.lock:
-            self.asked.append(asked)
-            number = len(self.asked) - 1
+            self.requests.append(asked)
+            number = len(self.requests) - 1
         return self.script(asked, number)
 
 

@@ -24,7 +24,7 @@ def test_what_an_image_is_made_of_is_what_the_command_line_asks():
 def test_captions_take_what_the_command_line_takes():
     ours = set(CaptionKeys.__annotations__) - {"style", "consistency"}
     assert ours == {option.key for option in CAPTIONS} - {
-        *("name", "manner", "alone", "review", "apply", "show_prompt"),
+        *("name", "style", "alone", "review", "apply", "show_prompt"),
     }
 
 

@@ -3,12 +3,12 @@
 import pytest
 
 import captions_page
-from limner.captions.spec import MANNERS, Wish, unsigned
-from limner.captions.validators import flaw
+from limner.captions.spec import STYLES, CaptionSpec, strip_trigger
+from limner.captions.validators import find_fault
 
 WISHES = {
-    "mascot": Wish(trigger=captions_page.TRIGGER),
-    "blueprint": Wish(concept_type="style", trigger=captions_page.TRIGGER, manner=MANNERS["phrases"]),
+    "mascot": CaptionSpec(trigger=captions_page.TRIGGER),
+    "blueprint": CaptionSpec(concept_type="style", trigger=captions_page.TRIGGER, style=STYLES["phrases"]),
 }
 
 
@@ -34,7 +34,7 @@ def test_every_picture_of_the_demo_has_a_caption_without_a_flaw_in_the_end(runs,
     wish, done = WISHES[name], runs[name]
     assert len(done.texts) == 10
     for text in done.texts.values():
-        assert flaw(unsigned(text, wish), wish) == ""
+        assert find_fault(strip_trigger(text, wish), wish) == ""
         assert text.count(wish.trigger) == 1
     assert all(row["pass"] == "set" and row["written"] for row in done.rows.values())
     assert len(done.rows) == 10 - len(done.reader.script["yours"])

@@ -3,15 +3,16 @@
 import json
 from pathlib import Path
 
-from limner.captions.caption import Settings, caption
+from limner.captions.caption import caption
 from limner.captions.client import Patience
 from limner.captions.providers import Options
-from limner.captions.spec import Wish
+from limner.captions.spec import CaptionSpec
+from limner.captions.summary import CaptionSettings
 from small import Told
 
 GOOD = "sks cat sits on a wooden chair beside a window with a blue curtain in the morning light."
 LONG = "sks cat " + " ".join(f"sees the number {number}," for number in range(50)) + " and rests."
-WISH = Wish(trigger="sks cat")
+WISH = CaptionSpec(trigger="sks cat")
 PROTOCOLS = [("claude", False), ("claude", True), ("openai", False), ("openai", True)]
 
 
@@ -22,7 +23,7 @@ def options(scribe, name="openai", **more):
 
 def write(folder, scribe, *, name="openai", wish=WISH, settings=None, reporter=None, tries=4, **more):
     patience = Patience(tries=tries, first=0.01)
-    settings = settings or Settings(together=False)
+    settings = settings or CaptionSettings(consistency=False)
     return caption(folder, wish, options(scribe, name, **more), settings, reporter or Told(), patience)
 
 

@@ -54,7 +54,7 @@ class Reader:
         """The next answer to a request."""
         import scribe
 
-        names = [self._name(picture) for picture in asked.pictures]
+        names = [self._name(picture) for picture in asked.images]
         if "To edit:" in asked.text:
             return scribe.Say(json.dumps(self._edit(asked.text, names)))
         said = self.answers.setdefault(names[0], [])
@@ -125,7 +125,7 @@ def run(name: str, folder: Path) -> Run:
         url = server.url if who == "claude" else f"{server.url}/v1"
         plain = ("caption", name, "--with", who, "--trigger", TRIGGER, *wanted, "--url")
         told = _limner(folder.parent, *plain, url, *how)
-        requests = len(server.asked)
+        requests = len(server.requests)
     lines = (folder / "captions.jsonl").read_text(encoding="utf-8").splitlines()
     rows = {Path(row["file"]).stem: row for row in map(json.loads, lines) if "file" in row}
     texts = {stem: (folder / f"{stem}.txt").read_text(encoding="utf-8").strip() for stem in seen}

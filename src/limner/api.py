@@ -20,8 +20,8 @@ from limner.reporter import Reporter
 from limner.target import Wish, of_recipe, subject_of, template, wish
 
 if TYPE_CHECKING:
-    from limner.captions.summary import Captioned
-    from limner.checking.check import Checked
+    from limner.captions.summary import CaptionReport
+    from limner.checking.check import CheckReport
     from limner.planning.planner import Planned
 
 Target = str | Path | Recipe
@@ -193,7 +193,7 @@ def check(
     stop: Stop | None = None,
     settings: Mapping[str, Any] | None = None,
     **keys: Unpack[RecipeKeys],
-) -> "Checked":
+) -> "CheckReport":
     """Look for what is wrong with images and captions, as training would read them. Changes nothing.
 
     Args:
@@ -223,7 +223,7 @@ def caption(
     on_event: OnEvent | None = None,
     stop: Stop | None = None,
     **keys: Unpack[CaptionKeys],
-) -> "Captioned":
+) -> "CaptionReport":
     """Write captions into text files beside the images. Captions of your own stay as they are.
 
     Args:
@@ -237,23 +237,23 @@ def caption(
         Stopped: ``stop``, or Ctrl-C in the main thread.
         LimnerError: The folder cannot be used, or nobody answers.
     """
-    from limner.captions.caption import Settings
     from limner.captions.caption import caption as run
     from limner.captions.providers import Options
     from limner.captions.spec import spec_of
+    from limner.captions.summary import CaptionSettings
 
     values: dict[str, Any] = dict(keys)
-    style = {"manner": values.pop("style", None)}
+    style = {"style": values.pop("style", None)}
     spec = spec_of(**style, **_some(values, "concept_type", "base", "trigger", "variants"))
     server = _some(values, "model", "url", "key_env", "timeout", "stream", "device")
     options = Options(name=provider, **server)
     how = _some(values, "concurrency", "max_image_size", "overwrite", "budget", "dry_run")
     if "consistency" in values:
-        how["together"] = values.pop("consistency")
+        how["consistency"] = values.pop("consistency")
     if values:
         known = ", ".join(CaptionKeys.__annotations__)
         raise BadUsage(f"caption takes no {next(iter(values))}. It takes {known}.")
-    return run(Path(folder), spec, options, Settings(**how), _reporter(on_event, stop))
+    return run(Path(folder), spec, options, CaptionSettings(**how), _reporter(on_event, stop))
 
 
 def _some(values: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from limner.captions.caption import Settings
+from limner.captions.summary import CaptionSettings
 from scribe import Say, answers, captions, serving
 from small import Told
 from writing import GOOD, rows, write
@@ -38,8 +38,8 @@ def editing(pets, *, broken=""):
 
     def script(asked, _):
         if "You edit the captions" not in asked.text:
-            return captions(SINGLE[which(asked.pictures[0])])
-        files = [which(picture) for picture in asked.pictures]
+            return captions(SINGLE[which(asked.images[0])])
+        files = [which(picture) for picture in asked.images]
         ids = [int(n) for n in re.findall(r"^Image (\d+):$", asked.text, re.MULTILINE)]
         entries = []
         for number, file in zip(ids, files, strict=True):
@@ -54,39 +54,39 @@ def editing(pets, *, broken=""):
 @pytest.mark.parametrize("name", ["claude", "openai"])
 def test_the_set_is_made_to_agree(pets, name):
     with serving(editing(pets)) as scribe:
-        done = write(pets, scribe, name=name, model="m", settings=Settings())
-        assert (done.written, done.agreed, done.words) == (4, 4, {"sofa": ["couch", "settee"]})
+        done = write(pets, scribe, name=name, model="m", settings=CaptionSettings())
+        assert (done.new_captions, done.revisions, done.words) == (4, 4, {"sofa": ["couch", "settee"]})
         for file, text in SINGLE.items():
             now = (pets / file).with_suffix(".txt").read_text()
             assert now == text.replace("couch", "sofa").replace("settee", "sofa") + "\n"
         row = rows(pets)["c.png"]
         assert (row["pass"], row["first"]["pass"], row["before"]) == ("set", "image", [SINGLE["c.png"]])
-        assert row["prompt"]["version"] == "set.1 manner-sentences.1"
-        assert len(scribe.asked) == 5
-        again = write(pets, scribe, name=name, model="m", settings=Settings())
-    assert (again.kept, again.agreed, len(scribe.asked)) == (4, 0, 5)
+        assert row["prompt"]["version"] == "set.1 style-sentences.1"
+        assert len(scribe.requests) == 5
+        again = write(pets, scribe, name=name, model="m", settings=CaptionSettings())
+    assert (again.existing_captions, again.revisions, len(scribe.requests)) == (4, 0, 5)
 
 
 def test_the_set_pass_leaves_a_persons_captions_and_shows_them(pets):
     (pets / "b.txt").write_text("my own words on a sofa")
     with serving(editing(pets)) as scribe:
-        done = write(pets, scribe, settings=Settings())
-    assert (done.written, done.agreed) == (3, 3)
+        done = write(pets, scribe, settings=CaptionSettings())
+    assert (done.new_captions, done.revisions) == (3, 3)
     assert (pets / "b.txt").read_text() == "my own words on a sofa"
-    assert "my own words on a sofa" in scribe.asked[-1].text
+    assert "my own words on a sofa" in scribe.requests[-1].text
 
 
 def test_a_set_pass_that_was_left_out_or_failed_is_made_up_for(pets):
     reporter = Told()
     with serving(editing(pets, broken="c.png")) as scribe:
         write(pets, scribe)
-        done = write(pets, scribe, settings=Settings(), reporter=reporter)
-        assert (done.written, done.kept, done.agreed) == (0, 4, 3)
+        done = write(pets, scribe, settings=CaptionSettings(), reporter=reporter)
+        assert (done.new_captions, done.existing_captions, done.revisions) == (0, 4, 3)
         assert "c.png: left as it was by the set pass" in reporter.text
         scribe.script = editing(pets)
-        before = len(scribe.asked)
-        assert write(pets, scribe, settings=Settings()).agreed == 1
-        assert len(scribe.asked) == before + 1
+        before = len(scribe.requests)
+        assert write(pets, scribe, settings=CaptionSettings()).revisions == 1
+        assert len(scribe.requests) == before + 1
     assert "sofa" in (pets / "c.txt").read_text()
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from limner.captions.caption import Settings, caption
+from limner.captions.caption import caption
 from limner.captions.client import Patience
+from limner.captions.summary import CaptionSettings
 from limner.errors import BadProvider
 from messages import raises
 from scribe import KEY, Raw, Say, Status, answers, captions, serving
@@ -49,8 +50,8 @@ def test_a_bad_answer_is_asked_again_with_the_reason(pets, bad, reason, stream):
         (pets / f"{name}.png").unlink()
     with serving(answers(bad, captions(GOOD))) as scribe:
         done = write(pets, scribe, stream=stream)
-    assert (done.written, len(scribe.asked)) == (1, 2)
-    assert reason in scribe.asked[1].text
+    assert (done.new_captions, len(scribe.requests)) == (1, 2)
+    assert reason in scribe.requests[1].text
     assert reason in rows(pets)["photo.jpg"]["set_aside"][0]
 
 
@@ -67,10 +68,10 @@ def test_claude_says_refusals_and_truncation_in_its_own_way(pets, bad, reason, s
             name="claude",
             model="m",
             stream=stream,
-            settings=Settings(concurrency=1, together=False),
+            settings=CaptionSettings(concurrency=1, consistency=False),
         )
-    assert reason in scribe.asked[1].text
-    assert scribe.asked[1].body["max_tokens"] == (2048 if "max_tokens" in bad.end else 1024)
+    assert reason in scribe.requests[1].text
+    assert scribe.requests[1].body["max_tokens"] == (2048 if "max_tokens" in bad.end else 1024)
 
 
 def test_what_is_always_refused_is_flagged_and_the_others_are_written(pets):
@@ -78,34 +79,34 @@ def test_what_is_always_refused_is_flagged_and_the_others_are_written(pets):
     Image.fromarray(red + np.uint8([255, 0, 0])).save(pets / "red.png")
 
     def script(asked, _):
-        seen = np.asarray(Image.open(io.BytesIO(base64.b64decode(asked.pictures[0])))).mean((0, 1))
+        seen = np.asarray(Image.open(io.BytesIO(base64.b64decode(asked.images[0])))).mean((0, 1))
         return captions("I cannot describe this image.") if seen[0] > 200 and seen[1] < 50 else captions(GOOD)
 
     with serving(script) as scribe:
         done = write(pets, scribe)
-        assert done.written == 4
-        assert [one["file"] for one in done.flagged] == ["red.png"]
-        assert "no usable caption in 3 answers" in done.flagged[0]["reason"]
+        assert done.new_captions == 4
+        assert [one["file"] for one in done.failures] == ["red.png"]
+        assert "no usable caption in 3 answers" in done.failures[0]["reason"]
         assert not (pets / "red.txt").exists()
         assert "refusal" in rows(pets)["red.png"]["flag"]
-        before = len(scribe.asked)
+        before = len(scribe.requests)
         again = write(pets, scribe)
-    assert (again.kept, len(scribe.asked) - before, len(again.flagged)) == (4, 3, 1)
+    assert (again.existing_captions, len(scribe.requests) - before, len(again.failures)) == (4, 3, 1)
 
 
 def test_a_damaged_image_stops_nobody(pets):
     (pets / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing")
     with serving(answers(captions(GOOD))) as scribe:
         done = write(pets, scribe)
-    assert done.written == 4
-    assert done.flagged[0]["file"] == "broken.png"
+    assert done.new_captions == 4
+    assert done.failures[0]["file"] == "broken.png"
 
 
 def test_a_name_that_is_never_written_is_put_in_front_and_noted(pets):
     bare = "A cat sits on a wooden chair beside a window with a blue curtain in the morning."
     with serving(answers(captions(bare))) as scribe:
         done = write(pets, scribe)
-    assert done.written == 4
+    assert done.new_captions == 4
     assert (pets / "a.txt").read_text() == f"sks cat, {bare}\n"
     assert "put in front" in rows(pets)["a.png"]["note"]
 
@@ -139,9 +140,9 @@ def test_trouble_is_waited_out(pets, name, stream, trouble):
         started = time.monotonic()
         done = write(pets, scribe, name=name, stream=stream, model="m", timeout=1 if mute else 60)
         took = time.monotonic() - started
-    assert (done.written, len(scribe.asked)) == (1, 2 if mute else 3)
+    assert (done.new_captions, len(scribe.requests)) == (1, 2 if mute else 3)
     if isinstance(trouble, Status) and trouble.headers:
-        gaps = np.diff([asked.at for asked in scribe.asked])
+        gaps = np.diff([asked.at for asked in scribe.requests])
         assert min(gaps) >= 0.19
         assert took < 60  # as seconds, the 200 milliseconds would be 400
 
@@ -161,9 +162,9 @@ def test_a_limit_holds_for_all_threads(pets):
 
     told = threading.Event()
     with serving(script) as scribe:
-        settings = Settings(concurrency=2, together=False)
+        settings = CaptionSettings(concurrency=2, consistency=False)
         caption(pets, WISH, options(scribe), settings, Told(), Patience(sleep=rest))
-    at = [asked.at for asked in scribe.asked]
+    at = [asked.at for asked in scribe.requests]
     early = sum(later - at[0] < 0.45 for later in at[1:])
     assert early <= 1  # what the other thread had begun already
     assert len(at) == 5
@@ -181,7 +182,7 @@ def test_a_server_that_wants_hours_is_given_up_and_says_so(pets):
 def caption_many(folder, scribe):
     for number in range(6):
         Image.new("RGB", (20, 20), (number * 20, 0, 0)).save(folder / f"more{number}.png")
-    return write(folder, scribe, settings=Settings(concurrency=1, together=False))
+    return write(folder, scribe, settings=CaptionSettings(concurrency=1, consistency=False))
 
 
 def test_images_that_all_fail_alike_end_the_work(pets):
@@ -190,7 +191,7 @@ def test_images_that_all_fail_alike_end_the_work(pets):
         raises(BadProvider),
     ):
         caption_many(pets, scribe)
-    assert len(scribe.asked) < 10
+    assert len(scribe.requests) < 10
 
 
 @pytest.mark.parametrize("name", ["claude", "openai"])
@@ -205,8 +206,8 @@ def test_images_that_all_fail_alike_end_the_work(pets):
 )
 def test_a_bad_key_or_model_ends_the_work_at_once(pets, name, status, match):
     with serving(answers(status)) as scribe, pytest.raises(BadProvider, match=match) as caught:
-        write(pets, scribe, name=name, model="m", settings=Settings(concurrency=1, together=False))
-    assert len(scribe.asked) == 1
+        write(pets, scribe, name=name, model="m", settings=CaptionSettings(concurrency=1, consistency=False))
+    assert len(scribe.requests) == 1
     assert KEY not in str(caught.value)
 
 
@@ -222,9 +223,9 @@ def test_a_huge_answer_is_not_read(pets):
         (pets / f"{one}.png").unlink()
     with serving(answers(Say("x" * 3_000_000))) as scribe:
         done = write(pets, scribe)
-        assert "3000" in done.flagged[0]["reason"]
+        assert "3000" in done.failures[0]["reason"]
         done = write(pets, scribe, stream=True)
-    assert "cut off" in done.flagged[0]["reason"]
+    assert "cut off" in done.failures[0]["reason"]
 
 
 def test_a_server_with_several_models_must_be_told_which(pets):
@@ -235,4 +236,4 @@ def test_a_server_with_several_models_must_be_told_which(pets):
         write(pets, scribe)
     with serving(answers(captions(GOOD)), models=("alone",)) as scribe:
         write(pets, scribe)
-    assert scribe.asked[0].body["model"] == "alone"
+    assert scribe.requests[0].body["model"] == "alone"

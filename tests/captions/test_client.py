@@ -1,7 +1,7 @@
 import pytest
 
 from limner.captions.client import Declined, Patience, Reply, Request, Retry, Unreachable, scrub
-from limner.captions.picture import Picture
+from limner.captions.prompt_image import PromptImage
 from limner.errors import BadProvider
 from messages import raises
 from scribe import KEY
@@ -12,7 +12,7 @@ REQUEST = Request(system="", text="what?")
 class Moody:
     """Raises what it is told to, then answers."""
 
-    name = model = place = "moody"
+    name = model = destination = "moody"
     parallel, several, takes = 1, False, "json"
 
     def __init__(self, *moods):
@@ -96,7 +96,7 @@ def test_known_keys_go_whatever_they_look_like():
 
 
 def test_pictures_come_with_their_labels_before_the_text():
-    one, two = Picture(b"1", 1, 1), Picture(b"2", 1, 1)
-    assert Request(system="", text="t", pictures=(one,)).parts() == [one, "t"]
-    labelled = Request(system="", text="t", pictures=(one, two), labels=("Image 1:", "Image 2:"))
+    one, two = PromptImage(b"1", 1, 1), PromptImage(b"2", 1, 1)
+    assert Request(system="", text="t", images=(one,)).parts() == [one, "t"]
+    labelled = Request(system="", text="t", images=(one, two), labels=("Image 1:", "Image 2:"))
     assert labelled.parts() == ["Image 1:", one, "Image 2:", two, "t"]

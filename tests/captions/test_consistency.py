@@ -3,11 +3,11 @@ import json
 import pytest
 
 from limner.captions.client import Declined, Patience, Reply
-from limner.captions.consistency import Member, agree, findings, shared_opening, shared_words
-from limner.captions.picture import Picture
-from limner.captions.spec import MANNERS, Wish
+from limner.captions.consistency import Member, make_consistent, set_findings, shared_opening, shared_words
+from limner.captions.prompt_image import PromptImage
+from limner.captions.spec import STYLES, CaptionSpec
 
-WISH = Wish(trigger="sks cat", manner=MANNERS["phrases"])
+WISH = CaptionSpec(trigger="sks cat", style=STYLES["phrases"])
 BAD = {
     "1.jpg": "sks cat, a fluffy orange tabby, lying on a couch, living room, warm light",
     "2.jpg": "sks cat, a fluffy orange tabby, sitting on a sofa by a window, daylight",
@@ -24,26 +24,26 @@ MENDED = {
     "5.jpg": "sks cat looking into a mirror, close view",
 }
 WORDS = [{"use": "sofa", "instead_of": ["couch", "settee"]}]
-LOOK = {file: Picture(file.encode(), 8, 8) for file in BAD}
+LOOK = {file: PromptImage(file.encode(), 8, 8) for file in BAD}
 
 
 def members(texts=BAD, fixed=()):
-    return [Member(file, (text,), fixed=file in fixed) for file, text in texts.items()]
+    return [Member(file, (text,), is_fixed=file in fixed) for file, text in texts.items()]
 
 
 class Editor:
     """Answers by the file that each picture is of."""
 
-    name = model = place = "editor"
+    name = model = destination = "editor"
     parallel, several, takes = 1, True, "json"
 
     def __init__(self, *books, words=WORDS):
         self.books = list(books)
         self.words = words
-        self.asked = []
+        self.requests = []
 
     def ask(self, request):
-        self.asked.append(request)
+        self.requests.append(request)
         book = self.books.pop(0) if len(self.books) > 1 else self.books[0]
         if isinstance(book, Exception):
             raise book
@@ -51,7 +51,7 @@ class Editor:
             return book
         entries = [
             {"id": int(label.strip("Image :")), "captions": [book[seen.jpeg.decode()]]}
-            for label, seen in zip(request.labels, request.pictures, strict=True)
+            for label, seen in zip(request.labels, request.images, strict=True)
             if seen.jpeg.decode() in book
         ]
         text = json.dumps({"words": self.words, "captions": entries})
@@ -62,33 +62,33 @@ class Editor:
 
 
 def run(editor, these, wish=WISH, known=None):
-    look = lambda file: LOOK.get(file) or Picture(file.encode(), 8, 8)  # noqa: E731
-    return list(agree(editor, wish, these, Patience(first=0.0), known or {}, look))
+    look = lambda file: LOOK.get(file) or PromptImage(file.encode(), 8, 8)  # noqa: E731
+    return list(make_consistent(editor, wish, these, Patience(first=0.0), known or {}, look))
 
 
 def test_the_bad_set_is_told_by_counting():
-    told = "\n".join(findings(members(), WISH))
+    told = "\n".join(set_findings(members(), WISH))
     assert "nearly all captions say fluffy, orange, tabby" in told
     assert "more than half of the captions open with 'sks cat, a fluffy'" in told
     assert "'sks cat' is missing in 3.jpg" in told
     assert "more than once in 5.jpg" in told
-    assert findings(members(MENDED), WISH) == []
-    assert findings(members()[:3], Wish()) == []
+    assert set_findings(members(MENDED), WISH) == []
+    assert set_findings(members()[:3], CaptionSpec()) == []
 
 
 def test_the_bad_set_is_mended():
     editor = Editor(MENDED)
     (done,) = run(editor, members())
     assert done.captions == {file: (text,) for file, text in MENDED.items()}
-    assert (done.words, done.flags, done.asked, done.model) == (
+    assert (done.words, done.flags, done.requests, done.model) == (
         {"sofa": ["couch", "settee"]},
         {},
         1,
         "editor-1",
     )
-    question = editor.asked[0]
+    question = editor.requests[0]
     assert "fluffy, orange, tabby" in question.text
-    assert [seen.jpeg.decode() for seen in question.pictures] == list(BAD)
+    assert [seen.jpeg.decode() for seen in question.images] == list(BAD)
     assert question.labels[0] == "Image 1:"
     assert all(json.dumps({"id": n, "captions": [t]}) in question.text for n, t in enumerate(BAD.values(), 1))
 
@@ -100,8 +100,8 @@ def test_what_breaks_the_rules_is_asked_again_alone_and_then_left():
     }
     editor = Editor(worse, worse | {"1.jpg": MENDED["1.jpg"]})
     (done,) = run(editor, members())
-    assert [seen.jpeg.decode() for seen in editor.asked[1].pictures] == ["1.jpg", "4.jpg"]
-    assert "caption 1: it says 'couch' where 'sofa' was agreed on" in editor.asked[1].text
+    assert [seen.jpeg.decode() for seen in editor.requests[1].images] == ["1.jpg", "4.jpg"]
+    assert "caption 1: it says 'couch' where 'sofa' was agreed on" in editor.requests[1].text
     assert done.captions["1.jpg"] == (MENDED["1.jpg"],)
     assert "4.jpg" not in done.captions
     assert "lacks the name 'sks cat'" in done.flags["4.jpg"]
@@ -112,7 +112,7 @@ def test_what_breaks_the_rules_is_asked_again_alone_and_then_left():
     [
         (Reply(text="no json", model="m"), "not the JSON object"),
         (Reply(text="{", model="m", cut=True), "cut off"),
-        (Reply(text="", model="m", refused="the model refused"), "the model refused"),
+        (Reply(text="", model="m", refusal="the model refused"), "the model refused"),
         (Reply(text='{"words": [], "captions": []}', model="m"), "0 different texts; 1 are wanted"),
         (Declined("too large"), "too large"),
     ],
@@ -128,8 +128,8 @@ def test_hand_written_captions_are_shown_and_not_changed():
     editor = Editor(MENDED)
     (done,) = run(editor, members(fixed={"2.jpg"}))
     assert "2.jpg" not in done.captions
-    assert BAD["2.jpg"] in editor.asked[0].text.split("To edit:")[0]
-    assert BAD["2.jpg"] not in editor.asked[0].text.split("To edit:")[1]
+    assert BAD["2.jpg"] in editor.requests[0].text.split("To edit:")[0]
+    assert BAD["2.jpg"] not in editor.requests[0].text.split("To edit:")[1]
     assert run(Editor(MENDED), members(fixed=set(BAD))) == []
 
 
@@ -141,18 +141,18 @@ def test_large_sets_go_in_portions_that_bind_the_later_ones():
     editor = Editor(many)
     done = run(editor, members(many), known={"rug": ["carpet"]})
     assert [len(one.captions) for one in done] == [20, 20, 5]
-    assert '{"rug": ["carpet"]}' in editor.asked[0].text
-    assert '"sofa": ["couch", "settee"]' in editor.asked[1].text
-    assert "number3 on" in editor.asked[1].text
-    assert [len(one.pictures) for one in editor.asked] == [20, 20, 5]
+    assert '{"rug": ["carpet"]}' in editor.requests[0].text
+    assert '"sofa": ["couch", "settee"]' in editor.requests[1].text
+    assert "number3 on" in editor.requests[1].text
+    assert [len(one.images) for one in editor.requests] == [20, 20, 5]
 
 
 def test_a_styles_trigger_is_taken_off_before_and_put_on_after():
-    wish = Wish(concept_type="style", trigger="inkwash", manner=MANNERS["phrases"])
+    wish = CaptionSpec(concept_type="style", trigger="inkwash", style=STYLES["phrases"])
     texts = {"1.jpg": "fox in a forest beside a stream at night, inkwash"}
     editor = Editor({"1.jpg": "a fox in a wood beside a stream at night"}, words=[])
     (done,) = run(editor, members(texts), wish)
-    assert '["fox in a forest beside a stream at night"]' in editor.asked[0].text
+    assert '["fox in a forest beside a stream at night"]' in editor.requests[0].text
     assert done.captions == {"1.jpg": ("a fox in a wood beside a stream at night, inkwash",)}
 
 

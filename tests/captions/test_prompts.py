@@ -4,7 +4,7 @@ import itertools
 import pytest
 
 from limner.captions import prompts
-from limner.captions.spec import CONCEPT_TYPES, MANNERS, Wish
+from limner.captions.spec import CONCEPT_TYPES, STYLES, CaptionSpec
 
 SIGNS = {
     "again": ("1", "3d892c3f"),
@@ -13,12 +13,12 @@ SIGNS = {
     "goal-object": ("1", "a7f9db43"),
     "goal-style": ("1", "d96743f4"),
     "goal-subject": ("1", "3f2edcd9"),
-    "image": ("1", "c1fe6cb3"),
-    "manner-brief": ("1", "cad93f74"),
-    "manner-phrases": ("1", "a8f95306"),
-    "manner-sentences": ("1", "71c56bcb"),
-    "manner-tags": ("1", "33f17fa6"),
-    "set": ("1", "8d5e1986"),
+    "image": ("1", "2a3437b1"),
+    "style-brief": ("1", "cad93f74"),
+    "style-phrases": ("1", "a8f95306"),
+    "style-sentences": ("1", "71c56bcb"),
+    "style-tags": ("1", "33f17fa6"),
+    "set": ("1", "69e92cbf"),
     "trigger-inside": ("1", "8b371280"),
     "trigger-later": ("1", "83d7519e"),
     "trigger-none": ("1", "17153981"),
@@ -26,21 +26,21 @@ SIGNS = {
 """File -> (version, start of the hash of its text). Who changes a prompt raises its version and this."""
 
 
-@pytest.mark.parametrize(("concept", "manner"), list(itertools.product(CONCEPT_TYPES, MANNERS)))
-def test_every_wish_has_its_prompt_with_nothing_left_open(concept, manner):
+@pytest.mark.parametrize(("concept", "style"), list(itertools.product(CONCEPT_TYPES, STYLES)))
+def test_every_wish_has_its_prompt_with_nothing_left_open(concept, style):
     for trigger in ("", "sks $cat"):
-        wish = Wish(concept_type=concept, manner=MANNERS[manner], trigger=trigger, variants=2)
+        wish = CaptionSpec(concept_type=concept, style=STYLES[style], trigger=trigger, variants=2)
         one, together = prompts.for_image(wish), prompts.for_set(wish)
         for text in (one.text, together.text):
             assert "$" not in text.replace("sks $cat", "")
         assert f"goal-{concept}.1" in one.version
-        assert f"manner-{manner}.1" in one.version
+        assert f"style-{style}.1" in one.version
         assert "exactly 2 captions" in one.text
         assert ("sks $cat" in one.text) == wish.names_trigger
 
 
 def test_a_prompt_is_named_by_what_it_says():
-    one, other = prompts.for_image(Wish(trigger="a")), prompts.for_image(Wish(trigger="b"))
+    one, other = prompts.for_image(CaptionSpec(trigger="a")), prompts.for_image(CaptionSpec(trigger="b"))
     assert one.version == other.version
     assert one.sha256 != other.sha256
     assert one.record == {
@@ -50,8 +50,8 @@ def test_a_prompt_is_named_by_what_it_says():
 
 
 def test_plain_captioners_are_not_asked_for_json():
-    assert "JSON" in prompts.for_image(Wish()).text
-    assert "JSON" not in prompts.for_image(Wish(), plain=True).text
+    assert "JSON" in prompts.for_image(CaptionSpec()).text
+    assert "JSON" not in prompts.for_image(CaptionSpec(), plain=True).text
 
 
 def test_the_reason_is_given_when_asked_again():

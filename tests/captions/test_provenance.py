@@ -1,13 +1,13 @@
 import json
 
-from limner.captions.provenance import Record, Row, hash_of, text_of
+from limner.captions.provenance import CaptionRecord, Provenance, hash_of, text_of
 
 FACTS = {"by": "claude", "pass": "image"}
 
 
 def test_a_text_is_ours_until_a_person_changes_a_word(tmp_path):
-    record = Record(tmp_path)
-    record.add(Row("a.png", "00", ("a cat", "one cat"), FACTS))
+    record = Provenance(tmp_path)
+    record.add(CaptionRecord("a.png", "00", ("a cat", "one cat"), FACTS))
     assert record.state("a.png", "a cat\none cat\n") == "ours"
     assert record.state("a.png", "a cat \r\n\r\n  one cat") == "ours"
     assert record.state("a.png", "a dog\none cat\n") == "by hand"
@@ -17,18 +17,20 @@ def test_a_text_is_ours_until_a_person_changes_a_word(tmp_path):
 
 
 def test_an_answer_waits_until_it_was_seen_in_place(tmp_path):
-    record = Record(tmp_path)
-    record.add(Row("a.png", "00", ("a cat",), FACTS))
-    assert Record(tmp_path).state("a.png", None) == "answered"
+    record = Provenance(tmp_path)
+    record.add(CaptionRecord("a.png", "00", ("a cat",), FACTS))
+    assert Provenance(tmp_path).state("a.png", None) == "answered"
     record.tidy({"a.png": "a cat\n"}, complete=True)
-    assert Record(tmp_path).state("a.png", None) == "missing"
+    assert Provenance(tmp_path).state("a.png", None) == "missing"
 
 
 def test_an_edit_by_the_set_pass_that_was_cut_short_is_not_taken_for_a_persons(tmp_path):
-    record = Record(tmp_path)
-    record.add(Row("a.png", "00", ("a cat",), FACTS, written=True))
-    record.add(Row("a.png", "00", ("a cat on a sofa",), FACTS | {"pass": "set", "before": ["a cat"]}))
-    again = Record(tmp_path)
+    record = Provenance(tmp_path)
+    record.add(CaptionRecord("a.png", "00", ("a cat",), FACTS, on_disk=True))
+    record.add(
+        CaptionRecord("a.png", "00", ("a cat on a sofa",), FACTS | {"pass": "set", "before": ["a cat"]})
+    )
+    again = Provenance(tmp_path)
     assert again.state("a.png", "a cat\n") == "answered"
     assert again.state("a.png", "a dog\n") == "by hand"
     again.tidy({"a.png": "a cat on a sofa\n"}, complete=True)
@@ -36,14 +38,14 @@ def test_an_edit_by_the_set_pass_that_was_cut_short_is_not_taken_for_a_persons(t
 
 
 def test_torn_and_foreign_lines_are_passed_over_and_tidied_away(tmp_path):
-    record = Record(tmp_path)
-    record.add(Row("b.png", "00", ("old",), FACTS))
-    record.add(Row("b.png", "01", ("new",), FACTS))
+    record = Provenance(tmp_path)
+    record.add(CaptionRecord("b.png", "00", ("old",), FACTS))
+    record.add(CaptionRecord("b.png", "01", ("new",), FACTS))
     with record.path.open("a") as file:
         file.write(
             '[1]\n{"file": "c.png"}\nnull\n{"words": 3}\n{"job": 1}\n{"file": "d.png", "image": "0", "capti'
         )
-    again = Record(tmp_path)
+    again = Provenance(tmp_path)
     assert list(again.rows) == ["b.png"]
     assert again.rows["b.png"].captions == ("new",)
     again.agree({"sofa": ["couch"]})
@@ -51,18 +53,18 @@ def test_torn_and_foreign_lines_are_passed_over_and_tidied_away(tmp_path):
     lines = [json.loads(line) for line in record.path.read_text().splitlines()]
     assert lines[0]["captions"] == ["new"]
     assert lines[1] == {"words": {"sofa": ["couch"]}}
-    assert Record(tmp_path).words == {"sofa": ["couch"]}
+    assert Provenance(tmp_path).words == {"sofa": ["couch"]}
 
 
 def test_an_overwriting_keeps_its_id_until_it_is_done(tmp_path):
-    record = Record(tmp_path)
-    record.add(Row("a.png", "00", ("a",), FACTS))
+    record = Provenance(tmp_path)
+    record.add(CaptionRecord("a.png", "00", ("a",), FACTS))
     job = record.begin("these")
     record.tidy({}, complete=False)
-    assert Record(tmp_path).begin("these") == job
-    assert Record(tmp_path).begin("others") != job
+    assert Provenance(tmp_path).begin("these") == job
+    assert Provenance(tmp_path).begin("others") != job
     record.tidy({}, complete=True)
-    assert Record(tmp_path).job == {}
+    assert Provenance(tmp_path).job == {}
 
 
 def test_texts_and_hashes():

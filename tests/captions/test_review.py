@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from limner.captions.review import apply, edit, lay_out
-from limner.captions.store import Shelf
+from limner.captions.store import CaptionStore
 from limner.errors import BadData, BadUsage
 from messages import raises
 
@@ -18,7 +18,7 @@ def folder(tmp_path):
     shelf_of.mkdir()
     for name in ("a.png", "b.png", "c.png"):
         Image.new("RGB", (8, 8)).save(shelf_of / name)
-    shelf = Shelf(shelf_of)
+    shelf = CaptionStore(shelf_of)
     shelf.put("a.png", "00", ("a cat", "one cat"), FACTS)
     shelf.flag("b.png", "00", "refused", FACTS)
     (shelf_of / "c.txt").write_text("mine")
@@ -39,7 +39,7 @@ def test_edits_are_taken_over_and_are_the_persons_from_then_on(folder):
     assert apply(folder) == ["a.png", "b.png"]
     assert (folder / "a.txt").read_text() == "a grey cat\none cat\n"
     assert (folder / "b.txt").read_text() == "a dog\n"
-    shelf = Shelf(folder)
+    shelf = CaptionStore(folder)
     assert [shelf.state(file) for file in shelf.files] == ["by hand"] * 3
     row = json.loads((folder / "captions.jsonl").read_text().splitlines()[0])
     assert (row["by"], row["pass"], row["before"]) == ("hand", "review", ["a cat", "one cat"])

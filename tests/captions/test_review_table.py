@@ -1,10 +1,14 @@
 import pytest
 
-from limner.captions.review_table import Change, Line, changes, sign, table
+from limner.captions.review_table import CaptionEdit, TableRow, changes, sign, table
 from limner.errors import BadData
 from messages import raises
 
-LINES = [Line("a.png", "a cat\none cat\n"), Line("b.png", 'a "dog",\ta bone\n', "yours"), Line("#c.png", "")]
+LINES = [
+    TableRow("a.png", "a cat\none cat\n"),
+    TableRow("b.png", 'a "dog",\ta bone\n', "yours"),
+    TableRow("#c.png", ""),
+]
 TEXTS = {line.file: line.text for line in LINES}
 
 
@@ -18,8 +22,8 @@ def test_edits_additions_and_removals_are_read():
     more = f"a.png\ta third\t{sign(LINES[0].text)}\t\n"
     lines = [line for line in (edited + more).splitlines(keepends=True) if not line.startswith("b.png")]
     assert changes("".join(lines), TEXTS) == [
-        Change("a.png", ("a grey cat", "one cat", "a third"), sign(LINES[0].text)),
-        Change("#c.png", ("a new one",), sign("")),
+        CaptionEdit("a.png", ("a grey cat", "one cat", "a third"), sign(LINES[0].text)),
+        CaptionEdit("#c.png", ("a new one",), sign("")),
     ]
 
 

@@ -1,12 +1,12 @@
 import pytest
 
-from limner.captions.spec import MANNERS, Wish, manner_of, signed, unsigned
+from limner.captions.spec import STYLES, CaptionSpec, add_trigger, strip_trigger, style_of
 from limner.errors import BadUsage
 from messages import raises
 
 
 @pytest.mark.parametrize(
-    ("base", "manner"),
+    ("base", "style"),
     [
         ("glyph", "brief"),
         ("flux-dev", "sentences"),
@@ -16,18 +16,18 @@ from messages import raises
         ("sd15", "phrases"),
     ],
 )
-def test_each_family_has_the_manner_that_it_learned(base, manner):
-    assert manner_of(base) is MANNERS[manner]
+def test_each_family_has_the_style_that_it_learned(base, style):
+    assert style_of(base) is STYLES[style]
 
 
 def test_a_folder_says_itself_what_it_is(tmp_path):
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
-    assert manner_of(str(tmp_path)).name == "phrases"
+    assert style_of(str(tmp_path)).name == "phrases"
     (tmp_path / "model_index.json").write_text("[]")
     with raises(BadUsage):
-        manner_of(str(tmp_path))
+        style_of(str(tmp_path))
     with raises(BadUsage):
-        manner_of("my-model")
+        style_of("my-model")
 
 
 @pytest.mark.parametrize(
@@ -42,21 +42,25 @@ def test_a_folder_says_itself_what_it_is(tmp_path):
 )
 def test_wishes_that_mean_nothing_are_refused(values, match):
     with pytest.raises(BadUsage, match=match):
-        Wish(**values)
+        CaptionSpec(**values)
 
 
 @pytest.mark.parametrize(
     ("wish", "bare", "whole"),
     [
-        (Wish(trigger="sks"), "sks sits.", "sks sits."),
-        (Wish(), "A cat.", "A cat."),
-        (Wish(concept_type="style", trigger="inkwash"), "A fox in a forest.", "A fox in a forest, inkwash"),
-        (Wish(concept_type="style", trigger="ink", manner=MANNERS["brief"]), "cat", "ink style cat"),
-        (Wish(trigger="mia", manner=MANNERS["tags"]), "1girl, solo", "mia, 1girl, solo"),
-        (Wish(trigger="mia", by_rule=True), "a woman on a chair", "mia, a woman on a chair"),
-        (Wish(trigger="mia", by_rule=True, manner=MANNERS["brief"]), "a chair", "mia, a chair"),
+        (CaptionSpec(trigger="sks"), "sks sits.", "sks sits."),
+        (CaptionSpec(), "A cat.", "A cat."),
+        (
+            CaptionSpec(concept_type="style", trigger="inkwash"),
+            "A fox in a forest.",
+            "A fox in a forest, inkwash",
+        ),
+        (CaptionSpec(concept_type="style", trigger="ink", style=STYLES["brief"]), "cat", "ink style cat"),
+        (CaptionSpec(trigger="mia", style=STYLES["tags"]), "1girl, solo", "mia, 1girl, solo"),
+        (CaptionSpec(trigger="mia", by_rule=True), "a woman on a chair", "mia, a woman on a chair"),
+        (CaptionSpec(trigger="mia", by_rule=True, style=STYLES["brief"]), "a chair", "mia, a chair"),
     ],
 )
 def test_a_trigger_has_one_role(wish, bare, whole):
-    assert signed(bare, wish) == whole
-    assert unsigned(whole, wish) == (bare.rstrip(".") if whole != bare else bare)
+    assert add_trigger(bare, wish) == whole
+    assert strip_trigger(whole, wish) == (bare.rstrip(".") if whole != bare else bare)

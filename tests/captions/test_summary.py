@@ -1,6 +1,6 @@
 import pytest
 
-from limner.captions.summary import Settings
+from limner.captions.summary import CaptionSettings
 from limner.errors import BadUsage
 
 
@@ -14,4 +14,4 @@ from limner.errors import BadUsage
 )
 def test_numbers_that_mean_nothing_are_refused(values, match):
     with pytest.raises(BadUsage, match=match):
-        Settings(**values)
+        CaptionSettings(**values)

@@ -1,11 +1,11 @@
 import pytest
 
-from limner.captions.spec import MANNERS, Wish
-from limner.captions.validators import flaw, without_opening
+from limner.captions.spec import STYLES, CaptionSpec
+from limner.captions.validators import find_fault, without_opening
 
-PLAIN = Wish()
-STYLE = Wish(concept_type="style", trigger="inkwash")
-BRIEF = Wish(manner=MANNERS["brief"])
+PLAIN = CaptionSpec()
+STYLE = CaptionSpec(concept_type="style", trigger="inkwash")
+BRIEF = CaptionSpec(style=STYLES["brief"])
 FINE = "A grey dog runs over wet sand towards the sea, seen from the side, under low clouds."
 
 
@@ -21,7 +21,7 @@ FINE = "A grey dog runs over wet sand towards the sea, seen from the side, under
     ],
 )
 def test_captions_are_taken(text):
-    assert flaw(text, PLAIN) == ""
+    assert find_fault(text, PLAIN) == ""
 
 
 @pytest.mark.parametrize(
@@ -58,14 +58,14 @@ def test_captions_are_taken(text):
     ],
 )
 def test_what_is_no_caption_is_told(text, reason):
-    assert reason in flaw(text, PLAIN)
+    assert reason in find_fault(text, PLAIN)
 
 
 def test_the_trigger_stands_once_or_twice():
-    wish = Wish(trigger="sks cat")
-    assert flaw(f"SKS cat. {FINE}", wish) == ""
-    assert "lacks the name" in flaw(f"sks cats. {FINE}", wish)
-    assert "more than twice" in flaw(f"sks cat, sks cat, sks cat. {FINE}", wish)
+    wish = CaptionSpec(trigger="sks cat")
+    assert find_fault(f"SKS cat. {FINE}", wish) == ""
+    assert "lacks the name" in find_fault(f"sks cats. {FINE}", wish)
+    assert "more than twice" in find_fault(f"sks cat, sks cat, sks cat. {FINE}", wish)
 
 
 @pytest.mark.parametrize(
@@ -78,13 +78,13 @@ def test_the_trigger_stands_once_or_twice():
     ],
 )
 def test_a_style_is_not_named(text):
-    assert "names the style" in flaw(f"{text} under a tree beside a house with two doors", STYLE)
+    assert "names the style" in find_fault(f"{text} under a tree beside a house with two doors", STYLE)
 
 
-def test_manners_have_their_own_lengths():
-    assert flaw("cat", BRIEF) == ""
-    assert "29 words; at most 14" in flaw(" ".join(f"w{n}" for n in range(29)), BRIEF)
-    assert flaw("1girl, solo, smile, looking at", Wish(manner=MANNERS["tags"])) == ""
+def test_styles_have_their_own_lengths():
+    assert find_fault("cat", BRIEF) == ""
+    assert "29 words; at most 14" in find_fault(" ".join(f"w{n}" for n in range(29)), BRIEF)
+    assert find_fault("1girl, solo, smile, looking at", CaptionSpec(style=STYLES["tags"])) == ""
 
 
 def test_openings_can_be_taken_away():

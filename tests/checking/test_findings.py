@@ -5,34 +5,34 @@ import numpy as np
 import pytest
 
 from limner.checking import findings
-from limner.checking.image_stats import Look
-from limner.checking.near_duplicates import features, print_of
+from limner.checking.image_stats import ImageStats
+from limner.checking.near_duplicates import features, perceptual_hash
 from limner.checking.sharpness import Sharpness
 from limner.checking.watermark import frames
 from limner.data.folder import Example
-from limner.data.images import Make
-from limner.data.subject import Cut
+from limner.data.images import FormatInfo
+from limner.data.subject import Crop
 from scenes import scene
 
-TURNED = Make("RGB", 6, transparent=False, moving=False, coarseness=())
-INK = Make("CMYK", 1, transparent=False, moving=False, coarseness=())
+TURNED = FormatInfo("RGB", 6, transparent=False, moving=False, coarseness=())
+INK = FormatInfo("CMYK", 1, transparent=False, moving=False, coarseness=())
 
 
-def look(seed: int = 0, **changes) -> Look:
+def look(seed: int = 0, **changes) -> ImageStats:
     picture = scene(seed)
     rgb = np.asarray(picture)
-    plain = Look(
+    plain = ImageStats(
         Example(Path(f"{seed}.png"), f"{seed}", 160, 160, ("x",)),
         (128, 128),
-        Cut((0, 0, 160, 160), "centre"),
-        Make("RGB", 1, transparent=False, moving=False, coarseness=()),
+        Crop((0, 0, 160, 160), "centre"),
+        FormatInfo("RGB", 1, transparent=False, moving=False, coarseness=()),
         0.8,
         None,
         1.0,
         Sharpness(0.5, 0.6),
         "",
         (0, 0, 0, 0),
-        print_of(rgb),
+        perceptual_hash(rgb),
         features(rgb),
         frames(picture),
         picture,
@@ -43,10 +43,10 @@ def look(seed: int = 0, **changes) -> Look:
 @pytest.mark.parametrize(
     ("changes", "kind", "level", "said"),
     [
-        ({"enlarged": 1.3}, "small", "advice", "enlarged 1.3 times"),
-        ({"enlarged": 2.5}, "small", "problem", "enlarged 2.5 times"),
-        ({"cut": Cut((0, 0, 160, 100), "centre")}, "aspect", "advice", "loses 38%"),
-        ({"cut": Cut((0, 0, 160, 130), "faces", ((0, 100, 50, 150),))}, "face", "problem", "1 of 1 faces"),
+        ({"upscale": 1.3}, "small", "advice", "enlarged 1.3 times"),
+        ({"upscale": 2.5}, "small", "problem", "enlarged 2.5 times"),
+        ({"cut": Crop((0, 0, 160, 100), "centre")}, "aspect", "advice", "loses 38%"),
+        ({"cut": Crop((0, 0, 160, 130), "faces", ((0, 100, 50, 150),))}, "face", "problem", "1 of 1 faces"),
         ({"sharpness": Sharpness(2.6, 2.7, 2.5)}, "blur", "problem", "5 pixels wide"),
         ({"sharpness": Sharpness(2.1, 2.5, 0.9)}, "motion", "problem", "one direction"),
         ({"exposure": "dark"}, "exposure", "advice", "black"),
@@ -54,13 +54,13 @@ def look(seed: int = 0, **changes) -> Look:
         ({"blocks": 2.2}, "jpeg", "problem", "2.2 times"),
         ({"borders": (0, 0.1, 0, 0.1)}, "border", "problem", "top 10%, bottom 10%"),
         (
-            {"make": TURNED},
+            {"format_info": TURNED},
             "turned",
             "note",
             "turned",
         ),
         (
-            {"make": INK},
+            {"format_info": INK},
             "samples",
             "note",
             "CMYK",
@@ -75,8 +75,8 @@ def test_each_fault_is_named_with_its_number_and_remedy(changes, kind, level, sa
 
 
 def test_the_more_an_image_is_reduced_the_less_its_jpeg_matters():
-    assert not findings.of_image(look(quality=20, enlarged=0.25), "a.png")
-    assert findings.of_image(look(quality=8, enlarged=0.25), "a.png")
+    assert not findings.of_image(look(quality=20, upscale=0.25), "a.png")
+    assert findings.of_image(look(quality=8, upscale=0.25), "a.png")
 
 
 def test_of_copies_the_sharpest_stays():

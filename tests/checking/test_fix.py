@@ -3,7 +3,7 @@ import json
 from PIL import Image, ImageOps
 
 from limner.checking.check import check
-from limner.checking.fix import mend
+from limner.checking.fix import write_fixed_copy
 from limner.errors import BadUsage
 from limner.reporter import Reporter
 from messages import raises
@@ -26,10 +26,10 @@ def test_what_is_safe_is_mended_into_a_new_folder(tmp_path):
     (folder / "good1.crop").write_text("0 0 128 128")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     done = check(wish(folder), tmp_path / "out", Reporter())
-    fixed = mend(done, tmp_path / "fixed", Reporter())
+    fixed = write_fixed_copy(done, tmp_path / "fixed", Reporter())
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()}, "never in place"
-    assert set(fixed.copied) == {"good0.png", "good1.png"}
-    assert set(fixed.converted) == {"turned.jpg", "ink.jpg", "clear.png"}
+    assert set(fixed.copies) == {"good0.png", "good1.png"}
+    assert set(fixed.conversions) == {"turned.jpg", "ink.jpg", "clear.png"}
     assert dict(fixed.left_behind).keys() == {"burst.jpg", "torn.png"}
     with Image.open(tmp_path / "fixed" / "turned.jpg") as turned:
         assert turned.size == (140, 200) and not turned.getexif()
@@ -46,7 +46,7 @@ def test_what_is_safe_is_mended_into_a_new_folder(tmp_path):
     assert {each.kind for each in again.findings} <= {"base", "count"}
     for bad in (tmp_path / "fixed", folder / "inside"):
         with raises(BadUsage):
-            mend(done, bad, Reporter())
+            write_fixed_copy(done, bad, Reporter())
 
 
 def test_an_image_without_a_caption_gets_that_of_its_copy(tmp_path):
@@ -58,10 +58,12 @@ def test_an_image_without_a_caption_gets_that_of_its_copy(tmp_path):
     plant(folder, "b-turned.png", scene(41).resize((110, 110)), caption="sks cat looks to the left")
     plant(folder, "worse.png", soft, caption="sks cat in a blur")
     (folder / "again.png").write_bytes((folder / "good3.png").read_bytes())
-    fixed = mend(check(wish(folder), tmp_path / "out", Reporter()), tmp_path / "fixed", Reporter())
+    fixed = write_fixed_copy(
+        check(wish(folder), tmp_path / "out", Reporter()), tmp_path / "fixed", Reporter()
+    )
     left = {"soft.png", "b-turned.png", "worse.png", "good3.png"}
     assert dict(fixed.left_behind).keys() == left
-    assert dict(fixed.lent) == {"sharp.png": "soft.png", "again.png": "good3.png"}
+    assert dict(fixed.caption_transfers) == {"sharp.png": "soft.png", "again.png": "good3.png"}
     assert (tmp_path / "fixed" / "sharp.txt").read_text() == "sks cat under a lamp\n"
     assert (tmp_path / "fixed" / "good0.txt").read_text() == "sks cat in a beach\n", "it keeps its own"
     assert not (tmp_path / "fixed" / "a-turned.txt").exists(), "left is not left in a mirror image"

@@ -1,7 +1,7 @@
 import numpy as np
 from PIL import Image
 
-from limner.checking.near_duplicates import clusters, features, groups, near, print_of
+from limner.checking.near_duplicates import clusters, features, groups, near, perceptual_hash
 
 
 def scene(seed: int) -> Image.Image:
@@ -11,18 +11,18 @@ def scene(seed: int) -> Image.Image:
 
 
 def test_copies_are_told_from_others():
-    own = print_of(np.asarray(scene(0)))
+    own = perceptual_hash(np.asarray(scene(0)))
     smaller = scene(0).resize((200, 160)).point(lambda value: min(255, value + 12))
     cropped = scene(0).crop((6, 5, 352, 274))
     turned = scene(0).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    assert near(own, print_of(np.asarray(smaller))) == "near"
-    assert near(own, print_of(np.asarray(cropped))) == "near"
-    assert near(own, print_of(np.asarray(turned))) == "mirrored"
-    assert not any(near(own, print_of(np.asarray(scene(seed)))) for seed in range(1, 40))
+    assert near(own, perceptual_hash(np.asarray(smaller))) == "near"
+    assert near(own, perceptual_hash(np.asarray(cropped))) == "near"
+    assert near(own, perceptual_hash(np.asarray(turned))) == "mirrored"
+    assert not any(near(own, perceptual_hash(np.asarray(scene(seed)))) for seed in range(1, 40))
 
 
 def test_groups_name_those_that_belong_together():
-    prints = [print_of(np.asarray(scene(seed))) for seed in (0, 1, 0, 2, 1, 0)]
+    prints = [perceptual_hash(np.asarray(scene(seed))) for seed in (0, 1, 0, 2, 1, 0)]
     assert groups(prints) == [[0, 2, 5], [1, 4]]
 
 

@@ -2,7 +2,7 @@ from PIL import Image
 
 from limner.checking import page as page_module
 from limner.checking.findings import Finding
-from limner.checking.image_stats import look
+from limner.checking.image_stats import measure
 from limner.checking.page import MAX_IMAGES, write_page, write_sheet
 from limner.data.folder import read_folder
 from limner.report.sheet import LARGEST, sheet
@@ -11,7 +11,7 @@ from scenes import good
 
 def looks(tmp_path):
     folder = read_folder(good(tmp_path / "photos", 3), trigger="<b>sks</b>")
-    return [look(each, (128, 128)) for each in folder.examples], ["<i>.png", "b.png", "c.png"]
+    return [measure(each, (128, 128)) for each in folder.examples], ["<i>.png", "b.png", "c.png"]
 
 
 def test_everything_from_outside_is_escaped_and_shown(tmp_path):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from limner.checking.watermark import FRAME, Mark, frames, lies, shared
+from limner.checking.watermark import FRAME, Watermark, find_watermarks, frames, location
 
 SIZES = ((640, 480), (480, 640), (640, 640), (640, 427))
 PLACES = {"top left": (16, 12), "bottom right": (-216, -52), "middle": (-100, -20)}
@@ -27,7 +27,9 @@ def marked(page: Image.Image, place: str = "bottom right", strength: int = 130, 
 
 
 def found(pictures, scenes=None):
-    return [(mark.images, mark.place) for mark in shared([frames(each) for each in pictures], scenes)]
+    return [
+        (mark.images, mark.position) for mark in find_watermarks([frames(each) for each in pictures], scenes)
+    ]
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -91,8 +93,8 @@ def test_lines_grids_and_rows_of_writing_at_one_place_are_no_marks():
 
 
 def test_where_a_mark_lies_is_told_in_the_pixels_of_each_picture():
-    mark = Mark((0, 1, 2), "bottom right", (48, 104, 128, 128))
-    assert lies(mark, 2560, 1280) == (1760, 1040, 2560, 1280)
-    assert lies(mark, 256, 512) == (96, 464, 256, 512)
-    assert lies(Mark((0,), "top left", (0, 8, 40, 32)), 512, 256) == (0, 16, 80, 64)
-    assert lies(Mark((0,), "middle", (0, 0, FRAME, FRAME)), 512, 512) == (128, 128, 384, 384)
+    mark = Watermark((0, 1, 2), "bottom right", (48, 104, 128, 128))
+    assert location(mark, 2560, 1280) == (1760, 1040, 2560, 1280)
+    assert location(mark, 256, 512) == (96, 464, 256, 512)
+    assert location(Watermark((0,), "top left", (0, 8, 40, 32)), 512, 256) == (0, 16, 80, 64)
+    assert location(Watermark((0,), "middle", (0, 0, FRAME, FRAME)), 512, 512) == (128, 128, 384, 384)

@@ -32,7 +32,7 @@ def test_captions_are_written_and_summed_up(limner, photos, scribe):
 def test_one_json_object(limner, photos, scribe):
     told = limner("caption", photos, *flags(scribe), "--json", "--review")
     value = json.loads(told.out)
-    assert (value["written"], value["flagged"], value["table"]) == (3, [], str(photos / "captions.tsv"))
+    assert (value["new_captions"], value["failures"], value["table"]) == (3, [], str(photos / "captions.tsv"))
 
 
 def test_images_without_captions_are_status_1(limner, photos, scribe):
@@ -69,9 +69,9 @@ def test_prompts_are_shown_without_a_provider_or_a_folder(limner):
         "ink",
     )
     assert told.status == 0
-    assert "# for each image: image.1 goal-style.1 trigger-later.1 manner-sentences.1" in told.out
+    assert "# for each image: image.1 goal-style.1 trigger-later.1 style-sentences.1" in told.out
     value = json.loads(limner("caption", "nowhere", "--show-prompt", "--json").out)
-    assert value["set"]["version"] == "set.1 manner-brief.1"
+    assert value["set"]["version"] == "set.1 style-brief.1"
 
 
 def test_a_dry_run_tells_the_price(limner, photos, scribe):
@@ -79,7 +79,7 @@ def test_a_dry_run_tells_the_price(limner, photos, scribe):
     assert told.status == 0
     assert "Price: less than $0.01" in told.err
     assert "3 left" in told.out
-    assert not scribe.asked
+    assert not scribe.requests
 
 
 @pytest.mark.parametrize(

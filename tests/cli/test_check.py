@@ -14,7 +14,7 @@ def test_exit_status_lines_and_files(limner, tmp_path):
     found = limner("check", folder, *FEW, "--json", "--out", "here", "--fix", "mended")
     told = json.loads(found.out)
     assert found.status == 1 and told["problem"] == 1 and told["findings"][0]["image"] == "soft.png"
-    assert (tmp_path / "here" / "check.png").is_file() and told["fixed"]["copied"]
+    assert (tmp_path / "here" / "check.png").is_file() and told["fixed"]["copies"]
     assert limner("check", folder, *FEW, "--fix", "mended").status == 2
     assert limner("check", tmp_path / "none").status == 2
 

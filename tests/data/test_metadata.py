@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from limner.data.metadata import Broken, Row, inside, read_metadata
+from limner.data.metadata import BrokenRow, MetadataRow, inside, read_metadata
 from limner.errors import BadData
 
 
@@ -16,7 +16,7 @@ def rows(tmp_path, content: str | bytes, name: str = "metadata.jsonl"):
 @pytest.mark.parametrize("column", ["text", "caption", "prompt"])
 @pytest.mark.parametrize("file", ["file_name", "image"])
 def test_both_layouts_in_both_forms(tmp_path, column, file):
-    expected = [Row(1, "a.jpg", ("a cat",)), Row(2, "sub/b.jpg", ("two, cats",))]
+    expected = [MetadataRow(1, "a.jpg", ("a cat",)), MetadataRow(2, "sub/b.jpg", ("two, cats",))]
     lines = [{file: "a.jpg", column: "a cat"}, {file: "sub/b.jpg", column: "two, cats"}]
     assert rows(tmp_path, "\n".join(map(json.dumps, lines))) == expected
     table = f'{file},other,{column}\na.jpg,1,a cat\nsub/b.jpg,2,"two, cats"\n'
@@ -25,16 +25,16 @@ def test_both_layouts_in_both_forms(tmp_path, column, file):
 
 def test_byte_order_mark_crlf_and_empty_lines(tmp_path):
     line = '{"file_name": "a.jpg", "text": "a\u2028cat"}'
-    assert rows(tmp_path, f"\ufeff{line}\r\n\r\n") == [Row(1, "a.jpg", ("a cat",))]
+    assert rows(tmp_path, f"\ufeff{line}\r\n\r\n") == [MetadataRow(1, "a.jpg", ("a cat",))]
     table = "\ufefffile_name , text\r\na.jpg,a cat\r\n\r\n"
-    assert rows(tmp_path, table, "metadata.csv") == [Row(2, "a.jpg", ("a cat",))]
+    assert rows(tmp_path, table, "metadata.csv") == [MetadataRow(2, "a.jpg", ("a cat",))]
 
 
 def test_a_list_is_variants_and_null_is_none(tmp_path):
     found = rows(
         tmp_path, '{"image": "a.jpg", "prompt": ["x", " ", "y"]}\n{"image": "b.jpg", "prompt": null}'
     )
-    assert found == [Row(1, "a.jpg", ("x", "y")), Row(2, "b.jpg", ())]
+    assert found == [MetadataRow(1, "a.jpg", ("x", "y")), MetadataRow(2, "b.jpg", ())]
 
 
 @pytest.mark.parametrize(
@@ -73,21 +73,21 @@ def test_a_broken_line_is_named_and_the_others_stay(tmp_path, line, reason):
     good, broken, last = rows(
         tmp_path, f'{{"file_name": "good.jpg", "text": "x"}}\n{line}\n{{"file_name": "z.jpg", "text": ""}}'
     )
-    assert good == Row(1, "good.jpg", ("x",)) and last == Row(3, "z.jpg", ())
-    assert isinstance(broken, Broken)
+    assert good == MetadataRow(1, "good.jpg", ("x",)) and last == MetadataRow(3, "z.jpg", ())
+    assert isinstance(broken, BrokenRow)
     assert broken.reason.startswith("line 2: ") and reason in broken.reason
     assert "\n" not in broken.reason and len(broken.reason) < 400
 
 
 def test_a_csv_line_of_another_length_is_named(tmp_path):
     found = rows(tmp_path, "file_name,text\na.jpg,one, two\nb.jpg\nc.jpg,x\n", "metadata.csv")
-    assert found[0] == Broken(2, "line 2: has 3 cells, not 2. Put captions with commas in quotes.")
-    assert isinstance(found[1], Broken) and found[2] == Row(4, "c.jpg", ("x",))
+    assert found[0] == BrokenRow(2, "line 2: has 3 cells, not 2. Put captions with commas in quotes.")
+    assert isinstance(found[1], BrokenRow) and found[2] == MetadataRow(4, "c.jpg", ("x",))
 
 
 def test_a_caption_of_several_lines_is_one_caption(tmp_path):
     found = rows(tmp_path, 'file_name,text\na.jpg,"one\r\ntwo"\n', "metadata.csv")
-    assert found == [Row(3, "a.jpg", ("one two",))]
+    assert found == [MetadataRow(3, "a.jpg", ("one two",))]
 
 
 @pytest.mark.parametrize(
@@ -132,4 +132,4 @@ def test_damage_gives_rows_or_named_errors(tmp_path, name):
         except BadData as error:
             assert "metadata" in str(error) and "\n" not in str(error)
         else:
-            assert all(isinstance(one, Row | Broken) for one in found)
+            assert all(isinstance(one, MetadataRow | BrokenRow) for one in found)

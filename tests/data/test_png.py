@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from limner.data.images import BadImage, inspect
-from limner.data.png import flaw
+from limner.data.png import find_damage
 
 
 def encoded(picture: Image.Image, **how) -> bytes:
@@ -24,14 +24,14 @@ def noise(width: int, height: int) -> Image.Image:
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
 @pytest.mark.parametrize("size", [(1, 1), (7, 5), (64, 33)])
 def test_a_whole_picture_has_no_flaw(mode, size):
-    assert flaw(encoded(Image.new(mode, size))) == ""
+    assert find_damage(encoded(Image.new(mode, size))) == ""
 
 
 def test_animation_and_many_chunks_have_no_flaw():
     frames = [noise(300, 200), noise(300, 200)]
-    assert flaw(encoded(frames[0], save_all=True, append_images=frames[1:])) == ""
+    assert find_damage(encoded(frames[0], save_all=True, append_images=frames[1:])) == ""
     assert encoded(noise(300, 200)).count(b"IDAT") > 1
-    assert flaw(encoded(noise(300, 200))) == ""
+    assert find_damage(encoded(noise(300, 200))) == ""
 
 
 def interlaced(width: int, height: int, *, less: int = 0) -> bytes:
@@ -60,8 +60,8 @@ def interlaced(width: int, height: int, *, less: int = 0) -> bytes:
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 9), (8, 8), (33, 17)])
 def test_interlaced_rows_are_counted(size):
-    assert flaw(interlaced(*size)) == ""
-    assert "bytes of pixels" in flaw(interlaced(*size, less=1))
+    assert find_damage(interlaced(*size)) == ""
+    assert "bytes of pixels" in find_damage(interlaced(*size, less=1))
 
 
 def test_what_pillow_reads_without_a_word_is_refused(tmp_path):

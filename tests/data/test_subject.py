@@ -8,7 +8,7 @@ from faces import face
 from limner.data import subject
 from limner.data.buckets import buckets
 from limner.data.folder import Example
-from limner.data.subject import Cut, crops, cut, follows, found_faces, installed, slack
+from limner.data.subject import Crop, choose_crop, crops, follows, found_faces, installed, slack
 from limner.data.views import centre, views
 from limner.errors import BadRecipe
 from messages import raises
@@ -55,20 +55,20 @@ def test_faces_are_found_where_they_are(side):
 def test_a_crop_holds_the_face_that_the_middle_would_cut(tmp_path):
     path = pasted(tmp_path / "a.png", (1200, 300), [(30, 60, 180)])
     one = example(path, 1200, 300)
-    found = cut(one, (96, 48))
+    found = choose_crop(one, (96, 48))
     middle = centre(one, (96, 48))
     assert middle[0] > 120
-    assert found.why == "faces" and len(found.faces) == 1
+    assert found.reason == "faces" and len(found.faces) == 1
     assert found.crop[0] <= found.faces[0][0] and found.crop[2] >= found.faces[0][2]
     assert (found.crop[2] - found.crop[0], found.crop[3]) == (middle[2] - middle[0], 300)
-    assert cut(one, (96, 48)) == found
-    assert cut(one, (96, 48), follow=False) == Cut(middle, "centre")
+    assert choose_crop(one, (96, 48)) == found
+    assert choose_crop(one, (96, 48), follow=False) == Crop(middle, "centre")
 
 
 def test_a_face_that_the_middle_holds_moves_nothing(tmp_path):
     path = pasted(tmp_path / "a.png", (1200, 300), [(510, 60, 180)])
-    found = cut(example(path, 1200, 300), (96, 48))
-    assert found.why == "faces" and found.crop == (300, 0, 900, 300)
+    found = choose_crop(example(path, 1200, 300), (96, 48))
+    assert found.reason == "faces" and found.crop == (300, 0, 900, 300)
 
 
 def test_of_faces_that_do_not_fit_the_largest_is_held():
@@ -85,15 +85,15 @@ def test_without_faces_what_stands_out_is_kept(tmp_path):
     patch = draw.integers(0, 255, (40, 40, 3), dtype=np.uint8)
     picture.paste(Image.fromarray(patch).resize((200, 200)), (980, 50))
     picture.save(tmp_path / "a.png")
-    found = cut(example(tmp_path / "a.png", 1200, 300), (96, 48))
-    assert found.why == "saliency" and found.crop[0] <= 980 and found.crop[2] >= 1180
+    found = choose_crop(example(tmp_path / "a.png", 1200, 300), (96, 48))
+    assert found.reason == "saliency" and found.crop[0] <= 980 and found.crop[2] >= 1180
 
 
 def test_a_given_part_is_followed_within(tmp_path):
     path = pasted(tmp_path / "a.png", (1200, 300), [(30, 60, 180), (900, 60, 180)])
     one = example(path, 1200, 300, region=(600, 0, 1200, 300))
-    assert cut(one, (96, 48)) == Cut((600, 0, 1200, 300), "given")
-    found = cut(one, (64, 64))
+    assert choose_crop(one, (96, 48)) == Crop((600, 0, 1200, 300), "given")
+    found = choose_crop(one, (64, 64))
     assert found.crop[0] >= 600 and found.crop[0] <= found.faces[0][0] and found.crop[2] >= found.faces[0][2]
 
 

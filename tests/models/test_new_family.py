@@ -14,7 +14,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 import tiny
 from limner import models
-from limner.captions.spec import manner_of
+from limner.captions.spec import style_of
 from limner.errors import BadBase, BadRecipe
 from limner.lora.file import read
 from limner.models.bundled import known
@@ -89,7 +89,7 @@ def test_its_facts_are_read(base: Path):
     assert preset_name("aura-tiny") == preset_name(str(base)) == "aura-flow"
     recipe = preset("style", "aura-flow", 10)
     assert (recipe.base, recipe.lora.rank) == ("aura-tiny", 8)
-    assert manner_of("someone/AuraFlow-v9").name == manner_of(str(base)).name == "sentences"
+    assert style_of("someone/AuraFlow-v9").name == style_of(str(base)).name == "sentences"
     assert known("aura-tiny").config("transformer")["num_single_dit_layers"] == 2
 
 

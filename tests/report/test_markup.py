@@ -4,7 +4,7 @@ import io
 import pytest
 from PIL import Image
 
-from limner.report.markup import SMALL, escape, image, number, picture, records, table, thumbnail
+from limner.report.markup import SMALL, data_url, escape, image, number, records, table, thumbnail
 
 
 def stored(size=(40, 20), kind="PNG", mode="RGB", **options):
@@ -55,17 +55,17 @@ def test_pictures_are_redrawn_within_bounds(tmp_path):
     path, exif = tmp_path / "a.jpg", Image.Exif()
     exif[0x010E] = "secret"
     path.write_bytes(stored((3000, 1000), "JPEG", comment=b"<script>secret", icc_profile=b"mine", exif=exif))
-    kind, small = opened(picture(path, 256))
+    kind, small = opened(data_url(path, 256))
     assert (kind, small.size) == ("data:image/jpeg", (256, 85))
     assert not {"comment", "exif", "icc_profile"} & set(small.info)
-    kind, pixels = opened(picture(io.BytesIO(stored()), 256))
+    kind, pixels = opened(data_url(io.BytesIO(stored()), 256))
     assert (kind, pixels.size, pixels.getpixel((0, 0))) == ("data:image/png", (40, 20), (100, 0, 0))
-    assert opened(picture(io.BytesIO(stored((SMALL + 1, 9))), 256))[0] == "data:image/jpeg"
+    assert opened(data_url(io.BytesIO(stored((SMALL + 1, 9))), 256))[0] == "data:image/jpeg"
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "I;16"])
 def test_any_mode_is_drawn(mode):
-    assert opened(picture(io.BytesIO(stored(mode=mode)), 64))[1].size == (40, 20)
+    assert opened(data_url(io.BytesIO(stored(mode=mode)), 64))[1].size == (40, 20)
 
 
 def test_what_is_no_picture_is_none(tmp_path):
@@ -78,10 +78,10 @@ def test_what_is_no_picture_is_none(tmp_path):
         stored()[:40],
         stored(kind="BMP"),
     ):
-        assert picture(io.BytesIO(bad), 64) is None
-    assert picture(tmp_path / "none.png", 64) is None
-    assert picture(tmp_path, 64) is None
-    assert picture(io.BytesIO(stored((9000, 9000), "PNG", mode="1")), 64) is None
+        assert data_url(io.BytesIO(bad), 64) is None
+    assert data_url(tmp_path / "none.png", 64) is None
+    assert data_url(tmp_path, 64) is None
+    assert data_url(io.BytesIO(stored((9000, 9000), "PNG", mode="1")), 64) is None
 
 
 @pytest.mark.parametrize(

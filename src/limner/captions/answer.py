@@ -10,47 +10,47 @@ from limner.captions.client import ANSWER_AT_MOST
 Text = Annotated[str, Field(min_length=1)]
 
 
-class Part(BaseModel):
+class AnswerModel(BaseModel):
     """Nothing besides what is asked for."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class Captions(Part):
+class Captions(AnswerModel):
     """The captions of one image. An empty one is no fault of form: it is told of by :func:`flaws.flaw`."""
 
     captions: list[str]
 
 
-class Word(Part):
+class Word(AnswerModel):
     """One word for one thing."""
 
     use: Text
     instead_of: list[Text]
 
 
-class Entry(Part):
+class Entry(AnswerModel):
     """The captions of one image among others."""
 
     id: int
     captions: list[str]
 
 
-class Edited(Part):
+class Edited(AnswerModel):
     """The captions of a set, made to agree."""
 
     words: list[Word]
     captions: list[Entry]
 
 
-Kind = TypeVar("Kind", bound=Part)
+Kind = TypeVar("Kind", bound=AnswerModel)
 
 
 class Malformed(Exception):
     """Not an answer of the wanted form; the message says why, for who gave it."""
 
 
-def schema(kind: type[Part]) -> dict[str, Any]:
+def schema(kind: type[AnswerModel]) -> dict[str, Any]:
     """The JSON schema of an answer, in the subset that servers hold models to: no bounds."""
     result = _plain(kind.model_json_schema())
     assert isinstance(result, dict)
@@ -59,11 +59,11 @@ def schema(kind: type[Part]) -> dict[str, Any]:
 
 def _plain(node: Any) -> Any:
     if isinstance(node, dict):
-        unsupported = ("title", "description", "minLength", "minItems", "maxItems")
+        no_server_keys = ("title", "description", "minLength", "minItems", "maxItems")
         return {
             key: _plain(item)
             for key, item in node.items()
-            if key not in unsupported or isinstance(item, dict)
+            if key not in no_server_keys or isinstance(item, dict)
         }
     return [_plain(item) for item in node] if isinstance(node, list) else node
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from multiprocessing.pool import ThreadPool
@@ -16,13 +16,13 @@ from limner.captions.captioner import Outcome, is_plain
 from limner.captions.captioner import caption as ask_caption
 from limner.captions.catalog import provider_record
 from limner.captions.client import Patience, Provider
-from limner.captions.picture import Picture, picture
 from limner.captions.price import Price, dollars, foretold, price_of
+from limner.captions.prompt_image import PromptImage, prompt_image
 from limner.captions.provenance import now
 from limner.captions.providers import Options, provider
-from limner.captions.spec import MANNERS, Wish
-from limner.captions.store import Shelf
-from limner.captions.summary import Captioned, Settings
+from limner.captions.spec import STYLES, CaptionSpec
+from limner.captions.store import CaptionStore
+from limner.captions.summary import CaptionReport, CaptionSettings
 from limner.data.images import BadImage, header, inspect
 from limner.errors import BadProvider, BadUsage, Stopped
 from limner.reporter import Reporter, counted
@@ -33,12 +33,12 @@ SAME_FAILURES = 5
 
 def caption(
     folder: Path,
-    spec: Wish,
+    spec: CaptionSpec,
     options: Options,
-    settings: Settings,
+    settings: CaptionSettings,
     reporter: Reporter,
     patience: Patience | None = None,
-) -> Captioned:
+) -> CaptionReport:
     """Write captions for the images that have none. Killed at any moment, the next call goes on.
 
     Args:
@@ -57,17 +57,17 @@ def caption(
         Stopped: Ctrl-C.
     """
     provider_record(options.name)  # also where nobody will be asked
-    start, store = time.monotonic(), Shelf(folder)
+    start, store = time.monotonic(), CaptionStore(folder)
     work = _Work(store, spec, options, settings, reporter, patience or Patience())
     try:
         work.run()
     except KeyboardInterrupt:
-        count = work.result.written
+        count = work.result.new_captions
         raise Stopped(f"Stopped; {count} captions are saved. Run the same command to go on.") from None
     finally:
         work.close()
         work.result.seconds = time.monotonic() - start
-        store.record.tidy(store.texts(), complete=work.finished)
+        store.record.tidy(store.texts(), complete=work.is_complete)
     return work.result
 
 
@@ -76,19 +76,19 @@ class _Work:
 
     def __init__(
         self,
-        store: Shelf,
-        spec: Wish,
+        store: CaptionStore,
+        spec: CaptionSpec,
         options: Options,
-        settings: Settings,
+        settings: CaptionSettings,
         reporter: Reporter,
         patience: Patience,
     ) -> None:
-        self.shelf, self.wish, self.options = store, spec, options
+        self.store, self.spec, self.options = store, spec, options
         self.settings, self.reporter, self.patience = settings, reporter, patience
-        self.result = Captioned(folder=store.root, images=len(store.files))
-        self.finished = False
+        self.result = CaptionReport(folder=store.root, images=len(store.files))
+        self.is_complete = False
         self._hopeless: BadProvider | None = None
-        self._owed, self._lock = 0.0, Lock()  # known to the threads before the results are kept
+        self._committed_cost, self._lock = 0.0, Lock()  # known to the threads before the results are kept
         self._provider: Provider | None = None
 
     def run(self) -> None:
@@ -96,13 +96,13 @@ class _Work:
         if queue or self._joining(queue):
             self._begin(queue)
             if self.settings.dry_run:
-                result.left = len(queue)
+                result.remaining = len(queue)
                 return
-            result.cost = 0.0 if self._price or not result.place else None
+            result.cost = 0.0 if self._price or not result.destination else None
             self._caption(queue)
             self._agree()
-        result.findings = consistency.findings(self._members(), self.wish)
-        self.finished = result.left == 0
+        result.findings = consistency.set_findings(self._members(), self.spec)
+        self.is_complete = result.remaining == 0
 
     def close(self) -> None:
         if self._provider is not None:
@@ -113,21 +113,21 @@ class _Work:
     def _todo(self) -> list[str]:
         queue, job, result = [], "", self.result
         if self.settings.overwrite and not self.settings.dry_run:
-            job = self.shelf.record.begin(self._settings_hash())
-        for file in self.shelf.files:
-            state = self.shelf.state(file)
-            row = self.shelf.record.rows.get(file)
+            job = self.store.record.begin(self._settings_hash())
+        for file in self.store.files:
+            state = self.store.state(file)
+            row = self.store.record.rows.get(file)
             if state == "answered" and not self.settings.dry_run:
-                self.shelf.restore(file)
-                result.restored += 1
+                self.store.restore(file)
+                result.recovered_captions += 1
                 state = "ours"
             if state in ("by hand", "listed"):
                 result.by_hand += 1
             elif state == "shared":
-                owner = self.shelf.shared_with(file)
+                owner = self.store.shared_with(file)
                 self._flagged(file, f"shares its text file with {owner}. Give one of them another name")
             elif state == "ours" and not (self.settings.overwrite and row and row.facts.get("job") != job):
-                result.kept += 1
+                result.existing_captions += 1
             else:
                 queue.append(file)
         self._tell_kept()
@@ -135,7 +135,7 @@ class _Work:
 
     def _settings_hash(self) -> str:
         text = json.dumps(
-            [asdict(self.wish), asdict(self.options), self.settings.max_image_size], default=str
+            [asdict(self.spec), asdict(self.options), self.settings.max_image_size], default=str
         )
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -143,32 +143,33 @@ class _Work:
         result = self.result
         if result.by_hand:
             self.reporter.line(f"Captions of your own: {counted(result.by_hand, 'image')}, never touched.")
-        if result.kept:
+        if result.existing_captions:
             current = {
-                "concept_type": self.wish.concept_type,
-                "manner": self.wish.manner.name,
-                "trigger": self.wish.trigger,
+                "concept_type": self.spec.concept_type,
+                "style": self.spec.style.name,
+                "trigger": self.spec.trigger,
             }
-            rows = [self.shelf.record.rows.get(file) for file in self.shelf.files]
+            rows = [self.store.record.rows.get(file) for file in self.store.files]
             count = sum(
                 bool(row and row.captions and any(row.facts.get(k, v) != v for k, v in current.items()))
                 for row in rows
             )
-            note = f", {count} of them made for another concept, manner or trigger" if count else ""
+            note = f", {count} of them made for another concept, style or trigger" if count else ""
             self.reporter.line(
-                f"Kept: {counted(result.kept, 'image')}{note}. Captions are written anew with --overwrite."
+                f"Kept: {counted(result.existing_captions, 'image')}{note}. "
+                "Captions are written anew with --overwrite."
             )
 
     def _begin(self, todo: list[str]) -> None:
         """Make the provider, say where images go and what it will cost."""
         self._provider = captioner = provider(self.options)
         if captioner.takes == "nothing":
-            if self.wish.variants > 1:
+            if self.spec.variants > 1:
                 raise BadUsage(f"{captioner.model} writes one caption an image. Leave out --variants.")
-            style = MANNERS["tags"] if captioner.name == "tagger" else self.wish.manner
-            self.wish = replace(self.wish, by_rule=True, manner=style)
+            style = STYLES["tags"] if captioner.name == "tagger" else self.spec.style
+            self.spec = replace(self.spec, by_rule=True, style=style)
             self.reporter.line(
-                f"{captioner.model} takes no instructions: concept and manner have no effect, "
+                f"{captioner.model} takes no instructions: concept and style have no effect, "
                 "the trigger comes first."
             )
         self._foretell(todo)
@@ -177,24 +178,24 @@ class _Work:
     def _foretell(self, todo: list[str]) -> None:
         """Say how many images go where, and what it will cost."""
         captioner, result = self._one, self.result
-        result.place, result.model = captioner.place, captioner.model
-        joining = self._joining(todo) if captioner.several else []
+        result.destination, result.model = captioner.destination, captioner.model
+        joining = self._joining(todo) if captioner.reads_sets else []
         sizes = self._sizes(dict.fromkeys([*todo, *joining]))
         images = counted(len(sizes), "image")
         if unreadable := len({*todo, *joining}) - len(sizes):
             images += f" ({counted(unreadable, 'more image')} cannot be read)"
-        if not captioner.place:
+        if not captioner.destination:
             self.reporter.line(f"{images}, captioned by {captioner.model} here. Nothing leaves this machine.")
             result.estimate = 0.0
             return
         detail = f"as copies of at most {self.settings.max_image_size} pixels without their metadata"
-        self.reporter.line(f"To {captioner.place} ({captioner.model}): {images}, {detail}.")
+        self.reporter.line(f"To {captioner.destination} ({captioner.model}): {images}, {detail}.")
         if self._price is not None:
             image_sizes, set_sizes = (
                 [sizes[file] for file in files if file in sizes] for files in (todo, joining)
             )
             result.estimate = self._price.of(
-                *estimate.tokens(image_sizes, set_sizes, self.wish, self.settings.max_image_size)
+                *estimate.tokens(image_sizes, set_sizes, self.spec, self.settings.max_image_size)
             )
         self.reporter.line(foretold(captioner.model, result.estimate))
 
@@ -221,36 +222,36 @@ class _Work:
 
     @property
     def _price(self) -> Price | None:
-        return price_of(self._one.model) if self._one.place else None
+        return price_of(self._one.model) if self._one.destination else None
 
     def _sizes(self, files: Iterable[str]) -> dict[str, tuple[int, int]]:
         """(width, height) of the images that can be read. Of the others it is told when it is their turn."""
         sizes = {}
         for file in files:
             with suppress(BadImage):
-                sizes[file] = header(self.shelf.path(file))
+                sizes[file] = header(self.store.path(file))
         return sizes
 
     def _joining(self, todo: list[str]) -> list[str]:
         """The images whose captions the set pass may change, if it is wanted and there is a set."""
         members = self._members()
-        free = dict.fromkeys([*todo, *(member.file for member in members if not member.fixed)])
+        free = dict.fromkeys([*todo, *(member.file for member in members if not member.is_fixed)])
         files = free.keys() | {member.file for member in members}
-        return [*free] if self.settings.together and len(files) > 1 else []
+        return [*free] if self.settings.consistency and len(files) > 1 else []
 
     def _spend(self, tokens_in: int, tokens_out: int) -> float | None:
         result, price = self.result, self._price
         result.tokens_in += tokens_in
         result.tokens_out += tokens_out
         if price is None:
-            return None if self._one.place else 0.0
+            return None if self._one.destination else 0.0
         cost = price.of(tokens_in, tokens_out)
         result.cost = (result.cost or 0.0) + cost
         return cost
 
     def _spent(self) -> bool:
         budget = self.settings.budget
-        return budget is not None and self._owed >= budget
+        return budget is not None and self._committed_cost >= budget
 
     # doing it ----------------------------------------------------------------------------------------------
 
@@ -269,10 +270,10 @@ class _Work:
                     self._hopeless = self._hopeless or error
                     continue
                 if outcome is None:
-                    self.result.left += 1
+                    self.result.remaining += 1
                     continue
                 self._keep(file, outcome, image)
-                failures.append(outcome.flag if outcome.flag and not outcome.asked and image else "")
+                failures.append(outcome.flag if outcome.flag and not outcome.requests and image else "")
                 if len(failures) == SAME_FAILURES and failures[0] and len(set(failures)) == 1:
                     self._hopeless = BadProvider(
                         f"The first {len(failures)} images all failed alike: {failures[0]}."
@@ -280,9 +281,9 @@ class _Work:
                 bar.advance(note=dollars(self.result.cost) if self.result.cost else "")
         if self._hopeless:
             raise self._hopeless
-        if self.result.left:
+        if self.result.remaining:
             self.reporter.line(
-                f"The budget is reached: {self.result.left} images are left. Run again to go on."
+                f"The budget is reached: {self.result.remaining} images are left. Run again to go on."
             )
 
     def _ask(self, file: str) -> tuple[str, Outcome | None, str]:
@@ -290,9 +291,9 @@ class _Work:
         if self._spent() or self._hopeless:
             return file, None, ""
         try:
-            digest = inspect(self.shelf.path(file), verify=False).sha256
-            image = picture(self.shelf.path(file), self.settings.max_image_size)
-            outcome = ask_caption(self._one, self.wish, image, self.patience)
+            digest = inspect(self.store.path(file), verify=False).sha256
+            image = prompt_image(self.store.path(file), self.settings.max_image_size)
+            outcome = ask_caption(self._one, self.spec, image, self.patience)
         except BadImage as error:
             return file, Outcome(flag=error.reason), ""
         except BadProvider as error:
@@ -300,76 +301,79 @@ class _Work:
             raise
         if self._price is not None:
             with self._lock:
-                self._owed += self._price.of(outcome.tokens_in, outcome.tokens_out)
+                self._committed_cost += self._price.of(outcome.tokens_in, outcome.tokens_out)
         return file, outcome, digest
 
     def _keep(self, file: str, outcome: Outcome, image: str) -> None:
         cost = self._spend(outcome.tokens_in, outcome.tokens_out)
-        prompt = prompts.for_image(self.wish, plain=is_plain(self._one, self.wish))
+        prompt = prompts.for_image(self.spec, plain=is_plain(self._one, self.spec))
         facts = self._facts("image", prompt, outcome.model)
-        facts |= {"asked": outcome.asked, "tokens_in": outcome.tokens_in, "tokens_out": outcome.tokens_out}
-        optional = {"cost": cost, "set_aside": outcome.refused or None, "note": outcome.note or None}
+        facts |= {"asked": outcome.requests, "tokens_in": outcome.tokens_in, "tokens_out": outcome.tokens_out}
+        optional = {"cost": cost, "set_aside": outcome.refusal or None, "note": outcome.note or None}
         facts |= {name: value for name, value in optional.items() if value is not None}
         if not outcome.captions:
-            self.shelf.flag(file, image, outcome.flag, facts)
+            self.store.flag(file, image, outcome.flag, facts)
             self._flagged(file, outcome.flag)
-        elif self.shelf.put(file, image, outcome.captions, facts):
-            self.result.written += 1
+        elif self.store.put(file, image, outcome.captions, facts):
+            self.result.new_captions += 1
         else:
             self._flagged(file, "was captioned by you in the meantime; the answer was dropped")
 
     def _facts(self, pass_name: str, prompt: prompts.Prompt, model: str) -> dict[str, Any]:
         prompt_facts = {} if self._one.takes == "nothing" else {"prompt": prompt.record}
-        job = self.shelf.record.job.get("id")
+        job = self.store.record.job.get("id")
         return {
             "pass": pass_name,
             "by": self._one.name,
             "model": model or self._one.model,
             **prompt_facts,
-            "concept_type": self.wish.concept_type,
-            "manner": self.wish.manner.name,
-            "trigger": self.wish.trigger,
+            "concept_type": self.spec.concept_type,
+            "style": self.spec.style.name,
+            "trigger": self.spec.trigger,
             "at": now(),
             **({"job": job} if job else {}),
         }
 
     def _flagged(self, file: str, reason: str) -> None:
-        self.result.flagged.append({"file": file, "reason": reason})
+        self.result.failures.append({"file": file, "reason": reason})
         self.reporter.line(f"{file}: {reason.rstrip('.')}.")
 
     # the set -----------------------------------------------------------------------------------------------
 
     def _members(self) -> list[consistency.Member]:
         members = []
-        for file in self.shelf.files:
-            state = self.shelf.state(file)
+        for file in self.store.files:
+            state = self.store.state(file)
             if state in ("ours", "by hand"):
-                is_fixed = state == "by hand" or self.shelf.record.rows[file].agreed
-                members.append(consistency.Member(file, self.shelf.captions(file), is_fixed))
+                is_fixed = state == "by hand" or self.store.record.rows[file].is_consistent
+                members.append(consistency.Member(file, self.store.captions(file), is_fixed))
         return members
 
     def _agree(self) -> None:
-        members = sorted(self._members(), key=lambda member: not member.fixed)  # they bind the others
-        free = [member for member in members if not member.fixed]
-        if not self.settings.together or len(members) < 2 or not free or self._spent():
+        members = sorted(self._members(), key=lambda member: not member.is_fixed)  # they bind the others
+        free = [member for member in members if not member.is_fixed]
+        if not self.settings.consistency or len(members) < 2 or not free or self._spent():
             return
-        if not self._one.several:
+        if not self._one.reads_sets:
             self.reporter.line(
                 f"{self._one.model} cannot read a set, so that captions are not made to agree."
             )
             return
-        record, prompt = self.shelf.record, prompts.for_set(self.wish)
-        load_image: Callable[[str], Picture] = lambda file: picture(self.shelf.path(file), estimate.SMALL)  # noqa: E731
+        record, prompt = self.store.record, prompts.for_set(self.spec)
+
+        def load_image(file: str) -> PromptImage:
+            return prompt_image(self.store.path(file), estimate.SMALL)
+
         with self.reporter.progress("Agreeing", len(free)) as bar:
-            for result in consistency.agree(
-                self._one, self.wish, members, self.patience, record.words, load_image
+            for result in consistency.make_consistent(
+                self._one, self.spec, members, self.patience, record.words, load_image
             ):
                 cost = self._spend(result.tokens_in, result.tokens_out)
                 facts = self._facts("set", prompt, result.model)
                 facts |= {"cost": cost / max(1, len(result.captions))} if cost is not None else {}
                 for file, captions in result.captions.items():
                     row = record.rows[file]
-                    self.result.agreed += self.shelf.put(
+                    self.result.revisions += self.store.put(
                         file, row.image, captions, facts | {"first": row.facts}
                     )
                 record.agree(result.words)

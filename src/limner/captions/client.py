@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from limner.captions.picture import Picture
+from limner.captions.prompt_image import PromptImage
 from limner.errors import BadProvider
 
 ANSWER_AT_MOST = 100_000
@@ -22,7 +22,7 @@ class Request:
     system: str
     """Who is asked to do what; the same for every image of a set."""
     text: str
-    pictures: tuple[Picture, ...] = ()
+    images: tuple[PromptImage, ...] = ()
     labels: tuple[str, ...] = ()
     """What is said before each picture; nothing where there is one."""
     schema: dict[str, Any] = field(default_factory=dict)
@@ -30,10 +30,10 @@ class Request:
     tokens: int = 1024
     """At most so many in the answer."""
 
-    def parts(self) -> list[str | Picture]:
+    def parts(self) -> list[str | PromptImage]:
         """Pictures with their labels, then the text, as they are shown."""
-        content: list[str | Picture] = []
-        for number, image in enumerate(self.pictures):
+        content: list[str | PromptImage] = []
+        for number, image in enumerate(self.images):
             content += [self.labels[number], image] if self.labels else [image]
         return [*content, self.text]
 
@@ -49,7 +49,7 @@ class Reply:
     tokens_out: int = 0
     cut: bool = False
     """It ended because it had no tokens left."""
-    refused: str = ""
+    refusal: str = ""
     """Why the server or the model would not answer, where it says so outside of the text."""
 
 
@@ -79,11 +79,11 @@ class Provider(Protocol):
 
     name: str
     model: str
-    place: str
+    destination: str
     """Where the images go, for the privacy line: "Anthropic (api.anthropic.com)"; empty: nowhere."""
     parallel: int
     """Questions that it takes at once."""
-    several: bool
+    reads_sets: bool
     """Whether it can read a whole set at once and answer in JSON, as the set pass needs."""
     takes: Takes
     """What it can be told: to answer in JSON; to describe, in text that is the caption itself (JSON for
@@ -114,7 +114,7 @@ class Patience:
     longest: float = 300.0
     """Seconds. A server that wants more is given up."""
     sleep: Callable[[float], object] = time.sleep
-    waited: float = 0.0
+    wait_seconds: float = 0.0
     """Seconds that questions waited, in all."""
     _open_at: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -145,7 +145,7 @@ class Patience:
     def _wait(self, seconds: float) -> None:
         if seconds > 0:
             with self._lock:
-                self.waited += seconds
+                self.wait_seconds += seconds
             self.sleep(seconds)
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from limner.captions import prompts, validators
 from limner.captions.answer import Edited, Malformed, read, schema
 from limner.captions.client import Declined, Patience, Provider, Request
-from limner.captions.picture import Picture
-from limner.captions.spec import Wish, signed, unsigned
+from limner.captions.prompt_image import PromptImage
+from limner.captions.spec import CaptionSpec, add_trigger, strip_trigger
 from limner.data.captions import count_word, has_word
 
 CAPTIONS_PER_REQUEST = 20
@@ -42,12 +42,12 @@ class Member:
 
     file: str
     captions: tuple[str, ...]
-    fixed: bool = False
+    is_fixed: bool = False
     """Written or edited by hand, or agreed on before."""
 
 
 @dataclass
-class Agreement:
+class Revision:
     """What the pass did."""
 
     captions: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -56,13 +56,13 @@ class Agreement:
     """The word that is used -> those that it replaced."""
     flags: dict[str, str] = field(default_factory=dict)
     """File -> why its captions stayed as they were."""
-    asked: int = 0
+    requests: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
     model: str = ""
 
 
-def findings(members: Sequence[Member], spec: Wish) -> list[str]:
+def set_findings(members: Sequence[Member], spec: CaptionSpec) -> list[str]:
     """What is wrong with captions as a set, a line each, as far as it can be counted."""
     notes = []
     firsts = [member.captions[0] for member in members if member.captions]
@@ -84,7 +84,7 @@ def findings(members: Sequence[Member], spec: Wish) -> list[str]:
     return notes
 
 
-def shared_words(captions: Sequence[str], spec: Wish) -> list[str]:
+def shared_words(captions: Sequence[str], spec: CaptionSpec) -> list[str]:
     """Words, but little ones and the trigger's, in at least four fifths of four captions or more."""
     if len(captions) < MIN_IMAGES:
         return []
@@ -96,7 +96,7 @@ def shared_words(captions: Sequence[str], spec: Wish) -> list[str]:
     )
 
 
-def shared_opening(captions: Sequence[str], spec: Wish) -> str:
+def shared_opening(captions: Sequence[str], spec: CaptionSpec) -> str:
     """The first three words, the trigger being one, of more than half of the captions; else empty."""
     if len(captions) < MIN_IMAGES:
         return ""
@@ -109,14 +109,14 @@ def shared_opening(captions: Sequence[str], spec: Wish) -> str:
     return opening.replace("\0", spec.trigger) if count * 2 > len(captions) and " " in opening else ""
 
 
-def agree(
+def make_consistent(
     provider: Provider,
-    spec: Wish,
+    spec: CaptionSpec,
     members: Sequence[Member],
     patience: Patience,
     agreed_words: Mapping[str, list[str]],
-    load_image: Callable[[str], Picture],
-) -> Iterator[Agreement]:
+    load_image: Callable[[str], PromptImage],
+) -> Iterator[Revision]:
     """Make the captions of a set agree, in portions; what earlier ones decided binds the later ones.
 
     Args:
@@ -134,38 +134,40 @@ def agree(
         BadProvider: The provider answers nobody.
     """
     words = {use: list(replaced_words) for use, replaced_words in agreed_words.items()}
-    fixed = [member for member in members if member.fixed]
-    free = [member for member in members if not member.fixed and member.captions]
-    notes = findings(members, spec)
+    references = [member for member in members if member.is_fixed]
+    free = [member for member in members if not member.is_fixed and member.captions]
+    notes = set_findings(members, spec)
     for start in range(0, len(free), CAPTIONS_PER_REQUEST):
         portion = free[start : start + CAPTIONS_PER_REQUEST]
         images = {member.file: load_image(member.file) for member in portion}
-        context = _Context(fixed[-MAX_FIXED:], words, notes, images)
+        context = _Context(references[-MAX_FIXED:], words, notes, images)
         result = _portion(provider, spec, portion, context, patience)
         for use, replaced_words in result.words.items():
             words[use] = sorted({*words.get(use, []), *replaced_words})
-        fixed += [Member(m.file, result.captions.get(m.file, m.captions), fixed=True) for m in portion]
+        references += [
+            Member(m.file, result.captions.get(m.file, m.captions), is_fixed=True) for m in portion
+        ]
         yield result
 
 
 @dataclass(frozen=True)
 class _Context:
-    fixed: Sequence[Member]
+    is_fixed: Sequence[Member]
     words: Mapping[str, list[str]]
     findings: Sequence[str]
-    pictures: Mapping[str, Picture]
+    images: Mapping[str, PromptImage]
 
 
 def _portion(
-    provider: Provider, spec: Wish, portion: Sequence[Member], context: _Context, patience: Patience
-) -> Agreement:
-    result, tokens, reason = Agreement(), 4096, ""
+    provider: Provider, spec: CaptionSpec, portion: Sequence[Member], context: _Context, patience: Patience
+) -> Revision:
+    result, tokens, reason = Revision(), 4096, ""
     todo = dict(enumerate(portion, 1))
-    while todo and result.asked < MAX_REQUESTS:
+    while todo and result.requests < MAX_REQUESTS:
         request = Request(
             system=prompts.for_set(spec).text,
             text=_question(todo, context, spec, reason),
-            pictures=tuple(context.pictures[member.file] for member in todo.values()),
+            images=tuple(context.images[member.file] for member in todo.values()),
             labels=tuple(f"Image {number}:" for number in todo),
             schema=schema(Edited),
             tokens=tokens,
@@ -175,12 +177,12 @@ def _portion(
         except Declined as error:
             reason = str(error)
             break
-        result.asked += 1
+        result.requests += 1
         result.tokens_in += reply.tokens_in
         result.tokens_out += reply.tokens_out
         result.model = reply.model
-        if reply.refused or reply.cut:
-            reason, tokens = reply.refused or "it was cut off before its end", 2 * tokens
+        if reply.refusal or reply.cut:
+            reason, tokens = reply.refusal or "it was cut off before its end", 2 * tokens
             continue
         try:
             answer = read(Edited, reply.text)
@@ -192,7 +194,7 @@ def _portion(
     return result
 
 
-def _take(answer: Edited, todo: dict[int, Member], spec: Wish, result: Agreement) -> str:
+def _take(answer: Edited, todo: dict[int, Member], spec: CaptionSpec, result: Revision) -> str:
     """Move what is right in an answer from ``todo`` to ``result``; what is wrong with the rest."""
     replacements = {word.use.strip(): [text.strip() for text in word.instead_of] for word in answer.words}
     captions = {entry.id: entry.captions for entry in answer.captions}
@@ -203,18 +205,20 @@ def _take(answer: Edited, todo: dict[int, Member], spec: Wish, result: Agreement
         if wrong:
             reasons.append(f"caption {number}: {wrong}")
         else:
-            result.captions[member.file] = tuple(signed(text, spec) for text in texts)
+            result.captions[member.file] = tuple(add_trigger(text, spec) for text in texts)
             del todo[number]
     for use, replaced_words in replacements.items():
         result.words[use] = sorted({*result.words.get(use, []), *replaced_words} - {use})
     return "; ".join(reasons[:5])
 
 
-def _wrong(texts: tuple[str, ...], member: Member, spec: Wish, replacements: Mapping[str, list[str]]) -> str:
+def _wrong(
+    texts: tuple[str, ...], member: Member, spec: CaptionSpec, replacements: Mapping[str, list[str]]
+) -> str:
     if len(set(texts)) != len(member.captions):
         return f"{len(set(texts))} different texts; {len(member.captions)} are wanted"
     for text in texts:
-        if reason := validators.flaw(text, spec):
+        if reason := validators.find_fault(text, spec):
             return reason
         for use, replaced_words in replacements.items():
             for other in replaced_words:
@@ -223,16 +227,16 @@ def _wrong(texts: tuple[str, ...], member: Member, spec: Wish, replacements: Map
     return ""
 
 
-def _question(todo: Mapping[int, Member], context: _Context, spec: Wish, reason: str) -> str:
+def _question(todo: Mapping[int, Member], context: _Context, spec: CaptionSpec, reason: str) -> str:
     lines = []
     if context.findings:
         lines += ["Counted in this set:", *(f"- {text}" for text in context.findings), ""]
     if context.words:
         lines += ["Agreed on already:", json.dumps(context.words, ensure_ascii=False), ""]
-    if context.fixed:
-        lines += ["Fixed:", *(json.dumps(m.captions, ensure_ascii=False) for m in context.fixed), ""]
+    if context.is_fixed:
+        lines += ["Fixed:", *(json.dumps(m.captions, ensure_ascii=False) for m in context.is_fixed), ""]
     lines.append("To edit:")
     for number, member in todo.items():
-        bare = [unsigned(text, spec) for text in member.captions]
+        bare = [strip_trigger(text, spec) for text in member.captions]
         lines.append(json.dumps({"id": number, "captions": bare}, ensure_ascii=False))
     return "\n".join([*lines, *(["", prompts.again(reason)] if reason else [])])

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from limner.captions import consistency, prompts
-from limner.captions.picture import fitted
 from limner.captions.price import tokens_of
-from limner.captions.spec import Wish
+from limner.captions.prompt_image import fitted
+from limner.captions.spec import CaptionSpec
 
 SMALL = 384
 """Pixels of the copies that the set pass shows: 20 of them fit in one request."""
@@ -15,7 +15,7 @@ FRAME = 20
 
 
 def tokens(
-    image_sizes: Sequence[tuple[int, int]], set_sizes: Sequence[tuple[int, int]], spec: Wish, side: int
+    image_sizes: Sequence[tuple[int, int]], set_sizes: Sequence[tuple[int, int]], spec: CaptionSpec, side: int
 ) -> tuple[int, int]:
     """Tokens (read, written): each image and prompt read once, each caption written, and once more as a set.
 
@@ -26,7 +26,7 @@ def tokens(
         side: Longer side of the copies, in pixels.
     """
     prompt = len(prompts.for_image(spec).text)
-    caption = round(TOKENS_PER_WORD * spec.manner.most * spec.variants) + FRAME
+    caption = round(TOKENS_PER_WORD * spec.style.max_words * spec.variants) + FRAME
     read = sum(tokens_of(prompt, _pixels(size, side)) for size in image_sizes)
     read += sum(tokens_of(0, _pixels(size, SMALL)) for size in set_sizes) + caption * len(set_sizes)
     read += -(-len(set_sizes) // consistency.CAPTIONS_PER_REQUEST) * tokens_of(

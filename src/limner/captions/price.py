@@ -25,11 +25,11 @@ class Price:
     """US dollars per million tokens."""
 
     read: float
-    written: float
+    output: float
 
     def of(self, tokens_in: int, tokens_out: int) -> float:
         """US dollars for so many tokens."""
-        return (self.read * tokens_in + self.written * tokens_out) / 1e6
+        return (self.read * tokens_in + self.output * tokens_out) / 1e6
 
 
 @cache

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from string import Template
 
-from limner.captions.spec import Wish
+from limner.captions.spec import CaptionSpec
 
 FOLDER = Path(__file__).parent / "prompts"
 
@@ -59,25 +59,25 @@ def _file(name: str) -> tuple[str, str]:
     return head.removeprefix("version:").strip(), text.strip()
 
 
-def for_image(spec: Wish, *, plain: bool = False) -> Prompt:
+def for_image(spec: CaptionSpec, *, plain: bool = False) -> Prompt:
     """What is said about each single image; ``plain`` wants the caption alone, else it is JSON."""
     trigger = "trigger-inside" if spec.names_trigger else "trigger-later" if spec.trigger else "trigger-none"
-    concept, style = f"goal-{spec.concept_type}", f"manner-{spec.manner.name}"
+    concept, style = f"goal-{spec.concept_type}", f"style-{spec.style.name}"
     names = ("image", concept, trigger, style)
     count = COUNT_ONE if spec.variants == 1 else Template(COUNT_MORE).substitute(count=spec.variants)
-    parts = {"goal": _file(concept)[1], "manner": _file(style)[1], "count": count}
+    parts = {"goal": _file(concept)[1], "style": _file(style)[1], "count": count}
     parts["answer"] = ANSWER_TEXT if plain else ANSWER_JSON
     trigger_rule = Template(_file(trigger)[1]).substitute(name=spec.trigger)
     return Prompt(Template(_file("image")[1]).substitute(parts, trigger=trigger_rule), _versions(names))
 
 
-def for_set(spec: Wish) -> Prompt:
+def for_set(spec: CaptionSpec) -> Prompt:
     """What is said about all captions together."""
     rule = TRIGGER_RULE if spec.names_trigger else TRIGGER_LATER if spec.trigger else TRIGGER_ABSENT
     identity = IDENTITY_STYLE if spec.concept_type == "style" else IDENTITY_RULE
-    style = f"manner-{spec.manner.name}"
+    style = f"style-{spec.style.name}"
     text = Template(_file("set")[1]).substitute(
-        trigger=Template(rule).substitute(name=spec.trigger), identity=identity, manner=_file(style)[1]
+        trigger=Template(rule).substitute(name=spec.trigger), identity=identity, style=_file(style)[1]
     )
     return Prompt(text, _versions(("set", style)))
 

@@ -37,7 +37,7 @@ def hash_of(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Row:
+class CaptionRecord:
     """What is known of the captions of one image."""
 
     file: str
@@ -48,7 +48,7 @@ class Row:
     """Empty when it was flagged."""
     facts: Mapping[str, Any]
     """Provider, model, prompt, concept, time, tokens, price, pass; the flag; what stood there before."""
-    written: bool = False
+    on_disk: bool = False
     """The text file has been seen in place."""
 
     @property
@@ -62,18 +62,18 @@ class Row:
         return hash_of(text_of(tuple(self.facts.get("before", ()))))
 
     @property
-    def agreed(self) -> bool:
+    def is_consistent(self) -> bool:
         """Whether the set pass has been over it."""
         return self.facts.get("pass") == "set"
 
 
-class Record:
+class Provenance:
     """The file in one folder."""
 
     def __init__(self, folder: Path) -> None:
         """Read what is there. A torn or foreign line is passed over."""
         self.path = folder / NAME
-        self.rows: dict[str, Row] = {}
+        self.rows: dict[str, CaptionRecord] = {}
         self.words: dict[str, list[str]] = {}
         self.job: dict[str, str] = {}
         """An overwriting that has begun: its "id", and the "settings" that it is for."""
@@ -81,7 +81,7 @@ class Record:
             for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
                 self._take(line)
 
-    def add(self, row: Row) -> None:
+    def add(self, row: CaptionRecord) -> None:
         """Keep a row, on the disk first."""
         append_line(self.path, _line(row))
         self.rows[row.file] = row
@@ -108,8 +108,10 @@ class Record:
         if not self.rows:
             return
         for file, row in self.rows.items():
-            in_place = file in texts and hash_of(texts[file]) == row.hash
-            self.rows[file] = Row(row.file, row.image, row.captions, row.facts, in_place or row.written)
+            is_same = file in texts and hash_of(texts[file]) == row.hash
+            self.rows[file] = CaptionRecord(
+                row.file, row.image, row.captions, row.facts, is_same or row.on_disk
+            )
         lines = [_line(row) for _, row in sorted(self.rows.items())]
         if complete:
             self.job = {}
@@ -126,7 +128,7 @@ class Record:
         row = self.rows.get(file)
         if text is None or not text.strip():
             pending = (
-                row is not None and row.captions and not row.written
+                row is not None and row.captions and not row.on_disk
             )  # a deleted text is a wish for another
             return "answered" if pending else "missing"
         if row is None or not row.captions or row.facts.get("by") == "hand":
@@ -134,7 +136,7 @@ class Record:
         digest = hash_of(text)
         if digest == row.hash:
             return "ours"
-        return "answered" if digest == row.before and not row.written else "by hand"
+        return "answered" if digest == row.before and not row.on_disk else "by hand"
 
     def _take(self, line: str) -> None:
         try:
@@ -146,7 +148,7 @@ class Record:
                 self.job = {str(key): str(item) for key, item in value["job"].items()}
                 return
             captions = tuple(str(text) for text in value.pop("captions"))
-            row = Row(
+            row = CaptionRecord(
                 str(value.pop("file")),
                 str(value.pop("image")),
                 captions,
@@ -158,6 +160,6 @@ class Record:
         self.rows[row.file] = row
 
 
-def _line(row: Row) -> str:
+def _line(row: CaptionRecord) -> str:
     fields = {"file": row.file, "image": row.image, "captions": list(row.captions), **row.facts}
-    return json.dumps({**fields, "written": row.written}, ensure_ascii=False)
+    return json.dumps({**fields, "written": row.on_disk}, ensure_ascii=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from limner.captions import review_table as tables
 from limner.captions.provenance import now
-from limner.captions.store import Shelf
+from limner.captions.store import CaptionStore
 from limner.data.captions import read_text
 from limner.data.images import inspect
 from limner.errors import BadData, BadUsage
@@ -26,10 +26,10 @@ def lay_out(folder: Path) -> Path:
         BadData: The folder cannot be used.
         BadUsage: There is a table with edits that have not been taken over.
     """
-    store, path = Shelf(folder), folder / tables.NAME
+    store, path = CaptionStore(folder), folder / tables.NAME
     _refuse_unapplied(path, _texts(store))
     write_text(
-        path, tables.table([tables.Line(f, store.text(f) or "", _note(store, f)) for f in _own(store)])
+        path, tables.table([tables.TableRow(f, store.text(f) or "", _note(store, f)) for f in _own(store)])
     )
     return path
 
@@ -45,7 +45,7 @@ def apply(folder: Path) -> list[str]:
     Raises:
         BadData: The table is missing or wrong; nothing is changed.
     """
-    store, path = Shelf(folder), folder / tables.NAME
+    store, path = CaptionStore(folder), folder / tables.NAME
     if not path.is_file():
         raise BadData(f"There is no {path}. Make one: limner caption {folder} --review")
     changes = tables.changes(read_text(path, TABLE_AT_MOST), _texts(store))
@@ -57,7 +57,7 @@ def apply(folder: Path) -> list[str]:
     if changes:
         store.record.tidy(store.texts(), complete=not store.record.job)
     write_text(
-        path, tables.table([tables.Line(f, store.text(f) or "", _note(store, f)) for f in _own(store)])
+        path, tables.table([tables.TableRow(f, store.text(f) or "", _note(store, f)) for f in _own(store)])
     )
     return [change.file for change in changes]
 
@@ -87,15 +87,15 @@ def edit(path: Path, editor: str | None = None) -> bool:
     return True
 
 
-def _own(store: Shelf) -> list[str]:
+def _own(store: CaptionStore) -> list[str]:
     return [file for file in store.files if store.state(file) not in ("listed", "shared")]
 
 
-def _texts(store: Shelf) -> dict[str, str]:
+def _texts(store: CaptionStore) -> dict[str, str]:
     return {file: store.text(file) or "" for file in _own(store)}
 
 
-def _note(store: Shelf, file: str) -> str:
+def _note(store: CaptionStore, file: str) -> str:
     row, state = store.record.rows.get(file), store.state(file)
     if row is not None and row.facts.get("flag"):
         return f"flagged: {row.facts['flag']}"

@@ -21,7 +21,7 @@ HEAD = (
 
 
 @dataclass(frozen=True)
-class Line:
+class TableRow:
     """One image in the table."""
 
     file: str
@@ -31,7 +31,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Change:
+class CaptionEdit:
     """What a person made of one image's captions."""
 
     file: str
@@ -45,7 +45,7 @@ def sign(text: str) -> str:
     return hash_of(text)[:8]
 
 
-def table(lines: list[Line]) -> str:
+def table(lines: list[TableRow]) -> str:
     """The table as text."""
     out = io.StringIO()
     out.write("".join(f"{line}\n" for line in HEAD))
@@ -57,7 +57,7 @@ def table(lines: list[Line]) -> str:
     return out.getvalue()
 
 
-def changes(text: str, texts: Mapping[str, str]) -> list[Change]:
+def changes(text: str, texts: Mapping[str, str]) -> list[CaptionEdit]:
     """What differs between an edited table and the folder.
 
     Args:
@@ -96,7 +96,7 @@ def changes(text: str, texts: Mapping[str, str]) -> list[Change]:
             raise BadData(
                 f"The table has no caption for {file}. Write one, or remove the line and delete its .txt."
             )
-        edits.append(Change(file, captions, was[file]))
+        edits.append(CaptionEdit(file, captions, was[file]))
     return edits
 
 
@@ -107,20 +107,20 @@ def _lines(text: str) -> list[str]:
 
 def _rows(text: str) -> list[tuple[int, list[str]]]:
     lines = text.removeprefix("\ufeff").replace("\r\n", "\n").split("\n")
-    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    while numbered and numbered[0][1].lstrip('"').startswith("#"):
-        numbered.pop(0)
+    number_lines = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    while number_lines and number_lines[0][1].lstrip('"').startswith("#"):
+        number_lines.pop(0)
     try:
-        cells = list(csv.reader([line for _, line in numbered], delimiter="\t", strict=True))
+        cells = list(csv.reader([line for _, line in number_lines], delimiter="\t", strict=True))
     except csv.Error as error:
         raise BadData(f"The table cannot be read ({error}). Check the quotes in it.") from error
     if not cells or [cell.strip() for cell in cells[0][:3]] != list(COLUMNS[:3]):
         raise BadData(f"The table must begin with the columns {', '.join(COLUMNS)}, separated by tabs.")
-    if len(cells) != len(numbered):
+    if len(cells) != len(number_lines):
         raise BadData("A caption in the table goes over several lines. Write each on one line.")
-    for (number, _), row in zip(numbered, cells, strict=True):
+    for (number, _), row in zip(number_lines, cells, strict=True):
         if len(row) < 3:
             raise BadData(
                 f"Line {number} of the table has {len(row)} columns; image, caption and was are needed."
             )
-    return [(number, row) for (number, _), row in zip(numbered[1:], cells[1:], strict=True)]
+    return [(number, row) for (number, _), row in zip(number_lines[1:], cells[1:], strict=True)]

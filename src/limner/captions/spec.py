@@ -1,4 +1,4 @@
-"""What captions are wanted: for which concept, in whose manner, about which trigger."""
+"""What captions are wanted: for which concept, in which style, with which trigger."""
 
 import json
 from dataclasses import dataclass
@@ -12,32 +12,32 @@ from limner.models.registry import recognised
 ConceptType = Literal["subject", "face", "object", "style", "concept"]
 
 CONCEPT_TYPES: tuple[str, ...] = get_args(ConceptType)
-VARIANTS_AT_MOST = 8
+MAX_VARIANTS = 8
 """Of one image. Each is cached and trained as a text of its own."""
 
 
 @dataclass(frozen=True)
-class Manner:
+class CaptionStyle:
     """How captions are written, and how long, in words."""
 
     name: CaptionStyleName
-    least: int
-    most: int
+    min_words: int
+    max_words: int
 
 
-MANNERS = {
-    "sentences": Manner("sentences", 15, 70),
-    "phrases": Manner("phrases", 6, 40),
-    "brief": Manner("brief", 1, 14),
-    "tags": Manner("tags", 3, 60),
+STYLES = {
+    "sentences": CaptionStyle("sentences", 15, 70),
+    "phrases": CaptionStyle("phrases", 6, 40),
+    "brief": CaptionStyle("brief", 1, 14),
+    "tags": CaptionStyle("tags", 3, 60),
 }
 """FLUX.1, SD 3.5, Qwen-Image and Z-Image read sentences with T5 or a language model (up to 512 tokens). SDXL
 and SD 1.5 read CLIP's 77 tokens, about 55 words, and saw alt texts. The embedded base saw "fluent3d style
 cat, on a sky blue background"."""
 
 
-def manner_of(base: str) -> Manner:
-    """The manner in which a base learned to read.
+def style_of(base: str) -> CaptionStyle:
+    """The style of the captions that a base has learned from.
 
     Args:
         base: A registered name, a hub id, or a folder in diffusers layout, whose ``model_index.json`` tells.
@@ -54,14 +54,14 @@ def manner_of(base: str) -> Manner:
             raise BadUsage(f"{index} names no pipeline. Say how to write with --style.") from error
     if match := recognised(name):
         family, entry = match
-        return MANNERS[(entry and entry.caption_style) or family.caption_style]
+        return STYLES[(entry and entry.caption_style) or family.caption_style]
     raise BadUsage(
-        f"It is not known which captions {base} learned from. Say it with --style: {', '.join(MANNERS)}."
+        f"It is not known which captions {base} learned from. Say it with --style: {', '.join(STYLES)}."
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class CaptionSpec:
     """What every caption of a set shall be.
 
     Raises:
@@ -69,7 +69,7 @@ class Wish:
     """
 
     concept_type: str = "subject"
-    manner: Manner = MANNERS["sentences"]
+    style: CaptionStyle = STYLES["sentences"]
     trigger: str = ""
     """Without it, captions are written as if the thing had only its common name."""
     variants: int = 1
@@ -82,15 +82,15 @@ class Wish:
             raise BadUsage(
                 f'--concept-type is "{self.concept_type}"; it must be one of {", ".join(CONCEPT_TYPES)}.'
             )
-        if not 1 <= self.variants <= VARIANTS_AT_MOST:
-            raise BadUsage(f"--variants is {self.variants}; it must be 1 to {VARIANTS_AT_MOST}.")
+        if not 1 <= self.variants <= MAX_VARIANTS:
+            raise BadUsage(f"--variants is {self.variants}; it must be 1 to {MAX_VARIANTS}.")
         if len(self.trigger) > 200 or "\n" in self.trigger:
             raise BadUsage("--trigger must be one line of at most 200 characters.")
 
     @property
     def names_trigger(self) -> bool:
         """Whether the captioner writes the trigger itself. A style's is added by rule, in one role."""
-        by_rule = self.by_rule or self.concept_type == "style" or self.manner.name == "tags"
+        by_rule = self.by_rule or self.concept_type == "style" or self.style.name == "tags"
         return bool(self.trigger) and not by_rule
 
 
@@ -98,50 +98,53 @@ def spec_of(
     *,
     concept_type: str = "subject",
     base: str = "glyph",
-    manner: str | None = None,
+    style: str | None = None,
     trigger: str | None = None,
     variants: int = 1,
-) -> Wish:
+) -> CaptionSpec:
     """What captions must be, of plain values.
 
     Args:
         concept_type: What the images share.
-        base: Captions are written as this base has learned to read,
-        manner: unless a caption style is named.
+        base: Captions are written as this base has learned to read them, unless a style is named.
+        style: Name of the caption style.
         trigger: Name of what is learned.
         variants: Captions per image.
 
     Raises:
         BadUsage: A value is unknown.
     """
-    if manner is not None and manner not in MANNERS:
-        raise BadUsage(f'--style is "{manner}"; it must be one of {", ".join(MANNERS)}.')
-    style = MANNERS[manner] if manner else manner_of(base)
-    return Wish(
-        concept_type=concept_type, manner=style, trigger=" ".join((trigger or "").split()), variants=variants
+    if style is not None and style not in STYLES:
+        raise BadUsage(f'--style is "{style}"; it must be one of {", ".join(STYLES)}.')
+    chosen_style = STYLES[style] if style else style_of(base)
+    return CaptionSpec(
+        concept_type=concept_type,
+        style=chosen_style,
+        trigger=" ".join((trigger or "").split()),
+        variants=variants,
     )
 
 
-def signed(caption: str, spec: Wish) -> str:
+def add_trigger(caption: str, spec: CaptionSpec) -> str:
     """The caption with the trigger of a style, or of tags, in its place.
 
-    >>> signed("A fox in a forest.", Wish(concept_type="style", trigger="inkwash"))
+    >>> add_trigger("A fox in a forest.", CaptionSpec(concept_type="style", trigger="inkwash"))
     'A fox in a forest, inkwash'
-    >>> signed("cat", Wish(concept_type="style", trigger="inkwash", manner=MANNERS["brief"]))
+    >>> add_trigger("cat", CaptionSpec(concept_type="style", trigger="inkwash", style=STYLES["brief"]))
     'inkwash style cat'
-    >>> signed("1girl, solo", Wish(trigger="mia", manner=MANNERS["tags"]))
+    >>> add_trigger("1girl, solo", CaptionSpec(trigger="mia", style=STYLES["tags"]))
     'mia, 1girl, solo'
     """
     if not spec.trigger or spec.names_trigger:
         return caption
-    if spec.manner.name == "tags" or spec.concept_type != "style":
+    if spec.style.name == "tags" or spec.concept_type != "style":
         return f"{spec.trigger}, {caption}"
-    if spec.manner.name == "brief":
+    if spec.style.name == "brief":
         return f"{spec.trigger} style {caption}"
     return f"{caption.rstrip(' .')}, {spec.trigger}"
 
 
-def unsigned(caption: str, spec: Wish) -> str:
+def strip_trigger(caption: str, spec: CaptionSpec) -> str:
     """What ``signed`` was given, but for the full stop of a sentence."""
     if not spec.trigger or spec.names_trigger:
         return caption

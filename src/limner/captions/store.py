@@ -4,17 +4,17 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from limner.captions.provenance import Record, Row, text_of
+from limner.captions.provenance import CaptionRecord, Provenance, text_of
 from limner.data.captions import SIDECARS, read_text
 from limner.data.listing import listed
-from limner.data.metadata import Broken, read_metadata
+from limner.data.metadata import BrokenRow, read_metadata
 from limner.errors import BadData
 from limner.files import write_text
 
 State = Literal["missing", "ours", "by hand", "answered", "listed", "shared"]
 
 
-class Shelf:
+class CaptionStore:
     """The images below a folder, their text files, and the record of where captions are from.
 
     Raises:
@@ -31,8 +31,8 @@ class Shelf:
         self.root = root
         self.files: tuple[str, ...] = tuple(listing.images)
         self.rejected = listing.rejected
-        self.record = Record(root)
-        self._listed = _in_metadata(root, listing.metadata)
+        self.record = Provenance(root)
+        self._metadata_images = _in_metadata(root, listing.metadata)
         self._sidecars: dict[str, str] = {}
         self._sharing: dict[str, str] = {}
         owner: dict[str, str] = {}
@@ -67,7 +67,7 @@ class Shelf:
         Nobody's ("missing"), ours, ours but not yet in place ("answered"), a person's ("by hand"), one of a
         metadata file ("listed"); or it shares its text file with another image of the same name ("shared").
         """
-        if file in self._listed:
+        if file in self._metadata_images:
             return "listed"
         if file in self._sharing:
             return "shared"
@@ -98,7 +98,7 @@ class Shelf:
         if self.state(file) in ("by hand", "listed", "shared"):
             return False
         before = {"before": list(self.captions(file))} if self.text(file) else {}
-        self.record.add(Row(file, image, captions, {**facts, **before}))
+        self.record.add(CaptionRecord(file, image, captions, {**facts, **before}))
         self._write(file, captions)
         return True
 
@@ -110,14 +110,16 @@ class Shelf:
         """Record why an image got no captions. Those that it has of us stay ours."""
         old = self.record.rows.get(file)
         if old is not None and old.captions:
-            self.record.add(Row(file, old.image, old.captions, {**old.facts, "flag": reason}, old.written))
+            self.record.add(
+                CaptionRecord(file, old.image, old.captions, {**old.facts, "flag": reason}, old.on_disk)
+            )
         else:
-            self.record.add(Row(file, image, (), {**facts, "flag": reason}))
+            self.record.add(CaptionRecord(file, image, (), {**facts, "flag": reason}))
 
     def edit(self, file: str, image: str, captions: tuple[str, ...], facts: Mapping[str, Any]) -> None:
         """Write what a person says, whatever is there; it is theirs from then on."""
         before = {"before": list(self.captions(file))} if self.text(file) else {}
-        self.record.add(Row(file, image, captions, {**facts, **before}))
+        self.record.add(CaptionRecord(file, image, captions, {**facts, **before}))
         self._write(file, captions)
 
     def _write(self, file: str, captions: tuple[str, ...]) -> None:
@@ -129,6 +131,6 @@ def _in_metadata(root: Path, files: list[str]) -> frozenset[str]:
     names: set[str] = set()
     for file in files:
         folder = PurePosixPath(file).parent
-        rows = [row for row in read_metadata(root / file) if not isinstance(row, Broken)]
+        rows = [row for row in read_metadata(root / file) if not isinstance(row, BrokenRow)]
         names |= {str(folder / row.file) for row in rows if row.captions}
     return frozenset(names)

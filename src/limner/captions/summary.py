@@ -7,7 +7,7 @@ from limner.errors import BadUsage
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class CaptionSettings:
     """How captions are made.
 
     Raises:
@@ -20,7 +20,7 @@ class Settings:
     """Pixels of the longer side of the copy that is looked at."""
     overwrite: bool = False
     """Also images that have captions of ours."""
-    together: bool = True
+    consistency: bool = True
     """Whether the set pass follows."""
     budget: float | None = None
     """US dollars. The work is not begun when it is estimated to cost more, and ends when it has."""
@@ -39,28 +39,28 @@ class Settings:
 
 
 @dataclass(kw_only=True)
-class Captioned:
+class CaptionReport:
     """What was done. Numbers count images."""
 
     folder: Path
     images: int
-    written: int = 0
-    restored: int = 0
+    new_captions: int = 0
+    recovered_captions: int = 0
     """Answered before the last run was killed, and put in place now."""
-    kept: int = 0
+    existing_captions: int = 0
     by_hand: int = 0
     """With captions of a person: beside them or in a metadata file. Never touched."""
-    flagged: list[dict[str, str]] = field(default_factory=list)
+    failures: list[dict[str, str]] = field(default_factory=list)
     """``file`` and ``reason`` of those without captions."""
-    left: int = 0
+    remaining: int = 0
     """Not asked about, because the budget was reached or nothing was to be sent."""
-    agreed: int = 0
+    revisions: int = 0
     """Edited or confirmed by the set pass."""
     words: dict[str, list[str]] = field(default_factory=dict)
     """Words that the set pass settled: the one used -> those replaced."""
     findings: list[str] = field(default_factory=list)
     """What is still to be said of the captions as a set."""
-    place: str = ""
+    destination: str = ""
     """Where images went; empty: nowhere."""
     model: str = ""
     tokens_in: int = 0

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 
-from limner.captions.spec import Wish
+from limner.captions.spec import CaptionSpec
 from limner.data.captions import MAX_CAPTION_LENGTH, count_word, has_word
 
 _QUOTE = "['\u2019]"
@@ -52,7 +52,7 @@ def without_opening(caption: str) -> str:
     return bare[:1].upper() + bare[1:] if bare != caption else caption
 
 
-def flaw(caption: str, spec: Wish) -> str:
+def find_fault(caption: str, spec: CaptionSpec) -> str:
     """Why a caption cannot be used, as a person would say it to who wrote it; empty when it can."""
     text = " ".join(caption.split())
     words = len(text.split())
@@ -63,15 +63,21 @@ def flaw(caption: str, spec: Wish) -> str:
         (MARKUP.search(caption), "it has markup, numbering or code in it"),
         (len(text) > MAX_CAPTION_LENGTH, f"it has {len(text)} characters"),
         (_loops(text), "it repeats itself"),
-        (words > 2 * spec.manner.most, f"it has {words} words; at most {spec.manner.most} are wanted"),
-        (words * 3 < spec.manner.least, f"it has {words} words; at least {spec.manner.least} are wanted"),
-        (spec.manner.name != "tags" and DANGLING.search(text), f"it breaks off after {text[-20:]!r}"),
+        (
+            words > 2 * spec.style.max_words,
+            f"it has {words} words; at most {spec.style.max_words} are wanted",
+        ),
+        (
+            words * 3 < spec.style.min_words,
+            f"it has {words} words; at least {spec.style.min_words} are wanted",
+        ),
+        (spec.style.name != "tags" and DANGLING.search(text), f"it breaks off after {text[-20:]!r}"),
         *_about_trigger(text, spec),
     )
     return next((reason for wrong, reason in checks if wrong), "")
 
 
-def _about_trigger(text: str, spec: Wish) -> tuple[tuple[object, str], ...]:
+def _about_trigger(text: str, spec: CaptionSpec) -> tuple[tuple[object, str], ...]:
     if spec.concept_type == "style":
         has_trigger = bool(spec.trigger) and has_word(spec.trigger, text)
         return (

@@ -26,26 +26,26 @@ _WORD = re.compile(r"\w+(?:['’-]\w+)*")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wording:
+class CaptionStats:
     """By index into the captions that were given."""
 
     missing: tuple[int, ...]
     """Images without a caption."""
-    repeated: tuple[tuple[int, ...], ...]
+    duplicates: tuple[tuple[int, ...], ...]
     """Groups of images with one caption, and no other that sets them apart."""
-    untriggered: tuple[int, ...]
+    without_trigger: tuple[int, ...]
     """Captions that lack the trigger, when others have it."""
-    respelled: tuple[int, ...]
+    trigger_case: tuple[int, ...]
     """Captions that have the trigger in other letters: ``SKS cat`` for ``sks cat``."""
-    displaced: tuple[int, ...]
+    trigger_position: tuple[int, ...]
     """Captions with the trigger in the middle, when most begin with it, or the other way round."""
-    fused: tuple[str, ...]
+    common_words: tuple[str, ...]
     """Words that nearly every caption has besides the trigger."""
-    openings: str
+    common_opening: str
     """The words that nearly every caption begins with, after the trigger."""
 
 
-def wording(captions: Sequence[Sequence[str]], trigger: str = "") -> Wording:
+def caption_stats(captions: Sequence[Sequence[str]], trigger: str = "") -> CaptionStats:
     """Look at the captions of a set, as they stand in the files.
 
     Args:
@@ -56,27 +56,27 @@ def wording(captions: Sequence[Sequence[str]], trigger: str = "") -> Wording:
     with_word = [index for index in indices if all(_finds(trigger, text) for text in captions[index])]
     front = [index for index in with_word if all(_front(trigger, text) for text in captions[index])]
     elsewhere = [index for index in with_word if index not in set(front)]
-    return Wording(
+    return CaptionStats(
         missing=tuple(index for index, texts in enumerate(captions) if not texts),
-        repeated=_repeated(captions, _plain(trigger)),
-        untriggered=tuple(sorted(set(indices) - set(with_word))) if trigger and with_word else (),
-        respelled=tuple(
+        duplicates=_repeated(captions, _plain(trigger)),
+        without_trigger=tuple(sorted(set(indices) - set(with_word))) if trigger and with_word else (),
+        trigger_case=tuple(
             index
             for index in with_word
             if trigger and not all(_exact(trigger, text) for text in captions[index])
         ),
-        displaced=_few(front, elsewhere) if trigger else (),
-        fused=_fused([captions[index] for index in indices], trigger),
-        openings=_opening([text for index in indices for text in captions[index]], trigger),
+        trigger_position=_few(front, elsewhere) if trigger else (),
+        common_words=_fused([captions[index] for index in indices], trigger),
+        common_opening=_opening([text for index in indices for text in captions[index]], trigger),
     )
 
 
 def _repeated(captions: Sequence[Sequence[str]], bare: str) -> tuple[tuple[int, ...], ...]:
     """One caption of several may be the same everywhere: the others tell the images apart."""
-    normalized = [{_plain(text) for text in texts} - {bare} for texts in captions]
-    counts = Counter(text for texts in normalized for text in texts)
+    texts_of = [{_plain(text) for text in texts} - {bare} for texts in captions]
+    counts = Counter(text for texts in texts_of for text in texts)
     by_text: dict[str, list[int]] = defaultdict(list)
-    for index, texts in enumerate(normalized):
+    for index, texts in enumerate(texts_of):
         if all(counts[text] >= MIN_REPEATS for text in texts):
             for text in texts:
                 by_text[text].append(index)

@@ -13,7 +13,7 @@ import numpy as np
 from limner.assembly.base import ImageSizes, Shape
 from limner.checking import findings as judged
 from limner.checking.findings import ADVICE, NOTE, PROBLEM, Finding
-from limner.checking.image_stats import Look, look
+from limner.checking.image_stats import ImageStats, measure
 from limner.checking.near_duplicates import SAME_KIND
 from limner.checking.page import write_page, write_sheet
 from limner.data.folder import Example, Folder, read_folder
@@ -31,25 +31,25 @@ LEVELS = (PROBLEM, ADVICE, NOTE)
 
 
 @dataclass(frozen=True)
-class Base:
+class BaseInfo:
     """What check has to know of a base."""
 
     shape: Shape
     tokens: Callable[[str], tuple[int, int]] | None
     """Caption -> (its tokens, tokens that are read) in the encoder that reads most; None: not at hand."""
-    why: str = ""
+    reason: str = ""
     """Why it is not at hand."""
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckReport:
     """What the verb found, and where it wrote it."""
 
     images: int
     left_out: int
     findings: tuple[Finding, ...]
     """Problems first, then advice, then notes; by image."""
-    looks: tuple[Look, ...]
+    looks: tuple[ImageStats, ...]
     names: tuple[str, ...]
     folder: Folder
     page: Path
@@ -75,7 +75,7 @@ class Checked:
         }
 
 
-def check(recipe: Recipe, out: Path, reporter: Reporter, *, encoder: str | None = None) -> Checked:
+def check(recipe: Recipe, out: Path, reporter: Reporter, *, encoder: str | None = None) -> CheckReport:
     """Read everything as training would, judge it, and write a page, a contact sheet and the findings.
 
     Args:
@@ -107,13 +107,13 @@ def check(recipe: Recipe, out: Path, reporter: Reporter, *, encoder: str | None 
         ),
         *judged.of_set(looks, names, recipe.concept_type),
         *_variety(looks, names, encoder),
-        *judged.of_captions([item.example.written for item in looks], names, recipe.data.trigger),
+        *judged.of_captions([item.example.source_captions for item in looks], names, recipe.data.trigger),
         *judged.of_lengths(_lengths(looks, names, base)),
         *_remarks(recipe, base),
     ]
     findings.sort(key=lambda item: (LEVELS.index(item.level), item.image, item.kind))
     out.mkdir(parents=True, exist_ok=True)
-    report = Checked(
+    report = CheckReport(
         images=len(looks),
         left_out=len(folder.rejected) + len(errors),
         findings=tuple(findings),
@@ -145,16 +145,16 @@ def _read(recipe: Recipe, min_side: int) -> Folder:
 
 def _looked(
     examples: Sequence[Example], sizes: Sequence[tuple[int, int]], reporter: Reporter, *, follow: bool
-) -> tuple[list[Look], list[BadImage]]:
+) -> tuple[list[ImageStats], list[BadImage]]:
     """Every image, measured; those that cannot be read after all."""
 
-    def measure_one(example: Example) -> Look | BadImage:
+    def measure_one(example: Example) -> ImageStats | BadImage:
         try:
-            return look(example, size_of(example, sizes), follow=follow)
+            return measure(example, size_of(example, sizes), follow=follow)
         except BadImage as error:
             return error
 
-    results: list[Look | BadImage] = []
+    results: list[ImageStats | BadImage] = []
     with (
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
         reporter.progress("look", len(examples)) as steps,
@@ -162,7 +162,7 @@ def _looked(
         for result in pool.map(measure_one, examples):
             results.append(result)
             steps.advance()
-    looks = [result for result in results if isinstance(result, Look)]
+    looks = [result for result in results if isinstance(result, ImageStats)]
     failures = [result for result in results if isinstance(result, BadImage)]
     if not looks:
         raise BadData(f"None of {len(results)} images can be read: {failures[0]}")
@@ -185,7 +185,7 @@ def _name(folder: Folder, path: Path) -> str:
     return path.relative_to(folder.root).as_posix() if path.is_relative_to(folder.root) else path.name
 
 
-def _variety(looks: Sequence[Look], names: Sequence[str], encoder: str | None) -> list[Finding]:
+def _variety(looks: Sequence[ImageStats], names: Sequence[str], encoder: str | None) -> list[Finding]:
     if encoder is None:
         points = np.stack([item.features for item in looks])
         return judged.of_variety(points, names, max_distance=SAME_KIND, basis="colours, layout and edges")
@@ -197,7 +197,9 @@ def _variety(looks: Sequence[Look], names: Sequence[str], encoder: str | None) -
     )
 
 
-def _lengths(looks: Sequence[Look], names: Sequence[str], base: Base) -> Mapping[str, tuple[int, int]]:
+def _lengths(
+    looks: Sequence[ImageStats], names: Sequence[str], base: BaseInfo
+) -> Mapping[str, tuple[int, int]]:
     if base.tokens is None:
         return {}
     return {
@@ -206,12 +208,14 @@ def _lengths(looks: Sequence[Look], names: Sequence[str], base: Base) -> Mapping
     }
 
 
-def _remarks(recipe: Recipe, base: Base) -> list[Finding]:
+def _remarks(recipe: Recipe, base: BaseInfo) -> list[Finding]:
     """What could not be looked at."""
     findings: list[Finding] = []
     if base.tokens is None:
         side = SHAPE.resolution
-        reason = f"captions were not counted in tokens, and {side} pixels were taken for granted: {base.why}"
+        reason = (
+            f"captions were not counted in tokens, and {side} pixels were taken for granted: {base.reason}"
+        )
         findings.append(Finding("", NOTE, "base", reason, "Name a base that is on this machine with --base."))
     if recipe.data.crop == "auto" and not installed():
         reason = (
@@ -221,7 +225,7 @@ def _remarks(recipe: Recipe, base: Base) -> list[Finding]:
     return findings
 
 
-def base_of(recipe: Recipe) -> Base:
+def base_of(recipe: Recipe) -> BaseInfo:
     """The base's resolution, bucket sides and tokenizers; where it cannot be opened, why."""
     import torch
 
@@ -237,7 +241,7 @@ def base_of(recipe: Recipe) -> Base:
         device = torch.device("cpu")
         tokenizers = [load(family, source, name, dtype=torch.float32, device=device) for name in parts]
     except BadBase as error:
-        return Base(SHAPE, None, str(error))
+        return BaseInfo(SHAPE, None, str(error))
     longest = int(constants.get("text_length", 0))
     limits = [_limit(tokenizer.model_max_length, longest) for tokenizer in tokenizers]
 
@@ -247,7 +251,7 @@ def base_of(recipe: Recipe) -> Base:
         ]
         return max(zip(counts, limits, strict=True), key=lambda pair: pair[1])
 
-    return Base(shape_at(source, family), tokens)
+    return BaseInfo(shape_at(source, family), tokens)
 
 
 def _limit(limit: int, longest: int) -> int:
@@ -255,15 +259,15 @@ def _limit(limit: int, longest: int) -> int:
     return min(limit, longest) if limit > 77 and longest else limit
 
 
-def _seen(name: str, stats: Look) -> dict[str, Any]:
+def _seen(name: str, stats: ImageStats) -> dict[str, Any]:
     return {
         "image": name,
         "pixels": [stats.example.width, stats.example.height],
         "bucket": list(stats.size),
         "crop": list(stats.cut.crop),
-        "crop_by": stats.cut.why,
+        "crop_by": stats.cut.reason,
         "faces": [list(face) for face in stats.cut.faces],
-        "enlarged": round(stats.enlarged, 3),
+        "enlarged": round(stats.upscale, 3),
         "blur": None if stats.sharpness.blur is None else round(stats.sharpness.blur, 2),
         "jpeg_quality": stats.quality,
         "captions": list(stats.example.captions),

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from limner.checking import near_duplicates, watermark
-from limner.checking.caption_stats import Wording, wording
-from limner.checking.image_stats import Look
+from limner.checking.caption_stats import CaptionStats, caption_stats
+from limner.checking.image_stats import ImageStats
 
 PROBLEM, ADVICE, NOTE = "problem", "advice", "note"
 MAX_BLUR, MAX_MOTION_BLUR = 1.8, 1.9
@@ -46,7 +46,7 @@ class Finding:
     """The better image of the same scene, the same way round, so that this one's caption fits it as well."""
 
 
-def of_image(look: Look, name: str) -> list[Finding]:
+def of_image(look: ImageStats, name: str) -> list[Finding]:
     """What is wrong with one image by itself."""
     faults = [*_size(look), *_light(look), *_damage(look), *_made(look)]
     return [Finding(name, *fault) for fault in faults]
@@ -55,14 +55,14 @@ def of_image(look: Look, name: str) -> list[Finding]:
 Fault = tuple[str, str, str, str]
 
 
-def _size(look: Look) -> list[Fault]:
+def _size(look: ImageStats) -> list[Fault]:
     faults: list[Fault] = []
     left, top, right, bottom = look.cut.crop
     extent = look.example.extent
-    if look.enlarged > UPSCALE_LEVELS[0]:
-        level = PROBLEM if look.enlarged > UPSCALE_LEVELS[1] else ADVICE
+    if look.upscale > UPSCALE_LEVELS[0]:
+        level = PROBLEM if look.upscale > UPSCALE_LEVELS[1] else ADVICE
         crop_size = _by((right - left, bottom - top))
-        reason = f"{crop_size} pixels are enlarged {look.enlarged:.1f} times to {_by(look.size)}"
+        reason = f"{crop_size} pixels are enlarged {look.upscale:.1f} times to {_by(look.size)}"
         faults.append((level, "small", reason, "Use a larger copy, or lower data.resolution."))
     crop_loss = 1 - (right - left) * (bottom - top) / ((extent[2] - extent[0]) * (extent[3] - extent[1]))
     if crop_loss > MAX_CROP_LOSS:
@@ -77,7 +77,7 @@ def _size(look: Look) -> list[Fault]:
     return faults
 
 
-def _light(look: Look) -> list[Fault]:
+def _light(look: ImageStats) -> list[Fault]:
     faults: list[Fault] = []
     blur, softest, sharpest = look.sharpness
     if (
@@ -101,9 +101,9 @@ def _light(look: Look) -> list[Fault]:
     return faults
 
 
-def _damage(look: Look) -> list[Fault]:
+def _damage(look: ImageStats) -> list[Fault]:
     faults: list[Fault] = []
-    reduction = 1 / look.enlarged
+    reduction = 1 / look.upscale
     limit = next(quality for times, quality in MIN_JPEG_QUALITY if reduction < times)
     remedy = "Use the original instead of a copy that was saved again."
     if look.quality is not None and look.quality < limit:
@@ -118,22 +118,22 @@ def _damage(look: Look) -> list[Fault]:
     return faults
 
 
-def _made(look: Look) -> list[Fault]:
+def _made(look: ImageStats) -> list[Fault]:
     facts = [
-        (look.make.turn != 1, "turned", "it is stored turned, with a note to turn it"),
-        (look.make.transparent, "transparent", "its transparent parts become white"),
-        (look.make.moving, "moving", "only the first of its frames is read"),
+        (look.format_info.turn != 1, "turned", "it is stored turned, with a note to turn it"),
+        (look.format_info.transparent, "transparent", "its transparent parts become white"),
+        (look.format_info.moving, "moving", "only the first of its frames is read"),
         (
-            look.make.mode not in PLAIN_MODES,
+            look.format_info.mode not in PLAIN_MODES,
             "samples",
-            f"its {look.make.mode} samples become RGB",
+            f"its {look.format_info.mode} samples become RGB",
         ),
     ]
     fix = "Nothing needs doing; --fix writes it as training reads it."
     return [(NOTE, kind, reason, fix) for holds, kind, reason in facts if holds]
 
 
-def of_set(looks: Sequence[Look], names: Sequence[str], concept: str) -> list[Finding]:
+def of_set(looks: Sequence[ImageStats], names: Sequence[str], concept: str) -> list[Finding]:
     """What is wrong with the images together: copies, bursts, shared marks, too few, too alike.
 
     Args:
@@ -168,7 +168,7 @@ def of_variety(points: np.ndarray, names: Sequence[str], *, max_distance: float,
     return [Finding("", ADVICE, "variety", reason, remedy)]
 
 
-def _copies(looks: Sequence[Look], names: Sequence[str]) -> list[Finding]:
+def _copies(looks: Sequence[ImageStats], names: Sequence[str]) -> list[Finding]:
     findings: list[Finding] = []
     first: dict[str, int] = {}
     unique = [
@@ -180,13 +180,13 @@ def _copies(looks: Sequence[Look], names: Sequence[str]) -> list[Finding]:
             findings.append(
                 Finding(names[index], PROBLEM, "duplicate", reason, "Remove one of the two.", names[original])
             )
-    for group in near_duplicates.groups([looks[index].print for index in unique]):
+    for group in near_duplicates.groups([looks[index].phash for index in unique]):
         members = [unique[index] for index in group]
         best = best_of(looks, members)
         for index in members:
             if index == best:
                 continue
-            is_mirror = near_duplicates.near(looks[best].print, looks[index].print) == "mirrored"
+            is_mirror = near_duplicates.near(looks[best].phash, looks[index].phash) == "mirrored"
             word = "is a mirror image of" if is_mirror else "is nearly the same as"
             reason = f"{word} {names[best]}{_better(looks[best], looks[index])}"
             caption_from = "" if is_mirror else names[best]
@@ -198,37 +198,37 @@ def _copies(looks: Sequence[Look], names: Sequence[str]) -> list[Finding]:
     return findings
 
 
-def best_of(looks: Sequence[Look], members: Sequence[int]) -> int:
+def best_of(looks: Sequence[ImageStats], members: Sequence[int]) -> int:
     """Of shots of one scene the sharpest; of equally sharp ones the largest, then the first."""
     return min(members, key=lambda index: (*_rank(looks[index]), index))
 
 
-def _rank(look: Look) -> tuple[float, float]:
+def _rank(look: ImageStats) -> tuple[float, float]:
     """The smaller, the better: how soft it is, and how small."""
     blur, smear, _ = look.sharpness
     blur_rank = max(blur or 0.0, smear or 0.0) if blur is not None else np.inf
-    return round(blur_rank * max(1.0, look.enlarged), 1), look.enlarged
+    return round(blur_rank * max(1.0, look.upscale), 1), look.upscale
 
 
-def _better(best: Look, other: Look) -> str:
+def _better(best: ImageStats, other: ImageStats) -> str:
     """What the better of two shots has over the other; nothing where it only comes first."""
     (soft, small), (softer, smaller) = _rank(best), _rank(other)
     return ", the sharper of the two" * (soft < softer) or ", the larger of the two" * (small < smaller)
 
 
-def _marks(looks: Sequence[Look], names: Sequence[str]) -> list[Finding]:
+def _marks(looks: Sequence[ImageStats], names: Sequence[str]) -> list[Finding]:
     findings: list[Finding] = []
     scenes = list(range(len(looks)))
-    for group in near_duplicates.groups([item.print for item in looks]):
+    for group in near_duplicates.groups([item.phash for item in looks]):
         for index in group:
             scenes[index] = group[0]
-    for mark in watermark.shared([item.frames for item in looks], scenes):
+    for mark in watermark.find_watermarks([item.frames for item in looks], scenes):
         visible = [
             index
             for index in mark.images
-            if _meet(watermark.lies(mark, *_whole(looks[index])), looks[index].cut.crop)
+            if _meet(watermark.location(mark, *_whole(looks[index])), looks[index].cut.crop)
         ]
-        reason = f"it and {len(mark.images) - 1} others carry one mark, {mark.place}"
+        reason = f"it and {len(mark.images) - 1} others carry one mark, {mark.position}"
         remedy = (
             "Use pictures without it, or crop it away: a mark that repeats is learned before the subject."
         )
@@ -236,7 +236,7 @@ def _marks(looks: Sequence[Look], names: Sequence[str]) -> list[Finding]:
     return findings
 
 
-def _whole(look: Look) -> tuple[int, int]:
+def _whole(look: ImageStats) -> tuple[int, int]:
     return look.example.width, look.example.height
 
 
@@ -252,7 +252,7 @@ def of_captions(captions: Sequence[Sequence[str]], names: Sequence[str], trigger
         names: Paths of the images below the folder.
         trigger: ``data.trigger``; empty: there is none.
     """
-    stats = wording(captions, trigger)
+    stats = caption_stats(captions, trigger)
     remedy = "Write one, or run: limner caption"
     effect = f'training sees "{trigger}" alone' if trigger else "training sees the empty caption"
     # Training on the trigger alone is a known way; some images with captions and some without is none.
@@ -261,29 +261,31 @@ def of_captions(captions: Sequence[Sequence[str]], names: Sequence[str], trigger
         Finding(names[index], level, "no-caption", f"has no caption: {effect}", remedy)
         for index in stats.missing
     ]
-    for group in stats.repeated:
+    for group in stats.duplicates:
         reason = f"{len(group)} images have one caption: {_names(group, names)}"
         findings.append(Finding("", ADVICE, "same-caption", reason, "Say of each what is different in it."))
-    for index in stats.untriggered:
+    for index in stats.without_trigger:
         reason = f'lacks "{trigger}", which others have; training puts it in front'
         findings.append(
             Finding(names[index], ADVICE, "trigger", reason, "Write the trigger where the others have it.")
         )
-    for index in stats.respelled:
+    for index in stats.trigger_case:
         reason = f'writes the trigger in other letters than "{trigger}"'
         findings.append(Finding(names[index], ADVICE, "trigger", reason, "Write it the same everywhere."))
-    for index in stats.displaced:
+    for index in stats.trigger_position:
         reason = f'has "{trigger}" elsewhere in the sentence than most captions'
         findings.append(Finding(names[index], ADVICE, "trigger", reason, "Give it the same role everywhere."))
     return findings + _bound(stats, trigger)
 
 
-def _bound(stats: Wording, trigger: str) -> list[Finding]:
+def _bound(stats: CaptionStats, trigger: str) -> list[Finding]:
     findings: list[Finding] = []
     fix = "Vary these words, or leave out what always holds: it is learned with the trigger."
-    if stats.openings:
-        findings.append(Finding("", ADVICE, "opening", f'captions begin alike: "{stats.openings} .."', fix))
-    words = [word for word in stats.fused if word not in stats.openings.split()]
+    if stats.common_opening:
+        findings.append(
+            Finding("", ADVICE, "opening", f'captions begin alike: "{stats.common_opening} .."', fix)
+        )
+    words = [word for word in stats.common_words if word not in stats.common_opening.split()]
     if words and trigger:
         reason = f'in every caption beside "{trigger}": {", ".join(words[:MAX_NAMES])}'
         findings.append(Finding("", ADVICE, "fused", reason, fix))

@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from limner.checking.check import Checked
+from limner.checking.check import CheckReport
 from limner.checking.findings import PLAIN_MODES
-from limner.checking.image_stats import Look
+from limner.checking.image_stats import ImageStats
 from limner.data.images import read_image
 from limner.data.region import REGION
 from limner.errors import BadUsage
@@ -21,15 +21,15 @@ SPARE = 1.5
 
 
 @dataclass(frozen=True)
-class Mended:
+class FixReport:
     """What was written."""
 
     folder: Path
-    copied: tuple[str, ...]
+    copies: tuple[str, ...]
     """Unchanged to the byte."""
-    converted: tuple[str, ...]
+    conversions: tuple[str, ...]
     """Turned upright, first frame, on white, RGB of 8 bits."""
-    lent: tuple[tuple[str, str], ...]
+    caption_transfers: tuple[tuple[str, str], ...]
     """Image that had no caption, the copy left behind whose caption it got."""
     left_behind: tuple[tuple[str, str], ...]
     """Image, why."""
@@ -41,12 +41,12 @@ class Mended:
     def line(self) -> str:
         """For people."""
         return (
-            f"Fixed: {self.folder}: {len(self.copied)} copied, {len(self.converted)} converted, "
+            f"Fixed: {self.folder}: {len(self.copies)} copied, {len(self.conversions)} converted, "
             f"{len(self.left_behind)} left behind"
         )
 
 
-def mend(report: Checked, folder: Path, reporter: Reporter) -> Mended:
+def write_fixed_copy(report: CheckReport, folder: Path, reporter: Reporter) -> FixReport:
     """Write what is usable into ``folder``: upright and RGB, without copies, the sharpest of each burst.
 
     Images that are in order are copied byte for byte. JPEGs that must be written anew are saved at quality
@@ -79,19 +79,21 @@ def mend(report: Checked, folder: Path, reporter: Reporter) -> Mended:
             target = _free(PurePosixPath(name), item, names)
             (folder / target).parent.mkdir(parents=True, exist_ok=True)
             (converted_files if _write(item, folder / target) else unchanged_files).append(str(target))
-            _write_beside(item, folder / target, transfers.get(name, ("", ()))[1])
+            _write_sidecars(item, folder / target, transfers.get(name, ("", ()))[1])
             steps.advance()
     pairs = tuple((name, copy) for name, (copy, _) in transfers.items())
-    result = Mended(
+    result = FixReport(
         folder, tuple(unchanged_files), tuple(converted_files), pairs, (*copies.items(), *omissions)
     )
     write_json(folder / "fixed.json", {**result.plain(), "folder": folder.name})
     return result
 
 
-def _lent(report: Checked) -> dict[str, tuple[str, tuple[str, ...]]]:
+def _lent(report: CheckReport) -> dict[str, tuple[str, tuple[str, ...]]]:
     """Image without a caption -> the first of its copies that has one, and what it says."""
-    captions = {name: item.example.written for item, name in zip(report.looks, report.names, strict=True)}
+    captions = {
+        name: item.example.source_captions for item, name in zip(report.looks, report.names, strict=True)
+    }
     transfers: dict[str, tuple[str, tuple[str, ...]]] = {}
     for item in report.findings:
         if item.copy_of and not captions[item.copy_of] and captions[item.image]:
@@ -99,13 +101,13 @@ def _lent(report: Checked) -> dict[str, tuple[str, tuple[str, ...]]]:
     return transfers
 
 
-def in_order(item: Look) -> bool:
+def in_order(item: ImageStats) -> bool:
     """Whether training reads the file as it is."""
-    info = item.make
+    info = item.format_info
     return info.turn == 1 and not info.transparent and not info.moving and info.mode in PLAIN_MODES
 
 
-def _write(item: Look, path: Path) -> bool:
+def _write(item: ImageStats, path: Path) -> bool:
     """Copy or convert one image; whether it was converted."""
     if in_order(item):
         shutil.copyfile(item.example.path, path)
@@ -119,16 +121,16 @@ def _write(item: Look, path: Path) -> bool:
     return True
 
 
-def _write_beside(item: Look, path: Path, extra: tuple[str, ...]) -> None:
-    if captions := item.example.written or extra:
+def _write_sidecars(item: ImageStats, path: Path, extra: tuple[str, ...]) -> None:
+    if captions := item.example.source_captions or extra:
         write_text(path.with_suffix(".txt"), "\n".join(captions) + "\n")
     if item.example.region:
         write_text(path.with_suffix(REGION), " ".join(map(str, item.example.region)) + "\n")
 
 
-def _free(name: PurePosixPath, item: Look, names: set[str]) -> PurePosixPath:
+def _free(name: PurePosixPath, item: ImageStats, names: set[str]) -> PurePosixPath:
     """The name to write to; images that differ in their ending alone would share a caption."""
-    suffix = name.suffix if in_order(item) else ".jpg" if item.make.coarseness else ".png"
+    suffix = name.suffix if in_order(item) else ".jpg" if item.format_info.coarseness else ".png"
     stem, number = str(name.with_suffix("")), 1
     while (free := stem if number == 1 else f"{stem}-{number}").lower() in names:
         number += 1

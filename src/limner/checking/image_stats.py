@@ -8,8 +8,8 @@ from PIL import Image
 from limner.checking import borders, compression, exposure, near_duplicates, watermark
 from limner.checking.sharpness import Sharpness, sharpness
 from limner.data.folder import Example
-from limner.data.images import Make, decode, make
-from limner.data.subject import Cut, cut
+from limner.data.images import FormatInfo, decode, format_info
+from limner.data.subject import Crop, choose_crop
 from limner.data.views import View, seen, wanted
 
 NATIVE = 2.5
@@ -19,15 +19,15 @@ THUMB = 320
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class ImageStats:
     """One image, as training would see it, in figures."""
 
     example: Example
     size: tuple[int, int]
     """Its bucket, (width, height)."""
-    cut: Cut
-    make: Make
-    enlarged: float
+    cut: Crop
+    format_info: FormatInfo
+    upscale: float
     """Times that the crop is enlarged to fill the bucket; below 1 it is reduced."""
     quality: int | None
     """Of a JPEG's tables, 1 to 100."""
@@ -36,7 +36,7 @@ class Look:
     sharpness: Sharpness
     exposure: str
     borders: tuple[float, float, float, float]
-    print: near_duplicates.Print
+    phash: near_duplicates.PerceptualHash
     features: np.ndarray
     frames: np.ndarray
     """Of the whole image: marks keep their distance from its corners."""
@@ -44,7 +44,7 @@ class Look:
     """The crop, RGB, at most ``THUMB`` pixels a side."""
 
 
-def look(example: Example, size: tuple[int, int], *, follow: bool = True) -> Look:
+def measure(example: Example, size: tuple[int, int], *, follow: bool = True) -> ImageStats:
     """Measure an image: about 250 ms of one core for 24 megapixels seen at 1024.
 
     Args:
@@ -55,8 +55,8 @@ def look(example: Example, size: tuple[int, int], *, follow: bool = True) -> Loo
     Raises:
         BadImage: The file cannot be read.
     """
-    crop = cut(example, size, follow=follow)
-    info = make(example.path)
+    crop = choose_crop(example, size, follow=follow)
+    info = format_info(example.path)
     left, top, right, bottom = crop.crop
     reduction = (right - left) / size[0]
     blocks = 1.0
@@ -65,26 +65,28 @@ def look(example: Example, size: tuple[int, int], *, follow: bool = True) -> Loo
         whole, _ = decode(example.path)
         blocks = compression.blockiness(compression.native(whole, 1024))
         part = whole.crop(crop.crop)
-        resized = part.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0) if reduction > 1 else part
-        rgb = np.asarray(resized)
+        bucket_image = (
+            part.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0) if reduction > 1 else part
+        )
+        rgb = np.asarray(bucket_image)
     else:
         whole, full = decode(example.path, wanted(view))
         rgb = seen(whole, full, view)
     image = Image.fromarray(rgb)
     thumb = image.copy()
     thumb.thumbnail((THUMB, THUMB), Image.Resampling.LANCZOS)
-    return Look(
+    return ImageStats(
         example=example,
         size=size,
         cut=crop,
-        make=info,
-        enlarged=1 / reduction,
+        format_info=info,
+        upscale=1 / reduction,
         quality=compression.quality(info.coarseness),
         blocks=blocks,
         sharpness=sharpness(np.asarray(image.convert("L"))),
         exposure=exposure.fault(rgb),
         borders=borders.borders(rgb),
-        print=near_duplicates.print_of(rgb),
+        phash=near_duplicates.perceptual_hash(rgb),
         features=near_duplicates.features(rgb),
         frames=watermark.frames(whole),
         thumb=thumb,

@@ -23,37 +23,37 @@ SAME_KIND = 0.22
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Print:
+class PerceptualHash:
     """What a picture is recognised by."""
 
     bits: np.ndarray
     """(64,) bool."""
-    mirrored: np.ndarray
+    mirror_bits: np.ndarray
     """Of the mirrored picture."""
     thumb: np.ndarray
     """(16, 16, 3) float32, 0..255."""
 
 
-def print_of(rgb: np.ndarray) -> Print:
+def perceptual_hash(rgb: np.ndarray) -> PerceptualHash:
     """The print of a picture (H, W, 3) uint8. A few milliseconds."""
     image = Image.fromarray(rgb)
     gray = np.asarray(image.convert("L").resize((HASH_SIDE, HASH_SIDE), Image.Resampling.BOX), np.float32)
     thumb = np.asarray(image.resize((THUMB, THUMB), Image.Resampling.BOX), np.float32)
-    return Print(_bits(gray), _bits(gray[:, ::-1]), thumb)
+    return PerceptualHash(_bits(gray), _bits(gray[:, ::-1]), thumb)
 
 
-def near(first: Print, second: Print) -> str:
+def near(first: PerceptualHash, second: PerceptualHash) -> str:
     """``near`` for two shots or copies of one scene, ``mirrored`` if one is flipped, else nothing."""
     for name, bits, thumb in (
         ("near", second.bits, second.thumb),
-        ("mirrored", second.mirrored, second.thumb[:, ::-1]),
+        ("mirrored", second.mirror_bits, second.thumb[:, ::-1]),
     ):
         if np.count_nonzero(first.bits != bits) <= NEAR_BITS and _same_thumb(first.thumb, thumb):
             return name
     return ""
 
 
-def groups(prints: Sequence[Print]) -> list[list[int]]:
+def groups(prints: Sequence[PerceptualHash]) -> list[list[int]]:
     """Pictures that are nearly the same as the first of their group, in order; groups of one are left out."""
     clusters_so_far: list[list[int]] = []
     for number, fingerprint in enumerate(prints):

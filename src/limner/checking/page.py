@@ -12,7 +12,7 @@ from string import Template
 from PIL import Image, ImageDraw, ImageOps
 
 from limner.checking.findings import ADVICE, NOTE, PROBLEM, Finding
-from limner.checking.image_stats import Look
+from limner.checking.image_stats import ImageStats
 from limner.files import atomic_write, write_text
 from limner.report.markup import Html, escape, image, records
 from limner.report.sheet import sheet
@@ -33,7 +33,7 @@ WORDS = {
 
 
 def write_sheet(
-    path: Path, looks: Sequence[Look], names: Sequence[str], findings: Sequence[Finding], *, flip: bool
+    path: Path, looks: Sequence[ImageStats], names: Sequence[str], findings: Sequence[Finding], *, flip: bool
 ) -> None:
     """Write the crops and flips that the model will see, each with its bucket and caption.
 
@@ -72,7 +72,7 @@ def _framed(thumb: Image.Image, level: str) -> Image.Image:
 def write_page(
     path: Path,
     title: str,
-    looks: Sequence[Look],
+    looks: Sequence[ImageStats],
     names: Sequence[str],
     findings: Sequence[Finding],
     *,
@@ -116,12 +116,14 @@ def _findings(findings: Sequence[Finding]) -> Html:
     return "".join(lines)
 
 
-def _buckets(looks: Sequence[Look]) -> list[dict[str, object]]:
+def _buckets(looks: Sequence[ImageStats]) -> list[dict[str, object]]:
     counts = Counter(item.size for item in looks)
     return [{"size": f"{w} x {h}", "images": count} for (w, h), count in sorted(counts.items())]
 
 
-def _cards(looks: Sequence[Look], names: Sequence[str], findings: Sequence[Finding], *, flip: bool) -> Html:
+def _cards(
+    looks: Sequence[ImageStats], names: Sequence[str], findings: Sequence[Finding], *, flip: bool
+) -> Html:
     by_image: dict[str, list[Finding]] = {}
     for item in findings:
         by_image.setdefault(item.image, []).append(item)
@@ -131,11 +133,11 @@ def _cards(looks: Sequence[Look], names: Sequence[str], findings: Sequence[Findi
     return f'<div class="images">{"".join(cards)}</div>'
 
 
-def _card(item: Look, name: str, findings: Sequence[Finding], *, flip: bool) -> Html:
+def _card(item: ImageStats, name: str, findings: Sequence[Finding], *, flip: bool) -> Html:
     captions = "".join(
         f"<span>{escape(caption or '(no caption)')}</span>" for caption in item.example.captions
     )
-    region = WORDS[item.cut.why]
+    region = WORDS[item.cut.reason]
     facts = f"{item.example.width}×{item.example.height} → {item.size[0]}×{item.size[1]}, keeps {region}"
     if flip:
         facts += ", also mirrored"

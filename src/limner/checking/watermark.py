@@ -64,22 +64,22 @@ Group = list[int]
 
 
 @dataclass(frozen=True, eq=False)
-class Mark:
+class Watermark:
     """What several pictures share."""
 
     images: tuple[int, ...]
-    place: str
+    position: str
     box: tuple[int, int, int, int]
     """Where it lies, (left, top, right, bottom) in pixels of the frame at its place."""
 
 
-def lies(mark: Mark, width: int, height: int) -> tuple[int, int, int, int]:
+def location(mark: Watermark, width: int, height: int) -> tuple[int, int, int, int]:
     """Where a mark lies on a picture of that size: (left, top, right, bottom) in its pixels."""
     scale = max(width, height) / COMPARE_SIDE
     spans = []
     for way, (side, near) in enumerate(((width, "left"), (height, "top"))):
         room = max(FRAME, round(side / scale)) - FRAME
-        start = 0 if near in mark.place else room // 2 if mark.place == "middle" else room
+        start = 0 if near in mark.position else room // 2 if mark.position == "middle" else room
         spans.append([round((start + offset) * scale) for offset in mark.box[way::2]])
     return spans[0][0], spans[1][0], spans[0][1], spans[1][1]
 
@@ -106,7 +106,9 @@ def frames(image: Image.Image) -> np.ndarray:
     return np.stack([*parts, middle]).astype(np.float16)
 
 
-def shared(image_frames: Sequence[np.ndarray], scenes: Sequence[int] | None = None) -> list[Mark]:
+def find_watermarks(
+    image_frames: Sequence[np.ndarray], scenes: Sequence[int] | None = None
+) -> list[Watermark]:
     """The marks that at least three pictures of different scenes carry.
 
     About 2 s of one core for 200 pictures.
@@ -124,26 +126,26 @@ def shared(image_frames: Sequence[np.ndarray], scenes: Sequence[int] | None = No
         if len(sample) > MAX_SEARCH
         else sample
     )
-    marks: list[Mark] = []
+    marks: list[Watermark] = []
     for position, name in enumerate(POSITIONS):
         rows = np.stack([frame[position] for frame in image_frames]).astype(np.float32)
-        for group in _guesses(rows[sample], np.array(sample)):
-            covered = {image for mark in marks for image in mark.images if mark.place == name}
+        for group in _candidates(rows[sample], np.array(sample)):
+            covered = {image for mark in marks for image in mark.images if mark.position == name}
             if not covered.issuperset(group) and (mark := _followed(rows, image_frames, group, scenes, name)):
                 marks.append(mark)
     return _apart(marks)
 
 
-def _apart(marks: Sequence[Mark]) -> list[Mark]:
+def _apart(marks: Sequence[Watermark]) -> list[Watermark]:
     """Without what another mark has already said of the same pictures: frames overlap."""
-    distinct: list[Mark] = []
+    distinct: list[Watermark] = []
     for mark in sorted(marks, key=lambda mark: -len(mark.images)):
         if not any(set(mark.images) <= set(other.images) for other in distinct):
             distinct.append(mark)
     return distinct
 
 
-def _guesses(rows: np.ndarray, numbers: np.ndarray) -> list[Group]:
+def _candidates(rows: np.ndarray, numbers: np.ndarray) -> list[Group]:
     """Groups of at least three pictures that agree in some window, the most certain first."""
     candidates: list[tuple[float, Group]] = []
     for window in WINDOWS:
@@ -193,7 +195,7 @@ def _closest(similarity: np.ndarray) -> Group:
 
 def _followed(
     rows: np.ndarray, image_frames: Sequence[np.ndarray], group: Group, scenes: Sequence[int], name: str
-) -> Mark | None:
+) -> Watermark | None:
     """What becomes of a guess: the pictures that carry its mean, and its extent; nothing if it is no mark."""
     box, members = None, group
     for _ in range(3):
@@ -210,7 +212,7 @@ def _followed(
         or _share(image_frames, members) > MAX_SHARED
     ):
         return None
-    return Mark(tuple(sorted({*members, *_fitting(rows, box, members, CARRIES)})), name, box)
+    return Watermark(tuple(sorted({*members, *_fitting(rows, box, members, CARRIES)})), name, box)
 
 
 def _where(rows: np.ndarray) -> list[tuple[slice, slice]]:

@@ -35,7 +35,7 @@ CAPTIONS = (
     replace(BASE, help="Base model, whose caption style is used.", default="glyph"),
     Option(
         "--style",
-        "manner",
+        "style",
         str,
         "Caption style: sentences, phrases, brief or tags. Left out: that of --base.",
         values=("sentences", "phrases", "brief", "tags"),
@@ -93,7 +93,7 @@ def caption(
                 table, steps = _review(folder, open_editor=not as_json)
                 value, lines = value | table, lines + steps
     result(value, lines, as_json=as_json)
-    if value.get("flagged"):
+    if value.get("failures"):
         raise typer.Exit(1)
 
 
@@ -114,7 +114,7 @@ def _spec(options: Mapping[str, Any]) -> Any:
     from limner.captions.spec import spec_of
 
     return spec_of(
-        **{name: options[name] for name in ("concept_type", "base", "manner", "trigger", "variants")}
+        **{name: options[name] for name in ("concept_type", "base", "style", "trigger", "variants")}
     )
 
 
@@ -132,16 +132,16 @@ def _prompts(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 def _write(folder: Path, options: Mapping[str, Any], reporter: Any) -> tuple[dict[str, Any], list[str]]:
     from dataclasses import asdict
 
-    from limner.captions.caption import Settings
     from limner.captions.caption import caption as run
     from limner.captions.providers import Options
+    from limner.captions.summary import CaptionSettings
 
     keys = ("name", "model", "url", "key_env", "timeout", "stream", "device")
-    settings = Settings(
+    settings = CaptionSettings(
         concurrency=options["concurrency"],
         max_image_size=options["max_image_size"],
         overwrite=options["overwrite"],
-        together=not options["alone"],
+        consistency=not options["alone"],
         budget=options["budget"],
         dry_run=options["dry_run"],
     )
@@ -154,23 +154,23 @@ def _lines(summary: Any) -> list[str]:
     from limner.reporter import duration
 
     counts = {
-        "written": summary.written,
-        "put in place that were answered before": summary.restored,
-        "kept": summary.kept,
+        "written": summary.new_captions,
+        "put in place that were answered before": summary.recovered_captions,
+        "kept": summary.existing_captions,
         "yours": summary.by_hand,
-        "left": summary.left,
-        "without": len(summary.flagged),
+        "left": summary.remaining,
+        "without": len(summary.failures),
     }
     text = ", ".join(f"{number} {name}" for name, number in counts.items() if number)
     lines = [f"Captions: {text or 'none'}, of {summary.images} images, in {duration(summary.seconds)}"]
     if summary.tokens_in or summary.tokens_out:
         price = "unknown" if summary.cost is None else dollars(summary.cost)
         lines.append(f"Price:    {price} ({summary.tokens_in} tokens read, {summary.tokens_out} written)")
-    if summary.agreed:
+    if summary.revisions:
         words = "; ".join(f"{use} for {', '.join(rest)}" for use, rest in summary.words.items() if rest)
-        lines.append(f"Set:      {summary.agreed} looked over together{f'; {words}' if words else ''}")
+        lines.append(f"Set:      {summary.revisions} looked over together{f'; {words}' if words else ''}")
     lines += [f"Notice:   {finding}" for finding in summary.findings]
-    lines += [f"Without:  {image['file']}: {image['reason']}" for image in summary.flagged[:20]]
+    lines += [f"Without:  {image['file']}: {image['reason']}" for image in summary.failures[:20]]
     return [*lines, f"Next:     limner caption {summary.folder} --review"]
 
 

@@ -64,11 +64,11 @@ def check(
         if fix is not None and fix.exists():
             raise BadUsage(f"{fix} exists. Name a new folder with --fix.")
         with swiftly():
-            from limner.checking.fix import mend
+            from limner.checking.fix import write_fixed_copy
 
         page = out or _home(request.out)
         report = api.check(request.recipe, out=page, encoder=encoder, on_event=reporter.on_event)
-        fixes = mend(report, fix, reporter) if fix is not None else None
+        fixes = write_fixed_copy(report, fix, reporter) if fix is not None else None
     value = report.plain() | ({"fixed": fixes.plain()} if fixes else {})
     lines = [_line(finding) for finding in report.findings if finding.level != "note"]
     rest = [f".. and {len(lines) - MOST_LINES} more on the page"] * (len(lines) > MOST_LINES)

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from limner.data.captions import final, read_sidecar, read_text
 from limner.data.images import BadImage, inspect
 from limner.data.listing import Listing, listed, printable
-from limner.data.metadata import NAMES, Broken, read_metadata
+from limner.data.metadata import NAMES, BrokenRow, read_metadata
 from limner.data.region import region
 from limner.errors import BadData
 
@@ -37,7 +37,7 @@ class Example:
     """How often an epoch shows it."""
     region: tuple[int, int, int, int] | None = None
     """The part that counts, (left, top, right, bottom) in upright pixels; None: all of it."""
-    written: tuple[str, ...] = ()
+    source_captions: tuple[str, ...] = ()
     """The captions as they stand in the files, before the trigger; none where there are none."""
 
     @property
@@ -221,7 +221,7 @@ def _named(root: Path, listing: Listing, file: str, images: list[str]) -> list[_
     available = {unicodedata.normalize("NFC", image): image for image in images}
     candidates: list[_Candidate] = []
     for row in read_metadata(root / file):
-        if isinstance(row, Broken):
+        if isinstance(row, BrokenRow):
             listing.rejected.append((file, row.reason))
             continue
         image = available.pop(unicodedata.normalize("NFC", prefix + row.file), None)

@@ -111,7 +111,7 @@ class Facts(NamedTuple):
     height: int
 
 
-class Make(NamedTuple):
+class FormatInfo(NamedTuple):
     """How a picture file is made, as far as training has to undo it."""
 
     mode: str
@@ -158,7 +158,7 @@ def inspect(path: Path, *, verify: bool = True) -> Facts:
         data = path.read_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
     with _opened(path, BytesIO(data)) as image:
-        if image.format == "PNG" and (damage := png.flaw(data)):
+        if image.format == "PNG" and (damage := png.find_damage(data)):
             raise BadImage(path, f"is damaged ({damage}). Copy or download it again.")
         if image.format not in _JPEG:
             return Facts(sha256, *_loaded(image, path, None).size)
@@ -170,7 +170,7 @@ def inspect(path: Path, *, verify: bool = True) -> Facts:
         return Facts(sha256, *full)
 
 
-def make(path: Path) -> Make:
+def format_info(path: Path) -> FormatInfo:
     """How a picture file is made; decodes no pixels, except of PNG.
 
     Raises:
@@ -178,7 +178,7 @@ def make(path: Path) -> Make:
     """
     with _opened(path, path) as image:
         tables = image.__dict__.get("quantization") or {}
-        return Make(
+        return FormatInfo(
             image.mode,
             _turn(image),
             image.has_transparency_data,

@@ -26,7 +26,7 @@ CROP_COLUMN = "crop"
 _BYTES_AT_MOST = 1 << 28
 
 
-class Row(NamedTuple):
+class MetadataRow(NamedTuple):
     """One usable line: where it stands, the image relative to the metadata's folder ("/"), its captions."""
 
     line: int
@@ -36,14 +36,14 @@ class Row(NamedTuple):
     """As written: four numbers, or nothing."""
 
 
-class Broken(NamedTuple):
+class BrokenRow(NamedTuple):
     """One line that cannot be used, and why."""
 
     line: int
     reason: str
 
 
-def read_metadata(path: Path) -> list[Row | Broken]:
+def read_metadata(path: Path) -> list[MetadataRow | BrokenRow]:
     """The lines of a metadata file in their order; the captions of a row may be none.
 
     A caption is the first present of ``text``, ``caption``, ``prompt``: a string or null, in JSON also a list
@@ -56,7 +56,7 @@ def read_metadata(path: Path) -> list[Row | Broken]:
         text = read_text(path, _BYTES_AT_MOST)
     except BadData as error:
         raise BadData(f"{path.parent}: {error}") from error
-    rows: list[Row | Broken] = []
+    rows: list[MetadataRow | BrokenRow] = []
     first: dict[str, int] = {}
     for line, entry in _csv(path, text) if path.suffix == ".csv" else _jsonl(text):
         try:
@@ -66,7 +66,7 @@ def read_metadata(path: Path) -> list[Row | Broken]:
             if row.file in first:
                 raise BadData(f"names {row.file} again, after line {first[row.file]}. Remove one of the two.")
         except BadData as error:
-            rows.append(Broken(line, f"line {line}: {error}"))
+            rows.append(BrokenRow(line, f"line {line}: {error}"))
         else:
             first[row.file] = line
             rows.append(row)
@@ -92,7 +92,7 @@ def inside(name: str) -> str:
     return flat
 
 
-def _row(line: int, entry: Any) -> Row:
+def _row(line: int, entry: Any) -> MetadataRow:
     if not isinstance(entry, dict):
         raise BadData(
             f'is {type(entry).__name__}, not an object such as {{"file_name": "a.jpg", "text": "a cat"}}.'
@@ -105,7 +105,7 @@ def _row(line: int, entry: Any) -> Row:
     texts = caption if isinstance(caption, list) else [] if caption is None else [caption]
     if not all(isinstance(text, str) for text in texts):
         raise BadData(f"the caption of {name} is {caption!r:.60}, not a string. Write it in quotes.")
-    return Row(line, name, variants(texts), _crop(entry.get(CROP_COLUMN)))
+    return MetadataRow(line, name, variants(texts), _crop(entry.get(CROP_COLUMN)))
 
 
 def _crop(value: Any) -> str:

@@ -18,7 +18,7 @@ _EPOCH, _DRAW = 0, 1
 T = TypeVar("T")
 
 
-class Draw(NamedTuple):
+class SampledView(NamedTuple):
     """One image of a step."""
 
     position: int
@@ -67,17 +67,17 @@ class Order:
         self._epoch = lru_cache(maxsize=2)(self._arranged)
         self.images_per_epoch = len(members)
 
-    def step(self, step: int) -> list[Draw]:
+    def step(self, step: int) -> list[SampledView]:
         """The draws of a step, counted from 0: ``batch`` of them, in the order of their positions."""
         return [self.draw(position) for position in range(step * self.batch, (step + 1) * self.batch)]
 
-    def draw(self, position: int) -> Draw:
+    def draw(self, position: int) -> SampledView:
         """What stands at a position of the stream."""
         epoch, offset = divmod(position, self.images_per_epoch)
         plain, empty = self._choices[self._epoch(epoch)[offset]]
         dropout_word, choice_word = _words(self.seed, _DRAW, position, 2)
         choices = empty if int(dropout_word) < self.caption_dropout * 2**64 else plain
-        return Draw(position, choices[int(choice_word) % len(choices)])
+        return SampledView(position, choices[int(choice_word) % len(choices)])
 
     def _arranged(self, epoch: int) -> list[int]:
         """Examples by number in the order of an epoch, as the class says."""
@@ -100,12 +100,12 @@ class Order:
 
 
 def micro_batches(
-    draws: Sequence[Draw], views: Sequence[View], largest: int | None = None
-) -> list[list[Draw]]:
+    draws: Sequence[SampledView], views: Sequence[View], largest: int | None = None
+) -> list[list[SampledView]]:
     """A step in portions of one size each, of at most ``largest`` (None: any), in their order."""
     if largest is not None and largest < 1:
         raise BadRecipe(f"limits.micro_batch is {largest}; it must be at least 1.")
-    by_size: dict[tuple[int, int], list[Draw]] = {}
+    by_size: dict[tuple[int, int], list[SampledView]] = {}
     for draw in draws:
         by_size.setdefault(views[draw.view_index].size, []).append(draw)
     limit = largest or len(draws)

@@ -13,7 +13,7 @@ AT_ONCE = 1 << 20
 """Bytes unpacked at a time."""
 
 
-def flaw(data: bytes) -> str:
+def find_damage(data: bytes) -> str:
     """What is wrong with the pixels of a PNG: a checksum, or fewer rows than it claims; "" when nothing is.
 
     Costs half of decoding it. The memory that it takes does not grow with the picture.

@@ -40,22 +40,22 @@ REMEDY = "Run: pip install 'limner[crop]'"
 _local = threading.local()
 
 
-class Cut(NamedTuple):
+class Crop(NamedTuple):
     """A crop of an example, and why it lies where it does."""
 
     crop: Box
-    why: str
+    reason: str
     """``given`` by a person, ``faces``, ``saliency``, or ``centre``."""
     faces: tuple[Box, ...] = ()
     """With the margin, in upright pixels; looked for only where the crop takes something away."""
 
 
 @dataclass(frozen=True)
-class Seen:
+class Subject:
     """What was found in a picture."""
 
     faces: tuple[Box, ...]
-    place: float
+    fraction: float
     """Where along the free axis what stands out wants the crop, 0 (left or top) to 1."""
 
 
@@ -100,11 +100,11 @@ def crops(examples: Iterable[Example], buckets: Sequence[tuple[int, int]]) -> di
     pairs = [(example, size_of(example, buckets)) for example in examples]
     selection = [(example, size) for example, size in pairs if slack(example, size) >= SLACK]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        cuts = pool.map(lambda pair: cut(*pair), selection)
+        cuts = pool.map(lambda pair: choose_crop(*pair), selection)
         return {example: result.crop for (example, _), result in zip(selection, cuts, strict=True)}
 
 
-def cut(example: Example, size: tuple[int, int], *, follow: bool = True) -> Cut:
+def choose_crop(example: Example, size: tuple[int, int], *, follow: bool = True) -> Crop:
     """The crop of one example for a bucket, and why it lies there.
 
     With faces, the crop moves from the middle as little as it must to hold them all, heads included; where
@@ -120,12 +120,12 @@ def cut(example: Example, size: tuple[int, int], *, follow: bool = True) -> Cut:
     """
     middle = centre(example, size)
     if not follow or slack(example, size) < SLACK:
-        return Cut(middle, "given" if example.region else "centre")
+        return Crop(middle, "given" if example.region else "centre")
     subject = _look(example.path, example.extent, (middle[2] - middle[0], middle[3] - middle[1]))
     faces = subject.faces
     if faces:
-        return Cut(_holding(example.extent, middle, faces), "faces", faces)
-    return Cut(_placed(example.extent, middle, subject.place), "saliency")
+        return Crop(_holding(example.extent, middle, faces), "faces", faces)
+    return Crop(_placed(example.extent, middle, subject.fraction), "saliency")
 
 
 def _placed(extent: Box, crop: Box, fraction: float) -> Box:
@@ -156,7 +156,7 @@ def _holding(extent: Box, crop: Box, faces: Sequence[Box]) -> Box:
     return shifted_crop[0], shifted_crop[1], shifted_crop[2], shifted_crop[3]
 
 
-def _look(path: Path, extent: Box, crop: tuple[int, int]) -> Seen:
+def _look(path: Path, extent: Box, crop: tuple[int, int]) -> Subject:
     """Faces, in upright pixels with their margin, and where saliency wants a crop of ``crop`` pixels."""
     width, height = extent[2] - extent[0], extent[3] - extent[1]
     scale = min(1.0, SIDE / max(width, height))
@@ -170,8 +170,8 @@ def _look(path: Path, extent: Box, crop: tuple[int, int]) -> Seen:
     )
     faces = found_faces(small)
     if faces:
-        return Seen(tuple(_in_source(face, extent, width / small.width) for face in faces), 0.5)
-    return Seen((), _salient(small, (max(1, round(crop[0] * scale)), max(1, round(crop[1] * scale)))))
+        return Subject(tuple(_in_source(face, extent, width / small.width) for face in faces), 0.5)
+    return Subject((), _salient(small, (max(1, round(crop[0] * scale)), max(1, round(crop[1] * scale)))))
 
 
 def _in_source(face: Box, extent: Box, scale: float) -> Box:

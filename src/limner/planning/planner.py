@@ -12,7 +12,7 @@ from typing import Any
 from limner.assembly.base import ResolvedBase
 from limner.data.images import header
 from limner.data.listing import listed
-from limner.data.validation import PAINTED, QUANTILES, SUBSET, held_out
+from limner.data.validation import CAPTION_PROMPTS, QUANTILES, SUBSET, held_out
 from limner.errors import BadData, BadRecipe, DoesNotFit
 from limner.files import write_json
 from limner.nn.layers.precision import Products
@@ -319,7 +319,7 @@ def counts_of(recipe: Recipe) -> Counts:
     request, sizes, train = recipe.data, _sizes(recipe), recipe.train
     images = len(sizes) or IMAGES
     held = held_out(images, request.validation_count)
-    shown = len(prompts(recipe)) or min(PAINTED, images)
+    shown = len(prompts(recipe)) or min(CAPTION_PROMPTS, images)
     every = recipe.sample.every
     rounds = 0 if every == -1 else 2 if every == 0 else 2 + max(0, train.steps - 1) // every
     usual = recipe.prior.images_per_prompt * len(recipe.prior.prompts)

@@ -91,12 +91,12 @@ def thumbnail(text: object, side: int) -> str | None:
     if not isinstance(text, str):
         return None
     try:
-        return picture(io.BytesIO(base64.b64decode(text, validate=True)), side)
+        return data_url(io.BytesIO(base64.b64decode(text, validate=True)), side)
     except (binascii.Error, ValueError):
         return None
 
 
-def picture(source: Path | io.BytesIO, side: int) -> str | None:
+def data_url(source: Path | io.BytesIO, side: int) -> str | None:
     """A data URL of a picture, redrawn within ``side`` x ``side`` pixels; None if it cannot be read.
 
     Redrawn, so that nothing but pixels gets into the page: no metadata, no disguised file.

@@ -16,7 +16,7 @@ from typing import Any
 from limner.errors import BadData
 from limner.files import human, write_text
 from limner.report.chart import curve, series, smooth
-from limner.report.markup import Html, escape, image, picture, records, table, thumbnail
+from limner.report.markup import Html, data_url, escape, image, records, table, thumbnail
 from limner.report.sheet import Column, columns
 from limner.run_folder import RunDir
 
@@ -63,11 +63,11 @@ class Page:
         self.problems: list[str] = []
         self.rows = run.metrics()
         self.text, self.recipe = self._recipe()
-        self.full = self._wish("train", "method") == "full"
+        self.full = self._recipe_value("train", "method") == "full"
         self.data: dict[str, Any] = self._read(run.data, {})
         self.prompts: list[str] = self._read(run.prompts, [])
         self.title = title or str(self.recipe.get("name") or run.path.resolve().name)
-        self.held = series(self.rows, "held_out")
+        self.validation = series(self.rows, "held_out")
         self.losses = series(self.rows, "loss")
 
     def parts(self) -> dict[str, str]:
@@ -110,7 +110,7 @@ class Page:
             self.problems.append(f"recipe.toml cannot be read: {error}.")
             return text, {}
 
-    def _wish(self, section: str, key: str) -> Any:
+    def _recipe_value(self, section: str, key: str) -> Any:
         values = self.recipe.get(section)
         return values.get(key) if isinstance(values, dict) else None
 
@@ -119,8 +119,8 @@ class Page:
     def _lead(self) -> Html:
         base, trigger, rank = (
             self.recipe.get("base"),
-            self._wish("data", "trigger"),
-            self._wish("lora", "rank"),
+            self._recipe_value("data", "trigger"),
+            self._recipe_value("lora", "rank"),
         )
         trained = "all weights trained" if self.full else f"rank {rank}" if rank else ""
         facts = [
@@ -133,7 +133,7 @@ class Page:
     def _key(self) -> Html:
         last_step, total_steps = (
             max((row["step"] for row in self.rows), default=0),
-            self._wish("train", "steps"),
+            self._recipe_value("train", "steps"),
         )
         facts = [
             (
@@ -148,10 +148,14 @@ class Page:
             facts = [("Steps", "0", "not started")]
         if self.losses:
             facts.append(("Training loss", f"{smooth(self.losses)[-1][1]:.4g}", "smoothed, at the end"))
-        if self.held:
-            step, best = min(self.held, key=lambda point: point[1])
+        if self.validation:
+            step, best = min(self.validation, key=lambda point: point[1])
             facts.append(
-                ("Best held-out loss", f"{best:.4g}", f"step {step:.0f}; at first {self.held[0][1]:.4g}")
+                (
+                    "Best held-out loss",
+                    f"{best:.4g}",
+                    f"step {step:.0f}; at first {self.validation[0][1]:.4g}",
+                )
             )
         if images := len(self._entries("images")):
             left_out = len(self._entries("rejected"))
@@ -179,12 +183,12 @@ class Page:
             return ""
         best = self.run.best()
         visible = _chosen(columns(samples), COLUMNS, best)
-        indices = sorted({index for column in visible for index in column.taken})
+        indices = sorted({index for column in visible for index in column.images})
         cells = [f'<div class="steps">{_head(column, best)}</div>' for column in visible]
         for index in indices[:PROMPTS]:
             prompt = self.prompts[index] if index < len(self.prompts) else f"prompt {index}"
             cells.append(f'<div class="prompt">{escape(prompt)}</div>')
-            cells.extend(self._sample(column.taken.get(index), prompt, column.name) for column in visible)
+            cells.extend(self._sample(column.images.get(index), prompt, column.name) for column in visible)
         note = (
             "Each row is one prompt with one seed; training goes on from left to right. The first column is "
         )
@@ -195,7 +199,7 @@ class Page:
         return _section("Samples", f'<div class="wide">{grid}</div>', note)
 
     def _sample(self, path: Path | None, prompt: str, label: str) -> Html:
-        url = picture(path, SIDE) if path else None
+        url = data_url(path, SIDE) if path else None
         if path and not url:
             self.problems.append(f"The sample {path.parent.name}/{path.name} cannot be read.")
         return image(url, f"{prompt}, {label}")
@@ -211,7 +215,7 @@ class Page:
         )
         note = "Held-out loss is measured at fixed times and noise, so its points compare with each other. "
         note += "Where it rises while training loss falls, images are learned by heart."
-        return _section("Loss", f'{legend}<div class="wide">{drawing}</div>', note if self.held else "")
+        return _section("Loss", f'{legend}<div class="wide">{drawing}</div>', note if self.validation else "")
 
     def _entries(self, name: str) -> list[dict[str, Any]]:
         value = self.data.get(name)

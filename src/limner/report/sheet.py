@@ -25,7 +25,7 @@ class Column:
 
     steps: tuple[int, ...]
     """After how many steps they were painted, ascending."""
-    taken: Mapping[int, Path]
+    images: Mapping[int, Path]
     """Prompt index -> picture."""
 
     @property
@@ -41,8 +41,8 @@ def columns(samples: Mapping[int, Mapping[int, Path]]) -> list[Column]:
     """
     result: list[Column] = []
     for step, images in sorted(samples.items()):
-        if result and result[-1].taken.keys().isdisjoint(images):
-            result[-1] = Column((*result[-1].steps, step), {**result[-1].taken, **images})
+        if result and result[-1].images.keys().isdisjoint(images):
+            result[-1] = Column((*result[-1].steps, step), {**result[-1].images, **images})
         else:
             result.append(Column((step,), images))
     return result
@@ -99,7 +99,7 @@ def sheet(
         _write(draw, (MARGIN, top), _wrap(row_labels[y], font, label - 2 * GAP, side // line), font, INK)
         for x in range(wide if any(column_labels) else min(wide, len(row))):
             left = MARGIN + label + x * step[0]
-            _place(page, row[x] if x < len(row) else None, (left, top), side)
+            _paste(page, row[x] if x < len(row) else None, (left, top), side)
             if notes and x < len(notes[y]):
                 _write(draw, (left, top + side), _wrap(notes[y][x], small, side, NOTES), small, INK)
     if any(left_out):
@@ -127,7 +127,7 @@ def _side(rows: Sequence[Sequence[Image.Image | None]], cell: int | None, count:
     return max(min(wanted_side, max(fits, 48)), 16)
 
 
-def _place(page: Image.Image, image: Image.Image | None, corner: tuple[int, int], side: int) -> None:
+def _paste(page: Image.Image, image: Image.Image | None, corner: tuple[int, int], side: int) -> None:
     x, y = corner
     if image is None:
         ImageDraw.Draw(page).rectangle((x, y, x + side - 1, y + side - 1), fill=EMPTY)

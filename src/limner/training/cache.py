@@ -13,7 +13,7 @@ from torch import Tensor
 from limner.assembly.resolve import Resolved, cache_root, resolve
 from limner.data.folder import Folder, Rejected
 from limner.data.images import read_image
-from limner.data.validation import PAINTED
+from limner.data.validation import CAPTION_PROMPTS
 from limner.data.views import View
 from limner.events import CacheFilled
 from limner.files import human, require_space, write_json, write_text
@@ -112,7 +112,7 @@ def prompts_of(setting: Resolved) -> list[str]:
         return []
     if wished := prompts(setting.recipe):
         return list(wished)
-    return list(dict.fromkeys(view.caption for view in setting.own if view.caption))[:PAINTED]
+    return list(dict.fromkeys(view.caption for view in setting.own if view.caption))[:CAPTION_PROMPTS]
 
 
 def all_rows(setting: Resolved) -> list[Row]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from limner.assembly.assemble import assemble
 from limner.assembly.resolve import Resolved, cache_root
-from limner.data.order import Draw as Place
+from limner.data.order import SampledView as Place
 from limner.data.order import micro_batches
 from limner.data.validation import QUANTILES
 from limner.errors import BrokenGraph

@@ -60,7 +60,7 @@ def write_sheet(run: RunDir, prompts: list[str]) -> None:
     """The contact sheet: a row for each prompt, a column for each step, the base first."""
     shown = columns(run.samples())
     rows = [
-        [Image.open(each.taken[number]).convert("RGB") if number in each.taken else None for each in shown]
+        [Image.open(each.images[number]).convert("RGB") if number in each.images else None for each in shown]
         for number in range(len(prompts))
     ]
     picture = sheet(rows, prompts, [each.name for each in shown]).convert("RGB")

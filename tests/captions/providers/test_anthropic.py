@@ -1,7 +1,7 @@
 import pytest
 
 from limner.captions.client import Request, Retry
-from limner.captions.picture import Picture
+from limner.captions.prompt_image import PromptImage
 from limner.captions.providers import Options, provider
 from limner.errors import BadProvider
 from scribe import KEY, Raw, Say, answers, serving
@@ -24,11 +24,11 @@ def claude(monkeypatch, tmp_path):
 
 
 def test_images_are_labelled_where_there_are_several(claude):
-    pictures = (Picture(b"1", 1, 1), Picture(b"2", 1, 1))
+    pictures = (PromptImage(b"1", 1, 1), PromptImage(b"2", 1, 1))
     with serving(answers(Say("so"))) as scribe:
         one = claude(url=scribe.url)
-        reply = one.ask(Request(system="s", text="t", pictures=pictures, labels=("A:", "B:"), tokens=7))
-    body = scribe.asked[0].body
+        reply = one.ask(Request(system="s", text="t", images=pictures, labels=("A:", "B:"), tokens=7))
+    body = scribe.requests[0].body
     kinds = [part["type"] for part in body["messages"][0]["content"]]
     assert kinds == ["text", "image", "text", "image", "text"]
     assert (body["system"], body["max_tokens"], "output_config" in body) == ("s", 7, False)
@@ -37,7 +37,7 @@ def test_images_are_labelled_where_there_are_several(claude):
 
 def test_it_goes_to_anthropic_unless_told_otherwise(claude):
     one = claude()
-    assert (one.place, one.name) == ("Anthropic at api.anthropic.com", "claude")
+    assert (one.destination, one.name) == ("Anthropic at api.anthropic.com", "claude")
 
 
 def test_a_stream_that_breaks_off_is_no_answer(claude):

@@ -10,10 +10,10 @@ from limner.captions.providers.http import (
     broken_lines,
     by_connection,
     by_status,
+    describe_destination,
     host_of,
     key_in,
     pause_of,
-    place_of,
 )
 from limner.errors import BadProvider
 from messages import raises
@@ -76,8 +76,11 @@ def test_connections_fail_in_two_ways():
 
 def test_addresses_are_shown_without_secrets():
     assert host_of("http://me:secret@box:8000/v1") == "box:8000"
-    assert place_of("OpenAI", "https://api.openai.com/v1/") == "OpenAI at api.openai.com"
-    assert place_of("a server", "http://localhost:1234/v1") == "a server at localhost:1234, this machine"
+    assert describe_destination("OpenAI", "https://api.openai.com/v1/") == "OpenAI at api.openai.com"
+    assert (
+        describe_destination("a server", "http://localhost:1234/v1")
+        == "a server at localhost:1234, this machine"
+    )
 
 
 def test_keys_are_named_by_their_variable(monkeypatch):

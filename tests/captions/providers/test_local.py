@@ -20,11 +20,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from limner.captions.caption import Settings, caption
+from limner.captions.caption import caption
 from limner.captions.client import Patience, Request
-from limner.captions.picture import picture
+from limner.captions.prompt_image import prompt_image
 from limner.captions.providers import Options, provider
-from limner.captions.spec import MANNERS, Wish
+from limner.captions.spec import STYLES, CaptionSpec
+from limner.captions.summary import CaptionSettings
 from limner.errors import BadProvider
 from messages import raises
 from small import Told
@@ -93,34 +94,34 @@ def photo(tmp_path):
 
 def test_a_chat_model_reads_prompt_and_picture_and_says_the_same_again(llava, photo):
     one = provider(Options(name="local", model=str(llava), device="cpu"))
-    assert (one.takes, one.several, one.parallel, one.place) == ("text", True, 1, "")
-    request = Request(system="a dog", text="runs", pictures=(picture(photo, 56),), tokens=12)
+    assert (one.takes, one.reads_sets, one.parallel, one.destination) == ("text", True, 1, "")
+    request = Request(system="a dog", text="runs", images=(prompt_image(photo, 56),), tokens=12)
     reply = one.ask(request)
     assert one.ask(request) == reply
     assert reply.model == "tiny-llava"
     assert set(reply.text.replace("<unk>", "").split()) <= set(WORDS)
     assert 0 < reply.tokens_out <= 12
     assert reply.cut == (reply.tokens_out == 12)
-    more = one.ask(Request(system="a dog", text="runs", pictures=(picture(photo, 56),) * 2, tokens=1))
+    more = one.ask(Request(system="a dog", text="runs", images=(prompt_image(photo, 56),) * 2, tokens=1))
     assert more.tokens_in > reply.tokens_in + 3
 
 
 def test_a_captioner_of_one_task_is_taken_as_it_is(blip, photo):
     one = provider(Options(name="local", model=str(blip), device="cpu"))
-    assert (one.takes, one.several) == ("nothing", False)
-    reply = one.ask(Request(system="ignored", text="ignored", pictures=(picture(photo, 64),), tokens=8))
+    assert (one.takes, one.reads_sets) == ("nothing", False)
+    reply = one.ask(Request(system="ignored", text="ignored", images=(prompt_image(photo, 64),), tokens=8))
     assert reply.tokens_out <= 8
     assert set(reply.text.split()) <= set(WORDS) | {"[UNK]", "[MASK]", "[DEC]"}
 
 
 def test_the_whole_verb_sends_nothing_and_flags_what_a_random_model_says(llava, photo):
     reporter = Told()
-    wish = Wish(trigger="sks", manner=MANNERS["brief"])
+    wish = CaptionSpec(trigger="sks", style=STYLES["brief"])
     options = Options(name="local", model=str(llava), device="cpu")
-    done = caption(photo.parent, wish, options, Settings(), reporter, Patience())
+    done = caption(photo.parent, wish, options, CaptionSettings(), reporter, Patience())
     assert "Nothing leaves this machine." in reporter.text
-    assert (done.cost, done.estimate, done.place) == (0.0, 0.0, "")
-    assert done.written + len(done.flagged) == 1
+    assert (done.cost, done.estimate, done.destination) == (0.0, 0.0, "")
+    assert done.new_captions + len(done.failures) == 1
     row = json.loads((photo.parent / "captions.jsonl").read_text().splitlines()[0])
     assert row["model"] == "tiny-llava"
     assert str(llava.parent) not in (photo.parent / "captions.jsonl").read_text()

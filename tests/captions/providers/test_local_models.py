@@ -30,7 +30,7 @@ from transformers import (
 from transformers.models.smolvlm import processing_smolvlm
 
 from limner.captions.client import Request
-from limner.captions.picture import picture
+from limner.captions.prompt_image import prompt_image
 from limner.captions.providers import Options, provider
 
 WORDS = ["a", "grey", "dog", "runs", "on", "sand", "in", "the", "sun", "near", "blue", "water"]
@@ -173,13 +173,13 @@ def test_a_model_of_the_true_architecture_reads_a_picture_and_answers(build, tmp
     path = tmp_path / "a.png"
     Image.radial_gradient("L").convert("RGB").resize((60, 40)).save(path)
     one = provider(Options(name="local", model=str(folder), device="cpu"))
-    request = Request(system="a dog", text="runs", pictures=(picture(path, 64),), tokens=6)
+    request = Request(system="a dog", text="runs", images=(prompt_image(path, 64),), tokens=6)
     reply = one.ask(request)
     assert one.ask(request) == reply, "greedy"
     assert 0 < reply.tokens_out <= 8 and reply.tokens_in > 3
     assert set(reply.text.replace("<unk>", "").split()) <= set(WORDS)
     told = build is not florence
-    assert (one.takes, one.several) == (("text", True) if told else ("nothing", False))
+    assert (one.takes, one.reads_sets) == (("text", True) if told else ("nothing", False))
     if told:
-        longer = one.ask(Request(system="a dog", text="runs", pictures=request.pictures * 2, tokens=1))
+        longer = one.ask(Request(system="a dog", text="runs", images=request.images * 2, tokens=1))
         assert longer.tokens_in > reply.tokens_in, "each picture has its own tokens"

@@ -24,20 +24,20 @@ def server(monkeypatch):
 
 def test_openai_is_asked_with_its_own_names(server):
     one = server()
-    assert one.place == "OpenAI at api.openai.com"
+    assert one.destination == "OpenAI at api.openai.com"
     assert one.model == "gpt-6.1-terra"
 
 
 def test_servers_have_their_usual_addresses(server, monkeypatch):
     for name, port in (("ollama", 11434), ("lmstudio", 1234), ("vllm", 8000), ("llamacpp", 8080)):
         one = server(name=name, model="m")
-        assert one.place == f"a server at localhost:{port}, this machine"
+        assert one.destination == f"a server at localhost:{port}, this machine"
         assert PROVIDERS[name].url.endswith(f":{port}/v1")
     with serving(answers(Say("so"))) as scribe:
         monkeypatch.setenv("VLLM_API_KEY", "its-own-key")
         server(name="vllm", url=f"{scribe.url}/v1").ask(Request(system="", text="t"))
         server(name="llamacpp", url=f"{scribe.url}/v1").ask(Request(system="", text="t"))
-    sent = [asked.headers["authorization"] for asked in scribe.asked]
+    sent = [asked.headers["authorization"] for asked in scribe.requests]
     assert sent == ["Bearer its-own-key", "Bearer none"]
 
 
@@ -45,7 +45,7 @@ def test_the_address_of_the_environment_gets_the_key_of_the_environment(server, 
     with serving(answers(Say("so"))) as scribe:
         monkeypatch.setenv("OPENAI_BASE_URL", f"{scribe.url}/v1")
         server(model="m").ask(Request(system="", text="t"))
-    assert scribe.asked[0].headers["authorization"] == f"Bearer {KEY}"
+    assert scribe.requests[0].headers["authorization"] == f"Bearer {KEY}"
 
 
 def test_a_stream_that_breaks_off_is_no_answer(server):

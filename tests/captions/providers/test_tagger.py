@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from limner.captions.caption import Settings, caption
+from limner.captions.caption import caption
 from limner.captions.client import Patience, Request
-from limner.captions.picture import picture
+from limner.captions.prompt_image import prompt_image
 from limner.captions.providers import Options, provider
-from limner.captions.spec import Wish
+from limner.captions.spec import CaptionSpec
+from limner.captions.summary import CaptionSettings
 from limner.errors import BadProvider
 from messages import raises
 from small import Told
@@ -90,7 +91,7 @@ def sky(tmp_path):
 
 def test_tags_are_those_that_are_sure_enough_the_surest_first(tagger, sky):
     one = provider(Options(name="tagger", model=str(tagger)))
-    reply = one.ask(Request(system="", text="", pictures=(picture(sky, 64),)))
+    reply = one.ask(Request(system="", text="", images=(prompt_image(sky, 64),)))
     assert reply.text == "blue sky, ^_^"  # miku is 73 % sure, and names want 85 %; ratings are no tags
     assert reply.model == "tiny-tagger"
 
@@ -98,7 +99,7 @@ def test_tags_are_those_that_are_sure_enough_the_surest_first(tagger, sky):
 def test_pictures_are_put_on_white_squares(tagger, tmp_path):
     Image.new("RGB", (80, 8), (0, 0, 0)).save(tmp_path / "wide.png")
     one = provider(Options(name="tagger", model=str(tagger)))
-    reply = one.ask(Request(system="", text="", pictures=(picture(tmp_path / "wide.png", 64),)))
+    reply = one.ask(Request(system="", text="", images=(prompt_image(tmp_path / "wide.png", 64),)))
     assert "green" in reply.text  # black with much white around
 
 
@@ -106,13 +107,13 @@ def test_the_whole_verb_puts_the_trigger_first(tagger, sky):
     reporter = Told()
     done = caption(
         sky.parent,
-        Wish(trigger="skyline"),
+        CaptionSpec(trigger="skyline"),
         Options(name="tagger", model=str(tagger)),
-        Settings(),
+        CaptionSettings(),
         reporter,
         Patience(),
     )
-    assert done.written == 1
+    assert done.new_captions == 1
     assert sky.with_suffix(".txt").read_text() == "skyline, blue sky, ^_^\n"
     assert "takes no instructions" in reporter.text
 

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from limner.captions.spec import MANNERS
+from limner.captions.spec import STYLES
 from limner.models.presets import choices
 from limner.models.registry import families, family_of, folder_of, registered_bases
 
@@ -27,7 +27,7 @@ def test_the_bases_are_of_its_pipeline(facts):
 
 @each_family
 def test_captions_and_presets_begin_from_what_is_known(facts):
-    assert facts.caption_style in MANNERS
+    assert facts.caption_style in STYLES
     values = choices("style", facts.name, 10)
     assert all(values[key] == choice for key, choice in facts.preset.items() if choice is not None)
     assert not [key for key, choice in facts.preset.items() if choice is None and key in values]

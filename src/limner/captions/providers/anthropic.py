@@ -9,9 +9,9 @@ from limner.captions.providers.http import (
     broken_lines,
     by_connection,
     by_status,
+    describe_destination,
     host_of,
     key_in,
-    place_of,
     refuse_endless,
 )
 from limner.errors import BadProvider
@@ -37,7 +37,7 @@ class Claude:
     """The messages API, with structured output."""
 
     parallel = 4
-    several = True
+    reads_sets = True
     takes: Takes = "json"
 
     def __init__(self, sdk: Any, options: Options) -> None:
@@ -69,7 +69,7 @@ class Claude:
                 "with --key-env."
             )
         self._host = host_of(str(self._client.base_url))
-        self.place = place_of("Anthropic", str(self._client.base_url))
+        self.destination = describe_destination("Anthropic", str(self._client.base_url))
 
     def close(self) -> None:
         """See ``Provider``."""
@@ -95,7 +95,7 @@ class Claude:
         if request.schema:
             body["output_config"] = {"format": {"type": "json_schema", "schema": request.schema}}
         try:
-            message = self._streamed(body) if self._options.stream else self._client.messages.create(**body)
+            message = self._stream(body) if self._options.stream else self._client.messages.create(**body)
         except self._sdk.APIStatusError as error:
             by_status(error, REMEDY, self._client.api_key, self._client.auth_token)
         except self._sdk.APIConnectionError as error:
@@ -109,7 +109,7 @@ class Claude:
             raise Retry(f"{self._host} gave a broken answer ({type(error).__name__})") from None
         return self._reply(message)
 
-    def _streamed(self, body: dict[str, Any]) -> Any:
+    def _stream(self, body: dict[str, Any]) -> Any:
         with self._client.messages.stream(**body) as stream:
             size, last = 0, ""
             for event in stream:
@@ -133,5 +133,5 @@ class Claude:
             tokens_in=sum(count or 0 for count in read),
             tokens_out=usage.output_tokens or 0,
             cut=message.stop_reason in ENDS or len(text) > ANSWER_AT_MOST,
-            refused="the model refused" if message.stop_reason == "refusal" else "",
+            refusal="the model refused" if message.stop_reason == "refusal" else "",
         )

@@ -24,7 +24,7 @@ def host_of(url: str) -> str:
     return f"{parts.hostname or ''}:{parts.port}" if parts.port else parts.hostname or ""
 
 
-def place_of(service: str, url: str) -> str:
+def describe_destination(service: str, url: str) -> str:
     """Where images go, for people; says so when it is this machine."""
     host = host_of(url)
     note = ", this machine" if (urlsplit(url).hostname or "") in LOCAL else ""

@@ -33,7 +33,7 @@ class Local:
     """One model, one question at a time."""
 
     parallel = 1
-    place = ""
+    destination = ""
 
     def __init__(self, options: Options) -> None:
         """Load it, in bf16 on a GPU and in fp32 elsewhere."""
@@ -62,7 +62,7 @@ class Local:
         self._task = FLORENCE if model.config.model_type == "florence2" else ""
         self.chats = bool(getattr(self._processor, "chat_template", None)) and not self._task
         self.takes: Takes = "text" if self.chats else "nothing"
-        self.several = self.chats
+        self.reads_sets = self.chats
 
     def close(self) -> None:
         """See ``Provider``."""
@@ -70,7 +70,7 @@ class Local:
 
     def ask(self, request: Request) -> Reply:
         """See ``Provider``. Greedy, so that the same image gets the same answer."""
-        images = [image.image for image in request.pictures]
+        images = [image.image for image in request.images]
         inputs = self._chat(request) if self.chats else self._bare(images)
         inputs = inputs.to(self._device, self._model.dtype)
         limit = min(request.tokens, 4096 if request.schema else 512)

@@ -15,9 +15,9 @@ from limner.captions.providers.http import (
     broken_lines,
     by_connection,
     by_status,
+    describe_destination,
     host_of,
     key_in,
-    place_of,
     refuse_endless,
 )
 from limner.errors import BadProvider, BadUsage, LimnerError
@@ -41,7 +41,7 @@ class Server:
     """Chat completions, with a JSON schema for the answer where the server takes one."""
 
     parallel = 4
-    several = True
+    reads_sets = True
     takes: Takes = "json"
 
     def __init__(self, sdk: Any, options: Options) -> None:
@@ -66,18 +66,18 @@ class Server:
                 "with --key-env."
             ) from None
         base = str(self._client.base_url)
-        self._own = urlsplit(base).hostname == OFFICIAL_HOST
+        self._is_official = urlsplit(base).hostname == OFFICIAL_HOST
         self._host = host_of(base)
-        self.place = place_of("OpenAI" if self._own else "a server", base)
+        self.destination = describe_destination("OpenAI" if self._is_official else "a server", base)
         try:
-            self.model = options.model or (MODEL if self._own else self._only_model())
+            self.model = options.model or (MODEL if self._is_official else self._only_model())
         except LimnerError:
             self.close()
             raise
 
     @property
     def _remedy(self) -> str:
-        key = self._options.key_env or ("OPENAI_API_KEY" if self._own else "--key-env")
+        key = self._options.key_env or ("OPENAI_API_KEY" if self._is_official else "--key-env")
         return f"Check the key ({key}), the model's name (--model) and the address (--url)."
 
     def _only_model(self) -> str:
@@ -111,14 +111,14 @@ class Server:
                 {"role": "user", "content": content},
             ],
             # OpenAI's newer models refuse the old name; most other servers know only that.
-            "max_completion_tokens" if self._own else "max_tokens": request.tokens,
+            "max_completion_tokens" if self._is_official else "max_tokens": request.tokens,
         }
         if request.schema and self._schema:
             form = {"name": "answer", "schema": request.schema, "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": form}
         try:
             create = self._client.chat.completions.create
-            call = self._streamed if self._options.stream else create
+            call = self._stream if self._options.stream else create
             answer = self._guarded(lambda: call(**body))
             return answer if isinstance(answer, Reply) else self._reply(answer)
         except Declined as error:
@@ -152,9 +152,9 @@ class Server:
         usage = answer.usage
         usage_tokens = (usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else (0, 0)
         if not answer.choices:
-            return _told("", answer.model, usage_tokens, "content_filter", "")
+            return _to_reply("", answer.model, usage_tokens, "content_filter", "")
         first = answer.choices[0]
-        return _told(
+        return _to_reply(
             first.message.content or "",
             answer.model,
             usage_tokens,
@@ -162,7 +162,7 @@ class Server:
             first.message.refusal or "",
         )
 
-    def _streamed(self, **body: Any) -> Reply:
+    def _stream(self, **body: Any) -> Reply:
         text, refusal, end, usage_tokens, model, size = [], "", "", (0, 0), self.model, 0
         with self._client.chat.completions.create(
             **body, stream=True, stream_options={"include_usage": True}
@@ -181,10 +181,10 @@ class Server:
                     break
         if not end:
             raise Retry(f"{self._host} broke off its answer")
-        return _told("".join(text), model, usage_tokens, end, refusal)
+        return _to_reply("".join(text), model, usage_tokens, end, refusal)
 
 
-def _told(text: str, model: str, usage_tokens: tuple[int, int], end: str | None, refusal: str) -> Reply:
+def _to_reply(text: str, model: str, usage_tokens: tuple[int, int], end: str | None, refusal: str) -> Reply:
     filter_reason = "the server's content filter stopped it" if end == "content_filter" else ""
     return Reply(
         text=text,
@@ -192,7 +192,7 @@ def _told(text: str, model: str, usage_tokens: tuple[int, int], end: str | None,
         tokens_in=usage_tokens[0],
         tokens_out=usage_tokens[1],
         cut=end == "length",
-        refused=filter_reason or ("the model refused" if refusal else ""),
+        refusal=filter_reason or ("the model refused" if refusal else ""),
     )
 
 

@@ -42,9 +42,9 @@ class Tagger:
     """Tags instead of sentences; takes no instructions."""
 
     parallel = 1
-    several = False
+    reads_sets = False
     takes: Takes = "nothing"
-    place = ""
+    destination = ""
 
     def __init__(self, runtime: Any, options: Options) -> None:
         """Load it, on the CPU."""
@@ -73,7 +73,7 @@ class Tagger:
 
     def ask(self, request: Request) -> Reply:
         """See ``Provider``."""
-        image = _square(request.pictures[0].image, self._side)
+        image = _square(request.images[0].image, self._side)
         values = np.asarray(image, dtype=np.float32)[None, :, :, ::-1]
         sure = self._session.run(None, {self._input.name: np.ascontiguousarray(values)})[0][0]
         tags = [

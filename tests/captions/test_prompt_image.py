@@ -3,7 +3,7 @@ import io
 
 from PIL import Image
 
-from limner.captions.picture import fitted, picture
+from limner.captions.prompt_image import fitted, prompt_image
 from limner.data.images import BadImage
 from messages import raises
 
@@ -19,7 +19,7 @@ def test_a_copy_is_small_upright_and_bare(tmp_path):
     exif[0x0112], exif[0x010F] = 6, "MY-CAMERA"
     exif.get_ifd(0x8825)[1] = "N"
     Image.new("RGB", (400, 200), "red").save(tmp_path / "a.jpg", exif=exif, comment=b"a secret")
-    copy = picture(tmp_path / "a.jpg", 100)
+    copy = prompt_image(tmp_path / "a.jpg", 100)
     opened = Image.open(io.BytesIO(base64.b64decode(copy.base64)))
     assert (copy.width, copy.height) == opened.size == copy.image.size == (50, 100)
     assert not opened.getexif()
@@ -31,4 +31,4 @@ def test_a_copy_is_small_upright_and_bare(tmp_path):
 def test_a_damaged_image_is_told(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no")
     with raises(BadImage):
-        picture(tmp_path / "a.png", 100)
+        prompt_image(tmp_path / "a.png", 100)

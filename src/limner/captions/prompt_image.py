@@ -13,7 +13,7 @@ QUALITY = 90
 
 
 @dataclass(frozen=True)
-class Picture:
+class PromptImage:
     """A JPEG in memory. Pixels only: no EXIF, no position, no name."""
 
     jpeg: bytes
@@ -37,7 +37,7 @@ def fitted(width: int, height: int, side: int) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def picture(path: Path, side: int) -> Picture:
+def prompt_image(path: Path, side: int) -> PromptImage:
     """A copy whose longer side has at most ``side`` pixels.
 
     Raises:
@@ -52,4 +52,4 @@ def picture(path: Path, side: int) -> Picture:
     clean = Image.new("RGB", image.size)
     clean.paste(image)
     clean.save(out, "JPEG", quality=QUALITY)
-    return Picture(out.getvalue(), *size)
+    return PromptImage(out.getvalue(), *size)
