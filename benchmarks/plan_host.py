@@ -151,7 +151,7 @@ def _in_child(given: tuple[str, str, dict[str, Any]], answer: Any) -> None:
 def libraries() -> int:
     """Bytes of a process that has imported everything and built a model."""
     code = (
-        "import torch, diffusers, transformers, peft\nfrom limner.train import train, samples\n"
+        "import torch, diffusers, transformers, peft\nfrom limner.training import samples, train\n"
         "from limner.models import family_of\nfrom limner.models.loading import skeleton\n"
         "from limner.models.bundled import known\n"
         "[skeleton(family_of('FluxPipeline'), known('flux-dev'), part, dtype=torch.bfloat16)"

@@ -199,7 +199,7 @@ class Painter:
     def paint(self, prompts: Sequence[str], reporter: Reporter, *, seed: int = 0) -> list[Image.Image]:
         """One picture for each prompt, each from its own seed, ``seed`` onwards."""
         canvas = Canvas(width=self.side, height=self.side, steps=STEPS)
-        options = self.family.options(self.source, canvas)
+        options = self.family.pipeline_kwargs(self.source, canvas)
         out: list[Image.Image] = []
         with reporter.progress("Painting", len(prompts)) as bar:
             for start in range(0, len(prompts), AT_ONCE):

@@ -104,7 +104,9 @@ def generate(  # noqa: PLR0913  what a picture is made of
             for turn in range(settings.images_per_prompt):
                 seed = settings.seed + turn
                 generator = torch.Generator().manual_seed(seed)
-                picture = pipe(prompt=prompt, **family.options(source, canvas), generator=generator).images[0]
+                picture = pipe(
+                    prompt=prompt, **family.pipeline_kwargs(source, canvas), generator=generator
+                ).images[0]
                 place = out / f"{number:02d}-{_slug(prompt)}-{seed}.png"
                 atomic_write(place, partial(picture.save, format="PNG"))
                 written.append(place)
@@ -141,7 +143,7 @@ def pipeline(
             dtype=precision_of("auto", device),
             use_safetensors=True,
             local_files_only=True,
-            **dict.fromkeys(family.left_out),
+            **dict.fromkeys(family.unused_parts),
         )
     except BROKEN as error:
         raise BadBase(f"{source.name} cannot be loaded: {first_line(error)}. {source.again}") from error

@@ -105,7 +105,7 @@ def by_stock(base: Path, lora: Path, one: Trainee, folder: Path) -> dict[str, An
     folder.mkdir()
     save_file(inputs(one), folder / "inputs.safetensors")
     setting = one.setting
-    options = setting.family.options(setting.source, Canvas(width=32, height=32, steps=2))
+    options = setting.family.pipeline_kwargs(setting.source, Canvas(width=32, height=32, steps=2))
     wished = {"seed": 0, "prompt": "zorb", "options": options}
     command = [sys.executable, "-c", STOCK, str(base), str(lora), str(folder), json.dumps(wished)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
@@ -144,7 +144,7 @@ def test_step_zero_is_the_base(tiny_base, photos, tmp_path):
     stock_base = pipeline(bare, one.setting.source, None)
     from limner.models.family import Canvas
 
-    options = bare.options(one.setting.source, Canvas(width=32, height=32, steps=2))
+    options = bare.pipeline_kwargs(one.setting.source, Canvas(width=32, height=32, steps=2))
     painted = stock_base("zorb", **options, generator=torch.Generator().manual_seed(0)).images[0]
     assert np.abs(np.asarray(painted, int) - np.asarray(mine, int)).max() <= 1
 

@@ -144,7 +144,7 @@ def test_pictures_are_those_of_the_stock_pipeline(base: Base):
         mine = sampling.paint(base.family, base.source, base.models, texts[:2], texts[2], canvas)
     for number, (caption, picture) in enumerate(zip(CAPTIONS, mine, strict=True)):
         generator = torch.Generator().manual_seed(11 + number)
-        options = base.family.options(base.source, canvas)
+        options = base.family.pipeline_kwargs(base.source, canvas)
         theirs = base.pipe(prompt=caption, **options, generator=generator).images[0]
         assert picture.size == (64, 32)
         assert np.abs(np.asarray(picture, int) - np.asarray(theirs, int)).max() <= 1
@@ -264,13 +264,15 @@ class Run:
 
     def pipeline(self, folder: Path) -> Any:
         """The stock pipeline on a folder."""
-        pipe = self.base.pipe.__class__.from_pretrained(folder, **dict.fromkeys(self.base.family.left_out))
+        pipe = self.base.pipe.__class__.from_pretrained(
+            folder, **dict.fromkeys(self.base.family.unused_parts)
+        )
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
     def painted(self, pipe: Any, kind: str = "latent") -> Any:
         """What a stock pipeline makes of the trigger."""
-        options = self.base.family.options(self.base.source, Canvas(width=32, height=32, steps=2))
+        options = self.base.family.pipeline_kwargs(self.base.source, Canvas(width=32, height=32, steps=2))
         generator = torch.Generator().manual_seed(0)
         return pipe(prompt="zorb", **options, generator=generator, output_type=kind).images[0]
 

@@ -74,8 +74,8 @@ def test_times_are_uniform_unless_wished_otherwise():
 def test_guidance_is_the_recipe_s_then_the_base_s_then_the_family_s(tmp_path: Path):
     canvas = Canvas(width=64, height=32, steps=3)
     bare = Source(tmp_path, "bare")
-    assert diffusion.options(bare, canvas, 5.0)["guidance_scale"] == 5.0
+    assert diffusion.pipeline_kwargs(bare, canvas, 5.0)["guidance_scale"] == 5.0
     told = Source(tmp_path, "told", {"guidance": 3.0})
-    assert diffusion.options(told, canvas, 5.0)["guidance_scale"] == 3.0
+    assert diffusion.pipeline_kwargs(told, canvas, 5.0)["guidance_scale"] == 3.0
     asked = Canvas(width=64, height=32, steps=3, guidance=1.0)
-    assert diffusion.options(told, asked, 5.0)["guidance_scale"] == 1.0
+    assert diffusion.pipeline_kwargs(told, asked, 5.0)["guidance_scale"] == 1.0

@@ -22,7 +22,7 @@ def file(folder: Path, *names: str, **metadata: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("names", "pipeline", "parts", "lender"),
+    ("names", "pipeline", "parts", "donor"),
     [
         ((FLUX,), "FluxPipeline", {"transformer": ""}, "flux-schnell"),
         ((FLUX, "guidance_in.in_layer.weight"), "FluxPipeline", {"transformer": ""}, "flux-dev"),
@@ -36,9 +36,9 @@ def file(folder: Path, *names: str, **metadata: str) -> Path:
         ((FIRST,), "StableDiffusionPipeline", {"unet": "model.diffusion_model."}, "sd15"),
     ],
 )
-def test_families_and_parts(tmp_path: Path, names, pipeline, parts, lender):
+def test_families_and_parts(tmp_path: Path, names, pipeline, parts, donor):
     seen = look(file(tmp_path, *names))
-    assert (seen.pipeline, dict(seen.parts), seen.lender) == (pipeline, parts, lender)
+    assert (seen.pipeline, dict(seen.parts), seen.donor) == (pipeline, parts, donor)
 
 
 def test_presets_are_those_of_the_family(tmp_path: Path):

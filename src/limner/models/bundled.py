@@ -98,7 +98,7 @@ def described(
         BadBase: It cannot be found, reached, or opened.
     """
     if Path(name).expanduser().is_file():
-        return known(look(Path(name).expanduser()).lender)
+        return known(look(Path(name).expanduser()).donor)
     here = name in folders or Path(name).expanduser().is_dir()
     if name in hub_bases() and not here:
         return known(name)

@@ -58,19 +58,19 @@ def opened(
     """
     file = look(path)
     family = family_of(file.pipeline)
-    lender = _lender(file, family, parts, folders, tell)
-    home = user_cache("bases") / f"{path.stem[:60]}-{_address(file, family, lender)}"
+    donor = _donor(file, family, parts, folders, tell)
+    home = user_cache("bases") / f"{path.stem[:60]}-{_address(file, family, donor)}"
     home.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(home.with_name(f".{home.name}.lock")):
         if not home.is_dir():
             size = 2 * path.stat().st_size  # shards, and what is copied because it cannot be linked
             require_space(home.parent, size, f"{home}, the folder of {file.name},")
             tell(f"Turning {file.name} into a folder in diffusers layout, once: {home}.")
-            _make(file, family, lender, home)
+            _make(file, family, donor, home)
     return replace(locate(str(home), folders={}), name=file.name)
 
 
-def _lender(
+def _donor(
     file: Single,
     family: Family,
     parts: str,
@@ -79,58 +79,58 @@ def _lender(
 ) -> Source:
     lacking = ", ".join(part for part in family.parts if part not in file.parts)
     try:
-        lender = locate(parts or file.lender, folders=folders, tell=tell, without=tuple(file.parts))
-        said = lender.index.get("_class_name")
+        donor = locate(parts or file.donor, folders=folders, tell=tell, without=tuple(file.parts))
+        said = donor.index.get("_class_name")
         for part in family.parts if said == file.pipeline else ():
-            lender.config(part) if part in file.parts else lender.weights(part)
+            donor.config(part) if part in file.parts else donor.weights(part)
     except BadBase as error:
         raise BadBase(
-            f"{file.name} has no configs and no {lacking}; they come from {parts or file.lender}. {error} "
+            f"{file.name} has no configs and no {lacking}; they come from {parts or file.donor}. {error} "
             'Or name a folder in diffusers layout that has them: parts = "./folder".'
         ) from error
     if said != file.pipeline:
         raise BadBase(
-            f"{lender.name} is a {said}, and {file.name} is of {family.name}: name such a base, for "
-            f"instance {file.lender}."
+            f"{donor.name} is a {said}, and {file.name} is of {family.name}: name such a base, for "
+            f"instance {file.donor}."
         )
-    return lender
+    return donor
 
 
-def _address(file: Single, family: Family, lender: Source) -> str:
+def _address(file: Single, family: Family, donor: Source) -> str:
     """Hash of everything that decides what is in the folder."""
-    told = [VERSION, content(file.path), repr(file.sampler), repr(lender.index), repr(lender.facts)]
-    told += [repr(lender.config("scheduler"))]
+    told = [VERSION, content(file.path), repr(file.sampler), repr(donor.index), repr(donor.facts)]
+    told += [repr(donor.config("scheduler"))]
     for part in family.parts:
-        told.append(repr(lender.config(part)) if part in file.parts else lender.fingerprint(part, ""))
+        told.append(repr(donor.config(part)) if part in file.parts else donor.fingerprint(part, ""))
     return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
 
 
-def _make(file: Single, family: Family, lender: Source, home: Path) -> None:
+def _make(file: Single, family: Family, donor: Source, home: Path) -> None:
     hush()
     draft = home.with_name(f".{home.name}.part")
     shutil.rmtree(draft, ignore_errors=True)  # what a kill left
     try:
-        write_json(draft / "model_index.json", lender.index)
-        if lender.facts:
-            write_json(draft / "limner.json", lender.facts)
-        scheduler = {**lender.config("scheduler"), **file.sampler}
+        write_json(draft / "model_index.json", donor.index)
+        if donor.facts:
+            write_json(draft / "limner.json", donor.facts)
+        scheduler = {**donor.config("scheduler"), **file.sampler}
         write_json(draft / "scheduler" / "scheduler_config.json", scheduler)
         for part in family.parts:
             if part in file.parts:
-                write(draft / part, _weights(file, family, lender, draft, part))
+                write(draft / part, _weights(file, family, donor, draft, part))
             else:
-                lend(lender, part, draft / part, linked=True)
+                lend(donor, part, draft / part, linked=True)
         draft.replace(home)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _weights(file: Single, family: Family, lender: Source, draft: Path, part: str) -> dict[str, Tensor]:
+def _weights(file: Single, family: Family, donor: Source, draft: Path, part: str) -> dict[str, Tensor]:
     """A part's tensors in diffusers' names, held against its config."""
-    config = lender.config(part)
+    config = donor.config(part)
     config = {**config, **file.config.get(part, {})}
     write_json(draft / part / "config.json", config)
-    model = skeleton(family, Source(draft, lender.name), part, dtype=torch.float32)
+    model = skeleton(family, Source(draft, donor.name), part, dtype=torch.float32)
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in TIED}
     prefix = file.parts[part]
     with safe_open(file.path, "pt") as opened_:
@@ -142,13 +142,13 @@ def _weights(file: Single, family: Family, lender: Source, draft: Path, part: st
         have = tuple(given[name].shape) if name in given else None
         if have != shape:
             raise BadBase(
-                f"{file.name}: {part}'s {name} is {have or 'missing'}, and {shape} by {lender.name}'s "
+                f"{file.name}: {part}'s {name} is {have or 'missing'}, and {shape} by {donor.name}'s "
                 "config: a variant (inpainting, another size), or torn. Name a base of its shape: "
                 'parts = "./folder".'
             )
     if more := [name for name in given if name not in wanted and not name.endswith((*PASSED, *TIED))]:
         raise BadBase(
-            f"{file.name}: {part} has {len(more)} tensors more than the config of {lender.name} knows, first "
+            f"{file.name}: {part} has {len(more)} tensors more than the config of {donor.name} knows, first "
             f'{more[0]}. Name a base of its shape: parts = "./folder".'
         )
     return {name: _plain(file, name, given[name]) for name in wanted}

@@ -14,7 +14,7 @@ from limner.nn import ddpm, flow
 from limner.nn.arch import ArchSpec
 from limner.nn.rng import Draw
 
-WISHES = frozenset({"time_density", "prediction", "min_snr", "noise_offset", "zero_terminal_snr"})
+SUPPORTED_OPTIONS = frozenset({"time_density", "prediction", "min_snr", "noise_offset", "zero_terminal_snr"})
 """Wishes of a recipe that these families can grant."""
 
 PLACES = ("down_blocks.*", "mid_block", "up_blocks.*")
@@ -104,7 +104,7 @@ def constants(source: Source, objective: Objective) -> Mapping[str, Any]:
     }
 
 
-def options(source: Source, canvas: Canvas, guidance: float) -> dict[str, Any]:
+def pipeline_kwargs(source: Source, canvas: Canvas, guidance: float) -> dict[str, Any]:
     """Arguments of the stock pipeline. ``guidance`` is the family's own, 1 is none."""
     return {
         "negative_prompt": "",

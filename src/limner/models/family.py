@@ -58,7 +58,7 @@ class Family:
     """From :data:`INPUTS` to ``loss`` (B,), in order."""
     text: tuple[str, ...]
     """Values that the denoiser reads of a caption."""
-    wishes: frozenset[str]
+    supported_options: frozenset[str]
     """Fields of :class:`Objective` that this family can grant."""
     constants: Callable[[Source, Objective], Mapping[str, Any]]
     """Constants of the units, from the base's own configs and the recipe's wishes."""
@@ -68,19 +68,19 @@ class Family:
     """Text encoder -> endings of the linear layers that a LoRA on it trains."""
     layers: Mapping[str, str]
     """Text encoder -> path of its list of layers."""
-    identity: Callable[[Source], tuple[str, str]]
+    model_spec: Callable[[Source], tuple[str, str]]
     """ModelSpec's architecture and sd-scripts' version word of a base, for the metadata of its LoRA files."""
     multiple: int
     """Image sides must be multiples of this, in pixels."""
-    options: Callable[[Source, Canvas], dict[str, Any]]
+    pipeline_kwargs: Callable[[Source, Canvas], dict[str, Any]]
     """Arguments of the stock pipeline that make it paint on a canvas from a prompt."""
-    embeds: Callable[[Mapping[str, Tensor]], Mapping[str, Any]]
+    prompt_kwargs: Callable[[Mapping[str, Tensor]], Mapping[str, Any]]
     """From the ``text`` values of a batch to the stock pipeline's arguments that stand for prompts."""
     resolution: int = 1024
     """Side in pixels of the square whose area the base was made for."""
     ragged: frozenset[str] = frozenset()
     """Values (1, L, ...) whose length L differs from row to row; in a batch the short ones end in zeros."""
-    left_out: tuple[str, ...] = ()
+    unused_parts: tuple[str, ...] = ()
     """Parts of the stock pipeline that Limner does without, such as a filter of its pictures."""
     idle_layers: Mapping[str, int] = field(default_factory=dict)
     """Text encoder -> layers at its top that never run, because the family reads an earlier state."""
@@ -99,8 +99,8 @@ class Family:
         """
         for each in fields(objective):
             value = getattr(objective, each.name)
-            if value != each.default and each.name not in self.wishes:
-                known = ", ".join(f"train.{name}" for name in sorted(self.wishes))
+            if value != each.default and each.name not in self.supported_options:
+                known = ", ".join(f"train.{name}" for name in sorted(self.supported_options))
                 raise BadRecipe(
                     f"train.{each.name} is {value}, which means nothing for {self.name}. Remove it; "
                     f"{self.name} knows {known}."

@@ -16,11 +16,11 @@ SHARD = 2 * 10**9
 """Bytes of a file of weights; so much is copied in memory at once."""
 
 
-def lend(lender: Source, part: str, folder: Path, *, linked: bool) -> None:
-    """Have a part as a lender has it: copied, or ``linked`` where nobody will write in ``folder``."""
+def lend(donor: Source, part: str, folder: Path, *, linked: bool) -> None:
+    """Have a part as a donor has it: copied, or ``linked`` where nobody will write in ``folder``."""
     folder.mkdir(parents=True)
-    there = lender.root / part
-    for path in {there / "config.json", *there.glob("*.index.json"), *lender.weights(part)}:
+    there = donor.root / part
+    for path in {there / "config.json", *there.glob("*.index.json"), *donor.weights(part)}:
         if path.is_file() and not (linked and _link(path, folder / path.name)):
             shutil.copyfile(path, folder / path.name)
 

@@ -14,7 +14,7 @@ from limner.nn import flow
 from limner.nn.rng import Draw
 
 SHIFT_RANGE = {"base_shift": 0.5, "max_shift": 1.15, "base_image_seq_len": 256, "max_image_seq_len": 4096}
-WISHES = frozenset({"time_density", "time_shift"})
+SUPPORTED_OPTIONS = frozenset({"time_density", "time_shift"})
 """Wishes of a recipe that a rectified flow can grant."""
 
 

@@ -32,7 +32,7 @@ def paint(
         canvas: Size, steps, guidance.
     """
     pipe = _pipeline(family, source, models, canvas)
-    chosen = family.options(source, canvas)
+    chosen = family.pipeline_kwargs(source, canvas)
     chosen.pop("negative_prompt", None)
     out: list[Image.Image] = []
     count = at_once(canvas)
@@ -59,7 +59,7 @@ def _pipeline(family: Family, source: Source, models: Mapping[str, Any], canvas:
     stock: Any = getattr(diffusers, family.pipeline)  # its annotations forbid the None that it accepts
     pipe = stock(
         scheduler=sampler(source, canvas.sampler),
-        **{name: here.get(name) for name in (*family.parts, *family.left_out)},
+        **{name: here.get(name) for name in (*family.parts, *family.unused_parts)},
         **flags,
     )
     pipe.set_progress_bar_config(disable=True)
@@ -67,4 +67,6 @@ def _pipeline(family: Family, source: Source, models: Mapping[str, Any], canvas:
 
 
 def _embeds(family: Family, texts: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
-    return dict(family.embeds({name: pad_collate([each[name] for each in texts]) for name in family.text}))
+    return dict(
+        family.prompt_kwargs({name: pad_collate([each[name] for each in texts]) for name in family.text})
+    )

@@ -29,7 +29,7 @@ def wished(objective: Objective) -> dict[str, Any]:
 
 def spoken(family: Family, source: Source, objective: Objective) -> tuple[str, bool]:
     """What the metadata says: "epsilon" or "v", and whether the last step is pure noise; "" of a flow."""
-    if "prediction" not in family.wishes:
+    if "prediction" not in family.supported_options:
         return "", False
     said = {"prediction_type": ddpm.EPSILON, **source.config("scheduler"), **wished(objective)}
     words = {theirs: ours for ours, theirs in WORDS.items()}
@@ -40,7 +40,7 @@ def told(family: Family, source: Source, metadata: Mapping[str, str]) -> dict[st
     """The same settings, of a LoRA that Limner wrote, as far as the base's own config differs from them."""
     prediction = metadata.get("modelspec.prediction_type", "")
     ours = metadata.get("software", "").startswith(SOFTWARE)
-    if not ours or prediction not in WORDS or "prediction" not in family.wishes:
+    if not ours or prediction not in WORDS or "prediction" not in family.supported_options:
         return {}
     dark = metadata.get("ss_zero_terminal_snr") == "True"
     own = spoken(family, source, Objective())
@@ -52,8 +52,8 @@ def told(family: Family, source: Source, metadata: Mapping[str, str]) -> dict[st
     )
 
 
-def sampler(source: Source, wishes: Mapping[str, Any]) -> Any:
-    """The base's own sampler, with ``wishes`` over its config.
+def sampler(source: Source, overrides: Mapping[str, Any]) -> Any:
+    """The base's own sampler, with ``overrides`` over its config.
 
     Raises:
         BadRecipe: That sampler knows no such setting, and would paint as if it had not been told.
@@ -64,10 +64,10 @@ def sampler(source: Source, wishes: Mapping[str, Any]) -> Any:
 
         kind = getattr(diffusers, name)
     known = inspect.signature(kind).parameters
-    if deaf := [f"{key} = {value}" for key, value in wishes.items() if value and key not in known]:
+    if deaf := [f"{key} = {value}" for key, value in overrides.items() if value and key not in known]:
         raise BadRecipe(
             f"{source.name} paints by {name}, which knows no {deaf[0]}: it could not show what is trained. "
             "Remove train.zero_terminal_snr, or name a sampler that knows it in the base's model_index.json "
             "and scheduler/scheduler_config.json, such as DDIMScheduler."
         )
-    return kind.from_config({**source.config("scheduler"), **wishes})
+    return kind.from_config({**source.config("scheduler"), **overrides})

@@ -45,12 +45,12 @@ class Single:
     """How such files of its family look."""
     parts: Mapping[str, str]
     """Part -> how the names of its tensors begin."""
-    lender: str
+    donor: str
     """Registered base that has what the file lacks."""
     sampler: Mapping[str, Any]
-    """What the file says of its sampler, over the lender's config."""
+    """What the file says of its sampler, over the donor's config."""
     config: Mapping[str, Mapping[str, bool]] = field(default_factory=dict)
-    """Part -> what the file says of its config, over the lender's."""
+    """Part -> what the file says of its config, over the donor's."""
 
     @property
     def name(self) -> str:
@@ -87,7 +87,7 @@ def look(path: Path) -> Single:
         pipeline=family.pipeline,
         layout=layout,
         parts=parts,
-        lender=next(base for ending, base in layout.donors if _ends(names, ending)),
+        donor=next(base for ending, base in layout.donors if _ends(names, ending)),
         sampler=_sampler(names, metadata),
         config={part: {key: _ends(names, ending)} for part, (key, ending) in layout.flags.items()},
     )

@@ -246,7 +246,7 @@ class _Base:
 
 def _guided(family: Family, source: Source, canvas: Canvas) -> bool:
     """Whether the stock pipeline asks the denoiser twice at each step, with the prompt and without."""
-    options = family.options(source, canvas)
+    options = family.pipeline_kwargs(source, canvas)
     return options.get("true_cfg_scale", options.get("guidance_scale", 1.0)) > 1
 
 

@@ -69,7 +69,7 @@ def _paint(base: ResolvedBase, place: Path, canvas: Canvas, reporter: Reporter) 
     if not todo:
         return
     pipe = pipeline(family, base.source, None, wishes=wished(base.objective))
-    options = family.options(base.source, canvas)
+    options = family.pipeline_kwargs(base.source, canvas)
     with reporter.progress("Painting the prior", len(todo)) as bar:
         for number in todo:
             prompt, turn = jobs[number]

@@ -114,7 +114,7 @@ def exported_steps(path: Path) -> int | None:
 def about(setting: Resolved) -> LoraMetadata:
     """What the file says of itself: what a person needs to use it, no captions, no paths."""
     wish = setting.recipe
-    architecture, version = setting.family.identity(setting.source)
+    architecture, version = setting.family.model_spec(setting.source)
     prediction, dark = spoken(setting.family, setting.source, setting.objective)
     return LoraMetadata(
         title=wish.name,

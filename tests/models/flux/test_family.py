@@ -196,18 +196,18 @@ def test_what_a_base_decides(source):
     assert chosen["guidance"] == (1.0 if guided(source) else None)
     bare = Source(source.root, "bare")
     assert family.constants(bare, Objective())["text_length"] == (512 if guided(source) else 256)
-    assert family.identity(source) == ("flux-1-dev" if guided(source) else "flux-1-schnell", "flux1")
+    assert family.model_spec(source) == ("flux-1-dev" if guided(source) else "flux-1-schnell", "flux1")
 
 
 def test_a_distilled_base_without_guidance_input_is_painted_without_guidance(source):
     canvas = Canvas(width=32, height=32, steps=4)
-    told = family.options(Source(source.root, "bare"), canvas)
+    told = family.pipeline_kwargs(Source(source.root, "bare"), canvas)
     if guided(source):
         assert (told["guidance_scale"], told["true_cfg_scale"], told["negative_prompt"]) == (3.5, 1.0, None)
     else:
         assert (told["true_cfg_scale"], told["negative_prompt"]) == (1.0, "")
-    assert family.options(source, canvas)["guidance_scale"] == 2.0
-    asked = family.options(source, Canvas(width=32, height=32, steps=4, guidance=5.0))
+    assert family.pipeline_kwargs(source, canvas)["guidance_scale"] == 2.0
+    asked = family.pipeline_kwargs(source, Canvas(width=32, height=32, steps=4, guidance=5.0))
     assert asked["guidance_scale" if guided(source) else "true_cfg_scale"] == 5.0
 
 

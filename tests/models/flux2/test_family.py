@@ -10,7 +10,7 @@ from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 
 from limner.models.bundled import known
 from limner.models.family import Canvas, Objective
-from limner.models.flux2.family import FAMILY, STATES, constants, identity, options
+from limner.models.flux2.family import FAMILY, STATES, constants, model_spec, pipeline_kwargs
 from limner.models.loading import skeleton
 from limner.models.source import locate
 from limner.nn.flow import empirical_shift
@@ -23,7 +23,7 @@ def test_both_sizes(size: str, weights: int):
     source = known(f"flux2-klein-{size}")
     model = skeleton(FAMILY, source, "transformer", dtype=torch.bfloat16)
     assert sum(parameter.numel() for parameter in model.parameters()) == weights
-    assert identity(source)[0] == f"Flux.2-klein-{size}"
+    assert model_spec(source)[0] == f"Flux.2-klein-{size}"
     config = source.config("transformer")
     layers = config["num_layers"] * 12 + config["num_single_layers"] * 2
     assert len(lora.matching(model, FAMILY.endings("transformer", "auto"))) == layers
@@ -47,4 +47,4 @@ def test_a_distilled_base_needs_no_guidance(tmp_path: Path):
     for distilled, guidance in ((False, 4.0), (True, 1.0)):
         folder = save_flux2_klein(tmp_path / str(distilled), distilled=distilled)
         (folder / "limner.json").unlink()
-        assert options(locate(str(folder), folders={}), canvas)["guidance_scale"] == guidance
+        assert pipeline_kwargs(locate(str(folder), folders={}), canvas)["guidance_scale"] == guidance

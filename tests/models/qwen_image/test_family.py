@@ -6,7 +6,7 @@ from diffusers import QwenImagePipeline
 
 from limner.models.family import Canvas, Objective
 from limner.models.loading import load
-from limner.models.qwen_image.family import CHAT, DROPPED, FAMILY, options
+from limner.models.qwen_image.family import CHAT, DROPPED, FAMILY, pipeline_kwargs
 from limner.models.source import Source, locate
 from limner.nn.flow import resolution_shift
 from tiny import save_qwen_image
@@ -45,5 +45,5 @@ def test_times_follow_the_image_size_as_the_sampler_s_do(source: Source):
 
 
 def test_true_guidance_of_four(source: Source):
-    asked = options(Source(source.root, "bare"), Canvas(width=32, height=32, steps=2))
+    asked = pipeline_kwargs(Source(source.root, "bare"), Canvas(width=32, height=32, steps=2))
     assert asked["true_cfg_scale"] == 4.0 and asked["max_sequence_length"] == 512

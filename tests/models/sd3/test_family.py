@@ -6,7 +6,7 @@ import torch
 from limner.graph.split import split
 from limner.models.bundled import known
 from limner.models.family import Objective
-from limner.models.sd3.family import FAMILY, identity, together
+from limner.models.sd3.family import FAMILY, model_spec, together
 from limner.models.source import Source, locate
 from tiny import save_sd3
 
@@ -36,4 +36,4 @@ def test_clips_stand_side_by_side_and_t5_behind_them():
 
 @pytest.mark.parametrize("size", ["medium", "large"])
 def test_files_say_which_size_they_are_for(size: str):
-    assert identity(known(f"sd35-{size}")) == (f"stable-diffusion-3-5-{size}", f"sd3_5_{size}")
+    assert model_spec(known(f"sd35-{size}")) == (f"stable-diffusion-3-5-{size}", f"sd3_5_{size}")

@@ -7,7 +7,7 @@ import torch
 
 from limner.models.family import Canvas, Objective
 from limner.models.source import Source, locate
-from limner.models.z_image.family import FAMILY, cut, options
+from limner.models.z_image.family import FAMILY, cut, pipeline_kwargs
 from tiny import save_z_image
 
 CANVAS = Canvas(width=32, height=32, steps=2)
@@ -17,9 +17,9 @@ CANVAS = Canvas(width=32, height=32, steps=2)
     ("name", "guidance"), [("z-image", 5.0), ("z-image-turbo", 0.0), ("Tongyi-MAI/Z-Image-Turbo", 0.0)]
 )
 def test_turbo_needs_no_guidance(tmp_path: Path, name: str, guidance: float):
-    assert options(Source(tmp_path, name), CANVAS)["guidance_scale"] == guidance
+    assert pipeline_kwargs(Source(tmp_path, name), CANVAS)["guidance_scale"] == guidance
     told = Canvas(width=32, height=32, steps=2, guidance=2.0)
-    assert options(Source(tmp_path, name), told)["guidance_scale"] == 2.0
+    assert pipeline_kwargs(Source(tmp_path, name), told)["guidance_scale"] == 2.0
 
 
 def test_texts_are_cut_to_their_lengths():

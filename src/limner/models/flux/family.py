@@ -82,12 +82,12 @@ def _guided(source: Source) -> bool:
     return bool(source.config("transformer").get("guidance_embeds"))
 
 
-def identity(source: Source) -> tuple[str, str]:
+def model_spec(source: Source) -> tuple[str, str]:
     """Dev or schnell."""
     return ("flux-1-dev" if _guided(source) else "flux-1-schnell"), "flux1"
 
 
-def options(source: Source, canvas: Canvas) -> dict[str, Any]:
+def pipeline_kwargs(source: Source, canvas: Canvas) -> dict[str, Any]:
     """How the stock pipeline is called. Without guidance input: true guidance, at twice the time."""
     guided = _guided(source)
     guidance = canvas.strength(source, 3.5 if guided else 1.0)  # schnell needs none: it is distilled
@@ -100,7 +100,7 @@ def options(source: Source, canvas: Canvas) -> dict[str, Any]:
     }
 
 
-def embeds(texts: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def prompt_kwargs(texts: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """The stock pipeline's names of what it reads of a prompt."""
     return {"prompt_embeds": texts["context"], "pooled_prompt_embeds": texts["pooled"]}
 
@@ -136,7 +136,7 @@ FAMILY = Family(
     units=(tokenize, tokenize_2, encode_clip, encode_t5, encode_image)
     + (draw_latent, draw_noise, rectified.draw_time, denoise, rectified.measure),
     text=("pooled", "context"),
-    wishes=rectified.WISHES | {"guidance"},
+    supported_options=rectified.SUPPORTED_OPTIONS | {"guidance"},
     constants=constants,
     targets={
         "attention": ATTENTION + JOINT,
@@ -150,9 +150,9 @@ FAMILY = Family(
         "text_encoder_2": T5_LINEARS,
     },
     layers={"text_encoder": "encoder.layers", "text_encoder_2": "encoder.block"},
-    identity=identity,
+    model_spec=model_spec,
     multiple=16,
-    options=options,
-    embeds=embeds,
+    pipeline_kwargs=pipeline_kwargs,
+    prompt_kwargs=prompt_kwargs,
     arch=ARCH,
 )

@@ -91,14 +91,14 @@ def constants(source: Source, objective: Objective) -> Mapping[str, Any]:
     }
 
 
-def identity(source: Source) -> tuple[str, str]:
+def model_spec(source: Source) -> tuple[str, str]:
     """4B reads Qwen3-4B, 9B the wider Qwen3-8B."""
     wide = source.config("transformer").get("joint_attention_dim", 0) > 7680
     size = "9b" if wide else "4b"
     return f"Flux.2-klein-{size}", f"flux2_klein_{size}"
 
 
-def options(source: Source, canvas: Canvas) -> dict[str, Any]:
+def pipeline_kwargs(source: Source, canvas: Canvas) -> dict[str, Any]:
     """How the stock pipeline is called: guidance of 4, or none for a distilled base."""
     return {
         "guidance_scale": canvas.strength(source, 1.0 if source.index.get("is_distilled") else 4.0),
@@ -107,7 +107,7 @@ def options(source: Source, canvas: Canvas) -> dict[str, Any]:
     }
 
 
-def embeds(texts: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def prompt_kwargs(texts: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """The stock pipeline's name of what it reads of a prompt."""
     return {"prompt_embeds": texts["context"]}
 
@@ -141,14 +141,14 @@ FAMILY = Family(
     units=(tokenize, encode_text, encode_image)
     + (draw_latent, draw_noise, rectified.draw_time, denoise, rectified.measure),
     text=("context",),
-    wishes=rectified.WISHES | {"guidance"},
+    supported_options=rectified.SUPPORTED_OPTIONS | {"guidance"},
     constants=constants,
     targets={"attention": DOUBLE + JOINT + SINGLE, "all-linear": DOUBLE + JOINT + SINGLE + FEED},
     text_targets={},
     layers={},
-    identity=identity,
+    model_spec=model_spec,
     multiple=16,
-    options=options,
-    embeds=embeds,
+    pipeline_kwargs=pipeline_kwargs,
+    prompt_kwargs=prompt_kwargs,
     arch=ARCH,
 )

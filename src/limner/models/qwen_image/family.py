@@ -82,7 +82,7 @@ def denoise(  # noqa: PLR0913  what the transformer reads is what it reads
     return patchify.unpatchify(patchify.untokens(pred, height))
 
 
-def options(source: Source, canvas: Canvas) -> dict[str, Any]:
+def pipeline_kwargs(source: Source, canvas: Canvas) -> dict[str, Any]:
     """How the stock pipeline is called: true guidance of 4, as the model's page says."""
     return {
         "negative_prompt": "",
@@ -92,7 +92,7 @@ def options(source: Source, canvas: Canvas) -> dict[str, Any]:
     }
 
 
-def embeds(texts: Mapping[str, Tensor]) -> Mapping[str, Tensor | None]:
+def prompt_kwargs(texts: Mapping[str, Tensor]) -> Mapping[str, Tensor | None]:
     """The stock pipeline's names of what it reads of a prompt."""
     return {"prompt_embeds": texts["context"], "prompt_embeds_mask": texts["text_mask"].long()}
 
@@ -123,15 +123,15 @@ FAMILY = Family(
     units=(tokenize, encode_text, encode_image)
     + (draw_latent, draw_noise, rectified.draw_time, denoise, rectified.measure),
     text=("context", "text_mask"),
-    wishes=rectified.WISHES,
+    supported_options=rectified.SUPPORTED_OPTIONS,
     constants=rectified.constants,
     targets={"attention": ATTENTION + JOINT, "all-linear": ATTENTION + JOINT + FEED},
     text_targets={},
     layers={},
-    identity=lambda _: ("Qwen-Image", "qwen_image"),
+    model_spec=lambda _: ("Qwen-Image", "qwen_image"),
     multiple=16,
-    options=options,
-    embeds=embeds,
+    pipeline_kwargs=pipeline_kwargs,
+    prompt_kwargs=prompt_kwargs,
     arch=ARCH,
     ragged=frozenset({"context", "text_mask"}),
 )

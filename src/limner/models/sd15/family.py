@@ -36,12 +36,12 @@ def denoise(
     return unet(noisy, steps.number(time), encoder_hidden_states=context, return_dict=False)[0]
 
 
-def options(source: Source, canvas: Canvas) -> dict[str, Any]:
+def pipeline_kwargs(source: Source, canvas: Canvas) -> dict[str, Any]:
     """How the stock pipeline is called, with its own guidance of 7.5."""
-    return diffusion.options(source, canvas, 7.5)
+    return diffusion.pipeline_kwargs(source, canvas, 7.5)
 
 
-def embeds(texts: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def prompt_kwargs(texts: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """The stock pipeline's name of what it reads of a prompt."""
     return {"prompt_embeds": texts["context"]}
 
@@ -63,7 +63,7 @@ FAMILY = Family(
     units=(tokenize, encode_clip, encode_image, draw_latent)
     + (diffusion.draw_noise, diffusion.draw_time, denoise, diffusion.measure),
     text=("context",),
-    wishes=diffusion.WISHES,
+    supported_options=diffusion.SUPPORTED_OPTIONS,
     constants=diffusion.constants,
     targets={
         "attention": ATTENTION,
@@ -72,11 +72,11 @@ FAMILY = Family(
     },
     text_targets={"text_encoder": CLIP_LINEARS},
     layers={"text_encoder": "encoder.layers"},
-    identity=lambda _: ("stable-diffusion-v1", "sd_v1"),
+    model_spec=lambda _: ("stable-diffusion-v1", "sd_v1"),
     multiple=8,
-    options=options,
-    embeds=embeds,
+    pipeline_kwargs=pipeline_kwargs,
+    prompt_kwargs=prompt_kwargs,
     arch=diffusion.ARCH,
     resolution=512,
-    left_out=("safety_checker", "feature_extractor", "image_encoder"),
+    unused_parts=("safety_checker", "feature_extractor", "image_encoder"),
 )

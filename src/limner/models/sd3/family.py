@@ -81,13 +81,13 @@ TOKENS = 256
 """Of T5, unless the base says otherwise."""
 
 
-def identity(source: Source) -> tuple[str, str]:
+def model_spec(source: Source) -> tuple[str, str]:
     """Large has 38 blocks, medium 24."""
     size = "large" if source.config("transformer").get("num_layers", 0) > 24 else "medium"
     return f"stable-diffusion-3-5-{size}", f"sd3_5_{size}"
 
 
-def options(source: Source, canvas: Canvas) -> dict[str, Any]:
+def pipeline_kwargs(source: Source, canvas: Canvas) -> dict[str, Any]:
     """How the stock pipeline is called, with the guidance of 4.5 of medium's model card."""
     return {
         "negative_prompt": "",
@@ -97,7 +97,7 @@ def options(source: Source, canvas: Canvas) -> dict[str, Any]:
     }
 
 
-def embeds(texts: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def prompt_kwargs(texts: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """The stock pipeline's names of what it reads of a prompt."""
     return {
         "prompt_embeds": together(texts["context"], texts["context_2"], texts["context_3"]),
@@ -126,7 +126,7 @@ FAMILY = Family(
     units=(tokenize, tokenize_2, tokenize_3, encode_clip, encode_both, encode_t5, encode_image)
     + (draw_latent, draw_noise, rectified.draw_time, denoise, rectified.measure),
     text=("context", "pooled", "context_2", "pooled_2", "context_3"),
-    wishes=rectified.WISHES,
+    supported_options=rectified.SUPPORTED_OPTIONS,
     constants=partial(rectified.constants, tokens=TOKENS),
     targets={"attention": ATTENTION, "all-linear": ATTENTION + FEED},
     text_targets={
@@ -139,11 +139,11 @@ FAMILY = Family(
         "text_encoder_2": "text_model.encoder.layers",
         "text_encoder_3": "encoder.block",
     },
-    identity=identity,
+    model_spec=model_spec,
     multiple=16,
-    options=options,
-    embeds=embeds,
-    left_out=("image_encoder", "feature_extractor"),
+    pipeline_kwargs=pipeline_kwargs,
+    prompt_kwargs=prompt_kwargs,
+    unused_parts=("image_encoder", "feature_extractor"),
     arch=ArchSpec(
         blocks=("transformer_blocks.*",),
         depths=("num_layers",),

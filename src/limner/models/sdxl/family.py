@@ -61,12 +61,12 @@ def denoise(  # noqa: PLR0913  what SDXL's denoiser reads is what it reads
     )[0]
 
 
-def options(source: Source, canvas: Canvas) -> dict[str, Any]:
+def pipeline_kwargs(source: Source, canvas: Canvas) -> dict[str, Any]:
     """How the stock pipeline is called, with its own guidance of 5."""
-    return diffusion.options(source, canvas, 5.0)
+    return diffusion.pipeline_kwargs(source, canvas, 5.0)
 
 
-def embeds(texts: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def prompt_kwargs(texts: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """The stock pipeline's names of what it reads of a prompt."""
     context = torch.cat([texts["context"], texts["context_2"]], dim=-1)
     return {"prompt_embeds": context, "pooled_prompt_embeds": texts["pooled_2"]}
@@ -91,7 +91,7 @@ FAMILY = Family(
     units=(tokenize, tokenize_2, encode_clip, encode_both, encode_image, describe, draw_latent)
     + (diffusion.draw_noise, diffusion.draw_time, denoise, diffusion.measure),
     text=("context", "context_2", "pooled_2"),
-    wishes=diffusion.WISHES,
+    supported_options=diffusion.SUPPORTED_OPTIONS,
     constants=diffusion.constants,
     targets={
         "attention": ATTENTION,
@@ -101,10 +101,10 @@ FAMILY = Family(
     text_targets={"text_encoder": CLIP_LINEARS, "text_encoder_2": CLIP_LINEARS},
     layers={"text_encoder": "encoder.layers", "text_encoder_2": "text_model.encoder.layers"},
     idle_layers={"text_encoder": 1},
-    identity=lambda _: ("stable-diffusion-xl-v1-base", "sdxl_base_v1-0"),
+    model_spec=lambda _: ("stable-diffusion-xl-v1-base", "sdxl_base_v1-0"),
     multiple=8,
-    options=options,
-    embeds=embeds,
+    pipeline_kwargs=pipeline_kwargs,
+    prompt_kwargs=prompt_kwargs,
     arch=diffusion.ARCH,
-    left_out=("image_encoder", "feature_extractor"),
+    unused_parts=("image_encoder", "feature_extractor"),
 )

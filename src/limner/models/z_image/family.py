@@ -54,7 +54,7 @@ def cut(context: Tensor, mask: Tensor) -> list[Tensor]:
     return [row[:length] for row, length in zip(context, mask.sum(1).tolist(), strict=True)]
 
 
-def options(source: Source, canvas: Canvas) -> dict[str, Any]:
+def pipeline_kwargs(source: Source, canvas: Canvas) -> dict[str, Any]:
     """How the stock pipeline is called: guidance of 5, or none for Turbo, which is told by its name alone."""
     return {
         "negative_prompt": "",
@@ -64,7 +64,7 @@ def options(source: Source, canvas: Canvas) -> dict[str, Any]:
     }
 
 
-def embeds(texts: Mapping[str, Tensor]) -> Mapping[str, list[Tensor]]:
+def prompt_kwargs(texts: Mapping[str, Tensor]) -> Mapping[str, list[Tensor]]:
     """The stock pipeline's name of what it reads of a prompt."""
     return {"prompt_embeds": cut(texts["context"], texts["text_mask"])}
 
@@ -94,15 +94,15 @@ FAMILY = Family(
     units=(tokenize, encode_text, encode_image)
     + (draw_latent, draw_noise, rectified.draw_time, denoise, rectified.measure),
     text=("context", "text_mask"),
-    wishes=rectified.WISHES,
+    supported_options=rectified.SUPPORTED_OPTIONS,
     constants=rectified.constants,
     targets={"attention": ATTENTION, "all-linear": ATTENTION + FEED},
     text_targets={},
     layers={},
-    identity=lambda _: ("Z-Image", "zimage"),
+    model_spec=lambda _: ("Z-Image", "zimage"),
     multiple=16,
-    options=options,
-    embeds=embeds,
+    pipeline_kwargs=pipeline_kwargs,
+    prompt_kwargs=prompt_kwargs,
     arch=ARCH,
     ragged=frozenset({"context", "text_mask"}),
 )

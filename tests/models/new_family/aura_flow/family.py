@@ -39,12 +39,12 @@ def denoise(transformer: nn.Module, latent: Tensor, noise: Tensor, time: Tensor,
     return transformer(noisy, encoder_hidden_states=context, timestep=time, return_dict=False)[0]
 
 
-def options(source: Source, canvas: Canvas) -> dict[str, Any]:
+def pipeline_kwargs(source: Source, canvas: Canvas) -> dict[str, Any]:
     """How the stock pipeline is called."""
     return {"negative_prompt": "", "guidance_scale": canvas.strength(source, 3.5), **canvas.asked}
 
 
-def embeds(texts: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def prompt_kwargs(texts: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """The stock pipeline's names of what it reads of a prompt."""
     context = texts["context"]
     return {"prompt_embeds": context, "prompt_attention_mask": context.new_ones(context.shape[:2])}
@@ -66,15 +66,15 @@ FAMILY = Family(
     units=(tokenize, encode_text, encode_image)
     + (draw_latent, draw_noise, rectified.draw_time, denoise, rectified.measure),
     text=("context",),
-    wishes=rectified.WISHES,
+    supported_options=rectified.SUPPORTED_OPTIONS,
     constants=rectified.constants,
     targets={"attention": ATTENTION, "all-linear": (*ATTENTION, "ff.out_projection")},
     text_targets={},
     layers={},
-    identity=lambda _: ("AuraFlow", "aura_flow"),
+    model_spec=lambda _: ("AuraFlow", "aura_flow"),
     multiple=16,
-    options=options,
-    embeds=embeds,
+    pipeline_kwargs=pipeline_kwargs,
+    prompt_kwargs=prompt_kwargs,
     arch=ArchSpec(
         blocks=("joint_transformer_blocks.*", "single_transformer_blocks.*"),
         depths=("num_mmdit_layers", "num_single_dit_layers"),
