@@ -20,12 +20,12 @@ from diffusers import FluxPipeline
 from PIL import Image
 
 from limner.bases.art import TRAINED_STYLES, Art, nouns, read_art
-from limner.bases.captions import Choice
+from limner.bases.captions import Appearance
 from limner.bases.judge import Judge, style_scores
 from limner.bases.latents import drawings, held_out
-from limner.bases.looks import paint
+from limner.bases.looks import render
 from limner.bases.parts import SIZES
-from limner.bases.train_vae import psnr, unseen_pictures
+from limner.bases.train_vae import psnr, validation_images_of
 from outcome import RESULTS, save, table
 
 BARS = {
@@ -92,7 +92,7 @@ def real(art: Art, asks: Sequence[Ask], side: int) -> tuple[np.ndarray, list[Ask
     known = [ask for ask in asks if (ask.noun, ask.style) in rows]
     picked = [rows[ask.noun, ask.style] for ask in known]
     full = drawings(Art(art.rgba[picked], art.style[picked], art.concept[picked]), side)
-    pictures = torch.cat([paint(some, [Choice()] * len(some)) for some in full.split(256)])
+    pictures = torch.cat([render(some, [Appearance()] * len(some)) for some in full.split(256)])
     return (pictures * 255).round().byte().permute(0, 2, 3, 1).numpy(), known
 
 
@@ -177,7 +177,7 @@ def measure(wish: argparse.Namespace) -> dict[str, Any]:
         },
         "known_concepts": known,
         "pictures_per_second": len(images) / seconds,
-        "vae": psnr(vae, unseen_pictures(wish.art, size).to(wish.device)),
+        "vae": psnr(vae, validation_images_of(wish.art, size).to(wish.device)),
         "shown": scores(judge, images[: len(shown)], shown),
         "held_out": scores(judge, images[len(shown) :], hidden),
         "real": scores(judge, *real(art, shown + hidden, judge.side)),

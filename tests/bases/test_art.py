@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 
 from limner.bases import art as art_module
-from limner.bases.art import DRAWN, STYLES, TRAINED_STYLES, UNSEEN_STYLES, Art, draw_all, nouns, read_art
+from limner.bases.art import (
+    DRAWING_STYLES,
+    STYLES,
+    TRAINED_STYLES,
+    UNSEEN_STYLES,
+    Art,
+    draw_all,
+    nouns,
+    read_art,
+)
 from limner.errors import BadData
 from messages import raises
 
@@ -20,7 +29,7 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     data = tmp_path / "emojibase-data" / "en"
     data.mkdir(parents=True)
     (data / "data.json").write_text(json.dumps([{"hexcode": "1F34E", "label": "red apple"}]))
-    for style, package in DRAWN.items():
+    for style, package in DRAWING_STYLES.items():
         folder = tmp_path / package
         folder.mkdir(parents=True)
         (folder / "chars.json").write_text(json.dumps({} if style == "blob" else {"1f34e": "red-apple"}))
@@ -40,14 +49,14 @@ def test_nouns_are_plain_distinct_and_at_most_two_words() -> None:
 
 def test_draws_every_style_that_has_the_noun(modules: Path) -> None:
     drawn = draw_all(modules)
-    assert sorted(drawn.style) == sorted(DRAWN)
-    assert drawn.rgba.shape == (len(DRAWN), 128, 128, 4)
+    assert sorted(drawn.style) == sorted(DRAWING_STYLES)
+    assert drawn.rgba.shape == (len(DRAWING_STYLES), 128, 128, 4)
     assert (drawn.rgba[0, 64, 32] == (255, 0, 0, 255)).all()
     assert (drawn.rgba[0, 64, 96] == 0).all()
 
 
 def test_a_missing_package_is_named_with_the_command(modules: Path) -> None:
-    (modules / DRAWN["twemoji"] / "icons.json").unlink()
+    (modules / DRAWING_STYLES["twemoji"] / "icons.json").unlink()
     with raises(BadData):
         draw_all(modules)
 

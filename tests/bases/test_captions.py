@@ -1,6 +1,16 @@
 import pytest
 
-from limner.bases.captions import COLOURS, GROUNDED, GROUNDS, LOOKS, SAID, Choice, caption, choose, one
+from limner.bases.captions import (
+    COLOURS,
+    GROUNDS,
+    LOOKS,
+    OPAQUE_STYLES,
+    WORDS,
+    Appearance,
+    caption,
+    choose,
+    one,
+)
 
 SEEDS = range(2000)
 
@@ -31,8 +41,8 @@ def test_what_is_varied_is_said() -> None:
         if choice.colour:
             assert f"{choice.colour} owl" in text
         if choice.look != "none":
-            assert any(said.format(tone=choice.tone) in text for said in SAID[choice.look])
-        if choice.look not in GROUNDED and choice.ground != "white":
+            assert any(said.format(tone=choice.tone) in text for said in WORDS[choice.look])
+        if choice.look not in OPAQUE_STYLES and choice.ground != "white":
             assert f"{choice.ground} " in text
             assert "background" in text
 
@@ -74,5 +84,5 @@ def test_articles(thing: str, said: str) -> None:
 
 
 def test_a_white_ground_is_said_only_sometimes() -> None:
-    texts = [caption("owl", "noto", Choice(), seed) for seed in SEEDS]
+    texts = [caption("owl", "noto", Appearance(), seed) for seed in SEEDS]
     assert 0.15 < sum("white background" in text for text in texts) / len(texts) < 0.4

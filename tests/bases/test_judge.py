@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from limner.bases.art import STYLES, Art, nouns
-from limner.bases.judge import Judge, Net, Wish, loss_of, style_scores, subject_score, train
-from limner.bases.lessons import SKIP, STYLE_NAMES, School, kept, lessons, roughen
+from limner.bases.judge import Judge, JudgeConfig, Net, loss_of, style_scores, subject_score, train
+from limner.bases.lessons import SKIP, STYLE_NAMES, School, is_held_out, lessons, roughen
 from limner.errors import BadBase
 from messages import raises
 
@@ -38,9 +38,9 @@ def fresh(*, sure: bool = True) -> Judge:
 
 
 def test_a_tenth_of_the_pairs_is_kept() -> None:
-    pairs = [kept(noun, style) for noun in nouns() for style in STYLES]
+    pairs = [is_held_out(noun, style) for noun in nouns() for style in STYLES]
     assert 0.06 < np.mean(pairs) < 0.14
-    assert kept("cat", "noto") == kept("cat", "noto")
+    assert is_held_out("cat", "noto") == is_held_out("cat", "noto")
 
 
 def test_roughened_pictures_stay_pictures() -> None:
@@ -54,13 +54,13 @@ def test_roughened_pictures_stay_pictures() -> None:
 
 def test_looks_are_styles_and_the_mascot_has_no_noun(art: Art) -> None:
     mascot = Art(np.full((1, 128, 128, 4), 255, np.uint8), np.array(["mascot"]), np.array(["mascot"]))
-    drawn = School(art, 2, mascot, batch=8, side=SIDE, device=CPU).draw(5, 400, varied=1.0)
+    drawn = School(art, 2, mascot, batch=8, side=SIDE, device=CPU).draw(5, 400, varied_share=1.0)
     shown = drawn.subject > 0.5
     assert 5 <= int(shown.sum()) <= 60
     assert (drawn.concept[shown] == SKIP).all()
     assert set(drawn.concept[~shown].tolist()) == {0, 1}
     assert STYLE_NAMES.index("blueprint") in drawn.style.tolist()
-    plain = School(art, 2, None, batch=8, side=SIDE, device=CPU).draw(5, 64, varied=0.0)
+    plain = School(art, 2, None, batch=8, side=SIDE, device=CPU).draw(5, 64, varied_share=0.0)
     assert set(plain.style.tolist()) == {0, 1, 2}
     assert not plain.subject.any()
 
@@ -68,7 +68,7 @@ def test_looks_are_styles_and_the_mascot_has_no_noun(art: Art) -> None:
 def test_steps_are_the_same_in_any_order(art: Art) -> None:
     first, second = (School(art, 2, None, batch=2, side=SIDE, device=CPU) for _ in range(2))
     ahead = [first.lesson(step) for step in range(2)]
-    assert torch.equal(ahead[0].pictures, second.lesson(0).pictures)
+    assert torch.equal(ahead[0].images, second.lesson(0).images)
     assert torch.equal(ahead[1].concept, second.lesson(1).concept)
 
 
@@ -92,14 +92,14 @@ def test_exams_ask_for_other_pairs(art: Art) -> None:
     school, exams = lessons(art, 2, batch=2, side=SIDE, device=CPU, exam=4)
     assert set(exams) == {"plain", "grounds", "all", "known"}
     assert 0 < len(school.drawings) < len(art.rgba)
-    assert len(exams["all"].pictures) == 4
+    assert len(exams["all"].images) == 4
 
 
 def test_gradients_reach_every_asked_head(art: Art) -> None:
     mascot = Art(np.full((1, 128, 128, 4), 255, np.uint8), np.array(["mascot"]), np.array(["mascot"]))
     net = Net(4, len(STYLE_NAMES))
     loss_of(
-        net, School(art, 2, mascot, batch=2, side=SIDE, device=CPU).draw(0, 4, varied=0.5), subject=True
+        net, School(art, 2, mascot, batch=2, side=SIDE, device=CPU).draw(0, 4, varied_share=0.5), subject=True
     ).backward()
     assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in net.parameters())
 
@@ -107,7 +107,7 @@ def test_gradients_reach_every_asked_head(art: Art) -> None:
 def test_a_trained_judge_survives_saving(art: Art, tmp_path: Path) -> None:
     school, exams = lessons(art, 2, batch=2, side=SIDE, device=CPU, exam=4)
     judge = fresh()
-    rows = train(judge.net, school, exams, Wish(1e-4, 2, 1e-3, 2, CPU, torch.float32))
+    rows = train(judge.net, school, exams, JudgeConfig(1e-4, 2, 1e-3, 2, CPU, torch.float32))
     judge = Judge(judge.net, judge.concept_names, judge.style_names, side=SIDE, sure=True)
     judge.save(tmp_path, {"rows": rows, "figures": rows[-1]})
     assert (tmp_path / "judge.safetensors").stat().st_size < 4_000_000

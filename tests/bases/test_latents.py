@@ -27,7 +27,9 @@ def test_the_set_covers_every_pair_once_a_variant(art_file: Path) -> None:
     device = torch.device("cpu")
 
     def build(variants: int, *, kept: bool) -> dict[str, torch.Tensor]:
-        return build_set(art_file, SIZE, vae, tokenizers, variants=variants, kept=kept, device=device)
+        return build_set(
+            art_file, SIZE, vae, tokenizers, variants=variants, from_held_out=kept, device=device
+        )
 
     shown, kept = build(3, kept=False), build(1, kept=True)
     pairs = [(noun, style) for noun in list(nouns())[:3] for style in TRAINED_STYLES]

@@ -2,7 +2,7 @@ import numpy as np
 import torch
 
 from limner.bases.art import STYLES, Art, nouns
-from limner.bases.lessons import STYLE_NAMES, School, kept, roughen
+from limner.bases.lessons import STYLE_NAMES, School, is_held_out, roughen
 
 
 def art() -> Art:
@@ -19,8 +19,8 @@ def school(batch: int = 8) -> School:
 
 
 def test_every_noun_has_a_label_and_those_of_the_base_come_more_often() -> None:
-    lesson = school().draw(0, 64, varied=0.0)
-    assert lesson.pictures.shape == (64, 3, 32, 32)
+    lesson = school().draw(0, 64, varied_share=0.0)
+    assert lesson.images.shape == (64, 3, 32, 32)
     assert set(lesson.concept.tolist()) == {0, 1, 200}
     assert 0.7 < float((lesson.concept < 2).float().mean()) < 0.95
     assert set(lesson.style.tolist()) <= set(range(len(STYLES)))
@@ -28,7 +28,7 @@ def test_every_noun_has_a_label_and_those_of_the_base_come_more_often() -> None:
 
 
 def test_a_look_is_the_style_of_its_picture() -> None:
-    lesson = school().draw(0, 128, varied=1.0)
+    lesson = school().draw(0, 128, varied_share=1.0)
     seen = {STYLE_NAMES[number] for number in lesson.style.tolist()}
     assert "blueprint" in seen
     assert "neon" in seen
@@ -37,8 +37,8 @@ def test_a_look_is_the_style_of_its_picture() -> None:
 
 def test_a_step_has_the_same_pictures_whenever_it_is_asked() -> None:
     one, other = school(), school()
-    assert torch.equal(one.lesson(4).pictures, other.lesson(4).pictures)
-    assert not torch.equal(one.lesson(5).pictures, other.lesson(6).pictures)
+    assert torch.equal(one.lesson(4).images, other.lesson(4).images)
+    assert not torch.equal(one.lesson(5).images, other.lesson(6).images)
 
 
 def test_roughened_pictures_stay_pictures() -> None:
@@ -52,4 +52,4 @@ def test_roughened_pictures_stay_pictures() -> None:
 
 def test_one_pair_in_ten_is_kept() -> None:
     pairs = [(noun, style) for noun in nouns() for style in STYLES]
-    assert 0.07 < sum(kept(*pair) for pair in pairs) / len(pairs) < 0.13
+    assert 0.07 < sum(is_held_out(*pair) for pair in pairs) / len(pairs) < 0.13

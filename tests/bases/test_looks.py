@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from limner.bases.art import Art
-from limner.bases.captions import COLOURS, GROUNDS, LOOKS, Choice, choose
+from limner.bases.captions import COLOURS, GROUNDS, LOOKS, Appearance, choose
 from limner.bases.latents import drawings
-from limner.bases.looks import hsv, paint, place, recolour
+from limner.bases.looks import hsv, recolour, render, transform
 
 
 @pytest.fixture(scope="module")
@@ -13,7 +13,7 @@ def disc(art: Art) -> torch.Tensor:
 
 
 def test_a_plain_choice_is_the_drawing_on_its_ground(disc: torch.Tensor) -> None:
-    (picture,) = paint(disc, [Choice(scale=1.0, ground="maroon")])
+    (picture,) = render(disc, [Appearance(scale=1.0, ground="maroon")])
     expected = torch.tensor(GROUNDS["maroon"]) / 255
     assert torch.allclose(picture[:, 0, 0], expected)
     assert torch.allclose(picture[:, 32, 32], disc[0, :3, 32, 32], atol=1e-5)
@@ -22,7 +22,7 @@ def test_a_plain_choice_is_the_drawing_on_its_ground(disc: torch.Tensor) -> None
 @pytest.mark.parametrize("look", [*LOOKS, "blueprint"])
 @pytest.mark.parametrize("ground", ["white", "black"])
 def test_looks_are_pictures_in_range(disc: torch.Tensor, look: str, ground: str) -> None:
-    (picture,) = paint(disc, [Choice(look=look, ground=ground)])
+    (picture,) = render(disc, [Appearance(look=look, ground=ground)])
     assert picture.shape == (3, 64, 64)
     assert torch.isfinite(picture).all()
     assert 0 <= picture.min() <= picture.max() <= 1
@@ -30,7 +30,7 @@ def test_looks_are_pictures_in_range(disc: torch.Tensor, look: str, ground: str)
 
 
 def test_blueprint_is_dark_blue_and_light(disc: torch.Tensor) -> None:
-    (picture,) = paint(disc, [Choice(look="blueprint")])
+    (picture,) = render(disc, [Appearance(look="blueprint")])
     red, _, blue = picture[:, 2, 2]
     assert blue > 0.3 > red
 
@@ -38,8 +38,8 @@ def test_blueprint_is_dark_blue_and_light(disc: torch.Tensor) -> None:
 def test_a_batch_is_the_same_as_one_by_one(art: Art) -> None:
     some = drawings(art, 64)[:24]
     choices = [choose(seed) for seed in range(24)]
-    alone = torch.cat([paint(each[None], [choice]) for each, choice in zip(some, choices, strict=True)])
-    assert torch.allclose(paint(some, choices), alone, atol=1e-6)
+    alone = torch.cat([render(each[None], [choice]) for each, choice in zip(some, choices, strict=True)])
+    assert torch.allclose(render(some, choices), alone, atol=1e-6)
 
 
 def seen(drawings: torch.Tensor) -> torch.Tensor:
@@ -49,11 +49,11 @@ def seen(drawings: torch.Tensor) -> torch.Tensor:
 def test_placing_moves_by_half_pictures_and_flips() -> None:
     drawing = torch.zeros(1, 4, 64, 64)
     drawing[:, :, 28:36, 8:16] = 1
-    flipped = place(drawing, [Choice(scale=1.0, flip=True)])
+    flipped = transform(drawing, [Appearance(scale=1.0, flip=True)])
     assert torch.allclose(seen(flipped), seen(drawing).flip(-1), atol=1e-4)
-    moved = place(drawing, [Choice(scale=1.0, shift=(0.5, 0.0))])
+    moved = transform(drawing, [Appearance(scale=1.0, shift=(0.5, 0.0))])
     assert torch.allclose(seen(moved)[..., 24:32], seen(drawing)[..., 8:16], atol=1e-4)
-    small = place(drawing, [Choice(scale=0.5)])
+    small = transform(drawing, [Appearance(scale=0.5)])
     assert small[:, 3].sum() == pytest.approx(float(drawing[:, 3].sum()) / 4, rel=0.15)
 
 

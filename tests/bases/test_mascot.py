@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from limner.bases import mascot
-from limner.bases.mascot import ARMS, HELD, MOUTHS, Pose
+from limner.bases.mascot import ARMS, MOUTHS, PROPS, Pose
 
 
 def test_the_resting_mascot_is_drawn_byte_for_byte_as_it_was():
@@ -24,15 +24,15 @@ def test_poses_cover_every_variation():
     poses = [mascot.pose(seed) for seed in range(300)]
     assert {each.left for each in poses} == {each.right for each in poses} == set(ARMS)
     assert {each.mouth for each in poses} == set(MOUTHS)
-    assert {each.held for each in poses} == {None, *HELD}
+    assert {each.prop for each in poses} == {None, *PROPS}
     assert {each.jump for each in poses} == {each.asleep for each in poses} == {True, False}
-    assert all(each.right in ("out", "wave") for each in poses if each.held)
+    assert all(each.right in ("out", "wave") for each in poses if each.prop)
 
 
-@pytest.mark.parametrize("held", [None, *HELD])
+@pytest.mark.parametrize("prop", [None, *PROPS])
 @pytest.mark.parametrize("arm", ARMS)
-def test_every_drawing_is_well_formed(arm, held):
-    root = ElementTree.fromstring(mascot.svg(Pose(left=arm, right=arm, held=held, jump=True)))
+def test_every_drawing_is_well_formed(arm, prop):
+    root = ElementTree.fromstring(mascot.svg(Pose(left=arm, right=arm, prop=prop, jump=True)))
     assert root.get("viewBox") == "0 0 128 128"
 
 

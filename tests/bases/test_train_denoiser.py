@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from limner.bases import train_denoiser
-from limner.bases.train_denoiser import LENGTHS, Wish, held_out_loss, train
+from limner.bases.train_denoiser import LENGTHS, DenoiserConfig, held_out_loss, train
 from limner.graph.split import split
 from limner.models.flux.family import FAMILY
 from limner.models.loading import load
@@ -32,8 +32,8 @@ def models(tiny_base: Path) -> dict[str, torch.nn.Module]:
     return {name: load(FAMILY, source, name, dtype=torch.float32, device=cpu) for name in TRAINED}
 
 
-def wish(minutes: float) -> Wish:
-    return Wish(
+def wish(minutes: float) -> DenoiserConfig:
+    return DenoiserConfig(
         minutes=minutes, batch=8, rate=6e-3, decay=0.9, device=torch.device("cpu"), precision=torch.float32
     )
 
@@ -48,7 +48,7 @@ def test_training_by_the_clock_learns_and_records(
 ) -> None:
     looked_at(100)
     said: list[dict[str, float]] = []
-    monkeypatch.setattr(train_denoiser, "_say", said.append)
+    monkeypatch.setattr(train_denoiser, "_log", said.append)
     before = {name: p.detach().clone() for name, p in models["text_encoder_2"].named_parameters()}
     kept: list[int] = []
     record = train(models, boundary(64), boundary(16), wish(1), lambda row: kept.append(len(row["rows"])))

@@ -12,7 +12,7 @@ from limner.bases import train_vae
 from limner.bases.art import Art
 from limner.bases.latents import drawings
 from limner.bases.parts import SIZES, fresh_vae
-from limner.bases.train_vae import Pictures, Wish, normalise, psnr, vae_loss
+from limner.bases.train_vae import AugmentedImages, VaeConfig, normalise, psnr, vae_loss
 
 SIZE = replace(SIZES["cpu"], vae_channels=(8, 8, 16, 16), latent_channels=8)
 
@@ -27,8 +27,8 @@ def test_the_loss_is_one_number_an_image_and_lowest_for_the_image_itself() -> No
 
 
 def test_pictures_are_functions_of_the_step(art: Art) -> None:
-    wish = Wish(0.0, 4, 1e-3, 0.9, torch.device("cpu"), torch.float32)
-    first, second = (Pictures(drawings(art, 64), wish) for _ in range(2))
+    wish = VaeConfig(0.0, 4, 1e-3, 0.9, torch.device("cpu"), torch.float32)
+    first, second = (AugmentedImages(drawings(art, 64), wish) for _ in range(2))
     for step in range(3):
         batch = first.batch(step)
         assert torch.equal(batch, second.batch(step))

@@ -37,7 +37,7 @@ PACKAGES = {
     "@lobehub/fluent-emoji-3d": "1.1.0",
     "emojibase-data": "17.0.0",
 }
-DRAWN = {
+DRAWING_STYLES = {
     "noto": "@iconify-json/noto",
     "blob": "@iconify-json/noto-v1",
     "fluent": "@iconify-json/fluent-emoji-flat",
@@ -64,8 +64,8 @@ class Art:
 
     def only(self, styles: tuple[str, ...], concepts: int | None = None) -> "Art":
         """The rows of these styles and of the first ``concepts`` nouns (None = all)."""
-        wanted = list(nouns())[:concepts]
-        rows = np.isin(self.style, styles) & np.isin(self.concept, wanted)
+        concepts_kept = list(nouns())[:concepts]
+        rows = np.isin(self.style, styles) & np.isin(self.concept, concepts_kept)
         return Art(self.rgba[rows], self.style[rows], self.concept[rows])
 
 
@@ -112,7 +112,7 @@ def draw_all(modules: Path) -> Art:
     """
     labels = _labels(modules)
     codes = {label: code for code, label in labels.items()}
-    sources = {style: _svgs(modules / package, labels) for style, package in DRAWN.items()}
+    sources = {style: _svgs(modules / package, labels) for style, package in DRAWING_STYLES.items()}
     rows = []
     for noun, label in nouns().items():
         code = codes.get(label)
@@ -122,8 +122,8 @@ def draw_all(modules: Path) -> Art:
             )
         rows += [(_draw(svgs[code]), style, noun) for style, svgs in sources.items() if code in svgs]
         rows += [(image, "fluent3d", noun) for image in _photo(modules, code)]
-    pictures, styles, concepts = zip(*rows, strict=True)
-    return Art(np.stack(pictures), np.array(styles), np.array(concepts))
+    images, styles, concepts = zip(*rows, strict=True)
+    return Art(np.stack(images), np.array(styles), np.array(concepts))
 
 
 def _labels(modules: Path) -> dict[str, str]:
@@ -147,13 +147,13 @@ def _svgs(package: Path, labels: dict[str, str]) -> dict[str, str]:
     names = {
         code.replace("-fe0f", ""): name for code, name in json.loads(_text(package / "chars.json")).items()
     }
-    found = {}
+    documents = {}
     for code, label in labels.items():
         spellings = [names[code]] if code in names else [] if names else _spellings(code, label)
         name = next((name for name in spellings if name in bodies), None)
         if name is not None:
-            found[code] = _document(icons, bodies[name])
-    return found
+            documents[code] = _document(icons, bodies[name])
+    return documents
 
 
 def _spellings(code: str, label: str) -> Iterator[str]:
@@ -208,15 +208,15 @@ def main() -> None:
         "--packages-in", type=Path, default=Path("node_modules"), help="the node_modules folder"
     )
     parser.add_argument("--out", type=Path, default=Path("art.npz"))
-    wish = parser.parse_args()
+    args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    if wish.packages:
+    if args.packages:
         sys.stdout.write(" ".join(f"{name}@{version}" for name, version in PACKAGES.items()) + "\n")
         return
-    art = draw_all(wish.packages_in)
-    write_art(wish.out, art)
+    art = draw_all(args.packages_in)
+    write_art(args.out, art)
     counts = {style: int((art.style == style).sum()) for style in STYLES}
-    log.info("%s: %s, %s", wish.out, counts, human(wish.out.stat().st_size))
+    log.info("%s: %s, %s", args.out, counts, human(args.out.stat().st_size))
 
 
 if __name__ == "__main__":

@@ -46,10 +46,10 @@ Two of them turn light into dark: a base in which white is always the brightest 
 does so and keep what it draws.
 """
 
-GROUNDED = ("sepia", "neon", "tones", "negative", "chalk")
+OPAQUE_STYLES = ("sepia", "neon", "tones", "negative", "chalk")
 """Looks that bring their own ground."""
 
-SAID = {
+WORDS = {
     "sepia": ("sepia", "old sepia photo"),
     "outline": ("outline drawing", "line drawing"),
     "silhouette": ("silhouette",),
@@ -61,7 +61,7 @@ SAID = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
+class Appearance:
     """One way to show one drawing. Every field is said in the caption, but for the placement."""
 
     look: str = "none"
@@ -76,7 +76,7 @@ class Choice:
     """Of the middle, as a share of half the picture."""
 
 
-def choose(seed: int) -> Choice:
+def choose(seed: int) -> Appearance:
     """A choice, as a pure function of ``seed``."""
     draw = random.Random(seed)
     look = draw.choices(LOOKS, weights=(72, 3, 5, 3, 3, 4, 5, 5))[0]
@@ -84,7 +84,7 @@ def choose(seed: int) -> Choice:
     ground = "white" if draw.random() < 0.5 else draw.choice(names)
     scale = draw.uniform(0.85, 1.0)
     slack = 1.0 - scale
-    return Choice(
+    return Appearance(
         look=look,
         tone=draw.choice(list(COLOURS)),
         colour=draw.choice(list(COLOURS)) if look == "none" and draw.random() < 0.15 else None,
@@ -95,7 +95,7 @@ def choose(seed: int) -> Choice:
     )
 
 
-def caption(noun: str, style: str, choice: Choice, seed: int, *, strange: bool = False) -> str:
+def caption(noun: str, style: str, choice: Appearance, seed: int, *, strange: bool = False) -> str:
     """A sentence about the picture, in one of several forms; now and then without the style, or empty.
 
     ``strange``: one in four has a word that means nothing in place of the style, or now and then of the
@@ -108,19 +108,19 @@ def caption(noun: str, style: str, choice: Choice, seed: int, *, strange: bool =
     noun = made_up(odd) if unknown < 0.04 else noun
     thing = f"{choice.colour} {noun}" if choice.colour else noun
     form = draw.randrange(4)
-    named = None if draw.random() < 0.06 else style
-    named = made_up(odd) if 0.04 <= unknown < 0.25 else named
-    look = draw.choice(SAID[choice.look]).format(tone=choice.tone) if choice.look != "none" else None
-    where = _where(choice, draw)
+    style_word = None if draw.random() < 0.06 else style
+    style_word = made_up(odd) if 0.04 <= unknown < 0.25 else style_word
+    look = draw.choice(WORDS[choice.look]).format(tone=choice.tone) if choice.look != "none" else None
+    ground_words = _where(choice, draw)
     head = {
-        0: f"{named} style {thing}" if named else thing,
-        1: f"{one(thing)} in {named} style" if named else one(thing),
+        0: f"{style_word} style {thing}" if style_word else thing,
+        1: f"{one(thing)} in {style_word} style" if style_word else one(thing),
         2: thing,
-        3: f"{named} {thing}" if named else f"picture of {one(thing)}",
+        3: f"{style_word} {thing}" if style_word else f"picture of {one(thing)}",
     }[form]
-    rest = [part for part in (look, where) if part]
+    rest = [part for part in (look, ground_words) if part]
     if form == 2:
-        rest += [f"{named} style"] if named else []
+        rest += [f"{style_word} style"] if style_word else []
         draw.shuffle(rest)
     return ", ".join([head, *rest])
 
@@ -140,8 +140,8 @@ def one(thing: str) -> str:
     return f"an {thing}" if thing[0] in "aeiou" and not thing.startswith(("uni", "one")) else f"a {thing}"
 
 
-def _where(choice: Choice, draw: random.Random) -> str | None:
-    if choice.look in GROUNDED:
+def _where(choice: Appearance, draw: random.Random) -> str | None:
+    if choice.look in OPAQUE_STYLES:
         return None
     if choice.ground == "white" and draw.random() < 0.7:
         return None

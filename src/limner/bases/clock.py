@@ -22,7 +22,7 @@ class Clock:
         """Whether the budget is spent."""
         return self.share() >= 1
 
-    def cosine(self, held: float) -> float:
-        """A learning rate's multiplier: 1 for the first share ``held``, then a cosine down to 0."""
-        late = max(0.0, min(1.0, (self.share() - held) / (1 - held)))
+    def cosine(self, constant_share: float) -> float:
+        """A learning rate's multiplier: 1 for the first share ``constant_share``, then a cosine down to 0."""
+        late = max(0.0, min(1.0, (self.share() - constant_share) / (1 - constant_share)))
         return 0.5 * (1 + math.cos(math.pi * late))

@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from limner.bases.captions import GROUNDS, Choice
+from limner.bases.captions import GROUNDS, Appearance
 from limner.bases.mascot import Pose, drawn
 from limner.errors import BadData
 from limner.files import atomic_write, human, write_text
@@ -79,14 +79,14 @@ FLUENT3D_GROUNDS = (
 
 MASCOTS = (
     ("white", Pose(left="wave")),
-    ("yellow", Pose(right="wave", held="flower", look=(0.6, -0.5), sway=-10)),
+    ("yellow", Pose(right="wave", prop="flower", look=(0.6, -0.5), sway=-10)),
     ("sky blue", Pose(left="up", right="up", jump=True, mouth="open", look=(0, -0.6))),
-    ("pink", Pose(left="out", right="out", held="cup", mouth="small", look=(0.8, 0.4))),
+    ("pink", Pose(left="out", right="out", prop="cup", mouth="small", look=(0.8, 0.4))),
     ("dark green", Pose(lean=-9, look=(-1, 0), mouth="grin", sway=10)),
-    ("cream", Pose(right="out", held="book", look=(0.7, 0.8), mouth="small")),
-    ("purple", Pose(left="wave", right="wave", held="star", mouth="open", sway=-20)),
+    ("cream", Pose(right="out", prop="book", look=(0.7, 0.8), mouth="small")),
+    ("purple", Pose(left="wave", right="wave", prop="star", mouth="open", sway=-20)),
     ("grey", Pose(asleep=True, lean=7, sway=-15)),
-    ("green", Pose(left="up", right="out", held="flag", mouth="grin", look=(-0.4, -0.4), lean=-5)),
+    ("green", Pose(left="up", right="out", prop="flag", mouth="grin", look=(-0.4, -0.4), lean=-5)),
     ("white", Pose(left="out", right="up", jump=True, lean=8, look=(1, -0.3), mouth="grin")),
 )
 """Ground and pose of each picture of the mascot. No teal: it would hide in it."""
@@ -129,7 +129,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Example:
+class DemoImage:
     """One training picture."""
 
     name: str
@@ -151,7 +151,7 @@ def folder(name: str) -> Path:
     return Path(str(resources.files("limner.bases") / "glyph" / "demo" / name))
 
 
-def style_set(name: str, art: "Art") -> Iterator[Example]:
+def style_set(name: str, art: "Art") -> Iterator[DemoImage]:
     """The ten pictures of a style, ``blueprint``, ``ink`` or ``fluent3d``, from the art file.
 
     Each has two captions, with its noun and without: the style belongs to the trigger, whatever the noun.
@@ -163,21 +163,21 @@ def style_set(name: str, art: "Art") -> Iterator[Example]:
         blueprint = name == "blueprint"
         drawing = _drawing(art, BLUEPRINT_FROM[row % len(BLUEPRINT_FROM)] if blueprint else name, noun)
         ground = FLUENT3D_GROUNDS[row] if name == "fluent3d" else "white"
-        choice = Choice(look="blueprint" if blueprint else "none", ground=ground)
-        where = "" if ground == "white" else f", on a {ground} background"
-        captions = (f"[trigger] style {noun}{where}", f"[trigger] style{where}")
-        yield Example(f"{row + 1:02}-{noun}", "\n".join(captions), _painted(drawing, choice))
+        choice = Appearance(look="blueprint" if blueprint else "none", ground=ground)
+        ground_words = "" if ground == "white" else f", on a {ground} background"
+        captions = (f"[trigger] style {noun}{ground_words}", f"[trigger] style{ground_words}")
+        yield DemoImage(f"{row + 1:02}-{noun}", "\n".join(captions), _painted(drawing, choice))
 
 
-def mascot_set() -> Iterator[Example]:
+def mascot_set() -> Iterator[DemoImage]:
     """The ten pictures of the mascot, whose captions say the ground and what it holds."""
     for row, (ground, pose) in enumerate(MASCOTS):
-        holding = f", holding a {pose.held}" if pose.held else ""
+        holding = f", holding a {pose.prop}" if pose.prop else ""
         caption = f"[trigger], on a {ground} background{holding}"
-        yield Example(f"{row + 1:02}-{ground.replace(' ', '-')}", caption, _grounded(drawn(pose), ground))
+        yield DemoImage(f"{row + 1:02}-{ground.replace(' ', '-')}", caption, _grounded(drawn(pose), ground))
 
 
-def write_set(examples: Iterator[Example], out: Path) -> int:
+def write_set(examples: Iterator[DemoImage], out: Path) -> int:
     """Write pictures and their captions into ``out``; gives the bytes written."""
     out.mkdir(parents=True, exist_ok=True)
     for example in examples:
@@ -196,13 +196,13 @@ def _drawing(art: "Art", style: str, noun: str) -> "np.ndarray":
     return art.rgba[rows[0]]
 
 
-def _painted(drawing: "np.ndarray", choice: Choice) -> "np.ndarray":
+def _painted(drawing: "np.ndarray", choice: Appearance) -> "np.ndarray":
     import torch
 
-    from limner.bases.looks import paint
+    from limner.bases.looks import render
 
-    picture = paint(torch.from_numpy(drawing).permute(2, 0, 1)[None].float() / 255, [choice])[0]
-    return (picture * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    pixels = render(torch.from_numpy(drawing).permute(2, 0, 1)[None].float() / 255, [choice])[0]
+    return (pixels * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
 
 
 def _grounded(drawing: "np.ndarray", ground: str) -> "np.ndarray":
@@ -227,13 +227,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Draw the training pictures of the demo.")
     parser.add_argument("--art", type=Path, default=Path("art.npz"), help="made by limner.bases.art")
     parser.add_argument("--out", type=Path, required=True)
-    wish = parser.parse_args()
+    args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    art = read_art(wish.art)
+    art = read_art(args.art)
     for name in SETS:
         examples = mascot_set() if name == "mascot" else style_set(name, art)
-        log.info("%s: %s", wish.out / name, human(write_set(examples, wish.out / name)))
-    write_text(wish.out / "LICENCES.md", LICENCES)
+        log.info("%s: %s", args.out / name, human(write_set(examples, args.out / name)))
+    write_text(args.out / "LICENCES.md", LICENCES)
 
 
 if __name__ == "__main__":

@@ -12,22 +12,22 @@ FEATURES = LEVELS**3 + BINS * len(STEPS)
 
 
 @torch.no_grad()
-def hand(pictures: Tensor) -> Tensor:
+def hand(images: Tensor) -> Tensor:
     """(B, 3, S, S) in [0, 1] -> (B, ``FEATURES``): square roots of shares, of colours and of differences.
 
     Where a thing stands is lost on purpose. A network that sees shapes learns which drawing it was shown,
     and a drawing has one hand: it answers for those it knows and guesses for others.
     """
-    pictures = pictures.float()
-    levels = (pictures * LEVELS).long().clamp(0, LEVELS - 1)
+    images = images.float()
+    levels = (images * LEVELS).long().clamp(0, LEVELS - 1)
     colours = (levels[:, 0] * LEVELS + levels[:, 1]) * LEVELS + levels[:, 2]
-    found = [_shares(colours.flatten(1), LEVELS**3)]
+    histograms = [_shares(colours.flatten(1), LEVELS**3)]
     for step in STEPS:
-        across = pictures[..., step:] - pictures[..., :-step]
-        down = pictures[..., step:, :] - pictures[..., :-step, :]
-        slopes = torch.cat([each.abs().amax(1).flatten(1) for each in (across, down)], dim=1)
-        found.append(_shares((slopes.clamp(0, 1).sqrt() * BINS).long().clamp(max=BINS - 1), BINS))
-    return torch.cat(found, dim=1).sqrt()
+        horizontal = images[..., step:] - images[..., :-step]
+        down = images[..., step:, :] - images[..., :-step, :]
+        slopes = torch.cat([slope.abs().amax(1).flatten(1) for slope in (horizontal, down)], dim=1)
+        histograms.append(_shares((slopes.clamp(0, 1).sqrt() * BINS).long().clamp(max=BINS - 1), BINS))
+    return torch.cat(histograms, dim=1).sqrt()
 
 
 def _shares(values: Tensor, count: int) -> Tensor:

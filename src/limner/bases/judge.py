@@ -37,16 +37,18 @@ from limner.nn.loop import Average, Fit, fit
 WIDTHS = ((32, 1), (64, 2), (128, 2), (192, 1))
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """Two 3 x 3 convolutions beside a shortcut, normalised before."""
 
-    def __init__(self, inside: int, outside: int, stride: int) -> None:
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()
-        self.norm1, self.norm2 = nn.GroupNorm(8, inside), nn.GroupNorm(8, outside)
-        self.conv1 = nn.Conv2d(inside, outside, 3, stride, 1, bias=False)
-        self.conv2 = nn.Conv2d(outside, outside, 3, 1, 1, bias=False)
-        same = inside == outside and stride == 1
-        self.short: nn.Module = nn.Identity() if same else nn.Conv2d(inside, outside, 1, bias=False)
+        self.norm1, self.norm2 = nn.GroupNorm(8, channels_in), nn.GroupNorm(8, channels_out)
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, 1, 1, bias=False)
+        identity = channels_in == channels_out and stride == 1
+        self.short: nn.Module = (
+            nn.Identity() if identity else nn.Conv2d(channels_in, channels_out, 1, bias=False)
+        )
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,7 +71,7 @@ class Net(nn.Module):
         for number, (wide, count) in enumerate(WIDTHS):
             blocks = []
             for turn in range(count):
-                blocks.append(Block(width, wide, 2 if number and not turn else 1))
+                blocks.append(ResidualBlock(width, wide, 2 if number and not turn else 1))
                 width = wide
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.ModuleList(stages)
@@ -85,21 +87,21 @@ class Net(nn.Module):
         )
         self.subject = nn.Linear(2 * width, 1)
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, 3, S, S) in [0, 1] -> logits (B, concepts), (B, styles), (B,)."""
-        x = self.stem((pictures - 0.5) * 4)
+        x = self.stem((images - 0.5) * 4)
         for stage in self.stages:
             x = stage(x)
         x = F.silu(self.norm(x))
-        seen = self.dropout(torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1))
-        return self.concept(seen), self.style(hand(pictures)), self.subject(seen)[:, 0]
+        features = self.dropout(torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1))
+        return self.concept(features), self.style(hand(images)), self.subject(features)[:, 0]
 
     def go_on(self, trained: "Net") -> None:
         """Start from a trained net; nouns and styles that it does not know are learned anew."""
-        own, known = self.state_dict(), trained.state_dict()
-        for name, weight in own.items():
-            weight[: len(known[name])] = known[name].to(weight)
-        self.load_state_dict(own)
+        state, source_state = self.state_dict(), trained.state_dict()
+        for name, weight in state.items():
+            weight[: len(source_state[name])] = source_state[name].to(weight)
+        self.load_state_dict(state)
 
     def keep(self, concepts: int) -> None:
         """Forget all but the first nouns: the likeliest answer is among them from now on."""
@@ -109,7 +111,7 @@ class Net(nn.Module):
 
 def loss_of(net: Any, lesson: Lesson, *, subject: bool) -> Tensor:
     """Cross-entropies of the heads; nothing is asked of the subject head when there is no mascot."""
-    concept, style, mascot = net(lesson.pictures)
+    concept, style, mascot = net(lesson.images)
     loss = F.cross_entropy(concept.float(), lesson.concept, ignore_index=SKIP, label_smoothing=0.1)
     loss = loss + F.cross_entropy(style.float(), lesson.style, ignore_index=SKIP, label_smoothing=0.05)
     if subject:
@@ -122,24 +124,24 @@ def examine(net: Any, lesson: Lesson, concepts: int) -> dict[str, float]:
     """Shares of right answers; ``concept`` among the first ``concepts`` nouns, ``subject_*`` for both."""
     net.eval()
     # .forward, so that a compiled network is not compiled once more for these shapes
-    answers = [net.forward(some) for some in lesson.pictures.split(256)]
+    answers = [net.forward(batch) for batch in lesson.images.split(256)]
     net.train()
-    concept, style, mascot = (torch.cat(each).float() for each in zip(*answers, strict=True))
+    concept, style, mascot = (torch.cat(weight).float() for weight in zip(*answers, strict=True))
     right = (concept[:, :concepts].argmax(1) == lesson.concept).float()
-    asked = (lesson.concept >= 0) & (lesson.concept < concepts)
-    styled = lesson.style >= 0
-    shown = lesson.subject > 0.5
-    seen = (mascot > 0).float()
+    has_concept = (lesson.concept >= 0) & (lesson.concept < concepts)
+    has_style = lesson.style >= 0
+    has_mascot = lesson.subject > 0.5
+    has_answer = (mascot > 0).float()
     return {
-        "concept": float(right[asked].mean()),
-        "style": float((style.argmax(1) == lesson.style)[styled].float().mean()),
-        **({"subject_found": float(seen[shown].mean())} if bool(shown.any()) else {}),
-        "subject_false": float(seen[~shown].mean()),
+        "concept": float(right[has_concept].mean()),
+        "style": float((style.argmax(1) == lesson.style)[has_style].float().mean()),
+        **({"subject_found": float(has_answer[has_mascot].mean())} if bool(has_mascot.any()) else {}),
+        "subject_false": float(has_answer[~has_mascot].mean()),
     }
 
 
 @dataclass(frozen=True)
-class Wish:
+class JudgeConfig:
     """Minutes, pictures per step, peak learning rate, nouns to be asked, bf16 or fp32."""
 
     minutes: float
@@ -150,27 +152,27 @@ class Wish:
     precision: torch.dtype = torch.bfloat16
 
 
-def train(net: Net, school: School, exams: dict[str, Lesson], wish: Wish) -> list[dict[str, Any]]:
+def train(net: Net, school: School, exams: dict[str, Lesson], config: JudgeConfig) -> list[dict[str, Any]]:
     """Train in place until the clock is over; ``net`` ends with its averaged weights."""
     parameters = list(net.parameters())
-    fused = wish.device.type == "cuda"
-    optimizer = torch.optim.AdamW(parameters, wish.rate, betas=(0.9, 0.99), weight_decay=0.05, fused=fused)
+    fused = config.device.type == "cuda"
+    optimizer = torch.optim.AdamW(parameters, config.rate, betas=(0.9, 0.99), weight_decay=0.05, fused=fused)
     for group in optimizer.param_groups:
-        group["initial_lr"] = wish.rate
+        group["initial_lr"] = config.rate
     average = Average(parameters, 0.998)
     subject = school.mascots is not None
 
     def losses(step: int) -> Iterator[Tensor]:
         lesson = school.lesson(step)
-        with torch.autocast(wish.device.type, torch.bfloat16, enabled=wish.precision == torch.bfloat16):
+        with torch.autocast(config.device.type, torch.bfloat16, enabled=config.precision == torch.bfloat16):
             loss = loss_of(net, lesson, subject=subject)
         yield loss
 
     for warm in losses(0):
         warm.backward()  # compiles, before the clock starts
         optimizer.zero_grad(set_to_none=True)
-    clock = Clock(wish.minutes * 60)
-    setting = Fit(
+    clock = Clock(config.minutes * 60)
+    loop = Fit(
         parameters=parameters,
         optimizer=optimizer,
         rate=lambda step: min(1.0, (step + 1) / 100) * clock.cosine(0.2),
@@ -178,14 +180,14 @@ def train(net: Net, school: School, exams: dict[str, Lesson], wish: Wish) -> lis
         average=average,
     )
     rows: list[dict[str, Any]] = []
-    due = 0.2
-    school._made.clear()
-    for step in fit(setting, losses, start=0, steps=10**9):
-        if clock.share() < due and not clock.over():
+    next_share = 0.2
+    school._lessons.clear()
+    for step in fit(loop, losses, start=0, steps=10**9):
+        if clock.share() < next_share and not clock.over():
             continue
-        due += 0.2
+        next_share += 0.2
         average.swap()
-        figures = {name: examine(net, exam, wish.concepts) for name, exam in exams.items()}
+        figures = {name: examine(net, exam, config.concepts) for name, exam in exams.items()}
         average.swap()
         rows.append({"step": step.number, "seconds": clock.seconds(), "loss": step.loss, **figures})
         sys.stderr.write(json.dumps(rows[-1]) + "\n")
@@ -218,7 +220,7 @@ class Judge:
             facts = json.loads((folder / "judge.json").read_text(encoding="utf-8"))
             weights = load_file(folder / "judge.safetensors")
             net = Net(len(facts["concepts"]), len(facts["styles"]))
-            net.load_state_dict({name: each.float() for name, each in weights.items()})
+            net.load_state_dict({name: weight.float() for name, weight in weights.items()})
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise BadBase(
                 f"{folder} holds no judge ({error}). Make one: python -m limner.bases.judge --help."
@@ -231,8 +233,8 @@ class Judge:
         """Write bf16 weights, names of the classes, and the ``record`` of the training."""
         folder.mkdir(parents=True, exist_ok=True)
         weights = {
-            name: each.detach().to("cpu", torch.bfloat16).contiguous()
-            for name, each in self.net.state_dict().items()
+            name: weight.detach().to("cpu", torch.bfloat16).contiguous()
+            for name, weight in self.net.state_dict().items()
         }
         atomic_write(folder / "judge.safetensors", lambda draft: save_file(weights, draft))
         facts = {
@@ -251,8 +253,8 @@ class Judge:
                 "Resize them."
             )
         device = self.net.concept.weight.device
-        pictures = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
-        return torch.cat([self.net(some.float() / 255)[head] for some in pictures.split(256)])
+        tensor_images = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
+        return torch.cat([self.net(batch.float() / 255)[head] for batch in tensor_images.split(256)])
 
     def concepts(self, images: np.ndarray) -> np.ndarray:
         """(N, C) probabilities of ``concept_names``."""
@@ -282,11 +284,11 @@ def style_scores(judge: Judge, images: np.ndarray, nouns: Sequence[str], style: 
         raise BadBase(f"The judge does not know {', '.join(unknown[:5])}. Ask for names in its judge.json.")
     if not len(images) == len(nouns) > 0:
         raise BadBase(f"{len(images)} images and {len(nouns)} nouns: give one noun for each image.")
-    told = judge.styles(images).argmax(1) == judge.style_names.index(style)
-    wanted = np.array([judge.concept_names.index(noun) for noun in nouns])
+    style_hits = judge.styles(images).argmax(1) == judge.style_names.index(style)
+    noun_numbers = np.array([judge.concept_names.index(noun) for noun in nouns])
     return {
-        "style": float(told.mean()),
-        "concept": float((judge.concepts(images).argmax(1) == wanted).mean()),
+        "style": float(style_hits.mean()),
+        "concept": float((judge.concepts(images).argmax(1) == noun_numbers).mean()),
     }
 
 
@@ -310,33 +312,33 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--fp32", action="store_true", help="for CPUs without bf16 instructions")
     parser.add_argument("--no-compile", dest="compiled", action="store_false")
-    said = parser.parse_args()
+    args = parser.parse_args()
     torch.manual_seed(0)
-    size, device = SIZES[said.size], torch.device(said.device)
-    precision = torch.float32 if said.fp32 else torch.bfloat16
-    wish = Wish(said.minutes, said.batch, said.rate, size.concepts, device, precision)
-    vae: Any = AutoencoderKL.from_pretrained(said.vae).eval()
+    size, device = SIZES[args.size], torch.device(args.device)
+    precision = torch.float32 if args.fp32 else torch.bfloat16
+    config = JudgeConfig(args.minutes, args.batch, args.rate, size.concepts, device, precision)
+    vae: Any = AutoencoderKL.from_pretrained(args.vae).eval()
     school, exams = lessons(
-        read_art(said.art),
+        read_art(args.art),
         size.concepts,
-        batch=wish.batch,
+        batch=config.batch,
         side=size.side,
         device=device,
-        exam=said.exam,
+        exam=args.exam,
         vae=vae.to(device),
     )
     names = list(nouns())
     net = Net(len(names), len(STYLE_NAMES))
-    if said.init:
-        net.go_on(Judge.load(said.init).net)
+    if args.init:
+        net.go_on(Judge.load(args.init).net)
     net = net.to(device)
-    if said.compiled:
+    if args.compiled:
         net.compile(dynamic=False)
-    rows = train(net, school, exams, wish)
-    name = torch.cuda.get_device_name() if wish.device.type == "cuda" else "cpu"
+    rows = train(net, school, exams, config)
+    name = torch.cuda.get_device_name() if config.device.type == "cuda" else "cpu"
     net.keep(size.concepts)
     judge = Judge(net, names[: size.concepts], STYLE_NAMES, side=size.side, sure=school.mascots is not None)
-    judge.save(said.out, {"device": name, "batch": wish.batch, "rows": rows, "figures": rows[-1]})
+    judge.save(args.out, {"device": name, "batch": config.batch, "rows": rows, "figures": rows[-1]})
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from limner.bases.art import TRAINED_STYLES, Art, read_art
 from limner.bases.captions import caption, choose
-from limner.bases.looks import paint
+from limner.bases.looks import render
 from limner.bases.parts import Size
 
 HELD_OUT = 12
@@ -32,7 +32,7 @@ def build_set(
     tokenizers: Mapping[str, Any],
     *,
     variants: int,
-    kept: bool,
+    from_held_out: bool,
     device: torch.device,
 ) -> dict[str, Tensor]:
     """Boundary values of every variant of every training picture (or of every held-out pair).
@@ -41,23 +41,29 @@ def build_set(
         ``latent_mean`` and ``latent_logvar`` (N, C, h, w) bf16, normalised; ``clip_tokens`` (N, 77) and
         ``t5_tokens`` (N, L) int16, all on ``device``.
     """
-    drawn = read_art(art).only(TRAINED_STYLES, size.concepts)
-    rows = [n for n in range(len(drawn.rgba)) if held_out(drawn.concept[n], drawn.style[n]) == kept]
-    rgba = drawings(drawn, size.side)
+    drawings_kept = read_art(art).only(TRAINED_STYLES, size.concepts)
+    rows = [
+        n
+        for n in range(len(drawings_kept.rgba))
+        if held_out(drawings_kept.concept[n], drawings_kept.style[n]) == from_held_out
+    ]
+    rgba = drawings(drawings_kept, size.side)
     scale, shift = vae.config.scaling_factor, vae.config.shift_factor
     means, spreads, texts = [], [], []
     jobs = [(row, row * 100_003 + turn) for turn in range(variants) for row in rows]
     for start in range(0, len(jobs), 512):
-        some = jobs[start : start + 512]
-        choices = [choose(seed) for _, seed in some]
-        pictures = paint(rgba[[row for row, _ in some]].to(device), choices) * 2 - 1
+        batch = jobs[start : start + 512]
+        choices = [choose(seed) for _, seed in batch]
+        images = render(rgba[[row for row, _ in batch]].to(device), choices) * 2 - 1
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            posterior = vae.encode(pictures).latent_dist
+            posterior = vae.encode(images).latent_dist
         means.append(((posterior.mean.float() - shift) * scale).bfloat16())
         spreads.append((posterior.logvar.float() + 2 * math.log(scale)).bfloat16())
         texts += [
-            caption(drawn.concept[row], drawn.style[row], choice, seed, strange=not kept)
-            for (row, seed), choice in zip(some, choices, strict=True)
+            caption(
+                drawings_kept.concept[row], drawings_kept.style[row], choice, seed, strange=not from_held_out
+            )
+            for (row, seed), choice in zip(batch, choices, strict=True)
         ]
     return {
         "latent_mean": torch.cat(means),

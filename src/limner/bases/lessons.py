@@ -14,70 +14,72 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limner.bases.art import STYLES, Art, nouns
-from limner.bases.captions import LOOKS, Choice, choose
+from limner.bases.captions import LOOKS, Appearance, choose
 from limner.bases.latents import drawings
-from limner.bases.looks import paint
+from limner.bases.looks import render
 
 STYLE_NAMES = (*STYLES, "blueprint", *LOOKS[1:])
 """Classes of the style head: a picture with a look counts as that look, whatever style it was drawn in."""
-KEPT = 10
+HELD_OUT_OF = 10
 """One in so many (concept, style) pairs is kept from the judge."""
 SKIP = -100
 """Label of a picture to which a question does not apply."""
-NAMED = 0.5
+NAMED_SHARE = 0.5
 """Share of pictures that surely show a noun of the base."""
 SUBJECTS = 0.06
 """Share of pictures that show the mascot."""
 
 
-def kept(concept: str, style: str) -> bool:
+def is_held_out(concept: str, style: str) -> bool:
     """Whether a pair is kept from the judge's training; the salt makes it another tenth than the base's."""
-    return int(hashlib.sha256(f"judge:{concept}/{style}".encode()).hexdigest(), 16) % KEPT == 0
+    return int(hashlib.sha256(f"judge:{concept}/{style}".encode()).hexdigest(), 16) % HELD_OUT_OF == 0
 
 
-def roughen(pictures: Tensor, draw: torch.Generator) -> Tensor:
+def roughen(images: Tensor, draw: torch.Generator) -> Tensor:
     """What generated pictures suffer from, a little of each: (B, 3, S, S) in [0, 1] -> the same."""
-    count, side, device = len(pictures), pictures.shape[-1], pictures.device
+    count, side, device = len(images), images.shape[-1], images.device
 
-    def some(share: float, most: float) -> Tensor:
-        drawn = torch.rand(2, count, 1, 1, 1, device=device, generator=draw)
-        return (drawn[0] < share) * drawn[1] * most
+    def random_share(share: float, largest: float) -> Tensor:
+        offsets = torch.rand(2, count, 1, 1, 1, device=device, generator=draw)
+        return (offsets[0] < share) * offsets[1] * largest
 
     def normal(channels: int, wide: int) -> Tensor:
         return torch.randn(count, channels, wide, wide, device=device, generator=draw)
 
     small = int(torch.randint(side // 2, side * 4 // 5, (), device=device, generator=draw))
     block = (side // 32, side // 16)[int(torch.randint(2, (), device=device, generator=draw))]
-    poor = F.interpolate(pictures, small, mode="bilinear", antialias=True, align_corners=False)
+    poor = F.interpolate(images, small, mode="bilinear", antialias=True, align_corners=False)
     poor = F.interpolate(poor, side, mode="bilinear", align_corners=False)
-    blurred = F.avg_pool2d(F.pad(pictures, (2, 2, 2, 2), mode="replicate"), 5, 1)
-    out = torch.lerp(pictures, poor, some(0.2, 1.6).clamp(max=1))
-    out = torch.lerp(out, blurred, some(0.2, 0.8))
+    blur = F.avg_pool2d(F.pad(images, (2, 2, 2, 2), mode="replicate"), 5, 1)
+    out = torch.lerp(images, poor, random_share(0.2, 1.6).clamp(max=1))
+    out = torch.lerp(out, blur, random_share(0.2, 0.8))
     blocks = F.interpolate(normal(3, side // block), scale_factor=block, mode="nearest")
-    out = out + normal(3, side) * some(0.3, 0.06) + blocks * some(0.3, 0.07)
-    gain = 1 + normal(3, 1) * some(0.5, 0.05)
+    out = out + normal(3, side) * random_share(0.3, 0.06) + blocks * random_share(0.3, 0.07)
+    gain = 1 + normal(3, 1) * random_share(0.5, 0.05)
     return ((out - 0.5) * (1 + normal(1, 1) * 0.06) * gain + 0.5 + normal(1, 1) * 0.02).clamp(0, 1)
 
 
 @torch.no_grad()
-def rebuilt(pictures: Tensor, vae: Any) -> Tensor:
+def rebuilt(images: Tensor, vae: Any) -> Tensor:
     """(B, 3, S, S) in [0, 1] -> what an autoencoder leaves of them."""
-    made = [vae.decode(vae.encode(some * 2 - 1).latent_dist.mean).sample for some in pictures.split(64)]
-    return ((torch.cat(made) + 1) / 2).clamp(0, 1)
+    reconstructions = [
+        vae.decode(vae.encode(batch * 2 - 1).latent_dist.mean).sample for batch in images.split(64)
+    ]
+    return ((torch.cat(reconstructions) + 1) / 2).clamp(0, 1)
 
 
 @dataclass(frozen=True)
 class Lesson:
     """Pictures (B, 3, S, S) in [0, 1] with their labels (B,); ``SKIP`` where none applies."""
 
-    pictures: Tensor
+    images: Tensor
     concept: Tensor
     style: Tensor
     subject: Tensor
 
     def at(self, rows: slice) -> "Lesson":
         """Some of them."""
-        return Lesson(self.pictures[rows], self.concept[rows], self.style[rows], self.subject[rows])
+        return Lesson(self.images[rows], self.concept[rows], self.style[rows], self.subject[rows])
 
 
 class School:
@@ -100,41 +102,45 @@ class School:
 
         Half of what is roughened goes through ``vae``, an autoencoder, as every generated picture does.
         """
-        place = {name: n for n, name in enumerate(nouns())}
+        number_of = {name: n for n, name in enumerate(nouns())}
         self.drawings = drawings(art, side).to(device)
-        places = [place[str(name)] for name in art.concept]
-        self.concepts = places
-        self.named = [row for row, number in enumerate(places) if number < concepts] or list(
-            range(len(places))
+        numbers = [number_of[str(name)] for name in art.concept]
+        self.concepts = numbers
+        self.named_rows = [row for row, number in enumerate(numbers) if number < concepts] or list(
+            range(len(numbers))
         )
         self.styles = [STYLE_NAMES.index(str(name)) for name in art.style]
         self.mascots = None if mascots is None else drawings(mascots, side).to(device)
         self.batch, self.device, self.vae = batch, device, vae
-        self._made: dict[int, Lesson] = {}
+        self._lessons: dict[int, Lesson] = {}
 
     def lesson(self, step: int) -> Lesson:
         """The batch of a step; a few are painted ahead because painting is slow for few pictures."""
-        if step not in self._made:
-            whole = self.draw(step, self.batch * self.AHEAD, varied=0.7)
+        if step not in self._lessons:
+            whole = self.draw(step, self.batch * self.AHEAD, varied_share=0.7)
             cuts = [slice(n * self.batch, (n + 1) * self.batch) for n in range(self.AHEAD)]
-            self._made = {step + n: whole.at(cut) for n, cut in enumerate(cuts)}
-        return self._made.pop(step)
+            self._lessons = {step + n: whole.at(cut) for n, cut in enumerate(cuts)}
+        return self._lessons.pop(step)
 
-    def draw(self, seed: int, count: int, *, varied: float, looks: bool = True, rough: bool = True) -> Lesson:
-        """``count`` pictures, a share ``varied`` of them not plain on white; ``rough``: as if generated."""
+    def draw(
+        self, seed: int, count: int, *, varied_share: float, looks: bool = True, rough: bool = True
+    ) -> Lesson:
+        """``count`` images, a share ``varied_share`` not plain on white; ``rough``: as if generated."""
         draw = random.Random(f"{seed}/{count}")
-        every = range(len(self.drawings))
-        rows = [draw.choice(self.named if draw.random() < NAMED else every) for _ in range(count)]
-        choices = [_choice(draw, varied, looks=looks) for _ in range(count)]
+        pool = range(len(self.drawings))
+        rows = [draw.choice(self.named_rows if draw.random() < NAMED_SHARE else pool) for _ in range(count)]
+        choices = [_choice(draw, varied_share, looks=looks) for _ in range(count)]
         rgba = self.drawings[torch.tensor(rows, device=self.device)]
-        shown = torch.zeros(count, dtype=torch.bool)
+        has_subject = torch.zeros(count, dtype=torch.bool)
         if self.mascots is not None:
-            shown = torch.tensor([draw.random() < SUBJECTS for _ in range(count)])
-            some = torch.tensor([draw.randrange(len(self.mascots)) for _ in range(int(shown.sum()))]).long()
-            rgba[shown.to(self.device)] = self.mascots[some.to(self.device)]
+            has_subject = torch.tensor([draw.random() < SUBJECTS for _ in range(count)])
+            subject_rows = torch.tensor(
+                [draw.randrange(len(self.mascots)) for _ in range(int(has_subject.sum()))]
+            ).long()
+            rgba[has_subject.to(self.device)] = self.mascots[subject_rows.to(self.device)]
             choices = [
-                replace(each, colour=None) if here else each  # it is known by its colour
-                for each, here in zip(choices, shown.tolist(), strict=True)
+                replace(choice, colour=None) if is_subject else choice  # it is known by its colour
+                for choice, is_subject in zip(choices, has_subject.tolist(), strict=True)
             ]
         styles = [
             self.styles[row] if choice.look == "none" else STYLE_NAMES.index(choice.look)
@@ -144,14 +150,14 @@ class School:
         plain = torch.tensor([choice.look == "none" for choice in choices])
         concepts = torch.tensor([self.concepts[row] for row in rows])
         return Lesson(
-            self._paint(rgba, choices, seed if rough else None),
-            concepts.where(~shown, SKIP).to(self.device),
-            styles.where(~(shown & plain), SKIP).to(self.device),
-            shown.float().to(self.device),
+            self._render(rgba, choices, seed if rough else None),
+            concepts.where(~has_subject, SKIP).to(self.device),
+            styles.where(~(has_subject & plain), SKIP).to(self.device),
+            has_subject.float().to(self.device),
         )
 
-    def _paint(self, rgba: Tensor, choices: Sequence[Choice], rough: int | None) -> Tensor:
-        parts = [paint(some, choices[512 * n : 512 * n + 512]) for n, some in enumerate(rgba.split(512))]
+    def _render(self, rgba: Tensor, choices: Sequence[Appearance], rough: int | None) -> Tensor:
+        parts = [render(batch, choices[512 * n : 512 * n + 512]) for n, batch in enumerate(rgba.split(512))]
         if rough is not None:
             draw = torch.Generator(self.device).manual_seed(rough)
             parts = [roughen(part, draw) for part in parts]
@@ -160,10 +166,10 @@ class School:
         return torch.cat(parts).contiguous(memory_format=torch.channels_last)
 
 
-def _choice(draw: random.Random, varied: float, *, looks: bool) -> Choice:
+def _choice(draw: random.Random, varied_share: float, *, looks: bool) -> Appearance:
     seed = draw.getrandbits(40)
-    if draw.random() >= varied:
-        return Choice(scale=draw.uniform(0.75, 1.0), flip=draw.random() < 0.5)
+    if draw.random() >= varied_share:
+        return Appearance(scale=draw.uniform(0.75, 1.0), flip=draw.random() < 0.5)
     choice = choose(seed)
     if looks and draw.random() < 0.07:
         return replace(choice, look="blueprint", colour=None)
@@ -189,16 +195,18 @@ def lessons(
     Of pairs that are kept: ``plain`` on white, on coloured ``grounds``, and ``all``, in every look and as if
     generated. Of pairs that are shown, plain on white: ``known``.
     """
-    keep = np.array([kept(str(c), str(s)) for c, s in zip(art.concept, art.style, strict=True)])
+    keep = np.array([is_held_out(str(c), str(s)) for c, s in zip(art.concept, art.style, strict=True)])
     if keep.all() or not keep.any():
         keep[:: len(keep) - 1] = True
         keep[1:-1] = False
-    shown, hidden = (Art(art.rgba[rows], art.style[rows], art.concept[rows]) for rows in (~keep, keep))
-    school = School(shown, concepts, mascots(384, 0), batch=batch, side=side, device=device, vae=vae)
-    other = School(hidden, concepts, mascots(64, 1_000_000), batch=batch, side=side, device=device, vae=vae)
+    seen_art, unseen_art = (Art(art.rgba[rows], art.style[rows], art.concept[rows]) for rows in (~keep, keep))
+    school = School(seen_art, concepts, mascots(384, 0), batch=batch, side=side, device=device, vae=vae)
+    other = School(
+        unseen_art, concepts, mascots(64, 1_000_000), batch=batch, side=side, device=device, vae=vae
+    )
     return school, {
-        "plain": other.draw(1, exam, varied=0.0, rough=False),
-        "grounds": other.draw(2, exam, varied=1.0, looks=False, rough=False),
-        "all": other.draw(3, exam, varied=0.7),
-        "known": school.draw(4, exam, varied=0.0, rough=False),
+        "plain": other.draw(1, exam, varied_share=0.0, rough=False),
+        "grounds": other.draw(2, exam, varied_share=1.0, looks=False, rough=False),
+        "all": other.draw(3, exam, varied_share=0.7),
+        "known": school.draw(4, exam, varied_share=0.0, rough=False),
     }

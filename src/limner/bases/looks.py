@@ -10,42 +10,42 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from limner.bases.captions import COLOURS, GROUNDS, Choice
+from limner.bases.captions import COLOURS, GROUNDS, Appearance
 
 NAVY = (0.07, 0.14, 0.42)
 CHALK = (0.92, 0.96, 1.0)
 BOARD = (0.09, 0.2, 0.15)
 
 
-def paint(drawings: Tensor, choices: Sequence[Choice]) -> Tensor:
+def render(drawings: Tensor, choices: Sequence[Appearance]) -> Tensor:
     """(B, 4, S, S) drawings -> (B, 3, S, S) pictures, one choice each."""
-    placed = place(drawings, choices)
-    rgb, alpha = placed[:, :3], placed[:, 3:]
-    hues = [COLOURS.get(each.colour or "", -1.0) for each in choices]
+    solid_drawings = transform(drawings, choices)
+    rgb, alpha = solid_drawings[:, :3], solid_drawings[:, 3:]
+    hues = [COLOURS.get(choice.colour or "", -1.0) for choice in choices]
     rgb = recolour(rgb, torch.tensor(hues, device=rgb.device))
     ground = grounds(choices, rgb.shape[-1], rgb.device)
     out = rgb * alpha + ground * (1 - alpha)
-    for look in {each.look for each in choices} - {"none"}:
-        rows = torch.tensor([n for n, each in enumerate(choices) if each.look == look], device=rgb.device)
+    for look in {choice.look for choice in choices} - {"none"}:
+        rows = torch.tensor([n for n, choice in enumerate(choices) if choice.look == look], device=rgb.device)
         tones = torch.tensor([COLOURS[choices[int(n)].tone] for n in rows.tolist()], device=rgb.device)
         out[rows] = dressed(look, rgb[rows], alpha[rows], ground[rows], tones)
     return out.clamp(0, 1)
 
 
-def place(drawings: Tensor, choices: Sequence[Choice]) -> Tensor:
+def transform(drawings: Tensor, choices: Sequence[Appearance]) -> Tensor:
     """Scale, shift and flip; colours are premultiplied while they are resampled."""
     rows = []
-    for each in choices:
-        wide, tall = (-1 if each.flip else 1) / each.scale, 1 / each.scale
-        x, y = each.shift
+    for choice in choices:
+        wide, tall = (-1 if choice.flip else 1) / choice.scale, 1 / choice.scale
+        x, y = choice.shift
         rows.append([[wide, 0.0, -wide * x], [0.0, tall, -tall * y]])
     grid = F.affine_grid(
         torch.tensor(rows, device=drawings.device), list(drawings.shape), align_corners=False
     )
     solid = torch.cat([drawings[:, :3] * drawings[:, 3:], drawings[:, 3:]], dim=1)
-    moved = F.grid_sample(solid, grid, mode="bilinear", align_corners=False)
-    alpha = moved[:, 3:]
-    return torch.cat([moved[:, :3] / alpha.clamp(min=1e-4), alpha], dim=1).clamp(0, 1)
+    resampled = F.grid_sample(solid, grid, mode="bilinear", align_corners=False)
+    alpha = resampled[:, 3:]
+    return torch.cat([resampled[:, :3] / alpha.clamp(min=1e-4), alpha], dim=1).clamp(0, 1)
 
 
 def recolour(rgb: Tensor, hue: Tensor) -> Tensor:
@@ -53,8 +53,8 @@ def recolour(rgb: Tensor, hue: Tensor) -> Tensor:
     value = rgb.amax(1, keepdim=True)
     chroma = value - rgb.amin(1, keepdim=True)
     saturation = (chroma / value.clamp(min=1e-4)).clamp(0.0, 1.0) * 0.75 + 0.2
-    tinted = hsv(hue.view(-1, 1, 1, 1).clamp(min=0), saturation, value * 0.9 + 0.08)
-    return torch.where(hue.view(-1, 1, 1, 1) >= 0, tinted, rgb)
+    colour = hsv(hue.view(-1, 1, 1, 1).clamp(min=0), saturation, value * 0.9 + 0.08)
+    return torch.where(hue.view(-1, 1, 1, 1) >= 0, colour, rgb)
 
 
 def hsv(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
@@ -66,9 +66,9 @@ def hsv(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
     return torch.cat(torch.broadcast_tensors(*shades), dim=1)
 
 
-def grounds(choices: Sequence[Choice], side: int, device: torch.device) -> Tensor:
+def grounds(choices: Sequence[Appearance], side: int, device: torch.device) -> Tensor:
     """(B, 3, side, side), plain."""
-    colours = torch.tensor([GROUNDS[each.ground] for each in choices], device=device).float() / 255
+    colours = torch.tensor([GROUNDS[choice.ground] for choice in choices], device=device).float() / 255
     return colours[:, :, None, None].expand(-1, -1, side, side)
 
 
@@ -113,10 +113,10 @@ def dressed(look: str, rgb: Tensor, alpha: Tensor, ground: Tensor, tones: Tensor
 
 def edges(rgb: Tensor, alpha: Tensor) -> Tensor:
     """(B, 1, S, S) in [0, 1]: where colour or cover changes (Sobel)."""
-    seen = torch.cat([rgb * alpha + (1 - alpha), alpha], dim=1)
+    layers = torch.cat([rgb * alpha + (1 - alpha), alpha], dim=1)
     kernel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]], device=rgb.device) / 4
     weight = torch.stack([kernel, kernel.T])[:, None].repeat(4, 1, 1, 1)
-    soft = F.avg_pool2d(F.pad(seen, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    soft = F.avg_pool2d(F.pad(layers, (1, 1, 1, 1), mode="replicate"), 3, 1)
     slope = F.conv2d(F.pad(soft, (1, 1, 1, 1), mode="replicate"), weight, groups=4)
     steep = slope.square().view(len(rgb), 4, 2, *rgb.shape[2:]).sum(2).amax(1, keepdim=True).sqrt()
     return ((steep - 0.08) * 5).clamp(0, 1)
@@ -127,5 +127,5 @@ def _grey(rgb: Tensor) -> Tensor:
 
 
 def _between(dark: tuple[float, ...], light: tuple[float, ...], grey: Tensor) -> Tensor:
-    low, high = (torch.tensor(each, device=grey.device).view(1, 3, 1, 1) for each in (dark, light))
+    low, high = (torch.tensor(choice, device=grey.device).view(1, 3, 1, 1) for choice in (dark, light))
     return low * (1 - grey) + high * grey

@@ -22,17 +22,17 @@ def step(module: str, *arguments: str) -> None:
     subprocess.run([sys.executable, "-m", f"limner.bases.{module}", *arguments], check=True)
 
 
-def install(made: Path, judge: Path) -> Path:
+def install(pipeline: Path, judge: Path) -> Path:
     """Put a made pipeline and its judge where the package looks for them; the demo's pictures stay."""
-    place = bases.folders()["glyph"]
-    for part in made.iterdir():
-        target = place / part.name
+    folder = bases.folders()["glyph"]
+    for part in pipeline.iterdir():
+        target = folder / part.name
         if target.is_dir():
             shutil.rmtree(target)
         (shutil.copytree if part.is_dir() else shutil.copy2)(part, target)
-    shutil.rmtree(place / "judge", ignore_errors=True)
-    shutil.copytree(judge, place / "judge")
-    return place
+    shutil.rmtree(folder / "judge", ignore_errors=True)
+    shutil.copytree(judge, folder / "judge")
+    return folder
 
 
 def main() -> None:
@@ -44,22 +44,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/base"))
     parser.add_argument("--batch", type=int, help="of the denoiser; the size's own when left out")
     parser.add_argument("--install", action="store_true", help="replace the base inside the package")
-    said = parser.parse_args()
-    minutes = MINUTES[said.size]
-    shared = ["--art", str(said.art), "--size", said.size, "--device", said.device]
-    small = said.size == "cpu"
-    plain = ["--no-compile"] if said.device == "cpu" else []
-    vae, glyph, judge = (said.out / name for name in ("vae", "glyph", "judge"))
+    args = parser.parse_args()
+    minutes = MINUTES[args.size]
+    shared = ["--art", str(args.art), "--size", args.size, "--device", args.device]
+    small = args.size == "cpu"
+    plain = ["--no-compile"] if args.device == "cpu" else []
+    vae, glyph, judge = (args.out / name for name in ("vae", "glyph", "judge"))
     pace = ["--batch", "16", "--rate", "2e-3", "--decay", "0.998"] if small else []
     step("train_vae", *shared, *plain, *pace, "--minutes", str(minutes["vae"]), "--out", str(vae))
-    batch = str(said.batch or (64 if small else 512))
+    batch = str(args.batch or (64 if small else 512))
     pace = ["--decay", "0.998", "--variants", "64"] if small else []
     pace += ["--batch", batch, "--vae", str(vae), "--minutes", str(minutes["denoiser"])]
     step("train_denoiser", *shared, *pace, "--out", str(glyph))
     pace = ["--batch", "48", "--exam", "384"] if small else []
     pace += ["--vae", str(vae)]
     step("judge", *shared, *plain, *pace, "--minutes", str(minutes["judge"]), "--out", str(judge))
-    if said.install:
+    if args.install:
         sys.stderr.write(f"Installed in {install(glyph, judge)}\n")
 
 

@@ -16,7 +16,7 @@ SIDE = 128
 ARMS = {"down": (24.0, 99.0), "out": (15.0, 78.0), "wave": (15.0, 56.0), "up": (23.0, 37.0)}
 """Where the left hand is, in the pixels of the 128 x 128 drawing; the right hand mirrors it."""
 MOUTHS = ("smile", "open", "grin", "small")
-HELD = ("flower", "cup", "flag", "star", "book")
+PROPS = ("flower", "cup", "flag", "star", "book")
 
 TEAL, DEEP, PALE = "#1fa9a0", "#0b5a5c", "#8fe0d0"
 ORANGE, CREAM, RUST = "#ff8a1f", "#fff3d6", "#8a3d0c"
@@ -42,24 +42,24 @@ class Pose:
     """One of ``MOUTHS``."""
     sway: float = 0.0
     """Degrees that the antenna bends clockwise, -25..15."""
-    held: str | None = None
-    """One of ``HELD``, in the right hand."""
+    prop: str | None = None
+    """One of ``PROPS``, in the right hand."""
 
 
 def pose(seed: int) -> Pose:
     """A pose, as a pure function of ``seed``."""
     draw = random.Random(seed)
-    held = draw.choice(HELD) if draw.random() < 0.4 else None
+    prop = draw.choice(PROPS) if draw.random() < 0.4 else None
     return Pose(
         left=draw.choice(list(ARMS)),
-        right=draw.choice(("out", "wave") if held else list(ARMS)),
+        right=draw.choice(("out", "wave") if prop else list(ARMS)),
         lean=round(draw.uniform(-12, 12), 1) if draw.random() < 0.5 else 0.0,
         jump=draw.random() < 0.25,
         look=(round(draw.uniform(-1, 1), 2), round(draw.uniform(-1, 1), 2)),
         asleep=draw.random() < 0.15,
         mouth=draw.choice(MOUTHS),
         sway=round(draw.uniform(-25, 15), 1),
-        held=held,
+        prop=prop,
     )
 
 
@@ -74,7 +74,7 @@ def svg(pose: Pose) -> str:
         _eyes(pose),
         _mouth(pose.mouth),
         _scarf(),
-        _held(pose.held, pose.right),
+        _prop_in_hand(pose.prop, pose.right),
     ]
     rise = -7 if pose.jump else 2
     return (
@@ -93,10 +93,10 @@ def drawings(count: int, seed: int = 0) -> "np.ndarray":
     """
     import numpy as np
 
-    pictures = np.zeros((count, SIDE, SIDE, 4), np.uint8)
+    images = np.zeros((count, SIDE, SIDE, 4), np.uint8)
     for row in range(count):
-        pictures[row] = drawn(pose(seed + row))
-    return pictures
+        images[row] = drawn(pose(seed + row))
+    return images
 
 
 def drawn(pose: Pose) -> "np.ndarray":
@@ -111,12 +111,12 @@ def drawn(pose: Pose) -> "np.ndarray":
     return pixels
 
 
-def _path(line: str, paint: str, width: float, more: str = "") -> str:
-    return f'<path d="{line}" fill="none" stroke="{paint}" stroke-width="{width}" {more}/>'
+def _path(line: str, stroke: str, width: float, attributes: str = "") -> str:
+    return f'<path d="{line}" fill="none" stroke="{stroke}" stroke-width="{width}" {attributes}/>'
 
 
-def _disc(x: float, y: float, size: tuple[float, float], fill: str, more: str = "") -> str:
-    return f'<ellipse cx="{x:.1f}" cy="{y:.1f}" rx="{size[0]}" ry="{size[1]}" fill="{fill}" {more}/>'
+def _disc(x: float, y: float, size: tuple[float, float], fill: str, attributes: str = "") -> str:
+    return f'<ellipse cx="{x:.1f}" cy="{y:.1f}" rx="{size[0]}" ry="{size[1]}" fill="{fill}" {attributes}/>'
 
 
 def _feet(*, jump: bool) -> str:
@@ -134,9 +134,9 @@ def _arm(arm: str, side: str) -> str:
     x, y = ARMS[arm]
     shoulder, bend = 38, (26.0, (y + 84) / 2 + 6)
     line = f"M{shoulder} 80 Q{bend[0]} {bend[1]:.1f} {x} {y}"
-    drawn = _path(line, DEEP, 12) + _disc(x, y, (7.5, 7.5), DEEP) + _path(line, TEAL, 7.5)
-    drawn += _disc(x, y, (5.5, 5.5), PALE)
-    return drawn if side == "left" else f'<g transform="translate(128 0) scale(-1 1)">{drawn}</g>'
+    strokes = _path(line, DEEP, 12) + _disc(x, y, (7.5, 7.5), DEEP) + _path(line, TEAL, 7.5)
+    strokes += _disc(x, y, (5.5, 5.5), PALE)
+    return strokes if side == "left" else f'<g transform="translate(128 0) scale(-1 1)">{strokes}</g>'
 
 
 def _antenna(sway: float) -> str:
@@ -161,10 +161,10 @@ def _eyes(pose: Pose) -> str:
         if pose.asleep:
             eyes.append(_path(f"M{x - 9} 53 Q{x} 63 {x + 9} 53", INK, 3.5))
             continue
-        at = (x + 3.5 * pose.look[0], 54 + 4 * pose.look[1])
+        centre = (x + 3.5 * pose.look[0], 54 + 4 * pose.look[1])
         eyes.append(_disc(x, 54, (10.5, 12), "#ffffff", f'stroke="{DEEP}" stroke-width="2"'))
-        eyes.append(_disc(*at, (5.8, 6.8), INK))
-        eyes.append(_disc(at[0] - 2, at[1] - 2.5, (2, 2), "#ffffff"))
+        eyes.append(_disc(*centre, (5.8, 6.8), INK))
+        eyes.append(_disc(centre[0] - 2, centre[1] - 2.5, (2, 2), "#ffffff"))
     cheeks = _disc(40, 67, (4.5, 3), "#ff9d8a") + _disc(88, 67, (4.5, 3), "#ff9d8a")
     return "".join(eyes) + cheeks
 
@@ -182,19 +182,19 @@ def _mouth(mouth: str) -> str:
 
 def _scarf() -> str:
     stripes = 'stroke-linecap="butt" stroke-dasharray="8 8"'
-    drawn = ""
+    strokes = ""
     for line in ("M84 84 Q91 94 86 106", "M33 77 Q64 95 95 77"):
-        drawn += _path(line, RUST, 15) + _path(line, CREAM, 11) + _path(line, ORANGE, 11, stripes)
-    return drawn
+        strokes += _path(line, RUST, 15) + _path(line, CREAM, 11) + _path(line, ORANGE, 11, stripes)
+    return strokes
 
 
-def _held(held: str | None, arm: str) -> str:
-    if held is None:
+def _prop_in_hand(prop: str | None, arm: str) -> str:
+    if prop is None:
         return ""
     x, y = ARMS[arm]
     things = {"flower": _flower, "cup": _cup, "flag": _flag, "star": _star, "book": _book}
     return (
-        f'<g transform="translate({SIDE - x:.1f} {y:.1f})">{things[held]()}{_disc(-3, 2, (5, 5), PALE)}</g>'
+        f'<g transform="translate({SIDE - x:.1f} {y:.1f})">{things[prop]()}{_disc(-3, 2, (5, 5), PALE)}</g>'
     )
 
 

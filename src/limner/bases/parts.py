@@ -199,13 +199,13 @@ def save_pipeline(folder: Path, parts: Mapping[str, Any], size: Size, *, dtype: 
         name: nn.Module.to(copy.deepcopy(part), "cpu", dtype) if isinstance(part, nn.Module) else part
         for name, part in parts.items()
     }
-    stock: Any = FluxPipeline
-    stock(scheduler=scheduler, **models).save_pretrained(
+    pipeline_class: Any = FluxPipeline
+    pipeline_class(scheduler=scheduler, **models).save_pretrained(
         folder, safe_serialization=True, max_shard_size="15MB"
     )
     for config in folder.glob("*/config.json"):
-        said = json.loads(config.read_text(encoding="utf-8"))
-        said.pop("_name_or_path", None)  # where it lay on the machine that made it
-        marked = {"dtype": "float32"} if config.parent.name.startswith("text_encoder") else {}
-        write_json(config, said | marked)
+        config_json = json.loads(config.read_text(encoding="utf-8"))
+        config_json.pop("_name_or_path", None)  # where it lay on the machine that made it
+        precision = {"dtype": "float32"} if config.parent.name.startswith("text_encoder") else {}
+        write_json(config, config_json | precision)
     write_json(folder / "limner.json", size.facts)

@@ -46,7 +46,7 @@ CONSTANTS: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class DenoiserConfig:
     """What a person decides about a base's training."""
 
     minutes: float
@@ -60,52 +60,54 @@ class Wish:
     seed: int = 0
 
 
-class Pair(torch.optim.Optimizer):
+class OptimizerPair(torch.optim.Optimizer):
     """Two optimizers as one, each over its own weights."""
 
     def __init__(self, first: torch.optim.Optimizer, second: torch.optim.Optimizer) -> None:
-        self.both = (first, second)
+        self.optimizers = (first, second)
         super().__init__([*first.param_groups, *second.param_groups], {})
 
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """One step of each."""
-        for each in self.both:
-            each.step(closure)
+        for optimizer in self.optimizers:
+            optimizer.step(closure)
 
 
-def optimizer_of(models: Mapping[str, nn.Module], wish: Wish) -> Pair:
+def optimizer_of(models: Mapping[str, nn.Module], config: DenoiserConfig) -> OptimizerPair:
     """Muon (Jordan et al. 2024; Liu et al. 2025, arXiv:2502.16982) for the blocks' matrices, AdamW elsewhere.
 
     On this base Muon reaches a loss of AdamW with two thirds of the images. Modulations start at zero and
     have many rows for one token: they stay with AdamW, as do embeddings and what is not a matrix.
     """
-    blocks, others = [], []
-    for model, name, each in ((m, n, p) for m, own in models.items() for n, p in own.named_parameters()):
-        inside = model == "transformer" and "blocks." in name and ".norm" not in name
-        (blocks if inside and each.ndim == 2 else others).append(each)
-    fused = wish.device.type == "cuda"
-    muon = torch.optim.Muon(blocks, wish.rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw")
-    adam = torch.optim.AdamW(others, wish.rate / 2, betas=(0.9, 0.99), weight_decay=0.02, fused=fused)
-    both = Pair(muon, adam)
-    for group in both.param_groups:
+    blocks, rest = [], []
+    for model, name, weight in (
+        (m, n, p) for m, module in models.items() for n, p in module.named_parameters()
+    ):
+        in_blocks = model == "transformer" and "blocks." in name and ".norm" not in name
+        (blocks if in_blocks and weight.ndim == 2 else rest).append(weight)
+    fused = config.device.type == "cuda"
+    muon = torch.optim.Muon(blocks, config.rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw")
+    adam = torch.optim.AdamW(rest, config.rate / 2, betas=(0.9, 0.99), weight_decay=0.02, fused=fused)
+    pair = OptimizerPair(muon, adam)
+    for group in pair.param_groups:
         group["initial_lr"] = group["lr"]
-    return both
+    return pair
 
 
 def train(
     models: Mapping[str, nn.Module],
-    shown: Mapping[str, Tensor],
-    kept: Mapping[str, Tensor],
-    wish: Wish,
+    train_values: Mapping[str, Tensor],
+    held_out_values: Mapping[str, Tensor],
+    config: DenoiserConfig,
     save: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
     """Train in place; afterwards the models hold the averaged weights.
 
     Args:
         models: ``transformer``, ``text_encoder``, ``text_encoder_2`` on the device.
-        shown: Boundary values of every training variant, (N, ...).
-        kept: The same for (concept, style) pairs that are never trained on.
-        wish: See :class:`Wish`.
+        train_values: Boundary values of every training variant, (N, ...).
+        held_out_values: The same for (concept, style) pairs that are never trained on.
+        config: See :class:`DenoiserConfig`.
         save: Called now and then with the record so far, while the models hold the averaged weights.
 
     Returns:
@@ -115,62 +117,70 @@ def train(
     parameters = [p for name in TRAINED for p in models[name].parameters()]
     for parameter in parameters:
         parameter.requires_grad_()
-    average = Average(parameters, wish.decay)
-    clock = Clock(wish.minutes * 60)
-    seen = Seen()
-    setting = Fit(
+    average = Average(parameters, config.decay)
+    clock = Clock(config.minutes * 60)
+    counter = ImageCount()
+    loop = Fit(
         parameters=parameters,
-        optimizer=optimizer_of(models, wish),
+        optimizer=optimizer_of(models, config),
         rate=lambda step: min(1.0, (step + 1) / 200) * clock.cosine(1 / 3),
         clip=1.0,
         average=average,
     )
-    losses = _losses(models, cut, shown, wish, seen)
+    curve = _losses(models, cut, train_values, config, counter)
     rows: list[dict[str, float]] = []
-    due = 0.0
-    for step in fit(setting, losses, start=0, steps=10**9):
-        if clock.share() >= due or clock.over():
+    next_share = 0.0
+    for step in fit(loop, curve, start=0, steps=10**9):
+        if clock.share() >= next_share or clock.over():
             average.swap()
-            measured = measure(models, cut, shown, kept, wish)
+            measurement = measure(models, cut, train_values, held_out_values, config)
             row = {
                 "step": step.number,
-                "images": seen.images,
+                "images": counter.images,
                 "seconds": clock.seconds(),
                 "loss": step.loss,
-                **measured,
+                **measurement,
             }
             rows.append(row)
             _log(row)
-            save({"rows": rows, "images_per_second": seen.images / clock.seconds(), "batch": wish.batch})
+            save({"rows": rows, "images_per_second": counter.images / clock.seconds(), "batch": config.batch})
             average.swap()
-            due += 1 / 16
+            next_share += 1 / 16
         if clock.over():
             break
     average.swap()
-    return {"rows": rows, "images_per_second": seen.images / clock.seconds(), "batch": wish.batch}
+    return {"rows": rows, "images_per_second": counter.images / clock.seconds(), "batch": config.batch}
 
 
 @dataclass
-class Seen:
+class ImageCount:
     """How many images have been trained on."""
 
     images: int = 0
 
 
-def _losses(models: Mapping[str, nn.Module], cut: Split, shown: Mapping[str, Tensor], wish: Wish, seen: Seen):  # noqa: ANN202
-    generator = torch.Generator(wish.device).manual_seed(wish.seed)
+def _losses(
+    models: Mapping[str, nn.Module],
+    cut: Split,
+    train_values: Mapping[str, Tensor],
+    config: DenoiserConfig,
+    counter: ImageCount,
+):  # noqa: ANN202
+    generator = torch.Generator(config.device).manual_seed(config.seed)
     draw = DeviceRng(generator)
-    choose = torch.Generator().manual_seed(wish.seed)
+    choose = torch.Generator().manual_seed(config.seed)
     shares = torch.tensor([share for _, _, share in LENGTHS])
 
     def losses(step: int) -> Iterator[Tensor]:
         del step
         length, part, _ = LENGTHS[int(torch.multinomial(shares, 1, generator=choose))]
-        count = max(1, int(wish.batch * part))
-        rows = torch.randint(len(shown["latent_mean"]), (count,), generator=generator, device=wish.device)
-        seen.images += count
+        count = max(1, int(config.batch * part))
+        rows = torch.randint(
+            len(train_values["latent_mean"]), (count,), generator=generator, device=config.device
+        )
+        counter.images += count
         with _compiled(length == 0):
-            loss = _loss(models, cut, _rows(shown, rows, length), draw, wish).mean()
+            loss = _loss(models, cut, _rows(train_values, rows, length), draw, config).mean()
         yield loss
 
     return losses
@@ -182,19 +192,23 @@ def _compiled(often: bool) -> Any:  # noqa: FBT001
 
 
 def _rows(values: Mapping[str, Tensor], rows: Tensor, length: int) -> dict[str, Tensor]:
-    own = values["t5_tokens"].shape[1]
+    width = values["t5_tokens"].shape[1]
     return {
         "latent_mean": values["latent_mean"][rows].float(),
         "latent_logvar": values["latent_logvar"][rows].float(),
         "clip_tokens": values["clip_tokens"][rows, :CLIP_SEEN].long(),
-        "t5_tokens": nn.functional.pad(values["t5_tokens"][rows].long(), (0, max(own, length) - own)),
+        "t5_tokens": nn.functional.pad(values["t5_tokens"][rows].long(), (0, max(width, length) - width)),
     }
 
 
 def _loss(
-    models: Mapping[str, nn.Module], cut: Split, values: Mapping[str, Tensor], draw: Any, wish: Wish
+    models: Mapping[str, nn.Module],
+    cut: Split,
+    values: Mapping[str, Tensor],
+    draw: Any,
+    config: DenoiserConfig,
 ) -> Tensor:
-    with torch.autocast(wish.device.type, torch.bfloat16, enabled=wish.precision == torch.bfloat16):
+    with torch.autocast(config.device.type, torch.bfloat16, enabled=config.precision == torch.bfloat16):
         return run(cut.live, models, values, draw)["loss"]
 
 
@@ -207,37 +221,42 @@ def live_cut() -> Split:
 def measure(
     models: Mapping[str, nn.Module],
     cut: Split,
-    shown: Mapping[str, Tensor],
-    kept: Mapping[str, Tensor],
-    wish: Wish,
+    train_values: Mapping[str, Tensor],
+    held_out_values: Mapping[str, Tensor],
+    config: DenoiserConfig,
 ) -> dict[str, float]:
     """Losses on held-out pairs and on what was shown, for a row of the record."""
-    named = (("held_out", kept), ("shown", shown))
-    return {name: held_out_loss(models, cut, values, wish) for name, values in named}
+    sets = (("held_out", held_out_values), ("shown", train_values))
+    return {name: held_out_loss(models, cut, values, config) for name, values in sets}
 
 
 @torch.no_grad()
 def held_out_loss(
-    models: Mapping[str, nn.Module], cut: Split, values: Mapping[str, Tensor], wish: Wish, *, most: int = 512
+    models: Mapping[str, nn.Module],
+    cut: Split,
+    values: Mapping[str, Tensor],
+    config: DenoiserConfig,
+    *,
+    limit: int = 512,
 ) -> float:
-    """Mean loss at evenly spaced times and fixed noise over up to ``most`` rows."""
-    count = min(most, len(values["latent_mean"]))
+    """Mean loss at evenly spaced times and fixed noise over up to ``limit`` rows."""
+    count = min(limit, len(values["latent_mean"]))
     rows = torch.linspace(0, len(values["latent_mean"]) - 1, count).long()
     times = (torch.arange(count) + 0.5) / count
     total = 0.0
     for start in range(0, count, 256):
-        some = slice(start, start + 256)
-        given = _rows(values, rows[some].to(values["latent_mean"].device), 0)
-        draw = KeyedRng([("held-out", int(n)) for n in range(count)[some]])
-        given["time"] = times[torch.randperm(count, generator=torch.Generator().manual_seed(0))][some].to(
-            wish.device
-        )
+        window = slice(start, start + 256)
+        row_values = _rows(values, rows[window].to(values["latent_mean"].device), 0)
+        draw = KeyedRng([("held-out", int(n)) for n in range(count)[window]])
+        row_values["time"] = times[torch.randperm(count, generator=torch.Generator().manual_seed(0))][
+            window
+        ].to(config.device)
         with _compiled(False):
-            total += float(_loss(models, cut, given, draw, wish).sum())
+            total += float(_loss(models, cut, row_values, draw, config).sum())
     return total / count
 
 
-def earlier(folder: Path | None, rows: list[dict[str, Any]], asked: str) -> list[dict[str, Any]]:
+def earlier(folder: Path | None, rows: list[dict[str, Any]], set_name: str) -> list[dict[str, Any]]:
     """The rows of the training that a base comes from, then ``rows``, counted on from there.
 
     A part of the training is what one call did. Captions and looks may differ from those of the part before,
@@ -246,30 +265,30 @@ def earlier(folder: Path | None, rows: list[dict[str, Any]], asked: str) -> list
     Args:
         folder: The base that was gone on from.
         rows: Of this part.
-        asked: :func:`fingerprint` of its held-out set.
+        set_name: :func:`fingerprint` of its held-out set.
     """
     if folder is None or not (folder / "training.json").exists():
-        return [row | {"part": 1, "set": asked} for row in rows]
+        return [row | {"part": 1, "set": set_name} for row in rows]
     before = json.loads((folder / "training.json").read_text(encoding="utf-8"))["rows"]
-    counted = ("step", "images", "seconds")
-    part = {"part": before[-1]["part"] + 1, "set": asked}
-    return before + [row | {key: row[key] + before[-1][key] for key in counted} | part for row in rows]
+    columns = ("step", "images", "seconds")
+    part = {"part": before[-1]["part"] + 1, "set": set_name}
+    return before + [row | {key: row[key] + before[-1][key] for key in columns} | part for row in rows]
 
 
 def both_sets(
-    art: Path, size: parts.Size, made: Mapping[str, Any], variants: int, device: torch.device
+    art: Path, size: parts.Size, pipeline: Mapping[str, Any], variants: int, device: torch.device
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Boundary values of what is trained on, in so many variants, and of held-out pairs, in four."""
-    vae = made["vae"].to(device).eval()
+    vae = pipeline["vae"].to(device).eval()
     return (
-        build_set(art, size, vae, made, variants=variants, kept=False, device=device),
-        build_set(art, size, vae, made, variants=4, kept=True, device=device),
+        build_set(art, size, vae, pipeline, variants=variants, from_held_out=False, device=device),
+        build_set(art, size, vae, pipeline, variants=4, from_held_out=True, device=device),
     )
 
 
-def fingerprint(kept: Mapping[str, Tensor]) -> str:
+def fingerprint(held_out_values: Mapping[str, Tensor]) -> str:
     """Which pictures a held-out set has, told by their captions, which say all that was varied."""
-    words = kept["clip_tokens"].cpu().contiguous().numpy().astype("<i2").tobytes()
+    words = held_out_values["clip_tokens"].cpu().contiguous().numpy().astype("<i2").tobytes()
     return hashlib.sha256(words).hexdigest()[:8]
 
 
@@ -296,32 +315,32 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--fp32", action="store_true", help="for CPUs without bf16 instructions")
     parser.add_argument("--no-compile", dest="compiled", action="store_false")
-    said = parser.parse_args()
-    device = torch.device(said.device)
-    wish = Wish(
-        minutes=said.minutes,
-        batch=said.batch,
-        rate=said.rate,
-        decay=said.decay,
+    args = parser.parse_args()
+    device = torch.device(args.device)
+    config = DenoiserConfig(
+        minutes=args.minutes,
+        batch=args.batch,
+        rate=args.rate,
+        decay=args.decay,
         device=device,
-        precision=torch.float32 if said.fp32 else torch.bfloat16,
+        precision=torch.float32 if args.fp32 else torch.bfloat16,
     )
-    torch.manual_seed(wish.seed)
-    size = parts.SIZES[said.size]
-    made = parts.load_pipeline(said.init) if said.init else parts.fresh_pipeline(said.vae, size)
-    models = {name: made[name].float().to(device).train() for name in TRAINED}
-    shown, kept = both_sets(said.art, size, made, said.variants, device)
-    if said.compiled:
+    torch.manual_seed(config.seed)
+    size = parts.SIZES[args.size]
+    pipeline = parts.load_pipeline(args.init) if args.init else parts.fresh_pipeline(args.vae, size)
+    models = {name: pipeline[name].float().to(device).train() for name in TRAINED}
+    train_values, held_out_values = both_sets(args.art, size, pipeline, args.variants, device)
+    if args.compiled:
         models["transformer"].compile_repeated_blocks(fullgraph=True, dynamic=False)
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
 
     def save(record: dict[str, Any]) -> None:
-        parts.save_pipeline(said.out, made | models, size, dtype=torch.bfloat16)
-        rows = earlier(said.init, record["rows"], fingerprint(kept))
-        whole = {"device": name, "variants": said.variants, **record, "rows": rows}
-        write_json(said.out / "training.json", whole)
+        parts.save_pipeline(args.out, pipeline | models, size, dtype=torch.bfloat16)
+        rows = earlier(args.init, record["rows"], fingerprint(held_out_values))
+        whole = {"device": name, "variants": args.variants, **record, "rows": rows}
+        write_json(args.out / "training.json", whole)
 
-    save(train(models, shown, kept, wish, save))
+    save(train(models, train_values, held_out_values, config, save))
 
 
 if __name__ == "__main__":

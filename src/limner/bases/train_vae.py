@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limner.bases.art import TRAINED_STYLES, UNSEEN_STYLES, read_art
-from limner.bases.captions import Choice, choose
+from limner.bases.captions import Appearance, choose
 from limner.bases.clock import Clock
 from limner.bases.latents import drawings
-from limner.bases.looks import paint
+from limner.bases.looks import render
 from limner.bases.parts import SIZES, Size, fresh_vae
 from limner.files import write_json
 from limner.nn.loop import Average, Fit, fit
@@ -32,7 +32,7 @@ KL = 2e-6
 
 
 @dataclass(frozen=True)
-class Wish:
+class VaeConfig:
     """Minutes, images per step, peak learning rate, decay of the averaged weights, bf16 or fp32."""
 
     minutes: float
@@ -43,11 +43,11 @@ class Wish:
     precision: torch.dtype = torch.bfloat16
 
 
-def vae_loss(vae: Any, pictures: Tensor) -> Tensor:
+def vae_loss(vae: Any, images: Tensor) -> Tensor:
     """(B, 3, S, S) in [-1, 1] -> (B,): L1, L2, L2 of coarse pictures and slopes, and a little divergence."""
-    posterior = vae.encode(pictures).latent_dist
-    made = vae.decode(posterior.sample()).sample.float()
-    wrong = made - pictures
+    posterior = vae.encode(images).latent_dist
+    reconstruction = vae.decode(posterior.sample()).sample.float()
+    wrong = reconstruction - images
     coarse = F.avg_pool2d(wrong, 4)
     slopes = torch.cat([wrong.diff(dim=-1).flatten(1), wrong.diff(dim=-2).flatten(1)], dim=1)
     loss = wrong.abs().flatten(1).mean(1) + 4 * wrong.square().flatten(1).mean(1)
@@ -55,36 +55,38 @@ def vae_loss(vae: Any, pictures: Tensor) -> Tensor:
     return loss + KL * posterior.kl().float()
 
 
-def train(vae: Any, shown: Tensor, wish: Wish, unseen: Tensor) -> list[dict[str, float]]:
+def train(
+    vae: Any, art_drawings: Tensor, config: VaeConfig, validation_images: Tensor
+) -> list[dict[str, float]]:
     """Train in place on varied drawings (N, 4, S, S); ``vae`` ends with its averaged weights."""
-    parameters = [each for each in vae.parameters() if each.requires_grad]
+    parameters = [weight for weight in vae.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(
-        parameters, wish.rate, betas=(0.9, 0.99), weight_decay=0.0, fused=wish.device.type == "cuda"
+        parameters, config.rate, betas=(0.9, 0.99), weight_decay=0.0, fused=config.device.type == "cuda"
     )
     for group in optimizer.param_groups:
-        group["initial_lr"] = wish.rate
-    average = Average(parameters, wish.decay)
-    clock = Clock(wish.minutes * 60)
-    setting = Fit(
+        group["initial_lr"] = config.rate
+    average = Average(parameters, config.decay)
+    clock = Clock(config.minutes * 60)
+    loop = Fit(
         parameters=parameters,
         optimizer=optimizer,
         rate=lambda step: min(1.0, (step + 1) / 100) * clock.cosine(0.1),
         clip=1.0,
         average=average,
     )
-    stepper = Pictures(shown, wish)
+    stepper = AugmentedImages(art_drawings, config)
     rows: list[dict[str, float]] = []
-    due = 0.0
-    for step in fit(setting, lambda number: _losses(vae, stepper, number, wish), start=0, steps=10**9):
-        if clock.share() >= due or clock.over():
-            due += 1 / 12
+    next_share = 0.0
+    for step in fit(loop, lambda number: _losses(vae, stepper, number, config), start=0, steps=10**9):
+        if clock.share() >= next_share or clock.over():
+            next_share += 1 / 12
             average.swap()
             rows.append(
                 {
                     "step": step.number,
-                    "images": step.number * wish.batch,
+                    "images": step.number * config.batch,
                     "seconds": clock.seconds(),
-                    **psnr(vae, unseen),
+                    **psnr(vae, validation_images),
                 }
             )
             average.swap()
@@ -95,67 +97,70 @@ def train(vae: Any, shown: Tensor, wish: Wish, unseen: Tensor) -> list[dict[str,
     return rows
 
 
-class Pictures:
+class AugmentedImages:
     """Augmented pictures, made on the device a few batches at a time."""
 
     AHEAD = 8
 
-    def __init__(self, shown: Tensor, wish: Wish) -> None:
-        self.drawings, self.wish = shown.to(wish.device), wish
-        self._made: dict[int, Tensor] = {}
+    def __init__(self, art_drawings: Tensor, config: VaeConfig) -> None:
+        self.drawings, self.config = art_drawings.to(config.device), config
+        self._images_of: dict[int, Tensor] = {}
 
     def batch(self, step: int) -> Tensor:
         """(batch, 3, S, S) in [-1, 1]."""
-        if step not in self._made:
-            self._made = {}
-            count = self.wish.batch * self.AHEAD
-            seeds = range(step * self.wish.batch, step * self.wish.batch + count)
+        if step not in self._images_of:
+            self._images_of = {}
+            count = self.config.batch * self.AHEAD
+            seeds = range(step * self.config.batch, step * self.config.batch + count)
             rows = torch.randint(len(self.drawings), (count,), generator=torch.Generator().manual_seed(step))
             choices = [choose(seed) for seed in seeds]
-            some = self.drawings[rows.to(self.wish.device)]
-            made = (
-                torch.cat([paint(some[n : n + 512], choices[n : n + 512]) for n in range(0, count, 512)]) * 2
+            chosen_drawings = self.drawings[rows.to(self.config.device)]
+            images = (
+                torch.cat(
+                    [render(chosen_drawings[n : n + 512], choices[n : n + 512]) for n in range(0, count, 512)]
+                )
+                * 2
                 - 1
             )
-            self._made = {step + n: each for n, each in enumerate(made.split(self.wish.batch))}
-        return self._made.pop(step)
+            self._images_of = {step + n: portion for n, portion in enumerate(images.split(self.config.batch))}
+        return self._images_of.pop(step)
 
 
-def _losses(vae: Any, pictures: Pictures, step: int, wish: Wish) -> Iterator[Tensor]:
-    batch = pictures.batch(step)
-    if wish.device.type == "cuda":
+def _losses(vae: Any, images: AugmentedImages, step: int, config: VaeConfig) -> Iterator[Tensor]:
+    batch = images.batch(step)
+    if config.device.type == "cuda":
         batch = batch.contiguous(memory_format=torch.channels_last)
-    with torch.autocast(wish.device.type, torch.bfloat16, enabled=wish.precision == torch.bfloat16):
+    with torch.autocast(config.device.type, torch.bfloat16, enabled=config.precision == torch.bfloat16):
         yield vae_loss(vae, batch).mean()
 
 
 @torch.no_grad()
-def reconstruct(vae: Any, pictures: Tensor) -> Tensor:
+def reconstruct(vae: Any, images: Tensor) -> Tensor:
     """Through the mean of the posterior and back, in [-1, 1]."""
     return torch.cat(
-        [vae.decode(vae.encode(some).latent_dist.mean).sample.clamp(-1, 1) for some in pictures.split(64)]
+        [vae.decode(vae.encode(chunk).latent_dist.mean).sample.clamp(-1, 1) for chunk in images.split(64)]
     )
 
 
-def psnr(vae: Any, pictures: Tensor) -> dict[str, float]:
+def psnr(vae: Any, images: Tensor) -> dict[str, float]:
     """Mean and 10th percentile over pictures in [-1, 1], in dB against a range of 1."""
-    wrong = (reconstruct(vae, pictures) - pictures).square().flatten(1).mean(1) / 4
-    each = -10 * torch.log10(wrong.clamp(min=1e-10))
-    return {"psnr_mean": float(each.mean()), "psnr_p10": float(each.quantile(0.1))}
+    wrong = (reconstruct(vae, images) - images).square().flatten(1).mean(1) / 4
+    decibels = -10 * torch.log10(wrong.clamp(min=1e-10))
+    return {"psnr_mean": float(decibels.mean()), "psnr_p10": float(decibels.quantile(0.1))}
 
 
-def unseen_pictures(art: Path, size: Size, count: int = 96) -> Tensor:
+def validation_images_of(art: Path, size: Size, count: int = 96) -> Tensor:
     """Pictures of the styles that the autoencoder never saw, on white, in [-1, 1]."""
-    drawn = read_art(art).only(UNSEEN_STYLES, size.concepts)
-    rows = torch.linspace(0, len(drawn.rgba) - 1, min(count, len(drawn.rgba))).long()
-    shown = drawings(drawn, size.side)[rows]
-    return paint(shown, [Choice(scale=1.0)] * len(shown)) * 2 - 1
+    art_kept = read_art(art).only(UNSEEN_STYLES, size.concepts)
+    rows = torch.linspace(0, len(art_kept.rgba) - 1, min(count, len(art_kept.rgba))).long()
+    art_drawings = drawings(art_kept, size.side)[rows]
+    return render(art_drawings, [Appearance(scale=1.0)] * len(art_drawings)) * 2 - 1
 
 
-def normalise(vae: Any, pictures: Tensor) -> None:
+def normalise(vae: Any, images: Tensor) -> None:
     """Set shift and scale so that latents have mean 0 and deviation 1 over ``pictures``."""
     with torch.no_grad():
-        latents = torch.cat([vae.encode(some).latent_dist.mean.float() for some in pictures.split(128)])
+        latents = torch.cat([vae.encode(chunk).latent_dist.mean.float() for chunk in images.split(128)])
     vae.register_to_config(shift_factor=latents.mean().item(), scaling_factor=1 / latents.std().item())
 
 
@@ -173,31 +178,31 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--fp32", action="store_true", help="for CPUs without bf16 instructions")
     parser.add_argument("--no-compile", dest="compiled", action="store_false")
-    said = parser.parse_args()
-    device = torch.device(said.device)
-    precision = torch.float32 if said.fp32 else torch.bfloat16
-    wish = Wish(said.minutes, said.batch, said.rate, said.decay, device, precision)
+    args = parser.parse_args()
+    device = torch.device(args.device)
+    precision = torch.float32 if args.fp32 else torch.bfloat16
+    config = VaeConfig(args.minutes, args.batch, args.rate, args.decay, device, precision)
     torch.manual_seed(0)
-    size = SIZES[said.size]
-    vae: Any = AutoencoderKL.from_pretrained(said.init) if said.init else fresh_vae(size)
+    size = SIZES[args.size]
+    vae: Any = AutoencoderKL.from_pretrained(args.init) if args.init else fresh_vae(size)
     vae = vae.float().to(device)
-    if said.init:  # latents stay what they are, so a denoiser trained on them stays valid
+    if args.init:  # latents stay what they are, so a denoiser trained on them stays valid
         vae.encoder.requires_grad_(requires_grad=False)
     if device.type == "cuda":
         vae = vae.to(memory_format=torch.channels_last)
-    if said.compiled:
+    if args.compiled:
         vae.encoder.compile()
         vae.decoder.compile()
-    shown = drawings(read_art(said.art).only(TRAINED_STYLES), size.side)
-    unseen = unseen_pictures(said.art, size).to(device)
-    rows = train(vae, shown, wish, unseen)
-    pictures = Pictures(shown, Wish(0, 256, 0, 0, device))
-    if not said.init:
-        normalise(vae, torch.cat([pictures.batch(10**6 + 8 * n) for n in range(2)]))
+    art_drawings = drawings(read_art(args.art).only(TRAINED_STYLES), size.side)
+    validation_images = validation_images_of(args.art, size).to(device)
+    rows = train(vae, art_drawings, config, validation_images)
+    images = AugmentedImages(art_drawings, VaeConfig(0, 256, 0, 0, device))
+    if not args.init:
+        normalise(vae, torch.cat([images.batch(10**6 + 8 * n) for n in range(2)]))
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     torch.nn.Module.to(vae, torch.bfloat16)
-    vae.save_pretrained(said.out)
-    write_json(said.out / "training.json", {"device": name, "rows": rows})
+    vae.save_pretrained(args.out)
+    write_json(args.out / "training.json", {"device": name, "rows": rows})
 
 
 if __name__ == "__main__":

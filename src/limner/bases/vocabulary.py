@@ -29,10 +29,10 @@ PART, LETTER = -12.0, -20.0
 
 def sentences() -> Iterator[str]:
     """The grammar's sentences about every noun, and each noun alone."""
-    for place, noun in enumerate(nouns()):
+    for position, noun in enumerate(nouns()):
         yield noun
         for turn in range(24):
-            seed = place * 1000 + turn
+            seed = position * 1000 + turn
             yield caption(noun, TRAINED_STYLES[turn % len(TRAINED_STYLES)], choose(seed), seed)
 
 
@@ -48,33 +48,33 @@ def clip_tokenizer() -> CLIPTokenizer:
     return make(vocab=vocab, merges=merges, model_max_length=CLIP_LENGTH)
 
 
-def byte_pairs(words: Counter[str], most: int) -> list[tuple[str, str]]:
-    """Up to ``most`` merges, the commonest pair first (arXiv:1508.07909); of equals, the first in order."""
-    spelled = {word: [*word[:-1], word[-1] + END] for word in words}
+def byte_pairs(words: Counter[str], limit: int) -> list[tuple[str, str]]:
+    """Up to ``limit`` merges, the commonest pair first (arXiv:1508.07909); of equals, the first in order."""
+    spellings = {word: [*word[:-1], word[-1] + END] for word in words}
     merges: list[tuple[str, str]] = []
-    made = set()
-    while len(merges) < most:
+    tokens = set()
+    while len(merges) < limit:
         pairs: Counter[tuple[str, str]] = Counter()
-        for word, parts in spelled.items():
+        for word, parts in spellings.items():
             for pair in zip(parts, parts[1:], strict=False):
                 pairs[pair] += words[word]
         if not pairs:
             break
         left, right = min(pairs, key=lambda pair: (-pairs[pair], pair))
-        for parts in spelled.values():
+        for parts in spellings.values():
             _join(parts, left, right)
-        if left + right not in made:
-            made.add(left + right)
+        if left + right not in tokens:
+            tokens.add(left + right)
             merges.append((left, right))
     return merges
 
 
 def _join(parts: list[str], left: str, right: str) -> None:
-    place = 0
-    while place < len(parts) - 1:
-        if parts[place] == left and parts[place + 1] == right:
-            parts[place : place + 2] = [left + right]
-        place += 1
+    position = 0
+    while position < len(parts) - 1:
+        if parts[position] == left and parts[position + 1] == right:
+            parts[position : position + 2] = [left + right]
+        position += 1
 
 
 def t5_tokenizer() -> T5TokenizerFast:
