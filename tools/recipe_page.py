@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from limner.models import presets
 from limner.recipe import explain, spellings, toml
-from limner.recipe.schema import ConceptType, Part, Recipe
+from limner.recipe.schema import ConceptType, Recipe, Section
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "guide" / "recipe.md"
 HEAD = """\
@@ -51,7 +51,7 @@ def page() -> str:
     parts = [HEAD, "\n## At the top\n", *_table([key for key in explain.keys(Recipe) if "." not in key])]
     for name, field in Recipe.model_fields.items():
         kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Part):
+        if isinstance(kind, type) and issubclass(kind, Section):
             parts += [f"\n## [{name}]\n", f"{(kind.__doc__ or '').strip()}\n\n"]
             parts += _table([key for key in explain.keys(Recipe) if key.startswith(f"{name}.")])
     return "".join([*parts, *_presets(), *_others()])
@@ -59,9 +59,13 @@ def page() -> str:
 
 def _others() -> list[str]:
     """Keys of other trainers without a counterpart, and what there is instead."""
-    lines = [PLANNED_HEAD, _names(spellings.PLANNED), "\n\nOther answers:\n\n| key | here |\n|---|---|\n"]
+    lines = [
+        PLANNED_HEAD,
+        _names(spellings.PLANNER_KEYS),
+        "\n\nOther answers:\n\n| key | here |\n|---|---|\n",
+    ]
     for key, text in spellings.INSTEAD.items():
-        names = f"{key} {spellings.ALIKE.get(key, '')}"
+        names = f"{key} {spellings.SYNONYMS.get(key, '')}"
         lines.append(f"| {_names(names)} | {' '.join(text.split())} |\n")
     lines += [f"| {_names(names)} | {text} |\n" for text, names in spellings.ALWAYS.items()]
     return [*lines, f"\nLimner has nothing for {_names(spellings.ABSENT)}.\n"]
@@ -90,7 +94,7 @@ def _rule(key: str) -> dict[str, Any]:
     """The JSON schema of one key."""
     table, _, name = key.rpartition(".")
     model = Recipe.model_fields[table].annotation if table else Recipe
-    assert isinstance(model, type) and issubclass(model, Part)
+    assert isinstance(model, type) and issubclass(model, Section)
     return model.model_json_schema(by_alias=True)["properties"][name]
 
 

@@ -17,7 +17,7 @@ from limner.errors import BadUsage
 from limner.events import CacheFilled, Done, Event, OnEvent
 from limner.recipe import Recipe
 from limner.reporter import Reporter
-from limner.target import Wish, of_recipe, subject_of, template, wish
+from limner.target import RunRequest, of_recipe, request_for, subject_of, template
 
 if TYPE_CHECKING:
     from limner.captions.summary import CaptionReport
@@ -98,7 +98,7 @@ def train_iter(
     return _events(request, stop)
 
 
-def _events(request: Wish, stop: Stop | None) -> Iterator[Event]:
+def _events(request: RunRequest, stop: Stop | None) -> Iterator[Event]:
     from limner.training.interrupt import Interrupt
     from limner.training.train import running
 
@@ -335,11 +335,11 @@ def _overrides(settings: Mapping[str, Any] | None, keys: Mapping[str, Any]) -> d
 
 def _request(
     target: Target, out: str | Path | None, settings: Mapping[str, Any] | None, keys: Mapping[str, Any]
-) -> Wish:
+) -> RunRequest:
     overrides, home = _overrides(settings, keys), None if out is None else Path(out)
     if isinstance(target, Recipe):
         return of_recipe(target, overrides, home)
-    return wish(Path(target), overrides, home)
+    return request_for(Path(target), overrides, home)
 
 
 def _reporter(on_event: OnEvent | None, stop: Stop | None) -> Reporter:

@@ -15,7 +15,7 @@ FORBIDDEN = re.compile(r'[/\\:*?"<>|\x00-\x1f]+')
 
 
 @dataclass(frozen=True)
-class Wish:
+class RunRequest:
     """A recipe with absolute paths, and where its run lives."""
 
     recipe: Any
@@ -25,7 +25,7 @@ class Wish:
     """Where a preset's values are from, by dotted path; empty for a recipe that was read."""
 
 
-def changes(given: Mapping[str, Any]) -> dict[str, Any]:
+def overrides_from(options: Mapping[str, Any]) -> dict[str, Any]:
     """The values that the ``RECIPE`` options name, by dotted path. ``--set`` wins over a short name.
 
     Raises:
@@ -33,16 +33,16 @@ def changes(given: Mapping[str, Any]) -> dict[str, Any]:
     """
     from limner.recipe.toml import settings
 
-    short = {key: value for key, value in given.items() if value is not None and key != "set"}
-    return short | settings(given["set"] or [])
+    short = {key: value for key, value in options.items() if value is not None and key != "set"}
+    return short | settings(options["set"] or [])
 
 
-def wish(target: Path, changed: Mapping[str, Any], out: Path | None) -> Wish:
+def request_for(target: Path, overrides: Mapping[str, Any], out: Path | None) -> RunRequest:
     """Make a recipe of a folder of images, a recipe file or a run folder, with changes on top.
 
     Args:
         target: What the person named. A folder that holds a ``recipe.toml`` stands for that recipe.
-        changed: Values by dotted path. Relative paths among them start at the working directory.
+        overrides: Values by dotted path. Relative paths among them start at the working directory.
         out: The run folder, or ``None`` for the one that belongs to the target.
 
     Raises:
@@ -68,20 +68,20 @@ def wish(target: Path, changed: Mapping[str, Any], out: Path | None) -> Wish:
     if target.is_dir() and not file.is_file() and (_is_run(target) or os.path.lexists(file)):
         raise BadUsage(f"{target} is a run folder that has lost its recipe. Put a recipe at {file}.")
     if file.is_file():
-        recipe, sources = change(load(file), changed), {}
+        recipe, sources = change(load(file), overrides), {}
         home = out or _home(file, recipe)
         if home not in (out, file.parent):
             _free(home, recipe.data.images)
     else:
-        recipe, sources = _from_images(target, changed)
+        recipe, sources = _from_images(target, overrides)
         home = out or _free(RUNS / recipe.name, target)
     recipe = placed(recipe, Path.cwd())
     _refuse_inside(home, recipe.data.images)
     prompts(recipe)  # a missing prompt file should be told before an hour of caching
-    return Wish(recipe, home, sources)
+    return RunRequest(recipe, home, sources)
 
 
-def of_recipe(recipe: Any, overrides: Mapping[str, Any], out: Path | None) -> Wish:
+def of_recipe(recipe: Any, overrides: Mapping[str, Any], out: Path | None) -> RunRequest:
     """The same of a recipe that is there already. Relative paths in it start at the working directory.
 
     Raises:
@@ -95,7 +95,7 @@ def of_recipe(recipe: Any, overrides: Mapping[str, Any], out: Path | None) -> Wi
     home = out or _free(RUNS / recipe.name, recipe.data.images)
     _refuse_inside(home, recipe.data.images)
     prompts(recipe)
-    return Wish(recipe, home, {})
+    return RunRequest(recipe, home, {})
 
 
 def template(overrides: Mapping[str, Any], images: int = 10) -> Any:
@@ -119,26 +119,26 @@ def _refuse_inside(home: Path, images: Path) -> None:
         )
 
 
-def _from_images(folder: Path, changed: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
+def _from_images(folder: Path, overrides: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
     from limner.data.listing import listed
     from limner.models.presets import choices, preset, preset_name
     from limner.recipe import Recipe
     from limner.recipe.toml import change
 
-    base = changed.get("base", Recipe().base)
-    concept = changed.get("concept_type", Recipe().concept_type)
+    base = overrides.get("base", Recipe().base)
+    concept = overrides.get("concept_type", Recipe().concept_type)
     family = preset_name(base)
     images = max(
         len(listed(folder).images), 1
     )  # an empty folder is told by whoever reads it, with the reasons
-    own = {"data.images": folder, "name": folder_name(folder), "base": base}
-    start = (concept, family, images, changed.get("train.method", Recipe().train.method))
+    values = {"data.images": folder, "name": folder_name(folder), "base": base}
+    start = (concept, family, images, overrides.get("train.method", Recipe().train.method))
     sources = {path: choice.source for path, choice in choices(*start).items()}
-    if not changed.get("data.trigger"):
-        own["sample.prompts"] = ()  # prompts about a trigger mean nothing without one
-    own |= changed
-    recipe = change(preset(*start), own)
-    return recipe, {path: source for path, source in sources.items() if path not in own}
+    if not overrides.get("data.trigger"):
+        values["sample.prompts"] = ()  # prompts about a trigger mean nothing without one
+    values |= overrides
+    recipe = change(preset(*start), values)
+    return recipe, {path: source for path, source in sources.items() if path not in values}
 
 
 def folder_name(folder: Path) -> str:
@@ -169,10 +169,10 @@ def _free(home: Path, images: Path) -> Path:
 
     file = RunDir(home).recipe_path
     if file.is_file():
-        others = load(file).data.images
-        if others.resolve() != images.resolve():
+        run_images = load(file).data.images
+        if run_images.resolve() != images.resolve():
             raise BadUsage(
-                f"{home} holds a run on {others}. Choose another folder with --out, "
+                f"{home} holds a run on {run_images}. Choose another folder with --out, "
                 f"or go on with that run: limner train {home} --set data.images={images}"
             )
     return home
@@ -196,7 +196,7 @@ def subject_of(target: Path, texts: list[str]) -> tuple[Path, list[str], Path]:
         if not texts:
             raise BadUsage('A LoRA file brings no prompts. Say what to paint: --prompt "..".')
         return target, texts, target.parent / f"{target.stem}-pictures"
-    run = RunDir(wish(target, {}, None).out)
+    run = RunDir(request_for(target, {}, None).out)
     if not run.recipe_path.is_file():
         raise BadUsage(f"{run.path} holds no run. Train it first: limner train {target}")
     recipe = load(run.recipe_path)  # as it was trained, not as the target would be trained today

@@ -9,7 +9,7 @@ from limner.errors import BadRecipe
 from limner.recipe import Recipe, Train
 from limner.recipe.aliases import ANSWERS, SPELLINGS, answer, find, nearest, own
 from limner.recipe.explain import keys
-from limner.recipe.spellings import ALIASES, ALIKE, INSTEAD, READERS, WORDS
+from limner.recipe.spellings import ALIASES, INSTEAD, READERS, SYNONYMS, WORDS
 from limner.recipe.toml import change, dump, get, override, parse
 
 READ = {
@@ -363,7 +363,7 @@ def test_each_name_stands_in_one_table():
     assert len(SPELLINGS) == sum(len(words.split()) for words in ALIASES.values())
     assert not SPELLINGS.keys() & ANSWERS.keys()
     assert not ours & ANSWERS.keys()
-    assert set(ALIKE) <= set(INSTEAD)
+    assert set(SYNONYMS) <= set(INSTEAD)
     assert set(READERS) <= set(SPELLINGS)
     assert set(WORDS) <= set(keys(Recipe))
     named = re.findall(

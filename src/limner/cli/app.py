@@ -17,7 +17,7 @@ from limner.cli.options import SAMPLING, Events, Json, Out, Target, example, rec
 from limner.cli.session import session
 from limner.errors import BadUsage, DoesNotFit, LimnerError
 from limner.imports import swiftly
-from limner.target import RUNS, Wish, changes, folder_name, subject_of, wish
+from limner.target import RUNS, RunRequest, folder_name, overrides_from, request_for, subject_of
 
 app = typer.Typer(
     name="limner",
@@ -48,7 +48,7 @@ def init(
 
     if out.exists():
         raise BadUsage(f"{out} exists. Remove it, or write another file with --out.")
-    request = _template(images, changes(options))
+    request = _template(images, overrides_from(options))
     try:
         write_text(out, commented(request.recipe, request.sources))
     except OSError as error:
@@ -58,18 +58,18 @@ def init(
     result({"recipe": out}, [f"{out}", f"Next: limner train {out}"], as_json=as_json)
 
 
-def _template(images: Path | None, overrides: dict[str, Any]) -> Wish:
+def _template(images: Path | None, overrides: dict[str, Any]) -> RunRequest:
     from limner.models.presets import choices, preset, preset_name
     from limner.recipe import Recipe
     from limner.recipe.toml import change
 
     if images is not None:
-        return wish(images, overrides, RUNS / folder_name(images))
+        return request_for(images, overrides, RUNS / folder_name(images))
     base, concept = overrides.get("base", Recipe().base), overrides.get("concept_type", Recipe().concept_type)
     family, count = preset_name(base), 10
     start = (concept, family, count, overrides.get("train.method", Recipe().train.method))
     sources = {path: choice.source for path, choice in choices(*start).items() if path not in overrides}
-    return Wish(change(preset(*start), {"base": base, **overrides}), RUNS, sources)
+    return RunRequest(change(preset(*start), {"base": base, **overrides}), RUNS, sources)
 
 
 @app.command(epilog=example('limner train photos/ --base flux-dev --trigger "sks cat"'))
@@ -90,7 +90,7 @@ def train(
     from limner.cli.show import result
 
     with session(as_json=as_json, events=events) as reporter:
-        request = wish(target, changes(options), out)
+        request = request_for(target, overrides_from(options), out)
         with swiftly():
             import limner.training.train  # noqa: F401  most of the time until the first step
         summary = api.train(request.recipe, out=request.out, on_event=reporter.on_event)

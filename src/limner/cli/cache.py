@@ -11,7 +11,7 @@ from limner.cli.options import Events, Json, Option, Out, example, recipe_option
 from limner.cli.session import session
 from limner.errors import BadUsage
 from limner.imports import swiftly
-from limner.target import changes, wish
+from limner.target import overrides_from, request_for
 
 if TYPE_CHECKING:
     from limner.graph.contents import CacheContents, EntryGroup, PruneReport
@@ -57,11 +57,11 @@ def cache(
     request = {option.key: options.pop(option.key) for option in CONTENTS}
     _require_sense(request, target)
     if request["list"] or request["prune"]:
-        folder = _folder(target, changes(options))
+        folder = _folder(target, overrides_from(options))
         as_json = as_json or events
         _list(folder, as_json=as_json) if request["list"] else _prune(folder, request, as_json=as_json)
         return
-    _fill(target or Path(), changes(options), out, as_json=as_json, events=events)
+    _fill(target or Path(), overrides_from(options), out, as_json=as_json, events=events)
 
 
 def _require_sense(request: dict[str, Any], target: Path | None) -> None:
@@ -80,7 +80,7 @@ def _fill(target: Path, overrides: dict[str, Any], out: Path | None, *, as_json:
     from limner.files import human
 
     with session(as_json=as_json, events=events) as reporter:
-        run = wish(target, overrides, out)
+        run = request_for(target, overrides, out)
         with swiftly():
             import limner.training.cache  # noqa: F401
         report = api.cache(run.recipe, out=run.out, on_event=reporter.on_event)
@@ -94,7 +94,7 @@ def _folder(target: Path | None, overrides: dict[str, Any]) -> Path:
     from limner.files import shared_cache
 
     if target is not None:
-        return wish(target, overrides, None).recipe.data.cache or shared_cache()
+        return request_for(target, overrides, None).recipe.data.cache or shared_cache()
     return Path(overrides["data.cache"]) if overrides.get("data.cache") else shared_cache()
 
 

@@ -9,7 +9,7 @@ from limner.cli.options import Events, Json, Option, example, recipe_options, ta
 from limner.cli.session import session
 from limner.errors import BadUsage
 from limner.imports import swiftly
-from limner.target import changes, wish
+from limner.target import overrides_from, request_for
 
 CHECKING = (
     Option(
@@ -60,7 +60,7 @@ def check(
 
     fix, encoder, strict = (options.pop(option.key) for option in CHECKING)
     with session(as_json=as_json, events=events) as reporter:
-        request = wish(target, changes(options), None)
+        request = request_for(target, overrides_from(options), None)
         if fix is not None and fix.exists():
             raise BadUsage(f"{fix} exists. Name a new folder with --fix.")
         with swiftly():

@@ -9,7 +9,7 @@ from limner.cli.options import Events, Json, Option, Out, example, recipe_option
 from limner.cli.session import session
 from limner.errors import BadUsage, DoesNotFit
 from limner.imports import swiftly
-from limner.target import RUNS, Wish, changes, template, wish
+from limner.target import RUNS, RunRequest, overrides_from, request_for, template
 
 PLANNING = (
     Option("--card", "card", str, 'Plan for this card: "RTX 3060", "4090", "A100".'),
@@ -64,7 +64,7 @@ def plan(
         raise BadUsage(f"--price is {choices['price']:g}; it must be at least 0 dollars per hour.")
     as_json = as_json or events
     with session(as_json=as_json, events=events) as reporter:
-        request = _request(target, changes(options), out)
+        request = _request(target, overrides_from(options), out)
         if choices["calibrate"]:
             with swiftly():
                 from limner.planning.calibrate import calibrate as measure
@@ -84,7 +84,7 @@ def plan(
     result(estimate.plain(), text, as_json=as_json)
 
 
-def _request(target: Path | None, overrides: dict[str, Any], out: Path | None) -> Wish:
+def _request(target: Path | None, overrides: dict[str, Any], out: Path | None) -> RunRequest:
     if target is not None:
-        return wish(target, overrides, out)
-    return Wish(template({"data.images": Path("-"), **overrides}), out or RUNS, {})
+        return request_for(target, overrides, out)
+    return RunRequest(template({"data.images": Path("-"), **overrides}), out or RUNS, {})

@@ -16,11 +16,11 @@ from limner.recipe import explain
 from limner.recipe.spellings import (
     ABSENT,
     ALIASES,
-    ALIKE,
     ALWAYS,
     INSTEAD,
-    PLANNED,
+    PLANNER_KEYS,
     READERS,
+    SYNONYMS,
     TABLES,
     WORDS,
 )
@@ -29,13 +29,13 @@ SPELLINGS = {spelling: key for key, words in ALIASES.items() for spelling in wor
 """A spelling of another trainer -> our key."""
 
 ANSWERS = {
-    **dict.fromkeys(PLANNED.split(), "The plan decides this, within [limits]: see `limner plan`."),
+    **dict.fromkeys(PLANNER_KEYS.split(), "The plan decides this, within [limits]: see `limner plan`."),
     **dict.fromkeys(ABSENT.split(), "Limner has no such setting. Remove it."),
     **{name: f"{answer} Remove the key." for answer, names in ALWAYS.items() for name in names.split()},
     **{
         name: " ".join(answer.split())
         for key, answer in INSTEAD.items()
-        for name in (key, *ALIKE.get(key, "").split())
+        for name in (key, *SYNONYMS.get(key, "").split())
     },
 }
 """A key of another trainer that has no counterpart -> what to do instead, in a sentence or two."""
@@ -76,18 +76,18 @@ def find(path: str, root: type[BaseModel]) -> str:
         BadRecipe: There is none. The message says what to do instead where that is known, names a key that
             is spelled nearly so, or says where all keys are listed.
     """
-    known = index(root)
-    for spelled in (path, path.removesuffix("_")):  # for_ and with_, as Python has to spell them
-        if spelled in known.keys:
-            return spelled
-        if spelled in SPELLINGS:
-            return SPELLINGS[spelled]
+    lookup = index(root)
+    for spelling in (path, path.removesuffix("_")):  # for_ and with_, as Python has to spell them
+        if spelling in lookup.keys:
+            return spelling
+        if spelling in SPELLINGS:
+            return SPELLINGS[spelling]
     table, _, leaf = path.rpartition(".")
     top = not table or _foreign(table)
-    if leaf in SPELLINGS and (top or (table in known.tables and leaf not in known.leaves)):
+    if leaf in SPELLINGS and (top or (table in lookup.tables and leaf not in lookup.leaves)):
         return SPELLINGS[leaf]
-    if top and len(known.leaves.get(leaf, ())) == 1:
-        return known.leaves[leaf][0]
+    if top and len(lookup.leaves.get(leaf, ())) == 1:
+        return lookup.leaves[leaf][0]
     raise BadRecipe(f"Unknown recipe key {path}. {answer(path, root)}")
 
 
@@ -99,9 +99,9 @@ def _foreign(table: str) -> bool:
 
 def answer(path: str, root: type[BaseModel]) -> str:
     """What to do about a key that does not exist, in one or two sentences."""
-    known = index(root)
+    lookup = index(root)
     leaf = path.rpartition(".")[2]
-    if path in known.tables:
+    if path in lookup.tables:
         first = next(key for key in explain.keys(root) if key.startswith(f"{path}."))
         return f"[{path}] is a table. Name a key in it, such as {first}."
     for name in (path, leaf):
@@ -114,12 +114,12 @@ def answer(path: str, root: type[BaseModel]) -> str:
 
 def nearest(path: str, root: type[BaseModel]) -> str:
     """The key that was probably meant: in the same table, else of the same name, else anywhere; else ""."""
-    known = index(root)
+    lookup = index(root)
     table, _, leaf = path.rpartition(".")
-    beside = {key.rpartition(".")[2]: key for key in known.keys if key.rpartition(".")[0] == table}
+    siblings = {key.rpartition(".")[2]: key for key in lookup.keys if key.rpartition(".")[0] == table}
     if not table:
-        beside |= {name: name for name in known.tables}
-    for names in (beside, {leaf: keys[0] for leaf, keys in known.leaves.items()}):
+        siblings |= {name: name for name in lookup.tables}
+    for names in (siblings, {leaf: keys[0] for leaf, keys in lookup.leaves.items()}):
         if leaf in names:
             return names[leaf]
         if close := difflib.get_close_matches(leaf, sorted(names), n=1, cutoff=0.75):
@@ -140,12 +140,12 @@ def own(values: Mapping[str, Any], root: type[BaseModel]) -> dict[str, Any]:
         BadRecipe: A key that does not exist, two that mean the same, or a value that has no counterpart.
     """
     result: dict[str, Any] = {}
-    typed: dict[str, str] = {}
+    origins: dict[str, str] = {}
     for path, value in _flat(values, root):
         key = find(path, root)
-        if key in typed:
-            raise BadRecipe(f"{typed[key]} and {path} both set {key}. Remove one of the two.")
-        typed[key] = path
+        if key in origins:
+            raise BadRecipe(f"{origins[key]} and {path} both set {key}. Remove one of the two.")
+        origins[key] = path
         result[key] = value if value is None else _read(path, key, value)
     return result
 
@@ -181,16 +181,16 @@ def nested(section: str, values: Mapping[Any, Any], root: type[BaseModel]) -> di
     prefix = f"{section}." if section else ""
     tables = () if section else index(root).tables
     result: dict[str, Any] = {}
-    given: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in values.items():
         if key not in tables:
-            given[f"{prefix}{key}"] = value
+            flat[f"{prefix}{key}"] = value
         elif isinstance(value, Mapping):
             result[key] = {}
-            given |= {f"{key}.{leaf}": item for leaf, item in value.items()}
+            flat |= {f"{key}.{leaf}": item for leaf, item in value.items()}
         else:
             result[key] = value
-    for path, value in own(given, root).items():
+    for path, value in own(flat, root).items():
         if not path.startswith(prefix):
             raise BadRecipe(f"{path} stands in [{section}], which is not its table. Move it.")
         table, _, leaf = path.removeprefix(prefix).rpartition(".")

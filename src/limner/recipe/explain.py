@@ -23,14 +23,14 @@ def key_of(name: str, field: FieldInfo) -> str:
     return field.alias or name
 
 
-def keys(model: type[BaseModel], at: str = "") -> dict[str, FieldInfo]:
+def keys(model: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
     """Every key below ``model`` by its dotted path; tables themselves are left out."""
-    found: dict[str, FieldInfo] = {}
+    fields: dict[str, FieldInfo] = {}
     for name, field in model.model_fields.items():
-        path = f"{at}{key_of(name, field)}"
+        path = f"{prefix}{key_of(name, field)}"
         table = _table(field)
-        found |= keys(table, f"{path}.") if table else {path: field}
-    return found
+        fields |= keys(table, f"{path}.") if table else {path: field}
+    return fields
 
 
 def _table(field: FieldInfo) -> type[BaseModel] | None:
@@ -45,11 +45,11 @@ def tables(model: type[BaseModel]) -> tuple[str, ...]:
 
 def first_error(model: type[BaseModel], section: str, values: Any, error: ValidationError) -> str:
     """The first thing that pydantic found wrong in ``values``, as one line with the remedy."""
-    place = error.errors(include_url=False)[0]["loc"]
-    if not place:
+    location = error.errors(include_url=False)[0]["loc"]
+    if not location:
         return f"{section or 'The recipe'} is {shown(values)}; it must be a table."
     names = {key_of(name, field): name for name, field in model.model_fields.items()}
-    key = str(place[0])
+    key = str(location[0])
     name = names.get(key, key)
     field = model.model_fields[name]
     rule = model.model_json_schema()["properties"][key_of(name, field)]
@@ -90,8 +90,8 @@ def _list(rule: Mapping[str, Any]) -> str:
     if "prefixItems" in rule:
         parts = [expected(item) for item in rule["prefixItems"]]
         return f"a list of {len(parts)}, each {parts[0]}"
-    least = ", not empty" if rule.get("minItems") else ""
-    return f"a list{least}, each item {expected(rule['items'])}"
+    minimum = ", not empty" if rule.get("minItems") else ""
+    return f"a list{minimum}, each item {expected(rule['items'])}"
 
 
 def _bounds(rule: Mapping[str, Any]) -> list[str]:

@@ -41,7 +41,7 @@ def _from_file(recipe: Recipe) -> list[str]:
         raise BadRecipe(
             f"sample.prompt_file {path} cannot be read: {error.strerror}. Check the path."
         ) from error
-    found = [line.strip() for line in lines if line.strip()]
-    if not found:
+    texts = [line.strip() for line in lines if line.strip()]
+    if not texts:
         raise BadRecipe(f"sample.prompt_file {path} holds no prompt. Write one per line, or remove the key.")
-    return found
+    return texts

@@ -17,7 +17,7 @@ from limner.recipe import aliases, explain, optimizers
 from limner.recipe.field_types import ConceptType, Names, PathField, Size, Tool, Tracker
 
 
-class Part(BaseModel):
+class Section(BaseModel):
     """A table of the recipe. However it is built, what it cannot mean is a one-line ``BadRecipe``."""
 
     model_config = ConfigDict(
@@ -42,7 +42,7 @@ class Part(BaseModel):
             raise BadRecipe(explain.first_error(cls, cls.section, values, error)) from error
 
 
-class Data(Part):
+class Data(Section):
     """The dataset: images, captions, resolution, validation images."""
 
     section: ClassVar[str] = "data"
@@ -86,7 +86,7 @@ class Data(Part):
         return self
 
 
-class Lora(Part):
+class Lora(Section):
     """The LoRA adapter (Hu 2021, arXiv 2106.09685)."""
 
     section: ClassVar[str] = "lora"
@@ -117,7 +117,7 @@ class Lora(Part):
         return self
 
 
-class Train(Part):
+class Train(Section):
     """Steps, batch size, optimizer, schedule, noise, validation, checkpoints."""
 
     section: ClassVar[str] = "train"
@@ -201,7 +201,7 @@ class Train(Part):
         return self
 
 
-class Prior(Part):
+class Prior(Section):
     """Prior preservation by class (regularization) images, beside yours (DreamBooth, arXiv 2208.12242)."""
 
     section: ClassVar[str] = "prior"
@@ -233,7 +233,7 @@ class Prior(Part):
         return self.images is not None or bool(self.prompts)
 
 
-class Sample(Part):
+class Sample(Section):
     """Samples (validation images): which are generated during training, and when."""
 
     section: ClassVar[str] = "sample"
@@ -256,7 +256,7 @@ class Sample(Part):
     """Pixels. Unset: the training resolution."""
 
 
-class Export(Part):
+class Export(Section):
     """The tools that the finished LoRA is exported for."""
 
     section: ClassVar[str] = "export"
@@ -266,7 +266,7 @@ class Export(Part):
     "diffsynth" get a file of their own besides, read back by that tool's rules."""
 
 
-class Limits(Part):
+class Limits(Section):
     """Limits of memory and precision, within which the plan chooses."""
 
     section: ClassVar[str] = "limits"
@@ -301,7 +301,7 @@ class Limits(Part):
         return self
 
 
-class Track(Part):
+class Track(Section):
     """Experiment trackers; metrics.jsonl is always written."""
 
     section: ClassVar[str] = "track"
@@ -310,7 +310,7 @@ class Track(Part):
     """Trackers that get a copy of the metrics: "tensorboard", "wandb", "trackio"."""
 
 
-class Recipe(Part):
+class Recipe(Section):
     """What a person decides about a run. Two equal recipes train the same LoRA on the same machine.
 
     Raises:
@@ -355,10 +355,10 @@ class Recipe(Part):
                         f'train.method is "full", which trains every weight of the denoiser, and lora.{key} '
                         f'is {value}. Remove lora.{key}, or set train.method = "lora".'
                     )
-            if others := [tool for tool in self.export.for_ if tool != "diffusers"]:
+            if tools := [tool for tool in self.export.for_ if tool != "diffusers"]:
                 raise BadRecipe(
-                    f'train.method is "full", which makes a whole model, and export.for names "{others[0]}", '
-                    f'which gets a LoRA. Remove "{others[0]}"; afterwards `limner lora extract` makes a LoRA '
+                    f'train.method is "full", which makes a whole model, and export.for names "{tools[0]}", '
+                    f'which gets a LoRA. Remove "{tools[0]}"; afterwards `limner lora extract` makes a LoRA '
                     "of the difference, and `limner lora convert` turns it."
                 )
         if self.train.text_encoder_learning_rate is not None and not self.lora.text_encoders:

@@ -20,11 +20,11 @@ def parse_size(text: str) -> int:
     Raises:
         BadRecipe: It is no size, nothing, or more than any machine has.
     """
-    found = re.fullmatch(SIZE, text)
-    if not found:
+    match = re.fullmatch(SIZE, text)
+    if not match:
         raise BadRecipe(f'{text!r:.60} is no size of memory. Write a number and a unit: "12GB".')
-    unit = (found[2] or "g").lower()
-    size = float(found[1]) * 1024.0 ** POWERS[unit]
+    unit = (match[2] or "g").lower()
+    size = float(match[1]) * 1024.0 ** POWERS[unit]
     if not 1 <= size <= LARGEST:
         raise BadRecipe(
             f'{text!r:.60} is {size:.3g} bytes; it must be from 1 byte to 1024 TB, for instance "12GB".'

@@ -64,7 +64,7 @@ ALIASES: Mapping[str, str] = {
 
 One with a dot is read in that table only, before one without."""
 
-PLANNED = """
+PLANNER_KEYS = """
     gradient_checkpointing gradient_checkpointing_interval gradient_checkpointing_offload
     cpu_offload_checkpointing blockwise_fused_optimizers fused_backward_pass fused_optimizer_groups
     blocks_to_swap double_blocks_to_swap single_blocks_to_swap block_swap blocks_swap
@@ -153,7 +153,7 @@ INSTEAD: Mapping[str, str] = {
 }
 """A key of theirs -> what to do here, where ours has another unit or another shape."""
 
-ALIKE: Mapping[str, str] = {
+SYNONYMS: Mapping[str, str] = {
     "gradient_accumulation_steps": "gradient_accumulation",
     "num_train_epochs": "max_train_epochs epochs num_epochs",
     "num_repeats": "repeats dataset_repeats balancing",

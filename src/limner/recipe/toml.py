@@ -10,7 +10,7 @@ from typing import Any
 from limner.errors import BadRecipe
 from limner.files import human
 from limner.recipe import aliases, explain
-from limner.recipe.schema import Part, Recipe
+from limner.recipe.schema import Recipe, Section
 
 PATHS = ("data.images", "data.validation_images", "data.cache", "prior.images", "sample.prompt_file")
 WIDTH = 100
@@ -100,7 +100,7 @@ def get(recipe: Recipe, path: str) -> Any:
     return value
 
 
-def _items(part: Part) -> dict[str, Any]:
+def _items(part: Section) -> dict[str, Any]:
     """The values of one table under the keys of the file."""
     return {
         explain.key_of(name, field): getattr(part, name) for name, field in type(part).model_fields.items()
@@ -162,12 +162,12 @@ def _value(path: str, text: str) -> Any:
     if not text:
         return None if field.default is None else ""
     try:
-        parsed = tomllib.loads(f"value = {text}")
+        table = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):
         return text
-    if len(parsed) > 1 or (field.annotation in (str, Path) and not isinstance(parsed["value"], str)):
+    if len(table) > 1 or (field.annotation in (str, Path) and not isinstance(table["value"], str)):
         return text
-    return parsed["value"]
+    return table["value"]
 
 
 def dump(recipe: Recipe) -> str:
@@ -177,10 +177,10 @@ def dump(recipe: Recipe) -> str:
         BadRecipe: A path is not Unicode, and so cannot be written.
     """
     lines = [
-        f"{key} = {write(value)}" for key, value in _items(recipe).items() if not isinstance(value, Part)
+        f"{key} = {write(value)}" for key, value in _items(recipe).items() if not isinstance(value, Section)
     ]
     for table, part in _items(recipe).items():
-        if isinstance(part, Part):
+        if isinstance(part, Section):
             lines += ["", f"[{table}]"]
             lines += [f"{key} = {write(value)}" for key, value in _items(part).items() if value is not None]
     return "\n".join(lines) + "\n"
@@ -218,26 +218,28 @@ def commented(recipe: Recipe, sources: Mapping[str, str] | None = None) -> str:
     lines = ["# A recipe for Limner. `limner train` on this file starts the run, or goes on with it.", ""]
     items = _items(recipe).items()
     lines += _commented(
-        [(key, value) for key, value in items if not isinstance(value, Part)], "", sources or {}
+        [(key, value) for key, value in items if not isinstance(value, Section)], "", sources or {}
     )
     for table, part in items:
-        if isinstance(part, Part):
+        if isinstance(part, Section):
             lines += [f"# {(part.__doc__ or '').strip()}", f"[{table}]"]
             lines += _commented(list(_items(part).items()), f"{table}.", sources or {})
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _commented(items: list[tuple[str, Any]], at: str, sources: Mapping[str, str]) -> list[str]:
+def _commented(items: list[tuple[str, Any]], prefix: str, sources: Mapping[str, str]) -> list[str]:
     fields = explain.keys(Recipe)
     lines = []
     for key, value in items:
-        field = fields[at + key]
+        field = fields[prefix + key]
         lines += [f"# {line}" for line in textwrap.wrap(" ".join((field.description or "").split()), WIDTH)]
-        if at + key in sources:
+        if prefix + key in sources:
             lines += textwrap.wrap(
-                f"Here: {sources[at + key]}", WIDTH, initial_indent="# ", subsequent_indent="#   "
+                f"Here: {sources[prefix + key]}", WIDTH, initial_indent="# ", subsequent_indent="#   "
             )
-        lines.append(f"# {key} = {write(example(at + key))}" if value is None else f"{key} = {write(value)}")
+        lines.append(
+            f"# {key} = {write(example(prefix + key))}" if value is None else f"{key} = {write(value)}"
+        )
         lines.append("")
     return lines
 
