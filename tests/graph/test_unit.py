@@ -59,11 +59,11 @@ def test_a_given_value_stands_in_for_the_unit_that_would_write_it():
 
 
 def test_check_names_what_is_missing_and_what_is_written_twice():
-    check([add, spread], given=["a"])
+    check([add, spread], inputs=["a"])
     with raises(BrokenGraph):
-        check([spread], given=["a"])
+        check([spread], inputs=["a"])
     with raises(BrokenGraph):
-        check([add, add], given=["a"])
+        check([add, add], inputs=["a"])
 
 
 LAYERS = [2, 3, 5]

@@ -21,7 +21,7 @@ FLUX = family_of("FluxPipeline")
 
 @each_family
 def test_the_units_lead_from_an_image_and_a_caption_to_a_loss(family: Family):
-    check(family.units, given=INPUTS)
+    check(family.units, inputs=INPUTS)
     assert "loss" in family.units[-1].writes
     assert set(family.text) <= {name for unit in family.units for name in unit.writes}
     assert {name for unit in family.units for name in unit.uses} <= set(family.parts)

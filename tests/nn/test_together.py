@@ -63,7 +63,7 @@ def off(one: list[Tensor], other: list[Tensor]) -> float:
 def left(net: nn.Module) -> int:
     """Tensors that no pair came for."""
     readers = {id(each.readers): each.readers for _, each in lora._pairs(net) if each.readers}
-    return sum(each is not None for one in readers.values() for each in (one.given, *one.left))
+    return sum(each is not None for one in readers.values() for each in (one.input, *one.outputs))
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:

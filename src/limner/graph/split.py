@@ -18,7 +18,7 @@ class Split:
     @property
     def loaded(self) -> tuple[str, ...]:
         """Models that training needs: those that live units call, in order of use."""
-        return tuple(dict.fromkeys(name for each in self.live for name in each.uses))
+        return tuple(dict.fromkeys(name for unit in self.live for name in unit.uses))
 
 
 def split(units: Sequence[Unit], trained: Mapping[str, int]) -> Split:
@@ -35,20 +35,20 @@ def split(units: Sequence[Unit], trained: Mapping[str, int]) -> Split:
     frozen: list[Unit] = []
     live: list[Unit] = []
     moving: set[str] = set()
-    for each in _at_layers(units, trained):
-        called = set(each.uses) - set(each.spares)
-        if each.draws or moving & set(each.reads) or called & set(trained):
-            live.append(each)
-            moving |= set(each.writes)
+    for unit in _at_layers(units, trained):
+        models = set(unit.uses) - set(unit.spares)
+        if unit.draws or moving & set(unit.reads) or models & set(trained):
+            live.append(unit)
+            moving |= set(unit.writes)
         else:
-            frozen.append(each)
-    needed = {name for each in live for name in each.reads}
-    return Split(tuple(frozen), tuple(live), frozenset(needed - moving))
+            frozen.append(unit)
+    reads = {name for unit in live for name in unit.reads}
+    return Split(tuple(frozen), tuple(live), frozenset(reads - moving))
 
 
 def _at_layers(units: Sequence[Unit], trained: Mapping[str, int]) -> list[Unit]:
     pieces: list[Unit] = []
-    for each in units:
-        first = trained.get(each.uses[0], 0) if each.layers else 0
-        pieces.extend(each.cut(first) if first > 0 else (each,))
+    for unit in units:
+        first = trained.get(unit.uses[0], 0) if unit.layers else 0
+        pieces.extend(unit.cut(first) if first > 0 else (unit,))
     return pieces

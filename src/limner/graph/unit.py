@@ -49,9 +49,11 @@ class Unit:
 
     def bind(self, **constants: Any) -> "Unit":
         """The same unit with the constants that it declares; those of other units are passed over."""
-        mine = {key: value for key, value in constants.items() if key in self.needs or key in self.constants}
-        left = tuple(name for name in self.needs if name not in mine)
-        return replace(self, constants={**self.constants, **mine}, needs=left)
+        bindings = {
+            key: value for key, value in constants.items() if key in self.needs or key in self.constants
+        }
+        open_needs = tuple(name for name in self.needs if name not in bindings)
+        return replace(self, constants={**self.constants, **bindings}, needs=open_needs)
 
     def run(self, models: Mapping[str, Any], values: Mapping[str, Any], draw: Any = None) -> dict[str, Any]:
         """Values written, by name. ``models`` and ``values`` may hold more than the unit declares."""
@@ -96,15 +98,15 @@ def unit(
 
     def wrap(function: Callable[..., Any]) -> Unit:
         parameters = inspect.signature(function).parameters.values()
-        named = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY and p.name != "draw"]
+        names = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY and p.name != "draw"]
         only = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "draw"]
-        if tuple(named[: len(uses)]) != tuple(uses):
-            raise BrokenGraph(f"{function.__name__} must take the models {list(uses)} first, not {named}.")
+        if tuple(names[: len(uses)]) != tuple(uses):
+            raise BrokenGraph(f"{function.__name__} must take the models {list(uses)} first, not {names}.")
         return Unit(
             name=function.__name__,
             function=function,
             uses=tuple(uses),
-            reads=tuple(named[len(uses) :]),
+            reads=tuple(names[len(uses) :]),
             writes=writes,
             draws=any(p.name == "draw" for p in parameters),
             version=version,
@@ -124,19 +126,19 @@ def run(
     A unit whose values are all given is passed over: whoever gives a value decides it. That is how the
     held-out loss fixes the times, and how a cached value stands in for the unit that would compute it.
     """
-    known = dict(values)
-    for each in units:
-        if not all(name in known for name in each.writes):
-            known = each.run(models, known, draw) | known
-    return known
+    state = dict(values)
+    for unit in units:
+        if not all(name in state for name in unit.writes):
+            state = unit.run(models, state, draw) | state
+    return state
 
 
-def check(units: Sequence[Unit], given: Sequence[str]) -> None:
-    """Raise unless every read is given or written earlier, and no name is written twice."""
-    known = set(given)
-    for each in units:
-        if missing := [name for name in each.reads if name not in known]:
-            raise BrokenGraph(f"{each.name} reads {missing}, but only {sorted(known)} exist before it.")
-        if again := [name for name in each.writes if name in known]:
-            raise BrokenGraph(f"{each.name} writes {again} a second time. Give the new value a new name.")
-        known.update(each.writes)
+def check(units: Sequence[Unit], inputs: Sequence[str]) -> None:
+    """Raise unless every read is an input or written earlier, and no name is written twice."""
+    values = set(inputs)
+    for unit in units:
+        if missing := [name for name in unit.reads if name not in values]:
+            raise BrokenGraph(f"{unit.name} reads {missing}, but only {sorted(values)} exist before it.")
+        if repeats := [name for name in unit.writes if name in values]:
+            raise BrokenGraph(f"{unit.name} writes {repeats} a second time. Give the new value a new name.")
+        values.update(unit.writes)

@@ -88,7 +88,7 @@ class Family:
     """Where the denoiser's blocks are. Without any, it runs whole or not at all."""
 
     def __post_init__(self) -> None:
-        check(self.units, given=INPUTS)
+        check(self.units, inputs=INPUTS)
 
     def bound(self, source: Source, objective: Objective) -> tuple[Unit, ...]:
         """The units with every constant bound.

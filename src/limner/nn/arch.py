@@ -30,11 +30,11 @@ class ArchSpec:
 
     def blocks_of(self, model: nn.Module) -> dict[str, nn.Module]:
         """The repeated blocks by name, in running order."""
-        found: dict[str, nn.Module] = {}
+        blocks: dict[str, nn.Module] = {}
         for pattern in self.blocks:
-            some = matching(model, (pattern,))
-            found |= {name: some[name] for name in sorted(some, key=_numbers)}
-        return found
+            matches = matching(model, (pattern,))
+            blocks |= {name: matches[name] for name in sorted(matches, key=_numbers)}
+        return blocks
 
 
 def _numbers(name: str) -> list[int]:
@@ -51,8 +51,8 @@ def matching(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Module]:
 
 def frozen(layer: nn.Module) -> nn.Module:
     """The frozen layer inside one with an adapter, ours or peft's; any other layer is its own."""
-    inside = dict(layer.named_children())
-    return inside.get("base") or inside.get("base_layer") or layer
+    children = dict(layer.named_children())
+    return children.get("base") or children.get("base_layer") or layer
 
 
 def stand_in(module: Any, run: Callable[..., Any]) -> Callable[[], None]:

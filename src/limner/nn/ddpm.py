@@ -34,15 +34,15 @@ class Steps:
     def kept(self) -> Tensor:
         """(count,): share of the image's variance that is left after each step, in fp32."""
         if self.kind == "linear":
-            added = torch.linspace(self.first, self.last, self.count)
+            betas = torch.linspace(self.first, self.last, self.count)
         elif self.kind == "scaled_linear":
-            added = torch.linspace(self.first**0.5, self.last**0.5, self.count) ** 2
+            betas = torch.linspace(self.first**0.5, self.last**0.5, self.count) ** 2
         else:
             raise BadBase(
                 f"The scheduler's beta_schedule is {self.kind!r}; linear and scaled_linear are known."
             )
-        kept = torch.cumprod(1 - added, dim=0)
-        return darkened(kept) if self.dark else kept
+        alphas_cumprod = torch.cumprod(1 - betas, dim=0)
+        return darkened(alphas_cumprod) if self.dark else alphas_cumprod
 
     def number(self, time: Tensor) -> Tensor:
         """Times (B,) in [0, 1) -> step numbers (B,), 0 to count - 1."""
@@ -53,33 +53,33 @@ class Steps:
         return to_device(self.kept, time.device)[self.number(time)]
 
 
-def darkened(kept: Tensor) -> Tensor:
+def darkened(alphas_cumprod: Tensor) -> Tensor:
     """Shift and scale sqrt(kept): its last value becomes 0, its first stays (Lin et al., algorithm 1)."""
-    root = kept.sqrt()
-    shifted = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
-    return shifted**2
+    root = alphas_cumprod.sqrt()
+    scaled_root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
+    return scaled_root**2
 
 
-def noisy(clean: Tensor, noise: Tensor, left: Tensor) -> Tensor:
+def noisy(clean: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
     """x_t = sqrt(left) x_0 + sqrt(1 - left) e; ``left`` (B,) is broadcast over the rest."""
-    share = left.view(-1, *[1] * (clean.ndim - 1)).to(clean.dtype)
+    share = alpha_bar.view(-1, *[1] * (clean.ndim - 1)).to(clean.dtype)
     return share.sqrt() * clean + (1 - share).sqrt() * noise
 
 
-def wanted(prediction: str, clean: Tensor, noise: Tensor, left: Tensor) -> Tensor:
+def wanted(prediction: str, clean: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
     """What the denoiser is asked to say: the noise, or v = sqrt(left) e - sqrt(1 - left) x_0."""
     if prediction == EPSILON:
         return noise
-    share = left.view(-1, *[1] * (clean.ndim - 1)).to(clean.dtype)
+    share = alpha_bar.view(-1, *[1] * (clean.ndim - 1)).to(clean.dtype)
     return share.sqrt() * noise - (1 - share).sqrt() * clean
 
 
-def min_snr(prediction: str, left: Tensor, gamma: float) -> Tensor:
+def min_snr(prediction: str, alpha_bar: Tensor, gamma: float) -> Tensor:
     """Weights (B,) that cap what easy steps count (Hang et al. 2023, arXiv:2303.09556, section 3.4).
 
     min(SNR, gamma) / SNR for the noise, min(SNR, gamma) / (SNR + 1) for the velocity, where SNR is
     left / (1 - left).
     """
-    snr = left / (1 - left)
-    capped = snr.clamp(max=gamma)
-    return capped / (snr + 1 if prediction == VELOCITY else snr)
+    snr = alpha_bar / (1 - alpha_bar)
+    numerator = snr.clamp(max=gamma)
+    return numerator / (snr + 1 if prediction == VELOCITY else snr)

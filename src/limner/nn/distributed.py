@@ -45,13 +45,13 @@ def all_reduce_min(number: int) -> int:
     return _over_all(number, distributed.ReduceOp.MIN)
 
 
-def _over_all(number: int, how: Any) -> int:
+def _over_all(number: int, op: Any) -> int:
     if world() == 1:
         return number
     device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
-    told = torch.tensor(number, dtype=torch.int64, device=device)
-    distributed.all_reduce(told, how)
-    return int(told)
+    extreme = torch.tensor(number, dtype=torch.int64, device=device)
+    distributed.all_reduce(extreme, op)
+    return int(extreme)
 
 
 def local_world_size() -> int:
@@ -79,8 +79,8 @@ def sum_gradients(parameters: Sequence[nn.Parameter], loss: Tensor) -> Tensor:
     distributed.all_reduce(flat)
     start = 0
     anywhere = flat[-len(parts) :].tolist()
-    for parameter, part, there in zip(parameters, parts, anywhere, strict=True):
-        parameter.grad = flat[start : start + part.numel()].view_as(part) if there else None
+    for parameter, part, has_gradient in zip(parameters, parts, anywhere, strict=True):
+        parameter.grad = flat[start : start + part.numel()].view_as(part) if has_gradient else None
         start += part.numel()
     return flat[start]
 
@@ -91,8 +91,8 @@ def sum_on_host(parameters: Sequence[nn.Parameter], loss: Tensor) -> Tensor:
     group = _hosts()
     rest = torch.cat([loss.reshape(1).to(parameters[0]), _there(parameters).to(parameters[0])])
     distributed.all_reduce(rest, group=group)
-    for parameter, there in zip(parameters, rest[1:].tolist(), strict=True):
-        if there:
+    for parameter, has_gradient in zip(parameters, rest[1:].tolist(), strict=True):
+        if has_gradient:
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             distributed.all_reduce(parameter.grad, group=group)
     return rest[0]

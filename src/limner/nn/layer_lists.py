@@ -12,25 +12,30 @@ def lists(model: nn.Module, *, least: int = 2) -> dict[str, nn.ModuleList]:
         model: Any.
         least: Lists of fewer layers are passed over.
     """
-    found: dict[str, nn.ModuleList] = {}
-    for name, each in model.named_modules():
-        inside = any(name.startswith(f"{outer}.") for outer in found)
-        if isinstance(each, nn.ModuleList) and len(each) >= least and not inside and _alike(each):
-            found[name] = each
-    return found
+    groups: dict[str, nn.ModuleList] = {}
+    for name, module in model.named_modules():
+        is_nested = any(name.startswith(f"{outer}.") for outer in groups)
+        if isinstance(module, nn.ModuleList) and len(module) >= least and not is_nested and _alike(module):
+            groups[name] = module
+    return groups
 
 
 def heaviest(model: nn.Module) -> str | None:
     """The list that holds at least half of a model's weights, by name, if there is one."""
-    whole = sum(each.numel() for each in model.parameters())
-    sizes = {name: sum(each.numel() for each in layers.parameters()) for name, layers in lists(model).items()}
-    name = max(sizes, key=lambda each: sizes[each], default=None)
+    whole = sum(tensor.numel() for tensor in model.parameters())
+    sizes = {
+        name: sum(tensor.numel() for tensor in layers.parameters()) for name, layers in lists(model).items()
+    }
+    name = max(sizes, key=lambda key: sizes[key], default=None)
     return name if name is not None and 2 * sizes[name] >= whole else None
 
 
 def bytes_of(tensors: Iterable[Tensor]) -> int:
     """Bytes of tensors, each counted once."""
-    return sum(each.numel() * each.element_size() for each in {id(each): each for each in tensors}.values())
+    return sum(
+        tensor.numel() * tensor.element_size()
+        for tensor in {id(tensor): tensor for tensor in tensors}.values()
+    )
 
 
 def _alike(layers: nn.ModuleList) -> bool:
@@ -39,4 +44,4 @@ def _alike(layers: nn.ModuleList) -> bool:
 
 
 def _form(layer: nn.Module) -> list[object]:
-    return [type(layer), *((name, each.shape, each.dtype) for name, each in layer.named_parameters())]
+    return [type(layer), *((name, tensor.shape, tensor.dtype) for name, tensor in layer.named_parameters())]

@@ -78,11 +78,11 @@ def optimizer(
     if record.probed:
         _probe(record, factory, device)
     # `initial_lr` and the decay stand in the groups: Prodigy prints to stdout when it is given a decay
-    made = factory(
+    instance = factory(
         [group | {"initial_lr": group["lr"], "weight_decay": weight_decay} for group in groups], **options
     )
-    training_mode(made)
-    return made
+    training_mode(instance)
+    return instance
 
 
 def _refuse_contradictions(record: Optimizer, rates: list[float], schedule: str) -> None:
@@ -157,12 +157,12 @@ def schedule(name: str, warmup: int, steps: int) -> Callable[[int], float]:
     def multiplier(step: int) -> float:
         if step < warmup:
             return (step + 1) / warmup
-        done = min(1.0, (step - warmup) / (steps - warmup))
+        progress = min(1.0, (step - warmup) / (steps - warmup))
         match name:
             case "cosine":
-                return 0.5 * (1 + math.cos(math.pi * done))
+                return 0.5 * (1 + math.cos(math.pi * progress))
             case "linear":
-                return 1 - done
+                return 1 - progress
         return 1.0
 
     return multiplier

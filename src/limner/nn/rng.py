@@ -46,12 +46,12 @@ class KeyedRng:
     def normal(self, name: str, like: Tensor) -> Tensor:
         """See :class:`Draw`."""
         shape = like.shape[1:]
-        rows = [torch.randn(shape, generator=each) for each in self._generators(name)]
+        rows = [torch.randn(shape, generator=generator) for generator in self._generators(name)]
         return to_device(torch.stack(rows).to(like.dtype), like.device)
 
     def uniform(self, name: str, like: Tensor) -> Tensor:
         """See :class:`Draw`. Kept a little inside (0, 1), where the inverse normal CDF is finite."""
-        rows = [torch.rand((), generator=each) for each in self._generators(name)]
+        rows = [torch.rand((), generator=generator) for generator in self._generators(name)]
         return to_device(torch.stack(rows).clamp(1e-6, 1 - 1e-6), like.device)
 
 

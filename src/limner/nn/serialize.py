@@ -36,11 +36,11 @@ def pack(value: Any, name: str = "value") -> tuple[dict[str, Tensor], Skeleton]:
     Raises:
         TypeError: ``value`` holds something else, say a function.
     """
-    shelf = _Shelf()
-    return shelf.tensors, _skeleton(value, name, shelf)
+    store = _TensorStore()
+    return store.tensors, _skeleton(value, name, store)
 
 
-class _Shelf:
+class _TensorStore:
     """Tensors by name, each memory once."""
 
     def __init__(self) -> None:
@@ -61,22 +61,22 @@ class _Shelf:
         return name
 
 
-def _skeleton(part: Any, path: str, shelf: _Shelf) -> Skeleton:
+def _skeleton(part: Any, path: str, store: _TensorStore) -> Skeleton:
     match part:
         case None | bool() | str() | int():
             return part
         case float():
             return part if math.isfinite(part) else {"float": str(part)}
         case Tensor():
-            return {"tensor": shelf.put(part, path)}
+            return {"tensor": store.put(part, path)}
         case tuple():
-            return {"tuple": [_skeleton(item, f"{path}.{index}", shelf) for index, item in enumerate(part)]}
+            return {"tuple": [_skeleton(item, f"{path}.{index}", store) for index, item in enumerate(part)]}
         case list():
-            return [_skeleton(item, f"{path}.{index}", shelf) for index, item in enumerate(part)]
+            return [_skeleton(item, f"{path}.{index}", store) for index, item in enumerate(part)]
         case Mapping():
             pairs = part.items()
             return {
-                "dict": [[_skeleton(k, path, shelf), _skeleton(v, f"{path}.{k}", shelf)] for k, v in pairs]
+                "dict": [[_skeleton(k, path, store), _skeleton(v, f"{path}.{k}", store)] for k, v in pairs]
             }
     raise TypeError(f"{path} is a {type(part).__name__}, which a checkpoint cannot hold without pickle.")
 
@@ -114,23 +114,23 @@ def _unpack(tensors: Mapping[str, Tensor], part: Skeleton, depth: int) -> Any:
 
 
 def _dict(tensors: Mapping[str, Tensor], pairs: list[Any], depth: int) -> dict[Any, Any]:
-    made = {}
+    entries = {}
     for pair in pairs:
         match pair:
             case [(None | bool() | str() | int() | float() | {"tuple": _} | {"float": _}) as key, value]:
-                made[_key(tensors, key, depth)] = _unpack(tensors, value, depth)
+                entries[_key(tensors, key, depth)] = _unpack(tensors, value, depth)
             case _:
                 raise BadCheckpoint(f"The checkpoint holds the entry {str(pair)[:60]!r}. Use an older one.")
-    return made
+    return entries
 
 
 def _key(tensors: Mapping[str, Tensor], key: Skeleton, depth: int) -> Any:
-    made = _unpack(tensors, key, depth)
+    value = _unpack(tensors, key, depth)
     try:
-        hash(made)
+        hash(value)
     except TypeError as error:
         raise BadCheckpoint(f"The checkpoint has the key {str(key)[:60]!r}. Use an older one.") from error
-    return made
+    return value
 
 
 def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ def padded(tokenizer: Any, caption: Sequence[str], length: int) -> Tensor:
 def chats(tokenizer: Any, caption: Sequence[str], *, thinking: bool) -> list[str]:
     """Each caption as what a user says to a language model, in the chat form of its own tokenizer."""
     ask: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": thinking}
-    return [tokenizer.apply_chat_template([{"role": "user", "content": each}], **ask) for each in caption]
+    return [tokenizer.apply_chat_template([{"role": "user", "content": text}], **ask) for text in caption]
 
 
 def seen(mask: Tensor) -> Any:

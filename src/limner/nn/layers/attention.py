@@ -61,17 +61,17 @@ class _Watch(TorchFunctionMode):
         self.calls: list[Call] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        named = kwargs or {}
+        arguments = kwargs or {}
         if func is scaled_dot_product_attention:
             query, key, value = (
-                named[name] if name in named else args[place]
-                for place, name in enumerate(("query", "key", "value"))
+                arguments[name] if name in arguments else args[position]
+                for position, name in enumerate(("query", "key", "value"))
             )
-            mask = named.get("attn_mask", args[3] if len(args) > 3 else None)
-            shapes = tuple(tuple(each.shape) for each in (query, key, value))
+            mask = arguments.get("attn_mask", args[3] if len(args) > 3 else None)
+            shapes = tuple(tuple(tensor.shape) for tensor in (query, key, value))
             masked = None if mask is None else tuple(mask.shape)
             self.calls.append(Call(shapes, query.dtype, query.device, masked, self.gradient))
-        return func(*args, **named)
+        return func(*args, **arguments)
 
     gradient = False
 
@@ -83,38 +83,38 @@ class Attention:
     and the kernels that can compute them are timed.
 
     Args:
-        wanted: The kernel; auto tries.
+        kernel: Its name; auto tries them all.
         device: Where the blocks compute.
 
     Raises:
         BadRecipe: The device has no such kernel.
     """
 
-    def __init__(self, wanted: Kernel, device: torch.device) -> None:
+    def __init__(self, kernel: Kernel, device: torch.device) -> None:
         """See the class."""
-        self.wanted, self.device = wanted, device
+        self.kernel, self.device = kernel, device
         self.seconds: dict[Call, dict[str, float]] = {}
         """What each kernel took for each call, forward and backward, in seconds."""
         self._orders: dict[Any, tuple[str, ...]] = {}
-        if device.type == "cpu" and wanted not in {"auto", *ON_CPU}:
+        if device.type == "cpu" and kernel not in {"auto", *ON_CPU}:
             raise BadRecipe(
-                f"The attention kernel {wanted} needs a GPU; a CPU has {', '.join(ON_CPU)}. Set auto."
+                f"The attention kernel {kernel} needs a GPU; a CPU has {', '.join(ON_CPU)}. Set auto."
             )
 
     @property
     def idle(self) -> bool:
         """Whether there is nothing to choose: torch's only fast kernel on a CPU is what it takes itself."""
-        return self.wanted == "auto" and self.device.type != "cuda"
+        return self.kernel == "auto" and self.device.type != "cuda"
 
     def within(self, run: Run, kind: str) -> Run:
         """Around what computes attention, the second time as the first; blocks of a ``kind`` are alike."""
         if self.idle:
             return run
 
-        def chosen(*args: Any, **named: Any) -> Any:
-            order = self._orders[self._key(kind, args, named)]
+        def chosen(*args: Any, **kwargs: Any) -> Any:
+            order = self._orders[self._key(kind, args, kwargs)]
             with sdpa_kernel([KERNELS[name] for name in order], set_priority=True):
-                return run(*args, **named)
+                return run(*args, **kwargs)
 
         return chosen
 
@@ -123,11 +123,11 @@ class Attention:
         if self.idle:
             return run
 
-        def learned(*args: Any, **named: Any) -> Any:
-            key = self._key(kind, args, named)
+        def learned(*args: Any, **kwargs: Any) -> Any:
+            key = self._key(kind, args, kwargs)
             if key not in self._orders:
-                self._orders[key] = self._learn(bare, args, named)
-            return run(*args, **named)
+                self._orders[key] = self._learn(bare, args, kwargs)
+            return run(*args, **kwargs)
 
         return learned
 
@@ -135,31 +135,31 @@ class Attention:
         """For people: which kernels are used, and what they took."""
         if self.idle:
             return f"attention: torch's own kernel for {self.device.type}"
-        lines = [f"attention: {self.wanted}"] if self.wanted != "auto" else []
+        lines = [f"attention: {self.kernel}"] if self.kernel != "auto" else []
         for call, seconds in self.seconds.items():
-            timed = ", ".join(
+            timings = ", ".join(
                 f"{name} {took * 1e3:.2f} ms" for name, took in sorted(seconds.items(), key=_took)
             )
-            lines.append(f"attention of {call}: {timed}")
+            lines.append(f"attention of {call}: {timings}")
         return "\n".join(lines)
 
-    def _key(self, kind: str, args: Iterable[Any], named: Mapping[str, Any]) -> Any:
-        tensors = [each for each in (*args, *named.values()) if isinstance(each, Tensor)]
-        return kind, torch.is_grad_enabled(), *((each.shape, each.dtype) for each in tensors)
+    def _key(self, kind: str, args: Iterable[Any], kwargs: Mapping[str, Any]) -> Any:
+        tensors = [tensor for tensor in (*args, *kwargs.values()) if isinstance(tensor, Tensor)]
+        return kind, torch.is_grad_enabled(), *((tensor.shape, tensor.dtype) for tensor in tensors)
 
-    def _learn(self, bare: Run, args: Any, named: Any) -> tuple[str, ...]:
+    def _learn(self, bare: Run, args: Any, kwargs: Any) -> tuple[str, ...]:
         watch = _Watch()
         watch.gradient = torch.is_grad_enabled()
         with torch.no_grad(), watch:
-            bare(*args, **named)
+            bare(*args, **kwargs)
         calls = list(dict.fromkeys(watch.calls))
         if not calls:
             return ("math",)
         largest = max(calls, key=lambda call: call.shapes[0][2] * call.shapes[1][2])
-        if self.wanted != "auto":
+        if self.kernel != "auto":
             for call in calls:
                 self._require(call)
-            return (self.wanted,)
+            return (self.kernel,)
         for call in calls:
             if call not in self.seconds:
                 self.seconds[call] = timed(call)
@@ -167,11 +167,11 @@ class Attention:
         return (*(name for name, _ in fastest if name != "math"), "math")
 
     def _require(self, call: Call) -> None:
-        if not usable(self.wanted, call):
-            others = ", ".join(name for name in KERNELS if usable(name, call)) or "none"
+        if not usable(self.kernel, call):
+            alternatives = ", ".join(name for name in KERNELS if usable(name, call)) or "none"
             raise BadRecipe(
-                f"The attention kernel {self.wanted} cannot compute {call}. Set auto, or one that "
-                f"can: {others}."
+                f"The attention kernel {self.kernel} cannot compute {call}. Set auto, or one that "
+                f"can: {alternatives}."
             )
 
 
@@ -191,27 +191,27 @@ def timed(call: Call) -> dict[str, float]:
 
     Math is not tried where another can: it would need memory that the plan has given to others.
     """
-    found: dict[str, float] = {}
+    timings: dict[str, float] = {}
     for name in KERNELS:
-        if name == "math" and found:
+        if name == "math" and timings:
             continue
         step = _passes(name, call)
         if step is not None:
-            found[name] = _seconds(step, call.device)
+            timings[name] = _seconds(step, call.device)
     if call.device.type == "cuda":
         torch.cuda.empty_cache()
-    return found
+    return timings
 
 
 def _passes(name: str, call: Call) -> Callable[[], None] | None:
     """One pass forward and backward, tried once; None where the kernel cannot compute it."""
-    given, mask = call.tensors()
+    inputs, mask = call.tensors()
 
     def step() -> None:
         with torch.set_grad_enabled(call.gradient), sdpa_kernel(KERNELS[name]):
-            made = scaled_dot_product_attention(*given, attn_mask=mask)
+            output = scaled_dot_product_attention(*inputs, attn_mask=mask)
             if call.gradient:
-                torch.autograd.grad(made, given, made)
+                torch.autograd.grad(output, inputs, output)
 
     try:
         with warnings.catch_warnings():

@@ -30,21 +30,21 @@ class PlacedDropout(nn.Module):
         super().__init__()
         self.p, self.name, self.places = p, name, places
 
-    def forward(self, given: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """(B, ...), or (B * n, ...) with the samples one after another."""
         if not self.training:
-            return given
+            return x
         samples = len(self.places)
-        if not samples or len(given) % samples:
+        if not samples or len(x) % samples:
             raise BrokenGraph(
-                f"{self.name} sees {tuple(given.shape)} of {samples} samples, so lora.dropout cannot tell "
+                f"{self.name} sees {tuple(x.shape)} of {samples} samples, so lora.dropout cannot tell "
                 "them apart. Set lora.dropout = 0."
             )
-        generator = None if given.is_meta else torch.Generator(given.device)
-        size = math.prod(given.shape) // samples
+        generator = None if x.is_meta else torch.Generator(x.device)
+        size = math.prod(x.shape) // samples
         rows = [
-            torch.rand(size, generator=generator and generator.manual_seed(seed), device=given.device)
-            for seed in (seed_of(*place, self.name) for place in self.places)
+            torch.rand(size, generator=generator and generator.manual_seed(seed), device=x.device)
+            for seed in (seed_of(*key, self.name) for key in self.places)
         ]
-        dropped = (torch.stack(rows) < self.p).view(given.shape)
-        return given.masked_fill(dropped, 0) / (1 - self.p)
+        mask = (torch.stack(rows) < self.p).view(x.shape)
+        return x.masked_fill(mask, 0) / (1 - self.p)

@@ -26,7 +26,7 @@ def unfreeze(model: nn.Module) -> nn.Module:
 
 def named(model: nn.Module) -> dict[str, nn.Parameter]:
     """Everything trained, by its name in the files of the model, in a fixed order."""
-    return dict(sorted((name, each) for name, each in model.named_parameters() if each.requires_grad))
+    return dict(sorted((name, weight) for name, weight in model.named_parameters() if weight.requires_grad))
 
 
 def trained(model: nn.Module) -> list[nn.Parameter]:

@@ -68,7 +68,7 @@ class LowRank(nn.Module):
         return f"rank={len(self.down)}, scale={self.scale:g}"
 
 
-TOGETHER = (
+FUSED = (
     ("to_q", "to_k", "to_v"),
     ("add_q_proj", "add_k_proj", "add_v_proj"),
     ("q_proj", "k_proj", "v_proj"),
@@ -92,22 +92,22 @@ class Readers:
 
     def forget(self) -> None:
         """Let go of what no pair came for: a step that failed half way leaves it."""
-        self.given: Tensor | None = None
-        self.left: list[Tensor | None] = [None] * len(self.pairs)
+        self.input: Tensor | None = None
+        self.outputs: list[Tensor | None] = [None] * len(self.pairs)
 
     def inner(self, pair: LowRank, x: Tensor, dtype: torch.dtype) -> Tensor:
         """D x of one of the pairs, (..., rank)."""
-        mine = next(number for number, each in enumerate(self.pairs) if each is pair)
-        if self.given is not x or self.left[mine] is None:
-            down = torch.cat([each.down for each in self.pairs]).to(dtype)
-            ranks = [len(each.down) for each in self.pairs]
-            self.given, self.left = x, list(F.linear(x.to(dtype), down).split(ranks, dim=-1))
-        found = self.left[mine]
-        self.left[mine] = None
-        if all(each is None for each in self.left):
-            self.given = None
-        assert found is not None
-        return found
+        index = next(number for number, reader in enumerate(self.pairs) if reader is pair)
+        if self.input is not x or self.outputs[index] is None:
+            down = torch.cat([reader.down for reader in self.pairs]).to(dtype)
+            ranks = [len(reader.down) for reader in self.pairs]
+            self.input, self.outputs = x, list(F.linear(x.to(dtype), down).split(ranks, dim=-1))
+        output = self.outputs[index]
+        self.outputs[index] = None
+        if all(reader is None for reader in self.outputs):
+            self.input = None
+        assert output is not None
+        return output
 
 
 def matching(
@@ -125,20 +125,22 @@ def matching(
     Raises:
         BadRecipe: An ending matches nothing.
     """
-    known = [name for name, module in model.named_modules() if _trainable(module)]
-    chosen: set[str] = set()
+    names = [name for name, module in model.named_modules() if _trainable(module)]
+    matches: set[str] = set()
     for ending in endings:
-        found = [n for n in known if fnmatch.fnmatchcase(n, ending) or fnmatch.fnmatchcase(n, f"*.{ending}")]
-        if not found:
-            here = ", ".join(sorted({_tail(name) for name in known}))
+        hits = [n for n in names if fnmatch.fnmatchcase(n, ending) or fnmatch.fnmatchcase(n, f"*.{ending}")]
+        if not hits:
+            existing = ", ".join(sorted({_tail(name) for name in names}))
             raise BadRecipe(
-                f"lora.targets: no linear layer or convolution ends in {ending!r}. Endings here: {here}."
+                f"lora.targets: no linear layer or convolution ends in {ending!r}. Endings here: {existing}."
             )
-        chosen.update(found)
-    places = {n: int(n[len(layers) + 1 :].split(".")[0]) for n in chosen if n.startswith(f"{layers}.")}
+        matches.update(hits)
+    layer_numbers = {
+        n: int(n[len(layers) + 1 :].split(".")[0]) for n in matches if n.startswith(f"{layers}.")
+    }
     if since:
-        chosen = {n for n, layer in places.items() if layer >= since}
-    return sorted(n for n in chosen if until is None or places.get(n, -1) < until)
+        matches = {n for n, layer in layer_numbers.items() if layer >= since}
+    return sorted(n for n in matches if until is None or layer_numbers.get(n, -1) < until)
 
 
 def _trainable(layer: nn.Module) -> bool:
@@ -151,13 +153,13 @@ def ranks(model: nn.Module, names: Sequence[str], rank: int, kernels: int | None
     Raises:
         BadRecipe: ``kernels`` is given and there are none.
     """
-    own = {name: kernels if kernels and wide(model.get_submodule(name)) else rank for name in names}
+    layer_ranks = {name: kernels if kernels and wide(model.get_submodule(name)) else rank for name in names}
     if kernels and not any(wide(model.get_submodule(name)) for name in names):
         raise BadRecipe(
             f"lora.conv_rank is {kernels}, but none of the {len(names)} layers of lora.targets is a "
             'convolution. Set lora.targets = "locon" on a base that has them, or remove lora.conv_rank.'
         )
-    return own
+    return layer_ranks
 
 
 def _tail(name: str) -> str:
@@ -190,24 +192,24 @@ def attach(
     """
     model.requires_grad_(requires_grad=False)
     for name in names:
-        parent, _, place = name.rpartition(".")
+        parent, _, attribute = name.rpartition(".")
         owner = model.get_submodule(parent)
-        base = owner.get_submodule(place)
+        base = owner.get_submodule(attribute)
         drop = PlacedDropout(dropout, name, [] if places is None else places) if dropout else nn.Identity()
-        own = names[name] if isinstance(names, Mapping) else rank
+        layer_rank = names[name] if isinstance(names, Mapping) else rank
         if isinstance(base, nn.Linear | QuantizedLinear):
-            pair = LowRank(base, own, alpha / rank, drop)
+            pair = LowRank(base, layer_rank, alpha / rank, drop)
         elif isinstance(base, nn.Conv2d) and plain(base):
-            pair = LowRankConv(base, own, alpha / rank, drop)
+            pair = LowRankConv(base, layer_rank, alpha / rank, drop)
         else:
             raise BrokenGraph(
                 f"{name} is a {type(base).__name__}, and a LoRA needs a linear layer or a plain convolution."
             )
         if not pair.down.is_meta:
             width = 1 / math.sqrt(pair.down[0].numel())  # as nn.Linear and nn.Conv2d are drawn
-            drawn = torch.rand(pair.down.shape, generator=torch.Generator().manual_seed(seed_of(seed, name)))
-            pair.down.data.copy_(drawn.mul_(2 * width).sub_(width))
-        setattr(owner, place, pair)
+            noise = torch.rand(pair.down.shape, generator=torch.Generator().manual_seed(seed_of(seed, name)))
+            pair.down.data.copy_(noise.mul_(2 * width).sub_(width))
+        setattr(owner, attribute, pair)
     dropping(model, on=False)
     return model
 
@@ -218,13 +220,17 @@ def together(model: nn.Module) -> None:
     It saves a GPU 6 to 9 % of a step's launches, and a CPU nothing (``benchmarks/adapter_products.py``).
     """
     for owner in model.modules():
-        for names in TOGETHER:
-            some = names[1:] if getattr(owner, "is_cross_attention", False) else names
-            found = [getattr(owner, name) for name in some if isinstance(getattr(owner, name, None), LowRank)]
-            if len(found) > 1 and len({each.in_features for each in found}) == 1:
-                readers = Readers(found)
-                for each in found:
-                    each.readers = readers
+        for names in FUSED:
+            reader_names = names[1:] if getattr(owner, "is_cross_attention", False) else names
+            adapters = [
+                getattr(owner, name)
+                for name in reader_names
+                if isinstance(getattr(owner, name, None), LowRank)
+            ]
+            if len(adapters) > 1 and len({adapter.in_features for adapter in adapters}) == 1:
+                readers = Readers(adapters)
+                for adapter in adapters:
+                    adapter.readers = readers
 
 
 def forget(model: nn.Module) -> None:

@@ -68,31 +68,31 @@ def quantize(weight: Tensor, kind: Kind) -> Stored:
         ValueError: It holds numbers that are not finite.
     """
     rows, columns = weight.shape
-    stored = empty(kind, rows, columns, weight.device)
+    codes = empty(kind, rows, columns, weight.device)
     if weight.is_meta:
-        return stored
+        return codes
     if kind == "nf4":
-        _fill_blocks(weight, *stored)
+        _fill_blocks(weight, *codes)
     else:
-        _fill_rows(weight, kind, *stored)
-    if not stored[-1].isfinite().all():
+        _fill_rows(weight, kind, *codes)
+    if not codes[-1].isfinite().all():
         raise ValueError("a weight holds numbers that are not finite")
-    return stored
+    return codes
 
 
-def _fill_rows(weight: Tensor, kind: Kind, stored: Tensor, scale: Tensor) -> None:
+def _fill_rows(weight: Tensor, kind: Kind, codes: Tensor, scale: Tensor) -> None:
     rows = max(1, CHUNK // weight.shape[1])
     for start in range(0, len(weight), rows):
-        some = slice(start, start + rows)
-        numbers, scales = in_rows(weight[some], kind)
-        stored[some] = numbers.view(stored.dtype)
-        scale[some] = scales
+        chunk = slice(start, start + rows)
+        numbers, scales = in_rows(weight[chunk], kind)
+        codes[chunk] = numbers.view(codes.dtype)
+        scale[chunk] = scales
         del numbers, scales  # or they are there beside the next
 
 
-def in_rows(given: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
+def in_rows(matrix: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
     """(M, K) as int8 or float8_e4m3fn, and the scale (M, 1), float32, of each row."""
-    full = given.float()
+    full = matrix.float()
     scale = full.abs().amax(dim=1, keepdim=True) / LARGEST[kind]
     scale.masked_fill_(scale == 0, 1.0)
     full = full / scale
@@ -101,31 +101,31 @@ def in_rows(given: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
     return full.clamp_(-LARGEST[kind], LARGEST[kind]).to(torch.float8_e4m3fn), scale
 
 
-def _fill_blocks(weight: Tensor, stored: Tensor, scale: Tensor, span: Tensor) -> None:
+def _fill_blocks(weight: Tensor, codes: Tensor, scale: Tensor, span: Tensor) -> None:
     flat = weight.reshape(-1)
     code = torch.tensor(NF4, device=weight.device)
     bounds = (code[1:] + code[:-1]) / 2
-    most = torch.empty(len(scale), device=weight.device)
+    magnitudes = torch.empty(len(scale), device=weight.device)
     for start in range(0, len(flat), CHUNK):
-        largest = most[start // BLOCK : (start + CHUNK) // BLOCK]
+        largest = magnitudes[start // BLOCK : (start + CHUNK) // BLOCK]
         halves = _in_halves(flat[start : start + CHUNK], bounds, largest)
-        stored[start // 2 : start // 2 + len(halves)] = halves
+        codes[start // 2 : start // 2 + len(halves)] = halves
         del halves  # or they are there beside the next
-    padding = -len(most) % GROUP
-    groups = torch.cat([most, most[-1:].expand(padding)]).view(-1, GROUP)
-    least = groups.amin(dim=1, keepdim=True)
-    step = (groups.amax(dim=1, keepdim=True) - least) / 255
-    span[:] = torch.cat([least, step], dim=1)
-    steps = ((groups - least) / step.masked_fill(step == 0, 1.0)).round_().clamp_(0, 255)
+    padding = -len(magnitudes) % GROUP
+    groups = torch.cat([magnitudes, magnitudes[-1:].expand(padding)]).view(-1, GROUP)
+    low = groups.amin(dim=1, keepdim=True)
+    step = (groups.amax(dim=1, keepdim=True) - low) / 255
+    span[:] = torch.cat([low, step], dim=1)
+    steps = ((groups - low) / step.masked_fill(step == 0, 1.0)).round_().clamp_(0, 255)
     scale[:] = steps.view(-1)[: len(scale)].to(torch.uint8)
 
 
-def _in_halves(some: Tensor, bounds: Tensor, largest: Tensor) -> Tensor:
+def _in_halves(numbers: Tensor, bounds: Tensor, largest: Tensor) -> Tensor:
     """Codes of some numbers, two to a byte; ``largest`` gets the largest magnitude of each block of them."""
-    blocks = F.pad(some.float(), (0, -len(some) % BLOCK)).view(-1, BLOCK)
+    blocks = F.pad(numbers.float(), (0, -len(numbers) % BLOCK)).view(-1, BLOCK)
     largest.copy_(blocks.abs().amax(dim=1))
-    places = torch.bucketize(blocks * (1 / largest.clamp(min=1e-38))[:, None], bounds, out_int32=True)
-    halves = places.to(torch.uint8).view(-1, 2)
+    indices = torch.bucketize(blocks * (1 / largest.clamp(min=1e-38))[:, None], bounds, out_int32=True)
+    halves = indices.to(torch.uint8).view(-1, 2)
     return halves[:, 0] << 4 | halves[:, 1]
 
 
@@ -138,23 +138,23 @@ def dequantize(
             return stored[0].to(dtype).mul_(stored[1])
         case "fp8":
             return stored[0].view(torch.float8_e4m3fn).to(dtype).mul_(stored[1])
-    most = _scales(*stored[1:])
+    magnitudes = _scales(*stored[1:])
     if kernels == "bitsandbytes":
         operator: Any = torch.ops.bitsandbytes.dequantize_4bit
-        return operator(stored[0], most, BLOCK, "nf4", shape, dtype)
-    made = torch.empty(len(most), BLOCK, dtype=dtype, device=most.device)
-    pairs = _pairs(most.device)
-    for start in range(0, len(most), TURNED // BLOCK):
-        some = slice(start, start + TURNED // BLOCK)
-        codes = F.embedding(stored[0].view(-1, BLOCK // 2)[some].to(torch.int32), pairs)
-        made[some] = codes.view(-1, BLOCK).mul_(most[some, None])
-    return made.view(-1)[: shape[0] * shape[1]].view(shape)
+        return operator(stored[0], magnitudes, BLOCK, "nf4", shape, dtype)
+    weight = torch.empty(len(magnitudes), BLOCK, dtype=dtype, device=magnitudes.device)
+    pairs = _pairs(magnitudes.device)
+    for start in range(0, len(magnitudes), TURNED // BLOCK):
+        chunk = slice(start, start + TURNED // BLOCK)
+        codes = F.embedding(stored[0].view(-1, BLOCK // 2)[chunk].to(torch.int32), pairs)
+        weight[chunk] = codes.view(-1, BLOCK).mul_(magnitudes[chunk, None])
+    return weight.view(-1)[: shape[0] * shape[1]].view(shape)
 
 
 def _scales(scale: Tensor, span: Tensor) -> Tensor:
     """The largest magnitude of each block, (B,) float32."""
-    least, step = span[:, None].expand(-1, GROUP, -1).reshape(-1, 2)[: len(scale)].unbind(1)
-    return torch.addcmul(least, scale.float(), step)
+    low, step = span[:, None].expand(-1, GROUP, -1).reshape(-1, 2)[: len(scale)].unbind(1)
+    return torch.addcmul(low, scale.float(), step)
 
 
 @cache

@@ -80,9 +80,9 @@ class QuantizedLinear(nn.Module):
         """(..., in) -> (..., out)."""
         dtype = arithmetic(x)
         bias = None if self.bias is None else self.bias.to(dtype)
-        how = (self.kind, self.shape, self.kernels)
+        layout = (self.kind, self.shape, self.kernels)
         eightfold = self.products == "8bit" and x.numel() // self.in_features > w8a8.FEWEST
-        return (_W8A8Linear if eightfold else _Full).apply(x.to(dtype), bias, how, *self.tensors)  # pyright: ignore[reportReturnType]
+        return (_W8A8Linear if eightfold else _Full).apply(x.to(dtype), bias, layout, *self.tensors)  # pyright: ignore[reportReturnType]
 
     def extra_repr(self) -> str:
         """For people."""
@@ -117,40 +117,40 @@ class _Full(torch.autograd.Function):
     """The product with the weight in full, which is not kept: it is made again for the gradient."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, bias: Tensor | None, how: tuple[Any, ...], *stored: Tensor) -> Tensor:
-        ctx.save_for_backward(*stored)
-        ctx.how = how
-        kind, shape, kernels = how
+    def forward(ctx: Any, x: Tensor, bias: Tensor | None, layout: tuple[Any, ...], *codes: Tensor) -> Tensor:
+        ctx.save_for_backward(*codes)
+        ctx.layout = layout
+        kind, shape, kernels = layout
         if not x.numel():
             return x.new_empty(*x.shape[:-1], shape[0])
-        return F.linear(x, dequantize(stored, kind, shape, x.dtype, kernels), bias)
+        return F.linear(x, dequantize(codes, kind, shape, x.dtype, kernels), bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
-        stored = ctx.saved_tensors  # once: a checkpoint unpacks each but one time
-        kind, shape, kernels = ctx.how
-        weight = dequantize(stored, kind, shape, gradient.dtype, kernels)
-        return gradient @ weight, *[None] * (2 + len(stored))
+        codes = ctx.saved_tensors  # once: a checkpoint unpacks each but one time
+        kind, shape, kernels = ctx.layout
+        weight = dequantize(codes, kind, shape, gradient.dtype, kernels)
+        return gradient @ weight, *[None] * (2 + len(codes))
 
 
 class _W8A8Linear(torch.autograd.Function):
     """The same with both factors in 8 bits, in both directions."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, bias: Tensor | None, how: tuple[Any, ...], *stored: Tensor) -> Tensor:
-        ctx.save_for_backward(*stored)
-        ctx.how = how
-        made = w8a8.product(x.flatten(0, -2), *stored, kind=how[0])
-        made = made if bias is None else made.add_(bias)
-        return made.view(*x.shape[:-1], -1)
+    def forward(ctx: Any, x: Tensor, bias: Tensor | None, layout: tuple[Any, ...], *codes: Tensor) -> Tensor:
+        ctx.save_for_backward(*codes)
+        ctx.layout = layout
+        output = w8a8.product(x.flatten(0, -2), *codes, kind=layout[0])
+        output = output if bias is None else output.add_(bias)
+        return output.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
-        stored = ctx.saved_tensors
-        made = w8a8.input_gradient(gradient.flatten(0, -2), *stored, kind=ctx.how[0])
-        return made.view(*gradient.shape[:-1], -1), *[None] * (2 + len(stored))
+        codes = ctx.saved_tensors
+        output = w8a8.input_gradient(gradient.flatten(0, -2), *codes, kind=ctx.layout[0])
+        return output.view(*gradient.shape[:-1], -1), *[None] * (2 + len(codes))
 
 
 def storable(model: nn.Module, arch: ArchSpec) -> list[str]:
@@ -185,7 +185,7 @@ def freeze(
         BadRecipe: The device cannot multiply in 8 bits.
     """
     for name in names:
-        owner, place, layer = _find(model, name)
+        owner, attribute, layer = _find(model, name)
         if layer.weight.requires_grad:
             raise BrokenGraph(f"{name} is trained, and a weight in {kind} cannot be. Freeze the others only.")
         if products == "8bit":
@@ -196,16 +196,16 @@ def freeze(
             raise BrokenGraph(f"{name}: {error}, so it cannot be stored in {kind}.") from error
         shape = (layer.out_features, layer.in_features)
         frozen = QuantizedLinear(stored, kind, shape, layer.bias, products=products, kernels=kernels)
-        setattr(owner, place, frozen)
+        setattr(owner, attribute, frozen)
 
 
 def _find(model: nn.Module, name: str) -> tuple[nn.Module, str, nn.Linear]:
     """The module that holds a linear layer, under which name, and the layer."""
-    parent, _, place = name.rpartition(".")
+    parent, _, attribute = name.rpartition(".")
     owner = model.get_submodule(parent)
-    layer = owner.get_submodule(place)
+    layer = owner.get_submodule(attribute)
     if "base" in dict(layer.named_children()):
-        owner, place, layer = layer, "base", layer.get_submodule("base")
+        owner, attribute, layer = layer, "base", layer.get_submodule("base")
     if not isinstance(layer, nn.Linear):
         raise BrokenGraph(f"{name} is a {type(layer).__name__}. Only linear layers are stored in few bits.")
-    return owner, place, layer
+    return owner, attribute, layer

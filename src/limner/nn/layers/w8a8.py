@@ -31,9 +31,9 @@ def require(kind: Kind, device: torch.device) -> None:
             "Products in 8 bits are for GPUs of NVIDIA: others read fp8 of another format. "
             "Leave the products in full precision."
         )
-    if device.type == "cuda" and (mine := torch.cuda.get_device_capability(device)) < CAPABLE[kind]:
+    if device.type == "cuda" and (sm := torch.cuda.get_device_capability(device)) < CAPABLE[kind]:
         raise BadRecipe(
-            f"This GPU (compute capability {mine[0]}.{mine[1]}) does not multiply {kind}, which needs "
+            f"This GPU (compute capability {sm[0]}.{sm[1]}) does not multiply {kind}, which needs "
             f"{CAPABLE[kind][0]}.{CAPABLE[kind][1]}. Leave the products in full precision."
         )
     if device.type == "mps":
@@ -42,19 +42,19 @@ def require(kind: Kind, device: torch.device) -> None:
 
 def product(x: Tensor, stored: Tensor, scale: Tensor, *, kind: Kind) -> Tensor:
     """Multiply x (M, K) by the transpose of the stored weight (N, K): (M, N) in the dtype of x."""
-    rows, each = in_rows(x, kind)
+    rows, row_scales = in_rows(x, kind)
     weight = _codes(stored, kind)
-    return _multiply(rows, weight.t(), each, scale.t(), x.dtype)
+    return _multiply(rows, weight.t(), row_scales, scale.t(), x.dtype)
 
 
 def input_gradient(gradient: Tensor, stored: Tensor, scale: Tensor, *, kind: Kind) -> Tensor:
     """The gradient (M, N) times the stored weight (N, K): (M, K) in the dtype of the gradient."""
-    rows, each = in_rows(gradient.float() * scale.t(), kind)
+    rows, row_scales = in_rows(gradient.float() * scale.t(), kind)
     weight = _codes(stored, kind)
     if has_kernels(gradient):  # they read the right factor column by column
         weight = weight.t().contiguous().t()
     ones = torch.ones(1, weight.shape[1], device=gradient.device)
-    return _multiply(rows, weight, each, ones, gradient.dtype)
+    return _multiply(rows, weight, row_scales, ones, gradient.dtype)
 
 
 def _codes(stored: Tensor, kind: Kind) -> Tensor:

@@ -50,8 +50,8 @@ class CopyStream:
         with torch.cuda.stream(self.stream):
             self.stream.wait_event(free)
             target.copy_(source, non_blocking=True)
-            filled = self.stream.record_event()
-        return lambda: torch.cuda.current_stream(self.device).wait_event(filled)
+            event = self.stream.record_event()
+        return lambda: torch.cuda.current_stream(self.device).wait_event(event)
 
     def close(self) -> None:
         """Let what is under way finish."""
@@ -148,16 +148,18 @@ class BlockSwapper:
         """The slot that a block is in, or on its way to."""
         return next((slot for slot in self.slots if slot.block == block), None)
 
-    def fresh(self, given: Sequence[Any]) -> list[Tensor]:
+    def fresh(self, arguments: Sequence[Any]) -> list[Tensor]:
         """Those of a block's arguments that were made since the last block's, and not for all blocks at once.
 
         Their gradients are complete when the block's own are. Aliases of them would tell so, too, but change
         the order in which gradients are summed, and so their last bits.
         """
-        tensors = [each for each in given if isinstance(each, Tensor) and each.grad_fn is not None]
-        numbers = [each.grad_fn._sequence_nr() for each in tensors if each.grad_fn is not None]
-        made, self.newest = self.newest, max([self.newest, *numbers])
-        return [each for each, number in zip(tensors, numbers, strict=True) if number > made]
+        tensors = [
+            tensor for tensor in arguments if isinstance(tensor, Tensor) and tensor.grad_fn is not None
+        ]
+        numbers = [tensor.grad_fn._sequence_nr() for tensor in tensors if tensor.grad_fn is not None]
+        newest, self.newest = self.newest, max([self.newest, *numbers])
+        return [tensor for tensor, number in zip(tensors, numbers, strict=True) if number > newest]
 
     def begin(self) -> None:
         """A forward pass: no gradient is under way."""
@@ -166,17 +168,17 @@ class BlockSwapper:
 
     def _due(self, block: int, *, upwards: bool, around: bool) -> list[int]:
         """The blocks that the slots should hold, soonest first."""
-        wanted = [block + (step if upwards else -step) for step in range(len(self.slots))]
+        order = [block + (step if upwards else -step) for step in range(len(self.slots))]
         if around:
-            wanted = [each % len(self.buffers) for each in wanted]
-        return [each for each in dict.fromkeys(wanted) if 0 <= each < len(self.buffers)]
+            order = [number % len(self.buffers) for number in order]
+        return [number for number in dict.fromkeys(order) if 0 <= number < len(self.buffers)]
 
     def _fetch(self, block: int, due: Sequence[int]) -> Slot | None:
         """Begin to bring a block in place of one that is not due, if there is one."""
         spare = [slot for slot in self.slots if not slot.busy and slot.block not in due]
         if not spare:
             return None
-        slot = min(spare, key=lambda each: each.block is not None)
+        slot = min(spare, key=lambda candidate: candidate.block is not None)
         if slot.block is not None:
             self.buffers[slot.block].leave()
         buffer, number = self.buffers[block], self.slots.index(slot)
@@ -195,13 +197,15 @@ class BlockSwapper:
         size, stride = tuple(tensor.shape), tuple(tensor.stride())
         return _Ref(slot.block, tensor.dtype, size, stride, int(tensor.storage_offset()))
 
-    def unpack(self, kept: Tensor | _Ref) -> Tensor:
+    def unpack(self, saved_tensor: Tensor | _Ref) -> Tensor:
         """The tensor again, brought back where it has gone."""
-        if isinstance(kept, Tensor):
-            return kept
-        room = self.need(kept.block, upwards=False).room
-        whole = room[: len(room) // kept.dtype.itemsize * kept.dtype.itemsize].view(kept.dtype)
-        return whole.as_strided(kept.size, kept.stride, kept.start)
+        if isinstance(saved_tensor, Tensor):
+            return saved_tensor
+        room = self.need(saved_tensor.block, upwards=False).room
+        whole = room[: len(room) // saved_tensor.dtype.itemsize * saved_tensor.dtype.itemsize].view(
+            saved_tensor.dtype
+        )
+        return whole.as_strided(saved_tensor.size, saved_tensor.stride, saved_tensor.start)
 
     def close(self) -> None:
         """Leave the weights on the host, and give the slots back."""
@@ -224,30 +228,30 @@ class SwappedBlock:
     watched: bool = False
     """Whether someone will tell when its gradient is done."""
 
-    def __call__(self, *args: Any, **named: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the block gives; the same to the bit."""
         if again():
             slot = self.swapper.need(self.block, upwards=False)
             slot.busy = self.watched  # until its gradient is done
-            return self.run(*args, **named)
+            return self.run(*args, **kwargs)
         self.swapper.begin()
         gradient = torch.is_grad_enabled()
         self.swapper.need(self.block, upwards=True, around=not gradient)
         if not gradient or self.checkpointed:
-            return self.run(*args, **named)
+            return self.run(*args, **kwargs)
         with saved_tensors_hooks(self.swapper.pack, self.swapper.unpack):
-            return self.run(*args, **named)
+            return self.run(*args, **kwargs)
 
     def watch(self, run: Run) -> Run:
         """Around a checkpointed block: tells when its gradient is done, and its slot may go to another."""
 
-        def watched(*args: Any, **named: Any) -> Any:
+        def watched(*args: Any, **kwargs: Any) -> Any:
             if torch.is_grad_enabled():
-                fresh = self.swapper.fresh([*args, *named.values()])
+                fresh = self.swapper.fresh([*args, *kwargs.values()])
                 self.watched = bool(fresh)
                 if fresh:
                     register_multi_grad_hook(fresh, lambda _: self._free())
-            return run(*args, **named)
+            return run(*args, **kwargs)
 
         return watched
 

@@ -35,9 +35,9 @@ def cast_once(model: nn.Module, arch: ArchSpec, dtype: torch.dtype) -> ExitStack
     """
     stack = ExitStack()
     stack.callback(model.register_forward_pre_hook(partial(_given, dtype), with_kwargs=True).remove)
-    inside = tuple(f"{block}." for block in arch.blocks_of(model))
+    block_prefixes = tuple(f"{block}." for block in arch.blocks_of(model))
     for name, layer in model.named_modules():
-        if isinstance(layer, HALVED) and not name.startswith(inside):
+        if isinstance(layer, HALVED) and not name.startswith(block_prefixes):
             stack.callback(layer.register_forward_pre_hook(partial(_read, dtype)).remove)
     return stack
 
@@ -52,8 +52,8 @@ def _given(dtype: torch.dtype, _: nn.Module, args: Any, kwargs: Any) -> Any:
 
 def _low(value: Any, dtype: torch.dtype) -> Any:
     if isinstance(value, tuple | list):
-        return type(value)(_low(each, dtype) for each in value)
+        return type(value)(_low(item, dtype) for item in value)
     if isinstance(value, dict):
-        return {name: each if name in EXACT else _low(each, dtype) for name, each in value.items()}
+        return {name: item if name in EXACT else _low(item, dtype) for name, item in value.items()}
     states = isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 1
     return value.to(dtype) if states else value

@@ -90,21 +90,21 @@ class Tail:
         if frame is None:
             return self.run(x)
         if not frame.again:
-            made = self.run(x)
-            frame.ends.append((self, made.grad_fn))
-            return made
+            output = self.run(x)
+            frame.ends.append((self, output.grad_fn))
+            return output
         if self not in frame.unread:
             return self.run(x)
-        few = self.run(x.narrow(-2, 0, 0))  # keeps for its gradient what it kept the first time: its weight
-        return _Unwritten.apply(few, (*x.shape[:-1], few.shape[-1]))  # pyright: ignore[reportReturnType]
+        stub = self.run(x.narrow(-2, 0, 0))  # keeps for its gradient what it kept the first time: its weight
+        return _Unwritten.apply(stub, (*x.shape[:-1], stub.shape[-1]))  # pyright: ignore[reportReturnType]
 
 
 class _Unwritten(torch.autograd.Function):
     """Room for numbers that nobody reads, in a graph that nobody walks."""
 
     @staticmethod
-    def forward(ctx: Any, few: Tensor, shape: tuple[int, ...]) -> Tensor:  # noqa: ARG004  torch's own
-        return few.new_empty(shape)
+    def forward(ctx: Any, stub: Tensor, shape: tuple[int, ...]) -> Tensor:  # noqa: ARG004  torch's own
+        return stub.new_empty(shape)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ARG004  torch's own
@@ -138,25 +138,25 @@ def unread(node: Any, ends: Iterable[Any]) -> bool:
     first = node._sequence_nr()
     below: dict[Any, bool] = {node: True}
 
-    def descends(one: Any) -> bool:
-        if one not in below:
-            older = one._sequence_nr() <= first  # made before the node, so it cannot stem from it
-            sources = () if older else one.next_functions
+    def descends(reader: Any) -> bool:
+        if reader not in below:
+            older = reader._sequence_nr() <= first  # made before the node, so it cannot stem from it
+            sources = () if older else reader.next_functions
             stems = [descends(source) for source, _ in sources if source]  # all of them: each may be a reader
-            below[one] = any(stems)
-        return below[one]
+            below[reader] = any(stems)
+        return below[reader]
 
     for end in ends:
         descends(end)
-    return all(_passes(one, below) for one, stems in below.items() if stems and one is not node)
+    return all(_passes(reader, below) for reader, stems in below.items() if stems and reader is not node)
 
 
-def _passes(one: Any, below: dict[Any, bool]) -> bool:
-    if one.name() in PASSING:
+def _passes(node: Any, below: dict[Any, bool]) -> bool:
+    if node.name() in PASSING:
         return True
-    sources = [source for source, _ in one.next_functions]
-    through = [place for place, source in enumerate(sources) if source and below[source]]
-    match one.name():
+    sources = [source for source, _ in node.next_functions]
+    through = [position for position, source in enumerate(sources) if source and below[source]]
+    match node.name():
         case "MulBackward0":  # a factor is kept for the gradient of the other one
             return sum(source is not None for source in sources) == 1
         case "DivBackward0":
@@ -170,7 +170,7 @@ class _Frame:
     """One run of a block, and what its second run must know of the first."""
 
     def __init__(self, memory: Sequence[Remembered], *, keep_attention: bool) -> None:
-        self.memory, self.then = memory, [each.now() for each in memory]
+        self.memory, self.then = memory, [source.now() for source in memory]
         self.ends: list[tuple[Tail, Any]] = []
         self.unread: set[Tail] = set()
         self.kept: list[tuple[Any, ...]] = []
@@ -194,7 +194,7 @@ class _Frame:
     def under_way_again(self) -> Iterator[None]:
         """The second run: what blocks read besides their arguments is what it was."""
         self.again = True
-        current = [each.now() for each in self.memory]
+        current = [source.now() for source in self.memory]
         self._put(self.then)
         try:
             with self._under_way(), ExitStack() as stack:
@@ -205,8 +205,8 @@ class _Frame:
             self._put(current)
 
     def _put(self, values: Sequence[Any]) -> None:
-        for each, value in zip(self.memory, values, strict=True):
-            each.put(value)
+        for source, value in zip(self.memory, values, strict=True):
+            source.put(value)
 
     @contextmanager
     def _under_way(self) -> Iterator[None]:
@@ -219,8 +219,8 @@ class _Frame:
     def finish(self, outputs: Any) -> None:
         """The first run is over: find out which tails nothing reads."""
         self.then = [each.now() for each in self.memory]  # the first block of a pass has begun some of it
-        some = outputs if isinstance(outputs, tuple | list) else (outputs,)
-        ends = [each.grad_fn for each in some if isinstance(each, Tensor) and each.grad_fn]
+        results = outputs if isinstance(outputs, tuple | list) else (outputs,)
+        ends = [each.grad_fn for each in results if isinstance(each, Tensor) and each.grad_fn]
         self.unread = {tail for tail, node in self.ends if node is not None and unread(node, ends)}
         self.ends.clear()
 
@@ -235,8 +235,8 @@ class _Second:
         self.context = self.frame.under_way_again()
         self.context.__enter__()
 
-    def __exit__(self, *raised: Any) -> bool | None:
-        return self.context.__exit__(*raised)
+    def __exit__(self, *error: Any) -> bool | None:
+        return self.context.__exit__(*error)
 
 
 class _Attention(TorchFunctionMode):
@@ -268,10 +268,10 @@ class _Keeping(TorchDispatchMode):
         self.kept = kept
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
+        outputs = func(*args, **(kwargs or {}))
         if func in KERNELS:
-            self.kept.append(tuple(_alias(each) for each in made))
-        return made
+            self.kept.append(tuple(_alias(output) for output in outputs))
+        return outputs
 
 
 class _Giving(TorchDispatchMode):
@@ -279,11 +279,11 @@ class _Giving(TorchDispatchMode):
 
     def __init__(self, kept: list[tuple[Any, ...]]) -> None:
         super().__init__()
-        self.left = iter(kept)
+        self.outputs = iter(kept)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in KERNELS:
-            return tuple(_alias(each) for each in next(self.left))
+            return tuple(_alias(output) for output in next(self.outputs))
         return func(*args, **(kwargs or {}))
 
 
@@ -304,12 +304,12 @@ class Checkpoint:
         """See the class."""
         self.run, self.memory, self.keep_attention = run, memory, keep_attention
 
-    def __call__(self, *args: Any, **named: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the block gives; the same to the bit."""
         if not torch.is_grad_enabled():
-            return self.run(*args, **named)
+            return self.run(*args, **kwargs)
         frame = _Frame(self.memory, keep_attention=self.keep_attention)
-        names, first = tuple(named), len(args)
+        names, first = tuple(kwargs), len(args)
 
         def run(*values: Any) -> Any:
             return self.run(*values[:first], **dict(zip(names, values[first:], strict=True)))
@@ -317,7 +317,7 @@ class Checkpoint:
         outputs = checkpoint(
             run,
             *args,
-            *named.values(),  # in a row, so that torch sees what device they are on
+            *kwargs.values(),  # in a row, so that torch sees what device they are on
             use_reentrant=False,
             preserve_rng_state=False,  # nothing here draws from it: see nn.dropout
             context_fn=frame.contexts,

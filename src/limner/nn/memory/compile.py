@@ -22,17 +22,17 @@ def compiled(run: Run) -> Run:
 
     program = torch.compile(run, backend=BACKEND)
 
-    def marked(*args: Any, **named: Any) -> Any:
-        for each in (*args, *named.values()):
-            mark(each)
+    def marked(*args: Any, **kwargs: Any) -> Any:
+        for tensor in (*args, *kwargs.values()):
+            mark(tensor)
         try:
-            return program(*args, **named)
+            return program(*args, **kwargs)
         except BackendCompilerFailed as error:
             if isinstance(error.inner_exception, torch.OutOfMemoryError):
                 raise error.inner_exception from None
-            why = first_line(error.inner_exception)
+            cause = first_line(error.inner_exception)
             raise BadRecipe(
-                f"Blocks cannot be compiled on this machine: {why}. Run again with TORCH_COMPILE_DISABLE=1 "
+                f"Blocks cannot be compiled on this machine: {cause}. Run again with TORCH_COMPILE_DISABLE=1 "
                 "in the environment: the plan then goes without; or install Triton and a C compiler."
             ) from error
 
@@ -45,13 +45,13 @@ def mark(value: Any) -> None:
     Tokens of (B, L, D), sides of (B, C, H, W), and tokens of tables of angles, (L, D), which come in pairs.
     """
     if isinstance(value, tuple | list):
-        for each in value:
-            if isinstance(each, Tensor) and each.ndim == 2:
-                _vary(each, (0,))
+        for tensor in value:
+            if isinstance(tensor, Tensor) and tensor.ndim == 2:
+                _vary(tensor, (0,))
     elif isinstance(value, Tensor):
         _vary(value, {3: (1,), 4: (2, 3)}.get(value.ndim, ()))
 
 
-def _vary(tensor: Tensor, places: Iterable[int]) -> None:
-    for place in places:
-        torch._dynamo.maybe_mark_dynamic(tensor, place)
+def _vary(tensor: Tensor, dims: Iterable[int]) -> None:
+    for dim in dims:
+        torch._dynamo.maybe_mark_dynamic(tensor, dim)

@@ -107,22 +107,23 @@ class Engine:
             *(self.hoist.buffers if self.hoist else ()),
         ]
         resting = {(id(entry.table), entry.name) for buffer in buffers for entry in buffer.entries}
-        moved: dict[int, Tensor] = {}
+        moves: dict[int, Tensor] = {}
         for table, name, tensor in _tensors(model):
             if (id(table), name) in resting or tensor.device == device:
                 continue
             if tensor.requires_grad:
                 tensor.data = tensor.data.to(device)  # the optimizer knows this very parameter
                 continue
-            there = moved.setdefault(id(tensor), tensor.to(device))
+            target = moves.setdefault(id(tensor), tensor.to(device))
             parameter = isinstance(tensor, nn.Parameter)
-            table[name] = nn.Parameter(there, requires_grad=False) if parameter else there
+            table[name] = nn.Parameter(target, requires_grad=False) if parameter else target
 
     def cut(self, tails: Iterable[nn.Module]) -> None:
         """Leave the products of these out where blocks are computed again and nothing reads them."""
-        for each in tails:
-            if not any(own.requires_grad for own in each.parameters()):  # its gradient reads its input again
-                self.stand_in(each, Tail(each))
+        for layer in tails:
+            # the gradient of a trained one reads its input again
+            if not any(weight.requires_grad for weight in layer.parameters()):
+                self.stand_in(layer, Tail(layer))
 
     def arrange(
         self,
@@ -153,14 +154,14 @@ class Engine:
             self.stand_in(block, run)
 
 
-def _apart(run: Run, memory: Sequence[Remembered], /, *args: Any, **named: Any) -> Any:
+def _apart(run: Run, memory: Sequence[Remembered], /, *args: Any, **kwargs: Any) -> Any:
     """Run something that leaves no trace: without a gradient, modulations would be taken for frozen."""
-    before = [each.now() for each in memory]
+    before = [source.now() for source in memory]
     try:
-        return run(*args, **named)
+        return run(*args, **kwargs)
     finally:
-        for each, value in zip(memory, before, strict=True):
-            each.put(value)
+        for source, value in zip(memory, before, strict=True):
+            source.put(value)
 
 
 def _tensors(model: nn.Module) -> list[tuple[dict[str, Any], str, Tensor]]:

@@ -53,11 +53,11 @@ class HostBuffer:
         """See the class."""
         self.entries: list[_Entry] = []
         tensors: list[Tensor] = []
-        places: dict[int, int] = {}
+        starts: dict[int, int] = {}
         end = 0
         for table, name, tensor in held(module, besides):
-            if id(tensor) not in places:
-                places[id(tensor)] = end
+            if id(tensor) not in starts:
+                starts[id(tensor)] = end
                 end += -(-tensor.numel() * tensor.element_size() // ALIGNED) * ALIGNED
             entry = _Entry(
                 table=table,
@@ -66,7 +66,7 @@ class HostBuffer:
                 dtype=tensor.dtype,
                 shape=tuple(tensor.shape),
                 stride=_strides(tensor),
-                start=places[id(tensor)],
+                start=starts[id(tensor)],
             )
             self.entries.append(entry)
             tensors.append(tensor)
@@ -106,22 +106,22 @@ def held(module: nn.Module, besides: Container[nn.Module] = ()) -> list[tuple[di
     Raises:
         BrokenGraph: A tensor is of a sort that is more than its numbers.
     """
-    found: list[tuple[dict[str, Any], str, Tensor]] = []
-    for each in module.modules():
-        if each in besides:
+    entries: list[tuple[dict[str, Any], str, Tensor]] = []
+    for owner in module.modules():
+        if owner in besides:
             continue
-        for table in (each._parameters, each._buffers):
+        for table in (owner._parameters, owner._buffers):
             for name, tensor in table.items():
                 if tensor is None or tensor.requires_grad:
                     continue
                 if type(tensor) not in {Tensor, nn.Parameter, nn.Buffer}:
                     raise BrokenGraph(
-                        f"{type(each).__name__}.{name} is a {type(tensor).__name__}, which cannot be moved "
+                        f"{type(owner).__name__}.{name} is a {type(tensor).__name__}, which cannot be moved "
                         "as bytes. Store the weights in another way (limits.weights_precision), or set "
                         "streamed to 0."
                     )
-                found.append((table, name, tensor))
-    return found
+                entries.append((table, name, tensor))
+    return entries
 
 
 def _strides(tensor: Tensor) -> tuple[int, ...]:
@@ -160,11 +160,11 @@ class Pinned:
         room = torch.empty(whole + PAGE, dtype=torch.uint8)
         room = room[-room.data_ptr() % PAGE :][:whole]
         if size:
-            said = _cuda().cudaHostRegister(room.data_ptr(), whole, 0)
-            if int(said):
+            status = _cuda().cudaHostRegister(room.data_ptr(), whole, 0)
+            if int(status):
                 raise LimnerError(
                     f"The system would not lock {size / 2**20:.0f} MB of memory for the device (CUDA error "
-                    f"{int(said)}). Stream fewer blocks, or raise the limit of locked memory (ulimit -l)."
+                    f"{int(status)}). Stream fewer blocks, or raise the limit of locked memory (ulimit -l)."
                 )
             self.rooms.append(room)
         return room[:size]
@@ -208,11 +208,11 @@ class Mapped:
         if not size or tensors[0].device.type != "cpu":
             return None
         storage = tensors[0].untyped_storage()
-        place = storage.data_ptr()
-        ours = Path(storage.filename or "").name.startswith(PREFIX) and storage.nbytes() == size
-        if not ours or any(
-            each.untyped_storage().data_ptr() != place or each.data_ptr() - place != start
-            for each, start in zip(tensors, starts, strict=True)
+        origin = storage.data_ptr()
+        is_ours = Path(storage.filename or "").name.startswith(PREFIX) and storage.nbytes() == size
+        if not is_ours or any(
+            tensor.untyped_storage().data_ptr() != origin or tensor.data_ptr() - origin != start
+            for tensor, start in zip(tensors, starts, strict=True)
         ):
             return None
         return torch.empty(0, dtype=torch.uint8).set_(storage)

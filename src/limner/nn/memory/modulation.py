@@ -88,16 +88,16 @@ class Hoist:
         table = self.table
         if table is None:
             table = self.table = self._fill(x)
-        made, ready = table.made[number]
-        same = x.shape == table.read.shape and (self.proved or torch.equal(x, table.read))
-        if not same:
+        output, ready = table.made[number]
+        is_same = x.shape == table.read.shape and (self.proved or torch.equal(x, table.read))
+        if not is_same:
             raise BrokenGraph(
                 f"{self.names[number]} reads {tuple(x.shape)} numbers that {self.names[0]} did not read, so "
                 "it cannot be computed ahead. Set hoist off."
             )
         self.proved = self.proved or number == len(self.names) - 1
         ready()
-        return made
+        return output
 
     @torch.no_grad()
     def _fill(self, x: Tensor) -> Table:
@@ -109,16 +109,16 @@ class Hoist:
             )
         if self.stream is None:
             return Table(x, [(self._compute(number, x), _nothing) for number in range(len(self.runs))])
-        here = torch.cuda.current_stream(x.device)
-        self.stream.wait_stream(here)
+        current = torch.cuda.current_stream(x.device)
+        self.stream.wait_stream(current)
         x.record_stream(self.stream)
-        made = []
+        outputs = []
         with torch.cuda.stream(self.stream):
             for number in range(len(self.runs)):
                 out = self._compute(number, x)
-                out.record_stream(here)
-                made.append((out, self._waiting(self.stream.record_event())))
-        return Table(x, made)
+                out.record_stream(current)
+                outputs.append((out, self._waiting(self.stream.record_event())))
+        return Table(x, outputs)
 
     def _compute(self, number: int, x: Tensor) -> Tensor:
         buffer = self.buffers[number]

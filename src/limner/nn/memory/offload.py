@@ -44,7 +44,7 @@ class Offload:
             if weight.data_ptr() == self.masters[name].data_ptr():
                 weight.data = weight.data.clone()
         self._pinned = Pinned() if device.type == "cuda" else None
-        self._staged = dict(self._places(self._pinned or ordinary))
+        self._staging = dict(self._places(self._pinned or ordinary))
         self._coming: list[str] = []
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         for name, weight in self.working.items():
@@ -64,11 +64,11 @@ class Offload:
         assert gradient is not None
         self._coming.append(name)
         if self._stream is None:
-            self._staged[name].copy_(gradient)
+            self._staging[name].copy_(gradient)
             return
         self._stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self._stream):
-            self._staged[name].copy_(gradient, non_blocking=True)
+            self._staging[name].copy_(gradient, non_blocking=True)
         gradient.record_stream(self._stream)
 
     @torch.no_grad()
@@ -77,11 +77,11 @@ class Offload:
         if self._stream is not None:
             self._stream.synchronize()
         for name in self._coming:
-            master, staged = self.masters[name], self._staged[name]
+            master, staging = self.masters[name], self._staging[name]
             if master.grad is None:
-                master.grad = staged.to(torch.float32, copy=True)
+                master.grad = staging.to(torch.float32, copy=True)
             else:
-                master.grad.add_(staged)
+                master.grad.add_(staging)
         self._coming.clear()
 
     def forget(self) -> None:
@@ -96,5 +96,5 @@ class Offload:
         if self._stream is not None:  # what was sent before may still be read
             torch.cuda.current_stream(self.device).synchronize()
         for name, weight in self.working.items():
-            self._staged[name].copy_(self.masters[name])
-            weight.copy_(self._staged[name], non_blocking=True)
+            self._staging[name].copy_(self.masters[name])
+            weight.copy_(self._staging[name], non_blocking=True)

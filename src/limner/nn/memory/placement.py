@@ -36,14 +36,14 @@ class Placement:
         folder: Path | None = None,
     ) -> None:
         """See the class."""
-        self._hoisted = list(matching(model, arch.modulations).values()) if hoist else []
-        self._parts: dict[nn.Module, nn.Module] = {layer: layer for layer in self._hoisted}
+        self._modulations = list(matching(model, arch.modulations).values()) if hoist else []
+        self._parts: dict[nn.Module, nn.Module] = {layer: layer for layer in self._modulations}
         blocks = list(arch.blocks_of(model).values())
         for block in (blocks[number] for number in streamed):
             for layer in block.modules():
                 self._parts.setdefault(layer, block)
         self._host = None if folder is None else Mapped(folder)
-        self._due: Counter[nn.Module] = Counter()
+        self._missing: Counter[nn.Module] = Counter()
 
     def __contains__(self, layer: nn.Module) -> bool:
         """Whether a layer's own tensors stay on the host."""
@@ -51,7 +51,7 @@ class Placement:
 
     def expect(self, layers: Iterable[nn.Module]) -> None:
         """Say of each tensor that will come whose it is."""
-        self._due = Counter(self._parts[layer] for layer in layers if layer in self._parts)
+        self._missing = Counter(self._parts[layer] for layer in layers if layer in self._parts)
 
     def took(self, layer: nn.Module) -> None:
         """A tensor of a layer has come.
@@ -62,6 +62,6 @@ class Placement:
         part = self._parts.get(layer)
         if part is None:
             return
-        self._due[part] -= 1
-        if not self._due[part] and self._host is not None:
-            HostBuffer(part, self._host, besides=() if part in self._hoisted else self._hoisted)
+        self._missing[part] -= 1
+        if not self._missing[part] and self._host is not None:
+            HostBuffer(part, self._host, besides=() if part in self._modulations else self._modulations)
