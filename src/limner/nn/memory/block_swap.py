@@ -128,6 +128,7 @@ class BlockSwapper:
         Raises:
             BrokenGraph: All slots are read by gradients of other blocks.
         """
+        # The block itself: it is in a slot or on its way, unless the order of blocks was not foreseen.
         slot = self.holder(block)
         if slot is None:
             self.stats.late += 1
@@ -137,6 +138,7 @@ class BlockSwapper:
                     f"Streamed block {block} is due, but all {len(self.slots)} slots are read by gradients "
                     "of others. Set slots one higher, and report this: it should not happen."
                 )
+        # Its neighbours: their copies run while this block computes. Only then wait for the block's own copy.
         due = self._due(block, upwards=upwards, around=around)
         for other in due[1:]:
             if self.holder(other) is None:
@@ -175,17 +177,20 @@ class BlockSwapper:
 
     def _fetch(self, block: int, due: Sequence[int]) -> Slot | None:
         """Begin to bring a block in place of one that is not due, if there is one."""
+        # A slot is spare if no gradient reads it and its block is not due soon; an empty one is taken first.
         spare = [slot for slot in self.slots if not slot.busy and slot.block not in due]
         if not spare:
             return None
         slot = min(spare, key=lambda candidate: candidate.block is not None)
         if slot.block is not None:
-            self.buffers[slot.block].leave()
+            self.buffers[slot.block].leave()  # its modules hold their tensors on the host again
         buffer, number = self.buffers[block], self.slots.index(slot)
         slot.block, slot.arrived = block, self.copy_stream.copy(buffer.rest, slot.room[: buffer.bytes])
         if (block, number) not in self.views:
             self.views[block, number] = buffer.over(slot.room)
-        buffer.put(self.views[block, number])
+        buffer.put(
+            self.views[block, number]
+        )  # the modules see the slot, though the copy may not have arrived
         self.stats.copies += 1
         return slot
 
@@ -230,7 +235,9 @@ class SwappedBlock:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the block gives; the same to the bit."""
-        if again():
+        if (
+            again()
+        ):  # backward: the second run and the gradient share one transfer, in falling order of blocks
             slot = self.swapper.need(self.block, upwards=False)
             slot.busy = self.watched  # until its gradient is done
             return self.run(*args, **kwargs)
@@ -239,6 +246,7 @@ class SwappedBlock:
         self.swapper.need(self.block, upwards=True, around=not gradient)
         if not gradient or self.checkpointed:
             return self.run(*args, **kwargs)
+        # not computed again: its gradient finds each weight by its block, and has that brought back
         with saved_tensors_hooks(self.swapper.pack, self.swapper.unpack):
             return self.run(*args, **kwargs)
 

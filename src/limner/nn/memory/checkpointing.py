@@ -135,6 +135,9 @@ def unread(node: Any, ends: Iterable[Any]) -> bool:
     Proved from the graph itself: every node on the way from ``node`` to one of ``ends`` must be of a kind
     that keeps nothing of it. A gate that needs a gradient of its own is such a reader.
     """
+    # 1. Mark what stems from the node. Autograd points from a result to its sources, so the walk begins at
+    #    the block's ends and goes down to the node. Sequence numbers rise in the order of the forward pass:
+    #    what is older than the node cannot stem from it, which keeps the walk inside the block.
     first = node._sequence_nr()
     below: dict[Any, bool] = {node: True}
 
@@ -148,6 +151,8 @@ def unread(node: Any, ends: Iterable[Any]) -> bool:
 
     for end in ends:
         descends(end)
+    # 2. Every one that does lies on a way from the node to an end. The product may be left out if none of
+    #    them keeps what flows through it.
     return all(_passes(reader, below) for reader, stems in below.items() if stems and reader is not node)
 
 
@@ -308,6 +313,8 @@ class Checkpoint:
         """What the block gives; the same to the bit."""
         if not torch.is_grad_enabled():
             return self.run(*args, **kwargs)
+        # Both runs share the frame. The first one notes what it kept and which last products nobody reads.
+        # torch keeps the arguments alone, and enters the frame's second context when a gradient is due.
         frame = _Frame(self.memory, keep_attention=self.keep_attention)
         names, first = tuple(kwargs), len(args)
 

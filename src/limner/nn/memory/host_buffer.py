@@ -55,6 +55,7 @@ class HostBuffer:
         tensors: list[Tensor] = []
         starts: dict[int, int] = {}
         end = 0
+        # Lay the tensors out in a row, each aligned. One that two modules share has one place.
         for table, name, tensor in held(module, besides):
             if id(tensor) not in starts:
                 starts[id(tensor)] = end
@@ -71,6 +72,8 @@ class HostBuffer:
             self.entries.append(entry)
             tensors.append(tensor)
         self.bytes = end
+        # Fill the row, unless the tensors lie in a file just so already (read straight into it). Then let the
+        # modules hold views of the row, so that nothing else keeps the old tensors alive.
         lain = (
             host.lain(tensors, [entry.start for entry in self.entries], end)
             if isinstance(host, Mapped)
