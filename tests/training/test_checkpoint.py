@@ -242,6 +242,30 @@ def test_a_disk_that_returns_other_bytes_is_noticed(path, monkeypatch):
     assert path.read_bytes() == before
 
 
+def test_a_disk_that_returns_another_header_is_noticed(path, monkeypatch):
+    """Its tensors are those that were written; only a word of what is known of them has changed."""
+    before = path.read_bytes()
+
+    def rot(tensors, draft, metadata):
+        save_file(tensors, draft, metadata)
+        data = draft.read_bytes()
+        assert data.count(b"skeleton") == 1
+        draft.write_bytes(data.replace(b"skeleton", b"skeletom"))
+
+    monkeypatch.setattr(checkpoint, "save_file", rot)
+    with pytest.raises(BadCheckpoint, match="does not hold what was written"):
+        save(path, state(1), {})
+    assert path.read_bytes() == before
+
+
+def test_two_shapes_of_one_memory_are_saved_apart(tmp_path):
+    """safetensors refuses tensors that share memory; each becomes one of its own."""
+    whole = torch.arange(8.0)
+    save(tmp_path / "step-000001.safetensors", {"flat": whole, "table": whole.view(2, 4)}, {})
+    parts, _ = load(tmp_path / "step-000001.safetensors")
+    assert torch.equal(parts["flat"], whole) and torch.equal(parts["table"], whole.view(2, 4))
+
+
 def test_too_little_room_is_said_before_anything_is_written(run, monkeypatch):
     usage = shutil._ntuple_diskusage(10**6, 10**6 - 1000, 1000)
     monkeypatch.setattr("limner.files.shutil.disk_usage", lambda path: usage)
