@@ -1,3 +1,4 @@
+import math
 import re
 from typing import Any
 
@@ -25,6 +26,7 @@ SDXL: dict[str, Any] = {
     "addition_time_embed_dim": 256,
     "projection_class_embeddings_input_dim": 2816,
 }
+SD35_MEDIUM = {"num_attention_heads": 24, "caption_projection_dim": 1536}
 MODELS: dict[str, tuple[str, dict[str, Any], str]] = {
     "flux": ("FluxTransformer2DModel", {"guidance_embeds": True}, ""),
     "flux2": ("Flux2Transformer2DModel", {}, ""),
@@ -32,8 +34,8 @@ MODELS: dict[str, tuple[str, dict[str, Any], str]] = {
     "z-image": ("ZImageTransformer2DModel", {}, ""),
     "sd3": (
         "SD3Transformer2DModel",
-        {"num_layers": 24, "dual_attention_layers": tuple(range(13)), "qk_norm": "rms_norm"},
-        r"pos_embed\.proj|.*norm1_context\.linear",
+        {"num_layers": 24, "dual_attention_layers": tuple(range(13)), "qk_norm": "rms_norm", **SD35_MEDIUM},
+        "",
     ),
     "sdxl": ("UNet2DConditionModel", SDXL, ""),
     "sd15": ("UNet2DConditionModel", {"cross_attention_dim": 768}, ""),
@@ -51,6 +53,11 @@ def test_every_layer_of_the_true_model_has_a_name(family: str) -> None:
     assert [
         name for name, place in places.items() if place is None and not re.fullmatch(without or "-", name)
     ] == []
+    for name, layer in model.named_modules():  # what is known of shapes and kernels is true of this one
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            rows, *sides = layer.weight.shape
+            assert lora_keys()[family].has_shape(name, (rows, math.prod(sides))), name
+            assert lora_keys()[family].kernel(name) == tuple(sides[1:]), name
     natives = {table.name_of(place, "native") + str(place.member) for place in places.values() if place}
     assert len(natives) == sum(place is not None for place in places.values())
     for place in places.values():

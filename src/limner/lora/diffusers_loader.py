@@ -14,8 +14,9 @@ from limner.lora.adapters import Dora, WeightDelta, to_lora
 from limner.lora.compare import Components, require_equal
 from limner.lora.factors import Factors, rename_for_model
 from limner.lora.file import read
-from limner.lora.formats import from_diffusers, gather, locate, to_diffusers
+from limner.lora.formats import from_diffusers, gather, to_diffusers
 from limner.lora.keys import group_by_module
+from limner.lora.locate import locate
 from limner.lora.peft_config import PeftConfig
 from limner.models.lora_keys import FamilyKeys
 from limner.models.registry import lora_keys

@@ -1,6 +1,5 @@
 """LoRA files of every spelling: read into diffusers' names, and written in diffusers' own form."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,43 +8,15 @@ from torch import Tensor
 from limner.errors import BadLora
 from limner.lora import keys, qkv
 from limner.lora.adapters import WeightDelta
+from limner.lora.detection import COMPONENTS, STEM, detect, locate_any
 from limner.lora.keys import ModuleTensors
+from limner.lora.locate import NESTED_PREFIXES, Location
 from limner.lora.peft_config import CONFIG_FILE, HEADER_KEY, PeftConfig, in_header
 from limner.lora.tables import family_keys
-from limner.models.key_map import KeyMatch, KeyStyle
 from limner.models.lora_keys import FamilyKeys
-from limner.models.registry import lora_keys
-
-COMPONENTS = ("transformer", "unet", "text_encoder", "text_encoder_2", "text_encoder_3")
-
-STEM = re.compile(rf"({'|'.join(COMPONENTS)})\.([A-Za-z0-9_.\-]+)")
-
-PREFIXES = ("transformer.", "unet.", "diffusion_model.", "model.diffusion_model.", "base_model.model.")
-NESTED_PREFIXES = ("transformer.base_model.model.", "unet.base_model.model.", "")
-FLAT_PREFIXES = ("lora_unet_", "lora_transformer_", "lycoris_")
-
-DENOISER = (
-    *(
-        KeyStyle(prefix, naming)
-        for prefix in (*PREFIXES, *NESTED_PREFIXES)
-        for naming in ("diffusers", "native", "processor")
-    ),
-    *(KeyStyle(prefix, naming, flat=True) for prefix in FLAT_PREFIXES for naming in ("native", "diffusers")),
-)
-"""How files may spell modules of a denoiser; the first that fits is taken."""
-
 
 EVERY_COMPONENT = ""
 """Under which a config stands that names no component: of peft's own files."""
-
-
-@dataclass(frozen=True)
-class Location:
-    """Where a module of a file belongs."""
-
-    component: str
-    match: KeyMatch
-    style: KeyStyle
 
 
 @dataclass(frozen=True)
@@ -64,45 +35,6 @@ class ParsedFile:
     """What cannot be known, one sentence each."""
     unread: tuple[str, ...] = ()
     """Tensors beside the factors that were not read, one sentence for each kind."""
-
-
-def locate(
-    stem: str,
-    names: FamilyKeys,
-    denoiser: Iterable[KeyStyle] = DENOISER,
-    text: Mapping[str, Iterable[KeyStyle]] | None = None,
-) -> Location | None:
-    """Where a module's name in a file belongs in a family, if anywhere.
-
-    Args:
-        stem: The name without the ending of the tensor.
-        names: The family.
-        denoiser: Spellings to try for the denoiser.
-        text: Spellings to try for each text encoder; those of the family when left out.
-    """
-    for component, styles in (names.text_styles if text is None else text).items():
-        for style in styles:
-            if match := _match_text(stem, names, component, style):
-                return Location(component, match, style)
-    for style in denoiser:
-        if match := names.table.find(stem, style):
-            return Location(names.component, match, style)
-    return None
-
-
-def _match_text(stem: str, names: FamilyKeys, component: str, style: KeyStyle) -> KeyMatch | None:
-    """Since transformers 5 there is no level ``text_model``: with and without it are one."""
-    if not stem.startswith(style.prefix) or component not in names.text:
-        return None
-    table = names.text[component]
-    level = "text_model_" if style.flat else "text_model."
-    longer = style.prefix + level + stem[len(style.prefix) :]
-    return table.find(stem, style) or table.find(longer, style)
-
-
-def candidates(stems: Sequence[str]) -> list[FamilyKeys]:
-    """The families that know every module of a file."""
-    return [names for names in lora_keys().values() if all(locate(stem, names) for stem in stems)]
 
 
 def read(
@@ -128,7 +60,7 @@ def read(
     names = family_keys(family) if family else detect(parts, metadata)
     if names is None:
         return ParsedFile(from_diffusers(flat, configs), None, "diffusers", _repairs(configs, {}))
-    locations = {stem: locate(stem, names) for stem in stems}
+    locations = {stem: locate_any(stem, names) for stem in stems}
     if unknown := [stem for stem, match in locations.items() if match is None]:
         if all(STEM.fullmatch(stem) for stem in stems):  # the base will say what it has not
             return ParsedFile(from_diffusers(flat, configs), None, "diffusers", _repairs(configs, {}))
@@ -145,63 +77,6 @@ def read(
         _notes(parts, matches, configs),
         keys.unread(flat),
     )
-
-
-def detect(parts: Sequence[ModuleTensors], metadata: Mapping[str, str]) -> FamilyKeys | None:
-    """The family of a file by its content; None when no table has its names, and they are in diffusers' form.
-
-    Raises:
-        BadLora: The names fit no family, or several and nothing tells which.
-    """
-    families = candidates([part.stem for part in parts])
-    if not families:
-        if all(STEM.fullmatch(part.stem) for part in parts):
-            return None
-        counts = {n.family: sum(locate(p.stem, n) is not None for p in parts) for n in lora_keys().values()}
-        best = max(counts, key=lambda name: counts[name])
-        stray = next(p.stem for p in parts if locate(p.stem, lora_keys()[best]) is None)
-        raise BadLora(
-            f"{len(parts) - counts[best]} of {len(parts)} modules are in no family that Limner knows "
-            f"({', '.join(lora_keys())}): {stray} .. Convert it with the tool that wrote it."
-        )
-    families = _narrow(families, parts, metadata)
-    if len(families) == 1:
-        return families[0]
-    if all(STEM.fullmatch(part.stem) for part in parts):
-        return None
-    labels = " or ".join(n.family for n in families)
-    raise BadLora(f"The modules fit {labels}, and nothing tells which. Say it with --family.")
-
-
-def _narrow(
-    families: list[FamilyKeys], parts: Sequence[ModuleTensors], metadata: Mapping[str, str]
-) -> list[FamilyKeys]:
-    base_words = " ".join(
-        metadata.get(key, "") for key in ("modelspec.architecture", "ss_base_model_version")
-    ).lower()
-    for test in (
-        lambda n: any(word.startswith(start) for word in base_words.split() for start in n.base_names),
-        lambda n: _width(parts) in (None, n.context) if n.context else True,
-        lambda n: _depth(parts) in n.depths if n.depths else True,
-    ):
-        families = [n for n in families if test(n)] or families
-        if len(families) == 1:
-            break
-    return families
-
-
-def _width(parts: Sequence[ModuleTensors]) -> int | None:
-    """Of the text that cross-attention reads, if the file has a part of it."""
-    for part in parts:
-        if re.search(r"attn2[._](processor\.)?to_[kv]$", part.stem) and "down" in part.tensors:
-            return part.tensors["down"].shape[1]
-    return None
-
-
-def _depth(parts: Sequence[ModuleTensors]) -> int:
-    """One more than the highest number of a block."""
-    pattern = r"(?<!single[_.])(?:transformer_blocks|double_blocks)[._](\d+)"
-    return 1 + max((int(n) for part in parts for n in re.findall(pattern, part.stem)), default=-1)
 
 
 def gather(

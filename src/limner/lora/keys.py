@@ -72,6 +72,27 @@ class ModuleTensors:
         side = next((self.tensors[name] for name in ("down", "hada_w1_b") if name in self.tensors), None)
         return None if side is None else side.shape[0]
 
+    @property
+    def shape(self) -> tuple[int, int] | None:
+        """Rows and columns of the weight, kernels laid flat; None where tensors are missing."""
+        sides = {name: tensor.flatten(1).shape for name, tensor in self.tensors.items() if tensor.dim() > 1}
+        if "up" in sides and "down" in sides:
+            return sides["up"][0], sides["down"][1]
+        if "hada_w1_a" in sides and "hada_w1_b" in sides:
+            return sides["hada_w1_a"][0], sides["hada_w1_b"][1]
+        rows, columns = 1, 1
+        for name in ("lokr_w1", "lokr_w2"):
+            high, wide = sides.get(name, sides.get(f"{name}_a")), sides.get(name, sides.get(f"{name}_b"))
+            if high is None or wide is None:
+                return None
+            rows, columns = rows * high[0], columns * wide[1]
+        return rows, columns
+
+    @property
+    def is_convolution(self) -> bool | None:
+        """Whether its factors have a kernel; None of LoHa and LoKr, which may not show it."""
+        return self.tensors["down"].dim() == 4 if "down" in self.tensors else None
+
     def delta(self, scale: float | None = None, kernel: tuple[int, ...] = ()) -> WeightDelta:
         """The change they make.
 

@@ -14,7 +14,8 @@ from limner.errors import BadLora
 from limner.lora import keys, qkv
 from limner.lora.adapters import Axis, Dora, LokrRows, WeightDelta, kind
 from limner.lora.factors import Factors
-from limner.lora.formats import canonical, gather, locate, to_diffusers
+from limner.lora.formats import canonical, gather, to_diffusers
+from limner.lora.locate import locate
 from limner.lora.tables import family_keys
 from limner.models.key_map import KeyEntry, KeyMatch, KeyStyle
 from limner.models.lora_keys import FamilyKeys

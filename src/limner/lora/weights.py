@@ -10,7 +10,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from limner.errors import BadBase
-from limner.lora.formats import canonical, locate
+from limner.lora.formats import canonical
+from limner.lora.locate import locate
 from limner.lora.safety import header_text
 from limner.lora.tables import family_keys
 from limner.models.key_map import KeyEntry, KeyMap, KeyMatch, KeyStyle

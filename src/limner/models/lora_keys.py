@@ -69,8 +69,9 @@ class FamilyKeys:
     """Beginnings of what metadata calls its bases, in lower case."""
     depths: tuple[int, ...] = ()
     """Numbers of ``transformer_blocks`` of the published models."""
-    context: int | None = None
-    """Width of the text that its attention reads, where that tells it from a sibling."""
+    shapes: Mapping[str, tuple[tuple[int | None, int | None], ...]] = field(default_factory=dict, repr=False)
+    """Ending of a module's name -> (rows, columns) that it has in the published models, None for any: what
+    tells families apart that share names. A module that is not here may have any shape."""
     kernels: Mapping[str, int] = field(default_factory=dict)
     """Ending of a module's name -> side of its kernel, of the convolutions; what is not here is linear."""
 
@@ -78,6 +79,13 @@ class FamilyKeys:
         """Height and width of the kernel of ``module``; () of a linear layer."""
         side = next((side for end, side in self.kernels.items() if f".{module}".endswith(f".{end}")), None)
         return () if side is None else (side, side)
+
+    def has_shape(self, module: str, shape: tuple[int, int]) -> bool:
+        """Whether ``module`` may have that many rows and columns in a published model."""
+        known = [known for end, known in self.shapes.items() if f".{module}".endswith(f".{end}")]
+        return not known or any(
+            rows in (None, shape[0]) and columns in (None, shape[1]) for rows, columns in known[0]
+        )
 
     @property
     def family(self) -> str:
@@ -94,6 +102,12 @@ class FamilyKeys:
         """Diffusers' pipelines of the family; the first reads its LoRA files."""
         return (*self.more_pipelines, self.facts.pipeline)
 
+
+JOINT_ATTENTION = (
+    *(f"attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")),
+    *(f"attn.{name}" for name in ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")),
+)
+"""Layers of joint attention, all of them as wide as the model."""
 
 CLIP_L = (
     dotted("text_encoder."),

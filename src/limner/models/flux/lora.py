@@ -7,6 +7,7 @@ from limner.models.lora_keys import (
     BFL_COMFYUI,
     CLIP_G,
     CLIP_L,
+    JOINT_ATTENTION,
     KOHYA_CLIP_L,
     KOHYA_T5,
     T5,
@@ -48,4 +49,12 @@ LORA = FamilyKeys(
     },
     base_names=("flux-1", "flux1", "flux.1"),
     depths=(19,),
+    shapes={
+        **dict.fromkeys(JOINT_ATTENTION, ((3072, 3072),)),
+        **dict.fromkeys(("ff.net.0.proj", "ff_context.net.0.proj", "proj_mlp"), ((12288, 3072),)),
+        **dict.fromkeys(("ff.net.2", "ff_context.net.2"), ((3072, 12288),)),
+        "proj_out": ((3072, 15360), (64, 3072)),
+        "x_embedder": ((3072, 64),),
+        "context_embedder": ((3072, 4096),),
+    },
 )

@@ -7,6 +7,7 @@ from limner.models.flux2.keys import DENOISER
 from limner.models.key_map import KeyMap
 from limner.models.lora_keys import (
     BFL_COMFYUI,
+    JOINT_ATTENTION,
     FamilyKeys,
     ToolKeys,
     diffsynth_keys,
@@ -15,6 +16,9 @@ from limner.models.lora_keys import (
     flat,
     kohya_keys,
 )
+
+WIDTHS = (3072, 4096, 6144)
+"""Of klein 4B, klein 9B and dev."""
 
 LORA = FamilyKeys(
     facts=FACTS,
@@ -34,4 +38,15 @@ LORA = FamilyKeys(
     more_pipelines=("Flux2Pipeline",),
     base_names=("flux.2", "flux-2", "flux2"),
     depths=(5, 8),
+    shapes={
+        **dict.fromkeys(JOINT_ATTENTION, tuple((width, width) for width in WIDTHS)),
+        **dict.fromkeys(
+            ("ff.linear_in", "ff_context.linear_in"), tuple((6 * width, width) for width in WIDTHS)
+        ),
+        "attn.to_qkv_mlp_proj": tuple((9 * width, width) for width in WIDTHS),
+        "attn.to_out": tuple((width, 4 * width) for width in WIDTHS),
+        "x_embedder": tuple((width, 128) for width in WIDTHS),
+        "context_embedder": ((3072, 7680), (4096, 12288), (6144, 15360)),
+        "proj_out": tuple((128, width) for width in WIDTHS),
+    },
 )

@@ -2,6 +2,7 @@
 
 from limner.models.key_map import KeyMap
 from limner.models.lora_keys import (
+    JOINT_ATTENTION,
     FamilyKeys,
     ToolKeys,
     diffsynth_keys,
@@ -32,4 +33,10 @@ LORA = FamilyKeys(
     },
     base_names=("qwen",),
     depths=(60,),
+    shapes={
+        **dict.fromkeys(JOINT_ATTENTION, ((3072, 3072),)),
+        "img_in": ((3072, 64),),
+        "txt_in": ((3072, 3584),),
+        "proj_out": ((64, 3072),),
+    },
 )

@@ -37,6 +37,6 @@ LORA = FamilyKeys(
         "diffsynth": diffsynth_keys(""),
     },
     base_names=("stable-diffusion-v1", "sd_v1", "sd_1.5"),
-    context=768,
+    shapes=dict.fromkeys(("attn2.to_k", "attn2.to_v"), ((None, 768),)),
     kernels=UNET_KERNELS | {"proj_in": 1, "proj_out": 1},
 )

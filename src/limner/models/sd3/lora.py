@@ -4,6 +4,7 @@ from limner.models.key_map import KeyMap
 from limner.models.lora_keys import (
     CLIP_G,
     CLIP_L,
+    JOINT_ATTENTION,
     KOHYA_CLIP_G,
     KOHYA_CLIP_L,
     KOHYA_T5,
@@ -52,5 +53,12 @@ LORA = FamilyKeys(
     },
     base_names=("stable-diffusion-3", "sd3"),
     depths=(24, 38),
+    shapes={
+        **dict.fromkeys(JOINT_ATTENTION, ((1536, 1536), (2432, 2432))),
+        **dict.fromkeys(("ff.net.0.proj", "ff_context.net.0.proj"), ((6144, 1536), (9728, 2432))),
+        **dict.fromkeys(("ff.net.2", "ff_context.net.2"), ((1536, 6144), (2432, 9728))),
+        "context_embedder": ((1536, 4096), (2432, 4096)),
+        "proj_out": ((64, 1536), (64, 2432)),
+    },
     kernels={"pos_embed.proj": 2},
 )

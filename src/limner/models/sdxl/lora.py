@@ -38,6 +38,6 @@ LORA = FamilyKeys(
         "diffsynth": diffsynth_keys(""),
     },
     base_names=("stable-diffusion-xl", "sdxl"),
-    context=2048,
+    shapes=dict.fromkeys(("attn2.to_k", "attn2.to_v"), ((None, 2048),)),
     kernels=UNET_KERNELS,
 )
