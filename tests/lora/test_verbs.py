@@ -57,7 +57,8 @@ def test_every_argument_is_explained_and_typed(name):
 
 def test_rules_for_ranks_are_those_of_the_command_line():
     assert set(verbs.RankKeys.__annotations__) == {option.name for option in RULES}
-    assert set(verbs.ConvertKeys.__annotations__) == set(ConvertOptions.__dataclass_fields__)
+    assert set(verbs.ConvertKeys.__annotations__) == set(ConvertOptions.__dataclass_fields__) - {"to"}
+    assert set(verbs.ExtractKeys.__annotations__) < set(ConvertOptions.__dataclass_fields__)
 
 
 def test_a_file_is_converted_beside_the_first(lora):
@@ -70,7 +71,8 @@ def test_a_file_is_converted_beside_the_first(lora):
 
 def test_a_file_is_resized_and_tells_how_far_it_is(lora):
     heard = []
-    done = limner.lora.resize(str(lora), rank=1, dtype="float16", on_event=heard.append)
+    done = limner.lora.resize(str(lora), rank=1, dtype="float16", to="comfyui", on_event=heard.append)
+    assert done.tool == "comfyui"
     assert done.path == lora.with_name("cat-resized.safetensors")
     assert all(change.rank == 1 for change in file.read(done.path).components["transformer"].values())
     assert isinstance(heard[-1], ProgressMade) and heard[-1].ended and heard[-1].done == done.modules

@@ -46,6 +46,21 @@ class ConvertKeys(TypedDict, total=False):
     """Rank at which LoHa, LoKr and DoRA become plain LoRAs."""
     base: Path
     """Checkpoint of the base: what a DoRA needs to be flattened."""
+    keep_metadata: bool
+    """Keep what the file says of its maker's dataset and machine."""
+
+
+class ExtractKeys(TypedDict, total=False):
+    """How the difference of two checkpoints is written."""
+
+    family: str
+    """Family of the base, where names alone do not tell: flux, sdxl .."""
+    dtype: str
+    """float32, float16 or bfloat16; float32 when left out."""
+    to: ToolName
+    """The tool that shall read it; diffusers when left out."""
+    leave_out: bool
+    """Leave out what the tool cannot read, instead of refusing it."""
 
 
 def convert(
@@ -81,6 +96,7 @@ def merge(
     out: str | Path,
     *,
     weights: Sequence[float] = (),
+    to: ToolName = "diffusers",
     family: str | None = None,
     dtype: str | None = None,
     **keys: Unpack[RankKeys],
@@ -91,6 +107,7 @@ def merge(
         loras: Two files or more.
         out: The file to write.
         weights: Strength of each, in order; 1 when left out.
+        to: The tool that shall read it.
         family: Of the base, where names alone do not tell.
         dtype: float32, float16 or bfloat16; as the first file when left out.
         keys: See :class:`RankKeys`.
@@ -101,7 +118,10 @@ def merge(
     """
     from limner.lora import operations
 
-    paths, options = [Path(lora) for lora in loras], operations.ConvertOptions(family=family, dtype=dtype)
+    paths, options = (
+        [Path(lora) for lora in loras],
+        operations.ConvertOptions(family=family, dtype=dtype, to=to),
+    )
     return operations.merge(paths, weights, Path(out), options, _rule(keys))
 
 
@@ -109,6 +129,7 @@ def resize(
     lora: str | Path,
     out: str | Path | None = None,
     *,
+    to: ToolName = "diffusers",
     family: str | None = None,
     dtype: str | None = None,
     on_event: OnEvent | None = None,
@@ -119,6 +140,7 @@ def resize(
     Args:
         lora: A .safetensors file of any tool.
         out: The file to write; beside ``lora`` when left out.
+        to: The tool that shall read it.
         family: Of the base, where names alone do not tell.
         dtype: float32, float16 or bfloat16; as it was when left out.
         on_event: Called with each event.
@@ -134,7 +156,7 @@ def resize(
     if rule is None:
         raise BadUsage("There is no rule for the ranks. Give rank=16, or energy=0.99 ..")
     home = Path(out) if out else path.with_name(f"{path.stem}-resized.safetensors")
-    options = operations.ConvertOptions(family=family, dtype=dtype)
+    options = operations.ConvertOptions(family=family, dtype=dtype, to=to)
     return operations.resize(path, rule, home, options, Reporter(on_event))
 
 
@@ -144,9 +166,8 @@ def extract(
     out: str | Path,
     *,
     rank: int = 32,
-    family: str | None = None,
-    dtype: str | None = None,
     on_event: OnEvent | None = None,
+    **keys: Unpack[ExtractKeys],
 ) -> "WriteResult":
     """Write the difference of a fine-tune to its base as a LoRA.
 
@@ -155,9 +176,8 @@ def extract(
         finetune: A file or a folder.
         out: The file to write.
         rank: Of every module.
-        family: Of the base, where names alone do not tell.
-        dtype: float32, float16 or bfloat16; float32 when left out.
         on_event: Called with each event.
+        keys: See :class:`ExtractKeys`.
 
     Raises:
         BadBase: They are not two of one family, or nothing differs.
@@ -165,7 +185,7 @@ def extract(
     """
     from limner.lora import operations
 
-    options = operations.ConvertOptions(family=family, dtype=dtype)
+    options = operations.ConvertOptions(**keys)
     return operations.extract(Path(base), Path(finetune), rank, Path(out), options, Reporter(on_event))
 
 
