@@ -33,7 +33,7 @@ class Sweep(threading.Thread):
                 self.results[rank] = limner.train(
                     self.folder,
                     out=self.out / f"rank-{rank}",
-                    settings={"data.held_out": 1, "sample.every": -1, "lora.rank": rank},
+                    settings={"data.validation_count": 1, "sample.every": -1, "lora.rank": rank},
                     on_event=lambda event, rank=rank: self.show(rank, event),
                     stop=self.stop,
                     **self.keys,
