@@ -154,3 +154,13 @@ def test_what_would_be_obeyed_is_shown(text, shown):
 )
 def test_what_people_write_stays(text):
     assert printable(text) == text
+
+
+def test_somebody_else_hears_as_well():
+    first, second = [], []
+    reporter = Reporter(first.append)
+    reporter.also(second.append).line("both")
+    reporter.line("one")
+    Reporter().also(second.append).line("alone")
+    assert [event.text for event in first] == ["both", "one"]
+    assert [event.text for event in second] == ["both", "alone"]

@@ -65,6 +65,18 @@ class Reporter:
         other.stop = stop
         return other
 
+    def also(self, on_event: OnEvent) -> Self:
+        """The same reporter, which tells somebody else as well."""
+        other, before = copy(self), self.on_event
+
+        def both(event: Event) -> None:
+            on_event(event)
+            if before:
+                before(event)
+
+        other.on_event = both
+        return other
+
     def event(self, event: Event) -> None:
         """Tell that something happened."""
         if self.on_event:

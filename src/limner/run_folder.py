@@ -40,6 +40,7 @@ class RunDir:
         self.index_path = self.path / "cache" / "index.json"
         self.data_path = self.path / "data.json"
         self.metrics_path = self.path / "metrics.jsonl"
+        self.status_path = self.path / "status.json"
         self.checkpoints_path = self.path / "checkpoints"
         self.prior_path = self.path / "prior"
         self.samples_path = self.path / "samples"

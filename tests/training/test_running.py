@@ -18,6 +18,7 @@ from limner.events import (
 )
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
+from limner.status import read_status
 from limner.training.interrupt import Interrupt
 from limner.training.train import running, train
 from small import equal, losses, weights, wish
@@ -72,6 +73,22 @@ def test_events_say_what_the_run_folder_holds(tiny_base, photos, tmp_path):
             case Done():
                 assert event.lora == run.lora_path and event.lora.is_file()
                 assert event.validation_loss == rows[4]["held_out"]
+
+
+def test_a_run_says_in_its_folder_what_it_does_and_how_it_ended(tiny_base, photos, tmp_path):
+    recipe, states = wish(tiny_base, photos), []
+
+    def hear(event):
+        if isinstance(event, StepDone):
+            states.append(read_status(tmp_path / "run").state)
+
+    train(recipe, tmp_path / "run", Reporter(hear))
+    ended = read_status(tmp_path / "run")
+    assert states == ["running"] * 4 and (ended.state, ended.step, ended.saved_step) == ("done", 4, 4)
+    longer = wish(tiny_base, photos, train={"steps": 6})
+    with pytest.raises(Stopped):
+        train(longer, tmp_path / "run", Reporter(hear, lambda: len(states) == 5))
+    assert read_status(tmp_path / "run").state == "stopped"
 
 
 def test_a_run_that_is_complete_says_so(tiny_base, photos, tmp_path):

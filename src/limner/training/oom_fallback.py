@@ -1,5 +1,6 @@
 """The plan of a run, and the smaller one that takes its place when memory runs out all the same."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 
 from limner.errors import DoesNotFit
+from limner.events import PlanMade
 from limner.files import human
 from limner.nn import distributed
 from limner.nn.memory.plan import Plan
@@ -56,6 +58,16 @@ class Ladder:
         """Planned peak: of the device, or of the whole process where that is the processor."""
         around = max(self.process, self.choice.host.pageable) if self.planned.device.kind == "cpu" else 0
         return self.choice.reserved + around
+
+    def event(self) -> PlanMade:
+        """The plan that is used, for whoever follows the run."""
+        total = self.planned.total
+        return PlanMade(
+            bytes=self.bytes,
+            seconds_per_step=self.choice.step_time.seconds,
+            seconds=total.seconds if total else math.nan,
+            plan=self.plan.to_json(),
+        )
 
     def watch(self) -> Watch:
         """Compares what happens with the plan that is used."""

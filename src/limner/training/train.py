@@ -12,7 +12,7 @@ import torch
 from limner.assembly.assemble import META, assemble
 from limner.assembly.resolve import Resolved, device_of, resolve
 from limner.errors import Diverged, DoesNotFit, Stopped
-from limner.events import Done, PlanMade, Saved, StepDone, Validated
+from limner.events import Done, Saved, StepDone, Validated
 from limner.models.scheduler import sampler, wished
 from limner.nn import distributed
 from limner.nn.layers import w8a8
@@ -25,6 +25,7 @@ from limner.recipe.schema import Recipe
 from limner.report.report import write_report
 from limner.reporter import Reporter, counted
 from limner.run_folder import RunDir
+from limner.status import StatusFile
 from limner.training import checkpoint
 from limner.training.cache import prompts_of, record, stocked
 from limner.training.class_images import prior
@@ -70,6 +71,8 @@ def running(recipe: Recipe, out: Path, reporter: Reporter, stop: Interrupt) -> G
     distributed.start()
     run = RunDir(out)
     with run.lock() if distributed.rank() == 0 else nullcontext(), ExitStack() as stack:
+        if distributed.rank() == 0:
+            reporter = reporter.also(stack.enter_context(StatusFile(run)).hear)
         start = time.monotonic()
         if recipe.limits.matmul_precision == "8bit":  # said before a base is fetched
             w8a8.require("int8", device_of(recipe.limits.device))
@@ -177,15 +180,7 @@ def _planned(recipe: Recipe, run: RunDir, found: checkpoint.Checkpoint | None, r
     ladder = ladder_of(recipe, reporter, way)
     if distributed.rank() == 0:
         keep(ladder.planned, run)
-    total = ladder.planned.total
-    reporter.event(
-        PlanMade(
-            bytes=ladder.bytes,
-            seconds_per_step=ladder.choice.step_time.seconds,
-            seconds=total.seconds if total else math.nan,
-            plan=ladder.plan.to_json(),
-        )
-    )
+    reporter.event(ladder.event())
     return ladder
 
 

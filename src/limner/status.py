@@ -1,0 +1,176 @@
+"""``status.json`` in a run folder: what a run is doing, for other programs. Loads no torch."""
+
+import json
+import socket
+import threading
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from limner.errors import LimnerError, Stopped, first_line
+from limner.events import Done, Event, Message, PlanMade, ProgressMade, Saved, StepDone, Validated
+from limner.files import atomic_write
+from limner.run_folder import RunDir
+
+INTERVAL = 2.0
+"""Seconds between two heartbeats."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStatus:
+    """What a run is doing, or how it ended."""
+
+    state: str
+    """running, done, stopped or failed; and killed where the process of a running one is gone."""
+    phase: str
+    """Label of the work under way, such as "Caching" or "Training"; "Preparing" where nothing is counted."""
+    done: int = 0
+    total: int = 0
+    step: int | None = None
+    """Optimizer steps finished."""
+    steps: int | None = None
+    loss: float | None = None
+    validation_loss: float | None = None
+    seconds_per_step: float | None = None
+    """Of the last step."""
+    seconds_left: float | None = None
+    """Of the work under way, at its pace so far."""
+    bytes: int | None = None
+    """Most memory that was held so far."""
+    planned_bytes: int | None = None
+    saved_step: int | None = None
+    """Step of the newest checkpoint of this call."""
+    line: str = ""
+    """The last fact that was told; of a run that failed, its error."""
+    pid: int = 0
+    host: str = ""
+    started: float = 0.0
+    """When the process began, in seconds since 1970: with ``pid`` it names the process for good."""
+    heartbeat: float = 0.0
+    """When this was written, in seconds since 1970."""
+
+
+class StatusFile:
+    """Keeps ``status.json`` up to date within its ``with`` statement: every 2 s, whatever the run is doing.
+
+    Args:
+        run: The run folder.
+        interval: Seconds between two heartbeats.
+    """
+
+    def __init__(self, run: RunDir, interval: float = INTERVAL) -> None:
+        """See the class."""
+        self._path, self._interval = run.status_path, interval
+        self._lock, self._end = threading.Lock(), threading.Event()
+        self._bars: list[str] = []
+        process = psutil.Process()
+        self._status = RunStatus(
+            state="running",
+            phase="Preparing",
+            pid=process.pid,
+            host=socket.gethostname(),
+            started=process.create_time(),
+        )
+        self._thread = threading.Thread(target=self._beat, name="limner-status", daemon=True)
+
+    def __enter__(self) -> "StatusFile":
+        self._write()
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._end.set()
+        self._thread.join()
+        if kind is None:
+            self._change(state="done", phase="")
+        elif issubclass(kind, Stopped | GeneratorExit | KeyboardInterrupt):
+            self._change(state="stopped", phase="")
+        else:
+            text = first_line(error) if error else kind.__name__
+            self._change(state="failed", phase="", line=text)
+        self._write()
+
+    def hear(self, event: Event) -> None:
+        """Take over what an event says. Written with the next heartbeat."""
+        match event:
+            case Message():
+                self._change(line=event.text)
+            case ProgressMade():
+                self._progress(event)
+            case PlanMade():
+                self._change(planned_bytes=event.bytes)
+            case StepDone():
+                names = ("step", "steps", "loss", "bytes")
+                values = {name: getattr(event, name) for name in names}
+                self._change(seconds_per_step=event.seconds, **values)
+            case Validated():
+                self._change(validation_loss=event.loss)
+            case Saved():
+                self._change(saved_step=event.step)
+            case Done():
+                self._change(step=event.steps, steps=event.steps)
+            case _:
+                pass
+
+    def _progress(self, event: ProgressMade) -> None:
+        if event.label not in self._bars:
+            self._bars.append(event.label)
+        left = event.seconds * (event.total - event.done) / event.done if event.done else None
+        self._change(phase=event.label, done=event.done, total=event.total, seconds_left=left)
+        if event.ended:
+            self._bars.remove(event.label)
+            phase = self._bars[-1] if self._bars else "Preparing"
+            self._change(phase=phase, done=0, total=0, seconds_left=None)
+
+    def _change(self, **values: Any) -> None:
+        with self._lock:
+            self._status = replace(self._status, **values)
+
+    def _beat(self) -> None:
+        while not self._end.wait(self._interval):
+            self._write()
+
+    def _write(self) -> None:
+        """Write the file. A full disk or a folder that is gone ends no run: readers see the heartbeat age."""
+        self._change(heartbeat=time.time())
+        text = json.dumps(asdict(self._status))
+        try:
+            atomic_write(self._path, lambda draft: draft.write_text(text, encoding="utf-8"), sync=False)
+        except (OSError, LimnerError):
+            return
+
+
+def read_status(run: Path) -> RunStatus | None:
+    """What a run is doing; None where its folder says nothing.
+
+    A file that is no status counts as none: it is written anew every 2 s while a run works.
+    """
+    try:
+        values = json.loads(RunDir(run).status_path.read_bytes())
+        status = RunStatus(**{name: values[name] for name in RunStatus.__dataclass_fields__})
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return (
+        status if status.state != "running" or _alive(status) else replace(status, state="killed", phase="")
+    )
+
+
+def _alive(status: RunStatus) -> bool:
+    """Whether the process that wrote it runs; of another machine that cannot be seen, its heartbeat says."""
+    if status.host != socket.gethostname():
+        return time.time() - status.heartbeat < 30 * INTERVAL
+    try:
+        return abs(psutil.Process(status.pid).create_time() - status.started) < 1
+    except psutil.Error:
+        return False
+
+
+def runs_in(folder: Path) -> dict[Path, RunStatus]:
+    """The runs directly below a folder that say what they are doing, by name."""
+    if not folder.is_dir():
+        return {}
+    states = {path: read_status(path) for path in sorted(folder.iterdir()) if path.is_dir()}
+    return {path: status for path, status in states.items() if status is not None}

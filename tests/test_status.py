@@ -1,0 +1,129 @@
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from limner.errors import BadData, Stopped
+from limner.events import Message, PlanMade, ProgressMade, Saved, StepDone, Validated
+from limner.run_folder import RunDir
+from limner.status import StatusFile, read_status, runs_in
+
+STEP = StepDone(step=3, steps=9, loss=0.5, norm=1.0, learning_rate=1e-4, seconds=0.25, bytes=10)
+
+
+@pytest.fixture
+def run(tmp_path):
+    (tmp_path / "run").mkdir()
+    return RunDir(tmp_path / "run")
+
+
+def wait_for(check):
+    """Give a thread the time that a loaded machine takes."""
+    end = time.monotonic() + 60
+    while not check():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_it_says_what_events_said(run):
+    with StatusFile(run, interval=0.01) as status:
+        assert (read_status(run.path).state, read_status(run.path).phase) == ("running", "Preparing")
+        status.hear(PlanMade(bytes=20, seconds_per_step=1.0, seconds=9.0, plan={}))
+        status.hear(Message("4 images"))
+        status.hear(ProgressMade(label="Training", done=3, total=9, seconds=6.0))
+        status.hear(STEP)
+        status.hear(Validated(step=3, loss=0.25))
+        status.hear(Saved(step=3, path=run.checkpoint_path(3)))
+        wait_for(lambda: read_status(run.path).saved_step == 3)
+        now = read_status(run.path)
+    assert (now.phase, now.done, now.total, now.seconds_left) == ("Training", 3, 9, 12.0)
+    assert (now.step, now.steps, now.loss, now.validation_loss) == (3, 9, 0.5, 0.25)
+    assert (now.seconds_per_step, now.bytes, now.planned_bytes, now.line) == (0.25, 10, 20, "4 images")
+    ended = read_status(run.path)
+    assert (ended.state, ended.phase, ended.step) == ("done", "", 3)
+
+
+def test_it_beats_while_nothing_happens(run):
+    with StatusFile(run, interval=0.01):
+        first = read_status(run.path).heartbeat
+        wait_for(lambda: read_status(run.path).heartbeat > first)
+    last = run.status_path.read_bytes()
+    time.sleep(0.05)
+    assert run.status_path.read_bytes() == last, "nothing is written once the run has ended"
+
+
+def test_work_within_work_is_named_and_then_the_work_around_it(run):
+    with StatusFile(run, interval=0.01) as status:
+        status.hear(ProgressMade(label="Training", done=1, total=2))
+        status.hear(ProgressMade(label="Sampling", done=0, total=1))
+        wait_for(lambda: read_status(run.path).phase == "Sampling")
+        status.hear(ProgressMade(label="Sampling", done=1, total=1, ended=True))
+        wait_for(lambda: read_status(run.path).phase == "Training")
+        status.hear(ProgressMade(label="Training", done=2, total=2, ended=True))
+        wait_for(lambda: read_status(run.path).phase == "Preparing")
+    assert (read_status(run.path).phase, read_status(run.path).total) == ("", 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "line"),
+    [
+        (Stopped("Stopped at step 3."), "stopped", "before"),
+        (GeneratorExit(), "stopped", "before"),
+        (BadData("No images. Give some."), "failed", "No images. Give some"),
+        (ZeroDivisionError("division by zero"), "failed", "division by zero"),
+    ],
+    ids=["stopped", "left", "failed", "broken"],
+)
+def test_it_says_how_a_run_ended(run, error, state, line):
+    with pytest.raises(type(error)), StatusFile(run) as status:
+        status.hear(Message("before"))
+        raise error
+    ended = read_status(run.path)
+    assert (ended.state, ended.phase, ended.line) == (state, "", line)
+
+
+def test_a_run_whose_process_is_gone_was_killed(run):
+    code = f"""
+import os
+from pathlib import Path
+from limner.run_folder import RunDir
+from limner.status import StatusFile
+StatusFile(RunDir(Path({str(run.path)!r}))).__enter__()
+os._exit(9)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+    assert json.loads(run.status_path.read_text())["state"] == "running"
+    assert read_status(run.path).state == "killed"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"state": 1}', "\xff"])
+def test_what_is_no_status_says_nothing(run, text):
+    run.status_path.write_text(text, encoding="latin-1")
+    assert read_status(run.path) is None
+
+
+def test_a_folder_that_is_gone_ends_no_run(run):
+    with StatusFile(run, interval=0.01) as status:
+        run.status_path.unlink()
+        run.path.rmdir()
+        run.path.write_text("a file now")
+        status.hear(STEP)
+        time.sleep(0.05)
+    assert read_status(run.path) is None
+
+
+def test_runs_are_listed_by_name(tmp_path):
+    for name in ("b", "a"):
+        (tmp_path / name).mkdir()
+        with StatusFile(RunDir(tmp_path / name)):
+            pass
+    (tmp_path / "no-run").mkdir()
+    assert [path.name for path in runs_in(tmp_path)] == ["a", "b"]
+    assert runs_in(tmp_path / "nowhere") == {}
+
+
+def test_it_loads_no_torch():
+    code = "import sys, limner.status; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
