@@ -22,7 +22,13 @@ class BadData(LimnerError):
 
 
 class BadBase(LimnerError):
-    """The base model is unknown, incomplete, gated or unreachable."""
+    """The base model is incomplete, gated or unreachable."""
+
+
+class UnknownBase(BadBase):
+    """No base model has that name: wrong usage, as an unknown card is."""
+
+    exit_code = 2
 
 
 class BrokenGraph(LimnerError):

@@ -238,6 +238,8 @@ def test_a_signal_that_a_verb_lets_by_is_one_line(limner, photos, verb, number):
         (("train", "photos", "--rank", "0"), "lora.rank is 0; it must be"),
         (("train", "photos", "--rank", "x"), "Invalid value for '--rank'"),
         (("train", "photos", "--set", "lora.rnak=3"), "Did you mean lora.rank?"),
+        (("plan", "photos", "--base", "sdlx"), "Base 'sdlx' is no folder here and no known name."),
+        (("plan", "photos", "--card", "Voodoo 2"), "No card 'Voodoo 2' is known."),
         (("trian", "photos"), "No such command 'trian'. Did you mean 'train'? See `limner --help`."),
         (("train", "photos", "--concept-type", "pet"), 'concept_type is "pet"'),
         (("train", "photos", "--set", "sample.prompt_file=no.txt"), "there is no such file"),

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from limner.errors import BadBase
+from limner.errors import BadBase, UnknownBase
 from limner.files import user_cache
 from limner.models.registry import family_of_base, folder_of, hub_bases, hub_id_of
 from limner.models.single_file import look
@@ -67,7 +67,7 @@ def known(name: str) -> Source:
     family = family_of_base(name)
     if family is None or name not in hub_bases():
         known = ", ".join(hub_bases())
-        raise BadBase(f"{name!r} is no base that Limner knows by name. Known: {known}.")
+        raise UnknownBase(f"{name!r} is no base that Limner knows by name. Known: {known}.")
     root = folder_of(family.name) / "configs"
     return Shipped(root=root, name=name, parts=_read(root / f"{name}.json"))
 

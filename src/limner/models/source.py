@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from limner.errors import BadBase
+from limner.errors import BadBase, UnknownBase
 from limner.files import human, sha256_file, user_cache, write_text
 from limner.models.registry import hub_bases, hub_id_of
 from limner.models.single_file import single_file_titles
@@ -131,7 +131,7 @@ def locate(
     if name not in hub_bases() and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
         known = ", ".join(sorted({*folders, *hub_bases()}))
         titles = single_file_titles()
-        raise BadBase(
+        raise UnknownBase(
             f"Base {name!r} is no folder here and no known name. Known: {known}. "
             "A folder in diffusers layout, a hub id (owner/name), or a .safetensors file of "
             f"{', '.join(titles[:-1])} or {titles[-1]} works too."
@@ -215,7 +215,7 @@ def fetching(hub_id: str, *, gated: str, away: str) -> Iterator[None]:
     except errors.RepositoryNotFoundError as error:
         raise BadBase(f"The hub has no {hub_id}, or it is private. Check the name, or log in.") from error
     except errors.HFValidationError as error:
-        raise BadBase(f"{hub_id!r} is no folder here and no valid hub id (owner/name).") from error
+        raise UnknownBase(f"{hub_id!r} is no folder here and no valid hub id (owner/name).") from error
     except (errors.HTTPError, OSError) as error:  # LocalEntryNotFoundError and offline mode among them
         raise BadBase(away) from error
 
