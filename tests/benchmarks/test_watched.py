@@ -1,10 +1,9 @@
 import sys
 
 import pytest
+from benchmarks.watched import Watch
 
-import outcome
-import watched
-from watched import Watch
+from benchmarks import outcome, watched
 
 BAR = """
 import sys, time

@@ -1,12 +1,11 @@
-"""A seeded slice of ``benchmarks/fuzz.py``: nothing damaged crashes, passes in silence, or spoils a run."""
+"""A seeded slice of ``benchmarks/robustness/fuzz.py``: nothing damaged crashes, passes or spoils a run."""
 
 import random
 import tempfile
 from pathlib import Path
 
 import pytest
-
-from fuzz import BAD, KINDS, Field, can_be_met
+from benchmarks.robustness.fuzz import BAD, KINDS, Field, can_be_met
 
 CASES = {kind.__name__: list(kind()) for kind in KINDS}
 

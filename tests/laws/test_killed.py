@@ -1,8 +1,7 @@
 """Law 3: killed at any moment: no half-written file is ever read; nothing finished is lost."""
 
 import pytest
-
-from kill import PLACES, prepare, rounds
+from benchmarks.robustness.kill import PLACES, prepare, rounds
 
 
 @pytest.mark.slow

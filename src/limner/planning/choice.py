@@ -173,7 +173,8 @@ def _staged(profile: Profile, plan: Plan) -> Profile:
 
 PROCESS = 450 * 2**20
 """Resident memory of a process on a processor beside its tensors, once it has trained and painted: torch,
-diffusers, transformers, what their kernels keep. Measured with the embedded base: benchmarks/plan_cpu.py."""
+diffusers, transformers, what their kernels keep. Measured with the embedded base:
+benchmarks/memory/plan_cpu.py."""
 
 
 def host_memory(

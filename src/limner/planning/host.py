@@ -28,7 +28,7 @@ LIBRARIES = 1200 * MIB
 LEFT = 16 * MIB
 """What the C library keeps of what coding a weight has freed, until it is told to give it back
 (``nn.memory.malloc``).
-Measured: at most 11 MiB (benchmarks/plan_host.py)."""
+Measured: at most 11 MiB (benchmarks/memory/plan_host.py)."""
 
 STAGED = 64 * MIB
 """What the driver locks to copy through what is not locked itself, such as a file: CUDA says that pageable

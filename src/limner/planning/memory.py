@@ -24,7 +24,7 @@ SLACK = 0.02
 """Share of what comes and goes that the caching allocator cannot use again, with expandable segments."""
 GRAIN = 128 * MIB
 """Bytes that it holds besides: pages taken ahead of need, and holes that nothing fits into. Both stand for
-replays of whole traces, from which they are 3 % under to 5 % over (``benchmarks/plan_memory.py``)."""
+replays of whole traces, from which they are 3 % under to 5 % over (``benchmarks/memory/plan_memory.py``)."""
 
 CODES: frozenset[Weights] = frozenset({"int8", "fp8", "nf4"})
 """Weights that are stored as codes, so that one at a time is turned back into numbers."""

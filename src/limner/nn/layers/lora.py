@@ -217,7 +217,8 @@ def attach(
 def together(model: nn.Module) -> None:
     """Have the pairs of each attention that read one tensor share a product (:class:`Readers`).
 
-    It saves a GPU 6 to 9 % of a step's launches, and a CPU nothing (``benchmarks/adapter_products.py``).
+    It saves a GPU 6 to 9 % of a step's launches, and a CPU nothing
+    (``benchmarks/speed/adapter_products.py``).
     """
     for owner in model.modules():
         for names in FUSED:

@@ -15,7 +15,7 @@ def give_back() -> bool:
     """Have freed memory go back to the system; whether there was any, where this can be had at all.
 
     glibc keeps freed blocks below 32 MiB, in the hope to use them again: after a model has been cast or coded
-    layer by layer, up to as much as it was before. Measured: benchmarks/plan_host.py.
+    layer by layer, up to as much as it was before. Measured: benchmarks/memory/plan_host.py.
     """
     trim = _trim()
     return bool(trim and trim(0))

@@ -1,6 +1,6 @@
 """Filling the cache beside bare encoding: images per second, and where the rest of the time goes.
 
-    python benchmarks/caching.py [--base glyph] [--images 48] [--side 1024] [--rounds 5] [--threads 2]
+    python -m benchmarks.speed.caching [--base glyph] [--images 48] [--side 1024] [--rounds 5] [--threads 2]
 
 One side is what ``limner cache`` does once the folder is read: find what is missing, reckon its bytes, load
 one model after another, decode, encode one image or caption at a time (as the law of the cache wants), hash,
@@ -26,8 +26,9 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from benchmarks.outcome import medians, save, table
+from benchmarks.speed.decode import photo
 
-from decode import photo
 from limner.assembly.resolve import Resolved, resolve
 from limner.graph.cache import Cache
 from limner.graph.unit import Unit
@@ -35,7 +36,6 @@ from limner.recipe import toml
 from limner.reporter import Reporter
 from limner.training import cache as verb
 from limner.training import encode, encoders
-from outcome import medians, save, table
 
 IN_TURN = {"load": (encoders, "load"), "reckon": (verb, "bytes_needed"), "encode": (Unit, "run")}
 """Part of the time -> the function whose time it is."""

@@ -1,7 +1,7 @@
 """Files written for DiffSynth, read by DiffSynth's own loaders into DiffSynth's own models at true size.
 
     pip install --target DIR --no-deps diffsynth==2.1.12 einops
-    python benchmarks/diffsynth_files.py DIR
+    python -m benchmarks.robustness.diffsynth_files DIR
 
 A LoRA of rank 1 on every layer that each family trains, in the true shapes, is written for DiffSynth. Its
 loader turns it into its own names; each must be a layer of its own model (built without weights), of the
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-import outcome
+from benchmarks import outcome
 from limner.lora import file
 from limner.lora.factors import Factors
 from limner.lora.tools import DIFFUSERS, tool_named

@@ -1,7 +1,7 @@
 import pytest
+from benchmarks.speed.loop_overhead import WARM_UP, Turns, summary
 
-import loop_overhead
-from loop_overhead import WARM_UP, Turns, summary
+from benchmarks.speed import loop_overhead
 
 
 def test_both_sides_take_turns_and_each_of_limners_blocks_lies_between_two_bare_ones():

@@ -1,6 +1,7 @@
 """What Limner's loop costs beside a bare one: same model, tensors, optimizer and clipping, in one process.
 
-    python benchmarks/loop_overhead.py [--base glyph] [--batches 1 4] [--pairs 30] [--block 4] [--threads 2]
+    python -m benchmarks.speed.loop_overhead [--base glyph] [--batches 1 4] [--pairs 30] [--block 4]
+                                             [--threads 2]
 
 One side is the verb ``train`` as it is: order, cached values, draws by place, losses, clipping, checks,
 metrics and progress. The other is the loop that one writes by hand: pick rows, draw, forward, backward, clip,
@@ -24,9 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.outcome import save, table
+from benchmarks.speed.decode import photo
 from torch import Tensor, nn
 
-from decode import photo
 from limner.assembly.resolve import Resolved, resolve
 from limner.nn.layers import lora
 from limner.nn.patchify import grid, patchify, tokens
@@ -36,7 +38,6 @@ from limner.reporter import Bar, PlainText, Reporter
 from limner.training.cache import Store, stock
 from limner.training.model import Trainee
 from limner.training.train import train
-from outcome import save, table
 
 WANTED = 0.03
 """Largest overhead, as a share of the bare loop's time."""

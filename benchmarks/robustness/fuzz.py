@@ -1,6 +1,6 @@
 """Damaged inputs through the real verbs: does anything crash, pass in silence, or spoil a run folder?
 
-    python benchmarks/fuzz.py [--only cache] [--seed 0] [--out FILE.json]
+    python -m benchmarks.robustness.fuzz [--only cache] [--seed 0] [--out FILE.json]
 
 Each case puts one damaged thing into a fresh copy of a small training (random FLUX base, six images, a run
 stopped at step 4 of 6), runs the command that meets it, then puts the good thing back and trains to the end.
@@ -25,13 +25,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarks.outcome import save, table
+from benchmarks.robustness.damage import Case, captions, images, metadata, remove
+from benchmarks.robustness.damage_models import bases, loras
+from benchmarks.robustness.damage_state import caches, checkpoints, recipes, run_files
 from PIL import Image
 
-from damage import Case, captions, images, metadata, remove
-from damage_models import bases, loras
-from damage_state import caches, checkpoints, recipes, run_files
 from limner.cli import main
-from outcome import save, table
 
 KINDS = (images, captions, metadata, recipes, caches, checkpoints, run_files, loras, bases)
 OUTCOMES = ("named, went on", "refused", "crashed", "silent", "hung", "unusable after")
@@ -273,7 +273,7 @@ def run() -> int:
     parser.add_argument("--only", default="", help="kinds or names that contain this")
     parser.add_argument("--list", action="store_true", help="also print what each case said")
     wish = parser.parse_args()
-    sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+    sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
     from tiny import save_flux
 
     every = [case for kind in KINDS for case in kind() if wish.only in f"{case.kind}: {case.name}"]

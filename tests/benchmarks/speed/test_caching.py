@@ -2,7 +2,7 @@ import time
 from threading import Thread
 from types import SimpleNamespace
 
-import caching
+from benchmarks.speed import caching
 
 
 def test_clocks_count_what_is_inside_another_once_and_are_taken_away_again(monkeypatch):

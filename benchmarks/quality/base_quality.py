@@ -1,8 +1,8 @@
 """How good an embedded base is: its autoencoder, its concepts, its styles, on fixed prompts and seeds.
 
-``python benchmarks/base_quality.py --base FOLDER --judge FOLDER --art art.npz [--device cuda]``. Pictures
-come from stock diffusers; what they show is told by ``limner.bases.judge``, whose own figures on real
-drawings that it never saw stand in the table. Leaves JSON, a contact sheet, and a table with the bars.
+``python -m benchmarks.quality.base_quality --base FOLDER --judge FOLDER --art art.npz [--device cuda]``.
+Pictures come from stock diffusers; what they show is told by ``limner.bases.judge``, whose own figures on
+real drawings that it never saw stand in the table. Leaves JSON, a contact sheet, and a table with the bars.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.outcome import RESULTS, save, table
 from diffusers import FluxPipeline
 from PIL import Image
 
@@ -26,7 +27,6 @@ from limner.bases.latents import drawings, held_out
 from limner.bases.looks import render
 from limner.bases.parts import SIZES
 from limner.bases.train_vae import psnr, validation_images_of
-from outcome import RESULTS, save, table
 
 BARS = {
     128: {"psnr_mean": 27, "psnr_p10": 24, "concept": 0.70, "held_out": 0.50, "style": 0.80},

@@ -1,6 +1,6 @@
 """What the demo's LoRAs change, over seeds and against controls: the table of the demo's bars.
 
-    python benchmarks/demo_quality.py --seeds 3
+    python -m benchmarks.quality.demo_quality --seeds 3
 
 A style that the base never saw and a subject that nobody saw are trained as ``limner demo`` trains them.
 Nouns of the prompts are in none of the pictures. Controls: a LoRA of 0 steps, and one whose trigger stands
@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import outcome
+from benchmarks import outcome
 from limner import demo
 from limner.bases.demo_sets import folder
 from limner.bases.judge import Judge

@@ -1,7 +1,7 @@
 import json
 import time
 
-import resume
+from benchmarks.speed import resume
 from limner.recipe import toml
 from limner.training import train as verb
 from small import wish

@@ -1,6 +1,6 @@
 """Rank 128 to 16 at FLUX.1's size, by QR and a small decomposition; and the dense way, on a sample.
 
-    python benchmarks/lora_resize.py
+    python -m benchmarks.quality.lora_resize
 
 A random LoRA of rank 128 on the 494 linear layers of FLUX.1's blocks (or ``--blocks`` of each kind), in
 bfloat16 as files are. The dense way multiplies the factors out and decomposes the whole weight, as kohya's
@@ -14,7 +14,7 @@ from collections import Counter
 
 import torch
 
-import outcome
+from benchmarks import outcome
 from limner.lora.factors import Factors
 from limner.lora.resizing import RankRule, resize
 from limner.lora.svd import spectrum

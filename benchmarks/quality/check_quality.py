@@ -1,6 +1,6 @@
 """What `limner check` finds of planted faults, and what it finds where there is none.
 
-    python benchmarks/check_quality.py [--clean 112] [--first 0] [--photos FOLDER] [--out FILE.json]
+    python -m benchmarks.quality.check_quality [--clean 112] [--first 0] [--photos FOLDER] [--out FILE.json]
 
 Two sets, seen at 512 pixels. The clean one: generated pictures of fourteen kinds, some of them traps (white
 paper, night, pixel art, one-way bands, out-of-focus grounds), saved as PNG and as JPEG of quality 75 to 95,
@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarks.outcome import RESULTS, save
+from benchmarks.quality.check_sets import KINDS, clean, picture
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
-from check_sets import KINDS, clean, picture
 from limner.checking.check import check
 from limner.recipe.schema import Recipe
 from limner.reporter import PlainText, Reporter
-from outcome import RESULTS, save
 
 PHOTOGRAPHS = ("landscape", "portrait", "product", "high_key", "low_key", "room")
 """Kinds that a camera could have made: faults of cameras and cameras' files are planted in these."""

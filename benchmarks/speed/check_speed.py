@@ -1,6 +1,6 @@
 """How long `limner check` takes for photos of 24 megapixels, seen at 1024.
 
-    python benchmarks/check_speed.py [--photos 200] [--out FILE.json]
+    python -m benchmarks.speed.check_speed [--photos 200] [--out FILE.json]
 
 Different JPEGs (1/f noise with edges, quality 92, 6000 x 4000 and 4000 x 6000) are copied under other names;
 each copy has bytes of its own at its end, so that nothing is seen to be the same file.
@@ -13,11 +13,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from decode import photo
+from benchmarks.outcome import RESULTS, save
+from benchmarks.speed.decode import photo
+
 from limner.checking.check import check
 from limner.recipe.schema import Recipe
 from limner.reporter import PlainText, Reporter
-from outcome import RESULTS, save
 
 WANTED = 60.0
 

@@ -1,8 +1,8 @@
 """The plan of the embedded base beside a run of it: peak memory of the process, and time.
 
-``python benchmarks/plan_cpu.py [--steps 120] [--seconds 10]`` measures the processor, plans a run on a set of
-the demo, trains it in processes of their own, and writes ``benchmarks/results/plan_cpu.json``. Time is in
-seconds of the processor and of one thread, so that a busy machine spoils less of it: pin it to one core.
+``python -m benchmarks.memory.plan_cpu [--steps 120] [--seconds 10]`` measures the processor, plans a run on a
+set of the demo, trains it in processes of their own, and writes ``benchmarks/results/plan_cpu.json``. Time is
+in seconds of the processor and of one thread, so that a busy machine spoils less of it: pin it to one core.
 That of a step is the difference between a long and a short run, so importing and painting do not count in it.
 """
 
@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from benchmarks.outcome import save
 
 from limner.bases.demo_sets import folder
 from limner.models.presets import preset
@@ -23,7 +24,6 @@ from limner.planning.planner import plan
 from limner.recipe.schema import Limits, Recipe
 from limner.recipe.toml import change
 from limner.reporter import PlainText, Reporter
-from outcome import save
 
 START = 6.2
 """Seconds of the processor from the start of a process to its first step: imports and loading. Measured."""

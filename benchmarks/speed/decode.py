@@ -1,6 +1,7 @@
 """24-megapixel JPEGs to training pixels: Limner against plain Pillow, and what reading a folder costs.
 
-    python benchmarks/decode.py [--photos 6] [--rounds 5] [--sides 512 1024] [--progressive] [--out FILE.json]
+    python -m benchmarks.speed.decode [--photos 6] [--rounds 5] [--sides 512 1024] [--progressive]
+                                      [--out FILE.json]
 
 Both pipelines do the same work on the same files, in turns, on one thread: open, upright, RGB, crop to the
 bucket, resize to it, array. The plain one decodes whole and resizes with LANCZOS, as training scripts do. The
@@ -18,12 +19,12 @@ from typing import Any
 
 import numpy as np
 import PIL
+from benchmarks.outcome import RESULTS, save
 from PIL import Image, ImageOps, features
 
 from limner.data.buckets import buckets
 from limner.data.folder import read_folder
 from limner.data.views import View, pixels, views
-from outcome import RESULTS, save
 
 WANTED = 3.0
 

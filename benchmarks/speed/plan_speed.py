@@ -1,6 +1,6 @@
 """How long `limner plan` takes for every base that has a name: the first time, and once its traces are kept.
 
-    python benchmarks/plan_speed.py [--bases sdxl ..] [--out FILE.json]
+    python -m benchmarks.speed.plan_speed [--bases sdxl ..] [--out FILE.json]
 
 Whole processes, imports included, with a cache of their own; nothing is downloaded.
 """
@@ -15,10 +15,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.outcome import RESULTS, save, table
 from PIL import Image
 
 from limner.models.registry import hub_bases
-from outcome import RESULTS, save, table
 
 WANTED = {"cold": 10.0, "kept": 2.0}
 """Seconds on two cores."""

@@ -1,6 +1,6 @@
 """What an adapter keeps for the backward pass: peft's layers beside ours, in one double and one single block.
 
-python -m benchmarks.adapter_memory      # half a minute on a CPU; counts bytes, measures no time
+python -m benchmarks.memory.adapter_memory      # half a minute on a CPU; counts bytes, measures no time
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
 """A thousand damaged LoRA files: none may crash the reader, none may pass for what it is not.
 
-    python benchmarks/lora_mutations.py --files 1000
+    python -m benchmarks.robustness.lora_mutations --files 1000
 
 Whole files of every form and kind are damaged at random: bytes flipped, cut, added and moved, lengths,
 shapes, dtypes, places and names in the header changed, numbers made NaN, keys doubled, wrapped as something
@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-import outcome
+from benchmarks import outcome
 from limner.errors import BadLora
 from limner.lora import file
 from limner.lora.adapters import Dora, Loha, Lokr, WeightDelta

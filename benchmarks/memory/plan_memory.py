@@ -1,6 +1,7 @@
 """Is the memory of a training step predicted? Against true steps of small bases, and traces of true ones.
 
-    python benchmarks/plan_memory.py [--sizes 128 256] [--bases flux-dev sdxl ..] [--whole] [--out FILE.json]
+    python -m benchmarks.memory.plan_memory [--sizes 128 256] [--bases flux-dev sdxl ..] [--whole]
+                                               [--out FILE.json]
 
 Small bases (the tests' own, with weights) run their second AdamW step on the CPU, CUDA's kernels imitated,
 and torch's profiler tells every allocation. True bases have no weights here: their table says what the
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.outcome import RESULTS, save
 
 from limner.assembly.spec import ModelSpec
 from limner.assembly.trainable import LoRA
@@ -39,7 +41,6 @@ from limner.planning.meta_inputs import boundary
 from limner.planning.profiling import profile
 from limner.planning.trace import Machine
 from limner.recipe.schema import Lora
-from outcome import RESULTS, save
 
 GIB = 2**30
 SMALL = ("flux-dev", "sdxl", "qwen-image", "flux2-klein", "z-image", "sd15")
@@ -150,7 +151,7 @@ def _whole(spec: ModelSpec, how: TraceSpec, count: int, trained: int) -> dict[st
 def main() -> None:
     """Print a row for each case and write them all."""
     asked = _asked()
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
     hush()
     torch.set_num_threads(1)
     rows: dict[str, list[dict[str, Any]]] = {}

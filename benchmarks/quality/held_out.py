@@ -1,7 +1,7 @@
 """The flow-matching loss of LoRA files on pictures they have not seen, measured by stock diffusers alone.
 
-``python benchmarks/held_out.py --base FOLDER --images FOLDER --out loss.json [LORA ...]``. The folder holds
-images and a ``metadata.jsonl`` (``file_name``, ``text``). Times and noise are fixed, so two files are
+``python benchmarks/quality/held_out.py --base FOLDER --images FOLDER --out loss.json [LORA ...]``. The folder
+holds images and a ``metadata.jsonl`` (``file_name``, ``text``). Times and noise are fixed, so two files are
 compared on equal draws; the base without any LoRA comes first. Imports no Limner: both sides of a
 comparison pass through the same code.
 """

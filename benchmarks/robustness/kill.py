@@ -1,6 +1,6 @@
 """Kill ``limner train`` at random moments with SIGKILL, start it again, and compare with a run left alone.
 
-    python benchmarks/kill.py [--base FOLDER] [--rounds 50] [--seed 0]
+    python -m benchmarks.robustness.kill [--base FOLDER] [--rounds 50] [--seed 0]
 
 A round starts the command on a run folder and kills it after a random time: by turns from its first file on,
 and from its next row of metrics on, as else a busy machine would see most kills before the first step. The
@@ -31,6 +31,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from benchmarks.outcome import save, table
 from PIL import Image
 
 from limner.graph.cache import Cache
@@ -39,7 +40,6 @@ from limner.recipe import toml
 from limner.recipe.schema import Recipe
 from limner.run_folder import RunDir
 from limner.training import checkpoint
-from outcome import save, table
 
 STEPS, SAVE_EVERY = 24, 3
 PLACES = ("caching", "before the first step", "training", "after the last checkpoint", "not killed: it ended")
@@ -285,7 +285,7 @@ def main() -> None:
 
 def tiny(folder: Path) -> Path:
     """A random FLUX pipeline, as the tests use it."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
     from tiny import save_flux
 
     return save_flux(folder)

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-from damage import ALIEN, TORN, Case, Spoil, every, write
-from damage_state import HEADERS, forget, nans, tensors
+from benchmarks.robustness.damage import ALIEN, TORN, Case, Spoil, every, write
+from benchmarks.robustness.damage_state import HEADERS, forget, nans, tensors
 
 
 def rename(held: dict[str, Any], facts: dict[str, str]) -> None:

@@ -1,6 +1,6 @@
 """Is the computer's own memory predicted? What stays on the host, phase by phase, as planned and as taken.
 
-    python benchmarks/plan_host.py [--width 1024] [--out FILE.json]
+    python -m benchmarks.memory.plan_host [--width 1024] [--out FILE.json]
 
 A FLUX of 170 million random numbers is read as a plan says, each case in a process of its own, with torch's
 meta device in the place of a GPU: what goes there is gone, so what the process takes beside it is what the
@@ -23,8 +23,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.outcome import RESULTS, save, table
+
 from limner.nn.memory.plan import Plan
-from outcome import RESULTS, save, table
 
 MIB = 2**20
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -169,7 +170,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="*", default=list(CASES), help="by name")
     parser.add_argument("--out", type=Path, default=RESULTS / "plan_host.json")
     asked = parser.parse_args()
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
     fresh = multiprocessing.get_context("spawn")
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as home:

@@ -1,6 +1,6 @@
 """What it saves that layers which read one tensor share a product of their pairs: one x [Dq, Dk, Dv].
 
-    python benchmarks/adapter_products.py [--turns 7] [--out FILE.json]
+    python -m benchmarks.speed.adapter_products [--turns 7] [--out FILE.json]
 
 Of bases of true size (a few blocks of each kind) the step is traced: kernels launched, bytes moved, the peak.
 A small FLUX runs for real, both ways in turns; the figure is CPU time, so other programs count for little.
@@ -17,6 +17,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from benchmarks.outcome import RESULTS, save
 from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 
@@ -30,7 +31,6 @@ from limner.planning.dry_run import Rehearsal, TraceSpec
 from limner.planning.meta_inputs import boundary
 from limner.planning.representative import cast
 from limner.recipe.schema import Lora
-from outcome import RESULTS, save
 
 TRUE = (("flux-dev", 1024), ("qwen-image", 1024), ("sdxl", 1024))
 REAL = ((128, 64), (256, 256), (512, 512))

@@ -1,6 +1,6 @@
 """Limner against diffusers' own FLUX LoRA example, run unmodified: start, speed, memory, what was learned.
 
-``python benchmarks/diffusers_flux.py --script PATH --base FOLDER --images FOLDER``
+``python -m benchmarks.speed.diffusers_flux --script PATH --base FOLDER --images FOLDER``
 
 ``--script`` is ``examples/dreambooth/train_dreambooth_lora_flux.py`` of the diffusers repository, which is
 not part of this one. ``--base`` is a FLUX.1 pipeline in diffusers layout, ``--images`` a folder of images,
@@ -28,10 +28,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from outcome import medians, save, table
-from watched import Watch, as_installed, metrics_file, progress_bar, run
+from benchmarks.outcome import medians, save, table
+from benchmarks.watched import Watch, as_installed, metrics_file, progress_bar, run
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[1]
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 TARGETS = [
     f"attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj")
@@ -239,7 +239,16 @@ def measure(asked: argparse.Namespace, case: str, work: Path) -> dict[str, Any]:
         imports += [importing()] if round_ else []
     length = facts_of(asked.base)["text_length"]
     out = work / "loss.json"
-    command = [sys.executable, HERE / "held_out.py", "--base", asked.base, "--images", unseen, "--out", out]
+    command = [
+        sys.executable,
+        HERE / "quality" / "held_out.py",
+        "--base",
+        asked.base,
+        "--images",
+        unseen,
+        "--out",
+        out,
+    ]
     command += ["--resolution", asked.resolution, "--text-length", length]
     command += [file for side in asked.sides for file in files[side]]
     subprocess.run([str(part) for part in command], check=True)

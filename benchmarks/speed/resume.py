@@ -1,6 +1,6 @@
 """From the command to the next step: fresh, fresh on a full cache, resumed; as whole processes.
 
-    python benchmarks/resume.py [--base glyph] [--rounds 5] [--images 10] [--threads 2]
+    python -m benchmarks.speed.resume [--base glyph] [--rounds 5] [--images 10] [--threads 2]
 
 Each case is ``limner train`` in a process of its own, timed from outside by the rows that appear in its
 ``metrics.jsonl``; the cases take turns. Samples are off: painting the base is not part of starting. A fresh
@@ -23,10 +23,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from decode import photo
+from benchmarks.outcome import medians, save, table
+from benchmarks.speed.decode import photo
+from benchmarks.watched import metrics_file, run
+
 from limner.run_folder import RunDir
-from outcome import medians, save, table
-from watched import metrics_file, run
 
 WANTED = 8.0
 """Seconds from the command to the next step of a resumed run, on two cores that do nothing else."""
@@ -93,7 +94,7 @@ def parts_of(case: str, asked: argparse.Namespace, work: Path, turn: Path) -> di
     """The same once more, with clocks inside."""
     path, out = stage(case, asked.base, work, turn)
     aside, log = turn / "parts.json", turn / "log.txt"
-    words = [sys.executable, str(Path(__file__).resolve()), "--inside", str(aside), *command(path, out)[1:]]
+    words = [sys.executable, "-m", "benchmarks.speed.resume", "--inside", str(aside), *command(path, out)[1:]]
     environment = {**threads(asked), STARTED: repr(time.time())}
     run(words, metrics_file(out / "metrics.jsonl", log), log=log, environment=environment)
     return json.loads(aside.read_text())

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.robustness.damage import ALIEN, TORN, Case, Spoil, every, folder, locked, write
 from safetensors.torch import load_file, save_file
 
-from damage import ALIEN, TORN, Case, Spoil, every, folder, locked, write
 from limner.training import checkpoint
 
 # recipes ----------------------------------------------------------------------------------------------------
