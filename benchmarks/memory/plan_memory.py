@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.memory.allocator import replay
 from benchmarks.outcome import RESULTS, save
 
 from limner.assembly.spec import ModelSpec
@@ -34,7 +35,6 @@ from limner.models.bundled import known
 from limner.models.loading import hush
 from limner.models.source import locate
 from limner.nn.memory.plan import Compute, Plan, Weights
-from limner.planning.allocator import replay
 from limner.planning.dry_run import Rehearsal, TraceSpec
 from limner.planning.memory import train_memory
 from limner.planning.meta_inputs import boundary

@@ -62,7 +62,7 @@ class Trace:
     segments: tuple[Segment, ...]
     """In running order."""
     events: tuple[Event, ...]
-    """Every birth and death: what ``planning.allocator`` replays."""
+    """Every birth and death: what ``benchmarks/memory/allocator.py`` replays."""
 
     def of(self, phase: str) -> dict[str, Segment]:
         """The segment of each block in "forward" or "backward", in running order."""
