@@ -229,22 +229,29 @@ def _resident(profile: Profile, plan: Plan, optimizer: str, *, average: bool, on
 def _moments(profile: Profile, plan: Plan, accumulation_steps: int) -> Iterator[tuple[float, float]]:
     """(activations, gradients) in bytes when the forward pass ends, then in each block's backward pass."""
     images, blocks = plan.micro_batch, profile.blocks
-    wide = _decoding(profile) if plan.weights in CODES else 0
-    kept = [block.kept.at(images) for block in blocks]
-    held = [
-        _input(block, plan, kept[number]) if number < plan.checkpointed_blocks else kept[number]
+    dequantized = _decoding(profile) if plan.weights in CODES else 0
+    # What each block keeps for its backward pass, and what of that is there until it begins: all of it, or
+    # only the block's input where the block is checkpointed.
+    full = [block.kept.at(images) for block in blocks]
+    stored = [
+        _input(block, plan, full[number]) if number < plan.checkpointed_blocks else full[number]
         for number, block in enumerate(blocks)
     ]
-    every = 0 if profile.hosted else MASTER * profile.learning
-    there = every if accumulation_steps > 1 else 0
-    yield profile.rest.kept.at(images) + sum(held) + profile.forward.at(images) + wide, there
-    before = profile.rest.input.at(images) + sum(held)
-    there = max(there, min(every, MASTER * profile.head))
+    # Gradients are added to those of the micro-batch before, so from the second one on all are there.
+    all_gradients = 0 if profile.hosted else MASTER * profile.learning
+    gradients = all_gradients if accumulation_steps > 1 else 0
+    # The forward pass is over: everything is stored, and its last operations still hold their own memory.
+    yield profile.rest.kept.at(images) + sum(stored) + profile.forward.at(images) + dequantized, gradients
+    # Backwards, from the last block: what lies behind it has its gradients already. At each block all blocks
+    # before it are stored, the block itself keeps everything (recomputed, if it was checkpointed), and works.
+    earlier = profile.rest.input.at(images) + sum(stored)
+    gradients = max(gradients, min(all_gradients, MASTER * profile.head))
     for number in reversed(range(len(blocks))):
-        before -= held[number]
-        yield before + kept[number] + _room(profile, plan, number) + wide, there
-        there = min(every, there + MASTER * blocks[number].trained)
-    yield profile.rest.input.at(images), every
+        earlier -= stored[number]
+        yield earlier + full[number] + _room(profile, plan, number) + dequantized, gradients
+        gradients = min(all_gradients, gradients + MASTER * blocks[number].trained)
+    # Before the first block all gradients are there, and only what stands ahead of the blocks is stored.
+    yield profile.rest.input.at(images), all_gradients
 
 
 def _decoding(profile: Profile) -> int:

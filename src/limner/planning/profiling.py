@@ -58,6 +58,8 @@ def profile(
     one = one or boundary(spec, how.size)
     who = cast(spec, whole=whole)
     few = replace(spec, source=who.source)
+    # 8-bit products work on codes only, so they are traced on coded weights. In all other cases the weights
+    # are traced in full, and coded ones once more at the end, for what turning them back adds.
     rehearsal = Rehearsal(few, how, machine)
     eight = how.products == "8bit"
     acting = Rehearsal(few, replace(how, weights=CODED), machine) if eight else rehearsal
@@ -85,11 +87,14 @@ def _batches(spec: ModelSpec) -> tuple[int, ...]:
 
 def _assembled(rehearsal: Rehearsal, seen: Rehearsals, parts: Sequence[int] | None, base: str) -> Profile:
     """The profile of a base as deep as it is, from a rehearsal that may be shallower."""
+    # Each block of the true base takes the figures of the traced block that stands for it.
     measured = _blocks(rehearsal, seen)
     names = list(rehearsal.blocks)
     chosen = names if parts is None else [names[number] for number in parts]
     blocks = [measured[name] for name in chosen]
     rest = _rest(rehearsal, seen)
+    # Sums over the true base: what the traced model has outside its blocks, and for every true block once
+    # more the figures of the block that stands for it.
     factors = {name: _factors([block], rehearsal.idle) for name, block in rehearsal.blocks.items()}
     models = [*rehearsal.models.values()]
     outside = _factors(models, rehearsal.idle)
@@ -135,6 +140,8 @@ def _line(values: Sequence[float]) -> Affine:
     if len(values) == 2:
         one, two = values
         return Affine(float(2 * one - two), float(two - one))
+    # The line goes through two and three images. One image may be off it: slices of a batch of one need no
+    # copies.
     one, two, three = values
     straight = 2 * two - three == one
     return Affine(float(3 * two - 2 * three), float(three - two), None if straight else float(one))
@@ -158,6 +165,9 @@ def _works(segments: Sequence[Segment]) -> OpCounts:
 
 def _blocks(rehearsal: Rehearsal, seen: Rehearsals) -> dict[str, Block]:
     """Every rehearsed block."""
+    # Without checkpoints: what a block keeps, its work in both directions, and the room of its backward pass.
+    # With all blocks checkpointed: what its input takes, and the room of the pass that computes it again, by
+    # which time it keeps what it would have kept without.
     plain = [each.trace for each in seen[False]]
     kept, inputs = ([_differences(each.trace) for each in seen[which]] for which in (False, True))
     forward, backward = ([each.of(phase) for each in plain] for phase in ("forward", "backward"))
@@ -218,6 +228,8 @@ def _after_last(trace: Trace) -> int:
 
 def _rooms(trace: Trace, kept: Mapping[str, int]) -> dict[str, int]:
     """Block -> most bytes in its backward pass beyond what it and all before it keep, and the gradients."""
+    # When a block's backward pass begins, all blocks before it are stored (what was alive when its forward
+    # pass began) and the block itself is. Gradients are counted apart: they do not grow with the images.
     forward, backward = trace.of("forward"), trace.of("backward")
     rooms = {
         name: each.peak - forward[name].start - kept[name] - each.gradients for name, each in backward.items()

@@ -274,28 +274,30 @@ def _waiting(
         pause: Seconds of computation between two passes, in which copies go on.
         ahead: Seconds that the modulations of each of the first uses take to come.
     """
-    now = lost = 0.0
+    now = waiting = 0.0
     copier = _Copier(ahead)
-    there: list[int] = []
-    free: dict[int, float] = {}
-    for _ in range(2):
-        lost = 0.0
+    resident: list[int] = []  # swapped blocks in the buffers, the one used longest ago first
+    last_use: dict[int, float] = {}  # of those: when the last computation that read the buffer ended
+    for _ in range(2):  # the first pass fills the buffers, only the second one counts
+        waiting = 0.0
         copier.begin(now)
-        for place, (seconds, copying, block) in enumerate(uses):
+        for place, (seconds, copy_seconds, block) in enumerate(uses):
+            # A block can begin when its modulations and its weights have come.
             ready = copier.modulations(place) if place < len(ahead) else 0.0
-            if copying:
-                if block not in free:
-                    room = free.pop(there.pop(0)) if len(there) == swap_buffers else 0.0
-                    ready = max(ready, copier.block(room, copying))
-                else:
-                    there.remove(block)
-                there.append(block)
-            lost += max(0.0, ready - now)
+            if copy_seconds:
+                if block in last_use:  # in its buffer still, as after the turn from forward to backward
+                    resident.remove(block)
+                else:  # the copy may start when the oldest buffer is no longer read
+                    evicted = resident.pop(0) if len(resident) == swap_buffers else None
+                    room = 0.0 if evicted is None else last_use.pop(evicted)
+                    ready = max(ready, copier.block(room, copy_seconds))
+                resident.append(block)
+            waiting += max(0.0, ready - now)
             now = max(now, ready) + seconds
-            if copying:
-                free[block] = now
+            if copy_seconds:
+                last_use[block] = now
         now += pause
-    return lost
+    return waiting
 
 
 def update_seconds(profile: Profile, plan: Plan, device: Device, optimizer: str) -> float:
