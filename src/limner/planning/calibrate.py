@@ -137,7 +137,7 @@ def calibrate(limits: Limits, reporter: Reporter, *, seconds: float = SECONDS) -
 def measured(bench: Bench, about: Device, done: Callable[[], None]) -> Rates:
     """All rates of a device, in those precisions that its table has."""
     precisions: list[Compute] = [each for each in DTYPES if about.rates.gemm.get(each)]
-    gemm: dict[Compute, float] = {each: _gemm(bench, DTYPES[each]) for each in precisions}
+    gemm: dict[Compute, float] = {precision: _gemm(bench, DTYPES[precision]) for precision in precisions}
     done()
     forward: dict[Compute, float] = {}
     backward: dict[Compute, float] = {}
@@ -178,7 +178,7 @@ def _gemm(bench: Bench, dtype: torch.dtype) -> float:
         weights = [bench.random(columns, inner, dtype=dtype) for _ in range(copies)]
         share = replace(bench, each=bench.each / len(bench.sizes.gemms))
         seconds += (
-            share.seconds(lambda x=x, weights=weights: [F.linear(x, each) for each in weights]) / copies
+            share.seconds(lambda x=x, weights=weights: [F.linear(x, weight) for weight in weights]) / copies
         )
         flops += 2.0 * rows * inner * columns
     return flops / seconds
@@ -255,7 +255,7 @@ def _launch(bench: Bench) -> float:
 
         with Tracker(bench.device.type) as seen:
             step()
-        return bench.seconds(step) / sum(each.kernels for each in seen.segments)
+        return bench.seconds(step) / sum(segment.kernels for segment in seen.segments)
 
 
 def told(rates: Rates, path: Path) -> list[str]:

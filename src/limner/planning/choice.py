@@ -205,4 +205,4 @@ def holds(device: Device, *needs: HostMemory) -> bool:
     """Whether host and pinned memory suffice. That of a processor is the device's, and counted there."""
     if device.kind == "cpu":
         return True
-    return all(each.total <= device.ram and each.pinned <= device.pinned for each in needs)
+    return all(need.total <= device.ram and need.pinned <= device.pinned for need in needs)

@@ -137,7 +137,7 @@ class Rehearsal:
 
     def weigh(self, modules: Sequence[nn.Module]) -> dict[str, Any]:
         """Bytes of the frozen weights in modules, by how they are treated, and what learns in them."""
-        modulating = {id(each) for layer in self.modulations for each in layer.parameters()}
+        modulating = {id(parameter) for layer in self.modulations for parameter in layer.parameters()}
         linears = [
             layer
             for module in modules

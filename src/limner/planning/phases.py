@@ -95,7 +95,7 @@ def outside(
             entry += ENTRY + sum(each.numel() * each.element_size() for each in made.values())
     boundary = {name: values[name] for name in sorted(cut.boundary)}
     stages += [here.paint(cut, boundary, canvas), here.decode(canvas)]
-    numbers = sum(each.numel() for net in here.networks for each in net.parameters())
+    numbers = sum(parameter.numel() for net in here.networks for parameter in net.parameters())
     return Outside(tuple(stages), entry, weight_bytes(spec.source.name) or BYTES * numbers, boundary)
 
 
@@ -289,11 +289,11 @@ def _watch(nets: Sequence[nn.Module], step: Callable[[], Any], machine: Machine)
         out = step()
     segments = tracker.segments
     work = OpCounts(
-        gemm=Affine(each=sum(each.gemm for each in segments)),
-        eight=Affine(each=sum(each.eight for each in segments)),
-        attention=Affine(each=sum(each.attention for each in segments)),
-        traffic=Affine(each=sum(each.traffic for each in segments)),
-        kernels=sum(each.kernels for each in segments),
+        gemm=Affine(each=sum(segment.gemm for segment in segments)),
+        eight=Affine(each=sum(segment.eight for segment in segments)),
+        attention=Affine(each=sum(segment.attention for segment in segments)),
+        traffic=Affine(each=sum(segment.traffic for segment in segments)),
+        kernels=sum(segment.kernels for segment in segments),
     )
     return _Seen(held, sum(map(_least, nets)), tracker.peak - held, work, out)
 

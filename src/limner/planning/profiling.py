@@ -126,7 +126,7 @@ def _assembled(rehearsal: Rehearsal, seen: Rehearsals, parts: Sequence[int] | No
 
 def _fullest(trace: Trace) -> int:
     """Most bytes alive in the forward pass, or while what stands behind the last block is differentiated."""
-    return max(each.peak for each in trace.segments if each.phase == "forward" or _head(each))
+    return max(segment.peak for segment in trace.segments if segment.phase == "forward" or _head(segment))
 
 
 def _head(segment: Segment) -> bool:
@@ -155,10 +155,10 @@ def _most(lines: Sequence[Affine | None]) -> Affine:
 def _works(segments: Sequence[Segment]) -> OpCounts:
     """Of a segment, measured with some numbers of images."""
     return OpCounts(
-        gemm=_line([each.gemm for each in segments]),
-        eight=_line([each.eight for each in segments]),
-        attention=_line([each.attention for each in segments]),
-        traffic=_line([each.traffic for each in segments]),
+        gemm=_line([segment.gemm for segment in segments]),
+        eight=_line([segment.eight for segment in segments]),
+        attention=_line([segment.attention for segment in segments]),
+        traffic=_line([segment.traffic for segment in segments]),
         kernels=segments[0].kernels,
     )
 
@@ -185,7 +185,7 @@ def _blocks(rehearsal: Rehearsal, seen: Rehearsals) -> dict[str, Block]:
             forward=_works([each[name] for each in forward]),
             backward=_works([each[name] for each in backward] if name in backward[0] else nothing),
             tail=_tail(rehearsal.spec, [each.tails[name] for each in seen[False]], forward[0][name]),
-            backward_room=_line([each[name] for each in rooms]),
+            backward_room=_line([room[name] for room in rooms]),
             recompute_room=_line([each[name] for each in again]),
             **rehearsal.weigh([block]),
         )
@@ -202,7 +202,7 @@ def _tail(spec: ModelSpec, flops: Sequence[float], forward: Segment) -> OpCounts
 
 def _kind(block: nn.Module) -> str:
     """The class and the number of weights: what tells blocks apart that compile to different graphs."""
-    return f"{type(block).__name__} {sum(each.numel() for each in block.parameters()):,}"
+    return f"{type(block).__name__} {sum(parameter.numel() for parameter in block.parameters()):,}"
 
 
 def _differences(trace: Trace) -> dict[str, int]:
@@ -222,7 +222,7 @@ def _before_first(trace: Trace) -> int:
 
 def _after_last(trace: Trace) -> int:
     """Bytes alive when the last block has ended."""
-    forward = [each for each in trace.segments if each.phase == "forward"]
+    forward = [segment for segment in trace.segments if segment.phase == "forward"]
     return forward[-1].start
 
 
@@ -251,9 +251,9 @@ def _decoding(coded: Rehearsal, one: Mapping[str, Tensor], plain: Mapping[bool, 
 def _rest(rehearsal: Rehearsal, seen: Rehearsals) -> Block:
     """What stands outside all blocks."""
     traces = [each.trace for each in seen[False]]
-    before = [_before_first(each) - each.held for each in traces]
-    inside = [sum(_differences(each).values()) for each in traces]
-    sides = {phase: _works([_outside(each, phase) for each in traces]) for phase in ("forward", "backward")}
+    before = [_before_first(trace) - trace.held for trace in traces]
+    inside = [sum(_differences(trace).values()) for trace in traces]
+    sides = {phase: _works([_outside(trace, phase) for trace in traces]) for phase in ("forward", "backward")}
     return Block(
         kind="rest",
         kept=_line([each.kept - each.held - blocks for each, blocks in zip(traces, inside, strict=True)]),
@@ -268,7 +268,7 @@ def _rest(rehearsal: Rehearsal, seen: Rehearsals) -> Block:
 
 def _outside(trace: Trace, phase: str) -> Segment:
     """The segments between blocks, as one."""
-    some = [each for each in trace.segments if each.phase == phase and each.name == HEAD]
+    some = [segment for segment in trace.segments if segment.phase == phase and segment.name == HEAD]
     return Segment(
         HEAD,
         phase,
@@ -297,10 +297,10 @@ def _factors(modules: Sequence[nn.Module], idle: Collection[int]) -> list[int]:
 
 def _learning(modules: Sequence[nn.Module], idle: Collection[int] = ()) -> list[nn.Parameter]:
     return [
-        each
+        parameter
         for module in modules
-        for each in module.parameters()
-        if each.requires_grad and id(each) not in idle
+        for parameter in module.parameters()
+        if parameter.requires_grad and id(parameter) not in idle
     ]
 
 

@@ -59,7 +59,7 @@ def cast(spec: ModelSpec, *, whole: bool = False) -> Cast:
     if not all(map(_evenly, sorts)):
         return every  # it names a block by its number: what follows the first that learns is unlike
     ahead = 2 if spec.trainable.sparse else 1
-    chosen = [_chosen(some, ahead) for some in sorts]
+    chosen = [_chosen(sort, ahead) for sort in sorts]
     changes = _changes(family, source, [sorted(set(some)) for some in chosen])
     place = (source.root, source.name, source.facts)
     thin = Shallow(*place, whole=source, part=family.denoiser, changes=changes)

@@ -119,7 +119,9 @@ class CostModel:
         modulations = [block.modulation if plan.precompute_modulation else 0 for block in (*blocks, rest)]
         self.modulation_bytes = sum(modulations)
         """Bytes of modulations that come in a forward pass."""
-        self.ahead = [(each / device.rates.copy, each / device.rates.traffic) for each in modulations]
+        self.ahead = [
+            (modulation / device.rates.copy, modulation / device.rates.traffic) for modulation in modulations
+        ]
         """Of every block, and of what is behind the last, seconds to copy and to read its modulations."""
         self.giving = _giving(profile, device)
         self.bytes = [frozen_bytes(block, plan) for block in blocks]

@@ -66,7 +66,11 @@ class Trace:
 
     def of(self, phase: str) -> dict[str, Segment]:
         """The segment of each block in "forward" or "backward", in running order."""
-        return {each.name: each for each in self.segments if each.phase == phase and each.name != HEAD}
+        return {
+            segment.name: segment
+            for segment in self.segments
+            if segment.phase == phase and segment.name != HEAD
+        }
 
 
 GPU = Machine()
@@ -134,7 +138,9 @@ def trace(
 
 
 def _trained(models: Mapping[str, nn.Module]) -> list[nn.Parameter]:
-    return [each for model in models.values() for each in model.parameters() if each.requires_grad]
+    return [
+        parameter for model in models.values() for parameter in model.parameters() if parameter.requires_grad
+    ]
 
 
 def _gradient(tracker: Tracker, reached: set[int], parameter: Tensor) -> None:
@@ -145,7 +151,10 @@ def _gradient(tracker: Tracker, reached: set[int], parameter: Tensor) -> None:
 
 def _frozen(models: Mapping[str, nn.Module]) -> list[QuantizedLinear]:
     return [
-        each for model in models.values() for each in model.modules() if isinstance(each, QuantizedLinear)
+        module
+        for model in models.values()
+        for module in model.modules()
+        if isinstance(module, QuantizedLinear)
     ]
 
 
@@ -165,7 +174,7 @@ def _watch(tracker: Tracker, models: Mapping[str, nn.Module], arch: ArchSpec | N
         tracker.watch((each for each in every if not each.requires_grad), "weights")
         tracker.watch((each for each in every if each.requires_grad), "adapter")
         for layer in matching(model, arch.modulations if arch else ()).values():
-            frozen = (each for each in layer.parameters() if not each.requires_grad)
+            frozen = (parameter for parameter in layer.parameters() if not parameter.requires_grad)
             tracker.watch(frozen, "modulations")
 
 

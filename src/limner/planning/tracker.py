@@ -254,8 +254,8 @@ def _again(func: Any, args: Any, kwargs: Any) -> tuple[Any, Done]:
     work = _work(func, args, kwargs, out)
     single = isinstance(out, Tensor)
     parts = [out] if single else list(out) if isinstance(out, (list, tuple)) else []
-    if parts and _plain(func) and all(each is None or _whole(each) for each in parts) and _new(parts, args):
-        made = [each if each is None else (each.shape, each.stride(), each.dtype) for each in parts]
+    if parts and _plain(func) and all(part is None or _whole(part) for part in parts) and _new(parts, args):
+        made = [part if part is None else (part.shape, part.stride(), part.dtype) for part in parts]
         _seen[key] = (made, single, work)
     return out, work
 
@@ -277,7 +277,7 @@ def _plain(func: Any) -> bool:
 
 def _new(parts: Iterable[Any], args: Iterable[Any]) -> bool:
     """Whether no output lies where an input or another one does, as that of ``_unsafe_view`` in fact does."""
-    made, given = ([each.untyped_storage()._cdata for each in _tensors(some)] for some in (parts, args))
+    made, given = ([tensor.untyped_storage()._cdata for tensor in _tensors(some)] for some in (parts, args))
     return len({*made}) == len(made) and not {*made} & {*given}
 
 
