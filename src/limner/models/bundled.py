@@ -40,11 +40,11 @@ class Shipped(Source):
         """The config of a part, or of the scheduler."""
         if part not in self.parts:
             raise BadBase(f"{self.name} has no {part}/; it has {', '.join(sorted(self.parts))}.")
-        found = self.parts[part]
-        if not isinstance(found, str):
-            return dict(found)
-        own = self.root / "parts" / f"{found}.json"
-        return _read(own if own.is_file() else SHARED / f"{found}.json")
+        entry = self.parts[part]
+        if not isinstance(entry, str):
+            return dict(entry)
+        own_file = self.root / "parts" / f"{entry}.json"
+        return _read(own_file if own_file.is_file() else SHARED / f"{entry}.json")
 
     def weights(self, part: str) -> list[Path]:
         """None.
@@ -99,10 +99,10 @@ def described(
     """
     if Path(name).expanduser().is_file():
         return known(look(Path(name).expanduser()).donor)
-    here = name in folders or Path(name).expanduser().is_dir()
-    if name in hub_bases() and not here:
+    is_local = name in folders or Path(name).expanduser().is_dir()
+    if name in hub_bases() and not is_local:
         return known(name)
-    if here or name.count("/") != 1 or name.startswith((".", "/", "~")):
+    if is_local or name.count("/") != 1 or name.startswith((".", "/", "~")):
         return locate(name, folders=folders, tell=tell)
     return replace(locate(str(_fetched(name, tell)), folders={}), name=name)
 
@@ -119,21 +119,21 @@ def _fetched(hub_id: str, tell: Callable[[str], None]) -> Path:
     except (errors.LocalEntryNotFoundError, errors.HFValidationError, FileNotFoundError):
         pass  # the base is not on this disk
     home = user_cache("configs")
-    chosen: dict[str, Any] = {"allow_patterns": list(FETCHED), "cache_dir": home}
+    options: dict[str, Any] = {"allow_patterns": list(FETCHED), "cache_dir": home}
     try:
-        return Path(snapshot_download(hub_id, **chosen, local_files_only=True))
+        return Path(snapshot_download(hub_id, **options, local_files_only=True))
     except (errors.LocalEntryNotFoundError, errors.HFValidationError, FileNotFoundError):
         tell(f"Fetching the configs of {hub_id}: some kilobytes, no weights.")
     gated = (
         f"{hub_id} is gated, its configs too: accept its licence on the hub's page of {hub_id}, then "
         "`hf auth login`; or plan with a folder that holds its configs."
     )
-    away = (
+    offline_text = (
         f"The configs of {hub_id} are not on this disk and the hub cannot be reached. With network, run "
         f"this again; without, name a folder with its configs, or one of {', '.join(hub_bases())}."
     )
-    with fetching(hub_id, gated=gated, away=away):
-        return Path(snapshot_download(hub_id, **chosen))
+    with fetching(hub_id, gated=gated, away=offline_text):
+        return Path(snapshot_download(hub_id, **options))
 
 
 def _read(path: Path) -> dict[str, Any]:

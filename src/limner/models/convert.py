@@ -59,7 +59,7 @@ def opened(
     file = look(path)
     family = family_of(file.pipeline)
     donor = _donor(file, family, parts, folders, tell)
-    home = user_cache("bases") / f"{path.stem[:60]}-{_address(file, family, donor)}"
+    home = user_cache("bases") / f"{path.stem[:60]}-{_content_key(file, family, donor)}"
     home.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(home.with_name(f".{home.name}.lock")):
         if not home.is_dir():
@@ -80,29 +80,29 @@ def _donor(
     lacking = ", ".join(part for part in family.parts if part not in file.parts)
     try:
         donor = locate(parts or file.donor, folders=folders, tell=tell, without=tuple(file.parts))
-        said = donor.index.get("_class_name")
-        for part in family.parts if said == file.pipeline else ():
+        pipeline = donor.index.get("_class_name")
+        for part in family.parts if pipeline == file.pipeline else ():
             donor.config(part) if part in file.parts else donor.weights(part)
     except BadBase as error:
         raise BadBase(
             f"{file.name} has no configs and no {lacking}; they come from {parts or file.donor}. {error} "
             'Or name a folder in diffusers layout that has them: parts = "./folder".'
         ) from error
-    if said != file.pipeline:
+    if pipeline != file.pipeline:
         raise BadBase(
-            f"{donor.name} is a {said}, and {file.name} is of {family.name}: name such a base, for "
+            f"{donor.name} is a {pipeline}, and {file.name} is of {family.name}: name such a base, for "
             f"instance {file.donor}."
         )
     return donor
 
 
-def _address(file: Single, family: Family, donor: Source) -> str:
+def _content_key(file: Single, family: Family, donor: Source) -> str:
     """Hash of everything that decides what is in the folder."""
-    told = [VERSION, content(file.path), repr(file.sampler), repr(donor.index), repr(donor.facts)]
-    told += [repr(donor.config("scheduler"))]
+    facts = [VERSION, content(file.path), repr(file.sampler), repr(donor.index), repr(donor.facts)]
+    facts += [repr(donor.config("scheduler"))]
     for part in family.parts:
-        told.append(repr(donor.config(part)) if part in file.parts else donor.fingerprint(part, ""))
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+        facts.append(repr(donor.config(part)) if part in file.parts else donor.fingerprint(part, ""))
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
 
 
 def _make(file: Single, family: Family, donor: Source, home: Path) -> None:
@@ -131,31 +131,36 @@ def _weights(file: Single, family: Family, donor: Source, draft: Path, part: str
     config = {**config, **file.config.get(part, {})}
     write_json(draft / part / "config.json", config)
     model = skeleton(family, Source(draft, donor.name), part, dtype=torch.float32)
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in TIED}
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in TIED}
     prefix = file.parts[part]
-    with safe_open(file.path, "pt") as opened_:
-        own = {name: opened_.get_tensor(name) for name in opened_.keys() if name.startswith(prefix)}  # noqa: SIM118
-    given = _named(file, part, own, config, model, set(wanted))
-    if "text_model.embeddings.token_embedding.weight" not in wanted:  # transformers 5 took the level away
-        given = {name.removeprefix("text_model."): tensor for name, tensor in given.items()}
-    for name, shape in wanted.items():
-        have = tuple(given[name].shape) if name in given else None
+    with safe_open(file.path, "pt") as stream:
+        tensors = {name: stream.get_tensor(name) for name in stream.keys() if name.startswith(prefix)}  # noqa: SIM118
+    converted = _named(file, part, tensors, config, model, set(shapes))
+    if "text_model.embeddings.token_embedding.weight" not in shapes:  # transformers 5 took the level away
+        converted = {name.removeprefix("text_model."): tensor for name, tensor in converted.items()}
+    for name, shape in shapes.items():
+        have = tuple(converted[name].shape) if name in converted else None
         if have != shape:
             raise BadBase(
                 f"{file.name}: {part}'s {name} is {have or 'missing'}, and {shape} by {donor.name}'s "
                 "config: a variant (inpainting, another size), or torn. Name a base of its shape: "
                 'parts = "./folder".'
             )
-    if more := [name for name in given if name not in wanted and not name.endswith((*PASSED, *TIED))]:
+    if extra := [name for name in converted if name not in shapes and not name.endswith((*PASSED, *TIED))]:
         raise BadBase(
-            f"{file.name}: {part} has {len(more)} tensors more than the config of {donor.name} knows, first "
-            f'{more[0]}. Name a base of its shape: parts = "./folder".'
+            f"{file.name}: {part} has {len(extra)} tensors more than the config of {donor.name} knows, first "
+            f'{extra[0]}. Name a base of its shape: parts = "./folder".'
         )
-    return {name: _plain(file, name, given[name]) for name in wanted}
+    return {name: _plain(file, name, converted[name]) for name in shapes}
 
 
 def _named(
-    file: Single, part: str, own: dict[str, Tensor], config: Mapping[str, Any], model: Any, wanted: set[str]
+    file: Single,
+    part: str,
+    tensors: dict[str, Tensor],
+    config: Mapping[str, Any],
+    model: Any,
+    names: set[str],
 ) -> dict[str, Tensor]:
     """The authors' tensors of a part in diffusers' names; those that nobody knows keep their own."""
     from diffusers.loaders import single_file_utils as theirs
@@ -165,45 +170,49 @@ def _named(
         unet = layout.names == "ldm-unet"
         turn = theirs.convert_ldm_unet_checkpoint if unet else theirs.convert_ldm_vae_checkpoint
         try:
-            made = {name: tensor for name, tensor in turn(own, dict(config)).items() if tensor is not None}
+            renamed_tensors = {
+                name: tensor for name, tensor in turn(tensors, dict(config)).items() if tensor is not None
+            }
         except BROKEN as error:
             raise BadBase(f"{file.name}: {part} is none that is known: {first_line(error)}.") from error
-        taken = {tensor.data_ptr() for tensor in made.values()}
-        return made | {name: each for name, each in own.items() if each.data_ptr() not in taken}
+        used_addresses = {tensor.data_ptr() for tensor in renamed_tensors.values()}
+        return renamed_tensors | {
+            name: tensor for name, tensor in tensors.items() if tensor.data_ptr() not in used_addresses
+        }
     if layout.names == "open-clip":
-        return theirs.convert_open_clip_checkpoint(model, own, prefix=prefix)
-    bare = {name.removeprefix(prefix): tensor for name, tensor in own.items()}
+        return theirs.convert_open_clip_checkpoint(model, tensors, prefix=prefix)
+    bare = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     if layout.names == "key-map":
-        return by_key_map(layout, bare, wanted)
+        return by_key_map(layout, bare, names)
     old = "embeddings.token_embedding.weight" in bare  # before transformers 4.0 there was no level above
     return {f"text_model.{name}": tensor for name, tensor in bare.items()} if old else bare
 
 
-def by_key_map(layout: FilePart, native: Mapping[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
+def by_key_map(layout: FilePart, native: Mapping[str, Tensor], names: set[str]) -> dict[str, Tensor]:
     """The authors' tensors of a part -> diffusers' names, at any width and depth.
 
     Args:
         layout: The part, with its key map.
         native: Tensors in the authors' names, without a prefix. Those that no wanted name reads stay.
-        wanted: diffusers' names.
+        names: diffusers' names.
     """
     assert layout.key_map is not None
-    made, read = {}, set()
-    for name in wanted:
+    renamed_tensors, read = {}, set()
+    for name in names:
         module, _, leaf = name.rpartition(".")
-        place = layout.key_map.find(module, KeyStyle("", "diffusers"))
-        if place is None:
+        match = layout.key_map.find(module, KeyStyle("", "diffusers"))
+        if match is None:
             continue
         leaf = layout.leaves.get(module.rpartition(".")[2], leaf)
-        source = f"{layout.key_map.name_of(place, 'native')}.{leaf}"
+        source = f"{layout.key_map.name_of(match, 'native')}.{leaf}"
         if source not in native:
             continue
         read.add(source)
-        shares, whole = place.row.shares, native[source]
+        shares, whole = match.row.shares, native[source]
         unit = whole.shape[0] // sum(shares)
-        own = whole.split([unit * share for share in shares])[place.member or 0]
-        made[name] = torch.cat(own.chunk(2)[::-1]) if place.row.halves_swapped else own
-    return made | {name: tensor for name, tensor in native.items() if name not in read}
+        rows = whole.split([unit * share for share in shares])[match.member or 0]
+        renamed_tensors[name] = torch.cat(rows.chunk(2)[::-1]) if match.row.halves_swapped else rows
+    return renamed_tensors | {name: tensor for name, tensor in native.items() if name not in read}
 
 
 def _plain(file: Single, name: str, tensor: Tensor) -> Tensor:

@@ -64,10 +64,10 @@ def measure(  # noqa: PLR0913  two objectives and a weight
     min_snr: float,
 ) -> Tensor:
     """Mean squared error of each sample, (B,), in fp32, weighted if ``min_snr`` is not 0."""
-    left = steps.left(time)
-    wanted = ddpm.wanted(prediction, latent, noise, left)
-    loss = (pred.float() - wanted.float()).square().flatten(1).mean(1)
-    return loss * ddpm.min_snr(prediction, left, min_snr) if min_snr else loss
+    remaining = steps.left(time)
+    target = ddpm.wanted(prediction, latent, noise, remaining)
+    loss = (pred.float() - target.float()).square().flatten(1).mean(1)
+    return loss * ddpm.min_snr(prediction, remaining, min_snr) if min_snr else loss
 
 
 def constants(source: Source, objective: Objective) -> Mapping[str, Any]:

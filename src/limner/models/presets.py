@@ -76,23 +76,27 @@ def preset(concept: str, family: str, images: int, method: str = "lora") -> Reci
 
 def choices(concept: str, family: str, images: int, method: str = "lora") -> dict[str, PresetValue]:
     """The values of ``preset`` by dotted path, each with its source. Same arguments, same errors."""
-    own = {base.name: base.preset for base in registered_bases().values() if base.preset}
+    base_presets = {base.name: base.preset for base in registered_bases().values() if base.preset}
     if concept not in get_args(ConceptType):
         raise BadRecipe(
             f'concept_type is "{concept}"; it must be one of {", ".join(get_args(ConceptType))}. Try '
             f'"subject".'
         )
-    if family and family not in families() and family not in own:
-        known = ", ".join([*families(), *own])
-        raise BadRecipe(f'There is no preset for the family "{family}". Known: {known}.')
+    if family and family not in families() and family not in base_presets:
+        names = ", ".join([*families(), *base_presets])
+        raise BadRecipe(f'There is no preset for the family "{family}". Known: {names}.')
     if images < 1:
         raise BadRecipe(f"A preset for {images} images means nothing. Give a folder with at least 1 image.")
-    size = sum(images > most for most in SIZES)
-    if family in own:
-        values = own[family](concept, size)
+    size = sum(images > limit for limit in SIZES)
+    if family in base_presets:
+        values = base_presets[family](concept, size)
     else:
-        changed = families()[family].preset if family else {}
-        values = {path: one for path, one in {**common(concept, size), **changed}.items() if one is not None}
+        overrides = families()[family].preset if family else {}
+        values = {
+            path: choice
+            for path, choice in {**common(concept, size), **overrides}.items()
+            if choice is not None
+        }
     return _full(values) if method == "full" else values
 
 
@@ -132,7 +136,7 @@ def _full(values: dict[str, PresetValue]) -> dict[str, PresetValue]:
     """What is left of a LoRA's preset when every weight is trained."""
     rate = values["train.learning_rate"].value / 10
     source = "a tenth of the LoRA's, as in diffusers, examples/text_to_image/README.md: 1e-5 made_for 1e-4"
-    return {path: one for path, one in values.items() if not path.startswith("lora.")} | {
+    return {path: choice for path, choice in values.items() if not path.startswith("lora.")} | {
         "train.learning_rate": PresetValue(rate, source)
     }
 

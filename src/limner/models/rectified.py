@@ -36,8 +36,8 @@ def draw_time(
 @unit("loss")
 def measure(pred: Tensor, latent: Tensor, noise: Tensor) -> Tensor:
     """Mean squared error of each sample's velocity, (B,), in fp32."""
-    wanted = flow.velocity(latent, noise)
-    return (pred.float() - wanted.float()).square().flatten(1).mean(1)
+    velocity = flow.velocity(latent, noise)
+    return (pred.float() - velocity.float()).square().flatten(1).mean(1)
 
 
 def times(

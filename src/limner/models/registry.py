@@ -26,13 +26,13 @@ def families() -> dict[str, FamilyFacts]:
 
 @cache
 def _listed(path: tuple[str, ...]) -> dict[str, FamilyFacts]:
-    folders = sorted(found.name for found in iter_modules(path) if found.ispkg)
+    folders = sorted(module.name for module in iter_modules(path) if module.ispkg)
     facts = [_module(folder, "facts").FACTS for folder in folders]
     return {family.name: family for family in facts}
 
 
-def _module(family: str, what: str) -> ModuleType:
-    return importlib.import_module(f"{models.__name__}.{family.replace('-', '_')}.{what}")
+def _module(family: str, part: str) -> ModuleType:
+    return importlib.import_module(f"{models.__name__}.{family.replace('-', '_')}.{part}")
 
 
 def facts_of(pipeline: str) -> FamilyFacts | None:
@@ -48,8 +48,8 @@ def family_of(pipeline: str) -> "Family":
     """
     facts = facts_of(pipeline)
     if facts is None:
-        known = sorted(facts.pipeline for facts in families().values())
-        raise BadBase(f"The base is a {pipeline!r}; Limner trains {', '.join(known)}.")
+        pipelines = sorted(facts.pipeline for facts in families().values())
+        raise BadBase(f"The base is a {pipeline!r}; Limner trains {', '.join(pipelines)}.")
     return _module(facts.name, "family").FAMILY
 
 
@@ -92,5 +92,5 @@ def recognised(name: str) -> tuple[FamilyFacts, RegisteredBase | None] | None:
     for facts in families().values():
         words |= dict.fromkeys((facts.name, *facts.also_named), (facts, None))
         words |= {base.name: (facts, base) for base in facts.bases}
-    within = [word for word in words if word in name.lower()]
-    return words[max(within, key=len)] if within else None
+    matches = [word for word in words if word in name.lower()]
+    return words[max(matches, key=len)] if matches else None

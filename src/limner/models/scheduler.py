@@ -31,16 +31,16 @@ def spoken(family: Family, source: Source, objective: Objective) -> tuple[str, b
     """What the metadata says: "epsilon" or "v", and whether the last step is pure noise; "" of a flow."""
     if "prediction" not in family.supported_options:
         return "", False
-    said = {"prediction_type": ddpm.EPSILON, **source.config("scheduler"), **wished(objective)}
-    words = {theirs: ours for ours, theirs in WORDS.items()}
-    return words[said["prediction_type"]], bool(said.get("rescale_betas_zero_snr"))
+    config = {"prediction_type": ddpm.EPSILON, **source.config("scheduler"), **wished(objective)}
+    words = {diffusers_word: word for word, diffusers_word in WORDS.items()}
+    return words[config["prediction_type"]], bool(config.get("rescale_betas_zero_snr"))
 
 
 def told(family: Family, source: Source, metadata: Mapping[str, str]) -> dict[str, Any]:
     """The same settings, of a LoRA that Limner wrote, as far as the base's own config differs from them."""
     prediction = metadata.get("modelspec.prediction_type", "")
-    ours = metadata.get("software", "").startswith(SOFTWARE)
-    if not ours or prediction not in WORDS or "prediction" not in family.supported_options:
+    is_ours = metadata.get("software", "").startswith(SOFTWARE)
+    if not is_ours or prediction not in WORDS or "prediction" not in family.supported_options:
         return {}
     dark = metadata.get("ss_zero_terminal_snr") == "True"
     own = spoken(family, source, Objective())
@@ -63,8 +63,8 @@ def sampler(source: Source, overrides: Mapping[str, Any]) -> Any:
         import diffusers
 
         kind = getattr(diffusers, name)
-    known = inspect.signature(kind).parameters
-    if deaf := [f"{key} = {value}" for key, value in overrides.items() if value and key not in known]:
+    parameters = inspect.signature(kind).parameters
+    if deaf := [f"{key} = {value}" for key, value in overrides.items() if value and key not in parameters]:
         raise BadRecipe(
             f"{source.name} paints by {name}, which knows no {deaf[0]}: it could not show what is trained. "
             "Remove train.zero_terminal_snr, or name a sampler that knows it in the base's model_index.json "

@@ -65,8 +65,8 @@ def look(path: Path) -> Single:
         BadBase: It is no safetensors file, torn, or of no family that Limner trains from one file.
     """
     try:
-        with path.open("rb") as opened:
-            head = opened.read(64)
+        with path.open("rb") as stream:
+            head = stream.read(64)
         if reason := foreign(head):
             raise BadBase(f"{path} {reason}")
         with safe_open(path, "np") as file:
@@ -78,9 +78,9 @@ def look(path: Path) -> Single:
     family, layout = _family(path, names)
     prefixes = {part: tensors.prefixes for part, tensors in layout.parts.items()}
     parts = {
-        part: next(prefix for prefix in known if _begins(names, prefix))
-        for part, known in prefixes.items()
-        if any(_begins(names, prefix) for prefix in known)
+        part: next(prefix for prefix in candidates if _begins(names, prefix))
+        for part, candidates in prefixes.items()
+        if any(_begins(names, prefix) for prefix in candidates)
     }
     return Single(
         path=path,
@@ -112,12 +112,12 @@ def _family(path: Path, names: set[str]) -> tuple[FamilyFacts, SingleFile]:
     Raises:
         BadBase: It is none that is trained from one file; the message says what it is.
     """
-    known = families().values()
-    folder_only = [facts.folder_only for facts in known if facts.folder_only]
-    for pattern, what in (LORA, *folder_only, *OTHERS):
+    every_family = families().values()
+    folder_only = [facts.folder_only for facts in every_family if facts.folder_only]
+    for pattern, reason in (LORA, *folder_only, *OTHERS):
         if any(re.fullmatch(pattern, name) for name in names):
-            raise BadBase(f"{path.name} is {what}.")
-    for facts in known:
+            raise BadBase(f"{path.name} is {reason}.")
+    for facts in every_family:
         layout = facts.single_file
         if layout and layout.unless not in names and any(re.fullmatch(layout.mark, name) for name in names):
             return facts, layout
@@ -131,9 +131,9 @@ def _family(path: Path, names: set[str]) -> tuple[FamilyFacts, SingleFile]:
 
 def _sampler(names: set[str], metadata: Mapping[str, str]) -> dict[str, Any]:
     """Empty tensors by which trainers mark checkpoints that predict v, and end in pure noise."""
-    told: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     if "v_pred" in names or metadata.get("modelspec.prediction_type") == "v":
-        told["prediction_type"] = "v_prediction"
+        settings["prediction_type"] = "v_prediction"
     if "ztsnr" in names:
-        told |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    return told
+        settings |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return settings

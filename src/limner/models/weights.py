@@ -79,15 +79,15 @@ def read(
 def _wanted(model: nn.Module) -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
     """Names in the files -> the module that holds a tensor, and its shape."""
     layers = dict(model.named_modules())
-    found = {}
+    entries = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         owner, _, place = name.rpartition(".")
         layer = layers[owner]
         if isinstance(layer, QuantizedLinear) and place != "bias":
-            found[f"{owner}.weight"] = layer, layer.shape
+            entries[f"{owner}.weight"] = layer, layer.shape
         else:
-            found[name] = layer, tuple(tensor.shape)
-    return found
+            entries[name] = layer, tuple(tensor.shape)
+    return entries
 
 
 def _put(layer: nn.Module, name: str, tensor: Tensor, dtype: torch.dtype) -> None:
@@ -111,22 +111,22 @@ DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 def dtypes(model: Any, files: Sequence[Path]) -> dict[str, torch.dtype]:
     """Names, as the model has them -> the precision of its files. What is stored in few bits is left out."""
-    found: dict[str, torch.dtype] = {}
+    entries: dict[str, torch.dtype] = {}
     for path in files:
         with safe_open(path, framework="pt") as shard:
-            for name, here in _spelled(model, shard).items():
-                kind = shard.get_slice(here).get_dtype()
+            for name, key in _spelled(model, shard).items():
+                kind = shard.get_slice(key).get_dtype()
                 if kind in DTYPES:
-                    found[name] = DTYPES[kind]
-    return found
+                    entries[name] = DTYPES[kind]
+    return entries
 
 
 def tensors(model: Any, files: Sequence[Path]) -> Iterator[tuple[str, Tensor]]:
     """Names, as the model has them, and tensors of its files, each mapped from the disk."""
     for path in files:
         with safe_open(path, framework="pt") as shard:
-            for name, here in _spelled(model, shard).items():
-                yield name, shard.get_tensor(here)
+            for name, key in _spelled(model, shard).items():
+                yield name, shard.get_tensor(key)
 
 
 def _spelled(model: Any, shard: Any) -> dict[str, str]:
