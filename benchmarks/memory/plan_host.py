@@ -130,7 +130,7 @@ def case(root: str, folder: str, changes: dict[str, Any]) -> dict[str, dict[str,
         hoisted = layers if plan.precompute_modulation else []
         buffers = [HostBuffer(layer, host) for layer in hoisted]
         every = list(family.arch.blocks_of(denoiser).values())
-        buffers += [HostBuffer(every[number], host, besides=hoisted) for number in away]
+        buffers += [HostBuffer(every[number], host, exclude=hoisted) for number in away]
     loading, there = most() - before, resident() - before
     state = {"weights": [torch.ones(saved_bytes(known, plan, "adamw", average=False) // 4 // 64, 64).t()]}
     start = resident()

@@ -49,7 +49,7 @@ class Fit:
     """
 
 
-def fit(setting: Fit, losses: Losses, *, start: int, steps: int) -> Iterator[Step]:
+def fit(config: Fit, losses: Losses, *, start: int, steps: int) -> Iterator[Step]:
     """Train from step ``start`` to ``steps``, yielding after each optimizer step.
 
     Saving, sampling, evaluating and logging are what the caller does between two steps; stopping is what
@@ -61,56 +61,56 @@ def fit(setting: Fit, losses: Losses, *, start: int, steps: int) -> Iterator[Ste
             left: with less memory in use, training may start again at the step after it.
         DoesNotFit: The optimizer ran out of memory while it moved the weights, which are of no step now.
     """
-    optimizer = setting.optimizer
+    optimizer = config.optimizer
     for step in range(start, steps):
-        rate = setting.rate(step)
+        rate = config.rate(step)
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * rate
         try:
-            loss, norm = _gradient(setting, losses, step)
+            loss, norm = _gradient(config, losses, step)
         except torch.OutOfMemoryError:
             optimizer.zero_grad(set_to_none=True)  # or the next try would add to them
             raise
         _move(optimizer, step)
         optimizer.zero_grad(set_to_none=True)
-        if setting.average:
-            setting.average.update(step)
+        if config.average:
+            config.average.update(step)
         yield Step(step + 1, loss, norm, rate)
 
 
-def _gradient(setting: Fit, losses: Losses, step: int) -> tuple[float, float]:
+def _gradient(config: Fit, losses: Losses, step: int) -> tuple[float, float]:
     """Put a step's gradient into the parameters, clipped. The loss, and the gradient's length before."""
-    total = _backward(setting, losses, step)
-    if setting.share:
-        total = setting.share(setting.parameters, total)
-    length = nn.utils.get_total_norm([p.grad for p in setting.parameters if p.grad is not None])
+    total = _backward(config, losses, step)
+    if config.share:
+        total = config.share(config.parameters, total)
+    length = nn.utils.get_total_norm([p.grad for p in config.parameters if p.grad is not None])
     loss, norm = total.item(), length.item()  # the one place where the host waits for the device
     if not math.isfinite(loss) or not math.isfinite(norm):
         raise Diverged(
             f"Step {step + 1}: loss {loss:.4g}, gradient norm {norm:.4g}. "
             "Halve train.learning_rate; if that does not help, find the bad image with train.batch = 1."
         )
-    if setting.clip and norm > setting.clip:
-        nn.utils.clip_grads_with_norm_(setting.parameters, setting.clip, length)
+    if config.clip and norm > config.clip:
+        nn.utils.clip_grads_with_norm_(config.parameters, config.clip, length)
     return loss, norm
 
 
-def _backward(setting: Fit, losses: Losses, step: int) -> Tensor:
+def _backward(config: Fit, losses: Losses, step: int) -> Tensor:
     """Put the gradients of this process's micro-batches into the parameters. Their loss.
 
     Raises:
         OutOfMemoryError: This process or another has not enough memory.
     """
-    total = torch.zeros((), device=setting.parameters[0].device)
+    total = torch.zeros((), device=config.parameters[0].device)
     short: str | None = None
     try:
         for loss in losses(step):
             loss.backward()
             total += loss.detach().to(total.device)
-        setting.room()
+        config.room()
     except torch.OutOfMemoryError as error:
         short = str(error)  # no more of it: its frames hold the tensors that were too many
-    if setting.anyone(short is not None):
+    if config.anyone(short is not None):
         raise torch.OutOfMemoryError(short or "Another process ran out of memory.")
     return total
 
@@ -140,10 +140,10 @@ class Average:
         Raises:
             BadCheckpoint: The shapes are not those of the weights.
         """
-        shapes = [each.shape for each in shadow if isinstance(each, Tensor)]
+        shapes = [tensor.shape for tensor in shadow if isinstance(tensor, Tensor)]
         if shapes != [parameter.shape for parameter in self.parameters]:
             raise BadCheckpoint("The average belongs to other weights. Use another checkpoint.")
-        self.shadow = [each.detach().clone().to(self.parameters[0].device) for each in shadow]
+        self.shadow = [tensor.detach().clone().to(self.parameters[0].device) for tensor in shadow]
 
     @torch.no_grad()
     def update(self, step: int) -> None:

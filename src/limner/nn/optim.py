@@ -176,9 +176,9 @@ def evaluation_mode(optimizer: torch.optim.Optimizer) -> None:
     """
     if not _schedule_free(optimizer) or not optimizer.param_groups[0]["train_mode"]:
         return
-    stepped = _stepped(optimizer)
-    copies = [weight.detach().clone() for weight in stepped]  # all or none, should memory run out
-    for weight, copy in zip(stepped, copies, strict=True):
+    weights = _stepped(optimizer)
+    copies = [weight.detach().clone() for weight in weights]  # all or none, should memory run out
+    for weight, copy in zip(weights, copies, strict=True):
         optimizer.state[weight]["trained"] = copy
     _modes(optimizer).eval()
 

@@ -64,7 +64,7 @@ def test_a_row_of_zeros_and_rows_of_other_sizes(kind):
 def test_chunks_change_nothing(monkeypatch):
     given = weight(40, 1003)
     whole = {kind: (quantize(given, kind), back(given, kind)) for kind in KINDS}
-    for name in ("CHUNK", "TURNED"):
+    for name in ("CHUNK", "DEQUANTIZED_NUMBERS"):
         monkeypatch.setattr(quantization, name, 1024)
     for kind, (stored, made) in whole.items():
         assert all(torch.equal(a, b) for a, b in zip(quantize(given, kind), stored, strict=True))

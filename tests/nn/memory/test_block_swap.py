@@ -125,7 +125,7 @@ def test_under_autocast_the_bits_are_the_same_too() -> None:
 
 def test_a_slot_that_a_gradient_reads_goes_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     swapper = BlockSwapper(
-        [HostBuffer(block, ordinary) for block in _model().blocks], CopyStream(CPU, threaded=False), 2
+        [HostBuffer(block, ordinary) for block in _model().blocks], CopyStream(CPU, in_thread=False), 2
     )
     for block in (3, 4):
         swapper.need(block, upwards=True).busy = True
@@ -170,7 +170,7 @@ def test_weights_are_seen_on_the_host_while_their_block_is_away() -> None:
 
 
 def test_a_copy_in_a_thread_that_fails_is_heard() -> None:
-    copy_stream = CopyStream(CPU, threaded=True)
+    copy_stream = CopyStream(CPU, in_thread=True)
     arrived = copy_stream.copy(torch.ones(4, dtype=torch.uint8), torch.ones(3, dtype=torch.uint8))
     with pytest.raises(RuntimeError, match="size"):
         arrived()
@@ -206,7 +206,7 @@ class Queue:
 
 def test_on_a_device_copies_wait_for_readers_and_readers_for_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     device = Device(monkeypatch)
-    copy_stream = CopyStream(torch.device("cuda"), threaded=False)
+    copy_stream = CopyStream(torch.device("cuda"), in_thread=False)
     target = torch.zeros(4, dtype=torch.uint8)
     arrived: Callable[[], None] = copy_stream.copy(torch.ones(4, dtype=torch.uint8), target)
     assert target.all()

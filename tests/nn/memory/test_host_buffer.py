@@ -7,7 +7,7 @@ from torch import nn
 
 from limner.errors import BrokenGraph, DiskFull, LimnerError
 from limner.nn.memory import host_buffer
-from limner.nn.memory.host_buffer import ALIGNED, HostBuffer, Mapped, Pinned, held, ordinary
+from limner.nn.memory.host_buffer import ALIGNMENT, HostBuffer, Mapped, Pinned, held, ordinary
 from messages import raises
 
 
@@ -27,7 +27,7 @@ def test_frozen_tensors_move_with_their_numbers_types_and_strides() -> None:
     module = _module()
     before = {name: (t.clone(), t.stride()) for name, t in module.state_dict(keep_vars=True).items()}
     packed = HostBuffer(module, ordinary)
-    assert packed.bytes % ALIGNED == 0 and packed.rest.dtype == torch.uint8
+    assert packed.bytes % ALIGNMENT == 0 and packed.rest.dtype == torch.uint8
     for name, tensor in module.state_dict(keep_vars=True).items():
         assert torch.equal(tensor, before[name][0]) and tensor.stride() == before[name][1]
         inside = tensor.untyped_storage().data_ptr() == packed.rest.untyped_storage().data_ptr()
@@ -53,14 +53,14 @@ def test_tied_tensors_share_their_bytes_and_some_modules_are_left_alone() -> Non
     module = nn.Sequential(nn.Linear(64, 64, bias=False), nn.Linear(64, 64, bias=False), nn.Linear(64, 64))
     module.requires_grad_(requires_grad=False)
     module[1].weight = module[0].weight
-    assert HostBuffer(module, ordinary, besides=[module[2]]).bytes == 64 * 64 * 4
+    assert HostBuffer(module, ordinary, exclude=[module[2]]).bytes == 64 * 64 * 4
     assert len(held(module)) == 4
 
 
 def test_gaps_are_closed_and_nothing_makes_an_empty_buffer() -> None:
     module = nn.Module()
     module.register_buffer("gaps", torch.arange(12.0).view(3, 4)[:, ::2])
-    assert HostBuffer(module, ordinary).bytes == ALIGNED
+    assert HostBuffer(module, ordinary).bytes == ALIGNMENT
     assert torch.equal(module.get_buffer("gaps"), torch.tensor([[0.0, 2], [4, 6], [8, 10]]))
     assert HostBuffer(nn.ReLU(), ordinary).bytes == 0
 

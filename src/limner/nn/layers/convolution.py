@@ -38,8 +38,8 @@ class LowRankConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H', W')."""
         y = self.base(x)
-        how = (self.stride, self.padding, self.dilation)
-        inner = F.conv2d(self.dropout(x.to(y.dtype)), self.down.to(y.dtype), None, *how)  # pyright: ignore
+        geometry = (self.stride, self.padding, self.dilation)
+        inner = F.conv2d(self.dropout(x.to(y.dtype)), self.down.to(y.dtype), None, *geometry)  # pyright: ignore
         return torch.add(y, F.conv2d(inner, self.up.to(y.dtype)), alpha=self.scale)
 
     def extra_repr(self) -> str:

@@ -24,7 +24,7 @@ Kernels = Literal["torch", "bitsandbytes"]
 
 LARGEST = {"int8": 127.0, "fp8": 448.0}
 """Of the numbers in a row of 8 bits."""
-TURNED = 1 << 22
+DEQUANTIZED_NUMBERS = 1 << 22
 """Numbers that are turned back at once by torch's kernels: fewer would have a GPU wait for its launches."""
 
 # Quantiles of the normal distribution, one of them zero, scaled to [-1, 1]: QLoRA, appendix E.
@@ -130,24 +130,24 @@ def _in_halves(numbers: Tensor, bounds: Tensor, largest: Tensor) -> Tensor:
 
 
 def dequantize(
-    stored: Stored, kind: Kind, shape: tuple[int, int], dtype: torch.dtype, kernels: Kernels = "torch"
+    codes: Stored, kind: Kind, shape: tuple[int, int], dtype: torch.dtype, kernels: Kernels = "torch"
 ) -> Tensor:
     """The weight (N, K) in ``dtype``: code times scale, computed in float32 and rounded once."""
     match kind:
         case "int8":
-            return stored[0].to(dtype).mul_(stored[1])
+            return codes[0].to(dtype).mul_(codes[1])
         case "fp8":
-            return stored[0].view(torch.float8_e4m3fn).to(dtype).mul_(stored[1])
-    magnitudes = _scales(*stored[1:])
+            return codes[0].view(torch.float8_e4m3fn).to(dtype).mul_(codes[1])
+    magnitudes = _scales(*codes[1:])
     if kernels == "bitsandbytes":
         operator: Any = torch.ops.bitsandbytes.dequantize_4bit
-        return operator(stored[0], magnitudes, BLOCK, "nf4", shape, dtype)
+        return operator(codes[0], magnitudes, BLOCK, "nf4", shape, dtype)
     weight = torch.empty(len(magnitudes), BLOCK, dtype=dtype, device=magnitudes.device)
     pairs = _pairs(magnitudes.device)
-    for start in range(0, len(magnitudes), TURNED // BLOCK):
-        chunk = slice(start, start + TURNED // BLOCK)
-        codes = F.embedding(stored[0].view(-1, BLOCK // 2)[chunk].to(torch.int32), pairs)
-        weight[chunk] = codes.view(-1, BLOCK).mul_(magnitudes[chunk, None])
+    for start in range(0, len(magnitudes), DEQUANTIZED_NUMBERS // BLOCK):
+        chunk = slice(start, start + DEQUANTIZED_NUMBERS // BLOCK)
+        numbers = F.embedding(codes[0].view(-1, BLOCK // 2)[chunk].to(torch.int32), pairs)
+        weight[chunk] = numbers.view(-1, BLOCK).mul_(magnitudes[chunk, None])
     return weight.view(-1)[: shape[0] * shape[1]].view(shape)
 
 

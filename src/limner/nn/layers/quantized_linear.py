@@ -24,7 +24,7 @@ class QuantizedLinear(nn.Module):
     it is on, else that of x.
 
     Args:
-        stored: What ``quantised.quantize`` gave of W.
+        codes: What ``quantization.quantize`` gave of W.
         kind: How.
         shape: (out, in) of W.
         bias: (out,), or None.
@@ -39,7 +39,7 @@ class QuantizedLinear(nn.Module):
 
     def __init__(
         self,
-        stored: Stored,
+        codes: Stored,
         kind: Kind,
         shape: tuple[int, int],
         bias: Tensor | None,
@@ -53,7 +53,7 @@ class QuantizedLinear(nn.Module):
         self.products: Products = products
         self.kernels: Kernels = kernels
         self.out_features, self.in_features = shape
-        for name, tensor in zip(NAMES, stored, strict=False):
+        for name, tensor in zip(NAMES, codes, strict=False):
             self.register_buffer(name, tensor)
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
 
@@ -67,9 +67,9 @@ class QuantizedLinear(nn.Module):
         """(out, in) of the weight."""
         return self.out_features, self.in_features
 
-    def hold(self, stored: Stored) -> None:
+    def hold(self, codes: Stored) -> None:
         """Take another weight of the same shape, stored in the same way."""
-        for name, tensor in zip(NAMES, stored, strict=False):
+        for name, tensor in zip(NAMES, codes, strict=False):
             setattr(self, name, tensor)
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
@@ -191,11 +191,11 @@ def freeze(
         if products == "8bit":
             w8a8.require(kind, layer.weight.device)
         try:
-            stored = quantize(layer.weight, kind)
+            codes = quantize(layer.weight, kind)
         except ValueError as error:
             raise BrokenGraph(f"{name}: {error}, so it cannot be stored in {kind}.") from error
         shape = (layer.out_features, layer.in_features)
-        frozen = QuantizedLinear(stored, kind, shape, layer.bias, products=products, kernels=kernels)
+        frozen = QuantizedLinear(codes, kind, shape, layer.bias, products=products, kernels=kernels)
         setattr(owner, attribute, frozen)
 
 

@@ -40,25 +40,25 @@ def require(kind: Kind, device: torch.device) -> None:
         raise BadRecipe("This device does not multiply in 8 bits. Leave the products in full precision.")
 
 
-def product(x: Tensor, stored: Tensor, scale: Tensor, *, kind: Kind) -> Tensor:
+def product(x: Tensor, codes: Tensor, scale: Tensor, *, kind: Kind) -> Tensor:
     """Multiply x (M, K) by the transpose of the stored weight (N, K): (M, N) in the dtype of x."""
     rows, row_scales = in_rows(x, kind)
-    weight = _codes(stored, kind)
+    weight = _codes(codes, kind)
     return _multiply(rows, weight.t(), row_scales, scale.t(), x.dtype)
 
 
-def input_gradient(gradient: Tensor, stored: Tensor, scale: Tensor, *, kind: Kind) -> Tensor:
+def input_gradient(gradient: Tensor, codes: Tensor, scale: Tensor, *, kind: Kind) -> Tensor:
     """The gradient (M, N) times the stored weight (N, K): (M, K) in the dtype of the gradient."""
     rows, row_scales = in_rows(gradient.float() * scale.t(), kind)
-    weight = _codes(stored, kind)
+    weight = _codes(codes, kind)
     if has_kernels(gradient):  # they read the right factor column by column
         weight = weight.t().contiguous().t()
     ones = torch.ones(1, weight.shape[1], device=gradient.device)
     return _multiply(rows, weight, row_scales, ones, gradient.dtype)
 
 
-def _codes(stored: Tensor, kind: Kind) -> Tensor:
-    return stored if kind == "int8" else stored.view(torch.float8_e4m3fn)
+def _codes(codes: Tensor, kind: Kind) -> Tensor:
+    return codes if kind == "int8" else codes.view(torch.float8_e4m3fn)
 
 
 def _multiply(left: Tensor, right: Tensor, rows: Tensor, columns: Tensor, dtype: torch.dtype) -> Tensor:

@@ -24,14 +24,14 @@ class CopyStream:
 
     Args:
         device: Of the slots.
-        threaded: Copy in a thread: for memory that the device cannot read by itself, such as a file.
+        in_thread: Copy in a thread: for memory that the device cannot read by itself, such as a file.
     """
 
-    def __init__(self, device: torch.device, *, threaded: bool) -> None:
+    def __init__(self, device: torch.device, *, in_thread: bool) -> None:
         """See the class."""
         self.device = device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self.worker = ThreadPoolExecutor(1, "limner-weights") if threaded else None
+        self.worker = ThreadPoolExecutor(1, "limner-weights") if in_thread else None
 
     def copy(self, source: Tensor, target: Tensor) -> Callable[[], None]:
         """Begin to copy. Gives what the computation calls before it reads the target."""
@@ -74,7 +74,7 @@ class Slot:
     """Which streamed block is in it, or on its way."""
     busy: bool = False
     """Whether a gradient that is under way reads it."""
-    arrived: Callable[[], None] = _nothing
+    wait_for_copy: Callable[[], None] = _nothing
 
 
 @dataclass
@@ -117,13 +117,13 @@ class BlockSwapper:
         self.views: dict[tuple[int, int], list[Tensor]] = {}
         self.newest = -1
 
-    def need(self, block: int, *, upwards: bool, around: bool = False) -> Slot:
+    def need(self, block: int, *, upwards: bool, wraps: bool = False) -> Slot:
         """Have a block on the device before the computation goes on, and its neighbours on their way.
 
         Args:
             block: Which.
             upwards: Whether those after it are due next, or those before it.
-            around: Whether the first is due after the last, because no gradient comes between.
+            wraps: Whether the first is due after the last, because no gradient comes between.
 
         Raises:
             BrokenGraph: All slots are read by gradients of other blocks.
@@ -132,18 +132,18 @@ class BlockSwapper:
         slot = self.holder(block)
         if slot is None:
             self.stats.late += 1
-            slot = self._fetch(block, self._due(block, upwards=upwards, around=around))
+            slot = self._fetch(block, self._due(block, upwards=upwards, wraps=wraps))
             if slot is None:
                 raise BrokenGraph(
                     f"Streamed block {block} is due, but all {len(self.slots)} slots are read by gradients "
                     "of others. Set slots one higher, and report this: it should not happen."
                 )
         # Its neighbours: their copies run while this block computes. Only then wait for the block's own copy.
-        due = self._due(block, upwards=upwards, around=around)
-        for other in due[1:]:
+        upcoming = self._due(block, upwards=upwards, wraps=wraps)
+        for other in upcoming[1:]:
             if self.holder(other) is None:
-                self._fetch(other, due)
-        slot.arrived()
+                self._fetch(other, upcoming)
+        slot.wait_for_copy()
         return slot
 
     def holder(self, block: int) -> Slot | None:
@@ -168,24 +168,24 @@ class BlockSwapper:
         for slot in self.slots:
             slot.busy = False
 
-    def _due(self, block: int, *, upwards: bool, around: bool) -> list[int]:
+    def _due(self, block: int, *, upwards: bool, wraps: bool) -> list[int]:
         """The blocks that the slots should hold, soonest first."""
         order = [block + (step if upwards else -step) for step in range(len(self.slots))]
-        if around:
+        if wraps:
             order = [number % len(self.buffers) for number in order]
         return [number for number in dict.fromkeys(order) if 0 <= number < len(self.buffers)]
 
-    def _fetch(self, block: int, due: Sequence[int]) -> Slot | None:
+    def _fetch(self, block: int, upcoming: Sequence[int]) -> Slot | None:
         """Begin to bring a block in place of one that is not due, if there is one."""
         # A slot is spare if no gradient reads it and its block is not due soon; an empty one is taken first.
-        spare = [slot for slot in self.slots if not slot.busy and slot.block not in due]
+        spare = [slot for slot in self.slots if not slot.busy and slot.block not in upcoming]
         if not spare:
             return None
         slot = min(spare, key=lambda candidate: candidate.block is not None)
         if slot.block is not None:
             self.buffers[slot.block].leave()  # its modules hold their tensors on the host again
         buffer, number = self.buffers[block], self.slots.index(slot)
-        slot.block, slot.arrived = block, self.copy_stream.copy(buffer.rest, slot.room[: buffer.bytes])
+        slot.block, slot.wait_for_copy = block, self.copy_stream.copy(buffer.rest, slot.room[: buffer.bytes])
         if (block, number) not in self.views:
             self.views[block, number] = buffer.over(slot.room)
         buffer.put(
@@ -230,7 +230,7 @@ class SwappedBlock:
     """Which of the streamed ones it is."""
     checkpointed: bool
     """Whether it is computed again for its gradient."""
-    watched: bool = False
+    frees_slot: bool = False
     """Whether someone will tell when its gradient is done."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -239,11 +239,11 @@ class SwappedBlock:
             again()
         ):  # backward: the second run and the gradient share one transfer, in falling order of blocks
             slot = self.swapper.need(self.block, upwards=False)
-            slot.busy = self.watched  # until its gradient is done
+            slot.busy = self.frees_slot  # until its gradient is done
             return self.run(*args, **kwargs)
         self.swapper.begin()
         gradient = torch.is_grad_enabled()
-        self.swapper.need(self.block, upwards=True, around=not gradient)
+        self.swapper.need(self.block, upwards=True, wraps=not gradient)
         if not gradient or self.checkpointed:
             return self.run(*args, **kwargs)
         # not computed again: its gradient finds each weight by its block, and has that brought back
@@ -253,15 +253,15 @@ class SwappedBlock:
     def watch(self, run: Run) -> Run:
         """Around a checkpointed block: tells when its gradient is done, and its slot may go to another."""
 
-        def watched(*args: Any, **kwargs: Any) -> Any:
+        def run_and_watch(*args: Any, **kwargs: Any) -> Any:
             if torch.is_grad_enabled():
                 fresh = self.swapper.fresh([*args, *kwargs.values()])
-                self.watched = bool(fresh)
+                self.frees_slot = bool(fresh)
                 if fresh:
                     register_multi_grad_hook(fresh, lambda _: self._free())
             return run(*args, **kwargs)
 
-        return watched
+        return run_and_watch
 
     def _free(self) -> None:
         slot = self.swapper.holder(self.block)

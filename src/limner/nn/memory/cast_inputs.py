@@ -15,7 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from limner.nn.arch import ArchSpec
 
-HALVED = (nn.Linear, _ConvNd)
+AUTOCAST_LAYERS = (nn.Linear, _ConvNd)
 """Layers that autocast has multiply in half precision."""
 
 EXACT = frozenset({"img_ids", "txt_ids", "time_ids", "hidden_states"})
@@ -37,7 +37,7 @@ def cast_once(model: nn.Module, arch: ArchSpec, dtype: torch.dtype) -> ExitStack
     stack.callback(model.register_forward_pre_hook(partial(_given, dtype), with_kwargs=True).remove)
     block_prefixes = tuple(f"{block}." for block in arch.blocks_of(model))
     for name, layer in model.named_modules():
-        if isinstance(layer, HALVED) and not name.startswith(block_prefixes):
+        if isinstance(layer, AUTOCAST_LAYERS) and not name.startswith(block_prefixes):
             stack.callback(layer.register_forward_pre_hook(partial(_read, dtype)).remove)
     return stack
 

@@ -65,12 +65,12 @@ class _Here(threading.local):
     frame: "_Frame | None" = None
 
 
-_here = _Here()
+_current = _Here()
 
 
 def again() -> bool:
     """Whether this thread is computing a block the second time."""
-    return _here.frame is not None and _here.frame.again
+    return _current.frame is not None and _current.frame.is_second
 
 
 class Tail:
@@ -86,10 +86,10 @@ class Tail:
 
     def __call__(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out), which holds no numbers when it is left out."""
-        frame = _here.frame
+        frame = _current.frame
         if frame is None:
             return self.run(x)
-        if not frame.again:
+        if not frame.is_second:
             output = self.run(x)
             frame.ends.append((self, output.grad_fn))
             return output
@@ -178,8 +178,8 @@ class _Frame:
         self.memory, self.then = memory, [source.now() for source in memory]
         self.ends: list[tuple[Tail, Any]] = []
         self.unread: set[Tail] = set()
-        self.kept: list[tuple[Any, ...]] = []
-        self.keep_attention, self.again = keep_attention, False
+        self.attention_outputs: list[tuple[Any, ...]] = []
+        self.keep_attention, self.is_second = keep_attention, False
 
     def contexts(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
         """What the first run and the second run in."""
@@ -189,7 +189,7 @@ class _Frame:
     def _first(self) -> Iterator[None]:
         with self._under_way(), ExitStack() as stack:
             if self.keep_attention:
-                stack.enter_context(_Attention(_Keeping(self.kept)))
+                stack.enter_context(_Attention(_Keeping(self.attention_outputs)))
             yield
 
     def _second(self) -> AbstractContextManager[None]:
@@ -198,13 +198,13 @@ class _Frame:
     @contextmanager
     def under_way_again(self) -> Iterator[None]:
         """The second run: what blocks read besides their arguments is what it was."""
-        self.again = True
+        self.is_second = True
         current = [source.now() for source in self.memory]
         self._put(self.then)
         try:
             with self._under_way(), ExitStack() as stack:
                 if self.keep_attention:
-                    stack.enter_context(_Attention(_Giving(self.kept)))
+                    stack.enter_context(_Attention(_Giving(self.attention_outputs)))
                 yield
         finally:
             self._put(current)
@@ -215,17 +215,17 @@ class _Frame:
 
     @contextmanager
     def _under_way(self) -> Iterator[None]:
-        outer, _here.frame = _here.frame, self
+        outer, _current.frame = _current.frame, self
         try:
             yield
         finally:
-            _here.frame = outer
+            _current.frame = outer
 
     def finish(self, outputs: Any) -> None:
         """The first run is over: find out which tails nothing reads."""
         self.then = [each.now() for each in self.memory]  # the first block of a pass has begun some of it
         results = outputs if isinstance(outputs, tuple | list) else (outputs,)
-        ends = [each.grad_fn for each in results if isinstance(each, Tensor) and each.grad_fn]
+        ends = [result.grad_fn for result in results if isinstance(result, Tensor) and result.grad_fn]
         self.unread = {tail for tail, node in self.ends if node is not None and unread(node, ends)}
         self.ends.clear()
 
@@ -268,23 +268,23 @@ KERNELS = tuple(
 class _Keeping(TorchDispatchMode):
     """Keeps what attention gives: its output and the logarithm of its sums."""
 
-    def __init__(self, kept: list[tuple[Any, ...]]) -> None:
+    def __init__(self, attention_outputs: list[tuple[Any, ...]]) -> None:
         super().__init__()
-        self.kept = kept
+        self.attention_outputs = attention_outputs
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         outputs = func(*args, **(kwargs or {}))
         if func in KERNELS:
-            self.kept.append(tuple(_alias(output) for output in outputs))
+            self.attention_outputs.append(tuple(_alias(output) for output in outputs))
         return outputs
 
 
 class _Giving(TorchDispatchMode):
     """Gives what was kept, in the same order."""
 
-    def __init__(self, kept: list[tuple[Any, ...]]) -> None:
+    def __init__(self, attention_outputs: list[tuple[Any, ...]]) -> None:
         super().__init__()
-        self.outputs = iter(kept)
+        self.outputs = iter(attention_outputs)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in KERNELS:

@@ -54,18 +54,20 @@ def equip(
         unless_done.callback(engine.close)
         host = _host(engine, device, folder, mapped=plan.mmap_weights)
         engine.hoist = _hoisted(engine, model, arch, host, device) if plan.precompute_modulation else None
-        away = [blocks[number] for number in numbers]
-        lane = CopyStream(device, threaded=plan.mmap_weights)
-        engine.swapper = _swapper(engine, away, host, lane, plan.swap_buffers) if away else None
+        swapped_blocks = [blocks[number] for number in numbers]
+        copy_stream = CopyStream(device, in_thread=plan.mmap_weights)
+        engine.swapper = (
+            _swapper(engine, swapped_blocks, host, copy_stream, plan.swap_buffers) if swapped_blocks else None
+        )
         engine.settle(model, device)
         if plan.tail_skip and plan.checkpointed_blocks and not plan.compile:
-            engine.cut(frozen(each) for each in matching(model, arch.tails).values())
+            engine.cut(frozen(layer) for layer in matching(model, arch.tails).values())
         engine.memory = [*placed(model), *([engine.hoist] if engine.hoist else [])]
-        again = partial(Checkpoint, memory=engine.memory, keep_attention=plan.keep_attention)
+        rerun = partial(Checkpoint, memory=engine.memory, keep_attention=plan.keep_attention)
         for number, block in enumerate(blocks):
-            twice = again if number < plan.checkpointed_blocks else None
-            place = numbers.index(number) if number in numbers else None
-            engine.arrange(block, twice, place, compiled if plan.compile else _as_it_is)
+            twice = rerun if number < plan.checkpointed_blocks else None
+            swap_index = numbers.index(number) if number in numbers else None
+            engine.arrange(block, twice, swap_index, compiled if plan.compile else _as_it_is)
         unless_done.pop_all()
     return engine
 
@@ -128,26 +130,28 @@ class Engine:
     def arrange(
         self,
         block: nn.Module,
-        again: Callable[[Run], Run] | None,
-        place: int | None,
+        rerun: Callable[[Run], Run] | None,
+        swap_index: int | None,
         program: Callable[[Run], Run],
     ) -> None:
         """Have a block run its way. From the inside: compute, stream, run again; outermost, learn.
 
         Args:
             block: The block.
-            again: What makes it run twice, if it does.
-            place: Which of the streamed ones it is, if it is.
+            rerun: What makes it run twice, if it does.
+            swap_index: Which of the streamed ones it is, if it is.
             program: What becomes of its own code.
         """
         bare: Run = block.forward
         kind = type(block).__name__
         run = self.attention.within(program(bare), kind)
-        if self.swapper is not None and place is not None:
-            stream = partial(SwappedBlock, swapper=self.swapper, block=place, checkpointed=again is not None)
+        if self.swapper is not None and swap_index is not None:
+            stream = partial(
+                SwappedBlock, swapper=self.swapper, block=swap_index, checkpointed=rerun is not None
+            )
             run, bare = stream(run), stream(bare)
-        if again is not None:
-            twice = again(run)
+        if rerun is not None:
+            twice = rerun(run)
             run = run.watch(twice) if isinstance(run, SwappedBlock) else twice
         run = self.attention.before(run, partial(_apart, bare, self.memory), kind)
         if run != block.forward:
@@ -213,8 +217,8 @@ def _hoisted(
 def _swapper(
     engine: Engine, blocks: Sequence[nn.Module], host: Host, copy_stream: CopyStream, slots: int
 ) -> BlockSwapper:
-    hoisted = engine.hoist.layers if engine.hoist else ()
-    buffers = [HostBuffer(block, host, besides=hoisted) for block in blocks]
+    modulations = engine.hoist.layers if engine.hoist else ()
+    buffers = [HostBuffer(block, host, exclude=modulations) for block in blocks]
     if not all(buffer.bytes for buffer in buffers):
         raise BadRecipe(
             "A streamed block has no frozen weights, as everything is trained. Set streamed to 0."

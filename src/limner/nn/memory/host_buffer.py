@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from limner.errors import BrokenGraph, DiskFull, LimnerError
 from limner.files import require_space
-from limner.nn.memory.malloc import LEAST, give_back
+from limner.nn.memory.malloc import MIN_BYTES, give_back
 
-ALIGNED = 256
+ALIGNMENT = 256
 """Bytes that each tensor starts at a multiple of: what the caching allocator of CUDA gives, too."""
 PAGE = 4096
 """Bytes that a system locks at a time."""
@@ -46,20 +46,20 @@ class HostBuffer:
     Args:
         module: Whose parameters that need no gradient, and buffers, are taken, its children's too.
         host: Where they go.
-        besides: Modules inside whose own tensors stay as they are.
+        exclude: Modules inside whose own tensors stay as they are.
     """
 
-    def __init__(self, module: nn.Module, host: Host, *, besides: Container[nn.Module] = ()) -> None:
+    def __init__(self, module: nn.Module, host: Host, *, exclude: Container[nn.Module] = ()) -> None:
         """See the class."""
         self.entries: list[_Entry] = []
         tensors: list[Tensor] = []
         starts: dict[int, int] = {}
         end = 0
         # Lay the tensors out in a row, each aligned. One that two modules share has one place.
-        for table, name, tensor in held(module, besides):
+        for table, name, tensor in held(module, exclude):
             if id(tensor) not in starts:
                 starts[id(tensor)] = end
-                end += -(-tensor.numel() * tensor.element_size() // ALIGNED) * ALIGNED
+                end += -(-tensor.numel() * tensor.element_size() // ALIGNMENT) * ALIGNMENT
             entry = _Entry(
                 table=table,
                 name=name,
@@ -86,7 +86,7 @@ class HostBuffer:
                 view.detach().copy_(tensors[number])
         self.put(self.views)
         tensors.clear()
-        if end >= LEAST:
+        if end >= MIN_BYTES:
             give_back()
 
     def over(self, room: Tensor) -> list[Tensor]:
@@ -103,7 +103,7 @@ class HostBuffer:
         self.put(self.views)
 
 
-def held(module: nn.Module, besides: Container[nn.Module] = ()) -> list[tuple[dict[str, Any], str, Tensor]]:
+def held(module: nn.Module, exclude: Container[nn.Module] = ()) -> list[tuple[dict[str, Any], str, Tensor]]:
     """Every frozen tensor of a module: the table that holds it, its name there, itself.
 
     Raises:
@@ -111,7 +111,7 @@ def held(module: nn.Module, besides: Container[nn.Module] = ()) -> list[tuple[di
     """
     entries: list[tuple[dict[str, Any], str, Tensor]] = []
     for owner in module.modules():
-        if owner in besides:
+        if owner in exclude:
             continue
         for table in (owner._parameters, owner._buffers):
             for name, tensor in table.items():

@@ -7,7 +7,7 @@ from typing import Any
 
 OFTEN = 2**28
 """Bytes that are read between two calls."""
-LEAST = 2**22
+MIN_BYTES = 2**22
 """Bytes that are worth a call."""
 
 

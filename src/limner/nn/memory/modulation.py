@@ -24,7 +24,7 @@ class Table:
 
     read: Tensor
     """The vectors that they read, (B, D)."""
-    made: Sequence[tuple[Tensor, Callable[[], None]]]
+    outputs: Sequence[tuple[Tensor, Callable[[], None]]]
     """Of each layer its output, and what to call before it is read."""
 
 
@@ -64,7 +64,7 @@ class Hoist:
         self.views = [buffer.over(self.room) for buffer in self.buffers]
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.table: Table | None = None
-        self.proved = False
+        self.is_checked = False
         self.hooks = [module.register_forward_hook(self._begin) for module in conditions.values()]
 
     def _begin(self, *_: Any) -> None:
@@ -88,14 +88,14 @@ class Hoist:
         table = self.table
         if table is None:
             table = self.table = self._fill(x)
-        output, ready = table.made[number]
-        is_same = x.shape == table.read.shape and (self.proved or torch.equal(x, table.read))
+        output, ready = table.outputs[number]
+        is_same = x.shape == table.read.shape and (self.is_checked or torch.equal(x, table.read))
         if not is_same:
             raise BrokenGraph(
                 f"{self.names[number]} reads {tuple(x.shape)} numbers that {self.names[0]} did not read, so "
                 "it cannot be computed ahead. Set hoist off."
             )
-        self.proved = self.proved or number == len(self.names) - 1
+        self.is_checked = self.is_checked or number == len(self.names) - 1
         ready()
         return output
 

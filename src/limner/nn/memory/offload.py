@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from limner.nn.layers import full
-from limner.nn.memory.cast_inputs import HALVED
-from limner.nn.memory.host_buffer import ALIGNED, Pinned, ordinary
+from limner.nn.memory.cast_inputs import AUTOCAST_LAYERS
+from limner.nn.memory.host_buffer import ALIGNMENT, Pinned, ordinary
 
 
 def halve(model: nn.Module, dtype: torch.dtype) -> None:
     """Turn what autocast casts at each use into ``dtype``, for good."""
     for layer in model.modules():
-        if isinstance(layer, HALVED):
+        if isinstance(layer, AUTOCAST_LAYERS):
             for weight in layer.parameters(recurse=False):
                 weight.data = weight.data.to(dtype)
 
@@ -52,7 +52,7 @@ class Offload:
 
     def _places(self, host: Any) -> Iterator[tuple[str, Tensor]]:
         """Room on the host for each gradient on its way down, and for each weight on its way up."""
-        sizes = [-(-weight.nbytes // ALIGNED) * ALIGNED for weight in self.working.values()]
+        sizes = [-(-weight.nbytes // ALIGNMENT) * ALIGNMENT for weight in self.working.values()]
         room, start = host(sum(sizes)), 0
         for (name, weight), size in zip(self.working.items(), sizes, strict=True):
             yield name, room[start : start + weight.nbytes].view(weight.dtype).view(weight.shape)

@@ -64,4 +64,4 @@ class Placement:
             return
         self._missing[part] -= 1
         if not self._missing[part] and self._host is not None:
-            HostBuffer(part, self._host, besides=() if part in self._modulations else self._modulations)
+            HostBuffer(part, self._host, exclude=() if part in self._modulations else self._modulations)
