@@ -238,7 +238,7 @@ def test_captions_are_asked_for_as_on_the_command_line(photos):
     for text in photos.glob("*.txt"):
         text.unlink()
     told = limner.caption(photos, "ollama", model="m", dry_run=True, trigger="zorb", on_event=heard.append)
-    assert told.left == told.images > 0 and any(isinstance(event, Message) for event in heard)
+    assert told.remaining == told.images > 0 and any(isinstance(event, Message) for event in heard)
     with pytest.raises(BadUsage, match="caption takes no tigger. It takes model, trigger"):
         limner.caption(photos, "ollama", tigger="zorb")  # pyright: ignore[reportCallIssue]
     with pytest.raises(BadUsage):

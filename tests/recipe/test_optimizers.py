@@ -46,7 +46,7 @@ def test_the_one_in_8_bits_has_smaller_state() -> None:
 
 
 def test_the_page_of_the_recipe_names_all_with_their_sources() -> None:
-    text = Train.model_fields["optimizer"].description
+    text = Train.model_fields["optimizer"].description or ""
     assert text == optimizers.described()
     assert all(f"{record.name} ({record.source})" in text for record in OPTIMIZERS.values())
 
