@@ -80,6 +80,9 @@ def test_of_a_preset_for_all_weights_nothing_of_the_lora_is_left(family):
         ("sd35-medium", "sd3"),
         ("z-image-turbo", "z-image"),
         ("qwen-image", "qwen-image"),
+        ("stabilityai/stable-diffusion-xl-base-1.0", "sdxl"),
+        ("black-forest-labs/FLUX.1-dev", "flux"),
+        ("someone/my-sd15-finetune", "sd15"),
         ("own/er", ""),
     ],
 )

@@ -6,7 +6,7 @@ from typing import get_args
 
 from limner.errors import BadBase, BadRecipe
 from limner.models.facts import PresetValue
-from limner.models.registry import facts_of, families, family_of_base, registered_bases
+from limner.models.registry import facts_of, families, family_of_base, recognised, registered_bases
 from limner.models.single_file import look
 from limner.recipe.schema import ConceptType, Recipe
 from limner.recipe.toml import change
@@ -122,7 +122,8 @@ def preset_name(base: str) -> str:
                 return _preset_of(origin)
             pipeline = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
     except (OSError, ValueError, AttributeError, BadBase):  # no folder, or one that is told when it is opened
-        return max((name for name in families() if base.startswith(name)), key=len, default="")
+        match = recognised(Path(base).name)
+        return match[0].name if match else ""
     facts = facts_of(pipeline)
     return facts.name if facts else ""
 
