@@ -53,3 +53,21 @@ def test_the_schema_is_what_strict_servers_take():
         for one in objects(whole):
             assert one["additionalProperties"] is False
             assert sorted(one["required"]) == sorted(one["properties"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"<think>The set {{is}} of cats.</think>\n{JSON}",
+        f'<thinking>{{"captions": ["a draft"]}}</thinking>{JSON}',
+        f"The set {{is}} of cats.</think>{JSON}",
+        f"<THINK>\na\n</THINK> Here: {JSON}",
+    ],
+)
+def test_reasoning_before_an_answer_is_dropped(text):
+    assert read(Captions, text).captions == ["a cat"]
+
+
+def test_reasoning_that_never_ends_is_no_answer():
+    with pytest.raises(Malformed, match="it is empty"):
+        read(Captions, f"<think>perhaps {JSON}")

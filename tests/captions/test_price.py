@@ -1,10 +1,11 @@
 import json
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
 
 import limner.captions.price as module
-from limner.captions.price import Price, dollars, price_of, source, tokens_of
+from limner.captions.price import Price, age_note, dollars, price_of, source, tokens_of
 from limner.captions.providers import anthropic, openai
 
 
@@ -35,3 +36,11 @@ def test_money_is_told():
         "$0.03", "less than $0.01", "$0.00", "an unknown price"
     ]  # fmt: skip
     assert tokens_of(400, 750 * 1000) == 1100
+
+
+def test_an_old_list_of_prices_is_said_to_be_old():
+    first = date.fromisoformat(
+        json.loads((Path(module.__file__).parent / "prices.json").read_text())["date"] + "-01"
+    )
+    assert age_note(first + timedelta(days=90)) == ""
+    assert age_note(first + timedelta(days=91)) == ", 91 days old: look at the maker's price list"

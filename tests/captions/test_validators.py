@@ -91,3 +91,15 @@ def test_openings_can_be_taken_away():
     assert without_opening("The image shows a cat  on a mat.") == "A cat on a mat."
     assert without_opening("In this picture we can see two cats.") == "Two cats."
     assert without_opening("a cat on a mat") == "a cat on a mat"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sks cat, I'm sorry, but I can't describe this image.",
+        "sks cat: I cannot help with that request, please choose another picture.",
+        "Sks Cat. Unfortunately, I am not able to see any image here at all today.",
+    ],
+)
+def test_a_refusal_behind_the_trigger_is_a_refusal(text):
+    assert "refusal" in find_fault(text, CaptionSpec(trigger="sks cat"))

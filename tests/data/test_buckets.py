@@ -51,3 +51,9 @@ def test_what_makes_no_bucket_is_refused():
         buckets(8, multiple=16)
     with raises(BadRecipe):
         buckets(64, multiple=16, max_aspect=0.5)
+
+
+def test_the_longest_bucket_may_be_exactly_as_long_as_allowed():
+    sizes = buckets(48, multiple=16, max_aspect=2.0)
+    assert max(sizes) == (64, 32)
+    assert max(buckets(48, multiple=16, max_aspect=1.9)) < (64, 32)

@@ -1,6 +1,7 @@
 """Answers as data: what captioners must return, and reading it out of what they do return."""
 
 import json
+import re
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -68,6 +69,20 @@ def _plain(node: Any) -> Any:
     return [_plain(item) for item in node] if isinstance(node, list) else node
 
 
+_REASONING = re.compile(
+    r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)|\A.*?</(?:think|thinking|reasoning)>", re.S | re.I
+)
+
+
+def without_reasoning(text: str) -> str:
+    """An answer without what a model thought before it, which may hold braces and drafts of captions.
+
+    >>> without_reasoning("<think>{not yet}</think> {\"captions\": []}")
+    '{"captions": []}'
+    """
+    return _REASONING.sub("", text).strip()
+
+
 def read(kind: type[Kind], text: str) -> Kind:
     """The answer in a text: JSON, possibly with a fence or a sentence around it.
 
@@ -76,6 +91,7 @@ def read(kind: type[Kind], text: str) -> Kind:
     """
     if len(text) > ANSWER_AT_MOST:
         raise Malformed(f"it has {len(text)} characters")
+    text = without_reasoning(text)
     start, end = text.find("{"), text.rfind("}")
     if not text.strip():
         raise Malformed("it is empty")

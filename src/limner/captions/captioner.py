@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from limner.captions import prompts, validators
-from limner.captions.answer import Captions, Malformed, read, schema
+from limner.captions.answer import Captions, Malformed, read, schema, without_reasoning
 from limner.captions.client import Declined, Patience, Provider, Reply, Request
 from limner.captions.prompt_image import PromptImage
 from limner.captions.spec import CaptionSpec, add_trigger
@@ -82,13 +82,14 @@ def taken(reply: Reply, spec: CaptionSpec, *, plain: bool) -> tuple[tuple[str, .
         return (), reply.refusal
     if reply.cut:
         return (), "it was cut off before its end"
+    answer = without_reasoning(reply.text)
     if plain:
-        texts = [validators.without_opening(reply.text) if spec.by_rule else reply.text.strip()]
+        texts = [validators.without_opening(answer) if spec.by_rule else answer]
     else:
         try:
-            texts = read(Captions, reply.text).captions
+            texts = read(Captions, answer).captions
         except Malformed as error:
-            refusal = validators.REFUSAL.search(reply.text)
+            refusal = validators.REFUSAL.search(answer)
             return (), "it is a refusal or an apology instead of a caption" if refusal else str(error)
     captions = tuple(dict.fromkeys(" ".join(text.split()) for text in texts))
     for text in texts:

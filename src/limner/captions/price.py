@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ PIXELS_PER_TOKEN = 750
 x 32 pixels give about 1 token per 1024 pixels, times a factor of each model."""
 CHARACTERS_PER_TOKEN = 4.0
 """Of English text."""
+OLD_AFTER_DAYS = 90
+"""Prices change a few times a year; an older list is said to be old."""
 CENT = 0.005
 """US dollars below which an amount would round to nothing."""
 
@@ -40,6 +43,12 @@ def _table() -> dict[str, Any]:
 def source() -> str:
     """Where the prices are from, and when."""
     return f"{_table()['source']}, {_table()['date']}"
+
+
+def age_note(today: date) -> str:
+    """A warning where the list of prices is older than 90 days; else empty."""
+    days = (today - date.fromisoformat(f"{_table()['date']}-01")).days
+    return f", {days} days old: look at the maker's price list" if days > OLD_AFTER_DAYS else ""
 
 
 def price_of(model: str) -> Price | None:
@@ -67,5 +76,6 @@ def foretold(model: str, estimate: float | None) -> str:
     """An estimate in US dollars as a line for people, with where the prices are from."""
     if estimate is None:
         return f"Price: unknown for {model}."
+    age = age_note(date.today())
     qualifier = "" if 0 < estimate < CENT else "about "
-    return f"Price: {qualifier}{dollars(estimate)}, from the sizes of images and texts ({source()})."
+    return f"Price: {qualifier}{dollars(estimate)}, from the sizes of images and texts ({source()}{age})."

@@ -58,7 +58,7 @@ def find_fault(caption: str, spec: CaptionSpec) -> str:
     words = len(text.split())
     checks = (
         (not re.search(r"\w", text), "it is empty"),
-        (REFUSAL.search(text), "it is a refusal or an apology instead of a caption"),
+        (_refuses(text, spec.trigger), "it is a refusal or an apology instead of a caption"),
         (OPENING.search(text), f"it opens with {' '.join(text.split()[:3])!r} instead of what is there"),
         (MARKUP.search(caption), "it has markup, numbering or code in it"),
         (len(text) > MAX_CAPTION_LENGTH, f"it has {len(text)} characters"),
@@ -75,6 +75,12 @@ def find_fault(caption: str, spec: CaptionSpec) -> str:
         *_about_trigger(text, spec),
     )
     return next((reason for wrong, reason in checks if wrong), "")
+
+
+def _refuses(text: str, trigger: str) -> bool:
+    """Whether a caption is a refusal, also behind the trigger that a person or a model put before it."""
+    bare = re.sub(rf"^\W*{re.escape(trigger)}(?!\w)\W*", "", text, flags=re.IGNORECASE) if trigger else text
+    return bool(REFUSAL.search(text) or REFUSAL.search(bare))
 
 
 def _about_trigger(text: str, spec: CaptionSpec) -> tuple[tuple[object, str], ...]:

@@ -4,7 +4,7 @@ from limner.captions.client import Request, Retry
 from limner.captions.prompt_image import PromptImage
 from limner.captions.providers import Options, provider
 from limner.errors import BadProvider
-from scribe import KEY, Raw, Say, answers, serving
+from scribe import KEY, Raw, Say, Status, answers, serving
 
 
 @pytest.fixture
@@ -56,3 +56,28 @@ def test_a_broken_configuration_is_told(claude, monkeypatch, tmp_path):
     monkeypatch.setenv("ANTHROPIC_CONFIG_DIR", str(tmp_path / "nowhere"))
     with pytest.raises(BadProvider, match="configuration is broken: .*Mend it, or set ANTHROPIC_API_KEY"):
         claude()
+
+
+def test_a_server_without_schemas_is_asked_without_one_from_then_on(claude):
+    def script(asked, number):
+        return (
+            Status(400, "output_config: Extra inputs are not permitted")
+            if "output_config" in asked.body
+            else Say("so")
+        )
+
+    with serving(script) as scribe:
+        one = claude(url=scribe.url)
+        request = Request(system="s", text="t", schema={"type": "object"})
+        with pytest.raises(Retry, match="no schema") as caught:
+            one.ask(request)
+        assert caught.value.after == 0
+        assert [one.ask(request).text, one.ask(request).text] == ["so", "so"]
+    assert len(scribe.requests) == 3
+
+
+def test_this_machine_is_never_asked_through_a_proxy(claude, monkeypatch):
+    with serving(answers(Say("by the proxy"))) as proxy, serving(answers(Say("here"))) as scribe:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        assert claude(url=scribe.url).ask(Request(system="", text="t")).text == "here"
+    assert not proxy.requests

@@ -12,8 +12,10 @@ from limner.captions.providers.http import (
     by_status,
     describe_destination,
     host_of,
+    is_loopback,
     key_in,
     pause_of,
+    refuse_endless,
 )
 from limner.errors import BadProvider
 from messages import raises
@@ -94,3 +96,31 @@ def test_keys_are_named_by_their_variable(monkeypatch):
 @pytest.mark.parametrize("name", ["anthropic", "openai"])
 def test_the_library_under_an_sdk_is_known(name):
     assert broken_lines(importlib.import_module(name)).__module__.startswith("httpx")
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", " Deflate", "zstd"])
+def test_a_compressed_answer_is_not_unpacked(encoding):
+    closed = []
+    response = SimpleNamespace(headers={"content-encoding": encoding}, close=lambda: closed.append(1))
+    with pytest.raises(Declined, match="compressed"):
+        refuse_endless(response)
+    assert closed
+    refuse_endless(SimpleNamespace(headers={"content-encoding": "identity"}))
+    refuse_endless(SimpleNamespace(headers={}))
+
+
+@pytest.mark.parametrize(
+    ("url", "here"),
+    [
+        ("http://localhost:8000/v1", True),
+        ("http://127.0.0.1", True),
+        ("http://127.5.6.7:1/", True),
+        ("http://[::1]:80", True),
+        ("http://box", False),
+        ("http://192.168.0.2", False),
+        ("http://localhost.evil.com", False),
+        ("", False),
+    ],
+)
+def test_this_machine_is_known_by_its_names_and_numbers(url, here):
+    assert is_loopback(url) is here

@@ -1,18 +1,25 @@
 """Claude, by Anthropic's SDK. The key is found as the SDK finds it: ANTHROPIC_API_KEY, or its own profile."""
 
+import os
+import re
 from typing import Any
 from urllib.parse import urlsplit
 
-from limner.captions.client import ANSWER_AT_MOST, Provider, Reply, Request, Retry, Takes, scrub
+from limner.captions.client import ANSWER_AT_MOST, Declined, Provider, Reply, Request, Retry, Takes, scrub
 from limner.captions.providers import Options, package
 from limner.captions.providers.http import (
+    ODD_ANSWER,
     broken_lines,
     by_connection,
     by_status,
+    count_of,
     describe_destination,
     host_of,
+    http_client,
     key_in,
-    refuse_endless,
+    member,
+    sound_key,
+    text_of,
 )
 from limner.errors import BadProvider
 
@@ -21,7 +28,6 @@ NO_KEY = "none"
 """What another server is sent. ANTHROPIC_API_KEY goes to Anthropic, or to the ANTHROPIC_BASE_URL."""
 MODEL = "claude-sonnet-5-5"
 REMEDY = "Check ANTHROPIC_API_KEY, and the model's name (--model)."
-ENDS = {"max_tokens", "model_context_window_exceeded"}
 
 
 def provider(options: Options) -> Provider:
@@ -46,11 +52,13 @@ class Claude:
         self.model = options.model or MODEL
         self._sdk = sdk
         self._options = options
+        self._schema = True
         credentials = {"api_key": key_in(options.key_env)} if options.key_env else {}
         if options.url and not options.key_env and urlsplit(options.url).hostname != OFFICIAL_HOST:
             credentials = {"api_key": NO_KEY}
         endpoint = {"base_url": options.url} if options.url else {}
-        http = sdk.DefaultHttpxClient(event_hooks={"response": [refuse_endless]})
+        sound_key(os.environ.get("ANTHROPIC_API_KEY", "").strip(), "ANTHROPIC_API_KEY")
+        http = http_client(sdk, options.url or os.environ.get("ANTHROPIC_BASE_URL", ""))
         # Retries are ours, so that one thread that is told to wait holds the others back too.
         try:
             self._client = sdk.Anthropic(
@@ -92,10 +100,21 @@ class Claude:
             "system": request.system,
             "messages": [{"role": "user", "content": content}],
         }
-        if request.schema:
+        if request.schema and self._schema:
             body["output_config"] = {"format": {"type": "json_schema", "schema": request.schema}}
         try:
-            message = self._stream(body) if self._options.stream else self._client.messages.create(**body)
+            return self._reply(self._message(body))
+        except Declined as error:
+            if "output_config" not in body or not re.search(
+                r"output_?config|schema|format|extra", str(error)
+            ):
+                raise
+            self._schema = False  # the prompt asks for JSON as well, and every answer is checked
+            raise Retry("the server takes no schema", after=0) from None
+
+    def _message(self, body: dict[str, Any]) -> Any:
+        try:
+            return self._stream(body) if self._options.stream else self._client.messages.create(**body)
         except self._sdk.APIStatusError as error:
             by_status(error, REMEDY, self._client.api_key, self._client.auth_token)
         except self._sdk.APIConnectionError as error:
@@ -104,10 +123,10 @@ class Claude:
         except (
             self._sdk.APIError,
             ValueError,
+            *ODD_ANSWER,
             broken_lines(self._sdk),
-        ) as error:  # a broken stream; JSON that is none
+        ) as error:  # a broken stream; JSON that is none; fields of other types
             raise Retry(f"{self._host} gave a broken answer ({type(error).__name__})") from None
-        return self._reply(message)
 
     def _stream(self, body: dict[str, Any]) -> Any:
         with self._client.messages.stream(**body) as stream:
@@ -122,16 +141,17 @@ class Claude:
             return stream.current_message_snapshot
 
     def _reply(self, message: Any) -> Reply:
-        if not isinstance(message, self._sdk.types.Message) or not isinstance(message.content, list):
+        blocks = member(message, "content")
+        if not isinstance(blocks, list):
             raise Retry(f"{self._host} gave an answer that is no message")
-        text = "".join(block.text for block in message.content if block.type == "text")
-        usage = message.usage
-        read = (usage.input_tokens, usage.cache_creation_input_tokens, usage.cache_read_input_tokens)
+        text = text_of([block for block in blocks if member(block, "type") == "text"])
+        usage, name, end = (member(message, key) for key in ("usage", "model", "stop_reason"))
+        inputs = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
         return Reply(
             text=text,
-            model=message.model,
-            tokens_in=sum(count or 0 for count in read),
-            tokens_out=usage.output_tokens or 0,
-            cut=message.stop_reason in ENDS or len(text) > ANSWER_AT_MOST,
-            refusal="the model refused" if message.stop_reason == "refusal" else "",
+            model=name if isinstance(name, str) and name else self.model,
+            tokens_in=sum(count_of(member(usage, key)) for key in inputs),
+            tokens_out=count_of(member(usage, "output_tokens")),
+            cut=end in ("max_tokens", "model_context_window_exceeded") or len(text) > ANSWER_AT_MOST,
+            refusal="the model refused" if end == "refusal" else "",
         )

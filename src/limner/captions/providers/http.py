@@ -2,6 +2,7 @@
 
 import email.utils
 import importlib
+import ipaddress
 import os
 import time
 from collections.abc import Mapping
@@ -15,7 +16,8 @@ PAUSE = {408, 409, 425, 429}
 """Status codes, besides those from 500, after which one may ask again."""
 BYTES_AT_MOST = 16 * ANSWER_AT_MOST
 """Of a whole response."""
-LOCAL = ("localhost", "127.0.0.1", "::1")
+ODD_ANSWER = (AttributeError, TypeError, LookupError, AssertionError, RuntimeError)
+"""What the SDKs raise for an answer of a form that they do not know: they check none of its fields."""
 
 
 def host_of(url: str) -> str:
@@ -24,10 +26,59 @@ def host_of(url: str) -> str:
     return f"{parts.hostname or ''}:{parts.port}" if parts.port else parts.hostname or ""
 
 
+def is_loopback(url: str) -> bool:
+    """Whether an address is this machine, by its name or number."""
+    host = urlsplit(url).hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def http_client(sdk: Any, url: str) -> Any:
+    """The HTTP client for an SDK. What goes to this machine passes no proxy; answers come as they are.
+
+    Args:
+        sdk: The module ``openai`` or ``anthropic``.
+        url: The address; empty: the SDK's own.
+    """
+    hooks = {"response": [refuse_endless]}
+    headers = {"Accept-Encoding": "identity"}
+    if not is_loopback(url):
+        return sdk.DefaultHttpxClient(event_hooks=hooks, headers=headers)
+    direct = dict.fromkeys(
+        ("all://", "http://", "https://")
+    )  # Anthropic's reads the environment all the same
+    return sdk.DefaultHttpxClient(event_hooks=hooks, headers=headers, trust_env=False, mounts=direct)
+
+
+def member(value: Any, name: str) -> Any:
+    """A field of an answer, whether the SDK made an object of it or left it a mapping; None: not there."""
+    return value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
+
+
+def text_of(content: Any) -> str:
+    """The text of a message: a string, or the texts in a list of parts; empty where there is none."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    texts = (part if isinstance(part, str) else member(part, "text") for part in parts)
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def count_of(value: Any) -> int:
+    """A number of tokens; 0 where a server gives none, or something else."""
+    if isinstance(value, str) and value.isdecimal():
+        return int(value[:12])
+    return value if type(value) is int and value > 0 else 0
+
+
 def describe_destination(service: str, url: str) -> str:
     """Where images go, for people; says so when it is this machine."""
     host = host_of(url)
-    note = ", this machine" if (urlsplit(url).hostname or "") in LOCAL else ""
+    note = ", this machine" if is_loopback(url) else ""
     return f"{service} at {host}{note}"
 
 
@@ -40,6 +91,20 @@ def key_in(variable: str) -> str:
     key = os.environ.get(variable, "").strip()
     if not key:
         raise BadProvider(f"--key-env is {variable}, and no such variable is set. Run: export {variable}=...")
+    return sound_key(key, variable)
+
+
+def sound_key(key: str, variable: str) -> str:
+    """The key itself.
+
+    Raises:
+        BadProvider: It has a space, a line break, or a letter that no key has, such as a curly quote.
+    """
+    odd = next((letter for letter in key if not "!" <= letter <= "~"), None)
+    if odd is not None:
+        raise BadProvider(
+            f"The key in {variable} has the character U+{ord(odd):04X}, which no key has. Copy it again."
+        )
     return key
 
 
@@ -96,7 +161,14 @@ def broken_lines(sdk: Any) -> type[Exception]:
 
 
 def refuse_endless(response: Any) -> None:
-    """A hook of the HTTP client: do not read an answer that says it is far larger than captions can be."""
+    """A hook of the HTTP client: do not read an answer that is far larger than captions can be.
+
+    A compressed one, which was not asked for, would only show its size once it has filled the memory.
+    """
+    encoding = response.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        response.close()
+        raise Declined(f"the answer is compressed ({encoding[:20]}), which was not asked for")
     size = response.headers.get("content-length", "")
     if size.isdecimal() and int(size) > BYTES_AT_MOST:
         response.close()

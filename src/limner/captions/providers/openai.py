@@ -5,6 +5,7 @@ gets a key only from --key-env.
 """
 
 import os
+import re
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,13 +13,18 @@ from limner.captions.catalog import provider_record
 from limner.captions.client import ANSWER_AT_MOST, Declined, Provider, Reply, Request, Retry, Takes
 from limner.captions.providers import Options, package
 from limner.captions.providers.http import (
+    ODD_ANSWER,
     broken_lines,
     by_connection,
     by_status,
+    count_of,
     describe_destination,
     host_of,
+    http_client,
     key_in,
-    refuse_endless,
+    member,
+    sound_key,
+    text_of,
 )
 from limner.errors import BadProvider, BadUsage, LimnerError
 
@@ -49,12 +55,15 @@ class Server:
         self.name = options.name
         self._sdk = sdk
         self._options = options
-        self._schema = True
+        self._limit = "max_tokens"
+        self._schema = self._system_role = True
+        self._limit_changed = False
         url = options.url or provider_record(options.name).url or None
         if url and not urlsplit(url).scheme.startswith("http"):
-            raise BadUsage(f"--url is {host_of(url) or url}; it must begin with http:// or https://.")
+            shown = host_of(url) or host_of(f"//{url}")  # never a user and password
+            raise BadUsage(f"--url is {shown}; it must begin with http:// or https://.")
         self._key = _key(options, url)
-        http = sdk.DefaultHttpxClient(event_hooks={"response": [refuse_endless]})
+        http = http_client(sdk, url or os.environ.get("OPENAI_BASE_URL", ""))
         try:
             self._client = sdk.OpenAI(
                 api_key=self._key, base_url=url, max_retries=0, timeout=options.timeout, http_client=http
@@ -68,6 +77,8 @@ class Server:
         base = str(self._client.base_url)
         self._is_official = urlsplit(base).hostname == OFFICIAL_HOST
         self._host = host_of(base)
+        if self._is_official:
+            self._limit = "max_completion_tokens"
         self.destination = describe_destination("OpenAI" if self._is_official else "a server", base)
         try:
             self.model = options.model or (MODEL if self._is_official else self._only_model())
@@ -106,12 +117,8 @@ class Server:
         ]
         body: dict[str, Any] = {
             "model": self.model,
-            "messages": [
-                {"role": "system", "content": request.system},
-                {"role": "user", "content": content},
-            ],
-            # OpenAI's newer models refuse the old name; most other servers know only that.
-            "max_completion_tokens" if self._is_official else "max_tokens": request.tokens,
+            "messages": self._messages(request.system, content),
+            self._limit: request.tokens,
         }
         if request.schema and self._schema:
             form = {"name": "answer", "schema": request.schema, "strict": True}
@@ -122,10 +129,35 @@ class Server:
             answer = self._guarded(lambda: call(**body))
             return answer if isinstance(answer, Reply) else self._reply(answer)
         except Declined as error:
-            if "response_format" in str(error) and self._schema:
-                self._schema = False  # the prompt asks for JSON as well, and every answer is checked
-                raise Retry("the server takes no schema", after=0) from None
+            if reason := self._adapt(str(error).lower(), has_schema="response_format" in body):
+                raise Retry(reason, after=0) from None
             raise
+
+    def _messages(self, system: str, content: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if self._system_role:
+            return [{"role": "system", "content": system}, {"role": "user", "content": content}]
+        return [{"role": "user", "content": [{"type": "text", "text": system}, *content]}]
+
+    def _adapt(self, refusal: str, *, has_schema: bool) -> str:
+        """Leave away what a server does not know, for this question and all after it; empty: nothing fits.
+
+        Servers that speak the protocol differ in three points, and say so only by refusing.
+        """
+        other = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}[self._limit]
+        if (
+            "max_tokens" in refusal
+            and not self._limit_changed
+            and (self._limit in refusal or other in refusal)
+        ):
+            self._limit, self._limit_changed = other, True
+            return f"the server wants {other}"
+        if has_schema and re.search(r"response_?format|schema|grammar|structured|guided", refusal):
+            self._schema = False  # the prompt asks for JSON as well, and every answer is checked
+            return "the server takes no schema"
+        if self._system_role and re.search(r"\bsystem\b|\broles?\b", refusal):
+            self._system_role = False
+            return "the server knows no system role"
+        return ""
 
     def _guarded(self, call: Any) -> Any:
         try:
@@ -140,57 +172,65 @@ class Server:
         except (
             self._sdk.OpenAIError,
             ValueError,
+            *ODD_ANSWER,
             broken_lines(self._sdk),
-        ) as error:  # a broken stream; JSON that is none
+        ) as error:  # a broken stream; JSON that is none; fields of other types
             raise Retry(f"{self._host} gave a broken answer ({type(error).__name__})") from None
 
     def _reply(self, answer: Any) -> Reply:
-        if not isinstance(answer, self._sdk.types.chat.ChatCompletion) or not isinstance(
-            answer.choices, list
-        ):
+        choices = member(answer, "choices")
+        if not isinstance(choices, list):
             raise Retry(f"{self._host} gave an answer that is no completion")
-        usage = answer.usage
-        usage_tokens = (usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else (0, 0)
-        if not answer.choices:
-            return _to_reply("", answer.model, usage_tokens, "content_filter", "")
-        first = answer.choices[0]
-        return _to_reply(
-            first.message.content or "",
-            answer.model,
-            usage_tokens,
-            first.finish_reason,
-            first.message.refusal or "",
-        )
+        usage = _usage(answer)
+        if not choices:
+            return _to_reply("", self._name_in(answer), usage, "content_filter", "")
+        message = member(choices[0], "message")
+        if message is None:
+            raise Retry(f"{self._host} gave an answer without a message")
+        refusal = text_of(member(message, "refusal"))
+        text = text_of(member(message, "content"))
+        return _to_reply(text, self._name_in(answer), usage, member(choices[0], "finish_reason"), refusal)
+
+    def _name_in(self, answer: Any) -> str:
+        name = member(answer, "model")
+        return name if isinstance(name, str) and name else self.model
 
     def _stream(self, **body: Any) -> Reply:
-        text, refusal, end, usage_tokens, model, size = [], "", "", (0, 0), self.model, 0
+        text, refusal, end, usage, model, size = [], "", None, (0, 0), self.model, 0
         with self._client.chat.completions.create(
             **body, stream=True, stream_options={"include_usage": True}
         ) as stream:
             for chunk in stream:
-                model = chunk.model or model
-                if chunk.usage:
-                    usage_tokens = (chunk.usage.prompt_tokens or 0, chunk.usage.completion_tokens or 0)
-                for choice in (chunk.choices or [])[:1]:
-                    text.append(choice.delta.content or "")
-                    refusal += choice.delta.refusal or ""
-                    end = choice.finish_reason or end
+                model = self._name_in(chunk)
+                usage = _usage(chunk) if member(chunk, "usage") else usage
+                choices = member(chunk, "choices")
+                for choice in choices[:1] if isinstance(choices, list) else []:
+                    delta = member(choice, "delta")
+                    text.append(text_of(member(delta, "content")))
+                    refusal += text_of(member(delta, "refusal"))
+                    end = member(choice, "finish_reason") or end
                     size += len(text[-1])
                 if size > ANSWER_AT_MOST:
                     end = "length"
                     break
         if not end:
             raise Retry(f"{self._host} broke off its answer")
-        return _to_reply("".join(text), model, usage_tokens, end, refusal)
+        return _to_reply("".join(text), model, usage, end, refusal)
 
 
-def _to_reply(text: str, model: str, usage_tokens: tuple[int, int], end: str | None, refusal: str) -> Reply:
+def _usage(answer: Any) -> tuple[int, int]:
+    """Tokens (read, written)."""
+    usage = member(answer, "usage")
+    return count_of(member(usage, "prompt_tokens")), count_of(member(usage, "completion_tokens"))
+
+
+def _to_reply(text: str, model: str, usage: tuple[int, int], end: object, refusal: str) -> Reply:
     filter_reason = "the server's content filter stopped it" if end == "content_filter" else ""
     return Reply(
         text=text,
         model=model,
-        tokens_in=usage_tokens[0],
-        tokens_out=usage_tokens[1],
+        tokens_in=usage[0],
+        tokens_out=usage[1],
         cut=end == "length",
         refusal=filter_reason or ("the model refused" if refusal else ""),
     )
@@ -201,6 +241,7 @@ def _key(options: Options, url: str | None) -> str | None:
     if options.key_env:
         return key_in(options.key_env)
     if url is None or urlsplit(url).hostname == OFFICIAL_HOST:
+        sound_key(os.environ.get("OPENAI_API_KEY", "").strip(), "OPENAI_API_KEY")
         return None
     variable = os.environ.get(f"{options.name.upper()}_API_KEY") if options.name != "openai" else None
     return variable or NO_KEY
