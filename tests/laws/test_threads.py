@@ -4,9 +4,11 @@ from threading import Event, Thread
 
 import pytest
 
+from limner.assembly.base import ResolvedBase
 from limner.planning.estimate import foresee
 from limner.planning.profile import Profile
-from limner.planning.profile_cache import Asked, opened
+from limner.planning.profile_cache import opened, shape_of
+from limner.planning.request import Asked
 from limner.training.train import train
 from small import Told, equal, losses, weights, wish
 
@@ -14,7 +16,9 @@ from small import Told, equal, losses, weights, wish
 @pytest.mark.slow
 def test_training_beside_planning_gives_the_same_bits_and_the_same_plan(tiny_base, photos, tmp_path):
     recipe = wish(tiny_base, photos, lora={"rank": 2, "dropout": 0.2}, train={"steps": 8, "save_every": 8})
-    asked = Asked(recipe, opened(recipe, lambda line: None), (64, 64), "bf16")
+    source = opened(recipe, lambda line: None)
+    base = ResolvedBase(recipe=recipe, source=source, shape=shape_of(source), kind="cuda", compute="bf16")
+    asked = Asked(base, (64, 64))
     alone, over = foresee(asked), Event()
     profiles: list[Profile] = []
 
