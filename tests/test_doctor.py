@@ -8,12 +8,12 @@ import pytest
 from packaging.requirements import Requirement
 
 from limner import doctor as room
-from limner.doctor import Finding, doctor, optional_packages, required
+from limner.doctor import Diagnosis, doctor, optional_packages, required
 
 Usage = namedtuple("Usage", "total used free")
 
 
-def found(name: str) -> Finding:
+def found(name: str) -> Diagnosis:
     (one,) = [finding for finding in doctor() if finding.name == name]
     return one
 
@@ -21,7 +21,7 @@ def found(name: str) -> Finding:
 @pytest.fixture(autouse=True)
 def _a_healthy_machine(monkeypatch, tmp_path):
     """No real torch: the device is what a test says it is."""
-    monkeypatch.setattr(room, "_device", lambda: Finding("device", True, "CPU"))
+    monkeypatch.setattr(room, "_device", lambda: Diagnosis("device", True, "CPU"))
     monkeypatch.setenv("LIMNER_CACHE", str(tmp_path / "cache"))
 
 
@@ -42,7 +42,7 @@ def fake_torch(**members):
 DEVICE = room._device  # kept from before the fixture replaces it
 
 
-def device(monkeypatch, torch, *, driver: bool) -> Finding:
+def device(monkeypatch, torch, *, driver: bool) -> Diagnosis:
     def import_module(name):
         if isinstance(torch, BaseException):
             raise torch
@@ -109,7 +109,7 @@ def test_the_embedded_base_is_looked_for(monkeypatch, tmp_path):
     assert found("embedded base").remedy == "Install Limner again."
     (tmp_path / "glyph").mkdir()
     (tmp_path / "glyph" / "model_index.json").write_text("{}")
-    assert found("embedded base") == Finding("embedded base", True, "glyph, 2 B")
+    assert found("embedded base") == Diagnosis("embedded base", True, "glyph, 2 B")
 
 
 def test_a_gpu_is_named(monkeypatch):

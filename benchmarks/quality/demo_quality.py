@@ -35,7 +35,7 @@ BARS = {
 }
 
 
-def shuffled(lesson: demo.Lesson, other: str, out: Path) -> Path:
+def shuffled(lesson: demo.DemoRun, other: str, out: Path) -> Path:
     """The lesson's captions at the pictures of ``other``; its own pictures with an empty caption."""
     out.mkdir(parents=True)
     mine, theirs = (sorted(folder(name).glob("*.png")) for name in (lesson.images, other))
@@ -47,7 +47,7 @@ def shuffled(lesson: demo.Lesson, other: str, out: Path) -> Path:
     return out
 
 
-def run(lesson: demo.Lesson, judge: Judge, seed: int, reporter: Any, **changes: Any) -> dict[str, Any]:
+def run(lesson: demo.DemoRun, judge: Judge, seed: int, reporter: Any, **changes: Any) -> dict[str, Any]:
     """The figures of one lesson, in a folder of its own."""
     images = changes.pop("images", None)
     wish = toml.change(demo.recipe(lesson, seed=seed, images=images), changes)

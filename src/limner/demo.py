@@ -41,7 +41,7 @@ Scores = Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lesson:
+class DemoRun:
     """One LoRA of the demo: from which pictures, asked in which words, judged how."""
 
     name: str
@@ -57,9 +57,9 @@ class Lesson:
     """The score that stands for the lesson."""
 
 
-def style_lesson(style: str = STYLE) -> Lesson:
+def style_lesson(style: str = STYLE) -> DemoRun:
     """A style that the base has never seen."""
-    return Lesson(
+    return DemoRun(
         name=f"{style}-style",
         concept_type="style",
         images=style,
@@ -70,14 +70,14 @@ def style_lesson(style: str = STYLE) -> Lesson:
     )
 
 
-def subject_lesson() -> Lesson:
+def subject_lesson() -> DemoRun:
     """The project's own mascot."""
 
     def recognised(judge: Judge, images: np.ndarray, nouns: Sequence[str]) -> Scores:
         del nouns
         return {"subject": subject_score(judge, images)}
 
-    return Lesson(
+    return DemoRun(
         name="mascot",
         concept_type="subject",
         images="mascot",
@@ -121,7 +121,7 @@ def demo(out: Path, reporter: Reporter) -> dict[str, Any]:
     return {"loras": loras, "sheet": str(board.sheet_path), "report": str(report)}
 
 
-def words_of(lesson: Lesson, judge: Judge) -> list[str]:
+def words_of(lesson: DemoRun, judge: Judge) -> list[str]:
     """What a lesson's prompts name: nouns that are not in its pictures, or grounds for its subject."""
     return test_nouns(judge) if lesson.concept_type == "style" else list(GROUNDS)
 
@@ -132,7 +132,7 @@ def test_nouns(judge: Judge) -> list[str]:
 
 
 def teach(
-    lesson: Lesson, wish: Recipe, out: Path, judge: Judge, reporter: Reporter
+    lesson: DemoRun, wish: Recipe, out: Path, judge: Judge, reporter: Reporter
 ) -> tuple[dict[str, Any], dict[int, list[Image.Image]]]:
     """Train one LoRA and paint before and after: (figures, {step: pictures asked for with the trigger})."""
     start = time.monotonic()
@@ -164,7 +164,7 @@ def teach(
     return figures, pictures
 
 
-def recipe(lesson: Lesson, *, seed: int = 0, images: Path | None = None) -> Recipe:
+def recipe(lesson: DemoRun, *, seed: int = 0, images: Path | None = None) -> Recipe:
     """The preset of ten pictures on the embedded base, for a lesson; ``images`` other than its own."""
     wish = preset(lesson.concept_type, BASE, 10)
     hands = TRAINED_STYLES * len(NOUNS)

@@ -34,7 +34,7 @@ OTHER_PACKAGES = {
 
 
 @dataclass(frozen=True)
-class Finding:
+class Diagnosis:
     """One thing looked at.
 
     Attributes:
@@ -50,7 +50,7 @@ class Finding:
     remedy: str = ""
 
 
-def doctor() -> list[Finding]:
+def doctor() -> list[Diagnosis]:
     """Look at Python, the packages, the device, the disk and the embedded base. Changes nothing."""
     needed = [_package(requirement) for requirement in required()]
     optional = [_extra(name, *extra) for name, extra in optional_packages().items()]
@@ -65,11 +65,13 @@ def required() -> Iterator[Requirement]:
             yield requirement
 
 
-def _python() -> Finding:
+def _python() -> Diagnosis:
     ok = sys.version_info >= PYTHON
     least = ".".join(map(str, PYTHON))
     detail = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    return Finding("python", ok, detail, "" if ok else f"Install Python {least} or newer, then Limner again.")
+    return Diagnosis(
+        "python", ok, detail, "" if ok else f"Install Python {least} or newer, then Limner again."
+    )
 
 
 def _installed(name: str) -> str | None:
@@ -79,15 +81,15 @@ def _installed(name: str) -> str | None:
         return None
 
 
-def _package(requirement: Requirement) -> Finding:
+def _package(requirement: Requirement) -> Diagnosis:
     name, version = requirement.name, _installed(requirement.name)
     command = f"{name}{requirement.specifier}"
     if version is None:
-        return Finding(name, False, "not installed", f'pip install "{command}"')
+        return Diagnosis(name, False, "not installed", f'pip install "{command}"')
     if not requirement.specifier.contains(Version(version), prereleases=True):
         needed = f"{version}, {requirement.specifier} is needed"
-        return Finding(name, False, needed, f'pip install --upgrade "{command}"')
-    return Finding(name, True, version)
+        return Diagnosis(name, False, needed, f'pip install --upgrade "{command}"')
+    return Diagnosis(name, True, version)
 
 
 def optional_packages() -> dict[str, tuple[str, str]]:
@@ -100,18 +102,18 @@ def optional_packages() -> dict[str, tuple[str, str]]:
     return catalog.optional_packages() | optimizers | OTHER_PACKAGES
 
 
-def _extra(name: str, extra: str, use: str) -> Finding:
+def _extra(name: str, extra: str, use: str) -> Diagnosis:
     version = _installed(name)
     if version is None:
-        return Finding(name, True, f"not installed; optional, for {use}", f'pip install "limner[{extra}]"')
-    return Finding(name, True, f"{version}, for {use}")
+        return Diagnosis(name, True, f"not installed; optional, for {use}", f'pip install "limner[{extra}]"')
+    return Diagnosis(name, True, f"{version}, for {use}")
 
 
-def _device() -> Finding:
+def _device() -> Diagnosis:
     try:
         torch = importlib.import_module("torch")
     except (ImportError, OSError) as error:  # OSError: a shared library of the build is missing
-        return Finding(
+        return Diagnosis(
             "device",
             False,
             f"torch cannot be loaded: {first_line(error)}",
@@ -121,38 +123,42 @@ def _device() -> Finding:
         one = torch.cuda.get_device_properties(0)
         build = f"ROCm {torch.version.hip}" if torch.version.hip else f"CUDA {torch.version.cuda}"
         count = torch.cuda.device_count()
-        return Finding("device", True, f"{count} x {one.name}, {human(one.total_memory)}, torch for {build}")
+        return Diagnosis(
+            "device", True, f"{count} x {one.name}, {human(one.total_memory)}, torch for {build}"
+        )
     if torch.backends.mps.is_available():
-        return Finding("device", True, "Apple GPU (mps)")
+        return Diagnosis("device", True, "Apple GPU (mps)")
     built = torch.version.cuda or torch.version.hip
     if shutil.which("nvidia-smi") and not built:
         remedy = "pip install torch --index-url https://download.pytorch.org/whl/cu128 --force-reinstall"
-        return Finding("device", False, "an NVIDIA driver is here, but this torch is built for CPUs", remedy)
+        return Diagnosis(
+            "device", False, "an NVIDIA driver is here, but this torch is built for CPUs", remedy
+        )
     detail = f"CPU, {torch.get_num_threads()} threads of {os.cpu_count()} cores; enough for the embedded base"
-    return Finding("device", True, detail, "FLUX.1 in bf16 wants a GPU with 40 GB.")
+    return Diagnosis("device", True, detail, "FLUX.1 in bf16 wants a GPU with 40 GB.")
 
 
-def _room(folder: Path) -> Finding:
+def _room(folder: Path) -> Diagnosis:
     there = folder
     while not there.exists() and there != there.parent:
         there = there.parent
     free = shutil.disk_usage(there).free
     detail = f"{folder}, {human(free)} free"
     if not os.access(there, os.W_OK):
-        return Finding(
+        return Diagnosis(
             "cache", False, f"{folder} cannot be written", "Set LIMNER_CACHE to a folder of yours."
         )
     if free < ROOM:
-        return Finding(
+        return Diagnosis(
             "cache", False, detail, f"Free {human(ROOM - free)}, or set LIMNER_CACHE to another disk."
         )
-    return Finding("cache", True, detail)
+    return Diagnosis("cache", True, detail)
 
 
-def _embedded() -> Finding:
+def _embedded() -> Diagnosis:
     root = Path(importlib.import_module("limner.bases").__path__[0]) / "glyph"
     files = [path for path in root.rglob("*") if path.is_file()]
     if not (root / "model_index.json").is_file():
-        return Finding("embedded base", False, f"{root} is missing", "Install Limner again.")
+        return Diagnosis("embedded base", False, f"{root} is missing", "Install Limner again.")
     size = sum(path.stat().st_size for path in files)
-    return Finding("embedded base", True, f"glyph, {human(size)}")
+    return Diagnosis("embedded base", True, f"glyph, {human(size)}")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from limner.doctor import Finding
+from limner.doctor import Diagnosis
 from limner.errors import BadData, RunBusy, Stopped
 from limner.events import CacheFilled, Done
 from limner.models.presets import preset
@@ -377,7 +377,7 @@ def test_demo_hands_its_object_on(limner, verb):
 
 @pytest.mark.parametrize(("ok", "status"), [(True, 0), (False, 1)])
 def test_doctor_exits_1_when_something_needed_is_missing(limner, verb, ok, status):
-    verb("doctor", doctor=lambda: [Finding("torch", ok, "2.13", "" if ok else "pip install torch")])
+    verb("doctor", doctor=lambda: [Diagnosis("torch", ok, "2.13", "" if ok else "pip install torch")])
     done = limner("doctor", "--json")
     assert done.status == status
     assert json.loads(done.out)["ok"] is ok

@@ -70,7 +70,7 @@ def write_fixed_copy(report: CheckReport, folder: Path, reporter: Reporter) -> F
     transfers = _lent(report)
     bytes_ = sum(item.example.path.stat().st_size for item, _ in selection)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    require_space(folder.parent, int(SPARE * bytes_), f"the mended images ({human(bytes_)} as they are)")
+    require_space(folder.parent, int(SPARE * bytes_), f"the repaired images ({human(bytes_)} as they are)")
     unchanged_files: list[str] = []
     converted_files: list[str] = []
     names: set[str] = set()
