@@ -326,3 +326,20 @@ def test_norms_stay_with_their_factors() -> None:
         == "DoRA"
     )
     assert KeyStyle("", "diffusers").render("a.b") == "a.b"
+
+
+def test_kohyas_trainers_are_told_apart_from_what_others_read_in_their_form() -> None:
+    """sd-scripts takes a DoRA for a plain LoRA and makes no module of a LoHa or LoKr; Forge reads them all.
+
+    musubi-tuner keeps Z-Image's q, k and v apart: of the authors' names it passes over all of attention.
+    """
+    for adapter_kind in ("LoHa", "LoKr", "DoRA"):
+        reasons = unsupported({"unet": denoiser("sdxl", adapter_kind)}, "sdxl", TOOLS["sd-scripts"])
+        assert set(reasons.values()) == {f"sd-scripts reads no {adapter_kind} for sdxl"}
+    adapter = {"transformer": {"layers.3.attention.to_q": factors()}}
+    keys_of = {name: set(encode_for(adapter, "z-image", TOOLS[name])) for name in ("musubi", "kohya")}
+    assert any("layers_3_attention_to_q" in key for key in keys_of["musubi"])
+    assert decode_as(encode_for(adapter, "z-image", KOHYA), "z-image", TOOLS["musubi"]).skipped_modules
+    assert set(unsupported(adapter, "z-image", TOOLS["sd-scripts"]).values()) == {
+        "sd-scripts has no reader for z-image"
+    }

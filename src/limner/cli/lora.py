@@ -29,7 +29,8 @@ FAMILY = Option(
     "--family", "family", str, "Family of the base, where the names alone do not tell: flux, sdxl .."
 )
 DTYPE = Option("--dtype", "dtype", str, "float32, float16 or bfloat16. Left out: as it was.")
-TO = Option("--to", "to", str, "Tool that it is for: diffusers, comfyui, kohya or diffsynth.", "diffusers")
+TOOL_NAMES = "diffusers, comfyui, kohya (A1111, Forge), sd-scripts, musubi or diffsynth."
+TO = Option("--to", "to", str, "Tool that it is for, as in convert.", "diffusers")
 LEAVE_OUT = Option("--leave-out", "leave_out", bool, "Leave out what the tool cannot read, by name.", False)
 KEEP_METADATA = Option(
     "--keep-metadata",
@@ -103,7 +104,12 @@ def _show(written: "WriteResult", *, as_json: bool, details: bool = True) -> Non
 def convert(
     *,
     lora: File,
-    to: Annotated[str, typer.Option("--to", help="diffusers, comfyui, kohya or diffsynth.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to", help="diffusers, comfyui, kohya (A1111, Forge), sd-scripts, musubi or diffsynth."
+        ),
+    ],
     out: Out = None,
     options: dict[str, Any],
     as_json: Json = False,

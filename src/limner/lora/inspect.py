@@ -141,6 +141,9 @@ def _loads(path: Path, lora: file.LoraFile) -> dict[str, str]:
         return {}
     names, results = family_keys(lora.family), {}
     for name, tool in TOOLS.items():
+        if name not in names.tools:
+            results[name] = f"no: it has no reader for {names.family}"
+            continue
         try:
             if tool is DIFFUSERS:
                 components = diffusers_loader.as_loaded(path, names)
@@ -155,7 +158,9 @@ def _loads(path: Path, lora: file.LoraFile) -> dict[str, str]:
         except BadLora as error:
             results[name] = f"no: {error}"
     return {
-        name: text if text == "yes" else f"{printable(text)} -> limner lora convert --to {name}"
+        name: text
+        if text == "yes" or name not in names.tools
+        else f"{printable(text)} -> limner lora convert --to {name}"
         for name, text in results.items()
     }
 

@@ -43,9 +43,17 @@ COMFYUI = Tool(
     name="comfyui",
     source="ComfyUI, lora.py at 17358c8f, utils.py at 09708eae, adapters at 6f98b150 and 2bffe2f4",
 )
+SD_SCRIPTS = Tool(
+    name="sd-scripts",
+    source="sd-scripts at 48d368fa, networks/lora.py, lora_flux.py, lora_sd3.py: create_network_from_weights",
+)
+MUSUBI = Tool(
+    name="musubi",
+    source="musubi-tuner, networks/lora.py: create_network_from_weights; lora_qwen_image.py, lora_zimage.py",
+)
 KOHYA = Tool(
     name="kohya",
-    source="sd-scripts at 48d368fa, networks/lora.py, lora_flux.py, lora_sd3.py, lora_lumina.py",
+    source="kohya's form as A1111 and Forge read it: Forge's copy of ComfyUI's key map and adapters",
 )
 DIFFSYNTH = Tool(
     name="diffsynth",
@@ -53,7 +61,7 @@ DIFFSYNTH = Tool(
     kernels=False,
 )
 
-TOOLS = {tool.name: tool for tool in (DIFFUSERS, COMFYUI, KOHYA, DIFFSYNTH)}
+TOOLS = {tool.name: tool for tool in (DIFFUSERS, COMFYUI, KOHYA, SD_SCRIPTS, MUSUBI, DIFFSYNTH)}
 
 
 def tool_named(name: str) -> Tool:

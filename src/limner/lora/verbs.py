@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from limner.lora.operations import WriteResult
     from limner.lora.resizing import RankRule
 
-ToolName = Literal["diffusers", "comfyui", "kohya", "diffsynth"]
+ToolName = Literal["diffusers", "comfyui", "kohya", "sd-scripts", "musubi", "diffsynth"]
 
 
 class RankKeys(TypedDict, total=False):

@@ -157,6 +157,16 @@ def kohya_keys(text: Mapping[str, tuple[KeyStyle, ...]] | None = None) -> ToolKe
     return ToolKeys(writes=flat("lora_unet_"), reads=(flat("lora_unet_"),), text=text or {})
 
 
+def trainer_keys(naming: Naming, text: Mapping[str, tuple[KeyStyle, ...]] | None = None) -> ToolKeys:
+    """Kohya's own trainers: names of their model's own modules, and plain LoRAs only.
+
+    Their ``networks/lora*.py`` take a DoRA for the LoRA that it is without its norms, and make no module of a
+    LoHa or LoKr.
+    """
+    style = flat("lora_unet_", naming)
+    return ToolKeys(writes=style, reads=(style,), text=text or {}, kinds=("LoRA",))
+
+
 def diffsynth_keys(writes: str) -> ToolKeys:
     """DiffSynth-Studio: diffusers' names of the denoiser, with and without a prefix, plain LoRAs only."""
     reads = (dotted("diffusion_model."), dotted(""))

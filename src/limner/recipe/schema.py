@@ -262,8 +262,8 @@ class Export(Section):
     section: ClassVar[str] = "export"
 
     for_: Annotated[tuple[Tool, ...], Field(strict=False, alias="for")] = ("diffusers",)
-    """"diffusers" is always written, as lora.safetensors; "comfyui", "kohya" (also for A1111 and Forge) and
-    "diffsynth" get a file of their own besides, read back by that tool's rules."""
+    """"diffusers" is always written, as lora.safetensors; "comfyui", "kohya" (A1111, Forge), "sd-scripts",
+    "musubi" and "diffsynth" get a file of their own besides, read back by that tool's rules."""
 
 
 class Limits(Section):

@@ -18,6 +18,7 @@ from limner.models.lora_keys import (
     dotted,
     flat,
     kohya_keys,
+    trainer_keys,
 )
 from limner.models.shared_keys import CLIP_MODULES, T5_MODULES
 
@@ -39,6 +40,7 @@ LORA = FamilyKeys(
             text=by_either_name(KOHYA_TEXT, "text_encoder"),
             unfused=flat("lycoris_", "diffusers"),
         ),
+        "sd-scripts": trainer_keys("native", KOHYA_TEXT),
         "kohya": kohya_keys(KOHYA_TEXT),
         "diffsynth": ToolKeys(
             writes=flat("lora_unet_"),

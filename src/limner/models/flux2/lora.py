@@ -15,6 +15,7 @@ from limner.models.lora_keys import (
     dotted,
     flat,
     kohya_keys,
+    trainer_keys,
 )
 
 WIDTHS = (3072, 4096, 6144)
@@ -32,6 +33,7 @@ LORA = FamilyKeys(
             unfused=flat("lycoris_", "diffusers"),
             lacks=r"time_guidance_embed\.|(double|single)_stream_modulation",
         ),
+        "musubi": trainer_keys("native"),
         "kohya": kohya_keys(),
         "diffsynth": diffsynth_keys(""),
     },

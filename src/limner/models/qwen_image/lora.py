@@ -10,6 +10,7 @@ from limner.models.lora_keys import (
     dotted,
     flat,
     kohya_keys,
+    trainer_keys,
 )
 from limner.models.qwen_image.facts import FACTS
 from limner.models.qwen_image.keys import DENOISER
@@ -28,6 +29,7 @@ LORA = FamilyKeys(
             ),
             peft=True,
         ),
+        "musubi": trainer_keys("diffusers"),
         "kohya": kohya_keys(),
         "diffsynth": diffsynth_keys("diffusion_model."),
     },

@@ -11,6 +11,7 @@ from limner.models.lora_keys import (
     diffsynth_keys,
     diffusers_keys,
     flat,
+    trainer_keys,
 )
 from limner.models.sd15.facts import FACTS
 from limner.models.shared_keys import CLIP_MODULES, UNET_KERNELS, unet
@@ -29,6 +30,7 @@ LORA = FamilyKeys(
             reads=UNET_COMFYUI,
             text=by_either_name(KOHYA_TEXT, *KOHYA_TEXT),
         ),
+        "sd-scripts": trainer_keys("diffusers", KOHYA_TEXT),
         "kohya": ToolKeys(
             writes=flat("lora_unet_", "diffusers"),
             reads=(flat("lora_unet_"), flat("lora_unet_", "diffusers")),

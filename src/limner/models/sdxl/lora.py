@@ -16,6 +16,7 @@ from limner.models.lora_keys import (
     diffusers_keys,
     flat,
     kohya_keys,
+    trainer_keys,
 )
 from limner.models.sdxl.facts import FACTS
 from limner.models.shared_keys import CLIP_MODULES, UNET_KERNELS, unet
@@ -34,6 +35,7 @@ LORA = FamilyKeys(
             reads=UNET_COMFYUI,
             text=by_either_name(KOHYA_TEXT, *KOHYA_TEXT),
         ),
+        "sd-scripts": trainer_keys("native", KOHYA_TEXT),
         "kohya": replace(kohya_keys(KOHYA_TEXT), reads=(flat("lora_unet_"), flat("lora_unet_", "diffusers"))),
         "diffsynth": diffsynth_keys(""),
     },
