@@ -51,7 +51,11 @@ def test_merge_resize_and_what_was_lost(lora, tmp_path, capsys) -> None:
         (["resize", "LORA", "--rank", "4", "--energy", "0.9"], 2, "are two ways to choose ranks"),
         (["resize", "LORA", "--energy", "2"], 2, "must be between 0 and 1"),
         (["merge", "LORA", "--out", "x.safetensors"], 2, "There is 1 file to merge"),
-        (["bake", "LORA", "--base", "LORA", "--out", "x.safetensors"], 1, "has no weight that Limner knows"),
+        (
+            ["merge-into-base", "LORA", "--base", "LORA", "--out", "x.safetensors"],
+            1,
+            "has no weight that Limner knows",
+        ),
     ],
 )
 def test_bad_use_is_one_line(lora, capsys, arguments, status: int, reason: str) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="lora",
-    help="Look at LoRA files, convert, merge, resize, extract and bake them.",
+    help="Look at LoRA files, convert, merge, resize, extract, and merge them into a base.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -195,7 +195,7 @@ def extract(
     _show(done, as_json=as_json)
 
 
-@app.command("bake", epilog=example("limner lora bake cat.safetensors --base sdxl/ --out cat-sdxl/"))
+@app.command(epilog=example("limner lora merge-into-base cat.safetensors --base sdxl/ --out cat-sdxl/"))
 @taking((FAMILY, Option("--weight", "weight", float, "Strength of the LoRA.", 1.0)))
 def merge_into_base(
     *,

@@ -288,7 +288,7 @@ def to_lora(change: WeightDelta) -> Factors:
         case Dora():
             raise BadLora(
                 "A DoRA depends on the weights of its base and has full rank. "
-                "Give the base with --base to make a plain LoRA of it, or bake it into the base."
+                "Give the base with --base to make a plain LoRA of it, or merge it into the base."
             )
         case Loha() | Lokr() | LokrRows():
             return change.to_lora()

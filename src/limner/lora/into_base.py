@@ -27,7 +27,9 @@ def merged_weight(
     """
     if weight.dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
         kind = str(weight.dtype).removeprefix("torch.")
-        raise BadBase(f"{position.name} is {kind}: a quantised base cannot take a change. Bake into another.")
+        raise BadBase(
+            f"{position.name} is {kind}: a quantised base cannot take a change. Merge into another."
+        )
     row, modules = position.match.row, position.modules
     shares = row.shares if position.native else (1,)
     unit = weight.shape[0] // sum(shares)
@@ -41,7 +43,7 @@ def merged_weight(
     result = torch.cat(blocks).to(weight.dtype)
     if not result.isfinite().all():
         raise BadLora(
-            f"{position.name} would hold numbers that {weight.dtype} cannot. Bake with a smaller --weight."
+            f"{position.name} would hold numbers that {weight.dtype} cannot. Merge with a smaller --weight."
         )
     return result
 

@@ -307,7 +307,7 @@ def _magnitude(change: Dora, norms: Axis) -> dict[str, Tensor]:
         return {"dora_scale": change.magnitude.reshape(1, -1, *[1] * (change.factors.down.dim() - 2))}
     raise BadLora(
         f"This DoRA has its norms along '{change.axis}', and the form wanted has them along the other axis. "
-        "Give the base with --base to make a plain LoRA of it, or bake it into the base."
+        "Give the base with --base to make a plain LoRA of it, or merge it into the base."
     )
 
 

@@ -1,4 +1,4 @@
-"""What can be done with LoRA files: convert, merge, resize, extract, bake. Files in, files out."""
+"""What can be done with LoRA files: convert, merge, resize, extract, merge into a base."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
