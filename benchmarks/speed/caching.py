@@ -43,7 +43,7 @@ BESIDE = {"decode": (encode, "pixels"), "write": (Cache, "write")}
 """The same of what runs in threads, several at once: these seconds are not part of the whole."""
 
 
-def setting(base: str, work: Path) -> Resolved:
+def resolved(base: str, work: Path) -> Resolved:
     """A recipe over the images, whose cache is ``work/cache``."""
     text = f"""
 base = {json.dumps(base)}
@@ -131,7 +131,7 @@ def measure(asked: argparse.Namespace, work: Path) -> dict[str, Any]:
     for at in range(asked.images):
         photo(at, asked.side, asked.side).save(work / "images" / f"{at}.jpg", quality=92)
         (work / "images" / f"{at}.txt").write_text(f"a picture of the number {at}")
-    chosen = setting(asked.base, work)
+    chosen = resolved(asked.base, work)
     fill = bare(chosen)
     filling(chosen)
     fill()

@@ -36,7 +36,7 @@ from limner.recipe import toml
 from limner.recipe.schema import Recipe
 from limner.reporter import Bar, PlainText, Reporter
 from limner.training.cache import Store, stock
-from limner.training.model import Trainee
+from limner.training.model import TrainableModel
 from limner.training.train import train
 
 WANTED = 0.03
@@ -107,22 +107,22 @@ def _since(start: tuple[float, float]) -> tuple[float, float]:
     return wall - start[0], cpu - start[1]
 
 
-def bare_loop(setting: Resolved, store: Store) -> Callable[[], None]:
+def bare_loop(resolved: Resolved, store: Store) -> Callable[[], None]:
     """One step of a loop written by hand, over the values that Limner trains on, with a model of its own."""
-    trainee = Trainee(setting, store)
-    model: Any = trainee.models["transformer"]
+    trainable = TrainableModel(resolved, store)
+    model: Any = trainable.models["transformer"]
     lora.dropping(model, on=True)
     weights = lora.trained(model)
     optimizer = torch.optim.AdamW(weights, RATE, fused=True)
-    rows = [store.row(number) for number in range(len(setting.views))]
-    values = {name: torch.cat([row[name] for row in rows]).to(setting.device) for name in rows[0]}
-    batch, device = setting.recipe.train.batch, setting.device
+    rows = [store.row(number) for number in range(len(resolved.views))]
+    values = {name: torch.cat([row[name] for row in rows]).to(resolved.device) for name in rows[0]}
+    batch, device = resolved.recipe.train.batch, resolved.device
 
     def step() -> None:
         chosen = torch.randint(len(rows), (batch,), device=device)
         loss = _loss(model, {name: value[chosen] for name, value in values.items()})
         loss.backward()
-        nn.utils.clip_grad_norm_(weights, setting.recipe.train.clip)
+        nn.utils.clip_grad_norm_(weights, resolved.recipe.train.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         losses.append(loss.item())
@@ -174,8 +174,8 @@ compute_dtype = "fp32"
 def measure(base: str, batch: int, asked: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Both sides in turns at one batch size."""
     wish = recipe(base, batch, WARM_UP + asked.pairs * asked.block, work)
-    setting = resolve(wish)
-    turns = Turns(bare_loop(setting, stock(setting, Reporter())[0]), asked.block)
+    resolved = resolve(wish)
+    turns = Turns(bare_loop(resolved, stock(resolved, Reporter())[0]), asked.block)
     train(wish, work / f"run-{batch}", turns)
     return {"batch": batch, **summary(turns, asked.block)}
 

@@ -17,12 +17,12 @@ ALL = {"validation_count": None}
 
 def test_everything_is_derived_without_loading_a_weight(tiny_base, photos, monkeypatch):
     monkeypatch.setattr("limner.models.loading.load", None)
-    setting = resolve(wish(tiny_base, photos, data={**ALL, "flip": True, "caption_dropout": 0.1}))
-    assert setting.resolution == 32
-    assert setting.device == device_of("auto") and setting.dtype == precision_of("auto", setting.device)
-    assert len(setting.views) == 2 * (6 * 2 + 1), "flips x (captions and the empty one), one image has two"
-    assert setting.cut.loaded == ("transformer",) and setting.first_layers == {"transformer": 0}
-    assert setting.order.batch == 2
+    resolved = resolve(wish(tiny_base, photos, data={**ALL, "flip": True, "caption_dropout": 0.1}))
+    assert resolved.resolution == 32
+    assert resolved.device == device_of("auto") and resolved.dtype == precision_of("auto", resolved.device)
+    assert len(resolved.views) == 2 * (6 * 2 + 1), "flips x (captions and the empty one), one image has two"
+    assert resolved.cut.loaded == ("transformer",) and resolved.first_layers == {"transformer": 0}
+    assert resolved.order.batch == 2
 
 
 def test_the_resolution_is_the_recipes_or_the_bases_own(tiny_base, photos):
@@ -50,16 +50,16 @@ def contents(views) -> set[str]:
 
 
 def test_few_images_are_all_trained_on_and_measured_on(tiny_base, photos):
-    setting = resolve(wish(tiny_base, photos, data=ALL))
-    assert contents(setting.held_out) == contents(setting.views) and not setting.truly_held_out
-    assert len(setting.held_out) == 6 and not any(view.flip for view in setting.held_out)
+    resolved = resolve(wish(tiny_base, photos, data=ALL))
+    assert contents(resolved.held_out) == contents(resolved.views) and not resolved.truly_held_out
+    assert len(resolved.held_out) == 6 and not any(view.flip for view in resolved.held_out)
 
 
 def test_a_tenth_of_many_images_is_held_out(tiny_base, photos):
     more(photos, 25)
-    setting = resolve(wish(tiny_base, photos, data={**ALL, "flip": True}))
-    assert setting.truly_held_out and len(setting.held_out) == 2
-    assert not contents(setting.held_out) & contents(setting.views) and len(contents(setting.views)) == 23
+    resolved = resolve(wish(tiny_base, photos, data={**ALL, "flip": True}))
+    assert resolved.truly_held_out and len(resolved.held_out) == 2
+    assert not contents(resolved.held_out) & contents(resolved.views) and len(contents(resolved.views)) == 23
 
 
 def test_which_images_are_held_out_depends_on_their_content_alone(tiny_base, photos, tmp_path):
@@ -75,8 +75,8 @@ def test_which_images_are_held_out_depends_on_their_content_alone(tiny_base, pho
 def test_a_copy_of_a_held_out_image_is_not_trained_on(tiny_base, photos):
     for path in list(photos.glob("*.png")):
         shutil.copy(path, path.with_name(f"copy-of-{path.name}"))
-    setting = resolve(wish(tiny_base, photos, data={"validation_count": 2}))
-    assert len(contents(setting.views)) == 4 and not contents(setting.views) & contents(setting.held_out)
+    resolved = resolve(wish(tiny_base, photos, data={"validation_count": 2}))
+    assert len(contents(resolved.views)) == 4 and not contents(resolved.views) & contents(resolved.held_out)
 
 
 @pytest.mark.parametrize("count", [6, 7, 100])
@@ -89,19 +89,19 @@ def test_a_folder_of_held_out_images(tiny_base, photos, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     shutil.move(photos / "5.png", other / "5.png")
-    setting = resolve(wish(tiny_base, photos, data={**ALL, "validation_images": str(other)}))
-    assert setting.truly_held_out and len(setting.held_out) == 1 and len(contents(setting.views)) == 5
+    resolved = resolve(wish(tiny_base, photos, data={**ALL, "validation_images": str(other)}))
+    assert resolved.truly_held_out and len(resolved.held_out) == 1 and len(contents(resolved.views)) == 5
     shutil.copy(photos / "0.png", other / "again.png")
     with raises(BadData):
         resolve(wish(tiny_base, photos, data={**ALL, "validation_images": str(other)}))
 
 
 def test_part_of_a_text_encoder(tiny_base, photos):
-    setting = resolve(
+    resolved = resolve(
         wish(tiny_base, photos, lora={"text_encoders": ["text_encoder"], "text_encoder_layers": 1})
     )
-    assert setting.first_layers == {"transformer": 0, "text_encoder": 2}
-    assert "encode_clip@2" in setting.cut.boundary
+    assert resolved.first_layers == {"transformer": 0, "text_encoder": 2}
+    assert "encode_clip@2" in resolved.cut.boundary
     with raises(BadRecipe):
         resolve(wish(tiny_base, photos, lora={"text_encoders": ["text_encoder"], "text_encoder_layers": 4}))
     with raises(BadRecipe):
@@ -110,8 +110,8 @@ def test_part_of_a_text_encoder(tiny_base, photos):
 
 @pytest.mark.parametrize(("wished", "bound"), [("auto", 1.0), ("none", 1.0), (2.5, 2.5)])
 def test_the_time_shift_reaches_the_unit(tiny_base, photos, wished, bound):
-    setting = resolve(wish(tiny_base, photos, train={"time_shift": wished, "time_density": "uniform"}))
-    constants = {unit.name: unit.constants for unit in setting.spec.units}["draw_time"]
+    resolved = resolve(wish(tiny_base, photos, train={"time_shift": wished, "time_density": "uniform"}))
+    constants = {unit.name: unit.constants for unit in resolved.spec.units}["draw_time"]
     assert (constants["time_shift"], constants["time_density"]) == (bound, "uniform")
 
 
@@ -173,10 +173,10 @@ def test_crops_follow_the_subject_or_say_that_they_do_not(tiny_base, photos, mon
 
 def test_a_base_in_one_file_is_opened_with_what_its_lender_has(tiny_base, photos, tmp_path):
     file = save_single(tiny_base, tmp_path / "flux.safetensors", only=("transformer",))
-    setting = resolve(wish(file, photos, components_from=str(tiny_base)))
-    assert setting.source.name == "flux.safetensors" and setting.family.name == "flux"
+    resolved = resolve(wish(file, photos, components_from=str(tiny_base)))
+    assert resolved.source.name == "flux.safetensors" and resolved.family.name == "flux"
     folder = resolve(wish(tiny_base, photos))
-    assert setting.source.config("transformer") == folder.source.config("transformer")
+    assert resolved.source.config("transformer") == folder.source.config("transformer")
     with raises(BadRecipe):
         resolve(wish(tiny_base, photos, components_from="sdxl"))
     with raises(BadBase):

@@ -17,7 +17,7 @@ from limner.run_folder import RunDir
 from limner.training import checkpoint
 from limner.training.cache import all_rows
 from limner.training.encode import survey, uncached
-from limner.training.model import Trainee
+from limner.training.model import TrainableModel
 from limner.training.train import train
 
 HARD = {
@@ -72,8 +72,8 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 class Straight:
     """A store that was never stored: each row computed from its image and caption."""
 
-    def __init__(self, setting) -> None:
-        self.rows = uncached(setting, all_rows(setting))
+    def __init__(self, resolved) -> None:
+        self.rows = uncached(resolved, all_rows(resolved))
 
     def batch(self, numbers, device):
         rows = [self.rows[number] for number in numbers]
@@ -97,10 +97,10 @@ def test_cached_training_is_the_same_training(tiny_base, photos, tmp_path, encod
     wish = recipe(tiny_base, photos, encoders=encoders, layers=layers)
     run = tmp_path / "run"
     train(wish, run, Reporter())
-    setting = resolve(wish)
-    assert setting.cut.boundary == boundary
+    resolved = resolve(wish)
+    assert resolved.cut.boundary == boundary
 
-    straight = Trainee(setting, Straight(setting))  # pyright: ignore[reportArgumentType]
+    straight = TrainableModel(resolved, Straight(resolved))  # pyright: ignore[reportArgumentType]
     from limner.nn.loop import Fit, fit
     from limner.nn.optim import optimizer, schedule
 
@@ -177,14 +177,14 @@ def test_a_warm_cache_computes_nothing_and_a_new_caption_only_text(tiny_base, ph
     store = Cache(cache_root(wish))
 
     def missing() -> dict[str, int]:
-        setting = resolve(wish)
-        work = survey(setting, store, all_rows(setting))
+        resolved = resolve(wish)
+        work = survey(resolved, store, all_rows(resolved))
         return {name: len(todo) for name, todo in work.missing.items() if todo}
 
     assert missing() == {}
     (photos / "3.txt").write_text("a thing with another caption\n")
     assert missing() == {"tokenize": 1, "tokenize_2": 1, "encode_clip": 1, "encode_t5": 1}
     faster = wish.model_copy(update={"train": wish.train.model_copy(update={"learning_rate": 1e-3})})
-    setting = resolve(faster)
-    assert survey(setting, store, all_rows(setting)).count == 2
+    resolved = resolve(faster)
+    assert survey(resolved, store, all_rows(resolved)).count == 2
     assert json.loads((tmp_path / "run" / "cache" / "index.json").read_text())["addresses"]

@@ -19,7 +19,7 @@ from limner.recipe.schema import Recipe
 from limner.run_folder import RunDir
 from limner.training.cache import stock
 from limner.training.export import export
-from limner.training.model import Trainee
+from limner.training.model import TrainableModel
 from small import Told, wish
 
 HARMLESS = "No LoRA keys associated to CLIPTextModel found"
@@ -76,15 +76,15 @@ print(json.dumps({
 """
 
 
-def trainee(recipe: Recipe, *, moved: bool) -> Trainee:
-    setting = resolve(recipe)
-    made = Trainee(setting, stock(setting, Told())[0])
+def trainable_model(recipe: Recipe, *, moved: bool) -> TrainableModel:
+    resolved = resolve(recipe)
+    made = TrainableModel(resolved, stock(resolved, Told())[0])
     for number, factor in enumerate(made.parameters if moved else ()):
         torch.nn.init.normal_(factor, std=0.2, generator=torch.Generator().manual_seed(number))
     return made
 
 
-def inputs(one: Trainee) -> dict[str, torch.Tensor]:
+def inputs(one: TrainableModel) -> dict[str, torch.Tensor]:
     """What a transformer reads, for a picture of 32 x 32."""
     draw = torch.Generator().manual_seed(5)
     config = one.models["transformer"].config
@@ -98,14 +98,14 @@ def inputs(one: Trainee) -> dict[str, torch.Tensor]:
     }  # fmt: skip
 
 
-def by_stock(base: Path, lora: Path, one: Trainee, folder: Path) -> dict[str, Any]:
+def by_stock(base: Path, lora: Path, one: TrainableModel, folder: Path) -> dict[str, Any]:
     """Load the file in a process that never imports limner; what it heard, and what it computed."""
     from limner.models.family import Canvas
 
     folder.mkdir()
     save_file(inputs(one), folder / "inputs.safetensors")
-    setting = one.setting
-    options = setting.family.pipeline_kwargs(setting.source, Canvas(width=32, height=32, steps=2))
+    resolved = one.resolved
+    options = resolved.family.pipeline_kwargs(resolved.source, Canvas(width=32, height=32, steps=2))
     wished = {"seed": 0, "prompt": "zorb", "options": options}
     command = [sys.executable, "-c", STOCK, str(base), str(lora), str(folder), json.dumps(wished)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
@@ -124,13 +124,13 @@ def test_step_zero_is_the_base(tiny_base, photos, tmp_path):
     recipe = wish(
         tiny_base, photos, sample=sample, train={"steps": 0}, lora={"text_encoders": ["text_encoder"]}
     )
-    one, run = trainee(recipe, moved=False), RunDir(tmp_path / "run")
+    one, run = trainable_model(recipe, moved=False), RunDir(tmp_path / "run")
     (mine,) = one.paint(1)
-    bare = one.setting.family
+    bare = one.resolved.family
     from limner.models.loading import load
 
     models = {
-        name: load(bare, one.setting.source, name, dtype=torch.float32, device=one.setting.device)
+        name: load(bare, one.resolved.source, name, dtype=torch.float32, device=one.resolved.device)
         for name in bare.parts
     }
     reads = inputs(one)
@@ -141,10 +141,10 @@ def test_step_zero_is_the_base(tiny_base, photos, tmp_path):
     assert all(not factors.up.any() for adapter in components.values() for factors in adapter.values())
     from limner.generation import pipeline
 
-    stock_base = pipeline(bare, one.setting.source, None)
+    stock_base = pipeline(bare, one.resolved.source, None)
     from limner.models.family import Canvas
 
-    options = bare.pipeline_kwargs(one.setting.source, Canvas(width=32, height=32, steps=2))
+    options = bare.pipeline_kwargs(one.resolved.source, Canvas(width=32, height=32, steps=2))
     painted = stock_base("zorb", **options, generator=torch.Generator().manual_seed(0)).images[0]
     assert np.abs(np.asarray(painted, int) - np.asarray(mine, int)).max() <= 1
 
@@ -160,7 +160,7 @@ def test_step_zero_is_the_base(tiny_base, photos, tmp_path):
 def test_stock_diffusers_loads_what_was_trained(tiny_base, photos, tmp_path, lora):
     sample = {"every": 0, "prompts": ["zorb"], "steps": 2}
     recipe = wish(tiny_base, photos, sample=sample, lora={"rank": 2, **lora})
-    one, run = trainee(recipe, moved=True), RunDir(tmp_path / "run")
+    one, run = trainable_model(recipe, moved=True), RunDir(tmp_path / "run")
     export(one, run, Told())
     components = file.read(run.lora_path).components
     said = by_stock(tiny_base, run.lora_path, one, tmp_path / "stock")
@@ -189,5 +189,8 @@ def test_stock_diffusers_loads_what_was_trained(tiny_base, photos, tmp_path, lor
 def test_a_lora_changes_what_is_painted(tiny_base, photos):
     sample = {"every": 0, "prompts": ["zorb"], "steps": 2}
     recipe = wish(tiny_base, photos, sample=sample)
-    (base,), (other,) = trainee(recipe, moved=False).paint(1), trainee(recipe, moved=True).paint(1)
+    (base,), (other,) = (
+        trainable_model(recipe, moved=False).paint(1),
+        trainable_model(recipe, moved=True).paint(1),
+    )
     assert np.abs(np.asarray(base, int) - np.asarray(other, int)).max() > 3

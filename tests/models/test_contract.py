@@ -29,7 +29,7 @@ from limner.nn.padding import pad_collate
 from limner.run_folder import RunDir
 from limner.training.cache import all_rows
 from limner.training.encode import uncached
-from limner.training.model import Trainee
+from limner.training.model import TrainableModel
 from limner.training.train import train
 from loras import warned
 from small import Told, equal, losses, weights, wish
@@ -234,8 +234,8 @@ def test_stock_diffusers_loads_every_kind_without_a_word_as_the_merged_model(
 class Straight:
     """A store that was never stored: each row computed from its image and caption."""
 
-    def __init__(self, setting: Any) -> None:
-        self.rows, self.ragged = uncached(setting, all_rows(setting)), setting.family.ragged
+    def __init__(self, resolved: Any) -> None:
+        self.rows, self.ragged = uncached(resolved, all_rows(resolved)), resolved.family.ragged
 
     def batch(self, numbers: list[int], device: torch.device) -> dict[str, Tensor]:
         rows = [self.rows[number] for number in numbers]
@@ -298,8 +298,8 @@ def test_a_run_is_cached_exactly_resumes_exactly_learns_and_exports(whole: Run):
     assert "failed" not in whole.told.text, whole.told.text
     finished, seen = weights(out.path, 6), losses(out.path)
 
-    setting = resolve(recipe)
-    straight = Trainee(setting, Straight(setting))  # pyright: ignore[reportArgumentType]
+    resolved = resolve(recipe)
+    straight = TrainableModel(resolved, Straight(resolved))  # pyright: ignore[reportArgumentType]
     train_ = recipe.train
     pace = Fit(
         parameters=straight.parameters,

@@ -224,12 +224,12 @@ def test_tiles_of_a_small_autoencoder_take_what_was_foreseen(base: Any, monkeypa
 
 
 def test_a_cache_has_the_bytes_that_were_foreseen(tiny_base: Path, photos: Path, tmp_path: Path):
-    setting = resolve(wish(tiny_base, photos, data={"validation_count": 0}))
-    square = [view for view in setting.views if view.size == (32, 32)][:1]
-    setting = replace(setting, views=tuple(square), held_out=())
-    cache, rows = Cache(tmp_path), all_rows(setting)
-    written = fill(setting, cache, rows, survey(setting, cache, rows), Told())
-    found = outside(setting.spec, (32, 32))
+    resolved = resolve(wish(tiny_base, photos, data={"validation_count": 0}))
+    square = [view for view in resolved.views if view.size == (32, 32)][:1]
+    resolved = replace(resolved, views=tuple(square), held_out=())
+    cache, rows = Cache(tmp_path), all_rows(resolved)
+    written = fill(resolved, cache, rows, survey(resolved, cache, rows), Told())
+    found = outside(resolved.spec, (32, 32))
     assert written <= found.entry <= written + 3 * phases.ENTRY
 
 
@@ -252,15 +252,15 @@ def test_a_text_encoder_that_is_trained_is_no_stage(base: Any):
 def test_a_streamed_encoder_holds_on_the_device_what_was_foreseen(
     tiny_base: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    setting = resolve(wish(tiny_base, photos, data={"validation_count": 0})).planned(
+    resolved = resolve(wish(tiny_base, photos, data={"validation_count": 0})).planned(
         Plan(encode_streamed=True)
     )
-    found = outside(setting.spec, (32, 32))
+    found = outside(resolved.spec, (32, 32))
     engines: list[Any] = []
     true = encoders.equip
     monkeypatch.setattr(encoders, "equip", lambda *a, **k: engines.append(true(*a, **k)) or engines[-1])
     for part in ("text_encoder", "text_encoder_2"):
-        with encoders.opened(setting, part) as model:
+        with encoders.opened(resolved, part) as model:
             layers = model.get_submodule(str(heaviest(model)))
             outside_them = bytes_of([*model.parameters(), *model.buffers()])
             outside_them -= bytes_of([*layers.parameters(), *layers.buffers()])

@@ -157,9 +157,9 @@ def test_a_damaged_value_on_the_way_to_a_missing_one_is_healed_as_well(tiny_base
     partly = {"text_encoders": ["text_encoder"], "text_encoder_layers": 1}
     recipe = wish(tiny_base, photos, data=OWN, lora=partly)
     cache(recipe, tmp_path / "run", Told())
-    setting = resolve(recipe)
+    resolved = resolve(recipe)
     store = Cache(cache_root(recipe))
-    places = survey(setting, store, all_rows(setting)).table[0]
+    places = survey(resolved, store, all_rows(resolved)).table[0]
     store.path(places["clip_tokens"]).write_bytes(b"torn")
     store.discard(places["encode_clip@2"])
     assert cache(recipe, tmp_path / "run", Told()).computed == 2
@@ -204,15 +204,15 @@ def test_prompts_are_those_of_the_recipe_or_captions_of_the_folder(tiny_base, ph
 
 
 def test_rows_are_views_held_out_views_prompts_and_the_empty_caption(tiny_base, photos):
-    setting = resolve(wish(tiny_base, photos, data=OWN, sample={"every": 0, "prompts": ["a", "b"]}))
-    rows = all_rows(setting)
-    assert len(rows) == len(setting.views) + len(setting.held_out) + 3
+    resolved = resolve(wish(tiny_base, photos, data=OWN, sample={"every": 0, "prompts": ["a", "b"]}))
+    rows = all_rows(resolved)
+    assert len(rows) == len(resolved.views) + len(resolved.held_out) + 3
     assert [row.value("caption") for row in rows[-3:]] == [("a",), ("b",), ("",)]
 
 
 def test_a_store_reads_each_entry_once_while_there_is_room(recipe, monkeypatch):
-    setting = resolve(recipe)
-    store, _ = stock(setting, Told())
+    resolved = resolve(recipe)
+    store, _ = stock(resolved, Told())
     reads, true = [], Cache.read
     monkeypatch.setattr(
         Cache, "read", lambda self, cache_key: reads.append(cache_key) or true(self, cache_key)

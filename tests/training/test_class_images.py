@@ -11,7 +11,7 @@ from limner.reporter import Reporter
 from limner.run_folder import RunDir
 from limner.training.cache import stock
 from limner.training.class_images import FACTS, prior
-from limner.training.model import Trainee
+from limner.training.model import TrainableModel
 from limner.training.train import train
 from messages import raises
 from small import wish
@@ -76,10 +76,10 @@ def test_a_caption_with_the_trigger_is_refused(tiny_base: Path, photos: Path, tm
 
 
 def losses(recipe: Recipe, place: Path | None, step: int = 0) -> torch.Tensor:
-    setting = resolve(recipe)
-    setting = setting.with_class_images(place) if place else setting
-    store, _ = stock(setting, Reporter())
-    return torch.stack(list(Trainee(setting, store).losses(step))).sum()
+    resolved = resolve(recipe)
+    resolved = resolved.with_class_images(place) if place else resolved
+    store, _ = stock(resolved, Reporter())
+    return torch.stack(list(TrainableModel(resolved, store).losses(step))).sum()
 
 
 def test_the_loss_is_that_of_the_images_plus_the_weighted_prior(
@@ -101,12 +101,12 @@ def test_the_loss_is_that_of_the_images_plus_the_weighted_prior(
 
 def test_the_prior_is_drawn_apart_and_never_held_out(tiny_base: Path, photos: Path, tmp_path: Path) -> None:
     place = folder(tmp_path / "usual", "a red thing")
-    setting = resolve(wish(tiny_base, photos, prior={"images": place, "batch": 3})).with_class_images(place)
-    assert setting.class_views == 1
-    assert setting.views[-1].caption == "a red thing"
-    assert all(view.example.path.parent != place for view in (*setting.own, *setting.held_out))
-    store, _ = stock(setting, Reporter())
-    positions = [one.position for one in Trainee(setting, store)._places(2)]
+    resolved = resolve(wish(tiny_base, photos, prior={"images": place, "batch": 3})).with_class_images(place)
+    assert resolved.class_views == 1
+    assert resolved.views[-1].caption == "a red thing"
+    assert all(view.example.path.parent != place for view in (*resolved.own, *resolved.held_out))
+    store, _ = stock(resolved, Reporter())
+    positions = [one.position for one in TrainableModel(resolved, store)._places(2)]
     assert len(set(positions)) == len(positions)
     assert [one for one in positions if one < 0] == [-7, -8, -9]
     assert seed_of(0, "prior") != 0

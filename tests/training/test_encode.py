@@ -20,17 +20,17 @@ PARTLY = {"text_encoders": ["text_encoder", "text_encoder_2"], "text_encoder_lay
 
 
 @pytest.fixture
-def setting(tiny_base, photos):
+def resolved(tiny_base, photos):
     return resolve(
         wish(tiny_base, photos, data={"validation_count": 0, "flip": True, "caption_dropout": 0.2})
     )
 
 
-def test_every_address_is_known_before_anything_is_loaded(setting, tmp_path, monkeypatch):
+def test_every_address_is_known_before_anything_is_loaded(resolved, tmp_path, monkeypatch):
     monkeypatch.setattr(encoders, "load", None)
     monkeypatch.setattr(filling, "pixels", None)
-    rows = rows_of(setting, setting.views)
-    work = survey(setting, Cache(tmp_path), rows)
+    rows = rows_of(resolved, resolved.views)
+    work = survey(resolved, Cache(tmp_path), rows)
     assert all(row.wanted <= set(places) for row, places in zip(rows, work.table, strict=True))
     counts = {name: len(todo) for name, todo in work.missing.items()}
     captions = 8  # seven of the images, and the empty one
@@ -43,56 +43,56 @@ def test_every_address_is_known_before_anything_is_loaded(setting, tmp_path, mon
 
 @pytest.mark.parametrize("lora", [{}, PARTLY], ids=["denoiser", "partly-trained-encoders"])
 def test_what_is_stored_is_what_is_computed_straight(tiny_base, photos, tmp_path, lora):
-    setting = resolve(
+    resolved = resolve(
         wish(tiny_base, photos, data={"validation_count": 0, "flip": True}, lora=lora, sample={"every": 0})
     )
-    cache, rows, told = Cache(tmp_path), all_rows(setting), Told()
-    work = survey(setting, cache, rows)
-    written = fill(setting, cache, rows, work, told)
+    cache, rows, told = Cache(tmp_path), all_rows(resolved), Told()
+    work = survey(resolved, cache, rows)
+    written = fill(resolved, cache, rows, work, told)
     assert written == sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors"))
     assert told.counts["Caching"] == [work.count, work.count]
-    for row, places, straight in zip(rows, work.table, uncached(setting, rows), strict=True):
+    for row, places, straight in zip(rows, work.table, uncached(resolved, rows), strict=True):
         assert equal(straight, {name: cache.read(places[name])[name] for name in row.wanted})
-    again = survey(setting, cache, rows)
+    again = survey(resolved, cache, rows)
     assert again.count == 0 and len(again.present) == work.count and not any(again.missing.values())
 
 
-def test_the_bytes_are_known_beforehand(setting, tmp_path):
-    cache, rows = Cache(tmp_path), all_rows(setting)
-    work = survey(setting, cache, rows)
-    wanted = bytes_needed(setting, rows, work)
-    written = fill(setting, cache, rows, work, Told())
+def test_the_bytes_are_known_beforehand(resolved, tmp_path):
+    cache, rows = Cache(tmp_path), all_rows(resolved)
+    work = survey(resolved, cache, rows)
+    wanted = bytes_needed(resolved, rows, work)
+    written = fill(resolved, cache, rows, work, Told())
     assert written <= wanted <= written + 512 * work.count
-    assert bytes_needed(setting, rows, survey(setting, cache, rows)) == 0
+    assert bytes_needed(resolved, rows, survey(resolved, cache, rows)) == 0
 
 
-def test_no_image_is_decoded_to_know_its_bytes(setting, tmp_path, monkeypatch):
-    cache, rows = Cache(tmp_path), rows_of(setting, setting.views)
-    work = survey(setting, cache, rows)
+def test_no_image_is_decoded_to_know_its_bytes(resolved, tmp_path, monkeypatch):
+    cache, rows = Cache(tmp_path), rows_of(resolved, resolved.views)
+    work = survey(resolved, cache, rows)
     monkeypatch.setattr(filling, "pixels", None)
-    assert bytes_needed(setting, rows, work) > 0
+    assert bytes_needed(resolved, rows, work) > 0
 
 
-def test_a_disk_that_fills_up_behind_the_encoder_is_told(setting, tmp_path, monkeypatch):
-    cache, rows = Cache(tmp_path), rows_of(setting, setting.views)
+def test_a_disk_that_fills_up_behind_the_encoder_is_told(resolved, tmp_path, monkeypatch):
+    cache, rows = Cache(tmp_path), rows_of(resolved, resolved.views)
 
     def full(*_):
         raise DiskFull("The disk filled up.")
 
     monkeypatch.setattr(cache, "write", full)
     with raises(DiskFull):
-        fill(setting, cache, rows, survey(setting, cache, rows), Told())
+        fill(resolved, cache, rows, survey(resolved, cache, rows), Told())
 
 
-def test_an_image_is_decoded_once_and_no_text_needs_it(setting, tmp_path, monkeypatch):
+def test_an_image_is_decoded_once_and_no_text_needs_it(resolved, tmp_path, monkeypatch):
     decoded, true = [], filling.pixels
     monkeypatch.setattr(filling, "pixels", lambda view: decoded.append(view) or true(view))
-    rows = rows_of(setting, setting.views)
-    fill(setting, Cache(tmp_path), rows, survey(setting, Cache(tmp_path), rows), Told())
+    rows = rows_of(resolved, resolved.views)
+    fill(resolved, Cache(tmp_path), rows, survey(resolved, Cache(tmp_path), rows), Told())
     assert len(decoded) == 12
 
 
-def test_one_model_is_loaded_at_a_time(setting, tmp_path, monkeypatch):
+def test_one_model_is_loaded_at_a_time(resolved, tmp_path, monkeypatch):
     import gc
     import weakref
 
@@ -106,39 +106,39 @@ def test_one_model_is_loaded_at_a_time(setting, tmp_path, monkeypatch):
         return model
 
     monkeypatch.setattr(encoders, "load", load)
-    rows = rows_of(setting, setting.views)
-    fill(setting, Cache(tmp_path), rows, survey(setting, Cache(tmp_path), rows), Told())
+    rows = rows_of(resolved, resolved.views)
+    fill(resolved, Cache(tmp_path), rows, survey(resolved, Cache(tmp_path), rows), Told())
     assert len(loaded) == 5
 
 
 def test_a_text_encoder_is_measured_once_for_all_shapes_of_images(tiny_base, photos, tmp_path, monkeypatch):
-    setting = resolve(wish(tiny_base, photos, data={"validation_count": 0, "resolution": 64}))
+    resolved = resolve(wish(tiny_base, photos, data={"validation_count": 0, "resolution": 64}))
     runs, true = [], Unit.run
     monkeypatch.setattr(Unit, "run", lambda unit, *given: runs.append(unit.name) or true(unit, *given))
-    rows = rows_of(setting, setting.views)
-    work = survey(setting, Cache(tmp_path), rows)
-    size = bytes_needed(setting, rows, work)
+    rows = rows_of(resolved, resolved.views)
+    work = survey(resolved, Cache(tmp_path), rows)
+    size = bytes_needed(resolved, rows, work)
     shapes = {row.shape for row in rows}
     assert len(shapes) > 1 and runs.count("encode_image") == len(shapes)
     assert runs.count("encode_clip") == runs.count("encode_t5") == 1
-    written = fill(setting, Cache(tmp_path), rows, work, Told())
+    written = fill(resolved, Cache(tmp_path), rows, work, Told())
     assert 0.5 * size < written < 1.5 * size
 
 
-def test_shares_of_processes_cover_everything_whatever_the_others_have_done(setting, tmp_path, monkeypatch):
+def test_shares_of_processes_cover_everything_whatever_the_others_have_done(resolved, tmp_path, monkeypatch):
     """The second process looks when the first has finished, or has not begun: all is computed once."""
-    rows = all_rows(setting)
-    whole = survey(setting, Cache(tmp_path / "none"), rows)
+    rows = all_rows(resolved)
+    whole = survey(resolved, Cache(tmp_path / "none"), rows)
     monkeypatch.setattr(distributed, "world", lambda: 2)
     cache, computed = Cache(tmp_path / "cache"), []
     for rank in range(2):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        share = survey(setting, cache, rows)
+        share = survey(resolved, cache, rows)
         monkeypatch.setattr(distributed, "any_rank", bool)
-        fill(setting, cache, rows, share, Told())
+        fill(resolved, cache, rows, share, Told())
         computed.append(share.count)
     assert sum(computed) == whole.count and min(computed) > 0
-    assert survey(setting, cache, rows).count == 0
+    assert survey(resolved, cache, rows).count == 0
     assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == whole.count
 
 
@@ -164,11 +164,11 @@ def test_intermediate_values_are_reused_when_they_are_there(tiny_base, photos, t
 
 
 def test_values_of_a_caption(tiny_base, photos):
-    setting = resolve(wish(tiny_base, photos, lora=PARTLY))
-    assert text_values(setting) == {
+    resolved = resolve(wish(tiny_base, photos, lora=PARTLY))
+    assert text_values(resolved) == {
         "clip_tokens", "t5_tokens", "encode_clip@2", "encode_t5@2", "pooled", "context",
     }  # fmt: skip
-    (row,) = caption_rows(setting, ["a cat"])
+    (row,) = caption_rows(resolved, ["a cat"])
     assert row.wanted == {"clip_tokens", "t5_tokens", "encode_clip@2", "encode_t5@2"}
     assert row.value("caption") == ("a cat",) and set(row.inputs) == {"caption"}
 
@@ -184,11 +184,11 @@ def test_bf16_has_other_addresses_where_it_gives_other_values(tiny_base, photos,
 def test_images_larger_than_a_tile_are_kept_apart(tiny_base, photos, tmp_path, monkeypatch):
     """The long buckets are longer than a tile of 64 pixels, the square one is not."""
     monkeypatch.setattr(vae_tiling, "SIDE", 64)
-    setting = resolve(wish(tiny_base, photos, data={"validation_count": 0, "resolution": 64}))
-    cache, rows = Cache(tmp_path), all_rows(setting)
-    plain = survey(setting, cache, rows)
-    fill(setting, cache, rows, plain, Told())
-    tiled = replace(setting, encode_tiled=True)
+    resolved = resolve(wish(tiny_base, photos, data={"validation_count": 0, "resolution": 64}))
+    cache, rows = Cache(tmp_path), all_rows(resolved)
+    plain = survey(resolved, cache, rows)
+    fill(resolved, cache, rows, plain, Told())
+    tiled = replace(resolved, encode_tiled=True)
     work, told = survey(tiled, cache, rows), Told()
     long = {number for number, row in enumerate(rows) if max(row.shape, default=0) > 64}
     assert 0 < len(long) < len(rows)

@@ -22,7 +22,7 @@ WORDS = ("a cat", "many words, " * 9)
 
 
 @pytest.fixture
-def setting(tiny_base, photos) -> Resolved:
+def resolved(tiny_base, photos) -> Resolved:
     return resolve(wish(tiny_base, photos, data={"validation_count": 0}))
 
 
@@ -42,14 +42,14 @@ def equipped(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 @pytest.mark.parametrize("in_files", [False, True])
-def test_a_streamed_cache_is_that_of_whole_encoders(setting, tmp_path, equipped, in_files):
+def test_a_streamed_cache_is_that_of_whole_encoders(resolved, tmp_path, equipped, in_files):
     """To the bit, and under the same addresses."""
-    streamed = replace(setting, encode_streamed=True, encode_mapped=in_files)
-    cache, rows = Cache(tmp_path), all_rows(setting)
+    streamed = replace(resolved, encode_streamed=True, encode_mapped=in_files)
+    cache, rows = Cache(tmp_path), all_rows(resolved)
     work = survey(streamed, cache, rows)
-    assert work.table == survey(setting, cache, rows).table
+    assert work.table == survey(resolved, cache, rows).table
     fill(streamed, cache, rows, work, Told())
-    for row, places, straight in zip(rows, work.table, uncached(setting, rows), strict=True):
+    for row, places, straight in zip(rows, work.table, uncached(resolved, rows), strict=True):
         assert equal(straight, {name: cache.read(places[name])[name] for name in row.wanted})
     assert [blocks for blocks, *_ in equipped] == [("encoder.layers.*",), ("encoder.block.*",)]
     for _, layers, engine in equipped:
@@ -63,14 +63,14 @@ def test_a_streamed_cache_is_that_of_whole_encoders(setting, tmp_path, equipped,
 )
 def test_every_family_s_encoders_can_be_streamed(case: Case, tmp_path, photos, equipped, monkeypatch):
     monkeypatch.setattr(encoders, "heaviest", largest)  # the embeddings of a tiny one outweigh its layers
-    setting = resolve(wish(case.save(tmp_path / case.name), photos, data={"validation_count": 0}))
-    streamed = replace(setting, encode_streamed=True)
-    texts = [unit for unit in setting.cut.frozen if "image" not in unit.reads and unit.uses]
+    resolved = resolve(wish(case.save(tmp_path / case.name), photos, data={"validation_count": 0}))
+    streamed = replace(resolved, encode_streamed=True)
+    texts = [unit for unit in resolved.cut.frozen if "image" not in unit.reads and unit.uses]
     with torch.no_grad():
         for caption in WORDS:
             values: list[dict[str, Any]] = [{"caption": (caption,)}, {"caption": (caption,)}]
             for unit in texts:
-                with _all(setting, unit.uses) as one, _all(streamed, unit.uses) as other:
+                with _all(resolved, unit.uses) as one, _all(streamed, unit.uses) as other:
                     values[0] |= unit.run(one, values[0])
                     values[1] |= unit.run(other, values[1])
             made = [{name: v for name, v in each.items() if torch.is_tensor(v)} for each in values]
@@ -84,34 +84,34 @@ def largest(model: torch.nn.Module) -> str:
 
 
 @contextmanager
-def _all(setting: Resolved, parts: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+def _all(resolved: Resolved, parts: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     with ExitStack() as stack:
-        yield {part: stack.enter_context(opened(setting, part)) for part in parts}
+        yield {part: stack.enter_context(opened(resolved, part)) for part in parts}
 
 
 def test_what_is_trained_or_has_no_layers_is_whole(tiny_base, photos, equipped):
     plain = resolve(
         wish(tiny_base, photos, data={"validation_count": 0}, lora={"text_encoders": ["text_encoder"]})
     )
-    setting = replace(plain, encode_streamed=True)
+    resolved = replace(plain, encode_streamed=True)
     for part in ("text_encoder", "tokenizer", "vae"):
-        with opened(setting, part) as model:
+        with opened(resolved, part) as model:
             assert type(model) is type(whole(plain, part))
     assert not equipped
 
 
-def test_an_error_leaves_no_engine_behind(setting, equipped):
-    streamed = replace(setting, encode_streamed=True)
+def test_an_error_leaves_no_engine_behind(resolved, equipped):
+    streamed = replace(resolved, encode_streamed=True)
     with pytest.raises(RuntimeError, match="stop"), opened(streamed, "text_encoder"):
         raise RuntimeError("stop")
     ((_, _, engine),) = equipped
     assert not engine.swapper.slots
 
 
-def test_tiles_and_streams_are_the_plan_s(setting):
-    tiled = setting.planned(Plan(encode_tiled=True))
-    assert setting.planned(Plan(encode_streamed=True)) == replace(setting, encode_streamed=True)
-    assert setting.planned(Plan(encode_mapped=True)) == replace(setting, encode_mapped=True)
-    assert not whole(setting, "vae").use_tiling
+def test_tiles_and_streams_are_the_plan_s(resolved):
+    tiled = resolved.planned(Plan(encode_tiled=True))
+    assert resolved.planned(Plan(encode_streamed=True)) == replace(resolved, encode_streamed=True)
+    assert resolved.planned(Plan(encode_mapped=True)) == replace(resolved, encode_mapped=True)
+    assert not whole(resolved, "vae").use_tiling
     vae = whole(tiled, "vae")
     assert vae.use_tiling and vae.tile_sample_min_size == vae_tiling.SIDE

@@ -9,16 +9,16 @@ from limner.run_folder import RunDir
 from limner.training import export as module
 from limner.training.cache import stock as fill
 from limner.training.export import about, export, exported_steps
-from limner.training.model import Trainee
+from limner.training.model import TrainableModel
 from limner.training.train import train
 from messages import raises
 from small import Told, wish
 from tiny import save_sdxl
 
 
-def trainee(base, photos, **sections) -> Trainee:
-    setting = resolve(wish(base, photos, **sections))
-    made = Trainee(setting, fill(setting, Told())[0])
+def trainable_model(base, photos, **sections) -> TrainableModel:
+    resolved = resolve(wish(base, photos, **sections))
+    made = TrainableModel(resolved, fill(resolved, Told())[0])
     for number, factor in enumerate(made.parameters):
         torch.nn.init.normal_(factor, generator=torch.Generator().manual_seed(number))
     return made
@@ -26,7 +26,7 @@ def trainee(base, photos, **sections) -> Trainee:
 
 def test_the_file_holds_what_was_trained(tiny_base, photos, tmp_path):
     one, run, told = (
-        trainee(tiny_base, photos, data={"trigger": "zorb"}, lora={"alpha": 1.0}),
+        trainable_model(tiny_base, photos, data={"trigger": "zorb"}, lora={"alpha": 1.0}),
         RunDir(tmp_path / "run"),
         Told(),
     )
@@ -42,7 +42,7 @@ def test_the_file_holds_what_was_trained(tiny_base, photos, tmp_path):
 
 def test_the_metadata_says_what_a_person_needs_and_no_path(tiny_base, photos, tmp_path):
     one, run = (
-        trainee(tiny_base, photos, data={"trigger": "zorb"}, seed=5, name="My Zorb"),
+        trainable_model(tiny_base, photos, data={"trigger": "zorb"}, seed=5, name="My Zorb"),
         RunDir(tmp_path / "run"),
     )
     export(one, run, Told())
@@ -53,12 +53,15 @@ def test_the_metadata_says_what_a_person_needs_and_no_path(tiny_base, photos, tm
         str(place) in value for value in said.values() for place in (tiny_base.parent, photos, tmp_path)
     )
     assert not any("thing number" in value for value in said.values())
-    described = about(one.setting)
+    described = about(one.resolved)
     assert (described.base, described.seed, described.resolution) == ("tiny-flux", 5, (32, 32))
 
 
 def test_a_trained_text_encoder_is_in_the_file_and_told(tiny_base, photos, tmp_path):
-    one, told = trainee(tiny_base, photos, lora={"text_encoders": ["text_encoder", "text_encoder_2"]}), Told()
+    one, told = (
+        trainable_model(tiny_base, photos, lora={"text_encoders": ["text_encoder", "text_encoder_2"]}),
+        Told(),
+    )
     export(one, RunDir(tmp_path / "run"), told)
     assert set(file.read(tmp_path / "run" / "lora.safetensors").components) == {
         "transformer",
@@ -71,7 +74,7 @@ def test_a_trained_text_encoder_is_in_the_file_and_told(tiny_base, photos, tmp_p
 def test_a_file_that_stock_would_read_otherwise_never_takes_its_place(
     tiny_base, photos, tmp_path, monkeypatch
 ):
-    one, run = trainee(tiny_base, photos), RunDir(tmp_path / "run")
+    one, run = trainable_model(tiny_base, photos), RunDir(tmp_path / "run")
     run.path.mkdir()
     run.lora_path.write_bytes(b"the one before")
 
@@ -92,12 +95,12 @@ def test_how_many_steps_a_file_was_trained_for(tiny_base, photos, tmp_path):
     run.path.mkdir()
     run.lora_path.write_bytes(b"torn")
     assert exported_steps(run.lora_path) is None
-    export(trainee(tiny_base, photos, train={"steps": 0}), run, Told())
+    export(trainable_model(tiny_base, photos, train={"steps": 0}), run, Told())
     assert exported_steps(run.lora_path) == 0
 
 
 def test_other_tools_get_files_of_their_own(tiny_base, photos, tmp_path):
-    one = trainee(tiny_base, photos, export={"for": ["comfyui", "kohya", "diffusers"]})
+    one = trainable_model(tiny_base, photos, export={"for": ["comfyui", "kohya", "diffusers"]})
     run, told = RunDir(tmp_path / "run"), Told()
     export(one, run, told)
     for tool in ("comfyui", "kohya"):

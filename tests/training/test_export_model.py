@@ -52,19 +52,19 @@ def test_every_weight_is_trained_and_a_stopped_run_ends_as_a_whole_one(halved, p
 
     between = module._between
 
-    def stopping(progress, step, *more):
-        between(progress, step, *more)
+    def stopping(state, step, *more):
+        between(state, step, *more)
         if step == 2:
             raise Stopped("two steps are done")
 
     planned = module._planned
 
     def away(*args):
-        ladder = planned(*args)
-        choice = ladder.choice
+        fallback = planned(*args)
+        choice = fallback.choice
         moved = replace(choice, plan=replace(choice.plan, optimizer_state="host"))
-        ladder.planned = replace(ladder.planned, choice=moved)
-        return ladder
+        fallback.planned = replace(fallback.planned, choice=moved)
+        return fallback
 
     monkeypatch.setattr(module, "_planned", away)  # it begins on the host, and ends on the device
     monkeypatch.setattr(module, "_between", stopping)
@@ -121,7 +121,7 @@ def test_a_run_cannot_become_a_lora_nor_a_lora_whole(tiny_base, photos, tmp_path
 
 
 def test_the_disk_must_hold_checkpoints_and_the_model(tiny_base, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(module.Progress, "require_room", lambda self: None)
+    monkeypatch.setattr(module.TrainState, "require_room", lambda self: None)
     asked = {}
 
     def short(folder, size, what):

@@ -10,19 +10,19 @@ from limner.errors import BadRecipe, BrokenGraph
 from limner.nn.memory import vae_tiling
 from limner.nn.optim import optimizer
 from limner.training.cache import stock
-from limner.training.model import Trainee, plain
+from limner.training.model import TrainableModel, plain
 from messages import raises
 from small import Told, equal, wish
 
 BOTH = {"text_encoders": ["text_encoder", "text_encoder_2"], "text_encoder_layers": 1}
 
 
-def trainee(base, photos, **sections) -> Trainee:
-    setting = resolve(wish(base, photos, **sections))
-    return Trainee(setting, stock(setting, Told())[0])
+def trainable_model(base, photos, **sections) -> TrainableModel:
+    resolved = resolve(wish(base, photos, **sections))
+    return TrainableModel(resolved, stock(resolved, Told())[0])
 
 
-def moved(one: Trainee) -> Trainee:
+def moved(one: TrainableModel) -> TrainableModel:
     """The same with its factors away from zero."""
     for number, factor in enumerate(one.parameters):
         torch.nn.init.normal_(factor, std=0.2, generator=torch.Generator().manual_seed(number))
@@ -30,8 +30,8 @@ def moved(one: Trainee) -> Trainee:
 
 
 def test_only_what_is_trained_is_loaded(tiny_base, photos):
-    assert set(trainee(tiny_base, photos).models) == {"transformer"}
-    assert set(trainee(tiny_base, photos, lora=BOTH).models) == {
+    assert set(trainable_model(tiny_base, photos).models) == {"transformer"}
+    assert set(trainable_model(tiny_base, photos, lora=BOTH).models) == {
         "transformer",
         "text_encoder",
         "text_encoder_2",
@@ -39,9 +39,9 @@ def test_only_what_is_trained_is_loaded(tiny_base, photos):
 
 
 def test_the_losses_of_a_step_are_its_own_and_sum_to_a_mean(tiny_base, photos):
-    one = trainee(tiny_base, photos, train={"batch": 4})
+    one = trainable_model(tiny_base, photos, train={"batch": 4})
     whole = torch.stack(list(one.losses(3))).sum().detach()
-    single = trainee(tiny_base, photos, train={"batch": 4}, limits={"micro_batch": 1})
+    single = trainable_model(tiny_base, photos, train={"batch": 4}, limits={"micro_batch": 1})
     parts = list(single.losses(3))
     assert len(parts) == 4 and torch.allclose(torch.stack(parts).sum(), whole, rtol=1e-5)
     assert torch.equal(torch.stack(list(one.losses(3))).sum(), whole)
@@ -52,7 +52,7 @@ def test_the_losses_of_a_step_are_its_own_and_sum_to_a_mean(tiny_base, photos):
 FULL = {"lora": {"rank": 16}, "train": {"method": "full", "batch": 2}, "limits": {"micro_batch": 1}}
 
 
-def stepped(one: Trainee) -> dict:
+def stepped(one: TrainableModel) -> dict:
     """The trained weights after two steps."""
     chosen = optimizer("adamw", one.groups(), weight_decay=0.1)
     chosen.register_step_post_hook(one.publish)
@@ -65,24 +65,24 @@ def stepped(one: Trainee) -> dict:
 
 
 def test_a_full_fine_tune_on_the_host_is_that_on_the_device_bit_for_bit(tiny_base, photos):
-    setting = resolve(wish(tiny_base, photos, **FULL))
-    store = stock(setting, Told())[0]
+    resolved = resolve(wish(tiny_base, photos, **FULL))
+    store = stock(resolved, Told())[0]
     here, there = (
-        Trainee(setting, store, replace(plain(setting), optimizer_state=how, checkpointed_blocks=1))
+        TrainableModel(resolved, store, replace(plain(resolved), optimizer_state=how, checkpointed_blocks=1))
         for how in ("fp32", "host")
     )
     before = there.state()["transformer"]["proj_out.weight"].clone()
     assert equal(stepped(here), stepped(there))
     assert not torch.equal(before, there.state()["transformer"]["proj_out.weight"])
     assert here.held_out_loss() == there.held_out_loss()
-    again = Trainee(setting, store, replace(plain(setting), optimizer_state="host"))
+    again = TrainableModel(resolved, store, replace(plain(resolved), optimizer_state="host"))
     again.restore(here.state())
     assert again.held_out_loss() == here.held_out_loss()
     assert all(each.grad is None for each in there.models["transformer"].parameters())
 
 
 def test_several_processes_have_the_losses_of_one(tiny_base, photos, monkeypatch):
-    one = trainee(tiny_base, photos, train={"batch": 4}, limits={"micro_batch": 1})
+    one = trainable_model(tiny_base, photos, train={"batch": 4}, limits={"micro_batch": 1})
     whole = list(one.losses(0))
     monkeypatch.setattr("limner.nn.distributed.world", lambda: 3)
     shares = []
@@ -94,7 +94,10 @@ def test_several_processes_have_the_losses_of_one(tiny_base, photos, monkeypatch
 
 
 def test_state_goes_from_one_to_another(tiny_base, photos):
-    one, other = moved(trainee(tiny_base, photos, lora=BOTH)), trainee(tiny_base, photos, lora=BOTH)
+    one, other = (
+        moved(trainable_model(tiny_base, photos, lora=BOTH)),
+        trainable_model(tiny_base, photos, lora=BOTH),
+    )
     other.restore({name: {n: v.clone() for n, v in state.items()} for name, state in one.state().items()})
     assert all(equal(other.state()[name], state) for name, state in one.state().items())
     with raises(BadRecipe):
@@ -102,7 +105,7 @@ def test_state_goes_from_one_to_another(tiny_base, photos):
 
 
 def test_adapters_bear_the_names_of_modules_and_their_scale(tiny_base, photos):
-    one = moved(trainee(tiny_base, photos, lora={**BOTH, "rank": 2, "alpha": 1.0}))
+    one = moved(trainable_model(tiny_base, photos, lora={**BOTH, "rank": 2, "alpha": 1.0}))
     adapters = one.adapters()
     assert set(adapters) == {"transformer", "text_encoder", "text_encoder_2"}
     assert all(name.startswith("encoder.layers.2.") for name in adapters["text_encoder"])
@@ -114,27 +117,29 @@ def test_adapters_bear_the_names_of_modules_and_their_scale(tiny_base, photos):
 
 
 def test_groups_have_the_rates_of_the_recipe(tiny_base, photos):
-    one = trainee(tiny_base, photos, lora=BOTH, train={"text_encoder_learning_rate": 1e-3})
+    one = trainable_model(tiny_base, photos, lora=BOTH, train={"text_encoder_learning_rate": 1e-3})
     groups = one.groups()
     assert [group["lr"] for group in groups] == [1e-2, 1e-3, 1e-3]
     assert sum(len(group["params"]) for group in groups) == len(one.parameters)
-    alike = trainee(tiny_base, photos, lora=BOTH)
+    alike = trainable_model(tiny_base, photos, lora=BOTH)
     assert {group["lr"] for group in alike.groups()} == {1e-2}
 
 
 def test_the_held_out_loss_has_no_luck_in_it(tiny_base, photos):
-    one = moved(trainee(tiny_base, photos, lora={"dropout": 0.5}, data={"validation_count": 2}))
+    one = moved(trainable_model(tiny_base, photos, lora={"dropout": 0.5}, data={"validation_count": 2}))
     torch.manual_seed(1)
     first = one.held_out_loss()
     torch.manual_seed(2)
     assert one.held_out_loss() == first
-    other = moved(trainee(tiny_base, photos, lora={"dropout": 0.5}, data={"validation_count": 2}, seed=9))
+    other = moved(
+        trainable_model(tiny_base, photos, lora={"dropout": 0.5}, data={"validation_count": 2}, seed=9)
+    )
     assert other.held_out_loss() == first, "runs of other seeds can be compared"
     assert len(QUANTILES) == len(set(QUANTILES)) and all(0 < each < 1 for each in QUANTILES)
 
 
 def test_dropout_works_while_training_only(tiny_base, photos):
-    one = moved(trainee(tiny_base, photos, lora={"dropout": 0.5}))
+    one = moved(trainable_model(tiny_base, photos, lora={"dropout": 0.5}))
     quiet = torch.stack(list(one.losses(0)))
     one.dropping(on=True)
     noisy = torch.stack(list(one.losses(0)))
@@ -150,7 +155,9 @@ def test_the_masks_of_a_sample_do_not_depend_on_its_micro_batch(tiny_base, photo
     sums = []
     for largest in (4, 3, 1):
         one = moved(
-            trainee(tiny_base, photos, lora=dropping, train={"batch": 4}, limits={"micro_batch": largest})
+            trainable_model(
+                tiny_base, photos, lora=dropping, train={"batch": 4}, limits={"micro_batch": largest}
+            )
         )
         one.dropping(on=True)
         sums.append(torch.stack(list(one.losses(3))).sum().item())
@@ -160,7 +167,7 @@ def test_the_masks_of_a_sample_do_not_depend_on_its_micro_batch(tiny_base, photo
 @pytest.mark.parametrize("lora", [{}, BOTH], ids=["denoiser", "text-encoders"])
 def test_samples_show_the_weights_as_they_stand(tiny_base, photos, lora):
     sample = {"every": 0, "prompts": ["a thing", "another"], "width": 32, "height": 64, "steps": 2}
-    one = trainee(tiny_base, photos, lora=lora, sample=sample)
+    one = trainable_model(tiny_base, photos, lora=lora, sample=sample)
     before = one.paint(2)
     assert [image.size for image in before] == [(32, 64)] * 2
     again = moved(one).paint(2)
@@ -170,7 +177,7 @@ def test_samples_show_the_weights_as_they_stand(tiny_base, photos, lora):
     assert all(np.array_equal(a, b) for a, b in zip(again, one.paint(2), strict=True))
 
 
-def _gradients(one: Trainee) -> list[torch.Tensor]:
+def _gradients(one: TrainableModel) -> list[torch.Tensor]:
     for loss in one.losses(0):
         loss.backward()
     found = [factor.grad for factor in one.parameters if factor.grad is not None]
@@ -181,9 +188,9 @@ def _gradients(one: Trainee) -> list[torch.Tensor]:
 
 def test_another_plan_is_the_same_training_to_the_bit(tiny_base, photos):
     shown = {"every": 0, "prompts": ["zorb"], "steps": 1}
-    one = moved(trainee(tiny_base, photos, train={"batch": 4}, lora={"dropout": 0.5}, sample=shown))
+    one = moved(trainable_model(tiny_base, photos, train={"batch": 4}, lora={"dropout": 0.5}, sample=shown))
     one.dropping(on=True)
-    usual, blocks = plain(one.setting), len(one.setting.family.arch.blocks_of(one.models["transformer"]))
+    usual, blocks = plain(one.resolved), len(one.resolved.family.arch.blocks_of(one.models["transformer"]))
     one.follow(replace(usual, swapped_blocks=blocks, precompute_modulation=True))
     one.follow(usual)  # from here on weights start at aligned bytes; in a file they need not, and CPUs care
     expected, held_out, painted = _gradients(one), one.held_out_loss(), one.paint(1)
@@ -206,9 +213,9 @@ def test_another_plan_is_the_same_training_to_the_bit(tiny_base, photos):
 
 
 def test_a_smaller_micro_batch_is_the_same_training_to_rounding(tiny_base, photos):
-    one = moved(trainee(tiny_base, photos, train={"batch": 4}))
+    one = moved(trainable_model(tiny_base, photos, train={"batch": 4}))
     expected = _gradients(one)
-    one.follow(replace(plain(one.setting), micro_batch=1))
+    one.follow(replace(plain(one.resolved), micro_batch=1))
     assert len(list(one.losses(0))) == 4
     assert all(
         torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(_gradients(one), expected, strict=True)
@@ -216,14 +223,14 @@ def test_a_smaller_micro_batch_is_the_same_training_to_rounding(tiny_base, photo
 
 
 def test_weights_in_fewer_bits_are_another_training(tiny_base, photos):
-    one = trainee(tiny_base, photos)
+    one = trainable_model(tiny_base, photos)
     with raises(BrokenGraph):
         one.follow(replace(one.plan, weights="nf4"))
 
 
 def test_samples_are_decoded_in_tiles_where_the_plan_says_so(tiny_base, photos, monkeypatch):
     monkeypatch.setattr(vae_tiling, "SIDE", 32)
-    one = trainee(tiny_base, photos, sample={"every": 0, "width": 64, "height": 64, "prompts": ["x"]})
+    one = trainable_model(tiny_base, photos, sample={"every": 0, "width": 64, "height": 64, "prompts": ["x"]})
     (plain,) = one.paint(1)
     one.follow(replace(one.plan, decode_tiled=True))
     (tiled,) = one.paint(1)
@@ -233,9 +240,9 @@ def test_samples_are_decoded_in_tiles_where_the_plan_says_so(tiny_base, photos, 
 
 
 def test_products_in_8_bits_keep_the_direction_of_the_gradient(tiny_base, photos):
-    setting = resolve(wish(tiny_base, photos))
-    store = stock(setting, Told())[0]
-    full = replace(plain(setting), weights="int8")
+    resolved = resolve(wish(tiny_base, photos))
+    store = stock(resolved, Told())[0]
+    full = replace(plain(resolved), weights="int8")
     ways = [
         full,
         replace(full, matmul_precision="8bit"),
@@ -243,10 +250,10 @@ def test_products_in_8_bits_keep_the_direction_of_the_gradient(tiny_base, photos
     ]
     flat = []
     for plan in ways:
-        one = moved(Trainee(setting, store, plan))
+        one = moved(TrainableModel(resolved, store, plan))
         flat.append(torch.cat([each.flatten() for each in _gradients(one)]))
     for mine in flat[1:]:
         assert not torch.equal(mine, flat[0])
         assert float(torch.nn.functional.cosine_similarity(mine, flat[0], dim=0)) >= 0.99
     with raises(BrokenGraph):
-        Trainee(setting, store, full).follow(ways[1])
+        TrainableModel(resolved, store, full).follow(ways[1])

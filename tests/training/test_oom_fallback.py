@@ -11,13 +11,13 @@ from limner.planning.profile import Profile
 from limner.planning.search import choose
 from limner.recipe.schema import Recipe
 from limner.training import oom_fallback as module
-from limner.training.oom_fallback import MOST, Ladder, changes, shared
+from limner.training.oom_fallback import MOST, OomFallback, changes, shared
 
 
-def _ladder(gigabytes: int) -> Ladder:
+def _fallback(gigabytes: int) -> OomFallback:
     card = known("RTX 4090")
     assert card is not None
-    return Ladder(_planned(flux(), of_card(card, gigabytes * 2**30), batches=(4,)))
+    return OomFallback(_planned(flux(), of_card(card, gigabytes * 2**30), batches=(4,)))
 
 
 def _planned(profile: Profile, device: Device, batches: tuple[int, ...] = (1,)) -> Planned:
@@ -28,48 +28,48 @@ def _planned(profile: Profile, device: Device, batches: tuple[int, ...] = (1,)) 
 
 
 def test_each_fall_takes_clearly_less_and_changes_no_precision() -> None:
-    ladder = _ladder(24)
+    fallback = _fallback(24)
     for _ in range(MOST):
-        before, planned = ladder.plan, ladder.bytes
-        after = ladder.down(planned)
-        assert ladder.bytes <= 0.91 * planned
+        before, planned = fallback.plan, fallback.bytes
+        after = fallback.down(planned)
+        assert fallback.bytes <= 0.91 * planned
         assert (after.weights, after.compute, after.optimizer_state) == (
             before.weights,
             before.compute,
             before.optimizer_state,
         )
-        assert after == ladder.plan and changes(before, after)
-        assert ladder.planned.plain()["plan"] == after.to_json()
+        assert after == fallback.plan and changes(before, after)
+        assert fallback.planned.plain()["plan"] == after.to_json()
 
 
 def test_what_took_more_than_planned_is_expected_to_again() -> None:
-    one, other = _ladder(24), _ladder(24)
+    one, other = _fallback(24), _fallback(24)
     one.down(one.bytes)
     other.down(2 * other.bytes)
     assert other.bytes < one.bytes
 
 
 def test_it_steps_down_so_often_and_no_more() -> None:
-    ladder = _ladder(24)
+    fallback = _fallback(24)
     for _ in range(MOST):
-        ladder.down(ladder.bytes)
+        fallback.down(fallback.bytes)
     with pytest.raises(DoesNotFit, match=r"after 3 smaller plans: 20\.0 GB were in use.*--vram"):
-        ladder.down(20 * 10**9)
+        fallback.down(20 * 10**9)
 
 
 def test_where_there_is_no_smaller_plan_it_says_what_to_lower() -> None:
-    ladder = _ladder(80)
+    fallback = _fallback(80)
     with pytest.raises(DoesNotFit, match=r"Out of memory at .* of .*Lower data\.resolution.*limner plan"):
-        ladder.down(40 * ladder.planned.device.free)
+        fallback.down(40 * fallback.planned.device.free)
 
 
 def test_the_watch_is_told_what_is_planned() -> None:
-    ladder = _ladder(24)
-    watch = ladder.watch()
+    fallback = _fallback(24)
+    watch = fallback.watch()
     assert (watch.device, watch.bytes, watch.seconds) == (
         "cuda",
-        ladder.choice.reserved,
-        ladder.choice.step_time.seconds,
+        fallback.choice.reserved,
+        fallback.choice.step_time.seconds,
     )
 
 
@@ -81,8 +81,8 @@ def test_changes_are_named() -> None:
 
 
 def test_on_a_processor_what_the_process_holds_already_counts() -> None:
-    ladder = Ladder(_planned(flux(256), of_cpu(2, 64 * 2**30, 60 * 2**30)), process=3 * 2**30)
-    assert ladder.bytes == ladder.choice.reserved + 3 * 2**30
+    fallback = OomFallback(_planned(flux(256), of_cpu(2, 64 * 2**30, 60 * 2**30)), process=3 * 2**30)
+    assert fallback.bytes == fallback.choice.reserved + 3 * 2**30
 
 
 def test_processes_that_share_a_machine_plan_with_a_share_each(monkeypatch):

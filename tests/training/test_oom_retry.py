@@ -10,7 +10,7 @@ from limner.run_folder import RunDir
 from limner.training import encode, state
 from limner.training import oom_retry as module
 from limner.training import train as train_module
-from limner.training.oom_fallback import Ladder
+from limner.training.oom_fallback import OomFallback
 from limner.training.oom_retry import patiently, release
 from limner.training.train import train
 from messages import raises
@@ -72,7 +72,7 @@ def test_an_encoder_that_does_not_fit_comes_in_another_way(tiny_base, photos, tm
         return true(*given)
 
     monkeypatch.setattr(encode, "_fill", short)
-    monkeypatch.setattr(module.Ladder, "encode_down", lambda self, _: self.plan)
+    monkeypatch.setattr(module.OomFallback, "encode_down", lambda self, _: self.plan)
     told = Told()
     train(wish(tiny_base, photos, train={"steps": 1}), tmp_path / "run", told)
     assert "Out of memory while the cache is filled. Going on by a smaller plan" in told.text
@@ -80,7 +80,7 @@ def test_an_encoder_that_does_not_fit_comes_in_another_way(tiny_base, photos, tm
 
 def _short(monkeypatch, at: int, times: int) -> None:
     """Memory runs out ``times`` times in the second half of step ``at``."""
-    true, left = train_module.Trainee.losses, [times]
+    true, left = train_module.TrainableModel.losses, [times]
 
     def losses(self, step):
         for loss in true(self, step):
@@ -89,7 +89,7 @@ def _short(monkeypatch, at: int, times: int) -> None:
                 left[0] -= 1
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(train_module.Trainee, "losses", losses)
+    monkeypatch.setattr(train_module.TrainableModel, "losses", losses)
 
 
 def test_out_of_memory_steps_down_and_goes_on_with_the_same_training(
@@ -123,11 +123,11 @@ def _out_of_memory(monkeypatch, owner, name: str, when=lambda *_: True, times: i
 
 
 PLACES = {
-    "loading": (train_module.Trainee, "__init__", "Out of memory while the base is read"),
+    "loading": (train_module.TrainableModel, "__init__", "Out of memory while the base is read"),
     "backward": (torch.Tensor, "backward", "Out of memory after step 0"),
     "optimizer": (state, "_ask", "Out of memory after step 0"),
-    "measuring": (train_module.Trainee, "held_out_loss", "Out of memory after step 0"),
-    "sampling": (train_module.Trainee, "paint", "Out of memory after step 0"),
+    "measuring": (train_module.TrainableModel, "held_out_loss", "Out of memory after step 0"),
+    "sampling": (train_module.TrainableModel, "paint", "Out of memory after step 0"),
     "final weights": (state, "evaluation_mode", "Out of memory after step 0"),
 }
 
@@ -159,7 +159,7 @@ def _smaller_micro_batch(planned, _):
 
 def test_memory_that_runs_out_while_a_plan_is_put_on_takes_the_next(tiny_base, photos, tmp_path, monkeypatch):
     _short(monkeypatch, at=1, times=1)
-    _out_of_memory(monkeypatch, train_module.Trainee, "follow")
+    _out_of_memory(monkeypatch, train_module.TrainableModel, "follow")
     told = Told()
     train(wish(tiny_base, photos, train={"steps": 2, "batch": 4}), tmp_path / "run", told)
     rows = [row for row in RunDir(tmp_path / "run").metrics() if "out_of_memory" in row]
@@ -167,9 +167,9 @@ def test_memory_that_runs_out_while_a_plan_is_put_on_takes_the_next(tiny_base, p
     assert told.text.count("Out of memory after step 1.") == 2
 
 
-def test_pictures_leave_the_last_rung_to_the_training(tiny_base, photos, tmp_path, monkeypatch):
+def test_pictures_leave_the_last_plan_to_the_training(tiny_base, photos, tmp_path, monkeypatch):
     sample = {"every": 1, "prompts": ["zorb"], "steps": 1}
-    _out_of_memory(monkeypatch, train_module.Trainee, "paint", times=99)
+    _out_of_memory(monkeypatch, train_module.TrainableModel, "paint", times=99)
     monkeypatch.setattr(Planned, "down", _smaller_micro_batch)
     told = Told()
     done = train(
@@ -181,8 +181,8 @@ def test_pictures_leave_the_last_rung_to_the_training(tiny_base, photos, tmp_pat
 
 def test_where_no_smaller_plan_is_left_pictures_are_given_up(tiny_base, photos, tmp_path, monkeypatch):
     sample = {"every": 0, "prompts": ["zorb"], "steps": 1}
-    _out_of_memory(monkeypatch, train_module.Trainee, "paint", times=99)
-    monkeypatch.setattr(Ladder, "down", _nothing_smaller)
+    _out_of_memory(monkeypatch, train_module.TrainableModel, "paint", times=99)
+    monkeypatch.setattr(OomFallback, "down", _nothing_smaller)
     told = Told()
     train(wish(tiny_base, photos, train={"steps": 1}, sample=sample), tmp_path / "run", told)
     assert "No samples at step 1; training goes on. Nothing is smaller." in told.text

@@ -7,21 +7,21 @@ from limner.errors import BadCache
 from limner.run_folder import RunDir
 from limner.training import samples as module
 from limner.training.cache import stock
-from limner.training.model import Trainee
+from limner.training.model import TrainableModel
 from limner.training.samples import sample, write_sheet
 from small import Told, wish
 
 
 @pytest.fixture
-def trainee(tiny_base, photos):
-    setting = resolve(wish(tiny_base, photos, sample={"every": 0, "prompts": ["one", "two"], "steps": 2}))
-    return Trainee(setting, stock(setting, Told())[0])
+def trainable_model(tiny_base, photos):
+    resolved = resolve(wish(tiny_base, photos, sample={"every": 0, "prompts": ["one", "two"], "steps": 2}))
+    return TrainableModel(resolved, stock(resolved, Told())[0])
 
 
-def test_pictures_and_the_sheet(trainee, tmp_path):
+def test_pictures_and_the_sheet(trainable_model, tmp_path):
     run, told = RunDir(tmp_path), Told()
     for step in (0, 7):
-        sample(trainee, run, step, told)
+        sample(trainable_model, run, step, told)
     assert {step: sorted(found) for step, found in run.samples().items()} == {0: [0, 1], 7: [0, 1]}
     with Image.open(run.sample_path(7, 1)) as picture, Image.open(run.sheet_path) as sheet:
         assert picture.size == (32, 32) and sheet.format == "JPEG"
@@ -40,13 +40,13 @@ def test_pictures_and_the_sheet(trainee, tmp_path):
         BadCache("gone"),
     ],
 )
-def test_no_failure_ends_the_training(trainee, tmp_path, monkeypatch, error):
+def test_no_failure_ends_the_training(trainable_model, tmp_path, monkeypatch, error):
     def fail(_: int):
         raise error
 
-    monkeypatch.setattr(trainee, "paint", fail)
+    monkeypatch.setattr(trainable_model, "paint", fail)
     told = Told()
-    sample(trainee, RunDir(tmp_path), 3, told)
+    sample(trainable_model, RunDir(tmp_path), 3, told)
     (line,) = told.lines
     assert (
         line.startswith("Samples at step 3 failed (")
@@ -55,18 +55,18 @@ def test_no_failure_ends_the_training(trainee, tmp_path, monkeypatch, error):
     )
 
 
-def test_a_signal_is_no_failure(trainee, tmp_path, monkeypatch):
+def test_a_signal_is_no_failure(trainable_model, tmp_path, monkeypatch):
     def stop(_: int):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(trainee, "paint", stop)
+    monkeypatch.setattr(trainable_model, "paint", stop)
     with pytest.raises(KeyboardInterrupt):
-        sample(trainee, RunDir(tmp_path), 3, Told())
+        sample(trainable_model, RunDir(tmp_path), 3, Told())
 
 
-def test_only_the_first_process_paints(trainee, tmp_path, monkeypatch):
+def test_only_the_first_process_paints(trainable_model, tmp_path, monkeypatch):
     monkeypatch.setattr(module.distributed, "rank", lambda: 1)
-    sample(trainee, RunDir(tmp_path), 3, Told())
+    sample(trainable_model, RunDir(tmp_path), 3, Told())
     assert RunDir(tmp_path).samples() == {}
 
 

@@ -191,7 +191,7 @@ def test_a_signal_does_not_wait_for_samples(tiny_base, photos, tmp_path, monkeyp
     monkeypatch.setattr(
         module,
         "_begin",
-        lambda *given: (begin(*given), monkeypatch.setattr(module.Trainee, "paint", painting)),
+        lambda *given: (begin(*given), monkeypatch.setattr(module.TrainableModel, "paint", painting)),
     )
     with raises(Stopped):
         train(recipe, tmp_path / "run", Told())
@@ -227,9 +227,9 @@ def test_a_signal_before_training_stops_at_once(tiny_base, photos, tmp_path, mon
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_saved(
     tiny_base, photos, tmp_path, monkeypatch
 ):
-    true = module.Trainee.losses
+    true = module.TrainableModel.losses
     monkeypatch.setattr(
-        module.Trainee,
+        module.TrainableModel,
         "losses",
         lambda self, step: (loss * (float("nan") if step == 3 else 1) for loss in true(self, step)),
     )
@@ -246,7 +246,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_saved(
 
 def test_old_checkpoints_go_and_the_best_stays(tiny_base, photos, tmp_path, monkeypatch):
     measured = iter([3.0, 1.0, 2.0, 2.0, 2.0, 2.0])
-    monkeypatch.setattr(module.Trainee, "held_out_loss", lambda _: next(measured))
+    monkeypatch.setattr(module.TrainableModel, "held_out_loss", lambda _: next(measured))
     train(wish(tiny_base, photos, train={"steps": 5, "save_every": 1, "keep": 2}), tmp_path / "run", Told())
     assert [step for step, _ in RunDir(tmp_path / "run").checkpoints()] == [5, 4, 1]
 

@@ -30,7 +30,7 @@ from limner.run_folder import RunDir
 from limner.training.class_images import prior
 from limner.training.encode import Row, Table, bytes_needed, caption_rows, fill, rows_of, survey
 from limner.training.interrupt import Interrupt
-from limner.training.oom_fallback import Ladder, ladder_of
+from limner.training.oom_fallback import OomFallback, oom_fallback_of
 from limner.training.oom_retry import begun
 
 HELD = 2**31
@@ -93,39 +93,39 @@ def cache(recipe: Recipe, out: Path, reporter: Reporter) -> CacheFilled:
     run = RunDir(out)
     with run.lock() if distributed.rank() == 0 else nullcontext(), Interrupt(reporter.stop) as stop:
         reporter = reporter.until(stop.due)
-        setting = resolve(recipe, reporter.line)
-        if folder := prior(setting.base, run, reporter):
-            setting = setting.with_class_images(folder)
-        if setting.device.type == "cuda":  # encoders may be larger than it
-            store, report = stocked(setting, ladder_of(recipe, reporter), reporter)
+        resolved = resolve(recipe, reporter.line)
+        if folder := prior(resolved.base, run, reporter):
+            resolved = resolved.with_class_images(folder)
+        if resolved.device.type == "cuda":  # encoders may be larger than it
+            store, report = stocked(resolved, oom_fallback_of(recipe, reporter), reporter)
         else:
-            store, report = stock(setting, reporter)
+            store, report = stock(resolved, reporter)
         with closing(store.cache):
             if not run.checkpoints():  # a run that has begun keeps its own recipe
-                record(setting, run, store)
+                record(resolved, run, store)
         return report
 
 
-def prompts_of(setting: Resolved) -> list[str]:
+def prompts_of(resolved: Resolved) -> list[str]:
     """What is sampled: the recipe's prompts, or at most ``PAINTED`` captions, or none."""
-    if setting.recipe.sample.every == -1:
+    if resolved.recipe.sample.every == -1:
         return []
-    if wished := prompts(setting.recipe):
+    if wished := prompts(resolved.recipe):
         return list(wished)
-    return list(dict.fromkeys(view.caption for view in setting.own if view.caption))[:CAPTION_PROMPTS]
+    return list(dict.fromkeys(view.caption for view in resolved.own if view.caption))[:CAPTION_PROMPTS]
 
 
-def all_rows(setting: Resolved) -> list[Row]:
+def all_rows(resolved: Resolved) -> list[Row]:
     """Rows of the training views, the held-out views, the prompts, and the empty caption, in this order."""
-    captions = [] if setting.recipe.sample.every == -1 else [*prompts_of(setting), ""]
+    captions = [] if resolved.recipe.sample.every == -1 else [*prompts_of(resolved), ""]
     return [
-        *rows_of(setting, setting.views),
-        *rows_of(setting, setting.held_out),
-        *caption_rows(setting, captions),
+        *rows_of(resolved, resolved.views),
+        *rows_of(resolved, resolved.held_out),
+        *caption_rows(resolved, captions),
     ]
 
 
-def stock(setting: Resolved, reporter: Reporter) -> tuple[Store, CacheFilled]:
+def stock(resolved: Resolved, reporter: Reporter) -> tuple[Store, CacheFilled]:
     """Everything frozen that a run reads: verified where it is there, computed where it is missing.
 
     Raises:
@@ -133,23 +133,23 @@ def stock(setting: Resolved, reporter: Reporter) -> tuple[Store, CacheFilled]:
         DiskFull: There is no room for what is missing.
     """
     start = time.monotonic()
-    for remark in setting.remarks:
+    for remark in resolved.remarks:
         reporter.line(remark)
-    store = Cache(cache_root(setting.recipe))
-    rows = all_rows(setting)
-    work = survey(setting, store, rows)
+    store = Cache(cache_root(resolved.recipe))
+    rows = all_rows(resolved)
+    work = survey(resolved, store, rows)
     if distributed.any_rank(_discard_damaged(store, work.present, reporter)):
-        work = survey(setting, store, rows)
-    whole = work if distributed.world() == 1 else survey(setting, store, rows, lambda place: True)
+        work = survey(resolved, store, rows)
+    whole = work if distributed.world() == 1 else survey(resolved, store, rows, lambda place: True)
     due, reused = whole.due, len(whole.present)
     distributed.barrier()  # what another computes must not pass for what was there
     if due:
-        size = bytes_needed(setting, rows, whole)
+        size = bytes_needed(resolved, rows, whole)
         reporter.line(
             f"Cache: {reused} entries reused, {len(due)} to compute, {human(size)} in {store.root}."
         )
         require_space(store.root, int(size * 1.05), "The cache of this run")
-    fill(setting, store, rows, work, reporter)
+    fill(resolved, store, rows, work, reporter)
     written = sum(store.path(place).stat().st_size for place in due)
     report = CacheFilled(
         computed=len(due),
@@ -159,10 +159,10 @@ def stock(setting: Resolved, reporter: Reporter) -> tuple[Store, CacheFilled]:
         entries=len(due) + reused,
     )
     reporter.event(report)
-    return Store(store, work.table, rows, ragged=setting.family.ragged), report
+    return Store(store, work.table, rows, ragged=resolved.family.ragged), report
 
 
-def stocked(setting: Resolved, ladder: Ladder, reporter: Reporter) -> tuple[Store, CacheFilled]:
+def stocked(resolved: Resolved, fallback: OomFallback, reporter: Reporter) -> tuple[Store, CacheFilled]:
     """The same as a plan says, and by smaller plans where memory runs out.
 
     Raises:
@@ -170,9 +170,9 @@ def stocked(setting: Resolved, ladder: Ladder, reporter: Reporter) -> tuple[Stor
     """
 
     def act() -> tuple[Store, CacheFilled]:
-        return stock(setting.planned(ladder.plan), reporter)
+        return stock(resolved.planned(fallback.plan), reporter)
 
-    return begun("the cache is filled", act, ladder.encode_down, ladder, reporter)
+    return begun("the cache is filled", act, fallback.encode_down, fallback, reporter)
 
 
 def _discard_damaged(store: Cache, places: Iterable[str], reporter: Reporter) -> bool:
@@ -186,17 +186,17 @@ def _discard_damaged(store: Cache, places: Iterable[str], reporter: Reporter) ->
     return bool(reasons)
 
 
-def record(setting: Resolved, run: RunDir, store: Store) -> None:
+def record(resolved: Resolved, run: RunDir, store: Store) -> None:
     """Write what the run is (its recipe), what it reads, and what its images are (for the report)."""
     if distributed.rank() != 0:
         return
-    write_text(run.recipe_path, toml.dump(setting.recipe))
+    write_text(run.recipe_path, toml.dump(resolved.recipe))
     write_json(
         run.index_path,
-        {"views": len(setting.views), "held_out": len(setting.held_out), "addresses": store.cache_keys()},
+        {"views": len(resolved.views), "held_out": len(resolved.held_out), "addresses": store.cache_keys()},
     )
     register(store.cache.root, run.path, run.index_path)
-    write_json(run.data_path, data_sheet(setting.folder, setting.rejected, setting.own, setting.held_out))
+    write_json(run.data_path, data_sheet(resolved.folder, resolved.rejected, resolved.own, resolved.held_out))
 
 
 def data_sheet(

@@ -69,7 +69,7 @@ class Work:
         return len(self.due)
 
 
-def rows_of(setting: Resolved, views: Sequence[View]) -> list[Row]:
+def rows_of(resolved: Resolved, views: Sequence[View]) -> list[Row]:
     """A row for each view."""
     return [
         Row(
@@ -79,7 +79,7 @@ def rows_of(setting: Resolved, views: Sequence[View]) -> list[Row]:
                 "caption": text_cache_key(view.caption),
             },
             value=partial(_value, view),
-            wanted=setting.cut.boundary,
+            wanted=resolved.cut.boundary,
             shape=view.size,
         )
         for view in views
@@ -92,9 +92,9 @@ def _value(view: View, name: str) -> Any:
     return image_tensor(view) if name == "image" else (view.caption,)
 
 
-def caption_rows(setting: Resolved, captions: Sequence[str]) -> list[Row]:
+def caption_rows(resolved: Resolved, captions: Sequence[str]) -> list[Row]:
     """A row for each caption that comes without an image, such as a prompt to sample from."""
-    wanted = setting.cut.boundary & text_values(setting)
+    wanted = resolved.cut.boundary & text_values(resolved)
     return [
         Row(
             inputs={"caption": text_cache_key(caption)},
@@ -105,10 +105,10 @@ def caption_rows(setting: Resolved, captions: Sequence[str]) -> list[Row]:
     ]
 
 
-def text_values(setting: Resolved) -> frozenset[str]:
+def text_values(resolved: Resolved) -> frozenset[str]:
     """Every value that depends on the caption alone."""
     known = {"caption"}
-    for unit in (*setting.cut.frozen, *setting.cut.live):
+    for unit in (*resolved.cut.frozen, *resolved.cut.live):
         if not unit.draws and set(unit.reads) <= known:
             known |= set(unit.writes)
     return frozenset(known - {"caption"})
@@ -124,7 +124,7 @@ def _view_cache_key(view: View) -> str:
 
 
 def survey(
-    setting: Resolved,
+    resolved: Resolved,
     cache: Cache,
     rows: Sequence[Row],
     share: Callable[[str], bool] = distributed.is_owned_by_rank,
@@ -134,14 +134,14 @@ def survey(
     Every entry that may be read is held in ``cache`` first, so that none that is found is pruned meanwhile.
 
     Args:
-        setting: The run.
+        resolved: The run.
         cache: Where they may be.
         rows: What is to be encoded.
         share: Whether an entry is to be made here; all of them are looked for.
     """
-    units = setting.cut.frozen
-    prints = {name: _fingerprint(setting, name) for name in {n for unit in units for n in unit.uses}}
-    work = Work([_cache_keys(units, prints | _tiled(setting, prints, row), row) for row in rows])
+    units = resolved.cut.frozen
+    prints = {name: _fingerprint(resolved, name) for name in {n for unit in units for n in unit.uses}}
+    work = Work([_cache_keys(units, prints | _tiled(resolved, prints, row), row) for row in rows])
     writer = {name: unit for unit in units for name in unit.writes}
     cache.hold({places[name] for places in work.table for name in writer if name in places})
     wanted: dict[str, int] = {}
@@ -163,17 +163,17 @@ def survey(
     return work
 
 
-def _fingerprint(setting: Resolved, part: str) -> str:
-    return fingerprint(setting.family, setting.source, part, setting.dtype)
+def _fingerprint(resolved: Resolved, part: str) -> str:
+    return fingerprint(resolved.family, resolved.source, part, resolved.dtype)
 
 
-def _in_tiles(setting: Resolved, row: Row) -> bool:
-    return setting.encode_tiled and max(row.shape, default=0) > vae_tiling.SIDE
+def _in_tiles(resolved: Resolved, row: Row) -> bool:
+    return resolved.encode_tiled and max(row.shape, default=0) > vae_tiling.SIDE
 
 
-def _tiled(setting: Resolved, prints: Mapping[str, str], row: Row) -> dict[str, str]:
+def _tiled(resolved: Resolved, prints: Mapping[str, str], row: Row) -> dict[str, str]:
     """Fingerprints that tiles change: seams and norms make other numbers of an image."""
-    inside = _in_tiles(setting, row) and "vae" in prints
+    inside = _in_tiles(resolved, row) and "vae" in prints
     return {"vae": f"{prints['vae']} tiles of {vae_tiling.SIDE}"} if inside else {}
 
 
@@ -186,9 +186,9 @@ def _cache_keys(units: Sequence[Unit], prints: Mapping[str, str], row: Row) -> d
     return places
 
 
-def bytes_needed(setting: Resolved, rows: Sequence[Row], work: Work) -> int:
+def bytes_needed(resolved: Resolved, rows: Sequence[Row], work: Work) -> int:
     """Bytes that the missing entries will take, from shapes alone: models run on the meta device."""
-    units = {unit.name: unit for unit in setting.cut.frozen}
+    units = {unit.name: unit for unit in resolved.cut.frozen}
     sizes: dict[tuple[str, tuple[int, ...]], int] = {}
     total = 0
     models: dict[str, Any] = {}
@@ -199,13 +199,13 @@ def bytes_needed(setting: Resolved, rows: Sequence[Row], work: Work) -> int:
                 continue
             key = (name, rows[number].shape)
             if key not in sizes:
-                sizes |= _shapes(setting, units, rows[number], models, outputs)
+                sizes |= _shapes(resolved, units, rows[number], models, outputs)
             total += sizes[key]
     return total
 
 
 def _shapes(
-    setting: Resolved,
+    resolved: Resolved,
     units: Mapping[str, Unit],
     row: Row,
     models: dict[str, Any],
@@ -225,7 +225,7 @@ def _shapes(
         if key not in outputs:
             for name in unit.uses:
                 if name not in models:
-                    models[name] = _skeleton(setting, name)
+                    models[name] = _skeleton(resolved, name)
             with torch.no_grad():
                 outputs[key] = {name: _meta(value) for name, value in unit.run(models, values).items()}
         values |= outputs[key]
@@ -250,13 +250,13 @@ def _meta(value: Any) -> Any:
     return value.to("meta") if isinstance(value, Tensor) else value
 
 
-def _skeleton(setting: Resolved, part: str) -> Any:
+def _skeleton(resolved: Resolved, part: str) -> Any:
     if part.startswith("tokenizer"):
-        return load(setting.family, setting.source, part, dtype=setting.dtype, device=torch.device("cpu"))
-    return skeleton(setting.family, setting.source, part, dtype=setting.dtype)
+        return load(resolved.family, resolved.source, part, dtype=resolved.dtype, device=torch.device("cpu"))
+    return skeleton(resolved.family, resolved.source, part, dtype=resolved.dtype)
 
 
-def fill(setting: Resolved, cache: Cache, rows: Sequence[Row], work: Work, reporter: Reporter) -> int:
+def fill(resolved: Resolved, cache: Cache, rows: Sequence[Row], work: Work, reporter: Reporter) -> int:
     """Compute and store what is missing, one unit at a time, so that only one encoder is ever loaded.
 
     Returns:
@@ -265,13 +265,13 @@ def fill(setting: Resolved, cache: Cache, rows: Sequence[Row], work: Work, repor
     Raises:
         OutOfMemoryError: In this process or another; what was stored stays.
     """
-    written, short = outcome(lambda: _fill(setting, cache, rows, work, reporter))
+    written, short = outcome(lambda: _fill(resolved, cache, rows, work, reporter))
     if short is not None:
         raise torch.OutOfMemoryError(short)
     return written[0]
 
 
-def _fill(setting: Resolved, cache: Cache, rows: Sequence[Row], work: Work, reporter: Reporter) -> int:
+def _fill(resolved: Resolved, cache: Cache, rows: Sequence[Row], work: Work, reporter: Reporter) -> int:
     scratch: dict[str, dict[str, Tensor]] = {}
     written = 0
 
@@ -281,19 +281,19 @@ def _fill(setting: Resolved, cache: Cache, rows: Sequence[Row], work: Work, repo
         bar.advance(note=unit.name)
 
     with reporter.progress("Caching", work.count) as bar, torch.no_grad(), Beside(done) as beside:
-        for unit in setting.cut.frozen:
+        for unit in resolved.cut.frozen:
             todo = work.missing[unit.name]
-            if "vae" in unit.uses and (cut := sum(_in_tiles(setting, rows[n]) for _, n in todo)):
+            if "vae" in unit.uses and (cut := sum(_in_tiles(resolved, rows[n]) for _, n in todo)):
                 reporter.line(
                     f"{cut} of {len(todo)} images are encoded in tiles of {vae_tiling.SIDE} pixels."
                 )
             gather = partial(_inputs, cache, scratch, rows, work.table, unit)
             cut_short = 0
             with ExitStack() as stack:
-                models = {name: stack.enter_context(opened(setting, name)) for name in unit.uses if todo}
+                models = {name: stack.enter_context(opened(resolved, name)) for name in unit.uses if todo}
                 for (place, _), values in zip(todo, beside.ahead(gather, [n for _, n in todo]), strict=True):
-                    out = unit.run(models, _moved(values, setting.device))
-                    _require_finite(setting, unit, out)
+                    out = unit.run(models, _moved(values, resolved.device))
+                    _require_finite(resolved, unit, out)
                     cut_short += _cut_short(unit, models, values, out)
                     kept = {name: value.cpu() for name, value in out.items()}
                     if place in work.stored:
@@ -310,12 +310,13 @@ def _fill(setting: Resolved, cache: Cache, rows: Sequence[Row], work: Work, repo
     return written
 
 
-def _require_finite(setting: Resolved, unit: Unit, out: Mapping[str, Tensor]) -> None:
+def _require_finite(resolved: Resolved, unit: Unit, out: Mapping[str, Tensor]) -> None:
     """Raise ``BadBase`` rather than train on NaN for ever: an entry is computed once."""
     if not all(value.isfinite().all() for value in out.values()):
         raise BadBase(
-            f"{setting.source.name}: {' and '.join(unit.uses)} computes numbers that are not finite: damaged "
-            f'or too large for the precision. {setting.source.again} Or set limits.compute_dtype = "fp32".'
+            f"{resolved.source.name}: {' and '.join(unit.uses)} computes numbers that are not finite: "
+            f"damaged or too large for the precision. {resolved.source.again} Or set limits.compute_dtype = "
+            '"fp32".'
         )
 
 
@@ -355,20 +356,20 @@ def _moved(values: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     return {name: v.to(device) if isinstance(v, Tensor) else v for name, v in values.items()}
 
 
-def uncached(setting: Resolved, rows: Sequence[Row]) -> list[dict[str, Tensor]]:
+def uncached(resolved: Resolved, rows: Sequence[Row]) -> list[dict[str, Tensor]]:
     """The same values computed straight, without a cache: what the cache must equal, bit for bit."""
     models: dict[str, Any] = {}
     out = []
     with torch.no_grad():
         for row in rows:
             values: dict[str, Any] = {name: row.value(name) for name in row.inputs}
-            for unit in setting.cut.frozen:
+            for unit in resolved.cut.frozen:
                 if not all(name in values for name in unit.reads):
                     continue
                 for name in unit.uses:
                     if name not in models:
-                        models[name] = whole(setting, name)
-                values = _moved(values, setting.device)
+                        models[name] = whole(resolved, name)
+                values = _moved(values, resolved.device)
                 values |= unit.run(models, values)
             out.append({name: values[name].cpu() for name in row.wanted if name in values})
     return out

@@ -15,37 +15,37 @@ from limner.nn.memory.engine import equip
 from limner.nn.memory.plan import Plan
 
 
-def whole(setting: Resolved, part: str, device: torch.device | None = None) -> Any:
+def whole(resolved: Resolved, part: str, device: torch.device | None = None) -> Any:
     """A tokenizer or a model, all of it on a device: the run's, if no other is given."""
-    device = device or setting.device
-    model = load(setting.family, setting.source, part, dtype=setting.dtype, device=device)
-    if part == "vae" and setting.encode_tiled:
+    device = device or resolved.device
+    model = load(resolved.family, resolved.source, part, dtype=resolved.dtype, device=device)
+    if part == "vae" and resolved.encode_tiled:
         vae_tiling.tile(model)
     return model
 
 
 @contextmanager
-def opened(setting: Resolved, part: str) -> Iterator[Any]:
+def opened(resolved: Resolved, part: str) -> Iterator[Any]:
     """A tokenizer or a model as the plan has it; what it computes is the same to the bit.
 
     A model that is made of layers may come to the device layer by layer while it works, two of them at a
     time, from the host's memory, or from files where that is short. One that is trained is on the device
     anyway, and is not streamed here.
     """
-    if not setting.encode_streamed or part.startswith("tokenizer") or part in setting.first_layers:
-        yield whole(setting, part)
+    if not resolved.encode_streamed or part.startswith("tokenizer") or part in resolved.first_layers:
+        yield whole(resolved, part)
         return
-    model = whole(setting, part, torch.device("cpu"))
+    model = whole(resolved, part, torch.device("cpu"))
     name = heaviest(model)
     if name is None:
-        yield model.to(setting.device)
+        yield model.to(resolved.device)
         return
     layers = len(model.get_submodule(name))
-    plan = Plan(swapped_blocks=layers, mmap_weights=setting.encode_mapped)
-    folder = cache_root(setting.recipe)
+    plan = Plan(swapped_blocks=layers, mmap_weights=resolved.encode_mapped)
+    folder = cache_root(resolved.recipe)
     folder.mkdir(parents=True, exist_ok=True)  # nothing may have been kept there yet
     arch = ArchSpec(blocks=(f"{name}.*",))
-    engine = equip(model, arch, plan, device=setting.device, folder=folder)
+    engine = equip(model, arch, plan, device=resolved.device, folder=folder)
     try:
         yield model
     finally:

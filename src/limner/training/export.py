@@ -17,18 +17,18 @@ from limner.nn.layers import lora
 from limner.recipe.schema import Recipe
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
-from limner.training.model import Trainee
+from limner.training.model import TrainableModel
 
 
-def export(trainee: Trainee, run: RunDir, reporter: Reporter) -> Path:
+def export(model: TrainableModel, run: RunDir, reporter: Reporter) -> Path:
     """Write ``lora.safetensors`` and check it as stock diffusers would read it; then those for other tools.
 
     Raises:
         BadLora: A file does not hold, key by key, what was trained, or a tool could not read a part of it.
     """
-    components = trainee.adapters()
-    described = header_entries(about(trainee.setting), components)
-    pipeline = trainee.setting.family.pipeline
+    components = model.adapters()
+    described = header_entries(about(model.resolved), components)
+    pipeline = model.resolved.family.pipeline
 
     draft = run.lora_path.with_name(".draft.safetensors")  # one that a kill leaves is overwritten next time
     try:
@@ -38,7 +38,7 @@ def export(trainee: Trainee, run: RunDir, reporter: Reporter) -> Path:
         draft.replace(run.lora_path)
     finally:
         draft.unlink(missing_ok=True)
-    for tool in trainee.setting.recipe.export.for_:
+    for tool in model.resolved.recipe.export.for_:
         if tool != DIFFUSERS.name:
             path = run.lora_path_for(tool)
             error = save(path, components, described, torch.float32, tool_named(tool), pipeline)
@@ -49,9 +49,9 @@ def export(trainee: Trainee, run: RunDir, reporter: Reporter) -> Path:
 class LoRAFile:
     """A LoRA file for each tool that the recipe names. See ``training.outputs``."""
 
-    def require_possible(self, setting: Resolved, meta: Assembled) -> None:
+    def require_possible(self, resolved: Resolved, meta: Assembled) -> None:
         """Raise ``BadRecipe`` unless every tool of ``export.for`` can hold what will be trained."""
-        require_exportable(setting, meta)
+        require_exportable(resolved, meta)
 
     def paths(self, run: RunDir) -> dict[str, Path | None]:
         """The file that stock diffusers loads."""
@@ -61,16 +61,16 @@ class LoRAFile:
         """Whether every file is there, of as many steps as the recipe asks for."""
         return exported(run, recipe)
 
-    def write(self, trainee: Trainee, run: RunDir, reporter: Reporter) -> Path:
+    def write(self, model: TrainableModel, run: RunDir, reporter: Reporter) -> Path:
         """Write the files."""
-        return export(trainee, run, reporter)
+        return export(model, run, reporter)
 
 
-def require_exportable(setting: Resolved, meta: Assembled) -> None:
+def require_exportable(resolved: Resolved, meta: Assembled) -> None:
     """Find out before training whether every tool of ``export.for`` can hold what will be trained.
 
     Args:
-        setting: The run.
+        resolved: The run.
         meta: Its models without weights, adapters attached.
 
     Raises:
@@ -78,11 +78,11 @@ def require_exportable(setting: Resolved, meta: Assembled) -> None:
     """
     blank = {
         component: {name: _blank(pair.weight) for name, pair in lora.attached(meta.models[component]).items()}
-        for component in setting.first_layers
+        for component in resolved.first_layers
     }
-    for tool in setting.recipe.export.for_:
+    for tool in resolved.recipe.export.for_:
         try:
-            encode_for(blank, setting.family.pipeline, tool_named(tool))
+            encode_for(blank, resolved.family.pipeline, tool_named(tool))
         except BadLora as error:
             reason = str(error).partition(" Leave such modules out")[0].removesuffix(".")
             raise BadRecipe(
@@ -111,18 +111,18 @@ def exported_steps(path: Path) -> int | None:
         return None
 
 
-def about(setting: Resolved) -> LoraMetadata:
+def about(resolved: Resolved) -> LoraMetadata:
     """What the file says of itself: what a person needs to use it, no captions, no paths."""
-    wish = setting.recipe
-    architecture, version = setting.family.model_spec(setting.source)
-    prediction, dark = spoken(setting.family, setting.source, setting.objective)
+    wish = resolved.recipe
+    architecture, version = resolved.family.model_spec(resolved.source)
+    prediction, dark = spoken(resolved.family, resolved.source, resolved.objective)
     return LoraMetadata(
         title=wish.name,
         architecture=f"{architecture}/lora",
-        base=setting.source.name,
+        base=resolved.source.name,
         base_version=version,
         trigger=wish.data.trigger,
-        resolution=(setting.resolution, setting.resolution),
+        resolution=(resolved.resolution, resolved.resolution),
         steps=wish.train.steps,
         seed=wish.seed,
         prediction=prediction,

@@ -19,7 +19,7 @@ from limner.planning.disk import base_bytes
 from limner.recipe.schema import Recipe
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
-from limner.training.model import Trainee
+from limner.training.model import TrainableModel
 
 STEPS = "limner.steps"
 """Entry of the header of each file of weights."""
@@ -28,7 +28,7 @@ STEPS = "limner.steps"
 class ModelFolder:
     """A base in diffusers layout. See ``training.outputs``."""
 
-    def require_possible(self, setting: Resolved, meta: Assembled) -> None:
+    def require_possible(self, resolved: Resolved, meta: Assembled) -> None:
         """Nothing can be in its way: no name is translated."""
 
     def paths(self, run: RunDir) -> dict[str, Path | None]:
@@ -39,12 +39,12 @@ class ModelFolder:
         """Whether it is there, of as many steps as the recipe asks for."""
         return model_steps(run) == recipe.train.steps
 
-    def write(self, trainee: Trainee, run: RunDir, reporter: Reporter) -> Path:
+    def write(self, model: TrainableModel, run: RunDir, reporter: Reporter) -> Path:
         """Write the folder."""
-        return export_model(trainee, run, reporter)
+        return export_model(model, run, reporter)
 
 
-def export_model(trainee: Trainee, run: RunDir, reporter: Reporter) -> Path:
+def export_model(model: TrainableModel, run: RunDir, reporter: Reporter) -> Path:
     """Write the folder ``model``: the trained denoiser in the precision of the base's files, and other parts.
 
     Any tool opens the folder like the base itself, and may write in it: no file is shared.
@@ -53,21 +53,21 @@ def export_model(trainee: Trainee, run: RunDir, reporter: Reporter) -> Path:
         DiskFull: There is no room.
         BadBase: The disk gave back other weights than were written.
     """
-    setting = trainee.setting
-    source, family = setting.source, setting.family
+    resolved = model.resolved
+    source, family = resolved.source, resolved.family
     name = family.denoiser
-    tensors = {**trainee.models[name].state_dict(), **trainee.state()[name]}
-    kinds = dtypes(trainee.models[name], source.weights(name))
+    tensors = {**model.models[name].state_dict(), **model.state()[name]}
+    kinds = dtypes(model.models[name], source.weights(name))
     draft = run.model_path.with_name(".model.part")
     shutil.rmtree(draft, ignore_errors=True)  # what a kill left
     require_space(run.path, base_bytes(source) or 0, f"{run.model_path}, the trained model,")
     try:
-        _frame(setting, draft)
+        _frame(resolved, draft)
         for part in family.parts:
             if part != name:
                 lend(source, part, draft / part, linked=False)
         write_json(draft / name / "config.json", source.config(name))
-        facts = {STEPS: str(setting.recipe.train.steps)}
+        facts = {STEPS: str(resolved.recipe.train.steps)}
         _verify(write(draft / name, tensors, dtypes=kinds, facts=facts), tensors, kinds)
         shutil.rmtree(run.model_path, ignore_errors=True)
         draft.replace(run.model_path)
@@ -75,7 +75,7 @@ def export_model(trainee: Trainee, run: RunDir, reporter: Reporter) -> Path:
         shutil.rmtree(draft, ignore_errors=True)
     reporter.line(
         f"Model: {run.model_path.name}/ is a base in diffusers layout. As a LoRA: limner lora extract "
-        f"{setting.recipe.base} {run.model_path} --rank 64 --out {run.lora_path}"
+        f"{resolved.recipe.base} {run.model_path} --rank 64 --out {run.lora_path}"
     )
     return run.model_path
 
@@ -94,9 +94,9 @@ def model_steps(run: RunDir) -> int | None:
     return None
 
 
-def _frame(setting: Resolved, draft: Path) -> None:
+def _frame(resolved: Resolved, draft: Path) -> None:
     """Everything in the folder that is no model. A sampler is told what the recipe made of the base's own."""
-    source, family = setting.source, setting.family
+    source, family = resolved.source, resolved.family
     index = dict(source.index)
     for part, kind in source.index.items():
         if isinstance(kind, list) and part not in (*family.parts, "scheduler"):
@@ -106,7 +106,7 @@ def _frame(setting: Resolved, draft: Path) -> None:
     write_json(draft / "model_index.json", index)
     if source.facts:
         write_json(draft / "limner.json", dict(source.facts))
-    sampler = {**source.config("scheduler"), **wished(setting.objective)}
+    sampler = {**source.config("scheduler"), **wished(resolved.objective)}
     write_json(draft / "scheduler" / "scheduler_config.json", sampler)
 
 

@@ -34,7 +34,7 @@ class Watch:
     device: str
     seconds: float | None = None
     bytes: int | None = None
-    _usual: float | None = None
+    _baseline: float | None = None
     _steps: int = 0
     _last: deque[float] = field(default_factory=lambda: deque(maxlen=SPAN))
     _said: set[str] = field(default_factory=set)
@@ -59,15 +59,15 @@ class Watch:
         )
 
     def _time(self, now: float) -> str:
-        if self._usual is None:
-            self._usual = now
+        if self._baseline is None:
+            self._baseline = now
             if self.seconds is not None and now > SLOWER * self.seconds and self._once("plan"):
                 return (
                     f"A step takes {now:.3g} s, {self.seconds:.3g} s planned. `limner plan --calibrate` "
                     "measures this device, so that the next plan knows it."
                 )
             return ""
-        if now < SLOWER * self._usual or not self._once("slow"):
+        if now < SLOWER * self._baseline or not self._once("slow"):
             return ""
         spilled = (
             " it is hot, or the driver has moved memory to the host (on Windows: switch off the system "
@@ -76,7 +76,7 @@ class Watch:
             else " or the machine has begun to swap (lower --batch, or set limits.micro_batch)."
         )
         return (
-            f"Steps have become slow: {now:.3g} s now, {self._usual:.3g} s at the start. Something else "
+            f"Steps have become slow: {now:.3g} s now, {self._baseline:.3g} s at the start. Something else "
             f"uses the device,{spilled}"
         )
 

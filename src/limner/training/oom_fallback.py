@@ -26,7 +26,7 @@ MOST = 3
 
 
 @dataclass
-class Ladder:
+class OomFallback:
     """Where a run stands among its plans.
 
     Attributes:
@@ -109,7 +109,7 @@ class Ladder:
         return self.plan
 
 
-def ladder_of(recipe: Recipe, reporter: Reporter, begun: Begun | None = None) -> Ladder:
+def oom_fallback_of(recipe: Recipe, reporter: Reporter, begun: Begun | None = None) -> OomFallback:
     """The plan to begin with, of this machine's device; the same in every process.
 
     Raises:
@@ -118,7 +118,7 @@ def ladder_of(recipe: Recipe, reporter: Reporter, begun: Begun | None = None) ->
     made = foreseen(recipe, reporter, device=shared(device_for(recipe.limits)), begun=begun)
     if made.choice is None:
         raise DoesNotFit(str(made.misfit))
-    return Ladder(made, process=peak(torch.device("cpu")))
+    return OomFallback(made, process=peak(torch.device("cpu")))
 
 
 def shared(device: Device) -> Device:

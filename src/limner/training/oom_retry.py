@@ -12,7 +12,7 @@ from limner.nn import distributed
 from limner.nn.memory.plan import Plan
 from limner.reporter import Reporter
 from limner.training.monitor import peak
-from limner.training.oom_fallback import Ladder, changes
+from limner.training.oom_fallback import OomFallback, changes
 
 T = TypeVar("T")
 
@@ -57,34 +57,34 @@ def release(device: torch.device) -> None:
 
 
 def lowered(
-    ladder: Ladder, lower: Callable[[int], Plan], short: str, device: torch.device
+    fallback: OomFallback, lower: Callable[[int], Plan], short: str, device: torch.device
 ) -> tuple[str, dict[str, Any]]:
-    """Go a rung down: what changes, for people, and what metrics say.
+    """Take the next smaller plan: what changes, for people, and what metrics say.
 
     Args:
-        ladder: Where the run stands.
+        fallback: Where the run stands among its plans.
         lower: Its way down.
         short: What torch said, in a line.
         device: That ran out of memory.
 
     Raises:
-        DoesNotFit: There is no such rung.
+        DoesNotFit: There is no smaller plan.
     """
-    held, before = distributed.all_reduce_max(peak(device)), ladder.plan
+    held, before = distributed.all_reduce_max(peak(device)), fallback.plan
     release(device)
     plan = lower(held)
     return changes(before, plan), {"out_of_memory": short, "bytes": held, "plan": plan.to_json()}
 
 
 def begun(
-    what: str, act: Callable[[], T], lower: Callable[[int], Plan], ladder: Ladder, reporter: Reporter
+    what: str, act: Callable[[], T], lower: Callable[[int], Plan], fallback: OomFallback, reporter: Reporter
 ) -> T:
-    """Do something that comes before the first step, by smaller plans if need be; ``ladder.early`` knows."""
+    """Do something that comes before the first step, by smaller plans if need be."""
 
     def fall(short: str) -> None:
-        kind = ladder.planned.device.kind
-        changed, row = lowered(ladder, lower, short, torch.device(kind))
-        ladder.early.append(row)
+        kind = fallback.planned.device.kind
+        changed, row = lowered(fallback, lower, short, torch.device(kind))
+        fallback.early.append(row)
         reporter.line(f"Out of memory while {what}. Going on by a smaller plan: {changed}.")
         reporter.event(PlanLowered(step=None, changes=changed))
 

@@ -10,17 +10,17 @@ from limner.reporter import Reporter
 from limner.run_folder import RunDir
 from limner.training.export import LoRAFile
 from limner.training.export_model import ModelFolder
-from limner.training.model import Trainee
+from limner.training.model import TrainableModel
 
 
 class Output(Protocol):
     """A kind of file or folder that training ends in."""
 
-    def require_possible(self, setting: Resolved, meta: Assembled) -> None:
+    def require_possible(self, resolved: Resolved, meta: Assembled) -> None:
         """Find out before training whether it can be written.
 
         Args:
-            setting: The run.
+            resolved: The run.
             meta: Its models without weights.
 
         Raises:
@@ -36,7 +36,7 @@ class Output(Protocol):
         """Whether all of it is there, of as many steps as the recipe asks for."""
         ...
 
-    def write(self, trainee: Trainee, run: RunDir, reporter: Reporter) -> Path:
+    def write(self, model: TrainableModel, run: RunDir, reporter: Reporter) -> Path:
         """Write it, and read it back before it takes its place."""
         ...
 

@@ -15,14 +15,14 @@ from limner.report.sheet import columns, sheet
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
 from limner.training.cache import prompts_of
-from limner.training.model import Trainee
+from limner.training.model import TrainableModel
 
 FAILURES = (LimnerError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, OSError)
 """What may go wrong in a stock sampler, out of memory included; not signals, not the end of the process."""
 
 
 def sample(  # noqa: PLR0913  what is painted, and what may break it off
-    trainee: Trainee,
+    model: TrainableModel,
     run: RunDir,
     step: int,
     reporter: Reporter,
@@ -40,10 +40,10 @@ def sample(  # noqa: PLR0913  what is painted, and what may break it off
     """
     if distributed.rank() != 0:
         return
-    prompts = prompts_of(trainee.setting)
+    prompts = prompts_of(model.resolved)
     try:
         with breakable():
-            images = trainee.paint(len(prompts))
+            images = model.paint(len(prompts))
             for number, image in enumerate(images):
                 atomic_write(run.sample_path(step, number), partial(image.save, format="PNG"))
             write_sheet(run, prompts)

@@ -23,9 +23,9 @@ from limner.reporter import Reporter
 from limner.run_folder import RunDir
 from limner.training import checkpoint
 from limner.training.export_model import model_steps
-from limner.training.model import Trainee
+from limner.training.model import TrainableModel
 from limner.training.monitor import Watch
-from limner.training.oom_fallback import Ladder
+from limner.training.oom_fallback import OomFallback
 from limner.training.oom_retry import lowered, outcome, patiently
 
 T = TypeVar("T")
@@ -48,36 +48,36 @@ WISHED = ("initial_lr", "weight_decay", "betas")
 
 
 @dataclass
-class Progress:
+class TrainState:
     """The training state around the loop: everything that a checkpoint holds."""
 
-    setting: Resolved
+    resolved: Resolved
     run: RunDir
-    trainee: Trainee
+    model: TrainableModel
     optimizer: torch.optim.Optimizer
     average: Average | None
-    ladder: Ladder
+    fallback: OomFallback
     watch: Watch
 
     def save(self, step: int, facts: dict[str, Any]) -> None:
         """Write the checkpoint of ``step`` and drop those that the recipe does not keep."""
         if distributed.rank() == 0:
             parts = {
-                "weights": self.trainee.state(),
+                "weights": self.model.state(),
                 "optimizer": self.optimizer.state_dict(),
                 "average": self.average.shadow if self.average else None,
             }
             path = self.run.checkpoint_path(step)
-            plan = self.ladder.plan
+            plan = self.fallback.plan
             stored = {
                 "weights": plan.weights,
                 "moments": plan.optimizer_state,
                 "products": plan.matmul_precision,
             }
-            facts = {"step": step, **stored, **facts, **shape(self.setting)}
-            facts["recipe"] = shaping(self.setting.recipe)
+            facts = {"step": step, **stored, **facts, **shape(self.resolved)}
+            facts["recipe"] = shaping(self.resolved.recipe)
             checkpoint.save(path, parts, facts)
-            checkpoint.retain(self.run, self.setting.recipe.train.keep, saved=path)
+            checkpoint.retain(self.run, self.resolved.recipe.train.keep, saved=path)
         distributed.barrier()
 
     def restore(self, found: checkpoint.Checkpoint) -> None:
@@ -92,13 +92,13 @@ class Progress:
             case _:
                 raise BadCheckpoint(f"{found.path} is not the state of a training. {checkpoint.REMEDY}")
         try:
-            self.trainee.restore(weights)
+            self.model.restore(weights)
             self._restore_optimizer(moments)
             if self.average:  # one that the recipe turns on now begins at these weights
-                self.average.start(average or self.trainee.parameters)
+                self.average.start(average or self.model.parameters)
         except (BadCheckpoint, BadRecipe) as error:
             raise BadCheckpoint(f"{found.path}: {error}") from error
-        if not all(parameter.isfinite().all() for parameter in self.trainee.parameters):
+        if not all(parameter.isfinite().all() for parameter in self.model.parameters):
             raise BadCheckpoint(
                 f"{found.path} holds weights that are not finite. {checkpoint.REMEDY} Lower "
                 "train.learning_rate, too."
@@ -113,7 +113,7 @@ class Progress:
 
     def require_room(self) -> None:
         """Raise ``DiskFull`` unless the disk holds the checkpoints that the recipe keeps, and the model."""
-        recipe, disk = self.setting.recipe, self.ladder.planned.disk
+        recipe, disk = self.resolved.recipe, self.fallback.planned.disk
         if distributed.rank() == 0:
             due = model_steps(self.run) != recipe.train.steps
             model = disk["model"] if due else 0
@@ -140,22 +140,22 @@ class Progress:
         """
         left: str | None = short
         while left is not None:
-            device = self.setting.device
-            changed, row = lowered(self.ladder, self.ladder.down, left, device)
+            device = self.resolved.device
+            changed, row = lowered(self.fallback, self.fallback.down, left, device)
             reporter.line(
                 f"Out of memory after step {step}. Going on by a smaller plan, with the same batch and the "
                 f"same draws: {changed}."
             )
             reporter.event(PlanLowered(step=step, changes=changed))
             if distributed.rank() == 0:
-                keep(self.ladder.planned, self.run)
+                keep(self.fallback.planned, self.run)
                 self.run.log({"step": step, **row})
             left = self._follow()
-        self.watch = self.ladder.watch()
+        self.watch = self.fallback.watch()
 
     def _follow(self) -> str | None:
-        """Compute by the ladder's plan from now on; what torch says where memory runs out at that."""
-        return outcome(lambda: self.trainee.follow(self.ladder.plan))[1]
+        """Compute by the plan in use from now on; what torch says where memory runs out at that."""
+        return outcome(lambda: self.model.follow(self.fallback.plan))[1]
 
     def require_memory(self) -> None:
         """Make sure of what summing gradients and the optimizer will ask for: neither can stop half way.
@@ -163,11 +163,11 @@ class Progress:
         Raises:
             OutOfMemoryError: It is not there.
         """
-        wish, ladder = self.setting.recipe.train, self.ladder
+        wish, fallback = self.resolved.recipe.train, self.fallback
         several, first = distributed.world() > 1, not self.optimizer.state
-        profile = ladder.planned.profile
-        size = moving_bytes(profile, ladder.plan, wish.optimizer, first=first, several=several)
-        _ask(size, self.setting.device)
+        profile = fallback.planned.profile
+        size = moving_bytes(profile, fallback.plan, wish.optimizer, first=first, several=several)
+        _ask(size, self.resolved.device)
 
     @contextmanager
     def final_weights(self) -> Iterator[None]:
@@ -175,14 +175,14 @@ class Progress:
         evaluation_mode(self.optimizer)
         if self.average:
             self.average.swap()
-        self.trainee.publish()
+        self.model.publish()
         try:
             yield
         finally:
             if self.average:
                 self.average.swap()
             training_mode(self.optimizer)
-            self.trainee.publish()
+            self.model.publish()
 
 
 def _ask(size: int, device: torch.device) -> None:
@@ -191,18 +191,18 @@ def _ask(size: int, device: torch.device) -> None:
         torch.empty(size, dtype=torch.uint8, device=device)
 
 
-def shape(setting: Resolved) -> dict[str, Any]:
+def shape(resolved: Resolved) -> dict[str, Any]:
     """What may not change within a run. No paths: a run folder may move to another machine."""
-    wish = setting.recipe
+    wish = resolved.recipe
     return {
-        "base": setting.source.fingerprint(setting.family.denoiser, ""),
+        "base": resolved.source.fingerprint(resolved.family.denoiser, ""),
         "lora": wish.lora.model_dump(mode="json"),
         "optimizer": wish.train.optimizer,
         "method": wish.train.method,
     }
 
 
-def newest(setting: Resolved, run: RunDir, reporter: Reporter) -> checkpoint.Checkpoint | None:
+def newest(resolved: Resolved, run: RunDir, reporter: Reporter) -> checkpoint.Checkpoint | None:
     """The checkpoint to go on from, before anything is computed; None at the start of a run.
 
     Raises:
@@ -222,19 +222,19 @@ def newest(setting: Resolved, run: RunDir, reporter: Reporter) -> checkpoint.Che
         run.set_aside(each.path)
     if found is None:
         return None
-    mine, theirs = shape(setting), _completed(found.facts)
+    mine, theirs = shape(resolved), _completed(found.facts)
     if changed := [key for key, value in mine.items() if theirs.get(key) != value]:
         raise BadCheckpoint(
             f"{found.path} was trained with another {' and '.join(changed)}{_told(theirs, mine)}. "
             "A run cannot change these: give the new recipe another folder with --out."
         )
-    if found.step > setting.recipe.train.steps:
+    if found.step > resolved.recipe.train.steps:
         raise BadCheckpoint(
-            f"{run.path} has {found.step} steps already, and train.steps is {setting.recipe.train.steps}. "
+            f"{run.path} has {found.step} steps already, and train.steps is {resolved.recipe.train.steps}. "
             f"Set train.steps to at least {found.step}, or choose another folder with --out."
         )
-    if drift := _drift(found.facts, setting.recipe):
-        if found.step == setting.recipe.train.steps:
+    if drift := _drift(found.facts, resolved.recipe):
+        if found.step == resolved.recipe.train.steps:
             raise BadCheckpoint(
                 f"{run.path} is complete, and its {found.step} steps were trained by another recipe "
                 f"({drift}). Raise train.steps to go on by the new one, or choose another folder: --out."
@@ -275,5 +275,5 @@ def _told(before: dict[str, Any], now: dict[str, Any]) -> str:
 def _completed(facts: dict[str, Any]) -> dict[str, Any]:
     """Facts of a checkpoint with what a recipe could not say yet when it was written, as it was then."""
     lora = facts.get("lora")
-    usual = Lora().model_dump(mode="json")
-    return {"method": "lora", **facts, "lora": {**usual, **lora} if isinstance(lora, dict) else lora}
+    defaults = Lora().model_dump(mode="json")
+    return {"method": "lora", **facts, "lora": {**defaults, **lora} if isinstance(lora, dict) else lora}
