@@ -16,7 +16,7 @@ from limner.run_folder import RunDir
 
 def test_a_lesson_is_ten_pictures_of_other_nouns_than_it_is_asked_for() -> None:
     for lesson in (demo.style_lesson(), demo.subject_lesson()):
-        wish = demo.recipe(lesson, seed=3)
+        wish = demo.recipe_for(lesson, seed=3)
         assert len(list(wish.data.images.glob("*.png"))) == 10
         assert wish.data.trigger == demo.TRIGGER
         assert wish.seed == 3
@@ -41,7 +41,7 @@ def test_pictures_are_stacked_at_the_side_of_the_judge() -> None:
 def test_the_base_does_not_know_the_trigger() -> None:
     judge, lesson = Judge.load(), demo.style_lesson()
     nouns = demo.test_nouns(judge)[:8]
-    pictures = demo.Painter(None).paint([lesson.asked(noun) for noun in nouns], Reporter())
+    pictures = demo.PromptSampler(None).sample([lesson.prompt_of(noun) for noun in nouns], Reporter())
     assert lesson.score(judge, demo.stack(pictures, judge.side), nouns)["style"] <= 0.25
 
 
@@ -52,7 +52,7 @@ def test_the_demo_changes_what_the_base_paints(tmp_path: Path) -> None:
     assert Path(done["sheet"]).is_file()
     assert Path(done["report"]).is_file()
     first, *last = RunDir(tmp_path / "demo").samples().values()
-    assert sorted(first) == list(range(2 * demo.SHOWN))
+    assert sorted(first) == list(range(2 * demo.SHEET_IMAGES))
     assert sorted(number for taken in last for number in taken) == sorted(first)
     assert style["before"] <= 0.1
     assert style["after"] >= 0.7

@@ -79,7 +79,7 @@ def test_a_verb_may_ask_by_itself_whether_to_stop():
 
 def test_plain_tells_the_last_state_and_not_every_step():
     stream = io.StringIO()
-    with Reporter(PlainText(stream, every=1000)).progress("train", 50) as steps:
+    with Reporter(PlainText(stream, interval=1000)).progress("train", 50) as steps:
         for step in range(50):
             steps.advance(note=f"loss {step}")
     (line,) = stream.getvalue().splitlines()
@@ -88,7 +88,7 @@ def test_plain_tells_the_last_state_and_not_every_step():
 
 def test_plain_tells_on_the_way_how_long_it_will_take():
     stream = io.StringIO()
-    with Reporter(PlainText(stream, every=0)).progress("cache", 3) as steps:
+    with Reporter(PlainText(stream, interval=0)).progress("cache", 3) as steps:
         steps.advance()
         steps.advance(2)
     first, last = stream.getvalue().splitlines()
@@ -99,7 +99,7 @@ def test_plain_tells_on_the_way_how_long_it_will_take():
 
 def test_plain_counts_the_time_between_two_lines():
     stream = io.StringIO()
-    plain = PlainText(stream, every=5)
+    plain = PlainText(stream, interval=5)
     for seconds in (0, 4, 5, 9, 10, 12):
         plain(ProgressMade(label="train", done=seconds, total=100, seconds=seconds))
     assert [line.partition(",")[0] for line in stream.getvalue().splitlines()] == [
@@ -124,7 +124,7 @@ def test_plain_writes_to_stderr_by_default(capsys):
 @pytest.mark.parametrize("code", CONTROLS, ids=hex)
 def test_no_control_character_reaches_a_terminal(code):
     stream = io.StringIO()
-    reporter = Reporter(PlainText(stream, every=0))
+    reporter = Reporter(PlainText(stream, interval=0))
     reporter.line(f"cat{chr(code)}.png")
     with reporter.progress(f"look{chr(code)}", 2) as steps:
         steps.advance(note=f"note{chr(code)}")

@@ -233,7 +233,7 @@ def test_prune_asks_about_no_more_files_than_it_must(run):
 
 def test_a_damaged_checkpoint_is_set_aside_not_lost(run):
     touch(run, 1, 2)
-    aside = run.set_aside(run.checkpoint_path(2))
+    aside = run.mark_damaged(run.checkpoint_path(2))
     assert aside.read_bytes() == b"whole"
     assert steps(run) == [1]
 

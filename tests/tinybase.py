@@ -59,7 +59,7 @@ class Base:
 
     def batch(self, *numbers: int) -> dict[str, Tensor]:
         rows = [self.row(number) for number in numbers]
-        ragged = self.family.ragged
+        ragged = self.family.padded_values
         made = {n: (pad_collate if n in ragged else torch.cat)([r[n] for r in rows]) for n in rows[0]}
         return {name: value.to(DEVICE) for name, value in made.items()}
 

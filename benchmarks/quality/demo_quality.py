@@ -50,7 +50,7 @@ def shuffled(lesson: demo.DemoRun, other: str, out: Path) -> Path:
 def run(lesson: demo.DemoRun, judge: Judge, seed: int, reporter: Any, **changes: Any) -> dict[str, Any]:
     """The figures of one lesson, in a folder of its own."""
     images = changes.pop("images", None)
-    wish = toml.change(demo.recipe(lesson, seed=seed, images=images), changes)
+    wish = toml.change(demo.recipe_for(lesson, seed=seed, images=images), changes)
     with tempfile.TemporaryDirectory() as place:
         figures, _ = demo.teach(lesson, wish, Path(place) / "run", judge, reporter)
     return {name: value for name, value in figures.items() if name != "path"}

@@ -106,11 +106,11 @@ def _events(request: RunRequest, stop: Stop | None) -> Iterator[Event]:
     interrupt = Interrupt(_asker(stop))
     run = running(request.recipe, request.out, Reporter(events.append, interrupt.due), interrupt)
     try:
-        more = True
-        while more:
+        is_running = True
+        while is_running:
             try:
                 with interrupt:  # signals are the run's only while it runs, and the caller's otherwise
-                    more = next(run, False) is None
+                    is_running = next(run, False) is None
             finally:
                 while events:
                     yield events.popleft()
@@ -247,13 +247,13 @@ def caption(
     spec = spec_of(**style, **_some(values, "concept_type", "base", "trigger", "variants"))
     server = _some(values, "model", "url", "key_env", "timeout", "stream", "device")
     options = Options(name=provider, **server)
-    how = _some(values, "concurrency", "max_image_size", "overwrite", "budget", "dry_run")
+    settings = _some(values, "concurrency", "max_image_size", "overwrite", "budget", "dry_run")
     if "consistency" in values:
-        how["consistency"] = values.pop("consistency")
+        settings["consistency"] = values.pop("consistency")
     if values:
-        known = ", ".join(CaptionKeys.__annotations__)
-        raise BadUsage(f"caption takes no {next(iter(values))}. It takes {known}.")
-    return run(Path(folder), spec, options, CaptionSettings(**how), _reporter(on_event, stop))
+        names = ", ".join(CaptionKeys.__annotations__)
+        raise BadUsage(f"caption takes no {next(iter(values))}. It takes {names}.")
+    return run(Path(folder), spec, options, CaptionSettings(**settings), _reporter(on_event, stop))
 
 
 def _some(values: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from limner.bases.demo_sets import NOUNS, TEST_NOUNS, folder
 from limner.bases.judge import Judge, style_scores, subject_score
 from limner.files import atomic_write
 from limner.generation import pipeline
-from limner.models.family import Canvas
+from limner.models.family import SamplingParams
 from limner.models.presets import preset
 from limner.models.source import Source
 from limner.recipe import toml
@@ -33,8 +33,8 @@ TRIGGER = "zorbix"
 STYLE = "blueprint"
 """The held-out style of the demo; the package holds sets of three."""
 STEPS = 16
-AT_ONCE = 20
-SHOWN = 5
+BATCH_SIZE = 20
+SHEET_IMAGES = 5
 """Pictures of each lesson on the contact sheet."""
 
 Scores = Mapping[str, float]
@@ -47,7 +47,7 @@ class DemoRun:
     name: str
     concept_type: str
     images: str
-    asked: Callable[[str], str]
+    prompt_of: Callable[[str], str]
     """A noun -> the prompt with the trigger."""
     score: Callable[[Judge, np.ndarray, Sequence[str]], Scores]
     """Of pictures that were asked for with the trigger."""
@@ -63,7 +63,7 @@ def style_lesson(style: str = STYLE) -> DemoRun:
         name=f"{style}-style",
         concept_type="style",
         images=style,
-        asked=lambda noun: f"{TRIGGER} style {noun}",
+        prompt_of=lambda noun: f"{TRIGGER} style {noun}",
         score=lambda judge, images, nouns: style_scores(judge, images, nouns, style),
         leak=lambda judge, images, nouns: style_scores(judge, images, nouns, style),
         figure="style",
@@ -81,7 +81,7 @@ def subject_lesson() -> DemoRun:
         name="mascot",
         concept_type="subject",
         images="mascot",
-        asked=lambda ground: f"{TRIGGER}, on a {ground} background",
+        prompt_of=lambda ground: f"{TRIGGER}, on a {ground} background",
         score=recognised,
         leak=recognised,
         figure="subject",
@@ -103,21 +103,25 @@ def demo(out: Path, reporter: Reporter) -> dict[str, Any]:
     judge = Judge.load()
     board = RunDir(out)
     lessons = (style_lesson(), subject_lesson())
-    prompts = [lesson.asked(word) for lesson in lessons for word in words_of(lesson, judge)[:SHOWN]]
+    prompts = [
+        lesson.prompt_of(word) for lesson in lessons for word in words_of(lesson, judge)[:SHEET_IMAGES]
+    ]
     board.write_prompts(prompts)
-    done = []
-    for place, lesson in enumerate(lessons):
+    results = []
+    for index, lesson in enumerate(lessons):
         reporter.line(f"{lesson.name}: ten pictures, {TRIGGER!r} is their word.")
-        one, pictures = teach(lesson, recipe(lesson), out / lesson.name, judge, reporter)
-        done.append(one)
-        for step, painted in pictures.items():
-            for number, image in enumerate(painted[:SHOWN], start=place * SHOWN):
+        figures, images_by_step = teach(lesson, recipe_for(lesson), out / lesson.name, judge, reporter)
+        results.append(figures)
+        for step, images in images_by_step.items():
+            for number, image in enumerate(images[:SHEET_IMAGES], start=index * SHEET_IMAGES):
                 atomic_write(board.sample_path(step, number), partial(image.save, format="PNG"))
-        reporter.line(f"{lesson.name}: {lesson.figure} {one['before']:.0%} before, {one['after']:.0%} after.")
+        reporter.line(
+            f"{lesson.name}: {lesson.figure} {figures['before']:.0%} before, {figures['after']:.0%} after."
+        )
     write_sheet(board, prompts)
-    figures = {one["path"].parent.name: _rounded(one) for one in done}
-    report = write_report(board, title="Limner demo: before and after", extra=figures)
-    loras = [one | {"path": str(one["path"])} for one in done]
+    rows = {result["path"].parent.name: _rounded(result) for result in results}
+    report = write_report(board, title="Limner demo: before and after", extra=rows)
+    loras = [result | {"path": str(result["path"])} for result in results]
     return {"loras": loras, "sheet": str(board.sheet_path), "report": str(report)}
 
 
@@ -132,23 +136,23 @@ def test_nouns(judge: Judge) -> list[str]:
 
 
 def teach(
-    lesson: DemoRun, wish: Recipe, out: Path, judge: Judge, reporter: Reporter
+    lesson: DemoRun, recipe: Recipe, out: Path, judge: Judge, reporter: Reporter
 ) -> tuple[dict[str, Any], dict[int, list[Image.Image]]]:
     """Train one LoRA and paint before and after: (figures, {step: pictures asked for with the trigger})."""
     start = time.monotonic()
     words, nouns = words_of(lesson, judge), test_nouns(judge)
-    trained = train(wish, out, reporter)
-    asked = [lesson.asked(word) for word in words]
+    trained = train(recipe, out, reporter)
+    prompts = [lesson.prompt_of(word) for word in words]
     scores: dict[str, Scores] = {}
-    pictures: dict[int, list[Image.Image]] = {}
-    for when, lora in (("before", None), ("after", trained.lora)):
-        painter = Painter(lora)
-        shown = painter.paint(asked, reporter, seed=wish.seed * 1000)
-        plain = painter.paint(nouns, reporter, seed=wish.seed * 1000)
-        pictures[0 if lora is None else wish.train.steps] = shown
-        scores[when] = lesson.score(judge, stack(shown, judge.side), words)
-        scores[f"plain_{when}"] = lesson.leak(judge, stack(plain, judge.side), nouns)
-        scores[f"base_{when}"] = style_scores(judge, stack(plain, judge.side), nouns, STYLE)
+    images_by_step: dict[int, list[Image.Image]] = {}
+    for label, lora in (("before", None), ("after", trained.lora)):
+        sampler = PromptSampler(lora)
+        images = sampler.sample(prompts, reporter, seed=recipe.seed * 1000)
+        plain = sampler.sample(nouns, reporter, seed=recipe.seed * 1000)
+        images_by_step[0 if lora is None else recipe.train.steps] = images
+        scores[label] = lesson.score(judge, stack(images, judge.side), words)
+        scores[f"plain_{label}"] = lesson.leak(judge, stack(plain, judge.side), nouns)
+        scores[f"base_{label}"] = style_scores(judge, stack(plain, judge.side), nouns, STYLE)
     figures = {
         "path": trained.lora,
         "seconds": round(time.monotonic() - start, 1),
@@ -161,14 +165,14 @@ def teach(
     }
     if "concept" in scores["after"]:
         figures["concept_with_trigger"] = scores["after"]["concept"]
-    return figures, pictures
+    return figures, images_by_step
 
 
-def recipe(lesson: DemoRun, *, seed: int = 0, images: Path | None = None) -> Recipe:
+def recipe_for(lesson: DemoRun, *, seed: int = 0, images: Path | None = None) -> Recipe:
     """The preset of ten pictures on the embedded base, for a lesson; ``images`` other than its own."""
-    wish = preset(lesson.concept_type, BASE, 10)
+    defaults = preset(lesson.concept_type, BASE, 10)
     hands = TRAINED_STYLES * len(NOUNS)
-    usual = [
+    class_prompts = [
         text for noun, hand in zip(NOUNS, hands, strict=False) for text in (f"{hand} style {noun}", noun)
     ]
     values: dict[str, Any] = {
@@ -179,14 +183,14 @@ def recipe(lesson: DemoRun, *, seed: int = 0, images: Path | None = None) -> Rec
         "sample.every": -1,
         "sample.prompts": (),
         "data.min_side": 16,
-        "prior.prompts": usual,
+        "prior.prompts": class_prompts,
         "prior.batch": 2,
         "prior.weight": 0.4,
     }
-    return toml.change(wish, values)
+    return toml.change(defaults, values)
 
 
-class Painter:
+class PromptSampler:
     """The embedded base's stock pipeline, with or without a LoRA file, painting many prompts at once."""
 
     def __init__(self, lora: Path | None, source: Source | None = None) -> None:
@@ -196,34 +200,36 @@ class Painter:
         self.pipe = pipeline(self.family, self.source, lora)
         self.side = shape_at(self.source, self.family).resolution
 
-    def paint(self, prompts: Sequence[str], reporter: Reporter, *, seed: int = 0) -> list[Image.Image]:
+    def sample(self, prompts: Sequence[str], reporter: Reporter, *, seed: int = 0) -> list[Image.Image]:
         """One picture for each prompt, each from its own seed, ``seed`` onwards."""
-        canvas = Canvas(width=self.side, height=self.side, steps=STEPS)
-        options = self.family.pipeline_kwargs(self.source, canvas)
+        params = SamplingParams(width=self.side, height=self.side, steps=STEPS)
+        options = self.family.pipeline_kwargs(self.source, params)
         out: list[Image.Image] = []
         with reporter.progress("Painting", len(prompts)) as bar:
-            for start in range(0, len(prompts), AT_ONCE):
-                some = list(prompts[start : start + AT_ONCE])
-                blank = (
-                    None if options["negative_prompt"] is None else [options["negative_prompt"]] * len(some)
+            for start in range(0, len(prompts), BATCH_SIZE):
+                batch = list(prompts[start : start + BATCH_SIZE])
+                negative_prompts = (
+                    None if options["negative_prompt"] is None else [options["negative_prompt"]] * len(batch)
                 )
-                seeds = [torch.Generator().manual_seed(seed + start + n) for n in range(len(some))]
-                out += self.pipe(some, **options | {"negative_prompt": blank}, generator=seeds).images
-                bar.advance(len(some))
+                seeds = [torch.Generator().manual_seed(seed + start + n) for n in range(len(batch))]
+                out += self.pipe(
+                    batch, **options | {"negative_prompt": negative_prompts}, generator=seeds
+                ).images
+                bar.advance(len(batch))
         return out
 
 
 def stack(images: Sequence[Image.Image], side: int) -> np.ndarray:
     """(N, side, side, 3) uint8, as the judge reads them."""
-    sized = [image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS) for image in images]
-    return np.stack([np.asarray(image) for image in sized])
+    thumbnails = [image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS) for image in images]
+    return np.stack([np.asarray(image) for image in thumbnails])
 
 
-def _rounded(one: Mapping[str, Any]) -> dict[str, Any]:
+def _rounded(figures: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name.replace("_", " "): f"{value:.0%}"
         if isinstance(value, float) and "seconds" not in name
         else str(value)
-        for name, value in one.items()
+        for name, value in figures.items()
         if name != "path"
     }

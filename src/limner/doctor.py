@@ -52,9 +52,9 @@ class Diagnosis:
 
 def doctor() -> list[Diagnosis]:
     """Look at Python, the packages, the device, the disk and the embedded base. Changes nothing."""
-    needed = [_package(requirement) for requirement in required()]
+    packages = [_package(requirement) for requirement in required()]
     optional = [_extra(name, *extra) for name, extra in optional_packages().items()]
-    return [_python(), *needed, _device(), *optional, _room(shared_cache()), _embedded()]
+    return [_python(), *packages, _device(), *optional, _room(shared_cache()), _embedded()]
 
 
 def required() -> Iterator[Requirement]:
@@ -67,10 +67,10 @@ def required() -> Iterator[Requirement]:
 
 def _python() -> Diagnosis:
     ok = sys.version_info >= PYTHON
-    least = ".".join(map(str, PYTHON))
+    minimum = ".".join(map(str, PYTHON))
     detail = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     return Diagnosis(
-        "python", ok, detail, "" if ok else f"Install Python {least} or newer, then Limner again."
+        "python", ok, detail, "" if ok else f"Install Python {minimum} or newer, then Limner again."
     )
 
 
@@ -87,8 +87,8 @@ def _package(requirement: Requirement) -> Diagnosis:
     if version is None:
         return Diagnosis(name, False, "not installed", f'pip install "{command}"')
     if not requirement.specifier.contains(Version(version), prereleases=True):
-        needed = f"{version}, {requirement.specifier} is needed"
-        return Diagnosis(name, False, needed, f'pip install --upgrade "{command}"')
+        detail = f"{version}, {requirement.specifier} is needed"
+        return Diagnosis(name, False, detail, f'pip install --upgrade "{command}"')
     return Diagnosis(name, True, version)
 
 
@@ -120,16 +120,16 @@ def _device() -> Diagnosis:
             "Install torch again: pip install torch",
         )
     if torch.cuda.is_available():
-        one = torch.cuda.get_device_properties(0)
+        gpu = torch.cuda.get_device_properties(0)
         build = f"ROCm {torch.version.hip}" if torch.version.hip else f"CUDA {torch.version.cuda}"
         count = torch.cuda.device_count()
         return Diagnosis(
-            "device", True, f"{count} x {one.name}, {human(one.total_memory)}, torch for {build}"
+            "device", True, f"{count} x {gpu.name}, {human(gpu.total_memory)}, torch for {build}"
         )
     if torch.backends.mps.is_available():
         return Diagnosis("device", True, "Apple GPU (mps)")
-    built = torch.version.cuda or torch.version.hip
-    if shutil.which("nvidia-smi") and not built:
+    toolkit = torch.version.cuda or torch.version.hip
+    if shutil.which("nvidia-smi") and not toolkit:
         remedy = "pip install torch --index-url https://download.pytorch.org/whl/cu128 --force-reinstall"
         return Diagnosis(
             "device", False, "an NVIDIA driver is here, but this torch is built for CPUs", remedy
@@ -139,12 +139,12 @@ def _device() -> Diagnosis:
 
 
 def _room(folder: Path) -> Diagnosis:
-    there = folder
-    while not there.exists() and there != there.parent:
-        there = there.parent
-    free = shutil.disk_usage(there).free
+    ancestor = folder
+    while not ancestor.exists() and ancestor != ancestor.parent:
+        ancestor = ancestor.parent
+    free = shutil.disk_usage(ancestor).free
     detail = f"{folder}, {human(free)} free"
-    if not os.access(there, os.W_OK):
+    if not os.access(ancestor, os.W_OK):
         return Diagnosis(
             "cache", False, f"{folder} cannot be written", "Set LIMNER_CACHE to a folder of yours."
         )

@@ -25,15 +25,15 @@ def human(size: float) -> str:
     return f"{size:.1f} {UNITS[-1]}"
 
 
-def require_space(folder: Path, size: int, what: str) -> None:
+def require_space(folder: Path, size: int, subject: str) -> None:
     """Raise ``DiskFull`` unless ``size`` bytes are free where ``folder`` is or will be."""
-    there = folder
-    while not there.exists():
-        there = there.parent
-    free = shutil.disk_usage(there).free
+    ancestor = folder
+    while not ancestor.exists():
+        ancestor = ancestor.parent
+    free = shutil.disk_usage(ancestor).free
     if free < size:
         raise DiskFull(
-            f"{what} needs {human(size)} and {human(free)} are free on the disk of {folder}. "
+            f"{subject} needs {human(size)} and {human(free)} are free on the disk of {folder}. "
             f"Free {human(size - free)}, or choose a folder on another disk."
         )
 
@@ -45,8 +45,8 @@ def user_cache(kind: str) -> Path:
 
 def shared_cache() -> Path:
     """Where frozen values are kept unless a recipe says otherwise: $LIMNER_CACHE, or the user's cache."""
-    chosen = os.environ.get("LIMNER_CACHE")
-    return Path(chosen) if chosen else user_cache("cache")
+    override = os.environ.get("LIMNER_CACHE")
+    return Path(override) if override else user_cache("cache")
 
 
 def atomic_write(path: Path, write: Callable[[Path], object], *, sync: bool = True) -> None:

@@ -16,9 +16,9 @@ from limner.assembly.trainable import trainable_of
 from limner.errors import BadBase, BadLora, BadUsage, first_line
 from limner.files import atomic_write
 from limner.lora import diffusers_loader, file
-from limner.models.family import Canvas, Family
-from limner.models.loading import BROKEN, hush
-from limner.models.scheduler import sampler, told
+from limner.models.family import Family, SamplingParams
+from limner.models.loading import LOAD_ERRORS, hush
+from limner.models.scheduler import overrides_from_metadata, sampler
 from limner.models.source import Source
 from limner.recipe import toml
 from limner.recipe.schema import Recipe
@@ -41,10 +41,16 @@ class Settings:
     """Strength of the LoRA: 0 is the base."""
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("images_per_prompt", 1), ("seed", 0), ("width", 1), ("height", 1)):
+        for name, minimum in (
+            ("steps", 1),
+            ("images_per_prompt", 1),
+            ("seed", 0),
+            ("width", 1),
+            ("height", 1),
+        ):
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise BadUsage(f"--{name.replace('_', '-')} is {value}; it must be at least {least}.")
+            if value is not None and value < minimum:
+                raise BadUsage(f"--{name.replace('_', '-')} is {value}; it must be at least {minimum}.")
         for name, value in (("guidance", self.guidance), ("lora-scale", self.lora_scale)):
             if value is not None and not math.isfinite(value):
                 raise BadUsage(f"--{name} is {value}; it must be a number.")
@@ -84,42 +90,42 @@ def generate(  # noqa: PLR0913  what a picture is made of
     family = family_at(source)
     for side, pixels in (("--width", settings.width), ("--height", settings.height)):
         family.check_side(side, pixels)
-    wishes = told(family, source, file.read(path).metadata) if path else {}
-    if wishes:
-        words = ", ".join(f"{key} = {value}" for key, value in wishes.items())
+    overrides = overrides_from_metadata(family, source, file.read(path).metadata) if path else {}
+    if overrides:
+        words = ", ".join(f"{key} = {value}" for key, value in overrides.items())
         line = f"The LoRA was trained for another sampler than {source.name} names; painting with {words}."
         reporter.line(line)
-    pipe = pipeline(family, source, path, settings.lora_scale, wishes)
+    pipe = pipeline(family, source, path, settings.lora_scale, overrides)
     side = shape_at(source, family).resolution
-    canvas = Canvas(
+    params = SamplingParams(
         width=settings.width or side,
         height=settings.height or side,
         steps=settings.steps,
         guidance=settings.guidance,
         seed=settings.seed,
     )
-    written = []
+    paths = []
     with reporter.progress("Painting", len(prompts) * settings.images_per_prompt) as bar:
         for number, prompt in enumerate(prompts):
-            for turn in range(settings.images_per_prompt):
-                seed = settings.seed + turn
+            for offset in range(settings.images_per_prompt):
+                seed = settings.seed + offset
                 generator = torch.Generator().manual_seed(seed)
-                picture = pipe(
-                    prompt=prompt, **family.pipeline_kwargs(source, canvas), generator=generator
+                image = pipe(
+                    prompt=prompt, **family.pipeline_kwargs(source, params), generator=generator
                 ).images[0]
-                place = out / f"{number:02d}-{_slug(prompt)}-{seed}.png"
-                atomic_write(place, partial(picture.save, format="PNG"))
-                written.append(place)
-                bar.advance(note=place.name)
-    return written
+                image_path = out / f"{number:02d}-{_slug(prompt)}-{seed}.png"
+                atomic_write(image_path, partial(image.save, format="PNG"))
+                paths.append(image_path)
+                bar.advance(note=image_path.name)
+    return paths
 
 
 def pipeline(
     family: Family,
     source: Source,
     lora: Path | None,
-    weight: float = 1.0,
-    wishes: Mapping[str, Any] | None = None,
+    lora_scale: float = 1.0,
+    overrides: Mapping[str, Any] | None = None,
 ) -> Any:
     """The stock pipeline of a base with a LoRA file in it, on the best device here.
 
@@ -127,33 +133,33 @@ def pipeline(
         family: The family of the base.
         source: The base.
         lora: The file; None for the base alone.
-        weight: Strength of the LoRA.
-        wishes: Settings of the sampler, over those of its config.
+        lora_scale: Strength of the LoRA.
+        overrides: Settings of the sampler, over those of its config.
     """
     import diffusers
 
     hush()
     device = device_of("auto")
-    stock_class = getattr(diffusers, family.pipeline)
+    pipeline_class = getattr(diffusers, family.pipeline)
     for part in family.parts:
         source.weights(part)
     try:
-        pipe = stock_class.from_pretrained(
+        pipe = pipeline_class.from_pretrained(
             source.root,
             dtype=precision_of("auto", device),
             use_safetensors=True,
             local_files_only=True,
             **dict.fromkeys(family.unused_parts),
         )
-    except BROKEN as error:
+    except LOAD_ERRORS as error:
         raise BadBase(f"{source.name} cannot be loaded: {first_line(error)}. {source.again}") from error
     pipe.set_progress_bar_config(disable=True)
-    if wishes:
-        pipe.scheduler = sampler(source, wishes)
+    if overrides:
+        pipe.scheduler = sampler(source, overrides)
     if lora is not None:
         diffusers_loader.load(pipe, lora)
-        if weight != 1.0:
-            pipe.set_adapters(pipe.get_active_adapters(), [weight] * len(pipe.get_active_adapters()))
+        if lora_scale != 1.0:
+            pipe.set_adapters(pipe.get_active_adapters(), [lora_scale] * len(pipe.get_active_adapters()))
     return pipe.to(device)
 
 
@@ -163,20 +169,22 @@ def _trained(target: Path, base: str | None, parts: str) -> tuple[Path | None, s
         run = RunDir(target)
         recipe = toml.load(run.recipe_path) if run.recipe_path.exists() else Recipe()
         adapters = trainable_of(recipe).freezes_base
-        made = run.lora_path if adapters else run.model_path
-        if not made.exists():
-            raise BadUsage(f"{target} has no {made.name} yet. Finish it with: limner train {target}")
+        weights_path = run.lora_path if adapters else run.model_path
+        if not weights_path.exists():
+            raise BadUsage(f"{target} has no {weights_path.name} yet. Finish it with: limner train {target}")
         if not adapters:
             if base:
-                raise BadUsage(f"{target} trained a whole base, {made}; --base cannot be another. Remove it.")
-            return None, str(made), ""
+                raise BadUsage(
+                    f"{target} trained a whole base, {weights_path}; --base cannot be another. Remove it."
+                )
+            return None, str(weights_path), ""
         return run.lora_path, base or recipe.base, parts or ("" if base else recipe.components_from)
     if not target.exists():
         raise BadUsage(f"{target} does not exist. Give a run folder or a LoRA file.")
-    named = base or file.read(target).metadata.get("ss_sd_model_name", "")
-    if not named:
+    base_name = base or file.read(target).metadata.get("ss_sd_model_name", "")
+    if not base_name:
         raise BadLora(f"{target} does not say which base it was trained on. Name it with --base.")
-    return target, named, parts
+    return target, base_name, parts
 
 
 def _slug(prompt: str) -> str:

@@ -21,7 +21,7 @@ class Bar:
     def __init__(self, reporter: "Reporter", label: str, total: int) -> None:
         """Begun now. See :meth:`Reporter.progress`."""
         self._reporter, self._label, self._total = reporter, label, total
-        self._done, self._note, self._start = 0, "", time.monotonic()
+        self._position, self._note, self._start = 0, "", time.monotonic()
 
     def advance(self, n: int = 1, note: str = "") -> None:
         """Say that ``n`` more are done; ``note`` is the figure to show beside, such as "loss 0.31".
@@ -29,20 +29,20 @@ class Bar:
         Raises:
             Stopped: The caller wants the work to end.
         """
-        self._done += n
+        self._position += n
         self._note = note or self._note
         self.show()
         self._reporter.check()
 
-    def show(self, *, ended: bool = False) -> None:
+    def show(self, *, final: bool = False) -> None:
         """Say how far the work has come."""
         event = ProgressMade(
             label=self._label,
-            done=self._done,
+            done=self._position,
             total=self._total,
             note=self._note,
             seconds=time.monotonic() - self._start,
-            ended=ended,
+            ended=final,
         )
         self._reporter.event(event)
 
@@ -89,15 +89,15 @@ class Reporter:
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Bar]:
         """Count ``total`` pieces of work, named ``label``, inside a ``with``; also if it breaks off."""
-        counted = Bar(self, label, total)
+        bar = Bar(self, label, total)
         if not total:
-            yield counted
+            yield bar
             return
-        counted.show()
+        bar.show()
         try:
-            yield counted
+            yield bar
         finally:
-            counted.show(ended=True)
+            bar.show(final=True)
 
     def check(self) -> None:
         """Go on, unless the caller wants the work to end.
@@ -117,10 +117,10 @@ class PlainText:
         every: Seconds between two lines of progress.
     """
 
-    def __init__(self, stream: TextIO | None = None, every: float = 5.0) -> None:
+    def __init__(self, stream: TextIO | None = None, interval: float = 5.0) -> None:
         """See the class."""
-        self._stream, self._every = stream, every
-        self._told: dict[str, float] = {}
+        self._stream, self._interval = stream, interval
+        self._line_times: dict[str, float] = {}
 
     def __call__(self, event: Event) -> None:
         """Write what people want to read of an event."""
@@ -134,17 +134,17 @@ class PlainText:
 
     def _progress(self, event: ProgressMade) -> None:
         if event.ended:
-            self._told.pop(event.label, None)
+            self._line_times.pop(event.label, None)
             self._count(event, duration(event.seconds))
             return
-        before = self._told.setdefault(event.label, event.seconds)
-        if event.done and event.done < event.total and event.seconds - before >= self._every:
-            self._told[event.label] = event.seconds
-            left = event.seconds * (event.total - event.done) / event.done
-            self._count(event, f"about {duration(left)} left")
+        before = self._line_times.setdefault(event.label, event.seconds)
+        if event.done and event.done < event.total and event.seconds - before >= self._interval:
+            self._line_times[event.label] = event.seconds
+            remaining = event.seconds * (event.total - event.done) / event.done
+            self._count(event, f"about {duration(remaining)} left")
 
-    def _count(self, event: ProgressMade, when: str) -> None:
-        parts = [f"{event.label} {event.done}/{event.total}", event.note, when]
+    def _count(self, event: ProgressMade, timing: str) -> None:
+        parts = [f"{event.label} {event.done}/{event.total}", event.note, timing]
         self._write(", ".join(part for part in parts if part))
 
     def _write(self, text: str) -> None:

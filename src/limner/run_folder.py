@@ -20,7 +20,7 @@ CHECKPOINT = re.compile(r"step-(\d{6,})\.safetensors")
 SAMPLES = re.compile(r"step-(\d{6,})")
 LEFTOVER = re.compile(r"\..*\.part|\.tmp[A-Za-z0-9]{6}")
 """What a killed process leaves: drafts of ``limner.files``, and those that safetensors makes within them."""
-PICKLED = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
+PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
 """Endings of files that other tools save checkpoints in, and that are never opened here."""
 LARGEST = 1e300
 """Of any number in the metrics; JSON has integers without end, which no computation takes."""
@@ -80,8 +80,8 @@ class RunDir:
                 f"{self.path} cannot be used as a run folder: {error.strerror}. Choose another with --out."
             ) from error
         try:
-            since = datetime.now().astimezone().isoformat(" ", "seconds")
-            write_json(holder, {"pid": os.getpid(), "host": socket.gethostname(), "since": since})
+            now = datetime.now().astimezone().isoformat(" ", "seconds")
+            write_json(holder, {"pid": os.getpid(), "host": socket.gethostname(), "since": now})
             self._sweep()
             yield
         finally:
@@ -90,22 +90,22 @@ class RunDir:
 
     def _busy(self, holder: Path) -> str:
         try:
-            who = json.loads(holder.read_text())
-            name = f"process {who['pid']} on {who['host']} has held it since {who['since']}"
+            owner = json.loads(holder.read_text())
+            name = f"process {owner['pid']} on {owner['host']} has held it since {owner['since']}"
         except (OSError, ValueError, LookupError, TypeError):
             name = "another process holds it"  # it has the lock and has not signed yet
         return f"{self.path} is in use: {name}. Wait for it, stop it, or choose another folder with --out."
 
     def _sweep(self) -> None:
-        places = (
+        listings = (
             self.path.glob(".*"),
             self.index_path.parent.glob(".*"),
             self.checkpoints_path.glob(".*"),
             self.samples_path.rglob(".*"),
         )
-        for found in (path for place in places for path in place):
-            if LEFTOVER.fullmatch(found.name) and found.is_file():
-                found.unlink(missing_ok=True)
+        for draft in (path for listing in listings for path in listing):
+            if LEFTOVER.fullmatch(draft.name) and draft.is_file():
+                draft.unlink(missing_ok=True)
 
     # measurements ------------------------------------------------------------------------------------------
 
@@ -149,18 +149,20 @@ class RunDir:
 
     def checkpoints(self) -> list[tuple[int, Path]]:
         """(step, path) of every checkpoint, newest first. ``training.checkpoint`` tells which are whole."""
-        found = ((CHECKPOINT.fullmatch(path.name), path) for path in _entries(self.checkpoints_path))
-        return sorted(((int(match[1]), path) for match, path in found if match), reverse=True)
+        matches = ((CHECKPOINT.fullmatch(path.name), path) for path in _entries(self.checkpoints_path))
+        return sorted(((int(match[1]), path) for match, path in matches if match), reverse=True)
 
     def foreign_checkpoints(self) -> list[Path]:
         """Files among the checkpoints that other tools would read as such."""
-        return sorted(path for path in _entries(self.checkpoints_path) if path.suffix.lower() in PICKLED)
+        return sorted(
+            path for path in _entries(self.checkpoints_path) if path.suffix.lower() in PICKLE_SUFFIXES
+        )
 
     def best(self) -> int | None:
         """The checkpoint with the least held-out loss in the metrics, by step; None if none was measured."""
         steps = {step for step, _ in self.checkpoints()}
-        seen = [(row["held_out"], row["step"]) for row in self.metrics() if _finite(row.get("held_out"))]
-        return min((pair for pair in seen if pair[1] in steps), default=(None, None))[1]
+        losses = [(row["held_out"], row["step"]) for row in self.metrics() if _finite(row.get("held_out"))]
+        return min((pair for pair in losses if pair[1] in steps), default=(None, None))[1]
 
     def prune(self, keep: int, best: int | None, whole: Callable[[Path], bool]) -> list[Path]:
         """Delete all checkpoints but the newest ``keep`` (at least 1) and the one of step ``best``.
@@ -171,17 +173,17 @@ class RunDir:
         Returns:
             The files deleted.
         """
-        found = self.checkpoints()
-        wanted = {step for step, _ in found[: max(keep, 1)]} | {best}
-        spare = [path for step, path in found if step not in wanted]
-        if spare and not any(whole(path) for step, path in found if step in wanted):
-            hope = next((path for path in spare if whole(path)), None)
-            spare = [path for path in spare if path != hope]
+        checkpoints = self.checkpoints()
+        keep_steps = {step for step, _ in checkpoints[: max(keep, 1)]} | {best}
+        spare = [path for step, path in checkpoints if step not in keep_steps]
+        if spare and not any(whole(path) for step, path in checkpoints if step in keep_steps):
+            resumable = next((path for path in spare if whole(path)), None)
+            spare = [path for path in spare if path != resumable]
         for path in spare:
             path.unlink(missing_ok=True)
         return spare
 
-    def set_aside(self, path: Path) -> Path:
+    def mark_damaged(self, path: Path) -> Path:
         """Rename a damaged checkpoint, so that it is neither resumed from nor counted among those to keep."""
         return path.replace(path.with_name(path.name + ".damaged"))
 
@@ -193,13 +195,13 @@ class RunDir:
 
     def samples(self) -> dict[int, dict[int, Path]]:
         """Step -> prompt index -> picture, steps and indices ascending."""
-        found: dict[int, dict[int, Path]] = {}
+        images_by_step: dict[int, dict[int, Path]] = {}
         for folder in _entries(self.samples_path):
             match = SAMPLES.fullmatch(folder.name)
-            pictures = [path for path in _entries(folder) if path.suffix == ".png" and path.stem.isdecimal()]
-            if match and pictures:
-                found[int(match[1])] = {int(path.stem): path for path in sorted(pictures)}
-        return dict(sorted(found.items()))
+            images = [path for path in _entries(folder) if path.suffix == ".png" and path.stem.isdecimal()]
+            if match and images:
+                images_by_step[int(match[1])] = {int(path.stem): path for path in sorted(images)}
+        return dict(sorted(images_by_step.items()))
 
     def write_prompts(self, prompts: list[str]) -> int:
         """Record what the samples show: prompt ``i`` belongs to the pictures ``i``.
@@ -209,21 +211,21 @@ class RunDir:
         Returns:
             How many were moved.
         """
-        moved = 0
+        count = 0
         try:
             before = self.prompts()
         except BadData:  # what they show is not known, so they stay
             before = prompts
-        for step, taken in self.samples().items() if prompts != before else ():
-            for index, path in taken.items():
-                shown = before[index : index + 1]
-                if shown != prompts[index : index + 1]:
-                    mark = hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:8]
+        for step, images in self.samples().items() if prompts != before else ():
+            for index, path in images.items():
+                prompt = before[index : index + 1]
+                if prompt != prompts[index : index + 1]:
+                    mark = hashlib.sha256(json.dumps(prompt).encode()).hexdigest()[:8]
                     self.earlier_path.mkdir(exist_ok=True)
                     path.replace(self.earlier_path / f"step-{step:06d}-{index:02d}-{mark}.png")
-                    moved += 1
+                    count += 1
         write_json(self.prompts_path, prompts)
-        return moved
+        return count
 
     def prompts(self) -> list[str]:
         """The prompts of the samples, empty before there are any.
@@ -231,8 +233,8 @@ class RunDir:
         Raises:
             BadData: The file is damaged.
         """
-        found = self.read(self.prompts_path)
-        return [str(prompt) for prompt in found] if isinstance(found, list) else []
+        prompts = self.read(self.prompts_path)
+        return [str(prompt) for prompt in prompts] if isinstance(prompts, list) else []
 
     def data(self) -> dict[str, Any]:
         """``{"images": [..], "rejected": [..]}`` as the cache verb wrote it, empty before that.
@@ -240,8 +242,8 @@ class RunDir:
         Raises:
             BadData: The file is damaged.
         """
-        found = self.read(self.data_path)
-        return found if isinstance(found, dict) else {}
+        data = self.read(self.data_path)
+        return data if isinstance(data, dict) else {}
 
     def read(self, path: Path) -> Any:
         """The value of a JSON file of this run, None where there is no file.

@@ -100,12 +100,12 @@ def inputs(one: TrainableModel) -> dict[str, torch.Tensor]:
 
 def by_stock(base: Path, lora: Path, one: TrainableModel, folder: Path) -> dict[str, Any]:
     """Load the file in a process that never imports limner; what it heard, and what it computed."""
-    from limner.models.family import Canvas
+    from limner.models.family import SamplingParams
 
     folder.mkdir()
     save_file(inputs(one), folder / "inputs.safetensors")
     resolved = one.resolved
-    options = resolved.family.pipeline_kwargs(resolved.source, Canvas(width=32, height=32, steps=2))
+    options = resolved.family.pipeline_kwargs(resolved.source, SamplingParams(width=32, height=32, steps=2))
     wished = {"seed": 0, "prompt": "zorb", "options": options}
     command = [sys.executable, "-c", STOCK, str(base), str(lora), str(folder), json.dumps(wished)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
@@ -142,9 +142,9 @@ def test_step_zero_is_the_base(tiny_base, photos, tmp_path):
     from limner.generation import pipeline
 
     stock_base = pipeline(bare, one.resolved.source, None)
-    from limner.models.family import Canvas
+    from limner.models.family import SamplingParams
 
-    options = bare.pipeline_kwargs(one.resolved.source, Canvas(width=32, height=32, steps=2))
+    options = bare.pipeline_kwargs(one.resolved.source, SamplingParams(width=32, height=32, steps=2))
     painted = stock_base("zorb", **options, generator=torch.Generator().manual_seed(0)).images[0]
     assert np.abs(np.asarray(painted, int) - np.asarray(mine, int)).max() <= 1
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from limner.errors import BadBase
 from limner.graph.split import split
 from limner.models import family_of
-from limner.models.bundled import FETCHED, SHARED, described, known, stored_precision, weight_bytes
+from limner.models.bundled import CONFIG_PATTERNS, SHARED, described, known, stored_precision, weight_bytes
 from limner.models.family import Objective
 from limner.models.loading import load, skeleton
 from limner.models.registry import families, folder_of, hub_bases
@@ -180,7 +180,7 @@ def test_of_a_hub_id_only_configs_are_fetched(monkeypatch, tiny_base: Path, tmp_
     source = described("own/er", folders={}, tell=heard.append)
     assert source.name == "own/er" and source.index["_class_name"] == "FluxPipeline"
     assert [each["local"] for each in asked] == [True, True, False]
-    assert all(each["allow_patterns"] == list(FETCHED) for each in asked)
+    assert all(each["allow_patterns"] == list(CONFIG_PATTERNS) for each in asked)
     assert asked[-1]["cache_dir"].name == "configs", "a folder without weights is none of the hub's cache"
     assert heard == ["Fetching the configs of own/er: some kilobytes, no weights."]
 

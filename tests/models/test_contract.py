@@ -19,7 +19,7 @@ from limner.lora.factors import Factors, rename_for_model
 from limner.lora.tools import DIFFUSERS, unsupported
 from limner.models import family_of, sampling
 from limner.models.bundled import known
-from limner.models.family import Canvas, Objective
+from limner.models.family import Objective, SamplingParams
 from limner.models.loading import skeleton
 from limner.models.registry import families, lora_keys
 from limner.nn.layers import lora
@@ -68,7 +68,7 @@ def test_captions_are_encoded_as_the_stock_pipeline_does(base: Base, captions: t
             rows.append({name: values[name] for name in base.case.text})
         wanted = base.case.encode(base.pipe, list(captions))
     for name in base.case.text:
-        mine = pad_collate([row[name] for row in rows]) if name in base.family.ragged else None
+        mine = pad_collate([row[name] for row in rows]) if name in base.family.padded_values else None
         mine = torch.cat([row[name] for row in rows]) if mine is None else mine
         assert mine.shape == wanted[name].shape
         assert torch.allclose(mine.float(), wanted[name].float(), atol=1e-5), name
@@ -131,7 +131,7 @@ def test_step_zero_is_the_base(base: Base):
 
 
 def test_pictures_are_those_of_the_stock_pipeline(base: Base):
-    canvas = Canvas(width=64, height=32, steps=2, seed=11)
+    canvas = SamplingParams(width=64, height=32, steps=2, seed=11)
     units = [unit for unit in base.family.bound(base.source, Objective()) if not unit.draws]
     texts = []
     with torch.no_grad():
@@ -141,7 +141,7 @@ def test_pictures_are_those_of_the_stock_pipeline(base: Base):
                 if set(unit.reads) <= set(values):
                     values |= unit.run(base.models, values)
             texts.append({name: values[name] for name in base.family.text})
-        mine = sampling.paint(base.family, base.source, base.models, texts[:2], texts[2], canvas)
+        mine = sampling.sample_images(base.family, base.source, base.models, texts[:2], texts[2], canvas)
     for number, (caption, picture) in enumerate(zip(CAPTIONS, mine, strict=True)):
         generator = torch.Generator().manual_seed(11 + number)
         options = base.family.pipeline_kwargs(base.source, canvas)
@@ -235,7 +235,7 @@ class Straight:
     """A store that was never stored: each row computed from its image and caption."""
 
     def __init__(self, resolved: Any) -> None:
-        self.rows, self.ragged = uncached(resolved, all_rows(resolved)), resolved.family.ragged
+        self.rows, self.ragged = uncached(resolved, all_rows(resolved)), resolved.family.padded_values
 
     def batch(self, numbers: list[int], device: torch.device) -> dict[str, Tensor]:
         rows = [self.rows[number] for number in numbers]
@@ -272,7 +272,9 @@ class Run:
 
     def painted(self, pipe: Any, kind: str = "latent") -> Any:
         """What a stock pipeline makes of the trigger."""
-        options = self.base.family.pipeline_kwargs(self.base.source, Canvas(width=32, height=32, steps=2))
+        options = self.base.family.pipeline_kwargs(
+            self.base.source, SamplingParams(width=32, height=32, steps=2)
+        )
         generator = torch.Generator().manual_seed(0)
         return pipe(prompt="zorb", **options, generator=generator, output_type=kind).images[0]
 

@@ -8,7 +8,7 @@ import torch
 
 from limner.errors import BadBase, BadRecipe
 from limner.models import diffusion
-from limner.models.family import Canvas, Objective
+from limner.models.family import Objective, SamplingParams
 from limner.models.sdxl import family
 from limner.models.source import Source
 from limner.nn.rng import KeyedRng
@@ -72,10 +72,10 @@ def test_times_are_uniform_unless_wished_otherwise():
 
 
 def test_guidance_is_the_recipe_s_then_the_base_s_then_the_family_s(tmp_path: Path):
-    canvas = Canvas(width=64, height=32, steps=3)
+    canvas = SamplingParams(width=64, height=32, steps=3)
     bare = Source(tmp_path, "bare")
     assert diffusion.pipeline_kwargs(bare, canvas, 5.0)["guidance_scale"] == 5.0
     told = Source(tmp_path, "told", {"guidance": 3.0})
     assert diffusion.pipeline_kwargs(told, canvas, 5.0)["guidance_scale"] == 3.0
-    asked = Canvas(width=64, height=32, steps=3, guidance=1.0)
+    asked = SamplingParams(width=64, height=32, steps=3, guidance=1.0)
     assert diffusion.pipeline_kwargs(told, asked, 5.0)["guidance_scale"] == 1.0

@@ -30,8 +30,8 @@ def test_large_weights_lie_in_shards_with_an_index(tmp_path, monkeypatch):
 @pytest.mark.parametrize("linked", [True, False])
 def test_a_part_is_lent_as_it_is(linked, tiny_base, tmp_path):
     source = locate(str(tiny_base), folders={})
-    layout.lend(source, "vae", tmp_path / "vae", linked=linked)
-    layout.lend(source, "tokenizer", tmp_path / "tokenizer", linked=linked)
+    layout.lend(source, "vae", tmp_path / "vae", allow_links=linked)
+    layout.lend(source, "tokenizer", tmp_path / "tokenizer", allow_links=linked)
     for path in (*(tmp_path / "vae").iterdir(), *(tmp_path / "tokenizer").iterdir()):
         assert path.read_bytes() == (tiny_base / path.parent.name / path.name).read_bytes()
     assert (tmp_path / "vae/config.json").samefile(tiny_base / "vae/config.json") == linked

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from limner.models import family_of, sampling
-from limner.models.family import Canvas
+from limner.models.family import SamplingParams
 from limner.models.loading import hush, load
 from limner.models.source import locate
 
@@ -19,11 +19,11 @@ def test_each_picture_has_its_own_seed(tiny_base: Path):
         for name in ("vae", "transformer")
     }
     texts = [{"context": torch.randn(1, 12, 16), "pooled": torch.randn(1, 16)} for _ in range(3)]
-    canvas = Canvas(width=32, height=32, steps=1, seed=4)
+    canvas = SamplingParams(width=32, height=32, steps=1, seed=4)
     with torch.no_grad():
-        both = sampling.paint(family, source, models, texts[:2], texts[2], canvas)
-        second = sampling.paint(
-            family, source, models, texts[1:2], texts[2], Canvas(width=32, height=32, steps=1, seed=5)
+        both = sampling.sample_images(family, source, models, texts[:2], texts[2], canvas)
+        second = sampling.sample_images(
+            family, source, models, texts[1:2], texts[2], SamplingParams(width=32, height=32, steps=1, seed=5)
         )
     assert np.abs(np.asarray(both[1], int) - np.asarray(second[0], int)).max() <= 1
     assert not np.array_equal(np.asarray(both[0]), np.asarray(both[1]))

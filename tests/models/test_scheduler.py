@@ -7,7 +7,7 @@ import pytest
 from limner.errors import BadRecipe
 from limner.models.family import Objective
 from limner.models.flux.family import FAMILY as FLUX
-from limner.models.scheduler import sampler, spoken, told, wished
+from limner.models.scheduler import overrides_from_metadata, overrides_of, prediction_metadata, sampler
 from limner.models.sd15.family import FAMILY as SD15
 from limner.models.sdxl.family import FAMILY as SDXL
 from limner.models.source import Source, locate
@@ -23,28 +23,33 @@ def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Source:
 
 
 def test_a_recipe_that_contradicts_the_base_is_heard_when_painting(sdxl: Source):
-    made = sampler(sdxl, wished(V))
+    made = sampler(sdxl, overrides_of(V))
     assert made.config.prediction_type == "v_prediction" and made.config.rescale_betas_zero_snr
     assert made.config.timestep_spacing == "trailing"
     assert made.config.beta_end == sdxl.config("scheduler")["beta_end"]
-    plain = sampler(sdxl, wished(Objective()))
+    plain = sampler(sdxl, overrides_of(Objective()))
     assert plain.config.prediction_type == "epsilon" and plain.config.timestep_spacing == "leading"
 
 
 def test_a_sampler_that_cannot_begin_at_pure_noise_is_refused(tmp_path: Path):
     source = locate(str(save_sd15(tmp_path / "sd15")), folders={})
-    assert sampler(source, wished(Objective(prediction="v"))).config.prediction_type == "v_prediction"
+    assert sampler(source, overrides_of(Objective(prediction="v"))).config.prediction_type == "v_prediction"
     with raises(BadRecipe):
-        sampler(source, wished(V))
-    assert spoken(SD15, source, Objective()) == ("epsilon", False)
+        sampler(source, overrides_of(V))
+    assert prediction_metadata(SD15, source, Objective()) == ("epsilon", False)
 
 
 def test_files_say_what_they_were_trained_for_and_are_believed(sdxl: Source):
-    assert spoken(SDXL, sdxl, V) == ("v", True) and spoken(FLUX, sdxl, Objective()) == ("", False)
+    assert prediction_metadata(SDXL, sdxl, V) == ("v", True) and prediction_metadata(
+        FLUX, sdxl, Objective()
+    ) == ("", False)
     ours = {"software": "Limner 1", "modelspec.prediction_type": "v", "ss_zero_terminal_snr": "True"}
-    assert told(SDXL, sdxl, ours) == wished(V)
+    assert overrides_from_metadata(SDXL, sdxl, ours) == overrides_of(V)
     assert (
-        told(SDXL, sdxl, {**ours, "modelspec.prediction_type": "epsilon", "ss_zero_terminal_snr": ""}) == {}
+        overrides_from_metadata(
+            SDXL, sdxl, {**ours, "modelspec.prediction_type": "epsilon", "ss_zero_terminal_snr": ""}
+        )
+        == {}
     )
-    assert told(SDXL, sdxl, {**ours, "software": "another"}) == {}
-    assert told(FLUX, sdxl, ours) == {}
+    assert overrides_from_metadata(SDXL, sdxl, {**ours, "software": "another"}) == {}
+    assert overrides_from_metadata(FLUX, sdxl, ours) == {}

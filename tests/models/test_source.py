@@ -13,7 +13,7 @@ from huggingface_hub import errors
 from limner.errors import BadBase
 from limner.models import source
 from limner.models.registry import hub_bases
-from limner.models.source import WANTED, Source, download_command, locate
+from limner.models.source import ALLOW_PATTERNS, Source, download_command, locate
 from messages import raises
 
 
@@ -315,7 +315,7 @@ def test_the_download_command_gets_just_what_is_read():
         "vae/diffusion_pytorch_model.safetensors",
         "tokenizer/merges.txt",
     ]
-    patterns, unwanted = patterns[: len(WANTED)], patterns[len(WANTED) :]
+    patterns, unwanted = patterns[: len(ALLOW_PATTERNS)], patterns[len(ALLOW_PATTERNS) :]
     assert all(any(fnmatch(name, pattern) for pattern in patterns) for name in wanted)
     assert not any(fnmatch(name, pattern) for name in wanted for pattern in unwanted)
     assert any(fnmatch("unet/diffusion_pytorch_model.fp16.safetensors", pattern) for pattern in unwanted)
@@ -338,7 +338,7 @@ def test_what_is_fetched_in_part_does_not_pass_for_the_whole(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     monkeypatch.setattr(source, "_announce", lambda *_: None)
     locate("flux-dev", folders={})
-    locate("flux-dev", folders={}, without=("transformer", "vae"))
+    locate("flux-dev", folders={}, skip_weights=("transformer", "vae"))
     whole, lent = asked
     assert whole["cache_dir"] is None and "transformer/*.safetensors" not in whole["ignore_patterns"]
     assert lent["cache_dir"].parts[-2:] == ("lenders", "transformer-vae")

@@ -176,7 +176,9 @@ def test_no_more_than_one_tensor_is_ever_there_in_full(tmp_path: Path, kind, mon
         model = hollow(type(wide), source.config("transformer"), torch.bfloat16)
     names = storable(model, family.arch)
     with Live() as live:
-        read(model, source.weights("transformer"), torch.bfloat16, CPU, stored=dict.fromkeys(names, kind))
+        read(
+            model, source.weights("transformer"), torch.bfloat16, CPU, layer_kinds=dict.fromkeys(names, kind)
+        )
     held = sum(t.nbytes for t in everything(model).values())
     assert live.now <= held + 4096, "nothing is left over"
     assert live.peak < held + largest / 2 and live.peak < 0.75 * whole
@@ -191,7 +193,7 @@ def test_no_more_than_one_tensor_is_ever_there_in_full(tmp_path: Path, kind, mon
             source.weights("transformer"),
             torch.bfloat16,
             CPU,
-            stored=stored,
+            layer_kinds=stored,
             placement=lambda it: Placement(it, family.arch, streamed=every, hoist=True, folder=tmp_path),
         )
     blocks = [sum(t.nbytes for t in each.state_dict().values()) for each in blocks_of(model)]
@@ -307,7 +309,7 @@ def test_attention_of_old_files_is_found_under_its_new_names(tmp_path: Path):
     assert "encoder.mid_block.attentions.0.query.weight" in old
     save_file(old, path)
     model: Any = hollow(AutoencoderKL, json.loads((tmp_path / "config.json").read_text()), torch.float32)
-    assert read(model, [path], torch.float32, CPU, stored={}) == []
+    assert read(model, [path], torch.float32, CPU, layer_kinds={}) == []
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), plain.parameters(), strict=True))
     assert dict(tensors(model, [path])).keys() == model.state_dict().keys()
 

@@ -11,7 +11,7 @@ from limner.assembly.resolve import resolve
 from limner.graph.cache import Cache
 from limner.models import family_of, sampling
 from limner.models.bundled import described, known, weight_bytes
-from limner.models.family import Canvas
+from limner.models.family import SamplingParams
 from limner.models.loading import hush, load
 from limner.models.registry import hub_bases
 from limner.nn.layer_lists import bytes_of, heaviest
@@ -121,7 +121,7 @@ def test_guidance_asks_twice():
         next(
             each
             for each in traced_outside(
-                "sd15", 512, canvas=Canvas(width=512, height=512, steps=1, guidance=g)
+                "sd15", 512, canvas=SamplingParams(width=512, height=512, steps=1, guidance=g)
             ).stages
             if each.times == "sample step"
         )
@@ -133,7 +133,8 @@ def test_guidance_asks_twice():
 
 def test_samples_have_their_own_size():
     small, large = (
-        traced_outside("sd15", 512, canvas=Canvas(width=width, height=512, steps=1)) for width in (512, 1024)
+        traced_outside("sd15", 512, canvas=SamplingParams(width=width, height=512, steps=1))
+        for width in (512, 1024)
     )
     for one, other in zip(small.stages, large.stages, strict=True):
         if one.phase == "cache":
@@ -217,7 +218,7 @@ def test_tiles_of_a_small_autoencoder_take_what_was_foreseen(base: Any, monkeypa
     image = torch.zeros(1, 3, 192, 256, dtype=torch.uint8)
     peak = tracked(lambda: unit.run({"vae": vae}, {"image": image}))
     assert of(found, "cache", "vae").tiled == pytest.approx(peak, rel=0.15)
-    at_once = sampling.at_once(Canvas(width=256, height=192, steps=1))
+    at_once = sampling.batch_size(SamplingParams(width=256, height=192, steps=1))
     latents = torch.zeros(at_once, *found.boundary["latent_mean"].shape[1:])
     peak = tracked(lambda: vae.decode(latents))
     assert of(found, "sample", "vae").tiled == pytest.approx(peak, rel=0.15)

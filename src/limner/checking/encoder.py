@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from limner.errors import BadBase, first_line
-from limner.models.loading import BROKEN, hush
+from limner.models.loading import LOAD_ERRORS, hush
 
 SAME_KIND_DISTANCE = 0.2
 """Distance, 1 minus the cosine, below which such models have two pictures of one kind."""
@@ -37,7 +37,7 @@ def encoded(name: str, images: Sequence[Image.Image]) -> np.ndarray:
             _features(model, processor(images=list(images[start : start + BATCH]), return_tensors="pt"))
             for start in range(0, len(images), BATCH)
         ]
-    except BROKEN as error:
+    except LOAD_ERRORS as error:
         reason = first_line(error).partition(". ")[0]  # the rest is advice for who calls the library
         raise BadBase(
             f"The encoder {name} cannot be used: {reason}. Name a folder with a vision model, "

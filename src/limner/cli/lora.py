@@ -72,22 +72,22 @@ def _rule(values: dict[str, Any]) -> "RankRule | None":
     return RankRule(criteria[0], float(values[criteria[0]])) if criteria else None
 
 
-def _show(written: "WriteResult", *, as_json: bool, details: bool = True) -> None:
+def _show(report: "WriteResult", *, as_json: bool, details: bool = True) -> None:
     from limner.cli.show import result
 
     lines = [
-        f"{written.path}: {written.modules} modules for {written.tool}"
-        f"{f' ({written.family})' if written.family else ''}, read back within {written.error:.1e}",
+        f"{report.path}: {report.modules} modules for {report.tool}"
+        f"{f' ({report.family})' if report.family else ''}, read back within {report.error:.1e}",
     ]
-    if written.losses and details:
-        worst = sorted(written.losses, key=lambda loss: -loss.relative)
+    if report.losses and details:
+        worst = sorted(report.losses, key=lambda loss: -loss.relative)
         lines.append(f"Lost of a module's change: {worst[0].relative:.1%} at most. The most by name:")
         lines += [f"  {loss.relative:7.2%}  {loss.component}.{loss.module}" for loss in worst[:8]]
-    if written.left_out and details:
-        lines += [f"Not in the file: {line}" for line in written.left_out[:8]]
-        if len(written.left_out) > 8:
-            lines.append(f"Not in the file: {len(written.left_out) - 8} more")
-    result(written, lines, as_json=as_json)
+    if report.left_out and details:
+        lines += [f"Not in the file: {line}" for line in report.left_out[:8]]
+        if len(report.left_out) > 8:
+            lines.append(f"Not in the file: {len(report.left_out) - 8} more")
+    result(report, lines, as_json=as_json)
 
 
 @app.command(epilog=example("limner lora convert cat.safetensors --to comfyui"))
@@ -123,8 +123,8 @@ def convert(
             from limner.lora.operations import convert as run
 
         out = out or lora.with_name(f"{lora.stem}-{to}.safetensors")
-        done = run(lora, to, out, _options(options), reporter)
-    _show(done, as_json=as_json)
+        report = run(lora, to, out, _options(options), reporter)
+    _show(report, as_json=as_json)
 
 
 @app.command(epilog=example("limner lora merge cat.safetensors ink.safetensors --out both.safetensors"))
@@ -147,8 +147,8 @@ def merge(
         with swiftly():
             from limner.lora.operations import merge as run
 
-        done = run(loras, weight or [], out, _options(options), _rule(options))
-    _show(done, as_json=as_json)
+        report = run(loras, weight or [], out, _options(options), _rule(options))
+    _show(report, as_json=as_json)
 
 
 @app.command(epilog=example("limner lora resize cat.safetensors --rank 8"))
@@ -165,10 +165,10 @@ def resize(*, lora: File, out: Out = None, options: dict[str, Any], as_json: Jso
         rule = _rule(options)
         if rule is None:
             raise BadUsage("There is no rule for the ranks. Give --rank 16, or --energy 0.99 ..")
-        done = run(
+        report = run(
             lora, rule, out or lora.with_name(f"{lora.stem}-resized.safetensors"), _options(options), reporter
         )
-    _show(done, as_json=as_json)
+    _show(report, as_json=as_json)
 
 
 @app.command(epilog=example("limner lora extract sdxl tuned.safetensors --out lora.safetensors"))
@@ -178,7 +178,7 @@ def extract(
     base: Annotated[
         Path, typer.Argument(metavar="BASE", help="What was fine-tuned: a file, a folder, or a base's name.")
     ],
-    tuned: Annotated[Path, typer.Argument(metavar="TUNED", help="The fine-tune: a file or a folder.")],
+    finetune: Annotated[Path, typer.Argument(metavar="TUNED", help="The fine-tune: a file or a folder.")],
     out: Annotated[Path, typer.Option("--out", help="The file to write.")],
     options: dict[str, Any],
     as_json: Json = False,
@@ -191,8 +191,8 @@ def extract(
         with swiftly():
             from limner.lora.operations import extract as run
 
-        done = run(base, tuned, options["rank"], out, _options(options), reporter)
-    _show(done, as_json=as_json)
+        report = run(base, finetune, options["rank"], out, _options(options), reporter)
+    _show(report, as_json=as_json)
 
 
 @app.command(epilog=example("limner lora merge-into-base cat.safetensors --base sdxl/ --out cat-sdxl/"))
@@ -215,8 +215,8 @@ def merge_into_base(
         with swiftly():
             from limner.lora.operations import merge_into_base as run
 
-        done = run(lora, base, out, options["weight"], _options(options))
-    result(done, [f"{out}: {done['weights']} weights changed ({done['family']})"], as_json=as_json)
+        report = run(lora, base, out, options["weight"], _options(options))
+    result(report, [f"{out}: {report['weights']} weights changed ({report['family']})"], as_json=as_json)
 
 
 @app.command(epilog=example("limner lora info cat.safetensors"))
@@ -232,5 +232,5 @@ def info(*, lora: File, options: dict[str, Any], as_json: Json = False) -> None:
         with swiftly():
             from limner.lora.inspect import inspect, table
 
-        found = inspect(lora, options["family"])
-    result(found, table(found), as_json=as_json)
+        summary = inspect(lora, options["family"])
+    result(summary, table(summary), as_json=as_json)

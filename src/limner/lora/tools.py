@@ -207,8 +207,8 @@ def _by_key(
 def _style_for(change: WeightDelta, match: KeyMatch, names: FamilyKeys, tool: Tool) -> KeyStyle:
     rules = names.tools[tool.name]
     is_fused = rules.writes.naming == "native" and len(match.row.modules) > 1
-    if is_fused and rules.unfused and kind(change) in ("LoKr", "DoRA"):
-        return rules.unfused
+    if is_fused and rules.unfused_style and kind(change) in ("LoKr", "DoRA"):
+        return rules.unfused_style
     return rules.writes
 
 

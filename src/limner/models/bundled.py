@@ -21,7 +21,7 @@ from limner.models.source import Source, download_command, fetching, locate
 SHARED = Path(__file__).parent / "configs"
 """Configs of parts that bases of several families share. A family's own lie in its ``configs/parts/``."""
 
-FETCHED = ("model_index.json", "limner.json", "*/config.json", "*/scheduler_config.json")
+CONFIG_PATTERNS = ("model_index.json", "limner.json", "*/config.json", "*/scheduler_config.json")
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ def known(name: str) -> Source:
     """
     family = family_of_base(name)
     if family is None or name not in hub_bases():
-        known = ", ".join(hub_bases())
-        raise UnknownBase(f"{name!r} is no base that Limner knows by name. Known: {known}.")
+        names = ", ".join(hub_bases())
+        raise UnknownBase(f"{name!r} is no base that Limner knows by name. Known: {names}.")
     root = folder_of(family.name) / "configs"
     return Shipped(root=root, name=name, parts=_read(root / f"{name}.json"))
 
@@ -115,11 +115,11 @@ def _fetched(hub_id: str, tell: Callable[[str], None]) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(FETCHED), local_files_only=True))
+        return Path(snapshot_download(hub_id, allow_patterns=list(CONFIG_PATTERNS), local_files_only=True))
     except (errors.LocalEntryNotFoundError, errors.HFValidationError, FileNotFoundError):
         pass  # the base is not on this disk
     home = user_cache("configs")
-    options: dict[str, Any] = {"allow_patterns": list(FETCHED), "cache_dir": home}
+    options: dict[str, Any] = {"allow_patterns": list(CONFIG_PATTERNS), "cache_dir": home}
     try:
         return Path(snapshot_download(hub_id, **options, local_files_only=True))
     except (errors.LocalEntryNotFoundError, errors.HFValidationError, FileNotFoundError):
@@ -132,7 +132,7 @@ def _fetched(hub_id: str, tell: Callable[[str], None]) -> Path:
         f"The configs of {hub_id} are not on this disk and the hub cannot be reached. With network, run "
         f"this again; without, name a folder with its configs, or one of {', '.join(hub_bases())}."
     )
-    with fetching(hub_id, gated=gated, away=offline_text):
+    with fetching(hub_id, gated=gated, offline_text=offline_text):
         return Path(snapshot_download(hub_id, **options))
 
 

@@ -24,16 +24,16 @@ from limner.models.facts import FilePart
 from limner.models.family import Family
 from limner.models.key_map import KeyStyle
 from limner.models.layout import lend, write
-from limner.models.loading import BROKEN, hush, skeleton
+from limner.models.loading import LOAD_ERRORS, hush, skeleton
 from limner.models.single_file import Single, look
 from limner.models.source import Source, content, locate
 
 VERSION = "1"
 """Of the folders that are made; a change makes them anew."""
 
-PASSED = ("position_ids", "logit_scale", "text_projection.weight")
+UNUSED_SUFFIXES = ("position_ids", "logit_scale", "text_projection.weight")
 """Endings of tensors that a part may have in the file and does not compute with."""
-TIED = ("encoder.embed_tokens.weight",)
+TIED_SUFFIXES = ("encoder.embed_tokens.weight",)
 """Second names of tensors."""
 
 
@@ -79,7 +79,7 @@ def _donor(
 ) -> Source:
     lacking = ", ".join(part for part in family.parts if part not in file.parts)
     try:
-        donor = locate(parts or file.donor, folders=folders, tell=tell, without=tuple(file.parts))
+        donor = locate(parts or file.donor, folders=folders, tell=tell, skip_weights=tuple(file.parts))
         pipeline = donor.index.get("_class_name")
         for part in family.parts if pipeline == file.pipeline else ():
             donor.config(part) if part in file.parts else donor.weights(part)
@@ -119,7 +119,7 @@ def _make(file: Single, family: Family, donor: Source, home: Path) -> None:
             if part in file.parts:
                 write(draft / part, _weights(file, family, donor, draft, part))
             else:
-                lend(donor, part, draft / part, linked=True)
+                lend(donor, part, draft / part, allow_links=True)
         draft.replace(home)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -131,27 +131,33 @@ def _weights(file: Single, family: Family, donor: Source, draft: Path, part: str
     config = {**config, **file.config.get(part, {})}
     write_json(draft / part / "config.json", config)
     model = skeleton(family, Source(draft, donor.name), part, dtype=torch.float32)
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in TIED}
+    shapes = {
+        name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in TIED_SUFFIXES
+    }
     prefix = file.parts[part]
     with safe_open(file.path, "pt") as stream:
         tensors = {name: stream.get_tensor(name) for name in stream.keys() if name.startswith(prefix)}  # noqa: SIM118
-    converted = _named(file, part, tensors, config, model, set(shapes))
+    weights = _named(file, part, tensors, config, model, set(shapes))
     if "text_model.embeddings.token_embedding.weight" not in shapes:  # transformers 5 took the level away
-        converted = {name.removeprefix("text_model."): tensor for name, tensor in converted.items()}
+        weights = {name.removeprefix("text_model."): tensor for name, tensor in weights.items()}
     for name, shape in shapes.items():
-        have = tuple(converted[name].shape) if name in converted else None
+        have = tuple(weights[name].shape) if name in weights else None
         if have != shape:
             raise BadBase(
                 f"{file.name}: {part}'s {name} is {have or 'missing'}, and {shape} by {donor.name}'s "
                 "config: a variant (inpainting, another size), or torn. Name a base of its shape: "
                 'parts = "./folder".'
             )
-    if extra := [name for name in converted if name not in shapes and not name.endswith((*PASSED, *TIED))]:
+    if extra := [
+        name
+        for name in weights
+        if name not in shapes and not name.endswith((*UNUSED_SUFFIXES, *TIED_SUFFIXES))
+    ]:
         raise BadBase(
             f"{file.name}: {part} has {len(extra)} tensors more than the config of {donor.name} knows, first "
             f'{extra[0]}. Name a base of its shape: parts = "./folder".'
         )
-    return {name: _plain(file, name, converted[name]) for name in shapes}
+    return {name: _plain(file, name, weights[name]) for name in shapes}
 
 
 def _named(
@@ -173,11 +179,11 @@ def _named(
             renamed_tensors = {
                 name: tensor for name, tensor in turn(tensors, dict(config)).items() if tensor is not None
             }
-        except BROKEN as error:
+        except LOAD_ERRORS as error:
             raise BadBase(f"{file.name}: {part} is none that is known: {first_line(error)}.") from error
-        used_addresses = {tensor.data_ptr() for tensor in renamed_tensors.values()}
+        used_pointers = {tensor.data_ptr() for tensor in renamed_tensors.values()}
         return renamed_tensors | {
-            name: tensor for name, tensor in tensors.items() if tensor.data_ptr() not in used_addresses
+            name: tensor for name, tensor in tensors.items() if tensor.data_ptr() not in used_pointers
         }
     if layout.names == "open-clip":
         return theirs.convert_open_clip_checkpoint(model, tensors, prefix=prefix)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from limner.errors import BadRecipe
 from limner.graph.unit import unit
-from limner.models.family import Canvas, Objective
+from limner.models.family import Objective, SamplingParams
 from limner.models.scheduler import WORDS
 from limner.models.source import Source
 from limner.nn import ddpm, flow
@@ -17,12 +17,12 @@ from limner.nn.rng import Draw
 SUPPORTED_OPTIONS = frozenset({"time_density", "prediction", "min_snr", "noise_offset", "zero_terminal_snr"})
 """Wishes of a recipe that these families can grant."""
 
-PLACES = ("down_blocks.*", "mid_block", "up_blocks.*")
+BLOCK_PATHS = ("down_blocks.*", "mid_block", "up_blocks.*")
 ARCH = ArchSpec(
-    blocks=tuple(f"{place}.resnets.*|{place}.attentions.*.transformer_blocks.*" for place in PLACES),
-    modulations=tuple(f"{place}.resnets.*.time_emb_proj" for place in PLACES),
+    blocks=tuple(f"{path}.resnets.*|{path}.attentions.*.transformer_blocks.*" for path in BLOCK_PATHS),
+    modulations=tuple(f"{path}.resnets.*.time_emb_proj" for path in BLOCK_PATHS),
     conditions=("time_embedding", "add_embedding"),
-    tails=tuple(f"{place}.attentions.*.transformer_blocks.*.ff.net.2" for place in PLACES),
+    tails=tuple(f"{path}.attentions.*.transformer_blocks.*.ff.net.2" for path in BLOCK_PATHS),
 )
 """Of both convolutional denoisers, whose depth no single number of the config says."""
 
@@ -104,10 +104,10 @@ def constants(source: Source, objective: Objective) -> Mapping[str, Any]:
     }
 
 
-def pipeline_kwargs(source: Source, canvas: Canvas, guidance: float) -> dict[str, Any]:
+def pipeline_kwargs(source: Source, params: SamplingParams, guidance: float) -> dict[str, Any]:
     """Arguments of the stock pipeline. ``guidance`` is the family's own, 1 is none."""
     return {
         "negative_prompt": "",
-        "guidance_scale": canvas.strength(source, guidance),
-        **canvas.asked,
+        "guidance_scale": params.strength(source, guidance),
+        **params.call_kwargs,
     }

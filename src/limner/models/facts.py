@@ -47,10 +47,10 @@ class RegisteredBase:
     weight_bytes: int = 0
     """Of its weights on the hub, each at the precision of its file. Tokenizers and the headers of files add
     less than 0.2 %; those of SD 3.5 hold its position grid besides, 0.2 and 0.5 GB."""
-    stored: Precision = "bf16"
+    file_precision: Precision = "bf16"
     """Precision of its files."""
-    stored_parts: Mapping[str, Precision] = field(default_factory=dict)
-    """Part -> precision, where it differs from ``stored``."""
+    part_precisions: Mapping[str, Precision] = field(default_factory=dict)
+    """Part -> precision, where it differs from ``file_precision``."""
     caption_style: CaptionStyleName | None = None
     """Where it differs from the family's."""
     preset: Preset | None = None
@@ -58,7 +58,7 @@ class RegisteredBase:
 
     def precision(self, part: str) -> Precision:
         """Precision of a part's files."""
-        return self.stored_parts.get(part, self.stored)
+        return self.part_precisions.get(part, self.file_precision)
 
 
 @dataclass(frozen=True, kw_only=True)

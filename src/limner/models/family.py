@@ -21,8 +21,8 @@ crop in pixels of the crop's own scale, height and width of the crop.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Canvas:
-    """How samples are painted. Sizes in pixels; ``guidance`` None means the base's own."""
+class SamplingParams:
+    """How images are sampled. Sizes in pixels; ``guidance`` None means the base's own."""
 
     width: int
     height: int
@@ -33,13 +33,13 @@ class Canvas:
     """Settings of the sampler, over those of its config."""
 
     @property
-    def asked(self) -> dict[str, int]:
+    def call_kwargs(self) -> dict[str, int]:
         """What every stock pipeline is called with."""
         return {"num_inference_steps": self.steps, "width": self.width, "height": self.height}
 
-    def strength(self, source: Source, own: float) -> float:
-        """The guidance wished for; else what the base says of itself; else the family's ``own``."""
-        return source.facts.get("guidance", own) if self.guidance is None else self.guidance
+    def strength(self, source: Source, default: float) -> float:
+        """The guidance wished for; else what the base says of itself; else ``default``, the family's."""
+        return source.facts.get("guidance", default) if self.guidance is None else self.guidance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +72,13 @@ class Family:
     """ModelSpec's architecture and sd-scripts' version word of a base, for the metadata of its LoRA files."""
     multiple: int
     """Image sides must be multiples of this, in pixels."""
-    pipeline_kwargs: Callable[[Source, Canvas], dict[str, Any]]
-    """Arguments of the stock pipeline that make it paint on a canvas from a prompt."""
+    pipeline_kwargs: Callable[[Source, SamplingParams], dict[str, Any]]
+    """Arguments of the stock pipeline that make it sample so from a prompt."""
     prompt_kwargs: Callable[[Mapping[str, Tensor]], Mapping[str, Any]]
     """From the ``text`` values of a batch to the stock pipeline's arguments that stand for prompts."""
     resolution: int = 1024
     """Side in pixels of the square whose area the base was made for."""
-    ragged: frozenset[str] = frozenset()
+    padded_values: frozenset[str] = frozenset()
     """Values (1, L, ...) whose length L differs from row to row; in a batch the short ones end in zeros."""
     unused_parts: tuple[str, ...] = ()
     """Parts of the stock pipeline that Limner does without, such as a filter of its pictures."""
@@ -97,13 +97,13 @@ class Family:
             BadBase: The base's configs are missing, or hold values that mean nothing.
             BadRecipe: A wish that this family cannot grant.
         """
-        for each in fields(objective):
-            value = getattr(objective, each.name)
-            if value != each.default and each.name not in self.supported_options:
-                known = ", ".join(f"train.{name}" for name in sorted(self.supported_options))
+        for option in fields(objective):
+            value = getattr(objective, option.name)
+            if value != option.default and option.name not in self.supported_options:
+                names = ", ".join(f"train.{name}" for name in sorted(self.supported_options))
                 raise BadRecipe(
-                    f"train.{each.name} is {value}, which means nothing for {self.name}. Remove it; "
-                    f"{self.name} knows {known}."
+                    f"train.{option.name} is {value}, which means nothing for {self.name}. Remove it; "
+                    f"{self.name} knows {names}."
                 )
         try:
             constants = self.constants(source, objective)
@@ -112,9 +112,9 @@ class Family:
                 f"{source.name}: scheduler/ or {self.denoiser}/ has a config that means nothing ({error}). "
                 f"{source.again}"
             ) from error
-        return tuple(each.bind(**constants) for each in self.units)
+        return tuple(unit.bind(**constants) for unit in self.units)
 
-    def endings(self, model: str, wanted: str | Sequence[str]) -> tuple[str, ...]:
+    def endings(self, model: str, targets: str | Sequence[str]) -> tuple[str, ...]:
         """Module-name endings for a named target group, or the endings themselves.
 
         Raises:
@@ -122,17 +122,17 @@ class Family:
         """
         if model != self.denoiser:
             if model not in self.text_targets:
-                known = ", ".join(sorted(self.text_targets))
+                names = ", ".join(sorted(self.text_targets))
                 raise BadRecipe(
-                    f"lora.text_encoders: {self.name} has no text encoder {model!r}. Known: {known}."
+                    f"lora.text_encoders: {self.name} has no text encoder {model!r}. Known: {names}."
                 )
             return self.text_targets[model]
-        if not isinstance(wanted, str):
-            return tuple(wanted)
-        name = "all-linear" if wanted == "auto" else wanted
+        if not isinstance(targets, str):
+            return tuple(targets)
+        name = "all-linear" if targets == "auto" else targets
         if name not in self.targets:
-            known = ", ".join(sorted(self.targets))
-            raise BadRecipe(f"lora.targets is {wanted!r}; {self.name} has {known}. Or list module endings.")
+            names = ", ".join(sorted(self.targets))
+            raise BadRecipe(f"lora.targets is {targets!r}; {self.name} has {names}. Or list module endings.")
         return self.targets[name]
 
     def depth(self, source: Source, encoder: str) -> int:

@@ -16,19 +16,19 @@ SHARD = 2 * 10**9
 """Bytes of a file of weights; so much is copied in memory at once."""
 
 
-def lend(donor: Source, part: str, folder: Path, *, linked: bool) -> None:
-    """Have a part as a donor has it: copied, or ``linked`` where nobody will write in ``folder``."""
+def lend(donor: Source, part: str, folder: Path, *, allow_links: bool) -> None:
+    """Have a part as a donor has it: copied; ``allow_links`` where nobody will write in ``folder``."""
     folder.mkdir(parents=True)
-    there = donor.root / part
-    for path in {there / "config.json", *there.glob("*.index.json"), *donor.weights(part)}:
-        if path.is_file() and not (linked and _link(path, folder / path.name)):
+    part_folder = donor.root / part
+    for path in {part_folder / "config.json", *part_folder.glob("*.index.json"), *donor.weights(part)}:
+        if path.is_file() and not (allow_links and _link(path, folder / path.name)):
             shutil.copyfile(path, folder / path.name)
 
 
-def _link(path: Path, place: Path) -> bool:
+def _link(path: Path, link_path: Path) -> bool:
     """Whether it could be done: not to another disk, or one without links."""
     try:
-        os.link(path.resolve(), place)
+        os.link(path.resolve(), link_path)
     except OSError:
         return False
     return True
@@ -75,7 +75,7 @@ def write(
     header = {"format": "pt", **(facts or {})}
     for file, names in zip(files, shards, strict=True):
         copies = {name: _alone(tensors[name], kinds[name]) for name in names}
-        atomic_write(folder / file, lambda draft, own=copies: save_file(own, draft, header))
+        atomic_write(folder / file, lambda draft, shard=copies: save_file(shard, draft, header))
     return [folder / file for file in files]
 
 

@@ -20,7 +20,7 @@ from limner.nn.layers.quantized_linear import storable
 from limner.nn.memory.placement import Placement
 from limner.nn.memory.plan import Plan
 
-BROKEN = (OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, SafetensorError)
+LOAD_ERRORS = (OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, SafetensorError)
 """What the libraries raise over the files of a base that are torn, foreign or of another model."""
 
 
@@ -84,10 +84,10 @@ def load(  # noqa: PLR0913  what is read, how, and where to
         if library == "diffusers" and part == family.denoiser:
             model = hollow(cls, cls.load_config(source.root / part, local_files_only=True), kind)
             codes = plan.codes if plan else None
-            stored: dict[str, Kind] = dict.fromkeys(storable(model, family.arch), codes) if codes else {}
+            layer_kinds: dict[str, Kind] = dict.fromkeys(storable(model, family.arch), codes) if codes else {}
             read_as: dict[str, Any] = {
-                "stored": stored,
-                "products": plan.matmul_precision if plan else "full",
+                "layer_kinds": layer_kinds,
+                "matmul_precision": plan.matmul_precision if plan else "full",
             }
             missing = read(model, files, kind, device, **read_as, placement=placement)
         else:
@@ -96,7 +96,7 @@ def load(  # noqa: PLR0913  what is read, how, and where to
             model, missing = _by_library(cls, source.root / part, kind)
     except torch.OutOfMemoryError:  # the files are whole
         raise
-    except BROKEN as error:
+    except LOAD_ERRORS as error:
         raise BadBase(
             f"{source.name}: {part}/ cannot be loaded: {first_line(error)}. {source.again}"
         ) from error
@@ -110,29 +110,31 @@ def load(  # noqa: PLR0913  what is read, how, and where to
 def _placement(family: Family, plan: Plan, folder: Path | None, denoiser: nn.Module) -> Placement:
     """What of a denoiser a plan keeps on the host, or in files."""
     blocks = plan.swapped_of(len(family.arch.blocks_of(denoiser)))
-    place = folder if plan.mmap_weights else None
-    return Placement(denoiser, family.arch, streamed=blocks, hoist=plan.precompute_modulation, folder=place)
+    mmap_folder = folder if plan.mmap_weights else None
+    return Placement(
+        denoiser, family.arch, streamed=blocks, hoist=plan.precompute_modulation, folder=mmap_folder
+    )
 
 
 def _by_library(cls: Any, folder: Path, dtype: torch.dtype) -> tuple[Any, list[str]]:
     """A model as its library reads it, on the host, and the names that the files lack."""
-    model, seen = cls.from_pretrained(
+    model, loading_info = cls.from_pretrained(
         folder, use_safetensors=True, local_files_only=True, dtype=dtype, output_loading_info=True
     )
-    return model, sorted(seen["missing_keys"])
+    return model, sorted(loading_info["missing_keys"])
 
 
 def hollow(cls: Any, config: dict[str, Any], dtype: torch.dtype) -> nn.Module:
     """A model whose parameters have no data yet; its buffers and tables are as diffusers makes them."""
     from accelerate import init_empty_weights
 
-    usual = torch.get_default_dtype()
+    default_dtype = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
         with init_empty_weights():
             return cls.from_config(config)
     finally:
-        torch.set_default_dtype(usual)
+        torch.set_default_dtype(default_dtype)
 
 
 def skeleton(family: Family, source: Source, part: str, *, dtype: torch.dtype) -> nn.Module:
@@ -148,7 +150,7 @@ def skeleton(family: Family, source: Source, part: str, *, dtype: torch.dtype) -
                 model = cls.from_config(source.config(part))
             else:
                 model = cls(cls.config_class.from_dict(source.config(part)))
-    except BROKEN as error:
+    except LOAD_ERRORS as error:
         raise BadBase(
             f"{source.name}: {part}/config.json means nothing: {first_line(error)}. {source.again}"
         ) from error
@@ -184,15 +186,16 @@ def misfit(family: Family, source: Source) -> str:
             continue
         try:
             model = skeleton(family, source, part, dtype=torch.float32)
-            stored = dict(shapes(source.weights(part)))
-        except (BadBase, *BROKEN):
+            file_shapes = dict(shapes(source.weights(part)))
+        except (BadBase, *LOAD_ERRORS):
             continue
         expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict(keep_vars=True).items()}
-        wrong = [name for name, shape in stored.items() if expected.get(name, shape) != shape]
+        wrong = [name for name, shape in file_shapes.items() if expected.get(name, shape) != shape]
         if wrong:
             name = wrong[0]
             return (
-                f"{part}/config.json describes another model than its weights ({len(wrong)} of {len(stored)} "
-                f"tensors: {name} is {stored[name]}, and the config makes it {expected[name]})"
+                f"{part}/config.json describes another model than its weights ({len(wrong)} of "
+                f"{len(file_shapes)} tensors: {name} is {file_shapes[name]}, and the config makes it "
+                f"{expected[name]})"
             )
     return ""

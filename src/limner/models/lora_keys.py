@@ -41,7 +41,7 @@ class ToolKeys:
     """Adapters that it computes rightly."""
     peft: bool = False
     """Whether lora_A and lora_B are written without alpha; else lora_down, lora_up and alpha = rank."""
-    unfused: KeyStyle | None = None
+    unfused_style: KeyStyle | None = None
     """Style of modules one by one, for adapters that cannot be fused; None where all can."""
     fuses: bool = False
     """Whether it fuses q, k and v itself when a LoKr is of all three (diffusers'
@@ -82,9 +82,9 @@ class FamilyKeys:
 
     def has_shape(self, module: str, shape: tuple[int, int]) -> bool:
         """Whether ``module`` may have that many rows and columns in a published model."""
-        known = [known for end, known in self.shapes.items() if f".{module}".endswith(f".{end}")]
-        return not known or any(
-            rows in (None, shape[0]) and columns in (None, shape[1]) for rows, columns in known[0]
+        sizes = [sizes for end, sizes in self.shapes.items() if f".{module}".endswith(f".{end}")]
+        return not sizes or any(
+            rows in (None, shape[0]) and columns in (None, shape[1]) for rows, columns in sizes[0]
         )
 
     @property

@@ -41,7 +41,7 @@ def measure(pred: Tensor, latent: Tensor, noise: Tensor) -> Tensor:
 
 
 def times(
-    source: Source, objective: Objective, *, patch: int = 2, own: Callable[[int], float] | None = None
+    source: Source, objective: Objective, *, patch: int = 2, shift_rule: Callable[[int], float] | None = None
 ) -> Mapping[str, Any]:
     """Constants of :func:`draw_time`: as the base's sampler shifts, unless the recipe says otherwise.
 
@@ -49,25 +49,27 @@ def times(
         source: The base, whose scheduler/ says how it samples.
         objective: The recipe's wishes.
         patch: Side in latent pixels of the patch that is one token.
-        own: Number of tokens -> shift, for a base whose pipeline has a rule of its own.
+        shift_rule: Number of tokens -> shift, for a base whose pipeline has a rule of its own.
     """
     sampler = source.config("scheduler")
-    low, high, few, many = (float(sampler.get(key, value)) for key, value in SHIFT_RANGE.items())
-    own = own or partial(flow.resolution_shift, low=low, high=high, few=few, many=many)
-    own_shift = own if sampler.get("use_dynamic_shifting") else float(sampler.get("shift", 1.0))
+    low, high, min_tokens, max_tokens = (float(sampler.get(key, value)) for key, value in SHIFT_RANGE.items())
+    shift_rule = shift_rule or partial(
+        flow.resolution_shift, low=low, high=high, few=min_tokens, many=max_tokens
+    )
+    base_shift = shift_rule if sampler.get("use_dynamic_shifting") else float(sampler.get("shift", 1.0))
     density = objective.time_density or "logit-normal"
     if density == "sigmoid":  # the kohya tools' name for logit-normal without a shift
-        density, own_shift = "logit-normal", 1.0
+        density, base_shift = "logit-normal", 1.0
     return {
         "time_density": density,
-        "time_shift": own_shift if objective.time_shift is None else objective.time_shift,
+        "time_shift": base_shift if objective.time_shift is None else objective.time_shift,
         "patch": patch,
     }
 
 
-def text_length(source: Source, usual: int = 512) -> int:
-    """Tokens of a caption that are read: what the base says, or what is ``usual`` for its family."""
-    return source.facts.get("text_length", usual)
+def text_length(source: Source, default: int = 512) -> int:
+    """Tokens of a caption that are read: what the base says, or what is ``default`` for its family."""
+    return source.facts.get("text_length", default)
 
 
 def constants(
@@ -76,12 +78,12 @@ def constants(
     *,
     tokens: int = 512,
     patch: int = 2,
-    own: Callable[[int], float] | None = None,
+    shift_rule: Callable[[int], float] | None = None,
 ) -> Mapping[str, Any]:
     """What every rectified flow reads of its base's configs: :func:`text_length` and :func:`times`."""
     return {
         "text_length": text_length(source, tokens),
-        **times(source, objective, patch=patch, own=own),
+        **times(source, objective, patch=patch, shift_rule=shift_rule),
     }
 
 

@@ -7,59 +7,62 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from limner.models.family import Canvas, Family
+from limner.models.family import Family, SamplingParams
 from limner.models.scheduler import sampler
 from limner.models.source import Source
 from limner.nn.padding import pad_collate
 
 
-def paint(
+def sample_images(
     family: Family,
     source: Source,
     models: Mapping[str, Any],
     prompts: Sequence[Mapping[str, Tensor]],
-    blank: Mapping[str, Tensor],
-    canvas: Canvas,
+    empty_prompt: Mapping[str, Tensor],
+    params: SamplingParams,
 ) -> list[Image.Image]:
-    """One picture for each prompt, each from its own seed: ``canvas.seed`` and those after it.
+    """One picture for each prompt, each from its own seed: ``params.seed`` and those after it.
 
     Args:
         family: The family of the base.
         source: The base.
         models: The denoiser and the ``vae``; others are passed over.
         prompts: For each picture the values named in ``family.text``, batch size 1.
-        blank: The same values of the empty prompt, which guidance leads away from.
-        canvas: Size, steps, guidance.
+        empty_prompt: The same values of the empty prompt, which guidance leads away from.
+        params: Size, steps, guidance.
     """
-    pipe = _pipeline(family, source, models, canvas)
-    chosen = family.pipeline_kwargs(source, canvas)
-    chosen.pop("negative_prompt", None)
+    pipe = _pipeline(family, source, models, params)
+    options = family.pipeline_kwargs(source, params)
+    options.pop("negative_prompt", None)
     out: list[Image.Image] = []
-    count = at_once(canvas)
+    count = batch_size(params)
     for start in range(0, len(prompts), count):
-        some = prompts[start : start + count]
-        away = {f"negative_{name}": v for name, v in _embeds(family, [blank] * len(some)).items()}
-        seeds = range(canvas.seed + start, canvas.seed + start + len(some))
+        texts = prompts[start : start + count]
+        negatives = {
+            f"negative_{name}": v for name, v in _embeds(family, [empty_prompt] * len(texts)).items()
+        }
+        seeds = range(params.seed + start, params.seed + start + len(texts))
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        out += pipe(**_embeds(family, some), **away, **chosen, generator=generators).images
+        out += pipe(**_embeds(family, texts), **negatives, **options, generator=generators).images
     return out
 
 
-def at_once(canvas: Canvas) -> int:
+def batch_size(params: SamplingParams) -> int:
     """How many pictures are painted together."""
-    return max(1, min(16, 512 * 512 // (canvas.width * canvas.height)))
+    return max(1, min(16, 512 * 512 // (params.width * params.height)))
 
 
-def _pipeline(family: Family, source: Source, models: Mapping[str, Any], canvas: Canvas) -> Any:
+def _pipeline(family: Family, source: Source, models: Mapping[str, Any], params: SamplingParams) -> Any:
     """The stock pipeline without tokenizers and text encoders."""
     import diffusers  # takes half a second to load
 
-    here = {name: models[name] for name in ("vae", family.denoiser)}
+    components = {name: models[name] for name in ("vae", family.denoiser)}
     flags = {name: value for name, value in source.index.items() if isinstance(value, bool)}
-    stock: Any = getattr(diffusers, family.pipeline)  # its annotations forbid the None that it accepts
-    pipe = stock(
-        scheduler=sampler(source, canvas.sampler),
-        **{name: here.get(name) for name in (*family.parts, *family.unused_parts)},
+    # Any: its annotations forbid the None that it accepts
+    pipeline_class: Any = getattr(diffusers, family.pipeline)
+    pipe = pipeline_class(
+        scheduler=sampler(source, params.sampler),
+        **{name: components.get(name) for name in (*family.parts, *family.unused_parts)},
         **flags,
     )
     pipe.set_progress_bar_config(disable=True)
@@ -68,5 +71,5 @@ def _pipeline(family: Family, source: Source, models: Mapping[str, Any], canvas:
 
 def _embeds(family: Family, texts: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
     return dict(
-        family.prompt_kwargs({name: pad_collate([each[name] for each in texts]) for name in family.text})
+        family.prompt_kwargs({name: pad_collate([text[name] for text in texts]) for name in family.text})
     )

@@ -15,39 +15,39 @@ WORDS = {"epsilon": ddpm.EPSILON, "v": ddpm.VELOCITY}
 """ModelSpec's and the recipe's words -> diffusers'."""
 
 
-def wished(objective: Objective) -> dict[str, Any]:
+def overrides_of(objective: Objective) -> dict[str, Any]:
     """Settings of the sampler that paints what is trained, where a recipe contradicts the base's own."""
-    told: dict[str, Any] = {}
+    overrides: dict[str, Any] = {}
     if objective.prediction is not None:
-        told["prediction_type"] = WORDS[objective.prediction]
+        overrides["prediction_type"] = WORDS[objective.prediction]
     if objective.zero_terminal_snr is not None:
-        told["rescale_betas_zero_snr"] = objective.zero_terminal_snr
+        overrides["rescale_betas_zero_snr"] = objective.zero_terminal_snr
     if objective.zero_terminal_snr:  # Lin et al. 2023, arXiv:2305.08891, section 3.3: begin at the last step
-        told["timestep_spacing"] = "trailing"
-    return told
+        overrides["timestep_spacing"] = "trailing"
+    return overrides
 
 
-def spoken(family: Family, source: Source, objective: Objective) -> tuple[str, bool]:
+def prediction_metadata(family: Family, source: Source, objective: Objective) -> tuple[str, bool]:
     """What the metadata says: "epsilon" or "v", and whether the last step is pure noise; "" of a flow."""
     if "prediction" not in family.supported_options:
         return "", False
-    config = {"prediction_type": ddpm.EPSILON, **source.config("scheduler"), **wished(objective)}
+    config = {"prediction_type": ddpm.EPSILON, **source.config("scheduler"), **overrides_of(objective)}
     words = {diffusers_word: word for word, diffusers_word in WORDS.items()}
     return words[config["prediction_type"]], bool(config.get("rescale_betas_zero_snr"))
 
 
-def told(family: Family, source: Source, metadata: Mapping[str, str]) -> dict[str, Any]:
+def overrides_from_metadata(family: Family, source: Source, metadata: Mapping[str, str]) -> dict[str, Any]:
     """The same settings, of a LoRA that Limner wrote, as far as the base's own config differs from them."""
     prediction = metadata.get("modelspec.prediction_type", "")
     is_ours = metadata.get("software", "").startswith(SOFTWARE)
     if not is_ours or prediction not in WORDS or "prediction" not in family.supported_options:
         return {}
-    dark = metadata.get("ss_zero_terminal_snr") == "True"
-    own = spoken(family, source, Objective())
-    return wished(
+    zero_terminal_snr = metadata.get("ss_zero_terminal_snr") == "True"
+    base_metadata = prediction_metadata(family, source, Objective())
+    return overrides_of(
         Objective(
-            prediction=None if prediction == own[0] else prediction,
-            zero_terminal_snr=None if dark == own[1] else dark,
+            prediction=None if prediction == base_metadata[0] else prediction,
+            zero_terminal_snr=None if zero_terminal_snr == base_metadata[1] else zero_terminal_snr,
         )
     )
 
@@ -64,10 +64,10 @@ def sampler(source: Source, overrides: Mapping[str, Any]) -> Any:
 
         kind = getattr(diffusers, name)
     parameters = inspect.signature(kind).parameters
-    if deaf := [f"{key} = {value}" for key, value in overrides.items() if value and key not in parameters]:
+    if unknown := [f"{key} = {value}" for key, value in overrides.items() if value and key not in parameters]:
         raise BadRecipe(
-            f"{source.name} paints by {name}, which knows no {deaf[0]}: it could not show what is trained. "
-            "Remove train.zero_terminal_snr, or name a sampler that knows it in the base's model_index.json "
-            "and scheduler/scheduler_config.json, such as DDIMScheduler."
+            f"{source.name} paints by {name}, which knows no {unknown[0]}: it could not show what is "
+            "trained. Remove train.zero_terminal_snr, or name a sampler that knows it in the base's "
+            "model_index.json and scheduler/scheduler_config.json, such as DDIMScheduler."
         )
     return kind.from_config({**source.config("scheduler"), **overrides})

@@ -10,13 +10,13 @@ from limner.models.key_map import KeyEntry, KeyMap, entries, fused, unchanged
 
 DOUBLE, SINGLE = "transformer_blocks.{}.", "single_transformer_blocks.{}."
 """Blocks of two streams and of one, as diffusers names them in MM-DiT and its kin."""
-ADDED = ("add_q_proj", "add_k_proj", "add_v_proj")
+TEXT_PROJECTIONS = ("add_q_proj", "add_k_proj", "add_v_proj")
 """Projections of the text in a block of two streams."""
 NORM_OUT = KeyEntry(("norm_out.linear",), "final_layer.adaLN_modulation.1", halves_swapped=True)
 
 BFL_ATTENTION = (
     fused(f"{DOUBLE}attn", "double_blocks.{}.img_attn.qkv", whole="to_qkv"),
-    fused(f"{DOUBLE}attn", "double_blocks.{}.txt_attn.qkv", ADDED, whole="to_added_qkv"),
+    fused(f"{DOUBLE}attn", "double_blocks.{}.txt_attn.qkv", TEXT_PROJECTIONS, whole="to_added_qkv"),
     *entries(
         {"attn.to_out.0": "img_attn.proj", "attn.to_add_out": "txt_attn.proj"},
         before=DOUBLE,
@@ -64,8 +64,8 @@ def unet(levels: int, *, attention_levels: Iterable[int]) -> tuple[KeyEntry, ...
     for level in range(levels):
         down, up = f"down_blocks.{level}", f"up_blocks.{levels - 1 - level}"
         for n in range(3):
-            into, out = 3 * level + 1 + n, 3 * (levels - 1 - level) + n
-            sides = [(up, f"output_blocks.{out}")] + [(down, f"input_blocks.{into}")] * (n < 2)
+            down_index, up_index = 3 * level + 1 + n, 3 * (levels - 1 - level) + n
+            sides = [(up, f"output_blocks.{up_index}")] + [(down, f"input_blocks.{down_index}")] * (n < 2)
             for side, native in sides:
                 modules += entries(RESNET, before=f"{side}.resnets.{n}.", native=f"{native}.0.")
                 if level in attention_levels:

@@ -20,7 +20,7 @@ LORA = (
     r".*(lora_(up|down|A|B)\b|hada_w1|lokr_w1).*",
     "a LoRA, not a base. Name the base that it was trained on",
 )
-OTHERS = (
+FOREIGN_PATTERNS = (
     (r"edm_mean", "of the kind of Playground 2.5, whose noise Limner does not know"),
     (r"conditioner\.embedders\.0\.model\..*", "SDXL's refiner, which reads no caption alone"),
     (r"cond_stage_model\.model\..*", "Stable Diffusion 2"),
@@ -114,7 +114,7 @@ def _family(path: Path, names: set[str]) -> tuple[FamilyFacts, SingleFile]:
     """
     every_family = families().values()
     folder_only = [facts.folder_only for facts in every_family if facts.folder_only]
-    for pattern, reason in (LORA, *folder_only, *OTHERS):
+    for pattern, reason in (LORA, *folder_only, *FOREIGN_PATTERNS):
         if any(re.fullmatch(pattern, name) for name in names):
             raise BadBase(f"{path.name} is {reason}.")
     for facts in every_family:

@@ -15,8 +15,8 @@ from limner.files import human, sha256_file, user_cache, write_text
 from limner.models.registry import hub_bases, hub_id_of
 from limner.models.single_file import single_file_titles
 
-WANTED = ("*.json", "*/*.json", "*/*.safetensors", "*/*.txt", "*/*.model", "*/*.jinja")
-PASSED = (
+ALLOW_PATTERNS = ("*.json", "*/*.json", "*/*.safetensors", "*/*.txt", "*/*.model", "*/*.jinja")
+IGNORE_PATTERNS = (
     "*.fp16.*",
     "*.non_ema.*",
     "*.ema.*",
@@ -70,8 +70,8 @@ class Source:
             files = sorted(p for p in folder.iterdir() if p.suffix in TOKENIZER)
             if not files:
                 raise BadBase(f"{self.name}: {part}/ is empty. {self.again}")
-            if broken := [path.name for path in files if not path.is_file()]:
-                raise BadBase(f"{self.name}: {part}/{broken[0]} is no file. {self.again}")
+            if invalid_files := [path.name for path in files if not path.is_file()]:
+                raise BadBase(f"{self.name}: {part}/{invalid_files[0]} is no file. {self.again}")
             return files
         stem = next((stem for stem, parts in WEIGHTS if part in parts), "model")
         index = folder / f"{stem}.safetensors.index.json"
@@ -110,7 +110,7 @@ def locate(
     *,
     folders: Mapping[str, Path],
     tell: Callable[[str], None] = lambda line: None,
-    without: Sequence[str] = (),
+    skip_weights: Sequence[str] = (),
 ) -> Source:
     """Find a base: a registered name, a folder in diffusers layout, or a hub id.
 
@@ -118,7 +118,7 @@ def locate(
         name: As the recipe says it.
         folders: Bases that come with the package, name -> folder.
         tell: Is told licence, size and gate of a base before it is fetched from the hub.
-        without: Parts whose weights are not needed, and not fetched.
+        skip_weights: Parts whose weights are not needed, and not fetched.
 
     Raises:
         BadBase: It cannot be found, reached, or opened.
@@ -129,29 +129,29 @@ def locate(
     if folder.is_dir():
         return _open(folder, folder.resolve().name)
     if name not in hub_bases() and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
-        known = ", ".join(sorted({*folders, *hub_bases()}))
+        names = ", ".join(sorted({*folders, *hub_bases()}))
         titles = single_file_titles()
         raise UnknownBase(
-            f"Base {name!r} is no folder here and no known name. Known: {known}. "
+            f"Base {name!r} is no folder here and no known name. Known: {names}. "
             "A folder in diffusers layout, a hub id (owner/name), or a .safetensors file of "
             f"{', '.join(titles[:-1])} or {titles[-1]} works too."
         )
-    return _open(_from_hub(name, tell, without), name)
+    return _open(_from_hub(name, tell, skip_weights), name)
 
 
-def download_command(hub_id: str, without: Sequence[str] = ()) -> str:
+def download_command(hub_id: str, skip_weights: Sequence[str] = ()) -> str:
     """What a person types to have a base on this disk."""
-    wanted = " ".join(f"--include '{pattern}'" for pattern in WANTED)
-    passed = " ".join(f"--exclude '{pattern}'" for pattern in passed_over(without))
-    return f"hf download {hub_id} {wanted} {passed}"
+    includes = " ".join(f"--include '{pattern}'" for pattern in ALLOW_PATTERNS)
+    excludes = " ".join(f"--exclude '{pattern}'" for pattern in ignore_patterns_of(skip_weights))
+    return f"hf download {hub_id} {includes} {excludes}"
 
 
-def passed_over(without: Sequence[str]) -> list[str]:
+def ignore_patterns_of(skip_weights: Sequence[str]) -> list[str]:
     """What is not fetched of a base when the weights of some parts are not needed."""
-    return [*PASSED, *(f"{part}/*.safetensors" for part in without)]
+    return [*IGNORE_PATTERNS, *(f"{part}/*.safetensors" for part in skip_weights)]
 
 
-def _announce(name: str, hub_id: str, tell: Callable[[str], None], passed: Sequence[str]) -> None:
+def _announce(name: str, hub_id: str, tell: Callable[[str], None], ignore_patterns: Sequence[str]) -> None:
     """Say what is about to be fetched: the hub itself knows the size, and the licence of what is not ours."""
     from huggingface_hub import HfApi
 
@@ -162,46 +162,50 @@ def _announce(name: str, hub_id: str, tell: Callable[[str], None], passed: Seque
     if not licence:
         licence = str((facts.card_data or {}).get("license") or "no licence named on its page")
     files = [
-        each
-        for each in facts.siblings or ()
-        if any(fnmatch(each.rfilename, pattern) for pattern in WANTED)
-        and not any(fnmatch(each.rfilename, pattern) for pattern in passed)
+        file
+        for file in facts.siblings or ()
+        if any(fnmatch(file.rfilename, pattern) for pattern in ALLOW_PATTERNS)
+        and not any(fnmatch(file.rfilename, pattern) for pattern in ignore_patterns)
     ]
-    size = human(sum(each.size or 0 for each in files))
+    size = human(sum(file.size or 0 for file in files))
     gate = "; gated: its licence must be accepted on the hub first" if gated else ""
     tell(f"Fetching {hub_id}: {size} in {len(files)} files; licence: {licence}{gate}.")
 
 
-def _from_hub(name: str, tell: Callable[[str], None], without: Sequence[str] = ()) -> Path:
+def _from_hub(name: str, tell: Callable[[str], None], skip_weights: Sequence[str] = ()) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     base, hub_id = hub_bases().get(name), hub_id_of(name)
     licence, gated = (base.licence, base.gated) if base else ("", False)
     ask = f"accept its licence on the hub's page of {hub_id}, then `hf auth login`, then " if gated else ""
-    how = f"{ask}`{download_command(hub_id, without)}`"
-    passed = passed_over(without)
-    chosen: dict[str, Any] = {"allow_patterns": list(WANTED), "ignore_patterns": passed}
+    remedy = f"{ask}`{download_command(hub_id, skip_weights)}`"
+    ignore_patterns = ignore_patterns_of(skip_weights)
+    patterns: dict[str, Any] = {"allow_patterns": list(ALLOW_PATTERNS), "ignore_patterns": ignore_patterns}
     # What is fetched in part lies apart from the hub's own cache, where it would pass for the whole base.
-    homes = [None, user_cache("lenders") / "-".join(without)] if without else [None]
+    homes = [None, user_cache("lenders") / "-".join(skip_weights)] if skip_weights else [None]
     for home in homes:
         try:
-            return Path(snapshot_download(hub_id, **chosen, cache_dir=home, local_files_only=True))
+            return Path(snapshot_download(hub_id, **patterns, cache_dir=home, local_files_only=True))
         except (errors.LocalEntryNotFoundError, errors.HFValidationError, FileNotFoundError):
             pass  # not on this disk yet
-    away = f"{hub_id}{licence and f' ({licence})'} is not on this disk and the hub cannot be reached. "
-    with fetching(hub_id, gated=f"{hub_id} is gated: {how}.", away=f"{away}With network: {how}."):
-        _announce(name, hub_id, tell, passed)
-        return Path(snapshot_download(hub_id, **chosen, cache_dir=homes[-1]))
+    offline_text = (
+        f"{hub_id}{licence and f' ({licence})'} is not on this disk and the hub cannot be reached. "
+    )
+    with fetching(
+        hub_id, gated=f"{hub_id} is gated: {remedy}.", offline_text=f"{offline_text}With network: {remedy}."
+    ):
+        _announce(name, hub_id, tell, ignore_patterns)
+        return Path(snapshot_download(hub_id, **patterns, cache_dir=homes[-1]))
 
 
 @contextmanager
-def fetching(hub_id: str, *, gated: str, away: str) -> Iterator[None]:
+def fetching(hub_id: str, *, gated: str, offline_text: str) -> Iterator[None]:
     """Say in our words why something cannot be had from the hub.
 
     Args:
         hub_id: Whose it is.
         gated: What to say when its licence was not accepted.
-        away: What to say when the hub cannot be reached.
+        offline_text: What to say when the hub cannot be reached.
 
     Raises:
         BadBase: It cannot be had.
@@ -217,7 +221,7 @@ def fetching(hub_id: str, *, gated: str, away: str) -> Iterator[None]:
     except errors.HFValidationError as error:
         raise UnknownBase(f"{hub_id!r} is no folder here and no valid hub id (owner/name).") from error
     except (errors.HTTPError, OSError) as error:  # LocalEntryNotFoundError and offline mode among them
-        raise BadBase(away) from error
+        raise BadBase(offline_text) from error
 
 
 def _open(root: Path, name: str) -> Source:
@@ -228,10 +232,10 @@ def _open(root: Path, name: str) -> Source:
         )
     path = root / "limner.json"
     facts = _json(path) if path.is_file() else {}
-    for key, most in FACTS.items():
+    for key, maximum in FACTS.items():
         value = facts.get(key, 1)
-        if type(value) not in (int, float) or not 0 < value <= most:
-            raise BadBase(f"{path}: {key} is {value!r:.60}; it must be a number above 0, at most {most}.")
+        if type(value) not in (int, float) or not 0 < value <= maximum:
+            raise BadBase(f"{path}: {key} is {value!r:.60}; it must be a number above 0, at most {maximum}.")
     return Source(root, name, facts)
 
 
@@ -257,9 +261,9 @@ def content(path: Path) -> str:
         return sha256_file(real)
     key = f"{real} {facts.st_size} {facts.st_mtime_ns}"
     note = user_cache("fingerprints") / f"{hashlib.sha256(key.encode()).hexdigest()}.txt"
-    known = note.read_text(errors="replace").split() if note.is_file() else []
-    if len(known) == 1 and len(known[0]) == 64:
-        return known[0]
+    words = note.read_text(errors="replace").split() if note.is_file() else []
+    if len(words) == 1 and len(words[0]) == 64:
+        return words[0]
     value = sha256_file(real)
     write_text(note, value + "\n")
     return value

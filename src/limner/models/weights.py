@@ -22,8 +22,8 @@ def read(
     dtype: torch.dtype,
     device: torch.device,
     *,
-    stored: Mapping[str, Kind],
-    products: Products = "full",
+    layer_kinds: Mapping[str, Kind],
+    matmul_precision: Products = "full",
     placement: Callable[[nn.Module], Placement] | None = None,
 ) -> list[str]:
     """Fill a model of diffusers whose parameters have no data, on ``device``.
@@ -36,8 +36,8 @@ def read(
         files: Its shards.
         dtype: Of what is not stored in few bits. Whole numbers stay what they are.
         device: Where to.
-        stored: Linear layer -> how its weight is stored in few bits.
-        products: How those layers multiply.
+        layer_kinds: Linear layer -> how its weight is stored in few bits.
+        matmul_precision: How those layers multiply.
         placement: Of a model whose layers are stored as they will be, what of it stays on the host instead.
 
     Returns:
@@ -49,41 +49,41 @@ def read(
         DiskFull: There is no room for what stays in files.
     """
     model.requires_grad_(requires_grad=False)
-    for kind in sorted(set(stored.values())):
-        if products == "8bit":
+    for kind in sorted(set(layer_kinds.values())):
+        if matmul_precision == "8bit":
             w8a8.require(kind, device)
-        names = [name for name, wanted in stored.items() if wanted == kind]
-        freeze(model, names, kind, products=products, kernels=kernels_for(device))
-    wanted, host = _wanted(model), torch.device("cpu")
-    kept = placement(model) if placement else None
-    if kept:
-        kept.expect(layer for layer, _ in wanted.values())
-    passed = 0
+        names = [name for name, layer_kind in layer_kinds.items() if layer_kind == kind]
+        freeze(model, names, kind, products=matmul_precision, kernels=kernels_for(device))
+    targets, host = _targets(model), torch.device("cpu")
+    host_layers = placement(model) if placement else None
+    if host_layers:
+        host_layers.expect(layer for layer, _ in targets.values())
+    byte_count = 0
     for name, tensor in tensors(model, files):
-        if name not in wanted:
+        if name not in targets:
             continue
-        passed += tensor.nbytes
-        if passed > OFTEN:
-            passed = 0
+        byte_count += tensor.nbytes
+        if byte_count > OFTEN:
+            byte_count = 0
             give_back()
-        layer, shape = wanted.pop(name)
+        layer, shape = targets.pop(name)
         if tuple(tensor.shape) != shape:
             raise ValueError(f"{name} is {tuple(tensor.shape)}, and the config makes it {shape}")
-        _put(layer, name, tensor.to(host if kept and layer in kept else device), dtype)
-        if kept:
-            kept.took(layer)
+        _put(layer, name, tensor.to(host if host_layers and layer in host_layers else device), dtype)
+        if host_layers:
+            host_layers.took(layer)
     give_back()
-    return sorted(wanted)
+    return sorted(targets)
 
 
-def _wanted(model: nn.Module) -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
+def _targets(model: nn.Module) -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
     """Names in the files -> the module that holds a tensor, and its shape."""
     layers = dict(model.named_modules())
     entries = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
-        owner, _, place = name.rpartition(".")
+        owner, _, leaf = name.rpartition(".")
         layer = layers[owner]
-        if isinstance(layer, QuantizedLinear) and place != "bias":
+        if isinstance(layer, QuantizedLinear) and leaf != "bias":
             entries[f"{owner}.weight"] = layer, layer.shape
         else:
             entries[name] = layer, tuple(tensor.shape)
@@ -91,18 +91,18 @@ def _wanted(model: nn.Module) -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
 
 
 def _put(layer: nn.Module, name: str, tensor: Tensor, dtype: torch.dtype) -> None:
-    place = name.rpartition(".")[2]
-    if isinstance(layer, QuantizedLinear) and place == "weight":
+    leaf = name.rpartition(".")[2]
+    if isinstance(layer, QuantizedLinear) and leaf == "weight":
         try:
             layer.hold(quantize(tensor, layer.kind))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         return
-    cast = tensor.to(dtype) if tensor.is_floating_point() else tensor
-    if place in layer._parameters:
-        setattr(layer, place, nn.Parameter(cast.contiguous(), requires_grad=False))
+    data = tensor.to(dtype) if tensor.is_floating_point() else tensor
+    if leaf in layer._parameters:
+        setattr(layer, leaf, nn.Parameter(data.contiguous(), requires_grad=False))
     else:
-        setattr(layer, place, cast.contiguous())
+        setattr(layer, leaf, data.contiguous())
 
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -114,7 +114,7 @@ def dtypes(model: Any, files: Sequence[Path]) -> dict[str, torch.dtype]:
     entries: dict[str, torch.dtype] = {}
     for path in files:
         with safe_open(path, framework="pt") as shard:
-            for name, key in _spelled(model, shard).items():
+            for name, key in _file_names(model, shard).items():
                 kind = shard.get_slice(key).get_dtype()
                 if kind in DTYPES:
                     entries[name] = DTYPES[kind]
@@ -125,15 +125,15 @@ def tensors(model: Any, files: Sequence[Path]) -> Iterator[tuple[str, Tensor]]:
     """Names, as the model has them, and tensors of its files, each mapped from the disk."""
     for path in files:
         with safe_open(path, framework="pt") as shard:
-            for name, key in _spelled(model, shard).items():
+            for name, key in _file_names(model, shard).items():
                 yield name, shard.get_tensor(key)
 
 
-def _spelled(model: Any, shard: Any) -> dict[str, str]:
+def _file_names(model: Any, shard: Any) -> dict[str, str]:
     """Name as the model has it -> name in the file."""
-    spelled: dict[str, str] = {name: name for name in shard.keys()}  # noqa: SIM118  it is no mapping
-    model._fix_state_dict_keys_on_load(spelled)  # attention of bases from before diffusers renamed it
-    return spelled
+    file_names: dict[str, str] = {name: name for name in shard.keys()}  # noqa: SIM118  it is no mapping
+    model._fix_state_dict_keys_on_load(file_names)  # attention of bases from before diffusers renamed it
+    return file_names
 
 
 def shapes(files: Sequence[Path]) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -6,8 +6,8 @@ from math import ceil
 from limner.errors import BadBase, first_line
 from limner.models import sampling
 from limner.models.bundled import stored_precision
-from limner.models.family import Canvas
-from limner.models.loading import BROKEN, misfit
+from limner.models.family import SamplingParams
+from limner.models.loading import LOAD_ERRORS, misfit
 from limner.planning.dry_run import TraceSpec, machine_of
 from limner.planning.phases import outside
 from limner.planning.profile import Affine, OpCounts, Profile, Stage
@@ -25,7 +25,7 @@ def foresee(asked: Asked) -> Profile:
     spec = asked.base.spec
     try:
         return _foreseen(asked)
-    except BROKEN as error:  # the shapes of one model are not those that another reads
+    except LOAD_ERRORS as error:  # the shapes of one model are not those that another reads
         why = misfit(spec.family, spec.source) or f"its configs do not fit each other: {first_line(error)}"
         raise BadBase(f"{spec.source.name}: {why}. {spec.source.again}") from error
 
@@ -36,9 +36,9 @@ def _foreseen(asked: Asked) -> Profile:
     multiple = spec.family.multiple
     side = max(1, asked.base.resolution // multiple) * multiple
     width, height = sample.width or side, sample.height or side
-    canvas = Canvas(width=width, height=height, steps=sample.steps, guidance=sample.guidance)
+    canvas = SamplingParams(width=width, height=height, steps=sample.steps, guidance=sample.guidance)
     beside = outside(spec, asked.size, canvas=canvas, machine=machine_of(spec, how))
-    together = sampling.at_once(canvas)
+    together = sampling.batch_size(canvas)
     return replace(
         profile(spec, how, whole=asked.whole, one=beside.boundary),
         stages=tuple(_for_one(stage, together) for stage in beside.stages),

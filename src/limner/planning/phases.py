@@ -19,7 +19,7 @@ from limner.graph.unit import Unit
 from limner.graph.unit import run as run_units
 from limner.models import sampling
 from limner.models.bundled import stored_precision, weight_bytes
-from limner.models.family import Canvas, Family
+from limner.models.family import Family, SamplingParams
 from limner.models.loading import precision_of
 from limner.models.source import Source
 from limner.nn.layer_lists import bytes_of, heaviest
@@ -58,7 +58,7 @@ def outside(
     spec: ModelSpec,
     size: tuple[int, int],
     *,
-    canvas: Canvas | None = None,
+    canvas: SamplingParams | None = None,
     machine: Machine = GPU,
 ) -> Outside:
     """Trace every stage.
@@ -74,7 +74,7 @@ def outside(
         BadBase: A config means nothing.
     """
     width, height = size
-    canvas = canvas or Canvas(width=width, height=height, steps=20)
+    canvas = canvas or SamplingParams(width=width, height=height, steps=20)
     values: dict[str, Any] = {
         "image": torch.empty((1, 3, height, width), dtype=torch.uint8, device="meta"),
         "frame": torch.empty((1, 6), dtype=torch.int64, device="meta"),
@@ -172,11 +172,11 @@ class _Base:
         )
         return seen.out, stage
 
-    def paint(self, cut: Split, boundary: Mapping[str, Tensor], canvas: Canvas) -> Stage:
+    def paint(self, cut: Split, boundary: Mapping[str, Tensor], canvas: SamplingParams) -> Stage:
         """One step of the sampler; the denoiser's weights are those of training."""
         denoiser = self.model(self.family.denoiser)
         models = {name: self.model(name) for name in cut.loaded}
-        images = sampling.at_once(canvas) * (2 if _guided(self.family, self.source, canvas) else 1)
+        images = sampling.batch_size(canvas) * (2 if _guided(self.family, self.source, canvas) else 1)
         values: dict[str, Any] = batch(boundary, images)
         latent = self._resized(values["latent_mean"].shape, canvas)
         room = torch.empty(latent, dtype=self.dtype, device="meta")
@@ -198,10 +198,10 @@ class _Base:
             times="sample step",
         )
 
-    def decode(self, canvas: Canvas) -> Stage:
+    def decode(self, canvas: SamplingParams) -> Stage:
         """The autoencoder turns a latent into pixels."""
         vae = self.model("vae")
-        shape = self._resized((sampling.at_once(canvas), *self.latent[1:]), canvas)
+        shape = self._resized((sampling.batch_size(canvas), *self.latent[1:]), canvas)
         room = torch.empty(shape, dtype=precision_of(self.family, "vae", self.dtype), device="meta")
         seen = _watch([vae], lambda: vae.decode(room), self.decoding)
         return Stage(
@@ -218,7 +218,7 @@ class _Base:
             ),
         )
 
-    def _resized(self, shape: Sequence[int], canvas: Canvas) -> tuple[int, ...]:
+    def _resized(self, shape: Sequence[int], canvas: SamplingParams) -> tuple[int, ...]:
         """The shape of a latent of the bucket, for a canvas."""
         *rest, height, width = shape
         down, across = self.size[1] // height, self.size[0] // width
@@ -244,7 +244,7 @@ class _Base:
             del vae.encode
 
 
-def _guided(family: Family, source: Source, canvas: Canvas) -> bool:
+def _guided(family: Family, source: Source, canvas: SamplingParams) -> bool:
     """Whether the stock pipeline asks the denoiser twice at each step, with the prompt and without."""
     options = family.pipeline_kwargs(source, canvas)
     return options.get("true_cfg_scale", options.get("guidance_scale", 1.0)) > 1

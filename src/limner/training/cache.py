@@ -159,7 +159,7 @@ def stock(resolved: Resolved, reporter: Reporter) -> tuple[Store, CacheFilled]:
         entries=len(due) + reused,
     )
     reporter.event(report)
-    return Store(store, work.table, rows, ragged=resolved.family.ragged), report
+    return Store(store, work.table, rows, ragged=resolved.family.padded_values), report
 
 
 def stocked(resolved: Resolved, fallback: OomFallback, reporter: Reporter) -> tuple[Store, CacheFilled]:

@@ -113,7 +113,7 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def newest_whole(run: RunDir) -> tuple[Checkpoint | None, tuple[Refused, ...]]:
     """The newest checkpoint that is whole, and every newer one that is damaged, with the reason.
 
-    The caller says the refused ones to the user, then ``RunDir.set_aside``s them.
+    The caller says the refused ones to the user, then ``RunDir.mark_damaged``s them.
 
     Raises:
         ForeignCheckpoint: A file before it is pickled, from elsewhere, renamed, or of another format version.

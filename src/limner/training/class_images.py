@@ -12,8 +12,8 @@ import torch
 from limner.assembly.base import ResolvedBase
 from limner.files import atomic_write, write_json, write_text
 from limner.generation import pipeline
-from limner.models.family import Canvas
-from limner.models.scheduler import wished
+from limner.models.family import SamplingParams
+from limner.models.scheduler import overrides_of
 from limner.nn import distributed
 from limner.nn.rng import seed_of
 from limner.reporter import Reporter
@@ -42,10 +42,12 @@ def prior(base: ResolvedBase, run: RunDir, reporter: Reporter) -> Path | None:
             "side": side,
             "steps": recipe.sample.steps,
             "guidance": recipe.sample.guidance,
-            **wished(base.objective),
+            **overrides_of(base.objective),
         }
         _begin(run.prior_path, facts)
-        canvas = Canvas(width=side, height=side, steps=recipe.sample.steps, guidance=recipe.sample.guidance)
+        canvas = SamplingParams(
+            width=side, height=side, steps=recipe.sample.steps, guidance=recipe.sample.guidance
+        )
         _paint(base, run.prior_path, canvas, reporter)
     distributed.barrier()
     return run.prior_path
@@ -60,7 +62,7 @@ def _begin(place: Path, facts: dict[str, Any]) -> None:
         write_json(place / FACTS, facts)
 
 
-def _paint(base: ResolvedBase, place: Path, canvas: Canvas, reporter: Reporter) -> None:
+def _paint(base: ResolvedBase, place: Path, canvas: SamplingParams, reporter: Reporter) -> None:
     recipe, family = base.recipe, base.spec.family
     jobs = [
         (prompt, turn) for prompt in recipe.prior.prompts for turn in range(recipe.prior.images_per_prompt)
@@ -68,7 +70,7 @@ def _paint(base: ResolvedBase, place: Path, canvas: Canvas, reporter: Reporter) 
     todo = [n for n in range(len(jobs)) if not (place / f"{n:04d}.png").exists()]
     if not todo:
         return
-    pipe = pipeline(family, base.source, None, wishes=wished(base.objective))
+    pipe = pipeline(family, base.source, None, overrides=overrides_of(base.objective))
     options = family.pipeline_kwargs(base.source, canvas)
     with reporter.progress("Painting the prior", len(todo)) as bar:
         for number in todo:

@@ -12,7 +12,7 @@ from limner.lora.factors import Factors
 from limner.lora.metadata import LoraMetadata, header_entries
 from limner.lora.operations import save
 from limner.lora.tools import DIFFUSERS, encode_for, tool_named
-from limner.models.scheduler import spoken
+from limner.models.scheduler import prediction_metadata
 from limner.nn.layers import lora
 from limner.recipe.schema import Recipe
 from limner.reporter import Reporter
@@ -115,7 +115,7 @@ def about(resolved: Resolved) -> LoraMetadata:
     """What the file says of itself: what a person needs to use it, no captions, no paths."""
     wish = resolved.recipe
     architecture, version = resolved.family.model_spec(resolved.source)
-    prediction, dark = spoken(resolved.family, resolved.source, resolved.objective)
+    prediction, dark = prediction_metadata(resolved.family, resolved.source, resolved.objective)
     return LoraMetadata(
         title=wish.name,
         architecture=f"{architecture}/lora",

@@ -13,7 +13,7 @@ from limner.assembly.resolve import Resolved
 from limner.errors import BadBase
 from limner.files import require_space, write_json
 from limner.models.layout import lend, write
-from limner.models.scheduler import wished
+from limner.models.scheduler import overrides_of
 from limner.models.weights import dtypes
 from limner.planning.disk import base_bytes
 from limner.recipe.schema import Recipe
@@ -65,7 +65,7 @@ def export_model(model: TrainableModel, run: RunDir, reporter: Reporter) -> Path
         _frame(resolved, draft)
         for part in family.parts:
             if part != name:
-                lend(source, part, draft / part, linked=False)
+                lend(source, part, draft / part, allow_links=False)
         write_json(draft / name / "config.json", source.config(name))
         facts = {STEPS: str(resolved.recipe.train.steps)}
         _verify(write(draft / name, tensors, dtypes=kinds, facts=facts), tensors, kinds)
@@ -106,7 +106,7 @@ def _frame(resolved: Resolved, draft: Path) -> None:
     write_json(draft / "model_index.json", index)
     if source.facts:
         write_json(draft / "limner.json", dict(source.facts))
-    sampler = {**source.config("scheduler"), **wished(resolved.objective)}
+    sampler = {**source.config("scheduler"), **overrides_of(resolved.objective)}
     write_json(draft / "scheduler" / "scheduler_config.json", sampler)
 
 

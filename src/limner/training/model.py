@@ -18,9 +18,9 @@ from limner.errors import BrokenGraph
 from limner.graph.unit import run as run_units
 from limner.lora.factors import Factors
 from limner.models import sampling
-from limner.models.family import Canvas
+from limner.models.family import SamplingParams
 from limner.models.loading import load
-from limner.models.scheduler import wished
+from limner.models.scheduler import overrides_of
 from limner.nn import distributed
 from limner.nn.layers import lora
 from limner.nn.memory import vae_tiling
@@ -199,18 +199,20 @@ class TrainableModel:
             how = {"dtype": resolved.dtype, "device": resolved.device}
             models["vae"] = load(resolved.family, resolved.source, "vae", **how)
         vae_tiling.tile(models["vae"], on=self.plan.decode_tiled)
-        canvas = Canvas(
+        canvas = SamplingParams(
             width=wish.width or resolved.resolution,
             height=wish.height or resolved.resolution,
             steps=wish.steps,
             guidance=wish.guidance,
             seed=wish.seed,
-            sampler=wished(resolved.objective),
+            sampler=overrides_of(resolved.objective),
         )
         self.dropping(on=False)
         try:
             with self._arithmetic(), self._decoding(models["vae"]):
-                return sampling.paint(resolved.family, resolved.source, models, texts[:-1], texts[-1], canvas)
+                return sampling.sample_images(
+                    resolved.family, resolved.source, models, texts[:-1], texts[-1], canvas
+                )
         finally:
             self.dropping(on=True)
 

@@ -219,7 +219,7 @@ def newest(resolved: Resolved, run: RunDir, reporter: Reporter) -> checkpoint.Ch
         )
     for each in refused if distributed.rank() == 0 else ():
         reporter.line(f"Checkpoint passed over: {each.reason}")
-        run.set_aside(each.path)
+        run.mark_damaged(each.path)
     if found is None:
         return None
     mine, theirs = shape(resolved), _completed(found.facts)

@@ -13,7 +13,7 @@ from limner.assembly.assemble import META, assemble
 from limner.assembly.resolve import Resolved, device_of, resolve
 from limner.errors import Diverged, DoesNotFit, Stopped
 from limner.events import Done, Saved, StepDone, Validated
-from limner.models.scheduler import sampler, wished
+from limner.models.scheduler import overrides_of, sampler
 from limner.nn import distributed
 from limner.nn.layers import w8a8
 from limner.nn.loop import Average, Fit, Step, fit
@@ -131,7 +131,7 @@ def _require_possible(resolved: Resolved) -> None:
     wish = resolved.recipe
     if wish.track.with_:
         check(list(wish.track.with_))
-    sampler(resolved.source, wished(resolved.objective))
+    sampler(resolved.source, overrides_of(resolved.objective))
     meta = assemble(resolved.spec, plain(resolved), META)
     groups = [
         {"params": [torch.nn.Parameter(torch.zeros(1, device=resolved.device))], "lr": rate(resolved, name)}

@@ -15,7 +15,7 @@ def test_a_base_says_its_licence_and_size(facts):
     for base in facts.bases:
         assert base.licence
         assert not base.hub_id or (base.hub_id.count("/") == 1 and base.weight_bytes > 10**9)
-        assert set(base.stored_parts) <= set(family_of(facts.pipeline).parts)
+        assert set(base.part_precisions) <= set(family_of(facts.pipeline).parts)
 
 
 @each_family

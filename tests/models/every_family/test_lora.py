@@ -16,7 +16,7 @@ def test_what_is_written_for_a_tool_is_among_what_it_reads(keys):
     for tool, rules in keys.tools.items():
         assert rules.writes in rules.reads, tool
         assert "LoRA" in rules.kinds
-        assert rules.unfused is None or rules.unfused in rules.reads
+        assert rules.unfused_style is None or rules.unfused_style in rules.reads
 
 
 @each_family

@@ -16,7 +16,7 @@ from limner.errors import BadRecipe
 from limner.graph.split import split
 from limner.graph.unit import run
 from limner.models import rectified
-from limner.models.family import Canvas, Objective
+from limner.models.family import Objective, SamplingParams
 from limner.models.flux import family
 from limner.models.flux.family import FAMILY
 from limner.models.loading import hush, load
@@ -200,14 +200,14 @@ def test_what_a_base_decides(source):
 
 
 def test_a_distilled_base_without_guidance_input_is_painted_without_guidance(source):
-    canvas = Canvas(width=32, height=32, steps=4)
+    canvas = SamplingParams(width=32, height=32, steps=4)
     told = family.pipeline_kwargs(Source(source.root, "bare"), canvas)
     if guided(source):
         assert (told["guidance_scale"], told["true_cfg_scale"], told["negative_prompt"]) == (3.5, 1.0, None)
     else:
         assert (told["true_cfg_scale"], told["negative_prompt"]) == (1.0, "")
     assert family.pipeline_kwargs(source, canvas)["guidance_scale"] == 2.0
-    asked = family.pipeline_kwargs(source, Canvas(width=32, height=32, steps=4, guidance=5.0))
+    asked = family.pipeline_kwargs(source, SamplingParams(width=32, height=32, steps=4, guidance=5.0))
     assert asked["guidance_scale" if guided(source) else "true_cfg_scale"] == 5.0
 
 

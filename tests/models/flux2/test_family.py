@@ -9,7 +9,7 @@ from diffusers import Flux2KleinPipeline
 from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 
 from limner.models.bundled import known
-from limner.models.family import Canvas, Objective
+from limner.models.family import Objective, SamplingParams
 from limner.models.flux2.family import FAMILY, STATES, constants, model_spec, pipeline_kwargs
 from limner.models.loading import skeleton
 from limner.models.source import locate
@@ -43,7 +43,7 @@ def test_times_are_shifted_as_the_sampler_does_for_fifty_steps(tmp_path: Path, t
 
 
 def test_a_distilled_base_needs_no_guidance(tmp_path: Path):
-    canvas = Canvas(width=32, height=32, steps=2)
+    canvas = SamplingParams(width=32, height=32, steps=2)
     for distilled, guidance in ((False, 4.0), (True, 1.0)):
         folder = save_flux2_klein(tmp_path / str(distilled), distilled=distilled)
         (folder / "limner.json").unlink()

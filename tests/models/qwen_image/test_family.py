@@ -4,9 +4,9 @@ import pytest
 import torch
 from diffusers import QwenImagePipeline
 
-from limner.models.family import Canvas, Objective
+from limner.models.family import Objective, SamplingParams
 from limner.models.loading import load
-from limner.models.qwen_image.family import CHAT, DROPPED, FAMILY, pipeline_kwargs
+from limner.models.qwen_image.family import CHAT, FAMILY, TEMPLATE_TOKENS, pipeline_kwargs
 from limner.models.source import Source, locate
 from limner.nn.flow import resolution_shift
 from tiny import save_qwen_image
@@ -29,14 +29,14 @@ def test_text_has_its_true_length_and_no_padding(source: Source):
         with torch.no_grad():
             seen = encode.run(models, tokens)
         assert seen["text_mask"].all() and seen["context"].shape[:2] == seen["text_mask"].shape
-        assert tokens["tokens"].shape[1] <= DROPPED + 512
+        assert tokens["tokens"].shape[1] <= TEMPLATE_TOKENS + 512
         lengths.append(seen["context"].shape[1])
     assert lengths[1] - lengths[0] == len("a longer caption") - 1 and lengths[2] == 512
 
 
 def test_the_chat_is_the_pipeline_s(source: Source):
     pipe = QwenImagePipeline.from_pretrained(source.root)
-    assert pipe.prompt_template_encode == CHAT and pipe.prompt_template_encode_start_idx == DROPPED
+    assert pipe.prompt_template_encode == CHAT and pipe.prompt_template_encode_start_idx == TEMPLATE_TOKENS
 
 
 def test_times_follow_the_image_size_as_the_sampler_s_do(source: Source):
@@ -45,5 +45,5 @@ def test_times_follow_the_image_size_as_the_sampler_s_do(source: Source):
 
 
 def test_true_guidance_of_four(source: Source):
-    asked = pipeline_kwargs(Source(source.root, "bare"), Canvas(width=32, height=32, steps=2))
+    asked = pipeline_kwargs(Source(source.root, "bare"), SamplingParams(width=32, height=32, steps=2))
     assert asked["true_cfg_scale"] == 4.0 and asked["max_sequence_length"] == 512

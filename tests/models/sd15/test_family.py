@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from limner.assembly.resolve import resolve
-from limner.models.family import Canvas
+from limner.models.family import SamplingParams
 from limner.models.sd15.family import FAMILY, pipeline_kwargs
 from limner.models.source import Source
 from small import wish
@@ -18,7 +18,7 @@ def test_it_is_trained_at_512_unless_told_otherwise(tmp_path: Path, photos: Path
 
 
 def test_its_own_guidance(tmp_path: Path):
-    asked = pipeline_kwargs(Source(tmp_path, "bare"), Canvas(width=64, height=64, steps=2))
+    asked = pipeline_kwargs(Source(tmp_path, "bare"), SamplingParams(width=64, height=64, steps=2))
     assert asked["guidance_scale"] == 7.5 and asked["negative_prompt"] == ""
 
 

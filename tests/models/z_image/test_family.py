@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from limner.models.family import Canvas, Objective
+from limner.models.family import Objective, SamplingParams
 from limner.models.source import Source, locate
 from limner.models.z_image.family import FAMILY, cut, pipeline_kwargs
 from tiny import save_z_image
 
-CANVAS = Canvas(width=32, height=32, steps=2)
+CANVAS = SamplingParams(width=32, height=32, steps=2)
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ CANVAS = Canvas(width=32, height=32, steps=2)
 )
 def test_turbo_needs_no_guidance(tmp_path: Path, name: str, guidance: float):
     assert pipeline_kwargs(Source(tmp_path, name), CANVAS)["guidance_scale"] == guidance
-    told = Canvas(width=32, height=32, steps=2, guidance=2.0)
+    told = SamplingParams(width=32, height=32, steps=2, guidance=2.0)
     assert pipeline_kwargs(Source(tmp_path, name), told)["guidance_scale"] == 2.0
 
 
@@ -32,4 +32,4 @@ def test_times_are_shifted_as_the_sampler_is(tmp_path: Path):
     source = locate(str(save_z_image(tmp_path / "tiny")), folders={})
     assert FAMILY.constants(source, Objective())["time_shift"] == 3.0
     assert FAMILY.constants(source, Objective(time_shift=1.0))["time_shift"] == 1.0
-    assert FAMILY.ragged == {"context", "text_mask"}
+    assert FAMILY.padded_values == {"context", "text_mask"}

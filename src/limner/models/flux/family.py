@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 from limner.graph.unit import Layers, unit
 from limner.models import rectified
 from limner.models.clip import CLIP_LINEARS, T5_LINEARS, tokenize
-from limner.models.family import Canvas, Family, Objective
+from limner.models.family import Family, Objective, SamplingParams
 from limner.models.flux.facts import FACTS
 from limner.models.latents import draw_latent, draw_noise, encode_image
 from limner.models.source import Source
@@ -55,14 +55,14 @@ def denoise(  # noqa: PLR0913  what a FLUX transformer reads is what it reads
 ) -> Tensor:
     """-> (B, 16, h, w), the velocity. ``guidance`` None: the model has no such input."""
     noisy = patchify.patchify(flow.noisy(latent, noise, time))
-    places = patchify.grid(noisy.shape[-2], noisy.shape[-1], latent.device)
+    position_ids = patchify.grid(noisy.shape[-2], noisy.shape[-1], latent.device)
     pred = transformer(
         hidden_states=patchify.tokens(noisy),
         encoder_hidden_states=context,
         pooled_projections=pooled,
         timestep=time,
         guidance=None if guidance is None else torch.full_like(time, guidance),
-        img_ids=pad(places, (1, 0)),
+        img_ids=pad(position_ids, (1, 0)),
         txt_ids=torch.zeros(context.shape[1], 3, device=latent.device),
         return_dict=False,
     )[0]
@@ -87,15 +87,15 @@ def model_spec(source: Source) -> tuple[str, str]:
     return ("flux-1-dev" if _guided(source) else "flux-1-schnell"), "flux1"
 
 
-def pipeline_kwargs(source: Source, canvas: Canvas) -> dict[str, Any]:
+def pipeline_kwargs(source: Source, params: SamplingParams) -> dict[str, Any]:
     """How the stock pipeline is called. Without guidance input: true guidance, at twice the time."""
-    guided = _guided(source)
-    guidance = canvas.strength(source, 3.5 if guided else 1.0)  # schnell needs none: it is distilled
+    has_guidance = _guided(source)
+    guidance = params.strength(source, 3.5 if has_guidance else 1.0)  # schnell needs none: it is distilled
     return {
-        "negative_prompt": None if guided else "",
-        "true_cfg_scale": 1.0 if guided else guidance,
+        "negative_prompt": None if has_guidance else "",
+        "true_cfg_scale": 1.0 if has_guidance else guidance,
         "guidance_scale": guidance,
-        **canvas.asked,
+        **params.call_kwargs,
         "max_sequence_length": constants(source, Objective())["text_length"],
     }
 

@@ -15,7 +15,7 @@ TARGETS = ("norm1.linear", "norm1_context.linear", "norm.linear", "norm_out.line
 def preset(concept: str, size: int) -> dict[str, PresetValue]:
     """Values by concept and index into ``presets.SIZES``."""
     style = concept == "style"
-    own = {
+    style_values = {
         "lora.targets": PresetValue(TARGETS, "limner: modulations know the prompt's gist and no shape"),
         "train.ema": PresetValue(0.98, "limner"),
     }
@@ -33,5 +33,5 @@ def preset(concept: str, size: int) -> dict[str, PresetValue]:
         "train.save_every": PresetValue(250, "limner"),
         "sample.every": PresetValue(0, "limner"),
         "sample.prompts": PresetValue(PROMPTS[concept], "written"),
-        **(own if style else {}),
+        **(style_values if style else {}),
     }

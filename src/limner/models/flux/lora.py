@@ -38,7 +38,7 @@ LORA = FamilyKeys(
             writes=dotted("diffusion_model.", "native"),
             reads=BFL_COMFYUI,
             text=by_either_name(KOHYA_TEXT, "text_encoder"),
-            unfused=flat("lycoris_", "diffusers"),
+            unfused_style=flat("lycoris_", "diffusers"),
         ),
         "sd-scripts": trainer_keys("native", KOHYA_TEXT),
         "kohya": kohya_keys(KOHYA_TEXT),

@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 
 from limner.graph.unit import unit
 from limner.models import rectified
-from limner.models.family import Canvas, Family, Objective
+from limner.models.family import Family, Objective, SamplingParams
 from limner.models.flux2.facts import FACTS
 from limner.models.latents import draw_latent, draw_noise
 from limner.models.source import Source
@@ -86,7 +86,7 @@ def denoise(  # noqa: PLR0913  what the transformer reads is what it reads
 def constants(source: Source, objective: Objective) -> Mapping[str, Any]:
     """What the base's configs decide, unless the recipe decides otherwise."""
     return {
-        **rectified.constants(source, objective, patch=1, own=flow.empirical_shift),
+        **rectified.constants(source, objective, patch=1, shift_rule=flow.empirical_shift),
         "guidance": rectified.guidance(source, objective),
     }
 
@@ -98,11 +98,11 @@ def model_spec(source: Source) -> tuple[str, str]:
     return f"Flux.2-klein-{size}", f"flux2_klein_{size}"
 
 
-def pipeline_kwargs(source: Source, canvas: Canvas) -> dict[str, Any]:
+def pipeline_kwargs(source: Source, params: SamplingParams) -> dict[str, Any]:
     """How the stock pipeline is called: guidance of 4, or none for a distilled base."""
     return {
-        "guidance_scale": canvas.strength(source, 1.0 if source.index.get("is_distilled") else 4.0),
-        **canvas.asked,
+        "guidance_scale": params.strength(source, 1.0 if source.index.get("is_distilled") else 4.0),
+        **params.call_kwargs,
         "max_sequence_length": rectified.text_length(source),
     }
 

@@ -30,7 +30,7 @@ LORA = FamilyKeys(
             writes=dotted("diffusion_model.", "native"),
             reads=BFL_COMFYUI,
             peft=True,
-            unfused=flat("lycoris_", "diffusers"),
+            unfused_style=flat("lycoris_", "diffusers"),
             lacks=r"time_guidance_embed\.|(double|single)_stream_modulation",
         ),
         "musubi": trainer_keys("native"),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from limner.graph.unit import unit
 from limner.models import rectified
-from limner.models.family import Canvas, Family
+from limner.models.family import Family, SamplingParams
 from limner.models.latents import draw_latent, draw_noise
 from limner.models.qwen_image.facts import FACTS
 from limner.models.source import Source
@@ -30,7 +30,7 @@ CHAT = (
     "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 )
 """What the model was trained to read captions in; its pipeline's ``prompt_template_encode``."""
-DROPPED = 34
+TEMPLATE_TOKENS = 34
 
 
 @unit("tokens", uses=("tokenizer",))
@@ -40,7 +40,7 @@ def tokenize(tokenizer: Any, caption: Sequence[str], *, text_length: int) -> Ten
     The pipeline cuts states rather than tokens, which is the same: no token sees what comes after it.
     """
     (text,) = caption
-    cut = {"max_length": DROPPED + text_length, "truncation": True}
+    cut = {"max_length": TEMPLATE_TOKENS + text_length, "truncation": True}
     return tokenizer([CHAT.format(text)], **cut, return_tensors="pt").input_ids
 
 
@@ -48,8 +48,10 @@ def tokenize(tokenizer: Any, caption: Sequence[str], *, text_length: int) -> Ten
 def encode_text(text_encoder: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """(1, L) -> (1, L', 3584) states behind the system's part of the chat, and (1, L') True."""
     states = text_encoder.model(input_ids=tokens, use_cache=False).last_hidden_state  # no padding, so no mask
-    kept = states[:, DROPPED:]
-    return kept, torch.ones(kept.shape[:2], dtype=torch.bool, device=kept.device)
+    caption_states = states[:, TEMPLATE_TOKENS:]
+    return caption_states, torch.ones(
+        caption_states.shape[:2], dtype=torch.bool, device=caption_states.device
+    )
 
 
 @unit("latent_mean", "latent_logvar", uses=("vae",), version=2)
@@ -82,12 +84,12 @@ def denoise(  # noqa: PLR0913  what the transformer reads is what it reads
     return patchify.unpatchify(patchify.untokens(pred, height))
 
 
-def pipeline_kwargs(source: Source, canvas: Canvas) -> dict[str, Any]:
+def pipeline_kwargs(source: Source, params: SamplingParams) -> dict[str, Any]:
     """How the stock pipeline is called: true guidance of 4, as the model's page says."""
     return {
         "negative_prompt": "",
-        "true_cfg_scale": canvas.strength(source, 4.0),
-        **canvas.asked,
+        "true_cfg_scale": params.strength(source, 4.0),
+        **params.call_kwargs,
         "max_sequence_length": rectified.text_length(source),
     }
 
@@ -133,5 +135,5 @@ FAMILY = Family(
     pipeline_kwargs=pipeline_kwargs,
     prompt_kwargs=prompt_kwargs,
     arch=ARCH,
-    ragged=frozenset({"context", "text_mask"}),
+    padded_values=frozenset({"context", "text_mask"}),
 )

@@ -12,7 +12,7 @@ FACTS = FamilyFacts(
             hub_id="stable-diffusion-v1-5/stable-diffusion-v1-5",
             licence="CreativeML Open RAIL-M",
             weight_bytes=4_264_941_228,
-            stored="fp32",
+            file_precision="fp32",
         ),
     ),
     caption_style="phrases",

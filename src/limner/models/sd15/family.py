@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from limner.graph.unit import Layers, unit
 from limner.models import diffusion
 from limner.models.clip import CLIP_LINEARS, tokenize
-from limner.models.family import Canvas, Family
+from limner.models.family import Family, SamplingParams
 from limner.models.latents import draw_latent, encode_image
 from limner.models.sd15.facts import FACTS
 from limner.models.source import Source
@@ -36,9 +36,9 @@ def denoise(
     return unet(noisy, steps.number(time), encoder_hidden_states=context, return_dict=False)[0]
 
 
-def pipeline_kwargs(source: Source, canvas: Canvas) -> dict[str, Any]:
+def pipeline_kwargs(source: Source, params: SamplingParams) -> dict[str, Any]:
     """How the stock pipeline is called, with its own guidance of 7.5."""
-    return diffusion.pipeline_kwargs(source, canvas, 7.5)
+    return diffusion.pipeline_kwargs(source, params, 7.5)
 
 
 def prompt_kwargs(texts: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

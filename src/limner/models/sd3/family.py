@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 from limner.graph.unit import Layers, unit
 from limner.models import rectified
 from limner.models.clip import CLIP_LINEARS, T5_LINEARS, encode_both, tokenize, tokenize_2
-from limner.models.family import Canvas, Family
+from limner.models.family import Family, SamplingParams
 from limner.models.latents import draw_latent, draw_noise, encode_image
 from limner.models.sd3.facts import FACTS
 from limner.models.source import Source
@@ -73,8 +73,8 @@ def denoise(  # noqa: PLR0913  what the transformer reads is what it reads
 
 def together(context: Tensor, context_2: Tensor, context_3: Tensor) -> Tensor:
     """States of the CLIPs side by side, widened with zeros to (B, 77, D_t5), and T5's behind them."""
-    both = torch.cat([context, context_2], dim=-1)
-    return torch.cat([pad(both, (0, context_3.shape[-1] - both.shape[-1])), context_3], dim=1)
+    clip_states = torch.cat([context, context_2], dim=-1)
+    return torch.cat([pad(clip_states, (0, context_3.shape[-1] - clip_states.shape[-1])), context_3], dim=1)
 
 
 TOKENS = 256
@@ -87,12 +87,12 @@ def model_spec(source: Source) -> tuple[str, str]:
     return f"stable-diffusion-3-5-{size}", f"sd3_5_{size}"
 
 
-def pipeline_kwargs(source: Source, canvas: Canvas) -> dict[str, Any]:
+def pipeline_kwargs(source: Source, params: SamplingParams) -> dict[str, Any]:
     """How the stock pipeline is called, with the guidance of 4.5 of medium's model card."""
     return {
         "negative_prompt": "",
-        "guidance_scale": canvas.strength(source, 4.5),
-        **canvas.asked,
+        "guidance_scale": params.strength(source, 4.5),
+        **params.call_kwargs,
         "max_sequence_length": rectified.text_length(source, TOKENS),
     }
 

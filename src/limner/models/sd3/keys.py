@@ -1,13 +1,13 @@
 """Stable Diffusion 3.5's modules in diffusers' names and in Stability's (sd3.5, ``mmditx.py``)."""
 
 from limner.models.key_map import KeyEntry, entries, fused
-from limner.models.shared_keys import ADDED, DOUBLE, NORM_OUT
+from limner.models.shared_keys import DOUBLE, NORM_OUT, TEXT_PROJECTIONS
 
 JOINT = "joint_blocks.{}."
 
 DENOISER = (
     fused(f"{DOUBLE}attn", f"{JOINT}x_block.attn.qkv"),
-    fused(f"{DOUBLE}attn", f"{JOINT}context_block.attn.qkv", ADDED),
+    fused(f"{DOUBLE}attn", f"{JOINT}context_block.attn.qkv", TEXT_PROJECTIONS),
     fused(f"{DOUBLE}attn2", f"{JOINT}x_block.attn2.qkv"),
     *entries(
         {

@@ -12,7 +12,7 @@ FACTS = FamilyFacts(
             hub_id="stabilityai/stable-diffusion-xl-base-1.0",
             licence="CreativeML Open RAIL++-M",
             weight_bytes=13_875_351_468,
-            stored="fp32",
+            file_precision="fp32",
         ),
     ),
     caption_style="phrases",

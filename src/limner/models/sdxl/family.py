@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from limner.graph.unit import Layers, unit
 from limner.models import diffusion
 from limner.models.clip import CLIP_LINEARS, encode_both, tokenize, tokenize_2
-from limner.models.family import Canvas, Family
+from limner.models.family import Family, SamplingParams
 from limner.models.latents import draw_latent, encode_image
 from limner.models.sdxl.facts import FACTS
 from limner.models.source import Source
@@ -61,9 +61,9 @@ def denoise(  # noqa: PLR0913  what SDXL's denoiser reads is what it reads
     )[0]
 
 
-def pipeline_kwargs(source: Source, canvas: Canvas) -> dict[str, Any]:
+def pipeline_kwargs(source: Source, params: SamplingParams) -> dict[str, Any]:
     """How the stock pipeline is called, with its own guidance of 5."""
-    return diffusion.pipeline_kwargs(source, canvas, 5.0)
+    return diffusion.pipeline_kwargs(source, params, 5.0)
 
 
 def prompt_kwargs(texts: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -18,7 +18,7 @@ FACTS = FamilyFacts(
             hub_id="Tongyi-MAI/Z-Image-Turbo",
             licence="Apache-2.0",
             weight_bytes=32_832_210_502,
-            stored_parts={"transformer": "fp32"},
+            part_precisions={"transformer": "fp32"},
         ),
     ),
     caption_style="sentences",

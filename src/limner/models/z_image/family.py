@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from limner.graph.unit import unit
 from limner.models import rectified
-from limner.models.family import Canvas, Family
+from limner.models.family import Family, SamplingParams
 from limner.models.latents import draw_latent, draw_noise, encode_image
 from limner.models.source import Source
 from limner.models.z_image.facts import FACTS
@@ -27,16 +27,16 @@ from limner.nn.arch import ArchSpec
 @unit("tokens", uses=("tokenizer",))
 def tokenize(tokenizer: Any, caption: Sequence[str], *, text_length: int) -> Tensor:
     """One caption -> (1, L) token ids of the chat around it, at most ``text_length``."""
-    (said,) = text.chats(tokenizer, caption, thinking=True)
-    return tokenizer([said], max_length=text_length, truncation=True, return_tensors="pt").input_ids
+    (chat,) = text.chats(tokenizer, caption, thinking=True)
+    return tokenizer([chat], max_length=text_length, truncation=True, return_tensors="pt").input_ids
 
 
 @unit("context", "text_mask", uses=("text_encoder",))
 def encode_text(text_encoder: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """(1, L) -> (1, L, 2560), the states before the last layer, and (1, L) True."""
     mask = torch.ones_like(tokens, dtype=torch.bool)
-    asked = {"attention_mask": text.seen(mask), "output_hidden_states": True, "use_cache": False}
-    return text_encoder(input_ids=tokens, **asked).hidden_states[-2], mask
+    options = {"attention_mask": text.seen(mask), "output_hidden_states": True, "use_cache": False}
+    return text_encoder(input_ids=tokens, **options).hidden_states[-2], mask
 
 
 @unit("pred", uses=("transformer",))
@@ -54,12 +54,12 @@ def cut(context: Tensor, mask: Tensor) -> list[Tensor]:
     return [row[:length] for row, length in zip(context, mask.sum(1).tolist(), strict=True)]
 
 
-def pipeline_kwargs(source: Source, canvas: Canvas) -> dict[str, Any]:
+def pipeline_kwargs(source: Source, params: SamplingParams) -> dict[str, Any]:
     """How the stock pipeline is called: guidance of 5, or none for Turbo, which is told by its name alone."""
     return {
         "negative_prompt": "",
-        "guidance_scale": canvas.strength(source, 0.0 if "turbo" in source.name.lower() else 5.0),
-        **canvas.asked,
+        "guidance_scale": params.strength(source, 0.0 if "turbo" in source.name.lower() else 5.0),
+        **params.call_kwargs,
         "max_sequence_length": rectified.text_length(source),
     }
 
@@ -104,5 +104,5 @@ FAMILY = Family(
     pipeline_kwargs=pipeline_kwargs,
     prompt_kwargs=prompt_kwargs,
     arch=ARCH,
-    ragged=frozenset({"context", "text_mask"}),
+    padded_values=frozenset({"context", "text_mask"}),
 )

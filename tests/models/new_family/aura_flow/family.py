@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from limner.graph.unit import unit
 from limner.models import rectified
-from limner.models.family import Canvas, Family
+from limner.models.family import Family, SamplingParams
 from limner.models.latents import draw_latent, draw_noise, encode_image
 from limner.models.source import Source
 from limner.nn import flow
@@ -39,9 +39,9 @@ def denoise(transformer: nn.Module, latent: Tensor, noise: Tensor, time: Tensor,
     return transformer(noisy, encoder_hidden_states=context, timestep=time, return_dict=False)[0]
 
 
-def pipeline_kwargs(source: Source, canvas: Canvas) -> dict[str, Any]:
+def pipeline_kwargs(source: Source, params: SamplingParams) -> dict[str, Any]:
     """How the stock pipeline is called."""
-    return {"negative_prompt": "", "guidance_scale": canvas.strength(source, 3.5), **canvas.asked}
+    return {"negative_prompt": "", "guidance_scale": params.strength(source, 3.5), **params.call_kwargs}
 
 
 def prompt_kwargs(texts: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
