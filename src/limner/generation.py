@@ -90,11 +90,7 @@ def generate(  # noqa: PLR0913  what a picture is made of
     family = family_at(source)
     for side, pixels in (("--width", settings.width), ("--height", settings.height)):
         family.check_side(side, pixels)
-    overrides = overrides_from_metadata(family, source, file.read(path).metadata) if path else {}
-    if overrides:
-        words = ", ".join(f"{key} = {value}" for key, value in overrides.items())
-        line = f"The LoRA was trained for another sampler than {source.name} names; painting with {words}."
-        reporter.line(line)
+    overrides = _sampler_overrides(family, source, path, reporter)
     pipe = pipeline(family, source, path, settings.lora_scale, overrides)
     side = shape_at(source, family).resolution
     params = SamplingParams(
@@ -161,6 +157,18 @@ def pipeline(
         if lora_scale != 1.0:
             pipe.set_adapters(pipe.get_active_adapters(), [lora_scale] * len(pipe.get_active_adapters()))
     return pipe.to(device)
+
+
+def _sampler_overrides(
+    family: Family, source: Source, lora: Path | None, reporter: Reporter
+) -> dict[str, Any]:
+    """Settings of the sampler that the LoRA was trained for and the base does not have; told in a line."""
+    overrides = overrides_from_metadata(family, source, file.read(lora).metadata) if lora else {}
+    if overrides:
+        words = ", ".join(f"{key} = {value}" for key, value in overrides.items())
+        line = f"The LoRA was trained for another sampler than {source.name} names; painting with {words}."
+        reporter.line(line)
+    return overrides
 
 
 def _trained(target: Path, base: str | None, parts: str) -> tuple[Path | None, str, str]:

@@ -83,13 +83,7 @@ def load(  # noqa: PLR0913  what is read, how, and where to
         kind = precision_of(family, part, dtype)
         if library == "diffusers" and part == family.denoiser:
             model = hollow(cls, cls.load_config(source.root / part, local_files_only=True), kind)
-            codes = plan.codes if plan else None
-            layer_kinds: dict[str, Kind] = dict.fromkeys(storable(model, family.arch), codes) if codes else {}
-            read_as: dict[str, Any] = {
-                "layer_kinds": layer_kinds,
-                "matmul_precision": plan.matmul_precision if plan else "full",
-            }
-            missing = read(model, files, kind, device, **read_as, placement=placement)
+            missing = read(model, files, kind, device, **_storage(family, model, plan), placement=placement)
         else:
             if plan and plan.codes:
                 raise BrokenGraph(f"{part} has no blocks that could be stored in {plan.codes}.")
@@ -105,6 +99,13 @@ def load(  # noqa: PLR0913  what is read, how, and where to
     if placement is None:
         model = model.to(device)
     return model.requires_grad_(requires_grad=False).eval()
+
+
+def _storage(family: Family, denoiser: nn.Module, plan: Plan | None) -> dict[str, Any]:
+    """How a plan stores and multiplies the linear layers of a denoiser: arguments of ``weights.read``."""
+    codes = plan.codes if plan else None
+    kinds: dict[str, Kind] = dict.fromkeys(storable(denoiser, family.arch), codes) if codes else {}
+    return {"layer_kinds": kinds, "matmul_precision": plan.matmul_precision if plan else "full"}
 
 
 def _placement(family: Family, plan: Plan, folder: Path | None, denoiser: nn.Module) -> Placement:
