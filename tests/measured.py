@@ -46,7 +46,7 @@ class Real:
         self.blocks = family.arch.blocks_of(self.denoiser)
         if weights in ("int8", "fp8", "nf4"):
             names = storable(self.denoiser, family.arch)
-            quantized_linear.freeze(self.denoiser, names, weights, products=how.products)
+            quantized_linear.freeze(self.denoiser, names, weights, products=how.matmul_precision)
         if config is None:
             full.unfreeze(self.denoiser)
         for name in () if config is None else self.models:

@@ -12,7 +12,7 @@ from limner.nn.memory.plan import Compute, Kind
 from limner.planning.dry_run import TraceSpec
 from limner.recipe.schema import Lora
 
-HOW = ("size", "hosted", "weights", "products", "arithmetic", "attention")
+HOW = ("size", "on_host", "weights", "matmul_precision", "arithmetic", "attention")
 
 
 def traced(

@@ -209,7 +209,7 @@ def test_one_thread_plans_while_another_trains_and_neither_notices(run, tiny_bas
 
 def test_a_plan_needs_no_folder():
     planned = limner.plan(base="glyph", card="RTX 4070")
-    assert planned.fits and planned.counts.assumed
+    assert planned.fits and planned.counts.images_unknown
     assert json.dumps(planned.plain())
 
 

@@ -35,7 +35,7 @@ from limner.models.bundled import known
 from limner.models.loading import hush
 from limner.models.source import locate
 from limner.nn.memory.plan import Compute, Plan, Weights
-from limner.planning.dry_run import Rehearsal, TraceSpec
+from limner.planning.dry_run import DryRun, TraceSpec
 from limner.planning.memory import train_memory
 from limner.planning.meta_inputs import boundary
 from limner.planning.profiling import profile
@@ -74,14 +74,14 @@ def small(sizes: list[int], compute: Compute) -> Iterator[dict[str, Any]]:
             blocks = len(found.blocks)
             for weights in stores:
                 real = Real(spec, how, weights)
-                rehearsal = Rehearsal(spec, replace(how, weights=weights), Machine(granule=1))
+                rehearsal = DryRun(spec, replace(how, weights=weights), Machine(granule=1))
                 for images, count in ((1, 0), (1, blocks // 2), (1, blocks), (2, blocks // 2)):
                     measured = real.peak(images, count, scratch=not half)
                     plan = Plan(
                         compute=compute, weights=weights, checkpointed_blocks=count, micro_batch=images
                     )
                     state = 8 * found.learning + 4 * found.tensors
-                    seen = rehearsal.trace(real.one, images, checkpointed=count, state=state)
+                    seen = rehearsal.trace(real.one, images, checkpointed_blocks=count, state=state)
                     row: dict[str, Any] = {
                         "base": case.name,
                         "side": side,
@@ -90,7 +90,7 @@ def small(sizes: list[int], compute: Compute) -> Iterator[dict[str, Any]]:
                         "checkpointed": f"{count}/{blocks}",
                         "measured": measured,
                         "traced_off": seen.trace.peak / measured - 1,
-                        "predicted_off": train_memory(found, plan, on="cpu").total / measured - 1,
+                        "predicted_off": train_memory(found, plan, device_kind="cpu").total / measured - 1,
                     }
                     if half:
                         whole = real.peak(images, count)
@@ -138,8 +138,8 @@ def _whole(spec: ModelSpec, how: TraceSpec, count: int, trained: int) -> dict[st
     """A trace of every block, and what the allocator reserves for it."""
     one = boundary(spec, how.size)
     start = time.process_time()
-    rehearsal = Rehearsal(spec, how)
-    seen = rehearsal.trace(one, 1, checkpointed=count, state=8 * trained).trace
+    rehearsal = DryRun(spec, how)
+    seen = rehearsal.trace(one, 1, checkpointed_blocks=count, state=8 * trained).trace
     return {
         "whole": round(seen.peak / GIB, 3),
         "whole_cpu_seconds": round(time.process_time() - start, 1),

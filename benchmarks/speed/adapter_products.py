@@ -27,9 +27,9 @@ from limner.models import family_of
 from limner.models.bundled import known
 from limner.models.loading import hush
 from limner.nn.layers import lora
-from limner.planning.dry_run import Rehearsal, TraceSpec
+from limner.planning.dry_run import DryRun, TraceSpec
 from limner.planning.meta_inputs import boundary
-from limner.planning.representative import cast
+from limner.planning.representative import choose_representatives
 from limner.recipe.schema import Lora
 
 TRUE = (("flux-dev", 1024), ("qwen-image", 1024), ("sdxl", 1024))
@@ -50,12 +50,12 @@ def traced(name: str, side: int) -> dict[str, Any]:
     trainable = LoRA(Lora(targets="attention"))
     spec = ModelSpec(family=family, source=source, trainable=trainable)
     one = boundary(spec, (side, side))
-    few = replace(spec, source=cast(spec).source)
+    few = replace(spec, source=choose_representatives(spec).source)
     row: dict[str, Any] = {"base": name, "side": side}
     for way, how in ways().items():
         with how:
-            rehearsal = Rehearsal(few, TraceSpec(size=(side, side)))
-        seen = rehearsal.trace(one, 1, checkpointed=0).trace
+            rehearsal = DryRun(few, TraceSpec(size=(side, side)))
+        seen = rehearsal.trace(one, 1, checkpointed_blocks=0).trace
         row[way] = {
             "kernels": sum(each.kernels for each in seen.segments),
             "traffic_bytes": sum(each.traffic for each in seen.segments),

@@ -21,7 +21,7 @@ from limner.models.source import locate
 from limner.nn.layers import lora
 from limner.nn.memory.cast_inputs import cast_once
 from limner.nn.rng import KeyedRng
-from limner.planning.dry_run import Rehearsal
+from limner.planning.dry_run import DryRun
 from limner.planning.meta_inputs import boundary
 from limner.planning.trace import Machine
 from limner.recipe.schema import Recipe
@@ -120,10 +120,10 @@ def test_what_a_step_in_half_precision_takes_is_predicted(name: str, tmp_path: P
     family, source = family_of(case.pipeline), locate(str(case.save(tmp_path / name)), folders={})
     wish = {"size": (256, 192), "rank": 4, "compute": "bf16"}
     real = Real(*traced(family, source, **wish))
-    rehearsal = Rehearsal(*traced(family, source, **wish), Machine(granule=1))
+    rehearsal = DryRun(*traced(family, source, **wish), Machine(granule=1))
     state = sum(8 * each.numel() + 4 for each in real.trained)
     for count in (0, len(real.blocks)):
-        seen = rehearsal.trace(real.one, 1, checkpointed=count, state=state)
+        seen = rehearsal.trace(real.one, 1, checkpointed_blocks=count, state=state)
         assert seen.trace.peak == pytest.approx(real.peak(1, count), rel=NEAR)
 
 

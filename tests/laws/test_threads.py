@@ -5,7 +5,7 @@ from threading import Event, Thread
 import pytest
 
 from limner.assembly.base import ResolvedBase
-from limner.planning.estimate import foresee
+from limner.planning.estimate import estimate
 from limner.planning.profile import Profile
 from limner.planning.profile_cache import opened, shape_of
 from limner.planning.request import Asked
@@ -19,12 +19,12 @@ def test_training_beside_planning_gives_the_same_bits_and_the_same_plan(tiny_bas
     source = opened(recipe, lambda line: None)
     base = ResolvedBase(recipe=recipe, source=source, shape=shape_of(source), kind="cuda", compute="bf16")
     asked = Asked(base, (64, 64))
-    alone, over = foresee(asked), Event()
+    alone, over = estimate(asked), Event()
     profiles: list[Profile] = []
 
     def plan() -> None:
         while not over.is_set():
-            profiles.append(foresee(asked))
+            profiles.append(estimate(asked))
 
     train(recipe, tmp_path / "alone", Told())
     planner = Thread(target=plan)

@@ -4,7 +4,7 @@ import pytest
 
 from blueprints import flux
 from limner.errors import DoesNotFit
-from limner.planning.advice import CAUSES, SHOWN, alternatives, least, misfit
+from limner.planning.advice import CAUSES, MAX_ALTERNATIVES, alternatives, least, misfit
 from limner.planning.cards import known
 from limner.planning.choice import PlanRequest, fits
 from limner.planning.devices import of_card, of_cpu
@@ -25,7 +25,7 @@ def test_the_alternatives_are_other_plans_nearest_in_speed_first():
     card, profile = device(6), SHALLOW[1024]
     chosen = choose(profile, card, REQUEST)
     others = alternatives(profile, card, REQUEST, chosen)
-    assert len(others) == SHOWN
+    assert len(others) == MAX_ALTERNATIVES
     assert chosen.plan not in [each.choice.plan for each in others]
     assert [abs(each.change) for each in others] == sorted(abs(each.change) for each in others)
     for each in others:
@@ -37,16 +37,16 @@ def test_a_precision_below_the_floor_is_shown_as_what_it_would_buy():
     card, profile = device(6), SHALLOW[1024]
     chosen = choose(profile, card, replace(REQUEST, min_weight_precision="16bit"))
     others = alternatives(profile, card, replace(REQUEST, min_weight_precision="16bit"), chosen)
-    assert {"weights int8", "weights nf4"} & {each.what for each in others}
+    assert {"weights int8", "weights nf4"} & {each.label for each in others}
     for each in others:
-        if each.what.startswith("weights"):
-            assert each.what == f"weights {each.choice.plan.weights}"
+        if each.label.startswith("weights"):
+            assert each.label == f"weights {each.choice.plan.weights}"
 
 
 def test_a_larger_card_is_shown_as_not_fitting_this_one():
     card, profile = device(6), SHALLOW[1024]
     chosen = choose(profile, card, REQUEST)
-    bought = [each for each in alternatives(profile, card, REQUEST, chosen) if "card of" in each.what]
+    bought = [each for each in alternatives(profile, card, REQUEST, chosen) if "card of" in each.label]
     assert all(not each.fits and each.change <= 0 for each in bought)
 
 
@@ -61,7 +61,7 @@ def test_what_does_not_fit_names_the_cause_and_what_would_do():
     card, profile, request = device(1.9), SHALLOW[1024], replace(REQUEST, min_weight_precision="16bit")
     with pytest.raises(DoesNotFit):
         choose(profile, card, request)
-    found = misfit(profile, card, request, at=SHALLOW.__getitem__)
+    found = misfit(profile, card, request, profile_at=SHALLOW.__getitem__)
     assert found.cause in CAUSES
     assert found.need.causes[found.cause] == max(
         size for cause, size in found.need.causes.items() if cause not in ("context", "workspace")
@@ -73,8 +73,8 @@ def test_what_does_not_fit_names_the_cause_and_what_would_do():
 
 
 def test_memory_of_the_computer_that_is_short_is_told_with_the_phase():
-    card, request = device(24).with_ram(6 * GB), replace(REQUEST, stored=("int8",))
-    profile = replace(SHALLOW[512], cast=True, stages=(replace(SHALLOW[512].stages[0], copied=9 * GB),))
+    card, request = device(24).with_ram(6 * GB), replace(REQUEST, weight_kinds=("int8",))
+    profile = replace(SHALLOW[512], cast=True, stages=(replace(SHALLOW[512].stages[0], copy_bytes=9 * GB),))
     with pytest.raises(DoesNotFit):
         choose(profile, card, request)
     found = misfit(profile, card, request)
@@ -96,7 +96,7 @@ def test_the_limit_that_is_exceeded_is_the_one_that_is_named():
 def test_every_remedy_is_one():
     profile, request = SHALLOW[1024], replace(REQUEST, min_weight_precision="16bit")
     for memory in (1.5, 1.9, 2.1):
-        for remedy in misfit(profile, device(memory), request, at=SHALLOW.__getitem__).remedies:
+        for remedy in misfit(profile, device(memory), request, profile_at=SHALLOW.__getitem__).remedies:
             word = remedy.split()[-1]
             match remedy.split()[0]:
                 case "--weights-precision":

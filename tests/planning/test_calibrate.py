@@ -35,7 +35,7 @@ def test_a_device_is_measured_and_every_plan_to_come_knows_it(capsys):
 
 def test_the_first_rounds_do_not_count():
     calls = []
-    bench = Bench(torch.device("cpu"), room.SMALL, each=0.0)
+    bench = Bench(torch.device("cpu"), room.SMALL, seconds_each=0.0)
     assert 0 <= bench.seconds(lambda: calls.append(len(calls))) < 0.1
     assert len(calls) == room.WARM + 5
 
@@ -49,5 +49,5 @@ def test_a_card_that_torch_cannot_use_is_told(monkeypatch):
 
 
 def test_products_in_8_bits_are_measured():
-    bench = Bench(torch.device("cpu"), room.SMALL, each=0.001)
-    assert 1e6 < room._eight(bench, "int8") < 1e15
+    bench = Bench(torch.device("cpu"), room.SMALL, seconds_each=0.001)
+    assert 1e6 < room._w8a8(bench, "int8") < 1e15

@@ -50,9 +50,9 @@ def test_a_size_alone_stands_for_a_card_of_that_size():
 
 
 def test_products_in_8_bits_are_those_of_the_capability():
-    has = {card.name: set(card.eight) for card in CARDS}
+    has = {card.name: set(card.w8a8) for card in CARDS}
     assert has["RTX 2080"] == has["V100"] == has["Instinct MI300X"] == has["Radeon RX 7900 XTX"] == set()
     assert has["RTX 3090"] == has["A100"] == {"int8"}
     assert has["RTX 4090"] == has["H100"] == has["B200"] == has["RTX 5090"] == {"int8", "fp8"}
     for card in CARDS:
-        assert all(card.bf16 < peak <= card.int8 + 1 for peak in card.eight.values())
+        assert all(card.bf16 < peak <= card.int8 + 1 for peak in card.w8a8.values())

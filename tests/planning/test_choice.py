@@ -7,7 +7,7 @@ from limner.nn.memory.plan import Plan
 from limner.planning.cards import known
 from limner.planning.choice import PROCESS, PlanRequest, assess, budget, cache_memory, encoding, fits, holds
 from limner.planning.devices import of_card, of_cpu
-from limner.planning.host import PHOTO, WAITING, HostMemory
+from limner.planning.host import PHOTO, QUEUED_IMAGES, HostMemory
 
 GB = 2**30
 FLUX = flux(512)
@@ -78,12 +78,12 @@ def test_they_lie_in_files_where_the_host_may_not_lock_them():
 def test_pictures_that_are_decoded_take_memory_of_a_processor():
     cpu, plan = of_cpu(2, 64 * GB, 60 * GB), Plan()
     few, many = (
-        cache_memory(FLUX, plan, cpu, PlanRequest(compute="fp32", picture=pixels)).total
+        cache_memory(FLUX, plan, cpu, PlanRequest(compute="fp32", image_pixels=pixels)).total
         for pixels in (PHOTO, 100 * PHOTO)
     )
     assert many > few
     text = FLUX.stages[0]
-    assert few == text.weights + text.activations + WAITING * FLUX.entry
+    assert few == text.weights + text.activations + QUEUED_IMAGES * FLUX.entry
 
 
 def test_a_processor_shares_its_memory_with_the_libraries():

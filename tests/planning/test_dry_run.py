@@ -12,7 +12,7 @@ from limner.models.source import Source, locate
 from limner.nn.layers.precision import Products
 from limner.nn.layers.quantized_linear import storable
 from limner.nn.memory.plan import Plan, Weights
-from limner.planning.dry_run import Rehearsal, machine_of
+from limner.planning.dry_run import DryRun, machine_of
 from limner.planning.memory import train_memory
 from limner.planning.profiling import profile
 from limner.planning.trace import Machine, plain
@@ -45,13 +45,13 @@ def compare(bases, name: str, weights: Weights, images: int, products: Products 
     """Predicted over measured for none, half and all of the blocks checkpointed."""
     family, source = bases(name)
     wish = {"size": SIZE, "rank": 4, "targets": CASE[name].targets, "compute": "fp32", "weights": weights}
-    wish |= {"products": products}
+    wish |= {"matmul_precision": products}
     real = Real(*traced(family, source, **wish), weights)
-    rehearsal = Rehearsal(*traced(family, source, **wish), FINE)
+    rehearsal = DryRun(*traced(family, source, **wish), FINE)
     ratios = []
     for count in (0, len(real.blocks) // 2, len(real.blocks)):
         peak = real.peak(images, count)
-        seen = rehearsal.trace(real.one, images, checkpointed=count, state=real.state())
+        seen = rehearsal.trace(real.one, images, checkpointed_blocks=count, state=real.state())
         ratios.append(seen.trace.peak / peak)
     return ratios
 
@@ -78,7 +78,7 @@ def test_so_it_is_when_every_weight_is_trained(bases, name: str, images: int) ->
     assert found.whole == sum(each.nbytes for each in real.trained)
     for count in (0, len(real.blocks) // 2, len(real.blocks)):
         plan = Plan(checkpointed_blocks=count, micro_batch=images)
-        need = train_memory(found, plan, on="cpu")
+        need = train_memory(found, plan, device_kind="cpu")
         assert need.total == pytest.approx(real.peak(images, count), rel=CLOSE)
         assert need.causes["trained"] == 4 * found.trained and "adapter" not in need.causes
         assert need.causes["optimizer"] == 8 * found.learning
@@ -90,8 +90,8 @@ def test_half_precision_by_casting_once_keeps_less_than_by_autocast(bases) -> No
     for arithmetic in ("autocast", "cast"):
         wish = {"size": SIZE, "rank": 4, "arithmetic": arithmetic}
         real = Real(*traced(family, source, size=SIZE, rank=4, compute="fp32"))
-        trace = Rehearsal(*traced(family, source, **wish)).trace(real.one, 1, checkpointed=0).trace
-        kept[arithmetic] = trace.kept - trace.held
+        trace = DryRun(*traced(family, source, **wish)).trace(real.one, 1, checkpointed_blocks=0).trace
+        kept[arithmetic] = trace.saved - trace.start_bytes
     assert kept["cast"] < 0.85 * kept["autocast"]
 
 
@@ -101,7 +101,7 @@ def test_dropout_takes_room_and_so_does_attention_by_products(bases) -> None:
     for more in ({}, {"dropout": 0.5}, {"attention": "math"}):
         wish = {"size": SIZE, "rank": 4, "compute": "fp32", **more}
         one = Real(*traced(family, source, **wish)).one
-        peaks.append(Rehearsal(*traced(family, source, **wish)).trace(one, 1, checkpointed=0).trace.peak)
+        peaks.append(DryRun(*traced(family, source, **wish)).trace(one, 1, checkpointed_blocks=0).trace.peak)
     assert peaks[1] > peaks[0]
     assert peaks[2] > 1.5 * peaks[0]
 
@@ -109,15 +109,17 @@ def test_dropout_takes_room_and_so_does_attention_by_products(bases) -> None:
 def test_weights_are_told_apart_and_add_up(bases) -> None:
     family, source = bases("qwen-image")
     wish = {"size": SIZE, "rank": 4, "compute": "bf16"}
-    rehearsal = Rehearsal(*traced(family, source, **wish))
+    rehearsal = DryRun(*traced(family, source, **wish))
     parts = [rehearsal.weigh([block]) for block in rehearsal.blocks.values()] + [rehearsal.weigh_outside()]
-    frozen = sum(part["stored"]["bf16"] + part["other"] + part["modulation"] for part in parts)
+    frozen = sum(part["weight_bytes"]["bf16"] + part["other"] + part["modulation"] for part in parts)
     trained = sum(part["trained"] for part in parts)
     model = rehearsal.denoiser
     loose = sum(each.nbytes for module in model.modules() for each in plain(module))
     assert frozen == sum(p.nbytes for p in model.parameters() if not p.requires_grad) + loose
     assert trained == sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert parts[0]["stored"]["int8"] < parts[0]["stored"]["bf16"] < parts[0]["stored"]["fp32"]
+    assert (
+        parts[0]["weight_bytes"]["int8"] < parts[0]["weight_bytes"]["bf16"] < parts[0]["weight_bytes"]["fp32"]
+    )
     assert not set(storable(model, family.arch)) & {"transformer_blocks.0.img_mod.1"}
 
 
@@ -125,7 +127,7 @@ def test_an_unknown_target_is_refused(bases) -> None:
     family, source = bases("flux-dev")
     wish = {"size": SIZE, "targets": ["nothing_like_it"]}
     with raises(BadRecipe):
-        Rehearsal(*traced(family, source, **wish))
+        DryRun(*traced(family, source, **wish))
 
 
 def test_a_cpu_is_imitated_to_the_byte(bases) -> None:
@@ -151,13 +153,15 @@ def test_arithmetic_knows_what_products_in_8_bits_take(bases, images: int) -> No
         "rank": 4,
         "targets": CASE["flux-dev"].targets,
         "compute": "fp32",
-        "products": "8bit",
+        "matmul_precision": "8bit",
     }
     found = profile(*traced(family, source, **wish), machine=FINE)
     real = Real(*traced(family, source, **wish), "int8")
     block = found.blocks[0]
-    assert block.forward.eight.at(1) > 3 * block.forward.gemm.at(1) > 0  # captions have few rows
-    assert block.tail.eight.at(1) > 0 == block.tail.gemm.at(1)
+    assert block.forward.w8a8.at(1) > 3 * block.forward.gemm.at(1) > 0  # captions have few rows
+    assert block.tail.w8a8.at(1) > 0 == block.tail.gemm.at(1)
     for count in (0, len(real.blocks) // 2, len(real.blocks)):
         plan = Plan(weights="int8", matmul_precision="8bit", checkpointed_blocks=count, micro_batch=images)
-        assert train_memory(found, plan, on="cpu").total == pytest.approx(real.peak(images, count), rel=0.02)
+        assert train_memory(found, plan, device_kind="cpu").total == pytest.approx(
+            real.peak(images, count), rel=0.02
+        )

@@ -1,6 +1,6 @@
 from limner.assembly.base import ResolvedBase
 from limner.errors import BadRecipe
-from limner.planning.estimate import foresee
+from limner.planning.estimate import estimate
 from limner.planning.profile_cache import opened, shape_of
 from limner.planning.request import Asked
 from limner.recipe.schema import Recipe
@@ -17,7 +17,7 @@ def asked(recipe=GLYPH, size=(64, 64)):
 
 
 def test_the_embedded_base_is_foreseen_whole():
-    profile = foresee(asked())
+    profile = estimate(asked())
     assert (profile.base, profile.size, len(profile.blocks)) == ("glyph", (64, 64), 6)
     phases = {stage.phase for stage in profile.stages}
     assert phases == {"cache", "sample"}
@@ -30,4 +30,4 @@ def test_the_embedded_base_is_foreseen_whole():
 
 def test_pictures_that_cannot_be_painted_are_told():
     with raises(BadRecipe):
-        foresee(asked(change(GLYPH, {"sample.width": 65})))
+        estimate(asked(change(GLYPH, {"sample.width": 65})))

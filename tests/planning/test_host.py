@@ -7,10 +7,10 @@ from limner.nn.layers.precision import coding_bytes
 from limner.nn.memory.plan import Plan
 from limner.planning.host import (
     DECODING,
-    LEFT,
     LIBRARIES,
-    STAGED,
-    WAITING,
+    MALLOC_SLACK,
+    QUEUED_IMAGES,
+    STAGING,
     WORKERS,
     HostMemory,
     caching,
@@ -26,7 +26,7 @@ CAST = replace(FLUX, cast=True)
 BF16 = Plan(compute="bf16", weights="bf16")
 INT8 = replace(BF16, weights="int8")
 WHOLE = replace(FLUX, whole=4 * FLUX.trained)
-AWAY = replace(FLUX, whole=2 * FLUX.trained, hosted=True)
+AWAY = replace(FLUX, whole=2 * FLUX.trained, on_host=True)
 PICTURE = 4000 * 3000
 
 
@@ -43,7 +43,7 @@ def test_what_leaves_the_device_is_locked_in_the_host(streamed, hoist, weights):
     here, all_here = (train_memory(FLUX, each).causes for each in (plan, replace(BF16, weights=weights)))
     left = sum(all_here[name] - here[name] for name in ("weights", "modulations"))
     assert resident(FLUX, plan) == HostMemory(LIBRARIES, left)
-    assert resident(FLUX, replace(plan, mmap_weights=True)) == HostMemory(LIBRARIES, STAGED), (
+    assert resident(FLUX, replace(plan, mmap_weights=True)) == HostMemory(LIBRARIES, STAGING), (
         "files are not locked"
     )
 
@@ -58,8 +58,8 @@ def test_codes_that_are_made_on_the_host_are_there_until_they_are_laid_where_the
     plan = replace(INT8, swapped_blocks=57)
     loading = host_memory_of(FLUX, plan)["load"]
     assert loading.pinned == resident(FLUX, plan).pinned
-    widest = max(block.stored["int8"] for block in FLUX.blocks)
-    coding = LEFT + coding_bytes("int8", max(block.widest for block in FLUX.blocks) // 2)
+    widest = max(block.weight_bytes["int8"] for block in FLUX.blocks)
+    coding = MALLOC_SLACK + coding_bytes("int8", max(block.widest for block in FLUX.blocks) // 2)
     assert loading.pageable == LIBRARIES + widest + coding
     half = host_memory_of(FLUX, replace(INT8, swapped_blocks=28))["load"]
     assert half.pageable == loading.pageable and half.pinned < loading.pinned, "the others go to the device"
@@ -73,7 +73,7 @@ def test_files_of_the_run_s_precision_are_mapped_and_others_are_copied():
     plan = replace(BF16, swapped_blocks=20)
     assert host_memory_of(FLUX, plan)["load"].pageable == LIBRARIES
     copied = host_memory_of(CAST, plan)["load"]
-    widest = max(block.stored["bf16"] + block.other + block.modulation for block in CAST.blocks)
+    widest = max(block.weight_bytes["bf16"] + block.other + block.modulation for block in CAST.blocks)
     assert copied == HostMemory(LIBRARIES + widest, resident(CAST, plan).pinned)
     hoisted = replace(BF16, precompute_modulation=True)
     assert host_memory_of(FLUX, hoisted)["load"].pageable == LIBRARIES
@@ -82,30 +82,30 @@ def test_files_of_the_run_s_precision_are_mapped_and_others_are_copied():
 
 def test_an_encoder_is_copied_mapped_or_locked():
     text, image, *_ = FLUX.stages
-    copied = replace(FLUX, stages=(replace(text, copied=text.weights), image))
-    waiting = WAITING * FLUX.entry
-    decoded = 3 * (WAITING * 1024 * 1024 + WORKERS * DECODING * PICTURE)
-    assert caching(FLUX, BF16, picture=PICTURE) == HostMemory(LIBRARIES + waiting + decoded)
-    assert caching(copied, BF16, picture=PICTURE) == HostMemory(LIBRARIES + waiting + text.weights)
+    copied = replace(FLUX, stages=(replace(text, copy_bytes=text.weights), image))
+    waiting = QUEUED_IMAGES * FLUX.entry
+    decoded = 3 * (QUEUED_IMAGES * 1024 * 1024 + WORKERS * DECODING * PICTURE)
+    assert caching(FLUX, BF16, image_pixels=PICTURE) == HostMemory(LIBRARIES + waiting + decoded)
+    assert caching(copied, BF16, image_pixels=PICTURE) == HostMemory(LIBRARIES + waiting + text.weights)
     streamed = replace(BF16, encode_streamed=True)
     for profile in (FLUX, copied):
         assert caching(profile, streamed) == HostMemory(LIBRARIES + waiting, text.weights)
     in_files = replace(streamed, encode_mapped=True)
-    assert caching(FLUX, in_files, picture=PICTURE) == max(
-        HostMemory(LIBRARIES + waiting, STAGED),
+    assert caching(FLUX, in_files, image_pixels=PICTURE) == max(
+        HostMemory(LIBRARIES + waiting, STAGING),
         HostMemory(LIBRARIES + waiting + decoded),
         key=lambda host: host.total,
     )
 
 
 def test_larger_pictures_take_more_of_the_host_while_they_are_decoded():
-    small, large = (caching(FLUX, BF16, picture=pixels).total for pixels in (10**6, 10**8))
+    small, large = (caching(FLUX, BF16, image_pixels=pixels).total for pixels in (10**6, 10**8))
     assert large - small == 3 * WORKERS * DECODING * (10**8 - 10**6)
 
 
 def test_there_are_as_many_workers_as_fill_the_cache():
     assert prefetch.THREADS <= WORKERS
-    assert prefetch.ROOM + 1 <= WAITING
+    assert prefetch.ROOM + 1 <= QUEUED_IMAGES
 
 
 def test_what_is_saved_passes_through_the_host():

@@ -9,7 +9,7 @@ from limner.errors import BadRecipe, BadUsage
 from limner.planning import local_device as room
 from limner.planning.devices import SPARE, Rates
 from limner.planning.local_device import (
-    Card,
+    LocalGpu,
     constants_path,
     device_for,
     gpu,
@@ -59,7 +59,7 @@ def test_free_memory_is_read_from_the_driver_not_from_the_name(driver):
 
 def test_the_first_visible_card_is_the_one(driver, monkeypatch):
     driver("NVIDIA H100 80GB HBM3, 81559, 80000\nNVIDIA L4, 23034, 22000")
-    assert gpu() == Card("NVIDIA H100 80GB HBM3", 81559 * 2**20, 80000 * 2**20)
+    assert gpu() == LocalGpu("NVIDIA H100 80GB HBM3", 81559 * 2**20, 80000 * 2**20)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     assert device_for(Limits()).name == "NVIDIA L4"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -108,20 +108,20 @@ def test_a_card_that_nobody_knows_is_told_with_those_that_are():
 
 
 def test_a_new_card_is_taken_for_one_of_its_size():
-    device = present(Card("NVIDIA RTX 9090", 24 * GB, 23 * GB))
+    device = present(LocalGpu("NVIDIA RTX 9090", 24 * GB, 23 * GB))
     assert device.name == "NVIDIA RTX 9090"
     assert "not in the table" in device.source
     assert "RTX 4090" in device.source
 
 
 def test_bf16_is_refused_where_there_is_none():
-    old = present(Card("Tesla T4", 16 * GB, 15 * GB))
+    old = present(LocalGpu("Tesla T4", 16 * GB, 15 * GB))
     with raises(BadRecipe):
         old.computes("bf16")
 
 
 def test_rates_that_were_measured_are_used_from_then_on():
-    device = present(Card("NVIDIA GeForce RTX 4090", 24 * GB, 23 * GB))
+    device = present(LocalGpu("NVIDIA GeForce RTX 4090", 24 * GB, 23 * GB))
     one = {"fp32": 1.0, "bf16": 2.0}
     rates = Rates(gemm=one, attention=one, attention_backward=one, traffic=3.0, copy=4.0, expand={"nf4": 5.0})
     path = keep_rates(device, rates, {"torch": "2.7"})
@@ -138,7 +138,7 @@ def test_rates_that_were_measured_are_used_from_then_on():
 
 
 def test_the_capability_of_a_card_that_is_not_in_the_table_is_asked_of_the_driver(driver):
-    new, known = Card("NVIDIA RTX 9090", 24 * GB, 23 * GB), Card("Tesla T4", 16 * GB, 15 * GB)
+    new, known = LocalGpu("NVIDIA RTX 9090", 24 * GB, 23 * GB), LocalGpu("Tesla T4", 16 * GB, 15 * GB)
     driver("13.1")
     assert present(new).capability == (13, 1)
     assert present(known).capability == (7, 5)
@@ -147,7 +147,7 @@ def test_the_capability_of_a_card_that_is_not_in_the_table_is_asked_of_the_drive
 
 
 def test_compiling_is_planned_where_it_can_be_done(tmp_path, monkeypatch):
-    card = Card("NVIDIA GeForce RTX 4090", 24 * GB, 23 * GB)
+    card = LocalGpu("NVIDIA GeForce RTX 4090", 24 * GB, 23 * GB)
     monkeypatch.delenv("TORCH_COMPILE_DISABLE", raising=False)
     monkeypatch.delenv("CC", raising=False)
     (tmp_path / "Python.h").touch()

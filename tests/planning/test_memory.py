@@ -31,15 +31,15 @@ def lines(draw: st.DrawFn, most: Affine | None = None) -> Affine:
     if most is None:
         return Affine(draw(BYTES), draw(BYTES))
     share = draw(st.floats(0, 1))
-    return Affine(most.fixed * share, most.each * share)
+    return Affine(most.offset * share, most.per_image * share)
 
 
 @st.composite
 def made(draw: st.DrawFn, kind: str = "block") -> Block:
-    weights, kept, back = draw(BYTES), draw(lines()), draw(lines())
+    weights, saved, back = draw(BYTES), draw(lines()), draw(lines())
     return Block(
         kind=kind,
-        stored={
+        weight_bytes={
             "fp32": 4 * weights,
             "bf16": 2 * weights,
             "int8": weights,
@@ -49,9 +49,9 @@ def made(draw: st.DrawFn, kind: str = "block") -> Block:
         other=draw(BYTES),
         modulation=draw(BYTES),
         widest=draw(st.integers(0, max(0, 2 * weights // 8))),
-        kept=kept,
-        input=draw(lines(kept)),
-        attention_kept=draw(lines(kept)),
+        saved=saved,
+        input=draw(lines(saved)),
+        attention_kept=draw(lines(saved)),
         forward=OpCounts(),
         backward=OpCounts(),
         tail=OpCounts(),
@@ -87,7 +87,7 @@ def _stage(phase: str, weights: int, activations: int) -> Stage:
         phase=phase,
         name="a model",
         weights=weights,
-        least=weights // 10,
+        layerwise_weights=weights // 10,
         activations=activations,
         work=OpCounts(),
         times="image",
@@ -167,11 +167,11 @@ def test_gradients_that_wait_for_more_micro_batches_take_room(
 
 BLOCK = Block(
     kind="block",
-    stored={"fp32": 400, "bf16": 200, "int8": 104, "nf4": 53},
+    weight_bytes={"fp32": 400, "bf16": 200, "int8": 104, "nf4": 53},
     other=10,
     modulation=30,
     widest=100,
-    kept=Affine(0, 1000),
+    saved=Affine(0, 1000),
     input=Affine(0, 100),
     attention_kept=Affine(0, 50),
     forward=OpCounts(),
@@ -184,7 +184,7 @@ PROFILE = Profile(
     family="flux",
     size=(64, 64),
     blocks=(BLOCK,) * 4,
-    rest=replace(BLOCK, kept=Affine(0, 70), input=Affine(0, 20), trained=0),
+    rest=replace(BLOCK, saved=Affine(0, 70), input=Affine(0, 20), trained=0),
     trained=20,
     tensors=8,
     factored=12,
@@ -197,7 +197,7 @@ BF16 = Plan(compute="bf16", weights="bf16")
 
 
 def need(**choice) -> dict[str, int]:
-    return dict(train_memory(PROFILE, replace(BF16, **choice), on="cpu").causes)
+    return dict(train_memory(PROFILE, replace(BF16, **choice), device_kind="cpu").causes)
 
 
 def test_without_checkpoints_everything_is_kept() -> None:
@@ -283,40 +283,40 @@ def test_while_pictures_are_painted_the_weights_that_schedule_free_trains_wait()
 
 
 WHOLE = replace(PROFILE, whole=4 * PROFILE.trained)
-AWAY = replace(PROFILE, whole=2 * PROFILE.trained, hosted=True)
+AWAY = replace(PROFILE, whole=2 * PROFILE.trained, on_host=True)
 
 
 def test_of_a_full_fine_tune_weights_and_their_average_are_on_the_device() -> None:
-    need = train_memory(WHOLE, BF16, average=True, on="cpu")
+    need = train_memory(WHOLE, BF16, average=True, device_kind="cpu")
     assert need.causes["trained"] == 2 * 4 * PROFILE.trained and "adapter" not in need.causes
     assert need.causes["optimizer"] == 8 * PROFILE.trained
     assert load_memory(WHOLE, BF16).causes["trained"] == 4 * PROFILE.trained
 
 
 def test_on_the_host_only_a_copy_is_left_on_the_device_and_no_gradient() -> None:
-    need = train_memory(AWAY, BF16, average=True, accumulation_steps=4, on="cpu")
+    need = train_memory(AWAY, BF16, average=True, accumulation_steps=4, device_kind="cpu")
     assert need.causes["trained"] == 2 * PROFILE.trained
     assert need.causes["optimizer"] == need.causes["gradients"] == 0
 
 
 def test_gradients_behind_the_last_block_are_there_before_its_own() -> None:
-    plain, head = (train_memory(replace(WHOLE, head=each), BF16, on="cpu").total for each in (0, 10))
+    plain, head = (train_memory(replace(WHOLE, head=each), BF16, device_kind="cpu").total for each in (0, 10))
     assert head == plain + 40
 
 
 def test_phases_take_their_fullest_stage() -> None:
-    assert cache_memory(PROFILE, on="cpu").total == 6100
-    assert cache_memory(PROFILE, least=True, on="cpu").total == 6010
-    training = train_memory(PROFILE, BF16, on="cpu")
-    painting = sample_memory(PROFILE, BF16, on="cpu")
+    assert cache_memory(PROFILE, device_kind="cpu").total == 6100
+    assert cache_memory(PROFILE, layer_by_layer=True, device_kind="cpu").total == 6010
+    training = train_memory(PROFILE, BF16, device_kind="cpu")
+    painting = sample_memory(PROFILE, BF16, device_kind="cpu")
     assert painting.total == training.total - training.causes["activations"] + 78
     assert training.largest == "activations"
 
 
 def test_loading_takes_what_stays_and_the_tensor_that_is_coded() -> None:
     nf4 = replace(BF16, weights="nf4")
-    assert load_memory(PROFILE, nf4, on="cpu").total == 4 * 93 + 240 + coding_bytes("nf4", 50)
-    assert load_memory(PROFILE, BF16, on="cpu").total == 5 * 240, "read where it lies"
+    assert load_memory(PROFILE, nf4, device_kind="cpu").total == 4 * 93 + 240 + coding_bytes("nf4", 50)
+    assert load_memory(PROFILE, BF16, device_kind="cpu").total == 5 * 240, "read where it lies"
     read = {
         (plan.weights, cast): load_memory(replace(PROFILE, cast=cast), plan).causes["activations"]
         for plan in (BF16, nf4)
@@ -327,7 +327,10 @@ def test_loading_takes_what_stays_and_the_tensor_that_is_coded() -> None:
 
 
 def test_a_gpu_takes_a_context_and_an_allocator() -> None:
-    here, there = train_memory(PROFILE, BF16, on="cpu"), train_memory(PROFILE, BF16, on="cuda")
+    here, there = (
+        train_memory(PROFILE, BF16, device_kind="cpu"),
+        train_memory(PROFILE, BF16, device_kind="cuda"),
+    )
     assert there.total - here.total == there.causes["context"] + there.causes["workspace"]
     assert there.reserved > there.total
     assert here.reserved == here.total
@@ -337,8 +340,8 @@ def test_what_is_asked_for_after_the_last_gradient() -> None:
     plan, numbers = Plan(), PROFILE.learning
     assert numbers and moving_bytes(PROFILE, plan, "adamw") == 0
     assert moving_bytes(PROFILE, plan, "adamw", first=True) == 8 * numbers
-    assert moving_bytes(PROFILE, plan, "adamw", several=True) == 4 * numbers
+    assert moving_bytes(PROFILE, plan, "adamw", all_reduce=True) == 4 * numbers
     assert moving_bytes(PROFILE, plan, "schedulefree", first=True) == (8 + 4) * numbers
     assert moving_bytes(PROFILE, plan, "adafactor") == 12 * PROFILE.largest
     assert moving_bytes(PROFILE, plan, "pagedadamw8bit", first=True) == 0
-    assert moving_bytes(replace(PROFILE, hosted=True), plan, "adamw", first=True, several=True) == 0
+    assert moving_bytes(replace(PROFILE, on_host=True), plan, "adamw", first=True, all_reduce=True) == 0

@@ -64,7 +64,7 @@ def test_true_bases_take_what_their_parts_weigh(name: str):
         assert caching[part].weights / GIB == pytest.approx(size, rel=5e-3)
         assert caching[part].times == ("image" if part == "vae" else "caption")
         layered = part != "vae"
-        assert (caching[part].least < caching[part].weights / 2) == layered
+        assert (caching[part].layerwise_weights < caching[part].weights / 2) == layered
     assert found.download == weight_bytes(name)
     assert of(found, "sample", "vae").weights == caching["vae"].weights
     painting = next(each for each in found.stages if each.times == "sample step")
@@ -74,25 +74,25 @@ def test_true_bases_take_what_their_parts_weigh(name: str):
 def test_files_of_another_precision_than_the_run_s_are_copied_on_the_host():
     half = traced_outside("sd15", 256)
     whole = traced_outside("sd15", 256, compute="fp32")
-    assert of(whole, "cache", "text_encoder").copied == 0, "its files are in fp32"
-    assert of(half, "cache", "text_encoder").copied == pytest.approx(
+    assert of(whole, "cache", "text_encoder").copy_bytes == 0, "its files are in fp32"
+    assert of(half, "cache", "text_encoder").copy_bytes == pytest.approx(
         of(half, "cache", "text_encoder").weights, rel=1e-3
     )
-    assert of(half, "sample", "vae").copied == 0, "it computes in fp32, as it is stored"
+    assert of(half, "sample", "vae").copy_bytes == 0, "it computes in fp32, as it is stored"
     klein = traced_outside("flux2-klein-4b", 256)
-    assert of(klein, "cache", "text_encoder").copied == 0, "its files are in bf16"
-    assert of(klein, "cache", "vae").copied == pytest.approx(of(klein, "cache", "vae").weights, rel=1e-3)
+    assert of(klein, "cache", "text_encoder").copy_bytes == 0, "its files are in bf16"
+    assert of(klein, "cache", "vae").copy_bytes == pytest.approx(of(klein, "cache", "vae").weights, rel=1e-3)
 
 
 def test_work_is_that_of_the_published_models():
     """FLUX.1: 2 operations for each of 11.9 billion weights and token, and attention's 4 H L^2 D on top."""
     found = traced_outside("flux-dev", 1024)
     step = next(each for each in found.stages if each.times == "sample step").work
-    assert step.gemm.each == pytest.approx(59.5e12, rel=0.01)
-    assert step.attention.each == pytest.approx(57 * 4 * 24 * 4608**2 * 128, rel=1e-6)
+    assert step.gemm.per_image == pytest.approx(59.5e12, rel=0.01)
+    assert step.attention.per_image == pytest.approx(57 * 4 * 24 * 4608**2 * 128, rel=1e-6)
     reading = of(found, "cache", "text_encoder_2").work
     embedded = 32128 * 4096
-    assert reading.gemm.each + reading.attention.each == pytest.approx(
+    assert reading.gemm.per_image + reading.attention.per_image == pytest.approx(
         2 * 512 * (4_762_310_656 - embedded), rel=0.05
     )
 
@@ -112,8 +112,8 @@ def test_an_entry_of_the_cache_is_the_boundary_s_bytes():
 def test_an_encoder_that_is_streamed_needs_two_layers_and_what_is_outside_them():
     stage = of(traced_outside("qwen-image", 512), "cache", "text_encoder")
     layer = 3584 * (3584 + 2 * 512) + 3584 * 3584 + 3 * 3584 * 18944
-    assert stage.weights - stage.least == pytest.approx(2 * 26 * layer, rel=1e-3)
-    assert stage.least < 4.3 * GIB
+    assert stage.weights - stage.layerwise_weights == pytest.approx(2 * 26 * layer, rel=1e-3)
+    assert stage.layerwise_weights < 4.3 * GIB
 
 
 def test_guidance_asks_twice():
@@ -121,19 +121,19 @@ def test_guidance_asks_twice():
         next(
             each
             for each in traced_outside(
-                "sd15", 512, canvas=SamplingParams(width=512, height=512, steps=1, guidance=g)
+                "sd15", 512, params=SamplingParams(width=512, height=512, steps=1, guidance=g)
             ).stages
             if each.times == "sample step"
         )
         for g in (1.0, 7.5)
     )
-    assert guided.work.gemm.each == pytest.approx(2 * plain.work.gemm.each, rel=0.01)
+    assert guided.work.gemm.per_image == pytest.approx(2 * plain.work.gemm.per_image, rel=0.01)
     assert guided.activations > 1.5 * plain.activations
 
 
 def test_samples_have_their_own_size():
     small, large = (
-        traced_outside("sd15", 512, canvas=SamplingParams(width=width, height=512, steps=1))
+        traced_outside("sd15", 512, params=SamplingParams(width=width, height=512, steps=1))
         for width in (512, 1024)
     )
     for one, other in zip(small.stages, large.stages, strict=True):
@@ -141,15 +141,17 @@ def test_samples_have_their_own_size():
             assert one == other
         else:
             assert other.activations > 1.8 * one.activations
-    assert of(small, "sample", "vae").tiled is None
-    assert of(large, "sample", "vae").tiled == pytest.approx(of(small, "sample", "vae").activations, rel=0.05)
+    assert of(small, "sample", "vae").tiled_activations is None
+    assert of(large, "sample", "vae").tiled_activations == pytest.approx(
+        of(small, "sample", "vae").activations, rel=0.05
+    )
 
 
 def test_memory_grows_with_the_image_unless_it_is_cut():
     small, large = (of(traced_outside("sd15", side), "cache", "vae") for side in (512, 2048))
-    assert small.tiled is None and large.tiled is not None
+    assert small.tiled_activations is None and large.tiled_activations is not None
     assert large.activations == pytest.approx(16 * small.activations, rel=0.01)
-    assert small.activations < large.tiled < 1.2 * small.activations
+    assert small.activations < large.tiled_activations < 1.2 * small.activations
 
 
 def test_every_registered_base_has_stages():
@@ -217,11 +219,11 @@ def test_tiles_of_a_small_autoencoder_take_what_was_foreseen(base: Any, monkeypa
     (unit,) = (unit for unit in cut.frozen if unit.uses == ("vae",))
     image = torch.zeros(1, 3, 192, 256, dtype=torch.uint8)
     peak = tracked(lambda: unit.run({"vae": vae}, {"image": image}))
-    assert of(found, "cache", "vae").tiled == pytest.approx(peak, rel=0.15)
+    assert of(found, "cache", "vae").tiled_activations == pytest.approx(peak, rel=0.15)
     at_once = sampling.batch_size(SamplingParams(width=256, height=192, steps=1))
     latents = torch.zeros(at_once, *found.boundary["latent_mean"].shape[1:])
     peak = tracked(lambda: vae.decode(latents))
-    assert of(found, "sample", "vae").tiled == pytest.approx(peak, rel=0.15)
+    assert of(found, "sample", "vae").tiled_activations == pytest.approx(peak, rel=0.15)
 
 
 def test_a_cache_has_the_bytes_that_were_foreseen(tiny_base: Path, photos: Path, tmp_path: Path):
@@ -267,5 +269,5 @@ def test_a_streamed_encoder_holds_on_the_device_what_was_foreseen(
             outside_them -= bytes_of([*layers.parameters(), *layers.buffers()])
             slots = sum(slot.room.numel() for slot in engines[-1].swapper.slots)
         padding = phases.SLOTS * 256 * len(list(layers[0].parameters()))
-        least = of(found, "cache", part).least
+        least = of(found, "cache", part).layerwise_weights
         assert least <= outside_them + slots <= least + padding

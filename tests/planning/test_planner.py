@@ -31,21 +31,21 @@ def traced(tmp_path, monkeypatch):
     def trace(one):
         asked.append(one)
         found = flux(max(one.size), doubles=4, singles=6)
-        return whole(found, hosted=one.hosted) if one.recipe.train.method == "full" else found
+        return whole(found, on_host=one.on_host) if one.recipe.train.method == "full" else found
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(profile_cache, "_traced", trace)
     return asked
 
 
-def whole(profile, *, hosted):
+def whole(profile, *, on_host):
     """The same when every weight is trained."""
-    numbers = profile.blocks[0].stored["bf16"] // 2
-    none = dict.fromkeys(profile.blocks[0].stored, 0)
-    blocks = [replace(block, stored=none, modulation=0, trained=numbers) for block in profile.blocks]
+    numbers = profile.blocks[0].weight_bytes["bf16"] // 2
+    none = dict.fromkeys(profile.blocks[0].weight_bytes, 0)
+    blocks = [replace(block, weight_bytes=none, modulation=0, trained=numbers) for block in profile.blocks]
     trained = numbers * len(blocks)
-    stored = (2 if hosted else 4) * trained
-    return replace(profile, blocks=tuple(blocks), trained=trained, whole=stored, hosted=hosted)
+    stored = (2 if on_host else 4) * trained
+    return replace(profile, blocks=tuple(blocks), trained=trained, whole=stored, on_host=on_host)
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_the_images_say_how_many_and_which_bucket_is_the_largest(images, traced)
         data__images=images, data__flip=True, prior__prompts=("a cat",), prior__images_per_prompt=3
     )
     counts = counts_of(request)
-    assert (counts.images, counts.assumed, counts.views) == (4, False, 11)
+    assert (counts.images, counts.images_unknown, counts.views) == (4, False, 11)
     assert set(counts.sizes) == {(640, 640), (600, 900), (900, 600)}
     result = plan(request, Reporter(), card="RTX 4090")
     width, height = traced[0].size
@@ -138,18 +138,18 @@ def test_the_images_say_how_many_and_which_bucket_is_the_largest(images, traced)
 
 def test_without_images_their_number_is_a_guess():
     counts = counts_of(recipe())
-    assert (counts.images, counts.assumed) == (IMAGES, True)
+    assert (counts.images, counts.images_unknown) == (IMAGES, True)
 
 
 def test_pictures_and_measurements_are_counted():
     none = counts_of(recipe(sample__every=-1))
-    assert none.pictures == 0
+    assert none.samples == 0
     ends = counts_of(recipe(sample__every=0, sample__prompts=("a", "b")))
-    assert ends.pictures == 4
+    assert ends.samples == 4
     often = counts_of(recipe(sample__every=250, sample__prompts=("a", "b"), train__steps=1000))
-    assert often.pictures == 2 * 5
+    assert often.samples == 2 * 5
     measured = counts_of(recipe(train__steps=1000, train__validation_every=500, data__validation_count=2))
-    assert measured.measured == 3 * 2 * len(QUANTILES)
+    assert measured.validation_passes == 3 * 2 * len(QUANTILES)
 
 
 def test_a_plan_is_kept_in_a_run_folder_if_there_is_one(tmp_path):
@@ -168,7 +168,7 @@ def test_saving_and_the_size_of_pictures_are_foreseen(images):
     others = (often.measure - seldom.measure) + (often.save - seldom.save)
     assert often.seconds - seldom.seconds == pytest.approx(others)
     small, pred = planned(data__images=images), planned()
-    assert small.request.picture == 600 * 900 < pred.request.picture == PHOTO
+    assert small.request.image_pixels == 600 * 900 < pred.request.image_pixels == PHOTO
     assert small.choice.hosts["cache"].total <= pred.choice.hosts["cache"].total
 
 
@@ -211,9 +211,9 @@ def test_too_little_memory_in_the_computer_is_told_with_what_would_do():
 
 def test_a_full_fine_tune_goes_on_where_there_is_room_now():
     small = {"limits__vram": "12GB", **FULL}
-    begun = plan(recipe(**small), Reporter(), card="RTX 4090", begun=Begun("bf16", "fp32"))
+    begun = plan(recipe(**small), Reporter(), card="RTX 4090", previous=Begun("bf16", "fp32"))
     assert begun.choice.plan.optimizer_state == "host"
-    eight = plan(recipe(**small), Reporter(), card="RTX 4090", begun=Begun("bf16", "8bit"))
+    eight = plan(recipe(**small), Reporter(), card="RTX 4090", previous=Begun("bf16", "8bit"))
     assert not eight.fits, "8 bits hold other numbers"
 
 
@@ -240,7 +240,7 @@ def test_other_devices_may_be_given():
     ("begun", "weights"), [(Begun("nf4", "8bit"), "nf4"), (Begun("fp32", "fp32"), "bf16")]
 )
 def test_a_run_that_goes_on_keeps_how_its_weights_and_moments_are_stored(begun, weights):
-    made = plan(recipe(), Reporter(), card="RTX 4090", begun=begun)
+    made = plan(recipe(), Reporter(), card="RTX 4090", previous=begun)
     assert made.choice is not None
     assert (made.choice.plan.weights, made.choice.plan.optimizer_state) == (weights, begun.optimizer_state)
     assert made.plain()["plan"]["weights"] == weights
@@ -253,7 +253,7 @@ def test_products_in_8_bits_are_planned_where_they_are_asked_for(traced):
     assert "multiplied in 8 bits forward and backward" in next(sentences(result, result.choice))
     assert planned(card="RTX 3090", limits__matmul_precision="8bit").request.weights == ["int8"]
     assert planned().choice.plan.matmul_precision == "full"
-    assert [one.products for one in traced] == ["8bit", "full"]
+    assert [one.matmul_precision for one in traced] == ["8bit", "full"]
 
 
 def test_a_device_that_cannot_is_told_before_configs_are_read(monkeypatch):
@@ -261,7 +261,7 @@ def test_a_device_that_cannot_is_told_before_configs_are_read(monkeypatch):
     with raises(BadRecipe):
         planned(card="RTX 2080", limits__matmul_precision="8bit")
     with raises(BadRecipe):
-        plan(recipe(), Reporter(), card="RTX 3090", begun=Begun("fp8", "fp32", "8bit"))
+        plan(recipe(), Reporter(), card="RTX 3090", previous=Begun("fp8", "fp32", "8bit"))
 
 
 def test_what_contradicts_products_in_8_bits_is_refused():
@@ -272,10 +272,10 @@ def test_what_contradicts_products_in_8_bits_is_refused():
 
 
 def test_a_run_that_goes_on_keeps_how_it_multiplies():
-    made = plan(recipe(), Reporter(), card="RTX 4090", begun=Begun("fp8", "fp32", "8bit"))
+    made = plan(recipe(), Reporter(), card="RTX 4090", previous=Begun("fp8", "fp32", "8bit"))
     assert (made.choice.plan.weights, made.choice.plan.matmul_precision) == ("fp8", "8bit")
     request = recipe(limits__matmul_precision="8bit")
-    made = plan(request, Reporter(), card="RTX 4090", begun=Begun("bf16", "fp32"))
+    made = plan(request, Reporter(), card="RTX 4090", previous=Begun("bf16", "fp32"))
     assert (made.choice.plan.weights, made.choice.plan.matmul_precision) == ("bf16", "full")
     assert made.down(made.choice.reserved).choice.plan.matmul_precision == "full"
     assert from_json({"weights": "int8"}).matmul_precision == "full", "a plan.json of the time before"

@@ -6,11 +6,11 @@ from limner.planning.profile import Affine, Block, OpCounts, Profile, Stage, fro
 
 BLOCK = Block(
     kind="Double",
-    stored={"bf16": 64, "nf4": 18},
+    weight_bytes={"bf16": 64, "nf4": 18},
     other=4,
     modulation=8,
     widest=32,
-    kept=Affine(1, 20),
+    saved=Affine(1, 20),
     input=Affine(0, 2),
     attention_kept=Affine(0, 3),
     forward=OpCounts(gemm=Affine(0, 100), kernels=7),
@@ -29,7 +29,15 @@ PROFILE = Profile(
     backward=Affine(5, 6),
     recompute=Affine(7, 8),
     stages=(
-        Stage(phase="cache", name="vae", weights=1, least=1, activations=2, work=OpCounts(), times="image"),
+        Stage(
+            phase="cache",
+            name="vae",
+            weights=1,
+            layerwise_weights=1,
+            activations=2,
+            work=OpCounts(),
+            times="image",
+        ),
     ),
 )
 

@@ -15,7 +15,7 @@ from limner.nn.arch import ArchSpec
 from limner.nn.memory.plan import Attention, Plan
 from limner.planning.cards import known as known_card
 from limner.planning.devices import of_card
-from limner.planning.dry_run import Rehearsal
+from limner.planning.dry_run import DryRun
 from limner.planning.memory import train_memory
 from limner.planning.meta_inputs import boundary
 from limner.planning.profile import Profile, from_json, to_json
@@ -54,7 +54,9 @@ def test_arithmetic_on_a_profile_predicts_a_true_step(name: str, tmp_path: Path)
     blocks = len(found.blocks)
     for images, count in ((1, 0), (1, blocks), (2, blocks // 2)):
         plan = Plan(checkpointed_blocks=count, micro_batch=images)
-        assert train_memory(found, plan, on="cpu").total == pytest.approx(real.peak(images, count), rel=0.01)
+        assert train_memory(found, plan, device_kind="cpu").total == pytest.approx(
+            real.peak(images, count), rel=0.01
+        )
 
 
 def test_what_never_learns_and_what_is_made_once_is_known_to_the_kilobyte(tmp_path: Path) -> None:
@@ -64,9 +66,9 @@ def test_what_never_learns_and_what_is_made_once_is_known_to_the_kilobyte(tmp_pa
     found = profile(*traced(family, source, **wish), machine=Machine(granule=1))
     real = Real(*traced(family, source, **wish))
     for count in (0, 2):
-        need = train_memory(found, Plan(checkpointed_blocks=count), on="cpu")
+        need = train_memory(found, Plan(checkpointed_blocks=count), device_kind="cpu")
         assert need.total == pytest.approx(real.peak(1, count), abs=1024)
-    assert found.held == 256 * 16 * 4  # a token's positions: 8 complex numbers
+    assert found.constants == 256 * 16 * 4  # a token's positions: 8 complex numbers
     learnt = [each for each in real.trained if each in real.optimizer.state]
     assert found.learning == sum(each.numel() for each in learnt) < found.trained
     assert found.tensors == len(learnt)
@@ -151,8 +153,8 @@ def test_a_profile_is_plain_numbers(tmp_path: Path) -> None:
     found = profile(*traced(*tiny("qwen-image", tmp_path), size=(64, 64), compute="fp32"))
     assert from_json(json.loads(json.dumps(to_json(found)))) == found
     assert found.blocks[0].forward.gemm.at(2) > found.blocks[0].forward.gemm.at(1) > 0
-    assert found.blocks[0].tail.gemm.each > 0
-    assert found.blocks[0].attention_kept.each > 0
+    assert found.blocks[0].tail.gemm.per_image > 0
+    assert found.blocks[0].attention_kept.per_image > 0
 
 
 def test_in_bf16_a_processor_takes_what_is_foreseen_and_its_products_own_scratch(tmp_path: Path) -> None:
@@ -164,7 +166,7 @@ def test_in_bf16_a_processor_takes_what_is_foreseen_and_its_products_own_scratch
     )
     for count in (0, 3):
         plan = Plan(compute="bf16", weights="bf16", checkpointed_blocks=count)
-        foreseen = train_memory(found, plan, on="cpu").total
+        foreseen = train_memory(found, plan, device_kind="cpu").total
         without, whole = (real.peak(1, count, scratch=scratch) for scratch in (False, True))
         assert foreseen == pytest.approx(without, rel=0.01)
         assert without <= whole <= without + 200_000
@@ -180,14 +182,14 @@ def test_no_kernel_of_attention_is_better_than_the_one_that_plans_assume(name: s
     found = {}
     for kernel in get_args(Attention):
         wish = {"size": (256, 192), "rank": 4, "compute": "bf16", "attention": kernel}
-        seen = Rehearsal(*traced(family, source, **wish)).trace(one, 1, checkpointed=0).trace
+        seen = DryRun(*traced(family, source, **wish)).trace(one, 1, checkpointed_blocks=0).trace
         works = {side: _works([_outside(seen, side)]) for side in ("forward", "backward")}
         blocks = [(side, _works([each])) for side in works for each in seen.of(side).values()]
         seconds = sum(
             seconds_of(work, of_card(card), "bf16", 1, backward=side == "backward")
             for side, work in (*works.items(), *blocks)
         )
-        found[kernel] = seen.peak, seen.kept, seconds
+        found[kernel] = seen.peak, seen.saved, seconds
     peak, kept, seconds = found.pop("auto")
     for kernel, (other_peak, other_kept, other_seconds) in found.items():
         assert other_seconds >= 0.99 * seconds, kernel  # the first trace makes the table of noise as well

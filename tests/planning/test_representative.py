@@ -13,7 +13,7 @@ from limner.models.source import locate
 from limner.nn.memory.plan import Plan
 from limner.planning.memory import train_memory
 from limner.planning.profiling import profile
-from limner.planning.representative import cast
+from limner.planning.representative import choose_representatives
 from specs import traced
 
 CASE = {case.name: case for case in CASES}
@@ -21,7 +21,9 @@ CASE = {case.name: case for case in CASES}
 
 def of_true(name: str, **wish) -> list[int] | None:
     source = known(name)
-    found = cast(traced(family_of(source.index["_class_name"]), source, size=(512, 512), **wish)[0])
+    found = choose_representatives(
+        traced(family_of(source.index["_class_name"]), source, size=(512, 512), **wish)[0]
+    )
     assert (found.source is source) == (found.parts is None)
     return found.parts and list(found.parts)
 

@@ -39,7 +39,7 @@ def test_so_are_size_device_precision_and_the_shape_of_the_lora() -> None:
     plain = asked()
     assert asked({"lora.rank": 4}).facts != plain.facts != asked({"train.method": "full"}).facts
     assert asked({"sample.width": 512}).facts != plain.facts
-    for other in ({"size": (512, 512)}, {"whole": True}, {"hosted": True}, {"products": "8bit"}):
+    for other in ({"size": (512, 512)}, {"whole": True}, {"on_host": True}, {"matmul_precision": "8bit"}):
         assert replace(plain, **other).facts != plain.facts
     for other in ({"kind": "cpu"}, {"compute": "fp32"}):
         assert replace(plain, base=replace(plain.base, **other)).facts != plain.facts

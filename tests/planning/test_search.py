@@ -94,7 +94,7 @@ def test_a_lower_floor_is_never_slower(size, memory, name, batch):
 @pytest.mark.parametrize("copy", [1.0, 0.1], ids=["a fast bus", "a slow one"])
 def test_no_other_plan_of_a_small_model_is_faster(memory, copy):
     """Every plan there is, one by one, without any of the search's shortcuts."""
-    profile = small(4, width=128, kept=12 * MB)
+    profile = small(4, width=128, saved=12 * MB)
     card = replace(device(), free=round((memory + 0.55) * GB))
     card = replace(card, rates=replace(card.rates, copy=copy * card.rates.copy))
     request = PlanRequest(compute="bf16", min_weight_precision="4bit", batches=(2,), steps=100_000)
@@ -175,7 +175,7 @@ def test_a_run_that_began_with_moments_of_eight_bits_goes_on_with_them_at_any_qu
 
 
 def test_a_processor_streams_nothing_and_recomputes_when_memory_is_short():
-    profile = small(8, kept=80 * MB)
+    profile = small(8, saved=80 * MB)
     request = PlanRequest(compute="fp32")
     roomy = choose(profile, of_cpu(2, 8 * GB, 8 * GB), request)
     assert roomy.plan == Plan()
@@ -189,7 +189,7 @@ def test_host_memory_that_is_short_for_loading_is_known_before():
     card = device(8).with_ram(14 * GB)
     plan = choose(PROFILES[1024], card, replace(REQUEST, min_weight_precision="8bit"))
     assert all(each.total <= card.ram for each in plan.hosts.values())
-    coded = replace(REQUEST, stored=("int8",))
+    coded = replace(REQUEST, weight_kinds=("int8",))
     tight = choose(PROFILES[1024], device(8).with_ram(8 * GB), coded)
     assert tight.plan.mmap_weights and tight.hosts["load"].total < 2 * GB, (
         "no more than one block is made at a time"
@@ -226,7 +226,7 @@ def test_a_peak_above_the_prediction_is_expected_of_the_next_plan_too():
     card, profile = device(16), PROFILES[1024]
     plan = choose(profile, card, REQUEST).plan
     needed = assess(profile, card, REQUEST, plan).needs["train"].reserved
-    rung = below(profile, card, REQUEST, plan, measured=round(needed * 1.3))
+    rung = below(profile, card, REQUEST, plan, used_bytes=round(needed * 1.3))
     assert rung.needs["train"].reserved * 1.3 <= budget(card)
 
 
@@ -238,7 +238,7 @@ def test_the_cache_has_rungs_of_its_own_and_no_other_choice_moves():
     assert lower == replace(plan, encode_streamed=True)
     needs = [cache_memory(profile, each, card, REQUEST).reserved for each in (plan, lower)]
     assert needs[1] <= 0.9 * needs[0]
-    assert encoded_below(profile, card, REQUEST, plan, measured=2 * budget(card)) == lower
+    assert encoded_below(profile, card, REQUEST, plan, used_bytes=2 * budget(card)) == lower
     with raises(DoesNotFit):
         for _ in range(9):
             plan = encoded_below(profile, card, REQUEST, plan)
@@ -295,9 +295,9 @@ def test_modulations_stay_where_a_text_encoder_is_trained():
         compute="bf16",
         min_weight_precision="16bit",
         batches=(1,),
-        without=frozenset({"swapped_blocks", "compile"}),
+        exclusions=frozenset({"swapped_blocks", "compile"}),
     )
-    bound = replace(free, without=free.without | {"precompute_modulation"})
+    bound = replace(free, exclusions=free.exclusions | {"precompute_modulation"})
     card = device(24)
     assert choose(flux(512), replace(card, free=20 * 2**30), free).plan.precompute_modulation
     with pytest.raises(DoesNotFit):
@@ -310,7 +310,7 @@ EIGHT = replace(REQUEST, matmul_precision="8bit")
 def test_products_in_8_bits_are_chosen_when_asked_for_and_then_weights_are_stored_so():
     assert REQUEST.weights == ["bf16", "int8", "fp8"] and EIGHT.weights == ["int8", "fp8"]
     assert replace(EIGHT, min_weight_precision="4bit").weights == ["int8", "fp8"]
-    assert replace(EIGHT, stored=("nf4",)).weights == []
+    assert replace(EIGHT, weight_kinds=("nf4",)).weights == []
     for name in ("H100", "RTX 4090"):
         plan = choose(SHALLOW[512], device(24, name), EIGHT).plan
         assert (plan.weights, plan.matmul_precision) == ("int8", "8bit")
@@ -319,7 +319,7 @@ def test_products_in_8_bits_are_chosen_when_asked_for_and_then_weights_are_store
 
 def test_fp8_is_looked_at_where_it_multiplies_faster():
     profile = SHALLOW[512]
-    eight = OpCounts(eight=profile.blocks[0].forward.gemm)
+    eight = OpCounts(w8a8=profile.blocks[0].forward.gemm)
     blocks = tuple(replace(block, forward=eight, backward=eight) for block in profile.blocks)
     card = device(24)
     quick = {"int8": card.rates.gemm["bf16"], "fp8": 2 * card.rates.gemm["bf16"]}

@@ -50,7 +50,7 @@ def test_flux_takes_what_was_worked_out_by_hand_for_a_4090_and_an_h100():
 
 def test_recomputing_costs_its_forward_pass_less_the_tail_and_the_attention_that_was_kept():
     cost_model = CostModel(FLUX, Plan(compute="bf16", weights="bf16", tail_skip=False), device())
-    assert cost_model.again == pytest.approx(cost_model.forward)
+    assert cost_model.recompute == pytest.approx(cost_model.forward)
     without_tail = seconds(checkpointed_blocks=57)
     assert without_tail < seconds(checkpointed_blocks=57, tail_skip=False)
     assert seconds(checkpointed_blocks=57, keep_attention=True) < without_tail
@@ -162,7 +162,7 @@ def test_a_run_is_loading_caching_training_and_painting():
 
 def test_products_in_8_bits_run_at_their_own_rate_and_nothing_is_turned_back():
     gpu = device()
-    work = OpCounts(eight=Affine(0, 1e12))
+    work = OpCounts(w8a8=Affine(0, 1e12))
     assert seconds_of(work, gpu, "bf16", 2, weights="fp8") == 2e12 / gpu.rates.eight["fp8"]
     assert seconds_of(work, gpu, "bf16", 1) == 1e12 / gpu.rates.gemm["bf16"]
     stored = Plan(compute="bf16", weights="int8")

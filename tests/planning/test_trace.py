@@ -64,13 +64,13 @@ def test_segments_follow_the_blocks_there_and_back() -> None:
     assert list(seen.of("forward")) == ["blocks.0", "blocks.1", "blocks.2"]
     assert list(seen.of("backward")) == ["blocks.2", "blocks.1", "blocks.0"]
     starts = [each.start for each in seen.of("forward").values()]
-    assert starts[0] < starts[1] < starts[2] < seen.kept
+    assert starts[0] < starts[1] < starts[2] < seen.saved
     assert all(each.gemm > 2 * 100 * 8 * 64 * 2 for each in seen.of("forward").values())
 
 
 def test_checkpoints_keep_less_and_compute_more() -> None:
     whole, part, none = (run(make(), checkpointed=count) for count in (3, 2, 0))
-    assert whole.kept < part.kept < none.kept
+    assert whole.saved < part.saved < none.saved
     assert whole.peak < none.peak
     work = [sum(each.gemm for each in seen.segments) for seen in (whole, none)]
     assert work[0] > work[1]

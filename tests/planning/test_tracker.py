@@ -73,7 +73,7 @@ def test_work_is_counted_in_products_and_in_bytes() -> None:
         tracker.segment("block", "forward")
         layer(x).relu()
         block = tracker.now
-        tracker.did(attention=7, kept=5)
+        tracker.did(attention=7, output_bytes=5)
     assert block.gemm == 2 * 2 * 8 * 16
     assert block.traffic == 2 * (2 * 16 * 4)
     assert (block.attention, block.attention_kept, block.kernels) == (7, 5, 3)

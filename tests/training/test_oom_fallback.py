@@ -23,7 +23,7 @@ def _fallback(gigabytes: int) -> OomFallback:
 def _planned(profile: Profile, device: Device, batches: tuple[int, ...] = (1,)) -> Planned:
     recipe = Recipe()
     wish = PlanRequest(compute=device.computes("auto"), min_weight_precision="8bit", batches=batches)
-    known = {"others": (), "misfit": None, "price": None, "total": None}
+    known = {"alternatives": (), "misfit": None, "price": None, "total": None}
     return Planned(recipe, device, profile, wish, counts_of(recipe), choose(profile, device, wish), **known)
 
 

@@ -13,12 +13,12 @@ from limner.planning.search import choose
 from limner.recipe.optimizers import optimizer_of
 from limner.recipe.size import label
 
-SHOWN = 3
+MAX_ALTERNATIVES = 3
 SIZES = (4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 80, 96, 141, 180, 192)
 """Memory of cards that are sold, in units of 2^30 bytes."""
 HOSTS = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 SMALLER = (1024, 768, 512, 256)
-TRIED = 2
+MAX_RESOLUTIONS = 2
 """Resolutions that are tried when nothing fits, and how many of them: each may have to be traced."""
 
 CAUSES = {
@@ -40,7 +40,7 @@ CAUSES = {
 class Alternative:
     """Another way to compute the same run."""
 
-    what: str
+    label: str
     """In words: "weights bf16"."""
     choice: Choice
     fits: bool
@@ -50,9 +50,9 @@ class Alternative:
 
 
 def alternatives(
-    profile: Profile, device: Device, request: PlanRequest, chosen: Choice
+    profile: Profile, device: Device, request: PlanRequest, best: Choice
 ) -> tuple[Alternative, ...]:
-    """The nearest other ways, those with nearly the same speed first; at most ``SHOWN``.
+    """The nearest other ways, those with nearly the same speed first; at most ``MAX_ALTERNATIVES``.
 
     Other precisions, whatever the floor; without streaming, checkpointing or compiling; and what the next
     larger card would allow.
@@ -61,47 +61,45 @@ def alternatives(
         profile: As in :func:`limner.planning.search.choose`.
         device: As there.
         request: As there.
-        chosen: What it chose.
+        best: What it chose.
     """
-    found: list[Alternative] = []
-    plans = {chosen.plan}
-    for what, where, requested in _others(device, request, chosen):
+    options: list[Alternative] = []
+    plans = {best.plan}
+    for name, target, variant in _others(device, request, best):
         try:
-            choice = choose(profile, where, requested)
+            choice = choose(profile, target, variant)
         except DoesNotFit:
             continue
         if choice.plan in plans:
             continue
         plans.add(choice.plan)
-        change = choice.step_time.seconds / chosen.step_time.seconds - 1
-        found.append(Alternative(what, choice, fits(choice, device), change))
-    return tuple(sorted(found, key=lambda each: abs(each.change))[:SHOWN])
+        change = choice.step_time.seconds / best.step_time.seconds - 1
+        options.append(Alternative(name, choice, fits(choice, device), change))
+    return tuple(sorted(options, key=lambda option: abs(option.change))[:MAX_ALTERNATIVES])
 
 
-def _others(
-    device: Device, request: PlanRequest, chosen: Choice
-) -> Iterator[tuple[str, Device, PlanRequest]]:
-    plan = chosen.plan
+def _others(device: Device, request: PlanRequest, best: Choice) -> Iterator[tuple[str, Device, PlanRequest]]:
+    plan = best.plan
     for weights in () if request.full else reversed(FINENESS):
         if weights in (plan.weights, "fp8") or BITS[weights] > BITS[plan.compute]:
             continue
         if request.matmul_precision == "8bit":
             continue  # other weights are not multiplied in 8 bits
         if weights in CODES or weights == plan.compute:
-            yield f"weights {weights}", device, replace(request, stored=(weights,))
-    same = replace(request, stored=(plan.weights,))
+            yield f"weights {weights}", device, replace(request, weight_kinds=(weights,))
+    same_weights = replace(request, weight_kinds=(plan.weights,))
     for mechanism, words in (
         ("swapped_blocks", "no block swap"),
         ("checkpointed_blocks", "no gradient checkpointing"),
         ("compile", "no torch.compile"),
     ):
         if getattr(plan, mechanism):
-            yield words, device, replace(same, without=frozenset({mechanism}))
+            yield words, device, replace(same_weights, exclusions=frozenset({mechanism}))
     if device.kind == "cuda":
         larger = next((size for size in SIZES if size * 2**30 > device.memory * 1.1), None)
         if larger:
-            more = device.with_memory(larger * 2**30)
-            yield f"a card of {larger} GB", more, request
+            larger_device = device.with_memory(larger * 2**30)
+            yield f"a card of {larger} GB", larger_device, request
 
 
 def least(profile: Profile, device: Device, request: PlanRequest) -> Choice:
@@ -112,7 +110,7 @@ def least(profile: Profile, device: Device, request: PlanRequest) -> Choice:
     )
     small = device.kind == "cuda" and request.min_weight_precision != "16bit"
     precompute_modulation = (
-        device.kind == "cuda" and not request.full and "precompute_modulation" not in request.without
+        device.kind == "cuda" and not request.full and "precompute_modulation" not in request.exclusions
     )
     precompute_modulation = precompute_modulation and any(block.modulation for block in profile.blocks)
     plans = [
@@ -122,25 +120,25 @@ def least(profile: Profile, device: Device, request: PlanRequest) -> Choice:
             matmul_precision=request.matmul_precision,
             checkpointed_blocks=checkpointed_blocks,
             swapped_blocks=blocks if device.kind == "cuda" and not request.full else 0,
-            precompute_modulation=hoisted,
-            optimizer_state="host" if profile.hosted else optimizer_state if small else "fp32",
+            precompute_modulation=precompute,
+            optimizer_state="host" if profile.on_host else optimizer_state if small else "fp32",
             mmap_weights=mmap_weights,
             decode_tiled=True,
         )
         for weights in request.weights
         for checkpointed_blocks in {0, max(0, blocks - 1), blocks}  # the last is there already when it is due
-        for hoisted in {False, precompute_modulation}
+        for precompute in {False, precompute_modulation}
         for mmap_weights in {False, device.kind == "cuda" and not request.full}
     ]
-    assessed = (assess(profile, device, request, replace(plan, **ENCODING[-1])) for plan in plans)
-    return min(assessed, key=lambda each: (each.reserved, each.host.total))
+    choices = (assess(profile, device, request, replace(plan, **ENCODING[-1])) for plan in plans)
+    return min(choices, key=lambda choice: (choice.reserved, choice.host.total))
 
 
 @dataclass(frozen=True)
 class Misfit:
     """Why nothing fits, and what would."""
 
-    least: Choice
+    smallest: Choice
     phase: str
     need: MemoryEstimate
     cause: str
@@ -156,8 +154,8 @@ class Misfit:
     def __str__(self) -> str:
         """One line for people."""
         ways = "; or ".join(self.remedies) or "choose a smaller base"
-        why = self._on_device if self.need.reserved > self.free else self._on_host
-        return f"Nothing fits: {why}. What would do: {ways}."
+        reason = self._on_device if self.need.reserved > self.free else self._on_host
+        return f"Nothing fits: {reason}. What would do: {ways}."
 
     @property
     def _on_device(self) -> str:
@@ -170,14 +168,14 @@ class Misfit:
     @property
     def _on_host(self) -> str:
         """By the limit that is exceeded most: the host's memory, or what of it may be locked."""
-        phase, host = max(self.least.hosts.items(), key=lambda one: one[1].total)
-        tied, locked = max(self.least.hosts.items(), key=lambda one: one[1].pinned)
-        if locked.pinned * self.ram > host.total * self.pinned:
+        phase, host = max(self.smallest.hosts.items(), key=lambda item: item[1].total)
+        pin_phase, pin = max(self.smallest.hosts.items(), key=lambda item: item[1].pinned)
+        if pin.pinned * self.ram > host.total * self.pinned:
             return (
-                f"while it {DOING[tied]} it locks {label(locked.pinned)} of the computer's memory for the "
+                f"while it {DOING[pin_phase]} it locks {label(pin.pinned)} of the computer's memory for the "
                 f"device at least, and may lock {label(self.pinned)}"
             )
-        if self.least.plan.optimizer_state == "host":
+        if self.smallest.plan.optimizer_state == "host":
             return (
                 f"weights, gradients and the optimizer's state in the host's memory take "
                 f"{label(host.total)}, and may use {label(self.ram)}"
@@ -203,7 +201,7 @@ def misfit(
     device: Device,
     request: PlanRequest,
     *,
-    at: Callable[[int], Profile] | None = None,
+    profile_at: Callable[[int], Profile] | None = None,
 ) -> Misfit:
     """Find out what stands in the way of a run that fits no plan.
 
@@ -211,19 +209,19 @@ def misfit(
         profile: As in :func:`limner.planning.search.choose`, which found nothing.
         device: As there.
         request: As there.
-        at: Gives the profile at another resolution, where that may be changed.
+        profile_at: Gives the profile at another resolution, where that may be changed.
     """
     smallest = least(profile, device, request)
-    phase, need = max(smallest.needs.items(), key=lambda one: one[1].reserved)
+    phase, need = max(smallest.needs.items(), key=lambda item: item[1].reserved)
     causes = {cause: size for cause, size in need.causes.items() if cause not in ("context", "workspace")}
-    remedies = tuple(_remedies(profile, device, request, at))
+    remedies = tuple(_remedies(profile, device, request, profile_at))
     largest = max(causes, key=lambda cause: causes[cause])
     limits = budget(device), device.ram, device.pinned
     return Misfit(smallest, phase, need, largest, remedies, *limits)
 
 
 def _remedies(
-    profile: Profile, device: Device, request: PlanRequest, at: Callable[[int], Profile] | None
+    profile: Profile, device: Device, request: PlanRequest, profile_at: Callable[[int], Profile] | None
 ) -> Iterator[str]:
     """Changes each of which makes the run fit: the nearest of each sort."""
     for precision in ("8bit", "4bit"):
@@ -234,9 +232,9 @@ def _remedies(
     if request.sampling and _fits(profile, device, replace(request, sampling=False)):
         yield "--sample-every -1, and generate afterwards"
     side = max(profile.size)
-    smaller = [resolution for resolution in SMALLER if resolution < side][:TRIED]
-    for resolution in smaller if at else ():
-        if at and _fits(at(resolution), device, request):
+    smaller = [resolution for resolution in SMALLER if resolution < side][:MAX_RESOLUTIONS]
+    for resolution in smaller if profile_at else ():
+        if profile_at and _fits(profile_at(resolution), device, request):
             yield f"--resolution {resolution}"
             break
     if device.kind == "cuda":

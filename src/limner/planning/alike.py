@@ -17,7 +17,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from limner.nn.layer_lists import lists
 from limner.planning.tracker import Tracker
 
-FEW = 4
+MIN_LAYERS = 4
 """Lists of fewer layers are run as they are."""
 
 
@@ -29,30 +29,30 @@ def once(model: nn.Module, tracker: Tracker | None = None) -> Iterator[None]:
         model: On the meta device.
         tracker: What counts memory and work, if anybody does.
     """
-    changed: list[nn.Module] = []
+    targets: list[nn.Module] = []
     try:
-        for layers in lists(model, least=FEW).values():
-            seen = _Seen(tracker)
-            _, second, *others = layers
-            second.forward = seen.watching(second.forward)
-            for layer in others:
-                layer.forward = seen.standing
-            changed += [second, *others]
+        for layers in lists(model, least=MIN_LAYERS).values():
+            record = _LayerRecord(tracker)
+            _, second, *rest = layers
+            second.forward = record.watching(second.forward)
+            for layer in rest:
+                layer.forward = record.standing
+            targets += [second, *rest]
         yield
     finally:
-        for layer in changed:
+        for layer in targets:
             del layer.forward
 
 
 @dataclass
-class _Seen:
+class _LayerRecord:
     """What the second layer of a list did."""
 
     tracker: Tracker | None
     room: int = 0
     """Most bytes alive while it ran, beyond those before."""
     gemm: float = 0
-    eight: float = 0
+    w8a8: float = 0
     attention: float = 0
     traffic: float = 0
     kernels: int = 0
@@ -69,11 +69,11 @@ class _Seen:
                 now = self.tracker.now
                 self.room = now.peak - before
                 self.gemm, self.attention, self.traffic = now.gemm, now.attention, now.traffic
-                self.eight, self.kernels = now.eight, now.kernels
+                self.w8a8, self.kernels = now.w8a8, now.kernels
             self._segment("")
-            given, _ = tree_flatten((args, kwargs))
+            inputs, _ = tree_flatten((args, kwargs))
             values, form = tree_flatten(out)
-            self.gave = [_place(value, given) for value in values], form
+            self.gave = [_origin(value, inputs) for value in values], form
             return out
 
         return watched
@@ -86,14 +86,14 @@ class _Seen:
             passing = torch.empty(self.room, dtype=torch.uint8, device="meta")
             del passing
             now.gemm += self.gemm
-            now.eight += self.eight
+            now.w8a8 += self.w8a8
             now.attention += self.attention
             now.traffic += self.traffic
             now.kernels += self.kernels
-        given, _ = tree_flatten((args, kwargs))
+        inputs, _ = tree_flatten((args, kwargs))
         values, form = self.gave
         return tree_unflatten(
-            [given[value] if isinstance(value, int) else _room(value) for value in values], form
+            [inputs[value] if isinstance(value, int) else _room(value) for value in values], form
         )
 
     def _segment(self, name: str) -> int:
@@ -104,24 +104,24 @@ class _Seen:
 
 
 @dataclass(frozen=True)
-class _Kept:
+class _Constant:
     """A value that is no tensor, or that a layer gives back as it was."""
 
     value: Any
 
 
-def _place(value: Any, given: list[Any]) -> Any:
+def _origin(value: Any, inputs: list[Any]) -> Any:
     """Where a value came in, or what it looks like."""
     if not isinstance(value, Tensor):
-        return _Kept(value)
-    for number, each in enumerate(given):
-        if each is value:
+        return _Constant(value)
+    for number, item in enumerate(inputs):
+        if item is value:
             return number
     return value.shape, value.dtype
 
 
 def _room(value: Any) -> Any:
-    if isinstance(value, _Kept):
+    if isinstance(value, _Constant):
         return value.value
     shape, dtype = value
     return torch.empty(shape, dtype=dtype, device="meta")

@@ -46,7 +46,7 @@ class Sizes:
     """Images, heads, tokens, width of a head."""
     elements: int
     """Numbers of an elementwise operation."""
-    copied: int
+    copy_bytes: int
     """Bytes of a copy."""
     weight: tuple[int, int]
     """Of a weight that is turned back from codes."""
@@ -56,7 +56,7 @@ LARGE = Sizes(
     gemms=((4608, 3072, 3072), (4608, 3072, 12288), (4608, 15360, 3072), (1536, 3072, 12288)),
     attention=(1, 24, 4608, 128),
     elements=4608 * 3072,
-    copied=2**28,
+    copy_bytes=2**28,
     weight=(12288, 3072),
 )
 """FLUX.1 at 1024 and at 512 pixels: what cards are bought for."""
@@ -64,7 +64,7 @@ SMALL = Sizes(
     gemms=((144, 256, 256), (144, 256, 1024), (144, 1280, 256)),
     attention=(4, 4, 36, 64),
     elements=144 * 1024,
-    copied=2**24,
+    copy_bytes=2**24,
     weight=(1024, 256),
 )
 """The embedded base at its own size, four images at once: what processors are used for."""
@@ -76,7 +76,7 @@ class Bench:
 
     device: torch.device
     sizes: Sizes
-    each: float
+    seconds_each: float
     """Seconds that one measurement may take."""
 
     def seconds(self, work: Callable[[], Any]) -> float:
@@ -86,14 +86,14 @@ class Bench:
         self._settle()
         # on a processor that others use too, what this thread got is what it would take alone
         clock = time.perf_counter if self.device.type == "cuda" else time.thread_time
-        spent: list[float] = []
-        end = time.perf_counter() + self.each
-        while len(spent) < 5 or (time.perf_counter() < end and len(spent) < 2000):
+        durations: list[float] = []
+        end = time.perf_counter() + self.seconds_each
+        while len(durations) < 5 or (time.perf_counter() < end and len(durations) < 2000):
             start = clock()
             work()
             self._settle()
-            spent.append(clock() - start)
-        return sorted(spent)[len(spent) // 5]
+            durations.append(clock() - start)
+        return sorted(durations)[len(durations) // 5]
 
     def _settle(self) -> None:
         if self.device.type == "cuda":
@@ -118,54 +118,54 @@ def calibrate(limits: Limits, reporter: Reporter, *, seconds: float = SECONDS) -
     Raises:
         BadUsage: torch cannot use the device that is here.
     """
-    about = device_for(Limits(device=limits.device))
-    if about.kind == "cuda" and not torch.cuda.is_available():
+    device = device_for(Limits(device=limits.device))
+    if device.kind == "cuda" and not torch.cuda.is_available():
         raise BadUsage(
-            f"{about.name} is here, and this torch ({torch.__version__}) cannot use it. `limner doctor` says "
-            "which build to install."
+            f"{device.name} is here, and this torch ({torch.__version__}) cannot use it. `limner doctor` "
+            "says which build to install."
         )
-    large = about.kind == "cuda"
+    large = device.kind == "cuda"
     bench = Bench(torch.device("cuda" if large else "cpu"), LARGE if large else SMALL, seconds / 16)
-    with torch.no_grad(), reporter.progress(f"Measuring {about.name}", 6) as bar:
-        rates = measured(bench, about, bar.advance)
-    path = keep_rates(about, rates, {"torch": torch.__version__})
-    for line in told(rates, path):
+    with torch.no_grad(), reporter.progress(f"Measuring {device.name}", 6) as bar:
+        rates = measure(bench, device, bar.advance)
+    path = keep_rates(device, rates, {"torch": torch.__version__})
+    for line in rate_lines(rates, path):
         reporter.line(line)
-    return replace(about, rates=rates, source="measured on this machine just now")
+    return replace(device, rates=rates, source="measured on this machine just now")
 
 
-def measured(bench: Bench, about: Device, done: Callable[[], None]) -> Rates:
+def measure(bench: Bench, device: Device, advance: Callable[[], None]) -> Rates:
     """All rates of a device, in those precisions that its table has."""
-    precisions: list[Compute] = [each for each in DTYPES if about.rates.gemm.get(each)]
+    precisions: list[Compute] = [precision for precision in DTYPES if device.rates.gemm.get(precision)]
     gemm: dict[Compute, float] = {precision: _gemm(bench, DTYPES[precision]) for precision in precisions}
-    done()
+    advance()
     forward: dict[Compute, float] = {}
     backward: dict[Compute, float] = {}
-    for each in precisions:
-        forward[each], backward[each] = _attention(bench, DTYPES[each])
-    done()
+    for precision in precisions:
+        forward[precision], backward[precision] = _attention(bench, DTYPES[precision])
+    advance()
     traffic = _traffic(bench, DTYPES[precisions[-1]])
-    done()
+    advance()
     copy = _copy(bench)
-    done()
-    expand = _expand(bench, DTYPES["bf16" if "bf16" in precisions and about.kind == "cuda" else "fp32"])
-    done()
-    mine = about.capability or (0, 0)
-    multiplied: dict[Weights, float] = {
-        kind: _eight(bench, kind) for kind, oldest in CAPABLE.items() if mine >= oldest
+    advance()
+    expand = _expand(bench, DTYPES["bf16" if "bf16" in precisions and device.kind == "cuda" else "fp32"])
+    advance()
+    capability = device.capability or (0, 0)
+    w8a8_rates: dict[Weights, float] = {
+        kind: _w8a8(bench, kind) for kind, oldest in CAPABLE.items() if capability >= oldest
     }
     launch = _launch(bench)
-    done()
+    advance()
     return Rates(
         gemm=gemm,
         attention=forward,
         attention_backward=backward,
         traffic=traffic,
         copy=copy,
-        disk=about.rates.disk,
+        disk=device.rates.disk,
         launch=launch,
         expand=expand,
-        eight=multiplied,
+        eight=w8a8_rates,
     )
 
 
@@ -176,7 +176,7 @@ def _gemm(bench: Bench, dtype: torch.dtype) -> float:
         # each product reads a weight of its own, as in a model: none is in a cache from the time before
         copies = max(1, min(64, COLD // (inner * columns * x.element_size())))
         weights = [bench.random(columns, inner, dtype=dtype) for _ in range(copies)]
-        share = replace(bench, each=bench.each / len(bench.sizes.gemms))
+        share = replace(bench, seconds_each=bench.seconds_each / len(bench.sizes.gemms))
         seconds += (
             share.seconds(lambda x=x, weights=weights: [F.linear(x, weight) for weight in weights]) / copies
         )
@@ -184,17 +184,17 @@ def _gemm(bench: Bench, dtype: torch.dtype) -> float:
     return flops / seconds
 
 
-def _eight(bench: Bench, kind: Literal["int8", "fp8"]) -> float:
+def _w8a8(bench: Bench, kind: Literal["int8", "fp8"]) -> float:
     """FLOP/s of products of 8 bits by 8 bits, whose scaling is left aside: plans count it as traffic."""
     flops = seconds = 0.0
     for rows, inner, columns in bench.sizes.gemms:
-        x, each = in_rows(bench.random(rows, inner), kind)
+        x, x_scale = in_rows(bench.random(rows, inner), kind)
         weight, scale = in_rows(bench.random(columns, inner), kind)
-        share = replace(bench, each=bench.each / len(bench.sizes.gemms))
+        share = replace(bench, seconds_each=bench.seconds_each / len(bench.sizes.gemms))
         if kind == "int8":
             seconds += share.seconds(partial(w8a8.whole, x, weight.t()))
         else:
-            seconds += share.seconds(partial(w8a8.scaled, x, weight.t(), each, scale.t()))
+            seconds += share.seconds(partial(w8a8.scaled, x, weight.t(), x_scale, scale.t()))
         flops += 2.0 * rows * inner * columns
     return flops / seconds
 
@@ -206,8 +206,8 @@ def _attention(bench: Bench, dtype: torch.dtype) -> tuple[float, float]:
     q, k, v = (bench.random(images, heads, tokens, width, dtype=dtype) for _ in range(3))
     forward = bench.seconds(lambda: F.scaled_dot_product_attention(q, k, v))
     with torch.enable_grad():
-        for each in (q, k, v):
-            each.requires_grad_()
+        for tensor in (q, k, v):
+            tensor.requires_grad_()
         out = F.scaled_dot_product_attention(q, k, v)
         gradient = torch.ones_like(out)
         backward = bench.seconds(lambda: torch.autograd.grad(out, (q, k, v), gradient, retain_graph=True))
@@ -223,9 +223,9 @@ def _traffic(bench: Bench, dtype: torch.dtype) -> float:
 
 def _copy(bench: Bench) -> float:
     pinned = bench.device.type == "cuda"
-    host = torch.empty(bench.sizes.copied, dtype=torch.uint8, pin_memory=pinned)
-    there = torch.empty_like(host, device=bench.device)
-    return bench.sizes.copied / bench.seconds(lambda: there.copy_(host, non_blocking=pinned))
+    host = torch.empty(bench.sizes.copy_bytes, dtype=torch.uint8, pin_memory=pinned)
+    target = torch.empty_like(host, device=bench.device)
+    return bench.sizes.copy_bytes / bench.seconds(lambda: target.copy_(host, non_blocking=pinned))
 
 
 def _expand(bench: Bench, dtype: torch.dtype) -> Mapping[Weights, float]:
@@ -234,8 +234,8 @@ def _expand(bench: Bench, dtype: torch.dtype) -> Mapping[Weights, float]:
     rows, columns = bench.sizes.weight
     kinds: tuple[Kind, ...] = ("int8", "fp8", "nf4")
     for kind in kinds:
-        stored = quantize(bench.random(rows, columns), kind)
-        back = partial(dequantize, stored, kind, (rows, columns), dtype, kernels_for(bench.device))
+        codes = quantize(bench.random(rows, columns), kind)
+        back = partial(dequantize, codes, kind, (rows, columns), dtype, kernels_for(bench.device))
         rates[kind] = rows * columns / bench.seconds(back)
     return rates
 
@@ -253,12 +253,12 @@ def _launch(bench: Bench) -> float:
             model(x).sum().backward()
             model.zero_grad(set_to_none=True)
 
-        with Tracker(bench.device.type) as seen:
+        with Tracker(bench.device.type) as tracker:
             step()
-        return bench.seconds(step) / sum(segment.kernels for segment in seen.segments)
+        return bench.seconds(step) / sum(segment.kernels for segment in tracker.segments)
 
 
-def told(rates: Rates, path: Path) -> list[str]:
+def rate_lines(rates: Rates, path: Path) -> list[str]:
     """The results for people."""
     lines = [
         f"{precision}: matrix products {rate / 1e12:.3g} TFLOP/s, attention "
@@ -273,6 +273,6 @@ def told(rates: Rates, path: Path) -> list[str]:
     codes = ", ".join(f"{kind} {rate / 1e9:.3g}" for kind, rate in rates.expand.items())
     lines.append(f"Numbers turned back per second, 10^9: {codes}")
     if rates.eight:
-        products = ", ".join(f"{kind} {rate / 1e12:.3g}" for kind, rate in rates.eight.items())
-        lines.append(f"Products in 8 bits, TFLOP/s: {products}")
+        w8a8_rates = ", ".join(f"{kind} {rate / 1e12:.3g}" for kind, rate in rates.eight.items())
+        lines.append(f"Products in 8 bits, TFLOP/s: {w8a8_rates}")
     return [*lines, f"Kept: {path}"]

@@ -21,7 +21,7 @@ AMPERE = "NVIDIA, Ampere GA102 GPU Architecture whitepaper, and the product page
 ADA = "NVIDIA, Ada GPU Architecture whitepaper, appendix A, and the product page"
 BLACKWELL = "NVIDIA, RTX Blackwell GPU Architecture whitepaper, and the product page"
 SHEET = "the maker's data sheet"
-HALVED = "the maker's data sheet, whose rates with sparsity are halved"
+HALF_OF_SPARSE = "the maker's data sheet, whose rates with sparsity are halved"
 WORKED_OUT = "NVIDIA, the product page; rates of products in 16 and 8 bits are worked out from its AI TOPS"
 BRANDS = {"", "nvidia", "geforce", "amd", "radeon", "rtx", "rx", "instinct", "tesla", "gpu"}
 PRICES = "RunPod's listing of March 2026 (deploybase.ai/articles/runpod-gpu-pricing); prices change weekly"
@@ -49,7 +49,7 @@ class Card:
     """US dollars per hour where it can be rented; see ``PRICES``."""
 
     @property
-    def eight(self) -> dict[Literal["int8", "fp8"], float]:
+    def w8a8(self) -> dict[Literal["int8", "fp8"], float]:
         """Peak of products in 8 bits, as far as it has them, in the unit of ``bf16``.
 
         fp8 that adds up in fp32 has twice the rate of bf16 on every card that has it, without sparsity: 330.3
@@ -58,8 +58,8 @@ class Card:
         sheets).
         """
         peaks: dict[Literal["int8", "fp8"], float] = {"int8": self.int8, "fp8": 2 * self.bf16}
-        mine = self.capability or (0, 0)
-        return {kind: peak for kind, peak in peaks.items() if mine >= CAPABLE[kind]}
+        capability = self.capability or (0, 0)
+        return {kind: peak for kind, peak in peaks.items() if capability >= CAPABLE[kind]}
 
     @property
     def words(self) -> list[str]:
@@ -99,7 +99,7 @@ CARDS = (
     Card("RTX PRO 6000", (12, 0), 96, 1792, 503.8, 126.0, 1007, 63.0, WORKED_OUT, price=0.89),
     Card("T4", (7, 5), 16, 320, 0, 8.1, 130, 15.8, SHEET, desktop=False),
     Card("V100", (7, 0), 16, 900, 0, 15.7, 63, 15.8, SHEET, desktop=False),
-    Card("L4", (8, 9), 24, 300, 121, 30.3, 242, 31.5, HALVED, desktop=False, price=0.44),
+    Card("L4", (8, 9), 24, 300, 121, 30.3, 242, 31.5, HALF_OF_SPARSE, desktop=False, price=0.44),
     Card("A10", (8, 6), 24, 600, 125, 31.2, 250, 31.5, SHEET, desktop=False),
     Card("A40", (8, 6), 48, 696, 149.7, 37.4, 299, 31.5, SHEET, desktop=False),
     Card("L40", (8, 9), 48, 864, 181, 90.5, 362, 31.5, SHEET, desktop=False, price=0.69),
@@ -136,9 +136,9 @@ TYPICAL = {
 
 
 def _words(name: str) -> list[str]:
-    apart = re.sub(r"(rtx|gtx)(?=\d)", r"\1 ", name.lower())
-    apart = re.sub(r"(\d{4})(?=ti|super|xtx)", r"\1 ", apart)
-    return [word for word in re.split(r"[^a-z0-9]+", apart) if word not in BRANDS]
+    text = re.sub(r"(rtx|gtx)(?=\d)", r"\1 ", name.lower())
+    text = re.sub(r"(\d{4})(?=ti|super|xtx)", r"\1 ", text)
+    return [word for word in re.split(r"[^a-z0-9]+", text) if word not in BRANDS]
 
 
 def known(name: str) -> Card | None:
@@ -146,12 +146,12 @@ def known(name: str) -> Card | None:
 
     ``known("NVIDIA GeForce RTX 4070 Ti SUPER").name == "RTX 4070 Ti SUPER"``, and so for "4070ti super".
     """
-    asked = _words(name)
-    fits = [card for card in CARDS if set(card.words) <= set(asked)]
+    words = _words(name)
+    fits = [card for card in CARDS if set(card.words) <= set(words)]
     return max(fits, key=lambda card: len(card.words), default=None)
 
 
 def typical(memory: float) -> Card:
     """The card that stands for a size, in units of 2^30 bytes: that of the nearest size not above it."""
-    size = max((each for each in TYPICAL if each <= memory + 0.5), default=min(TYPICAL))
+    size = max((size for size in TYPICAL if size <= memory + 0.5), default=min(TYPICAL))
     return next(card for card in CARDS if card.name == TYPICAL[size])

@@ -39,20 +39,20 @@ class PlanRequest:
     steps: int = 1000
     sampling: bool = True
     """Whether pictures are painted between the steps."""
-    stored: tuple[Weights, ...] | None = None
-    """Only these ways of storing weights, whatever ``quality`` says."""
-    without: frozenset[str] = frozenset()
+    weight_kinds: tuple[Weights, ...] | None = None
+    """Only these ways of storing weights, whatever ``min_weight_precision`` says."""
+    exclusions: frozenset[str] = frozenset()
     """Fields of a plan that stay at their default, such as "swapped_blocks"."""
     optimizer_state: tuple[OptimizerState, ...] = ("fp32", "8bit")
     """Ways of storing the optimizer's state. The second is for AdamW, when nothing fits with the first."""
-    picture: int = PHOTO
+    image_pixels: int = PHOTO
     """Pixels of the largest picture file."""
 
     @property
     def micro_batch_sizes(self) -> list[int]:
         """Micro-batches that make up the batch without a rest, and are allowed; the largest first."""
-        most, batch = self.micro_batch or max(self.batches), max(self.batches)
-        return [size for size in range(batch, 0, -1) if batch % size == 0 and size <= most] or [1]
+        limit, batch = self.micro_batch or max(self.batches), max(self.batches)
+        return [size for size in range(batch, 0, -1) if batch % size == 0 and size <= limit] or [1]
 
     @property
     def weights(self) -> list[Weights]:
@@ -60,15 +60,15 @@ class PlanRequest:
         if self.full:
             return [self.compute]
         fine: list[Weights]
-        if self.stored is not None:
-            fine = [each for each in reversed(FINENESS) if each in self.stored]
+        if self.weight_kinds is not None:
+            fine = [kind for kind in reversed(FINENESS) if kind in self.weight_kinds]
         else:
-            least = int(self.min_weight_precision.removesuffix("bit"))
+            min_bits = int(self.min_weight_precision.removesuffix("bit"))
             codes: list[Weights] = [
-                each for each in reversed(FINENESS) if each in memory.CODES and BITS[each] >= least
+                kind for kind in reversed(FINENESS) if kind in memory.CODES and BITS[kind] >= min_bits
             ]
             fine = [self.compute, *codes]
-        able: list[Weights] = [each for each in fine if self.matmul_precision == "full" or each in CAPABLE]
+        able: list[Weights] = [kind for kind in fine if self.matmul_precision == "full" or kind in CAPABLE]
         return able
 
 
@@ -92,14 +92,14 @@ class Choice:
     @property
     def host(self) -> HostMemory:
         """The computer's memory in the phase that takes most of it."""
-        return max(self.hosts.values(), key=lambda each: each.total)
+        return max(self.hosts.values(), key=lambda phase_host: phase_host.total)
 
 
 def assess(profile: Profile, device: Device, request: PlanRequest, plan: Plan) -> Choice:
     """What a given plan needs, whether it fits or not."""
-    on, accumulation_steps = device.kind, accumulation_of(plan, request.batches)
+    kind, accumulation_steps = device.kind, accumulation_of(plan, request.batches)
     needs: dict[Phase, MemoryEstimate] = {
-        "load": memory.load_memory(profile, plan, on=on),
+        "load": memory.load_memory(profile, plan, device_kind=kind),
         "cache": cache_memory(profile, plan, device, request),
         "train": memory.train_memory(
             profile,
@@ -107,7 +107,7 @@ def assess(profile: Profile, device: Device, request: PlanRequest, plan: Plan) -
             optimizer=request.optimizer,
             accumulation_steps=accumulation_steps,
             average=request.average,
-            on=on,
+            device_kind=kind,
         ),
     }
     if request.sampling:
@@ -122,9 +122,9 @@ def assess(profile: Profile, device: Device, request: PlanRequest, plan: Plan) -
 
 
 ENCODING: tuple[dict[str, bool], ...] = tuple(
-    {"encode_streamed": streamed, "encode_mapped": mapped, "encode_tiled": tiled}
+    {"encode_streamed": swap, "encode_mapped": mapped, "encode_tiled": tiled}
     for tiled in (False, True)
-    for streamed, mapped in ((False, False), (True, False), (True, True))
+    for swap, mapped in ((False, False), (True, False), (True, True))
 )
 """Ways to fill the cache, the plain one first: tiles change an image's latents a little."""
 
@@ -132,30 +132,36 @@ ENCODING: tuple[dict[str, bool], ...] = tuple(
 def encoding(profile: Profile, device: Device, plan: Plan, request: PlanRequest) -> Plan | None:
     """The plan with the plainest way to fill the cache that fits; None when none does."""
     for way in ENCODING:
-        how = replace(plan, **way)
-        if cache_memory(profile, how, device, request).reserved <= budget(device) and (
-            holds(device, host.caching(profile, how, picture=request.picture))
+        candidate = replace(plan, **way)
+        if cache_memory(profile, candidate, device, request).reserved <= budget(device) and (
+            holds(device, host.caching(profile, candidate, image_pixels=request.image_pixels))
         ):
-            return how
+            return candidate
     return None
 
 
 def cache_memory(profile: Profile, plan: Plan, device: Device, request: PlanRequest) -> MemoryEstimate:
     """What filling the cache takes. Pictures that wait are on the device where that is the processor."""
-    staged = _staged(profile, plan)
+    variant = _staged(profile, plan)
     if device.kind == "cpu":
         stages = (
-            replace(stage, activations=stage.activations + host.pictures(profile, stage, request.picture))
-            for stage in staged.stages
+            replace(
+                stage, activations=stage.activations + host.image_bytes(profile, stage, request.image_pixels)
+            )
+            for stage in variant.stages
         )
-        staged = replace(staged, stages=tuple(stages))
-    return memory.cache_memory(staged, on=device.kind)
+        variant = replace(variant, stages=tuple(stages))
+    return memory.cache_memory(variant, device_kind=device.kind)
 
 
 def sample_memory(profile: Profile, plan: Plan, device: Device, request: PlanRequest) -> MemoryEstimate:
     """What painting between two steps takes."""
     return memory.sample_memory(
-        _staged(profile, plan), plan, optimizer=request.optimizer, average=request.average, on=device.kind
+        _staged(profile, plan),
+        plan,
+        optimizer=request.optimizer,
+        average=request.average,
+        device_kind=device.kind,
     )
 
 
@@ -164,9 +170,11 @@ def _staged(profile: Profile, plan: Plan) -> Profile:
     ways = {"cache": (plan.encode_streamed, plan.encode_tiled), "sample": (False, plan.decode_tiled)}
     stages = []
     for stage in profile.stages:
-        streamed, tiled = ways[stage.phase]
-        weights = stage.least if streamed else stage.weights
-        activations = stage.activations if stage.tiled is None or not tiled else stage.tiled
+        swap, tiling = ways[stage.phase]
+        weights = stage.layerwise_weights if swap else stage.weights
+        activations = (
+            stage.activations if stage.tiled_activations is None or not tiling else stage.tiled_activations
+        )
         stages.append(replace(stage, weights=weights, activations=activations))
     return replace(profile, stages=tuple(stages))
 
@@ -182,8 +190,12 @@ def host_memory(
 ) -> Mapping[host.Phase, HostMemory]:
     """What each phase takes of the computer's memory."""
     if device.kind != "cpu":
-        how = {"average": request.average, "picture": request.picture, "sampling": request.sampling}
-        return host_memory_of(profile, plan, request.optimizer, **how)
+        options = {
+            "average": request.average,
+            "image_pixels": request.image_pixels,
+            "sampling": request.sampling,
+        }
+        return host_memory_of(profile, plan, request.optimizer, **options)
     # a checkpoint is mapped to be compared, and so counts as resident
     saved = (
         memory.saved_bytes(profile, plan, request.optimizer, average=request.average) if request.full else 0

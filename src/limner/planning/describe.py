@@ -28,7 +28,7 @@ MOMENTS = {
 }
 """How the optimizer's state is kept -> what is said of it."""
 
-ASIDE = {
+PLACEMENT = {
     "encode_streamed": "encoder offload while caching: layer by layer",
     "encode_mapped": "encoders memory-mapped from disk meanwhile, as CPU RAM is short",
     "encode_tiled": "VAE tiling while caching",
@@ -37,103 +37,107 @@ ASIDE = {
 """Field of a plan -> what is done when it is set."""
 
 
-def lines(planned: Planned) -> list[str]:
+def lines(result: Planned) -> list[str]:
     """Everything that a person wants to know of a plan, from what matters most on."""
-    if planned.choice is None:
-        return [_title(planned), "", str(planned.misfit)]
+    if result.choice is None:
+        return [_title(result), "", str(result.misfit)]
     return [
-        _title(planned),
+        _title(result),
         "",
-        *_memory(planned, planned.choice),
+        *_memory(result, result.choice),
         "",
         "The plan",
-        *(f"  {each}" for each in sentences(planned, planned.choice)),
+        *(f"  {sentence}" for sentence in sentences(result, result.choice)),
         "",
-        *_time(planned, planned.choice),
+        *_time(result, result.choice),
         "",
-        *_others(planned),
-        f"Rates: {planned.device.source}.",
+        *_others(result),
+        f"Rates: {result.device.source}.",
     ]
 
 
-def _title(planned: Planned) -> str:
-    profile, device = planned.profile, planned.device
+def _title(result: Planned) -> str:
+    profile, device = result.profile, result.device
     width, height = profile.size
-    sort = "at" if planned.counts.assumed else "largest bucket"
-    left = f", {label(device.reserve)} left to the desktop and others" if device.reserve else ""
+    sort = "at" if result.counts.images_unknown else "largest bucket"
+    reserve = f", {label(device.reserve)} left to the desktop and others" if device.reserve else ""
     return (
         f"{profile.base}, {sort} {width} x {height}, {count(profile.trained)} trainable parameters, "
-        f"on {device.name}: {label(device.memory)}{left}"
+        f"on {device.name}: {label(device.memory)}{reserve}"
     )
 
 
-def _memory(planned: Planned, choice: Choice) -> Iterator[str]:
+def _memory(result: Planned, choice: Choice) -> Iterator[str]:
     need = choice.needs["train"]
     yield "Memory while training"
-    for cause, size in sorted(need.causes.items(), key=lambda one: -one[1]):
+    for cause, size in sorted(need.causes.items(), key=lambda item: -item[1]):
         if size >= 2**20:
             yield f"  {CAUSES[cause]:<28} {label(size):>9}"
     slack = need.reserved - need.total
     if slack >= 2**20:
         yield f"  {'allocator overhead':<28} {label(slack):>9}"
-    room = label(budget(planned.device))
+    room = label(budget(result.device))
     yield f"  {'total':<28} {label(need.reserved):>9} of {room} that may be used"
-    peaks = [f"{PHASES[phase]} {label(each.reserved)}" for phase, each in choice.needs.items()]
+    peaks = [f"{PHASES[phase]} {label(need.reserved)}" for phase, need in choice.needs.items()]
     yield f"Peaks: {', '.join(peaks)}"
     host = choice.host
-    if planned.device.kind != "cpu":
-        when = next(phase for phase, each in choice.hosts.items() if each is host)
+    if result.device.kind != "cpu":
+        phase = next(phase for phase, need in choice.hosts.items() if need is host)
         pinned = f", {label(host.pinned)} of it pinned" if host.pinned else ""
-        yield f"CPU RAM: at most {label(host.total)}{pinned}, while it {DOING[when]}"
-    disk = [f"{DISK[what]} {human(size)}" for what, size in planned.disk.items() if size]
+        yield f"CPU RAM: at most {label(host.total)}{pinned}, while it {DOING[phase]}"
+    disk = [f"{DISK[kind]} {human(size)}" for kind, size in result.disk.items() if size]
     yield f"Disk: {', '.join(disk)}"
 
 
-def sentences(planned: Planned, choice: Choice) -> Iterator[str]:
+def sentences(result: Planned, choice: Choice) -> Iterator[str]:
     """A plan, one decision a line, in the field's terms."""
-    plan, blocks = choice.plan, len(planned.profile.blocks)
-    yield _precision(planned, plan)
+    plan, blocks = choice.plan, len(result.profile.blocks)
+    yield _precision(result, plan)
     if plan.optimizer_state in MOMENTS:
         yield MOMENTS[plan.optimizer_state]
     if plan.checkpointed_blocks:
-        kept = ", attention outputs kept" if plan.keep_attention else ""
-        yield f"gradient checkpointing: {plan.checkpointed_blocks} of {blocks} blocks{kept}"
+        attention = ", attention outputs kept" if plan.keep_attention else ""
+        yield f"gradient checkpointing: {plan.checkpointed_blocks} of {blocks} blocks{attention}"
     else:
         yield "no gradient checkpointing"
     if plan.swapped_blocks:
-        where = "memory-mapped from disk" if plan.mmap_weights else "in CPU RAM"
-        yield f"block swap: {min(plan.swapped_blocks, blocks)} of {blocks} blocks {where}"
-    elif planned.device.kind == "cuda":
+        location = "memory-mapped from disk" if plan.mmap_weights else "in CPU RAM"
+        yield f"block swap: {min(plan.swapped_blocks, blocks)} of {blocks} blocks {location}"
+    elif result.device.kind == "cuda":
         yield "no block swap"
     if plan.precompute_modulation:
         yield "precomputed modulations: once per step, their weights in CPU RAM"
-    images = sum(planned.request.batches)
+    images = sum(result.request.batches)
     if images > 1:
-        steps = accumulation_of(plan, planned.request.batches)
-        accumulated = f", gradients accumulated over {steps} micro-batches of {plan.micro_batch}"
-        yield f"batch size {images}{accumulated if steps > 1 else ''}"
+        steps = accumulation_of(plan, result.request.batches)
+        accumulation = f", gradients accumulated over {steps} micro-batches of {plan.micro_batch}"
+        yield f"batch size {images}{accumulation if steps > 1 else ''}"
     if plan.compile:
-        seconds = compile_seconds(planned.profile, plan)
+        seconds = compile_seconds(result.profile, plan)
         yield f"torch.compile of the blocks: about {duration(seconds)} once"
-    yield from (words for field, words in ASIDE.items() if getattr(plan, field))
+    yield from (words for field, words in PLACEMENT.items() if getattr(plan, field))
 
 
-def _precision(planned: Planned, plan: Plan) -> str:
-    if planned.request.full:
+def _precision(result: Planned, plan: Plan) -> str:
+    if result.request.full:
         return f"full fine-tune: weights fp32, compute {plan.compute}"
-    eight = ", 8-bit matmul forward and backward (W8A8)" if plan.matmul_precision == "8bit" else ""
-    return f"weights {plan.weights}{eight}, compute {plan.compute}"
+    matmul = ", 8-bit matmul forward and backward (W8A8)" if plan.matmul_precision == "8bit" else ""
+    return f"weights {plan.weights}{matmul}, compute {plan.compute}"
 
 
-def _time(planned: Planned, choice: Choice) -> Iterator[str]:
-    step_time, total = choice.step_time, planned.total
+def _time(result: Planned, choice: Choice) -> Iterator[str]:
+    step_time, total = choice.step_time, result.total
     assert total is not None
     parts = {"waiting for copies": step_time.waiting, "recomputing": step_time.repeated}
-    spent = [f"{_seconds(each)} {what}" for what, each in parts.items() if each > 0.005 * step_time.seconds]
-    aside = f" ({', '.join(spent)})" if spent else ""
-    steps = f"{planned.request.steps} steps in {duration(total.train)}"
-    yield f"Time: {_seconds(step_time.seconds)} per step{aside}; {steps}"
-    others = {
+    shares = [
+        f"{_seconds(seconds)} {name}"
+        for name, seconds in parts.items()
+        if seconds > 0.005 * step_time.seconds
+    ]
+    share_text = f" ({', '.join(shares)})" if shares else ""
+    steps = f"{result.request.steps} steps in {duration(total.train)}"
+    yield f"Time: {_seconds(step_time.seconds)} per step{share_text}; {steps}"
+    phases = {
         "loading": total.load,
         "caching": total.cache,
         "samples": total.sample,
@@ -141,30 +145,30 @@ def _time(planned: Planned, choice: Choice) -> Iterator[str]:
         "saving": total.save,
         "compiling": total.compile,
     }
-    beside = ", ".join(f"{what} {duration(each)}" for what, each in others.items() if each >= 1)
-    assumed = f" ({planned.counts.images} images assumed)" if planned.counts.assumed else ""
-    yield f"Total {duration(total.seconds)}{assumed}{f', with {beside}' if beside else ''}"
-    if planned.cost is not None:
-        source = "" if planned.price != planned.device.price else f": {PRICES}"
-        yield f"Rented: ${planned.cost:.2f} at ${planned.price:.2f} an hour{source}"
+    phase_text = ", ".join(f"{name} {duration(seconds)}" for name, seconds in phases.items() if seconds >= 1)
+    assumption = f" ({result.counts.images} images assumed)" if result.counts.images_unknown else ""
+    yield f"Total {duration(total.seconds)}{assumption}{f', with {phase_text}' if phase_text else ''}"
+    if result.cost is not None:
+        source = "" if result.price != result.device.price else f": {PRICES}"
+        yield f"Rented: ${result.cost:.2f} at ${result.price:.2f} an hour{source}"
 
 
-def _others(planned: Planned) -> Iterator[str]:
-    if not planned.others:
+def _others(result: Planned) -> Iterator[str]:
+    if not result.alternatives:
         return
     yield "Instead"
-    for each in planned.others:
-        yield f"  {each.what}: {_cost(each)}"
+    for alternative in result.alternatives:
+        yield f"  {alternative.label}: {_cost(alternative)}"
     yield ""
 
 
-def _cost(each: Alternative) -> str:
-    seconds = each.choice.step_time.seconds
-    if abs(each.change) < 0.005:
+def _cost(alternative: Alternative) -> str:
+    seconds = alternative.choice.step_time.seconds
+    if abs(alternative.change) < 0.005:
         speed = "as fast"
     else:
-        speed = f"{abs(each.change):.0%} {'slower' if each.change > 0 else 'faster'}"
-    return f"{speed} ({_seconds(seconds)} per step), {label(each.choice.reserved)}"
+        speed = f"{abs(alternative.change):.0%} {'slower' if alternative.change > 0 else 'faster'}"
+    return f"{speed} ({_seconds(seconds)} per step), {label(alternative.choice.reserved)}"
 
 
 def count(parameters: int) -> str:

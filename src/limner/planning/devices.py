@@ -117,15 +117,19 @@ class Device:
         """
         if self.kind == "cpu":
             return tuple(CAPABLE)
-        mine = self.capability if self.kind == "cuda" else None
-        able: list[Weights] = [kind for kind, oldest in CAPABLE.items() if mine and mine >= oldest]
+        capability = self.capability if self.kind == "cuda" else None
+        able: list[Weights] = [
+            kind for kind, oldest in CAPABLE.items() if capability and capability >= oldest
+        ]
         if able:
             return tuple(able)
-        why = "has no CUDA" if mine is None else f"has compute capability {mine[0]}.{mine[1]}"
-        least = ".".join(map(str, min(CAPABLE.values())))
+        reason = (
+            "has no CUDA" if capability is None else f"has compute capability {capability[0]}.{capability[1]}"
+        )
+        minimum = ".".join(map(str, min(CAPABLE.values())))
         raise BadRecipe(
-            f'limits.matmul_precision is "8bit", which takes compute capability {least}, and {self.name} '
-            f"{why}. "
+            f'limits.matmul_precision is "8bit", which takes compute capability {minimum}, and {self.name} '
+            f"{reason}. "
             'Set "full".'
         )
 
@@ -173,7 +177,7 @@ def of_card(card: Card, memory: int | None = None) -> Device:
         attention_backward={key: rate * ATTENTION_BACKWARD for key, rate in tera.items()},
         traffic=card.bandwidth * 1e9 * TRAFFIC,
         copy=card.pcie * 1e9 * COPY,
-        eight={kind: peak * 1e12 * GEMM for kind, peak in card.eight.items()},
+        eight={kind: peak * 1e12 * GEMM for kind, peak in card.w8a8.items()},
     )
     return Device(
         name=card.name,
@@ -223,7 +227,7 @@ def of_cpu(cores: int, memory: int, free: int) -> Device:
     )
 
 
-def calibrated(device: Device, value: Any, when: str) -> Device:
+def calibrated(device: Device, value: Any, day: str) -> Device:
     """The device with rates that were measured on it; those of 8-bit products its own where none were.
 
     Raises:
@@ -231,7 +235,7 @@ def calibrated(device: Device, value: Any, when: str) -> Device:
     """
     rates = TypeAdapter(Rates).validate_python(value)
     rates = rates if rates.eight else replace(rates, eight=device.rates.eight)
-    return replace(device, rates=rates, source=f"measured on this machine on {when}")
+    return replace(device, rates=rates, source=f"measured on this machine on {day}")
 
 
 def rates_to_json(rates: Rates) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from limner.planning.memory import frozen_bytes
 from limner.planning.profile import Profile
 from limner.recipe.schema import Recipe
 
-ASIDE = ("scheduler", "feature_extractor", "safety_checker")
+NON_MODELS = ("scheduler", "feature_extractor", "safety_checker")
 """Parts of a pipeline that are no models, or that Limner does without."""
 
 
@@ -52,12 +52,12 @@ def fetched_bytes(base: str, source: Source, profile: Profile) -> int:
     path = Path(base).expanduser()
     if not path.is_file():
         return profile.download
-    inside = look(path).parts
+    components = look(path).parts
     networks = {part for part in _parts(source) if not part.startswith("tokenizer")}
-    if networks <= set(inside):
+    if networks <= set(components):
         return 0
-    every = (profile.rest, *profile.blocks)
-    denoiser = sum(block.stored["bf16"] + block.other + block.modulation for block in every)
+    blocks = (profile.rest, *profile.blocks)
+    denoiser = sum(block.weight_bytes["bf16"] + block.other + block.modulation for block in blocks)
     return max(0, profile.download - denoiser)  # FLUX.1 alone comes without its encoders, and in bf16
 
 
@@ -71,23 +71,27 @@ def here(source: Source) -> Source:
         root = home / "snapshots" / (home / "refs" / "main").read_text(encoding="utf-8").strip()
     except OSError:
         return source
-    found = Source(root, source.name)
+    snapshot = Source(root, source.name)
     try:
-        return source if base_bytes(found) is None else found
+        return source if base_bytes(snapshot) is None else snapshot
     except BadBase:  # no model_index.json: only parts of it were fetched
         return source
 
 
 def _parts(source: Source) -> list[str]:
-    kept = [part for part, kind in source.index.items() if isinstance(kind, list) and kind[0] is not None]
-    return [part for part in kept if part not in ASIDE]
+    components = [
+        part for part, kind in source.index.items() if isinstance(kind, list) and kind[0] is not None
+    ]
+    return [part for part in components if part not in NON_MODELS]
 
 
 def mapped_bytes(profile: Profile, plan: Plan) -> int:
     """Bytes of weights that lie in files of their own because the computer's memory is short."""
-    away = [frozen_bytes(profile.blocks[number], plan) for number in plan.swapped_of(len(profile.blocks))]
-    encoders = [stage.weights for stage in profile.stages if stage.least < stage.weights]
+    swapped_bytes = [
+        frozen_bytes(profile.blocks[number], plan) for number in plan.swapped_of(len(profile.blocks))
+    ]
+    encoders = [stage.weights for stage in profile.stages if stage.layerwise_weights < stage.weights]
     return max(
-        sum(away) if plan.mmap_weights else 0,
+        sum(swapped_bytes) if plan.mmap_weights else 0,
         max(encoders, default=0) if plan.encode_mapped else 0,
     )

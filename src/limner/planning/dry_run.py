@@ -27,11 +27,11 @@ class TraceSpec:
 
     size: tuple[int, int]
     """Width and height of the bucket with the most tokens, pixels."""
-    hosted: bool = False
+    on_host: bool = False
     """Whether masters are on the host, and gradients leave for there as they are made."""
     weights: Weights | None = None
     """How the frozen layers in the blocks are stored while it is traced; None: as computed with."""
-    products: Products = "full"
+    matmul_precision: Products = "full"
     """How those layers multiply."""
     arithmetic: Literal["autocast", "cast"] = "cast"
     """How half precision is had: each operation casts what it reads, or the denoiser's first layers do, as in
@@ -40,7 +40,7 @@ class TraceSpec:
 
 
 @dataclass(frozen=True)
-class Seen:
+class DryRunResult:
     """What a rehearsal showed."""
 
     trace: Trace
@@ -48,19 +48,19 @@ class Seen:
     """Block -> FLOPs of its tails."""
 
 
-def machine_of(spec: ModelSpec, how: TraceSpec) -> Machine:
+def machine_of(spec: ModelSpec, trace_spec: TraceSpec) -> Machine:
     """The device that a step is traced for, imitated."""
-    half = spec.compute != "fp32" and not (spec.casts_inputs and how.arithmetic == "cast")
+    half = spec.compute != "fp32" and not (spec.casts_inputs and trace_spec.arithmetic == "cast")
     return Machine(
-        attention=how.attention,
+        attention=trace_spec.attention,
         autocast=spec.dtype if half else None,
         kernels="cpu" if spec.kind == "cpu" else "cuda",
         granule=1 if spec.kind == "cpu" else GRANULE,
-        products=how.products,
+        matmul_precision=trace_spec.matmul_precision,
     )
 
 
-class Rehearsal:
+class DryRun:
     """The models of a training step, without weights.
 
     Args:
@@ -73,58 +73,66 @@ class Rehearsal:
         BadRecipe: A target or a text encoder is unknown.
     """
 
-    def __init__(self, spec: ModelSpec, how: TraceSpec, machine: Machine | None = None) -> None:
+    def __init__(self, spec: ModelSpec, trace_spec: TraceSpec, machine: Machine | None = None) -> None:
         """See the class."""
-        self.spec, self.how, self.family = spec, how, spec.family
-        self.machine = machine or machine_of(spec, how)
+        self.spec, self.trace_spec, self.family = spec, trace_spec, spec.family
+        self.machine = machine or machine_of(spec, trace_spec)
         self.constants = 0
         """Bytes that the models have made in a first step and keep since, such as tables of positions."""
         self.idle: frozenset[int] = frozenset()
         """``id`` of every trained tensor that no gradient comes to, once a step was traced."""
         plan = Plan(
             compute=spec.compute,
-            weights=how.weights or spec.compute,
-            matmul_precision=how.products,
-            optimizer_state="host" if how.hosted else "fp32",
+            weights=trace_spec.weights or spec.compute,
+            matmul_precision=trace_spec.matmul_precision,
+            optimizer_state="host" if trace_spec.on_host else "fp32",
         )
-        assembled = assemble(spec, plan, META, cast_inputs=how.arithmetic == "cast")
-        self.models, self.places, self.denoiser = assembled.models, assembled.sample_keys, assembled.denoiser
+        assembly = assemble(spec, plan, META, cast_inputs=trace_spec.arithmetic == "cast")
+        self.models, self.sample_keys, self.denoiser = (
+            assembly.models,
+            assembly.sample_keys,
+            assembly.denoiser,
+        )
         for name in spec.first_layers:
             spec.trainable.set_dropout(self.models[name], on=True)
         self.blocks = self.family.arch.blocks_of(self.denoiser)
         self.modulations = list(matching(self.denoiser, self.family.arch.modulations).values())
 
-    def trace(self, one: Mapping[str, Tensor], images: int, *, checkpointed: int, state: int = 0) -> Seen:
+    def trace(
+        self, inputs: Mapping[str, Tensor], images: int, *, checkpointed_blocks: int, state: int = 0
+    ) -> DryRunResult:
         """A step of so many images, and no first one: what models make once is there already.
 
         Args:
-            one: What live units read of one image (``blank.boundary``).
+            inputs: What live units read of one image (``meta_inputs.boundary``).
             images: At least 1.
-            checkpointed: So many of the first blocks are.
+            checkpointed_blocks: So many of the first blocks are.
             state: Bytes of the optimizer's state.
         """
-        seen = self._trace(one, images, checkpointed, state)
-        if seen.trace.left:
-            self.constants += seen.trace.left
-            seen = self._trace(one, images, checkpointed, state)
-        self.idle = seen.trace.idle
-        return seen
+        result = self._trace(inputs, images, checkpointed_blocks, state)
+        if result.trace.leftover:
+            self.constants += result.trace.leftover
+            result = self._trace(inputs, images, checkpointed_blocks, state)
+        self.idle = result.trace.idle
+        return result
 
-    def _trace(self, one: Mapping[str, Tensor], images: int, checkpointed: int, state: int) -> Seen:
+    def _trace(
+        self, inputs: Mapping[str, Tensor], images: int, checkpointed_blocks: int, state: int
+    ) -> DryRunResult:
         tails = dict.fromkeys(self.blocks, 0.0)
 
         def step() -> Tensor:
-            self.places[:] = [(0, 0, number) for number in range(images)]
-            draw = KeyedRng(self.places)
-            return run_units(self.spec.cut.live, self.models, batch(one, images), draw)["loss"].sum()
+            self.sample_keys[:] = [(0, 0, number) for number in range(images)]
+            draw = KeyedRng(self.sample_keys)
+            return run_units(self.spec.cut.live, self.models, batch(inputs, images), draw)["loss"].sum()
 
         with ExitStack() as stack:
-            stack.enter_context(again(list(self.blocks.values())[:checkpointed]))
+            stack.enter_context(again(list(self.blocks.values())[:checkpointed_blocks]))
             for name, layer in matching(self.denoiser, self.family.arch.tails).items():
-                block = next(each for each in self.blocks if name.startswith(f"{each}."))
+                block = next(key for key in self.blocks if name.startswith(f"{key}."))
                 handle = layer.register_forward_hook(partial(_product, tails, block))
                 stack.callback(handle.remove)
-            seen = trace(
+            step_trace = trace(
                 step,
                 self.models,
                 self.blocks,
@@ -133,7 +141,7 @@ class Rehearsal:
                 constants=self.constants,
                 machine=self.machine,
             )
-        return Seen(seen, tails)
+        return DryRunResult(step_trace, tails)
 
     def weigh(self, modules: Sequence[nn.Module]) -> dict[str, Any]:
         """Bytes of the frozen weights in modules, by how they are treated, and what learns in them."""
@@ -146,40 +154,40 @@ class Rehearsal:
             if id(layer.weight) not in modulating
         ]
         shapes = [(layer.out_features, layer.in_features) for layer in linears]
-        every = [each for module in modules for each in (*module.parameters(), *module.buffers())]
-        every += [each for module in modules for part in module.modules() for each in plain(part)]
-        frozen = {id(each): each for each in every if not each.requires_grad}
-        modulation = sum(_bytes(each) for key, each in frozen.items() if key in modulating)
-        stored = sum(_bytes(layer.weight) for layer in linears)
+        tensors = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+        tensors += [tensor for module in modules for part in module.modules() for tensor in plain(part)]
+        frozen = {id(tensor): tensor for tensor in tensors if not tensor.requires_grad}
+        modulation = sum(_bytes(tensor) for key, tensor in frozen.items() if key in modulating)
+        linear_bytes = sum(_bytes(layer.weight) for layer in linears)
         return {
-            "stored": {kind: sum(stored_bytes(kind, *shape) for shape in shapes) for kind in BITS},
-            "other": sum(map(_bytes, frozen.values())) - modulation - stored,
+            "weight_bytes": {kind: sum(stored_bytes(kind, *shape) for shape in shapes) for kind in BITS},
+            "other": sum(map(_bytes, frozen.values())) - modulation - linear_bytes,
             "modulation": modulation,
             "widest": max((rows * columns for rows, columns in shapes), default=0) * self.spec.dtype.itemsize,
             "trained": sum(
-                each.numel() for each in every if each.requires_grad and id(each) not in self.idle
+                tensor.numel() for tensor in tensors if tensor.requires_grad and id(tensor) not in self.idle
             ),
         }
 
     def weigh_outside(self) -> dict[str, Any]:
         """The same of everything outside the blocks. None of it is ever quantised."""
-        inside = [self.weigh([block]) for block in self.blocks.values()]
-        every = self.weigh(list(self.models.values()))
-        left = {
-            name: every[name] - sum(each[name] for each in inside)
+        block_bytes = [self.weigh([block]) for block in self.blocks.values()]
+        total = self.weigh(list(self.models.values()))
+        rest = {
+            name: total[name] - sum(entry[name] for entry in block_bytes)
             for name in ("other", "modulation", "trained")
         }
-        linear = every["stored"][self.spec.compute] - sum(
-            each["stored"][self.spec.compute] for each in inside
+        linear = total["weight_bytes"][self.spec.compute] - sum(
+            entry["weight_bytes"][self.spec.compute] for entry in block_bytes
         )
-        return left | {"other": left["other"] + linear, "stored": dict.fromkeys(BITS, 0), "widest": 0}
+        return rest | {"other": rest["other"] + linear, "weight_bytes": dict.fromkeys(BITS, 0), "widest": 0}
 
 
 def _bytes(tensor: Tensor) -> int:
     return tensor.untyped_storage().nbytes()
 
 
-def _product(flops: dict[str, float], block: str, _: nn.Module, given: Any, out: Tensor) -> None:
+def _product(flops: dict[str, float], block: str, _: nn.Module, inputs: Any, out: Tensor) -> None:
     """Count what a linear layer computes, once: a recomputation is no second time."""
     if torch._C._current_graph_task_id() == -1:
-        flops[block] += 2.0 * given[0].numel() * out.shape[-1]
+        flops[block] += 2.0 * inputs[0].numel() * out.shape[-1]

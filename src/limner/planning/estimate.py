@@ -15,43 +15,47 @@ from limner.planning.profiling import profile
 from limner.planning.request import Asked
 
 
-def foresee(asked: Asked) -> Profile:
+def estimate(request: Asked) -> Profile:
     """Trace a training step, and everything that a run does outside of it.
 
     Raises:
         BadBase: The base's configs mean nothing, or do not fit each other.
         BadRecipe: A target or a text encoder is unknown, or a picture's side cannot be.
     """
-    spec = asked.base.spec
+    spec = request.base.spec
     try:
-        return _foreseen(asked)
+        return _estimate(request)
     except LOAD_ERRORS as error:  # the shapes of one model are not those that another reads
-        why = misfit(spec.family, spec.source) or f"its configs do not fit each other: {first_line(error)}"
-        raise BadBase(f"{spec.source.name}: {why}. {spec.source.again}") from error
+        reason = misfit(spec.family, spec.source) or f"its configs do not fit each other: {first_line(error)}"
+        raise BadBase(f"{spec.source.name}: {reason}. {spec.source.again}") from error
 
 
-def _foreseen(asked: Asked) -> Profile:
-    spec, sample = asked.base.spec, asked.base.recipe.sample
-    how = TraceSpec(size=asked.size, hosted=asked.hosted, products=asked.products)
+def _estimate(request: Asked) -> Profile:
+    spec, sample = request.base.spec, request.base.recipe.sample
+    trace_spec = TraceSpec(
+        size=request.size, on_host=request.on_host, matmul_precision=request.matmul_precision
+    )
     multiple = spec.family.multiple
-    side = max(1, asked.base.resolution // multiple) * multiple
+    side = max(1, request.base.resolution // multiple) * multiple
     width, height = sample.width or side, sample.height or side
-    canvas = SamplingParams(width=width, height=height, steps=sample.steps, guidance=sample.guidance)
-    beside = outside(spec, asked.size, canvas=canvas, machine=machine_of(spec, how))
-    together = sampling.batch_size(canvas)
+    params = SamplingParams(width=width, height=height, steps=sample.steps, guidance=sample.guidance)
+    phases = outside(spec, request.size, params=params, machine=machine_of(spec, trace_spec))
+    batch_size = sampling.batch_size(params)
     return replace(
-        profile(spec, how, whole=asked.whole, one=beside.boundary),
-        stages=tuple(_for_one(stage, together) for stage in beside.stages),
-        entry=beside.entry,
-        download=beside.download,
+        profile(spec, trace_spec, whole=request.whole, inputs=phases.boundary),
+        stages=tuple(_for_one(stage, batch_size) for stage in phases.stages),
+        entry=phases.entry,
+        download=phases.download,
         cast=stored_precision(spec.source.name, spec.family.denoiser) != spec.compute,
     )
 
 
-def _for_one(stage: Stage, together: int) -> Stage:
+def _for_one(stage: Stage, batch_size: int) -> Stage:
     """A stage with the work of one picture, where so many are painted at once."""
     if stage.phase != "sample":
         return stage
-    lines = {name: getattr(stage.work, name) for name in ("gemm", "eight", "attention", "traffic")}
-    each = {name: Affine(line.fixed / together, line.each / together) for name, line in lines.items()}
-    return replace(stage, work=OpCounts(**each, kernels=ceil(stage.work.kernels / together)))
+    lines = {name: getattr(stage.work, name) for name in ("gemm", "w8a8", "attention", "traffic")}
+    per_sample = {
+        name: Affine(line.offset / batch_size, line.per_image / batch_size) for name, line in lines.items()
+    }
+    return replace(stage, work=OpCounts(**per_sample, kernels=ceil(stage.work.kernels / batch_size)))

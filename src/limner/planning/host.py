@@ -25,19 +25,19 @@ Phase = Literal["load", "cache", "train", "save", "sample"]
 LIBRARIES = 1200 * MIB
 """Resident memory of a process that has imported torch, diffusers and transformers and built a model."""
 
-LEFT = 16 * MIB
+MALLOC_SLACK = 16 * MIB
 """What the C library keeps of what coding a weight has freed, until it is told to give it back
 (``nn.memory.malloc``).
 Measured: at most 11 MiB (benchmarks/memory/plan_host.py)."""
 
-STAGED = 64 * MIB
+STAGING = 64 * MIB
 """What the driver locks to copy through what is not locked itself, such as a file: CUDA says that pageable
 memory goes to staging memory first (``cudaMemcpyAsync``). Its size is assumed until a GPU has measured it."""
 
 WORKERS = 4
 """Threads that decode images ahead of the encoder and write entries behind it, at most
 (``training.prefetch``)."""
-WAITING = 2 * WORKERS + 1
+QUEUED_IMAGES = 2 * WORKERS + 1
 """Images that are decoded and wait, and entries that wait to be written, at most."""
 DECODING = 2
 """Copies of a picture as large as its file while it is decoded: as it was stored, and upright in RGB."""
@@ -65,7 +65,7 @@ def host_memory_of(
     optimizer: str = "adamw",
     *,
     average: bool = False,
-    picture: int = PHOTO,
+    image_pixels: int = PHOTO,
     sampling: bool = True,
 ) -> Mapping[Phase, HostMemory]:
     """What each phase takes.
@@ -75,20 +75,20 @@ def host_memory_of(
         plan: How it is computed.
         optimizer: The recipe's.
         average: Whether a moving average of the weights is kept.
-        picture: Pixels of the largest picture file.
+        image_pixels: Pixels of the largest picture file.
         sampling: Whether pictures are painted between the steps.
     """
     training = resident(profile, plan, optimizer, average=average)
-    copied = 0 if profile.hosted else saved_bytes(profile, plan, optimizer, average=average)
+    snapshot = 0 if profile.on_host else saved_bytes(profile, plan, optimizer, average=average)
     hosts: dict[Phase, HostMemory] = {
         "load": _loading(profile, plan),
-        "cache": caching(profile, plan, picture=picture),
+        "cache": caching(profile, plan, image_pixels=image_pixels),
         "train": training,
-        "save": HostMemory(training.pageable + copied, training.pinned),
+        "save": HostMemory(training.pageable + snapshot, training.pinned),
     }
     if sampling:
-        coming = max((stage.copied for stage in profile.stages if stage.phase == "sample"), default=0)
-        hosts["sample"] = HostMemory(training.pageable + coming, training.pinned)
+        copy_bytes = max((stage.copy_bytes for stage in profile.stages if stage.phase == "sample"), default=0)
+        hosts["sample"] = HostMemory(training.pageable + copy_bytes, training.pinned)
     return hosts
 
 
@@ -98,64 +98,64 @@ def resident(profile: Profile, plan: Plan, optimizer: str = "adamw", *, average:
     Of a full fine-tune on the host masters, gradients and moments are here, and locked room for what is under
     way.
     """
-    if profile.hosted:
-        saved = saved_bytes(profile, plan, optimizer, average=average)
-        return HostMemory(LIBRARIES + saved + MASTER * profile.learning, profile.whole)
-    paged = state_bytes(profile, plan, optimizer) if optimizer_of(optimizer).paged else 0
-    away = [frozen_bytes(block, plan) for block in _away(profile, plan)]
-    hoisted = (
+    if profile.on_host:
+        checkpoint = saved_bytes(profile, plan, optimizer, average=average)
+        return HostMemory(LIBRARIES + checkpoint + MASTER * profile.learning, profile.whole)
+    paged_state = state_bytes(profile, plan, optimizer) if optimizer_of(optimizer).paged else 0
+    swapped_bytes = [frozen_bytes(block, plan) for block in _away(profile, plan)]
+    modulation_bytes = (
         [block.modulation for block in (profile.rest, *profile.blocks)] if plan.precompute_modulation else []
     )
     if plan.mmap_weights:
-        return HostMemory(LIBRARIES + paged, STAGED)
-    return HostMemory(LIBRARIES + paged, sum(away) + sum(hoisted))
+        return HostMemory(LIBRARIES + paged_state, STAGING)
+    return HostMemory(LIBRARIES + paged_state, sum(swapped_bytes) + sum(modulation_bytes))
 
 
-def caching(profile: Profile, plan: Plan, *, picture: int = PHOTO) -> HostMemory:
+def caching(profile: Profile, plan: Plan, *, image_pixels: int = PHOTO) -> HostMemory:
     """What filling the cache takes: one encoder on its way to the device, and pictures on theirs to it."""
     stages = [stage for stage in profile.stages if stage.phase == "cache"]
-    hosts = [_encoding(stage, plan, pictures(profile, stage, picture)) for stage in stages]
+    hosts = [_encoding(stage, plan, image_bytes(profile, stage, image_pixels)) for stage in stages]
     return max(hosts, key=lambda host: host.total, default=HostMemory(LIBRARIES))
 
 
-def pictures(profile: Profile, stage: Stage, picture: int = PHOTO) -> int:
+def image_bytes(profile: Profile, stage: Stage, image_pixels: int = PHOTO) -> int:
     """Bytes of all that waits for an encoder, is being decoded, or waits to be written."""
-    entries = WAITING * profile.entry
+    entries = QUEUED_IMAGES * profile.entry
     if stage.times != "image":
         return entries
     width, height = profile.size
-    return entries + 3 * (WAITING * width * height + WORKERS * DECODING * picture)
+    return entries + 3 * (QUEUED_IMAGES * width * height + WORKERS * DECODING * image_pixels)
 
 
-def _encoding(stage: Stage, plan: Plan, beside: int) -> HostMemory:
+def _encoding(stage: Stage, plan: Plan, queue_bytes: int) -> HostMemory:
     """An encoder that comes layer by layer is locked, or in files; else it goes to the device whole."""
-    streamed = plan.encode_streamed and stage.least < stage.weights
-    if streamed and not plan.encode_mapped:
-        return HostMemory(LIBRARIES + beside, stage.weights)
-    return HostMemory(LIBRARIES + beside + stage.copied, STAGED if streamed else 0)
+    swap = plan.encode_streamed and stage.layerwise_weights < stage.weights
+    if swap and not plan.encode_mapped:
+        return HostMemory(LIBRARIES + queue_bytes, stage.weights)
+    return HostMemory(LIBRARIES + queue_bytes + stage.copy_bytes, STAGING if swap else 0)
 
 
 def _loading(profile: Profile, plan: Plan) -> HostMemory:
     """What stays on the host is read there, part by part; all else goes from its file to the device."""
-    if profile.hosted:  # the masters, the working copy on its way, and its locked room
+    if profile.on_host:  # the masters, the working copy on its way, and its locked room
         return HostMemory(LIBRARIES + MASTER * profile.trained + profile.whole, profile.whole)
     parts = [_read(profile, block, plan) for block in _away(profile, plan)]
     if plan.precompute_modulation and profile.cast:
         parts += [block.modulation for block in (profile.rest, *profile.blocks)]
     # each part is laid into its file, or its locked place, while it is still there as it was read
-    made = coding(_away(profile, plan), plan)
-    beside = LIBRARIES + (made + LEFT if made else 0)
+    code_bytes = coding(_away(profile, plan), plan)
+    base_bytes = LIBRARIES + (code_bytes + MALLOC_SLACK if code_bytes else 0)
     return HostMemory(
-        beside + max(parts, default=0), 0 if plan.mmap_weights else resident(profile, plan).pinned
+        base_bytes + max(parts, default=0), 0 if plan.mmap_weights else resident(profile, plan).pinned
     )
 
 
 def _read(profile: Profile, block: Block, plan: Plan) -> int:
     """Bytes that reading a block makes: its codes, and what its files hold in another precision."""
-    codes = block.stored[plan.weights] if plan.weights in CODES else 0
+    codes = block.weight_bytes[plan.weights] if plan.weights in CODES else 0
     if not profile.cast:
         return codes
-    plain = block.stored[plan.compute] if not codes else 0
+    plain = block.weight_bytes[plan.compute] if not codes else 0
     return codes + plain + block.other + block.modulation
 
 

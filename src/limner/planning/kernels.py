@@ -29,14 +29,14 @@ class Report(Protocol):
     """Hears of work that no operation of torch stands for."""
 
     def __call__(
-        self, *, attention: float = 0, eight: float = 0, traffic: float = 0, kept: float = 0
+        self, *, attention: float = 0, w8a8: float = 0, traffic: float = 0, output_bytes: float = 0
     ) -> None:
         """FLOPs of attention and of 8-bit products, bytes read and written, bytes of what attention gave."""
         ...
 
 
-def _silent(*, attention: float = 0, eight: float = 0, traffic: float = 0, kept: float = 0) -> None:
-    del attention, eight, traffic, kept
+def _silent(*, attention: float = 0, w8a8: float = 0, traffic: float = 0, output_bytes: float = 0) -> None:
+    del attention, w8a8, traffic, output_bytes
 
 
 Kernels = Literal["cuda", "cpu"]
@@ -117,9 +117,9 @@ def _backward(
     """``Tensor.backward`` with the modes of this thread on: torch's own turns them off before it begins."""
     gradient = torch.ones_like(tensor) if gradient is None else gradient
     retain = create_graph if retain_graph is None else retain_graph
-    into = tuple(inputs or ())
+    leaves = tuple(inputs or ())
     _engine_run_backward(
-        (tensor,), (gradient,), retain, create_graph, into, allow_unreachable=True, accumulate_grad=True
+        (tensor,), (gradient,), retain, create_graph, leaves, allow_unreachable=True, accumulate_grad=True
     )
 
 
@@ -140,8 +140,8 @@ class _Cast:
     def _to(self, value: Any, dtype: torch.dtype | None) -> Any:
         if self.dtype is None or dtype is None or not isinstance(value, Tensor):
             return value
-        known = value.dtype in (*HALF, torch.float32)
-        return value.to(dtype) if known and value.dtype != dtype else value
+        is_float = value.dtype in (*HALF, torch.float32)
+        return value.to(dtype) if is_float and value.dtype != dtype else value
 
 
 LOW = ("linear", "conv1d", "conv2d", "conv3d")
@@ -157,8 +157,8 @@ families use them."""
 def _autocast(cast: _Cast) -> dict[Callable[..., Any], Callable[..., Any]]:
     """Stand-ins for what autocast casts the arguments of."""
     functions = {
-        function: _casting(function, how)
-        for owner, names, how in (
+        function: _casting(function, convert)
+        for owner, names, convert in (
             (F, LOW, cast.low),
             (torch, LOW_TORCH, cast.low),
             (torch.Tensor, LOW_METHODS, cast.low),
@@ -172,9 +172,9 @@ def _autocast(cast: _Cast) -> dict[Callable[..., Any], Callable[..., Any]]:
     return functions | {arithmetic: lambda x: cast.dtype if x.dtype == torch.float32 else x.dtype}
 
 
-def _casting(function: Callable[..., Any], how: Callable[[Any], Any]) -> Callable[..., Any]:
+def _casting(function: Callable[..., Any], convert: Callable[[Any], Any]) -> Callable[..., Any]:
     def cast(*args: Any, **kwargs: Any) -> Any:
-        return function(*map(how, args), **{name: how(value) for name, value in kwargs.items()})
+        return function(*map(convert, args), **{name: convert(value) for name, value in kwargs.items()})
 
     return cast
 
@@ -196,17 +196,17 @@ def _attention(kind: Kind, cast: _Cast, report: Report) -> Callable[..., Tensor]
         enable_gqa: bool = False,  # noqa: FBT001, FBT002  torch's own
     ) -> Tensor:
         query, key, value = map(cast.low, (query, key, value))
-        chosen = _chosen(kind, query, attn_mask)
-        if chosen == "math":
+        kernel = _kernel_for(kind, query, attn_mask)
+        if kernel == "math":
             return torch.ops.aten._scaled_dot_product_attention_math(
                 query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
             )[0]
-        return _Attention.apply(query, key, value, attn_mask, chosen, report)  # pyright: ignore[reportReturnType]
+        return _AttentionKernel.apply(query, key, value, attn_mask, kernel, report)  # pyright: ignore[reportReturnType]
 
     return attend
 
 
-def _chosen(kind: Kind, query: Tensor, mask: Tensor | None) -> Kind:
+def _kernel_for(kind: Kind, query: Tensor, mask: Tensor | None) -> Kind:
     """The kernel that torch would take: flash wants half precision, no mask and narrow heads."""
     flash = query.dtype in HALF and mask is None and query.shape[-1] <= WIDEST_HEAD
     if kind == "auto":
@@ -214,7 +214,7 @@ def _chosen(kind: Kind, query: Tensor, mask: Tensor | None) -> Kind:
     return "efficient" if kind == "flash" and not flash else kind
 
 
-class _Attention(torch.autograd.Function):
+class _AttentionKernel(torch.autograd.Function):
     """Save-set and workspaces of ``aten::_scaled_dot_product_{flash,efficient,cudnn}_attention`` on CUDA."""
 
     @staticmethod
@@ -228,28 +228,28 @@ class _Attention(torch.autograd.Function):
         seed, offset = (query.new_empty(2, dtype=torch.int64) for _ in range(2))
         ctx.save_for_backward(query, key, value, mask, out, log_sum, seed, offset)
         ctx.kind, ctx.report = kind, report
-        kept = sum(each.numel() * each.element_size() for each in (out, log_sum))
-        report(attention=_products(query, key), kept=kept)
+        output_bytes = sum(tensor.numel() * tensor.element_size() for tensor in (out, log_sum))
+        report(attention=_attention_flops(query, key), output_bytes=output_bytes)
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, *_ = ctx.saved_tensors
         batch, heads, length, width = query.shape
-        ctx.report(attention=2.5 * _products(query, key))
+        ctx.report(attention=2.5 * _attention_flops(query, key))
         gradient = gradients[0] if gradients[0].stride(-1) == 1 else gradients[0].contiguous()
         if ctx.kind == "flash for cpu":
-            made = [_like(tensor) for tensor in (query, key, value)]
-            return *made, None, None, None
+            gradients_out = [_like(tensor) for tensor in (query, key, value)]
+            return *gradients_out, None, None, None
         if ctx.kind == "flash":  # flash_api.cpp: rows in steps of 128, numbers in steps of 32
             rows, width = -(-length // 128) * 128, -(-width // 32) * 32
         else:
             rows = length
         sums = query.new_empty(batch, heads, rows, dtype=torch.float32)
-        gathered = query.new_empty(batch, rows, heads, width, dtype=torch.float32)
-        made = [_like(tensor) for tensor in (query, key, value)]
-        del sums, gathered, gradient
-        return *made, None, None, None
+        accumulator = query.new_empty(batch, rows, heads, width, dtype=torch.float32)
+        gradients_out = [_like(tensor) for tensor in (query, key, value)]
+        del sums, accumulator, gradient
+        return *gradients_out, None, None, None
 
 
 def _like(tensor: Tensor) -> Tensor:
@@ -258,7 +258,7 @@ def _like(tensor: Tensor) -> Tensor:
     return tensor.new_empty(batch, length, heads, width).transpose(1, 2)
 
 
-def _products(query: Tensor, key: Tensor) -> float:
+def _attention_flops(query: Tensor, key: Tensor) -> float:
     """FLOPs of the two products of attention, forward."""
     batch, heads, length, width = query.shape
     return 4.0 * batch * heads * length * key.shape[-2] * width
@@ -292,19 +292,19 @@ class _RmsNorm(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, _ = ctx.saved_tensors
         ctx.report(traffic=3.0 * x.numel() * x.element_size())
-        held = gradients[0] if gradients[0].is_contiguous() else gradients[0].contiguous()
-        made = torch.empty_like(x), torch.empty_like(weight) if ctx.needs_input_grad[1] else None
-        del held
-        return *made, None
+        gradient = gradients[0] if gradients[0].is_contiguous() else gradients[0].contiguous()
+        gradients_out = torch.empty_like(x), torch.empty_like(weight) if ctx.needs_input_grad[1] else None
+        del gradient
+        return *gradients_out, None
 
 
 def _eightfold(dtype: torch.dtype, report: Report) -> Callable[..., Tensor]:
     """Stands for ``aten::_int_mm`` and ``aten::_scaled_mm`` on CUDA: (M, K) by (K, N) gives (M, N)."""
 
-    def multiply(left: Tensor, right: Tensor, **_: Any) -> Tensor:
-        (rows, inner), columns = left.shape, right.shape[1]
-        report(eight=2.0 * rows * inner * columns)
-        return left.new_empty((rows, columns), dtype=dtype)
+    def multiply(a: Tensor, b: Tensor, **_: Any) -> Tensor:
+        (rows, inner), columns = a.shape, b.shape[1]
+        report(w8a8=2.0 * rows * inner * columns)
+        return a.new_empty((rows, columns), dtype=dtype)
 
     return multiply
 

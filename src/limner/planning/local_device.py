@@ -27,16 +27,16 @@ from limner.recipe.size import parse_size
 
 DRIVER, FORM = "nvidia-smi", "--format=csv,noheader,nounits"
 QUERY = (DRIVER, "--query-gpu=name,memory.total,memory.free", FORM)
-ABLE = (DRIVER, "--query-gpu=compute_cap", FORM)
+CAPABILITY_QUERY = (DRIVER, "--query-gpu=compute_cap", FORM)
 """For cards that are not in the table: older drivers do not know this question."""
-MEASURED = 2
+RATES_VERSION = 2
 """Version of what ``limner plan --calibrate`` measures: rates of another one mean something else."""
 PATIENCE = 10
 """Seconds that the driver may take to answer."""
 
 
 @dataclass(frozen=True)
-class Card:
+class LocalGpu:
     """A GPU that is here."""
 
     name: str
@@ -63,45 +63,45 @@ def device_for(limits: Limits, *, card: str | None = None) -> Device:
 def _wished(limits: Limits, card: str | None) -> Device:
     memory = None if limits.vram == "auto" else parse_size(limits.vram)
     if card is not None:
-        found = cards.known(card)
-        if found is None:
-            near = ", ".join(each.name for each in cards.CARDS)
-            raise BadUsage(f"No card {card!r:.60} is known. Known: {near}. Or say its memory: --vram 12GB.")
-        return devices.of_card(found, memory)
+        match = cards.known(card)
+        if match is None:
+            names = ", ".join(entry.name for entry in cards.CARDS)
+            raise BadUsage(f"No card {card!r:.60} is known. Known: {names}. Or say its memory: --vram 12GB.")
+        return devices.of_card(match, memory)
     if limits.device == "cpu":
         return measured_rates(processor())
-    here = gpu()
+    local_gpu = gpu()
     if memory is None:
-        return measured_rates(present(here)) if here else measured_rates(processor())
-    if here:
-        return measured_rates(_limited(present(here), memory))
+        return measured_rates(present(local_gpu)) if local_gpu else measured_rates(processor())
+    if local_gpu:
+        return measured_rates(_limited(present(local_gpu), memory))
     return devices.of_card(cards.typical(memory / 2**30), memory)
 
 
-def gpu() -> Card | None:
+def gpu() -> LocalGpu | None:
     """The GPU of this machine that this process would use, as its driver tells; None when there is none."""
-    found = _told(QUERY)
-    if found is None:
+    fields = _driver_fields(QUERY)
+    if fields is None:
         return None
-    name, memory, free = found
+    name, memory, free = fields
     if not (memory.isdigit() and free.isdigit()):
         return None
-    return Card(name, int(memory) * 2**20, int(free) * 2**20)
+    return LocalGpu(name, int(memory) * 2**20, int(free) * 2**20)
 
 
-def _told(query: tuple[str, ...]) -> list[str] | None:
+def _driver_fields(query: tuple[str, ...]) -> list[str] | None:
     """What the driver answers about the GPU that this process would use, field by field."""
     if shutil.which(query[0]) is None:
         return None
     try:
-        told = subprocess.run(query, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
+        output = subprocess.run(query, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
     except (subprocess.SubprocessError, OSError):
         return None  # a driver without a card says so with an error
-    lines = [line for line in told.splitlines() if line.count(",") == query[1].count(",")]
-    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
-    mine = int(os.environ.get("LOCAL_RANK", "0"))
-    every = [str(number) for number in range(len(lines))] if shown is None else shown.split(",")
-    first = every[mine].strip() if mine < len(every) else ""
+    lines = [line for line in output.splitlines() if line.count(",") == query[1].count(",")]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    devices_visible = [str(number) for number in range(len(lines))] if visible is None else visible.split(",")
+    first = devices_visible[rank].strip() if rank < len(devices_visible) else ""
     if not first.isdigit() or int(first) >= len(lines):
         return None
     return [word.strip() for word in lines[int(first)].split(",")]
@@ -109,26 +109,26 @@ def _told(query: tuple[str, ...]) -> list[str] | None:
 
 def _capability() -> tuple[int, int] | None:
     """CUDA's compute capability of the GPU that is here."""
-    major, _, minor = (_told(ABLE) or [""])[0].partition(".")
+    major, _, minor = (_driver_fields(CAPABILITY_QUERY) or [""])[0].partition(".")
     return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else None
 
 
-def present(card: Card) -> Device:
+def present(card: LocalGpu) -> Device:
     """A GPU that is here: what is free right now, but for a little; at the rates of its name."""
-    known = cards.known(card.name)
-    found = known or cards.typical(card.memory / 2**30)
-    about = devices.of_card(found, card.memory)
+    match = cards.known(card.name)
+    entry = match or cards.typical(card.memory / 2**30)
+    device = devices.of_card(entry, card.memory)
     free = max(0, min(card.free, card.memory) - SPARE)
-    source = about.source if known else f"not in the table, so those of {found.name}"
+    source = device.source if match else f"not in the table, so those of {entry.name}"
     total, available = _ram()
     return replace(
-        about.with_ram(available),
+        device.with_ram(available),
         name=card.name,
         free=free,
         reserve=card.memory - free,
         source=source,
-        capability=found.capability if known else _capability(),
-        compiles=about.compiles and able_to_compile(),
+        capability=entry.capability if match else _capability(),
+        compiles=device.compiles and able_to_compile(),
         pinned=min(round(total * devices.PINNED), available),
     )
 
@@ -149,8 +149,8 @@ def able_to_compile() -> bool:
 
 def _limited(device: Device, memory: int) -> Device:
     """A card that is here as if it had other memory: less of its own, or that of a larger one."""
-    alone = replace(device, reserve=devices.DESKTOP).with_memory(memory)
-    return replace(alone, free=min(alone.free, device.free)) if memory <= device.memory else alone
+    limit = replace(device, reserve=devices.DESKTOP).with_memory(memory)
+    return replace(limit, free=min(limit.free, device.free)) if memory <= device.memory else limit
 
 
 def processor() -> Device:
@@ -161,20 +161,20 @@ def processor() -> Device:
 
 def _cores() -> int:
     threads = os.environ.get("OMP_NUM_THREADS", "")
-    here = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return min(int(threads), here) if threads.isdigit() and int(threads) else here
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return min(int(threads), cores) if threads.isdigit() and int(threads) else cores
 
 
 def _ram() -> tuple[int, int]:
     """Bytes of memory that the host has, and that are available to a new process."""
-    told = psutil.virtual_memory()
-    total, available = told.total, told.available
+    usage = psutil.virtual_memory()
+    total, available = usage.total, usage.available
     group = Path("/sys/fs/cgroup")
-    bound = group / "memory.max"
-    text = bound.read_text().strip() if bound.is_file() else "max"
+    limit = group / "memory.max"
+    text = limit.read_text().strip() if limit.is_file() else "max"
     if text.isdigit():  # a container may have less than its host
-        left = max(0, int(text) - int((group / "memory.current").read_text()))
-        total, available = min(total, int(text)), min(available, left)
+        rest = max(0, int(text) - int((group / "memory.current").read_text()))
+        total, available = min(total, int(text)), min(available, rest)
     return total, available
 
 
@@ -187,10 +187,10 @@ def measured_rates(device: Device) -> Device:
     """The device at the rates that were measured on it, if they were."""
     path = constants_path(device.name)
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept["version"] != MEASURED:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["version"] != RATES_VERSION:
             return device
-        return devices.calibrated(device, kept["rates"], str(kept["date"]))
+        return devices.calibrated(device, record["rates"], str(record["date"]))
     except (OSError, ValueError, LookupError, TypeError):
         return device  # never measured, or by a version that measured other things
 
@@ -199,6 +199,6 @@ def keep_rates(device: Device, rates: devices.Rates, facts: dict[str, Any]) -> P
     """Write down rates that were measured, for every plan to come."""
     path = constants_path(device.name)
     today = date.today().isoformat()
-    about = {"version": MEASURED, "device": device.name, "date": today, **facts}
-    write_json(path, about | {"rates": devices.rates_to_json(rates)})
+    header = {"version": RATES_VERSION, "device": device.name, "date": today, **facts}
+    write_json(path, header | {"rates": devices.rates_to_json(rates)})
     return path

@@ -58,7 +58,7 @@ def train_memory(
     optimizer: str = "adamw",
     accumulation_steps: int = 1,
     average: bool = False,
-    on: Kind = "cuda",
+    device_kind: Kind = "cuda",
 ) -> MemoryEstimate:
     """What a training step takes, from the second one on: the first creates the optimizer's state.
 
@@ -68,19 +68,24 @@ def train_memory(
         optimizer: The recipe's.
         accumulation_steps: Micro-batches of a step. From the second on, gradients are there from the start.
         average: Whether a moving average of the weights is kept.
-        on: Sort of device.
+        device_kind: Sort of device.
     """
-    causes = _resident(profile, plan, optimizer, average=average, on=on)
+    causes = _resident(profile, plan, optimizer, average=average, device_kind=device_kind)
     moments = [*_moments(profile, plan, accumulation_steps), _step(profile, optimizer)]
     activations, gradients = max(moments, key=sum)
-    return _need(causes, activations, gradients, on)
+    return _need(causes, activations, gradients, device_kind)
 
 
 def staying(
-    profile: Profile, plan: Plan, *, optimizer: str = "adamw", average: bool = False, on: Kind = "cuda"
+    profile: Profile,
+    plan: Plan,
+    *,
+    optimizer: str = "adamw",
+    average: bool = False,
+    device_kind: Kind = "cuda",
 ) -> int:
     """Bytes that are there all through training: every cause but activations and gradients."""
-    return sum(_resident(profile, plan, optimizer, average=average, on=on).values())
+    return sum(_resident(profile, plan, optimizer, average=average, device_kind=device_kind).values())
 
 
 def sample_memory(
@@ -89,8 +94,8 @@ def sample_memory(
     *,
     optimizer: str = "adamw",
     average: bool = False,
-    least: bool = False,
-    on: Kind = "cuda",
+    layer_by_layer: bool = False,
+    device_kind: Kind = "cuda",
 ) -> MemoryEstimate:
     """What painting between two steps takes: all that training holds, no gradients, and the fullest stage.
 
@@ -99,38 +104,40 @@ def sample_memory(
         plan: How training is computed.
         optimizer: The recipe's.
         average: Whether a moving average of the weights is kept.
-        least: Models of a stage come layer by layer where that is possible.
-        on: Sort of device.
+        layer_by_layer: Models of a stage come layer by layer where that is possible.
+        device_kind: Sort of device.
     """
-    causes = _resident(profile, plan, optimizer, average=average, on=on)
-    weights, activations = _fullest(profile, "sample", least=least)
+    causes = _resident(profile, plan, optimizer, average=average, device_kind=device_kind)
+    weights, activations = _fullest(profile, "sample", layer_by_layer=layer_by_layer)
     causes["weights"] += weights
-    if not profile.hosted:
+    if not profile.on_host:
         causes["optimizer"] += optimizer_of(optimizer).parked_bytes * profile.trained
-    return _need(causes, activations, 0, on)
+    return _need(causes, activations, 0, device_kind)
 
 
-def cache_memory(profile: Profile, *, least: bool = False, on: Kind = "cuda") -> MemoryEstimate:
+def cache_memory(
+    profile: Profile, *, layer_by_layer: bool = False, device_kind: Kind = "cuda"
+) -> MemoryEstimate:
     """What filling the cache takes: one model after the other, so the fullest stage.
 
     Args:
         profile: With the stages of the phase "cache".
-        least: Models come layer by layer where that is possible.
-        on: Sort of device.
+        layer_by_layer: Models come layer by layer where that is possible.
+        device_kind: Sort of device.
     """
-    weights, activations = _fullest(profile, "cache", least=least)
-    causes = {"weights": weights, "workspace": WORKSPACE[on], "context": CONTEXT[on]}
-    return _need(causes, activations, 0, on)
+    weights, activations = _fullest(profile, "cache", layer_by_layer=layer_by_layer)
+    causes = {"weights": weights, "workspace": WORKSPACE[device_kind], "context": CONTEXT[device_kind]}
+    return _need(causes, activations, 0, device_kind)
 
 
-def load_memory(profile: Profile, plan: Plan, *, on: Kind = "cuda") -> MemoryEstimate:
+def load_memory(profile: Profile, plan: Plan, *, device_kind: Kind = "cuda") -> MemoryEstimate:
     """What loading takes: the weights as the plan stores them, and the one tensor that is cast or coded."""
-    held = _resident(profile, plan, "adamw", average=False, on=on)
-    causes = {cause: size for cause, size in held.items() if cause not in ("adapter", "optimizer")}
+    resident = _resident(profile, plan, "adamw", average=False, device_kind=device_kind)
+    causes = {cause: size for cause, size in resident.items() if cause not in ("adapter", "optimizer")}
     widest = max((block.widest for block in profile.blocks), default=0)
     copies = 2 if profile.cast else bool(plan.codes)  # files of fp32 have twice the bytes
-    read = 0 if on == "cpu" else copies * widest  # there it is read where it lies, in its file
-    return _need(causes, read + coding(profile.blocks, plan), 0, on)
+    read = 0 if device_kind == "cpu" else copies * widest  # there it is read where it lies, in its file
+    return _need(causes, read + coding(profile.blocks, plan), 0, device_kind)
 
 
 def coding(blocks: Iterable[Block], plan: Plan) -> int:
@@ -162,7 +169,7 @@ def scratch_bytes(profile: Profile, optimizer: str) -> float:
 
 
 def moving_bytes(
-    profile: Profile, plan: Plan, optimizer: str, *, first: bool = False, several: bool = False
+    profile: Profile, plan: Plan, optimizer: str, *, first: bool = False, all_reduce: bool = False
 ) -> int:
     """Bytes that are asked of the device between a step's last gradient and the next step.
 
@@ -171,12 +178,12 @@ def moving_bytes(
         plan: How it is computed.
         optimizer: The recipe's.
         first: Whether the optimizer has no state yet.
-        several: Whether gradients are summed over processes, through one buffer.
+        all_reduce: Whether gradients are summed over processes, through one buffer.
     """
-    if profile.hosted:
+    if profile.on_host:
         return 0
     state = state_bytes(profile, plan, optimizer) if first and not optimizer_of(optimizer).paged else 0
-    return round(scratch_bytes(profile, optimizer)) + state + several * MASTER * profile.learning
+    return round(scratch_bytes(profile, optimizer)) + state + all_reduce * MASTER * profile.learning
 
 
 def saved_bytes(profile: Profile, plan: Plan, optimizer: str, *, average: bool) -> int:
@@ -186,13 +193,19 @@ def saved_bytes(profile: Profile, plan: Plan, optimizer: str, *, average: bool) 
 
 def frozen_bytes(block: Block, plan: Plan) -> int:
     """Bytes of a block's frozen weights, modulations among them unless they are precomputed."""
-    return block.stored[plan.weights] + block.other + (0 if plan.precompute_modulation else block.modulation)
+    return (
+        block.weight_bytes[plan.weights]
+        + block.other
+        + (0 if plan.precompute_modulation else block.modulation)
+    )
 
 
 def slot_bytes(profile: Profile, plan: Plan) -> int:
     """Bytes on the device that swapped blocks share."""
-    away = [frozen_bytes(profile.blocks[number], plan) for number in plan.swapped_of(len(profile.blocks))]
-    return max(away, default=0) * min(max(plan.swap_buffers, 2), len(away))
+    swapped_bytes = [
+        frozen_bytes(profile.blocks[number], plan) for number in plan.swapped_of(len(profile.blocks))
+    ]
+    return max(swapped_bytes, default=0) * min(max(plan.swap_buffers, 2), len(swapped_bytes))
 
 
 def _passing(profile: Profile, plan: Plan) -> int:
@@ -201,54 +214,59 @@ def _passing(profile: Profile, plan: Plan) -> int:
     return widest if plan.precompute_modulation else 0
 
 
-def _resident(profile: Profile, plan: Plan, optimizer: str, *, average: bool, on: Kind) -> dict[str, int]:
+def _resident(
+    profile: Profile, plan: Plan, optimizer: str, *, average: bool, device_kind: Kind
+) -> dict[str, int]:
     """Bytes that are there all the time, by cause."""
-    away = set(plan.swapped_of(len(profile.blocks)))
-    stay = [block for number, block in enumerate(profile.blocks) if number not in away]
+    swapped_blocks = set(plan.swapped_of(len(profile.blocks)))
+    stay = [block for number, block in enumerate(profile.blocks) if number not in swapped_blocks]
     rest = profile.rest
-    modulated = [] if plan.precompute_modulation else [rest, *stay]
-    copies = 2 if average and not profile.hosted else 1
-    elsewhere = profile.hosted or optimizer_of(optimizer).paged
+    modulation_blocks = [] if plan.precompute_modulation else [rest, *stay]
+    copies = 2 if average and not profile.on_host else 1
+    elsewhere = profile.on_host or optimizer_of(optimizer).paged
     trained = MASTER * profile.trained * copies
     if profile.whole:
         trained = profile.whole + MASTER * profile.trained * (copies - 1)
     return {
-        "weights": sum(block.stored[plan.weights] + block.other for block in stay)
-        + rest.stored[plan.compute]
+        "weights": sum(block.weight_bytes[plan.weights] + block.other for block in stay)
+        + rest.weight_bytes[plan.compute]
         + rest.other
-        + profile.held,
-        "modulations": sum(block.modulation for block in modulated),
+        + profile.constants,
+        "modulations": sum(block.modulation for block in modulation_blocks),
         "trained" if profile.whole else "adapter": trained,
         "optimizer": 0 if elsewhere else state_bytes(profile, plan, optimizer),
         "streaming": slot_bytes(profile, plan) + _passing(profile, plan),
-        "workspace": WORKSPACE[on],
-        "context": CONTEXT[on],
+        "workspace": WORKSPACE[device_kind],
+        "context": CONTEXT[device_kind],
     }
 
 
 def _moments(profile: Profile, plan: Plan, accumulation_steps: int) -> Iterator[tuple[float, float]]:
     """(activations, gradients) in bytes when the forward pass ends, then in each block's backward pass."""
     images, blocks = plan.micro_batch, profile.blocks
-    dequantized = _decoding(profile) if plan.weights in CODES else 0
+    dequantize_bytes = _decoding(profile) if plan.weights in CODES else 0
     # What each block keeps for its backward pass, and what of that is there until it begins: all of it, or
     # only the block's input where the block is checkpointed.
-    full = [block.kept.at(images) for block in blocks]
-    stored = [
+    full = [block.saved.at(images) for block in blocks]
+    block_bytes = [
         _input(block, plan, full[number]) if number < plan.checkpointed_blocks else full[number]
         for number, block in enumerate(blocks)
     ]
     # Gradients are added to those of the micro-batch before, so from the second one on all are there.
-    all_gradients = 0 if profile.hosted else MASTER * profile.learning
+    all_gradients = 0 if profile.on_host else MASTER * profile.learning
     gradients = all_gradients if accumulation_steps > 1 else 0
     # The forward pass is over: everything is stored, and its last operations still hold their own memory.
-    yield profile.rest.kept.at(images) + sum(stored) + profile.forward.at(images) + dequantized, gradients
+    yield (
+        profile.rest.saved.at(images) + sum(block_bytes) + profile.forward.at(images) + dequantize_bytes,
+        gradients,
+    )
     # Backwards, from the last block: what lies behind it has its gradients already. At each block all blocks
     # before it are stored, the block itself keeps everything (recomputed, if it was checkpointed), and works.
-    earlier = profile.rest.input.at(images) + sum(stored)
+    earlier = profile.rest.input.at(images) + sum(block_bytes)
     gradients = max(gradients, min(all_gradients, MASTER * profile.head))
     for number in reversed(range(len(blocks))):
-        earlier -= stored[number]
-        yield earlier + full[number] + _room(profile, plan, number) + dequantized, gradients
+        earlier -= block_bytes[number]
+        yield earlier + full[number] + _room(profile, plan, number) + dequantize_bytes, gradients
         gradients = min(all_gradients, gradients + MASTER * blocks[number].trained)
     # Before the first block all gradients are there, and only what stands ahead of the blocks is stored.
     yield profile.rest.input.at(images), all_gradients
@@ -261,39 +279,43 @@ def _decoding(profile: Profile) -> int:
     return max((block.widest for block in profile.blocks), default=0)
 
 
-def _input(block: Block, plan: Plan, kept: float) -> float:
+def _input(block: Block, plan: Plan, full: float) -> float:
     """Bytes that a checkpointed block keeps: never more than it would keep otherwise."""
     attention = block.attention_kept.at(plan.micro_batch) if plan.keep_attention else 0
-    return min(kept, block.input.at(plan.micro_batch) + attention)
+    return min(full, block.input.at(plan.micro_batch) + attention)
 
 
 def _room(profile: Profile, plan: Plan, number: int) -> float:
     """Bytes that a block's backward pass needs beyond what it and all before it keep."""
     block = profile.blocks[number]
-    own, general = (
+    block_room, general = (
         (block.recompute_room, profile.recompute)
         if number < plan.checkpointed_blocks
         else (block.backward_room, profile.backward)
     )
-    return (general if own is None else own).at(plan.micro_batch)
+    return (general if block_room is None else block_room).at(plan.micro_batch)
 
 
 def _step(profile: Profile, optimizer: str) -> tuple[float, float]:
     """The optimizer's own moment."""
-    if profile.hosted:
+    if profile.on_host:
         return 0.0, 0.0
     return scratch_bytes(profile, optimizer), MASTER * profile.learning
 
 
-def _fullest(profile: Profile, phase: str, *, least: bool) -> tuple[int, int]:
+def _fullest(profile: Profile, phase: str, *, layer_by_layer: bool) -> tuple[int, int]:
     """(weights, activations) of the stage of a phase that takes most."""
     stages = [stage for stage in profile.stages if stage.phase == phase]
-    sizes = [(stage.least if least else stage.weights, stage.activations) for stage in stages]
+    sizes = [
+        (stage.layerwise_weights if layer_by_layer else stage.weights, stage.activations) for stage in stages
+    ]
     return max(sizes, key=sum, default=(0, 0))
 
 
-def _need(causes: Mapping[str, int], activations: float, gradients: float, on: Kind) -> MemoryEstimate:
+def _need(
+    causes: Mapping[str, int], activations: float, gradients: float, device_kind: Kind
+) -> MemoryEstimate:
     """All causes, and what the allocator of a GPU takes beside them."""
     whole = {**causes, "gradients": round(gradients), "activations": round(activations)}
-    slack = GRAIN + SLACK * (activations + gradients) if on == "cuda" else 0
+    slack = GRAIN + SLACK * (activations + gradients) if device_kind == "cuda" else 0
     return MemoryEstimate(whole, sum(whole.values()) + round(slack))

@@ -62,11 +62,11 @@ def _moved(value: Any) -> Any:
     return value.to("meta") if isinstance(value, Tensor) else value
 
 
-def batch(one: Mapping[str, Tensor], images: int, device: str = "meta") -> dict[str, Tensor]:
+def batch(inputs: Mapping[str, Tensor], images: int, device: str = "meta") -> dict[str, Tensor]:
     """Room for the values of so many images. Masks hide nothing and are real: units look into them."""
     return {
         name: torch.ones((images, *value.shape[1:]), dtype=torch.bool)
         if value.dtype == torch.bool
         else torch.empty((images, *value.shape[1:]), dtype=value.dtype, device=device)
-        for name, value in one.items()
+        for name, value in inputs.items()
     }

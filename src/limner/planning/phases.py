@@ -58,7 +58,7 @@ def outside(
     spec: ModelSpec,
     size: tuple[int, int],
     *,
-    canvas: SamplingParams | None = None,
+    params: SamplingParams | None = None,
     machine: Machine = GPU,
 ) -> Outside:
     """Trace every stage.
@@ -66,7 +66,7 @@ def outside(
     Args:
         spec: The base, with its units cut; weights and tokenizers are not needed.
         size: (width, height) of the largest bucket in pixels.
-        canvas: How samples are painted; ``None``: at the size of the bucket. Width and height are whole
+        params: How samples are painted; ``None``: at the size of the bucket. Width and height are whole
             multiples of the family's.
         machine: Whose kernels and whose allocator are imitated.
 
@@ -74,37 +74,37 @@ def outside(
         BadBase: A config means nothing.
     """
     width, height = size
-    canvas = canvas or SamplingParams(width=width, height=height, steps=20)
+    params = params or SamplingParams(width=width, height=height, steps=20)
     values: dict[str, Any] = {
         "image": torch.empty((1, 3, height, width), dtype=torch.uint8, device="meta"),
         "frame": torch.empty((1, 6), dtype=torch.int64, device="meta"),
         "caption": ("",),
     }
     of_caption, stages, entry = {"caption"}, [], 0
-    here = _Base(spec, size, machine)
+    base = _Base(spec, size, machine)
     cut = spec.cut
     for unit in cut.frozen:
         caption = set(unit.reads) <= of_caption
         if caption:
             of_caption |= set(unit.writes)
         times, resident = "caption" if caption else "image", bool({*unit.uses} & {*cut.loaded})
-        made, stage = here.encode(unit, values, times=times, resident=resident)
+        outputs, stage = base.encode(unit, values, times=times, resident=resident)
         stages += [stage] if stage else []
-        values |= made
+        values |= outputs
         if set(unit.writes) & cut.boundary:
-            entry += ENTRY + sum(each.numel() * each.element_size() for each in made.values())
+            entry += ENTRY + sum(tensor.numel() * tensor.element_size() for tensor in outputs.values())
     boundary = {name: values[name] for name in sorted(cut.boundary)}
-    stages += [here.paint(cut, boundary, canvas), here.decode(canvas)]
-    numbers = sum(parameter.numel() for net in here.networks for parameter in net.parameters())
+    stages += [base.sample_step(cut, boundary, params), base.decode(params)]
+    numbers = sum(parameter.numel() for net in base.networks for parameter in net.parameters())
     return Outside(tuple(stages), entry, weight_bytes(spec.source.name) or BYTES * numbers, boundary)
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _StageCost:
     """What a stage was. Bytes."""
 
     weights: int
-    least: int
+    layerwise_weights: int
     activations: int
     work: OpCounts
     out: Any
@@ -136,16 +136,16 @@ class _Base:
         return [model for model in self.models.values() if isinstance(model, nn.Module)]
 
     def _network(self, part: str) -> nn.Module:
-        found = self.spec.skeleton(part)
-        if part == self.family.denoiser and self.plain.products == "8bit":
-            freeze(found, storable(found, self.family.arch), "int8", products="8bit")
-        return found
+        network = self.spec.skeleton(part)
+        if part == self.family.denoiser and self.plain.matmul_precision == "8bit":
+            freeze(network, storable(network, self.family.arch), "int8", products="8bit")
+        return network
 
     def cast(self, part: str) -> bool:
         """Whether to read a part is to copy it: its files are of another precision, or of an unknown one."""
-        wanted = precision_of(self.family, part, self.dtype)
-        known = stored_precision(self.source.name, part)
-        return known is None or {"bf16": torch.bfloat16, "fp32": torch.float32}[known] != wanted
+        dtype = precision_of(self.family, part, self.dtype)
+        file_dtype = stored_precision(self.source.name, part)
+        return file_dtype is None or {"bf16": torch.bfloat16, "fp32": torch.float32}[file_dtype] != dtype
 
     def encode(
         self, unit: Unit, values: Mapping[str, Any], *, times: str, resident: bool
@@ -158,27 +158,27 @@ class _Base:
             return {name: value.to("meta") for name, value in unit.run(models, values).items()}, None
         vae = models.get("vae")
         with self._latent_of(vae):
-            seen = _watch(nets, lambda: unit.run(models, values), self.plain)
+            cost = _watch(nets, lambda: unit.run(models, values), self.plain)
         stage = Stage(
             phase="cache",
             name=f"{' and '.join(unit.uses)} {'reads' if times == 'caption' else 'encodes'} {_A[times]}",
-            weights=seen.weights,
-            least=seen.weights if resident else seen.least,
-            activations=seen.activations,
-            work=seen.work,
+            weights=cost.weights,
+            layerwise_weights=cost.weights if resident else cost.layerwise_weights,
+            activations=cost.activations,
+            work=cost.work,
             times=times,
-            copied=sum(bytes_of(net.parameters()) for name, net in parts.items() if self.cast(name)),
-            tiled=_in_tiles(vae, self.size, seen.activations),
+            copy_bytes=sum(bytes_of(net.parameters()) for name, net in parts.items() if self.cast(name)),
+            tiled_activations=_in_tiles(vae, self.size, cost.activations),
         )
-        return seen.out, stage
+        return cost.out, stage
 
-    def paint(self, cut: Split, boundary: Mapping[str, Tensor], canvas: SamplingParams) -> Stage:
+    def sample_step(self, cut: Split, boundary: Mapping[str, Tensor], params: SamplingParams) -> Stage:
         """One step of the sampler; the denoiser's weights are those of training."""
         denoiser = self.model(self.family.denoiser)
         models = {name: self.model(name) for name in cut.loaded}
-        images = sampling.batch_size(canvas) * (2 if _guided(self.family, self.source, canvas) else 1)
+        images = sampling.batch_size(params) * (2 if _guided(self.family, self.source, params) else 1)
         values: dict[str, Any] = batch(boundary, images)
-        latent = self._resized(values["latent_mean"].shape, canvas)
+        latent = self._resized(values["latent_mean"].shape, params)
         room = torch.empty(latent, dtype=self.dtype, device="meta")
         values |= {"latent": room, "noise": room, "time": room.new_empty(images)}
         live = [unit for unit in cut.live if not set(unit.writes) <= set(values)]
@@ -187,42 +187,42 @@ class _Base:
             values |= run_units([unit for unit in texts if set(unit.reads) <= set(values)], models, values)
         (unit,) = (unit for unit in live if self.family.denoiser in unit.uses)
         with cast_once(denoiser, self.family.arch, self.dtype):
-            seen = _watch([denoiser], lambda: unit.run(models, values), self.plain)
+            cost = _watch([denoiser], lambda: unit.run(models, values), self.plain)
         return Stage(
             phase="sample",
             name=f"{self.family.denoiser} paints",
             weights=0,
-            least=0,
-            activations=seen.activations,
-            work=seen.work,
+            layerwise_weights=0,
+            activations=cost.activations,
+            work=cost.work,
             times="sample step",
         )
 
-    def decode(self, canvas: SamplingParams) -> Stage:
+    def decode(self, params: SamplingParams) -> Stage:
         """The autoencoder turns a latent into pixels."""
         vae = self.model("vae")
-        shape = self._resized((sampling.batch_size(canvas), *self.latent[1:]), canvas)
+        shape = self._resized((sampling.batch_size(params), *self.latent[1:]), params)
         room = torch.empty(shape, dtype=precision_of(self.family, "vae", self.dtype), device="meta")
-        seen = _watch([vae], lambda: vae.decode(room), self.decoding)
+        cost = _watch([vae], lambda: vae.decode(room), self.decoding)
         return Stage(
             phase="sample",
             name="vae decodes a sample",
-            weights=seen.weights,
-            least=seen.least,
-            activations=seen.activations,
-            work=seen.work,
+            weights=cost.weights,
+            layerwise_weights=cost.layerwise_weights,
+            activations=cost.activations,
+            work=cost.work,
             times="sample",
-            copied=seen.weights if self.cast("vae") else 0,
-            tiled=_in_tiles(
-                vae, (canvas.width, canvas.height), seen.activations, images=shape[0], decoded=True
+            copy_bytes=cost.weights if self.cast("vae") else 0,
+            tiled_activations=_in_tiles(
+                vae, (params.width, params.height), cost.activations, images=shape[0], decoding=True
             ),
         )
 
-    def _resized(self, shape: Sequence[int], canvas: SamplingParams) -> tuple[int, ...]:
-        """The shape of a latent of the bucket, for a canvas."""
+    def _resized(self, shape: Sequence[int], params: SamplingParams) -> tuple[int, ...]:
+        """The shape of a latent of the bucket at the size of a sample."""
         *rest, height, width = shape
-        down, across = self.size[1] // height, self.size[0] // width
-        return (*rest, canvas.height // down, canvas.width // across)
+        down, columns = self.size[1] // height, self.size[0] // width
+        return (*rest, params.height // down, params.width // columns)
 
     @contextmanager
     def _latent_of(self, vae: Any) -> Iterator[None]:
@@ -244,14 +244,14 @@ class _Base:
             del vae.encode
 
 
-def _guided(family: Family, source: Source, canvas: SamplingParams) -> bool:
+def _guided(family: Family, source: Source, params: SamplingParams) -> bool:
     """Whether the stock pipeline asks the denoiser twice at each step, with the prompt and without."""
-    options = family.pipeline_kwargs(source, canvas)
+    options = family.pipeline_kwargs(source, params)
     return options.get("true_cfg_scale", options.get("guidance_scale", 1.0)) > 1
 
 
 def _in_tiles(
-    vae: Any, size: tuple[int, int], whole: int, *, images: int = 1, decoded: bool = False
+    vae: Any, size: tuple[int, int], whole: int, *, images: int = 1, decoding: bool = False
 ) -> int | None:
     """Bytes of a stage beyond its weights when the autoencoder works in tiles; ``None`` where it would not.
 
@@ -264,22 +264,22 @@ def _in_tiles(
         size: (width, height) of an image in pixels.
         whole: Bytes of the stage when it is not tiled.
         images: How many at once.
-        decoded: Whether pixels come out, or go in.
+        decoding: Whether pixels come out, or go in.
     """
     if vae is None or not can_tile(vae) or max(size) <= SIDE:
         return None
     width, height = size
     pixels = 3 * 4 * width * height * images
     tile = round(whole * min(width, SIDE) * min(height, SIDE) / (width * height))
-    return max(tile + 2 * pixels, 4 * pixels) if decoded else tile + pixels
+    return max(tile + 2 * pixels, 4 * pixels) if decoding else tile + pixels
 
 
-def _watch(nets: Sequence[nn.Module], step: Callable[[], Any], machine: Machine) -> _Seen:
+def _watch(nets: Sequence[nn.Module], step: Callable[[], Any], machine: Machine) -> _StageCost:
     """Run a stage and see what it takes."""
     tracker = Tracker(machine.device, machine.granule)
     for net in nets:
         tracker.watch([*net.parameters(), *net.buffers()], "weights")
-    held = tracker.alive
+    weights = tracker.alive
     with ExitStack() as stack:
         for net in nets:
             stack.enter_context(once(net, tracker))
@@ -289,13 +289,13 @@ def _watch(nets: Sequence[nn.Module], step: Callable[[], Any], machine: Machine)
         out = step()
     segments = tracker.segments
     work = OpCounts(
-        gemm=Affine(each=sum(segment.gemm for segment in segments)),
-        eight=Affine(each=sum(segment.eight for segment in segments)),
-        attention=Affine(each=sum(segment.attention for segment in segments)),
-        traffic=Affine(each=sum(segment.traffic for segment in segments)),
+        gemm=Affine(per_image=sum(segment.gemm for segment in segments)),
+        w8a8=Affine(per_image=sum(segment.w8a8 for segment in segments)),
+        attention=Affine(per_image=sum(segment.attention for segment in segments)),
+        traffic=Affine(per_image=sum(segment.traffic for segment in segments)),
         kernels=sum(segment.kernels for segment in segments),
     )
-    return _Seen(held, sum(map(_least, nets)), tracker.peak - held, work, out)
+    return _StageCost(weights, sum(map(_least, nets)), tracker.peak - weights, work, out)
 
 
 def _least(net: nn.Module) -> int:
@@ -305,5 +305,5 @@ def _least(net: nn.Module) -> int:
     if name is None:
         return bytes_of(tensors)
     layers = [[*layer.parameters(), *layer.buffers()] for layer in net.get_submodule(name).children()]
-    streamed = sum(map(bytes_of, layers))
-    return bytes_of(tensors) - streamed + min(SLOTS, len(layers)) * max(map(bytes_of, layers))
+    layer_bytes = sum(map(bytes_of, layers))
+    return bytes_of(tensors) - layer_bytes + min(SLOTS, len(layers)) * max(map(bytes_of, layers))

@@ -44,15 +44,15 @@ class Counts:
     """How much there is to do, beside the training steps."""
 
     images: int
-    assumed: bool
+    images_unknown: bool
     """Whether the number of images is a guess."""
     sizes: tuple[tuple[int, int], ...]
     """(width, height) of the images, pixels."""
     views: int
     captions: int
-    pictures: int
+    samples: int
     """Samples painted in the course of the run."""
-    measured: int
+    validation_passes: int
     """Forward passes of one image for the held-out loss."""
 
 
@@ -70,13 +70,16 @@ class Begun:
 
     def within(self, request: PlanRequest) -> PlanRequest:
         """The request without plans that the run cannot go on by."""
-        coded = self.weights in CODES
+        quantized = self.weights in CODES
         optimizer_state: tuple[OptimizerState, ...] = (self.optimizer_state,)
         if request.full and self.optimizer_state in WHOLE:  # the same numbers, elsewhere
-            optimizer_state = tuple(each for each in request.optimizer_state if each in WHOLE)
-        stored = (self.weights if coded else request.compute,)
+            optimizer_state = tuple(state for state in request.optimizer_state if state in WHOLE)
+        kinds = (self.weights if quantized else request.compute,)
         return replace(
-            request, stored=stored, optimizer_state=optimizer_state, matmul_precision=self.matmul_precision
+            request,
+            weight_kinds=kinds,
+            optimizer_state=optimizer_state,
+            matmul_precision=self.matmul_precision,
         )
 
 
@@ -91,11 +94,11 @@ class Planned:
     counts: Counts
     choice: Choice | None
     total: Total | None
-    others: tuple[Alternative, ...]
+    alternatives: tuple[Alternative, ...]
     misfit: Misfit | None
     price: float | None
     """US dollars per hour."""
-    fetched: int = 0
+    missing_bytes: int = 0
     """Bytes of the base's files that are not on this disk yet."""
 
     @property
@@ -117,56 +120,58 @@ class Planned:
         And the trained model of a full fine-tune, and weights that lie in files because memory is short.
         """
         plan = self.choice.plan if self.choice else Plan()
-        each = saved_bytes(self.profile, plan, self.request.optimizer, average=self.request.average)
+        checkpoint_bytes = saved_bytes(
+            self.profile, plan, self.request.optimizer, average=self.request.average
+        )
         return {
-            "download": self.fetched,
+            "download": self.missing_bytes,
             "cache": self.profile.entry * self.counts.views,
-            "checkpoints": held(self.recipe) * each,
+            "checkpoints": held(self.recipe) * checkpoint_bytes,
             "model": self.profile.download if self.request.full else 0,
             "mapped": mapped_bytes(self.profile, plan),
         }
 
-    def down(self, measured: int) -> "Planned":
+    def down(self, used_bytes: int) -> "Planned":
         """The same run by a plan that needs clearly less than this one, which ran out of memory.
 
         Args:
-            measured: Bytes that it had taken by then.
+            used_bytes: Bytes that it had taken by then.
 
         Raises:
             DoesNotFit: There is none.
         """
         assert self.choice is not None
-        choice = below(self.profile, self.device, self.request, self.choice.plan, measured=measured)
+        choice = below(self.profile, self.device, self.request, self.choice.plan, used_bytes=used_bytes)
         total = total_of_run(self.profile, self.device, self.request, choice, self.counts, self.recipe)
-        return replace(self, choice=choice, total=total, others=())
+        return replace(self, choice=choice, total=total, alternatives=())
 
-    def encode_down(self, measured: int) -> "Planned":
+    def encode_down(self, used_bytes: int) -> "Planned":
         """The same run with a way to fill the cache that needs clearly less. As :meth:`down`."""
         assert self.choice is not None
-        plan = encoded_below(self.profile, self.device, self.request, self.choice.plan, measured=measured)
+        plan = encoded_below(self.profile, self.device, self.request, self.choice.plan, used_bytes=used_bytes)
         choice = assess(self.profile, self.device, self.request, plan)
         total = total_of_run(self.profile, self.device, self.request, choice, self.counts, self.recipe)
-        return replace(self, choice=choice, total=total, others=())
+        return replace(self, choice=choice, total=total, alternatives=())
 
     def plain(self) -> dict[str, Any]:
         """What ``--json`` prints and ``plan.json`` holds. Bytes, seconds, US dollars."""
-        chosen, device = self.choice, self.device
-        basis = chosen or (self.misfit.least if self.misfit else None)
+        choice, device = self.choice, self.device
+        basis = choice or (self.misfit.smallest if self.misfit else None)
         assert basis is not None
         return {
             "fits": self.fits,
             "peak_bytes": {phase: need.total for phase, need in basis.needs.items()},
             "reserved_bytes": basis.reserved,
             "plan": basis.plan.to_json(),
-            "seconds_per_step": basis.step_time.seconds if chosen else None,
-            "alternatives": [_alternative(each) for each in self.others],
+            "seconds_per_step": basis.step_time.seconds if choice else None,
+            "alternatives": [_alternative(entry) for entry in self.alternatives],
             "why_not": str(self.misfit) if self.misfit else None,
             "would_fit": list(self.misfit.remedies) if self.misfit else [],
             "causes": {phase: dict(need.causes) for phase, need in basis.needs.items()},
             "host_bytes": asdict(basis.host)
-            | {"phases": {phase: asdict(each) for phase, each in basis.hosts.items()}},
+            | {"phases": {phase: asdict(entry) for phase, entry in basis.hosts.items()}},
             "disk_bytes": self.disk,
-            "pace": asdict(basis.step_time) if chosen else None,
+            "pace": asdict(basis.step_time) if choice else None,
             "seconds": asdict(self.total) | {"all": self.total.seconds} if self.total else None,
             "cost": self.cost,
             "base": self.profile.base,
@@ -184,14 +189,14 @@ class Planned:
         }
 
 
-def _alternative(each: Alternative) -> dict[str, Any]:
+def _alternative(alternative: Alternative) -> dict[str, Any]:
     return {
-        "what": each.what,
-        "fits": each.fits,
-        "change": each.change,
-        "seconds_per_step": each.choice.step_time.seconds,
-        "reserved_bytes": each.choice.reserved,
-        "plan": each.choice.plan.to_json(),
+        "what": alternative.label,
+        "fits": alternative.fits,
+        "change": alternative.change,
+        "seconds_per_step": alternative.choice.step_time.seconds,
+        "reserved_bytes": alternative.choice.reserved,
+        "plan": alternative.choice.plan.to_json(),
     }
 
 
@@ -203,7 +208,7 @@ def plan(
     price: float | None = None,
     whole: bool = False,
     device: Device | None = None,
-    begun: Begun | None = None,
+    previous: Begun | None = None,
 ) -> Planned:
     """Say what a run will need, and how to run it fastest on a device. Fetches no weights.
 
@@ -214,7 +219,7 @@ def plan(
         price: US dollars per hour of a rented device, in place of the table's.
         whole: Trace every block, though they repeat.
         device: In place of what the recipe's limits and ``card`` say.
-        begun: What a run that goes on may not change.
+        previous: What a run that goes on may not change.
 
     Raises:
         LimnerError: The recipe, the base or the device cannot be used.
@@ -222,7 +227,7 @@ def plan(
     device = device or device_for(recipe.limits, card=card)
     counts = counts_of(recipe)
     request = request_of(recipe, device, max((width * height for width, height in counts.sizes), default=0))
-    request = _multiplied(begun.within(request) if begun else request, device)
+    request = _multiplied(previous.within(request) if previous else request, device)
     source = opened(recipe, reporter.line)
     files = base_bytes(here(source))
     base = ResolvedBase(
@@ -230,27 +235,31 @@ def plan(
     )
     size = largest(base.sizes, list(counts.sizes))
     price = device.price if price is None else price
-    why: list[tuple[Misfit, Callable[..., Planned]]] = []
-    asked = Asked(base, size, whole, products=request.matmul_precision)
-    for way in _ways(asked, request):
-        profile, traced = profile_of(way)
+    misfits: list[tuple[Misfit, Callable[..., Planned]]] = []
+    profile_request = Asked(base, size, whole, matmul_precision=request.matmul_precision)
+    for way in _ways(profile_request, request):
+        profile, is_new = profile_of(way)
         profile = profile if files is None else replace(profile, download=files)
-        fetched = fetched_bytes(recipe.base, source, profile) if files is None else 0
-        if traced:
+        missing_bytes = fetched_bytes(recipe.base, source, profile) if files is None else 0
+        if is_new:
             size = profile.size
             reporter.line(f"Traced a step of {profile.base} at {size[0]} x {size[1]}; kept for next time.")
-        made = partial(Planned, recipe, device, profile, request, counts, price=price, fetched=fetched)
+        build = partial(
+            Planned, recipe, device, profile, request, counts, price=price, missing_bytes=missing_bytes
+        )
         try:
             choice = choose(profile, device, request)
         except DoesNotFit:
-            why.append((misfit(profile, device, request, at=partial(_at, way, base.shape.multiple)), made))
+            misfits.append(
+                (misfit(profile, device, request, profile_at=partial(_at, way, base.shape.multiple)), build)
+            )
             continue
         total = total_of_run(profile, device, request, choice, counts, recipe)
-        others = alternatives(profile, device, request, choice)
-        return made(choice=choice, total=total, others=others, misfit=None)
-    last, made = why[-1]
-    remedies = tuple(dict.fromkeys(remedy for each, _ in reversed(why) for remedy in each.remedies))
-    return made(choice=None, total=None, others=(), misfit=replace(last, remedies=remedies))
+        options = alternatives(profile, device, request, choice)
+        return build(choice=choice, total=total, alternatives=options, misfit=None)
+    last, build = misfits[-1]
+    remedies = tuple(dict.fromkeys(remedy for entry, _ in reversed(misfits) for remedy in entry.remedies))
+    return build(choice=None, total=None, alternatives=(), misfit=replace(last, remedies=remedies))
 
 
 def _multiplied(request: PlanRequest, device: Device) -> PlanRequest:
@@ -262,36 +271,36 @@ def _multiplied(request: PlanRequest, device: Device) -> PlanRequest:
     if request.matmul_precision == "full":
         return request
     able = device.eightfold
-    if stored := tuple(each for each in able if each in request.weights):
-        return replace(request, stored=stored)
+    if kinds := tuple(kind for kind in able if kind in request.weights):
+        return replace(request, weight_kinds=kinds)
     raise BadRecipe(
         f"The run multiplies {' and '.join(request.weights)} in 8 bits, and {device.name} "
         f"{' and '.join(able)} only. Go on where it began, or begin another run with --out."
     )
 
 
-def _ways(asked: Asked, request: PlanRequest) -> list[Asked]:
+def _ways(profile_request: Asked, request: PlanRequest) -> list[Asked]:
     """Where the weights of a full fine-tune may be: on the device, or on the host, from where AdamW comes."""
-    away = request.full and "host" in request.optimizer_state and asked.base.kind == "cuda"
-    away = away and optimizer_of(request.optimizer).on_host
-    return [asked, replace(asked, hosted=True)] if away else [asked]
+    on_host = request.full and "host" in request.optimizer_state and profile_request.base.kind == "cuda"
+    on_host = on_host and optimizer_of(request.optimizer).on_host
+    return [profile_request, replace(profile_request, on_host=True)] if on_host else [profile_request]
 
 
-def _at(asked: Asked, multiple: int, resolution: int) -> Profile:
+def _at(profile_request: Asked, multiple: int, resolution: int) -> Profile:
     """The same at another resolution, in the same shape."""
-    width, height = asked.size
+    width, height = profile_request.size
     scale = resolution / (width * height) ** 0.5
     size = (max(1, round(width * scale / multiple)), max(1, round(height * scale / multiple)))
-    return profile_of(replace(asked, size=(size[0] * multiple, size[1] * multiple)))[0]
+    return profile_of(replace(profile_request, size=(size[0] * multiple, size[1] * multiple)))[0]
 
 
-def request_of(recipe: Recipe, device: Device, picture: int = 0) -> PlanRequest:
+def request_of(recipe: Recipe, device: Device, image_pixels: int = 0) -> PlanRequest:
     """What of a recipe decides how it can be computed.
 
     Args:
         recipe: What a person wishes.
         device: Where.
-        picture: Pixels of the largest picture file; 0: there is none yet.
+        image_pixels: Pixels of the largest picture file; 0: there is none yet.
     """
     prior = (recipe.prior.batch,) if recipe.prior.wanted else ()
     full = recipe.train.method == "full"
@@ -307,8 +316,8 @@ def request_of(recipe: Recipe, device: Device, picture: int = 0) -> PlanRequest:
         average=recipe.train.ema > 0,
         steps=recipe.train.steps,
         sampling=recipe.sample.every != -1,
-        picture=picture or PHOTO,
-        without=frozenset(
+        image_pixels=image_pixels or PHOTO,
+        exclusions=frozenset(
             {"precompute_modulation"} if recipe.lora.text_encoders else ()
         ),  # modulations read what they give
     )
@@ -318,21 +327,21 @@ def counts_of(recipe: Recipe) -> Counts:
     """How much there is to encode, to paint and to measure. Opens the header of every image."""
     request, sizes, train = recipe.data, _sizes(recipe), recipe.train
     images = len(sizes) or IMAGES
-    held = held_out(images, request.validation_count)
-    shown = len(prompts(recipe)) or min(CAPTION_PROMPTS, images)
-    every = recipe.sample.every
-    rounds = 0 if every == -1 else 2 if every == 0 else 2 + max(0, train.steps - 1) // every
-    usual = recipe.prior.images_per_prompt * len(recipe.prior.prompts)
-    views = images * (2 if request.flip else 1) + usual
+    validation_images = held_out(images, request.validation_count)
+    prompt_count = len(prompts(recipe)) or min(CAPTION_PROMPTS, images)
+    interval = recipe.sample.every
+    rounds = 0 if interval == -1 else 2 if interval == 0 else 2 + max(0, train.steps - 1) // interval
+    class_images = recipe.prior.images_per_prompt * len(recipe.prior.prompts)
+    views = images * (2 if request.flip else 1) + class_images
     checks = 1 + ceil(train.steps / (train.validation_every or train.save_every))
     return Counts(
         images=images,
-        assumed=not sizes,
+        images_unknown=not sizes,
         sizes=tuple(sizes),
         views=views,
-        captions=images + len(recipe.prior.prompts) + (shown + 1 if rounds else 0),
-        pictures=rounds * shown + usual,
-        measured=checks * len(QUANTILES) * (held or min(SUBSET, images)),
+        captions=images + len(recipe.prior.prompts) + (prompt_count + 1 if rounds else 0),
+        samples=rounds * prompt_count + class_images,
+        validation_passes=checks * len(QUANTILES) * (validation_images or min(SUBSET, images)),
     )
 
 
@@ -356,24 +365,24 @@ def total_of_run(
     times = {
         "image": counts.views,
         "caption": counts.captions,
-        "sample step": counts.pictures * recipe.sample.steps,
-        "sample": counts.pictures,
+        "sample step": counts.samples * recipe.sample.steps,
+        "sample": counts.samples,
     }
-    found = total_of(profile, choice.plan, device, choice.step_time, steps=request.steps, counts=times)
+    total = total_of(profile, choice.plan, device, choice.step_time, steps=request.steps, counts=times)
     images = min(len(QUANTILES), choice.plan.micro_batch)
     cost_model = CostModel(profile, replace(choice.plan, micro_batch=images), device)
-    passes = counts.measured / images
+    passes = counts.validation_passes / images
     saved = saved_bytes(profile, choice.plan, request.optimizer, average=request.average)
     return replace(
-        found,
-        measure=passes * (sum(cost_model.forward) + cost_model.outside),
+        total,
+        measure=passes * (sum(cost_model.forward) + cost_model.outside_seconds),
         save=2 * saves(recipe) * saved / device.rates.disk,
     )
 
 
-def keep(planned: Planned, run: RunDir) -> bool:
+def keep(result: Planned, run: RunDir) -> bool:
     """Write the plan into a run folder; False when there is none yet."""
     if not run.path.is_dir():
         return False
-    write_json(run.plan_path, planned.plain())
+    write_json(run.plan_path, result.plain())
     return True

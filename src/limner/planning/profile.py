@@ -11,16 +11,18 @@ from limner.nn.memory.plan import Weights
 
 @dataclass(frozen=True)
 class Affine:
-    """A quantity that grows with the images of a micro-batch: ``fixed + each * images``."""
+    """A quantity that grows with the images of a micro-batch: ``offset + per_image * images``."""
 
-    fixed: float = 0.0
-    each: float = 0.0
-    one: float | None = None
+    offset: float = 0.0
+    per_image: float = 0.0
+    single: float | None = None
     """Its value for one image, where that is not on the line: slices of a batch of one need no copies."""
 
     def at(self, images: int) -> float:
         """Its value for so many images."""
-        return self.one if images == 1 and self.one is not None else self.fixed + self.each * images
+        return (
+            self.single if images == 1 and self.single is not None else self.offset + self.per_image * images
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +31,7 @@ class OpCounts:
 
     gemm: Affine = field(default_factory=Affine)
     """Floating-point operations of matrix products and convolutions, 2 per multiply-add."""
-    eight: Affine = field(default_factory=Affine)
+    w8a8: Affine = field(default_factory=Affine)
     """The same, of products of 8 bits by 8 bits."""
     attention: Affine = field(default_factory=Affine)
     """The same, of attention kernels."""
@@ -45,15 +47,15 @@ class Block:
 
     kind: str
     """Blocks of one kind share one compiled graph: the class, or class and width."""
-    stored: Mapping[Weights, int]
+    weight_bytes: Mapping[Weights, int]
     """Weights of the linear layers that can be quantised, by how they are stored, scales included."""
     other: int
     """Frozen weights that are never quantised: norms, biases, convolutions."""
     modulation: int
-    """Weights of modulations, which are not in ``stored``; 0 where the family has none."""
+    """Weights of modulations, which are not in ``weight_bytes``; 0 where the family has none."""
     widest: int
     """The largest single weight at the precision of the arithmetic: what is dequantised at a time."""
-    kept: Affine
+    saved: Affine
     """What the backward pass needs of the forward pass, when the block is not checkpointed."""
     input: Affine
     """The same when it is."""
@@ -82,7 +84,7 @@ class Stage:
     """For people: "text_encoder_2 reads a caption"."""
     weights: int
     """Bytes of the models that it needs, on the device; a denoiser that the plan holds anyway left aside."""
-    least: int
+    layerwise_weights: int
     """Bytes of them when streamed layer by layer; ``weights`` where that is not possible."""
     activations: int
     """Most bytes of everything else at the same time, for one image."""
@@ -90,10 +92,10 @@ class Stage:
     """For one image."""
     times: str
     """What it is done for: "image", "caption", "sample step", "sample"."""
-    copied: int = 0
+    copy_bytes: int = 0
     """Bytes of host memory that its weights take on their way to the device: those whose files are of another
     precision. Others are mapped."""
-    tiled: int | None = None
+    tiled_activations: int | None = None
     """The same as ``activations`` when images are cut into tiles; ``None`` where that is not possible."""
 
 
@@ -110,7 +112,7 @@ class Profile:
     rest: Block
     """Everything of the live units outside the blocks, trained text encoders among it.
 
-    Its ``input`` is the part of ``kept`` that lies before the first block.
+    Its ``input`` is the part of ``saved`` that lies before the first block.
     """
     trained: int
     """Numbers that are trained."""
@@ -136,11 +138,11 @@ class Profile:
     last block does to the text, which nobody reads."""
     whole: int = 0
     """Bytes of the trained weights on the device when all of the denoiser is trained; 0 for a LoRA."""
-    hosted: bool = False
+    on_host: bool = False
     """Whether their masters, gradients and moments are on the host, and what is here is a working copy."""
     head: int = 0
     """Numbers that are trained behind the last block: the first whose gradients are there."""
-    held: int = 0
+    constants: int = 0
     """Bytes that live as long as the run and belong to no layer: plain tensors of the models, constants."""
     stages: tuple[Stage, ...] = ()
     entry: int = 0

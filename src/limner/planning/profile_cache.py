@@ -39,8 +39,8 @@ def shape_of(source: Source) -> Shape:
     pipeline = str(source.index.get("_class_name", ""))
     path = user_cache("profiles") / f"family-{_digest(pipeline, _made_by())}.json"
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        shape = Shape(int(kept["multiple"]), int(kept["resolution"]))
+        record = json.loads(path.read_text(encoding="utf-8"))
+        shape = Shape(int(record["multiple"]), int(record["resolution"]))
     except (OSError, ValueError, LookupError, TypeError):
         family = family_at(source)
         shape = Shape(family.multiple, family.resolution)
@@ -59,21 +59,23 @@ def largest(sizes: ImageSizes, images: list[tuple[int, int]]) -> tuple[int, int]
     return max(used or {closest(1, 1, sizes.buckets)}, key=lambda size: (size[0] * size[1], size))
 
 
-def profile_of(asked: Asked) -> tuple[Profile, bool]:
+def profile_of(request: Asked) -> tuple[Profile, bool]:
     """The profile, and whether it had to be traced.
 
     Raises:
         BadBase: The base's configs mean nothing.
         BadRecipe: A target or a text encoder is unknown.
     """
-    path = user_cache("profiles") / f"{_digest(asked.facts, _configs(asked.base.source), _made_by())}.json"
+    path = (
+        user_cache("profiles") / f"{_digest(request.facts, _configs(request.base.source), _made_by())}.json"
+    )
     try:
         return from_json(json.loads(path.read_text(encoding="utf-8"))), False
     except (OSError, ValueError):  # never traced, or a torn file
         pass
-    found = _traced(asked)
-    _keep(path, to_json(found))
-    return found, True
+    profile = _traced(request)
+    _keep(path, to_json(profile))
+    return profile, True
 
 
 def _keep(path: Path, value: Any) -> None:
@@ -81,19 +83,21 @@ def _keep(path: Path, value: Any) -> None:
         write_json(path, value)
 
 
-def _traced(asked: Asked) -> Profile:
+def _traced(request: Asked) -> Profile:
     with swiftly():
-        from limner.planning.estimate import foresee
+        from limner.planning.estimate import estimate
 
-    return foresee(asked)
+    return estimate(request)
 
 
 def _configs(source: Source) -> dict[str, Any]:
     index = source.index
     parts = [name for name, kind in index.items() if isinstance(kind, list) and kind[0] is not None]
     networks = [name for name in parts if not name.startswith(("tokenizer", "feature_extractor"))]
-    known = [name for name in networks if name != "safety_checker"]
-    return {"name": source.name, "facts": dict(source.facts)} | {name: source.config(name) for name in known}
+    components = [name for name in networks if name != "safety_checker"]
+    return {"name": source.name, "facts": dict(source.facts)} | {
+        name: source.config(name) for name in components
+    }
 
 
 @cache

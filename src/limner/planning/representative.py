@@ -29,7 +29,7 @@ class Shallow(Source):
 
 
 @dataclass(frozen=True)
-class Cast:
+class Representatives:
     """Who plays which block."""
 
     source: Source
@@ -39,7 +39,7 @@ class Cast:
     plays itself."""
 
 
-def cast(spec: ModelSpec, *, whole: bool = False) -> Cast:
+def choose_representatives(spec: ModelSpec, *, whole: bool = False) -> Representatives:
     """The first block, the last, and of every sort between them the first; all where that cannot be made.
 
     Args:
@@ -51,28 +51,28 @@ def cast(spec: ModelSpec, *, whole: bool = False) -> Cast:
         BadRecipe: A target is unknown.
     """
     family, source = spec.family, spec.source
-    every = Cast(source)
+    full = Representatives(source)
     if whole or not family.arch.depths:
-        return every
+        return full
     true = spec.skeleton(family.denoiser)
     sorts = _sorts(spec, true)
     if not all(map(_evenly, sorts)):
-        return every  # it names a block by its number: what follows the first that learns is unlike
+        return full  # it names a block by its number: what follows the first that learns is unlike
     ahead = 2 if spec.trainable.sparse else 1
-    chosen = [_chosen(sort, ahead) for sort in sorts]
-    changes = _changes(family, source, [sorted(set(some)) for some in chosen])
-    place = (source.root, source.name, source.facts)
-    thin = Shallow(*place, whole=source, part=family.denoiser, changes=changes)
+    players = [_chosen(sort, ahead) for sort in sorts]
+    changes = _changes(family, source, [sorted(set(group)) for group in players])
+    origin = (source.root, source.name, source.facts)
+    thin = Shallow(*origin, whole=source, part=family.denoiser, changes=changes)
     parts: list[int] = []
-    wanted: list[list[Sort]] = []
-    for some, numbers in zip(sorts, chosen, strict=True):
-        kept = sorted(set(numbers))
-        first = sum(map(len, wanted))
-        parts += [first + kept.index(number) for number in numbers]
-        wanted.append([some[number] for number in kept])
-    few = replace(spec, source=thin)
-    made = _sorts(few, few.skeleton(family.denoiser))
-    return Cast(thin, tuple(parts)) if made == wanted else every
+    expected: list[list[Sort]] = []
+    for group, numbers in zip(sorts, players, strict=True):
+        unique = sorted(set(numbers))
+        first = sum(map(len, expected))
+        parts += [first + unique.index(number) for number in numbers]
+        expected.append([group[number] for number in unique])
+    shallow_spec = replace(spec, source=thin)
+    actual = _sorts(shallow_spec, shallow_spec.skeleton(family.denoiser))
+    return Representatives(thin, tuple(parts)) if actual == expected else full
 
 
 def _evenly(sorts: Sequence[Sort]) -> bool:
@@ -88,21 +88,23 @@ def _chosen(sorts: Sequence[Sort], ahead: int) -> list[int]:
     """
     last = len(sorts) - 1
     players: dict[Sort, int] = {}
-    chosen = []
+    assignment = []
     for number, sort in enumerate(sorts):
-        between = ahead <= number < last
-        chosen.append(players.setdefault(sort, number) if between else number)
-    return chosen
+        is_inner = ahead <= number < last
+        assignment.append(players.setdefault(sort, number) if is_inner else number)
+    return assignment
 
 
-def _changes(family: Family, source: Source, kept: Sequence[Sequence[int]]) -> dict[str, Any]:
+def _changes(family: Family, source: Source, block_numbers: Sequence[Sequence[int]]) -> dict[str, Any]:
     """The changes of the config that leave so many blocks of each kind, told apart as they were."""
     arch = family.arch
-    changes: dict[str, Any] = dict(zip(arch.depths, map(len, kept), strict=True))
+    changes: dict[str, Any] = dict(zip(arch.depths, map(len, block_numbers), strict=True))
     config = source.config(family.denoiser)
     for key in arch.listed:
-        named = set(config.get(key) or ())
-        changes[key] = [place for place, number in enumerate(kept[0]) if number in named]
+        listed_numbers = set(config.get(key) or ())
+        changes[key] = [
+            position for position, number in enumerate(block_numbers[0]) if number in listed_numbers
+        ]
     return changes
 
 
@@ -113,13 +115,15 @@ def _sorts(spec: ModelSpec, model: nn.Module) -> list[list[Sort]]:
     order = list(family.arch.blocks_of(model))
     sorts = []
     for pattern in family.arch.blocks:
-        found = matching(model, (pattern,))
-        sorts.append([_sort(name, found[name], learn) for name in order if name in found])
+        blocks = matching(model, (pattern,))
+        sorts.append([_sort(name, blocks[name], learn) for name in order if name in blocks])
     return sorts
 
 
 def _sort(name: str, block: nn.Module, learn: Iterable[str]) -> Sort:
     tensors = (*block.named_parameters(), *block.named_buffers())
-    shapes = frozenset((key, tuple(each.shape)) for key, each in tensors)
-    inside = frozenset(each.removeprefix(f"{name}.") for each in learn if each.startswith(f"{name}."))
-    return type(block).__name__, shapes, inside
+    shapes = frozenset((key, tuple(entry.shape)) for key, entry in tensors)
+    trainable_names = frozenset(
+        entry.removeprefix(f"{name}.") for entry in learn if entry.startswith(f"{name}.")
+    )
+    return type(block).__name__, shapes, trainable_names

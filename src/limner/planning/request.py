@@ -16,9 +16,9 @@ class Asked:
     """(width, height) of the bucket with the most tokens, pixels."""
     whole: bool = False
     """Whether every block is traced, though they repeat."""
-    hosted: bool = False
+    on_host: bool = False
     """Whether the trained weights are on the host."""
-    products: Products = "full"
+    matmul_precision: Products = "full"
     """How frozen layers multiply."""
 
     @property
@@ -31,8 +31,8 @@ class Asked:
             "kind": self.base.kind,
             "whole": self.whole,
             "method": recipe.train.method,
-            "hosted": self.hosted,
-            "products": self.products,
+            "hosted": self.on_host,
+            "products": self.matmul_precision,
             "lora": recipe.lora.model_dump(mode="json"),
             "objective": asdict(self.base.objective),
             "sample": [recipe.sample.width, recipe.sample.height, recipe.sample.guidance],

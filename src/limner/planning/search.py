@@ -46,7 +46,7 @@ from limner.recipe.optimizers import optimizer_of
 
 TIE = 0.03
 """Plans that take at most this share longer than the fastest count as equally fast."""
-SPARED = 0.9
+SHRINK = 0.9
 """What a plan may need of what the plan before it needed, when that ran out of memory."""
 
 
@@ -63,15 +63,15 @@ def choose(profile: Profile, device: Device, request: PlanRequest) -> Choice:
     """
     for optimizer_state in _moments(profile, device, request):
         space = _Space(profile, device, request, optimizer_state)
-        if found := space.fastest():
-            choice = assess(profile, device, request, found)
-            assert fits(choice, device), found  # what was summed up is what is counted in one go
+        if plan := space.fastest():
+            choice = assess(profile, device, request, plan)
+            assert fits(choice, device), plan  # what was summed up is what is counted in one go
             return choice
     raise DoesNotFit(f"No plan of {profile.base} fits {device.name}.")
 
 
 def below(
-    profile: Profile, device: Device, request: PlanRequest, plan: Plan, *, measured: int | None = None
+    profile: Profile, device: Device, request: PlanRequest, plan: Plan, *, used_bytes: int | None = None
 ) -> Choice:
     """The best plan that needs clearly less than one that ran out of memory.
 
@@ -83,28 +83,32 @@ def below(
         device: As in :func:`choose`.
         request: As in :func:`choose`.
         plan: What ran out of memory.
-        measured: Bytes that it had taken by then; on a processor those of the whole process. Where that is
+        used_bytes: Bytes that it had taken by then; on a processor those of the whole process. Where that is
             more than was predicted, the next plan is expected to exceed its prediction as much.
 
     Raises:
         DoesNotFit: There is none.
     """
     needs = assess(profile, device, request, plan).needs
-    needed = max(need.reserved for phase, need in needs.items() if phase != "cache")
-    beside = PROCESS if device.kind == "cpu" else 0
-    excess = max(1.0, (measured - beside) / needed) if measured else 1.0
-    room = min(SPARED * needed, budget(device) / excess)
+    reserved = max(need.reserved for phase, need in needs.items() if phase != "cache")
+    process_bytes = PROCESS if device.kind == "cpu" else 0
+    excess = max(1.0, (used_bytes - process_bytes) / reserved) if used_bytes else 1.0
+    room = min(SHRINK * reserved, budget(device) / excess)
     tighter = replace(device, free=int(room) + device.free - budget(device))
-    left = replace(profile, stages=tuple(stage for stage in profile.stages if stage.phase != "cache"))
-    found = choose(
-        left, tighter, replace(request, stored=(plan.weights,), optimizer_state=(plan.optimizer_state,))
+    train_profile = replace(
+        profile, stages=tuple(stage for stage in profile.stages if stage.phase != "cache")
     )
-    filled = {name: getattr(plan, name) for name in ENCODING[0]}
-    return assess(profile, device, request, replace(found.plan, **filled))
+    choice = choose(
+        train_profile,
+        tighter,
+        replace(request, weight_kinds=(plan.weights,), optimizer_state=(plan.optimizer_state,)),
+    )
+    cache_fields = {name: getattr(plan, name) for name in ENCODING[0]}
+    return assess(profile, device, request, replace(choice.plan, **cache_fields))
 
 
 def encoded_below(
-    profile: Profile, device: Device, request: PlanRequest, plan: Plan, *, measured: int = 0
+    profile: Profile, device: Device, request: PlanRequest, plan: Plan, *, used_bytes: int = 0
 ) -> Plan:
     """The plan with a way to fill the cache that needs clearly less than its own, which ran out of memory.
 
@@ -113,35 +117,35 @@ def encoded_below(
         device: As in :func:`choose`.
         request: As in :func:`choose`.
         plan: Whose way it was.
-        measured: Bytes that it had taken by then, as in :func:`below`.
+        used_bytes: Bytes that it had taken by then, as in :func:`below`.
 
     Raises:
         DoesNotFit: There is none.
     """
-    needed = cache_memory(profile, plan, device, request).reserved
-    room = min(SPARED * needed, budget(device) / max(1.0, measured / needed))
+    reserved = cache_memory(profile, plan, device, request).reserved
+    room = min(SHRINK * reserved, budget(device) / max(1.0, used_bytes / reserved))
     tighter = replace(device, free=int(room) + device.free - budget(device))
-    if found := encoding(profile, tighter, plan, request):
-        return found
-    raise DoesNotFit(f"No way to fill the cache of {profile.base} needs clearly less than {needed} bytes.")
+    if smaller := encoding(profile, tighter, plan, request):
+        return smaller
+    raise DoesNotFit(f"No way to fill the cache of {profile.base} needs clearly less than {reserved} bytes.")
 
 
 def _moments(profile: Profile, device: Device, request: PlanRequest) -> list[OptimizerState]:
     """What to try, in this order. Most optimizers store their state in one way."""
-    if profile.hosted:
+    if profile.on_host:
         return ["host"]
     if not optimizer_of(request.optimizer).in_8_bits or device.kind != "cuda":
         return ["fp32"]
     if request.optimizer_state == ("8bit",):  # a run that goes on as it began, whatever is wished now
         return ["8bit"]
     return [
-        each
-        for each in request.optimizer_state
-        if each == "fp32" or each == "8bit" and request.min_weight_precision != "16bit"
+        state
+        for state in request.optimizer_state
+        if state == "fp32" or state == "8bit" and request.min_weight_precision != "16bit"
     ]
 
 
-_Kept = tuple[bool, bool, int]
+_Storage = tuple[bool, bool, int]
 """Mapped; decoded in tiles; bytes that stay through a step."""
 
 
@@ -159,11 +163,13 @@ class _Group:
     def least(self) -> float:
         return self.accumulation_steps * self.cost_model.once + self.extra
 
-    def slow(self, checkpointed_blocks: int, away: tuple[int, ...], *, mmap_weights: bool = False) -> float:
+    def slow(
+        self, checkpointed_blocks: int, swapped_blocks: tuple[int, ...], *, mmap_weights: bool = False
+    ) -> float:
         """Seconds of a step at least."""
         return (
             self.accumulation_steps
-            * self.cost_model.bound(checkpointed_blocks, away, mmap_weights=mmap_weights)
+            * self.cost_model.bound(checkpointed_blocks, swapped_blocks, mmap_weights=mmap_weights)
             + self.extra
         )
 
@@ -180,34 +186,34 @@ class _Space:
         self.start = encoding(
             profile, device, Plan(compute=request.compute, optimizer_state=optimizer_state), request
         )
-        self.worth = float("inf")
+        self.limit = float("inf")
         """Seconds of a step that a plan may take at most to be among the fastest."""
         self._coming: dict[tuple[object, ...], list[int]] = {}
-        self._kept: dict[tuple[object, ...], _Kept | None] = {}
+        self._storage: dict[tuple[object, ...], _Storage | None] = {}
 
     def fastest(self) -> Plan | None:
         if self.start is None:
             return None
-        found: list[tuple[float, Plan]] = []
+        timings: list[tuple[float, Plan]] = []
         for group in sorted(self._groups(), key=lambda group: group.least):
-            if group.least > self.worth:
+            if group.least > self.limit:
                 break
             for plan in self._plans(group):
-                away = plan.swapped_of(self.blocks)
+                swapped_blocks = plan.swapped_of(self.blocks)
                 seconds, _ = group.cost_model.micro_batch(
-                    plan.checkpointed_blocks, away, mmap_weights=plan.mmap_weights
+                    plan.checkpointed_blocks, swapped_blocks, mmap_weights=plan.mmap_weights
                 )
                 seconds = group.accumulation_steps * seconds + group.extra
-                found.append((seconds, plan))
-                self.worth = min(self.worth, seconds * (1 + TIE))
-        tied = [(seconds, plan) for seconds, plan in found if seconds <= self.worth]
-        return min(tied, key=lambda one: _rank(*one))[1] if tied else None
+                timings.append((seconds, plan))
+                self.limit = min(self.limit, seconds * (1 + TIE))
+        ties = [(seconds, plan) for seconds, plan in timings if seconds <= self.limit]
+        return min(ties, key=lambda item: _rank(*item))[1] if ties else None
 
     def _groups(self) -> Iterator[_Group]:
         profile, device, request = self.profile, self.device, self.request
         assert self.start is not None
         on_card = device.kind == "cuda"
-        hoistable = on_card and "precompute_modulation" not in request.without and not request.full
+        hoistable = on_card and "precompute_modulation" not in request.exclusions and not request.full
         hoistable = hoistable and any(block.modulation for block in profile.blocks)
         keepable = any(block.attention_kept.at(1) for block in profile.blocks)
         for weights, precompute_modulation, keep, swap_buffers, micro_batch, compiled in product(
@@ -216,7 +222,7 @@ class _Space:
             (False, True) if keepable else (False,),
             (2, 3) if on_card and not request.full else (2,),
             request.micro_batch_sizes,
-            (False, True) if device.compiles and "compile" not in request.without else (False,),
+            (False, True) if device.compiles and "compile" not in request.exclusions else (False,),
         ):
             if compiled and keep:
                 continue  # what a compiled block's attention gives cannot be kept apart
@@ -242,77 +248,79 @@ class _Space:
 
         Left out are those that cannot be among the fastest.
         """
-        without = self.request.without
-        streams = self.device.kind == "cuda" and "swapped_blocks" not in without and not self.request.full
-        most = self.blocks if streams else 0
-        twice = 0 if "checkpointed_blocks" in without else self.blocks
+        exclusions = self.request.exclusions
+        streams = self.device.kind == "cuda" and "swapped_blocks" not in exclusions and not self.request.full
+        max_blocks = self.blocks if streams else 0
+        twice = 0 if "checkpointed_blocks" in exclusions else self.blocks
         coming = self._comes(group.plan)
-        for swapped_blocks in range(most + 1):
+        for swapped_blocks in range(max_blocks + 1):
             if group.plan.swap_buffers > 2 and swapped_blocks < group.plan.swap_buffers:
                 continue  # a buffer for each of them is what fewer buffers are as well
-            away = Plan(swapped_blocks=swapped_blocks).swapped_of(self.blocks)
-            if group.slow(0, away) > self.worth:
+            swap_numbers = Plan(swapped_blocks=swapped_blocks).swapped_of(self.blocks)
+            if group.slow(0, swap_numbers) > self.limit:
                 continue
-            if (kept := self._keeps(group.plan, swapped_blocks)) is None:
+            if (storage := self._keeps(group.plan, swapped_blocks)) is None:
                 continue
-            mmap_weights, tiled, staying = kept
+            mmap_weights, tiling, staying = storage
             for checkpointed_blocks in range(1 if group.plan.keep_attention else 0, twice + 1):
                 if staying + coming[checkpointed_blocks] <= self.room:
-                    if group.slow(checkpointed_blocks, away, mmap_weights=mmap_weights) <= self.worth:
-                        how = {"mmap_weights": mmap_weights, "decode_tiled": tiled}
+                    if group.slow(checkpointed_blocks, swap_numbers, mmap_weights=mmap_weights) <= self.limit:
+                        fields = {"mmap_weights": mmap_weights, "decode_tiled": tiling}
                         yield replace(
                             group.plan,
                             swapped_blocks=swapped_blocks,
                             checkpointed_blocks=checkpointed_blocks,
-                            **how,
+                            **fields,
                         )
                     break
 
-    def _keeps(self, plan: Plan, swapped_blocks: int) -> _Kept | None:
+    def _keeps(self, plan: Plan, swapped_blocks: int) -> _Storage | None:
         """How so many swapped blocks are kept and pictures painted; None when they cannot be."""
         key = plan.weights, plan.precompute_modulation, plan.swap_buffers, swapped_blocks
-        if key not in self._kept:
+        if key not in self._storage:
             plain = replace(
                 plan, swapped_blocks=swapped_blocks, keep_attention=False, micro_batch=1, compile=False
             )
-            self._kept[key] = self._kept_by(plain)
-        return self._kept[key]
+            self._storage[key] = self._storage_of(plain)
+        return self._storage[key]
 
-    def _kept_by(self, plan: Plan) -> _Kept | None:
+    def _storage_of(self, plan: Plan) -> _Storage | None:
         """On disk what the host cannot hold, in tiles what does not fit whole."""
         profile, device = self.profile, self.device
         ways = [plan, replace(plan, mmap_weights=True)] if plan.swapped_blocks else [plan]
-        way = next((each for each in ways if holds(device, *self._hosts(each))), None)
-        if way is None or memory.load_memory(profile, way, on=device.kind).reserved > self.room:
+        way = next((candidate for candidate in ways if holds(device, *self._hosts(candidate))), None)
+        if way is None or memory.load_memory(profile, way, device_kind=device.kind).reserved > self.room:
             return None
-        for tiled in (False, True) if self.request.sampling else (False,):
-            painting = replace(way, decode_tiled=tiled)
-            if not self.request.sampling or self._paints(painting) <= self.room:
-                return way.mmap_weights, tiled, self._stays(way)
+        for tiling in (False, True) if self.request.sampling else (False,):
+            sampling = replace(way, decode_tiled=tiling)
+            if not self.request.sampling or self._sample_bytes(sampling) <= self.room:
+                return way.mmap_weights, tiling, self._stays(way)
         return None
 
     def _hosts(self, plan: Plan) -> Iterable[HostMemory]:
         return host_memory(self.profile, plan, self.device, self.request).values()
 
-    def _paints(self, plan: Plan) -> int:
+    def _sample_bytes(self, plan: Plan) -> int:
         return sample_memory(self.profile, plan, self.device, self.request).reserved
 
     def _comes(self, plan: Plan) -> list[int]:
         """Bytes that come and go in a step, by the number of checkpointed blocks."""
-        coded = plan.weights in memory.CODES
-        key = plan.micro_batch, plan.keep_attention, plan.precompute_modulation, coded
+        quantized = plan.weights in memory.CODES
+        key = plan.micro_batch, plan.keep_attention, plan.precompute_modulation, quantized
         if key not in self._coming:
             plans = [
                 replace(plan, swap_buffers=2, checkpointed_blocks=count) for count in range(self.blocks + 1)
             ]
-            needs = [self._train(each) for each in plans]
+            needs = [self._train(candidate) for candidate in plans]
             staying = self._stays(plans[0])  # whatever is checkpointed
             self._coming[key] = [need.reserved - staying for need in needs]
         return self._coming[key]
 
     def _stays(self, plan: Plan) -> int:
-        request, on = self.request, self.device.kind
-        return memory.staying(self.profile, plan, optimizer=request.optimizer, average=request.average, on=on)
+        request, device_kind = self.request, self.device.kind
+        return memory.staying(
+            self.profile, plan, optimizer=request.optimizer, average=request.average, device_kind=device_kind
+        )
 
     def _train(self, plan: Plan) -> memory.MemoryEstimate:
         request = self.request
@@ -322,7 +330,7 @@ class _Space:
             optimizer=request.optimizer,
             accumulation_steps=accumulation_of(plan, request.batches),
             average=request.average,
-            on=self.device.kind,
+            device_kind=self.device.kind,
         )
 
 

@@ -89,7 +89,7 @@ def seconds_of(
     launches = work.kernels * rates.launch * (COMPILED_LAUNCHES if compiled else 1.0)
     busy = (
         work.gemm.at(images) / rates.gemm[compute]
-        + work.eight.at(images) / rates.multiplying(weights, compute)
+        + work.w8a8.at(images) / rates.multiplying(weights, compute)
         + work.attention.at(images) / attention
         + traffic / rates.traffic
     )
@@ -108,14 +108,18 @@ class CostModel:
     def __init__(self, profile: Profile, plan: Plan, device: Device) -> None:
         self.profile, self.plan, self.device = profile, plan, device
         images, rest, blocks = plan.micro_batch, profile.rest, profile.blocks
-        each: list[tuple[float, float, float]] = []
+        block_seconds: list[tuple[float, float, float]] = []
         for number, block in enumerate(blocks):
-            same = number and block == blocks[number - 1]  # most of a model's blocks are
-            each.append(each[-1] if same else self._all(block))
-        self.forward, self.backward, self.again = ([one[which] for one in each] for which in range(3))
-        self.outside = seconds_of(rest.forward, device, plan.compute, images)
+            is_repeat = number and block == blocks[number - 1]  # most of a model's blocks are
+            block_seconds.append(block_seconds[-1] if is_repeat else self._all(block))
+        self.forward, self.backward, self.recompute = (
+            [entry[index] for entry in block_seconds] for index in range(3)
+        )
+        self.outside_seconds = seconds_of(rest.forward, device, plan.compute, images)
         """Seconds of a forward pass outside the blocks."""
-        self.rest = self.outside + seconds_of(rest.backward, device, plan.compute, images, backward=True)
+        self.rest = self.outside_seconds + seconds_of(
+            rest.backward, device, plan.compute, images, backward=True
+        )
         modulations = [block.modulation if plan.precompute_modulation else 0 for block in (*blocks, rest)]
         self.modulation_bytes = sum(modulations)
         """Bytes of modulations that come in a forward pass."""
@@ -125,7 +129,7 @@ class CostModel:
         """Of every block, and of what is behind the last, seconds to copy and to read its modulations."""
         self.giving = _giving(profile, device)
         self.bytes = [frozen_bytes(block, plan) for block in blocks]
-        self.repeated = [0.0, *accumulate(self.again)]
+        self.repeated = [0.0, *accumulate(self.recompute)]
         self.once = sum(self.forward) + sum(self.backward) + self.rest + self.giving
 
     def _all(self, block: Block) -> tuple[float, float, float]:
@@ -137,7 +141,7 @@ class CostModel:
 
     def _seconds(self, block: Block, work: OpCounts, *, backward: bool = False) -> float:
         plan = self.plan
-        done = seconds_of(
+        seconds = seconds_of(
             work,
             self.device,
             plan.compute,
@@ -146,22 +150,22 @@ class CostModel:
             backward=backward,
             compiled=plan.compile,
         )
-        return done + self._expanding(block)
+        return seconds + self._expanding(block)
 
     def _expanding(self, block: Block) -> float:
         if self.plan.matmul_precision == "8bit":
             return 0.0  # codes are multiplied as they are; what is done to them is part of the block's work
-        numbers = block.stored[self.plan.compute] * 8 / BITS[self.plan.compute]
+        numbers = block.weight_bytes[self.plan.compute] * 8 / BITS[self.plan.compute]
         return numbers * self.device.rates.expanding(self.plan.weights, self.plan.compute)
 
     def _again(self, block: Block) -> float:
         plan = self.plan
-        skipped = [block.tail] if plan.tail_skip else []
+        skips = [block.tail] if plan.tail_skip else []
         if plan.keep_attention:
-            skipped.append(OpCounts(attention=block.forward.attention))
+            skips.append(OpCounts(attention=block.forward.attention))
         saved = sum(
             seconds_of(_busy(work), self.device, plan.compute, plan.micro_batch, weights=plan.weights)
-            for work in skipped
+            for work in skips
         )
         return max(0.0, self._seconds(block, block.forward) - saved)
 
@@ -170,9 +174,9 @@ class CostModel:
     ) -> float:
         """Seconds that a micro-batch takes at least: all its computation, or all its copies."""
         # what is in the buffers when a pass turns round need not come again
-        away = [self.bytes[n] for n in swapped_blocks]
-        stay = 2 * sum(sorted(away)[-max(2, self.plan.swap_buffers) :])
-        copies = (max(0, 2 * sum(away) - stay) + self.modulation_bytes) / self._copy(
+        copy_bytes = [self.bytes[n] for n in swapped_blocks]
+        stay = 2 * sum(sorted(copy_bytes)[-max(2, self.plan.swap_buffers) :])
+        copies = (max(0, 2 * sum(copy_bytes) - stay) + self.modulation_bytes) / self._copy(
             mmap_weights=mmap_weights
         )
         return max(self.once + self.repeated[checkpointed_blocks], copies)
@@ -186,16 +190,16 @@ class CostModel:
     ) -> tuple[float, float]:
         """Seconds of a micro-batch in the middle of a run, and those of them that are waited for copies."""
         blocks = range(len(self.forward))
-        back = [self.backward[n] + (self.again[n] if n < checkpointed_blocks else 0.0) for n in blocks]
+        back = [self.backward[n] + (self.recompute[n] if n < checkpointed_blocks else 0.0) for n in blocks]
         busy = self.once + self.repeated[checkpointed_blocks]
         if not swapped_blocks and not self.modulation_bytes:
             return busy, 0.0
         copy = self._copy(mmap_weights=mmap_weights)
         slower = self.device.rates.copy / copy
         ahead = [copying * slower + reading for copying, reading in self.ahead]
-        away = set(swapped_blocks)
+        swap_set = set(swapped_blocks)
         passes = [(n, self.forward[n]) for n in blocks] + [(n, back[n]) for n in reversed(blocks)]
-        uses = [(seconds, self.bytes[n] / copy if n in away else 0.0, n) for n, seconds in passes]
+        uses = [(seconds, self.bytes[n] / copy if n in swap_set else 0.0, n) for n, seconds in passes]
         waiting = _waiting(
             uses, max(2, self.plan.swap_buffers), self.rest, ahead if self.modulation_bytes else []
         )
@@ -203,12 +207,14 @@ class CostModel:
 
     def step_time(self, plan: Plan, accumulation_steps: int, update: float) -> StepTime:
         """Seconds of an optimizer step of so many micro-batches and ``update`` seconds at its end."""
-        away = plan.swapped_of(len(self.forward))
-        seconds, waiting = self.micro_batch(plan.checkpointed_blocks, away, mmap_weights=plan.mmap_weights)
+        swapped_blocks = plan.swapped_of(len(self.forward))
+        seconds, waiting = self.micro_batch(
+            plan.checkpointed_blocks, swapped_blocks, mmap_weights=plan.mmap_weights
+        )
         return StepTime(
             seconds=accumulation_steps * seconds + update,
             waiting=accumulation_steps * waiting,
-            repeated=accumulation_steps * self.repeated[min(plan.checkpointed_blocks, len(self.again))],
+            repeated=accumulation_steps * self.repeated[min(plan.checkpointed_blocks, len(self.recompute))],
             optimizer=update,
         )
 
@@ -218,14 +224,14 @@ def _giving(profile: Profile, device: Device) -> float:
 
     What of it hides behind the backward pass is not known before a GPU has measured it, so all of it counts.
     """
-    if not profile.hosted:
+    if not profile.on_host:
         return 0.0
     return profile.whole / device.rates.copy + 2 * MASTER * profile.learning / HOST_TRAFFIC
 
 
 def _busy(work: OpCounts) -> OpCounts:
     """The work without its launches: what skipping it saves for certain."""
-    return OpCounts(gemm=work.gemm, eight=work.eight, attention=work.attention, traffic=work.traffic)
+    return OpCounts(gemm=work.gemm, w8a8=work.w8a8, attention=work.attention, traffic=work.traffic)
 
 
 class _Copier:
@@ -236,33 +242,33 @@ class _Copier:
     """
 
     def __init__(self, ahead: Sequence[float]) -> None:
-        self.ahead, self.done, self.start = ahead, 0.0, 0.0
-        self.there: list[float] = []
+        self.ahead, self.clock, self.start = ahead, 0.0, 0.0
+        self.arrivals: list[float] = []
         """When the modulations of the pass came, as far as they did."""
 
     def begin(self, now: float) -> None:
         """A pass begins: its modulations may come from now on."""
-        self.start, self.there = now, []
+        self.start, self.arrivals = now, []
 
     def _next(self) -> float:
-        return max(self.done, self.start) + self.ahead[len(self.there)]
+        return max(self.clock, self.start) + self.ahead[len(self.arrivals)]
 
     def _bring(self) -> None:
-        self.done = self._next()
-        self.there.append(self.done)
+        self.clock = self._next()
+        self.arrivals.append(self.clock)
 
-    def modulations(self, place: int) -> float:
+    def modulations(self, position: int) -> float:
         """When those of a use are there."""
-        while len(self.there) <= place:
+        while len(self.arrivals) <= position:
             self._bring()
-        return self.there[place]
+        return self.arrivals[position]
 
     def block(self, room: float, seconds: float) -> float:
         """When a block is there whose buffer is free at ``room``."""
-        while len(self.there) < len(self.ahead) and self._next() <= room:
+        while len(self.arrivals) < len(self.ahead) and self._next() <= room:
             self._bring()
-        self.done = max(self.done, room) + seconds
-        return self.done
+        self.clock = max(self.clock, room) + seconds
+        return self.clock
 
 
 def _waiting(
@@ -283,15 +289,15 @@ def _waiting(
     for _ in range(2):  # the first pass fills the buffers, only the second one counts
         waiting = 0.0
         copier.begin(now)
-        for place, (seconds, copy_seconds, block) in enumerate(uses):
+        for position, (seconds, copy_seconds, block) in enumerate(uses):
             # A block can begin when its modulations and its weights have come.
-            ready = copier.modulations(place) if place < len(ahead) else 0.0
+            ready = copier.modulations(position) if position < len(ahead) else 0.0
             if copy_seconds:
                 if block in last_use:  # in its buffer still, as after the turn from forward to backward
                     resident.remove(block)
                 else:  # the copy may start when the oldest buffer is no longer read
-                    evicted = resident.pop(0) if len(resident) == swap_buffers else None
-                    room = 0.0 if evicted is None else last_use.pop(evicted)
+                    victim = resident.pop(0) if len(resident) == swap_buffers else None
+                    room = 0.0 if victim is None else last_use.pop(victim)
                     ready = max(ready, copier.block(room, copy_seconds))
                 resident.append(block)
             waiting += max(0.0, ready - now)
@@ -304,11 +310,11 @@ def _waiting(
 
 def update_seconds(profile: Profile, plan: Plan, device: Device, optimizer: str) -> float:
     """Seconds of the optimizer's step: bytes and launches."""
-    moved = UPDATE * profile.learning + 2 * state_bytes(profile, plan, optimizer)
-    if profile.hosted:
-        return moved / HOST_TRAFFIC + profile.whole / device.rates.copy
+    bytes_moved = UPDATE * profile.learning + 2 * state_bytes(profile, plan, optimizer)
+    if profile.on_host:
+        return bytes_moved / HOST_TRAFFIC + profile.whole / device.rates.copy
     launches = UPDATE_LAUNCHES * profile.tensors * device.rates.launch
-    busy = moved / device.rates.traffic
+    busy = bytes_moved / device.rates.traffic
     return busy + launches if device.kind == "cpu" else max(busy, launches)
 
 
@@ -362,13 +368,13 @@ def total_of(
         steps: Optimizer steps.
         counts: How often each stage runs, by :attr:`Stage.times`.
     """
-    spent = {"cache": 0.0, "sample": 0.0}
+    seconds = {"cache": 0.0, "sample": 0.0}
     for stage in profile.stages:
-        spent[stage.phase] += counts.get(stage.times, 0) * stage_seconds(stage, device, plan)
+        seconds[stage.phase] += counts.get(stage.times, 0) * stage_seconds(stage, device, plan)
     return Total(
         load=profile.download / device.rates.disk,
-        cache=spent["cache"],
+        cache=seconds["cache"],
         train=steps * step_time.seconds,
-        sample=spent["sample"],
+        sample=seconds["sample"],
         compile=compile_seconds(profile, plan),
     )

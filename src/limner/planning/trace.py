@@ -34,7 +34,7 @@ class Machine:
     """Of the allocator, bytes."""
     kernels: Kernels | None = "cuda"
     """Whose kernels are imitated; None: those of the device itself run."""
-    products: Products = "full"
+    matmul_precision: Products = "full"
     """How the frozen layers in the denoiser's blocks multiply."""
 
     def imitated(self, report: Report) -> AbstractContextManager[Any]:
@@ -51,11 +51,11 @@ class Trace:
     peak: int
     causes: Mapping[str, int]
     """What the peak is made of: weights, modulations, adapter, optimizer, gradients, activations."""
-    held: int
+    start_bytes: int
     """Alive before the step: weights, adapter, state of the optimizer."""
-    kept: int
+    saved: int
     """Alive when the forward pass has ended."""
-    left: int
+    leftover: int
     """Made by the step and alive when it has ended, gradients aside: constants that a model keeps."""
     idle: frozenset[int]
     """``id`` of every trained tensor that no gradient came to."""
@@ -103,34 +103,34 @@ def trace(
         _watch(tracker, models, arch)
         tracker.hold(state, "optimizer")
         tracker.hold(constants, "weights")
-        reached: set[int] = set()
+        gradient_ids: set[int] = set()
         for name, block in blocks.items():
             stack.enter_context(_bounds(tracker, name, block))
         for parameter in _trained(models):
-            handle = parameter.register_post_accumulate_grad_hook(partial(_gradient, tracker, reached))
+            handle = parameter.register_post_accumulate_grad_hook(partial(_gradient, tracker, gradient_ids))
             stack.callback(handle.remove)
         for layer in _frozen(models):
             handle = layer.register_forward_hook(partial(_from_python, tracker))
             stack.callback(handle.remove)
         stack.enter_context(machine.imitated(tracker.did))
-        held = tracker.alive
+        start_bytes = tracker.alive
         tracker.segment(HEAD, "forward")
         loss = step()
-        kept = tracker.alive
+        saved = tracker.alive
         tracker.segment(HEAD, "backward")
         loss.backward()
         del loss
         tracker.segment(HEAD, "after")
-        left = tracker.alive - held - tracker.causes["gradients"]
-    idle = frozenset(map(id, _trained(models))) - reached
+        leftover = tracker.alive - start_bytes - tracker.causes["gradients"]
+    idle = frozenset(map(id, _trained(models))) - gradient_ids
     for parameter in _trained(models):
         parameter.grad = None
     return Trace(
         tracker.peak,
         tracker.causes_at_peak,
-        held,
-        kept,
-        left,
+        start_bytes,
+        saved,
+        leftover,
         idle,
         tuple(tracker.segments),
         tuple(tracker.events),
@@ -143,8 +143,8 @@ def _trained(models: Mapping[str, nn.Module]) -> list[nn.Parameter]:
     ]
 
 
-def _gradient(tracker: Tracker, reached: set[int], parameter: Tensor) -> None:
-    reached.add(id(parameter))
+def _gradient(tracker: Tracker, gradient_ids: set[int], parameter: Tensor) -> None:
+    gradient_ids.add(id(parameter))
     if parameter.grad is not None:
         tracker.rename(parameter.grad, "gradients")
 
@@ -170,28 +170,28 @@ def _watch(tracker: Tracker, models: Mapping[str, nn.Module], arch: ArchSpec | N
         for module in model.modules():
             tracker.watch(plain(module), "weights")
         tracker.watch(model.buffers(), "weights")
-        every = list(model.parameters())
-        tracker.watch((each for each in every if not each.requires_grad), "weights")
-        tracker.watch((each for each in every if each.requires_grad), "adapter")
+        parameters = list(model.parameters())
+        tracker.watch((parameter for parameter in parameters if not parameter.requires_grad), "weights")
+        tracker.watch((parameter for parameter in parameters if parameter.requires_grad), "adapter")
         for layer in matching(model, arch.modulations if arch else ()).values():
             frozen = (parameter for parameter in layer.parameters() if not parameter.requires_grad)
             tracker.watch(frozen, "modulations")
 
 
-REGISTERED = frozenset({"_parameters", "_buffers", "_modules"})
+MODULE_DICTS = frozenset({"_parameters", "_buffers", "_modules"})
 SIMPLE = frozenset({bool, int, float, str, type(None)})
 
 
 def plain(module: nn.Module) -> list[Tensor]:
     """Tensors that a module holds as attributes or in lists and dicts, without having registered them."""
-    found: list[Tensor] = []
+    tensors: list[Tensor] = []
     for name, value in vars(module).items():
-        if name in REGISTERED or type(value) in SIMPLE:
+        if name in MODULE_DICTS or type(value) in SIMPLE:
             continue
-        inside = value.values() if isinstance(value, dict) else value
-        some = inside if isinstance(value, (list, tuple, dict)) else (value,)
-        found += [each for each in some if isinstance(each, Tensor)]
-    return found
+        items = value.values() if isinstance(value, dict) else value
+        candidates = items if isinstance(value, (list, tuple, dict)) else (value,)
+        tensors += [item for item in candidates if isinstance(item, Tensor)]
+    return tensors
 
 
 @contextmanager

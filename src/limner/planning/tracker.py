@@ -41,7 +41,7 @@ class Segment:
     gradients: int = 0
     """Of ``start``, gradients of what is trained."""
     gemm: float = 0
-    eight: float = 0
+    w8a8: float = 0
     attention: float = 0
     traffic: float = 0
     kernels: int = 0
@@ -72,7 +72,7 @@ class Tracker(TorchDispatchMode):
         self.cause = "activations"
         """What a storage counts as that is born now."""
         self._sizes: dict[int, tuple[int, str]] = {}
-        self._known: dict[int, tuple[weakref.ref[Any], int]] = {}
+        self._storages: dict[int, tuple[weakref.ref[Any], int]] = {}
         self._seen_by_python: set[int] = set()
         self._next = 0
         self.segment("", "before")
@@ -91,11 +91,11 @@ class Tracker(TorchDispatchMode):
 
     def rename(self, tensor: Tensor, cause: str) -> None:
         """Count the storage of a tensor as something else from now on."""
-        known = self._known.get(tensor.untyped_storage()._cdata)
-        if known is None or known[1] not in self._sizes:
+        entry = self._storages.get(tensor.untyped_storage()._cdata)
+        if entry is None or entry[1] not in self._sizes:
             return
-        size, before = self._sizes[known[1]]
-        self._sizes[known[1]] = (size, cause)
+        size, before = self._sizes[entry[1]]
+        self._sizes[entry[1]] = (size, cause)
         self.causes[before] -= size
         self.causes[cause] += size
 
@@ -115,8 +115,8 @@ class Tracker(TorchDispatchMode):
 
     def _counted(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
         if func is SUM and _summing(args, kwargs) and any(map(self._free, args)):
-            one, other = args
-            return one.add_(other) if self._free(one) else other.add_(one)
+            first, second = args
+            return first.add_(second) if self._free(first) else second.add_(first)
         if self.device == "meta":
             out, work = _again(func, args, kwargs or {})
         else:
@@ -131,19 +131,21 @@ class Tracker(TorchDispatchMode):
             self.now.traffic += work[1]
         return out
 
-    def did(self, *, attention: float = 0, eight: float = 0, traffic: float = 0, kept: float = 0) -> None:
+    def did(
+        self, *, attention: float = 0, w8a8: float = 0, traffic: float = 0, output_bytes: float = 0
+    ) -> None:
         """Count the work of a kernel that stands for no operation of torch: FLOPs, bytes, bytes of output."""
         self.now.attention += attention
-        self.now.eight += eight
+        self.now.w8a8 += w8a8
         self.now.traffic += traffic
-        self.now.attention_kept += kept
+        self.now.attention_kept += output_bytes
         self.now.kernels += 1
 
     def _free(self, tensor: Tensor) -> bool:
         """Whether a gradient may be written to: it is dense, and autograd alone holds it."""
         if _span(tensor) != tensor.numel() or tensor.untyped_storage()._cdata in self._seen_by_python:
             return False
-        return all(mine <= least for mine, least in zip(_holders(tensor), _alone(), strict=True))
+        return all(holders <= minimum for holders, minimum in zip(_holders(tensor), _alone(), strict=True))
 
     def seen_by_python(self, gradient: Tensor) -> None:
         """Say that a gradient came out of Python: an object there holds it, so it is never written to."""
@@ -151,19 +153,19 @@ class Tracker(TorchDispatchMode):
 
     def _note(self, tensor: Tensor, cause: str) -> None:
         storage = tensor.untyped_storage()
-        place = storage._cdata
-        known = self._known.get(place)
-        if known is not None and known[0]() is not None:
+        storage_id = storage._cdata
+        entry = self._storages.get(storage_id)
+        if entry is not None and entry[0]() is not None:
             return
         key = self._born(-(-storage.nbytes() // self.granule) * self.granule, cause)
 
         def gone(reference: Any) -> None:
-            if place in self._known and self._known[place][0] is reference:
-                del self._known[place]
-                self._seen_by_python.discard(place)
+            if storage_id in self._storages and self._storages[storage_id][0] is reference:
+                del self._storages[storage_id]
+                self._seen_by_python.discard(storage_id)
             self._dies(key)
 
-        self._known[place] = (weakref.ref(storage, gone), key)
+        self._storages[storage_id] = (weakref.ref(storage, gone), key)
 
     def _born(self, size: int, cause: str) -> int:
         self._next += 1
@@ -195,9 +197,9 @@ def _summing(args: Any, kwargs: Any) -> bool:
     """
     if kwargs or len(args) != 2 or torch.is_grad_enabled() or torch._C._current_graph_task_id() == -1:
         return False
-    one, other = args
-    alike = isinstance(one, Tensor) and isinstance(other, Tensor)
-    return alike and one.shape == other.shape and one.dtype == other.dtype
+    first, second = args
+    are_tensors = isinstance(first, Tensor) and isinstance(second, Tensor)
+    return are_tensors and first.shape == second.shape and first.dtype == second.dtype
 
 
 def _holders(tensor: Tensor) -> tuple[int, int]:
@@ -231,23 +233,24 @@ class _Probe(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-Made = tuple[torch.Size, tuple[int, ...], torch.dtype] | None
+OutputShape = tuple[torch.Size, tuple[int, ...], torch.dtype] | None
 """Size, strides and dtype of an output on the meta device."""
-Done = tuple[float, float] | None
+OpWork = tuple[float, float] | None
 """FLOPs of products and bytes of everything else; None where nothing is launched."""
 
-_seen: dict[Any, tuple[list[Made], bool, Done]] = {}
+_op_cache: dict[Any, tuple[list[OutputShape], bool, OpWork]] = {}
 """What operations made of what they were given: the blocks of a denoiser are alike, and torch works out the
 shapes of some operations in Python, which takes longer than all the rest."""
 
 
-def _again(func: Any, args: Any, kwargs: Any) -> tuple[Any, Done]:
+def _again(func: Any, args: Any, kwargs: Any) -> tuple[Any, OpWork]:
     """Run an operation on meta tensors, or remember what it gave the last time."""
     key = (func, _key(args), _key(tuple(kwargs.items())))
-    if known := _seen.get(key):
-        made, single, work = known
+    if entry := _op_cache.get(key):
+        shapes, single, work = entry
         fresh = [
-            each and torch.empty_strided(each[0], each[1], dtype=each[2], device="meta") for each in made
+            shape and torch.empty_strided(shape[0], shape[1], dtype=shape[2], device="meta")
+            for shape in shapes
         ]
         return (fresh[0] if single else tuple(fresh)), work
     out = func(*args, **kwargs)
@@ -255,8 +258,8 @@ def _again(func: Any, args: Any, kwargs: Any) -> tuple[Any, Done]:
     single = isinstance(out, Tensor)
     parts = [out] if single else list(out) if isinstance(out, (list, tuple)) else []
     if parts and _plain(func) and all(part is None or _whole(part) for part in parts) and _new(parts, args):
-        made = [part if part is None else (part.shape, part.stride(), part.dtype) for part in parts]
-        _seen[key] = (made, single, work)
+        shapes = [part if part is None else (part.shape, part.stride(), part.dtype) for part in parts]
+        _op_cache[key] = (shapes, single, work)
     return out, work
 
 
@@ -272,13 +275,15 @@ def _key(value: Any) -> Any:
 def _plain(func: Any) -> bool:
     """Whether an operation makes new tensors, and changes or returns none that it was given."""
     schema = func._schema
-    return all(each.alias_info is None for each in (*schema.arguments, *schema.returns))
+    return all(argument.alias_info is None for argument in (*schema.arguments, *schema.returns))
 
 
 def _new(parts: Iterable[Any], args: Iterable[Any]) -> bool:
     """Whether no output lies where an input or another one does, as that of ``_unsafe_view`` in fact does."""
-    made, given = ([tensor.untyped_storage()._cdata for tensor in _tensors(some)] for some in (parts, args))
-    return len({*made}) == len(made) and not {*made} & {*given}
+    outputs, inputs = (
+        [tensor.untyped_storage()._cdata for tensor in _tensors(values)] for values in (parts, args)
+    )
+    return len({*outputs}) == len(outputs) and not {*outputs} & {*inputs}
 
 
 def _whole(value: Any) -> bool:
@@ -294,26 +299,26 @@ def _span(tensor: Tensor) -> int:
     return sum(ends) + 1 if tensor.numel() else 0
 
 
-def _work(func: Any, args: Any, kwargs: Any, out: Any) -> Done:
+def _work(func: Any, args: Any, kwargs: Any, out: Any) -> OpWork:
     packet = func._overloadpacket
     if packet in IDLE or packet in FUSED:
         return None
     count = flop_registry.get(packet)
     if count is not None:
         return float(count(*args, **kwargs, out_val=out)), 0.0
-    given, made = _tensors(args), _tensors(out if isinstance(out, (tuple, list)) else (out,))
-    return 0.0, float(sum(map(_bytes, given)) + sum(map(_bytes, made)))
+    inputs, outputs = _tensors(args), _tensors(out if isinstance(out, (tuple, list)) else (out,))
+    return 0.0, float(sum(map(_bytes, inputs)) + sum(map(_bytes, outputs)))
 
 
 def _tensors(values: Iterable[Any]) -> list[Tensor]:
     """The tensors among values, and in the lists among them."""
-    found: list[Tensor] = []
+    tensors: list[Tensor] = []
     for value in values:
         if isinstance(value, Tensor):
-            found.append(value)
+            tensors.append(value)
         elif isinstance(value, (list, tuple)):
-            found += [each for each in value if isinstance(each, Tensor)]
-    return found
+            tensors += [item for item in value if isinstance(item, Tensor)]
+    return tensors
 
 
 def _bytes(tensor: Tensor) -> int:

@@ -115,7 +115,7 @@ def oom_fallback_of(recipe: Recipe, reporter: Reporter, begun: Begun | None = No
     Raises:
         DoesNotFit: There is none.
     """
-    made = foreseen(recipe, reporter, device=shared(device_for(recipe.limits)), begun=begun)
+    made = foreseen(recipe, reporter, device=shared(device_for(recipe.limits)), previous=begun)
     if made.choice is None:
         raise DoesNotFit(str(made.misfit))
     return OomFallback(made, process=peak(torch.device("cpu")))

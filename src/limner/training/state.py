@@ -166,7 +166,7 @@ class TrainState:
         wish, fallback = self.resolved.recipe.train, self.fallback
         several, first = distributed.world() > 1, not self.optimizer.state
         profile = fallback.planned.profile
-        size = moving_bytes(profile, fallback.plan, wish.optimizer, first=first, several=several)
+        size = moving_bytes(profile, fallback.plan, wish.optimizer, first=first, all_reduce=several)
         _ask(size, self.resolved.device)
 
     @contextmanager
