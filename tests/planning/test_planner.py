@@ -31,7 +31,7 @@ def traced(tmp_path, monkeypatch):
     def trace(one):
         asked.append(one)
         found = flux(max(one.size), doubles=4, singles=6)
-        return whole(found, on_host=one.on_host) if one.recipe.train.method == "full" else found
+        return whole(found, on_host=one.on_host) if one.base.recipe.train.method == "full" else found
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(profile_cache, "_traced", trace)
@@ -118,7 +118,7 @@ def test_a_profile_is_traced_once_for_all_that_does_not_change_it(traced):
     planned(lora__rank=8)
     planned(data__resolution=512)
     planned(limits__compute_dtype="fp32")
-    assert [one.compute for one in traced] == ["bf16", "bf16", "bf16", "fp32"]
+    assert [one.base.compute for one in traced] == ["bf16", "bf16", "bf16", "fp32"]
     assert traced[2].size == (512, 512)
 
 
@@ -250,7 +250,7 @@ def test_products_in_8_bits_are_planned_where_they_are_asked_for(traced):
     result = planned(limits__matmul_precision="8bit")
     assert (result.choice.plan.matmul_precision, result.choice.plan.weights) == ("8bit", "int8")
     assert result.plain()["plan"]["matmul_precision"] == "8bit"
-    assert "multiplied in 8 bits forward and backward" in next(sentences(result, result.choice))
+    assert "8-bit matmul forward and backward" in next(sentences(result, result.choice))
     assert planned(card="RTX 3090", limits__matmul_precision="8bit").request.weights == ["int8"]
     assert planned().choice.plan.matmul_precision == "full"
     assert [one.matmul_precision for one in traced] == ["8bit", "full"]
