@@ -91,7 +91,7 @@ def filling(chosen: Resolved) -> dict[str, float]:
     spent = dict.fromkeys((*IN_TURN, *BESIDE), 0.0)
     start = time.perf_counter()
     with clocks(spent):
-        verb.stock(chosen, Reporter())
+        verb.fill_cache(chosen, Reporter())
     whole = time.perf_counter() - start
     return {"whole": whole, **spent, "rest": whole - sum(spent[part] for part in IN_TURN)}
 

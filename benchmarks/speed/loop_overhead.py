@@ -35,7 +35,7 @@ from limner.nn.patchify import grid, patchify, tokens
 from limner.recipe import toml
 from limner.recipe.schema import Recipe
 from limner.reporter import Bar, PlainText, Reporter
-from limner.training.cache import Store, stock
+from limner.training.cache import Store, fill_cache
 from limner.training.model import TrainableModel
 from limner.training.train import train
 
@@ -111,7 +111,7 @@ def bare_loop(resolved: Resolved, store: Store) -> Callable[[], None]:
     """One step of a loop written by hand, over the values that Limner trains on, with a model of its own."""
     trainable = TrainableModel(resolved, store)
     model: Any = trainable.models["transformer"]
-    lora.dropping(model, on=True)
+    lora.dropping(model, enabled=True)
     weights = lora.trained(model)
     optimizer = torch.optim.AdamW(weights, RATE, fused=True)
     rows = [store.row(number) for number in range(len(resolved.views))]
@@ -175,7 +175,7 @@ def measure(base: str, batch: int, asked: argparse.Namespace, work: Path) -> dic
     """Both sides in turns at one batch size."""
     wish = recipe(base, batch, WARM_UP + asked.pairs * asked.block, work)
     resolved = resolve(wish)
-    turns = Turns(bare_loop(resolved, stock(resolved, Reporter())[0]), asked.block)
+    turns = Turns(bare_loop(resolved, fill_cache(resolved, Reporter())[0]), asked.block)
     train(wish, work / f"run-{batch}", turns)
     return {"batch": batch, **summary(turns, asked.block)}
 

@@ -33,7 +33,12 @@ WANTED = 8.0
 """Seconds from the command to the next step of a resumed run, on two cores that do nothing else."""
 CASES = ("fresh", "fresh, cache full", "resumed")
 PARTS = ("libraries", "folder", "checkpoint", "cache", "models", "first step")
-CLOCKED = {"resolve": "folder", "newest": "checkpoint", "stocked": "cache", "Trainee": "models"}
+CLOCKED = {
+    "resolve": "folder",
+    "newest": "checkpoint",
+    "fill_cache_with_fallback": "cache",
+    "TrainableModel": "models",
+}
 """Function of ``limner.training.train`` -> the part that it is."""
 STEPS = 4
 STARTED = "LIMNER_BENCHMARK_START"

@@ -192,7 +192,7 @@ def test_quantised_layers_and_dropout(subject: Subject) -> None:
     lora.attach(model, names, rank=2, alpha=1, dropout=0.3, seed=1, places=placed)
     for number, factor in enumerate(lora.trained(model)):
         nn.init.normal_(factor, std=0.1, generator=torch.Generator().manual_seed(number))
-    lora.dropping(model, on=True)
+    lora.dropping(model, enabled=True)
     dropped = Subject(base, model, placed)
     assert dropped.holds(checkpointed=subject.count, streamed=range(subject.count), hoist=True)
     assert dropped.holds(checkpointed=2, streamed=range(1, subject.count), keep_attention=True)

@@ -104,7 +104,7 @@ def test_cached_training_is_the_same_training(tiny_base, photos, tmp_path, encod
     from limner.nn.loop import Fit, fit
     from limner.nn.optim import optimizer, schedule
 
-    straight.dropping(on=True)
+    straight.dropping(enabled=True)
     pace = Fit(
         parameters=straight.parameters,
         optimizer=optimizer(

@@ -124,7 +124,7 @@ base = Base(case, Path(sys.argv[3]))
 rows = [base.row(number) for number in range(2)]
 model = base.moved()
 equip(model, base.family.arch, Plan(checkpointed_blocks=1), device=DEVICE)
-store = Rows(Cache(Path()), [], [], ragged=base.family.padded_values)
+store = Rows(Cache(Path()), [], [], padded=base.family.padded_values)
 
 
 def step():

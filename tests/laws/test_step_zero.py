@@ -17,7 +17,7 @@ from limner.lora import file
 from limner.nn.patchify import grid
 from limner.recipe.schema import Recipe
 from limner.run_folder import RunDir
-from limner.training.cache import stock
+from limner.training.cache import fill_cache
 from limner.training.export import export
 from limner.training.model import TrainableModel
 from small import Told, wish
@@ -78,7 +78,7 @@ print(json.dumps({
 
 def trainable_model(recipe: Recipe, *, moved: bool) -> TrainableModel:
     resolved = resolve(recipe)
-    made = TrainableModel(resolved, stock(resolved, Told())[0])
+    made = TrainableModel(resolved, fill_cache(resolved, Told())[0])
     for number, factor in enumerate(made.parameters if moved else ()):
         torch.nn.init.normal_(factor, std=0.2, generator=torch.Generator().manual_seed(number))
     return made
@@ -125,7 +125,7 @@ def test_step_zero_is_the_base(tiny_base, photos, tmp_path):
         tiny_base, photos, sample=sample, train={"steps": 0}, lora={"text_encoders": ["text_encoder"]}
     )
     one, run = trainable_model(recipe, moved=False), RunDir(tmp_path / "run")
-    (mine,) = one.paint(1)
+    (mine,) = one.sample(1)
     bare = one.resolved.family
     from limner.models.loading import load
 
@@ -182,7 +182,7 @@ def test_stock_diffusers_loads_what_was_trained(tiny_base, photos, tmp_path, lor
         if exact
         else torch.allclose(said["pred"]["pred"], mine, atol=1e-5)
     )
-    (painted,) = one.paint(1)
+    (painted,) = one.sample(1)
     assert np.abs(picture(tmp_path / "stock" / "stock.png") - np.asarray(painted, int)).max() <= 1
 
 
@@ -190,7 +190,7 @@ def test_a_lora_changes_what_is_painted(tiny_base, photos):
     sample = {"every": 0, "prompts": ["zorb"], "steps": 2}
     recipe = wish(tiny_base, photos, sample=sample)
     (base,), (other,) = (
-        trainable_model(recipe, moved=False).paint(1),
-        trainable_model(recipe, moved=True).paint(1),
+        trainable_model(recipe, moved=False).sample(1),
+        trainable_model(recipe, moved=True).sample(1),
     )
     assert np.abs(np.asarray(base, int) - np.asarray(other, int)).max() > 3

@@ -318,7 +318,7 @@ def test_a_run_is_cached_exactly_resumes_exactly_learns_and_exports(whole: Run):
     bare = whole.painted(pipe)
     diffusers_loader.load(pipe, out.lora_path)
     theirs = whole.painted(pipe, "pil")
-    (painted,) = straight.paint(1)
+    (painted,) = straight.sample(1)
     assert np.abs(np.asarray(painted, int) - np.asarray(theirs, int)).max() <= 1, "exported = trained"
     loaded, merged = whole.painted(pipe), whole.painted(whole.merged())
     assert not torch.allclose(bare, loaded, atol=1e-3)

@@ -125,7 +125,7 @@ def test_with_dropout_each_reads_an_input_of_its_own():
     x, _ = inputs()
     nets = [attached(together=together, dropout=0.3) for together in (False, True)]
     for net in nets:
-        lora.dropping(net, on=True)
+        lora.dropping(net, enabled=True)
         assert any(isinstance(each, PlacedDropout) and each.training for each in net.modules())
     assert all(torch.equal(a, b) for a, b in zip(*(results(net, x) for net in nets), strict=True))
 

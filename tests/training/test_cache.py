@@ -20,7 +20,7 @@ from limner.graph.contents import contents, prune
 from limner.recipe import toml
 from limner.run_folder import RunDir
 from limner.training import cache as module
-from limner.training.cache import Store, all_rows, cache, prompts_of, stock
+from limner.training.cache import Store, all_rows, cache, fill_cache, prompts_of
 from limner.training.encode import survey
 from limner.training.train import train
 from messages import raises
@@ -212,7 +212,7 @@ def test_rows_are_views_held_out_views_prompts_and_the_empty_caption(tiny_base, 
 
 def test_a_store_reads_each_entry_once_while_there_is_room(recipe, monkeypatch):
     resolved = resolve(recipe)
-    store, _ = stock(resolved, Told())
+    store, _ = fill_cache(resolved, Told())
     reads, true = [], Cache.read
     monkeypatch.setattr(
         Cache, "read", lambda self, cache_key: reads.append(cache_key) or true(self, cache_key)

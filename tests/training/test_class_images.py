@@ -9,7 +9,7 @@ from limner.nn.rng import seed_of
 from limner.recipe.schema import Recipe
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
-from limner.training.cache import stock
+from limner.training.cache import fill_cache
 from limner.training.class_images import FACTS, prior
 from limner.training.model import TrainableModel
 from limner.training.train import train
@@ -78,7 +78,7 @@ def test_a_caption_with_the_trigger_is_refused(tiny_base: Path, photos: Path, tm
 def losses(recipe: Recipe, place: Path | None, step: int = 0) -> torch.Tensor:
     resolved = resolve(recipe)
     resolved = resolved.with_class_images(place) if place else resolved
-    store, _ = stock(resolved, Reporter())
+    store, _ = fill_cache(resolved, Reporter())
     return torch.stack(list(TrainableModel(resolved, store).losses(step))).sum()
 
 
@@ -105,8 +105,8 @@ def test_the_prior_is_drawn_apart_and_never_held_out(tiny_base: Path, photos: Pa
     assert resolved.class_views == 1
     assert resolved.views[-1].caption == "a red thing"
     assert all(view.example.path.parent != place for view in (*resolved.own, *resolved.held_out))
-    store, _ = stock(resolved, Reporter())
-    positions = [one.position for one in TrainableModel(resolved, store)._places(2)]
+    store, _ = fill_cache(resolved, Reporter())
+    positions = [one.position for one in TrainableModel(resolved, store)._samples(2)]
     assert len(set(positions)) == len(positions)
     assert [one for one in positions if one < 0] == [-7, -8, -9]
     assert seed_of(0, "prior") != 0

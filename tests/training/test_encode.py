@@ -31,7 +31,7 @@ def test_every_address_is_known_before_anything_is_loaded(resolved, tmp_path, mo
     monkeypatch.setattr(filling, "pixels", None)
     rows = rows_of(resolved, resolved.views)
     work = survey(resolved, Cache(tmp_path), rows)
-    assert all(row.wanted <= set(places) for row, places in zip(rows, work.table, strict=True))
+    assert all(row.outputs <= set(places) for row, places in zip(rows, work.table, strict=True))
     counts = {name: len(todo) for name, todo in work.missing.items()}
     captions = 8  # seven of the images, and the empty one
     assert counts == {
@@ -52,7 +52,7 @@ def test_what_is_stored_is_what_is_computed_straight(tiny_base, photos, tmp_path
     assert written == sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors"))
     assert told.counts["Caching"] == [work.count, work.count]
     for row, places, straight in zip(rows, work.table, uncached(resolved, rows), strict=True):
-        assert equal(straight, {name: cache.read(places[name])[name] for name in row.wanted})
+        assert equal(straight, {name: cache.read(places[name])[name] for name in row.outputs})
     again = survey(resolved, cache, rows)
     assert again.count == 0 and len(again.present) == work.count and not any(again.missing.values())
 
@@ -169,7 +169,7 @@ def test_values_of_a_caption(tiny_base, photos):
         "clip_tokens", "t5_tokens", "encode_clip@2", "encode_t5@2", "pooled", "context",
     }  # fmt: skip
     (row,) = caption_rows(resolved, ["a cat"])
-    assert row.wanted == {"clip_tokens", "t5_tokens", "encode_clip@2", "encode_t5@2"}
+    assert row.outputs == {"clip_tokens", "t5_tokens", "encode_clip@2", "encode_t5@2"}
     assert row.value("caption") == ("a cat",) and set(row.inputs) == {"caption"}
 
 
@@ -200,7 +200,7 @@ def test_images_larger_than_a_tile_are_kept_apart(tiny_base, photos, tmp_path, m
     fill(tiled, cache, rows, work, told)
     assert f"{work.count} of {work.count} images are encoded in tiles of 64 pixels." in told.lines
     for number, straight in enumerate(uncached(tiled, rows)):
-        stored = {name: cache.read(work.table[number][name])[name] for name in rows[number].wanted}
+        stored = {name: cache.read(work.table[number][name])[name] for name in rows[number].outputs}
         assert equal(straight, stored), "in tiles too, what is stored is what is computed straight"
     number = min(long)
     whole = cache.read(plain.table[number]["latent_mean"])["latent_mean"]

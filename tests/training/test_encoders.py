@@ -50,7 +50,7 @@ def test_a_streamed_cache_is_that_of_whole_encoders(resolved, tmp_path, equipped
     assert work.table == survey(resolved, cache, rows).table
     fill(streamed, cache, rows, work, Told())
     for row, places, straight in zip(rows, work.table, uncached(resolved, rows), strict=True):
-        assert equal(straight, {name: cache.read(places[name])[name] for name in row.wanted})
+        assert equal(straight, {name: cache.read(places[name])[name] for name in row.outputs})
     assert [blocks for blocks, *_ in equipped] == [("encoder.layers.*",), ("encoder.block.*",)]
     for _, layers, engine in equipped:
         captions = len({row.inputs["caption"] for row in rows})

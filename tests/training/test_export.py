@@ -7,7 +7,7 @@ from limner.generation import Settings, generate
 from limner.lora import diffusers_loader, file
 from limner.run_folder import RunDir
 from limner.training import export as module
-from limner.training.cache import stock as fill
+from limner.training.cache import fill_cache as fill
 from limner.training.export import about, export, exported_steps
 from limner.training.model import TrainableModel
 from limner.training.train import train

@@ -63,7 +63,7 @@ def test_every_weight_is_trained_and_a_stopped_run_ends_as_a_whole_one(halved, p
         fallback = planned(*args)
         choice = fallback.choice
         moved = replace(choice, plan=replace(choice.plan, optimizer_state="host"))
-        fallback.planned = replace(fallback.planned, choice=moved)
+        fallback.plan_result = replace(fallback.plan_result, choice=moved)
         return fallback
 
     monkeypatch.setattr(module, "_planned", away)  # it begins on the host, and ends on the device

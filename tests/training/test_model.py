@@ -9,7 +9,7 @@ from limner.data.validation import QUANTILES
 from limner.errors import BadRecipe, BrokenGraph
 from limner.nn.memory import vae_tiling
 from limner.nn.optim import optimizer
-from limner.training.cache import stock
+from limner.training.cache import fill_cache
 from limner.training.model import TrainableModel, plain
 from messages import raises
 from small import Told, equal, wish
@@ -19,7 +19,7 @@ BOTH = {"text_encoders": ["text_encoder", "text_encoder_2"], "text_encoder_layer
 
 def trainable_model(base, photos, **sections) -> TrainableModel:
     resolved = resolve(wish(base, photos, **sections))
-    return TrainableModel(resolved, stock(resolved, Told())[0])
+    return TrainableModel(resolved, fill_cache(resolved, Told())[0])
 
 
 def moved(one: TrainableModel) -> TrainableModel:
@@ -66,7 +66,7 @@ def stepped(one: TrainableModel) -> dict:
 
 def test_a_full_fine_tune_on_the_host_is_that_on_the_device_bit_for_bit(tiny_base, photos):
     resolved = resolve(wish(tiny_base, photos, **FULL))
-    store = stock(resolved, Told())[0]
+    store = fill_cache(resolved, Told())[0]
     here, there = (
         TrainableModel(resolved, store, replace(plain(resolved), optimizer_state=how, checkpointed_blocks=1))
         for how in ("fp32", "host")
@@ -141,11 +141,11 @@ def test_the_held_out_loss_has_no_luck_in_it(tiny_base, photos):
 def test_dropout_works_while_training_only(tiny_base, photos):
     one = moved(trainable_model(tiny_base, photos, lora={"dropout": 0.5}))
     quiet = torch.stack(list(one.losses(0)))
-    one.dropping(on=True)
+    one.dropping(enabled=True)
     noisy = torch.stack(list(one.losses(0)))
     assert not torch.equal(noisy, quiet)
     assert torch.equal(torch.stack(list(one.losses(0))), noisy), "a step draws the same mask again"
-    one.dropping(on=False)
+    one.dropping(enabled=False)
     assert torch.equal(torch.stack(list(one.losses(0))), quiet)
 
 
@@ -159,7 +159,7 @@ def test_the_masks_of_a_sample_do_not_depend_on_its_micro_batch(tiny_base, photo
                 tiny_base, photos, lora=dropping, train={"batch": 4}, limits={"micro_batch": largest}
             )
         )
-        one.dropping(on=True)
+        one.dropping(enabled=True)
         sums.append(torch.stack(list(one.losses(3))).sum().item())
     assert sums == pytest.approx([sums[0]] * 3, rel=1e-5)
 
@@ -168,13 +168,13 @@ def test_the_masks_of_a_sample_do_not_depend_on_its_micro_batch(tiny_base, photo
 def test_samples_show_the_weights_as_they_stand(tiny_base, photos, lora):
     sample = {"every": 0, "prompts": ["a thing", "another"], "width": 32, "height": 64, "steps": 2}
     one = trainable_model(tiny_base, photos, lora=lora, sample=sample)
-    before = one.paint(2)
+    before = one.sample(2)
     assert [image.size for image in before] == [(32, 64)] * 2
-    again = moved(one).paint(2)
+    again = moved(one).sample(2)
     assert any(
         np.abs(np.asarray(a, int) - np.asarray(b, int)).max() > 0 for a, b in zip(before, again, strict=True)
     )
-    assert all(np.array_equal(a, b) for a, b in zip(again, one.paint(2), strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(again, one.sample(2), strict=True))
 
 
 def _gradients(one: TrainableModel) -> list[torch.Tensor]:
@@ -189,11 +189,11 @@ def _gradients(one: TrainableModel) -> list[torch.Tensor]:
 def test_another_plan_is_the_same_training_to_the_bit(tiny_base, photos):
     shown = {"every": 0, "prompts": ["zorb"], "steps": 1}
     one = moved(trainable_model(tiny_base, photos, train={"batch": 4}, lora={"dropout": 0.5}, sample=shown))
-    one.dropping(on=True)
+    one.dropping(enabled=True)
     usual, blocks = plain(one.resolved), len(one.resolved.family.arch.blocks_of(one.models["transformer"]))
     one.follow(replace(usual, swapped_blocks=blocks, precompute_modulation=True))
     one.follow(usual)  # from here on weights start at aligned bytes; in a file they need not, and CPUs care
-    expected, held_out, painted = _gradients(one), one.held_out_loss(), one.paint(1)
+    expected, held_out, painted = _gradients(one), one.held_out_loss(), one.sample(1)
     for change in (
         {"checkpointed_blocks": 2},
         {
@@ -207,7 +207,7 @@ def test_another_plan_is_the_same_training_to_the_bit(tiny_base, photos):
         one.follow(replace(usual, **change))
         assert all(map(torch.equal, _gradients(one), expected)), change
         assert (one.held_out_loss(), change) == (held_out, change)
-        assert one.paint(1) == painted, change
+        assert one.sample(1) == painted, change
     one.follow(usual)
     assert all(map(torch.equal, _gradients(one), expected))
 
@@ -231,17 +231,17 @@ def test_weights_in_fewer_bits_are_another_training(tiny_base, photos):
 def test_samples_are_decoded_in_tiles_where_the_plan_says_so(tiny_base, photos, monkeypatch):
     monkeypatch.setattr(vae_tiling, "SIDE", 32)
     one = trainable_model(tiny_base, photos, sample={"every": 0, "width": 64, "height": 64, "prompts": ["x"]})
-    (plain,) = one.paint(1)
+    (plain,) = one.sample(1)
     one.follow(replace(one.plan, decode_tiled=True))
-    (tiled,) = one.paint(1)
+    (tiled,) = one.sample(1)
     assert tiled.size == plain.size == (64, 64) and tiled.tobytes() != plain.tobytes()
     one.follow(replace(one.plan, decode_tiled=False))
-    assert one.paint(1)[0].tobytes() == plain.tobytes()
+    assert one.sample(1)[0].tobytes() == plain.tobytes()
 
 
 def test_products_in_8_bits_keep_the_direction_of_the_gradient(tiny_base, photos):
     resolved = resolve(wish(tiny_base, photos))
-    store = stock(resolved, Told())[0]
+    store = fill_cache(resolved, Told())[0]
     full = replace(plain(resolved), weights="int8")
     ways = [
         full,

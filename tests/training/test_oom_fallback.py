@@ -11,7 +11,7 @@ from limner.planning.profile import Profile
 from limner.planning.search import choose
 from limner.recipe.schema import Recipe
 from limner.training import oom_fallback as module
-from limner.training.oom_fallback import MOST, OomFallback, changes, shared
+from limner.training.oom_fallback import MAX_FALLS, OomFallback, changes, shared
 
 
 def _fallback(gigabytes: int) -> OomFallback:
@@ -29,7 +29,7 @@ def _planned(profile: Profile, device: Device, batches: tuple[int, ...] = (1,)) 
 
 def test_each_fall_takes_clearly_less_and_changes_no_precision() -> None:
     fallback = _fallback(24)
-    for _ in range(MOST):
+    for _ in range(MAX_FALLS):
         before, planned = fallback.plan, fallback.bytes
         after = fallback.down(planned)
         assert fallback.bytes <= 0.91 * planned
@@ -39,7 +39,7 @@ def test_each_fall_takes_clearly_less_and_changes_no_precision() -> None:
             before.optimizer_state,
         )
         assert after == fallback.plan and changes(before, after)
-        assert fallback.planned.plain()["plan"] == after.to_json()
+        assert fallback.plan_result.plain()["plan"] == after.to_json()
 
 
 def test_what_took_more_than_planned_is_expected_to_again() -> None:
@@ -51,7 +51,7 @@ def test_what_took_more_than_planned_is_expected_to_again() -> None:
 
 def test_it_steps_down_so_often_and_no_more() -> None:
     fallback = _fallback(24)
-    for _ in range(MOST):
+    for _ in range(MAX_FALLS):
         fallback.down(fallback.bytes)
     with pytest.raises(DoesNotFit, match=r"after 3 smaller plans: 20\.0 GB were in use.*--vram"):
         fallback.down(20 * 10**9)
@@ -60,7 +60,7 @@ def test_it_steps_down_so_often_and_no_more() -> None:
 def test_where_there_is_no_smaller_plan_it_says_what_to_lower() -> None:
     fallback = _fallback(80)
     with pytest.raises(DoesNotFit, match=r"Out of memory at .* of .*Lower data\.resolution.*limner plan"):
-        fallback.down(40 * fallback.planned.device.free)
+        fallback.down(40 * fallback.plan_result.device.free)
 
 
 def test_the_watch_is_told_what_is_planned() -> None:

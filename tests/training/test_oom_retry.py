@@ -11,7 +11,7 @@ from limner.training import encode, state
 from limner.training import oom_retry as module
 from limner.training import train as train_module
 from limner.training.oom_fallback import OomFallback
-from limner.training.oom_retry import patiently, release
+from limner.training.oom_retry import release, retry_on_oom
 from limner.training.train import train
 from messages import raises
 from small import Told, weights, wish
@@ -25,14 +25,14 @@ def test_what_fails_for_want_of_memory_is_done_again_lower() -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return 7
 
-    assert patiently(act, told.append) == 7
+    assert retry_on_oom(act, told.append) == 7
     assert told == ["CUDA out of memory"] * 2
 
 
 def test_what_another_process_lacks_is_done_again_here_too(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     monkeypatch.setattr(module.distributed, "any_rank", lambda _: not told)
-    assert patiently(lambda: 7, told.append) == 7
+    assert retry_on_oom(lambda: 7, told.append) == 7
     assert told == ["Another process ran out of memory."]
 
 
@@ -44,9 +44,9 @@ def test_other_errors_and_no_lower_way_end_it() -> None:
         raise DoesNotFit("Nothing is smaller.")
 
     with raises(DoesNotFit):
-        patiently(act, lower)
+        retry_on_oom(act, lower)
     with pytest.raises(ZeroDivisionError):
-        patiently(lambda: 1 // 0, lower)
+        retry_on_oom(lambda: 1 // 0, lower)
 
 
 def test_what_failed_is_given_back_and_peaks_are_measured_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +127,7 @@ PLACES = {
     "backward": (torch.Tensor, "backward", "Out of memory after step 0"),
     "optimizer": (state, "_ask", "Out of memory after step 0"),
     "measuring": (train_module.TrainableModel, "held_out_loss", "Out of memory after step 0"),
-    "sampling": (train_module.TrainableModel, "paint", "Out of memory after step 0"),
+    "sampling": (train_module.TrainableModel, "sample", "Out of memory after step 0"),
     "final weights": (state, "evaluation_mode", "Out of memory after step 0"),
 }
 
@@ -169,7 +169,7 @@ def test_memory_that_runs_out_while_a_plan_is_put_on_takes_the_next(tiny_base, p
 
 def test_pictures_leave_the_last_plan_to_the_training(tiny_base, photos, tmp_path, monkeypatch):
     sample = {"every": 1, "prompts": ["zorb"], "steps": 1}
-    _out_of_memory(monkeypatch, train_module.TrainableModel, "paint", times=99)
+    _out_of_memory(monkeypatch, train_module.TrainableModel, "sample", times=99)
     monkeypatch.setattr(Planned, "down", _smaller_micro_batch)
     told = Told()
     done = train(
@@ -181,7 +181,7 @@ def test_pictures_leave_the_last_plan_to_the_training(tiny_base, photos, tmp_pat
 
 def test_where_no_smaller_plan_is_left_pictures_are_given_up(tiny_base, photos, tmp_path, monkeypatch):
     sample = {"every": 0, "prompts": ["zorb"], "steps": 1}
-    _out_of_memory(monkeypatch, train_module.TrainableModel, "paint", times=99)
+    _out_of_memory(monkeypatch, train_module.TrainableModel, "sample", times=99)
     monkeypatch.setattr(OomFallback, "down", _nothing_smaller)
     told = Told()
     train(wish(tiny_base, photos, train={"steps": 1}, sample=sample), tmp_path / "run", told)

@@ -6,7 +6,7 @@ from limner.assembly.resolve import resolve
 from limner.errors import BadCache
 from limner.run_folder import RunDir
 from limner.training import samples as module
-from limner.training.cache import stock
+from limner.training.cache import fill_cache
 from limner.training.model import TrainableModel
 from limner.training.samples import sample, write_sheet
 from small import Told, wish
@@ -15,7 +15,7 @@ from small import Told, wish
 @pytest.fixture
 def trainable_model(tiny_base, photos):
     resolved = resolve(wish(tiny_base, photos, sample={"every": 0, "prompts": ["one", "two"], "steps": 2}))
-    return TrainableModel(resolved, stock(resolved, Told())[0])
+    return TrainableModel(resolved, fill_cache(resolved, Told())[0])
 
 
 def test_pictures_and_the_sheet(trainable_model, tmp_path):
@@ -44,7 +44,7 @@ def test_no_failure_ends_the_training(trainable_model, tmp_path, monkeypatch, er
     def fail(_: int):
         raise error
 
-    monkeypatch.setattr(trainable_model, "paint", fail)
+    monkeypatch.setattr(trainable_model, "sample", fail)
     told = Told()
     sample(trainable_model, RunDir(tmp_path), 3, told)
     (line,) = told.lines
@@ -59,7 +59,7 @@ def test_a_signal_is_no_failure(trainable_model, tmp_path, monkeypatch):
     def stop(_: int):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(trainable_model, "paint", stop)
+    monkeypatch.setattr(trainable_model, "sample", stop)
     with pytest.raises(KeyboardInterrupt):
         sample(trainable_model, RunDir(tmp_path), 3, Told())
 

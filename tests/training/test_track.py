@@ -49,7 +49,7 @@ def test_tensorboard_gets_every_row_even_when_the_run_fails(tiny_base, photos, t
 def test_of_steps_that_are_computed_twice_tensorboard_shows_the_second(tiny_base, photos, tmp_path):
     recipe = wish(tiny_base, photos, track={"with": ["tensorboard"]}, name="zorb")
     for done, steps, loss in ((0, range(1, 6), 1.0), (3, range(4, 7), 2.0)):
-        with tracked(recipe, RunDir(tmp_path), done=done) as track:
+        with tracked(recipe, RunDir(tmp_path), start_step=done) as track:
             for step in steps:
                 track({"step": step, "loss": loss})
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -144,7 +144,7 @@ def test_a_run_that_goes_on_is_the_same_to_trackers_and_one_that_begins_is_not(
     for done, spoil in ((0, None), (0, None), (2, None), (3, None), (4, b""), (5, None), (6, b"\xff")):
         if spoil is not None:
             run.track_id_path.write_bytes(spoil)
-        with tracked(recipe, run, done=done):
+        with tracked(recipe, run, start_step=done):
             pass
     given = [each for each in wandb.seen if isinstance(each, dict)]
     assert {each["resume"] for each in given} == {"allow"}

@@ -141,7 +141,7 @@ def test_what_can_only_fail_is_told_before_anything_is_computed(
     tiny_base, photos, tmp_path, monkeypatch, sections, message
 ):
     monkeypatch.setitem(sys.modules, "prodigyopt", None)
-    monkeypatch.setattr(module, "stocked", None)
+    monkeypatch.setattr(module, "fill_cache_with_fallback", None)
     if "train" in sections:
         sections = {"train": {**sections["train"], "learning_rate": 1.0}}
     with pytest.raises(BadRecipe, match=message):
@@ -191,7 +191,7 @@ def test_a_signal_does_not_wait_for_samples(tiny_base, photos, tmp_path, monkeyp
     monkeypatch.setattr(
         module,
         "_begin",
-        lambda *given: (begin(*given), monkeypatch.setattr(module.TrainableModel, "paint", painting)),
+        lambda *given: (begin(*given), monkeypatch.setattr(module.TrainableModel, "sample", painting)),
     )
     with raises(Stopped):
         train(recipe, tmp_path / "run", Told())

@@ -74,13 +74,13 @@ def assemble(
         DiskFull: There is no room for what stays in files.
     """
     model = _skeleton if device == META else _loaded
-    assembled = Assembled(spec, {name: model(spec, plan, name, device, folder) for name in spec.cut.loaded})
-    spec.trainable.attach(spec, assembled.models, assembled.sample_keys)
+    assembly = Assembled(spec, {name: model(spec, plan, name, device, folder) for name in spec.cut.loaded})
+    spec.trainable.attach(spec, assembly.models, assembly.sample_keys)
     if plan.optimizer_state == "host":
-        assembled.offload = _offloaded(assembled.denoiser, spec.dtype, device)
+        assembly.offload = _offloaded(assembly.denoiser, spec.dtype, device)
     if spec.casts_inputs and cast_inputs:
-        cast_once(assembled.denoiser, spec.family.arch, spec.dtype)
-    return assembled
+        cast_once(assembly.denoiser, spec.family.arch, spec.dtype)
+    return assembly
 
 
 def _loaded(spec: ModelSpec, plan: Plan, name: str, device: torch.device, folder: Path | None) -> Any:

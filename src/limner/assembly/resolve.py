@@ -70,8 +70,8 @@ class Resolved:
         Raises:
             BadData: A caption has the trigger in it, which would teach the trigger to mean nothing.
         """
-        more = _all_views(self.base, _class_images(self.recipe, folder))
-        return replace(self, views=self.views + more, class_views=len(more))
+        new_views = _all_views(self.base, _class_images(self.recipe, folder))
+        return replace(self, views=self.views + new_views, class_views=len(new_views))
 
     @property
     def recipe(self) -> Recipe:
@@ -126,22 +126,22 @@ class Resolved:
     @property
     def remarks(self) -> list[str]:
         """What a person should know of the data before anything is computed, a line each."""
-        found = [f"Left out: {self.folder.named(each.path)}: {each.reason}" for each in self.rejected]
-        found += [self.folder.advice] if self.folder.advice else []
-        mute = sum(each.captions == ("",) for each in self.folder.examples)
+        lines = [f"Left out: {self.folder.named(entry.path)}: {entry.reason}" for entry in self.rejected]
+        lines += [self.folder.advice] if self.folder.advice else []
+        mute = sum(entry.captions == ("",) for entry in self.folder.examples)
         if mute:
-            found.append(
+            lines.append(
                 f"{mute} of {len(self.folder.examples)} images have no caption, and there is no trigger: "
                 "they teach what the empty prompt paints. Write captions, or set data.trigger."
             )
         if self.recipe.data.crop == "auto" and not follows("auto"):
             sizes = {view.example: view.size for view in (*self.own, *self.held_out)}
             if cut := sum(slack(example, size) >= SLACK for example, size in sizes.items()):
-                found.append(
+                lines.append(
                     f"{cut} of {len(sizes)} images are longer than their bucket and keep their middle; crops "
                     f"that follow the subject need the extra. {REMEDY}"
                 )
-        return found
+        return lines
 
     @property
     def own(self) -> tuple[View, ...]:
@@ -170,26 +170,26 @@ class Resolved:
         )
 
 
-def device_of(wish: str) -> torch.device:
+def device_of(choice: str) -> torch.device:
     """The device that a recipe asks for.
 
     Raises:
         BadRecipe: It is asked for by name and is not there.
     """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    name = next(n for n, ok in there.items() if ok) if wish == "auto" else wish
-    if not there[name]:
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    name = next(n for n, ok in available.items() if ok) if choice == "auto" else choice
+    if not available[name]:
         raise BadRecipe(
             f'limits.device is "{name}", and torch {torch.__version__} sees none. Set "auto" or "cpu".'
         )
     return torch.device(name)
 
 
-def precision_of(wish: str, device: torch.device) -> torch.dtype:
+def precision_of(choice: str, device: torch.device) -> torch.dtype:
     """bf16 where a GPU computes in it, else fp32; or what the recipe says."""
-    if wish == "auto":
+    if choice == "auto":
         return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
-    return {"fp32": torch.float32, "bf16": torch.bfloat16}[wish]
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[choice]
 
 
 def resolve_base(recipe: Recipe, tell: Callable[[str], None] = lambda line: None) -> ResolvedBase:
@@ -231,15 +231,17 @@ def resolve(recipe: Recipe, tell: Callable[[str], None] = lambda line: None) -> 
     data = recipe.data
     base.spec.require_possible()
     folder = read_images(base, data.images)
-    others = read_images(base, data.validation_images) if data.validation_images else None
-    shown, kept, disjoint = _hold_out(recipe, folder, others)
-    cuts = crops({*shown, *kept}, base.sizes.buckets) if follows(data.crop) else {}
+    validation_folder = read_images(base, data.validation_images) if data.validation_images else None
+    train_examples, validation_examples, disjoint = _hold_out(recipe, folder, validation_folder)
+    cuts = crops({*train_examples, *validation_examples}, base.sizes.buckets) if follows(data.crop) else {}
     return Resolved(
         base=base,
         folder=folder,
-        rejected=folder.rejected + (others.rejected if others else ()),
-        views=_all_views(base, shown, cuts),
-        held_out=_plain(views(kept, buckets=base.sizes.buckets, flip=False, dropout=False, crops=cuts)),
+        rejected=folder.rejected + (validation_folder.rejected if validation_folder else ()),
+        views=_all_views(base, train_examples, cuts),
+        held_out=_plain(
+            views(validation_examples, buckets=base.sizes.buckets, flip=False, dropout=False, crops=cuts)
+        ),
         truly_held_out=disjoint,
     )
 
@@ -278,30 +280,33 @@ def _class_images(recipe: Recipe, folder: Path) -> list[Example]:
     """
     trigger = recipe.data.trigger
     examples = list(read_folder(folder, min_side=recipe.data.min_side or 0).examples)
-    for each in examples:
-        if trigger and any(trigger in caption for caption in each.captions):
+    for example in examples:
+        if trigger and any(trigger in caption for caption in example.captions):
             raise BadData(
-                f"{each.path}: its caption has the trigger {trigger!r}, and it is a picture of the prior. "
+                f"{example.path}: its caption has the trigger {trigger!r}, and it is a picture of the prior. "
                 "Name there what the base knows, without the trigger."
             )
     return examples
 
 
 def _hold_out(
-    recipe: Recipe, folder: Folder, others: Folder | None
+    recipe: Recipe, folder: Folder, validation_folder: Folder | None
 ) -> tuple[list[Example], list[Example], bool]:
     """Examples to train on, examples to measure on, and whether the two are disjoint."""
-    wish, examples = recipe.data, list(folder.examples)
-    contents = sorted({each.sha256 for each in examples})  # a choice that renaming files does not change
-    if others is not None:
-        if both := [each.path.name for each in others.examples if each.sha256 in contents]:
+    data, examples = recipe.data, list(folder.examples)
+    contents = sorted(
+        {example.sha256 for example in examples}
+    )  # a choice that renaming files does not change
+    if validation_folder is not None:
+        if overlap := [
+            example.path.name for example in validation_folder.examples if example.sha256 in contents
+        ]:
             raise BadData(
-                f"{len(both)} of the {len(others.examples)} images in data.validation_images are trained "
-                f"on as "
-                f"well: {both[0]} .. Remove them from one of the two folders."
+                f"{len(overlap)} of the {len(validation_folder.examples)} images in data.validation_images "
+                f"are trained on as well: {overlap[0]} .. Remove them from one of the two folders."
             )
-        return examples, list(others.examples), True
-    count = held_out(len(contents), wish.validation_count)
+        return examples, list(validation_folder.examples), True
+    count = held_out(len(contents), data.validation_count)
     if count >= len(contents):
         raise BadData(
             f"data.validation_count is {count} and the folder has {len(contents)} different usable "
@@ -310,17 +315,17 @@ def _hold_out(
         )
     if count == 0:
         return examples, examples[:SUBSET], False
-    kept = set(contents[:count])
+    validation_hashes = set(contents[:count])
     return (
-        [each for each in examples if each.sha256 not in kept],
-        [each for each in examples if each.sha256 in kept],
+        [example for example in examples if example.sha256 not in validation_hashes],
+        [example for example in examples if example.sha256 in validation_hashes],
         True,
     )
 
 
-def _plain(every: tuple[View, ...]) -> tuple[View, ...]:
+def _plain(all_views: tuple[View, ...]) -> tuple[View, ...]:
     """The first view of each example."""
     first: dict[str, View] = {}
-    for view in every:
+    for view in all_views:
         first.setdefault(view.example.sha256, view)
     return tuple(first.values())

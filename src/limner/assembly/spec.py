@@ -76,7 +76,7 @@ class Trainable(Protocol):
         """What is trained of a model, by the names of checkpoints, in a fixed order."""
         ...
 
-    def set_dropout(self, model: nn.Module, *, on: bool) -> None:
+    def set_dropout(self, model: nn.Module, *, enabled: bool) -> None:
         """Switch the dropout of what was attached."""
         ...
 

@@ -59,8 +59,8 @@ class LoRA:
         family = spec.family
         endings = family.endings(name, self.config.targets)
         path = family.layers.get(name, "")
-        until = family.depth(spec.source, name) if path else None
-        names = lora.matching(model, endings, layers=path, since=spec.first_layers[name], until=until)
+        layer_count = family.depth(spec.source, name) if path else None
+        names = lora.matching(model, endings, layers=path, since=spec.first_layers[name], until=layer_count)
         kernels = self.config.conv_rank if name == family.denoiser else None
         return lora.ranks(model, names, self.config.rank, kernels)
 
@@ -83,9 +83,9 @@ class LoRA:
         """The factors, by peft's names."""
         return lora.named(model)
 
-    def set_dropout(self, model: nn.Module, *, on: bool) -> None:
+    def set_dropout(self, model: nn.Module, *, enabled: bool) -> None:
         """Switch the adapters' dropout; the frozen model has none."""
-        lora.dropping(model, on=on)
+        lora.dropping(model, enabled=enabled)
 
     def clear(self, model: nn.Module) -> None:
         """Drop products that pairs share."""
@@ -129,7 +129,7 @@ class FullFineTune:
         """The weights, by their names in the files of the model."""
         return full.named(model)
 
-    def set_dropout(self, model: nn.Module, *, on: bool) -> None:
+    def set_dropout(self, model: nn.Module, *, enabled: bool) -> None:
         """Nothing: no adapter is there, and the model's own dropout stays off."""
 
     def clear(self, model: nn.Module) -> None:

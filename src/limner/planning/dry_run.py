@@ -94,7 +94,7 @@ class DryRun:
             assembly.denoiser,
         )
         for name in spec.first_layers:
-            spec.trainable.set_dropout(self.models[name], on=True)
+            spec.trainable.set_dropout(self.models[name], enabled=True)
         self.blocks = self.family.arch.blocks_of(self.denoiser)
         self.modulations = list(matching(self.denoiser, self.family.arch.modulations).values())
 

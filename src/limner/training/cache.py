@@ -31,9 +31,9 @@ from limner.training.class_images import prior
 from limner.training.encode import Row, Table, bytes_needed, caption_rows, fill, rows_of, survey
 from limner.training.interrupt import Interrupt
 from limner.training.oom_fallback import OomFallback, oom_fallback_of
-from limner.training.oom_retry import begun
+from limner.training.oom_retry import with_smaller_plans
 
-HELD = 2**31
+MEMORY_BYTES = 2**31
 """Bytes of frozen values held in memory while training; the rest is read again when it is drawn."""
 THUMBNAIL = 160
 
@@ -47,23 +47,23 @@ class Store:
         table: Table,
         rows: Sequence[Row],
         *,
-        ragged: Collection[str] = (),
-        room: int = HELD,
+        padded: Collection[str] = (),
+        room: int = MEMORY_BYTES,
     ) -> None:
-        self.cache, self.table, self.rows, self.ragged, self.room = cache, table, rows, ragged, room
-        self._held: dict[str, dict[str, Tensor]] = {}
+        self.cache, self.table, self.rows, self.padded, self.room = cache, table, rows, padded, room
+        self._values: dict[str, dict[str, Tensor]] = {}
 
     def row(self, number: int) -> dict[str, Tensor]:
         """The boundary values of row ``number``, on the CPU, batch size 1."""
-        places = self.table[number]
-        return {name: self._entry(places[name])[name] for name in self.rows[number].wanted}
+        keys = self.table[number]
+        return {name: self._entry(keys[name])[name] for name in self.rows[number].outputs}
 
     def batch(self, numbers: Sequence[int], device: torch.device) -> dict[str, Tensor]:
         """Rows of one shape, stacked and moved."""
         rows = [self.row(number) for number in numbers]
         return {
             name: to_device(
-                (pad_collate if name in self.ragged else torch.cat)([row[name] for row in rows]), device
+                (pad_collate if name in self.padded else torch.cat)([row[name] for row in rows]), device
             )
             for name in rows[0]
         }
@@ -71,16 +71,16 @@ class Store:
     def cache_keys(self) -> list[str]:
         """Every entry that the rows read, sorted."""
         pairs = zip(self.table, self.rows, strict=True)
-        return sorted({places[name] for places, row in pairs for name in row.wanted})
+        return sorted({keys[name] for keys, row in pairs for name in row.outputs})
 
     def _entry(self, cache_key: str) -> dict[str, Tensor]:
-        if cache_key in self._held:
-            return self._held[cache_key]
+        if cache_key in self._values:
+            return self._values[cache_key]
         values = self.cache.read(cache_key)
         size = sum(value.numel() * value.element_size() for value in values.values())
         if size <= self.room:
             self.room -= size
-            self._held[cache_key] = values
+            self._values[cache_key] = values
         return values
 
 
@@ -97,9 +97,9 @@ def cache(recipe: Recipe, out: Path, reporter: Reporter) -> CacheFilled:
         if folder := prior(resolved.base, run, reporter):
             resolved = resolved.with_class_images(folder)
         if resolved.device.type == "cuda":  # encoders may be larger than it
-            store, report = stocked(resolved, oom_fallback_of(recipe, reporter), reporter)
+            store, report = fill_cache_with_fallback(resolved, oom_fallback_of(recipe, reporter), reporter)
         else:
-            store, report = stock(resolved, reporter)
+            store, report = fill_cache(resolved, reporter)
         with closing(store.cache):
             if not run.checkpoints():  # a run that has begun keeps its own recipe
                 record(resolved, run, store)
@@ -110,8 +110,8 @@ def prompts_of(resolved: Resolved) -> list[str]:
     """What is sampled: the recipe's prompts, or at most ``PAINTED`` captions, or none."""
     if resolved.recipe.sample.every == -1:
         return []
-    if wished := prompts(resolved.recipe):
-        return list(wished)
+    if recipe_prompts := prompts(resolved.recipe):
+        return list(recipe_prompts)
     return list(dict.fromkeys(view.caption for view in resolved.own if view.caption))[:CAPTION_PROMPTS]
 
 
@@ -125,7 +125,7 @@ def all_rows(resolved: Resolved) -> list[Row]:
     ]
 
 
-def stock(resolved: Resolved, reporter: Reporter) -> tuple[Store, CacheFilled]:
+def fill_cache(resolved: Resolved, reporter: Reporter) -> tuple[Store, CacheFilled]:
     """Everything frozen that a run reads: verified where it is there, computed where it is missing.
 
     Raises:
@@ -140,29 +140,31 @@ def stock(resolved: Resolved, reporter: Reporter) -> tuple[Store, CacheFilled]:
     work = survey(resolved, store, rows)
     if distributed.any_rank(_discard_damaged(store, work.present, reporter)):
         work = survey(resolved, store, rows)
-    whole = work if distributed.world() == 1 else survey(resolved, store, rows, lambda place: True)
-    due, reused = whole.due, len(whole.present)
+    whole = work if distributed.world() == 1 else survey(resolved, store, rows, lambda key: True)
+    missing, reused_count = whole.missing_keys, len(whole.present)
     distributed.barrier()  # what another computes must not pass for what was there
-    if due:
+    if missing:
         size = bytes_needed(resolved, rows, whole)
         reporter.line(
-            f"Cache: {reused} entries reused, {len(due)} to compute, {human(size)} in {store.root}."
+            f"Cache: {reused_count} entries reused, {len(missing)} to compute, {human(size)} in {store.root}."
         )
         require_space(store.root, int(size * 1.05), "The cache of this run")
     fill(resolved, store, rows, work, reporter)
-    written = sum(store.path(place).stat().st_size for place in due)
+    byte_count = sum(store.path(key).stat().st_size for key in missing)
     report = CacheFilled(
-        computed=len(due),
-        reused=reused,
-        bytes=written,
+        computed=len(missing),
+        reused=reused_count,
+        bytes=byte_count,
         seconds=time.monotonic() - start,
-        entries=len(due) + reused,
+        entries=len(missing) + reused_count,
     )
     reporter.event(report)
-    return Store(store, work.table, rows, ragged=resolved.family.padded_values), report
+    return Store(store, work.table, rows, padded=resolved.family.padded_values), report
 
 
-def stocked(resolved: Resolved, fallback: OomFallback, reporter: Reporter) -> tuple[Store, CacheFilled]:
+def fill_cache_with_fallback(
+    resolved: Resolved, fallback: OomFallback, reporter: Reporter
+) -> tuple[Store, CacheFilled]:
     """The same as a plan says, and by smaller plans where memory runs out.
 
     Raises:
@@ -170,18 +172,18 @@ def stocked(resolved: Resolved, fallback: OomFallback, reporter: Reporter) -> tu
     """
 
     def act() -> tuple[Store, CacheFilled]:
-        return stock(resolved.planned(fallback.plan), reporter)
+        return fill_cache(resolved.planned(fallback.plan), reporter)
 
-    return begun("the cache is filled", act, fallback.encode_down, fallback, reporter)
+    return with_smaller_plans("the cache is filled", act, fallback.encode_down, fallback, reporter)
 
 
-def _discard_damaged(store: Cache, places: Iterable[str], reporter: Reporter) -> bool:
+def _discard_damaged(store: Cache, keys: Iterable[str], reporter: Reporter) -> bool:
     """Remove this process's share of the entries that cannot be read, and say so; whether there were any."""
-    damaged = {place: store.damage(place) for place in sorted(places) if distributed.is_owned_by_rank(place)}
-    reasons = {place: reason for place, reason in damaged.items() if reason}
-    for place, reason in reasons.items():
+    damages = {key: store.damage(key) for key in sorted(keys) if distributed.is_owned_by_rank(key)}
+    reasons = {key: reason for key, reason in damages.items() if reason}
+    for key, reason in reasons.items():
         reporter.line(f"Cache: computed again: {reason}")
-        store.discard(place)
+        store.discard(key)
     distributed.barrier()
     return bool(reasons)
 
@@ -200,25 +202,25 @@ def record(resolved: Resolved, run: RunDir, store: Store) -> None:
 
 
 def data_sheet(
-    folder: Folder, rejected: Sequence[Rejected], shown: Sequence[View], held_out: Sequence[View]
+    folder: Folder, rejected: Sequence[Rejected], training_views: Sequence[View], held_out: Sequence[View]
 ) -> dict[str, object]:
     """What the report says of the images: names, sizes, captions, thumbnails, and what was left out."""
-    sizes = {view.example.sha256: view.size for view in (*held_out, *shown)}
-    only_held = {v.example.sha256 for v in held_out} - {v.example.sha256 for v in shown}
+    sizes = {view.example.sha256: view.size for view in (*held_out, *training_views)}
+    only_held = {v.example.sha256 for v in held_out} - {v.example.sha256 for v in training_views}
     return {
         "images": [
             {
-                "name": folder.named(each.path),
-                "width": each.width,
-                "height": each.height,
-                "size": list(sizes[each.sha256]) if each.sha256 in sizes else None,
-                "captions": list(each.captions),
-                "held_out": each.sha256 in only_held,
-                "thumb": _thumbnail(each.path),
+                "name": folder.named(entry.path),
+                "width": entry.width,
+                "height": entry.height,
+                "size": list(sizes[entry.sha256]) if entry.sha256 in sizes else None,
+                "captions": list(entry.captions),
+                "held_out": entry.sha256 in only_held,
+                "thumb": _thumbnail(entry.path),
             }
-            for each in folder.examples
+            for entry in folder.examples
         ],
-        "rejected": [{"name": folder.named(each.path), "reason": each.reason} for each in rejected],
+        "rejected": [{"name": folder.named(entry.path), "reason": entry.reason} for entry in rejected],
     }
 
 

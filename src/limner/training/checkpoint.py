@@ -42,7 +42,7 @@ class ForeignCheckpoint(BadCheckpoint):
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class LoadedCheckpoint:
     """The state of a run after ``step`` steps."""
 
     path: Path
@@ -52,7 +52,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Refused:
+class RefusedCheckpoint:
     """A checkpoint that cannot be used, and why."""
 
     path: Path
@@ -110,7 +110,7 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return parts, facts
 
 
-def newest_whole(run: RunDir) -> tuple[Checkpoint | None, tuple[Refused, ...]]:
+def newest_whole(run: RunDir) -> tuple[LoadedCheckpoint | None, tuple[RefusedCheckpoint, ...]]:
     """The newest checkpoint that is whole, and every newer one that is damaged, with the reason.
 
     The caller says the refused ones to the user, then ``RunDir.mark_damaged``s them.
@@ -123,7 +123,7 @@ def newest_whole(run: RunDir) -> tuple[Checkpoint | None, tuple[Refused, ...]]:
             f"{strange[0]} is no checkpoint of Limner, and stays unopened: it could run code. Remove it; to "
             "train on from a LoRA made elsewhere is not possible."
         )
-    refused: list[Refused] = []
+    refusals: list[RefusedCheckpoint] = []
     for step, path in run.checkpoints():
         try:
             parts, facts = load(path)
@@ -135,10 +135,10 @@ def newest_whole(run: RunDir) -> tuple[Checkpoint | None, tuple[Refused, ...]]:
         except ForeignCheckpoint:
             raise
         except BadCheckpoint as error:
-            refused.append(Refused(path, str(error)))
+            refusals.append(RefusedCheckpoint(path, str(error)))
         else:
-            return Checkpoint(path, step, parts, facts), tuple(refused)
-    return None, tuple(refused)
+            return LoadedCheckpoint(path, step, parts, facts), tuple(refusals)
+    return None, tuple(refusals)
 
 
 def whole(path: Path) -> bool:
@@ -168,19 +168,19 @@ def require_room(run: RunDir, need: int, count: int, *, model: int = 0) -> None:
         model: Bytes that are wanted besides, for what is written at the end.
     """
     have = sum(path.stat().st_size for _, path in run.checkpoints())
-    what = f"Keeping {count} checkpoints{' and the model' if model else ''}"
-    require_space(run.checkpoints_path, max(0, need - have) + model, what)
+    purpose = f"Keeping {count} checkpoints{' and the model' if model else ''}"
+    require_space(run.checkpoints_path, max(0, need - have) + model, purpose)
 
 
 def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Contiguous CPU tensors, copied only where they share memory, which safetensors refuses."""
     ready: dict[str, Tensor] = {}
-    seen: set[int] = set()
+    pointers: set[int] = set()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
-        place = tensor.untyped_storage().data_ptr()
-        ready[name] = tensor.clone() if place in seen and tensor.numel() else tensor
-        seen.add(place)
+        pointer = tensor.untyped_storage().data_ptr()
+        ready[name] = tensor.clone() if pointer in pointers and tensor.numel() else tensor
+        pointers.add(pointer)
     return ready
 
 
@@ -193,8 +193,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
 
     The tensors are copied out of it first, so that what is checked is what is used, whatever comes after.
     """
-    mapped, digest, body = _open(path)
-    tensors = {name: tensor.clone() for name, tensor in mapped.items()}
+    file_tensors, digest, body = _open(path)
+    tensors = {name: tensor.clone() for name, tensor in file_tensors.items()}
     if _digest(tensors, body) != digest:
         raise BadCheckpoint(f"{path} is damaged: its contents do not match its checksum. {REMEDY}")
     return tensors, body
@@ -202,9 +202,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
 
 def _compare(path: Path, tensors: Mapping[str, Tensor], note: str) -> None:
     """Raise ``BadCheckpoint`` unless the file holds just this: ten times faster than hashing it again."""
-    found, digest, body = _open(path)
-    equal = found.keys() == tensors.keys() and note == f"{FORMAT} {digest} {body}"
-    if not (equal and all(_equal(found[name], tensors[name]) for name in found)):
+    file_tensors, digest, body = _open(path)
+    equal = file_tensors.keys() == tensors.keys() and note == f"{FORMAT} {digest} {body}"
+    if not (equal and all(_equal(file_tensors[name], tensors[name]) for name in file_tensors)):
         raise BadCheckpoint(
             f"{path} does not hold what was written to it. Check the disk, and save elsewhere."
         )

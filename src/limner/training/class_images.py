@@ -45,47 +45,47 @@ def prior(base: ResolvedBase, run: RunDir, reporter: Reporter) -> Path | None:
             **overrides_of(base.objective),
         }
         _begin(run.prior_path, facts)
-        canvas = SamplingParams(
+        sampling_params = SamplingParams(
             width=side, height=side, steps=recipe.sample.steps, guidance=recipe.sample.guidance
         )
-        _paint(base, run.prior_path, canvas, reporter)
+        _generate(base, run.prior_path, sampling_params, reporter)
     distributed.barrier()
     return run.prior_path
 
 
-def _begin(place: Path, facts: dict[str, Any]) -> None:
+def _begin(folder: Path, facts: dict[str, Any]) -> None:
     """Keep what was painted for the same facts, and nothing else."""
-    if _facts(place) != facts:
-        for old in place.glob("*.*") if place.exists() else ():
+    if _facts(folder) != facts:
+        for old in folder.glob("*.*") if folder.exists() else ():
             old.unlink()
-        place.mkdir(parents=True, exist_ok=True)
-        write_json(place / FACTS, facts)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / FACTS, facts)
 
 
-def _paint(base: ResolvedBase, place: Path, canvas: SamplingParams, reporter: Reporter) -> None:
+def _generate(base: ResolvedBase, folder: Path, sampling_params: SamplingParams, reporter: Reporter) -> None:
     recipe, family = base.recipe, base.spec.family
     jobs = [
         (prompt, turn) for prompt in recipe.prior.prompts for turn in range(recipe.prior.images_per_prompt)
     ]
-    todo = [n for n in range(len(jobs)) if not (place / f"{n:04d}.png").exists()]
+    todo = [n for n in range(len(jobs)) if not (folder / f"{n:04d}.png").exists()]
     if not todo:
         return
     pipe = pipeline(family, base.source, None, overrides=overrides_of(base.objective))
-    options = family.pipeline_kwargs(base.source, canvas)
+    options = family.pipeline_kwargs(base.source, sampling_params)
     with reporter.progress("Painting the prior", len(todo)) as bar:
         for number in todo:
             prompt, turn = jobs[number]
             draw = torch.Generator().manual_seed(seed_of(recipe.seed, "prior", prompt, turn))
             image = pipe(prompt=prompt, **options, generator=draw).images[0]
-            write_text(place / f"{number:04d}.txt", prompt + "\n")  # first: a picture that is there has one
+            write_text(folder / f"{number:04d}.txt", prompt + "\n")  # first: a picture that is there has one
             atomic_write(
-                place / f"{number:04d}.png", lambda draft, image=image: image.save(draft, format="PNG")
+                folder / f"{number:04d}.png", lambda draft, image=image: image.save(draft, format="PNG")
             )
             bar.advance(note=prompt)
 
 
-def _facts(place: Path) -> Any:
+def _facts(folder: Path) -> Any:
     try:
-        return json.loads((place / FACTS).read_text(encoding="utf-8"))
+        return json.loads((folder / FACTS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None

@@ -20,7 +20,7 @@ from limner.nn.memory import vae_tiling
 from limner.reporter import Reporter
 from limner.training.encoders import opened, whole
 from limner.training.oom_retry import outcome
-from limner.training.prefetch import Beside
+from limner.training.prefetch import BackgroundPool
 
 PIXELS = 1
 """Bumped when ``data.views.pixels`` makes other pixels of a view: part of every image's cache key."""
@@ -37,7 +37,7 @@ class Row:
     """Input -> cache key."""
     value: Callable[[str], Any]
     """Input -> its value. Images are decoded here, so nobody asks for one that it does not read."""
-    wanted: frozenset[str]
+    outputs: frozenset[str]
     """Names of frozen values that this row must have in the end."""
     shape: tuple[int, ...] = ()
     """(width, height) of an image, pixels. Rows of one shape need the same number of bytes."""
@@ -51,22 +51,25 @@ class Work:
     """For each row: every frozen value it may need -> cache key."""
     missing: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
     """Unit name -> (cache key, row) to compute, in this process unless all were asked for."""
-    stored: set[str] = field(default_factory=set)
+    cached_keys: set[str] = field(default_factory=set)
     """Addresses that go to the cache rather than to the scratch of this run."""
     present: frozenset[str] = frozenset()
     """Those of them that are there already."""
 
     @property
-    def due(self) -> list[str]:
+    def missing_keys(self) -> list[str]:
         """Cache keys of the entries that will be written."""
         return [
-            cache_key for todo in self.missing.values() for cache_key, _ in todo if cache_key in self.stored
+            cache_key
+            for todo in self.missing.values()
+            for cache_key, _ in todo
+            if cache_key in self.cached_keys
         ]
 
     @property
     def count(self) -> int:
         """How many entries will be written."""
-        return len(self.due)
+        return len(self.missing_keys)
 
 
 def rows_of(resolved: Resolved, views: Sequence[View]) -> list[Row]:
@@ -79,7 +82,7 @@ def rows_of(resolved: Resolved, views: Sequence[View]) -> list[Row]:
                 "caption": text_cache_key(view.caption),
             },
             value=partial(_value, view),
-            wanted=resolved.cut.boundary,
+            outputs=resolved.cut.boundary,
             shape=view.size,
         )
         for view in views
@@ -94,12 +97,12 @@ def _value(view: View, name: str) -> Any:
 
 def caption_rows(resolved: Resolved, captions: Sequence[str]) -> list[Row]:
     """A row for each caption that comes without an image, such as a prompt to sample from."""
-    wanted = resolved.cut.boundary & text_values(resolved)
+    outputs = resolved.cut.boundary & text_values(resolved)
     return [
         Row(
             inputs={"caption": text_cache_key(caption)},
             value=lambda _, caption=caption: (caption,),
-            wanted=wanted,
+            outputs=outputs,
         )
         for caption in captions
     ]
@@ -107,11 +110,11 @@ def caption_rows(resolved: Resolved, captions: Sequence[str]) -> list[Row]:
 
 def text_values(resolved: Resolved) -> frozenset[str]:
     """Every value that depends on the caption alone."""
-    known = {"caption"}
+    names = {"caption"}
     for unit in (*resolved.cut.frozen, *resolved.cut.live):
-        if not unit.draws and set(unit.reads) <= known:
-            known |= set(unit.writes)
-    return frozenset(known - {"caption"})
+        if not unit.draws and set(unit.reads) <= names:
+            names |= set(unit.writes)
+    return frozenset(names - {"caption"})
 
 
 def image_tensor(view: View) -> Tensor:
@@ -143,23 +146,23 @@ def survey(
     prints = {name: _fingerprint(resolved, name) for name in {n for unit in units for n in unit.uses}}
     work = Work([_cache_keys(units, prints | _tiled(resolved, prints, row), row) for row in rows])
     writer = {name: unit for unit in units for name in unit.writes}
-    cache.hold({places[name] for places in work.table for name in writer if name in places})
-    wanted: dict[str, int] = {}
-    for number, (row, places) in enumerate(zip(rows, work.table, strict=True)):
-        for name in row.wanted & set(places) & set(writer):
-            work.stored.add(places[name])
-            wanted.setdefault(places[name], number)
-    work.present = frozenset(place for place in wanted if place in cache)
-    absent = ((place, number) for place, number in wanted.items() if place not in work.present)
-    needed = {place: number for place, number in absent if share(place)}
+    cache.hold({keys[name] for keys in work.table for name in writer if name in keys})
+    row_of_key: dict[str, int] = {}
+    for number, (row, keys) in enumerate(zip(rows, work.table, strict=True)):
+        for name in row.outputs & set(keys) & set(writer):
+            work.cached_keys.add(keys[name])
+            row_of_key.setdefault(keys[name], number)
+    work.present = frozenset(key for key in row_of_key if key in cache)
+    absent = ((key, number) for key, number in row_of_key.items() if key not in work.present)
+    todo_rows = {key: number for key, number in absent if share(key)}
     for unit in reversed(units):
-        todo = [(place, n) for place, n in needed.items() if work.table[n].get(unit.writes[0]) == place]
+        todo = [(key, n) for key, n in todo_rows.items() if work.table[n].get(unit.writes[0]) == key]
         work.missing[unit.name] = sorted(todo, key=lambda pair: pair[1])
         for _, number in todo:
             for name in unit.reads:
-                place = work.table[number][name]
-                if name in writer and place not in cache:
-                    needed.setdefault(place, number)
+                key = work.table[number][name]
+                if name in writer and key not in cache:
+                    todo_rows.setdefault(key, number)
     return work
 
 
@@ -173,17 +176,17 @@ def _in_tiles(resolved: Resolved, row: Row) -> bool:
 
 def _tiled(resolved: Resolved, prints: Mapping[str, str], row: Row) -> dict[str, str]:
     """Fingerprints that tiles change: seams and norms make other numbers of an image."""
-    inside = _in_tiles(resolved, row) and "vae" in prints
-    return {"vae": f"{prints['vae']} tiles of {vae_tiling.SIDE}"} if inside else {}
+    in_tiles = _in_tiles(resolved, row) and "vae" in prints
+    return {"vae": f"{prints['vae']} tiles of {vae_tiling.SIDE}"} if in_tiles else {}
 
 
 def _cache_keys(units: Sequence[Unit], prints: Mapping[str, str], row: Row) -> dict[str, str]:
-    places = dict(row.inputs)
+    keys = dict(row.inputs)
     for unit in units:
-        if all(name in places for name in unit.reads):
-            here = cache_key(unit, prints, places)
-            places |= dict.fromkeys(unit.writes, here)
-    return places
+        if all(name in keys for name in unit.reads):
+            key = cache_key(unit, prints, keys)
+            keys |= dict.fromkeys(unit.writes, key)
+    return keys
 
 
 def bytes_needed(resolved: Resolved, rows: Sequence[Row], work: Work) -> int:
@@ -194,8 +197,8 @@ def bytes_needed(resolved: Resolved, rows: Sequence[Row], work: Work) -> int:
     models: dict[str, Any] = {}
     outputs: dict[tuple[Any, ...], dict[str, Any]] = {}
     for name, todo in work.missing.items():
-        for place, number in todo:
-            if place not in work.stored:
+        for entry, number in todo:
+            if entry not in work.cached_keys:
                 continue
             key = (name, rows[number].shape)
             if key not in sizes:
@@ -265,22 +268,22 @@ def fill(resolved: Resolved, cache: Cache, rows: Sequence[Row], work: Work, repo
     Raises:
         OutOfMemoryError: In this process or another; what was stored stays.
     """
-    written, short = outcome(lambda: _fill(resolved, cache, rows, work, reporter))
+    results, short = outcome(lambda: _fill(resolved, cache, rows, work, reporter))
     if short is not None:
         raise torch.OutOfMemoryError(short)
-    return written[0]
+    return results[0]
 
 
 def _fill(resolved: Resolved, cache: Cache, rows: Sequence[Row], work: Work, reporter: Reporter) -> int:
     scratch: dict[str, dict[str, Tensor]] = {}
-    written = 0
+    byte_count = 0
 
-    def done(size: int) -> None:
-        nonlocal written
-        written += size
+    def count(size: int) -> None:
+        nonlocal byte_count
+        byte_count += size
         bar.advance(note=unit.name)
 
-    with reporter.progress("Caching", work.count) as bar, torch.no_grad(), Beside(done) as beside:
+    with reporter.progress("Caching", work.count) as bar, torch.no_grad(), BackgroundPool(count) as pool:
         for unit in resolved.cut.frozen:
             todo = work.missing[unit.name]
             if "vae" in unit.uses and (cut := sum(_in_tiles(resolved, rows[n]) for _, n in todo)):
@@ -291,23 +294,23 @@ def _fill(resolved: Resolved, cache: Cache, rows: Sequence[Row], work: Work, rep
             cut_short = 0
             with ExitStack() as stack:
                 models = {name: stack.enter_context(opened(resolved, name)) for name in unit.uses if todo}
-                for (place, _), values in zip(todo, beside.ahead(gather, [n for _, n in todo]), strict=True):
+                for (key, _), values in zip(todo, pool.ahead(gather, [n for _, n in todo]), strict=True):
                     out = unit.run(models, _moved(values, resolved.device))
                     _require_finite(resolved, unit, out)
                     cut_short += _cut_short(unit, models, values, out)
-                    kept = {name: value.cpu() for name, value in out.items()}
-                    if place in work.stored:
-                        beside.behind(cache.write, place, kept, unit.name)
+                    host_values = {name: value.cpu() for name, value in out.items()}
+                    if key in work.cached_keys:
+                        pool.behind(cache.write, key, host_values, unit.name)
                     else:
-                        scratch[place] = kept
-            beside.settle()
+                        scratch[key] = host_values
+            pool.settle()
             if cut_short:
                 reporter.line(
                     f"{cut_short} of {len(todo)} captions have more tokens than {unit.name} keeps; the rest "
                     "is not read. Put what matters first, or shorten them."
                 )
             del models
-    return written
+    return byte_count
 
 
 def _require_finite(resolved: Resolved, unit: Unit, out: Mapping[str, Tensor]) -> None:
@@ -327,8 +330,8 @@ def _cut_short(
     tokenizer = next((models[name] for name in unit.uses if name.startswith("tokenizer")), None)
     if tokenizer is None:
         return 0
-    kept = out[unit.writes[0]].shape[-1]
-    return sum(len(tokenizer(caption).input_ids) > kept for caption in values[unit.reads[0]])
+    token_limit = out[unit.writes[0]].shape[-1]
+    return sum(len(tokenizer(caption).input_ids) > token_limit for caption in values[unit.reads[0]])
 
 
 def _inputs(  # noqa: PLR0913  everything that an input may come from
@@ -340,15 +343,15 @@ def _inputs(  # noqa: PLR0913  everything that an input may come from
     number: int,
 ) -> dict[str, Any]:
     """What ``unit`` reads of row ``number``: decoded, just computed, or from the cache."""
-    row, places = rows[number], table[number]
+    row, keys = rows[number], table[number]
     values: dict[str, Any] = {}
     for name in unit.reads:
         if name in row.inputs:
             values[name] = row.value(name)
-        elif places[name] in scratch:
-            values[name] = scratch[places[name]][name]
+        elif keys[name] in scratch:
+            values[name] = scratch[keys[name]][name]
         else:
-            values[name] = cache.read(places[name])[name]
+            values[name] = cache.read(keys[name])[name]
     return values
 
 
@@ -371,5 +374,5 @@ def uncached(resolved: Resolved, rows: Sequence[Row]) -> list[dict[str, Tensor]]
                         models[name] = whole(resolved, name)
                 values = _moved(values, resolved.device)
                 values |= unit.run(models, values)
-            out.append({name: values[name].cpu() for name in row.wanted if name in values})
+            out.append({name: values[name].cpu() for name in row.outputs if name in values})
     return out

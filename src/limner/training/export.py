@@ -27,12 +27,12 @@ def export(model: TrainableModel, run: RunDir, reporter: Reporter) -> Path:
         BadLora: A file does not hold, key by key, what was trained, or a tool could not read a part of it.
     """
     components = model.adapters()
-    described = header_entries(about(model.resolved), components)
+    header = header_entries(about(model.resolved), components)
     pipeline = model.resolved.family.pipeline
 
     draft = run.lora_path.with_name(".draft.safetensors")  # one that a kill leaves is overwritten next time
     try:
-        file.write(draft, components, described)
+        file.write(draft, components, header)
         if advice := diffusers_loader.verify(draft, components, pipeline).advice():
             reporter.line(f"LoRA: {advice}")
         draft.replace(run.lora_path)
@@ -41,7 +41,7 @@ def export(model: TrainableModel, run: RunDir, reporter: Reporter) -> Path:
     for tool in model.resolved.recipe.export.for_:
         if tool != DIFFUSERS.name:
             path = run.lora_path_for(tool)
-            error = save(path, components, described, torch.float32, tool_named(tool), pipeline)
+            error = save(path, components, header, torch.float32, tool_named(tool), pipeline)
             reporter.line(f"LoRA: {path.name} for {tool}, read back within {error:.1e}")
     return run.lora_path
 
@@ -99,8 +99,8 @@ def _blank(weight: torch.Tensor) -> Factors:
 
 def exported(run: RunDir, recipe: Recipe) -> bool:
     """Whether every file that a recipe asks for is there, of as many steps as it asks for."""
-    others = [run.lora_path_for(tool) for tool in recipe.export.for_ if tool != DIFFUSERS.name]
-    return all(exported_steps(path) == recipe.train.steps for path in (run.lora_path, *others))
+    tool_paths = [run.lora_path_for(tool) for tool in recipe.export.for_ if tool != DIFFUSERS.name]
+    return all(exported_steps(path) == recipe.train.steps for path in (run.lora_path, *tool_paths))
 
 
 def exported_steps(path: Path) -> int | None:
@@ -113,18 +113,18 @@ def exported_steps(path: Path) -> int | None:
 
 def about(resolved: Resolved) -> LoraMetadata:
     """What the file says of itself: what a person needs to use it, no captions, no paths."""
-    wish = resolved.recipe
+    recipe = resolved.recipe
     architecture, version = resolved.family.model_spec(resolved.source)
     prediction, dark = prediction_metadata(resolved.family, resolved.source, resolved.objective)
     return LoraMetadata(
-        title=wish.name,
+        title=recipe.name,
         architecture=f"{architecture}/lora",
         base=resolved.source.name,
         base_version=version,
-        trigger=wish.data.trigger,
+        trigger=recipe.data.trigger,
         resolution=(resolved.resolution, resolved.resolution),
-        steps=wish.train.steps,
-        seed=wish.seed,
+        steps=recipe.train.steps,
+        seed=recipe.seed,
         prediction=prediction,
         zero_terminal_snr=dark,
     )

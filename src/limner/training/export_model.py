@@ -116,13 +116,13 @@ def _verify(files: Sequence[Path], tensors: Mapping[str, Tensor], kinds: Mapping
     Raises:
         BadBase: It is not what was written.
     """
-    left = set(tensors)
+    missing = set(tensors)
     for path in files:
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118  it is no mapping
-                written = tensors[name].detach().to("cpu", kinds.get(name, tensors[name].dtype))
-                if not torch.equal(written, file.get_tensor(name)):
+                expected = tensors[name].detach().to("cpu", kinds.get(name, tensors[name].dtype))
+                if not torch.equal(expected, file.get_tensor(name)):
                     raise BadBase(f"{path}: {name} is not what was written. Check the disk, and run again.")
-                left.discard(name)
-    if left:
-        raise BadBase(f"{files[0].parent} lacks {min(left)}. Check the disk, and run again.")
+                missing.discard(name)
+    if missing:
+        raise BadBase(f"{files[0].parent} lacks {min(missing)}. Check the disk, and run again.")

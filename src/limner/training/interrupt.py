@@ -29,20 +29,20 @@ class Interrupt:
     Signals reach it within its ``with`` statement, which may be entered again, and in the main thread only.
 
     Args:
-        wanted: Whether the caller wants the work to end; works in every thread.
+        should_stop: Whether the caller wants the work to end; works in every thread.
     """
 
-    def __init__(self, wanted: Callable[[], bool] | None = None) -> None:
+    def __init__(self, should_stop: Callable[[], bool] | None = None) -> None:
         """See the class."""
-        self._wanted = wanted
-        self._signalled = False
+        self._should_stop = should_stop
+        self._has_signal = False
         self._patient = False
         self._before: dict[int, Any] = {}
 
     @property
     def asked(self) -> bool:
         """Whether the work shall end, be it now or between two steps."""
-        return self._signalled or (self._wanted is not None and self._wanted())
+        return self._has_signal or (self._should_stop is not None and self._should_stop())
 
     def due(self) -> bool:
         """Whether the work shall end now, between two pieces of whatever is being done."""
@@ -72,9 +72,9 @@ class Interrupt:
         try:
             yield
         except KeyboardInterrupt:
-            if not patient or self._signalled:
+            if not patient or self._has_signal:
                 raise
-            self._signalled = True
+            self._has_signal = True
         except Stopped:
             if not patient:  # else the loop sees the caller's wish as well
                 raise
@@ -83,9 +83,9 @@ class Interrupt:
 
     def _ask(self, number: int, frame: Any) -> None:
         del number, frame
-        if self._signalled or not self._patient:
+        if self._has_signal or not self._patient:
             raise KeyboardInterrupt
-        self._signalled = True
+        self._has_signal = True
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         for number, handler in self._before.items():

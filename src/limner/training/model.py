@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from limner.assembly.assemble import assemble
 from limner.assembly.resolve import Resolved, cache_root
-from limner.data.order import SampledView as Place
-from limner.data.order import micro_batches
+from limner.data.order import SampledView, micro_batches
 from limner.data.validation import QUANTILES
 from limner.errors import BrokenGraph
 from limner.graph.unit import run as run_units
@@ -42,10 +41,10 @@ def rate(resolved: Resolved, name: str) -> float:
 
 def plain(resolved: Resolved) -> Plan:
     """The plan of nobody who has to save memory: whole micro-batches, everything kept."""
-    wish, compute = resolved.recipe, resolved.spec.compute
-    class_batch = wish.prior.batch if resolved.class_views else 0
-    most = wish.limits.micro_batch or wish.train.batch + class_batch
-    return Plan(compute=compute, weights=compute, micro_batch=most)
+    recipe, compute = resolved.recipe, resolved.spec.compute
+    class_batch = recipe.prior.batch if resolved.class_views else 0
+    micro_batch = recipe.limits.micro_batch or recipe.train.batch + class_batch
+    return Plan(compute=compute, weights=compute, micro_batch=micro_batch)
 
 
 class TrainableModel:
@@ -55,9 +54,9 @@ class TrainableModel:
         """``plan`` None means the plain way: nothing recomputed, streamed, or stored in few bits."""
         self.resolved, self.store, self.plan = resolved, store, plan or plain(resolved)
         self.order, self.class_order = resolved.order, resolved.class_order
-        self.assembled = assemble(resolved.spec, self.plan, resolved.device, folder=self._folder)
-        self.models, self.places = self.assembled.models, self.assembled.sample_keys
-        self.offload = self.assembled.offload
+        self.assembly = assemble(resolved.spec, self.plan, resolved.device, folder=self._folder)
+        self.models, self.sample_keys = self.assembly.models, self.assembly.sample_keys
+        self.offload = self.assembly.offload
         """Where the trained weights are, if not on the device."""
         self.engine = self._equipped()
 
@@ -68,7 +67,7 @@ class TrainableModel:
 
     def _equipped(self) -> Engine:
         arch, device = self.resolved.family.arch, self.resolved.device
-        return equip(self.assembled.denoiser, arch, self.plan, device=device, folder=self._folder)
+        return equip(self.assembly.denoiser, arch, self.plan, device=device, folder=self._folder)
 
     def follow(self, plan: Plan) -> None:
         """Compute by another plan from now on; what is trained, and from which draws, stays.
@@ -76,13 +75,14 @@ class TrainableModel:
         Raises:
             BrokenGraph: It stores weights in another way, which would be another training.
         """
-        mine, other = (
-            f"{each.compute} on {each.weights} weights and {each.matmul_precision} products"
-            for each in (self.plan, plan)
+        precision, new_precision = (
+            f"{candidate.compute} on {candidate.weights} weights and {candidate.matmul_precision} products"
+            for candidate in (self.plan, plan)
         )
-        if mine != other:
+        if precision != new_precision:
             raise BrokenGraph(
-                f"A run in {mine} cannot go on in {other}. Give the new plan a folder of its own with --out."
+                f"A run in {precision} cannot go on in {new_precision}. Give the new plan a folder of "
+                "its own with --out."
             )
         self.engine.close()
         for name in self.resolved.first_layers:
@@ -94,24 +94,24 @@ class TrainableModel:
     @property
     def parameters(self) -> list[nn.Parameter]:
         """Everything trained, in a fixed order."""
-        return [weight for named in self.assembled.named().values() for weight in named.values()]
+        return [weight for weights in self.assembly.named().values() for weight in weights.values()]
 
     def groups(self) -> list[dict[str, Any]]:
         """Parameter groups with their learning rates: the denoiser's, then the text encoders'."""
         return [
-            {"params": list(named.values()), "lr": rate(self.resolved, name)}
-            for name, named in self.assembled.named().items()
+            {"params": list(weights.values()), "lr": rate(self.resolved, name)}
+            for name, weights in self.assembly.named().items()
         ]
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         """Model -> trained tensors by name."""
-        return {name: get_state(named) for name, named in self.assembled.named().items()}
+        return {name: get_state(weights) for name, weights in self.assembly.named().items()}
 
     def restore(self, state: Mapping[str, dict[str, Tensor]]) -> None:
         """Put back what :meth:`state` gave."""
-        for name, named in self.assembled.named().items():
-            found = state.get(name)
-            load_state(named, found if isinstance(found, dict) else {})
+        for name, weights in self.assembly.named().items():
+            tensors = state.get(name)
+            load_state(weights, tensors if isinstance(tensors, dict) else {})
         self.publish()
 
     def publish(self, *_: Any) -> None:
@@ -122,15 +122,17 @@ class TrainableModel:
     def adapters(self) -> dict[str, dict[str, Factors]]:
         """Component -> module -> factors, scale baked in: what is exported."""
         pairs = {name: lora.pairs(self.models[name]) for name in self.resolved.first_layers}
-        return {name: {layer: Factors(*pair) for layer, pair in held.items()} for name, held in pairs.items()}
+        return {
+            name: {layer: Factors(*pair) for layer, pair in layers.items()} for name, layers in pairs.items()
+        }
 
     def losses(self, step: int) -> Iterator[Tensor]:
         """The losses of this process's micro-batches of a step; over all processes they sum to the mean.
 
         Where there is a prior, to the mean over the images plus the weighted mean over the prior.
         """
-        places = self._places(step)
-        micros = micro_batches(places, self.resolved.views, self.plan.micro_batch)
+        samples = self._samples(step)
+        micros = micro_batches(samples, self.resolved.views, self.plan.micro_batch)
         if self.offload:
             self.offload.forget()
         for micro in micros[distributed.rank() :: distributed.world()]:
@@ -138,22 +140,24 @@ class TrainableModel:
             if self.offload:
                 self.offload.gather()
 
-    def _places(self, step: int) -> list[Place]:
+    def _samples(self, step: int) -> list[SampledView]:
         """The step's images, then its pictures of the prior, whose positions count down from -1."""
-        places = self.order.step(step)
+        samples = self.order.step(step)
         if self.class_order:
             first = len(self.resolved.own)
             class_samples = self.class_order.step(step)
-            places += [Place(-1 - sample.position, first + sample.view_index) for sample in class_samples]
-        return places
+            samples += [
+                SampledView(-1 - sample.position, first + sample.view_index) for sample in class_samples
+            ]
+        return samples
 
-    def _loss(self, step: int, micro: Sequence[Place]) -> Tensor:
-        wish = self.resolved.recipe
-        values = self.store.batch([place.view_index for place in micro], self.resolved.device)
-        self.places[:] = [(wish.seed, step, place.position) for place in micro]
-        image_weight, class_weight = 1 / wish.train.batch, wish.prior.weight / wish.prior.batch
-        shares = torch.tensor([image_weight if place.position >= 0 else class_weight for place in micro])
-        draw = KeyedRng(self.places)
+    def _loss(self, step: int, micro: Sequence[SampledView]) -> Tensor:
+        recipe = self.resolved.recipe
+        values = self.store.batch([sample.view_index for sample in micro], self.resolved.device)
+        self.sample_keys[:] = [(recipe.seed, step, sample.position) for sample in micro]
+        image_weight, class_weight = 1 / recipe.train.batch, recipe.prior.weight / recipe.prior.batch
+        shares = torch.tensor([image_weight if sample.position >= 0 else class_weight for sample in micro])
+        draw = KeyedRng(self.sample_keys)
         with self._arithmetic():
             loss = run_units(self.resolved.cut.live, self.models, values, draw)["loss"]
         return (loss * to_device(shares, loss.device)).sum()
@@ -171,50 +175,50 @@ class TrainableModel:
         """Mean loss over the held-out views at fixed quantiles of time and fixed noise."""
         resolved = self.resolved
         largest = self.plan.micro_batch
-        self.dropping(on=False)
+        self.dropping(enabled=False)
         total = 0.0
         for number in range(len(resolved.held_out)):
             for start in range(0, len(QUANTILES), largest):
-                some = QUANTILES[start : start + largest]
-                values = self.store.batch([len(resolved.views) + number] * len(some), resolved.device)
-                draw = Even([("held-out", number, str(quantile)) for quantile in some], some)
+                quantiles = QUANTILES[start : start + largest]
+                values = self.store.batch([len(resolved.views) + number] * len(quantiles), resolved.device)
+                draw = Even([("held-out", number, str(quantile)) for quantile in quantiles], quantiles)
                 with self._arithmetic():
                     total += float(run_units(resolved.cut.live, self.models, values, draw)["loss"].sum())
-        self.dropping(on=True)
+        self.dropping(enabled=True)
         return total / (len(resolved.held_out) * len(QUANTILES))
 
-    def dropping(self, *, on: bool) -> None:
+    def dropping(self, *, enabled: bool) -> None:
         """Switch the adapters' dropout."""
         for name in self.resolved.first_layers:
-            self.resolved.spec.trainable.set_dropout(self.models[name], on=on)
+            self.resolved.spec.trainable.set_dropout(self.models[name], enabled=enabled)
 
     @torch.no_grad()
-    def paint(self, prompts: int) -> list[Image.Image]:
+    def sample(self, prompts: int) -> list[Image.Image]:
         """A picture for each of the run's prompts, by the family's stock sampler."""
-        resolved, wish = self.resolved, self.resolved.recipe.sample
+        resolved, sample_config = self.resolved, self.resolved.recipe.sample
         first = len(resolved.views) + len(resolved.held_out)
         texts = [self._text(first + number) for number in range(prompts + 1)]
         models = dict(self.models)
         if "vae" not in models:
-            how = {"dtype": resolved.dtype, "device": resolved.device}
-            models["vae"] = load(resolved.family, resolved.source, "vae", **how)
+            options = {"dtype": resolved.dtype, "device": resolved.device}
+            models["vae"] = load(resolved.family, resolved.source, "vae", **options)
         vae_tiling.tile(models["vae"], on=self.plan.decode_tiled)
-        canvas = SamplingParams(
-            width=wish.width or resolved.resolution,
-            height=wish.height or resolved.resolution,
-            steps=wish.steps,
-            guidance=wish.guidance,
-            seed=wish.seed,
+        sampling_params = SamplingParams(
+            width=sample_config.width or resolved.resolution,
+            height=sample_config.height or resolved.resolution,
+            steps=sample_config.steps,
+            guidance=sample_config.guidance,
+            seed=sample_config.seed,
             sampler=overrides_of(resolved.objective),
         )
-        self.dropping(on=False)
+        self.dropping(enabled=False)
         try:
             with self._arithmetic(), self._decoding(models["vae"]):
                 return sampling.sample_images(
-                    resolved.family, resolved.source, models, texts[:-1], texts[-1], canvas
+                    resolved.family, resolved.source, models, texts[:-1], texts[-1], sampling_params
                 )
         finally:
-            self.dropping(on=True)
+            self.dropping(enabled=True)
 
     @contextmanager
     def _decoding(self, vae: Any) -> Iterator[None]:
@@ -232,8 +236,8 @@ class TrainableModel:
         """What the denoiser reads of a caption; computed by live units when a text encoder is trained."""
         resolved = self.resolved
         values: dict[str, Tensor] = self.store.batch([row], resolved.device)
-        known = text_values(resolved)
-        live = [unit for unit in resolved.cut.live if set(unit.writes) <= known]
+        names = text_values(resolved)
+        live = [unit for unit in resolved.cut.live if set(unit.writes) <= names]
         with self._arithmetic():
             values = run_units(live, self.models, values)
         return {name: values[name] for name in resolved.family.text}

@@ -37,25 +37,29 @@ class Watch:
     _baseline: float | None = None
     _steps: int = 0
     _last: deque[float] = field(default_factory=lambda: deque(maxlen=SPAN))
-    _said: set[str] = field(default_factory=set)
+    _notices: set[str] = field(default_factory=set)
 
-    def step(self, seconds: float, held: int) -> list[str]:
-        """What is to be said after a step that took ``seconds`` and left a peak of ``held`` bytes."""
+    def step(self, seconds: float, peak_bytes: int) -> list[str]:
+        """What is to be said after a step that took ``seconds`` and left a peak of ``peak_bytes``."""
         self._steps += 1
-        found = [self._memory(held)]
+        messages = [self._memory(peak_bytes)]
         if self._steps > WARM:
             self._last.append(seconds)
             if len(self._last) == SPAN:
-                found.append(self._time(median(self._last)))
-        return [line for line in found if line]
+                messages.append(self._time(median(self._last)))
+        return [line for line in messages if line]
 
-    def _memory(self, held: int) -> str:
-        if self.bytes is None or held <= self.bytes * BOUND.get(self.device, 1.1) or not self._once("memory"):
+    def _memory(self, peak_bytes: int) -> str:
+        if (
+            self.bytes is None
+            or peak_bytes <= self.bytes * BOUND.get(self.device, 1.1)
+            or not self._once("memory")
+        ):
             return ""
-        more = held / self.bytes - 1
+        excess = peak_bytes / self.bytes - 1
         return (
-            f"Memory: {human(held)} in use at most, {human(self.bytes)} planned ({more:+.0%}). Should it run "
-            "out, the run goes on with a smaller plan; --vram states a limit."
+            f"Memory: {human(peak_bytes)} in use at most, {human(self.bytes)} planned ({excess:+.0%}). "
+            "Should it run out, the run goes on with a smaller plan; --vram states a limit."
         )
 
     def _time(self, now: float) -> str:
@@ -69,7 +73,7 @@ class Watch:
             return ""
         if now < SLOWER * self._baseline or not self._once("slow"):
             return ""
-        spilled = (
+        cause = (
             " it is hot, or the driver has moved memory to the host (on Windows: switch off the system "
             "memory fallback in NVIDIA's settings, or lower --vram by 1GB)."
             if self.device == "cuda"
@@ -77,13 +81,13 @@ class Watch:
         )
         return (
             f"Steps have become slow: {now:.3g} s now, {self._baseline:.3g} s at the start. Something else "
-            f"uses the device,{spilled}"
+            f"uses the device,{cause}"
         )
 
-    def _once(self, what: str) -> bool:
-        if what in self._said:
+    def _once(self, notice: str) -> bool:
+        if notice in self._notices:
             return False
-        self._said.add(what)
+        self._notices.add(notice)
         return True
 
 
@@ -100,5 +104,5 @@ def peak(device: torch.device) -> int:
         return psutil.Process().memory_info().peak_wset
     import resource  # which Windows has not
 
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak_rss if sys.platform == "darwin" else peak_rss * 1024

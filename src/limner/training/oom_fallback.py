@@ -21,7 +21,7 @@ from limner.recipe.schema import Recipe
 from limner.reporter import Reporter
 from limner.training.monitor import Watch, peak
 
-MOST = 3
+MAX_FALLS = 3
 """Times that a run may step down before something must be wrong that no plan mends."""
 
 
@@ -30,13 +30,13 @@ class OomFallback:
     """Where a run stands among its plans.
 
     Attributes:
-        planned: The plan that is used, and what it was chosen from.
+        plan_result: The plan that is used, and what it was chosen from.
         process: Bytes that the process held before anything was loaded; counts where the processor trains.
         falls: How often it ran out of memory.
         early: Of each time before the first step, what its metrics are to say.
     """
 
-    planned: Planned
+    plan_result: Planned
     process: int = 0
     falls: int = 0
     early: list[dict[str, Any]] = field(default_factory=list)
@@ -44,9 +44,9 @@ class OomFallback:
     @property
     def choice(self) -> Choice:
         """The plan that is used, with what it needs."""
-        if self.planned.choice is None:
-            raise DoesNotFit(str(self.planned.misfit))
-        return self.planned.choice
+        if self.plan_result.choice is None:
+            raise DoesNotFit(str(self.plan_result.misfit))
+        return self.plan_result.choice
 
     @property
     def plan(self) -> Plan:
@@ -56,12 +56,14 @@ class OomFallback:
     @property
     def bytes(self) -> int:
         """Planned peak: of the device, or of the whole process where that is the processor."""
-        around = max(self.process, self.choice.host.pageable) if self.planned.device.kind == "cpu" else 0
-        return self.choice.reserved + around
+        process_bytes = (
+            max(self.process, self.choice.host.pageable) if self.plan_result.device.kind == "cpu" else 0
+        )
+        return self.choice.reserved + process_bytes
 
     def event(self) -> PlanMade:
         """The plan that is used, for whoever follows the run."""
-        total = self.planned.total
+        total = self.plan_result.total
         return PlanMade(
             bytes=self.bytes,
             seconds_per_step=self.choice.step_time.seconds,
@@ -71,36 +73,37 @@ class OomFallback:
 
     def watch(self) -> Watch:
         """Compares what happens with the plan that is used."""
-        return Watch(self.planned.device.kind, seconds=self.choice.step_time.seconds, bytes=self.bytes)
+        return Watch(self.plan_result.device.kind, seconds=self.choice.step_time.seconds, bytes=self.bytes)
 
-    def down(self, measured: int) -> Plan:
+    def down(self, peak_bytes: int) -> Plan:
         """The next smaller plan: the same batch, the same draws, the same precision.
 
         Args:
-            measured: Most bytes that the run had held when memory ran out.
+            peak_bytes: Most bytes that the run had held when memory ran out.
 
         Raises:
-            DoesNotFit: There is none, or this was tried ``MOST`` times.
+            DoesNotFit: There is none, or this was tried ``MAX_FALLS`` times.
         """
-        return self._fall(self.planned.down, measured)
+        return self._fall(self.plan_result.down, peak_bytes)
 
-    def encode_down(self, measured: int) -> Plan:
+    def encode_down(self, peak_bytes: int) -> Plan:
         """The same plan with a smaller way to fill the cache. As :meth:`down`."""
-        return self._fall(self.planned.encode_down, measured)
+        return self._fall(self.plan_result.encode_down, peak_bytes)
 
-    def _fall(self, lower: Callable[[int], Planned], measured: int) -> Plan:
-        held, free = human(measured), human(self.planned.device.free)
-        if self.falls == MOST:
+    def _fall(self, lower: Callable[[int], Planned], peak_bytes: int) -> Plan:
+        usage, free = human(peak_bytes), human(self.plan_result.device.free)
+        if self.falls == MAX_FALLS:
             raise DoesNotFit(
-                f"Out of memory after {MOST} smaller plans: {held} were in use, {free} were free at the "
-                f"start, {human(self.bytes)} are planned. Something else takes memory while the run goes on: "
-                "stop it, or state what is yours with --vram. What is saved stays; the same command goes on."
+                f"Out of memory after {MAX_FALLS} smaller plans: {usage} were in use, {free} were free at "
+                f"the start, {human(self.bytes)} are planned. Something else takes memory while the run goes "
+                "on: stop it, or state what is yours with --vram. What is saved stays; the same command goes "
+                "on."
             )
         try:
-            self.planned = lower(measured)
+            self.plan_result = lower(peak_bytes)
         except DoesNotFit as error:
             raise DoesNotFit(
-                f"Out of memory at {held} of {free}, and no plan needs clearly less than "
+                f"Out of memory at {usage} of {free}, and no plan needs clearly less than "
                 f"{human(self.bytes)}. Lower data.resolution, lora.rank or limits.weights_precision; "
                 f"`limner plan` "
                 "says what each would need."
@@ -109,16 +112,16 @@ class OomFallback:
         return self.plan
 
 
-def oom_fallback_of(recipe: Recipe, reporter: Reporter, begun: Begun | None = None) -> OomFallback:
+def oom_fallback_of(recipe: Recipe, reporter: Reporter, previous: Begun | None = None) -> OomFallback:
     """The plan to begin with, of this machine's device; the same in every process.
 
     Raises:
         DoesNotFit: There is none.
     """
-    made = foreseen(recipe, reporter, device=shared(device_for(recipe.limits)), previous=begun)
-    if made.choice is None:
-        raise DoesNotFit(str(made.misfit))
-    return OomFallback(made, process=peak(torch.device("cpu")))
+    plan_result = foreseen(recipe, reporter, device=shared(device_for(recipe.limits)), previous=previous)
+    if plan_result.choice is None:
+        raise DoesNotFit(str(plan_result.misfit))
+    return OomFallback(plan_result, process=peak(torch.device("cpu")))
 
 
 def shared(device: Device) -> Device:

@@ -17,7 +17,7 @@ from limner.training.oom_fallback import OomFallback, changes
 T = TypeVar("T")
 
 
-def patiently(act: Callable[[], T], lower: Callable[[str], None]) -> T:
+def retry_on_oom(act: Callable[[], T], lower: Callable[[str], None]) -> T:
     """Do something, and where memory runs out in any process, let all of them go lower and do it again.
 
     Args:
@@ -25,10 +25,10 @@ def patiently(act: Callable[[], T], lower: Callable[[str], None]) -> T:
         lower: Takes a smaller plan, or raises; is told what torch said.
     """
     while True:
-        made, short = outcome(act)
+        results, short = outcome(act)
         if short is None:
-            return made[0]
-        made.clear()
+            return results[0]
+        results.clear()
         lower(short)
 
 
@@ -38,14 +38,14 @@ def outcome(act: Callable[[], T]) -> tuple[list[T], str | None]:
     Returns:
         A list of what ``act`` gave, empty where this process ran out of memory; None where none did.
     """
-    made: list[T] = []
+    results: list[T] = []
     short: str | None = None
     try:
-        made.append(act())
+        results.append(act())
     except torch.OutOfMemoryError as error:
         short = first_line(error)  # no more of it: its frames hold the tensors that were too many
     lacks = distributed.any_rank(short is not None)  # all of them wait here for each other
-    return made, (short or "Another process ran out of memory.") if lacks else None
+    return results, (short or "Another process ran out of memory.") if lacks else None
 
 
 def release(device: torch.device) -> None:
@@ -56,7 +56,7 @@ def release(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def lowered(
+def lower_plan(
     fallback: OomFallback, lower: Callable[[int], Plan], short: str, device: torch.device
 ) -> tuple[str, dict[str, Any]]:
     """Take the next smaller plan: what changes, for people, and what metrics say.
@@ -70,22 +70,26 @@ def lowered(
     Raises:
         DoesNotFit: There is no smaller plan.
     """
-    held, before = distributed.all_reduce_max(peak(device)), fallback.plan
+    peak_bytes, before = distributed.all_reduce_max(peak(device)), fallback.plan
     release(device)
-    plan = lower(held)
-    return changes(before, plan), {"out_of_memory": short, "bytes": held, "plan": plan.to_json()}
+    plan = lower(peak_bytes)
+    return changes(before, plan), {"out_of_memory": short, "bytes": peak_bytes, "plan": plan.to_json()}
 
 
-def begun(
-    what: str, act: Callable[[], T], lower: Callable[[int], Plan], fallback: OomFallback, reporter: Reporter
+def with_smaller_plans(
+    activity: str,
+    act: Callable[[], T],
+    lower: Callable[[int], Plan],
+    fallback: OomFallback,
+    reporter: Reporter,
 ) -> T:
     """Do something that comes before the first step, by smaller plans if need be."""
 
     def fall(short: str) -> None:
-        kind = fallback.planned.device.kind
-        changed, row = lowered(fallback, lower, short, torch.device(kind))
+        kind = fallback.plan_result.device.kind
+        difference, row = lower_plan(fallback, lower, short, torch.device(kind))
         fallback.early.append(row)
-        reporter.line(f"Out of memory while {what}. Going on by a smaller plan: {changed}.")
-        reporter.event(PlanLowered(step=None, changes=changed))
+        reporter.line(f"Out of memory while {activity}. Going on by a smaller plan: {difference}.")
+        reporter.event(PlanLowered(step=None, changes=difference))
 
-    return patiently(act, fall)
+    return retry_on_oom(act, fall)

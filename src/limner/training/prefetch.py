@@ -7,31 +7,31 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 THREADS = min(4, os.cpu_count() or 1)
 ROOM = 2 * THREADS
 """Pieces made but not yet asked for, or handed over but not yet done: what this holds in memory."""
 
 
-class Beside:
+class BackgroundPool:
     """A few threads for a ``with`` statement; what fails in one of them is raised in the caller's.
 
     Args:
-        done: Called in the caller's thread with the result of each piece that was handed to :meth:`behind`.
+        on_result: Called in the caller's thread with the result of each piece handed to :meth:`behind`.
     """
 
-    def __init__(self, done: Callable[[Any], None]) -> None:
-        self._done = done
+    def __init__(self, on_result: Callable[[Any], None]) -> None:
+        self._on_result = on_result
         self._pool = ThreadPoolExecutor(THREADS)
-        self._handed: deque[Future[Any]] = deque()
+        self._pending: deque[Future[Any]] = deque()
 
-    def __enter__(self) -> "Beside":
+    def __enter__(self) -> "BackgroundPool":
         return self
 
-    def ahead(self, make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
+    def ahead(self, make: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """``make`` of each item, in order; the next few are under way while the caller works on one."""
-        waiting: deque[Future[Made]] = deque()
+        waiting: deque[Future[Result]] = deque()
         for item in items:
             waiting.append(self._pool.submit(make, item))
             if len(waiting) > ROOM:
@@ -39,16 +39,16 @@ class Beside:
         while waiting:
             yield waiting.popleft().result()
 
-    def behind(self, work: Callable[..., Any], *given: Any) -> None:
-        """Have ``work(*given)`` done without waiting for it, unless too much has been handed over already."""
-        self._handed.append(self._pool.submit(work, *given))
-        while len(self._handed) > ROOM or (self._handed and self._handed[0].done()):
-            self._done(self._handed.popleft().result())
+    def behind(self, work: Callable[..., Any], *args: Any) -> None:
+        """Have ``work(*args)`` done without waiting for it, unless too much has been handed over already."""
+        self._pending.append(self._pool.submit(work, *args))
+        while len(self._pending) > ROOM or (self._pending and self._pending[0].done()):
+            self._on_result(self._pending.popleft().result())
 
     def settle(self) -> None:
         """Wait until everything that was handed over is done."""
-        while self._handed:
-            self._done(self._handed.popleft().result())
+        while self._pending:
+            self._on_result(self._pending.popleft().result())
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         """Settle; after an error, drop what has not begun."""

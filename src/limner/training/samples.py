@@ -43,7 +43,7 @@ def sample(  # noqa: PLR0913  what is painted, and what may break it off
     prompts = prompts_of(model.resolved)
     try:
         with breakable():
-            images = model.paint(len(prompts))
+            images = model.sample(len(prompts))
             for number, image in enumerate(images):
                 atomic_write(run.sample_path(step, number), partial(image.save, format="PNG"))
             write_sheet(run, prompts)
@@ -58,10 +58,13 @@ def sample(  # noqa: PLR0913  what is painted, and what may break it off
 
 def write_sheet(run: RunDir, prompts: list[str]) -> None:
     """The contact sheet: a row for each prompt, a column for each step, the base first."""
-    shown = columns(run.samples())
+    sheet_columns = columns(run.samples())
     rows = [
-        [Image.open(each.images[number]).convert("RGB") if number in each.images else None for each in shown]
+        [
+            Image.open(column.images[number]).convert("RGB") if number in column.images else None
+            for column in sheet_columns
+        ]
         for number in range(len(prompts))
     ]
-    picture = sheet(rows, prompts, [each.name for each in shown]).convert("RGB")
-    atomic_write(run.sheet_path, partial(picture.save, format="JPEG", quality=90))
+    contact_sheet = sheet(rows, prompts, [column.name for column in sheet_columns]).convert("RGB")
+    atomic_write(run.sheet_path, partial(contact_sheet.save, format="JPEG", quality=90))

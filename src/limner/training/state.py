@@ -26,11 +26,11 @@ from limner.training.export_model import model_steps
 from limner.training.model import TrainableModel
 from limner.training.monitor import Watch
 from limner.training.oom_fallback import OomFallback
-from limner.training.oom_retry import lowered, outcome, patiently
+from limner.training.oom_retry import lower_plan, outcome, retry_on_oom
 
 T = TypeVar("T")
 
-APART = (
+FREE_KEYS = (
     "data.images",
     "data.validation_images",
     "data.cache",
@@ -43,7 +43,7 @@ APART = (
     "train.method",
 )
 """Keys of the recipe that name places, shape no weights, or may not change at all."""
-WISHED = ("initial_lr", "weight_decay", "betas")
+OPTIMIZER_KEYS = ("initial_lr", "weight_decay", "betas")
 """What a recipe may change of an optimizer within a run."""
 
 
@@ -69,54 +69,56 @@ class TrainState:
             }
             path = self.run.checkpoint_path(step)
             plan = self.fallback.plan
-            stored = {
+            storage = {
                 "weights": plan.weights,
                 "moments": plan.optimizer_state,
                 "products": plan.matmul_precision,
             }
-            facts = {"step": step, **stored, **facts, **shape(self.resolved)}
+            facts = {"step": step, **storage, **facts, **shape(self.resolved)}
             facts["recipe"] = shaping(self.resolved.recipe)
             checkpoint.save(path, parts, facts)
             checkpoint.retain(self.run, self.resolved.recipe.train.keep, saved=path)
         distributed.barrier()
 
-    def restore(self, found: checkpoint.Checkpoint) -> None:
+    def restore(self, last_checkpoint: checkpoint.LoadedCheckpoint) -> None:
         """Put back the state that :meth:`save` wrote; what the recipe says of the optimizer stays.
 
         Raises:
             BadCheckpoint: It holds no such state, or that of another run.
         """
-        match found.parts:
+        match last_checkpoint.parts:
             case {"weights": dict(weights), "optimizer": dict(moments), "average": list() | None as average}:
                 pass
             case _:
-                raise BadCheckpoint(f"{found.path} is not the state of a training. {checkpoint.REMEDY}")
+                raise BadCheckpoint(
+                    f"{last_checkpoint.path} is not the state of a training. {checkpoint.REMEDY}"
+                )
         try:
             self.model.restore(weights)
             self._restore_optimizer(moments)
             if self.average:  # one that the recipe turns on now begins at these weights
                 self.average.start(average or self.model.parameters)
         except (BadCheckpoint, BadRecipe) as error:
-            raise BadCheckpoint(f"{found.path}: {error}") from error
+            raise BadCheckpoint(f"{last_checkpoint.path}: {error}") from error
         if not all(parameter.isfinite().all() for parameter in self.model.parameters):
             raise BadCheckpoint(
-                f"{found.path} holds weights that are not finite. {checkpoint.REMEDY} Lower "
+                f"{last_checkpoint.path} holds weights that are not finite. {checkpoint.REMEDY} Lower "
                 "train.learning_rate, too."
             )
 
     def _restore_optimizer(self, state: dict[str, Any]) -> None:
         groups = self.optimizer.param_groups
-        wished = [{key: group[key] for key in WISHED if key in group} for group in groups]
+        recipe_options = [{key: group[key] for key in OPTIMIZER_KEYS if key in group} for group in groups]
         restore(self.optimizer, state)
-        for group, wish in zip(self.optimizer.param_groups, wished, strict=True):
-            group.update(wish)
+        for group, options in zip(self.optimizer.param_groups, recipe_options, strict=True):
+            group.update(options)
 
     def require_room(self) -> None:
         """Raise ``DiskFull`` unless the disk holds the checkpoints that the recipe keeps, and the model."""
-        recipe, disk = self.resolved.recipe, self.fallback.planned.disk
+        recipe, disk = self.resolved.recipe, self.fallback.plan_result.disk
         if distributed.rank() == 0:
-            due = model_steps(self.run) != recipe.train.steps
-            model = disk["model"] if due else 0
+            needs_export = model_steps(self.run) != recipe.train.steps
+            model = disk["model"] if needs_export else 0
             checkpoint.require_room(self.run, disk["checkpoints"], held(recipe), model=model)
 
     def room_for(self, act: Callable[[], T], step: int, reporter: Reporter) -> T:
@@ -130,7 +132,7 @@ class TrainState:
             with self.final_weights():
                 return act()
 
-        return patiently(with_them, lambda short: self.step_down(step, short, reporter))
+        return retry_on_oom(with_them, lambda short: self.step_down(step, short, reporter))
 
     def step_down(self, step: int, short: str, reporter: Reporter) -> None:
         """Go on by the next smaller plan after ``step`` finished steps; by one more if that has no room.
@@ -138,19 +140,19 @@ class TrainState:
         Raises:
             DoesNotFit: There is none.
         """
-        left: str | None = short
-        while left is not None:
+        oom_message: str | None = short
+        while oom_message is not None:
             device = self.resolved.device
-            changed, row = lowered(self.fallback, self.fallback.down, left, device)
+            difference, row = lower_plan(self.fallback, self.fallback.down, oom_message, device)
             reporter.line(
                 f"Out of memory after step {step}. Going on by a smaller plan, with the same batch and the "
-                f"same draws: {changed}."
+                f"same draws: {difference}."
             )
-            reporter.event(PlanLowered(step=step, changes=changed))
+            reporter.event(PlanLowered(step=step, changes=difference))
             if distributed.rank() == 0:
-                keep(self.fallback.planned, self.run)
+                keep(self.fallback.plan_result, self.run)
                 self.run.log({"step": step, **row})
-            left = self._follow()
+            oom_message = self._follow()
         self.watch = self.fallback.watch()
 
     def _follow(self) -> str | None:
@@ -163,10 +165,12 @@ class TrainState:
         Raises:
             OutOfMemoryError: It is not there.
         """
-        wish, fallback = self.resolved.recipe.train, self.fallback
-        several, first = distributed.world() > 1, not self.optimizer.state
-        profile = fallback.planned.profile
-        size = moving_bytes(profile, fallback.plan, wish.optimizer, first=first, all_reduce=several)
+        train_config, fallback = self.resolved.recipe.train, self.fallback
+        is_distributed, first = distributed.world() > 1, not self.optimizer.state
+        profile = fallback.plan_result.profile
+        size = moving_bytes(
+            profile, fallback.plan, train_config.optimizer, first=first, all_reduce=is_distributed
+        )
         _ask(size, self.resolved.device)
 
     @contextmanager
@@ -193,63 +197,68 @@ def _ask(size: int, device: torch.device) -> None:
 
 def shape(resolved: Resolved) -> dict[str, Any]:
     """What may not change within a run. No paths: a run folder may move to another machine."""
-    wish = resolved.recipe
+    recipe = resolved.recipe
     return {
         "base": resolved.source.fingerprint(resolved.family.denoiser, ""),
-        "lora": wish.lora.model_dump(mode="json"),
-        "optimizer": wish.train.optimizer,
-        "method": wish.train.method,
+        "lora": recipe.lora.model_dump(mode="json"),
+        "optimizer": recipe.train.optimizer,
+        "method": recipe.train.method,
     }
 
 
-def newest(resolved: Resolved, run: RunDir, reporter: Reporter) -> checkpoint.Checkpoint | None:
+def newest(resolved: Resolved, run: RunDir, reporter: Reporter) -> checkpoint.LoadedCheckpoint | None:
     """The checkpoint to go on from, before anything is computed; None at the start of a run.
 
     Raises:
         BadCheckpoint: It belongs to another base, another LoRA, or more steps than are wished for; or there
             are checkpoints, and none that can be read: to start again is not for us to decide.
     """
-    found, refused = checkpoint.newest_whole(run)
+    last_checkpoint, refusals = checkpoint.newest_whole(run)
     distributed.barrier()
-    if refused and found is None:
+    if refusals and last_checkpoint is None:
         raise BadCheckpoint(
-            f"None of the {len(refused)} checkpoints in {run.checkpoints_path} can be read. The newest: "
-            f"{refused[0].reason.removesuffix(checkpoint.REMEDY).strip()} Put back a copy, or start again: "
+            f"None of the {len(refusals)} checkpoints in {run.checkpoints_path} can be read. The newest: "
+            f"{refusals[0].reason.removesuffix(checkpoint.REMEDY).strip()} Put back a copy, or start again: "
             "delete that folder, or choose another with --out."
         )
-    for each in refused if distributed.rank() == 0 else ():
-        reporter.line(f"Checkpoint passed over: {each.reason}")
-        run.mark_damaged(each.path)
-    if found is None:
+    for refusal in refusals if distributed.rank() == 0 else ():
+        reporter.line(f"Checkpoint passed over: {refusal.reason}")
+        run.mark_damaged(refusal.path)
+    if last_checkpoint is None:
         return None
-    mine, theirs = shape(resolved), _completed(found.facts)
-    if changed := [key for key, value in mine.items() if theirs.get(key) != value]:
+    current, previous = shape(resolved), _completed(last_checkpoint.facts)
+    if differences := [key for key, value in current.items() if previous.get(key) != value]:
         raise BadCheckpoint(
-            f"{found.path} was trained with another {' and '.join(changed)}{_told(theirs, mine)}. "
+            f"{last_checkpoint.path} was trained with another {' and '.join(differences)}"
+            f"{_difference_text(previous, current)}. "
             "A run cannot change these: give the new recipe another folder with --out."
         )
-    if found.step > resolved.recipe.train.steps:
+    if last_checkpoint.step > resolved.recipe.train.steps:
         raise BadCheckpoint(
-            f"{run.path} has {found.step} steps already, and train.steps is {resolved.recipe.train.steps}. "
-            f"Set train.steps to at least {found.step}, or choose another folder with --out."
+            f"{run.path} has {last_checkpoint.step} steps already, and train.steps is "
+            f"{resolved.recipe.train.steps}. Set train.steps to at least {last_checkpoint.step}, "
+            "or choose another folder with --out."
         )
-    if drift := _drift(found.facts, resolved.recipe):
-        if found.step == resolved.recipe.train.steps:
+    if drift := _drift(last_checkpoint.facts, resolved.recipe):
+        if last_checkpoint.step == resolved.recipe.train.steps:
             raise BadCheckpoint(
-                f"{run.path} is complete, and its {found.step} steps were trained by another recipe "
-                f"({drift}). Raise train.steps to go on by the new one, or choose another folder: --out."
+                f"{run.path} is complete, and its {last_checkpoint.step} steps were trained by another "
+                f"recipe ({drift}). Raise train.steps to go on by the new one, or choose another folder: "
+                "--out."
             )
-        reporter.line(f"The recipe has changed since step {found.step}; going on by the new one ({drift}).")
-    return found
+        reporter.line(
+            f"The recipe has changed since step {last_checkpoint.step}; going on by the new one ({drift})."
+        )
+    return last_checkpoint
 
 
 def shaping(recipe: Recipe) -> dict[str, Any]:
     """What a recipe says that shapes the weights and may change within a run, by dotted path. No paths."""
     table = recipe.model_dump(mode="json", by_alias=True)
-    found: dict[str, Any] = {"name": recipe.name, "seed": recipe.seed}
+    entries: dict[str, Any] = {"name": recipe.name, "seed": recipe.seed}
     for part in ("data", "train", "prior"):
-        found |= {f"{part}.{key}": value for key, value in table[part].items()}
-    return {key: value for key, value in found.items() if key not in APART}
+        entries |= {f"{part}.{key}": value for key, value in table[part].items()}
+    return {key: value for key, value in entries.items() if key not in FREE_KEYS}
 
 
 def _drift(facts: dict[str, Any], recipe: Recipe) -> str:
@@ -258,17 +267,17 @@ def _drift(facts: dict[str, Any], recipe: Recipe) -> str:
     if not isinstance(before, dict):  # of before it was noted
         return ""
     before, now = {**shaping(Recipe()), **before}, shaping(recipe)
-    changed = [key for key, value in now.items() if before[key] != value]
-    return "; ".join(f"{key} was {shown(before[key])}, is {shown(now[key])}" for key in changed)
+    differences = [key for key, value in now.items() if before[key] != value]
+    return "; ".join(f"{key} was {shown(before[key])}, is {shown(now[key])}" for key in differences)
 
 
-def _told(before: dict[str, Any], now: dict[str, Any]) -> str:
+def _difference_text(before: dict[str, Any], now: dict[str, Any]) -> str:
     """What has changed, as recipes say it; the files of a base have no word there."""
-    said = {f"train.{key}": (before.get(key), now[key]) for key in ("optimizer", "method")}
+    versions = {f"train.{key}": (before.get(key), now[key]) for key in ("optimizer", "method")}
     lora = before.get("lora")
     if isinstance(lora, dict):
-        said |= {f"lora.{key}": (lora.get(key), value) for key, value in now["lora"].items()}
-    pairs = [f"{key} was {old}, is {new}" for key, (old, new) in said.items() if old != new]
+        versions |= {f"lora.{key}": (lora.get(key), value) for key, value in now["lora"].items()}
+    pairs = [f"{key} was {old}, is {new}" for key, (old, new) in versions.items() if old != new]
     return f" ({'; '.join(pairs)})" if pairs else ""
 
 

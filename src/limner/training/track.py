@@ -25,7 +25,7 @@ REMEDIES = {"wandb": "Run `wandb login`, or set WANDB_MODE=offline"}
 
 @contextmanager
 def tracked(
-    recipe: Recipe | None, run: RunDir, reporter: Reporter | None = None, done: int = 0
+    recipe: Recipe | None, run: RunDir, reporter: Reporter | None = None, start_step: int = 0
 ) -> Iterator[Track]:
     """Give a function that passes rows of metrics on to the recipe's trackers, in the first process.
 
@@ -37,7 +37,7 @@ def tracked(
         recipe: The wish; None: there is nothing to track.
         run: The run; trackers write below its ``track``. Their id of it is kept there.
         reporter: Hears of a tracker that fails.
-        done: Steps that are saved; 0: the run begins, and has a new id.
+        start_step: Steps that are saved; 0: the run begins, and has a new id.
 
     Raises:
         BadRecipe: A tracker is not installed, or cannot start.
@@ -47,47 +47,48 @@ def tracked(
         yield lambda row: None
         return
     check(names)
-    accelerator = _started(names, recipe, run, done)
-    lost: list[str] = []
+    accelerator = _started(names, recipe, run, start_step)
+    failures: list[str] = []
 
     def tell(act: Callable[[], Any]) -> None:
         try:
             act()
         except _failures(names) as error:
-            if not lost:
-                what = f"Trackers failed ({first_line(error)}); training and metrics.jsonl go on without."
-                (reporter or Reporter()).line(what)
-                lost.append(what)
+            if not failures:
+                message = f"Trackers failed ({first_line(error)}); training and metrics.jsonl go on without."
+                (reporter or Reporter()).line(message)
+                failures.append(message)
 
     def track(row: Mapping[str, Any]) -> None:
         values = {key: value for key, value in row.items() if key not in ("step", "time")}
-        if not lost:
+        if not failures:
             tell(lambda: accelerator.log(values, step=row["step"]))
 
     try:
         yield track
     finally:
-        for each in accelerator.trackers:  # its end_training would also end the other processes' group
-            tell(each.finish)
+        for tracker in accelerator.trackers:  # its end_training would also end the other processes' group
+            tell(tracker.finish)
 
 
-def _started(names: list[Any], recipe: Recipe, run: RunDir, done: int) -> Any:
+def _started(names: list[Any], recipe: Recipe, run: RunDir, start_step: int) -> Any:
     from accelerate import Accelerator
 
-    place = run.track_path
+    folder = run.track_path
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        known = _id(run, done)
+        folder.mkdir(parents=True, exist_ok=True)
+        run_id = _id(run, start_step)
         for name in names:
             importlib.import_module(name)
-        accelerator = Accelerator(log_with=names, project_dir=str(place))
-        own = {
-            "tensorboard": {"purge_step": done + 1},
-            "trackio": {"name": f"{recipe.name}-{known}", "resume": "allow"},
-            "wandb": {"dir": str(place), "id": known, "resume": "allow"},  # else where the command was typed
+        accelerator = Accelerator(log_with=names, project_dir=str(folder))
+        tracker_options = {
+            "tensorboard": {"purge_step": start_step + 1},
+            "trackio": {"name": f"{recipe.name}-{run_id}", "resume": "allow"},
+            # without a folder, W&B writes where the command was typed
+            "wandb": {"dir": str(folder), "id": run_id, "resume": "allow"},
         }
         config = _flat(recipe.model_dump(mode="json"))
-        accelerator.init_trackers(recipe.name, config=config, init_kwargs=own)
+        accelerator.init_trackers(recipe.name, config=config, init_kwargs=tracker_options)
     except _failures(names) as error:
         remedy = next((REMEDIES[name] for name in names if name in REMEDIES), "Mend that")
         raise BadRecipe(
@@ -97,15 +98,15 @@ def _started(names: list[Any], recipe: Recipe, run: RunDir, done: int) -> Any:
     return accelerator
 
 
-def _id(run: RunDir, done: int) -> str:
+def _id(run: RunDir, start_step: int) -> str:
     """What trackers know the run by; kept as long as it goes on."""
     path = run.track_id_path
-    kept = path.read_bytes() if done and path.is_file() else b""
-    if re.fullmatch(rb"[0-9a-f]{12}\n", kept):
-        return kept.decode().strip()
-    made = secrets.token_hex(6)
-    write_text(path, f"{made}\n")
-    return made
+    content = path.read_bytes() if start_step and path.is_file() else b""
+    if re.fullmatch(rb"[0-9a-f]{12}\n", content):
+        return content.decode().strip()
+    run_id = secrets.token_hex(6)
+    write_text(path, f"{run_id}\n")
+    return run_id
 
 
 def _failures(names: list[Any]) -> tuple[type[BaseException], ...]:
@@ -119,9 +120,9 @@ def check(names: list[Any]) -> None:
     """Raise ``BadRecipe`` unless every tracker of ``names`` is installed."""
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
-    there = {str(each) for each in get_available_trackers()}
+    available = {str(tracker) for tracker in get_available_trackers()}
     for name in names:
-        if name not in there or name not in LOGGER_TYPE_TO_CLASS:
+        if name not in available or name not in LOGGER_TYPE_TO_CLASS:
             raise BadRecipe(f'track.with names "{name}", which is not installed. Run `pip install {name}`.')
 
 

@@ -27,13 +27,14 @@ from limner.reporter import Reporter, counted
 from limner.run_folder import RunDir
 from limner.status import StatusFile
 from limner.training import checkpoint
-from limner.training.cache import prompts_of, record, stocked
+from limner.training.cache import fill_cache_with_fallback, prompts_of, record
+from limner.training.checkpoint import LoadedCheckpoint
 from limner.training.class_images import prior
 from limner.training.interrupt import Interrupt
 from limner.training.model import TrainableModel, plain, rate
 from limner.training.monitor import peak
-from limner.training.oom_fallback import MOST, OomFallback, oom_fallback_of
-from limner.training.oom_retry import begun
+from limner.training.oom_fallback import MAX_FALLS, OomFallback, oom_fallback_of
+from limner.training.oom_retry import with_smaller_plans
 from limner.training.outputs import output_of
 from limner.training.samples import sample
 from limner.training.state import TrainState, newest
@@ -77,21 +78,21 @@ def running(recipe: Recipe, out: Path, reporter: Reporter, stop: Interrupt) -> G
         if recipe.limits.matmul_precision == "8bit":  # said before a base is fetched
             w8a8.require("int8", device_of(recipe.limits.device))
         resolved = resolve(recipe, tell=reporter.line)
-        found = newest(resolved, run, reporter)
+        last_checkpoint = newest(resolved, run, reporter)
         _require_possible(resolved)
         if folder := prior(resolved.base, run, reporter):
             resolved = resolved.with_class_images(folder)
-        fallback = _planned(recipe, run, found, reporter)
+        fallback = _planned(recipe, run, last_checkpoint, reporter)
         yield
-        done = found.step if found else 0
-        more = recipe if recipe.train.steps > done else None
+        start_step = last_checkpoint.step if last_checkpoint else 0
+        pending_recipe = recipe if recipe.train.steps > start_step else None
         # before hours of work, as one that cannot start is an error
-        track = stack.enter_context(tracked(more, run, reporter, done))
-        store, _ = stocked(resolved, fallback, reporter)
+        track = stack.enter_context(tracked(pending_recipe, run, reporter, start_step))
+        store, _ = fill_cache_with_fallback(resolved, fallback, reporter)
         stack.callback(store.cache.close)
         yield
         resolved = resolved.planned(fallback.plan)
-        model = begun(
+        model = with_smaller_plans(
             "the base is read",
             lambda: TrainableModel(resolved, store, fallback.plan),
             fallback.down,
@@ -99,22 +100,22 @@ def running(recipe: Recipe, out: Path, reporter: Reporter, stop: Interrupt) -> G
             reporter,
         )
         state = _train_state(resolved, run, model, fallback)
-        if found:
-            state.restore(found)
-            found.parts.clear()  # of a full fine-tune, thrice the size of the model
+        if last_checkpoint:
+            state.restore(last_checkpoint)
+            last_checkpoint.parts.clear()  # of a full fine-tune, thrice the size of the model
         record(resolved, run, store)
         state.require_room()
         if distributed.rank() == 0:
-            _tidy(run, found, recipe.train.keep, reporter)
+            _tidy(run, last_checkpoint, recipe.train.keep, reporter)
         if fallback.early and distributed.rank() == 0:
-            keep(fallback.planned, run)
+            keep(fallback.plan_result, run)
             for row in fallback.early:
-                run.log({"step": done, **row})
-        _announce(resolved, state.model, done, reporter)
-        _begin(state, done, reporter, stop)
+                run.log({"step": start_step, **row})
+        _announce(resolved, state.model, start_step, reporter)
+        _begin(state, start_step, reporter, stop)
         yield
-        if more:
-            yield from _loop(state, done, reporter, stop, track)
+        if pending_recipe:
+            yield from _loop(state, start_step, reporter, stop, track)
         _finish(state, reporter)
         end = _done(recipe, run, time.monotonic() - start)
         reporter.event(end)
@@ -128,9 +129,9 @@ def _require_possible(resolved: Resolved) -> None:
         BadRecipe: A target matches nothing; a tool cannot hold what is trained; a sampler cannot show it; or
             the package of an optimizer or a tracker is missing.
     """
-    wish = resolved.recipe
-    if wish.track.with_:
-        check(list(wish.track.with_))
+    recipe = resolved.recipe
+    if recipe.track.with_:
+        check(list(recipe.track.with_))
     sampler(resolved.source, overrides_of(resolved.objective))
     meta = assemble(resolved.spec, plain(resolved), META)
     groups = [
@@ -144,22 +145,22 @@ def _require_possible(resolved: Resolved) -> None:
 def _optimizer(
     resolved: Resolved, groups: list[dict[str, Any]], moments: OptimizerState
 ) -> torch.optim.Optimizer:
-    wish = resolved.recipe.train
-    in_8_bits = optimizer_of(wish.optimizer).in_8_bits if moments == "8bit" else ""
+    train_config = resolved.recipe.train
+    in_8_bits = optimizer_of(train_config.optimizer).in_8_bits if moments == "8bit" else ""
     return optimizer(
-        in_8_bits or wish.optimizer,
+        in_8_bits or train_config.optimizer,
         groups,
-        weight_decay=wish.weight_decay,
-        betas=wish.betas,
-        schedule=wish.schedule,
-        warmup=wish.warmup,
+        weight_decay=train_config.weight_decay,
+        betas=train_config.betas,
+        schedule=train_config.schedule,
+        warmup=train_config.warmup,
     )
 
 
 def _done(recipe: Recipe, run: RunDir, seconds: float) -> Done:
     rows = run.metrics()
     losses = [row["loss"] for row in rows if "loss" in row][-20:]
-    measured = [row["held_out"] for row in rows if "held_out" in row]
+    val_losses = [row["held_out"] for row in rows if "held_out" in row]
     return Done(
         path=run.path,
         **output_of(recipe).paths(run),
@@ -167,55 +168,55 @@ def _done(recipe: Recipe, run: RunDir, seconds: float) -> Done:
         steps=recipe.train.steps,
         seconds=seconds,
         loss=sum(losses) / len(losses) if losses else math.nan,
-        validation_loss=measured[-1] if measured else None,
+        validation_loss=val_losses[-1] if val_losses else None,
     )
 
 
 def _planned(
-    recipe: Recipe, run: RunDir, found: checkpoint.Checkpoint | None, reporter: Reporter
+    recipe: Recipe, run: RunDir, last_checkpoint: LoadedCheckpoint | None, reporter: Reporter
 ) -> OomFallback:
     """The plan to train by. How weights and moments are stored stays what it was when the run began.
 
     Raises:
         DoesNotFit: There is none.
     """
-    facts = found.facts if found else {}
+    facts = last_checkpoint.facts if last_checkpoint else {}
     way = None
     if "weights" in facts:
         way = Begun(facts["weights"], facts.get("moments", "fp32"), facts.get("products", "full"))
     fallback = oom_fallback_of(recipe, reporter, way)
     if distributed.rank() == 0:
-        keep(fallback.planned, run)
+        keep(fallback.plan_result, run)
     reporter.event(fallback.event())
     return fallback
 
 
 def _train_state(resolved: Resolved, run: RunDir, model: TrainableModel, fallback: OomFallback) -> TrainState:
-    wish = resolved.recipe.train
-    chosen = _optimizer(resolved, model.groups(), fallback.plan.optimizer_state)
-    chosen.register_step_post_hook(model.publish)
-    average = Average(model.parameters, wish.ema) if wish.ema else None
-    model.dropping(on=True)
-    return TrainState(resolved, run, model, chosen, average, fallback, fallback.watch())
+    train_config = resolved.recipe.train
+    torch_optimizer = _optimizer(resolved, model.groups(), fallback.plan.optimizer_state)
+    torch_optimizer.register_step_post_hook(model.publish)
+    average = Average(model.parameters, train_config.ema) if train_config.ema else None
+    model.dropping(enabled=True)
+    return TrainState(resolved, run, model, torch_optimizer, average, fallback, fallback.watch())
 
 
-def _tidy(run: RunDir, found: checkpoint.Checkpoint | None, keep: int, reporter: Reporter) -> None:
+def _tidy(run: RunDir, last_checkpoint: LoadedCheckpoint | None, keep: int, reporter: Reporter) -> None:
     """Forget what came after the checkpoint that is gone on from, and what a kill kept from being deleted."""
-    if lost := run.truncate(found.step if found and found.step else -1):
-        reporter.line(f"metrics.jsonl: removed {lost} damaged or half-written lines.")
-    if found:
-        checkpoint.retain(run, keep, saved=found.path)
+    if line_count := run.truncate(last_checkpoint.step if last_checkpoint and last_checkpoint.step else -1):
+        reporter.line(f"metrics.jsonl: removed {line_count} damaged or half-written lines.")
+    if last_checkpoint:
+        checkpoint.retain(run, keep, saved=last_checkpoint.path)
 
 
-def _announce(resolved: Resolved, model: TrainableModel, done: int, reporter: Reporter) -> None:
-    wish = resolved.recipe.train
+def _announce(resolved: Resolved, model: TrainableModel, start_step: int, reporter: Reporter) -> None:
+    train_config = resolved.recipe.train
     images = len({view.example.sha256 for view in resolved.own})
     count = sum(p.numel() for p in model.parameters)
     kind = "held out" if resolved.truly_held_out else "a fixed subset of the training images"
     reporter.line(
         f"{images} images, {len(resolved.own)} views; {count:,} trained numbers on {resolved.device.type} in "
-        f"{str(resolved.dtype).removeprefix('torch.')}; {wish.steps} steps of {wish.batch} = each image "
-        f"{wish.steps * wish.batch / images:.1f} times; held-out loss on "
+        f"{str(resolved.dtype).removeprefix('torch.')}; {train_config.steps} steps of {train_config.batch} = "
+        f"each image {train_config.steps * train_config.batch / images:.1f} times; held-out loss on "
         f"{len(resolved.held_out)} images ({kind})."
     )
     if resolved.class_views:
@@ -224,61 +225,65 @@ def _announce(resolved: Resolved, model: TrainableModel, done: int, reporter: Re
             f"Prior: {class_images} pictures keep what the base knows, {resolved.recipe.prior.batch} per "
             f"step, weight {resolved.recipe.prior.weight:g}."
         )
-    if done:
-        reporter.line(f"Going on from step {done}." if done < wish.steps else f"All {done} steps are done.")
+    if start_step:
+        going_on = start_step < train_config.steps
+        reporter.line(
+            f"Going on from step {start_step}." if going_on else f"All {start_step} steps are done."
+        )
 
 
-def _begin(state: TrainState, done: int, reporter: Reporter, stop: Interrupt) -> None:
+def _begin(state: TrainState, start_step: int, reporter: Reporter, stop: Interrupt) -> None:
     """What is due before the next step: measure and paint the base, or the samples that a kill cut short."""
-    run, wish = state.run, state.resolved.recipe
-    if done == 0:
+    run, recipe = state.run, state.resolved.recipe
+    if start_step == 0:
         row = {"step": 0, "held_out": _held_out(state, 0, reporter), "time": round(time.time(), 3)}
         if distributed.rank() == 0:
             run.log(row)
-    moved = 0
-    if distributed.rank() == 0 and (done == 0 or wish.sample.every >= 0):
-        moved = run.write_prompts(prompts_of(state.resolved))
-    if moved:
+    sample_count = 0
+    if distributed.rank() == 0 and (start_step == 0 or recipe.sample.every >= 0):
+        sample_count = run.write_prompts(prompts_of(state.resolved))
+    if sample_count:
         reporter.line(
-            f"The prompts of the samples have changed: {counted(moved, 'picture')} of earlier ones went to "
-            f"{run.earlier_path}."
+            f"The prompts of the samples have changed: {counted(sample_count, 'picture')} of earlier "
+            f"ones went to {run.earlier_path}."
         )
-    if _sampling(wish, done):
-        lacks = len(run.samples().get(done, {})) < len(prompts_of(state.resolved))
-        if distributed.any_rank(
-            lacks and distributed.rank() == 0
-        ):  # who paints says so: others may look too late
-            _sample(state, done, reporter, stop)
+    if _sampling(recipe, start_step):
+        lacks = len(run.samples().get(start_step, {})) < len(prompts_of(state.resolved))
+        # the process that samples says so: others may look too late
+        if distributed.any_rank(lacks and distributed.rank() == 0):
+            _sample(state, start_step, reporter, stop)
 
 
-def _sampling(wish: Recipe, step: int) -> bool:
-    every = wish.sample.every
-    ends = step in (0, wish.train.steps)
-    return every >= 0 and (ends or (every > 0 and step % every == 0))
+def _sampling(recipe: Recipe, step: int) -> bool:
+    interval = recipe.sample.every
+    ends = step in (0, recipe.train.steps)
+    return interval >= 0 and (ends or (interval > 0 and step % interval == 0))
 
 
-def _loop(state: TrainState, done: int, reporter: Reporter, stop: Interrupt, track: Track) -> Iterator[None]:
+def _loop(
+    state: TrainState, start_step: int, reporter: Reporter, stop: Interrupt, track: Track
+) -> Iterator[None]:
     """The loop: steps come out of ``fit``; what happens between two of them happens here."""
-    run, wish = state.run, state.resolved.recipe
+    run, recipe = state.run, state.resolved.recipe
     on_host, gather = distributed.sum_on_host, distributed.sum_gradients
     pace = Fit(
         parameters=state.model.parameters,
         optimizer=state.optimizer,
-        rate=schedule(wish.train.schedule, wish.train.warmup, wish.train.steps),
-        clip=wish.train.clip,
+        rate=schedule(recipe.train.schedule, recipe.train.warmup, recipe.train.steps),
+        clip=recipe.train.clip,
         average=state.average,
         share=(on_host if state.model.offload else gather) if distributed.world() > 1 else None,
         anyone=distributed.any_rank,
         room=state.require_memory,
     )
     clock = time.monotonic()
-    with reporter.progress("Training", wish.train.steps - done) as bar, stop.patient():
-        for step in _steps(state, pace, done, reporter):
+    with reporter.progress("Training", recipe.train.steps - start_step) as bar, stop.patient():
+        for step in _steps(state, pace, start_step, reporter):
             now = time.monotonic()
             row = _row(step, now - clock, state)
             for line in state.watch.step(row["seconds"], row["bytes"]):
                 reporter.line(line)
-            reporter.event(_step_done(row, wish.train.steps))
+            reporter.event(_step_done(row, recipe.train.steps))
             bar.advance(note=f"loss {step.loss:.4f}")
             _between(state, step.number, row, reporter, stop)
             track(row)
@@ -290,7 +295,7 @@ def _loop(state: TrainState, done: int, reporter: Reporter, stop: Interrupt, tra
             if distributed.any_rank(stop.asked):
                 _save_once(state, step, reporter)
                 raise Stopped(
-                    f"Stopped at step {step.number} of {wish.train.steps}; saved. "
+                    f"Stopped at step {step.number} of {recipe.train.steps}; saved. "
                     f"Go on with: limner train {run.path}"
                 )
             clock = time.monotonic()
@@ -311,18 +316,18 @@ def _step_done(row: dict[str, Any], steps: int) -> StepDone:
     return StepDone(steps=steps, **{name: row[name] for name in names})
 
 
-def _steps(state: TrainState, pace: Fit, done: int, reporter: Reporter) -> Iterator[Step]:
+def _steps(state: TrainState, pace: Fit, step_count: int, reporter: Reporter) -> Iterator[Step]:
     """Every step to the last; one that did not fit is taken again, by a smaller plan."""
     last = state.resolved.recipe.train.steps
-    while done < last:
+    while step_count < last:
         try:
-            for step in fit(pace, state.model.losses, start=done, steps=last):
-                done = step.number
+            for step in fit(pace, state.model.losses, start=step_count, steps=last):
+                step_count = step.number
                 yield step
             continue
         except torch.OutOfMemoryError as error:
             short = str(error)
-        state.step_down(done, short, reporter)
+        state.step_down(step_count, short, reporter)
 
 
 def _row(step: Step, seconds: float, state: TrainState) -> dict[str, Any]:
@@ -339,29 +344,29 @@ def _row(step: Step, seconds: float, state: TrainState) -> dict[str, Any]:
 
 def _between(state: TrainState, step: int, row: dict[str, Any], reporter: Reporter, stop: Interrupt) -> None:
     """Log a step; evaluate, save and sample when they are due."""
-    wish, run = state.resolved.recipe, state.run
-    last = step == wish.train.steps
-    saving = last or step % wish.train.save_every == 0
-    every = wish.train.validation_every
-    if last or (step % every == 0 if every else saving):
+    recipe, run = state.resolved.recipe, state.run
+    last = step == recipe.train.steps
+    saving = last or step % recipe.train.save_every == 0
+    interval = recipe.train.validation_every
+    if last or (step % interval == 0 if interval else saving):
         row["held_out"] = _held_out(state, step, reporter)
     if distributed.rank() == 0:
         run.log(row)
     if saving:
         _save(state, step, {"loss": row["loss"], "held_out": row.get("held_out")}, reporter)
-    if _sampling(wish, step) and not distributed.any_rank(stop.asked):  # the next start makes up for it
+    if _sampling(recipe, step) and not distributed.any_rank(stop.asked):  # the next start makes up for it
         _sample(state, step, reporter, stop)
 
 
 def _sample(state: TrainState, step: int, reporter: Reporter, stop: Interrupt) -> None:
     """Paint; by a smaller plan if need be, but the last one is left to the training."""
 
-    def paint() -> None:
-        patient = state.fallback.falls < MOST - 1
+    def sample_prompts() -> None:
+        patient = state.fallback.falls < MAX_FALLS - 1
         sample(state.model, state.run, step, reporter, stop.breakable, patient=patient)
 
     try:
-        state.room_for(paint, step, reporter)
+        state.room_for(sample_prompts, step, reporter)
     except DoesNotFit as error:
         reporter.line(f"No samples at step {step}; training goes on. {error}")
 
@@ -378,11 +383,11 @@ def _held_out(state: TrainState, step: int, reporter: Reporter) -> float:
         return loss
     source, denoiser = state.resolved.source, state.resolved.family.denoiser
     if step:
-        why = "Halve train.learning_rate, and run again: it goes on from the checkpoint before."
+        remedy = "Halve train.learning_rate, and run again: it goes on from the checkpoint before."
     else:
-        about = f"The {denoiser} of {source.name} is damaged, or too large for limits.compute_dtype."
-        why = f"{about} {source.again}"
-    raise Diverged(f"After step {step} the held-out loss is {loss}. {why}")
+        cause = f"The {denoiser} of {source.name} is damaged, or too large for limits.compute_dtype."
+        remedy = f"{cause} {source.again}"
+    raise Diverged(f"After step {step} the held-out loss is {loss}. {remedy}")
 
 
 def _finish(state: TrainState, reporter: Reporter) -> None:

@@ -83,7 +83,7 @@ def test_what_is_exported_is_the_change_of_the_weight():
 def test_dropout_knows_each_samples_place():
     net = moved(attached(dropout=0.5, places=[(0, 0), (0, 1)]))
     quiet = net(X)
-    lora.dropping(net, on=True)
+    lora.dropping(net, enabled=True)
     assert not torch.equal(net(X), quiet)
     assert torch.equal(net(X), net(X))
 

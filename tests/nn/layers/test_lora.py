@@ -133,10 +133,10 @@ def test_dropout_is_the_adapters_own():
     get_state(lora.named(net))["inward.lora_B.default.weight"].fill_(1.0)
     quiet = net(X)
     assert torch.equal(net(X), quiet)
-    lora.dropping(net, on=True)
+    lora.dropping(net, enabled=True)
     assert not torch.equal(net(X), quiet)
     assert not any(m.training for m in net.modules() if isinstance(m, nn.ModuleList))
-    lora.dropping(net, on=False)
+    lora.dropping(net, enabled=False)
     assert torch.equal(net(X), quiet)
 
 

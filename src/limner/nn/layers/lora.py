@@ -210,7 +210,7 @@ def attach(
             noise = torch.rand(pair.down.shape, generator=torch.Generator().manual_seed(seed_of(seed, name)))
             pair.down.data.copy_(noise.mul_(2 * width).sub_(width))
         setattr(owner, attribute, pair)
-    dropping(model, on=False)
+    dropping(model, enabled=False)
     return model
 
 
@@ -281,7 +281,7 @@ def trained(model: nn.Module) -> list[nn.Parameter]:
     return list(named(model).values())
 
 
-def dropping(model: nn.Module, *, on: bool) -> None:
+def dropping(model: nn.Module, *, enabled: bool) -> None:
     """Switch the adapters' own dropout; the frozen model's stays off, or T5 would be trained with noise."""
     for _, pair in _pairs(model):
-        pair.dropout.train(on)
+        pair.dropout.train(enabled)
