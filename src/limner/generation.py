@@ -162,8 +162,16 @@ def pipeline(
 def _sampler_overrides(
     family: Family, source: Source, lora: Path | None, reporter: Reporter
 ) -> dict[str, Any]:
-    """Settings of the sampler that the LoRA was trained for and the base does not have; told in a line."""
-    overrides = overrides_from_metadata(family, source, file.read(lora).metadata) if lora else {}
+    """Settings of the sampler that the LoRA was trained for and the base does not have; told in a line.
+
+    So is what is odd about the file.
+    """
+    if lora is None:
+        return {}
+    content = file.read(lora)
+    for note in (*content.notes, *content.unread):
+        reporter.line(f"{lora.name}: {note}")
+    overrides = overrides_from_metadata(family, source, content.metadata)
     if overrides:
         words = ", ".join(f"{key} = {value}" for key, value in overrides.items())
         line = f"The LoRA was trained for another sampler than {source.name} names; painting with {words}."

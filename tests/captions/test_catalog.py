@@ -24,7 +24,14 @@ ECHO = ProviderRecord(
 
 
 class Echo:
-    name, model, place, parallel, several, takes = "echo", "echo-1", "Echo (echo.example)", 1, False, "json"
+    name, model, destination, parallel, reads_sets, takes = (
+        "echo",
+        "echo-1",
+        "Echo (echo.example)",
+        1,
+        False,
+        "json",
+    )
 
     def ask(self, request) -> Reply:
         return Reply(text=captions("a red square").text, model=self.model, tokens_in=10, tokens_out=5)

@@ -231,7 +231,7 @@ def test_a_lora_that_names_no_base_or_one_that_is_not_here(here, refused):
     save_file(held, here / "other.safetensors")
     assert "Name it with --base" in refused(1, "generate", "other.safetensors", "--prompt", "x")
     save_file(held, here / "other.safetensors", {"ss_sd_model_name": "their-base"})
-    assert "their-base" in refused(1, "generate", "other.safetensors", "--prompt", "x")
+    assert "their-base" in refused(2, "generate", "other.safetensors", "--prompt", "x")
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def test_the_last_layer_of_the_first_clip_is_never_trained(folder: Path, photos:
     recipe = wish(
         folder, photos, lora={"rank": 2, "text_encoders": ["text_encoder"], "text_encoder_layers": 1}
     )
-    assert resolve(recipe).trained["text_encoder"] == 1
+    assert resolve(recipe).first_layers["text_encoder"] == 1
     source = locate(str(folder), folders={})
     model = load(FAMILY, source, "text_encoder", dtype=torch.float32, device=torch.device("cpu"))
     names = lora.matching(
