@@ -171,7 +171,7 @@ CASES: dict[Callable[[Scene], list[str]], tuple[int, str]] = {
     only_torn_images: (1, r"no usable image.*6|0\.png"),
     no_folder: (2, r"There is no .*nowhere"),
     images_moved_away: (1, r"photos"),
-    unknown_base: (1, r"'flux-pro-ultra' is no folder here and no known name.*flux-dev"),
+    unknown_base: (2, r"'flux-pro-ultra' is no folder here and no known name.*flux-dev"),
     base_without_vae: (1, r"vae/.* is missing.*[Cc]opy"),
     base_without_a_tensor: (1, r"text_encoder_2/ lacks 1 tensors: encoder\.block\.1.*[Cc]opy"),
     unknown_key: (2, r"stpes.*steps"),
@@ -180,7 +180,7 @@ CASES: dict[Callable[[Scene], list[str]], tuple[int, str]] = {
     no_prompt_file: (2, r"prompt_file.*no such file.*sample\.prompts"),
     full_training: (2, r"train\.method is \"full\".*lora\.rank is 4"),
     no_gpu: (2, r'limits\.device is "mps".*"cpu"'),
-    everything_held_out: (1, r"held_out is 6.*at most 5"),
+    everything_held_out: (1, r"validation_count is 6.*at most 5"),
     odd_sample_size: (2, r"sample\.width is 100.*96"),
     tracker_missing: (2, r"wandb.*pip install wandb"),
     another_versions_cache: (1, r"format '0'.*data\.cache"),
@@ -231,4 +231,4 @@ def test_errors_are_one_object_for_tools(scene, capsys):
     with pytest.raises(SystemExit) as left:
         main([*unknown_base(scene), "--json"])
     said = json.loads(capsys.readouterr().out)
-    assert left.value.code == 1 and "flux-pro-ultra" in json.dumps(said)
+    assert left.value.code == 2 and "flux-pro-ultra" in json.dumps(said)
