@@ -15,10 +15,11 @@ from limner.nn.memory.plan import Plan
 from limner.planning.choice import Choice
 from limner.planning.devices import Device
 from limner.planning.local_device import device_for
-from limner.planning.planner import Begun, Planned
+from limner.planning.planner import Begun, Planned, keep
 from limner.planning.planner import plan as foreseen
 from limner.recipe.schema import Recipe
 from limner.reporter import Reporter
+from limner.run_folder import RunDir
 from limner.training.monitor import Watch, peak
 
 MAX_FALLS = 3
@@ -40,6 +41,13 @@ class OomFallback:
     process: int = 0
     falls: int = 0
     early: list[dict[str, Any]] = field(default_factory=list)
+
+    def log_early(self, run: RunDir, step: int) -> None:
+        """Keep the plan that is left, and why, where memory ran out before the first step."""
+        if self.early:
+            keep(self.plan_result, run)
+            for row in self.early:
+                run.log({"step": step, **row})
 
     @property
     def choice(self) -> Choice:

@@ -107,7 +107,7 @@ def running(recipe: Recipe, out: Path, reporter: Reporter, stop: Interrupt) -> G
         state.require_room()
         if distributed.rank() == 0:
             _tidy(run, last_checkpoint, recipe.train.keep, reporter)
-            _log_early(fallback, run, start_step)
+            fallback.log_early(run, start_step)
         _announce(resolved, state.model, start_step, reporter)
         _begin(state, start_step, reporter, stop)
         yield
@@ -117,14 +117,6 @@ def running(recipe: Recipe, out: Path, reporter: Reporter, stop: Interrupt) -> G
         end = _done(recipe, run, time.monotonic() - start)
         reporter.event(end)
         return end
-
-
-def _log_early(fallback: OomFallback, run: RunDir, step: int) -> None:
-    """Keep the plan that is left, and why, where memory ran out before the first step."""
-    if fallback.early:
-        keep(fallback.plan_result, run)
-        for row in fallback.early:
-            run.log({"step": step, **row})
 
 
 def _require_possible(resolved: Resolved) -> None:
