@@ -3,13 +3,12 @@ import os
 import shutil
 import signal
 import sys
-from dataclasses import replace
 
 import pytest
 import torch
 
 from limner.errors import BadCheckpoint, BadRecipe, DiskFull, Diverged, DoesNotFit, RunBusy, Stopped
-from limner.events import Done
+from limner.events import Done, to_json
 from limner.lora import file
 from limner.recipe import toml
 from limner.run_folder import RunDir
@@ -27,7 +26,7 @@ def signalling(number: int, at: int):
     class Sending(Told):
         def progress(self, label, total):
             if label != "Training":
-                return super().steps(label, total)
+                return super().progress(label, total)
             said = self
 
             class Bar:
@@ -327,7 +326,7 @@ def test_a_guided_base_is_trained_and_painted(photos, tmp_path):
     done = train(recipe, tmp_path / "run", Told())
     assert list(RunDir(tmp_path / "run").samples()) == [0, 2]
     assert file.read(done.lora).metadata["modelspec.architecture"] == "flux-1-dev/lora"
-    assert json.loads(json.dumps(replace(done, lora="", report="").__dict__))["steps"] == 2
+    assert json.loads(json.dumps(to_json(done)))["steps"] == 2
 
 
 def test_predicted_stands_beside_measured(tiny_base, photos, tmp_path):
