@@ -70,7 +70,8 @@ def test_what_a_run_leaves(tiny_base, photos, tmp_path):
     assert [step for step, _ in run.checkpoints()] == [4, 2]
     assert told.counts["Training"] == [4, 4]
     assert any(
-        "4 images, 5 views" in line and "held-out loss on 2 images (held out)" in line for line in told.lines
+        "4 images, 5 views" in line and "validation loss on 2 images (held out)" in line
+        for line in told.lines
     )
     assert file.read(run.lora_path).metadata["ss_steps"] == "4"
 

@@ -210,11 +210,12 @@ def _announce(resolved: Resolved, model: TrainableModel, start_step: int, report
     images = len({view.example.sha256 for view in resolved.own})
     count = sum(p.numel() for p in model.parameters)
     kind = "held out" if resolved.truly_held_out else "a fixed subset of the training images"
+    dtype = str(resolved.dtype).removeprefix("torch.")
+    epochs = train_config.steps * train_config.batch / images
     reporter.line(
-        f"{images} images, {len(resolved.own)} views; {count:,} trained numbers on {resolved.device.type} in "
-        f"{str(resolved.dtype).removeprefix('torch.')}; {train_config.steps} steps of {train_config.batch} = "
-        f"each image {train_config.steps * train_config.batch / images:.1f} times; held-out loss on "
-        f"{len(resolved.held_out)} images ({kind})."
+        f"{images} images, {len(resolved.own)} views; {count / 1e6:.2f}M trainable parameters on "
+        f"{resolved.device.type} in {dtype}; {train_config.steps} steps of {train_config.batch} = each image "
+        f"{epochs:.1f} times; validation loss on {len(resolved.held_out)} images ({kind})."
     )
     if resolved.class_views:
         class_images = len({view.example.sha256 for view in resolved.views[-resolved.class_views :]})
