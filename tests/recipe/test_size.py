@@ -4,8 +4,9 @@ from limner.errors import BadRecipe
 from limner.recipe import Recipe
 from limner.recipe.schema import Limits
 from limner.recipe.size import label, parse_size
-from limner.recipe.toml import dump, override, parse
+from limner.recipe.toml import dump, parse
 from messages import raises
+from recipes import override
 
 
 @pytest.mark.parametrize(

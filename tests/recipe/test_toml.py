@@ -17,12 +17,12 @@ from limner.recipe.toml import (
     get,
     json_schema,
     load,
-    override,
     parse,
     placed,
     write,
 )
 from messages import raises
+from recipes import override
 
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 recipes = st.builds(

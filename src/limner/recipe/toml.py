@@ -125,15 +125,6 @@ def change(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     return Recipe.model_validate(table)
 
 
-def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
-    """Apply ``key=value`` assignments of a command line, all at once, so that their order does not matter.
-
-    Raises:
-        BadRecipe: As in ``settings``, or an impossible value, or a contradiction.
-    """
-    return change(recipe, settings(assignments))
-
-
 def settings(assignments: Iterable[str]) -> dict[str, Any]:
     """Read ``key=value`` assignments as values by dotted path.
 
