@@ -52,7 +52,7 @@ class Raw:
 
 
 @dataclass
-class Asked:
+class Request:
     """A request that came."""
 
     path: str
@@ -78,7 +78,7 @@ class Asked:
         return urls + [p["source"]["data"] for p in parts if p["type"] == "image"]
 
 
-Script = Callable[[Asked, int], Say | Status | Raw]
+Script = Callable[[Request, int], Say | Status | Raw]
 
 
 def answers(*steps: Say | Status | Raw) -> Script:
@@ -94,11 +94,11 @@ class Scribe:
     def __init__(self, script: Script, models: list[str]) -> None:
         self.script = script
         self.models = models
-        self.requests: list[Asked] = []
+        self.requests: list[Request] = []
         self.lock = threading.Lock()
         self.url = ""
 
-    def take(self, asked: Asked) -> Say | Status | Raw:
+    def take(self, asked: Request) -> Say | Status | Raw:
         with self.lock:
             self.requests.append(asked)
             number = len(self.requests) - 1
@@ -120,14 +120,14 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         headers = {name.lower(): value for name, value in self.headers.items()}
-        asked = Asked(self.path, headers, body, time.monotonic())
+        asked = Request(self.path, headers, body, time.monotonic())
         step = self.server.scribe.take(asked)
         try:
             self.play(step, asked)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
 
-    def play(self, step: Say | Status | Raw, asked: Asked) -> None:
+    def play(self, step: Say | Status | Raw, asked: Request) -> None:
         anthropic = asked.path.endswith("/messages")
         if isinstance(step, Raw):
             self.send(200, step.body, step.kind, length=step.length)

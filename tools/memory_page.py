@@ -8,7 +8,7 @@ from pathlib import Path
 from limner.models.presets import preset
 from limner.nn.memory.plan import BITS
 from limner.planning.describe import duration
-from limner.planning.planner import Planned, plan
+from limner.planning.planner import PlanResult, plan
 from limner.recipe.size import label
 from limner.recipe.toml import change
 from limner.reporter import Reporter
@@ -30,7 +30,7 @@ HEAD = (
 )
 
 
-def planned(base: str, resolution: int, memory: int) -> Planned:
+def planned(base: str, resolution: int, memory: int) -> PlanResult:
     """The plan of a preset's recipe, one image per step."""
     family, _ = BASES[base]
     wish = {"base": base, "data.resolution": resolution, "data.images": "-", "train.batch": 1}

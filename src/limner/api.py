@@ -22,7 +22,7 @@ from limner.target import RunRequest, of_recipe, request_for, subject_of, templa
 if TYPE_CHECKING:
     from limner.captions.summary import CaptionReport
     from limner.checking.check import CheckReport
-    from limner.planning.planner import Planned
+    from limner.planning.planner import PlanResult
 
 Target = str | Path | Recipe
 """A folder of images, a recipe.toml, a run folder, or a recipe."""
@@ -155,7 +155,7 @@ def plan(
     on_event: OnEvent | None = None,
     settings: Mapping[str, Any] | None = None,
     **keys: Unpack[RecipeKeys],
-) -> "Planned":
+) -> "PlanResult":
     """Estimate memory and time of a run, and find how it runs fastest. Fetches configs, never weights.
 
     ``limner.plan("photos/", base="flux-dev", vram="12GB").fits``; ``.plain()`` is the plan as JSON knows it.

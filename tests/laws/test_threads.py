@@ -8,7 +8,7 @@ from limner.assembly.base import ResolvedBase
 from limner.planning.estimate import estimate
 from limner.planning.profile import Profile
 from limner.planning.profile_cache import opened, shape_of
-from limner.planning.request import Asked
+from limner.planning.request import ProfileRequest
 from limner.training.train import train
 from small import Told, equal, losses, weights, wish
 
@@ -18,7 +18,7 @@ def test_training_beside_planning_gives_the_same_bits_and_the_same_plan(tiny_bas
     recipe = wish(tiny_base, photos, lora={"rank": 2, "dropout": 0.2}, train={"steps": 8, "save_every": 8})
     source = opened(recipe, lambda line: None)
     base = ResolvedBase(recipe=recipe, source=source, shape=shape_of(source), kind="cuda", compute="bf16")
-    asked = Asked(base, (64, 64))
+    asked = ProfileRequest(base, (64, 64))
     alone, over = estimate(asked), Event()
     profiles: list[Profile] = []
 

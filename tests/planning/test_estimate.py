@@ -2,7 +2,7 @@ from limner.assembly.base import ResolvedBase
 from limner.errors import BadRecipe
 from limner.planning.estimate import estimate
 from limner.planning.profile_cache import opened, shape_of
-from limner.planning.request import Asked
+from limner.planning.request import ProfileRequest
 from limner.recipe.schema import Recipe
 from limner.recipe.toml import change
 from messages import raises
@@ -13,7 +13,7 @@ GLYPH = change(Recipe(), {"base": "glyph", "lora.rank": 4})
 def asked(recipe=GLYPH, size=(64, 64)):
     source = opened(recipe, lambda line: None)
     base = ResolvedBase(recipe=recipe, source=source, shape=shape_of(source), kind="cpu", compute="fp32")
-    return Asked(base, size)
+    return ProfileRequest(base, size)
 
 
 def test_the_embedded_base_is_foreseen_whole():

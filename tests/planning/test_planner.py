@@ -12,7 +12,7 @@ from limner.planning import profile_cache
 from limner.planning.choice import fits
 from limner.planning.describe import sentences
 from limner.planning.host import PHOTO
-from limner.planning.planner import IMAGES, Begun, counts_of, keep, plan, request_of
+from limner.planning.planner import IMAGES, PreviousPrecision, counts_of, keep, plan, request_of
 from limner.recipe.schema import Recipe
 from limner.recipe.toml import change
 from limner.reporter import Reporter
@@ -211,9 +211,9 @@ def test_too_little_memory_in_the_computer_is_told_with_what_would_do():
 
 def test_a_full_fine_tune_goes_on_where_there_is_room_now():
     small = {"limits__vram": "12GB", **FULL}
-    begun = plan(recipe(**small), Reporter(), card="RTX 4090", previous=Begun("bf16", "fp32"))
+    begun = plan(recipe(**small), Reporter(), card="RTX 4090", previous=PreviousPrecision("bf16", "fp32"))
     assert begun.choice.plan.optimizer_state == "host"
-    eight = plan(recipe(**small), Reporter(), card="RTX 4090", previous=Begun("bf16", "8bit"))
+    eight = plan(recipe(**small), Reporter(), card="RTX 4090", previous=PreviousPrecision("bf16", "8bit"))
     assert not eight.fits, "8 bits hold other numbers"
 
 
@@ -237,7 +237,7 @@ def test_other_devices_may_be_given():
 
 
 @pytest.mark.parametrize(
-    ("begun", "weights"), [(Begun("nf4", "8bit"), "nf4"), (Begun("fp32", "fp32"), "bf16")]
+    ("begun", "weights"), [(PreviousPrecision("nf4", "8bit"), "nf4"), (PreviousPrecision("fp32", "fp32"), "bf16")]
 )
 def test_a_run_that_goes_on_keeps_how_its_weights_and_moments_are_stored(begun, weights):
     made = plan(recipe(), Reporter(), card="RTX 4090", previous=begun)
@@ -261,7 +261,7 @@ def test_a_device_that_cannot_is_told_before_configs_are_read(monkeypatch):
     with raises(BadRecipe):
         planned(card="RTX 2080", limits__matmul_precision="8bit")
     with raises(BadRecipe):
-        plan(recipe(), Reporter(), card="RTX 3090", previous=Begun("fp8", "fp32", "8bit"))
+        plan(recipe(), Reporter(), card="RTX 3090", previous=PreviousPrecision("fp8", "fp32", "8bit"))
 
 
 def test_what_contradicts_products_in_8_bits_is_refused():
@@ -272,10 +272,10 @@ def test_what_contradicts_products_in_8_bits_is_refused():
 
 
 def test_a_run_that_goes_on_keeps_how_it_multiplies():
-    made = plan(recipe(), Reporter(), card="RTX 4090", previous=Begun("fp8", "fp32", "8bit"))
+    made = plan(recipe(), Reporter(), card="RTX 4090", previous=PreviousPrecision("fp8", "fp32", "8bit"))
     assert (made.choice.plan.weights, made.choice.plan.matmul_precision) == ("fp8", "8bit")
     request = recipe(limits__matmul_precision="8bit")
-    made = plan(request, Reporter(), card="RTX 4090", previous=Begun("bf16", "fp32"))
+    made = plan(request, Reporter(), card="RTX 4090", previous=PreviousPrecision("bf16", "fp32"))
     assert (made.choice.plan.weights, made.choice.plan.matmul_precision) == ("bf16", "full")
     assert made.down(made.choice.reserved).choice.plan.matmul_precision == "full"
     assert from_json({"weights": "int8"}).matmul_precision == "full", "a plan.json of the time before"

@@ -11,7 +11,7 @@ from limner.files import user_cache
 from limner.planning import profile_cache
 from limner.planning.profile import to_json
 from limner.planning.profile_cache import largest, opened, profile_of, shape_of
-from limner.planning.request import Asked
+from limner.planning.request import ProfileRequest
 from limner.recipe.schema import Data, Recipe
 from limner.recipe.toml import change
 from messages import raises
@@ -54,7 +54,7 @@ def test_the_largest_bucket_is_the_largest_that_is_used():
 
 def test_a_torn_or_foreign_file_is_traced_anew(monkeypatch):
     monkeypatch.setattr(profile_cache, "_traced", lambda asked: flux(512))
-    asked = Asked(base(), (512, 512))
+    asked = ProfileRequest(base(), (512, 512))
     found, traced = profile_of(asked)
     assert traced
     assert profile_of(asked) == (found, False)
@@ -67,11 +67,11 @@ def test_a_torn_or_foreign_file_is_traced_anew(monkeypatch):
 
 def test_other_configs_other_libraries_and_other_code_are_other_profiles(monkeypatch):
     monkeypatch.setattr(profile_cache, "_traced", lambda asked: flux(512))
-    asked = Asked(base(), (512, 512))
+    asked = ProfileRequest(base(), (512, 512))
     profile_of(asked)
     assert not profile_of(asked)[1]
-    assert profile_of(Asked(base("flux-schnell"), (512, 512)))[1]
-    assert profile_of(Asked(base(), (512, 512), whole=True))[1]
+    assert profile_of(ProfileRequest(base("flux-schnell"), (512, 512)))[1]
+    assert profile_of(ProfileRequest(base(), (512, 512), whole=True))[1]
     profile_cache._made_by.cache_clear()
     monkeypatch.setattr(profile_cache, "version", lambda name: "99")
     assert profile_of(asked)[1]
@@ -81,7 +81,7 @@ def test_other_configs_other_libraries_and_other_code_are_other_profiles(monkeyp
 def test_what_is_known_is_answered_without_torch(tmp_path, monkeypatch):
     monkeypatch.setattr(profile_cache, "_traced", lambda asked: flux(1024, doubles=2, singles=2))
     shape_of(source())
-    profile_of(Asked(base(), (1024, 1024)))
+    profile_of(ProfileRequest(base(), (1024, 1024)))
     program = """
 import sys
 from limner.recipe.schema import Recipe

@@ -8,7 +8,7 @@ import pytest
 from limner.assembly.base import ResolvedBase, Shape
 from limner.models.bundled import known
 from limner.models.objective import Objective
-from limner.planning.request import Asked
+from limner.planning.request import ProfileRequest
 from limner.recipe.schema import Recipe
 from limner.recipe.toml import change
 
@@ -23,11 +23,11 @@ OTHERS: dict[str, Any] = {
 }
 
 
-def asked(changes: dict[str, Any] | None = None) -> Asked:
+def asked(changes: dict[str, Any] | None = None) -> ProfileRequest:
     recipe = change(Recipe(), {"base": "sdxl", **(changes or {})})
     shape = Shape(8, 1024)
     base = ResolvedBase(recipe=recipe, source=known("sdxl"), shape=shape, kind="cuda", compute="bf16")
-    return Asked(base, (1024, 1024))
+    return ProfileRequest(base, (1024, 1024))
 
 
 @pytest.mark.parametrize("key", [field.name for field in fields(Objective)])

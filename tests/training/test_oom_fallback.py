@@ -6,7 +6,7 @@ from limner.nn.memory.plan import Plan
 from limner.planning.cards import CARDS, known
 from limner.planning.choice import PlanRequest
 from limner.planning.devices import Device, of_card, of_cpu
-from limner.planning.planner import Planned, counts_of
+from limner.planning.planner import PlanResult, counts_of
 from limner.planning.profile import Profile
 from limner.planning.search import choose
 from limner.recipe.schema import Recipe
@@ -20,11 +20,11 @@ def _fallback(gigabytes: int) -> OomFallback:
     return OomFallback(_planned(flux(), of_card(card, gigabytes * 2**30), batches=(4,)))
 
 
-def _planned(profile: Profile, device: Device, batches: tuple[int, ...] = (1,)) -> Planned:
+def _planned(profile: Profile, device: Device, batches: tuple[int, ...] = (1,)) -> PlanResult:
     recipe = Recipe()
     wish = PlanRequest(compute=device.computes("auto"), min_weight_precision="8bit", batches=batches)
     known = {"alternatives": (), "misfit": None, "price": None, "total": None}
-    return Planned(recipe, device, profile, wish, counts_of(recipe), choose(profile, device, wish), **known)
+    return PlanResult(recipe, device, profile, wish, counts_of(recipe), choose(profile, device, wish), **known)
 
 
 def test_each_fall_takes_clearly_less_and_changes_no_precision() -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from limner.errors import DoesNotFit
-from limner.planning.planner import Planned
+from limner.planning.planner import PlanResult
 from limner.run_folder import RunDir
 from limner.training import encode, state
 from limner.training import oom_retry as module
@@ -138,7 +138,7 @@ def test_memory_may_run_out_anywhere(tiny_base, photos, tmp_path, monkeypatch, w
     recipe = wish(tiny_base, photos, train={"steps": 2, "batch": 4}, **sections)
     train(recipe, tmp_path / "whole", Told())
     if sections:
-        monkeypatch.setattr(Planned, "down", _smaller_micro_batch)
+        monkeypatch.setattr(PlanResult, "down", _smaller_micro_batch)
     owner, name, words = PLACES[where]
     left, told = _out_of_memory(monkeypatch, owner, name), Told()
     train(recipe, tmp_path / "run", told)
@@ -170,7 +170,7 @@ def test_memory_that_runs_out_while_a_plan_is_put_on_takes_the_next(tiny_base, p
 def test_pictures_leave_the_last_plan_to_the_training(tiny_base, photos, tmp_path, monkeypatch):
     sample = {"every": 1, "prompts": ["zorb"], "steps": 1}
     _out_of_memory(monkeypatch, train_module.TrainableModel, "sample", times=99)
-    monkeypatch.setattr(Planned, "down", _smaller_micro_batch)
+    monkeypatch.setattr(PlanResult, "down", _smaller_micro_batch)
     told = Told()
     done = train(
         wish(tiny_base, photos, train={"steps": 2, "batch": 4}, sample=sample), tmp_path / "run", told

@@ -7,7 +7,7 @@ from limner.nn.memory.plan import Plan
 from limner.planning.advice import CAUSES, DOING, Alternative
 from limner.planning.cards import PRICES
 from limner.planning.choice import Choice, budget
-from limner.planning.planner import Planned
+from limner.planning.planner import PlanResult
 from limner.planning.time import accumulation_of, compile_seconds
 from limner.recipe.size import label
 
@@ -37,7 +37,7 @@ PLACEMENT = {
 """Field of a plan -> what is done when it is set."""
 
 
-def lines(result: Planned) -> list[str]:
+def lines(result: PlanResult) -> list[str]:
     """Everything that a person wants to know of a plan, from what matters most on."""
     if result.choice is None:
         return [_title(result), "", str(result.misfit)]
@@ -56,7 +56,7 @@ def lines(result: Planned) -> list[str]:
     ]
 
 
-def _title(result: Planned) -> str:
+def _title(result: PlanResult) -> str:
     profile, device = result.profile, result.device
     width, height = profile.size
     sort = "at" if result.counts.images_unknown else "largest bucket"
@@ -67,7 +67,7 @@ def _title(result: Planned) -> str:
     )
 
 
-def _memory(result: Planned, choice: Choice) -> Iterator[str]:
+def _memory(result: PlanResult, choice: Choice) -> Iterator[str]:
     need = choice.needs["train"]
     yield "Memory while training"
     for cause, size in sorted(need.causes.items(), key=lambda item: -item[1]):
@@ -89,7 +89,7 @@ def _memory(result: Planned, choice: Choice) -> Iterator[str]:
     yield f"Disk: {', '.join(disk)}"
 
 
-def sentences(result: Planned, choice: Choice) -> Iterator[str]:
+def sentences(result: PlanResult, choice: Choice) -> Iterator[str]:
     """A plan, one decision a line, in the field's terms."""
     plan, blocks = choice.plan, len(result.profile.blocks)
     yield _precision(result, plan)
@@ -118,14 +118,14 @@ def sentences(result: Planned, choice: Choice) -> Iterator[str]:
     yield from (words for field, words in PLACEMENT.items() if getattr(plan, field))
 
 
-def _precision(result: Planned, plan: Plan) -> str:
+def _precision(result: PlanResult, plan: Plan) -> str:
     if result.request.full:
         return f"full fine-tune: weights fp32, compute {plan.compute}"
     matmul = ", 8-bit matmul forward and backward (W8A8)" if plan.matmul_precision == "8bit" else ""
     return f"weights {plan.weights}{matmul}, compute {plan.compute}"
 
 
-def _time(result: Planned, choice: Choice) -> Iterator[str]:
+def _time(result: PlanResult, choice: Choice) -> Iterator[str]:
     step_time, total = choice.step_time, result.total
     assert total is not None
     parts = {"waiting for copies": step_time.waiting, "recomputing": step_time.repeated}
@@ -153,7 +153,7 @@ def _time(result: Planned, choice: Choice) -> Iterator[str]:
         yield f"Rented: ${result.cost:.2f} at ${result.price:.2f} an hour{source}"
 
 
-def _others(result: Planned) -> Iterator[str]:
+def _others(result: PlanResult) -> Iterator[str]:
     if not result.alternatives:
         return
     yield "Instead"

@@ -12,10 +12,10 @@ from limner.planning.dry_run import TraceSpec, machine_of
 from limner.planning.phases import outside
 from limner.planning.profile import Affine, OpCounts, Profile, Stage
 from limner.planning.profiling import profile
-from limner.planning.request import Asked
+from limner.planning.request import ProfileRequest
 
 
-def estimate(request: Asked) -> Profile:
+def estimate(request: ProfileRequest) -> Profile:
     """Trace a training step, and everything that a run does outside of it.
 
     Raises:
@@ -30,7 +30,7 @@ def estimate(request: Asked) -> Profile:
         raise BadBase(f"{spec.source.name}: {reason}. {spec.source.again}") from error
 
 
-def _estimate(request: Asked) -> Profile:
+def _estimate(request: ProfileRequest) -> Profile:
     spec, sample = request.base.spec, request.base.recipe.sample
     trace_spec = TraceSpec(
         size=request.size, on_host=request.on_host, matmul_precision=request.matmul_precision

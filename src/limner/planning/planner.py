@@ -26,7 +26,7 @@ from limner.planning.local_device import device_for
 from limner.planning.memory import CODES, saved_bytes
 from limner.planning.profile import Profile
 from limner.planning.profile_cache import largest, opened, profile_of, shape_of
-from limner.planning.request import Asked
+from limner.planning.request import ProfileRequest
 from limner.planning.search import below, choose, encoded_below
 from limner.planning.time import CostModel, Total, total_of
 from limner.recipe.optimizers import optimizer_of
@@ -61,7 +61,7 @@ WHOLE: tuple[OptimizerState, ...] = ("fp32", "host")
 
 
 @dataclass(frozen=True)
-class Begun:
+class PreviousPrecision:
     """How a run that goes on has computed so far, where another way would give other numbers."""
 
     weights: Weights
@@ -84,7 +84,7 @@ class Begun:
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlanResult:
     """A plan, or why there is none, and what was known when it was made."""
 
     recipe: Recipe
@@ -131,7 +131,7 @@ class Planned:
             "mapped": mapped_bytes(self.profile, plan),
         }
 
-    def down(self, used_bytes: int) -> "Planned":
+    def down(self, used_bytes: int) -> "PlanResult":
         """The same run by a plan that needs clearly less than this one, which ran out of memory.
 
         Args:
@@ -145,7 +145,7 @@ class Planned:
         total = total_of_run(self.profile, self.device, self.request, choice, self.counts, self.recipe)
         return replace(self, choice=choice, total=total, alternatives=())
 
-    def encode_down(self, used_bytes: int) -> "Planned":
+    def encode_down(self, used_bytes: int) -> "PlanResult":
         """The same run with a way to fill the cache that needs clearly less. As :meth:`down`."""
         assert self.choice is not None
         plan = encoded_below(self.profile, self.device, self.request, self.choice.plan, used_bytes=used_bytes)
@@ -208,8 +208,8 @@ def plan(
     price: float | None = None,
     whole: bool = False,
     device: Device | None = None,
-    previous: Begun | None = None,
-) -> Planned:
+    previous: PreviousPrecision | None = None,
+) -> PlanResult:
     """Say what a run will need, and how to run it fastest on a device. Fetches no weights.
 
     Args:
@@ -235,8 +235,8 @@ def plan(
     )
     size = largest(base.sizes, list(counts.sizes))
     price = device.price if price is None else price
-    misfits: list[tuple[Misfit, Callable[..., Planned]]] = []
-    profile_request = Asked(base, size, whole, matmul_precision=request.matmul_precision)
+    misfits: list[tuple[Misfit, Callable[..., PlanResult]]] = []
+    profile_request = ProfileRequest(base, size, whole, matmul_precision=request.matmul_precision)
     for way in _ways(profile_request, request):
         profile, is_new = profile_of(way)
         profile = profile if files is None else replace(profile, download=files)
@@ -245,7 +245,7 @@ def plan(
             size = profile.size
             reporter.line(f"Traced a step of {profile.base} at {size[0]} x {size[1]}; kept for next time.")
         build = partial(
-            Planned, recipe, device, profile, request, counts, price=price, missing_bytes=missing_bytes
+            PlanResult, recipe, device, profile, request, counts, price=price, missing_bytes=missing_bytes
         )
         try:
             choice = choose(profile, device, request)
@@ -279,14 +279,14 @@ def _multiplied(request: PlanRequest, device: Device) -> PlanRequest:
     )
 
 
-def _ways(profile_request: Asked, request: PlanRequest) -> list[Asked]:
+def _ways(profile_request: ProfileRequest, request: PlanRequest) -> list[ProfileRequest]:
     """Where the weights of a full fine-tune may be: on the device, or on the host, from where AdamW comes."""
     on_host = request.full and "host" in request.optimizer_state and profile_request.base.kind == "cuda"
     on_host = on_host and optimizer_of(request.optimizer).on_host
     return [profile_request, replace(profile_request, on_host=True)] if on_host else [profile_request]
 
 
-def _at(profile_request: Asked, multiple: int, resolution: int) -> Profile:
+def _at(profile_request: ProfileRequest, multiple: int, resolution: int) -> Profile:
     """The same at another resolution, in the same shape."""
     width, height = profile_request.size
     scale = resolution / (width * height) ** 0.5
@@ -380,7 +380,7 @@ def total_of_run(
     )
 
 
-def keep(result: Planned, run: RunDir) -> bool:
+def keep(result: PlanResult, run: RunDir) -> bool:
     """Write the plan into a run folder; False when there is none yet."""
     if not run.path.is_dir():
         return False

@@ -17,7 +17,7 @@ from limner.imports import swiftly
 from limner.models.bundled import described
 from limner.models.source import Source
 from limner.planning.profile import Profile, from_json, to_json
-from limner.planning.request import Asked
+from limner.planning.request import ProfileRequest
 from limner.recipe.schema import Recipe
 
 MADE_BY = ("plan", "nn", "models", "assembly")
@@ -59,7 +59,7 @@ def largest(sizes: ImageSizes, images: list[tuple[int, int]]) -> tuple[int, int]
     return max(used or {closest(1, 1, sizes.buckets)}, key=lambda size: (size[0] * size[1], size))
 
 
-def profile_of(request: Asked) -> tuple[Profile, bool]:
+def profile_of(request: ProfileRequest) -> tuple[Profile, bool]:
     """The profile, and whether it had to be traced.
 
     Raises:
@@ -83,7 +83,7 @@ def _keep(path: Path, value: Any) -> None:
         write_json(path, value)
 
 
-def _traced(request: Asked) -> Profile:
+def _traced(request: ProfileRequest) -> Profile:
     with swiftly():
         from limner.planning.estimate import estimate
 

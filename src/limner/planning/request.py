@@ -1,4 +1,4 @@
-"""What a profile is wanted of. No torch, as most profiles are kept from before."""
+"""What is to be profiled. No torch, as most profiles are kept from before."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -8,7 +8,7 @@ from limner.nn.layers.precision import Products
 
 
 @dataclass(frozen=True)
-class Asked:
+class ProfileRequest:
     """A base, what is trained of it, and how a step is to be traced."""
 
     base: ResolvedBase

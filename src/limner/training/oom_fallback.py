@@ -15,7 +15,7 @@ from limner.nn.memory.plan import Plan
 from limner.planning.choice import Choice
 from limner.planning.devices import Device
 from limner.planning.local_device import device_for
-from limner.planning.planner import Begun, Planned, keep
+from limner.planning.planner import PreviousPrecision, PlanResult, keep
 from limner.planning.planner import plan as foreseen
 from limner.recipe.schema import Recipe
 from limner.reporter import Reporter
@@ -37,7 +37,7 @@ class OomFallback:
         early: Of each time before the first step, what its metrics are to say.
     """
 
-    plan_result: Planned
+    plan_result: PlanResult
     process: int = 0
     falls: int = 0
     early: list[dict[str, Any]] = field(default_factory=list)
@@ -98,7 +98,7 @@ class OomFallback:
         """The same plan with a smaller way to fill the cache. As :meth:`down`."""
         return self._fall(self.plan_result.encode_down, peak_bytes)
 
-    def _fall(self, lower: Callable[[int], Planned], peak_bytes: int) -> Plan:
+    def _fall(self, lower: Callable[[int], PlanResult], peak_bytes: int) -> Plan:
         usage, free = human(peak_bytes), human(self.plan_result.device.free)
         if self.falls == MAX_FALLS:
             raise DoesNotFit(
@@ -120,7 +120,7 @@ class OomFallback:
         return self.plan
 
 
-def oom_fallback_of(recipe: Recipe, reporter: Reporter, previous: Begun | None = None) -> OomFallback:
+def oom_fallback_of(recipe: Recipe, reporter: Reporter, previous: PreviousPrecision | None = None) -> OomFallback:
     """The plan to begin with, of this machine's device; the same in every process.
 
     Raises:

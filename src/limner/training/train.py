@@ -19,7 +19,7 @@ from limner.nn.layers import w8a8
 from limner.nn.loop import Average, Fit, Step, fit
 from limner.nn.memory.plan import OptimizerState
 from limner.nn.optim import optimizer, schedule
-from limner.planning.planner import Begun, keep
+from limner.planning.planner import PreviousPrecision, keep
 from limner.recipe.optimizers import optimizer_of
 from limner.recipe.schema import Recipe
 from limner.report.report import write_report
@@ -180,7 +180,7 @@ def _planned(
     facts = last_checkpoint.facts if last_checkpoint else {}
     way = None
     if "weights" in facts:
-        way = Begun(facts["weights"], facts.get("moments", "fp32"), facts.get("products", "full"))
+        way = PreviousPrecision(facts["weights"], facts.get("moments", "fp32"), facts.get("products", "full"))
     fallback = oom_fallback_of(recipe, reporter, way)
     if distributed.rank() == 0:
         keep(fallback.plan_result, run)
