@@ -237,7 +237,8 @@ def test_other_devices_may_be_given():
 
 
 @pytest.mark.parametrize(
-    ("begun", "weights"), [(PreviousPrecision("nf4", "8bit"), "nf4"), (PreviousPrecision("fp32", "fp32"), "bf16")]
+    ("begun", "weights"),
+    [(PreviousPrecision("nf4", "8bit"), "nf4"), (PreviousPrecision("fp32", "fp32"), "bf16")],
 )
 def test_a_run_that_goes_on_keeps_how_its_weights_and_moments_are_stored(begun, weights):
     made = plan(recipe(), Reporter(), card="RTX 4090", previous=begun)

@@ -24,7 +24,9 @@ def _planned(profile: Profile, device: Device, batches: tuple[int, ...] = (1,)) 
     recipe = Recipe()
     wish = PlanRequest(compute=device.computes("auto"), min_weight_precision="8bit", batches=batches)
     known = {"alternatives": (), "misfit": None, "price": None, "total": None}
-    return PlanResult(recipe, device, profile, wish, counts_of(recipe), choose(profile, device, wish), **known)
+    return PlanResult(
+        recipe, device, profile, wish, counts_of(recipe), choose(profile, device, wish), **known
+    )
 
 
 def test_each_fall_takes_clearly_less_and_changes_no_precision() -> None:

@@ -15,7 +15,7 @@ from limner.nn.memory.plan import Plan
 from limner.planning.choice import Choice
 from limner.planning.devices import Device
 from limner.planning.local_device import device_for
-from limner.planning.planner import PreviousPrecision, PlanResult, keep
+from limner.planning.planner import PlanResult, PreviousPrecision, keep
 from limner.planning.planner import plan as foreseen
 from limner.recipe.schema import Recipe
 from limner.reporter import Reporter
@@ -120,7 +120,9 @@ class OomFallback:
         return self.plan
 
 
-def oom_fallback_of(recipe: Recipe, reporter: Reporter, previous: PreviousPrecision | None = None) -> OomFallback:
+def oom_fallback_of(
+    recipe: Recipe, reporter: Reporter, previous: PreviousPrecision | None = None
+) -> OomFallback:
     """The plan to begin with, of this machine's device; the same in every process.
 
     Raises:
