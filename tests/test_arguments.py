@@ -8,7 +8,7 @@ from limner import arguments
 from limner.arguments import CaptionKeys, RecipeKeys, SamplingKeys
 from limner.cli.caption import CAPTIONS
 from limner.cli.options import RECIPE, SAMPLING
-from limner.generation import Settings
+from limner.generation.settings import Settings
 
 
 def test_keys_of_a_recipe_are_the_short_names_of_the_command_line():

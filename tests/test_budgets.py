@@ -32,10 +32,10 @@ RESOLVERS = {
         "limner.assembly.base",
         "limner.assembly.resolve",
         "limner.checking.check",
-        "limner.generation",
+        "limner.generation.generate",
         "limner.demo",
     ),
-    "trainable_of": ("limner.assembly.trainable", "limner.assembly.base", "limner.generation"),
+    "trainable_of": ("limner.assembly.trainable", "limner.assembly.base", "limner.generation.generate"),
 }
 """Function that looks something of a base up -> who may call it. Others read it from what was resolved."""
 

@@ -291,8 +291,8 @@ def generate(
         Stopped: ``stop``.
         LimnerError: The LoRA or the base cannot be used.
     """
-    from limner.generation import Settings
-    from limner.generation import generate as images_of
+    from limner.generation.generate import generate as images_of
+    from limner.generation.settings import Settings
 
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     path, texts, folder = subject_of(run.path if isinstance(run, Done) else Path(run), texts)

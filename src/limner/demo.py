@@ -16,7 +16,7 @@ from limner.bases.art import TRAINED_STYLES
 from limner.bases.demo_sets import NOUNS, TEST_NOUNS, folder
 from limner.bases.judge import Judge, style_scores, subject_score
 from limner.files import atomic_write
-from limner.generation import pipeline
+from limner.generation.pipeline import pipeline
 from limner.models.family import SamplingParams
 from limner.models.presets import preset
 from limner.models.source import Source

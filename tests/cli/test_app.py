@@ -327,7 +327,8 @@ def painted(verb):
         calls.append((target, base, prompts, out, settings))
         return [out / "0.png"]
 
-    verb("generation", generate=generate, Settings=Settings)
+    verb("generation.generate", generate=generate)
+    verb("generation.settings", Settings=Settings)
     return calls
 
 

@@ -139,7 +139,7 @@ def test_step_zero_is_the_base(tiny_base, photos, tmp_path):
     export(one, run, Told())
     components = file.read(run.lora_path).components
     assert all(not factors.up.any() for adapter in components.values() for factors in adapter.values())
-    from limner.generation import pipeline
+    from limner.generation.pipeline import pipeline
 
     stock_base = pipeline(bare, one.resolved.source, None)
     from limner.models.family import SamplingParams

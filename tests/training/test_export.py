@@ -3,7 +3,8 @@ import torch
 
 from limner.assembly.resolve import resolve
 from limner.errors import BadLora, BadRecipe
-from limner.generation import Settings, generate
+from limner.generation.generate import generate
+from limner.generation.settings import Settings
 from limner.lora import diffusers_loader, file
 from limner.run_folder import RunDir
 from limner.training import export as module

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from limner.errors import BadBase, BadCheckpoint, BadUsage, DiskFull, Stopped
-from limner.generation import Settings, generate
+from limner.generation.generate import generate
+from limner.generation.settings import Settings
 from limner.lora.operations import ConvertOptions, extract
 from limner.run_folder import RunDir
 from limner.training import train as module

@@ -143,7 +143,7 @@ def generate(
         keys = {key: value for key, value in options.items() if value is not None}
         subject_of(target, texts)  # what is wrong with it is said before torch is loaded
         with swiftly():
-            import limner.generation  # noqa: F401
+            import limner.generation.generate  # noqa: F401
         paths = api.generate(target, texts, out=out, strength=strength, on_event=reporter.on_event, **keys)
     result({"images": paths}, [str(path) for path in paths], as_json=as_json or events)
 

@@ -11,7 +11,7 @@ import torch
 
 from limner.assembly.base import ResolvedBase
 from limner.files import atomic_write, write_json, write_text
-from limner.generation import pipeline
+from limner.generation.pipeline import pipeline
 from limner.models.family import SamplingParams
 from limner.models.scheduler import overrides_of
 from limner.nn import distributed

@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from limner.errors import BadBase, BadLora, BadRecipe, BadUsage
-from limner.generation import Settings, generate
+from limner.generation.generate import generate
+from limner.generation.settings import Settings
 from limner.lora import file
 from limner.lora.factors import Factors
 from limner.recipe import toml

@@ -1,9 +1,6 @@
 """The verb ``generate``: pictures from the exported file, loaded exactly as other tools will load it."""
 
-import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,49 +8,19 @@ from typing import Any
 import torch
 
 from limner.assembly.base import family_at, locate_base, shape_at
-from limner.assembly.resolve import device_of, precision_of
 from limner.assembly.trainable import trainable_of
-from limner.errors import BadBase, BadLora, BadUsage, first_line
+from limner.errors import BadLora, BadUsage
 from limner.files import atomic_write
-from limner.lora import diffusers_loader, file
+from limner.generation.pipeline import pipeline
+from limner.generation.settings import Settings
+from limner.lora import file
 from limner.models.family import Family, SamplingParams
-from limner.models.loading import LOAD_ERRORS, hush
-from limner.models.scheduler import overrides_from_metadata, sampler
+from limner.models.scheduler import overrides_from_metadata
 from limner.models.source import Source
 from limner.recipe import toml
 from limner.recipe.schema import Recipe
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How to paint. Sizes in pixels; what is None is the base's own."""
-
-    steps: int = 20
-    guidance: float | None = None
-    seed: int = 0
-    width: int | None = None
-    height: int | None = None
-    images_per_prompt: int = 1
-    """Pictures of each prompt, from seeds one apart."""
-    lora_scale: float = 1.0
-    """Strength of the LoRA: 0 is the base."""
-
-    def __post_init__(self) -> None:
-        for name, minimum in (
-            ("steps", 1),
-            ("images_per_prompt", 1),
-            ("seed", 0),
-            ("width", 1),
-            ("height", 1),
-        ):
-            value = getattr(self, name)
-            if value is not None and value < minimum:
-                raise BadUsage(f"--{name.replace('_', '-')} is {value}; it must be at least {minimum}.")
-        for name, value in (("guidance", self.guidance), ("lora-scale", self.lora_scale)):
-            if value is not None and not math.isfinite(value):
-                raise BadUsage(f"--{name} is {value}; it must be a number.")
 
 
 def generate(  # noqa: PLR0913  what a picture is made of
@@ -114,49 +81,6 @@ def generate(  # noqa: PLR0913  what a picture is made of
                 paths.append(image_path)
                 bar.advance(note=image_path.name)
     return paths
-
-
-def pipeline(
-    family: Family,
-    source: Source,
-    lora: Path | None,
-    lora_scale: float = 1.0,
-    overrides: Mapping[str, Any] | None = None,
-) -> Any:
-    """The stock pipeline of a base with a LoRA file in it, on the best device here.
-
-    Args:
-        family: The family of the base.
-        source: The base.
-        lora: The file; None for the base alone.
-        lora_scale: Strength of the LoRA.
-        overrides: Settings of the sampler, over those of its config.
-    """
-    import diffusers
-
-    hush()
-    device = device_of("auto")
-    pipeline_class = getattr(diffusers, family.pipeline)
-    for part in family.parts:
-        source.weights(part)
-    try:
-        pipe = pipeline_class.from_pretrained(
-            source.root,
-            dtype=precision_of("auto", device),
-            use_safetensors=True,
-            local_files_only=True,
-            **dict.fromkeys(family.unused_parts),
-        )
-    except LOAD_ERRORS as error:
-        raise BadBase(f"{source.name} cannot be loaded: {first_line(error)}. {source.again}") from error
-    pipe.set_progress_bar_config(disable=True)
-    if overrides:
-        pipe.scheduler = sampler(source, overrides)
-    if lora is not None:
-        diffusers_loader.load(pipe, lora)
-        if lora_scale != 1.0:
-            pipe.set_adapters(pipe.get_active_adapters(), [lora_scale] * len(pipe.get_active_adapters()))
-    return pipe.to(device)
 
 
 def _sampler_overrides(

@@ -1,0 +1,1 @@
+"""Images from what was trained: the verb ``generate``, and the stock pipeline that it runs."""

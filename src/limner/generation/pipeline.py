@@ -1,0 +1,56 @@
+"""The stock pipeline of a base with a LoRA in it, loaded exactly as other tools load it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from limner.assembly.resolve import device_of, precision_of
+from limner.errors import BadBase, first_line
+from limner.lora import diffusers_loader
+from limner.models.family import Family
+from limner.models.loading import LOAD_ERRORS, hush
+from limner.models.scheduler import sampler
+from limner.models.source import Source
+
+
+def pipeline(
+    family: Family,
+    source: Source,
+    lora: Path | None,
+    lora_scale: float = 1.0,
+    overrides: Mapping[str, Any] | None = None,
+) -> Any:
+    """The stock pipeline of a base with a LoRA file in it, on the best device here.
+
+    Args:
+        family: The family of the base.
+        source: The base.
+        lora: The file; None for the base alone.
+        lora_scale: Strength of the LoRA.
+        overrides: Settings of the sampler, over those of its config.
+    """
+    import diffusers
+
+    hush()
+    device = device_of("auto")
+    pipeline_class = getattr(diffusers, family.pipeline)
+    for part in family.parts:
+        source.weights(part)
+    try:
+        pipe = pipeline_class.from_pretrained(
+            source.root,
+            dtype=precision_of("auto", device),
+            use_safetensors=True,
+            local_files_only=True,
+            **dict.fromkeys(family.unused_parts),
+        )
+    except LOAD_ERRORS as error:
+        raise BadBase(f"{source.name} cannot be loaded: {first_line(error)}. {source.again}") from error
+    pipe.set_progress_bar_config(disable=True)
+    if overrides:
+        pipe.scheduler = sampler(source, overrides)
+    if lora is not None:
+        diffusers_loader.load(pipe, lora)
+        if lora_scale != 1.0:
+            pipe.set_adapters(pipe.get_active_adapters(), [lora_scale] * len(pipe.get_active_adapters()))
+    return pipe.to(device)
