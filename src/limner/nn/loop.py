@@ -41,11 +41,11 @@ class Fit:
     """Sums gradients and the loss over processes, when there are several; returns the summed loss."""
     anyone: Callable[[bool], bool] = bool
     """Whether any process says so: all give a step up when one of them ran out of memory."""
-    room: Callable[[], None] = lambda: None
-    """Makes sure of the memory that summing gradients and the optimizer will take: an optimizer that runs out
-    of it has moved some of the weights, and processes that wait for a sum cannot be told.
+    reserve: tuple[int, int] = (0, 0)
+    """Bytes of the device that summing gradients and the optimizer take, in its first step and in later ones.
 
-    Raises OutOfMemoryError.
+    They are asked for before either begins: an optimizer that runs out of memory has moved some of the
+    weights, and processes that wait for a sum cannot be told.
     """
 
 
@@ -107,12 +107,23 @@ def _backward(config: Fit, losses: Losses, step: int) -> Tensor:
         for loss in losses(step):
             loss.backward()
             total += loss.detach().to(total.device)
-        config.room()
+        _require_memory(config)
     except torch.OutOfMemoryError as error:
         short = str(error)  # no more of it: its frames hold the tensors that were too many
     if config.anyone(short is not None):
         raise torch.OutOfMemoryError(short or "Another process ran out of memory.")
     return total
+
+
+def _require_memory(config: Fit) -> None:
+    """Have the allocator take what comes next from the device, while nothing has moved yet.
+
+    Raises:
+        OutOfMemoryError: It is not there.
+    """
+    first, later = config.reserve
+    if size := later if config.optimizer.state else first:
+        torch.empty(size, dtype=torch.uint8, device=config.parameters[0].device)
 
 
 def _move(optimizer: torch.optim.Optimizer, step: int) -> None:

@@ -53,7 +53,11 @@ class TrainableModel:
     def __init__(self, resolved: Resolved, store: Store, plan: Plan | None = None) -> None:
         """``plan`` None means the plain way: nothing recomputed, streamed, or stored in few bits."""
         self.resolved, self.store, self.plan = resolved, store, plan or plain(resolved)
+        self.recipe, self.device, self.live_units = resolved.recipe, resolved.device, resolved.cut.live
+        self.autocasts = resolved.spec.autocasts
         self.order, self.class_order = resolved.order, resolved.class_order
+        self.own_views = len(resolved.own)
+        self.process, self.processes = distributed.rank(), distributed.world()
         self.assembly = assemble(resolved.spec, self.plan, resolved.device, folder=self._folder)
         self.models, self.sample_keys = self.assembly.models, self.assembly.sample_keys
         self.offload = self.assembly.offload
@@ -135,7 +139,7 @@ class TrainableModel:
         micros = micro_batches(samples, self.resolved.views, self.plan.micro_batch)
         if self.offload:
             self.offload.forget()
-        for micro in micros[distributed.rank() :: distributed.world()]:
+        for micro in micros[self.process :: self.processes]:
             yield self._loss(step, micro)
             if self.offload:
                 self.offload.gather()
@@ -144,31 +148,30 @@ class TrainableModel:
         """The step's images, then its pictures of the prior, whose positions count down from -1."""
         samples = self.order.step(step)
         if self.class_order:
-            first = len(self.resolved.own)
             class_samples = self.class_order.step(step)
             samples += [
-                SampledView(-1 - sample.position, first + sample.view_index) for sample in class_samples
+                SampledView(-1 - sample.position, self.own_views + sample.view_index)
+                for sample in class_samples
             ]
         return samples
 
     def _loss(self, step: int, micro: Sequence[SampledView]) -> Tensor:
-        recipe = self.resolved.recipe
-        values = self.store.batch([sample.view_index for sample in micro], self.resolved.device)
+        recipe = self.recipe
+        values = self.store.batch([sample.view_index for sample in micro], self.device)
         self.sample_keys[:] = [(recipe.seed, step, sample.position) for sample in micro]
         image_weight, class_weight = 1 / recipe.train.batch, recipe.prior.weight / recipe.prior.batch
         shares = torch.tensor([image_weight if sample.position >= 0 else class_weight for sample in micro])
         draw = KeyedRng(self.sample_keys)
         with self._arithmetic():
-            loss = run_units(self.resolved.cut.live, self.models, values, draw)["loss"]
+            loss = run_units(self.live_units, self.models, values, draw)["loss"]
         return (loss * to_device(shares, loss.device)).sum()
 
     def _arithmetic(self) -> AbstractContextManager[Any]:
         """Autocast where weights are trained, in fp32; beside a LoRA there is nothing left to cast."""
-        resolved = self.resolved
-        if not resolved.spec.autocasts:
+        if not self.autocasts:
             return nullcontext()
         # with its cache, autocast would hold a copy of every trained weight until the forward pass ends
-        return torch.autocast(resolved.device.type, resolved.dtype, cache_enabled=False)
+        return torch.autocast(self.device.type, self.resolved.dtype, cache_enabled=False)
 
     @torch.no_grad()
     def held_out_loss(self) -> float:

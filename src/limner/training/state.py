@@ -159,19 +159,21 @@ class TrainState:
         """Compute by the plan in use from now on; what torch says where memory runs out at that."""
         return outcome(lambda: self.model.follow(self.fallback.plan))[1]
 
-    def require_memory(self) -> None:
-        """Make sure of what summing gradients and the optimizer will ask for: neither can stop half way.
-
-        Raises:
-            OutOfMemoryError: It is not there.
-        """
-        train_config, fallback = self.resolved.recipe.train, self.fallback
-        is_distributed, first = distributed.world() > 1, not self.optimizer.state
-        profile = fallback.plan_result.profile
-        size = moving_bytes(
-            profile, fallback.plan, train_config.optimizer, first=first, all_reduce=is_distributed
+    @property
+    def reserve(self) -> tuple[int, int]:
+        """Bytes of a GPU that the optimizer takes by the plan in use. See ``nn.loop.Fit``."""
+        if self.resolved.device.type != "cuda":
+            return 0, 0
+        profile, plan, name = (
+            self.fallback.plan_result.profile,
+            self.fallback.plan,
+            self.resolved.recipe.train.optimizer,
         )
-        _ask(size, self.resolved.device)
+        first, later = (
+            moving_bytes(profile, plan, name, first=is_first, all_reduce=distributed.world() > 1)
+            for is_first in (True, False)
+        )
+        return first, later
 
     @contextmanager
     def final_weights(self) -> Iterator[None]:
@@ -187,12 +189,6 @@ class TrainState:
                 self.average.swap()
             training_mode(self.optimizer)
             self.model.publish()
-
-
-def _ask(size: int, device: torch.device) -> None:
-    """Have the allocator of a GPU take so many bytes, for whoever comes next."""
-    if device.type == "cuda":
-        torch.empty(size, dtype=torch.uint8, device=device)
 
 
 def shape(resolved: Resolved) -> dict[str, Any]:

@@ -263,20 +263,9 @@ def _loop(
 ) -> Iterator[None]:
     """The loop: steps come out of ``fit``; what happens between two of them happens here."""
     run, recipe = state.run, state.resolved.recipe
-    on_host, gather = distributed.sum_on_host, distributed.sum_gradients
-    pace = Fit(
-        parameters=state.model.parameters,
-        optimizer=state.optimizer,
-        rate=schedule(recipe.train.schedule, recipe.train.warmup, recipe.train.steps),
-        clip=recipe.train.clip,
-        average=state.average,
-        share=(on_host if state.model.offload else gather) if distributed.world() > 1 else None,
-        anyone=distributed.any_rank,
-        room=state.require_memory,
-    )
     clock = time.monotonic()
     with reporter.progress("Training", recipe.train.steps - start_step) as bar, stop.patient():
-        for step in _steps(state, pace, start_step, reporter):
+        for step in _steps(state, start_step, reporter):
             now = time.monotonic()
             row = _row(step, now - clock, state)
             for line in state.watch.step(row["seconds"], row["bytes"]):
@@ -314,18 +303,34 @@ def _step_done(row: dict[str, Any], steps: int) -> StepDone:
     return StepDone(steps=steps, **{name: row[name] for name in names})
 
 
-def _steps(state: TrainState, pace: Fit, step_count: int, reporter: Reporter) -> Iterator[Step]:
+def _steps(state: TrainState, step_count: int, reporter: Reporter) -> Iterator[Step]:
     """Every step to the last; one that did not fit is taken again, by a smaller plan."""
     last = state.resolved.recipe.train.steps
     while step_count < last:
         try:
-            for step in fit(pace, state.model.losses, start=step_count, steps=last):
+            for step in fit(_fit_of(state), state.model.losses, start=step_count, steps=last):
                 step_count = step.number
                 yield step
             continue
         except torch.OutOfMemoryError as error:
             short = str(error)
         state.step_down(step_count, short, reporter)
+
+
+def _fit_of(state: TrainState) -> Fit:
+    """What the loop trains and how far each step goes, by the plan in use."""
+    train_config, is_distributed = state.resolved.recipe.train, distributed.world() > 1
+    share = distributed.sum_on_host if state.model.offload else distributed.sum_gradients
+    return Fit(
+        parameters=state.model.parameters,
+        optimizer=state.optimizer,
+        rate=schedule(train_config.schedule, train_config.warmup, train_config.steps),
+        clip=train_config.clip,
+        average=state.average,
+        share=share if is_distributed else None,
+        anyone=distributed.any_rank if is_distributed else bool,
+        reserve=state.reserve,
+    )
 
 
 def _row(step: Step, seconds: float, state: TrainState) -> dict[str, Any]:
