@@ -21,7 +21,7 @@ from limner.training.train import running
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 ROOM = SOURCE / "limner"
 OURS = f"{ROOM}/"
-FILES, CLIMBS = 22, 15
+FILES, CLIMBS = 12, 15
 """Files of ours that a step of a tiny run enters, the draw of its images and the optimizer included; and how
 often on its way through a run the recipe is handed up again."""
 REACHED = 158

@@ -16,8 +16,8 @@ from limner.models import family_of
 from limner.models.family import Family
 from limner.models.loading import hush, load
 from limner.models.source import Source, locate
+from limner.nn.batch import pad_collate
 from limner.nn.layers import lora
-from limner.nn.padding import pad_collate
 from limner.nn.rng import KeyedRng
 
 DEVICE = torch.device(os.environ.get("LIMNER_TEST_DEVICE", "cpu"))

@@ -30,8 +30,8 @@ from benchmarks.speed.decode import photo
 from torch import Tensor, nn
 
 from limner.assembly.resolve import Resolved, resolve
+from limner.models.latents import grid, patchify, tokens
 from limner.nn.layers import lora
-from limner.nn.patchify import grid, patchify, tokens
 from limner.recipe import toml
 from limner.recipe.schema import Recipe
 from limner.reporter import Bar, PlainText, Reporter

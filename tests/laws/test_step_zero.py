@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from limner.assembly.resolve import resolve
 from limner.lora import file
-from limner.nn.patchify import grid
+from limner.models.latents import grid
 from limner.recipe.schema import Recipe
 from limner.run_folder import RunDir
 from limner.training.cache import fill_cache

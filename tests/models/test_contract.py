@@ -22,10 +22,10 @@ from limner.models.bundled import known
 from limner.models.family import Objective, SamplingParams
 from limner.models.loading import skeleton
 from limner.models.registry import families, lora_keys
+from limner.nn.batch import pad_collate
 from limner.nn.layers import lora
 from limner.nn.loop import Fit, fit
 from limner.nn.optim import optimizer, schedule
-from limner.nn.padding import pad_collate
 from limner.run_folder import RunDir
 from limner.training.cache import all_rows
 from limner.training.encode import uncached

@@ -3,7 +3,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers import Flux2Pipeline, FluxPipeline
 
+from limner.models import latents
 from limner.models.latents import draw_latent, draw_noise, encode_image
 from limner.nn.rng import KeyedRng
 
@@ -39,3 +41,23 @@ def test_a_latent_is_drawn_by_its_place():
     assert torch.equal(both[1:], one) and not torch.equal(both[0], both[1])
     noise = draw_noise.run({}, {"latent": both}, KeyedRng(PLACES))["noise"]
     assert noise.shape == both.shape and not torch.equal(noise, both)
+
+
+CPU = torch.device("cpu")
+LATENT = torch.randn(2, 4, 6, 10, generator=torch.Generator().manual_seed(0))
+
+
+def test_patches_are_those_of_the_pipelines():
+    assert torch.equal(latents.patchify(LATENT), Flux2Pipeline._patchify_latents(LATENT))
+    packed = latents.tokens(latents.patchify(LATENT))
+    assert torch.equal(packed, FluxPipeline._pack_latents(LATENT, 2, 4, 6, 10))
+
+
+def test_patches_and_tokens_are_undone():
+    assert torch.equal(latents.unpatchify(latents.patchify(LATENT)), LATENT)
+    assert torch.equal(latents.untokens(latents.tokens(LATENT), 6), LATENT)
+
+
+def test_places_are_those_of_the_pipeline():
+    ids = FluxPipeline._prepare_latent_image_ids(2, 3, 5, CPU, torch.float32)
+    assert torch.equal(latents.grid(3, 5, CPU), ids[:, 1:])

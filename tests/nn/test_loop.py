@@ -180,25 +180,30 @@ def _raises(times: int, made=None):
     """Something that runs out of memory so often, and then gives what it is called with."""
     left = [times]
 
-    def act(*given):
+    def act(*given, **options):
         if left[0]:
             left[0] -= 1
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return made(*given) if made else None
+        return made(*given, **options) if made else None
 
     return act
 
 
-@pytest.mark.parametrize("where", ["room", "share", "norm", "clip"])
+@pytest.mark.parametrize("where", ["memory", "share", "norm", "clip"])
 def test_memory_that_runs_out_after_the_gradients_leaves_none_of_them(where: str, monkeypatch):
     """Or the same step, taken again, would add to them."""
     net, plain = model(), model()
     whole = list(fit(setting(plain, clip=0.1), losses(plain, 4), start=0, steps=3))
-    more = {"room": {"room": _raises(1)}, "share": {"share": _raises(1, lambda _, loss: loss)}}
+    more = {"memory": {"reserve": (8, 8)}, "share": {"share": _raises(1, lambda _, loss: loss)}}
     wish = setting(net, clip=0.1, **more.get(where, {}))
-    name = {"norm": "get_total_norm", "clip": "clip_grads_with_norm_"}.get(where)
-    if name:
-        monkeypatch.setattr(nn.utils, name, _raises(1, getattr(nn.utils, name)))
+    calls = {
+        "memory": (torch, "empty"),
+        "norm": (nn.utils, "get_total_norm"),
+        "clip": (nn.utils, "clip_grads_with_norm_"),
+    }
+    if where in calls:
+        owner, name = calls[where]
+        monkeypatch.setattr(owner, name, _raises(1, getattr(owner, name)))
     with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
         list(fit(wish, losses(net, 4), start=0, steps=3))
     assert all(parameter.grad is None for parameter in net.parameters())

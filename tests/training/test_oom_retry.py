@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from limner.errors import DoesNotFit
+from limner.nn import loop
 from limner.planning.planner import PlanResult
 from limner.run_folder import RunDir
 from limner.training import encode, state
@@ -125,7 +126,7 @@ def _out_of_memory(monkeypatch, owner, name: str, when=lambda *_: True, times: i
 PLACES = {
     "loading": (train_module.TrainableModel, "__init__", "Out of memory while the base is read"),
     "backward": (torch.Tensor, "backward", "Out of memory after step 0"),
-    "optimizer": (state, "_ask", "Out of memory after step 0"),
+    "optimizer": (loop, "_require_memory", "Out of memory after step 0"),
     "measuring": (train_module.TrainableModel, "held_out_loss", "Out of memory after step 0"),
     "sampling": (train_module.TrainableModel, "sample", "Out of memory after step 0"),
     "final weights": (state, "evaluation_mode", "Out of memory after step 0"),

@@ -7,10 +7,11 @@ from torch import Tensor
 
 from limner.errors import BadRecipe
 from limner.graph.unit import unit
+from limner.models import rectified
 from limner.models.family import Objective, SamplingParams
 from limner.models.scheduler import WORDS
 from limner.models.source import Source
-from limner.nn import ddpm, flow
+from limner.nn import ddpm
 from limner.nn.arch import ArchSpec
 from limner.nn.rng import Draw
 
@@ -49,7 +50,7 @@ def draw_noise(latent: Tensor, draw: Draw, *, noise_offset: float) -> Tensor:
 @unit("time")
 def draw_time(latent: Tensor, draw: Draw, *, time_density: str) -> Tensor:
     """(B,) in (0, 1), 1 = noise."""
-    return flow.density(time_density, draw.uniform("time", latent))
+    return rectified.density(time_density, draw.uniform("time", latent))
 
 
 @unit("loss")

@@ -1,17 +1,68 @@
-"""Units and constants of the families that are rectified flows: how times are drawn, what is asked for."""
+"""Rectified flow, a straight path from data to noise (Liu et al. 2022, arXiv:2209.03003), and its units."""
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from limner.errors import BadRecipe
 from limner.graph.unit import unit
 from limner.models.family import Objective
 from limner.models.source import Source
-from limner.nn import flow
 from limner.nn.rng import Draw
+
+
+def noisy(clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+    """x_t = (1 - t) x_0 + t e, with t in [0, 1], (B,), broadcast over the rest."""
+    t = time.view(-1, *[1] * (clean.ndim - 1))
+    return (1 - t) * clean + t * noise
+
+
+def velocity(clean: Tensor, noise: Tensor) -> Tensor:
+    """dx_t / dt: what the denoiser is asked to say, the same at every t."""
+    return noise - clean
+
+
+def density(name: str, uniform: Tensor) -> Tensor:
+    """Turn uniform numbers in (0, 1) into times in (0, 1), by the inverse of the density's CDF.
+
+    ``logit-normal`` with mean 0 and width 1 (Esser et al. 2024, arXiv:2403.03206, section 3.1), which the
+    kohya tools call ``sigmoid``; or ``uniform``. The inverse CDF lets quantiles stand in for draws.
+    """
+    if name == "uniform":
+        return uniform
+    return torch.sigmoid(torch.special.ndtri(uniform))
+
+
+def shifted(time: Tensor, shift: float) -> Tensor:
+    """S t / (1 + (s - 1) t): larger shifts spend more time near noise (Esser et al. 2024, section 5.3.2)."""
+    return shift * time / (1 + (shift - 1) * time)
+
+
+def resolution_shift(
+    tokens: int, low: float = 0.5, high: float = 1.15, few: float = 256, many: float = 4096
+) -> float:
+    """FLUX's shift exp(mu), mu linear in the number of image tokens: low at few, high at many.
+
+    Source: black-forest-labs/flux, ``sampling.py``, ``get_schedule``.
+    """
+    return math.exp(low + (high - low) * (tokens - few) / (many - few))
+
+
+def empirical_shift(tokens: int, steps: int = 50) -> float:
+    """FLUX.2's shift exp(mu): a line in the number of image tokens, fitted for 10 and for 200 steps.
+
+    Source: black-forest-labs/flux2, ``sampling.py``, ``compute_empirical_mu``.
+    """
+    for_200 = 0.00016927 * tokens + 0.45666666
+    if tokens > 4300:
+        return math.exp(for_200)
+    for_10 = 8.73809524e-05 * tokens + 1.89833333
+    return math.exp(for_200 + (for_10 - for_200) * (200 - steps) / 190)
+
 
 SHIFT_RANGE = {"base_shift": 0.5, "max_shift": 1.15, "base_image_seq_len": 256, "max_image_seq_len": 4096}
 SUPPORTED_OPTIONS = frozenset({"time_density", "time_shift"})
@@ -30,14 +81,14 @@ def draw_time(
     """(B,) in (0, 1), 1 = noise. ``time_shift`` may depend on the number of tokens, as samplers have it."""
     tokens = latent[0, 0].numel() // patch**2
     shift = time_shift(tokens) if callable(time_shift) else time_shift
-    return flow.shifted(flow.density(time_density, draw.uniform("time", latent)), shift)
+    return shifted(density(time_density, draw.uniform("time", latent)), shift)
 
 
 @unit("loss")
 def measure(pred: Tensor, latent: Tensor, noise: Tensor) -> Tensor:
     """Mean squared error of each sample's velocity, (B,), in fp32."""
-    velocity = flow.velocity(latent, noise)
-    return (pred.float() - velocity.float()).square().flatten(1).mean(1)
+    wanted = velocity(latent, noise)
+    return (pred.float() - wanted.float()).square().flatten(1).mean(1)
 
 
 def times(
@@ -53,9 +104,7 @@ def times(
     """
     sampler = source.config("scheduler")
     low, high, min_tokens, max_tokens = (float(sampler.get(key, value)) for key, value in SHIFT_RANGE.items())
-    shift_rule = shift_rule or partial(
-        flow.resolution_shift, low=low, high=high, few=min_tokens, many=max_tokens
-    )
+    shift_rule = shift_rule or partial(resolution_shift, low=low, high=high, few=min_tokens, many=max_tokens)
     base_shift = shift_rule if sampler.get("use_dynamic_shifting") else float(sampler.get("shift", 1.0))
     density = objective.time_density or "logit-normal"
     if density == "sigmoid":  # the kohya tools' name for logit-normal without a shift

@@ -10,7 +10,7 @@ from torch import Tensor
 from limner.models.family import Family, SamplingParams
 from limner.models.scheduler import sampler
 from limner.models.source import Source
-from limner.nn.padding import pad_collate
+from limner.nn.batch import pad_collate
 
 
 def sample_images(

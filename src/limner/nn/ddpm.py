@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from limner.errors import BadBase
-from limner.nn.memory.to_device import to_device
+from limner.nn.batch import to_device
 
 EPSILON, VELOCITY = "epsilon", "v_prediction"
 """What a denoiser says: the noise, or Salimans and Ho's velocity (arXiv:2202.00512, section 4)."""

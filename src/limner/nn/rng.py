@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from limner.nn.memory.to_device import to_device
+from limner.nn.batch import to_device
 
 
 class Draw(Protocol):

@@ -20,8 +20,7 @@ from limner.files import human, require_space, write_json, write_text
 from limner.graph.cache import Cache
 from limner.graph.contents import register
 from limner.nn import distributed
-from limner.nn.memory.to_device import to_device
-from limner.nn.padding import pad_collate
+from limner.nn.batch import pad_collate, to_device
 from limner.recipe import toml
 from limner.recipe.prompts import prompts
 from limner.recipe.schema import Recipe

@@ -21,11 +21,11 @@ from limner.models.family import SamplingParams
 from limner.models.loading import load
 from limner.models.scheduler import overrides_of
 from limner.nn import distributed
+from limner.nn.batch import to_device
 from limner.nn.layers import lora
 from limner.nn.memory import vae_tiling
 from limner.nn.memory.engine import Engine, equip
 from limner.nn.memory.plan import Plan
-from limner.nn.memory.to_device import to_device
 from limner.nn.parameter_state import get_state, load_state
 from limner.nn.rng import Even, KeyedRng
 from limner.training.cache import Store

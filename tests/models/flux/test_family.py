@@ -20,8 +20,8 @@ from limner.models.family import Objective, SamplingParams
 from limner.models.flux import family
 from limner.models.flux.family import FAMILY
 from limner.models.loading import hush, load
+from limner.models.rectified import resolution_shift, shifted
 from limner.models.source import Source, locate
-from limner.nn.flow import resolution_shift, shifted
 from limner.nn.layers import lora
 from limner.nn.rng import KeyedRng
 from messages import raises

@@ -12,8 +12,8 @@ from limner.models.bundled import known
 from limner.models.family import Objective, SamplingParams
 from limner.models.flux2.family import FAMILY, STATES, constants, model_spec, pipeline_kwargs
 from limner.models.loading import skeleton
+from limner.models.rectified import empirical_shift
 from limner.models.source import locate
-from limner.nn.flow import empirical_shift
 from limner.nn.layers import lora
 from tiny import save_flux2_klein
 

@@ -7,8 +7,8 @@ from diffusers import QwenImagePipeline
 from limner.models.family import Objective, SamplingParams
 from limner.models.loading import load
 from limner.models.qwen_image.family import CHAT, FAMILY, TEMPLATE_TOKENS, pipeline_kwargs
+from limner.models.rectified import resolution_shift
 from limner.models.source import Source, locate
-from limner.nn.flow import resolution_shift
 from tiny import save_qwen_image
 
 CPU = torch.device("cpu")

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from limner.graph.unit import Layers, unit
-from limner.models import rectified
+from limner.models import latents, rectified
 from limner.models.clip import CLIP_LINEARS, T5_LINEARS, tokenize
 from limner.models.family import Family, Objective, SamplingParams
 from limner.models.flux.facts import FACTS
 from limner.models.latents import draw_latent, draw_noise, encode_image
 from limner.models.source import Source
-from limner.nn import flow, patchify, text
+from limner.nn import text
 from limner.nn.arch import ArchSpec
 
 
@@ -54,10 +54,10 @@ def denoise(  # noqa: PLR0913  what a FLUX transformer reads is what it reads
     guidance: float | None,
 ) -> Tensor:
     """-> (B, 16, h, w), the velocity. ``guidance`` None: the model has no such input."""
-    noisy = patchify.patchify(flow.noisy(latent, noise, time))
-    position_ids = patchify.grid(noisy.shape[-2], noisy.shape[-1], latent.device)
+    noisy = latents.patchify(rectified.noisy(latent, noise, time))
+    position_ids = latents.grid(noisy.shape[-2], noisy.shape[-1], latent.device)
     pred = transformer(
-        hidden_states=patchify.tokens(noisy),
+        hidden_states=latents.tokens(noisy),
         encoder_hidden_states=context,
         pooled_projections=pooled,
         timestep=time,
@@ -66,7 +66,7 @@ def denoise(  # noqa: PLR0913  what a FLUX transformer reads is what it reads
         txt_ids=torch.zeros(context.shape[1], 3, device=latent.device),
         return_dict=False,
     )[0]
-    return patchify.unpatchify(patchify.untokens(pred, noisy.shape[-2]))
+    return latents.unpatchify(latents.untokens(pred, noisy.shape[-2]))
 
 
 def constants(source: Source, objective: Objective) -> Mapping[str, Any]:

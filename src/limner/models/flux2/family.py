@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from limner.graph.unit import unit
-from limner.models import rectified
+from limner.models import latents, rectified
 from limner.models.family import Family, Objective, SamplingParams
 from limner.models.flux2.facts import FACTS
 from limner.models.latents import draw_latent, draw_noise
 from limner.models.source import Source
-from limner.nn import flow, patchify, text
+from limner.nn import text
 from limner.nn.arch import ArchSpec
 
 STATES = (9, 18, 27)
@@ -54,7 +54,7 @@ def encode_image(vae: Any, image: Tensor) -> tuple[Tensor, Tensor]:
     posterior = vae.encode(image.to(vae.dtype) / 127.5 - 1).latent_dist
     middle = vae.bn.running_mean.view(1, -1, 1, 1)
     width = torch.sqrt(vae.bn.running_var.view(1, -1, 1, 1) + vae.config.batch_norm_eps)
-    return (patchify.patchify(posterior.mean) - middle) / width, patchify.patchify(
+    return (latents.patchify(posterior.mean) - middle) / width, latents.patchify(
         posterior.logvar
     ) - 2 * width.log()
 
@@ -72,21 +72,21 @@ def denoise(  # noqa: PLR0913  what the transformer reads is what it reads
     """-> (B, 128, h, w), the velocity. ``guidance`` None: the model has no such input."""
     height, width = latent.shape[-2:]
     pred = transformer(
-        hidden_states=patchify.tokens(flow.noisy(latent, noise, time)),
+        hidden_states=latents.tokens(rectified.noisy(latent, noise, time)),
         encoder_hidden_states=context,
         timestep=time,
         guidance=None if guidance is None else torch.full_like(time, guidance),
-        img_ids=pad(patchify.grid(height, width, latent.device), (1, 1)),
+        img_ids=pad(latents.grid(height, width, latent.device), (1, 1)),
         txt_ids=pad(torch.arange(context.shape[1], device=latent.device).float()[:, None], (3, 0)),
         return_dict=False,
     )[0]
-    return patchify.untokens(pred, height)
+    return latents.untokens(pred, height)
 
 
 def constants(source: Source, objective: Objective) -> Mapping[str, Any]:
     """What the base's configs decide, unless the recipe decides otherwise."""
     return {
-        **rectified.constants(source, objective, patch=1, shift_rule=flow.empirical_shift),
+        **rectified.constants(source, objective, patch=1, shift_rule=rectified.empirical_shift),
         "guidance": rectified.guidance(source, objective),
     }
 

@@ -15,14 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from limner.graph.unit import unit
-from limner.models import rectified
+from limner.models import latents, rectified
 from limner.models.family import Family, SamplingParams
 from limner.models.latents import draw_latent, draw_noise
 from limner.models.qwen_image.facts import FACTS
 from limner.models.source import Source
-from limner.nn import flow, patchify
 from limner.nn.arch import ArchSpec
-from limner.nn.padding import mask_or_none
+from limner.nn.batch import mask_or_none
 
 CHAT = (
     "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, "
@@ -71,17 +70,17 @@ def denoise(  # noqa: PLR0913  what the transformer reads is what it reads
     transformer: nn.Module, latent: Tensor, noise: Tensor, time: Tensor, context: Tensor, text_mask: Tensor
 ) -> Tensor:
     """-> (B, 16, h, w), the velocity."""
-    noisy = patchify.patchify(flow.noisy(latent, noise, time))
+    noisy = latents.patchify(rectified.noisy(latent, noise, time))
     height, width = noisy.shape[-2:]
     pred = transformer(
-        hidden_states=patchify.tokens(noisy),
+        hidden_states=latents.tokens(noisy),
         encoder_hidden_states=context,
         encoder_hidden_states_mask=mask_or_none(text_mask),
         timestep=time,
         img_shapes=[[(1, height, width)]] * len(latent),
         return_dict=False,
     )[0]
-    return patchify.unpatchify(patchify.untokens(pred, height))
+    return latents.unpatchify(latents.untokens(pred, height))
 
 
 def pipeline_kwargs(source: Source, params: SamplingParams) -> dict[str, Any]:

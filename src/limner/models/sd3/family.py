@@ -22,7 +22,7 @@ from limner.models.family import Family, SamplingParams
 from limner.models.latents import draw_latent, draw_noise, encode_image
 from limner.models.sd3.facts import FACTS
 from limner.models.source import Source
-from limner.nn import flow, text
+from limner.nn import text
 from limner.nn.arch import ArchSpec
 
 
@@ -63,7 +63,7 @@ def denoise(  # noqa: PLR0913  what the transformer reads is what it reads
 ) -> Tensor:
     """-> (B, 16, h, w), the velocity."""
     return transformer(
-        hidden_states=flow.noisy(latent, noise, time),
+        hidden_states=rectified.noisy(latent, noise, time),
         timestep=time * 1000,
         encoder_hidden_states=together(context, context_2, context_3),
         pooled_projections=torch.cat([pooled, pooled_2], dim=-1),

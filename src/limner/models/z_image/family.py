@@ -20,7 +20,7 @@ from limner.models.family import Family, SamplingParams
 from limner.models.latents import draw_latent, draw_noise, encode_image
 from limner.models.source import Source
 from limner.models.z_image.facts import FACTS
-from limner.nn import flow, text
+from limner.nn import text
 from limner.nn.arch import ArchSpec
 
 
@@ -44,7 +44,7 @@ def denoise(  # noqa: PLR0913  what the transformer reads is what it reads
     transformer: nn.Module, latent: Tensor, noise: Tensor, time: Tensor, context: Tensor, text_mask: Tensor
 ) -> Tensor:
     """-> (B, 16, h, w), the velocity."""
-    noisy = flow.noisy(latent, noise, time)
+    noisy = rectified.noisy(latent, noise, time)
     pred = transformer(list(noisy[:, :, None]), 1 - time, cut(context, text_mask), return_dict=False)[0]
     return -torch.stack(list(pred))[:, :, 0]
 

@@ -10,7 +10,6 @@ from limner.models import rectified
 from limner.models.family import Family, SamplingParams
 from limner.models.latents import draw_latent, draw_noise, encode_image
 from limner.models.source import Source
-from limner.nn import flow
 from limner.nn.arch import ArchSpec
 
 from .facts import FACTS
@@ -35,7 +34,7 @@ def encode_text(text_encoder: nn.Module, tokens: Tensor, token_mask: Tensor) -> 
 @unit("pred", uses=("transformer",))
 def denoise(transformer: nn.Module, latent: Tensor, noise: Tensor, time: Tensor, context: Tensor) -> Tensor:
     """-> (B, 4, h, w), the velocity."""
-    noisy = flow.noisy(latent, noise, time)
+    noisy = rectified.noisy(latent, noise, time)
     return transformer(noisy, encoder_hidden_states=context, timestep=time, return_dict=False)[0]
 
 

@@ -1,6 +1,6 @@
 import torch
 
-from limner.nn.padding import mask_or_none, pad_collate
+from limner.nn.batch import mask_or_none, pad_collate, to_device
 
 
 def test_short_rows_end_in_zeros():
@@ -20,3 +20,11 @@ def test_a_mask_that_hides_nothing_is_none():
     assert mask_or_none(torch.ones(2, 3, dtype=torch.bool)) is None
     hiding = torch.tensor([[True, False]])
     assert mask_or_none(hiding) is hiding
+
+
+def test_where_there_is_no_gpu_nothing_is_copied():
+    """What a GPU gets, and that nothing waits for it, is tried on a stand-in (``tests/laws``)."""
+    given = torch.ones(2, 3)
+    assert to_device(given, torch.device("cpu")) is given
+    there = to_device(given, torch.device("meta"))
+    assert there.is_meta and there.shape == given.shape
