@@ -11,8 +11,8 @@ from limner.assembly.resolve import Resolved
 from limner.errors import BadCheckpoint, BadRecipe
 from limner.events import PlanLowered
 from limner.nn import distributed
-from limner.nn.loop import Average
-from limner.nn.optim import evaluation_mode, training_mode
+from limner.nn.loop import Average, Fit
+from limner.nn.optim import evaluation_mode, schedule, training_mode
 from limner.nn.serialize import restore
 from limner.planning.disk import held
 from limner.planning.memory import moving_bytes
@@ -159,18 +159,29 @@ class TrainState:
         """Compute by the plan in use from now on; what torch says where memory runs out at that."""
         return outcome(lambda: self.model.follow(self.fallback.plan))[1]
 
-    @property
-    def reserve(self) -> tuple[int, int]:
-        """Bytes of a GPU that the optimizer takes by the plan in use. See ``nn.loop.Fit``."""
+    def loop_settings(self) -> Fit:
+        """What the loop trains and how far each step goes, by the plan in use."""
+        train_config, is_distributed = self.resolved.recipe.train, distributed.world() > 1
+        share = distributed.sum_on_host if self.model.offload else distributed.sum_gradients
+        return Fit(
+            parameters=self.model.parameters,
+            optimizer=self.optimizer,
+            rate=schedule(train_config.schedule, train_config.warmup, train_config.steps),
+            clip=train_config.clip,
+            average=self.average,
+            share=share if is_distributed else None,
+            anyone=distributed.any_rank if is_distributed else bool,
+            reserve=self._reserve(is_distributed),
+        )
+
+    def _reserve(self, is_distributed: bool) -> tuple[int, int]:  # noqa: FBT001
+        """Bytes of a GPU that the optimizer takes by the plan in use, in its first step and in later ones."""
         if self.resolved.device.type != "cuda":
             return 0, 0
-        profile, plan, name = (
-            self.fallback.plan_result.profile,
-            self.fallback.plan,
-            self.resolved.recipe.train.optimizer,
-        )
+        profile, plan = self.fallback.plan_result.profile, self.fallback.plan
+        name = self.resolved.recipe.train.optimizer
         first, later = (
-            moving_bytes(profile, plan, name, first=is_first, all_reduce=distributed.world() > 1)
+            moving_bytes(profile, plan, name, first=is_first, all_reduce=is_distributed)
             for is_first in (True, False)
         )
         return first, later

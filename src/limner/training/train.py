@@ -16,9 +16,9 @@ from limner.events import Done, Saved, StepDone, Validated
 from limner.models.scheduler import overrides_of, sampler
 from limner.nn import distributed
 from limner.nn.layers import w8a8
-from limner.nn.loop import Average, Fit, Step, fit
+from limner.nn.loop import Average, Step, fit
 from limner.nn.memory.plan import OptimizerState
-from limner.nn.optim import optimizer, schedule
+from limner.nn.optim import optimizer
 from limner.planning.planner import PreviousPrecision, keep
 from limner.recipe.optimizers import optimizer_of
 from limner.recipe.schema import Recipe
@@ -308,29 +308,13 @@ def _steps(state: TrainState, step_count: int, reporter: Reporter) -> Iterator[S
     last = state.resolved.recipe.train.steps
     while step_count < last:
         try:
-            for step in fit(_fit_of(state), state.model.losses, start=step_count, steps=last):
+            for step in fit(state.loop_settings(), state.model.losses, start=step_count, steps=last):
                 step_count = step.number
                 yield step
             continue
         except torch.OutOfMemoryError as error:
             short = str(error)
         state.step_down(step_count, short, reporter)
-
-
-def _fit_of(state: TrainState) -> Fit:
-    """What the loop trains and how far each step goes, by the plan in use."""
-    train_config, is_distributed = state.resolved.recipe.train, distributed.world() > 1
-    share = distributed.sum_on_host if state.model.offload else distributed.sum_gradients
-    return Fit(
-        parameters=state.model.parameters,
-        optimizer=state.optimizer,
-        rate=schedule(train_config.schedule, train_config.warmup, train_config.steps),
-        clip=train_config.clip,
-        average=state.average,
-        share=share if is_distributed else None,
-        anyone=distributed.any_rank if is_distributed else bool,
-        reserve=state.reserve,
-    )
 
 
 def _row(step: Step, seconds: float, state: TrainState) -> dict[str, Any]:
