@@ -15,6 +15,8 @@ from diffusers import (
     Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
+    Krea2Pipeline,
+    Krea2Transformer2DModel,
     PNDMScheduler,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
@@ -38,6 +40,8 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3Model,
+    Qwen3VLConfig,
+    Qwen3VLModel,
     T5Config,
     T5EncoderModel,
     T5TokenizerFast,
@@ -182,6 +186,47 @@ def save_qwen_image(folder: Path) -> Path:
             axes_dims_rope=(4, 6, 6),
         ),
     )
+    return _save(pipe, folder)
+
+
+def save_krea2(folder: Path, *, distilled: bool = False) -> Path:
+    """Write a tiny Krea 2 to ``folder``. Images of 32 px or more."""
+    torch.manual_seed(0)
+    text = {**TEXT, "head_dim": 8, "rope_scaling": {"rope_type": "default", "mrope_section": [2, 1, 1]}}
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
+    pipe = Krea2Pipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(
+            use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, max_image_seq_len=6400
+        ),
+        vae=AutoencoderKLQwenImage(base_dim=8, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1),
+        text_encoder=Qwen3VLModel(
+            Qwen3VLConfig(
+                text_config=text, vision_config={**vision, "deepstack_visual_indexes": [0]}, **SPECIAL
+            )
+        ),
+        tokenizer=_qwen_tokenizer(),
+        transformer=Krea2Transformer2DModel(
+            num_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            intermediate_size=48,
+            timestep_embed_dim=16,
+            text_hidden_dim=16,
+            num_text_layers=2,
+            text_num_attention_heads=2,
+            text_num_key_value_heads=2,
+            text_intermediate_size=24,
+            num_layerwise_text_blocks=1,
+            num_refiner_text_blocks=1,
+            axes_dims_rope=(4, 6, 6),
+        ),
+        text_encoder_select_layers=(1, 2),
+        is_distilled=distilled,
+    )
+    for name, parameter in pipe.transformer.named_parameters():  # zeros hide a wrong order and a wrong sign
+        if name.endswith(("scale_shift_table", "norm.weight", "norm1.weight", "norm_q.weight")):
+            torch.nn.init.normal_(parameter, std=0.3)
     return _save(pipe, folder)
 
 

@@ -1,6 +1,8 @@
 """A tiny base of a case, whole: what the tests of families and of the engine train."""
 
+import inspect
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,12 @@ class Base:
     def load(self, name: str) -> Any:
         device = DEVICE if name == self.family.denoiser else torch.device("cpu")
         return load(self.family, self.source, name, dtype=torch.float32, device=device)
+
+    def pipe_with(self, models: Mapping[str, Any]) -> Any:
+        """The stock pipeline with some of its models replaced, and all that it is told besides."""
+        names = inspect.signature(type(self.pipe).__init__).parameters
+        settings = {name: value for name, value in self.pipe.config.items() if name in names}
+        return type(self.pipe)(**{**settings, **self.pipe.components, **models})
 
     def row(self, number: int) -> dict[str, Tensor]:
         """The frozen values of one image and caption."""

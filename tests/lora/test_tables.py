@@ -30,6 +30,7 @@ SD35_MEDIUM = {"num_attention_heads": 24, "caption_projection_dim": 1536}
 MODELS: dict[str, tuple[str, dict[str, Any], str]] = {
     "flux": ("FluxTransformer2DModel", {"guidance_embeds": True}, ""),
     "flux2": ("Flux2Transformer2DModel", {}, ""),
+    "krea2": ("Krea2Transformer2DModel", {}, ""),
     "qwen-image": ("QwenImageTransformer2DModel", {}, ""),
     "z-image": ("ZImageTransformer2DModel", {}, ""),
     "sd3": (

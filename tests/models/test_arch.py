@@ -22,6 +22,7 @@ CASE = {case.name: case for case in CASES if case.name != "sdxl-v"}
 BLOCKS = {
     "flux-dev": 57,
     "flux2-klein": 25,
+    "krea2": 32,
     "qwen-image": 60,
     "z-image": 34,
     "sd3": 24,
@@ -31,6 +32,7 @@ BLOCKS = {
 MODULATIONS = {  # billions of weights, biases left aside, and how many layers
     "flux-dev": (3.2464, 77),
     "flux2-klein": (0.1604, 4),
+    "krea2": (0.2265, 1),
     "qwen-image": (6.8136, 121),
     "z-image": (0.1258, 32),
     "sd3": (0.7668, 49),
@@ -40,6 +42,7 @@ MODULATIONS = {  # billions of weights, biases left aside, and how many layers
 TAILS = {
     "flux-dev": 76,
     "flux2-klein": 30,
+    "krea2": 32,
     "qwen-image": 120,
     "z-image": 0,
     "sd3": 47,

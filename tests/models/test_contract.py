@@ -212,7 +212,7 @@ def test_stock_diffusers_loads_every_kind_without_a_word_as_the_merged_model(
             )
             weight.data.copy_(new)
     file.write(tmp_path / "lora.safetensors", held, {})
-    pipe = type(base.pipe)(**{**base.pipe.components, **{part: stock_[part] for part in loadable}})
+    pipe = base.pipe_with({part: stock_[part] for part in loadable})
     with warned() as said:
         pipe.load_lora_weights(str(tmp_path / "lora.safetensors"))
     assert said == []
@@ -224,7 +224,7 @@ def test_stock_diffusers_loads_every_kind_without_a_word_as_the_merged_model(
         )
     assert torch.allclose(found, wished, atol=1e-4 * float(wished.abs().max()))
     assert not torch.allclose(found, bare, atol=1e-2 * float(bare.abs().max()))
-    others = type(base.pipe)(**{**base.pipe.components, **{part: merged[part] for part in loadable}})
+    others = base.pipe_with({part: merged[part] for part in loadable})
     with torch.no_grad():
         texts, wanted = (base.case.encode(each, list(CAPTIONS)) for each in (pipe, others))
     for name, value in wanted.items():

@@ -45,7 +45,7 @@ def test_the_size_of_a_folder_counts_up_to_and_including():
     ("arguments", "message"),
     [
         (("pet", "flux", 3), r'concept_type is "pet"; it must be one of subject'),
-        (("face", "sd9", 3), r'family "sd9"\. Known: flux, flux2, qwen-image'),
+        (("face", "sd9", 3), r'family "sd9"\. Known: flux, flux2, krea2, qwen-image'),
         (("face", "flux", 0), "at least 1 image"),
     ],
 )
@@ -80,6 +80,8 @@ def test_of_a_preset_for_all_weights_nothing_of_the_lora_is_left(family):
         ("sd35-medium", "sd3"),
         ("z-image-turbo", "z-image"),
         ("qwen-image", "qwen-image"),
+        ("krea2-turbo", "krea2"),
+        ("krea/Krea-2-Raw", "krea2"),
         ("stabilityai/stable-diffusion-xl-base-1.0", "sdxl"),
         ("black-forest-labs/FLUX.1-dev", "flux"),
         ("someone/my-sd15-finetune", "sd15"),

@@ -28,6 +28,7 @@ KINDS = ("int8", "fp8", "nf4")
 SAVERS = {
     "flux": tiny.save_flux,
     "flux2": tiny.save_flux2_klein,
+    "krea2": tiny.save_krea2,
     "qwen_image": tiny.save_qwen_image,
     "sd15": tiny.save_sd15,
     "sdxl": tiny.save_sdxl,

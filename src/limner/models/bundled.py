@@ -8,7 +8,6 @@ alone are fetched.
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +30,8 @@ class Shipped(Source):
     parts: Mapping[str, Any] = field(default_factory=dict)
     """Part, "scheduler" or "model_index" -> its config, or the name of a shared one."""
 
-    @cached_property
-    def index(self) -> dict[str, Any]:
-        """``model_index.json``."""
-        return self.config("model_index")
-
     def config(self, part: str) -> dict[str, Any]:
-        """The config of a part, or of the scheduler."""
+        """The config of a part, of the scheduler, or ``model_index``."""
         if part not in self.parts:
             raise BadBase(f"{self.name} has no {part}/; it has {', '.join(sorted(self.parts))}.")
         entry = self.parts[part]

@@ -80,6 +80,8 @@ class Family:
     """Side in pixels of the square whose area the base was made for."""
     padded_values: frozenset[str] = frozenset()
     """Values (1, L, ...) whose length L differs from row to row; in a batch the short ones end in zeros."""
+    equal_text_lengths: bool = False
+    """Whether the stock pipeline wants prompts and negative prompts of one length, with masks."""
     unused_parts: tuple[str, ...] = ()
     """Parts of the stock pipeline that Limner does without, such as a filter of its pictures."""
     idle_layers: Mapping[str, int] = field(default_factory=dict)

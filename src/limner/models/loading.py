@@ -14,7 +14,7 @@ from limner.errors import BadBase, BrokenGraph, first_line
 from limner.imports import swiftly
 from limner.models.family import Family
 from limner.models.source import Source
-from limner.models.weights import read, shapes
+from limner.models.weights import kept_in_fp32, read, shapes
 from limner.nn.layers.precision import Kind
 from limner.nn.layers.quantized_linear import storable
 from limner.nn.memory.placement import Placement
@@ -156,6 +156,9 @@ def skeleton(family: Family, source: Source, part: str, *, dtype: torch.dtype) -
             f"{source.name}: {part}/config.json means nothing: {first_line(error)}. {source.again}"
         ) from error
     nn.Module.to(model, precision_of(family, part, dtype))  # diffusers' own `to` warns even of empty lists
+    for name, parameter in model.named_parameters():
+        if library == "diffusers" and kept_in_fp32(model, name):
+            parameter.data = parameter.data.float()
     return model.requires_grad_(requires_grad=False).eval()
 
 

@@ -38,12 +38,11 @@ def sample_images(
     count = batch_size(params)
     for start in range(0, len(prompts), count):
         texts = prompts[start : start + count]
-        negatives = {
-            f"negative_{name}": v for name, v in _embeds(family, [empty_prompt] * len(texts)).items()
-        }
+        positives, negatives = _embeds(family, texts, [empty_prompt] * len(texts))
+        negatives = {f"negative_{name}": value for name, value in negatives.items()}
         seeds = range(params.seed + start, params.seed + start + len(texts))
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        out += pipe(**_embeds(family, texts), **negatives, **options, generator=generators).images
+        out += pipe(**positives, **negatives, **options, generator=generators).images
     return out
 
 
@@ -69,7 +68,16 @@ def _pipeline(family: Family, source: Source, models: Mapping[str, Any], params:
     return pipe
 
 
-def _embeds(family: Family, texts: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
-    return dict(
-        family.prompt_kwargs({name: pad_collate([text[name] for text in texts]) for name in family.text})
-    )
+def _embeds(
+    family: Family, prompts: Sequence[Mapping[str, Tensor]], negatives: Sequence[Mapping[str, Tensor]]
+) -> list[dict[str, Any]]:
+    """What the stock pipeline is given of the prompts, and of what guidance leads away from."""
+    sides: list[dict[str, Tensor]] = [{}, {}]
+    for name in family.text:
+        rows = [[text[name] for text in texts] for texts in (prompts, negatives)]
+        if family.equal_text_lengths:
+            batch = pad_collate(rows[0] + rows[1])
+            sides[0][name], sides[1][name] = batch[: len(prompts)], batch[len(prompts) :]
+        else:
+            sides[0][name], sides[1][name] = pad_collate(rows[0]), pad_collate(rows[1])
+    return [dict(family.prompt_kwargs(side)) for side in sides]

@@ -50,10 +50,21 @@ class Source:
     @cached_property
     def index(self) -> dict[str, Any]:
         """``model_index.json``."""
-        return _json(self.root / "model_index.json")
+        return self.config("model_index")
+
+    @property
+    def parts_listed(self) -> list[str]:
+        """Parts that ``model_index.json`` names with a class, the scheduler among them."""
+        return [
+            part
+            for part, kind in self.index.items()
+            if isinstance(kind, list) and len(kind) == 2 and all(isinstance(name, str) for name in kind)
+        ]
 
     def config(self, part: str) -> dict[str, Any]:
-        """The config of a part, or of the scheduler."""
+        """The config of a part, of the scheduler, or ``model_index``."""
+        if part == "model_index":
+            return _json(self.root / "model_index.json")
         name = "scheduler_config.json" if part == "scheduler" else "config.json"
         return _json(self.root / part / name)
 

@@ -34,7 +34,7 @@ def read(
     Args:
         model: What to fill; its parameters are on meta.
         files: Its shards.
-        dtype: Of what is not stored in few bits. Whole numbers stay what they are.
+        dtype: Of what is neither stored in few bits nor kept in fp32. Whole numbers stay what they are.
         device: Where to.
         layer_kinds: Linear layer -> how its weight is stored in few bits.
         matmul_precision: How those layers multiply.
@@ -69,11 +69,18 @@ def read(
         layer, shape = targets.pop(name)
         if tuple(tensor.shape) != shape:
             raise ValueError(f"{name} is {tuple(tensor.shape)}, and the config makes it {shape}")
-        _put(layer, name, tensor.to(host if host_layers and layer in host_layers else device), dtype)
+        kind = torch.float32 if kept_in_fp32(model, name) else dtype
+        _put(layer, name, tensor.to(host if host_layers and layer in host_layers else device), kind)
         if host_layers:
             host_layers.took(layer)
     give_back()
     return sorted(targets)
+
+
+def kept_in_fp32(model: nn.Module, name: str) -> bool:
+    """Whether a weight stays in fp32 in a model of lower precision: the rule of diffusers' own loader."""
+    modules = getattr(model, "_keep_in_fp32_modules", None) or ()
+    return not set(name.split(".")).isdisjoint(modules)
 
 
 def _targets(model: nn.Module) -> dict[str, tuple[nn.Module, tuple[int, ...]]]:

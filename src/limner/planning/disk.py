@@ -79,10 +79,7 @@ def here(source: Source) -> Source:
 
 
 def _parts(source: Source) -> list[str]:
-    components = [
-        part for part, kind in source.index.items() if isinstance(kind, list) and kind[0] is not None
-    ]
-    return [part for part in components if part not in NON_MODELS]
+    return [part for part in source.parts_listed if part not in NON_MODELS]
 
 
 def mapped_bytes(profile: Profile, plan: Plan) -> int:

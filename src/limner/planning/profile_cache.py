@@ -91,9 +91,9 @@ def _traced(request: ProfileRequest) -> Profile:
 
 
 def _configs(source: Source) -> dict[str, Any]:
-    index = source.index
-    parts = [name for name, kind in index.items() if isinstance(kind, list) and kind[0] is not None]
-    networks = [name for name in parts if not name.startswith(("tokenizer", "feature_extractor"))]
+    networks = [
+        name for name in source.parts_listed if not name.startswith(("tokenizer", "feature_extractor"))
+    ]
     components = [name for name in networks if name != "safety_checker"]
     return {"name": source.name, "facts": dict(source.facts)} | {
         name: source.config(name) for name in components

@@ -24,7 +24,7 @@ class Shallow(Source):
     changes: Mapping[str, Any] = field(kw_only=True)
 
     def config(self, part: str) -> dict[str, Any]:
-        """The config of a part, or of the scheduler."""
+        """The config of a part, of the scheduler, or ``model_index``."""
         return {**self.whole.config(part), **(self.changes if part == self.part else {})}
 
 

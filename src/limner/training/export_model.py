@@ -98,8 +98,8 @@ def _frame(resolved: Resolved, draft: Path) -> None:
     """Everything in the folder that is no model. A sampler is told what the recipe made of the base's own."""
     source, family = resolved.source, resolved.family
     index = dict(source.index)
-    for part, kind in source.index.items():
-        if isinstance(kind, list) and part not in (*family.parts, "scheduler"):
+    for part in source.parts_listed:
+        if part not in (*family.parts, "scheduler"):
             index[part] = [None, None]  # a filter of pictures that Limner does without
     if "requires_safety_checker" in index:
         index["requires_safety_checker"] = False

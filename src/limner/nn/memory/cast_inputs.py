@@ -18,7 +18,7 @@ from limner.nn.arch import ArchSpec
 AUTOCAST_LAYERS = (nn.Linear, _ConvNd)
 """Layers that autocast has multiply in half precision."""
 
-EXACT = frozenset({"img_ids", "txt_ids", "time_ids", "hidden_states"})
+EXACT = frozenset({"img_ids", "txt_ids", "position_ids", "time_ids", "hidden_states"})
 """Arguments that are not cast: places and sizes, of which models make angles and waves in fp32, and states,
 which the first layer casts. FLUX.2 gives its times their precision, and in bf16 those are up to 2 of 1000
 steps off, which turns the gradients of a tiny model by 14 degrees."""
