@@ -27,11 +27,11 @@ from torch.nn import functional as F
 
 from limner.bases.art import nouns, read_art
 from limner.bases.clock import Clock
-from limner.bases.hand import FEATURES, hand
 from limner.bases.lessons import SKIP, STYLE_NAMES, Lesson, School, lessons
 from limner.bases.parts import SIZES
 from limner.errors import BadBase
 from limner.files import atomic_write, write_json
+from limner.nn.histogram import FEATURES, hand
 from limner.nn.loop import Average, Fit, fit
 
 WIDTHS = ((32, 1), (64, 2), (128, 2), (192, 1))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from limner.bases.hand import FEATURES, hand
+from limner.nn.histogram import FEATURES, hand
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Models that write LoRAs: from pictures to factors in one pass."""

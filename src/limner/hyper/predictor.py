@@ -1,0 +1,195 @@
+"""From pictures to a LoRA in one pass: a network that writes the factors of every target layer.
+
+The linear form of Image-to-LoRA (DiffSynth-Studio's Qwen-Image-i2L and Z-Image-i2L of 2025): for every layer
+and side two matrices one after the other. Here a trunk stands before them and a static LoRA beside them, as
+in Doc-to-LoRA (arXiv:2602.15902), so that what all styles have in common need not be predicted.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from limner.errors import BadBase, BadData
+from limner.files import atomic_write
+from limner.hyper.encoders import StyleEncoder
+from limner.hyper.targets import Target, fingerprint
+from limner.nn.layers.per_sample import Pairs
+
+FORMAT = "limner-instant-1"
+FILE = "predictor.safetensors"
+"""Name of the file inside a predictor's folder."""
+
+
+@dataclass(frozen=True)
+class PredictorBase:
+    """What a predictor writes LoRAs for."""
+
+    name: str
+    """Of the base, as recipes have it."""
+    targets: str
+    """:func:`limner.hyper.targets.fingerprint` of its layers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictorConfig:
+    """Sizes of a predictor; all of them stand in its file."""
+
+    base: str
+    targets: tuple[Target, ...]
+    rank: int = 4
+    """Of what it writes."""
+    width: int = 192
+    """Of the style's vector."""
+    bottleneck: int = 16
+    """Numbers between the two matrices of a head."""
+    side: int = 64
+    """Pixels of the pictures that it reads."""
+    guidance: float = 2.0
+    """Suits what it writes, on the positive branch only."""
+    strength: float = 1.0
+    """Suits what it writes."""
+
+
+class Predictor(nn.Module):
+    """Reads 1 to some pictures of a style and writes A (rank, in) and B (out, rank) of every target.
+
+    The scale is 1: dW = B A. Pictures are read one by one and averaged, so that their order means nothing and
+    their number may vary. It begins at dW = 0: the second matrix of B's heads and the static B are zero.
+    """
+
+    def __init__(self, config: PredictorConfig) -> None:
+        super().__init__()
+        self.config, self.record = config, dict[str, Any]()
+        width, narrow, rank = config.width, config.bottleneck, config.rank
+        self.encoder = StyleEncoder(width)
+        self.trunk = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width)
+        )
+        self.norm = nn.LayerNorm(width)
+        count = len(config.targets)
+        self.inner = nn.Parameter(torch.randn(2 * count, width, narrow) / math.sqrt(width))
+        self.down = nn.ParameterList(
+            torch.randn(narrow, rank * target.inputs) / math.sqrt(narrow * target.inputs)
+            for target in config.targets
+        )
+        self.up = nn.ParameterList(torch.zeros(narrow, rank * target.outputs) for target in config.targets)
+        self.static_down = nn.ParameterList(
+            torch.randn(rank, target.inputs) / math.sqrt(target.inputs) for target in config.targets
+        )
+        self.static_up = nn.ParameterList(torch.zeros(target.outputs, rank) for target in config.targets)
+
+    @property
+    def base(self) -> PredictorBase:
+        """The base and the hash of its target list."""
+        return PredictorBase(self.config.base, fingerprint(self.config.targets))
+
+    def styles(self, pixels: Tensor) -> Tensor:
+        """(S, k, 3, side, side) uint8, k pictures of each of S styles -> (S, width)."""
+        features = self.encoder(pixels.flatten(0, 1)).view(*pixels.shape[:2], -1).mean(1)
+        return self.norm(features + self.trunk(features))
+
+    def forward(self, pixels: Tensor) -> Pairs:
+        """(S, k, 3, side, side) uint8 -> target -> A (S, rank, in) and B (S, out, rank)."""
+        codes = torch.einsum("sw,lwn->lsn", self.styles(pixels), self.inner)
+        pairs, rank = {}, self.config.rank
+        for number, target in enumerate(self.config.targets):
+            down = (codes[2 * number] @ self.down[number]).view(-1, rank, target.inputs)
+            up = (codes[2 * number + 1] @ self.up[number]).view(-1, target.outputs, rank)
+            pairs[target.name] = (down + self.static_down[number], up + self.static_up[number])
+        return pairs
+
+    def static(self, count: int) -> Pairs:
+        """The part that is the same for every style, for ``count`` styles."""
+        return {
+            target.name: (down.expand(count, -1, -1), up.expand(count, -1, -1))
+            for target, down, up in zip(self.config.targets, self.static_down, self.static_up, strict=True)
+        }
+
+    @torch.no_grad()
+    def predict(self, images: Sequence[Image.Image]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Pictures of one style -> target -> A (rank, in) and B (out, rank), float32, on the CPU.
+
+        Raises:
+            BadData: There is no picture.
+        """
+        if not images:
+            raise BadData("There is no picture to predict a LoRA from. Name 1 to 8 pictures of one style.")
+        pairs = self(pixels_of(images, self.config.side)[None].to(self.inner.device))
+        return {name: (down[0].cpu(), up[0].cpu()) for name, (down, up) in pairs.items()}
+
+    @torch.no_grad()
+    def similarity(self, images: Sequence[Image.Image]) -> float:
+        """Mean cosine between the style vectors of single pictures; 1 for one picture."""
+        if len(images) < 2:
+            return 1.0
+        vectors = self.styles(pixels_of(images, self.config.side)[:, None].to(self.inner.device))
+        unit = nn.functional.normalize(vectors, dim=1)
+        cosines = unit @ unit.T
+        return float((cosines.sum() - cosines.trace()) / (cosines.numel() - len(cosines)))
+
+    def save(self, path: Path, record: Mapping[str, Any]) -> None:
+        """Write weights in bf16 and, in the header, the config and the ``record`` of the training."""
+        weights = {
+            name: weight.detach().to("cpu", torch.bfloat16).contiguous()
+            for name, weight in self.state_dict().items()
+        }
+        facts = {
+            "format": FORMAT,
+            "config": json.dumps(asdict(self.config)),
+            "targets": self.base.targets,
+            "record": json.dumps(record),
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, lambda draft: save_file(weights, draft, facts))
+
+    @classmethod
+    def load(cls, path: Path, device: str | torch.device = "cpu") -> "Predictor":
+        """Read a predictor's file, or the folder that it lies in, in float32.
+
+        Raises:
+            BadBase: There is none, it is damaged, or it is of another kind.
+        """
+        file = path / FILE if path.is_dir() else path
+        try:
+            with safe_open(file, "pt") as content:
+                facts = content.metadata() or {}
+                if facts.get("format") != FORMAT:
+                    raise BadBase(
+                        f"{file} is no predictor: its format is {facts.get('format')!r}, not {FORMAT!r}."
+                    )
+                predictor = cls(_config(facts["config"]))
+                predictor.load_state_dict({name: content.get_tensor(name).float() for name in content.keys()})  # noqa: SIM118
+            if predictor.base.targets != facts["targets"]:
+                raise BadBase(f"{file} is damaged: its targets are not those of its hash. Fetch it again.")
+            predictor.record = json.loads(facts["record"])
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise BadBase(
+                f"{file} is no predictor that can be read ({str(error).splitlines()[0]})."
+            ) from error
+        return predictor.to(device).eval().requires_grad_(requires_grad=False)
+
+
+def _config(text: str) -> PredictorConfig:
+    values = json.loads(text)
+    targets = tuple(Target(**target) for target in values.pop("targets"))
+    return PredictorConfig(targets=targets, **values)
+
+
+def pixels_of(images: Sequence[Image.Image], side: int) -> Tensor:
+    """Pictures of any sizes -> (k, 3, side, side) uint8: the middle square of each, transparency on white."""
+    arrays = []
+    for image in images:
+        flat = image.convert("RGBA")
+        flat = Image.alpha_composite(Image.new("RGBA", flat.size, "white"), flat).convert("RGB")
+        arrays.append(np.asarray(ImageOps.fit(flat, (side, side), Image.Resampling.LANCZOS)))
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
