@@ -39,10 +39,13 @@ PUBLISHED = {
     "flux-dev": ("clip-l", "t5-xxl", "vae-flux", 11_901_408_320),
     "flux-schnell": ("clip-l", "t5-xxl", "vae-flux", 11_891_178_560),
     "flux2-klein-4b": ("qwen3-4b", "vae-flux2", 3_875_544_576),
+    "flux2-klein-4b-distilled": ("qwen3-4b", "vae-flux2", 3_875_544_576),
     "flux2-klein-9b": ("qwen3-8b", "vae-flux2", 9_078_581_248),
+    "flux2-klein-9b-distilled": ("qwen3-8b", "vae-flux2", 9_078_581_248),
     "krea2": ("qwen3-vl-4b", "wan", 12_820_073_036),
     "krea2-turbo": ("qwen3-vl-4b", "wan", 12_820_073_036),
     "qwen-image": ("qwen2.5-vl-7b", "wan", 20_430_401_088),
+    "qwen-image-2512": ("qwen2.5-vl-7b", "wan", 20_430_401_088),
     "sd15": ("clip-l", "sd", 859_520_964),
     "sd35-large": ("clip-l-projection", "clip-big-g", "t5-xxl", "vae-flux", 8_056_627_520),
     "sd35-medium": ("clip-l-projection", "clip-big-g", "t5-xxl", "vae-flux", 2_243_171_520),
@@ -110,7 +113,7 @@ def test_a_plan_finds_all_it_asks_for(name: str):
 
 def test_times_are_shifted_as_each_base_says():
     shifts = {name: known(name).config("scheduler").get("shift") for name in hub_bases() if "image" in name}
-    assert shifts == {"qwen-image": 1.0, "z-image": 6.0, "z-image-turbo": 3.0}
+    assert shifts == {"qwen-image": 1.0, "qwen-image-2512": 1.0, "z-image": 6.0, "z-image-turbo": 3.0}
 
 
 def test_what_ships_is_in_the_package_and_nothing_lies_idle():

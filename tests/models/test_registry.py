@@ -9,6 +9,7 @@ import pytest
 from limner import models
 from limner.errors import BadBase
 from limner.models.registry import (
+    distilled_note,
     families,
     family_of,
     family_of_base,
@@ -18,6 +19,7 @@ from limner.models.registry import (
     lora_keys,
     recognised,
     registered_bases,
+    twin_of,
 )
 
 PIPELINES = [facts.pipeline for facts in families().values()]
@@ -112,3 +114,35 @@ def test_nothing_outside_a_familys_folder_asks_which_family_it_is():
         if not folders & set(path.parents):
             place = path.relative_to(SOURCE).as_posix()
             assert set(named(path)) & words <= ALLOWED.get(place, set()), place
+
+
+@pytest.mark.parametrize(
+    ("name", "twin"),
+    [
+        ("krea2", "krea2-turbo"),
+        ("krea/Krea-2-Turbo", "krea2"),
+        ("z-image-turbo", "z-image"),
+        ("flux-dev", "flux-schnell"),
+        ("flux2-klein-9b-distilled", "flux2-klein-9b"),
+    ],
+)
+def test_a_base_and_its_distilled_twin_know_each_other(name: str, twin: str):
+    found = twin_of(name)
+    assert found is not None and found.name == twin
+    back = twin_of(twin)
+    assert back is not None and name in (back.name, back.hub_id)
+
+
+def test_every_twin_is_a_registered_base_of_the_same_family():
+    for facts in families().values():
+        names = {base.name for base in facts.bases}
+        assert {base.train_on for base in facts.bases if base.train_on} <= names
+    assert twin_of("sdxl") is None and twin_of("some/one") is None
+
+
+def test_what_training_on_a_distilled_base_does_is_said_with_what_to_train_on_instead():
+    note = distilled_note("krea2-turbo")
+    assert note.startswith("krea2-turbo is distilled to few steps.") and "Train on krea2 and" in note
+    assert distilled_note("black-forest-labs/FLUX.1-schnell").count("flux-dev") == 1
+    assert "the base it was made from" in distilled_note("my-turbo", distilled=True)
+    assert distilled_note("krea2") == distilled_note("glyph") == distilled_note("my-base") == ""

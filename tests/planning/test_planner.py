@@ -152,6 +152,17 @@ def test_pictures_and_measurements_are_counted():
     assert measured.validation_passes == 3 * 2 * len(QUANTILES)
 
 
+def test_training_on_a_distilled_base_is_said_and_not_refused(traced):
+    heard = []
+    reporter = Reporter(lambda event: heard.append(str(event)))
+    made = plan(recipe(base="flux-schnell"), reporter, card="RTX 4090")
+    assert made.choice is not None
+    assert sum("distilled" in line and "flux-dev" in line for line in heard) == 1
+    heard.clear()
+    plan(recipe(base="flux-dev"), reporter, card="RTX 4090")
+    assert not any("distilled" in line for line in heard)
+
+
 def test_a_plan_is_kept_in_a_run_folder_if_there_is_one(tmp_path):
     result = planned()
     run = RunDir(tmp_path / "run")

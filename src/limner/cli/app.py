@@ -44,6 +44,7 @@ def init(
     """
     from limner.cli.show import result
     from limner.files import write_text
+    from limner.models.registry import distilled_note
     from limner.recipe.toml import commented
 
     if out.exists():
@@ -55,7 +56,9 @@ def init(
         raise BadUsage(
             f"{out} cannot be written: {error.strerror}. Choose another file with --out."
         ) from error
-    result({"recipe": out}, [f"{out}", f"Next: limner train {out}"], as_json=as_json)
+    note = distilled_note(request.recipe.base)
+    lines = [f"{out}", *([note] if note else []), f"Next: limner train {out}"]
+    result({"recipe": out}, lines, as_json=as_json)
 
 
 def _template(images: Path | None, overrides: dict[str, Any]) -> RunRequest:

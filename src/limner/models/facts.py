@@ -55,6 +55,9 @@ class RegisteredBase:
     """Where it differs from the family's."""
     preset: Preset | None = None
     """A whole preset of its own, in place of the family's."""
+    train_on: str = ""
+    """Of a distilled base: the registered base to train on in its place, its twin. A LoRA of either works on
+    both."""
 
     def precision(self, part: str) -> Precision:
         """Precision of a part's files."""

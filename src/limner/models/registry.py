@@ -78,6 +78,40 @@ def hub_id_of(base: str) -> str:
     return hub_bases()[base].hub_id if base in hub_bases() else base
 
 
+def twin_of(name: str) -> RegisteredBase | None:
+    """The distilled base of a base to train on, or the other way round; None where it has no such twin.
+
+    Args:
+        name: A registered name or a hub id.
+    """
+    base = next((base for base in hub_bases().values() if name in (base.name, base.hub_id)), None)
+    if base is None:
+        return None
+    if base.train_on:
+        return hub_bases()[base.train_on]
+    return next((twin for twin in hub_bases().values() if twin.train_on == base.name), None)
+
+
+def distilled_note(name: str, *, distilled: bool = False) -> str:
+    """What training on a distilled base does, and what to train on instead; "" of any other base.
+
+    Args:
+        name: A registered name, a hub id, or the name of a folder.
+        distilled: Whether the base says of itself that it is.
+    """
+    twin = twin_of(name)
+    is_twin = twin is not None and any(
+        base.train_on for base in hub_bases().values() if name in (base.name, base.hub_id)
+    )
+    if not (distilled or is_twin):
+        return ""
+    instead = f"Train on {twin.name} and use the LoRA here" if twin else "Train on the base it was made from"
+    return (
+        f"{name} is distilled to few steps. Training wears that off: pictures need more steps and lose "
+        f"sharpness. {instead}."
+    )
+
+
 def folder_of(family: str) -> Path:
     """The folder of a family."""
     return Path(str(_module(family, "facts").__file__)).parent

@@ -15,6 +15,7 @@ from limner.data.buckets import closest
 from limner.files import user_cache, write_json
 from limner.imports import swiftly
 from limner.models.bundled import described
+from limner.models.registry import distilled_note
 from limner.models.source import Source
 from limner.planning.profile import Profile, from_json, to_json
 from limner.planning.request import ProfileRequest
@@ -26,12 +27,15 @@ LIBRARIES = ("torch", "diffusers", "transformers")
 
 
 def opened(recipe: Recipe, tell: Callable[[str], None]) -> Source:
-    """The configs of a recipe's base; no weights are fetched.
+    """The configs of a recipe's base; no weights are fetched. A distilled base is said to be one.
 
     Raises:
         BadBase: It cannot be found, reached, or opened.
     """
-    return described(recipe.base, folders=bases.folders(), tell=tell)
+    source = described(recipe.base, folders=bases.folders(), tell=tell)
+    if note := distilled_note(source.name, distilled=bool(source.index.get("is_distilled"))):
+        tell(note)
+    return source
 
 
 def shape_of(source: Source) -> Shape:

@@ -21,6 +21,7 @@ FACTS = FamilyFacts(
         RegisteredBase(
             name="flux-schnell",
             hub_id="black-forest-labs/FLUX.1-schnell",
+            train_on="flux-dev",
             licence="Apache-2.0",
             weight_bytes=33_720_738_758,
         ),

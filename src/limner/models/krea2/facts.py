@@ -19,6 +19,7 @@ FACTS = FamilyFacts(
         RegisteredBase(
             name="krea2-turbo",
             hub_id="krea/Krea-2-Turbo",
+            train_on="krea2",
             licence=LICENCE,
             gated=True,
             weight_bytes=34_769_562_750,

@@ -13,6 +13,12 @@ FACTS = FamilyFacts(
             licence="Apache-2.0",
             weight_bytes=57_698_920_550,
         ),
+        RegisteredBase(
+            name="qwen-image-2512",
+            hub_id="Qwen/Qwen-Image-2512",
+            licence="Apache-2.0",
+            weight_bytes=57_698_920_550,
+        ),
     ),
     caption_style="sentences",
     also_named=("qwen",),

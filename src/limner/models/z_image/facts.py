@@ -16,6 +16,7 @@ FACTS = FamilyFacts(
         RegisteredBase(
             name="z-image-turbo",
             hub_id="Tongyi-MAI/Z-Image-Turbo",
+            train_on="z-image",
             licence="Apache-2.0",
             weight_bytes=32_832_210_502,
             part_precisions={"transformer": "fp32"},
