@@ -35,9 +35,9 @@ from limner.nn.layers import lora
 from limner.recipe import toml
 from limner.recipe.schema import Recipe
 from limner.reporter import Bar, PlainText, Reporter
+from limner.runs import train
 from limner.training.cache import Store, fill_cache
 from limner.training.model import TrainableModel
-from limner.training.train import train
 
 WANTED = 0.03
 """Largest overhead, as a share of the bare loop's time."""

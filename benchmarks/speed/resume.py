@@ -115,6 +115,7 @@ def inside(aside: Path, arguments: list[str]) -> None:
     from limner.cli.app import main, swiftly
 
     with swiftly():
+        from limner import runs
         from limner.training import train as verb
     spent = dict.fromkeys(PARTS, (0.0, 0.0)) | {"libraries": _since_command()}
     for name, part in CLOCKED.items():
@@ -128,7 +129,7 @@ def inside(aside: Path, arguments: list[str]) -> None:
                 spent["first step"] = _minus(whole, tuple(map(sum, zip(*spent.values(), strict=True))))
                 aside.write_text(json.dumps(_flat({**spent, "whole": whole})))
 
-    verb.RunDir = Folder
+    runs.RunDir = Folder
     main(arguments)
 
 

@@ -59,7 +59,7 @@ def train(
         LimnerError: The recipe, the images, the base or the machine do not allow it.
     """
     request = _request(target, out, settings, keys)
-    from limner.training.train import train as run
+    from limner.runs import train as run
 
     return run(request.recipe, request.out, _reporter(on_event, stop))
 
@@ -99,8 +99,8 @@ def train_iter(
 
 
 def _events(request: RunRequest, stop: Stop | None) -> Iterator[Event]:
+    from limner.runs import running
     from limner.training.interrupt import Interrupt
-    from limner.training.train import running
 
     events: deque[Event] = deque()
     interrupt = Interrupt(_asker(stop))
@@ -142,7 +142,7 @@ def cache(
         LimnerError: The recipe, the images or the base do not allow it.
     """
     request = _request(target, out, settings, keys)
-    from limner.training.cache import cache as run
+    from limner.runs import cache as run
 
     return run(request.recipe, request.out, _reporter(on_event, stop))
 

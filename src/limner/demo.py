@@ -25,8 +25,8 @@ from limner.recipe.schema import Recipe
 from limner.report.report import write_report
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
+from limner.runs import train
 from limner.training.samples import write_sheet
-from limner.training.train import train
 
 BASE = "glyph"
 TRIGGER = "zorbix"

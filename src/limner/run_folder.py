@@ -203,6 +203,13 @@ class RunDir:
                 images_by_step[int(match[1])] = {int(path.stem): path for path in sorted(images)}
         return dict(sorted(images_by_step.items()))
 
+    def write_plan(self, record: Mapping[str, Any]) -> bool:
+        """Keep a plan; False where there is no run folder yet."""
+        if not self.path.is_dir():
+            return False
+        write_json(self.plan_path, dict(record))
+        return True
+
     def write_prompts(self, prompts: list[str]) -> int:
         """Record what the samples show: prompt ``i`` belongs to the pictures ``i``.
 

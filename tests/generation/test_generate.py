@@ -11,7 +11,7 @@ from limner.generation.settings import Settings
 from limner.lora import file
 from limner.lora.factors import Factors
 from limner.recipe import toml
-from limner.training.train import train
+from limner.runs import train
 from messages import raises
 from small import Told, wish
 

@@ -27,8 +27,8 @@ from limner.planning.trace import Machine
 from limner.recipe.schema import Recipe
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
+from limner.runs import train
 from limner.training import checkpoint
-from limner.training.train import train
 from measured import Real
 from specs import traced
 

@@ -21,8 +21,7 @@ from limner.cli import main
 from limner.recipe import toml
 from limner.recipe.schema import Recipe
 from limner.run_folder import RunDir
-from limner.training.cache import cache
-from limner.training.train import train
+from limner.runs import cache, train
 from small import Told, wish
 
 

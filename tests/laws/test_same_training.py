@@ -14,11 +14,11 @@ from limner.graph.cache import Cache
 from limner.recipe.schema import Recipe
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
+from limner.runs import train
 from limner.training import checkpoint
 from limner.training.cache import all_rows
 from limner.training.encode import survey, uncached
 from limner.training.model import TrainableModel
-from limner.training.train import train
 
 HARD = {
     "flip": True,

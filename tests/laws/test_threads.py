@@ -9,7 +9,7 @@ from limner.planning.estimate import estimate
 from limner.planning.profile import Profile
 from limner.planning.profile_cache import opened, shape_of
 from limner.planning.request import ProfileRequest
-from limner.training.train import train
+from limner.runs import train
 from small import Told, equal, losses, weights, wish
 
 

@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 from limner.errors import BadLora, BadUsage
 from limner.lora import file
 from limner.lora import operations as module
-from limner.lora.operations import ConvertOptions, convert, extract, merge, merge_into_base, reread, resize
+from limner.lora.operations import ConvertOptions, convert, extract, merge, merge_into_base, resize
 from limner.lora.resizing import RankRule
-from limner.lora.tools import COMFYUI, KOHYA
+from limner.lora.tools import KOHYA
 from limner.models.source import Source
 from loras import denoiser, dora, factors, loha, lokr, whole, worst
 from messages import raises
@@ -121,17 +121,6 @@ def test_extract_and_bake(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(module, "locate_base", lambda name, tell: Source(base, name))
     found = extract(Path("own/er"), tmp_path / "tuned.safetensors", 2, found.path, wish, Told())
     assert file.read(found.path).metadata["ss_sd_model_name"] == "own/er"
-
-
-def test_reading_again_finds_what_is_not_as_meant(tmp_path) -> None:
-    path = lora(tmp_path / "a.safetensors")
-    with raises(BadLora):
-        wished = denoiser("qwen-image")
-        del wished["img_in"]
-        reread(path, {"transformer": wished}, COMFYUI, "qwen-image")
-    save_file({f"nowhere.{half}.weight": torch.ones(2, 2) for half in ("lora_A", "lora_B")}, path)
-    with raises(BadLora):
-        reread(path, {}, COMFYUI, "qwen-image")
 
 
 def test_bad_wishes(tmp_path) -> None:

@@ -27,10 +27,10 @@ from limner.nn.layers import lora
 from limner.nn.loop import Fit, fit
 from limner.nn.optim import optimizer, schedule
 from limner.run_folder import RunDir
+from limner.runs import train
 from limner.training.cache import all_rows
 from limner.training.encode import uncached
 from limner.training.model import TrainableModel
-from limner.training.train import train
 from loras import warned
 from small import Told, equal, losses, weights, wish
 from tinybase import CAPTIONS, FRAME, IMAGE, PLACES, Base

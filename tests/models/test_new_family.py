@@ -23,7 +23,7 @@ from limner.models.registry import families, family_of
 from limner.planning.planner import plan
 from limner.recipe.toml import change
 from limner.run_folder import RunDir
-from limner.training.train import train
+from limner.runs import train
 from messages import raises
 from small import Told, losses, wish
 

@@ -11,13 +11,13 @@ from limner.files import require_space
 from limner.models.bundled import known, weight_bytes
 from limner.models.source import locate
 from limner.nn.memory.plan import Plan
-from limner.planning.disk import base_bytes, fetched_bytes, held, here, mapped_bytes, saves
+from limner.planning.disk import fetched_bytes, here, mapped_bytes
 from limner.planning.planner import plan
 from limner.recipe import Recipe
 from limner.run_folder import RunDir
+from limner.runs import train
 from limner.training import state
 from limner.training.export_model import model_steps
-from limner.training.train import train
 from small import Told, wish
 
 
@@ -26,23 +26,23 @@ def recipe(**train):
 
 
 def test_no_more_checkpoints_are_counted_than_a_run_can_have():
-    assert saves(recipe(steps=1000, save_every=250)) == 4
-    assert held(recipe(steps=1000, save_every=100, keep=3)) == 5
-    assert held(recipe(steps=1000, save_every=1000, keep=3)) == 2
-    assert held(recipe(steps=10, save_every=250, keep=1)) == 2
+    assert recipe(steps=1000, save_every=250).train.checkpoints_written == 4
+    assert recipe(steps=1000, save_every=100, keep=3).train.checkpoints_held == 5
+    assert recipe(steps=1000, save_every=1000, keep=3).train.checkpoints_held == 2
+    assert recipe(steps=10, save_every=250, keep=1).train.checkpoints_held == 2
 
 
 def test_a_base_on_this_disk_is_weighed_and_one_that_is_not_is_none(tiny_base, tmp_path):
     source = locate(str(tiny_base), folders={})
     files = [*tiny_base.glob("*/*.safetensors")]
     size = sum(path.stat().st_size for path in files)
-    found = base_bytes(source)
+    found = source.bytes_on_disk
     assert found and size <= found < size + 10**7
-    assert base_bytes(known("sdxl")) is None
+    assert known("sdxl").bytes_on_disk is None
     lacking = tmp_path / "lacking"
     shutil.copytree(tiny_base, lacking)
     next(lacking.glob("vae/*.safetensors")).unlink()
-    assert base_bytes(locate(str(lacking), folders={})) is None
+    assert locate(str(lacking), folders={}).bytes_on_disk is None
 
 
 def test_what_the_cache_of_the_hub_holds_is_not_fetched_again(tiny_base, tmp_path, monkeypatch):
@@ -56,9 +56,9 @@ def test_what_the_cache_of_the_hub_holds_is_not_fetched_again(tiny_base, tmp_pat
     (home / "refs").mkdir()
     (home / "refs" / "main").write_text("abc")
     found = here(source)
-    assert (found.root, base_bytes(found)) == (
+    assert (found.root, found.bytes_on_disk) == (
         home / "snapshots" / "abc",
-        base_bytes(locate(str(tiny_base), folders={})),
+        locate(str(tiny_base), folders={}).bytes_on_disk,
     )
     (home / "snapshots" / "abc" / "model_index.json").unlink()
     assert here(source) is source, "configs were fetched in part"

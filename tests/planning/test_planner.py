@@ -7,12 +7,12 @@ from PIL import Image
 from blueprints import flux
 from limner.data.validation import QUANTILES
 from limner.errors import BadRecipe, BadUsage
-from limner.nn.memory.plan import from_json
+from limner.nn.memory.plan import PreviousPrecision, from_json
 from limner.planning import profile_cache
 from limner.planning.choice import fits
 from limner.planning.describe import sentences
 from limner.planning.host import PHOTO
-from limner.planning.planner import IMAGES, PreviousPrecision, counts_of, keep, plan, request_of
+from limner.planning.planner import IMAGES, counts_of, plan, request_of
 from limner.recipe.schema import Recipe
 from limner.recipe.toml import change
 from limner.reporter import Reporter
@@ -166,10 +166,10 @@ def test_training_on_a_distilled_base_is_said_and_not_refused(traced):
 def test_a_plan_is_kept_in_a_run_folder_if_there_is_one(tmp_path):
     result = planned()
     run = RunDir(tmp_path / "run")
-    assert not keep(result, run)
+    assert not run.write_plan(result.plain())
     assert not run.path.exists()
     run.path.mkdir()
-    assert keep(result, run)
+    assert run.write_plan(result.plain())
     assert json.loads(run.plan_path.read_text()) == json.loads(json.dumps(result.plain()))
 
 

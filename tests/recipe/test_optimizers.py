@@ -9,7 +9,7 @@ from limner.planning.planner import plan
 from limner.recipe import Recipe, Train, optimizers, toml
 from limner.recipe.optimizers import OPTIMIZERS, Optimizer, optimizer_of
 from limner.run_folder import RunDir
-from limner.training.train import train
+from limner.runs import train
 from messages import raises
 from small import Told, losses, wish
 

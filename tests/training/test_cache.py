@@ -19,10 +19,10 @@ from limner.graph.cache import Cache, digest
 from limner.graph.contents import contents, prune
 from limner.recipe import toml
 from limner.run_folder import RunDir
+from limner.runs import cache, train
 from limner.training import cache as module
-from limner.training.cache import Store, all_rows, cache, fill_cache, prompts_of
+from limner.training.cache import Store, all_rows, fill_cache, prompts_of
 from limner.training.encode import survey
-from limner.training.train import train
 from messages import raises
 from small import Told, equal, wish
 
@@ -245,7 +245,7 @@ from pathlib import Path
 from limner.recipe.toml import load
 from limner.reporter import Reporter
 from limner.training import cache
-from limner.training.train import train
+from limner.runs import train
 
 cache.Store.__init__.__kwdefaults__["room"] = 0  # every step reads its entries anew
 train(load(Path(sys.argv[1])), Path(sys.argv[2]), Reporter())

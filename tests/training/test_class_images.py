@@ -9,10 +9,10 @@ from limner.nn.rng import seed_of
 from limner.recipe.schema import Recipe
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
+from limner.runs import train
 from limner.training.cache import fill_cache
 from limner.training.class_images import FACTS, prior
 from limner.training.model import TrainableModel
-from limner.training.train import train
 from messages import raises
 from small import wish
 

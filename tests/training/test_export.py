@@ -7,11 +7,11 @@ from limner.generation.generate import generate
 from limner.generation.settings import Settings
 from limner.lora import diffusers_loader, file
 from limner.run_folder import RunDir
+from limner.runs import train
 from limner.training import export as module
 from limner.training.cache import fill_cache as fill
 from limner.training.export import about, export, exported_steps
 from limner.training.model import TrainableModel
-from limner.training.train import train
 from messages import raises
 from small import Told, wish
 from tiny import save_sdxl

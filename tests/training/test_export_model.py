@@ -14,9 +14,9 @@ from limner.generation.generate import generate
 from limner.generation.settings import Settings
 from limner.lora.operations import ConvertOptions, extract
 from limner.run_folder import RunDir
+from limner.runs import train
 from limner.training import train as module
 from limner.training.export_model import model_steps
-from limner.training.train import train
 from messages import raises
 from small import Told, equal, losses, weights, wish
 
@@ -62,9 +62,8 @@ def test_every_weight_is_trained_and_a_stopped_run_ends_as_a_whole_one(halved, p
 
     def away(*args):
         fallback = planned(*args)
-        choice = fallback.choice
-        moved = replace(choice, plan=replace(choice.plan, optimizer_state="host"))
-        fallback.plan_result = replace(fallback.plan_result, choice=moved)
+        moved = replace(fallback.plan, optimizer_state="host")
+        fallback.run_plan = replace(fallback.run_plan, plan=moved)
         return fallback
 
     monkeypatch.setattr(module, "_planned", away)  # it begins on the host, and ends on the device

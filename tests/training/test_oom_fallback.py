@@ -2,16 +2,16 @@ import pytest
 
 from blueprints import flux
 from limner.errors import DoesNotFit
-from limner.nn.memory.plan import Plan
-from limner.planning.cards import CARDS, known
+from limner.nn.memory.plan import Plan, RunPlan
+from limner.planning.cards import known
 from limner.planning.choice import PlanRequest
 from limner.planning.devices import Device, of_card, of_cpu
 from limner.planning.planner import PlanResult, counts_of
 from limner.planning.profile import Profile
+from limner.planning.run_plan import run_plan_of
 from limner.planning.search import choose
 from limner.recipe.schema import Recipe
-from limner.training import oom_fallback as module
-from limner.training.oom_fallback import MAX_FALLS, OomFallback, changes, shared
+from limner.training.oom_fallback import MAX_FALLS, OomFallback, changes
 
 
 def _fallback(gigabytes: int) -> OomFallback:
@@ -20,12 +20,12 @@ def _fallback(gigabytes: int) -> OomFallback:
     return OomFallback(_planned(flux(), of_card(card, gigabytes * 2**30), batches=(4,)))
 
 
-def _planned(profile: Profile, device: Device, batches: tuple[int, ...] = (1,)) -> PlanResult:
+def _planned(profile: Profile, device: Device, batches: tuple[int, ...] = (1,)) -> RunPlan:
     recipe = Recipe()
     wish = PlanRequest(compute=device.computes("auto"), min_weight_precision="8bit", batches=batches)
     known = {"alternatives": (), "misfit": None, "price": None, "total": None}
-    return PlanResult(
-        recipe, device, profile, wish, counts_of(recipe), choose(profile, device, wish), **known
+    return run_plan_of(
+        PlanResult(recipe, device, profile, wish, counts_of(recipe), choose(profile, device, wish), **known)
     )
 
 
@@ -41,7 +41,7 @@ def test_each_fall_takes_clearly_less_and_changes_no_precision() -> None:
             before.optimizer_state,
         )
         assert after == fallback.plan and changes(before, after)
-        assert fallback.plan_result.plain()["plan"] == after.to_json()
+        assert fallback.run_plan.record["plan"] == after.to_json()
 
 
 def test_what_took_more_than_planned_is_expected_to_again() -> None:
@@ -62,7 +62,7 @@ def test_it_steps_down_so_often_and_no_more() -> None:
 def test_where_there_is_no_smaller_plan_it_says_what_to_lower() -> None:
     fallback = _fallback(80)
     with pytest.raises(DoesNotFit, match=r"Out of memory at .* of .*Lower data\.resolution.*limner plan"):
-        fallback.down(40 * fallback.plan_result.device.free)
+        fallback.down(40 * fallback.run_plan.free)
 
 
 def test_the_watch_is_told_what_is_planned() -> None:
@@ -70,8 +70,8 @@ def test_the_watch_is_told_what_is_planned() -> None:
     watch = fallback.watch()
     assert (watch.device, watch.bytes, watch.seconds) == (
         "cuda",
-        fallback.choice.reserved,
-        fallback.choice.step_time.seconds,
+        fallback.run_plan.bytes,
+        fallback.run_plan.seconds_per_step,
     )
 
 
@@ -84,13 +84,4 @@ def test_changes_are_named() -> None:
 
 def test_on_a_processor_what_the_process_holds_already_counts() -> None:
     fallback = OomFallback(_planned(flux(256), of_cpu(2, 64 * 2**30, 60 * 2**30)), process=3 * 2**30)
-    assert fallback.bytes == fallback.choice.reserved + 3 * 2**30
-
-
-def test_processes_that_share_a_machine_plan_with_a_share_each(monkeypatch):
-    monkeypatch.setattr(module.distributed, "local_world_size", lambda: 2)
-    whole = of_cpu(2, 64 * 2**30, 60 * 2**30)
-    assert (shared(whole).free, shared(whole).ram) == (whole.free // 2, whole.ram // 2)
-    card = of_card(CARDS[0], 24 * 2**30)
-    assert shared(card).free == card.free
-    assert shared(card).pinned == card.pinned // 2
+    assert fallback.bytes == fallback.run_plan.bytes + 3 * 2**30

@@ -8,12 +8,12 @@ from limner.errors import DoesNotFit
 from limner.nn import loop
 from limner.planning.planner import PlanResult
 from limner.run_folder import RunDir
+from limner.runs import train
 from limner.training import encode, state
 from limner.training import oom_retry as module
 from limner.training import train as train_module
 from limner.training.oom_fallback import OomFallback
 from limner.training.oom_retry import release, retry_on_oom
-from limner.training.train import train
 from messages import raises
 from small import Told, weights, wish
 

@@ -9,9 +9,9 @@ from limner.lora import file
 from limner.recipe import toml
 from limner.recipe.schema import Lora
 from limner.run_folder import RunDir
+from limner.runs import train
 from limner.training import checkpoint
 from limner.training.state import _completed
-from limner.training.train import train
 from messages import raises
 from small import Told, equal, weights, wish
 

@@ -9,9 +9,9 @@ from accelerate.utils import LoggerType
 
 from limner.errors import BadRecipe
 from limner.run_folder import RunDir
+from limner.runs import train
 from limner.training import track as module
 from limner.training.track import check, tracked
-from limner.training.train import train
 from messages import raises
 from small import Told, wish
 

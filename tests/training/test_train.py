@@ -12,8 +12,8 @@ from limner.events import Done, to_json
 from limner.lora import file
 from limner.recipe import toml
 from limner.run_folder import RunDir
+from limner.runs import train
 from limner.training import train as module
-from limner.training.train import train
 from messages import raises
 from small import Told, equal, losses, weights, wish
 

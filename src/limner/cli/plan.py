@@ -53,7 +53,6 @@ def plan(
     """
     from limner.cli.show import result
     from limner.planning.describe import lines
-    from limner.planning.planner import keep
     from limner.planning.planner import plan as run
     from limner.run_folder import RunDir
 
@@ -73,7 +72,7 @@ def plan(
         estimate = run(
             request.recipe, reporter, card=choices["card"], price=choices["price"], whole=choices["exact"]
         )
-        saved = target is not None and keep(estimate, RunDir(request.out))
+        saved = target is not None and RunDir(request.out).write_plan(estimate.plain())
     if not estimate.fits:
         if not as_json:
             raise DoesNotFit(str(estimate.misfit))

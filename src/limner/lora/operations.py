@@ -10,22 +10,18 @@ from torch import Tensor
 
 from limner.assembly.base import locate_base
 from limner.errors import BadLora, BadUsage
-from limner.lora import diffusers_loader, extraction, file, into_base, merging, resizing
+from limner.lora import extraction, file, into_base, merging, resizing
 from limner.lora.adapters import Dora, WeightDelta, kind
-from limner.lora.compare import require_equal
 from limner.lora.extraction import Extraction, ExtractLoss
 from limner.lora.file import DTYPES, LoraFile
 from limner.lora.formats import canonical
 from limner.lora.metadata import HASH, without_path
 from limner.lora.peft_config import HEADER_KEY
 from limner.lora.resizing import RankRule, ResizeLoss
-from limner.lora.tables import family_keys
-from limner.lora.tools import DIFFUSERS, Tool, decode_as, tool_named, unsupported
+from limner.lora.saving import Components, save
+from limner.lora.tools import DIFFUSERS, Tool, tool_named, unsupported
 from limner.lora.weights import open_base
 from limner.reporter import Reporter
-
-Components = Mapping[str, Mapping[str, WeightDelta]]
-
 
 STALE = (
     HASH,
@@ -213,54 +209,6 @@ def carried_metadata(lora: LoraFile, components: Components, options: ConvertOpt
     ranks = {change.rank for adapter in components.values() for change in adapter.values()}
     rank = str(ranks.pop()) if len(ranks) == 1 else "Dynamic"
     return entries | {"ss_network_dim": rank, "ss_network_alpha": rank}
-
-
-def save(
-    out: Path,
-    components: Components,
-    metadata: Mapping[str, str],
-    dtype: torch.dtype,
-    tool: Tool = DIFFUSERS,
-    family: str | None = None,
-) -> float:
-    """Write a file for a tool and read it back by that tool's rules; the largest error of a module.
-
-    Raises:
-        BadLora: The tool would read other modules or other numbers; nothing is left at ``out``.
-    """
-    draft = out.with_name(f".{out.stem}.draft.safetensors")
-    try:
-        file.write(draft, components, metadata, dtype, tool=tool, family=family)
-        error = reread(draft, components, tool, family, dtype)
-        draft.replace(out)
-    finally:
-        draft.unlink(missing_ok=True)
-    return error
-
-
-def reread(
-    path: Path, components: Components, tool: Tool, family: str | None, dtype: torch.dtype = torch.float32
-) -> float:
-    """Read a file by a tool's own rules and compare, key by key; the largest error of a module.
-
-    For diffusers its own reader is called; for the others the rules are tables: ``limner.lora.tools``.
-
-    Raises:
-        BadLora: The tool passes over a part, or reads other numbers.
-    """
-    if family is None:
-        return require_equal(path.name, tool.name, file.read(path).components, components, dtype)
-    names = family_keys(family)
-    all_lora = all(kind(change) == "LoRA" for adapter in components.values() for change in adapter.values())
-    if tool is DIFFUSERS and all_lora:
-        return diffusers_loader.verify(path, components, names.pipelines[0]).error
-    flat = file.tensors(path)
-    if tool is DIFFUSERS and any(".lokr_" in key for key in flat):
-        diffusers_loader.require_lokr(path, flat)
-    view = decode_as(flat, names.family, tool)
-    if skips := view.skipped_modules:
-        raise BadLora(f"{path.name}: {tool.name} would pass over {len(skips)} modules, first {skips[0]}.")
-    return require_equal(path.name, tool.name, view.components, components, dtype)
 
 
 def merge(

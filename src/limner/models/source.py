@@ -37,6 +37,10 @@ FACTS = {"resolution": 8192, "text_length": 8192, "guidance": 100}
 TOKENIZER = (".json", ".txt", ".model")
 
 
+NON_MODELS = ("scheduler", "feature_extractor", "safety_checker")
+"""Parts of a pipeline that are no models, or that Limner does without."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A base on this disk: a folder in diffusers layout."""
@@ -106,6 +110,19 @@ class Source:
         if not part.startswith("tokenizer"):
             files = [self.root / part / "config.json", *files]
         return " ".join([*(f"{path.name}={content(path)}" for path in files), precision])
+
+    @property
+    def models(self) -> list[str]:
+        """Parts of the pipeline that are models, or are needed to use one."""
+        return [part for part in self.parts_listed if part not in NON_MODELS]
+
+    @property
+    def bytes_on_disk(self) -> int | None:
+        """Bytes of the files of :attr:`models`; None where some are not on this disk."""
+        try:
+            return sum(path.stat().st_size for part in self.models for path in self.weights(part))
+        except BadBase:
+            return None
 
     @property
     def again(self) -> str:

@@ -1,6 +1,5 @@
 """What a run wants of the disk: one rule for the plan, and for the look at the disk before the first step."""
 
-from math import ceil
 from pathlib import Path
 
 from huggingface_hub import constants
@@ -12,33 +11,6 @@ from limner.models.source import Source
 from limner.nn.memory.plan import Plan
 from limner.planning.memory import frozen_bytes
 from limner.planning.profile import Profile
-from limner.recipe.schema import Recipe
-
-NON_MODELS = ("scheduler", "feature_extractor", "safety_checker")
-"""Parts of a pipeline that are no models, or that Limner does without."""
-
-
-def saves(recipe: Recipe) -> int:
-    """Checkpoints that a run writes."""
-    return ceil(recipe.train.steps / recipe.train.save_every)
-
-
-def held(recipe: Recipe) -> int:
-    """Checkpoints that are there at once, at most.
-
-    The newest that the recipe keeps, the best, and the one being written before an old one goes. A short run
-    has as many as it writes, and one that an interruption writes.
-    """
-    return min(recipe.train.keep + 2, saves(recipe) + 1)
-
-
-def base_bytes(source: Source) -> int | None:
-    """Bytes of a base's files; None where some are not on this disk."""
-    try:
-        files = [path for part in _parts(source) for path in source.weights(part)]
-        return sum(path.stat().st_size for path in files)
-    except BadBase:
-        return None
 
 
 def fetched_bytes(base: str, source: Source, profile: Profile) -> int:
@@ -53,7 +25,7 @@ def fetched_bytes(base: str, source: Source, profile: Profile) -> int:
     if not path.is_file():
         return profile.download
     components = look(path).parts
-    networks = {part for part in _parts(source) if not part.startswith("tokenizer")}
+    networks = {part for part in source.models if not part.startswith("tokenizer")}
     if networks <= set(components):
         return 0
     blocks = (profile.rest, *profile.blocks)
@@ -64,7 +36,7 @@ def fetched_bytes(base: str, source: Source, profile: Profile) -> int:
 def here(source: Source) -> Source:
     """The same base with its files, where it is known by its configs and the hub's cache has it."""
     hub_id = hub_id_of(source.name)
-    if base_bytes(source) is not None or hub_id.count("/") != 1:
+    if source.bytes_on_disk is not None or hub_id.count("/") != 1:
         return source
     home = Path(constants.HF_HUB_CACHE) / f"models--{hub_id.replace('/', '--')}"
     try:
@@ -73,13 +45,9 @@ def here(source: Source) -> Source:
         return source
     snapshot = Source(root, source.name)
     try:
-        return source if base_bytes(snapshot) is None else snapshot
+        return source if snapshot.bytes_on_disk is None else snapshot
     except BadBase:  # no model_index.json: only parts of it were fetched
         return source
-
-
-def _parts(source: Source) -> list[str]:
-    return [part for part in source.parts_listed if part not in NON_MODELS]
 
 
 def mapped_bytes(profile: Profile, plan: Plan) -> int:

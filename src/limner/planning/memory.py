@@ -4,17 +4,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from limner.nn.layers.precision import coding_bytes
-from limner.nn.memory.plan import BITS, Kind, Plan, Weights
+from limner.nn.memory.plan import BITS, CONTEXT, Kind, Plan, Weights
 from limner.planning.profile import Block, Profile
 from limner.recipe.optimizers import optimizer_of
 
 MIB = 2**20
 MASTER = 4
 """Bytes of a trained number and of its gradient: fp32."""
-
-CONTEXT: dict[Kind, int] = {"cuda": 500 * MIB, "mps": 100 * MIB, "cpu": 0}
-"""Taken before the first tensor: the driver's context and the modules of kernels, which torch loads as they
-are first used (``CUDA_MODULE_LOADING=LAZY``). An assumption until a GPU has measured it."""
 
 WORKSPACE: dict[Kind, int] = {"cuda": 64 * MIB, "mps": 0, "cpu": 0}
 """cuBLAS has one for each thread's handle, and the backward pass has a thread of its own: twice 32 MiB on

@@ -14,13 +14,11 @@ from limner.data.images import header
 from limner.data.listing import listed
 from limner.data.validation import CAPTION_PROMPTS, QUANTILES, SUBSET, held_out
 from limner.errors import BadData, BadRecipe, DoesNotFit
-from limner.files import write_json
-from limner.nn.layers.precision import Products
-from limner.nn.memory.plan import OptimizerState, Plan, Weights
+from limner.nn.memory.plan import OptimizerState, Plan, PreviousPrecision
 from limner.planning.advice import Alternative, Misfit, alternatives, misfit
 from limner.planning.choice import Choice, PlanRequest, assess, budget
 from limner.planning.devices import Device
-from limner.planning.disk import base_bytes, fetched_bytes, held, here, mapped_bytes, saves
+from limner.planning.disk import fetched_bytes, here, mapped_bytes
 from limner.planning.host import PHOTO
 from limner.planning.local_device import device_for
 from limner.planning.memory import CODES, saved_bytes
@@ -33,7 +31,6 @@ from limner.recipe.optimizers import optimizer_of
 from limner.recipe.prompts import prompts
 from limner.recipe.schema import Recipe
 from limner.reporter import Reporter
-from limner.run_folder import RunDir
 
 IMAGES = 10
 """Images that are assumed where there are none yet."""
@@ -58,29 +55,6 @@ class Counts:
 
 WHOLE: tuple[OptimizerState, ...] = ("fp32", "host")
 """Ways to keep an optimizer's state that hold the same numbers."""
-
-
-@dataclass(frozen=True)
-class PreviousPrecision:
-    """How a run that goes on has computed so far, where another way would give other numbers."""
-
-    weights: Weights
-    optimizer_state: OptimizerState
-    matmul_precision: Products = "full"
-
-    def within(self, request: PlanRequest) -> PlanRequest:
-        """The request without plans that the run cannot go on by."""
-        quantized = self.weights in CODES
-        optimizer_state: tuple[OptimizerState, ...] = (self.optimizer_state,)
-        if request.full and self.optimizer_state in WHOLE:  # the same numbers, elsewhere
-            optimizer_state = tuple(state for state in request.optimizer_state if state in WHOLE)
-        kinds = (self.weights if quantized else request.compute,)
-        return replace(
-            request,
-            weight_kinds=kinds,
-            optimizer_state=optimizer_state,
-            matmul_precision=self.matmul_precision,
-        )
 
 
 @dataclass(frozen=True)
@@ -126,7 +100,7 @@ class PlanResult:
         return {
             "download": self.missing_bytes,
             "cache": self.profile.entry * self.counts.views,
-            "checkpoints": held(self.recipe) * checkpoint_bytes,
+            "checkpoints": self.recipe.train.checkpoints_held * checkpoint_bytes,
             "model": self.profile.download if self.request.full else 0,
             "mapped": mapped_bytes(self.profile, plan),
         }
@@ -227,9 +201,9 @@ def plan(
     device = device or device_for(recipe.limits, card=card)
     counts = counts_of(recipe)
     request = request_of(recipe, device, max((width * height for width, height in counts.sizes), default=0))
-    request = _multiplied(previous.within(request) if previous else request, device)
+    request = _multiplied(_within(previous, request) if previous else request, device)
     source = opened(recipe, reporter.line)
-    files = base_bytes(here(source))
+    files = here(source).bytes_on_disk
     base = ResolvedBase(
         recipe=recipe, source=source, shape=shape_of(source), kind=device.kind, compute=request.compute
     )
@@ -260,6 +234,20 @@ def plan(
     last, build = misfits[-1]
     remedies = tuple(dict.fromkeys(remedy for entry, _ in reversed(misfits) for remedy in entry.remedies))
     return build(choice=None, total=None, alternatives=(), misfit=replace(last, remedies=remedies))
+
+
+def _within(previous: PreviousPrecision, request: PlanRequest) -> PlanRequest:
+    """The request without plans that the run cannot go on by."""
+    quantized = previous.weights in CODES
+    optimizer_state: tuple[OptimizerState, ...] = (previous.optimizer_state,)
+    if request.full and previous.optimizer_state in WHOLE:  # the same numbers, elsewhere
+        optimizer_state = tuple(state for state in request.optimizer_state if state in WHOLE)
+    return replace(
+        request,
+        weight_kinds=(previous.weights if quantized else request.compute,),
+        optimizer_state=optimizer_state,
+        matmul_precision=previous.matmul_precision,
+    )
 
 
 def _multiplied(request: PlanRequest, device: Device) -> PlanRequest:
@@ -376,13 +364,5 @@ def total_of_run(
     return replace(
         total,
         measure=passes * (sum(cost_model.forward) + cost_model.outside_seconds),
-        save=2 * saves(recipe) * saved / device.rates.disk,
+        save=2 * recipe.train.checkpoints_written * saved / device.rates.disk,
     )
-
-
-def keep(result: PlanResult, run: RunDir) -> bool:
-    """Write the plan into a run folder; False when there is none yet."""
-    if not run.path.is_dir():
-        return False
-    write_json(run.plan_path, result.plain())
-    return True

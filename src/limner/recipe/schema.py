@@ -1,5 +1,6 @@
 """The recipe (training config): all that a person decides, and nothing that a machine can work out."""
 
+from math import ceil
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -174,6 +175,20 @@ class Train(Section):
     """Steps between checkpoints."""
     keep: Annotated[int, Field(ge=1)] = 3
     """How many of the newest checkpoints are kept. The best by validation loss is kept besides."""
+
+    @property
+    def checkpoints_written(self) -> int:
+        """Checkpoints that a run writes."""
+        return ceil(self.steps / self.save_every)
+
+    @property
+    def checkpoints_held(self) -> int:
+        """Checkpoints that are there at once, at most.
+
+        The newest that the recipe keeps, the best, and the one being written before an old one goes. A short
+        run has as many as it writes, and one that an interruption writes.
+        """
+        return min(self.keep + 2, self.checkpoints_written + 1)
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

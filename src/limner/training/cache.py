@@ -29,7 +29,7 @@ from limner.run_folder import RunDir
 from limner.training.class_images import prior
 from limner.training.encode import Row, Table, bytes_needed, caption_rows, fill, rows_of, survey
 from limner.training.interrupt import Interrupt
-from limner.training.oom_fallback import OomFallback, oom_fallback_of
+from limner.training.oom_fallback import OomFallback, Planner, oom_fallback_of
 from limner.training.oom_retry import with_smaller_plans
 
 MEMORY_BYTES = 2**31
@@ -83,20 +83,21 @@ class Store:
         return values
 
 
-def cache(recipe: Recipe, out: Path, reporter: Reporter) -> CacheFilled:
+def cache(recipe: Recipe, run: RunDir, reporter: Reporter, planner: Planner) -> CacheFilled:
     """Fill the cache for a recipe and record in the run folder what the run will read.
 
     Safe to run alone, again, in several processes that a launcher started, and to kill at any moment.
     """
     distributed.start()
-    run = RunDir(out)
     with run.lock() if distributed.rank() == 0 else nullcontext(), Interrupt(reporter.stop) as stop:
         reporter = reporter.until(stop.due)
         resolved = resolve(recipe, reporter.line)
         if folder := prior(resolved.base, run, reporter):
             resolved = resolved.with_class_images(folder)
         if resolved.device.type == "cuda":  # encoders may be larger than it
-            store, report = fill_cache_with_fallback(resolved, oom_fallback_of(recipe, reporter), reporter)
+            store, report = fill_cache_with_fallback(
+                resolved, oom_fallback_of(recipe, reporter, planner), reporter
+            )
         else:
             store, report = fill_cache(resolved, reporter)
         with closing(store.cache):

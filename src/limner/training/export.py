@@ -10,7 +10,7 @@ from limner.errors import BadLora, BadRecipe
 from limner.lora import diffusers_loader, file
 from limner.lora.factors import Factors
 from limner.lora.metadata import LoraMetadata, header_entries
-from limner.lora.operations import save
+from limner.lora.saving import save
 from limner.lora.tools import DIFFUSERS, encode_for, tool_named
 from limner.models.scheduler import prediction_metadata
 from limner.nn.layers import lora

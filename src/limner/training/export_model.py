@@ -15,7 +15,6 @@ from limner.files import require_space, write_json
 from limner.models.layout import lend, write
 from limner.models.scheduler import overrides_of
 from limner.models.weights import dtypes
-from limner.planning.disk import base_bytes
 from limner.recipe.schema import Recipe
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
@@ -60,7 +59,7 @@ def export_model(model: TrainableModel, run: RunDir, reporter: Reporter) -> Path
     kinds = dtypes(model.models[name], source.weights(name))
     draft = run.model_path.with_name(".model.part")
     shutil.rmtree(draft, ignore_errors=True)  # what a kill left
-    require_space(run.path, base_bytes(source) or 0, f"{run.model_path}, the trained model,")
+    require_space(run.path, source.bytes_on_disk or 0, f"{run.model_path}, the trained model,")
     try:
         _frame(resolved, draft)
         for part in family.parts:

@@ -9,7 +9,7 @@ import psutil
 import torch
 
 from limner.files import human
-from limner.planning.memory import CONTEXT
+from limner.nn.memory.plan import CONTEXT
 
 WARM = 2
 """First steps that are not judged: kernels are chosen and memory is first asked for."""

@@ -86,7 +86,7 @@ def with_smaller_plans(
     """Do something that comes before the first step, by smaller plans if need be."""
 
     def fall(short: str) -> None:
-        kind = fallback.plan_result.device.kind
+        kind = fallback.run_plan.kind
         difference, row = lower_plan(fallback, lower, short, torch.device(kind))
         fallback.early.append(row)
         reporter.line(f"Out of memory while {activity}. Going on by a smaller plan: {difference}.")

@@ -14,9 +14,6 @@ from limner.nn import distributed
 from limner.nn.loop import Average, Fit
 from limner.nn.optim import evaluation_mode, schedule, training_mode
 from limner.nn.serialize import restore
-from limner.planning.disk import held
-from limner.planning.memory import moving_bytes
-from limner.planning.planner import keep
 from limner.recipe.explain import shown
 from limner.recipe.schema import Lora, Recipe
 from limner.reporter import Reporter
@@ -115,11 +112,11 @@ class TrainState:
 
     def require_room(self) -> None:
         """Raise ``DiskFull`` unless the disk holds the checkpoints that the recipe keeps, and the model."""
-        recipe, disk = self.resolved.recipe, self.fallback.plan_result.disk
+        train_config, disk = self.resolved.recipe.train, self.fallback.run_plan.disk
         if distributed.rank() == 0:
-            needs_export = model_steps(self.run) != recipe.train.steps
+            needs_export = model_steps(self.run) != train_config.steps
             model = disk["model"] if needs_export else 0
-            checkpoint.require_room(self.run, disk["checkpoints"], held(recipe), model=model)
+            checkpoint.require_room(self.run, disk["checkpoints"], train_config.checkpoints_held, model=model)
 
     def room_for(self, act: Callable[[], T], step: int, reporter: Reporter) -> T:
         """Do something with the final weights after a step; out of memory, step down and do it again.
@@ -150,7 +147,7 @@ class TrainState:
             )
             reporter.event(PlanLowered(step=step, changes=difference))
             if distributed.rank() == 0:
-                keep(self.fallback.plan_result, self.run)
+                self.run.write_plan(self.fallback.run_plan.record)
                 self.run.log({"step": step, **row})
             oom_message = self._follow()
         self.watch = self.fallback.watch()
@@ -171,20 +168,8 @@ class TrainState:
             average=self.average,
             share=share if is_distributed else None,
             anyone=distributed.any_rank if is_distributed else bool,
-            reserve=self._reserve(is_distributed),
+            reserve=self.fallback.run_plan.optimizer_bytes if self.resolved.device.type == "cuda" else (0, 0),
         )
-
-    def _reserve(self, is_distributed: bool) -> tuple[int, int]:  # noqa: FBT001
-        """Bytes of a GPU that the optimizer takes by the plan in use, in its first step and in later ones."""
-        if self.resolved.device.type != "cuda":
-            return 0, 0
-        profile, plan = self.fallback.plan_result.profile, self.fallback.plan
-        name = self.resolved.recipe.train.optimizer
-        first, later = (
-            moving_bytes(profile, plan, name, first=is_first, all_reduce=is_distributed)
-            for is_first in (True, False)
-        )
-        return first, later
 
     @contextmanager
     def final_weights(self) -> Iterator[None]:

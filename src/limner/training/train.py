@@ -1,10 +1,12 @@
-"""The verb ``train``: the whole line from cached values to an exported LoRA, resumable at every step."""
+"""The trainer: the whole line from a recipe and a plan to an exported LoRA, resumable at every step.
+
+``limner.runs`` gives it the planner, and writes the report of what comes out.
+"""
 
 import math
 import time
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,23 +19,21 @@ from limner.models.scheduler import overrides_of, sampler
 from limner.nn import distributed
 from limner.nn.layers import w8a8
 from limner.nn.loop import Average, Step, fit
-from limner.nn.memory.plan import OptimizerState
+from limner.nn.memory.plan import OptimizerState, PreviousPrecision
 from limner.nn.optim import optimizer
-from limner.planning.planner import PreviousPrecision, keep
 from limner.recipe.optimizers import optimizer_of
 from limner.recipe.schema import Recipe
-from limner.report.report import write_report
 from limner.reporter import Reporter, counted
 from limner.run_folder import RunDir
 from limner.status import StatusFile
 from limner.training import checkpoint
-from limner.training.cache import fill_cache_with_fallback, prompts_of, record
+from limner.training.cache import Store, fill_cache_with_fallback, prompts_of, record
 from limner.training.checkpoint import LoadedCheckpoint
 from limner.training.class_images import prior
 from limner.training.interrupt import Interrupt
 from limner.training.model import TrainableModel, plain, rate
 from limner.training.monitor import peak
-from limner.training.oom_fallback import MAX_FALLS, OomFallback, oom_fallback_of
+from limner.training.oom_fallback import MAX_FALLS, OomFallback, Planner, oom_fallback_of
 from limner.training.oom_retry import with_smaller_plans
 from limner.training.outputs import output_of
 from limner.training.samples import sample
@@ -41,48 +41,33 @@ from limner.training.state import TrainState, newest
 from limner.training.track import Track, check, tracked
 
 
-def train(recipe: Recipe, out: Path, reporter: Reporter) -> Done:
-    """Train as the recipe says, going on from the newest checkpoint if the run folder has one.
+def running(
+    recipe: Recipe, run: RunDir, reporter: Reporter, stop: Interrupt, planner: Planner
+) -> Generator[None, None, Done]:
+    """Train as the recipe says: yields after each step, and after each stage before the first.
 
-    Raises:
-        Stopped: SIGINT or SIGTERM came, or the reporter's ``stop``; what is finished is saved.
-        LimnerError: See the messages of ``limner.errors``.
-    """
-    with Interrupt(reporter.stop) as stop:
-        run = running(recipe, out, reporter.until(stop.due), stop)
-        while True:
-            try:
-                next(run)
-            except StopIteration as end:
-                return end.value
-
-
-def running(recipe: Recipe, out: Path, reporter: Reporter, stop: Interrupt) -> Generator[None, None, Done]:
-    """The same as a generator, which yields after each step, and after each stage before the first.
-
-    What happened until then the reporter has been told. Closing the generator saves and ends the run; where
-    there are several processes, all of them close it after the same step.
+    It goes on from the newest checkpoint if the run folder has one. What happened until it yields, the
+    reporter has been told. Closing the generator saves and ends the run; where there are several processes,
+    all of them close it after the same step.
 
     Args:
         recipe: What to train.
-        out: The run folder.
+        run: The run folder.
         reporter: Is told what happens.
         stop: Says between two steps whether to stop.
+        planner: Says how to compute.
+
+    Raises:
+        Stopped: ``stop`` says so; what is finished is saved.
+        LimnerError: See the messages of ``limner.errors``.
     """
     distributed.start()
-    run = RunDir(out)
     with run.lock() if distributed.rank() == 0 else nullcontext(), ExitStack() as stack:
         if distributed.rank() == 0:
             reporter = reporter.also(stack.enter_context(StatusFile(run)).hear)
         start = time.monotonic()
-        if recipe.limits.matmul_precision == "8bit":  # said before a base is fetched
-            w8a8.require("int8", device_of(recipe.limits.device))
-        resolved = resolve(recipe, tell=reporter.line)
-        last_checkpoint = newest(resolved, run, reporter)
-        _require_possible(resolved)
-        if folder := prior(resolved.base, run, reporter):
-            resolved = resolved.with_class_images(folder)
-        fallback = _planned(recipe, run, last_checkpoint, reporter)
+        resolved, last_checkpoint = _resolved(recipe, run, reporter)
+        fallback = _planned(recipe, run, last_checkpoint, reporter, planner)
         yield
         start_step = last_checkpoint.step if last_checkpoint else 0
         pending_recipe = recipe if recipe.train.steps > start_step else None
@@ -92,14 +77,7 @@ def running(recipe: Recipe, out: Path, reporter: Reporter, stop: Interrupt) -> G
         stack.callback(store.cache.close)
         yield
         resolved = resolved.planned(fallback.plan)
-        model = with_smaller_plans(
-            "the base is read",
-            lambda: TrainableModel(resolved, store, fallback.plan),
-            fallback.down,
-            fallback,
-            reporter,
-        )
-        state = _train_state(resolved, run, model, fallback)
+        state = _train_state(resolved, run, store, fallback, reporter)
         if last_checkpoint:
             state.restore(last_checkpoint)
             last_checkpoint.parts.clear()  # of a full fine-tune, thrice the size of the model
@@ -117,6 +95,18 @@ def running(recipe: Recipe, out: Path, reporter: Reporter, stop: Interrupt) -> G
         end = _done(recipe, run, time.monotonic() - start)
         reporter.event(end)
         return end
+
+
+def _resolved(recipe: Recipe, run: RunDir, reporter: Reporter) -> tuple[Resolved, LoadedCheckpoint | None]:
+    """What is trained and the checkpoint to go on from; what cannot work is said before a base is fetched."""
+    if recipe.limits.matmul_precision == "8bit":
+        w8a8.require("int8", device_of(recipe.limits.device))
+    resolved = resolve(recipe, tell=reporter.line)
+    last_checkpoint = newest(resolved, run, reporter)
+    _require_possible(resolved)
+    if folder := prior(resolved.base, run, reporter):
+        resolved = resolved.with_class_images(folder)
+    return resolved, last_checkpoint
 
 
 def _require_possible(resolved: Resolved) -> None:
@@ -161,7 +151,7 @@ def _done(recipe: Recipe, run: RunDir, seconds: float) -> Done:
     return Done(
         path=run.path,
         **output_of(recipe).paths(run),
-        report=write_report(run) if distributed.rank() == 0 else run.report_path,
+        report=run.report_path,
         steps=recipe.train.steps,
         seconds=seconds,
         loss=sum(losses) / len(losses) if losses else math.nan,
@@ -170,7 +160,11 @@ def _done(recipe: Recipe, run: RunDir, seconds: float) -> Done:
 
 
 def _planned(
-    recipe: Recipe, run: RunDir, last_checkpoint: LoadedCheckpoint | None, reporter: Reporter
+    recipe: Recipe,
+    run: RunDir,
+    last_checkpoint: LoadedCheckpoint | None,
+    reporter: Reporter,
+    planner: Planner,
 ) -> OomFallback:
     """The plan to train by. How weights and moments are stored stays what it was when the run began.
 
@@ -181,14 +175,24 @@ def _planned(
     way = None
     if "weights" in facts:
         way = PreviousPrecision(facts["weights"], facts.get("moments", "fp32"), facts.get("products", "full"))
-    fallback = oom_fallback_of(recipe, reporter, way)
+    fallback = oom_fallback_of(recipe, reporter, planner, way)
     if distributed.rank() == 0:
-        keep(fallback.plan_result, run)
+        run.write_plan(fallback.run_plan.record)
     reporter.event(fallback.event())
     return fallback
 
 
-def _train_state(resolved: Resolved, run: RunDir, model: TrainableModel, fallback: OomFallback) -> TrainState:
+def _train_state(
+    resolved: Resolved, run: RunDir, store: Store, fallback: OomFallback, reporter: Reporter
+) -> TrainState:
+    """The base with what is trained of it, by smaller plans if need be, and an optimizer for that."""
+    model = with_smaller_plans(
+        "the base is read",
+        lambda: TrainableModel(resolved, store, fallback.plan),
+        fallback.down,
+        fallback,
+        reporter,
+    )
     train_config = resolved.recipe.train
     torch_optimizer = _optimizer(resolved, model.groups(), fallback.plan.optimizer_state)
     torch_optimizer.register_step_post_hook(model.publish)

@@ -1,5 +1,6 @@
 """How a run is computed, never what it computes. No torch: a plan is made on one machine for another."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -13,6 +14,10 @@ Compute = Literal["fp32", "bf16"]
 Weights = Literal["fp32", "bf16", "int8", "fp8", "nf4"]
 Attention = Literal["auto", "flash", "cudnn", "efficient", "math"]
 OptimizerState = Literal["fp32", "8bit", "host"]
+
+CONTEXT: dict[Kind, int] = {"cuda": 500 * 2**20, "mps": 100 * 2**20, "cpu": 0}
+"""Bytes taken before the first tensor: the driver's context and the modules of kernels, which torch loads as
+they are first used (``CUDA_MODULE_LOADING=LAZY``). An assumption until a GPU has measured it."""
 
 BITS: dict[Weights, int] = {"fp32": 32, "bf16": 16, "int8": 8, "fp8": 8, "nf4": 4}
 """Of a stored weight, scales left aside: what ``limits.weights_precision`` is compared with."""
@@ -74,6 +79,43 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """What ``plan.json`` holds of it."""
         return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """The plan of a run, what the planner found it to need, and the way down when memory runs out."""
+
+    plan: Plan
+    kind: Kind
+    """Sort of the device."""
+    free: int
+    """Bytes of the device that were free."""
+    bytes: int
+    """Planned peak of the device."""
+    process_bytes: int
+    """What the process holds beside tensors; counts where the processor trains."""
+    seconds_per_step: float
+    seconds: float
+    """Of the whole run; NaN where nobody knows."""
+    optimizer_bytes: tuple[int, int]
+    """What the optimizer asks of the device in its first step, and in later ones."""
+    disk: Mapping[str, int]
+    """Bytes by purpose: "checkpoints", "model" .."""
+    record: Mapping[str, Any]
+    """What ``plan.json`` holds."""
+    down: Callable[[int], "RunPlan"]
+    """Bytes that were in use -> a plan that clearly needs less; raises DoesNotFit where there is none."""
+    encode_down: Callable[[int], "RunPlan"]
+    """The same for filling the cache."""
+
+
+@dataclass(frozen=True)
+class PreviousPrecision:
+    """How a run that goes on has computed so far, where another way would give other numbers."""
+
+    weights: Weights
+    optimizer_state: OptimizerState
+    matmul_precision: Products = "full"
 
 
 EARLIER = {

@@ -18,9 +18,9 @@ from limner.events import (
 )
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
+from limner.runs import running, train
 from limner.status import read_status
 from limner.training.interrupt import Interrupt
-from limner.training.train import running, train
 from small import equal, losses, weights, wish
 
 SHOWN = {"sample": {"every": 2, "prompts": ["zorb"], "steps": 1}}

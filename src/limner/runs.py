@@ -1,0 +1,50 @@
+"""The verbs ``train`` and ``cache``: the planner, the trainer and the report, put together."""
+
+from collections.abc import Generator
+from pathlib import Path
+
+from limner.events import CacheFilled, Done, Event
+from limner.nn import distributed
+from limner.planning.run_plan import plan_run
+from limner.recipe.schema import Recipe
+from limner.report.report import write_report
+from limner.reporter import Reporter
+from limner.run_folder import RunDir
+from limner.training import cache as training_cache
+from limner.training import train as trainer
+from limner.training.interrupt import Interrupt
+
+
+def train(recipe: Recipe, out: Path, reporter: Reporter) -> Done:
+    """Train as the recipe says, going on from the newest checkpoint if the run folder has one.
+
+    Raises:
+        Stopped: SIGINT or SIGTERM came, or the reporter's ``stop``; what is finished is saved.
+        LimnerError: See the messages of ``limner.errors``.
+    """
+    with Interrupt(reporter.stop) as stop:
+        run = running(recipe, out, reporter.until(stop.due), stop)
+        while True:
+            try:
+                next(run)
+            except StopIteration as end:
+                return end.value
+
+
+def running(recipe: Recipe, out: Path, reporter: Reporter, stop: Interrupt) -> Generator[None, None, Done]:
+    """The same as a generator that yields after each step. See ``training.train.running``."""
+    run = RunDir(out)
+
+    def report(event: Event) -> None:
+        if isinstance(event, Done) and distributed.rank() == 0:
+            write_report(run)
+
+    return trainer.running(recipe, run, reporter.also(report), stop, plan_run)
+
+
+def cache(recipe: Recipe, out: Path, reporter: Reporter) -> CacheFilled:
+    """Fill the cache for a recipe and record in the run folder what the run will read.
+
+    Safe to run alone, again, in several processes that a launcher started, and to kill at any moment.
+    """
+    return training_cache.cache(recipe, RunDir(out), reporter, plan_run)

@@ -1,0 +1,34 @@
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from limner.errors import BadLora
+from limner.lora import file
+from limner.lora.saving import reread, save
+from limner.lora.tools import COMFYUI
+from loras import denoiser
+from messages import raises
+
+
+def test_reading_again_finds_what_is_not_as_meant(tmp_path) -> None:
+    path = tmp_path / "a.safetensors"
+    file.write(path, {"transformer": denoiser("qwen-image")}, {"modelspec.title": "cat"})
+    with raises(BadLora):
+        wished = denoiser("qwen-image")
+        del wished["img_in"]
+        reread(path, {"transformer": wished}, COMFYUI, "qwen-image")
+    save_file({f"nowhere.{half}.weight": torch.ones(2, 2) for half in ("lora_A", "lora_B")}, path)
+    with raises(BadLora):
+        reread(path, {}, COMFYUI, "qwen-image")
+
+
+def test_what_reads_back_otherwise_leaves_nothing(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("limner.lora.saving.require_equal", _otherwise)
+    path = tmp_path / "a.safetensors"
+    with pytest.raises(BadLora, match="otherwise"):
+        save(path, {"transformer": denoiser("qwen-image")}, {}, torch.float32, COMFYUI, "qwen-image")
+    assert list(tmp_path.iterdir()) == []
+
+
+def _otherwise(*_: object) -> float:
+    raise BadLora("It reads otherwise.")
