@@ -297,6 +297,8 @@ def generate(
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     path, texts, folder = subject_of(run.path if isinstance(run, Done) else Path(run), texts)
     values: dict[str, Any] = dict(keys)
+    if values.get("negative_lora") is not None:
+        values["negative_lora"] = Path(values["negative_lora"])
     return images_of(
         path,
         base=base,

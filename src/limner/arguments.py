@@ -1,5 +1,6 @@
 """Keyword arguments of the front door, each with its meaning: what editors complete, and the guide lists."""
 
+from pathlib import Path
 from typing import TypedDict
 
 
@@ -98,3 +99,7 @@ class SamplingKeys(TypedDict, total=False):
     """Pixels."""
     images_per_prompt: int
     """Images per prompt; 1 when left out."""
+    lora_on: str
+    """Branches of guidance that the LoRA is on: "both" or "positive"; as the LoRA asks for when left out."""
+    negative_lora: str | Path
+    """A LoRA for the negative branch, in place of the other."""

@@ -3,8 +3,10 @@ import json
 import pytest
 import torch
 
+from limner.errors import BadLora
 from limner.lora.factors import Factors
-from limner.lora.metadata import LoraMetadata, header_entries, triggers
+from limner.lora.metadata import LoraMetadata, SamplingHints, header_entries, sampling_hints, triggers
+from messages import raises
 
 ABOUT = LoraMetadata(
     title="my-cat",
@@ -84,3 +86,43 @@ def test_no_local_path_is_written(base: str, written: str) -> None:
     entries = header_entries(about, adapter(4))
     assert entries["ss_sd_model_name"] == written
     assert "ann" not in "".join(entries.values())
+
+
+@pytest.mark.parametrize(
+    ("hints", "entries"),
+    [
+        (SamplingHints(), {}),
+        (SamplingHints(lora_on="positive"), {"limner.lora_on": "positive"}),
+        (SamplingHints(guidance=2.5), {"limner.guidance": "2.5"}),
+        (
+            SamplingHints(negative_lora="grey.safetensors", guidance=4.0),
+            {
+                "limner.lora_on": "positive",
+                "limner.guidance": "4",
+                "limner.negative_lora": "grey.safetensors",
+            },
+        ),
+    ],
+)
+def test_what_is_asked_for_is_read_back(hints, entries):
+    assert hints.entries() == entries
+    assert sampling_hints({"modelspec.title": "a"} | entries) == hints
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"limner.lora_on": "negative"},
+        {"limner.guidance": "much"},
+        {"limner.guidance": "nan"},
+        {"limner.guidance": "-1"},
+        {"limner.guidance": "1e9"},
+        {"limner.negative_lora": "../grey.safetensors"},
+        {"limner.negative_lora": "C:\\grey.safetensors"},
+        {"limner.negative_lora": "grey.ckpt"},
+    ],
+    ids=lambda entries: "=".join(next(iter(entries.items()))),
+)
+def test_entries_that_mean_nothing_are_told(entries):
+    with raises(BadLora):
+        sampling_hints(entries)

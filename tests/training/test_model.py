@@ -3,13 +3,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from limner.assembly.resolve import resolve
 from limner.data.validation import QUANTILES
 from limner.errors import BadRecipe, BrokenGraph
+from limner.generation.generate import generate
+from limner.generation.settings import Settings
+from limner.lora import file
+from limner.lora.metadata import header_entries
 from limner.nn.memory import vae_tiling
 from limner.nn.optim import optimizer
 from limner.training.cache import fill_cache
+from limner.training.export import about
 from limner.training.model import TrainableModel, plain
 from messages import raises
 from small import Told, equal, wish
@@ -173,6 +179,45 @@ def test_samples_show_the_weights_as_they_stand(tiny_base, photos, lora):
         np.abs(np.asarray(a, int) - np.asarray(b, int)).max() > 0 for a, b in zip(before, again, strict=True)
     )
     assert all(np.array_equal(a, b) for a, b in zip(again, one.sample(2), strict=True))
+
+
+@pytest.mark.parametrize("lora", [{}, BOTH], ids=["denoiser", "text-encoders"])
+def test_samples_with_the_lora_on_the_positive_branch_are_those_of_generate(
+    tiny_base, photos, tmp_path, lora
+):
+    sample = {"every": 0, "prompts": ["a thing"], "steps": 2, "guidance": 3.0, "lora_on": "positive"}
+    size = {"width": 32, "height": 32}
+    one = moved(trainable_model(tiny_base, photos, lora=lora, sample=sample | size))
+    (image,) = one.sample(1)
+    path = tmp_path / "lora.safetensors"
+    file.write(path, one.adapters(), header_entries(about(one.resolved), one.adapters()))
+    settings = Settings(steps=2, **size)
+    paths = [
+        generate(
+            path,
+            base=str(tiny_base),
+            prompts=["a thing"],
+            out=tmp_path / name,
+            settings=replace(settings, **branches),
+            reporter=Told(),
+        )[0]
+        for name, branches in {"asked": {}, "both": {"lora_on": "both", "guidance": 3.0}}.items()
+    ]
+    asked, both = (
+        np.abs(np.asarray(image, int) - np.asarray(Image.open(path).convert("RGB"), int)).max()
+        for path in paths
+    )
+    assert asked <= 1 < both
+    assert one.sample(1) == [image], "the adapters are on again"
+
+
+def test_branches_that_cannot_be_are_told(tiny_base, photos):
+    for sections in (
+        {"sample": {"lora_on": "positive", "guidance": 1.0}},
+        {"sample": {"lora_on": "positive"}, "train": {"method": "full"}, "lora": {"rank": 16}},
+    ):
+        with raises(BadRecipe):
+            resolve(wish(tiny_base, photos, **sections))
 
 
 def _gradients(one: TrainableModel) -> list[torch.Tensor]:

@@ -94,7 +94,7 @@ class ResolvedBase:
 
         Raises:
             BadBase: The base is of no family here.
-            BadRecipe: A side of the samples cannot be generated.
+            BadRecipe: A side of the samples cannot be generated, or a LoRA is for a branch that is not there.
         """
         with swiftly():
             from limner.assembly.spec import ModelSpec
@@ -103,6 +103,9 @@ class ResolvedBase:
         family = family_at(self.source)
         for side in ("width", "height"):
             family.check_side(f"sample.{side}", getattr(self.recipe.sample, side))
+        if self.recipe.sample.lora_on == "positive":
+            guidance = self.recipe.sample.guidance
+            family.require_negative_pass(self.source, guidance, 'sample.lora_on = "positive"')
         return ModelSpec(
             family=family,
             source=self.source,

@@ -80,6 +80,10 @@ class Trainable(Protocol):
         """Switch the dropout of what was attached."""
         ...
 
+    def enable(self, model: nn.Module, *, enabled: bool) -> None:
+        """Have what was attached compute, or leave the base as it is. Only of a trainable that freezes it."""
+        ...
+
     def clear(self, model: nn.Module) -> None:
         """Drop activations that a step which failed half way has left."""
         ...

@@ -87,6 +87,10 @@ class LoRA:
         """Switch the adapters' dropout; the frozen model has none."""
         lora.dropping(model, enabled=enabled)
 
+    def enable(self, model: nn.Module, *, enabled: bool) -> None:
+        """Switch the adapters."""
+        lora.enable(model, enabled=enabled)
+
     def clear(self, model: nn.Module) -> None:
         """Drop products that pairs share."""
         lora.forget(model)
@@ -131,6 +135,9 @@ class FullFineTune:
 
     def set_dropout(self, model: nn.Module, *, enabled: bool) -> None:
         """Nothing: no adapter is there, and the model's own dropout stays off."""
+
+    def enable(self, model: nn.Module, *, enabled: bool) -> None:
+        """Nothing: the base is no longer there. The recipe refuses what would need it."""
 
     def clear(self, model: nn.Module) -> None:
         """Nothing is kept between steps."""

@@ -169,6 +169,22 @@ SAMPLING = (
     replace(BASE, help="Base model. Left out: the one that the LoRA was trained on."),
     COMPONENTS,
     Option("--lora-scale", "lora_scale", float, "LoRA scale (strength); 0 is the base alone.", 1.0),
+    Option(
+        "--lora-on",
+        "lora_on",
+        str,
+        "Branches of guidance (CFG) that the LoRA is on: both, or positive, which amplifies it. Left out: as "
+        "it asks for, else both.",
+        metavar="BRANCHES",
+        values=("both", "positive"),
+    ),
+    Option(
+        "--negative-lora",
+        "negative_lora",
+        Path,
+        "A LoRA for the negative branch, in place of the other.",
+        metavar="FILE",
+    ),
     Option("--images-per-prompt", "images_per_prompt", int, "Images per prompt, at seeds one apart.", 1),
     Option("--steps", "steps", int, "Inference steps. Left out: 20."),
     Option("--guidance", "guidance", float, "Guidance scale (CFG). Left out: the base's own."),

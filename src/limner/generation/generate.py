@@ -11,9 +11,11 @@ from limner.assembly.base import family_at, locate_base, shape_at
 from limner.assembly.trainable import trainable_of
 from limner.errors import BadLora, BadUsage
 from limner.files import atomic_write
-from limner.generation.pipeline import pipeline
+from limner.generation.branches import as_asked, load_branches, require_branches, with_adapters
+from limner.generation.pipeline import LORA, pipeline
 from limner.generation.settings import Settings
 from limner.lora import file
+from limner.lora.file import LoraFile
 from limner.models.family import Family, SamplingParams
 from limner.models.scheduler import overrides_from_metadata
 from limner.models.source import Source
@@ -49,16 +51,18 @@ def generate(  # noqa: PLR0913  what a picture is made of
     if out.is_file():
         raise BadUsage(f"{out} is a file. Name a folder for the pictures with --out.")
     path, base, parts = _trained(target, base, parts)
-    if path is None and settings.lora_scale != 1.0:
-        raise BadUsage(
-            f"--lora-scale is {settings.lora_scale:g}, and {target} has no LoRA: it is whole. Remove it."
-        )
+    if path is None:
+        settings.require_no_lora(target)
     source = locate_base(base, reporter.line, parts)
     family = family_at(source)
     for side, pixels in (("--width", settings.width), ("--height", settings.height)):
         family.check_side(side, pixels)
-    overrides = _sampler_overrides(family, source, path, reporter)
-    pipe = pipeline(family, source, path, settings.lora_scale, overrides)
+    content = file.read(path) if path else None
+    if path and content:
+        settings = as_asked(settings, path, content.metadata, reporter)
+    require_branches(family, source, settings)
+    pipe = pipeline(family, source, path, _sampler_overrides(family, source, path, content, reporter))
+    branches = load_branches(pipe, {LORA: settings.lora_scale} if path else {}, settings)
     side = shape_at(source, family).resolution
     params = SamplingParams(
         width=settings.width or side,
@@ -67,15 +71,15 @@ def generate(  # noqa: PLR0913  what a picture is made of
         guidance=settings.guidance,
         seed=settings.seed,
     )
+    options = family.pipeline_kwargs(source, params)
     paths = []
     with reporter.progress("Painting", len(prompts) * settings.images_per_prompt) as bar:
         for number, prompt in enumerate(prompts):
             for offset in range(settings.images_per_prompt):
                 seed = settings.seed + offset
                 generator = torch.Generator().manual_seed(seed)
-                image = pipe(
-                    prompt=prompt, **family.pipeline_kwargs(source, params), generator=generator
-                ).images[0]
+                with with_adapters(pipe, family, *branches):
+                    image = pipe(prompt=prompt, **options, generator=generator).images[0]
                 image_path = out / f"{number:02d}-{_slug(prompt)}-{seed}.png"
                 atomic_write(image_path, partial(image.save, format="PNG"))
                 paths.append(image_path)
@@ -84,15 +88,14 @@ def generate(  # noqa: PLR0913  what a picture is made of
 
 
 def _sampler_overrides(
-    family: Family, source: Source, lora: Path | None, reporter: Reporter
+    family: Family, source: Source, lora: Path | None, content: LoraFile | None, reporter: Reporter
 ) -> dict[str, Any]:
     """Settings of the sampler that the LoRA was trained for and the base does not have; told in a line.
 
     So is what is odd about the file.
     """
-    if lora is None:
+    if lora is None or content is None:
         return {}
-    content = file.read(lora)
     for note in (*content.notes, *content.unread):
         reporter.line(f"{lora.name}: {note}")
     overrides = overrides_from_metadata(family, source, content.metadata)

@@ -12,12 +12,14 @@ from limner.models.loading import LOAD_ERRORS, hush
 from limner.models.scheduler import sampler
 from limner.models.source import Source
 
+LORA = "lora"
+"""What its adapter is called."""
+
 
 def pipeline(
     family: Family,
     source: Source,
     lora: Path | None,
-    lora_scale: float = 1.0,
     overrides: Mapping[str, Any] | None = None,
 ) -> Any:
     """The stock pipeline of a base with a LoRA file in it, on the best device here.
@@ -26,7 +28,6 @@ def pipeline(
         family: The family of the base.
         source: The base.
         lora: The file; None for the base alone.
-        lora_scale: Strength of the LoRA.
         overrides: Settings of the sampler, over those of its config.
     """
     import diffusers
@@ -50,7 +51,5 @@ def pipeline(
     if overrides:
         pipe.scheduler = sampler(source, overrides)
     if lora is not None:
-        diffusers_loader.load(pipe, lora)
-        if lora_scale != 1.0:
-            pipe.set_adapters(pipe.get_active_adapters(), [lora_scale] * len(pipe.get_active_adapters()))
+        diffusers_loader.load(pipe, lora, LORA)
     return pipe.to(device)

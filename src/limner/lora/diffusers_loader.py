@@ -1,5 +1,6 @@
 """A written file seen by stock diffusers: what of it has an effect there, and is it right?"""
 
+import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -279,11 +280,16 @@ def _ambiguous(components: Components, modules: Mapping[str, Collection[str]]) -
     )
 
 
-def load(pipeline: Any, path: Path) -> LoadReport:
+def load(pipeline: Any, path: Path, name: str = "lora") -> LoadReport:
     """Load ``path`` into a diffusers pipeline: its own way for what it knows, and what it passes over too.
 
     A file of another form than diffusers' own is put into it first; LoHa and LoKr become the LoRA that they
     are. Text encoders that the pipeline ignores (T5 of FLUX.1) get theirs by transformers' ``load_adapter``.
+
+    Args:
+        pipeline: The pipeline. It may have other adapters already.
+        path: The file.
+        name: What the adapter is called from now on.
 
     Raises:
         BadLora: The file is not safe (it is read by ``limner.lora.file.read`` first) or fits another base.
@@ -299,10 +305,38 @@ def load(pipeline: Any, path: Path) -> LoadReport:
     source = path if native_form else to_diffusers(components)
     report = verify(path, components, type(pipeline), flat=None if isinstance(source, Path) else source)
     source = str(source) if isinstance(source, Path) else source
-    pipeline.load_lora_weights(source, use_safetensors=True, local_files_only=True)
-    for component in report.ignored_modules:
-        _load_text_encoder(pipeline.components[component], component, components[component])
+    with warnings.catch_warnings():
+        # of a second adapter, which is meant
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")
+        pipeline.load_lora_weights(source, adapter_name=name, use_safetensors=True, local_files_only=True)
+        for component in report.ignored_modules:
+            _load_text_encoder(pipeline.components[component], components[component], name)
     return report
+
+
+def activate(model: nn.Module, scales: Mapping[str, float]) -> None:
+    """Have a model compute with these adapters, each at its strength, and with no others.
+
+    Args:
+        model: A component of the pipeline.
+        scales: Name of an adapter -> strength; none of them leaves the base. Those it lacks are passed over.
+    """
+    for layer in _adapted(model).values():
+        for name, scale in scales.items():
+            layer.set_scale(name, scale)
+        layer.set_adapter(list(scales), inference_mode=True)
+
+
+def has_adapters(model: Any) -> bool:
+    """Whether a component of a pipeline has adapters."""
+    return isinstance(model, nn.Module) and bool(_adapted(model))
+
+
+def _adapted(model: nn.Module) -> dict[str, Any]:
+    """Layer -> peft's layer around it."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, BaseTunerLayer)}
 
 
 def _family(pipeline: str) -> str | None:
@@ -317,7 +351,7 @@ def _shaped_for(path: Path, model: Any, adapter: Mapping[str, WeightDelta]) -> d
     """
     layers = {
         name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)
-    }
+    } | {name: layer.get_base_layer() for name, layer in _adapted(model).items()}
     try:
         model_names = rename_for_model(adapter, layers)
     except BadLora as error:
@@ -341,12 +375,12 @@ def _shaped(factors: Factors, weight: Tensor) -> Factors:
     return Factors(factors.down.reshape(-1, *weight.shape[1:]), factors.up[..., None, None])
 
 
-def _load_text_encoder(encoder: Any, component: str, adapter: Mapping[str, WeightDelta]) -> None:
+def _load_text_encoder(encoder: Any, adapter: Mapping[str, WeightDelta], name: str) -> None:
     from peft import LoraConfig
 
     factors_by_module = {name: to_lora(change) for name, change in adapter.items()}
-    names = rename_for_model(factors_by_module, {name for name, _ in encoder.named_modules()})
-    ranks = {name: factors.rank for name, factors in names.items()}
+    names = rename_for_model(factors_by_module, {module for module, _ in encoder.named_modules()})
+    ranks = {module: factors.rank for module, factors in names.items()}
     max_rank = max(ranks.values())
     config = LoraConfig(
         r=max_rank,
@@ -356,6 +390,6 @@ def _load_text_encoder(encoder: Any, component: str, adapter: Mapping[str, Weigh
         alpha_pattern=dict(ranks),
     )
     state: dict[str, Tensor] = {}
-    for name, factors in names.items():
-        state[f"{name}.lora_A.weight"], state[f"{name}.lora_B.weight"] = factors.down, factors.up
-    encoder.load_adapter(peft_config=config, adapter_state_dict=state)
+    for module, factors in names.items():
+        state[f"{module}.lora_A.weight"], state[f"{module}.lora_B.weight"] = factors.down, factors.up
+    encoder.load_adapter(peft_config=config, adapter_state_dict=state, adapter_name=name)

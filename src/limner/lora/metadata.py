@@ -1,6 +1,7 @@
 """What a LoRA file says about itself: ModelSpec 1.0.1, the ``ss_`` entries of sd-scripts, the trigger."""
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -8,12 +9,49 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import PurePosixPath, PureWindowsPath
 
+from limner.errors import BadLora
 from limner.lora.factors import Adapter
 from limner.models.lora_keys import SOFTWARE
 
 HASH = "modelspec.hash_sha256"
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*")
+
+LORA_ON = "limner.lora_on"
+GUIDANCE = "limner.guidance"
+NEGATIVE_LORA = "limner.negative_lora"
+BRANCHES = ("both", "positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingHints:
+    """What a LoRA asks for. Nothing of it where the metadata say nothing."""
+
+    lora_on: str = "both"
+    """Branches of guidance that it is on: one of :data:`BRANCHES`."""
+    guidance: float | None = None
+    """Guidance scale that goes with it; None is the base's own."""
+    negative_lora: str = ""
+    """Name of a file beside it: the LoRA for the negative branch."""
+
+    def __post_init__(self) -> None:
+        """A LoRA of its own for the negative branch takes the other off it."""
+        if self.negative_lora:
+            object.__setattr__(self, "lora_on", "positive")
+
+    @property
+    def splits_branches(self) -> bool:
+        """Whether the branches of guidance differ in their LoRA."""
+        return self.lora_on == "positive"
+
+    def entries(self) -> dict[str, str]:
+        """As they stand in a file; what is the default is left out."""
+        texts = {
+            LORA_ON: "" if self.lora_on == "both" else self.lora_on,
+            GUIDANCE: "" if self.guidance is None else f"{self.guidance:g}",
+            NEGATIVE_LORA: self.negative_lora,
+        }
+        return {key: text for key, text in texts.items() if text}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +77,8 @@ class LoraMetadata:
     """ModelSpec's word for what a denoiser in steps says: "epsilon" or "v"."""
     zero_terminal_snr: bool = False
     """Whether its last step is pure noise."""
+    sampling: SamplingHints = SamplingHints()
+    """How it wants to be sampled."""
     date: str = ""
     """ISO 8601; now, when empty."""
 
@@ -55,6 +95,7 @@ def header_entries(info: LoraMetadata, components: Mapping[str, Adapter]) -> dic
     entries = {
         "software": f"{SOFTWARE} {version('limner')}",
         **_modelspec(info),
+        **info.sampling.entries(),
         "ss_v2": "False",
         "ss_base_model_version": info.base_version,
         "ss_sd_model_name": without_path(info.base),
@@ -98,6 +139,29 @@ def triggers(entries: Mapping[str, str]) -> tuple[str, ...]:
         entries.get("ss_trigger_words", ""),
     )
     return tuple(dict.fromkeys(word for word in phrases if word))
+
+
+def sampling_hints(metadata: Mapping[str, str]) -> SamplingHints:
+    """What a file's metadata ask for.
+
+    Raises:
+        BadLora: An entry means nothing; a path leads out of the file's folder.
+    """
+    lora_on, text = metadata.get(LORA_ON, "both"), metadata.get(GUIDANCE, "")
+    if lora_on not in BRANCHES:
+        raise BadLora(f"Its {LORA_ON} is {lora_on!r:.60}; it must be {' or '.join(BRANCHES)}.")
+    guidance = None
+    if text:
+        try:
+            guidance = float(text)
+        except ValueError:
+            guidance = math.nan
+        if not 0 <= guidance <= 100:
+            raise BadLora(f"Its {GUIDANCE} is {text!r:.60}; it must be a number from 0 to 100.")
+    name = metadata.get(NEGATIVE_LORA, "")
+    if name and (not name.endswith(".safetensors") or any(mark in name for mark in "/\\:\0")):
+        raise BadLora(f"Its {NEGATIVE_LORA} is {name!r:.60}; it must name a .safetensors file beside it.")
+    return SamplingHints(lora_on=lora_on, guidance=guidance, negative_lora=name)
 
 
 def without_path(base: str) -> str:

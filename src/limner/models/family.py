@@ -8,6 +8,7 @@ from torch import Tensor
 
 from limner.errors import BadBase, BadRecipe
 from limner.graph.unit import Unit, check
+from limner.models.guidance import Guidance
 from limner.models.objective import Objective
 from limner.models.source import Source
 from limner.nn.arch import ArchSpec
@@ -86,6 +87,8 @@ class Family:
     """Parts of the stock pipeline that Limner does without, such as a filter of its pictures."""
     idle_layers: Mapping[str, int] = field(default_factory=dict)
     """Text encoder -> layers at its top that never run, because the family reads an earlier state."""
+    guidance: Guidance = Guidance()
+    """How the stock pipeline runs classifier-free guidance."""
     arch: ArchSpec = ArchSpec(blocks=())
     """Where the denoiser's blocks are. Without any, it runs whole or not at all."""
 
@@ -155,6 +158,36 @@ class Family:
             near = max(1, round(pixels / self.multiple)) * self.multiple
             raise BadRecipe(
                 f"{name} is {pixels}; {self.name} paints multiples of {self.multiple}. Set {near}."
+            )
+
+    def has_negative_pass(self, source: Source, guidance: float | None) -> bool:
+        """Whether the stock pipeline runs the denoiser twice at each step, on the negative prompt too.
+
+        Args:
+            source: The base.
+            guidance: The scale; None is the base's own.
+        """
+        params = SamplingParams(width=self.multiple, height=self.multiple, steps=1, guidance=guidance)
+        options = self.pipeline_kwargs(source, params)
+        scale = options.get("true_cfg_scale", options.get("guidance_scale", 1.0))
+        return not self.guidance.distilled(source) and scale > self.guidance.off_at
+
+    def require_negative_pass(self, source: Source, guidance: float | None, option: str) -> None:
+        """Raise ``BadRecipe`` where an option needs a negative branch and there is none.
+
+        Args:
+            source: The base.
+            guidance: The scale; None is the base's own.
+            option: As the person wrote it.
+        """
+        if self.guidance.distilled(source):
+            raise BadRecipe(
+                f"{option}: {source.name} is guidance-distilled and has no negative branch. Remove it."
+            )
+        if not self.has_negative_pass(source, guidance):
+            raise BadRecipe(
+                f"{option} needs a negative branch, and {source.name} has one at a guidance above "
+                f"{self.guidance.off_at:g}. Set such a guidance, or remove it."
             )
 
     def library(self, part: str) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """Pictures during training: the stock pipeline of a base, fed with texts that are encoded already."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from limner.models.family import Family, SamplingParams
+from limner.models.guidance import Select, by_branch
 from limner.models.scheduler import sampler
 from limner.models.source import Source
 from limner.nn.batch import pad_collate
@@ -20,6 +22,7 @@ def sample_images(
     prompts: Sequence[Mapping[str, Tensor]],
     empty_prompt: Mapping[str, Tensor],
     params: SamplingParams,
+    select: Select | None = None,
 ) -> list[Image.Image]:
     """One picture for each prompt, each from its own seed: ``params.seed`` and those after it.
 
@@ -30,11 +33,24 @@ def sample_images(
         prompts: For each picture the values named in ``family.text``, batch size 1.
         empty_prompt: The same values of the empty prompt, which guidance leads away from.
         params: Size, steps, guidance.
+        select: Where the branches of guidance differ in the denoiser's adapters: gives it those of a branch.
     """
+    branches = by_branch(family.guidance, models[family.denoiser], (), select) if select else nullcontext()
+    with branches:
+        return list(_images(family, source, models, prompts, empty_prompt, params))
+
+
+def _images(  # noqa: PLR0913  as above
+    family: Family,
+    source: Source,
+    models: Mapping[str, Any],
+    prompts: Sequence[Mapping[str, Tensor]],
+    empty_prompt: Mapping[str, Tensor],
+    params: SamplingParams,
+) -> Iterator[Image.Image]:
     pipe = _pipeline(family, source, models, params)
     options = family.pipeline_kwargs(source, params)
     options.pop("negative_prompt", None)
-    out: list[Image.Image] = []
     count = batch_size(params)
     for start in range(0, len(prompts), count):
         texts = prompts[start : start + count]
@@ -42,8 +58,7 @@ def sample_images(
         negatives = {f"negative_{name}": value for name, value in negatives.items()}
         seeds = range(params.seed + start, params.seed + start + len(texts))
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        out += pipe(**positives, **negatives, **options, generator=generators).images
-    return out
+        yield from pipe(**positives, **negatives, **options, generator=generators).images
 
 
 def batch_size(params: SamplingParams) -> int:

@@ -19,9 +19,8 @@ from limner.graph.unit import Unit
 from limner.graph.unit import run as run_units
 from limner.models import sampling
 from limner.models.bundled import stored_precision, weight_bytes
-from limner.models.family import Family, SamplingParams
+from limner.models.family import SamplingParams
 from limner.models.loading import precision_of
-from limner.models.source import Source
 from limner.nn.layer_lists import bytes_of, heaviest
 from limner.nn.layers.quantized_linear import freeze, storable
 from limner.nn.memory.cast_inputs import cast_once
@@ -176,7 +175,8 @@ class _Base:
         """One step of the sampler; the denoiser's weights are those of training."""
         denoiser = self.model(self.family.denoiser)
         models = {name: self.model(name) for name in cut.loaded}
-        images = sampling.batch_size(params) * (2 if _guided(self.family, self.source, params) else 1)
+        passes = 2 if self.family.has_negative_pass(self.source, params.guidance) else 1
+        images = sampling.batch_size(params) * passes
         values: dict[str, Any] = batch(boundary, images)
         latent = self._resized(values["latent_mean"].shape, params)
         room = torch.empty(latent, dtype=self.dtype, device="meta")
@@ -242,12 +242,6 @@ class _Base:
             yield
         finally:
             del vae.encode
-
-
-def _guided(family: Family, source: Source, params: SamplingParams) -> bool:
-    """Whether the stock pipeline asks the denoiser twice at each step, with the prompt and without."""
-    options = family.pipeline_kwargs(source, params)
-    return options.get("true_cfg_scale", options.get("guidance_scale", 1.0)) > 1
 
 
 def _in_tiles(

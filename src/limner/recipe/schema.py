@@ -263,6 +263,10 @@ class Sample(Section):
     """Inference (denoising) steps per image."""
     guidance: Annotated[float, Field(ge=0)] | None = Field(default=None, examples=[3.5])
     """Guidance scale (CFG). Unset: the base's own."""
+    lora_on: Literal["both", "positive"] = "both"
+    """Branches of guidance that the LoRA is on: "positive" leaves it off the negative one, so that guidance
+    amplifies what no prompt names, such as a style; it wants a lower scale then. Written into the LoRA's
+    metadata together with the scale, and `limner generate` follows it."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the first image. All steps share their seeds, so that their images can be compared."""
     width: Annotated[int, Field(ge=16, le=8192)] | None = Field(default=None, examples=[1024])
@@ -370,6 +374,11 @@ class Recipe(Section):
                         f'train.method is "full", which trains every weight of the denoiser, and lora.{key} '
                         f'is {value}. Remove lora.{key}, or set train.method = "lora".'
                     )
+            if self.sample.lora_on != "both":
+                raise BadRecipe(
+                    f'train.method is "full", which makes no LoRA, and sample.lora_on is '
+                    f'"{self.sample.lora_on}". Remove sample.lora_on.'
+                )
             if tools := [tool for tool in self.export.for_ if tool != "diffusers"]:
                 raise BadRecipe(
                     f'train.method is "full", which makes a whole model, and export.for names "{tools[0]}", '

@@ -9,7 +9,7 @@ from limner.assembly.resolve import Resolved
 from limner.errors import BadLora, BadRecipe
 from limner.lora import diffusers_loader, file
 from limner.lora.factors import Factors
-from limner.lora.metadata import LoraMetadata, header_entries
+from limner.lora.metadata import LoraMetadata, SamplingHints, header_entries
 from limner.lora.saving import save
 from limner.lora.tools import DIFFUSERS, encode_for, tool_named
 from limner.models.scheduler import prediction_metadata
@@ -97,6 +97,13 @@ def _blank(weight: torch.Tensor) -> Factors:
     return Factors(torch.zeros(1, *weight.shape[1:]), up)
 
 
+def _hints(recipe: Recipe) -> SamplingHints:
+    """A scale is for the branches that it was set for; with the LoRA on both, the base's own will do."""
+    if recipe.sample.lora_on == "both":
+        return SamplingHints()
+    return SamplingHints(lora_on=recipe.sample.lora_on, guidance=recipe.sample.guidance)
+
+
 def exported(run: RunDir, recipe: Recipe) -> bool:
     """Whether every file that a recipe asks for is there, of as many steps as it asks for."""
     tool_paths = [run.lora_path_for(tool) for tool in recipe.export.for_ if tool != DIFFUSERS.name]
@@ -127,4 +134,5 @@ def about(resolved: Resolved) -> LoraMetadata:
         seed=recipe.seed,
         prediction=prediction,
         zero_terminal_snr=dark,
+        sampling=_hints(recipe),
     )

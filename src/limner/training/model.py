@@ -18,6 +18,7 @@ from limner.graph.unit import run as run_units
 from limner.lora.factors import Factors
 from limner.models import sampling
 from limner.models.family import SamplingParams
+from limner.models.guidance import Branch
 from limner.models.loading import load
 from limner.models.scheduler import overrides_of
 from limner.nn import distributed
@@ -200,7 +201,10 @@ class TrainableModel:
         """A picture for each of the run's prompts, by the family's stock sampler."""
         resolved, sample_config = self.resolved, self.resolved.recipe.sample
         first = len(resolved.views) + len(resolved.held_out)
-        texts = [self._text(first + number) for number in range(prompts + 1)]
+        select = self._select if sample_config.lora_on == "positive" else None
+        texts = [self._text(first + number) for number in range(prompts)]
+        with self._bare() if select else nullcontext():
+            empty = self._text(first + prompts)
         models = dict(self.models)
         if "vae" not in models:
             options = {"dtype": resolved.dtype, "device": resolved.device}
@@ -218,10 +222,26 @@ class TrainableModel:
         try:
             with self._arithmetic(), self._decoding(models["vae"]):
                 return sampling.sample_images(
-                    resolved.family, resolved.source, models, texts[:-1], texts[-1], sampling_params
+                    resolved.family, resolved.source, models, texts, empty, sampling_params, select
                 )
         finally:
             self.dropping(enabled=True)
+
+    def _select(self, model: nn.Module, branch: Branch) -> None:
+        """The adapters on the positive branch of guidance only."""
+        self.resolved.spec.trainable.enable(model, enabled=branch == "positive")
+
+    @contextmanager
+    def _bare(self) -> Iterator[None]:
+        """While entered, the trained models are those of the base."""
+        models = [self.models[name] for name in self.resolved.first_layers]
+        for model in models:
+            self._select(model, "negative")
+        try:
+            yield
+        finally:
+            for model in models:
+                self._select(model, "positive")
 
     @contextmanager
     def _decoding(self, vae: Any) -> Iterator[None]:

@@ -18,6 +18,7 @@ from limner.models import latents, rectified
 from limner.models.clip import CLIP_LINEARS, T5_LINEARS, tokenize
 from limner.models.family import Family, Objective, SamplingParams
 from limner.models.flux.facts import FACTS
+from limner.models.guidance import Guidance
 from limner.models.latents import draw_latent, draw_noise, encode_image
 from limner.models.source import Source
 from limner.nn import text
@@ -154,5 +155,6 @@ FAMILY = Family(
     multiple=16,
     pipeline_kwargs=pipeline_kwargs,
     prompt_kwargs=prompt_kwargs,
+    guidance=Guidance(distilled=_guided),
     arch=ARCH,
 )

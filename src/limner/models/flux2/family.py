@@ -19,6 +19,7 @@ from limner.graph.unit import unit
 from limner.models import latents, rectified
 from limner.models.family import Family, Objective, SamplingParams
 from limner.models.flux2.facts import FACTS
+from limner.models.guidance import Guidance
 from limner.models.latents import draw_latent, draw_noise
 from limner.models.source import Source
 from limner.nn import text
@@ -98,10 +99,15 @@ def model_spec(source: Source) -> tuple[str, str]:
     return f"Flux.2-klein-{size}", f"flux2_klein_{size}"
 
 
+def _distilled(source: Source) -> bool:
+    """The bases that are not klein-base."""
+    return bool(source.index.get("is_distilled"))
+
+
 def pipeline_kwargs(source: Source, params: SamplingParams) -> dict[str, Any]:
     """How the stock pipeline is called: guidance of 4, or none for a distilled base."""
     return {
-        "guidance_scale": params.strength(source, 1.0 if source.index.get("is_distilled") else 4.0),
+        "guidance_scale": params.strength(source, 1.0 if _distilled(source) else 4.0),
         **params.call_kwargs,
         "max_sequence_length": rectified.text_length(source),
     }
@@ -150,5 +156,6 @@ FAMILY = Family(
     multiple=16,
     pipeline_kwargs=pipeline_kwargs,
     prompt_kwargs=prompt_kwargs,
+    guidance=Guidance(distilled=_distilled),
     arch=ARCH,
 )

@@ -21,6 +21,7 @@ from torch.nn.functional import pad
 from limner.graph.unit import unit
 from limner.models import latents, rectified
 from limner.models.family import Family, Objective, SamplingParams
+from limner.models.guidance import Guidance
 from limner.models.krea2.facts import FACTS
 from limner.models.latents import draw_latent, draw_noise
 from limner.models.qwen_image.family import encode_image
@@ -149,6 +150,7 @@ FAMILY = Family(
     multiple=16,
     pipeline_kwargs=pipeline_kwargs,
     prompt_kwargs=prompt_kwargs,
+    guidance=Guidance(passes="in-turn", off_at=0.0),
     arch=ARCH,
     padded_values=frozenset({"context", "text_mask"}),
     equal_text_lengths=True,

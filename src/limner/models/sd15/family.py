@@ -15,6 +15,7 @@ from limner.graph.unit import Layers, unit
 from limner.models import diffusion
 from limner.models.clip import CLIP_LINEARS, tokenize
 from limner.models.family import Family, SamplingParams
+from limner.models.guidance import Guidance
 from limner.models.latents import draw_latent, encode_image
 from limner.models.sd15.facts import FACTS
 from limner.models.source import Source
@@ -76,6 +77,7 @@ FAMILY = Family(
     multiple=8,
     pipeline_kwargs=pipeline_kwargs,
     prompt_kwargs=prompt_kwargs,
+    guidance=Guidance(passes="negative-first"),
     arch=diffusion.ARCH,
     resolution=512,
     unused_parts=("safety_checker", "feature_extractor", "image_encoder"),

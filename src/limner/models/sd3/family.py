@@ -19,6 +19,7 @@ from limner.graph.unit import Layers, unit
 from limner.models import rectified
 from limner.models.clip import CLIP_LINEARS, T5_LINEARS, encode_both, tokenize, tokenize_2
 from limner.models.family import Family, SamplingParams
+from limner.models.guidance import Guidance
 from limner.models.latents import draw_latent, draw_noise, encode_image
 from limner.models.sd3.facts import FACTS
 from limner.models.source import Source
@@ -144,6 +145,7 @@ FAMILY = Family(
     pipeline_kwargs=pipeline_kwargs,
     prompt_kwargs=prompt_kwargs,
     unused_parts=("image_encoder", "feature_extractor"),
+    guidance=Guidance(passes="negative-first"),
     arch=ArchSpec(
         blocks=("transformer_blocks.*",),
         depths=("num_layers",),

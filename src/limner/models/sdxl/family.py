@@ -17,6 +17,7 @@ from limner.graph.unit import Layers, unit
 from limner.models import diffusion
 from limner.models.clip import CLIP_LINEARS, encode_both, tokenize, tokenize_2
 from limner.models.family import Family, SamplingParams
+from limner.models.guidance import Guidance
 from limner.models.latents import draw_latent, encode_image
 from limner.models.sdxl.facts import FACTS
 from limner.models.source import Source
@@ -105,6 +106,7 @@ FAMILY = Family(
     multiple=8,
     pipeline_kwargs=pipeline_kwargs,
     prompt_kwargs=prompt_kwargs,
+    guidance=Guidance(passes="negative-first"),
     arch=diffusion.ARCH,
     unused_parts=("image_encoder", "feature_extractor"),
 )

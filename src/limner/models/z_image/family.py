@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from limner.graph.unit import unit
 from limner.models import rectified
 from limner.models.family import Family, SamplingParams
+from limner.models.guidance import Guidance
 from limner.models.latents import draw_latent, draw_noise, encode_image
 from limner.models.source import Source
 from limner.models.z_image.facts import FACTS
@@ -103,6 +104,7 @@ FAMILY = Family(
     multiple=16,
     pipeline_kwargs=pipeline_kwargs,
     prompt_kwargs=prompt_kwargs,
+    guidance=Guidance(passes="positive-first", off_at=0.0),
     arch=ARCH,
     padded_values=frozenset({"context", "text_mask"}),
 )

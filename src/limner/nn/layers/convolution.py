@@ -29,6 +29,7 @@ class LowRankConv(nn.Module):
         self.up = nn.Parameter(torch.zeros(base.out_channels, rank, 1, 1, device=device))
         self.stride, self.padding, self.dilation = base.stride, base.padding, base.dilation
         self.scale, self.dropout = scale, dropout
+        self.enabled = True
 
     @property
     def weight(self) -> Tensor:
@@ -38,6 +39,8 @@ class LowRankConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H', W')."""
         y = self.base(x)
+        if not self.enabled:
+            return y
         geometry = (self.stride, self.padding, self.dilation)
         inner = F.conv2d(self.dropout(x.to(y.dtype)), self.down.to(y.dtype), None, *geometry)  # pyright: ignore
         return torch.add(y, F.conv2d(inner, self.up.to(y.dtype)), alpha=self.scale)

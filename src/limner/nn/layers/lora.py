@@ -46,6 +46,7 @@ class LowRank(nn.Module):
         self.up = nn.Parameter(torch.zeros(base.out_features, rank, device=device))
         self.scale, self.dropout = scale, dropout
         self.readers: Readers | None = None
+        self.enabled = True
 
     @property
     def weight(self) -> Tensor:
@@ -55,6 +56,8 @@ class LowRank(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
         y = self.base(x)
+        if not self.enabled:
+            return y
         drops = isinstance(self.dropout, PlacedDropout) and self.dropout.training
         if self.readers is None or drops:
             inner = F.linear(self.dropout(x.to(y.dtype)), self.down.to(y.dtype))
@@ -279,6 +282,12 @@ def named(model: nn.Module) -> dict[str, nn.Parameter]:
 def trained(model: nn.Module) -> list[nn.Parameter]:
     """The same without names."""
     return list(named(model).values())
+
+
+def enable(model: nn.Module, *, enabled: bool) -> None:
+    """Have the adapters compute, or leave the frozen model as it is."""
+    for _, pair in _pairs(model):
+        pair.enabled = enabled
 
 
 def dropping(model: nn.Module, *, enabled: bool) -> None:

@@ -1,0 +1,99 @@
+"""Which LoRAs the positive and the negative branch of guidance have."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from limner.errors import BadLora
+from limner.generation.settings import Settings
+from limner.lora import diffusers_loader, file
+from limner.lora.metadata import sampling_hints
+from limner.models.family import Family
+from limner.models.guidance import Branch, by_branch
+from limner.models.source import Source
+from limner.reporter import Reporter
+
+NEGATIVE_LORA = "negative-lora"
+"""What the adapter of ``Settings.negative_lora`` is called."""
+
+
+def as_asked(settings: Settings, path: Path, metadata: Mapping[str, str], reporter: Reporter) -> Settings:
+    """The settings with what a LoRA asks for in its metadata, which is told in a line.
+
+    Raises:
+        BadLora: It asks for something that means nothing.
+    """
+    try:
+        hints = sampling_hints(metadata)
+    except BadLora as error:
+        raise BadLora(f"{path}: {error}") from error
+    new = settings.following(hints, path.parent)
+    if new != settings:
+        branches = "the positive branch only" if new.splits_branches else "both branches"
+        guidance = "the base's own guidance" if new.guidance is None else f"guidance {new.guidance:g}"
+        negative = f", {new.negative_lora.name} on the negative one" if new.negative_lora else ""
+        reporter.line(f"As {path.name} asks for: the LoRA on {branches}{negative}, {guidance}.")
+    return new
+
+
+def require_branches(family: Family, source: Source, settings: Settings) -> None:
+    """Tell what is wrong with the branches before the base is loaded.
+
+    Raises:
+        BadRecipe: A branch is asked for that is not there.
+        BadLora: The LoRA for the negative branch cannot be read.
+    """
+    if settings.negative_lora is not None:
+        file.read(settings.negative_lora)
+    if settings.splits_branches:
+        option = "--negative-lora" if settings.negative_lora else "--lora-on positive"
+        family.require_negative_pass(source, settings.guidance, option)
+
+
+def load_branches(
+    pipe: Any, scales: Mapping[str, float], settings: Settings
+) -> tuple[Mapping[str, float], Mapping[str, float]]:
+    """Load the LoRA for the negative branch, and say which adapters either branch has, at which strength.
+
+    Args:
+        pipe: The stock pipeline with all other adapters.
+        scales: Those that are on the positive branch: name -> strength.
+        settings: See :class:`Settings`.
+    """
+    if not settings.splits_branches:
+        return scales, scales
+    if settings.negative_lora is None:
+        return scales, {}
+    diffusers_loader.load(pipe, settings.negative_lora, NEGATIVE_LORA)
+    return scales, {NEGATIVE_LORA: settings.lora_scale}
+
+
+@contextmanager
+def with_adapters(
+    pipe: Any, family: Family, positive: Mapping[str, float], negative: Mapping[str, float]
+) -> Iterator[None]:
+    """While entered, one call of the pipeline has these adapters on its branches, at these strengths.
+
+    Args:
+        pipe: The stock pipeline with its adapters.
+        family: Its family.
+        positive: Name of an adapter -> strength.
+        negative: The same of the negative branch.
+    """
+    denoiser = getattr(pipe, family.denoiser)
+    models = [model for model in pipe.components.values() if diffusers_loader.has_adapters(model)]
+    for model in models:
+        diffusers_loader.activate(model, positive)
+    if positive == negative:
+        yield
+        return
+
+    def select(model: nn.Module, branch: Branch) -> None:
+        diffusers_loader.activate(model, positive if branch == "positive" else negative)
+
+    text_encoders = [model for model in models if model is not denoiser]
+    with by_branch(family.guidance, denoiser, text_encoders, select):
+        yield
