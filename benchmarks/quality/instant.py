@@ -1,0 +1,319 @@
+"""What the embedded predictor is worth on styles that it never saw, beside LoRAs of the same pictures.
+
+    python -m benchmarks.quality.instant --art art.npz --stage loras --work build/instant-bench
+    python -m benchmarks.quality.instant --art art.npz --stage predictor --work build/instant-bench
+
+The first stage trains a LoRA for every style, which the predictor does not change; the second measures the
+predictor beside them. Unseen parameters, unseen kinds and the demo's styles are told apart; noise and times
+are the same for all; intervals are bootstrapped over styles.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from benchmarks.outcome import RESULTS, save
+from benchmarks.quality import instant_loras
+from benchmarks.quality.instant_loras import fresh, of_style, stacked
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from limner import bases
+from limner.bases.art import read_art
+from limner.bases.demo_sets import TEST_NOUNS
+from limner.bases.instant_exam import DEMO_STYLES, Sampling, StyleSet, exam, generate, loss
+from limner.bases.judge import Judge, style_scores
+from limner.bases.make_instant import ENDINGS, frozen_parts
+from limner.bases.style_sets import Drawings
+from limner.hyper.predictor import Predictor
+from limner.lora.factors import Factors
+from limner.lora.svd import spectrum
+from limner.nn.layers.per_sample import Pairs
+
+RATES = (1e-3, 3e-4)
+"""Of the LoRAs; the better one at each step counts."""
+JUDGED_RATE = 1e-3
+"""Of the LoRAs whose images are judged."""
+START_RATE = 5e-4
+"""Of a training that a prediction starts."""
+GRID = tuple((guidance, strength) for strength in (1.0, 1.3) for guidance in (1.5, 2.0, 2.5, 3.0))
+
+
+class Bench:
+    """The base, the judge and the styles of the exam."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.models, self.targets = frozen_parts(args.base, ENDINGS)
+        art = read_art(args.art)
+        facts = json.loads((args.base / "limner.json").read_text(encoding="utf-8"))
+        drawings = Drawings(art, facts["concepts"], facts["resolution"])
+        self.styles = exam(art, drawings, self.models, new=args.new, kinds=args.kinds)
+        self.judge = Judge.load()
+        self.nouns = [noun for noun in TEST_NOUNS if noun in self.judge.concept_names]
+        self.work = args.work
+
+    def losses(self, pairs: Mapping[str, Pairs | None]) -> dict[str, float]:
+        """Style -> loss with its LoRA."""
+        return {style.name: loss(self.models, style, pairs[style.name]) for style in self.styles}
+
+    def judged(self, style: StyleSet, pairs: Pairs | None, sampling: Sampling) -> dict[str, float]:
+        """Share of nouns recognised and, of a demo style, of images told as it."""
+        images = generate(self.models, self.nouns, pairs, sampling)
+        name = style.name if style.name in DEMO_STYLES else self.judge.style_names[0]
+        scores = style_scores(self.judge, images, self.nouns, name)
+        return scores if style.name in DEMO_STYLES else {"concept": scores["concept"]}
+
+    def by_group(self, values: Mapping[str, float]) -> dict[str, list[float]]:
+        """Group -> values of its styles."""
+        groups: dict[str, list[float]] = {}
+        for style in self.styles:
+            if style.name in values:
+                groups.setdefault(style.group, []).append(values[style.name])
+        return groups
+
+
+def interval(values: Sequence[float]) -> list[float]:
+    """Mean, and the 95 % interval of the bootstrap over styles."""
+    draw = np.random.default_rng(0)
+    sample = draw.choice(np.asarray(values), (2000, len(values))).mean(1)
+    return [round(float(x), 4) for x in (np.mean(values), *np.percentile(sample, (2.5, 97.5)))]
+
+
+def train_loras(bench: Bench, steps: int) -> None:
+    """A LoRA for every style at every rate: curves, and the factors of the judged rate."""
+    curves = {}
+    for rate in RATES:
+        start = fresh(bench.targets, len(bench.styles), 8, seed=0)
+        curves[f"{rate:g}"], factors = instant_loras.train(
+            bench.models, bench.styles, start, rate=rate, steps=steps if rate == JUDGED_RATE else steps // 2
+        )
+        if rate == JUDGED_RATE:
+            tensors = {
+                f"{name}.{side}": pair[side].contiguous() for name, pair in factors.items() for side in (0, 1)
+            }
+            save_file(tensors, bench.work / "loras.safetensors")
+        (bench.work / "curves.json").write_text(json.dumps(curves, indent=1))
+    judged = {}
+    for number, style in enumerate(bench.styles):
+        pairs = of_style(factors_of(bench.work), number)
+        judged[style.name] = {
+            word: bench.judged(style, pairs, Sampling(guidance=guidance, positive_only=positive))
+            for word, guidance, positive in (("both 3", 3.0, False), ("positive 2", 2.0, True))
+        }
+    (bench.work / "judged.json").write_text(json.dumps(judged, indent=1))
+
+
+def factors_of(work: Path) -> Pairs:
+    """What :func:`train_loras` saved."""
+    tensors = load_file(work / "loras.safetensors")
+    names = {key.rsplit(".", 1)[0] for key in tensors}
+    return {name: (tensors[f"{name}.0"], tensors[f"{name}.1"]) for name in names}
+
+
+def best_losses(curves: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, float]:
+    """Style -> lowest loss over rates and steps."""
+    rows = [losses for curve in curves.values() for losses in curve.values()]
+    return {style: min(row[style] for row in rows) for style in rows[0]}
+
+
+def predicted(bench: Bench, predictor: Predictor, count: int) -> dict[str, Pairs]:
+    """Style -> LoRA of its first ``count`` references."""
+    with torch.no_grad():
+        return {style.name: predictor(style.references[None, :count]) for style in bench.styles}
+
+
+def cut(pairs: Pairs, rank: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """The nearest LoRA of a rank."""
+    factors = {
+        name: spectrum(Factors(down[0].contiguous(), up[0].contiguous())).cut(rank)
+        for name, (down, up) in pairs.items()
+    }
+    return {name: (pair.down[None], pair.up[None]) for name, pair in factors.items()}
+
+
+def times(pairs: Pairs, strength: float) -> dict[str, tuple[Tensor, Tensor]]:
+    """A LoRA at a strength."""
+    return {name: (down, up * strength) for name, (down, up) in pairs.items()}
+
+
+def variance_ratio(pairs: Sequence[Pairs]) -> float:
+    """E |dW - mean|^2 / E |dW|^2 over styles: 0 is one LoRA for all."""
+    part = whole = 0.0
+    for name in pairs[0]:
+        changes = torch.cat([style[name][1] @ style[name][0] for style in pairs])
+        whole += float(changes.square().sum())
+        part += float((changes - changes.mean(0)).square().sum())
+    return part / whole
+
+
+def conditional(bench: Bench, pairs: Mapping[str, Pairs], before: Mapping[str, float]) -> dict[str, Any]:
+    """Another style's LoRA in place of its own, over eight new styles."""
+    styles = [style for style in bench.styles if style.group == "new"][:8]
+    rows = [[loss(bench.models, style, pairs[other.name]) for other in styles] for style in styles]
+    first = np.array(rows)
+    diagonal, count = np.diag(first), len(styles)
+    others = (first.sum(1) - diagonal) / (count - 1)
+    base = np.array([before[style.name] for style in styles])
+    return {
+        "own is the best of": count,
+        "own is the best in": int((first.argmin(1) == np.arange(count)).sum()),
+        "shuffle gap": float((others - diagonal).mean() / (base - diagonal).mean()),
+        "variance ratio": variance_ratio([pairs[style.name] for style in styles]),
+    }
+
+
+def started(
+    bench: Bench, pairs: Mapping[str, Pairs], steps: int
+) -> tuple[dict[int, dict[str, float]], Pairs]:
+    """Train on from the predictions."""
+    start = stacked([pairs[style.name] for style in bench.styles])
+    return instant_loras.train(bench.models, bench.styles, start, rate=START_RATE, steps=steps, warm=5)
+
+
+def steps_to(curve: Mapping[int, Mapping[str, float]], goals: Mapping[str, float]) -> dict[str, float]:
+    """Style -> first mark at which a curve is at its goal; infinite where it never is."""
+    return {
+        name: min((step for step, losses in curve.items() if losses[name] <= goal), default=float("inf"))
+        for name, goal in goals.items()
+    }
+
+
+def measure(bench: Bench, predictor: Predictor, file: Path) -> dict[str, Any]:
+    """All figures of the predictor."""
+    curves = json.loads((bench.work / "curves.json").read_text())
+    scratch = json.loads((bench.work / "judged.json").read_text())
+    before = bench.losses(dict.fromkeys([style.name for style in bench.styles]))
+    best = best_losses(curves)
+    figures: dict[str, Any] = {"base loss": _means(bench, before), "gain": {}, "share of the best LoRA": {}}
+    for count in (1, 2, 4, 8):
+        losses = bench.losses(predicted(bench, predictor, count))
+        figures["gain"][count] = _intervals(bench, {name: before[name] - losses[name] for name in losses})
+        if count == 8:
+            figures["share of the best LoRA"] = {
+                group: round(sum(gains) / sum(wanted), 3)
+                for (group, gains), wanted in zip(
+                    bench.by_group({name: before[name] - losses[name] for name in losses}).items(),
+                    bench.by_group({name: before[name] - best[name] for name in losses}).values(),
+                    strict=True,
+                )
+            }
+    pairs = predicted(bench, predictor, 8)
+    figures["conditional"] = conditional(bench, pairs, before)
+    figures["re-rank"] = reranked(bench, pairs, before)
+    figures["judge"] = {"grid": grid(bench, pairs), "scratch at 300": _judge_means(bench, scratch)}
+    figures["pass"] = timing(bench, predictor, file)
+    return figures
+
+
+def reranked(bench: Bench, pairs: Mapping[str, Pairs], before: Mapping[str, float]) -> dict[int, float]:
+    """Rank -> share of the gain that is kept."""
+    full = bench.losses(pairs)
+    whole = sum(before[name] - full[name] for name in full)
+    shares = {}
+    for rank in (1, 2, 4):
+        losses = bench.losses({name: cut(lora, rank) for name, lora in pairs.items()})
+        shares[rank] = round(sum(before[name] - losses[name] for name in losses) / whole, 4)
+    return shares
+
+
+def grid(bench: Bench, pairs: Mapping[str, Pairs]) -> dict[str, Any]:
+    """Guidance and strength, on the positive branch only -> what the judge says; and 3 on both branches."""
+    settings = [(f"positive {g:g}, strength {s:g}", Sampling(guidance=g), s) for g, s in GRID]
+    settings.append(("both 3, strength 1", Sampling(guidance=3.0, positive_only=False), 1.0))
+    return {
+        word: _judge_means(
+            bench,
+            {
+                style.name: {word: bench.judged(style, times(pairs[style.name], strength), sampling)}
+                for style in bench.styles
+            },
+        )[word]
+        for word, sampling, strength in settings
+    }
+
+
+def _judge_means(bench: Bench, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Setting -> style shares of the demo's styles, and nouns by group and over all."""
+    words = next(iter(rows.values()))
+    result = {}
+    for word in words:
+        concepts = {name: row[word]["concept"] for name, row in rows.items()}
+        result[word] = {
+            "style": {name: round(rows[name][word]["style"], 3) for name in DEMO_STYLES},
+            "nouns": _means(bench, concepts) | {"all": round(float(np.mean(list(concepts.values()))), 3)},
+        }
+    return result
+
+
+def _means(bench: Bench, values: Mapping[str, float]) -> dict[str, float]:
+    return {group: round(float(np.mean(numbers)), 4) for group, numbers in bench.by_group(values).items()}
+
+
+def _intervals(bench: Bench, values: Mapping[str, float]) -> dict[str, list[float]]:
+    return {group: interval(numbers) for group, numbers in bench.by_group(values).items()}
+
+
+def timing(bench: Bench, predictor: Predictor, file: Path) -> dict[str, float]:
+    """Seconds of a pass over four references, the median of 20; bytes of the file."""
+    references = bench.styles[0].references[None, :4]
+    seconds = []
+    with torch.no_grad():
+        for _ in range(20):
+            start = time.perf_counter()
+            predictor(references)
+            seconds.append(time.perf_counter() - start)
+    return {"seconds": float(np.median(seconds)), "bytes": file.stat().st_size}
+
+
+def sheet(
+    bench: Bench, rows: Sequence[tuple[StyleSet, Sequence[Pairs | None]]], sampling: Sampling
+) -> Image.Image:
+    """A row for each style: four references, then four images for each LoRA."""
+    side, nouns = bench.styles[0].references.shape[-1], bench.nouns[:4]
+    strips = []
+    for style, loras in rows:
+        references = style.references[:4].permute(0, 2, 3, 1).numpy()
+        strips.append(
+            np.concatenate([references, *(generate(bench.models, nouns, pairs, sampling) for pairs in loras)])
+        )
+    step = side + 2
+    page = Image.new("RGB", (len(strips[0]) * step + 16 * (len(strips[0]) // 4), len(strips) * step), "white")
+    for row, strip in enumerate(strips):
+        for column, image in enumerate(strip):
+            page.paste(Image.fromarray(image), (column * step + 16 * (column // 4), row * step))
+    return page
+
+
+def main() -> None:
+    """Measure a stage, print, save."""
+    parser = argparse.ArgumentParser(description="Measure the embedded predictor.")
+    parser.add_argument("--art", type=Path, required=True, help="made by limner.bases.art")
+    parser.add_argument("--stage", choices=("loras", "predictor"), required=True)
+    parser.add_argument("--base", type=Path, default=bases.folders()["glyph"])
+    parser.add_argument("--predictor", type=Path, default=bases.folders()["glyph"].parent / "glyph_instant")
+    parser.add_argument("--new", type=int, default=8, help="styles of kinds that training has")
+    parser.add_argument("--kinds", type=int, default=2, help="styles of each kind that it has not")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--work", type=Path, default=Path("build/instant-bench"))
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    args.work.mkdir(parents=True, exist_ok=True)
+    bench = Bench(args)
+    if args.stage == "loras":
+        train_loras(bench, args.steps)
+        return
+    predictor = Predictor.load(args.predictor)
+    file = args.predictor / "predictor.safetensors" if args.predictor.is_dir() else args.predictor
+    figures = measure(bench, predictor, file)
+    save("instant", {"new": args.new, "kinds": args.kinds, "training": predictor.record, **figures}, args.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+import json
+
+import pytest
+import torch
+
+from limner.bases import make_instant
+from limner.bases.make_instant import ENDINGS, InstantConfig, Training, frozen_parts, rate_at, train
+from limner.bases.style_sets import Batches, Drawings
+from limner.hyper.predictor import FILE, Predictor, PredictorConfig
+from limner.hyper.targets import targets_of
+from limner.nn.layers import per_sample
+
+CONFIG = InstantConfig(minutes=1, static_minutes=0.2, styles=2, targets=2)
+
+
+@pytest.fixture
+def parts(tiny_parts):
+    targets = targets_of(tiny_parts["transformer"], ENDINGS)
+    per_sample.attach(tiny_parts["transformer"], [target.name for target in targets])
+    return tiny_parts | {"targets": targets}
+
+
+def training(parts, folder, config=CONFIG) -> Training:
+    torch.manual_seed(0)
+    sizes = PredictorConfig(base="tiny", targets=parts["targets"], rank=2, width=16, bottleneck=4)
+    return Training(Predictor(sizes), config, folder)
+
+
+@pytest.fixture(scope="module")
+def batches(whole_parts, broad_art) -> Batches:
+    return Batches(Drawings(broad_art, 24, 64), whole_parts, styles=2, targets=2, seed=0)
+
+
+def test_the_rate_is_constant_and_then_falls_in_a_line():
+    rates = [rate_at(share, CONFIG) for share in (0, 0.6, 0.8, 1.0, 1.2)]
+    assert rates == pytest.approx([1.0, 1.0, 0.525, 0.05, 0.05])
+
+
+def test_the_static_part_is_trained_first_and_then_everything(parts, batches, tmp_path, looked_at):
+    looked_at(60)
+    run = training(parts, tmp_path)
+    before = {name: weight.clone() for name, weight in run.predictor.state_dict().items()}
+    rows = []
+
+    def watch(state: Training) -> dict[str, float]:
+        names = [
+            name
+            for name, weight in state.predictor.state_dict().items()
+            if not torch.equal(weight, before[name])
+        ]
+        rows.append(names)
+        return {"watched": len(rows)}
+
+    train(run, parts, batches, watch)
+    assert rows[0] and all(name.startswith("static") for name in rows[0])
+    assert set(rows[-1]) > set(rows[0]) and "inner" in rows[-1]
+    assert [row["watched"] for row in run.rows] == list(range(1, len(rows) + 1))
+    assert run.step == run.rows[-1]["step"] > 4
+    assert not any(weight.requires_grad for weight in parts["transformer"].parameters())
+
+
+def test_a_run_goes_on_where_its_checkpoint_stands(parts, batches, tmp_path, looked_at):
+    looked_at(30)
+    run = training(parts, tmp_path)
+    train(run, parts, batches, lambda state: {"loss of": state.step})
+    run.average.swap()  # the checkpoint holds weights and average as they were in the loop
+    other = training(parts, tmp_path)
+    other.resume()
+    assert (other.step, other.seconds, other.rows) == (run.step, run.seconds, run.rows)
+    for first, second in zip(run.parameters, other.parameters, strict=True):
+        assert torch.equal(first, second)
+        state, copy = run.optimizer.state[first], other.optimizer.state[second]
+        assert all(torch.equal(state[name], copy[name]) for name in state)
+    for first, second in zip(run.average.shadow, other.average.shadow, strict=True):
+        assert torch.equal(first, second)
+
+
+def test_without_a_checkpoint_a_run_begins(parts, tmp_path):
+    run = training(parts, tmp_path)
+    run.resume()
+    assert run.step == 0
+
+
+def test_a_batch_serves_two_steps_with_other_noise(parts, batches, tmp_path, looked_at, monkeypatch):
+    looked_at(40)
+    calls = []
+
+    def losses(models, latents, noise, times, text):
+        calls.append((latents.clone(), noise, times))
+        return make_instant_losses(models, latents, noise, times, text)
+
+    make_instant_losses = make_instant.instant_exam.losses
+    monkeypatch.setattr(make_instant.instant_exam, "losses", losses)
+    train(training(parts, tmp_path), parts, batches, lambda state: {})
+    first, second, third = calls[:3]
+    assert torch.equal(first[0], second[0]) and not torch.equal(second[0], third[0])
+    assert not torch.equal(first[1], second[1]) and not torch.equal(first[2], second[2])
+
+
+def test_the_embedded_base_takes_the_predicted_layers():
+    models, targets = frozen_parts(make_instant.bases.folders()["glyph"], ENDINGS)
+    assert len(targets) == 55 and len(per_sample.attached(models["transformer"])) == 55
+    assert sum(target.inputs + target.outputs for target in targets) == 48_640
+    assert not any(weight.requires_grad for weight in models["transformer"].parameters())
+
+
+def test_what_is_written_says_how_it_was_made(parts, tmp_path):
+    run = training(parts, tmp_path)
+    run.step, run.seconds, run.rows = 7, 3.5, [{"step": 7}]
+    make_instant._write(run)
+    assert Predictor.load(tmp_path / FILE).record["steps"] == 7
+    record = json.loads((tmp_path / "training.json").read_text())
+    assert record["rows"] == [{"step": 7}] and record["config"]["seed"] == 0
