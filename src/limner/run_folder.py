@@ -42,6 +42,7 @@ class RunDir:
         self.metrics_path = self.path / "metrics.jsonl"
         self.status_path = self.path / "status.json"
         self.checkpoints_path = self.path / "checkpoints"
+        self.init_path = self.path / "init.json"
         self.prior_path = self.path / "prior"
         self.samples_path = self.path / "samples"
         self.prompts_path = self.samples_path / "prompts.json"

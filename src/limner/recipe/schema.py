@@ -126,6 +126,10 @@ class Train(Section):
     method: Literal["lora", "full"] = "lora"
     """"lora" trains an adapter; "full" (full fine-tuning) every weight of the denoiser, which takes 16 bytes
     for each of them, in VRAM or RAM, and wants a tenth of the learning rate."""
+    init: str = Field(default="", examples=["my-cat.safetensors"])
+    """Start from a LoRA: a file of any tool (written with ".safetensors" or a leading "./"), or a hub id. Its
+    strength is multiplied in; LoHa and LoKr become LoRA; a higher rank is cut to lora.rank, and how much is
+    kept is said. Empty: from nothing."""
     steps: Annotated[int, Field(ge=0)] = 1000
     """Optimizer steps."""
     batch: Annotated[int, Field(ge=1, le=65536)] = 1
@@ -374,11 +378,11 @@ class Recipe(Section):
                         f'train.method is "full", which trains every weight of the denoiser, and lora.{key} '
                         f'is {value}. Remove lora.{key}, or set train.method = "lora".'
                     )
-            if self.sample.lora_on != "both":
-                raise BadRecipe(
-                    f'train.method is "full", which makes no LoRA, and sample.lora_on is '
-                    f'"{self.sample.lora_on}". Remove sample.lora_on.'
-                )
+            for key, value in (("train.init", self.train.init), ("sample.lora_on", self.sample.lora_on)):
+                if value not in ("", "both"):
+                    raise BadRecipe(
+                        f'train.method is "full", which makes no LoRA, and {key} is "{value}". Remove {key}.'
+                    )
             if tools := [tool for tool in self.export.for_ if tool != "diffusers"]:
                 raise BadRecipe(
                     f'train.method is "full", which makes a whole model, and export.for names "{tools[0]}", '

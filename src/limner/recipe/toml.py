@@ -67,9 +67,10 @@ def placed(recipe: Recipe, root: Path) -> Recipe:
         value = get(recipe, path)
         if value is not None:
             changes[path] = _absolute(root, value)
-    for key, base in (("base", recipe.base), ("components_from", recipe.components_from)):
-        if base.startswith(("./", "../", "~")) or base in (".", "..") or base.endswith(".safetensors"):
-            changes[key] = str(_absolute(root, Path(base)))
+    for key in ("base", "components_from", "train.init"):
+        name = get(recipe, key)
+        if name.startswith(("./", "../", "~")) or name in (".", "..") or name.endswith(".safetensors"):
+            changes[key] = str(_absolute(root, Path(name)))
     return change(recipe, changes)
 
 

@@ -17,6 +17,7 @@ from limner.nn.layers import lora
 from limner.recipe.schema import Recipe
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
+from limner.training.initial import recorded
 from limner.training.model import TrainableModel
 
 
@@ -27,7 +28,7 @@ def export(model: TrainableModel, run: RunDir, reporter: Reporter) -> Path:
         BadLora: A file does not hold, key by key, what was trained, or a tool could not read a part of it.
     """
     components = model.adapters()
-    header = header_entries(about(model.resolved), components)
+    header = header_entries(about(model.resolved), components) | recorded(run)
     pipeline = model.resolved.family.pipeline
 
     draft = run.lora_path.with_name(".draft.safetensors")  # one that a kill leaves is overwritten next time

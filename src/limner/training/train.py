@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from limner.assembly.assemble import META, assemble
+from limner.assembly.assemble import META, Assembled, assemble
 from limner.assembly.resolve import Resolved, device_of, resolve
 from limner.errors import Diverged, DoesNotFit, Stopped
 from limner.events import Done, Saved, StepDone, Validated
@@ -30,6 +30,7 @@ from limner.training import checkpoint
 from limner.training.cache import Store, fill_cache_with_fallback, prompts_of, record
 from limner.training.checkpoint import LoadedCheckpoint
 from limner.training.class_images import prior
+from limner.training.initial import InitialLora, begin_from, initial_lora
 from limner.training.interrupt import Interrupt
 from limner.training.model import TrainableModel, plain, rate
 from limner.training.monitor import peak
@@ -66,7 +67,7 @@ def running(
         if distributed.rank() == 0:
             reporter = reporter.also(stack.enter_context(StatusFile(run)).hear)
         start = time.monotonic()
-        resolved, last_checkpoint = _resolved(recipe, run, reporter)
+        resolved, last_checkpoint, initial = _resolved(recipe, run, reporter)
         fallback = _planned(recipe, run, last_checkpoint, reporter, planner)
         yield
         start_step = last_checkpoint.step if last_checkpoint else 0
@@ -78,6 +79,8 @@ def running(
         yield
         resolved = resolved.planned(fallback.plan)
         state = _train_state(resolved, run, store, fallback, reporter)
+        if initial:
+            begin_from(initial, state, reporter)
         if last_checkpoint:
             state.restore(last_checkpoint)
             last_checkpoint.parts.clear()  # of a full fine-tune, thrice the size of the model
@@ -97,20 +100,26 @@ def running(
         return end
 
 
-def _resolved(recipe: Recipe, run: RunDir, reporter: Reporter) -> tuple[Resolved, LoadedCheckpoint | None]:
-    """What is trained and the checkpoint to go on from; what cannot work is said before a base is fetched."""
+def _resolved(
+    recipe: Recipe, run: RunDir, reporter: Reporter
+) -> tuple[Resolved, LoadedCheckpoint | None, InitialLora | None]:
+    """What is trained, and what to go on or start from; what cannot work is said before a base is fetched."""
     if recipe.limits.matmul_precision == "8bit":
         w8a8.require("int8", device_of(recipe.limits.device))
     resolved = resolve(recipe, tell=reporter.line)
     last_checkpoint = newest(resolved, run, reporter)
-    _require_possible(resolved)
+    meta = _require_possible(resolved)
+    initial = None if last_checkpoint else initial_lora(resolved, meta)
     if folder := prior(resolved.base, run, reporter):
         resolved = resolved.with_class_images(folder)
-    return resolved, last_checkpoint
+    return resolved, last_checkpoint, initial
 
 
-def _require_possible(resolved: Resolved) -> None:
+def _require_possible(resolved: Resolved) -> Assembled:
     """Find out before anything is computed what could only fail after it.
+
+    Returns:
+        The models without weights, with what is trained attached.
 
     Raises:
         BadRecipe: A target matches nothing; a tool cannot hold what is trained; a sampler cannot show it; or
@@ -127,6 +136,7 @@ def _require_possible(resolved: Resolved) -> None:
     ]
     output_of(resolved.recipe).require_possible(resolved, meta)
     _optimizer(resolved, groups, "fp32")
+    return meta
 
 
 def _optimizer(

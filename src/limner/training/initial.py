@@ -1,0 +1,159 @@
+"""Start from a LoRA: what a file changes is where the trained factors begin."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from limner.assembly.assemble import Assembled
+from limner.assembly.resolve import Resolved
+from limner.errors import BadCheckpoint, BadLora, BadRecipe
+from limner.files import sha256_file, write_json
+from limner.lora import file, hub
+from limner.lora.adapters import WeightDelta, kind, to_lora
+from limner.lora.factors import Factors, rename_for_model, with_kernel
+from limner.lora.metadata import without_path
+from limner.lora.svd import spectrum
+from limner.nn import distributed
+from limner.nn.layers import lora
+from limner.nn.layers.convolution import LowRankConv
+from limner.reporter import Reporter
+from limner.run_folder import RunDir
+from limner.training.state import TrainState
+
+RECORD = {"name": "limner.init", "sha256": "limner.init_sha256", "energy": "limner.init_energy"}
+"""Key of the run folder's record -> entry of the exported file's metadata."""
+
+
+@dataclass(frozen=True)
+class InitialLora:
+    """A LoRA that a training starts from."""
+
+    name: str
+    """Without a path of this machine."""
+    sha256: str
+    components: Mapping[str, Mapping[str, WeightDelta]]
+    """Model -> layer, as the base's models name them -> change."""
+
+
+def initial_lora(resolved: Resolved, meta: Assembled) -> InitialLora | None:
+    """The LoRA that ``train.init`` names, read and held against what will be trained. None: it names none.
+
+    Args:
+        resolved: The run.
+        meta: Its models without weights, adapters attached.
+
+    Raises:
+        BadRecipe: It changes what is not trained, or is of a kind that no LoRA can hold.
+        BadLora: It cannot be had or read.
+    """
+    name = resolved.recipe.train.init
+    if not name:
+        return None
+    path = file.weights_file(hub.find(name))
+    content = file.read(path, resolved.family.name)
+    components = {
+        component: _fitting(resolved, meta, component, adapter)
+        for component, adapter in content.components.items()
+    }
+    return InitialLora(without_path(name), sha256_file(path), components)
+
+
+def _fitting(
+    resolved: Resolved, meta: Assembled, component: str, adapter: Mapping[str, WeightDelta]
+) -> dict[str, WeightDelta]:
+    """Layer, as the model names it -> change."""
+    name = resolved.recipe.train.init
+    if component not in resolved.first_layers:
+        raise BadRecipe(
+            f"train.init: {name} changes {component}, which this run does not train. Set "
+            f'lora.text_encoders = ["{component}"], or name another LoRA.'
+        )
+    pairs = lora.attached(meta.models[component])
+    try:
+        changes = rename_for_model(adapter, pairs)
+    except BadLora as error:
+        share, _, example = str(error).partition(" of the LoRA's ")
+        layer = example.partition(": ")[2].partition(" ..")[0]
+        raise BadRecipe(
+            f"train.init: {share} of the {len(adapter)} layers that {name} changes in {component} are not "
+            f'trained here, such as {layer}. Set lora.targets = "all-linear", or name a LoRA of this base.'
+        ) from error
+    for layer, change in changes.items():
+        weight = pairs[layer].weight
+        if kind(change) == "DoRA":
+            raise BadRecipe(
+                f"train.init: {name} holds a DoRA, which depends on the base's weights. Make a LoRA of it: "
+                "limner lora convert FILE --to diffusers --flatten 32 --base BASE"
+            )
+        if change.shape != (weight.shape[0], weight[0].numel()):
+            raise BadRecipe(
+                f"train.init: {name} changes {layer} as {change.shape[0]} x {change.shape[1]}, and this base "
+                f"has {weight.shape[0]} x {weight[0].numel()}. Name a LoRA of this base."
+            )
+    return changes
+
+
+def begin_from(initial: InitialLora, state: TrainState, reporter: Reporter) -> None:
+    """Put a LoRA into the trained factors, and record it in the run folder.
+
+    One of a lower rank fills the first rows, and the others begin as ever: at no change. One of a higher rank
+    is cut to the nearest of the run's (Eckart and Young 1936). Layers that it does not change begin as ever.
+    """
+    before = after = 0.0
+    count = 0
+    for component, changes in initial.components.items():
+        pairs = lora.attached(state.model.models[component])
+        for layer, change in changes.items():
+            energies = _fill(pairs[layer], change)
+            before, after, count = before + energies[0], after + energies[1], count + 1
+    state.model.publish()
+    if state.average:
+        state.average.start(state.model.parameters)
+    energy = after / before if before else 1.0
+    if distributed.rank() == 0:
+        record = {"name": initial.name, "sha256": initial.sha256, "energy": round(energy, 6)}
+        write_json(state.run.init_path, record)
+    reporter.line(
+        f"Starts from {initial.name}: {count} layers; its energy (sum of squared singular values) is kept to "
+        f"{100 * energy:.1f} %."
+    )
+
+
+@torch.no_grad()
+def _fill(pair: Any, change: WeightDelta) -> tuple[float, float]:
+    """Energy of the change before and after it was put into a pair of factors."""
+    rank = len(pair.down)
+    factors = to_lora(change)
+    energy = kept = factors.norm() ** 2
+    if factors.rank > rank:
+        singular = spectrum(change, rank)
+        energy, kept = (values.square().sum().item() for values in (singular.values, singular.values[:rank]))
+        factors = singular.cut(rank)
+    kernel = tuple(pair.down.shape[2:]) if isinstance(pair, LowRankConv) else ()
+    factors = with_kernel(factors, kernel)
+    _write(pair, factors)
+    return energy, kept
+
+
+def _write(pair: Any, factors: Factors) -> None:
+    down, up = factors.down.flatten(1), factors.up.flatten(1) / pair.scale
+    alive = (down != 0).any(1) | (up != 0).any(0)  # a row of which both sides are zero would never learn
+    rows = alive.nonzero().flatten().to(pair.down.device)
+    pair.down.view(len(pair.down), -1)[rows] = down[alive].to(pair.down.device)
+    pair.up.view(len(pair.up), -1)[:, rows] = up[:, alive].to(pair.up.device)
+
+
+def recorded(run: RunDir) -> dict[str, str]:
+    """What the exported file says of the LoRA that the run began with; nothing if it began as ever."""
+    try:
+        record = json.loads(run.init_path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise BadCheckpoint(
+            f"{run.init_path} is damaged ({error}). Remove it: it is a record only."
+        ) from error
+    return {entry: str(record[key]) for key, entry in RECORD.items() if key in record}
