@@ -5,10 +5,12 @@ from dataclasses import fields
 import pytest
 
 from limner import arguments
-from limner.arguments import CaptionKeys, RecipeKeys, SamplingKeys
+from limner.arguments import CaptionKeys, InstantKeys, RecipeKeys, SamplingKeys
 from limner.cli.caption import CAPTIONS
+from limner.cli.instant import INSTANT
 from limner.cli.options import RECIPE, SAMPLING
 from limner.generation.settings import Settings
+from limner.prediction import InstantOptions
 
 
 def test_keys_of_a_recipe_are_the_short_names_of_the_command_line():
@@ -28,7 +30,13 @@ def test_captions_take_what_the_command_line_takes():
     }
 
 
-@pytest.mark.parametrize("kind", [RecipeKeys, CaptionKeys, SamplingKeys])
+def test_a_lora_of_one_pass_takes_what_the_command_line_takes():
+    ours = set(InstantKeys.__annotations__)
+    assert ours == {field.name for field in fields(InstantOptions)}
+    assert ours == {option.key for option in INSTANT} - {"base"}
+
+
+@pytest.mark.parametrize("kind", [RecipeKeys, CaptionKeys, SamplingKeys, InstantKeys])
 def test_every_key_says_what_it_means(kind):
     (tree,) = [
         node

@@ -36,10 +36,11 @@ On the command line, `--events` writes the same events as lines of JSON to stdou
 `event`.
 
 """
-FUNCTIONS = ("train", "train_iter", "cache", "plan", "check", "caption", "generate", "preset")
+FUNCTIONS = ("train", "train_iter", "cache", "plan", "check", "caption", "generate", "instant", "preset")
 KEYS = (
     (arguments.RecipeKeys, "Keys of the recipe"),
     (arguments.SamplingKeys, "Keys of `limner.generate`"),
+    (arguments.InstantKeys, "Keys of `limner.instant`"),
     (arguments.CaptionKeys, "Keys of `limner.caption`"),
 )
 FILE_KEYS = ((verbs.ConvertKeys, "Keys of `limner.lora.convert`"), (verbs.RankKeys, "Rules for ranks"))

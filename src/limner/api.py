@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from limner.arguments import CaptionKeys, RecipeKeys, SamplingKeys
+from limner.arguments import CaptionKeys, InstantKeys, RecipeKeys, SamplingKeys
 from limner.errors import BadUsage
 from limner.events import CacheFilled, Done, Event, OnEvent
 from limner.recipe import Recipe
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from limner.captions.summary import CaptionReport
     from limner.checking.check import CheckReport
     from limner.planning.planner import PlanResult
+    from limner.prediction import InstantReport
 
 Target = str | Path | Recipe
 """A folder of images, a recipe.toml, a run folder, or a recipe."""
@@ -308,6 +309,37 @@ def generate(
         settings=Settings(lora_scale=strength, **values),
         reporter=_reporter(on_event, stop),
     )
+
+
+def instant(
+    photos: str | Path | Sequence[str | Path],
+    *,
+    base: str = "glyph",
+    out: str | Path = "instant.safetensors",
+    on_event: OnEvent | None = None,
+    **keys: Unpack[InstantKeys],
+) -> "InstantReport":
+    """Make a LoRA of 1 to 8 pictures in one pass of a predictor, without training.
+
+    Args:
+        photos: A picture, a folder of pictures, or several of them. More than 8 are read in groups.
+        base: Base model, as recipes name it.
+        out: The file to write.
+        on_event: Called with each event.
+        keys: See :class:`InstantKeys`.
+
+    Returns:
+        Where the LoRA is, its rank, and how alike the pictures are.
+
+    Raises:
+        LimnerError: A picture, the predictor or the base cannot be used.
+    """
+    from limner.prediction import InstantOptions
+    from limner.prediction import instant as run
+
+    paths = [photos] if isinstance(photos, str | Path) else photos
+    options = InstantOptions(**keys)
+    return run([Path(path) for path in paths], base, Path(out), options, Reporter(on_event))
 
 
 def preset(

@@ -103,3 +103,16 @@ class SamplingKeys(TypedDict, total=False):
     """Branches of guidance that the LoRA is on: "both" or "positive"; as the LoRA asks for when left out."""
     negative_lora: str | Path
     """A LoRA for the negative branch, in place of the other."""
+
+
+class InstantKeys(TypedDict, total=False):
+    """How a LoRA is made in one pass."""
+
+    predictor: str
+    """A predictor's file or folder, or a hub id; the one that comes with the base when left out."""
+    rank: int
+    """Rank of the file, at most that of the prediction, which it is when left out."""
+    strength: float
+    """Multiplied into the LoRA; 1 when left out."""
+    tool: str
+    """Whose names to write: "diffusers", "comfyui", "kohya", "sd-scripts", "musubi", "diffsynth"."""

@@ -116,7 +116,7 @@ def test_rows_of_zeros_learn_and_other_kinds_are_made_lora(tiny_base, photos, tm
 
 def asked(base: Path, photos: Path, init: str, **sections) -> object:
     resolved = resolve(wish(base, photos, **{"train": {"init": init}, **sections}))
-    return initial_lora(resolved, assemble(resolved.spec, plain(resolved), META))
+    return initial_lora(resolved, assemble(resolved.spec, plain(resolved), META), Told())
 
 
 def test_what_does_not_fit_is_told_before_anything_is_computed(tiny_base, photos, tmp_path, shapes):

@@ -1,4 +1,4 @@
-"""LoRA files by name: on this disk, or on the hub."""
+"""LoRA files and predictors by name: on this disk, or on the hub."""
 
 import re
 from pathlib import Path
@@ -11,8 +11,13 @@ PREFERRED = "pytorch_lora_weights.safetensors"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*")
 
 
-def find(name: str) -> Path:
-    """The LoRA file that a name means: a file, peft's folder, or a hub id, whose file is fetched.
+def find(name: str, subject: str = "LoRA", preferred: str = PREFERRED) -> Path:
+    """The file that a name means: a file, a folder, or a hub id, whose file is fetched.
+
+    Args:
+        name: Its path, or owner/name.
+        subject: What it is, for messages.
+        preferred: Of several files on the hub, the one to take.
 
     Raises:
         BadLora: It is neither here nor on the hub, or the hub has several files of that name.
@@ -21,14 +26,14 @@ def find(name: str) -> Path:
     if path.exists():
         return path
     if not HUB_ID.fullmatch(name) or name.endswith(".safetensors"):
-        raise BadLora(f"There is no {name}. Name a LoRA file, or a hub id: owner/name.")
+        raise BadLora(f"There is no {name}. Name the {subject}'s file, or a hub id: owner/name.")
     try:
-        return _from_hub(name)
+        return _from_hub(name, preferred)
     except (BadBase, UnknownBase) as error:
         raise BadLora(str(error)) from error
 
 
-def _from_hub(hub_id: str) -> Path:
+def _from_hub(hub_id: str, preferred: str) -> Path:
     from huggingface_hub import HfApi, hf_hub_download
 
     command = f"`hf download {hub_id}`"
@@ -39,8 +44,8 @@ def _from_hub(hub_id: str) -> Path:
         "then name the file.",
     ):
         names = [name for name in HfApi().list_repo_files(hub_id) if name.endswith(".safetensors")]
-        if PREFERRED in names:
-            names = [PREFERRED]
+        if preferred in names:
+            names = [preferred]
         if len(names) != 1:
             raise BadLora(
                 f"{hub_id} has {len(names)} safetensors files ({', '.join(names[:3]) or 'none'}). Fetch one "

@@ -127,9 +127,9 @@ class Train(Section):
     """"lora" trains an adapter; "full" (full fine-tuning) every weight of the denoiser, which takes 16 bytes
     for each of them, in VRAM or RAM, and wants a tenth of the learning rate."""
     init: str = Field(default="", examples=["my-cat.safetensors"])
-    """Start from a LoRA: a file of any tool (written with ".safetensors" or a leading "./"), or a hub id. Its
-    strength is multiplied in; LoHa and LoKr become LoRA; a higher rank is cut to lora.rank, and how much is
-    kept is said. Empty: from nothing."""
+    """Start from a LoRA: a file of any tool (written with ".safetensors" or a leading "./"), a hub id, or
+    "instant" for one pass of the base's predictor. Its strength is multiplied in; LoHa and LoKr become LoRA;
+    a higher rank is cut to lora.rank, and how much is kept is said. Empty: from nothing."""
     steps: Annotated[int, Field(ge=0)] = 1000
     """Optimizer steps."""
     batch: Annotated[int, Field(ge=1, le=65536)] = 1

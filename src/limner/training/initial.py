@@ -19,10 +19,13 @@ from limner.lora.svd import spectrum
 from limner.nn import distributed
 from limner.nn.layers import lora
 from limner.nn.layers.convolution import LowRankConv
+from limner.prediction import predict
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
 from limner.training.state import TrainState
 
+INSTANT = "instant"
+"""What ``train.init`` says for the prediction of the base's own predictor."""
 RECORD = {"name": "limner.init", "sha256": "limner.init_sha256", "energy": "limner.init_energy"}
 """Key of the run folder's record -> entry of the exported file's metadata."""
 
@@ -38,12 +41,13 @@ class InitialLora:
     """Model -> layer, as the base's models name them -> change."""
 
 
-def initial_lora(resolved: Resolved, meta: Assembled) -> InitialLora | None:
+def initial_lora(resolved: Resolved, meta: Assembled, reporter: Reporter) -> InitialLora | None:
     """The LoRA that ``train.init`` names, read and held against what will be trained. None: it names none.
 
     Args:
         resolved: The run.
         meta: Its models without weights, adapters attached.
+        reporter: Is told what a predictor does.
 
     Raises:
         BadRecipe: It changes what is not trained, or is of a kind that no LoRA can hold.
@@ -52,6 +56,8 @@ def initial_lora(resolved: Resolved, meta: Assembled) -> InitialLora | None:
     name = resolved.recipe.train.init
     if not name:
         return None
+    if name == INSTANT:
+        return _predicted(resolved, meta, reporter)
     path = file.weights_file(hub.find(name))
     content = file.read(path, resolved.family.name)
     components = {
@@ -59,6 +65,26 @@ def initial_lora(resolved: Resolved, meta: Assembled) -> InitialLora | None:
         for component, adapter in content.components.items()
     }
     return InitialLora(without_path(name), sha256_file(path), components)
+
+
+def _predicted(resolved: Resolved, meta: Assembled, reporter: Reporter) -> InitialLora:
+    """A LoRA of one pass over the images that are trained on, without the layers that are not trained."""
+    paths = list(dict.fromkeys(view.example.path for view in resolved.own))
+    prediction = predict(paths, resolved.source, resolved.family, "", reporter)
+    pairs = lora.attached(meta.models[resolved.family.denoiser])
+    changes = {layer: factors for layer, factors in prediction.adapter.items() if layer in pairs}
+    if not changes:
+        raise BadRecipe(
+            f"train.init: {prediction.predictor} changes none of the layers of lora.targets. Set "
+            'lora.targets = "all-linear", or remove train.init.'
+        )
+    if rest := len(prediction.adapter) - len(changes):
+        whole, part = (sum(f.norm() ** 2 for f in some.values()) for some in (prediction.adapter, changes))
+        reporter.line(
+            f"{prediction.predictor}: {rest} of its {len(prediction.adapter)} layers are not in lora.targets "
+            f"and stay as they are; those that are have {100 * part / whole:.0f} % of its energy."
+        )
+    return InitialLora(prediction.predictor, prediction.sha256, {resolved.family.denoiser: changes})
 
 
 def _fitting(

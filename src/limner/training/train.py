@@ -109,7 +109,7 @@ def _resolved(
     resolved = resolve(recipe, tell=reporter.line)
     last_checkpoint = newest(resolved, run, reporter)
     meta = _require_possible(resolved)
-    initial = None if last_checkpoint else initial_lora(resolved, meta)
+    initial = None if last_checkpoint else initial_lora(resolved, meta, reporter)
     if folder := prior(resolved.base, run, reporter):
         resolved = resolved.with_class_images(folder)
     return resolved, last_checkpoint, initial

@@ -1,0 +1,48 @@
+"""FactorPairs LoRAs as one: joined along the rank, and cut to the nearest of any rank."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from limner.errors import BadUsage
+from limner.lora.factors import Factors
+from limner.lora.merging import merge
+from limner.lora.resizing import RankRule, resize
+
+FactorPairs = Mapping[str, tuple[Tensor, Tensor]]
+"""Layer -> A (rank, in) and B (out, rank) in float32; dW = B A."""
+
+
+def join(predictions: Sequence[FactorPairs], weights: Sequence[float]) -> dict[str, Factors]:
+    """The sum of ``weight * B A``, exactly: ranks stand side by side. A layer that only some have is theirs.
+
+    Args:
+        predictions: Of one base, at least one.
+        weights: One each. Pictures of one style: the shares of a mean. Experts on the same pictures: 1.
+
+    Raises:
+        BadLora: They are of different bases.
+    """
+    loras = [
+        {"denoiser": {layer: Factors(down, up) for layer, (down, up) in pairs.items()}}
+        for pairs in predictions
+    ]
+    return merge(loras, weights)["denoiser"]
+
+
+def cut(adapter: Mapping[str, Factors], rank: int) -> tuple[dict[str, Factors], float]:
+    """The nearest LoRA of a lower rank, layer by layer, by an exact SVD (Eckart and Young 1936).
+
+    Returns:
+        The LoRA, and the share of the energy (the sum of squared singular values of all layers) it keeps.
+
+    Raises:
+        BadUsage: The rank is below 1, or above that of every layer.
+    """
+    highest = max(factors.rank for factors in adapter.values())
+    if not 1 <= rank <= highest:
+        raise BadUsage(f"--rank is {rank}, and the prediction has rank {highest}. Set 1 to {highest}.")
+    adapters, losses = resize({"denoiser": adapter}, RankRule("rank", rank))
+    total = sum(factors.norm() ** 2 for factors in adapter.values())
+    residual = sum(loss.error**2 for loss in losses)
+    return adapters["denoiser"], 1 - residual / total if total else 1.0

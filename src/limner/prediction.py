@@ -1,0 +1,252 @@
+"""The verb ``instant``: from pictures to a LoRA in one pass of a predictor, written as any LoRA is."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from limner import bases
+from limner.assembly.base import family_at, locate_base, shape_at
+from limner.data.images import SUFFIXES, read_image
+from limner.data.listing import listed
+from limner.errors import BadBase, BadData, BadUsage
+from limner.files import human, sha256_file
+from limner.hyper.merge import cut, join
+from limner.hyper.predictor import FILE, Predictor
+from limner.hyper.targets import Target, fingerprint
+from limner.lora import hub
+from limner.lora.factors import Factors
+from limner.lora.metadata import LoraMetadata, SamplingHints, header_entries, without_path
+from limner.lora.saving import save
+from limner.lora.tools import tool_named
+from limner.models.family import Family
+from limner.models.loading import skeleton
+from limner.models.source import Source
+from limner.reporter import Reporter, counted
+
+GROUP = 8
+"""Pictures that are read together; more make several LoRAs, which are joined."""
+LITTLE_IN_COMMON = 0.5
+"""Mean cosine of the pictures' style vectors below which they are told to differ."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstantOptions:
+    """What a person decides about a LoRA of one pass."""
+
+    predictor: str = ""
+    """A predictor's file or folder, or a hub id; "" for the one that comes with the base."""
+    rank: int | None = None
+    """Of the file; None for that of the prediction."""
+    strength: float = 1.0
+    """Multiplied into the LoRA."""
+    tool: str = "diffusers"
+    """Whose names to write."""
+
+    def __post_init__(self) -> None:
+        if self.rank is not None and self.rank < 1:
+            raise BadUsage(f"--rank is {self.rank}; it must be at least 1.")
+        if not math.isfinite(self.strength) or not self.strength:
+            raise BadUsage(f"--strength is {self.strength:g}; it must be a number, and not 0.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstantReport:
+    """A LoRA of one pass."""
+
+    lora: Path
+    predictor: str
+    images: int
+    layers: int
+    rank: int
+    energy: float
+    """Share that was kept when the rank was cut, 0 to 1."""
+    similarity: float
+    """Mean cosine of the pictures' style vectors; 1 of one picture."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a predictor makes of pictures."""
+
+    adapter: Mapping[str, Factors]
+    """Layer of the denoiser -> factors."""
+    hints: SamplingHints
+    predictor: str
+    sha256: str
+    similarity: float
+
+
+def instant(
+    photos: Sequence[Path], base: str, out: Path, options: InstantOptions, reporter: Reporter
+) -> InstantReport:
+    """Write a LoRA of one pass, read back by the rules of the tool that it is for.
+
+    Args:
+        photos: Image files, and folders of them.
+        base: The base, as recipes name it.
+        out: The file; ends in .safetensors.
+        options: See :class:`InstantOptions`.
+        reporter: Is told what is done, before it is.
+
+    Raises:
+        BadData: There is no picture, or one cannot be read.
+        BadUsage: An option means nothing, or there is no predictor for the base.
+        BadBase: The predictor is damaged, or is for another base.
+    """
+    if out.suffix != ".safetensors":
+        raise BadUsage(f"--out is {out}; a LoRA file ends in .safetensors.")
+    tool = tool_named(options.tool)
+    paths = image_paths(photos)
+    start = time.monotonic()
+    source = locate_base(base, reporter.line)
+    family = family_at(source)
+    prediction = predict(paths, source, family, options.predictor, reporter)
+    adapter, energy = dict(prediction.adapter), 1.0
+    if options.rank is not None:
+        adapter, energy = cut(adapter, options.rank)
+    factors = {layer: Factors(pair.down, pair.up * options.strength) for layer, pair in adapter.items()}
+    components = {family.denoiser: factors}
+    architecture, version = family.model_spec(source)
+    side = shape_at(source, family).resolution
+    info = LoraMetadata(
+        title=out.stem,
+        architecture=f"{architecture}/lora",
+        base=source.name,
+        base_version=version,
+        resolution=(side, side),
+        description=f"Made from {counted(len(paths), 'picture')} in one pass of {prediction.predictor}.",
+        sampling=prediction.hints,
+    )
+    entries = header_entries(info, components) | {
+        "limner.predictor": prediction.predictor,
+        "limner.predictor_sha256": prediction.sha256,
+        "limner.images": str(len(paths)),
+        "limner.strength": f"{options.strength:g}",
+        "limner.energy": f"{energy:.6f}",
+    }
+    save(out, components, entries, torch.float32, tool, family.pipeline)
+    return InstantReport(
+        lora=out,
+        predictor=prediction.predictor,
+        images=len(paths),
+        layers=len(adapter),
+        rank=max(pair.rank for pair in adapter.values()),
+        energy=energy,
+        similarity=prediction.similarity,
+        seconds=time.monotonic() - start,
+    )
+
+
+def image_paths(photos: Sequence[Path]) -> list[Path]:
+    """The image files that are meant: files by name, and all below folders.
+
+    Raises:
+        BadData: There is none.
+        BadUsage: A path is neither.
+    """
+    paths: list[Path] = []
+    for path in photos:
+        if path.is_dir():
+            paths += [path / name for name in listed(path).images]
+        elif path.is_file() and path.suffix.lower() in SUFFIXES:
+            paths.append(path)
+        else:
+            fault = "is no image" if path.exists() else "does not exist"
+            raise BadUsage(f"{path} {fault}. Name 1 to {GROUP} pictures of one style, or their folder.")
+    if not paths:
+        raise BadData(
+            f"There is no picture in {', '.join(map(str, photos)) or 'nothing'}. Name 1 to {GROUP} pictures "
+            "of one style, or their folder."
+        )
+    return paths
+
+
+def predict(
+    paths: Sequence[Path], source: Source, family: Family, name: str, reporter: Reporter
+) -> Prediction:
+    """Read pictures and make a LoRA of them. Arguments and errors as in :func:`instant`."""
+    path = predictor_path(name, source.name)
+    predictor = Predictor.load(path)
+    title = without_path(name) or f"{source.name}-instant"
+    require_base(predictor, title, source, family)
+    _announce(predictor, title, len(paths), reporter)
+    images = [read_image(path, (predictor.config.side,) * 2) for path in paths]
+    similarity = predictor.similarity(images[: 8 * GROUP])
+    if similarity < LITTLE_IN_COMMON:
+        reporter.line(
+            f"The pictures have little in common (likeness {similarity:.2f} of 1): the LoRA is a mean of "
+            "their styles. Pictures of one style make a clearer one."
+        )
+    groups = grouped(images)
+    adapter = join(
+        [predictor.predict(group) for group in groups], [len(group) / len(images) for group in groups]
+    )
+    strength = predictor.config.strength
+    factors = {layer: Factors(pair.down, pair.up * strength) for layer, pair in adapter.items()}
+    hints = SamplingHints(lora_on="positive", guidance=predictor.config.guidance)
+    file = path / FILE if path.is_dir() else path
+    return Prediction(factors, hints, title, sha256_file(file), similarity)
+
+
+def grouped(images: Sequence[Image.Image]) -> list[Sequence[Image.Image]]:
+    """Groups of at most :data:`GROUP`, of nearly the same size."""
+    count = math.ceil(len(images) / GROUP)
+    size, rest = divmod(len(images), count)
+    groups, start = [], 0
+    for number in range(count):
+        end = start + size + (number < rest)
+        groups.append(images[start:end])
+        start = end
+    return groups
+
+
+def _announce(predictor: Predictor, title: str, images: int, reporter: Reporter) -> None:
+    """Memory and time, before they are taken. Seconds as measured for the embedded predictor, by size."""
+    weights = sum(weight.numel() for weight in predictor.parameters())
+    seconds = (0.005 + 0.0012 * images) * weights / 4.5e6
+    groups = math.ceil(images / GROUP)
+    suffix = f" in {groups} groups, which are joined along the rank" if groups > 1 else ""
+    reporter.line(
+        f"{title}: {weights / 1e6:.1f}M parameters, {human(4 * weights)} of memory; "
+        f"{counted(images, 'picture')}{suffix}, about {max(seconds, 0.01):.2f} s on one core."
+    )
+
+
+def predictor_path(name: str, base: str) -> Path:
+    """Where a predictor is.
+
+    Raises:
+        BadUsage: None comes with the base.
+        BadLora: It is neither here nor on the hub.
+    """
+    if name:
+        return hub.find(name, "predictor", FILE)
+    folders = bases.predictors()
+    if base not in folders:
+        hint = f" (one does with {', '.join(folders)})" if folders else ""
+        raise BadUsage(
+            f"No predictor comes with {base}{hint}. Name the file, folder or hub id of one with --predictor."
+        )
+    return folders[base]
+
+
+def require_base(predictor: Predictor, title: str, source: Source, family: Family) -> None:
+    """Raise ``BadBase`` unless the base has the layers that a predictor writes LoRAs for."""
+    model = skeleton(family, source, family.denoiser, dtype=torch.float32)
+    layers = dict(model.named_modules())
+    targets = [
+        Target(target.name, layer.in_features, layer.out_features)
+        for target in predictor.config.targets
+        if isinstance(layer := layers.get(target.name), torch.nn.Linear)
+    ]
+    if fingerprint(targets) != predictor.base.targets:
+        raise BadBase(
+            f"{title} writes LoRAs for {predictor.base.name}, and {source.name} has other layers. Name a "
+            f"predictor for {source.name} with --predictor."
+        )

@@ -1,0 +1,143 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FluxTransformer2DModel
+from PIL import Image
+
+from limner import bases
+from limner.data.images import read_image
+from limner.errors import BadBase, BadData, BadLora, BadUsage
+from limner.hyper.predictor import Predictor, PredictorConfig
+from limner.hyper.targets import targets_of
+from limner.lora import file
+from limner.prediction import InstantOptions, grouped, instant
+from limner.runs import train
+from messages import raises
+from small import Told, wish
+
+
+@pytest.fixture(scope="module")
+def predictor(tiny_base, tmp_path_factory) -> Path:
+    """A random predictor for the tiny base, with a LoRA that is not zero."""
+    model = FluxTransformer2DModel.from_pretrained(tiny_base, subfolder="transformer")
+    torch.manual_seed(0)
+    targets = targets_of(model, ["attn.to_q", "attn.to_v", "norm.linear"])
+    sizes = {"rank": 2, "width": 32, "bottleneck": 4, "side": 32}
+    network = Predictor(PredictorConfig(base="tiny-flux", targets=targets, **sizes))
+    for weight in (*network.up, *network.static_up):
+        torch.nn.init.normal_(weight, std=0.1)
+    folder = tmp_path_factory.mktemp("predictor")
+    network.save(folder / "predictor.safetensors", {"minutes": 0})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(19):
+        pixels = np.random.default_rng(number).integers(0, 255, (40, 48, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:02d}.png")
+    return folder
+
+
+def made(pictures, base, out, predictor, told=None, **options):
+    chosen = InstantOptions(predictor=str(predictor), **options)
+    return instant(pictures, str(base), out, chosen, told or Told())
+
+
+def test_the_file_is_the_prediction_and_says_how_it_was_made(predictor, pictures, tiny_base, tmp_path):
+    paths, told = sorted(pictures.iterdir())[:3], Told()
+    report = made(paths, tiny_base, tmp_path / "a.safetensors", predictor, told, strength=0.5)
+    assert (report.images, report.rank, report.energy) == (3, 2, 1.0) and 0 < report.similarity <= 1
+    content = file.read(tmp_path / "a.safetensors")
+    images = [read_image(path) for path in paths]
+    wanted = Predictor.load(predictor).predict(images)
+    adapter = content.components["transformer"]
+    assert adapter.keys() == wanted.keys() and report.layers == len(wanted)
+    for layer, (down, up) in wanted.items():
+        assert torch.allclose(adapter[layer].dense(), 0.5 * (up @ down).double(), atol=1e-6)
+    metadata = content.metadata
+    assert metadata["ss_sd_model_name"] == "tiny-flux" and metadata["limner.lora_on"] == "positive"
+    assert metadata["limner.guidance"] == "2" and metadata["limner.images"] == "3"
+    assert len(metadata["limner.predictor_sha256"]) == 64
+    assert not any(str(pictures) in value or str(predictor) in value for value in metadata.values())
+    assert "3 pictures" in told.lines[0] and "parameters" in told.lines[0]
+
+
+def test_many_pictures_are_read_in_groups_and_joined(predictor, pictures, tiny_base, tmp_path):
+    told = Told()
+    report = made([pictures], tiny_base, tmp_path / "a.safetensors", predictor, told)
+    assert (report.images, report.rank) == (19, 6) and "in 3 groups" in told.lines[0]
+    images = [read_image(path) for path in sorted(pictures.iterdir())]
+    loaded = Predictor.load(predictor)
+    parts = [(loaded.predict(group), len(group) / 19) for group in (images[:7], images[7:13], images[13:])]
+    adapter = file.read(tmp_path / "a.safetensors").components["transformer"]
+    for layer, factors in adapter.items():
+        wanted = sum(share * (pairs[layer][1] @ pairs[layer][0]).double() for pairs, share in parts)
+        assert torch.allclose(factors.dense(), wanted, atol=1e-6)
+    smaller = made([pictures], tiny_base, tmp_path / "b.safetensors", predictor, rank=2)
+    assert smaller.rank == 2 and 0 < smaller.energy < 1
+    assert [len(group) for group in grouped(images[:8])] == [8]
+
+
+def test_pictures_that_differ_are_told(predictor, pictures, tiny_base, tmp_path, monkeypatch):
+    told = Told()
+    monkeypatch.setattr("limner.prediction.LITTLE_IN_COMMON", 1.1)
+    made([pictures], tiny_base, tmp_path / "a.safetensors", predictor, told)
+    assert any("little in common" in line for line in told.lines)
+
+
+def test_bad_input_is_one_line(predictor, pictures, tiny_base, tmp_path):
+    out = tmp_path / "a.safetensors"
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "words.txt").write_text("no picture")
+    for photos in ([tmp_path / "empty"], []):
+        with raises(BadData):
+            made(photos, tiny_base, out, predictor)
+    for photos in ([tmp_path / "words.txt"], [tmp_path / "nowhere.png"]):
+        with raises(BadUsage):
+            made(photos, tiny_base, out, predictor)
+    (tmp_path / "torn.png").write_bytes(b"torn")
+    with pytest.raises(BadData):
+        made([tmp_path / "torn.png"], tiny_base, out, predictor)
+    for options in ({"rank": 0}, {"rank": 3}, {"strength": 0.0}):
+        with raises(BadUsage):
+            made([pictures / "00.png"], tiny_base, out, predictor, **options)
+    with raises(BadUsage):
+        made([pictures / "00.png"], tiny_base, tmp_path / "a.ckpt", predictor)
+    with raises(BadUsage):
+        instant([pictures / "00.png"], str(tiny_base), out, InstantOptions(), Told())
+    with raises(BadLora):
+        made([pictures / "00.png"], tiny_base, out, tmp_path / "no-predictor")
+    assert not out.exists()
+
+
+def test_a_predictor_for_another_base_or_a_damaged_one_is_told(predictor, pictures, tiny_base, tmp_path):
+    out = tmp_path / "a.safetensors"
+    with raises(BadBase):
+        made([pictures / "00.png"], "glyph", out, predictor)
+    whole = (predictor / "predictor.safetensors").read_bytes()
+    torn = tmp_path / "torn.safetensors"
+    for damage in (whole[:-100], b"", whole.replace(b"limner-instant-1", b"limner-instant-9")):
+        torn.write_bytes(damage)
+        with pytest.raises(BadBase) as caught:
+            made([pictures / "00.png"], tiny_base, out, torn)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_training_starts_from_the_prediction(predictor, photos, tiny_base, tmp_path, monkeypatch):
+    """Of the layers that the recipe trains; the rest is said."""
+    monkeypatch.setattr(bases, "predictors", lambda: {"tiny-flux": predictor})
+    told = Told()
+    recipe = wish(tiny_base, photos, train={"init": "instant", "steps": 0}, lora={"rank": 2})
+    train(recipe, tmp_path / "run", told)
+    content = file.read(tmp_path / "run" / "lora.safetensors")
+    (line,) = (line for line in told.lines if "lora.targets" in line)
+    assert line.startswith("tiny-flux-instant: 2 of its 8 layers are not in lora.targets")
+    moved = {layer for layer, change in content.components["transformer"].items() if change.norm()}
+    assert moved and all(layer.endswith(("to_q", "to_v")) for layer in moved)
+    assert content.metadata["limner.init"] == "tiny-flux-instant"
+    assert json.loads((tmp_path / "run" / "init.json").read_text())["energy"] == pytest.approx(1, abs=1e-3)
