@@ -1,10 +1,15 @@
 import errno
 import hashlib
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from drafts import draft_of
 from limner import files
 from limner.errors import DiskFull
 from messages import raises
@@ -92,3 +97,84 @@ def test_one_place_for_all_that_is_kept(monkeypatch):
     assert files.shared_cache() == Path("there/limner/cache")
     monkeypatch.setenv("LIMNER_CACHE", "here")
     assert files.shared_cache() == Path("here")
+
+
+def left(path: Path, **whose) -> Path:
+    draft = draft_of(path, **whose)
+    draft.parent.mkdir(parents=True)
+    draft.write_bytes(b"half")
+    (draft.parent / ".tmpesbJdw").write_bytes(b"a library's own draft")
+    return draft.parent
+
+
+def test_drafts_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
+    path = tmp_path / "lora.safetensors"
+    dead = left(path)
+    living = left(path, pid=os.getpid())
+    elsewhere = left(path, host="0" * 8)
+    reused = left(tmp_path / "b", pid=os.getppid())
+    os.utime(reused, (1, 1))  # made before the process began that has the number now
+    stranger = tmp_path / ".x.part"
+    stranger.mkdir()
+    assert set(files.dead_drafts(tmp_path)) == {dead, reused}
+    files.write_text(path, "whole")
+    assert not dead.exists() and not reused.exists()
+    assert living.exists() and elsewhere.exists() and stranger.exists()
+    os.utime(elsewhere, (1, 1))
+    files.remove_dead_drafts(tmp_path)
+    assert not elsewhere.exists() and living.exists()
+    files.remove_dead_drafts(tmp_path, even_living=True)
+    assert not living.exists() and stranger.exists() and path.read_text() == "whole"
+    assert files.dead_drafts(tmp_path / "not there") == []
+
+
+def test_a_name_as_long_as_names_may_be(tmp_path):
+    path = tmp_path / ("x" * 255)
+    files.write_text(path, "whole")
+    assert path.read_text() == "whole"
+
+
+def test_a_folder_is_there_when_it_is_whole(tmp_path):
+    path = tmp_path / "model"
+    with pytest.raises(ZeroDivisionError), files.atomic_folder(path) as draft:
+        files.write_text(draft / "part" / "config.json", "{}")
+        assert not path.exists() and draft.name == "model"
+        1 / 0  # noqa: B018
+    assert list(tmp_path.iterdir()) == []
+    for text in ("old", "new"):
+        with files.atomic_folder(path) as draft:
+            files.write_text(draft / text, text)
+    assert [each.name for each in path.iterdir()] == ["new"], "replaced, not mixed"
+    with files.atomic_folder(tmp_path / "file") as draft:
+        draft.write_text("one file")
+    assert (tmp_path / "file").read_text() == "one file"
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from limner import files
+def die(draft):
+    draft.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+files.atomic_write(Path(sys.argv[1]), die)
+"""
+
+
+def test_what_a_killed_process_half_wrote_is_cleared_at_the_next_writing(tmp_path):
+    path = tmp_path / "plan.json"
+    files.write_text(path, "old")
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 2
+    files._remove_once.cache_clear()  # as a new process begins
+    files.write_text(path, "new")
+    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_ring_of_links_has_a_path(tmp_path):
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    assert files.real_path(tmp_path / "a" / "x").name == "x"
+    (tmp_path / "c").symlink_to(tmp_path / "d")
+    assert files.real_path(tmp_path / "c") == tmp_path.resolve() / "d"

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from drafts import draft_of
 from limner.errors import BadData, BadUsage, RunBusy
 from limner.run_folder import RunDir
 from messages import raises
@@ -106,19 +107,18 @@ def test_a_file_in_the_place_of_the_folder_is_bad_usage(tmp_path):
 
 def test_the_lock_sweeps_out_what_a_killed_process_left(run):
     touch(run, 250)
-    left = [
-        run.path / ".metrics.jsonl.a1b2.part",
-        run.path / ".tmpAb12Cd",
-        run.checkpoints_path / ".step-000500.safetensors.x_y.part",
-        run.checkpoints_path / ".tmpesbJdw",
-        run.sample_path(250, 0).parent / ".00.png.zz.part",
+    drafts = [
+        draft_of(run.path / "metrics.jsonl", pid=1),
+        draft_of(run.checkpoints_path / "step-000500.safetensors", pid=2**22 + 1),
+        draft_of(run.sample_path(250, 0), host="0" * 8),
     ]
+    left = [*drafts, drafts[1].with_name(".tmpesbJdw")]
     own = [run.checkpoint_path(250), run.path / ".gitignore", run.path / "notes.part", run.path / ".tmp"]
     for path in [*left, *own[1:]]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("")
     with run.lock():
-        assert not any(path.exists() for path in left)
+        assert not any(path.exists() or path.parent.exists() for path in left)
         assert all(path.exists() for path in own)
 
 
@@ -186,7 +186,7 @@ def test_checkpoints_are_listed_newest_first_by_number(run):
     for name in (
         "step-000001.safetensors.damaged",
         "step-1.safetensors",
-        ".step-000750.safetensors.q.part",
+        ".limner-12345678-1-abcdefgh.part",
         "x",
     ):
         (run.checkpoints_path / name).write_text("")

@@ -4,16 +4,24 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
+import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from limner.errors import DiskFull
 
 UNITS = ("B", "kB", "MB", "GB", "TB")
+DRAFT = re.compile(r"\.limner-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[a-z0-9_]{8}\.part")
+"""Folders in which files are drafted, by whom."""
+DRAFT_AGE = 86400
+"""Seconds after which a draft of another machine counts as one of a dead process."""
 
 
 def human(size: float) -> str:
@@ -38,6 +46,11 @@ def require_space(folder: Path, size: int, subject: str) -> None:
         )
 
 
+def real_path(path: Path) -> Path:
+    """The absolute path without links; of links in a ring as far as it goes, where Python's own raises."""
+    return Path(os.path.realpath(path))
+
+
 def user_cache(kind: str) -> Path:
     """The folder of Limner's own files of a kind in the user's cache."""
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "limner" / kind
@@ -56,29 +69,123 @@ def atomic_write(path: Path, write: Callable[[Path], object], *, sync: bool = Tr
 
     Args:
         path: The file.
-        write: Fills the draft.
+        write: Fills the draft, which has the same name and is not there yet.
         sync: Wait for the disk, so that this holds for a loss of power as well. Without, such a loss may
             leave a torn file: only for what is verified when it is read and can be made again.
 
     Raises:
         DiskFull: The disk had no room; the old file is untouched.
     """
-    with _room_for(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        os.close(handle)
-        draft = Path(name)
-        try:
-            write(draft)
-            if sync:
-                with draft.open("rb+") as file:
-                    os.fsync(file.fileno())
-            draft.chmod(0o644)
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
+    with _room_for(path), _draft_of(path) as draft:
+        write(draft)
         if sync:
-            _sync_folder(path.parent)
+            sync_file(draft)
+        draft.chmod(0o644)
+        draft.replace(path)
+        if sync:
+            sync_folder(path.parent)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A new folder, or a file that is written in several steps: filled within the ``with``, then in place.
+
+    A folder that is there already is replaced. Nothing is put in place where an error leaves the ``with``.
+
+    Yields:
+        What to fill: not there yet, and beside ``path``.
+
+    Raises:
+        DiskFull: The disk had no room; what was there before is untouched.
+    """
+    with _room_for(path), _draft_of(path) as draft:
+        yield draft
+        if path.is_dir():
+            shutil.rmtree(path)
+        draft.replace(path)
+        sync_folder(path.parent)
+
+
+@contextmanager
+def _draft_of(path: Path) -> Iterator[Path]:
+    """Where ``path`` is drafted: under its own name in a folder of this process's own beside it.
+
+    The folder's name says whose it is, so that one of a dead process is told from one in use; what libraries
+    leave beside a file that they write lies in it, too.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_once(path.parent.absolute())
+    prefix = f".limner-{_host()}-{os.getpid()}-"
+    folder = Path(tempfile.mkdtemp(prefix=prefix, suffix=".part", dir=path.parent))
+    try:
+        yield folder / path.name
+    finally:
+        try:
+            folder.rmdir()
+        except OSError:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_dead_drafts(folder: Path, *, even_living: bool = False) -> None:
+    """Delete what killed processes left half-written right in a folder.
+
+    Args:
+        folder: May be missing.
+        even_living: Delete all drafts: the caller holds a lock under which nobody else writes there.
+    """
+    for draft in _drafts_in(folder) if even_living else dead_drafts(folder):
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def dead_drafts(folder: Path) -> list[Path]:
+    """The folders right in a folder that hold what killed processes left half-written.
+
+    Of another machine it cannot be seen whether a process lives; its drafts count when they are a day old.
+    """
+    return [draft for draft in _drafts_in(folder) if _is_dead(draft)]
+
+
+def _drafts_in(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            return [Path(entry.path) for entry in entries if DRAFT.fullmatch(entry.name)]
+    except OSError:  # missing, or not ours to read
+        return []
+
+
+@cache
+def _remove_once(folder: Path) -> None:
+    """What a killed process left in a folder goes before this one first writes there."""
+    remove_dead_drafts(folder)
+
+
+@cache
+def _host() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _is_dead(draft: Path) -> bool:
+    """Whether the process that made a draft is gone, by its number and by when the draft was made."""
+    import psutil
+
+    match = DRAFT.fullmatch(draft.name)
+    try:
+        draft_time = draft.stat().st_mtime
+        if match is None or match["host"] != _host():
+            return time.time() - draft_time > DRAFT_AGE
+        return (
+            psutil.Process(int(match["pid"])).create_time() > draft_time + 1
+        )  # the number was given out again
+    except psutil.AccessDenied:  # it lives, and is another user's
+        return False
+    except (psutil.Error, OSError):
+        return True
+
+
+def sync_file(path: Path) -> None:
+    """Wait until a file's bytes are on the disk."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 @contextmanager
@@ -93,7 +200,8 @@ def _room_for(path: Path) -> Iterator[None]:
         raise
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, where the system can be asked to."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)

@@ -8,18 +8,17 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from limner.errors import BadData, BadUsage, RunBusy
-from limner.files import append_line, write_json, write_text
+from limner.files import append_line, remove_dead_drafts, sync_file, sync_folder, write_json, write_text
 
 CHECKPOINT = re.compile(r"step-(\d{6,})\.safetensors")
 SAMPLES = re.compile(r"step-(\d{6,})")
-LEFTOVER = re.compile(r"\..*\.part|\.tmp[A-Za-z0-9]{6}")
-"""What a killed process leaves: drafts of ``limner.files``, and those that safetensors makes within them."""
 PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
 """Endings of files that other tools save checkpoints in, and that are never opened here."""
 LARGEST = 1e300
@@ -98,15 +97,9 @@ class RunDir:
         return f"{self.path} is in use: {name}. Wait for it, stop it, or choose another folder with --out."
 
     def _sweep(self) -> None:
-        listings = (
-            self.path.glob(".*"),
-            self.index_path.parent.glob(".*"),
-            self.checkpoints_path.glob(".*"),
-            self.samples_path.rglob(".*"),
-        )
-        for draft in (path for listing in listings for path in listing):
-            if LEFTOVER.fullmatch(draft.name) and draft.is_file():
-                draft.unlink(missing_ok=True)
+        folders = (self.path, self.index_path.parent, self.checkpoints_path, self.samples_path)
+        for folder in (*folders, *(path for path in self.samples_path.glob("*") if path.is_dir())):
+            remove_dead_drafts(folder, even_living=True)
 
     # measurements ------------------------------------------------------------------------------------------
 
@@ -118,9 +111,25 @@ class RunDir:
         """
         append_line(self.metrics_path, json.dumps(dict(row), allow_nan=False))
 
+    def sync_metrics(self) -> None:
+        """Wait until the rows are on the disk: a loss of power leaves no checkpoint without its rows."""
+        if self.metrics_path.is_file():
+            sync_file(self.metrics_path)
+            sync_folder(self.path)
+
     def metrics(self) -> list[dict[str, Any]]:
         """Every readable row, oldest first. A line torn by a kill is passed over; ``truncate`` removes it."""
         return [row for row in map(_row, self._lines()) if row is not None]
+
+    def missing_rows(self) -> list[tuple[int, int]]:
+        """(first, last) of each stretch of steps that were taken and left no loss: a row was lost or damaged.
+
+        A run logs every step, and all rows up to a checkpoint are on the disk before it is.
+        """
+        steps = {row["step"] for row in self.metrics() if "loss" in row}
+        last = max((*steps, *(step for step, _ in self.checkpoints())), default=0)
+        bounds = [0, *sorted(steps & set(range(1, last + 1))), last + 1]
+        return [(a + 1, b - 1) for a, b in pairwise(bounds) if b > a + 1]
 
     def truncate(self, step: int) -> int:
         """Forget the rows after ``step`` and the lines that cannot be read, before a run goes on from there.

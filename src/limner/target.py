@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from limner.errors import BadUsage
+from limner.files import real_path
 
 RUNS = Path("runs")
 FORBIDDEN = re.compile(r'[/\\:*?"<>|\x00-\x1f]+')
@@ -110,7 +111,7 @@ def template(overrides: Mapping[str, Any], images: int = 10) -> Any:
 
 
 def _refuse_inside(home: Path, images: Path) -> None:
-    if home.resolve().is_relative_to(images.resolve()):
+    if real_path(home).is_relative_to(real_path(images)):
         if runs := sorted(path for path in images.iterdir() if path.is_dir() and _is_run(path)):
             raise BadUsage(f"{images} holds runs, and is no folder of images. Name one of them: {runs[0]}")
         raise BadUsage(
@@ -143,7 +144,7 @@ def _from_images(folder: Path, overrides: Mapping[str, Any]) -> tuple[Any, dict[
 
 def folder_name(folder: Path) -> str:
     """The name of a folder, as a run and its LoRA are called."""
-    return FORBIDDEN.sub("-", folder.resolve().name).lstrip(".")[:100] or "lora"
+    return FORBIDDEN.sub("-", real_path(folder).name).lstrip(".")[:100] or "lora"
 
 
 def _home(file: Path, recipe: Any) -> Path:
@@ -170,7 +171,7 @@ def _free(home: Path, images: Path) -> Path:
     file = RunDir(home).recipe_path
     if file.is_file():
         run_images = load(file).data.images
-        if run_images.resolve() != images.resolve():
+        if real_path(run_images) != real_path(images):
             raise BadUsage(
                 f"{home} holds a run on {run_images}. Choose another folder with --out, "
                 f"or go on with that run: limner train {home} --set data.images={images}"

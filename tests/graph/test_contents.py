@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import limner
+from drafts import DEAD, draft_of
 from limner.files import user_cache
 from limner.graph import contents as module
 from limner.graph.cache import Cache, text_cache_key
@@ -108,10 +109,11 @@ def test_a_run_that_starts_between_two_batches_keeps_its_entries(cache, monkeypa
 
 
 def test_drafts_of_killed_processes_go_and_young_ones_stay(cache):
-    old, young = (cache.path(KEYS[0]).parent / f".{name}.safetensors.x.part" for name in ("old", "young"))
-    for path in (old, young):
-        path.write_bytes(b"half")
-    os.utime(old, (0, 0))
+    path = cache.path(KEYS[0])
+    old, young = draft_of(path, pid=DEAD), draft_of(path, pid=os.getpid())
+    for draft in (old, young):
+        draft.parent.mkdir()
+        draft.write_bytes(b"half")
     (cache.root / "README").write_text("a stranger's file")
     done = prune(cache.root, older_than=100 * DAY)
     assert (done.drafts, done.freed_bytes, done.deleted_entries) == (1, 4, 0)

@@ -9,7 +9,7 @@ from limner.data.captions import SIDECARS, read_text
 from limner.data.listing import listed
 from limner.data.metadata import BrokenRow, read_metadata
 from limner.errors import BadData
-from limner.files import write_text
+from limner.files import remove_dead_drafts, write_text
 
 State = Literal["missing", "ours", "by hand", "answered", "listed", "shared"]
 
@@ -22,12 +22,14 @@ class CaptionStore:
     """
 
     def __init__(self, root: Path) -> None:
-        """Read names and the record; no image is opened."""
+        """Read names and the record, and clear away what a killed process half wrote; no image is opened."""
         listing = listed(root)
         if not listing.images:
             raise BadData(
                 f"{root} holds no images. Put JPEG, PNG or WebP files into it, or name another folder."
             )
+        for folder in {(root / file).parent for file in listing.images}:
+            remove_dead_drafts(folder)
         self.root = root
         self.files: tuple[str, ...] = tuple(listing.images)
         self.rejected = listing.rejected

@@ -1,5 +1,6 @@
 """The safe repairs of a folder of images, into a new one: the folder itself is never written to."""
 
+import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -11,7 +12,7 @@ from limner.checking.image_stats import ImageStats
 from limner.data.images import read_image
 from limner.data.region import REGION
 from limner.errors import BadUsage
-from limner.files import atomic_write, human, require_space, write_json, write_text
+from limner.files import atomic_folder, atomic_write, human, real_path, require_space, write_json, write_text
 from limner.reporter import Reporter
 
 COPIES = ("duplicate", "near-duplicate")
@@ -52,15 +53,16 @@ def write_fixed_copy(report: CheckReport, folder: Path, reporter: Reporter) -> F
     Images that are in order are copied byte for byte. JPEGs that must be written anew are saved at quality
     95 without colour subsampling, others as PNG. Captions and crops go beside the images as ``.txt`` and
     ``.crop``; an image without a caption gets that of a copy that is left behind. Sub-folders stay, so
-    kohya's repeats do. ``fixed.json`` tells what was done.
+    kohya's repeats do. ``fixed.json`` tells what was done. The folder appears when it is whole: what a kill
+    left of one is made anew.
 
     Raises:
         BadUsage: The folder exists, or lies in the folder of images.
         DiskFull: There is not enough room.
     """
-    if folder.exists():
+    if os.path.lexists(folder):
         raise BadUsage(f"{folder} exists. Name a new folder with --fix.")
-    if folder.resolve().is_relative_to(report.folder.root.resolve()):
+    if real_path(folder).is_relative_to(real_path(report.folder.root)):
         raise BadUsage(f"{folder} lies in the folder of images. Name a folder outside of it with --fix.")
     copies = {item.image: item.reason for item in report.findings if item.kind in COPIES}
     omissions = [(item.image, item.reason) for item in report.findings if item.kind == "left-out"]
@@ -74,18 +76,18 @@ def write_fixed_copy(report: CheckReport, folder: Path, reporter: Reporter) -> F
     unchanged_files: list[str] = []
     converted_files: list[str] = []
     names: set[str] = set()
-    with reporter.progress("write", len(selection)) as steps:
-        for item, name in selection:
-            target = _free(PurePosixPath(name), item, names)
-            (folder / target).parent.mkdir(parents=True, exist_ok=True)
-            (converted_files if _write(item, folder / target) else unchanged_files).append(str(target))
-            _write_sidecars(item, folder / target, transfers.get(name, ("", ()))[1])
-            steps.advance()
-    pairs = tuple((name, copy) for name, (copy, _) in transfers.items())
-    result = FixReport(
-        folder, tuple(unchanged_files), tuple(converted_files), pairs, (*copies.items(), *omissions)
-    )
-    write_json(folder / "fixed.json", {**result.plain(), "folder": folder.name})
+    with atomic_folder(folder) as draft:
+        with reporter.progress("write", len(selection)) as steps:
+            for item, name in selection:
+                target = _free(PurePosixPath(name), item, names)
+                (draft / target).parent.mkdir(parents=True, exist_ok=True)
+                (converted_files if _write(item, draft / target) else unchanged_files).append(str(target))
+                _write_sidecars(item, draft / target, transfers.get(name, ("", ()))[1])
+                steps.advance()
+        pairs = tuple((name, copy) for name, (copy, _) in transfers.items())
+        left_behind = (*copies.items(), *omissions)
+        result = FixReport(folder, tuple(unchanged_files), tuple(converted_files), pairs, left_behind)
+        write_json(draft / "fixed.json", {**result.plain(), "folder": folder.name})
     return result
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -9,13 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from limner.files import user_cache, write_json
+from limner.files import dead_drafts, real_path, user_cache, write_json
 from limner.graph.leases import gate, held_keys, leases_folder
 
 BATCH = 200
 """Entries deleted under one hold of the gate: a run that starts waits for no more than these."""
-DRAFT_AGE = 3600.0
-"""Seconds after which a half-written file belongs to a process that was killed. Writing one takes moments."""
 LARGEST_HEADER = 2**20
 """Bytes of a safetensors header that is read for the name of its unit."""
 NO_RUN = ""
@@ -113,10 +112,10 @@ def register(root: Path, run: Path, index: Path) -> None:
 
     Where the cache cannot be written to, nothing is recorded: only the listing wants it.
     """
-    home = run.resolve()
+    home = real_path(run)
     name = hashlib.sha256(str(home).encode()).hexdigest()[:32]
     with suppress(PermissionError):
-        write_json(root / "runs" / f"{name}.json", {"run": str(home), "index": str(index.resolve())})
+        write_json(root / "runs" / f"{name}.json", {"run": str(home), "index": str(real_path(index))})
 
 
 def contents(root: Path) -> CacheContents:
@@ -157,12 +156,12 @@ def prune(
     leases = _leases(root)
     idle = [entry for entry in entries if entry.key not in leases]
     victims = _victims(idle, sum(entry.bytes for entry in entries), older_than, max_size)
-    drafts = [path for path in root.glob("??/.*.part") if _age(path) >= DRAFT_AGE]
-    draft_bytes = sum(path.stat().st_size for path in drafts)
+    drafts = [draft for shard in root.glob("??") for draft in dead_drafts(shard)]
+    draft_bytes = sum(path.stat().st_size for draft in drafts for path in draft.iterdir())
     if not dry_run:
         victims = list(_delete(root, victims))
-        for path in drafts:
-            path.unlink(missing_ok=True)
+        for draft in drafts:
+            shutil.rmtree(draft, ignore_errors=True)
         _forget_lost_runs(root)
     victim_keys = {entry.key for entry in victims}
     rest = [entry for entry in entries if entry.key not in victim_keys]
@@ -228,11 +227,6 @@ def _used(path: Path) -> float | None:
         return path.stat().st_mtime
     except FileNotFoundError:
         return None
-
-
-def _age(path: Path) -> float:
-    used = _used(path)
-    return 0.0 if used is None else time.time() - used
 
 
 def _by_run(root: Path, entries: Sequence[StoredEntry]) -> list[tuple[str, list[StoredEntry]]]:

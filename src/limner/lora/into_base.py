@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from limner.errors import BadBase, BadLora
-from limner.files import require_space
+from limner.files import atomic_folder, require_space
 from limner.lora.adapters import Dora, WeightDelta, to_lora
 from limner.lora.formats import canonical
 from limner.lora.weights import BaseCheckpoint, BaseWeight, data_offsets
@@ -93,19 +93,13 @@ def merge_into_base(
     }
     sources = [base] if base.is_file() else [file for file in base.rglob("*") if file.is_file()]
     require_space(out.parent, sum(file.stat().st_size for file in sources), str(out))
-    draft = out.with_name(f".{out.name}.part")
-    _remove(draft)
-    try:
-        draft.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(out) as draft:
         shutil.copyfile(base, draft) if base.is_file() else shutil.copytree(base, draft)
         for weight, names in targets:
             if names:
                 file = draft if base.is_file() else draft / weight.file.relative_to(base)
                 value = merged_weight(checkpoint.read(weight), weight, deltas[weight.component], strength)
                 _overwrite(file, weight.name, value.T if weight.transposed else value)
-        draft.replace(out)
-    finally:
-        _remove(draft)
     return sum(bool(names) for _, names in targets)
 
 
@@ -120,10 +114,3 @@ def _overwrite(file: Path, name: str, value: Tensor) -> None:
     with file.open("rb+") as stream:
         stream.seek(start + first)
         stream.write(raw)
-
-
-def _remove(draft: Path) -> None:
-    if draft.is_dir():
-        shutil.rmtree(draft)
-    else:
-        draft.unlink(missing_ok=True)

@@ -6,7 +6,6 @@ their bits, and fp8 becomes bf16, which holds each of its values.
 """
 
 import hashlib
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from limner.errors import BadBase, first_line
-from limner.files import require_space, user_cache, write_json
+from limner.files import atomic_folder, require_space, user_cache, write_json
 from limner.models import family_of
 from limner.models.facts import FilePart
 from limner.models.family import Family
@@ -107,9 +106,7 @@ def _content_key(file: Single, family: Family, donor: Source) -> str:
 
 def _make(file: Single, family: Family, donor: Source, home: Path) -> None:
     hush()
-    draft = home.with_name(f".{home.name}.part")
-    shutil.rmtree(draft, ignore_errors=True)  # what a kill left
-    try:
+    with atomic_folder(home) as draft:
         write_json(draft / "model_index.json", donor.index)
         if donor.facts:
             write_json(draft / "limner.json", donor.facts)
@@ -120,9 +117,6 @@ def _make(file: Single, family: Family, donor: Source, home: Path) -> None:
                 write(draft / part, _weights(file, family, donor, draft, part))
             else:
                 lend(donor, part, draft / part, allow_links=True)
-        draft.replace(home)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _weights(file: Single, family: Family, donor: Source, draft: Path, part: str) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from limner.files import atomic_write, write_json
+from limner.files import atomic_write, real_path, write_json
 from limner.models.source import WEIGHTS, Source
 
 SHARD = 2 * 10**9
@@ -28,7 +28,7 @@ def lend(donor: Source, part: str, folder: Path, *, allow_links: bool) -> None:
 def _link(path: Path, link_path: Path) -> bool:
     """Whether it could be done: not to another disk, or one without links."""
     try:
-        os.link(path.resolve(), link_path)
+        os.link(real_path(path), link_path)
     except OSError:
         return False
     return True

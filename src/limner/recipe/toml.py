@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from limner.errors import BadRecipe
-from limner.files import human
+from limner.files import human, real_path
 from limner.recipe import aliases, explain
 from limner.recipe.schema import Recipe, Section
 
@@ -37,7 +37,7 @@ def load(path: Path) -> Recipe:
             f"{path} cannot be read: {error.strerror}. Check the path and its permissions."
         ) from error
     try:
-        return parse(text, path.resolve().parent)
+        return parse(text, real_path(path).parent)
     except BadRecipe as error:
         raise BadRecipe(f"{path}: {error}") from error
 

@@ -14,7 +14,7 @@ from string import Template
 from typing import Any
 
 from limner.errors import BadData
-from limner.files import human, write_text
+from limner.files import human, real_path, write_text
 from limner.report.chart import curve, series, smooth
 from limner.report.markup import Html, data_url, escape, image, records, table, thumbnail
 from limner.report.sheet import Column, columns
@@ -66,7 +66,16 @@ class Page:
         self.full = self._recipe_value("train", "method") == "full"
         self.data: dict[str, Any] = self._read(run.data, {})
         self.prompts: list[str] = self._read(run.prompts, [])
-        self.title = title or str(self.recipe.get("name") or run.path.resolve().name)
+        self.title = title or str(self.recipe.get("name") or real_path(run.path).name)
+        if gaps := run.missing_rows():
+            steps = ", ".join(
+                f"{first}" if first == last else f"{first} to {last}" for first, last in gaps[:5]
+            )
+            steps += f" and {len(gaps) - 5} more stretches" if len(gaps) > 5 else ""
+            self.problems.append(
+                f"{run.metrics_path.name} has no rows of steps {steps}: they were lost, and figures and "
+                "curves leave them out. The checkpoints and the LoRA are not touched by it."
+            )
         self.validation = series(self.rows, "held_out")
         self.losses = series(self.rows, "loss")
 

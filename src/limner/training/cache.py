@@ -16,7 +16,7 @@ from limner.data.images import read_image
 from limner.data.validation import CAPTION_PROMPTS
 from limner.data.views import View
 from limner.events import CacheFilled
-from limner.files import human, require_space, write_json, write_text
+from limner.files import human, remove_dead_drafts, require_space, write_json, write_text
 from limner.graph.cache import Cache
 from limner.graph.contents import register
 from limner.nn import distributed
@@ -136,6 +136,8 @@ def fill_cache(resolved: Resolved, reporter: Reporter) -> tuple[Store, CacheFill
     for remark in resolved.remarks:
         reporter.line(remark)
     store = Cache(cache_root(resolved.recipe))
+    for shard in store.root.glob("??"):
+        remove_dead_drafts(shard)
     rows = all_rows(resolved)
     work = survey(resolved, store, rows)
     if distributed.any_rank(_discard_damaged(store, work.present, reporter)):

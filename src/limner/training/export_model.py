@@ -1,6 +1,5 @@
 """Export of a full fine-tune: a base in diffusers layout, to paint with, train on, or extract LoRAs from."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from torch import Tensor
 from limner.assembly.assemble import Assembled
 from limner.assembly.resolve import Resolved
 from limner.errors import BadBase
-from limner.files import require_space, write_json
+from limner.files import atomic_folder, require_space, write_json
 from limner.models.layout import lend, write
 from limner.models.scheduler import overrides_of
 from limner.models.weights import dtypes
@@ -57,10 +56,8 @@ def export_model(model: TrainableModel, run: RunDir, reporter: Reporter) -> Path
     name = family.denoiser
     tensors = {**model.models[name].state_dict(), **model.state()[name]}
     kinds = dtypes(model.models[name], source.weights(name))
-    draft = run.model_path.with_name(".model.part")
-    shutil.rmtree(draft, ignore_errors=True)  # what a kill left
     require_space(run.path, source.bytes_on_disk or 0, f"{run.model_path}, the trained model,")
-    try:
+    with atomic_folder(run.model_path) as draft:
         _frame(resolved, draft)
         for part in family.parts:
             if part != name:
@@ -68,10 +65,6 @@ def export_model(model: TrainableModel, run: RunDir, reporter: Reporter) -> Path
         write_json(draft / name / "config.json", source.config(name))
         facts = {STEPS: str(resolved.recipe.train.steps)}
         _verify(write(draft / name, tensors, dtypes=kinds, facts=facts), tensors, kinds)
-        shutil.rmtree(run.model_path, ignore_errors=True)
-        draft.replace(run.model_path)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     reporter.line(
         f"Model: {run.model_path.name}/ is a base in diffusers layout. As a LoRA: limner lora extract "
         f"{resolved.recipe.base} {run.model_path} --rank 64 --out {run.lora_path}"
@@ -121,7 +114,10 @@ def _verify(files: Sequence[Path], tensors: Mapping[str, Tensor], kinds: Mapping
             for name in file.keys():  # noqa: SIM118  it is no mapping
                 expected = tensors[name].detach().to("cpu", kinds.get(name, tensors[name].dtype))
                 if not torch.equal(expected, file.get_tensor(name)):
-                    raise BadBase(f"{path}: {name} is not what was written. Check the disk, and run again.")
+                    raise BadBase(
+                        f"{path.parent.name}/{path.name}: {name} is not what was written. Check the disk, "
+                        "and run again."
+                    )
                 missing.discard(name)
     if missing:
-        raise BadBase(f"{files[0].parent} lacks {min(missing)}. Check the disk, and run again.")
+        raise BadBase(f"{files[0].parent.name}/ lacks {min(missing)}. Check the disk, and run again.")

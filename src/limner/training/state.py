@@ -73,6 +73,7 @@ class TrainState:
             }
             facts = {"step": step, **storage, **facts, **shape(self.resolved)}
             facts["recipe"] = shaping(self.resolved.recipe)
+            self.run.sync_metrics()
             checkpoint.save(path, parts, facts)
             checkpoint.retain(self.run, self.resolved.recipe.train.keep, saved=path)
         distributed.barrier()

@@ -12,6 +12,7 @@ from typing import Any
 from limner.captions.client import Declined, Provider, Reply, Request, Takes
 from limner.captions.providers import Options
 from limner.errors import BadProvider
+from limner.files import real_path
 
 MODEL = "Qwen/Qwen3-VL-2B-Instruct"
 FLORENCE = "<DETAILED_CAPTION>"
@@ -40,7 +41,7 @@ class Local:
         self.name = "local"
         path = options.model or MODEL
         # Of a folder only its name is recorded: captions are shared, the paths of a machine are not.
-        self.model = Path(path).resolve().name if Path(path).is_dir() else path
+        self.model = real_path(Path(path)).name if Path(path).is_dir() else path
         torch, transformers = importlib.import_module("torch"), importlib.import_module("transformers")
         self._torch = torch
         self._device = _device(torch, options.device)

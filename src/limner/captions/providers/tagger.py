@@ -16,6 +16,7 @@ from PIL import Image
 from limner.captions.client import Provider, Reply, Request, Takes
 from limner.captions.providers import Options, package
 from limner.errors import BadProvider
+from limner.files import real_path
 
 MODEL = "SmilingWolf/wd-vit-tagger-v3"
 NETWORK, TAGS = "model.onnx", "selected_tags.csv"
@@ -51,7 +52,7 @@ class Tagger:
         self.name = "tagger"
         path = options.model or MODEL
         folder = Path(path) if Path(path).is_dir() else _cached(path)
-        self.model = folder.resolve().name if Path(path).is_dir() else path
+        self.model = real_path(folder).name if Path(path).is_dir() else path
         self._tags = _tags(folder / TAGS)
         try:
             self._session = runtime.InferenceSession(folder / NETWORK, providers=["CPUExecutionProvider"])
