@@ -74,4 +74,4 @@ class Stopped(LimnerError):
 def first_line(error: BaseException) -> str:
     """What an error of a library says, cut to one line of at most 200 characters."""
     line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return line[:200].rstrip(". ")
+    return line[:200].rstrip(". :")

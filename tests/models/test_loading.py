@@ -73,9 +73,7 @@ def test_fingerprints_know_weights_and_precision(copied: Path):
 
 
 @pytest.mark.parametrize("part", MODELS)
-@pytest.mark.parametrize(
-    "damage", ["lacks a tensor", "another shape", "torn", "torn config", "not safetensors"]
-)
+@pytest.mark.parametrize("damage", ["lacks a tensor", "another shape", "torn", "not safetensors"])
 def test_a_damaged_part_is_told_in_one_line(copied: Path, part: str, damage: str):
     path = file_of(copied, part)
     tensors = {name: value.clone() for name, value in load_file(path).items()}
@@ -89,8 +87,6 @@ def test_a_damaged_part_is_told_in_one_line(copied: Path, part: str, damage: str
             save_file(tensors, path, metadata={"format": "pt"})
         case "torn":
             path.write_bytes(path.read_bytes()[:-100])
-        case "torn config":
-            (copied / part / "config.json").write_text('{"a": ')
         case "not safetensors":
             path.write_bytes(b"<html>404</html>")
     with pytest.raises(BadBase, match=rf"^copied: {part}/ (lacks 1 tensors|cannot be loaded)") as caught:
@@ -98,6 +94,13 @@ def test_a_damaged_part_is_told_in_one_line(copied: Path, part: str, damage: str
     assert "\n" not in str(caught.value) and str(caught.value).endswith(
         "Copy the whole base again, or name another one."
     )
+
+
+@pytest.mark.parametrize("part", MODELS)
+def test_a_torn_config_is_told_before_anything_is_loaded(copied: Path, part: str):
+    (copied / part / "config.json").write_text('{"a": ')
+    with pytest.raises(BadBase, match=rf"{part}/config.json cannot be read .* copy the base again\.$"):
+        source(copied)
 
 
 def test_a_foreign_config_is_told(copied: Path):

@@ -12,7 +12,7 @@ from limner.assembly.trainable import trainable_of
 from limner.errors import BadLora, BadUsage
 from limner.files import atomic_write
 from limner.generation.branches import as_asked, load_branches, require_branches, with_adapters
-from limner.generation.pipeline import LORA, pipeline
+from limner.generation.pipeline import LORA, pipeline, refusing
 from limner.generation.settings import Settings
 from limner.lora import file
 from limner.lora.file import LoraFile
@@ -78,7 +78,7 @@ def generate(  # noqa: PLR0913  what a picture is made of
             for offset in range(settings.images_per_prompt):
                 seed = settings.seed + offset
                 generator = torch.Generator().manual_seed(seed)
-                with with_adapters(pipe, family, *branches):
+                with refusing(source), with_adapters(pipe, family, *branches):
                     image = pipe(prompt=prompt, **options, generator=generator).images[0]
                 image_path = out / f"{number:02d}-{_slug(prompt)}-{seed}.png"
                 atomic_write(image_path, partial(image.save, format="PNG"))

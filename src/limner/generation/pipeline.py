@@ -1,19 +1,37 @@
 """The stock pipeline of a base with a LoRA in it, loaded exactly as other tools load it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from limner.assembly.resolve import device_of, precision_of
 from limner.errors import BadBase, first_line
 from limner.lora import diffusers_loader
 from limner.models.family import Family
-from limner.models.loading import LOAD_ERRORS, hush
+from limner.models.loading import LOAD_ERRORS, hush, skeleton
 from limner.models.scheduler import sampler
 from limner.models.source import Source
 
 LORA = "lora"
 """What its adapter is called."""
+
+
+@contextmanager
+def refusing(source: Source) -> Iterator[None]:
+    """Say in a line that a base cannot compute: its configs fit its weights and not each other.
+
+    Raises:
+        BadBase: It cannot.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except LOAD_ERRORS as error:
+        raise BadBase(f"{source.name} cannot paint: {first_line(error)}. {source.again}") from error
 
 
 def pipeline(
@@ -37,19 +55,27 @@ def pipeline(
     pipeline_class = getattr(diffusers, family.pipeline)
     for part in family.parts:
         source.weights(part)
+    unread_parts = set(source.parts_listed) - {*family.parts, "scheduler"}
     try:
         pipe = pipeline_class.from_pretrained(
             source.root,
             dtype=precision_of("auto", device),
             use_safetensors=True,
             local_files_only=True,
-            **dict.fromkeys(family.unused_parts),
-        )
+            **dict.fromkeys(
+                {*family.unused_parts, *unread_parts}
+            ),  # a name of a class in the index loads nothing
+        ).to(device)
+    except torch.OutOfMemoryError:  # the files are whole
+        raise
     except LOAD_ERRORS as error:
+        for part in family.parts:
+            if not part.startswith("tokenizer"):
+                skeleton(family, source, part, dtype=torch.float32)  # a config that means nothing is named
         raise BadBase(f"{source.name} cannot be loaded: {first_line(error)}. {source.again}") from error
-    pipe.set_progress_bar_config(disable=True)
     if overrides:
         pipe.scheduler = sampler(source, overrides)
     if lora is not None:
         diffusers_loader.load(pipe, lora, LORA)
+    pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)

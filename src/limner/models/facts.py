@@ -17,6 +17,26 @@ PartNames = Literal["ldm-unet", "ldm-vae", "transformers", "open-clip", "key-map
 a prefix, as OpenCLIP, or by a key map of the family's own."""
 
 
+FLOW_SAMPLERS = tuple(
+    f"{name}Scheduler"
+    for name in (
+        *("FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete", "FlowMatchLCM"),
+        *("DPMSolverMultistep", "DPMSolverSinglestep", "DEISMultistep", "UniPCMultistep"),
+    )
+)
+"""Samplers of diffusers for rectified flows."""
+DIFFUSION_SAMPLERS = tuple(
+    f"{name}Scheduler"
+    for name in (
+        *("DDIM", "DDPM", "PNDM", "LMSDiscrete", "EulerDiscrete", "HeunDiscrete", "EulerAncestralDiscrete"),
+        *("DPMSolverMultistep", "DPMSolverSinglestep", "KDPM2Discrete", "KDPM2AncestralDiscrete"),
+        *("DEISMultistep", "UniPCMultistep", "EDMEuler", "LCM", "TCD"),
+    )
+)
+"""Samplers of diffusers for denoising diffusion: its own ``KarrasDiffusionSchedulers`` but for the one that
+wants a package besides, and two for distilled models."""
+
+
 @dataclass(frozen=True)
 class PresetValue:
     """One value of a preset.
@@ -105,6 +125,10 @@ class FamilyFacts:
     """Class of diffusers in ``model_index.json``: how a folder says which family it is."""
     denoiser: str
     """What diffusers calls the denoiser: "transformer", "unet"."""
+    parts: Mapping[str, str]
+    """Model name -> 'library:Class'. The folder of a part bears its name."""
+    samplers: tuple[str, ...]
+    """Classes of diffusers that a base may name as its sampler: no other class is ever loaded by a name."""
     bases: tuple[RegisteredBase, ...]
     """The first is what a preset starts from."""
     caption_style: CaptionStyleName

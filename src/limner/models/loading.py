@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 
@@ -20,7 +21,10 @@ from limner.nn.layers.quantized_linear import storable
 from limner.nn.memory.placement import Placement
 from limner.nn.memory.plan import Plan
 
-LOAD_ERRORS = (OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, SafetensorError)
+LOAD_ERRORS = (
+    *(OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, SafetensorError),
+    *(ArithmeticError, AssertionError, ImportError, MemoryError, StrictDataclassError),
+)
 """What the libraries raise over the files of a base that are torn, foreign or of another model."""
 
 

@@ -4,9 +4,10 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from limner.errors import BadRecipe
+from limner.errors import BadBase, BadRecipe, first_line
 from limner.imports import swiftly
 from limner.models.family import Family, Objective
+from limner.models.loading import LOAD_ERRORS
 from limner.models.lora_keys import SOFTWARE
 from limner.models.source import Source
 from limner.nn import ddpm
@@ -56,6 +57,7 @@ def sampler(source: Source, overrides: Mapping[str, Any]) -> Any:
     """The base's own sampler, with ``overrides`` over its config.
 
     Raises:
+        BadBase: Its config means nothing.
         BadRecipe: That sampler knows no such setting, and would paint as if it had not been told.
     """
     name = source.index["scheduler"][1]
@@ -70,4 +72,10 @@ def sampler(source: Source, overrides: Mapping[str, Any]) -> Any:
             "trained. Remove train.zero_terminal_snr, or name a sampler that knows it in the base's "
             "model_index.json and scheduler/scheduler_config.json, such as DDIMScheduler."
         )
-    return kind.from_config({**source.config("scheduler"), **overrides})
+    try:
+        return kind.from_config({**source.config("scheduler"), **overrides})
+    except LOAD_ERRORS as error:
+        raise BadBase(
+            f"{source.name}: scheduler/scheduler_config.json means nothing to {name}: {first_line(error)}. "
+            f"{source.again}"
+        ) from error

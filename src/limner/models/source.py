@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from limner.errors import BadBase, UnknownBase
-from limner.files import human, sha256_file, user_cache, write_text
+from limner.files import human, real_path, sha256_file, user_cache, write_text
+from limner.models.config_rules import require_plain
 from limner.models.registry import hub_bases, hub_id_of
 from limner.models.single_file import single_file_titles
 
@@ -155,7 +156,7 @@ def locate(
         return _open(folders[name], name)
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return _open(folder, folder.resolve().name)
+        return _open(folder, real_path(folder).name)
     if name not in hub_bases() and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
         names = ", ".join(sorted({*folders, *hub_bases()}))
         titles = single_file_titles()
@@ -264,7 +265,9 @@ def _open(root: Path, name: str) -> Source:
         value = facts.get(key, 1)
         if type(value) not in (int, float) or not 0 < value <= maximum:
             raise BadBase(f"{path}: {key} is {value!r:.60}; it must be a number above 0, at most {maximum}.")
-    return Source(root, name, facts)
+    source = Source(root, name, facts)
+    require_plain(root, source.index)
+    return source
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -272,7 +275,7 @@ def _json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise BadBase(f"{path} is missing: the base is incomplete. Download or copy it again.") from error
-    except (ValueError, UnicodeDecodeError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise BadBase(f"{path} cannot be read ({error}). Download or copy the base again.") from error
     if not isinstance(value, dict):
         raise BadBase(f"{path} holds no JSON object. Download or copy the base again.")
@@ -281,7 +284,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 def content(path: Path) -> str:
     """SHA-256 of a file: its name in the hub's cache where it lies there, else read once and noted."""
-    real = path.resolve()
+    real = real_path(path)
     if len(real.name) == 64 and real.parent.name == "blobs":
         return real.name
     facts = real.stat()

@@ -1,6 +1,6 @@
 """What is known of FLUX.1 (Black Forest Labs 2024) and its bases."""
 
-from limner.models.facts import FamilyFacts, FilePart, RegisteredBase, SingleFile
+from limner.models.facts import FLOW_SAMPLERS, FamilyFacts, FilePart, RegisteredBase, SingleFile
 from limner.models.flux.glyph import preset
 from limner.models.flux.keys import CHECKPOINT, NORM_LEAVES
 
@@ -10,6 +10,15 @@ FACTS = FamilyFacts(
     name="flux",
     pipeline="FluxPipeline",
     denoiser="transformer",
+    parts={
+        "tokenizer": "transformers:CLIPTokenizer",
+        "tokenizer_2": "transformers:T5TokenizerFast",
+        "text_encoder": "transformers:CLIPTextModel",
+        "text_encoder_2": "transformers:T5EncoderModel",
+        "vae": "diffusers:AutoencoderKL",
+        "transformer": "diffusers:FluxTransformer2DModel",
+    },
+    samplers=FLOW_SAMPLERS,
     bases=(
         RegisteredBase(
             name="flux-dev",

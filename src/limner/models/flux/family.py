@@ -125,14 +125,7 @@ FAMILY = Family(
     name=FACTS.name,
     pipeline=FACTS.pipeline,
     denoiser=FACTS.denoiser,
-    parts={
-        "tokenizer": "transformers:CLIPTokenizer",
-        "tokenizer_2": "transformers:T5TokenizerFast",
-        "text_encoder": "transformers:CLIPTextModel",
-        "text_encoder_2": "transformers:T5EncoderModel",
-        "vae": "diffusers:AutoencoderKL",
-        "transformer": "diffusers:FluxTransformer2DModel",
-    },
+    parts=FACTS.parts,
     full_precision=("vae",),
     units=(tokenize, tokenize_2, encode_clip, encode_t5, encode_image)
     + (draw_latent, draw_noise, rectified.draw_time, denoise, rectified.measure),

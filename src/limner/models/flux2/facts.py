@@ -1,11 +1,18 @@
 """What is known of FLUX.2 klein (Black Forest Labs 2026) and its bases."""
 
-from limner.models.facts import FamilyFacts, PresetValue, RegisteredBase
+from limner.models.facts import FLOW_SAMPLERS, FamilyFacts, PresetValue, RegisteredBase
 
 FACTS = FamilyFacts(
     name="flux2",
     pipeline="Flux2KleinPipeline",
     denoiser="transformer",
+    parts={
+        "tokenizer": "transformers:Qwen2TokenizerFast",
+        "text_encoder": "transformers:Qwen3ForCausalLM",
+        "vae": "diffusers:AutoencoderKLFlux2",
+        "transformer": "diffusers:Flux2Transformer2DModel",
+    },
+    samplers=FLOW_SAMPLERS,
     bases=(
         RegisteredBase(
             name="flux2-klein-4b",

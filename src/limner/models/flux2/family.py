@@ -137,12 +137,7 @@ FAMILY = Family(
     name=FACTS.name,
     pipeline=FACTS.pipeline,
     denoiser=FACTS.denoiser,
-    parts={
-        "tokenizer": "transformers:Qwen2TokenizerFast",
-        "text_encoder": "transformers:Qwen3ForCausalLM",
-        "vae": "diffusers:AutoencoderKLFlux2",
-        "transformer": "diffusers:Flux2Transformer2DModel",
-    },
+    parts=FACTS.parts,
     full_precision=("vae",),
     units=(tokenize, encode_text, encode_image)
     + (draw_latent, draw_noise, rectified.draw_time, denoise, rectified.measure),

@@ -1,6 +1,6 @@
 """What is known of Krea 2 (Krea 2026) and its bases."""
 
-from limner.models.facts import FamilyFacts, PresetValue, RegisteredBase
+from limner.models.facts import FLOW_SAMPLERS, FamilyFacts, PresetValue, RegisteredBase
 
 LICENCE = "Krea 2 Community License"
 
@@ -8,6 +8,13 @@ FACTS = FamilyFacts(
     name="krea2",
     pipeline="Krea2Pipeline",
     denoiser="transformer",
+    parts={
+        "tokenizer": "transformers:Qwen2Tokenizer",
+        "text_encoder": "transformers:Qwen3VLModel",
+        "vae": "diffusers:AutoencoderKLQwenImage",
+        "transformer": "diffusers:Krea2Transformer2DModel",
+    },
+    samplers=FLOW_SAMPLERS,
     bases=(
         RegisteredBase(
             name="krea2",

@@ -1,11 +1,18 @@
 """What is known of Qwen-Image (Wu et al. 2025) and its bases."""
 
-from limner.models.facts import FamilyFacts, PresetValue, RegisteredBase
+from limner.models.facts import FLOW_SAMPLERS, FamilyFacts, PresetValue, RegisteredBase
 
 FACTS = FamilyFacts(
     name="qwen-image",
     pipeline="QwenImagePipeline",
     denoiser="transformer",
+    parts={
+        "tokenizer": "transformers:Qwen2Tokenizer",
+        "text_encoder": "transformers:Qwen2_5_VLForConditionalGeneration",
+        "vae": "diffusers:AutoencoderKLQwenImage",
+        "transformer": "diffusers:QwenImageTransformer2DModel",
+    },
+    samplers=FLOW_SAMPLERS,
     bases=(
         RegisteredBase(
             name="qwen-image",

@@ -114,12 +114,7 @@ FAMILY = Family(
     name=FACTS.name,
     pipeline=FACTS.pipeline,
     denoiser=FACTS.denoiser,
-    parts={
-        "tokenizer": "transformers:Qwen2Tokenizer",
-        "text_encoder": "transformers:Qwen2_5_VLForConditionalGeneration",
-        "vae": "diffusers:AutoencoderKLQwenImage",
-        "transformer": "diffusers:QwenImageTransformer2DModel",
-    },
+    parts=FACTS.parts,
     full_precision=("vae",),
     units=(tokenize, encode_text, encode_image)
     + (draw_latent, draw_noise, rectified.draw_time, denoise, rectified.measure),

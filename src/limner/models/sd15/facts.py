@@ -1,11 +1,25 @@
 """What is known of Stable Diffusion 1.x (Rombach et al. 2022) and its bases."""
 
-from limner.models.facts import FamilyFacts, FilePart, PresetValue, RegisteredBase, SingleFile
+from limner.models.facts import (
+    DIFFUSION_SAMPLERS,
+    FamilyFacts,
+    FilePart,
+    PresetValue,
+    RegisteredBase,
+    SingleFile,
+)
 
 FACTS = FamilyFacts(
     name="sd15",
     pipeline="StableDiffusionPipeline",
     denoiser="unet",
+    parts={
+        "tokenizer": "transformers:CLIPTokenizer",
+        "text_encoder": "transformers:CLIPTextModel",
+        "vae": "diffusers:AutoencoderKL",
+        "unet": "diffusers:UNet2DConditionModel",
+    },
+    samplers=DIFFUSION_SAMPLERS,
     bases=(
         RegisteredBase(
             name="sd15",

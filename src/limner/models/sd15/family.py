@@ -54,12 +54,7 @@ FAMILY = Family(
     name=FACTS.name,
     pipeline=FACTS.pipeline,
     denoiser=FACTS.denoiser,
-    parts={
-        "tokenizer": "transformers:CLIPTokenizer",
-        "text_encoder": "transformers:CLIPTextModel",
-        "vae": "diffusers:AutoencoderKL",
-        "unet": "diffusers:UNet2DConditionModel",
-    },
+    parts=FACTS.parts,
     full_precision=("vae",),
     units=(tokenize, encode_clip, encode_image, draw_latent)
     + (diffusion.draw_noise, diffusion.draw_time, denoise, diffusion.measure),

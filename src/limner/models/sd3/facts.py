@@ -1,11 +1,22 @@
 """What is known of Stable Diffusion 3.5 (Esser et al. 2024) and its bases."""
 
-from limner.models.facts import FamilyFacts, PresetValue, RegisteredBase
+from limner.models.facts import FLOW_SAMPLERS, FamilyFacts, PresetValue, RegisteredBase
 
 FACTS = FamilyFacts(
     name="sd3",
     pipeline="StableDiffusion3Pipeline",
     denoiser="transformer",
+    parts={
+        "tokenizer": "transformers:CLIPTokenizer",
+        "tokenizer_2": "transformers:CLIPTokenizer",
+        "tokenizer_3": "transformers:T5TokenizerFast",
+        "text_encoder": "transformers:CLIPTextModelWithProjection",
+        "text_encoder_2": "transformers:CLIPTextModelWithProjection",
+        "text_encoder_3": "transformers:T5EncoderModel",
+        "vae": "diffusers:AutoencoderKL",
+        "transformer": "diffusers:SD3Transformer2DModel",
+    },
+    samplers=FLOW_SAMPLERS,
     bases=(
         RegisteredBase(
             name="sd35-medium",

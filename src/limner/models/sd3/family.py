@@ -113,16 +113,7 @@ FAMILY = Family(
     name=FACTS.name,
     pipeline=FACTS.pipeline,
     denoiser=FACTS.denoiser,
-    parts={
-        "tokenizer": "transformers:CLIPTokenizer",
-        "tokenizer_2": "transformers:CLIPTokenizer",
-        "tokenizer_3": "transformers:T5TokenizerFast",
-        "text_encoder": "transformers:CLIPTextModelWithProjection",
-        "text_encoder_2": "transformers:CLIPTextModelWithProjection",
-        "text_encoder_3": "transformers:T5EncoderModel",
-        "vae": "diffusers:AutoencoderKL",
-        "transformer": "diffusers:SD3Transformer2DModel",
-    },
+    parts=FACTS.parts,
     full_precision=("vae",),
     units=(tokenize, tokenize_2, tokenize_3, encode_clip, encode_both, encode_t5, encode_image)
     + (draw_latent, draw_noise, rectified.draw_time, denoise, rectified.measure),

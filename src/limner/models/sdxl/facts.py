@@ -1,11 +1,27 @@
 """What is known of Stable Diffusion XL (Podell et al. 2023) and its bases."""
 
-from limner.models.facts import FamilyFacts, FilePart, PresetValue, RegisteredBase, SingleFile
+from limner.models.facts import (
+    DIFFUSION_SAMPLERS,
+    FamilyFacts,
+    FilePart,
+    PresetValue,
+    RegisteredBase,
+    SingleFile,
+)
 
 FACTS = FamilyFacts(
     name="sdxl",
     pipeline="StableDiffusionXLPipeline",
     denoiser="unet",
+    parts={
+        "tokenizer": "transformers:CLIPTokenizer",
+        "tokenizer_2": "transformers:CLIPTokenizer",
+        "text_encoder": "transformers:CLIPTextModel",
+        "text_encoder_2": "transformers:CLIPTextModelWithProjection",
+        "vae": "diffusers:AutoencoderKL",
+        "unet": "diffusers:UNet2DConditionModel",
+    },
+    samplers=DIFFUSION_SAMPLERS,
     bases=(
         RegisteredBase(
             name="sdxl",

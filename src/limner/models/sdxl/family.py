@@ -80,14 +80,7 @@ FAMILY = Family(
     name=FACTS.name,
     pipeline=FACTS.pipeline,
     denoiser=FACTS.denoiser,
-    parts={
-        "tokenizer": "transformers:CLIPTokenizer",
-        "tokenizer_2": "transformers:CLIPTokenizer",
-        "text_encoder": "transformers:CLIPTextModel",
-        "text_encoder_2": "transformers:CLIPTextModelWithProjection",
-        "vae": "diffusers:AutoencoderKL",
-        "unet": "diffusers:UNet2DConditionModel",
-    },
+    parts=FACTS.parts,
     full_precision=("vae",),
     units=(tokenize, tokenize_2, encode_clip, encode_both, encode_image, describe, draw_latent)
     + (diffusion.draw_noise, diffusion.draw_time, denoise, diffusion.measure),

@@ -1,11 +1,18 @@
 """What is known of Z-Image (Tongyi-MAI 2025) and its bases."""
 
-from limner.models.facts import FamilyFacts, PresetValue, RegisteredBase
+from limner.models.facts import FLOW_SAMPLERS, FamilyFacts, PresetValue, RegisteredBase
 
 FACTS = FamilyFacts(
     name="z-image",
     pipeline="ZImagePipeline",
     denoiser="transformer",
+    parts={
+        "tokenizer": "transformers:Qwen2Tokenizer",
+        "text_encoder": "transformers:Qwen3Model",
+        "vae": "diffusers:AutoencoderKL",
+        "transformer": "diffusers:ZImageTransformer2DModel",
+    },
+    samplers=FLOW_SAMPLERS,
     bases=(
         RegisteredBase(
             name="z-image",

@@ -55,12 +55,7 @@ FAMILY = Family(
     name=FACTS.name,
     pipeline=FACTS.pipeline,
     denoiser=FACTS.denoiser,
-    parts={
-        "tokenizer": "transformers:T5TokenizerFast",
-        "text_encoder": "transformers:UMT5EncoderModel",
-        "vae": "diffusers:AutoencoderKL",
-        "transformer": "diffusers:AuraFlowTransformer2DModel",
-    },
+    parts=FACTS.parts,
     full_precision=("vae",),
     units=(tokenize, encode_text, encode_image)
     + (draw_latent, draw_noise, rectified.draw_time, denoise, rectified.measure),
