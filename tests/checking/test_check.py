@@ -1,8 +1,10 @@
 import json
+import tracemalloc
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from limner.assembly.base import Shape
+from limner.checking import check as module
 from limner.checking.check import base_of, check
 from limner.checking.encoder import encoded
 from limner.errors import BadBase, BadData
@@ -74,3 +76,40 @@ def test_variety_by_a_vision_model(tmp_path):
         check(wish(folder), tmp_path / "out", Reporter(), encoder=str(tmp_path / "no-such-encoder"))
     with raises(BadBase):
         encoded("no/where", [scene(0)])
+
+
+def test_memory_does_not_grow_with_the_pictures(tmp_path, monkeypatch):
+    """Of each image some 20 kB stay: a small JPEG, a print, figures. Frames stay of the first ones only."""
+    monkeypatch.setattr(module, "MAX_FRAMES", 4)
+    peaks = []
+    for count in (12, 60):
+        folder = good(tmp_path / f"photos{count}")
+        for number in range(10, count):
+            plant(folder, f"more{number}.png", scene(number))
+        tracemalloc.start()
+        check(wish(folder), tmp_path / "out", Reporter())
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert (peaks[1] - peaks[0]) / 48 < 60_000, peaks
+
+
+def test_a_mark_is_found_in_images_that_were_not_kept(tmp_path, monkeypatch):
+    folder = good(tmp_path / "photos")
+    for path in sorted(folder.glob("*.png")):
+        with Image.open(path) as picture:
+            page = picture.convert("RGB")
+        ImageDraw.Draw(page).text((4, 4), "STOCKPIX", font=ImageFont.load_default(24), fill=(255, 255, 255))
+        page.save(path)
+    marked = [
+        item.image
+        for item in check(wish(folder), tmp_path / "all", Reporter()).findings
+        if item.kind == "watermark"
+    ]
+    assert len(marked) == 10
+    monkeypatch.setattr(module, "MAX_FRAMES", 5)
+    again = [
+        item.image
+        for item in check(wish(folder), tmp_path / "few", Reporter()).findings
+        if item.kind == "watermark"
+    ]
+    assert again == marked

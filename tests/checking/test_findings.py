@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from limner.checking import findings
-from limner.checking.image_stats import ImageStats
+from limner.checking.image_stats import ImageStats, jpeg_of
 from limner.checking.near_duplicates import features, perceptual_hash
 from limner.checking.sharpness import Sharpness
 from limner.checking.watermark import frames
@@ -35,7 +35,7 @@ def look(seed: int = 0, **changes) -> ImageStats:
         perceptual_hash(rgb),
         features(rgb),
         frames(picture),
-        picture,
+        jpeg_of(picture),
     )
     return dataclasses.replace(plain, **changes)
 

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from limner.checking.watermark import FRAME, Watermark, find_watermarks, frames, location
+from limner.checking.watermark import FRAME, Watermark, carries, find_watermarks, frames, location
 
 SIZES = ((640, 480), (480, 640), (640, 640), (640, 427))
+STAMP = np.zeros((2, 1, 1), np.float32)
 PLACES = {"top left": (16, 12), "bottom right": (-216, -52), "middle": (-100, -20)}
 
 
@@ -93,8 +94,15 @@ def test_lines_grids_and_rows_of_writing_at_one_place_are_no_marks():
 
 
 def test_where_a_mark_lies_is_told_in_the_pixels_of_each_picture():
-    mark = Watermark((0, 1, 2), "bottom right", (48, 104, 128, 128))
+    mark = Watermark((0, 1, 2), "bottom right", (48, 104, 128, 128), STAMP)
     assert location(mark, 2560, 1280) == (1760, 1040, 2560, 1280)
     assert location(mark, 256, 512) == (96, 464, 256, 512)
-    assert location(Watermark((0,), "top left", (0, 8, 40, 32)), 512, 256) == (0, 16, 80, 64)
-    assert location(Watermark((0,), "middle", (0, 0, FRAME, FRAME)), 512, 512) == (128, 128, 384, 384)
+    assert location(Watermark((0,), "top left", (0, 8, 40, 32), STAMP), 512, 256) == (0, 16, 80, 64)
+    middle = Watermark((0,), "middle", (0, 0, FRAME, FRAME), STAMP)
+    assert location(middle, 512, 512) == (128, 128, 384, 384)
+
+
+def test_a_mark_that_some_pictures_share_is_told_in_further_ones():
+    (mark,) = find_watermarks([frames(marked(scene(seed, 8))) for seed in range(4)])
+    further = [frames(marked(scene(seed, 8)) if seed % 2 else scene(seed, 8)) for seed in range(20, 30)]
+    assert [carries(mark, each) for each in further] == [seed % 2 == 1 for seed in range(20, 30)]

@@ -2,9 +2,10 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,24 @@ from limner.checking.findings import ADVICE, NOTE, PROBLEM, Finding
 from limner.checking.image_stats import ImageStats, measure
 from limner.checking.near_duplicates import SAME_KIND
 from limner.checking.page import write_page, write_sheet
+from limner.checking.watermark import frames
 from limner.data.folder import Example, Folder, read_folder
-from limner.data.images import BadImage
+from limner.data.images import BadImage, decode
 from limner.data.subject import REMEDY, follows, installed
 from limner.data.views import size_of
 from limner.errors import BadBase, BadData
-from limner.files import write_json
+from limner.files import real_path, write_json
 from limner.recipe.schema import Recipe
 from limner.reporter import Reporter
 
 SHAPE = Shape(multiple=16, resolution=1024)
 """Where the base is not at hand: what the FLUX family is trained at."""
 LEVELS = (PROBLEM, ADVICE, NOTE)
+MAX_FRAMES = 1000
+"""Images, spread evenly, in which shared marks are looked for first, at 300 kB each. All others are read
+again where these share one."""
+BATCH = 64
+"""Images that are read again at a time."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,7 @@ def check(recipe: Recipe, out: Path, reporter: Reporter, *, encoder: str | None 
             for item, name in zip(looks, names, strict=True)
             for finding in judged.of_image(item, name)
         ),
-        *judged.of_set(looks, names, recipe.concept_type),
+        *judged.of_set(looks, names, recipe.concept_type, partial(_frames_again, looks, reporter)),
         *_variety(looks, names, encoder),
         *judged.of_captions([item.example.source_captions for item in looks], names, recipe.data.trigger),
         *judged.of_lengths(_lengths(looks, names, base)),
@@ -126,7 +133,7 @@ def check(recipe: Recipe, out: Path, reporter: Reporter, *, encoder: str | None 
         seconds=time.monotonic() - start,
     )
     write_sheet(report.sheet, looks, names, findings, flip=recipe.data.flip)
-    write_page(report.page, folder.root.resolve().name, looks, names, findings, flip=recipe.data.flip)
+    write_page(report.page, real_path(folder.root).name, looks, names, findings, flip=recipe.data.flip)
     write_json(report.file, _plain(report.plain()))
     return report
 
@@ -147,19 +154,18 @@ def _looked(
     examples: Sequence[Example], sizes: Sequence[tuple[int, int]], reporter: Reporter, *, follow: bool
 ) -> tuple[list[ImageStats], list[BadImage]]:
     """Every image, measured; those that cannot be read after all."""
+    keeping = set(judged.spread(len(examples), MAX_FRAMES))
 
-    def measure_one(example: Example) -> ImageStats | BadImage:
+    def measure_one(index: int) -> ImageStats | BadImage:
+        example = examples[index]
         try:
-            return measure(example, size_of(example, sizes), follow=follow)
+            return measure(example, size_of(example, sizes), follow=follow, keep_frames=index in keeping)
         except BadImage as error:
             return error
 
     results: list[ImageStats | BadImage] = []
-    with (
-        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
-        reporter.progress("look", len(examples)) as steps,
-    ):
-        for result in pool.map(measure_one, examples):
+    with _pool() as pool, reporter.progress("look", len(examples)) as steps:
+        for result in pool.map(measure_one, range(len(examples))):
             results.append(result)
             steps.advance()
     looks = [result for result in results if isinstance(result, ImageStats)]
@@ -167,6 +173,30 @@ def _looked(
     if not looks:
         raise BadData(f"None of {len(results)} images can be read: {failures[0]}")
     return looks, failures
+
+
+def _frames_again(
+    looks: Sequence[ImageStats], reporter: Reporter, indices: Sequence[int]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """The frames of images that kept none, a few in memory at a time."""
+
+    def read(index: int) -> np.ndarray | None:
+        try:
+            return frames(decode(looks[index].example.path)[0])
+        except BadImage:  # it was read before: somebody has taken it away since
+            return None
+
+    with _pool() as pool, reporter.progress("look for marks", len(indices)) as steps:
+        for start in range(0, len(indices), BATCH):
+            batch = indices[start : start + BATCH]
+            for index, result in zip(batch, pool.map(read, batch), strict=True):
+                steps.advance()
+                if result is not None:
+                    yield index, result
+
+
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(min(8, os.cpu_count() or 1))
 
 
 def _left_out(folder: Folder, failures: Sequence[BadImage]) -> list[Finding]:
@@ -191,7 +221,7 @@ def _variety(looks: Sequence[ImageStats], names: Sequence[str], encoder: str | N
         return judged.of_variety(points, names, max_distance=SAME_KIND, basis="colours, layout and edges")
     from limner.checking.encoder import SAME_KIND_DISTANCE, encoded
 
-    points = encoded(encoder, [item.thumb for item in looks])
+    points = encoded(encoder, (item.thumb for item in looks))
     return judged.of_variety(
         points, names, max_distance=SAME_KIND_DISTANCE, basis=f"the features of {Path(encoder).name}"
     )

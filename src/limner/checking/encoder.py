@@ -1,6 +1,7 @@
 """A vision model that says how alike pictures are: CLIP, SigLIP, DINOv2 and their kin, by transformers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,12 @@ SAME_KIND_DISTANCE = 0.2
 BATCH = 16
 
 
-def encoded(name: str, images: Sequence[Image.Image]) -> np.ndarray:
+def encoded(name: str, images: Iterable[Image.Image]) -> np.ndarray:
     """Features of pictures, (N, D) float32, each of length 1.
 
     Args:
         name: A folder in transformers layout, or a hub id whose files are on this machine.
-        images: RGB, of any size.
+        images: RGB, of any size; 16 are in memory at a time.
 
     Raises:
         BadBase: It is not there, not in safetensors, or no vision model.
@@ -33,10 +34,7 @@ def encoded(name: str, images: Sequence[Image.Image]) -> np.ndarray:
         processor: Any = AutoImageProcessor.from_pretrained(name, local_files_only=True)
         model: Any = AutoModel.from_pretrained(name, local_files_only=True, use_safetensors=True)
         model = model.eval().requires_grad_(requires_grad=False)
-        rows = [
-            _features(model, processor(images=list(images[start : start + BATCH]), return_tensors="pt"))
-            for start in range(0, len(images), BATCH)
-        ]
+        rows = [_features(model, processor(images=batch, return_tensors="pt")) for batch in _batches(images)]
     except LOAD_ERRORS as error:
         reason = first_line(error).partition(". ")[0]  # the rest is advice for who calls the library
         raise BadBase(
@@ -45,6 +43,12 @@ def encoded(name: str, images: Sequence[Image.Image]) -> np.ndarray:
         ) from error
     points = torch.cat(rows).float()
     return (points / points.norm(dim=1, keepdim=True)).numpy()
+
+
+def _batches(images: Iterable[Image.Image]) -> Iterator[list[Image.Image]]:
+    iterator = iter(images)
+    while batch := list(islice(iterator, BATCH)):
+        yield batch
 
 
 def _features(model: Any, inputs: Any) -> Tensor:

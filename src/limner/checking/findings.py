@@ -1,6 +1,6 @@
 """From figures to findings: what is wrong with an image or a set, why, and what to do about it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,8 @@ MIN_IMAGES = {"subject": 10, "face": 10, "object": 8, "style": 20}
 """Images from which a LoRA generalises, as the guides of the trainers have it: see ``models.presets``."""
 MIN_FOR_VARIETY = 8
 """Images below which nothing is said about variety."""
+MAX_FOR_VARIETY = 1500
+"""Images that are compared each with each, spread evenly over the set: so a share is right to 2 %."""
 MAX_ONE_KIND = 0.6
 """Share of the images that may be of one kind."""
 MAX_NAMES = 6
@@ -53,6 +55,8 @@ def of_image(look: ImageStats, name: str) -> list[Finding]:
 
 
 Fault = tuple[str, str, str, str]
+FramesAgain = Callable[[Sequence[int]], Iterator[tuple[int, np.ndarray]]]
+"""From indices of images to the index and the ``frames`` of each that can be read."""
 
 
 def _size(look: ImageStats) -> list[Fault]:
@@ -133,15 +137,22 @@ def _made(look: ImageStats) -> list[Fault]:
     return [(NOTE, kind, reason, fix) for holds, kind, reason in facts if holds]
 
 
-def of_set(looks: Sequence[ImageStats], names: Sequence[str], concept: str) -> list[Finding]:
+def of_set(
+    looks: Sequence[ImageStats],
+    names: Sequence[str],
+    concept: str,
+    frames_again: FramesAgain = lambda indices: iter(()),
+) -> list[Finding]:
     """What is wrong with the images together: copies, bursts, shared marks, too few, too alike.
 
     Args:
         looks: One for each image.
         names: Their paths below the folder.
         concept: ``subject``, ``face``, ``object`` or ``style``.
+        frames_again: Reads the ``frames`` of those that kept none, by index; asked only where others share
+            a mark.
     """
-    findings = [*_copies(looks, names), *_marks(looks, names)]
+    findings = [*_copies(looks, names), *_marks(looks, names, frames_again)]
     minimum = MIN_IMAGES[concept]
     if len(looks) < minimum:
         reason = f'{len(looks)} images for the concept "{concept}", which takes about {minimum}'
@@ -160,10 +171,13 @@ def of_variety(points: np.ndarray, names: Sequence[str], *, max_distance: float,
     """
     if len(points) < MIN_FOR_VARIETY:
         return []
-    largest = near_duplicates.clusters(points, max_distance)[0]
-    if len(largest) <= MAX_ONE_KIND * len(points):
+    sample = spread(len(points), MAX_FOR_VARIETY)
+    largest = near_duplicates.clusters(points[sample], max_distance)[0]
+    if len(largest) <= MAX_ONE_KIND * len(sample):
         return []
-    reason = f"{len(largest)} of {len(points)} images are of one kind, by {basis}: {_names(largest, names)}"
+    whole = "" if len(sample) == len(points) else f" (looked at of {len(points)})"
+    members = _names([sample[position] for position in largest], names)
+    reason = f"{len(largest)} of {len(sample)} images{whole} are of one kind, by {basis}: {members}"
     remedy = "Vary place, pose, distance and light: what never changes is learned as part of the subject."
     return [Finding("", ADVICE, "variety", reason, remedy)]
 
@@ -216,19 +230,28 @@ def _better(best: ImageStats, other: ImageStats) -> str:
     return ", the sharper of the two" * (soft < softer) or ", the larger of the two" * (small < smaller)
 
 
-def _marks(looks: Sequence[ImageStats], names: Sequence[str]) -> list[Finding]:
+def _marks(looks: Sequence[ImageStats], names: Sequence[str], frames_again: FramesAgain) -> list[Finding]:
     findings: list[Finding] = []
     scenes = list(range(len(looks)))
     for group in near_duplicates.groups([item.phash for item in looks]):
         for index in group:
             scenes[index] = group[0]
-    for mark in watermark.find_watermarks([item.frames for item in looks], scenes):
+    kept = [(index, item.frames) for index, item in enumerate(looks) if item.frames is not None]
+    numbers = [index for index, _ in kept]
+    marks = watermark.find_watermarks([frames for _, frames in kept], [scenes[index] for index in numbers])
+    carriers = [[numbers[position] for position in mark.images] for mark in marks]
+    rest = [index for index, item in enumerate(looks) if item.frames is None]
+    for index, frames in frames_again(rest) if marks else ():
+        for mark, images in zip(marks, carriers, strict=True):
+            if watermark.carries(mark, frames):
+                images.append(index)
+    for mark, images in zip(marks, carriers, strict=True):
         visible = [
             index
-            for index in mark.images
+            for index in sorted(images)
             if _meet(watermark.location(mark, *_whole(looks[index])), looks[index].cut.crop)
         ]
-        reason = f"it and {len(mark.images) - 1} others carry one mark, {mark.position}"
+        reason = f"it and {len(images) - 1} others carry one mark, {mark.position}"
         remedy = (
             "Use pictures without it, or crop it away: a mark that repeats is learned before the subject."
         )
@@ -304,6 +327,11 @@ def of_lengths(counts: Mapping[str, tuple[int, int]]) -> list[Finding]:
         for name, (tokens, limit) in counts.items()
         if tokens > limit
     ]
+
+
+def spread(count: int, most: int) -> list[int]:
+    """The indices of ``count`` things, or of ``most`` of them, spread evenly."""
+    return list(range(count)) if count <= most else [position * count // most for position in range(most)]
 
 
 def _inside(inner: tuple[int, ...], outer: tuple[int, ...]) -> bool:

@@ -56,13 +56,27 @@ def near(first: PerceptualHash, second: PerceptualHash) -> str:
 def groups(prints: Sequence[PerceptualHash]) -> list[list[int]]:
     """Pictures that are nearly the same as the first of their group, in order; groups of one are left out."""
     clusters_so_far: list[list[int]] = []
+    heads = np.empty(len(prints), np.uint64)  # the bits of each group's first: one pass compares with all
     for number, fingerprint in enumerate(prints):
-        home = next((group for group in clusters_so_far if near(prints[group[0]], fingerprint)), None)
+        count = len(clusters_so_far)
+        distances = [
+            np.bitwise_count(heads[:count] ^ _packed(bits))
+            for bits in (fingerprint.bits, fingerprint.mirror_bits)
+        ]
+        candidates = np.flatnonzero(np.minimum(*distances) <= NEAR_BITS).tolist()
+        home = next(
+            (index for index in candidates if near(prints[clusters_so_far[index][0]], fingerprint)), None
+        )
         if home is None:
+            heads[count] = _packed(fingerprint.bits)
             clusters_so_far.append([number])
         else:
-            home.append(number)
+            clusters_so_far[home].append(number)
     return [group for group in clusters_so_far if len(group) > 1]
+
+
+def _packed(bits: np.ndarray) -> np.uint64:
+    return np.packbits(bits).view(np.uint64)[0]
 
 
 def features(rgb: np.ndarray) -> np.ndarray:

@@ -1,7 +1,6 @@
 """What ``check`` shows: a contact sheet, and a page that needs nothing around it and runs nothing."""
 
 import base64
-import io
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -22,6 +21,8 @@ COLUMNS = 6
 """At least; more where there are many images, so that the sheet is about as high as it is wide."""
 MAX_IMAGES = 240
 """Images on the sheet."""
+MAX_CARDS = 1000
+"""Images on the page, those with problems or advice first: a browser opens some 20 MB well."""
 MARKS = {PROBLEM: (190, 45, 30), ADVICE: (205, 145, 20)}
 """Colour of the frame of an image with such a finding."""
 WORDS = {
@@ -81,7 +82,8 @@ def write_page(
     """Write the page: findings of the set, buckets, and every image with its crop, captions and findings."""
     template = Template(resources.files("limner.report").joinpath("report.template.html").read_text("utf-8"))
     of_set = [item for item in findings if not item.image]
-    omissions = [item for item in findings if item.image and item.image not in set(names)]
+    known = set(names)
+    omissions = [item for item in findings if item.image and item.image not in known]
     sections = [
         _section("The set", _findings(of_set) or "<p>Nothing to say of the set as a whole.</p>"),
         _section("Left out", _findings(omissions)) if omissions else "",
@@ -127,10 +129,13 @@ def _cards(
     by_image: dict[str, list[Finding]] = {}
     for item in findings:
         by_image.setdefault(item.image, []).append(item)
-    cards = [
-        _card(item, name, by_image.get(name, []), flip=flip) for item, name in zip(looks, names, strict=True)
-    ]
-    return f'<div class="images">{"".join(cards)}</div>'
+    faulty = {item.image for item in findings if item.level in MARKS}
+    order = sorted(range(len(looks)), key=lambda index: (names[index] not in faulty, index))
+    shown = sorted(order[:MAX_CARDS])
+    cards = [_card(looks[index], names[index], by_image.get(names[index], []), flip=flip) for index in shown]
+    rest = len(looks) - len(shown)
+    note = f"<p>{counted(rest, 'more image')}: see check.json, which has all.</p>" if rest else ""
+    return f'<div class="images">{"".join(cards)}</div>{note}'
 
 
 def _card(item: ImageStats, name: str, findings: Sequence[Finding], *, flip: bool) -> Html:
@@ -142,7 +147,7 @@ def _card(item: ImageStats, name: str, findings: Sequence[Finding], *, flip: boo
     if flip:
         facts += ", also mirrored"
     return (
-        f"<figure>{image(_url(item.thumb), name)}<figcaption><b>{escape(name)}</b>"
+        f"<figure>{image(_url(item.jpeg), name)}<figcaption><b>{escape(name)}</b>"
         f"<small>{escape(facts)}</small>{captions}{_findings(_short(findings))}</figcaption></figure>"
     )
 
@@ -152,7 +157,5 @@ def _short(findings: Sequence[Finding]) -> list[Finding]:
     return [Finding("", finding.level, finding.kind, finding.reason, finding.remedy) for finding in findings]
 
 
-def _url(thumb: Image.Image) -> str:
-    out = io.BytesIO()
-    thumb.save(out, "JPEG", quality=84)
-    return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
+def _url(jpeg: bytes) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"

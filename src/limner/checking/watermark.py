@@ -71,6 +71,8 @@ class Watermark:
     position: str
     box: tuple[int, int, int, int]
     """Where it lies, (left, top, right, bottom) in pixels of the frame at its place."""
+    stamp: np.ndarray
+    """(2, height, width): the sum of the edges in the box of the pictures that it was found in."""
 
 
 def location(mark: Watermark, width: int, height: int) -> tuple[int, int, int, int]:
@@ -212,7 +214,15 @@ def _followed(
         or _share(image_frames, members) > MAX_SHARED
     ):
         return None
-    return Watermark(tuple(sorted({*members, *_fitting(rows, box, members, CARRIES)})), name, box)
+    stamp = rows[members][:, :, box[1] : box[3], box[0] : box[2]].sum(axis=0)
+    return Watermark(tuple(sorted({*members, *_fitting(rows, box, members, CARRIES)})), name, box, stamp)
+
+
+def carries(mark: Watermark, image_frames: np.ndarray) -> bool:
+    """Whether one more picture carries a mark that was found in others; by its ``frames``."""
+    whole = image_frames[POSITIONS.index(mark.position)].astype(np.float32)
+    best, far = _fit(whole, mark.stamp, mark.box)
+    return best > CARRIES[0] and best > CARRIES[1] * far
 
 
 def _where(rows: np.ndarray) -> list[tuple[slice, slice]]:
