@@ -1,6 +1,10 @@
-import pytest
+import csv
 
-from limner.captions.review_table import CaptionEdit, TableRow, changes, sign, table
+import pytest
+from hypothesis import given
+from hypothesis.strategies import text
+
+from limner.captions.review_table import CaptionEdit, TableRow, changes, escaped, sign, table, unescaped
 from limner.errors import BadData
 from messages import raises
 
@@ -53,3 +57,23 @@ def test_a_caption_that_changed_meanwhile_is_not_lost():
     with raises(BadData):
         changes(edited, TEXTS | {"a.png": "meanwhile"})
     assert changes(table(LINES), TEXTS | {"a.png": "a cat\none cat"}) == []
+
+
+FORMULAS = ["=cmd|' /C calc'!A0", "+1", "-2+3", "@SUM(A1)", '=HYPERLINK("http://x","y")', "'=1", "''+1", "-"]
+
+
+def test_no_cell_is_a_formula_and_all_are_read_back_equal():
+    names = [f"{text[:5].replace('/', '')}{number}.png" for number, text in enumerate(FORMULAS)]
+    lines = [TableRow(name, f"{text}\n") for name, text in zip(names, FORMULAS, strict=True)]
+    texts = {line.file: line.text for line in lines}
+    written = table(lines)
+    cells = [cell for row in csv.reader(written.splitlines()[3:], delimiter="\t") for cell in row]
+    assert len(cells) == 4 * len(lines) and not [cell for cell in cells if cell[:1] in ("=", "+", "-", "@")]
+    assert changes(written, texts) == []
+    assert [edit.captions for edit in changes(written.replace("\t'-2+3", "\t'-2+4"), texts)] == [("-2+4",)]
+
+
+@given(text())
+def test_escaping_is_undone(cell):
+    assert unescaped(escaped(cell)) == cell
+    assert escaped(cell)[:1] not in ("=", "+", "-", "@")

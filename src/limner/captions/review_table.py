@@ -5,6 +5,7 @@ Tab-separated: the image, its caption, a sign of the caption as it was, a note. 
 
 import csv
 import io
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,6 +19,9 @@ HEAD = (
     "# Edit the captions, save, and run: limner caption FOLDER --apply",
     "# A further line with the same image is a variant. A line that is removed leaves the image as it is.",
 )
+
+FORMULA = re.compile(r"'*[=+\-@]")
+"""How cells begin that a spreadsheet computes; or those that were escaped, once or more often."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,21 @@ def table(lines: list[TableRow]) -> str:
     writer.writerow(COLUMNS)
     for line in lines:
         for text in _lines(line.text) or [""]:
-            writer.writerow((line.file, text, sign(line.text), line.note))
+            writer.writerow(map(escaped, (line.file, text, sign(line.text), line.note)))
     return out.getvalue()
+
+
+def escaped(cell: str) -> str:
+    """A cell that no spreadsheet takes for a formula: ``escaped("=1+1") == "'=1+1"``.
+
+    Names and captions may be a stranger's, and a formula can reach the network or run a program.
+    """
+    return f"'{cell}" if FORMULA.match(cell) else cell
+
+
+def unescaped(cell: str) -> str:
+    """What :func:`escaped` was given."""
+    return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
 
 
 def changes(text: str, texts: Mapping[str, str]) -> list[CaptionEdit]:
@@ -70,7 +87,7 @@ def changes(text: str, texts: Mapping[str, str]) -> list[CaptionEdit]:
     captions_of: dict[str, list[str]] = {}
     was: dict[str, str] = {}
     for number, cells in _rows(text):
-        file, caption, signature = (cell.strip() for cell in cells[:3])
+        file, caption, signature = (unescaped(cell.strip()) for cell in cells[:3])
         if file not in texts:
             raise BadData(
                 f"Line {number} of the table names {file!r}, which is no image here. Correct the name."
