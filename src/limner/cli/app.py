@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from limner.cli import cache, check, instant, plan, status
+from limner.cli import cache, check, importer, instant, plan, status
 from limner.cli.caption import caption
 from limner.cli.options import SAMPLING, Events, Json, Out, Target, example, recipe_options, taking
 from limner.cli.session import session
@@ -214,6 +214,7 @@ def schema(*, as_json: Json = True) -> None:
 check.register(app)
 instant.register(app)
 plan.register(app)
+importer.register(app)
 status.register(app)
 
 

@@ -1,0 +1,127 @@
+"""Folders of images and numbers of steps: what other trainers count in epochs and repeats."""
+
+import math
+import re
+from pathlib import Path
+
+from limner.data.listing import listed
+from limner.importing.book import Book, is_set
+from limner.importing.options import ForeignOption
+
+REPEATS = re.compile(r"(\d+)_(.+)")
+"""kohya's folders: how often their images are seen in an epoch, and the class tokens."""
+FOLDERS = ("train_data_dir", "instance_data_dir", "image_dir", "image_directory", "folder_path") + (
+    "dataset_base_path",
+    "path",
+)
+
+
+def images(book: Book) -> None:
+    """Folders of images, their repeats and captions."""
+    class_folders = {option.key.rpartition(".")[0] for option in book.take("is_reg") if is_set(option.value)}
+    counts = {
+        option.key.rpartition(".")[0]: option
+        for option in book.take("num_repeats", "repeats", "dataset_repeat", "balancing")
+    }
+    for option in book.each(*FOLDERS):
+        if option.leaf == "path" and not option.key.startswith(("concepts", "0", "datasets")):
+            book.row(option, "cannot be had", "No folder of images.")
+            continue
+        folder, entry = Path(str(option.value)), option.key.rpartition(".")[0]
+        if entry in class_folders:
+            book.set(option, {"prior.images": folder}, "Regularization images.")
+        elif "data.images" in book.changes:
+            note = "A recipe has one folder. Put the images into one, or train one after the other."
+            book.row(option, "cannot be had", note)
+        else:
+            book.set(option, {"data.images": folder}, outcome="kept")
+            book.facts["images"] = _image_count(folder, _number(counts.get(entry)))
+    for option in counts.values():
+        book.row(option, "translated" if is_set(option.value) else "off", "Counted into the steps.")
+    for option in book.each("reg_data_dir", "class_data_dir"):
+        book.set(option, {"prior.images": Path(str(option.value))}, outcome="kept")
+    for option in book.each("caption_extension", "caption_ext"):
+        is_text = str(option.value).lstrip(".") == "txt"
+        note = "" if is_text else "Captions are .txt files, metadata.jsonl or metadata.csv: rename them."
+        book.row(option, "always so" if is_text else "cannot be had", note)
+
+
+def _number(option: ForeignOption | None) -> int:
+    value = option.value if option else 1
+    return int(value) if isinstance(value, int | float) and value >= 1 else 1
+
+
+def _image_count(folder: Path, repeats: int) -> int | None:
+    """Images that an epoch shows: repeats times images, kohya's numbered folders each by its number."""
+    if not folder.is_dir():
+        return None
+    numbers = {
+        inner.name: match
+        for inner in folder.iterdir()
+        if inner.is_dir() and (match := REPEATS.fullmatch(inner.name))
+    }
+    if not numbers:
+        return repeats * len(listed(folder).images) or None
+    return sum(int(match[1]) * len(listed(folder / name).images) for name, match in numbers.items()) or None
+
+
+def steps(book: Book) -> None:
+    """Images per step and the number of steps, from epochs where these are what is said."""
+    sizes = list(book.each("train_batch_size", "batch_size", "per_device_train_batch_size"))
+    accumulations = list(book.each("gradient_accumulation_steps", "gradient_accumulation"))
+    batch = math.prod(
+        max((_number(option) for option in group), default=1) for group in (sizes, accumulations)
+    )
+    for option in (*sizes, *accumulations):
+        book.set(
+            option, {"train.batch": batch}, "Images per optimizer step: batch size x gradient accumulation."
+        )
+    image_count = book.facts.get("images")
+    per_epoch = math.ceil(image_count / batch) if image_count else None
+    book.facts["steps per epoch"] = per_epoch
+    epochs = list(book.each("max_train_epochs", "num_train_epochs", "epochs", "epoch", "num_epochs"))
+    limits = list(book.each("max_train_steps", "max_steps", "steps"))
+    for option in [option for option in (*limits, *epochs) if option.value == 0]:
+        book.row(option, "off")
+    limits, epochs = ([option for option in group if option.value != 0] for group in (limits, epochs))
+    for option in limits:
+        if epochs and option.leaf == "max_train_steps" and per_epoch:
+            book.row(option, "off", "The epochs decide.")
+        else:
+            book.set(option, {"train.steps": int(option.value)}, outcome="kept")
+    for option in epochs:
+        if per_epoch and ("train.steps" not in book.changes or option.leaf == "max_train_epochs"):
+            note = f"{option.value} epochs x {image_count} images with repeats / {batch} per step."
+            book.set(option, {"train.steps": int(option.value) * per_epoch}, note)
+        elif "train.steps" in book.changes:
+            book.row(option, "off", "The number of steps decides.")
+        else:
+            note = (
+                "The images are not here to be counted. Set train.steps = epochs x images x repeats / batch."
+            )
+            book.row(option, "cannot be had", note)
+    _every(book, per_epoch)
+
+
+EPOCHS = {
+    "save_every_n_epochs": "train.save_every",
+    "checkpoint_epoch_interval": "train.save_every",
+    "sample_every_n_epochs": "sample.interval",
+    "validation_epochs": "sample.interval",
+    "validation_epoch_interval": "sample.interval",
+    "validate_every_n_epochs": "train.validation_every",
+}
+
+
+def _every(book: Book, per_epoch: int | None) -> None:
+    for leaf, assignments in EPOCHS.items():
+        for option in book.each(leaf):
+            if per_epoch and isinstance(option.value, int | float):
+                interval = max(1, round(option.value * per_epoch))
+                book.set(option, {assignments: interval}, f"{per_epoch} steps an epoch.")
+            else:
+                book.row(
+                    option,
+                    "cannot be had",
+                    f"The images are not here to be counted: set {assignments}, in steps.",
+                )

@@ -1,0 +1,154 @@
+"""The verb ``import``: another trainer's configuration as a recipe, and a row for each of its lines."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from limner.errors import BadRecipe
+from limner.importing.book import Book, ImportRow, Outcome, is_set
+from limner.importing.options import LAUNCHER, MORE_FILES, ForeignOption, read
+from limner.importing.rules import RULES
+from limner.importing.tools import EQUAL_VALUES, FORMAT, LOADING, OtherTrainer, trainer_of
+from limner.recipe import aliases
+from limner.recipe.schema import Recipe
+from limner.recipe.spellings import ABSENT, ALWAYS, PLANNER_KEYS
+from limner.recipe.toml import change, write
+
+OUTCOMES: Mapping[str, Outcome] = {
+    **dict.fromkeys(PLANNER_KEYS.split(), "the plan decides"),
+    **{name: "always so" for names in ALWAYS.values() for name in names.split()},
+    **dict.fromkeys(ABSENT.split(), "cannot be had"),
+}
+"""A key that has no counterpart here -> what that means."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What became of a configuration.
+
+    Attributes:
+        trainer: Whose it is.
+        recipe: What says the same here.
+        rows: One for each option, in the order of the file, then the trainer's own defaults.
+    """
+
+    trainer: str
+    recipe: Recipe
+    rows: tuple[ImportRow, ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Outcome -> number of rows."""
+        outcomes = [row.outcome for row in self.rows]
+        return {outcome: outcomes.count(outcome) for outcome in dict.fromkeys(outcomes)}
+
+
+def import_recipe(path: Path) -> Imported:
+    """Translate the configuration of another trainer.
+
+    Args:
+        path: Its TOML, YAML or JSON file, or a script with its command.
+
+    Raises:
+        BadUsage: The file is unreadable, or of no trainer that is has_answer here.
+    """
+    configuration = read(path)
+    trainer = trainer_of(configuration)
+    order = {option.key: number for number, option in enumerate(configuration.options)}
+    book = Book(list(configuration.options))
+    for option in configuration.absent_files:
+        book.row(option, "cannot be had", "That file is not here: what it says of the dataset is missing.")
+    book.options = [option for option in book.options if option not in configuration.absent_files]
+    for rule in RULES:
+        rule(book)
+    for option in book.options:
+        _spelled(book, option)
+    _defaults(book, trainer)
+    recipe = _built(book)
+    rows = sorted(book.rows, key=lambda row: order.get(row.key.partition(":")[0], len(order)))
+    return Imported(trainer.name, recipe, tuple(rows))
+
+
+def _spelled(book: Book, option: ForeignOption) -> None:
+    """An option that no rule took: by its spelling, or with the answer to it."""
+    leaf = option.leaf
+    values, note = EQUAL_VALUES.get(leaf, ((), ""))
+    if option.key.startswith(f"{LAUNCHER}."):
+        book.row(option, "the plan decides", "An option of the launcher.")
+    elif option.value in values:
+        book.row(option, "always so", note)
+    elif leaf in MORE_FILES:
+        book.row(option, "kept", "Read as well.")
+    elif leaf in FORMAT:
+        book.row(option, "always so", "The base says itself of which family it is.")
+    elif leaf in LOADING:
+        book.row(option, "always so", "Images are encoded once, before the first step.")
+    elif not is_set(option.value) and leaf not in aliases.SPELLINGS:
+        book.row(option, "off")
+    elif leaf in OUTCOMES:
+        answer = "" if OUTCOMES[leaf] == "the plan decides" else aliases.ANSWERS[leaf]
+        book.row(option, OUTCOMES[leaf], answer.removesuffix(" Remove it.").removesuffix(" Remove the key."))
+    else:
+        _looked_up(book, option)
+
+
+def _looked_up(book: Book, option: ForeignOption) -> None:
+    leaf, reason = option.leaf, ""
+    in_samples = "sample" in option.key.split(".")[:-1]
+    for key in (option.key, f"sample.{leaf}" if in_samples else leaf, leaf):
+        try:
+            (assignment,) = aliases.own({key: option.value}, Recipe).items()
+        except BadRecipe as error:
+            reason = reason if "Unknown recipe key" in str(error) else str(error)
+            continue
+        if assignment[1] is None:
+            book.row(option, "off")
+        else:
+            book.set(
+                option,
+                dict([assignment]),
+                outcome="kept" if assignment[1] == option.value else "translated",
+            )
+        return
+    has_answer = leaf in aliases.ANSWERS or leaf in aliases.SPELLINGS
+    note = reason or aliases.ANSWERS.get(leaf, "Check whether it matters to you.")
+    book.row(option, "cannot be had" if has_answer else "unknown", note)
+
+
+def _defaults(book: Book, trainer: OtherTrainer) -> None:
+    """What the trainer assumes where its file is silent, and Limner would assume something else."""
+    for key, value in trainer.defaults.items():
+        if key not in book.changes and not (
+            key == "train.steps" and "images" in book.facts and book.facts["images"]
+        ):
+            book.set(
+                ForeignOption(f"({key})", None),
+                {key: value},
+                f"The default of {trainer.name}; the file is silent.",
+            )
+
+
+def _built(book: Book) -> Recipe:
+    """The recipe with every value that it can have; those that contradict it become rows."""
+    try:
+        return change(Recipe(), book.changes)
+    except BadRecipe:
+        pass
+    recipe = Recipe()
+    pending: Mapping[str, Any] = dict(book.changes)
+    reasons: dict[str, str] = {}
+    for _ in range(2):  # a value may need another one that stands after it
+        conflicts: dict[str, Any] = {}
+        for key, value in pending.items():
+            try:
+                recipe = change(recipe, {key: value})
+            except BadRecipe as error:
+                conflicts[key], reasons[key] = value, str(error)
+        pending = conflicts
+    for key, value in pending.items():
+        text = f"{key} = {write(value)}"
+        for number, row in enumerate(book.rows):
+            if text in row.becomes.split(", "):
+                book.rows[number] = ImportRow(row.key, row.value, "cannot be had", "", reasons[key])
+    return recipe

@@ -1,0 +1,208 @@
+"""What a configuration of another trainer says, whatever its form: a list of keys and values.
+
+Four forms are read: TOML, YAML and JSON files, and command lines as scripts hold them (``accelerate launch ..
+train.py --lr 1e-4``). Files that a configuration names for its datasets are read along with it.
+"""
+
+import json
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from limner.errors import BadUsage
+
+MORE_FILES = ("dataset_config", "config_file", "data_backend_config", "concept_file_name")
+"""Keys whose value is another file of the same configuration."""
+SCRIPT = re.compile(r"[\w./\\:-]+\.py$")
+CONTINUATION = re.compile(r"[\\^`]\s*\n")
+"""Ends of lines that go on: of a POSIX shell, of cmd, of PowerShell."""
+EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
+LAUNCHER = "launcher"
+"""First part of the keys that stand before the script: those of accelerate or torchrun."""
+LARGEST = 4_000_000
+"""Bytes of a configuration; what is larger is none."""
+
+
+@dataclass(frozen=True)
+class ForeignOption:
+    """One key of a configuration.
+
+    Attributes:
+        key: Dotted path as it stands in the file; entries of lists are numbered from 0.
+        value: A number, a text, a truth value, None, or a list of such.
+    """
+
+    key: str
+    value: Any
+
+    @property
+    def leaf(self) -> str:
+        """Last part of the path."""
+        return self.key.rpartition(".")[2]
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A configuration as it was read.
+
+    Attributes:
+        path: Its file.
+        script: The program that its command line runs; "" of any other form.
+        options: In the order of the file.
+        absent_files: Key and name of files that it names and that are not here.
+    """
+
+    path: Path
+    script: str
+    options: tuple[ForeignOption, ...]
+    absent_files: tuple[ForeignOption, ...] = ()
+
+    @property
+    def leaves(self) -> frozenset[str]:
+        """Last parts of all keys."""
+        return frozenset(option.leaf for option in self.options)
+
+
+def read(path: Path) -> Configuration:
+    """Read a configuration and the files that it names.
+
+    Raises:
+        BadUsage: It is not there, unreadable, torn, or holds no key.
+    """
+    script, options = _read(path)
+    absent_files: list[ForeignOption] = []
+    for option in list(options):
+        if option.leaf not in MORE_FILES or not isinstance(option.value, str) or not option.value:
+            continue
+        file = next((file for file in _paths(path, option.value) if file.is_file()), None)
+        if file is None:
+            absent_files.append(option)
+        elif file.resolve() != path.resolve():
+            options += _read(file)[1]
+    if not options:
+        raise BadUsage(
+            f"{path} holds no key and no option. Name the trainer's configuration, or its command."
+        )
+    return Configuration(path, script, tuple(options), tuple(absent_files))
+
+
+def _paths(path: Path, name: str) -> Iterator[Path]:
+    """Where a file may be that a configuration names: beside it, and from here."""
+    yield path.parent / name
+    yield Path(name).expanduser()
+    yield path.parent / Path(name.replace("\\", "/")).name
+
+
+def _read(path: Path) -> tuple[str, list[ForeignOption]]:
+    try:
+        if path.stat().st_size > LARGEST:
+            raise BadUsage(
+                f"{path} has {path.stat().st_size:,} bytes, which no configuration has. Check the name."
+            )
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadUsage(f"{path} is not UTF-8 text. Save it as UTF-8.") from error
+    except OSError as error:
+        raise BadUsage(f"{path} cannot be read: {error.strerror}. Check the path.") from error
+    try:
+        match path.suffix.lower():
+            case ".toml":
+                return "", list(_flat(tomllib.loads(text)))
+            case ".yaml" | ".yml":
+                return "", list(_flat(yaml.safe_load(text)))
+            case ".json":
+                return "", list(_flat(json.loads(text)))
+            case _:
+                return command(text)
+    except (tomllib.TOMLDecodeError, yaml.YAMLError, json.JSONDecodeError, RecursionError) as error:
+        raise BadUsage(
+            f"{path} is torn: {_where(error)}. Mend it, or save it again with its trainer."
+        ) from error
+
+
+def _where(error: Exception) -> str:
+    """The fault of a file in one line."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is not None:
+        return f"line {mark.line + 1}, column {mark.column + 1}: {getattr(error, 'problem', 'unreadable')}"
+    return str(error).splitlines()[0][:200]
+
+
+def _flat(value: Any, prefix: str = "") -> Iterator[ForeignOption]:
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _flat(item, f"{prefix}.{_plain(name)}" if prefix else _plain(name))
+    elif isinstance(value, list) and any(isinstance(item, Mapping | list) for item in value):
+        for number, item in enumerate(value):
+            yield from _flat(item, f"{prefix}.{number}" if prefix else str(number))
+    elif prefix:
+        if isinstance(value, str) and EXPONENT.fullmatch(value):  # YAML takes 1e-4 for a text
+            value = float(value)
+        yield ForeignOption(prefix, value)
+
+
+def _plain(name: object) -> str:
+    """SimpleTuner writes the keys of its JSON as options."""
+    return str(name).removeprefix("--")
+
+
+def command(text: str) -> tuple[str, list[ForeignOption]]:
+    """The script of a training command and its options, of the last command in a text that runs one.
+
+    Raises:
+        BadUsage: The text cannot be split into words.
+    """
+    lines = (
+        line
+        for line in CONTINUATION.sub(" ", text).splitlines()
+        if not line.lstrip().startswith(("#", "REM "))
+    )
+    best: tuple[str, list[ForeignOption]] = ("", [])
+    for line in lines:
+        try:
+            words = shlex.split(line, comments=True, posix=True)
+        except ValueError as error:
+            if ".py" in line:
+                raise BadUsage(
+                    f"The command cannot be split into words: {error}. Check its quotes."
+                ) from error
+            continue
+        script = next((word for word in words if SCRIPT.search(word)), "")
+        if script and ("train" in Path(script.replace("\\", "/")).name or not best[0]):
+            split = words.index(script)
+            best = script, [*_words(words[:split], f"{LAUNCHER}."), *_words(words[split + 1 :], "")]
+    return best
+
+
+def _words(words: list[str], prefix: str) -> Iterator[ForeignOption]:
+    """``--key value``, ``--key=value``, ``--key a b c`` and bare flags."""
+    name = ""
+    values: list[Any] = []
+    for word in [*words, "--"]:
+        if not word.startswith("--"):
+            values.append(_value(word))
+            continue
+        if name:
+            yield ForeignOption(prefix + name, values[0] if len(values) == 1 else values or True)
+        name, _, value = word.removeprefix("--").partition("=")
+        name, values = name.replace("-", "_"), [_value(value)] if value else []
+
+
+def _value(word: str) -> bool | int | float | str:
+    """A word of a command line as what it says."""
+    if word.lower() in ("true", "false"):
+        return word.lower() == "true"
+    try:
+        return int(word)
+    except ValueError:
+        pass
+    try:
+        return float(word)
+    except ValueError:
+        return word

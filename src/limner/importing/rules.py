@@ -1,0 +1,295 @@
+"""Settings that mean something only together, or in another unit: one rule for each subject.
+
+A rule takes its options out of the book and writes what they become. What no rule takes is looked up by its
+spelling (``limner.recipe.spellings``).
+"""
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from limner.importing.book import Book, is_set
+from limner.importing.counts import images, steps
+from limner.importing.options import ForeignOption
+from limner.models.registry import hub_bases, recognised
+
+COARSE = re.compile(r"4bit|nf4|fp4|int4|uint4|4_bit", re.IGNORECASE)
+
+
+def base(book: Book) -> None:
+    """The base, by its registered name where it has one."""
+    ids = {entry.hub_id.lower(): name for name, entry in hub_bases().items()}
+    names = (
+        "pretrained_model_name_or_path",
+        "base_model_name",
+        "name_or_path",
+        "dit",
+        "model_id_with_origin_paths",
+    )
+    for option in book.each(*names, "model_paths"):
+        name = (
+            str(option.value).split(",")[0].partition(":")[0]
+            if "origin" in option.leaf
+            else str(option.value)
+        )
+        if "base" in book.changes:
+            book.row(option, "cannot be had", "One base is trained.")
+        elif name.lower() in ids:
+            book.set(option, {"base": ids[name.lower()]}, "The registered name of that hub id.")
+        elif option.leaf in ("dit", "model_paths") and (match := recognised(Path(name).stem)) and match[1]:
+            note = f"Read from its folder in diffusers layout ({match[1].hub_id}), not from this file."
+            book.set(option, {"base": match[1].name}, note)
+        else:
+            book.set(option, {"base": name}, outcome="kept")
+
+
+def optimizer(book: Book) -> None:
+    """Name and arguments of the optimizer."""
+    for option in book.each("optimizer_args", "optimizer_config"):
+        words = (
+            option.value if isinstance(option.value, list) else str(option.value).replace(",", " ").split()
+        )
+        assignments, rest = {}, []
+        for word in words:
+            name, _, value = str(word).partition("=")
+            if name.strip() == "weight_decay":
+                assignments["train.weight_decay"] = float(value)
+            elif name.strip() == "betas" and value.count(",") == 1:
+                assignments["train.betas"] = tuple(float(part) for part in value.strip("()[] ").split(","))
+            else:
+                rest.append(str(word))
+        if assignments:
+            book.set(option, assignments)
+        if rest:
+            book.row(option, "cannot be had", f"{', '.join(rest)}: no such argument here; its default stays.")
+    first, second = (list(book.each(*names)) for names in (("adam_beta1", "beta1"), ("adam_beta2", "beta2")))
+    if first or second:
+        betas = (_float(first, 0.9), _float(second, 0.999))
+        for option in (*first, *second):
+            book.set(option, {"train.betas": betas}, "Both betas in one list.")
+
+
+def _float(options: list[ForeignOption], default: float) -> float:
+    return float(options[0].value) if options else default
+
+
+def warmup(book: Book) -> None:
+    """Warm-up as a share of the steps."""
+    for option in book.take(
+        "lr_warmup_steps", "warmup_ratio", "lr_warmup_ratio", "learning_rate_warmup_steps", "lr_warmup"
+    ):
+        share, steps_ = option.value, book.changes.get("train.steps")
+        if option.leaf == "lr_warmup" and isinstance(share, int | float):
+            share = share / 100  # kohya_ss asks for a percentage
+        if not is_set(share) or share == 0:
+            book.row(option, "off")
+        elif isinstance(share, int | float) and (share >= 1 and float(share).is_integer()):
+            book.set(option, {"train.warmup": int(share)}, outcome="kept")
+        elif isinstance(share, float) and steps_:
+            book.set(option, {"train.warmup": round(share * steps_)}, f"{share:g} of {steps_} steps.")
+        else:
+            book.row(
+                option, "cannot be had", "A share of steps that are not known: set train.warmup, in steps."
+            )
+
+
+DENSITIES = {
+    "shift": "sigmoid",
+    "flux-shift": "logit-normal",
+    "qwen-shift": "logit-normal",
+    "flux2-shift": "logit-normal",
+    "krea2-shift": "logit-normal",
+    "sigmoid": "sigmoid",
+    "uniform": "uniform",
+    "linear": "uniform",
+    "none": "uniform",
+    "sigma": "uniform",
+    "logit-normal": "logit-normal",
+}
+"""A word for the density of timesteps -> ours. "shift" is a sigmoid that ``discrete_flow_shift`` moves; those
+that end so are moved by resolution. What OneTrainer calls SIGMOID is no normal through a sigmoid."""
+
+
+def timesteps(book: Book) -> None:
+    """How timesteps are sampled: kohya's words are a density and a shift."""
+    shifts = book.take("discrete_flow_shift", "timestep_shift", "flow_schedule_shift", "flux_schedule_shift")
+    shift = next((float(option.value) for option in shifts if is_set(option.value)), 1.0)
+    names = ("timestep_sampling", "timestep_type", "timestep_distribution", "weighting_scheme")
+    for option in book.take(*names):
+        word = str(option.value).lower().replace("_", "-")
+        if option.value in (None, ""):
+            book.row(option, "off")
+        elif word not in DENSITIES or (option.leaf, word) == ("timestep_distribution", "sigmoid"):
+            note = "Not among auto, logit-normal, uniform and sigmoid; auto is the base's own."
+            book.row(option, "cannot be had", note)
+        else:
+            assignments: dict[str, Any] = {"train.time_density": DENSITIES[word]}
+            if word.endswith("shift"):
+                assignments["train.time_shift"] = shift if word == "shift" else "auto"
+            book.set(option, assignments, outcome="kept" if word in assignments.values() else "translated")
+    for option in shifts:
+        if not is_set(option.value):
+            book.row(option, "off")
+        elif "train.time_shift" in book.changes:
+            book.row(option, "translated", "See the sampling of timesteps.")
+        else:
+            book.set(option, {"train.time_shift": float(option.value)}, outcome="kept")
+
+
+def network(book: Book) -> None:
+    """Kind of adapter and its further arguments."""
+    for option in book.each("network_module", "LoRA_type", "lora_type", "peft_type", "network_type"):
+        word = str(option.value).lower()
+        if word in ("standard", "lora", "lora_2") or re.fullmatch(r"networks?\.lora\w*", word):
+            book.row(option, "kept", "A LoRA.")
+        else:
+            book.row(option, "cannot be had", "A LoRA is trained in its place.")
+    for option in [option for option in book.options if option.key.endswith("network.type")]:
+        book.options.remove(option)
+        plain = str(option.value).lower() == "lora"
+        book.row(
+            option,
+            "kept" if plain else "cannot be had",
+            "A LoRA." if plain else "A LoRA is trained in its place.",
+        )
+    for option in book.each("network_args"):
+        words = option.value if isinstance(option.value, list) else str(option.value).split()
+        for word in words:
+            name, _, value = str(word).partition("=")
+            argument = ForeignOption(f"{option.key}: {name}", value)
+            if name == "conv_dim" and value.isdigit():
+                book.set(
+                    argument, {"lora.conv_rank": int(value), "lora.targets": "locon"}, "Convolutions as well."
+                )
+            else:
+                book.row(argument, "cannot be had", "No such argument here.")
+    for option in book.each("train_text_encoder", "text_encoder_train"):
+        book.set(option, {"lora.text_encoders": ("text_encoder",)}, "The first text encoder.")
+    for option in book.each("network_train_unet_only"):
+        book.row(option, "always so", "The denoiser alone is trained, unless lora.text_encoders names more.")
+
+
+def resolution(book: Book) -> None:
+    """One side in pixels, from a pair, a list, or an area."""
+    for option in book.each("resolution", "max_resolution", "max_pixels"):
+        value = option.value
+        numbers = [int(part) for part in re.findall(r"\d+", str(value))]
+        if not numbers or option.key.startswith("sample"):
+            book.row(option, "cannot be had", "No number of pixels.")
+            continue
+        if option.leaf == "max_pixels":
+            numbers = [math.isqrt(numbers[0])]
+        side = (
+            round(math.sqrt(numbers[0] * numbers[1]) / 16) * 16
+            if isinstance(value, str) and len(numbers) == 2 and numbers[0] != numbers[1]
+            else max(numbers)
+        )
+        note = (
+            "Of several sizes the largest: a recipe has one."
+            if isinstance(value, list) and len(set(numbers)) > 1
+            else ""
+        )
+        book.set(option, {"data.resolution": side}, note, outcome="kept" if value == side else "translated")
+
+
+def quantization(book: Book) -> None:
+    """How coarse frozen weights may be stored: a bound, within which the plan chooses."""
+    names = (
+        "fp8_base",
+        "fp8_base_unet",
+        "fp8_scaled",
+        "nf4",
+        "quantize",
+        "qtype",
+        "load_in_8bit",
+        "load_in_4bit",
+    )
+    for option in book.each(
+        *names, "base_model_precision", "weight_dtype", "transformer_weight_dtype", "unet_weight_dtype"
+    ):
+        word = f"{option.leaf} {option.value}"
+        if COARSE.search(word):
+            book.set(
+                option,
+                {"limits.weights_precision": "4bit"},
+                "The plan takes a finer one where it costs no time.",
+            )
+        elif re.search(r"fp8|int8|8bit|qfloat8|float8|quantize", word, re.IGNORECASE):
+            coarse = book.changes.get("limits.weights_precision", "8bit")
+            book.set(
+                option,
+                {"limits.weights_precision": coarse},
+                "The plan takes a finer one where it costs no time.",
+            )
+        else:
+            book.row(option, "the plan decides")
+
+
+PARTS = (
+    "vae",
+    "vae_path",
+    "ae",
+    "clip_l",
+    "clip_g",
+    "t5xxl",
+    "text_encoder",
+    "text_encoder1",
+    "text_encoder2",
+) + (
+    "pretrained_vae_model_name_or_path",
+    "vae_name_or_path",
+    "tokenizer_path",
+)
+
+
+def parts(book: Book) -> None:
+    """VAE and text encoders in files of their own."""
+    for option in book.each(*PARTS):
+        note = (
+            "The base's own is taken; for a base in one file, components_from names the base that lends it."
+        )
+        book.row(option, "always so", note)
+
+
+def output(book: Book) -> None:
+    """Where the run goes."""
+    names = (
+        "output_dir",
+        "training_folder",
+        "output_model_destination",
+        "save_path",
+        "output_path",
+        "workspace_dir",
+    )
+    for option in book.each(*names):
+        book.row(option, "translated", f"limner train recipe.toml --out {option.value}")
+
+
+def samples(book: Book) -> None:
+    """Prompts of samples: a file, one text, or a list."""
+    for option in book.each("sample_prompts", "prompts", "validation_prompt", "validation_prompts"):
+        value: Any = option.value
+        if isinstance(value, str) and option.leaf == "sample_prompts":
+            book.set(option, {"sample.prompt_file": Path(value)}, outcome="kept")
+        else:
+            prompts = tuple(str(prompt) for prompt in (value if isinstance(value, list) else [value]))
+            book.set(option, {"sample.prompts": prompts}, outcome="kept")
+
+
+RULES: tuple[Callable[[Book], None], ...] = (
+    base,
+    images,
+    steps,
+    optimizer,
+    warmup,
+    timesteps,
+    network,
+    resolution,
+    quantization,
+    parts,
+    output,
+    samples,
+)
+"""In this order: later ones read what earlier ones found out."""

@@ -1,0 +1,141 @@
+"""The trainers whose configurations are read: how each is told, and what it assumes where a file is silent.
+
+Facts of their documented options and defaults, as data: kohya-ss/sd-scripts and musubi-tuner
+(``setup_parser`` of their trainers), bmaltais/kohya_ss, ostris/ai-toolkit (config/examples),
+Nerogar/OneTrainer (``TrainConfig.default_values``), bghira/SimpleTuner (documentation/OPTIONS.md),
+modelscope/DiffSynth-Studio (``add_general_config``), huggingface/diffusers (examples, ``parse_args``).
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from limner.errors import BadUsage
+from limner.importing.options import Configuration
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherTrainer:
+    """One trainer.
+
+    Attributes:
+        name: What people call it.
+        scripts: A pattern of the names of its training scripts; "" where it has none.
+        all_of: Keys of which a file of it has each.
+        one_of: Keys of which it has at least one; () for no more than ``all_of``.
+        defaults: What it assumes where a file is silent and Limner assumes something else, by our key.
+    """
+
+    name: str
+    scripts: str = ""
+    all_of: tuple[str, ...] = ()
+    one_of: tuple[str, ...] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    def fits(self, configuration: Configuration) -> bool:
+        """Whether a configuration is one of its own."""
+        if configuration.script:
+            return bool(self.scripts and re.search(self.scripts, configuration.script.replace("\\", "/")))
+        keys = configuration.leaves | {option.key.partition(".")[0] for option in configuration.options}
+        return (
+            bool(self.all_of or self.one_of)
+            and keys.issuperset(self.all_of)
+            and (not self.one_of or not keys.isdisjoint(self.one_of))
+        )
+
+
+KOHYA = {"lora.rank": 4, "lora.alpha": 1.0, "train.steps": 1600, "train.weight_decay": 0.01}
+
+TRAINERS = (
+    OtherTrainer(name="ai-toolkit", all_of=("job", "process"), defaults={"train.weight_decay": 0.01}),
+    OtherTrainer(name="ai-toolkit", all_of=("job", "config"), defaults={"train.weight_decay": 0.01}),
+    OtherTrainer(name="kohya_ss", all_of=("LoRA_type",), defaults=KOHYA),
+    OtherTrainer(
+        name="OneTrainer",
+        all_of=("training_method",),
+        one_of=("base_model_name", "concept_file_name", "concepts", "model_type"),
+        defaults={"lora.rank": 16, "lora.alpha": 1.0, "train.weight_decay": 0.01},
+    ),
+    OtherTrainer(
+        name="SimpleTuner",
+        scripts=r"simpletuner|(^|/)train\.py$(?<!model_training/train\.py)",
+        one_of=("data_backend_config", "model_family"),
+        defaults={"train.weight_decay": 0.01},
+    ),
+    OtherTrainer(
+        name="musubi-tuner",
+        scripts=r"musubi|(flux_2|flux_kontext|qwen_image|zimage|krea2|ideogram4)_train_network\.py$",
+        all_of=("dit",),
+        defaults=KOHYA,
+    ),
+    OtherTrainer(
+        name="sd-scripts",
+        scripts=r"train_network\.py$|fine_tune\.py$",
+        one_of=("network_module", "network_dim", "subsets"),
+        defaults=KOHYA,
+    ),
+    OtherTrainer(
+        name="DiffSynth-Studio",
+        scripts=r"model_training/.*train\.py$",
+        one_of=("dataset_base_path",),
+        defaults={"lora.rank": 32, "train.weight_decay": 0.01},
+    ),
+    OtherTrainer(
+        name="diffusers",
+        scripts=r"train_(dreambooth|text_to_image|controlnet)\w*\.py$",
+        defaults={"lora.rank": 4, "lora.alpha": 4.0, "train.weight_decay": 1e-4},
+    ),
+)
+"""The first that fits is taken."""
+
+
+EQUAL_VALUES: dict[str, tuple[tuple[object, ...], str]] = {
+    "noise_scheduler": (("flowmatch",), "The base's own."),
+    "sampler": (("flowmatch",), "The base's own sampler."),
+    "sample_sampler": (("euler", "flowmatch"), "The base's own sampler."),
+    "model_prediction_type": (("raw",), "The velocity itself is learned."),
+    "train_unet": ((True,), "The denoiser is trained."),
+    "use_ema": ((True,), "See its decay."),
+    "walk_seed": ((True,), "Each sample has the next seed."),
+    "loss_type": (("l2", "mse"), "Mean squared error."),
+    "init_lora_weights": (("true", True, "gaussian"), "The update starts at zero."),
+    "device": (("cuda", "cuda:0", "auto"), "The GPU that is there."),
+    "lr_scheduler_num_cycles": ((1,), "One cycle."),
+    "lr_power": ((1, 1.0), ""),
+    "sigmoid_scale": ((1, 1.0), ""),
+    "clip_skip": ((1,), ""),
+    "xformers": (("xformers", "sdpa"), ""),
+}
+"""Key -> values by which a run is as it is here, and why."""
+
+FORMAT = ("job", "type", "version", "__version", "is_flux", "is_xl", "is_v2", "is_v3", "is_sd", "arch") + (
+    "model_flavour",
+    "lora_base_model",
+    "training_comment",
+    "general",
+)
+"""Keys that say what the file or the base is, which the base says itself."""
+
+LOADING = ("persistent_data_loader_workers", "max_data_loader_n_workers", "dataloader_num_workers") + (
+    "dataset_num_workers",
+    "dataloader_threads",
+)
+"""Keys of how images are loaded: here each is encoded once."""
+
+
+def trainer_of(configuration: Configuration) -> OtherTrainer:
+    """The trainer that a configuration is for.
+
+    Raises:
+        BadUsage: None of those that are known.
+    """
+    for trainer in TRAINERS:
+        if trainer.fits(configuration):
+            return trainer
+    names = ", ".join(dict.fromkeys(trainer.name for trainer in TRAINERS))
+    reason = f"runs {configuration.script}" if configuration.script else "has none of their keys"
+    raise BadUsage(
+        f"{configuration.path} is no configuration of a trainer that is known here ({names}): it {reason}. "
+        "Name the file that its trainer reads, or the script that starts it."
+    )

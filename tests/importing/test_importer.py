@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import pytest
+
+from importing.corpus import EXPECTED, written
+from limner.importing.importer import import_recipe
+from limner.importing.options import read
+from limner.recipe.toml import dump, get, parse
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(written(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_configuration_becomes_the_recipe_that_does_the_same(folder: Path, name: str):
+    _, trainer, values = EXPECTED[name]
+    imported = import_recipe(folder / name)
+    assert imported.trainer == trainer
+    assert {key: get(imported.recipe, key) for key in values} == values
+    assert parse(dump(imported.recipe)) == imported.recipe
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_no_setting_is_dropped_in_silence(folder: Path, name: str):
+    keys = {row.key.partition(":")[0] for row in import_recipe(folder / name).rows}
+    assert keys >= {option.key for option in read(folder / name).options}
+
+
+def test_what_cannot_be_had_and_what_nobody_knows_is_named(folder: Path):
+    rows = {row.key: row for row in import_recipe(folder / "kohya.sh").rows}
+    assert rows["frobnicate"].outcome == "unknown"
+    assert rows["highvram"].outcome == rows["launcher.mixed_precision"].outcome == "the plan decides"
+    assert rows["clip_l"].outcome == "always so" and "components_from" in rows["clip_l"].note
+    arguments = [row for row in import_recipe(folder / "kohya.sh").rows if row.key == "optimizer_args"]
+    assert [row.outcome for row in arguments] == ["translated", "cannot be had"] and "d_coef=2" in arguments[
+        1
+    ].note
+    assert rows["(lora.alpha)"].note.startswith("The default of sd-scripts")
+
+
+def test_epochs_without_images_are_told_and_not_guessed(folder: Path):
+    (folder / "alone.toml").write_text('network_dim = 4\ntrain_data_dir = "gone"\nmax_train_epochs = 3\n')
+    imported = import_recipe(folder / "alone.toml")
+    (row,) = (row for row in imported.rows if row.key == "max_train_epochs")
+    assert row.outcome == "cannot be had" and "train.steps = epochs x images" in row.note
+
+
+def test_a_dataset_file_that_is_not_here_is_told(folder: Path):
+    (folder / "dataset.toml").unlink()
+    rows = {row.key: row for row in import_recipe(folder / "kohya.sh").rows}
+    assert rows["dataset_config"].outcome == "cannot be had" and "not here" in rows["dataset_config"].note
+
+
+def test_a_value_that_a_recipe_cannot_have_is_a_row_with_the_reason(folder: Path):
+    (folder / "odd.toml").write_text('network_dim = 99999\nlr_scheduler = "mystery"\nlearning_rate = 1e-4\n')
+    imported = import_recipe(folder / "odd.toml")
+    rows = {row.key: row for row in imported.rows}
+    assert rows["network_dim"].outcome == "cannot be had" and "4096" in rows["network_dim"].note
+    assert rows["lr_scheduler"].outcome == "cannot be had"
+    assert imported.recipe.train.learning_rate == 1e-4
+
+
+def test_more_folders_than_one_are_told(folder: Path):
+    text = '[[datasets]]\nimage_directory = "img"\n[[datasets]]\nimage_directory = "more"\n'
+    (folder / "two.toml").write_text(f'dit = "qwen_image.safetensors"\n{text}')
+    rows = [row for row in import_recipe(folder / "two.toml").rows if row.key.endswith("image_directory")]
+    assert [row.outcome for row in rows] == ["kept", "cannot be had"]

@@ -1,0 +1,80 @@
+from pathlib import Path
+
+import pytest
+
+from limner.errors import BadUsage
+from limner.importing.options import LARGEST, ForeignOption, command, read
+
+
+@pytest.mark.parametrize("end", ["\\", "^", "`"])
+def test_a_command_is_read_in_the_shells_of_three_systems(end: str):
+    script, options = command(
+        f"accelerate launch --num_processes 2 train.py {end}\n --lr=1e-4 --flag {end}\n --two a b\n"
+    )
+    assert script == "train.py"
+    assert options == [
+        ForeignOption("launcher.num_processes", 2),
+        ForeignOption("lr", 1e-4),
+        ForeignOption("flag", True),
+        ForeignOption("two", ["a", "b"]),
+    ]
+
+
+def test_of_several_commands_the_training_is_read():
+    lines = (
+        "python cache_latents.py --dit a",
+        "python krea2_train_network.py --dit b",
+        "# python train_c.py",
+    )
+    text = "\n".join(lines)
+    assert command(text) == ("krea2_train_network.py", [ForeignOption("dit", "b")])
+
+
+def test_tables_and_lists_are_read_by_dotted_paths(tmp_path: Path):
+    path = tmp_path / "a.yaml"
+    path.write_text("a:\n  b: [1, 2]\n  c:\n    - d: 1e-4\n    - d: off\n")
+    assert read(path).options == (
+        ForeignOption("a.b", [1, 2]),
+        ForeignOption("a.c.0.d", 1e-4),
+        ForeignOption("a.c.1.d", False),
+    )
+
+
+def test_files_that_a_configuration_names_are_read_along(tmp_path: Path):
+    (tmp_path / "sets.toml").write_text("num_repeats = 3\n")
+    path = tmp_path / "a.toml"
+    path.write_text('dataset_config = "sets.toml"\nconcept_file_name = "gone.json"\nconfig_file = "a.toml"\n')
+    found = read(path)
+    assert ForeignOption("num_repeats", 3) in found.options
+    assert found.absent_files == (ForeignOption("concept_file_name", "gone.json"),)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("a.yaml", "a: [", "is torn: line"),
+        ("a.toml", "a = ", "is torn"),
+        ("a.json", '{"a": }', "is torn"),
+        ("a.sh", "python train.py --a 'b\n", "quotes"),
+        ("a.sh", "echo nothing\n", "holds no key"),
+        ("a.json", "[]", "holds no key"),
+        ("a.yaml", "- " * 3000, "torn"),
+    ],
+)
+def test_what_is_no_configuration_is_told_in_a_line(tmp_path: Path, name: str, text: str, words: str):
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(BadUsage) as info:
+        read(path)
+    assert words in str(info.value) and "\n" not in str(info.value)
+
+
+def test_files_that_cannot_be_read_are_told(tmp_path: Path):
+    with pytest.raises(BadUsage, match="cannot be read"):
+        read(tmp_path / "gone.toml")
+    (tmp_path / "a.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BadUsage, match="UTF-8"):
+        read(tmp_path / "a.toml")
+    (tmp_path / "big.json").write_bytes(b" " * (LARGEST + 1))
+    with pytest.raises(BadUsage, match="no configuration has"):
+        read(tmp_path / "big.json")

@@ -1,0 +1,79 @@
+from typing import Any
+
+import pytest
+
+from limner.importing import rules
+from limner.importing.book import Book
+from limner.importing.options import ForeignOption
+
+
+def changed(rule: Any, **values: Any) -> dict[str, Any]:
+    book = Book([ForeignOption(key, value) for key, value in values.items()])
+    rule(book)
+    assert not [option for option in book.options if option.key in values], "an option was left"
+    return book.changes
+
+
+@pytest.mark.parametrize(
+    ("values", "ours"),
+    [
+        ({"timestep_sampling": "sigmoid"}, {"train.time_density": "sigmoid"}),
+        (
+            {"timestep_sampling": "flux_shift"},
+            {"train.time_density": "logit-normal", "train.time_shift": "auto"},
+        ),
+        ({"weighting_scheme": "none"}, {"train.time_density": "uniform"}),
+        ({"timestep_distribution": "SIGMOID"}, {}),
+        ({"timestep_type": "linear"}, {"train.time_density": "uniform"}),
+        ({"discrete_flow_shift": 2.0}, {"train.time_shift": 2.0}),
+    ],
+)
+def test_words_for_timesteps(values: dict[str, Any], ours: dict[str, Any]):
+    assert changed(rules.timesteps, **values) == ours
+
+
+@pytest.mark.parametrize(
+    ("values", "side"),
+    [
+        ({"resolution": "1024,1024"}, 1024),
+        ({"resolution": "768,1344"}, 1008),
+        ({"resolution": [512, 768]}, 768),
+        ({"resolution": 640}, 640),
+        ({"max_pixels": 262144}, 512),
+    ],
+)
+def test_one_side_in_pixels(values: dict[str, Any], side: int):
+    assert changed(rules.resolution, **values) == {"data.resolution": side}
+
+
+@pytest.mark.parametrize(
+    ("values", "bits"),
+    [
+        ({"fp8_base": True}, "8bit"),
+        ({"quantize": True, "qtype": "qfloat8"}, "8bit"),
+        ({"quantize": True, "qtype": "uint4"}, "4bit"),
+        ({"base_model_precision": "nf4-bnb"}, "4bit"),
+        ({"load_in_4bit": True}, "4bit"),
+    ],
+)
+def test_eight_and_four_bits_are_bounds(values: dict[str, Any], bits: str):
+    assert changed(rules.quantization, **values) == {"limits.weights_precision": bits}
+
+
+def test_warm_up_is_counted_in_steps():
+    book = Book([ForeignOption("lr_warmup_steps", 0.05)], changes={"train.steps": 400})
+    rules.warmup(book)
+    assert book.changes["train.warmup"] == 20
+    assert changed(rules.warmup, lr_warmup_steps=100) == {"train.warmup": 100}
+    assert changed(rules.warmup, warmup_ratio=0.1) == {}
+
+
+def test_an_adapter_of_another_kind_is_told():
+    book = Book(
+        [
+            ForeignOption("network_module", "lycoris.kohya"),
+            ForeignOption("network_args", ["algo=lokr", "conv_dim=4"]),
+        ]
+    )
+    rules.network(book)
+    assert [row.outcome for row in book.rows] == ["cannot be had", "cannot be had", "translated"]
