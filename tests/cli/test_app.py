@@ -40,7 +40,7 @@ def trained(verb):
             validation_loss=math.nan,
         )
 
-    verb("training.train", train=train)
+    verb("runs", train=train)
     return calls
 
 
@@ -173,7 +173,7 @@ def test_a_run_folder_goes_on_with_its_own_recipe(limner, photos, trained, tmp_p
 
 def test_cache_says_what_it_did(limner, photos, verb):
     filled = CacheFilled(computed=3, reused=1, bytes=2_000_000, seconds=1.0, entries=4)
-    verb("training.cache", cache=lambda recipe, out, reporter: filled)
+    verb("runs", cache=lambda recipe, out, reporter: filled)
     assert limner("cache", "photos").out == "4 entries: 1 reused, 3 computed (2.0 MB), in 1.0 s\n"
     assert json.loads(limner("cache", "photos", "--json").out)["bytes"] == 2_000_000
 
@@ -202,7 +202,7 @@ def test_an_error_is_one_line_and_one_object(limner, photos, verb, error, status
     def train(recipe, out, reporter):
         raise error
 
-    verb("training.train", train=train)
+    verb("runs", train=train)
     plain = limner("train", "photos")
     assert (plain.status, plain.out) == (status, "")
     assert plain.err.startswith("limner: error: ")
@@ -223,7 +223,7 @@ def test_a_signal_that_a_verb_lets_by_is_one_line(limner, photos, verb, number):
         pytest.fail("nobody heard it")
 
     before = signal.getsignal(signal.SIGTERM)
-    verb("training.train", train=train)
+    verb("runs", train=train)
     done = limner("train", "photos", "--json")
     assert done.status == 1
     assert json.loads(done.out)["error"]["kind"] == "Stopped"

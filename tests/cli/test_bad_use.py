@@ -334,11 +334,11 @@ def test_a_gpu_without_memory_is_told_in_a_line(limner, verb, tmp_path):
     def train(*_):
         raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total of 8 GiB")
 
-    verb("training.train", train=train)
+    verb("runs", train=train)
     (tmp_path / "photos").mkdir()
     out = limner("train", tmp_path / "photos")
     assert out.status == 1 and "Traceback" not in out.err
     assert "The GPU has no memory left: CUDA out of memory. Tried to allocate 2.00 GiB. Close" in out.err
-    verb("training.train", train=lambda *_: 1 // 0)
+    verb("runs", train=lambda *_: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         limner("train", tmp_path / "photos")

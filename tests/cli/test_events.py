@@ -38,7 +38,7 @@ def trained(verb):
         reporter.event(done)
         return done
 
-    verb("training.train", train=train)
+    verb("runs", train=train)
 
 
 def test_training_tells_every_event_and_ends_with_the_result(limner, photos, trained):
@@ -60,7 +60,7 @@ def test_an_error_is_the_last_line(limner, photos, verb):
         reporter.line("before")
         raise BadData("No images. Give some.")
 
-    verb("training.train", train=train)
+    verb("runs", train=train)
     done = limner("train", photos, "--events")
     events, result = rows(done)
     assert done.status == 1 and [row["text"] for row in events] == ["before"]
