@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limner.assembly.spec import ModelSpec
+from limner.assembly.assemble import ModelSpec
 from limner.graph.unit import run as run_units
 from limner.models.loading import load
-from limner.nn.layers import full, lora, quantized_linear
+from limner.nn import parameters
+from limner.nn.layers import lora, quantized_linear
 from limner.nn.layers.quantized_linear import storable
-from limner.nn.memory.cast_inputs import cast_once
 from limner.nn.memory.checkpointing import Checkpoint
+from limner.nn.memory.offload import cast_once
 from limner.nn.memory.plan import Weights
 from limner.nn.optim import optimizer
 from limner.nn.rng import KeyedRng
@@ -48,13 +49,13 @@ class Real:
             names = storable(self.denoiser, family.arch)
             quantized_linear.freeze(self.denoiser, names, weights, products=how.matmul_precision)
         if config is None:
-            full.unfreeze(self.denoiser)
+            parameters.unfreeze(self.denoiser)
         for name in () if config is None else self.models:
             names = lora.matching(self.models[name], family.endings(name, config.targets))
             lora.attach(self.models[name], names, rank=config.rank, alpha=config.rank, dropout=0.0, seed=0)
             if spec.kind == "cuda":
                 lora.together(self.models[name])
-        kind = full if config is None else lora
+        kind = parameters if config is None else lora
         self.trained = [each for name in self.models for each in kind.trained(self.models[name])]
         if dtype != torch.float32 and config is not None:
             cast_once(self.denoiser, family.arch, dtype)

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from limner.assembly.spec import ModelSpec
+from limner.assembly.assemble import ModelSpec
 from limner.assembly.trainable import FullFineTune, LoRA
+from limner.models.facts import Objective
 from limner.models.family import Family
-from limner.models.objective import Objective
 from limner.models.source import Source
 from limner.nn.memory.plan import Compute, Kind
 from limner.planning.dry_run import TraceSpec

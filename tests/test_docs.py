@@ -11,14 +11,14 @@ import typer
 import python_page
 import recipe_page
 from limner.cli.app import app
-from limner.recipe import explain
+from limner.recipe import aliases
 from limner.recipe.schema import Recipe
 from limner.recipe.toml import parse
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
-TABLES = [name for name in Recipe.model_fields if f"{name}." in " ".join(explain.keys(Recipe))]
+TABLES = [name for name in Recipe.model_fields if f"{name}." in " ".join(aliases.keys(Recipe))]
 KEY = re.compile(rf"(?<![\w/.])(?:{'|'.join(TABLES)})\.[a-z_]+(?![\w/(.]|\.py)")
 IN_HOUSE = re.compile(r"`((?:src|tests|docs|benchmarks|tools)/[\w./-]+)`")
 FILE = (".json", ".jsonl", ".toml", ".py", ".safetensors")
@@ -49,7 +49,7 @@ def test_links_and_files_are_there(page):
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_recipe_keys_exist(page):
     named = KEY.findall(code(page.read_text(encoding="utf-8")))
-    assert not {key for key in named if not key.endswith(FILE)} - set(explain.keys(Recipe))
+    assert not {key for key in named if not key.endswith(FILE)} - set(aliases.keys(Recipe))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from cases import Case
-from limner.graph.split import split
-from limner.graph.unit import run
-from limner.models import family_of
+from limner.graph.unit import run, split
 from limner.models.family import Family
 from limner.models.loading import hush, load
+from limner.models.registry import family_of
 from limner.models.source import Source, locate
 from limner.nn.batch import pad_collate
 from limner.nn.layers import lora

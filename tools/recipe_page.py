@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from limner.models import presets
-from limner.recipe import explain, spellings, toml
+from limner.recipe import aliases, spellings, toml
 from limner.recipe.schema import ConceptType, Recipe, Section
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "guide" / "recipe.md"
@@ -48,12 +48,12 @@ PLANNED_HEAD = """
 
 def page() -> str:
     """The whole page."""
-    parts = [HEAD, "\n## At the top\n", *_table([key for key in explain.keys(Recipe) if "." not in key])]
+    parts = [HEAD, "\n## At the top\n", *_table([key for key in aliases.keys(Recipe) if "." not in key])]
     for name, field in Recipe.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, Section):
             parts += [f"\n## [{name}]\n", f"{(kind.__doc__ or '').strip()}\n\n"]
-            parts += _table([key for key in explain.keys(Recipe) if key.startswith(f"{name}.")])
+            parts += _table([key for key in aliases.keys(Recipe) if key.startswith(f"{name}.")])
     return "".join([*parts, *_presets(), *_others()])
 
 
@@ -78,14 +78,14 @@ def _names(words: str) -> str:
 
 def _table(keys: list[str]) -> list[str]:
     lines = ["\n| key | default | may be | meaning |\n", "|---|---|---|---|\n"]
-    fields, recipe = explain.keys(Recipe), Recipe()
+    fields, recipe = aliases.keys(Recipe), Recipe()
     for key in keys:
         value = toml.get(recipe, key)
         default = "unset" if value is None else f"`{toml.write(value)}`"
         meaning = " ".join((fields[key].description or "").split())
         if key in spellings.ALIASES:
             meaning += f" Also read: {_names(spellings.ALIASES[key])}."
-        cells = (f"`{key.rpartition('.')[2]}`", default, explain.expected(_rule(key)), meaning)
+        cells = (f"`{key.rpartition('.')[2]}`", default, aliases.expected(_rule(key)), meaning)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n")
     return lines
 

@@ -21,10 +21,10 @@ from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor, nn
 from transformers import CLIPTokenizer, PreTrainedTokenizerBase, Qwen2Tokenizer, T5TokenizerFast
 
-from limner.models import family_of
 from limner.models.bundled import Shipped, known
 from limner.models.family import Family
 from limner.models.loading import hush, skeleton
+from limner.models.registry import family_of
 from limner.models.source import Source
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789,."

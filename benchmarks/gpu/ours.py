@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from gpu.cells import RANK, TARGETS, WARM_UP
 from gpu.clock import from_environment
 from gpu.fake import described, fill, generator, put
-from limner.assembly.spec import DTYPES, ModelSpec
+from limner.assembly.assemble import DTYPES, ModelSpec
 from limner.assembly.trainable import LoRA
-from limner.graph.split import Split
+from limner.graph.unit import Split
 from limner.graph.unit import run as run_units
 from limner.models.family import Family
 from limner.models.loading import hollow, hush
@@ -30,8 +30,8 @@ from limner.nn.layers.precision import Kind
 from limner.nn.layers.quantization import kernels_for
 from limner.nn.layers.quantized_linear import freeze
 from limner.nn.loop import Fit, fit
-from limner.nn.memory.cast_inputs import cast_once
 from limner.nn.memory.engine import Engine, equip
+from limner.nn.memory.offload import cast_once
 from limner.nn.memory.plan import Plan, from_json
 from limner.nn.optim import optimizer
 from limner.nn.rng import KeyedRng

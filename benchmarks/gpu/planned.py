@@ -12,7 +12,7 @@ from typing import Any
 from gpu.cells import GIB, RANK, TARGETS, Cell
 from gpu.emulation import played
 from gpu.fake import described
-from limner.assembly.spec import ModelSpec
+from limner.assembly.assemble import ModelSpec
 from limner.assembly.trainable import LoRA
 from limner.nn.memory.plan import Plan
 from limner.planning import cards

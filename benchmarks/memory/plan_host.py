@@ -97,10 +97,10 @@ def case(root: str, folder: str, changes: dict[str, Any]) -> dict[str, dict[str,
     """Read the denoiser as a plan says, then write a checkpoint: phase -> bytes predicted and measured."""
     import torch
 
-    from limner.assembly.spec import ModelSpec
+    from limner.assembly.assemble import ModelSpec
     from limner.assembly.trainable import LoRA
-    from limner.models import family_of
     from limner.models.loading import load
+    from limner.models.registry import family_of
     from limner.models.source import locate
     from limner.nn.arch import frozen, matching
     from limner.nn.memory.host_buffer import HostBuffer, Mapped, ordinary
@@ -153,7 +153,7 @@ def libraries() -> int:
     """Bytes of a process that has imported everything and built a model."""
     code = (
         "import torch, diffusers, transformers, peft\nfrom limner.training import samples, train\n"
-        "from limner.models import family_of\nfrom limner.models.loading import skeleton\n"
+        "from limner.models.registry import family_of\nfrom limner.models.loading import skeleton\n"
         "from limner.models.bundled import known\n"
         "[skeleton(family_of('FluxPipeline'), known('flux-dev'), part, dtype=torch.bfloat16)"
         " for part in ('transformer', 'text_encoder', 'text_encoder_2', 'vae')]\n"

@@ -28,11 +28,11 @@ import torch
 from benchmarks.memory.allocator import replay
 from benchmarks.outcome import RESULTS, save
 
-from limner.assembly.spec import ModelSpec
+from limner.assembly.assemble import ModelSpec
 from limner.assembly.trainable import LoRA
-from limner.models import family_of
 from limner.models.bundled import known
 from limner.models.loading import hush
+from limner.models.registry import family_of
 from limner.models.source import locate
 from limner.nn.memory.plan import Compute, Plan, Weights
 from limner.planning.dry_run import DryRun, TraceSpec

@@ -25,9 +25,9 @@ from benchmarks import outcome
 from limner.lora import file
 from limner.lora.factors import Factors
 from limner.lora.tools import DIFFUSERS, tool_named
-from limner.models import family_of
 from limner.models.bundled import known
 from limner.models.loading import skeleton
+from limner.models.registry import family_of
 from limner.nn.layers import lora
 
 CASES = {

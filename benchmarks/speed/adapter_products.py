@@ -21,11 +21,11 @@ from benchmarks.outcome import RESULTS, save
 from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 
-from limner.assembly.spec import ModelSpec
+from limner.assembly.assemble import ModelSpec
 from limner.assembly.trainable import LoRA
-from limner.models import family_of
 from limner.models.bundled import known
 from limner.models.loading import hush
+from limner.models.registry import family_of
 from limner.nn.layers import lora
 from limner.planning.dry_run import DryRun, TraceSpec
 from limner.planning.meta_inputs import boundary

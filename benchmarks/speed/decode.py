@@ -22,9 +22,8 @@ import PIL
 from benchmarks.outcome import RESULTS, save
 from PIL import Image, ImageOps, features
 
-from limner.data.buckets import buckets
 from limner.data.folder import read_folder
-from limner.data.views import View, pixels, views
+from limner.data.views import View, buckets, pixels, views
 
 WANTED = 3.0
 

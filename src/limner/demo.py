@@ -23,10 +23,10 @@ from limner.models.source import Source
 from limner.recipe import toml
 from limner.recipe.schema import Recipe
 from limner.report.report import write_report
+from limner.report.sheet import write_sheet
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
 from limner.runs import train
-from limner.training.samples import write_sheet
 
 BASE = "glyph"
 TRIGGER = "zorbix"

@@ -1,13 +1,15 @@
-"""The verbs ``train`` and ``cache``: the planner, the trainer and the report, put together."""
+"""The verbs ``train`` and ``cache``: the planner, the predictor, the trainer and its pages, put together."""
 
 from collections.abc import Generator
 from pathlib import Path
 
-from limner.events import CacheFilled, Done, Event
+from limner.events import CacheFilled, Done, Event, Sampled
 from limner.nn import distributed
 from limner.planning.run_plan import plan_run
+from limner.prediction import predict
 from limner.recipe.schema import Recipe
 from limner.report.report import write_report
+from limner.report.sheet import write_sheet
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
 from limner.training import cache as training_cache
@@ -35,11 +37,13 @@ def running(recipe: Recipe, out: Path, reporter: Reporter, stop: Interrupt) -> G
     """The same as a generator that yields after each step. See ``training.train.running``."""
     run = RunDir(out)
 
-    def report(event: Event) -> None:
+    def pages(event: Event) -> None:
+        if isinstance(event, Sampled):
+            write_sheet(run, run.prompts())
         if isinstance(event, Done) and distributed.rank() == 0:
             write_report(run)
 
-    return trainer.running(recipe, run, reporter.also(report), stop, plan_run)
+    return trainer.running(recipe, run, reporter.also(pages), stop, plan_run, predict)
 
 
 def cache(recipe: Recipe, out: Path, reporter: Reporter) -> CacheFilled:

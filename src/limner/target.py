@@ -53,8 +53,7 @@ def request_for(target: Path, overrides: Mapping[str, Any], out: Path | None) ->
         BadData: The folder cannot be read.
     """
     from limner.data.images import SUFFIXES
-    from limner.recipe.prompts import prompts
-    from limner.recipe.toml import change, load, placed
+    from limner.recipe.toml import change, load, placed, prompts
     from limner.run_folder import RunDir
 
     if not target.exists():
@@ -89,8 +88,7 @@ def of_recipe(recipe: Any, overrides: Mapping[str, Any], out: Path | None) -> Ru
         BadUsage: Its run folder holds a run on other images, or lies among the images.
         BadRecipe: A change means nothing.
     """
-    from limner.recipe.prompts import prompts
-    from limner.recipe.toml import change, placed
+    from limner.recipe.toml import change, placed, prompts
 
     recipe = placed(change(recipe, overrides) if overrides else recipe, Path.cwd())
     home = out or _free(RUNS / recipe.name, recipe.data.images)
@@ -189,8 +187,7 @@ def subject_of(target: Path, texts: list[str]) -> tuple[Path, list[str], Path]:
     Raises:
         BadUsage: There is no run, or no prompt.
     """
-    from limner.recipe.prompts import prompts, with_trigger
-    from limner.recipe.toml import load
+    from limner.recipe.toml import load, prompts, with_trigger
     from limner.run_folder import RunDir
 
     if target.suffix == ".safetensors":

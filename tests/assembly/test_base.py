@@ -3,7 +3,7 @@ import pytest
 from limner.assembly.base import ImageSizes, ResolvedBase, Shape, family_at, locate_base, shape_at
 from limner.errors import BadBase, BadRecipe
 from limner.models.bundled import known
-from limner.models.objective import Objective
+from limner.models.facts import Objective
 from limner.recipe.schema import Data, Recipe
 from limner.recipe.toml import change
 

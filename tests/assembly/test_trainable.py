@@ -3,10 +3,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from limner.assembly.spec import ModelSpec
+from limner.assembly.assemble import ModelSpec
 from limner.assembly.trainable import FullFineTune, LoRA, trainable_of
 from limner.errors import BadRecipe
-from limner.models import family_of
+from limner.models.registry import family_of
 from limner.models.source import locate
 from limner.recipe.schema import Lora, Recipe, Train
 from limner.recipe.toml import change

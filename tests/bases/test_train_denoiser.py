@@ -7,7 +7,7 @@ import torch
 
 from limner.bases import train_denoiser
 from limner.bases.train_denoiser import LENGTHS, DenoiserConfig, held_out_loss, train
-from limner.graph.split import split
+from limner.graph.unit import split
 from limner.models.flux.family import FAMILY
 from limner.models.loading import load
 from limner.models.source import locate

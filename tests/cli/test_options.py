@@ -9,8 +9,7 @@ from limner.cli.app import app
 from limner.cli.caption import CAPTIONS
 from limner.cli.options import CONCEPT_TYPES, RECIPE, SAMPLING, recipe_options
 from limner.recipe import Recipe
-from limner.recipe.aliases import find
-from limner.recipe.explain import expected, keys
+from limner.recipe.aliases import expected, find, keys
 
 LISTED = {
     "check": {"--base", "--components-from", "--trigger", "--concept-type", "--resolution", "--set"},

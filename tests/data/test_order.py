@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limner.data.buckets import buckets
 from limner.data.folder import Example
-from limner.data.order import Order, micro_batches
-from limner.data.views import View, views
+from limner.data.order import MIN_IMAGES, SHARE, Order, held_out, micro_batches
+from limner.data.views import View, buckets, views
 from limner.errors import BadData, BadRecipe
 from messages import raises
 
@@ -166,3 +165,17 @@ def test_numpys_words_are_the_published_ones():
     before = np.full(4, 2**64 - 1, np.uint64)
     words = np.random.Philox(key=np.zeros(2, np.uint64), counter=before).random_raw(4).tolist()
     assert words == [0x16554D9ECA36314C, 0xDB20FE9D672D0FDC, 0xD7E772CEE186176B, 0x7E68B68AEC7BA23B]
+
+
+@pytest.mark.parametrize(
+    ("images", "wished", "count"),
+    [
+        (MIN_IMAGES - 1, None, 0),
+        (MIN_IMAGES, None, MIN_IMAGES // SHARE),
+        (55, None, 5),
+        (5, 2, 2),
+        (100, 0, 0),
+    ],
+)
+def test_how_many_are_held_out(images, wished, count):
+    assert held_out(images, wished) == count

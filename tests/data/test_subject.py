@@ -6,10 +6,9 @@ from PIL import Image
 
 from faces import face
 from limner.data import subject
-from limner.data.buckets import buckets
 from limner.data.folder import Example
 from limner.data.subject import Crop, choose_crop, crops, follows, found_faces, installed, slack
-from limner.data.views import centre, views
+from limner.data.views import buckets, centre, views
 from limner.errors import BadRecipe
 from messages import raises
 

@@ -16,8 +16,8 @@ from equipping import equip
 from limner.errors import BadRecipe
 from limner.nn.arch import frozen, matching
 from limner.nn.layers import lora
-from limner.nn.layers.dropout import Places
 from limner.nn.layers.quantized_linear import freeze
+from limner.nn.rng import Places
 from messages import raises
 from tinybase import DEVICE, PLACES, Base
 

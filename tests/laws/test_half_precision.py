@@ -13,13 +13,12 @@ from torch.nn import functional as F
 
 from cases import CASES
 from equipping import equip
-from limner.graph.split import split
-from limner.graph.unit import run
-from limner.models import family_of
+from limner.graph.unit import run, split
 from limner.models.loading import hush, load
+from limner.models.registry import family_of
 from limner.models.source import locate
 from limner.nn.layers import lora
-from limner.nn.memory.cast_inputs import cast_once
+from limner.nn.memory.offload import cast_once
 from limner.nn.rng import KeyedRng
 from limner.planning.dry_run import DryRun
 from limner.planning.meta_inputs import boundary

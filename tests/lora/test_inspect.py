@@ -8,10 +8,9 @@ from safetensors.torch import save_file
 
 from limner.lora import file, keys
 from limner.lora.inspect import inspect, printable, table, thumbnail
-from limner.lora.tables import family_keys
 from limner.lora.tools import COMFYUI, TOOLS
 from limner.models.key_map import KeyMatch, KeyStyle
-from limner.models.registry import lora_keys
+from limner.models.registry import family_keys, lora_keys
 from loras import denoiser, dora, factors
 
 ABOUT = {

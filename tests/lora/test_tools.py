@@ -7,8 +7,8 @@ import torch
 from limner.errors import BadLora
 from limner.lora import diffusers_loader
 from limner.lora.adapters import Dora, kind
-from limner.lora.compare import require_equal
 from limner.lora.factors import Factors
+from limner.lora.file import require_equal
 from limner.lora.formats import from_diffusers, read, to_diffusers
 from limner.lora.keys import encode
 from limner.lora.tools import (

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from cases import CASES, Case
-from limner.models import family_of
 from limner.models.bundled import known
 from limner.models.family import Family
 from limner.models.loading import skeleton
+from limner.models.registry import family_of
 from limner.models.source import Source
 from limner.nn.arch import matching
 from tinybase import PLACES, Base

@@ -11,12 +11,11 @@ from huggingface_hub import errors
 from safetensors.torch import save_file
 
 from limner.errors import BadBase
-from limner.graph.split import split
-from limner.models import family_of
+from limner.graph.unit import split
 from limner.models.bundled import CONFIG_PATTERNS, SHARED, described, known, stored_precision, weight_bytes
 from limner.models.family import Objective
 from limner.models.loading import load, skeleton
-from limner.models.registry import families, folder_of, hub_bases
+from limner.models.registry import families, family_of, folder_of, hub_bases
 from messages import raises
 
 COUNTS = {

@@ -12,16 +12,16 @@ from torch import Tensor
 
 from cases import CASES, Case
 from limner.assembly.resolve import resolve
-from limner.graph.split import split
+from limner.graph.unit import split
 from limner.lora import diffusers_loader, file
 from limner.lora.adapters import Dora, Lokr, to_lora
 from limner.lora.factors import Factors, rename_for_model
 from limner.lora.tools import DIFFUSERS, unsupported
-from limner.models import family_of, sampling
+from limner.models import sampling
 from limner.models.bundled import known
 from limner.models.family import Objective, SamplingParams
 from limner.models.loading import skeleton
-from limner.models.registry import families, lora_keys
+from limner.models.registry import families, family_of, lora_keys
 from limner.nn.batch import pad_collate
 from limner.nn.layers import lora
 from limner.nn.loop import Fit, fit

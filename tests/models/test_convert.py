@@ -6,18 +6,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from limner.errors import BadBase
 from limner.lora.factors import Factors
 from limner.lora.into_base import merge_into_base
 from limner.lora.weights import open_base
-from limner.models import family_of
-from limner.models import layout as folders
+from limner.models import convert
+from limner.models import convert as folders
 from limner.models.convert import by_key_map, opened
 from limner.models.flux.facts import FACTS
 from limner.models.loading import load
-from limner.models.source import Source
+from limner.models.registry import family_of
+from limner.models.source import Source, locate
 from messages import raises
 from originals import flux as to_authors
 from originals import part_of, save_single
@@ -211,3 +213,33 @@ def test_a_file_with_a_lora_baked_in_is_a_base(tiny_base: Path, tmp_path: Path):
         change = adapter.get(name.removesuffix(".weight"))
         wanted = weight if change is None else (weight.double() + change.dense()).float()
         assert torch.equal(after[name], wanted), name
+
+
+TENSORS = {name: torch.randn(10, 10) for name in "abc"}
+
+
+def test_weights_are_written_in_the_precision_that_is_asked_for(tmp_path):
+    (path,) = convert.write(tmp_path / "unet", TENSORS, dtypes={"a": torch.bfloat16}, facts={"steps": "3"})
+    with safe_open(path, "pt") as file:
+        assert torch.equal(file.get_tensor("a"), TENSORS["a"].bfloat16())
+        assert torch.equal(file.get_tensor("b"), TENSORS["b"])
+        assert file.metadata() == {"format": "pt", "steps": "3"}
+    assert path.name == "diffusion_pytorch_model.safetensors"
+
+
+def test_large_weights_lie_in_shards_with_an_index(tmp_path, monkeypatch):
+    monkeypatch.setattr(convert, "SHARD", 900)
+    paths = convert.write(tmp_path / "transformer", TENSORS)
+    index = json.loads((tmp_path / "transformer/diffusion_pytorch_model.safetensors.index.json").read_text())
+    assert [path.name for path in paths] == sorted(set(index["weight_map"].values())) and len(paths) == 2
+    assert index["metadata"]["total_size"] == 1200
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_a_part_is_lent_as_it_is(linked, tiny_base, tmp_path):
+    source = locate(str(tiny_base), folders={})
+    convert.lend(source, "vae", tmp_path / "vae", allow_links=linked)
+    convert.lend(source, "tokenizer", tmp_path / "tokenizer", allow_links=linked)
+    for path in (*(tmp_path / "vae").iterdir(), *(tmp_path / "tokenizer").iterdir()):
+        assert path.read_bytes() == (tiny_base / path.parent.name / path.name).read_bytes()
+    assert (tmp_path / "vae/config.json").samefile(tiny_base / "vae/config.json") == linked

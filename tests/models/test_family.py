@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from limner.errors import BadBase, BadRecipe, BrokenGraph
-from limner.graph.split import split
-from limner.graph.unit import check
+from limner.graph.unit import check, split
 from limner.models.family import INPUTS, Family, Objective
 from limner.models.registry import families, family_of
 from limner.models.source import locate

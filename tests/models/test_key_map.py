@@ -1,6 +1,16 @@
 import pytest
 
-from limner.models.key_map import KeyEntry, KeyMap, KeyStyle
+from limner.models.key_map import (
+    KOHYA_CLIP_L,
+    KeyEntry,
+    KeyMap,
+    KeyStyle,
+    by_either_name,
+    diffusers_keys,
+    dotted,
+    flat,
+    kohya_keys,
+)
 
 ROWS = (
     KeyEntry(("blocks.{}.attn.to_q", "blocks.{}.attn.to_k"), "b.{}.qk", (1, 1)),
@@ -40,3 +50,21 @@ def test_a_fused_row_names_all_its_modules() -> None:
     place = TABLE.find("b.4.qk", KeyStyle("", "native"))
     assert place is not None
     assert place.modules == ("blocks.4.attn.to_q", "blocks.4.attn.to_k")
+
+
+def test_styles_render_names_as_files_have_them():
+    assert flat("lora_unet_").render("blocks.3.attn.to_q") == "lora_unet_blocks_3_attn_to_q"
+    assert dotted("transformer.").render("blocks.3.attn.to_q") == "transformer.blocks.3.attn.to_q"
+
+
+def test_diffusers_names_each_component_by_itself():
+    rules = diffusers_keys("unet", "text_encoder")
+    assert rules.peft and rules.writes.prefix == "unet."
+    assert [style.prefix for style in rules.text["text_encoder"]] == ["text_encoder."]
+
+
+def test_an_encoder_may_be_called_as_diffusers_calls_it_besides():
+    text = {"text_encoder": KOHYA_CLIP_L, "text_encoder_2": KOHYA_CLIP_L}
+    wider = by_either_name(text, "text_encoder")
+    assert wider["text_encoder"] == (*KOHYA_CLIP_L, dotted("text_encoder."))
+    assert wider["text_encoder_2"] == KOHYA_CLIP_L == kohya_keys(text).text["text_encoder"]

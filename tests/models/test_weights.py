@@ -11,15 +11,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import tiny
 from equipping import equip
 from limner.errors import BadBase, BadRecipe, BrokenGraph
-from limner.models import family_of
-from limner.models.loading import fingerprint, hollow, load
+from limner.models.loading import fingerprint, hollow, load, read, shapes, tensors
+from limner.models.registry import family_of
 from limner.models.source import locate
-from limner.models.weights import read, shapes, tensors
 from limner.nn.layers import lora, quantization
 from limner.nn.layers.precision import stored_bytes
 from limner.nn.layers.quantized_linear import QuantizedLinear, storable
 from limner.nn.memory import host_buffer
-from limner.nn.memory.placement import Placement
+from limner.nn.memory.host_buffer import Placement
 from limner.nn.memory.plan import Plan
 from messages import raises
 

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.nn.layers import lora
-from limner.nn.layers.dropout import PlacedDropout
 from limner.nn.layers.lora import LowRank, Readers
 from limner.nn.layers.quantized_linear import freeze
 from limner.nn.memory.checkpointing import Checkpoint
-from limner.nn.parameter_state import get_state
+from limner.nn.parameters import get_state
+from limner.nn.rng import PlacedDropout
 
 WIDTH, TOKENS = 32, 24
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from limner.models import family_of
 from limner.models.bundled import known
 from limner.models.loading import hush, skeleton
-from limner.nn.layer_lists import lists
+from limner.models.registry import family_of
+from limner.nn.arch import lists
 from limner.planning.alike import once
 from limner.planning.tracker import Tracker
 

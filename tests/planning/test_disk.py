@@ -17,7 +17,7 @@ from limner.recipe import Recipe
 from limner.run_folder import RunDir
 from limner.runs import train
 from limner.training import state
-from limner.training.export_model import model_steps
+from limner.training.export import model_steps
 from small import Told, wish
 
 

@@ -5,9 +5,9 @@ import torch
 
 from cases import CASES
 from limner.errors import BadRecipe
-from limner.models import family_of
 from limner.models.family import Family
 from limner.models.loading import hush
+from limner.models.registry import family_of
 from limner.models.source import Source, locate
 from limner.nn.layers.precision import Products
 from limner.nn.layers.quantized_linear import storable

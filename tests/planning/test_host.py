@@ -18,7 +18,7 @@ from limner.planning.host import (
     resident,
 )
 from limner.planning.memory import CODES, frozen_bytes, saved_bytes, state_bytes, train_memory
-from limner.training import prefetch
+from limner.training import encoders
 
 GB = 2**30
 FLUX = flux(1024)
@@ -104,8 +104,8 @@ def test_larger_pictures_take_more_of_the_host_while_they_are_decoded():
 
 
 def test_there_are_as_many_workers_as_fill_the_cache():
-    assert prefetch.THREADS <= WORKERS
-    assert prefetch.ROOM + 1 <= QUEUED_IMAGES
+    assert encoders.THREADS <= WORKERS
+    assert encoders.ROOM + 1 <= QUEUED_IMAGES
 
 
 def test_what_is_saved_passes_through_the_host():

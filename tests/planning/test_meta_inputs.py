@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from limner.models import family_of
 from limner.models.bundled import known
+from limner.models.registry import family_of
 from limner.planning.meta_inputs import Longest, batch, boundary
 from specs import traced
 

@@ -9,12 +9,12 @@ from torch.autograd.profiler import profile
 
 from limner.assembly.resolve import resolve
 from limner.graph.cache import Cache
-from limner.models import family_of, sampling
+from limner.models import sampling
 from limner.models.bundled import described, known, weight_bytes
 from limner.models.family import SamplingParams
 from limner.models.loading import hush, load
-from limner.models.registry import hub_bases
-from limner.nn.layer_lists import bytes_of, heaviest
+from limner.models.registry import family_of, hub_bases
+from limner.nn.arch import bytes_of, heaviest
 from limner.nn.memory import vae_tiling
 from limner.nn.memory.plan import Plan
 from limner.planning import phases

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from blueprints import flux
-from limner.data.validation import QUANTILES
+from limner.data.order import QUANTILES
 from limner.errors import BadRecipe, BadUsage
 from limner.nn.memory.plan import PreviousPrecision, from_json
 from limner.planning import profile_cache

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from cases import CASES
-from limner.models import family_of
 from limner.models.bundled import known
 from limner.models.loading import hush
+from limner.models.registry import family_of
 from limner.models.source import locate
 from limner.nn.memory.plan import Plan
 from limner.planning.memory import train_memory

@@ -7,7 +7,7 @@ import pytest
 
 from limner.assembly.base import ResolvedBase, Shape
 from limner.models.bundled import known
-from limner.models.objective import Objective
+from limner.models.facts import Objective
 from limner.planning.request import ProfileRequest
 from limner.recipe.schema import Recipe
 from limner.recipe.toml import change

@@ -7,8 +7,7 @@ import pytest
 
 from limner.errors import BadRecipe
 from limner.recipe import Recipe, Train
-from limner.recipe.aliases import ANSWERS, SPELLINGS, answer, find, nearest, own
-from limner.recipe.explain import keys
+from limner.recipe.aliases import ANSWERS, SPELLINGS, answer, find, keys, nearest, own
 from limner.recipe.spellings import ALIASES, INSTEAD, READERS, SYNONYMS, WORDS
 from limner.recipe.toml import change, dump, get, parse
 from recipes import override

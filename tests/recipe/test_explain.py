@@ -2,7 +2,7 @@ import pytest
 
 from limner.errors import BadRecipe
 from limner.recipe import Recipe
-from limner.recipe.explain import expected, keys, shown, tables
+from limner.recipe.aliases import expected, keys, shown, tables
 
 
 @pytest.mark.parametrize(

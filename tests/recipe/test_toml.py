@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from limner.errors import BadRecipe
 from limner.recipe import Data, Lora, Recipe, Sample, Train
-from limner.recipe.explain import keys
+from limner.recipe.aliases import keys
 from limner.recipe.toml import (
     PATHS,
     change,
@@ -19,6 +19,8 @@ from limner.recipe.toml import (
     load,
     parse,
     placed,
+    prompts,
+    with_trigger,
     write,
 )
 from messages import raises
@@ -229,3 +231,47 @@ def test_a_huge_file_is_no_recipe(tmp_path):
         file.truncate(3 << 30)
     with raises(BadRecipe):
         load(tmp_path / "r.toml")
+
+
+def test_prompts_come_first_then_those_of_the_file(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("a {trigger} car\n\n  a moon  \n")
+    sample = Sample(prompts=("[trigger] asleep",), prompt_file=path)
+    recipe = Recipe(data=Data(trigger="sks cat"), sample=sample)
+    assert prompts(recipe) == ("sks cat asleep", "a sks cat car", "a moon")
+
+
+def test_the_mark_that_windows_puts_before_a_text_is_no_part_of_a_prompt(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_bytes("a cat\r\na moon\r\n".encode("utf-8-sig"))
+    assert prompts(Recipe(sample=Sample(prompt_file=path))) == ("a cat", "a moon")
+
+
+def test_no_trigger_leaves_no_hole():
+    assert with_trigger("a cat, [trigger]", "") == "a cat"
+    assert with_trigger("a [trigger] cat", "") == "a cat"
+
+
+def test_a_trigger_is_no_pattern():
+    assert with_trigger("[trigger]", r"\1 \g<0>") == r"\1 \g<0>"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"there is no such file\. Write one prompt per line"),
+        (b"\xff", "is not UTF-8"),
+        (b" \n\n", "holds no prompt"),
+    ],
+)
+def test_a_bad_prompt_file_is_named(tmp_path, content, message):
+    path = tmp_path / "prompts.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(BadRecipe, match=message):
+        prompts(Recipe(sample=Sample(prompt_file=path)))
+
+
+def test_a_folder_is_no_prompt_file(tmp_path):
+    with raises(BadRecipe):
+        prompts(Recipe(sample=Sample(prompt_file=tmp_path)))

@@ -1,9 +1,11 @@
 import time
 
+import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from limner.report.sheet import GAP, LARGEST, LINES, MARGIN, PAPER, _wrap, sheet
+from limner.report.sheet import GAP, LARGEST, LINES, MARGIN, PAPER, _wrap, sheet, write_sheet
+from limner.run_folder import RunDir
 
 RED, BLUE = (200, 0, 0), (0, 0, 200)
 
@@ -104,3 +106,29 @@ def test_notes_stand_under_their_pictures_within_their_width():
     edge = MARGIN + 2 * (100 + GAP) - GAP
     written = page.crop((edge, 0, page.width, page.height))
     assert written.getcolors() == [(written.width * written.height, PAPER)], "long notes are wrapped and cut"
+
+
+def test_a_sheet_with_gaps(tmp_path):
+    run = RunDir(tmp_path)
+    for step, number in ((0, 0), (0, 1), (5, 1)):
+        path = run.sample_path(step, number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((16, 16, 3), 40 * (step + 1), np.uint8)).save(path)
+    write_sheet(run, ["one", "two"])
+    with Image.open(run.sheet_path) as page:
+        assert page.width > 32 and page.height > 32 and page.format == "JPEG"
+
+
+def test_runs_of_unequal_lengths_end_side_by_side(tmp_path):
+    run = RunDir(tmp_path)
+    for step, number in ((0, 0), (0, 1), (240, 0), (280, 1)):
+        path = run.sample_path(step, number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), "red").save(path)
+    write_sheet(run, ["one", "two"])
+    with Image.open(run.sheet_path) as sheet:
+        two = sheet.width
+    (run.sample_path(280, 1)).rename(run.sample_path(240, 1))
+    write_sheet(run, ["one", "two"])
+    with Image.open(run.sheet_path) as sheet:
+        assert sheet.width == two

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from limner.assembly.resolve import resolve
-from limner.data.validation import QUANTILES
+from limner.data.order import QUANTILES
 from limner.errors import BadRecipe, BrokenGraph
 from limner.generation.generate import generate
 from limner.generation.settings import Settings

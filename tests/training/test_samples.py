@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -8,7 +7,7 @@ from limner.run_folder import RunDir
 from limner.training import samples as module
 from limner.training.cache import fill_cache
 from limner.training.model import TrainableModel
-from limner.training.samples import sample, write_sheet
+from limner.training.samples import sample
 from small import Told, wish
 
 
@@ -18,13 +17,13 @@ def trainable_model(tiny_base, photos):
     return TrainableModel(resolved, fill_cache(resolved, Told())[0])
 
 
-def test_pictures_and_the_sheet(trainable_model, tmp_path):
+def test_pictures_of_every_prompt(trainable_model, tmp_path):
     run, told = RunDir(tmp_path), Told()
     for step in (0, 7):
         sample(trainable_model, run, step, told)
     assert {step: sorted(found) for step, found in run.samples().items()} == {0: [0, 1], 7: [0, 1]}
-    with Image.open(run.sample_path(7, 1)) as picture, Image.open(run.sheet_path) as sheet:
-        assert picture.size == (32, 32) and sheet.format == "JPEG"
+    with Image.open(run.sample_path(7, 1)) as picture:
+        assert picture.size == (32, 32)
     assert told.lines == []
     assert not list(tmp_path.rglob(".*")), "no draft is left"
 
@@ -68,29 +67,3 @@ def test_only_the_first_process_paints(trainable_model, tmp_path, monkeypatch):
     monkeypatch.setattr(module.distributed, "rank", lambda: 1)
     sample(trainable_model, RunDir(tmp_path), 3, Told())
     assert RunDir(tmp_path).samples() == {}
-
-
-def test_a_sheet_with_gaps(tmp_path):
-    run = RunDir(tmp_path)
-    for step, number in ((0, 0), (0, 1), (5, 1)):
-        path = run.sample_path(step, number)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((16, 16, 3), 40 * (step + 1), np.uint8)).save(path)
-    write_sheet(run, ["one", "two"])
-    with Image.open(run.sheet_path) as sheet:
-        assert sheet.width > 32 and sheet.height > 32
-
-
-def test_runs_of_unequal_lengths_end_side_by_side(tmp_path):
-    run = RunDir(tmp_path)
-    for step, number in ((0, 0), (0, 1), (240, 0), (280, 1)):
-        path = run.sample_path(step, number)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (32, 32), "red").save(path)
-    write_sheet(run, ["one", "two"])
-    with Image.open(run.sheet_path) as sheet:
-        two = sheet.width
-    (run.sample_path(280, 1)).rename(run.sample_path(240, 1))
-    write_sheet(run, ["one", "two"])
-    with Image.open(run.sheet_path) as sheet:
-        assert sheet.width == two

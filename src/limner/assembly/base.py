@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limner import bases
-from limner.data.buckets import buckets
+from limner.data.views import buckets
 from limner.errors import BadBase, BadRecipe
 from limner.imports import swiftly
-from limner.models.objective import Objective
+from limner.models.facts import Objective
 from limner.models.source import Source, locate
 from limner.nn.memory.plan import Compute, Kind
 from limner.recipe.schema import Data, Recipe
 
 if TYPE_CHECKING:
-    from limner.assembly.spec import ModelSpec
+    from limner.assembly.assemble import ModelSpec
     from limner.models.family import Family
 
 SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
@@ -97,7 +97,7 @@ class ResolvedBase:
             BadRecipe: A side of the samples cannot be generated, or a LoRA is for a branch that is not there.
         """
         with swiftly():
-            from limner.assembly.spec import ModelSpec
+            from limner.assembly.assemble import ModelSpec
             from limner.assembly.trainable import trainable_of
 
         family = family_at(self.source)
@@ -123,7 +123,7 @@ def family_at(source: Source) -> "Family":
         BadBase: No family here has its pipeline.
     """
     with swiftly():
-        from limner.models import family_of
+        from limner.models.registry import family_of
 
         return family_of(str(source.index.get("_class_name", "")))
 

@@ -6,18 +6,17 @@ from pathlib import Path
 
 import torch
 
+from limner.assembly.assemble import ModelSpec
 from limner.assembly.base import ResolvedBase, family_at, locate_base, shape_at
-from limner.assembly.spec import ModelSpec
 from limner.data.folder import Example, Folder, Rejected, read_folder
-from limner.data.order import Order
+from limner.data.order import SUBSET, Order, held_out
 from limner.data.subject import REMEDY, SLACK, crops, follows, slack
-from limner.data.validation import SUBSET, held_out
 from limner.data.views import View, views
 from limner.errors import BadData, BadRecipe
 from limner.files import shared_cache
-from limner.graph.split import Split
+from limner.graph.unit import Split
+from limner.models.facts import Objective
 from limner.models.family import Family
-from limner.models.objective import Objective
 from limner.models.source import Source
 from limner.nn.memory.plan import Kind, Plan
 from limner.nn.rng import seed_of

@@ -1,7 +1,7 @@
 """The kinds of what is trained: low-rank adapters on frozen weights, or every weight of the denoiser.
 
-A further kind is one class with the methods of ``assembly.spec.Trainable``, a line in :func:`trainable_of`
-and one in ``training.outputs``.
+A further kind is one class with the methods of ``assembly.assemble.Trainable``, a line in
+:func:`trainable_of` and one in ``training.export``.
 """
 
 from collections.abc import Mapping
@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from limner.assembly.spec import ModelSpec, Trainable
+from limner.assembly.assemble import ModelSpec, Trainable
 from limner.errors import BadRecipe
 from limner.models.family import Family
 from limner.models.source import Source
-from limner.nn.layers import full, lora
-from limner.nn.layers.dropout import Places
-from limner.nn.rng import seed_of
+from limner.nn import parameters
+from limner.nn.layers import lora
+from limner.nn.rng import Places, seed_of
 from limner.recipe.schema import Lora, Recipe, Train
 
 
@@ -127,11 +127,11 @@ class FullFineTune:
         """Have every floating-point weight take gradients."""
         del sample_keys
         for name in spec.first_layers:
-            full.unfreeze(models[name])
+            parameters.unfreeze(models[name])
 
     def named(self, model: nn.Module) -> dict[str, nn.Parameter]:
         """The weights, by their names in the files of the model."""
-        return full.named(model)
+        return parameters.named(model)
 
     def set_dropout(self, model: nn.Module, *, enabled: bool) -> None:
         """Nothing: no adapter is there, and the model's own dropout stays off."""

@@ -23,8 +23,7 @@ from limner.bases import parts
 from limner.bases.clock import Clock
 from limner.bases.latents import build_set
 from limner.files import write_json
-from limner.graph.split import Split, split
-from limner.graph.unit import run
+from limner.graph.unit import Split, run, split
 from limner.models.flux.family import FAMILY
 from limner.nn.loop import Average, Fit, fit
 from limner.nn.rng import DeviceRng, KeyedRng

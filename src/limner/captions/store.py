@@ -5,9 +5,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from limner.captions.provenance import CaptionRecord, Provenance, text_of
-from limner.data.captions import SIDECARS, read_text
+from limner.data.captions import SIDECARS, BrokenRow, read_metadata, read_text
 from limner.data.listing import listed
-from limner.data.metadata import BrokenRow, read_metadata
 from limner.errors import BadData
 from limner.files import remove_dead_drafts, write_text
 

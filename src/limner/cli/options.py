@@ -65,7 +65,7 @@ def bases() -> list[str]:
 def assignments() -> list[str]:
     """Keys of the recipe as ``--set`` takes them, for the shell to complete."""
     from limner.recipe import Recipe
-    from limner.recipe.explain import keys
+    from limner.recipe.aliases import keys
 
     return [f"{key}=" for key in keys(Recipe)]
 

@@ -7,11 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from limner.data.captions import final, read_sidecar, read_text
+from limner.data.captions import NAMES, BrokenRow, final, read_metadata, read_sidecar, read_text, region
 from limner.data.images import BadImage, inspect
 from limner.data.listing import Listing, listed, printable
-from limner.data.metadata import NAMES, BrokenRow, read_metadata
-from limner.data.region import region
 from limner.errors import BadData
 
 MAX_REPEATS = 999

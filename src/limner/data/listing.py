@@ -4,10 +4,8 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from limner.data.captions import SIDECARS
+from limner.data.captions import NAMES, REGION, SIDECARS, UNSUPPORTED_NAMES
 from limner.data.images import FOREIGN, SUFFIXES
-from limner.data.metadata import NAMES, UNSUPPORTED_NAMES
-from limner.data.region import REGION
 from limner.errors import BadData
 
 

@@ -1,7 +1,8 @@
-"""Which views a step sees: a pure function of (views, batch, seed, step). Nothing to save, nothing to resume.
+"""Which views a step sees, a pure function of (views, batch, seed, step): nothing to save, nothing to resume.
 
 All draws are made from raw Philox words (Salmon et al. 2011, Random123), whose values NumPy guarantees for
-ever; its shuffles and integers it does not.
+ever; its shuffles and integers it does not. How many images are held out, measured and sampled follows rules
+that a plan and the run itself both read here.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,23 @@ import numpy as np
 from limner.data.folder import Example
 from limner.data.views import View
 from limner.errors import BadData, BadRecipe
+
+MIN_IMAGES, SHARE = 20, 10
+"""From so many images on, one in so many is held out unless the recipe says how many."""
+SUBSET = 8
+"""Training images whose loss is measured where none is held out."""
+QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)
+"""Of the recipe's time density: noise levels at which the loss of an image is measured."""
+CAPTION_PROMPTS = 4
+"""Captions of the folder that are painted where the recipe has no prompts."""
+
+
+def held_out(images: int, count: int | None) -> int:
+    """Images kept from the training, of so many different ones; ``count`` is ``data.validation_count``."""
+    if count is not None:
+        return count
+    return images // SHARE if images >= MIN_IMAGES else 0
+
 
 _EPOCH, _DRAW = 0, 1
 T = TypeVar("T")

@@ -17,10 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from limner.data.buckets import largest
 from limner.data.folder import Example
 from limner.data.images import decode
-from limner.data.views import centre, size_of
+from limner.data.views import centre, largest, size_of
 from limner.errors import BadRecipe
 
 Box = tuple[int, int, int, int]

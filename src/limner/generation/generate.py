@@ -17,7 +17,7 @@ from limner.generation.settings import Settings
 from limner.lora import file
 from limner.lora.file import LoraFile
 from limner.models.family import Family, SamplingParams
-from limner.models.scheduler import overrides_from_metadata
+from limner.models.sampling import overrides_from_metadata
 from limner.models.source import Source
 from limner.recipe import toml
 from limner.recipe.schema import Recipe

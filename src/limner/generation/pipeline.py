@@ -12,7 +12,7 @@ from limner.errors import BadBase, first_line
 from limner.lora import diffusers_loader
 from limner.models.family import Family
 from limner.models.loading import LOAD_ERRORS, hush, skeleton
-from limner.models.scheduler import sampler
+from limner.models.sampling import sampler
 from limner.models.source import Source
 
 LORA = "lora"

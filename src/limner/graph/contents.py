@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from limner.files import dead_drafts, real_path, user_cache, write_json
-from limner.graph.leases import gate, held_keys, leases_folder
+from limner.graph.cache import gate, held_keys, leases_folder
 
 BATCH = 200
 """Entries deleted under one hold of the gate: a run that starts waits for no more than these."""

@@ -12,14 +12,13 @@ from torch import Tensor, nn
 
 from limner.errors import BadLora
 from limner.lora.adapters import Dora, WeightDelta, to_lora
-from limner.lora.compare import Components, require_equal
+from limner.lora.detection import locate
 from limner.lora.factors import Factors, rename_for_model
-from limner.lora.file import read
+from limner.lora.file import Components, read, require_equal
 from limner.lora.formats import from_diffusers, gather, to_diffusers
 from limner.lora.keys import group_by_module
-from limner.lora.locate import locate
 from limner.lora.peft_config import PeftConfig
-from limner.models.lora_keys import FamilyKeys
+from limner.models.key_map import FamilyKeys
 from limner.models.registry import lora_keys
 
 

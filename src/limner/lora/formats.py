@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from limner.errors import BadLora
-from limner.lora import keys, qkv
+from limner.lora import detection, keys
 from limner.lora.adapters import WeightDelta
-from limner.lora.detection import COMPONENTS, STEM, detect, locate_any
+from limner.lora.detection import COMPONENTS, NESTED_PREFIXES, STEM, Location, detect, locate_any
 from limner.lora.keys import ModuleTensors
-from limner.lora.locate import NESTED_PREFIXES, Location
 from limner.lora.peft_config import CONFIG_FILE, HEADER_KEY, PeftConfig, in_header
-from limner.lora.tables import family_keys
-from limner.models.lora_keys import FamilyKeys
+from limner.models.key_map import FamilyKeys
+from limner.models.registry import family_keys
 
 EVERY_COMPONENT = ""
 """Under which a config stands that names no component: of peft's own files."""
@@ -109,10 +108,10 @@ def gather(
 def _split_members(location: Location, change: WeightDelta) -> list[tuple[str, WeightDelta]]:
     match, native = location.match, location.style.naming == "native"
     if match.member is None:
-        members = zip(match.modules, qkv.split(match.row, change), strict=True)
+        members = zip(match.modules, detection.split(match.row, change), strict=True)
         return [(module, member) for module, member in members if member is not None]
     if native and match.row.swaps(change.shape):
-        change = qkv.swap_halves(change)
+        change = detection.swap_halves(change)
     return [(match.modules[match.member], change)]
 
 

@@ -14,10 +14,10 @@ from PIL import Image, UnidentifiedImageError
 from limner.errors import BadLora
 from limner.lora import diffusers_loader, file
 from limner.lora.adapters import kind
-from limner.lora.compare import require_equal
+from limner.lora.file import require_equal
 from limner.lora.metadata import triggers
-from limner.lora.tables import family_keys
 from limner.lora.tools import DIFFUSERS, TOOLS, decode_as
+from limner.models.registry import family_keys
 
 SHOWN = 300
 """Characters of a text by a stranger that are shown."""

@@ -8,9 +8,9 @@ import torch
 from limner.errors import BadLora
 from limner.lora import diffusers_loader, file
 from limner.lora.adapters import WeightDelta, kind
-from limner.lora.compare import require_equal
-from limner.lora.tables import family_keys
+from limner.lora.file import require_equal
 from limner.lora.tools import DIFFUSERS, Tool, decode_as
+from limner.models.registry import family_keys
 
 Components = Mapping[str, Mapping[str, WeightDelta]]
 """Component -> module -> change."""

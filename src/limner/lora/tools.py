@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from limner.errors import BadLora
-from limner.lora import keys, qkv
+from limner.lora import detection, keys
 from limner.lora.adapters import Axis, Dora, LokrRows, WeightDelta, kind
+from limner.lora.detection import locate
 from limner.lora.factors import Factors
 from limner.lora.formats import canonical, gather, to_diffusers
-from limner.lora.locate import locate
-from limner.lora.tables import family_keys
-from limner.models.key_map import KeyEntry, KeyMatch, KeyStyle
-from limner.models.lora_keys import FamilyKeys
+from limner.models.key_map import FamilyKeys, KeyEntry, KeyMatch, KeyStyle
+from limner.models.registry import family_keys
 
 
 @dataclass(frozen=True)
@@ -195,11 +194,11 @@ def _by_key(
             fused.setdefault((match.row, match.numbers), {})[match.member or 0] = change
             continue
         if style.naming == "native" and match.row.swaps(change.shape):
-            change = qkv.swap_halves(change)
+            change = detection.swap_halves(change)
         modules[style.render(names.table.name_of(match, style.naming))] = change
     style = names.tools[tool.name].writes
     for (row, numbers), members in fused.items():
-        whole = qkv.fuse(row, [members.get(n) for n in range(len(row.modules))])
+        whole = detection.fuse(row, [members.get(n) for n in range(len(row.modules))])
         modules[style.render(names.table.name_of(KeyMatch(row, None, numbers), "native"))] = whole
     return modules
 

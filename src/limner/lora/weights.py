@@ -10,13 +10,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from limner.errors import BadBase
+from limner.lora.detection import locate
 from limner.lora.formats import canonical
-from limner.lora.locate import locate
-from limner.lora.safety import header_text
-from limner.lora.tables import family_keys
-from limner.models.key_map import KeyEntry, KeyMap, KeyMatch, KeyStyle
-from limner.models.lora_keys import FamilyKeys
-from limner.models.registry import lora_keys
+from limner.lora.metadata import header_text
+from limner.models.key_map import FamilyKeys, KeyEntry, KeyMap, KeyMatch, KeyStyle
+from limner.models.registry import family_keys, lora_keys
 
 LARGEST_HEADER = 100_000_000
 """Bytes of the header of a base."""

@@ -3,7 +3,3 @@
 A family's folder holds all that is known of it: ``facts.py`` (names, licences, sizes, preset), ``keys.py``
 and ``lora.py`` (what its modules are called in files), ``configs/``, and ``family.py`` (its computation).
 """
-
-from limner.models.registry import family_of
-
-__all__ = ["family_of"]

@@ -1,19 +1,96 @@
-"""Units and constants of the families that denoise in discrete steps, as Stable Diffusion does."""
+"""Denoising diffusion in discrete steps (Ho et al. 2020, arXiv:2006.11239), and its families' units."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from limner.errors import BadRecipe
+from limner.errors import BadBase, BadRecipe
 from limner.graph.unit import unit
 from limner.models import rectified
+from limner.models.facts import EPSILON, VELOCITY
 from limner.models.family import Objective, SamplingParams
-from limner.models.scheduler import WORDS
+from limner.models.sampling import WORDS
 from limner.models.source import Source
-from limner.nn import ddpm
 from limner.nn.arch import ArchSpec
+from limner.nn.batch import to_device
 from limner.nn.rng import Draw
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The noise added step by step.
+
+    Raises:
+        BadBase: An unknown kind of schedule, on first use.
+    """
+
+    first: float
+    """Variance added by the first step."""
+    last: float
+    kind: str
+    """``linear``, or ``scaled_linear``: linear in the square root, as Stable Diffusion has it."""
+    count: int = 1000
+    dark: bool = False
+    """Whether the last step is pure noise (zero terminal SNR: Lin et al. 2023, arXiv:2305.08891)."""
+
+    @cached_property
+    def kept(self) -> Tensor:
+        """(count,): share of the image's variance that is left after each step, in fp32."""
+        if self.kind == "linear":
+            betas = torch.linspace(self.first, self.last, self.count)
+        elif self.kind == "scaled_linear":
+            betas = torch.linspace(self.first**0.5, self.last**0.5, self.count) ** 2
+        else:
+            raise BadBase(
+                f"The scheduler's beta_schedule is {self.kind!r}; linear and scaled_linear are known."
+            )
+        alphas_cumprod = torch.cumprod(1 - betas, dim=0)
+        return darkened(alphas_cumprod) if self.dark else alphas_cumprod
+
+    def number(self, time: Tensor) -> Tensor:
+        """Times (B,) in [0, 1) -> step numbers (B,), 0 to count - 1."""
+        return (time * self.count).long().clamp(0, self.count - 1)
+
+    def left(self, time: Tensor) -> Tensor:
+        """Times (B,) -> share of the image's variance that is left, (B,)."""
+        return to_device(self.kept, time.device)[self.number(time)]
+
+
+def darkened(alphas_cumprod: Tensor) -> Tensor:
+    """Shift and scale sqrt(kept): its last value becomes 0, its first stays (Lin et al., algorithm 1)."""
+    root = alphas_cumprod.sqrt()
+    scaled_root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
+    return scaled_root**2
+
+
+def noisy(clean: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
+    """x_t = sqrt(left) x_0 + sqrt(1 - left) e; ``left`` (B,) is broadcast over the rest."""
+    share = alpha_bar.view(-1, *[1] * (clean.ndim - 1)).to(clean.dtype)
+    return share.sqrt() * clean + (1 - share).sqrt() * noise
+
+
+def wanted(prediction: str, clean: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
+    """What the denoiser is asked to say: the noise, or v = sqrt(left) e - sqrt(1 - left) x_0."""
+    if prediction == EPSILON:
+        return noise
+    share = alpha_bar.view(-1, *[1] * (clean.ndim - 1)).to(clean.dtype)
+    return share.sqrt() * noise - (1 - share).sqrt() * clean
+
+
+def min_snr(prediction: str, alpha_bar: Tensor, gamma: float) -> Tensor:
+    """Weights (B,) that cap what easy steps count (Hang et al. 2023, arXiv:2303.09556, section 3.4).
+
+    min(SNR, gamma) / SNR for the noise, min(SNR, gamma) / (SNR + 1) for the velocity, where SNR is
+    left / (1 - left).
+    """
+    snr = alpha_bar / (1 - alpha_bar)
+    numerator = snr.clamp(max=gamma)
+    return numerator / (snr + 1 if prediction == VELOCITY else snr)
+
 
 SUPPORTED_OPTIONS = frozenset({"time_density", "prediction", "min_snr", "noise_offset", "zero_terminal_snr"})
 """Wishes of a recipe that these families can grant."""
@@ -60,15 +137,15 @@ def measure(  # noqa: PLR0913  two objectives and a weight
     noise: Tensor,
     time: Tensor,
     *,
-    steps: ddpm.Steps,
+    steps: Steps,
     prediction: str,
     min_snr: float,
 ) -> Tensor:
     """Mean squared error of each sample, (B,), in fp32, weighted if ``min_snr`` is not 0."""
     remaining = steps.left(time)
-    target = ddpm.wanted(prediction, latent, noise, remaining)
+    target = wanted(prediction, latent, noise, remaining)
     loss = (pred.float() - target.float()).square().flatten(1).mean(1)
-    return loss * ddpm.min_snr(prediction, remaining, min_snr) if min_snr else loss
+    return loss * min_snr(prediction, remaining, min_snr) if min_snr else loss
 
 
 def constants(source: Source, objective: Objective) -> Mapping[str, Any]:
@@ -78,20 +155,20 @@ def constants(source: Source, objective: Objective) -> Mapping[str, Any]:
         BadRecipe: Pure noise at the last step, for a denoiser that names the noise it is shown.
     """
     sampler = source.config("scheduler")
-    prediction = WORDS.get(objective.prediction or "", sampler.get("prediction_type", ddpm.EPSILON))
+    prediction = WORDS.get(objective.prediction or "", sampler.get("prediction_type", EPSILON))
     if prediction not in WORDS.values():
         raise ValueError(f"prediction_type is {prediction!r}; known: {', '.join(WORDS.values())}")
     dark = objective.zero_terminal_snr
     if dark is None:
         dark = bool(sampler.get("rescale_betas_zero_snr"))
-    if dark and prediction == ddpm.EPSILON:
+    if dark and prediction == EPSILON:
         raise BadRecipe(
             "train.zero_terminal_snr is true and the base predicts the noise: at the last step that teaches "
             'nothing. Remove it; or set train.prediction = "v", if the base was made so.'
         )
     density = objective.time_density or "uniform"
     return {
-        "steps": ddpm.Steps(
+        "steps": Steps(
             float(sampler["beta_start"]),
             float(sampler["beta_end"]),
             str(sampler["beta_schedule"]),

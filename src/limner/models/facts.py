@@ -1,4 +1,4 @@
-"""What is known of a model family without computing anything: data, no torch.
+"""What is known of a model family, and asked of it by a recipe, without computing anything: data, no torch.
 
 Each family's folder has a ``facts.py`` with one ``FACTS``. The planner, the presets, the captions and the
 LoRA tools read it through ``models.registry``; the family's computation is in ``family.py`` beside it.
@@ -141,3 +141,21 @@ class FamilyFacts:
     folder_only: tuple[str, str] | None = None
     """A pattern of tensor names in the authors' one file, and what such a file is, of a family whose bases
     Limner reads from folders only."""
+
+
+EPSILON, VELOCITY = "epsilon", "v_prediction"
+"""What a denoiser says: the noise, or Salimans and Ho's velocity (arXiv:2202.00512, section 4)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """The wishes of a recipe that change what is learned. ``None`` leaves a choice to the family."""
+
+    time_density: str | None = None
+    time_shift: float | None = None
+    guidance: float = 1.0
+    prediction: str | None = None
+    """What the denoiser says: "epsilon" or "v"."""
+    min_snr: float = 0.0
+    noise_offset: float = 0.0
+    zero_terminal_snr: bool | None = None

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from limner.errors import BadBase, BadRecipe
 from limner.graph.unit import Unit, check
+from limner.models.facts import Objective
 from limner.models.guidance import Guidance
-from limner.models.objective import Objective
 from limner.models.source import Source
 from limner.nn.arch import ArchSpec
 

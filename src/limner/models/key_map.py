@@ -1,10 +1,18 @@
-"""Where a module of one naming is in another: rows of a table, looked up by patterns."""
+"""What files call the modules of a family: key maps from one naming to another, and what each tool reads.
+
+Facts, as data. Each family's folder has a ``lora.py`` with one ``LORA``; ``limner.lora`` reads and writes
+files by it. The tools themselves, with the versions that these facts are from, are in ``limner.lora.tools``.
+"""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from limner.models.facts import FamilyFacts
+
 
 Naming = Literal["diffusers", "native", "processor"]
 """diffusers' module names; those of the model's authors; diffusers' before it took up peft."""
@@ -142,3 +150,175 @@ def fused(
     """Three modules that the authors keep as one weight, and what diffusers calls it once it is fused."""
     name = "" if whole is None else f"{before}.{whole}"
     return KeyEntry(tuple(f"{before}.{name}" for name in names), native, QKV, fused_name=name)
+
+
+def flat(prefix: str, naming: Naming = "native") -> KeyStyle:
+    """Names with underscores for dots, as kohya's tools write them."""
+    return KeyStyle(prefix, naming, flat=True)
+
+
+def dotted(prefix: str, naming: Naming = "diffusers") -> KeyStyle:
+    """Names as they are, behind a prefix."""
+    return KeyStyle(prefix, naming)
+
+
+SOFTWARE = "Limner"
+"""What the metadata of our own LoRA files begins with under ``software``."""
+
+ALL_KINDS = ("LoRA", "LoHa", "LoKr", "DoRA")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolKeys:
+    """How one tool names the modules of one family, and which adapters it computes."""
+
+    writes: KeyStyle
+    """How the denoiser's modules are written for it."""
+    reads: tuple[KeyStyle, ...]
+    """Every style of them that it takes."""
+    text: Mapping[str, tuple[KeyStyle, ...]] = field(default_factory=dict)
+    """Text encoder -> styles that it takes; the first is written."""
+    kinds: tuple[str, ...] = ALL_KINDS
+    """Adapters that it computes rightly."""
+    peft: bool = False
+    """Whether lora_A and lora_B are written without alpha; else lora_down, lora_up and alpha = rank."""
+    unfused_style: KeyStyle | None = None
+    """Style of modules one by one, for adapters that cannot be fused; None where all can."""
+    fuses: bool = False
+    """Whether it fuses q, k and v itself when a LoKr is of all three (diffusers'
+    ``_maybe_fuse_qkv_projections_for_lokr``)."""
+    lacks: str = ""
+    """A pattern of diffusers' module names that it has no name for when they are so written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamilyKeys:
+    """What LoRA files of one family may call its modules."""
+
+    facts: "FamilyFacts"
+    table: KeyMap = field(default=KeyMap(()), repr=False)
+    """The denoiser's modules, in diffusers' names and in the authors'."""
+    text: Mapping[str, KeyMap] = field(default_factory=dict, repr=False)
+    """Text encoder -> its modules."""
+    text_styles: Mapping[str, tuple[KeyStyle, ...]] = field(default_factory=dict, repr=False)
+    """Text encoder -> how files may name its modules, whatever wrote them."""
+    tools: Mapping[str, ToolKeys] = field(repr=False)
+    """Tool -> how it names the modules. A tool that is left out has no reader for the family."""
+    more_pipelines: tuple[str, ...] = ()
+    """Further pipelines of diffusers whose LoRA files are the same; the first reads such files instead."""
+    base_names: tuple[str, ...] = ()
+    """Beginnings of what metadata calls its bases, in lower case."""
+    depths: tuple[int, ...] = ()
+    """Numbers of ``transformer_blocks`` of the published models."""
+    shapes: Mapping[str, tuple[tuple[int | None, int | None], ...]] = field(default_factory=dict, repr=False)
+    """Ending of a module's name -> (rows, columns) that it has in the published models, None for any: what
+    tells families apart that share names. A module that is not here may have any shape."""
+    kernels: Mapping[str, int] = field(default_factory=dict)
+    """Ending of a module's name -> side of its kernel, of the convolutions; what is not here is linear."""
+
+    def kernel(self, module: str) -> tuple[int, ...]:
+        """Height and width of the kernel of ``module``; () of a linear layer."""
+        side = next((side for end, side in self.kernels.items() if f".{module}".endswith(f".{end}")), None)
+        return () if side is None else (side, side)
+
+    def has_shape(self, module: str, shape: tuple[int, int]) -> bool:
+        """Whether ``module`` may have that many rows and columns in a published model."""
+        sizes = [sizes for end, sizes in self.shapes.items() if f".{module}".endswith(f".{end}")]
+        return not sizes or any(
+            rows in (None, shape[0]) and columns in (None, shape[1]) for rows, columns in sizes[0]
+        )
+
+    @property
+    def family(self) -> str:
+        """Its name."""
+        return self.facts.name
+
+    @property
+    def component(self) -> str:
+        """What diffusers calls the denoiser."""
+        return self.facts.denoiser
+
+    @property
+    def pipelines(self) -> tuple[str, ...]:
+        """Diffusers' pipelines of the family; the first reads its LoRA files."""
+        return (*self.more_pipelines, self.facts.pipeline)
+
+
+JOINT_ATTENTION = (
+    *(f"attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")),
+    *(f"attn.{name}" for name in ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")),
+)
+"""Layers of joint attention, all of them as wide as the model."""
+
+CLIP_L = (
+    dotted("text_encoder."),
+    dotted("text_encoders.clip_l.transformer."),
+    flat("lora_te_", "diffusers"),
+    flat("lora_te1_", "diffusers"),
+)
+CLIP_G = (
+    dotted("text_encoder_2."),
+    dotted("text_encoders.clip_g.transformer."),
+    flat("lora_te2_", "diffusers"),
+)
+T5 = (dotted("text_encoders.t5xxl.transformer."), flat("lora_te3_", "diffusers"))
+
+KOHYA_CLIP_L = (flat("lora_te1_"), flat("lora_te_"))
+KOHYA_CLIP_G = (flat("lora_te2_"),)
+KOHYA_T5 = (flat("lora_te3_"), flat("lora_te2_"))
+
+BFL_COMFYUI = (
+    flat("lora_unet_"),
+    dotted("diffusion_model.", "native"),
+    *(dotted(prefix) for prefix in ("transformer.", "")),
+    *(flat(prefix, "diffusers") for prefix in ("lycoris_", "lora_transformer_")),
+)
+"""What ComfyUI takes of LoRAs on Black Forest Labs' models."""
+
+UNET_COMFYUI = (
+    flat("lora_unet_"),
+    dotted("diffusion_model.", "native"),
+    *(flat(prefix, "diffusers") for prefix in ("lora_unet_", "lycoris_")),
+    *(KeyStyle(prefix, "processor") for prefix in ("unet.", "")),
+)
+"""What ComfyUI takes of LoRAs on Stable Diffusion's UNets."""
+
+
+def diffusers_keys(
+    component: str, *text_encoders: str, kinds: tuple[str, ...] = ("LoRA", "DoRA")
+) -> ToolKeys:
+    """Diffusers' own form: every component under its own name."""
+    style = dotted(f"{component}.")
+    text = {encoder: (dotted(f"{encoder}."),) for encoder in text_encoders}
+    return ToolKeys(writes=style, reads=(style,), text=text, kinds=kinds, peft=True)
+
+
+def kohya_keys(text: Mapping[str, tuple[KeyStyle, ...]] | None = None) -> ToolKeys:
+    """sd-scripts: the authors' names behind ``lora_unet_``."""
+    return ToolKeys(writes=flat("lora_unet_"), reads=(flat("lora_unet_"),), text=text or {})
+
+
+def trainer_keys(naming: Naming, text: Mapping[str, tuple[KeyStyle, ...]] | None = None) -> ToolKeys:
+    """Kohya's own trainers: names of their model's own modules, and plain LoRAs only.
+
+    Their ``networks/lora*.py`` take a DoRA for the LoRA that it is without its norms, and make no module of a
+    LoHa or LoKr.
+    """
+    style = flat("lora_unet_", naming)
+    return ToolKeys(writes=style, reads=(style,), text=text or {}, kinds=("LoRA",))
+
+
+def diffsynth_keys(writes: str) -> ToolKeys:
+    """DiffSynth-Studio: diffusers' names of the denoiser, with and without a prefix, plain LoRAs only."""
+    reads = (dotted("diffusion_model."), dotted(""))
+    return ToolKeys(writes=dotted(writes), reads=reads, kinds=("LoRA",), peft=True)
+
+
+def by_either_name(
+    text: Mapping[str, tuple[KeyStyle, ...]], *encoders: str
+) -> Mapping[str, tuple[KeyStyle, ...]]:
+    """The same styles, and for some encoders diffusers' name besides."""
+    return {
+        encoder: (*styles, dotted(f"{encoder}.")) if encoder in encoders else styles
+        for encoder, styles in text.items()
+    }

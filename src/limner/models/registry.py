@@ -16,7 +16,9 @@ from limner.models.facts import FamilyFacts, RegisteredBase
 
 if TYPE_CHECKING:
     from limner.models.family import Family
-    from limner.models.lora_keys import FamilyKeys
+    from limner.models.key_map import FamilyKeys
+from limner.errors import BadLora
+from limner.models.key_map import FamilyKeys
 
 
 def families() -> dict[str, FamilyFacts]:
@@ -128,3 +130,16 @@ def recognised(name: str) -> tuple[FamilyFacts, RegisteredBase | None] | None:
         words |= {base.name: (facts, base) for base in facts.bases}
     matches = [word for word in words if word in name.lower()]
     return words[max(matches, key=len)] if matches else None
+
+
+def family_keys(family: str) -> FamilyKeys:
+    """The names of a family, by its own name or that of a pipeline.
+
+    Raises:
+        BadLora: There is no such family.
+    """
+    known = lora_keys()
+    for names in known.values():
+        if family == names.family or family in names.pipelines:
+            return names
+    raise BadLora(f"No family is called {family!r}. Known: {', '.join(known)}.")

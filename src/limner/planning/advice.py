@@ -10,8 +10,8 @@ from limner.planning.devices import Device
 from limner.planning.memory import CODES, MemoryEstimate
 from limner.planning.profile import Profile
 from limner.planning.search import choose
+from limner.recipe.field_types import label
 from limner.recipe.optimizers import optimizer_of
-from limner.recipe.size import label
 
 MAX_ALTERNATIVES = 3
 SIZES = (4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 80, 96, 141, 180, 192)

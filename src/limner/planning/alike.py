@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from limner.nn.layer_lists import lists
+from limner.nn.arch import lists
 from limner.planning.tracker import Tracker
 
 MIN_LAYERS = 4

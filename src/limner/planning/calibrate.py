@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.errors import BadUsage
-from limner.nn.layers import lora, w8a8
+from limner.nn.layers import lora, quantization
 from limner.nn.layers.precision import CAPABLE
 from limner.nn.layers.quantization import Kind, dequantize, in_rows, kernels_for, quantize
 from limner.nn.memory.plan import Compute, Weights
@@ -192,9 +192,9 @@ def _w8a8(bench: Bench, kind: Literal["int8", "fp8"]) -> float:
         weight, scale = in_rows(bench.random(columns, inner), kind)
         share = replace(bench, seconds_each=bench.seconds_each / len(bench.sizes.gemms))
         if kind == "int8":
-            seconds += share.seconds(partial(w8a8.whole, x, weight.t()))
+            seconds += share.seconds(partial(quantization.whole, x, weight.t()))
         else:
-            seconds += share.seconds(partial(w8a8.scaled, x, weight.t(), x_scale, scale.t()))
+            seconds += share.seconds(partial(quantization.scaled, x, weight.t(), x_scale, scale.t()))
         flops += 2.0 * rows * inner * columns
     return flops / seconds
 

@@ -9,7 +9,7 @@ from limner.planning.cards import PRICES
 from limner.planning.choice import Choice, budget
 from limner.planning.planner import PlanResult
 from limner.planning.time import accumulation_of, compile_seconds
-from limner.recipe.size import label
+from limner.recipe.field_types import label
 
 PHASES = {"load": "loading", "cache": "caching", "train": "training", "sample": "sampling"}
 

@@ -9,8 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from limner.assembly.assemble import META, assemble
-from limner.assembly.spec import ModelSpec
+from limner.assembly.assemble import META, ModelSpec, assemble
 from limner.graph.unit import run as run_units
 from limner.nn.arch import matching
 from limner.nn.layers.precision import Products, stored_bytes
@@ -35,7 +34,7 @@ class TraceSpec:
     """How those layers multiply."""
     arithmetic: Literal["autocast", "cast"] = "cast"
     """How half precision is had: each operation casts what it reads, or the denoiser's first layers do, as in
-    true runs (``nn.memory.cast_inputs``). Where all weights are trained, in fp32, it is always autocast."""
+    true runs (``nn.memory.offload``). Where all weights are trained, in fp32, it is always autocast."""
     attention: Attention = "auto"
 
 

@@ -27,7 +27,7 @@ LIBRARIES = 1200 * MIB
 
 MALLOC_SLACK = 16 * MIB
 """What the C library keeps of what coding a weight has freed, until it is told to give it back
-(``nn.memory.malloc``).
+(``nn.memory.host_buffer``).
 Measured: at most 11 MiB (benchmarks/memory/plan_host.py)."""
 
 STAGING = 64 * MIB
@@ -36,7 +36,7 @@ memory goes to staging memory first (``cudaMemcpyAsync``). Its size is assumed u
 
 WORKERS = 4
 """Threads that decode images ahead of the encoder and write entries behind it, at most
-(``training.prefetch``)."""
+(``training.encoders``)."""
 QUEUED_IMAGES = 2 * WORKERS + 1
 """Images that are decoded and wait, and entries that wait to be written, at most."""
 DECODING = 2

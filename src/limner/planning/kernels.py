@@ -17,7 +17,7 @@ from torch.autograd.graph import _engine_run_backward
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from limner.nn.layers import quantized_linear, w8a8
+from limner.nn.layers import quantization, quantized_linear
 from limner.nn.memory.plan import Attention
 
 WIDEST_HEAD = 256
@@ -67,7 +67,7 @@ def imitated(
         functions |= {
             F.rms_norm: _rms_norm(cast, report),
             F.dropout: _dropout(report),
-            w8a8.has_kernels: lambda _: True,
+            quantization.has_kernels: lambda _: True,
             torch._int_mm: _eightfold(torch.int32, report),
             torch._scaled_mm: _eightfold(torch.bfloat16, report),
         }

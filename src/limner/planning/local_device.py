@@ -22,8 +22,8 @@ from limner.errors import BadUsage
 from limner.files import user_cache, write_json
 from limner.planning import cards, devices
 from limner.planning.devices import SPARE, Device
+from limner.recipe.field_types import parse_size
 from limner.recipe.schema import Limits
-from limner.recipe.size import parse_size
 
 DRIVER, FORM = "nvidia-smi", "--format=csv,noheader,nounits"
 QUERY = (DRIVER, "--query-gpu=name,memory.total,memory.free", FORM)

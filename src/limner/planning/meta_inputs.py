@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limner.assembly.spec import ModelSpec
+from limner.assembly.assemble import ModelSpec
 from limner.models.clip import CLIP_LENGTH
 from limner.planning.alike import once
 

@@ -13,17 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limner.assembly.spec import ModelSpec
-from limner.graph.split import Split
-from limner.graph.unit import Unit
+from limner.assembly.assemble import ModelSpec
+from limner.graph.unit import Split, Unit
 from limner.graph.unit import run as run_units
 from limner.models import sampling
 from limner.models.bundled import stored_precision, weight_bytes
 from limner.models.family import SamplingParams
 from limner.models.loading import precision_of
-from limner.nn.layer_lists import bytes_of, heaviest
+from limner.nn.arch import bytes_of, heaviest
 from limner.nn.layers.quantized_linear import freeze, storable
-from limner.nn.memory.cast_inputs import cast_once
+from limner.nn.memory.offload import cast_once
 from limner.nn.memory.vae_tiling import SIDE, can_tile
 from limner.planning.alike import once
 from limner.planning.meta_inputs import Longest, batch

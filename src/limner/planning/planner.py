@@ -12,7 +12,7 @@ from typing import Any
 from limner.assembly.base import ResolvedBase
 from limner.data.images import header
 from limner.data.listing import listed
-from limner.data.validation import CAPTION_PROMPTS, QUANTILES, SUBSET, held_out
+from limner.data.order import CAPTION_PROMPTS, QUANTILES, SUBSET, held_out
 from limner.errors import BadData, BadRecipe, DoesNotFit
 from limner.nn.memory.plan import OptimizerState, Plan, PreviousPrecision
 from limner.planning.advice import Alternative, Misfit, alternatives, misfit
@@ -28,8 +28,8 @@ from limner.planning.request import ProfileRequest
 from limner.planning.search import below, choose, encoded_below
 from limner.planning.time import CostModel, Total, total_of
 from limner.recipe.optimizers import optimizer_of
-from limner.recipe.prompts import prompts
 from limner.recipe.schema import Recipe
+from limner.recipe.toml import prompts
 from limner.reporter import Reporter
 
 IMAGES = 10

@@ -11,7 +11,7 @@ from typing import Any
 
 from limner import bases
 from limner.assembly.base import ImageSizes, Shape, family_at, shape_at
-from limner.data.buckets import closest
+from limner.data.views import closest
 from limner.files import user_cache, write_json
 from limner.imports import swiftly
 from limner.models.bundled import described

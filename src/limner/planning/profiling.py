@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from limner.assembly.spec import ModelSpec
+from limner.assembly.assemble import ModelSpec
 from limner.nn.memory.plan import Weights
 from limner.planning.dry_run import DryRun, DryRunResult, TraceSpec
 from limner.planning.memory import MASTER

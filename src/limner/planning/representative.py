@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from limner.assembly.spec import ModelSpec
+from limner.assembly.assemble import ModelSpec
 from limner.models.family import Family
 from limner.models.source import Source
 from limner.nn.arch import matching

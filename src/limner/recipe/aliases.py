@@ -1,18 +1,20 @@
-"""Keys as other trainers spell them, read as ours; and an answer for those that have no counterpart.
+"""The keys of a recipe: why a value cannot be, in one line, and keys as other trainers spell them.
 
-The one place that does so: for recipe files, for ``--set``, and for keyword arguments in Python.
+The one place that reads those as ours, or answers where they have no counterpart: for recipe files, for
+``--set``, and for keyword arguments in Python.
 """
 
 import difflib
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from limner.errors import BadRecipe
-from limner.recipe import explain
 from limner.recipe.spellings import (
     ABSENT,
     ALIASES,
@@ -24,6 +26,127 @@ from limner.recipe.spellings import (
     TABLES,
     WORDS,
 )
+
+KINDS = {
+    "string": "a string",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "a table",
+}
+
+
+def key_of(name: str, field: FieldInfo) -> str:
+    """The key under which a field stands in a recipe file."""
+    return field.alias or name
+
+
+def keys(model: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
+    """Every key below ``model`` by its dotted path; tables themselves are left out."""
+    fields: dict[str, FieldInfo] = {}
+    for name, field in model.model_fields.items():
+        path = f"{prefix}{key_of(name, field)}"
+        table = _table(field)
+        fields |= keys(table, f"{path}.") if table else {path: field}
+    return fields
+
+
+def _table(field: FieldInfo) -> type[BaseModel] | None:
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def tables(model: type[BaseModel]) -> tuple[str, ...]:
+    """The keys of ``model`` that are tables."""
+    return tuple(key_of(name, field) for name, field in model.model_fields.items() if _table(field))
+
+
+def first_error(model: type[BaseModel], section: str, values: Any, error: ValidationError) -> str:
+    """The first thing that pydantic found wrong in ``values``, as one line with the remedy."""
+    location = error.errors(include_url=False)[0]["loc"]
+    if not location:
+        return f"{section or 'The recipe'} is {shown(values)}; it must be a table."
+    names = {key_of(name, field): name for name, field in model.model_fields.items()}
+    key = str(location[0])
+    name = names.get(key, key)
+    field = model.model_fields[name]
+    rule = model.model_json_schema()["properties"][key_of(name, field)]
+    value = values.get(key, values.get(name))
+    path = f"{section}.{key}" if section else key
+    return f"{path} is {shown(value)}; it must be {expected(rule)}. {remedy(rule, field, value)}"
+
+
+def shown(value: Any) -> str:
+    """A value as it is written in TOML, cut to one short line."""
+    if isinstance(value, BaseModel) or (isinstance(value, dict) and value):
+        return "a table"
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def expected(rule: Mapping[str, Any]) -> str:
+    """A JSON schema rule in words: ``{'type': 'integer', 'minimum': 1}`` is "a whole number, at least 1"."""
+    if "anyOf" in rule:
+        kinds = [kind for kind in rule["anyOf"] if kind.get("type") != "null"]
+        return " or ".join(expected(kind) for kind in kinds)
+    if "$ref" in rule:
+        return "a table"
+    if "enum" in rule:
+        return f"one of {', '.join(rule['enum'])}"
+    if "const" in rule:
+        return shown(rule["const"])
+    if rule.get("format") == "path":
+        return "a path"
+    if rule.get("format") == "size":
+        return '"auto" or a size of memory with its unit, from 1 byte to 1024 TB'
+    if rule.get("type") == "array":
+        return _list(rule)
+    return ", ".join([KINDS[rule["type"]], *_bounds(rule)])
+
+
+def _list(rule: Mapping[str, Any]) -> str:
+    if "prefixItems" in rule:
+        parts = [expected(item) for item in rule["prefixItems"]]
+        return f"a list of {len(parts)}, each {parts[0]}"
+    minimum = ", not empty" if rule.get("minItems") else ""
+    return f"a list{minimum}, each item {expected(rule['items'])}"
+
+
+def _bounds(rule: Mapping[str, Any]) -> list[str]:
+    if "minimum" in rule and "maximum" in rule:
+        return [f"from {rule['minimum']} to {rule['maximum']}"]
+    words = {
+        "minimum": "at least {}",
+        "exclusiveMinimum": "above {}",
+        "maximum": "at most {}",
+        "exclusiveMaximum": "below {}",
+        "maxLength": "at most {} characters",
+    }
+    bounds = [text.format(rule[key]) for key, text in words.items() if key in rule]
+    if rule.get("minLength"):
+        bounds.append("not empty")
+    if "pattern" in rule:
+        bounds.append("1 to 100 characters that a file name may have, the first no dot")
+    return bounds
+
+
+def remedy(rule: Mapping[str, Any], field: FieldInfo, value: Any) -> str:
+    """What to write instead: the near choice, the default, or an example."""
+    choices = rule.get("enum") or rule.get("items", {}).get("enum")
+    if choices:
+        words = value if isinstance(value, list | tuple) else [value]
+        wrong = next((str(word) for word in words if word not in choices), str(value))
+        near = difflib.get_close_matches(wrong, choices, n=1)
+        word = near[0] if near else choices[0]
+        right = shown([word] if rule.get("type") == "array" else word)
+        return f"Did you mean {right}?" if near else f"Try {right}."
+    if rule.get("items", {}).get("type") == "string" and isinstance(value, str) and value:
+        return f"Try {shown([value])}."
+    if field.examples:
+        return f"Try {shown(field.examples[0])}, or leave it out."
+    return f"Try {shown(field.default)}."
+
 
 SPELLINGS = {spelling: key for key, words in ALIASES.items() for spelling in words.split()}
 """A spelling of another trainer -> our key."""
@@ -59,12 +182,12 @@ class Index:
 @cache
 def index(root: type[BaseModel]) -> Index:
     """Look-up tables of a recipe's keys."""
-    keys = list(explain.keys(root))
+    paths = list(keys(root))
     leaves: dict[str, tuple[str, ...]] = {}
-    for path in keys:
+    for path in paths:
         leaf = path.rpartition(".")[2]
         leaves[leaf] = (*leaves.get(leaf, ()), path)
-    return Index(frozenset(keys), explain.tables(root), leaves)
+    return Index(frozenset(paths), tables(root), leaves)
 
 
 def find(path: str, root: type[BaseModel]) -> str:
@@ -102,7 +225,7 @@ def answer(path: str, root: type[BaseModel]) -> str:
     lookup = index(root)
     leaf = path.rpartition(".")[2]
     if path in lookup.tables:
-        first = next(key for key in explain.keys(root) if key.startswith(f"{path}."))
+        first = next(key for key in keys(root) if key.startswith(f"{path}."))
         return f"[{path}] is a table. Name a key in it, such as {first}."
     for name in (path, leaf):
         if name in ANSWERS:
@@ -194,11 +317,11 @@ def nested(section: str, values: Mapping[Any, Any], root: type[BaseModel]) -> di
         if not path.startswith(prefix):
             raise BadRecipe(f"{path} stands in [{section}], which is not its table. Move it.")
         table, _, leaf = path.removeprefix(prefix).rpartition(".")
-        _table(result, table)[leaf] = value
+        _entries(result, table)[leaf] = value
     return result
 
 
-def _table(result: dict[str, Any], name: str) -> dict[str, Any]:
+def _entries(result: dict[str, Any], name: str) -> dict[str, Any]:
     """The table to write into; of one that was built already, a copy of what was set in it."""
     if not name:
         return result

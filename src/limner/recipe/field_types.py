@@ -1,12 +1,49 @@
 """Types that several keys of the recipe have: paths, sizes of memory, lists of names, choices."""
 
+import math
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
 from limner.errors import BadRecipe
-from limner.recipe.size import parse_size
+
+SIZE = r"(?i)\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])(?:i?b)?)?\s*"
+"""A number and a unit. Without a unit it counts GB."""
+POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
+LARGEST = 2**50
+
+
+def parse_size(text: str) -> int:
+    """A size in bytes: ``parse_size("12GB") == 12 * 2**30``.
+
+    GB is 2^30 bytes, as on the label of a card (a "12 GB" card has 12,288 MiB), and so is GiB; MB is 2^20.
+    A number without a unit counts GB.
+
+    Raises:
+        BadRecipe: It is no size, nothing, or more than any machine has.
+    """
+    match = re.fullmatch(SIZE, text)
+    if not match:
+        raise BadRecipe(f'{text!r:.60} is no size of memory. Write a number and a unit: "12GB".')
+    unit = (match[2] or "g").lower()
+    size = float(match[1]) * 1024.0 ** POWERS[unit]
+    if not 1 <= size <= LARGEST:
+        raise BadRecipe(
+            f'{text!r:.60} is {size:.3g} bytes; it must be from 1 byte to 1024 TB, for instance "12GB".'
+        )
+    return math.floor(size)
+
+
+def label(size: float) -> str:
+    """Bytes of memory in the units of a card's label, 2^30: ``label(12 * 2**30) == "12.0 GB"``."""
+    if abs(size) < 2**20:
+        return f"{size / 2**10:.0f} kB"
+    if abs(size) < 2**30:
+        return f"{size / 2**20:.0f} MB"
+    return f"{size / 2**30:.1f} GB"
+
 
 ConceptType = Literal["subject", "face", "object", "style"]
 

@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from limner.errors import BadRecipe
-from limner.recipe import aliases, explain, optimizers
+from limner.recipe import aliases, optimizers
 from limner.recipe.field_types import ConceptType, Names, PathField, Size, Tool, Tracker
 
 
@@ -40,7 +40,7 @@ class Section(BaseModel):
         try:
             return handler(values)
         except ValidationError as error:
-            raise BadRecipe(explain.first_error(cls, cls.section, values, error)) from error
+            raise BadRecipe(aliases.first_error(cls, cls.section, values, error)) from error
 
 
 class Data(Section):

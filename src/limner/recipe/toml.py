@@ -1,6 +1,7 @@
-"""Recipe files: TOML to a recipe and back, exactly; changes from the command line; the commented file."""
+"""Recipe files: TOML to a recipe and back, exactly; changes from the command line; the file of prompts."""
 
 import json
+import re
 import textwrap
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -9,7 +10,7 @@ from typing import Any
 
 from limner.errors import BadRecipe
 from limner.files import human, real_path
-from limner.recipe import aliases, explain
+from limner.recipe import aliases
 from limner.recipe.schema import Recipe, Section
 
 PATHS = ("data.images", "data.validation_images", "data.cache", "prior.images", "sample.prompt_file")
@@ -104,7 +105,7 @@ def get(recipe: Recipe, path: str) -> Any:
 def _items(part: Section) -> dict[str, Any]:
     """The values of one table under the keys of the file."""
     return {
-        explain.key_of(name, field): getattr(part, name) for name, field in type(part).model_fields.items()
+        aliases.key_of(name, field): getattr(part, name) for name, field in type(part).model_fields.items()
     }
 
 
@@ -150,7 +151,7 @@ def settings(assignments: Iterable[str]) -> dict[str, Any]:
 
 
 def _value(path: str, text: str) -> Any:
-    field = explain.keys(Recipe)[aliases.find(path, Recipe)]
+    field = aliases.keys(Recipe)[aliases.find(path, Recipe)]
     if not text:
         return None if field.default is None else ""
     try:
@@ -220,7 +221,7 @@ def commented(recipe: Recipe, sources: Mapping[str, str] | None = None) -> str:
 
 
 def _commented(items: list[tuple[str, Any]], prefix: str, sources: Mapping[str, str]) -> list[str]:
-    fields = explain.keys(Recipe)
+    fields = aliases.keys(Recipe)
     lines = []
     for key, value in items:
         field = fields[prefix + key]
@@ -238,7 +239,7 @@ def _commented(items: list[tuple[str, Any]], prefix: str, sources: Mapping[str, 
 
 def example(path: str) -> Any:
     """A possible value of a key that is unset by default, for instance 1024 for ``data.resolution``."""
-    examples = explain.keys(Recipe)[path].examples
+    examples = aliases.keys(Recipe)[path].examples
     assert examples, path  # each key that may be unset has one; a test holds it
     return examples[0]
 
@@ -250,3 +251,45 @@ def json_schema() -> dict[str, Any]:
         **Recipe.model_json_schema(by_alias=True),
         "title": "Limner recipe",
     }
+
+
+TRIGGER = re.compile(r"\[trigger\]|\{trigger\}")
+
+
+def prompts(recipe: Recipe) -> tuple[str, ...]:
+    """The prompts of the recipe, then those of its prompt file, with the trigger in place of "[trigger]".
+
+    Raises:
+        BadRecipe: The prompt file is missing, unreadable or empty.
+    """
+    return tuple(
+        with_trigger(prompt, recipe.data.trigger) for prompt in (*recipe.sample.prompts, *_from_file(recipe))
+    )
+
+
+def with_trigger(prompt: str, trigger: str) -> str:
+    """Put the trigger where "[trigger]" or "{trigger}" stands, and tidy the spaces."""
+    return " ".join(TRIGGER.sub(lambda _: trigger, prompt).split()).strip(" ,")
+
+
+def _from_file(recipe: Recipe) -> list[str]:
+    path = recipe.sample.prompt_file
+    if path is None:
+        return []
+    try:
+        lines = path.read_bytes().decode("utf-8-sig").splitlines()  # Windows begins texts with a mark
+    except FileNotFoundError as error:
+        raise BadRecipe(
+            f"sample.prompt_file is {path}, and there is no such file. Write one prompt per line into it, "
+            "or use sample.prompts."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise BadRecipe(f"sample.prompt_file {path} is not UTF-8 text. Save it as UTF-8.") from error
+    except OSError as error:
+        raise BadRecipe(
+            f"sample.prompt_file {path} cannot be read: {error.strerror}. Check the path."
+        ) from error
+    texts = [line.strip() for line in lines if line.strip()]
+    if not texts:
+        raise BadRecipe(f"sample.prompt_file {path} holds no prompt. Write one per line, or remove the key.")
+    return texts

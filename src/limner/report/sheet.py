@@ -3,9 +3,13 @@
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
+
+from limner.files import atomic_write
+from limner.run_folder import RunDir
 
 PAPER, INK, FAINT, EMPTY = (255, 255, 255), (28, 28, 30), (120, 120, 126), (240, 240, 242)
 CELL = (128, 256)
@@ -201,3 +205,17 @@ def _words(text: str) -> list[str]:
     """At most 600 characters of words; what cannot be drawn (controls, lone surrogates) becomes a space."""
     clean = "".join(" " if unicodedata.category(char) in ("Cc", "Cf", "Cs") else char for char in text[:600])
     return clean.split()
+
+
+def write_sheet(run: RunDir, prompts: list[str]) -> None:
+    """The contact sheet: a row for each prompt, a column for each step, the base first."""
+    sheet_columns = columns(run.samples())
+    rows = [
+        [
+            Image.open(column.images[number]).convert("RGB") if number in column.images else None
+            for column in sheet_columns
+        ]
+        for number in range(len(prompts))
+    ]
+    contact_sheet = sheet(rows, prompts, [column.name for column in sheet_columns]).convert("RGB")
+    atomic_write(run.sheet_path, partial(contact_sheet.save, format="JPEG", quality=90))

@@ -13,7 +13,7 @@ from torch import Tensor
 from limner.assembly.resolve import Resolved, cache_root, resolve
 from limner.data.folder import Folder, Rejected
 from limner.data.images import read_image
-from limner.data.validation import CAPTION_PROMPTS
+from limner.data.order import CAPTION_PROMPTS
 from limner.data.views import View
 from limner.events import CacheFilled
 from limner.files import human, remove_dead_drafts, require_space, write_json, write_text
@@ -22,15 +22,14 @@ from limner.graph.contents import register
 from limner.nn import distributed
 from limner.nn.batch import pad_collate, to_device
 from limner.recipe import toml
-from limner.recipe.prompts import prompts
 from limner.recipe.schema import Recipe
+from limner.recipe.toml import prompts
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
 from limner.training.class_images import prior
 from limner.training.encode import Row, Table, bytes_needed, caption_rows, fill, rows_of, survey
 from limner.training.interrupt import Interrupt
-from limner.training.oom_fallback import OomFallback, Planner, oom_fallback_of
-from limner.training.oom_retry import with_smaller_plans
+from limner.training.oom_fallback import OomFallback, Planner, oom_fallback_of, with_smaller_plans
 
 MEMORY_BYTES = 2**31
 """Bytes of frozen values held in memory while training; the rest is read again when it is drawn."""

@@ -13,7 +13,7 @@ from limner.assembly.base import ResolvedBase
 from limner.files import atomic_write, write_json, write_text
 from limner.generation.pipeline import pipeline
 from limner.models.family import SamplingParams
-from limner.models.scheduler import overrides_of
+from limner.models.sampling import overrides_of
 from limner.nn import distributed
 from limner.nn.rng import seed_of
 from limner.reporter import Reporter

@@ -18,9 +18,8 @@ from limner.models.loading import fingerprint, load, skeleton
 from limner.nn import distributed
 from limner.nn.memory import vae_tiling
 from limner.reporter import Reporter
-from limner.training.encoders import opened, whole
-from limner.training.oom_retry import outcome
-from limner.training.prefetch import BackgroundPool
+from limner.training.encoders import BackgroundPool, opened, whole
+from limner.training.oom_fallback import outcome
 
 PIXELS = 1
 """Bumped when ``data.views.pixels`` makes other pixels of a view: part of every image's cache key."""

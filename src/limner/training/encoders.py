@@ -1,15 +1,17 @@
-"""Models that fill the cache, opened as the plan says: whole, layer by layer, in tiles."""
+"""Encoders as the plan opens them, whole or layer by layer, and threads that read images ahead of them."""
 
-from collections.abc import Iterator
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from limner.assembly.resolve import Resolved, cache_root
 from limner.models.loading import load
-from limner.nn.arch import ArchSpec
-from limner.nn.layer_lists import heaviest
+from limner.nn.arch import ArchSpec, heaviest
 from limner.nn.memory import vae_tiling
 from limner.nn.memory.engine import equip
 from limner.nn.memory.plan import Plan
@@ -50,3 +52,56 @@ def opened(resolved: Resolved, part: str) -> Iterator[Any]:
         yield model
     finally:
         engine.close()
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+THREADS = min(4, os.cpu_count() or 1)
+ROOM = 2 * THREADS
+"""Pieces made but not yet asked for, or handed over but not yet done: what this holds in memory."""
+
+
+class BackgroundPool:
+    """A few threads for a ``with`` statement; what fails in one of them is raised in the caller's.
+
+    Args:
+        on_result: Called in the caller's thread with the result of each piece handed to :meth:`behind`.
+    """
+
+    def __init__(self, on_result: Callable[[Any], None]) -> None:
+        self._on_result = on_result
+        self._pool = ThreadPoolExecutor(THREADS)
+        self._pending: deque[Future[Any]] = deque()
+
+    def __enter__(self) -> "BackgroundPool":
+        return self
+
+    def ahead(self, make: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """``make`` of each item, in order; the next few are under way while the caller works on one."""
+        waiting: deque[Future[Result]] = deque()
+        for item in items:
+            waiting.append(self._pool.submit(make, item))
+            if len(waiting) > ROOM:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+    def behind(self, work: Callable[..., Any], *args: Any) -> None:
+        """Have ``work(*args)`` done without waiting for it, unless too much has been handed over already."""
+        self._pending.append(self._pool.submit(work, *args))
+        while len(self._pending) > ROOM or (self._pending and self._pending[0].done()):
+            self._on_result(self._pending.popleft().result())
+
+    def settle(self) -> None:
+        """Wait until everything that was handed over is done."""
+        while self._pending:
+            self._on_result(self._pending.popleft().result())
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        """Settle; after an error, drop what has not begun."""
+        try:
+            if kind is None:
+                self.settle()
+        finally:
+            self._pool.shutdown(cancel_futures=True)

@@ -1,9 +1,10 @@
 """Start from a LoRA: what a file changes is where the trained factors begin."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -16,18 +17,44 @@ from limner.lora.adapters import WeightDelta, kind, to_lora
 from limner.lora.factors import Factors, rename_for_model, with_kernel
 from limner.lora.metadata import without_path
 from limner.lora.svd import spectrum
+from limner.models.family import Family
+from limner.models.source import Source
 from limner.nn import distributed
 from limner.nn.layers import lora
 from limner.nn.layers.convolution import LowRankConv
-from limner.prediction import predict
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
-from limner.training.state import TrainState
+
+if TYPE_CHECKING:
+    from limner.training.state import TrainState
 
 INSTANT = "instant"
 """What ``train.init`` says for the prediction of the base's own predictor."""
 RECORD = {"name": "limner.init", "sha256": "limner.init_sha256", "energy": "limner.init_energy"}
 """Key of the run folder's record -> entry of the exported file's metadata."""
+
+
+class PredictedLora(Protocol):
+    """A LoRA of one pass over pictures: ``prediction.Prediction``."""
+
+    @property
+    def adapter(self) -> Mapping[str, Factors]:
+        """Layer of the denoiser -> factors."""
+        ...
+
+    @property
+    def predictor(self) -> str:
+        """Name of what made it."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """Of its file."""
+        ...
+
+
+Predictor = Callable[[Sequence[Path], Source, Family, str, Reporter], PredictedLora]
+"""Pictures, base, family, file of a predictor ("": the base's own) -> a LoRA: ``prediction.predict``."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +68,16 @@ class InitialLora:
     """Model -> layer, as the base's models name them -> change."""
 
 
-def initial_lora(resolved: Resolved, meta: Assembled, reporter: Reporter) -> InitialLora | None:
+def initial_lora(
+    resolved: Resolved, meta: Assembled, reporter: Reporter, predictor: Predictor
+) -> InitialLora | None:
     """The LoRA that ``train.init`` names, read and held against what will be trained. None: it names none.
 
     Args:
         resolved: The run.
         meta: Its models without weights, adapters attached.
         reporter: Is told what a predictor does.
+        predictor: Makes a LoRA of pictures, for ``train.init = "instant"``.
 
     Raises:
         BadRecipe: It changes what is not trained, or is of a kind that no LoRA can hold.
@@ -57,7 +87,7 @@ def initial_lora(resolved: Resolved, meta: Assembled, reporter: Reporter) -> Ini
     if not name:
         return None
     if name == INSTANT:
-        return _predicted(resolved, meta, reporter)
+        return _predicted(resolved, meta, reporter, predictor)
     path = file.weights_file(hub.find(name))
     content = file.read(path, resolved.family.name)
     components = {
@@ -67,10 +97,10 @@ def initial_lora(resolved: Resolved, meta: Assembled, reporter: Reporter) -> Ini
     return InitialLora(without_path(name), sha256_file(path), components)
 
 
-def _predicted(resolved: Resolved, meta: Assembled, reporter: Reporter) -> InitialLora:
+def _predicted(resolved: Resolved, meta: Assembled, reporter: Reporter, predictor: Predictor) -> InitialLora:
     """A LoRA of one pass over the images that are trained on, without the layers that are not trained."""
     paths = list(dict.fromkeys(view.example.path for view in resolved.own))
-    prediction = predict(paths, resolved.source, resolved.family, "", reporter)
+    prediction = predictor(paths, resolved.source, resolved.family, "", reporter)
     pairs = lora.attached(meta.models[resolved.family.denoiser])
     changes = {layer: factors for layer, factors in prediction.adapter.items() if layer in pairs}
     if not changes:
@@ -122,7 +152,7 @@ def _fitting(
     return changes
 
 
-def begin_from(initial: InitialLora, state: TrainState, reporter: Reporter) -> None:
+def begin_from(initial: InitialLora, state: "TrainState", reporter: Reporter) -> None:
     """Put a LoRA into the trained factors, and record it in the run folder.
 
     One of a lower rank fills the first rows, and the others begin as ever: at no change. One of a higher rank

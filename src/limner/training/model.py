@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from limner.assembly.assemble import assemble
 from limner.assembly.resolve import Resolved, cache_root
-from limner.data.order import SampledView, micro_batches
-from limner.data.validation import QUANTILES
+from limner.data.order import QUANTILES, SampledView, micro_batches
 from limner.errors import BrokenGraph
 from limner.graph.unit import run as run_units
 from limner.lora.factors import Factors
@@ -20,18 +19,18 @@ from limner.models import sampling
 from limner.models.family import SamplingParams
 from limner.models.guidance import Branch
 from limner.models.loading import load
-from limner.models.scheduler import overrides_of
+from limner.models.sampling import overrides_of
 from limner.nn import distributed
 from limner.nn.batch import to_device
 from limner.nn.layers import lora
 from limner.nn.memory import vae_tiling
 from limner.nn.memory.engine import Engine, equip
 from limner.nn.memory.plan import Plan
-from limner.nn.parameter_state import get_state, load_state
+from limner.nn.parameters import get_state, load_state
 from limner.nn.rng import Even, KeyedRng
 from limner.training.cache import Store
 from limner.training.encode import text_values
-from limner.training.oom_retry import release
+from limner.training.oom_fallback import release
 
 
 def rate(resolved: Resolved, name: str) -> float:

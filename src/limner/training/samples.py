@@ -5,13 +5,11 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import torch
-from PIL import Image
 
 from limner.errors import LimnerError, Stopped, first_line
 from limner.events import Sampled
 from limner.files import atomic_write
 from limner.nn import distributed
-from limner.report.sheet import columns, sheet
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
 from limner.training.cache import prompts_of
@@ -30,7 +28,7 @@ def sample(  # noqa: PLR0913  what is painted, and what may break it off
     *,
     patient: bool = False,
 ) -> None:
-    """Paint the run's prompts with the weights as they stand after ``step`` steps, and redo the sheet.
+    """Paint the run's prompts with the weights as they stand after ``step`` steps.
 
     What goes wrong here is said and passed over: training is worth more than a picture. Within ``breakable``
     a signal may break it off.
@@ -46,7 +44,6 @@ def sample(  # noqa: PLR0913  what is painted, and what may break it off
             images = model.sample(len(prompts))
             for number, image in enumerate(images):
                 atomic_write(run.sample_path(step, number), partial(image.save, format="PNG"))
-            write_sheet(run, prompts)
             reporter.event(Sampled(step=step, paths=tuple(run.samples().get(step, {}).values())))
     except Stopped:
         raise
@@ -54,17 +51,3 @@ def sample(  # noqa: PLR0913  what is painted, and what may break it off
         if patient and isinstance(error, torch.OutOfMemoryError):
             raise
         reporter.line(f"Samples at step {step} failed ({first_line(error)}); training goes on.")
-
-
-def write_sheet(run: RunDir, prompts: list[str]) -> None:
-    """The contact sheet: a row for each prompt, a column for each step, the base first."""
-    sheet_columns = columns(run.samples())
-    rows = [
-        [
-            Image.open(column.images[number]).convert("RGB") if number in column.images else None
-            for column in sheet_columns
-        ]
-        for number in range(len(prompts))
-    ]
-    contact_sheet = sheet(rows, prompts, [column.name for column in sheet_columns]).convert("RGB")
-    atomic_write(run.sheet_path, partial(contact_sheet.save, format="JPEG", quality=90))

@@ -14,16 +14,15 @@ from limner.nn import distributed
 from limner.nn.loop import Average, Fit
 from limner.nn.optim import evaluation_mode, schedule, training_mode
 from limner.nn.serialize import restore
-from limner.recipe.explain import shown
+from limner.recipe.aliases import shown
 from limner.recipe.schema import Lora, Recipe
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
 from limner.training import checkpoint
-from limner.training.export_model import model_steps
+from limner.training.export import model_steps
 from limner.training.model import TrainableModel
 from limner.training.monitor import Watch
-from limner.training.oom_fallback import OomFallback
-from limner.training.oom_retry import lower_plan, outcome, retry_on_oom
+from limner.training.oom_fallback import OomFallback, lower_plan, outcome, retry_on_oom
 
 T = TypeVar("T")
 

@@ -15,9 +15,9 @@ from limner.assembly.assemble import META, Assembled, assemble
 from limner.assembly.resolve import Resolved, device_of, resolve
 from limner.errors import Diverged, DoesNotFit, Stopped
 from limner.events import Done, Saved, StepDone, Validated
-from limner.models.scheduler import overrides_of, sampler
+from limner.models.sampling import overrides_of, sampler
 from limner.nn import distributed
-from limner.nn.layers import w8a8
+from limner.nn.layers import quantization
 from limner.nn.loop import Average, Step, fit
 from limner.nn.memory.plan import OptimizerState, PreviousPrecision
 from limner.nn.optim import optimizer
@@ -30,20 +30,19 @@ from limner.training import checkpoint
 from limner.training.cache import Store, fill_cache_with_fallback, prompts_of, record
 from limner.training.checkpoint import LoadedCheckpoint
 from limner.training.class_images import prior
-from limner.training.initial import InitialLora, begin_from, initial_lora
+from limner.training.export import output_of
+from limner.training.initial import InitialLora, Predictor, begin_from, initial_lora
 from limner.training.interrupt import Interrupt
 from limner.training.model import TrainableModel, plain, rate
 from limner.training.monitor import peak
-from limner.training.oom_fallback import MAX_FALLS, OomFallback, Planner, oom_fallback_of
-from limner.training.oom_retry import with_smaller_plans
-from limner.training.outputs import output_of
+from limner.training.oom_fallback import MAX_FALLS, OomFallback, Planner, oom_fallback_of, with_smaller_plans
 from limner.training.samples import sample
 from limner.training.state import TrainState, newest
 from limner.training.track import Track, check, tracked
 
 
 def running(
-    recipe: Recipe, run: RunDir, reporter: Reporter, stop: Interrupt, planner: Planner
+    recipe: Recipe, run: RunDir, reporter: Reporter, stop: Interrupt, planner: Planner, predictor: Predictor
 ) -> Generator[None, None, Done]:
     """Train as the recipe says: yields after each step, and after each stage before the first.
 
@@ -57,6 +56,7 @@ def running(
         reporter: Is told what happens.
         stop: Says between two steps whether to stop.
         planner: Says how to compute.
+        predictor: Makes a LoRA of pictures in one pass, where training starts from one.
 
     Raises:
         Stopped: ``stop`` says so; what is finished is saved.
@@ -67,7 +67,7 @@ def running(
         if distributed.rank() == 0:
             reporter = reporter.also(stack.enter_context(StatusFile(run)).hear)
         start = time.monotonic()
-        resolved, last_checkpoint, initial = _resolved(recipe, run, reporter)
+        resolved, last_checkpoint, initial = _resolved(recipe, run, reporter, predictor)
         fallback = _planned(recipe, run, last_checkpoint, reporter, planner)
         yield
         start_step = last_checkpoint.step if last_checkpoint else 0
@@ -101,15 +101,15 @@ def running(
 
 
 def _resolved(
-    recipe: Recipe, run: RunDir, reporter: Reporter
+    recipe: Recipe, run: RunDir, reporter: Reporter, predictor: Predictor
 ) -> tuple[Resolved, LoadedCheckpoint | None, InitialLora | None]:
     """What is trained, and what to go on or start from; what cannot work is said before a base is fetched."""
     if recipe.limits.matmul_precision == "8bit":
-        w8a8.require("int8", device_of(recipe.limits.device))
+        quantization.require("int8", device_of(recipe.limits.device))
     resolved = resolve(recipe, tell=reporter.line)
     last_checkpoint = newest(resolved, run, reporter)
     meta = _require_possible(resolved)
-    initial = None if last_checkpoint else initial_lora(resolved, meta, reporter)
+    initial = None if last_checkpoint else initial_lora(resolved, meta, reporter, predictor)
     if folder := prior(resolved.base, run, reporter):
         resolved = resolved.with_class_images(folder)
     return resolved, last_checkpoint, initial

@@ -13,8 +13,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 from torch import Tensor
 
 from limner.errors import BadRecipe
-from limner.graph.split import split
-from limner.graph.unit import run
+from limner.graph.unit import run, split
 from limner.models import rectified
 from limner.models.family import Objective, SamplingParams
 from limner.models.flux import family

@@ -19,10 +19,9 @@ from limner.models.krea2.family import (
     constants,
     pipeline_kwargs,
 )
-from limner.models.loading import load, skeleton
+from limner.models.loading import kept_in_fp32, load, skeleton
 from limner.models.rectified import resolution_shift
 from limner.models.source import Source, locate
-from limner.models.weights import kept_in_fp32
 from tiny import save_krea2
 
 CPU = torch.device("cpu")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from limner.graph.split import split
+from limner.graph.unit import split
 from limner.models.bundled import known
 from limner.models.family import Objective
 from limner.models.sd3.family import FAMILY, model_spec, together

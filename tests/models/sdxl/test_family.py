@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from limner.assembly.resolve import resolve
-from limner.graph.split import split
+from limner.graph.unit import split
 from limner.models.family import Objective
 from limner.models.loading import load
 from limner.models.sdxl.family import FAMILY

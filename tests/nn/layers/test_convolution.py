@@ -7,7 +7,7 @@ from torch import nn
 from limner.errors import BadRecipe, BrokenGraph
 from limner.nn.layers import convolution, lora
 from limner.nn.layers.convolution import LowRankConv
-from limner.nn.parameter_state import get_state
+from limner.nn.parameters import get_state
 from messages import raises
 
 X = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))

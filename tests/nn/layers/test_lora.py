@@ -6,7 +6,7 @@ from torch import nn
 from limner.errors import BadRecipe, BrokenGraph
 from limner.nn.layers import lora
 from limner.nn.layers.quantized_linear import QuantizedLinear, freeze
-from limner.nn.parameter_state import get_state, load_state
+from limner.nn.parameters import get_state, load_state
 from messages import raises
 
 

@@ -5,8 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from limner.errors import BadRecipe
 from limner.nn.layers import quantization
 from limner.nn.layers.quantization import NF4, dequantize, empty, kernels_for, quantize
+from messages import raises
 
 KINDS = ("int8", "fp8", "nf4")
 
@@ -140,3 +142,34 @@ def test_nf4_is_that_of_bitsandbytes():
 
 def test_kernels_of_a_cpu_are_torch_itself():
     assert kernels_for(torch.device("cpu")) == "torch"
+
+
+def test_devices_that_cannot_are_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
+    with raises(BadRecipe):
+        quantization.require("fp8", torch.device("cuda"))
+    with raises(BadRecipe):
+        quantization.require("int8", torch.device("mps"))
+    assert quantization.require("int8", torch.device("cuda")) is None
+    assert quantization.require("fp8", torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_the_scale_of_each_output_is_folded_into_the_gradient(kind):
+    """Outputs a thousand times apart in size: left out of the fold, the small ones would vanish."""
+    draw = torch.Generator().manual_seed(0)
+    size = torch.logspace(-3, 0, 48)[:, None]
+    weight = size * torch.randn(48, 64, generator=draw)
+    gradient = torch.randn(32, 48, generator=draw) / size.t()
+    stored, scale = quantize(weight, kind)
+    made = quantization.input_gradient(gradient, stored, scale, kind=kind)
+    wanted = gradient @ weight
+    assert float((made - wanted).norm() / wanted.norm()) < 0.05
+    assert made.dtype == gradient.dtype
+    assert quantization.product(made, stored, scale, kind=kind).shape == gradient.shape
+
+
+def test_cards_of_other_makers_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    with raises(BadRecipe):
+        quantization.require("fp8", torch.device("cuda"))

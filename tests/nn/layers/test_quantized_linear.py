@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from limner.errors import BadRecipe, BrokenGraph
-from limner.nn.layers import w8a8
+from limner.nn.layers import quantization
 from limner.nn.layers.precision import stored_bytes
 from limner.nn.layers.quantized_linear import QuantizedLinear, freeze
 from messages import raises
@@ -128,7 +128,7 @@ def test_whole_numbers_multiply_as_the_integer_kernel_does():
     left = torch.randint(-127, 128, (32, 256), generator=seeded(0), dtype=torch.int8)
     right = torch.randint(-127, 128, (256, 64), generator=seeded(1), dtype=torch.int8)
     ones = torch.ones(32, 1), torch.ones(1, 64)
-    mine = w8a8._multiply(left, right, *ones, torch.float32)
+    mine = quantization._multiply(left, right, *ones, torch.float32)
     assert torch.equal(mine, torch._int_mm(left, right).float())
 
 

@@ -9,11 +9,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from limner.errors import BrokenGraph
 from limner.nn.layers import quantized_linear
-from limner.nn.layers.dropout import PlacedDropout, Places
 from limner.nn.layers.quantization import dequantize
 from limner.nn.layers.quantized_linear import freeze
 from limner.nn.memory import checkpointing
 from limner.nn.memory.checkpointing import KERNELS, Checkpoint, Tail, placed, unread
+from limner.nn.rng import PlacedDropout, Places
 from messages import raises
 
 WIDTH = 8

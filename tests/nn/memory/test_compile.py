@@ -9,7 +9,7 @@ from torch._dynamo.testing import CompileCounter
 from equipping import equip
 from limner.errors import BadRecipe
 from limner.nn.arch import ArchSpec
-from limner.nn.memory import compile
+from limner.nn.memory import engine
 from messages import raises
 
 CPU = torch.device("cpu")
@@ -46,7 +46,7 @@ def _step(model: Any, tokens: int) -> list[Tensor]:
 @pytest.fixture
 def counter(monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounter]:
     counted = CompileCounter()
-    monkeypatch.setattr(compile, "BACKEND", counted)
+    monkeypatch.setattr(engine, "BACKEND", counted)
     torch.compiler.reset()
     yield counted
     torch.compiler.reset()
@@ -74,7 +74,7 @@ def test_modulations_are_computed_ahead_outside_the_program(counter: CompileCoun
 
 def test_gradients_survive_a_program_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a true backward graph: what it keeps of streamed weights is brought back."""
-    monkeypatch.setattr(compile, "BACKEND", "aot_eager")
+    monkeypatch.setattr(engine, "BACKEND", "aot_eager")
     torch.compiler.reset()
     model = Model()
     plain = _step(model, 5)
@@ -96,7 +96,7 @@ def test_sizes_that_vary_are_marked_by_what_a_tensor_is() -> None:
         torch.ones(5, 3),
     )
     for each in (tokens, image, vector, (table, table, 1), None):
-        compile.mark(each)
+        engine.mark(each)
     marked = [getattr(each, "_dynamo_weak_dynamic_indices", set()) for each in (tokens, image, vector, table)]
     assert marked == [{1}, {2, 3}, set(), {0}]
 
@@ -105,7 +105,7 @@ def _broken(monkeypatch: pytest.MonkeyPatch, error: Exception) -> Any:
     def backend(*_: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(compile, "BACKEND", backend)
+    monkeypatch.setattr(engine, "BACKEND", backend)
     torch.compiler.reset()
     model = Model()
     equip(model, ARCH, device=CPU, compile=True)

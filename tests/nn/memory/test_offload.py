@@ -2,14 +2,16 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from limner.nn.layers import full
+from limner.nn import parameters
+from limner.nn.arch import ArchSpec
 from limner.nn.loop import Average, Fit, fit
-from limner.nn.memory.offload import Offload, halve
+from limner.nn.memory.offload import Offload, cast_once, halve
 from limner.nn.optim import optimizer
 
 CPU = torch.device("cpu")
@@ -30,9 +32,9 @@ class Net(nn.Module):
 
 def trained(dtype, *, hosted, steps=4):
     """The weights, losses and average after some steps of three micro-batches each."""
-    model = full.unfreeze(Net())
+    model = parameters.unfreeze(Net())
     there = Offload(model, dtype=dtype, device=CPU) if hosted else None
-    weights = list(there.masters.values()) if there else full.trained(model)
+    weights = list(there.masters.values()) if there else parameters.trained(model)
     chosen = optimizer("adamw", [{"params": weights, "lr": 1e-2}], weight_decay=0.1)
     if there:
         chosen.register_step_post_hook(lambda *_: there.publish())
@@ -65,7 +67,7 @@ def test_steps_on_the_host_are_those_on_the_device_to_the_bit(dtype):
 
 
 def test_a_backward_pass_that_was_cut_short_leaves_nothing():
-    model = full.unfreeze(Net())
+    model = parameters.unfreeze(Net())
     there = Offload(model, dtype=torch.float32, device=CPU)
     model(torch.ones(1, 2, 4, 4)).sum().backward()
     there.forget()
@@ -74,7 +76,7 @@ def test_a_backward_pass_that_was_cut_short_leaves_nothing():
 
 
 def test_what_the_masters_become_is_what_is_computed_with():
-    model = full.unfreeze(Net())
+    model = parameters.unfreeze(Net())
     there = Offload(model, dtype=torch.bfloat16, device=CPU)
     with torch.no_grad():
         there.masters["up.weight"].fill_(1 / 3)
@@ -98,14 +100,14 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from limner.nn import distributed
-from limner.nn.layers import full
+from limner.nn import parameters
 from limner.nn.loop import Fit, fit
 from limner.nn.memory.offload import Offload
 from limner.nn.optim import optimizer
 rank, meet, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 dist.init_process_group("gloo", init_method="file://" + meet, rank=rank, world_size=2)
 torch.manual_seed(0)
-model = full.unfreeze(nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 2)))
+model = parameters.unfreeze(nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 2)))
 there = Offload(model, dtype=torch.float32, device=torch.device("cpu"))
 weights = list(there.masters.values())
 def whole(step):
@@ -143,3 +145,49 @@ def test_two_processes_are_one_with_twice_the_accumulation(tmp_path):
     for each in started:
         _, told = each.communicate(timeout=600)
         assert each.returncode == 0, told
+
+
+HALF = torch.bfloat16
+ARCH = ArchSpec(blocks=("blocks.*",))
+
+
+class Model(nn.Module):
+    """Looks at what it is given, as it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inward = nn.Conv2d(1, 2, 1, dtype=HALF)
+        self.blocks = nn.ModuleList([nn.Sequential(nn.Linear(4, 4, dtype=HALF))])
+        self.seen: dict[str, torch.dtype] = {}
+
+    def forward(self, rows: Any, hidden_states: Tensor, **more: Any) -> Tensor:
+        flat = {"rows": rows[0], "hidden_states": hidden_states, **more.pop("added", {}), **more}
+        self.seen = {name: value.dtype for name, value in flat.items()}
+        return self.blocks[0](self.inward(hidden_states))
+
+
+def given() -> dict[str, Any]:
+    more = {"text": torch.ones(1, 3), "time": torch.ones(1), "mask": torch.ones(1, 3, dtype=torch.bool)}
+    nested = {"added": {"time_ids": torch.ones(1, 6), "pooled": torch.ones(1, 3)}}
+    return {"rows": [torch.ones(2, 2)], "hidden_states": torch.ones(1, 1, 4, 4), **more, **nested}
+
+
+def test_states_are_cast_and_times_places_and_masks_are_not():
+    model = Model()
+    with cast_once(model, ARCH, HALF):
+        assert model(**given()).dtype == HALF
+    full = dict.fromkeys(("hidden_states", "time", "time_ids"), torch.float32)
+    assert model.seen == full | dict.fromkeys(("rows", "text", "pooled"), HALF) | {"mask": torch.bool}
+
+
+def test_it_can_be_taken_off():
+    model = Model()
+    cast_once(model, ARCH, HALF).close()
+    with pytest.raises(RuntimeError, match="type"):
+        model(**given())
+
+
+def test_layers_in_blocks_are_left_alone():
+    model = Model()
+    with cast_once(model, ARCH, HALF), pytest.raises(RuntimeError, match="type"):
+        model.blocks[0](torch.ones(1, 4))

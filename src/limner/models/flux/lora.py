@@ -2,8 +2,7 @@
 
 from limner.models.flux.facts import FACTS
 from limner.models.flux.keys import DENOISER
-from limner.models.key_map import KeyMap
-from limner.models.lora_keys import (
+from limner.models.key_map import (
     BFL_COMFYUI,
     CLIP_G,
     CLIP_L,
@@ -12,6 +11,7 @@ from limner.models.lora_keys import (
     KOHYA_T5,
     T5,
     FamilyKeys,
+    KeyMap,
     ToolKeys,
     by_either_name,
     diffusers_keys,

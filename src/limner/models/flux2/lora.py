@@ -4,11 +4,11 @@ from dataclasses import replace
 
 from limner.models.flux2.facts import FACTS
 from limner.models.flux2.keys import DENOISER
-from limner.models.key_map import KeyMap
-from limner.models.lora_keys import (
+from limner.models.key_map import (
     BFL_COMFYUI,
     JOINT_ATTENTION,
     FamilyKeys,
+    KeyMap,
     ToolKeys,
     diffsynth_keys,
     diffusers_keys,

@@ -5,11 +5,9 @@ model (krea2/krea2_mmdit.py) bears the authors' names; DiffSynth-Studio has a re
 (diffsynth/utils/lora/krea2.py), which takes diffusers' file.
 """
 
-from limner.models.key_map import KeyMap
-from limner.models.krea2.facts import FACTS
-from limner.models.krea2.keys import DENOISER
-from limner.models.lora_keys import (
+from limner.models.key_map import (
     FamilyKeys,
+    KeyMap,
     ToolKeys,
     diffusers_keys,
     dotted,
@@ -17,6 +15,8 @@ from limner.models.lora_keys import (
     kohya_keys,
     trainer_keys,
 )
+from limner.models.krea2.facts import FACTS
+from limner.models.krea2.keys import DENOISER
 
 WIDTH, TEXT_WIDTH = 6144, 2560
 

@@ -1,9 +1,9 @@
 """What LoRA files of Qwen-Image call its modules: the authors' names are diffusers'."""
 
-from limner.models.key_map import KeyMap
-from limner.models.lora_keys import (
+from limner.models.key_map import (
     JOINT_ATTENTION,
     FamilyKeys,
+    KeyMap,
     ToolKeys,
     diffsynth_keys,
     diffusers_keys,

@@ -19,7 +19,7 @@ from limner.models.guidance import Guidance
 from limner.models.latents import draw_latent, encode_image
 from limner.models.sd15.facts import FACTS
 from limner.models.source import Source
-from limner.nn import ddpm, text
+from limner.nn import text
 
 
 @unit("context", uses=("text_encoder",), layers=Layers(below=text.clip_below, above=text.clip_last_above))
@@ -30,10 +30,10 @@ def encode_clip(text_encoder: nn.Module, clip_tokens: Tensor) -> Tensor:
 
 @unit("pred", uses=("unet",))
 def denoise(
-    unet: nn.Module, latent: Tensor, noise: Tensor, time: Tensor, context: Tensor, *, steps: ddpm.Steps
+    unet: nn.Module, latent: Tensor, noise: Tensor, time: Tensor, context: Tensor, *, steps: diffusion.Steps
 ) -> Tensor:
     """-> (B, 4, h, w), the noise or the velocity, as the base was made."""
-    noisy = ddpm.noisy(latent, noise, steps.left(time))
+    noisy = diffusion.noisy(latent, noise, steps.left(time))
     return unet(noisy, steps.number(time), encoder_hidden_states=context, return_dict=False)[0]
 
 

@@ -1,11 +1,11 @@
 """What LoRA files of Stable Diffusion 1.5 call its modules."""
 
-from limner.models.key_map import KeyMap
-from limner.models.lora_keys import (
+from limner.models.key_map import (
     CLIP_L,
     KOHYA_CLIP_L,
     UNET_COMFYUI,
     FamilyKeys,
+    KeyMap,
     ToolKeys,
     by_either_name,
     diffsynth_keys,

@@ -1,7 +1,6 @@
 """What LoRA files of Stable Diffusion 3.5 call its modules. DiffSynth-Studio has no reader for them."""
 
-from limner.models.key_map import KeyMap
-from limner.models.lora_keys import (
+from limner.models.key_map import (
     CLIP_G,
     CLIP_L,
     JOINT_ATTENTION,
@@ -10,6 +9,7 @@ from limner.models.lora_keys import (
     KOHYA_T5,
     T5,
     FamilyKeys,
+    KeyMap,
     ToolKeys,
     by_either_name,
     diffusers_keys,

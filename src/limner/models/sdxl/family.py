@@ -21,7 +21,7 @@ from limner.models.guidance import Guidance
 from limner.models.latents import draw_latent, encode_image
 from limner.models.sdxl.facts import FACTS
 from limner.models.source import Source
-from limner.nn import ddpm, text
+from limner.nn import text
 
 
 @unit(
@@ -50,11 +50,11 @@ def denoise(  # noqa: PLR0913  what SDXL's denoiser reads is what it reads
     pooled_2: Tensor,
     time_ids: Tensor,
     *,
-    steps: ddpm.Steps,
+    steps: diffusion.Steps,
 ) -> Tensor:
     """-> (B, 4, h, w), the noise or the velocity, as the base was made."""
     return unet(
-        ddpm.noisy(latent, noise, steps.left(time)),
+        diffusion.noisy(latent, noise, steps.left(time)),
         steps.number(time),
         encoder_hidden_states=torch.cat([context, context_2], dim=-1),
         added_cond_kwargs={"text_embeds": pooled_2, "time_ids": time_ids},

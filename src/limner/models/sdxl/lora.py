@@ -2,14 +2,14 @@
 
 from dataclasses import replace
 
-from limner.models.key_map import KeyMap
-from limner.models.lora_keys import (
+from limner.models.key_map import (
     CLIP_G,
     CLIP_L,
     KOHYA_CLIP_G,
     KOHYA_CLIP_L,
     UNET_COMFYUI,
     FamilyKeys,
+    KeyMap,
     ToolKeys,
     by_either_name,
     diffsynth_keys,

@@ -1,8 +1,8 @@
 """What LoRA files of Z-Image call its modules."""
 
-from limner.models.key_map import KeyMap
-from limner.models.lora_keys import (
+from limner.models.key_map import (
     FamilyKeys,
+    KeyMap,
     ToolKeys,
     diffsynth_keys,
     diffusers_keys,

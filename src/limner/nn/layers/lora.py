@@ -12,9 +12,8 @@ from torch.nn import functional as F
 
 from limner.errors import BadRecipe, BrokenGraph
 from limner.nn.layers.convolution import LowRankConv, plain, wide
-from limner.nn.layers.dropout import PlacedDropout, Places
 from limner.nn.layers.quantized_linear import QuantizedLinear
-from limner.nn.rng import seed_of
+from limner.nn.rng import PlacedDropout, Places, seed_of
 
 SAVED = {"down": "lora_A.default.weight", "up": "lora_B.default.weight"}
 """What checkpoints call the factors: peft's names, as they always have."""
@@ -188,7 +187,7 @@ def attach(
     D is drawn on the CPU from ``seed`` and the layer's name, so that neither the device nor other layers
     change it; U is zero, so step 0 is the base model. On meta there are shapes alone. Dropout is off until
     :func:`dropping` switches it on; its masks depend on ``places``, which the caller keeps up to date
-    (``nn.layers.dropout``).
+    (``nn.rng``).
 
     Raises:
         BrokenGraph: A name is that of no linear layer and of no plain convolution.

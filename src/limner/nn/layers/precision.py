@@ -7,7 +7,7 @@ Kind = Literal["int8", "fp8", "nf4"]
 
 Products = Literal["full", "8bit"]
 """How such a layer multiplies: by its weight in full precision again, or 8 bits by 8
-bits (``nn.layers.w8a8``)."""
+bits (``nn.layers.quantization``)."""
 
 CAPABLE: dict[Literal["int8", "fp8"], tuple[int, int]] = {"int8": (8, 0), "fp8": (8, 9)}
 """What can be multiplied in 8 bits, and the compute capability of the oldest CUDA devices that do it."""

@@ -1,7 +1,13 @@
-"""Weights in 8 and 4 bits, and back: int8 and fp8 with a scale per output, NF4 in blocks of 64 numbers.
+"""Weights in 8 and 4 bits, and back: int8 and fp8 with a scale per output, NF4 in blocks of 64 numbers; W8A8.
 
 NF4 is laid out as bitsandbytes lays it out, so that its kernels read the same bytes: two numbers to a byte,
 the first in the high half. The scales of the blocks are themselves kept in 8 bits (QLoRA, section 3).
+
+W8A8 multiplies 8 bits by 8 bits with a frozen weight, and so in its gradient. Opt-in, for speed. y = x W^T
+with W = diag(s) Q: each row of x is scaled into 8 bits, so y = diag(r) X Q^T diag(s), where the scales wait
+until after the product. The gradient of x sums over the outputs, where s cannot wait: it is folded into the
+gradient first, dx = (g diag(s)) Q, whose rows are then scaled into 8 bits as those of x are. Gradients are
+stored in e4m3, too: within a row their range is small, and e5m2 rounds twice as coarsely.
 """
 
 import importlib
@@ -12,8 +18,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from limner.nn.layers.precision import BLOCK, CHUNK, GROUP, Kind
+from limner.errors import BadRecipe
+from limner.nn.layers.precision import BLOCK, CAPABLE, CHUNK, GROUP, Kind
 
 Stored = tuple[Tensor, ...]
 """int8: (N, K) int8, (N, 1) float32. fp8: (N, K) uint8, the bits of e4m3; (N, 1) float32.
@@ -170,3 +178,78 @@ def kernels_for(device: torch.device) -> Kernels:
         return "torch"
     importlib.import_module("bitsandbytes")  # registers its operators with torch
     return "bitsandbytes"
+
+
+FEWEST = 16
+"""Rows up to which the product with the full weight is used: integer kernels want more, and gain nothing."""
+SIDES = 16
+"""What both sides of a weight must be multiples of, for the kernels of the devices."""
+
+
+def require(kind: Kind, device: torch.device) -> None:
+    """Raise ``BadRecipe`` where 8 bits cannot be multiplied: CPUs do the same algebra in float32."""
+    if kind == "nf4":
+        raise BadRecipe("Weights in nf4 cannot be multiplied in 8 bits. Store them in int8 or fp8.")
+    if device.type == "cuda" and torch.version.hip:
+        raise BadRecipe(
+            "Products in 8 bits are for GPUs of NVIDIA: others read fp8 of another format. "
+            "Leave the products in full precision."
+        )
+    if device.type == "cuda" and (sm := torch.cuda.get_device_capability(device)) < CAPABLE[kind]:
+        raise BadRecipe(
+            f"This GPU (compute capability {sm[0]}.{sm[1]}) does not multiply {kind}, which needs "
+            f"{CAPABLE[kind][0]}.{CAPABLE[kind][1]}. Leave the products in full precision."
+        )
+    if device.type == "mps":
+        raise BadRecipe("This device does not multiply in 8 bits. Leave the products in full precision.")
+
+
+def product(x: Tensor, codes: Tensor, scale: Tensor, *, kind: Kind) -> Tensor:
+    """Multiply x (M, K) by the transpose of the stored weight (N, K): (M, N) in the dtype of x."""
+    rows, row_scales = in_rows(x, kind)
+    weight = _codes(codes, kind)
+    return _multiply(rows, weight.t(), row_scales, scale.t(), x.dtype)
+
+
+def input_gradient(gradient: Tensor, codes: Tensor, scale: Tensor, *, kind: Kind) -> Tensor:
+    """The gradient (M, N) times the stored weight (N, K): (M, K) in the dtype of the gradient."""
+    rows, row_scales = in_rows(gradient.float() * scale.t(), kind)
+    weight = _codes(codes, kind)
+    if has_kernels(gradient):  # they read the right factor column by column
+        weight = weight.t().contiguous().t()
+    ones = torch.ones(1, weight.shape[1], device=gradient.device)
+    return _multiply(rows, weight, row_scales, ones, gradient.dtype)
+
+
+def _codes(codes: Tensor, kind: Kind) -> Tensor:
+    return codes if kind == "int8" else codes.view(torch.float8_e4m3fn)
+
+
+def _multiply(left: Tensor, right: Tensor, rows: Tensor, columns: Tensor, dtype: torch.dtype) -> Tensor:
+    """diag(rows) left right diag(columns): on CUDA by its 8-bit kernels, elsewhere in float32."""
+    if not has_kernels(left) or any(side % SIDES for side in right.shape):
+        return (left.float() @ right.float()).mul_(rows).mul_(columns).to(dtype)
+    if left.dtype == torch.int8:
+        return whole(left, right).float().mul_(rows).mul_(columns).to(dtype)
+    return scaled(left, right, rows, columns).to(dtype)
+
+
+def has_kernels(tensor: Tensor) -> bool:
+    """Whether the device of a tensor multiplies 8 bits by 8 bits itself.
+
+    A ``TorchFunctionMode`` may stand in for it, as the planner's imitation of a GPU does.
+    """
+    if has_torch_function_unary(tensor):
+        return handle_torch_function(has_kernels, (tensor,), tensor)
+    return tensor.is_cuda
+
+
+def whole(left: Tensor, right: Tensor) -> Tensor:
+    """int8 (M, K) by (K, N): (M, N) int32."""
+    return torch._int_mm(left, right)
+
+
+def scaled(left: Tensor, right: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """diag(rows) (M, K) by (K, N) diag(columns), both e4m3: (M, N) bf16, as by rows it gives nothing else."""
+    multiply: Any = torch._scaled_mm
+    return multiply(left, right, scale_a=rows, scale_b=columns, out_dtype=torch.bfloat16)

@@ -10,7 +10,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from limner.errors import BrokenGraph
 from limner.nn.arch import ArchSpec, matching
-from limner.nn.layers import w8a8
+from limner.nn.layers import quantization
 from limner.nn.layers.precision import Kind, Products
 from limner.nn.layers.quantization import Kernels, Stored, dequantize, quantize
 
@@ -81,7 +81,7 @@ class QuantizedLinear(nn.Module):
         dtype = arithmetic(x)
         bias = None if self.bias is None else self.bias.to(dtype)
         layout = (self.kind, self.shape, self.kernels)
-        eightfold = self.products == "8bit" and x.numel() // self.in_features > w8a8.FEWEST
+        eightfold = self.products == "8bit" and x.numel() // self.in_features > quantization.FEWEST
         return (_W8A8Linear if eightfold else _Full).apply(x.to(dtype), bias, layout, *self.tensors)  # pyright: ignore[reportReturnType]
 
     def extra_repr(self) -> str:
@@ -141,7 +141,7 @@ class _W8A8Linear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, bias: Tensor | None, layout: tuple[Any, ...], *codes: Tensor) -> Tensor:
         ctx.save_for_backward(*codes)
         ctx.layout = layout
-        output = w8a8.product(x.flatten(0, -2), *codes, kind=layout[0])
+        output = quantization.product(x.flatten(0, -2), *codes, kind=layout[0])
         output = output if bias is None else output.add_(bias)
         return output.view(*x.shape[:-1], -1)
 
@@ -149,7 +149,7 @@ class _W8A8Linear(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         codes = ctx.saved_tensors
-        output = w8a8.input_gradient(gradient.flatten(0, -2), *codes, kind=ctx.layout[0])
+        output = quantization.input_gradient(gradient.flatten(0, -2), *codes, kind=ctx.layout[0])
         return output.view(*gradient.shape[:-1], -1), *[None] * (2 + len(codes))
 
 
@@ -189,7 +189,7 @@ def freeze(
         if layer.weight.requires_grad:
             raise BrokenGraph(f"{name} is trained, and a weight in {kind} cannot be. Freeze the others only.")
         if products == "8bit":
-            w8a8.require(kind, layer.weight.device)
+            quantization.require(kind, layer.weight.device)
         try:
             codes = quantize(layer.weight, kind)
         except ValueError as error:

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from limner.errors import BrokenGraph
-from limner.nn.layers.dropout import PlacedDropout, Places
+from limner.nn.rng import PlacedDropout, Places
 
 Run = Callable[..., Any]
 """What a module does: its ``forward``."""
@@ -36,7 +36,7 @@ class Remembered(Protocol):
 
 
 class Placed:
-    """The places of the samples under way, which dropout reads (``nn.layers.dropout``)."""
+    """The places of the samples under way, which dropout reads (``nn.rng``)."""
 
     def __init__(self, places: Places) -> None:
         """The list that the caller fills."""

@@ -1,12 +1,20 @@
-"""Frozen tensors of a module as bytes in a row on the host, to be laid over device memory when due."""
+"""Frozen tensors of a module as bytes in a row on the host, to be laid over device memory when due.
 
+What a plan keeps off the device goes there, or straight into files, while a model is read: otherwise it would
+be on the host as a whole before its parts find their places, and with it all the codes that are made of its
+weights, where the host may be what is short of memory.
+"""
+
+import ctypes
 import errno
 import math
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Container, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +23,7 @@ from torch import Tensor, nn
 
 from limner.errors import BrokenGraph, DiskFull, LimnerError
 from limner.files import require_space
-from limner.nn.memory.malloc import MIN_BYTES, give_back
+from limner.nn.arch import ArchSpec, matching
 
 ALIGNMENT = 256
 """Bytes that each tensor starts at a multiple of: what the caching allocator of CUDA gives, too."""
@@ -234,3 +242,82 @@ def _reserve(handle: int, size: int, folder: Path) -> None:
         raise DiskFull(
             f"{folder} has no room for {size / 2**20:.0f} MB of weights. Free some space and run again."
         ) from error
+
+
+OFTEN = 2**28
+"""Bytes that are read between two calls."""
+MIN_BYTES = 2**22
+"""Bytes that are worth a call."""
+
+
+def give_back() -> bool:
+    """Have freed memory go back to the system; whether there was any, where this can be had at all.
+
+    glibc keeps freed blocks below 32 MiB, in the hope to use them again: after a model has been cast or coded
+    layer by layer, up to as much as it was before. Measured: benchmarks/memory/plan_host.py.
+    """
+    trim = _trim()
+    return bool(trim and trim(0))
+
+
+@cache
+def _trim() -> Any:
+    if sys.platform != "linux":
+        return None
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except AttributeError:  # another C library than glibc
+        return None
+
+
+class Placement:
+    """The parts of a model that are not for the device.
+
+    Args:
+        model: Its layers are stored as they will be; its parameters may have no data yet.
+        arch: Where its blocks are.
+        streamed: Which blocks, counted from 0 in running order, stay on the host.
+        hoist: Whether the modulations do.
+        folder: Where files go, for want of memory: each part becomes one as soon as it is whole, so that no
+            more than that of it is ever in memory. None: the parts stay in memory.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        arch: ArchSpec,
+        *,
+        streamed: Sequence[int] = (),
+        hoist: bool = False,
+        folder: Path | None = None,
+    ) -> None:
+        """See the class."""
+        self._modulations = list(matching(model, arch.modulations).values()) if hoist else []
+        self._parts: dict[nn.Module, nn.Module] = {layer: layer for layer in self._modulations}
+        blocks = list(arch.blocks_of(model).values())
+        for block in (blocks[number] for number in streamed):
+            for layer in block.modules():
+                self._parts.setdefault(layer, block)
+        self._host = None if folder is None else Mapped(folder)
+        self._missing: Counter[nn.Module] = Counter()
+
+    def __contains__(self, layer: nn.Module) -> bool:
+        """Whether a layer's own tensors stay on the host."""
+        return layer in self._parts
+
+    def expect(self, layers: Iterable[nn.Module]) -> None:
+        """Say of each tensor that will come whose it is."""
+        self._missing = Counter(self._parts[layer] for layer in layers if layer in self._parts)
+
+    def took(self, layer: nn.Module) -> None:
+        """A tensor of a layer has come.
+
+        Raises:
+            DiskFull: Its part is whole, and there is no room for it.
+        """
+        part = self._parts.get(layer)
+        if part is None:
+            return
+        self._missing[part] -= 1
+        if not self._missing[part] and self._host is not None:
+            HostBuffer(part, self._host, exclude=() if part in self._modulations else self._modulations)

@@ -1,4 +1,8 @@
-"""Weights, gradients and optimizer of a full fine-tune on the host; the device has a copy to compute with.
+"""Half precision by casting once, and the weights of a full fine-tune on the host with a copy on the device.
+
+A model whose weights are in bf16 computes in bf16 throughout once its inputs are cast, as stock pipelines run
+it; what its norms, its embeddings of time and its rotations compute in fp32, they cast for themselves.
+Autocast would have each norm give fp32, which every layer behind it casts and keeps for itself.
 
 Masters are fp32 on the host. The working copy has the precision of the arithmetic in linear layers and
 convolutions, which is what autocast would make of the masters at each use, and fp32 elsewhere. A gradient
@@ -6,15 +10,60 @@ leaves the device as soon as it is made. On the CPU the same happens beside itse
 """
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
-from limner.nn.layers import full
-from limner.nn.memory.cast_inputs import AUTOCAST_LAYERS
+from limner.nn import parameters
+from limner.nn.arch import ArchSpec
 from limner.nn.memory.host_buffer import ALIGNMENT, Pinned, ordinary
+
+AUTOCAST_LAYERS = (nn.Linear, _ConvNd)
+"""Layers that autocast has multiply in half precision."""
+
+EXACT = frozenset({"img_ids", "txt_ids", "position_ids", "time_ids", "hidden_states"})
+"""Arguments that are not cast: places and sizes, of which models make angles and waves in fp32, and states,
+which the first layer casts. FLUX.2 gives its times their precision, and in bf16 those are up to 2 of 1000
+steps off, which turns the gradients of a tiny model by 14 degrees."""
+
+
+def cast_once(model: nn.Module, arch: ArchSpec, dtype: torch.dtype) -> ExitStack:
+    """Cast what a model is given, and what its layers outside the blocks read, to ``dtype``, that of both.
+
+    Times, one number per sample, and the arguments in ``EXACT`` are cast where a layer reads what was made
+    of them.
+
+    Returns:
+        What undoes it when it is closed.
+    """
+    stack = ExitStack()
+    stack.callback(model.register_forward_pre_hook(partial(_given, dtype), with_kwargs=True).remove)
+    block_prefixes = tuple(f"{block}." for block in arch.blocks_of(model))
+    for name, layer in model.named_modules():
+        if isinstance(layer, AUTOCAST_LAYERS) and not name.startswith(block_prefixes):
+            stack.callback(layer.register_forward_pre_hook(partial(_read, dtype)).remove)
+    return stack
+
+
+def _read(dtype: torch.dtype, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return args[0].to(dtype), *args[1:]
+
+
+def _given(dtype: torch.dtype, _: nn.Module, args: Any, kwargs: Any) -> Any:
+    return _low(args, dtype), _low(kwargs, dtype)
+
+
+def _low(value: Any, dtype: torch.dtype) -> Any:
+    if isinstance(value, tuple | list):
+        return type(value)(_low(item, dtype) for item in value)
+    if isinstance(value, dict):
+        return {name: item if name in EXACT else _low(item, dtype) for name, item in value.items()}
+    states = isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 1
+    return value.to(dtype) if states else value
 
 
 def halve(model: nn.Module, dtype: torch.dtype) -> None:
@@ -29,7 +78,7 @@ class Offload:
     """The masters of a model whose weights are all trained, and the way there and back.
 
     Args:
-        model: On the host, in fp32, released (``nn.layers.full``). Its weights become the working copy.
+        model: On the host, in fp32, released (``nn.parameters``). Its weights become the working copy.
         dtype: Of the arithmetic.
         device: Where the working copy computes; whoever made this brings it there.
     """
@@ -37,7 +86,7 @@ class Offload:
     def __init__(self, model: nn.Module, *, dtype: torch.dtype, device: torch.device) -> None:
         """See the class."""
         self.device = device
-        self.working = full.named(model)
+        self.working = parameters.named(model)
         self.masters = {name: nn.Parameter(weight.detach()) for name, weight in self.working.items()}
         halve(model, dtype)
         for name, weight in self.working.items():

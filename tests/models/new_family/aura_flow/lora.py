@@ -1,6 +1,6 @@
 """LoRA files of AuraFlow: only diffusers' own form."""
 
-from limner.models.lora_keys import FamilyKeys, diffusers_keys
+from limner.models.key_map import FamilyKeys, diffusers_keys
 
 from .facts import FACTS
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from limner.errors import BrokenGraph
-from limner.nn.layers.dropout import PlacedDropout
+from limner.nn.rng import PlacedDropout
 from messages import raises
 
 ONES = torch.ones(3, 5, 400)

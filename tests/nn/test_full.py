@@ -2,7 +2,7 @@ import torch
 from torch import nn
 
 from limner.errors import BrokenGraph
-from limner.nn.layers import full
+from limner.nn import parameters
 from messages import raises
 
 
@@ -13,11 +13,13 @@ def net() -> nn.Module:
 
 
 def test_everything_that_has_a_gradient_is_trained_in_a_fixed_order():
-    model = full.unfreeze(net())
-    assert list(full.named(model)) == ["0.bias", "0.weight", "1.bias", "1.weight"]
-    assert [id(each) for each in full.trained(model)] == [id(each) for each in full.named(model).values()]
+    model = parameters.unfreeze(net())
+    assert list(parameters.named(model)) == ["0.bias", "0.weight", "1.bias", "1.weight"]
+    assert [id(each) for each in parameters.trained(model)] == [
+        id(each) for each in parameters.named(model).values()
+    ]
 
 
 def test_weights_in_half_precision_are_refused():
     with raises(BrokenGraph):
-        full.unfreeze(nn.Sequential(nn.Linear(2, 2).bfloat16()))
+        parameters.unfreeze(nn.Sequential(nn.Linear(2, 2).bfloat16()))
