@@ -270,3 +270,25 @@ def test_a_missing_package_is_told_with_the_command(pets, monkeypatch):
         monkeypatch.setitem(sys.modules, package, None)
         with pytest.raises(BadProvider, match=rf"pip install 'limner\[{extra}\]'"):
             caption(pets, WISH, Options(name=name), CaptionSettings(), Told())
+
+
+@pytest.mark.parametrize(("name", "model"), [("claude", "claude-sonnet-5-5"), ("openai", "gpt-6.1-terra")])
+def test_a_dry_run_tells_the_price_without_a_key(pets, monkeypatch, name, model):
+    monkeypatch.delenv("LIMNER_TEST_KEY")
+    told = Told()
+    done = caption(pets, WISH, Options(name=name), CaptionSettings(dry_run=True), told)
+    assert done.estimate is not None and done.estimate > 0 and done.model == model
+    assert "Price" in told.text or "Estimated" in told.text
+    with pytest.raises(BadProvider, match="There is no key"):
+        caption(pets, WISH, Options(name=name), CaptionSettings(), told)
+
+
+def test_equal_lines_are_one(pets):
+    for number in range(9):
+        (pets / f"torn{number}.png").write_bytes(b"no picture")
+    told = Told()
+    with serving(answers(captions(GOOD))) as scribe:
+        done = write(pets, scribe, reporter=told)
+    assert len(done.failures) == 9
+    about = [line for line in told.lines if "torn" in line or "like these" in line]
+    assert len(about) == 4 and about[-1].startswith("6 more images like these: is not a picture")

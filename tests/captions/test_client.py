@@ -100,3 +100,12 @@ def test_pictures_come_with_their_labels_before_the_text():
     assert Request(system="", text="t", images=(one,)).parts() == [one, "t"]
     labelled = Request(system="", text="t", images=(one, two), labels=("Image 1:", "Image 2:"))
     assert labelled.parts() == ["Image 1:", one, "Image 2:", two, "t"]
+
+
+def test_waiting_is_told_once_for_all_threads_and_short_pauses_are_not():
+    lines: list[str] = []
+    patience = Patience(sleep=lambda _: None, tell=lines.append)
+    busy = Retry("the server is busy (429)", after=20, everyone=True)
+    patience.ask(Moody(busy, busy), REQUEST)
+    patience.ask(Moody(Retry("it broke off", after=0)), REQUEST)
+    assert lines == ["Waiting 20 s: the server is busy (429)."]

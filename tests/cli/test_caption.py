@@ -85,7 +85,7 @@ def test_a_dry_run_tells_the_price(limner, photos, scribe):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "There is no captioner. Name one with --with: claude, openai"),
+        ((), "--with: free and on this machine: ollama, lmstudio, vllm, llamacpp, local, tagger; by"),
         (("--with", "gpt"), '--with is "gpt"; it must be one of: claude'),
         (("--with", "openai", "--concept-type", "cats"), '--concept-type is "cats"'),
         (("--with", "openai", "--style", "verse"), '--style is "verse"; it must be one of sentences'),

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -27,6 +28,8 @@ from limner.data.images import BadImage, header, inspect
 from limner.errors import BadProvider, BadUsage, Stopped
 from limner.reporter import Reporter, counted
 
+EQUAL_LINES = 3
+"""Images that are named for one reason; of more only the number is told."""
 SAME_FAILURES = 5
 """So many first images that fail alike end the work."""
 
@@ -58,7 +61,7 @@ def caption(
     """
     provider_record(options.name)  # also where nobody will be asked
     start, store = time.monotonic(), CaptionStore(folder)
-    work = _Work(store, spec, options, settings, reporter, patience or Patience())
+    work = _Work(store, spec, options, settings, reporter, patience or Patience(tell=reporter.line))
     try:
         work.run()
     except KeyboardInterrupt:
@@ -90,6 +93,7 @@ class _Work:
         self._hopeless: BadProvider | None = None
         self._committed_cost, self._lock = 0.0, Lock()  # known to the threads before the results are kept
         self._provider: Provider | None = None
+        self._reasons: Counter[str] = Counter()
 
     def run(self) -> None:
         queue, result = self._todo(), self.result
@@ -101,6 +105,7 @@ class _Work:
             result.cost = 0.0 if self._price or not result.destination else None
             self._caption(queue)
             self._agree()
+        self._tell_more()
         result.findings = consistency.set_findings(self._members(), self.spec)
         self.is_complete = result.remaining == 0
 
@@ -162,7 +167,7 @@ class _Work:
 
     def _begin(self, todo: list[str]) -> None:
         """Make the provider, say where images go and what it will cost."""
-        self._provider = captioner = provider(self.options)
+        self._provider = captioner = provider(replace(self.options, sends=not self.settings.dry_run))
         if captioner.takes == "nothing":
             if self.spec.variants > 1:
                 raise BadUsage(f"{captioner.model} writes one caption an image. Leave out --variants.")
@@ -336,7 +341,16 @@ class _Work:
 
     def _flagged(self, file: str, reason: str) -> None:
         self.result.failures.append({"file": file, "reason": reason})
-        self.reporter.line(f"{file}: {reason.rstrip('.')}.")
+        self._reasons[reason] += 1
+        if self._reasons[reason] <= EQUAL_LINES:
+            self.reporter.line(f"{file}: {reason.rstrip('.')}.")
+
+    def _tell_more(self) -> None:
+        """What happened to more images than were named."""
+        for reason, count in self._reasons.items():
+            if count > EQUAL_LINES:
+                more = counted(count - EQUAL_LINES, "more image")
+                self.reporter.line(f"{more} like these: {reason.rstrip('.')}.")
 
     # the set -----------------------------------------------------------------------------------------------
 

@@ -26,6 +26,8 @@ class ProviderRecord:
     """What pip installs for it, where Limner does not depend on it already."""
     extra: str = ""
     """The extra of Limner that brings the package."""
+    is_local: bool = False
+    """Whether it works on this machine, and so costs nothing and sends no image away."""
     use: str = ""
     """What the package is for, where that is more than this provider."""
     prices: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -35,7 +37,14 @@ class ProviderRecord:
 def _server(name: str, title: str, url: str = "", use: str = "") -> ProviderRecord:
     """A server that speaks OpenAI's protocol."""
     return ProviderRecord(
-        name=name, title=title, module=".openai", url=url, package="openai", extra="caption", use=use
+        name=name,
+        title=title,
+        module=".openai",
+        url=url,
+        package="openai",
+        extra="caption",
+        is_local=bool(url),
+        use=use,
     )
 
 
@@ -63,6 +72,7 @@ PROVIDERS: dict[str, ProviderRecord] = {
             title="a vision-language model inside Limner, through transformers",
             module=".local",
             package="torchvision",
+            is_local=True,
             extra="local",
             use="limner caption --with local, for models that want it",
         ),
@@ -71,6 +81,7 @@ PROVIDERS: dict[str, ProviderRecord] = {
             title="an ONNX tagger of the WD14 kind inside Limner",
             module=".tagger",
             package="onnxruntime",
+            is_local=True,
             extra="tagger",
         ),
     )
@@ -78,6 +89,15 @@ PROVIDERS: dict[str, ProviderRecord] = {
 """Name after ``--with`` -> record."""
 
 ALIASES = {"anthropic": "claude"}
+
+
+def choices() -> str:
+    """Who can be asked, those first that are free and send nothing away."""
+    local, remote = (
+        ", ".join(name for name, record in PROVIDERS.items() if record.is_local is side)
+        for side in (True, False)
+    )
+    return f"free and on this machine: {local}; by an API that costs, and gets the images: {remote}"
 
 
 def provider_record(name: str) -> ProviderRecord:

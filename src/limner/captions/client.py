@@ -63,6 +63,10 @@ class Retry(Exception):
         self.everyone = everyone
 
 
+NOTICED = 3.0
+"""Seconds of a pause from which on it is told."""
+
+
 class Unreachable(Retry):
     """Nobody there. Still so after all tries, it ends the work: no image would fare better."""
 
@@ -114,9 +118,12 @@ class Patience:
     longest: float = 300.0
     """Seconds. A server that wants more is given up."""
     sleep: Callable[[float], object] = time.sleep
+    tell: Callable[[str], object] = lambda line: None
+    """Hears of pauses that a person would notice, of several threads' at once only once."""
     wait_seconds: float = 0.0
     """Seconds that questions waited, in all."""
     _open_at: float = 0.0
+    _quiet_until: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def ask(self, provider: Provider, request: Request) -> Reply:
@@ -135,12 +142,21 @@ class Patience:
                 pause = min(pause, self.longest) if reason.after is None else reason.after
                 if attempt == self.tries or pause > self.longest:
                     raise _given_up(reason, attempt, too_long=pause > self.longest) from None
+                self._tell_pause(reason, pause)
                 if reason.everyone:
                     with self._lock:
                         self._open_at = max(self._open_at, time.monotonic() + pause)
                 else:
                     self._wait(pause)
         raise AssertionError("the last try returns or raises")
+
+    def _tell_pause(self, reason: Retry, pause: float) -> None:
+        now = time.monotonic()
+        with self._lock:
+            if pause < NOTICED or now < self._quiet_until:
+                return
+            self._quiet_until = now + pause
+        self.tell(f"Waiting {pause:.0f} s: {reason}.")
 
     def _wait(self, seconds: float) -> None:
         if seconds > 0:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from limner.captions.catalog import PROVIDERS
+from limner.captions.catalog import PROVIDERS, choices
 from limner.cli.options import BASE, CONCEPT_TYPES, Events, Json, Option, taking
 from limner.cli.session import session
 from limner.errors import BadUsage
@@ -99,7 +99,7 @@ def caption(
 
 def _refuse_contradictions(options: Mapping[str, Any]) -> None:
     if not any(options[key] for key in ("name", "review", "apply", "show_prompt")):
-        raise BadUsage(f"There is no captioner. Name one with --with: {', '.join(PROVIDERS)}.")
+        raise BadUsage(f"There is no captioner. Name one with --with: {choices()}.")
     for key, other in (("apply", "name"), ("apply", "review"), ("dry_run", "review")):
         if options[key] and options[other]:
             flags = {option.key: option.flag for option in CAPTIONS}

@@ -7,6 +7,7 @@ import pytest
 
 from limner.captions.client import Declined, Retry, Unreachable
 from limner.captions.providers.http import (
+    BYTES_AT_MOST,
     broken_lines,
     by_connection,
     by_status,
@@ -105,8 +106,6 @@ def test_a_compressed_answer_is_not_unpacked(encoding):
     with pytest.raises(Declined, match="compressed"):
         refuse_endless(response)
     assert closed
-    refuse_endless(SimpleNamespace(headers={"content-encoding": "identity"}))
-    refuse_endless(SimpleNamespace(headers={}))
 
 
 @pytest.mark.parametrize(
@@ -124,3 +123,28 @@ def test_a_compressed_answer_is_not_unpacked(encoding):
 )
 def test_this_machine_is_known_by_its_names_and_numbers(url, here):
     assert is_loopback(url) is here
+
+
+def test_an_answer_in_endless_chunks_is_broken_off():
+    sdk = importlib.import_module("openai")
+    library = importlib.import_module(sdk.DefaultHttpxClient.__bases__[0].__module__.partition(".")[0])
+    chunks = []
+
+    def endless():
+        while True:
+            chunks.append(65536)
+            yield b"x" * 65536
+
+    transport = library.MockTransport(lambda request: library.Response(200, content=endless()))
+    with (
+        library.Client(transport=transport, event_hooks={"response": [refuse_endless]}) as client,
+        pytest.raises(Declined, match=f"more than {BYTES_AT_MOST} bytes"),
+    ):
+        client.get("http://box/")
+    assert sum(chunks) <= BYTES_AT_MOST + 2 * 65536
+    plain = {"content-encoding": "identity"}
+    fine = library.MockTransport(
+        lambda request: library.Response(200, headers=plain, content=iter([b"a", b"b"]))
+    )
+    with library.Client(transport=fine, event_hooks={"response": [refuse_endless]}) as client:
+        assert client.get("http://box/").content == b"ab"

@@ -26,6 +26,8 @@ class Options:
     """Seconds for an answer."""
     stream: bool = False
     """Whether answers are read as they are written."""
+    sends: bool = True
+    """Whether anything will be sent. Where not, as only the price is asked, no key is needed."""
     device: str = "auto"
     """Of local models: auto, cpu, cuda, mps."""
 

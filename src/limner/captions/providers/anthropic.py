@@ -53,8 +53,10 @@ class Claude:
         self._sdk = sdk
         self._options = options
         self._schema = True
-        credentials = {"api_key": key_in(options.key_env)} if options.key_env else {}
+        credentials = {"api_key": key_in(options.key_env)} if options.key_env and options.sends else {}
         if options.url and not options.key_env and urlsplit(options.url).hostname != OFFICIAL_HOST:
+            credentials = {"api_key": NO_KEY}
+        if not options.sends:
             credentials = {"api_key": NO_KEY}
         endpoint = {"base_url": options.url} if options.url else {}
         sound_key(os.environ.get("ANTHROPIC_API_KEY", "").strip(), "ANTHROPIC_API_KEY")

@@ -5,7 +5,7 @@ import importlib
 import ipaddress
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -16,6 +16,8 @@ PAUSE = {408, 409, 425, 429}
 """Status codes, besides those from 500, after which one may ask again."""
 BYTES_AT_MOST = 16 * ANSWER_AT_MOST
 """Of a whole response."""
+STREAM_AT_MOST = 64 * BYTES_AT_MOST
+"""Of one that is read as it is written: a frame of JSON around each token, those of reasoning too."""
 ODD_ANSWER = (AttributeError, TypeError, LookupError, AssertionError, RuntimeError)
 """What the SDKs raise for an answer of a form that they do not know: they check none of its fields."""
 
@@ -173,6 +175,27 @@ def refuse_endless(response: Any) -> None:
     if size.isdecimal() and int(size) > BYTES_AT_MOST:
         response.close()
         raise Declined(f"the answer has {size} bytes; at most {BYTES_AT_MOST} are read")
+    is_stream = response.headers.get("content-type", "").startswith("text/event-stream")
+    response.stream = _limited(response.stream, STREAM_AT_MOST if is_stream else BYTES_AT_MOST)
+
+
+def _limited(stream: Any, limit: int) -> Any:
+    """The body of a response, which breaks off where it is longer than any answer: chunks name no size."""
+    library = importlib.import_module(type(stream).__module__.partition(".")[0])
+
+    class Limited(library.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            size = 0
+            for chunk in stream:
+                size += len(chunk)
+                if size > limit:
+                    raise Declined(f"the answer has more than {limit} bytes, which is all that is read")
+                yield chunk
+
+        def close(self) -> None:
+            stream.close()
+
+    return Limited()
 
 
 def _message(error: Any) -> str:

@@ -238,6 +238,8 @@ def _to_reply(text: str, model: str, usage: tuple[int, int], end: object, refusa
 
 def _key(options: Options, url: str | None) -> str | None:
     """The key to send; None leaves it to the SDK."""
+    if not options.sends:
+        return NO_KEY
     if options.key_env:
         return key_in(options.key_env)
     if url is None or urlsplit(url).hostname == OFFICIAL_HOST:
