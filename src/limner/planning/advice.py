@@ -21,6 +21,16 @@ SMALLER = (1024, 768, 512, 256)
 MAX_RESOLUTIONS = 2
 """Resolutions that are tried when nothing fits, and how many of them: each may have to be traced."""
 
+MAX_HOSTS = 3
+"""Sizes of the computer's memory above its own that are tried."""
+WORTH = 0.05
+"""Share of a step that more memory in the computer must save to be worth a word."""
+EMPTY, GAIN = 0.75, 0.02
+"""A device that is used up to this share has room for a larger batch, which must save that share per image."""
+FACTORS = (8, 4, 2)
+MAX_BATCH = 16
+"""Times the batch, and images of one, that are offered at most."""
+
 CAUSES = {
     "weights": "frozen weights",
     "modulations": "modulation weights",
@@ -46,7 +56,7 @@ class Alternative:
     fits: bool
     """Whether it fits the device as it is."""
     change: float
-    """Seconds of a step, relative to the plan: 0.12 is 12 % slower."""
+    """Seconds of an image, relative to the plan: 0.12 is 12 % slower. A step has as many, but for a batch."""
 
 
 def alternatives(
@@ -55,7 +65,8 @@ def alternatives(
     """The nearest other ways, those with nearly the same speed first; at most ``MAX_ALTERNATIVES``.
 
     Other precisions, whatever the floor; without streaming, checkpointing or compiling; and what the next
-    larger card would allow.
+    larger card would allow. Before them what is had for nothing: more memory in the computer where that is
+    worth it, and a larger batch where the device stays empty.
 
     Args:
         profile: As in :func:`limner.planning.search.choose`.
@@ -75,7 +86,44 @@ def alternatives(
         plans.add(choice.plan)
         change = choice.step_time.seconds / best.step_time.seconds - 1
         options.append(Alternative(name, choice, fits(choice, device), change))
-    return tuple(sorted(options, key=lambda option: abs(option.change))[:MAX_ALTERNATIVES])
+    options = sorted(options, key=lambda option: abs(option.change))[:MAX_ALTERNATIVES]
+    return (*_larger_host(profile, device, request, best), *_larger_batch(profile, device, request, best), *options)
+
+
+def _larger_host(
+    profile: Profile, device: Device, request: PlanRequest, best: Choice
+) -> Iterator[Alternative]:
+    """The least memory of the computer that makes steps ``WORTH`` faster than any less does, if any."""
+    short = best.plan.mmap_weights or best.plan.swapped_blocks or best.plan.encode_mapped
+    if device.kind != "cuda" or not short:
+        return
+    seconds = best.step_time.seconds
+    sizes = [size for size in HOSTS if size * 2**30 > device.ram * 1.1][:MAX_HOSTS]
+    for size in sizes:
+        choice = choose(profile, device.with_ram(size * 2**30), request)
+        change = choice.step_time.seconds / seconds - 1
+        if change < -WORTH:
+            yield Alternative(f"{size} GB of RAM (limits.ram)", choice, fits(choice, device), change)
+            return
+
+
+def _larger_batch(
+    profile: Profile, device: Device, request: PlanRequest, best: Choice
+) -> Iterator[Alternative]:
+    """The largest batch that passes at once by no more mechanisms, and takes less time per image."""
+    if device.kind != "cuda" or best.reserved > EMPTY * budget(device) or request.micro_batch:
+        return
+    own, *prior = request.batches
+    for factor in FACTORS:
+        if factor * own > MAX_BATCH:
+            continue
+        larger = replace(request, batches=(factor * own, *prior), weight_kinds=(best.plan.weights,))
+        plan = replace(best.plan, micro_batch=factor * own)
+        choice = assess(profile, device, larger, plan)
+        change = choice.step_time.seconds / factor / best.step_time.seconds - 1
+        if fits(choice, device) and change < -GAIN:
+            yield Alternative(f"batch {factor * own} (--batch {factor * own})", choice, True, change)
+            return
 
 
 def _others(device: Device, request: PlanRequest, best: Choice) -> Iterator[tuple[str, Device, PlanRequest]]:

@@ -46,12 +46,16 @@ from limner.recipe.optimizers import optimizer_of
 
 TIE = 0.03
 """Plans that take at most this share longer than the fastest count as equally fast."""
+LEEWAY = 0.01
+"""How much longer the chosen plan may take where that leaves more of the device free."""
 SHRINK = 0.9
 """What a plan may need of what the plan before it needed, when that ran out of memory."""
 
 
 def choose(profile: Profile, device: Device, request: PlanRequest) -> Choice:
     """The fastest plan that fits; of those within ``TIE`` of it the most precise, then the simplest.
+
+    Of the plans that are as precise, no less simple, and within ``LEEWAY`` of that one, the smallest.
 
     Args:
         profile: Of the base, the adapter and the largest bucket.
@@ -145,8 +149,8 @@ def _moments(profile: Profile, device: Device, request: PlanRequest) -> list[Opt
     ]
 
 
-_Storage = tuple[bool, bool, int]
-"""Mapped; decoded in tiles; bytes that stay through a step."""
+_Storage = tuple[bool, bool, int, int]
+"""Mapped; decoded in tiles; bytes that stay through a step; bytes of loading and sampling, the larger."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,13 @@ class _Group:
     @property
     def least(self) -> float:
         return self.accumulation_steps * self.cost_model.once + self.extra
+
+    def seconds(self, plan: Plan, blocks: int) -> float:
+        """Seconds of a step of one of its plans, for a denoiser of so many blocks."""
+        seconds, _ = self.cost_model.micro_batch(
+            plan.checkpointed_blocks, plan.swapped_of(blocks), mmap_weights=plan.mmap_weights
+        )
+        return self.accumulation_steps * seconds + self.extra
 
     def slow(
         self, checkpointed_blocks: int, swapped_blocks: tuple[int, ...], *, mmap_weights: bool = False
@@ -188,6 +199,8 @@ class _Space:
         )
         self.limit = float("inf")
         """Seconds of a step that a plan may take at most to be among the fastest."""
+        self.groups: list[_Group] = []
+        """Those that can be the fastest come first."""
         self._coming: dict[tuple[object, ...], list[int]] = {}
         self._storage: dict[tuple[object, ...], _Storage | None] = {}
 
@@ -195,19 +208,58 @@ class _Space:
         if self.start is None:
             return None
         timings: list[tuple[float, Plan]] = []
-        for group in sorted(self._groups(), key=lambda group: group.least):
+        self.groups = sorted(self._groups(), key=lambda group: group.least)
+        for group in self.groups:
             if group.least > self.limit:
                 break
             for plan in self._plans(group):
-                swapped_blocks = plan.swapped_of(self.blocks)
-                seconds, _ = group.cost_model.micro_batch(
-                    plan.checkpointed_blocks, swapped_blocks, mmap_weights=plan.mmap_weights
-                )
-                seconds = group.accumulation_steps * seconds + group.extra
+                seconds = group.seconds(plan, self.blocks)
                 timings.append((seconds, plan))
                 self.limit = min(self.limit, seconds * (1 + TIE))
         ties = [(seconds, plan) for seconds, plan in timings if seconds <= self.limit]
-        return min(ties, key=lambda item: _rank(*item))[1] if ties else None
+        return self._smallest(*min(ties, key=lambda item: _rank(*item))) if ties else None
+
+    def _smallest(self, seconds: float, best: Plan) -> Plan:
+        """The plan that leaves most of the device free, of those as precise and simple, in nearly its time.
+
+        More blocks are checkpointed or swapped than must be, as far as that costs nothing: of each number of
+        swapped blocks the most that may be checkpointed in the time are looked for by halving.
+        """
+        self.limit = seconds * (1 + LEEWAY)
+        cache_bytes = cache_memory(self.profile, best, self.device, self.request).reserved
+        sizes: list[tuple[int, float, Plan]] = []
+        for group in self.groups:
+            if group.plan.weights != best.weights or group.least > self.limit:
+                continue
+            coming = self._comes(group.plan)
+            for plan in self._plans(group):
+                if _mechanisms(plan) > _mechanisms(best):
+                    continue
+                storage = self._keeps(group.plan, plan.swapped_blocks)
+                assert storage is not None  # it is what made the plan
+                *_, staying, floor = storage
+                for count in self._counts(group, plan, _mechanisms(best)):
+                    bytes_taken = max(staying + coming[count], floor, cache_bytes)
+                    candidate = replace(plan, checkpointed_blocks=count)
+                    sizes.append((bytes_taken, group.seconds(candidate, self.blocks), candidate))
+        return min(sizes, key=lambda item: item[:2])[2]
+
+    def _counts(self, group: _Group, plan: Plan, mechanisms: int) -> list[int]:
+        """Numbers of checkpointed blocks in time: the plan's own, and those up to the most there may be."""
+        least = plan.checkpointed_blocks
+        if group.seconds(plan, self.blocks) > self.limit:
+            return []
+        more = replace(plan, checkpointed_blocks=max(1, least))
+        if "checkpointed_blocks" in self.request.exclusions or _mechanisms(more) > mechanisms:
+            return [least]
+        low, high = least, self.blocks
+        while low < high:
+            middle = (low + high + 1) // 2
+            in_time = (
+                group.seconds(replace(plan, checkpointed_blocks=middle), self.blocks) <= self.limit
+            )
+            low, high = (middle, high) if in_time else (low, middle - 1)
+        return list(range(least, low + 1))
 
     def _groups(self) -> Iterator[_Group]:
         profile, device, request = self.profile, self.device, self.request
@@ -261,7 +313,7 @@ class _Space:
                 continue
             if (storage := self._keeps(group.plan, swapped_blocks)) is None:
                 continue
-            mmap_weights, tiling, staying = storage
+            mmap_weights, tiling, staying, _ = storage
             for checkpointed_blocks in range(1 if group.plan.keep_attention else 0, twice + 1):
                 if staying + coming[checkpointed_blocks] <= self.room:
                     if group.slow(checkpointed_blocks, swap_numbers, mmap_weights=mmap_weights) <= self.limit:
@@ -289,12 +341,17 @@ class _Space:
         profile, device = self.profile, self.device
         ways = [plan, replace(plan, mmap_weights=True)] if plan.swapped_blocks else [plan]
         way = next((candidate for candidate in ways if holds(device, *self._hosts(candidate))), None)
-        if way is None or memory.load_memory(profile, way, device_kind=device.kind).reserved > self.room:
+        if way is None:
             return None
-        for tiling in (False, True) if self.request.sampling else (False,):
-            sampling = replace(way, decode_tiled=tiling)
-            if not self.request.sampling or self._sample_bytes(sampling) <= self.room:
-                return way.mmap_weights, tiling, self._stays(way)
+        loading = memory.load_memory(profile, way, device_kind=device.kind).reserved
+        if loading > self.room:
+            return None
+        if not self.request.sampling:
+            return way.mmap_weights, False, self._stays(way), loading
+        for tiling in (False, True):
+            sampling = self._sample_bytes(replace(way, decode_tiled=tiling))
+            if sampling <= self.room:
+                return way.mmap_weights, tiling, self._stays(way), max(loading, sampling)
         return None
 
     def _hosts(self, plan: Plan) -> Iterable[HostMemory]:
@@ -344,6 +401,11 @@ def _alike(device: Device, request: PlanRequest) -> bool:
 
 def _rank(seconds: float, plan: Plan) -> tuple[int, int, float]:
     """What is preferred among plans that are equally fast: precise, then simple, then fast."""
+    return -FINENESS.index(plan.weights), _mechanisms(plan), seconds
+
+
+def _mechanisms(plan: Plan) -> int:
+    """How many ways to save memory or time a plan uses."""
     used = (
         plan.swapped_blocks,
         plan.precompute_modulation,
@@ -353,5 +415,4 @@ def _rank(seconds: float, plan: Plan) -> tuple[int, int, float]:
         plan.mmap_weights,
     )
     used += (plan.decode_tiled, plan.swap_buffers > 2)
-    mechanisms = sum(map(bool, used))
-    return -FINENESS.index(plan.weights), mechanisms, seconds
+    return sum(map(bool, used))
