@@ -4,7 +4,7 @@ import pytest
 
 from blueprints import flux
 from limner.errors import DoesNotFit
-from limner.planning.advice import CAUSES, MAX_ALTERNATIVES, alternatives, least, misfit
+from limner.planning.advice import CAUSES, GAIN, MAX_ALTERNATIVES, WORTH, alternatives, least, misfit
 from limner.planning.cards import known
 from limner.planning.choice import PlanRequest, fits
 from limner.planning.devices import of_card, of_cpu
@@ -25,12 +25,44 @@ def test_the_alternatives_are_other_plans_nearest_in_speed_first():
     card, profile = device(6), SHALLOW[1024]
     chosen = choose(profile, card, REQUEST)
     others = alternatives(profile, card, REQUEST, chosen)
-    assert len(others) == MAX_ALTERNATIVES
+    nearest = others[-MAX_ALTERNATIVES:]
     assert chosen.plan not in [each.choice.plan for each in others]
-    assert [abs(each.change) for each in others] == sorted(abs(each.change) for each in others)
+    assert [abs(each.change) for each in nearest] == sorted(abs(each.change) for each in nearest)
     for each in others:
+        images = each.batch or 1
         assert each.fits == fits(each.choice, card)
-        assert each.change == pytest.approx(each.choice.step_time.seconds / chosen.step_time.seconds - 1)
+        assert each.change == pytest.approx(
+            each.choice.step_time.seconds / images / chosen.step_time.seconds - 1
+        )
+
+
+def test_memory_of_the_computer_that_saves_time_comes_first():
+    card, profile = device(8).with_ram(8 * GB), flux(1024)
+    request = replace(REQUEST, min_weight_precision="16bit")
+    chosen = choose(profile, card, request)
+    assert chosen.plan.mmap_weights
+    first = alternatives(profile, card, request, chosen)[0]
+    size = int(first.label.split()[0])
+    assert first.label == f"{size} GB of RAM (limits.ram)"
+    assert not first.fits and first.change < -WORTH
+    again = choose(profile, card.with_ram(size * GB), request)
+    assert again == first.choice, "what is offered is what the plan says then"
+    assert not any(
+        "of RAM" in option.label for option in alternatives(profile, card.with_ram(256 * GB), request, again)
+    )
+
+
+def test_a_larger_batch_is_offered_where_the_card_is_empty():
+    profile = SHALLOW[256]
+    chosen = choose(profile, device(24), REQUEST)
+    (option,) = [one for one in alternatives(profile, device(24), REQUEST, chosen) if one.batch]
+    assert option.fits and option.change < -GAIN
+    assert option.label == f"batch {option.batch} (--batch {option.batch})"
+    assert option.choice.plan == replace(chosen.plan, micro_batch=option.batch)
+    full = choose(SHALLOW[1024], device(6), REQUEST)
+    assert not any(one.batch for one in alternatives(SHALLOW[1024], device(6), REQUEST, full))
+    limited = replace(REQUEST, micro_batch=1)
+    assert not any(one.batch for one in alternatives(profile, device(24), limited, chosen))
 
 
 def test_a_precision_below_the_floor_is_shown_as_what_it_would_buy():

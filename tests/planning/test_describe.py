@@ -1,8 +1,9 @@
 import pytest
 
 from blueprints import flux
-from limner.planning import profile_cache
+from limner.planning import local_device, planner, profile_cache
 from limner.planning.describe import count, duration, lines
+from limner.planning.local_device import LocalGpu
 from limner.planning.planner import plan
 from limner.recipe.schema import Recipe
 from limner.recipe.toml import change
@@ -16,7 +17,7 @@ def _traced(tmp_path, monkeypatch):
 
 
 def told(memory, card="RTX 4090", **changes):
-    request = {"base": "flux-dev", "limits.vram": memory, "train.batch": 2}
+    request = {"base": "flux-dev", "limits.vram": memory, "train.batch": 2, "data.images": "-"}
     request |= {key.replace("__", "."): value for key, value in changes.items()}
     return "\n".join(lines(plan(change(Recipe(), request), Reporter(), card=card)))
 
@@ -40,6 +41,47 @@ def test_a_person_reads_where_memory_and_time_go_and_what_else_there_is():
         "assumed, not calibrated",
     ):
         assert words in text
+
+
+@pytest.mark.parametrize(
+    ("card", "memory", "ram", "words"),
+    [
+        ("RTX 4090", "auto", "auto", ("Fits a 24 GB RTX 4090: about ", " of RAM (32 GB assumed), ")),
+        ("RTX 4090", "auto", "64GB", ("Fits a 24 GB RTX 4090: about ", " GB of RAM, ")),
+        (None, "12GB", "auto", ("Fits a 12 GB card: about ", "Seconds are those of an RTX 4070")),
+        (None, "auto", "auto", ("Fits this processor: about ", "No GPU was found", "--vram 12GB")),
+    ],
+)
+def test_the_first_line_says_whether_it_fits_how_long_and_what_it_takes(
+    card, memory, ram, words, monkeypatch
+):
+    monkeypatch.setattr(local_device, "gpu", lambda: None)
+    monkeypatch.setattr(local_device, "_ram", lambda: (64 * 2**30, 60 * 2**30))
+    text = told(memory, card, limits__ram=ram)
+    first, *_ = text.splitlines()
+    assert first.startswith(words[0]) and first.endswith(
+        "of disk; accept the licence first at https://huggingface.co/black-forest-labs/FLUX.1-dev."
+    )
+    assert all(word in text for word in words)
+
+
+def test_a_card_that_is_here_is_yours_and_its_memory_is_not_assumed(monkeypatch):
+    monkeypatch.setattr(local_device, "gpu", lambda: LocalGpu("NVIDIA RTX 3060", 12 * 2**30, 11 * 2**30))
+    monkeypatch.setattr(local_device, "_ram", lambda: (64 * 2**30, 60 * 2**30))
+    first = told("auto", None).splitlines()[0]
+    assert first.startswith("Fits your 12 GB card (NVIDIA RTX 3060): about ")
+    assert "assumed" not in first
+
+
+def test_a_base_that_is_on_this_disk_or_open_to_all_has_no_gate(monkeypatch):
+    assert "accept" not in told("24GB", base="sdxl").splitlines()[0]
+    monkeypatch.setattr(planner, "base_bytes", lambda source: 33_000_000_000)
+    assert "accept" not in told("24GB").splitlines()[0]
+
+
+def test_a_larger_batch_is_faster_per_image():
+    text = told("80GB", card="H100")
+    assert "(--batch " in text and " faster per image (" in text
 
 
 def test_parts_add_up_to_the_whole():

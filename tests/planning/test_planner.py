@@ -75,7 +75,7 @@ def test_a_plan_says_everything_in_json():
     assert from_json(value["plan"]).compute == "bf16"
     assert sum(value["causes"]["train"].values()) == value["peak_bytes"]["train"]
     for each in value["alternatives"]:
-        assert {"what", "fits", "change", "seconds_per_step", "reserved_bytes", "plan"} == set(each)
+        assert {"what", "fits", "change", "seconds_per_step", "reserved_bytes", "plan", "batch"} == set(each)
     assert set(value["host_bytes"]["phases"]) == {"load", "cache", "train", "save", "sample"}
     fullest = max(sum(each.values()) for each in value["host_bytes"]["phases"].values())
     assert value["host_bytes"]["pageable"] + value["host_bytes"]["pinned"] == fullest

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -52,30 +53,56 @@ def test_the_largest_bucket_is_the_largest_that_is_used():
     assert largest(ImageSizes(Data(resolution=512), sizes.shape), []) == (512, 512)
 
 
-def test_a_torn_or_foreign_file_is_traced_anew(monkeypatch):
-    monkeypatch.setattr(profile_cache, "_traced", lambda asked: flux(512))
-    asked = ProfileRequest(base(), (512, 512))
-    found, traced = profile_of(asked)
-    assert traced
-    assert profile_of(asked) == (found, False)
-    (path,) = (each for each in user_cache("profiles").iterdir() if "family" not in each.name)
-    assert json.loads(path.read_text()) == json.loads(json.dumps(to_json(found)))
+class Traces:
+    """What was traced, and what was said before."""
+
+    def __init__(self, monkeypatch):
+        self.count, self.lines = 0, []
+        monkeypatch.setattr(profile_cache, "_traced", self._trace)
+
+    def _trace(self, request):
+        assert len(self.lines) == self.count + 1, "somebody who waits is told why, before"
+        self.count += 1
+        return flux(512)
+
+    def needed(self, request):
+        before = self.count
+        assert profile_of(request, self.lines.append) == flux(512)
+        return self.count > before
+
+
+@pytest.fixture
+def traces(monkeypatch):
+    return Traces(monkeypatch)
+
+
+def test_a_torn_or_foreign_file_is_traced_anew(traces):
+    request = ProfileRequest(base(), (512, 512))
+    assert traces.needed(request)
+    assert traces.lines == ["Tracing a step of flux-dev at 512 x 512: about ten seconds, kept for next time."]
+    assert not traces.needed(request)
+    (path,) = (path for path in user_cache("profiles").iterdir() if "family" not in path.name)
+    assert json.loads(path.read_text()) == json.loads(json.dumps(to_json(flux(512))))
     for text in ("{", "{}", "[]", "null"):
         path.write_text(text)
-        assert profile_of(asked) == (found, True)
+        assert traces.needed(request)
 
 
-def test_other_configs_other_libraries_and_other_code_are_other_profiles(monkeypatch):
-    monkeypatch.setattr(profile_cache, "_traced", lambda asked: flux(512))
-    asked = ProfileRequest(base(), (512, 512))
-    profile_of(asked)
-    assert not profile_of(asked)[1]
-    assert profile_of(ProfileRequest(base("flux-schnell"), (512, 512)))[1]
-    assert profile_of(ProfileRequest(base(), (512, 512), whole=True))[1]
+def test_other_configs_other_libraries_and_other_code_are_other_profiles(traces, monkeypatch):
+    request = ProfileRequest(base(), (512, 512))
+    assert traces.needed(request)
+    assert not traces.needed(request)
+    assert traces.needed(ProfileRequest(base("flux-schnell"), (512, 512)))
+    assert traces.needed(ProfileRequest(base(), (512, 512), whole=True))
     profile_cache._made_by.cache_clear()
     monkeypatch.setattr(profile_cache, "version", lambda name: "99")
-    assert profile_of(asked)[1]
+    assert traces.needed(request)
     profile_cache._made_by.cache_clear()
+
+
+def test_every_room_whose_code_decides_a_profile_is_there():
+    home = Path(profile_cache.__file__).parents[1]
+    assert all(profile_cache._files(home / name) for name in profile_cache.MADE_BY)
 
 
 def test_what_is_known_is_answered_without_torch(tmp_path, monkeypatch):
@@ -84,6 +111,7 @@ def test_what_is_known_is_answered_without_torch(tmp_path, monkeypatch):
     profile_of(ProfileRequest(base(), (1024, 1024)))
     program = """
 import sys
+from pathlib import Path
 from limner.recipe.schema import Recipe
 from limner.recipe.toml import change
 from limner.planning.planner import plan

@@ -14,7 +14,7 @@ from limner.planning.cards import known
 from limner.planning.choice import PROCESS, PlanRequest, assess, budget, cache_memory, fits
 from limner.planning.devices import of_card, of_cpu
 from limner.planning.profile import OpCounts
-from limner.planning.search import TIE, below, choose, encoded_below
+from limner.planning.search import LEEWAY, TIE, _mechanisms, below, choose, encoded_below
 from limner.planning.time import CostModel
 from messages import raises
 
@@ -62,7 +62,7 @@ def test_more_memory_never_gives_a_slower_plan(size, one, other, name, request):
     tight, roomy = chosen(size, device(less, name), request), chosen(size, device(more, name), request)
     assume(tight)
     assert roomy is not None
-    assert seconds(roomy, request) <= seconds(tight, request) * (1 + TIE)
+    assert seconds(roomy, request) <= seconds(tight, request) * (1 + TIE) * (1 + LEEWAY)
 
 
 @settings(max_examples=20)
@@ -86,8 +86,8 @@ def test_a_lower_floor_is_never_slower(size, memory, name, batch):
         request = PlanRequest(compute="bf16", min_weight_precision=quality, batches=(batch,))
         choice = chosen(size, device(memory, name), request)
         paces.append(seconds(choice, request) if choice else float("inf"))
-    assert paces[1] <= paces[0] * (1 + TIE)
-    assert paces[2] <= paces[1] * (1 + TIE)
+    assert paces[1] <= paces[0] * (1 + TIE) * (1 + LEEWAY)
+    assert paces[2] <= paces[1] * (1 + TIE) * (1 + LEEWAY)
 
 
 @pytest.mark.parametrize("memory", [0.19, 0.21, 0.24, 0.3])
@@ -100,7 +100,7 @@ def test_no_other_plan_of_a_small_model_is_faster(memory, copy):
     request = PlanRequest(compute="bf16", min_weight_precision="4bit", batches=(2,), steps=100_000)
     best = choose(profile, card, request)
     ways = product(("bf16", "int8", "nf4"), range(5), range(5), *[(False, True)] * 3, (2, 3), (1, 2))
-    times = []
+    times, sizes = [], []
     for weights, checkpointed, streamed, hoist, keep, compiled, slots, micro in ways:
         if keep and compiled:
             continue
@@ -118,7 +118,23 @@ def test_no_other_plan_of_a_small_model_is_faster(memory, copy):
         one = assess(profile, card, request, plan)
         if fits(one, card):
             times.append(seconds(one, request))
-    assert min(times) * 0.999999 <= seconds(best, request) <= min(times) * (1 + TIE)
+            alike = weights == best.plan.weights and _mechanisms(plan) <= _mechanisms(best.plan)
+            if alike and seconds(one, request) <= seconds(best, request):
+                sizes.append(one.reserved)
+    assert min(times) * 0.999999 <= seconds(best, request) <= min(times) * (1 + TIE) * (1 + LEEWAY)
+    assert best.reserved <= min(sizes)
+
+
+def test_what_costs_no_time_leaves_the_device_free():
+    """Copies hide behind computation, so the card need not be full of blocks."""
+    profile, card = PROFILES[1024], device(30, "RTX 3060")
+    choice = choose(profile, card, replace(REQUEST, min_weight_precision="16bit"))
+    assert choice.plan.swapped_blocks > 0
+    fewer = replace(choice.plan, swapped_blocks=choice.plan.swapped_blocks - 3)
+    fuller = assess(profile, card, REQUEST, fewer)
+    assert fits(fuller, card)
+    assert fuller.step_time.seconds >= choice.step_time.seconds / (1 + LEEWAY)
+    assert choice.reserved < 0.95 * budget(card)
 
 
 def test_ties_go_to_the_finer_weights_and_to_the_simpler_plan():

@@ -168,6 +168,13 @@ def locate(
     return _open(_from_hub(name, tell, skip_weights), name)
 
 
+def hub_page(hub_id: str) -> str:
+    """The page of a base on the hub, or on the mirror that the environment names."""
+    from huggingface_hub import constants
+
+    return f"{constants.ENDPOINT}/{hub_id}"
+
+
 def download_command(hub_id: str, skip_weights: Sequence[str] = ()) -> str:
     """What a person types to have a base on this disk."""
     includes = " ".join(f"--include '{pattern}'" for pattern in ALLOW_PATTERNS)

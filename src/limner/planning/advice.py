@@ -21,12 +21,11 @@ SMALLER = (1024, 768, 512, 256)
 MAX_RESOLUTIONS = 2
 """Resolutions that are tried when nothing fits, and how many of them: each may have to be traced."""
 
-MAX_HOSTS = 3
-"""Sizes of the computer's memory above its own that are tried."""
-WORTH = 0.05
-"""Share of a step that more memory in the computer must save to be worth a word."""
+WORTH, MOST = 0.05, 0.75
+"""Share of a step that more memory in the computer must save to be worth a word, and share of what any amount
+of it would save that is enough."""
 EMPTY, GAIN = 0.75, 0.02
-"""A device that is used up to this share has room for a larger batch, which must save that share per image."""
+"""A device used up to this share has room for a larger batch, which must save that share per image."""
 FACTORS = (8, 4, 2)
 MAX_BATCH = 16
 """Times the batch, and images of one, that are offered at most."""
@@ -56,7 +55,9 @@ class Alternative:
     fits: bool
     """Whether it fits the device as it is."""
     change: float
-    """Seconds of an image, relative to the plan: 0.12 is 12 % slower. A step has as many, but for a batch."""
+    """Seconds of an image, relative to the plan: 0.12 is 12 % slower."""
+    batch: int | None = None
+    """Images of a step, where they are not as many as in the plan."""
 
 
 def alternatives(
@@ -87,24 +88,35 @@ def alternatives(
         change = choice.step_time.seconds / best.step_time.seconds - 1
         options.append(Alternative(name, choice, fits(choice, device), change))
     options = sorted(options, key=lambda option: abs(option.change))[:MAX_ALTERNATIVES]
-    return (*_larger_host(profile, device, request, best), *_larger_batch(profile, device, request, best), *options)
+    return (
+        *_larger_host(profile, device, request, best),
+        *_larger_batch(profile, device, request, best),
+        *options,
+    )
 
 
 def _larger_host(
     profile: Profile, device: Device, request: PlanRequest, best: Choice
 ) -> Iterator[Alternative]:
-    """The least memory of the computer that makes steps ``WORTH`` faster than any less does, if any."""
+    """The least memory of the computer by which a step gains most of what it can gain so, if that is much."""
     short = best.plan.mmap_weights or best.plan.swapped_blocks or best.plan.encode_mapped
-    if device.kind != "cuda" or not short:
+    sizes = [size for size in HOSTS if size * 2**30 > device.ram * 1.1]
+    if device.kind != "cuda" or not short or not sizes:
         return
     seconds = best.step_time.seconds
-    sizes = [size for size in HOSTS if size * 2**30 > device.ram * 1.1][:MAX_HOSTS]
-    for size in sizes:
-        choice = choose(profile, device.with_ram(size * 2**30), request)
-        change = choice.step_time.seconds / seconds - 1
-        if change < -WORTH:
-            yield Alternative(f"{size} GB of RAM (limits.ram)", choice, fits(choice, device), change)
-            return
+    choices = {sizes[-1]: choose(profile, device.with_ram(sizes[-1] * 2**30), request)}
+    gain = 1 - choices[sizes[-1]].step_time.seconds / seconds
+    if gain < WORTH:
+        return
+    low, high = 0, len(sizes) - 1
+    while low < high:
+        size = sizes[(low + high) // 2]
+        choices[size] = choose(profile, device.with_ram(size * 2**30), request)
+        enough = 1 - choices[size].step_time.seconds / seconds >= MOST * gain
+        low, high = (low, (low + high) // 2) if enough else ((low + high) // 2 + 1, high)
+    choice = choices[sizes[low]]
+    change = choice.step_time.seconds / seconds - 1
+    yield Alternative(f"{sizes[low]} GB of RAM (limits.ram)", choice, fits=False, change=change)
 
 
 def _larger_batch(
@@ -122,7 +134,8 @@ def _larger_batch(
         choice = assess(profile, device, larger, plan)
         change = choice.step_time.seconds / factor / best.step_time.seconds - 1
         if fits(choice, device) and change < -GAIN:
-            yield Alternative(f"batch {factor * own} (--batch {factor * own})", choice, True, change)
+            label = f"batch {factor * own} (--batch {factor * own})"
+            yield Alternative(label, choice, fits=True, change=change, batch=factor * own)
             return
 
 

@@ -7,6 +7,7 @@ from limner.nn.memory.plan import Plan
 from limner.planning.advice import CAUSES, DOING, Alternative
 from limner.planning.cards import PRICES
 from limner.planning.choice import Choice, budget
+from limner.planning.devices import Device
 from limner.planning.planner import PlanResult
 from limner.planning.time import accumulation_of, compile_seconds
 from limner.recipe.field_types import label
@@ -40,8 +41,11 @@ PLACEMENT = {
 def lines(result: PlanResult) -> list[str]:
     """Everything that a person wants to know of a plan, from what matters most on."""
     if result.choice is None:
-        return [_title(result), "", str(result.misfit)]
+        return [str(result.misfit), "", _title(result)]
     return [
+        headline(result),
+        *hints(result),
+        "",
         _title(result),
         "",
         *_memory(result, result.choice),
@@ -54,6 +58,45 @@ def lines(result: PlanResult) -> list[str]:
         *_others(result),
         f"Rates: {result.device.source}.",
     ]
+
+
+def headline(result: PlanResult) -> str:
+    """Whether it fits, how long it takes, and what it takes of the computer and of the disk: one line."""
+    if result.choice is None or result.total is None:
+        return str(result.misfit)
+    device = result.device
+    parts = [f"about {duration(result.total.seconds)}"]
+    if device.kind == "cuda":
+        assumption = f" ({device.ram / 2**30:.0f} GB assumed)" if device.ram_assumed else ""
+        parts.append(f"{label(result.choice.host.total)} of RAM{assumption}")
+    parts.append(f"{human(sum(result.disk.values()))} of disk")
+    gate = f"; accept the licence first at {result.gate}" if result.gate else ""
+    return f"Fits {place(device)}: {', '.join(parts)}{gate}."
+
+
+def place(device: Device) -> str:
+    """A device in a sentence: "your 12 GB card", "a 24 GB RTX 4090", "this processor"."""
+    if device.kind != "cuda":
+        return "this processor" if device.kind == "cpu" else device.name
+    size = f"{round(device.memory / 2**30)} GB"
+    match device.origin:
+        case "here":
+            return f"your {size} card ({device.name})"
+        case "size":
+            return f"a {size} card"
+    return f"a {size} {device.name}"
+
+
+def hints(result: PlanResult) -> Iterator[str]:
+    """What a person should know of the device: that there is no GPU, or whose rates were taken."""
+    device = result.device
+    if device.kind == "cpu" and result.recipe.limits.device == "auto":
+        yield (
+            "No GPU was found, so this is the plan for the processor. To plan for a card that is elsewhere: "
+            '--card "RTX 4090", or its size: --vram 12GB.'
+        )
+    if device.origin == "size":
+        yield f"Seconds are those of an {device.name}; to plan for another card: --card NAME."
 
 
 def _title(result: PlanResult) -> str:
@@ -168,6 +211,7 @@ def _cost(alternative: Alternative) -> str:
         speed = "as fast"
     else:
         speed = f"{abs(alternative.change):.0%} {'slower' if alternative.change > 0 else 'faster'}"
+    speed += " per image" if alternative.batch else ""
     return f"{speed} ({_seconds(seconds)} per step), {label(alternative.choice.reserved)}"
 
 

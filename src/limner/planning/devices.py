@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
@@ -107,6 +107,10 @@ class Device:
     """US dollars per hour, rented."""
     capability: tuple[int, int] | None = None
     """CUDA's; None: it has none, or it is not known."""
+    origin: Literal["here", "card", "size"] = "card"
+    """Whether it is this machine's own, a card by name, or a size at the rates of a typical card."""
+    ram_assumed: bool = False
+    """Whether nobody has said how much memory the computer around it has."""
 
     @property
     def eightfold(self) -> tuple[Weights, ...]:
@@ -156,7 +160,8 @@ class Device:
     def with_ram(self, ram: int) -> "Device":
         """The same in a computer with so much memory for the run."""
         pinned = round(ram * PINNED) if self.kind == "cuda" else ram
-        return replace(self, ram=ram, pinned=pinned, **({"free": ram} if self.kind != "cuda" else {}))
+        free = self.free if self.kind == "cuda" else ram
+        return replace(self, ram=ram, pinned=pinned, free=free, ram_assumed=False)
 
 
 def of_card(card: Card, memory: int | None = None) -> Device:
@@ -186,6 +191,7 @@ def of_card(card: Card, memory: int | None = None) -> Device:
         free=max(0, size - reserve),
         reserve=reserve,
         ram=HOST,
+        ram_assumed=True,
         pinned=round(HOST * PINNED),
         rates=rates,
         source=f"{card.source}; shares of the peak assumed, not calibrated",
@@ -224,6 +230,7 @@ def of_cpu(cores: int, memory: int, free: int) -> Device:
         pinned=free - spare,
         rates=rates,
         source="assumed for a processor of today, not calibrated",
+        origin="here",
     )
 
 

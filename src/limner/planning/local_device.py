@@ -75,7 +75,7 @@ def _wished(limits: Limits, card: str | None) -> Device:
         return measured_rates(present(local_gpu)) if local_gpu else measured_rates(processor())
     if local_gpu:
         return measured_rates(_limited(present(local_gpu), memory))
-    return devices.of_card(cards.typical(memory / 2**30), memory)
+    return replace(devices.of_card(cards.typical(memory / 2**30), memory), origin="size")
 
 
 def gpu() -> LocalGpu | None:
@@ -127,6 +127,7 @@ def present(card: LocalGpu) -> Device:
         free=free,
         reserve=card.memory - free,
         source=source,
+        origin="here",
         capability=entry.capability if match else _capability(),
         compiles=device.compiles and able_to_compile(),
         pinned=min(round(total * devices.PINNED), available),

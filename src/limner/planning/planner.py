@@ -14,6 +14,8 @@ from limner.data.images import header
 from limner.data.listing import listed
 from limner.data.order import CAPTION_PROMPTS, QUANTILES, SUBSET, held_out
 from limner.errors import BadData, BadRecipe, DoesNotFit
+from limner.models.registry import hub_bases
+from limner.models.source import hub_page
 from limner.nn.memory.plan import OptimizerState, Plan, PreviousPrecision
 from limner.planning.advice import Alternative, Misfit, alternatives, misfit
 from limner.planning.choice import Choice, PlanRequest, assess, budget
@@ -79,6 +81,12 @@ class PlanResult:
     def fits(self) -> bool:
         """Whether there is a plan."""
         return self.choice is not None
+
+    @property
+    def gate(self) -> str:
+        """Page where the licence is to be accepted before the base is fetched; "" where it need not be."""
+        base = hub_bases().get(self.recipe.base)
+        return hub_page(base.hub_id) if base and base.gated and self.missing_bytes else ""
 
     @property
     def cost(self) -> float | None:
@@ -148,6 +156,7 @@ class PlanResult:
             "pace": asdict(basis.step_time) if choice else None,
             "seconds": asdict(self.total) | {"all": self.total.seconds} if self.total else None,
             "cost": self.cost,
+            "gate": self.gate or None,
             "base": self.profile.base,
             "size": list(self.profile.size),
             "trained": self.profile.trained,
@@ -158,6 +167,7 @@ class PlanResult:
                 "memory": device.memory,
                 "free": budget(device),
                 "ram": device.ram,
+                "ram_assumed": device.ram_assumed,
                 "rates": device.source,
             },
         }
@@ -168,6 +178,7 @@ def _alternative(alternative: Alternative) -> dict[str, Any]:
         "what": alternative.label,
         "fits": alternative.fits,
         "change": alternative.change,
+        "batch": alternative.batch,
         "seconds_per_step": alternative.choice.step_time.seconds,
         "reserved_bytes": alternative.choice.reserved,
         "plan": alternative.choice.plan.to_json(),
@@ -212,12 +223,9 @@ def plan(
     misfits: list[tuple[Misfit, Callable[..., PlanResult]]] = []
     profile_request = ProfileRequest(base, size, whole, matmul_precision=request.matmul_precision)
     for way in _ways(profile_request, request):
-        profile, is_new = profile_of(way)
+        profile = profile_of(way, reporter.line)
         profile = profile if files is None else replace(profile, download=files)
         missing_bytes = fetched_bytes(recipe.base, source, profile) if files is None else 0
-        if is_new:
-            size = profile.size
-            reporter.line(f"Traced a step of {profile.base} at {size[0]} x {size[1]}; kept for next time.")
         build = partial(
             PlanResult, recipe, device, profile, request, counts, price=price, missing_bytes=missing_bytes
         )
@@ -279,7 +287,7 @@ def _at(profile_request: ProfileRequest, multiple: int, resolution: int) -> Prof
     width, height = profile_request.size
     scale = resolution / (width * height) ** 0.5
     size = (max(1, round(width * scale / multiple)), max(1, round(height * scale / multiple)))
-    return profile_of(replace(profile_request, size=(size[0] * multiple, size[1] * multiple)))[0]
+    return profile_of(replace(profile_request, size=(size[0] * multiple, size[1] * multiple)))
 
 
 def request_of(recipe: Recipe, device: Device, image_pixels: int = 0) -> PlanRequest:

@@ -21,7 +21,7 @@ from limner.planning.profile import Profile, from_json, to_json
 from limner.planning.request import ProfileRequest
 from limner.recipe.schema import Recipe
 
-MADE_BY = ("plan", "nn", "models", "assembly")
+MADE_BY = ("planning", "nn", "models", "assembly")
 """What decides a profile: when a file of these rooms changes, profiles are traced anew."""
 LIBRARIES = ("torch", "diffusers", "transformers")
 
@@ -63,8 +63,12 @@ def largest(sizes: ImageSizes, images: list[tuple[int, int]]) -> tuple[int, int]
     return max(used or {closest(1, 1, sizes.buckets)}, key=lambda size: (size[0] * size[1], size))
 
 
-def profile_of(request: ProfileRequest) -> tuple[Profile, bool]:
-    """The profile, and whether it had to be traced.
+def profile_of(request: ProfileRequest, tell: Callable[[str], None] = lambda line: None) -> Profile:
+    """The profile, kept from before or traced now.
+
+    Args:
+        request: Of what.
+        tell: Is told before a step is traced, which takes some seconds.
 
     Raises:
         BadBase: The base's configs mean nothing.
@@ -74,12 +78,17 @@ def profile_of(request: ProfileRequest) -> tuple[Profile, bool]:
         user_cache("profiles") / f"{_digest(request.facts, _configs(request.base.source), _made_by())}.json"
     )
     try:
-        return from_json(json.loads(path.read_text(encoding="utf-8"))), False
+        return from_json(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):  # never traced, or a torn file
         pass
+    width, height = request.size
+    tell(
+        f"Tracing a step of {request.base.source.name} at {width} x {height}: about ten seconds, "
+        "kept for next time."
+    )
     profile = _traced(request)
     _keep(path, to_json(profile))
-    return profile, True
+    return profile
 
 
 def _keep(path: Path, value: Any) -> None:

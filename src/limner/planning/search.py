@@ -255,9 +255,7 @@ class _Space:
         low, high = least, self.blocks
         while low < high:
             middle = (low + high + 1) // 2
-            in_time = (
-                group.seconds(replace(plan, checkpointed_blocks=middle), self.blocks) <= self.limit
-            )
+            in_time = group.seconds(replace(plan, checkpointed_blocks=middle), self.blocks) <= self.limit
             low, high = (middle, high) if in_time else (low, middle - 1)
         return list(range(least, low + 1))
 
