@@ -38,7 +38,7 @@ def plan(
         Path | None,
         typer.Argument(
             metavar="TARGET",
-            help="A folder of images, a recipe.toml, or a run folder. Left out: --base and its presets.",
+            help="A folder of images, a recipe.toml, or a run folder. Left out: ten images.",
             show_default=False,
         ),
     ] = None,
@@ -47,7 +47,7 @@ def plan(
     as_json: Json = False,
     events: Events = False,
 ) -> None:
-    """Estimate VRAM and time, and choose the fastest way that fits.
+    """Estimate VRAM and time, and choose the fastest way that fits. Without --base: a table of all bases.
 
     Fetches configs at most, needs no GPU: --vram 12GB plans for another card. Exits 1 when nothing fits.
     """
@@ -57,18 +57,20 @@ def plan(
     from limner.run_folder import RunDir
 
     choices = {option.key: options.pop(option.key) for option in PLANNING}
-    if target is None and options.get("base") is None and not choices["calibrate"]:
-        raise BadUsage("Name a folder of images, a recipe.toml, a run folder, or a model with --base.")
     if choices["price"] is not None and choices["price"] < 0:
         raise BadUsage(f"--price is {choices['price']:g}; it must be at least 0 dollars per hour.")
     as_json = as_json or events
+    overrides = overrides_from(options)
     with session(as_json=as_json, events=events) as reporter:
-        request = _request(target, overrides_from(options), out)
+        request = _request(target, overrides, out)
         if choices["calibrate"]:
             with swiftly():
                 from limner.planning.calibrate import calibrate as measure
 
             measure(request.recipe.limits, reporter)
+        if "base" not in overrides and (target is None or request.sources):
+            _survey(target, overrides, choices["card"], reporter, as_json=as_json)
+            return
         estimate = run(
             request.recipe, reporter, card=choices["card"], price=choices["price"], whole=choices["exact"]
         )
@@ -81,6 +83,23 @@ def plan(
     text = lines(estimate)
     text += [f"Kept: {RunDir(request.out).plan_path}"] if saved else []
     result(estimate.plain(), text, as_json=as_json)
+
+
+def _survey(
+    target: Path | None, overrides: dict[str, Any], card: str | None, reporter: Any, *, as_json: bool
+) -> None:
+    """Nobody has named a base: say what each would take."""
+    from limner.cli.show import result
+    from limner.planning.describe_survey import survey_lines
+    from limner.planning.survey import survey
+
+    def recipe_of(base: str) -> Any:
+        return _request(target, {**overrides, "base": base}, RUNS).recipe
+
+    bases = survey(recipe_of, reporter, card=card)
+    value = {"bases": [one.plain() for one in bases.estimates], "device": bases.device.name}
+    suggestion = bases.suggestion.name if bases.suggestion else None
+    result({**value, "suggestion": suggestion}, survey_lines(bases, target), as_json=as_json)
 
 
 def _request(target: Path | None, overrides: dict[str, Any], out: Path | None) -> RunRequest:

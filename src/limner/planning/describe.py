@@ -44,7 +44,7 @@ def lines(result: PlanResult) -> list[str]:
         return [str(result.misfit), "", _title(result)]
     return [
         headline(result),
-        *hints(result),
+        *hints(result.device, assume=result.recipe.limits.device == "auto"),
         "",
         _title(result),
         "",
@@ -87,12 +87,16 @@ def place(device: Device) -> str:
     return f"a {size} {device.name}"
 
 
-def hints(result: PlanResult) -> Iterator[str]:
-    """What a person should know of the device: that there is no GPU, or whose rates were taken."""
-    device = result.device
-    if device.kind == "cpu" and result.recipe.limits.device == "auto":
+def hints(device: Device, *, assume: bool) -> Iterator[str]:
+    """What a person should know of the device: that there is no GPU, or whose rates were taken.
+
+    Args:
+        device: That is planned for.
+        assume: Whether nobody has asked for the processor.
+    """
+    if device.kind == "cpu" and assume:
         yield (
-            "No GPU was found, so this is the plan for the processor. To plan for a card that is elsewhere: "
+            "No GPU was found, so this is for the processor. To plan for a card that is elsewhere: "
             '--card "RTX 4090", or its size: --vram 12GB.'
         )
     if device.origin == "size":

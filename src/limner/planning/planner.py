@@ -319,9 +319,10 @@ def request_of(recipe: Recipe, device: Device, image_pixels: int = 0) -> PlanReq
     )
 
 
-def counts_of(recipe: Recipe) -> Counts:
-    """How much there is to encode, to paint and to measure. Opens the header of every image."""
-    request, sizes, train = recipe.data, _sizes(recipe), recipe.train
+def counts_of(recipe: Recipe, sizes: list[tuple[int, int]] | None = None) -> Counts:
+    """How much there is to encode, to paint and to measure. Sizes are those of the images if left out."""
+    request, train = recipe.data, recipe.train
+    sizes = image_sizes(recipe) if sizes is None else sizes
     images = len(sizes) or IMAGES
     validation_images = held_out(images, request.validation_count)
     prompt_count = len(prompts(recipe)) or min(CAPTION_PROMPTS, images)
@@ -341,7 +342,8 @@ def counts_of(recipe: Recipe) -> Counts:
     )
 
 
-def _sizes(recipe: Recipe) -> list[tuple[int, int]]:
+def image_sizes(recipe: Recipe) -> list[tuple[int, int]]:
+    """(width, height) of the images of a recipe, pixels. Opens the header of each."""
     folder = recipe.data.images
     if not folder.is_dir():
         return []

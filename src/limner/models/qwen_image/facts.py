@@ -18,6 +18,7 @@ FACTS = FamilyFacts(
             name="qwen-image",
             hub_id="Qwen/Qwen-Image",
             licence="Apache-2.0",
+            purpose="photographs, art and written words",
             weight_bytes=57_698_920_550,
         ),
         RegisteredBase(

@@ -25,6 +25,8 @@ FACTS = FamilyFacts(
             name="sd15",
             hub_id="stable-diffusion-v1-5/stable-diffusion-v1-5",
             licence="CreativeML Open RAIL-M",
+            purpose="small pictures on weak cards",
+            resolution=512,
             weight_bytes=4_264_941_228,
             file_precision="fp32",
         ),

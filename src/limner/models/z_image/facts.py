@@ -25,6 +25,8 @@ FACTS = FamilyFacts(
             hub_id="Tongyi-MAI/Z-Image-Turbo",
             train_on="z-image",
             licence="Apache-2.0",
+            purpose="photographs and art in 8 sampling steps",
+            distilled=True,
             weight_bytes=32_832_210_502,
             part_precisions={"transformer": "fp32"},
         ),

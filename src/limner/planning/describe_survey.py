@@ -1,0 +1,76 @@
+"""The table of all bases in words, for people."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from limner.files import human
+from limner.models.source import hub_page
+from limner.planning.describe import duration, hints, place
+from limner.planning.survey import BaseEstimate, Survey
+from limner.recipe.size import label
+
+HEAD = ("base", "fits", "per step", "whole run", "VRAM", "RAM", "to fetch", "licence")
+
+
+def survey_lines(result: Survey, target: Path | None) -> list[str]:
+    """A row per base, what to begin with, and what the figures are worth.
+
+    Args:
+        result: The estimates.
+        target: What the person named, for the command to go on with.
+    """
+    rows = [HEAD, *(_row(one) for one in result.estimates)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
+    images = f"{result.images} images" + (" assumed" if result.images_unknown else "")
+    return [
+        f"Bases on {place(result.device)}, {images}:",
+        "",
+        *(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ),
+        "",
+        *hints(result.device, assume=True),
+        *_gates(result),
+        *_suggestion(result, target),
+        "Estimates for the preset's LoRA and square pictures, without tracing. For the whole plan name the "
+        "base with --base: about ten seconds, the first time.",
+    ]
+
+
+def _row(one: BaseEstimate) -> tuple[str, ...]:
+    fetched = human(one.fetched) if one.fetched else "here"
+    licence = one.base.licence + (" (accept first)" if one.base.gated else "")
+    licence += f"; {one.base.purpose}" if one.base.toy else ""
+    if one.choice is None or one.total is None:
+        fits = f"needs {one.card} GB" if one.card else "no"
+        return (one.base.name, fits, "", "", "", "", fetched, licence)
+    seconds = one.choice.step_time.seconds
+    return (
+        one.base.name,
+        f"in {one.choice.plan.weights}",
+        f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s",
+        duration(one.total.seconds),
+        label(one.choice.reserved),
+        label(one.choice.host.total),
+        fetched,
+        licence,
+    )
+
+
+def _gates(result: Survey) -> Iterator[str]:
+    gated = [one.base for one in result.estimates if one.base.gated and one.fetched]
+    if gated:
+        yield "Licences to accept first, once:"
+    yield from (f"  {base.name}: {hub_page(base.hub_id)}" for base in gated)
+
+
+def _suggestion(result: Survey, target: Path | None) -> Iterator[str]:
+    base = result.suggestion
+    if base:
+        command = f"limner train {target or 'FOLDER'} --base {base.name}"
+        yield f"To begin with: {base.name} ({base.purpose}): {command}"
+    elif result.device.kind == "cuda":
+        yield "No open base trains here within three hours. Try a lower --resolution, or a rented --card."
+    else:
+        yield "Without a GPU only glyph trains in reasonable time; the others need a card of the size shown."

@@ -1,0 +1,170 @@
+"""All registered bases on one device, before anybody has chosen one: what fits, how fast, what it takes.
+
+Arithmetic on profiles that come with the package (``planning.shipped``), so the table takes seconds. They are
+of the square that each base was made for, and of its preset's LoRA; what is wished otherwise, such as another
+resolution, is traced, and kept.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from limner.assembly.base import ResolvedBase
+from limner.errors import DoesNotFit
+from limner.models.facts import RegisteredBase
+from limner.models.registry import registered_bases
+from limner.planning.advice import SIZES, least
+from limner.planning.cards import typical
+from limner.planning.choice import Choice, PlanRequest, fits
+from limner.planning.devices import Device, of_card
+from limner.planning.disk import base_bytes, fetched_bytes, here
+from limner.planning.local_device import device_for
+from limner.planning.planner import counts_of, image_sizes, request_of, total_of_run
+from limner.planning.profile import Profile
+from limner.planning.profile_cache import largest, opened, profile_of, shape_of
+from limner.planning.request import ProfileRequest
+from limner.planning.search import choose
+from limner.planning.shipped import SHIPPED_COMPUTE, shipped_profile
+from limner.planning.time import Total
+from limner.recipe.schema import Recipe
+from limner.reporter import Reporter
+
+COMMON = 8
+"""Size of the card by which a base is estimated that the processor cannot train, in units of 2^30 bytes."""
+EVENING = 3 * 3600
+"""Seconds that a run of the base that is suggested may take."""
+
+
+@dataclass(frozen=True)
+class BaseEstimate:
+    """One base on the device."""
+
+    base: RegisteredBase
+    choice: Choice | None
+    """None: it does not fit."""
+    total: Total | None
+    fetched: int
+    """Bytes that are to be fetched."""
+    card: int | None = None
+    """Where it does not fit: the smallest card that it does, in units of 2^30 bytes; None: none is sold."""
+
+    def plain(self) -> dict[str, Any]:
+        """The same as JSON knows it. Bytes and seconds."""
+        choice = self.choice
+        return {
+            "base": self.base.name,
+            "fits": choice is not None,
+            "seconds_per_step": choice.step_time.seconds if choice else None,
+            "seconds": self.total.seconds if self.total else None,
+            "reserved_bytes": choice.reserved if choice else None,
+            "ram_bytes": choice.host.total if choice else None,
+            "weights": choice.plan.weights if choice else None,
+            "fetch_bytes": self.fetched,
+            "licence": self.base.licence,
+            "gated": self.base.gated,
+            "needs_card_bytes": self.card * 2**30 if self.card else None,
+            "purpose": self.base.purpose,
+        }
+
+
+@dataclass(frozen=True)
+class Survey:
+    """All bases on one device."""
+
+    device: Device
+    images: int
+    images_unknown: bool
+    estimates: tuple[BaseEstimate, ...]
+    """The fastest first; then those that do not fit, and the toy."""
+
+    @property
+    def suggestion(self) -> RegisteredBase | None:
+        """The base to begin with on this device; None where none trains in an evening.
+
+        The largest that trains in that time and whose licence need not be accepted first. A distilled base
+        loses what it was distilled to, and is not suggested.
+        """
+        candidates = [
+            estimate
+            for estimate in self.estimates
+            if estimate.total and estimate.total.seconds <= EVENING
+            if not (estimate.base.toy or estimate.base.distilled or estimate.base.gated)
+        ]
+        return max((one.base for one in candidates), key=lambda base: base.weight_bytes, default=None)
+
+
+def survey(
+    recipe_of: Callable[[str], Recipe],
+    reporter: Reporter,
+    *,
+    card: str | None = None,
+    names: Sequence[str] = (),
+) -> Survey:
+    """Estimate a run of every registered base.
+
+    Args:
+        recipe_of: Gives the recipe of a base by name.
+        reporter: Hears of profiles that have to be traced.
+        card: A card's name, to estimate for another than is here.
+        names: The bases; all where left out.
+
+    Raises:
+        BadUsage: No such card is known.
+    """
+    names = names or tuple(registered_bases())
+    recipe = recipe_of(names[0])
+    device, sizes = device_for(recipe.limits, card=card), image_sizes(recipe)
+    estimates = [_estimate(recipe_of(name), device, sizes, reporter) for name in names]
+    counts = counts_of(recipe, sizes)
+
+    def order(one: BaseEstimate) -> tuple[bool, float, int]:
+        return one.base.toy, one.total.seconds if one.total else float("inf"), one.base.weight_bytes
+
+    return Survey(device, counts.images, counts.images_unknown, tuple(sorted(estimates, key=order)))
+
+
+def _estimate(
+    recipe: Recipe, device: Device, sizes: list[tuple[int, int]], reporter: Reporter
+) -> BaseEstimate:
+    base, counts = registered_bases()[recipe.base], counts_of(recipe, sizes)
+    source = opened(recipe, reporter.line)
+    reachable = device.kind == "cuda" or base.toy  # a processor takes days for any other
+    target = device if reachable else of_card(typical(COMMON))
+    request = request_of(recipe, target, max((width * height for width, height in sizes), default=0))
+    resolved = ResolvedBase(
+        recipe=recipe, source=source, shape=shape_of(source), kind=target.kind, compute=request.compute
+    )
+    profile = _profile(resolved, reporter)
+    is_here = base_bytes(here(source)) is not None
+    fetched = 0 if is_here else fetched_bytes(recipe.base, source, profile)
+    start = BaseEstimate(base=base, choice=None, total=None, fetched=fetched)
+    try:
+        choice = choose(profile, target, request) if reachable else None
+    except DoesNotFit:
+        choice = None
+    if choice is None:
+        return replace(start, card=_smallest_card(profile, request))
+    total = total_of_run(profile, device, request, choice, counts, recipe)
+    return replace(start, choice=choice, total=total)
+
+
+def _profile(resolved: ResolvedBase, reporter: Reporter) -> Profile:
+    """The one that is shipped where it is of this run's resolution, precision and method; else a traced one.
+
+    Of what else may differ, such as the rank, the table says what it assumes.
+    """
+    recipe, base = resolved.recipe, registered_bases()[resolved.recipe.base]
+    plain = recipe.train.method == "lora" and recipe.limits.matmul_precision == "full"
+    as_shipped = resolved.compute == SHIPPED_COMPUTE[resolved.kind] and resolved.resolution == base.resolution
+    profile = shipped_profile(base.name, resolved.kind) if plain and as_shipped else None
+    return profile or profile_of(ProfileRequest(resolved, largest(resolved.sizes, [])), reporter.line)
+
+
+def _smallest_card(profile: Profile, request: PlanRequest) -> int | None:
+    """The size of the smallest card that is sold and fits a run, in units of 2^30 bytes."""
+    card = of_card(typical(COMMON))
+    for size in SIZES:
+        device = card.with_memory(size * 2**30)
+        if fits(least(profile, device, request), device):
+            return size
+    return None
