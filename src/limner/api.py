@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from limner.arguments import CaptionKeys, InstantKeys, RecipeKeys, SamplingKeys
 from limner.errors import BadUsage
 from limner.events import CacheFilled, Done, Event, OnEvent
+from limner.imports import swiftly
 from limner.recipe import Recipe
 from limner.reporter import Reporter
 from limner.target import RunRequest, of_recipe, request_for, subject_of, template
@@ -60,9 +61,22 @@ def train(
         LimnerError: The recipe, the images, the base or the machine do not allow it.
     """
     request = _request(target, out, settings, keys)
-    from limner.runs import train as run
+    reporter = _reporter(on_event, stop)
+    _introduce(request.recipe, reporter)
+    with swiftly():
+        from limner.runs import train as run
 
-    return run(request.recipe, request.out, _reporter(on_event, stop))
+    return run(request.recipe, request.out, reporter)
+
+
+def _introduce(recipe: Recipe, reporter: Reporter) -> None:
+    """Say at once what is trained on, and where that is a toy what would do for photographs."""
+    from limner.models.registry import introduction
+    from limner.planning.describe_survey import better_base
+
+    reporter.line(introduction(recipe.base, recipe.data.resolution))
+    if line := better_base(recipe):
+        reporter.line(line)
 
 
 def train_iter(
@@ -104,6 +118,7 @@ def _events(request: RunRequest, stop: Stop | None) -> Iterator[Event]:
     from limner.training.interrupt import Interrupt
 
     events: deque[Event] = deque()
+    _introduce(request.recipe, Reporter(events.append))
     interrupt = Interrupt(_asker(stop))
     run = running(request.recipe, request.out, Reporter(events.append, interrupt.due), interrupt)
     try:

@@ -189,6 +189,9 @@ def test_only_the_first_of_several_processes_speaks(limner, photos, trained, mon
 # errors ----------------------------------------------------------------------------------------------------
 
 
+INTRODUCTION = "Base: glyph, a toy of 64 pixels to try Limner with, not for photographs."
+
+
 @pytest.mark.parametrize(
     ("error", "status"),
     [
@@ -205,13 +208,14 @@ def test_an_error_is_one_line_and_one_object(limner, photos, verb, error, status
     verb("runs", train=train)
     plain = limner("train", "photos")
     assert (plain.status, plain.out) == (status, "")
-    assert plain.err.startswith("limner: error: ")
-    assert plain.err.count("\n") == 1
+    assert plain.err.splitlines()[0] == INTRODUCTION
+    assert plain.err.splitlines()[1].startswith("limner: error: ")
+    assert plain.err.count("\n") == 2
     done = limner("train", "photos", "--json")
     told = json.loads(done.out)["error"]
     assert done.status == status
     assert told["kind"] == type(error).__name__
-    assert f"limner: error: {told['message']}\n" == done.err
+    assert f"{INTRODUCTION}\nlimner: error: {told['message']}\n" == done.err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -227,7 +231,8 @@ def test_a_signal_that_a_verb_lets_by_is_one_line(limner, photos, verb, number):
     done = limner("train", "photos", "--json")
     assert done.status == 1
     assert json.loads(done.out)["error"]["kind"] == "Stopped"
-    assert done.err == "limner: error: Stopped. What was written is kept; run the same command again.\n"
+    message = "limner: error: Stopped. What was written is kept; run the same command again."
+    assert done.err == f"{INTRODUCTION}\n{message}\n"
     assert signal.getsignal(signal.SIGTERM) == before
 
 

@@ -317,7 +317,7 @@ def test_a_process_says_nothing_but_its_own_words(scene):
     environment = {**os.environ, "LIMNER_CACHE": str(scene / "cache")}
     for variable in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY", "PYTHONWARNINGS"):
         environment.pop(variable, None)
-    known = r"(\d+ images, |Tracing a step of |Training 4/4, |Cache: |Caching |Painting |All 4 steps)"
+    known = r"(Base: |\d+ images, |Tracing a step of |Training 4/4, |Cache: |Caching |Painting |All 4 steps)"
     for command in (
         train(out="again"),
         ("generate", "run", "--prompt", "x", "--steps", "1", "--out", "again/p"),

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from blueprints import flux
+from limner.models.registry import registered_bases
 from limner.planning import profile_cache
 from limner.run_folder import RunDir
 
@@ -64,10 +65,29 @@ def test_a_folder_is_planned_and_the_plan_kept_in_its_run(limner, photos):
     assert json.loads(run.plan_path.read_text())["images"] == 3
 
 
+def test_without_a_base_all_of_them_are_shown_on_this_card(limner, photos):
+    for target in ((), (photos,)):
+        done = limner("plan", *target, "--card", "RTX 4070", "--set", "data.min_side=8")
+        assert done.status == 0, done.err
+        assert done.out.startswith("Bases on a 12 GB RTX 4070, ")
+        assert all(f"\n{base} " in done.out for base in registered_bases())
+        assert f"limner train {photos if target else 'FOLDER'} --base z-image" in done.out
+        assert not done.err, "nothing has to be traced"
+    done = limner("plan", photos, "--card", "RTX 4070", "--json")
+    value = json.loads(done.out)
+    assert {row["base"] for row in value["bases"]} == set(registered_bases())
+    assert value["suggestion"] == "z-image"
+
+
+def test_a_recipe_names_its_base(limner, photos):
+    limner("init", photos, "--out", "cats.toml", "--base", "flux-dev")
+    done = limner("plan", "cats.toml", "--card", "RTX 4070")
+    assert done.out.startswith("Fits a 12 GB RTX 4070: about "), done.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "Name a folder of images"),
         ((*FLUX, "--vram", "lots"), 'limits.vram is "lots"'),
         ((*FLUX, "--card", "Voodoo"), "No card 'Voodoo'"),
         ((*FLUX, "--price", "-1"), "--price is -1"),

@@ -24,6 +24,7 @@ from limner.models.registry import (
     folder_of,
     hub_bases,
     hub_id_of,
+    introduction,
     lora_keys,
     recognised,
     registered_bases,
@@ -242,3 +243,25 @@ def test_a_family_is_found_by_its_pipeline() -> None:
     assert family_keys("sdxl").pipelines == ("StableDiffusionXLPipeline",)
     with raises(BadLora):
         family_keys("sd9")
+
+
+@pytest.mark.parametrize(
+    ("base", "resolution", "line"),
+    [
+        ("glyph", None, "Base: glyph, a toy of 64 pixels to try Limner with, not for photographs."),
+        (
+            "sdxl",
+            None,
+            "Base: sdxl, photographs and art, 1024 pixels. Licence: CreativeML Open RAIL++-M.",
+        ),
+        (
+            "sd15",
+            768,
+            "Base: sd15, small pictures on weak cards, 768 pixels. Licence: CreativeML Open RAIL-M.",
+        ),
+        ("someone/my-sdxl", 1024, "Base: someone/my-sdxl, by its name of the family sdxl, 1024 pixels."),
+        ("/models/strange/", None, "Base: /models/strange/."),
+    ],
+)
+def test_a_base_is_introduced_in_a_line(base: str, resolution: int | None, line: str):
+    assert introduction(base, resolution) == line

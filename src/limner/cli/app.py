@@ -94,8 +94,6 @@ def train(
 
     with session(as_json=as_json, events=events) as reporter:
         request = request_for(target, overrides_from(options), out)
-        with swiftly():
-            import limner.runs  # noqa: F401  most of the time until the first step
         summary = api.train(request.recipe, out=request.out, on_event=reporter.on_event)
     loss = "" if math.isnan(summary.loss) else f", loss {summary.loss:.4f}"
     validation = "" if summary.validation_loss is None else f", validation loss {summary.validation_loss:.4f}"

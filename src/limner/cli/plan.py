@@ -69,27 +69,25 @@ def plan(
 
             measure(request.recipe.limits, reporter)
         if "base" not in overrides and (target is None or request.sources):
-            _survey(target, overrides, choices["card"], reporter, as_json=as_json)
-            return
-        estimate = run(
-            request.recipe, reporter, card=choices["card"], price=choices["price"], whole=choices["exact"]
-        )
-        saved = target is not None and RunDir(request.out).write_plan(estimate.plain())
-    if not estimate.fits:
-        if not as_json:
-            raise DoesNotFit(str(estimate.misfit))
-        result(estimate.plain(), [], as_json=True)
+            value, text = _survey(target, overrides, choices["card"], reporter)
+        else:
+            estimate = run(
+                request.recipe, reporter, card=choices["card"], price=choices["price"], whole=choices["exact"]
+            )
+            saved = target is not None and RunDir(request.out).write_plan(estimate.plain())
+            value, text = estimate.plain(), lines(estimate)
+            text += [f"Kept: {RunDir(request.out).plan_path}"] if saved else []
+    if value.get("fits") is False and not as_json:
+        raise DoesNotFit(value["why_not"])
+    result(value, text, as_json=as_json)
+    if value.get("fits") is False:
         raise typer.Exit(1)
-    text = lines(estimate)
-    text += [f"Kept: {RunDir(request.out).plan_path}"] if saved else []
-    result(estimate.plain(), text, as_json=as_json)
 
 
 def _survey(
-    target: Path | None, overrides: dict[str, Any], card: str | None, reporter: Any, *, as_json: bool
-) -> None:
-    """Nobody has named a base: say what each would take."""
-    from limner.cli.show import result
+    target: Path | None, overrides: dict[str, Any], card: str | None, reporter: Any
+) -> tuple[dict[str, Any], list[str]]:
+    """What each base would take, as nobody has named one: for programs, and for people."""
     from limner.planning.describe_survey import survey_lines
     from limner.planning.survey import survey
 
@@ -99,7 +97,7 @@ def _survey(
     bases = survey(recipe_of, reporter, card=card)
     value = {"bases": [one.plain() for one in bases.estimates], "device": bases.device.name}
     suggestion = bases.suggestion.name if bases.suggestion else None
-    result({**value, "suggestion": suggestion}, survey_lines(bases, target), as_json=as_json)
+    return {**value, "suggestion": suggestion}, survey_lines(bases, target)
 
 
 def _request(target: Path | None, overrides: dict[str, Any], out: Path | None) -> RunRequest:

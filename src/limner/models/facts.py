@@ -68,8 +68,6 @@ class RegisteredBase:
     """Side in pixels of the square whose area it was made for."""
     toy: bool = False
     """Whether it is for trying Limner, and no base of pictures that people want."""
-    distilled: bool = False
-    """Whether it was distilled to few sampling steps, which training undoes in part."""
     gated: bool = False
     """Whether its licence must be accepted on the hub before it can be fetched."""
     weight_bytes: int = 0

@@ -114,6 +114,25 @@ def distilled_note(name: str, *, distilled: bool = False) -> str:
     )
 
 
+def introduction(base: str, resolution: int | None = None) -> str:
+    """A base in a line, before anything of it is read: what it is for, its pixels and its licence.
+
+    Args:
+        base: As the recipe names it.
+        resolution: Side in pixels that the recipe asks for; None: the base's own.
+    """
+    record = registered_bases().get(base)
+    if record and record.toy:
+        return f"Base: {base}, {record.purpose}."
+    pixels = resolution or (record.resolution if record else None)
+    size = f", {pixels} pixels" if pixels else ""
+    if record:
+        return f"Base: {base}, {record.purpose}{size}. Licence: {record.licence}."
+    match = recognised(base.rstrip("/").rpartition("/")[2])
+    family = f", by its name of the family {match[0].name}" if match else ""
+    return f"Base: {base}{family}{size}."
+
+
 def folder_of(family: str) -> Path:
     """The folder of a family."""
     return Path(str(_module(family, "facts").__file__)).parent

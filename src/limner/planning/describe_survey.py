@@ -6,7 +6,8 @@ from pathlib import Path
 from limner.files import human
 from limner.models.source import hub_page
 from limner.planning.describe import duration, hints, place
-from limner.planning.survey import BaseEstimate, Survey
+from limner.planning.survey import BaseEstimate, Survey, photograph_size, survey_for_photographs
+from limner.recipe.schema import Recipe
 from limner.recipe.size import label
 
 HEAD = ("base", "fits", "per step", "whole run", "VRAM", "RAM", "to fetch", "licence")
@@ -36,6 +37,24 @@ def survey_lines(result: Survey, target: Path | None) -> list[str]:
         "Estimates for the preset's LoRA and square pictures, without tracing. For the whole plan name the "
         "base with --base: about ten seconds, the first time.",
     ]
+
+
+def better_base(recipe: Recipe) -> str | None:
+    """What to say of photographs that are about to be trained on the toy; None where it is no matter."""
+    size = photograph_size(recipe)
+    if size is None:
+        return None
+    start = f"{recipe.base} is a toy, and your images are photographs by their size ({size[0]} x {size[1]})."
+    result = survey_for_photographs(recipe)
+    base = result.suggestion if result else None
+    for one in result.estimates if result else ():
+        if result and one.base is base and one.total:
+            fetch = f", {human(one.fetched)} to fetch" if one.fetched else ""
+            return (
+                f"{start} On {place(result.device)}: --base {one.base.name} "
+                f"(about {duration(one.total.seconds)}{fetch})."
+            )
+    return f"{start} What other bases need: limner plan {recipe.data.images}"
 
 
 def _row(one: BaseEstimate) -> tuple[str, ...]:

@@ -8,15 +8,15 @@ so far is not timed. What stays in memory does not depend on what is checkpointe
 what is swapped, so each is computed once and a sum says whether a plan fits.
 
 Attention is not searched: "auto" is the fastest kernel that the device has for each shape, found by trying
-(``nn.layers.attention``), so no other is faster; and all fused ones keep the same but for padding, while the
-plain one keeps a number for each pair of tokens (``tests/planning/test_profiling.py`` compares their traces).
+(``nn.layers.attention``); all fused ones keep the same but for padding, while the plain one keeps a number
+for each pair of tokens (``tests/planning/test_profiling.py``).
 What attention gave is not kept where blocks are compiled: ``nn.memory.engine`` refuses both at once, as a
 graph does not give it out. Modulations are never in codes: each of their numbers moves a whole channel, and
 precomputing them takes more off the device, exactly. 8-bit AdamW is a last resort, as it was the recipe that
 chose an optimizer.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -39,7 +39,6 @@ from limner.planning.choice import (
     sample_memory,
 )
 from limner.planning.devices import Device
-from limner.planning.host import HostMemory
 from limner.planning.profile import Profile
 from limner.planning.time import CostModel, accumulation_of, compile_seconds, update_seconds
 from limner.recipe.optimizers import optimizer_of
@@ -220,24 +219,16 @@ class _Space:
         return self._smallest(*min(ties, key=lambda item: _rank(*item))) if ties else None
 
     def _smallest(self, seconds: float, best: Plan) -> Plan:
-        """The plan that leaves most of the device free, of those as precise and simple, in nearly its time.
-
-        More blocks are checkpointed or swapped than must be, as far as that costs nothing: of each number of
-        swapped blocks the most that may be checkpointed in the time are looked for by halving.
-        """
+        """The plan that leaves most of the device free, of those as precise and simple, in its time."""
         self.limit = seconds * (1 + LEEWAY)
         cache_bytes = cache_memory(self.profile, best, self.device, self.request).reserved
         sizes: list[tuple[int, float, Plan]] = []
-        for group in self.groups:
-            if group.plan.weights != best.weights or group.least > self.limit:
-                continue
+        for group in (group for group in self.groups if group.plan.weights == best.weights):
             coming = self._comes(group.plan)
             for plan in self._plans(group):
                 if _mechanisms(plan) > _mechanisms(best):
                     continue
-                storage = self._keeps(group.plan, plan.swapped_blocks)
-                assert storage is not None  # it is what made the plan
-                *_, staying, floor = storage
+                *_, staying, floor = self._keeps(group.plan, plan.swapped_blocks) or (0, 0)
                 for count in self._counts(group, plan, _mechanisms(best)):
                     bytes_taken = max(staying + coming[count], floor, cache_bytes)
                     candidate = replace(plan, checkpointed_blocks=count)
@@ -245,7 +236,7 @@ class _Space:
         return min(sizes, key=lambda item: item[:2])[2]
 
     def _counts(self, group: _Group, plan: Plan, mechanisms: int) -> list[int]:
-        """Numbers of checkpointed blocks in time: the plan's own, and those up to the most there may be."""
+        """Numbers of checkpointed blocks in time: the plan's own, and on to the most, found by halving."""
         least = plan.checkpointed_blocks
         if group.seconds(plan, self.blocks) > self.limit:
             return []
@@ -336,27 +327,22 @@ class _Space:
 
     def _storage_of(self, plan: Plan) -> _Storage | None:
         """On disk what the host cannot hold, in tiles what does not fit whole."""
-        profile, device = self.profile, self.device
+        profile, device, request = self.profile, self.device, self.request
         ways = [plan, replace(plan, mmap_weights=True)] if plan.swapped_blocks else [plan]
-        way = next((candidate for candidate in ways if holds(device, *self._hosts(candidate))), None)
+        hosts = {way: host_memory(profile, way, device, request).values() for way in ways}
+        way = next((way for way in ways if holds(device, *hosts[way])), None)
         if way is None:
             return None
         loading = memory.load_memory(profile, way, device_kind=device.kind).reserved
         if loading > self.room:
             return None
-        if not self.request.sampling:
+        if not request.sampling:
             return way.mmap_weights, False, self._stays(way), loading
         for tiling in (False, True):
-            sampling = self._sample_bytes(replace(way, decode_tiled=tiling))
+            sampling = sample_memory(profile, replace(way, decode_tiled=tiling), device, request).reserved
             if sampling <= self.room:
                 return way.mmap_weights, tiling, self._stays(way), max(loading, sampling)
         return None
-
-    def _hosts(self, plan: Plan) -> Iterable[HostMemory]:
-        return host_memory(self.profile, plan, self.device, self.request).values()
-
-    def _sample_bytes(self, plan: Plan) -> int:
-        return sample_memory(self.profile, plan, self.device, self.request).reserved
 
     def _comes(self, plan: Plan) -> list[int]:
         """Bytes that come and go in a step, by the number of checkpointed blocks."""
@@ -372,10 +358,8 @@ class _Space:
         return self._coming[key]
 
     def _stays(self, plan: Plan) -> int:
-        request, device_kind = self.request, self.device.kind
-        return memory.staying(
-            self.profile, plan, optimizer=request.optimizer, average=request.average, device_kind=device_kind
-        )
+        words = {"optimizer": self.request.optimizer, "average": self.request.average}
+        return memory.staying(self.profile, plan, device_kind=self.device.kind, **words)
 
     def _train(self, plan: Plan) -> memory.MemoryEstimate:
         request = self.request

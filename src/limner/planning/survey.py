@@ -28,6 +28,7 @@ from limner.planning.shipped import SHIPPED_COMPUTE, shipped_profile
 from limner.planning.time import Total
 from limner.recipe.schema import Recipe
 from limner.reporter import Reporter
+from limner.target import template
 
 COMMON = 8
 """Size of the card by which a base is estimated that the processor cannot train, in units of 2^30 bytes."""
@@ -88,7 +89,7 @@ class Survey:
             estimate
             for estimate in self.estimates
             if estimate.total and estimate.total.seconds <= EVENING
-            if not (estimate.base.toy or estimate.base.distilled or estimate.base.gated)
+            if not (estimate.base.toy or estimate.base.train_on or estimate.base.gated)
         ]
         return max((one.base for one in candidates), key=lambda base: base.weight_bytes, default=None)
 
@@ -123,11 +124,44 @@ def survey(
     return Survey(device, counts.images, counts.images_unknown, tuple(sorted(estimates, key=order)))
 
 
+PHOTOGRAPH = 4
+"""Images whose shorter side has so many times the pixels of a toy base are no toy pictures."""
+
+
+def photograph_size(recipe: Recipe) -> tuple[int, int] | None:
+    """The size of the image in the middle, by its shorter side, where that is too large for a toy base.
+
+    None where the images are small enough for it, there are none, or the base is no toy.
+    """
+    base = registered_bases().get(recipe.base)
+    if base is None or not base.toy:
+        return None
+    sizes = sorted(image_sizes(recipe), key=min)
+    middle = sizes[len(sizes) // 2] if sizes else (0, 0)
+    return middle if min(middle) >= PHOTOGRAPH * base.resolution else None
+
+
+def survey_for_photographs(recipe: Recipe) -> Survey | None:
+    """What open bases would do with the images of a run on the toy; None on a processor."""
+    if device_for(recipe.limits).kind != "cuda":
+        return None
+    names = [
+        base.name for base in registered_bases().values() if not (base.toy or base.train_on or base.gated)
+    ]
+    limits = {f"limits.{name}": getattr(recipe.limits, name) for name in ("vram", "ram", "device")}
+    wishes = {"data.images": recipe.data.images, "concept_type": recipe.concept_type, **limits}
+
+    def recipe_of(base: str) -> Recipe:
+        return template({"base": base, **wishes}, max(1, len(image_sizes(recipe))))
+
+    return survey(recipe_of, Reporter(), names=names)
+
+
 def _estimate(
     recipe: Recipe, device: Device, sizes: list[tuple[int, int]], reporter: Reporter
 ) -> BaseEstimate:
     base, counts = registered_bases()[recipe.base], counts_of(recipe, sizes)
-    source = opened(recipe, reporter.line)
+    source = opened(recipe, lambda line: None)  # what a name says of itself is in the table
     reachable = device.kind == "cuda" or base.toy  # a processor takes days for any other
     target = device if reachable else of_card(typical(COMMON))
     request = request_of(recipe, target, max((width * height for width, height in sizes), default=0))

@@ -33,7 +33,6 @@ FACTS = FamilyFacts(
             train_on="flux-dev",
             licence="Apache-2.0",
             purpose="photographs and art in 4 sampling steps",
-            distilled=True,
             weight_bytes=33_720_738_758,
         ),
         RegisteredBase(

@@ -26,7 +26,6 @@ FACTS = FamilyFacts(
             train_on="z-image",
             licence="Apache-2.0",
             purpose="photographs and art in 8 sampling steps",
-            distilled=True,
             weight_bytes=32_832_210_502,
             part_precisions={"transformer": "fp32"},
         ),
