@@ -24,9 +24,9 @@ def described(*estimates, images_unknown=False):
 
 def test_a_base_that_does_not_fit_says_what_it_needs_and_nothing_else():
     big = BaseEstimate(
-        base=registered_bases()["qwen-image"], choice=None, total=None, fetched=57_000_000_000, card=8
+        base=registered_bases()["qwen-image"], choice=None, total=None, missing_bytes=57_000_000_000, card=8
     )
-    rows = described(big, replace(big, base=registered_bases()["sdxl"], fetched=0, card=None))
+    rows = described(big, replace(big, base=registered_bases()["sdxl"], missing_bytes=0, card=None))
     assert rows[0] == "Bases on a 12 GB RTX 3060, 7 images:"
     assert rows[3].split("  ")[0] == "qwen-image"
     assert "needs 8 GB" in rows[3] and "57.0 GB" in rows[3]

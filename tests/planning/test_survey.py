@@ -44,7 +44,7 @@ def test_each_base_has_the_figures_of_its_plan(monkeypatch):
     )
     alone = plan(template({"base": "sdxl", "data.images": Path("-")}), Reporter(), card="RTX 4070")
     assert (sdxl.choice, sdxl.total) == (alone.choice, alone.total)
-    assert sdxl.fetched == alone.missing_bytes
+    assert sdxl.missing_bytes == alone.missing_bytes
 
 
 def test_the_suggestion_is_the_largest_open_base_of_an_evening():

@@ -74,9 +74,9 @@ def plan(
             estimate = run(
                 request.recipe, reporter, card=choices["card"], price=choices["price"], whole=choices["exact"]
             )
-            saved = target is not None and RunDir(request.out).write_plan(estimate.plain())
+            is_kept = target is not None and RunDir(request.out).write_plan(estimate.plain())
             value, text = estimate.plain(), lines(estimate)
-            text += [f"Kept: {RunDir(request.out).plan_path}"] if saved else []
+            text += [f"Kept: {RunDir(request.out).plan_path}"] if is_kept else []
     if value.get("fits") is False and not as_json:
         raise DoesNotFit(value["why_not"])
     result(value, text, as_json=as_json)
@@ -95,7 +95,7 @@ def _survey(
         return _request(target, {**overrides, "base": base}, RUNS).recipe
 
     bases = survey(recipe_of, reporter, card=card)
-    value = {"bases": [one.plain() for one in bases.estimates], "device": bases.device.name}
+    value = {"bases": [row.plain() for row in bases.estimates], "device": bases.device.name}
     suggestion = bases.suggestion.name if bases.suggestion else None
     return {**value, "suggestion": suggestion}, survey_lines(bases, target)
 

@@ -71,10 +71,10 @@ def headline(result: PlanResult) -> str:
         parts.append(f"{label(result.choice.host.total)} of RAM{assumption}")
     parts.append(f"{human(sum(result.disk.values()))} of disk")
     gate = f"; accept the licence first at {result.gate}" if result.gate else ""
-    return f"Fits {place(device)}: {', '.join(parts)}{gate}."
+    return f"Fits {device_label(device)}: {', '.join(parts)}{gate}."
 
 
-def place(device: Device) -> str:
+def device_label(device: Device) -> str:
     """A device in a sentence: "your 12 GB card", "a 24 GB RTX 4090", "this processor"."""
     if device.kind != "cuda":
         return "this processor" if device.kind == "cpu" else device.name

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from limner.files import human
 from limner.models.source import hub_page
-from limner.planning.describe import duration, hints, place
+from limner.planning.describe import device_label, duration, hints
 from limner.planning.survey import BaseEstimate, Survey, photograph_size, survey_for_photographs
 from limner.recipe.schema import Recipe
 from limner.recipe.size import label
@@ -20,11 +20,11 @@ def survey_lines(result: Survey, target: Path | None) -> list[str]:
         result: The estimates.
         target: What the person named, for the command to go on with.
     """
-    rows = [HEAD, *(_row(one) for one in result.estimates)]
+    rows = [HEAD, *(_row(row) for row in result.estimates)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
     images = f"{result.images} images" + (" assumed" if result.images_unknown else "")
     return [
-        f"Bases on {place(result.device)}, {images}:",
+        f"Bases on {device_label(result.device)}, {images}:",
         "",
         *(
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -47,38 +47,38 @@ def better_base(recipe: Recipe) -> str | None:
     start = f"{recipe.base} is a toy, and your images are photographs by their size ({size[0]} x {size[1]})."
     result = survey_for_photographs(recipe)
     base = result.suggestion if result else None
-    for one in result.estimates if result else ():
-        if result and one.base is base and one.total:
-            fetch = f", {human(one.fetched)} to fetch" if one.fetched else ""
+    for row in result.estimates if result else ():
+        if result and row.base is base and row.total:
+            fetch = f", {human(row.missing_bytes)} to fetch" if row.missing_bytes else ""
             return (
-                f"{start} On {place(result.device)}: --base {one.base.name} "
-                f"(about {duration(one.total.seconds)}{fetch})."
+                f"{start} On {device_label(result.device)}: --base {row.base.name} "
+                f"(about {duration(row.total.seconds)}{fetch})."
             )
     return f"{start} What other bases need: limner plan {recipe.data.images}"
 
 
-def _row(one: BaseEstimate) -> tuple[str, ...]:
-    fetched = human(one.fetched) if one.fetched else "here"
-    licence = one.base.licence + (" (accept first)" if one.base.gated else "")
-    licence += f"; {one.base.purpose}" if one.base.toy else ""
-    if one.choice is None or one.total is None:
-        fits = f"needs {one.card} GB" if one.card else "no"
-        return (one.base.name, fits, "", "", "", "", fetched, licence)
-    seconds = one.choice.step_time.seconds
+def _row(row: BaseEstimate) -> tuple[str, ...]:
+    fetch = human(row.missing_bytes) if row.missing_bytes else "here"
+    licence = row.base.licence + (" (accept first)" if row.base.gated else "")
+    licence += f"; {row.base.purpose}" if row.base.toy else ""
+    if row.choice is None or row.total is None:
+        fits = f"needs {row.card} GB" if row.card else "no"
+        return (row.base.name, fits, "", "", "", "", fetch, licence)
+    seconds = row.choice.step_time.seconds
     return (
-        one.base.name,
-        f"in {one.choice.plan.weights}",
+        row.base.name,
+        f"in {row.choice.plan.weights}",
         f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s",
-        duration(one.total.seconds),
-        label(one.choice.reserved),
-        label(one.choice.host.total),
-        fetched,
+        duration(row.total.seconds),
+        label(row.choice.reserved),
+        label(row.choice.host.total),
+        fetch,
         licence,
     )
 
 
 def _gates(result: Survey) -> Iterator[str]:
-    gated = [one.base for one in result.estimates if one.base.gated and one.fetched]
+    gated = [row.base for row in result.estimates if row.base.gated and row.missing_bytes]
     if gated:
         yield "Licences to accept first, once:"
     yield from (f"  {base.name}: {hub_page(base.hub_id)}" for base in gated)

@@ -237,18 +237,18 @@ class _Space:
 
     def _counts(self, group: _Group, plan: Plan, mechanisms: int) -> list[int]:
         """Numbers of checkpointed blocks in time: the plan's own, and on to the most, found by halving."""
-        least = plan.checkpointed_blocks
+        start = plan.checkpointed_blocks
         if group.seconds(plan, self.blocks) > self.limit:
             return []
-        more = replace(plan, checkpointed_blocks=max(1, least))
-        if "checkpointed_blocks" in self.request.exclusions or _mechanisms(more) > mechanisms:
-            return [least]
-        low, high = least, self.blocks
+        variant = replace(plan, checkpointed_blocks=max(1, start))
+        if "checkpointed_blocks" in self.request.exclusions or _mechanisms(variant) > mechanisms:
+            return [start]
+        low, high = start, self.blocks
         while low < high:
             middle = (low + high + 1) // 2
             in_time = group.seconds(replace(plan, checkpointed_blocks=middle), self.blocks) <= self.limit
             low, high = (middle, high) if in_time else (low, middle - 1)
-        return list(range(least, low + 1))
+        return list(range(start, low + 1))
 
     def _groups(self) -> Iterator[_Group]:
         profile, device, request = self.profile, self.device, self.request

@@ -44,7 +44,7 @@ class BaseEstimate:
     choice: Choice | None
     """None: it does not fit."""
     total: Total | None
-    fetched: int
+    missing_bytes: int
     """Bytes that are to be fetched."""
     card: int | None = None
     """Where it does not fit: the smallest card that it does, in units of 2^30 bytes; None: none is sold."""
@@ -60,7 +60,7 @@ class BaseEstimate:
             "reserved_bytes": choice.reserved if choice else None,
             "ram_bytes": choice.host.total if choice else None,
             "weights": choice.plan.weights if choice else None,
-            "fetch_bytes": self.fetched,
+            "fetch_bytes": self.missing_bytes,
             "licence": self.base.licence,
             "gated": self.base.gated,
             "needs_card_bytes": self.card * 2**30 if self.card else None,
@@ -91,7 +91,9 @@ class Survey:
             if estimate.total and estimate.total.seconds <= EVENING
             if not (estimate.base.toy or estimate.base.train_on or estimate.base.gated)
         ]
-        return max((one.base for one in candidates), key=lambda base: base.weight_bytes, default=None)
+        return max(
+            (estimate.base for estimate in candidates), key=lambda base: base.weight_bytes, default=None
+        )
 
 
 def survey(
@@ -118,8 +120,12 @@ def survey(
     estimates = [_estimate(recipe_of(name), device, sizes, reporter) for name in names]
     counts = counts_of(recipe, sizes)
 
-    def order(one: BaseEstimate) -> tuple[bool, float, int]:
-        return one.base.toy, one.total.seconds if one.total else float("inf"), one.base.weight_bytes
+    def order(estimate: BaseEstimate) -> tuple[bool, float, int]:
+        return (
+            estimate.base.toy,
+            estimate.total.seconds if estimate.total else float("inf"),
+            estimate.base.weight_bytes,
+        )
 
     return Survey(device, counts.images, counts.images_unknown, tuple(sorted(estimates, key=order)))
 
@@ -149,10 +155,10 @@ def survey_for_photographs(recipe: Recipe) -> Survey | None:
         base.name for base in registered_bases().values() if not (base.toy or base.train_on or base.gated)
     ]
     limits = {f"limits.{name}": getattr(recipe.limits, name) for name in ("vram", "ram", "device")}
-    wishes = {"data.images": recipe.data.images, "concept_type": recipe.concept_type, **limits}
+    overrides = {"data.images": recipe.data.images, "concept_type": recipe.concept_type, **limits}
 
     def recipe_of(base: str) -> Recipe:
-        return template({"base": base, **wishes}, max(1, len(image_sizes(recipe))))
+        return template({"base": base, **overrides}, max(1, len(image_sizes(recipe))))
 
     return survey(recipe_of, Reporter(), names=names)
 
@@ -170,8 +176,8 @@ def _estimate(
     )
     profile = _profile(resolved, reporter)
     is_here = base_bytes(here(source)) is not None
-    fetched = 0 if is_here else fetched_bytes(recipe.base, source, profile)
-    start = BaseEstimate(base=base, choice=None, total=None, fetched=fetched)
+    missing_bytes = 0 if is_here else fetched_bytes(recipe.base, source, profile)
+    start = BaseEstimate(base=base, choice=None, total=None, missing_bytes=missing_bytes)
     try:
         choice = choose(profile, target, request) if reachable else None
     except DoesNotFit:
