@@ -1,7 +1,8 @@
 import pytest
 
 from blueprints import flux
-from limner.planning import local_device, planner, profile_cache
+from limner.models.source import Source
+from limner.planning import local_device, profile_cache
 from limner.planning.describe import count, duration, lines
 from limner.planning.local_device import LocalGpu
 from limner.planning.planner import plan
@@ -75,7 +76,7 @@ def test_a_card_that_is_here_is_yours_and_its_memory_is_not_assumed(monkeypatch)
 
 def test_a_base_that_is_on_this_disk_or_open_to_all_has_no_gate(monkeypatch):
     assert "accept" not in told("24GB", base="sdxl").splitlines()[0]
-    monkeypatch.setattr(planner, "base_bytes", lambda source: 33_000_000_000)
+    monkeypatch.setattr(Source, "bytes_on_disk", 33_000_000_000)
     assert "accept" not in told("24GB").splitlines()[0]
 
 

@@ -2,11 +2,11 @@ import json
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 from limner.errors import BadUsage
 from limner.models.registry import registered_bases
 from limner.planning import local_device
-from limner.planning import survey as room
 from limner.planning.describe_survey import HEAD, survey_lines
 from limner.planning.planner import plan
 from limner.planning.shipped import shipped_profile
@@ -21,7 +21,7 @@ SOME = ("sdxl", "z-image", "qwen-image", "flux-dev", "glyph")
 def _nothing_is_traced(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(local_device, "gpu", lambda: None)
-    monkeypatch.setattr(room, "base_bytes", lambda source: 31 if source.name == "glyph" else None)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
 
 
 def surveyed(card: str | None = "RTX 4070", names=SOME, **changes):

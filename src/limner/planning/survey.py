@@ -17,7 +17,7 @@ from limner.planning.advice import SIZES, least
 from limner.planning.cards import typical
 from limner.planning.choice import Choice, PlanRequest, fits
 from limner.planning.devices import Device, of_card
-from limner.planning.disk import base_bytes, fetched_bytes, here
+from limner.planning.disk import fetched_bytes, here
 from limner.planning.local_device import device_for
 from limner.planning.planner import counts_of, image_sizes, request_of, total_of_run
 from limner.planning.profile import Profile
@@ -175,7 +175,7 @@ def _estimate(
         recipe=recipe, source=source, shape=shape_of(source), kind=target.kind, compute=request.compute
     )
     profile = _profile(resolved, reporter)
-    is_here = base_bytes(here(source)) is not None
+    is_here = here(source).bytes_on_disk is not None
     missing_bytes = 0 if is_here else fetched_bytes(recipe.base, source, profile)
     start = BaseEstimate(base=base, choice=None, total=None, missing_bytes=missing_bytes)
     try:
