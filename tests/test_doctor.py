@@ -3,13 +3,21 @@ import importlib
 import importlib.metadata
 import types
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
 from limner import doctor as room
 from limner.doctor import Diagnosis, doctor, optional_packages, required
+from limner.planning import local_device
+from limner.planning.describe import duration
+from limner.planning.local_device import LocalGpu
+from limner.planning.survey import survey
+from limner.reporter import Reporter
+from limner.target import template
 
+GB = 2**30
 Usage = namedtuple("Usage", "total used free")
 
 
@@ -92,8 +100,56 @@ def test_a_package_that_is_missing_or_old_is_told_with_the_command(monkeypatch):
 def test_a_missing_extra_is_no_failure(monkeypatch):
     monkeypatch.setattr(room, "_installed", lambda name: None if name in optional_packages() else "99")
     extra = found("bitsandbytes")
-    assert extra.ok
+    assert extra.ok and extra.optional
     assert extra.remedy == 'pip install "limner[gpu]"'
+
+
+@pytest.mark.parametrize("driver", [True, False])
+def test_what_is_worth_installing_depends_on_the_machine(monkeypatch, driver):
+    monkeypatch.setattr(room, "_installed", lambda name: None if name in optional_packages() else "99")
+    monkeypatch.setattr(room.shutil, "which", lambda name: name if driver else None)
+    monkeypatch.setattr(local_device, "_driver_lines", lambda query: [])
+    text = room.lines(doctor())
+    assert "not installed" not in "\n".join(text)
+    assert ("Worth installing:" in text) is driver
+    position = text.index("Only when asked for:")
+    assert any("limner[gpu]" in line for line in text[:position]) is driver
+    commands = [line.split("    ")[0] for line in text[position + 1 :]]
+    assert len(commands) == len(set(commands)), "a command stands there once"
+
+
+def test_processes_that_hold_gpu_memory_are_named_with_their_size(monkeypatch):
+    answer = ["4211, /usr/lib/firefox/firefox, 812", "99, C:\\games\\game.exe, 6144", "7, python, [N/A]", ""]
+    monkeypatch.setattr(local_device, "_driver_lines", lambda query: answer)
+    held = found("GPU memory in use")
+    assert held.ok
+    assert held.detail == "game.exe 6.0 GB (process 99), firefox 812 MB (process 4211)"
+    assert held.remedy == "Close what you do not need before training."
+    monkeypatch.setattr(local_device, "_driver_lines", lambda query: [])
+    assert "GPU memory in use" not in [finding.name for finding in doctor()]
+
+
+def test_the_first_line_says_what_this_machine_trains_or_what_is_in_the_way(monkeypatch):
+    monkeypatch.setattr(local_device, "gpu", lambda: None)
+    assert room.summary([Diagnosis("python", True, "3.12")]).startswith(
+        "Ready. On this processor Limner trains glyph, the toy base: no GPU was found."
+    )
+    broken = [Diagnosis("torch", False, "not installed", "pip install torch"), Diagnosis("peft", True, "1")]
+    assert room.summary(broken) == "Not ready to train: torch. What to do stands below."
+
+
+def test_what_doctor_says_of_a_card_is_what_plan_says(monkeypatch):
+    monkeypatch.setattr(local_device, "gpu", lambda: LocalGpu("NVIDIA GeForce RTX 4060", 8 * GB, 7 * GB))
+    monkeypatch.setattr(local_device, "_ram", lambda: (32 * GB, 28 * GB))
+    text = room.abilities()
+    assert text.startswith("On your 8 GB card (NVIDIA GeForce RTX 4060) Limner trains ")
+    result = survey(lambda base: template({"base": base, "data.images": Path("-")}), Reporter())
+    for row in result.estimates:
+        if not row.base.toy:
+            words = (
+                f"{row.base.name} ({duration(row.total.seconds)})" if row.total else f"{row.base.name} needs"
+            )
+            assert words in text
 
 
 def test_a_disk_that_is_full_or_closed_is_told(monkeypatch, tmp_path):

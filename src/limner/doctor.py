@@ -1,4 +1,4 @@
-"""The verb ``doctor``: what is installed, what is missing, and the command that mends it."""
+"""The verb ``doctor``: what this machine can train, what is missing, and the command that mends it."""
 
 import importlib
 import importlib.metadata
@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,12 @@ OTHER_PACKAGES = {
 """Optional package -> extra that brings it, what it is for; besides those of providers and optimizers."""
 
 
+WORTH = ("bitsandbytes",)
+"""Optional packages that a machine with a GPU gains by: AdamW in 8 bits, where memory is short."""
+HELD = 2**30
+"""Bytes of GPU memory held by others that are worth a word of advice."""
+
+
 @dataclass(frozen=True)
 class Diagnosis:
     """One thing looked at.
@@ -42,19 +48,94 @@ class Diagnosis:
         ok: False only for what training cannot do without, or for a GPU left unused.
         detail: What was found, with versions and sizes.
         remedy: What to do; empty when nothing is to be done.
+        optional: Whether it is a package that training does without.
+        worth: Of an optional package that is missing: whether this machine would gain by it.
     """
 
     name: str
     ok: bool
     detail: str
     remedy: str = ""
+    optional: bool = False
+    worth: bool = False
 
 
 def doctor() -> list[Diagnosis]:
     """Look at Python, the packages, the device, the disk and the embedded base. Changes nothing."""
     packages = [_package(requirement) for requirement in required()]
-    optional = [_extra(name, *extra) for name, extra in optional_packages().items()]
-    return [_python(), *packages, _device(), *optional, _room(shared_cache()), _embedded()]
+    has_gpu = shutil.which("nvidia-smi") is not None
+    optional = [_extra(name, *extra, has_gpu=has_gpu) for name, extra in optional_packages().items()]
+    return [_python(), *packages, _device(), *_holders(), *optional, _room(shared_cache()), _embedded()]
+
+
+def abilities() -> str:
+    """What this machine can train, in a line, by the same estimates as ``limner plan``."""
+    from limner.planning.describe import device_label, duration
+    from limner.planning.survey import survey
+    from limner.reporter import Reporter
+    from limner.target import template
+
+    result = survey(lambda base: template({"base": base, "data.images": Path("-")}), Reporter())
+    device = device_label(result.device)
+    rows = [row for row in result.estimates if row.total and not row.base.toy]
+    if not rows:
+        return (
+            f"On {device} Limner trains glyph, the toy base: no GPU was found. What a card would train: "
+            'limner plan --card "RTX 4090".'
+        )
+    names = ", ".join(f"{row.base.name} ({duration(row.total.seconds)})" for row in rows if row.total)
+    misfits = [row for row in result.estimates if row.choice is None and row.card]
+    others = ", ".join(f"{row.base.name} needs a card of {row.card} GB" for row in misfits)
+    return (
+        f"On {device} Limner trains {names}: a preset's run on ten images each."
+        f"{f' Not: {others}.' if others else ''} The whole table: limner plan."
+    )
+
+
+def summary(findings: Sequence[Diagnosis]) -> str:
+    """The first line: what is in the way, or what this machine can train."""
+    broken = [finding.name for finding in findings if not finding.ok]
+    if broken:
+        return f"Not ready to train: {', '.join(broken)}. What to do stands below."
+    return f"Ready. {abilities()}"
+
+
+def lines(findings: Sequence[Diagnosis]) -> list[str]:
+    """Findings for people: what is in the way, what is there, and what is worth installing."""
+    text = []
+    for finding in findings:
+        if not finding.ok or not finding.optional:
+            text.append(f"{'ok ' if finding.ok else 'BAD'}  {finding.name}: {finding.detail}")
+            text += [f"     -> {finding.remedy}"] if finding.remedy else []
+    extras = [finding for finding in findings if finding.optional]
+    present = [f"{extra.name} {extra.detail.partition(',')[0]}" for extra in extras if not extra.remedy]
+    text += [f"ok   optional packages: {', '.join(present)}"] if present else []
+    missing = [extra for extra in extras if extra.remedy]
+    if worth := [extra for extra in missing if extra.worth]:
+        text.append("Worth installing:")
+        text += [f"  {extra.remedy}    {extra.name}: {extra.detail}" for extra in worth]
+    if rest := [extra for extra in missing if not extra.worth]:
+        commands = dict.fromkeys(extra.remedy for extra in rest)
+        text.append("Only when asked for:")
+        text += [
+            f"  {command}    {', '.join(extra.detail for extra in rest if extra.remedy == command)}"
+            for command in commands
+        ]
+    return text
+
+
+def _holders() -> list[Diagnosis]:
+    """The processes that hold memory of the GPU, the largest first."""
+    from limner.planning.local_device import gpu_processes
+    from limner.recipe.size import label
+
+    holders = gpu_processes()
+    if not holders:
+        return []
+    text = ", ".join(f"{name} {label(size)} (process {pid})" for name, pid, size in holders)
+    total = sum(size for *_, size in holders)
+    remedy = "Close what you do not need before training." if total >= HELD else ""
+    return [Diagnosis("GPU memory in use", True, text, remedy)]
 
 
 def required() -> Iterator[Requirement]:
@@ -102,11 +183,12 @@ def optional_packages() -> dict[str, tuple[str, str]]:
     return catalog.optional_packages() | optimizers | OTHER_PACKAGES
 
 
-def _extra(name: str, extra: str, use: str) -> Diagnosis:
+def _extra(name: str, extra: str, use: str, *, has_gpu: bool) -> Diagnosis:
     version = _installed(name)
     if version is None:
-        return Diagnosis(name, True, f"not installed; optional, for {use}", f'pip install "limner[{extra}]"')
-    return Diagnosis(name, True, f"{version}, for {use}")
+        remedy, worth = f'pip install "limner[{extra}]"', name in WORTH and has_gpu
+        return Diagnosis(name, True, use, remedy, optional=True, worth=worth)
+    return Diagnosis(name, True, f"{version}, for {use}", optional=True)
 
 
 def _device() -> Diagnosis:
@@ -135,7 +217,7 @@ def _device() -> Diagnosis:
             "device", False, "an NVIDIA driver is here, but this torch is built for CPUs", remedy
         )
     detail = f"CPU, {torch.get_num_threads()} threads of {os.cpu_count()} cores; enough for the embedded base"
-    return Diagnosis("device", True, detail, "FLUX.1 in bf16 wants a GPU with 40 GB.")
+    return Diagnosis("device", True, detail)
 
 
 def _room(folder: Path) -> Diagnosis:

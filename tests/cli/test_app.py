@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from limner import doctor
 from limner.doctor import Diagnosis
 from limner.errors import BadData, RunBusy, Stopped
 from limner.events import CacheFilled, Done
@@ -383,7 +384,8 @@ def test_demo_hands_its_object_on(limner, verb):
 
 @pytest.mark.parametrize(("ok", "status"), [(True, 0), (False, 1)])
 def test_doctor_exits_1_when_something_needed_is_missing(limner, verb, ok, status):
-    verb("doctor", doctor=lambda: [Diagnosis("torch", ok, "2.13", "" if ok else "pip install torch")])
+    findings = [Diagnosis("torch", ok, "2.13", "" if ok else "pip install torch")]
+    verb("doctor", doctor=lambda: findings, summary=lambda findings: "Ready.", lines=doctor.lines)
     done = limner("doctor", "--json")
     assert done.status == status
     assert json.loads(done.out)["ok"] is ok

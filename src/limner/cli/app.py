@@ -178,7 +178,7 @@ def demo(
 
 @app.command(epilog=example("limner doctor"))
 def doctor(*, as_json: Json = False) -> None:
-    """Check the installation: what is there, what is missing, what to do.
+    """Say what this machine can train, what is missing, and what to do.
 
     Exits 1 when something that is needed is missing.
     """
@@ -186,15 +186,13 @@ def doctor(*, as_json: Json = False) -> None:
 
     with session(as_json=as_json):
         from limner.doctor import doctor as run
+        from limner.doctor import lines, summary
 
         findings = run()
+        first = summary(findings)
     healthy = all(finding.ok for finding in findings)
-    lines = []
-    for finding in findings:
-        lines.append(f"{'ok ' if finding.ok else 'BAD'}  {finding.name}: {finding.detail}")
-        if finding.remedy:
-            lines.append(f"     -> {finding.remedy}")
-    result({"ok": healthy, "findings": findings}, lines, as_json=as_json)
+    text = [first, "", *lines(findings)]
+    result({"ok": healthy, "summary": first, "findings": findings}, text, as_json=as_json)
     if not healthy:
         raise typer.Exit(1)
 

@@ -29,6 +29,7 @@ DRIVER, FORM = "nvidia-smi", "--format=csv,noheader,nounits"
 QUERY = (DRIVER, "--query-gpu=name,memory.total,memory.free", FORM)
 CAPABILITY_QUERY = (DRIVER, "--query-gpu=compute_cap", FORM)
 """For cards that are not in the table: older drivers do not know this question."""
+PROCESS_QUERY = (DRIVER, "--query-compute-apps=pid,process_name,used_gpu_memory", FORM)
 RATES_VERSION = 2
 """Version of what ``limner plan --calibrate`` measures: rates of another one mean something else."""
 PATIENCE = 10
@@ -89,15 +90,26 @@ def gpu() -> LocalGpu | None:
     return LocalGpu(name, int(memory) * 2**20, int(free) * 2**20)
 
 
+def gpu_processes() -> list[tuple[str, int, int]]:
+    """(name, process id, bytes) of the processes that compute on a GPU here, the largest first.
+
+    Drivers that do not tell the sizes, as on a Windows desktop, tell nothing here.
+    """
+    holders = []
+    for fields in _driver_lines(PROCESS_QUERY):
+        pid, _, rest = fields.partition(",")
+        name, _, memory = rest.rpartition(",")
+        if pid.strip().isdigit() and memory.strip().isdigit():
+            path = name.strip().replace("\\", "/")
+            holders.append((path.rpartition("/")[2] or path, int(pid), int(memory) * 2**20))
+    return sorted(holders, key=lambda holder: -holder[2])
+
+
 def _driver_fields(query: tuple[str, ...]) -> list[str] | None:
     """What the driver answers about the GPU that this process would use, field by field."""
-    if shutil.which(query[0]) is None:
+    lines = [line for line in _driver_lines(query) if line.count(",") == query[1].count(",")]
+    if not lines:
         return None
-    try:
-        output = subprocess.run(query, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
-    except (subprocess.SubprocessError, OSError):
-        return None  # a driver without a card says so with an error
-    lines = [line for line in output.splitlines() if line.count(",") == query[1].count(",")]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     rank = int(os.environ.get("LOCAL_RANK", "0"))
     devices_visible = [str(number) for number in range(len(lines))] if visible is None else visible.split(",")
@@ -105,6 +117,17 @@ def _driver_fields(query: tuple[str, ...]) -> list[str] | None:
     if not first.isdigit() or int(first) >= len(lines):
         return None
     return [word.strip() for word in lines[int(first)].split(",")]
+
+
+def _driver_lines(query: tuple[str, ...]) -> list[str]:
+    """What the driver answers, line by line; nothing where there is none, or it has no card."""
+    if shutil.which(query[0]) is None:
+        return []
+    try:
+        output = subprocess.run(query, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
+    except (subprocess.SubprocessError, OSError):
+        return []  # a driver without a card says so with an error
+    return output.splitlines()
 
 
 def _capability() -> tuple[int, int] | None:
