@@ -164,3 +164,15 @@ def test_somebody_else_hears_as_well():
     Reporter().also(second.append).line("alone")
     assert [event.text for event in first] == ["both", "one"]
     assert [event.text for event in second] == ["both", "alone"]
+
+
+def test_work_that_goes_on_counts_from_where_it_was_and_is_timed_by_what_it_does():
+    events = []
+    with Reporter(events.append).progress("Training", 30, 8) as bar:
+        bar.advance()
+    assert [(event.done, event.total, event.start) for event in events] == [(8, 30, 8), (9, 30, 8), (9, 30, 8)]
+    begun, later = (ProgressMade(label="x", done=done, total=30, start=8, seconds=6.0) for done in (8, 10))
+    assert begun.seconds_left is None
+    assert later.seconds_left == 60.0, "2 in 6 s, 20 are left"
+    with Reporter(events.append).progress("Training", 30, 30):
+        assert len(events) == 3, "nothing is left to do, and no bar is shown"

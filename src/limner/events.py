@@ -30,8 +30,16 @@ class ProgressMade:
     """The figure to show beside, such as "loss 0.31"."""
     seconds: float = 0.0
     """Since this work began."""
+    start: int = 0
+    """How much was done before this work began, as in a run that goes on; ``done`` counts it."""
     ended: bool = False
     """Nothing more follows of it: finished, or broken off where ``done`` is less than ``total``."""
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At the pace so far; None before the first piece."""
+        made = self.done - self.start
+        return self.seconds * (self.total - self.done) / made if made > 0 else None
 
 
 @dataclass(frozen=True, kw_only=True)

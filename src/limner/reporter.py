@@ -18,10 +18,10 @@ UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u
 class Bar:
     """Counted work under way."""
 
-    def __init__(self, reporter: "Reporter", label: str, total: int) -> None:
+    def __init__(self, reporter: "Reporter", label: str, total: int, start: int = 0) -> None:
         """Begun now. See :meth:`Reporter.progress`."""
-        self._reporter, self._label, self._total = reporter, label, total
-        self._position, self._note, self._start = 0, "", time.monotonic()
+        self._reporter, self._label, self._total, self._first = reporter, label, total, start
+        self._position, self._note, self._start = start, "", time.monotonic()
 
     def advance(self, n: int = 1, note: str = "") -> None:
         """Say that ``n`` more are done; ``note`` is the figure to show beside, such as "loss 0.31".
@@ -41,6 +41,7 @@ class Bar:
             done=self._position,
             total=self._total,
             note=self._note,
+            start=self._first,
             seconds=time.monotonic() - self._start,
             ended=final,
         )
@@ -87,10 +88,16 @@ class Reporter:
         self.event(Message(text))
 
     @contextmanager
-    def progress(self, label: str, total: int) -> Iterator[Bar]:
-        """Count ``total`` pieces of work, named ``label``, inside a ``with``; also if it breaks off."""
-        bar = Bar(self, label, total)
-        if not total:
+    def progress(self, label: str, total: int, start: int = 0) -> Iterator[Bar]:
+        """Count ``total`` pieces of work, named ``label``, inside a ``with``; also if it breaks off.
+
+        Args:
+            label: For people.
+            total: All that is to be done.
+            start: How much of it was done before.
+        """
+        bar = Bar(self, label, total, start)
+        if total <= start:
             yield bar
             return
         bar.show()
@@ -138,10 +145,10 @@ class PlainText:
             self._count(event, duration(event.seconds))
             return
         before = self._line_times.setdefault(event.label, event.seconds)
-        if event.done and event.done < event.total and event.seconds - before >= self._interval:
+        seconds_left = event.seconds_left
+        if seconds_left and event.seconds - before >= self._interval:
             self._line_times[event.label] = event.seconds
-            remaining = event.seconds * (event.total - event.done) / event.done
-            self._count(event, f"about {duration(remaining)} left")
+            self._count(event, f"about {duration(seconds_left)} left")
 
     def _count(self, event: ProgressMade, timing: str) -> None:
         parts = [f"{event.label} {event.done}/{event.total}", event.note, timing]

@@ -118,8 +118,7 @@ class StatusFile:
     def _progress(self, event: ProgressMade) -> None:
         if event.label not in self._bars:
             self._bars.append(event.label)
-        remaining = event.seconds * (event.total - event.done) / event.done if event.done else None
-        self._change(phase=event.label, done=event.done, total=event.total, seconds_left=remaining)
+        self._change(phase=event.label, done=event.done, total=event.total, seconds_left=event.seconds_left)
         if event.ended:
             self._bars.remove(event.label)
             phase = self._bars[-1] if self._bars else "Preparing"

@@ -107,3 +107,12 @@ def test_of_counted_work_programs_read_the_beginning_a_few_and_the_end():
     rows = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert [row["done"] for row in rows] == [0, 16, 32, 48, 64, 64, 0]
     assert [row["ended"] for row in rows] == [False] * 5 + [True, False]
+
+
+def test_the_bar_of_a_run_that_goes_on_begins_where_it_was():
+    stream = io.StringIO()
+    terminal = Terminal(Console(file=stream, force_terminal=True, width=100))
+    terminal(ProgressMade(label="Training", done=8, total=30, start=8))
+    terminal(ProgressMade(label="Training", done=8, total=30, start=8, ended=True))
+    assert "8/30" in stream.getvalue()
+    assert "0/30" not in stream.getvalue()

@@ -50,7 +50,9 @@ class Terminal:
         if event.label not in self._tasks:
             if not self._tasks:
                 bars.start()
-            self._tasks[event.label] = bars.add_task(printable(event.label), total=event.total, note="")
+            self._tasks[event.label] = bars.add_task(
+                printable(event.label), total=event.total, completed=event.done, note=""
+            )
         bars.update(self._tasks[event.label], completed=event.done, note=printable(event.note))
 
     def _end(self, event: ProgressMade) -> None:

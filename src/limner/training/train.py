@@ -23,6 +23,7 @@ from limner.nn.memory.plan import OptimizerState, PreviousPrecision
 from limner.nn.optim import optimizer
 from limner.recipe.optimizers import optimizer_of
 from limner.recipe.schema import Recipe
+from limner.recipe.size import label
 from limner.reporter import Reporter, counted
 from limner.run_folder import RunDir
 from limner.status import StatusFile
@@ -278,14 +279,14 @@ def _loop(
     """The loop: steps come out of ``fit``; what happens between two of them happens here."""
     run, recipe = state.run, state.resolved.recipe
     clock = time.monotonic()
-    with reporter.progress("Training", recipe.train.steps - start_step) as bar, stop.patient():
+    with reporter.progress("Training", recipe.train.steps, start_step) as bar, stop.patient():
         for step in _steps(state, start_step, reporter):
             now = time.monotonic()
             row = _row(step, now - clock, state)
             for line in state.watch.step(row["seconds"], row["bytes"]):
                 reporter.line(line)
             reporter.event(_step_done(row, recipe.train.steps))
-            bar.advance(note=f"loss {step.loss:.4f}")
+            bar.advance(note=_figures(row, state.resolved.device.type))
             _between(state, step.number, row, reporter, stop)
             track(row)
             try:
@@ -300,6 +301,12 @@ def _loop(
                     f"Go on with: limner train {run.path}"
                 )
             clock = time.monotonic()
+
+
+def _figures(row: dict[str, Any], device: str) -> str:
+    """What stands beside the bar: loss, pace, and the most memory that was held."""
+    memory = "VRAM" if device == "cuda" else "memory"
+    return f"loss {row['loss']:.4f}, {row['seconds']:.2g} s/step, {memory} {label(row['bytes'])}"
 
 
 def _save_once(state: TrainState, step: Step, reporter: Reporter) -> None:
