@@ -170,7 +170,11 @@ def test_work_that_goes_on_counts_from_where_it_was_and_is_timed_by_what_it_does
     events = []
     with Reporter(events.append).progress("Training", 30, 8) as bar:
         bar.advance()
-    assert [(event.done, event.total, event.start) for event in events] == [(8, 30, 8), (9, 30, 8), (9, 30, 8)]
+    assert [(event.done, event.total, event.start) for event in events] == [
+        (8, 30, 8),
+        (9, 30, 8),
+        (9, 30, 8),
+    ]
     begun, later = (ProgressMade(label="x", done=done, total=30, start=8, seconds=6.0) for done in (8, 10))
     assert begun.seconds_left is None
     assert later.seconds_left == 60.0, "2 in 6 s, 20 are left"

@@ -33,9 +33,9 @@ OTHER_PACKAGES = {
 """Optional package -> extra that brings it, what it is for; besides those of providers and optimizers."""
 
 
-WORTH = ("bitsandbytes",)
+RECOMMENDED = ("bitsandbytes",)
 """Optional packages that a machine with a GPU gains by: AdamW in 8 bits, where memory is short."""
-HELD = 2**30
+NOTABLE_USE = 2**30
 """Bytes of GPU memory held by others that are worth a word of advice."""
 
 
@@ -49,7 +49,7 @@ class Diagnosis:
         detail: What was found, with versions and sizes.
         remedy: What to do; empty when nothing is to be done.
         optional: Whether it is a package that training does without.
-        worth: Of an optional package that is missing: whether this machine would gain by it.
+        recommended: Of an optional package that is missing: whether this machine would gain by it.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Diagnosis:
     detail: str
     remedy: str = ""
     optional: bool = False
-    worth: bool = False
+    recommended: bool = False
 
 
 def doctor() -> list[Diagnosis]:
@@ -85,18 +85,18 @@ def abilities() -> str:
         )
     names = ", ".join(f"{row.base.name} ({duration(row.total.seconds)})" for row in rows if row.total)
     misfits = [row for row in result.estimates if row.choice is None and row.card]
-    others = ", ".join(f"{row.base.name} needs a card of {row.card} GB" for row in misfits)
+    reasons = ", ".join(f"{row.base.name} needs a card of {row.card} GB" for row in misfits)
     return (
         f"On {device} Limner trains {names}: a preset's run on ten images each."
-        f"{f' Not: {others}.' if others else ''} The whole table: limner plan."
+        f"{f' Not: {reasons}.' if reasons else ''} The whole table: limner plan."
     )
 
 
 def summary(findings: Sequence[Diagnosis]) -> str:
     """The first line: what is in the way, or what this machine can train."""
-    broken = [finding.name for finding in findings if not finding.ok]
-    if broken:
-        return f"Not ready to train: {', '.join(broken)}. What to do stands below."
+    faults = [finding.name for finding in findings if not finding.ok]
+    if faults:
+        return f"Not ready to train: {', '.join(faults)}. What to do stands below."
     return f"Ready. {abilities()}"
 
 
@@ -111,10 +111,10 @@ def lines(findings: Sequence[Diagnosis]) -> list[str]:
     present = [f"{extra.name} {extra.detail.partition(',')[0]}" for extra in extras if not extra.remedy]
     text += [f"ok   optional packages: {', '.join(present)}"] if present else []
     missing = [extra for extra in extras if extra.remedy]
-    if worth := [extra for extra in missing if extra.worth]:
+    if recommended := [extra for extra in missing if extra.recommended]:
         text.append("Worth installing:")
-        text += [f"  {extra.remedy}    {extra.name}: {extra.detail}" for extra in worth]
-    if rest := [extra for extra in missing if not extra.worth]:
+        text += [f"  {extra.remedy}    {extra.name}: {extra.detail}" for extra in recommended]
+    if rest := [extra for extra in missing if not extra.recommended]:
         commands = dict.fromkeys(extra.remedy for extra in rest)
         text.append("Only when asked for:")
         text += [
@@ -134,7 +134,7 @@ def _holders() -> list[Diagnosis]:
         return []
     text = ", ".join(f"{name} {label(size)} (process {pid})" for name, pid, size in holders)
     total = sum(size for *_, size in holders)
-    remedy = "Close what you do not need before training." if total >= HELD else ""
+    remedy = "Close what you do not need before training." if total >= NOTABLE_USE else ""
     return [Diagnosis("GPU memory in use", True, text, remedy)]
 
 
@@ -186,8 +186,8 @@ def optional_packages() -> dict[str, tuple[str, str]]:
 def _extra(name: str, extra: str, use: str, *, has_gpu: bool) -> Diagnosis:
     version = _installed(name)
     if version is None:
-        remedy, worth = f'pip install "limner[{extra}]"', name in WORTH and has_gpu
-        return Diagnosis(name, True, use, remedy, optional=True, worth=worth)
+        remedy, recommended = f'pip install "limner[{extra}]"', name in RECOMMENDED and has_gpu
+        return Diagnosis(name, True, use, remedy, optional=True, recommended=recommended)
     return Diagnosis(name, True, f"{version}, for {use}", optional=True)
 
 

@@ -38,8 +38,8 @@ class ProgressMade:
     @property
     def seconds_left(self) -> float | None:
         """At the pace so far; None before the first piece."""
-        made = self.done - self.start
-        return self.seconds * (self.total - self.done) / made if made > 0 else None
+        count = self.done - self.start
+        return self.seconds * (self.total - self.done) / count if count > 0 else None
 
 
 @dataclass(frozen=True, kw_only=True)

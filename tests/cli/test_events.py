@@ -46,6 +46,7 @@ def test_training_tells_every_event_and_ends_with_the_result(limner, photos, tra
     events, result = rows(done)
     assert [row["event"] for row in events if row["event"] != "progress_made"] == [
         "message",
+        "message",
         "step_done",
         "done",
     ]
@@ -63,7 +64,8 @@ def test_an_error_is_the_last_line(limner, photos, verb):
     verb("runs", train=train)
     done = limner("train", photos, "--events")
     events, result = rows(done)
-    assert done.status == 1 and [row["text"] for row in events] == ["before"]
+    assert done.status == 1
+    assert [row["text"].partition(",")[0] for row in events] == ["Base: glyph", "before"]
     assert result == {"error": {"kind": "BadData", "message": "No images. Give some."}}
 
 
@@ -71,7 +73,7 @@ def test_an_error_is_the_last_line(limner, photos, verb):
     "arguments",
     [
         ("check", "photos", "--resolution", "32"),
-        ("plan", "photos", "--resolution", "64", "--card", "RTX 4070"),
+        ("plan", "photos", "--base", "glyph", "--card", "RTX 4070"),
         ("caption", "photos", "--with", "ollama", "--model", "m", "--dry-run"),
     ],
     ids=lambda arguments: arguments[0],

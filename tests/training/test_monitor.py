@@ -1,6 +1,6 @@
 import torch
 
-from limner.training.monitor import SPAN, WARM, Watch, peak
+from limner.training.monitor import SPAN, WARM, Watch, figures, peak
 
 GB = 10**9
 
@@ -57,3 +57,9 @@ def test_the_peak_is_that_of_this_process() -> None:
     before = peak(torch.device("cpu"))
     held = torch.ones(before // 4)  # as many bytes again
     assert 1.5 * before < peak(torch.device("cpu")) < 3 * before + held.numel()
+
+
+def test_what_stands_beside_the_bar_is_loss_pace_and_memory():
+    row = {"loss": 0.31, "seconds": 0.523, "bytes": round(9.6 * 2**30)}
+    assert figures(row, "cuda") == "loss 0.3100, 0.52 s/step, VRAM 9.6 GB"
+    assert figures(row | {"seconds": 14.7}, "cpu") == "loss 0.3100, 15 s/step, memory 9.6 GB"

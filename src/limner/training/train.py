@@ -23,7 +23,6 @@ from limner.nn.memory.plan import OptimizerState, PreviousPrecision
 from limner.nn.optim import optimizer
 from limner.recipe.optimizers import optimizer_of
 from limner.recipe.schema import Recipe
-from limner.recipe.size import label
 from limner.reporter import Reporter, counted
 from limner.run_folder import RunDir
 from limner.status import StatusFile
@@ -35,7 +34,7 @@ from limner.training.export import output_of
 from limner.training.initial import InitialLora, Predictor, begin_from, initial_lora
 from limner.training.interrupt import Interrupt
 from limner.training.model import TrainableModel, plain, rate
-from limner.training.monitor import peak
+from limner.training.monitor import figures, peak
 from limner.training.oom_fallback import MAX_FALLS, OomFallback, Planner, oom_fallback_of, with_smaller_plans
 from limner.training.samples import sample
 from limner.training.state import TrainState, newest
@@ -286,7 +285,7 @@ def _loop(
             for line in state.watch.step(row["seconds"], row["bytes"]):
                 reporter.line(line)
             reporter.event(_step_done(row, recipe.train.steps))
-            bar.advance(note=_figures(row, state.resolved.device.type))
+            bar.advance(note=figures(row, state.resolved.device.type))
             _between(state, step.number, row, reporter, stop)
             track(row)
             try:
@@ -301,12 +300,6 @@ def _loop(
                     f"Go on with: limner train {run.path}"
                 )
             clock = time.monotonic()
-
-
-def _figures(row: dict[str, Any], device: str) -> str:
-    """What stands beside the bar: loss, pace, and the most memory that was held."""
-    memory = "VRAM" if device == "cuda" else "memory"
-    return f"loss {row['loss']:.4f}, {row['seconds']:.2g} s/step, {memory} {label(row['bytes'])}"
 
 
 def _save_once(state: TrainState, step: Step, reporter: Reporter) -> None:
