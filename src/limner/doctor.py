@@ -33,7 +33,7 @@ OTHER_PACKAGES = {
 """Optional package -> extra that brings it, what it is for; besides those of providers and optimizers."""
 
 
-RECOMMENDED = ("bitsandbytes",)
+USEFUL = ("bitsandbytes",)
 """Optional packages that a machine with a GPU gains by: AdamW in 8 bits, where memory is short."""
 NOTABLE_USE = 2**30
 """Bytes of GPU memory held by others that are worth a word of advice."""
@@ -49,7 +49,7 @@ class Diagnosis:
         detail: What was found, with versions and sizes.
         remedy: What to do; empty when nothing is to be done.
         optional: Whether it is a package that training does without.
-        recommended: Of an optional package that is missing: whether this machine would gain by it.
+        useful: Of an optional package that is missing: whether this machine would gain by it.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Diagnosis:
     detail: str
     remedy: str = ""
     optional: bool = False
-    recommended: bool = False
+    useful: bool = False
 
 
 def doctor() -> list[Diagnosis]:
@@ -111,10 +111,10 @@ def lines(findings: Sequence[Diagnosis]) -> list[str]:
     present = [f"{extra.name} {extra.detail.partition(',')[0]}" for extra in extras if not extra.remedy]
     text += [f"ok   optional packages: {', '.join(present)}"] if present else []
     missing = [extra for extra in extras if extra.remedy]
-    if recommended := [extra for extra in missing if extra.recommended]:
+    if useful := [extra for extra in missing if extra.useful]:
         text.append("Worth installing:")
-        text += [f"  {extra.remedy}    {extra.name}: {extra.detail}" for extra in recommended]
-    if rest := [extra for extra in missing if not extra.recommended]:
+        text += [f"  {extra.remedy}    {extra.name}: {extra.detail}" for extra in useful]
+    if rest := [extra for extra in missing if not extra.useful]:
         commands = dict.fromkeys(extra.remedy for extra in rest)
         text.append("Only when asked for:")
         text += [
@@ -186,8 +186,8 @@ def optional_packages() -> dict[str, tuple[str, str]]:
 def _extra(name: str, extra: str, use: str, *, has_gpu: bool) -> Diagnosis:
     version = _installed(name)
     if version is None:
-        remedy, recommended = f'pip install "limner[{extra}]"', name in RECOMMENDED and has_gpu
-        return Diagnosis(name, True, use, remedy, optional=True, recommended=recommended)
+        remedy, useful = f'pip install "limner[{extra}]"', name in USEFUL and has_gpu
+        return Diagnosis(name, True, use, remedy, optional=True, useful=useful)
     return Diagnosis(name, True, f"{version}, for {use}", optional=True)
 
 
