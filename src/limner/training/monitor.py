@@ -11,7 +11,7 @@ import torch
 
 from limner.files import human
 from limner.nn.memory.plan import CONTEXT
-from limner.recipe.size import label
+from limner.recipe.field_types import label
 
 WARM = 2
 """First steps that are not judged: kernels are chosen and memory is first asked for."""
