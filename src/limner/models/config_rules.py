@@ -70,9 +70,9 @@ def _require_index(path: Path, index: Mapping[str, Any], facts: FamilyFacts) -> 
         entry, names = index.get(part), class_names(part, facts)
         if not (isinstance(entry, list) and len(entry) == 2 and entry[0] == library and entry[1] in names):
             words = " or ".join(f'["{library}", "{name}"]' for name in names[:2])
-            alternative = f" or another sampler of {facts.name}'s" if len(names) > 2 else ""
+            third = f" or another sampler of {facts.name}'s" if len(names) > 2 else ""
             raise BadBase(
-                f"{path}: {part} is {_shown(entry)}, and a base of {facts.name} has {words}{alternative}. Correct "
+                f"{path}: {part} is {_shown(entry)}, and a base of {facts.name} has {words}{third}. Correct "
                 "it, or get the base again."
             )
 
