@@ -18,7 +18,7 @@ from limner.files import human, sha256_file
 from limner.hyper.merge import cut, join
 from limner.hyper.predictor import FILE, Predictor
 from limner.hyper.targets import Target, fingerprint
-from limner.lora import hub
+from limner.lora import file
 from limner.lora.factors import Factors
 from limner.lora.metadata import LoraMetadata, SamplingHints, header_entries, without_path
 from limner.lora.saving import save
@@ -226,7 +226,7 @@ def predictor_path(name: str, base: str) -> Path:
         BadLora: It is neither here nor on the hub.
     """
     if name:
-        return hub.find(name, "predictor", FILE)
+        return file.find(name, "predictor", FILE)
     folders = bases.predictors()
     if base not in folders:
         hint = f" (one does with {', '.join(folders)})" if folders else ""

@@ -1,12 +1,13 @@
 """The verbs ``train`` and ``cache``: the planner, the predictor, the trainer and its pages, put together."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from limner.events import CacheFilled, Done, Event, Sampled
+from limner.models.family import Family
+from limner.models.source import Source
 from limner.nn import distributed
 from limner.planning.run_plan import plan_run
-from limner.prediction import predict
 from limner.recipe.schema import Recipe
 from limner.report.report import write_report
 from limner.report.sheet import write_sheet
@@ -14,6 +15,7 @@ from limner.reporter import Reporter
 from limner.run_folder import RunDir
 from limner.training import cache as training_cache
 from limner.training import train as trainer
+from limner.training.initial import PredictedLora
 from limner.training.interrupt import Interrupt
 
 
@@ -43,7 +45,15 @@ def running(recipe: Recipe, out: Path, reporter: Reporter, stop: Interrupt) -> G
         if isinstance(event, Done) and distributed.rank() == 0:
             write_report(run)
 
-    return trainer.running(recipe, run, reporter.also(pages), stop, plan_run, predict)
+    return trainer.running(recipe, run, reporter.also(pages), stop, plan_run, _predict)
+
+
+def _predict(
+    paths: Sequence[Path], source: Source, family: Family, predictor: str, reporter: Reporter
+) -> PredictedLora:
+    from limner.prediction import predict  # few trainings start from one
+
+    return predict(paths, source, family, predictor, reporter)
 
 
 def cache(recipe: Recipe, out: Path, reporter: Reporter) -> CacheFilled:

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save, save_file
 
 from limner.errors import BadLora, DiskFull
+from limner.lora import file
 from limner.lora import file as lora_file
 from limner.lora.factors import Factors
 from limner.lora.file import difference, read, require_equal, write
@@ -336,3 +338,40 @@ def test_a_zero_may_be_lost() -> None:
     zero = Factors(torch.ones(1, 8), torch.zeros(8, 1))
     assert check({"a": factors()}, {"a": factors(), "b": zero}) == 0
     assert difference(zero, zero, torch.Generator()) == 0
+
+
+class Hub:
+    """Stands for the hub: a repository with files of these names."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def list_repo_files(self, hub_id: str) -> list[str]:
+        return ["README.md", *self.names]
+
+
+def test_a_path_that_is_there_is_itself(tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(b"")
+    assert file.find(str(tmp_path / "a.safetensors")) == tmp_path / "a.safetensors"
+
+
+@pytest.mark.parametrize(
+    "names", [("cat.safetensors",), ("pytorch_lora_weights.safetensors", "step-9.safetensors")]
+)
+def test_the_file_of_a_hub_id(names, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: Hub(*names))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda hub_id, name: f"/hub/{hub_id}/{name}")
+    assert file.find("owner/cats") == Path(f"/hub/owner/cats/{names[0]}")
+
+
+@pytest.mark.parametrize("names", [(), ("a.safetensors", "b.safetensors")], ids=["none", "two"])
+def test_a_hub_id_without_the_one_file_is_told(names, monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: Hub(*names))
+    with raises(BadLora):
+        file.find("owner/cats")
+
+
+@pytest.mark.parametrize("name", ["nowhere.safetensors", "owner/cats", "a/b/c", "./cat"])
+def test_what_is_nowhere_is_told(name):
+    with raises(BadLora):
+        file.find(name)

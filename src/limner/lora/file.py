@@ -1,6 +1,7 @@
-"""LoRA files: written whole and checked, read with distrust, compared module by module."""
+"""LoRA files: found by name here or on the hub, written whole and checked, read with distrust, compared."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from limner.errors import BadLora
+from limner.errors import BadBase, BadLora, UnknownBase
 from limner.files import atomic_write, require_space
 from limner.lora import peft_config
 from limner.lora.adapters import Dora, WeightDelta, kind
@@ -20,6 +21,7 @@ from limner.lora.formats import read as parse
 from limner.lora.metadata import HASH, LARGEST_METADATA, header
 from limner.lora.peft_config import WEIGHTS_FILE
 from limner.lora.tools import DIFFUSERS, Tool, encode_for
+from limner.models.source import fetching
 
 MOST_RANK = 4
 """Times the longer side of a weight: beyond it a rank is no rank but an attack on memory."""
@@ -310,3 +312,51 @@ def difference(actual: WeightDelta, expected: WeightDelta, draw: torch.Generator
     exact, result = expected.times(probe), actual.times(probe)
     size, gap = exact.norm().item(), (result - exact).norm().item()
     return gap / size if size else float(gap > 0)
+
+
+PREFERRED = "pytorch_lora_weights.safetensors"
+"""What diffusers' own training scripts call the file."""
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*")
+
+
+def find(name: str, subject: str = "LoRA", preferred: str = PREFERRED) -> Path:
+    """The file that a name means: a file, a folder, or a hub id, whose file is fetched.
+
+    Args:
+        name: Its path, or owner/name.
+        subject: What it is, for messages.
+        preferred: Of several files on the hub, the one to take.
+
+    Raises:
+        BadLora: It is neither here nor on the hub, or the hub has several files of that name.
+    """
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    if not HUB_ID.fullmatch(name) or name.endswith(".safetensors"):
+        raise BadLora(f"There is no {name}. Name the {subject}'s file, or a hub id: owner/name.")
+    try:
+        return _from_hub(name, preferred)
+    except (BadBase, UnknownBase) as error:
+        raise BadLora(str(error)) from error
+
+
+def _from_hub(hub_id: str, preferred: str) -> Path:
+    from huggingface_hub import HfApi, hf_hub_download
+
+    command = f"`hf download {hub_id}`"
+    with fetching(
+        hub_id,
+        gated=f"{hub_id} is gated: accept its licence on the hub, `hf auth login`, then {command}.",
+        offline_text=f"{hub_id} is no file here, and the hub cannot be reached. With network: {command}, "
+        "then name the file.",
+    ):
+        names = [name for name in HfApi().list_repo_files(hub_id) if name.endswith(".safetensors")]
+        if preferred in names:
+            names = [preferred]
+        if len(names) != 1:
+            raise BadLora(
+                f"{hub_id} has {len(names)} safetensors files ({', '.join(names[:3]) or 'none'}). Fetch one "
+                f"with `hf download {hub_id} FILE`, and name the file."
+            )
+        return Path(hf_hub_download(hub_id, names[0]))

@@ -87,8 +87,8 @@ def draw_time(
 @unit("loss")
 def measure(pred: Tensor, latent: Tensor, noise: Tensor) -> Tensor:
     """Mean squared error of each sample's velocity, (B,), in fp32."""
-    wanted = velocity(latent, noise)
-    return (pred.float() - wanted.float()).square().flatten(1).mean(1)
+    target = velocity(latent, noise)
+    return (pred.float() - target.float()).square().flatten(1).mean(1)
 
 
 def times(

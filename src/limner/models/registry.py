@@ -157,8 +157,8 @@ def family_keys(family: str) -> FamilyKeys:
     Raises:
         BadLora: There is no such family.
     """
-    known = lora_keys()
-    for names in known.values():
+    keys_by_family = lora_keys()
+    for names in keys_by_family.values():
         if family == names.family or family in names.pipelines:
             return names
-    raise BadLora(f"No family is called {family!r}. Known: {', '.join(known)}.")
+    raise BadLora(f"No family is called {family!r}. Known: {', '.join(keys_by_family)}.")

@@ -12,7 +12,7 @@ from limner.assembly.assemble import Assembled
 from limner.assembly.resolve import Resolved
 from limner.errors import BadCheckpoint, BadLora, BadRecipe
 from limner.files import sha256_file, write_json
-from limner.lora import file, hub
+from limner.lora import file
 from limner.lora.adapters import WeightDelta, kind, to_lora
 from limner.lora.factors import Factors, rename_for_model, with_kernel
 from limner.lora.metadata import without_path
@@ -88,7 +88,7 @@ def initial_lora(
         return None
     if name == INSTANT:
         return _predicted(resolved, meta, reporter, predictor)
-    path = file.weights_file(hub.find(name))
+    path = file.weights_file(file.find(name))
     content = file.read(path, resolved.family.name)
     components = {
         component: _fitting(resolved, meta, component, adapter)
