@@ -6,17 +6,23 @@ import pytest
 import torch
 from diffusers import FluxTransformer2DModel
 from PIL import Image
+from safetensors.torch import save_file
+from transformers import DINOv3ViTConfig, DINOv3ViTModel, SiglipVisionConfig, SiglipVisionModel
 
 from limner import bases
+from limner.assembly.base import family_at, locate_base
 from limner.data.images import read_image
 from limner.errors import BadBase, BadData, BadLora, BadUsage
 from limner.hyper.predictor import Predictor, PredictorConfig
+from limner.hyper.published import STACKS, PublishedPredictor
 from limner.hyper.targets import targets_of
+from limner.hyper.vision import embed, load_encoder
 from limner.lora import file
-from limner.prediction import InstantOptions, grouped, instant
+from limner.prediction import InstantOptions, grouped, instant, linear_layers
 from limner.runs import train
 from messages import raises
 from small import Told, wish
+from tiny import save_z_image
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +147,52 @@ def test_a_training_starts_from_the_prediction(predictor, photos, tiny_base, tmp
     assert moved and all(layer.endswith(("to_q", "to_v")) for layer in moved)
     assert content.metadata["limner.init"] == "tiny-flux-instant"
     assert json.loads((tmp_path / "run" / "init.json").read_text())["energy"] == pytest.approx(1, abs=1e-3)
+
+
+def published(folder: Path) -> tuple[Path, Path]:
+    """A tiny Z-Image, and a random published predictor for it, with its encoders beside."""
+    base = save_z_image(folder / "z")
+    source = locate_base(str(base))
+    layers = linear_layers(source, family_at(source))
+    draw = torch.Generator().manual_seed(0)
+    tensors = {}
+    for stack in STACKS["z-image"]:
+        depth = len({name.split(".")[1] for name in layers if name.startswith(f"{stack.prefix}.")})
+        for number in range(depth * len(stack.groups)):
+            for position, layer in enumerate(stack.groups[number // depth]):
+                target = layers[f"{stack.prefix}.{number % depth}.{layer}"]
+                for side, size in (("a", target.inputs), ("b", target.outputs)):
+                    stem = f"{stack.stem}blocks.{number}.layers.{position}.proj_{side}"
+                    tensors[f"{stem}.proj_in.weight"] = torch.randn(4, 32, generator=draw)
+                    tensors[f"{stem}.proj_out.weight"] = torch.randn(2 * size, 4, generator=draw) / 9
+    path = folder / "z-i2l.safetensors"
+    save_file(tensors, path)
+    tiny = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32}
+    SiglipVisionModel(SiglipVisionConfig(**tiny, intermediate_size=16)).save_pretrained(folder / "siglip2")
+    DINOv3ViTModel(DINOv3ViTConfig(**tiny, intermediate_size=16)).save_pretrained(folder / "dinov3")
+    return base, path
+
+
+def test_a_published_predictor_is_run_with_its_encoders(pictures, tmp_path):
+    base, path = published(tmp_path)
+    paths, told = sorted(pictures.iterdir())[:3], Told()
+    report = made(paths, base, tmp_path / "a.safetensors", path, told, encoders=str(tmp_path))
+    assert (report.images, report.rank) == (3, 6) and "z-image, style" in told.lines[0]
+    source = locate_base(str(base))
+    predictor = PublishedPredictor(path, linear_layers(source, family_at(source)))
+    models = {name: load_encoder(name, str(tmp_path / name)) for name in ("siglip2", "dinov3")}
+    parts = [
+        predictor.predict(torch.cat([embed(name, models[name], read_image(picture)) for name in models]))
+        for picture in paths
+    ]
+    content = file.read(tmp_path / "a.safetensors")
+    adapter = content.components["transformer"]
+    assert len(adapter) == report.layers == len(parts[0])
+    for layer, factors in adapter.items():
+        wanted = sum((pairs[layer][1] @ pairs[layer][0]).double() for pairs in parts) / 3
+        assert torch.allclose(factors.dense(), wanted, atol=1e-4), layer
+    assert content.metadata["limner.guidance"] == "4" and content.metadata["limner.lora_on"] == "positive"
+    with raises(BadBase):
+        made(paths, base, tmp_path / "b.safetensors", path)
+    with raises(BadBase):
+        made(paths, "glyph", tmp_path / "b.safetensors", path)

@@ -110,6 +110,8 @@ class InstantKeys(TypedDict, total=False):
 
     predictor: str
     """A predictor's file or folder, or a hub id; the one that comes with the base when left out."""
+    encoders: str
+    """For a published predictor: the folder of its image encoders; the hub's cache when left out."""
     rank: int
     """Rank of the file, at most that of the prediction, which it is when left out."""
     strength: float

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from limner import bases
 from limner.assembly.base import family_at, locate_base, shape_at
@@ -17,7 +18,9 @@ from limner.errors import BadBase, BadData, BadUsage
 from limner.files import human, sha256_file
 from limner.hyper.merge import cut, join
 from limner.hyper.predictor import FILE, Predictor
+from limner.hyper.published import PublishedPredictor, is_published
 from limner.hyper.targets import Target, fingerprint
+from limner.hyper.vision import embed, load_encoder
 from limner.lora import file
 from limner.lora.factors import Factors
 from limner.lora.metadata import LoraMetadata, SamplingHints, header_entries, without_path
@@ -25,12 +28,14 @@ from limner.lora.saving import save
 from limner.lora.tools import tool_named
 from limner.models.family import Family
 from limner.models.loading import skeleton
-from limner.models.source import Source
+from limner.models.source import Source, content
 from limner.reporter import Reporter, counted
 
+PUBLISHED_ENCODERS = ("siglip2", "dinov3")
+"""What the published predictors read, in this order."""
 GROUP = 8
 """Pictures that are read together; more make several LoRAs, which are joined."""
-LITTLE_IN_COMMON = 0.5
+LITTLE_IN_COMMON = 0.85
 """Mean cosine of the pictures' style vectors below which they are told to differ."""
 
 
@@ -46,6 +51,8 @@ class InstantOptions:
     """Multiplied into the LoRA."""
     tool: str = "diffusers"
     """Whose names to write."""
+    encoders: str = ""
+    """For a published predictor: the folder of its encoders, one subfolder each; "": the hub's cache."""
 
     def __post_init__(self) -> None:
         if self.rank is not None and self.rank < 1:
@@ -106,7 +113,7 @@ def instant(
     start = time.monotonic()
     source = locate_base(base, reporter.line)
     family = family_at(source)
-    prediction = predict(paths, source, family, options.predictor, reporter)
+    prediction = predict(paths, source, family, options.predictor, reporter, options.encoders)
     adapter, energy = dict(prediction.adapter), 1.0
     if options.rank is not None:
         adapter, energy = cut(adapter, options.rank)
@@ -167,22 +174,39 @@ def image_paths(photos: Sequence[Path]) -> list[Path]:
     return paths
 
 
-def predict(
-    paths: Sequence[Path], source: Source, family: Family, name: str, reporter: Reporter
+def predict(  # noqa: PLR0913  what is read, for what, by what
+    paths: Sequence[Path],
+    source: Source,
+    family: Family,
+    name: str,
+    reporter: Reporter,
+    encoders: str = "",
 ) -> Prediction:
-    """Read pictures and make a LoRA of them. Arguments and errors as in :func:`instant`."""
+    """Read pictures and make a LoRA of them.
+
+    Args:
+        paths: The pictures.
+        source: The base.
+        family: Its family.
+        name: The predictor; "" for the base's own.
+        reporter: Is told what is done, before it is.
+        encoders: See :class:`InstantOptions`.
+
+    Raises:
+        LimnerError: See :func:`instant`.
+    """
     path = predictor_path(name, source.name)
-    predictor = Predictor.load(path)
     title = without_path(name) or f"{source.name}-instant"
-    require_base(predictor, title, source, family)
+    layers = linear_layers(source, family)
+    if path.is_file() and is_published(path):
+        published = PublishedPredictor(path, layers)
+        return _of_published(published, title, paths, encoders, reporter)
+    predictor = Predictor.load(path)
+    require_base(predictor, title, source, layers)
     _announce(predictor, title, len(paths), reporter)
     images = [read_image(path, (predictor.config.side,) * 2) for path in paths]
     similarity = predictor.similarity(images[: 8 * GROUP])
-    if similarity < LITTLE_IN_COMMON:
-        reporter.line(
-            f"The pictures have little in common (likeness {similarity:.2f} of 1): the LoRA is a mean of "
-            "their styles. Pictures of one style make a clearer one."
-        )
+    _tell_difference(similarity, reporter)
     groups = grouped(images)
     adapter = join(
         [predictor.predict(group) for group in groups], [len(group) / len(images) for group in groups]
@@ -190,8 +214,61 @@ def predict(
     strength = predictor.config.strength
     factors = {layer: Factors(pair.down, pair.up * strength) for layer, pair in adapter.items()}
     hints = SamplingHints(lora_on="positive", guidance=predictor.config.guidance)
-    file = path / FILE if path.is_dir() else path
-    return Prediction(factors, hints, title, sha256_file(file), similarity)
+    weights_path = path / FILE if path.is_dir() else path
+    return Prediction(factors, hints, title, sha256_file(weights_path), similarity)
+
+
+def _of_published(
+    predictor: PublishedPredictor,
+    title: str,
+    paths: Sequence[Path],
+    encoders: str,
+    reporter: Reporter,
+) -> Prediction:
+    """One LoRA of each picture, joined with equal shares, as its authors do."""
+    layout = predictor.layout
+    if layout.tokens:
+        raise BadUsage(
+            f"{title} is the {layout.expert} expert, which reads {layout.tokens} states of Qwen2.5-VL beside "
+            "the image encoders; Limner does not compute those. Use the style expert."
+        )
+    size = predictor.path.stat().st_size
+    reporter.line(
+        f"{title}: {layout.family}, {layout.expert}; {human(size)}, read in {len(layout.heads)} parts, for "
+        f"each of {counted(len(paths), 'picture')}; encoders {' and '.join(PUBLISHED_ENCODERS)} in turn."
+    )
+    images = [read_image(path) for path in paths]
+    parts = []
+    for name in PUBLISHED_ENCODERS:
+        folder = str(Path(encoders) / name) if encoders else ""
+        model = load_encoder(name, folder)
+        parts.append(torch.stack([embed(name, model, image) for image in images]))
+        del model
+    embeddings = torch.cat(parts, 1)
+    similarity = mean_cosine(embeddings)
+    _tell_difference(similarity, reporter)
+    with reporter.progress("Predicting", len(paths) * len(layout.heads)) as bar:
+        pairs = [predictor.predict(embedding, advance=bar.advance) for embedding in embeddings]
+    adapter = join(pairs, [1 / len(pairs)] * len(pairs))
+    hints = SamplingHints(lora_on="positive", guidance=4.0) if layout.family == "z-image" else SamplingHints()
+    return Prediction(adapter, hints, title, content(predictor.path), similarity)
+
+
+def mean_cosine(vectors: Tensor) -> float:
+    """(n, width) -> the mean over all pairs of different rows; 1 of one row."""
+    if len(vectors) < 2:
+        return 1.0
+    unit = torch.nn.functional.normalize(vectors, dim=1)
+    cosines = unit @ unit.T
+    return float((cosines.sum() - cosines.trace()) / (cosines.numel() - len(cosines)))
+
+
+def _tell_difference(similarity: float, reporter: Reporter) -> None:
+    if similarity < LITTLE_IN_COMMON:
+        reporter.line(
+            f"The pictures have little in common (likeness {similarity:.2f} of 1): the LoRA is a mean of "
+            "their styles. Pictures of one style make a clearer one."
+        )
 
 
 def grouped(images: Sequence[Image.Image]) -> list[Sequence[Image.Image]]:
@@ -236,15 +313,19 @@ def predictor_path(name: str, base: str) -> Path:
     return folders[base]
 
 
-def require_base(predictor: Predictor, title: str, source: Source, family: Family) -> None:
-    """Raise ``BadBase`` unless the base has the layers that a predictor writes LoRAs for."""
+def linear_layers(source: Source, family: Family) -> dict[str, Target]:
+    """The linear layers of a base's denoiser, by name, from its config alone."""
     model = skeleton(family, source, family.denoiser, dtype=torch.float32)
-    layers = dict(model.named_modules())
-    targets = [
-        Target(target.name, layer.in_features, layer.out_features)
-        for target in predictor.config.targets
-        if isinstance(layer := layers.get(target.name), torch.nn.Linear)
-    ]
+    return {
+        name: Target(name, layer.in_features, layer.out_features)
+        for name, layer in model.named_modules()
+        if isinstance(layer, torch.nn.Linear)
+    }
+
+
+def require_base(predictor: Predictor, title: str, source: Source, layers: Mapping[str, Target]) -> None:
+    """Raise ``BadBase`` unless the base has the layers that a predictor writes LoRAs for."""
+    targets = [layers[target.name] for target in predictor.config.targets if target.name in layers]
     if fingerprint(targets) != predictor.base.targets:
         raise BadBase(
             f"{title} writes LoRAs for {predictor.base.name}, and {source.name} has other layers. Name a "

@@ -18,6 +18,13 @@ INSTANT = (
         "A predictor: its file, folder or hub id. Left out: the one that comes with the base.",
         metavar="NAME",
     ),
+    Option(
+        "--encoders",
+        "encoders",
+        str,
+        "For a published predictor: the folder with its encoders, siglip2/ and dinov3/.",
+        metavar="FOLDER",
+    ),
     Option("--rank", "rank", int, "Rank of the file, at most that of the prediction. Left out: that."),
     Option("--strength", "strength", float, "Multiplied into the LoRA.", 1.0),
     Option(
