@@ -124,14 +124,16 @@ def test_what_is_asked_for_is_the_noise_or_the_velocity():
 def test_easy_steps_count_less():
     mine, theirs = both()
     snr = compute_snr(theirs, mine.number(TIME))
-    weight = diffusion.min_snr(diffusion.EPSILON, mine.left(TIME), 5.0)
+    weight = diffusion.snr_weights(diffusion.EPSILON, mine.left(TIME), 5.0)
     assert torch.allclose(weight, snr.clamp(max=5.0) / snr, rtol=1e-3)
     assert weight[0] < 0.01 and weight[-1] == 1
     assert torch.allclose(
-        diffusion.min_snr(diffusion.VELOCITY, mine.left(TIME), 5.0), snr.clamp(max=5.0) / (snr + 1), rtol=1e-3
+        diffusion.snr_weights(diffusion.VELOCITY, mine.left(TIME), 5.0),
+        snr.clamp(max=5.0) / (snr + 1),
+        rtol=1e-3,
     )
     dark, _ = both(dark=True)
-    assert diffusion.min_snr(diffusion.VELOCITY, dark.left(TIME), 5.0)[-1] == 0, (
+    assert diffusion.snr_weights(diffusion.VELOCITY, dark.left(TIME), 5.0)[-1] == 0, (
         "pure noise is no division by zero"
     )
 

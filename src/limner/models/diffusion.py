@@ -81,7 +81,7 @@ def wanted(prediction: str, clean: Tensor, noise: Tensor, alpha_bar: Tensor) -> 
     return share.sqrt() * noise - (1 - share).sqrt() * clean
 
 
-def min_snr(prediction: str, alpha_bar: Tensor, gamma: float) -> Tensor:
+def snr_weights(prediction: str, alpha_bar: Tensor, gamma: float) -> Tensor:
     """Weights (B,) that cap what easy steps count (Hang et al. 2023, arXiv:2303.09556, section 3.4).
 
     min(SNR, gamma) / SNR for the noise, min(SNR, gamma) / (SNR + 1) for the velocity, where SNR is
@@ -145,7 +145,7 @@ def measure(  # noqa: PLR0913  two objectives and a weight
     remaining = steps.left(time)
     target = wanted(prediction, latent, noise, remaining)
     loss = (pred.float() - target.float()).square().flatten(1).mean(1)
-    return loss * min_snr(prediction, remaining, min_snr) if min_snr else loss
+    return loss * snr_weights(prediction, remaining, min_snr) if min_snr else loss
 
 
 def constants(source: Source, objective: Objective) -> Mapping[str, Any]:
