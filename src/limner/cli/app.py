@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from limner.cli import cache, check, importer, instant, plan, status
+from limner.cli import cache, check, fetch, importer, instant, plan, status
 from limner.cli.caption import caption
 from limner.cli.options import SAMPLING, Events, Json, Out, Target, example, recipe_options, taking
 from limner.cli.session import session
@@ -209,6 +209,7 @@ def schema(*, as_json: Json = True) -> None:
 
 check.register(app)
 instant.register(app)
+fetch.register(app)
 plan.register(app)
 importer.register(app)
 status.register(app)

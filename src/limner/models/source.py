@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from limner.errors import BadBase, UnknownBase
-from limner.files import human, real_path, sha256_file, user_cache, write_text
+from limner.files import human, real_path, require_space, sha256_file, user_cache, write_text
 from limner.models.config_rules import require_plain
 from limner.models.registry import hub_bases, hub_id_of
 from limner.models.single_file import single_file_titles
@@ -187,9 +187,15 @@ def ignore_patterns_of(skip_weights: Sequence[str]) -> list[str]:
     return [*IGNORE_PATTERNS, *(f"{part}/*.safetensors" for part in skip_weights)]
 
 
-def _announce(name: str, hub_id: str, tell: Callable[[str], None], ignore_patterns: Sequence[str]) -> None:
-    """Say what is about to be fetched: the hub itself knows the size, and the licence of what is not ours."""
-    from huggingface_hub import HfApi
+def _announce(
+    name: str, hub_id: str, tell: Callable[[str], None], ignore_patterns: Sequence[str], home: Path | None
+) -> None:
+    """Say what is about to be fetched: the hub itself knows the size, and the licence of what is not ours.
+
+    Raises:
+        DiskFull: What is not there yet has no room where it goes.
+    """
+    from huggingface_hub import HfApi, constants, try_to_load_from_cache
 
     facts = HfApi().model_info(hub_id, files_metadata=True)
     base = hub_bases().get(name)
@@ -204,8 +210,14 @@ def _announce(name: str, hub_id: str, tell: Callable[[str], None], ignore_patter
         and not any(fnmatch(file.rfilename, pattern) for pattern in ignore_patterns)
     ]
     size = human(sum(file.size or 0 for file in files))
+    missing = [
+        file
+        for file in files
+        if not isinstance(try_to_load_from_cache(hub_id, file.rfilename, cache_dir=home), str)
+    ]
     gate = "; gated: its licence must be accepted on the hub first" if gated else ""
     tell(f"Fetching {hub_id}: {size} in {len(files)} files; licence: {licence}{gate}.")
+    require_space(Path(home or constants.HF_HUB_CACHE), sum(file.size or 0 for file in missing), hub_id)
 
 
 def _from_hub(name: str, tell: Callable[[str], None], skip_weights: Sequence[str] = ()) -> Path:
@@ -230,7 +242,7 @@ def _from_hub(name: str, tell: Callable[[str], None], skip_weights: Sequence[str
     with fetching(
         hub_id, gated=f"{hub_id} is gated: {remedy}.", offline_text=f"{offline_text}With network: {remedy}."
     ):
-        _announce(name, hub_id, tell, ignore_patterns)
+        _announce(name, hub_id, tell, ignore_patterns, homes[-1])
         return Path(snapshot_download(hub_id, **patterns, cache_dir=homes[-1]))
 
 
