@@ -390,3 +390,15 @@ def test_doctor_exits_1_when_something_needed_is_missing(limner, verb, ok, statu
     assert done.status == status
     assert json.loads(done.out)["ok"] is ok
     assert ("-> pip install torch" in limner("doctor").out) is not ok
+
+
+@pytest.mark.parametrize(
+    "words", [("init", "photos"), ("check", "photos", "--base", "./none", "--resolution", "32")]
+)
+@pytest.mark.parametrize("out", ["ring", "ring/x"])
+def test_a_ring_of_links_as_out_is_one_line(limner, photos, tmp_path, words, out):
+    (tmp_path / "ring").symlink_to(tmp_path / "gnir")
+    (tmp_path / "gnir").symlink_to(tmp_path / "ring")
+    told = limner(*words, "--out", out)
+    assert told.status in (1, 2) and told.err.splitlines()[-1].startswith("limner: error: ")
+    assert "Traceback" not in told.err and (tmp_path / "ring").is_symlink()

@@ -47,7 +47,7 @@ def init(
     from limner.models.registry import distilled_note
     from limner.recipe.toml import commented
 
-    if out.exists():
+    if os.path.lexists(out):  # links to nothing and rings of links too
         raise BadUsage(f"{out} exists. Remove it, or write another file with --out.")
     request = _template(images, overrides_from(options))
     try:
