@@ -55,6 +55,10 @@ class RunBusy(LimnerError):
     """Another process is training in this run folder."""
 
 
+class ProcessLost(LimnerError):
+    """Another process of a run that several compute together has ended or cannot be reached."""
+
+
 class DiskFull(LimnerError):
     """There is not enough room on the disk for what is about to be written."""
 

@@ -1,6 +1,6 @@
 """Law 1: cached = uncached, resumed = whole, two processes = one with twice the accumulation; to the bit.
 
-Of several processes: a step of two micro-batches has a sum of two terms, which is the same in any order. Of more
+Of several processes: a step of two micro-batches has a sum of two terms, the same in any order. Of more
 micro-batches each process adds up its own, and the sums are added after that: ((1 + 3) + (2 + 4)) for
 (((1 + 2) + 3) + 4). Floating point numbers round otherwise then, so equality is to rounding, as between two
 micro-batch sizes.

@@ -4,9 +4,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import torch.distributed as dist
+from torch import nn
 
+from limner.errors import ProcessLost
 from limner.nn import distributed
+from messages import raises
 
 HASHES = [hashlib.sha256(bytes([n])).hexdigest() for n in range(64)]
 
@@ -45,7 +49,9 @@ import sys
 import torch
 import torch.distributed as dist
 from torch import nn
+from limner.errors import ProcessLost
 from limner.nn import distributed
+from messages import raises
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
 for share in (distributed.sum_gradients, distributed.sum_on_host):
@@ -74,3 +80,22 @@ def test_two_processes_sum_what_they_have(tmp_path: Path):
     for each in started:
         _, told = each.communicate(timeout=600)
         assert each.returncode == 0, told
+
+
+def test_a_process_that_is_gone_is_one_line(monkeypatch: pytest.MonkeyPatch):
+    def gone(*_: object, **__: object) -> None:
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [10.0.0.2]:31\nmore")
+
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    for name in ("all_reduce", "barrier"):
+        monkeypatch.setattr(dist, name, gone)
+    monkeypatch.setattr(dist, "get_backend", lambda: "gloo")
+    parameter = nn.Parameter(torch.ones(2))
+    for act in (
+        lambda: distributed.any_rank(True),
+        distributed.barrier,
+        lambda: distributed.sum_gradients([parameter], torch.tensor(1.0)),
+    ):
+        with raises(ProcessLost) as error:
+            act()
+        assert "Connection closed by peer" in str(error.value) and "\n" not in str(error.value)

@@ -1,13 +1,16 @@
 """Several processes as one: shares of the work, and sums that do not depend on who did what."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
+
+from limner.errors import ProcessLost, first_line
 
 
 def rank() -> int:
@@ -50,8 +53,27 @@ def _over_all(number: int, op: Any) -> int:
         return number
     device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
     extreme = torch.tensor(number, dtype=torch.int64, device=device)
-    distributed.all_reduce(extreme, op)
-    return int(extreme)
+    with _reaching_all():
+        distributed.all_reduce(extreme, op)
+        return int(extreme)
+
+
+@contextmanager
+def _reaching_all() -> Iterator[None]:
+    """Say in a line that another process is gone, where torch names sockets and its own source.
+
+    Raises:
+        ProcessLost: It is.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise ProcessLost(
+            f"Another process of this run has ended or cannot be reached ({first_line(error)}). Its own line "
+            "says why; the same command goes on from the newest checkpoint."
+        ) from error
 
 
 def local_world_size() -> int:
@@ -62,7 +84,8 @@ def local_world_size() -> int:
 def barrier() -> None:
     """Wait until every process is here."""
     if world() > 1:
-        distributed.barrier()
+        with _reaching_all():
+            distributed.barrier()
 
 
 @torch.no_grad()
@@ -76,7 +99,8 @@ def sum_gradients(parameters: Sequence[nn.Parameter], loss: Tensor) -> Tensor:
     parts = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
     rest = torch.cat([loss.reshape(1).to(parts[0]), _there(parameters).to(parts[0])])
     flat = torch.cat([part.reshape(-1) for part in parts] + [rest])
-    distributed.all_reduce(flat)
+    with _reaching_all():
+        distributed.all_reduce(flat)
     start = 0
     anywhere = flat[-len(parts) :].tolist()
     for parameter, part, has_gradient in zip(parameters, parts, anywhere, strict=True):
@@ -90,11 +114,13 @@ def sum_on_host(parameters: Sequence[nn.Parameter], loss: Tensor) -> Tensor:
     """The same for gradients in the host's memory, one by one: a buffer for all would be as large again."""
     group = _hosts()
     rest = torch.cat([loss.reshape(1).to(parameters[0]), _there(parameters).to(parameters[0])])
-    distributed.all_reduce(rest, group=group)
+    with _reaching_all():
+        distributed.all_reduce(rest, group=group)
     for parameter, has_gradient in zip(parameters, rest[1:].tolist(), strict=True):
         if has_gradient:
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            distributed.all_reduce(parameter.grad, group=group)
+            with _reaching_all():
+                distributed.all_reduce(parameter.grad, group=group)
     return rest[0]
 
 
