@@ -40,9 +40,11 @@ RATES = (1e-3, 3e-4)
 """Of the LoRAs; the better one at each step counts."""
 JUDGED_RATE = 1e-3
 """Of the LoRAs whose images are judged."""
+START_STEPS = 50
 START_RATE = 5e-4
 """Of a training that a prediction starts."""
-GRID = tuple((guidance, strength) for strength in (1.0, 1.3) for guidance in (1.5, 2.0, 2.5, 3.0))
+GRID = ((1.5, 1.0), (2.0, 1.0), (2.5, 1.0), (3.0, 1.0), (2.0, 1.25))
+"""Guidance on the positive branch only, and strength of the LoRA."""
 
 
 class Bench:
@@ -94,14 +96,11 @@ def train_loras(bench: Bench, steps: int) -> None:
             bench.models, bench.styles, start, rate=rate, steps=steps if rate == JUDGED_RATE else steps // 2
         )
         if rate == JUDGED_RATE:
-            tensors = {
-                f"{name}.{side}": pair[side].contiguous() for name, pair in factors.items() for side in (0, 1)
-            }
-            save_file(tensors, bench.work / "loras.safetensors")
+            save_file(_flat(factors), bench.work / "loras.safetensors")
         (bench.work / "curves.json").write_text(json.dumps(curves, indent=1))
     judged = {}
     for number, style in enumerate(bench.styles):
-        pairs = of_style(factors_of(bench.work), number)
+        pairs = of_style(factors_of(bench.work / "loras.safetensors"), number)
         judged[style.name] = {
             word: bench.judged(style, pairs, Sampling(guidance=guidance, positive_only=positive))
             for word, guidance, positive in (("both 3", 3.0, False), ("positive 2", 2.0, True))
@@ -109,9 +108,9 @@ def train_loras(bench: Bench, steps: int) -> None:
     (bench.work / "judged.json").write_text(json.dumps(judged, indent=1))
 
 
-def factors_of(work: Path) -> Pairs:
-    """What :func:`train_loras` saved."""
-    tensors = load_file(work / "loras.safetensors")
+def factors_of(path: Path) -> Pairs:
+    """Factors of all styles that were saved."""
+    tensors = load_file(path)
     names = {key.rsplit(".", 1)[0] for key in tensors}
     return {name: (tensors[f"{name}.0"], tensors[f"{name}.1"]) for name in names}
 
@@ -206,9 +205,36 @@ def measure(bench: Bench, predictor: Predictor, file: Path) -> dict[str, Any]:
     pairs = predicted(bench, predictor, 8)
     figures["conditional"] = conditional(bench, pairs, before)
     figures["re-rank"] = reranked(bench, pairs, before)
-    figures["judge"] = {"grid": grid(bench, pairs), "scratch at 300": _judge_means(bench, scratch)}
+    figures["judge"] = judge_figures(bench, pairs, predictor.config.guidance)
+    figures["judge"] |= {f"scratch at 300, {word}": row for word, row in _judge_means(bench, scratch).items()}
+    figures["start"] = start_figures(bench, pairs, best)
     figures["pass"] = timing(bench, predictor, file)
     return figures
+
+
+def start_figures(bench: Bench, pairs: Mapping[str, Pairs], best: Mapping[str, float]) -> dict[str, Any]:
+    """A training that begins at the predictions: steps to scratch's best loss, and images after 50 steps."""
+    curve, factors = started(bench, pairs, START_STEPS)
+    save_file(_flat(factors), bench.work / "started.safetensors")
+    sampling = Sampling(guidance=3.0, positive_only=False)
+    judged = {
+        style.name: {"both 3": bench.judged(style, of_style(factors, number), sampling)}
+        for number, style in enumerate(bench.styles)
+        if style.name in DEMO_STYLES
+    }
+    steps = steps_to(curve, best)
+    return {
+        "steps to scratch's best": {
+            group: [value if np.isfinite(value) else None for value in values]
+            for group, values in bench.by_group(steps).items()
+        },
+        "loss": {step: _means(bench, losses) for step, losses in curve.items()},
+        "judge": _judge_means(bench, judged),
+    }
+
+
+def _flat(pairs: Pairs) -> dict[str, Tensor]:
+    return {f"{name}.{side}": pair[side].contiguous() for name, pair in pairs.items() for side in (0, 1)}
 
 
 def reranked(bench: Bench, pairs: Mapping[str, Pairs], before: Mapping[str, float]) -> dict[int, float]:
@@ -222,20 +248,23 @@ def reranked(bench: Bench, pairs: Mapping[str, Pairs], before: Mapping[str, floa
     return shares
 
 
-def grid(bench: Bench, pairs: Mapping[str, Pairs]) -> dict[str, Any]:
-    """Guidance and strength, on the positive branch only -> what the judge says; and 3 on both branches."""
+def judge_figures(bench: Bench, pairs: Mapping[str, Pairs], guidance: float) -> dict[str, Any]:
+    """The judge's word on the demo's styles over :data:`GRID`, and on all styles at the default guidance."""
+    demo = [style for style in bench.styles if style.name in DEMO_STYLES]
     settings = [(f"positive {g:g}, strength {s:g}", Sampling(guidance=g), s) for g, s in GRID]
     settings.append(("both 3, strength 1", Sampling(guidance=3.0, positive_only=False), 1.0))
-    return {
-        word: _judge_means(
-            bench,
-            {
-                style.name: {word: bench.judged(style, times(pairs[style.name], strength), sampling)}
-                for style in bench.styles
-            },
-        )[word]
-        for word, sampling, strength in settings
+    rows = {
+        style.name: {
+            word: bench.judged(style, times(pairs[style.name], strength), sampling)
+            for word, sampling, strength in settings
+        }
+        for style in demo
     }
+    default = {
+        style.name: {"default": bench.judged(style, pairs[style.name], Sampling(guidance=guidance))}
+        for style in bench.styles
+    }
+    return _judge_means(bench, rows) | _judge_means(bench, default)
 
 
 def _judge_means(bench: Bench, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -259,6 +288,15 @@ def _intervals(bench: Bench, values: Mapping[str, float]) -> dict[str, list[floa
     return {group: interval(numbers) for group, numbers in bench.by_group(values).items()}
 
 
+def static_share(bench: Bench, static: Predictor, figures: Mapping[str, Any]) -> dict[str, float]:
+    """Group -> what is left of the gain when that of a static LoRA is taken away, as a share of it."""
+    lora = {style.name: static.static(1) for style in bench.styles}
+    with torch.no_grad():
+        losses = _means(bench, bench.losses(lora))
+    base, gains = figures["base loss"], figures["gain"][8]
+    return {group: round(1 - (base[group] - losses[group]) / gains[group][0], 3) for group in losses}
+
+
 def timing(bench: Bench, predictor: Predictor, file: Path) -> dict[str, float]:
     """Seconds of a pass over four references, the median of 20; bytes of the file."""
     references = bench.styles[0].references[None, :4]
@@ -271,22 +309,24 @@ def timing(bench: Bench, predictor: Predictor, file: Path) -> dict[str, float]:
     return {"seconds": float(np.median(seconds)), "bytes": file.stat().st_size}
 
 
-def sheet(
-    bench: Bench, rows: Sequence[tuple[StyleSet, Sequence[Pairs | None]]], sampling: Sampling
-) -> Image.Image:
-    """A row for each style: four references, then four images for each LoRA."""
-    side, nouns = bench.styles[0].references.shape[-1], bench.nouns[:4]
+def sheet(bench: Bench, pairs: Mapping[str, Pairs], guidance: float) -> Image.Image:
+    """A row for each of eight styles: references, base, one pass, one pass and 50 steps, 300 from scratch."""
+    names = [*DEMO_STYLES, "new/0", "new/2", "new/3", "glow/0", "hatch/0"]
+    trained = [factors_of(bench.work / f"{name}.safetensors") for name in ("started", "loras")]
+    one, two = Sampling(guidance=guidance), Sampling(guidance=3.0, positive_only=False)
     strips = []
-    for style, loras in rows:
-        references = style.references[:4].permute(0, 2, 3, 1).numpy()
-        strips.append(
-            np.concatenate([references, *(generate(bench.models, nouns, pairs, sampling) for pairs in loras)])
-        )
-    step = side + 2
-    page = Image.new("RGB", (len(strips[0]) * step + 16 * (len(strips[0]) // 4), len(strips) * step), "white")
+    for number, style in enumerate(bench.styles):
+        if style.name in names:
+            loras = [(None, two), (pairs[style.name], one), *((of_style(t, number), two) for t in trained)]
+            images = [generate(bench.models, bench.nouns[:4], *lora) for lora in loras]
+            strips.append([style.references[:4].permute(0, 2, 3, 1).numpy(), *images])
+    step = bench.styles[0].references.shape[-1] + 2
+    width = 4 * step + 12
+    page = Image.new("RGB", (width * len(strips[0]), step * len(strips)), "white")
     for row, strip in enumerate(strips):
-        for column, image in enumerate(strip):
-            page.paste(Image.fromarray(image), (column * step + 16 * (column // 4), row * step))
+        for block, images in enumerate(strip):
+            for column, image in enumerate(images):
+                page.paste(Image.fromarray(image), (block * width + column * step, row * step))
     return page
 
 
@@ -300,6 +340,7 @@ def main() -> None:
     parser.add_argument("--new", type=int, default=8, help="styles of kinds that training has")
     parser.add_argument("--kinds", type=int, default=2, help="styles of each kind that it has not")
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--static", type=Path, help="a predictor of which only the static LoRA was trained")
     parser.add_argument("--work", type=Path, default=Path("build/instant-bench"))
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
@@ -312,6 +353,12 @@ def main() -> None:
     predictor = Predictor.load(args.predictor)
     file = args.predictor / "predictor.safetensors" if args.predictor.is_dir() else args.predictor
     figures = measure(bench, predictor, file)
+    if args.static:
+        static = Predictor.load(args.static)
+        figures["conditional"]["share over a static LoRA"] = static_share(bench, static, figures)
+        figures["conditional"]["static LoRA's training"] = static.record
+    guidance = predictor.config.guidance
+    sheet(bench, predicted(bench, predictor, 8), guidance).save(args.out / "instant.png")
     save("instant", {"new": args.new, "kinds": args.kinds, "training": predictor.record, **figures}, args.out)
 
 
