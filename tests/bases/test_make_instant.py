@@ -2,12 +2,14 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 
 from limner.bases import make_instant
+from limner.bases.demo_sets import NOUNS, folder
 from limner.bases.make_instant import ENDINGS, InstantConfig, Training, frozen_parts, rate_at, train
-from limner.bases.style_sets import Batches, Drawings
-from limner.hyper.predictor import FILE, Predictor, PredictorConfig
-from limner.hyper.targets import targets_of
+from limner.bases.style_sets import Batches, Drawings, encode_captions, encode_images
+from limner.hyper.predictor import FILE, Predictor, PredictorConfig, pixels_of
+from limner.hyper.targets import fingerprint, targets_of
 from limner.nn.layers import per_sample
 
 CONFIG = InstantConfig(minutes=1, static_minutes=0.2, styles=2, targets=2)
@@ -111,3 +113,41 @@ def test_what_is_written_says_how_it_was_made(parts, tmp_path):
     assert Predictor.load(tmp_path / FILE).record["steps"] == 7
     record = json.loads((tmp_path / "training.json").read_text())
     assert record["rows"] == [{"step": 7}] and record["config"]["seed"] == 0
+
+
+def test_it_is_installed_where_the_package_looks(parts, tmp_path, monkeypatch):
+    monkeypatch.setattr(make_instant.bases, "folders", lambda: {"glyph": tmp_path / "bases" / "glyph"})
+    (tmp_path / "bases" / "glyph").mkdir(parents=True)
+    make_instant._write(training(parts, tmp_path / "out"))
+    place = make_instant.install(tmp_path / "out")
+    assert make_instant.bases.predictors() == {"glyph": place}
+    assert {path.name for path in place.iterdir()} == {FILE, "training.json"}
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Predictor:
+    return Predictor.load(make_instant.bases.predictors()["glyph"])
+
+
+def test_the_shipped_predictor_is_for_the_embedded_base_and_small(shipped):
+    folders = make_instant.bases.folders()["glyph"], make_instant.bases.predictors()["glyph"]
+    models, targets = frozen_parts(folders[0], ENDINGS)
+    assert shipped.base.name == "glyph" and shipped.base.targets == fingerprint(targets)
+    assert (folders[1] / FILE).stat().st_size <= 10e6
+    assert len(models) == 6
+
+
+@pytest.mark.parametrize(("name", "most"), [("blueprint", 0.8), ("ink", 0.9)])
+def test_a_pass_of_the_shipped_predictor_lowers_the_loss_of_other_nouns(shipped, name, most):
+    """Four pictures of a style that nobody trained on; the loss is that of the other six."""
+    images = pixels_of([Image.open(path) for path in sorted(folder(name).glob("*.png"))], 64)
+    models, _ = frozen_parts(make_instant.bases.folders()["glyph"], ENDINGS)
+    text = encode_captions(models, list(NOUNS[4:]))
+    latents = encode_images(models["vae"], images[4:].float() / 255)
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+    times = (torch.arange(6) + 0.5) / 6
+    losses = []
+    for pairs in (None, shipped(images[None, :4])):
+        with per_sample.bound(models["transformer"], pairs), torch.no_grad():
+            losses.append(make_instant.instant_exam.losses(models, latents, noise, times, text).mean().item())
+    assert losses[1] < most * losses[0]

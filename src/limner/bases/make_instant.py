@@ -11,6 +11,7 @@ checkpoint; with another ``--seed`` then, on styles that the part before did not
 
 import argparse
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -222,10 +223,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/instant"))
     parser.add_argument("--minutes", type=float, default=75.0)
     parser.add_argument("--static-minutes", type=float, default=2.0)
+    parser.add_argument("--repeats", type=int, default=2, help="steps that a batch serves")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--install", action="store_true", help="replace the predictor inside the package")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
-    config = InstantConfig(minutes=args.minutes, static_minutes=args.static_minutes, seed=args.seed)
+    config = InstantConfig(
+        minutes=args.minutes, static_minutes=args.static_minutes, repeats=args.repeats, seed=args.seed
+    )
     models, targets = frozen_parts(args.base, ENDINGS)
     facts = json.loads((args.base / "limner.json").read_text(encoding="utf-8"))
     art = read_art(args.art)
@@ -246,6 +251,17 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     train(training, models, batches, watch)
     _write(training)
+    if args.install:
+        sys.stderr.write(f"Installed in {install(args.out)}\n")
+
+
+def install(out: Path) -> Path:
+    """Put a trained predictor and its record where the package looks for them; the model card stays."""
+    folder = bases.folders()["glyph"].with_name("glyph-instant")
+    folder.mkdir(exist_ok=True)
+    for name in (FILE, "training.json"):
+        shutil.copy2(out / name, folder / name)
+    return folder
 
 
 def _write(training: Training) -> None:
