@@ -1,3 +1,4 @@
+import itertools
 import shutil
 from pathlib import Path
 
@@ -87,11 +88,37 @@ def test_a_run_among_its_images_is_refused(photos, out):
     assert request_for(photos, {}, Path("photos-run")).out == Path("photos-run")
 
 
-@pytest.mark.parametrize("mark", ["lock", "checkpoints", "metrics.jsonl"])
-def test_a_run_without_its_recipe_is_no_folder_of_images(photos, mark):
-    (photos / mark).mkdir()
-    with raises(BadUsage):
+MARKS = ["lock", "checkpoints", "metrics.jsonl", "model", "lora.safetensors", "report.html"]
+
+
+@pytest.mark.parametrize("marks", [*itertools.pairwise(MARKS), ("checkpoints/step-000100.safetensors",)])
+def test_a_run_without_its_recipe_is_no_folder_of_images(photos, marks):
+    for mark in marks:
+        write_text(photos / mark, "")
+    with pytest.raises(BadUsage, match=r"photos is a run folder that has lost its recipe. Put a recipe at"):
         request_for(Path("photos"), {}, None)
+
+
+@pytest.mark.parametrize("mark", MARKS)
+def test_one_name_that_a_run_has_makes_no_run_of_a_folder_of_images(photos, mark):
+    write_text(photos / mark, "")
+    assert request_for(Path("photos"), {}, None).recipe.data.images == photos
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar", ".parquet"])
+def test_an_archive_in_place_of_images_is_told(tmp_path, suffix):
+    (tmp_path / f"photos{suffix}").write_bytes(b"PK\3\4\xff")
+    with raises(BadUsage):
+        request_for(Path(f"photos{suffix}"), {}, None)
+
+
+def test_a_config_of_another_trainer_is_told(tmp_path):
+    (tmp_path / "train.yaml").write_text("job: extension\nconfig:\n  process:\n  - type: sd_trainer\n")
+    with raises(BadUsage):
+        request_for(Path("train.yaml"), {}, None)
+    (tmp_path / "own.toml").write_text("[lora]\nranks = 3\n")
+    with pytest.raises(BadRecipe, match=r"lora\.ranks"):
+        request_for(Path("own.toml"), {}, None)
 
 
 def test_a_folder_in_place_of_the_recipe_is_told(photos):
@@ -125,7 +152,7 @@ def test_recipes_on_folders_of_one_name_do_not_share_a_run(tmp_path, monkeypatch
 def test_the_folder_of_all_runs_in_place_of_one_is_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("b", "a"):
-        (tmp_path / "runs" / name / "checkpoints").mkdir(parents=True)
+        write_text(tmp_path / "runs" / name / "checkpoints" / "step-000010.safetensors", "")
     with raises(BadUsage):
         request_for(Path("runs"), {}, None)
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from limner import bases
 from limner.assembly.base import family_at, locate_base, shape_at
-from limner.data.images import SUFFIXES, read_image
+from limner.data.formats import SUFFIXES
+from limner.data.images import read_image
 from limner.data.listing import listed
 from limner.errors import BadBase, BadData, BadUsage
 from limner.files import human, sha256_file

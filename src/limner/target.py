@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from limner.errors import BadUsage
+from limner.errors import BadRecipe, BadUsage
 from limner.files import real_path
 
 RUNS = Path("runs")
@@ -47,28 +47,21 @@ def request_for(target: Path, overrides: Mapping[str, Any], out: Path | None) ->
         out: The run folder, or ``None`` for the one that belongs to the target.
 
     Raises:
-        BadUsage: There is nothing at ``target``, it is a picture, a base, a run without its recipe, its own
-            run folder holds a run on other images, or the run folder lies among the images.
+        BadUsage: There is nothing at ``target``, it is a picture, an archive, a base, another program's
+            config, a run without its recipe, its own run folder holds a run on other images, or the run
+            folder lies among the images.
         BadRecipe: The recipe or a change means nothing.
         BadData: The folder cannot be read.
     """
-    from limner.data.images import SUFFIXES
-    from limner.recipe.toml import change, load, placed, prompts
+    from limner.recipe.toml import change, placed, prompts
     from limner.run_folder import RunDir
 
-    if not target.exists():
-        raise BadUsage(f"There is no {target}. Name a folder of images, a recipe.toml, or a run folder.")
-    if target.is_file() and target.suffix.lower() in SUFFIXES:
-        raise BadUsage(f"{target} is a picture. Name the folder that it lies in: {target.parent}")
-    if (target / "model_index.json").is_file():
-        raise BadUsage(
-            f"{target} is a base. Name a folder of images or a run, and the base by --base {target}"
-        )
+    _refuse_other_kinds(target)
     file = RunDir(target).recipe_path if target.is_dir() else target
     if target.is_dir() and not file.is_file() and (_is_run(target) or os.path.lexists(file)):
         raise BadUsage(f"{target} is a run folder that has lost its recipe. Put a recipe at {file}.")
     if file.is_file():
-        recipe, sources = change(load(file), overrides), {}
+        recipe, sources = change(_recipe_at(file), overrides), {}
         home = out or _home(file, recipe)
         if home not in (out, file.parent):
             _free(home, recipe.data.images)
@@ -79,6 +72,42 @@ def request_for(target: Path, overrides: Mapping[str, Any], out: Path | None) ->
     _refuse_inside(home, recipe.data.images)
     prompts(recipe)  # a missing prompt file should be told before an hour of caching
     return RunRequest(recipe, home, sources)
+
+
+def _refuse_other_kinds(target: Path) -> None:
+    from limner.data.formats import ARCHIVES, SUFFIXES
+
+    if not target.exists():
+        raise BadUsage(f"There is no {target}. Name a folder of images, a recipe.toml, or a run folder.")
+    if target.is_file() and target.suffix.lower() in SUFFIXES:
+        raise BadUsage(f"{target} is a picture. Name the folder that it lies in: {target.parent}")
+    if target.is_file() and (remedy := ARCHIVES.get(target.suffix.lower())):
+        raise BadUsage(f"{target} is an archive, which is not read. {remedy}.")
+    if (target / "model_index.json").is_file():
+        raise BadUsage(
+            f"{target} is a base. Name a folder of images or a run, and the base by --base {target}"
+        )
+
+
+def _recipe_at(file: Path) -> Any:
+    """The recipe in a file.
+
+    Raises:
+        BadRecipe: It is none.
+        BadUsage: It is a config of another program.
+    """
+    from limner.recipe.foreign import config_name
+    from limner.recipe.toml import load
+
+    try:
+        return load(file)
+    except BadRecipe as error:
+        if name := config_name(file):
+            raise BadUsage(
+                f"{file} is {name}. Limner does not read it: name the folder of images. What its settings "
+                "are called here stands in the guide, on the page Words."
+            ) from error
+        raise
 
 
 def of_recipe(recipe: Any, overrides: Mapping[str, Any], out: Path | None) -> RunRequest:
@@ -153,12 +182,27 @@ def _home(file: Path, recipe: Any) -> Path:
 
 
 def _is_run(folder: Path) -> bool:
+    """Whether a folder has what a run leaves. One file alone may be anybody's: a ``lock``, a ``model/``."""
     from limner.run_folder import RunDir
 
     run = RunDir(folder)
-    marks = (run.metrics_path, run.checkpoints_path, run.index_path, run.lora_path, run.model_path)
-    marks += (run.path / "lock",)
-    return any(mark.exists() for mark in marks)
+    marks = (
+        run.metrics_path,
+        run.checkpoints_path,
+        run.index_path,
+        run.lora_path,
+        run.model_path,
+        run.plan_path,
+    )
+    marks += (
+        run.recipe_path,
+        run.data_path,
+        run.status_path,
+        run.prompts_path,
+        run.report_path,
+        folder / "lock",
+    )
+    return bool(run.checkpoints()) or sum(mark.exists() for mark in marks) > 1
 
 
 def _free(home: Path, images: Path) -> Path:

@@ -40,6 +40,27 @@ def test_pixel_art_is_not_ruined():
     assert blockiness(np.zeros((20, 20), np.uint8)) == 1.0
 
 
+@pytest.mark.parametrize("times", [2, 4, 10, 16, 32])
+@pytest.mark.parametrize("levels", [6, 24, 256])
+def test_what_was_enlarged_without_smoothing_is_not_ruined(times, levels):
+    """Steps between cells may be small, as those between JPEG's blocks are."""
+    coarse = photo().resize((640 // times, 640 // times)).convert("L").quantize(levels).convert("L")
+    assert blockiness(np.asarray(coarse.resize((640, 640), Image.Resampling.NEAREST))) == 1.0
+
+
+@pytest.mark.parametrize("times", [4, 8, 16])
+def test_a_sprite_on_a_plain_ground_is_not_ruined(times):
+    """Few cells change, and they by much."""
+    cells = np.full((64, 64), 200, np.uint8)
+    cells[20:44, 24:40] = np.random.default_rng(1).choice(np.array([40, 90, 140], np.uint8), (24, 16))
+    assert blockiness(np.kron(cells, np.ones((times, times), np.uint8))) == 1.0
+
+
+def test_a_jpeg_of_enlarged_pixels_is_still_seen_as_one():
+    enlarged = photo().resize((120, 120)).resize((480, 480), Image.Resampling.BICUBIC)
+    assert blockiness(np.asarray(saved(enlarged, 5).convert("L"))) > 1.75
+
+
 def test_the_middle_is_not_scaled():
     assert native(photo(), 100).shape == (100, 100)
     assert native(photo(), 1000).shape == (480, 480)

@@ -6,16 +6,17 @@ import pytest
 
 from limner.checking import findings
 from limner.checking.image_stats import ImageStats, jpeg_of
-from limner.checking.near_duplicates import features, perceptual_hash
 from limner.checking.sharpness import Sharpness
+from limner.checking.variety import features
 from limner.checking.watermark import frames
 from limner.data.folder import Example
 from limner.data.images import FormatInfo
+from limner.data.near_duplicates import perceptual_hash
 from limner.data.subject import Crop
 from scenes import scene
 
-TURNED = FormatInfo("RGB", 6, transparent=False, moving=False, coarseness=())
-INK = FormatInfo("CMYK", 1, transparent=False, moving=False, coarseness=())
+TURNED = FormatInfo("RGB", 6, transparent=False, moving=False, profile="", coarseness=())
+INK = FormatInfo("CMYK", 1, transparent=False, moving=False, profile="", coarseness=())
 
 
 def look(seed: int = 0, **changes) -> ImageStats:
@@ -25,7 +26,7 @@ def look(seed: int = 0, **changes) -> ImageStats:
         Example(Path(f"{seed}.png"), f"{seed}", 160, 160, ("x",)),
         (128, 128),
         Crop((0, 0, 160, 160), "centre"),
-        FormatInfo("RGB", 1, transparent=False, moving=False, coarseness=()),
+        FormatInfo("RGB", 1, transparent=False, moving=False, profile="", coarseness=()),
         0.8,
         None,
         1.0,
@@ -110,3 +111,23 @@ def test_captions():
     assert {each.level for each in findings.of_captions([(), ()], ["a", "b"], "")} == {"problem"}
     (long,) = findings.of_lengths({"a": (90, 77), "b": (77, 77)})
     assert long.image == "a" and "90 tokens; 77 are read" in long.reason
+
+
+def test_captions_that_describe_nothing_are_problems_and_syntax_is_advice():
+    captions = [
+        ["a cat"],
+        ["```json", '{"caption": "a cat"}', "```"],
+        ["a cat <lora:x:1>", "None"],
+        ["TOK cat"],
+        [],
+    ]
+    found = [
+        (f.image, f.level, f.reason)
+        for f in findings.of_captions(captions, list("abcde"), "")
+        if f.kind == "caption"
+    ]
+    assert found == [
+        ("b", "problem", "its caption has JSON in it"),
+        ("c", "problem", 'its caption is the word "None"'),
+        ("d", "advice", "its caption has the placeholder TOK in it, which is not replaced"),
+    ]

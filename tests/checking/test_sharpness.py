@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from limner.checking.findings import MAX_MOTION_BLUR, MOTION_RATIO
 from limner.checking.sharpness import sharpness
 
 
@@ -42,6 +43,15 @@ def test_a_smear_is_told_by_its_direction():
     moved, soft = sharpness(smeared), sharpness(scene(4.0))
     assert moved.smear > 1.9 and moved.steady < 0.7 * moved.smear
     assert soft.smear > 1.9 and soft.steady > 0.8 * soft.smear, "out of focus, all directions are alike"
+
+
+@pytest.mark.parametrize("pixels", [9, 12, 16])
+def test_a_short_smear_is_told_from_a_picture_that_is_soft_all_over(pixels):
+    """A hand that moved by some ten pixels: what a clock photographed from a tripod that was hit shows."""
+    smeared = sharpness(sum(np.roll(scene(), at, axis=1) for at in range(pixels)) / pixels)
+    assert smeared.smear > MAX_MOTION_BLUR and smeared.steady < MOTION_RATIO * smeared.smear
+    sharp = sharpness(scene())
+    assert sharp.smear < MAX_MOTION_BLUR or sharp.steady > MOTION_RATIO * sharp.smear
 
 
 def test_where_there_is_no_edge_nothing_is_said():

@@ -1,5 +1,7 @@
 import json
 
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 
@@ -16,6 +18,7 @@ from limner.data.captions import (
     read_sidecar,
     read_text,
     region,
+    split,
     variants,
     with_trigger,
 )
@@ -33,6 +36,7 @@ from messages import raises
         ("A Sks Cat in rain", "A Sks Cat in rain"),
         ("sks cats", "sks cat, sks cats"),
         ("", "sks cat"),
+        ("[Trigger] and {TRIGGER}", "sks cat and sks cat"),
     ],
 )
 def test_the_trigger_is_in_every_caption(caption, expected):
@@ -58,8 +62,36 @@ def test_an_image_without_captions_gets_the_default_or_the_trigger():
 
 
 def test_lines_are_variants(tmp_path):
-    (tmp_path / "a.txt").write_bytes("\ufeff a cat \r\n\r\n\ta  dog\r\na cat\nété".encode())
+    (tmp_path / "a.txt").write_bytes("\ufeff\r\n a cat \r\n\ta  dog\r\na cat\nété\n\n".encode())
     assert read_sidecar(tmp_path / "a.txt") == ("a cat", "a dog", "été")
+
+
+@pytest.mark.parametrize("gap", ["\n\n", "\r\n\r\n", "\n \t\n", "\r\r", "\n\n\n"])
+def test_paragraphs_are_one_caption(tmp_path, gap):
+    (tmp_path / "a.txt").write_bytes(f"{gap}A cat looks.{gap}The light\nis warm.{gap}".encode())
+    assert read_sidecar(tmp_path / "a.txt") == ("A cat looks. The light is warm.",)
+
+
+words = st.text(st.characters(categories=["L", "N"], max_codepoint=0x2FF), min_size=1, max_size=8)
+
+
+@hypothesis.given(st.lists(words, min_size=1, max_size=6, unique=True), st.sampled_from(["\n", "\r\n", "\r"]))
+def test_lines_split_and_paragraphs_join_whatever_they_hold(lines, separator):
+    assert variants(split(separator.join(lines))) == tuple(lines)
+    assert variants(split((separator + separator).join(lines))) == (" ".join(lines),)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [".", ", ,", "\u200b\u200b", "\ufeff", "\u3164", "\x1a", "\u2800", "\u00ad", "--", "…", "\u200e \u2060"],
+)
+def test_what_shows_nothing_is_no_caption(text):
+    assert variants([text]) == ()
+
+
+@pytest.mark.parametrize("text", ["7", "é", "猫", "\N{CAT FACE}", "°", "a\u200bb", "₤"])
+def test_a_letter_a_digit_or_a_sign_is_a_caption(text):
+    assert variants([text]) == (text,)
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n\t\r\n", "\ufeff".encode()])
@@ -96,6 +128,33 @@ def test_half_a_character_is_refused():
 def test_a_missing_file_is_named(tmp_path):
     with raises(BadData):
         read_text(tmp_path / "gone.txt")
+
+
+@pytest.mark.parametrize(
+    ("word", "caption", "count"),
+    [
+        ("小猫", "这是小猫在沙发上", 1),
+        ("ミケ", "赤いミケの写真、ミケ", 2),
+        ("แมว", "รูปแมวนอน", 1),
+        ("zxq", "这是zxq在沙发上", 1),
+        ("zxq猫", "这是zxq猫", 1),
+        ("zxq猫", "这是azxq猫", 0),
+        ("zxq", "这是zxqs在沙发上", 0),
+        ("김", "김치 김", 1),
+        ("<s1>", "photo<s1>s", 1),
+    ],
+)
+def test_a_word_needs_no_spaces_where_its_script_has_none(word, caption, count):
+    assert count_word(word, caption) == count
+    assert with_trigger(caption, word) == (caption if count else f"{word}, {caption}")
+
+
+unspaced = st.text(st.sampled_from("的是在上猫犬のをタイトル"), max_size=6)
+
+
+@hypothesis.given(unspaced, st.sampled_from(["zxq", "小猫", "sks cat", "ミケ2"]), unspaced)
+def test_a_trigger_in_unspaced_text_is_never_put_in_twice(before, trigger, after):
+    assert with_trigger(before + trigger + after, trigger) == before + trigger + after
 
 
 def test_words_are_found_whole():
@@ -194,7 +253,7 @@ def test_a_list_is_variants_and_null_is_none(tmp_path):
         ('{"file_name": "a.jpg", "text"', "is not JSON"),
         ("[" * 100_000, "is not JSON"),
         ("9" * 5000, "is not JSON"),
-        ("[1, 2]", "is list, not an object"),
+        ("[1, 2]", "begins a JSON array. Write one object a line"),
         ("null", "is NoneType, not an object"),
         ("{}", "has none of file_name, image, video, only nothing. Add one"),
         ('{"file": "a.jpg"}', "has none of file_name, image, video, only 'file'"),
@@ -235,16 +294,44 @@ def test_a_csv_line_of_another_length_is_named(tmp_path):
     assert isinstance(found[1], BrokenRow) and found[2] == MetadataRow(4, "c.jpg", ("x",))
 
 
-def test_a_caption_of_several_lines_is_one_caption(tmp_path):
-    found = rows(tmp_path, 'file_name,text\na.jpg,"one\r\ntwo"\n', "metadata.csv")
-    assert found == [MetadataRow(3, "a.jpg", ("one two",))]
+@pytest.mark.parametrize(
+    ("text", "captions"),
+    [
+        ("one\r\ntwo", ("one", "two")),
+        ("one\r\n\r\ntwo", ("one two",)),
+        ("one\n \ntwo\nthree\n", ("one two three",)),
+    ],
+)
+def test_a_text_is_read_alike_in_every_kind_of_file(tmp_path, text, captions):
+    assert rows(tmp_path, f'file_name,text\na.jpg,"{text}"\n', "metadata.csv")[0].captions == captions
+    line = json.dumps({"file_name": "a.jpg", "text": text})
+    assert rows(tmp_path, line) == [MetadataRow(1, "a.jpg", captions)]
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    assert read_sidecar(tmp_path / "a.txt") == captions
+    listed = json.dumps({"file_name": "a.jpg", "text": [text, "x"]})
+    assert rows(tmp_path, listed) == [MetadataRow(1, "a.jpg", (" ".join(text.split()), "x"))]
+
+
+def test_a_caption_is_the_first_that_says_something(tmp_path):
+    line = {"file_name": "a.jpg", "text": None, "caption": "", "prompt": "a cat"}
+    assert rows(tmp_path, json.dumps(line)) == [MetadataRow(1, "a.jpg", ("a cat",))]
+    assert rows(tmp_path, "file_name,text,caption\na.jpg,,a cat\n", "metadata.csv") == [
+        MetadataRow(2, "a.jpg", ("a cat",))
+    ]
+
+
+def test_images_in_other_columns_go_with_a_row(tmp_path):
+    line = {"image": "a.jpg", "prompt": "b.png, on a wall", "edit_image": "b.png", "n": 1, "mask": "m/a.PNG"}
+    (row,) = rows(tmp_path, json.dumps(line))
+    assert isinstance(row, MetadataRow) and row.companions == ("b.png", "m/a.PNG")
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         (b"", "has no column file_name or image"),
-        (b"file_name;text\na.jpg;x", "has no column file_name or image or video, only 'file_name;text'"),
+        (b"file_name;text\na.jpg;x", "has no column file_name or image or video: it is separated by semico"),
+        (b"file_name\ttext\na.jpg\tx", "it is separated by tabs. Name the columns in its first line"),
         (b"file_name,label\na.jpg,x", "has no column text or caption or prompt"),
         (b"file_name,text,text\na.jpg,x,y", "two columns of one name"),
         (b'file_name,text\na.jpg,"x', "breaks off at line 2"),

@@ -112,6 +112,63 @@ def test_names_are_compared_composed(tmp_path, fill):
     assert list(captions(read_folder(tmp_path)).values()) == [("x",)]
 
 
+@pytest.mark.parametrize(("image", "text"), [("NFC", "NFD"), ("NFD", "NFC"), ("NFC", "NFC"), ("NFD", "NFD")])
+def test_text_files_are_found_composed_or_decomposed(tmp_path, fill, image, text):
+    names = [unicodedata.normalize(form, "été ü") for form in (image, text)]
+    fill(tmp_path, **{f"{names[0]}.jpg": None, f"{names[1]}.txt": "x", f"{names[1]}.crop": "0 0 32 32"})
+    folder = read_folder(tmp_path)
+    assert list(captions(folder).values()) == [("x",)] and folder.unread == ()
+    assert folder.examples[0].region == (0, 0, 32, 32)
+
+
+def test_each_of_two_forms_of_a_name_keeps_its_own_text(tmp_path, fill):
+    names = [unicodedata.normalize(form, "é") for form in ("NFC", "NFD")]
+    fill(
+        tmp_path, **{f"{name}.jpg": None for name in names}, **{f"{name}.txt": ascii(name) for name in names}
+    )
+    assert captions(read_folder(tmp_path)) == {f"{name}.jpg": (ascii(name),) for name in names}
+
+
+def test_a_metadata_file_may_name_a_mask_and_its_other_columns_are_no_images(tmp_path, fill):
+    lines = [
+        {"file_name": "a.jpg", "text": "x", "edit_image": "before.jpg"},
+        {"file_name": "a-mask.jpg", "text": "y"},
+    ]
+    fill(tmp_path, **{"metadata.jsonl": "\n".join(map(json.dumps, lines)), "a.jpg": None, "a-mask.jpg": None})
+    fill(tmp_path, **{"before.jpg": None, "loose.jpg": None, "loose_mask.jpg": None})
+    folder = read_folder(tmp_path)
+    assert captions(folder) == {"a-mask.jpg": ("y",), "a.jpg": ("x",)}
+    assert folder.masks == ("loose_mask.jpg", "before.jpg")
+    assert reasons(folder) == {"loose.jpg": "is not listed in metadata.jsonl. Add a line for it."}
+
+
+def test_a_line_without_the_ending_of_its_image_is_told(tmp_path, fill):
+    fill(tmp_path, **{"metadata.csv": "file_name,text\na,x\nb.jpg,y\n", "a.jpg": None, "b.jpg": None})
+    told = [one.reason for one in read_folder(tmp_path).rejected if one.path.name == "metadata.csv"]
+    assert told == ["line 2: a is not an image in the folder, but a.jpg is. Write the name with its ending."]
+
+
+def test_where_captions_are_from(tmp_path, fill):
+    fill(tmp_path, **{"3_cat/a.jpg": None, "3_cat/b.jpg": None, "3_cat/b.caption": "x", "3_cat/c.jpg": None})
+    fill(tmp_path, **{"3_cat/c.txt": " . "})
+    sources = {one.path.name: one.caption_file for one in read_folder(tmp_path).examples}
+    assert sources == {"a.jpg": "3_cat/", "b.jpg": "3_cat/b.caption", "c.jpg": "3_cat/"}
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("a.zip", "Unpack it"),
+        ("data/train-0.parquet", "Save its pictures as files"),
+        ("x/0.TAR", "Unpack it"),
+    ],
+)
+def test_an_archive_alone_is_named(tmp_path, fill, name, remedy):
+    fill(tmp_path, **{name: "x"})
+    with pytest.raises(BadData, match=rf"holds no images, but {name}, which is not read\. {remedy}"):
+        read_folder(tmp_path)
+
+
 def test_two_metadata_files_are_refused(tmp_path, fill):
     fill(tmp_path, **{"a.jpg": None, "metadata.csv": "file_name,text\n", "metadata.jsonl": ""})
     with raises(BadData):
@@ -137,7 +194,45 @@ def test_kohya_folders(tmp_path, fill):
     assert "outside the N_name folders (10_sks cat, ..). Move it" in reasons(folder)["loose.jpg"]
 
 
-@pytest.mark.parametrize("name", ["2024_paris", "0_cat", "cat", "10_", "10cat", "_cat", "x/10_cat"])
+@pytest.mark.parametrize(
+    ("name", "repeats", "caption"),
+    [("05_cat", 5, "cat"), ("10_", 10, "d"), ("007_a_b", 7, "a_b"), ("999_x", 999, "x")],
+)
+def test_kohyas_numbers_are_read_as_kohya_does(tmp_path, fill, name, repeats, caption):
+    fill(tmp_path, **{f"{name}/a.jpg": None})
+    (example,) = read_folder(tmp_path, default_caption="d").examples
+    assert (example.repeats, example.captions) == (repeats, (caption,))
+
+
+def test_what_lies_beside_kohyas_folders_is_left_out_for_its_own_reason(tmp_path, fill):
+    fill(tmp_path, **{"10_cat/a.jpg": None, "0_dog/b.jpg": None, "2024_paris/c.jpg": None, "d.jpg": None})
+    told = reasons(read_folder(tmp_path))
+    assert "0_dog, whose number says 0 repeats" in told["0_dog/b.jpg"]
+    assert "2024 repeats are more than 999" in told["2024_paris/c.jpg"]
+    assert "outside the N_name folders" in told["d.jpg"]
+
+
+def test_numbers_that_may_stand_for_an_order_are_told(tmp_path, fill):
+    fill(tmp_path, **{"1_front/a.jpg": None, "2_side/b.jpg": None, "03_back/c.jpg": None})
+    folder = read_folder(tmp_path)
+    assert [one.repeats for one in folder.examples] == [3, 1, 2]
+    assert folder.advice.startswith("The folders' numbers 1 to 3 are read as kohya's repeats")
+    fill(tmp_path, **{"7_more/d.jpg": None})
+    assert read_folder(tmp_path).advice == ""
+
+
+def test_a_folder_that_is_itself_named_as_kohyas_is_told(tmp_path, fill):
+    inner = fill(tmp_path / "10_sks cat", **{"a.jpg": None})
+    folder = read_folder(inner)
+    assert folder.advice.startswith(
+        "10_sks cat is named as kohya's folders N_name are, and read as a plain one."
+    )
+    assert folder.advice.endswith(f"name the folder above it: {tmp_path}")
+
+
+@pytest.mark.parametrize(
+    "name", ["2024_paris", "0_cat", "cat", "10cat", "_cat", "x/10_cat", "1.5_cat", "00_cat"]
+)
 def test_other_folders_are_not_kohyas(tmp_path, fill, name):
     fill(tmp_path, **{f"{name}/a.jpg": None})
     folder = read_folder(tmp_path, default_caption="d")

@@ -1,5 +1,9 @@
 import os
 
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+
 from limner.data.listing import listed, printable
 from limner.errors import BadData
 from messages import raises
@@ -44,6 +48,102 @@ def test_captions_that_are_no_files_are_named(tmp_path, fill):
     ]
     assert found.rejected.pop(3) == ("d.png", "has the name of a picture, and is a folder. Rename it.")
     assert all("and is no file" in reason for _, reason in found.rejected)
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("a.jpg", "a-masklabel.png"),
+        ("a.jpg", "a-mask.png"),
+        ("a.jpg", "a_mask.png"),
+        ("a.jpg", "a.mask.png"),
+        ("a.jpg", "a_Mask.PNG"),
+        ("a.jpg", "a-condlabel.png"),
+        ("x/a.jpg", "x/a_control.png"),
+        ("x/a.jpg", "x/masks/a.png"),
+        ("images/a.jpg", "masks/a.png"),
+        ("a.jpg", "conditioning_images/a.png"),
+        ("a.jpg", "mask/a_mask.png"),
+    ],
+)
+def test_masks_and_control_images_are_no_images(tmp_path, fill, image, mask):
+    fill(tmp_path, **{image: None, mask: None, "b.jpg": None})
+    found = listed(tmp_path)
+    assert found.images == sorted(["b.jpg", image]) and found.masks == [mask]
+
+
+@pytest.mark.parametrize(
+    "name", ["b_mask.png", "mask.png", "a-maskot.png", "masks/b.png", "x/a_mask.png", "amask.png"]
+)
+def test_what_is_the_mask_of_nothing_is_an_image(tmp_path, fill, name):
+    fill(tmp_path, **{"a.jpg": None, name: None})
+    assert listed(tmp_path).images == sorted(["a.jpg", name]) and listed(tmp_path).masks == []
+
+
+def test_what_has_a_caption_of_its_own_is_no_mask(tmp_path, fill):
+    fill(tmp_path, **{"cat.jpg": None, "cat_mask.jpg": None, "cat_mask.txt": "a cat with a mask"})
+    assert listed(tmp_path).images == ["cat.jpg", "cat_mask.jpg"]
+
+
+stems = st.text(st.characters(categories=["L", "N", "Zs", "Pd"], max_codepoint=0x24F), min_size=1, max_size=6)
+
+
+@hypothesis.given(stems.filter(lambda stem: stem.strip(" .") == stem), st.sampled_from("-_."))
+def test_a_mask_is_found_for_every_name(tmp_path_factory, stem, separator):
+    root = tmp_path_factory.mktemp("names")
+    for name in (f"{stem}.png", f"{stem}{separator}mask.png"):
+        (root / name).write_bytes(b"x")
+    assert (listed(root).images, listed(root).masks) == ([f"{stem}.png"], [f"{stem}{separator}mask.png"])
+
+
+@pytest.mark.parametrize(
+    "name", ["@eaDir", "$RECYCLE.BIN", "__MACOSX", "#recycle", "System Volume Information"]
+)
+def test_folders_of_systems_are_passed_over(tmp_path, fill, name):
+    fill(tmp_path, **{"a.jpg": None, f"{name}/b.jpg": None, f"x/{name.lower()}/c.jpg": None, "x/d.jpg": None})
+    assert listed(tmp_path).images == ["a.jpg", "x/d.jpg"]
+
+
+def test_test_and_validation_images_of_an_imagefolder_are_not_trained(tmp_path, fill):
+    files = ["train/a.jpg", "test/b.jpg", "test/x/c.jpg", "Validation/d.jpg", "train/val/e.jpg"]
+    fill(
+        tmp_path, **dict.fromkeys(files), **{"test/metadata.csv": "x", "test/c.json": "x", "test/f.nef": "x"}
+    )
+    found = listed(tmp_path)
+    assert found.images == ["train/a.jpg", "train/val/e.jpg"]
+    assert found.splits == {"test": 2, "Validation": 1}
+    assert (found.metadata, found.unread_texts, found.rejected) == ([], [], [])
+
+
+def test_a_split_alone_is_trained(tmp_path, fill):
+    fill(tmp_path, **{"test/a.jpg": None, "val/b.jpg": None})
+    assert listed(tmp_path).images == ["test/a.jpg", "val/b.jpg"] and listed(tmp_path).splits == {}
+    fill(tmp_path, **{"data/train/a.jpg": None})
+    assert listed(tmp_path).images == ["data/train/a.jpg"]
+    fill(tmp_path, **{"data/eval/a.jpg": None})
+    assert listed(tmp_path).splits == {"test": 1, "val": 1, "data/eval": 1}
+
+
+def test_text_files_that_belong_to_no_image_are_named(tmp_path, fill):
+    own = dict.fromkeys(("README.md", "readme.txt", "LICENSE.txt", "captions.jsonl"), "x")
+    fill(tmp_path, **{"a.jpg": None, "a.txt": "x", "a.caption": "y", **own})
+    strays = ["E.txt", "a.jpg.txt", "a.json", "b.caption", "c.tags", "d.cap", "meta_cap.json", "x/list.csv"]
+    fill(tmp_path, **dict.fromkeys(strays, "x"))
+    found = listed(tmp_path)
+    assert found.unread_texts == sorted([*strays, "a.caption"])
+    assert found.texts == {"a": "a.txt"}
+
+
+def test_archives_beside_images_are_named(tmp_path, fill):
+    fill(tmp_path, **{"a.jpg": None, "more.zip": "x", "x/b.parquet": "x", "c.pdf": "x"})
+    assert sorted(listed(tmp_path).archives) == ["more.zip", "x/b.parquet"]
+
+
+def test_odd_endings_are_read_or_named(tmp_path, fill):
+    fill(tmp_path, **{"a.jpg_large": None, "noext": None, "b.part": None, "lock": "", "c.mpo": None})
+    found = listed(tmp_path)
+    assert found.images == ["a.jpg_large", "c.mpo", "noext"]
+    assert [file for file, _ in found.rejected] == ["b.part"]
 
 
 def test_links_to_files_count_and_rings_of_folders_end(tmp_path, fill):

@@ -158,7 +158,8 @@ def test_a_missing_or_unreadable_file_is_named(tmp_path):
         ("data.resolution=", "data.resolution", None),
         ("data.images=a = b", "data.images", Path("a = b")),
         ('sample.prompts=["a, b", "c"]', "sample.prompts", ("a, b", "c")),
-        ("data.trigger=1\ntrain = 2", "data.trigger", "1\ntrain = 2"),
+        ("data.trigger=1\ntrain = 2", "data.trigger", "1 train = 2"),
+        ("data.trigger= sks cat, ", "data.trigger", "sks cat"),
         ("track.with=['wandb']", "track.with", ("wandb",)),
         ("train.time_shift=3", "train.time_shift", 3.0),
     ],
@@ -275,3 +276,39 @@ def test_a_bad_prompt_file_is_named(tmp_path, content, message):
 def test_a_folder_is_no_prompt_file(tmp_path):
     with raises(BadRecipe):
         prompts(Recipe(sample=Sample(prompt_file=tmp_path)))
+
+
+def test_comments_of_a_prompt_file_are_no_prompts(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("# mine\na cat #1\n  ; more\n// and\n[Trigger] in {TRIGGER}\n")
+    recipe = Recipe(data=Data(trigger="zxq"), sample=Sample(prompt_file=path))
+    assert prompts(recipe) == ("a cat #1", "zxq in zxq")
+    path.write_text("# only\n")
+    with pytest.raises(BadRecipe, match="holds no prompt"):
+        prompts(recipe)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reason"),
+    [
+        ("a cat --w 64 --h 96 --d 7", "has --w, --h, --d, which would be read as words"),
+        ("a cat --n blurry", "has --n, which"),
+        ("--n blurry", "has --n, which"),
+        ('{"prompt": "a cat"}', "is JSON. Write the prompt alone, one a line"),
+    ],
+)
+@pytest.mark.parametrize("in_file", [True, False])
+def test_what_other_trainers_write_into_prompts_is_refused(tmp_path, prompt, reason, in_file):
+    path = tmp_path / "prompts.txt"
+    path.write_text(f"a moon\n{prompt}\n")
+    sample = Sample(prompt_file=path) if in_file else Sample(prompts=("a moon", prompt))
+    with pytest.raises(BadRecipe, match=reason) as caught:
+        prompts(Recipe(sample=sample))
+    assert str(caught.value).startswith(f"sample.prompt_file {path}: " if in_file else "sample.prompts: ")
+
+
+@pytest.mark.parametrize(
+    "prompt", ["a well-lit cat - small", "a {red} cat", "a cat -- and a dog", "size 3--4"]
+)
+def test_dashes_and_braces_are_words(prompt):
+    assert prompts(Recipe(sample=Sample(prompts=(prompt,)))) == (prompt,)

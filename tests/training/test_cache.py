@@ -48,7 +48,7 @@ def test_the_verb_says_what_it_computed_and_what_it_reused(recipe, tmp_path):
     first = cache(recipe, tmp_path / "run", told)
     assert (first.computed, first.reused, first.entries) == (20, 0, 20)
     assert first.bytes == sum(path.stat().st_size for path in entries(recipe)) > 0
-    assert "20 to compute" in told.lines[0]
+    assert "20 to compute" in told.text
     again = cache(recipe, tmp_path / "run", told)
     assert (again.computed, again.reused, again.bytes) == (0, 20, 0)
     run = RunDir(tmp_path / "run")

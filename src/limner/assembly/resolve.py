@@ -8,9 +8,12 @@ import torch
 
 from limner.assembly.assemble import ModelSpec
 from limner.assembly.base import ResolvedBase, family_at, locate_base, shape_at
+from limner.data.captions import has_word
 from limner.data.folder import Example, Folder, Rejected, read_folder
+from limner.data.near_duplicates import hold_out, near_training
 from limner.data.order import SUBSET, Order, held_out
-from limner.data.subject import REMEDY, SLACK, crops, follows, slack
+from limner.data.subject import MAX_CROP_LOSS, REMEDY, SLACK, crops, follows, slack
+from limner.data.summary import what_was_read
 from limner.data.views import View, views
 from limner.errors import BadData, BadRecipe
 from limner.files import shared_cache
@@ -47,6 +50,8 @@ class Resolved:
     """What the validation loss is measured on."""
     truly_held_out: bool
     """False when the held-out views are a fixed subset of the training images."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of what was held out."""
     encode_tiled: bool = False
     """The plan's: images larger than a tile are encoded in tiles. Addresses keep them apart."""
     encode_streamed: bool = False
@@ -126,13 +131,10 @@ class Resolved:
     def remarks(self) -> list[str]:
         """What a person should know of the data before anything is computed, a line each."""
         lines = [f"Left out: {self.folder.named(entry.path)}: {entry.reason}" for entry in self.rejected]
-        lines += [self.folder.advice] if self.folder.advice else []
-        mute = sum(entry.captions == ("",) for entry in self.folder.examples)
-        if mute:
-            lines.append(
-                f"{mute} of {len(self.folder.examples)} images have no caption, and there is no trigger: "
-                "they teach what the empty prompt paints. Write captions, or set data.trigger."
-            )
+        data = self.recipe.data
+        lines += what_was_read(self.folder, trigger=data.trigger, default_caption=data.default_caption)
+        lines += self.notes
+        lines += self._crop_losses()
         if self.recipe.data.crop == "auto" and not follows("auto"):
             sizes = {view.example: view.size for view in (*self.own, *self.held_out)}
             if cut := sum(slack(example, size) >= SLACK for example, size in sizes.items()):
@@ -141,6 +143,21 @@ class Resolved:
                     f"that follow the subject need the extra. {REMEDY}"
                 )
         return lines
+
+    def _crop_losses(self) -> list[str]:
+        """A line on images of which the crop takes more than a quarter."""
+        sizes = {view.example: view.size for view in (*self.own, *self.held_out)}
+        losses = {example: slack(example, size) for example, size in sizes.items()}
+        largest = sorted((e for e in losses if losses[e] > MAX_CROP_LOSS), key=lambda e: -losses[e])
+        if not largest:
+            return []
+        names = ", ".join(
+            f"{self.folder.named(example.path)} {losses[example]:.0%}" for example in largest[:3]
+        )
+        return [
+            f"{len(largest)} of {len(losses)} images lose more than a quarter to the crop of their bucket "
+            f"({names}{', ..' * (len(largest) > 3)}). Crop them yourself, or say what counts in .crop files."
+        ]
 
     @property
     def own(self) -> tuple[View, ...]:
@@ -231,7 +248,7 @@ def resolve(recipe: Recipe, tell: Callable[[str], None] = lambda line: None) -> 
     base.spec.require_possible()
     folder = read_images(base, data.images)
     validation_folder = read_images(base, data.validation_images) if data.validation_images else None
-    train_examples, validation_examples, disjoint = _hold_out(recipe, folder, validation_folder)
+    train_examples, validation_examples, disjoint, notes = _hold_out(recipe, folder, validation_folder)
     cuts = crops({*train_examples, *validation_examples}, base.sizes.buckets) if follows(data.crop) else {}
     return Resolved(
         base=base,
@@ -242,6 +259,7 @@ def resolve(recipe: Recipe, tell: Callable[[str], None] = lambda line: None) -> 
             views(validation_examples, buckets=base.sizes.buckets, flip=False, dropout=False, crops=cuts)
         ),
         truly_held_out=disjoint,
+        notes=notes,
     )
 
 
@@ -280,7 +298,7 @@ def _class_images(recipe: Recipe, folder: Path) -> list[Example]:
     trigger = recipe.data.trigger
     examples = list(read_folder(folder, min_side=recipe.data.min_side or 0).examples)
     for example in examples:
-        if trigger and any(trigger in caption for caption in example.captions):
+        if trigger and any(has_word(trigger, caption) for caption in example.captions):
             raise BadData(
                 f"{example.path}: its caption has the trigger {trigger!r}, and it is a picture of the prior. "
                 "Name there what the base knows, without the trigger."
@@ -290,12 +308,10 @@ def _class_images(recipe: Recipe, folder: Path) -> list[Example]:
 
 def _hold_out(
     recipe: Recipe, folder: Folder, validation_folder: Folder | None
-) -> tuple[list[Example], list[Example], bool]:
-    """Examples to train on, examples to measure on, and whether the two are disjoint."""
+) -> tuple[list[Example], list[Example], bool, tuple[str, ...]]:
+    """Examples to train on, examples to measure on, whether the two are disjoint, and what is to be told."""
     data, examples = recipe.data, list(folder.examples)
-    contents = sorted(
-        {example.sha256 for example in examples}
-    )  # a choice that renaming files does not change
+    contents = {example.sha256 for example in examples}
     if validation_folder is not None:
         if overlap := [
             example.path.name for example in validation_folder.examples if example.sha256 in contents
@@ -304,7 +320,7 @@ def _hold_out(
                 f"{len(overlap)} of the {len(validation_folder.examples)} images in data.validation_images "
                 f"are trained on as well: {overlap[0]} .. Remove them from one of the two folders."
             )
-        return examples, list(validation_folder.examples), True
+        return examples, list(validation_folder.examples), True, _leaks(folder, validation_folder)
     count = held_out(len(contents), data.validation_count)
     if count >= len(contents):
         raise BadData(
@@ -313,12 +329,33 @@ def _hold_out(
             f"left to train on. Set it to at most {max(0, len(contents) - 1)}."
         )
     if count == 0:
-        return examples, examples[:SUBSET], False
-    validation_hashes = set(contents[:count])
+        return examples, examples[:SUBSET], False, ()
+    hashes = hold_out(examples, count)
+    notes: tuple[str, ...] = ()
+    if len(hashes) != count:
+        notes = (
+            f"Held out: {len(hashes)} of {count} images that were to be. Images that are nearly the same are "
+            "never divided between training and validation.",
+        )
+    if not hashes:
+        return examples, examples[:SUBSET], False, notes
     return (
-        [example for example in examples if example.sha256 not in validation_hashes],
-        [example for example in examples if example.sha256 in validation_hashes],
+        [example for example in examples if example.sha256 not in hashes],
+        [example for example in examples if example.sha256 in hashes],
         True,
+        notes,
+    )
+
+
+def _leaks(folder: Folder, validation_folder: Folder) -> tuple[str, ...]:
+    """A line on validation images that training sees nearly the same."""
+    pairs = near_training(folder.examples, validation_folder.examples)
+    if not pairs:
+        return ()
+    names = f"{validation_folder.named(pairs[0][0].path)} and {folder.named(pairs[0][1].path)}"
+    return (
+        f"{len(pairs)} of {len(validation_folder.examples)} validation images are nearly the same as images "
+        f"that are trained on ({names}): their loss does not show overfitting. Remove them from one folder.",
     )
 
 

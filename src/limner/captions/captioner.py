@@ -7,6 +7,7 @@ from limner.captions.answer import Captions, Malformed, read, schema, without_re
 from limner.captions.client import Declined, Patience, Provider, Reply, Request
 from limner.captions.prompt_image import PromptImage
 from limner.captions.spec import CaptionSpec, add_trigger
+from limner.data import caption_faults
 from limner.data.captions import has_word
 
 MAX_REQUESTS = 3
@@ -89,7 +90,7 @@ def taken(reply: Reply, spec: CaptionSpec, *, plain: bool) -> tuple[tuple[str, .
         try:
             texts = read(Captions, answer).captions
         except Malformed as error:
-            refusal = validators.REFUSAL.search(answer)
+            refusal = caption_faults.REFUSAL.search(answer)
             return (), "it is a refusal or an apology instead of a caption" if refusal else str(error)
     captions = tuple(dict.fromkeys(" ".join(text.split()) for text in texts))
     for text in texts:

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from limner.errors import BadUsage
 from limner.models.facts import CaptionStyleName
 from limner.models.registry import recognised
+from limner.recipe.field_types import bare_trigger
 
 ConceptType = Literal["subject", "face", "object", "style", "concept"]
 
@@ -120,7 +121,7 @@ def spec_of(
     return CaptionSpec(
         concept_type=concept_type,
         style=chosen_style,
-        trigger=" ".join((trigger or "").split()),
+        trigger=bare_trigger(trigger or ""),
         variants=variants,
     )
 

@@ -39,7 +39,7 @@ class CaptionStore:
         owner: dict[str, str] = {}
         for file in self.files:
             stem = str(PurePosixPath(file).with_suffix(""))
-            self._sidecars[file] = listing.texts.get(stem, f"{stem}{SIDECARS[0]}")
+            self._sidecars[file] = listing.sidecar_of(file, listing.texts) or f"{stem}{SIDECARS[0]}"
             if owner.setdefault(stem, file) != file:
                 self._sharing[file] = owner[stem]
 

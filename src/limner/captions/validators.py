@@ -4,17 +4,9 @@ import re
 from collections import Counter
 
 from limner.captions.spec import CaptionSpec
+from limner.data.caption_faults import MARKUP, refuses
 from limner.data.captions import MAX_CAPTION_LENGTH, count_word, has_word
 
-_QUOTE = "['\u2019]"
-REFUSAL = re.compile(
-    rf"^\W*(?:i(?:{_QUOTE}?m| am) (?:sorry|afraid|unable|not able)|(?:i )?apolog|sorry\b"
-    rf"|i (?:can ?not|can{_QUOTE}?t|won{_QUOTE}?t|will not|must decline|do not|don{_QUOTE}?t)\b"
-    rf"|unfortunately,? i\b|unable to\b|as an ai\b|no caption\b)"
-    rf"|\bas an ai (?:language )?model\b|\bi can(?:no|{_QUOTE})?t (?:assist|help|identify|describe|provide)\b"
-    r"|\bagainst my (?:guidelines|policy)\b",
-    re.IGNORECASE,
-)
 _IMAGE = "(?:image|picture|photo|photograph|painting|illustration|drawing)"
 _SHOW = "(?:shows|depicts|features|contains|displays|captures|presents|portrays|is of|of)"
 OPENING = re.compile(
@@ -30,7 +22,6 @@ _SHOWS = re.compile(
     r"(?: (?:shows|depicts|features|is of|of|displays|captures)|,? (?:there is|we see|we can see))\s+",
     re.IGNORECASE,
 )
-MARKUP = re.compile(r"^\s*(?:[-*#>]\s|\d+[.)]\s)|\*\*|```|^\s*[{\[]\s*[\"{\[]|</?\w+>|<\|", re.MULTILINE)
 STYLE = re.compile(
     r"\bin (?:the|an?|this) (?:[\w-]+ ){0,3}style\b|\b(?:art|visual|drawing|painting|rendering) style\b"
     r"|\bstyli[sz]ed\b",
@@ -58,7 +49,7 @@ def find_fault(caption: str, spec: CaptionSpec) -> str:
     words = len(text.split())
     checks = (
         (not re.search(r"\w", text), "it is empty"),
-        (_refuses(text, spec.trigger), "it is a refusal or an apology instead of a caption"),
+        (refuses(text, spec.trigger), "it is a refusal or an apology instead of a caption"),
         (OPENING.search(text), f"it opens with {' '.join(text.split()[:3])!r} instead of what is there"),
         (MARKUP.search(caption), "it has markup, numbering or code in it"),
         (len(text) > MAX_CAPTION_LENGTH, f"it has {len(text)} characters"),
@@ -75,12 +66,6 @@ def find_fault(caption: str, spec: CaptionSpec) -> str:
         *_about_trigger(text, spec),
     )
     return next((reason for wrong, reason in checks if wrong), "")
-
-
-def _refuses(text: str, trigger: str) -> bool:
-    """Whether a caption is a refusal, also behind the trigger that a person or a model put before it."""
-    bare = re.sub(rf"^\W*{re.escape(trigger)}(?!\w)\W*", "", text, flags=re.IGNORECASE) if trigger else text
-    return bool(REFUSAL.search(text) or REFUSAL.search(bare))
 
 
 def _about_trigger(text: str, spec: CaptionSpec) -> tuple[tuple[object, str], ...]:

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from limner.data.captions import has_word
+from limner.data.captions import has_word, word_pattern
 
 MIN_CAPTIONS = 4
 """Captions below which nothing can be said about what they share."""
@@ -141,7 +141,7 @@ def _finds(trigger: str, text: str) -> bool:
 
 
 def _exact(trigger: str, text: str) -> bool:
-    match = re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", text)
+    match = re.search(word_pattern(trigger), text)
     return match is not None or _without(text) != text
 
 

@@ -15,12 +15,13 @@ from limner.assembly.base import ImageSizes, Shape
 from limner.checking import findings as judged
 from limner.checking.findings import ADVICE, NOTE, PROBLEM, Finding
 from limner.checking.image_stats import ImageStats, measure
-from limner.checking.near_duplicates import SAME_KIND
 from limner.checking.page import write_page, write_sheet
+from limner.checking.variety import SAME_KIND
 from limner.checking.watermark import frames
 from limner.data.folder import Example, Folder, read_folder
 from limner.data.images import BadImage, decode
 from limner.data.subject import REMEDY, follows, installed
+from limner.data.summary import what_was_read
 from limner.data.views import size_of
 from limner.errors import BadBase, BadData
 from limner.files import real_path, write_json
@@ -43,7 +44,7 @@ class BaseInfo:
 
     shape: Shape
     tokens: Callable[[str], tuple[int, int]] | None
-    """Caption -> (its tokens, tokens that are read) in the encoder that reads most; None: not at hand."""
+    """Caption -> (its tokens, tokens that are read), as ``caption_limit`` counts them; None: not at hand."""
     reason: str = ""
     """Why it is not at hand."""
 
@@ -102,6 +103,9 @@ def check(recipe: Recipe, out: Path, reporter: Reporter, *, encoder: str | None 
     follow = follows(recipe.data.crop)
     image_sizes = ImageSizes(recipe.data, base.shape)
     folder = _read(recipe, image_sizes.min_side)
+    data = recipe.data
+    for line in what_was_read(folder, trigger=data.trigger, default_caption=data.default_caption):
+        reporter.line(line)
     sizes = image_sizes.buckets
     looks, errors = _looked(folder.examples, sizes, reporter, follow=follow)
     names = tuple(_name(folder, item.example.path) for item in looks)
@@ -233,7 +237,9 @@ def _lengths(
     if base.tokens is None:
         return {}
     return {
-        name: max(base.tokens(caption) for caption in item.example.captions)
+        name: max(
+            (base.tokens(caption) for caption in item.example.captions), key=lambda pair: pair[0] - pair[1]
+        )
         for name, item in zip(names, looks, strict=True)
     }
 
@@ -257,36 +263,17 @@ def _remarks(recipe: Recipe, base: BaseInfo) -> list[Finding]:
 
 def base_of(recipe: Recipe) -> BaseInfo:
     """The base's resolution, bucket sides and tokenizers; where it cannot be opened, why."""
-    import torch
-
     from limner.assembly.base import family_at, locate_base, shape_at
+    from limner.assembly.caption_limit import token_counter
     from limner.models.family import Objective
-    from limner.models.loading import load
 
     try:
         source = locate_base(recipe.base, components_from=recipe.components_from)
         family = family_at(source)
-        constants = family.constants(source, Objective())
-        parts = [name for name in family.parts if name.startswith("tokenizer")]
-        device = torch.device("cpu")
-        tokenizers = [load(family, source, name, dtype=torch.float32, device=device) for name in parts]
+        counter = token_counter(family, source, family.bound(source, Objective()))
     except BadBase as error:
         return BaseInfo(SHAPE, None, str(error))
-    longest = int(constants.get("text_length", 0))
-    limits = [_limit(tokenizer.model_max_length, longest) for tokenizer in tokenizers]
-
-    def tokens(caption: str) -> tuple[int, int]:
-        counts = [
-            len(tokenizer(caption, truncation=False, verbose=False).input_ids) for tokenizer in tokenizers
-        ]
-        return max(zip(counts, limits, strict=True), key=lambda pair: pair[1])
-
-    return BaseInfo(shape_at(source, family), tokens)
-
-
-def _limit(limit: int, longest: int) -> int:
-    """Tokens that are read: a tokenizer without an end of its own has the family's."""
-    return min(limit, longest) if limit > 77 and longest else limit
+    return BaseInfo(shape_at(source, family), counter)
 
 
 def _seen(name: str, stats: ImageStats) -> dict[str, Any]:

@@ -12,6 +12,8 @@ JUMP = 24
 BLOCK = 8
 SQUARES = 0.3
 """Share of large steps where blocks meet beyond which the picture itself is made of squares."""
+CONTOURS = 0.5
+"""Of the changes from cell to cell of enlarged pixel art, the share that are large at least."""
 FLOOR = 0.5
 """Levels that are added to both sides: steps of less than that are not seen."""
 
@@ -50,9 +52,22 @@ def _steps(steps: np.ndarray) -> float:
     strengths = np.array([small[offset::BLOCK].mean() for offset in range(BLOCK)])
     strongest = int(strengths.argmax())
     leaps = np.array([large[offset::BLOCK].mean() for offset in range(BLOCK)])
-    if leaps[strongest] > SQUARES:
+    if leaps[strongest] > SQUARES or _is_enlarged(steps):
         return 1.0
     return float((strengths[strongest] + FLOOR) / (np.median(np.delete(strengths, strongest)) + FLOOR))
+
+
+def _is_enlarged(steps: np.ndarray) -> bool:
+    """Whether the picture was enlarged by whole times without smoothing, as pixel art is.
+
+    Neighbours within a cell are equal then, everywhere. Of cells as large as JPEG's blocks it is told by the
+    contours: a JPEG so coarse that its blocks are plain has small steps between them.
+    """
+    changing = np.flatnonzero((steps > 0).any(axis=0))
+    period = int(np.gcd.reduce(np.diff(changing))) if len(changing) > 1 else 1
+    if period != BLOCK:
+        return period > 1
+    return np.count_nonzero(steps > JUMP) > CONTOURS * np.count_nonzero(steps)
 
 
 def native(image: Image.Image, side: int) -> np.ndarray:

@@ -5,19 +5,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from limner.checking import near_duplicates, watermark
+from limner.checking import variety, watermark
 from limner.checking.caption_stats import CaptionStats, caption_stats
 from limner.checking.image_stats import ImageStats
+from limner.data import near_duplicates
+from limner.data.caption_faults import caption_fault
+from limner.data.colour import BROKEN_PROFILE
+from limner.data.subject import MAX_CROP_LOSS
 
 PROBLEM, ADVICE, NOTE = "problem", "advice", "note"
-MAX_BLUR, MAX_MOTION_BLUR = 1.8, 1.9
+MAX_BLUR, MAX_MOTION_BLUR = 1.8, 1.35
 """Pixels of blur, at the size of training. Sharp pictures have 0 to 1.2, whatever their grounds."""
 MOTION_RATIO = 0.7
 """Blur of the sharpest direction, as a share of the softest, below which the camera moved."""
 UPSCALE_LEVELS = (1.05, 2.0)
 """Times that an image is enlarged: advice, problem."""
-MAX_CROP_LOSS = 0.25
-"""Share of an image that a crop may take."""
 MIN_JPEG_QUALITY = ((1.5, 40), (3.0, 25), (np.inf, 10))
 """(times reduced, JPEG quality): the more an image is reduced, the less of its damage is left."""
 MAX_BLOCKINESS = 1.75
@@ -88,7 +90,7 @@ def _light(look: ImageStats) -> list[Fault]:
         softest is not None
         and sharpest is not None
         and softest > MAX_MOTION_BLUR
-        and sharpest < MOTION_RATIO * softest
+        and sharpest < min(MAX_BLUR, MOTION_RATIO * softest)  # the other way it is sharp
     ):
         reason = f"it is smeared in one direction, over {3.5 * softest:.0f} pixels or so at {_by(look.size)}"
         faults.append((PROBLEM, "motion", reason, "Leave it out, or use one taken with a steadier hand."))
@@ -132,6 +134,16 @@ def _made(look: ImageStats) -> list[Fault]:
             "samples",
             f"its {look.format_info.mode} samples become RGB",
         ),
+        (
+            look.format_info.profile == BROKEN_PROFILE,
+            "profile",
+            "its ICC colour profile cannot be read, and its colours are taken for sRGB",
+        ),
+        (
+            look.format_info.profile not in ("", BROKEN_PROFILE),
+            "profile",
+            f'its colours become sRGB, from "{look.format_info.profile}"',
+        ),
     ]
     fix = "Nothing needs doing; --fix writes it as training reads it."
     return [(NOTE, kind, reason, fix) for holds, kind, reason in facts if holds]
@@ -172,7 +184,7 @@ def of_variety(points: np.ndarray, names: Sequence[str], *, max_distance: float,
     if len(points) < MIN_FOR_VARIETY:
         return []
     sample = spread(len(points), MAX_FOR_VARIETY)
-    largest = near_duplicates.clusters(points[sample], max_distance)[0]
+    largest = variety.clusters(points[sample], max_distance)[0]
     if len(largest) <= MAX_ONE_KIND * len(sample):
         return []
     whole = "" if len(sample) == len(points) else f" (looked at of {len(points)})"
@@ -284,6 +296,7 @@ def of_captions(captions: Sequence[Sequence[str]], names: Sequence[str], trigger
         Finding(names[index], level, "no-caption", f"has no caption: {effect}", remedy)
         for index in stats.missing
     ]
+    findings += _faulty(captions, names, trigger)
     for group in stats.duplicates:
         reason = f"{len(group)} images have one caption: {_names(group, names)}"
         findings.append(Finding("", ADVICE, "same-caption", reason, "Say of each what is different in it."))
@@ -299,6 +312,21 @@ def of_captions(captions: Sequence[Sequence[str]], names: Sequence[str], trigger
         reason = f'has "{trigger}" elsewhere in the sentence than most captions'
         findings.append(Finding(names[index], ADVICE, "trigger", reason, "Give it the same role everywhere."))
     return findings + _bound(stats, trigger)
+
+
+def _faulty(captions: Sequence[Sequence[str]], names: Sequence[str], trigger: str) -> list[Finding]:
+    """Captions that describe nothing, or hold what training reads as words."""
+    remedies = {
+        "no-description": (PROBLEM, "Write what is to be seen, or delete it and run: limner caption"),
+        "syntax": (ADVICE, "Take it out: training reads captions letter by letter."),
+    }
+    findings: list[Finding] = []
+    for name, texts in zip(names, captions, strict=True):
+        faults = [fault for text in texts if (fault := caption_fault(text, trigger))]
+        for fault in sorted(faults)[:1]:  # of one image the worst
+            level, remedy = remedies[fault.kind]
+            findings.append(Finding(name, level, "caption", f"its caption {fault.reason}", remedy))
+    return findings
 
 
 def _bound(stats: CaptionStats, trigger: str) -> list[Finding]:

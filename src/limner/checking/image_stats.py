@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from limner.checking import borders, compression, exposure, near_duplicates, watermark
+from limner.checking import borders, compression, exposure, variety, watermark
 from limner.checking.sharpness import Sharpness, sharpness
+from limner.data import near_duplicates
 from limner.data.folder import Example
 from limner.data.images import FormatInfo, decode, format_info
 from limner.data.subject import Crop, choose_crop
@@ -97,7 +98,7 @@ def measure(
         exposure=exposure.fault(rgb),
         borders=borders.borders(rgb),
         phash=near_duplicates.perceptual_hash(rgb),
-        features=near_duplicates.features(rgb),
+        features=variety.features(rgb),
         frames=watermark.frames(whole) if keep_frames else None,
         jpeg=jpeg_of(thumb),
     )

@@ -9,12 +9,15 @@ import io
 import json
 import posixpath
 import re
+import unicodedata
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from limner.data.formats import SUFFIXES
 from limner.errors import BadData
 from limner.files import human
+from limner.recipe.toml import PLACEHOLDER
 
 SIDECARS = (".txt", ".caption")
 """Endings of a caption beside its image, the first that exists wins."""
@@ -26,7 +29,14 @@ MAX_VARIANTS = 64
 """Of one image. Each becomes its own cached text."""
 
 _MAX_BYTES = 4 * MAX_CAPTION_LENGTH * MAX_VARIANTS
-_PLACEHOLDER = re.compile(r"\[trigger\]|\{trigger\}", re.IGNORECASE)
+_BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
+_SPACELESS = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3100-\u312f\u31a0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
+)
+"""Letters of scripts that are written without spaces: Thai, Lao, Burmese, Khmer, Chinese, Japanese."""
+_INVISIBLE = "\u115f\u1160\u2800\u3164\uffa0"
+"""Letters and symbols that show nothing: Hangul fillers, the empty pattern of Braille."""
 
 
 def read_text(path: Path, max_bytes: int = _MAX_BYTES) -> str:
@@ -49,25 +59,34 @@ def read_text(path: Path, max_bytes: int = _MAX_BYTES) -> str:
 
 
 def read_sidecar(path: Path) -> tuple[str, ...]:
-    """The caption variants in a text file, one a line, empty lines left out.
+    """The caption variants in a text file, as ``split`` tells them.
 
     Raises:
         BadData: The file cannot be used.
     """
-    text = read_text(path).replace("\r\n", "\n").replace("\r", "\n")
+    text = read_text(path)
     try:
-        return variants(text.split("\n"))
+        return variants(split(text))
     except BadData as error:
         raise BadData(f"{path.name}: {error}") from error
 
 
+def split(text: str) -> list[str]:
+    """The captions in one text, wherever it stands: each line is a variant, but paragraphs are one caption.
+
+    A blank line between two lines makes paragraphs. Blank lines before the first and after the last do not.
+    """
+    text = text.replace("\r\n", "\n").replace("\r", "\n").strip()
+    return [text] if _BLANK_LINE.search(text) else text.split("\n")
+
+
 def variants(texts: list[str]) -> tuple[str, ...]:
-    """Captions with white space collapsed, without empty ones and repetitions, in their order.
+    """Captions with white space collapsed, without repetitions and those that show nothing, in their order.
 
     Raises:
         BadData: A caption or their number is too large, or a caption is not text.
     """
-    captions = tuple(dict.fromkeys(" ".join(text.split()) for text in texts if text.strip()))
+    captions = tuple(dict.fromkeys(" ".join(text.split()) for text in texts if shows(text) or "\0" in text))
     if len(captions) > MAX_VARIANTS:
         raise BadData(f"{len(captions)} captions for one image; at most {MAX_VARIANTS}. Remove some lines.")
     for caption in captions:
@@ -80,6 +99,15 @@ def variants(texts: list[str]) -> tuple[str, ...]:
     return captions
 
 
+def shows(text: str) -> bool:
+    """Whether a text has a letter, a digit or a symbol: white space, full stops and commas say nothing."""
+    return any(
+        unicodedata.category(letter) in ("Co", "Cs") or unicodedata.category(letter)[0] in "LNS"
+        for letter in text
+        if letter not in _INVISIBLE
+    )
+
+
 def has_word(word: str, caption: str) -> bool:
     """Whether ``word``, or words, stand in a caption as a whole, in any case."""
     return count_word(word, caption) > 0
@@ -87,7 +115,19 @@ def has_word(word: str, caption: str) -> bool:
 
 def count_word(word: str, caption: str) -> int:
     """How often ``word``, or words, stand in a caption as a whole, in any case."""
-    return len(re.findall(rf"(?<!\w){re.escape(word)}(?!\w)", caption, re.IGNORECASE))
+    return len(re.findall(word_pattern(word), caption, re.IGNORECASE))
+
+
+def word_pattern(word: str) -> str:
+    """What finds ``word``, or words, where they stand as a whole.
+
+    A letter beside it makes another word, unless one of the two is of a script that is written without
+    spaces.
+    """
+    letter = rf"[^\W{_SPACELESS}]"
+    before = f"(?<!{letter})" if re.match(letter, word[:1]) else ""
+    after = f"(?!{letter})" if re.match(letter, word[-1:]) else ""
+    return f"{before}{re.escape(word)}{after}"
 
 
 def with_trigger(caption: str, trigger: str) -> str:
@@ -97,12 +137,12 @@ def with_trigger(caption: str, trigger: str) -> str:
         BadData: The caption has a placeholder and there is no trigger.
     """
     if not trigger:
-        if _PLACEHOLDER.search(caption):
+        if PLACEHOLDER.search(caption):
             raise BadData(
                 f"The caption {caption[:60]!r} has a placeholder, but there is no trigger. Set data.trigger."
             )
         return caption
-    caption = _PLACEHOLDER.sub(lambda _: trigger, caption)
+    caption = PLACEHOLDER.sub(lambda _: trigger, caption)
     if has_word(trigger, caption):
         return caption
     return f"{trigger}, {caption}" if caption else trigger
@@ -156,9 +196,10 @@ UNSUPPORTED_NAMES = ("metadata.parquet", "metadata.json")
 FILE_COLUMNS = ("file_name", "image", "video")
 CAPTION_COLUMNS = ("text", "caption", "prompt")
 CROP_COLUMN = "crop"
-"""Optional: the part of the image that counts, see :mod:`limner.data.captions`."""
+"""Optional: the part of the image that counts."""
 
 _BYTES_AT_MOST = 1 << 28
+_CSV_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
 class MetadataRow(NamedTuple):
@@ -169,6 +210,8 @@ class MetadataRow(NamedTuple):
     captions: tuple[str, ...]
     crop: str = ""
     """As written: four numbers, or nothing."""
+    companions: tuple[str, ...] = ()
+    """Names of images in its other columns, which go with this one, such as its mask."""
 
 
 class BrokenRow(NamedTuple):
@@ -181,8 +224,9 @@ class BrokenRow(NamedTuple):
 def read_metadata(path: Path) -> list[MetadataRow | BrokenRow]:
     """The lines of a metadata file in their order; the captions of a row may be none.
 
-    A caption is the first present of ``text``, ``caption``, ``prompt``: a string or null, in JSON also a list
-    of strings, its variants. A second line for an image is broken: it would be unclear which one counts.
+    A caption is the first of ``text``, ``caption``, ``prompt`` that says something: a string or null, whose
+    variants ``captions.split`` tells, in JSON also a list of strings, its variants. A second line for an
+    image is broken: it would be unclear which one counts.
 
     Raises:
         BadData: The file as a whole cannot be read: encoding, size, columns, CSV quoting.
@@ -228,6 +272,10 @@ def inside(name: str) -> str:
 
 
 def _row(line: int, entry: Any) -> MetadataRow:
+    if isinstance(entry, list):
+        raise BadData(
+            "begins a JSON array. Write one object a line, without brackets and commas around them."
+        )
     if not isinstance(entry, dict):
         raise BadData(
             f'is {type(entry).__name__}, not an object such as {{"file_name": "a.jpg", "text": "a cat"}}.'
@@ -240,7 +288,10 @@ def _row(line: int, entry: Any) -> MetadataRow:
     texts = caption if isinstance(caption, list) else [] if caption is None else [caption]
     if not all(isinstance(text, str) for text in texts):
         raise BadData(f"the caption of {name} is {caption!r:.60}, not a string. Write it in quotes.")
-    return MetadataRow(line, name, variants(texts), _crop(entry.get(CROP_COLUMN)))
+    captions = variants(texts if isinstance(caption, list) else split("".join(texts)))
+    values = (value for value in entry.values() if isinstance(value, str) and value != file)
+    companions = tuple(value for value in values if PurePosixPath(value).suffix.lower() in SUFFIXES)
+    return MetadataRow(line, name, captions, _crop(entry.get(CROP_COLUMN)), companions)
 
 
 def _crop(value: Any) -> str:
@@ -249,9 +300,10 @@ def _crop(value: Any) -> str:
 
 
 def _first(entry: dict[str, Any], columns: tuple[str, ...]) -> Any:
-    for column in columns:
-        if column in entry:
-            return entry[column]
+    """The first value that says something; one that is there and empty where none does."""
+    values = [entry[column] for column in columns if column in entry]
+    if values:
+        return next((value for value in values if value not in (None, "", [])), values[0])
     raise BadData(
         f"has none of {', '.join(columns)}, only {', '.join(map(repr, entry))[:120] or 'nothing'}. Add one."
     )
@@ -274,9 +326,20 @@ def _csv(path: Path, text: str) -> Iterator[tuple[int, Any]]:
         header = [name.strip() for name in next(reader, [])]
         for columns in (FILE_COLUMNS, CAPTION_COLUMNS):
             if not set(columns) & set(header):
+                separator = next(
+                    (
+                        words
+                        for sign, words in _CSV_SEPARATORS.items()
+                        if any(sign in name for name in header)
+                    ),
+                    "",
+                )
+                state = (
+                    f"is separated by {separator}" if separator else f"has only {', '.join(header)[:120]!r}"
+                )
                 raise BadData(
-                    f"{path} has no column {' or '.join(columns)}, only {', '.join(header)[:120]!r}. "
-                    "Name the columns there, separated by commas."
+                    f"{path} has no column {' or '.join(columns)}: it {state}. "
+                    "Name the columns in its first line, separated by commas."
                 )
         if len(set(header)) < len(header):
             raise BadData(f"{path} has two columns of one name in {', '.join(header)[:120]!r}. Rename one.")

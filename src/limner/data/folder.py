@@ -3,11 +3,22 @@
 import os
 import re
 import unicodedata
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from limner.data.captions import NAMES, BrokenRow, final, read_metadata, read_sidecar, read_text, region
+from limner.data.captions import (
+    NAMES,
+    BrokenRow,
+    MetadataRow,
+    final,
+    read_metadata,
+    read_sidecar,
+    read_text,
+    region,
+)
+from limner.data.formats import ARCHIVES
 from limner.data.images import BadImage, inspect
 from limner.data.listing import Listing, listed, printable
 from limner.errors import BadData
@@ -15,7 +26,7 @@ from limner.errors import BadData
 MAX_REPEATS = 999
 """A folder called 2024_paris is a year, not 2024 repeats."""
 
-_REPEATS = re.compile(r"([1-9]\d*)_(.+)", re.DOTALL)
+_REPEATS = re.compile(r"(\d+)_(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +48,9 @@ class Example:
     """The part that counts, (left, top, right, bottom) in upright pixels; None: all of it."""
     source_captions: tuple[str, ...] = ()
     """The captions as they stand in the files, before the trigger; none where there are none."""
+    caption_file: str = ""
+    """What they are from, relative to the folder: a text or metadata file, or, with a "/" at its end, the
+    kohya folder whose name they are. Empty where there are none."""
 
     @property
     def extent(self) -> tuple[int, int, int, int]:
@@ -65,6 +79,12 @@ class Folder:
     rejected: tuple[Rejected, ...]
     advice: str = ""
     """What a person may have meant otherwise; usually nothing."""
+    masks: tuple[str, ...] = ()
+    """Masks and control images that go with other images: not trained as images. Relative paths."""
+    splits: Mapping[str, int] = field(default_factory=dict)
+    """Folder of test or validation images -> how many, which are not trained."""
+    unread: tuple[str, ...] = ()
+    """Text files that belong to no image, and archives: not read. Relative paths."""
 
     def named(self, path: Path) -> str:
         """What a file is called, with "/": two in different sub-folders may share their last name."""
@@ -81,6 +101,8 @@ class _Candidate:
     """What a kohya folder calls its images."""
     crop: str | None = None
     """As a metadata file says it; None: look for a sidecar."""
+    metadata: str = ""
+    """The file that lists it."""
 
 
 def read_folder(
@@ -90,9 +112,9 @@ def read_folder(
 
     A metadata file rules its folder and those below; what it does not list is left out. Elsewhere, once a top
     folder is called ``N_name``, kohya's rules hold: N repeats, ``name`` for images without a caption, other
-    folders left out. Captions are sidecars ``cat.txt`` or ``cat.caption``, one variant a line; ``cat.crop``
-    says which part of the image counts. Names that begin with a dot are not looked at. Only names and
-    contents below ``root`` count, not where it is.
+    folders left out. Captions are sidecars ``cat.txt`` or ``cat.caption``, one variant a line, or one caption
+    in paragraphs; ``cat.crop`` says which part of the image counts. Names that begin with a dot, and folders
+    that systems make, are not looked at. Only names and contents below ``root`` count, not where it is.
 
     Args:
         root: The folder.
@@ -112,7 +134,7 @@ def read_folder(
 
     def examine(candidate: _Candidate) -> Example | Rejected:
         try:
-            source_captions = _captions(root, listing, candidate)
+            source_captions, source = _captions(root, listing, candidate)
             captions = final(source_captions, trigger=trigger, default=candidate.name or default_caption)
             facts = inspect(root / candidate.file, verify=verify)
             crop_region = region(_crop(root, listing, candidate), facts.width, facts.height)
@@ -121,7 +143,7 @@ def read_folder(
                 root / candidate.file, error.reason if isinstance(error, BadImage) else str(error)
             )
         example = Example(
-            root / candidate.file, *facts, captions, candidate.repeats, crop_region, source_captions
+            root / candidate.file, *facts, captions, candidate.repeats, crop_region, source_captions, source
         )
         left, top, right, bottom = example.extent
         if min(right - left, bottom - top) < min_side:
@@ -139,10 +161,32 @@ def read_folder(
             else:
                 rejections.append(result)
     if not examples:
-        raise BadData(_nothing(root, rejections))
-    advice = _too_deep(root, candidates) if layout == "sidecar" else ""
-    rejections.sort(key=lambda candidate: str(candidate.path))  # lines of one file stay in their order
-    return Folder(root, layout, tuple(examples), tuple(rejections), advice)
+        raise BadData(_nothing(root, rejections, listing.archives))
+    rejections.sort(key=lambda rejection: str(rejection.path))  # lines of one file stay in their order
+    advice = _advice(root, layout, candidates)
+    return Folder(root, layout, tuple(examples), tuple(rejections), advice, *_ignored_files(listing))
+
+
+def _ignored_files(listing: Listing) -> tuple[tuple[str, ...], dict[str, int], tuple[str, ...]]:
+    """Masks, splits, and what is not read."""
+    return tuple(listing.masks), listing.splits, (*listing.unread_texts, *listing.archives)
+
+
+def _advice(root: Path, layout: str, candidates: list[_Candidate]) -> str:
+    """A word on what kohya's names may have been meant for."""
+    if layout == "sidecar" and (match := _repeats(root.resolve().name)):
+        return (
+            f"{root.name} is named as kohya's folders N_name are, and read as a plain one. "
+            f"If {match[0]} repeats shall count, name the folder above it: {root.parent}"
+        )
+    numbers = sorted({candidate.repeats for candidate in candidates})
+    tops = {candidate.file.split("/")[0] for candidate in candidates}
+    if layout == "kohya" and len(tops) == len(numbers) > 1 and numbers == list(range(1, len(numbers) + 1)):
+        return (
+            f"The folders' numbers 1 to {numbers[-1]} are read as kohya's repeats: an epoch shows images of "
+            f"the last {numbers[-1]} times. If they are for order only, rename the folders."
+        )
+    return _too_deep(root, candidates) if layout == "sidecar" else ""
 
 
 def _too_deep(root: Path, candidates: list[_Candidate]) -> str:
@@ -159,7 +203,11 @@ def _too_deep(root: Path, candidates: list[_Candidate]) -> str:
     )
 
 
-def _nothing(root: Path, rejections: list[Rejected]) -> str:
+def _nothing(root: Path, rejections: list[Rejected], archives: list[str]) -> str:
+    if archives and not rejections:
+        rest = f" (and {len(archives) - 1} more)" if len(archives) > 1 else ""
+        remedy = ARCHIVES[PurePosixPath(archives[0]).suffix.lower()]
+        return f"{root} holds no images, but {archives[0]}{rest}, which is not read. {remedy}."
     if not rejections:
         return f"{root} holds no images. Put JPEG, PNG or WebP files into it, or name another folder."
     worst = rejections[0]
@@ -167,18 +215,20 @@ def _nothing(root: Path, rejections: list[Rejected]) -> str:
     return f"{root} holds no usable image: {worst.path.name} {worst.reason}{rest}"
 
 
-def _captions(root: Path, listing: Listing, candidate: _Candidate) -> tuple[str, ...]:
-    """As they stand in the files."""
+def _captions(root: Path, listing: Listing, candidate: _Candidate) -> tuple[tuple[str, ...], str]:
+    """As they stand in the files, and what they are from."""
     if candidate.captions:
-        return candidate.captions
-    sidecar = listing.texts.get(str(PurePosixPath(candidate.file).with_suffix("")))
-    return read_sidecar(root / sidecar) if sidecar else ()
+        return candidate.captions, candidate.metadata
+    sidecar = listing.sidecar_of(candidate.file, listing.texts)
+    if sidecar and (captions := read_sidecar(root / sidecar)):
+        return captions, sidecar
+    return (), f"{candidate.file.split('/')[0]}/" if candidate.name else ""
 
 
 def _crop(root: Path, listing: Listing, candidate: _Candidate) -> str:
     if candidate.crop:
         return candidate.crop
-    sidecar = listing.crops.get(str(PurePosixPath(candidate.file).with_suffix("")))
+    sidecar = listing.sidecar_of(candidate.file, listing.crops)
     return read_text(root / sidecar, 1000) if sidecar else ""
 
 
@@ -204,41 +254,71 @@ def _candidates(root: Path, listing: Listing) -> tuple[list[_Candidate], str]:
             repeats, name = _repeats(top) or (1, "")
             candidates.append(_Candidate(image, None, repeats, name))
         elif kohya:
-            reason = f"lies outside the N_name folders ({sorted(kohya)[0]}, ..). Move it into one of them."
-            listing.rejected.append((image, reason))
+            listing.rejected.append((image, _outside(top, sorted(kohya)[0])))
         else:
             candidates.append(_Candidate(image, None))
     layout = PurePosixPath(listing.metadata[0]).name if by_metadata else "kohya" if kohya else "sidecar"
     return candidates, layout
 
 
+def _outside(top: str, kohya: str) -> str:
+    """Why an image beside kohya's folders is left out, where ``top`` is the folder that it lies in."""
+    if (match := _REPEATS.fullmatch(top)) and int(match[1][:9]) == 0:
+        return f"lies in {top}, whose number says 0 repeats. Give the folder another number."
+    if match:
+        return f"lies in {top}, and {match[1][:9]} repeats are more than {MAX_REPEATS}. Rename the folder."
+    return f"lies outside the N_name folders ({kohya}, ..). Move it into one of them."
+
+
 def _named(root: Path, listing: Listing, file: str, images: list[str]) -> list[_Candidate]:
     """The images that a metadata file names. Names are compared composed: macOS writes them decomposed."""
     folder = _parent(file)
     prefix = f"{folder}/" if folder else ""
-    available = {unicodedata.normalize("NFC", image): image for image in images}
+    masks = [mask for mask in listing.masks if mask.startswith(prefix)]
+    available = {_composed(image): image for image in (*images, *masks)}
+    rows = read_metadata(root / file)
+    companions = {
+        _composed(prefix + other) for row in rows if isinstance(row, MetadataRow) for other in row.companions
+    }
     candidates: list[_Candidate] = []
-    for row in read_metadata(root / file):
+    for row in rows:
         if isinstance(row, BrokenRow):
             listing.rejected.append((file, row.reason))
             continue
-        image = available.pop(unicodedata.normalize("NFC", prefix + row.file), None)
+        image = available.pop(_composed(prefix + row.file), None)
         if image is None:
-            listing.rejected.append(
-                (file, f"line {row.line}: {row.file[:120]} is not an image in the folder. Add it.")
-            )
+            listing.rejected.append((file, f"line {row.line}: {_absent(row.file, prefix, available)}"))
         else:
-            candidates.append(_Candidate(image, row.captions, crop=row.crop))
-    for image in available.values():
-        listing.rejected.append((image, f"is not listed in {file}. Add a line for it."))
+            candidates.append(_Candidate(image, row.captions, crop=row.crop, metadata=file))
+    listed_masks = {candidate.file for candidate in candidates}
+    listing.masks = [mask for mask in listing.masks if mask not in listed_masks]
+    for name, image in available.items():
+        if name in companions and image not in listing.masks:
+            listing.masks.append(image)
+        elif image not in listing.masks:
+            listing.rejected.append((image, f"is not listed in {file}. Add a line for it."))
     return candidates
+
+
+def _absent(name: str, prefix: str, available: Mapping[str, str]) -> str:
+    """What a line says whose image is not there."""
+    stem = _composed(prefix + name)
+    similar = next((image for image in available if image.rpartition(".")[0] == stem), None)
+    if similar:
+        return (
+            f"{name[:120]} is not an image in the folder, but {similar} is. Write the name with its ending."
+        )
+    return f"{name[:120]} is not an image in the folder. Add it."
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _repeats(folder: str) -> tuple[int, str] | None:
     match = _REPEATS.fullmatch(folder)
-    if match is None or len(match[1]) > len(str(MAX_REPEATS)):
-        return None
-    return int(match[1]), match[2]
+    repeats = int(match[1][:9]) if match else 0
+    return (repeats, match[2]) if match and 1 <= repeats <= MAX_REPEATS else None
 
 
 def _parent(file: str) -> str:

@@ -20,40 +20,10 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from limner.data import png
+from limner.data.colour import profile_name, to_srgb
+from limner.data.formats import FOREIGN, brand, first_bytes, strange
 from limner.errors import BadData
 from limner.files import human, sha256_file
-
-SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff")
-    + (".ppm", ".pgm", ".pbm", ".pnm", ".qoi", ".jp2", ".j2k", ".jpx", ".ico", ".avif", ".avifs")
-    + (".heic", ".heif", ".hif")
-)
-"""File name endings, in lower case, that are read as pictures."""
-
-_RAW = (".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2", ".pef", ".srw")
-_GRAPHICS = (
-    ".psd",
-    ".xcf",
-    ".kra",
-    ".svg",
-    ".eps",
-    ".ai",
-    ".jxl",
-    ".exr",
-    ".hdr",
-    ".tga",
-    ".pcx",
-    ".dds",
-    ".icns",
-)
-_MOVING = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg")
-
-FOREIGN = {
-    **dict.fromkeys(_RAW, "is a camera's raw file. Develop it and export a JPEG or PNG"),
-    **dict.fromkeys(_GRAPHICS, "is in a format that Limner does not read. Export it as PNG"),
-    **dict.fromkeys(_MOVING, "is a video. Export the frames that you want as PNG"),
-}
-"""Endings of pictures that cannot be read, with what to do about them."""
 
 MAX_FILE_BYTES = 1 << 30
 """Bytes. Larger files are refused before they are read into memory."""
@@ -121,6 +91,8 @@ class FormatInfo(NamedTuple):
     transparent: bool
     moving: bool
     """It has more than one frame, of which the first is read."""
+    profile: str
+    """Name of its ICC profile where that is not sRGB; ``colour.BROKEN_PROFILE`` where it cannot be used."""
     coarseness: tuple[int, ...]
     """The 64 steps of a JPEG's first quantisation table; empty for other formats."""
 
@@ -178,11 +150,13 @@ def format_info(path: Path) -> FormatInfo:
     """
     with _opened(path, path) as image:
         tables = image.__dict__.get("quantization") or {}
+        profile = profile_name(image)
         return FormatInfo(
             image.mode,
             _turn(image),
             image.has_transparency_data,
             image.format not in _JPEG and _moves(image),
+            profile,
             tuple(tables[min(tables)]) if tables else (),
         )
 
@@ -195,7 +169,7 @@ def _moves(image: Image.Image) -> bool:
 
 
 def read_image(path: Path, at_least: tuple[int, int] | None = None) -> Image.Image:
-    """The first frame as upright RGB: EXIF rotation applied, transparency on white, 16 bits made 8.
+    """The first frame as upright sRGB: EXIF rotation and ICC profile applied, alpha on white, 16 bits made 8.
 
     Args:
         path: The file.
@@ -233,9 +207,17 @@ def _rgb(image: Image.Image, path: Path) -> Image.Image:
         return _from_16_bits(image, path)
     if image.has_transparency_data:
         paper = Image.new("RGBA", image.size, "white")
-        paper.alpha_composite(image.convert("RGBA"))
+        paper.alpha_composite(_in_srgb(image, "RGBA"))
         return paper.convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
+    return _in_srgb(image, "RGB")
+
+
+def _in_srgb(image: Image.Image, mode: str) -> Image.Image:
+    """Colours in sRGB; a palette's are looked up first."""
+    if "icc_profile" in image.info:
+        gray, palette = image.mode in ("1", "L", "LA"), image.mode in ("1", "P", "PA")
+        image = to_srgb(image.convert("L" if gray else mode) if palette else image)
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _from_16_bits(image: Image.Image, path: Path) -> Image.Image:
@@ -244,11 +226,14 @@ def _from_16_bits(image: Image.Image, path: Path) -> Image.Image:
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
         raise BadImage(path, f"has samples from {low} to {high}. Save it with 8 or 16 bits.")
-    gray = ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+    levels = ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+    gray = Image.fromarray(levels)
+    gray.info.update({key: image.info[key] for key in ("icc_profile",) if key in image.info})
+    rgb = _in_srgb(gray, "RGB")
     clear = image.info.get("transparency")
     if isinstance(clear, int):
-        gray[values == clear] = 255
-    return Image.fromarray(gray).convert("RGB")
+        rgb.paste((255, 255, 255), mask=Image.fromarray(values == clear))
+    return rgb
 
 
 def _turn(image: Image.Image) -> int:
@@ -285,7 +270,7 @@ def _opened(path: Path, source: Path | IO[bytes]) -> Iterator[Image.Image]:
         try:
             image = _open(source)
         except UnidentifiedImageError:
-            if not _is_heif(path) or not _plug_in():
+            if not brand(first_bytes(path)) or not _plug_in():
                 raise
             image = _open(source)
         with image:
@@ -322,30 +307,8 @@ def _blamed(path: Path) -> Iterator[None]:
 
 
 def _unknown(path: Path) -> str:
-    if path.suffix.lower() in FOREIGN:
-        return f"{FOREIGN[path.suffix.lower()]}."
-    with suppress(OSError):
-        if path.stat().st_size == 0:
-            return "is empty. Copy or download it again."
-    brand = _brand(path)
-    if brand.startswith("avi"):
-        return "is AVIF, which this Pillow cannot read. Run: pip install --upgrade pillow"
-    if brand:
-        return "is HEIC, which needs a plug-in. Run: pip install 'limner[heif]'"
-    return "is not a picture that Limner can read. Open it in a viewer and save it as PNG or JPEG."
-
-
-def _is_heif(path: Path) -> bool:
-    return _brand(path) != ""
-
-
-def _brand(path: Path) -> str:
-    """The brand of an ISO media file that holds still pictures, such as ``heic`` or ``avif``; else empty."""
-    with suppress(OSError), path.open("rb") as file:
-        head = file.read(12)
-        if head[4:8] == b"ftyp" and head[8:11] in (b"hei", b"hev", b"mif", b"msf", b"avi"):
-            return head[8:12].decode("latin-1")
-    return ""
+    suffix = path.suffix.lower()
+    return f"{FOREIGN[suffix]}." if suffix in FOREIGN else strange(path)
 
 
 @cache

@@ -1,12 +1,52 @@
-"""What lies below a folder, by kind and name alone. No file is opened, no link to a folder is followed."""
+"""What lies below a folder, by kind and name. No link to a folder is followed.
+
+A file is opened for its first bytes alone, and only where its ending says nothing.
+"""
 
 import os
+import re
+import unicodedata
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from limner.data.captions import NAMES, REGION, SIDECARS, UNSUPPORTED_NAMES
-from limner.data.images import FOREIGN, SUFFIXES
+from limner.data.formats import ARCHIVES, FOREIGN, SUFFIXES, odd_image
 from limner.errors import BadData
+
+SYSTEM_FOLDERS = frozenset(
+    ("@eadir", "#recycle", "@recycle", "$recycle.bin", "system volume information", "__macosx", "lost+found")
+)
+"""Folders that storage devices and systems make for themselves, in lower case."""
+
+TEXT_SUFFIXES = frozenset(
+    [
+        ".txt",
+        ".caption",
+        ".captions",
+        ".cap",
+        ".tag",
+        ".tags",
+        ".text",
+        ".json",
+        ".jsonl",
+        ".csv",
+        ".tsv",
+        ".yaml",
+        ".yml",
+        ".xml",
+    ]
+)
+"""Endings of files that other tools keep captions in: those that are not read are named."""
+
+_OWN_TEXTS = re.compile(r"captions\.jsonl|readme.*|licen[cs]e.*", re.IGNORECASE)
+_MASK = re.compile(r"(.+)[-_. ](?:mask|masklabel|condlabel|control|conditioning)", re.IGNORECASE | re.DOTALL)
+_MASK_FOLDERS = frozenset(
+    ("mask", "masks", "control", "conditioning", "conditioning_images", "control_images")
+)
+_OTHER_SPLITS = frozenset(
+    ("validation", "valid", "val", "dev", "test", "testing", "eval", "evaluation")
+)  # as the imagefolder of datasets calls them
 
 
 @dataclass(slots=True)
@@ -21,10 +61,25 @@ class Listing:
     metadata: list[str] = field(default_factory=list)
     rejected: list[tuple[str, str]] = field(default_factory=list)
     """Path, reason: what looks like part of a data set and cannot be."""
+    masks: list[str] = field(default_factory=list)
+    """Masks and control images of other images; a metadata file may still name one as an image."""
+    splits: dict[str, int] = field(default_factory=dict)
+    """Folder of test or validation images -> how many. They are not among ``images``."""
+    unread_texts: list[str] = field(default_factory=list)
+    """Text files that look like captions and belong to no image."""
+    archives: list[str] = field(default_factory=list)
+
+    def sidecar_of(self, image: str, files: dict[str, str]) -> str | None:
+        """The file of ``texts`` or ``crops`` that belongs to an image; None where there is none.
+
+        Names are compared composed where they differ as they stand: macOS writes them decomposed.
+        """
+        stem = _stem(image)
+        return files.get(stem) or files.get(_composed(stem))
 
 
 def listed(root: Path) -> Listing:
-    """Everything below ``root`` whose name does not begin with a dot.
+    """Everything below ``root`` whose name does not begin with a dot, and that no system put there.
 
     Raises:
         BadData: ``root`` is not a folder or cannot be read.
@@ -36,14 +91,7 @@ def listed(root: Path) -> Listing:
     folders = [""]
     while folders:
         folder = folders.pop()
-        try:
-            entries = [entry for entry in os.scandir(root / folder) if not entry.name.startswith(".")]
-        except OSError as error:
-            if not folder:
-                raise BadData(f"{root} cannot be read ({error.strerror}). Check its permissions.") from error
-            listing.rejected.append((folder, f"cannot be read ({error.strerror}). Check its permissions."))
-            continue
-        for entry in sorted(entries, key=lambda entry: entry.name):
+        for entry in _entries(root, folder, listing):
             file = f"{folder}/{entry.name}" if folder else entry.name
             problem = _problem(entry)
             if problem:
@@ -51,15 +99,37 @@ def listed(root: Path) -> Listing:
             elif entry.is_dir(follow_symlinks=False):
                 folders.append(file)
             elif _is_file(entry):
-                _sort_in(listing, entry.name, file)
+                _sort_in(listing, entry.name, file, root)
     listing.images.sort()
     listing.metadata.sort()
+    for files in (listing.texts, listing.crops):
+        for stem, file in list(files.items()):
+            files.setdefault(_composed(stem), file)
+    _leave_out_splits(listing)
+    _leave_out_masks(listing)
+    _find_unread_texts(listing)
     return listing
+
+
+def _entries(root: Path, folder: str, listing: Listing) -> "list[os.DirEntry[str]]":
+    """What lies in a folder, by name; nothing, and a reason in the listing, where it cannot be read."""
+    try:
+        entries = [entry for entry in os.scandir(root / folder) if not _passed_over(entry)]
+    except OSError as error:
+        if not folder:
+            raise BadData(f"{root} cannot be read ({error.strerror}). Check its permissions.") from error
+        listing.rejected.append((folder, f"cannot be read ({error.strerror}). Check its permissions."))
+        return []
+    return sorted(entries, key=lambda entry: entry.name)
 
 
 def printable(name: str) -> str:
     """A file name as text that any terminal or file can take: bytes that are not UTF-8 become U+FFFD."""
     return os.fsencode(name).decode("utf-8", "replace")
+
+
+def _passed_over(entry: "os.DirEntry[str]") -> bool:
+    return entry.name.startswith(".") or (entry.name.lower() in SYSTEM_FOLDERS and _is_folder(entry))
 
 
 def _problem(entry: "os.DirEntry[str]") -> str:
@@ -88,20 +158,101 @@ def _problem(entry: "os.DirEntry[str]") -> str:
     return f"{FOREIGN[suffix]}." if suffix in FOREIGN else ""
 
 
-def _sort_in(listing: Listing, name: str, file: str) -> None:
-    path = PurePosixPath(file)
-    suffix = path.suffix.lower()
+def _sort_in(listing: Listing, name: str, file: str, root: Path) -> None:
+    suffix = PurePosixPath(file).suffix.lower()
     if suffix in SUFFIXES:
         listing.images.append(file)
     elif name in NAMES:
         listing.metadata.append(file)
     elif suffix == REGION:
-        listing.crops[str(path.with_suffix(""))] = file
+        listing.crops[_stem(file)] = file
     elif suffix in SIDECARS:
-        stem = str(path.with_suffix(""))
-        previous = listing.texts.get(stem, "")
-        if not previous.lower().endswith(SIDECARS[0]):
-            listing.texts[stem] = file
+        previous = listing.texts.get(_stem(file), "")
+        if previous.lower().endswith(SIDECARS[0]):
+            listing.unread_texts.append(file)
+        else:
+            listing.unread_texts += [previous] if previous else []
+            listing.texts[_stem(file)] = file
+    elif suffix in TEXT_SUFFIXES:
+        listing.unread_texts += [] if _OWN_TEXTS.fullmatch(name) else [file]
+    elif suffix in ARCHIVES:
+        listing.archives.append(file)
+    elif printable(name) == name:
+        is_image, reason = odd_image(root / file)
+        listing.images += [file] if is_image else []
+        listing.rejected += [(file, reason)] if reason else []
+
+
+def _stem(file: str) -> str:
+    return str(PurePosixPath(file).with_suffix(""))
+
+
+def _leave_out_splits(listing: Listing) -> None:
+    """Folders of test and validation images are not trained, where there are others."""
+    splits = {file: split for file in listing.images if (split := _split(file))}
+    if len(splits) == len(listing.images):
+        return
+    listing.splits = dict(Counter(splits.values()))
+    for name in ("images", "metadata", "unread_texts", "archives"):
+        setattr(
+            listing, name, [file for file in getattr(listing, name) if _split(file) not in listing.splits]
+        )
+    listing.rejected = [pair for pair in listing.rejected if _split(pair[0]) not in listing.splits]
+    listing.texts = {stem: file for stem, file in listing.texts.items() if _split(file) not in listing.splits}
+
+
+def _split(file: str) -> str:
+    """The folder of test or validation images that a file lies in; "" where it lies in none."""
+    folders = file.split("/")[:-1]
+    depth = 1 if folders[:1] == ["data"] else 0
+    if len(folders) > depth and folders[depth].lower() in _OTHER_SPLITS:
+        return "/".join(folders[: depth + 1])
+    return ""
+
+
+def _leave_out_masks(listing: Listing) -> None:
+    """What is named after another image as masks and control images are, and has no caption of its own."""
+    stems = {_stem(file) for file in listing.images}
+    names: dict[str, set[str]] = {}
+    for file in listing.images:
+        names.setdefault(_name(_stem(file)), set()).add(file.rpartition("/")[0])
+    masks = [
+        file
+        for file in listing.images
+        if listing.sidecar_of(file, listing.texts) is None and _is_mask(file, stems, names)
+    ]
+    listing.masks = masks
+    listing.images = [file for file in listing.images if file not in set(masks)]
+
+
+def _is_mask(file: str, stems: set[str], names: dict[str, set[str]]) -> bool:
+    folder, stem = file.rpartition("/")[0], _stem(file)
+    match = _MASK.fullmatch(_name(stem))
+    partner = match[1] if match else _name(stem)
+    if match and (f"{folder}/{partner}" if folder else partner) in stems:
+        return True
+    if _name(folder).lower() not in _MASK_FOLDERS:
+        return False
+    parent = folder.rpartition("/")[0]
+    elsewhere = (names.get(partner, set()) | names.get(_name(stem), set())) - {folder}
+    return any(other == parent or other.rpartition("/")[0] == parent for other in elsewhere)
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _find_unread_texts(listing: Listing) -> None:
+    """Captions that belong to no image, which a slip in the name may have caused."""
+    used = {_composed(_stem(image)) for image in listing.images}
+    loose = {file for stem, file in listing.texts.items() if _composed(stem) not in used}
+    listing.texts = {stem: file for stem, file in listing.texts.items() if file not in loose}
+    strays = {file for file in loose if not _OWN_TEXTS.fullmatch(_name(file))}
+    listing.unread_texts = sorted({*listing.unread_texts, *strays})
+
+
+def _composed(stem: str) -> str:
+    return unicodedata.normalize("NFC", stem)
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:

@@ -26,6 +26,8 @@ Box = tuple[int, int, int, int]
 
 SLACK = 0.03
 """Share of a side below which a crop takes so little that the middle is as good as any."""
+MAX_CROP_LOSS = 0.25
+"""Share of an image that a crop may take unsaid."""
 SIDE = 384
 """Pixels of the longer side at which subjects are looked for."""
 FACE_AT_LEAST = 1 / 12

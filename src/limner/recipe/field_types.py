@@ -63,6 +63,12 @@ def _possible_size(text: str) -> str:
     return text
 
 
+def bare_trigger(text: str) -> str:
+    """A trigger without line breaks, and without spaces and commas around it, which would hide it."""
+    return " ".join(text.split()).strip(" ,;")
+
+
+TriggerField = Annotated[str, Field(max_length=200), AfterValidator(bare_trigger)]
 PathField = Annotated[Path, Field(strict=False), AfterValidator(_no_nul)]
 Size = Annotated[str, Field(json_schema_extra={"format": "size"}), AfterValidator(_possible_size)]
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)]

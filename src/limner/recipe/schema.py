@@ -15,7 +15,7 @@ from pydantic import (
 
 from limner.errors import BadRecipe
 from limner.recipe import aliases, optimizers
-from limner.recipe.field_types import ConceptType, Names, PathField, Size, Tool, Tracker
+from limner.recipe.field_types import ConceptType, Names, PathField, Size, Tool, Tracker, TriggerField
 
 
 class Section(BaseModel):
@@ -51,7 +51,7 @@ class Data(Section):
     images: PathField = Path("images")
     """Folder of images; captions lie beside them (.txt) or in metadata.jsonl / metadata.csv.
     A relative path starts at the folder of this recipe."""
-    trigger: Annotated[str, Field(max_length=200, examples=["sks cat"])] = ""
+    trigger: Annotated[TriggerField, Field(examples=["sks cat"])] = ""
     """Trigger word(s), such as "sks cat". Put before each caption that lacks them."""
     resolution: Annotated[int, Field(ge=16, le=8192)] | None = Field(default=None, examples=[1024])
     """Training resolution: side in pixels of the square whose area every image is resized to, in the
@@ -262,7 +262,7 @@ class Sample(Section):
     prompts: Names = ()
     """One image each; [trigger] stands for data.trigger. If there are none: captions of the folder."""
     prompt_file: PathField | None = Field(default=None, examples=["prompts.txt"])
-    """A text file with one more prompt per line."""
+    """A text file with one more prompt per line. Lines that begin with # or ; are comments."""
     steps: Annotated[int, Field(ge=1, le=1000)] = 20
     """Inference (denoising) steps per image."""
     guidance: Annotated[float, Field(ge=0)] | None = Field(default=None, examples=[3.5])

@@ -253,23 +253,47 @@ def json_schema() -> dict[str, Any]:
     }
 
 
-TRIGGER = re.compile(r"\[trigger\]|\{trigger\}")
+PLACEHOLDER = re.compile(r"\[trigger\]|\{trigger\}", re.IGNORECASE)
+"""What stands for the trigger, in captions and in prompts."""
+COMMENTS = ("#", ";", "//")
+"""What a line of a prompt file begins with that is no prompt."""
+FLAG = re.compile(r"(?:(?<=\s)|^)--[a-z]+(?=\s|$)")
+"""An option in a prompt, as kohya's prompt files have them: ``--w 64 --n blurry``."""
 
 
 def prompts(recipe: Recipe) -> tuple[str, ...]:
     """The prompts of the recipe, then those of its prompt file, with the trigger in place of "[trigger]".
 
     Raises:
-        BadRecipe: The prompt file is missing, unreadable or empty.
+        BadRecipe: The prompt file is missing, unreadable or empty, or a prompt is more than words.
     """
-    return tuple(
-        with_trigger(prompt, recipe.data.trigger) for prompt in (*recipe.sample.prompts, *_from_file(recipe))
-    )
+    sources = [
+        *(("sample.prompts", prompt) for prompt in recipe.sample.prompts),
+        *((f"sample.prompt_file {recipe.sample.prompt_file}", line) for line in _from_file(recipe)),
+    ]
+    return tuple(with_trigger(_plain(prompt, source), recipe.data.trigger) for source, prompt in sources)
+
+
+def _plain(prompt: str, source: str) -> str:
+    """A prompt that is words alone.
+
+    Raises:
+        BadRecipe: It has the flags of other trainers in it, or is JSON: what they ask for would be painted as
+            words.
+    """
+    if flags := list(dict.fromkeys(FLAG.findall(prompt))):
+        raise BadRecipe(
+            f"{source}: the prompt {prompt[:60]!r} has {', '.join(flags)}, which would be read as words. "
+            "Leave them out; sample.width, .height, .steps, .guidance and .seed hold for all prompts."
+        )
+    if prompt.startswith("{") and prompt.endswith("}") and '"' in prompt:
+        raise BadRecipe(f"{source}: {prompt[:60]!r} is JSON. Write the prompt alone, one a line.")
+    return prompt
 
 
 def with_trigger(prompt: str, trigger: str) -> str:
     """Put the trigger where "[trigger]" or "{trigger}" stands, and tidy the spaces."""
-    return " ".join(TRIGGER.sub(lambda _: trigger, prompt).split()).strip(" ,")
+    return " ".join(PLACEHOLDER.sub(lambda _: trigger, prompt).split()).strip(" ,")
 
 
 def _from_file(recipe: Recipe) -> list[str]:
@@ -289,7 +313,7 @@ def _from_file(recipe: Recipe) -> list[str]:
         raise BadRecipe(
             f"sample.prompt_file {path} cannot be read: {error.strerror}. Check the path."
         ) from error
-    texts = [line.strip() for line in lines if line.strip()]
+    texts = [line.strip() for line in lines if line.strip() and not line.strip().startswith(COMMENTS)]
     if not texts:
         raise BadRecipe(f"sample.prompt_file {path} holds no prompt. Write one per line, or remove the key.")
     return texts

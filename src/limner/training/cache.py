@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from limner.assembly.caption_limit import cut_captions, token_counter
 from limner.assembly.resolve import Resolved, cache_root, resolve
 from limner.data.folder import Folder, Rejected
 from limner.data.images import read_image
@@ -132,7 +133,7 @@ def fill_cache(resolved: Resolved, reporter: Reporter) -> tuple[Store, CacheFill
         DiskFull: There is no room for what is missing.
     """
     start = time.monotonic()
-    for remark in resolved.remarks:
+    for remark in (*resolved.remarks, *_cut_captions(resolved)):
         reporter.line(remark)
     store = Cache(cache_root(resolved.recipe))
     for shard in store.root.glob("??"):
@@ -161,6 +162,12 @@ def fill_cache(resolved: Resolved, reporter: Reporter) -> tuple[Store, CacheFill
     )
     reporter.event(report)
     return Store(store, work.table, rows, padded=resolved.family.padded_values), report
+
+
+def _cut_captions(resolved: Resolved) -> list[str]:
+    """A line on captions of which the end is not read, whether or not the cache has them already."""
+    counter = token_counter(resolved.family, resolved.source, resolved.spec.units)
+    return cut_captions(counter, [view.caption for view in (*resolved.own, *resolved.held_out)])
 
 
 def fill_cache_with_fallback(

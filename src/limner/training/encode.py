@@ -21,7 +21,7 @@ from limner.reporter import Reporter
 from limner.training.encoders import BackgroundPool, opened, whole
 from limner.training.oom_fallback import outcome
 
-PIXELS = 1
+PIXELS = 2
 """Bumped when ``data.views.pixels`` makes other pixels of a view: part of every image's cache key."""
 
 Table = list[dict[str, str]]
@@ -290,24 +290,17 @@ def _fill(resolved: Resolved, cache: Cache, rows: Sequence[Row], work: Work, rep
                     f"{cut} of {len(todo)} images are encoded in tiles of {vae_tiling.SIDE} pixels."
                 )
             gather = partial(_inputs, cache, scratch, rows, work.table, unit)
-            cut_short = 0
             with ExitStack() as stack:
                 models = {name: stack.enter_context(opened(resolved, name)) for name in unit.uses if todo}
                 for (key, _), values in zip(todo, pool.ahead(gather, [n for _, n in todo]), strict=True):
                     out = unit.run(models, _moved(values, resolved.device))
                     _require_finite(resolved, unit, out)
-                    cut_short += _cut_short(unit, models, values, out)
                     host_values = {name: value.cpu() for name, value in out.items()}
                     if key in work.cached_keys:
                         pool.behind(cache.write, key, host_values, unit.name)
                     else:
                         scratch[key] = host_values
             pool.settle()
-            if cut_short:
-                reporter.line(
-                    f"{cut_short} of {len(todo)} captions have more tokens than {unit.name} keeps; the rest "
-                    "is not read. Put what matters first, or shorten them."
-                )
             del models
     return byte_count
 
@@ -320,17 +313,6 @@ def _require_finite(resolved: Resolved, unit: Unit, out: Mapping[str, Tensor]) -
             f"damaged or too large for the precision. {resolved.source.again} Or set limits.compute_dtype = "
             '"fp32".'
         )
-
-
-def _cut_short(
-    unit: Unit, models: Mapping[str, Any], values: Mapping[str, Any], out: Mapping[str, Tensor]
-) -> int:
-    """How many captions a tokenizer did not take whole."""
-    tokenizer = next((models[name] for name in unit.uses if name.startswith("tokenizer")), None)
-    if tokenizer is None:
-        return 0
-    token_limit = out[unit.writes[0]].shape[-1]
-    return sum(len(tokenizer(caption).input_ids) > token_limit for caption in values[unit.reads[0]])
 
 
 def _inputs(  # noqa: PLR0913  everything that an input may come from

@@ -1,0 +1,125 @@
+"""What was read of a folder, in a few lines: layout, captions by source, repeats, and what was not read."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from limner.data.folder import Example, Folder
+
+MAX_NAMES = 3
+LAYOUTS = {"sidecar": "text files beside the images", "kohya": "kohya folders"}
+
+
+def what_was_read(folder: Folder, *, trigger: str = "", default_caption: str = "") -> list[str]:
+    """The lines that ``train`` and ``check`` begin with: what was read, what was not, what has no caption.
+
+    Args:
+        folder: What ``read_folder`` found.
+        trigger: ``data.trigger``.
+        default_caption: ``data.default_caption``.
+    """
+    lines = [_read(folder)]
+    if folder.masks:
+        lines.append(
+            f"Ignored: {_counted(folder.masks, 'mask or control image', 'masks or control images')}."
+        )
+    for split, count in sorted(folder.splits.items()):
+        lines.append(
+            f"Not trained: {split}/, {_number(count, 'image')} of another split. "
+            f"To measure on them: --set data.validation_images={folder.root / split}"
+        )
+    if folder.unread:
+        lines.append(f"Not read: {_counted(folder.unread, 'file', 'files')}.{_hint(folder)}")
+    lines += _shared(folder)
+    lines += [folder.advice] if folder.advice else []
+    lines += _missing(folder, trigger, default_caption)
+    return lines
+
+
+def shared_captions(folder: Folder) -> dict[str, list[Example]]:
+    """Text file -> the images, two at least, that have their captions from it: ``a.jpg`` and ``a.png``."""
+    sharing: dict[str, list[Example]] = defaultdict(list)
+    for example in folder.examples:
+        if PurePosixPath(example.caption_file).suffix.lower() in (".txt", ".caption"):
+            sharing[example.caption_file].append(example)
+    return {file: examples for file, examples in sharing.items() if len(examples) > 1}
+
+
+def _read(folder: Folder) -> str:
+    examples = folder.examples
+    kinds = Counter(map(_kind, examples))
+    parts = [f"{count} {kind}" for kind, count in kinds.items() if kind]
+    if kinds[""]:
+        parts.append(f"{kinds['']} without")
+    variants = sum(len(example.source_captions) > 1 for example in examples)
+    note = f" ({variants} of them in several variants, a line each)" if variants else ""
+    return f"Read: {_number(len(examples), 'image')} ({_layout(folder)}); captions: {', '.join(parts)}{note}."
+
+
+def _kind(example: Example) -> str:
+    """What kind of source an image's captions have."""
+    file = example.caption_file
+    if file.endswith("/"):
+        return "by the folder's name"
+    path = PurePosixPath(file)
+    return (
+        f"in {path.suffix.lower() if path.suffix.lower() in ('.txt', '.caption') else path.name}"
+        if file
+        else ""
+    )
+
+
+def _layout(folder: Folder) -> str:
+    if folder.layout != "kohya":
+        return LAYOUTS.get(folder.layout, folder.layout)
+    repeats = {folder.named(example.path).split("/")[0]: example.repeats for example in folder.examples}
+    names = [f"{name} x {count}" for name, count in repeats.items()]
+    rest = f" and {len(names) - 2 * MAX_NAMES} more" if len(names) > 2 * MAX_NAMES else ""
+    draws = sum(example.repeats for example in folder.examples)
+    return f"kohya folders: {', '.join(names[: 2 * MAX_NAMES])}{rest}; {draws} draws an epoch"
+
+
+def _hint(folder: Folder) -> str:
+    """What the name of a text file that no image has should have been."""
+    images = {folder.named(example.path) for example in folder.examples if not example.source_captions}
+    stems = {image.rpartition(".")[0].casefold(): image for image in images}
+    for file in folder.unread:
+        stem = file.rpartition(".")[0]
+        image = stem if stem in images else stems.get(stem.casefold())
+        if image:
+            ending = f"{image.rpartition('.')[0]}.txt"
+            return f" Captions of {image} stand in {ending}." if ending != file else ""
+    return ""
+
+
+def _shared(folder: Folder) -> list[str]:
+    lines: list[str] = []
+    for file, examples in list(shared_captions(folder).items())[:MAX_NAMES]:
+        names = " and ".join(folder.named(example.path) for example in examples[:MAX_NAMES])
+        lines.append(
+            f"{file} is the caption of {names}: they share one text file. Give one of them another name."
+        )
+    return lines
+
+
+def _missing(folder: Folder, trigger: str, default_caption: str) -> list[str]:
+    mute = sum(not example.caption_file for example in folder.examples)
+    if not mute:
+        return []
+    start = f"{mute} of {len(folder.examples)} images have no caption"
+    if not trigger and not default_caption:
+        return [
+            f"{start}, and there is no trigger: they teach what the empty prompt paints. Write captions, or "
+            "set data.trigger."
+        ]
+    sight = default_caption or trigger
+    return [f'{start}: training sees "{sight}" alone. Write captions, or run: limner caption']
+
+
+def _counted(files: Sequence[str], singular: str, plural: str) -> str:
+    rest = ", .." if len(files) > MAX_NAMES else ""
+    return f"{len(files)} {singular if len(files) == 1 else plural} ({', '.join(files[:MAX_NAMES])}{rest})"
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
