@@ -141,3 +141,13 @@ def test_easy_steps_count_less():
 def test_an_unknown_schedule_is_told():
     with raises(BadBase):
         _ = diffusion.Steps(0.1, 0.2, "cosine").kept
+
+
+def test_min_snr_weighs_the_loss_of_a_step():
+    mine, _ = both()
+    pred = torch.ones_like(CLEAN)
+    options = {"steps": mine, "prediction": diffusion.EPSILON}
+    plain, weighted = (
+        diffusion.measure.function(pred, CLEAN, NOISE, TIME, **options, min_snr=gamma) for gamma in (0, 5.0)
+    )
+    assert torch.equal(weighted, plain * diffusion.snr_weights(diffusion.EPSILON, mine.left(TIME), 5.0))
