@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -196,3 +197,13 @@ def test_a_published_predictor_is_run_with_its_encoders(pictures, tmp_path):
         made(paths, base, tmp_path / "b.safetensors", path)
     with raises(BadBase):
         made(paths, "glyph", tmp_path / "b.safetensors", path)
+
+
+def test_the_weights_of_the_base_are_not_needed(predictor, pictures, tiny_base, tmp_path):
+    base = Path(shutil.copytree(tiny_base, tmp_path / "tiny-flux"))
+    for path in base.rglob("*.safetensors"):
+        path.unlink()
+    report = made([pictures / "00.png"], base, tmp_path / "a.safetensors", predictor)
+    assert report.layers == 8 and (tmp_path / "a.safetensors").exists()
+    with raises(BadBase):
+        made([pictures / "00.png"], "sdxl", tmp_path / "b.safetensors", predictor)

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from limner import bases
-from limner.assembly.base import family_at, locate_base, shape_at
+from limner.assembly.base import family_at, shape_at
 from limner.data.formats import SUFFIXES
 from limner.data.images import read_image
 from limner.data.listing import listed
@@ -27,6 +27,7 @@ from limner.lora.factors import Factors
 from limner.lora.metadata import LoraMetadata, SamplingHints, header_entries, without_path
 from limner.lora.saving import save
 from limner.lora.tools import tool_named
+from limner.models.bundled import described
 from limner.models.family import Family
 from limner.models.loading import skeleton
 from limner.models.source import Source, content
@@ -115,7 +116,7 @@ def instant(
     tool = tool_named(options.tool)
     paths = image_paths(photos)
     start = time.monotonic()
-    source = locate_base(base, reporter.line)
+    source = described(base, folders=bases.folders(), tell=reporter.line)  # its weights are not needed
     family = family_at(source)
     prediction = predict(paths, source, family, options.predictor, reporter, options.encoders)
     adapter, energy = dict(prediction.adapter), 1.0
