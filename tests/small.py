@@ -37,7 +37,7 @@ class Told(Reporter):
         self.lines.append(text)
 
     @contextmanager
-    def progress(self, label: str, total: int):
+    def progress(self, label: str, total: int, start: int = 0):  # noqa: ARG002
         count = self.counts.setdefault(label, [0, total])
         count[1] = total
 
