@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from limner.recipe.prompt_file import PromptLine
 from limner.recipe.schema import Recipe
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
@@ -50,6 +51,17 @@ class Told(Reporter):
     @property
     def text(self) -> str:
         return "\n".join(self.lines)
+
+
+def generated(target: Path, out: Path, *prompts: str, told: Told | None = None, **more: Any) -> list[Path]:
+    """What ``limner generate`` writes; ``more`` are fields of the request."""
+    from limner.generation.generate import generate
+    from limner.generation.settings import GenerationRequest
+
+    lines = tuple(PromptLine(prompt) for prompt in prompts)
+    return generate(
+        GenerationRequest(**{"targets": (target,), "prompts": lines, "out": out, **more}), told or Told()
+    )
 
 
 def weights(run: Path, step: int) -> dict[str, torch.Tensor]:

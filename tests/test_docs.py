@@ -21,7 +21,7 @@ NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 TABLES = [name for name in Recipe.model_fields if f"{name}." in " ".join(aliases.keys(Recipe))]
 KEY = re.compile(rf"(?<![\w/.])(?:{'|'.join(TABLES)})\.[a-z_]+(?![\w/(.]|\.py)")
 IN_HOUSE = re.compile(r"`((?:src|tests|docs|benchmarks|tools)/[\w./-]+)`")
-FILE = (".json", ".jsonl", ".toml", ".py", ".safetensors")
+FILE = (".json", ".jsonl", ".toml", ".py", ".safetensors", ".log")
 
 
 def code(text: str) -> str:

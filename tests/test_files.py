@@ -178,3 +178,40 @@ def test_a_ring_of_links_has_a_path(tmp_path):
     assert files.real_path(tmp_path / "a" / "x").name == "x"
     (tmp_path / "c").symlink_to(tmp_path / "d")
     assert files.real_path(tmp_path / "c") == tmp_path.resolve() / "d"
+
+
+def test_a_new_file_takes_the_first_free_name_and_never_that_of_another(tmp_path):
+    paths = [
+        files.write_new(tmp_path / "sub", "a.b", ".txt", lambda draft: draft.write_text("x")) for _ in "123"
+    ]
+    assert [path.name for path in paths] == ["a.b.txt", "a.b-2.txt", "a.b-3.txt"]
+    assert sorted(path.name for path in paths[0].parent.iterdir()) == sorted(path.name for path in paths)
+
+
+def test_a_name_that_somebody_takes_meanwhile_is_left_to_them(tmp_path, monkeypatch):
+    """Two that look at the same moment see the name free; only one gets it."""
+    monkeypatch.setattr(Path, "exists", lambda self: False)
+    (tmp_path / "a.txt").write_text("theirs")
+    path = files.write_new(tmp_path, "a", ".txt", lambda draft: draft.write_text("ours"))
+    assert path.name == "a-2.txt"
+    assert (tmp_path / "a.txt").read_text() == "theirs"
+
+
+def test_a_disk_without_hard_links_takes_new_files(tmp_path, monkeypatch):
+    def refused(self, target):
+        raise OSError(errno.EPERM, "no hard links", str(self))
+
+    monkeypatch.setattr(Path, "hardlink_to", refused)
+    paths = [files.write_new(tmp_path, "a", ".txt", lambda draft: draft.write_text("x")) for _ in "12"]
+    assert [path.name for path in paths] == ["a.txt", "a-2.txt"]
+    assert all(path.read_text() == "x" for path in paths) and len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_new_file_is_whole_or_not_there(tmp_path):
+    def torn(draft: Path) -> None:
+        draft.write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        files.write_new(tmp_path, "a", ".txt", torn)
+    assert not list(tmp_path.iterdir())

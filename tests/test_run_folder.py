@@ -10,7 +10,7 @@ import pytest
 
 from drafts import draft_of
 from limner.errors import BadData, BadUsage, RunBusy
-from limner.run_folder import RunDir
+from limner.run_folder import RunDir, run_of, step_of
 from messages import raises
 
 HOLD = """
@@ -110,6 +110,7 @@ def test_the_lock_sweeps_out_what_a_killed_process_left(run):
     drafts = [
         draft_of(run.path / "metrics.jsonl", pid=1),
         draft_of(run.checkpoints_path / "step-000500.safetensors", pid=2**22 + 1),
+        draft_of(run.step_lora_path(500)),
         draft_of(run.sample_path(250, 0), host="0" * 8),
     ]
     left = [*drafts, drafts[1].with_name(".tmpesbJdw")]
@@ -292,3 +293,37 @@ def test_locking_is_quick(run):
         with run.lock():
             pass
     assert time.perf_counter() - start < 2
+
+
+def test_loras_of_steps_are_found_by_number_best_and_last(run):
+    for step in (100, 200, 300):
+        run.step_lora_path(step).parent.mkdir(parents=True, exist_ok=True)
+        run.step_lora_path(step).write_text("")
+        run.log({"step": step, "held_out": abs(step - 190) / 100})
+    (run.loras_path / "mine.safetensors").write_text("")
+    assert [step for step, _ in run.step_loras()] == [300, 200, 100]
+    assert run.best_lora() == 200 and run.best() is None
+    for name, step in (("best", 200), ("last", 300), (100, 100)):
+        assert run.step_lora(name) == run.step_lora_path(step)
+    with raises(BadUsage):
+        run.step_lora(150)
+    run.drop_step_loras(100)
+    assert [step for step, _ in run.step_loras()] == [100]
+
+
+@pytest.mark.parametrize("step", [1, "best", "last"])
+def test_a_run_without_loras_of_steps_says_how_to_get_one(run, step):
+    with raises(BadUsage):
+        run.step_lora(step)
+
+
+def test_a_file_knows_its_run(run):
+    files = (run.lora_path, run.step_lora_path(3), run.checkpoint_path(3))
+    assert [run_of(path) for path in files] == [None, None, None]
+    run.path.mkdir()
+    run.recipe_path.write_text("")
+    for path in files:
+        found = run_of(path)
+        assert found is not None and found.path == run.path
+    assert run_of(run.path.parent / "other.safetensors") is None
+    assert [step_of(path) for path in files] == [None, 3, 3]

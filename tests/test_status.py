@@ -1,14 +1,16 @@
 import json
+import re
 import subprocess
 import sys
 import time
 
 import pytest
 
-from limner.errors import BadData, Stopped
+from limner.errors import BadData, BadUsage, Stopped
 from limner.events import Message, PlanMade, ProgressMade, Saved, StepDone, Validated
 from limner.run_folder import RunDir
-from limner.status import StatusFile, read_status, runs_in
+from limner.status import KINDS, Requests, StatusFile, TrainLog, read_status, runs_in
+from messages import raises
 
 STEP = StepDone(step=3, steps=9, loss=0.5, norm=1.0, learning_rate=1e-4, seconds=0.25, bytes=10)
 
@@ -35,7 +37,7 @@ def test_it_says_what_events_said(run):
         status.hear(ProgressMade(label="Training", done=3, total=9, seconds=6.0))
         status.hear(STEP)
         status.hear(Validated(step=3, loss=0.25))
-        status.hear(Saved(step=3, path=run.checkpoint_path(3)))
+        status.hear(Saved(step=3, path=run.checkpoint_path(3), lora=None))
         wait_for(lambda: read_status(run.path).saved_step == 3)
         now = read_status(run.path)
     assert (now.phase, now.done, now.total, now.seconds_left) == ("Training", 3, 9, 12.0)
@@ -127,3 +129,85 @@ def test_runs_are_listed_by_name(tmp_path):
 def test_it_loads_no_torch():
     code = "import sys, limner.status; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def lines_of(run):
+    """Each with the time before it, which is cut off."""
+    lines = run.log_path.read_text(encoding="utf-8").splitlines()
+    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  ", line) for line in lines)
+    return [line[21:] for line in lines]
+
+
+def test_it_holds_what_was_said_call_after_call(run):
+    with TrainLog(run) as log:
+        log.hear(Message("4 images\x1b[2J"))
+        log.hear(ProgressMade(label="Training", done=4, total=4, seconds=9.0, ended=True))
+    with pytest.raises(Stopped), TrainLog(run):
+        raise Stopped("Stopped at step 3.")
+    first, *rest = lines_of(run)
+    assert re.fullmatch(r"Process \d+ begins\.", first)
+    assert rest == [
+        "4 images\\x1b[2J",
+        "Training 4/4, 9.0 s",
+        "Done.",
+        first,
+        "Stopped: Stopped at step 3",
+    ]
+
+
+def test_a_log_that_cannot_be_written_ends_no_run(run):
+    run.log_path.mkdir()
+    with TrainLog(run) as log:
+        log.hear(Message("a"))
+    assert not list(run.log_path.iterdir())
+
+
+def test_a_disk_that_fills_up_ends_no_run(run):
+    with TrainLog(run) as log:
+
+        def full(text):
+            raise OSError(28, "No space left on device")
+
+        assert log._file is not None
+        log._file.write = full  # pyright: ignore[reportAttributeAccessIssue]
+        log.hear(Message("a"))
+        log.hear(Message("b"))
+    assert len(lines_of(run)) == 1
+
+
+def test_what_is_asked_of_a_run_is_pending_until_it_is_answered(run):
+    requests = Requests(run)
+    assert requests.pending() == [] and not requests.stops()
+    with StatusFile(run):
+        for kind in ("stop", "sample", "save"):
+            requests.send(kind)
+    assert requests.pending() == ["save", "sample", "stop"] and requests.stops()
+    requests.answer("save")
+    assert requests.pending() == ["sample", "stop"]
+    requests.clear()
+    assert requests.pending() == [] and not list(run.ask_path.iterdir())
+
+
+def test_a_file_that_another_program_puts_there_is_as_good(run):
+    run.ask_path.mkdir()
+    (run.ask_path / "stop").write_text("please")
+    (run.ask_path / "dance").write_text("")
+    assert Requests(run).pending() == ["stop"]
+
+
+def test_what_nobody_would_answer_is_refused(run, tmp_path):
+    with raises(BadUsage):
+        Requests(run).send("stop")
+    with raises(BadUsage):
+        Requests(RunDir(tmp_path / "none")).send("stop")
+    with StatusFile(run):
+        pass
+    with raises(BadUsage):
+        Requests(run).send("stop")
+    with StatusFile(run), raises(BadUsage):
+        Requests(run).send("dance")
+    assert Requests(run).pending() == []
+
+
+def test_stopping_comes_last():
+    assert KINDS[-1] == "stop"

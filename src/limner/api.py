@@ -283,7 +283,7 @@ def generate(
     *,
     out: str | Path | None = None,
     base: str | None = None,
-    strength: float = 1.0,
+    strength: float | Sequence[float] = 1.0,
     on_event: OnEvent | None = None,
     stop: Stop | None = None,
     **keys: Unpack[SamplingKeys],
@@ -291,39 +291,46 @@ def generate(
     """Generate images with a LoRA, loaded exactly as other tools load it.
 
     Args:
-        run: A run, its folder, what it was made from, or a .safetensors file.
+        run: A run, its folder, what it was made from, one of its checkpoints, or a LoRA file.
         prompts: One or several; of a run, its own when left out.
         out: Folder for the images; beside the LoRA when left out.
         base: Base model; the one that the LoRA was trained on when left out.
-        strength: Of the LoRA; 0 is the base alone.
+        strength: Of the LoRA, or several to compare; 0 is the base alone.
         on_event: Called with each event.
         stop: Ends the work after the image that is under way.
         keys: See :class:`SamplingKeys`.
 
     Returns:
-        The image files, prompts outermost.
+        The image files, prompts outermost. No file is ever overwritten. Where several steps, strengths
+        or seeds are compared, a grid for each prompt comes last.
 
     Raises:
         Stopped: ``stop``.
         LimnerError: The LoRA or the base cannot be used.
     """
     from limner.generation.generate import generate as images_of
-    from limner.generation.settings import Settings
+    from limner.generation.settings import GenerationRequest, Settings
 
-    texts = [prompts] if isinstance(prompts, str) else list(prompts)
-    path, texts, folder = subject_of(run.path if isinstance(run, Done) else Path(run), texts)
     values: dict[str, Any] = dict(keys)
     if values.get("negative_lora") is not None:
         values["negative_lora"] = Path(values["negative_lora"])
-    return images_of(
-        path,
+    parts, file = values.pop("components_from", None), values.pop("prompt_file", None)
+    loras = values.pop("loras", {})
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    steps = values.pop("step", ())
+    steps = (steps,) if isinstance(steps, int | str) else tuple(steps)
+    target = run.path if isinstance(run, Done) else Path(run)
+    subject = subject_of(target, texts, Path(file) if file else None, steps)
+    request = GenerationRequest(
+        targets=subject.paths,
+        prompts=subject.prompts,
+        out=Path(out) if out else subject.folder,
         base=base,
-        parts=values.pop("components_from", None) or "",
-        prompts=texts,
-        out=Path(out) if out else folder,
+        components_from=parts or "",
+        loras={Path(path): scale for path, scale in loras.items()},
         settings=Settings(lora_scale=strength, **values),
-        reporter=_reporter(on_event, stop),
     )
+    return images_of(request, _reporter(on_event, stop))
 
 
 def instant(

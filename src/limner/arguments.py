@@ -1,5 +1,6 @@
 """Keyword arguments of the front door, each with its meaning: what editors complete, and the guide lists."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -87,12 +88,20 @@ class SamplingKeys(TypedDict, total=False):
 
     components_from: str
     """For a base in one file: the base that lends what the file lacks."""
+    step: int | str | Sequence[int | str]
+    """Of a run: the step of the LoRA, "best" by validation loss, or "last"; or several to compare."""
+    loras: Mapping[str, float] | Mapping[Path, float]
+    """Further LoRAs, by file or run folder, and the strength of each."""
+    negative_prompt: str
+    """What the images shall not show."""
+    prompt_file: str
+    """A text file with one more prompt per line; flags of sd-scripts are read: "a cat --n blurry --w 512"."""
     steps: int
     """Denoising steps; 20 when left out."""
     guidance: float
     """Guidance scale."""
-    seed: int
-    """Seed of the first image of each prompt; 0 when left out."""
+    seed: int | Sequence[int]
+    """Seed of the first image of each prompt, or several; 0 when left out."""
     width: int
     """Pixels."""
     height: int

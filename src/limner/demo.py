@@ -22,9 +22,9 @@ from limner.models.presets import preset
 from limner.models.source import Source
 from limner.recipe import toml
 from limner.recipe.schema import Recipe
-from limner.report.report import write_report
+from limner.report.demo_page import LessonPage, write_demo_page
 from limner.report.sheet import write_sheet
-from limner.reporter import Reporter
+from limner.reporter import Reporter, duration
 from limner.run_folder import RunDir
 from limner.runs import train
 
@@ -55,6 +55,11 @@ class DemoRun:
     """Of pictures that were asked for by the bare noun."""
     figure: str
     """The score that stands for the lesson."""
+    title: str
+    text: str
+    """What was learned, in a sentence."""
+    learned: str
+    """What the score counts: "images in the style"."""
 
 
 def style_lesson(style: str = STYLE) -> DemoRun:
@@ -67,6 +72,12 @@ def style_lesson(style: str = STYLE) -> DemoRun:
         score=lambda judge, images, nouns: style_scores(judge, images, nouns, style),
         leak=lambda judge, images, nouns: style_scores(judge, images, nouns, style),
         figure="style",
+        title=f"A style: {style}",
+        text=(
+            f"Ten images taught the base a style that it had never seen. Its trigger word is “{TRIGGER}”: "
+            "a prompt with it is drawn in that style, and prompts without it stay as they were."
+        ),
+        learned="images in the style",
     )
 
 
@@ -85,6 +96,12 @@ def subject_lesson() -> DemoRun:
         score=recognised,
         leak=recognised,
         figure="subject",
+        title="A subject: the mascot",
+        text=(
+            f"Ten images taught the base a character that it had never seen. “{TRIGGER}” in a prompt brings "
+            "it, on whatever background the prompt asks for."
+        ),
+        learned="images that show the subject",
     )
 
 
@@ -119,8 +136,16 @@ def demo(out: Path, reporter: Reporter) -> dict[str, Any]:
             f"{lesson.name}: {lesson.figure} {figures['before']:.0%} before, {figures['after']:.0%} after."
         )
     write_sheet(board, prompts)
-    rows = {result["path"].parent.name: _rounded(result) for result in results}
-    report = write_report(board, title="Limner demo: before and after", extra=rows)
+    pages = [
+        _page_lesson(board, lesson, result, prompts, index * SHEET_IMAGES)
+        for index, (lesson, result) in enumerate(zip(lessons, results, strict=True))
+    ]
+    seconds = sum(result["seconds"] for result in results)
+    lead = (
+        f"Two LoRAs, each from ten images, trained in {duration(seconds)} on the small base model that "
+        "Limner comes with: 64 pixels, no GPU, no download. The same commands train larger bases on photos."
+    )
+    report = write_demo_page(board.report_path, pages, lead=lead, next_steps=_next_steps(out, lessons[0]))
     loras = [result | {"path": str(result["path"])} for result in results]
     return {"loras": loras, "sheet": str(board.sheet_path), "report": str(report)}
 
@@ -197,7 +222,7 @@ class PromptSampler:
         """``source`` None means the embedded base."""
         self.source = source or locate_base(BASE)
         self.family = family_at(self.source)
-        self.pipe = pipeline(self.family, self.source, lora)
+        self.pipe = pipeline(self.family, self.source, {"lora": lora} if lora else {})
         self.side = shape_at(self.source, self.family).resolution
 
     def sample(self, prompts: Sequence[str], reporter: Reporter, *, seed: int = 0) -> list[Image.Image]:
@@ -225,11 +250,51 @@ def stack(images: Sequence[Image.Image], side: int) -> np.ndarray:
     return np.stack([np.asarray(image) for image in thumbnails])
 
 
-def _rounded(figures: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name.replace("_", " "): f"{value:.0%}"
-        if isinstance(value, float) and "seconds" not in name
-        else str(value)
-        for name, value in figures.items()
-        if name != "path"
+def _page_lesson(
+    board: RunDir, lesson: DemoRun, result: Mapping[str, Any], prompts: Sequence[str], first: int
+) -> LessonPage:
+    """What the page shows of a lesson, whose images on the board begin at ``first``."""
+    run, indices = RunDir(board.path / lesson.name), range(first, first + SHEET_IMAGES)
+    steps = max(step for step, images in board.samples().items() if first in images)
+    figures = {
+        f"{lesson.learned.capitalize()}, with the trigger word": (
+            f"{result['before']:.0%} before, {result['after']:.0%} after"
+        ),
+        f"{lesson.learned.capitalize()}, without it": f"{result['without_trigger']:.0%} after",
+        "Nouns that are recognised, without the trigger word": (
+            f"{result['concept_of_base']:.0%} before, {result['concept_without_trigger']:.0%} after"
+        ),
+        "Training": f"{steps} steps in {duration(result['training_seconds'])}",
     }
+    return LessonPage(
+        run=run,
+        title=lesson.title,
+        text=lesson.text,
+        prompts=[prompts[index] for index in indices],
+        before=[board.sample_path(0, index) for index in indices],
+        after=[board.sample_path(steps, index) for index in indices],
+        figures=figures,
+    )
+
+
+def _next_steps(out: Path, lesson: DemoRun) -> list[tuple[str, str]]:
+    """What somebody who has seen the demo may want to do."""
+    return [
+        (
+            "Ask this LoRA for something else, at several strengths:",
+            f'limner generate {out / lesson.name} --prompt "{lesson.prompt_of("boat")}" '
+            "--lora-scale 0,0.5,1 --open",
+        ),
+        (
+            "Train on images of your own. On the small base it takes minutes and shows the way:",
+            'limner train photos/ --trigger "sks cat"',
+        ),
+        (
+            "See which base your GPU can train, and in which time, before anything is downloaded:",
+            "limner plan photos/",
+        ),
+        (
+            "Then train on that base, and give the LoRA to ComfyUI:",
+            'limner train photos/ --base sdxl --trigger "sks cat"\nlimner export runs/photos --to comfyui',
+        ),
+    ]

@@ -117,6 +117,8 @@ class Saved:
 
     step: int
     path: Path
+    lora: Path | None
+    """The LoRA after this step; None where a whole base is trained, and in all processes but the first."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,45 @@ def atomic_write(path: Path, write: Callable[[Path], object], *, sync: bool = Tr
         draft.replace(path)
         if sync:
             sync_folder(path.parent)
+
+
+def write_new(folder: Path, stem: str, suffix: str, write: Callable[[Path], object]) -> Path:
+    """The same for a file that must not take the place of another: ``stem.png``, else ``stem-2.png``, ..
+
+    It is put in place by a hard link, which fails where a file has appeared meanwhile; a disk without hard
+    links is looked at first.
+
+    Args:
+        folder: Where to write.
+        stem: Its name as long as nobody has it.
+        suffix: Its ending, with the dot.
+        write: Fills the draft.
+
+    Returns:
+        The file.
+
+    Raises:
+        DiskFull: The disk had no room.
+    """
+    with _room_for(folder), _draft_of(folder / f"{stem}{suffix}") as draft:
+        write(draft)
+        sync_file(draft)
+        draft.chmod(0o644)
+        paths = (folder / f"{stem}{'' if number == 1 else f'-{number}'}{suffix}" for number in count(1))
+        path = next(path for path in paths if not path.exists() and _placed(draft, path))
+        sync_folder(folder)
+    return path
+
+
+def _placed(draft: Path, path: Path) -> bool:
+    """Whether the draft got the name, which somebody else may have taken since it was looked for."""
+    try:
+        path.hardlink_to(draft)
+    except FileExistsError:
+        return False
+    except OSError:  # such as exFAT, and some network drives
+        draft.replace(path)
+    return True
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
-from typing import Self, TextIO
+from typing import Protocol, Self
 
 from limner.errors import Stopped
 from limner.events import Event, Message, OnEvent, ProgressMade
@@ -116,6 +116,18 @@ class Reporter:
             raise Stopped("Stopped. What was finished is kept; go on with the same command.")
 
 
+class Lines(Protocol):
+    """Where lines of text go: a stream, or a log."""
+
+    def write(self, text: str, /) -> object:
+        """Take a line."""
+        ...
+
+    def flush(self) -> object:
+        """See that it is written."""
+        ...
+
+
 class PlainText:
     """Events as plain lines for logs and pipes: facts at once, progress at most every few seconds.
 
@@ -124,7 +136,7 @@ class PlainText:
         every: Seconds between two lines of progress.
     """
 
-    def __init__(self, stream: TextIO | None = None, interval: float = 5.0) -> None:
+    def __init__(self, stream: Lines | None = None, interval: float = 5.0) -> None:
         """See the class."""
         self._stream, self._interval = stream, interval
         self._line_times: dict[str, float] = {}

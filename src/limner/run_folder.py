@@ -17,7 +17,10 @@ from filelock import FileLock, Timeout
 from limner.errors import BadData, BadUsage, RunBusy
 from limner.files import append_line, remove_dead_drafts, sync_file, sync_folder, write_json, write_text
 
-CHECKPOINT = re.compile(r"step-(\d{6,})\.safetensors")
+STEP_FILE = re.compile(r"step-(\d{6,})\.safetensors")
+"""Checkpoints, and LoRAs of single steps."""
+CHECKPOINT_ENTRY = "limner.checkpoint"
+"""Entry of a header that tells a checkpoint from other safetensors files."""
 SAMPLES = re.compile(r"step-(\d{6,})")
 PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
 """Endings of files that other tools save checkpoints in, and that are never opened here."""
@@ -40,6 +43,8 @@ class RunDir:
         self.data_path = self.path / "data.json"
         self.metrics_path = self.path / "metrics.jsonl"
         self.status_path = self.path / "status.json"
+        self.log_path = self.path / "train.log"
+        self.ask_path = self.path / "ask"
         self.checkpoints_path = self.path / "checkpoints"
         self.init_path = self.path / "init.json"
         self.prior_path = self.path / "prior"
@@ -48,6 +53,7 @@ class RunDir:
         self.earlier_path = self.samples_path / "earlier"
         self.sheet_path = self.samples_path / "sheet.jpg"
         self.lora_path = self.path / "lora.safetensors"
+        self.loras_path = self.path / "loras"
         self.model_path = self.path / "model"
         self.report_path = self.path / "report.html"
         self.track_path = self.path / "track"
@@ -97,7 +103,13 @@ class RunDir:
         return f"{self.path} is in use: {name}. Wait for it, stop it, or choose another folder with --out."
 
     def _sweep(self) -> None:
-        folders = (self.path, self.index_path.parent, self.checkpoints_path, self.samples_path)
+        folders = (
+            self.path,
+            self.index_path.parent,
+            self.checkpoints_path,
+            self.loras_path,
+            self.samples_path,
+        )
         for folder in (*folders, *(path for path in self.samples_path.glob("*") if path.is_dir())):
             remove_dead_drafts(folder, even_living=True)
 
@@ -159,8 +171,7 @@ class RunDir:
 
     def checkpoints(self) -> list[tuple[int, Path]]:
         """(step, path) of every checkpoint, newest first. ``training.checkpoint`` tells which are whole."""
-        matches = ((CHECKPOINT.fullmatch(path.name), path) for path in _entries(self.checkpoints_path))
-        return sorted(((int(match[1]), path) for match, path in matches if match), reverse=True)
+        return _steps_in(self.checkpoints_path)
 
     def foreign_checkpoints(self) -> list[Path]:
         """Files among the checkpoints that other tools would read as such."""
@@ -170,7 +181,9 @@ class RunDir:
 
     def best(self) -> int | None:
         """The checkpoint with the least held-out loss in the metrics, by step; None if none was measured."""
-        steps = {step for step, _ in self.checkpoints()}
+        return self._best_of({step for step, _ in self.checkpoints()})
+
+    def _best_of(self, steps: set[int]) -> int | None:
         losses = [(row["held_out"], row["step"]) for row in self.metrics() if _finite(row.get("held_out"))]
         return min((pair for pair in losses if pair[1] in steps), default=(None, None))[1]
 
@@ -196,6 +209,45 @@ class RunDir:
     def mark_damaged(self, path: Path) -> Path:
         """Rename a damaged checkpoint, so that it is neither resumed from nor counted among those to keep."""
         return path.replace(path.with_name(path.name + ".damaged"))
+
+    # LoRAs of single steps ---------------------------------------------------------------------------------
+
+    def step_lora_path(self, step: int) -> Path:
+        """Where the LoRA after ``step`` steps is kept, beside the newest one in ``lora.safetensors``."""
+        return self.loras_path / f"step-{step:06d}.safetensors"
+
+    def step_loras(self) -> list[tuple[int, Path]]:
+        """(step, path) of the LoRA of every checkpoint that was ever written, newest first."""
+        return _steps_in(self.loras_path)
+
+    def best_lora(self) -> int | None:
+        """The step of the one with the least held-out loss in the metrics; None if none was measured."""
+        return self._best_of({step for step, _ in self.step_loras()})
+
+    def step_lora(self, step: int | str) -> Path:
+        """The LoRA after a step.
+
+        Args:
+            step: A number, "best" by held-out loss, or "last".
+
+        Raises:
+            BadUsage: There is none.
+        """
+        paths = dict(self.step_loras())
+        number = {"last": max(paths, default=None), "best": self.best_lora()}.get(str(step), step)
+        if number in paths:
+            return paths[int(number)]
+        names = ", ".join(map(str, sorted(paths)))
+        remedy = (
+            f"It has those of {names}." if names else f"Each checkpoint brings one: limner train {self.path}"
+        )
+        raise BadUsage(f"{self.path} has no LoRA of step {step}. {remedy}")
+
+    def drop_step_loras(self, step: int) -> None:
+        """Delete the LoRAs after ``step``, before a run goes on from there."""
+        for number, path in self.step_loras():
+            if number > step:
+                path.unlink(missing_ok=True)
 
     # samples and data --------------------------------------------------------------------------------------
 
@@ -274,6 +326,26 @@ class RunDir:
             return None
         except (OSError, ValueError, RecursionError) as error:
             raise BadData(f"{path} cannot be read ({error}). Delete it and run the command again.") from error
+
+
+def run_of(path: Path) -> RunDir | None:
+    """The run that a file of a LoRA or a checkpoint lies in; None where it lies elsewhere."""
+    run = RunDir(path.parent.parent)
+    if path.parent not in (run.loras_path, run.checkpoints_path):
+        run = RunDir(path.parent)
+    return run if run.recipe_path.is_file() else None
+
+
+def step_of(path: Path) -> int | None:
+    """The step of a checkpoint or of a step's LoRA, by its name."""
+    match = STEP_FILE.fullmatch(path.name)
+    return int(match[1]) if match else None
+
+
+def _steps_in(folder: Path) -> list[tuple[int, Path]]:
+    """(step, path) of the files of steps in a folder, newest first."""
+    steps = ((step_of(path), path) for path in _entries(folder))
+    return sorted(((step, path) for step, path in steps if step is not None), reverse=True)
 
 
 def _entries(folder: Path) -> list[Path]:

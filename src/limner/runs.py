@@ -3,7 +3,8 @@
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
-from limner.events import CacheFilled, Done, Event, Sampled
+from limner.errors import LimnerError, first_line
+from limner.events import CacheFilled, Done, Event, Sampled, Saved
 from limner.models.family import Family
 from limner.models.source import Source
 from limner.nn import distributed
@@ -42,8 +43,15 @@ def running(recipe: Recipe, out: Path, reporter: Reporter, stop: Interrupt) -> G
     def pages(event: Event) -> None:
         if isinstance(event, Sampled):
             write_sheet(run, run.prompts())
-        if isinstance(event, Done) and distributed.rank() == 0:
+        if distributed.rank() != 0:
+            return
+        if isinstance(event, Done):
             write_report(run)
+        elif isinstance(event, Saved | Sampled):
+            try:
+                write_report(run)
+            except (LimnerError, OSError) as error:
+                reporter.line(f"No report at step {event.step} ({first_line(error)}); training goes on.")
 
     return trainer.running(recipe, run, reporter.also(pages), stop, plan_run, _predict)
 

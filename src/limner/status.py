@@ -1,18 +1,28 @@
-"""``status.json`` in a run folder: what a run is doing, for other programs. Loads no torch."""
+"""A run as other programs follow and steer it. Loads no torch.
+
+In its folder, ``status.json`` says what it is doing, every 2 s; ``train.log`` holds what it said, with the
+time; and ``ask/`` takes requests: an empty file is named after what is asked for. The run looks between two
+steps, does it, removes the file and says so; "stop" is heard at any time. What was asked before it began is
+forgotten.
+"""
 
 import json
+import os
 import socket
 import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TextIO
 
 import psutil
 
-from limner.errors import LimnerError, Stopped, first_line
+from limner.errors import BadUsage, LimnerError, Stopped, first_line
 from limner.events import Done, Event, Message, PlanMade, ProgressMade, Saved, StepDone, Validated
-from limner.files import atomic_write
+from limner.files import atomic_write, write_text
+from limner.reporter import PlainText
 from limner.run_folder import RunDir
 
 INTERVAL = 2.0
@@ -173,3 +183,113 @@ def runs_in(folder: Path) -> dict[Path, RunStatus]:
         return {}
     states = {path: read_status(path) for path in sorted(folder.iterdir()) if path.is_dir()}
     return {path: status for path, status in states.items() if status is not None}
+
+
+LOG_INTERVAL = 30.0
+"""Seconds between two lines on one piece of work."""
+
+
+class TrainLog:
+    """Writes down what events say, within its ``with`` statement, after what earlier calls left.
+
+    Args:
+        run: The run folder.
+    """
+
+    def __init__(self, run: RunDir) -> None:
+        """See the class."""
+        self._path = run.log_path
+        self._file: TextIO | None = None
+        self._text = PlainText(self, LOG_INTERVAL)
+
+    def __enter__(self) -> "TrainLog":
+        try:
+            self._file = self._path.open("a", encoding="utf-8", errors="backslashreplace")
+        except OSError:
+            self._file = None  # as with a disk that is full, the run is worth more
+        self.write(f"Process {os.getpid()} begins.\n")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        text = "Done." if kind is None else f"{kind.__name__}: {first_line(error) if error else ''}"
+        self.write(f"{text.strip()}\n")
+        self._close()
+
+    def hear(self, event: Event) -> None:
+        """Write what people want to read of an event."""
+        self._text(event)
+
+    def write(self, text: str) -> None:
+        """Write a line with the time before it. A full disk, or a folder that is gone, ends no run."""
+        if self._file is None:
+            return
+        now = datetime.fromtimestamp(time.time()).isoformat(" ", "seconds")
+        try:
+            self._file.write(f"{now}  {text}")
+            self._file.flush()
+        except OSError:
+            self._close()
+
+    def _close(self) -> None:
+        file, self._file = self._file, None
+        if file:
+            with suppress(OSError):  # what could not be written is tried once more
+                file.close()
+
+    def flush(self) -> None:
+        """Nothing: each line is written at once."""
+
+
+KINDS = ("save", "export", "sample", "stop")
+"""A checkpoint; a LoRA of the step; sample images; a checkpoint and the end. In order of being done."""
+
+
+class Requests:
+    """What is asked of a run.
+
+    Args:
+        run: The run folder.
+    """
+
+    def __init__(self, run: RunDir) -> None:
+        """See the class."""
+        self._run, self._folder = run, run.ask_path
+
+    def __enter__(self) -> Self:
+        """Begin to listen: what was asked before is forgotten."""
+        self.clear()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.clear()
+
+    def send(self, kind: str) -> None:
+        """Ask for something.
+
+        Raises:
+            BadUsage: It means nothing, or nothing runs in the folder.
+        """
+        if kind not in KINDS:
+            raise BadUsage(f"{kind!r} cannot be asked of a run. Ask for one of {', '.join(sorted(KINDS))}.")
+        status = read_status(self._run.path)
+        if status is None or status.state != "running":
+            state = "has no run" if status is None else f"holds a run that is {status.state}"
+            raise BadUsage(f"{self._run.path} {state}: nobody would answer. List runs with: limner runs")
+        write_text(self._folder / kind, "")
+
+    def pending(self) -> list[str]:
+        """What is asked for and was not done yet."""
+        return [kind for kind in KINDS if (self._folder / kind).exists()]
+
+    def stops(self) -> bool:
+        """Whether the run shall end."""
+        return (self._folder / "stop").exists()
+
+    def answer(self, kind: str) -> None:
+        """It is done."""
+        (self._folder / kind).unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Forget all of it."""
+        for kind in KINDS:
+            self.answer(kind)

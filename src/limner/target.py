@@ -2,8 +2,8 @@
 
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,18 @@ class RunRequest:
     out: Path
     sources: Mapping[str, str]
     """Where a preset's values are from, by dotted path; empty for a recipe that was read."""
+
+
+@dataclass(frozen=True)
+class GenerationTarget:
+    """What to generate with, and what."""
+
+    paths: tuple[Path, ...]
+    """A run folder or a LoRA file; or LoRA files of several steps of a run."""
+    prompts: tuple[Any, ...]
+    """``limner.recipe.toml.PromptLine``, at least one."""
+    folder: Path
+    """Where the images go unless the person says otherwise."""
 
 
 def overrides_from(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,32 +233,49 @@ def _free(home: Path, images: Path) -> Path:
     return home
 
 
-def subject_of(target: Path, texts: list[str]) -> tuple[Path, list[str], Path]:
+def subject_of(
+    target: Path, texts: Sequence[str], file: Path | None = None, steps: Sequence[int | str] = ()
+) -> GenerationTarget:
     """What to generate with, what to generate, and where the images go.
 
     Args:
-        target: A run folder, what a run was made from, or a LoRA file.
+        target: A run folder, what a run was made from, one of its checkpoints, or a LoRA file.
         texts: Prompts; a run has its own where there are none.
+        file: A file with more of them.
+        steps: Of a run, numbers, "best" or "last": the LoRAs to use. None: the newest.
 
     Raises:
-        BadUsage: There is no run, or no prompt.
+        BadUsage: There is no run, no prompt, or no LoRA of a step.
+        BadRecipe: The file cannot be read.
     """
+    from limner.recipe.prompt_file import PromptLine, prompt_lines
     from limner.recipe.toml import load, prompts, with_trigger
-    from limner.run_folder import RunDir
+    from limner.run_folder import RunDir, run_of, step_of
 
+    lines = [PromptLine(text) for text in texts]
+    lines += prompt_lines(file, "--prompt-file", "--prompt") if file else []
+    run, step = run_of(target), step_of(target)
+    if run and step is not None:  # a checkpoint, or the LoRA beside it
+        target, steps = run.path, (step, *steps)
     if target.suffix == ".safetensors":
-        if not texts:
+        if steps:
+            raise BadUsage(
+                f"--step is {steps[0]}, and {target} is a LoRA file of one step. Name its run folder."
+            )
+        if not lines:
             raise BadUsage('A LoRA file brings no prompts. Say what to paint: --prompt "..".')
-        return target, texts, target.parent / f"{target.stem}-pictures"
+        return GenerationTarget((target,), tuple(lines), target.parent / f"{target.stem}-pictures")
     run = RunDir(request_for(target, {}, None).out)
     if not run.recipe_path.is_file():
         raise BadUsage(f"{run.path} holds no run. Train it first: limner train {target}")
     recipe = load(run.recipe_path)  # as it was trained, not as the target would be trained today
     trigger = recipe.data.trigger
-    words = [with_trigger(prompt, trigger) for prompt in texts] or list(prompts(recipe))
-    words = words or [trigger] * bool(trigger)
-    if not words:
+    defaults = prompts(recipe) or (trigger,) * bool(trigger)
+    lines = lines or [PromptLine(text) for text in defaults]
+    if not lines:
         raise BadUsage(
             f'The recipe of {target} has neither prompts nor a trigger. Say what to paint: --prompt "..".'
         )
-    return run.path, words, run.path / "pictures"
+    lines = [replace(line, prompt=with_trigger(line.prompt, trigger)) for line in lines]
+    paths = tuple(dict.fromkeys(run.step_lora(step) for step in steps)) or (run.path,)
+    return GenerationTarget(paths, tuple(lines), run.path / "pictures")

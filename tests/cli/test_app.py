@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from limner.doctor import Diagnosis
 from limner.errors import BadData, RunBusy, Stopped
 from limner.events import CacheFilled, Done
 from limner.models.presets import preset
-from limner.recipe import Data, Recipe, Sample
+from limner.recipe import Data, Recipe
 from limner.recipe.toml import dump, load
 
 
@@ -311,64 +310,7 @@ def test_schema_is_json(limner):
     assert json.loads(limner("schema").out)["title"] == "Limner recipe"
 
 
-# generate, demo, doctor ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Settings:
-    steps: int = 20
-    guidance: float | None = None
-    seed: int = 0
-    width: int | None = None
-    height: int | None = None
-    images_per_prompt: int = 1
-    lora_scale: float = 1.0
-
-
-@pytest.fixture
-def painted(verb):
-    calls = []
-
-    def generate(target, *, base, prompts, out, settings, reporter, parts=None):
-        calls.append((target, base, prompts, out, settings))
-        return [out / "0.png"]
-
-    verb("generation.generate", generate=generate)
-    verb("generation.settings", Settings=Settings)
-    return calls
-
-
-def test_generate_paints_the_prompts_of_a_run(limner, painted, photos):
-    run = Path("runs/photos")
-    (run / "checkpoints").mkdir(parents=True)
-    recipe = Recipe(data=Data(images=photos, trigger="sks"), sample=Sample(prompts=("a [trigger] hat",)))
-    (run / "recipe.toml").write_text(dump(recipe))
-    assert limner("generate", run).out == "runs/photos/pictures/0.png\n"
-    limner(
-        "generate", run, "--prompt", "[trigger] asleep", "--prompt", "b", "--seed", "3", "--lora-scale", "0.5"
-    )
-    limner("generate", "photos")
-    first, second, third = painted
-    assert first == (run, None, ["a sks hat"], run / "pictures", Settings())
-    assert second == (run, None, ["sks asleep", "b"], run / "pictures", Settings(seed=3, lora_scale=0.5))
-    assert third[0] == run
-
-
-def test_generate_takes_a_lora_file(limner, painted):
-    done = limner("generate", "a/cat.safetensors", "--prompt", "x", "--base", "glyph", "--out", "o", "--json")
-    assert json.loads(done.out) == {"images": ["o/0.png"]}
-    assert painted == [(Path("a/cat.safetensors"), "glyph", ["x"], Path("o"), Settings())]
-
-
-def test_generate_says_when_there_is_nothing_to_paint(limner, painted, photos):
-    done = limner("generate", "photos")
-    assert done.status == 2
-    assert "runs/photos holds no run. Train it first: limner train photos" in done.err
-    Path("runs/photos").mkdir(parents=True)
-    Path("runs/photos/recipe.toml").write_text(dump(Recipe(data=Data(images=photos))))
-    done = limner("generate", "photos")
-    assert done.status == 2
-    assert "neither prompts nor a trigger" in done.err
+# demo, doctor ----------------------------------------------------------------------------------------------
 
 
 def test_demo_hands_its_object_on(limner, verb):

@@ -1,13 +1,14 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
 
 from limner.cli.app import app
 from limner.cli.caption import CAPTIONS
-from limner.cli.options import CONCEPT_TYPES, RECIPE, SAMPLING, recipe_options
+from limner.cli.options import CONCEPT_TYPES, RECIPE, SAMPLING, recipe_options, strengths
 from limner.recipe import Recipe
 from limner.recipe.aliases import expected, find, keys
 
@@ -84,3 +85,18 @@ def test_the_shell_completes(words, completed):
         [sys.executable, "-m", "limner"], env=environment, capture_output=True, text=True, check=False
     )
     assert ran.stdout.split() == completed, ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "strength"),
+    [
+        ("a.safetensors", "a.safetensors", 1.0),
+        ("a.safetensors:0.8", "a.safetensors", 0.8),
+        ("a.safetensors:-1", "a.safetensors", -1.0),
+        (r"C:\loras\a.safetensors", r"C:\loras\a.safetensors", 1.0),
+        (r"C:\loras\a.safetensors:0.5", r"C:\loras\a.safetensors", 0.5),
+        ("run:2:0.5", "run:2", 0.5),
+    ],
+)
+def test_a_lora_and_its_strength(text, path, strength):
+    assert strengths([text]) == {Path(path): strength}

@@ -1,3 +1,4 @@
+import errno
 import io
 import json
 import unicodedata
@@ -5,7 +6,7 @@ import unicodedata
 import pytest
 from rich.console import Console
 
-from limner.cli.show import JsonLines, Terminal, failure, result, shown
+from limner.cli.show import JsonLines, Terminal, failure, result, shown, while_open
 from limner.events import Message, ProgressMade, Saved
 from limner.reporter import PlainText, Reporter
 
@@ -88,11 +89,11 @@ def test_programs_read_a_line_of_json_for_each_event():
     stream = io.StringIO()
     write = JsonLines(stream)
     write(Message("a\nb\x1b"))
-    write(Saved(step=2, path="x"))
+    write(Saved(step=2, path="x", lora=None))
     lines = stream.getvalue().splitlines()
     assert [json.loads(line) for line in lines] == [
         {"event": "message", "text": "a\nb\x1b"},
-        {"event": "saved", "step": 2, "path": "x"},
+        {"event": "saved", "step": 2, "path": "x", "lora": None},
     ]
     assert not controls(stream.getvalue())
 
@@ -116,3 +117,17 @@ def test_the_bar_of_a_run_that_goes_on_begins_where_it_was():
     terminal(ProgressMade(label="Training", done=8, total=30, start=8, ended=True))
     assert "8/30" in stream.getvalue()
     assert "0/30" not in stream.getvalue()
+
+
+def test_a_listener_whose_terminal_is_gone_is_silent_and_harmless():
+    heard = []
+
+    def listen(event):
+        heard.append(event)
+        if len(heard) == 2:
+            raise OSError(errno.EIO, "Input/output error")
+
+    hear = while_open(listen)
+    for text in "abc":
+        hear(Message(text))
+    assert heard == [Message("a"), Message("b")]

@@ -56,3 +56,14 @@ def test_runs_are_listed(limner, folder):
 def test_a_folder_without_a_run_is_told(limner):
     done = limner("status", "nowhere")
     assert done.status == 2 and "nowhere says nothing of a run" in done.err
+
+
+def test_a_run_is_asked_for_something_by_a_file(folder, limner):
+    with started(folder):
+        done = limner("ask", folder.path, "save", "--json")
+        assert json.loads(done.out) == {"run": str(folder.path), "asked": "save"}
+        assert [path.name for path in folder.ask_path.iterdir()] == ["save"]
+        refused = limner("ask", folder.path, "dance")
+        assert refused.status == 2 and "Ask for one of export, sample, save, stop" in refused.err
+    refused = limner("ask", folder.path, "stop")
+    assert refused.status == 2 and "nobody would answer" in refused.err

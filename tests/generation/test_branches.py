@@ -11,13 +11,12 @@ from PIL import Image
 
 from limner.bases import folders
 from limner.errors import BadLora, BadRecipe
-from limner.generation.generate import generate
 from limner.generation.settings import Settings
 from limner.lora import file
 from limner.lora.factors import Factors, rename_for_model
 from limner.lora.metadata import SamplingHints
 from messages import raises
-from small import Told
+from small import Told, generated
 from tiny import save_flux
 
 
@@ -27,7 +26,7 @@ def look(path: Path) -> np.ndarray:
 
 
 def paint(target: Path, out: Path, *, base: str | None = None, settings: Settings) -> list[Path]:
-    return generate(target, base=base, prompts=["zorb: a, B!"], out=out, settings=settings, reporter=Told())
+    return generated(target, out, "zorb: a, B!", base=base, settings=settings)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +140,7 @@ def test_what_a_lora_asks_for_is_told(loras, tiny_base, tmp_path):
     file.write(asking, file.read(one).components, {"ss_sd_model_name": str(tiny_base), **hints.entries()})
     told = Told()
     settings = Settings(steps=1)
-    generate(asking, base=str(tiny_base), prompts=["a"], out=tmp_path, settings=settings, reporter=told)
+    generated(asking, tmp_path, "a", told=told, base=str(tiny_base), settings=settings)
     assert told.lines[-1] == (
         "As asking.safetensors asks for: the LoRA on the positive branch only, two.safetensors on the "
         "negative one, guidance 3."

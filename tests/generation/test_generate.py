@@ -1,19 +1,21 @@
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from limner.errors import BadBase, BadLora, BadRecipe, BadUsage
-from limner.generation.generate import generate
 from limner.generation.settings import Settings
 from limner.lora import file
 from limner.lora.factors import Factors
 from limner.recipe import toml
+from limner.recipe.prompt_file import PromptLine
 from limner.runs import train
 from messages import raises
-from small import Told, wish
+from small import Told, generated, wish
 
 QUICK = Settings(steps=2, images_per_prompt=2, seed=3)
 
@@ -41,31 +43,25 @@ def look(path: Path) -> np.ndarray:
         return np.asarray(image.convert("RGB")).copy()
 
 
-def paint(target: Path, out: Path, *, base: str | None = None, settings: Settings = QUICK) -> list[Path]:
-    return generate(target, base=base, prompts=["zorb: a, B!"], out=out, settings=settings, reporter=Told())
+def paint(target: Path, out: Path, *prompts: str, told: Told | None = None, **more: Any) -> list[Path]:
+    return generated(target, out, *(prompts or ("zorb: a, B!",)), told=told, **{"settings": QUICK, **more})
+
+
+def made_from(path: Path) -> dict[str, Any]:
+    """What the metadata of a picture say."""
+    with Image.open(path) as image:
+        return json.loads(image.text["limner"])  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_a_run_is_painted_with(trained, tmp_path):
     told = Told()
-    written = generate(
-        trained,
-        base=None,
-        prompts=["zorb", "..."],
-        out=tmp_path / "new" / "folder",
-        settings=QUICK,
-        reporter=told,
-    )
+    written = paint(trained, tmp_path / "new" / "folder", "zorb", "...", told=told)
     assert [path.name for path in written] == [
-        "00-zorb-3.png",
-        "00-zorb-4.png",
-        "01-blank-3.png",
-        "01-blank-4.png",
+        f"{prompt}-step4-strength1-seed{seed}.png" for prompt in ("zorb", "blank") for seed in (3, 4)
     ]
     assert told.counts["Painting"] == [4, 4]
     assert look(written[0]).shape == (32, 32, 3) and not np.array_equal(look(written[0]), look(written[1]))
-    again = generate(
-        trained, base=None, prompts=["zorb"], out=tmp_path / "again", settings=QUICK, reporter=told
-    )
+    again = paint(trained, tmp_path / "again", "zorb")
     assert np.array_equal(look(again[0]), look(written[0]))
 
 
@@ -92,6 +88,96 @@ def test_a_picture_is_whole_or_not_there(trained, tmp_path, monkeypatch):
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
 
 
+def test_no_picture_takes_the_place_of_another(trained, tmp_path):
+    """Names tell apart what people compare; what they do not tell apart gets a number."""
+    one = Settings(steps=1)
+    first, second, other = (
+        paint(trained, tmp_path, settings=settings)[0] for settings in (one, Settings(steps=2), one)
+    )
+    assert [path.name for path in (first, second, other)] == [
+        "zorb-a-b-step4-strength1-seed0.png",
+        "zorb-a-b-step4-strength1-seed0-2.png",
+        "zorb-a-b-step4-strength1-seed0-3.png",
+    ]
+    assert np.array_equal(look(first), look(other)) and not np.array_equal(look(first), look(second))
+    assert [made_from(path)["steps"] for path in (first, second)] == [1, 2]
+
+
+def test_strengths_seeds_and_prompts_are_laid_out_as_grids(trained, tmp_path):
+    settings = Settings(steps=1, lora_scale=(0.0, 0.5, 1.0), seed=(7, 8))
+    told = Told()
+    *paths, ones, twos = paint(trained, tmp_path, "one", "two", told=told, settings=settings)
+    assert [path.name for path in paths] == [
+        f"{prompt}-step4-strength{strength}-seed{seed}.png"
+        for prompt in ("one", "two")
+        for strength in ("0", "0.5", "1")
+        for seed in (7, 8)
+    ]
+    assert [ones.name, twos.name] == ["grid-one.png", "grid-two.png"]
+    assert told.counts["Painting"] == [12, 12]
+    assert len({look(path).tobytes() for path in paths}) == 12
+    assert made_from(paths[2])["loras"][0]["strength"] == 0.5
+
+
+def test_loras_add_up_each_at_its_strength(trained, tmp_path):
+    """The same LoRA a second time is twice its strength; at strengths that cancel out it is the base."""
+    twin = Path(shutil.copy(trained / "lora.safetensors", tmp_path / "twin.safetensors"))
+    once = Settings(steps=2)
+    (both,) = paint(trained, tmp_path / "both", settings=once, loras={twin: 1.0})
+    (twice,) = paint(trained, tmp_path / "twice", settings=Settings(steps=2, lora_scale=2.0))
+    (gone,) = paint(trained, tmp_path / "gone", settings=once, loras={twin: -1.0})
+    (base,) = paint(trained, tmp_path / "base", settings=Settings(steps=2, lora_scale=0.0))
+    (half,) = paint(trained, tmp_path / "half", settings=once, loras={twin: 0.5})
+
+    def apart(one: Path, other: Path) -> int:
+        return np.abs(look(one).astype(int) - look(other)).max()
+
+    assert apart(both, twice) <= 1 and apart(gone, base) <= 1  # rounded to 8 bits
+    assert apart(base, twice) > 2 and apart(base, half) > 2
+    assert [item["strength"] for item in made_from(half)["loras"]] == [1.0, 0.5]
+    with raises(BadUsage):
+        paint(trained, tmp_path, loras={trained: 0.5})
+
+
+def test_the_lora_of_another_run_goes_along(trained, tmp_path):
+    other = Path(shutil.copytree(trained, tmp_path / "other"))
+    (both,) = paint(trained, tmp_path / "both", settings=Settings(steps=1), loras={other: 0.25})
+    assert [item["name"] for item in made_from(both)["loras"]] == ["lora", "lora"]
+    (other / "lora.safetensors").unlink()
+    with raises(BadUsage):
+        paint(trained, tmp_path, loras={other: 0.25})
+    with raises(BadUsage):
+        paint(trained, tmp_path, loras={tmp_path / "nowhere.safetensors": 0.25})
+
+
+def test_a_negative_prompt_leads_away_where_there_is_guidance(trained, tmp_path):
+    guided = {"steps": 2, "guidance": 4.0}
+    (plain,) = paint(trained, tmp_path, settings=Settings(**guided))
+    (away,) = paint(trained, tmp_path, settings=Settings(**guided, negative_prompt="a dog"))
+    assert not np.array_equal(look(plain), look(away))
+    assert (made_from(plain)["negative_prompt"], made_from(away)["negative_prompt"]) == ("", "a dog")
+    with raises(BadUsage):
+        paint(trained, tmp_path, settings=Settings(steps=2, guidance=1.0, negative_prompt="a dog"))
+
+
+def test_a_base_without_a_negative_branch_refuses_a_negative_prompt(trained, tiny_base, tmp_path):
+    base = Path(shutil.copytree(tiny_base, tmp_path / "base"))
+    config = json.loads((base / "transformer" / "config.json").read_text())
+    (base / "transformer" / "config.json").write_text(json.dumps(config | {"guidance_embeds": True}))
+    with raises(BadUsage):
+        paint(trained, tmp_path, base=str(base), settings=Settings(negative_prompt="a dog"))
+
+
+def test_a_line_of_a_prompt_file_has_its_own_size_seed_and_steps(trained, tmp_path):
+    lines = (PromptLine("zorb", width=64, height=32, seed=9, steps=1), PromptLine("zorb"))
+    first, second = paint(trained, tmp_path, prompts=lines, settings=Settings(steps=2, seed=3))
+    assert look(first).shape == (32, 64, 3) and look(second).shape == (32, 32, 3)
+    assert [made_from(path)["seed"] for path in (first, second)] == [9, 3]
+    assert [made_from(path)["steps"] for path in (first, second)] == [1, 2]
+    with raises(BadRecipe):
+        paint(trained, tmp_path, prompts=(PromptLine("zorb", width=100),))
+
+
 def test_weight_zero_is_the_base_and_one_the_lora(trained, tiny_base, tmp_path):
     whole, none, half = (
         look(paint(trained, tmp_path / str(weight), settings=Settings(steps=2, lora_scale=weight))[0])
@@ -115,7 +201,7 @@ def test_sizes(trained, tmp_path):
 
 def test_what_is_missing_is_told(trained, tiny_base, tmp_path):
     with raises(BadUsage):
-        generate(trained, base=None, prompts=[], out=tmp_path, settings=QUICK, reporter=Told())
+        paint(trained, tmp_path, prompts=())
     with raises(BadUsage):
         paint(tmp_path / "nowhere", tmp_path)
     with raises(BadUsage):

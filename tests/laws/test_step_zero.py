@@ -141,7 +141,7 @@ def test_step_zero_is_the_base(tiny_base, photos, tmp_path):
     assert all(not factors.up.any() for adapter in components.values() for factors in adapter.values())
     from limner.generation.pipeline import pipeline
 
-    stock_base = pipeline(bare, one.resolved.source, None)
+    stock_base = pipeline(bare, one.resolved.source)
     from limner.models.family import SamplingParams
 
     options = bare.pipeline_kwargs(one.resolved.source, SamplingParams(width=32, height=32, steps=2))

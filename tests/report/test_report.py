@@ -12,7 +12,7 @@ from limner.report.report import COLUMNS, IMAGES, _chosen, write_report
 from limner.report.sheet import Column
 from limner.run_folder import RunDir
 
-EVIL = """</title></script><script>alert(1)</script><img src=x onerror="alert(2)">'"&$title ${body}"""
+EVIL = """</title></script><script>alert(1)</script><img src=x onerror="alert(2)">'"&{{ title }}{% raw %}"""
 RECIPE = """
 base = "/home/anna/models/flux"
 name = "Marmalade"
@@ -54,8 +54,8 @@ class Seen(HTMLParser):
         self.text += data
 
 
-def seen(run, **options):
-    return Seen(write_report(run, **options).read_text("utf-8"))
+def seen(run):
+    return Seen(write_report(run).read_text("utf-8"))
 
 
 def thumb(size=(60, 40)):
@@ -113,11 +113,7 @@ def whole(run):
 
 
 def test_a_whole_run_is_told_whole(whole):
-    extra = {
-        "figures": {"scores": [{"with trigger": "style", "after": 0.91}]},
-        "Environment": {"gpu": "none"},
-    }
-    page = seen(whole, extra=extra)
+    page = seen(whole)
     for words in (
         "Marmalade",
         "on flux",
@@ -140,9 +136,6 @@ def test_a_whole_run_is_told_whole(whole):
     for words in (
         "Left out (1)",
         "Too small. Use a larger one.",
-        "Figures",
-        "0.91",
-        "gpu",
         "python",
         "torch",
         "0.5 s",
@@ -216,13 +209,12 @@ def test_hostile_text_stays_text(whole):
     put(whole, "plan.json", json.dumps({EVIL: {EVIL: EVIL}}))
     whole.write_prompts([EVIL, EVIL])
     whole.log({"step": 41, "note": EVIL, "loss": 0.1, EVIL: 1})
-    page = seen(whole, extra={EVIL: {EVIL: EVIL, "t": [{EVIL: EVIL}]}})
+    page = seen(whole)
     assert not {"script", "b onerror"} & set(page.tags)
     assert not any(name.startswith("on") for name, _ in page.attributes)
     assert all(value.startswith("data:image/") for name, value in page.attributes if name == "src")
     assert page.text.count("alert(1)") > 8
-    assert "$title ${body}" in page.text  # and is not a place of the template
-    assert seen(whole, title=EVIL).tags == seen(whole, title="x").tags
+    assert "{{ title }}{% raw %}" in page.text  # and is no part of the template
 
 
 @pytest.mark.parametrize(
@@ -296,7 +288,23 @@ def test_runs_of_unequal_lengths_end_side_by_side_and_leave_no_blank_cells(run):
 
 
 def test_writing_again_replaces_it(run):
-    first = write_report(run, title="first").read_text()
-    assert "second" in write_report(run, title="second").read_text()
-    assert "first" in first
-    assert [path.name for path in run.path.iterdir()] == ["report.html"]
+    put(run, "recipe.toml", 'name = "first"')
+    first = write_report(run).read_text()
+    put(run, "recipe.toml", 'name = "second"')
+    second = write_report(run).read_text()
+    assert "first" in first and "second" in second and "first" not in second
+    assert sorted(path.name for path in run.path.iterdir()) == ["recipe.toml", "report.html"]
+
+
+def test_the_best_step_is_a_link_to_its_lora(whole):
+    """Of the LoRAs, which all stay; a full fine-tune has checkpoints alone."""
+    links = [value for name, value in seen(whole).attributes if name == "href"]
+    assert links == ["checkpoints/step-000020.safetensors"] * 2
+    for step in (20, 40):
+        put(whole, f"loras/step-{step:06d}.safetensors", "")
+    whole.checkpoint_path(20).unlink()
+    page = seen(whole)
+    assert [value for name, value in page.attributes if name == "href"] == [
+        "loras/step-000020.safetensors"
+    ] * 2
+    assert "Best LoRA" in page.text

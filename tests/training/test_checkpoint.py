@@ -285,8 +285,8 @@ def test_room_already_taken_by_old_checkpoints_counts(run, path, monkeypatch):
     require_room(run, there + 1000, 3)
     with pytest.raises(DiskFull, match="Keeping 3 checkpoints needs 1.0 kB"):
         require_room(run, there + 1001, 3)
-    with pytest.raises(DiskFull, match="Keeping 3 checkpoints and the model needs"):
-        require_room(run, there, 3, model=2**60)
+    with pytest.raises(DiskFull, match="Keeping 3 checkpoints and what is exported needs"):
+        require_room(run, there, 3, others=2**60)
 
 
 def test_the_newest_whole_one_is_found_and_the_refused_are_named(run):

@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 
 from limner.assembly.resolve import resolve
 from limner.errors import BadBase, BadCheckpoint, BadLora, BadRecipe, BadUsage, DiskFull, Stopped
-from limner.generation.generate import generate
 from limner.generation.settings import Settings
 from limner.lora import diffusers_loader, file
 from limner.lora.operations import ConvertOptions, extract
@@ -24,7 +23,7 @@ from limner.training.cache import fill_cache as fill
 from limner.training.export import OUTPUTS, about, export, exported_steps, model_steps, output_of
 from limner.training.model import TrainableModel
 from messages import raises
-from small import Told, equal, losses, weights, wish
+from small import Told, equal, generated, losses, weights, wish
 from tiny import save_sdxl
 
 
@@ -65,7 +64,7 @@ def test_the_metadata_says_what_a_person_needs_and_no_path(tiny_base, photos, tm
         str(place) in value for value in said.values() for place in (tiny_base.parent, photos, tmp_path)
     )
     assert not any("thing number" in value for value in said.values())
-    described = about(one.resolved)
+    described = about(one.resolved, 4)
     assert (described.base, described.seed, described.resolution) == ("tiny-flux", 5, (32, 32))
 
 
@@ -145,14 +144,8 @@ def test_what_the_base_s_denoiser_says_is_in_the_file_and_heard_when_painting(ti
     train(wish(tiny_sdxl, photos, train=wishes), tmp_path / "run", told)
     said = file.read(tmp_path / "run" / "lora.safetensors").metadata
     assert said["modelspec.prediction_type"] == "v" and said["ss_zero_terminal_snr"] == "True"
-    (picture,) = generate(
-        tmp_path / "run",
-        base=None,
-        prompts=["x"],
-        out=tmp_path / "pictures",
-        settings=Settings(steps=1, width=32, height=32),
-        reporter=told,
-    )
+    settings = Settings(steps=1, width=32, height=32)
+    (picture,) = generated(tmp_path / "run", tmp_path / "pictures", "x", told=told, settings=settings)
     assert picture.is_file() and "painting with prediction_type = v_prediction, rescale" in told.text
 
 
@@ -236,14 +229,11 @@ def test_stock_diffusers_opens_it_limner_paints_with_it_and_takes_a_lora_from_it
     assert float(total) == pytest.approx(sum(each.double().sum().item() for each in made.values()), rel=1e-4)
 
     settings = Settings(steps=1, width=16, height=16)
-    painted = generate(
-        run, base=None, prompts=["cat"], out=tmp_path / "p", settings=settings, reporter=Told()
-    )
+    painted = generated(run, tmp_path / "p", "cat", settings=settings)
     assert painted[0].is_file()
     for more in ({"base": str(halved)}, {"settings": Settings(steps=1, lora_scale=0.5)}):
         with raises(BadUsage):
-            given = {"base": None, "settings": settings, **more}
-            generate(run, prompts=["cat"], out=tmp_path / "p", reporter=Told(), **given)
+            generated(run, tmp_path / "p", "cat", **{"settings": settings, **more})
 
     lora = extract(halved, run / "model", 2, tmp_path / "l.safetensors", ConvertOptions(), Told())
     assert lora.modules and lora.path.is_file()

@@ -1,9 +1,11 @@
 import signal
+import threading
 
 import pytest
 
 from limner.errors import Stopped
-from limner.training.interrupt import Interrupt
+from limner.training import interrupt
+from limner.training.interrupt import HANGUPS, SIGNALS, Interrupt, closing_console, polite
 from messages import raises
 
 
@@ -69,3 +71,99 @@ def test_signals_are_heard_within_its_with_statement_alone_however_often_that_is
         with stop, stop.patient():
             assert signal.getsignal(signal.SIGINT) != before
         assert signal.getsignal(signal.SIGINT) == before
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_every_signal_that_ends_a_run_is_noted_first(number):
+    before = signal.getsignal(number)
+    with Interrupt() as stop, stop.patient():
+        signal.raise_signal(number)
+        assert stop.asked
+    assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("number", HANGUPS)
+def test_a_closed_terminal_may_be_told_twice_and_hurries_nobody(number):
+    with Interrupt() as stop, stop.patient():
+        for _ in range(3):
+            signal.raise_signal(number)
+        assert stop.asked
+    with pytest.raises(KeyboardInterrupt), polite():
+        signal.raise_signal(number)
+
+
+@pytest.mark.parametrize("number", HANGUPS)
+def test_under_nohup_a_closed_terminal_is_nothing(number):
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with polite(), Interrupt() as stop, stop.patient():
+            signal.raise_signal(number)
+            assert not stop.asked
+        assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
+class Window:
+    """A console that tests can close."""
+
+    def __init__(self):
+        self.handlers = []
+        self.answers = []
+
+    def add(self, handler):
+        self.handlers.append(handler)
+
+    def remove(self, handler):
+        self.handlers.remove(handler)
+
+    def send(self, event):
+        """As the system does: in a thread of its own, which it joins before it ends the program."""
+        (handler,) = self.handlers
+        thread = threading.Thread(target=lambda: self.answers.append(handler(event)))
+        thread.start()
+        return thread
+
+
+@pytest.mark.parametrize("event", [2, 5, 6])
+def test_a_closing_console_is_held_up_until_the_work_is_left(event):
+    window, calls = Window(), []
+    called = threading.Event()
+    with closing_console(lambda: (calls.append(event), called.set()), window):
+        thread = window.send(event)
+        assert called.wait(60)
+        assert thread.is_alive() and not window.answers
+    thread.join(60)
+    assert (calls, window.answers, window.handlers) == ([event], [True], [])
+
+
+@pytest.mark.parametrize("event", [0, 1])
+def test_ctrl_c_and_ctrl_break_are_left_to_signals(event):
+    window, calls = Window(), []
+    with closing_console(lambda: calls.append(1), window):
+        window.send(event).join(60)
+    assert (calls, window.answers) == ([], [False])
+
+
+def test_elsewhere_nothing_is_asked_of_the_system(monkeypatch):
+    monkeypatch.setattr(interrupt.sys, "platform", "linux")
+    monkeypatch.setattr(interrupt, "WindowsConsole", lambda: pytest.fail("there is none"))
+    calls = []
+    with closing_console(lambda: calls.append(1)):
+        assert not calls
+
+
+def test_a_run_hears_of_its_console_between_two_steps(monkeypatch):
+    """As of a signal: noted while patient; the window closes once the run has saved and left."""
+    window = Window()
+    monkeypatch.setattr(interrupt, "closing_console", lambda close: closing_console(close, window))
+    saved = []
+    with pytest.raises(Stopped), Interrupt() as stop, stop.patient():
+        thread = window.send(2)
+        while not stop.asked:
+            thread.join(0.01)
+        assert thread.is_alive()
+        saved.append("checkpoint")
+        raise Stopped("Saved.")
+    thread.join(60)
+    assert (saved, window.answers) == (["checkpoint"], [True])

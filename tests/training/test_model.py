@@ -8,7 +8,6 @@ from PIL import Image
 from limner.assembly.resolve import resolve
 from limner.data.order import QUANTILES
 from limner.errors import BadRecipe, BrokenGraph
-from limner.generation.generate import generate
 from limner.generation.settings import Settings
 from limner.lora import file
 from limner.lora.metadata import header_entries
@@ -18,7 +17,7 @@ from limner.training.cache import fill_cache
 from limner.training.export import about
 from limner.training.model import TrainableModel, plain
 from messages import raises
-from small import Told, equal, wish
+from small import Told, equal, generated, wish
 
 BOTH = {"text_encoders": ["text_encoder", "text_encoder_2"], "text_encoder_layers": 1}
 
@@ -190,16 +189,11 @@ def test_samples_with_the_lora_on_the_positive_branch_are_those_of_generate(
     one = moved(trainable_model(tiny_base, photos, lora=lora, sample=sample | size))
     (image,) = one.sample(1)
     path = tmp_path / "lora.safetensors"
-    file.write(path, one.adapters(), header_entries(about(one.resolved), one.adapters()))
+    file.write(path, one.adapters(), header_entries(about(one.resolved, 0), one.adapters()))
     settings = Settings(steps=2, **size)
     paths = [
-        generate(
-            path,
-            base=str(tiny_base),
-            prompts=["a thing"],
-            out=tmp_path / name,
-            settings=replace(settings, **branches),
-            reporter=Told(),
+        generated(
+            path, tmp_path / name, "a thing", base=str(tiny_base), settings=replace(settings, **branches)
         )[0]
         for name, branches in {"asked": {}, "both": {"lora_on": "both", "guidance": 3.0}}.items()
     ]

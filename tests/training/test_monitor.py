@@ -1,6 +1,16 @@
+import subprocess
+import sys
+import threading
+
+import pytest
 import torch
 
-from limner.training.monitor import SPAN, WARM, Watch, figures, peak
+from limner.errors import Stopped
+from limner.recipe.schema import Limits
+from limner.reporter import Reporter
+from limner.run_folder import RunDir
+from limner.training import monitor as module
+from limner.training.monitor import SPAN, WARM, Watch, device_lock, device_name, figures, peak
 
 GB = 10**9
 
@@ -63,3 +73,81 @@ def test_what_stands_beside_the_bar_is_loss_pace_and_memory():
     row = {"loss": 0.31, "seconds": 0.523, "bytes": round(9.6 * 2**30)}
     assert figures(row, "cuda") == "loss 0.3100, 0.52 s/step, VRAM 9.6 GB"
     assert figures(row | {"seconds": 14.7}, "cpu") == "loss 0.3100, 15 s/step, memory 9.6 GB"
+
+
+HOLDER = """
+import sys, torch
+from limner.recipe.schema import Limits
+from limner.reporter import Reporter
+from limner.run_folder import RunDir
+from limner.training.monitor import device_lock
+with device_lock(torch.device("cpu"), Limits(exclusive=True), RunDir(sys.argv[1]), Reporter()):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+ASKED = Limits(exclusive=True)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that has the device until its input ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path / "first")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_a_second_run_waits_and_says_for_whom(holder, tmp_path):
+    heard, inside = [], threading.Event()
+
+    def second():
+        with device_lock(CPU, ASKED, RunDir(tmp_path / "second"), Reporter(heard.append), interval=0.01):
+            inside.set()
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    while not heard:
+        thread.join(0.01)
+    assert not inside.wait(0.2)
+    holder.stdin.close()
+    thread.join(120)
+    assert inside.is_set()
+    assert heard[0].text == (
+        f"cpu is in use by process {holder.pid}, run {tmp_path / 'first'}. Waiting for it; "
+        "limits.exclusive=false shares it."
+    )
+
+
+def test_a_process_that_is_killed_lets_go(holder, tmp_path):
+    holder.kill()
+    holder.wait()
+    heard = []
+    with device_lock(CPU, ASKED, RunDir(tmp_path / "second"), Reporter(heard.append), interval=0.01):
+        assert not heard
+
+
+def test_waiting_can_be_ended(holder, tmp_path):
+    run = RunDir(tmp_path / "second")
+    with pytest.raises(Stopped), device_lock(CPU, ASKED, run, Reporter(stop=lambda: True), interval=0.01):
+        pytest.fail("the other process has it")
+
+
+@pytest.mark.parametrize("limits", [Limits(), Limits(exclusive=False)])
+def test_on_a_cpu_runs_do_not_wait_for_each_other(holder, tmp_path, limits):
+    heard = []
+    with device_lock(CPU, limits, RunDir(tmp_path / "second"), Reporter(heard.append)):
+        assert not heard and holder.poll() is None
+
+
+def test_a_gpu_is_told_by_what_all_processes_see_of_it(monkeypatch):
+    facts = type("Facts", (), {"uuid": "0f3a"})()
+    monkeypatch.setattr(module.torch.cuda, "get_device_properties", lambda device: facts)
+    assert device_name(torch.device("cuda", 0)) == "cuda-0f3a"
+    assert device_name(torch.device("mps")) == "mps"

@@ -210,7 +210,7 @@ def test_a_signal_saves_and_tells_how_to_go_on(tiny_base, photos, tmp_path, numb
         train(recipe, tmp_path / "run", signalling(number, at=3))
     assert signal.getsignal(number) == before
     run = RunDir(tmp_path / "run")
-    assert run.checkpoint_path(3).exists() and not run.lora_path.exists()
+    assert run.checkpoint_path(3).exists() and file.read(run.lora_path).metadata["ss_steps"] == "3"
     train(recipe, tmp_path / "run", Told())
     train(recipe, tmp_path / "whole", Told())
     assert equal(weights(tmp_path / "run", 4), weights(tmp_path / "whole", 4))
@@ -265,7 +265,7 @@ def test_a_full_disk_is_told_before_the_first_step(tiny_base, photos, tmp_path, 
     train(wish(tiny_base, photos, train={"steps": 0}), tmp_path / "other", Told())  # the cache is there
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=20_000))
-    with pytest.raises(DiskFull, match="Keeping 3 checkpoints needs"):
+    with pytest.raises(DiskFull, match="Keeping 3 checkpoints and what is exported needs"):
         train(wish(tiny_base, photos), tmp_path / "run", Told())
     assert not RunDir(tmp_path / "run").metrics_path.exists()
 

@@ -13,11 +13,14 @@ from typer.exceptions import TyperException
 
 from limner.cli import cache, check, fetch, importer, instant, plan, status
 from limner.cli.caption import caption
-from limner.cli.options import SAMPLING, Events, Json, Out, Target, example, recipe_options, taking
+from limner.cli.detach import detached
+from limner.cli.export import export
+from limner.cli.generate import generate
+from limner.cli.options import Events, Json, Out, Target, example, recipe_options, taking
 from limner.cli.session import session
 from limner.errors import BadUsage, DoesNotFit, LimnerError
 from limner.imports import swiftly
-from limner.target import RUNS, RunRequest, folder_name, overrides_from, request_for, subject_of
+from limner.target import RUNS, RunRequest, folder_name, overrides_from, request_for
 
 app = typer.Typer(
     name="limner",
@@ -82,6 +85,9 @@ def train(
     target: Target,
     out: Out = None,
     options: dict[str, Any],
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Train in the background, also when the terminal is closed.")
+    ] = False,
     as_json: Json = False,
     events: Events = False,
 ) -> None:
@@ -94,6 +100,9 @@ def train(
 
     with session(as_json=as_json, events=events) as reporter:
         request = request_for(target, overrides_from(options), out)
+        if detach:
+            detached(request.out, as_json=as_json)
+            return
         summary = api.train(request.recipe, out=request.out, on_event=reporter.on_event)
     loss = "" if math.isnan(summary.loss) else f", loss {summary.loss:.4f}"
     validation = "" if summary.validation_loss is None else f", validation loss {summary.validation_loss:.4f}"
@@ -109,44 +118,9 @@ cache.register(app)
 app.command(epilog=example('limner caption photos/ --with claude --trigger "sks cat"'))(caption)
 
 
-@app.command(epilog=example('limner generate runs/cat --prompt "[trigger] in the snow"'))
-@taking(SAMPLING)
-def generate(
-    *,
-    target: Annotated[
-        Path,
-        typer.Argument(
-            metavar="TARGET", help="A run folder, what it was trained from, or a LoRA as .safetensors file."
-        ),
-    ],
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            metavar="FOLDER",
-            help="Folder for the images. Left out: pictures/ in the run, or <LoRA>-pictures beside the file.",
-            show_default=False,
-        ),
-    ] = None,
-    options: dict[str, Any],
-    as_json: Json = False,
-    events: Events = False,
-) -> None:
-    """Generate images with a LoRA.
+app.command(epilog=example("limner export runs/cat --step best --to comfyui"))(export)
 
-    With the prompts of its recipe, or those of --prompt.
-    """
-    from limner import api
-    from limner.cli.show import result
-
-    with session(as_json=as_json, events=events) as reporter:
-        texts, strength = options.pop("prompts") or [], options.pop("lora_scale")
-        keys = {key: value for key, value in options.items() if value is not None}
-        subject_of(target, texts)  # what is wrong with it is said before torch is loaded
-        with swiftly():
-            import limner.generation.generate  # noqa: F401
-        paths = api.generate(target, texts, out=out, strength=strength, on_event=reporter.on_event, **keys)
-    result({"images": paths}, [str(path) for path in paths], as_json=as_json or events)
+app.command(epilog=example('limner generate runs/cat --prompt "[trigger] in the snow"'))(generate)
 
 
 @app.command(epilog=example("limner demo --out demo"))

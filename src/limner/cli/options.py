@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from limner.errors import BadUsage
+
 Target = Annotated[
     Path, typer.Argument(metavar="TARGET", help="A folder of images, a recipe.toml, or a run folder.")
 ]
@@ -166,9 +168,37 @@ RECIPE = (
 
 SAMPLING = (
     Option("--prompt", "prompts", list[str], "Prompt; may be repeated.", metavar="TEXT"),
+    Option(
+        "--prompt-file",
+        "prompt_file",
+        Path,
+        "Text file, a prompt per line; flags as in sd-scripts: --n --w --h --d --s --l.",
+    ),
+    Option(
+        "--step",
+        "step",
+        str,
+        "Of a run: LoRA of a training step, best or last; or several for a grid: 100,200,best.",
+        metavar="STEPS",
+    ),
+    Option("--negative-prompt", "negative_prompt", str, "What the images shall not show.", metavar="TEXT"),
     replace(BASE, help="Base model. Left out: the one that the LoRA was trained on."),
     COMPONENTS,
-    Option("--lora-scale", "lora_scale", float, "LoRA scale (strength); 0 is the base alone.", 1.0),
+    Option(
+        "--lora-scale",
+        "lora_scale",
+        str,
+        "LoRA scale (strength), or several for a grid: 0,0.5,1. 0 is the base alone.",
+        "1",
+        metavar="NUMBERS",
+    ),
+    Option(
+        "--lora",
+        "loras",
+        list[str],
+        "A further LoRA (file or run) and its strength; may be repeated.",
+        metavar="FILE[:STRENGTH]",
+    ),
     Option(
         "--lora-on",
         "lora_on",
@@ -188,11 +218,59 @@ SAMPLING = (
     Option("--images-per-prompt", "images_per_prompt", int, "Images per prompt, at seeds one apart.", 1),
     Option("--steps", "steps", int, "Inference steps. Left out: 20."),
     Option("--guidance", "guidance", float, "Guidance scale (CFG). Left out: the base's own."),
-    Option("--seed", "seed", int, "Random seed of the first image of each prompt.", 0),
+    Option(
+        "--seed",
+        "seed",
+        str,
+        "Random seed of the first image of each prompt, or several for a grid: 1,2,3.",
+        "0",
+        metavar="NUMBERS",
+    ),
     Option("--width", "width", int, "Pixels. Left out: as trained."),
     Option("--height", "height", int, "Pixels. Left out: as trained."),
 )
 """How images are generated."""
+
+
+def numbers(flag: str, text: str, kind: Callable[[str], Any]) -> Any:
+    """What an option holds that takes one number or several: ``numbers("--seed", "1,2", int) == [1, 2]``.
+
+    Raises:
+        BadUsage: It holds something else.
+    """
+    try:
+        values = [kind(part) for part in text.split(",")]
+    except ValueError:
+        raise BadUsage(f"{flag} is {text!r}; write a number, or several with commas between them.") from None
+    return values if len(values) > 1 else values[0]
+
+
+def steps_from(text: str | None) -> list[int | str]:
+    """What ``--step`` holds: ``steps_from("100,best") == [100, "best"]``.
+
+    Raises:
+        BadUsage: It holds something else.
+    """
+    steps: list[int | str] = []
+    for part in text.split(",") if text is not None else ():
+        if part not in ("best", "last") and not (part.isascii() and part.isdigit()):
+            raise BadUsage(
+                f"--step is {text!r}; write a number, best or last, or several with commas between."
+            )
+        steps.append(int(part) if part.isdigit() else part)
+    return steps
+
+
+def strengths(texts: Sequence[str]) -> dict[Path, float]:
+    """LoRAs and their strengths: ``strengths(["a.safetensors:0.8"]) == {Path("a.safetensors"): 0.8}``."""
+    scales: dict[Path, float] = {}
+    for text in texts:
+        path, colon, tail = text.rpartition(":")
+        try:
+            scales[Path(path if colon else text)] = float(tail) if colon else 1.0
+        except ValueError:  # a colon of the path, as in C:\lora.safetensors
+            scales[Path(text)] = 1.0
+    return scales
 
 
 def recipe_options(verb: str) -> tuple[Option, ...]:

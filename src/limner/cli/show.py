@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from contextlib import suppress
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -18,6 +19,9 @@ from rich.progress import Progress as Bars
 
 from limner.events import Event, Message, OnEvent, ProgressMade, plain, to_json
 from limner.reporter import PlainText, printable
+
+SILENT = "LIMNER_SILENT"
+"""Environment variable of a process in the background: its events are in train.log, and nobody watches."""
 
 
 class Terminal:
@@ -118,15 +122,31 @@ def leads() -> bool:
 
 def shown() -> OnEvent | None:
     """Bars where stderr is a terminal, plain lines elsewhere, nothing in all processes but the first."""
-    if not leads():
+    if not leads() or os.environ.get(SILENT):
         return None
     console = Console(stderr=True)
     return Terminal(console) if console.is_terminal else PlainText()
 
 
+def while_open(listen: OnEvent) -> OnEvent:
+    """The same listener, silent from the moment when its terminal is gone: no run ends for want of one."""
+    is_open = True
+
+    def hear(event: Event) -> None:
+        nonlocal is_open
+        if is_open:
+            try:
+                listen(event)
+            except OSError:
+                is_open = False
+
+    return hear
+
+
 def listener(*, events: bool) -> OnEvent | None:
     """Who hears of events: the person, and with ``events`` whoever reads stdout, in the first process."""
-    person = shown()
+    watcher = shown()
+    person = while_open(watcher) if watcher else None
     if person is None or not events:
         return person
     program = JsonLines(sys.stdout)  # as it is now: what libraries print goes elsewhere
@@ -156,6 +176,7 @@ def result(value: Any, lines: list[str], *, as_json: bool) -> None:
 def failure(kind: str, message: str, *, as_json: bool) -> None:
     """Tell an error: one line on stderr, and on stdout its JSON object when that was asked for."""
     line = printable(" ".join(message.splitlines()))
-    sys.stderr.write(f"limner: error: {line}\n")
+    with suppress(OSError):  # its terminal may be gone
+        sys.stderr.write(f"limner: error: {line}\n")
     if as_json:
         result({"error": {"kind": kind, "message": line}}, [], as_json=True)

@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
     """Add the verbs to the command line."""
     app.command()(status)
     app.command()(runs)
+    app.command()(ask)
 
 
 def status(
@@ -67,3 +68,28 @@ def line_of(run: Path, item: "RunStatus") -> str:
         parts += [f"{item.seconds_per_step:.2g} s per step"] if item.seconds_per_step else []
         parts += [f"{duration(item.seconds_left)} left"] if item.seconds_left is not None else []
     return f"{run}: {', '.join(parts)}"
+
+
+def ask(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="WHAT", help="save, export (a LoRA of the step), sample, or stop (which saves, too)."
+        ),
+    ],
+    *,
+    as_json: Json = False,
+) -> None:
+    """Ask a run for something that it does between two steps.
+
+    By a file in ask/ of the run folder, which the run removes when it is done.
+
+    Example: limner ask runs/cat stop
+    """
+    from limner.cli.show import result
+    from limner.run_folder import RunDir
+    from limner.status import Requests
+
+    Requests(RunDir(run)).send(kind)
+    result({"run": run, "asked": kind}, [f"Asked. See what it does: limner status {run}"], as_json=as_json)

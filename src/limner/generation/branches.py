@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from limner.errors import BadLora
+from limner.generation.pipeline import set_strengths
 from limner.generation.settings import Settings
 from limner.lora import diffusers_loader, file
 from limner.lora.metadata import sampling_hints
@@ -53,22 +54,17 @@ def require_branches(family: Family, source: Source, settings: Settings) -> None
         family.require_negative_pass(source, settings.guidance, option)
 
 
-def load_branches(
-    pipe: Any, scales: Mapping[str, float], settings: Settings
-) -> tuple[Mapping[str, float], Mapping[str, float]]:
-    """Load the LoRA for the negative branch, and say which adapters either branch has, at which strength.
+def negative_scales(settings: Settings, scales: Mapping[str, float], strength: float) -> dict[str, float]:
+    """The adapters that the negative branch has, and their strengths.
 
     Args:
-        pipe: The stock pipeline with all other adapters.
-        scales: Those that are on the positive branch: name -> strength.
         settings: See :class:`Settings`.
+        scales: Those that are on the positive branch: name -> strength.
+        strength: Of the LoRA that the image is made for.
     """
     if not settings.splits_branches:
-        return scales, scales
-    if settings.negative_lora is None:
-        return scales, {}
-    diffusers_loader.load(pipe, settings.negative_lora, NEGATIVE_LORA)
-    return scales, {NEGATIVE_LORA: settings.lora_scale}
+        return dict(scales)
+    return {} if settings.negative_lora is None else {NEGATIVE_LORA: strength}
 
 
 @contextmanager
@@ -84,9 +80,7 @@ def with_adapters(
         negative: The same of the negative branch.
     """
     denoiser = getattr(pipe, family.denoiser)
-    models = [model for model in pipe.components.values() if diffusers_loader.has_adapters(model)]
-    for model in models:
-        diffusers_loader.activate(model, positive)
+    set_strengths(pipe, positive)
     if positive == negative:
         yield
         return
@@ -94,6 +88,7 @@ def with_adapters(
     def select(model: nn.Module, branch: Branch) -> None:
         diffusers_loader.activate(model, positive if branch == "positive" else negative)
 
+    models = [model for model in pipe.components.values() if diffusers_loader.has_adapters(model)]
     text_encoders = [model for model in models if model is not denoiser]
     with by_branch(family.guidance, denoiser, text_encoders, select):
         yield

@@ -1,134 +1,271 @@
-"""The verb ``generate``: pictures from the exported file, loaded exactly as other tools will load it."""
+"""The verb ``generate``: pictures from exported files, loaded exactly as other tools will load them."""
 
-import re
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from limner.assembly.base import family_at, locate_base, shape_at
 from limner.assembly.trainable import trainable_of
 from limner.errors import BadLora, BadUsage
-from limner.files import atomic_write
-from limner.generation.branches import as_asked, load_branches, require_branches, with_adapters
-from limner.generation.pipeline import LORA, pipeline, refusing
-from limner.generation.settings import Settings
+from limner.generation.branches import (
+    NEGATIVE_LORA,
+    as_asked,
+    negative_scales,
+    require_branches,
+    with_adapters,
+)
+from limner.generation.grid import Cell, write_grid
+from limner.generation.image_files import ImageRecord, UsedLora, write_image
+from limner.generation.pipeline import pipeline, refusing
+from limner.generation.settings import GenerationRequest, Settings
 from limner.lora import file
 from limner.lora.file import LoraFile
+from limner.lora.metadata import without_path
 from limner.models.family import Family, SamplingParams
 from limner.models.sampling import overrides_from_metadata
 from limner.models.source import Source
 from limner.recipe import toml
+from limner.recipe.prompt_file import PromptLine
 from limner.recipe.schema import Recipe
 from limner.reporter import Reporter
-from limner.run_folder import RunDir
+from limner.run_folder import RunDir, run_of
 
 
-def generate(  # noqa: PLR0913  what a picture is made of
-    target: Path,
-    *,
-    base: str | None,
-    parts: str = "",
-    prompts: list[str],
-    out: Path,
-    settings: Settings,
-    reporter: Reporter,
-) -> list[Path]:
-    """Paint with what a run trained or a LoRA file holds: the pictures written, prompts outermost.
+@dataclass(frozen=True)
+class Trained:
+    """What a run or a file brings."""
+
+    lora: Path | None
+    """None where a whole base was trained."""
+    base: str
+    """The base that it is for, or that it is."""
+    components_from: str
+
+
+def generate(request: GenerationRequest, reporter: Reporter) -> list[Path]:
+    """Sample with what a run trained or a LoRA file holds.
+
+    Returns:
+        The pictures, prompts outermost, then steps, strengths and seeds; at last the grids, one for each
+        prompt, where several steps, strengths or seeds are compared.
+
+    Raises:
+        BadUsage: There is nothing to sample with, or an option means nothing here.
+        LimnerError: The LoRA or the base cannot be used.
+    """
+    sampler = ImageSampler(request, reporter)
+    paths: list[Path] = []
+    grids: list[Path] = []
+    with reporter.progress("Painting", sum(len(sampler.cells(line)) for line in request.prompts)) as bar:
+        for line in request.prompts:
+            cells: dict[Cell, Path] = {}
+            for cell, image, record in sampler.images(line):
+                cells[cell] = write_image(request.out, image, record)
+                bar.advance(note=cells[cell].name)
+            paths += cells.values()
+            if request.is_grid:
+                grids.append(write_grid(request.out, line.prompt, cells))
+    return [*paths, *grids]
+
+
+class ImageSampler:
+    """A base with the LoRAs of a request in it.
 
     Args:
-        target: A run folder, or a LoRA file.
-        base: The base to load it on; None for the one that the run's recipe or the file names.
-        parts: The base that lends a base in one file what it lacks; "" for the one in the run's recipe.
-        prompts: At least one.
-        out: Folder for the pictures.
-        settings: See :class:`Settings`.
-        reporter: Where progress is told.
+        request: What to sample with.
+        reporter: Is told what is odd about the files.
+
+    Raises:
+        LimnerError: See :func:`generate`.
     """
-    if not prompts:
-        raise BadUsage("There is no prompt. Give at least one with --prompt.")
-    if out.is_file():
-        raise BadUsage(f"{out} is a file. Name a folder for the pictures with --out.")
-    path, base, parts = _trained(target, base, parts)
-    if path is None:
-        settings.require_no_lora(target)
-    source = locate_base(base, reporter.line, parts)
-    family = family_at(source)
+
+    def __init__(self, request: GenerationRequest, reporter: Reporter) -> None:
+        """See the class."""
+        self.settings = request.settings
+        trained = [_trained(target, request.base, request.components_from) for target in request.targets]
+        if trained[0].lora is None:
+            self.settings.require_no_lora(request.targets[0])
+        self.source = locate_base(trained[0].base, reporter.line, trained[0].components_from)
+        self.family = family_at(self.source)
+        self._targets = [item.lora for item in trained]
+        self._further_loras = {_lora_of(path): strength for path, strength in request.loras.items()}
+        paths = dict.fromkeys(path for path in (*self._targets, *self._further_loras) if path)
+        contents = {path: file.read(path) for path in paths}
+        if path := self._targets[0]:
+            self.settings = as_asked(self.settings, path, contents[path].metadata, reporter)
+        for line in request.prompts:
+            _require_possible(self.family, self.source, _overlaid(self.settings, line))
+        self._used = {path: _used(path, content.metadata) for path, content in contents.items()}
+        self._names = {path: f"lora-{number}" for number, path in enumerate(paths)}
+        overrides = _sampler_overrides(self.family, self.source, contents, reporter)
+        loras = {name: path for path, name in self._names.items()}
+        if path := self.settings.negative_lora:
+            loras[NEGATIVE_LORA] = path
+        self.pipe = pipeline(self.family, self.source, loras, overrides)
+
+    def cells(self, line: PromptLine) -> list[Cell]:
+        """What its pictures differ in, steps outermost, seeds innermost."""
+        return [cell for _, cell in self._jobs(_overlaid(self.settings, line))]
+
+    def _jobs(self, settings: Settings) -> list[tuple[Path | None, Cell]]:
+        return [
+            (target, Cell(self._used[target].trained_steps if target else None, strength, seed))
+            for target, strength, seed in product(self._targets, settings.strengths, settings.seeds)
+        ]
+
+    def images(self, line: PromptLine) -> Iterator[tuple[Cell, Image.Image, ImageRecord]]:
+        """A picture for each of the cells."""
+        settings = _overlaid(self.settings, line)
+        side = shape_at(self.source, self.family).resolution
+        params = SamplingParams(
+            width=settings.width or side,
+            height=settings.height or side,
+            steps=settings.steps,
+            guidance=settings.guidance,
+        )
+        options = self.family.pipeline_kwargs(self.source, params)
+        if settings.negative_prompt:
+            options["negative_prompt"] = settings.negative_prompt
+        for target, cell in self._jobs(settings):
+            strengths = ({target: cell.strength} if target else {}) | self._further_loras
+            positive = {self._names[path]: scale for path, scale in strengths.items()}
+            negative = negative_scales(settings, positive, cell.strength)
+            generator = torch.Generator().manual_seed(cell.seed)
+            with refusing(self.source), with_adapters(self.pipe, self.family, positive, negative):
+                image = self.pipe(prompt=line.prompt, **options, generator=generator).images[0]
+            used = [replace(self._used[path], strength=scale) for path, scale in strengths.items()]
+            yield cell, image, self._record(line.prompt, cell.seed, image, options, used)
+
+    def _record(
+        self,
+        prompt: str,
+        seed: int,
+        image: Image.Image,
+        options: Mapping[str, Any],
+        used: Sequence[UsedLora],
+    ) -> ImageRecord:
+        scale = options.get("guidance_scale")
+        reads_scale = "true_cfg_scale" in options and options.get("negative_prompt") is None
+        negative_lora = self.settings.negative_lora
+        return ImageRecord(
+            prompt=prompt,
+            negative_prompt=options.get("negative_prompt") or "",
+            seed=seed,
+            steps=options["num_inference_steps"],
+            guidance=options.get("true_cfg_scale", scale),
+            distilled_guidance=scale if reads_scale else None,
+            width=image.width,
+            height=image.height,
+            base=without_path(self.source.name),
+            sampler=type(self.pipe.scheduler).__name__,
+            loras=tuple(used),
+            lora_on="positive" if self.settings.splits_branches else "both",
+            negative_lora=negative_lora.stem if negative_lora else None,
+        )
+
+
+def _overlaid(settings: Settings, line: PromptLine) -> Settings:
+    """The settings with what the line of a prompt file says in place of them."""
+    values = {name: value for name, value in vars(line).items() if name != "prompt" and value is not None}
+    return replace(settings, **values)
+
+
+def _require_possible(family: Family, source: Source, settings: Settings) -> None:
+    """Raise ``BadUsage`` or ``BadRecipe`` where the base cannot sample so."""
     for side, pixels in (("--width", settings.width), ("--height", settings.height)):
         family.check_side(side, pixels)
-    content = file.read(path) if path else None
-    if path and content:
-        settings = as_asked(settings, path, content.metadata, reporter)
     require_branches(family, source, settings)
-    pipe = pipeline(family, source, path, _sampler_overrides(family, source, path, content, reporter))
-    branches = load_branches(pipe, {LORA: settings.lora_scale} if path else {}, settings)
-    side = shape_at(source, family).resolution
-    params = SamplingParams(
-        width=settings.width or side,
-        height=settings.height or side,
-        steps=settings.steps,
-        guidance=settings.guidance,
-        seed=settings.seed,
+    if not settings.negative_prompt:
+        return
+    family.require_negative_pass(source, settings.guidance, "--negative-prompt")
+    params = SamplingParams(width=family.multiple, height=family.multiple, steps=1)
+    if "negative_prompt" not in family.pipeline_kwargs(source, params):
+        raise BadUsage(f"--negative-prompt: {family.pipeline} of diffusers reads none. Remove it.")
+
+
+def _used(path: Path, metadata: Mapping[str, str]) -> UsedLora:
+    """How the metadata of images name a LoRA."""
+    name, steps = metadata.get("ss_output_name", ""), metadata.get("ss_steps", "")
+    return UsedLora(
+        name=name or path.stem,
+        sha256=file.bytes_hash(path).removeprefix("0x"),
+        strength=1.0,
+        trained_steps=int(steps) if steps.isascii() and steps.isdigit() else None,
     )
-    options = family.pipeline_kwargs(source, params)
-    paths = []
-    with reporter.progress("Painting", len(prompts) * settings.images_per_prompt) as bar:
-        for number, prompt in enumerate(prompts):
-            for offset in range(settings.images_per_prompt):
-                seed = settings.seed + offset
-                generator = torch.Generator().manual_seed(seed)
-                with refusing(source), with_adapters(pipe, family, *branches):
-                    image = pipe(prompt=prompt, **options, generator=generator).images[0]
-                image_path = out / f"{number:02d}-{_slug(prompt)}-{seed}.png"
-                atomic_write(image_path, partial(image.save, format="PNG"))
-                paths.append(image_path)
-                bar.advance(note=image_path.name)
-    return paths
 
 
 def _sampler_overrides(
-    family: Family, source: Source, lora: Path | None, content: LoraFile | None, reporter: Reporter
+    family: Family, source: Source, contents: Mapping[Path, LoraFile], reporter: Reporter
 ) -> dict[str, Any]:
-    """Settings of the sampler that the LoRA was trained for and the base does not have; told in a line.
+    """Settings of the sampler that the LoRAs were trained for and the base does not have; told in a line.
 
-    So is what is odd about the file.
+    So is what is odd about the files. Of LoRAs that were trained for different samplers the first decides.
     """
-    if lora is None or content is None:
-        return {}
-    for note in (*content.notes, *content.unread):
-        reporter.line(f"{lora.name}: {note}")
-    overrides = overrides_from_metadata(family, source, content.metadata)
+    overrides_by_path: dict[Path, dict[str, Any]] = {}
+    for path, content in contents.items():
+        for note in (*content.notes, *content.unread):
+            reporter.line(f"{path.name}: {note}")
+        overrides_by_path[path] = overrides_from_metadata(family, source, content.metadata)
+    overrides = next(iter(overrides_by_path.values()), {})
     if overrides:
         words = ", ".join(f"{key} = {value}" for key, value in overrides.items())
         line = f"The LoRA was trained for another sampler than {source.name} names; painting with {words}."
         reporter.line(line)
+    for path in (path for path, item in overrides_by_path.items() if item != overrides):
+        reporter.line(
+            f"{path.name} was trained for another sampler than {next(iter(overrides_by_path)).name}."
+        )
     return overrides
 
 
-def _trained(target: Path, base: str | None, parts: str) -> tuple[Path | None, str, str]:
+def _trained(target: Path, base: str | None, parts: str) -> Trained:
     """The LoRA, if it is one, and the base that it is for, or that it is."""
     if target.is_dir():
-        run = RunDir(target)
-        recipe = toml.load(run.recipe_path) if run.recipe_path.exists() else Recipe()
-        adapters = trainable_of(recipe).freezes_base
-        weights_path = run.lora_path if adapters else run.model_path
-        if not weights_path.exists():
-            raise BadUsage(f"{target} has no {weights_path.name} yet. Finish it with: limner train {target}")
-        if not adapters:
-            if base:
-                raise BadUsage(
-                    f"{target} trained a whole base, {weights_path}; --base cannot be another. Remove it."
-                )
-            return None, str(weights_path), ""
-        return run.lora_path, base or recipe.base, parts or ("" if base else recipe.components_from)
-    if not target.exists():
-        raise BadUsage(f"{target} does not exist. Give a run folder or a LoRA file.")
-    base_name = base or file.read(target).metadata.get("ss_sd_model_name", "")
+        run, recipe = RunDir(target), _recipe_of(target)
+        if trainable_of(recipe).freezes_base:
+            lora = _lora_of(target)
+            return Trained(lora, base or recipe.base, parts or ("" if base else recipe.components_from))
+        _require_finished(run, run.model_path)
+        if base:
+            raise BadUsage(
+                f"{target} trained a whole base, {run.model_path}; --base cannot be another. Remove it."
+            )
+        return Trained(None, str(run.model_path), "")
+    lora = _lora_of(target)
+    if (run := run_of(target)) and not base:  # its recipe says where the base is, the file only its name
+        recipe = toml.load(run.recipe_path)
+        return Trained(lora, recipe.base, parts or recipe.components_from)
+    base_name = base or file.read(lora).metadata.get("ss_sd_model_name", "")
     if not base_name:
         raise BadLora(f"{target} does not say which base it was trained on. Name it with --base.")
-    return target, base_name, parts
+    return Trained(lora, base_name, parts)
 
 
-def _slug(prompt: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40] or "blank"
+def _lora_of(target: Path) -> Path:
+    """The LoRA file of a run, or the file itself."""
+    if target.is_dir():
+        run = RunDir(target)
+        if not trainable_of(_recipe_of(target)).freezes_base:
+            raise BadUsage(
+                f"{target} trained a whole base and holds no LoRA. Name a run or a file of a LoRA."
+            )
+        _require_finished(run, run.lora_path)
+        return run.lora_path
+    if not target.exists():
+        raise BadUsage(f"{target} does not exist. Give a run folder or a LoRA file.")
+    return target
+
+
+def _recipe_of(folder: Path) -> Recipe:
+    run = RunDir(folder)
+    return toml.load(run.recipe_path) if run.recipe_path.exists() else Recipe()
+
+
+def _require_finished(run: RunDir, path: Path) -> None:
+    if not path.exists():
+        raise BadUsage(f"{run.path} has no {path.name} yet. Finish it with: limner train {run.path}")

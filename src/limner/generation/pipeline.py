@@ -1,11 +1,13 @@
-"""The stock pipeline of a base with a LoRA in it, loaded exactly as other tools load it."""
+"""The stock pipeline of a base with LoRAs in it, loaded exactly as other tools load them."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import nn
 
 from limner.assembly.resolve import device_of, precision_of
 from limner.errors import BadBase, first_line
@@ -14,9 +16,6 @@ from limner.models.family import Family
 from limner.models.loading import LOAD_ERRORS, hush, skeleton
 from limner.models.sampling import sampler
 from limner.models.source import Source
-
-LORA = "lora"
-"""What its adapter is called."""
 
 
 @contextmanager
@@ -37,15 +36,15 @@ def refusing(source: Source) -> Iterator[None]:
 def pipeline(
     family: Family,
     source: Source,
-    lora: Path | None,
+    loras: Mapping[str, Path] = MappingProxyType({}),
     overrides: Mapping[str, Any] | None = None,
 ) -> Any:
-    """The stock pipeline of a base with a LoRA file in it, on the best device here.
+    """The stock pipeline of a base with LoRAs in it, each at full strength, on the best device here.
 
     Args:
         family: The family of the base.
         source: The base.
-        lora: The file; None for the base alone.
+        loras: Name of an adapter -> its file. What they do adds up.
         overrides: Settings of the sampler, over those of its config.
     """
     import diffusers
@@ -75,7 +74,22 @@ def pipeline(
         raise BadBase(f"{source.name} cannot be loaded: {first_line(error)}. {source.again}") from error
     if overrides:
         pipe.scheduler = sampler(source, overrides)
-    if lora is not None:
-        diffusers_loader.load(pipe, lora, LORA)
+    for name, path in loras.items():
+        diffusers_loader.load(pipe, path, name)
+    if loras:
+        set_strengths(pipe, dict.fromkeys(loras, 1.0))
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
+
+
+def set_strengths(pipe: Any, strengths: Mapping[str, float]) -> None:
+    """Have a pipeline sample with these adapters and no others; all its models, text encoders included.
+
+    Args:
+        pipe: From :func:`pipeline`.
+        strengths: Name of an adapter -> strength. At 0 it is left out, so that the base is what it was.
+    """
+    scales = {name: strength for name, strength in strengths.items() if strength}
+    for model in pipe.components.values():
+        if isinstance(model, nn.Module):
+            diffusers_loader.activate(model, scales)

@@ -141,12 +141,13 @@ def _same(draft: Path, flat: Mapping[str, Tensor], metadata: Mapping[str, str], 
         tensors_read[name].dtype == flat[name].dtype and torch.equal(tensors_read[name], flat[name])
         for name in flat
     )
-    if not equal or stored_metadata != metadata or _bytes_hash(draft) != metadata[HASH]:
+    if not equal or stored_metadata != metadata or bytes_hash(draft) != metadata[HASH]:
         raise BadLora("The LoRA read back is not the one that was written. Check the disk.")
     parse(tensors_read, stored_metadata, family)
 
 
-def _bytes_hash(path: Path) -> str:
+def bytes_hash(path: Path) -> str:
+    """The same hash of the bytes of a file, damaged or not."""
     with path.open("rb") as file:
         file.seek(header(path).start)
         return f"0x{hashlib.file_digest(file, 'sha256').hexdigest()}"
@@ -193,7 +194,7 @@ def read(path: Path, family: str | None = None) -> LoraFile:
     """
     path = weights_file(path)
     flat, metadata = tensors(path), header(path).metadata
-    stale = metadata.get(HASH, "0x").removeprefix("0x") not in ("", _bytes_hash(path).removeprefix("0x"))
+    stale = metadata.get(HASH, "0x").removeprefix("0x") not in ("", bytes_hash(path).removeprefix("0x"))
     try:
         content = parse(flat, metadata, family, peft_config.in_folder(path))
         notes = (*content.notes, *(STALE_HASH,) * stale, *_notes(content.components))

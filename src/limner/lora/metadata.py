@@ -18,6 +18,7 @@ from limner.errors import BadLora
 from limner.files import foreign
 from limner.lora.factors import Adapter
 from limner.models.key_map import SOFTWARE
+from limner.run_folder import CHECKPOINT_ENTRY
 
 SIZES = {"F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
 """The dtypes of LoRA factors, in safetensors' names, with their bytes."""
@@ -90,6 +91,11 @@ def header(path: Path) -> Header:
         _refuse(path, str(error))
     table = _json(path, text)
     metadata = _metadata(path, table.pop("__metadata__", {}))
+    if CHECKPOINT_ENTRY in metadata:
+        raise BadLora(
+            f"{path} is a checkpoint of a run and no LoRA. The LoRA of its step is given out by: "
+            "limner export RUN --step N"
+        )
     if not 0 < len(table) <= MOST_TENSORS:
         _refuse(path, f"it holds {len(table)} tensors, and a LoRA has 1 to {MOST_TENSORS}")
     tensors = {name: _tensor(path, name, entry) for name, entry in table.items()}

@@ -18,6 +18,7 @@ DISK = {
     "download": "download",
     "cache": "cache",
     "checkpoints": "checkpoints",
+    "loras": "LoRAs",
     "model": "trained model",
     "mapped": "memory-mapped weights",
 }

@@ -23,7 +23,7 @@ from limner.planning.devices import Device
 from limner.planning.disk import fetched_bytes, here, mapped_bytes
 from limner.planning.host import PHOTO
 from limner.planning.local_device import device_for
-from limner.planning.memory import CODES, saved_bytes
+from limner.planning.memory import CODES, MASTER, saved_bytes
 from limner.planning.profile import Profile
 from limner.planning.profile_cache import largest, opened, profile_of, shape_of
 from limner.planning.request import ProfileRequest
@@ -99,7 +99,8 @@ class PlanResult:
     def disk(self) -> dict[str, int]:
         """Bytes on disk: files to fetch, the cache, all checkpoints that are there at once.
 
-        And the trained model of a full fine-tune, and weights that lie in files because memory is short.
+        And the LoRA of each, the trained model of a full fine-tune, and weights that lie in files because
+        memory is short.
         """
         plan = self.choice.plan if self.choice else Plan()
         checkpoint_bytes = saved_bytes(
@@ -109,9 +110,16 @@ class PlanResult:
             "download": self.missing_bytes,
             "cache": self.profile.entry * self.counts.views,
             "checkpoints": self.recipe.train.checkpoints_held * checkpoint_bytes,
+            "loras": self._lora_bytes,
             "model": self.profile.download if self.request.full else 0,
             "mapped": mapped_bytes(self.profile, plan),
         }
+
+    @property
+    def _lora_bytes(self) -> int:
+        """Of the LoRA of each checkpoint, which all stay, and of the newest one once more."""
+        files = 0 if self.request.full else self.recipe.train.checkpoints_written + 1
+        return files * MASTER * self.profile.trained
 
     def down(self, used_bytes: int) -> "PlanResult":
         """The same run by a plan that needs clearly less than this one, which ran out of memory.

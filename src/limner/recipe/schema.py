@@ -312,6 +312,8 @@ class Limits(Section):
     accumulation. Unset: the whole batch. Less memory, the same result."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """auto: cuda, else mps, else cpu."""
+    exclusive: bool | None = Field(default=None, examples=[False])
+    """Wait while another run trains on the same device. Unset: on a GPU, not on a CPU."""
 
     @model_validator(mode="after")
     def _coarse_enough(self) -> Self:

@@ -18,8 +18,13 @@ OUTLIERS = 0.02
 """Share of raw points that may leave the frame at each side, so that no spike flattens the rest."""
 
 
-def curve(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The chart of the rows of ``metrics.jsonl``, or "" where there is nothing to draw."""
+def curve(rows: Sequence[Mapping[str, Any]], name: str = "frame") -> str:
+    """The chart of the rows of ``metrics.jsonl``, or "" where there is nothing to draw.
+
+    Args:
+        rows: The rows.
+        name: Tells the charts of one page apart: letters and digits.
+    """
     raw, validation = series(rows, "loss"), series(rows, "held_out")
     if len(raw) + len(validation) < 2:
         return ""
@@ -30,10 +35,10 @@ def curve(rows: Sequence[Mapping[str, Any]]) -> str:
     y = _axis(low, high, HEIGHT - BOTTOM, TOP)
     parts = [
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="Loss by step">',
-        f'<clipPath id="frame"><rect x="{LEFT}" y="{TOP - 6}" width="{WIDTH - LEFT - RIGHT + 6}" '
+        f'<clipPath id="{name}"><rect x="{LEFT}" y="{TOP - 6}" width="{WIDTH - LEFT - RIGHT + 6}" '
         f'height="{HEIGHT - TOP - BOTTOM + 6}"/></clipPath>',
         *_grid(low, high, max(steps), x, y),
-        '<g clip-path="url(#frame)">',
+        f'<g clip-path="url(#{name})">',
         _line(raw, "raw", x, y),
         _line(mean, "mean", x, y),
         _line(validation, "held", x, y),

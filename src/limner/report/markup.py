@@ -30,9 +30,13 @@ LONGEST = 20_000
 
 def escape(value: object) -> Html:
     """``value`` as text between tags or in an attribute; what HTML cannot hold becomes a question mark."""
-    text = str(value)
+    return html.escape(clean(str(value)))
+
+
+def clean(text: str) -> str:
+    """What HTML can hold of a text, of bounded length, not escaped yet."""
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
-    return html.escape(text.translate(CONTROLS).encode("utf-8", "replace").decode())
+    return text.translate(CONTROLS).encode("utf-8", "replace").decode()
 
 
 def number(value: object) -> str:

@@ -8,15 +8,16 @@ import statistics
 import tomllib
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from importlib import resources
 from pathlib import Path
-from string import Template
 from typing import Any
+
+from markupsafe import Markup
 
 from limner.errors import BadData
 from limner.files import human, real_path, write_text
 from limner.report.chart import curve, series, smooth
 from limner.report.markup import Html, data_url, escape, image, records, table, thumbnail
+from limner.report.pages import footer, render
 from limner.report.sheet import Column, columns
 from limner.run_folder import RunDir
 
@@ -33,40 +34,31 @@ LOCAL = re.compile(r"""(["'])(?:/|~/|[A-Za-z]:[/\\]+)[^"'\n]*?([^"'/\\\n]+)[/\\]
 """A path that starts at a root, as TOML writes it: what the machine is called is nobody's business."""
 
 
-def write_report(
-    run: RunDir, *, title: str | None = None, extra: Mapping[str, Mapping[str, Any]] | None = None
-) -> Path:
+def write_report(run: RunDir) -> Path:
     """Write ``report.html``: samples, curve, images, recipe, environment, as far as the run has come.
 
     Args:
         run: May be half finished, empty or damaged in part; what cannot be read is said on the page.
-        title: Headline; None = the recipe's ``name``, or that of the folder.
-        extra: Tables by headline, each ``{label: value}``; a value that is a list of mappings becomes a table
-            of its own. "environment" and "timings" are added to those of the page, others (say "figures")
-            get a section each.
 
     Returns:
         Where it is.
     """
-    page = Page(run, title, extra or {})
-    template = Template(resources.files("limner.report").joinpath("report.template.html").read_text("utf-8"))
-    write_text(run.report_path, template.substitute(page.parts()))
+    write_text(run.report_path, render("page.html", **Page(run).parts()))
     return run.report_path
 
 
 class Page:
     """What the report says, gathered once."""
 
-    def __init__(self, run: RunDir, title: str | None, extra: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(self, run: RunDir) -> None:
         self.run = run
-        self.extra = {name.lower(): rows for name, rows in extra.items()}
         self.problems: list[str] = []
         self.rows = run.metrics()
         self.text, self.recipe = self._recipe()
         self.full = self._recipe_value("train", "method") == "full"
         self.data: dict[str, Any] = self._read(run.data, {})
         self.prompts: list[str] = self._read(run.prompts, [])
-        self.title = title or str(self.recipe.get("name") or real_path(run.path).name)
+        self.title = str(self.recipe.get("name") or real_path(run.path).name)
         if gaps := run.missing_rows():
             steps = ", ".join(
                 f"{first}" if first == last else f"{first} to {last}" for first, last in gaps[:5]
@@ -76,30 +68,27 @@ class Page:
                 f"{run.metrics_path.name} has no rows of steps {steps}: they were lost, and figures and "
                 "curves leave them out. The checkpoints and the LoRA are not touched by it."
             )
+        self.best = run.best() if run.best_lora() is None else run.best_lora()
+        """Step with the least validation loss of those that can be used."""
         self.validation = series(self.rows, "held_out")
         self.losses = series(self.rows, "loss")
 
-    def parts(self) -> dict[str, str]:
+    def parts(self) -> dict[str, Any]:
         """The values of the template."""
-        builtin = ("environment", "timings")
-        tables = {name: rows for name, rows in self.extra.items() if name not in builtin}
         sections = [
             self._samples(),
             self._curve(),
-            *(_section(escape(name.capitalize()), table(rows)) for name, rows in tables.items()),
             self._images(),
             self._making(),
         ]
-        now = datetime.now()
         problems = [f'<p class="warn">{escape(text)}</p>' for text in self.problems]
         return {
-            "title": escape(self.title),
+            "title": self.title,
             "kind": "Training report" if self.full else "LoRA training report",
-            "lead": self._lead(),
-            "key": self._key(),
-            "body": "\n".join([*problems, *sections]),
-            "footer": f"Made by Limner {_version('limner')} on {now.day} {now:%B %Y, %H:%M}. "
-            "One file: it loads nothing and runs nothing.",
+            "lead": Markup(self._lead()),
+            "key": Markup(self._key()),
+            "body": Markup("\n".join([*problems, *sections])),
+            "footer": footer(),
         }
 
     def _read(self, reader: Callable[[], Any], otherwise: Any) -> Any:
@@ -179,9 +168,13 @@ class Page:
         if self.run.model_path.is_dir():
             size = sum(path.stat().st_size for path in self.run.model_path.rglob("*.safetensors"))
             facts.append(("Model", human(size), f"{self.run.model_path.name}/"))
-        cells = (
-            f"<div><dt>{n}</dt><dd>{escape(v)}<small>{escape(s)}</small></dd></div>" for n, v, s in facts
-        )
+        if self.best is not None:
+            facts.append(("Best LoRA" if self.run.step_loras() else "Best checkpoint", f"{self.best}", ""))
+        link = self._best_link("get it")
+        cells = [
+            f"<div><dt>{n}</dt><dd>{escape(v)}<small>{escape(s) if s else link}</small></dd></div>"
+            for n, v, s in facts
+        ]
         return f'<dl class="key">{"".join(cells)}</dl>'
 
     # the sections ------------------------------------------------------------------------------------------
@@ -190,10 +183,9 @@ class Page:
         samples = self.run.samples()
         if not samples:
             return ""
-        best = self.run.best()
-        visible = _chosen(columns(samples), COLUMNS, best)
+        visible = _chosen(columns(samples), COLUMNS, self.best)
         indices = sorted({index for column in visible for index in column.images})
-        cells = [f'<div class="steps">{_head(column, best)}</div>' for column in visible]
+        cells = [f'<div class="steps">{self._head(column)}</div>' for column in visible]
         for index in indices[:PROMPTS]:
             prompt = self.prompts[index] if index < len(self.prompts) else f"prompt {index}"
             cells.append(f'<div class="prompt">{escape(prompt)}</div>')
@@ -206,6 +198,21 @@ class Page:
         note += _left_out(len(indices) - PROMPTS, "prompt")
         grid = f'<div class="samples" style="--columns:{len(visible)}">{"".join(cells)}</div>'
         return _section("Samples", f'<div class="wide">{grid}</div>', note)
+
+    def _head(self, column: Column) -> Html:
+        return (
+            f"{column.name} <b>{self._best_link('best kept')}</b>"
+            if self.best in column.steps
+            else column.name
+        )
+
+    def _best_link(self, text: str) -> Html:
+        """A link to the LoRA of the best step, or to its checkpoint where a whole base is trained."""
+        if self.best is None:
+            return escape(text)
+        lora, checkpoint = self.run.step_lora_path(self.best), self.run.checkpoint_path(self.best)
+        path = (lora if lora.is_file() else checkpoint).relative_to(self.run.path)
+        return f'<a href="{escape(path.as_posix())}">{escape(text)}</a>'
 
     def _sample(self, path: Path | None, prompt: str, label: str) -> Html:
         url = data_url(path, SIDE) if path else None
@@ -252,8 +259,8 @@ class Page:
         return _section(f"Images ({len(images)})", "".join(parts))
 
     def _making(self) -> Html:
-        timings = self._timings() | dict(self.extra.get("timings", {}))
-        environment = _environment() | dict(self.extra.get("environment", {}))
+        timings = self._timings()
+        environment = _environment()
         parts = [f"<div><h3>Environment</h3>{table(environment)}</div>"]
         if timings:
             parts.append(f"<div><h3>Timings</h3>{table(timings)}</div>")
@@ -295,10 +302,6 @@ def _card(entry: Mapping[str, Any]) -> Html:
         f"<figure>{image(thumbnail(entry.get('thumb'), SIDE), name)}<figcaption><b>{escape(name)}</b>"
         f"<small>{escape(facts)}</small>{lines}</figcaption></figure>"
     )
-
-
-def _head(column: Column, best: int | None) -> Html:
-    return f"{column.name} <b>best kept</b>" if best in column.steps else column.name
 
 
 def _chosen(candidates: list[Column], limit: int, best: int | None) -> list[Column]:

@@ -24,11 +24,10 @@ from torch import Tensor
 from limner.errors import BadCheckpoint
 from limner.files import atomic_write, require_space
 from limner.nn.serialize import pack, unpack
-from limner.run_folder import RunDir
+from limner.run_folder import CHECKPOINT_ENTRY, RunDir
 
 FORMAT = 1
 """Raised when a file of this version can no longer be read by the version before it."""
-ENTRY = "limner.checkpoint"
 PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 """How files of ``torch.save`` and ``pickle`` begin."""
 REMEDY = "Delete it; a run goes on from the checkpoint before."
@@ -82,7 +81,7 @@ def save(path: Path, parts: Mapping[str, Any], facts: Mapping[str, Any]) -> int:
 
     def write(draft: Path) -> None:
         try:
-            save_file(tensors, draft, metadata={ENTRY: note})
+            save_file(tensors, draft, metadata={CHECKPOINT_ENTRY: note})
         except SafetensorError as error:
             if f"os error {errno.ENOSPC}" in str(error):  # safetensors does not raise OSError
                 raise OSError(errno.ENOSPC, str(error)) from error
@@ -158,18 +157,18 @@ def retain(run: RunDir, keep: int, saved: Path | None = None) -> list[Path]:
     return run.prune(keep, run.best(), lambda path: path == saved or whole(path))
 
 
-def require_room(run: RunDir, need: int, count: int, *, model: int = 0) -> None:
+def require_room(run: RunDir, need: int, count: int, *, others: int = 0) -> None:
     """Raise ``DiskFull`` unless the disk holds all checkpoints that a run keeps at once.
 
     Args:
         run: Checkpoints that are there already count as room.
         need: Bytes of all of them.
         count: How many they are.
-        model: Bytes that are wanted besides, for what is written at the end.
+        others: Bytes that are wanted besides, for LoRAs or a model.
     """
     have = sum(path.stat().st_size for _, path in run.checkpoints())
-    purpose = f"Keeping {count} checkpoints{' and the model' if model else ''}"
-    require_space(run.checkpoints_path, max(0, need - have) + model, purpose)
+    purpose = f"Keeping {count} checkpoints{' and what is exported' if others else ''}"
+    require_space(run.checkpoints_path, max(0, need - have) + others, purpose)
 
 
 def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -223,7 +222,7 @@ def _open(path: Path) -> tuple[dict[str, Tensor], str, str]:
                     f"{path} is a pickled file: it could run code, and stays unopened. {REMEDY}"
                 )
         with safe_open(path, "pt") as file:
-            note = (file.metadata() or {}).get(ENTRY)
+            note = (file.metadata() or {}).get(CHECKPOINT_ENTRY)
             if note is None:
                 raise ForeignCheckpoint(f"{path} is a safetensors file and no checkpoint of Limner. {REMEDY}")
             digest, body = _parse(path, note)

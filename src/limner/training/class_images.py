@@ -70,7 +70,7 @@ def _generate(base: ResolvedBase, folder: Path, sampling_params: SamplingParams,
     todo = [n for n in range(len(jobs)) if not (folder / f"{n:04d}.png").exists()]
     if not todo:
         return
-    pipe = pipeline(family, base.source, None, overrides=overrides_of(base.objective))
+    pipe = pipeline(family, base.source, overrides=overrides_of(base.objective))
     options = family.pipeline_kwargs(base.source, sampling_params)
     with reporter.progress("Painting the prior", len(todo)) as bar:
         for number in todo:

@@ -4,6 +4,7 @@ A file is read again by the rules of its tool before it counts as written. :data
 each kind of what is trained.
 """
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -15,9 +16,10 @@ from torch import Tensor
 from limner.assembly.assemble import Assembled
 from limner.assembly.resolve import Resolved
 from limner.errors import BadBase, BadLora, BadRecipe
-from limner.files import atomic_folder, require_space, write_json
+from limner.files import atomic_folder, atomic_write, require_space, write_json
 from limner.lora import diffusers_loader, file
-from limner.lora.factors import Factors
+from limner.lora.diffusers_loader import LoadReport
+from limner.lora.factors import Adapter, Factors
 from limner.lora.metadata import LoraMetadata, SamplingHints, header_entries
 from limner.lora.saving import save
 from limner.lora.tools import DIFFUSERS, encode_for, tool_named
@@ -52,6 +54,10 @@ class ModelFolder:
     def write(self, model: TrainableModel, run: RunDir, reporter: Reporter) -> Path:
         """Write the folder."""
         return export_model(model, run, reporter)
+
+    def write_step(self, model: TrainableModel, run: RunDir, step: int) -> Path | None:
+        """Nothing: it would be as large as the base, and :meth:`write` can make it of the checkpoint."""
+        return None
 
 
 def export_model(model: TrainableModel, run: RunDir, reporter: Reporter) -> Path:
@@ -142,23 +148,43 @@ def export(model: TrainableModel, run: RunDir, reporter: Reporter) -> Path:
         BadLora: A file does not hold, key by key, what was trained, or a tool could not read a part of it.
     """
     components = model.adapters()
-    header = header_entries(about(model.resolved), components) | recorded(run)
+    header = header_entries(about(model.resolved, model.recipe.train.steps), components) | recorded(run)
     pipeline = model.resolved.family.pipeline
-
-    draft = run.lora_path.with_name(".draft.safetensors")  # one that a kill leaves is overwritten next time
-    try:
-        file.write(draft, components, header)
-        if advice := diffusers_loader.verify(draft, components, pipeline).advice():
-            reporter.line(f"LoRA: {advice}")
-        draft.replace(run.lora_path)
-    finally:
-        draft.unlink(missing_ok=True)
+    if advice := _write_checked(run.lora_path, components, header, pipeline).advice():
+        reporter.line(f"LoRA: {advice}")
     for tool in model.resolved.recipe.export.for_:
         if tool != DIFFUSERS.name:
             path = run.lora_path_for(tool)
             error = save(path, components, header, torch.float32, tool_named(tool), pipeline)
             reporter.line(f"LoRA: {path.name} for {tool}, read back within {error:.1e}")
     return run.lora_path
+
+
+def export_step(model: TrainableModel, run: RunDir, step: int) -> Path:
+    """Write the LoRA after a step beside its checkpoint, checked likewise, and as the newest so far.
+
+    The last one is the newest once :func:`export` has written it with those for other tools.
+    """
+    components = model.adapters()
+    header = header_entries(about(model.resolved, step), components) | recorded(run)
+    path = run.step_lora_path(step)
+    _write_checked(path, components, header, model.resolved.family.pipeline)
+    if step < model.recipe.train.steps:
+        atomic_write(run.lora_path, lambda draft: shutil.copyfile(path, draft))
+    return path
+
+
+def _write_checked(
+    path: Path, components: Mapping[str, Adapter], header: Mapping[str, str], pipeline: str
+) -> LoadReport:
+    draft = path.with_name(".draft.safetensors")  # one that a kill leaves is overwritten next time
+    try:
+        file.write(draft, components, header)
+        report = diffusers_loader.verify(draft, components, pipeline)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return report
 
 
 class LoRAFile:
@@ -179,6 +205,10 @@ class LoRAFile:
     def write(self, model: TrainableModel, run: RunDir, reporter: Reporter) -> Path:
         """Write the files."""
         return export(model, run, reporter)
+
+    def write_step(self, model: TrainableModel, run: RunDir, step: int) -> Path | None:
+        """Write the file that stock diffusers loads."""
+        return export_step(model, run, step)
 
 
 def require_exportable(resolved: Resolved, meta: Assembled) -> None:
@@ -233,8 +263,8 @@ def exported_steps(path: Path) -> int | None:
         return None
 
 
-def about(resolved: Resolved) -> LoraMetadata:
-    """What the file says of itself: what a person needs to use it, no captions, no paths."""
+def about(resolved: Resolved, step: int) -> LoraMetadata:
+    """What the file of a step says of itself: what a person needs to use it, no captions, no paths."""
     recipe = resolved.recipe
     architecture, version = resolved.family.model_spec(resolved.source)
     prediction, dark = prediction_metadata(resolved.family, resolved.source, resolved.objective)
@@ -245,7 +275,7 @@ def about(resolved: Resolved) -> LoraMetadata:
         base_version=version,
         trigger=recipe.data.trigger,
         resolution=(resolved.resolution, resolved.resolution),
-        steps=recipe.train.steps,
+        steps=step,
         seed=recipe.seed,
         prediction=prediction,
         zero_terminal_snr=dark,
@@ -278,6 +308,10 @@ class Output(Protocol):
 
     def write(self, model: TrainableModel, run: RunDir, reporter: Reporter) -> Path:
         """Write it, and read it back before it takes its place."""
+        ...
+
+    def write_step(self, model: TrainableModel, run: RunDir, step: int) -> Path | None:
+        """Write what can be used of a step, beside its checkpoint; None where there is nothing so small."""
         ...
 
 

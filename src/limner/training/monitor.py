@@ -1,17 +1,27 @@
-"""Whether a run is what its plan said: step times and memory, watched as they come."""
+"""The device of a run: one run at a time has it; step times and memory are held against the plan."""
 
+import json
+import os
 import sys
+import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import psutil
 import torch
+from filelock import FileLock, Timeout
 
-from limner.files import human
+from limner.files import human, user_cache, write_json
 from limner.nn.memory.plan import CONTEXT
 from limner.recipe.field_types import label
+from limner.recipe.schema import Limits
+from limner.reporter import Reporter
+from limner.run_folder import RunDir
 
 WARM = 2
 """First steps that are not judged: kernels are chosen and memory is first asked for."""
@@ -114,3 +124,75 @@ def figures(row: dict[str, Any], device: str) -> str:
     """What stands beside the bar: ``figures(row, "cuda") == "loss 0.3100, 0.52 s/step, VRAM 9.6 GB"``."""
     memory = "VRAM" if device == "cuda" else "memory"
     return f"loss {row['loss']:.4f}, {row['seconds']:.2g} s/step, {memory} {label(row['bytes'])}"
+
+
+INTERVAL = 1.0
+"""Seconds between two looks."""
+
+
+@contextmanager
+def device_lock(
+    device: torch.device, limits: Limits, run: RunDir, reporter: Reporter, interval: float = INTERVAL
+) -> Iterator[None]:
+    """Have a device for one run, from before its memory is looked at until the run ends.
+
+    The operating system drops the lock with the process, so a killed run never blocks the next.
+
+    Args:
+        device: The device.
+        limits: ``exclusive`` says whether to wait; unset: for a GPU.
+        run: Who has it, for others to read.
+        reporter: Is told for whom this waits, and may end the wait.
+        interval: Seconds between two looks.
+
+    Raises:
+        Stopped: The caller wants the wait to end.
+    """
+    exclusive = device.type != "cpu" if limits.exclusive is None else limits.exclusive
+    if not exclusive:
+        yield
+        return
+    folder = user_cache("devices")
+    folder.mkdir(parents=True, exist_ok=True)
+    name = device_name(device)
+    lock, holder = FileLock(folder / f"{name}.lock"), folder / f"{name}.json"
+    if not _acquired(lock):
+        reporter.line(
+            f"{device.type} is in use{_owner(holder)}. Waiting for it; limits.exclusive=false shares it."
+        )
+        with reporter.progress(f"Waiting for {device.type}", 1) as bar:
+            while not _acquired(lock):
+                reporter.check()
+                time.sleep(interval)
+            bar.advance()
+    try:
+        write_json(holder, {"pid": os.getpid(), "run": str(run.path)})
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def device_name(device: torch.device) -> str:
+    """A name of the device that all processes of this machine agree on, whichever GPUs they can see."""
+    if device.type != "cuda":
+        return device.type
+    facts = torch.cuda.get_device_properties(device)
+    return f"cuda-{getattr(facts, 'uuid', device.index or 0)}"
+
+
+def _acquired(lock: FileLock) -> bool:
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return False
+    return True
+
+
+def _owner(holder: Path) -> str:
+    """Who has it, as far as it is known: it may have the lock and not have signed yet."""
+    try:
+        entry = json.loads(holder.read_text(encoding="utf-8"))
+        return f" by process {entry['pid']}, run {entry['run']}"
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""

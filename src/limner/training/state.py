@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -12,14 +13,16 @@ from limner.errors import BadCheckpoint, BadRecipe
 from limner.events import PlanLowered
 from limner.nn import distributed
 from limner.nn.loop import Average, Fit
-from limner.nn.optim import evaluation_mode, schedule, training_mode
+from limner.nn.memory.plan import OptimizerState
+from limner.nn.optim import evaluation_mode, optimizer, schedule, training_mode
 from limner.nn.serialize import restore
 from limner.recipe.aliases import shown
+from limner.recipe.optimizers import optimizer_of
 from limner.recipe.schema import Lora, Recipe
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
 from limner.training import checkpoint
-from limner.training.export import model_steps
+from limner.training.export import model_steps, output_of
 from limner.training.model import TrainableModel
 from limner.training.monitor import Watch
 from limner.training.oom_fallback import OomFallback, lower_plan, outcome, retry_on_oom
@@ -77,6 +80,13 @@ class TrainState:
             checkpoint.retain(self.run, self.resolved.recipe.train.keep, saved=path)
         distributed.barrier()
 
+    def export_step(self, step: int) -> Path | None:
+        """Write the LoRA after ``step`` steps, which other programs can use; None where a base is trained."""
+        if distributed.rank() != 0:
+            return None
+        with self.final_weights():
+            return output_of(self.resolved.recipe).write_step(self.model, self.run, step)
+
     def restore(self, last_checkpoint: checkpoint.LoadedCheckpoint) -> None:
         """Put back the state that :meth:`save` wrote; what the recipe says of the optimizer stays.
 
@@ -110,13 +120,43 @@ class TrainState:
         for group, options in zip(self.optimizer.param_groups, recipe_options, strict=True):
             group.update(options)
 
+    def first_lines(self, start_step: int) -> list[str]:
+        """Images, parameters, steps and what validation loss is of; the prior; where the run goes on."""
+        resolved, train_config = self.resolved, self.resolved.recipe.train
+        images = len({view.example.sha256 for view in resolved.own})
+        count = sum(p.numel() for p in self.model.parameters)
+        kind = "held out" if resolved.truly_held_out else "a fixed subset of the training images"
+        dtype = str(resolved.dtype).removeprefix("torch.")
+        epochs = train_config.steps * train_config.batch / images
+        lines = [
+            f"{images} images, {len(resolved.own)} views; {count / 1e6:.2f}M trainable parameters on "
+            f"{resolved.device.type} in {dtype}; {train_config.steps} steps of {train_config.batch} = each "
+            f"image {epochs:.1f} times; validation loss on {len(resolved.held_out)} images ({kind})."
+        ]
+        if resolved.class_views:
+            class_images = len({view.example.sha256 for view in resolved.views[-resolved.class_views :]})
+            lines.append(
+                f"Prior: {class_images} pictures keep what the base knows, {resolved.recipe.prior.batch} per "
+                f"step, weight {resolved.recipe.prior.weight:g}."
+            )
+        if start_step:
+            is_pending = start_step < train_config.steps
+            lines.append(
+                f"Going on from step {start_step}." if is_pending else f"All {start_step} steps are done."
+            )
+        return lines
+
     def require_room(self) -> None:
         """Raise ``DiskFull`` unless the disk holds the checkpoints that the recipe keeps, and the model."""
         train_config, disk = self.resolved.recipe.train, self.fallback.run_plan.disk
         if distributed.rank() == 0:
             needs_export = model_steps(self.run) != train_config.steps
             model = disk["model"] if needs_export else 0
-            checkpoint.require_room(self.run, disk["checkpoints"], train_config.checkpoints_held, model=model)
+            loras = sum(path.stat().st_size for _, path in self.run.step_loras())
+            others = model + max(0, disk["loras"] - loras)
+            checkpoint.require_room(
+                self.run, disk["checkpoints"], train_config.checkpoints_held, others=others
+            )
 
     def room_for(self, act: Callable[[], T], step: int, reporter: Reporter) -> T:
         """Do something with the final weights after a step; out of memory, step down and do it again.
@@ -185,6 +225,22 @@ class TrainState:
                 self.average.swap()
             training_mode(self.optimizer)
             self.model.publish()
+
+
+def optimizer_for(
+    resolved: Resolved, groups: list[dict[str, Any]], moments: OptimizerState
+) -> torch.optim.Optimizer:
+    """The recipe's optimizer for groups of parameters, its moments stored as the plan says."""
+    train_config = resolved.recipe.train
+    in_8_bits = optimizer_of(train_config.optimizer).in_8_bits if moments == "8bit" else ""
+    return optimizer(
+        in_8_bits or train_config.optimizer,
+        groups,
+        weight_decay=train_config.weight_decay,
+        betas=train_config.betas,
+        schedule=train_config.schedule,
+        warmup=train_config.warmup,
+    )
 
 
 def shape(resolved: Resolved) -> dict[str, Any]:

@@ -19,13 +19,11 @@ from limner.models.sampling import overrides_of, sampler
 from limner.nn import distributed
 from limner.nn.layers import quantization
 from limner.nn.loop import Average, Step, fit
-from limner.nn.memory.plan import OptimizerState, PreviousPrecision
-from limner.nn.optim import optimizer
-from limner.recipe.optimizers import optimizer_of
+from limner.nn.memory.plan import PreviousPrecision
 from limner.recipe.schema import Recipe
 from limner.reporter import Reporter, counted
 from limner.run_folder import RunDir
-from limner.status import StatusFile
+from limner.status import Requests, StatusFile, TrainLog
 from limner.training import checkpoint
 from limner.training.cache import Store, fill_cache_with_fallback, prompts_of, record
 from limner.training.checkpoint import LoadedCheckpoint
@@ -34,10 +32,10 @@ from limner.training.export import output_of
 from limner.training.initial import InitialLora, Predictor, begin_from, initial_lora
 from limner.training.interrupt import Interrupt
 from limner.training.model import TrainableModel, plain, rate
-from limner.training.monitor import figures, peak
+from limner.training.monitor import device_lock, figures, peak
 from limner.training.oom_fallback import MAX_FALLS, OomFallback, Planner, oom_fallback_of, with_smaller_plans
 from limner.training.samples import sample
-from limner.training.state import TrainState, newest
+from limner.training.state import TrainState, newest, optimizer_for
 from limner.training.track import Track, check, tracked
 
 
@@ -64,10 +62,12 @@ def running(
     """
     distributed.start()
     with run.lock() if distributed.rank() == 0 else nullcontext(), ExitStack() as stack:
-        if distributed.rank() == 0:
-            reporter = reporter.also(stack.enter_context(StatusFile(run)).hear)
         start = time.monotonic()
-        resolved, last_checkpoint, initial = _resolved(recipe, run, reporter, predictor)
+        if distributed.rank() == 0:
+            stop.also(stack.enter_context(Requests(run)).stops)
+            for listener in (TrainLog(run), StatusFile(run)):
+                reporter = reporter.also(stack.enter_context(listener).hear)
+        resolved, last_checkpoint, initial = _resolved(recipe, run, reporter, predictor, stack)
         fallback = _planned(recipe, run, last_checkpoint, reporter, planner)
         yield
         start_step = last_checkpoint.step if last_checkpoint else 0
@@ -89,7 +89,8 @@ def running(
         if distributed.rank() == 0:
             _tidy(run, last_checkpoint, recipe.train.keep, reporter)
             fallback.log_early(run, start_step)
-        _announce(resolved, state.model, start_step, reporter)
+        for line in state.first_lines(start_step):
+            reporter.line(line)
         _begin(state, start_step, reporter, stop)
         yield
         if pending_recipe:
@@ -101,7 +102,7 @@ def running(
 
 
 def _resolved(
-    recipe: Recipe, run: RunDir, reporter: Reporter, predictor: Predictor
+    recipe: Recipe, run: RunDir, reporter: Reporter, predictor: Predictor, stack: ExitStack
 ) -> tuple[Resolved, LoadedCheckpoint | None, InitialLora | None]:
     """What is trained, and what to go on or start from; what cannot work is said before a base is fetched."""
     if recipe.limits.matmul_precision == "8bit":
@@ -109,6 +110,8 @@ def _resolved(
     resolved = resolve(recipe, tell=reporter.line)
     last_checkpoint = newest(resolved, run, reporter)
     meta = _require_possible(resolved)
+    if distributed.rank() == 0:
+        stack.enter_context(device_lock(resolved.device, recipe.limits, run, reporter))
     initial = None if last_checkpoint else initial_lora(resolved, meta, reporter, predictor)
     if folder := prior(resolved.base, run, reporter):
         resolved = resolved.with_class_images(folder)
@@ -135,23 +138,8 @@ def _require_possible(resolved: Resolved) -> Assembled:
         for name in resolved.first_layers
     ]
     output_of(resolved.recipe).require_possible(resolved, meta)
-    _optimizer(resolved, groups, "fp32")
+    optimizer_for(resolved, groups, "fp32")
     return meta
-
-
-def _optimizer(
-    resolved: Resolved, groups: list[dict[str, Any]], moments: OptimizerState
-) -> torch.optim.Optimizer:
-    train_config = resolved.recipe.train
-    in_8_bits = optimizer_of(train_config.optimizer).in_8_bits if moments == "8bit" else ""
-    return optimizer(
-        in_8_bits or train_config.optimizer,
-        groups,
-        weight_decay=train_config.weight_decay,
-        betas=train_config.betas,
-        schedule=train_config.schedule,
-        warmup=train_config.warmup,
-    )
 
 
 def _done(recipe: Recipe, run: RunDir, seconds: float) -> Done:
@@ -204,7 +192,7 @@ def _train_state(
         reporter,
     )
     train_config = resolved.recipe.train
-    torch_optimizer = _optimizer(resolved, model.groups(), fallback.plan.optimizer_state)
+    torch_optimizer = optimizer_for(resolved, model.groups(), fallback.plan.optimizer_state)
     torch_optimizer.register_step_post_hook(model.publish)
     average = Average(model.parameters, train_config.ema) if train_config.ema else None
     model.dropping(enabled=True)
@@ -215,38 +203,16 @@ def _tidy(run: RunDir, last_checkpoint: LoadedCheckpoint | None, keep: int, repo
     """Forget what came after the checkpoint that is gone on from, and what a kill kept from being deleted."""
     if line_count := run.truncate(last_checkpoint.step if last_checkpoint and last_checkpoint.step else -1):
         reporter.line(f"metrics.jsonl: removed {line_count} damaged or half-written lines.")
+    run.drop_step_loras(last_checkpoint.step if last_checkpoint else 0)
     if last_checkpoint:
         checkpoint.retain(run, keep, saved=last_checkpoint.path)
 
 
-def _announce(resolved: Resolved, model: TrainableModel, start_step: int, reporter: Reporter) -> None:
-    train_config = resolved.recipe.train
-    images = len({view.example.sha256 for view in resolved.own})
-    count = sum(p.numel() for p in model.parameters)
-    kind = "held out" if resolved.truly_held_out else "a fixed subset of the training images"
-    dtype = str(resolved.dtype).removeprefix("torch.")
-    epochs = train_config.steps * train_config.batch / images
-    reporter.line(
-        f"{images} images, {len(resolved.own)} views; {count / 1e6:.2f}M trainable parameters on "
-        f"{resolved.device.type} in {dtype}; {train_config.steps} steps of {train_config.batch} = each image "
-        f"{epochs:.1f} times; validation loss on {len(resolved.held_out)} images ({kind})."
-    )
-    if resolved.class_views:
-        class_images = len({view.example.sha256 for view in resolved.views[-resolved.class_views :]})
-        reporter.line(
-            f"Prior: {class_images} pictures keep what the base knows, {resolved.recipe.prior.batch} per "
-            f"step, weight {resolved.recipe.prior.weight:g}."
-        )
-    if start_step:
-        going_on = start_step < train_config.steps
-        reporter.line(
-            f"Going on from step {start_step}." if going_on else f"All {start_step} steps are done."
-        )
-
-
 def _begin(state: TrainState, start_step: int, reporter: Reporter, stop: Interrupt) -> None:
-    """What is due before the next step: measure and paint the base, or the samples that a kill cut short."""
+    """What is due before the next step: measure and paint the base, or what a kill cut short."""
     run, recipe = state.run, state.resolved.recipe
+    if start_step and not run.step_lora_path(start_step).exists():
+        state.export_step(start_step)
     if start_step == 0:
         row = {"step": 0, "held_out": _held_out(state, 0, reporter), "time": round(time.time(), 3)}
         if distributed.rank() == 0:
@@ -288,6 +254,7 @@ def _loop(
             bar.advance(note=figures(row, state.resolved.device.type))
             _between(state, step.number, row, reporter, stop)
             track(row)
+            _answer(state, step, reporter, stop)
             try:
                 yield
             except GeneratorExit:  # who read the events has left the loop
@@ -302,6 +269,22 @@ def _loop(
             clock = time.monotonic()
 
 
+def _answer(state: TrainState, step: Step, reporter: Reporter, stop: Interrupt) -> None:
+    """Do what other programs have asked for since the step before."""
+    actions = {
+        "save": lambda: _save_once(state, step, reporter),
+        "export": lambda: state.export_step(step.number),
+        "sample": lambda: _sample(state, step.number, reporter, stop),
+    }
+    requests = Requests(state.run)
+    pending = requests.pending() if distributed.rank() == 0 else []
+    for kind, act in actions.items():
+        if distributed.any_rank(kind in pending):
+            act()
+            requests.answer(kind)
+            reporter.line(f"As asked: {kind}, at step {step.number}.")
+
+
 def _save_once(state: TrainState, step: Step, reporter: Reporter) -> None:
     if not state.run.checkpoint_path(step.number).exists():
         _save(state, step.number, {"loss": step.loss}, reporter)
@@ -309,7 +292,8 @@ def _save_once(state: TrainState, step: Step, reporter: Reporter) -> None:
 
 def _save(state: TrainState, step: int, facts: dict[str, Any], reporter: Reporter) -> None:
     state.save(step, facts)
-    reporter.event(Saved(step=step, path=state.run.checkpoint_path(step)))
+    lora = state.export_step(step)
+    reporter.event(Saved(step=step, path=state.run.checkpoint_path(step), lora=lora))
 
 
 def _step_done(row: dict[str, Any], steps: int) -> StepDone:

@@ -1,0 +1,87 @@
+import base64
+import io
+import json
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+
+from limner.report.demo_page import LessonPage, write_demo_page
+from limner.run_folder import RunDir
+
+EVIL = "<script>alert(1)</script>\"'{{ lessons }}"
+
+
+class Seen(HTMLParser):
+    """Tags, attributes and text of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.text = [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def lesson(folder, name):
+    run = RunDir(folder / name)
+    run.path.mkdir(parents=True)
+    picture = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(picture, "PNG")
+    thumb = base64.b64encode(picture.getvalue()).decode()
+    images = [{"name": f"{n}.png", "captions": [f"{name} {n}"], "thumb": thumb} for n in range(3)]
+    run.data_path.write_text(json.dumps({"images": images}))
+    for step in range(1, 9):
+        run.log({"step": step, "loss": 1 / step, "held_out": 1 / step})
+    paths = []
+    for n in range(4):
+        paths.append(folder / f"{name}-{n}.png")
+        paths[-1].write_bytes(picture.getvalue())
+    return LessonPage(
+        run=run,
+        title=f"About {name}",
+        text=f"What {name} teaches.",
+        prompts=[f"{name} boat", f"{name} fish"],
+        before=paths[:2],
+        after=paths[2:],
+        figures={"Images in the style": "0% before, 81% after"},
+    )
+
+
+@pytest.fixture
+def page(tmp_path):
+    lessons = [lesson(tmp_path, "ink"), lesson(tmp_path, EVIL.replace("/", ""))]
+    steps = [("Train your own:", 'limner train photos/ --trigger "sks cat"')]
+    path = write_demo_page(tmp_path / "report.html", lessons, lead="Two LoRAs.", next_steps=steps)
+    return Seen(path.read_text(encoding="utf-8"))
+
+
+def test_it_shows_what_was_trained_on_and_what_changed(page):
+    assert page.tags.count("img") == 2 * (3 + 2 * 2) and page.tags.count("svg") == 2
+    for words in (
+        *("Two LoRAs.", "About ink", "What ink teaches.", "The 3 training images", "ink 2", "ink fish"),
+        *("Images in the style", "0% before, 81% after", "What to do next", "Train your own:"),
+        'limner train photos/ --trigger "sks cat"',
+    ):
+        assert words in page.text
+    sources = [value for name, value in page.attributes if name == "src"]
+    assert all(value.startswith("data:image/") for value in sources)
+
+
+def test_it_links_to_the_runs_and_their_loras(page):
+    links = [value for name, value in page.attributes if name == "href"]
+    assert links[:2] == ["ink/report.html", "ink/lora.safetensors"]
+
+
+def test_it_speaks_plainly(page):
+    """No sentence of an unfinished run, no key of a figure, nothing that runs."""
+    for words in ("not there yet", "not started", "concept_of_base", "without_trigger", "step 280, 300"):
+        assert words not in page.text
+    assert "script" not in page.tags and EVIL.replace("/", "") in page.text
+    ids = [value for name, value in page.attributes if name == "id"]
+    assert len(set(ids)) == len(ids) == 2
