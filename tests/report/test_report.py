@@ -147,8 +147,9 @@ def test_a_whole_run_is_told_whole(whole):
 
 def test_nothing_is_loaded_or_run(whole):
     page = seen(whole)
-    assert not {"script", "link", "iframe", "object", "form", "a", "base"} & set(page.tags)
-    assert all(value.startswith("data:image/") for name, value in page.attributes if name in ("src", "href"))
+    assert not {"script", "link", "iframe", "object", "form", "base"} & set(page.tags)
+    assert all(value.startswith("data:image/") for name, value in page.attributes if name == "src")
+    assert all(value.startswith("checkpoints/step-") for name, value in page.attributes if name == "href")
     assert not any(name.startswith("on") for name, _ in page.attributes)
     assert any(
         name == "content" and value.startswith("default-src 'none'; ") for name, value in page.attributes
