@@ -301,34 +301,26 @@ def generate(
         keys: See :class:`SamplingKeys`.
 
     Returns:
-        The image files, prompts outermost. No file is ever overwritten. Where several steps, strengths
-        or seeds are compared, a grid for each prompt comes last.
-
-    Raises:
-        Stopped: ``stop``.
-        LimnerError: The LoRA or the base cannot be used.
+        The image files, prompts outermost, then a grid for each prompt where there is something to compare.
     """
     from limner.generation.generate import generate as images_of
     from limner.generation.settings import GenerationRequest, Settings
 
     values: dict[str, Any] = dict(keys)
-    if values.get("negative_lora") is not None:
-        values["negative_lora"] = Path(values["negative_lora"])
-    parts, file = values.pop("components_from", None), values.pop("prompt_file", None)
-    loras = values.pop("loras", {})
-    texts = [prompts] if isinstance(prompts, str) else list(prompts)
-    steps = values.pop("step", ())
-    steps = (steps,) if isinstance(steps, int | str) else tuple(steps)
+    files = {name: values.pop(name, None) for name in ("negative_lora", "prompt_file")}
+    steps, texts = values.pop("step", ()), [prompts] if isinstance(prompts, str) else prompts
+    steps = [steps] if isinstance(steps, int | str) else steps
+    paths = {name: Path(path) for name, path in files.items() if path}
     target = run.path if isinstance(run, Done) else Path(run)
-    subject = subject_of(target, texts, Path(file) if file else None, steps)
+    subject = subject_of(target, texts, paths.pop("prompt_file", None), steps)
     request = GenerationRequest(
         targets=subject.paths,
         prompts=subject.prompts,
-        out=Path(out) if out else subject.folder,
+        out=Path(out or subject.folder),
         base=base,
-        components_from=parts or "",
-        loras={Path(path): scale for path, scale in loras.items()},
-        settings=Settings(lora_scale=strength, **values),
+        components_from=values.pop("components_from", None) or "",
+        loras={Path(path): scale for path, scale in values.pop("loras", {}).items()},
+        settings=Settings(lora_scale=strength, **values, **paths),
     )
     return images_of(request, _reporter(on_event, stop))
 
