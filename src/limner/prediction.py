@@ -209,7 +209,8 @@ def predict(  # noqa: PLR0913  what is read, for what, by what
     predictor = Predictor.load(path)
     require_base(predictor, title, source, layers)
     _announce(predictor, title, len(paths), reporter)
-    images = [read_image(path, (predictor.config.side,) * 2) for path in paths]
+    side = predictor.config.side
+    images = [read_image(path, (side, side)) for path in paths]
     similarity = predictor.similarity(images[: 8 * GROUP])
     _tell_difference(similarity, reporter)
     groups = grouped(images)
