@@ -112,7 +112,8 @@ def _predicted(resolved: Resolved, meta: Assembled, reporter: Reporter, predicto
         whole, part = (sum(f.norm() ** 2 for f in some.values()) for some in (prediction.adapter, changes))
         reporter.line(
             f"{prediction.predictor}: {rest} of its {len(prediction.adapter)} layers are not in lora.targets "
-            f"and stay as they are; those that are have {100 * part / whole:.0f} % of its energy."
+            f"and stay as they are; those that are have {100 * part / whole:.0f} % of its energy. To train "
+            'them all: lora.targets = ["*"].'
         )
     return InitialLora(prediction.predictor, prediction.sha256, {resolved.family.denoiser: changes})
 
