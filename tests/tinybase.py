@@ -19,6 +19,7 @@ from limner.models.registry import family_of
 from limner.models.source import Source, locate
 from limner.nn.batch import pad_collate
 from limner.nn.layers import lora
+from limner.nn.layers.adapter import LORA, AdapterKind
 from limner.nn.rng import KeyedRng
 
 DEVICE = torch.device(os.environ.get("LIMNER_TEST_DEVICE", "cpu"))
@@ -70,14 +71,16 @@ class Base:
         made = {n: (pad_collate if n in ragged else torch.cat)([r[n] for r in rows]) for n in rows[0]}
         return {name: value.to(DEVICE) for name, value in made.items()}
 
-    def moved(self) -> nn.Module:
-        """The denoiser with a LoRA that is not zero."""
+    def moved(self, kind: AdapterKind = LORA, targets: str | tuple[str, ...] = "") -> nn.Module:
+        """The denoiser with an adapter that has moved from where it began."""
         model = self.load(self.family.denoiser)
-        names = lora.matching(model, self.family.endings(self.family.denoiser, self.case.targets))
-        lora.attach(model, names, rank=2, alpha=1, dropout=0.0, seed=1)
+        endings = self.family.endings(self.family.denoiser, targets or self.case.targets)
+        names = lora.matching(model, endings)
+        lora.attach(model, names, rank=2, alpha=1, dropout=0.0, seed=1, kind=kind)
         lora.together(model)
         for number, factor in enumerate(lora.trained(model)):
-            nn.init.normal_(factor, std=0.1, generator=torch.Generator().manual_seed(number))
+            if factor.dim() > 1:  # magnitudes stay the lengths that they are
+                nn.init.normal_(factor, std=0.1, generator=torch.Generator().manual_seed(number))
         return model
 
     def live(self, denoiser: nn.Module, values: dict[str, Tensor], places: list) -> dict[str, Tensor]:

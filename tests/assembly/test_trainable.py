@@ -67,3 +67,35 @@ def test_text_encoders_may_learn_at_a_rate_of_their_own():
     assert LoRA().learning_rate(train, text_encoder=True) == 1e-5
     assert LoRA().learning_rate(Train(learning_rate=1e-3), text_encoder=True) == 1e-3
     assert FullFineTune().learning_rate(train, text_encoder=False) == 1e-3
+
+
+def test_patterns_give_layers_ranks_and_rates_of_their_own(spec: ModelSpec):
+    config = Lora(
+        rank=2,
+        targets=("attn.to_q", "attn.to_k"),
+        ranks={"attn.to_q": 4, "text_encoder.mlp.fc1": 3},
+        rates={"attn.to_k": 0.5, "text_encoder.*": 0.25},
+        text_encoders=("text_encoder",),
+    )
+    spec = replace(spec, trainable=LoRA(config))
+    models = {name: spec.skeleton(name) for name in ("transformer", "text_encoder")}
+    layers = {name: spec.trainable.layers(spec, name, model) for name, model in models.items()}
+    assert {name.rpartition(".")[2]: rank for name, rank in layers["transformer"].items()} == {
+        "to_q": 4,
+        "to_k": 2,
+    }
+    assert {rank for name, rank in layers["text_encoder"].items() if name.endswith("fc1")} == {3}
+    assert {rank for name, rank in layers["text_encoder"].items() if not name.endswith("fc1")} == {2}
+    spec.trainable.attach(spec, models, [])
+    for name, multiplier in (("transformer", 0.5), ("text_encoder", 0.25)):
+        rates = spec.trainable.rates(spec, name, models[name])
+        named = spec.trainable.named(models[name])
+        assert rates and set(rates.values()) == {multiplier} and rates.keys() <= named.keys()
+    slow = spec.trainable.rates(spec, "transformer", models["transformer"])
+    assert all("to_k" in key for key in slow) and len(slow) == len(layers["transformer"])
+
+
+def test_a_pattern_of_ranks_that_matches_no_trained_layer_is_refused(spec: ModelSpec):
+    spec = replace(spec, trainable=LoRA(Lora(targets=("attn.to_q",), ranks={"attn.to_v": 4})))
+    with pytest.raises(BadRecipe, match="lora.ranks: none of the .* ends in 'attn.to_v'"):
+        spec.trainable.layers(spec, "transformer", spec.skeleton("transformer"))

@@ -11,6 +11,7 @@ from diffusers.training_utils import compute_snr
 from limner.errors import BadBase, BadRecipe
 from limner.models import diffusion
 from limner.models.family import Objective, SamplingParams
+from limner.models.rectified import LossForm
 from limner.models.sdxl import family
 from limner.models.source import Source
 from limner.nn.rng import KeyedRng
@@ -67,7 +68,9 @@ def test_noise_offset_adds_one_number_per_channel():
 
 def test_times_are_uniform_unless_wished_otherwise():
     times = [
-        diffusion.draw_time.bind(time_density=name).run({}, {"latent": LATENT}, DRAWS)["time"]
+        diffusion.draw_time.bind(time_density=name, noise_range=(0.0, 1.0)).run(
+            {}, {"latent": LATENT}, DRAWS
+        )["time"]
         for name in ("uniform", "logit-normal")
     ]
     assert times[0].std() > times[1].std() and all(t.min() > 0 and t.max() < 1 for t in times)
@@ -146,7 +149,7 @@ def test_an_unknown_schedule_is_told():
 def test_min_snr_weighs_the_loss_of_a_step():
     mine, _ = both()
     pred = torch.ones_like(CLEAN)
-    options = {"steps": mine, "prediction": diffusion.EPSILON}
+    options = {"steps": mine, "prediction": diffusion.EPSILON, "loss_form": LossForm()}
     plain, weighted = (
         diffusion.measure.function(pred, CLEAN, NOISE, TIME, **options, min_snr=gamma) for gamma in (0, 5.0)
     )

@@ -73,6 +73,8 @@ def test_layers_that_never_run_are_not_counted(tiny_base: Path):
 def test_endings_may_be_given():
     assert FLUX.endings("transformer", ["proj_out", "attn.to_q"]) == ("proj_out", "attn.to_q")
     assert FLUX.endings("transformer", "attention") == FLUX.targets["attention"]
+    assert FLUX.endings("transformer", ["attention", "x"]) == (*FLUX.targets["attention"], "x")
+    assert FLUX.endings("transformer", ["!*.ff.*"]) == (*FLUX.targets["all-linear"], "!*.ff.*")
 
 
 def test_unknown_targets_and_models_are_told_with_those_that_are_known():

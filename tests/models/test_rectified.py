@@ -11,7 +11,7 @@ from diffusers.training_utils import compute_density_for_timestep_sampling
 from limner.errors import BadRecipe
 from limner.models import rectified
 from limner.models.family import Objective
-from limner.models.rectified import resolution_shift, shifted
+from limner.models.rectified import LossForm, resolution_shift, shifted
 from limner.models.source import Source
 from limner.nn.rng import KeyedRng
 from messages import raises
@@ -35,11 +35,49 @@ def test_larger_images_see_more_noise(tmp_path: Path, side: int, tokens: int):
     assert seen.mean() > raw.mean()
 
 
+def loss(form: LossForm, pred: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+    """Of a velocity that is 1 everywhere."""
+    latent, noise = torch.zeros_like(pred), torch.ones_like(pred)
+    values = {"latent": latent, "noise": noise, "pred": pred, "time": time}
+    return rectified.measure.bind(loss_form=form).run({}, values)["loss"]
+
+
 def test_the_loss_is_the_error_of_the_velocity():
-    latent, noise = torch.zeros(2, 1, 2, 2), torch.ones(2, 1, 2, 2)
     pred = torch.stack([torch.ones(1, 2, 2), torch.full((1, 2, 2), 3.0)])
-    seen = rectified.measure.run({}, {"latent": latent, "noise": noise, "pred": pred})
-    assert seen["loss"].tolist() == [0.0, 4.0]
+    assert loss(LossForm(), pred, torch.tensor([0.1, 0.9])).tolist() == [0.0, 4.0]
+    assert loss(LossForm("l1"), pred, torch.tensor([0.1, 0.9])).tolist() == [0.0, 2.0]
+
+
+@pytest.mark.parametrize("kind", ["huber", "smooth_l1"])
+@pytest.mark.parametrize("schedule", ["exponential", "constant"])
+def test_pseudo_huber_is_that_of_sd_scripts(kind: str, schedule: str):
+    """library/train_util.py, conditional_loss and get_huber_threshold_if_needed."""
+    pred = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    time, c = torch.tensor([0.0, 0.4, 1.0]), 0.05
+    alpha = -math.log(c)
+    scales = [math.exp(-alpha * t) if schedule == "exponential" else c for t in time.tolist()]
+    expected = [
+        (2 * (s if kind == "huber" else 1.0) * (((p - 1) ** 2 + s**2).sqrt() - s)).mean().item()
+        for p, s in zip(pred, scales, strict=True)
+    ]
+    assert loss(LossForm(kind, c, schedule), pred, time).tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_near_zero_huber_is_the_square_and_far_out_smooth_l1_is_twice_the_amount():
+    near, far = torch.full((1, 1, 2, 2), 1.01), torch.full((1, 1, 2, 2), 1001.0)
+    huber, smooth = (LossForm(kind, 1.0, "constant") for kind in ("huber", "smooth_l1"))
+    half = torch.tensor([0.5])
+    assert loss(huber, near, half).item() == pytest.approx(1e-4, rel=1e-2)
+    assert loss(smooth, far, half).item() == pytest.approx(2000, rel=1e-2)
+
+
+def test_times_are_laid_into_the_range_of_noise_and_all_of_it_changes_no_bit(tmp_path: Path):
+    latent = torch.zeros(32, 1, 64, 64)
+    plain = times(tmp_path, latent)
+    assert torch.equal(times(tmp_path, latent, Objective(noise_range=(0.0, 1.0))), plain)
+    part = times(tmp_path, latent, Objective(noise_range=(0.25, 0.75)))
+    assert torch.allclose(part, 0.25 + 0.5 * plain)
+    assert float(part.min()) >= 0.25 and float(part.max()) <= 0.75
 
 
 def test_guidance_is_for_bases_that_have_an_input_for_it(tmp_path: Path):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from limner.errors import BadRecipe
-from limner.nn.optim import SCHEDULES, evaluation_mode, optimizer, schedule, training_mode
+from limner.nn.optim import SCHEDULES, ScheduleForm, evaluation_mode, optimizer, schedule, training_mode
 from limner.recipe.optimizers import OPTIMIZERS
 from messages import raises
 
@@ -162,6 +162,59 @@ def test_schedules() -> None:
     assert [schedule("linear", 1, 5)(s) for s in (0, 1, 3)] == [1, 1, 0.5]
     cosine = schedule("cosine", 0, 4)
     assert [cosine(s) for s in range(5)] == pytest.approx([1, 0.853553, 0.5, 0.146447, 0], abs=1e-6)
+
+
+def test_schedules_with_a_form_of_their_own_are_those_of_transformers() -> None:
+    """But for the warm-up, which rises to 1 a step sooner here."""
+    from transformers import optimization as peer
+
+    forms = {
+        "cosine_with_restarts": (
+            ScheduleForm(cycles=3),
+            lambda driver: peer.get_cosine_with_hard_restarts_schedule_with_warmup(driver, 0, 20, 3),
+        ),
+        "polynomial": (
+            ScheduleForm(power=2.0),
+            lambda driver: peer.get_polynomial_decay_schedule_with_warmup(driver, 0, 20, 0.0, 2.0),
+        ),
+        "warmup_stable_decay": (
+            ScheduleForm(decay=5),
+            lambda driver: peer.get_wsd_schedule(driver, 0, 5, num_training_steps=20),
+        ),
+    }
+    for name, (form, make) in forms.items():
+        driver = torch.optim.SGD([one()], lr=1.0)
+        theirs = make(driver)
+        ours = schedule(name, 0, 20, form)
+        for step in range(20):
+            assert ours(step) == pytest.approx(driver.param_groups[0]["lr"], abs=1e-6), (name, step)
+            driver.step()
+            theirs.step()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("torch.optim.Nothing", {}),
+        ("nopackage.Lion", {}),
+        ("math.sqrt", {}),
+        ("torch.optim.LBFGS", {}),
+        ("torch.optim.SGD", {"momentumm": 0.9}),
+        ("adamw", {"epsilon": 1e-6}),
+    ],
+)
+def test_a_class_that_cannot_be_had_or_stepped_is_refused(name: str, arguments: dict) -> None:
+    with raises(BadRecipe):
+        optimizer(name, [{"params": [one()], "lr": 0.1}], arguments=arguments)
+
+
+def test_a_class_by_its_path_gets_its_own_arguments_and_our_rates() -> None:
+    using = optimizer(
+        "torch.optim.RAdam", [{"params": [one()], "lr": 0.1}], weight_decay=0.2, arguments={"eps": 1e-5}
+    )
+    assert type(using) is torch.optim.RAdam
+    group = using.param_groups[0]
+    assert (group["lr"], group["initial_lr"], group["eps"], group["weight_decay"]) == (0.1, 0.1, 1e-5, 0.2)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

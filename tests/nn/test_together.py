@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limner.nn.layers import lora
-from limner.nn.layers.lora import LowRank, Readers
+from limner.nn.layers import adapter, lora
+from limner.nn.layers.adapter import AdapterShape, LowRank, Readers
 from limner.nn.layers.quantized_linear import freeze
 from limner.nn.memory.checkpointing import Checkpoint
 from limner.nn.parameters import get_state
@@ -62,7 +62,7 @@ def off(one: list[Tensor], other: list[Tensor]) -> float:
 
 def left(net: nn.Module) -> int:
     """Tensors that no pair came for."""
-    readers = {id(each.readers): each.readers for _, each in lora._pairs(net) if each.readers}
+    readers = {id(each.readers): each.readers for each in lora.attached(net).values() if each.readers}
     return sum(each is not None for one in readers.values() for each in (one.input, *one.outputs))
 
 
@@ -74,7 +74,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         shapes.append(tuple(weight.shape))
         return plain(x, weight, bias)
 
-    monkeypatch.setattr(lora.F, "linear", linear)
+    monkeypatch.setattr(adapter.F, "linear", linear)
     return shapes
 
 
@@ -108,7 +108,7 @@ def test_pairs_that_are_given_another_tensor_are_right_all_the_same():
 def test_ranks_may_differ():
     torch.manual_seed(0)
     x = torch.randn(2, TOKENS, WIDTH)
-    pairs = [LowRank(nn.Linear(WIDTH, WIDTH), rank, 0.5, nn.Identity()) for rank in (2, 5, 1)]
+    pairs = [LowRank(nn.Linear(WIDTH, WIDTH), AdapterShape(rank, 0.5), nn.Identity()) for rank in (2, 5, 1)]
     for pair in pairs:
         for factor in (pair.down, pair.up):
             nn.init.normal_(factor)

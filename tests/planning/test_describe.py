@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from blueprints import flux
@@ -6,6 +8,7 @@ from limner.planning import local_device, profile_cache
 from limner.planning.describe import count, duration, lines
 from limner.planning.local_device import LocalGpu
 from limner.planning.planner import plan
+from limner.planning.profile import TargetGroup
 from limner.recipe.schema import Recipe
 from limner.recipe.toml import change
 from limner.reporter import Reporter
@@ -123,3 +126,17 @@ def test_durations_are_told_in_the_unit_that_people_use():
 def test_parameters_are_counted_in_thousands_millions_and_billions():
     numbers = (65_372_160, 11_901_408_320, 999_999, 4_200, 17)
     assert [count(number) for number in numbers] == ["65.4M", "11.9B", "1M", "4.2K", "17"]
+
+
+def test_the_layers_that_are_trained_are_told_with_their_numbers(monkeypatch):
+    groups = (
+        TargetGroup(
+            component="transformer", layers="blocks.0-3.attn.to_q", count=4, rank=16, trained=1_870_000
+        ),
+        TargetGroup(component="text_encoder", layers="encoder.layers.0.fc1", count=1, rank=8, trained=900),
+    )
+    traced = replace(flux(1024, doubles=4, singles=6), targets=groups)
+    monkeypatch.setattr(profile_cache, "_traced", lambda asked: traced)
+    text = told("24GB", lora__kind="lokr")
+    assert "Trained layers of transformer: 4, lokr\n  blocks.0-3.attn.to_q    4 x rank 16" in text
+    assert "1.87M" in text and "Trained layers of text_encoder: 1, lokr" in text

@@ -40,6 +40,15 @@ READ = {
         ("use_8bit_adam", False, "train.optimizer", "adamw"),
         ("adam_weight_decay", 0.01, "train.weight_decay", 0.01),
         ("max_grad_norm", 0.5, "train.clip", 0.5),
+        ("algo", "LoKr", "lora.kind", "lokr"),
+        ("loss_type", "l2", "train.loss", "mse"),
+        ("optimizer_args", ["eps=1e-6", "d=True"], "train.optimizer_args", {"eps": 1e-6, "d": True}),
+        ("rank_pattern", {"to_q": 8}, "lora.ranks", {"to_q": 8}),
+        ("lr_scheduler", "cosine_with_restarts", "train.schedule", "cosine_with_restarts"),
+        ("network.type", "lokr", "lora.kind", "lokr"),
+        ("peft_type", "LOHA", "lora.kind", "loha"),
+        ("use_dora", True, "lora.kind", "dora"),
+        ("lora_decompose", False, "lora.kind", "lora"),
         ("report_to", "wandb", "track.with", ("wandb",)),
         ("report_to", "none", "track.with", ()),
         ("rank", 8, "lora.rank", 8),
@@ -195,11 +204,9 @@ ANSWERED = [
     ("model_type", "train.method"),
     ("masked_training", "no masks"),
     ("warmup_ratio", "ratio x train.steps"),
-    ("use_dora", "no such setting"),
     ("clip_skip", "no such setting"),
     ("network_module", "no such setting"),
     ("adam_epsilon", "no such setting"),
-    ("train.loss_type", "no such setting"),
 ]
 
 
@@ -271,7 +278,7 @@ def test_an_unknown_key_names_the_nearest(table, message):
 
 def test_a_table_is_no_key():
     with pytest.raises(
-        BadRecipe, match=r"key lora\. \[lora\] is a table. Name a key in it, such as lora.rank"
+        BadRecipe, match=r"key lora\. \[lora\] is a table. Name a key in it, such as lora.kind"
     ):
         override(Recipe(), ["lora=4"])
 

@@ -26,7 +26,7 @@ from limner.recipe.aliases import expected, keys, shown, tables
         (
             {"train": {"optimizer": "adamm"}},
             'train.optimizer is "adamm"; it must be one of adamw, adamw8bit, pagedadamw8bit, adafactor, '
-            'prodigy, schedulefree. Did you mean "adamw"?',
+            'prodigy, schedulefree or a class by its dotted path ("package.Class"). Did you mean "adamw"?',
         ),
         (
             {"track": {"with": ["wandbb"]}},

@@ -59,7 +59,9 @@ def test_one_that_is_added_to_the_table_alone_is_planned_and_trains(
     monkeypatch.setitem(OPTIMIZERS, "radam", RADAM)
     recipe = wish(tiny_base, photos, train={"optimizer": "radam"})
     assert toml.parse(toml.dump(recipe)) == recipe
-    assert "radam" in Recipe.model_json_schema()["$defs"]["Train"]["properties"]["optimizer"]["enum"]
+    assert (
+        "radam" in Recipe.model_json_schema()["$defs"]["Train"]["properties"]["optimizer"]["anyOf"][0]["enum"]
+    )
     planned = plan(recipe, Told(), card="RTX 4090")
     assert planned.choice and planned.choice.needs["train"].causes["optimizer"] > 0
     whole = train(recipe, tmp_path / "run", Told())

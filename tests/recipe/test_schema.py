@@ -39,6 +39,11 @@ def test_every_field_says_what_it_means():
 @pytest.mark.parametrize(
     ("table", "message"),
     [
+        ({"lora": {"factor": 8}}, r'lora\.factor is 8, which only a LoKr has, .* lora\.kind = "lokr"'),
+        (
+            {"lora": {"kind": "dora", "full_matrix": True}},
+            r"lora\.full_matrix is True, which only a LoKr has",
+        ),
         (
             {"lora": {"text_encoder_layers": 2}},
             r"text_encoder_layers is 2, but no text encoder .* Set lora\.text_encoders",

@@ -33,7 +33,13 @@ def test_answers_are_whole_sentences():
 def test_words_of_ours_stay_as_they_are(key):
     ours = {
         "train.optimizer": ["adamw", "adamw8bit", "pagedadamw8bit", "adafactor", "prodigy", "schedulefree"],
-        "train.schedule": ["constant", "cosine", "linear"],
+        "train.schedule": [
+            *("constant", "cosine", "linear"),
+            *("cosine_with_restarts", "polynomial", "warmup_stable_decay"),
+        ],
+        "train.optimizer_args": [{"eps": 1e-6}],
+        "train.loss": ["mse", "l1", "huber", "smooth_l1"],
+        "lora.kind": ["lora", "loha", "lokr", "dora"],
         "train.time_density": ["auto", "logit-normal", "uniform", "sigmoid"],
         "train.prediction": ["auto", "epsilon", "v"],
         "train.method": ["lora", "full"],

@@ -73,9 +73,13 @@ def test_every_unset_key_has_an_example_that_can_be_uncommented():
     for path in unset:
         line = f"# {path.rpartition('.')[2]} = {write(example(path))}"
         assert line in lines
-    encoders = {"lora.text_encoders": ["text_encoder"]}
+    needs = {
+        "lora.text_encoders": ["text_encoder"],
+        "lora.kind": "lokr",
+        "train.schedule": "warmup_stable_decay",
+    }
     for path in unset:
-        assert get(change(Recipe(), {**encoders, path: example(path)}), path) is not None
+        assert get(change(Recipe(), {**needs, path: example(path)}), path) is not None
 
 
 def test_the_commented_file_explains_and_cites():

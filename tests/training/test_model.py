@@ -294,3 +294,13 @@ def test_products_in_8_bits_keep_the_direction_of_the_gradient(tiny_base, photos
         assert float(torch.nn.functional.cosine_similarity(mine, flat[0], dim=0)) >= 0.99
     with raises(BrokenGraph):
         TrainableModel(resolved, store, full).follow(ways[1])
+
+
+def test_groups_have_the_multipliers_of_their_layers(tiny_base, photos):
+    one = trainable_model(tiny_base, photos, lora={"rates": {"attn.to_k": 0.5, "*.ff.*": 2.0}})
+    groups = one.groups()
+    assert sorted({group["lr"] for group in groups}) == [0.5e-2, 1e-2, 2e-2]
+    assert sum(len(group["params"]) for group in groups) == len(one.parameters)
+    slow = next(group["params"] for group in groups if group["lr"] == 0.5e-2)
+    keys = {id(weight): name for name, weight in one.assembly.named()["transformer"].items()}
+    assert slow and all("attn.to_k" in keys[id(weight)] for weight in slow)

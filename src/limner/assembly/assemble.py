@@ -78,6 +78,14 @@ class Trainable(Protocol):
         """What is trained of a model, by the names of checkpoints, in a fixed order."""
         ...
 
+    def rates(self, spec: "ModelSpec", name: str, model: nn.Module) -> Mapping[str, float]:
+        """Multipliers of the learning rate, by the names of checkpoints; 1 where there is none.
+
+        Raises:
+            BadRecipe: A pattern matches nothing that is trained.
+        """
+        ...
+
     def set_dropout(self, model: nn.Module, *, enabled: bool) -> None:
         """Switch the dropout of what was attached."""
         ...

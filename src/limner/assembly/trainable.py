@@ -1,4 +1,4 @@
-"""The kinds of what is trained: low-rank adapters on frozen weights, or every weight of the denoiser.
+"""What is trained: adapters of some kind on frozen weights, or every weight of the denoiser.
 
 A further kind is one class with the methods of ``assembly.assemble.Trainable``, a line in
 :func:`trainable_of` and one in ``training.export``.
@@ -16,13 +16,15 @@ from limner.models.family import Family
 from limner.models.source import Source
 from limner.nn import parameters
 from limner.nn.layers import lora
+from limner.nn.layers.lora import kind_of
 from limner.nn.rng import Places, seed_of
+from limner.recipe.field_types import PatternTable
 from limner.recipe.schema import Lora, Recipe, Train
 
 
 @dataclass(frozen=True)
 class LoRA:
-    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) on the denoiser and on text encoders."""
+    """Adapters on the denoiser and on text encoders, of the kind that ``nn.layers.kinds`` has."""
 
     config: Lora = field(default_factory=Lora)
     seed: int = 0
@@ -33,7 +35,7 @@ class LoRA:
     @property
     def sparse(self) -> bool:
         """Whether the recipe lists layers by name: they may stand in some blocks and not in others."""
-        return not isinstance(self.config.targets, str)
+        return not isinstance(self.config.targets, str) or bool(self.config.ranks)
 
     def first_layers(self, family: Family, source: Source) -> dict[str, int]:
         """The denoiser as a whole, and the last layers of text encoders. See ``Trainable``."""
@@ -62,25 +64,52 @@ class LoRA:
         layer_count = family.depth(spec.source, name) if path else None
         names = lora.matching(model, endings, layers=path, since=spec.first_layers[name], until=layer_count)
         kernels = self.config.conv_rank if name == family.denoiser else None
-        return lora.ranks(model, names, self.config.rank, kernels)
+        layer_ranks = lora.ranks(model, names, self.config.rank, kernels)
+        own_ranks = lora.by_pattern(names, self._table(family, name, "ranks"), "lora.ranks")
+        return layer_ranks | {layer: int(rank) for layer, rank in own_ranks.items()}
+
+    def _table(self, family: Family, name: str, key: str) -> dict[str, float]:
+        """The patterns of a table that are for a model: those of a text encoder begin with its name."""
+        table: PatternTable = getattr(self.config, key)
+        starts = {encoder: f"{encoder}." for encoder in self.config.text_encoders}
+        if name != family.denoiser:
+            start = starts[name]
+            return {
+                text.removeprefix(start): value for text, value in table.items() if text.startswith(start)
+            }
+        return {text: value for text, value in table.items() if not text.startswith(tuple(starts.values()))}
+
+    def rates(self, spec: ModelSpec, name: str, model: nn.Module) -> dict[str, float]:
+        """The multipliers of ``lora.rates``. See ``Trainable``."""
+        adapters = lora.attached(model)
+        multipliers = lora.by_pattern(adapters, self._table(spec.family, name, "rates"), "lora.rates")
+        return {
+            f"{layer}.{adapters[layer].names[factor].saved}": multiplier
+            for layer, multiplier in multipliers.items()
+            for factor in adapters[layer].factors()
+        }
 
     def attach(self, spec: ModelSpec, models: Mapping[str, nn.Module], sample_keys: Places) -> None:
-        """Put a pair of factors beside each of :meth:`layers`; step 0 is the base. See ``Trainable``."""
+        """Put an adapter on each of :meth:`layers`; step 0 is the base. See ``Trainable``."""
+        config = self.config
+        kind = kind_of(config.kind, factor=config.factor, full_matrix=config.full_matrix)
         for name in spec.first_layers:
             lora.attach(
                 models[name],
                 self.layers(spec, name, models[name]),
-                rank=self.config.rank,
-                alpha=self.config.alpha or self.config.rank,
-                dropout=self.config.dropout,
+                rank=config.rank,
+                alpha=config.alpha or config.rank,
+                dropout=config.dropout,
                 seed=seed_of(self.seed, "lora", name),
                 places=sample_keys,
+                kind=kind,
             )
+            self.rates(spec, name, models[name])  # a pattern that matches nothing is said now
             if spec.kind == "cuda":  # it saves launches, of which a CPU has none
                 lora.together(models[name])
 
     def named(self, model: nn.Module) -> dict[str, nn.Parameter]:
-        """The factors, by peft's names."""
+        """The factors, by peft's and LyCORIS' names."""
         return lora.named(model)
 
     def set_dropout(self, model: nn.Module, *, enabled: bool) -> None:
@@ -132,6 +161,11 @@ class FullFineTune:
     def named(self, model: nn.Module) -> dict[str, nn.Parameter]:
         """The weights, by their names in the files of the model."""
         return parameters.named(model)
+
+    def rates(self, spec: ModelSpec, name: str, model: nn.Module) -> dict[str, float]:
+        """None: one rate for all weights."""
+        del spec, name, model
+        return {}
 
     def set_dropout(self, model: nn.Module, *, enabled: bool) -> None:
         """Nothing: no adapter is there, and the model's own dropout stays off."""

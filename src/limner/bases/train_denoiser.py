@@ -25,6 +25,7 @@ from limner.bases.latents import build_set
 from limner.files import write_json
 from limner.graph.unit import Split, run, split
 from limner.models.flux.family import FAMILY
+from limner.models.rectified import LossForm
 from limner.nn.loop import Average, Fit, fit
 from limner.nn.rng import DeviceRng, KeyedRng
 
@@ -40,6 +41,8 @@ CONSTANTS: Mapping[str, Any] = {
     "time_shift": 1.0,
     "shift_range": (),
     "guidance": None,
+    "noise_range": (0.0, 1.0),
+    "loss_form": LossForm(),
 }
 """Uniform in time: a logit-normal seldom draws much noise, and there the base chose the wrong hand."""
 

@@ -80,10 +80,6 @@ def require_float32(*tensors: Tensor) -> None:
         raise BadLora(f"Factors are {names}; convert them to float32 first.")
 
 
-Adapter = Mapping[str, Factors]
-"""Module name, as diffusers or transformers has it, to its factors."""
-
-
 Value = TypeVar("Value")
 
 

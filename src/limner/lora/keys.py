@@ -297,7 +297,8 @@ def encode(change: WeightDelta, *, peft: bool, norms: Axis | None = None) -> dic
             tensors = {}
             for name, side in (("lokr_w1", change.w1), ("lokr_w2", change.w2)):
                 tensors |= {name: side[0]} if len(side) == 1 else {f"{name}_a": side[0], f"{name}_b": side[1]}
-            return tensors if peft or change.dim is None else tensors | {"alpha": _number(change.dim)}
+            # of two whole matrices alpha means nothing, but LyCORIS' own reader asks for one
+            return tensors if peft else tensors | {"alpha": _number(change.dim or 1)}
 
 
 def _magnitude(change: Dora, norms: Axis) -> dict[str, Tensor]:

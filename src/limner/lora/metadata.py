@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from limner.errors import BadLora
 from limner.files import foreign
-from limner.lora.factors import Adapter
+from limner.lora.adapters import WeightDelta, kind
 from limner.models.key_map import SOFTWARE
 from limner.run_folder import CHECKPOINT_ENTRY
 
@@ -257,14 +257,12 @@ class LoraMetadata:
     """ISO 8601; now, when empty."""
 
 
-def header_entries(info: LoraMetadata, components: Mapping[str, Adapter]) -> dict[str, str]:
+def header_entries(info: LoraMetadata, components: Mapping[str, Mapping[str, WeightDelta]]) -> dict[str, str]:
     """The entries of the file's header, all strings; empty ones are left out. The hash is added on writing.
 
     The trigger stands in the three places where readers look: ``modelspec.trigger_phrase``,
     ``ss_trigger_words`` and ``ss_tag_frequency``. Rank and alpha are equal, since scales are baked in.
     """
-    ranks = {factors.rank for adapter in components.values() for factors in adapter.values()}
-    rank = str(ranks.pop()) if len(ranks) == 1 else "Dynamic"
     size = info.resolution
     entries = {
         "software": f"{SOFTWARE} {version('limner')}",
@@ -273,10 +271,7 @@ def header_entries(info: LoraMetadata, components: Mapping[str, Adapter]) -> dic
         "ss_v2": "False",
         "ss_base_model_version": info.base_version,
         "ss_sd_model_name": without_path(info.base),
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": rank,
-        "ss_network_alpha": rank,
-        "ss_network_args": _dumped({"components": sorted(components)}),
+        **network_entries(components),
         "ss_output_name": info.title,
         "ss_resolution": f"({size[0]}, {size[1]})" if size else "",
         "ss_steps": _number(info.steps),
@@ -286,6 +281,22 @@ def header_entries(info: LoraMetadata, components: Mapping[str, Adapter]) -> dic
         "ss_tag_frequency": _dumped({f"1_{info.trigger}": {info.trigger: 1}}) if info.trigger else "",
     }
     return {key: value for key, value in entries.items() if value}
+
+
+def network_entries(components: Mapping[str, Mapping[str, WeightDelta]]) -> dict[str, str]:
+    """What kohya's tools ask of a network: the program that knows its kind, its rank, its arguments."""
+    deltas = [delta for adapter in components.values() for delta in adapter.values()]
+    ranks, kinds = {delta.rank for delta in deltas}, sorted({kind(delta) for delta in deltas})
+    rank = str(ranks.pop()) if len(ranks) == 1 else "Dynamic"
+    plain = kinds == ["LoRA"]
+    algorithm = {} if plain else {"algo": "lora" if kinds == ["DoRA"] else "+".join(kinds).lower()}
+    decomposed = {"dora_wd": True} if "DoRA" in kinds else {}
+    return {
+        "ss_network_module": "networks.lora" if plain else "lycoris.kohya",
+        "ss_network_dim": rank,
+        "ss_network_alpha": rank,
+        "ss_network_args": _dumped({**algorithm, **decomposed, "components": sorted(components)}),
+    }
 
 
 def _modelspec(info: LoraMetadata) -> dict[str, str]:

@@ -15,7 +15,7 @@ from limner.lora.adapters import Dora, WeightDelta, kind
 from limner.lora.extraction import Extraction, ExtractLoss
 from limner.lora.file import DTYPES, LoraFile
 from limner.lora.formats import canonical
-from limner.lora.metadata import HASH, without_path
+from limner.lora.metadata import HASH, network_entries, without_path
 from limner.lora.peft_config import HEADER_KEY
 from limner.lora.resizing import RankRule, ResizeLoss
 from limner.lora.saving import Components, save
@@ -206,9 +206,11 @@ def carried_metadata(lora: LoraFile, components: Components, options: ConvertOpt
         entries = {key: value for key, value in entries.items() if PUBLIC.fullmatch(key)}
         if "ss_sd_model_name" in entries:
             entries["ss_sd_model_name"] = without_path(entries["ss_sd_model_name"])
-    ranks = {change.rank for adapter in components.values() for change in adapter.values()}
-    rank = str(ranks.pop()) if len(ranks) == 1 else "Dynamic"
-    return entries | {"ss_network_dim": rank, "ss_network_alpha": rank}
+    network = network_entries(components)
+    module = network["ss_network_module"]
+    if entries.get("ss_network_module", module) == module:  # its arguments hold for what it has become
+        network = {key: network[key] for key in ("ss_network_dim", "ss_network_alpha")}
+    return entries | network
 
 
 def merge(

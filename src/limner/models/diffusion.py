@@ -125,9 +125,9 @@ def draw_noise(latent: Tensor, draw: Draw, *, noise_offset: float) -> Tensor:
 
 
 @unit("time")
-def draw_time(latent: Tensor, draw: Draw, *, time_density: str) -> Tensor:
+def draw_time(latent: Tensor, draw: Draw, *, time_density: str, noise_range: tuple[float, float]) -> Tensor:
     """(B,) in (0, 1), 1 = noise."""
-    return rectified.density(time_density, draw.uniform("time", latent))
+    return rectified.within(rectified.density(time_density, draw.uniform("time", latent)), noise_range)
 
 
 @unit("loss")
@@ -140,11 +140,12 @@ def measure(  # noqa: PLR0913  two objectives and a weight
     steps: Steps,
     prediction: str,
     min_snr: float,
+    loss_form: rectified.LossForm,
 ) -> Tensor:
-    """Mean squared error of each sample, (B,), in fp32, weighted if ``min_snr`` is not 0."""
+    """Mean error of each sample, (B,), in fp32, weighted if ``min_snr`` is not 0."""
     remaining = steps.left(time)
     target = wanted(prediction, latent, noise, remaining)
-    loss = (pred.float() - target.float()).square().flatten(1).mean(1)
+    loss = rectified.loss_of(pred, target, time, loss_form)
     return loss * snr_weights(prediction, remaining, min_snr) if min_snr else loss
 
 
@@ -179,6 +180,7 @@ def constants(source: Source, objective: Objective) -> Mapping[str, Any]:
         "min_snr": objective.min_snr,
         "noise_offset": objective.noise_offset,
         "time_density": "logit-normal" if density == "sigmoid" else density,
+        **rectified.loss_constants(objective),
     }
 
 

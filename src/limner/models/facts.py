@@ -165,3 +165,12 @@ class Objective:
     min_snr: float = 0.0
     noise_offset: float = 0.0
     zero_terminal_snr: bool | None = None
+    noise_range: tuple[float, float] = (0.0, 1.0)
+    """Lowest and highest time that is drawn, 1 = noise."""
+    loss: str = "mse"
+    huber_c: float = 0.1
+    huber_schedule: str = "exponential"
+
+
+COMMON = frozenset({"noise_range", "loss", "huber_c", "huber_schedule"})
+"""Wishes that every family can grant."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from limner.errors import BadBase, BadRecipe
 from limner.graph.unit import Unit, check
-from limner.models.facts import Objective
+from limner.models.facts import COMMON, Objective
 from limner.models.guidance import Guidance
 from limner.models.source import Source
 from limner.nn.arch import ArchSpec
@@ -105,7 +105,7 @@ class Family:
         for option in fields(objective):
             value = getattr(objective, option.name)
             if value != option.default and option.name not in self.supported_options:
-                names = ", ".join(f"train.{name}" for name in sorted(self.supported_options))
+                names = ", ".join(f"train.{name}" for name in sorted(self.supported_options - COMMON))
                 raise BadRecipe(
                     f"train.{option.name} is {value}, which means nothing for {self.name}. Remove it; "
                     f"{self.name} knows {names}."
@@ -120,7 +120,9 @@ class Family:
         return tuple(unit.bind(**constants) for unit in self.units)
 
     def endings(self, model: str, targets: str | Sequence[str]) -> tuple[str, ...]:
-        """Module-name endings for a named target group, or the endings themselves.
+        """Module-name endings for a named target group, or for a list of groups and endings.
+
+        A list of exclusions alone leaves them out of "auto".
 
         Raises:
             BadRecipe: The group or the model is unknown.
@@ -133,7 +135,10 @@ class Family:
                 )
             return self.text_targets[model]
         if not isinstance(targets, str):
-            return tuple(targets)
+            groups = {"auto": self.targets["all-linear"], **self.targets}
+            only_exclusions = all(entry.startswith("!") for entry in targets)
+            entries = ("auto", *targets) if only_exclusions else targets
+            return tuple(ending for entry in entries for ending in groups.get(entry, (entry,)))
         name = "all-linear" if targets == "auto" else targets
         if name not in self.targets:
             names = ", ".join(sorted(self.targets))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from limner.errors import BadRecipe
 from limner.graph.unit import unit
+from limner.models.facts import COMMON
 from limner.models.family import Objective
 from limner.models.source import Source
 from limner.nn.rng import Draw
@@ -35,6 +37,45 @@ def density(name: str, uniform: Tensor) -> Tensor:
     if name == "uniform":
         return uniform
     return torch.sigmoid(torch.special.ndtri(uniform))
+
+
+def within(time: Tensor, noise_range: tuple[float, float]) -> Tensor:
+    """Times in (0, 1) laid between two noise levels; untouched where that is all of them."""
+    low, high = noise_range
+    return time if noise_range == (0.0, 1.0) else low + (high - low) * time
+
+
+@dataclass(frozen=True)
+class LossForm:
+    """How the error of a number counts."""
+
+    kind: str = "mse"
+    """``mse``, ``l1``, ``huber`` or ``smooth_l1``."""
+    huber_c: float = 0.1
+    """Where a pseudo-Huber loss turns from square to straight, at pure noise."""
+    huber_schedule: str = "exponential"
+    """``exponential``: from 1 at time 0 to ``huber_c`` at time 1. ``constant``."""
+
+    def threshold(self, time: Tensor) -> Tensor:
+        """C of each sample, (B,), in fp32: ``huber_c ** time``, or ``huber_c``."""
+        power = time.float() if self.huber_schedule == "exponential" else torch.ones_like(time.float())
+        return self.huber_c**power
+
+
+def loss_of(pred: Tensor, target: Tensor, time: Tensor, form: LossForm) -> Tensor:
+    """The mean loss of each sample, (B,), in fp32.
+
+    Pseudo-Huber: 2 c (sqrt(e^2 + c^2) - c), which is e^2 near 0; of ``smooth_l1`` divided by c, so that it
+    is 2 |e| far out. As sd-scripts names and scales them (``loss_type``, ``huber_c``).
+    """
+    error = pred.float() - target.float()
+    if form.kind == "mse":
+        return error.square().flatten(1).mean(1)
+    if form.kind == "l1":
+        return error.abs().flatten(1).mean(1)
+    c = form.threshold(time)[:, None]
+    rest = (error.flatten(1).square() + c**2).sqrt() - c
+    return (2 * (c * rest if form.kind == "huber" else rest)).mean(1)
 
 
 def shifted(time: Tensor, shift: float) -> Tensor:
@@ -65,7 +106,7 @@ def empirical_shift(tokens: int, steps: int = 50) -> float:
 
 
 SHIFT_RANGE = {"base_shift": 0.5, "max_shift": 1.15, "base_image_seq_len": 256, "max_image_seq_len": 4096}
-SUPPORTED_OPTIONS = frozenset({"time_density", "time_shift"})
+SUPPORTED_OPTIONS = frozenset({"time_density", "time_shift"}) | COMMON
 """Wishes of a recipe that a rectified flow can grant."""
 
 
@@ -77,18 +118,18 @@ def draw_time(
     time_density: str,
     time_shift: float | Callable[[int], float],
     patch: int,
+    noise_range: tuple[float, float],
 ) -> Tensor:
     """(B,) in (0, 1), 1 = noise. ``time_shift`` may depend on the number of tokens, as samplers have it."""
     tokens = latent[0, 0].numel() // patch**2
     shift = time_shift(tokens) if callable(time_shift) else time_shift
-    return shifted(density(time_density, draw.uniform("time", latent)), shift)
+    return within(shifted(density(time_density, draw.uniform("time", latent)), shift), noise_range)
 
 
 @unit("loss")
-def measure(pred: Tensor, latent: Tensor, noise: Tensor) -> Tensor:
-    """Mean squared error of each sample's velocity, (B,), in fp32."""
-    target = velocity(latent, noise)
-    return (pred.float() - target.float()).square().flatten(1).mean(1)
+def measure(pred: Tensor, latent: Tensor, noise: Tensor, time: Tensor, *, loss_form: LossForm) -> Tensor:
+    """Mean error of each sample's velocity, (B,), in fp32."""
+    return loss_of(pred, velocity(latent, noise), time, loss_form)
 
 
 def times(
@@ -113,7 +154,14 @@ def times(
         "time_density": density,
         "time_shift": base_shift if objective.time_shift is None else objective.time_shift,
         "patch": patch,
+        **loss_constants(objective),
     }
+
+
+def loss_constants(objective: Objective) -> Mapping[str, Any]:
+    """What of the recipe's wishes every family's loss and times read."""
+    form = LossForm(objective.loss, objective.huber_c, objective.huber_schedule)
+    return {"noise_range": objective.noise_range, "loss_form": form}
 
 
 def text_length(source: Source, default: int = 512) -> int:

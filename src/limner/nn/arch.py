@@ -49,6 +49,12 @@ def matching(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if any(f.fullmatch(name) for f in fits)}
 
 
+def hoistable(model: nn.Module, arch: ArchSpec) -> dict[str, nn.Module]:
+    """The modulations whose weights may be away, by name: an adapter may ask more of one than its output."""
+    layers = matching(model, arch.modulations)
+    return {name: layer for name, layer in layers.items() if not getattr(layer, "reads_weight", False)}
+
+
 def frozen(layer: nn.Module) -> nn.Module:
     """The frozen layer inside one with an adapter, ours or peft's; any other layer is its own."""
     children = dict(layer.named_children())

@@ -1,21 +1,39 @@
 """Optimizers, made from their records in ``recipe.optimizers``, and learning-rate schedules by name."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from operator import attrgetter
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from limner.errors import BadRecipe
-from limner.recipe.optimizers import Optimizer, optimizer_of
+from limner.errors import BadRecipe, first_line
+from limner.recipe.optimizers import OPTIMIZERS, Optimizer, optimizer_of
+
+EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 Group = dict[str, Any]
 """``{"params": [..], "lr": float}``, as torch has it."""
 
-SCHEDULES = ("constant", "cosine", "linear")
+
+@dataclass(frozen=True)
+class ScheduleForm:
+    """What further decides the form of some schedules."""
+
+    cycles: int = 1
+    """Of ``cosine_with_restarts``."""
+    power: float = 1.0
+    """Of ``polynomial``."""
+    decay: int | None = None
+    """Of ``warmup_stable_decay``: steps at the end; None: a tenth of all."""
+
+
+SCHEDULES = ("constant", "cosine", "linear", "cosine_with_restarts", "polynomial", "warmup_stable_decay")
 
 FUSED = ("cuda", "cpu", "mps", "xpu")
 """Device types with a fused AdamW kernel in torch >= 2.7."""
@@ -32,6 +50,7 @@ def optimizer(
     betas: tuple[float, float] = (0.9, 0.999),
     schedule: str = "constant",
     warmup: int = 0,
+    arguments: Mapping[str, Any] = EMPTY,
 ) -> torch.optim.Optimizer:
     """The optimizer called ``name``, in training mode, each group with its ``initial_lr``.
 
@@ -55,6 +74,7 @@ def optimizer(
         betas: Decay of the first and second moment, each in [0, 1).
         schedule: What will drive the rate: one of ``SCHEDULES``.
         warmup: Steps of warm-up that will drive the rate.
+        arguments: Further arguments of the constructor.
 
     Raises:
         BadRecipe: Unknown name; a package is missing; no kernel for the device; a contradiction.
@@ -67,7 +87,6 @@ def optimizer(
             f"train.optimizer is {name!r}, which pages between a CUDA device and the host, and the device is "
             f'{device.type}. Set train.optimizer to "adamw8bit" or "adamw".'
         )
-    factory = _factory(record)
     options: dict[str, Any] = dict(record.options)
     if record.betas:
         options["betas"] = betas
@@ -75,14 +94,26 @@ def optimizer(
         options["fused"] = device.type in FUSED
     if record.warmup_flag:
         options[record.warmup_flag] = warmup > 0
+    factory = partial(_factory(record), **options, **arguments)
     if record.probed:
         _probe(record, factory, device)
     # `initial_lr` and the decay stand in the groups: Prodigy prints to stdout when it is given a decay
-    instance = factory(
-        [group | {"initial_lr": group["lr"], "weight_decay": weight_decay} for group in groups], **options
-    )
+    own_groups = [group | {"initial_lr": group["lr"], "weight_decay": weight_decay} for group in groups]
+    instance = _made(factory, own_groups, arguments)
     training_mode(instance)
     return instance
+
+
+def _made(
+    factory: Callable[..., torch.optim.Optimizer], groups: list[Group], arguments: Mapping[str, Any]
+) -> torch.optim.Optimizer:
+    """The optimizer; what it cannot be given is a ``BadRecipe``."""
+    try:
+        return factory(groups)
+    except (TypeError, ValueError) as error:
+        if not arguments:
+            raise
+        raise BadRecipe(f"train.optimizer_args: {first_line(error)}. Correct or remove it.") from error
 
 
 def _refuse_contradictions(record: Optimizer, rates: list[float], schedule: str) -> None:
@@ -113,13 +144,24 @@ def _factory(record: Optimizer) -> Callable[..., Any]:
     """
     module, _, name = record.factory.partition(":")
     try:
-        return attrgetter(name)(import_module(module))
+        factory = attrgetter(name)(import_module(module))
+        if not (isinstance(factory, type) and issubclass(factory, torch.optim.Optimizer)):
+            raise BadRecipe(
+                f"train.optimizer is {record.name!r}, which is no class of torch's optimizers. Name one, or "
+                f"one of: {', '.join(OPTIMIZERS)}."
+            )
+        return factory
+    except AttributeError as error:
+        raise BadRecipe(
+            f"train.optimizer is {record.name!r}, and {module} has no {name}. Correct the path."
+        ) from error
     except ModuleNotFoundError as error:
         if not record.package:
             raise
+        extra = f" (or `pip install limner[{record.extra}]`)" if record.extra else ""
         raise BadRecipe(
             f"train.optimizer is {record.name!r}, and the package {record.package} is not installed. "
-            f"Run `pip install {record.package}` (or `pip install limner[{record.extra}]`)."
+            f"Run `pip install {record.package}`{extra}."
         ) from error
 
 
@@ -133,18 +175,25 @@ def _probe(record: Optimizer, factory: Callable[..., Any], device: torch.device)
     weight.grad = torch.zeros_like(weight)
     try:
         factory([weight]).step()
-    except (NotImplementedError, RuntimeError, ValueError) as error:
+    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        if record.name not in OPTIMIZERS:
+            raise BadRecipe(
+                f"train.optimizer is {record.name!r}, and it cannot take a step here: {first_line(error)}. "
+                "Correct train.optimizer_args, or choose another."
+            ) from error
         raise BadRecipe(
             f"{record.package} has no {record.title} for {device.type}. "
             'Set train.optimizer to "adafactor", which also needs little memory, or to "adamw".'
         ) from error
 
 
-def schedule(name: str, warmup: int, steps: int) -> Callable[[int], float]:
+def schedule(name: str, warmup: int, steps: int, form: ScheduleForm | None = None) -> Callable[[int], float]:
     """Step, from 0, -> multiplier of the learning rate, in (0, 1]: it depends on nothing else.
 
     The warm-up rises in a line, from 1/warmup at step 0 to 1 at step ``warmup - 1``. From there on ``cosine``
-    (arXiv:1608.03983) and ``linear`` fall so as to reach 0 at step ``steps``, the first one that is not run.
+    (arXiv:1608.03983), ``linear`` and ``polynomial`` fall so as to reach 0 at step ``steps``, the first one
+    that is not run; ``cosine_with_restarts`` does so ``cycles`` times, and ``warmup_stable_decay`` in its
+    last ``decay`` steps, by a cosine (Hu et al. 2024, arXiv:2404.06395).
 
     Raises:
         BadRecipe: Unknown name, or no step is left after the warm-up.
@@ -154,6 +203,9 @@ def schedule(name: str, warmup: int, steps: int) -> Callable[[int], float]:
     if not 0 <= warmup < steps:
         raise BadRecipe(f"train.warmup is {warmup} of {steps} steps. Give 0 to {steps - 1}.")
 
+    form = form or ScheduleForm()
+    decay = form.decay or max(1, steps // 10)
+
     def multiplier(step: int) -> float:
         if step < warmup:
             return (step + 1) / warmup
@@ -161,8 +213,14 @@ def schedule(name: str, warmup: int, steps: int) -> Callable[[int], float]:
         match name:
             case "cosine":
                 return 0.5 * (1 + math.cos(math.pi * progress))
+            case "cosine_with_restarts":
+                return 0.5 * (1 + math.cos(math.pi * (form.cycles * progress % 1.0))) if progress < 1 else 0.0
             case "linear":
                 return 1 - progress
+            case "polynomial":
+                return (1 - progress) ** form.power
+            case "warmup_stable_decay":
+                return 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, (step - steps + decay) / decay))))
         return 1.0
 
     return multiplier

@@ -56,6 +56,7 @@ def lines(result: PlanResult) -> list[str]:
         "",
         *_time(result, result.choice),
         "",
+        *_targets(result),
         *_others(result),
         f"Rates: {result.device.source}.",
     ]
@@ -113,6 +114,24 @@ def _title(result: PlanResult) -> str:
         f"{profile.base}, {sort} {width} x {height}, {count(profile.trained)} trainable parameters, "
         f"on {device.name}: {label(device.memory)}{reserve}"
     )
+
+
+def _targets(result: PlanResult) -> Iterator[str]:
+    """The layers that get an adapter, those that are alike in one line."""
+    groups = result.profile.targets
+    if not groups:
+        return
+    width = max(len(group.layers) for group in groups)
+    components = dict.fromkeys(group.component for group in groups)
+    for component in components:
+        members = [group for group in groups if group.component == component]
+        layers = sum(group.count for group in members)
+        kind = result.recipe.lora.kind
+        yield f"Trained layers of {component}: {layers}, {kind}"
+        for group in members:
+            numbers = f"rank {group.rank:<4} {count(group.trained):>6}"
+            yield f"  {group.layers:<{width}} {group.count:>4} x {numbers}"
+    yield ""
 
 
 def _memory(result: PlanResult, choice: Choice) -> Iterator[str]:

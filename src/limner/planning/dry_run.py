@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from limner.assembly.assemble import META, ModelSpec, assemble
 from limner.graph.unit import run as run_units
-from limner.nn.arch import matching
+from limner.nn.arch import hoistable, matching
 from limner.nn.layers.precision import Products, stored_bytes
 from limner.nn.memory.plan import BITS, Attention, Plan, Weights
 from limner.nn.rng import KeyedRng
@@ -96,6 +96,7 @@ class DryRun:
             spec.trainable.set_dropout(self.models[name], enabled=True)
         self.blocks = self.family.arch.blocks_of(self.denoiser)
         self.modulations = list(matching(self.denoiser, self.family.arch.modulations).values())
+        self.hoistable = list(hoistable(self.denoiser, self.family.arch).values())
 
     def trace(
         self, inputs: Mapping[str, Tensor], images: int, *, checkpointed_blocks: int, state: int = 0
@@ -144,7 +145,10 @@ class DryRun:
 
     def weigh(self, modules: Sequence[nn.Module]) -> dict[str, Any]:
         """Bytes of the frozen weights in modules, by how they are treated, and what learns in them."""
-        modulating = {id(parameter) for layer in self.modulations for parameter in layer.parameters()}
+        modulating, away = (
+            {id(parameter) for layer in layers for parameter in layer.parameters()}
+            for layers in (self.modulations, self.hoistable)
+        )
         linears = [
             layer
             for module in modules
@@ -156,7 +160,7 @@ class DryRun:
         tensors = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
         tensors += [tensor for module in modules for part in module.modules() for tensor in plain(part)]
         frozen = {id(tensor): tensor for tensor in tensors if not tensor.requires_grad}
-        modulation = sum(_bytes(tensor) for key, tensor in frozen.items() if key in modulating)
+        modulation = sum(_bytes(tensor) for key, tensor in frozen.items() if key in away)
         linear_bytes = sum(_bytes(layer.weight) for layer in linears)
         return {
             "weight_bytes": {kind: sum(stored_bytes(kind, *shape) for shape in shapes) for kind in BITS},

@@ -13,6 +13,7 @@ from limner.planning.phases import outside
 from limner.planning.profile import Affine, OpCounts, Profile, Stage
 from limner.planning.profiling import profile
 from limner.planning.request import ProfileRequest
+from limner.planning.targets import target_groups
 
 
 def estimate(request: ProfileRequest) -> Profile:
@@ -43,6 +44,7 @@ def _estimate(request: ProfileRequest) -> Profile:
     batch_size = sampling.batch_size(params)
     return replace(
         profile(spec, trace_spec, whole=request.whole, inputs=phases.boundary),
+        targets=target_groups(spec),
         stages=tuple(_for_one(stage, batch_size) for stage in phases.stages),
         entry=phases.entry,
         download=phases.download,

@@ -168,6 +168,7 @@ class PlanResult:
             "base": self.profile.base,
             "size": list(self.profile.size),
             "trained": self.profile.trained,
+            "targets": [asdict(group) for group in self.profile.targets],
             "images": self.counts.images,
             "device": {
                 "name": device.name,
@@ -308,10 +309,13 @@ def request_of(recipe: Recipe, device: Device, image_pixels: int = 0) -> PlanReq
     """
     prior = (recipe.prior.batch,) if recipe.prior.wanted else ()
     full = recipe.train.method == "full"
+    states: tuple[OptimizerState, ...] = ("fp32", "8bit", "host") if full else ("fp32", "8bit")
+    if recipe.train.optimizer_args:  # another class may not take them
+        states = tuple(state for state in states if state != "8bit")
     return PlanRequest(
         compute=device.computes(recipe.limits.compute_dtype),
         full=full,
-        optimizer_state=("fp32", "8bit", "host") if full else ("fp32", "8bit"),
+        optimizer_state=states,
         min_weight_precision=recipe.limits.weights_precision,
         matmul_precision=recipe.limits.matmul_precision,
         batches=(recipe.train.batch, *prior),

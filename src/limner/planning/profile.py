@@ -100,6 +100,20 @@ class Stage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TargetGroup:
+    """Layers that get an adapter and differ in the number of their block alone."""
+
+    component: str
+    """The model that they are of."""
+    layers: str
+    """Their name, the blocks' numbers as ranges: ``transformer_blocks.0-18.attn.to_q``."""
+    count: int
+    rank: int
+    trained: int
+    """Numbers that are trained, in all of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Profile:
     """All that a plan needs to know of a base, an adapter and a size. Bytes, FLOPs, counts."""
 
@@ -145,6 +159,8 @@ class Profile:
     constants: int = 0
     """Bytes that live as long as the run and belong to no layer: plain tensors of the models, constants."""
     stages: tuple[Stage, ...] = ()
+    targets: tuple[TargetGroup, ...] = ()
+    """The layers that get an adapter; none in a full fine-tune."""
     entry: int = 0
     """Bytes on disk of one image in the cache, its caption included."""
     download: int = 0

@@ -1,6 +1,6 @@
 """Which blocks of a denoiser are rehearsed: one of each sort stands for all that are like it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,8 +11,8 @@ from limner.models.family import Family
 from limner.models.source import Source
 from limner.nn.arch import matching
 
-Sort = tuple[str, frozenset[tuple[str, tuple[int, ...]]], frozenset[str]]
-"""What tells blocks apart: the class, name and shape of every tensor, the layers that learn."""
+Sort = tuple[str, frozenset[tuple[str, tuple[int, ...]]], frozenset[tuple[str, int]]]
+"""What tells blocks apart: the class, name and shape of every tensor, the layers that learn, their ranks."""
 
 
 @dataclass(frozen=True)
@@ -111,19 +111,21 @@ def _changes(family: Family, source: Source, block_numbers: Sequence[Sequence[in
 def _sorts(spec: ModelSpec, model: nn.Module) -> list[list[Sort]]:
     """The sort of every block, pattern by pattern."""
     family = spec.family
-    learn = spec.trainable.layers(spec, family.denoiser, model)
+    ranks = spec.trainable.layers(spec, family.denoiser, model)
     order = list(family.arch.blocks_of(model))
     sorts = []
     for pattern in family.arch.blocks:
         blocks = matching(model, (pattern,))
-        sorts.append([_sort(name, blocks[name], learn) for name in order if name in blocks])
+        sorts.append([_sort(name, blocks[name], ranks) for name in order if name in blocks])
     return sorts
 
 
-def _sort(name: str, block: nn.Module, learn: Iterable[str]) -> Sort:
+def _sort(name: str, block: nn.Module, ranks: Mapping[str, int]) -> Sort:
     tensors = (*block.named_parameters(), *block.named_buffers())
     shapes = frozenset((key, tuple(entry.shape)) for key, entry in tensors)
-    trainable_names = frozenset(
-        entry.removeprefix(f"{name}.") for entry in learn if entry.startswith(f"{name}.")
+    layer_ranks = frozenset(
+        (layer.removeprefix(f"{name}."), rank)
+        for layer, rank in ranks.items()
+        if layer.startswith(f"{name}.")
     )
-    return type(block).__name__, shapes, trainable_names
+    return type(block).__name__, shapes, layer_ranks

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limner.nn.arch import ArchSpec, matching
+from limner.nn.arch import ArchSpec, hoistable
 from limner.nn.layers.precision import Products
 from limner.nn.layers.quantized_linear import QuantizedLinear
 from limner.nn.memory.checkpointing import Checkpoint
@@ -173,7 +173,7 @@ def _watch(tracker: Tracker, models: Mapping[str, nn.Module], arch: ArchSpec | N
         parameters = list(model.parameters())
         tracker.watch((parameter for parameter in parameters if not parameter.requires_grad), "weights")
         tracker.watch((parameter for parameter in parameters if parameter.requires_grad), "adapter")
-        for layer in matching(model, arch.modulations if arch else ()).values():
+        for layer in (hoistable(model, arch) if arch else {}).values():
             frozen = (parameter for parameter in layer.parameters() if not parameter.requires_grad)
             tracker.watch(frozen, "modulations")
 

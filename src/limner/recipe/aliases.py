@@ -74,6 +74,11 @@ def first_error(model: type[BaseModel], section: str, values: Any, error: Valida
     rule = model.model_json_schema()["properties"][key_of(name, field)]
     value = values.get(key, values.get(name))
     path = f"{section}.{key}" if section else key
+    if "additionalProperties" in rule and len(location) > 1 and isinstance(value, Mapping):
+        entry = str(location[1])  # of a table of patterns
+        rule = rule["additionalProperties"]
+        value, example = value.get(entry), next(iter((field.examples or [{}])[0].values()))
+        return f'{path}["{entry}"] is {shown(value)}; it must be {expected(rule)}. Try {shown(example)}.'
     return f"{path} is {shown(value)}; it must be {expected(rule)}. {remedy(rule, field, value)}"
 
 
@@ -96,6 +101,8 @@ def expected(rule: Mapping[str, Any]) -> str:
         return f"one of {', '.join(rule['enum'])}"
     if "const" in rule:
         return shown(rule["const"])
+    if rule.get("format") == "class":
+        return 'a class by its dotted path ("package.Class")'
     if rule.get("format") == "path":
         return "a path"
     if rule.get("format") == "size":
@@ -133,7 +140,7 @@ def _bounds(rule: Mapping[str, Any]) -> list[str]:
 
 def remedy(rule: Mapping[str, Any], field: FieldInfo, value: Any) -> str:
     """What to write instead: the near choice, the default, or an example."""
-    choices = rule.get("enum") or rule.get("items", {}).get("enum")
+    choices = rule.get("enum") or rule.get("anyOf", [{}])[0].get("enum") or rule.get("items", {}).get("enum")
     if choices:
         words = value if isinstance(value, list | tuple) else [value]
         wrong = next((str(word) for word in words if word not in choices), str(value))
@@ -143,6 +150,9 @@ def remedy(rule: Mapping[str, Any], field: FieldInfo, value: Any) -> str:
         return f"Did you mean {right}?" if near else f"Try {right}."
     if rule.get("items", {}).get("type") == "string" and isinstance(value, str) and value:
         return f"Try {shown([value])}."
+    if field.examples and isinstance(field.examples[0], dict):
+        entries = ", ".join(f"{shown(key)} = {shown(entry)}" for key, entry in field.examples[0].items())
+        return f"Try {{{entries}}}, or leave it out."
     if field.examples:
         return f"Try {shown(field.examples[0])}, or leave it out."
     return f"Try {shown(field.default)}."

@@ -63,6 +63,14 @@ def _possible_size(text: str) -> str:
     return text
 
 
+class PatternTable(dict[str, float]):
+    """A table of patterns of module names, in the order of the file. It is not changed once it is made."""
+
+    def __hash__(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]  recipes are hashable
+        """Of its items, in order."""
+        return hash(tuple(self.items()))
+
+
 def bare_trigger(text: str) -> str:
     """A trigger without line breaks, and without spaces and commas around it, which would hide it."""
     return " ".join(text.split()).strip(" ,;")
@@ -72,5 +80,20 @@ TriggerField = Annotated[str, Field(max_length=200), AfterValidator(bare_trigger
 PathField = Annotated[Path, Field(strict=False), AfterValidator(_no_nul)]
 Size = Annotated[str, Field(json_schema_extra={"format": "size"}), AfterValidator(_possible_size)]
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)]
+
+
+class OptionTable(dict[str, bool | int | float | str | tuple[float, ...]]):
+    """Arguments by name. It is not changed once it is made."""
+
+    def __hash__(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]  recipes are hashable
+        """Of its items, in order."""
+        return hash(tuple(self.items()))
+
+
+Option = bool | int | float | str | Annotated[tuple[float, ...], Field(strict=False)]
+Options = Annotated[dict[Annotated[str, Field(min_length=1)], Option], AfterValidator(OptionTable)]
+Pattern = Annotated[str, Field(min_length=1)]
+Ranks = Annotated[dict[Pattern, Annotated[int, Field(ge=1, le=4096)]], AfterValidator(PatternTable)]
+Rates = Annotated[dict[Pattern, Annotated[float, Field(gt=0, le=1000)]], AfterValidator(PatternTable)]
 Tracker = Literal["tensorboard", "wandb", "trackio"]
 Tool = Literal["diffusers", "comfyui", "kohya", "sd-scripts", "musubi", "diffsynth"]

@@ -4,6 +4,7 @@ To add an optimizer, add a record to ``OPTIMIZERS`` and its package, if it has o
 ``pyproject.toml``. Loads no torch: ``limner.nn.optim`` makes the optimizer that a record describes.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -141,12 +142,33 @@ OPTIMIZERS: dict[str, Optimizer] = {
 """Name -> record."""
 
 
+CLASS_PATH = re.compile(r"(?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*")
+"""The path of a class: ``package.module.Class``."""
+
+
+def _of_class(path: str) -> Optimizer:
+    """A class of torch's optimizers by its dotted path, planned with two moments in fp32, as Adam has."""
+    module, _, name = path.rpartition(".")
+    return Optimizer(
+        name=path,
+        title=path,
+        source="",
+        factory=f"{module}:{name}",
+        package=module.partition(".")[0],
+        betas=False,
+        probed=True,
+        state_bytes=8,
+    )
+
+
 def optimizer_of(name: str) -> Optimizer:
     """The record of that name.
 
     Raises:
         BadRecipe: There is none.
     """
+    if CLASS_PATH.fullmatch(name):
+        return _of_class(name)
     if name not in OPTIMIZERS:
         raise BadRecipe(f"train.optimizer is {name!r}, which is none of: {', '.join(OPTIMIZERS)}.")
     return OPTIMIZERS[name]
@@ -154,7 +176,8 @@ def optimizer_of(name: str) -> Optimizer:
 
 def described() -> str:
     """All of them for the page of the recipe, each with its source."""
-    return ", ".join(f"{record.name} ({record.source})" for record in OPTIMIZERS.values()) + "."
+    names = ", ".join(f"{record.name} ({record.source})" for record in OPTIMIZERS.values())
+    return f'{names}; or a class by its dotted path ("package.Class"), planned with two moments in fp32.'
 
 
 def _known(name: str) -> str:
@@ -165,7 +188,8 @@ def _known(name: str) -> str:
 
 
 def _choices(rule: dict[str, Any]) -> None:
-    rule["enum"] = list(OPTIMIZERS)
+    rule.pop("type", None)
+    rule["anyOf"] = [{"enum": list(OPTIMIZERS)}, {"type": "string", "format": "class"}]
 
 
 OptimizerName = Annotated[str, AfterValidator(_known), Field(json_schema_extra=_choices)]

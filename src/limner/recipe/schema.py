@@ -14,8 +14,19 @@ from pydantic import (
 )
 
 from limner.errors import BadRecipe
-from limner.recipe import aliases, optimizers
-from limner.recipe.field_types import ConceptType, Names, PathField, Size, Tool, Tracker, TriggerField
+from limner.recipe import aliases, contradictions, optimizers
+from limner.recipe.field_types import (
+    ConceptType,
+    Names,
+    Options,
+    PathField,
+    Ranks,
+    Rates,
+    Size,
+    Tool,
+    Tracker,
+    TriggerField,
+)
 
 
 class Section(BaseModel):
@@ -88,19 +99,34 @@ class Data(Section):
 
 
 class Lora(Section):
-    """The LoRA adapter (Hu 2021, arXiv 2106.09685)."""
+    """The adapter: its kind, its size, and the layers that get one."""
 
     section: ClassVar[str] = "lora"
 
+    kind: Literal["lora", "loha", "lokr", "dora"] = "lora"
+    """Kind of adapter: lora (Hu 2021, arXiv 2106.09685), loha (Hyeon-Woo 2022, arXiv 2108.06098), lokr (Yeh
+    2024, arXiv 2309.14859), dora (Liu 2024, arXiv 2402.09353)."""
     rank: Annotated[int, Field(ge=1, le=4096)] = 16
     """LoRA rank (network_dim): capacity, and size of the file."""
     alpha: Annotated[float, Field(gt=0)] | None = Field(default=None, examples=[16.0])
     """LoRA alpha (network_alpha): the update is scaled by alpha / rank. Unset: the rank, a scale of 1."""
     targets: Annotated[str, Field(min_length=1)] | Annotated[Names, Field(min_length=1)] = "auto"
     """Target modules: a group of the family ("auto", "attention", "all-linear"; "locon" of SDXL and SD 1.5:
-    convolutions as well), or a list of endings of module names."""
+    convolutions as well), or a list of groups and endings of module names. In an ending "*" stands for
+    anything and "4-12" for the numbers from 4 to 12; one that begins with "!" leaves out what it matches."""
+    ranks: Ranks = Field(default={}, validate_default=True, examples=[{"*.ff.*": 32}])
+    """Ranks of layers by endings as in targets, the last that matches; others have the rank. Those of a text
+    encoder begin with its name. alpha / rank, the strength, is that of all."""
+    rates: Rates = Field(default={}, validate_default=True, examples=[{"*.ff.*": 0.5}])
+    """Multipliers of the learning rate of layers, by endings as in ranks."""
     conv_rank: Annotated[int, Field(ge=1, le=4096)] | None = Field(default=None, examples=[8])
     """Rank of trained convolutions with kernels larger than 1 x 1 (kohya's conv_dim). Unset: the rank."""
+    factor: Annotated[int, Field(ge=2, le=4096)] | None = Field(default=None, examples=[8])
+    """Of a LoKr: side of the smaller matrix, where it divides the layer's sides. The smaller, the more is
+    trained. Unset: as near to the square root as goes, which trains least."""
+    full_matrix: bool = False
+    """Of a LoKr: the larger matrix is never factored, whatever the rank. It is whole anyway where the rank is
+    at least half of its longer side."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """LoRA dropout: share of the inputs of each adapter that is zeroed while training."""
     text_encoders: Names = ()
@@ -109,12 +135,8 @@ class Lora(Section):
     """Train only so many last layers of each text encoder; those below stay cached. Unset: all layers."""
 
     @model_validator(mode="after")
-    def _layers_of_something(self) -> Self:
-        if self.text_encoder_layers is not None and not self.text_encoders:
-            raise BadRecipe(
-                f"lora.text_encoder_layers is {self.text_encoder_layers}, but no text encoder is trained. "
-                'Set lora.text_encoders = ["text_encoder"], or remove lora.text_encoder_layers.'
-            )
+    def _possible(self) -> Self:
+        contradictions.refuse_layers(self)
         return self
 
 
@@ -148,8 +170,21 @@ class Train(Section):
         tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]], Field(strict=False)
     ] = (0.9, 0.999)
     """Adam betas: decay rates of the first and second moment."""
-    schedule: Literal["constant", "cosine", "linear"] = "constant"
-    """Learning-rate schedule after warm-up: constant, or a cosine or linear decay to zero."""
+    optimizer_args: Options = Field(default={}, validate_default=True, examples=[{"eps": 1e-6}])
+    """Further arguments of the optimizer's constructor, as its own documentation has them."""
+    schedule: Literal[
+        "constant", "cosine", "linear", "cosine_with_restarts", "polynomial", "warmup_stable_decay"
+    ] = "constant"
+    """Learning-rate schedule after warm-up: constant, or to zero: in a cosine or a line, in a cosine that
+    starts again (Loshchilov 2017, arXiv 1608.03983), by a power, or constant until a decay at the end (Hu
+    2024, arXiv 2404.06395)."""
+    schedule_cycles: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Of cosine_with_restarts: how often the cosine falls to zero."""
+    schedule_power: Annotated[float, Field(gt=0, le=100)] = 1.0
+    """Of polynomial: the power of what is left of the steps. 1: a line."""
+    schedule_decay: Annotated[int, Field(ge=1)] | None = Field(default=None, examples=[200])
+    """Of warmup_stable_decay: steps at the end in which the rate falls to zero, by a cosine. Unset: a tenth
+    of all."""
     warmup: Annotated[int, Field(ge=0)] = 0
     """Warm-up: steps over which the learning rate rises from zero."""
     clip: Annotated[float, Field(ge=0)] = 1.0
@@ -160,6 +195,18 @@ class Train(Section):
     """Timestep sampling (Esser 2024, arXiv 2403.03206, section 3.1). auto: as the family prefers."""
     time_shift: Literal["auto", "none"] | Annotated[float, Field(gt=0)] = "auto"
     """Timestep shift (discrete_flow_shift) towards noise. auto: by resolution, as the family samples."""
+    noise_range: Annotated[
+        tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]], Field(strict=False)
+    ] = (0.0, 1.0)
+    """Part of the noise levels that is trained, 0 = the image, 1 = pure noise: timesteps are sampled as ever,
+    then laid between the two. Low levels teach detail and texture, high ones composition."""
+    loss: Literal["mse", "l1", "huber", "smooth_l1"] = "mse"
+    """Loss of a sample: mse (l2), l1, or a pseudo-Huber one (Song 2023, arXiv 2310.14189), which outliers
+    pull less: scaled as mse near 0 (huber) or as l1 far out (smooth_l1)."""
+    huber_c: Annotated[float, Field(gt=0, le=100)] = 0.1
+    """Of huber and smooth_l1: the error at which it turns from square to straight, at pure noise."""
+    huber_schedule: Literal["exponential", "constant"] = "exponential"
+    """How huber_c falls from 1 at the image to itself at pure noise, or "constant"."""
     guidance: Annotated[float, Field(ge=0)] = 1.0
     """Embedded guidance scale in training, for guidance-distilled bases. 1.0 keeps the distillation whole."""
     prediction: Literal["auto", "epsilon", "v"] = "auto"
@@ -196,27 +243,9 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if self.warmup and self.warmup >= self.steps:
-            raise BadRecipe(
-                f"train.warmup is {self.warmup} and train.steps is {self.steps}: the full learning rate "
-                f"is never reached. Set train.warmup below {self.steps}, for instance to {self.steps // 20}."
-            )
-        optimizer = optimizers.optimizer_of(self.optimizer)
-        if optimizer.finds_rate and self.learning_rate < 0.01:
-            raise BadRecipe(
-                f"train.learning_rate is {self.learning_rate:g} with {optimizer.name}, which finds the rate "
-                "itself and multiplies it by this. Set train.learning_rate = 1.0."
-            )
-        if optimizer.averages and self.schedule != "constant":
-            raise BadRecipe(
-                f'train.schedule is "{self.schedule}" with the {optimizer.name} optimizer, which replaces '
-                'schedules. Set train.schedule = "constant", or train.optimizer = "adamw".'
-            )
-        if optimizer.averages and self.ema:
-            raise BadRecipe(
-                f"train.ema is {self.ema:g} with the {optimizer.name} optimizer, which averages the "
-                'weights already. Set train.ema = 0.0, or train.optimizer = "adamw".'
-            )
+        contradictions.refuse_schedule(self)
+        contradictions.refuse_optimizer(self)
+        contradictions.refuse_loss(self)
         return self
 
 
@@ -365,35 +394,7 @@ class Recipe(Section):
     track: Track = Field(default_factory=Track)
 
     @model_validator(mode="after")
-    def _one_method(self) -> Self:
-        if self.train.method == "full":
-            if self.limits.matmul_precision == "8bit":
-                raise BadRecipe(
-                    'train.method is "full", which trains every weight, and limits.matmul_precision '
-                    '"8bit" is for '
-                    'frozen ones. Set limits.matmul_precision = "full", or train.method = "lora".'
-                )
-            for key in Lora.model_fields:
-                value = getattr(self.lora, key)
-                if value != Lora.model_fields[key].default:
-                    raise BadRecipe(
-                        f'train.method is "full", which trains every weight of the denoiser, and lora.{key} '
-                        f'is {value}. Remove lora.{key}, or set train.method = "lora".'
-                    )
-            for key, value in (("train.init", self.train.init), ("sample.lora_on", self.sample.lora_on)):
-                if value not in ("", "both"):
-                    raise BadRecipe(
-                        f'train.method is "full", which makes no LoRA, and {key} is "{value}". Remove {key}.'
-                    )
-            if tools := [tool for tool in self.export.for_ if tool != "diffusers"]:
-                raise BadRecipe(
-                    f'train.method is "full", which makes a whole model, and export.for names "{tools[0]}", '
-                    f'which gets a LoRA. Remove "{tools[0]}"; afterwards `limner lora extract` makes a LoRA '
-                    "of the difference, and `limner lora convert` turns it."
-                )
-        if self.train.text_encoder_learning_rate is not None and not self.lora.text_encoders:
-            raise BadRecipe(
-                f"train.text_encoder_learning_rate is {self.train.text_encoder_learning_rate:g}, but no text "
-                'encoder is trained. Set lora.text_encoders = ["text_encoder"], or remove it.'
-            )
+    def _consistent(self) -> Self:
+        contradictions.refuse_method(self)
+        contradictions.refuse_adapter(self)
         return self

@@ -5,6 +5,7 @@ and musubi-tuner, ai-toolkit, OneTrainer, SimpleTuner, and peft's ``LoraConfig``
 reads the tables; a name stands in one of them only.
 """
 
+import ast
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,6 +23,10 @@ ALIASES: Mapping[str, str] = {
     "data.flip": "random_flip flip_aug flip_x",
     "data.caption_dropout": "caption_dropout_rate caption_dropout_probability proportion_empty_prompts",
     "data.cache": "cache_dir_vae",
+    "lora.kind": "algo network_type network.type peft_type use_dora lora_decompose",
+    "lora.factor": "lokr_factor decompose_factor",
+    "lora.full_matrix": "lokr_full_rank",
+    "lora.ranks": "rank_pattern",
     "lora.rank": "network_dim lora_rank linear dim r",
     "lora.alpha": "network_alpha lora_alpha linear_alpha",
     "lora.conv_rank": "conv_dim conv",
@@ -33,14 +38,19 @@ ALIASES: Mapping[str, str] = {
     "train.learning_rate": "lr unet_lr",
     "train.text_encoder_learning_rate": "text_encoder_lr learning_rate_te learning_rate_te1",
     "train.optimizer": "optimizer_type optim use_8bit_adam",
+    "train.optimizer_args": "optimizer_config optimizer_params",
     "train.weight_decay": "adam_weight_decay",
     "train.betas": "adam_betas",
     "train.schedule": "lr_scheduler lr_scheduler_type learning_rate_scheduler",
+    "train.schedule_cycles": "lr_num_cycles lr_scheduler_num_cycles",
+    "train.schedule_power": "lr_power lr_scheduler_power",
+    "train.schedule_decay": "lr_decay_steps",
     "train.warmup": "lr_warmup_steps warmup_steps learning_rate_warmup_steps num_warmup_steps",
     "train.clip": "max_grad_norm clip_grad_norm gradient_clip_val",
     "train.ema": "ema_decay",
     "train.time_density": "weighting_scheme timestep_sampling timestep_distribution timestep_type",
     "train.time_shift": "discrete_flow_shift timestep_shift flow_schedule_shift flux_schedule_shift",
+    "train.loss": "loss_type",
     "train.guidance": "guidance_scale flux_guidance_value",
     "train.prediction": "prediction_type v_parameterization",
     "train.min_snr": "snr_gamma min_snr_gamma",
@@ -128,16 +138,16 @@ INSTEAD: Mapping[str, str] = {
     "minimum_image_size": "Set data.min_side, the shorter side in pixels.",
     "validation_split": "Set data.validation_count, the number of images.",
     "train_text_encoder": 'Set lora.text_encoders = ["text_encoder"].',
-    "network_args": "Set lora.conv_rank, lora.targets or lora.dropout.",
-    "optimizer_args": "Set train.weight_decay or train.betas.",
+    "network_args": "Set lora.kind, lora.factor, lora.conv_rank, lora.targets or lora.dropout.",
     "use_prodigy": 'Set train.optimizer = "prodigy" and train.learning_rate = 1.0.',
     "use_ema": "Set train.ema, the decay per step, for instance 0.999.",
     "content_or_style": 'Set train.time_density, or concept_type = "style".',
+    "min_timestep": "Set train.noise_range = [low, high], in shares of the 1000 timesteps.",
     "use_rslora": "Set lora.alpha = alpha x sqrt(rank): the scale is alpha / rank.",
     "vae": """The VAE is the base's own. For a base in one file, components_from names the base that lends
         what the file lacks.""",
     "model_type": 'Set train.method = "lora" or "full". The base itself says of which family it is.',
-    "only_if_contains": 'Set lora.targets, a list of endings of module names: ["attn.to_q", "attn.to_k"].',
+    "only_if_contains": 'Set lora.targets, a list of endings of module names: ["attn.to_q", "!*.ff.*"].',
     "cache_dir": """Bases are fetched into the cache of the Hugging Face hub: set HF_HOME. data.cache is for
         latents and text embeddings.""",
     "user_prompt_library": "Write one prompt per line into a text file: sample.prompt_file.",
@@ -170,7 +180,6 @@ SYNONYMS: Mapping[str, str] = {
     "minimum_image_size": "min_image_size",
     "validation_split": "validation_split_num",
     "train_text_encoder": "text_encoder_train network_train_text_encoder_only train_text_encoder_ti",
-    "optimizer_args": "optimizer_config optimizer_params",
     "content_or_style": "weighting",
     "vae": "vae_path ae clip_l clip_g t5xxl pretrained_vae_model_name_or_path vae_name_or_path text_encoder",
     "datasets": "dataset_config data_backend_config dataset_name concept_file_name dataset train_data",
@@ -180,6 +189,7 @@ SYNONYMS: Mapping[str, str] = {
     "model_type": "model_family",
     "only_if_contains": "layer_filter flux_lora_target exclude_modules ignore_if_contains",
     "user_prompt_library": "sample_definition_file_name",
+    "min_timestep": "max_timestep min_noising_strength max_noising_strength timestep_range",
     "masked_training": "masked_loss alpha_mask mask_path unmasked_weight normalize_masked_area_loss",
     "validation_negative_prompt": "negative_prompt neg",
     "config": "config_file process",
@@ -190,18 +200,18 @@ ABSENT = """
     adam_epsilon adam_weight_decay_text_encoder adaptive_noise_scale alpha_pattern bias
     bypass_guidance_embedding caption_dropout_every_n_epochs caption_tag_dropout_rate clip_skip
     color_aug conv_alpha dataloader_num_workers debiased_estimation_loss diff_output_preservation
-    disable_benchmark face_crop_aug_range freeze_encoder huber_c huber_schedule init_lora_weights
+    disable_benchmark face_crop_aug_range freeze_encoder init_lora_weights
     input_perturbation ip_noise_gamma keep_tokens layers_pattern layers_to_transform logging_steps
-    logit_mean logit_std lora_decompose lora_type loss_type loss_weight_fn lr_end lr_num_cycles lr_power
-    lr_scheduler_num_cycles lr_scheduler_power max_data_loader_n_workers max_sequence_length
+    logit_mean logit_std lora_type loss_weight_fn lr_end 
+    max_data_loader_n_workers max_sequence_length
     max_token_length mode_scale model_prediction_type module_dropout modules_to_save
     multires_noise_discount multires_noise_iterations network_module network_train_unet_only
-    network_type noise_scheduler num_new_tokens_per_abstraction peft_type performance_log_every
+    noise_scheduler num_new_tokens_per_abstraction performance_log_every
     persistent_data_loader_workers perturbation_noise_weight prior_generation_precision prodigy_beta3
-    prodigy_decouple prodigy_safeguard_warmup prodigy_use_bias_correction rank_dropout rank_pattern
+    prodigy_decouple prodigy_safeguard_warmup prodigy_use_bias_correction rank_dropout
     revision sample_batch_size sample_sampler sampler scale_lr scale_v_pred_loss_like_noise_pred
     scale_weight_norms shuffle_caption shuffle_tokens sigmoid_scale t5xxl_max_token_length task_type
-    token_warmup_step train_unet training_comment unet_lr_block use_dora variant walk_seed
+    token_warmup_step train_unet training_comment unet_lr_block variant walk_seed
     weighted_captions
 """
 """Keys of theirs that we have nothing for, though some look like one of ours."""
@@ -290,8 +300,33 @@ def _warmup(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _decomposed(value: Any) -> Any:
+    """``use_dora``."""
+    return {True: "dora", False: "lora"}[value] if isinstance(value, bool) else value
+
+
+def _arguments(value: Any) -> Any:
+    """Kohya's list of "name=value"."""
+    if not isinstance(value, list | tuple) or not all(
+        isinstance(entry, str) and "=" in entry for entry in value
+    ):
+        return value
+    pairs = (entry.split("=", 1) for entry in value)
+    return {name.strip(): _literal(text.strip()) for name, text in pairs}
+
+
+def _literal(text: str) -> Any:
+    """A number, true or false as Python writes them, or the text itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
 READERS: Mapping[str, Callable[[Any], Any]] = {
     "use_8bit_adam": _adam8bit,
+    "use_dora": _decomposed,
+    "lora_decompose": _decomposed,
     "v_parameterization": _velocity,
     "class_prompt": _listed,
     "validation_prompt": _listed,
@@ -316,15 +351,22 @@ WORDS: Mapping[str, Callable[[Any], Any]] = {
             "schedule_free_adamw": "schedulefree",
         }
     ),
+    "train.optimizer_args": _arguments,
     "train.schedule": _lower(
         {
             "constant": "constant",
             "constant_with_warmup": "constant",
             "cosine": "cosine",
             "linear": "linear",
+            "cosine_with_restarts": "cosine_with_restarts",
+            "polynomial": "polynomial",
+            "warmup_stable_decay": "warmup_stable_decay",
+            "wsd": "warmup_stable_decay",
         }
     ),
     "train.time_density": _density,
+    "lora.kind": _lower({"lora": "lora", "locon": "lora", "loha": "loha", "lokr": "lokr", "dora": "dora"}),
+    "train.loss": _lower({"l2": "mse", "mse": "mse", "l1": "l1", "mae": "l1", "huber": "huber"}),
     "train.method": _lower({"lora": "lora", "full": "full", "fine_tune": "full"}),
     "train.prediction": _lower({"epsilon": "epsilon", "v_prediction": "v", "v": "v"}),
     "data.crop": _lower({"center": "centre"}),

@@ -188,6 +188,8 @@ def write(value: Any) -> str:
             return str(value)
         case float():
             return repr(value)
+        case dict():
+            return f"{{{', '.join(f'{write(str(key))} = {write(item)}' for key, item in value.items())}}}"
         case list() | tuple():
             return f"[{', '.join(write(item) for item in value)}]"
     text = str(value)

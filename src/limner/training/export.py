@@ -18,13 +18,14 @@ from limner.assembly.resolve import Resolved
 from limner.errors import BadBase, BadLora, BadRecipe
 from limner.files import atomic_folder, atomic_write, require_space, write_json
 from limner.lora import diffusers_loader, file
-from limner.lora.diffusers_loader import LoadReport
-from limner.lora.factors import Adapter, Factors
+from limner.lora.keys import ModuleTensors
 from limner.lora.metadata import LoraMetadata, SamplingHints, header_entries
-from limner.lora.saving import save
-from limner.lora.tools import DIFFUSERS, encode_for, tool_named
+from limner.lora.saving import Components, save
+from limner.lora.tools import DIFFUSERS, Tool, encode_for, tool_named
 from limner.models.convert import lend, write
+from limner.models.key_map import FamilyKeys
 from limner.models.loading import dtypes
+from limner.models.registry import family_keys
 from limner.models.sampling import overrides_of, prediction_metadata
 from limner.nn.layers import lora
 from limner.recipe.schema import Recipe
@@ -141,8 +142,20 @@ def _verify(files: Sequence[Path], tensors: Mapping[str, Tensor], kinds: Mapping
         raise BadBase(f"{files[0].parent.name}/ lacks {min(missing)}. Check the disk, and run again.")
 
 
+KINDS = {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr", "dora": "DoRA"}
+"""``lora.kind`` -> what the rooms of files call it."""
+
+
+def main_tool(resolved: Resolved) -> Tool:
+    """The tool that ``lora.safetensors`` is for: diffusers where it reads the kind, else the first named."""
+    recipe = resolved.recipe
+    if KINDS[recipe.lora.kind] in family_keys(resolved.family.pipeline).tools[DIFFUSERS.name].kinds:
+        return DIFFUSERS
+    return tool_named(next(iter(recipe.export.for_), DIFFUSERS.name))
+
+
 def export(model: TrainableModel, run: RunDir, reporter: Reporter) -> Path:
-    """Write ``lora.safetensors`` and check it as stock diffusers would read it; then those for other tools.
+    """Write ``lora.safetensors`` and check it as its tool would read it; then those for other tools.
 
     Raises:
         BadLora: A file does not hold, key by key, what was trained, or a tool could not read a part of it.
@@ -150,8 +163,8 @@ def export(model: TrainableModel, run: RunDir, reporter: Reporter) -> Path:
     components = model.adapters()
     header = header_entries(about(model.resolved, model.recipe.train.steps), components) | recorded(run)
     pipeline = model.resolved.family.pipeline
-    if advice := _write_checked(run.lora_path, components, header, pipeline).advice():
-        reporter.line(f"LoRA: {advice}")
+    if remark := _write_main(model.resolved, run.lora_path, components, header):
+        reporter.line(f"LoRA: {remark}")
     for tool in model.resolved.recipe.export.for_:
         if tool != DIFFUSERS.name:
             path = run.lora_path_for(tool)
@@ -168,15 +181,18 @@ def export_step(model: TrainableModel, run: RunDir, step: int) -> Path:
     components = model.adapters()
     header = header_entries(about(model.resolved, step), components) | recorded(run)
     path = run.step_lora_path(step)
-    _write_checked(path, components, header, model.resolved.family.pipeline)
+    _write_main(model.resolved, path, components, header)
     if step < model.recipe.train.steps:
         atomic_write(run.lora_path, lambda draft: shutil.copyfile(path, draft))
     return path
 
 
-def _write_checked(
-    path: Path, components: Mapping[str, Adapter], header: Mapping[str, str], pipeline: str
-) -> LoadReport:
+def _write_main(resolved: Resolved, path: Path, components: Components, header: dict[str, str]) -> str:
+    """Write a file for :func:`main_tool` and read it back by its rules; what a person should know of it."""
+    pipeline, main = resolved.family.pipeline, main_tool(resolved)
+    if main is not DIFFUSERS or resolved.recipe.lora.kind not in ("lora", "dora"):
+        error = save(path, components, header, torch.float32, main, pipeline)
+        return f"{path.name} for {main.name}, read back within {error:.1e}"
     draft = path.with_name(".draft.safetensors")  # one that a kill leaves is overwritten next time
     try:
         file.write(draft, components, header)
@@ -184,7 +200,7 @@ def _write_checked(
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
-    return report
+    return report.advice()
 
 
 class LoRAFile:
@@ -221,25 +237,43 @@ def require_exportable(resolved: Resolved, meta: Assembled) -> None:
     Raises:
         BadRecipe: One cannot.
     """
+    recipe, pipeline = resolved.recipe, resolved.family.pipeline
+    tools = [tool_named(name) for name in dict.fromkeys((main_tool(resolved).name, *recipe.export.for_))]
+    for tool in tools:
+        _require_kind(recipe, family_keys(pipeline), tool)
     blank = {
-        component: {name: _blank(pair.weight) for name, pair in lora.attached(meta.models[component]).items()}
+        component: {
+            name: ModuleTensors(name, adapter.blank()).delta(kernel=adapter.kernel)
+            for name, adapter in lora.attached(meta.models[component]).items()
+        }
         for component in resolved.first_layers
     }
-    for tool in resolved.recipe.export.for_:
+    for tool in tools:
         try:
-            encode_for(blank, resolved.family.pipeline, tool_named(tool))
+            encode_for(blank, pipeline, tool)
         except BadLora as error:
             reason = str(error).partition(" Leave such modules out")[0].removesuffix(".")
             raise BadRecipe(
-                f'export.for names "{tool}", and: {reason}. Train others with lora.targets or '
-                f'lora.text_encoders, or remove "{tool}".'
+                f'export.for names "{tool.name}", and: {reason}. Train others with lora.targets or '
+                f'lora.text_encoders, or remove "{tool.name}".'
             ) from error
 
 
-def _blank(weight: torch.Tensor) -> Factors:
-    """A change of rank 1 that is zero."""
-    up = torch.zeros(weight.shape[0], 1, *[1] * (weight.dim() - 2))
-    return Factors(torch.zeros(1, *weight.shape[1:]), up)
+def _require_kind(recipe: Recipe, family: FamilyKeys, tool: Tool) -> None:
+    """Raise ``BadRecipe`` unless a tool reads the kind of adapter that is trained, where it reads any."""
+    kind = KINDS[recipe.lora.kind]
+    readers = [
+        name
+        for name, rules in family.tools.items()
+        if kind in rules.kinds and (kind != "DoRA" or tool_named(name).norms == "out")
+    ]
+    if tool.name in family.tools and tool.name not in readers:
+        whose = " with norms along the outputs" if kind == "DoRA" else ""
+        others = f" (or {', '.join(readers[1:])})" if readers[1:] else ""
+        raise BadRecipe(
+            f'lora.kind is "{recipe.lora.kind}", and {tool.name} reads no {kind} of {family.family}{whose}. '
+            f'Set export.for = ["{readers[0]}"]{others}, or lora.kind = "lora".'
+        )
 
 
 def _hints(recipe: Recipe) -> SamplingHints:

@@ -21,7 +21,7 @@ from limner.models.family import Family
 from limner.models.source import Source
 from limner.nn import distributed
 from limner.nn.layers import lora
-from limner.nn.layers.convolution import LowRankConv
+from limner.nn.layers.adapter import LowRankConv
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
 

@@ -14,7 +14,8 @@ from limner.assembly.resolve import Resolved, cache_root
 from limner.data.order import QUANTILES, SampledView, micro_batches
 from limner.errors import BrokenGraph
 from limner.graph.unit import run as run_units
-from limner.lora.factors import Factors
+from limner.lora.adapters import WeightDelta
+from limner.lora.keys import ModuleTensors
 from limner.models import sampling
 from limner.models.family import SamplingParams
 from limner.models.guidance import Branch
@@ -102,10 +103,18 @@ class TrainableModel:
 
     def groups(self) -> list[dict[str, Any]]:
         """Parameter groups with their learning rates: the denoiser's, then the text encoders'."""
-        return [
-            {"params": list(weights.values()), "lr": rate(self.resolved, name)}
-            for name, weights in self.assembly.named().items()
-        ]
+        spec, groups = self.resolved.spec, []
+        for name, weights in self.assembly.named().items():
+            multipliers = spec.trainable.rates(spec, name, self.models[name])
+            members: dict[float, list[nn.Parameter]] = {}
+            for key, weight in weights.items():
+                members.setdefault(multipliers.get(key, 1.0), []).append(weight)
+            full_rate = rate(self.resolved, name)
+            groups += [
+                {"params": parameters, "lr": full_rate * multiplier}
+                for multiplier, parameters in members.items()
+            ]
+        return groups
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         """Model -> trained tensors by name."""
@@ -123,11 +132,14 @@ class TrainableModel:
         if self.offload:
             self.offload.publish()
 
-    def adapters(self) -> dict[str, dict[str, Factors]]:
-        """Component -> module -> factors, scale baked in: what is exported."""
-        pairs = {name: lora.pairs(self.models[name]) for name in self.resolved.first_layers}
+    def adapters(self) -> dict[str, dict[str, WeightDelta]]:
+        """Component -> module -> change, scale baked in: what is exported."""
         return {
-            name: {layer: Factors(*pair) for layer, pair in layers.items()} for name, layers in pairs.items()
+            name: {
+                layer: ModuleTensors(layer, adapter.exported()).delta(kernel=adapter.kernel)
+                for layer, adapter in lora.attached(self.models[name]).items()
+            }
+            for name in self.resolved.first_layers
         }
 
     def losses(self, step: int) -> Iterator[Tensor]:

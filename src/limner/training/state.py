@@ -14,7 +14,7 @@ from limner.events import PlanLowered
 from limner.nn import distributed
 from limner.nn.loop import Average, Fit
 from limner.nn.memory.plan import OptimizerState
-from limner.nn.optim import evaluation_mode, optimizer, schedule, training_mode
+from limner.nn.optim import ScheduleForm, evaluation_mode, optimizer, schedule, training_mode
 from limner.nn.serialize import restore
 from limner.recipe.aliases import shown
 from limner.recipe.optimizers import optimizer_of
@@ -199,11 +199,14 @@ class TrainState:
     def loop_settings(self) -> Fit:
         """What the loop trains and how far each step goes, by the plan in use."""
         train_config, is_distributed = self.resolved.recipe.train, distributed.world() > 1
+        form = ScheduleForm(
+            train_config.schedule_cycles, train_config.schedule_power, train_config.schedule_decay
+        )
         share = distributed.sum_on_host if self.model.offload else distributed.sum_gradients
         return Fit(
             parameters=self.model.parameters,
             optimizer=self.optimizer,
-            rate=schedule(train_config.schedule, train_config.warmup, train_config.steps),
+            rate=schedule(train_config.schedule, train_config.warmup, train_config.steps, form),
             clip=train_config.clip,
             average=self.average,
             share=share if is_distributed else None,
@@ -240,6 +243,7 @@ def optimizer_for(
         betas=train_config.betas,
         schedule=train_config.schedule,
         warmup=train_config.warmup,
+        arguments=train_config.optimizer_args,
     )
 
 

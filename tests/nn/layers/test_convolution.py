@@ -5,8 +5,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from limner.errors import BadRecipe, BrokenGraph
-from limner.nn.layers import convolution, lora
-from limner.nn.layers.convolution import LowRankConv
+from limner.nn.layers import adapter, lora
+from limner.nn.layers.adapter import LowRankConv
 from limner.nn.parameters import get_state
 from messages import raises
 
@@ -47,7 +47,7 @@ def test_step_zero_is_the_base_and_only_the_factors_are_trained():
 
 
 def test_kernels_have_a_rank_of_their_own():
-    shapes = {name: tuple(down.shape) for name, (down, _) in lora.pairs(attached()).items()}
+    shapes = {name: tuple(layer.down.shape) for name, layer in lora.attached(attached()).items()}
     assert shapes == {"same": (2, 4, 3, 3), "halved": (2, 6, 3, 3), "point": (4, 6, 1, 1)}
 
 
@@ -73,7 +73,8 @@ def test_outputs_and_gradients_are_pefts():
 
 def test_what_is_exported_is_the_change_of_the_weight():
     net, plain = moved(attached()), network()
-    for name, (down, up) in lora.pairs(net).items():
+    for name, layer in lora.attached(net).items():
+        down, up = layer.exported().values()
         plain.get_submodule(name).weight.data += (up.flatten(1) @ down.flatten(1)).view(
             plain.get_submodule(name).weight.shape
         )
@@ -96,7 +97,7 @@ def test_factors_of_a_bf16_model_are_fp32_masters():
 
 def test_what_no_pair_can_stand_beside_is_refused():
     odd = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"))
-    assert not any(convolution.plain(layer) for layer in odd)
+    assert not any(adapter.plain(layer) for layer in odd)
     with raises(BrokenGraph):
         lora.attach(odd, ["0"], rank=1, alpha=1.0, dropout=0.0, seed=0)
     with raises(BadRecipe):

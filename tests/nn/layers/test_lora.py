@@ -295,7 +295,7 @@ def test_pairs_are_copies_with_the_scale_in_them():
     net = attached(rank=4, alpha=2.0)
     state = get_state(lora.named(net))
     state["inward.lora_B.default.weight"].fill_(1.0)
-    pairs = lora.pairs(net)
+    pairs = {name: tuple(layer.exported().values()) for name, layer in lora.attached(net).items()}
     assert list(pairs) == ["inward", "blocks.3.q", "q_proj"]
     down, up = pairs["inward"]
     assert torch.equal(down, state["inward.lora_A.default.weight"]) and bool((up == 0.5).all())
@@ -331,3 +331,40 @@ def test_a_layer_that_is_not_linear_is_refused():
 def test_a_layer_still_tells_its_weight():
     net = attached()
     assert net.inward.weight is net.inward.base.weight and net.inward.out_features == 6
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fits", "fails"),
+    [
+        ("blocks.4-12.q", ["blocks.4.q", "x.blocks.12.q"], ["blocks.3.q", "blocks.13.q", "myblocks.4.q"]),
+        ("*.out.*", ["blocks.3.out.0"], ["blocks.3.q", "out.0"]),
+        ("blocks.0-1.layers.2-3.*", ["blocks.1.layers.3.q"], ["blocks.1.layers.4.q", "blocks.2.layers.3.q"]),
+        ("q", ["q", "blocks.0.q"], ["blocks.0.to_q"]),
+        ("conv1-2.q", ["conv1-2.q"], ["conv1.q"]),
+    ],
+)  # fmt: skip
+def test_a_pattern_has_ranges_between_dots(pattern, fits, fails):
+    form = lora.NamePattern(pattern)
+    assert all(form.matches(name) for name in fits) and not any(form.matches(name) for name in fails)
+
+
+def test_layers_are_chosen_by_ranges_and_left_out_again():
+    net = tower()
+    assert lora.matching(net, ["blocks.2-3.*", "!*.out.*"]) == ["blocks.2.q", "blocks.3.q"]
+    assert lora.matching(net, ["q", "!blocks.1-11.*"]) == ["blocks.0.q"]
+
+
+@pytest.mark.parametrize("endings", [["blocks.9-2.q"], ["q", "!nothing"], ["q", "!*.q"], ["blocks.90-99.q"]])
+def test_patterns_that_choose_nothing_are_refused(endings):
+    with raises(BadRecipe):
+        lora.matching(tower(), endings)
+
+
+def test_the_last_pattern_that_matches_gives_a_layer_its_value():
+    names = ["blocks.0.q", "blocks.1.q", "inward"]
+    assert lora.by_pattern(names, {"q": 8, "blocks.1-5.*": 4}, "lora.ranks") == {
+        "blocks.0.q": 8,
+        "blocks.1.q": 4,
+    }
+    with raises(BadRecipe):
+        lora.by_pattern(names, {"*.out.*": 8}, "lora.ranks")

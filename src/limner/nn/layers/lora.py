@@ -1,148 +1,135 @@
-"""Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) on the linear layers and convolutions of a model."""
+"""Adapters on the linear layers and convolutions of a model: on which layers, of which ranks."""
 
-import fnmatch
-import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from limner.errors import BadRecipe, BrokenGraph
-from limner.nn.layers.convolution import LowRankConv, plain, wide
+from limner.nn.layers.adapter import (
+    FUSED,
+    LORA,
+    Adapter,
+    AdapterKind,
+    AdapterShape,
+    LowRank,
+    Readers,
+    plain,
+    wide,
+)
+from limner.nn.layers.dora import DORA
+from limner.nn.layers.loha import LOHA
+from limner.nn.layers.lokr import lokr
 from limner.nn.layers.quantized_linear import QuantizedLinear
 from limner.nn.rng import PlacedDropout, Places, seed_of
 
-SAVED = {"down": "lora_A.default.weight", "up": "lora_B.default.weight"}
-"""What checkpoints call the factors: peft's names, as they always have."""
+RANGE = re.compile(r"(?<![^.])(\d+)-(\d+)(?![^.])")
+"""Numbers from .. to, between dots of a pattern."""
 
 
-class LowRank(nn.Module):
-    """y = W x + scale * U (D x): a frozen linear layer and the pair that is trained beside it.
+@dataclass(frozen=True)
+class NamePattern:
+    """A pattern for the endings of module names at a dot: ``transformer_blocks.4-12.attn.*``.
 
-    The factors are fp32 masters; the arithmetic is that of the layer's output. For its gradient the pair
-    keeps D x, and x itself: one tensor for all the layers that read it. Only autocast makes it a copy.
-    Where ``readers`` is set, D x comes from there, unless dropout gives each pair an input of its own.
+    ``*`` stands for anything, ``4-12`` between dots for the numbers from 4 to 12.
 
-    Args:
-        base: ``nn.Linear``, ``QuantizedLinear``, or whatever takes its place; is called as a module.
-        rank: At least 1.
-        scale: alpha / rank.
-        dropout: On what the pair reads; knows when it is on.
+    Raises:
+        BadRecipe: A range ends before it begins.
     """
 
-    def __init__(
-        self, base: nn.Linear | QuantizedLinear, rank: int, scale: float, dropout: nn.Module
-    ) -> None:
-        """See the class. The factors are zero."""
-        super().__init__()
-        self.base: nn.Module = base
-        self.in_features, self.out_features = base.in_features, base.out_features
-        device = next(chain(base.parameters(), base.buffers())).device
-        self.down = nn.Parameter(torch.zeros(rank, base.in_features, device=device))
-        self.up = nn.Parameter(torch.zeros(base.out_features, rank, device=device))
-        self.scale, self.dropout = scale, dropout
-        self.readers: Readers | None = None
-        self.enabled = True
+    text: str
 
-    @property
-    def weight(self) -> Tensor:
-        """That of the layer beneath: some models ask a layer for its dtype."""
-        return self.base.weight  # pyright: ignore[reportReturnType]
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for first, last in self._ranges:
+            if first > last:
+                raise BadRecipe(
+                    f"{self.text!r} has the range {first}-{last}. Write the smaller number first."
+                )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., in) -> (..., out)."""
-        y = self.base(x)
-        if not self.enabled:
-            return y
-        drops = isinstance(self.dropout, PlacedDropout) and self.dropout.training
-        if self.readers is None or drops:
-            inner = F.linear(self.dropout(x.to(y.dtype)), self.down.to(y.dtype))
-        else:
-            inner = self.readers.inner(self, x, y.dtype)
-        flat = y.reshape(-1, self.out_features), inner.reshape(-1, len(self.down))
-        return torch.addmm(*flat, self.up.to(y.dtype).t(), alpha=self.scale).view(y.shape)
+    @cached_property
+    def _ranges(self) -> list[tuple[int, int]]:
+        return [(int(first), int(last)) for first, last in RANGE.findall(self.text)]
 
-    def extra_repr(self) -> str:
-        """For people."""
-        return f"rank={len(self.down)}, scale={self.scale:g}"
+    @cached_property
+    def _form(self) -> re.Pattern[str]:
+        parts = RANGE.split(self.text)[::3]  # what stands between ranges
+        form = r"(\d+)".join(re.escape(part).replace(r"\*", ".*").replace(r"\?", ".") for part in parts)
+        return re.compile(rf"(?:.*\.)?{form}", re.DOTALL)
 
-
-FUSED = (
-    ("to_q", "to_k", "to_v"),
-    ("add_q_proj", "add_k_proj", "add_v_proj"),
-    ("q_proj", "k_proj", "v_proj"),
-    ("q", "k", "v"),
-)
-"""Layers of one attention that read one tensor: diffusers' names, those of CLIP and Qwen, those of T5."""
-
-
-class Readers:
-    """Pairs that read one tensor: their D x are one product, made by the first and freed by the last.
-
-    Not the same to the bit as a product for each: of other shapes, kernels sum in another order. In fp32 the
-    gradients are within 1e-6 of those; what is recomputed or streamed is the same to the bit as ever. A pair
-    that is given another tensor than the one before it costs time, and changes nothing.
-    """
-
-    def __init__(self, pairs: Sequence[LowRank]) -> None:
-        """See the class."""
-        self.pairs = list(pairs)
-        self.forget()
-
-    def forget(self) -> None:
-        """Let go of what no pair came for: a step that failed half way leaves it."""
-        self.input: Tensor | None = None
-        self.outputs: list[Tensor | None] = [None] * len(self.pairs)
-
-    def inner(self, pair: LowRank, x: Tensor, dtype: torch.dtype) -> Tensor:
-        """D x of one of the pairs, (..., rank)."""
-        index = next(number for number, reader in enumerate(self.pairs) if reader is pair)
-        if self.input is not x or self.outputs[index] is None:
-            down = torch.cat([reader.down for reader in self.pairs]).to(dtype)
-            ranks = [len(reader.down) for reader in self.pairs]
-            self.input, self.outputs = x, list(F.linear(x.to(dtype), down).split(ranks, dim=-1))
-        output = self.outputs[index]
-        self.outputs[index] = None
-        if all(reader is None for reader in self.outputs):
-            self.input = None
-        assert output is not None
-        return output
+    def matches(self, name: str) -> bool:
+        """Whether a module's name ends so."""
+        found = self._form.fullmatch(name)
+        return found is not None and all(
+            first <= int(number) <= last
+            for number, (first, last) in zip(found.groups(), self._ranges, strict=True)
+        )
 
 
 def matching(
     model: nn.Module, endings: Sequence[str], *, layers: str = "", since: int = 0, until: int | None = None
 ) -> list[str]:
-    """Names of the linear layers and convolutions that end in one of ``endings``.
+    """Names of the linear layers and convolutions that end in one of ``endings``, less those left out.
 
     Args:
         model: The model.
-        endings: Endings at a dot, such as ``attn.to_q``; ``*`` stands for anything.
+        endings: Patterns (:class:`NamePattern`); what one that begins with "!" matches is left out.
         layers: Path of the model's list of layers, needed for ``since`` and ``until``.
         since: Index of the first layer to train; modules below it, or outside the list, are left out.
         until: Index of the first layer that never runs; modules from it on are left out. None: all run.
 
     Raises:
-        BadRecipe: An ending matches nothing.
+        BadRecipe: An ending matches nothing, or nothing is left.
     """
     names = [name for name, module in model.named_modules() if _trainable(module)]
-    matches: set[str] = set()
+    matches, exclusions = set[str](), set[str]()
     for ending in endings:
-        hits = [n for n in names if fnmatch.fnmatchcase(n, ending) or fnmatch.fnmatchcase(n, f"*.{ending}")]
+        pattern = NamePattern(ending.removeprefix("!"))
+        hits = [name for name in names if pattern.matches(name)]
         if not hits:
             existing = ", ".join(sorted({_tail(name) for name in names}))
             raise BadRecipe(
-                f"lora.targets: no linear layer or convolution ends in {ending!r}. Endings here: {existing}."
+                f"lora.targets: no linear layer or convolution ends in {pattern.text!r}. "
+                f"Endings here: {existing}."
             )
-        matches.update(hits)
+        (exclusions if ending.startswith("!") else matches).update(hits)
+    if not matches - exclusions:
+        texts = ", ".join(ending for ending in endings if ending.startswith("!"))
+        raise BadRecipe(f"lora.targets: {texts} leave out all {len(matches)} layers. Remove one of them.")
+    matches -= exclusions
     layer_numbers = {
         n: int(n[len(layers) + 1 :].split(".")[0]) for n in matches if n.startswith(f"{layers}.")
     }
     if since:
         matches = {n for n, layer in layer_numbers.items() if layer >= since}
     return sorted(n for n in matches if until is None or layer_numbers.get(n, -1) < until)
+
+
+def by_pattern(names: Iterable[str], table: Mapping[str, float], key: str) -> dict[str, float]:
+    """The value of each named layer by the last pattern of a table that matches it; others are left out.
+
+    Args:
+        names: Of the layers that are trained.
+        table: Pattern -> value.
+        key: Of the recipe, for the message.
+
+    Raises:
+        BadRecipe: A pattern matches none of them.
+    """
+    names, values = list(names), dict[str, float]()
+    for text, value in table.items():
+        pattern = NamePattern(text)
+        hits = [name for name in names if pattern.matches(name)]
+        if not hits:
+            tails = ", ".join(sorted({_tail(name) for name in names}))
+            raise BadRecipe(
+                f"{key}: none of the {len(names)} trained layers ends in {text!r}. Endings here: {tails}."
+            )
+        values |= dict.fromkeys(hits, value)
+    return values
 
 
 def _trainable(layer: nn.Module) -> bool:
@@ -169,7 +156,13 @@ def _tail(name: str) -> str:
     return re.split(r"\.\d+\.", name, maxsplit=1)[-1]
 
 
-def attach(
+def kind_of(name: str, *, factor: int | None = None, full_matrix: bool = False) -> AdapterKind:
+    """The kind that ``lora.kind`` names; the other arguments are those of a LoKr (``lokr.Kronecker``)."""
+    kinds = {"lora": LORA, "loha": LOHA, "lokr": lokr(factor, full_matrix=full_matrix), "dora": DORA}
+    return kinds[name]
+
+
+def attach(  # noqa: PLR0913  everything that an adapter is made of
     model: nn.Module,
     names: Sequence[str] | Mapping[str, int],
     *,
@@ -178,14 +171,15 @@ def attach(
     dropout: float,
     seed: int,
     places: Places | None = None,
+    kind: AdapterKind = LORA,
 ) -> nn.Module:
-    """Freeze ``model`` and put a LoRA on each named layer, which becomes the ``base`` of it.
+    """Freeze ``model`` and put an adapter on each named layer, which becomes the ``base`` of it.
 
     Each is of the ``rank``, or of its own where ``names`` says one (:func:`ranks`); the scale of all is
     alpha / ``rank``.
 
-    D is drawn on the CPU from ``seed`` and the layer's name, so that neither the device nor other layers
-    change it; U is zero, so step 0 is the base model. On meta there are shapes alone. Dropout is off until
+    First values are drawn on the CPU from ``seed`` and the layer's name, so that neither the device nor other
+    layers change them; step 0 is the base model. On meta there are shapes alone. Dropout is off until
     :func:`dropping` switches it on; its masks depend on ``places``, which the caller keeps up to date
     (``nn.rng``).
 
@@ -198,20 +192,18 @@ def attach(
         owner = model.get_submodule(parent)
         base = owner.get_submodule(attribute)
         drop = PlacedDropout(dropout, name, [] if places is None else places) if dropout else nn.Identity()
-        layer_rank = names[name] if isinstance(names, Mapping) else rank
+        shape = AdapterShape(names[name] if isinstance(names, Mapping) else rank, alpha / rank)
         if isinstance(base, nn.Linear | QuantizedLinear):
-            pair = LowRank(base, layer_rank, alpha / rank, drop)
-        elif isinstance(base, nn.Conv2d) and plain(base):
-            pair = LowRankConv(base, layer_rank, alpha / rank, drop)
+            adapter = kind.linear(base, shape, drop)
+        elif plain(base):
+            adapter = kind.convolution(base, shape, drop)
         else:
             raise BrokenGraph(
                 f"{name} is a {type(base).__name__}, and a LoRA needs a linear layer or a plain convolution."
             )
-        if not pair.down.is_meta:
-            width = 1 / math.sqrt(pair.down[0].numel())  # as nn.Linear and nn.Conv2d are drawn
-            noise = torch.rand(pair.down.shape, generator=torch.Generator().manual_seed(seed_of(seed, name)))
-            pair.down.data.copy_(noise.mul_(2 * width).sub_(width))
-        setattr(owner, attribute, pair)
+        if not next(adapter.parameters()).is_meta:
+            adapter.draw(torch.Generator().manual_seed(seed_of(seed, name)))
+        setattr(owner, attribute, adapter)
     dropping(model, enabled=False)
     return model
 
@@ -238,42 +230,22 @@ def together(model: nn.Module) -> None:
 
 def forget(model: nn.Module) -> None:
     """Let go of what a step that failed half way has left: it would keep all that came before it alive."""
-    for _, pair in _pairs(model):
-        if isinstance(pair, LowRank) and pair.readers is not None:
-            pair.readers.forget()
+    for adapter in attached(model).values():
+        if isinstance(adapter, LowRank) and adapter.readers is not None:
+            adapter.readers.forget()
 
 
-def pairs(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
-    """Layer -> down (rank, in) and up (out, rank) with the scale in it: float32 copies on the CPU.
-
-    Of a convolution (rank, in, height, width) and (out, rank, 1, 1).
-    """
-    return {
-        name: (
-            pair.down.detach().to("cpu", torch.float32, copy=True),
-            pair.up.detach().cpu().float() * pair.scale,
-        )
-        for name, pair in _pairs(model)
-    }
-
-
-def _pairs(model: nn.Module) -> Iterator[tuple[str, LowRank | LowRankConv]]:
-    return (
-        (name, module) for name, module in model.named_modules() if isinstance(module, LowRank | LowRankConv)
-    )
-
-
-def attached(model: nn.Module) -> dict[str, LowRank | LowRankConv]:
+def attached(model: nn.Module) -> dict[str, Adapter]:
     """Layer -> the adapter that was put on it."""
-    return dict(_pairs(model))
+    return {name: module for name, module in model.named_modules() if isinstance(module, Adapter)}
 
 
 def named(model: nn.Module) -> dict[str, nn.Parameter]:
     """Everything trained, by the names of checkpoints, in a fixed order."""
     factors = {
-        f"{name}.{saved}": getattr(pair, factor)
-        for name, pair in _pairs(model)
-        for factor, saved in SAVED.items()
+        f"{layer}.{adapter.names[name].saved}": factor
+        for layer, adapter in attached(model).items()
+        for name, factor in adapter.factors().items()
     }
     return dict(sorted(factors.items()))
 
@@ -285,11 +257,11 @@ def trained(model: nn.Module) -> list[nn.Parameter]:
 
 def enable(model: nn.Module, *, enabled: bool) -> None:
     """Have the adapters compute, or leave the frozen model as it is."""
-    for _, pair in _pairs(model):
-        pair.enabled = enabled
+    for adapter in attached(model).values():
+        adapter.enabled = enabled
 
 
 def dropping(model: nn.Module, *, enabled: bool) -> None:
     """Switch the adapters' own dropout; the frozen model's stays off, or T5 would be trained with noise."""
-    for _, pair in _pairs(model):
-        pair.dropout.train(enabled)
+    for adapter in attached(model).values():
+        adapter.dropout.train(enabled)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from limner.errors import BadRecipe, first_line
-from limner.nn.arch import ArchSpec, frozen, matching, stand_in
+from limner.nn.arch import ArchSpec, frozen, hoistable, matching, stand_in
 from limner.nn.layers.attention import Attention
 from limner.nn.memory.block_swap import BlockSwapper, CopyStream, SwappedBlock
 from limner.nn.memory.checkpointing import Checkpoint, Remembered, Run, Tail, placed
@@ -203,7 +203,7 @@ def _host(engine: Engine, device: torch.device, folder: Path | None, *, mapped: 
 def _hoisted(
     engine: Engine, model: nn.Module, arch: ArchSpec, host: Host, device: torch.device
 ) -> Hoist | None:
-    layers = {name: frozen(layer) for name, layer in matching(model, arch.modulations).items()}
+    layers = {name: frozen(layer) for name, layer in hoistable(model, arch).items()}
     if not layers:
         return None
     hoist = Hoist(layers, matching(model, arch.conditions), host, device)

@@ -1,0 +1,147 @@
+"""Keys that cannot stand together, each said in one line with the remedy."""
+
+from typing import TYPE_CHECKING
+
+from limner.errors import BadRecipe
+from limner.recipe.optimizers import optimizer_of
+
+if TYPE_CHECKING:
+    from limner.recipe.schema import Lora, Recipe, Train
+
+SHAPES = {
+    "schedule_cycles": "cosine_with_restarts",
+    "schedule_power": "polynomial",
+    "schedule_decay": "warmup_stable_decay",
+}
+"""Key of [train] -> the only schedule that has it."""
+
+
+def refuse_layers(lora: "Lora") -> None:
+    """Raise ``BadRecipe`` where keys of [lora] are for another kind, or for text encoders that are none."""
+    for key in ("factor", "full_matrix"):
+        value = getattr(lora, key)
+        if lora.kind != "lokr" and value != type(lora).model_fields[key].default:
+            raise BadRecipe(
+                f'lora.{key} is {value}, which only a LoKr has, and lora.kind is "{lora.kind}". Set '
+                f'lora.kind = "lokr", or remove lora.{key}.'
+            )
+    if lora.text_encoder_layers is not None and not lora.text_encoders:
+        raise BadRecipe(
+            f"lora.text_encoder_layers is {lora.text_encoder_layers}, but no text encoder is trained. "
+            'Set lora.text_encoders = ["text_encoder"], or remove lora.text_encoder_layers.'
+        )
+
+
+def refuse_schedule(train: "Train") -> None:
+    """Raise ``BadRecipe`` where the keys of a schedule do not fit each other."""
+    if train.warmup and train.warmup >= train.steps:
+        raise BadRecipe(
+            f"train.warmup is {train.warmup} and train.steps is {train.steps}: the full learning rate "
+            f"is never reached. Set train.warmup below {train.steps}, for instance to {train.steps // 20}."
+        )
+    for key, schedule in SHAPES.items():
+        value, default = getattr(train, key), type(train).model_fields[key].default
+        if value != default and train.schedule != schedule:
+            raise BadRecipe(
+                f"train.{key} is {value}, which only {schedule} has, and train.schedule is "
+                f'"{train.schedule}". Set train.schedule = "{schedule}", or remove train.{key}.'
+            )
+    if train.schedule_decay and train.warmup + train.schedule_decay > train.steps:
+        raise BadRecipe(
+            f"train.warmup is {train.warmup} and train.schedule_decay {train.schedule_decay}, of "
+            f"{train.steps} steps. Their sum must be at most train.steps."
+        )
+
+
+def refuse_optimizer(train: "Train") -> None:
+    """Raise ``BadRecipe`` where the optimizer does not fit the other keys of [train]."""
+    optimizer = optimizer_of(train.optimizer)
+    keys = {"lr": "train.learning_rate", "weight_decay": "train.weight_decay"}
+    keys |= {"betas": "train.betas"} if optimizer.betas else {}
+    for name in train.optimizer_args:
+        if name in keys:
+            raise BadRecipe(
+                f"train.optimizer_args has {name}, which is {keys[name]} here. Set that, and remove {name}."
+            )
+    if optimizer.finds_rate and train.learning_rate < 0.01:
+        raise BadRecipe(
+            f"train.learning_rate is {train.learning_rate:g} with {optimizer.name}, which finds the rate "
+            "itself and multiplies it by this. Set train.learning_rate = 1.0."
+        )
+    if optimizer.averages and train.schedule != "constant":
+        raise BadRecipe(
+            f'train.schedule is "{train.schedule}" with the {optimizer.name} optimizer, which replaces '
+            'schedules. Set train.schedule = "constant", or train.optimizer = "adamw".'
+        )
+    if optimizer.averages and train.ema:
+        raise BadRecipe(
+            f"train.ema is {train.ema:g} with the {optimizer.name} optimizer, which averages the "
+            'weights already. Set train.ema = 0.0, or train.optimizer = "adamw".'
+        )
+
+
+def refuse_loss(train: "Train") -> None:
+    """Raise ``BadRecipe`` where the keys of what the loss sees do not fit each other."""
+    low, high = train.noise_range
+    if low >= high:
+        raise BadRecipe(
+            f"train.noise_range is [{low:g}, {high:g}], which holds no level of noise. Write the lower first."
+        )
+    fields = type(train).model_fields
+    for key in ("huber_c", "huber_schedule"):
+        value = getattr(train, key)
+        if value != fields[key].default and train.loss not in ("huber", "smooth_l1"):
+            raise BadRecipe(
+                f'train.{key} is {value}, and train.loss is "{train.loss}", which has none. Set train.loss = '
+                f'"huber", or remove train.{key}.'
+            )
+
+
+def refuse_method(recipe: "Recipe") -> None:
+    """Raise ``BadRecipe`` where a full fine-tune is wanted, and something that only a LoRA has."""
+    if recipe.train.method != "full":
+        return
+    if recipe.limits.matmul_precision == "8bit":
+        raise BadRecipe(
+            'train.method is "full", which trains every weight, and limits.matmul_precision '
+            '"8bit" is for '
+            'frozen ones. Set limits.matmul_precision = "full", or train.method = "lora".'
+        )
+    for key, field in type(recipe.lora).model_fields.items():
+        value = getattr(recipe.lora, key)
+        if value != field.default:
+            raise BadRecipe(
+                f'train.method is "full", which trains every weight of the denoiser, and lora.{key} '
+                f'is {value}. Remove lora.{key}, or set train.method = "lora".'
+            )
+    for key, value in (("train.init", recipe.train.init), ("sample.lora_on", recipe.sample.lora_on)):
+        if value not in ("", "both"):
+            raise BadRecipe(
+                f'train.method is "full", which makes no LoRA, and {key} is "{value}". Remove {key}.'
+            )
+    if tools := [tool for tool in recipe.export.for_ if tool != "diffusers"]:
+        raise BadRecipe(
+            f'train.method is "full", which makes a whole model, and export.for names "{tools[0]}", '
+            f'which gets a LoRA. Remove "{tools[0]}"; afterwards `limner lora extract` makes a LoRA '
+            "of the difference, and `limner lora convert` turns it."
+        )
+
+
+def refuse_adapter(recipe: "Recipe") -> None:
+    """Raise ``BadRecipe`` where keys of [lora] do not fit those of [train]."""
+    lora, train = recipe.lora, recipe.train
+    if train.init and lora.kind != "lora":
+        raise BadRecipe(
+            f'train.init is "{train.init}", which a LoRA starts from, and lora.kind is "{lora.kind}". Set '
+            'lora.kind = "lora", or remove train.init.'
+        )
+    if lora.rates and optimizer_of(train.optimizer).finds_rate:
+        raise BadRecipe(
+            f"lora.rates has {len(lora.rates)} patterns, and {train.optimizer} finds one learning rate for "
+            'everything. Remove lora.rates, or set train.optimizer = "adamw".'
+        )
+    if train.text_encoder_learning_rate is not None and not lora.text_encoders:
+        raise BadRecipe(
+            f"train.text_encoder_learning_rate is {train.text_encoder_learning_rate:g}, but no text "
+            'encoder is trained. Set lora.text_encoders = ["text_encoder"], or remove it.'
+        )
