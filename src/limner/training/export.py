@@ -254,7 +254,7 @@ def require_exportable(resolved: Resolved, meta: Assembled) -> None:
         except BadLora as error:
             reason = str(error).partition(" Leave such modules out")[0].removesuffix(".")
             raise BadRecipe(
-                f'export.for names "{tool.name}", and: {reason}. Train others with lora.targets or '
+                f'export.for names "{tool.name}", and: {reason}. Train alternatives with lora.targets or '
                 f'lora.text_encoders, or remove "{tool.name}".'
             ) from error
 
@@ -268,11 +268,11 @@ def _require_kind(recipe: Recipe, family: FamilyKeys, tool: Tool) -> None:
         if kind in rules.kinds and (kind != "DoRA" or tool_named(name).norms == "out")
     ]
     if tool.name in family.tools and tool.name not in readers:
-        whose = " with norms along the outputs" if kind == "DoRA" else ""
-        others = f" (or {', '.join(readers[1:])})" if readers[1:] else ""
+        axis = " with norms along the outputs" if kind == "DoRA" else ""
+        alternatives = f" (or {', '.join(readers[1:])})" if readers[1:] else ""
         raise BadRecipe(
-            f'lora.kind is "{recipe.lora.kind}", and {tool.name} reads no {kind} of {family.family}{whose}. '
-            f'Set export.for = ["{readers[0]}"]{others}, or lora.kind = "lora".'
+            f'lora.kind is "{recipe.lora.kind}", and {tool.name} reads no {kind} of {family.family}{axis}. '
+            f'Set export.for = ["{readers[0]}"]{alternatives}, or lora.kind = "lora".'
         )
 
 
