@@ -254,7 +254,7 @@ def require_exportable(resolved: Resolved, meta: Assembled) -> None:
         except BadLora as error:
             reason = str(error).partition(" Leave such modules out")[0].removesuffix(".")
             raise BadRecipe(
-                f'export.for names "{tool.name}", and: {reason}. Train alternatives with lora.targets or '
+                f'export.for names "{tool.name}", and: {reason}. Train others with lora.targets or '
                 f'lora.text_encoders, or remove "{tool.name}".'
             ) from error
 
