@@ -71,7 +71,7 @@ def weights(run: Path, step: int) -> dict[str, torch.Tensor]:
 
 
 def losses(run: Path) -> list[tuple[int, float | None, float | None]]:
-    """(step, loss, held-out loss) of every row of the metrics."""
+    """(step, loss, validation loss) of every row of the metrics."""
     return [(row["step"], row.get("loss"), row.get("held_out")) for row in RunDir(run).metrics()]
 
 

@@ -35,7 +35,7 @@ BARS = {
 """By picture side: what a base from a GPU must reach, and one made by processors alone."""
 JUDGE_BAR = 0.90
 RISE_BAR = 0.02
-"""Held-out loss at the end above its minimum, at most."""
+"""Validation loss at the end above its minimum, at most."""
 SHEET_COLUMNS = 16
 
 
@@ -111,7 +111,7 @@ def scores(judge: Judge, images: np.ndarray, asks: Sequence[Ask]) -> dict[str, A
 
 
 def losses(base: Path) -> dict[str, float]:
-    """Held-out loss of a base's training: last, least, and the rise between as a share.
+    """Validation loss of a base's training: last, least, and the rise between as a share.
 
     Of those rows whose held-out set is that of the last.
     """
@@ -205,7 +205,7 @@ def verdicts(found: dict[str, Any]) -> list[list[str]]:
     rows = [[name, _shown(value), f">= {_shown(bar)}", _met(value >= bar)] for name, value, bar in least]
     rise = found["loss"]["rise"]
     rows.append(
-        ["held-out loss, end above minimum", f"{rise:.2%}", f"<= {RISE_BAR:.0%}", _met(rise <= RISE_BAR)]
+        ["validation loss, end above minimum", f"{rise:.2%}", f"<= {RISE_BAR:.0%}", _met(rise <= RISE_BAR)]
     )
     return rows
 

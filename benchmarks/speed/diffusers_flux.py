@@ -4,10 +4,10 @@
 
 ``--script`` is ``examples/dreambooth/train_dreambooth_lora_flux.py`` of the diffusers repository, which is
 not part of this one. ``--base`` is a FLUX.1 pipeline in diffusers layout, ``--images`` a folder of images,
-each with a caption beside it (.txt). Every fifth image is kept for the held-out loss. Both sides train on
+each with a caption beside it (.txt). Every fifth image is kept for the validation loss. Both sides train on
 the same files with the same rank, targets, batch, steps, rate and noise levels, as whole processes, in
 turns (ABAB..), after one unmeasured turn each. Limner's cache starts empty in every turn. Each round has a
-seed of its own, the same for both sides, and the held-out loss is the mean over the rounds: one seed's luck
+seed of its own, the same for both sides, and the validation loss is the mean over the rounds: one seed's luck
 is as large as what is compared. Two cases: one prompt for all images, and a caption per image (the example
 then reads its folder with ``datasets``: ``pip install -e .[bench]``). Beside them, in every round, a process
 that does nothing but import the models that both need: neither can start sooner. Compiled modules are kept
@@ -52,7 +52,7 @@ LABELS = {
     "step": ("seconds per step", 1.0, 4),
     "wall": ("whole time, s", 1.0, 2),
     "peak_bytes": ("peak memory, MB", 1e-6, 0),
-    "held_out": ("held-out loss", 1.0, 4),
+    "held_out": ("validation loss", 1.0, 4),
 }
 
 

@@ -8,7 +8,7 @@ metrics and progress. The other is the loop that one writes by hand: pick rows, 
 step. The verb tells its progress after every step; there the bare loop takes its turn, so blocks of both lie
 next to each other in time. Each of Limner's blocks is compared with the mean of the bare blocks around it.
 Reported: the median over blocks of that ratio, of wall time and of the process's CPU time, which other
-processes on the machine disturb less. Saving, sampling and the held-out loss are no part of it.
+processes on the machine disturb less. Saving, sampling and the validation loss are no part of it.
 """
 
 import argparse

@@ -4,7 +4,7 @@
 
 Each case is ``limner train`` in a process of its own, timed from outside by the rows that appear in its
 ``metrics.jsonl``; the cases take turns. Samples are off: painting the base is not part of starting. A fresh
-run also measures the held-out loss of the base before its first step. Then each case runs once more a round
+run also measures the validation loss of the base before its first step. Then each case runs once more a round
 with clocks around the parts of the verb, which tell where the time goes: loading libraries, reading the
 folder, looking for a checkpoint, the cache (filled or verified), loading the models, the rest up to the step;
 in wall time and in CPU time of the process, which others on the machine disturb less. Last: the bytes that a

@@ -163,7 +163,7 @@ def test_nouns(judge: Judge) -> list[str]:
 def teach(
     lesson: DemoRun, recipe: Recipe, out: Path, judge: Judge, reporter: Reporter
 ) -> tuple[dict[str, Any], dict[int, list[Image.Image]]]:
-    """Train one LoRA and paint before and after: (figures, {step: pictures asked for with the trigger})."""
+    """Train one LoRA, sample before and after: (figures, {step: pictures asked for with the trigger})."""
     start = time.monotonic()
     words, nouns = words_of(lesson, judge), test_nouns(judge)
     trained = train(recipe, out, reporter)
@@ -216,7 +216,7 @@ def recipe_for(lesson: DemoRun, *, seed: int = 0, images: Path | None = None) ->
 
 
 class PromptSampler:
-    """The embedded base's stock pipeline, with or without a LoRA file, painting many prompts at once."""
+    """The embedded base's stock pipeline, with or without a LoRA file, generating many prompts at once."""
 
     def __init__(self, lora: Path | None, source: Source | None = None) -> None:
         """``source`` None means the embedded base."""
@@ -230,7 +230,7 @@ class PromptSampler:
         params = SamplingParams(width=self.side, height=self.side, steps=STEPS)
         options = self.family.pipeline_kwargs(self.source, params)
         out: list[Image.Image] = []
-        with reporter.progress("Painting", len(prompts)) as bar:
+        with reporter.progress("Generating", len(prompts)) as bar:
             for start in range(0, len(prompts), BATCH_SIZE):
                 batch = list(prompts[start : start + BATCH_SIZE])
                 negative_prompts = (

@@ -180,7 +180,7 @@ class RunDir:
         )
 
     def best(self) -> int | None:
-        """The checkpoint with the least held-out loss in the metrics, by step; None if none was measured."""
+        """The checkpoint with the least validation loss, by step; None if none was measured."""
         return self._best_of({step for step, _ in self.checkpoints()})
 
     def _best_of(self, steps: set[int]) -> int | None:
@@ -221,14 +221,14 @@ class RunDir:
         return _steps_in(self.loras_path)
 
     def best_lora(self) -> int | None:
-        """The step of the one with the least held-out loss in the metrics; None if none was measured."""
+        """The step of the one with the least validation loss in the metrics; None if none was measured."""
         return self._best_of({step for step, _ in self.step_loras()})
 
     def step_lora(self, step: int | str) -> Path:
         """The LoRA after a step.
 
         Args:
-            step: A number, "best" by held-out loss, or "last".
+            step: A number, "best" by validation loss, or "last".
 
         Raises:
             BadUsage: There is none.

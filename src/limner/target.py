@@ -263,7 +263,7 @@ def subject_of(
                 f"--step is {steps[0]}, and {target} is a LoRA file of one step. Name its run folder."
             )
         if not lines:
-            raise BadUsage('A LoRA file brings no prompts. Say what to paint: --prompt "..".')
+            raise BadUsage('A LoRA file brings no prompts. Say what to generate: --prompt "..".')
         return GenerationTarget((target,), tuple(lines), target.parent / f"{target.stem}-pictures")
     run = RunDir(request_for(target, {}, None).out)
     if not run.recipe_path.is_file():
@@ -274,7 +274,7 @@ def subject_of(
     lines = lines or [PromptLine(text) for text in defaults]
     if not lines:
         raise BadUsage(
-            f'The recipe of {target} has neither prompts nor a trigger. Say what to paint: --prompt "..".'
+            f'The recipe of {target} has neither prompts nor a trigger. Say what to generate: --prompt "..".'
         )
     lines = [replace(line, prompt=with_trigger(line.prompt, trigger)) for line in lines]
     paths = tuple(dict.fromkeys(run.step_lora(step) for step in steps)) or (run.path,)

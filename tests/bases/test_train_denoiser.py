@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from limner.bases import train_denoiser
-from limner.bases.train_denoiser import LENGTHS, DenoiserConfig, held_out_loss, train
+from limner.bases.train_denoiser import LENGTHS, DenoiserConfig, train, validation_loss
 from limner.graph.unit import split
 from limner.models.flux.family import FAMILY
 from limner.models.loading import load
@@ -62,9 +62,9 @@ def test_training_by_the_clock_learns_and_records(
 
 def test_the_held_out_loss_has_no_luck_in_it(models: dict[str, torch.nn.Module]) -> None:
     cut = split(tuple(unit.bind(**train_denoiser.CONSTANTS) for unit in FAMILY.units), TRAINED)
-    first = held_out_loss(models, cut, boundary(16), wish(1))
+    first = validation_loss(models, cut, boundary(16), wish(1))
     torch.rand(3)
-    assert held_out_loss(models, cut, boundary(16), wish(1)) == first
+    assert validation_loss(models, cut, boundary(16), wish(1)) == first
 
 
 def test_text_comes_in_several_lengths() -> None:

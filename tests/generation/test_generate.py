@@ -59,7 +59,7 @@ def test_a_run_is_painted_with(trained, tmp_path):
     assert [path.name for path in written] == [
         f"{prompt}-step4-strength1-seed{seed}.png" for prompt in ("zorb", "blank") for seed in (3, 4)
     ]
-    assert told.counts["Painting"] == [4, 4]
+    assert told.counts["Generating"] == [4, 4]
     assert look(written[0]).shape == (32, 32, 3) and not np.array_equal(look(written[0]), look(written[1]))
     again = paint(trained, tmp_path / "again", "zorb")
     assert np.array_equal(look(again[0]), look(written[0]))
@@ -114,7 +114,7 @@ def test_strengths_seeds_and_prompts_are_laid_out_as_grids(trained, tmp_path):
         for seed in (7, 8)
     ]
     assert [ones.name, twos.name] == ["grid-one.png", "grid-two.png"]
-    assert told.counts["Painting"] == [12, 12]
+    assert told.counts["Generating"] == [12, 12]
     assert len({look(path).tobytes() for path in paths}) == 12
     assert made_from(paths[2])["loras"][0]["strength"] == 0.5
 

@@ -94,7 +94,5 @@ def test_sides_that_can_be_painted(pixels: int | None):
 
 @pytest.mark.parametrize(("pixels", "near"), [(100, 96), (1, 16), (1023, 1024)])
 def test_sides_that_the_pipeline_would_round_are_refused(pixels: int, near: int):
-    with pytest.raises(
-        BadRecipe, match=f"sample.width is {pixels}; flux paints multiples of 16. Set {near}."
-    ):
+    with pytest.raises(BadRecipe, match=f"sample.width is {pixels}; flux makes multiples of 16. Set {near}."):
         FLUX.check_side("sample.width", pixels)

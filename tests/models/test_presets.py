@@ -56,7 +56,7 @@ def test_presets_that_there_are_not(arguments, message):
 
 def test_a_recipe_loads_no_torch():
     code = (
-        "import sys; from limner.models import presets; from limner.recipe import prompts, toml; "
+        "import sys; from limner.models import presets; from limner.recipe import toml; "
         "sys.exit(bool({'torch', 'diffusers', 'numpy', 'PIL'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

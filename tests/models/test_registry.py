@@ -102,6 +102,7 @@ SOURCE = Path(models.__file__).parents[1]
 ALLOWED = {
     "recipe/schema.py": {"sdxl"},  # the example of `parts` on the page of the recipe
     "bases/train_denoiser.py": {"flux"},  # the embedded base is a small FLUX.1
+    "bases/instant_exam.py": {"flux"},
 }
 
 

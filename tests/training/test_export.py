@@ -146,7 +146,7 @@ def test_what_the_base_s_denoiser_says_is_in_the_file_and_heard_when_painting(ti
     assert said["modelspec.prediction_type"] == "v" and said["ss_zero_terminal_snr"] == "True"
     settings = Settings(steps=1, width=32, height=32)
     (picture,) = generated(tmp_path / "run", tmp_path / "pictures", "x", told=told, settings=settings)
-    assert picture.is_file() and "painting with prediction_type = v_prediction, rescale" in told.text
+    assert picture.is_file() and "sampling with prediction_type = v_prediction, rescale" in told.text
 
 
 FULL = {"method": "full", "learning_rate": 1e-3}

@@ -79,10 +79,10 @@ def test_a_full_fine_tune_on_the_host_is_that_on_the_device_bit_for_bit(tiny_bas
     before = there.state()["transformer"]["proj_out.weight"].clone()
     assert equal(stepped(here), stepped(there))
     assert not torch.equal(before, there.state()["transformer"]["proj_out.weight"])
-    assert here.held_out_loss() == there.held_out_loss()
+    assert here.validation_loss() == there.validation_loss()
     again = TrainableModel(resolved, store, replace(plain(resolved), optimizer_state="host"))
     again.restore(here.state())
-    assert again.held_out_loss() == here.held_out_loss()
+    assert again.validation_loss() == here.validation_loss()
     assert all(each.grad is None for each in there.models["transformer"].parameters())
 
 
@@ -131,13 +131,13 @@ def test_groups_have_the_rates_of_the_recipe(tiny_base, photos):
 def test_the_held_out_loss_has_no_luck_in_it(tiny_base, photos):
     one = moved(trainable_model(tiny_base, photos, lora={"dropout": 0.5}, data={"validation_count": 2}))
     torch.manual_seed(1)
-    first = one.held_out_loss()
+    first = one.validation_loss()
     torch.manual_seed(2)
-    assert one.held_out_loss() == first
+    assert one.validation_loss() == first
     other = moved(
         trainable_model(tiny_base, photos, lora={"dropout": 0.5}, data={"validation_count": 2}, seed=9)
     )
-    assert other.held_out_loss() == first, "runs of other seeds can be compared"
+    assert other.validation_loss() == first, "runs of other seeds can be compared"
     assert len(QUANTILES) == len(set(QUANTILES)) and all(0 < each < 1 for each in QUANTILES)
 
 
@@ -230,7 +230,7 @@ def test_another_plan_is_the_same_training_to_the_bit(tiny_base, photos):
     usual, blocks = plain(one.resolved), len(one.resolved.family.arch.blocks_of(one.models["transformer"]))
     one.follow(replace(usual, swapped_blocks=blocks, precompute_modulation=True))
     one.follow(usual)  # from here on weights start at aligned bytes; in a file they need not, and CPUs care
-    expected, held_out, painted = _gradients(one), one.held_out_loss(), one.sample(1)
+    expected, held_out, painted = _gradients(one), one.validation_loss(), one.sample(1)
     for change in (
         {"checkpointed_blocks": 2},
         {
@@ -243,7 +243,7 @@ def test_another_plan_is_the_same_training_to_the_bit(tiny_base, photos):
     ):
         one.follow(replace(usual, **change))
         assert all(map(torch.equal, _gradients(one), expected)), change
-        assert (one.held_out_loss(), change) == (held_out, change)
+        assert (one.validation_loss(), change) == (held_out, change)
         assert one.sample(1) == painted, change
     one.follow(usual)
     assert all(map(torch.equal, _gradients(one), expected))

@@ -41,7 +41,7 @@ class Resolved:
     base: ResolvedBase
     folder: Folder
     rejected: tuple[Rejected, ...]
-    """What was left out, among the held-out images as well."""
+    """What was left out, among the validation images as well."""
     views: tuple[View, ...]
     """What training draws from: views of the person's images, then those of class images."""
     class_views: int = 0
@@ -49,7 +49,7 @@ class Resolved:
     held_out: tuple[View, ...]
     """What the validation loss is measured on."""
     truly_held_out: bool
-    """False when the held-out views are a fixed subset of the training images."""
+    """False when the validation views are a fixed subset of the training images."""
     notes: tuple[str, ...] = ()
     """What a person should know of what was held out."""
     encode_tiled: bool = False

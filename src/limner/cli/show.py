@@ -25,7 +25,7 @@ SILENT = "LIMNER_SILENT"
 
 
 class Terminal:
-    """Events on a terminal, with progress bars. Bars may be nested, as when samples are painted in training.
+    """Events on a terminal, with progress bars. Bars may be nested, as when a training samples.
 
     Args:
         console: Where to draw, which is stderr.

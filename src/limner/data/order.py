@@ -22,7 +22,7 @@ SUBSET = 8
 QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Of the recipe's time density: noise levels at which the loss of an image is measured."""
 CAPTION_PROMPTS = 4
-"""Captions of the folder that are painted where the recipe has no prompts."""
+"""Captions of the folder that are sampled where the recipe has no prompts."""
 
 
 def held_out(images: int, count: int | None) -> int:

@@ -109,8 +109,8 @@ def _missing(folder: Folder, trigger: str, default_caption: str) -> list[str]:
     start = f"{mute} of {len(folder.examples)} images have no caption"
     if not trigger and not default_caption:
         return [
-            f"{start}, and there is no trigger: they teach what the empty prompt paints. Write captions, or "
-            "set data.trigger."
+            f"{start}, and there is no trigger: they teach what the empty prompt generates. Write captions, "
+            "or set data.trigger."
         ]
     sight = default_caption or trigger
     return [f'{start}: training sees "{sight}" alone. Write captions, or run: limner caption']

@@ -11,7 +11,7 @@ from limner.errors import BadLora
 from limner.generation.pipeline import set_strengths
 from limner.generation.settings import Settings
 from limner.lora import diffusers_loader, file
-from limner.lora.metadata import sampling_hints
+from limner.lora.metadata import SamplingHints, sampling_hints
 from limner.models.family import Family
 from limner.models.guidance import Branch, by_branch
 from limner.models.source import Source
@@ -32,7 +32,7 @@ def as_asked(settings: Settings, path: Path, metadata: Mapping[str, str], report
     except BadLora as error:
         raise BadLora(f"{path}: {error}") from error
     new = settings.following(hints, path.parent)
-    if new != settings:
+    if new != settings and hints != SamplingHints():
         branches = "the positive branch only" if new.splits_branches else "both branches"
         guidance = "the base's own guidance" if new.guidance is None else f"guidance {new.guidance:g}"
         negative = f", {new.negative_lora.name} on the negative one" if new.negative_lora else ""

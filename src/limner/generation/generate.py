@@ -61,7 +61,7 @@ def generate(request: GenerationRequest, reporter: Reporter) -> list[Path]:
     sampler = ImageSampler(request, reporter)
     paths: list[Path] = []
     grids: list[Path] = []
-    with reporter.progress("Painting", sum(len(sampler.cells(line)) for line in request.prompts)) as bar:
+    with reporter.progress("Generating", sum(len(sampler.cells(line)) for line in request.prompts)) as bar:
         for line in request.prompts:
             cells: dict[Cell, Path] = {}
             for cell, image, record in sampler.images(line):
@@ -214,7 +214,7 @@ def _sampler_overrides(
     overrides = next(iter(overrides_by_path.values()), {})
     if overrides:
         words = ", ".join(f"{key} = {value}" for key, value in overrides.items())
-        line = f"The LoRA was trained for another sampler than {source.name} names; painting with {words}."
+        line = f"The LoRA was trained for another sampler than {source.name} names; sampling with {words}."
         reporter.line(line)
     for path in (path for path, item in overrides_by_path.items() if item != overrides):
         reporter.line(

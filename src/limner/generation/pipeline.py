@@ -30,7 +30,7 @@ def refusing(source: Source) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except LOAD_ERRORS as error:
-        raise BadBase(f"{source.name} cannot paint: {first_line(error)}. {source.again}") from error
+        raise BadBase(f"{source.name} cannot generate: {first_line(error)}. {source.again}") from error
 
 
 def pipeline(

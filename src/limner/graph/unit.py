@@ -127,7 +127,7 @@ def run(
     """Run units in order over a copy of ``values`` and return every value known at the end.
 
     A unit whose values are all given is passed over: whoever gives a value decides it. That is how the
-    held-out loss fixes the times, and how a cached value stands in for the unit that would compute it.
+    validation loss fixes the times, and how a cached value stands in for the unit that would compute it.
     """
     state = dict(values)
     for unit in units:

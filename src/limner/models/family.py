@@ -158,11 +158,11 @@ class Family:
         return layers - self.idle_layers.get(encoder, 0)
 
     def check_side(self, name: str, pixels: int | None) -> None:
-        """Raise ``BadRecipe`` unless an image side can be painted; the stock pipeline would round it down."""
+        """Raise ``BadRecipe`` unless an image side can be had; the stock pipeline would round it down."""
         if pixels is not None and pixels % self.multiple:
             near = max(1, round(pixels / self.multiple)) * self.multiple
             raise BadRecipe(
-                f"{name} is {pixels}; {self.name} paints multiples of {self.multiple}. Set {near}."
+                f"{name} is {pixels}; {self.name} makes multiples of {self.multiple}. Set {near}."
             )
 
     def has_negative_pass(self, source: Source, guidance: float | None) -> bool:

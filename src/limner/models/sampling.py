@@ -24,7 +24,7 @@ WORDS = {"epsilon": EPSILON, "v": VELOCITY}
 
 
 def overrides_of(objective: Objective) -> dict[str, Any]:
-    """Settings of the sampler that paints what is trained, where a recipe contradicts the base's own."""
+    """Settings of the sampler that samples what is trained, where a recipe contradicts the base's own."""
     overrides: dict[str, Any] = {}
     if objective.prediction is not None:
         overrides["prediction_type"] = WORDS[objective.prediction]
@@ -75,7 +75,7 @@ def sampler(source: Source, overrides: Mapping[str, Any]) -> Any:
     parameters = inspect.signature(kind).parameters
     if unknown := [f"{key} = {value}" for key, value in overrides.items() if value and key not in parameters]:
         raise BadRecipe(
-            f"{source.name} paints by {name}, which knows no {unknown[0]}: it could not show what is "
+            f"{source.name} samples by {name}, which knows no {unknown[0]}: it could not show what is "
             "trained. Remove train.zero_terminal_snr, or name a sampler that knows it in the base's "
             "model_index.json and scheduler/scheduler_config.json, such as DDIMScheduler."
         )
@@ -135,7 +135,7 @@ def _images(  # noqa: PLR0913  as above
 
 
 def batch_size(params: SamplingParams) -> int:
-    """How many pictures are painted together."""
+    """How many samples are generated together."""
     return max(1, min(16, 512 * 512 // (params.width * params.height)))
 
 

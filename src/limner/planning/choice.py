@@ -38,7 +38,7 @@ class PlanRequest:
     average: bool = False
     steps: int = 1000
     sampling: bool = True
-    """Whether pictures are painted between the steps."""
+    """Whether samples are generated between the steps."""
     weight_kinds: tuple[Weights, ...] | None = None
     """Only these ways of storing weights, whatever ``min_weight_precision`` says."""
     exclusions: frozenset[str] = frozenset()
@@ -155,7 +155,7 @@ def cache_memory(profile: Profile, plan: Plan, device: Device, request: PlanRequ
 
 
 def sample_memory(profile: Profile, plan: Plan, device: Device, request: PlanRequest) -> MemoryEstimate:
-    """What painting between two steps takes."""
+    """What sampling between two steps takes."""
     return memory.sample_memory(
         _staged(profile, plan),
         plan,
@@ -180,7 +180,7 @@ def _staged(profile: Profile, plan: Plan) -> Profile:
 
 
 PROCESS = 450 * 2**20
-"""Resident memory of a process on a processor beside its tensors, once it has trained and painted: torch,
+"""Resident memory of a process on a processor beside its tensors, once it has trained and sampled: torch,
 diffusers, transformers, what their kernels keep. Measured with the embedded base:
 benchmarks/memory/plan_cpu.py."""
 

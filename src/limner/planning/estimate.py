@@ -53,7 +53,7 @@ def _estimate(request: ProfileRequest) -> Profile:
 
 
 def _for_one(stage: Stage, batch_size: int) -> Stage:
-    """A stage with the work of one picture, where so many are painted at once."""
+    """A stage with the work of one picture, where so many are generated at once."""
     if stage.phase != "sample":
         return stage
     lines = {name: getattr(stage.work, name) for name in ("gemm", "w8a8", "attention", "traffic")}

@@ -76,7 +76,7 @@ def host_memory_of(
         optimizer: The recipe's.
         average: Whether a moving average of the weights is kept.
         image_pixels: Pixels of the largest picture file.
-        sampling: Whether pictures are painted between the steps.
+        sampling: Whether samples are generated between the steps.
     """
     training = resident(profile, plan, optimizer, average=average)
     snapshot = 0 if profile.on_host else saved_bytes(profile, plan, optimizer, average=average)

@@ -93,7 +93,7 @@ def sample_memory(
     layer_by_layer: bool = False,
     device_kind: Kind = "cuda",
 ) -> MemoryEstimate:
-    """What painting between two steps takes: all that training holds, no gradients, and the fullest stage.
+    """What sampling between two steps takes: all that training holds, no gradients, and the fullest stage.
 
     Args:
         profile: With the stages of the phase "sample".

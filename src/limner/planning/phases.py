@@ -1,4 +1,4 @@
-"""What a run does outside its training steps: encoders fill the cache, samples are painted.
+"""What a run does outside its training steps: encoders fill the cache, samples are generated.
 
 Every stage is run from configs alone, on the meta device and without gradient, for one image at the size of
 the largest bucket and with captions as long as they can be, and watched: weights, memory beyond them, work.
@@ -64,7 +64,7 @@ def outside(
     Args:
         spec: The base, with its units cut; weights and tokenizers are not needed.
         size: (width, height) of the largest bucket in pixels.
-        params: How samples are painted; ``None``: at the size of the bucket. Width and height are whole
+        params: How samples are generated; ``None``: at the size of the bucket. Width and height are whole
             multiples of the family's.
         machine: Whose kernels and whose allocator are imitated.
 
@@ -115,7 +115,7 @@ class _Base:
         self.spec, self.family, self.source, self.size = spec, spec.family, spec.source, size
         self.dtype = spec.dtype
         self.plain = replace(machine, autocast=None)
-        """The cache is filled without autocast, and the denoiser paints without."""
+        """The cache is filled without autocast, and the denoiser samples without."""
         self.decoding = replace(machine, autocast=None if spec.compute == "fp32" else spec.dtype)
         self.models: dict[str, Any] = {}
         self.latent: tuple[int, ...] = ()
@@ -189,7 +189,7 @@ class _Base:
             cost = _watch([denoiser], lambda: unit.run(models, values), self.plain)
         return Stage(
             phase="sample",
-            name=f"{self.family.denoiser} paints",
+            name=f"{self.family.denoiser} samples",
             weights=0,
             layerwise_weights=0,
             activations=cost.activations,

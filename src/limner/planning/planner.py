@@ -50,9 +50,9 @@ class Counts:
     views: int
     captions: int
     samples: int
-    """Samples painted in the course of the run."""
+    """Samples generated in the course of the run."""
     validation_passes: int
-    """Forward passes of one image for the held-out loss."""
+    """Forward passes of one image for the validation loss."""
 
 
 WHOLE: tuple[OptimizerState, ...] = ("fp32", "host")
@@ -332,7 +332,7 @@ def request_of(recipe: Recipe, device: Device, image_pixels: int = 0) -> PlanReq
 
 
 def counts_of(recipe: Recipe, sizes: list[tuple[int, int]] | None = None) -> Counts:
-    """How much there is to encode, to paint and to measure. Sizes are those of the images if left out."""
+    """How much there is to encode, to sample and to measure. Sizes are those of the images if left out."""
     request, train = recipe.data, recipe.train
     sizes = image_sizes(recipe) if sizes is None else sizes
     images = len(sizes) or IMAGES

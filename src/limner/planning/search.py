@@ -316,7 +316,7 @@ class _Space:
                     break
 
     def _keeps(self, plan: Plan, swapped_blocks: int) -> _Storage | None:
-        """How so many swapped blocks are kept and pictures painted; None when they cannot be."""
+        """How so many swapped blocks are kept and samples generated; None when they cannot be."""
         key = plan.weights, plan.precompute_modulation, plan.swap_buffers, swapped_blocks
         if key not in self._storage:
             plain = replace(

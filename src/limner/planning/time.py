@@ -52,7 +52,7 @@ class Total:
     sample: float
     compile: float = 0.0
     measure: float = 0.0
-    """The held-out loss."""
+    """The validation loss."""
     save: float = 0.0
     """Checkpoints, each written and read back."""
 

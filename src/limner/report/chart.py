@@ -1,4 +1,4 @@
-"""The loss curve as an SVG in the colours of the page: raw faint, smoothed, held-out with its best."""
+"""The loss curve as an SVG in the colours of the page: raw faint, smoothed, validation with its best."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -124,12 +124,12 @@ def _thin(points: Sequence[Point]) -> list[Point]:
 
 
 def _marks(validation: Sequence[Point], x: tuple, y: tuple) -> list[str]:
-    """A dot for each held-out loss, the best one ringed and named."""
+    """A dot for each validation loss, the best one ringed and named."""
     if not validation:
         return []
     out = [
         f'<circle class="dot" cx="{_at(x, step)}" cy="{_at(y, loss)}" r="3">'
-        f"<title>step {step:.0f}: held-out {loss:.4g}</title></circle>"
+        f"<title>step {step:.0f}: validation {loss:.4g}</title></circle>"
         for step, loss in _thin(validation)
     ]
     step, loss = min(validation, key=lambda point: point[1])

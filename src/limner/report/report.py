@@ -150,7 +150,7 @@ class Page:
             step, best = min(self.validation, key=lambda point: point[1])
             facts.append(
                 (
-                    "Best held-out loss",
+                    "Best validation loss",
                     f"{best:.4g}",
                     f"step {step:.0f}; at first {self.validation[0][1]:.4g}",
                 )
@@ -227,9 +227,9 @@ class Page:
         legend = (
             '<div class="legend"><span><i style="color:var(--ink)"></i>training, smoothed</span>'
             '<span><i style="color:var(--soft);opacity:.5"></i>training, each step</span>'
-            '<span><i style="color:var(--accent)"></i>held-out</span></div>'
+            '<span><i style="color:var(--accent)"></i>validation</span></div>'
         )
-        note = "Held-out loss is measured at fixed times and noise, so its points compare with each other. "
+        note = "Validation loss is measured at fixed times and noise, so its points compare with each other. "
         note += "Where it rises while training loss falls, images are learned by heart."
         return _section("Loss", f'{legend}<div class="wide">{drawing}</div>', note if self.validation else "")
 

@@ -28,7 +28,7 @@ class Column:
     """Pictures that stand in one column of a sheet or a report."""
 
     steps: tuple[int, ...]
-    """After how many steps they were painted, ascending."""
+    """After how many steps they were generated, ascending."""
     images: Mapping[int, Path]
     """Prompt index -> picture."""
 

@@ -116,7 +116,7 @@ def prompts_of(resolved: Resolved) -> list[str]:
 
 
 def all_rows(resolved: Resolved) -> list[Row]:
-    """Rows of the training views, the held-out views, the prompts, and the empty caption, in this order."""
+    """Rows of the training views, the validation views, the prompts, and the empty caption, in this order."""
     captions = [] if resolved.recipe.sample.every == -1 else [*prompts_of(resolved), ""]
     return [
         *rows_of(resolved, resolved.views),

@@ -150,7 +150,7 @@ def whole(path: Path) -> bool:
 
 
 def retain(run: RunDir, keep: int, saved: Path | None = None) -> list[Path]:
-    """Delete all checkpoints but the newest ``keep`` and the best by held-out loss; return those deleted.
+    """Delete all checkpoints but the newest ``keep`` and the best by validation loss; return those deleted.
 
     ``saved`` is the file that ``save`` has just verified and that need not be read again.
     """

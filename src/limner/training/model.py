@@ -186,8 +186,8 @@ class TrainableModel:
         return torch.autocast(self.device.type, self.resolved.dtype, cache_enabled=False)
 
     @torch.no_grad()
-    def held_out_loss(self) -> float:
-        """Mean loss over the held-out views at fixed quantiles of time and fixed noise."""
+    def validation_loss(self) -> float:
+        """Mean loss over the validation views at fixed quantiles of time and fixed noise."""
         resolved = self.resolved
         largest = self.plan.micro_batch
         self.dropping(enabled=False)

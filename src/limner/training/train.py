@@ -209,12 +209,12 @@ def _tidy(run: RunDir, last_checkpoint: LoadedCheckpoint | None, keep: int, repo
 
 
 def _begin(state: TrainState, start_step: int, reporter: Reporter, stop: Interrupt) -> None:
-    """What is due before the next step: measure and paint the base, or what a kill cut short."""
+    """What is due before the next step: measure and sample the base, or what a kill cut short."""
     run, recipe = state.run, state.resolved.recipe
     if start_step and not run.step_lora_path(start_step).exists():
         state.export_step(start_step)
     if start_step == 0:
-        row = {"step": 0, "held_out": _held_out(state, 0, reporter), "time": round(time.time(), 3)}
+        row = {"step": 0, "held_out": _validation_loss(state, 0, reporter), "time": round(time.time(), 3)}
         if distributed.rank() == 0:
             run.log(row)
     sample_count = 0
@@ -334,7 +334,7 @@ def _between(state: TrainState, step: int, row: dict[str, Any], reporter: Report
     saving = last or step % recipe.train.save_every == 0
     interval = recipe.train.validation_every
     if last or (step % interval == 0 if interval else saving):
-        row["held_out"] = _held_out(state, step, reporter)
+        row["held_out"] = _validation_loss(state, step, reporter)
     if distributed.rank() == 0:
         run.log(row)
     if saving:
@@ -344,7 +344,7 @@ def _between(state: TrainState, step: int, row: dict[str, Any], reporter: Report
 
 
 def _sample(state: TrainState, step: int, reporter: Reporter, stop: Interrupt) -> None:
-    """Paint; by a smaller plan if need be, but the last one is left to the training."""
+    """Sample; by a smaller plan if need be, but the last one is left to the training."""
 
     def sample_prompts() -> None:
         patient = state.fallback.falls < MAX_FALLS - 1
@@ -356,13 +356,13 @@ def _sample(state: TrainState, step: int, reporter: Reporter, stop: Interrupt) -
         reporter.line(f"No samples at step {step}; training goes on. {error}")
 
 
-def _held_out(state: TrainState, step: int, reporter: Reporter) -> float:
-    """The held-out loss after ``step`` steps.
+def _validation_loss(state: TrainState, step: int, reporter: Reporter) -> float:
+    """The validation loss after ``step`` steps.
 
     Raises:
         Diverged: It is not finite, so that this state must not be saved.
     """
-    loss = state.room_for(state.model.held_out_loss, step, reporter)
+    loss = state.room_for(state.model.validation_loss, step, reporter)
     if math.isfinite(loss):
         reporter.event(Validated(step=step, loss=loss))
         return loss
@@ -372,7 +372,7 @@ def _held_out(state: TrainState, step: int, reporter: Reporter) -> float:
     else:
         cause = f"The {denoiser} of {source.name} is damaged, or too large for limits.compute_dtype."
         remedy = f"{cause} {source.again}"
-    raise Diverged(f"After step {step} the held-out loss is {loss}. {remedy}")
+    raise Diverged(f"After step {step} the validation loss is {loss}. {remedy}")
 
 
 def _finish(state: TrainState, reporter: Reporter) -> None:
