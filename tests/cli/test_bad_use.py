@@ -319,7 +319,7 @@ def test_a_process_says_nothing_but_its_own_words(scene):
     environment = {**os.environ, "LIMNER_CACHE": str(scene / "cache")}
     for variable in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY", "PYTHONWARNINGS"):
         environment.pop(variable, None)
-    known = r"(Base: |\d+ images, |Tracing a step of |Training 4/4, |Read: |Cache: |Caching |Generating |All 4)"
+    known = r"(Base: |\d+ images, |Tracing a step of |Training 4/4, |Read: |Cache: |Caching |Generating |All)"
     for command in (
         train(out="again"),
         ("generate", "run", "--prompt", "x", "--steps", "1", "--out", "again/p"),

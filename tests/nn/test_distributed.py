@@ -49,9 +49,7 @@ import sys
 import torch
 import torch.distributed as dist
 from torch import nn
-from limner.errors import ProcessLost
 from limner.nn import distributed
-from messages import raises
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
 for share in (distributed.sum_gradients, distributed.sum_on_host):

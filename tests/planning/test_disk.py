@@ -113,7 +113,7 @@ def test_training_asks_for_what_the_plan_says(method, tiny_base, photos, tmp_pat
     monkeypatch.setattr(state.checkpoint, "save", save)
     train(made, run.path, Told())
     (before,) = [size for what, size in asked.items() if what.startswith("Keeping 4 checkpoints")]
-    assert before == disk["checkpoints"] + disk["model"]
+    assert before == disk["checkpoints"] + disk["loras"] + disk["model"]
     assert max(most) <= disk["checkpoints"] * 1.25, "headers are large beside a tiny LoRA"
     assert disk["download"] == 0 and disk["mapped"] == 0
     if method == "full":

@@ -73,9 +73,15 @@ def denoise(  # noqa: PLR0913  what a FLUX transformer reads is what it reads
 def constants(source: Source, objective: Objective) -> Mapping[str, Any]:
     """What the base's configs decide, unless the recipe decides otherwise."""
     return {
-        **rectified.constants(source, objective, tokens=512 if _guided(source) else 256),
+        **rectified.constants(source, objective),
+        "text_length": text_length(source),
         "guidance": rectified.guidance(source, objective),
     }
+
+
+def text_length(source: Source) -> int:
+    """Tokens of T5: 512 for dev, 256 for schnell."""
+    return rectified.text_length(source, 512 if _guided(source) else 256)
 
 
 def _guided(source: Source) -> bool:
@@ -97,7 +103,7 @@ def pipeline_kwargs(source: Source, params: SamplingParams) -> dict[str, Any]:
         "true_cfg_scale": 1.0 if has_guidance else guidance,
         "guidance_scale": guidance,
         **params.call_kwargs,
-        "max_sequence_length": constants(source, Objective())["text_length"],
+        "max_sequence_length": text_length(source),
     }
 
 
