@@ -4,16 +4,16 @@ import base64
 import math
 from collections import Counter
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
-from string import Template
 
+from markupsafe import Markup
 from PIL import Image, ImageDraw, ImageOps
 
 from limner.checking.findings import ADVICE, NOTE, PROBLEM, Finding
 from limner.checking.image_stats import ImageStats
 from limner.files import atomic_write, write_text
 from limner.report.markup import Html, escape, image, records
+from limner.report.pages import render
 from limner.report.sheet import sheet
 from limner.reporter import counted
 
@@ -80,7 +80,6 @@ def write_page(
     flip: bool,
 ) -> None:
     """Write the page: findings of the set, buckets, and every image with its crop, captions and findings."""
-    template = Template(resources.files("limner.report").joinpath("report.template.html").read_text("utf-8"))
     of_set = [item for item in findings if not item.image]
     known = set(names)
     omissions = [item for item in findings if item.image and item.image not in known]
@@ -93,12 +92,13 @@ def write_page(
     counts = Counter(item.level for item in findings)
     write_text(
         path,
-        template.substitute(
-            title=escape(title),
+        render(
+            "page.html",
+            title=title,
             kind="Limner check",
             lead=f"{counted(len(looks), 'image')}, problems: {counts[PROBLEM]}, advice: {counts[ADVICE]}.",
             key="",
-            body="\n".join(sections),
+            body=Markup("\n".join(sections)),
             footer="One file: it loads nothing and runs nothing.",
         ),
     )
