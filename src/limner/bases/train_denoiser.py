@@ -229,11 +229,11 @@ def measure(
 ) -> dict[str, float]:
     """Losses on held-out pairs and on what was shown, for a row of the record."""
     sets = (("held_out", held_out_values), ("shown", train_values))
-    return {name: held_out_loss(models, cut, values, config) for name, values in sets}
+    return {name: validation_loss(models, cut, values, config) for name, values in sets}
 
 
 @torch.no_grad()
-def held_out_loss(
+def validation_loss(
     models: Mapping[str, nn.Module],
     cut: Split,
     values: Mapping[str, Tensor],
