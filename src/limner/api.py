@@ -310,7 +310,7 @@ def generate(
     files = {name: values.pop(name, None) for name in ("negative_lora", "prompt_file")}
     steps, texts = values.pop("step", ()), [prompts] if isinstance(prompts, str) else prompts
     steps = [steps] if isinstance(steps, int | str) else steps
-    paths = {name: Path(path) for name, path in files.items() if path}
+    paths: dict[str, Any] = {name: Path(path) for name, path in files.items() if path}
     target = run.path if isinstance(run, Done) else Path(run)
     subject = subject_of(target, texts, paths.pop("prompt_file", None), steps)
     request = GenerationRequest(

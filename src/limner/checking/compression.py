@@ -67,7 +67,7 @@ def _is_enlarged(steps: np.ndarray) -> bool:
     period = int(np.gcd.reduce(np.diff(changing))) if len(changing) > 1 else 1
     if period != BLOCK:
         return period > 1
-    return np.count_nonzero(steps > JUMP) > CONTOURS * np.count_nonzero(steps)
+    return bool(np.count_nonzero(steps > JUMP) > CONTOURS * np.count_nonzero(steps))
 
 
 def native(image: Image.Image, side: int) -> np.ndarray:
