@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 import limner.training.checkpoint as checkpoint
 from limner.errors import BadCheckpoint, DiskFull
-from limner.run_folder import RunDir
+from limner.run_folder import CHECKPOINT_ENTRY, RunDir
 from limner.training.checkpoint import (
     ForeignCheckpoint,
     load,
@@ -77,7 +77,7 @@ def test_equal_states_make_equal_files(path, tmp_path):
 
 def test_any_tool_can_look_inside(path):
     with safe_open(path, "pt") as file:
-        assert file.metadata()[checkpoint.ENTRY].startswith("1 ")
+        assert file.metadata()[CHECKPOINT_ENTRY].startswith("1 ")
         assert any(tuple(file.get_tensor(name).shape) == (4, 8) for name in file.keys())  # noqa: SIM118
 
 
@@ -189,7 +189,7 @@ def test_another_format_version_is_named(path, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("note", ["", "1", "1 ", "x y z", "1  {}", "-1 a {}"])
 def test_a_forged_header_is_refused(tmp_path, note):
-    save_file({"a": torch.zeros(2)}, tmp_path / "forged", metadata={checkpoint.ENTRY: note})
+    save_file({"a": torch.zeros(2)}, tmp_path / "forged", metadata={CHECKPOINT_ENTRY: note})
     with pytest.raises(BadCheckpoint):
         load(tmp_path / "forged")
 
@@ -208,7 +208,7 @@ def test_a_forged_header_is_refused(tmp_path, note):
 def test_a_rightly_signed_file_without_a_state_is_refused(tmp_path, body):
     tensors = {"a": torch.zeros(2)}
     note = f"1 {checkpoint._digest(tensors, body)} {body}"
-    save_file(tensors, tmp_path / "forged", metadata={checkpoint.ENTRY: note})
+    save_file(tensors, tmp_path / "forged", metadata={CHECKPOINT_ENTRY: note})
     with pytest.raises(BadCheckpoint, match="no state that this Limner can rebuild"):
         load(tmp_path / "forged")
 
@@ -355,5 +355,5 @@ def test_a_save_costs_little_more_than_plain_safetensors(tmp_path):
 
 def test_facts_and_skeleton_are_plain_json(path):
     with safe_open(path, "pt") as file:
-        body = file.metadata()[checkpoint.ENTRY].split(" ", 2)[2]
+        body = file.metadata()[CHECKPOINT_ENTRY].split(" ", 2)[2]
     assert set(json.loads(body)) == {"facts", "skeleton"}

@@ -24,9 +24,9 @@ def signalling(number: int, at: int):
     """A listener that sends this process a signal at a step."""
 
     class Sending(Told):
-        def progress(self, label, total):
+        def progress(self, label, total, start=0):
             if label != "Training":
-                return super().progress(label, total)
+                return super().progress(label, total, start)
             said = self
 
             class Bar:
