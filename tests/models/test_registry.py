@@ -103,6 +103,7 @@ ALLOWED = {
     "recipe/schema.py": {"sdxl"},  # the example of `parts` on the page of the recipe
     "bases/train_denoiser.py": {"flux"},  # the embedded base is a small FLUX.1
     "bases/instant_exam.py": {"flux"},
+    "hyper/published.py": {"qwen-image", "z-image"},  # which family each published layout writes for
 }
 
 
