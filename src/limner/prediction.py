@@ -256,7 +256,8 @@ def _of_published(
     with reporter.progress("Predicting", len(paths) * len(layout.heads)) as bar:
         pairs = [predictor.predict(embedding, advance=bar.advance) for embedding in embeddings]
     adapter = join(pairs, [1 / len(pairs)] * len(pairs))
-    hints = SamplingHints(lora_on="positive", guidance=4.0) if layout.family == "z-image" else SamplingHints()
+    guidance = layout.positive_guidance
+    hints = SamplingHints(lora_on="positive", guidance=guidance) if guidance else SamplingHints()
     return Prediction(adapter, hints, title, content(predictor.path), similarity)
 
 

@@ -60,6 +60,8 @@ STACKS = {
     ),
 }
 """Family -> its stacks, in the order in which the models emit them."""
+POSITIVE_GUIDANCE = {"z-image": 4.0}
+"""Family -> guidance at which its model is used with the LoRA on the positive branch only; others on both."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,11 @@ class PublishedLayout:
     """States of the vision-language model that it reads; 0: none."""
     state_width: int = 0
     heads: tuple[Head, ...]
+
+    @property
+    def positive_guidance(self) -> float | None:
+        """Guidance scale that goes with the LoRA on the positive branch only; None: it is on both."""
+        return POSITIVE_GUIDANCE.get(self.family)
 
 
 def layout_of(shapes: Shapes) -> PublishedLayout:
