@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from limner import api
-from limner.errors import BadBase, BadRecipe, BadUsage, Diverged, LimnerError
+from limner.errors import BadBase, BadRecipe, BadUsage, Diverged, DoesNotFit, LimnerError
 from small import wish
 
 VALUES = (None, "x", -1, 0, [], {}, 10**9, 1.5, True, "../../x", [None], ["diffusers", "utils"], {"a": {}})
@@ -32,7 +32,7 @@ FILES = (
     *(f"{part}/config.json" for part in ("transformer", "vae", "text_encoder", "text_encoder_2")),
     *(f"{part}/tokenizer_config.json" for part in ("tokenizer", "tokenizer_2")),
 )
-TOLD = (BadBase, BadRecipe, BadUsage, Diverged)
+TOLD = (DoesNotFit, BadBase, BadRecipe, BadUsage, Diverged)
 
 
 def mutations(base: Path) -> list[tuple[str, str, Any]]:
