@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 
+from limner.errors import BadBase, first_line
 from limner.graph.unit import Unit
 from limner.models.family import Family
-from limner.models.loading import load
+from limner.models.loading import LOAD_ERRORS, load
 from limner.models.source import Source
 
 TokenCounter = Callable[[str], tuple[int, int]]
@@ -53,7 +54,12 @@ def token_counter(family: Family, source: Source, units: Iterable[Unit]) -> Toke
         for tokenizer in tokenizers.values():
             tokenizer.counts.clear()
         for unit in tokenizing:
-            unit.run(tokenizers, {"caption": (caption,)})
+            try:
+                unit.run(tokenizers, {"caption": (caption,)})
+            except LOAD_ERRORS as error:
+                raise BadBase(
+                    f"{source.name}: {unit.uses[0]}/ cannot be used: {first_line(error)}. {source.again}"
+                ) from error
         pairs = [pair for tokenizer in tokenizers.values() for pair in tokenizer.counts]
         return max(pairs, key=lambda pair: (pair[1], pair[0]), default=(0, 0))
 
