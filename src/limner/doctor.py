@@ -117,10 +117,9 @@ def lines(findings: Sequence[Diagnosis]) -> list[str]:
     if rest := [extra for extra in missing if not extra.useful]:
         commands = dict.fromkeys(extra.remedy for extra in rest)
         text.append("Only when asked for:")
-        text += [
-            f"  {command}    {', '.join(extra.detail for extra in rest if extra.remedy == command)}"
-            for command in commands
-        ]
+        for command in commands:
+            uses = dict.fromkeys(extra.detail for extra in rest if extra.remedy == command)
+            text.append(f"  {command}    {', '.join(uses)}")
     return text
 
 
