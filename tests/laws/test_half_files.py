@@ -67,7 +67,8 @@ def place(tmp_path, photos, monkeypatch):
 CHECK = ["check", "photos", "--base", "./nowhere", "--resolution", "64", "--out", "page"]
 
 
-@pytest.mark.parametrize("kill_at", [1, 6, 11])
+@pytest.mark.slow
+@pytest.mark.parametrize("kill_at", [1, 11])
 def test_a_mended_copy_is_whole_or_not_there(place, kill_at):
     run([*CHECK, "--fix", "mended"], place)
     whole = files_in(place / "mended")
