@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from limner.nn.layers.adapter import LORA, PAIR, Adapter, AdapterShape, LowRank, normal, uniform
+from limner.nn.layers.adapter import LORA, PAIR, AdapterShape, LowRank, normal, uniform
 
 
 def test_first_values_are_drawn_as_those_of_layers():
@@ -30,8 +30,8 @@ def test_the_scale_is_multiplied_into_one_factor_of_a_copy():
 
 
 def test_an_adapter_knows_the_weights_of_its_layer():
-    linear = Adapter(nn.Linear(6, 4), AdapterShape(2, 1.0), nn.Identity())
-    convolution = Adapter(nn.Conv2d(6, 4, 3), AdapterShape(2, 1.0), nn.Identity())
+    linear = LowRank(nn.Linear(6, 4), AdapterShape(2, 1.0), nn.Identity())
+    convolution = LowRank(nn.Conv2d(6, 4, 3), AdapterShape(2, 1.0), nn.Identity())
     assert (linear.columns, convolution.columns) == (6, 54)
     assert linear.weight is linear.base.weight and not linear.is_dropping
 

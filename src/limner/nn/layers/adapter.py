@@ -7,6 +7,7 @@ trains, how it begins, what it computes, and what files call its factors stand i
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -50,7 +51,7 @@ class AdapterShape:
     """alpha / rank."""
 
 
-class Adapter(nn.Module):
+class Adapter(nn.Module, ABC):
     """A frozen layer, and what is trained beside it. The factors are fp32 masters.
 
     The arithmetic is that of the layer's output. For its gradient an adapter keeps its input, which all the
@@ -110,13 +111,13 @@ class Adapter(nn.Module):
         y = self.base(x)
         return self.adapted(x, y) if self.enabled else y
 
+    @abstractmethod
     def adapted(self, x: Tensor, y: Tensor) -> Tensor:
         """What becomes of the base's output y, of input x."""
-        raise NotImplementedError
 
+    @abstractmethod
     def draw(self, generator: torch.Generator) -> None:
         """Give the factors their first values, with which the layer gives what its base gives."""
-        raise NotImplementedError
 
     def factors(self) -> dict[str, nn.Parameter]:
         """Attribute -> factor, of those that are there."""
@@ -163,9 +164,9 @@ class RecomputedAdapter(Adapter):
         assert isinstance(change, Tensor)
         return torch.add(y, change, alpha=self.scale)
 
+    @abstractmethod
     def change(self, x: Tensor, *factors: Tensor) -> Tensor:
         """What the factors, in the order of :meth:`factors`, make of the input, less the scale."""
-        raise NotImplementedError
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         """``x`` through a weight (out, in * height * width): the layer's own operation."""
