@@ -39,3 +39,12 @@ def test_a_folder_of_class_images_is_the_prior():
     book = Book([ForeignOption(key, value) for key, value in entries.items()])
     images(book)
     assert book.changes == {"data.images": Path("cat"), "prior.images": Path("cats")}
+
+
+def test_every_so_many_epochs_is_counted_in_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(written(tmp_path))
+    values = {"image_dir": "img", "max_train_epochs": 9, "sample_every_n_epochs": 2, "save_every_n_epochs": 3}
+    book = Book([ForeignOption(key, value) for key, value in values.items()])
+    images(book)
+    steps(book)
+    assert (book.changes["sample.every"], book.changes["train.save_every"]) == (6, 9)

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,28 @@ def test_more_folders_than_one_are_told(folder: Path):
     (folder / "two.toml").write_text(f'dit = "qwen_image.safetensors"\n{text}')
     rows = [row for row in import_recipe(folder / "two.toml").rows if row.key.endswith("image_directory")]
     assert [row.outcome for row in rows] == ["kept", "cannot be had"]
+
+
+@pytest.mark.parametrize(
+    "value", ["abc", "x=y", [1], ["a", 2], ["betas=1"], {"a": 1}, -3, 1e999, "nan", True, None]
+)
+def test_values_that_mean_nothing_never_end_in_a_traceback(folder: Path, value: object):
+    keys = [
+        "train_batch_size",
+        "gradient_accumulation_steps",
+        "max_train_steps",
+        "max_train_epochs",
+        "num_repeats",
+        "resolution",
+        "betas",
+        "save_every_n_epochs",
+        "optimizer_args",
+        "adam_beta1",
+        "lr_warmup_steps",
+        "discrete_flow_shift",
+        "network_args",
+        "max_pixels",
+    ]
+    for key in keys:
+        (folder / "odd.json").write_text(json.dumps({"network_dim": 4, key: value}))
+        assert any(row.key.startswith(key) for row in import_recipe(folder / "odd.json").rows)

@@ -1,5 +1,6 @@
 """What becomes of each option: a book that rules write into, and nothing leaves unnoticed."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -77,6 +78,15 @@ class Book:
         becomes = ", ".join(f"{key} = {write(value)}" for key, value in (assignments or {}).items())
         self.rows.append(ImportRow(option.key, option.value, outcome, becomes, note))
 
+    def numbers(self, *leaves: str) -> Iterator[tuple[ForeignOption, float]]:
+        """As :meth:`each`, with their numbers; those that say none get their row."""
+        for option in self.each(*leaves):
+            value = number(option.value)
+            if value is None:
+                self.row(option, "cannot be had", "It is no number.")
+            else:
+                yield option, value
+
     def each(self, *leaves: str) -> Iterator[ForeignOption]:
         """As :meth:`take`, without those that are switched off, which get their row."""
         for option in self.take(*leaves):
@@ -84,6 +94,15 @@ class Book:
                 yield option
             else:
                 self.row(option, "off")
+
+
+def number(value: Any) -> float | None:
+    """A finite number, or a text that says one; None of anything else."""
+    try:
+        result = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return result if math.isfinite(result) and not isinstance(value, bool) else None
 
 
 def is_set(value: Any) -> bool:

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from limner.data.listing import listed
-from limner.importing.book import Book, is_set
+from limner.importing.book import Book, is_set, number
 from limner.importing.options import ForeignOption
 
 REPEATS = re.compile(r"(\d+)_(.+)")
@@ -47,8 +47,7 @@ def images(book: Book) -> None:
 
 
 def _number(option: ForeignOption | None) -> int:
-    value = option.value if option else 1
-    return int(value) if isinstance(value, int | float) and value >= 1 else 1
+    return int(max(1.0, number(option.value if option else 1) or 1.0))
 
 
 def _image_count(folder: Path, repeats: int) -> int | None:
@@ -79,20 +78,20 @@ def steps(book: Book) -> None:
     image_count = book.facts.get("images")
     per_epoch = math.ceil(image_count / batch) if image_count else None
     book.facts["steps per epoch"] = per_epoch
-    epochs = list(book.each("max_train_epochs", "num_train_epochs", "epochs", "epoch", "num_epochs"))
-    limits = list(book.each("max_train_steps", "max_steps", "steps"))
-    for option in [option for option in (*limits, *epochs) if option.value == 0]:
+    epochs = list(book.numbers("max_train_epochs", "num_train_epochs", "epochs", "epoch", "num_epochs"))
+    limits = list(book.numbers("max_train_steps", "max_steps", "steps"))
+    for option in [option for option, value in (*limits, *epochs) if value < 1]:
         book.row(option, "off")
-    limits, epochs = ([option for option in group if option.value != 0] for group in (limits, epochs))
-    for option in limits:
+    limits, epochs = ([pair for pair in group if pair[1] >= 1] for group in (limits, epochs))
+    for option, value in limits:
         if epochs and option.leaf == "max_train_steps" and per_epoch:
             book.row(option, "off", "The epochs decide.")
         else:
-            book.set(option, {"train.steps": int(option.value)}, outcome="kept")
-    for option in epochs:
+            book.set(option, {"train.steps": int(value)}, outcome="kept")
+    for option, value in epochs:
         if per_epoch and ("train.steps" not in book.changes or option.leaf == "max_train_epochs"):
             note = f"{option.value} epochs x {image_count} images with repeats / {batch} per step."
-            book.set(option, {"train.steps": int(option.value) * per_epoch}, note)
+            book.set(option, {"train.steps": int(value) * per_epoch}, note)
         elif "train.steps" in book.changes:
             book.row(option, "off", "The number of steps decides.")
         else:
@@ -106,9 +105,9 @@ def steps(book: Book) -> None:
 EPOCHS = {
     "save_every_n_epochs": "train.save_every",
     "checkpoint_epoch_interval": "train.save_every",
-    "sample_every_n_epochs": "sample.interval",
-    "validation_epochs": "sample.interval",
-    "validation_epoch_interval": "sample.interval",
+    "sample_every_n_epochs": "sample.every",
+    "validation_epochs": "sample.every",
+    "validation_epoch_interval": "sample.every",
     "validate_every_n_epochs": "train.validation_every",
 }
 

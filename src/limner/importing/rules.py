@@ -10,11 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from limner.importing.book import Book, is_set
+from limner.importing.book import Book, is_set, number
 from limner.importing.counts import images, steps
 from limner.importing.options import ForeignOption
 from limner.models.registry import hub_bases, recognised
 
+ARGUMENT = re.compile(r"[,\s]+(?=\w+=)")
+"""What stands between the arguments of an optimizer."""
 COARSE = re.compile(r"4bit|nf4|fp4|int4|uint4|4_bit", re.IGNORECASE)
 
 
@@ -48,31 +50,27 @@ def base(book: Book) -> None:
 def optimizer(book: Book) -> None:
     """Name and arguments of the optimizer."""
     for option in book.each("optimizer_args", "optimizer_config"):
-        words = (
-            option.value if isinstance(option.value, list) else str(option.value).replace(",", " ").split()
-        )
-        assignments, rest = {}, []
+        words = option.value if isinstance(option.value, list) else ARGUMENT.split(str(option.value))
+        assignments: dict[str, Any] = {}
+        rest: list[str] = []
         for word in words:
             name, _, value = str(word).partition("=")
-            if name.strip() == "weight_decay":
-                assignments["train.weight_decay"] = float(value)
-            elif name.strip() == "betas" and value.count(",") == 1:
-                assignments["train.betas"] = tuple(float(part) for part in value.strip("()[] ").split(","))
+            numbers = [number(part) for part in value.strip("()[] ").split(",")]
+            if name.strip() == "weight_decay" and len(numbers) == 1 and None not in numbers:
+                assignments["train.weight_decay"] = numbers[0]
+            elif name.strip() == "betas" and len(numbers) == 2 and None not in numbers:
+                assignments["train.betas"] = tuple(numbers)
             else:
                 rest.append(str(word))
         if assignments:
             book.set(option, assignments)
         if rest:
             book.row(option, "cannot be had", f"{', '.join(rest)}: no such argument here; its default stays.")
-    first, second = (list(book.each(*names)) for names in (("adam_beta1", "beta1"), ("adam_beta2", "beta2")))
-    if first or second:
-        betas = (_float(first, 0.9), _float(second, 0.999))
-        for option in (*first, *second):
-            book.set(option, {"train.betas": betas}, "Both betas in one list.")
-
-
-def _float(options: list[ForeignOption], default: float) -> float:
-    return float(options[0].value) if options else default
+    pairs = (("adam_beta1", "beta1"), ("adam_beta2", "beta2"))
+    first, second = (list(book.numbers(*names)) for names in pairs)
+    betas = (first[0][1] if first else 0.9, second[0][1] if second else 0.999)
+    for option, _ in (*first, *second):
+        book.set(option, {"train.betas": betas}, "Both betas in one list.")
 
 
 def warmup(book: Book) -> None:
@@ -114,8 +112,10 @@ that end so are moved by resolution. What OneTrainer calls SIGMOID is no normal 
 
 def timesteps(book: Book) -> None:
     """How timesteps are sampled: kohya's words are a density and a shift."""
-    shifts = book.take("discrete_flow_shift", "timestep_shift", "flow_schedule_shift", "flux_schedule_shift")
-    shift = next((float(option.value) for option in shifts if is_set(option.value)), 1.0)
+    shifts = list(
+        book.numbers("discrete_flow_shift", "timestep_shift", "flow_schedule_shift", "flux_schedule_shift")
+    )
+    shift = shifts[0][1] if shifts else 1.0
     names = ("timestep_sampling", "timestep_type", "timestep_distribution", "weighting_scheme")
     for option in book.take(*names):
         word = str(option.value).lower().replace("_", "-")
@@ -129,13 +129,11 @@ def timesteps(book: Book) -> None:
             if word.endswith("shift"):
                 assignments["train.time_shift"] = shift if word == "shift" else "auto"
             book.set(option, assignments, outcome="kept" if word in assignments.values() else "translated")
-    for option in shifts:
-        if not is_set(option.value):
-            book.row(option, "off")
-        elif "train.time_shift" in book.changes:
+    for option, value in shifts:
+        if "train.time_shift" in book.changes:
             book.row(option, "translated", "See the sampling of timesteps.")
         else:
-            book.set(option, {"train.time_shift": float(option.value)}, outcome="kept")
+            book.set(option, {"train.time_shift": value}, outcome="kept")
 
 
 def network(book: Book) -> None:
