@@ -10,7 +10,7 @@ from limner.models.family import Family
 from limner.models.source import Source
 from limner.nn.memory.plan import Compute, Kind
 from limner.planning.dry_run import TraceSpec
-from limner.recipe.schema import Lora
+from limner.recipe.train import Lora
 
 HOW = ("size", "on_host", "weights", "matmul_precision", "arithmetic", "attention")
 

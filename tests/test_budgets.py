@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from limner.nn.loop import fit
-from limner.recipe.schema import Recipe, Section
+from limner.recipe.schema import Recipe
+from limner.recipe.section import Section
 from limner.reporter import Reporter
 from limner.runs import running
 from limner.training.interrupt import Interrupt
@@ -24,7 +25,7 @@ OURS = f"{ROOM}/"
 FILES, CLIMBS = 12, 15
 """Files of ours that a step of a tiny run enters, the draw of its images and the optimizer included; and how
 often on its way through a run the recipe is handed up again."""
-REACHED = 99
+REACHED = 101
 """Modules that the trainer reaches, late imports included: what must be read to understand training. It is
 handed its planner and its predictor, and makes no pages: ``limner.runs``, which puts that together, reaches
 132. What a process has loaded after ``limner train`` on the embedded base is about 160: the planner without

@@ -22,7 +22,7 @@ from limner.planning.dry_run import TraceSpec
 from limner.planning.profile import Block, OpCounts, Profile
 from limner.planning.profiling import profile
 from limner.planning.search import choose
-from limner.recipe.schema import Lora
+from limner.recipe.train import Lora
 
 LONG = 2000
 """Steps of the run that plans are made for: as many as a LoRA of FLUX.1 commonly takes."""

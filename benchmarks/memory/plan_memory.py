@@ -40,7 +40,7 @@ from limner.planning.memory import train_memory
 from limner.planning.meta_inputs import boundary
 from limner.planning.profiling import profile
 from limner.planning.trace import Machine
-from limner.recipe.schema import Lora
+from limner.recipe.train import Lora
 
 GIB = 2**30
 SMALL = ("flux-dev", "sdxl", "qwen-image", "flux2-klein", "z-image", "sd15")

@@ -22,7 +22,7 @@ from limner.assembly.base import family_at, locate_base
 from limner.assembly.trainable import LoRA
 from limner.bases.judge import Judge
 from limner.planning.targets import target_groups
-from limner.recipe.schema import Lora
+from limner.recipe.train import Lora
 from limner.reporter import PlainText, Reporter
 
 RANK = 16

@@ -30,7 +30,7 @@ from limner.nn.layers import lora
 from limner.planning.dry_run import DryRun, TraceSpec
 from limner.planning.meta_inputs import boundary
 from limner.planning.representative import choose_representatives
-from limner.recipe.schema import Lora
+from limner.recipe.train import Lora
 
 TRUE = (("flux-dev", 1024), ("qwen-image", 1024), ("sdxl", 1024))
 REAL = ((128, 64), (256, 256), (512, 512))

@@ -19,7 +19,7 @@ from limner.models.loading import hush
 from limner.models.registry import family_of
 from limner.models.source import locate
 from limner.nn.memory.plan import Plan
-from limner.recipe.schema import Lora
+from limner.recipe.train import Lora
 
 CPU = torch.device("cpu")
 CASE = {case.name: case for case in CASES if case.name != "sdxl-v"}

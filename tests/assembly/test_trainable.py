@@ -8,8 +8,9 @@ from limner.assembly.trainable import FullFineTune, LoRA, trainable_of
 from limner.errors import BadRecipe
 from limner.models.registry import family_of
 from limner.models.source import locate
-from limner.recipe.schema import Lora, Recipe, Train
+from limner.recipe.schema import Recipe
 from limner.recipe.toml import change
+from limner.recipe.train import Lora, Train
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 from dataclasses import fields
 
 from limner.models.facts import Objective, RegisteredBase
-from limner.recipe.schema import Train
+from limner.recipe.train import Train
 
 
 def test_a_part_may_be_stored_otherwise_than_the_rest():

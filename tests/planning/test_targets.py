@@ -7,7 +7,7 @@ from limner.assembly.trainable import FullFineTune, LoRA
 from limner.models.registry import family_of
 from limner.models.source import locate
 from limner.planning.targets import ranges, target_groups
-from limner.recipe.schema import Lora
+from limner.recipe.train import Lora
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from limner.errors import BadBase, BadCheckpoint, BadLora, BadRecipe, BadUsage, 
 from limner.generation.settings import Settings
 from limner.lora import diffusers_loader, file
 from limner.lora.operations import ConvertOptions, extract
-from limner.recipe.schema import Recipe, Train
+from limner.recipe.schema import Recipe
 from limner.recipe.toml import change
+from limner.recipe.train import Train
 from limner.run_folder import RunDir
 from limner.runs import train
 from limner.training import export as module

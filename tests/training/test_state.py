@@ -7,7 +7,7 @@ import torch
 from limner.errors import BadCheckpoint
 from limner.lora import file
 from limner.recipe import toml
-from limner.recipe.schema import Lora
+from limner.recipe.train import Lora
 from limner.run_folder import RunDir
 from limner.runs import train
 from limner.training import checkpoint

@@ -18,7 +18,7 @@ from limner.nn.layers.quantized_linear import freeze, storable
 from limner.nn.memory.offload import Offload, cast_once, halve
 from limner.nn.memory.plan import Compute, Kind, Plan
 from limner.nn.rng import Places
-from limner.recipe.schema import Train
+from limner.recipe.train import Train
 
 DTYPES: dict[Compute, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

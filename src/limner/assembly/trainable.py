@@ -19,7 +19,8 @@ from limner.nn.layers import lora
 from limner.nn.layers.lora import kind_of
 from limner.nn.rng import Places, seed_of
 from limner.recipe.field_types import PatternTable
-from limner.recipe.schema import Lora, Recipe, Train
+from limner.recipe.schema import Recipe
+from limner.recipe.train import Lora, Train
 
 
 @dataclass(frozen=True)

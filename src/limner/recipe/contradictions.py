@@ -6,7 +6,8 @@ from limner.errors import BadRecipe
 from limner.recipe.optimizers import optimizer_of
 
 if TYPE_CHECKING:
-    from limner.recipe.schema import Lora, Recipe, Train
+    from limner.recipe.schema import Recipe
+    from limner.recipe.train import Lora, Train
 
 SHAPES = {
     "schedule_cycles": "cosine_with_restarts",

@@ -11,7 +11,8 @@ from typing import Any
 from limner.errors import BadRecipe
 from limner.files import human, real_path
 from limner.recipe import aliases
-from limner.recipe.schema import Recipe, Section
+from limner.recipe.schema import Recipe
+from limner.recipe.section import Section
 
 PATHS = ("data.images", "data.validation_images", "data.cache", "prior.images", "sample.prompt_file")
 WIDTH = 100

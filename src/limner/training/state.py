@@ -18,7 +18,8 @@ from limner.nn.optim import ScheduleForm, evaluation_mode, optimizer, schedule, 
 from limner.nn.serialize import restore
 from limner.recipe.aliases import shown
 from limner.recipe.optimizers import optimizer_of
-from limner.recipe.schema import Lora, Recipe
+from limner.recipe.schema import Recipe
+from limner.recipe.train import Lora
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
 from limner.training import checkpoint

@@ -1,0 +1,194 @@
+"""The tables of the recipe that say what is trained and how: [lora], [train], [prior]."""
+
+from math import ceil
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from limner.errors import BadRecipe
+from limner.recipe import contradictions, optimizers
+from limner.recipe.field_types import Names, Options, PathField, Ranks, Rates
+from limner.recipe.section import Section
+
+
+class Lora(Section):
+    """The adapter: its kind, its size, and the layers that get one."""
+
+    section: ClassVar[str] = "lora"
+
+    kind: Literal["lora", "loha", "lokr", "dora"] = "lora"
+    """Kind of adapter: lora (Hu 2021, arXiv 2106.09685), loha (Hyeon-Woo 2022, arXiv 2108.06098), lokr (Yeh
+    2024, arXiv 2309.14859), dora (Liu 2024, arXiv 2402.09353)."""
+    rank: Annotated[int, Field(ge=1, le=4096)] = 16
+    """LoRA rank (network_dim): capacity, and size of the file."""
+    alpha: Annotated[float, Field(gt=0)] | None = Field(default=None, examples=[16.0])
+    """LoRA alpha (network_alpha): the update is scaled by alpha / rank. Unset: the rank, a scale of 1."""
+    targets: Annotated[str, Field(min_length=1)] | Annotated[Names, Field(min_length=1)] = "auto"
+    """Target modules: a group of the family ("auto", "attention", "all-linear"; "locon" of SDXL and SD 1.5:
+    convolutions as well), or a list of groups and endings of module names. In an ending "*" stands for
+    anything and "4-12" for the numbers from 4 to 12; one that begins with "!" leaves out what it matches."""
+    ranks: Ranks = Field(default={}, validate_default=True, examples=[{"*.ff.*": 32}])
+    """Ranks of layers by endings as in targets, the last that matches; others have the rank. Those of a text
+    encoder begin with its name. alpha / rank, the strength, is that of all."""
+    rates: Rates = Field(default={}, validate_default=True, examples=[{"*.ff.*": 0.5}])
+    """Multipliers of the learning rate of layers, by endings as in ranks."""
+    conv_rank: Annotated[int, Field(ge=1, le=4096)] | None = Field(default=None, examples=[8])
+    """Rank of trained convolutions with kernels larger than 1 x 1 (kohya's conv_dim). Unset: the rank."""
+    factor: Annotated[int, Field(ge=2, le=4096)] | None = Field(default=None, examples=[8])
+    """Of a LoKr: side of the smaller matrix, where it divides the layer's sides. The smaller, the more is
+    trained. Unset: as near to the square root as goes, which trains least."""
+    full_matrix: bool = False
+    """Of a LoKr: the larger matrix is never factored, whatever the rank. It is whole anyway where the rank is
+    at least half of its longer side."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """LoRA dropout: share of the inputs of each adapter that is zeroed while training."""
+    text_encoders: Names = ()
+    """Text encoders trained as well, by component: ["text_encoder"], ["text_encoder", "text_encoder_2"]."""
+    text_encoder_layers: Annotated[int, Field(ge=1)] | None = Field(default=None, examples=[4])
+    """Train only so many last layers of each text encoder; those below stay cached. Unset: all layers."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        contradictions.refuse_layers(self)
+        return self
+
+
+class Train(Section):
+    """Steps, batch size, optimizer, schedule, noise, validation, checkpoints."""
+
+    section: ClassVar[str] = "train"
+
+    method: Literal["lora", "full"] = "lora"
+    """"lora" trains an adapter; "full" (full fine-tuning) every weight of the denoiser, which takes 16 bytes
+    for each of them, in VRAM or RAM, and wants a tenth of the learning rate."""
+    init: str = Field(default="", examples=["my-cat.safetensors"])
+    """Start from a LoRA: a file of any tool (written with ".safetensors" or a leading "./"), a hub id, or
+    "instant" for one pass of the base's predictor. Its strength is multiplied in; LoHa and LoKr become LoRA;
+    a higher rank is cut to lora.rank, and how much is kept is said. Empty: from nothing."""
+    steps: Annotated[int, Field(ge=0)] = 1000
+    """Optimizer steps."""
+    batch: Annotated[int, Field(ge=1, le=65536)] = 1
+    """Batch size: images per optimizer step = micro-batch x gradient accumulation. The plan decides the
+    micro-batch; limits.micro_batch bounds it."""
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-4
+    """Learning rate after warm-up. With prodigy a multiplier of the rate that it finds: 1.0."""
+    text_encoder_learning_rate: Annotated[float, Field(gt=0, le=10)] | None = Field(
+        default=None, examples=[5e-5]
+    )
+    """Learning rate of the text encoders. Unset: learning_rate."""
+    optimizer: optimizers.OptimizerName = Field(default="adamw", description=optimizers.described())
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-4
+    """Decoupled weight decay of the trained weights, per step and unit of learning rate."""
+    betas: Annotated[
+        tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]], Field(strict=False)
+    ] = (0.9, 0.999)
+    """Adam betas: decay rates of the first and second moment."""
+    optimizer_args: Options = Field(default={}, validate_default=True, examples=[{"eps": 1e-6}])
+    """Further arguments of the optimizer's constructor, as its own documentation has them."""
+    schedule: Literal[
+        "constant", "cosine", "linear", "cosine_with_restarts", "polynomial", "warmup_stable_decay"
+    ] = "constant"
+    """Learning-rate schedule after warm-up: constant, or to zero: in a cosine or a line, in a cosine that
+    starts again (Loshchilov 2017, arXiv 1608.03983), by a power, or constant until a decay at the end (Hu
+    2024, arXiv 2404.06395)."""
+    schedule_cycles: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Of cosine_with_restarts: how often the cosine falls to zero."""
+    schedule_power: Annotated[float, Field(gt=0, le=100)] = 1.0
+    """Of polynomial: the power of what is left of the steps. 1: a line."""
+    schedule_decay: Annotated[int, Field(ge=1)] | None = Field(default=None, examples=[200])
+    """Of warmup_stable_decay: steps at the end in which the rate falls to zero, by a cosine. Unset: a tenth
+    of all."""
+    warmup: Annotated[int, Field(ge=0)] = 0
+    """Warm-up: steps over which the learning rate rises from zero."""
+    clip: Annotated[float, Field(ge=0)] = 1.0
+    """Max gradient norm: a longer gradient is scaled down to it. 0: off."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """EMA decay per step; the averaged weights are what is exported. 0: off."""
+    time_density: Literal["auto", "logit-normal", "uniform", "sigmoid"] = "auto"
+    """Timestep sampling (Esser 2024, arXiv 2403.03206, section 3.1). auto: as the family prefers."""
+    time_shift: Literal["auto", "none"] | Annotated[float, Field(gt=0)] = "auto"
+    """Timestep shift (discrete_flow_shift) towards noise. auto: by resolution, as the family samples."""
+    noise_range: Annotated[
+        tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]], Field(strict=False)
+    ] = (0.0, 1.0)
+    """Part of the noise levels that is trained, 0 = the image, 1 = pure noise: timesteps are sampled as ever,
+    then laid between the two. Low levels teach detail and texture, high ones composition."""
+    loss: Literal["mse", "l1", "huber", "smooth_l1"] = "mse"
+    """Loss of a sample: mse (l2), l1, or a pseudo-Huber one (Song 2023, arXiv 2310.14189), which outliers
+    pull less: scaled as mse near 0 (huber) or as l1 far out (smooth_l1)."""
+    huber_c: Annotated[float, Field(gt=0, le=100)] = 0.1
+    """Of huber and smooth_l1: the error at which it turns from square to straight, at pure noise."""
+    huber_schedule: Literal["exponential", "constant"] = "exponential"
+    """How huber_c falls from 1 at the image to itself at pure noise, or "constant"."""
+    guidance: Annotated[float, Field(ge=0)] = 1.0
+    """Embedded guidance scale in training, for guidance-distilled bases. 1.0 keeps the distillation whole."""
+    prediction: Literal["auto", "epsilon", "v"] = "auto"
+    """Prediction type of a Stable Diffusion base: epsilon or v-prediction (Salimans 2022, arXiv 2202.00512).
+    auto: as its scheduler says. A checkpoint in one file cannot say it."""
+    min_snr: Annotated[float, Field(ge=0, le=1000, examples=[5.0])] = 0.0
+    """Min-SNR gamma (Hang 2023, arXiv 2303.09556), for Stable Diffusion bases. 0: off."""
+    noise_offset: Annotated[float, Field(ge=0, le=1, examples=[0.05])] = 0.0
+    """Noise offset, one number per channel, so that very dark and very bright images can be learned; for
+    Stable Diffusion bases. 0: off."""
+    zero_terminal_snr: bool | None = Field(default=None, examples=[True])
+    """Zero terminal SNR (Lin 2023, arXiv 2305.08891), for Stable Diffusion bases with v-prediction. Unset: as
+    the base's scheduler says."""
+    validation_every: Annotated[int, Field(ge=1)] | None = Field(default=None, examples=[100])
+    """Steps between measurements of the validation loss. Unset: at each checkpoint."""
+    save_every: Annotated[int, Field(ge=1)] = 250
+    """Steps between checkpoints."""
+    keep: Annotated[int, Field(ge=1)] = 3
+    """How many of the newest checkpoints are kept. The best by validation loss is kept besides."""
+
+    @property
+    def checkpoints_written(self) -> int:
+        """Checkpoints that a run writes."""
+        return ceil(self.steps / self.save_every)
+
+    @property
+    def checkpoints_held(self) -> int:
+        """Checkpoints that are there at once, at most.
+
+        The newest that the recipe keeps, the best, and the one being written before an old one goes. A short
+        run has as many as it writes, and one that an interruption writes.
+        """
+        return min(self.keep + 2, self.checkpoints_written + 1)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        contradictions.refuse_schedule(self)
+        contradictions.refuse_optimizer(self)
+        contradictions.refuse_loss(self)
+        return self
+
+
+class Prior(Section):
+    """Prior preservation by class (regularization) images, beside yours (DreamBooth, arXiv 2208.12242)."""
+
+    section: ClassVar[str] = "prior"
+
+    images: PathField | None = Field(default=None, examples=["ordinary-cats"])
+    """A folder of class images: other things of the kind, with captions that lack the trigger. Unset: the
+    base generates them from prior.prompts before it is trained."""
+    prompts: Names = ()
+    """Class prompts, from which the base generates class images: the kind of thing, without the trigger."""
+    images_per_prompt: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Class images generated from each of the prompts."""
+    batch: Annotated[int, Field(ge=1, le=65536)] = 1
+    """Class images per optimizer step, besides train.batch."""
+    weight: Annotated[float, Field(gt=0, le=100)] = 1.0
+    """Prior loss weight: weight of the mean loss of class images; that of your images has 1."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.images is not None and self.prompts:
+            raise BadRecipe(
+                f"prior.images is {self.images} and prior.prompts has {len(self.prompts)} prompts: class "
+                "images from two sources. Remove one of the two."
+            )
+        return self
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there are class images."""
+        return self.images is not None or bool(self.prompts)

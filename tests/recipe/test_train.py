@@ -1,0 +1,11 @@
+from limner.recipe import Recipe, Train
+
+
+def test_no_steps_is_a_recipe_because_it_is_the_control():
+    assert Recipe(train=Train(steps=0)).train.steps == 0
+
+
+def test_checkpoints_held_are_those_kept_the_best_and_the_one_being_written():
+    assert Train(steps=1000, save_every=100, keep=3).checkpoints_held == 5
+    assert Train(steps=150, save_every=100).checkpoints_written == 2
+    assert Train(steps=150, save_every=100).checkpoints_held == 3
