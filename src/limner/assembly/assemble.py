@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from limner.assembly.training_adapter import TrainingAdapter
 from limner.graph.unit import Split, Unit, split
 from limner.models.facts import Objective
 from limner.models.family import Family
@@ -120,6 +121,8 @@ class ModelSpec:
     """Precision of the arithmetic, and of frozen weights that are not quantized."""
     kind: Kind = "cuda"
     """Sort of the device."""
+    adapter: TrainingAdapter | None = None
+    """A LoRA that is part of the frozen denoiser while it is trained."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -220,6 +223,8 @@ def assemble(
     model = _skeleton if device == META else _loaded
     assembly = Assembled(spec, {name: model(spec, plan, name, device, folder) for name in spec.cut.loaded})
     spec.trainable.attach(spec, assembly.models, assembly.sample_keys)
+    if spec.adapter:
+        spec.adapter.attach(assembly.denoiser, spec.dtype)
     if plan.optimizer_state == "host":
         assembly.offload = _offloaded(assembly.denoiser, spec.dtype, device)
     if spec.casts_inputs and cast_inputs:

@@ -5,7 +5,7 @@ the models, loads it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,11 +94,14 @@ class ResolvedBase:
 
         Raises:
             BadBase: The base is of no family here.
-            BadRecipe: A side of the samples cannot be generated, or a LoRA is for a branch that is not there.
+            BadRecipe: A side of the samples cannot be generated, a LoRA is for a branch that is not there, or
+                the training adapter does not fit.
+            BadLora: There is no such adapter.
         """
         with swiftly():
             from limner.assembly.assemble import ModelSpec
             from limner.assembly.trainable import trainable_of
+            from limner.assembly.training_adapter import training_adapter
 
         family = family_at(self.source)
         for side in ("width", "height"):
@@ -106,13 +109,19 @@ class ResolvedBase:
         if self.recipe.sample.lora_on == "positive":
             guidance = self.recipe.sample.guidance
             family.require_negative_pass(self.source, guidance, 'sample.lora_on = "positive"')
-        return ModelSpec(
+        spec = ModelSpec(
             family=family,
             source=self.source,
             trainable=trainable_of(self.recipe),
             objective=self.objective,
             compute=self.compute,
             kind=self.kind,
+        )
+        if not (adapter := self.recipe.train.adapter):
+            return spec
+        denoiser = family.denoiser
+        return replace(
+            spec, adapter=training_adapter(adapter, family.name, denoiser, spec.skeleton(denoiser))
         )
 
 

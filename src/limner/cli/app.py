@@ -59,7 +59,7 @@ def init(
         raise BadUsage(
             f"{out} cannot be written: {error.strerror}. Choose another file with --out."
         ) from error
-    note = distilled_note(request.recipe.base)
+    note = "" if request.recipe.train.adapter else distilled_note(request.recipe.base)
     lines = [f"{out}", *([note] if note else []), f"Next: limner train {out}"]
     result({"recipe": out}, lines, as_json=as_json)
 

@@ -318,13 +318,15 @@ def difference(actual: WeightDelta, expected: WeightDelta, draw: torch.Generator
 PREFERRED = "pytorch_lora_weights.safetensors"
 """What diffusers' own training scripts call the file."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*")
+HUB_FILE = re.compile(rf"({HUB_ID.pattern})/([\w.\-/]+\.safetensors)")
+"""One file of several: the hub id, and its path there."""
 
 
 def find(name: str, subject: str = "LoRA", preferred: str = PREFERRED) -> Path:
     """The file that a name means: a file, a folder, or a hub id, whose file is fetched.
 
     Args:
-        name: Its path, or owner/name.
+        name: Its path, or owner/name, or owner/name/file.safetensors.
         subject: What it is, for messages.
         preferred: Of several files on the hub, the one to take.
 
@@ -334,15 +336,18 @@ def find(name: str, subject: str = "LoRA", preferred: str = PREFERRED) -> Path:
     path = Path(name).expanduser()
     if path.exists():
         return path
-    if not HUB_ID.fullmatch(name) or name.endswith(".safetensors"):
+    if on_hub := HUB_FILE.fullmatch(name):
+        name, preferred = on_hub.groups()
+    elif not HUB_ID.fullmatch(name) or name.endswith(".safetensors"):
         raise BadLora(f"There is no {name}. Name the {subject}'s file, or a hub id: owner/name.")
     try:
-        return _from_hub(name, preferred)
+        return _from_hub(name, preferred, named=bool(on_hub))
     except (BadBase, UnknownBase) as error:
         raise BadLora(str(error)) from error
 
 
-def _from_hub(hub_id: str, preferred: str) -> Path:
+def _from_hub(hub_id: str, preferred: str, *, named: bool = False) -> Path:
+    """The file of a hub id; one that is ``named`` must be there."""
     from huggingface_hub import HfApi, hf_hub_download
 
     command = f"`hf download {hub_id}`"
@@ -355,6 +360,8 @@ def _from_hub(hub_id: str, preferred: str) -> Path:
         names = [name for name in HfApi().list_repo_files(hub_id) if name.endswith(".safetensors")]
         if preferred in names:
             names = [preferred]
+        elif named:
+            raise BadLora(f"{hub_id} has no {preferred}. It has: {', '.join(names[:3]) or 'none'}.")
         if len(names) != 1:
             raise BadLora(
                 f"{hub_id} has {len(names)} safetensors files ({', '.join(names[:3]) or 'none'}). Fetch one "

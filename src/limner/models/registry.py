@@ -110,7 +110,7 @@ def distilled_note(name: str, *, distilled: bool = False) -> str:
     instead = f"Train on {twin.name} and use the LoRA here" if twin else "Train on the base it was made from"
     return (
         f"{name} is distilled to few steps. Training wears that off: pictures need more steps and lose "
-        f"sharpness. {instead}."
+        f"sharpness. {instead}, or beside a training adapter (train.adapter)."
     )
 
 

@@ -33,7 +33,8 @@ def opened(recipe: Recipe, tell: Callable[[str], None]) -> Source:
         BadBase: It cannot be found, reached, or opened.
     """
     source = described(recipe.base, folders=bases.folders(), tell=tell)
-    if note := distilled_note(source.name, distilled=bool(source.index.get("is_distilled"))):
+    note = distilled_note(source.name, distilled=bool(source.index.get("is_distilled")))
+    if note and not recipe.train.adapter:
         tell(note)
     return source
 

@@ -25,7 +25,9 @@ class ProfileRequest:
     def facts(self) -> dict[str, Any]:
         """What of the recipe a profile depends on: its key, with the configs of the base."""
         recipe = self.base.recipe
+        adapter = self.base.spec.adapter if recipe.train.adapter else None
         return {
+            **({"adapter": adapter.sha256} if adapter else {}),
             "size": self.size,
             "compute": self.base.compute,
             "kind": self.base.kind,

@@ -115,7 +115,12 @@ def refuse_method(recipe: "Recipe") -> None:
                 f'train.method is "full", which trains every weight of the denoiser, and lora.{key} '
                 f'is {value}. Remove lora.{key}, or set train.method = "lora".'
             )
-    for key, value in (("train.init", recipe.train.init), ("sample.lora_on", recipe.sample.lora_on)):
+    keys = {
+        "train.init": recipe.train.init,
+        "train.adapter": recipe.train.adapter,
+        "sample.lora_on": recipe.sample.lora_on,
+    }
+    for key, value in keys.items():
         if value not in ("", "both"):
             raise BadRecipe(
                 f'train.method is "full", which makes no LoRA, and {key} is "{value}". Remove {key}.'
@@ -135,6 +140,12 @@ def refuse_adapter(recipe: "Recipe") -> None:
         raise BadRecipe(
             f'train.init is "{train.init}", which a LoRA starts from, and lora.kind is "{lora.kind}". Set '
             'lora.kind = "lora", or remove train.init.'
+        )
+    if train.adapter and lora.kind == "dora":
+        raise BadRecipe(
+            f'train.adapter is "{train.adapter}", and lora.kind is "dora", which depends on the weights that '
+            'it is trained on: it would not fit the base without the adapter. Set lora.kind = "lora", or '
+            "remove train.adapter."
         )
     if lora.rates and optimizer_of(train.optimizer).finds_rate:
         raise BadRecipe(

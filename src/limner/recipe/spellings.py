@@ -69,6 +69,7 @@ ALIASES: Mapping[str, str] = {
     "sample.guidance": "validation_guidance sample.guidance_scale",
     "sample.seed": "validation_seed",
     "train.init": "network_weights init_lora pretrained_lora_path",
+    "train.adapter": "assistant_lora_path preset_lora_path",
     "track.with": "report_to log_with",
 }
 """Our key -> the spellings of it that are read as well, at the top of the file or in any table.

@@ -69,11 +69,17 @@ def placed(recipe: Recipe, root: Path) -> Recipe:
         value = get(recipe, path)
         if value is not None:
             changes[path] = _absolute(root, value)
-    for key in ("base", "components_from", "train.init"):
+    for key in ("base", "components_from", "train.init", "train.adapter"):
         name = get(recipe, key)
-        if name.startswith(("./", "../", "~")) or name in (".", "..") or name.endswith(".safetensors"):
+        is_path = name.startswith(("./", "../", "~")) or name in (".", "..")
+        if is_path or (name.endswith(".safetensors") and not _on_hub(root, name)):
             changes[key] = str(_absolute(root, Path(name)))
     return change(recipe, changes)
+
+
+def _on_hub(root: Path, name: str) -> bool:
+    """Whether a name is of a file on the hub, owner/name/file.safetensors, and not of one here."""
+    return name.count("/") == 2 and not name.startswith("/") and not (root / name).exists()
 
 
 def _absolute(root: Path, path: Path) -> Path:

@@ -65,6 +65,10 @@ class Train(Section):
     """Start from a LoRA: a file of any tool (written with ".safetensors" or a leading "./"), a hub id, or
     "instant" for one pass of the base's predictor. Its strength is multiplied in; LoHa and LoKr become LoRA;
     a higher rank is cut to lora.rank, and how much is kept is said. Empty: from nothing."""
+    adapter: str = Field(default="", examples=["de-distill.safetensors"])
+    """Training adapter (ai-toolkit's assistant LoRA): a LoRA that is part of the frozen base while training
+    and is in no sample and in no exported file, so that a distilled base (Z-Image-Turbo, FLUX.1-schnell)
+    keeps its few steps. A file, a hub id, or owner/name/file.safetensors. Empty: none."""
     steps: Annotated[int, Field(ge=0)] = 1000
     """Optimizer steps."""
     batch: Annotated[int, Field(ge=1, le=65536)] = 1

@@ -36,6 +36,8 @@ from limner.training.model import TrainableModel
 
 STEPS = "limner.steps"
 """Entry of the header of each file of weights."""
+ADAPTER = "limner.adapter"
+"""Entry of the header of a LoRA that was trained beside a training adapter."""
 
 
 class ModelFolder:
@@ -161,7 +163,7 @@ def export(model: TrainableModel, run: RunDir, reporter: Reporter) -> Path:
         BadLora: A file does not hold, key by key, what was trained, or a tool could not read a part of it.
     """
     components = model.adapters()
-    header = header_entries(about(model.resolved, model.recipe.train.steps), components) | recorded(run)
+    header = _header(model, run, model.recipe.train.steps, components)
     pipeline = model.resolved.family.pipeline
     if remark := _write_main(model.resolved, run.lora_path, components, header):
         reporter.line(f"LoRA: {remark}")
@@ -179,12 +181,19 @@ def export_step(model: TrainableModel, run: RunDir, step: int) -> Path:
     The last one is the newest once :func:`export` has written it with those for other tools.
     """
     components = model.adapters()
-    header = header_entries(about(model.resolved, step), components) | recorded(run)
+    header = _header(model, run, step, components)
     path = run.step_lora_path(step)
     _write_main(model.resolved, path, components, header)
     if step < model.recipe.train.steps:
         atomic_write(run.lora_path, lambda draft: shutil.copyfile(path, draft))
     return path
+
+
+def _header(model: TrainableModel, run: RunDir, step: int, components: Components) -> dict[str, str]:
+    """What the file of a step says, of the LoRAs that it began with and was trained beside as well."""
+    adapter = model.resolved.spec.adapter
+    entries = {ADAPTER: adapter.name, f"{ADAPTER}_sha256": adapter.sha256} if adapter else {}
+    return header_entries(about(model.resolved, step), components) | recorded(run) | entries
 
 
 def _write_main(resolved: Resolved, path: Path, components: Components, header: dict[str, str]) -> str:

@@ -23,7 +23,7 @@ from limner.models.loading import load
 from limner.models.sampling import overrides_of
 from limner.nn import distributed
 from limner.nn.batch import to_device
-from limner.nn.layers import lora
+from limner.nn.layers import frozen_pair, lora
 from limner.nn.memory import vae_tiling
 from limner.nn.memory.engine import Engine, equip
 from limner.nn.memory.plan import Plan
@@ -230,12 +230,14 @@ class TrainableModel:
             sampler=overrides_of(resolved.objective),
         )
         self.dropping(enabled=False)
+        frozen_pair.enable(self.assembly.denoiser, enabled=False)
         try:
             with self._arithmetic(), self._decoding(models["vae"]):
                 return sampling.sample_images(
                     resolved.family, resolved.source, models, texts, empty, sampling_params, select
                 )
         finally:
+            frozen_pair.enable(self.assembly.denoiser, enabled=True)
             self.dropping(enabled=True)
 
     def _select(self, model: nn.Module, branch: Branch) -> None:

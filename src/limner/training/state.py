@@ -134,6 +134,12 @@ class TrainState:
             f"{resolved.device.type} in {dtype}; {train_config.steps} steps of {train_config.batch} = each "
             f"image {epochs:.1f} times; validation loss on {len(resolved.held_out)} images ({kind})."
         ]
+        if adapter := resolved.spec.adapter:
+            lines.append(
+                f"Training adapter: {adapter.name}, {len(adapter.layers)} layers, "
+                f"{adapter.bytes / 2**20:.0f} MB beside the frozen weights; no sample and no exported file "
+                "has it."
+            )
         if resolved.class_views:
             class_images = len({view.example.sha256 for view in resolved.views[-resolved.class_views :]})
             lines.append(
@@ -256,6 +262,7 @@ def shape(resolved: Resolved) -> dict[str, Any]:
         "lora": recipe.lora.model_dump(mode="json"),
         "optimizer": recipe.train.optimizer,
         "method": recipe.train.method,
+        "adapter": resolved.spec.adapter.sha256 if resolved.spec.adapter else "",
     }
 
 
@@ -338,4 +345,9 @@ def _completed(facts: dict[str, Any]) -> dict[str, Any]:
     """Facts of a checkpoint with what a recipe could not say yet when it was written, as it was then."""
     lora = facts.get("lora")
     defaults = Lora().model_dump(mode="json")
-    return {"method": "lora", **facts, "lora": {**defaults, **lora} if isinstance(lora, dict) else lora}
+    return {
+        "method": "lora",
+        "adapter": "",
+        **facts,
+        "lora": {**defaults, **lora} if isinstance(lora, dict) else lora,
+    }

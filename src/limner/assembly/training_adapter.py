@@ -1,0 +1,133 @@
+"""Training adapters: a LoRA that is part of the frozen model while another is trained, and of nothing else.
+
+A distilled base loses its few steps when it is trained. A LoRA that undoes the distillation, added while
+training alone, takes that loss upon itself: what is trained beside it works on the distilled base as that is.
+So are Z-Image-Turbo and FLUX.1-schnell trained (ostris, ai-toolkit: ``assistant_lora_path``).
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from limner.errors import BadLora, BadRecipe
+from limner.files import sha256_file
+from limner.lora import file
+from limner.lora.adapters import WeightDelta, kind, to_lora
+from limner.lora.factors import Factors, rename_for_model, with_kernel
+from limner.lora.metadata import without_path
+from limner.nn.layers.adapter import Adapter, plain
+from limner.nn.layers.frozen_pair import FrozenPair
+from limner.nn.layers.quantized_linear import QuantizedLinear
+
+NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
+"""The number of a block in the name of a layer."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingAdapter:
+    """A LoRA of the denoiser, read whole."""
+
+    name: str
+    """Without a path of this machine."""
+    sha256: str
+    """Of its file."""
+    layers: Mapping[str, Factors]
+    """Layer of the denoiser -> change."""
+
+    @property
+    def bytes(self) -> int:
+        """Of the factors in half precision."""
+        return sum(2 * (factors.down.numel() + factors.up.numel()) for factors in self.layers.values())
+
+    def attach(self, denoiser: nn.Module, dtype: torch.dtype) -> None:
+        """Put each pair beside its layer, beneath what is trained there.
+
+        On meta, where a denoiser may stand for one with more blocks, a layer gets the largest pair of those
+        that differ from it in the number of the block alone.
+        """
+        pairs = {name: (factors.down, factors.up) for name, factors in self.layers.items()}
+        modules = dict(denoiser.named_modules())
+        if next(denoiser.parameters()).is_meta:
+            pairs = self._alike(modules)
+        for name, (down, up) in pairs.items():
+            module = modules[name]
+            if isinstance(module, Adapter):
+                module.base = FrozenPair(module.base, down.to(dtype), up.to(dtype))
+            else:
+                parent, _, attribute = name.rpartition(".")
+                setattr(modules[parent], attribute, FrozenPair(module, down.to(dtype), up.to(dtype)))
+
+    def _alike(self, modules: Mapping[str, nn.Module]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """Layer -> factors without numbers, of the layers that are there."""
+        largest: dict[str, Factors] = {}
+        for name, factors in self.layers.items():
+            pattern = NUMBER.sub("*", name)
+            if pattern not in largest or factors.rank > largest[pattern].rank:
+                largest[pattern] = factors
+        return {
+            name: (largest[pattern].down.to("meta"), largest[pattern].up.to("meta"))
+            for name in modules
+            if (pattern := NUMBER.sub("*", name)) in largest
+        }
+
+
+def training_adapter(name: str, family: str, denoiser: str, model: nn.Module) -> TrainingAdapter:
+    """The LoRA that ``train.adapter`` names, held against the denoiser.
+
+    Args:
+        name: A file, a folder or a hub id (:func:`limner.lora.file.find`).
+        family: Of the base.
+        denoiser: What the family calls its denoiser.
+        model: The denoiser without weights, as it is.
+
+    Raises:
+        BadLora: It cannot be had or read.
+        BadRecipe: It changes another model, or layers that are not there or have another shape.
+    """
+    path = file.weights_file(file.find(name))
+    content = file.read(path, family)
+    if others := sorted(set(content.components) - {denoiser}):
+        raise BadRecipe(
+            f"train.adapter: {name} changes {others[0]}, and an adapter is of the {denoiser} alone. Name "
+            "another, or remove train.adapter."
+        )
+    layers = {
+        layer: module
+        for layer, module in model.named_modules()
+        if isinstance(module, nn.Linear | QuantizedLinear) or plain(module)
+    }
+    try:
+        changes = rename_for_model(content.components.get(denoiser, {}), layers)
+    except BadLora as error:
+        share, _, example = str(error).partition(" of the LoRA's ")
+        layer = example.partition(": ")[2].partition(" ..")[0]
+        raise BadRecipe(
+            f"train.adapter: {share} of the {len(content.components[denoiser])} layers that {name} changes "
+            f"are not in this base, such as {layer}. Name an adapter of this base."
+        ) from error
+    factors = {layer: _factors(name, layer, change, layers[layer]) for layer, change in changes.items()}
+    return TrainingAdapter(without_path(name), sha256_file(path), factors)
+
+
+def _factors(name: str, layer: str, change: WeightDelta, module: nn.Module) -> Factors:
+    """A change as a pair that the layer can have.
+
+    Raises:
+        BadRecipe: It cannot.
+    """
+    if kind(change) == "DoRA":
+        raise BadRecipe(
+            f"train.adapter: {name} holds a DoRA, which depends on the base's weights. Make a LoRA of it: "
+            "limner lora convert FILE --to diffusers --flatten 32 --base BASE"
+        )
+    convolution = isinstance(module, nn.Conv2d)
+    weight: torch.Tensor = module.weight  # pyright: ignore[reportAssignmentType]
+    if change.shape != (weight.shape[0], weight[0].numel()):
+        raise BadRecipe(
+            f"train.adapter: {name} changes {layer} as {change.shape[0]} x {change.shape[1]}, and this base "
+            f"has {weight.shape[0]} x {weight[0].numel()}. Name an adapter of this base."
+        )
+    return with_kernel(to_lora(change), module.kernel_size if convolution else ())
