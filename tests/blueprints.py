@@ -11,6 +11,7 @@ def stored(numbers: int) -> dict[Weights, int]:
     return {
         "fp32": 4 * numbers,
         "bf16": 2 * numbers,
+        "fp16": 2 * numbers,
         "int8": numbers + numbers // 1000,
         "fp8": numbers + numbers // 1000,
         "nf4": numbers // 2 + numbers // 16,

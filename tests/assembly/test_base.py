@@ -1,6 +1,6 @@
 import pytest
 
-from limner.assembly.base import ImageSizes, ResolvedBase, Shape, family_at, locate_base, shape_at
+from limner.assembly.base import ImageSizes, ResolvedBase, Shape, family_at, fp16_of, locate_base, shape_at
 from limner.errors import BadBase, BadRecipe
 from limner.models.bundled import known
 from limner.models.facts import Objective
@@ -50,3 +50,12 @@ def test_what_cannot_be_a_base_is_told(tmp_path):
         locate_base(str(tmp_path / "gone.safetensors"))
     with pytest.raises(BadRecipe, match="which is for a base in one file"):
         locate_base("glyph", components_from="sdxl")
+
+
+@pytest.mark.parametrize(("base", "able"), [("flux-dev", True), ("sdxl", True), ("z-image", False)])
+def test_fp16_is_for_bases_whose_activations_stay_below_its_end(base: str, *, able: bool):
+    source = known(base)
+    assert fp16_of(source) == able
+    if not able:
+        with pytest.raises(BadRecipe, match="which ends at 65504, and z-image is not known"):
+            fp16_of(source, "fp16")

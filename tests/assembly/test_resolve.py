@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from limner.assembly.assemble import DTYPES
 from limner.assembly.resolve import device_of, precision_of, resolve
 from limner.errors import BadBase, BadData, BadRecipe
 from messages import raises
@@ -19,7 +20,10 @@ def test_everything_is_derived_without_loading_a_weight(tiny_base, photos, monke
     monkeypatch.setattr("limner.models.loading.load", None)
     resolved = resolve(wish(tiny_base, photos, data={**ALL, "flip": True, "caption_dropout": 0.1}))
     assert resolved.resolution == 32
-    assert resolved.device == device_of("auto") and resolved.dtype == precision_of("auto", resolved.device)
+    assert (
+        resolved.device == device_of("auto")
+        and resolved.dtype == DTYPES[precision_of("auto", resolved.device, fp16=True)]
+    )
     assert len(resolved.views) == 2 * (6 * 2 + 1), "flips x (captions and the empty one), one image has two"
     assert resolved.cut.loaded == ("transformer",) and resolved.first_layers == {"transformer": 0}
     assert resolved.order.batch == 2
@@ -126,11 +130,17 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch):
 
 def test_precision(monkeypatch):
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
-    assert precision_of("auto", cpu) == torch.float32 and precision_of("auto", cuda) == torch.bfloat16
-    assert precision_of("bf16", cpu) == torch.bfloat16 and precision_of("fp32", cuda) == torch.float32
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
-    assert precision_of("auto", cuda) == torch.float32
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: not including_emulation)
+    assert precision_of("auto", cpu, fp16=True) == "fp32" and precision_of("auto", cuda, fp16=True) == "bf16"
+    assert [precision_of(name, cpu, fp16=True) for name in ("bf16", "fp16")] == ["bf16", "fp16"]
+    assert precision_of("fp32", cuda, fp16=True) == "fp32"
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert (
+        precision_of("auto", cuda, fp16=True) == "fp16" and precision_of("auto", cuda, fp16=False) == "fp32"
+    )
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
+    assert precision_of("auto", cuda, fp16=True) == "fp32"
 
 
 def test_what_cannot_be_done_is_refused(tiny_base, photos, tmp_path):

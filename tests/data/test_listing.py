@@ -3,8 +3,9 @@ import os
 import hypothesis
 import hypothesis.strategies as st
 import pytest
+from PIL import Image
 
-from limner.data.listing import listed, printable
+from limner.data.listing import image_sizes, listed, printable
 from limner.errors import BadData
 from messages import raises
 
@@ -191,3 +192,10 @@ def test_no_folder(tmp_path):
     (tmp_path / "file").write_text("x")
     with raises(BadData):
         listed(tmp_path / "file")
+
+
+def test_sizes_are_read_from_headers_and_what_is_no_image_is_passed_over(tmp_path):
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"torn")
+    assert image_sizes(tmp_path) == [(30, 20)]
+    assert image_sizes(tmp_path / "nowhere") == []

@@ -116,3 +116,12 @@ def test_a_config_that_its_weights_contradict_is_named(copied: Path, part: str):
     assert misfit(FAMILY, source(copied)) == ""
     (copied / part / "config.json").write_text("{}")
     assert misfit(FAMILY, source(copied)).startswith(f"{part}/config.json describes another model")
+
+
+def test_what_t5_keeps_in_fp32_is_so_in_a_skeleton_of_fp16_as_well(tiny_base: Path):
+    true = load(FAMILY, source(tiny_base), "text_encoder_2", dtype=torch.float16, device=CPU)
+    bare = skeleton(FAMILY, source(tiny_base), "text_encoder_2", dtype=torch.float16)
+    kinds = {name: p.dtype for name, p in bare.named_parameters()}
+    assert kinds == {name: p.dtype for name, p in true.named_parameters()}
+    assert {kind for name, kind in kinds.items() if ".wo." in name} == {torch.float32}
+    assert torch.float16 in kinds.values()

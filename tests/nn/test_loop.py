@@ -218,3 +218,38 @@ def test_an_optimizer_that_stops_half_way_is_told_with_the_way_on(monkeypatch):
     monkeypatch.setattr(wish.optimizer, "step", _raises(1))
     with raises(DoesNotFit):
         list(fit(wish, losses(net), start=0, steps=1))
+
+
+def halved(net: nn.Module, steps: list[int]):
+    """The same with outputs in fp16, whose gradients overflow at large scales of the loss."""
+
+    def of(step: int) -> Iterable[Tensor]:
+        steps.append(step)
+        yield (net(X)[:, 0].half().float() - Y).square().sum() / 12
+
+    return of
+
+
+def test_a_step_whose_scaled_gradient_overflows_is_repeated_from_the_same_draws():
+    net, plain, asked = model(), model(), []
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20, growth_interval=4)
+    seen = list(fit(setting(net, initial=1e-3, scaler=scaler), halved(net, asked), start=0, steps=6))
+    unscaled = list(fit(setting(plain, initial=1e-3), halved(plain, []), start=0, steps=6))
+    assert seen[0].repeats > 0 and asked[: seen[0].repeats + 1] == [0] * (seen[0].repeats + 1)
+    assert seen[4].repeats > 0, "the scale has grown again after four steps"
+    assert [step.number for step in seen] == [1, 2, 3, 4, 5, 6]
+    assert len(asked) == 6 + sum(step.repeats for step in seen)
+    assert [step.loss for step in seen] == pytest.approx([step.loss for step in unscaled], rel=1e-3)
+    assert torch.allclose(net.weight, plain.weight, rtol=2e-3)
+
+
+def test_what_no_scale_makes_finite_diverges():
+    net = model()
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+
+    def infinite(_: int) -> Iterable[Tensor]:
+        yield (net(X) * 0).abs().sqrt().sum()  # the slope of a root at 0
+
+    with raises(Diverged):
+        next(fit(setting(net, scaler=scaler), infinite, start=0, steps=1))
+    assert scaler.get_scale() == 1.0 and torch.equal(net.weight, model().weight)

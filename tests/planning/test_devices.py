@@ -37,9 +37,19 @@ def test_every_card_reaches_less_than_its_maker_promises():
 
 def test_bf16_is_computed_where_a_card_has_it():
     assert card("RTX 3060").computes("auto") == "bf16"
-    assert card("RTX 2080").computes("auto") == "fp32"
+    assert card("RTX 2080").computes("auto") == "fp16"
+    assert card("RTX 2080").computes("auto", fp16=False) == "fp32"
+    assert card("RTX 3060").computes("fp16") == "fp16"
     assert card("RTX 3060").computes("fp32") == "fp32"
     assert of_cpu(4, 16 * GB, 8 * GB).computes("auto") == "fp32"
+
+
+def test_a_capability_says_what_is_multiplied_in_16_bits():
+    modern = card("RTX 3060")
+    assert modern.with_capability((8, 6)).computes("auto") == "bf16"
+    assert modern.with_capability((7, 5)).computes("auto") == "fp16"
+    assert modern.with_capability((6, 1)).computes("auto") == "fp32"
+    assert modern.with_capability(None).computes("auto") == "bf16"
 
 
 def test_coarser_weights_cost_time_to_turn_back_and_own_precision_none():

@@ -88,7 +88,7 @@ def test_what_no_shipped_profile_is_of_is_traced(monkeypatch):
     surveyed(names=("sdxl",), data__resolution=512)
     assert requests[0].size == (512, 512)
     surveyed("RTX 2080 Ti", names=("sdxl",))
-    assert requests[1].base.compute == "fp32", "the card has no bf16"
+    assert requests[1].base.compute == "fp16", "the card has no bf16"
 
 
 def test_the_table_has_a_row_per_base_and_says_what_to_begin_with():

@@ -10,7 +10,17 @@ from limner.recipe.schema import Limits
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
 from limner.training import monitor as module
-from limner.training.monitor import SPAN, WARM, Watch, device_lock, device_name, figures, peak
+from limner.training.monitor import (
+    SPAN,
+    WARM,
+    Watch,
+    device_lock,
+    device_name,
+    figures,
+    loss_scale,
+    overflow_lines,
+    peak,
+)
 
 GB = 10**9
 
@@ -151,3 +161,12 @@ def test_a_gpu_is_told_by_what_all_processes_see_of_it(monkeypatch):
     monkeypatch.setattr(module.torch.cuda, "get_device_properties", lambda device: facts)
     assert device_name(torch.device("cuda", 0)) == "cuda-0f3a"
     assert device_name(torch.device("mps")) == "mps"
+
+
+def test_steps_that_overflowed_are_told():
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    row = {"step": 7, **loss_scale(scaler, 2)}
+    assert row == {"step": 7, "loss_scale": 1024.0, "repeats": 2}
+    assert "Step 7" in overflow_lines(row)[0] and "2 times" in overflow_lines(row)[0]
+    assert overflow_lines({"step": 8, **loss_scale(scaler, 0)}) == []
+    assert loss_scale(torch.amp.GradScaler("cpu", enabled=False), 0) == {}

@@ -3,6 +3,7 @@ import os
 import shutil
 import signal
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -366,3 +367,20 @@ def test_a_device_without_products_in_8_bits_is_told_before_a_base_is_fetched(ph
     apart = wish("some/base", photos, limits={"matmul_precision": "8bit", "device": "mps"})
     with raises(BadRecipe):
         train(apart, tmp_path / "run", Told())
+
+
+def test_a_run_in_fp16_goes_on_to_the_bit_and_tells_the_steps_that_overflowed(
+    tiny_base, photos, tmp_path, monkeypatch
+):
+    scaler = partial(torch.amp.GradScaler, init_scale=2.0**40, growth_interval=2)
+    monkeypatch.setattr(torch.amp, "GradScaler", scaler)
+    limits, listener = {"compute_dtype": "fp16"}, Told()
+    train(wish(tiny_base, photos, limits=limits), tmp_path / "whole", listener)
+    train(wish(tiny_base, photos, limits=limits, train={"steps": 3}), tmp_path / "parts", Told())
+    train(wish(tiny_base, photos, limits=limits), tmp_path / "parts", Told())
+    rows, resumed = (RunDir(tmp_path / name).metrics()[1:] for name in ("whole", "parts"))
+    assert equal(weights(tmp_path / "whole", 4), weights(tmp_path / "parts", 4))
+    assert [row["loss_scale"] for row in rows] == [row["loss_scale"] for row in resumed]
+    assert rows[0]["repeats"] > 0 and rows[2]["repeats"] + rows[3]["repeats"] > 0
+    assert any("overflowed fp16" in line for line in listener.lines)
+    assert {tensor.dtype for tensor in weights(tmp_path / "whole", 4).values()} == {torch.float32}

@@ -21,7 +21,11 @@ from limner.nn.memory.plan import Compute, Kind, Plan
 from limner.nn.rng import Places
 from limner.recipe.train import Train
 
-DTYPES: dict[Compute, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES: dict[Compute, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 
 
 class Trainable(Protocol):

@@ -15,6 +15,7 @@ from limner.data.views import buckets
 from limner.errors import BadBase, BadRecipe
 from limner.imports import swiftly
 from limner.models.facts import Objective
+from limner.models.registry import facts_of
 from limner.models.source import Source, locate
 from limner.nn.memory.plan import Compute, Kind
 from limner.recipe.schema import Data, Recipe
@@ -123,6 +124,22 @@ class ResolvedBase:
         return replace(
             spec, adapter=training_adapter(adapter, family.name, denoiser, spec.skeleton(denoiser))
         )
+
+
+def fp16_of(source: Source, compute_dtype: str = "auto") -> bool:
+    """Whether a base computes in fp16.
+
+    Raises:
+        BadRecipe: It does not, and ``limits.compute_dtype`` asks for it.
+    """
+    facts = facts_of(str(source.index.get("_class_name", "")))
+    able = facts is not None and facts.fp16
+    if compute_dtype == "fp16" and facts is not None and not able:
+        raise BadRecipe(
+            f'limits.compute_dtype is "fp16", which ends at 65504, and {facts.name} is not known to stay '
+            'below it. Set "auto", "bf16" or "fp32".'
+        )
+    return able
 
 
 def family_at(source: Source) -> "Family":

@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter
 
 from limner.assembly.assemble import ModelSpec
-from limner.assembly.base import ResolvedBase, family_at, locate_base, shape_at
+from limner.assembly.base import ResolvedBase, family_at, fp16_of, locate_base, shape_at
 from limner.data.captions import has_word
 from limner.data.folder import Example, Folder, Rejected, read_folder
 from limner.data.near_duplicates import hold_out, near_training
@@ -21,7 +22,9 @@ from limner.graph.unit import Split
 from limner.models.facts import Objective
 from limner.models.family import Family
 from limner.models.source import Source
-from limner.nn.memory.plan import Kind, Plan
+from limner.nn.layers.precision import HALVES
+from limner.nn.memory.offload import require_kernels
+from limner.nn.memory.plan import Compute, Kind, Plan
 from limner.nn.rng import seed_of
 from limner.recipe.schema import Recipe
 
@@ -201,11 +204,26 @@ def device_of(choice: str) -> torch.device:
     return torch.device(name)
 
 
-def precision_of(choice: str, device: torch.device) -> torch.dtype:
-    """bf16 where a GPU computes in it, else fp32; or what the recipe says."""
-    if choice == "auto":
-        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
-    return {"fp32": torch.float32, "bf16": torch.bfloat16}[choice]
+def precision_of(choice: str, device: torch.device, *, fp16: bool) -> Compute:
+    """bf16 where a GPU has it, else fp16 where GPU and base are up to it, else fp32; or what the recipe says.
+
+    Args:
+        choice: ``limits.compute_dtype``.
+        device: Where.
+        fp16: Whether the base computes in fp16.
+
+    Raises:
+        BadRecipe: It says fp16, and torch has no kernels for it on this processor.
+    """
+    if choice == "fp16" and device.type == "cpu":
+        require_kernels(device)
+    if choice != "auto":
+        return TypeAdapter(Compute).validate_python(choice)
+    if device.type != "cuda":
+        return "fp32"
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bf16"
+    return "fp16" if fp16 and torch.cuda.get_device_capability(device) >= HALVES["fp16"] else "fp32"
 
 
 def resolve_base(recipe: Recipe, tell: Callable[[str], None] = lambda line: None) -> ResolvedBase:
@@ -221,15 +239,15 @@ def resolve_base(recipe: Recipe, tell: Callable[[str], None] = lambda line: None
     """
     source = locate_base(recipe.base, tell, recipe.components_from)
     family = family_at(source)
-    device = device_of(recipe.limits.device)
-    precision = precision_of(recipe.limits.compute_dtype, device)
+    limits = recipe.limits
+    device = device_of(limits.device)
     kind: Kind = "cuda" if device.type == "cuda" else "mps" if device.type == "mps" else "cpu"
     return ResolvedBase(
         recipe=recipe,
         source=source,
         shape=shape_at(source, family),
         kind=kind,
-        compute="bf16" if precision == torch.bfloat16 else "fp32",
+        compute=precision_of(limits.compute_dtype, device, fp16=fp16_of(source, limits.compute_dtype)),
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from limner.data.captions import NAMES, REGION, SIDECARS, UNSUPPORTED_NAMES
 from limner.data.formats import ARCHIVES, FOREIGN, SUFFIXES, odd_image
+from limner.data.images import header
 from limner.errors import BadData
 
 SYSTEM_FOLDERS = frozenset(
@@ -267,3 +268,16 @@ def _is_file(entry: "os.DirEntry[str]") -> bool:
         return entry.is_file()
     except OSError:
         return False
+
+
+def image_sizes(folder: Path) -> list[tuple[int, int]]:
+    """(width, height) of a folder's images, pixels, from their headers; none where there is no folder."""
+    if not folder.is_dir():
+        return []
+    sizes = []
+    for name in listed(folder).images:
+        try:
+            sizes.append(header(folder / name))
+        except BadData:
+            continue  # told, with the reason, by whoever reads the folder to train on it
+    return sizes

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from limner.assembly.assemble import DTYPES
+from limner.assembly.base import fp16_of
 from limner.assembly.resolve import device_of, precision_of
 from limner.errors import BadBase, first_line
 from limner.lora import diffusers_loader
@@ -16,6 +18,7 @@ from limner.models.family import Family
 from limner.models.loading import LOAD_ERRORS, hush, skeleton
 from limner.models.sampling import sampler
 from limner.models.source import Source
+from limner.nn.memory.offload import in_fp32
 
 
 @contextmanager
@@ -51,6 +54,7 @@ def pipeline(
 
     hush()
     device = device_of("auto")
+    dtype = DTYPES[precision_of("auto", device, fp16=fp16_of(source))]
     pipeline_class = getattr(diffusers, family.pipeline)
     for part in family.parts:
         source.weights(part)
@@ -58,7 +62,7 @@ def pipeline(
     try:
         pipe = pipeline_class.from_pretrained(
             source.root,
-            dtype=precision_of("auto", device),
+            dtype={"default": dtype, "vae": torch.float32} if dtype == torch.float16 else dtype,
             use_safetensors=True,
             local_files_only=True,
             **dict.fromkeys(
@@ -72,6 +76,8 @@ def pipeline(
             if not part.startswith("tokenizer"):
                 skeleton(family, source, part, dtype=torch.float32)  # a config that means nothing is named
         raise BadBase(f"{source.name} cannot be loaded: {first_line(error)}. {source.again}") from error
+    if dtype == torch.float16:  # SDXL's autoencoder overflows in it
+        pipe.vae.decode = in_fp32(pipe.vae.decode)
     if overrides:
         pipe.scheduler = sampler(source, overrides)
     for name, path in loras.items():

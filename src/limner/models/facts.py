@@ -139,6 +139,8 @@ class FamilyFacts:
     """The first is what a preset starts from."""
     caption_style: CaptionStyleName
     """How the captions were written that its bases learned from."""
+    fp16: bool = False
+    """Whether its activations stay below 65504, so that it computes in fp16, but for VAE and T5's wo."""
     also_named: tuple[str, ...] = ()
     """Parts of names of bases that tell this family, in lower case, besides its own."""
     preset: Mapping[str, PresetValue | None] = field(default_factory=dict)

@@ -299,7 +299,8 @@ def skeleton(family: Family, source: Source, part: str, *, dtype: torch.dtype) -
         ) from error
     nn.Module.to(model, precision_of(family, part, dtype))  # diffusers' own `to` warns even of empty lists
     for name, parameter in model.named_parameters():
-        if library == "diffusers" and kept_in_fp32(model, name):
+        # transformers keeps such weights in fp32 of models in fp16 alone: T5's ``wo``
+        if (library == "diffusers" or dtype == torch.float16) and kept_in_fp32(model, name):
             parameter.data = parameter.data.float()
     return model.requires_grad_(requires_grad=False).eval()
 

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,8 @@ class Step:
     """Length of the whole gradient before clipping."""
     rate: float
     """Multiplier of the learning rates at this step."""
+    repeats: int = 0
+    """How often it was computed again, from the same draws, because its scaled gradient overflowed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,9 @@ class Fit:
     optimizer: torch.optim.Optimizer
     rate: Callable[[int], float]
     """Step, from 0 -> multiplier of every group's ``initial_lr``."""
+    scaler: torch.amp.GradScaler = field(default_factory=partial(torch.amp.GradScaler, "cpu", enabled=False))
+    """Scales the loss so that gradients in fp16 are neither 0 nor infinite (Micikevicius 2018, section 3.2,
+    arXiv:1710.03740): by half as much after an overflow, by twice as much after many steps without one."""
     clip: float = 0.0
     """Largest length of the gradient; 0 leaves it alone."""
     average: "Average | None" = None
@@ -67,32 +73,50 @@ def fit(config: Fit, losses: Losses, *, start: int, steps: int) -> Iterator[Step
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * rate
         try:
-            loss, norm = _gradient(config, losses, step)
+            loss, norm, repeats = _gradient(config, losses, step)
         except torch.OutOfMemoryError:
             optimizer.zero_grad(set_to_none=True)  # or the next try would add to them
             raise
         _move(optimizer, step)
+        config.scaler.update()
         optimizer.zero_grad(set_to_none=True)
         if config.average:
             config.average.update(step)
-        yield Step(step + 1, loss, norm, rate)
+        yield Step(step + 1, loss, norm, rate, repeats)
 
 
-def _gradient(config: Fit, losses: Losses, step: int) -> tuple[float, float]:
-    """Put a step's gradient into the parameters, clipped. The loss, and the gradient's length before."""
+def _gradient(config: Fit, losses: Losses, step: int) -> tuple[float, float, int]:
+    """Put a step's gradient into the parameters, clipped. The loss, the gradient's length before, repeats."""
+    loss, length, norm = _unscaled(config, losses, step)
+    repeats = 0
+    while math.isfinite(loss) and not math.isfinite(norm) and _can_fall(config.scaler):
+        config.scaler.update()
+        config.optimizer.zero_grad(set_to_none=True)
+        loss, length, norm = _unscaled(config, losses, step)
+        repeats += 1
+    if not math.isfinite(loss) or not math.isfinite(norm):
+        remedy = "Halve train.learning_rate; if that does not help, find the bad image with train.batch = 1."
+        if config.scaler.is_enabled():
+            remedy = f'{remedy} Or set limits.compute_dtype = "fp32": fp16 ends at 65504.'
+        raise Diverged(f"Step {step + 1}: loss {loss:.4g}, gradient norm {norm:.4g}. {remedy}")
+    if config.clip and norm > config.clip:
+        nn.utils.clip_grads_with_norm_(config.parameters, config.clip, length)
+    return loss, norm, repeats
+
+
+def _can_fall(scaler: torch.amp.GradScaler) -> bool:
+    """Whether a smaller scale of the loss may help: one of 1 is none."""
+    return scaler.is_enabled() and scaler.get_scale() > 1.0
+
+
+def _unscaled(config: Fit, losses: Losses, step: int) -> tuple[float, Tensor, float]:
+    """Put a step's gradient into the parameters. The loss, and the gradient's length, here and there."""
     total = _backward(config, losses, step)
     if config.share:
         total = config.share(config.parameters, total)
+    config.scaler.unscale_(config.optimizer)
     length = nn.utils.get_total_norm([p.grad for p in config.parameters if p.grad is not None])
-    loss, norm = total.item(), length.item()  # the one place where the host waits for the device
-    if not math.isfinite(loss) or not math.isfinite(norm):
-        raise Diverged(
-            f"Step {step + 1}: loss {loss:.4g}, gradient norm {norm:.4g}. "
-            "Halve train.learning_rate; if that does not help, find the bad image with train.batch = 1."
-        )
-    if config.clip and norm > config.clip:
-        nn.utils.clip_grads_with_norm_(config.parameters, config.clip, length)
-    return loss, norm
+    return total.item(), length, length.item()  # the one place where the host waits for the device
 
 
 def _backward(config: Fit, losses: Losses, step: int) -> Tensor:
@@ -105,7 +129,7 @@ def _backward(config: Fit, losses: Losses, step: int) -> Tensor:
     short: str | None = None
     try:
         for loss in losses(step):
-            loss.backward()
+            config.scaler.scale(loss).backward()
             total += loss.detach().to(total.device)
         _require_memory(config)
     except torch.OutOfMemoryError as error:

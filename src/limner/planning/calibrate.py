@@ -33,7 +33,11 @@ WARM = 2
 """Rounds that do not count."""
 COLD = 2**26
 """Bytes of weights that are read in turn: more than caches hold."""
-DTYPES: dict[Compute, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES: dict[Compute, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from typing import Literal
 from limner.nn.layers.precision import CAPABLE
 
 AMPERE = "NVIDIA, Ampere GA102 GPU Architecture whitepaper, and the product page"
+TURING = "NVIDIA, Turing GPU Architecture whitepaper, and the product page"
 ADA = "NVIDIA, Ada GPU Architecture whitepaper, appendix A, and the product page"
 BLACKWELL = "NVIDIA, RTX Blackwell GPU Architecture whitepaper, and the product page"
 SHEET = "the maker's data sheet"
@@ -37,7 +38,7 @@ class Card:
     memory: float
     bandwidth: float
     bf16: float
-    """0: it has none, and is trained on in fp32."""
+    """0: it has none, and is trained on in fp16 or fp32."""
     fp32: float
     int8: float
     pcie: float
@@ -47,6 +48,13 @@ class Card:
     """Whether it commonly drives a screen as well."""
     price: float | None = None
     """US dollars per hour where it can be rented; see ``PRICES``."""
+    old_fp16: float = 0
+    """Of products in fp16 that add up in fp32, of a card without bf16; of others that is ``bf16``."""
+
+    @property
+    def fp16(self) -> float:
+        """Of products in fp16 that add up in fp32."""
+        return self.bf16 or self.old_fp16
 
     @property
     def w8a8(self) -> dict[Literal["int8", "fp8"], float]:
@@ -68,10 +76,10 @@ class Card:
 
 
 CARDS = (
-    Card("RTX 2060", (7, 5), 6, 336, 0, 6.5, 103, 15.8, SHEET),
-    Card("RTX 2070", (7, 5), 8, 448, 0, 7.5, 119, 15.8, SHEET),
-    Card("RTX 2080", (7, 5), 8, 448, 0, 10.1, 161, 15.8, SHEET),
-    Card("RTX 2080 Ti", (7, 5), 11, 616, 0, 13.4, 215, 15.8, SHEET),
+    Card("RTX 2060", (7, 5), 6, 336, 0, 6.5, 103, 15.8, TURING, old_fp16=25.8),
+    Card("RTX 2070", (7, 5), 8, 448, 0, 7.5, 119, 15.8, TURING, old_fp16=29.9),
+    Card("RTX 2080", (7, 5), 8, 448, 0, 10.1, 161, 15.8, TURING, old_fp16=40.3),
+    Card("RTX 2080 Ti", (7, 5), 11, 616, 0, 13.4, 215, 15.8, TURING, old_fp16=53.8),
     Card("RTX 3060", (8, 6), 12, 360, 25.5, 12.7, 102, 31.5, AMPERE),
     Card("RTX 3060 Ti", (8, 6), 8, 448, 32.4, 16.2, 130, 31.5, AMPERE),
     Card("RTX 3070", (8, 6), 8, 448, 40.6, 20.3, 163, 31.5, AMPERE),
@@ -97,8 +105,8 @@ CARDS = (
     Card("RTX A6000", (8, 6), 48, 768, 154.8, 38.7, 310, 31.5, SHEET),
     Card("RTX 6000 Ada", (8, 9), 48, 960, 364.2, 91.1, 728, 31.5, SHEET),
     Card("RTX PRO 6000", (12, 0), 96, 1792, 503.8, 126.0, 1007, 63.0, WORKED_OUT, price=0.89),
-    Card("T4", (7, 5), 16, 320, 0, 8.1, 130, 15.8, SHEET, desktop=False),
-    Card("V100", (7, 0), 16, 900, 0, 15.7, 63, 15.8, SHEET, desktop=False),
+    Card("T4", (7, 5), 16, 320, 0, 8.1, 130, 15.8, SHEET, desktop=False, old_fp16=65),
+    Card("V100", (7, 0), 16, 900, 0, 15.7, 63, 15.8, SHEET, desktop=False, old_fp16=125),
     Card("L4", (8, 9), 24, 300, 121, 30.3, 242, 31.5, HALF_OF_SPARSE, desktop=False, price=0.44),
     Card("A10", (8, 6), 24, 600, 125, 31.2, 250, 31.5, SHEET, desktop=False),
     Card("A40", (8, 6), 48, 696, 149.7, 37.4, 299, 31.5, SHEET, desktop=False),

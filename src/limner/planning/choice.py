@@ -16,7 +16,7 @@ from limner.planning.time import StepTime, accumulation_of, compile_seconds, ste
 WeightPrecision = Literal["16bit", "8bit", "4bit"]
 Phase = Literal["load", "cache", "train", "sample"]
 
-FINENESS: tuple[Weights, ...] = ("nf4", "fp8", "int8", "bf16", "fp32")
+FINENESS: tuple[Weights, ...] = ("nf4", "fp8", "int8", "bf16", "fp16", "fp32")
 """From coarse to fine. An int8 row keeps 0.8 % of relative error in a product, fp8 2.6 %."""
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from limner.errors import BadRecipe
-from limner.nn.layers.precision import CAPABLE
+from limner.nn.layers.precision import CAPABLE, HALVES
 from limner.nn.memory.plan import BITS, Compute, Kind, Weights
 from limner.planning.cards import Card
 
@@ -74,7 +74,7 @@ class Rates:
 
         Two kernels for 8 bits, of which the second works in place; one for 4 bits, that of bitsandbytes.
         """
-        if weights in ("fp32", "bf16"):
+        if weights in ("fp32", "bf16", "fp16"):
             return 0.0
         if weights in self.expand:
             return 1 / self.expand[weights]
@@ -137,21 +137,35 @@ class Device:
             'Set "full".'
         )
 
-    def computes(self, precision: str) -> Compute:
-        """bf16 where a GPU has it, else fp32; or what the recipe says.
+    def computes(self, precision: str, *, fp16: bool = True) -> Compute:
+        """bf16 where a GPU has it, else fp16 where it has that, else fp32; or what the recipe says.
+
+        Args:
+            precision: ``limits.compute_dtype``.
+            fp16: Whether the base computes in fp16.
 
         Raises:
-            BadRecipe: It says bf16, and the device has none.
+            BadRecipe: It says bf16 or fp16, and the device has none.
         """
-        if precision == "bf16" and not self.rates.gemm.get("bf16"):
-            raise BadRecipe(
-                f'limits.compute_dtype is "bf16", and {self.name} has none. Set "auto" or "fp32".'
-            )
-        if precision == "fp32":
+        if precision != "auto":
+            compute: Compute = TypeAdapter(Compute).validate_python(precision)
+            if not self.rates.gemm.get(compute):
+                raise BadRecipe(
+                    f'limits.compute_dtype is "{compute}", and {self.name} has none. Set "auto" or "fp32".'
+                )
+            return compute
+        if self.kind != "cuda":
             return "fp32"
-        if precision == "bf16":
+        if self.rates.gemm.get("bf16"):
             return "bf16"
-        return "bf16" if self.kind == "cuda" and self.rates.gemm.get("bf16") else "fp32"
+        return "fp16" if fp16 and self.rates.gemm.get("fp16") else "fp32"
+
+    def with_capability(self, capability: tuple[int, int] | None) -> "Device":
+        """The same at that compute capability, which says what tensor cores multiply. None: not known."""
+        able = {"fp32", *(half for half, oldest in HALVES.items() if not capability or capability >= oldest)}
+        gemm = {compute: rate for compute, rate in self.rates.gemm.items() if compute in able}
+        compiles = self.compiles and "bf16" in gemm
+        return replace(self, capability=capability, compiles=compiles, rates=replace(self.rates, gemm=gemm))
 
     def with_memory(self, memory: int) -> "Device":
         """The same with another memory: all of it but the reserve is free."""
@@ -176,6 +190,8 @@ def of_card(card: Card, memory: int | None = None) -> Device:
     tera: dict[Compute, float] = {"fp32": card.fp32 * 1e12}
     if card.bf16:
         tera["bf16"] = card.bf16 * 1e12
+    if card.fp16:
+        tera["fp16"] = card.fp16 * 1e12
     rates = Rates(
         gemm={key: rate * GEMM for key, rate in tera.items()},
         attention={key: rate * ATTENTION for key, rate in tera.items()},
@@ -213,9 +229,9 @@ def of_cpu(cores: int, memory: int, free: int) -> Device:
     """The processor itself: its memory is the host's, nothing is copied, fp32 is its precision."""
     rate = CORE * cores**SHARED
     rates = Rates(
-        gemm={"fp32": rate, "bf16": rate / 2},
-        attention={"fp32": rate * 0.6, "bf16": rate * 0.3},
-        attention_backward={"fp32": rate * 0.5, "bf16": rate * 0.25},
+        gemm={"fp32": rate, "bf16": rate / 2, "fp16": rate / 2},
+        attention={"fp32": rate * 0.6, "bf16": rate * 0.3, "fp16": rate * 0.3},
+        attention_backward={"fp32": rate * 0.5, "bf16": rate * 0.25, "fp16": rate * 0.25},
         traffic=HOST_TRAFFIC,
         copy=HOST_TRAFFIC,
     )
@@ -242,6 +258,11 @@ def calibrated(device: Device, value: Any, day: str) -> Device:
     """
     rates = TypeAdapter(Rates).validate_python(value)
     rates = rates if rates.eight else replace(rates, eight=device.rates.eight)
+    tables = {
+        name: {**getattr(device.rates, name), **getattr(rates, name)}
+        for name in ("gemm", "attention", "attention_backward")
+    }
+    rates = replace(rates, **tables)  # they may have been measured before there was fp16
     return replace(device, rates=rates, source=f"measured on this machine on {day}")
 
 

@@ -151,10 +151,9 @@ def present(card: LocalGpu) -> Device:
         reserve=card.memory - free,
         source=source,
         origin="here",
-        capability=entry.capability if match else _capability(),
         compiles=device.compiles and able_to_compile(),
         pinned=min(round(total * devices.PINNED), available),
-    )
+    ).with_capability(entry.capability if match else _capability())
 
 
 def able_to_compile() -> bool:

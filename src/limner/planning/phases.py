@@ -116,7 +116,7 @@ class _Base:
         self.dtype = spec.dtype
         self.plain = replace(machine, autocast=None)
         """The cache is filled without autocast, and the denoiser samples without."""
-        self.decoding = replace(machine, autocast=None if spec.compute == "fp32" else spec.dtype)
+        self.decoding = replace(machine, autocast=spec.dtype if spec.compute == "bf16" else None)
         self.models: dict[str, Any] = {}
         self.latent: tuple[int, ...] = ()
         """Shape of what the autoencoder gives of an image of the bucket."""

@@ -3,17 +3,16 @@
 Where the profile of the base is known already, nothing here loads torch: the answer is arithmetic.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import ceil
 from typing import Any
 
-from limner.assembly.base import ResolvedBase
-from limner.data.images import header
-from limner.data.listing import listed
+from limner.assembly.base import ResolvedBase, fp16_of
+from limner.data.listing import image_sizes
 from limner.data.order import CAPTION_PROMPTS, QUANTILES, SUBSET, held_out
-from limner.errors import BadData, BadRecipe, DoesNotFit
+from limner.errors import BadRecipe, DoesNotFit
 from limner.models.registry import hub_bases
 from limner.models.source import hub_page
 from limner.nn.memory.plan import OptimizerState, Plan, PreviousPrecision
@@ -220,9 +219,10 @@ def plan(
     """
     device = device or device_for(recipe.limits, card=card)
     counts = counts_of(recipe)
-    request = request_of(recipe, device, max((width * height for width, height in counts.sizes), default=0))
-    request = _multiplied(_within(previous, request) if previous else request, device)
+    request = _request(recipe, device, counts, previous)
     source = opened(recipe, reporter.line)
+    if not fp16_of(source, recipe.limits.compute_dtype):
+        request = _request(recipe, device, counts, previous, fp16=False)
     files = here(source).bytes_on_disk
     base = ResolvedBase(
         recipe=recipe, source=source, shape=shape_of(source), kind=device.kind, compute=request.compute
@@ -251,6 +251,14 @@ def plan(
     last, build = misfits[-1]
     remedies = tuple(dict.fromkeys(remedy for entry, _ in reversed(misfits) for remedy in entry.remedies))
     return build(choice=None, total=None, alternatives=(), misfit=replace(last, remedies=remedies))
+
+
+def _request(
+    recipe: Recipe, device: Device, counts: Counts, previous: PreviousPrecision | None, *, fp16: bool = True
+) -> PlanRequest:
+    """What a plan is asked for: by the recipe, the device, and a run that goes on."""
+    request = request_of(recipe, device, counts.sizes, fp16=fp16)
+    return _multiplied(_within(previous, request) if previous else request, device)
 
 
 def _within(previous: PreviousPrecision, request: PlanRequest) -> PlanRequest:
@@ -299,13 +307,16 @@ def _at(profile_request: ProfileRequest, multiple: int, resolution: int) -> Prof
     return profile_of(replace(profile_request, size=(size[0] * multiple, size[1] * multiple)))
 
 
-def request_of(recipe: Recipe, device: Device, image_pixels: int = 0) -> PlanRequest:
+def request_of(
+    recipe: Recipe, device: Device, sizes: Iterable[tuple[int, int]] = (), *, fp16: bool = True
+) -> PlanRequest:
     """What of a recipe decides how it can be computed.
 
     Args:
         recipe: What a person wishes.
         device: Where.
-        image_pixels: Pixels of the largest picture file; 0: there is none yet.
+        sizes: (width, height) of the picture files, pixels; none: there are none yet.
+        fp16: Whether the base computes in fp16.
     """
     prior = (recipe.prior.batch,) if recipe.prior.wanted else ()
     full = recipe.train.method == "full"
@@ -313,7 +324,7 @@ def request_of(recipe: Recipe, device: Device, image_pixels: int = 0) -> PlanReq
     if recipe.train.optimizer_args:  # another class may not take them
         states = tuple(state for state in states if state != "8bit")
     return PlanRequest(
-        compute=device.computes(recipe.limits.compute_dtype),
+        compute=device.computes(recipe.limits.compute_dtype, fp16=fp16),
         full=full,
         optimizer_state=states,
         min_weight_precision=recipe.limits.weights_precision,
@@ -324,7 +335,7 @@ def request_of(recipe: Recipe, device: Device, image_pixels: int = 0) -> PlanReq
         average=recipe.train.ema > 0,
         steps=recipe.train.steps,
         sampling=recipe.sample.every != -1,
-        image_pixels=image_pixels or PHOTO,
+        image_pixels=max((width * height for width, height in sizes), default=PHOTO),
         exclusions=frozenset(
             {"precompute_modulation"} if recipe.lora.text_encoders else ()
         ),  # modulations read what they give
@@ -334,7 +345,7 @@ def request_of(recipe: Recipe, device: Device, image_pixels: int = 0) -> PlanReq
 def counts_of(recipe: Recipe, sizes: list[tuple[int, int]] | None = None) -> Counts:
     """How much there is to encode, to sample and to measure. Sizes are those of the images if left out."""
     request, train = recipe.data, recipe.train
-    sizes = image_sizes(recipe) if sizes is None else sizes
+    sizes = image_sizes(recipe.data.images) if sizes is None else sizes
     images = len(sizes) or IMAGES
     validation_images = held_out(images, request.validation_count)
     prompt_count = len(prompts(recipe)) or min(CAPTION_PROMPTS, images)
@@ -352,20 +363,6 @@ def counts_of(recipe: Recipe, sizes: list[tuple[int, int]] | None = None) -> Cou
         samples=rounds * prompt_count + class_images,
         validation_passes=checks * len(QUANTILES) * (validation_images or min(SUBSET, images)),
     )
-
-
-def image_sizes(recipe: Recipe) -> list[tuple[int, int]]:
-    """(width, height) of the images of a recipe, pixels. Opens the header of each."""
-    folder = recipe.data.images
-    if not folder.is_dir():
-        return []
-    sizes = []
-    for name in listed(folder).images:
-        try:
-            sizes.append(header(folder / name))
-        except BadData:
-            continue  # told, with the reason, by whoever reads the folder to train on it
-    return sizes
 
 
 def total_of_run(

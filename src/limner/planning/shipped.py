@@ -37,5 +37,7 @@ def packed(profile: Profile) -> dict[str, Any]:
 def unpacked(value: dict[str, Any]) -> Profile:
     """What :func:`packed` made."""
     blocks, order = value["blocks"], value["order"]
+    for block in (*blocks, value["rest"]):  # the files were written before there was fp16
+        block["weight_bytes"].setdefault("fp16", block["weight_bytes"]["bf16"])
     fields = {key: entry for key, entry in value.items() if key != "order"}
     return from_json({**fields, "blocks": [blocks[number] for number in order]})

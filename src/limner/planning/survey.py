@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from limner.assembly.base import ResolvedBase
+from limner.assembly.base import ResolvedBase, fp16_of
+from limner.data.listing import image_sizes
 from limner.errors import DoesNotFit
 from limner.models.facts import RegisteredBase
 from limner.models.registry import registered_bases
@@ -19,7 +20,7 @@ from limner.planning.choice import Choice, PlanRequest, fits
 from limner.planning.devices import Device, of_card
 from limner.planning.disk import fetched_bytes, here
 from limner.planning.local_device import device_for
-from limner.planning.planner import counts_of, image_sizes, request_of, total_of_run
+from limner.planning.planner import counts_of, request_of, total_of_run
 from limner.planning.profile import Profile
 from limner.planning.profile_cache import largest, opened, profile_of, shape_of
 from limner.planning.request import ProfileRequest
@@ -116,7 +117,7 @@ def survey(
     """
     names = names or tuple(registered_bases())
     recipe = recipe_of(names[0])
-    device, sizes = device_for(recipe.limits, card=card), image_sizes(recipe)
+    device, sizes = device_for(recipe.limits, card=card), image_sizes(recipe.data.images)
     estimates = [_estimate(recipe_of(name), device, sizes, reporter) for name in names]
     counts = counts_of(recipe, sizes)
 
@@ -142,7 +143,7 @@ def photograph_size(recipe: Recipe) -> tuple[int, int] | None:
     base = registered_bases().get(recipe.base)
     if base is None or not base.toy:
         return None
-    sizes = sorted(image_sizes(recipe), key=min)
+    sizes = sorted(image_sizes(recipe.data.images), key=min)
     middle = sizes[len(sizes) // 2] if sizes else (0, 0)
     return middle if min(middle) >= PHOTOGRAPH * base.resolution else None
 
@@ -158,7 +159,7 @@ def survey_for_photographs(recipe: Recipe) -> Survey | None:
     overrides = {"data.images": recipe.data.images, "concept_type": recipe.concept_type, **limits}
 
     def recipe_of(base: str) -> Recipe:
-        return template({"base": base, **overrides}, max(1, len(image_sizes(recipe))))
+        return template({"base": base, **overrides}, max(1, len(image_sizes(recipe.data.images))))
 
     return survey(recipe_of, Reporter(), names=names)
 
@@ -170,7 +171,7 @@ def _estimate(
     source = opened(recipe, lambda line: None)  # what a name says of itself is in the table
     reachable = device.kind == "cuda" or base.toy  # a processor takes days for any other
     target = device if reachable else of_card(typical(COMMON))
-    request = request_of(recipe, target, max((width * height for width, height in sizes), default=0))
+    request = request_of(recipe, target, sizes, fp16=fp16_of(source))
     resolved = ResolvedBase(
         recipe=recipe, source=source, shape=shape_of(source), kind=target.kind, compute=request.compute
     )

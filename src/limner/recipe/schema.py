@@ -109,8 +109,9 @@ class Limits(Section):
     matmul_precision: Literal["full", "8bit"] = "full"
     """Matmul of weights stored in 8 bits: dequantized ("full"), or 8 bits by 8 bits, forward and backward
     (all blocks are then stored so). No GPU has shown its speed and quality yet."""
-    compute_dtype: Literal["auto", "fp32", "bf16"] = "auto"
-    """Compute dtype (mixed precision) of the frozen model. auto: bf16 on a GPU that has it, else fp32."""
+    compute_dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Compute dtype (mixed precision) of the frozen model. auto: bf16 on a GPU that has it, else fp16 where
+    GPU and base are up to it, else fp32. fp16 scales the loss (Micikevicius 2018, arXiv 1710.03740)."""
     micro_batch: Annotated[int, Field(ge=1)] | None = Field(default=None, examples=[1])
     """Largest micro-batch: images that pass through the device at once; the rest of the batch is gradient
     accumulation. Unset: the whole batch. Less memory, the same result."""

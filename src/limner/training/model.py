@@ -26,6 +26,7 @@ from limner.nn.batch import to_device
 from limner.nn.layers import frozen_pair, lora
 from limner.nn.memory import vae_tiling
 from limner.nn.memory.engine import Engine, equip
+from limner.nn.memory.offload import in_fp32
 from limner.nn.memory.plan import Plan
 from limner.nn.parameters import get_state, load_state
 from limner.nn.rng import Even, KeyedRng
@@ -258,11 +259,17 @@ class TrainableModel:
 
     @contextmanager
     def _decoding(self, vae: Any) -> Iterator[None]:
-        """While entered, an autoencoder decodes in the run's precision, whatever its weights are kept in."""
+        """While entered, an autoencoder decodes in the run's precision, whatever its weights are kept in.
+
+        In fp16 it stays in fp32, like its weights: that of SDXL overflows.
+        """
         if self.resolved.dtype == torch.float32:
             yield
             return
-        vae.decode = torch.autocast(self.resolved.device.type, self.resolved.dtype)(vae.decode)
+        if self.resolved.dtype == torch.float16:
+            vae.decode = in_fp32(vae.decode)
+        else:
+            vae.decode = torch.autocast(self.resolved.device.type, self.resolved.dtype)(vae.decode)
         try:
             yield
         finally:

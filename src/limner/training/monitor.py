@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from limner.files import human, user_cache, write_json
 from limner.nn.memory.plan import CONTEXT
 from limner.recipe.field_types import label
 from limner.recipe.schema import Limits
-from limner.reporter import Reporter
+from limner.reporter import Reporter, counted
 from limner.run_folder import RunDir
 
 WARM = 2
@@ -196,3 +196,18 @@ def _owner(holder: Path) -> str:
         return f" by process {entry['pid']}, run {entry['run']}"
     except (OSError, ValueError, LookupError, TypeError):
         return ""
+
+
+def loss_scale(scaler: torch.amp.GradScaler, repeats: int) -> dict[str, float]:
+    """What metrics of a step in fp16 say besides: the loss scale that is next, and its repeats."""
+    return {"loss_scale": scaler.get_scale(), "repeats": repeats} if scaler.is_enabled() else {}
+
+
+def overflow_lines(row: Mapping[str, Any]) -> list[str]:
+    """A line on a step whose scaled gradient overflowed fp16; of most steps none."""
+    if not row.get("repeats"):
+        return []
+    return [
+        f"Step {row['step']}: its gradient overflowed fp16, so it was repeated with the same draws "
+        f"({counted(row['repeats'], 'time')}). The loss scale is {row['loss_scale']:g} now."
+    ]

@@ -55,6 +55,8 @@ class TrainState:
     run: RunDir
     model: TrainableModel
     optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    """Of a run in fp16; of any other it does nothing."""
     average: Average | None
     fallback: OomFallback
     watch: Watch
@@ -65,6 +67,7 @@ class TrainState:
             parts = {
                 "weights": self.model.state(),
                 "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
                 "average": self.average.shadow if self.average else None,
             }
             path = self.run.checkpoint_path(step)
@@ -104,6 +107,8 @@ class TrainState:
         try:
             self.model.restore(weights)
             self._restore_optimizer(moments)
+            if self.scaler.is_enabled() and (scale := last_checkpoint.parts.get("scaler")):
+                self.scaler.load_state_dict(scale)
             if self.average:  # one that the recipe turns on now begins at these weights
                 self.average.start(average or self.model.parameters)
         except (BadCheckpoint, BadRecipe) as error:
@@ -214,6 +219,7 @@ class TrainState:
             parameters=self.model.parameters,
             optimizer=self.optimizer,
             rate=schedule(train_config.schedule, train_config.warmup, train_config.steps, form),
+            scaler=self.scaler,
             clip=train_config.clip,
             average=self.average,
             share=share if is_distributed else None,

@@ -32,7 +32,7 @@ from limner.training.export import output_of
 from limner.training.initial import InitialLora, Predictor, begin_from, initial_lora
 from limner.training.interrupt import Interrupt
 from limner.training.model import TrainableModel, plain, rate
-from limner.training.monitor import device_lock, figures, peak
+from limner.training.monitor import device_lock, figures, loss_scale, overflow_lines, peak
 from limner.training.oom_fallback import MAX_FALLS, OomFallback, Planner, oom_fallback_of, with_smaller_plans
 from limner.training.samples import sample
 from limner.training.state import TrainState, newest, optimizer_for
@@ -196,7 +196,8 @@ def _train_state(
     torch_optimizer.register_step_post_hook(model.publish)
     average = Average(model.parameters, train_config.ema) if train_config.ema else None
     model.dropping(enabled=True)
-    return TrainState(resolved, run, model, torch_optimizer, average, fallback, fallback.watch())
+    scaler = torch.amp.GradScaler(resolved.device.type, enabled=resolved.dtype == torch.float16)
+    return TrainState(resolved, run, model, torch_optimizer, scaler, average, fallback, fallback.watch())
 
 
 def _tidy(run: RunDir, last_checkpoint: LoadedCheckpoint | None, keep: int, reporter: Reporter) -> None:
@@ -248,7 +249,7 @@ def _loop(
         for step in _steps(state, start_step, reporter):
             now = time.monotonic()
             row = _row(step, now - clock, state)
-            for line in state.watch.step(row["seconds"], row["bytes"]):
+            for line in (*state.watch.step(row["seconds"], row["bytes"]), *overflow_lines(row)):
                 reporter.line(line)
             reporter.event(_step_done(row, recipe.train.steps))
             bar.advance(note=figures(row, state.resolved.device.type))
@@ -324,6 +325,7 @@ def _row(step: Step, seconds: float, state: TrainState) -> dict[str, Any]:
         "seconds": round(seconds, 4),
         "bytes": peak(state.resolved.device),
         "time": round(time.time(), 3),
+        **loss_scale(state.scaler, step.repeats),
     }
 
 

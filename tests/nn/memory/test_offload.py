@@ -7,12 +7,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from limner.errors import BadRecipe
 from limner.nn import parameters
 from limner.nn.arch import ArchSpec
 from limner.nn.loop import Average, Fit, fit
-from limner.nn.memory.offload import Offload, cast_once, halve
+from limner.nn.memory.offload import Offload, cast_once, halve, in_fp32, require_kernels
 from limner.nn.optim import optimizer
+from messages import raises
 
 CPU = torch.device("cpu")
 
@@ -191,3 +194,21 @@ def test_layers_in_blocks_are_left_alone():
     model = Model()
     with cast_once(model, ARCH, HALF), pytest.raises(RuntimeError, match="type"):
         model.blocks[0](torch.ones(1, 4))
+
+
+def test_latents_of_any_precision_are_decoded_in_fp32():
+    decode = in_fp32(lambda latents, scale=1.0: latents * scale)
+    latents = torch.full((1, 4, 2, 2), 60000.0, dtype=torch.float16)
+    assert torch.equal(decode(latents, scale=2.0), latents.float() * 2)
+
+
+def test_a_processor_without_kernels_is_refused(monkeypatch: pytest.MonkeyPatch):
+    require_kernels(torch.device("cpu"))  # this torch has them
+
+    def missing(*_: object) -> None:
+        raise RuntimeError("\"addmm_impl_cpu_\" not implemented for 'Half'")
+
+    monkeypatch.setattr(torch, "__version__", "2.1.0")
+    monkeypatch.setattr(F, "linear", missing)
+    with raises(BadRecipe):
+        require_kernels(torch.device("cpu"))

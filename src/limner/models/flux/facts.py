@@ -46,6 +46,7 @@ FACTS = FamilyFacts(
         ),
     ),
     caption_style="sentences",
+    fp16=True,
     single_file=SingleFile(
         title="FLUX.1",
         mark=r"(model\.diffusion_model\.)?double_blocks\.0\.img_attn\.qkv\.weight",

@@ -34,6 +34,7 @@ FACTS = FamilyFacts(
         ),
     ),
     caption_style="sentences",
+    fp16=True,
     also_named=("sd35", "stable-diffusion-3", "stablediffusion3"),
     preset={
         "train.learning_rate": PresetValue(1e-4, "simpletuner, quickstart/SD3.md: stable values for 3.5"),

@@ -32,6 +32,7 @@ FACTS = FamilyFacts(
         ),
     ),
     caption_style="phrases",
+    fp16=True,
     also_named=("stable-diffusion-xl", "stablediffusionxl"),
     preset={
         "train.learning_rate": PresetValue(1e-4, "diffusers, README_sdxl.md"),

@@ -9,15 +9,17 @@ convolutions, which is what autocast would make of the masters at each use, and 
 leaves the device as soon as it is made. On the CPU the same happens beside itself, to be proved there.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
+from limner.errors import BadRecipe, first_line
 from limner.nn import parameters
 from limner.nn.arch import ArchSpec
 from limner.nn.memory.host_buffer import ALIGNMENT, Pinned, ordinary
@@ -72,6 +74,36 @@ def halve(model: nn.Module, dtype: torch.dtype) -> None:
         if isinstance(layer, AUTOCAST_LAYERS):
             for weight in layer.parameters(recurse=False):
                 weight.data = weight.data.to(dtype)
+
+
+def in_fp32(decode: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of a model in fp32, made to read latents (B, C, h, w) of any precision as such."""
+
+    @wraps(decode)
+    def cast(latents: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return decode(latents.float(), *args, **kwargs)
+
+    return cast
+
+
+def require_kernels(device: torch.device) -> None:
+    """Compute forward and backward in fp16 what denoisers are made of, on numbers of no account.
+
+    Raises:
+        BadRecipe: torch has no kernel for some of it there.
+    """
+    kind: Any = {"dtype": torch.float16, "device": device}
+    x = torch.ones(1, 4, 4, 4, **kind, requires_grad=True)
+    weight, ones = torch.ones(4, 4, **kind), torch.ones(4, **kind)
+    try:
+        y = F.silu(F.group_norm(F.conv2d(x, weight[:, :, None, None]), 1))
+        y = F.layer_norm(F.gelu(F.linear(x * y, weight, ones)), (4,), ones)
+        F.scaled_dot_product_attention(y, y, y).softmax(-1).float().sum().backward()
+    except (NotImplementedError, RuntimeError) as error:
+        raise BadRecipe(
+            f'limits.compute_dtype is "fp16", and torch {torch.__version__} cannot train in it on '
+            f'{device.type}: {first_line(error)}. Set "fp32".'
+        ) from error
 
 
 class Offload:

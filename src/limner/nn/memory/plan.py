@@ -10,8 +10,8 @@ from limner.nn.layers.precision import Products
 
 Kind = Literal["cuda", "cpu", "mps"]
 """Sorts of devices, as torch names them."""
-Compute = Literal["fp32", "bf16"]
-Weights = Literal["fp32", "bf16", "int8", "fp8", "nf4"]
+Compute = Literal["fp32", "bf16", "fp16"]
+Weights = Literal["fp32", "bf16", "fp16", "int8", "fp8", "nf4"]
 Attention = Literal["auto", "flash", "cudnn", "efficient", "math"]
 OptimizerState = Literal["fp32", "8bit", "host"]
 
@@ -19,7 +19,7 @@ CONTEXT: dict[Kind, int] = {"cuda": 500 * 2**20, "mps": 100 * 2**20, "cpu": 0}
 """Bytes taken before the first tensor: the driver's context and the modules of kernels, which torch loads as
 they are first used (``CUDA_MODULE_LOADING=LAZY``). An assumption until a GPU has measured it."""
 
-BITS: dict[Weights, int] = {"fp32": 32, "bf16": 16, "int8": 8, "fp8": 8, "nf4": 4}
+BITS: dict[Weights, int] = {"fp32": 32, "bf16": 16, "fp16": 16, "int8": 8, "fp8": 8, "nf4": 4}
 """Of a stored weight, scales left aside: what ``limits.weights_precision`` is compared with."""
 
 
@@ -74,7 +74,7 @@ class Plan:
     @property
     def codes(self) -> Literal["int8", "fp8", "nf4"] | None:
         """How weights are stored where that is not in full."""
-        return None if self.weights in ("fp32", "bf16") else self.weights
+        return None if self.weights in ("fp32", "bf16", "fp16") else self.weights
 
     def to_json(self) -> dict[str, Any]:
         """What ``plan.json`` holds of it."""
