@@ -42,7 +42,7 @@ def test_a_person_reads_where_memory_and_time_go_and_what_else_there_is():
         "per step",
         "Instead",
         "Rented: $",
-        "assumed, not calibrated",
+        "not calibrated",
     ):
         assert words in text
 

@@ -19,7 +19,11 @@ def card(name):
 
 def test_a_card_leaves_some_memory_to_the_desktop_and_half_of_the_host_pageable():
     device = card("RTX 4090")
-    assert (device.memory, device.free, device.reserve) == (24 * GB, 24 * GB - DESKTOP, DESKTOP)
+    assert (device.memory, device.free, device.reserve) == (
+        round(23.52 * GB),
+        round(23.52 * GB) - DESKTOP,
+        DESKTOP,
+    )
     assert card("H100").reserve == SERVER
     assert (device.ram, device.pinned) == (HOST, HOST // 2)
     assert device.with_ram(64 * GB).pinned == 32 * GB
@@ -56,8 +60,8 @@ def test_coarser_weights_cost_time_to_turn_back_and_own_precision_none():
     rates = card("RTX 4090").rates
     assert rates.expanding("bf16", "bf16") == 0
     assert 0 < rates.expanding("nf4", "bf16") < rates.expanding("int8", "bf16")
-    # a number of int8 is read in one byte, written, read and written again in two: 7 bytes at 756 GB/s
-    assert rates.expanding("int8", "bf16") == pytest.approx(7 / 756e9)
+    # a number of int8 is read in one byte, written, read and written again in two: 7 bytes at 887 GB/s
+    assert rates.expanding("int8", "bf16") == pytest.approx(7 / 887e9, rel=1e-3)
 
 
 def test_cores_share_what_is_not_theirs_alone():
@@ -100,7 +104,9 @@ def test_devices_say_what_they_multiply_in_8_bits_or_why_they_do_not():
 def test_products_in_8_bits_have_a_rate_of_their_own_where_a_device_has_them():
     rates = card("RTX 4090").rates
     assert rates.multiplying("int8", "bf16") == pytest.approx(4 * rates.gemm["bf16"], rel=0.01)
-    assert rates.multiplying("fp8", "bf16") == 2 * rates.gemm["bf16"]
+    assert rates.multiplying("fp8", "bf16") == pytest.approx(2 * 1.05 * rates.gemm["bf16"])
+    # 773 TFLOP/s were timed: on these it is not halved as bf16 is
+    assert card("RTX 5090").rates.multiplying("fp8", "bf16") == pytest.approx(773e12, rel=0.01)
     assert card("RTX 3090").rates.multiplying("fp8", "bf16") == card("RTX 3090").rates.gemm["bf16"]
     old = {key: value for key, value in rates_to_json(rates).items() if key != "eight"}
     assert calibrated(card("RTX 4090"), old, "then").rates == rates

@@ -149,6 +149,8 @@ def measure(bench: Bench, device: Device, advance: Callable[[], None]) -> Rates:
         forward[precision], backward[precision] = _attention(bench, DTYPES[precision])
     advance()
     traffic = _traffic(bench, DTYPES[precisions[-1]])
+    # on a processor, launches are counted beside the traffic, and caches hide most of it
+    eager = _eager(bench, DTYPES[precisions[-1]]) if device.kind == "cuda" else None
     advance()
     copy = _copy(bench)
     advance()
@@ -165,6 +167,7 @@ def measure(bench: Bench, device: Device, advance: Callable[[], None]) -> Rates:
         attention=forward,
         attention_backward=backward,
         traffic=traffic,
+        eager=eager,
         copy=copy,
         disk=device.rates.disk,
         launch=launch,
@@ -225,6 +228,27 @@ def _traffic(bench: Bench, dtype: torch.dtype) -> float:
     return 6.0 * x.numel() * x.element_size() / seconds
 
 
+def _eager(bench: Bench, dtype: torch.dtype) -> float:
+    """Bytes read and written by what a block does between its products: norm, modulation, rotation, gate.
+
+    Every second number of a head is read with a stride, as rotary embeddings do (arXiv 2104.09864, eq. 34).
+    """
+    _, heads, tokens, width = bench.sizes.attention
+    x = bench.random(tokens, heads * width, dtype=dtype)
+    scale, cosine = bench.random(heads * width, dtype=dtype), bench.random(tokens, 1, width // 2, dtype=dtype)
+
+    def chain() -> Tensor:
+        modulated = F.layer_norm(x, x.shape[-1:]) * (1 + scale) + scale
+        pairs = modulated.view(tokens, heads, width // 2, 2)
+        first, second = pairs.unbind(-1)
+        rotated = torch.stack((first * cosine - second * cosine, first * cosine + second * cosine), -1)
+        return F.gelu(rotated.flatten(1), approximate="tanh") + x
+
+    with torch.enable_grad(), Tracker(bench.device.type) as tracker:
+        chain()
+    return sum(segment.traffic for segment in tracker.segments) / bench.seconds(chain)
+
+
 def _copy(bench: Bench) -> float:
     pinned = bench.device.type == "cuda"
     host = torch.empty(bench.sizes.copy_bytes, dtype=torch.uint8, pin_memory=pinned)
@@ -270,9 +294,10 @@ def rate_lines(rates: Rates, path: Path) -> list[str]:
         f"{rates.attention_backward[precision] / 1e12:.3g} backward"
         for precision, rate in rates.gemm.items()
     ]
+    own_kernels = f"{rates.eager / 1e9:.3g} in a model's own kernels, " if rates.eager else ""
     lines.append(
-        f"Memory {rates.traffic / 1e9:.3g} GB/s, copies to the device {rates.copy / 1e9:.3g} GB/s, "
-        f"{rates.launch * 1e6:.3g} microseconds to launch a kernel"
+        f"Memory {rates.traffic / 1e9:.3g} GB/s, {own_kernels}copies to the device "
+        f"{rates.copy / 1e9:.3g} GB/s, {rates.launch * 1e6:.3g} microseconds to launch a kernel"
     )
     codes = ", ".join(f"{kind} {rate / 1e9:.3g}" for kind, rate in rates.expand.items())
     lines.append(f"Numbers turned back per second, 10^9: {codes}")

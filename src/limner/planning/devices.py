@@ -1,4 +1,4 @@
-"""What a run is planned for: memory that may be used, and rates that are reached. No torch."""
+"""What a run is planned for: memory that may be used, and rates that are efficiency. No torch."""
 
 import re
 from collections.abc import Mapping
@@ -12,12 +12,10 @@ from limner.nn.layers.precision import CAPABLE, HALVES
 from limner.nn.memory.plan import BITS, Compute, Kind, Weights
 from limner.planning.cards import Card
 
-GEMM, ATTENTION, ATTENTION_BACKWARD = 0.72, 0.6, 0.5
-"""Share of the peak rate that matrix products and attention kernels reach. Assumed, from published figures
-(FlashAttention-3, arXiv 2407.08608, figure 5: cuDNN 609 of 989 TFLOP/s forward on H100); measured by
-``limner plan --calibrate``."""
-TRAFFIC, COPY = 0.75, 0.75
-"""Share of the memory's and of the bus's peak that elementwise kernels and pinned copies reach. Assumed."""
+FP32, FP32_ATTENTION, FP32_BACKWARD = 0.72, 0.6, 0.5
+"""Share of the peak rate that fp32 products and attention reach. Assumed."""
+COPY = 0.75
+"""Share of the bus's peak that pinned copies reach. Assumed; 24 to 26 of 31.5 GB/s are usual on PCIe 4."""
 LAUNCH = 12e-6
 """Seconds that the host takes for one eager kernel: Python, torch's dispatch and autograd, and the views on
 the way to it. A device that is done sooner waits for it. Assumed, a little below what small models of five
@@ -53,7 +51,7 @@ class Rates:
     attention: Mapping[Compute, float]
     attention_backward: Mapping[Compute, float]
     traffic: float
-    """Bytes read and written by elementwise kernels."""
+    """Bytes read and written by kernels that do it in order: copies, updates, what a compiler makes."""
     copy: float
     """Bytes from pinned memory to the device."""
     disk: float = DISK
@@ -64,6 +62,8 @@ class Rates:
 
     eight: Mapping[Weights, float] = field(default_factory=dict)
     """FLOPs of products of 8 bits by 8 bits, by how weights are stored."""
+    eager: float | None = None
+    """Bytes read and written by a model's own elementwise kernels, many with strides; None: ``traffic``."""
 
     def multiplying(self, weights: Weights, compute: Compute) -> float:
         """FLOP/s of products with codes of ``weights``: in 8 bits where it has them, else in ``compute``."""
@@ -185,20 +185,31 @@ def of_card(card: Card, memory: int | None = None) -> Device:
         card: Whose rates.
         memory: Bytes, where they differ from the card's own.
     """
-    size = round(card.memory * 2**30) if memory is None else memory
+    size = round(card.visible * 2**30) if memory is None else memory
     reserve = DESKTOP if card.desktop else SERVER
-    tera: dict[Compute, float] = {"fp32": card.fp32 * 1e12}
-    if card.bf16:
-        tera["bf16"] = card.bf16 * 1e12
-    if card.fp16:
-        tera["fp16"] = card.fp16 * 1e12
+    efficiency, bandwidth = card.efficiency, card.bandwidth * 1e9
+    gemm: dict[Compute, float] = {"fp32": card.fp32 * 1e12 * FP32}
+    attention: dict[Compute, float] = {"fp32": card.fp32 * 1e12 * FP32_ATTENTION}
+    backward: dict[Compute, float] = {"fp32": card.fp32 * 1e12 * FP32_BACKWARD}
+    halves: dict[Compute, float] = {"bf16": card.bf16, "fp16": card.fp16}
+    for compute, tera in halves.items():
+        if tera:
+            gemm[compute] = tera * 1e12 * efficiency.gemm
+            attention[compute] = tera * 1e12 * efficiency.attention
+            backward[compute] = tera * 1e12 * efficiency.attention_backward
     rates = Rates(
-        gemm={key: rate * GEMM for key, rate in tera.items()},
-        attention={key: rate * ATTENTION for key, rate in tera.items()},
-        attention_backward={key: rate * ATTENTION_BACKWARD for key, rate in tera.items()},
-        traffic=card.bandwidth * 1e9 * TRAFFIC,
+        gemm=gemm,
+        attention=attention,
+        attention_backward=backward,
+        traffic=bandwidth * efficiency.traffic,
+        eager=bandwidth * efficiency.eager,
         copy=card.pcie * 1e9 * COPY,
-        eight={kind: peak * 1e12 * GEMM for kind, peak in card.w8a8.items()},
+        eight={kind: peak * 1e12 * efficiency.eight[kind] for kind, peak in card.w8a8.items()},
+    )
+    shares = (
+        "shares of the peak assumed"
+        if efficiency.assumed
+        else "shares of the peak as published for its class"
     )
     return Device(
         name=card.name,
@@ -210,7 +221,7 @@ def of_card(card: Card, memory: int | None = None) -> Device:
         ram_assumed=True,
         pinned=round(HOST * PINNED),
         rates=rates,
-        source=f"{card.source}; shares of the peak assumed, not calibrated",
+        source=f"{card.source}; {shares}, not calibrated",
         compiles=bool(card.bf16),
         price=card.price,
         capability=card.capability,

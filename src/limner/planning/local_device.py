@@ -12,11 +12,13 @@ import sys
 import sysconfig
 from dataclasses import dataclass, replace
 from datetime import date
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pynvml
 
 from limner.errors import BadUsage
 from limner.files import user_cache, write_json
@@ -30,7 +32,7 @@ QUERY = (DRIVER, "--query-gpu=name,memory.total,memory.free", FORM)
 CAPABILITY_QUERY = (DRIVER, "--query-gpu=compute_cap", FORM)
 """For cards that are not in the table: older drivers do not know this question."""
 PROCESS_QUERY = (DRIVER, "--query-compute-apps=pid,process_name,used_gpu_memory", FORM)
-RATES_VERSION = 2
+RATES_VERSION = 3
 """Version of what ``limner plan --calibrate`` measures: rates of another one mean something else."""
 PATIENCE = 10
 """Seconds that the driver may take to answer."""
@@ -66,8 +68,10 @@ def _wished(limits: Limits, card: str | None) -> Device:
     if card is not None:
         match = cards.known(card)
         if match is None:
-            names = ", ".join(entry.name for entry in cards.CARDS)
-            raise BadUsage(f"No card {card!r:.60} is known. Known: {names}. Or say its memory: --vram 12GB.")
+            names = {entry.name.lower(): entry.name for entry in cards.CARDS}
+            close = [names[name] for name in get_close_matches(card.lower(), names, n=4, cutoff=0.5)]
+            hint = f"Near it: {', '.join(close)}." if close else f"Known: {cards.RANGE}."
+            raise BadUsage(f"No card {card!r:.60} is known. {hint} Or say its memory: --vram 12GB.")
         return devices.of_card(match, memory)
     if limits.device == "cpu":
         return measured_rates(processor())
@@ -108,15 +112,21 @@ def gpu_processes() -> list[tuple[str, int, int]]:
 def _driver_fields(query: tuple[str, ...]) -> list[str] | None:
     """What the driver answers about the GPU that this process would use, field by field."""
     lines = [line for line in _driver_lines(query) if line.count(",") == query[1].count(",")]
-    if not lines:
+    index = _index()
+    if index is None or index >= len(lines):
         return None
+    return [word.strip() for word in lines[index].split(",")]
+
+
+def _index() -> int | None:
+    """The driver's number of the GPU that this process would use; None where none is visible to it."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     rank = int(os.environ.get("LOCAL_RANK", "0"))
-    devices_visible = [str(number) for number in range(len(lines))] if visible is None else visible.split(",")
-    first = devices_visible[rank].strip() if rank < len(devices_visible) else ""
-    if not first.isdigit() or int(first) >= len(lines):
-        return None
-    return [word.strip() for word in lines[int(first)].split(",")]
+    if visible is None:
+        return rank
+    numbers = visible.split(",")
+    first = numbers[rank].strip() if rank < len(numbers) else ""
+    return int(first) if first.isdigit() else None
 
 
 def _driver_lines(query: tuple[str, ...]) -> list[str]:
@@ -136,24 +146,61 @@ def _capability() -> tuple[int, int] | None:
     return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else None
 
 
+LANE = {1: 0.25, 2: 0.5, 3: 0.985, 4: 1.97, 5: 3.94, 6: 7.56}
+"""PCIe generation -> 10^9 bytes per second of a lane, in one direction."""
+
+
+def circuits() -> cards.Circuits | None:
+    """Cores, clocks and buses of the GPU that is here, as NVIDIA's library (NVML) tells, if it does."""
+    index = _index()
+    if index is None:
+        return None
+    try:
+        pynvml.nvmlInit()
+        try:
+            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            generation = pynvml.nvmlDeviceGetMaxPcieLinkGeneration(handle)
+            return cards.Circuits(
+                capability=tuple(pynvml.nvmlDeviceGetCudaComputeCapability(handle)),
+                cores=pynvml.nvmlDeviceGetNumGpuCores(handle),
+                clock=pynvml.nvmlDeviceGetMaxClockInfo(handle, pynvml.NVML_CLOCK_SM),
+                memory_clock=pynvml.nvmlDeviceGetMaxClockInfo(handle, pynvml.NVML_CLOCK_MEM),
+                bus_width=pynvml.nvmlDeviceGetMemoryBusWidth(handle),
+                pcie=LANE[generation] * pynvml.nvmlDeviceGetMaxPcieLinkWidth(handle),
+            )
+        finally:
+            pynvml.nvmlShutdown()
+    except (pynvml.NVMLError, KeyError):
+        return None  # no driver, an old one, or a part of a card
+
+
 def present(card: LocalGpu) -> Device:
-    """A GPU that is here: what is free right now, but for a little; at the rates of its name."""
-    match = cards.known(card.name)
-    entry = match or cards.typical(card.memory / 2**30)
+    """A GPU that is here: what is free right now, but for a little; at the rates of its name or circuits."""
+    size = card.memory / 2**30
+    match = cards.known(f"{card.name} {round(size)}GB")  # some names stand for two sizes, and two speeds
+    entry, source = (match, "") if match else _unknown(card, size)
     device = devices.of_card(entry, card.memory)
     free = max(0, min(card.free, card.memory) - SPARE)
-    source = device.source if match else f"not in the table, so those of {entry.name}"
     total, available = _ram()
     return replace(
         device.with_ram(available),
         name=card.name,
         free=free,
         reserve=card.memory - free,
-        source=source,
+        source=source or device.source,
         origin="here",
         compiles=device.compiles and able_to_compile(),
         pinned=min(round(total * devices.PINNED), available),
-    ).with_capability(entry.capability if match else _capability())
+    ).with_capability(entry.capability)
+
+
+def _unknown(card: LocalGpu, size: float) -> tuple[cards.Card, str]:
+    """What stands for a card that is in no table, and where its rates are from."""
+    if parts := circuits():
+        return cards.estimated(card.name, size, parts), ""
+    capability = _capability()
+    entry = cards.typical(size, capability)
+    return replace(entry, capability=capability), f"not in the table, so those of {entry.name}"
 
 
 def able_to_compile() -> bool:

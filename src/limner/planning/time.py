@@ -85,13 +85,16 @@ def seconds_of(
     """
     rates = device.rates
     attention = (rates.attention_backward if backward else rates.attention)[compute]
-    traffic = work.traffic.at(images) * (COMPILED_TRAFFIC if compiled else 1.0)
+    if compiled:
+        traffic_seconds = COMPILED_TRAFFIC * work.traffic.at(images) / rates.traffic
+    else:
+        traffic_seconds = work.traffic.at(images) / (rates.eager or rates.traffic)
     launches = work.kernels * rates.launch * (COMPILED_LAUNCHES if compiled else 1.0)
     busy = (
         work.gemm.at(images) / rates.gemm[compute]
         + work.w8a8.at(images) / rates.multiplying(weights, compute)
         + work.attention.at(images) / attention
-        + traffic / rates.traffic
+        + traffic_seconds
     )
     return busy + launches if device.kind == "cpu" else max(busy, launches)
 
