@@ -291,7 +291,7 @@ def test_of_hundreds_of_thousands_of_plans_few_are_summed_up_and_timed(quality, 
     ):
         counted(owner, name)
     choose(PROFILES[1024], device(10), replace(REQUEST, min_weight_precision=quality, batches=(4,)))
-    assert 0 < calls["micro_batch"] < 500 and 0 < calls["bound"] < 15_000
+    assert 0 < calls["micro_batch"] < 600 and 0 < calls["bound"] < 15_000
     assert 0 < calls["train_memory"] < 3_000 and 0 < calls["load_memory"] < 1_500
 
 

@@ -72,14 +72,15 @@ class Rates:
     def expanding(self, weights: Weights, compute: Compute) -> float:
         """Seconds to turn one number that is stored as ``weights`` back.
 
-        Two kernels for 8 bits, of which the second works in place; one for 4 bits, that of bitsandbytes.
+        One kernel for int8, and for 4 bits that of bitsandbytes; two for fp8, which torch does not multiply:
+        the second works in place.
         """
         if weights in ("fp32", "bf16", "fp16"):
             return 0.0
         if weights in self.expand:
             return 1 / self.expand[weights]
         width = BITS[compute] / 8
-        return (BITS[weights] / 8 + width * (1 if weights == "nf4" else 3)) / self.traffic
+        return (BITS[weights] / 8 + width * (3 if weights == "fp8" else 1)) / self.traffic
 
 
 @dataclass(frozen=True, kw_only=True)

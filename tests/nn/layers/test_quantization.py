@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from limner.errors import BadRecipe
 from limner.nn.layers import quantization
 from limner.nn.layers.quantization import NF4, dequantize, empty, kernels_for, quantize
+from limner.planning.tracker import Tracker
 from messages import raises
 
 KINDS = ("int8", "fp8", "nf4")
@@ -173,3 +174,20 @@ def test_cards_of_other_makers_are_refused(monkeypatch):
     monkeypatch.setattr(torch.version, "hip", "7.0")
     with raises(BadRecipe):
         quantization.require("fp8", torch.device("cuda"))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_one_kernel_turns_int8_back_as_two_do(dtype):
+    """On a GPU a product is written where it belongs; to the bit what the processor does in two steps."""
+    codes, scale = quantize(torch.randn(24, 64), "int8")
+    product = torch.mul(codes, scale, out=torch.empty(24, 64, dtype=dtype))
+    assert torch.equal(product, dequantize((codes, scale), "int8", (24, 64), dtype))
+
+
+def test_turning_int8_back_on_a_gpu_moves_a_byte_and_a_number():
+    codes, scale = (tensor.to("meta") for tensor in quantize(torch.randn(256, 512), "int8"))
+    with torch.enable_grad(), Tracker("meta") as tracker:
+        weight = dequantize((codes, scale), "int8", (256, 512), torch.bfloat16)
+    assert (weight.dtype, weight.shape) == (torch.bfloat16, (256, 512))
+    assert sum(segment.traffic for segment in tracker.segments) == 3 * 256 * 512 + 256 * scale.element_size()
+    assert sum(segment.kernels for segment in tracker.segments) == 1

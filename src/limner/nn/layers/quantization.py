@@ -142,8 +142,10 @@ def dequantize(
 ) -> Tensor:
     """The weight (N, K) in ``dtype``: code times scale, computed in float32 and rounded once."""
     match kind:
-        case "int8":
+        case "int8" if codes[0].is_cpu:  # where one kernel would make temporary copies
             return codes[0].to(dtype).mul_(codes[1])
+        case "int8":  # one kernel, which reads a byte and writes a number
+            return torch.mul(codes[0], codes[1], out=codes[0].new_empty(codes[0].shape, dtype=dtype))
         case "fp8":
             return codes[0].view(torch.float8_e4m3fn).to(dtype).mul_(codes[1])
     magnitudes = _scales(*codes[1:])
