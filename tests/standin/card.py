@@ -46,7 +46,7 @@ def build(folder: Path) -> Path | None:
 
 def environment(library: Path, *, size: int = 24 * GIB) -> dict[str, str]:
     """What a process needs in its environment to have the card, of which it may take ``size`` bytes."""
-    own = {"CARD": str(library), "CARD_BYTES": str(size)}
+    own = {"CARD": str(library), "CARD_BYTES": str(size), "LIMNER_CALIBRATE": "never"}
     paths = {"PYTHONPATH": str(HERE), "PATH": str(HERE / "bin")}
     for name, path in paths.items():
         own[name] = os.pathsep.join(filter(None, [path, os.environ.get(name)]))

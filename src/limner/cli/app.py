@@ -12,6 +12,7 @@ import typer
 from typer.exceptions import TyperException
 
 from limner.cli import cache, check, fetch, importer, instant, plan, status
+from limner.cli.calibration import calibrate_first
 from limner.cli.caption import caption
 from limner.cli.detach import detached
 from limner.cli.export import export
@@ -103,6 +104,7 @@ def train(
         if detach:
             detached(request.out, as_json=as_json)
             return
+        calibrate_first(request.recipe.limits, reporter, as_json=as_json or events)
         summary = api.train(request.recipe, out=request.out, on_event=reporter.on_event)
     loss = "" if math.isnan(summary.loss) else f", loss {summary.loss:.4f}"
     validation = "" if summary.validation_loss is None else f", validation loss {summary.validation_loss:.4f}"

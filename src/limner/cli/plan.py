@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from limner.cli.calibration import calibrate_first
 from limner.cli.options import Events, Json, Option, Out, example, recipe_options, taking
 from limner.cli.session import session
 from limner.errors import BadUsage, DoesNotFit
@@ -68,6 +69,8 @@ def plan(
                 from limner.planning.calibrate import calibrate as measure
 
             measure(request.recipe.limits, reporter)
+        elif choices["card"] is None:
+            calibrate_first(request.recipe.limits, reporter, as_json=as_json)
         if "base" not in overrides and (target is None or request.sources):
             value, text = _survey(target, overrides, choices["card"], reporter)
         else:

@@ -135,7 +135,7 @@ def calibrate(limits: Limits, reporter: Reporter, *, seconds: float = SECONDS) -
     path = keep_rates(device, rates, {"torch": torch.__version__})
     for line in rate_lines(rates, path):
         reporter.line(line)
-    return replace(device, rates=rates, source="measured on this machine just now")
+    return replace(device, rates=rates, source="measured on this machine just now", measured=True)
 
 
 def measure(bench: Bench, device: Device, advance: Callable[[], None]) -> Rates:

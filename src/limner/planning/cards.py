@@ -341,16 +341,16 @@ def estimated(name: str, memory: float, circuits: Circuits) -> Card:
     clock = circuits.clock * 1e6
     full = multiprocessors * TENSOR.get(capability, 1024) * clock / 1e12
     consumer = re.search(r"geforce|\brtx \d{4}\b(?! ada)", name.lower()) is not None
-    products = full / 2 if consumer else full
+    half = full / 2 if consumer else full
     return Card(
         name,
         capability,
         memory,
         2 * circuits.memory_clock * 1e6 * circuits.bus_width / 8 / 1e9,
-        products if capability >= (8, 0) else 0,
+        half if capability >= (8, 0) else 0,
         2 * circuits.cores * clock / 1e12,
         2 * full,
         circuits.pcie,
         "worked out from the multiprocessors and clocks that its driver tells",
-        old_fp16=products,
+        old_fp16=half,
     )

@@ -110,6 +110,8 @@ class Device:
     """CUDA's; None: it has none, or it is not known."""
     origin: Literal["here", "card", "size"] = "card"
     """Whether it is this machine's own, a card by name, or a size at the rates of a typical card."""
+    measured: bool = False
+    """Whether its rates were measured on it."""
     ram_assumed: bool = False
     """Whether nobody has said how much memory the computer around it has."""
 
@@ -275,7 +277,7 @@ def calibrated(device: Device, value: Any, day: str) -> Device:
         for name in ("gemm", "attention", "attention_backward")
     }
     rates = replace(rates, **tables)  # they may have been measured before there was fp16
-    return replace(device, rates=rates, source=f"measured on this machine on {day}")
+    return replace(device, rates=rates, source=f"measured on this machine on {day}", measured=True)
 
 
 def rates_to_json(rates: Rates) -> dict[str, Any]:

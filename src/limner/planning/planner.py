@@ -177,6 +177,7 @@ class PlanResult:
                 "ram": device.ram,
                 "ram_assumed": device.ram_assumed,
                 "rates": device.source,
+                "measured": device.measured,
             },
         }
 
