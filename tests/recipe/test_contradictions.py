@@ -20,6 +20,8 @@ from messages import raises
         {"train.noise_range": (0.7, 0.2)},
         {"train.huber_c": 0.5},
         {"train.loss": "l1", "train.huber_schedule": "constant"},
+        {"train.patience": 4},
+        {"train.patience": 3, "train.validation_every": 500},
         {"lora.factor": 8},
         {"lora.kind": "dora", "lora.full_matrix": True},
         {"train.init": "cat.safetensors", "lora.kind": "dora"},

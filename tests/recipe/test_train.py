@@ -9,3 +9,4 @@ def test_checkpoints_held_are_those_kept_the_best_and_the_one_being_written():
     assert Train(steps=1000, save_every=100, keep=3).checkpoints_held == 5
     assert Train(steps=150, save_every=100).checkpoints_written == 2
     assert Train(steps=150, save_every=100).checkpoints_held == 3
+    assert Train(steps=100, validation_every=10, patience=2).checkpoints_written == 1 + 10

@@ -285,4 +285,4 @@ def test_every_method_of_training_ends_in_something(tmp_path):
         recipe = change(Recipe(), {"train.method": method})
         output = output_of(recipe)
         assert [path for path in output.paths(run).values() if path] == [ends]
-        assert not output.complete(run, recipe)
+        assert not output.complete(run, recipe, 0)

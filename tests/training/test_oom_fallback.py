@@ -208,7 +208,7 @@ PLACES = {
     "loading": (train_module.TrainableModel, "__init__", "Out of memory while the base is read"),
     "backward": (torch.Tensor, "backward", "Out of memory after step 0"),
     "optimizer": (loop, "_require_memory", "Out of memory after step 0"),
-    "measuring": (train_module.TrainableModel, "validation_loss", "Out of memory after step 0"),
+    "measuring": (train_module.TrainableModel, "validation_losses", "Out of memory after step 0"),
     "sampling": (train_module.TrainableModel, "sample", "Out of memory after step 0"),
     "final weights": (state, "evaluation_mode", "Out of memory after step 0"),
 }

@@ -247,7 +247,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_saved(
 
 def test_old_checkpoints_go_and_the_best_stays(tiny_base, photos, tmp_path, monkeypatch):
     measured = iter([3.0, 1.0, 2.0, 2.0, 2.0, 2.0])
-    monkeypatch.setattr(module.TrainableModel, "validation_loss", lambda _: next(measured))
+    monkeypatch.setattr(module.TrainableModel, "validation_losses", lambda _: [next(measured)])
     train(wish(tiny_base, photos, train={"steps": 5, "save_every": 1, "keep": 2}), tmp_path / "run", Told())
     assert [step for step, _ in RunDir(tmp_path / "run").checkpoints()] == [5, 4, 1]
 

@@ -267,6 +267,11 @@ def resolve(recipe: Recipe, tell: Callable[[str], None] = lambda line: None) -> 
     folder = read_images(base, data.images)
     validation_folder = read_images(base, data.validation_images) if data.validation_images else None
     train_examples, validation_examples, disjoint, notes = _hold_out(recipe, folder, validation_folder)
+    if recipe.train.patience is not None and not disjoint:
+        raise BadRecipe(
+            f"train.patience is {recipe.train.patience}, and no image is held out: the validation loss of "
+            "images that are trained on only falls. Set data.validation_count = 2, or data.validation_images."
+        )
     cuts = crops({*train_examples, *validation_examples}, base.sizes.buckets) if follows(data.crop) else {}
     return Resolved(
         base=base,

@@ -98,6 +98,17 @@ def refuse_loss(train: "Train") -> None:
             )
 
 
+def refuse_patience(train: "Train") -> None:
+    """Raise ``BadRecipe`` where early stopping could never come before the last step."""
+    interval = train.validation_every or train.save_every
+    evaluations = train.steps // interval
+    if train.patience is not None and evaluations <= train.patience:
+        raise BadRecipe(
+            f"train.patience is {train.patience}, and {train.steps} steps have {evaluations} evaluations, "
+            f"one each {interval} steps: none can end it. Lower train.validation_every or train.patience."
+        )
+
+
 def refuse_method(recipe: "Recipe") -> None:
     """Raise ``BadRecipe`` where a full fine-tune is wanted, and something that only a LoRA has."""
     if recipe.train.method != "full":

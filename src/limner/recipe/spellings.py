@@ -57,6 +57,7 @@ ALIASES: Mapping[str, str] = {
     "train.noise_offset": "offset_noise_weight",
     "train.zero_terminal_snr": "rescale_noise_scheduler_to_zero_terminal_snr rescale_betas_zero_snr",
     "train.validation_every": "eval_steps eval_steps_interval validate_every_n_steps",
+    "train.patience": "early_stopping_patience",
     "train.save_every": "checkpointing_steps save_steps save_every_n_steps checkpoint_step_interval",
     "train.keep": "checkpoints_total_limit save_total_limit max_step_saves_to_keep",
     "prior.images": "class_data_dir reg_data_dir",

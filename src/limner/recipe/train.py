@@ -139,6 +139,9 @@ class Train(Section):
     the base's scheduler says."""
     validation_every: Annotated[int, Field(ge=1)] | None = Field(default=None, examples=[100])
     """Steps between measurements of the validation loss. Unset: at each checkpoint."""
+    patience: Annotated[int, Field(ge=1)] | None = Field(default=None, examples=[3])
+    """Early stopping: after so many evaluations without a better validation loss the run ends. The LoRA is
+    then that of the best evaluation, of which a checkpoint is kept. Wants held-out images. Unset: never."""
     save_every: Annotated[int, Field(ge=1)] = 250
     """Steps between checkpoints."""
     keep: Annotated[int, Field(ge=1)] = 3
@@ -146,8 +149,9 @@ class Train(Section):
 
     @property
     def checkpoints_written(self) -> int:
-        """Checkpoints that a run writes."""
-        return ceil(self.steps / self.save_every)
+        """Checkpoints that a run writes, at most: with patience, each better evaluation brings one."""
+        better = self.steps // self.validation_every if self.patience and self.validation_every else 0
+        return ceil(self.steps / self.save_every) + better
 
     @property
     def checkpoints_held(self) -> int:
@@ -163,6 +167,7 @@ class Train(Section):
         contradictions.refuse_schedule(self)
         contradictions.refuse_optimizer(self)
         contradictions.refuse_loss(self)
+        contradictions.refuse_patience(self)
         return self
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from limner.early_stopping import early_stop
 from limner.errors import BadData
 from limner.files import human, real_path, write_text
 from limner.report.chart import curve, series, smooth
@@ -70,6 +71,9 @@ class Page:
             )
         self.best = run.best() if run.best_lora() is None else run.best_lora()
         """Step with the least validation loss of those that can be used."""
+        patience = self._recipe_value("train", "patience")
+        self.ended = early_stop(self.rows, patience if isinstance(patience, int) else None)
+        """Whether evaluations have ended the run before its last step, and why."""
         self.validation = series(self.rows, "held_out")
         self.losses = series(self.rows, "loss")
 
@@ -133,15 +137,10 @@ class Page:
             max((row["step"] for row in self.rows), default=0),
             self._recipe_value("train", "steps"),
         )
-        facts = [
-            (
-                "Steps",
-                f"{last_step}",
-                f"of {total_steps}"
-                if isinstance(total_steps, int) and total_steps > last_step
-                else "finished",
-            )
-        ]
+        is_open = isinstance(total_steps, int) and total_steps > last_step
+        note = f"of {total_steps}" if is_open else "finished"
+        note = f"stopped early, {note}" if is_open and self.ended else note
+        facts = [("Steps", f"{last_step}", note)]
         if not last_step:
             facts = [("Steps", "0", "not started")]
         if self.losses:
@@ -231,6 +230,7 @@ class Page:
         )
         note = "Validation loss is measured at fixed times and noise, so its points compare with each other. "
         note += "Where it rises while training loss falls, images are learned by heart."
+        note += f" {self.ended.text} The LoRA is that of step {self.ended.best}." if self.ended else ""
         return _section("Loss", f'{legend}<div class="wide">{drawing}</div>', note if self.validation else "")
 
     def _entries(self, name: str) -> list[dict[str, Any]]:

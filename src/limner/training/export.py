@@ -50,21 +50,23 @@ class ModelFolder:
         """The folder."""
         return {"lora": None, "model": run.model_path}
 
-    def complete(self, run: RunDir, recipe: Recipe) -> bool:
-        """Whether it is there, of as many steps as the recipe asks for."""
-        return model_steps(run) == recipe.train.steps
+    def complete(self, run: RunDir, recipe: Recipe, step: int) -> bool:
+        """Whether it is there, of ``step`` steps."""
+        return model_steps(run) == step
 
-    def write(self, model: TrainableModel, run: RunDir, reporter: Reporter) -> Path:
+    def write(self, model: TrainableModel, run: RunDir, reporter: Reporter, step: int) -> Path:
         """Write the folder."""
-        return export_model(model, run, reporter)
+        return export_model(model, run, reporter, step)
 
     def write_step(self, model: TrainableModel, run: RunDir, step: int) -> Path | None:
         """Nothing: it would be as large as the base, and :meth:`write` can make it of the checkpoint."""
         return None
 
 
-def export_model(model: TrainableModel, run: RunDir, reporter: Reporter) -> Path:
+def export_model(model: TrainableModel, run: RunDir, reporter: Reporter, step: int) -> Path:
     """Write the folder ``model``: the trained denoiser in the precision of the base's files, and other parts.
+
+    ``step`` is how many steps it was trained for.
 
     Any tool opens the folder like the base itself, and may write in it: no file is shared.
 
@@ -84,7 +86,7 @@ def export_model(model: TrainableModel, run: RunDir, reporter: Reporter) -> Path
             if part != name:
                 lend(source, part, draft / part, allow_links=False)
         write_json(draft / name / "config.json", source.config(name))
-        facts = {STEPS: str(resolved.recipe.train.steps)}
+        facts = {STEPS: str(step)}
         _verify(write(draft / name, tensors, dtypes=kinds, facts=facts), tensors, kinds)
     reporter.line(
         f"Model: {run.model_path.name}/ is a base in diffusers layout. As a LoRA: limner lora extract "
@@ -156,14 +158,17 @@ def main_tool(resolved: Resolved) -> Tool:
     return tool_named(next(iter(recipe.export.for_), DIFFUSERS.name))
 
 
-def export(model: TrainableModel, run: RunDir, reporter: Reporter) -> Path:
+def export(model: TrainableModel, run: RunDir, reporter: Reporter, step: int | None = None) -> Path:
     """Write ``lora.safetensors`` and check it as its tool would read it; then those for other tools.
+
+    ``step`` is how many steps it was trained for, if not those of the recipe.
 
     Raises:
         BadLora: A file does not hold, key by key, what was trained, or a tool could not read a part of it.
     """
     components = model.adapters()
-    header = _header(model, run, model.recipe.train.steps, components)
+    step = model.recipe.train.steps if step is None else step
+    header = _header(model, run, step, components)
     pipeline = model.resolved.family.pipeline
     if remark := _write_main(model.resolved, run.lora_path, components, header):
         reporter.line(f"LoRA: {remark}")
@@ -223,13 +228,13 @@ class LoRAFile:
         """The file that stock diffusers loads."""
         return {"lora": run.lora_path, "model": None}
 
-    def complete(self, run: RunDir, recipe: Recipe) -> bool:
-        """Whether every file is there, of as many steps as the recipe asks for."""
-        return exported(run, recipe)
+    def complete(self, run: RunDir, recipe: Recipe, step: int) -> bool:
+        """Whether every file is there, of ``step`` steps."""
+        return exported(run, recipe, step)
 
-    def write(self, model: TrainableModel, run: RunDir, reporter: Reporter) -> Path:
+    def write(self, model: TrainableModel, run: RunDir, reporter: Reporter, step: int) -> Path:
         """Write the files."""
-        return export(model, run, reporter)
+        return export(model, run, reporter, step)
 
     def write_step(self, model: TrainableModel, run: RunDir, step: int) -> Path | None:
         """Write the file that stock diffusers loads."""
@@ -292,10 +297,10 @@ def _hints(recipe: Recipe) -> SamplingHints:
     return SamplingHints(lora_on=recipe.sample.lora_on, guidance=recipe.sample.guidance)
 
 
-def exported(run: RunDir, recipe: Recipe) -> bool:
-    """Whether every file that a recipe asks for is there, of as many steps as it asks for."""
+def exported(run: RunDir, recipe: Recipe, step: int) -> bool:
+    """Whether every file that a recipe asks for is there, of ``step`` steps."""
     tool_paths = [run.lora_path_for(tool) for tool in recipe.export.for_ if tool != DIFFUSERS.name]
-    return all(exported_steps(path) == recipe.train.steps for path in (run.lora_path, *tool_paths))
+    return all(exported_steps(path) == step for path in (run.lora_path, *tool_paths))
 
 
 def exported_steps(path: Path) -> int | None:
@@ -345,11 +350,11 @@ class Output(Protocol):
         """``lora``: the file, if it is one; ``model``: the base in diffusers layout, if it is that."""
         ...
 
-    def complete(self, run: RunDir, recipe: Recipe) -> bool:
-        """Whether all of it is there, of as many steps as the recipe asks for."""
+    def complete(self, run: RunDir, recipe: Recipe, step: int) -> bool:
+        """Whether all of it is there, of ``step`` steps."""
         ...
 
-    def write(self, model: TrainableModel, run: RunDir, reporter: Reporter) -> Path:
+    def write(self, model: TrainableModel, run: RunDir, reporter: Reporter, step: int) -> Path:
         """Write it, and read it back before it takes its place."""
         ...
 

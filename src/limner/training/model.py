@@ -186,22 +186,29 @@ class TrainableModel:
         # with its cache, autocast would hold a copy of every trained weight until the forward pass ends
         return torch.autocast(self.device.type, self.resolved.dtype, cache_enabled=False)
 
-    @torch.no_grad()
     def validation_loss(self) -> float:
         """Mean loss over the validation views at fixed quantiles of time and fixed noise."""
+        losses = self.validation_losses()
+        return sum(losses) / len(losses)
+
+    @torch.no_grad()
+    def validation_losses(self) -> list[float]:
+        """The mean loss of each validation view, likewise."""
         resolved = self.resolved
         largest = self.plan.micro_batch
         self.dropping(enabled=False)
-        total = 0.0
+        losses: list[float] = []
         for number in range(len(resolved.held_out)):
+            total = 0.0
             for start in range(0, len(QUANTILES), largest):
                 quantiles = QUANTILES[start : start + largest]
                 values = self.store.batch([len(resolved.views) + number] * len(quantiles), resolved.device)
                 draw = Even([("held-out", number, str(quantile)) for quantile in quantiles], quantiles)
                 with self._arithmetic():
                     total += float(run_units(resolved.cut.live, self.models, values, draw)["loss"].sum())
+            losses.append(total / len(QUANTILES))
         self.dropping(enabled=True)
-        return total / (len(resolved.held_out) * len(QUANTILES))
+        return losses
 
     def dropping(self, *, enabled: bool) -> None:
         """Switch the adapters' dropout."""

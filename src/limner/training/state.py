@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 
 from limner.assembly.resolve import Resolved
+from limner.early_stopping import EarlyStop, stopped_early
 from limner.errors import BadCheckpoint, BadRecipe
 from limner.events import PlanLowered
 from limner.nn import distributed
@@ -39,6 +40,7 @@ FREE_KEYS = (
     "train.save_every",
     "train.validation_every",
     "train.keep",
+    "train.patience",
     "train.optimizer",
     "train.method",
 )
@@ -126,7 +128,7 @@ class TrainState:
         for group, options in zip(self.optimizer.param_groups, recipe_options, strict=True):
             group.update(options)
 
-    def first_lines(self, start_step: int) -> list[str]:
+    def first_lines(self, start_step: int, ended: EarlyStop | None = None) -> list[str]:
         """Images, parameters, steps and what validation loss is of; the prior; where the run goes on."""
         resolved, train_config = self.resolved, self.resolved.recipe.train
         images = len({view.example.sha256 for view in resolved.own})
@@ -151,7 +153,9 @@ class TrainState:
                 f"Prior: {class_images} pictures keep what the base knows, {resolved.recipe.prior.batch} per "
                 f"step, weight {resolved.recipe.prior.weight:g}."
             )
-        if start_step:
+        if ended:
+            lines.append(f"{ended.text} To go on, raise train.patience or remove it.")
+        elif start_step:
             is_pending = start_step < train_config.steps
             lines.append(
                 f"Going on from step {start_step}." if is_pending else f"All {start_step} steps are done."
@@ -306,10 +310,13 @@ def newest(resolved: Resolved, run: RunDir, reporter: Reporter) -> checkpoint.Lo
             "or choose another folder with --out."
         )
     if drift := _drift(last_checkpoint.facts, resolved.recipe):
-        if last_checkpoint.step == resolved.recipe.train.steps:
+        train_config = resolved.recipe.train
+        ended = stopped_early(run, train_config.patience, last_checkpoint.step)
+        if last_checkpoint.step == train_config.steps or ended:
+            key = "train.patience" if ended else "train.steps"
             raise BadCheckpoint(
                 f"{run.path} is complete, and its {last_checkpoint.step} steps were trained by another "
-                f"recipe ({drift}). Raise train.steps to go on by the new one, or choose another folder: "
+                f"recipe ({drift}). Raise {key} to go on by the new one, or choose another folder: "
                 "--out."
             )
         reporter.line(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from limner.early_stopping import EACH
 from limner.errors import BadRecipe, first_line
 from limner.files import write_text
 from limner.nn import distributed
@@ -60,7 +61,7 @@ def tracked(
                 failures.append(message)
 
     def track(row: Mapping[str, Any]) -> None:
-        values = {key: value for key, value in row.items() if key not in ("step", "time")}
+        values = {key: value for key, value in row.items() if key not in ("step", "time", EACH)}
         if not failures:
             tell(lambda: accelerator.log(values, step=row["step"]))
 

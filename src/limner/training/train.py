@@ -13,8 +13,9 @@ import torch
 
 from limner.assembly.assemble import META, Assembled, assemble
 from limner.assembly.resolve import Resolved, device_of, resolve
-from limner.errors import Diverged, DoesNotFit, Stopped
-from limner.events import Done, Saved, StepDone, Validated
+from limner.early_stopping import final_step, stopped_early
+from limner.errors import DoesNotFit, Stopped
+from limner.events import Done, Saved, StepDone
 from limner.models.sampling import overrides_of, sampler
 from limner.nn import distributed
 from limner.nn.layers import quantization
@@ -28,6 +29,7 @@ from limner.training import checkpoint
 from limner.training.cache import Store, fill_cache_with_fallback, prompts_of, record
 from limner.training.checkpoint import LoadedCheckpoint
 from limner.training.class_images import prior
+from limner.training.evaluation import evaluate, judge
 from limner.training.export import output_of
 from limner.training.initial import InitialLora, Predictor, begin_from, initial_lora
 from limner.training.interrupt import Interrupt
@@ -71,7 +73,8 @@ def running(
         fallback = _planned(recipe, run, last_checkpoint, reporter, planner)
         yield
         start_step = last_checkpoint.step if last_checkpoint else 0
-        pending_recipe = recipe if recipe.train.steps > start_step else None
+        ended = stopped_early(run, recipe.train.patience, start_step)
+        pending_recipe = recipe if recipe.train.steps > start_step and not ended else None
         # before hours of work, as one that cannot start is an error
         track = stack.enter_context(tracked(pending_recipe, run, reporter, start_step))
         store, _ = fill_cache_with_fallback(resolved, fallback, reporter)
@@ -89,14 +92,15 @@ def running(
         if distributed.rank() == 0:
             _tidy(run, last_checkpoint, recipe.train.keep, reporter)
             fallback.log_early(run, start_step)
-        for line in state.first_lines(start_step):
+        for line in state.first_lines(start_step, ended):
             reporter.line(line)
         _begin(state, start_step, reporter, stop)
         yield
+        step = start_step
         if pending_recipe:
-            yield from _loop(state, start_step, reporter, stop, track)
-        _finish(state, reporter)
-        end = _done(recipe, run, time.monotonic() - start)
+            step = yield from _loop(state, start_step, reporter, stop, track)
+        _finish(state, step, reporter, stop)
+        end = _done(recipe, run, step, time.monotonic() - start)
         reporter.event(end)
         return end
 
@@ -142,15 +146,15 @@ def _require_possible(resolved: Resolved) -> Assembled:
     return meta
 
 
-def _done(recipe: Recipe, run: RunDir, seconds: float) -> Done:
-    rows = run.metrics()
+def _done(recipe: Recipe, run: RunDir, step: int, seconds: float) -> Done:
+    rows, final = run.metrics(), final_step(run, recipe.train.patience, step)
     losses = [row["loss"] for row in rows if "loss" in row][-20:]
-    val_losses = [row["held_out"] for row in rows if "held_out" in row]
+    val_losses = [row["held_out"] for row in rows if "held_out" in row and row["step"] <= final]
     return Done(
         path=run.path,
         **output_of(recipe).paths(run),
         report=run.report_path,
-        steps=recipe.train.steps,
+        steps=step,
         seconds=seconds,
         loss=sum(losses) / len(losses) if losses else math.nan,
         validation_loss=val_losses[-1] if val_losses else None,
@@ -215,7 +219,7 @@ def _begin(state: TrainState, start_step: int, reporter: Reporter, stop: Interru
     if start_step and not run.step_lora_path(start_step).exists():
         state.export_step(start_step)
     if start_step == 0:
-        row = {"step": 0, "held_out": _validation_loss(state, 0, reporter), "time": round(time.time(), 3)}
+        row = {"step": 0, **evaluate(state, 0, reporter), "time": round(time.time(), 3)}
         if distributed.rank() == 0:
             run.log(row)
     sample_count = 0
@@ -227,10 +231,15 @@ def _begin(state: TrainState, start_step: int, reporter: Reporter, stop: Interru
             f"ones went to {run.earlier_path}."
         )
     if _sampling(recipe, start_step):
-        lacks = len(run.samples().get(start_step, {})) < len(prompts_of(state.resolved))
-        # the process that samples says so: others may look too late
-        if distributed.any_rank(lacks and distributed.rank() == 0):
-            _sample(state, start_step, reporter, stop)
+        _sample_missing(state, start_step, reporter, stop)
+
+
+def _sample_missing(state: TrainState, step: int, reporter: Reporter, stop: Interrupt) -> None:
+    """Sample, unless the pictures of a step are there."""
+    lacks = len(state.run.samples().get(step, {})) < len(prompts_of(state.resolved))
+    # the process that samples says so: others may look too late
+    if distributed.any_rank(lacks and distributed.rank() == 0):
+        _sample(state, step, reporter, stop)
 
 
 def _sampling(recipe: Recipe, step: int) -> bool:
@@ -241,8 +250,12 @@ def _sampling(recipe: Recipe, step: int) -> bool:
 
 def _loop(
     state: TrainState, start_step: int, reporter: Reporter, stop: Interrupt, track: Track
-) -> Iterator[None]:
-    """The loop: steps come out of ``fit``; what happens between two of them happens here."""
+) -> Generator[None, None, int]:
+    """The loop: steps come out of ``fit``; what happens between two of them happens here.
+
+    Returns:
+        The step that it ended with.
+    """
     run, recipe = state.run, state.resolved.recipe
     clock = time.monotonic()
     with reporter.progress("Training", recipe.train.steps, start_step) as bar, stop.patient():
@@ -253,7 +266,7 @@ def _loop(
                 reporter.line(line)
             reporter.event(_step_done(row, recipe.train.steps))
             bar.advance(note=figures(row, state.resolved.device.type))
-            _between(state, step.number, row, reporter, stop)
+            ends = _between(state, step.number, row, reporter, stop)
             track(row)
             _answer(state, step, reporter, stop)
             try:
@@ -267,7 +280,10 @@ def _loop(
                     f"Stopped at step {step.number} of {recipe.train.steps}; saved. "
                     f"Go on with: limner train {run.path}"
                 )
+            if ends:
+                return step.number
             clock = time.monotonic()
+    return recipe.train.steps
 
 
 def _answer(state: TrainState, step: Step, reporter: Reporter, stop: Interrupt) -> None:
@@ -329,20 +345,22 @@ def _row(step: Step, seconds: float, state: TrainState) -> dict[str, Any]:
     }
 
 
-def _between(state: TrainState, step: int, row: dict[str, Any], reporter: Reporter, stop: Interrupt) -> None:
-    """Log a step; evaluate, save and sample when they are due."""
+def _between(state: TrainState, step: int, row: dict[str, Any], reporter: Reporter, stop: Interrupt) -> bool:
+    """Log a step; evaluate, save and sample when they are due. Whether the run ends with it."""
     recipe, run = state.resolved.recipe, state.run
     last = step == recipe.train.steps
     saving = last or step % recipe.train.save_every == 0
     interval = recipe.train.validation_every
     if last or (step % interval == 0 if interval else saving):
-        row["held_out"] = _validation_loss(state, step, reporter)
+        row |= evaluate(state, step, reporter)
     if distributed.rank() == 0:
         run.log(row)
-    if saving:
+    is_best, ends = judge(state, row, reporter)
+    if saving or is_best or ends:
         _save(state, step, {"loss": row["loss"], "held_out": row.get("held_out")}, reporter)
     if _sampling(recipe, step) and not distributed.any_rank(stop.asked):  # the next start makes up for it
         _sample(state, step, reporter, stop)
+    return ends or last
 
 
 def _sample(state: TrainState, step: int, reporter: Reporter, stop: Interrupt) -> None:
@@ -358,29 +376,18 @@ def _sample(state: TrainState, step: int, reporter: Reporter, stop: Interrupt) -
         reporter.line(f"No samples at step {step}; training goes on. {error}")
 
 
-def _validation_loss(state: TrainState, step: int, reporter: Reporter) -> float:
-    """The validation loss after ``step`` steps.
-
-    Raises:
-        Diverged: It is not finite, so that this state must not be saved.
-    """
-    loss = state.room_for(state.model.validation_loss, step, reporter)
-    if math.isfinite(loss):
-        reporter.event(Validated(step=step, loss=loss))
-        return loss
-    source, denoiser = state.resolved.source, state.resolved.family.denoiser
-    if step:
-        remedy = "Halve train.learning_rate, and run again: it goes on from the checkpoint before."
-    else:
-        cause = f"The {denoiser} of {source.name} is damaged, or too large for limits.compute_dtype."
-        remedy = f"{cause} {source.again}"
-    raise Diverged(f"After step {step} the validation loss is {loss}. {remedy}")
-
-
-def _finish(state: TrainState, reporter: Reporter) -> None:
-    """Export, unless the files of just these steps are there."""
-    run, output = state.run, output_of(state.resolved.recipe)
-    if distributed.rank() == 0 and not output.complete(run, state.resolved.recipe):
-        with state.final_weights():
-            output.write(state.model, run, reporter)
+def _finish(state: TrainState, step: int, reporter: Reporter, stop: Interrupt) -> None:
+    """Export after ``step`` steps, unless the files are there; those of the best, where there is patience."""
+    run, recipe = state.run, state.resolved.recipe
+    output, final = output_of(recipe), final_step(run, recipe.train.patience, step)
+    if distributed.any_rank(distributed.rank() == 0 and not output.complete(run, recipe, final)):
+        if final != step:
+            path = run.checkpoint_path(final)
+            state.restore(LoadedCheckpoint(path, final, *checkpoint.load(path)))
+            reporter.line(f"The best evaluation is that of step {final}: it is what is exported.")
+            if recipe.sample.every >= 0:
+                _sample_missing(state, final, reporter, stop)
+        if distributed.rank() == 0:
+            with state.final_weights():
+                output.write(state.model, run, reporter, final)
     distributed.barrier()
