@@ -96,9 +96,7 @@ def running(
             reporter.line(line)
         _begin(state, start_step, reporter, stop)
         yield
-        step = start_step
-        if pending_recipe:
-            step = yield from _loop(state, start_step, reporter, stop, track)
+        step = (yield from _loop(state, start_step, reporter, stop, track)) if pending_recipe else start_step
         _finish(state, step, reporter, stop)
         end = _done(recipe, run, step, time.monotonic() - start)
         reporter.event(end)
