@@ -128,7 +128,7 @@ class TrainState:
         for group, options in zip(self.optimizer.param_groups, recipe_options, strict=True):
             group.update(options)
 
-    def first_lines(self, start_step: int, ended: EarlyStop | None = None) -> list[str]:
+    def first_lines(self, start_step: int, early_end: EarlyStop | None = None) -> list[str]:
         """Images, parameters, steps and what validation loss is of; the prior; where the run goes on."""
         resolved, train_config = self.resolved, self.resolved.recipe.train
         images = len({view.example.sha256 for view in resolved.own})
@@ -153,8 +153,8 @@ class TrainState:
                 f"Prior: {class_images} pictures keep what the base knows, {resolved.recipe.prior.batch} per "
                 f"step, weight {resolved.recipe.prior.weight:g}."
             )
-        if ended:
-            lines.append(f"{ended.text} To go on, raise train.patience or remove it.")
+        if early_end:
+            lines.append(f"{early_end.text} To go on, raise train.patience or remove it.")
         elif start_step:
             is_pending = start_step < train_config.steps
             lines.append(
@@ -311,9 +311,9 @@ def newest(resolved: Resolved, run: RunDir, reporter: Reporter) -> checkpoint.Lo
         )
     if drift := _drift(last_checkpoint.facts, resolved.recipe):
         train_config = resolved.recipe.train
-        ended = stopped_early(run, train_config.patience, last_checkpoint.step)
-        if last_checkpoint.step == train_config.steps or ended:
-            key = "train.patience" if ended else "train.steps"
+        early_end = stopped_early(run, train_config.patience, last_checkpoint.step)
+        if last_checkpoint.step == train_config.steps or early_end:
+            key = "train.patience" if early_end else "train.steps"
             raise BadCheckpoint(
                 f"{run.path} is complete, and its {last_checkpoint.step} steps were trained by another "
                 f"recipe ({drift}). Raise {key} to go on by the new one, or choose another folder: "

@@ -73,8 +73,8 @@ def running(
         fallback = _planned(recipe, run, last_checkpoint, reporter, planner)
         yield
         start_step = last_checkpoint.step if last_checkpoint else 0
-        ended = stopped_early(run, recipe.train.patience, start_step)
-        pending_recipe = recipe if recipe.train.steps > start_step and not ended else None
+        early_end = stopped_early(run, recipe.train.patience, start_step)
+        pending_recipe = recipe if recipe.train.steps > start_step and not early_end else None
         # before hours of work, as one that cannot start is an error
         track = stack.enter_context(tracked(pending_recipe, run, reporter, start_step))
         store, _ = fill_cache_with_fallback(resolved, fallback, reporter)
@@ -92,7 +92,7 @@ def running(
         if distributed.rank() == 0:
             _tidy(run, last_checkpoint, recipe.train.keep, reporter)
             fallback.log_early(run, start_step)
-        for line in state.first_lines(start_step, ended):
+        for line in state.first_lines(start_step, early_end):
             reporter.line(line)
         _begin(state, start_step, reporter, stop)
         yield
