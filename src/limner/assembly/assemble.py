@@ -10,11 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from limner.assembly.training_adapter import TrainingAdapter
+from limner.errors import BadRecipe
 from limner.graph.unit import Split, Unit, split
 from limner.models.facts import Objective
 from limner.models.family import Family
 from limner.models.loading import load, skeleton
 from limner.models.source import Source
+from limner.nn.layers.adapter import Adapter
+from limner.nn.layers.lora import attached
 from limner.nn.layers.quantized_linear import freeze, storable
 from limner.nn.memory.offload import Offload, cast_once, halve
 from limner.nn.memory.plan import Compute, Kind, Plan
@@ -234,6 +237,75 @@ def assemble(
     if spec.casts_inputs and cast_inputs:
         cast_once(assembly.denoiser, spec.family.arch, spec.dtype)
     return assembly
+
+
+def exchange(  # noqa: PLR0913  what models are made of
+    assembly: Assembled,
+    spec: ModelSpec,
+    adapters: Mapping[str, Adapter],
+    plan: Plan,
+    device: torch.device,
+    folder: Path | None,
+) -> None:
+    """Put the frozen denoiser of another base beneath adapters, in the place of the one that is there.
+
+    That one is emptied first, so that never two are in memory, whoever still holds it. What stands on it
+    (``nn.memory.engine``) has been taken off before.
+
+    Args:
+        assembly: Whose denoiser it is.
+        spec: The other base, of the same family.
+        adapters: Layer -> what is trained there: :func:`limner.nn.layers.lora.attached` before the first.
+        plan: As in :func:`assemble`.
+        device: As in :func:`assemble`.
+        folder: As in :func:`assemble`.
+
+    Raises:
+        BadBase: The base's files are missing or damaged. The assembly is without a denoiser then.
+    """
+    name = spec.family.denoiser
+    previous = assembly.models.pop(name, None)
+    for layer, adapter in adapters.items():
+        if previous is not None:
+            _put(previous, layer, adapter.base)
+        adapter.base = nn.Identity()
+    for module in previous.modules() if previous is not None else ():
+        for table in (module._parameters, module._buffers):
+            table.update(dict.fromkeys(table))
+    denoiser = _loaded(spec, plan, name, device, folder)
+    for layer, adapter in adapters.items():
+        adapter.base = denoiser.get_submodule(layer)
+        _put(denoiser, layer, adapter)
+    if spec.adapter:
+        spec.adapter.attach(denoiser, spec.dtype)
+    if spec.casts_inputs:
+        cast_once(denoiser, spec.family.arch, spec.dtype)
+    assembly.models[name] = denoiser
+
+
+def _put(model: nn.Module, layer: str, module: nn.Module) -> None:
+    parent, _, attribute = layer.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, module)
+
+
+def require_layers(spec: ModelSpec, meta: Assembled) -> None:
+    """Raise ``BadRecipe`` unless a base's denoiser has all the layers of another that are trained.
+
+    Args:
+        spec: The base that samples are generated on.
+        meta: The models of the run without weights, adapters attached.
+    """
+    modules = dict(spec.skeleton(spec.family.denoiser).named_modules())
+    for name, adapter in attached(meta.denoiser).items():
+        shape = tuple(adapter.weight.shape)
+        weight: Any = getattr(modules.get(name), "weight", None)
+        if weight is None or tuple(weight.shape) != shape:
+            size = "none" if weight is None else " x ".join(map(str, weight.shape))
+            raise BadRecipe(
+                f"sample.base: {spec.source.name} is of another architecture than "
+                f"{meta.spec.source.name}: {name} is {' x '.join(map(str, shape))} here and {size} there. "
+                'Name another, or set sample.base = "own".'
+            )
 
 
 def _loaded(spec: ModelSpec, plan: Plan, name: str, device: torch.device, folder: Path | None) -> Any:

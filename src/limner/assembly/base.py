@@ -15,7 +15,7 @@ from limner.data.views import buckets
 from limner.errors import BadBase, BadRecipe
 from limner.imports import swiftly
 from limner.models.facts import Objective
-from limner.models.registry import facts_of
+from limner.models.registry import facts_of, named_base, twin_of
 from limner.models.source import Source, locate
 from limner.nn.memory.plan import Compute, Kind
 from limner.recipe.schema import Data, Recipe
@@ -58,6 +58,53 @@ class ImageSizes:
     def buckets(self) -> tuple[tuple[int, int], ...]:
         """(width, height) in pixels that an image may be cropped to."""
         return buckets(self.resolution, multiple=self.shape.multiple)
+
+
+@dataclass(frozen=True)
+class SampleBase:
+    """The base whose denoiser generates samples, and how it does."""
+
+    source: Source
+    steps: int
+    guidance: float | None
+    """None: the base's own."""
+
+
+def sample_settings(recipe: Recipe) -> tuple[str, int, float | None]:
+    """The name of the base that samples are generated on, their steps and their guidance; None is its own.
+
+    Raises:
+        BadRecipe: The twin is asked for, and there is none.
+    """
+    sample = recipe.sample
+    if sample.base == "own":
+        return recipe.base, sample.steps, sample.guidance
+    name = sample_base_of(recipe.base, sample.base, "sample.base")
+    steps, distilled = few_steps(name, sample.steps)
+    return name, steps, None if distilled else sample.guidance
+
+
+def sample_base_of(base: str, name: str, option: str) -> str:
+    """The name of the base that "twin", or another name, means for a base.
+
+    Raises:
+        BadRecipe: The twin is asked for, and there is none.
+    """
+    if name != "twin":
+        return name
+    twin = twin_of(base)
+    if twin is None:
+        raise BadRecipe(
+            f'{option} is "twin", and {base} has no registered twin. Name a base of the same architecture, '
+            f"or remove {option}."
+        )
+    return twin.name
+
+
+def few_steps(name: str, steps: int) -> tuple[int, bool]:
+    """Steps, at most those that a base was distilled to; and whether it was."""
+    base = named_base(name)
+    return (min(steps, base.steps), True) if base and base.steps else (steps, False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +154,7 @@ class ResolvedBase:
         family = family_at(self.source)
         for side in ("width", "height"):
             family.check_side(f"sample.{side}", getattr(self.recipe.sample, side))
-        if self.recipe.sample.lora_on == "positive":
+        if self.recipe.sample.lora_on == "positive" and self.recipe.sample.base == "own":
             guidance = self.recipe.sample.guidance
             family.require_negative_pass(self.source, guidance, 'sample.lora_on = "positive"')
         spec = ModelSpec(
@@ -124,6 +171,31 @@ class ResolvedBase:
         return replace(
             spec, adapter=training_adapter(adapter, family.name, denoiser, spec.skeleton(denoiser))
         )
+
+    def sample_base(self, tell: Callable[[str], None]) -> SampleBase:
+        """What samples are generated on; its weights are fetched.
+
+        Args:
+            tell: Hears of a download before it starts.
+
+        Raises:
+            BadBase: It cannot be opened.
+            BadRecipe: It is of another family, or has no branch that the LoRA could be left off.
+        """
+        sample = self.recipe.sample
+        name, steps, guidance = sample_settings(self.recipe)
+        if sample.base == "own" or sample.every == -1:
+            return SampleBase(self.source, steps, guidance)
+        source = locate_base(name, tell)
+        family = family_at(source)
+        if family.name != self.spec.family.name:
+            raise BadRecipe(
+                f"sample.base is {name}, of the family {family.name}, and {self.source.name} is "
+                f'{self.spec.family.name}. Name a base of that family, or set sample.base = "own".'
+            )
+        if sample.lora_on == "positive":
+            family.require_negative_pass(source, guidance, 'sample.lora_on = "positive"')
+        return SampleBase(source, steps, guidance)
 
 
 def fp16_of(source: Source, compute_dtype: str = "auto") -> bool:

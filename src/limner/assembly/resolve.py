@@ -8,7 +8,7 @@ import torch
 from pydantic import TypeAdapter
 
 from limner.assembly.assemble import ModelSpec
-from limner.assembly.base import ResolvedBase, family_at, fp16_of, locate_base, shape_at
+from limner.assembly.base import ResolvedBase, SampleBase, family_at, fp16_of, locate_base, shape_at
 from limner.data.captions import has_word
 from limner.data.folder import Example, Folder, Rejected, read_folder
 from limner.data.near_duplicates import hold_out, near_training
@@ -42,6 +42,8 @@ class Resolved:
     """Everything that the verbs derive from a recipe before they load a weight. Nothing looks it up again."""
 
     base: ResolvedBase
+    sample_base: SampleBase
+    """What samples are generated on."""
     folder: Folder
     rejected: tuple[Rejected, ...]
     """What was left out, among the validation images as well."""
@@ -89,6 +91,11 @@ class Resolved:
     def source(self) -> Source:
         """The base's files."""
         return self.base.source
+
+    @property
+    def samples_elsewhere(self) -> bool:
+        """Whether samples are generated on another base than the one that is trained on."""
+        return self.sample_base.source is not self.source
 
     @property
     def resolution(self) -> int:
@@ -275,6 +282,7 @@ def resolve(recipe: Recipe, tell: Callable[[str], None] = lambda line: None) -> 
     cuts = crops({*train_examples, *validation_examples}, base.sizes.buckets) if follows(data.crop) else {}
     return Resolved(
         base=base,
+        sample_base=base.sample_base(tell),
         folder=folder,
         rejected=folder.rejected + (validation_folder.rejected if validation_folder else ()),
         views=_all_views(base, train_examples, cuts),

@@ -185,6 +185,14 @@ SAMPLING = (
     replace(BASE, help="Base model. Left out: the one that the LoRA was trained on."),
     COMPONENTS,
     Option(
+        "--on",
+        "on",
+        str,
+        "Another base to sample on, in its few steps: twin, the distilled twin of the LoRA's base, or its "
+        "name.",
+        metavar="TWIN",
+    ),
+    Option(
         "--lora-scale",
         "lora_scale",
         str,

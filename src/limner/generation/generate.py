@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from limner.assembly.base import family_at, locate_base, shape_at
+from limner.assembly.base import family_at, few_steps, locate_base, sample_base_of, shape_at
 from limner.assembly.trainable import trainable_of
 from limner.errors import BadLora, BadUsage
 from limner.generation.branches import (
@@ -90,12 +90,22 @@ class ImageSampler:
         trained = [_trained(target, request.base, request.components_from) for target in request.targets]
         if trained[0].lora is None:
             self.settings.require_no_lora(request.targets[0])
-        self.source = locate_base(trained[0].base, reporter.line, trained[0].components_from)
+        base, components_from = trained[0].base, trained[0].components_from
+        if request.on:
+            base, components_from = sample_base_of(base, request.on, "--on"), ""
+            self.settings = replace(self.settings, steps=few_steps(base, self.settings.steps)[0])
+        self.source = locate_base(base, reporter.line, components_from)
         self.family = family_at(self.source)
         self._targets = [item.lora for item in trained]
         self._further_loras = {_lora_of(path): strength for path, strength in request.loras.items()}
         paths = dict.fromkeys(path for path in (*self._targets, *self._further_loras) if path)
         contents = {path: file.read(path) for path in paths}
+        for path, content in contents.items() if request.on else ():
+            if content.family not in (None, self.family.name):
+                raise BadUsage(
+                    f"--on is {request.on}, of the family {self.family.name}, and {path.name} is of "
+                    f"{content.family}. Name a base of that family."
+                )
         if path := self._targets[0]:
             self.settings = as_asked(self.settings, path, contents[path].metadata, reporter)
         for line in request.prompts:

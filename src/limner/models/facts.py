@@ -84,6 +84,8 @@ class RegisteredBase:
     train_on: str = ""
     """Of a distilled base: the registered base to train on in its place, its twin. A LoRA of either works on
     both."""
+    steps: int = 0
+    """Of a distilled base: the steps that it was distilled to."""
 
     def precision(self, part: str) -> Precision:
         """Precision of a part's files."""

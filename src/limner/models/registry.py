@@ -80,6 +80,11 @@ def hub_id_of(base: str) -> str:
     return hub_bases()[base].hub_id if base in hub_bases() else base
 
 
+def named_base(name: str) -> RegisteredBase | None:
+    """The registered base of a name or a hub id; None where there is none."""
+    return next((base for base in registered_bases().values() if name in (base.name, base.hub_id)), None)
+
+
 def twin_of(name: str) -> RegisteredBase | None:
     """The distilled base of a base to train on, or the other way round; None where it has no such twin.
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from math import ceil
 
+from limner.assembly.base import sample_settings
 from limner.errors import BadBase, first_line
 from limner.models import sampling
 from limner.models.bundled import stored_precision
@@ -39,7 +40,10 @@ def _estimate(request: ProfileRequest) -> Profile:
     multiple = spec.family.multiple
     side = max(1, request.base.resolution // multiple) * multiple
     width, height = sample.width or side, sample.height or side
-    params = SamplingParams(width=width, height=height, steps=sample.steps, guidance=sample.guidance)
+    _, steps, guidance = sample_settings(request.base.recipe)
+    if guidance is None and sample.base != "own":
+        guidance = spec.family.guidance.off_at  # a distilled base samples in one pass
+    params = SamplingParams(width=width, height=height, steps=steps, guidance=guidance)
     phases = outside(spec, request.size, params=params, machine=machine_of(spec, trace_spec))
     batch_size = sampling.batch_size(params)
     return replace(

@@ -9,7 +9,7 @@ from functools import partial
 from math import ceil
 from typing import Any
 
-from limner.assembly.base import ResolvedBase, fp16_of
+from limner.assembly.base import ResolvedBase, fp16_of, sample_settings
 from limner.data.listing import image_sizes
 from limner.data.order import CAPTION_PROMPTS, QUANTILES, SUBSET, held_out
 from limner.errors import BadRecipe, DoesNotFit
@@ -373,7 +373,7 @@ def total_of_run(
     times = {
         "image": counts.views,
         "caption": counts.captions,
-        "sample step": counts.samples * recipe.sample.steps,
+        "sample step": counts.samples * sample_settings(recipe)[1],
         "sample": counts.samples,
     }
     total = total_of(profile, choice.plan, device, choice.step_time, steps=request.steps, counts=times)

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from limner.assembly.base import ResolvedBase
+from limner.assembly.base import ResolvedBase, sample_settings
 from limner.nn.layers.precision import Products
 
 
@@ -28,6 +28,7 @@ class ProfileRequest:
         adapter = self.base.spec.adapter if recipe.train.adapter else None
         return {
             **({"adapter": adapter.sha256} if adapter else {}),
+            **({} if recipe.sample.base == "own" else {"sample_base": sample_settings(recipe)}),
             "size": self.size,
             "compute": self.base.compute,
             "kind": self.base.kind,

@@ -130,9 +130,10 @@ def refuse_method(recipe: "Recipe") -> None:
         "train.init": recipe.train.init,
         "train.adapter": recipe.train.adapter,
         "sample.lora_on": recipe.sample.lora_on,
+        "sample.base": recipe.sample.base,
     }
     for key, value in keys.items():
-        if value not in ("", "both"):
+        if value not in ("", "both", "own"):
             raise BadRecipe(
                 f'train.method is "full", which makes no LoRA, and {key} is "{value}". Remove {key}.'
             )

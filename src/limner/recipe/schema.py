@@ -67,8 +67,12 @@ class Sample(Section):
     """One image each; [trigger] stands for data.trigger. If there are none: captions of the folder."""
     prompt_file: PathField | None = Field(default=None, examples=["prompts.txt"])
     """A text file with one more prompt per line. Lines that begin with # or ; are comments."""
+    base: Annotated[str, Field(min_length=1)] = "own"
+    """The base whose denoiser generates the samples, with the LoRA in it: "own" is what is trained on; "twin"
+    its distilled twin (krea2: krea2-turbo) with its own guidance and at most its few steps; or a base of the
+    same architecture, named as base is. Both denoisers are read anew for each round of samples."""
     steps: Annotated[int, Field(ge=1, le=1000)] = 20
-    """Inference (denoising) steps per image."""
+    """Inference (denoising) steps per image. A distilled base takes at most those that it is made for."""
     guidance: Annotated[float, Field(ge=0)] | None = Field(default=None, examples=[3.5])
     """Guidance scale (CFG). Unset: the base's own."""
     lora_on: Literal["both", "positive"] = "both"

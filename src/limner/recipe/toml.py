@@ -69,7 +69,7 @@ def placed(recipe: Recipe, root: Path) -> Recipe:
         value = get(recipe, path)
         if value is not None:
             changes[path] = _absolute(root, value)
-    for key in ("base", "components_from", "train.init", "train.adapter"):
+    for key in ("base", "components_from", "train.init", "train.adapter", "sample.base"):
         name = get(recipe, key)
         is_path = name.startswith(("./", "../", "~")) or name in (".", "..")
         if is_path or (name.endswith(".safetensors") and not _on_hub(root, name)):

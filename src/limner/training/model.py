@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from limner.assembly.assemble import assemble
+from limner.assembly.assemble import ModelSpec, assemble, exchange
 from limner.assembly.resolve import Resolved, cache_root
 from limner.data.order import QUANTILES, SampledView, micro_batches
-from limner.errors import BrokenGraph
+from limner.errors import BrokenGraph, LimnerError, Stopped, first_line
 from limner.graph.unit import run as run_units
 from limner.lora.adapters import WeightDelta
 from limner.lora.keys import ModuleTensors
@@ -24,6 +25,7 @@ from limner.models.sampling import overrides_of
 from limner.nn import distributed
 from limner.nn.batch import to_device
 from limner.nn.layers import frozen_pair, lora
+from limner.nn.layers.adapter import Adapter
 from limner.nn.memory import vae_tiling
 from limner.nn.memory.engine import Engine, equip
 from limner.nn.memory.offload import in_fp32
@@ -219,6 +221,7 @@ class TrainableModel:
     def sample(self, prompts: int) -> list[Image.Image]:
         """A picture for each of the run's prompts, by the family's stock sampler."""
         resolved, sample_config = self.resolved, self.resolved.recipe.sample
+        base = resolved.sample_base
         first = len(resolved.views) + len(resolved.held_out)
         select = self._select if sample_config.lora_on == "positive" else None
         texts = [self._text(first + number) for number in range(prompts)]
@@ -232,21 +235,58 @@ class TrainableModel:
         sampling_params = SamplingParams(
             width=sample_config.width or resolved.resolution,
             height=sample_config.height or resolved.resolution,
-            steps=sample_config.steps,
-            guidance=sample_config.guidance,
+            steps=base.steps,
+            guidance=base.guidance,
             seed=sample_config.seed,
             sampler=overrides_of(resolved.objective),
         )
+        with self._on_sample_base(), self._arithmetic(), self._decoding(models["vae"]):
+            models |= {resolved.family.denoiser: self.assembly.denoiser}
+            return sampling.sample_images(
+                resolved.family, base.source, models, texts, empty, sampling_params, select
+            )
+
+    @contextmanager
+    def _on_sample_base(self) -> Iterator[None]:
+        """While entered, the denoiser is that of samples: without dropout and training adapter.
+
+        The denoiser of another base takes the place of the frozen weights; they are read again at the end.
+
+        Raises:
+            Stopped: They cannot be read again.
+        """
+        resolved = self.resolved
         self.dropping(enabled=False)
         frozen_pair.enable(self.assembly.denoiser, enabled=False)
+        adapters = lora.attached(self.assembly.denoiser) if resolved.samples_elsewhere else {}
         try:
-            with self._arithmetic(), self._decoding(models["vae"]):
-                return sampling.sample_images(
-                    resolved.family, resolved.source, models, texts, empty, sampling_params, select
+            if adapters:
+                self._exchange(
+                    replace(resolved.spec, source=resolved.sample_base.source, adapter=None), adapters
                 )
+            yield
         finally:
+            if adapters:
+                self._exchange_back(adapters)
             frozen_pair.enable(self.assembly.denoiser, enabled=True)
             self.dropping(enabled=True)
+
+    def _exchange(self, spec: ModelSpec, adapters: Mapping[str, Adapter]) -> None:
+        self.engine.close()
+        exchange(self.assembly, spec, adapters, self.plan, self.device, self._folder)
+        release(self.device)
+        self.engine = self._equipped()
+
+    def _exchange_back(self, adapters: Mapping[str, Adapter]) -> None:
+        release(self.device)
+        try:
+            self._exchange(self.resolved.spec, adapters)
+        except (LimnerError, RuntimeError, OSError) as error:
+            raise Stopped(
+                f"{self.resolved.source.name} could not be read again after samples on "
+                f"{self.resolved.sample_base.source.name} ({first_line(error)}). Checkpoints are whole: run "
+                'the same command to go on, with sample.base = "own" if it happens again.'
+            ) from error
 
     def _select(self, model: nn.Module, branch: Branch) -> None:
         """The adapters on the positive branch of guidance only."""

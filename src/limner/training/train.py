@@ -7,11 +7,12 @@ import math
 import time
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from limner.assembly.assemble import META, Assembled, assemble
+from limner.assembly.assemble import META, Assembled, assemble, require_layers
 from limner.assembly.resolve import Resolved, device_of, resolve
 from limner.early_stopping import final_step, stopped_early
 from limner.errors import DoesNotFit, Stopped
@@ -140,6 +141,8 @@ def _require_possible(resolved: Resolved) -> Assembled:
         for name in resolved.first_layers
     ]
     output_of(resolved.recipe).require_possible(resolved, meta)
+    if resolved.samples_elsewhere:
+        require_layers(replace(resolved.spec, source=resolved.sample_base.source), meta)
     optimizer_for(resolved, groups, "fp32")
     return meta
 

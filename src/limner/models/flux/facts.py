@@ -31,6 +31,7 @@ FACTS = FamilyFacts(
             name="flux-schnell",
             hub_id="black-forest-labs/FLUX.1-schnell",
             train_on="flux-dev",
+            steps=4,
             licence="Apache-2.0",
             purpose="photographs and art in 4 sampling steps",
             weight_bytes=33_720_738_758,

@@ -27,6 +27,7 @@ FACTS = FamilyFacts(
             name="krea2-turbo",
             hub_id="krea/Krea-2-Turbo",
             train_on="krea2",
+            steps=8,
             licence=LICENCE,
             gated=True,
             weight_bytes=34_769_562_750,

@@ -24,6 +24,7 @@ FACTS = FamilyFacts(
             name="z-image-turbo",
             hub_id="Tongyi-MAI/Z-Image-Turbo",
             train_on="z-image",
+            steps=8,
             licence="Apache-2.0",
             purpose="photographs and art in 8 sampling steps",
             weight_bytes=32_832_210_502,
