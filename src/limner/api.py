@@ -318,7 +318,7 @@ def generate(
         prompts=subject.prompts,
         out=Path(out or subject.folder),
         base=base,
-        **{name: values.pop(name, None) or "" for name in ("components_from", "on")},
+        **{name: values.pop(name, None) or "" for name in ("components_from", "sample_base")},
         loras={Path(path): scale for path, scale in values.pop("loras", {}).items()},
         settings=Settings(lora_scale=strength, **values, **paths),
     )

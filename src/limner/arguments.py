@@ -88,7 +88,7 @@ class SamplingKeys(TypedDict, total=False):
 
     components_from: str
     """For a base in one file: the base that lends what the file lacks."""
-    on: str
+    sample_base: str
     """Another base to sample on with its own few steps: "twin", the distilled twin, or a base's name."""
     step: int | str | Sequence[int | str]
     """Of a run: the step of the LoRA, "best" by validation loss, or "last"; or several to compare."""

@@ -56,7 +56,9 @@ def test_samples_are_the_twins_and_training_is_as_ever(tiny_base, photos, twin, 
     shown = [Image.open(run.sample_path(1, 0)).convert("RGB") for run in runs.values()]
     assert ImageChops.difference(*shown).getbbox() is not None
     settings = Settings(steps=2, guidance=1.0, width=32, height=32)
-    (path,) = generated(runs["twin"].path, tmp_path / "out", "a cat", on=str(twin), settings=settings)
+    (path,) = generated(
+        runs["twin"].path, tmp_path / "out", "a cat", sample_base=str(twin), settings=settings
+    )
     painted = Image.open(path).convert("RGB")
     assert max(high for _, high in ImageChops.difference(painted, shown[1]).getextrema()) <= 1
 

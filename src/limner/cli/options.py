@@ -186,7 +186,7 @@ SAMPLING = (
     COMPONENTS,
     Option(
         "--on",
-        "on",
+        "sample_base",
         str,
         "Another base to sample on, in its few steps: twin, the distilled twin of the LoRA's base, or its "
         "name.",

@@ -91,8 +91,8 @@ class ImageSampler:
         if trained[0].lora is None:
             self.settings.require_no_lora(request.targets[0])
         base, components_from = trained[0].base, trained[0].components_from
-        if request.on:
-            base, components_from = sample_base_of(base, request.on, "--on"), ""
+        if request.sample_base:
+            base, components_from = sample_base_of(base, request.sample_base, "--on"), ""
             self.settings = replace(self.settings, steps=few_steps(base, self.settings.steps)[0])
         self.source = locate_base(base, reporter.line, components_from)
         self.family = family_at(self.source)
@@ -100,10 +100,10 @@ class ImageSampler:
         self._further_loras = {_lora_of(path): strength for path, strength in request.loras.items()}
         paths = dict.fromkeys(path for path in (*self._targets, *self._further_loras) if path)
         contents = {path: file.read(path) for path in paths}
-        for path, content in contents.items() if request.on else ():
+        for path, content in contents.items() if request.sample_base else ():
             if content.family not in (None, self.family.name):
                 raise BadUsage(
-                    f"--on is {request.on}, of the family {self.family.name}, and {path.name} is of "
+                    f"--on is {request.sample_base}, of the family {self.family.name}, and {path.name} is of "
                     f"{content.family}. Name a base of that family."
                 )
         if path := self._targets[0]:

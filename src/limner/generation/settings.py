@@ -107,7 +107,7 @@ class GenerationRequest:
     """The base to load it on; None for the one that the run's recipe or the file names."""
     components_from: str = ""
     """The base that lends a base in one file what it lacks; "" for the one in the run's recipe."""
-    on: str = ""
+    sample_base: str = ""
     """Another base to sample on, with its few steps: "twin" or a name; "" for ``base``."""
     loras: Mapping[Path, float] = field(default_factory=dict)
     """Further LoRAs, runs or files, and their strengths."""
@@ -118,8 +118,8 @@ class GenerationRequest:
             raise BadUsage("There is no prompt. Give at least one with --prompt.")
         if self.out.is_file():
             raise BadUsage(f"{self.out} is a file. Name a folder for the pictures with --out.")
-        if self.on and self.base:
-            raise BadUsage(f"--base is {self.base} and --on is {self.on}: give one of the two.")
+        if self.sample_base and self.base:
+            raise BadUsage(f"--base is {self.base} and --on is {self.sample_base}: give one of the two.")
         for path, strength in self.loras.items():
             if not math.isfinite(strength):
                 raise BadUsage(f"--lora {path} has the strength {strength}; it must be a number.")
