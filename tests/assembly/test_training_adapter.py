@@ -25,8 +25,13 @@ from limner.training.model import TrainableModel, plain
 from messages import raises
 from small import Told, equal, generated, weights, wish
 
-TRAINED, FREE = "single_transformer_blocks.1.attn.to_q", "proj_out"
-"""A layer in a block that gets a LoRA as well, and one outside the blocks that does not."""
+TRAINED, FREE, LISTED = (
+    "single_transformer_blocks.1.attn.to_q",
+    "proj_out",
+    "transformer_blocks.0.attn.to_out.0",
+)
+"""A layer in a block that gets a LoRA as well, one outside the blocks that does not, and one that stands in a
+list beside a dropout."""
 TARGETS = {"targets": ["attn.to_q", "attn.to_k"]}
 
 
@@ -41,7 +46,7 @@ def adapter(tiny_base, tmp_path_factory) -> Path:
             torch.randn(2, layers[name].in_features, generator=draw),
             torch.randn(layers[name].out_features, 2, generator=draw) / 4,
         )
-        for name in (TRAINED, FREE)
+        for name in (TRAINED, FREE, LISTED)
     }
     path = tmp_path_factory.mktemp("adapter") / "de-distill.safetensors"
     file.write(path, {"transformer": change}, {})
@@ -101,7 +106,7 @@ def test_what_samples_show_is_the_exported_file_on_the_bare_base(tiny_base, phot
         train(wish(tiny_base, photos, **options, train=keys | {"steps": 1}), tmp_path / name, told)
         runs[name] = RunDir(tmp_path / name), told
     run, told = runs["with"]
-    assert "Training adapter: de-distill.safetensors, 2 layers" in told.text
+    assert "Training adapter: de-distill.safetensors, 3 layers" in told.text
     first = [Image.open(one.sample_path(0, 0)) for one, _ in runs.values()]
     assert ImageChops.difference(*first).getbbox() is None, "at step 0 samples are of the bare base"
     assert not equal(weights(run.path, 1), weights(runs["without"][0].path, 1))
@@ -122,6 +127,7 @@ def test_on_meta_a_pair_stands_for_those_of_all_blocks(tiny_base, photos, adapte
     pairs = {name for name, module in denoiser.named_modules() if isinstance(module, FrozenPair)}
     assert pairs == {
         FREE,
+        LISTED,
         *(f"single_transformer_blocks.{number}.attn.to_q.base" for number in range(2)),
     }
     assert isinstance(spec.adapter, TrainingAdapter)

@@ -69,8 +69,9 @@ class TrainingAdapter:
                 largest[pattern] = factors
         return {
             name: (largest[pattern].down.to("meta"), largest[pattern].up.to("meta"))
-            for name in modules
-            if (pattern := NUMBER.sub("*", name)) in largest
+            for name, module in modules.items()
+            if (isinstance(module, Adapter) or _layer(module))  # its neighbour in a list may be a dropout
+            and (pattern := NUMBER.sub("*", name)) in largest
         }
 
 
@@ -94,11 +95,7 @@ def training_adapter(name: str, family: str, denoiser: str, model: nn.Module) ->
             f"train.adapter: {name} changes {others[0]}, and an adapter is of the {denoiser} alone. Name "
             "another, or remove train.adapter."
         )
-    layers = {
-        layer: module
-        for layer, module in model.named_modules()
-        if isinstance(module, nn.Linear | QuantizedLinear) or plain(module)
-    }
+    layers = {layer: module for layer, module in model.named_modules() if _layer(module)}
     try:
         changes = rename_for_model(content.components.get(denoiser, {}), layers)
     except BadLora as error:
@@ -110,6 +107,11 @@ def training_adapter(name: str, family: str, denoiser: str, model: nn.Module) ->
         ) from error
     factors = {layer: _factors(name, layer, change, layers[layer]) for layer, change in changes.items()}
     return TrainingAdapter(without_path(name), sha256_file(path), factors)
+
+
+def _layer(module: nn.Module) -> bool:
+    """Whether a module may get a pair."""
+    return isinstance(module, nn.Linear | QuantizedLinear) or plain(module)
 
 
 def _factors(name: str, layer: str, change: WeightDelta, module: nn.Module) -> Factors:

@@ -144,7 +144,7 @@ class TrainState:
         if adapter := resolved.spec.adapter:
             lines.append(
                 f"Training adapter: {adapter.name}, {len(adapter.layers)} layers, "
-                f"{adapter.bytes / 2**20:.0f} MB beside the frozen weights; no sample and no exported file "
+                f"{adapter.bytes / 2**20:.1f} MB beside the frozen weights; no sample and no exported file "
                 "has it."
             )
         if resolved.class_views:
