@@ -59,3 +59,8 @@ def test_fp16_is_for_bases_whose_activations_stay_below_its_end(base: str, *, ab
     if not able:
         with pytest.raises(BadRecipe, match="which ends at 65504, and z-image is not known"):
             fp16_of(source, "fp16")
+
+
+def test_what_cannot_be_sampled_with_a_gradient_is_not_distilled():
+    with pytest.raises(BadRecipe, match='train.objective is "distill", and sd15 is no base'):
+        _ = resolved(Recipe(base="sd15", train={"objective": "distill"})).spec.units

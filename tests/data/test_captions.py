@@ -370,3 +370,10 @@ def test_damage_gives_rows_or_named_errors(tmp_path, name):
             assert "metadata" in str(error) and "\n" not in str(error)
         else:
             assert all(isinstance(one, MetadataRow | BrokenRow) for one in found)
+
+
+def test_the_seed_of_a_picture_that_was_sampled_is_read(tmp_path):
+    rows = ['{"file_name": "a.png", "text": "x", "seed": 12}', '{"file_name": "b.png", "text": "x"}']
+    rows += ['{"file_name": "c.png", "text": "x", "seed": "random"}']
+    (tmp_path / "metadata.jsonl").write_text("\n".join(rows))
+    assert [row.seed for row in read_metadata(tmp_path / "metadata.jsonl")] == [12, None, None]

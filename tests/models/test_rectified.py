@@ -1,6 +1,9 @@
 import json
 import math
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,12 +12,16 @@ from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from diffusers.training_utils import compute_density_for_timestep_sampling
 
 from limner.errors import BadRecipe
-from limner.models import rectified
-from limner.models.family import Objective
+from limner.generation.pipeline import pipeline
+from limner.graph.unit import Unit, run
+from limner.models import latents, rectified
+from limner.models.family import Objective, SamplingParams
 from limner.models.rectified import LossForm, resolution_shift, shifted
-from limner.models.source import Source
+from limner.models.registry import family_of
+from limner.models.source import Source, locate
 from limner.nn.rng import KeyedRng
 from messages import raises
+from tiny import save_flux, save_flux2_klein
 
 DRAWS = KeyedRng([(0, step) for step in range(32)])
 
@@ -148,3 +155,57 @@ def test_the_shift_by_resolution_at_its_two_anchors():
     assert rectified.resolution_shift(4096) == pytest.approx(math.exp(1.15))
     assert rectified.resolution_shift(64, 0.0, 1.0, 64, 128) == 1.0
     assert rectified.shifted(torch.tensor(0.4), 1.0) == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("save", [save_flux, save_flux2_klein])
+def test_a_student_samples_as_the_stock_pipeline_does(tmp_path: Path, save: Callable[[Path], Path]):
+    source = locate(str(save(tmp_path / "base")), folders={})
+    family = family_of(str(source.index["_class_name"]))
+    pipe = pipeline(family, source)
+    params = SamplingParams(width=64, height=64, steps=3, guidance=1.0)
+    stock: list[torch.Tensor] = []
+    step = pipe.scheduler.step
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        stock.append(step(*args, **kwargs)[0])
+        return (stock[-1],)
+
+    pipe.scheduler.step = watched
+    draw = torch.Generator().manual_seed(7)
+    pipe(prompt="a cat", **family.pipeline_kwargs(source, params), generator=draw)
+    networks = {part: getattr(pipe, part) for part in family.parts}
+    values = {
+        "image": torch.zeros(1, 3, 64, 64, dtype=torch.uint8),
+        "frame": torch.zeros(1, 6, dtype=torch.int64),
+        "caption": ("a cat",),
+        "seed": torch.tensor([7]),
+    }
+    with torch.no_grad():
+        sampled = run(family.bound(source, Objective(distill_steps=3)), networks, values)["sampled"]
+    packed = latents.tokens(latents.patchify(sampled) if family.name == "flux" else sampled)
+    assert torch.allclose(packed, stock[-1], atol=1e-5) and len(stock) == 3
+
+
+def test_the_gradient_goes_through_every_step_of_a_student():
+    weight = torch.nn.Linear(1, 1, bias=False).double()
+    denoise = Unit(
+        name="denoise",
+        function=lambda net, latent, noise, time: net(latent[..., None])[..., 0],
+        uses=("net",),
+        reads=("latent", "noise", "time"),
+        writes=("pred",),
+        draws=False,
+        version=1,
+    )
+    start = torch.randn(2, 1, 2, 2)
+    weight.weight.data = weight.weight.data.float()
+    times = rectified.sampling_times(3, 2.0)
+    sampled = rectified.sample(weight, start, denoise=denoise, names=("start",), steps=3, shift=2.0, patch=1)
+    sampled.sum().backward()
+    # each Euler step multiplies by 1 + (then - now) w
+    w = weight.weight.detach().clone().requires_grad_()
+    factor = math.prod(1 + (then - now) * w for now, then in pairwise(times))
+    (factor * start.sum()).sum().backward()
+    assert times[0] == 1.0 and times[-1] == 0.0 and times == sorted(times, reverse=True)
+    assert torch.allclose(sampled.sum(), (factor * start.sum()).sum(), rtol=1e-5)
+    assert weight.weight.grad is not None and torch.allclose(weight.weight.grad, w.grad, rtol=1e-4)  # pyright: ignore

@@ -174,3 +174,11 @@ def test_products_in_8_bits_run_at_their_own_rate_and_nothing_is_turned_back():
     bare = CostModel(FLUX, Plan(compute="bf16", weights="bf16"), gpu)
     assert plain.forward == bare.forward and plain.backward == bare.backward
     assert sum(turned.forward) > sum(plain.forward)
+
+
+def test_a_student_computes_each_of_its_steps_once_more():
+    cost = CostModel(FLUX, Plan(compute="bf16", weights="bf16"), device())
+    once, update = seconds(), step_time_of(FLUX, cost.plan, device()).optimizer
+    forward = sum(cost.forward) + cost.outside_seconds
+    four = seconds(profile=replace(FLUX, passes=4))
+    assert four - update == pytest.approx(4 * (once - update + forward))

@@ -1,3 +1,5 @@
+import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -5,7 +7,9 @@ from PIL import Image
 
 from limner.assembly.resolve import resolve, resolve_base
 from limner.errors import BadData, BadRecipe
+from limner.lora import file
 from limner.nn.rng import seed_of
+from limner.recipe import toml
 from limner.recipe.schema import Recipe
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
@@ -14,7 +18,7 @@ from limner.training.cache import fill_cache
 from limner.training.class_images import FACTS, prior
 from limner.training.model import TrainableModel
 from messages import raises
-from small import wish
+from small import Told, equal, weights, wish
 
 PROMPTS = {"prompts": ["a cat", "a dog"], "batch": 1}
 
@@ -39,7 +43,8 @@ def test_the_base_paints_one_picture_of_each_prompt_once(
     assert place == run.prior_path
     first = pictures(run.prior_path)
     assert len(first) == 4
-    assert (run.prior_path / "0002.txt").read_text() == "a dog\n"
+    rows = [json.loads(row) for row in (run.prior_path / "metadata.jsonl").read_text().splitlines()]
+    assert rows[2]["text"] == "a dog" and rows[2]["seed"] == seed_of(recipe.seed, "prior", "a dog", 0)
     assert len(set(first.values())) == 4
     (run.prior_path / "0001.png").unlink()
     old = (run.prior_path / "0000.png").stat().st_mtime_ns
@@ -117,3 +122,38 @@ def test_a_run_with_a_prior_is_a_run(tiny_base: Path, photos: Path, tmp_path: Pa
     done = train(recipe, tmp_path / "run", Reporter())
     assert done.lora.exists()
     assert len(pictures(tmp_path / "run" / "prior")) == 2
+
+
+DISTILL = {"prompts": ("a cat", "a dog"), "images_per_prompt": 2, "teacher_steps": 2, "steps": 2}
+
+
+def distilling(base: Path, steps: int) -> Recipe:
+    return wish(base, Path("images"), train={"objective": "distill", "steps": steps}, distill=DISTILL)
+
+
+def test_a_teacher_samples_once_and_a_distilled_run_goes_on_to_the_bit(tiny_base, tmp_path):
+    half, whole = (distilling(tiny_base, steps) for steps in (2, 4))
+    train(half, tmp_path / "parts", Told())
+    pictures = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "parts" / "teacher").glob("*.png")}
+    done = train(whole, tmp_path / "parts", Told())
+    train(whole, tmp_path / "whole", Told())
+    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "parts" / "teacher").glob("*.png")}
+    assert len(pictures) == 4 and after == pictures
+    assert equal(weights(tmp_path / "parts", 4), weights(tmp_path / "whole", 4))
+    losses = [row["loss"] for row in RunDir(tmp_path / "whole").metrics() if "loss" in row]
+    assert len(losses) == 4 and losses[-1] != losses[0]
+    assert done.lora is not None and file.read(done.lora).metadata["limner.guidance"] == "1"
+    # stage two needs the denoiser alone
+    resolved = resolve(toml.load(tmp_path / "whole" / "recipe.toml"))
+    assert [unit.name for unit in resolved.cut.live] == ["sample", "measure_sampled"]
+    assert resolved.cut.loaded == ("transformer",) and "start" in resolved.cut.boundary
+
+
+def test_pictures_without_a_seed_or_of_another_size_are_no_pairs(tiny_base, photos, tmp_path):
+    with raises(BadData):
+        resolve(wish(tiny_base, photos, train={"objective": "distill"}))
+    Image.new("RGB", (56, 48)).save(tmp_path / "odd.png")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "odd.png", "text": "a cat", "seed": 3}\n')
+    shutil.rmtree(photos)
+    with raises(BadData):
+        resolve(wish(tiny_base, tmp_path, data={"validation_count": 0}, train={"objective": "distill"}))

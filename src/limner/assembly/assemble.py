@@ -1,7 +1,7 @@
 """The models of a training step: which, in what precision, and put together, with weights or on meta."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -150,6 +150,12 @@ class ModelSpec:
     def cut(self) -> Split:
         """The units, cut into those computed once and those of every step."""
         return split(self.units, self.first_layers)
+
+    @property
+    def one_step(self) -> "ModelSpec":
+        """The same, of a student that samples in one step: what its every step is but the first."""
+        steps = min(1, self.objective.distill_steps)
+        return replace(self, objective=replace(self.objective, distill_steps=steps))
 
     def skeleton(self, name: str) -> nn.Module:
         """A model of the base as it is, with true shapes and no weights, on meta."""

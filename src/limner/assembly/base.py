@@ -78,7 +78,7 @@ def sample_settings(recipe: Recipe) -> tuple[str, int, float | None]:
     """
     sample = recipe.sample
     if sample.base == "own":
-        return recipe.base, sample.steps, sample.guidance
+        return recipe.base, recipe.sample_steps, recipe.sample_guidance
     name = sample_base_of(recipe.base, sample.base, "sample.base")
     steps, distilled = few_steps(name, sample.steps)
     return name, steps, None if distilled else sample.guidance
@@ -133,7 +133,9 @@ class ResolvedBase:
     def objective(self) -> Objective:
         """What of the recipe changes what is learned."""
         words: dict[Any, Any] = {"auto": None, "none": 1.0}
-        values = {field.name: getattr(self.recipe.train, field.name) for field in fields(Objective)}
+        train = self.recipe.train
+        values = {field.name: getattr(train, field.name, field.default) for field in fields(Objective)}
+        values |= {"distill_steps": self.recipe.distill.steps if train.objective == "distill" else 0}
         return Objective(**{name: words.get(value, value) for name, value in values.items()})
 
     @cached_property

@@ -15,7 +15,7 @@ from limner.data.near_duplicates import hold_out, near_training
 from limner.data.order import SUBSET, Order, held_out
 from limner.data.subject import MAX_CROP_LOSS, REMEDY, SLACK, crops, follows, slack
 from limner.data.summary import what_was_read
-from limner.data.views import View, views
+from limner.data.views import View, require_pairs, views
 from limner.errors import BadData, BadRecipe
 from limner.files import shared_cache
 from limner.graph.unit import Split
@@ -279,6 +279,8 @@ def resolve(recipe: Recipe, tell: Callable[[str], None] = lambda line: None) -> 
             f"train.patience is {recipe.train.patience}, and no image is held out: the validation loss of "
             "images that are trained on only falls. Set data.validation_count = 2, or data.validation_images."
         )
+    if recipe.train.objective == "distill":
+        require_pairs([*train_examples, *validation_examples], base.sizes.buckets)
     cuts = crops({*train_examples, *validation_examples}, base.sizes.buckets) if follows(data.crop) else {}
     return Resolved(
         base=base,

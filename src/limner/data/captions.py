@@ -10,7 +10,7 @@ import json
 import posixpath
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -198,6 +198,9 @@ CAPTION_COLUMNS = ("text", "caption", "prompt")
 CROP_COLUMN = "crop"
 """Optional: the part of the image that counts."""
 
+SEED_COLUMN = "seed"
+"""Optional: of the start noise of a picture that a teacher sampled."""
+
 _BYTES_AT_MOST = 1 << 28
 _CSV_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
@@ -212,6 +215,8 @@ class MetadataRow(NamedTuple):
     """As written: four numbers, or nothing."""
     companions: tuple[str, ...] = ()
     """Names of images in its other columns, which go with this one, such as its mask."""
+    seed: int | None = None
+    """Of the start noise of an image that was sampled."""
 
 
 class BrokenRow(NamedTuple):
@@ -291,7 +296,13 @@ def _row(line: int, entry: Any) -> MetadataRow:
     captions = variants(texts if isinstance(caption, list) else split("".join(texts)))
     values = (value for value in entry.values() if isinstance(value, str) and value != file)
     companions = tuple(value for value in values if PurePosixPath(value).suffix.lower() in SUFFIXES)
-    return MetadataRow(line, name, captions, _crop(entry.get(CROP_COLUMN)), companions)
+    return MetadataRow(line, name, captions, _crop(entry.get(CROP_COLUMN)), companions, _seed(entry))
+
+
+def _seed(entry: Mapping[str, Any]) -> int | None:
+    """The seed that a teacher's picture began from; of others what it says means nothing here."""
+    text = str(entry.get(SEED_COLUMN, ""))
+    return int(text) if text.isdecimal() and text.isascii() and int(text) < 2**63 else None
 
 
 def _crop(value: Any) -> str:

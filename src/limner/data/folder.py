@@ -51,6 +51,8 @@ class Example:
     caption_file: str = ""
     """What they are from, relative to the folder: a text or metadata file, or, with a "/" at its end, the
     kohya folder whose name they are. Empty where there are none."""
+    seed: int | None = None
+    """Of the start noise that it was sampled from, where a metadata file says it."""
 
     @property
     def extent(self) -> tuple[int, int, int, int]:
@@ -103,6 +105,8 @@ class _Candidate:
     """As a metadata file says it; None: look for a sidecar."""
     metadata: str = ""
     """The file that lists it."""
+    seed: int | None = None
+    """As a metadata file says it."""
 
 
 def read_folder(
@@ -142,9 +146,8 @@ def read_folder(
             return Rejected(
                 root / candidate.file, error.reason if isinstance(error, BadImage) else str(error)
             )
-        example = Example(
-            root / candidate.file, *facts, captions, candidate.repeats, crop_region, source_captions, source
-        )
+        origin = crop_region, source_captions, source, candidate.seed
+        example = Example(root / candidate.file, *facts, captions, candidate.repeats, *origin)
         left, top, right, bottom = example.extent
         if min(right - left, bottom - top) < min_side:
             return Rejected(
@@ -289,7 +292,7 @@ def _named(root: Path, listing: Listing, file: str, images: list[str]) -> list[_
         if image is None:
             listing.rejected.append((file, f"line {row.line}: {_absent(row.file, prefix, available)}"))
         else:
-            candidates.append(_Candidate(image, row.captions, crop=row.crop, metadata=file))
+            candidates.append(_Candidate(image, row.captions, crop=row.crop, metadata=file, seed=row.seed))
     listed_masks = {candidate.file for candidate in candidates}
     listing.masks = [mask for mask in listing.masks if mask not in listed_masks]
     for name, image in available.items():

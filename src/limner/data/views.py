@@ -9,7 +9,7 @@ from PIL import Image
 
 from limner.data.folder import Example
 from limner.data.images import BadImage, decode
-from limner.errors import BadRecipe
+from limner.errors import BadData, BadRecipe
 
 STEPS_PER_SIDE = 16
 """Short sides differ by a 16th of the resolution: fine enough to crop little, coarse enough to batch."""
@@ -110,6 +110,22 @@ def size_of(example: Example, buckets: Sequence[tuple[int, int]]) -> tuple[int, 
     """The bucket, (width, height), that crops an example least."""
     left, top, right, bottom = example.extent
     return closest(right - left, bottom - top, buckets)
+
+
+def require_pairs(examples: Sequence[Example], buckets: Sequence[tuple[int, int]]) -> None:
+    """Raise ``BadData`` unless each is a teacher's picture with its start noise, which nothing may crop."""
+    for example in examples:
+        if example.seed is None:
+            raise BadData(
+                f"{example.path}: a teacher's picture goes with the seed of its start noise, and has none. "
+                'Write "seed" beside "text" in metadata.jsonl, or name distill.prompts for the base.'
+            )
+        size = example.width, example.height
+        if size != size_of(example, buckets):
+            raise BadData(
+                f"{example.path} has {size[0]} x {size[1]} pixels, which is no bucket of data.resolution: "
+                "its start noise would not fit. Set data.resolution to the teacher's."
+            )
 
 
 def centre(example: Example, size: tuple[int, int]) -> tuple[int, int, int, int]:

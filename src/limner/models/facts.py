@@ -174,6 +174,8 @@ class Objective:
     loss: str = "mse"
     huber_c: float = 0.1
     huber_schedule: str = "exponential"
+    distill_steps: int = 0
+    """Sampling steps through which the gradient goes, of a student that is distilled; 0: none is."""
 
 
 COMMON = frozenset({"noise_range", "loss", "huber_c", "huber_schedule"})

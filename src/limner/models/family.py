@@ -13,11 +13,13 @@ from limner.models.guidance import Guidance
 from limner.models.source import Source
 from limner.nn.arch import ArchSpec
 
-INPUTS = ("image", "frame", "caption")
-"""What the data gives: ``image`` (1, 3, H, W) uint8, ``frame`` (1, 6) int64, ``caption`` a tuple of one str.
+INPUTS = ("image", "frame", "caption", "seed")
+"""What the data gives: ``image`` (1, 3, H, W) uint8, ``frame`` (1, 6) int64, ``caption`` a tuple of one str,
+``seed`` (1,) int64 on the CPU.
 
 ``frame`` is where the image stands in its file: height and width of the file's image, top and left of the
-crop in pixels of the crop's own scale, height and width of the crop.
+crop in pixels of the crop's own scale, height and width of the crop. ``seed`` is that of the start noise of
+an image that a teacher sampled.
 """
 
 
@@ -87,6 +89,8 @@ class Family:
     """Parts of the stock pipeline that Limner does without, such as a filter of its pictures."""
     idle_layers: Mapping[str, int] = field(default_factory=dict)
     """Text encoder -> layers at its top that never run, because the family reads an earlier state."""
+    distilled: Callable[[Sequence[Unit], int], tuple[Unit, ...]] = lambda units, steps: tuple(units)
+    """The units of a student that samples in so many steps, of those with every constant bound."""
     guidance: Guidance = Guidance()
     """How the stock pipeline runs classifier-free guidance."""
     arch: ArchSpec = ArchSpec(blocks=())
@@ -102,10 +106,17 @@ class Family:
             BadBase: The base's configs are missing, or hold values that mean nothing.
             BadRecipe: A wish that this family cannot grant.
         """
+        if objective.distill_steps and "distill_steps" not in self.supported_options:
+            raise BadRecipe(
+                f'train.objective is "distill", and {self.name} is no base that Limner can sample with a '
+                'gradient. Set "denoise", or choose a rectified flow, such as FLUX.1.'
+            )
         for option in fields(objective):
             value = getattr(objective, option.name)
             if value != option.default and option.name not in self.supported_options:
-                names = ", ".join(f"train.{name}" for name in sorted(self.supported_options - COMMON))
+                names = ", ".join(
+                    f"train.{name}" for name in sorted(self.supported_options - COMMON - {"distill_steps"})
+                )
                 raise BadRecipe(
                     f"train.{option.name} is {value}, which means nothing for {self.name}. Remove it; "
                     f"{self.name} knows {names}."
@@ -117,7 +128,8 @@ class Family:
                 f"{source.name}: scheduler/ or {self.denoiser}/ has a config that means nothing ({error}). "
                 f"{source.again}"
             ) from error
-        return tuple(unit.bind(**constants) for unit in self.units)
+        units = tuple(unit.bind(**constants) for unit in self.units)
+        return self.distilled(units, objective.distill_steps) if objective.distill_steps else units
 
     def endings(self, model: str, targets: str | Sequence[str]) -> tuple[str, ...]:
         """Module-name endings for a named target group, or for a list of groups and endings.

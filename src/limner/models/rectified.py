@@ -1,16 +1,18 @@
 """Rectified flow, a straight path from data to noise (Liu et al. 2022, arXiv:2209.03003), and its units."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from limner.errors import BadRecipe
-from limner.graph.unit import unit
+from limner.graph.unit import Unit, unit
 from limner.models.facts import COMMON
 from limner.models.family import Objective
 from limner.models.source import Source
@@ -103,6 +105,95 @@ def empirical_shift(tokens: int, steps: int = 50) -> float:
         return math.exp(for_200)
     for_10 = 8.73809524e-05 * tokens + 1.89833333
     return math.exp(for_200 + (for_10 - for_200) * (200 - steps) / 190)
+
+
+@unit("start")
+def start_noise(latent_mean: Tensor, seed: Tensor) -> Tensor:
+    """(B, C, h, w) in fp32: what the stock pipeline draws first for each seed."""
+    seeds = [0] * len(seed) if seed.is_meta else seed.tolist()
+    generators = [torch.Generator().manual_seed(number) for number in seeds]
+    rows = [torch.randn(latent_mean.shape[1:], generator=generator) for generator in generators]
+    return torch.stack(rows).to(latent_mean.device)
+
+
+def sampling_times(steps: int, shift: float) -> list[float]:
+    """Times of Euler steps, from 1 to 0, both included: steps + 1 of them, shifted as the sampler's are."""
+    return [*shifted(torch.linspace(1.0, 1.0 / steps, steps), shift).tolist(), 0.0]
+
+
+def sample(*inputs: Any, denoise: Unit, names: tuple[str, ...], steps: int, shift: Any, patch: int) -> Tensor:
+    """Sample by Euler's method with a gradient through all steps: (B, C, h, w) in fp32.
+
+    Each step keeps what it starts from, and is computed again when its gradient is due. The denoiser is given
+    the state as its latent and as its noise, which any time mixes into the state itself.
+
+    Args:
+        inputs: The models of ``denoise``, then the values ``names``.
+        denoise: The family's unit that writes the velocity.
+        names: ``start`` (B, C, h, w), and what else the denoiser reads.
+        steps: How many.
+        shift: Of the times, or a function of the number of tokens.
+        patch: Side in latent pixels of the patch that is one token.
+    """
+    models, values = inputs[: len(denoise.uses)], dict(zip(names, inputs[len(denoise.uses) :], strict=True))
+    state = values.pop("start").float()
+    if steps == 1 and torch.is_grad_enabled():
+        state = state.detach().requires_grad_()  # a step like any but the first, whose input has a gradient
+
+    def step(state: Tensor, time: Tensor, length: float) -> Tensor:
+        read = {**values, "latent": state, "noise": state, "time": time}
+        return (
+            state
+            + length * denoise.function(*models, *map(read.get, denoise.reads), **denoise.constants).float()
+        )
+
+    tokens = state[0, 0].numel() // patch**2
+    times = sampling_times(steps, shift(tokens) if callable(shift) else shift)
+    for now, then in pairwise(times):
+        time = torch.full((len(state),), now, device=state.device)
+        if steps > 1 and torch.is_grad_enabled():
+            state = checkpoint(step, state, time, then - now, use_reentrant=False, preserve_rng_state=False)
+        else:
+            state = step(state, time, then - now)
+    return state
+
+
+@unit("loss")
+def measure_sampled(sampled: Tensor, latent_mean: Tensor, *, loss_form: LossForm) -> Tensor:
+    """Mean error of each picture's final latent, (B,), in fp32."""
+    return loss_of(sampled, latent_mean, torch.ones(len(sampled), device=sampled.device), loss_form)
+
+
+def distilled(units: Sequence[Unit], steps: int) -> tuple[Unit, ...]:
+    """The units of a student that samples in so many steps: what draws goes, the denoiser becomes a sampler.
+
+    ``start_noise`` is frozen, and is stored; live are the sampler and the loss alone. Direct distillation, as
+    DiffSynth-Studio has it (``DirectDistillLoss``).
+    """
+    denoise = next(unit for unit in units if "pred" in unit.writes)
+    times, measure = (next(unit for unit in units if name in unit.writes) for name in ("time", "loss"))
+    shift = times.constants["time_shift"]
+    if shift is empirical_shift:  # it knows the number of steps
+        shift = partial(empirical_shift, steps=steps)
+    names = ("start", *(name for name in denoise.reads if name not in ("latent", "noise", "time")))
+    sampling = Unit(
+        name="sample",
+        function=sample,
+        uses=denoise.uses,
+        reads=names,
+        writes=("sampled",),
+        draws=False,
+        version=1,
+        constants={
+            "denoise": denoise,
+            "names": names,
+            "steps": steps,
+            "shift": shift,
+            "patch": times.constants["patch"],
+        },
+    )
+    others = [unit for unit in units if not unit.draws and unit not in (denoise, measure)]
+    return (*others, start_noise, sampling, measure_sampled.bind(**measure.constants))
 
 
 SHIFT_RANGE = {"base_shift": 0.5, "max_shift": 1.15, "base_image_seq_len": 256, "max_image_seq_len": 4096}

@@ -1,7 +1,10 @@
 """A recipe's profile, traced from configs: the training step, and what stands beside it."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from math import ceil
+
+from torch import Tensor
 
 from limner.assembly.base import sample_settings
 from limner.errors import BadBase, first_line
@@ -33,27 +36,42 @@ def estimate(request: ProfileRequest) -> Profile:
 
 
 def _estimate(request: ProfileRequest) -> Profile:
-    spec, sample = request.base.spec, request.base.recipe.sample
+    recipe = request.base.recipe
+    spec, sample = request.base.spec.one_step, recipe.sample
     trace_spec = TraceSpec(
         size=request.size, on_host=request.on_host, matmul_precision=request.matmul_precision
     )
     multiple = spec.family.multiple
     side = max(1, request.base.resolution // multiple) * multiple
     width, height = sample.width or side, sample.height or side
-    _, steps, guidance = sample_settings(request.base.recipe)
+    _, steps, guidance = sample_settings(recipe)
     if guidance is None and sample.base != "own":
         guidance = spec.family.guidance.off_at  # a distilled base samples in one pass
     params = SamplingParams(width=width, height=height, steps=steps, guidance=guidance)
     phases = outside(spec, request.size, params=params, machine=machine_of(spec, trace_spec))
     batch_size = sampling.batch_size(params)
     return replace(
-        profile(spec, trace_spec, whole=request.whole, inputs=phases.boundary),
+        _of_steps(
+            profile(spec, trace_spec, whole=request.whole, inputs=phases.boundary),
+            phases.boundary,
+            request.base.objective.distill_steps,
+        ),
         targets=target_groups(spec),
         stages=tuple(_for_one(stage, batch_size) for stage in phases.stages),
         entry=phases.entry,
         download=phases.download,
         cast=stored_precision(spec.source.name, spec.family.denoiser) != spec.compute,
     )
+
+
+def _of_steps(profile: Profile, boundary: Mapping[str, Tensor], steps: int) -> Profile:
+    """The profile of a student, of which one step was traced: the others keep the states they began with."""
+    if steps < 2:
+        return profile
+    state = (steps - 1) * boundary["start"].nbytes
+    saved = profile.rest.saved
+    rest = replace(profile.rest, saved=replace(saved, per_image=saved.per_image + state))
+    return replace(profile, rest=rest, passes=steps)
 
 
 def _for_one(stage: Stage, batch_size: int) -> Stage:

@@ -42,6 +42,7 @@ def boundary(spec: ModelSpec, size: tuple[int, int]) -> dict[str, Tensor]:
         "image": torch.empty((1, 3, height, width), dtype=torch.uint8, device="meta"),
         "frame": torch.empty((1, 6), dtype=torch.int64, device="meta"),
         "caption": ("",),
+        "seed": torch.zeros(1, dtype=torch.int64),
     }
     models: dict[str, Any] = {}
     for unit in spec.cut.frozen:

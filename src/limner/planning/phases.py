@@ -77,6 +77,7 @@ def outside(
         "image": torch.empty((1, 3, height, width), dtype=torch.uint8, device="meta"),
         "frame": torch.empty((1, 6), dtype=torch.int64, device="meta"),
         "caption": ("",),
+        "seed": torch.zeros(1, dtype=torch.int64),
     }
     of_caption, stages, entry = {"caption"}, [], 0
     base = _Base(spec, size, machine)
@@ -179,7 +180,7 @@ class _Base:
         values: dict[str, Any] = batch(boundary, images)
         latent = self._resized(values["latent_mean"].shape, params)
         room = torch.empty(latent, dtype=self.dtype, device="meta")
-        values |= {"latent": room, "noise": room, "time": room.new_empty(images)}
+        values |= {"latent": room, "noise": room, "start": room, "time": room.new_empty(images)}
         live = [unit for unit in cut.live if not set(unit.writes) <= set(values)]
         with torch.no_grad(), once(denoiser):
             texts = [unit for unit in live if self.family.denoiser not in unit.uses and not unit.draws]

@@ -165,6 +165,9 @@ class Profile:
     """Bytes on disk of one image in the cache, its caption included."""
     download: int = 0
     """Bytes of the base's files."""
+    passes: int = 1
+    """Passes of the denoiser through which a gradient goes, each computed once more for it: the steps of a
+    student."""
     cast: bool = True
     """Whether the denoiser's files may be of another precision than the run, so that to read is to copy."""
 

@@ -38,5 +38,5 @@ class ProfileRequest:
             "products": self.matmul_precision,
             "lora": recipe.lora.model_dump(mode="json"),
             "objective": asdict(self.base.objective),
-            "sample": [recipe.sample.width, recipe.sample.height, recipe.sample.guidance],
+            "sample": [recipe.sample.width, recipe.sample.height, recipe.sample_guidance],
         }

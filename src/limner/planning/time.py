@@ -214,6 +214,9 @@ class CostModel:
         seconds, waiting = self.micro_batch(
             plan.checkpointed_blocks, swapped_blocks, mmap_weights=plan.mmap_weights
         )
+        if (passes := self.profile.passes) > 1:  # the steps of a student: forward once, then step by step
+            seconds = passes * (seconds + sum(self.forward) + self.outside_seconds)
+            waiting *= passes
         return StepTime(
             seconds=accumulation_steps * seconds + update,
             waiting=accumulation_steps * waiting,

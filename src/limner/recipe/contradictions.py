@@ -169,3 +169,47 @@ def refuse_adapter(recipe: "Recipe") -> None:
             f"train.text_encoder_learning_rate is {train.text_encoder_learning_rate:g}, but no text "
             'encoder is trained. Set lora.text_encoders = ["text_encoder"], or remove it.'
         )
+
+
+DISTILL_HAS_NO = ("noise_range", "time_density", "time_shift", "min_snr", "noise_offset")
+"""Keys of [train] that say how noise is drawn: a student begins at the teacher's."""
+
+
+def refuse_distillation(recipe: "Recipe") -> None:
+    """Raise ``BadRecipe`` where keys do not fit distillation, or [distill] is set for nothing."""
+    train = recipe.train
+    if train.objective != "distill":
+        for key, field in type(recipe.distill).model_fields.items():
+            if getattr(recipe.distill, key) != field.default:
+                raise BadRecipe(
+                    f'distill.{key} is set, and train.objective is "{train.objective}". Set train.objective '
+                    f'= "distill", or remove distill.{key}.'
+                )
+        return
+    for key in DISTILL_HAS_NO:
+        if getattr(train, key) != type(train).model_fields[key].default:
+            raise BadRecipe(
+                f'train.{key} is {getattr(train, key)}, and train.objective is "distill", which draws no '
+                f"noise: it begins at the teacher's. Remove train.{key}."
+            )
+    data = recipe.data
+    pairs = {
+        "data.flip": data.flip,
+        "data.caption_dropout": data.caption_dropout,
+        "prior": recipe.prior.wanted,
+    }
+    if extra := [name for name, value in pairs.items() if value]:
+        raise BadRecipe(
+            f'{extra[0]} is set, and train.objective is "distill": a picture goes with its own caption and '
+            f"start noise. Remove {extra[0]}."
+        )
+    if recipe.sample.base != "own":
+        raise BadRecipe(
+            f'sample.base is "{recipe.sample.base}", and train.objective is "distill": samples show '
+            "the student itself. Remove sample.base."
+        )
+    if recipe.sample.guidance is not None:
+        raise BadRecipe(
+            f'sample.guidance is {recipe.sample.guidance:g}, and train.objective is "distill": the student '
+            "samples without guidance. Remove it; distill.teacher_guidance is the teacher's."
+        )

@@ -9,7 +9,7 @@ from limner.errors import BadRecipe
 from limner.recipe import contradictions
 from limner.recipe.field_types import ConceptType, Names, PathField, Size, Tool, Tracker, TriggerField
 from limner.recipe.section import Section
-from limner.recipe.train import Lora, Prior, Train
+from limner.recipe.train import Distill, Lora, Prior, Train
 
 
 class Data(Section):
@@ -168,13 +168,30 @@ class Recipe(Section):
     lora: Lora = Field(default_factory=Lora)
     train: Train = Field(default_factory=Train)
     prior: Prior = Field(default_factory=Prior)
+    distill: Distill = Field(default_factory=Distill)
     sample: Sample = Field(default_factory=Sample)
     export: Export = Field(default_factory=Export)
     limits: Limits = Field(default_factory=Limits)
     track: Track = Field(default_factory=Track)
 
+    @property
+    def distill_steps(self) -> int:
+        """Steps of a student that is distilled; 0 where nothing is."""
+        return self.distill.steps if self.train.objective == "distill" else 0
+
+    @property
+    def sample_steps(self) -> int:
+        """Inference steps of samples: of a distilled LoRA those that it is made for."""
+        return self.distill_steps or self.sample.steps
+
+    @property
+    def sample_guidance(self) -> float | None:
+        """Guidance scale of samples; None: the base's own. A distilled LoRA goes without."""
+        return 1.0 if self.distill_steps else self.sample.guidance
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         contradictions.refuse_method(self)
         contradictions.refuse_adapter(self)
+        contradictions.refuse_distillation(self)
         return self

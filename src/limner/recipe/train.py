@@ -61,6 +61,9 @@ class Train(Section):
     method: Literal["lora", "full"] = "lora"
     """"lora" trains an adapter; "full" (full fine-tuning) every weight of the denoiser, which takes 16 bytes
     for each of them, in VRAM or RAM, and wants a tenth of the learning rate."""
+    objective: Literal["denoise", "distill"] = "denoise"
+    """"denoise" learns from images with noise; "distill" (DiffSynth's direct distillation) has a few sampling
+    steps end where a teacher's many steps ended, from the same start noise. For rectified flows."""
     init: str = Field(default="", examples=["my-cat.safetensors"])
     """Start from a LoRA: a file of any tool (written with ".safetensors" or a leading "./"), a hub id, or
     "instant" for one pass of the base's predictor. Its strength is multiplied in; LoHa and LoKr become LoRA;
@@ -169,6 +172,24 @@ class Train(Section):
         contradictions.refuse_loss(self)
         contradictions.refuse_patience(self)
         return self
+
+
+class Distill(Section):
+    """Step distillation: a teacher's pictures, each with the seed of its noise, and the student's steps."""
+
+    section: ClassVar[str] = "distill"
+
+    steps: Annotated[int, Field(ge=1, le=50)] = 4
+    """Inference steps of the student (4, 8), without guidance. The gradient goes through all of them."""
+    prompts: Names = ()
+    """Prompts of the teacher, the bare base, which generates its pictures before training. None: data.images
+    holds a teacher's pictures, and metadata.jsonl their "text" and "seed"."""
+    images_per_prompt: Annotated[int, Field(ge=1, le=1000)] = 1
+    """The teacher's pictures of each prompt, each from a seed of its own."""
+    teacher_steps: Annotated[int, Field(ge=1, le=1000)] = 20
+    """Inference steps of the teacher."""
+    teacher_guidance: Annotated[float, Field(ge=0)] | None = Field(default=None, examples=[3.5])
+    """Guidance scale (CFG) of the teacher, which the student learns to do without. Unset: the base's own."""
 
 
 class Prior(Section):

@@ -27,7 +27,7 @@ from limner.recipe.schema import Recipe
 from limner.recipe.toml import prompts
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
-from limner.training.class_images import prior
+from limner.training.class_images import prior, taught
 from limner.training.encode import Row, Table, bytes_needed, caption_rows, fill, rows_of, survey
 from limner.training.interrupt import Interrupt
 from limner.training.oom_fallback import OomFallback, Planner, oom_fallback_of, with_smaller_plans
@@ -91,7 +91,7 @@ def cache(recipe: Recipe, run: RunDir, reporter: Reporter, planner: Planner) -> 
     distributed.start()
     with run.lock() if distributed.rank() == 0 else nullcontext(), Interrupt(reporter.stop) as stop:
         reporter = reporter.until(stop.due)
-        resolved = resolve(recipe, reporter.line)
+        resolved = resolve(taught(recipe, run, reporter), reporter.line)
         if folder := prior(resolved.base, run, reporter):
             resolved = resolved.with_class_images(folder)
         if resolved.device.type == "cuda":  # encoders may be larger than it

@@ -79,6 +79,7 @@ def rows_of(resolved: Resolved, views: Sequence[View]) -> list[Row]:
                 "image": _view_cache_key(view),
                 "frame": text_cache_key(str(view.frame)),
                 "caption": text_cache_key(view.caption),
+                "seed": text_cache_key(str(view.example.seed)),
             },
             value=partial(_value, view),
             outputs=resolved.cut.boundary,
@@ -91,6 +92,8 @@ def rows_of(resolved: Resolved, views: Sequence[View]) -> list[Row]:
 def _value(view: View, name: str) -> Any:
     if name == "frame":
         return torch.tensor([view.frame])
+    if name == "seed":
+        return torch.tensor([view.example.seed or 0])
     return image_tensor(view) if name == "image" else (view.caption,)
 
 

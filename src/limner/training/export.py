@@ -292,6 +292,8 @@ def _require_kind(recipe: Recipe, family: FamilyKeys, tool: Tool) -> None:
 
 def _hints(recipe: Recipe) -> SamplingHints:
     """A scale is for the branches that it was set for; with the LoRA on both, the base's own will do."""
+    if recipe.train.objective == "distill":
+        return SamplingHints(guidance=1.0)
     if recipe.sample.lora_on == "both":
         return SamplingHints()
     return SamplingHints(lora_on=recipe.sample.lora_on, guidance=recipe.sample.guidance)

@@ -329,7 +329,7 @@ def shaping(recipe: Recipe) -> dict[str, Any]:
     """What a recipe says that shapes the weights and may change within a run, by dotted path. No paths."""
     table = recipe.model_dump(mode="json", by_alias=True)
     entries: dict[str, Any] = {"name": recipe.name, "seed": recipe.seed}
-    for part in ("data", "train", "prior"):
+    for part in ("data", "train", "prior", "distill"):
         entries |= {f"{part}.{key}": value for key, value in table[part].items()}
     return {key: value for key, value in entries.items() if key not in FREE_KEYS}
 

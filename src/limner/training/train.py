@@ -29,7 +29,7 @@ from limner.status import Requests, StatusFile, TrainLog
 from limner.training import checkpoint
 from limner.training.cache import Store, fill_cache_with_fallback, prompts_of, record
 from limner.training.checkpoint import LoadedCheckpoint
-from limner.training.class_images import prior
+from limner.training.class_images import prior, taught
 from limner.training.evaluation import evaluate, judge
 from limner.training.export import output_of
 from limner.training.initial import InitialLora, Predictor, begin_from, initial_lora
@@ -110,7 +110,7 @@ def _resolved(
     """What is trained, and what to go on or start from; what cannot work is said before a base is fetched."""
     if recipe.limits.matmul_precision == "8bit":
         quantization.require("int8", device_of(recipe.limits.device))
-    resolved = resolve(recipe, tell=reporter.line)
+    resolved = resolve(taught(recipe, run, reporter), tell=reporter.line)
     last_checkpoint = newest(resolved, run, reporter)
     meta = _require_possible(resolved)
     if distributed.rank() == 0:

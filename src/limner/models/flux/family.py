@@ -136,7 +136,7 @@ FAMILY = Family(
     units=(tokenize, tokenize_2, encode_clip, encode_t5, encode_image)
     + (draw_latent, draw_noise, rectified.draw_time, denoise, rectified.measure),
     text=("pooled", "context"),
-    supported_options=rectified.SUPPORTED_OPTIONS | {"guidance"},
+    supported_options=rectified.SUPPORTED_OPTIONS | {"distill_steps"} | {"guidance"},
     constants=constants,
     targets={
         "attention": ATTENTION + JOINT,
@@ -156,4 +156,5 @@ FAMILY = Family(
     prompt_kwargs=prompt_kwargs,
     guidance=Guidance(distilled=_guided),
     arch=ARCH,
+    distilled=rectified.distilled,
 )

@@ -142,7 +142,7 @@ FAMILY = Family(
     units=(tokenize, encode_text, encode_image)
     + (draw_latent, draw_noise, rectified.draw_time, denoise, rectified.measure),
     text=("context",),
-    supported_options=rectified.SUPPORTED_OPTIONS | {"guidance"},
+    supported_options=rectified.SUPPORTED_OPTIONS | {"distill_steps"} | {"guidance"},
     constants=constants,
     targets={"attention": DOUBLE + JOINT + SINGLE, "all-linear": DOUBLE + JOINT + SINGLE + FEED},
     text_targets={},
@@ -153,4 +153,5 @@ FAMILY = Family(
     prompt_kwargs=prompt_kwargs,
     guidance=Guidance(distilled=_distilled),
     arch=ARCH,
+    distilled=rectified.distilled,
 )

@@ -132,7 +132,7 @@ FAMILY = Family(
     units=(tokenize, encode_text, encode_image)
     + (draw_latent, draw_noise, rectified.draw_time, denoise, rectified.measure),
     text=("context", "text_mask"),
-    supported_options=rectified.SUPPORTED_OPTIONS,
+    supported_options=rectified.SUPPORTED_OPTIONS | {"distill_steps"},
     constants=constants,
     targets={
         "attention": ATTENTION,
@@ -149,4 +149,5 @@ FAMILY = Family(
     arch=ARCH,
     padded_values=frozenset({"context", "text_mask"}),
     equal_text_lengths=True,
+    distilled=rectified.distilled,
 )

@@ -90,7 +90,7 @@ FAMILY = Family(
     units=(tokenize, encode_text, encode_image)
     + (draw_latent, draw_noise, rectified.draw_time, denoise, rectified.measure),
     text=("context", "text_mask"),
-    supported_options=rectified.SUPPORTED_OPTIONS,
+    supported_options=rectified.SUPPORTED_OPTIONS | {"distill_steps"},
     constants=rectified.constants,
     targets={"attention": ATTENTION, "all-linear": ATTENTION + FEED},
     text_targets={},
@@ -102,4 +102,5 @@ FAMILY = Family(
     guidance=Guidance(passes="positive-first", off_at=0.0),
     arch=ARCH,
     padded_values=frozenset({"context", "text_mask"}),
+    distilled=rectified.distilled,
 )
