@@ -18,6 +18,8 @@ from limner.lora.factors import Factors
 from limner.nn.layers import lora
 from limner.nn.layers.frozen_pair import FrozenPair
 from limner.nn.memory.plan import Plan
+from limner.planning.dry_run import TraceSpec
+from limner.planning.profiling import profile
 from limner.run_folder import RunDir
 from limner.runs import train
 from limner.training.cache import fill_cache
@@ -131,6 +133,18 @@ def test_on_meta_a_pair_stands_for_those_of_all_blocks(tiny_base, photos, adapte
         *(f"single_transformer_blocks.{number}.attn.to_q.base" for number in range(2)),
     }
     assert isinstance(spec.adapter, TrainingAdapter)
+
+
+def test_a_plan_counts_the_pairs_among_what_is_never_quantized(tiny_base, photos, adapter):
+    spec = beside(tiny_base, photos, adapter).spec
+    profiles = [
+        profile(one, TraceSpec(size=(32, 32)), whole=True) for one in (replace(spec, adapter=None), spec)
+    ]
+    bare, whole = (sum(part.other for part in (*one.blocks, one.rest)) for one in profiles)
+    denoiser = assemble(spec, Plan(compute="fp32", weights="fp32"), META).denoiser
+    pairs = [module for module in denoiser.modules() if isinstance(module, FrozenPair)]
+    assert whole - bare == sum(pair.down.nbytes + pair.up.nbytes for pair in pairs) > 0
+    assert profiles[0].trained == profiles[1].trained
 
 
 def test_what_does_not_fit_is_told_before_anything_is_computed(tiny_base, photos, tmp_path):
