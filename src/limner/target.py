@@ -146,7 +146,9 @@ def template(overrides: Mapping[str, Any], images: int = 10) -> Any:
 
     base, concept = overrides.get("base", Recipe().base), overrides.get("concept_type", Recipe().concept_type)
     method = overrides.get("train.method", Recipe().train.method)
-    return change(preset(concept, preset_name(base), images, method), {"base": base, **overrides})
+    objective = overrides.get("train.objective", Recipe().train.objective)
+    start = preset(concept, preset_name(base), images, method, objective)
+    return change(start, {"base": base, **overrides})
 
 
 def _refuse_inside(home: Path, images: Path) -> None:
@@ -172,7 +174,9 @@ def _from_images(folder: Path, overrides: Mapping[str, Any]) -> tuple[Any, dict[
         len(listed(folder).images), 1
     )  # an empty folder is told by whoever reads it, with the reasons
     values = {"data.images": folder, "name": folder_name(folder), "base": base}
-    start = (concept, family, images, overrides.get("train.method", Recipe().train.method))
+    train = Recipe().train
+    ways = (overrides.get(f"train.{key}", getattr(train, key)) for key in ("method", "objective"))
+    start = (concept, family, images, *ways)
     sources = {path: choice.source for path, choice in choices(*start).items()}
     if not overrides.get("data.trigger"):
         values["sample.prompts"] = ()  # prompts about a trigger mean nothing without one

@@ -104,3 +104,11 @@ def test_a_fine_tune_of_the_embedded_base_is_of_its_kind(tmp_path):
     (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     (tmp_path / "limner.json").write_text('{"name": "glyph", "resolution": 64}')
     assert preset_name(str(tmp_path)) == "glyph"
+
+
+@pytest.mark.parametrize("family", ["", "flux", "z-image"])
+def test_a_preset_for_distillation_keeps_to_what_it_has(family):
+    recipe = preset("subject", family, 30, objective="distill")
+    assert recipe.train.objective == "distill" and recipe.data.caption_dropout == 0
+    assert "data.caption_dropout" in choices("subject", family, 30)
+    assert "data.caption_dropout" not in choices("subject", family, 30, objective="distill")

@@ -74,7 +74,9 @@ def _template(images: Path | None, overrides: dict[str, Any]) -> RunRequest:
         return request_for(images, overrides, RUNS / folder_name(images))
     base, concept = overrides.get("base", Recipe().base), overrides.get("concept_type", Recipe().concept_type)
     family, count = preset_name(base), 10
-    start = (concept, family, count, overrides.get("train.method", Recipe().train.method))
+    train = Recipe().train
+    ways = (overrides.get(f"train.{key}", getattr(train, key)) for key in ("method", "objective"))
+    start = (concept, family, count, *ways)
     sources = {path: choice.source for path, choice in choices(*start).items() if path not in overrides}
     return RunRequest(change(preset(*start), {"base": base, **overrides}), RUNS, sources)
 

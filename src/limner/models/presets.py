@@ -8,6 +8,7 @@ from limner.errors import BadBase, BadRecipe
 from limner.models.facts import PresetValue
 from limner.models.registry import facts_of, families, family_of_base, recognised, registered_bases
 from limner.models.single_file import look
+from limner.recipe.contradictions import DISTILL_HAS_NO, UNFIT_PAIRS
 from limner.recipe.schema import ConceptType, Recipe
 from limner.recipe.toml import change
 
@@ -56,7 +57,9 @@ PROMPTS = {
 }
 
 
-def preset(concept: str, family: str, images: int, method: str = "lora") -> Recipe:
+def preset(
+    concept: str, family: str, images: int, method: str = "lora", objective: str = "denoise"
+) -> Recipe:
     """A recipe to start from.
 
     Args:
@@ -64,17 +67,22 @@ def preset(concept: str, family: str, images: int, method: str = "lora") -> Reci
         family: Of a base, as :func:`preset_name` tells it; "" for values that no family has changed.
         images: How many images there are, at least 1. Folders of up to 10, 25, 100 and more images differ.
         method: "lora", or "full" for all weights of the denoiser.
+        objective: "denoise", or "distill", which draws no noise and drops no caption.
 
     Raises:
         BadRecipe: An unknown concept or family, or no image.
     """
     base = families()[family].bases[0].name if family in families() else family or Recipe().base
-    values = {path: choice.value for path, choice in choices(concept, family, images, method).items()}
-    values["train.method"] = method
+    values = {
+        path: choice.value for path, choice in choices(concept, family, images, method, objective).items()
+    }
+    values |= {"train.method": method, "train.objective": objective}
     return change(Recipe(), {"base": base, "concept_type": concept, **values})
 
 
-def choices(concept: str, family: str, images: int, method: str = "lora") -> dict[str, PresetValue]:
+def choices(
+    concept: str, family: str, images: int, method: str = "lora", objective: str = "denoise"
+) -> dict[str, PresetValue]:
     """The values of ``preset`` by dotted path, each with its source. Same arguments, same errors."""
     base_presets = {base.name: base.preset for base in registered_bases().values() if base.preset}
     if concept not in get_args(ConceptType):
@@ -97,6 +105,9 @@ def choices(concept: str, family: str, images: int, method: str = "lora") -> dic
             for path, choice in {**common(concept, size), **overrides}.items()
             if choice is not None
         }
+    if objective == "distill":
+        unfit = {*UNFIT_PAIRS, *(f"train.{key}" for key in DISTILL_HAS_NO)}
+        values = {path: choice for path, choice in values.items() if path not in unfit}
     return _full(values) if method == "full" else values
 
 

@@ -13,8 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from limner.errors import BadRecipe
 from limner.graph.unit import Unit, unit
-from limner.models.facts import COMMON
-from limner.models.family import Objective
+from limner.models.facts import COMMON, Objective
 from limner.models.source import Source
 from limner.nn.rng import Draw
 
@@ -121,7 +120,14 @@ def sampling_times(steps: int, shift: float) -> list[float]:
     return [*shifted(torch.linspace(1.0, 1.0 / steps, steps), shift).tolist(), 0.0]
 
 
-def sample(*inputs: Any, denoise: Unit, names: tuple[str, ...], steps: int, shift: Any, patch: int) -> Tensor:
+def sample(
+    *inputs: Any,
+    denoise: Unit,
+    names: tuple[str, ...],
+    steps: int,
+    shift: float | Callable[[int], float],
+    patch: int,
+) -> Tensor:
     """Sample by Euler's method with a gradient through all steps: (B, C, h, w) in fp32.
 
     Each step keeps what it starts from, and is computed again when its gradient is due. The denoiser is given

@@ -173,6 +173,8 @@ def refuse_adapter(recipe: "Recipe") -> None:
 
 DISTILL_HAS_NO = ("noise_range", "time_density", "time_shift", "min_snr", "noise_offset")
 """Keys of [train] that say how noise is drawn: a student begins at the teacher's."""
+UNFIT_PAIRS = ("data.flip", "data.caption_dropout")
+"""Keys that part a picture from its caption and its start noise."""
 
 
 def refuse_distillation(recipe: "Recipe") -> None:
