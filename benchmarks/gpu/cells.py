@@ -25,6 +25,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "sdxl": ATTENTION_TARGETS,
     "qwen-image": (*ATTENTION_TARGETS, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
     "z-image": ATTENTION_TARGETS,
+    "krea2": (*ATTENTION_TARGETS, "attn.to_gate"),
 }
 """Base -> endings of the layers that every side trains, where it can be told."""
 
@@ -48,6 +49,10 @@ class Cell:
     """Seconds of the arithmetic alone at 800 TFLOP/s."""
     wanted: float | None = None
     """Seconds per step that are hoped for. None: it has to fit."""
+    eager: bool = False
+    """Whether its plan may not compile blocks."""
+    planned_for: str = ""
+    """Card whose rates decide the plan, which then runs on the one that is there. Empty: the one there."""
     peers: tuple[str, ...]
 
     @property
@@ -80,7 +85,18 @@ CELLS = (
         steps=20,
         floor=0.214,
         wanted=0.32,
+        eager=True,
         peers=("diffusers", "diffusers-kept", "sd-scripts"),
+    ),
+    Cell(
+        name="1c",
+        base="flux-dev",
+        sizes=square(1024),
+        card=80,
+        quality="16bit",
+        steps=20,
+        floor=0.214,
+        peers=(),
     ),
     Cell(
         name="2",
@@ -172,8 +188,28 @@ CELLS = (
         steps=30,
         peers=("diffusers",),
     ),
+    Cell(
+        name="9",
+        base="flux-dev",
+        sizes=square(1024),
+        card=24,
+        quality="8bit",
+        steps=20,
+        planned_for="RTX 4090",
+        peers=(),
+    ),
+    Cell(
+        name="10",
+        base="krea2",
+        sizes=square(1024),
+        card=10,
+        quality="8bit",
+        steps=10,
+        peers=(),
+    ),
 )
-"""The eight cells; 6b shows the cost of launches, 8b what changing shapes cost."""
+"""The cells; 1c is 1 compiled, 6b shows the cost of launches, 8b what changing shapes cost, 9 is the very
+plan of a 4090, whose compiled blocks take eager's memory on trust, 10 the base that most people train."""
 
 TINY_SIDE = {1024: 64, 512: 32}
 

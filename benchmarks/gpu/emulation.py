@@ -18,9 +18,11 @@ from importlib.util import find_spec
 from typing import IO
 
 from gpu.cells import GIB
+from limner.nn.memory.plan import CONTEXT as CONTEXTS
 
-CONTEXT = round(0.8 * GIB)
-"""Bytes beside torch's allocator: the context, workspaces, modules of kernels."""
+CONTEXT = CONTEXTS["cuda"]
+"""Bytes beside torch's allocator, as plans count them: with a cap below the plan, a plan that is exact would
+end out of memory. What a context really takes is in the row, as the whole device's memory is read."""
 DESKTOP = GIB
 """Bytes that a screen and other programs take of a card that has one."""
 SERVER = 40

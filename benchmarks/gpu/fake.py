@@ -37,7 +37,7 @@ TEXT_LENGTH = 512
 """Tokens of a caption at full size, where the family does not say."""
 
 SHALLOW = {"flux-dev": {"num_layers": 2, "num_single_layers": 2}, "qwen-image": {"num_layers": 2}}
-SHALLOW |= {"z-image": {"n_layers": 2}}
+SHALLOW |= {"z-image": {"n_layers": 2}, "krea2": {"num_layers": 2}}
 """Base -> changes that leave two blocks of each kind at full width."""
 
 VAE = {
@@ -101,6 +101,22 @@ TINY: dict[str, dict[str, dict[str, Any]]] = {
         "text_encoder": TEXT | {"num_key_value_heads": 1, "head_dim": 8},
         "vae": VAE,
     },
+    "krea2": {
+        "transformer": {
+            "num_layers": 2,
+            "attention_head_dim": 16,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "intermediate_size": 48,
+            "timestep_embed_dim": 16,
+            "text_hidden_dim": 32,
+            "text_num_attention_heads": 2,
+            "text_num_key_value_heads": 2,
+            "text_intermediate_size": 24,
+            "axes_dims_rope": [4, 6, 6],
+        },
+        "vae": {"base_dim": 8, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1},
+    },
 }
 """Base -> part -> what its config says instead, for a processor."""
 TINY_QWEN = {
@@ -126,6 +142,10 @@ def described(base: str, *, tiny: bool = False, shallow: bool = False) -> tuple[
         parts[part] = source.config(part) | dict(change)
     if tiny and base == "qwen-image":  # its sizes stand one level deeper
         parts["text_encoder"] = shortened(source.config("text_encoder"), tiny=True)
+    if tiny and base == "krea2":  # the same; all of its layers stay, as twelve of them are tapped
+        config = source.config("text_encoder")
+        text = {**config["text_config"], **TEXT, "num_key_value_heads": 1, "head_dim": 16}
+        parts["text_encoder"] = {**config, "text_config": text}
     return family, replace(source, parts=parts, facts={"text_length": 64} if tiny else {})
 
 

@@ -42,6 +42,7 @@ def device(cell: Cell, card: str, *, tiny: bool, ram: int = 0) -> Device:
     """
     if tiny:
         return of_cpu(1, 8 * GIB, 4 * GIB)
+    card = cell.planned_for or card
     found = cards.known(card)
     if found is None:
         raise SystemExit(
@@ -75,6 +76,7 @@ def wished(cell: Cell, *, tiny: bool) -> PlanRequest:
         batches=(cell.batch,),
         steps=LONG,
         sampling=False,
+        exclusions=frozenset({"compile"} if cell.eager else ()),
     )
 
 

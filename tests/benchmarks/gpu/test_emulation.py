@@ -33,7 +33,7 @@ def test_a_card_leaves_room_for_a_desktop_and_what_torch_does_not_count():
     assert small.usable == 23 * GIB
     assert small.cap == 23 * GIB - CONTEXT
     assert server.usable == 80 * GIB
-    assert small.fraction(H100) == pytest.approx((23 - 0.8) / 79.1)
+    assert small.fraction(H100) == pytest.approx((23 - 500 / 1024) / 79.1)
     assert server.fraction(H100) == 1.0
 
 

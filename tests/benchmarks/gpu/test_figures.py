@@ -38,16 +38,16 @@ def result(*turns):
     }
 
 
-def test_cells_are_eight_and_each_can_be_told_to_every_side():
-    assert {cell.name[0] for cell in CELLS} == set("12345678")
+def test_cells_are_ten_and_each_can_be_told_to_every_side():
+    assert {cell.name.rstrip("bc") for cell in CELLS} == {str(number) for number in range(1, 11)}
     assert len({cell.name for cell in CELLS}) == len(CELLS)
     for cell in CELLS:
         assert TARGETS[cell.base]
         assert set(cell.peers) <= set(peers.PEERS)
         assert tiny(cell).largest < cell.largest
     assert [cell.name for cell in chosen(["7", "2"], small=False)] == ["2", "7"]
-    with pytest.raises(SystemExit, match="No cell 9"):
-        chosen(["9"], small=True)
+    with pytest.raises(SystemExit, match="No cell 11"):
+        chosen(["11"], small=True)
 
 
 def test_steps_of_the_warm_up_do_not_count():
