@@ -21,7 +21,7 @@ def test_the_table_has_a_row_for_every_base_size_and_card():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("base", list(memory_page.BASES))
+@pytest.mark.parametrize("base", ["flux-dev", "sdxl"])  # the others take as long, by the same code
 def test_the_table_is_what_the_command_says(base, tmp_path_factory, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "memory-page"))
     _, sizes = memory_page.BASES[base]

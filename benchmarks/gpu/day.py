@@ -20,7 +20,7 @@ ORDER = (("1",), ("4", "5"), ("9",), ("1c",), ("10",), ("6b",))
 """Cells in order of worth: FLUX.1 with all weights in 16 bits; on 12 and 8 GB; the plan of a true 4090;
 compiled; Krea 2 on 10 GB; launches. Then cell 8 with its gradients compared."""
 LAST = "8"
-CALIBRATION = 45.0
+CALIBRATION = 60.0
 """Seconds that measuring the card takes at most, imports included."""
 
 

@@ -65,7 +65,7 @@ print(late.sum().item(), (a * 3).requires_grad_().square().sum().item(), torch.c
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["flux-dev", "sd15"])  # blocks of two streams, and convolutions
+@pytest.mark.parametrize("case", ["sd15"])  # convolutions too; all others run on a processor
 def test_the_laws_of_the_engine_hold_on_it(library: Path, case: str) -> None:
     asked = [
         "-m",

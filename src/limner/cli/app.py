@@ -21,6 +21,7 @@ from limner.cli.options import Events, Json, Out, Target, example, recipe_option
 from limner.cli.session import session
 from limner.errors import BadUsage, DoesNotFit, LimnerError
 from limner.imports import swiftly
+from limner.nn.memory import segments
 from limner.target import RUNS, RunRequest, folder_name, overrides_from, request_for
 
 app = typer.Typer(
@@ -217,21 +218,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: What follows ``limner`` on the command line; those of the process when left out.
     """
     line = list(sys.argv[1:] if arguments is None else arguments)
-    _grow()
+    segments.configure()
     if arguments is None and not sys.warnoptions:
         warnings.simplefilter("ignore")  # what libraries warn of is for programmers: python -W default
     sys.exit(_status(line))
-
-
-def _grow() -> None:
-    """Have torch's segments grow, which leaves hardly a gap between buckets; read when it is loaded.
-
-    What the user said of them stands. torch below 2.9 reads the first name alone, others warn of neither.
-    """
-    names = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
-    value = next((os.environ[name] for name in names if os.environ.get(name)), "expandable_segments:True")
-    for name in names:
-        os.environ.setdefault(name, value)
 
 
 def _status(arguments: list[str]) -> int:

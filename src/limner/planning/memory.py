@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from limner.nn.layers.precision import coding_bytes
 from limner.nn.memory.plan import BITS, CONTEXT, Kind, Plan, Weights
+from limner.nn.memory.segments import expandable
 from limner.planning.profile import Block, Profile
 from limner.recipe.optimizers import optimizer_of
 
@@ -21,6 +22,14 @@ SLACK = 0.02
 GRAIN = 128 * MIB
 """Bytes that it holds besides: pages taken ahead of need, and holes that nothing fits into. Both stand for
 replays of whole traces, from which they are 3 % under to 5 % over (``benchmarks/memory/plan_memory.py``)."""
+HOLES = 0.25
+"""Share of what recomputed blocks leave behind, their inputs and one block's own memory, that cannot be
+handed out again: inputs lie between what comes and goes. Of seven bases with none to all blocks checkpointed,
+each traced whole and replayed, reserved bytes are then 0 to 4 % over, and 1 to 8 % where segments cannot grow
+(``benchmarks/memory/reserve.py``)."""
+SEGMENTS = 0.8
+"""The same of the largest block's own memory, where segments cannot grow (Windows, WSL, Jetson, ROCm): blocks
+of one size are not handed out for those of another."""
 
 CODES: frozenset[Weights] = frozenset({"int8", "fp8", "nf4"})
 """Weights that are stored as codes, so that one at a time is turned back into numbers."""
@@ -69,7 +78,7 @@ def train_memory(
     causes = _resident(profile, plan, optimizer, average=average, device_kind=device_kind)
     moments = [*_moments(profile, plan, accumulation_steps), _step(profile, optimizer)]
     activations, gradients = max(moments, key=sum)
-    return _need(causes, activations, gradients, device_kind)
+    return _need(causes, activations, gradients, device_kind, _holes(profile, plan))
 
 
 def staying(
@@ -308,10 +317,32 @@ def _fullest(profile: Profile, phase: str, *, layer_by_layer: bool) -> tuple[int
     return max(sizes, key=sum, default=(0, 0))
 
 
+def _holes(profile: Profile, plan: Plan) -> float:
+    """Bytes that the allocator holds in a training step and cannot hand out, beyond its common slack."""
+    images = plan.micro_batch
+    full = [block.saved.at(images) for block in profile.blocks]
+    recomputed = min(plan.checkpointed_blocks, len(full))
+    holes = 0.0
+    if recomputed:
+        inputs = (
+            _input(block, plan, size)
+            for block, size in zip(profile.blocks[:recomputed], full[:recomputed], strict=True)
+        )
+        holes += HOLES * (sum(inputs) + max(full[:recomputed]))
+    if not expandable() and full:
+        block_bytes = max(size + _room(profile, plan, number) for number, size in enumerate(full))
+        holes += GRAIN + SEGMENTS * block_bytes
+    return holes
+
+
 def _need(
-    causes: Mapping[str, int], activations: float, gradients: float, device_kind: Kind
+    causes: Mapping[str, int],
+    activations: float,
+    gradients: float,
+    device_kind: Kind,
+    holes: float = 0.0,
 ) -> MemoryEstimate:
     """All causes, and what the allocator of a GPU takes beside them."""
     whole = {**causes, "gradients": round(gradients), "activations": round(activations)}
-    slack = GRAIN + SLACK * (activations + gradients) if device_kind == "cuda" else 0
+    slack = GRAIN + SLACK * (activations + gradients) + holes if device_kind == "cuda" else 0
     return MemoryEstimate(whole, sum(whole.values()) + round(slack))
