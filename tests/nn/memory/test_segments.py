@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from limner.nn.memory import segments
-from limner.nn.memory.segments import NAMES, SETTING, configure, expandable
+from limner.nn.memory.segments import EXPANDABLE, NAMES, configure, expandable
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_segments_grow_where_the_platform_has_them(platform, facts, grows):
     platform(**facts)
     assert expandable() is grows
     configure()
-    assert {os.environ.get(name) for name in NAMES} == {SETTING if grows else None}
+    assert {os.environ.get(name) for name in NAMES} == {EXPANDABLE if grows else None}
 
 
 def test_what_the_user_says_stands_everywhere(platform, monkeypatch):

@@ -6,7 +6,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-SETTING = "expandable_segments:True"
+EXPANDABLE = "expandable_segments:True"
 NAMES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 """What torch reads: below 2.9 the first alone, others warn of neither."""
 
@@ -32,6 +32,6 @@ def expandable() -> bool:
 def configure() -> None:
     """Ask torch for them where there are any; read when torch is loaded. What the user said stands."""
     value = next((os.environ[name] for name in NAMES if os.environ.get(name)), None)
-    value = value or (SETTING if expandable() else None)
+    value = value or (EXPANDABLE if expandable() else None)
     for name in NAMES if value else ():
         os.environ.setdefault(name, str(value))
