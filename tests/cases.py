@@ -18,6 +18,7 @@ from references import (
     flux2_latent,
     flux_encode,
     flux_guess,
+    flux_kontext_pred,
     krea2_encode,
     krea2_pred,
     qwen_encode,
@@ -66,6 +67,8 @@ class Case:
     """Stock pipeline, mean of the VAE's posterior -> the latent that the pipeline would decode from."""
     video: bool = False
     """Whether the VAE wants (B, C, frames, H, W)."""
+    controls: int = 0
+    """Control images of each image."""
     alive: float = 0.9
     """Share of the factors that get a gradient."""
 
@@ -84,6 +87,19 @@ CASES = (
         full="flux-dev",
         parameters=11_901_408_320,
         linears={"attention": 19 * 8 + 38 * 3, "all-linear": 19 * 12 + 38 * 5},
+    ),
+    Case(
+        name="flux-kontext",
+        pipeline="FluxKontextPipeline",
+        save=tiny.save_flux_kontext,
+        text=("pooled", "context"),
+        more=("control_latent_1",),
+        encode=flux_encode,
+        pred=flux_kontext_pred,
+        loss=flow_loss,
+        full="flux-kontext",
+        parameters=11_901_408_320,
+        controls=1,
     ),
     Case(
         name="sdxl",

@@ -59,6 +59,33 @@ def flux_guess(pipe: Any, denoiser: Any, values: Values) -> Tensor:
     return FluxPipeline._unpack_latents(pred, height * 8, width * 8, 8)
 
 
+# FLUX.1 Kontext
+
+
+def flux_kontext_pred(pipe: Any, denoiser: Any, values: Values) -> Tensor:
+    """The example's step: tokens of the control behind those of the noisy latent."""
+    latent, control = values["latent"], values["control_latent_1"]
+    batch, channels, height, width = latent.shape
+    noisy = pipe._pack_latents(straight(values), batch, channels, height, width)
+    shown = pipe._pack_latents(control, *control.shape)
+    ids, shown_ids = (
+        pipe._prepare_latent_image_ids(batch, high // 2, wide // 2, "cpu", torch.float32)
+        for high, wide in ((height, width), control.shape[2:])
+    )
+    shown_ids[..., 0] = 1
+    pred = denoiser(
+        hidden_states=torch.cat([noisy, shown], dim=1),
+        timestep=values["time"],
+        guidance=torch.ones(batch),
+        pooled_projections=values["pooled"],
+        encoder_hidden_states=values["context"],
+        txt_ids=torch.zeros(values["context"].shape[1], 3),
+        img_ids=torch.cat([ids, shown_ids], dim=0),
+        return_dict=False,
+    )[0]
+    return pipe._unpack_latents(pred[:, : noisy.shape[1]], height * 8, width * 8, 8)
+
+
 # SDXL and Stable Diffusion 1.5
 
 

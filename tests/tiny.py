@@ -13,6 +13,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
     Flux2Transformer2DModel,
+    FluxKontextPipeline,
     FluxPipeline,
     FluxTransformer2DModel,
     Krea2Pipeline,
@@ -50,10 +51,15 @@ from transformers import (
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789,."
 
 
-def save_flux(folder: Path, *, guided: bool = False) -> Path:
+def save_flux_kontext(folder: Path) -> Path:
+    """Write a tiny FLUX.1 Kontext to ``folder``. Images of 32 px or more; text of 12 tokens."""
+    return save_flux(folder, guided=True, pipeline=FluxKontextPipeline)
+
+
+def save_flux(folder: Path, *, guided: bool = False, pipeline: Any = FluxPipeline) -> Path:
     """Write the pipeline to ``folder``. Images of 32 px or more; text of 12 tokens."""
     torch.manual_seed(0)
-    pipe = FluxPipeline(
+    pipe = pipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
         vae=_vae(scaling_factor=0.5, shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False),
         text_encoder=_clip(),

@@ -9,11 +9,12 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from cases import Case
-from limner.graph.unit import run, split
-from limner.models.family import Family
+from limner.graph.unit import Unit, run, split
+from limner.models.family import Family, Objective
 from limner.models.loading import hush, load
 from limner.models.registry import family_of
 from limner.models.source import Source, locate
@@ -59,11 +60,43 @@ class Base:
             "image": IMAGE[number : number + 1],
             "frame": FRAME[number : number + 1],
             "caption": CAPTIONS[number : number + 1],
+            **self.inputs(number),
         }
-        cut = split(self.family.bound(self.source, self.case.objective), {self.family.denoiser: 0})
+        cut = split(self.bound(), {self.family.denoiser: 0})
         with torch.no_grad():
             values = run(cut.frozen, self.models, given)
         return {name: values[name] for name in cut.boundary}
+
+    def bound(self, objective: Objective | None = None) -> tuple[Unit, ...]:
+        """The family's units for the control images of the case."""
+        return self.family.bound(self.source, objective or self.case.objective, self.case.controls)
+
+    def pictures(self, number: int) -> dict[str, Image.Image]:
+        """Input -> control image of a row, at the size that the family reads it in."""
+        controls = self.family.controls
+        fits = controls.fits(self.source.facts["resolution"]) if controls else {}
+        draw = np.random.default_rng(7 + number)
+        shown = [
+            Image.fromarray(draw.integers(0, 256, (80, 96 + 16 * index, 3), dtype=np.uint8))
+            for index in range(self.case.controls)
+        ]
+        return {
+            f"{name}_{index}": fit.image(picture)
+            for index, picture in enumerate(shown, 1)
+            for name, fit in fits.items()
+        }
+
+    def shown(self, number: int) -> list[Image.Image]:
+        """The control images as the stock pipeline is given them."""
+        pictures = list(self.pictures(number).values())
+        return pictures[:: len(pictures) // self.case.controls] if pictures else []
+
+    def inputs(self, number: int) -> dict[str, Tensor]:
+        """The control images of a row as inputs of the graph."""
+        return {
+            name: torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)[None]
+            for name, picture in self.pictures(number).items()
+        }
 
     def batch(self, *numbers: int) -> dict[str, Tensor]:
         rows = [self.row(number) for number in numbers]
@@ -84,5 +117,5 @@ class Base:
         return model
 
     def live(self, denoiser: nn.Module, values: dict[str, Tensor], places: list) -> dict[str, Tensor]:
-        units = split(self.family.bound(self.source, self.case.objective), {self.family.denoiser: 0}).live
+        units = split(self.bound(), {self.family.denoiser: 0}).live
         return run(units, {**self.models, self.family.denoiser: denoiser}, values, KeyedRng(places))

@@ -308,6 +308,7 @@ def generate(
 
     values: dict[str, Any] = dict(keys)
     files = {name: values.pop(name, None) for name in ("negative_lora", "prompt_file")}
+    values["controls"] = tuple(Path(path) for path in values.pop("images", None) or ())
     steps, texts = values.pop("step", ()), [prompts] if isinstance(prompts, str) else prompts
     steps = [steps] if isinstance(steps, int | str) else steps
     paths: dict[str, Any] = {name: Path(path) for name, path in files.items() if path}

@@ -114,6 +114,8 @@ class SamplingKeys(TypedDict, total=False):
     """Branches of guidance that the LoRA is on: "both" or "positive"; as the LoRA asks for when left out."""
     negative_lora: str | Path
     """A LoRA for the negative branch, in place of the other."""
+    images: Sequence[str | Path]
+    """Control images of every prompt, for an edit model; those of the run's recipe when left out."""
 
 
 class InstantKeys(TypedDict, total=False):

@@ -275,7 +275,7 @@ def subject_of(
     recipe = load(run.recipe_path)  # as it was trained, not as the target would be trained today
     trigger = recipe.data.trigger
     defaults = prompts(recipe) or (trigger,) * bool(trigger)
-    lines = lines or [PromptLine(text) for text in defaults]
+    lines = lines or _prompt_lines(defaults, recipe.sample.control)
     if not lines:
         raise BadUsage(
             f'The recipe of {target} has neither prompts nor a trigger. Say what to generate: --prompt "..".'
@@ -283,3 +283,15 @@ def subject_of(
     lines = [replace(line, prompt=with_trigger(line.prompt, trigger)) for line in lines]
     paths = tuple(dict.fromkeys(run.step_lora(step) for step in steps)) or (run.path,)
     return GenerationTarget(paths, tuple(lines), run.path / "pictures")
+
+
+def _prompt_lines(texts: Sequence[str], controls: Sequence[Path]) -> list[Any]:
+    """Prompts of a recipe, each with the control images that the recipe names for it."""
+    from limner.recipe.prompt_file import PromptLine
+
+    count = len(controls) // max(1, len(texts))
+    starts = range(0, count * len(texts), count) if count else [0] * len(texts)
+    return [
+        PromptLine(text, controls=tuple(controls[start : start + count]) or None)
+        for text, start in zip(texts, starts, strict=True)
+    ]

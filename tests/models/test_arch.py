@@ -21,6 +21,7 @@ CASE = {case.name: case for case in CASES if case.name != "sdxl-v"}
 
 BLOCKS = {
     "flux-dev": 57,
+    "flux-kontext": 57,
     "flux2-klein": 25,
     "krea2": 32,
     "qwen-image": 60,
@@ -31,6 +32,7 @@ BLOCKS = {
 }
 MODULATIONS = {  # billions of weights, biases left aside, and how many layers
     "flux-dev": (3.2464, 77),
+    "flux-kontext": (3.2464, 77),
     "flux2-klein": (0.1604, 4),
     "krea2": (0.2265, 1),
     "qwen-image": (6.8136, 121),
@@ -41,6 +43,7 @@ MODULATIONS = {  # billions of weights, biases left aside, and how many layers
 }
 TAILS = {
     "flux-dev": 76,
+    "flux-kontext": 76,
     "flux2-klein": 30,
     "krea2": 32,
     "qwen-image": 120,

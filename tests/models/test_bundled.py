@@ -36,6 +36,7 @@ COUNTS = {
 
 PUBLISHED = {
     "flux-dev": ("clip-l", "t5-xxl", "vae-flux", 11_901_408_320),
+    "flux-kontext": ("clip-l", "t5-xxl", "vae-flux", 11_901_408_320),
     "flux-schnell": ("clip-l", "t5-xxl", "vae-flux", 11_891_178_560),
     "flux2-klein-4b": ("qwen3-4b", "vae-flux2", 3_875_544_576),
     "flux2-klein-4b-distilled": ("qwen3-4b", "vae-flux2", 3_875_544_576),

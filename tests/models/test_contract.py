@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from cases import CASES, Case
@@ -21,7 +22,7 @@ from limner.models import sampling
 from limner.models.bundled import known
 from limner.models.family import Objective, SamplingParams
 from limner.models.loading import skeleton
-from limner.models.registry import families, family_of, lora_keys
+from limner.models.registry import families, family_keys, family_of
 from limner.nn.batch import pad_collate
 from limner.nn.layers import lora
 from limner.nn.loop import Fit, fit
@@ -31,6 +32,7 @@ from limner.runs import train
 from limner.training.cache import all_rows
 from limner.training.encode import uncached
 from limner.training.model import TrainableModel
+from limner.training.sample_prompts import control_inputs, sample_prompts
 from loras import warned
 from small import Told, equal, losses, weights, wish
 from tinybase import CAPTIONS, FRAME, IMAGE, PLACES, Base
@@ -49,7 +51,7 @@ def test_every_family_has_a_case():
 
 
 def test_the_cut_is_as_documented(base: Base):
-    cut = split(base.family.bound(base.source, Objective()), {base.family.denoiser: 0})
+    cut = split(base.bound(Objective()), {base.family.denoiser: 0})
     assert cut.boundary == {"latent_mean", "latent_logvar", *base.case.text, *base.case.more}
     assert cut.loaded == (base.family.denoiser,)
     assert set(base.family.text) == set(base.case.text)
@@ -57,11 +59,11 @@ def test_the_cut_is_as_documented(base: Base):
 
 @pytest.mark.parametrize("captions", [CAPTIONS, ("",), ("many words, " * 120,)], ids=["two", "empty", "long"])
 def test_captions_are_encoded_as_the_stock_pipeline_does(base: Base, captions: tuple[str, ...]):
-    units = [unit for unit in base.family.bound(base.source, Objective()) if not unit.draws]
+    units = [unit for unit in base.bound(Objective()) if not unit.draws]
     rows = []
     with torch.no_grad():
         for caption in captions:
-            values: dict[str, Any] = {"caption": (caption,)}
+            values: dict[str, Any] = {"caption": (caption,), **base.inputs(0)}
             for unit in units:
                 if set(unit.reads) <= set(values):
                     values |= unit.run(base.models, values)
@@ -132,19 +134,26 @@ def test_step_zero_is_the_base(base: Base):
 
 def test_pictures_are_those_of_the_stock_pipeline(base: Base):
     canvas = SamplingParams(width=64, height=32, steps=2, seed=11)
-    units = [unit for unit in base.family.bound(base.source, Objective()) if not unit.draws]
     texts = []
     with torch.no_grad():
-        for caption in (*CAPTIONS, ""):
-            values: dict[str, Any] = {"caption": (caption,)}
-            for unit in units:
+        for number, caption in ((0, CAPTIONS[0]), (1, CAPTIONS[1]), (0, ""), (1, "")):
+            values: dict[str, Any] = {"caption": (caption,), **base.inputs(number)}
+            for unit in (unit for unit in base.bound(Objective()) if not unit.draws):
                 if set(unit.reads) <= set(values):
                     values |= unit.run(base.models, values)
             texts.append({name: values[name] for name in base.family.text})
-        mine = sampling.sample_images(base.family, base.source, base.models, texts[:2], texts[2], canvas)
+        canvases = [replace(canvas, controls=tuple(base.shown(n)), seed=11 + n) for n in (0, 1)]
+        groups = [([texts[n]], texts[2 + n], canvases[n]) for n in (0, 1)]
+        groups = groups if base.case.controls else [(texts[:2], texts[2], canvas)]
+        mine = [
+            image
+            for group, empty, params in groups
+            for image in sampling.sample_images(base.family, base.source, base.models, group, empty, params)
+        ]
     for number, (caption, picture) in enumerate(zip(CAPTIONS, mine, strict=True)):
         generator = torch.Generator().manual_seed(11 + number)
         options = base.family.pipeline_kwargs(base.source, canvas)
+        options |= base.family.control_kwargs(canvases[number])
         theirs = base.pipe(prompt=caption, **options, generator=generator).images[0]
         assert picture.size == (64, 32)
         assert np.abs(np.asarray(picture, int) - np.asarray(theirs, int)).max() <= 1
@@ -183,7 +192,7 @@ def test_stock_diffusers_loads_every_kind_without_a_word_as_the_merged_model(
     base: Base, kind: str, tmp_path: Path
 ):
     family = base.family
-    if kind not in lora_keys()[family.name].tools["diffusers"].kinds:
+    if kind not in family_keys(family.pipeline).tools["diffusers"].kinds:
         layer = {
             family.denoiser: changes(
                 base.models[family.denoiser],
@@ -245,6 +254,17 @@ class Straight:
         }
 
 
+def control_folders(photos: Path, count: int) -> list[str]:
+    """So many folders with an image of another look for each photograph."""
+    folders = [photos.parent / f"control-{number}" for number in range(count)]
+    for number, folder in enumerate(folders):
+        folder.mkdir(exist_ok=True)
+        for path in photos.glob("*.png"):
+            with Image.open(path) as image:
+                image.convert("RGB").rotate(90 + 90 * number).resize((96, 80)).save(folder / path.name)
+    return [str(folder) for folder in folders]
+
+
 class Run:
     """A short run on the base of a case, and the recipe it followed."""
 
@@ -254,10 +274,15 @@ class Run:
         self.recipe = wish(
             Path(base.source.root),
             photos,
-            data={"flip": True, "caption_dropout": 0.3, "trigger": "zorb"},
+            data={
+                "flip": True,
+                "caption_dropout": 0.3,
+                "trigger": "zorb",
+                "control": control_folders(photos, base.case.controls),
+            },
             lora={"rank": 2, "text_encoders": encoders, "targets": base.case.targets},
             train={"steps": 6, "batch": 2, "learning_rate": 1e-2, "save_every": 3},
-            sample={"every": 0, "prompts": ["zorb"], "steps": 2},
+            sample={"every": 0, "prompts": ["zorb"], "steps": 2, "width": 32, "height": 32},
         )
         self.told = Told()
         train(self.recipe, out, self.told)
@@ -272,11 +297,19 @@ class Run:
 
     def painted(self, pipe: Any, kind: str = "latent") -> Any:
         """What a stock pipeline makes of the trigger."""
-        options = self.base.family.pipeline_kwargs(
-            self.base.source, SamplingParams(width=32, height=32, steps=2)
-        )
+        options = self.base.family.pipeline_kwargs(self.base.source, self.params)
+        options |= self.base.family.control_kwargs(self.params)
         generator = torch.Generator().manual_seed(0)
         return pipe(prompt="zorb", **options, generator=generator, output_type=kind).images[0]
+
+    @property
+    def params(self) -> SamplingParams:
+        """How the run samples its prompt, with the control images of the first image that it holds out."""
+        resolved = resolve(self.recipe)
+        (item,) = sample_prompts(resolved)
+        pictures = control_inputs(resolved, item.controls)
+        shown = tuple(pictures[name].image() for name in resolved.spec.shown_controls)
+        return SamplingParams(width=32, height=32, steps=2, controls=shown)
 
     def merged(self) -> Any:
         """The stock pipeline on the base, what the exported file changes added to its weights."""

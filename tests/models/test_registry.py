@@ -50,7 +50,8 @@ def test_an_unknown_pipeline_is_told_with_those_that_are_known(pipeline: str):
 
 def test_a_family_has_one_name_everywhere():
     for name, facts in families().items():
-        assert name == facts.name == family_of(facts.pipeline).name == lora_keys()[name].family
+        assert name == facts.name == family_of(facts.pipeline).name
+        assert family_keys(name).family == family_keys(facts.pipeline).family == (facts.keys_of or name)
         assert folder_of(name).name == name.replace("-", "_")
 
 

@@ -12,7 +12,7 @@ from limner.nn.memory import vae_tiling
 from limner.training import encode as filling
 from limner.training import encoders
 from limner.training.cache import all_rows
-from limner.training.encode import bytes_needed, caption_rows, fill, rows_of, survey, text_values, uncached
+from limner.training.encode import bytes_needed, caption_row, fill, rows_of, survey, text_values, uncached
 from messages import raises
 from small import Told, equal, wish
 
@@ -168,7 +168,7 @@ def test_values_of_a_caption(tiny_base, photos):
     assert text_values(resolved) == {
         "clip_tokens", "t5_tokens", "encode_clip@2", "encode_t5@2", "pooled", "context",
     }  # fmt: skip
-    (row,) = caption_rows(resolved, ["a cat"])
+    row = caption_row(resolved, "a cat")
     assert row.outputs == {"clip_tokens", "t5_tokens", "encode_clip@2", "encode_t5@2"}
     assert row.value("caption") == ("a cat",) and set(row.inputs) == {"caption"}
 

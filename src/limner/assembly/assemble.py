@@ -130,6 +130,8 @@ class ModelSpec:
     """Sort of the device."""
     adapter: TrainingAdapter | None = None
     """A LoRA that is part of the frozen denoiser while it is trained."""
+    controls: int = 0
+    """Control images of each image."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -139,7 +141,7 @@ class ModelSpec:
     @cached_property
     def units(self) -> tuple[Unit, ...]:
         """The family's units with every constant bound."""
-        return self.family.bound(self.source, self.objective)
+        return self.family.bound(self.source, self.objective, self.controls)
 
     @cached_property
     def first_layers(self) -> dict[str, int]:
@@ -156,6 +158,17 @@ class ModelSpec:
         """The same, of a student that samples in one step: what its every step is but the first."""
         steps = min(1, self.objective.distill_steps)
         return replace(self, objective=replace(self.objective, distill_steps=steps))
+
+    @property
+    def control_inputs(self) -> tuple[str, ...]:
+        """Names of the inputs that hold control images."""
+        return self.family.controls.inputs(self.controls) if self.family.controls else ()
+
+    @property
+    def shown_controls(self) -> tuple[str, ...]:
+        """Of each control image the input that the stock pipeline is given."""
+        kinds = len(self.control_inputs) // self.controls if self.controls else 1
+        return self.control_inputs[::kinds]
 
     def skeleton(self, name: str) -> nn.Module:
         """A model of the base as it is, with true shapes and no weights, on meta."""

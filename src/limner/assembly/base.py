@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limner import bases
+from limner.data.control import ControlFit, counted_controls
 from limner.data.views import buckets
 from limner.errors import BadBase, BadRecipe
 from limner.imports import swiftly
@@ -130,6 +131,45 @@ class ResolvedBase:
         return self.sizes.resolution
 
     @cached_property
+    def controls(self) -> int:
+        """Control images of each image, by the names of files; where there are no images yet, what it needs.
+
+        Raises:
+            BadData: A folder of them is missing, or none of them bears the name of an image.
+            BadRecipe: The family reads none, or another number.
+        """
+        facts = facts_of(str(self.source.index.get("_class_name", "")))
+        minimum, maximum = facts.controls if facts else (0, 0)
+        data, name = self.recipe.data, facts.name if facts else self.source.name
+        if not maximum:
+            if data.control:
+                raise BadRecipe(
+                    f"data.control names control images, and {name} reads none. Remove it, or choose an edit "
+                    "model such as flux-kontext."
+                )
+            return 0
+        if not data.images.is_dir():
+            return max(minimum, len(data.control))
+        count = counted_controls(data.images, data.control)
+        if count < minimum:
+            raise BadRecipe(
+                f"{name} is an edit model and needs control images. Name their folder as data.control, or "
+                "name them in metadata.jsonl, in a column control."
+            )
+        if count > maximum:
+            raise BadRecipe(
+                f"The images have {count} control images each, and {name} reads at most {maximum}. Name "
+                "fewer folders as data.control, or fewer images in the metadata."
+            )
+        return count
+
+    @property
+    def control_fit(self) -> ControlFit | None:
+        """How large control images become for the denoiser; None where the family reads none."""
+        controls = self.spec.family.controls
+        return next(iter(controls.fits(self.shape.resolution).values())) if controls else None
+
+    @cached_property
     def objective(self) -> Objective:
         """What of the recipe changes what is learned."""
         words: dict[Any, Any] = {"auto": None, "none": 1.0}
@@ -166,6 +206,7 @@ class ResolvedBase:
             objective=self.objective,
             compute=self.compute,
             kind=self.kind,
+            controls=self.controls,
         )
         if not (adapter := self.recipe.train.adapter):
             return spec

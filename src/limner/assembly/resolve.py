@@ -288,9 +288,7 @@ def resolve(recipe: Recipe, tell: Callable[[str], None] = lambda line: None) -> 
         folder=folder,
         rejected=folder.rejected + (validation_folder.rejected if validation_folder else ()),
         views=_all_views(base, train_examples, cuts),
-        held_out=_plain(
-            views(validation_examples, buckets=base.sizes.buckets, flip=False, dropout=False, crops=cuts)
-        ),
+        held_out=_plain(_all_views(base, validation_examples, cuts)),
         truly_held_out=disjoint,
         notes=notes,
     )
@@ -300,9 +298,9 @@ def _all_views(
     base: ResolvedBase, examples: Sequence[Example], cuts: Crops | None = None
 ) -> tuple[View, ...]:
     """Every view that training may draw."""
-    data = base.recipe.data
-    flip, dropout = data.flip, data.caption_dropout > 0
-    return views(examples, buckets=base.sizes.buckets, flip=flip, dropout=dropout, crops=cuts)
+    data, buckets = base.recipe.data, base.sizes.buckets
+    options = {"flip": data.flip, "dropout": data.caption_dropout > 0, "fit": base.control_fit}
+    return views(examples, buckets=buckets, crops=cuts, **options)
 
 
 def read_images(base: ResolvedBase, images: Path) -> Folder:
@@ -317,9 +315,9 @@ def read_images(base: ResolvedBase, images: Path) -> Folder:
         raise BadData(
             f"data.{key} is {images}, and there is no such folder. Where is it now? --set data.{key}=FOLDER"
         )
-    return read_folder(
-        images, trigger=data.trigger, default_caption=data.default_caption, min_side=base.sizes.min_side
-    )
+    texts = {"trigger": data.trigger, "default_caption": data.default_caption}
+    pairs = {"control": data.control, "controls_each": base.spec.controls}
+    return read_folder(images, min_side=base.sizes.min_side, **texts, **pairs)
 
 
 def _class_images(recipe: Recipe, folder: Path) -> list[Example]:

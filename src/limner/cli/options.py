@@ -223,6 +223,13 @@ SAMPLING = (
         "A LoRA for the negative branch, in place of the other.",
         metavar="FILE",
     ),
+    Option(
+        "--image",
+        "images",
+        list[Path],
+        "Control image for an edit model; may be repeated. Left out: those of the run's recipe.",
+        metavar="FILE",
+    ),
     Option("--images-per-prompt", "images_per_prompt", int, "Images per prompt, at seeds one apart.", 1),
     Option("--steps", "steps", int, "Inference steps. Left out: 20."),
     Option("--guidance", "guidance", float, "Guidance scale (CFG). Left out: the base's own."),

@@ -195,6 +195,8 @@ UNSUPPORTED_NAMES = ("metadata.parquet", "metadata.json")
 
 FILE_COLUMNS = ("file_name", "image", "video")
 CAPTION_COLUMNS = ("text", "caption", "prompt")
+CONTROL_COLUMNS = ("control", "control_image", "control_path", "edit_image")
+"""Optional: control images, as ai-toolkit, musubi-tuner and DiffSynth name them; or ``control_path_1`` .."""
 CROP_COLUMN = "crop"
 """Optional: the part of the image that counts."""
 
@@ -217,6 +219,8 @@ class MetadataRow(NamedTuple):
     """Names of images in its other columns, which go with this one, such as its mask."""
     seed: int | None = None
     """Of the start noise of an image that was sampled."""
+    controls: tuple[str, ...] = ()
+    """Its control images, relative to the metadata's folder."""
 
 
 class BrokenRow(NamedTuple):
@@ -296,13 +300,26 @@ def _row(line: int, entry: Any) -> MetadataRow:
     captions = variants(texts if isinstance(caption, list) else split("".join(texts)))
     values = (value for value in entry.values() if isinstance(value, str) and value != file)
     companions = tuple(value for value in values if PurePosixPath(value).suffix.lower() in SUFFIXES)
-    return MetadataRow(line, name, captions, _crop(entry.get(CROP_COLUMN)), companions, _seed(entry))
+    controls = _controls(entry)
+    companions = tuple(dict.fromkeys((*companions, *controls)))
+    crop = _crop(entry.get(CROP_COLUMN))
+    return MetadataRow(line, name, captions, crop, companions, _seed(entry), controls)
 
 
 def _seed(entry: Mapping[str, Any]) -> int | None:
     """The seed that a teacher's picture began from; of others what it says means nothing here."""
     text = str(entry.get(SEED_COLUMN, ""))
     return int(text) if text.isdecimal() and text.isascii() and int(text) < 2**63 else None
+
+
+def _controls(entry: dict[str, Any]) -> tuple[str, ...]:
+    """The control images that a row names: in one column, a list in one, or in columns that are counted."""
+    columns = [column for column in entry if re.sub(r"_\d+$", "", column) in CONTROL_COLUMNS]
+    values = [entry[column] for column in sorted(columns)]
+    names = [name for value in values for name in (value if isinstance(value, list) else [value]) if name]
+    if not all(isinstance(name, str) for name in names):
+        raise BadData(f"{columns[0]} is {values[0]!r:.60}, and is to name a control image. Write its path.")
+    return tuple(inside(name) for name in names)
 
 
 def _crop(value: Any) -> str:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import unicodedata
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from limner.data.captions import (
     read_text,
     region,
 )
+from limner.data.control import ControlFolders, ControlImage, composed, read_controls, without_controls
 from limner.data.formats import ARCHIVES
 from limner.data.images import BadImage, inspect
 from limner.data.listing import Listing, listed, printable
@@ -53,6 +53,8 @@ class Example:
     kohya folder whose name they are. Empty where there are none."""
     seed: int | None = None
     """Of the start noise that it was sampled from, where a metadata file says it."""
+    controls: tuple[ControlImage, ...] = ()
+    """Control images of an edit model, in order; every example of a folder has as many."""
 
     @property
     def extent(self) -> tuple[int, int, int, int]:
@@ -87,6 +89,8 @@ class Folder:
     """Folder of test or validation images -> how many, which are not trained."""
     unread: tuple[str, ...] = ()
     """Text files that belong to no image, and archives: not read. Relative paths."""
+    surplus_controls: tuple[Path, ...] = ()
+    """Control images whose name no image bears."""
 
     def named(self, path: Path) -> str:
         """What a file is called, with "/": two in different sub-folders may share their last name."""
@@ -107,10 +111,19 @@ class _Candidate:
     """The file that lists it."""
     seed: int | None = None
     """As a metadata file says it."""
+    controls: tuple[str, ...] = ()
+    """Control images that a metadata file names; none: look for them by name."""
 
 
-def read_folder(
-    root: Path, *, trigger: str = "", default_caption: str = "", min_side: int = 0, verify: bool = True
+def read_folder(  # noqa: PLR0913  what a recipe says of its images
+    root: Path,
+    *,
+    trigger: str = "",
+    default_caption: str = "",
+    min_side: int = 0,
+    verify: bool = True,
+    control: tuple[Path, ...] = (),
+    controls_each: int = 0,
 ) -> Folder:
     """Every usable image below ``root``, and by name every one that is not.
 
@@ -126,39 +139,25 @@ def read_folder(
         default_caption: For images with none; empty means the trigger.
         min_side: Pixels. Images whose short side is smaller are left out.
         verify: Decode every image once (50 ms of one core for 24 megapixels), so that damage is found now.
+        control: Folders of control images, which lie under the names of their targets.
+        controls_each: Control images that an image must have; an image with another number is left out.
 
     Raises:
         BadData: There is no such folder, a metadata file is broken as a whole, or no image is usable.
     """
     root = Path(root)
     listing = listed(root)
+    without_controls(root, listing, control)
+    control_folders = ControlFolders(control)
     candidates, layout = _candidates(root, listing)
     rejections = [Rejected(root / printable(file), reason) for file, reason in listing.rejected]
     examples: list[Example] = []
 
-    def examine(candidate: _Candidate) -> Example | Rejected:
-        try:
-            source_captions, source = _captions(root, listing, candidate)
-            captions = final(source_captions, trigger=trigger, default=candidate.name or default_caption)
-            facts = inspect(root / candidate.file, verify=verify)
-            crop_region = region(_crop(root, listing, candidate), facts.width, facts.height)
-        except BadData as error:
-            return Rejected(
-                root / candidate.file, error.reason if isinstance(error, BadImage) else str(error)
-            )
-        origin = crop_region, source_captions, source, candidate.seed
-        example = Example(root / candidate.file, *facts, captions, candidate.repeats, *origin)
-        left, top, right, bottom = example.extent
-        if min(right - left, bottom - top) < min_side:
-            return Rejected(
-                root / candidate.file,
-                f"has {right - left} x {bottom - top} pixels; the short side needs {min_side}. "
-                "Use a larger copy, or lower data.resolution or data.min_side.",
-            )
-        return example
-
+    reader = _Reader(
+        root, listing, control_folders, trigger, default_caption, min_side, verify, controls_each
+    )
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for result in pool.map(examine, sorted(candidates, key=lambda candidate: candidate.file)):
+        for result in pool.map(reader.example, sorted(candidates, key=lambda candidate: candidate.file)):
             if isinstance(result, Example):
                 examples.append(result)
             else:
@@ -167,7 +166,58 @@ def read_folder(
         raise BadData(_nothing(root, rejections, listing.archives))
     rejections.sort(key=lambda rejection: str(rejection.path))  # lines of one file stay in their order
     advice = _advice(root, layout, candidates)
-    return Folder(root, layout, tuple(examples), tuple(rejections), advice, *_ignored_files(listing))
+    used = {control.path for example in examples for control in example.controls}
+    listing.masks = [mask for mask in listing.masks if root / mask not in used]
+    excluded = _ignored_files(listing)
+    surplus = tuple(control_folders.surplus)
+    return Folder(root, layout, tuple(examples), tuple(rejections), advice, *excluded, surplus)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """What turns candidates into examples. The fields are the arguments of :func:`read_folder`."""
+
+    root: Path
+    listing: Listing
+    control_folders: ControlFolders
+    trigger: str
+    default_caption: str
+    min_side: int
+    verify: bool
+    controls_each: int
+
+    def example(self, candidate: _Candidate) -> Example | Rejected:
+        """The example, or why there is none."""
+        path = self.root / candidate.file
+        try:
+            source_captions, source = _captions(self.root, self.listing, candidate)
+            default = candidate.name or self.default_caption
+            captions = final(source_captions, trigger=self.trigger, default=default)
+            facts = inspect(path, verify=self.verify)
+            crop_region = region(_crop(self.root, self.listing, candidate), facts.width, facts.height)
+            controls = self._controls(candidate)
+        except BadData as error:
+            return Rejected(path, error.reason if isinstance(error, BadImage) else str(error))
+        origin = (captions, candidate.repeats, crop_region, source_captions, source, candidate.seed)
+        example = Example(path, *facts, *origin, controls)
+        left, top, right, bottom = example.extent
+        if min(right - left, bottom - top) < self.min_side:
+            return Rejected(
+                path,
+                f"has {right - left} x {bottom - top} pixels; the short side needs {self.min_side}. "
+                "Use a larger copy, or lower data.resolution or data.min_side.",
+            )
+        return example
+
+    def _controls(self, candidate: _Candidate) -> tuple[ControlImage, ...]:
+        """Those that a metadata file names, else those that bear its name."""
+        if not self.controls_each:
+            return ()
+        files = [[self.root / file] for file in candidate.controls]
+        try:
+            return read_controls(files or self.control_folders.of(candidate.file), self.controls_each)
+        except BadImage as error:
+            raise BadData(f"has a control image that {error.reason}") from error
 
 
 def _ignored_files(listing: Listing) -> tuple[tuple[str, ...], dict[str, int], tuple[str, ...]]:
@@ -278,21 +328,23 @@ def _named(root: Path, listing: Listing, file: str, images: list[str]) -> list[_
     folder = _parent(file)
     prefix = f"{folder}/" if folder else ""
     masks = [mask for mask in listing.masks if mask.startswith(prefix)]
-    available = {_composed(image): image for image in (*images, *masks)}
+    available = {composed(image): image for image in (*images, *masks)}
     rows = read_metadata(root / file)
     companions = {
-        _composed(prefix + other) for row in rows if isinstance(row, MetadataRow) for other in row.companions
+        composed(prefix + other) for row in rows if isinstance(row, MetadataRow) for other in row.companions
     }
     candidates: list[_Candidate] = []
     for row in rows:
         if isinstance(row, BrokenRow):
             listing.rejected.append((file, row.reason))
             continue
-        image = available.pop(_composed(prefix + row.file), None)
+        image = available.pop(composed(prefix + row.file), None)
         if image is None:
             listing.rejected.append((file, f"line {row.line}: {_absent(row.file, prefix, available)}"))
         else:
-            candidates.append(_Candidate(image, row.captions, crop=row.crop, metadata=file, seed=row.seed))
+            controls = tuple(prefix + name for name in row.controls)
+            words = {"crop": row.crop, "metadata": file, "seed": row.seed, "controls": controls}
+            candidates.append(_Candidate(image, row.captions, **words))
     listed_masks = {candidate.file for candidate in candidates}
     listing.masks = [mask for mask in listing.masks if mask not in listed_masks]
     for name, image in available.items():
@@ -305,17 +357,13 @@ def _named(root: Path, listing: Listing, file: str, images: list[str]) -> list[_
 
 def _absent(name: str, prefix: str, available: Mapping[str, str]) -> str:
     """What a line says whose image is not there."""
-    stem = _composed(prefix + name)
+    stem = composed(prefix + name)
     similar = next((image for image in available if image.rpartition(".")[0] == stem), None)
     if similar:
         return (
             f"{name[:120]} is not an image in the folder, but {similar} is. Write the name with its ending."
         )
     return f"{name[:120]} is not an image in the folder. Add it."
-
-
-def _composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
 
 
 def _repeats(folder: str) -> tuple[int, str] | None:

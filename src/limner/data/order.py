@@ -77,8 +77,8 @@ class Order:
         for index, view in enumerate(views):
             by_example.setdefault(view.example, []).append(index)
         self._choices = [_choices(views, indices, caption_dropout) for indices in by_example.values()]
-        sizes = sorted({view.size for view in views})
-        size_of = [sizes.index(views[indices[0]].size) for indices in by_example.values()]
+        sizes = sorted({view.shape for view in views})
+        size_of = [sizes.index(views[indices[0]].shape) for indices in by_example.values()]
         members = np.repeat(np.arange(len(by_example)), [example.repeats for example in by_example])
         self._groups = [members[np.asarray(size_of)[members] == size] for size in range(len(sizes))]
         self._groups = [group for group in self._groups if len(group)]
@@ -120,12 +120,16 @@ class Order:
 def micro_batches(
     draws: Sequence[SampledView], views: Sequence[View], largest: int | None = None
 ) -> list[list[SampledView]]:
-    """A step in portions of one size each, of at most ``largest`` (None: any), in their order."""
+    """A step in portions of at most ``largest`` images (None: any), in their order.
+
+    In a portion all images are of one size, and their control images too.
+    """
     if largest is not None and largest < 1:
         raise BadRecipe(f"limits.micro_batch is {largest}; it must be at least 1.")
-    by_size: dict[tuple[int, int], list[SampledView]] = {}
+    by_size: dict[tuple[object, object], list[SampledView]] = {}
     for draw in draws:
-        by_size.setdefault(views[draw.view_index].size, []).append(draw)
+        view = views[draw.view_index]
+        by_size.setdefault((view.size, view.control_sizes), []).append(draw)
     limit = largest or len(draws)
     return [
         group[start : start + limit] for group in by_size.values() for start in range(0, len(group), limit)

@@ -4,9 +4,12 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
+from limner.data.control import ControlImage
 from limner.data.folder import Example, Folder
 
 MAX_NAMES = 3
+SHAPE_TOLERANCE = 1.05
+"""A control image that is longer or wider than its target by more than this factor has another shape."""
 LAYOUTS = {"sidecar": "text files beside the images", "kohya": "kohya folders"}
 
 
@@ -23,6 +26,10 @@ def what_was_read(folder: Folder, *, trigger: str = "", default_caption: str = "
         lines.append(
             f"Ignored: {_counted(folder.masks, 'mask or control image', 'masks or control images')}."
         )
+    if folder.surplus_controls:
+        files = [path.name for path in folder.surplus_controls]
+        count = _counted(files, "control image", "control images")
+        lines.append(f"Not used: {count} that no image bears the name of.")
     for split, count in sorted(folder.splits.items()):
         lines.append(
             f"Not trained: {split}/, {_number(count, 'image')} of another split. "
@@ -30,6 +37,7 @@ def what_was_read(folder: Folder, *, trigger: str = "", default_caption: str = "
         )
     if folder.unread:
         lines.append(f"Not read: {_counted(folder.unread, 'file', 'files')}.{_hint(folder)}")
+    lines += _shapes(folder)
     lines += _shared(folder)
     lines += [folder.advice] if folder.advice else []
     lines += _missing(folder, trigger, default_caption)
@@ -53,7 +61,12 @@ def _read(folder: Folder) -> str:
         parts.append(f"{kinds['']} without")
     variants = sum(len(example.source_captions) > 1 for example in examples)
     note = f" ({variants} of them in several variants, a line each)" if variants else ""
-    return f"Read: {_number(len(examples), 'image')} ({_layout(folder)}); captions: {', '.join(parts)}{note}."
+    controls = len(examples[0].controls)
+    pairs = f", each with {_number(controls, 'control image')}" if controls else ""
+    return (
+        f"Read: {_number(len(examples), 'image')}{pairs} ({_layout(folder)}); captions: "
+        f"{', '.join(parts)}{note}."
+    )
 
 
 def _kind(example: Example) -> str:
@@ -114,6 +127,28 @@ def _missing(folder: Folder, trigger: str, default_caption: str) -> list[str]:
         ]
     sight = default_caption or trigger
     return [f'{start}: training sees "{sight}" alone. Write captions, or run: limner caption']
+
+
+def _shapes(folder: Folder) -> list[str]:
+    """A line on control images of another shape than their target."""
+    pairs = [(example, control) for example in folder.examples for control in example.controls]
+    odd = [pair for pair in pairs if _differs_in_shape(*pair)]
+    if not odd:
+        return []
+    example, control = odd[0]
+    left, top, right, bottom = example.extent
+    return [
+        f"{len(odd)} of {_number(len(pairs), 'control image')} have another shape than their target "
+        f"({control.path.name} {control.width} x {control.height}, {folder.named(example.path)} "
+        f"{right - left} x {bottom - top}{', ..' * (len(odd) > 1)}). They keep their own shape; where a pair "
+        "should line up, crop both alike."
+    ]
+
+
+def _differs_in_shape(example: Example, control: ControlImage) -> bool:
+    left, top, right, bottom = example.extent
+    ratio = control.width * (bottom - top) / (control.height * (right - left))
+    return max(ratio, 1 / ratio) > SHAPE_TOLERANCE
 
 
 def _counted(files: Sequence[str], singular: str, plural: str) -> str:

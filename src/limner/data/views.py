@@ -7,6 +7,7 @@ from fractions import Fraction
 import numpy as np
 from PIL import Image
 
+from limner.data.control import ControlFit
 from limner.data.folder import Example
 from limner.data.images import BadImage, decode
 from limner.errors import BadData, BadRecipe
@@ -85,6 +86,13 @@ class View:
     """Mirrored left to right, after the crop."""
     caption: str
     """Empty when it is dropped."""
+    control_sizes: tuple[tuple[int, int], ...] = ()
+    """(width, height) of each control image as the family sees it, pixels."""
+
+    @property
+    def shape(self) -> tuple[tuple[int, int], ...]:
+        """Sizes of the image and of its control images: what views of one micro-batch share."""
+        return (self.size, *self.control_sizes)
 
     @property
     def frame(self) -> tuple[int, int, int, int, int, int]:
@@ -142,6 +150,7 @@ def views(
     flip: bool,
     dropout: bool,
     crops: Mapping[Example, tuple[int, int, int, int]] | None = None,
+    fit: ControlFit | None = None,
 ) -> tuple[View, ...]:
     """Every view of every example: flips x caption variants, in the order of the examples.
 
@@ -151,6 +160,7 @@ def views(
         flip: Add mirrored views.
         dropout: Add views with the empty caption.
         crops: Crops that differ from the central one, such as those that follow the subject.
+        fit: How large control images become; None: there are none.
     """
     result: list[View] = []
     for example in examples:
@@ -158,7 +168,10 @@ def views(
         crop = (crops or {}).get(example) or centre(example, size)
         captions = dict.fromkeys((*example.captions, "") if dropout else example.captions)
         flips = (False, True) if flip else (False,)
-        result += [View(example, size, crop, turn, caption) for turn in flips for caption in captions]
+        controls = tuple(fit.fitted(item.width, item.height) for item in example.controls) if fit else ()
+        result += [
+            View(example, size, crop, turn, caption, controls) for turn in flips for caption in captions
+        ]
     return tuple(result)
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from limner.assembly.base import family_at, few_steps, locate_base, sample_base_of, shape_at
 from limner.assembly.trainable import trainable_of
+from limner.data.views import buckets, closest
 from limner.errors import BadLora, BadUsage
 from limner.generation.branches import (
     NEGATIVE_LORA,
@@ -19,6 +20,7 @@ from limner.generation.branches import (
     require_branches,
     with_adapters,
 )
+from limner.generation.controls import require_controls, shown_images
 from limner.generation.grid import Cell, write_grid
 from limner.generation.image_files import ImageRecord, UsedLora, write_image
 from limner.generation.pipeline import pipeline, refusing
@@ -131,14 +133,9 @@ class ImageSampler:
     def images(self, line: PromptLine) -> Iterator[tuple[Cell, Image.Image, ImageRecord]]:
         """A picture for each of the cells."""
         settings = _overlaid(self.settings, line)
-        side = shape_at(self.source, self.family).resolution
-        params = SamplingParams(
-            width=settings.width or side,
-            height=settings.height or side,
-            steps=settings.steps,
-            guidance=settings.guidance,
-        )
+        params = _params(self.family, self.source, settings)
         options = self.family.pipeline_kwargs(self.source, params)
+        control_kwargs = self.family.control_kwargs(params)
         if settings.negative_prompt:
             options["negative_prompt"] = settings.negative_prompt
         for target, cell in self._jobs(settings):
@@ -147,7 +144,9 @@ class ImageSampler:
             negative = negative_scales(settings, positive, cell.strength)
             generator = torch.Generator().manual_seed(cell.seed)
             with refusing(self.source), with_adapters(self.pipe, self.family, positive, negative):
-                image = self.pipe(prompt=line.prompt, **options, generator=generator).images[0]
+                image = self.pipe(
+                    prompt=line.prompt, **options, **control_kwargs, generator=generator
+                ).images[0]
             used = [replace(self._used[path], strength=scale) for path, scale in strengths.items()]
             yield cell, image, self._record(line.prompt, cell.seed, image, options, used)
 
@@ -189,6 +188,7 @@ def _require_possible(family: Family, source: Source, settings: Settings) -> Non
     """Raise ``BadUsage`` or ``BadRecipe`` where the base cannot sample so."""
     for side, pixels in (("--width", settings.width), ("--height", settings.height)):
         family.check_side(side, pixels)
+    require_controls(family, settings)
     require_branches(family, source, settings)
     if not settings.negative_prompt:
         return
@@ -196,6 +196,22 @@ def _require_possible(family: Family, source: Source, settings: Settings) -> Non
     params = SamplingParams(width=family.multiple, height=family.multiple, steps=1)
     if "negative_prompt" not in family.pipeline_kwargs(source, params):
         raise BadUsage(f"--negative-prompt: {family.pipeline} of diffusers reads none. Remove it.")
+
+
+def _params(family: Family, source: Source, settings: Settings) -> SamplingParams:
+    """How the pictures of a prompt are sampled; beside control images in the shape of the first."""
+    shape = shape_at(source, family)
+    control_images = shown_images(family, shape.resolution, settings.controls)
+    width, height = shape.resolution, shape.resolution
+    if control_images:
+        width, height = closest(*control_images[0].size, buckets(width, multiple=shape.multiple))
+    return SamplingParams(
+        width=settings.width or width,
+        height=settings.height or height,
+        steps=settings.steps,
+        guidance=settings.guidance,
+        controls=control_images,
+    )
 
 
 def _used(path: Path, metadata: Mapping[str, str]) -> UsedLora:

@@ -27,6 +27,8 @@ class Settings:
     """Strength of the LoRA, or several: 0 is the base."""
     lora_on: str | None = None
     """Branches of guidance that the LoRA is on: "both" or "positive". None: as it asks for, else both."""
+    controls: tuple[Path, ...] = ()
+    """Control images of every prompt, for an edit model."""
     negative_lora: Path | None = None
     """A LoRA for the negative branch, in place of the other and at its strength."""
 

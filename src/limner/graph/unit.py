@@ -49,6 +49,17 @@ class Unit:
     layers: Layers | None = None
     spares: tuple[str, ...] = ()
     """Models of which this unit only uses layers below the first trained one."""
+    open_reads: str = ""
+    """Name of its ``*`` parameter: it takes any number of further values, which :meth:`reading` names."""
+
+    def reading(self, names: Sequence[str]) -> "Unit":
+        """The same unit with these values for its ``*`` parameter; one without it is as it was."""
+        return replace(self, reads=(*self.reads, *names), open_reads="") if self.open_reads else self
+
+    def numbered(self, number: int) -> "Unit":
+        """The same for the ``number``-th of several values of a kind: all it reads and writes is counted."""
+        reads, writes = (tuple(f"{name}_{number}" for name in names) for names in (self.reads, self.writes))
+        return replace(self, name=f"{self.name}_{number}", reads=reads, writes=writes)
 
     def bind(self, **constants: Any) -> "Unit":
         """The same unit with the constants that it declares; those of other units are passed over."""
@@ -96,12 +107,15 @@ def unit(
     """Make a unit of a function whose parameters are its models, its values, ``draw``, then constants.
 
     Positional parameters named in ``uses`` are models and come first; the others are values read.
-    Keyword-only parameters are constants of the run (:meth:`Unit.bind`).
+    Keyword-only parameters are constants of the run (:meth:`Unit.bind`). A ``*`` parameter takes any number
+    of further values (:meth:`Unit.reading`).
     """
 
     def wrap(function: Callable[..., Any]) -> Unit:
         parameters = inspect.signature(function).parameters.values()
-        names = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY and p.name != "draw"]
+        variadic = [p.name for p in parameters if p.kind is p.VAR_POSITIONAL]
+        positional = [p for p in parameters if p.kind not in (p.KEYWORD_ONLY, p.VAR_POSITIONAL)]
+        names = [p.name for p in positional if p.name != "draw"]
         only = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "draw"]
         if tuple(names[: len(uses)]) != tuple(uses):
             raise BrokenGraph(f"{function.__name__} must take the models {list(uses)} first, not {names}.")
@@ -116,6 +130,7 @@ def unit(
             needs=tuple(p.name for p in only if p.default is p.empty),
             constants={p.name: p.default for p in only if p.default is not p.empty},
             layers=layers,
+            open_reads="".join(variadic),
         )
 
     return wrap

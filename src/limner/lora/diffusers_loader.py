@@ -19,7 +19,7 @@ from limner.lora.formats import from_diffusers, gather, to_diffusers
 from limner.lora.keys import group_by_module
 from limner.lora.peft_config import PeftConfig
 from limner.models.key_map import FamilyKeys
-from limner.models.registry import lora_keys
+from limner.models.registry import facts_of, lora_keys
 
 
 @dataclass(frozen=True)
@@ -339,6 +339,9 @@ def _adapted(model: nn.Module) -> dict[str, Any]:
 
 
 def _family(pipeline: str) -> str | None:
+    facts = facts_of(pipeline)
+    if facts and facts.keys_of:
+        return facts.keys_of
     return next((names.family for names in lora_keys().values() if pipeline in names.pipelines), None)
 
 

@@ -143,6 +143,10 @@ class FamilyFacts:
     """How the captions were written that its bases learned from."""
     fp16: bool = False
     """Whether its activations stay below 65504, so that it computes in fp16, but for VAE and T5's wo."""
+    controls: tuple[int, int] = (0, 0)
+    """How many control images it needs and how many it was made for: more than none of an edit model."""
+    keys_of: str = ""
+    """Another family whose denoiser this is, so that names of modules and LoRA files are the same."""
     also_named: tuple[str, ...] = ()
     """Parts of names of bases that tell this family, in lower case, besides its own."""
     preset: Mapping[str, PresetValue | None] = field(default_factory=dict)

@@ -4,8 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from PIL import Image
 from torch import Tensor
 
+from limner.data.control import ControlFit
 from limner.errors import BadBase, BadRecipe
 from limner.graph.unit import Unit, check
 from limner.models.facts import COMMON, Objective
@@ -15,7 +17,8 @@ from limner.nn.arch import ArchSpec
 
 INPUTS = ("image", "frame", "caption", "seed")
 """What the data gives: ``image`` (1, 3, H, W) uint8, ``frame`` (1, 6) int64, ``caption`` a tuple of one str,
-``seed`` (1,) int64 on the CPU.
+``seed`` (1,) int64 on the CPU; where there are control images besides, for the n-th what :class:`Controls`
+names, (1, 3, h, w) uint8.
 
 ``frame`` is where the image stands in its file: height and width of the file's image, top and left of the
 crop in pixels of the crop's own scale, height and width of the crop. ``seed`` is that of the start noise of
@@ -34,6 +37,8 @@ class SamplingParams:
     seed: int = 0
     sampler: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the sampler, over those of its config."""
+    controls: tuple[Image.Image, ...] = ()
+    """Control images of every prompt, as the family fits them."""
 
     @property
     def call_kwargs(self) -> dict[str, int]:
@@ -43,6 +48,32 @@ class SamplingParams:
     def strength(self, source: Source, default: float) -> float:
         """The guidance wished for; else what the base says of itself; else ``default``, the family's."""
         return source.facts.get("guidance", default) if self.guidance is None else self.guidance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Controls:
+    """How a family reads control images: what an edit model is shown beside the caption."""
+
+    most: int
+    """How many it was made for."""
+    fits: Callable[[int], Mapping[str, ControlFit]]
+    """Side in pixels of the square that the base was made for -> input -> how large a control image becomes.
+    The inputs of the n-th are ``name_n``; the first of them is what the stock pipeline is given."""
+    units: tuple[Unit, ...]
+    """What is done for each control image. All that they read and write is counted."""
+    reads: Mapping[str, str]
+    """Unit with a ``*`` parameter -> the value of each control image that it reads there."""
+
+    def inputs(self, count: int) -> tuple[str, ...]:
+        """Names of the inputs of so many control images."""
+        return tuple(f"{name}_{number}" for number in range(1, count + 1) for name in self.fits(1024))
+
+    def into(self, units: Sequence[Unit], count: int) -> tuple[Unit, ...]:
+        """The units of a family for so many control images."""
+        numbers = range(1, count + 1)
+        own = tuple(unit.numbered(number) for number in numbers for unit in self.units)
+        named = {unit: [f"{value}_{number}" for number in numbers] for unit, value in self.reads.items()}
+        return (*own, *(unit.reading(named.get(unit.name, ())) for unit in units))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,12 +126,25 @@ class Family:
     """How the stock pipeline runs classifier-free guidance."""
     arch: ArchSpec = ArchSpec(blocks=())
     """Where the denoiser's blocks are. Without any, it runs whole or not at all."""
+    controls: Controls | None = None
+    """How it reads control images; None: it has no place for them."""
 
     def __post_init__(self) -> None:
-        check(self.units, inputs=INPUTS)
+        count = self.controls.most if self.controls else 0
+        inputs = self.controls.inputs(count) if self.controls else ()
+        check(self.units_with(count), inputs=(*INPUTS, *inputs))
 
-    def bound(self, source: Source, objective: Objective) -> tuple[Unit, ...]:
-        """The units with every constant bound.
+    def control_kwargs(self, params: SamplingParams) -> dict[str, Any]:
+        """The stock pipeline's argument that holds control images: one as it is, several as a list."""
+        images = list(params.controls)
+        return {"image": images if len(images) > 1 else images[0]} if images else {}
+
+    def units_with(self, controls: int) -> tuple[Unit, ...]:
+        """The units for so many control images."""
+        return self.controls.into(self.units, controls) if self.controls else self.units
+
+    def bound(self, source: Source, objective: Objective, controls: int = 0) -> tuple[Unit, ...]:
+        """The units with every constant bound, for so many control images.
 
         Raises:
             BadBase: The base's configs are missing, or hold values that mean nothing.
@@ -128,7 +172,7 @@ class Family:
                 f"{source.name}: scheduler/ or {self.denoiser}/ has a config that means nothing ({error}). "
                 f"{source.again}"
             ) from error
-        units = tuple(unit.bind(**constants) for unit in self.units)
+        units = tuple(unit.bind(**constants) for unit in self.units_with(controls))
         return self.distilled(units, objective.distill_steps) if objective.distill_steps else units
 
     def endings(self, model: str, targets: str | Sequence[str]) -> tuple[str, ...]:

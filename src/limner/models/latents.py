@@ -1,6 +1,7 @@
 """Latents: of images, drawn, with noise, as tokens of a transformer. Most families share these units."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,6 +22,13 @@ def encode_image(vae: Any, image: Tensor) -> tuple[Tensor, Tensor]:
     posterior = vae.encode(pixels).latent_dist
     scale, shift = vae.config.scaling_factor, vae.config.shift_factor or 0.0
     return (posterior.mean - shift) * scale, posterior.logvar + 2 * math.log(scale)
+
+
+@unit("control_latent", uses=("vae",))
+def encode_control(vae: Any, control: Tensor) -> Tensor:
+    """(B, 3, h, w) uint8 -> the mean of the normalised latent, (B, C, h/8, w/8): pipelines sample none."""
+    scale, shift = vae.config.scaling_factor, vae.config.shift_factor or 0.0
+    return (vae.encode(control.to(vae.dtype) / 127.5 - 1).latent_dist.mode() - shift) * scale
 
 
 @unit("latent")
@@ -57,6 +65,16 @@ def tokens(latent: Tensor) -> Tensor:
 def untokens(sequence: Tensor, height: int) -> Tensor:
     """(B, h w, C) -> (B, C, h, w): undoes :func:`tokens`."""
     return sequence.transpose(1, 2).unflatten(2, (height, -1))
+
+
+def joined(parts: Sequence[Tensor], dim: int) -> Tensor:
+    """The parts one behind the other; a single one as it is, which costs no copy."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=dim)
+
+
+def first_grid(sequence: Tensor, grids: Sequence[Tensor]) -> Tensor:
+    """(B, L, C) -> the tokens (B, h w, C) of the first of some grids (B, ?, h, w) in a row."""
+    return sequence if len(grids) == 1 else sequence[:, : grids[0][0, 0].numel()]
 
 
 def grid(height: int, width: int, device: torch.device) -> Tensor:

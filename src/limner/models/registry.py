@@ -56,8 +56,11 @@ def family_of(pipeline: str) -> "Family":
 
 
 def lora_keys() -> "dict[str, FamilyKeys]":
-    """Name of a family -> what LoRA files may call its modules. Loads no torch."""
-    return {name: _module(name, "lora").LORA for name in families()}
+    """Name of a family -> what LoRA files may call its modules. Loads no torch.
+
+    A family with the modules of another is not among them: its files are the other's (:func:`family_keys`).
+    """
+    return {name: _module(name, "lora").LORA for name, facts in families().items() if not facts.keys_of}
 
 
 def registered_bases() -> dict[str, RegisteredBase]:
@@ -157,12 +160,15 @@ def recognised(name: str) -> tuple[FamilyFacts, RegisteredBase | None] | None:
 
 
 def family_keys(family: str) -> FamilyKeys:
-    """The names of a family, by its own name or that of a pipeline.
+    """The names of a family's modules, by its own name or that of a pipeline.
 
     Raises:
         BadLora: There is no such family.
     """
     keys_by_family = lora_keys()
+    facts = families().get(family) or facts_of(family)
+    if facts and facts.keys_of:
+        return keys_by_family[facts.keys_of]
     for names in keys_by_family.values():
         if family == names.family or family in names.pipelines:
             return names

@@ -122,9 +122,9 @@ def _images(  # noqa: PLR0913  as above
     params: SamplingParams,
 ) -> Iterator[Image.Image]:
     pipe = _pipeline(family, source, models, params)
-    options = family.pipeline_kwargs(source, params)
+    options = {**family.pipeline_kwargs(source, params), **family.control_kwargs(params)}
     options.pop("negative_prompt", None)
-    count = batch_size(params)
+    count = 1 if params.controls else batch_size(params)  # a list of pictures is several of one prompt
     for start in range(0, len(prompts), count):
         texts = prompts[start : start + count]
         positives, negatives = _embeds(family, texts, [empty_prompt] * len(texts))

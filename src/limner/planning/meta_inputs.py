@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from limner.assembly.assemble import ModelSpec
+from limner.assembly.base import shape_at
 from limner.models.clip import CLIP_LENGTH
 from limner.planning.alike import once
 
@@ -27,6 +28,33 @@ class Longest:
         return ""
 
 
+LARGE = 8192
+"""Side in pixels of a control image that becomes as large as any does."""
+
+
+def inputs(spec: ModelSpec, size: tuple[int, int]) -> dict[str, Any]:
+    """What the data gives of one image: stand-ins of true shapes, control images as large as they become.
+
+    Args:
+        spec: The base, and how many control images each image has.
+        size: (width, height) of the image in pixels.
+    """
+    sizes = {"image": size}
+    if spec.family.controls:
+        fits = spec.family.controls.fits(shape_at(spec.source, spec.family).resolution)
+        sizes |= {
+            f"{name}_{number}": fit.fitted(LARGE, LARGE)
+            for number in range(1, spec.controls + 1)
+            for name, fit in fits.items()
+        }
+    blanks = {
+        name: torch.empty((1, 3, height, width), dtype=torch.uint8, device="meta")
+        for name, (width, height) in sizes.items()
+    }
+    frame = torch.empty((1, 6), dtype=torch.int64, device="meta")
+    return {**blanks, "frame": frame, "caption": ("",), "seed": torch.zeros(1, dtype=torch.int64)}
+
+
 def boundary(spec: ModelSpec, size: tuple[int, int]) -> dict[str, Tensor]:
     """What live units read of one image and its caption: shapes and types, on the meta device.
 
@@ -37,13 +65,7 @@ def boundary(spec: ModelSpec, size: tuple[int, int]) -> dict[str, Tensor]:
     Raises:
         BadBase: A config means nothing.
     """
-    width, height = size
-    values: dict[str, Any] = {
-        "image": torch.empty((1, 3, height, width), dtype=torch.uint8, device="meta"),
-        "frame": torch.empty((1, 6), dtype=torch.int64, device="meta"),
-        "caption": ("",),
-        "seed": torch.zeros(1, dtype=torch.int64),
-    }
+    values = inputs(spec, size)
     models: dict[str, Any] = {}
     for unit in spec.cut.frozen:
         for name in unit.uses:

@@ -25,7 +25,7 @@ from limner.nn.layers.quantized_linear import freeze, storable
 from limner.nn.memory.offload import cast_once
 from limner.nn.memory.vae_tiling import SIDE, can_tile
 from limner.planning.alike import once
-from limner.planning.meta_inputs import Longest, batch
+from limner.planning.meta_inputs import Longest, batch, inputs
 from limner.planning.profile import Affine, OpCounts, Stage
 from limner.planning.trace import GPU, Machine
 from limner.planning.tracker import Tracker
@@ -73,12 +73,7 @@ def outside(
     """
     width, height = size
     params = params or SamplingParams(width=width, height=height, steps=20)
-    values: dict[str, Any] = {
-        "image": torch.empty((1, 3, height, width), dtype=torch.uint8, device="meta"),
-        "frame": torch.empty((1, 6), dtype=torch.int64, device="meta"),
-        "caption": ("",),
-        "seed": torch.zeros(1, dtype=torch.int64),
-    }
+    values: dict[str, Any] = inputs(spec, size)
     of_caption, stages, entry = {"caption"}, [], 0
     base = _Base(spec, size, machine)
     cut = spec.cut

@@ -29,6 +29,7 @@ class ProfileRequest:
         return {
             **({"adapter": adapter.sha256} if adapter else {}),
             **({} if recipe.sample.base == "own" else {"sample_base": sample_settings(recipe)}),
+            **({"controls": self.base.controls} if self.base.controls else {}),
             "size": self.size,
             "compute": self.base.compute,
             "kind": self.base.kind,

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from limner.errors import BadRecipe
 
@@ -78,6 +78,11 @@ def bare_trigger(text: str) -> str:
 
 TriggerField = Annotated[str, Field(max_length=200), AfterValidator(bare_trigger)]
 PathField = Annotated[Path, Field(strict=False), AfterValidator(_no_nul)]
+Paths = Annotated[
+    tuple[PathField, ...],
+    Field(strict=False),
+    BeforeValidator(lambda value: (value,) if isinstance(value, str | Path) and str(value) else value or ()),
+]
 Size = Annotated[str, Field(json_schema_extra={"format": "size"}), AfterValidator(_possible_size)]
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)]
 

@@ -18,6 +18,7 @@ FLAGS: Mapping[str, tuple[str, type]] = {
     "s": ("steps", int),
     "l": ("guidance", float),
     "g": ("guidance", float),
+    "ci": ("controls", Path),
 }
 """sd-scripts' flag -> field of :class:`PromptLine`, and the type of its value."""
 
@@ -35,6 +36,8 @@ class PromptLine:
     steps: int | None = None
     """Of the sampler."""
     guidance: float | None = None
+    controls: tuple[Path, ...] | None = None
+    """Control images of an edit model: musubi-tuner's ``--ci``, which may be repeated."""
 
 
 def prompt_lines(path: Path, option: str, alternative: str) -> list[PromptLine]:
@@ -84,6 +87,9 @@ def _prompt_line(line: str, source: str) -> PromptLine:
             names = ", ".join(f"--{name}" for name in FLAGS)
             raise BadRecipe(f"{source}: --{flag} is no flag of a prompt. It may have {names}.")
         name, kind = FLAGS[flag]
+        if kind is Path:
+            values[name] = (*values.get(name, ()), Path(text.strip()))
+            continue
         try:
             values[name] = kind(text.strip())
         except ValueError:

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from limner.errors import BadRecipe
 from limner.recipe import contradictions
-from limner.recipe.field_types import ConceptType, Names, PathField, Size, Tool, Tracker, TriggerField
+from limner.recipe.field_types import ConceptType, Names, PathField, Paths, Size, Tool, Tracker, TriggerField
 from limner.recipe.section import Section
 from limner.recipe.train import Distill, Lora, Prior, Train
 
@@ -39,6 +39,10 @@ class Data(Section):
     or more, else none, and the validation loss is that of a fixed subset of the training images."""
     validation_images: PathField | None = Field(default=None, examples=["more-photos"])
     """A second folder, of validation images only."""
+    control: Paths = ()
+    """Folder of control images (source, reference or conditioning images) for an edit model: each bears the
+    name of its target in data.images. A list of folders gives several to each; in one folder, cat_1.png and
+    cat_2.png do. Empty: those that metadata.jsonl / metadata.csv names in a column control or edit_image."""
     min_side: Annotated[int, Field(ge=1)] | None = Field(default=None, examples=[512])
     """Images whose shorter side has fewer pixels are left out, by name. Unset: half the resolution."""
     cache: PathField | None = Field(default=None, examples=["cache"])
@@ -71,6 +75,9 @@ class Sample(Section):
     """The base whose denoiser generates the samples, with the LoRA in it: "own" is what is trained on; "twin"
     its distilled twin (krea2: krea2-turbo) with its own guidance and at most its few steps; or a base of the
     same architecture, named as base is. Both denoisers are read anew for each round of samples."""
+    control: Paths = ()
+    """Control images of the prompts for an edit model, in their order: of the first, of the second ..; as
+    many for each as the images of the folder have. Empty: those of the first images of the folder."""
     steps: Annotated[int, Field(ge=1, le=1000)] = 20
     """Inference (denoising) steps per image. A distilled base takes at most those that it is made for."""
     guidance: Annotated[float, Field(ge=0)] | None = Field(default=None, examples=[3.5])

@@ -23,6 +23,7 @@ ALIASES: Mapping[str, str] = {
     "data.flip": "random_flip flip_aug flip_x",
     "data.caption_dropout": "caption_dropout_rate caption_dropout_probability proportion_empty_prompts",
     "data.cache": "cache_dir_vae",
+    "data.control": "control_directory control_path conditioning_data_dir control_path_1",
     "lora.kind": "algo network_type network.type peft_type use_dora lora_decompose",
     "lora.factor": "lokr_factor decompose_factor",
     "lora.full_matrix": "lokr_full_rank",

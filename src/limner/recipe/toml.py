@@ -14,7 +14,10 @@ from limner.recipe import aliases
 from limner.recipe.schema import Recipe
 from limner.recipe.section import Section
 
-PATHS = ("data.images", "data.validation_images", "data.cache", "prior.images", "sample.prompt_file")
+PATHS = (
+    *("data.images", "data.validation_images", "data.control", "data.cache"),
+    *("prior.images", "sample.prompt_file", "sample.control"),
+)
 WIDTH = 100
 LARGEST = 1_000_000
 """Bytes."""
@@ -67,7 +70,9 @@ def placed(recipe: Recipe, root: Path) -> Recipe:
     changes: dict[str, Any] = {}
     for path in PATHS:
         value = get(recipe, path)
-        if value is not None:
+        if isinstance(value, tuple):
+            changes[path] = tuple(_absolute(root, item) for item in value)
+        elif value is not None:
             changes[path] = _absolute(root, value)
     for key in ("base", "components_from", "train.init", "train.adapter", "sample.base"):
         name = get(recipe, key)

@@ -19,6 +19,7 @@ from limner.files import human, real_path, write_text
 from limner.report.chart import curve, series, smooth
 from limner.report.markup import Html, data_url, escape, image, records, table, thumbnail
 from limner.report.pages import footer, render
+from limner.report.pairs import Pairs
 from limner.report.sheet import Column, columns
 from limner.run_folder import RunDir
 
@@ -184,10 +185,13 @@ class Page:
             return ""
         visible = _chosen(columns(samples), COLUMNS, self.best)
         indices = sorted({index for column in visible for index in column.images})
-        cells = [f'<div class="steps">{self._head(column)}</div>' for column in visible]
+        pairs = self._pairs()
+        heads = [*pairs.names, *(self._head(column) for column in visible)]
+        cells = [f'<div class="steps">{head}</div>' for head in heads]
         for index in indices[:PROMPTS]:
             prompt = self.prompts[index] if index < len(self.prompts) else f"prompt {index}"
             cells.append(f'<div class="prompt">{escape(prompt)}</div>')
+            cells.extend(image(thumbnail(thumb, SIDE), name) for name, thumb in pairs.row(index))
             cells.extend(self._sample(column.images.get(index), prompt, column.name) for column in visible)
         note = (
             "Each row is one prompt with one seed; training goes on from left to right. The first column is "
@@ -195,8 +199,11 @@ class Page:
         note += "the base model as it was." if visible[0].steps == (0,) else f"{visible[0].name}."
         note += _left_out(len(samples) - sum(len(column.steps) for column in visible), "sampled step")
         note += _left_out(len(indices) - PROMPTS, "prompt")
-        grid = f'<div class="samples" style="--columns:{len(visible)}">{"".join(cells)}</div>'
+        grid = f'<div class="samples" style="--columns:{len(heads)}">{"".join(cells)}</div>'
         return _section("Samples", f'<div class="wide">{grid}</div>', note)
+
+    def _pairs(self) -> Pairs:
+        return Pairs.of(self.data)
 
     def _head(self, column: Column) -> Html:
         return (

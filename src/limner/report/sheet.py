@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from limner.files import atomic_write
+from limner.report.pairs import Pairs
 from limner.run_folder import RunDir
 
 PAPER, INK, FAINT, EMPTY = (255, 255, 255), (28, 28, 30), (120, 120, 126), (240, 240, 242)
@@ -208,14 +209,20 @@ def _words(text: str) -> list[str]:
 
 
 def write_sheet(run: RunDir, prompts: list[str]) -> None:
-    """The contact sheet: a row for each prompt, a column for each step, the base first."""
+    """The contact sheet: a row for each prompt, a column for each step, the base first.
+
+    Of an edit model, control images and target stand before them.
+    """
     sheet_columns = columns(run.samples())
+    pairs = Pairs.of(run.data() if run.data_path.is_file() else {})
     rows = [
-        [
+        [*pairs.images(number)]
+        + [
             Image.open(column.images[number]).convert("RGB") if number in column.images else None
             for column in sheet_columns
         ]
         for number in range(len(prompts))
     ]
-    contact_sheet = sheet(rows, prompts, [column.name for column in sheet_columns]).convert("RGB")
+    names = [*pairs.names, *(column.name for column in sheet_columns)]
+    contact_sheet = sheet(rows, prompts, names).convert("RGB")
     atomic_write(run.sheet_path, partial(contact_sheet.save, format="JPEG", quality=90))

@@ -14,7 +14,6 @@ from limner.assembly.caption_limit import cut_captions, token_counter
 from limner.assembly.resolve import Resolved, cache_root, resolve
 from limner.data.folder import Folder, Rejected
 from limner.data.images import read_image
-from limner.data.order import CAPTION_PROMPTS
 from limner.data.views import View
 from limner.events import CacheFilled
 from limner.files import human, remove_dead_drafts, require_space, write_json, write_text
@@ -24,13 +23,22 @@ from limner.nn import distributed
 from limner.nn.batch import pad_collate, to_device
 from limner.recipe import toml
 from limner.recipe.schema import Recipe
-from limner.recipe.toml import prompts
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
 from limner.training.class_images import prior, taught
-from limner.training.encode import Row, Table, bytes_needed, caption_rows, fill, rows_of, survey
+from limner.training.encode import (
+    Row,
+    Table,
+    bytes_needed,
+    caption_row,
+    fill,
+    rows_of,
+    survey,
+    text_sees_controls,
+)
 from limner.training.interrupt import Interrupt
 from limner.training.oom_fallback import OomFallback, Planner, oom_fallback_of, with_smaller_plans
+from limner.training.sample_prompts import SamplePrompt, sample_prompts
 
 MEMORY_BYTES = 2**31
 """Bytes of frozen values held in memory while training; the rest is read again when it is drawn."""
@@ -106,23 +114,17 @@ def cache(recipe: Recipe, run: RunDir, reporter: Reporter, planner: Planner) -> 
         return report
 
 
-def prompts_of(resolved: Resolved) -> list[str]:
-    """What is sampled: the recipe's prompts, or at most ``PAINTED`` captions, or none."""
-    if resolved.recipe.sample.every == -1:
-        return []
-    if recipe_prompts := prompts(resolved.recipe):
-        return list(recipe_prompts)
-    return list(dict.fromkeys(view.caption for view in resolved.own if view.caption))[:CAPTION_PROMPTS]
-
-
 def all_rows(resolved: Resolved) -> list[Row]:
-    """Rows of the training views, the validation views, the prompts, and the empty caption, in this order."""
-    captions = [] if resolved.recipe.sample.every == -1 else [*prompts_of(resolved), ""]
-    return [
-        *rows_of(resolved, resolved.views),
-        *rows_of(resolved, resolved.held_out),
-        *caption_rows(resolved, captions),
-    ]
+    """Rows of the training views, the validation views, the prompts, and the empty caption, in this order.
+
+    Where text is read beside control images, there is an empty caption for each prompt, with its images.
+    """
+    items = sample_prompts(resolved)
+    rows = [caption_row(resolved, item.prompt, item.controls) for item in items]
+    if resolved.recipe.sample.every != -1:
+        empties = items if text_sees_controls(resolved) else [SamplePrompt("")]
+        rows += [caption_row(resolved, "", item.controls) for item in empties]
+    return [*rows_of(resolved, resolved.views), *rows_of(resolved, resolved.held_out), *rows]
 
 
 def fill_cache(resolved: Resolved, reporter: Reporter) -> tuple[Store, CacheFilled]:
@@ -206,7 +208,9 @@ def record(resolved: Resolved, run: RunDir, store: Store) -> None:
         {"views": len(resolved.views), "held_out": len(resolved.held_out), "addresses": store.cache_keys()},
     )
     register(store.cache.root, run.path, run.index_path)
-    write_json(run.data_path, data_sheet(resolved.folder, resolved.rejected, resolved.own, resolved.held_out))
+    sheet = data_sheet(resolved.folder, resolved.rejected, resolved.own, resolved.held_out)
+    pairs = [_pair(item) for item in sample_prompts(resolved) if item.controls]
+    write_json(run.data_path, {**sheet, **({"pairs": pairs} if pairs else {})})
 
 
 def data_sheet(
@@ -225,10 +229,19 @@ def data_sheet(
                 "captions": list(entry.captions),
                 "held_out": entry.sha256 in only_held,
                 "thumb": _thumbnail(entry.path),
+                "controls": [_thumbnail(control.path) for control in entry.controls],
             }
             for entry in folder.examples
         ],
         "rejected": [{"name": folder.named(entry.path), "reason": entry.reason} for entry in rejected],
+    }
+
+
+def _pair(item: SamplePrompt) -> dict[str, object]:
+    """What the report shows beside the samples of a prompt: its control images, and what it could become."""
+    return {
+        "controls": [_thumbnail(control.path) for control in item.controls],
+        "target": _thumbnail(item.target.path) if item.target else None,
     }
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from limner.assembly.resolve import Resolved
+from limner.data.control import ControlImage
 from limner.data.views import View, pixels
 from limner.errors import BadBase
 from limner.graph.cache import Cache, cache_key, text_cache_key
@@ -20,6 +21,7 @@ from limner.nn.memory import vae_tiling
 from limner.reporter import Reporter
 from limner.training.encoders import BackgroundPool, opened, whole
 from limner.training.oom_fallback import outcome
+from limner.training.sample_prompts import ControlInput, control_inputs
 
 PIXELS = 2
 """Bumped when ``data.views.pixels`` makes other pixels of a view: part of every image's cache key."""
@@ -39,7 +41,10 @@ class Row:
     outputs: frozenset[str]
     """Names of frozen values that this row must have in the end."""
     shape: tuple[int, ...] = ()
-    """(width, height) of an image, pixels. Rows of one shape need the same number of bytes."""
+    """Width and height of the image, then of each control image, pixels. Rows of one shape need the same
+    number of bytes."""
+    sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Input that is a image -> its (width, height) in pixels."""
 
 
 @dataclass
@@ -73,50 +78,66 @@ class Work:
 
 def rows_of(resolved: Resolved, views: Sequence[View]) -> list[Row]:
     """A row for each view."""
-    return [
-        Row(
-            inputs={
-                "image": _view_cache_key(view),
-                "frame": text_cache_key(str(view.frame)),
-                "caption": text_cache_key(view.caption),
-                "seed": text_cache_key(str(view.example.seed)),
-            },
-            value=partial(_value, view),
-            outputs=resolved.cut.boundary,
-            shape=view.size,
-        )
-        for view in views
-    ]
+    return [_view_row(resolved, view) for view in views]
 
 
-def _value(view: View, name: str) -> Any:
+def _view_row(resolved: Resolved, view: View) -> Row:
+    control_images = control_inputs(resolved, view.example.controls, flip=view.flip)
+    return Row(
+        inputs={
+            "image": _view_cache_key(view),
+            "frame": text_cache_key(str(view.frame)),
+            "caption": text_cache_key(view.caption),
+            "seed": text_cache_key(str(view.example.seed)),
+            **{name: image.cache_key for name, image in control_images.items()},
+        },
+        value=partial(_value, view, control_images),
+        outputs=resolved.cut.boundary,
+        shape=tuple(side for size in view.shape for side in size),
+        sizes={"image": view.size, **{name: image.size for name, image in control_images.items()}},
+    )
+
+
+def _value(view: View, control_images: Mapping[str, ControlInput], name: str) -> Any:
     if name == "frame":
         return torch.tensor([view.frame])
     if name == "seed":
         return torch.tensor([view.example.seed or 0])
+    if name in control_images:
+        return control_images[name].tensor()
     return image_tensor(view) if name == "image" else (view.caption,)
 
 
-def caption_rows(resolved: Resolved, captions: Sequence[str]) -> list[Row]:
-    """A row for each caption that comes without an image, such as a prompt to sample from."""
-    outputs = resolved.cut.boundary & text_values(resolved)
-    return [
-        Row(
-            inputs={"caption": text_cache_key(caption)},
-            value=lambda _, caption=caption: (caption,),
-            outputs=outputs,
-        )
-        for caption in captions
-    ]
+def caption_row(resolved: Resolved, caption: str, controls: Sequence[ControlImage] = ()) -> Row:
+    """A row for a caption that comes without an image, such as a prompt to sample from."""
+    control_images = control_inputs(resolved, controls)
+    return Row(
+        inputs={"caption": text_cache_key(caption)}
+        | {name: image.cache_key for name, image in control_images.items()},
+        value=lambda name: control_images[name].tensor() if name in control_images else (caption,),
+        outputs=resolved.cut.boundary & text_values(resolved),
+        shape=tuple(side for image in control_images.values() for side in image.size),
+        sizes={name: image.size for name, image in control_images.items()},
+    )
 
 
 def text_values(resolved: Resolved) -> frozenset[str]:
-    """Every value that depends on the caption alone."""
-    names = {"caption"}
+    """Every value that depends on the caption, and on nothing but it and control images."""
+    return _text_values(resolved, resolved.spec.control_inputs)
+
+
+def text_sees_controls(resolved: Resolved) -> bool:
+    """Whether the text is read beside control images, so that it differs with them."""
+    return text_values(resolved) != _text_values(resolved, ())
+
+
+def _text_values(resolved: Resolved, controls: Sequence[str]) -> frozenset[str]:
+    of_caption, inputs = {"caption"}, {"caption", *controls}
     for unit in (*resolved.cut.frozen, *resolved.cut.live):
-        if not unit.draws and set(unit.reads) <= names:
-            names |= set(unit.writes)
-    return frozenset(names - {"caption"})
+        if not unit.draws and set(unit.reads) <= inputs:
+            inputs |= set(unit.writes)
+            of_caption |= set(unit.writes) if of_caption & set(unit.reads) else set()
+    return frozenset(of_caption - {"caption"})
 
 
 def image_tensor(view: View) -> Tensor:
@@ -246,8 +267,9 @@ def _shape_of(value: Any) -> Any:
 
 def _blank(row: Row, name: str) -> Any:
     """A stand-in for an input: an image is not decoded for its shape."""
-    if name == "image":
-        return torch.empty((1, 3, row.shape[1], row.shape[0]), dtype=torch.uint8, device="meta")
+    if name in row.sizes:
+        width, height = row.sizes[name]
+        return torch.empty((1, 3, height, width), dtype=torch.uint8, device="meta")
     return _meta(row.value(name))
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from limner.assembly.assemble import ModelSpec, assemble, exchange
 from limner.assembly.resolve import Resolved, cache_root
 from limner.data.order import QUANTILES, SampledView, micro_batches
+from limner.data.views import closest
 from limner.errors import BrokenGraph, LimnerError, Stopped, first_line
 from limner.graph.unit import run as run_units
 from limner.lora.adapters import WeightDelta
@@ -35,6 +36,10 @@ from limner.nn.rng import Even, KeyedRng
 from limner.training.cache import Store
 from limner.training.encode import text_values
 from limner.training.oom_fallback import release
+from limner.training.sample_prompts import control_inputs, sample_prompts
+
+Text = Mapping[str, Tensor]
+"""What the denoiser reads of a prompt."""
 
 
 def rate(resolved: Resolved, name: str) -> float:
@@ -226,7 +231,7 @@ class TrainableModel:
         select = self._select if sample_config.lora_on == "positive" else None
         texts = [self._text(first + number) for number in range(prompts)]
         with self._bare() if select else nullcontext():
-            empty = self._text(first + prompts)
+            empties = [self._text(row) for row in range(first + prompts, len(self.store.rows))]
         models = dict(self.models)
         if "vae" not in models:
             options = {"dtype": resolved.dtype, "device": resolved.device}
@@ -242,9 +247,13 @@ class TrainableModel:
         )
         with self._on_sample_base(), self._arithmetic(), self._decoding(models["vae"]):
             models |= {resolved.family.denoiser: self.assembly.denoiser}
-            return sampling.sample_images(
-                resolved.family, base.source, models, texts, empty, sampling_params, select
-            )
+            return [
+                image
+                for group, empty, params in self._prompt_groups(texts, empties, sampling_params)
+                for image in sampling.sample_images(
+                    resolved.family, base.source, models, group, empty, params, select
+                )
+            ]
 
     @contextmanager
     def _on_sample_base(self) -> Iterator[None]:
@@ -287,6 +296,35 @@ class TrainableModel:
                 f"{self.resolved.sample_base.source.name} ({first_line(error)}). Checkpoints are whole: run "
                 'the same command to go on, with sample.base = "own" if it happens again.'
             ) from error
+
+    def _prompt_groups(
+        self, texts: Sequence[Text], empties: Sequence[Text], params: SamplingParams
+    ) -> Iterator[tuple[Sequence[Text], Text, SamplingParams]]:
+        """Prompts that are sampled in one call, with what guidance leads away from and how.
+
+        All in one; one by one beside control images, each in the shape of its first, unless the recipe says
+        its size.
+        """
+        resolved = self.resolved
+        if not resolved.spec.controls:
+            yield texts, empties[0], params
+            return
+        sample_config = resolved.recipe.sample
+        for number, item in enumerate(sample_prompts(resolved)[: len(texts)]):
+            images = control_inputs(resolved, item.controls)
+            control_images = tuple(images[name].image() for name in resolved.spec.shown_controls)
+            width, height = closest(*control_images[0].size, resolved.base.sizes.buckets)
+            yield (
+                [texts[number]],
+                empties[number % len(empties)],
+                replace(
+                    params,
+                    controls=control_images,
+                    width=sample_config.width or width,
+                    height=sample_config.height or height,
+                    seed=params.seed + number,
+                ),
+            )
 
     def _select(self, model: nn.Module, branch: Branch) -> None:
         """The adapters on the positive branch of guidance only."""

@@ -12,8 +12,8 @@ from limner.files import atomic_write
 from limner.nn import distributed
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
-from limner.training.cache import prompts_of
 from limner.training.model import TrainableModel
+from limner.training.sample_prompts import prompts_of
 
 FAILURES = (LimnerError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, OSError)
 """What may go wrong in a stock sampler, out of memory included; not signals, not the end of the process."""

@@ -34,6 +34,7 @@ T = TypeVar("T")
 FREE_KEYS = (
     "data.images",
     "data.validation_images",
+    "data.control",
     "data.cache",
     "prior.images",
     "train.steps",

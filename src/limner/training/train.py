@@ -27,7 +27,7 @@ from limner.reporter import Reporter, counted
 from limner.run_folder import RunDir
 from limner.status import Requests, StatusFile, TrainLog
 from limner.training import checkpoint
-from limner.training.cache import Store, fill_cache_with_fallback, prompts_of, record
+from limner.training.cache import Store, fill_cache_with_fallback, record
 from limner.training.checkpoint import LoadedCheckpoint
 from limner.training.class_images import prior, taught
 from limner.training.evaluation import evaluate, judge
@@ -37,6 +37,7 @@ from limner.training.interrupt import Interrupt
 from limner.training.model import TrainableModel, plain, rate
 from limner.training.monitor import device_lock, figures, loss_scale, overflow_lines, peak
 from limner.training.oom_fallback import MAX_FALLS, OomFallback, Planner, oom_fallback_of, with_smaller_plans
+from limner.training.sample_prompts import prompts_of
 from limner.training.samples import sample
 from limner.training.state import TrainState, newest, optimizer_for
 from limner.training.track import Track, check, tracked

@@ -51,23 +51,29 @@ def denoise(  # noqa: PLR0913  what a FLUX transformer reads is what it reads
     time: Tensor,
     pooled: Tensor,
     context: Tensor,
-    *,
+    *control_latents: Tensor,
     guidance: float | None,
 ) -> Tensor:
-    """-> (B, 16, h, w), the velocity. ``guidance`` None: the model has no such input."""
+    """-> (B, 16, h, w), the velocity. ``guidance`` None: the model has no such input.
+
+    Tokens of a control image (FLUX.1 Kontext) follow those of the noisy latent.
+    """
     noisy = latents.patchify(rectified.noisy(latent, noise, time))
-    position_ids = latents.grid(noisy.shape[-2], noisy.shape[-1], latent.device)
+    grids = [noisy, *(latents.patchify(control) for control in control_latents)]
+    position_ids = [latents.grid(grid.shape[-2], grid.shape[-1], grid.device) for grid in grids]
     pred = transformer(
-        hidden_states=latents.tokens(noisy),
+        hidden_states=latents.joined([latents.tokens(grid) for grid in grids], dim=1),
         encoder_hidden_states=context,
         pooled_projections=pooled,
         timestep=time,
         guidance=None if guidance is None else torch.full_like(time, guidance),
-        img_ids=pad(position_ids, (1, 0)),
+        img_ids=latents.joined(
+            [pad(ids, (1, 0), value=float(n)) for n, ids in enumerate(position_ids)], dim=0
+        ),
         txt_ids=torch.zeros(context.shape[1], 3, device=latent.device),
         return_dict=False,
     )[0]
-    return latents.unpatchify(latents.untokens(pred, noisy.shape[-2]))
+    return latents.unpatchify(latents.untokens(latents.first_grid(pred, grids), noisy.shape[-2]))
 
 
 def constants(source: Source, objective: Objective) -> Mapping[str, Any]:

@@ -1,0 +1,1 @@
+"""The family FLUX.1 Kontext."""

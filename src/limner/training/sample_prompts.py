@@ -1,0 +1,131 @@
+"""Prompts of the samples, and control images: beside prompts, and as inputs of the graph by cache key."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from limner.assembly.resolve import Resolved
+from limner.data.control import ControlFit, ControlImage, view_of_control
+from limner.data.folder import Example
+from limner.data.images import inspect
+from limner.data.order import CAPTION_PROMPTS
+from limner.errors import BadRecipe
+from limner.graph.cache import text_cache_key
+from limner.recipe.toml import prompts
+
+PIXELS = 1
+"""Bumped when other pixels are made of a control image: part of its cache key."""
+
+
+@dataclass(frozen=True)
+class ControlInput:
+    """A control image at a size that the family reads it in."""
+
+    control: ControlImage
+    fit: ControlFit
+    flip: bool
+    """Mirrored with its target."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        return self.fit.fitted(self.control.width, self.control.height)
+
+    @property
+    def cache_key(self) -> str:
+        """By the content of the file, not by where it lies or by what it belongs to."""
+        return text_cache_key(f"control {PIXELS} {self.control.sha256} {self.size} {self.flip}")
+
+    def image(self) -> Image.Image:
+        """The picture, as the stock pipeline is given it."""
+        return view_of_control(self.control, self.fit, flip=self.flip)
+
+    def tensor(self) -> Tensor:
+        """(1, 3, h, w) uint8."""
+        return torch.from_numpy(np.asarray(self.image()).copy()).permute(2, 0, 1)[None]
+
+
+def control_inputs(
+    resolved: Resolved, controls: Sequence[ControlImage], *, flip: bool = False
+) -> Mapping[str, ControlInput]:
+    """Input -> control image, of all that the family reads of some control images."""
+    family = resolved.family
+    if not family.controls:
+        return {}
+    fits = family.controls.fits(resolved.base.shape.resolution)
+    return {
+        f"{name}_{number}": ControlInput(control, fit, flip)
+        for number, control in enumerate(controls, 1)
+        for name, fit in fits.items()
+    }
+
+
+@dataclass(frozen=True)
+class SamplePrompt:
+    """One picture of each sample."""
+
+    prompt: str
+    controls: tuple[ControlImage, ...] = ()
+    target: Example | None = None
+    """The image of the folder that it could become, where the control images are that image's."""
+
+
+def sample_prompts(resolved: Resolved) -> list[SamplePrompt]:
+    """What is sampled: the recipe's prompts, or at most ``CAPTION_PROMPTS`` captions, or none.
+
+    Prompts for an edit model have the control images that the recipe names, else those of the folder's
+    images in turn, of images that are held out first.
+
+    Raises:
+        BadRecipe: The recipe names another number of control images than its prompts need.
+        BadImage: One of them cannot be read.
+    """
+    if resolved.recipe.sample.every == -1:
+        return []
+    texts, count = prompts(resolved.recipe), resolved.spec.controls
+    recipe_controls = _named(resolved.recipe.sample.control, len(texts), count)
+    if not count:
+        return [SamplePrompt(text) for text in texts or _captions(resolved)]
+    if recipe_controls:
+        return [SamplePrompt(text, controls) for text, controls in zip(texts, recipe_controls, strict=True)]
+    examples = _examples(resolved)
+    if not texts:
+        pairs = examples[:CAPTION_PROMPTS]
+        return [SamplePrompt(example.captions[0], example.controls, example) for example in pairs]
+    return [
+        SamplePrompt(text, example.controls)
+        for number, text in enumerate(texts)
+        for example in [examples[number % len(examples)]]
+    ]
+
+
+def prompts_of(resolved: Resolved) -> list[str]:
+    """The texts of :func:`sample_prompts`."""
+    return [item.prompt for item in sample_prompts(resolved)]
+
+
+def _captions(resolved: Resolved) -> list[str]:
+    return list(dict.fromkeys(view.caption for view in resolved.own if view.caption))[:CAPTION_PROMPTS]
+
+
+def _examples(resolved: Resolved) -> list[Example]:
+    """The images of the person, those first that are measured on."""
+    views = (*resolved.held_out, *resolved.own) if resolved.truly_held_out else resolved.own
+    return list({view.example.sha256: view.example for view in views}.values())
+
+
+def _named(files: Sequence[Path], texts: int, count: int) -> list[tuple[ControlImage, ...]]:
+    """The control images of the recipe, prompt by prompt."""
+    if len(files) != (texts * count if files else 0):
+        words = f" with {count} control images each" if count else ", and the base reads no control images"
+        raise BadRecipe(
+            f"sample.control names {len(files)} images; there are {texts} prompts{words}. "
+            + (f"Name {texts * count}, in the order of the prompts." if texts * count else "Remove it.")
+        )
+    controls = [ControlImage(file, *inspect(file)) for file in files]
+    return [tuple(controls[start : start + count]) for start in range(0, len(controls), count or 1)]
