@@ -54,7 +54,7 @@ class SamplingParams:
 class Controls:
     """How a family reads control images: what an edit model is shown beside the caption."""
 
-    most: int
+    maximum: int
     """How many it was made for."""
     fits: Callable[[int], Mapping[str, ControlFit]]
     """Side in pixels of the square that the base was made for -> input -> how large a control image becomes.
@@ -71,9 +71,9 @@ class Controls:
     def into(self, units: Sequence[Unit], count: int) -> tuple[Unit, ...]:
         """The units of a family for so many control images."""
         numbers = range(1, count + 1)
-        own = tuple(unit.numbered(number) for number in numbers for unit in self.units)
-        named = {unit: [f"{value}_{number}" for number in numbers] for unit, value in self.reads.items()}
-        return (*own, *(unit.reading(named.get(unit.name, ())) for unit in units))
+        units_of_controls = tuple(unit.numbered(number) for number in numbers for unit in self.units)
+        values = {unit: [f"{value}_{number}" for number in numbers] for unit, value in self.reads.items()}
+        return (*units_of_controls, *(unit.reading(values.get(unit.name, ())) for unit in units))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +130,7 @@ class Family:
     """How it reads control images; None: it has no place for them."""
 
     def __post_init__(self) -> None:
-        count = self.controls.most if self.controls else 0
+        count = self.controls.maximum if self.controls else 0
         inputs = self.controls.inputs(count) if self.controls else ()
         check(self.units_with(count), inputs=(*INPUTS, *inputs))
 
