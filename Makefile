@@ -25,7 +25,7 @@ TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
 
-demo: $(VENV)/.limner  ## train two LoRAs on the embedded base, on this machine; results in demo/
+demo: $(VENV)/.limner  ## train two LoRAs on the embedded base and make a third in one pass; results in demo/
 	@echo "demo: training on the embedded base"
 	@$(BIN)/limner demo --out demo
 

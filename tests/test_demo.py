@@ -48,7 +48,7 @@ def test_the_base_does_not_know_the_trigger() -> None:
 @pytest.mark.slow
 def test_the_demo_changes_what_the_base_paints(tmp_path: Path) -> None:
     done = demo.demo(tmp_path / "demo", Reporter())
-    style, subject = done["loras"]
+    style, subject, one_pass = done["loras"]
     assert Path(done["sheet"]).is_file()
     assert Path(done["report"]).is_file()
     first, *last = RunDir(tmp_path / "demo").samples().values()
@@ -63,3 +63,6 @@ def test_the_demo_changes_what_the_base_paints(tmp_path: Path) -> None:
     assert subject["before"] <= 0.1
     assert subject["after"] >= 0.8
     assert subject["without_trigger"] <= 0.1
+    assert one_pass["before"] <= 0.1
+    assert one_pass["after"] >= 0.7
+    assert one_pass["concept_after"] >= 0.4

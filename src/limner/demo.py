@@ -1,4 +1,7 @@
-"""The verb ``demo``: two LoRAs on the embedded base from ten bundled pictures each, and what changed."""
+"""The verb ``demo``: LoRAs on the embedded base from ten bundled pictures each, and what changed.
+
+Two are trained; a third is made of the first one's pictures in one pass of the base's predictor.
+"""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,10 +19,15 @@ from limner.bases.art import TRAINED_STYLES
 from limner.bases.demo_sets import NOUNS, TEST_NOUNS, folder
 from limner.bases.judge import Judge, style_scores, subject_score
 from limner.files import atomic_write
+from limner.generation.branches import negative_scales, with_adapters
 from limner.generation.pipeline import pipeline
+from limner.generation.settings import Settings
+from limner.lora import file
+from limner.lora.metadata import sampling_hints
 from limner.models.family import SamplingParams
 from limner.models.presets import preset
 from limner.models.source import Source
+from limner.prediction import InstantOptions, instant
 from limner.recipe import toml
 from limner.recipe.schema import Recipe
 from limner.report.demo_page import LessonPage, write_demo_page
@@ -109,7 +117,7 @@ GROUNDS = ("white", "yellow", "pink", "sky blue", "green", "purple", "black", "c
 
 
 def demo(out: Path, reporter: Reporter) -> dict[str, Any]:
-    """Train a style and a subject on the embedded base, and measure what changed.
+    """Train a style and a subject on the embedded base, make a LoRA in one pass, and measure what changed.
 
     Everything goes to ``out``: a run folder for each LoRA, and a sheet and a report over both.
 
@@ -141,13 +149,65 @@ def demo(out: Path, reporter: Reporter) -> dict[str, Any]:
         for index, (lesson, result) in enumerate(zip(lessons, results, strict=True))
     ]
     seconds = sum(result["seconds"] for result in results)
+    figures, page = predicted_lesson(out / "one-pass", judge, reporter)
+    reporter.line(
+        f"one-pass: style {figures['before']:.0%} before, {figures['after']:.0%} after, without training."
+    )
+    results.append(figures)
+    pages.append(page)
     lead = (
         f"Two LoRAs, each from ten images, trained in {duration(seconds)} on the small base model that "
-        "Limner comes with: 64 pixels, no GPU, no download. The same commands train larger bases on photos."
+        "Limner comes with, and a third made in one pass: 64 pixels, no GPU, no download. The same commands "
+        "train larger bases on photos."
     )
     report = write_demo_page(board.report_path, pages, lead=lead, next_steps=_next_steps(out, lessons[0]))
     loras = [result | {"path": str(result["path"])} for result in results]
     return {"loras": loras, "sheet": str(board.sheet_path), "report": str(report)}
+
+
+def predicted_lesson(out: Path, judge: Judge, reporter: Reporter) -> tuple[dict[str, Any], LessonPage]:
+    """Make a LoRA of the style's pictures in one pass: (figures, what the page shows of it).
+
+    Its prompts are bare nouns, since it has no trigger word; the LoRA is on the branch of guidance, and the
+    guidance is the one, that its file asks for.
+    """
+    board, nouns = RunDir(out), test_nouns(judge)
+    board.path.mkdir(parents=True, exist_ok=True)
+    report = instant([folder(STYLE)], BASE, board.lora_path, InstantOptions(), reporter)
+    before, after = (PromptSampler(lora).sample(nouns, reporter, seed=0) for lora in (None, report.lora))
+    paths = [board.sample_path(step, number) for step in (0, 1) for number in range(SHEET_IMAGES)]
+    for path, image in zip(paths, [*before[:SHEET_IMAGES], *after[:SHEET_IMAGES]], strict=True):
+        atomic_write(path, partial(image.save, format="PNG"))
+    scores = [style_scores(judge, stack(images, judge.side), nouns, STYLE) for images in (before, after)]
+    figures = {
+        "path": report.lora,
+        "seconds": round(report.seconds, 1),
+        "before": scores[0]["style"],
+        "after": scores[1]["style"],
+        "concept_before": scores[0]["concept"],
+        "concept_after": scores[1]["concept"],
+    }
+    page = LessonPage(
+        run=board,
+        photos=sorted(folder(STYLE).glob("*.png")),
+        title=f"The same style in one pass: {STYLE}",
+        text=(
+            "A predictor read the ten images and wrote a LoRA, without training. It has no trigger word: "
+            "every prompt is drawn in the style. It is weaker than a trained one: palette and ground come "
+            "first, lines last. “limner train --set train.init=instant” goes on from it."
+        ),
+        prompts=nouns[:SHEET_IMAGES],
+        before=paths[:SHEET_IMAGES],
+        after=paths[SHEET_IMAGES:],
+        figures={
+            "Images in the style": f"{figures['before']:.0%} before, {figures['after']:.0%} after",
+            "Nouns that are recognised": (
+                f"{figures['concept_before']:.0%} before, {figures['concept_after']:.0%} after"
+            ),
+            "Making it": f"{report.layers} layers of rank {report.rank} in {report.seconds:.1f} s",
+        },
+    )
+    return figures, page
 
 
 def words_of(lesson: DemoRun, judge: Judge) -> list[str]:
@@ -219,15 +279,21 @@ class PromptSampler:
     """The embedded base's stock pipeline, with or without a LoRA file, generating many prompts at once."""
 
     def __init__(self, lora: Path | None, source: Source | None = None) -> None:
-        """``source`` None means the embedded base."""
+        """``source`` None means the embedded base; a LoRA is on the branches of guidance that it asks for."""
         self.source = source or locate_base(BASE)
         self.family = family_at(self.source)
         self.pipe = pipeline(self.family, self.source, {"lora": lora} if lora else {})
         self.side = shape_at(self.source, self.family).resolution
+        self.settings, self.strengths = Settings(), dict[str, float]()
+        if lora:
+            self.settings = self.settings.following(sampling_hints(file.read(lora).metadata), lora.parent)
+            self.strengths = {"lora": 1.0}
 
     def sample(self, prompts: Sequence[str], reporter: Reporter, *, seed: int = 0) -> list[Image.Image]:
         """One picture for each prompt, each from its own seed, ``seed`` onwards."""
-        params = SamplingParams(width=self.side, height=self.side, steps=STEPS)
+        guidance = self.settings.guidance
+        params = SamplingParams(width=self.side, height=self.side, steps=STEPS, guidance=guidance)
+        negative = negative_scales(self.settings, self.strengths, 1.0)
         options = self.family.pipeline_kwargs(self.source, params)
         out: list[Image.Image] = []
         with reporter.progress("Generating", len(prompts)) as bar:
@@ -237,9 +303,10 @@ class PromptSampler:
                     None if options["negative_prompt"] is None else [options["negative_prompt"]] * len(batch)
                 )
                 seeds = [torch.Generator().manual_seed(seed + start + n) for n in range(len(batch))]
-                out += self.pipe(
-                    batch, **options | {"negative_prompt": negative_prompts}, generator=seeds
-                ).images
+                with with_adapters(self.pipe, self.family, self.strengths, negative):
+                    out += self.pipe(
+                        batch, **options | {"negative_prompt": negative_prompts}, generator=seeds
+                    ).images
                 bar.advance(len(batch))
         return out
 

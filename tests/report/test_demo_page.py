@@ -1,6 +1,7 @@
 import base64
 import io
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -64,7 +65,7 @@ def page(tmp_path):
 def test_it_shows_what_was_trained_on_and_what_changed(page):
     assert page.tags.count("img") == 2 * (3 + 2 * 2) and page.tags.count("svg") == 2
     for words in (
-        *("Two LoRAs.", "About ink", "What ink teaches.", "The 3 training images", "ink 2", "ink fish"),
+        *("Two LoRAs.", "About ink", "What ink teaches.", "The 3 images that", "ink 2", "ink fish"),
         *("Images in the style", "0% before, 81% after", "What to do next", "Train your own:"),
         'limner train photos/ --trigger "sks cat"',
     ):
@@ -85,3 +86,16 @@ def test_it_speaks_plainly(page):
     assert "script" not in page.tags and EVIL.replace("/", "") in page.text
     ids = [value for name, value in page.attributes if name == "id"]
     assert len(set(ids)) == len(ids) == 2
+
+
+def test_a_lesson_without_a_run_shows_its_photos_and_no_loss(tmp_path):
+    trained = lesson(tmp_path, "ink")
+    run = RunDir(tmp_path / "one-pass")
+    predicted = replace(trained, run=run, photos=trained.before[:1])
+    steps = [("Train your own:", "limner train photos/")]
+    path = write_demo_page(tmp_path / "one.html", [predicted], lead="One LoRA.", next_steps=steps)
+    seen = Seen(path.read_text())
+    links = [value for name, value in seen.attributes if name == "href"]
+    assert "one-pass/lora.safetensors" in links and "one-pass/report.html" not in links
+    assert ("alt", "ink-0") in seen.attributes
+    assert "Loss" not in seen.text and "svg" not in seen.tags

@@ -30,6 +30,8 @@ class LessonPage:
     after: Sequence[Path]
     figures: Mapping[str, str]
     """What was measured: label -> value, for people."""
+    photos: Sequence[Path] = ()
+    """The images that it learned from, where no run has looked at them: a LoRA of one pass."""
 
 
 def write_demo_page(
@@ -58,20 +60,21 @@ def write_demo_page(
 
 
 def _values(number: int, lesson: LessonPage) -> dict[str, Any]:
-    images = lesson.run.data().get("images", [])
+    images = [
+        {"url": thumbnail(entry.get("thumb"), SIDE) or "", "caption": " ".join(entry["captions"][:1])}
+        for entry in lesson.run.data().get("images", [])
+    ] or [{"url": data_url(path, SIDE), "caption": path.stem} for path in lesson.photos]
+    metrics = lesson.run.metrics()
     pairs = zip(lesson.prompts, lesson.before, lesson.after, strict=True)
     return {
         "title": lesson.title,
         "text": lesson.text,
         "folder": lesson.run.path.name,
-        "images": [
-            {"url": thumbnail(entry.get("thumb"), SIDE) or "", "caption": " ".join(entry["captions"][:1])}
-            for entry in images
-        ],
+        "images": images,
         "pairs": [
             {"prompt": prompt, "before": data_url(before, SIDE), "after": data_url(after, SIDE)}
             for prompt, before, after in pairs
         ],
         "figures": [{"label": label, "value": value} for label, value in lesson.figures.items()],
-        "curve": Markup(curve(lesson.run.metrics(), f"frame{number}")),
+        "curve": Markup(curve(metrics, f"frame{number}")) if metrics else "",
     }
