@@ -16,10 +16,10 @@ from limner.data.images import read_image
 from limner.errors import BadBase, BadData, BadLora, BadUsage
 from limner.hyper.predictor import Predictor, PredictorConfig
 from limner.hyper.published import STACKS, PublishedPredictor
-from limner.hyper.targets import targets_of
+from limner.hyper.targets import linear_layers, targets_of
 from limner.hyper.vision import embed, load_encoder
 from limner.lora import file
-from limner.prediction import InstantOptions, grouped, instant, linear_layers
+from limner.prediction import InstantOptions, grouped, instant
 from limner.runs import train
 from messages import raises
 from small import Told, wish
@@ -88,6 +88,38 @@ def test_many_pictures_are_read_in_groups_and_joined(predictor, pictures, tiny_b
     smaller = made([pictures], tiny_base, tmp_path / "b.safetensors", predictor, rank=2)
     assert smaller.rank == 2 and 0 < smaller.energy < 1
     assert [len(group) for group in grouped(images[:8])] == [8]
+
+
+def test_experts_are_added_up_along_the_rank(predictor, pictures, tiny_base, tmp_path):
+    shown, told, folder = [pictures / "00.png"], Told(), tmp_path / "experts"
+    folder.mkdir()
+    shutil.copy(predictor / "predictor.safetensors", folder / "style.safetensors")
+    made([pictures / "01.png"], tiny_base, folder / "bias.safetensors", predictor, strength=0.3)
+    report = made(shown, tiny_base, tmp_path / "a.safetensors", folder, told, experts="style, bias")
+    assert (report.rank, report.predictor) == (4, "style + bias")
+    assert any("bias: a LoRA of 8 layers" in line for line in told.lines)
+    made(shown, tiny_base, tmp_path / "alone.safetensors", predictor)
+    paths = (tmp_path / "a.safetensors", tmp_path / "alone.safetensors", folder / "bias.safetensors")
+    whole, style, bias = (file.read(path).components["transformer"] for path in paths)
+    for layer, factors in whole.items():
+        assert torch.allclose(factors.dense(), style[layer].dense() + bias[layer].dense(), atol=1e-6)
+    assert file.read(tmp_path / "a.safetensors").metadata["limner.lora_on"] == "positive"
+    for names, place in (
+        ("style,fine", folder),
+        ("style,style", folder),
+        ("style", folder / "style.safetensors"),
+    ):
+        with raises(BadUsage):
+            made(shown, tiny_base, tmp_path / "b.safetensors", place, experts=names)
+    save_file(
+        {
+            "transformer.x_embedder.lora_A.weight": torch.ones(1, 3),
+            "transformer.x_embedder.lora_B.weight": torch.ones(5, 1),
+        },
+        folder / "other.safetensors",
+    )
+    with raises(BadLora):
+        made(shown, tiny_base, tmp_path / "b.safetensors", folder, experts="style,other")
 
 
 def test_pictures_that_differ_are_told(predictor, pictures, tiny_base, tmp_path, monkeypatch):

@@ -8,28 +8,27 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from limner import bases
 from limner.assembly.base import family_at, shape_at
 from limner.data.formats import SUFFIXES
 from limner.data.images import read_image
 from limner.data.listing import listed
-from limner.errors import BadBase, BadData, BadUsage
+from limner.errors import BadBase, BadData, BadLora, BadUsage
 from limner.files import human, sha256_file
 from limner.hyper.merge import cut, join
-from limner.hyper.predictor import FILE, Predictor
+from limner.hyper.predictor import FILE, Predictor, is_predictor, mean_cosine
 from limner.hyper.published import PublishedPredictor, is_published
-from limner.hyper.targets import Target, fingerprint
+from limner.hyper.targets import Target, fingerprint, linear_layers
 from limner.hyper.vision import embed, load_encoder
 from limner.lora import file
+from limner.lora.adapters import to_lora
 from limner.lora.factors import Factors
 from limner.lora.metadata import LoraMetadata, SamplingHints, header_entries, without_path
 from limner.lora.saving import save
 from limner.lora.tools import tool_named
 from limner.models.bundled import described
 from limner.models.family import Family
-from limner.models.loading import skeleton
 from limner.models.source import Source, content
 from limner.reporter import Reporter, counted
 
@@ -58,6 +57,9 @@ class InstantOptions:
     """Whose names to write."""
     encoders: str = ""
     """For a published predictor: the folder of its encoders, one subfolder each; "": the hub's cache."""
+    experts: str = ""
+    """Files of the predictor's folder, by their names with commas between: predictors, and LoRAs that are the
+    same for all pictures (a bias). Their LoRAs are joined along the rank. "": the folder's one predictor."""
 
     def __post_init__(self) -> None:
         if self.rank is not None and self.rank < 1:
@@ -118,7 +120,7 @@ def instant(
     start = time.monotonic()
     source = described(base, folders=bases.folders(), tell=reporter.line)  # its weights are not needed
     family = family_at(source)
-    prediction = predict(paths, source, family, options.predictor, reporter, options.encoders)
+    prediction = predict_experts(paths, source, family, options, reporter)
     adapter, energy = dict(prediction.adapter), 1.0
     if options.rank is not None:
         adapter, energy = cut(adapter, options.rank)
@@ -261,13 +263,66 @@ def _of_published(
     return Prediction(adapter, hints, title, content(predictor.path), similarity)
 
 
-def mean_cosine(vectors: Tensor) -> float:
-    """(n, width) -> the mean over all pairs of different rows; 1 of one row."""
-    if len(vectors) < 2:
-        return 1.0
-    unit = torch.nn.functional.normalize(vectors, dim=1)
-    cosines = unit @ unit.T
-    return float((cosines.sum() - cosines.trace()) / (cosines.numel() - len(cosines)))
+def predict_experts(
+    paths: Sequence[Path], source: Source, family: Family, options: InstantOptions, reporter: Reporter
+) -> Prediction:
+    """What several experts make of the same pictures, added up: their ranks stand side by side.
+
+    Guidance and its branch are those that the first of them asks for.
+
+    Args:
+        paths: The pictures.
+        source: The base.
+        family: Its family.
+        options: Whose ``predictor`` is a folder where ``experts`` names files in it; else one predictor.
+        reporter: Is told what is done, before it is.
+
+    Raises:
+        BadUsage: There is no such folder or file, or a name comes twice.
+        LimnerError: See :func:`instant`.
+    """
+    if not options.experts:
+        return predict(paths, source, family, options.predictor, reporter, options.encoders)
+    folder = predictor_path(options.predictor, source.name)
+    names = [name.strip() for name in options.experts.split(",")]
+    files = {path.stem: path for path in sorted(folder.glob("*.safetensors"))} if folder.is_dir() else {}
+    odd = [name for name in names if name not in files or names.count(name) > 1]
+    if odd:
+        raise BadUsage(
+            f"--experts is {options.experts!r}; {odd[0]!r} is not one file of {without_path(str(folder))}. "
+            f"Name files of the folder that --predictor says, each once; it has {', '.join(files) or 'none'}."
+        )
+    parts = [_expert(files[name], paths, source, family, options.encoders, reporter) for name in names]
+    pairs = [{layer: (f.down, f.up) for layer, f in part.adapter.items()} for part in parts]
+    return Prediction(
+        join(pairs, [1.0] * len(pairs)),
+        parts[0].hints,
+        " + ".join(names),
+        " + ".join(part.sha256 for part in parts),
+        min(part.similarity for part in parts),
+    )
+
+
+def _expert(  # noqa: PLR0913  what is read, for what, by what
+    path: Path, images: Sequence[Path], source: Source, family: Family, encoders: str, reporter: Reporter
+) -> Prediction:
+    """What one expert makes of the pictures; a LoRA is what it is, whatever they show."""
+    if is_published(path) or is_predictor(path):
+        return predict(images, source, family, str(path), reporter, encoders)
+    adapter = file.read(path, family.name).components
+    layers = linear_layers(source, family)
+    if further := sorted(set(adapter) - {family.denoiser}):
+        raise BadLora(f"{path.name} changes {further[0]}; an expert changes {family.denoiser} alone.")
+    factors = {layer: to_lora(change) for layer, change in adapter.get(family.denoiser, {}).items()}
+    for layer, pair in factors.items():
+        sizes = (layers[layer].outputs, layers[layer].inputs) if layer in layers else None
+        if pair.shape != sizes:
+            raise BadLora(
+                f"{path.name} is a LoRA of another base: {layer} is not there in this size. Name one of "
+                f"{source.name}."
+            )
+    reporter.line(f"{path.stem}: a LoRA of {counted(len(factors), 'layer')}, the same for all pictures.")
+    return Prediction(factors, SamplingHints(), path.stem, sha256_file(path), 1.0)
 
 
 def _tell_difference(similarity: float, reporter: Reporter) -> None:
@@ -318,16 +373,6 @@ def predictor_path(name: str, base: str) -> Path:
             f"No predictor comes with {base}{hint}. Name the file, folder or hub id of one with --predictor."
         )
     return folders[base]
-
-
-def linear_layers(source: Source, family: Family) -> dict[str, Target]:
-    """The linear layers of a base's denoiser, by name, from its config alone."""
-    model = skeleton(family, source, family.denoiser, dtype=torch.float32)
-    return {
-        name: Target(name, layer.in_features, layer.out_features)
-        for name, layer in model.named_modules()
-        if isinstance(layer, torch.nn.Linear)
-    }
 
 
 def require_base(predictor: Predictor, title: str, source: Source, layers: Mapping[str, Target]) -> None:

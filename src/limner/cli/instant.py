@@ -25,6 +25,13 @@ INSTANT = (
         "For a published predictor: the folder with its encoders, siglip2/ and dinov3/.",
         metavar="FOLDER",
     ),
+    Option(
+        "--experts",
+        "experts",
+        str,
+        "Files of the predictor's folder, such as style,bias: their LoRAs are added up.",
+        metavar="NAMES",
+    ),
     Option("--rank", "rank", int, "Rank of the file, at most that of the prediction. Left out: that."),
     Option("--strength", "strength", float, "Multiplied into the LoRA.", 1.0),
     Option(

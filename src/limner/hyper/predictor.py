@@ -132,10 +132,7 @@ class Predictor(nn.Module):
         """Mean cosine between the style vectors of single pictures; 1 for one picture."""
         if len(images) < 2:
             return 1.0
-        vectors = self.styles(pixels_of(images, self.config.side)[:, None].to(self.inner.device))
-        unit = nn.functional.normalize(vectors, dim=1)
-        cosines = unit @ unit.T
-        return float((cosines.sum() - cosines.trace()) / (cosines.numel() - len(cosines)))
+        return mean_cosine(self.styles(pixels_of(images, self.config.side)[:, None].to(self.inner.device)))
 
     def save(self, path: Path, record: Mapping[str, Any]) -> None:
         """Write weights in bf16 and, in the header, the config and the ``record`` of the training."""
@@ -177,6 +174,24 @@ class Predictor(nn.Module):
                 f"{file} is no predictor that can be read ({str(error).splitlines()[0]})."
             ) from error
         return predictor.to(device).eval().requires_grad_(requires_grad=False)
+
+
+def mean_cosine(vectors: Tensor) -> float:
+    """(n, width) -> the mean over all pairs of different rows; 1 of one row."""
+    if len(vectors) < 2:
+        return 1.0
+    unit = nn.functional.normalize(vectors, dim=1)
+    cosines = unit @ unit.T
+    return float((cosines.sum() - cosines.trace()) / (cosines.numel() - len(cosines)))
+
+
+def is_predictor(path: Path) -> bool:
+    """Whether a file says that it is a predictor of ours, whole or not, for this version or another."""
+    try:
+        with safe_open(path, "pt") as content:
+            return (content.metadata() or {}).get("format", "").startswith("limner-instant-")
+    except (OSError, SafetensorError):
+        return False
 
 
 def _config(text: str) -> PredictorConfig:

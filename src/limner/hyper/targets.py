@@ -4,9 +4,13 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from limner.errors import BadRecipe
+from limner.models.family import Family
+from limner.models.loading import skeleton
+from limner.models.source import Source
 from limner.nn.layers import lora
 from limner.nn.layers.quantized_linear import QuantizedLinear
 
@@ -37,6 +41,16 @@ def targets_of(model: nn.Module, endings: Sequence[str]) -> tuple[Target, ...]:
             raise BadRecipe(f"{name} is a {type(layer).__name__}; predicted LoRAs are for linear layers.")
         targets.append(Target(name, layer.in_features, layer.out_features))
     return tuple(targets)
+
+
+def linear_layers(source: Source, family: Family) -> dict[str, Target]:
+    """The linear layers of a base's denoiser, by name, from its config alone."""
+    model = skeleton(family, source, family.denoiser, dtype=torch.float32)
+    return {
+        name: Target(name, layer.in_features, layer.out_features)
+        for name, layer in model.named_modules()
+        if isinstance(layer, torch.nn.Linear)
+    }
 
 
 def fingerprint(targets: Sequence[Target]) -> str:
