@@ -292,7 +292,8 @@ def test_what_was_asked_of_an_earlier_run_is_forgotten(tiny_base, photos, tmp_pa
 
 
 HUNG_UP = """
-import os, sys
+import os, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup leaves it ignored
 os.login_tty(0)
 os.execv(sys.executable, [sys.executable, "-m", "limner", *sys.argv[1:]])
 """

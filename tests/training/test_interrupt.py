@@ -9,6 +9,17 @@ from limner.training.interrupt import HANGUPS, SIGNALS, Interrupt, closing_conso
 from messages import raises
 
 
+@pytest.fixture(autouse=True)
+def signals_of_a_terminal():
+    """Give every signal its default action: under ``nohup`` the tests inherit an ignored SIGHUP."""
+    handlers = {number: signal.getsignal(number) for number in HANGUPS}
+    for number in handlers:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
 def test_asked_twice_it_does_not_wait():
     with pytest.raises(Stopped), Interrupt() as stop, stop.patient():
         signal.raise_signal(signal.SIGINT)
