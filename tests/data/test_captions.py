@@ -21,6 +21,7 @@ from limner.data.captions import (
     split,
     variants,
     with_trigger,
+    without_trigger,
 )
 from limner.data.folder import read_folder
 from limner.errors import BadData
@@ -377,3 +378,18 @@ def test_the_seed_of_a_picture_that_was_sampled_is_read(tmp_path):
     rows += ['{"file_name": "c.png", "text": "x", "seed": "random"}']
     (tmp_path / "metadata.jsonl").write_text("\n".join(rows))
     assert [row.seed for row in read_metadata(tmp_path / "metadata.jsonl")] == [12, None, None]
+
+
+@pytest.mark.parametrize(
+    ("caption", "word", "left"),
+    [
+        ("sks cat, on a sofa", "", "on a sofa"),
+        ("sks cat, on a sofa", "cat", "cat, on a sofa"),
+        ("a photo of SKS cat , asleep", "cat", "a photo of cat, asleep"),
+        ("red, sks cat, asleep", "", "red, asleep"),
+        ("sks cat", "", ""),
+        ("sks cats", "cat", "sks cats"),
+    ],
+)
+def test_a_caption_without_the_trigger(caption, word, left):
+    assert without_trigger(caption, "sks cat", word) == left

@@ -77,3 +77,23 @@ def test_an_adapter_of_another_kind_is_told():
     )
     rules.network(book)
     assert [row.outcome for row in book.rows] == ["cannot be had", "cannot be had", "translated"]
+
+
+@pytest.mark.parametrize(
+    ("values", "ours"),
+    [
+        (
+            {"diff_output_preservation": True, "diff_output_preservation_class": "cat"},
+            {"prior.kind": "teacher", "prior.class_word": "cat"},
+        ),
+        (
+            {"diff_output_preservation": False, "diff_output_preservation_class": "person"}
+            | {"diff_output_preservation_multiplier": 1.0, "blank_prompt_preservation": True}
+            | {"blank_prompt_preservation_multiplier": 0.5},
+            {"prior.kind": "blank", "prior.weight": 0.5},
+        ),
+        ({"diff_output_preservation_multiplier": 1.0, "blank_prompt_preservation": False}, {}),
+    ],
+)
+def test_the_bare_base_as_the_teacher(values: dict[str, Any], ours: dict[str, Any]):
+    assert changed(rules.prior, **values) == ours

@@ -150,7 +150,9 @@ def test_min_snr_weighs_the_loss_of_a_step():
     mine, _ = both()
     pred = torch.ones_like(CLEAN)
     options = {"steps": mine, "prediction": diffusion.EPSILON, "loss_form": LossForm()}
+    target = diffusion.aim.function(CLEAN, NOISE, TIME, steps=mine, prediction=diffusion.EPSILON)
+    assert torch.equal(target, NOISE)
     plain, weighted = (
-        diffusion.measure.function(pred, CLEAN, NOISE, TIME, **options, min_snr=gamma) for gamma in (0, 5.0)
+        diffusion.measure.function(pred, target, TIME, **options, min_snr=gamma) for gamma in (0, 5.0)
     )
     assert torch.equal(weighted, plain * diffusion.snr_weights(diffusion.EPSILON, mine.left(TIME), 5.0))

@@ -46,6 +46,7 @@ def loss(form: LossForm, pred: torch.Tensor, time: torch.Tensor) -> torch.Tensor
     """Of a velocity that is 1 everywhere."""
     latent, noise = torch.zeros_like(pred), torch.ones_like(pred)
     values = {"latent": latent, "noise": noise, "pred": pred, "time": time}
+    values |= rectified.aim.run({}, values)
     return rectified.measure.bind(loss_form=form).run({}, values)["loss"]
 
 

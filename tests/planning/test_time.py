@@ -182,3 +182,20 @@ def test_a_student_computes_each_of_its_steps_once_more():
     forward = sum(cost.forward) + cost.outside_seconds
     four = seconds(profile=replace(FLUX, passes=4))
     assert four - update == pytest.approx(4 * (once - update + forward))
+
+
+def test_what_the_bare_base_answers_first_costs_its_forward_pass():
+    plan = Plan(compute="bf16", weights="bf16")
+    plain, taught = (
+        step_time_of(FLUX, plan, device(), batches=(1, 1), teacher_share=share) for share in (0.0, 0.5)
+    )
+    cost_model = CostModel(FLUX, plan, device())
+    once = sum(cost_model.forward) + cost_model.outside_seconds
+    assert taught.seconds - plain.seconds == pytest.approx(once)
+    streamed = replace(plan, swapped_blocks=57)
+    slow = replace(device(), rates=replace(device().rates, copy=1e9))
+    plain, taught = (
+        step_time_of(FLUX, streamed, slow, batches=(1, 1), teacher_share=share) for share in (0.0, 0.5)
+    )
+    copying = sum(CostModel(FLUX, streamed, slow).bytes) / 1e9
+    assert taught.seconds - plain.seconds == pytest.approx(copying, rel=0.01), "all blocks come once more"

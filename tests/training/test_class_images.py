@@ -2,20 +2,23 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
 import torch
 from PIL import Image
 
 from limner.assembly.resolve import resolve, resolve_base
 from limner.errors import BadData, BadRecipe
+from limner.graph.unit import run as run_units
 from limner.lora import file
-from limner.nn.rng import seed_of
+from limner.nn.memory.plan import Plan
+from limner.nn.rng import KeyedRng, seed_of
 from limner.recipe import toml
 from limner.recipe.schema import Recipe
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
 from limner.runs import train
 from limner.training.cache import fill_cache
-from limner.training.class_images import FACTS, prior
+from limner.training.class_images import FACTS, prior, with_prior
 from limner.training.model import TrainableModel
 from messages import raises
 from small import Told, equal, weights, wish
@@ -111,7 +114,8 @@ def test_the_prior_is_drawn_apart_and_never_held_out(tiny_base: Path, photos: Pa
     assert resolved.views[-1].caption == "a red thing"
     assert all(view.example.path.parent != place for view in (*resolved.own, *resolved.held_out))
     store, _ = fill_cache(resolved, Reporter())
-    positions = [one.position for one in TrainableModel(resolved, store)._samples(2)]
+    (samples,) = TrainableModel(resolved, store)._samples(2)
+    positions = [one.position for one in samples]
     assert len(set(positions)) == len(positions)
     assert [one for one in positions if one < 0] == [-7, -8, -9]
     assert seed_of(0, "prior") != 0
@@ -157,3 +161,81 @@ def test_pictures_without_a_seed_or_of_another_size_are_no_pairs(tiny_base, phot
     shutil.rmtree(photos)
     with raises(BadData):
         resolve(wish(tiny_base, tmp_path, data={"validation_count": 0}, train={"objective": "distill"}))
+
+
+TEACHER = {
+    "data": {"trigger": "zorb", "validation_count": 1},
+    "prior": {"kind": "teacher", "class_word": "cup"},
+}
+
+
+def taught(recipe: Recipe, place: Path, plan: Plan | None = None) -> TrainableModel:
+    resolved = with_prior(resolve(recipe), RunDir(place / "run"), Reporter())
+    store, _ = fill_cache(resolved, Reporter())
+    return TrainableModel(resolved, store, plan)
+
+
+def moved(one: TrainableModel) -> TrainableModel:
+    """With adapters that change something."""
+    with torch.no_grad():
+        for weight in one.parameters:
+            weight += 0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+    return one
+
+
+@pytest.mark.parametrize("kind", ["teacher", "blank"])
+def test_the_teacher_reads_captions_without_the_trigger(tiny_base, photos, tmp_path, kind):
+    word = {"class_word": "cup"} if kind == "teacher" else {}
+    recipe = wish(tiny_base, photos, data=TEACHER["data"], prior={"kind": kind, **word})
+    resolved = with_prior(resolve(recipe), RunDir(tmp_path), Reporter())
+    own = {view.caption for view in resolved.own}
+    expected = {caption.replace("zorb", "cup") for caption in own} if kind == "teacher" else {""}
+    assert {view.caption for view in resolved.views[len(resolved.own) :]} == expected != own
+    assert all("zorb" in caption for caption in own)
+
+
+PLANS = {
+    "plain": {},
+    "checkpointed": {"checkpointed_blocks": 2},
+    "int8": {"weights": "int8"},
+    "one by one": {"micro_batch": 1},
+}
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_an_adapter_that_changes_nothing_has_nothing_to_keep(tiny_base, photos, tmp_path, plan):
+    plain = Plan(**{"compute": "fp32", "weights": "fp32", "micro_batch": 2, **PLANS[plan]})
+    alone, beside = (
+        taught(wish(tiny_base, photos, **sections), tmp_path, plain)
+        for sections in ({"data": TEACHER["data"]}, TEACHER | {"lora": {"rank": 2, "dropout": 0.5}})
+    )
+    first, last = ([loss.item() for loss in one.losses(0)] for one in (alone, beside))
+    assert last == [*first, 0.0]
+    *_, prior_loss = moved(beside).losses(0)
+    assert prior_loss.item() > 0
+    prior_loss.backward()
+    assert all(weight.grad is not None for weight in beside.parameters), "the adapters are on again"
+
+
+def test_the_loss_of_the_teacher_is_the_distance_from_the_bare_base(tiny_base, photos, tmp_path):
+    recipe = wish(tiny_base, photos, **{**TEACHER, "prior": {**TEACHER["prior"], "weight": 3.0, "batch": 2}})
+    student, bare = moved(taught(recipe, tmp_path)), taught(recipe, tmp_path)
+    expected = 0.0
+    for sample in student._samples(0)[1]:
+        draw = KeyedRng([(recipe.seed, 0, sample.position)])
+        values = student.store.batch([sample.view_index], student.device)
+        answers = [
+            run_units(one.live_units, one.models, dict(values), draw)["pred"].detach()
+            for one in (student, bare)
+        ]
+        expected += 3.0 / 2 * (answers[0] - answers[1]).square().mean().item()
+    assert sum(loss.item() for loss in list(student.losses(0))[1:]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_run_with_a_teacher_goes_on_to_the_bit_and_paints_nothing(tiny_base, photos, tmp_path):
+    told = Told()
+    train(wish(tiny_base, photos, **TEACHER), tmp_path / "whole", told)
+    train(wish(tiny_base, photos, **TEACHER, train={"steps": 2}), tmp_path / "run", Told())
+    train(wish(tiny_base, photos, **TEACHER), tmp_path / "run", Told())
+    assert equal(weights(tmp_path / "run", 4), weights(tmp_path / "whole", 4))
+    assert "the bare base is the teacher of" in told.text and not (tmp_path / "whole" / "prior").exists()

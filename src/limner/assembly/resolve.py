@@ -50,7 +50,7 @@ class Resolved:
     views: tuple[View, ...]
     """What training draws from: views of the person's images, then those of class images."""
     class_views: int = 0
-    """How many of the views are of class images."""
+    """How many of the views are of class images, or of own images that the teacher is asked about."""
     held_out: tuple[View, ...]
     """What the validation loss is measured on."""
     truly_held_out: bool
@@ -192,7 +192,7 @@ class Resolved:
             self.views[-self.class_views :],
             batch=recipe.prior.batch,
             seed=seed_of(recipe.seed, "prior"),
-            caption_dropout=recipe.data.caption_dropout,
+            caption_dropout=0.0 if recipe.prior.taught else recipe.data.caption_dropout,
         )
 
 

@@ -148,6 +148,13 @@ def with_trigger(caption: str, trigger: str) -> str:
     return f"{trigger}, {caption}" if caption else trigger
 
 
+def without_trigger(caption: str, trigger: str, word: str = "") -> str:
+    """The caption with ``word`` in place of the trigger, or with nothing: "sks cat, asleep" -> "asleep"."""
+    text = re.sub(word_pattern(trigger), lambda _: word, caption, flags=re.IGNORECASE)
+    text = re.sub(r"\s+([,;.])", r"\1", " ".join(text.split()))
+    return re.sub(r"([,;])(\s*[,;])+", r"\1", text).strip(" ,;")
+
+
 def final(captions: tuple[str, ...], *, trigger: str, default: str) -> tuple[str, ...]:
     """What the model will read: at least one caption; ``default``, or the trigger, where there was none."""
     return tuple(dict.fromkeys(with_trigger(caption, trigger) for caption in captions or (default,)))

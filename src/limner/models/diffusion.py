@@ -130,11 +130,16 @@ def draw_time(latent: Tensor, draw: Draw, *, time_density: str, noise_range: tup
     return rectified.within(rectified.density(time_density, draw.uniform("time", latent)), noise_range)
 
 
+@unit("target")
+def aim(latent: Tensor, noise: Tensor, time: Tensor, *, steps: Steps, prediction: str) -> Tensor:
+    """What the denoiser is asked to say, of the shape of the latent."""
+    return wanted(prediction, latent, noise, steps.left(time))
+
+
 @unit("loss")
 def measure(  # noqa: PLR0913  two objectives and a weight
     pred: Tensor,
-    latent: Tensor,
-    noise: Tensor,
+    target: Tensor,
     time: Tensor,
     *,
     steps: Steps,
@@ -143,10 +148,8 @@ def measure(  # noqa: PLR0913  two objectives and a weight
     loss_form: rectified.LossForm,
 ) -> Tensor:
     """Mean error of each sample, (B,), in fp32, weighted if ``min_snr`` is not 0."""
-    remaining = steps.left(time)
-    target = wanted(prediction, latent, noise, remaining)
     loss = rectified.loss_of(pred, target, time, loss_form)
-    return loss * snr_weights(prediction, remaining, min_snr) if min_snr else loss
+    return loss * snr_weights(prediction, steps.left(time), min_snr) if min_snr else loss
 
 
 def constants(source: Source, objective: Objective) -> Mapping[str, Any]:

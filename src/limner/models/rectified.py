@@ -223,10 +223,16 @@ def draw_time(
     return within(shifted(density(time_density, draw.uniform("time", latent)), shift), noise_range)
 
 
+@unit("target")
+def aim(latent: Tensor, noise: Tensor) -> Tensor:
+    """The velocity that the denoiser is asked for, of the shape of the latent."""
+    return velocity(latent, noise)
+
+
 @unit("loss")
-def measure(pred: Tensor, latent: Tensor, noise: Tensor, time: Tensor, *, loss_form: LossForm) -> Tensor:
+def measure(pred: Tensor, target: Tensor, time: Tensor, *, loss_form: LossForm) -> Tensor:
     """Mean error of each sample's velocity, (B,), in fp32."""
-    return loss_of(pred, velocity(latent, noise), time, loss_form)
+    return loss_of(pred, target, time, loss_form)
 
 
 def times(

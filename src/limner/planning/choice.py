@@ -30,6 +30,8 @@ class PlanRequest:
     min_weight_precision: WeightPrecision = "8bit"
     batches: tuple[int, ...] = (1,)
     """Images per step: one's own, and those of the prior."""
+    has_teacher: bool = False
+    """Whether those of the prior pass through the bare base first, which is their teacher."""
     micro_batch: int | None = None
     """Most images that may pass at once."""
     matmul_precision: Products = "full"
@@ -47,6 +49,14 @@ class PlanRequest:
     """Ways of storing the optimizer's state. The second is for AdamW, when nothing fits with the first."""
     image_pixels: int = PHOTO
     """Pixels of the largest picture file."""
+
+    def teacher_share(self, plan: Plan) -> float:
+        """Share of the micro-batches of a step that the bare base answers first: the prior's, or none."""
+        return (
+            accumulation_of(plan, self.batches[1:]) / accumulation_of(plan, self.batches)
+            if self.has_teacher
+            else 0.0
+        )
 
     @property
     def micro_batch_sizes(self) -> list[int]:
@@ -116,7 +126,14 @@ def assess(profile: Profile, device: Device, request: PlanRequest, plan: Plan) -
         plan=plan,
         needs=needs,
         hosts=host_memory(profile, plan, device, request),
-        step_time=step_time_of(profile, plan, device, batches=request.batches, optimizer=request.optimizer),
+        step_time=step_time_of(
+            profile,
+            plan,
+            device,
+            batches=request.batches,
+            optimizer=request.optimizer,
+            teacher_share=request.teacher_share(plan),
+        ),
         compiling=compile_seconds(profile, plan),
     )
 

@@ -331,6 +331,7 @@ def request_of(
         min_weight_precision=recipe.limits.weights_precision,
         matmul_precision=recipe.limits.matmul_precision,
         batches=(recipe.train.batch, *prior),
+        has_teacher=recipe.prior.taught,
         micro_batch=recipe.limits.micro_batch,
         optimizer=recipe.train.optimizer,
         average=recipe.train.ema > 0,
@@ -360,7 +361,9 @@ def counts_of(recipe: Recipe, sizes: list[tuple[int, int]] | None = None) -> Cou
         images_unknown=not sizes,
         sizes=tuple(sizes),
         views=views,
-        captions=images + len(recipe.prior.prompts) + (prompt_count + 1 if rounds else 0),
+        captions=images * (2 if recipe.prior.taught else 1)
+        + len(recipe.prior.prompts)
+        + (prompt_count + 1 if rounds else 0),
         samples=rounds * prompt_count + class_images,
         validation_passes=checks * len(QUANTILES) * (validation_images or min(SUBSET, images)),
     )

@@ -281,7 +281,7 @@ class _Space:
             )
             update = update_seconds(profile, plan, device, request.optimizer)
             extra = update + compile_seconds(profile, plan) / max(1, request.steps)
-            cost_model = CostModel(profile, plan, device)
+            cost_model = CostModel(profile, plan, device, request.teacher_share(plan))
             yield _Group(plan, cost_model, accumulation_of(plan, request.batches), extra)
 
     def _plans(self, group: _Group) -> Iterator[Plan]:

@@ -106,9 +106,10 @@ class CostModel:
         profile: Of the base, the adapter and the bucket.
         plan: Its blocks that are checkpointed or swapped, and whether those are mapped, are not looked at.
         device: Where.
+        teacher_share: Share of the micro-batches that the bare base answers first, a forward pass.
     """
 
-    def __init__(self, profile: Profile, plan: Plan, device: Device) -> None:
+    def __init__(self, profile: Profile, plan: Plan, device: Device, teacher_share: float = 0.0) -> None:
         self.profile, self.plan, self.device = profile, plan, device
         images, rest, blocks = plan.micro_batch, profile.rest, profile.blocks
         block_seconds: list[tuple[float, float, float]] = []
@@ -133,7 +134,9 @@ class CostModel:
         self.giving = _giving(profile, device)
         self.bytes = [frozen_bytes(block, plan) for block in blocks]
         self.repeated = [0.0, *accumulate(self.recompute)]
-        self.once = sum(self.forward) + sum(self.backward) + self.rest + self.giving
+        self.teacher_share = teacher_share
+        bare_seconds = teacher_share * (sum(self.forward) + self.outside_seconds)
+        self.once = sum(self.forward) + sum(self.backward) + self.rest + self.giving + bare_seconds
 
     def _all(self, block: Block) -> tuple[float, float, float]:
         return (
@@ -179,9 +182,8 @@ class CostModel:
         # what is in the buffers when a pass turns round need not come again
         copy_bytes = [self.bytes[n] for n in swapped_blocks]
         stay = 2 * sum(sorted(copy_bytes)[-max(2, self.plan.swap_buffers) :])
-        copies = (max(0, 2 * sum(copy_bytes) - stay) + self.modulation_bytes) / self._copy(
-            mmap_weights=mmap_weights
-        )
+        passing = max(0, 2 * sum(copy_bytes) - stay) + self.teacher_share * sum(copy_bytes)
+        copies = (passing + self.modulation_bytes) / self._copy(mmap_weights=mmap_weights)
         return max(self.once + self.repeated[checkpointed_blocks], copies)
 
     def _copy(self, *, mmap_weights: bool) -> float:
@@ -206,6 +208,8 @@ class CostModel:
         waiting = _waiting(
             uses, max(2, self.plan.swap_buffers), self.rest, ahead if self.modulation_bytes else []
         )
+        copying = sum(self.bytes[n] for n in swap_set) / copy
+        waiting += self.teacher_share * max(0.0, copying - sum(self.forward))
         return busy + waiting, waiting
 
     def step_time(self, plan: Plan, accumulation_steps: int, update: float) -> StepTime:
@@ -330,7 +334,13 @@ def accumulation_of(plan: Plan, batches: Iterable[int]) -> int:
 
 
 def step_time_of(
-    profile: Profile, plan: Plan, device: Device, *, batches: Sequence[int] = (1,), optimizer: str = "adamw"
+    profile: Profile,
+    plan: Plan,
+    device: Device,
+    *,
+    batches: Sequence[int] = (1,),
+    optimizer: str = "adamw",
+    teacher_share: float = 0.0,
 ) -> StepTime:
     """Seconds of one optimizer step.
 
@@ -340,9 +350,12 @@ def step_time_of(
         device: Where.
         batches: Images per step, of each sort.
         optimizer: The recipe's.
+        teacher_share: Share of the micro-batches that the bare base answers first.
     """
     update = update_seconds(profile, plan, device, optimizer)
-    return CostModel(profile, plan, device).step_time(plan, accumulation_of(plan, batches), update)
+    return CostModel(profile, plan, device, teacher_share).step_time(
+        plan, accumulation_of(plan, batches), update
+    )
 
 
 def compile_seconds(profile: Profile, plan: Plan) -> float:

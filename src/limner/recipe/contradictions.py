@@ -145,6 +145,43 @@ def refuse_method(recipe: "Recipe") -> None:
         )
 
 
+def refuse_prior(recipe: "Recipe") -> None:
+    """Raise ``BadRecipe`` where the keys of [prior] do not fit each other, or those of other tables."""
+    prior, trigger = recipe.prior, recipe.data.trigger
+    if prior.class_word and prior.kind != "teacher":
+        raise BadRecipe(
+            f'prior.class_word is "{prior.class_word}", which the teacher reads, and prior.kind is '
+            f'"{prior.kind}". Set prior.kind = "teacher", or remove prior.class_word.'
+        )
+    if not prior.taught:
+        return
+    if prior.images is not None or prior.prompts:
+        raise BadRecipe(
+            f'prior.kind is "{prior.kind}", which needs no class images, and prior.'
+            f'{"prompts" if prior.prompts else "images"} names some. Remove it, or set prior.kind = "images".'
+        )
+    if recipe.train.method == "full":
+        raise BadRecipe(
+            f'prior.kind is "{prior.kind}", and train.method "full" changes the base that is the teacher. '
+            'Set prior.kind = "images", or train.method = "lora".'
+        )
+    if prior.kind == "blank" and recipe.data.caption_dropout:
+        raise BadRecipe(
+            f'prior.kind is "blank", which keeps the empty caption as it is, and data.caption_dropout '
+            f"{recipe.data.caption_dropout:g} trains it. Remove one of the two."
+        )
+    if prior.kind == "teacher" and not trigger:
+        raise BadRecipe(
+            'prior.kind is "teacher", and captions without the trigger are what it keeps, but data.trigger '
+            'is empty. Set data.trigger, or prior.kind = "blank".'
+        )
+    if prior.kind == "teacher" and trigger.lower() in prior.class_word.lower():
+        raise BadRecipe(
+            f'prior.class_word is "{prior.class_word}", with the trigger "{trigger}" in it. Name the kind '
+            "of thing alone."
+        )
+
+
 def refuse_adapter(recipe: "Recipe") -> None:
     """Raise ``BadRecipe`` where keys of [lora] do not fit those of [train]."""
     lora, train = recipe.lora, recipe.train

@@ -201,4 +201,5 @@ class Recipe(Section):
         contradictions.refuse_method(self)
         contradictions.refuse_adapter(self)
         contradictions.refuse_distillation(self)
+        contradictions.refuse_prior(self)
         return self

@@ -63,7 +63,10 @@ ALIASES: Mapping[str, str] = {
     "train.keep": "checkpoints_total_limit save_total_limit max_step_saves_to_keep",
     "prior.images": "class_data_dir reg_data_dir",
     "prior.prompts": "class_prompt",
-    "prior.weight": "prior_loss_weight",
+    "prior.kind": "diff_output_preservation blank_prompt_preservation",
+    "prior.class_word": "diff_output_preservation_class",
+    "prior.weight": """prior_loss_weight diff_output_preservation_multiplier
+        blank_prompt_preservation_multiplier""",
     "sample.every": "validation_steps sample_every_n_steps sample_every validation_step_interval",
     "sample.prompts": "validation_prompt validation_prompts prompts",
     "sample.prompt_file": "sample_prompts",
@@ -202,7 +205,7 @@ SYNONYMS: Mapping[str, str] = {
 ABSENT = """
     adam_epsilon adam_weight_decay_text_encoder adaptive_noise_scale alpha_pattern bias
     bypass_guidance_embedding caption_dropout_every_n_epochs caption_tag_dropout_rate clip_skip
-    color_aug conv_alpha dataloader_num_workers debiased_estimation_loss diff_output_preservation
+    color_aug conv_alpha dataloader_num_workers debiased_estimation_loss
     disable_benchmark face_crop_aug_range freeze_encoder init_lora_weights
     input_perturbation ip_noise_gamma keep_tokens layers_pattern layers_to_transform logging_steps
     logit_mean logit_std lora_type loss_weight_fn lr_end 
@@ -326,7 +329,14 @@ def _literal(text: str) -> Any:
         return text
 
 
+def _taught(kind: str) -> Callable[[Any], Any]:
+    """A reader of ai-toolkit's switches, of which each is a kind of prior."""
+    return lambda value: {True: kind, False: "images"}[value] if isinstance(value, bool) else value
+
+
 READERS: Mapping[str, Callable[[Any], Any]] = {
+    "diff_output_preservation": _taught("teacher"),
+    "blank_prompt_preservation": _taught("blank"),
     "use_8bit_adam": _adam8bit,
     "use_dora": _decomposed,
     "lora_decompose": _decomposed,

@@ -193,9 +193,16 @@ class Distill(Section):
 
 
 class Prior(Section):
-    """Prior preservation by class (regularization) images, beside yours (DreamBooth, arXiv 2208.12242)."""
+    """Prior preservation, by class (regularization) images (DreamBooth, arXiv 2208.12242) or a teacher."""
 
     section: ClassVar[str] = "prior"
+
+    kind: Literal["images", "teacher", "blank"] = "images"
+    """"images": class images, if any are named. "teacher" (differential output preservation): your images,
+    with captions that lack the trigger, must be denoised as the bare base does it. "blank" (blank prompt
+    preservation): likewise with the empty caption. Both cost one more forward pass and no images."""
+    class_word: str = Field(default="", examples=["cat"])
+    """Of the teacher: what stands in captions in place of the trigger. Empty: nothing."""
 
     images: PathField | None = Field(default=None, examples=["ordinary-cats"])
     """A folder of class images: other things of the kind, with captions that lack the trigger. Unset: the
@@ -205,7 +212,7 @@ class Prior(Section):
     images_per_prompt: Annotated[int, Field(ge=1, le=1000)] = 1
     """Class images generated from each of the prompts."""
     batch: Annotated[int, Field(ge=1, le=65536)] = 1
-    """Class images per optimizer step, besides train.batch."""
+    """Class images, or images shown to the teacher, per optimizer step, besides train.batch."""
     weight: Annotated[float, Field(gt=0, le=100)] = 1.0
     """Prior loss weight: weight of the mean loss of class images; that of your images has 1."""
 
@@ -220,5 +227,10 @@ class Prior(Section):
 
     @property
     def wanted(self) -> bool:
-        """Whether there are class images."""
-        return self.images is not None or bool(self.prompts)
+        """Whether steps have more images than one's own."""
+        return self.taught or self.images is not None or bool(self.prompts)
+
+    @property
+    def taught(self) -> bool:
+        """Whether the bare base says what is right for them."""
+        return self.kind != "images"

@@ -25,7 +25,7 @@ from limner.recipe import toml
 from limner.recipe.schema import Recipe
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
-from limner.training.class_images import prior, taught
+from limner.training.class_images import taught, with_prior
 from limner.training.encode import (
     Row,
     Table,
@@ -100,8 +100,7 @@ def cache(recipe: Recipe, run: RunDir, reporter: Reporter, planner: Planner) -> 
     with run.lock() if distributed.rank() == 0 else nullcontext(), Interrupt(reporter.stop) as stop:
         reporter = reporter.until(stop.due)
         resolved = resolve(taught(recipe, run, reporter), reporter.line)
-        if folder := prior(resolved.base, run, reporter):
-            resolved = resolved.with_class_images(folder)
+        resolved = with_prior(resolved, run, reporter)
         if resolved.device.type == "cuda":  # encoders may be larger than it
             store, report = fill_cache_with_fallback(
                 resolved, oom_fallback_of(recipe, reporter, planner), reporter

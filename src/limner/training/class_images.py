@@ -4,15 +4,15 @@ DreamBooth's prior preservation (Ruiz et al. 2022, arXiv:2208.12242, section 3.3
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from limner.assembly.base import ResolvedBase
-from limner.assembly.resolve import resolve_base
-from limner.data.captions import NAMES
+from limner.assembly.resolve import Resolved, resolve_base
+from limner.data.captions import NAMES, without_trigger
 from limner.files import atomic_write, write_json, write_text
 from limner.generation.pipeline import pipeline
 from limner.models.family import SamplingParams
@@ -42,6 +42,21 @@ class GeneratedImages:
     def seed_of(self, recipe: Recipe, prompt: str, turn: int) -> int:
         """Of the start noise of a picture."""
         return seed_of(recipe.seed, self.purpose, prompt, turn)
+
+
+def with_prior(resolved: Resolved, run: RunDir, reporter: Reporter) -> Resolved:
+    """The run with what keeps the base as it is: class images, or captions for the teacher; or as it was."""
+    if resolved.recipe.prior.taught:
+        prior_config, trigger = resolved.recipe.prior, resolved.recipe.data.trigger
+
+        def text(caption: str) -> str:
+            blank = prior_config.kind == "blank"
+            return "" if blank else without_trigger(caption, trigger, prior_config.class_word)
+
+        new_views = tuple(dict.fromkeys(replace(view, caption=text(view.caption)) for view in resolved.own))
+        return replace(resolved, views=resolved.views + new_views, class_views=len(new_views))
+    folder = prior(resolved.base, run, reporter)
+    return resolved.with_class_images(folder) if folder else resolved
 
 
 def prior(base: ResolvedBase, run: RunDir, reporter: Reporter) -> Path | None:

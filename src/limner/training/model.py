@@ -65,7 +65,7 @@ class TrainableModel:
         self.recipe, self.device, self.live_units = resolved.recipe, resolved.device, resolved.cut.live
         self.autocasts = resolved.spec.autocasts
         self.order, self.class_order = resolved.order, resolved.class_order
-        self.own_views = len(resolved.own)
+        self.own_views, self.taught = len(resolved.own), resolved.recipe.prior.taught
         self.process, self.processes = distributed.rank(), distributed.world()
         self.assembly = assemble(resolved.spec, self.plan, resolved.device, folder=self._folder)
         self.models, self.sample_keys = self.assembly.models, self.assembly.sample_keys
@@ -155,8 +155,11 @@ class TrainableModel:
 
         Where there is a prior, to the mean over the images plus the weighted mean over the prior.
         """
-        samples = self._samples(step)
-        micros = micro_batches(samples, self.resolved.views, self.plan.micro_batch)
+        micros = [
+            micro
+            for samples in self._samples(step)
+            for micro in micro_batches(samples, self.resolved.views, self.plan.micro_batch)
+        ]
         if self.offload:
             self.offload.forget()
         for micro in micros[self.process :: self.processes]:
@@ -164,16 +167,19 @@ class TrainableModel:
             if self.offload:
                 self.offload.gather()
 
-    def _samples(self, step: int) -> list[SampledView]:
-        """The step's images, then its pictures of the prior, whose positions count down from -1."""
+    def _samples(self, step: int) -> list[list[SampledView]]:
+        """The step's images, then its pictures of the prior, whose positions count down from -1.
+
+        Two lists where the bare base answers first for those of the prior: they share no micro-batch then.
+        """
         samples = self.order.step(step)
-        if self.class_order:
-            class_samples = self.class_order.step(step)
-            samples += [
-                SampledView(-1 - sample.position, self.own_views + sample.view_index)
-                for sample in class_samples
-            ]
-        return samples
+        if not self.class_order:
+            return [samples]
+        class_samples = [
+            SampledView(-1 - sample.position, self.own_views + sample.view_index)
+            for sample in self.class_order.step(step)
+        ]
+        return [samples, class_samples] if self.taught else [samples + class_samples]
 
     def _loss(self, step: int, micro: Sequence[SampledView]) -> Tensor:
         recipe = self.recipe
@@ -183,8 +189,19 @@ class TrainableModel:
         shares = torch.tensor([image_weight if sample.position >= 0 else class_weight for sample in micro])
         draw = KeyedRng(self.sample_keys)
         with self._arithmetic():
+            if self.taught and micro[0].position < 0:
+                values["target"] = self._teacher(values, draw)
             loss = run_units(self.live_units, self.models, values, draw)["loss"]
         return (loss * to_device(shares, loss.device)).sum()
+
+    @torch.no_grad()
+    def _teacher(self, values: dict[str, Tensor], draw: KeyedRng) -> Tensor:
+        """What the base without its adapters says to a micro-batch at the same noise and times."""
+        self.dropping(enabled=False)
+        with self._bare():
+            answer = run_units(self.live_units, self.models, values, draw)["pred"]
+        self.dropping(enabled=True)
+        return answer.detach()
 
     def _arithmetic(self) -> AbstractContextManager[Any]:
         """Autocast where weights are trained, in fp32; beside a LoRA there is nothing left to cast."""

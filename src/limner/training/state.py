@@ -21,7 +21,7 @@ from limner.recipe.aliases import shown
 from limner.recipe.optimizers import optimizer_of
 from limner.recipe.schema import Recipe
 from limner.recipe.train import Lora
-from limner.reporter import Reporter
+from limner.reporter import Reporter, counted
 from limner.run_folder import RunDir
 from limner.training import checkpoint
 from limner.training.export import model_steps, output_of
@@ -148,7 +148,14 @@ class TrainState:
                 f"{adapter.bytes / 2**20:.1f} MB beside the frozen weights; no sample and no exported file "
                 "has it."
             )
-        if resolved.class_views:
+        prior = resolved.recipe.prior
+        if prior.taught:
+            captions = sorted({view.caption for view in resolved.views[-resolved.class_views :]})
+            lines.append(
+                f"Prior: the bare base is the teacher of {counted(len(captions), 'caption')} without the "
+                f'trigger (the first: "{captions[0][:80]}"), {prior.batch} per step, weight {prior.weight:g}.'
+            )
+        elif resolved.class_views:
             class_images = len({view.example.sha256 for view in resolved.views[-resolved.class_views :]})
             lines.append(
                 f"Prior: {class_images} pictures keep what the base knows, {resolved.recipe.prior.batch} per "

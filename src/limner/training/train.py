@@ -29,7 +29,7 @@ from limner.status import Requests, StatusFile, TrainLog
 from limner.training import checkpoint
 from limner.training.cache import Store, fill_cache_with_fallback, record
 from limner.training.checkpoint import LoadedCheckpoint
-from limner.training.class_images import prior, taught
+from limner.training.class_images import taught, with_prior
 from limner.training.evaluation import evaluate, judge
 from limner.training.export import output_of
 from limner.training.initial import InitialLora, Predictor, begin_from, initial_lora
@@ -117,8 +117,7 @@ def _resolved(
     if distributed.rank() == 0:
         stack.enter_context(device_lock(resolved.device, recipe.limits, run, reporter))
     initial = None if last_checkpoint else initial_lora(resolved, meta, reporter, predictor)
-    if folder := prior(resolved.base, run, reporter):
-        resolved = resolved.with_class_images(folder)
+    resolved = with_prior(resolved, run, reporter)
     return resolved, last_checkpoint, initial
 
 

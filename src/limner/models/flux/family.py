@@ -140,7 +140,7 @@ FAMILY = Family(
     parts=FACTS.parts,
     full_precision=("vae",),
     units=(tokenize, tokenize_2, encode_clip, encode_t5, encode_image)
-    + (draw_latent, draw_noise, rectified.draw_time, denoise, rectified.measure),
+    + (draw_latent, draw_noise, rectified.draw_time, denoise, rectified.aim, rectified.measure),
     text=("pooled", "context"),
     supported_options=rectified.SUPPORTED_OPTIONS | {"distill_steps"} | {"guidance"},
     constants=constants,

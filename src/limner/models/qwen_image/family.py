@@ -117,7 +117,7 @@ FAMILY = Family(
     parts=FACTS.parts,
     full_precision=("vae",),
     units=(tokenize, encode_text, encode_image)
-    + (draw_latent, draw_noise, rectified.draw_time, denoise, rectified.measure),
+    + (draw_latent, draw_noise, rectified.draw_time, denoise, rectified.aim, rectified.measure),
     text=("context", "text_mask"),
     supported_options=rectified.SUPPORTED_OPTIONS,
     constants=rectified.constants,

@@ -57,7 +57,7 @@ FAMILY = Family(
     parts=FACTS.parts,
     full_precision=("vae",),
     units=(tokenize, encode_clip, encode_image, draw_latent)
-    + (diffusion.draw_noise, diffusion.draw_time, denoise, diffusion.measure),
+    + (diffusion.draw_noise, diffusion.draw_time, denoise, diffusion.aim, diffusion.measure),
     text=("context",),
     supported_options=diffusion.SUPPORTED_OPTIONS,
     constants=diffusion.constants,

@@ -116,7 +116,7 @@ FAMILY = Family(
     parts=FACTS.parts,
     full_precision=("vae",),
     units=(tokenize, tokenize_2, tokenize_3, encode_clip, encode_both, encode_t5, encode_image)
-    + (draw_latent, draw_noise, rectified.draw_time, denoise, rectified.measure),
+    + (draw_latent, draw_noise, rectified.draw_time, denoise, rectified.aim, rectified.measure),
     text=("context", "pooled", "context_2", "pooled_2", "context_3"),
     supported_options=rectified.SUPPORTED_OPTIONS,
     constants=partial(rectified.constants, tokens=TOKENS),

@@ -83,7 +83,7 @@ FAMILY = Family(
     parts=FACTS.parts,
     full_precision=("vae",),
     units=(tokenize, tokenize_2, encode_clip, encode_both, encode_image, describe, draw_latent)
-    + (diffusion.draw_noise, diffusion.draw_time, denoise, diffusion.measure),
+    + (diffusion.draw_noise, diffusion.draw_time, denoise, diffusion.aim, diffusion.measure),
     text=("context", "context_2", "pooled_2"),
     supported_options=diffusion.SUPPORTED_OPTIONS,
     constants=diffusion.constants,
