@@ -177,7 +177,9 @@ def distilled(units: Sequence[Unit], steps: int) -> tuple[Unit, ...]:
     DiffSynth-Studio has it (``DirectDistillLoss``).
     """
     denoise = next(unit for unit in units if "pred" in unit.writes)
-    times, measure = (next(unit for unit in units if name in unit.writes) for name in ("time", "loss"))
+    times, target, measure = (
+        next(unit for unit in units if name in unit.writes) for name in ("time", "target", "loss")
+    )
     shift = times.constants["time_shift"]
     if shift is empirical_shift:  # it knows the number of steps
         shift = partial(empirical_shift, steps=steps)
@@ -198,7 +200,7 @@ def distilled(units: Sequence[Unit], steps: int) -> tuple[Unit, ...]:
             "patch": times.constants["patch"],
         },
     )
-    others = [unit for unit in units if not unit.draws and unit not in (denoise, measure)]
+    others = [unit for unit in units if not unit.draws and unit not in (denoise, target, measure)]
     return (*others, start_noise, sampling, measure_sampled.bind(**measure.constants))
 
 
