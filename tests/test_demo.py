@@ -10,6 +10,8 @@ from PIL import Image
 
 from limner import demo
 from limner.bases.judge import Judge
+from limner.recipe import Recipe
+from limner.recipe.toml import change
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
 
@@ -46,7 +48,27 @@ def test_the_base_does_not_know_the_trigger() -> None:
 
 
 @pytest.mark.slow
-def test_the_demo_changes_what_the_base_paints(tmp_path: Path) -> None:
+def test_a_style_is_learned_of_nouns_that_were_not_shown(tmp_path: Path) -> None:
+    """One lesson whole; the other, and three seeds of both, are in ``benchmarks/quality/demo_quality.py``."""
+    lesson = demo.style_lesson()
+    style, _ = demo.teach(lesson, demo.recipe_for(lesson), tmp_path / "style", Judge.load(), Reporter())
+    assert style["before"] <= 0.1
+    assert style["after"] >= 0.7
+    assert style["without_trigger"] <= 0.25
+    assert style["concept_of_base"] >= 0.75
+    assert style["concept_without_trigger"] >= style["concept_of_base"] - 0.25
+    assert style["concept_with_trigger"] >= 0.5 * style["concept_of_base"]
+
+
+@pytest.mark.slow
+def test_the_demo_leaves_its_pages_and_a_lora_made_in_one_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short(lesson: demo.DemoRun) -> Recipe:
+        return change(recipe_for(lesson), {"train.steps": 2, "train.warmup": 0})
+
+    recipe_for = demo.recipe_for
+    monkeypatch.setattr(demo, "recipe_for", short)
     done = demo.demo(tmp_path / "demo", Reporter())
     style, subject, one_pass = done["loras"]
     assert Path(done["sheet"]).is_file()
@@ -54,15 +76,7 @@ def test_the_demo_changes_what_the_base_paints(tmp_path: Path) -> None:
     first, *last = RunDir(tmp_path / "demo").samples().values()
     assert sorted(first) == list(range(2 * demo.SHEET_IMAGES))
     assert sorted(number for taken in last for number in taken) == sorted(first)
-    assert style["before"] <= 0.1
-    assert style["after"] >= 0.7
-    assert style["without_trigger"] <= 0.25
-    assert style["concept_of_base"] >= 0.75
-    assert style["concept_without_trigger"] >= style["concept_of_base"] - 0.25
-    assert style["concept_with_trigger"] >= 0.5 * style["concept_of_base"]
-    assert subject["before"] <= 0.1
-    assert subject["after"] >= 0.8
-    assert subject["without_trigger"] <= 0.1
+    assert max(result["after"] for result in (style, subject)) <= 0.25, "two steps teach nothing"
     assert one_pass["before"] <= 0.1
     assert one_pass["after"] >= 0.7
     assert one_pass["concept_after"] >= 0.4

@@ -1,4 +1,5 @@
 import pytest
+from PIL import Image
 
 from limner.assembly.base import ImageSizes, ResolvedBase, Shape, family_at, fp16_of, locate_base, shape_at
 from limner.errors import BadBase, BadRecipe
@@ -6,6 +7,7 @@ from limner.models.bundled import known
 from limner.models.facts import Objective
 from limner.recipe.schema import Data, Recipe
 from limner.recipe.toml import change
+from messages import raises
 
 FLUX = change(Recipe(), {"base": "flux-dev"})
 
@@ -64,3 +66,14 @@ def test_fp16_is_for_bases_whose_activations_stay_below_its_end(base: str, *, ab
 def test_what_cannot_be_sampled_with_a_gradient_is_not_distilled():
     with pytest.raises(BadRecipe, match='train.objective is "distill", and sd15 is no base'):
         _ = resolved(Recipe(base="sd15", train={"objective": "distill"})).spec.units
+
+
+def test_class_images_without_controls_are_no_part_of_pairs(tmp_path):
+    for folder in ("targets", "controls"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (64, 64)).save(tmp_path / folder / "cat.png")
+    pairs = {"data.images": tmp_path / "targets", "data.control": (tmp_path / "controls",)}
+    recipe = change(Recipe(), {"base": "flux-kontext", **pairs})
+    assert resolved(recipe).controls == 1
+    with raises(BadRecipe):
+        _ = resolved(change(recipe, {"prior.prompts": ("a cat",)})).controls

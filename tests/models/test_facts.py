@@ -1,7 +1,7 @@
 from dataclasses import fields
 
 from limner.models.facts import Objective, RegisteredBase
-from limner.recipe.train import Train
+from limner.recipe.train import Distill, Train
 
 
 def test_a_part_may_be_stored_otherwise_than_the_rest():
@@ -11,5 +11,6 @@ def test_a_part_may_be_stored_otherwise_than_the_rest():
 
 
 def test_every_option_is_a_key_of_the_recipe_and_the_default_leaves_it_to_the_family():
-    assert {field.name for field in fields(Objective)} <= set(Train.model_fields)
+    keys = set(Train.model_fields) | {f"distill_{key}" for key in Distill.model_fields}
+    assert {field.name for field in fields(Objective)} <= keys
     assert Objective() == Objective(guidance=1.0, min_snr=0.0, noise_offset=0.0)

@@ -161,6 +161,12 @@ class ResolvedBase:
                 f"The images have {count} control images each, and {name} reads at most {maximum}. Name "
                 "fewer folders as data.control, or fewer images in the metadata."
             )
+        prior = self.recipe.prior
+        if count and (prior.images is not None or prior.prompts):
+            raise BadRecipe(
+                f"Images of {name} have control images, and class images have none: it cannot train on both. "
+                "Remove prior.images and prior.prompts."
+            )
         return count
 
     @property
