@@ -169,3 +169,29 @@ def test_compiling_is_planned_where_it_can_be_done(tmp_path, monkeypatch):
     monkeypatch.setitem(there, "gcc", None)
     monkeypatch.setenv("CC", "/opt/cc")
     assert present(card).compiles
+
+
+def test_a_card_in_no_table_is_planned_by_what_nvidias_library_tells(driver, monkeypatch):
+    """Quadro RTX 8000: Turing, 4608 cores at 2100 MHz, 384 bits at 7001 MHz."""
+    answers = {
+        "Init": None,
+        "Shutdown": None,
+        "DeviceGetHandleByIndex": 0,
+        "DeviceGetMaxPcieLinkGeneration": 3,
+        "DeviceGetMaxPcieLinkWidth": 16,
+        "DeviceGetCudaComputeCapability": (7, 5),
+        "DeviceGetNumGpuCores": 4608,
+        "DeviceGetMaxClockInfo": 0,
+        "DeviceGetMemoryBusWidth": 384,
+    }
+    for name, answer in answers.items():
+        monkeypatch.setattr(room.pynvml, f"nvml{name}", lambda *_, answer=answer: answer)
+    clocks = {room.pynvml.NVML_CLOCK_SM: 2100, room.pynvml.NVML_CLOCK_MEM: 7001}
+    monkeypatch.setattr(room.pynvml, "nvmlDeviceGetMaxClockInfo", lambda _, kind: clocks[kind])
+    device = present(LocalGpu("Quadro RTX 8000", 48 * GB, 47 * GB))
+    assert device.capability == (7, 5)
+    assert "bf16" not in device.rates.gemm, "Turing has none"
+    assert device.rates.gemm["fp16"] == pytest.approx(0.72 * 72 * 1024 * 2.1e9)
+    assert device.rates.traffic == pytest.approx(0.75 * 672e9, rel=0.01)
+    assert device.rates.copy == pytest.approx(0.75 * 15.76e9)
+    assert "its driver tells" in device.source

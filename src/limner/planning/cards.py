@@ -340,8 +340,7 @@ def estimated(name: str, memory: float, circuits: Circuits) -> Card:
     multiprocessors = circuits.cores / CORES.get(capability, 128)
     clock = circuits.clock * 1e6
     full = multiprocessors * TENSOR.get(capability, 1024) * clock / 1e12
-    consumer = re.search(r"geforce|\brtx \d{4}\b(?! ada)", name.lower()) is not None
-    half = full / 2 if consumer else full
+    half = full / 2 if "geforce" in name.lower() else full
     return Card(
         name,
         capability,

@@ -160,8 +160,9 @@ def circuits() -> cards.Circuits | None:
         try:
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
             generation = pynvml.nvmlDeviceGetMaxPcieLinkGeneration(handle)
+            major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
             return cards.Circuits(
-                capability=tuple(pynvml.nvmlDeviceGetCudaComputeCapability(handle)),
+                capability=(major, minor),
                 cores=pynvml.nvmlDeviceGetNumGpuCores(handle),
                 clock=pynvml.nvmlDeviceGetMaxClockInfo(handle, pynvml.NVML_CLOCK_SM),
                 memory_clock=pynvml.nvmlDeviceGetMaxClockInfo(handle, pynvml.NVML_CLOCK_MEM),
