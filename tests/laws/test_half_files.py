@@ -27,7 +27,7 @@ Path.replace = replace
 from limner.cli.app import main
 main(sys.argv[2:])
 """
-GOOD = '{"captions": ["a zorb in the morning"]}'
+GOOD = "a zorb in the morning"
 
 
 def run(words: list[str], where: Path, *, kill_at: int = 0) -> None:
