@@ -1,13 +1,18 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from limner.errors import BadLora
+from limner.lora.diffusers_loader import as_loaded
 from limner.lora.factors import Factors
+from limner.lora.file import require_equal
 from limner.lora.formats import from_diffusers, read, to_diffusers
 from limner.lora.peft_config import HEADER_KEY
+from limner.models.registry import family_keys
 from loras import factors
 from messages import raises
 
@@ -78,6 +83,7 @@ def test_what_is_not_read_is_named(key: str, reason: str) -> None:
     [
         (f"transformer.{QWEN}.lora_B.bias", "biases beside the factors"),
         (f"diffusion_model.{QWEN}.diff_b", "changes of biases"),
+        (f"transformer.{QWEN}.bias", "biases, which"),
         ("diffusion_model.txt_norm.diff", "whole weights"),
         ("lora_unet_txt_norm.w_norm", "normalisation layers"),
         ("bundle_emb.ema yasuhara.clip_g", "bundled embeddings"),
@@ -88,6 +94,68 @@ def test_what_stands_beside_the_factors_is_named_and_they_are_read(key: str, kin
     assert list(found.components["transformer"]) == [QWEN]
     (line,) = found.unread
     assert line.startswith(f"1 tensors are {kind}")
+
+
+def test_what_is_not_read_is_named_of_a_file_of_no_family_too() -> None:
+    found = read(pair("transformer.x") | {"transformer.x.diff_b": torch.ones(8)}, {})
+    assert found.family is None
+    assert found.unread == ("1 tensors are changes of biases (diff_b), which are not read.",)
+
+
+@pytest.mark.parametrize(
+    ("stem", "modules"),
+    [
+        ("double_blocks.3.processor.qkv_lora1", ("attn.to_q", "attn.to_k", "attn.to_v")),
+        ("double_blocks.3.processor.proj_lora1", ("attn.to_out.0",)),
+        ("double_blocks.3.processor.qkv_lora2", ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj")),
+        ("diffusion_model.double_blocks.3.processor.proj_lora2", ("attn.to_add_out",)),
+        ("single_blocks.3.processor.qkv_lora", ("attn.to_q", "attn.to_k", "attn.to_v")),
+        ("single_blocks.3.processor.proj_lora", ("proj_out",)),
+    ],
+)
+def test_loras_of_xlabs_are_read_as_diffusers_reads_them(
+    tmp_path: Path, stem: str, modules: tuple[str, ...]
+) -> None:
+    """x-flux' attention processors; diffusers' own importer of them is the judge."""
+    columns = 15360 if modules == ("proj_out",) else 3072
+    flat = {f"{stem}.down.weight": torch.randn(2, columns)}
+    flat |= {f"{stem}.up.weight": torch.randn(3072 * len(modules), 2)}
+    found = read(flat, {})
+    assert found.family == "flux"
+    blocks = "single_transformer_blocks" if "single" in stem else "transformer_blocks"
+    adapter = found.components["transformer"]
+    assert list(adapter) == [f"{blocks}.3.{module}" for module in modules]
+    save_file(flat, tmp_path / "lora.safetensors")
+    loaded = as_loaded(tmp_path / "lora.safetensors", family_keys("flux"))
+    assert require_equal("lora", "diffusers", loaded, found.components, torch.float32) == 0.0
+
+
+T5_MODULE = "encoder.block.0.layer.0.SelfAttention.q"
+CLIP_MODULE = "text_model.encoder.layers.3.self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    ("family", "prefix", "module", "component"),
+    [
+        ("sd15", "lora_te.", CLIP_MODULE, "text_encoder"),
+        ("sdxl", "lora_te1.", CLIP_MODULE, "text_encoder"),
+        ("sdxl", "lora_te2.", CLIP_MODULE, "text_encoder_2"),
+        ("sdxl", "clip_l.", CLIP_MODULE, "text_encoder"),
+        ("sdxl", "clip_g.", CLIP_MODULE, "text_encoder_2"),
+        ("sd3", "t5.", T5_MODULE, "text_encoder_3"),
+        ("sd3", "lora_te3.", T5_MODULE, "text_encoder_3"),
+        ("flux", "clip_l.", CLIP_MODULE, "text_encoder"),
+        ("flux", "t5.", T5_MODULE, "text_encoder_2"),
+        ("flux", "t5xxl.", T5_MODULE, "text_encoder_2"),
+        ("flux", "lora_te2.", T5_MODULE, "text_encoder_2"),
+    ],
+)
+def test_dotted_names_of_text_encoders_are_read(
+    family: str, prefix: str, module: str, component: str
+) -> None:
+    found = read(pair(prefix + module), {}, family)
+    assert list(found.components) == [component]
+    assert list(found.components[component]) == [module]
 
 
 def test_a_control_lora_is_called_so() -> None:

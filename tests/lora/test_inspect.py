@@ -110,6 +110,15 @@ def test_no_form_of_a_file_ends_in_a_traceback(tmp_path, family: str, prefix: st
                 assert text == "yes" or (" -> limner lora convert" in text) == known
 
 
+def test_what_stands_beside_the_factors_is_told(tmp_path) -> None:
+    path, stem = tmp_path / "a.safetensors", "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
+    flat = {f"{stem}.{key}": tensor for key, tensor in keys.encode(factors(), peft=False).items()}
+    save_file(flat | {f"{stem}.diff_b": torch.ones(8)}, path)
+    assert "  note: 1 tensors are changes of biases (diff_b), which are not read." in table(
+        inspect(path, "sdxl")
+    )
+
+
 @pytest.mark.parametrize("alphas", [(4.0, 4.0), (4.0, 1.0)])
 def test_alphas_beside_the_factors_are_no_reason_to_say_no(tmp_path, alphas: tuple[float, float]) -> None:
     """diffusers reads every kohya file of SDXL; unequal alphas it takes for equal ones (0.42.1)."""

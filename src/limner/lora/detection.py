@@ -8,7 +8,7 @@ dW_i = B_i A_i that is blockdiag(B_1, B_2) cat(A_1, A_2).
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -196,7 +196,10 @@ def locate(
             if match := _match_text(stem, names, component, style):
                 return Location(component, match, style)
     for style in denoiser:
-        if match := names.table.find(stem, style):
+        match = names.table.find(stem, style)
+        if match is None and style.naming == "processor":
+            match = names.processors.find(stem, replace(style, naming="native"))
+        if match:
             return Location(names.component, match, style)
     return None
 

@@ -58,11 +58,11 @@ def read(
     stems = [part.stem for part in parts]
     names = family_keys(family) if family else detect(parts, metadata)
     if names is None:
-        return ParsedFile(from_diffusers(flat, configs), None, "diffusers", _repairs(configs, {}))
+        return _of_no_family(flat, configs)
     locations = {stem: locate_any(stem, names) for stem in stems}
     if unknown := [stem for stem, match in locations.items() if match is None]:
         if all(STEM.fullmatch(stem) for stem in stems):  # the base will say what it has not
-            return ParsedFile(from_diffusers(flat, configs), None, "diffusers", _repairs(configs, {}))
+            return _of_no_family(flat, configs)
         raise BadLora(
             f"{len(unknown)} of {len(stems)} modules are not in {names.family}: {unknown[0]} .. "
             "Name another --family."
@@ -75,6 +75,16 @@ def read(
         _repairs(configs, matches),
         _notes(parts, matches, configs),
         keys.unread(flat),
+    )
+
+
+def _of_no_family(flat: Mapping[str, Tensor], configs: Mapping[str, PeftConfig]) -> ParsedFile:
+    return ParsedFile(
+        from_diffusers(flat, configs),
+        None,
+        "diffusers",
+        _repairs(configs, {}),
+        unread=keys.unread(flat),
     )
 
 

@@ -97,7 +97,7 @@ def inspect(path: Path, family: str | None = None) -> LoraInfo:
         components=tuple(_component(name, adapter) for name, adapter in lora.components.items()),
         loads=_loads(path, lora),
         thumbnail=thumbnail(lora.metadata.get(THUMBNAIL, "")),
-        problems=(*lora.notes, *lora.repairs),
+        problems=(*lora.notes, *lora.repairs, *lora.unread),
     )
 
 

@@ -21,8 +21,8 @@ ENDINGS = tuple(
         (r"\.lora_down\.weight", "down"),
         (r"\.lora_up\.weight", "up"),
         (r"\.lora_mid\.weight", "mid"),
-        (r"(\.lora|_lora|\.lora_linear_layer)\.down\.weight", "down"),
-        (r"(\.lora|_lora|\.lora_linear_layer)\.up\.weight", "up"),
+        (r"(\.lora|_lora|\.lora_linear_layer|(?<=_lora[12]))\.down\.weight", "down"),
+        (r"(\.lora|_lora|\.lora_linear_layer|(?<=_lora[12]))\.up\.weight", "up"),
         (r"\.alpha", "alpha"),
         (r"\.dora_scale", "dora_scale"),
         (r"\.lora_magnitude_vector(\.default)?(\.weight)?", "magnitude"),
@@ -37,6 +37,7 @@ UNREAD_KINDS = (
     (r"\.(diff|set_weight|reshape_weight)$", "whole weights (diff)"),
     (r"\.(w_norm|b_norm)$", "normalisation layers (w_norm, b_norm)"),
     (r"(norm\w*|_norm)\.(scale|weight|bias)$", "normalisation layers"),
+    (r"\.bias$", "biases"),
     (r"^bundle_emb\.", "bundled embeddings (textual inversions)"),
 )
 """What may stand beside factors and is not read: they are, and this is named."""

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 Naming = Literal["diffusers", "native", "processor"]
-"""diffusers' module names; those of the model's authors; diffusers' before it took up peft."""
+"""diffusers' module names; those of the model's authors; those of attention processors, in which LoRAs were
+before peft."""
 
 GROUP = r"(\d+)"
 ATTENTION = re.compile(r"\.(?=to_[qkvo])")
@@ -198,6 +199,8 @@ class FamilyKeys:
     facts: "FamilyFacts"
     table: KeyMap = field(default=KeyMap(()), repr=False)
     """The denoiser's modules, in diffusers' names and in the authors'."""
+    processors: KeyMap = field(default=KeyMap(()), repr=False)
+    """Layers of LoRAs in the authors' attention processors, whose names take the place of the authors'."""
     text: Mapping[str, KeyMap] = field(default_factory=dict, repr=False)
     """Text encoder -> its modules."""
     text_styles: Mapping[str, tuple[KeyStyle, ...]] = field(default_factory=dict, repr=False)
@@ -253,6 +256,9 @@ JOINT_ATTENTION = (
 CLIP_L = (
     dotted("text_encoder."),
     dotted("text_encoders.clip_l.transformer."),
+    dotted("clip_l."),
+    dotted("lora_te."),
+    dotted("lora_te1."),
     flat("lora_te_", "diffusers"),
     flat("lora_te1_", "diffusers"),
 )
@@ -260,8 +266,16 @@ CLIP_G = (
     dotted("text_encoder_2."),
     dotted("text_encoders.clip_g.transformer."),
     flat("lora_te2_", "diffusers"),
+    dotted("clip_g."),
+    dotted("lora_te2."),
 )
-T5 = (dotted("text_encoders.t5xxl.transformer."), flat("lora_te3_", "diffusers"))
+T5 = (
+    dotted("text_encoders.t5xxl.transformer."),
+    flat("lora_te3_", "diffusers"),
+    dotted("t5."),
+    dotted("t5xxl."),
+    dotted("lora_te3."),
+)
 
 KOHYA_CLIP_L = (flat("lora_te1_"), flat("lora_te_"))
 KOHYA_CLIP_G = (flat("lora_te2_"),)

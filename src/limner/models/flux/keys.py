@@ -1,6 +1,6 @@
 """FLUX.1's modules in diffusers' names and in those of black-forest-labs/flux."""
 
-from limner.models.key_map import KeyEntry, KeyMap, entries
+from limner.models.key_map import KeyEntry, KeyMap, entries, fused
 from limner.models.shared_keys import (
     BFL_ATTENTION,
     BFL_EMBEDDER,
@@ -41,6 +41,19 @@ DENOISER = (
     NORM_OUT,
 )
 """What a LoRA may train."""
+
+XLABS = (
+    fused(f"{DOUBLE}attn", "double_blocks.{}.processor.qkv_lora1"),
+    fused(
+        f"{DOUBLE}attn", "double_blocks.{}.processor.qkv_lora2", ("add_q_proj", "add_k_proj", "add_v_proj")
+    ),
+    KeyEntry((f"{DOUBLE}attn.to_out.0",), "double_blocks.{}.processor.proj_lora1"),
+    KeyEntry((f"{DOUBLE}attn.to_add_out",), "double_blocks.{}.processor.proj_lora2"),
+    fused(f"{SINGLE}attn", "single_blocks.{}.processor.qkv"),
+    KeyEntry((f"{SINGLE}proj_out",), "single_blocks.{}.processor.proj"),
+)
+"""The layers that XLabs' trainer (x-flux, DoubleStreamBlockLoraProcessor) puts LoRAs on, without the ending
+``_lora`` of those in single blocks: 1 is the image's stream, 2 the text's."""
 
 CHECKPOINT = KeyMap(
     DENOISER

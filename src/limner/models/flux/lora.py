@@ -1,7 +1,7 @@
 """What LoRA files of FLUX.1 call its modules."""
 
 from limner.models.flux.facts import FACTS
-from limner.models.flux.keys import DENOISER
+from limner.models.flux.keys import DENOISER, XLABS
 from limner.models.key_map import (
     BFL_COMFYUI,
     CLIP_G,
@@ -27,10 +27,11 @@ KOHYA_TEXT = {"text_encoder": KOHYA_CLIP_L, "text_encoder_2": KOHYA_T5}
 LORA = FamilyKeys(
     facts=FACTS,
     table=KeyMap(DENOISER),
+    processors=KeyMap(XLABS),
     text={"text_encoder": CLIP_MODULES, "text_encoder_2": T5_MODULES},
     text_styles={
         "text_encoder": CLIP_L,
-        "text_encoder_2": (*T5, CLIP_G[0], CLIP_G[2]),  # OneTrainer calls T5 te2
+        "text_encoder_2": (*T5, CLIP_G[0], CLIP_G[2], CLIP_G[4]),  # OneTrainer calls T5 te2
     },
     tools={
         "diffusers": diffusers_keys(FACTS.denoiser, "text_encoder", "text_encoder_2"),
