@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from limner.nn.loop import fit
+from limner.planning.planner import plan
 from limner.recipe.schema import Recipe
 from limner.recipe.section import Section
 from limner.reporter import Reporter
@@ -166,6 +167,10 @@ def profiles(tmp_path_factory: pytest.TempPathFactory) -> list[Profile]:
             "sample": {"every": -1},
         }
     )
+    # the plan's profile is kept, as before every run but the first, which reads what is shipped
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(work / "home"))
+    plan(recipe, Reporter())
     found = []
     with Interrupt() as stop:
         steps = running(recipe, work / "run", Reporter(), stop)
@@ -179,6 +184,7 @@ def profiles(tmp_path_factory: pytest.TempPathFactory) -> list[Profile]:
                 done = True
             finally:
                 sys.setprofile(None)
+    monkeypatch.undo()
     return found
 
 
