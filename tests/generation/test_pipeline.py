@@ -1,9 +1,13 @@
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from limner.assembly.base import family_at, locate_base
-from limner.errors import BadRecipe
+from limner.errors import BadBase, BadRecipe
 from limner.generation.pipeline import pipeline, set_strengths
 from limner.lora import file
 from limner.lora.factors import Factors
@@ -18,6 +22,21 @@ def test_the_base_alone_paints_and_takes_settings_of_its_sampler(tiny_base):
     assert np.asarray(image).shape == (32, 32, 3)
     with pytest.raises(BadRecipe, match="knows no no_such_setting"):
         pipeline(family, source, overrides={"no_such_setting": True})
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "text_encoder_2", "vae", "transformer"])
+def test_a_base_that_lacks_a_tensor_paints_nothing(tiny_base, tmp_path, part):
+    """Its libraries would go on with random numbers, and show an image."""
+    base = Path(shutil.copytree(tiny_base, tmp_path / "base"))
+    path = next((base / part).glob("*.safetensors"))
+    tensors = load_file(path)
+    endings = ("q_proj.weight", "q.weight", "to_q.weight", "decoder.conv_in.weight")
+    name = next(name for name in sorted(tensors) if name.endswith(endings))
+    del tensors[name]
+    save_file(tensors, path, metadata={"format": "pt"})
+    source = locate_base(str(base))
+    with pytest.raises(BadBase, match=f"{part}/ lacks 1 tensors: "):
+        pipeline(family_at(source), source)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from limner.assembly.resolve import device_of, precision_of
 from limner.errors import BadBase, first_line
 from limner.lora import diffusers_loader
 from limner.models.family import Family
-from limner.models.loading import LOAD_ERRORS, hush, skeleton
+from limner.models.loading import LOAD_ERRORS, hush, skeleton, stock
 from limner.models.sampling import sampler
 from limner.models.source import Source
 from limner.nn.memory.offload import in_fp32
@@ -59,12 +59,18 @@ def pipeline(
     for part in family.parts:
         source.weights(part)
     unread_parts = set(source.parts_listed) - {*family.parts, "scheduler"}
+    dtypes = {"vae": torch.float32} if dtype == torch.float16 else {}
     try:
+        # part by part, as the pipeline's own loader goes on with random numbers where tensors are missing
+        models = {
+            part: stock(family, source, part, dtypes.get(part, dtype))
+            for part in family.parts
+            if not part.startswith("tokenizer")
+        }
         pipe = pipeline_class.from_pretrained(
             source.root,
-            dtype={"default": dtype, "vae": torch.float32} if dtype == torch.float16 else dtype,
-            use_safetensors=True,
             local_files_only=True,
+            **models,
             **dict.fromkeys(
                 {*family.unused_parts, *unread_parts}
             ),  # a name of a class in the index loads nothing

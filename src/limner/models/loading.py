@@ -236,8 +236,7 @@ def load(  # noqa: PLR0913  what is read, how, and where to
         raise BadBase(
             f"{source.name}: {part}/ cannot be loaded: {first_line(error)}. {source.again}"
         ) from error
-    if missing:  # the libraries would go on with random numbers
-        raise BadBase(f"{source.name}: {part}/ lacks {len(missing)} tensors: {missing[0]} .. {source.again}")
+    _require_whole(source, part, missing)
     if placement is None:
         model = model.to(device)
     return model.requires_grad_(requires_grad=False).eval()
@@ -257,6 +256,23 @@ def _placement(family: Family, plan: Plan, folder: Path | None, denoiser: nn.Mod
     return Placement(
         denoiser, family.arch, streamed=blocks, hoist=plan.precompute_modulation, folder=mmap_folder
     )
+
+
+def stock(family: Family, source: Source, part: str, dtype: torch.dtype) -> nn.Module:
+    """A model as its own library reads it, on the host.
+
+    Raises:
+        BadBase: Its files lack tensors.
+    """
+    model, missing = _by_library(_imported(family, part)[1], source.root / part, dtype)
+    _require_whole(source, part, missing)
+    return model
+
+
+def _require_whole(source: Source, part: str, missing: Sequence[str]) -> None:
+    """The libraries would go on with random numbers."""
+    if missing:
+        raise BadBase(f"{source.name}: {part}/ lacks {len(missing)} tensors: {missing[0]} .. {source.again}")
 
 
 def _by_library(cls: Any, folder: Path, dtype: torch.dtype) -> tuple[Any, list[str]]:
