@@ -71,7 +71,7 @@ def test_help_of_each_verb_ends_with_an_example(limner, verb):
         ("limner lora inf", ["info"]),
         ("limner train --concept-type s", ["subject", "style"]),
         ("limner train --set lora.r", ["lora.rank=", "lora.ranks=", "lora.rates="]),
-        ("limner generate --base flux-", ["flux-dev", "flux-schnell"]),
+        ("limner generate --base flux-", ["flux-dev", "flux-schnell", "flux-kontext"]),
         ("limner plan --weights-pre", ["--weights-precision"]),
     ],
 )

@@ -15,7 +15,7 @@ from limner.assembly.resolve import device_of, precision_of
 from limner.errors import BadBase, first_line
 from limner.lora import diffusers_loader
 from limner.models.family import Family
-from limner.models.loading import LOAD_ERRORS, hush, skeleton, stock
+from limner.models.loading import LOAD_ERRORS, hush, library_model, skeleton
 from limner.models.sampling import sampler
 from limner.models.source import Source
 from limner.nn.memory.offload import in_fp32
@@ -63,7 +63,7 @@ def pipeline(
     try:
         # part by part, as the pipeline's own loader goes on with random numbers where tensors are missing
         models = {
-            part: stock(family, source, part, dtypes.get(part, dtype))
+            part: library_model(family, source, part, dtypes.get(part, dtype))
             for part in family.parts
             if not part.startswith("tokenizer")
         }

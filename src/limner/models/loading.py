@@ -258,7 +258,7 @@ def _placement(family: Family, plan: Plan, folder: Path | None, denoiser: nn.Mod
     )
 
 
-def stock(family: Family, source: Source, part: str, dtype: torch.dtype) -> nn.Module:
+def library_model(family: Family, source: Source, part: str, dtype: torch.dtype) -> nn.Module:
     """A model as its own library reads it, on the host.
 
     Raises:
