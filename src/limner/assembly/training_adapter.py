@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from limner.errors import BadLora, BadRecipe
+from limner.errors import BadRecipe
 from limner.files import sha256_file
 from limner.lora import file
 from limner.lora.adapters import WeightDelta, kind, to_lora
-from limner.lora.factors import Factors, rename_for_model, with_kernel
+from limner.lora.factors import Factors, rename_for_model, unknown_layers, with_kernel
 from limner.lora.metadata import without_path
 from limner.nn.layers.adapter import Adapter, plain
 from limner.nn.layers.frozen_pair import FrozenPair
@@ -96,15 +96,13 @@ def training_adapter(name: str, family: str, denoiser: str, model: nn.Module) ->
             "another, or remove train.adapter."
         )
     layers = {layer: module for layer, module in model.named_modules() if _layer(module)}
-    try:
-        changes = rename_for_model(content.components.get(denoiser, {}), layers)
-    except BadLora as error:
-        share, _, example = str(error).partition(" of the LoRA's ")
-        layer = example.partition(": ")[2].partition(" ..")[0]
+    adapter = content.components.get(denoiser, {})
+    if unknown := unknown_layers(adapter, layers):
         raise BadRecipe(
-            f"train.adapter: {share} of the {len(content.components[denoiser])} layers that {name} changes "
-            f"are not in this base, such as {layer}. Name an adapter of this base."
-        ) from error
+            f"train.adapter: {len(unknown)} of the {len(adapter)} layers that {name} changes are not in this "
+            f"base, such as {unknown[0]}. Name an adapter of this base."
+        )
+    changes = rename_for_model(adapter, layers)
     factors = {layer: _factors(name, layer, change, layers[layer]) for layer, change in changes.items()}
     return TrainingAdapter(without_path(name), sha256_file(path), factors)
 

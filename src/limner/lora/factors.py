@@ -91,17 +91,22 @@ def rename_for_model(adapter: Mapping[str, Value], modules: Collection[str]) -> 
     Raises:
         BadLora: A module is in the adapter and not in the model.
     """
-    names, result, unknown = set(modules), {}, []
-    for name, value in adapter.items():
-        candidates = (name, name.removeprefix("text_model."), f"text_model.{name}")
-        match = next((candidate for candidate in candidates if candidate in names), None)
-        if match is None:
-            unknown.append(name)
-        else:
-            result[match] = value
-    if unknown:
+    if unknown := unknown_layers(adapter, modules):
         raise BadLora(
             f"{len(unknown)} of the LoRA's {len(adapter)} modules are not in this base: {unknown[0]} .. "
             "Load it on the base it was trained on."
         )
-    return result
+    names = set(modules)
+    return {_in_model(name, names): value for name, value in adapter.items()}
+
+
+def unknown_layers(adapter: Collection[str], modules: Collection[str]) -> list[str]:
+    """Layers of an adapter that a model with these ``modules`` does not have."""
+    names = set(modules)
+    return [name for name in adapter if not _in_model(name, names)]
+
+
+def _in_model(name: str, modules: Collection[str]) -> str:
+    """What a model calls a layer of an adapter; empty: it has none."""
+    candidates = (name, name.removeprefix("text_model."), f"text_model.{name}")
+    return next((candidate for candidate in candidates if candidate in modules), "")

@@ -10,11 +10,11 @@ import torch
 
 from limner.assembly.assemble import Assembled
 from limner.assembly.resolve import Resolved
-from limner.errors import BadCheckpoint, BadLora, BadRecipe
+from limner.errors import BadCheckpoint, BadRecipe
 from limner.files import sha256_file, write_json
 from limner.lora import file
 from limner.lora.adapters import WeightDelta, kind, to_lora
-from limner.lora.factors import Factors, rename_for_model, with_kernel
+from limner.lora.factors import Factors, rename_for_model, unknown_layers, with_kernel
 from limner.lora.metadata import without_path
 from limner.lora.svd import spectrum
 from limner.models.family import Family
@@ -129,15 +129,13 @@ def _fitting(
             f'lora.text_encoders = ["{component}"], or name another LoRA.'
         )
     pairs = lora.attached(meta.models[component])
-    try:
-        changes = rename_for_model(adapter, pairs)
-    except BadLora as error:
-        share, _, example = str(error).partition(" of the LoRA's ")
-        layer = example.partition(": ")[2].partition(" ..")[0]
+    if unknown := unknown_layers(adapter, pairs):
         raise BadRecipe(
-            f"train.init: {share} of the {len(adapter)} layers that {name} changes in {component} are not "
-            f'trained here, such as {layer}. Set lora.targets = "all-linear", or name a LoRA of this base.'
-        ) from error
+            f"train.init: {len(unknown)} of the {len(adapter)} layers that {name} changes in {component} are "
+            f'not trained here, such as {unknown[0]}. Set lora.targets = "all-linear", or name a LoRA of '
+            "this base."
+        )
+    changes = rename_for_model(adapter, pairs)
     for layer, change in changes.items():
         weight = pairs[layer].weight
         if kind(change) == "DoRA":
