@@ -13,6 +13,7 @@ from limner.models.family import Objective
 from references import (
     Values,
     flow_loss,
+    flux2_edit_pred,
     flux2_encode,
     flux2_guess,
     flux2_latent,
@@ -209,3 +210,35 @@ CASES = (
         targets="locon",
     ),
 )
+
+EDIT_CASES = (
+    Case(
+        name="flux2-klein-reference",
+        pipeline="Flux2KleinPipeline",
+        save=tiny.save_flux2_klein,
+        text=("context",),
+        more=("control_latent_1",),
+        encode=flux2_encode,
+        pred=flux2_edit_pred,
+        loss=flow_loss,
+        latent=flux2_latent,
+        full="flux2-klein-4b",
+        parameters=3_875_544_576,
+        controls=1,
+    ),
+    Case(
+        name="flux2-klein-references",
+        pipeline="Flux2KleinPipeline",
+        save=tiny.save_flux2_klein,
+        text=("context",),
+        more=("control_latent_1", "control_latent_2"),
+        encode=flux2_encode,
+        pred=flux2_edit_pred,
+        loss=flow_loss,
+        latent=flux2_latent,
+        full="flux2-klein-4b",
+        parameters=3_875_544_576,
+        controls=2,
+    ),
+)
+"""Bases beside control images that they can do without, or more of them: for the contract alone."""

@@ -243,6 +243,25 @@ def flux2_guess(pipe: Any, denoiser: Any, values: Values) -> Tensor:
     return pipe._unpack_latents_with_ids(pred, ids)
 
 
+def flux2_edit_pred(pipe: Any, denoiser: Any, values: Values) -> Tensor:
+    """The step of the example and of the pipeline: tokens of references behind those of the noisy latent."""
+    names = sorted(name for name in values if name.startswith("control_latent_"))
+    references = [values[name] for name in names]
+    noisy = pipe._pack_latents(straight(values))
+    ids = pipe._prepare_latent_ids(values["latent"])
+    reference_ids = pipe._prepare_image_ids([reference[:1] for reference in references])
+    pred = denoiser(
+        hidden_states=torch.cat([noisy, *map(pipe._pack_latents, references)], dim=1),
+        timestep=values["time"],
+        guidance=None,
+        encoder_hidden_states=values["context"],
+        txt_ids=pipe._prepare_text_ids(values["context"]),
+        img_ids=torch.cat([ids, reference_ids.repeat(len(ids), 1, 1)], dim=1),
+        return_dict=False,
+    )[0]
+    return pipe._unpack_latents_with_ids(pred[:, : noisy.shape[1]], ids)
+
+
 def flux2_latent(pipe: Any, mean: Tensor) -> Tensor:
     norm = pipe.vae.bn
     width = torch.sqrt(norm.running_var.view(1, -1, 1, 1) + pipe.vae.config.batch_norm_eps)

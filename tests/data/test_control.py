@@ -127,3 +127,12 @@ def test_a_mirrored_target_has_mirrored_controls(tmp_path):
     fit = ControlFit(lambda width, height: (32, 32), 16)
     views = [np.asarray(view_of_control(example.controls[0], fit, flip=flip)) for flip in (False, True)]
     assert np.array_equal(views[0], ramp) and np.array_equal(views[1], ramp[:, ::-1])
+
+
+def test_controls_that_the_base_cannot_read_are_named(tmp_path):
+    after, before = put(tmp_path / "after", "a.png", "b.png"), put(tmp_path / "before", "a.png")
+    put(before, "b.png", size=(90, 64))
+    fit = ControlFit(lambda width, height: (width, height), 16, 64, 8)
+    read = read_folder(after, control=(before,), controls_each=1, fit=fit)
+    assert [item.path.name for item in read.examples] == ["b.png"]
+    assert read.rejected[0].reason.startswith("has a control image that has 40 x 30 pixels; this base")

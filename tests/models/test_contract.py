@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cases import CASES, Case
+from cases import CASES, EDIT_CASES, Case
 from limner.assembly.resolve import resolve
+from limner.generation.settings import Settings
 from limner.graph.unit import split
 from limner.lora import diffusers_loader, file
 from limner.lora.adapters import Dora, Lokr, to_lora
@@ -34,14 +35,14 @@ from limner.training.encode import uncached
 from limner.training.model import TrainableModel
 from limner.training.sample_prompts import control_inputs, sample_prompts
 from loras import warned
-from small import Told, equal, losses, weights, wish
+from small import Told, equal, generated, losses, weights, wish
 from tinybase import CAPTIONS, FRAME, IMAGE, PLACES, Base
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 """diffusers' Euler sampler makes NumPy arrays of tensors in an old way."""
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
+@pytest.fixture(scope="module", params=CASES + EDIT_CASES, ids=lambda case: case.name)
 def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Base:
     return Base(request.param, tmp_path_factory.mktemp("bases") / request.param.name)
 
@@ -311,6 +312,15 @@ class Run:
         shown = tuple(pictures[name].image() for name in resolved.spec.shown_controls)
         return SamplingParams(width=32, height=32, steps=2, controls=shown)
 
+    def generated(self) -> Any:
+        """What ``limner generate --image`` makes of the trigger, (h, w, 3)."""
+        (item,) = sample_prompts(resolve(self.recipe))
+        files = tuple(control.path for control in item.controls)
+        settings = Settings(steps=2, width=32, height=32, controls=files)
+        (path,) = generated(self.out.path, self.out.path / "generated", "zorb", settings=settings)
+        with Image.open(path) as image:
+            return np.asarray(image, int)
+
     def merged(self) -> Any:
         """The stock pipeline on the base, what the exported file changes added to its weights."""
         pipe = self.pipeline(self.base.source.root)
@@ -353,6 +363,9 @@ def test_a_run_is_cached_exactly_resumes_exactly_learns_and_exports(whole: Run):
     theirs = whole.painted(pipe, "pil")
     (painted,) = straight.sample(1)
     assert np.abs(np.asarray(painted, int) - np.asarray(theirs, int)).max() <= 1, "exported = trained"
+    if resolved.spec.controls:
+        generated_image = whole.generated()
+        assert np.abs(generated_image - np.asarray(theirs, int)).max() <= 1, "generated = trained"
     loaded, merged = whole.painted(pipe), whole.painted(whole.merged())
     assert not torch.allclose(bare, loaded, atol=1e-3)
     assert torch.allclose(merged, loaded, atol=1e-4 * float(loaded.abs().max())), "exported = merged"

@@ -316,7 +316,7 @@ def read_images(base: ResolvedBase, images: Path) -> Folder:
             f"data.{key} is {images}, and there is no such folder. Where is it now? --set data.{key}=FOLDER"
         )
     texts = {"trigger": data.trigger, "default_caption": data.default_caption}
-    pairs = {"control": data.control, "controls_each": base.spec.controls}
+    pairs = {"control": data.control, "controls_each": base.spec.controls, "fit": base.control_fit}
     return read_folder(images, min_side=base.sizes.min_side, **texts, **pairs)
 
 

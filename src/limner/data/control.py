@@ -5,6 +5,7 @@ the target's name, or a metadata file names them. How large a control becomes is
 stock pipelines have rules of their own: :class:`ControlFit`.
 """
 
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
@@ -14,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 
 from limner.data.captions import MetadataRow, read_metadata
-from limner.data.images import inspect, read_image
+from limner.data.images import BadImage, inspect, read_image
 from limner.data.listing import Listing, listed
 from limner.errors import BadData
 
@@ -42,6 +43,20 @@ class ControlFit:
     """(width, height) of an image -> those that it is canvas to, pixels."""
     multiple: int
     """The sides are cropped to multiples of this, in pixels."""
+    least_side: int = 1
+    """Pixels of the short side below which the stock pipeline refuses it."""
+    most_ratio: float = math.inf
+    """Long side by short side above which the stock pipeline refuses it."""
+
+    def require(self, path: Path, width: int, height: int) -> None:
+        """Raise ``BadImage`` unless a file of such a size, and what becomes of it, can be read."""
+        for short, long in map(sorted, ((width, height), self.fitted(width, height))):
+            if short < self.least_side or long > short * self.most_ratio:
+                raise BadImage(
+                    path,
+                    f"has {width} x {height} pixels; this base reads control images with sides of at least "
+                    f"{self.least_side}, and no longer than {self.most_ratio:g}:1. Crop or enlarge it.",
+                )
 
     def fitted(self, width: int, height: int) -> tuple[int, int]:
         """(width, height) of what becomes of an image of such a size."""
@@ -170,12 +185,15 @@ def _rows(images: Path, listing: Listing) -> list[MetadataRow]:
     return [row for row in rows if isinstance(row, MetadataRow)]
 
 
-def read_controls(matches: Sequence[Sequence[Path]], count: int) -> tuple[ControlImage, ...]:
+def read_controls(
+    matches: Sequence[Sequence[Path]], count: int, fit: ControlFit | None = None
+) -> tuple[ControlImage, ...]:
     """The control images of one target, looked into.
 
     Args:
         matches: For each control image the files that may be it.
         count: How many there must be.
+        fit: How large they become, where the base is known.
 
     Raises:
         BadData: One is missing, two have one name, or a file cannot be used.
@@ -190,7 +208,11 @@ def read_controls(matches: Sequence[Sequence[Path]], count: int) -> tuple[Contro
             raise BadData(
                 f"has two control images of one name, {paths[0].name} and {paths[1].name}. Remove one."
             )
-    return tuple(ControlImage(paths[0], *inspect(paths[0])) for paths in candidates)
+    controls = tuple(ControlImage(paths[0], *inspect(paths[0])) for paths in candidates)
+    for control in controls:
+        if fit:
+            fit.require(control.path, control.width, control.height)
+    return controls
 
 
 def view_of_control(control: ControlImage, fit: ControlFit, *, flip: bool) -> Image.Image:

@@ -17,7 +17,14 @@ from limner.data.captions import (
     read_text,
     region,
 )
-from limner.data.control import ControlFolders, ControlImage, composed, read_controls, without_controls
+from limner.data.control import (
+    ControlFit,
+    ControlFolders,
+    ControlImage,
+    composed,
+    read_controls,
+    without_controls,
+)
 from limner.data.formats import ARCHIVES
 from limner.data.images import BadImage, inspect
 from limner.data.listing import Listing, listed, printable
@@ -124,6 +131,7 @@ def read_folder(  # noqa: PLR0913  what a recipe says of its images
     verify: bool = True,
     control: tuple[Path, ...] = (),
     controls_each: int = 0,
+    fit: ControlFit | None = None,
 ) -> Folder:
     """Every usable image below ``root``, and by name every one that is not.
 
@@ -141,6 +149,7 @@ def read_folder(  # noqa: PLR0913  what a recipe says of its images
         verify: Decode every image once (50 ms of one core for 24 megapixels), so that damage is found now.
         control: Folders of control images, which lie under the names of their targets.
         controls_each: Control images that an image must have; an image with another number is left out.
+        fit: How large control images become; one that the base cannot read is left out.
 
     Raises:
         BadData: There is no such folder, a metadata file is broken as a whole, or no image is usable.
@@ -154,7 +163,7 @@ def read_folder(  # noqa: PLR0913  what a recipe says of its images
     examples: list[Example] = []
 
     reader = _Reader(
-        root, listing, control_folders, trigger, default_caption, min_side, verify, controls_each
+        root, listing, control_folders, trigger, default_caption, min_side, verify, controls_each, fit
     )
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for result in pool.map(reader.example, sorted(candidates, key=lambda candidate: candidate.file)):
@@ -185,6 +194,7 @@ class _Reader:
     min_side: int
     verify: bool
     controls_each: int
+    fit: ControlFit | None
 
     def example(self, candidate: _Candidate) -> Example | Rejected:
         """The example, or why there is none."""
@@ -214,8 +224,9 @@ class _Reader:
         if not self.controls_each:
             return ()
         files = [[self.root / file] for file in candidate.controls]
+        matches = files or self.control_folders.of(candidate.file)
         try:
-            return read_controls(files or self.control_folders.of(candidate.file), self.controls_each)
+            return read_controls(matches, self.controls_each, self.fit)
         except BadImage as error:
             raise BadData(f"has a control image that {error.reason}") from error
 

@@ -38,9 +38,12 @@ def shown_images(family: Family, resolution: int, files: Sequence[Path]) -> tupl
         files: At most as many as the family reads.
 
     Raises:
-        BadImage: A file cannot be read.
+        BadImage: A file cannot be read, or the base cannot read one of its size.
     """
     if not files or not family.controls:
         return ()
     fit = next(iter(family.controls.fits(resolution).values()))
-    return tuple(fit.image(read_image(path)) for path in files)
+    images = [read_image(path) for path in files]
+    for path, image in zip(files, images, strict=True):
+        fit.require(path, *image.size)
+    return tuple(map(fit.image, images))

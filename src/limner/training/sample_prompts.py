@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,9 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from limner.assembly.resolve import Resolved
-from limner.data.control import ControlFit, ControlImage, view_of_control
+from limner.data.control import ControlFit, ControlImage, read_controls, view_of_control
 from limner.data.folder import Example
-from limner.data.images import inspect
 from limner.data.order import CAPTION_PROMPTS
 from limner.errors import BadRecipe
 from limner.graph.cache import text_cache_key
@@ -88,7 +86,7 @@ def sample_prompts(resolved: Resolved) -> list[SamplePrompt]:
     if resolved.recipe.sample.every == -1:
         return []
     texts, count = prompts(resolved.recipe), resolved.spec.controls
-    recipe_controls = _named(resolved.recipe.sample.control, len(texts), count)
+    recipe_controls = _named(resolved, len(texts))
     if not count:
         return [SamplePrompt(text) for text in texts or _captions(resolved)]
     if recipe_controls:
@@ -119,13 +117,14 @@ def _examples(resolved: Resolved) -> list[Example]:
     return list({view.example.sha256: view.example for view in views}.values())
 
 
-def _named(files: Sequence[Path], texts: int, count: int) -> list[tuple[ControlImage, ...]]:
+def _named(resolved: Resolved, texts: int) -> list[tuple[ControlImage, ...]]:
     """The control images of the recipe, prompt by prompt."""
+    files, count, fit = resolved.recipe.sample.control, resolved.spec.controls, resolved.base.control_fit
     if len(files) != (texts * count if files else 0):
         words = f" with {count} control images each" if count else ", and the base reads no control images"
         raise BadRecipe(
             f"sample.control names {len(files)} images; there are {texts} prompts{words}. "
             + (f"Name {texts * count}, in the order of the prompts." if texts * count else "Remove it.")
         )
-    controls = [ControlImage(file, *inspect(file)) for file in files]
+    controls = read_controls([[file] for file in files], len(files), fit)
     return [tuple(controls[start : start + count]) for start in range(0, len(controls), count or 1)]

@@ -46,6 +46,7 @@ FACTS = FamilyFacts(
         ),
     ),
     caption_style="sentences",
+    controls=(0, 4),
     also_named=("flux.2", "flux-2"),
     preset={
         "train.learning_rate": PresetValue(1e-4, "diffusers, README_flux2.md; musubi, docs/flux_2.md"),

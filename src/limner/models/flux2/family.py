@@ -6,8 +6,11 @@ distilled ones lose their few steps by training, so train on base and use the Lo
 Oddities: text is padded to 512 and the padding is read; latents are 2x2 patches already before noise comes,
 128 channels normalised by the running statistics of a batch norm. Objective: diffusers,
 ``train_dreambooth_lora_flux2_klein.py``; times are logit-normal and shifted as the sampler does for 50 steps.
+Reference images: the tokens of each stand behind those of the noisy latent, with a multiple of 10 as the
+first number of their position; ``train_dreambooth_lora_flux2_klein_img2img.py``.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,9 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from limner.data.control import ControlFit
 from limner.graph.unit import unit
 from limner.models import latents, rectified
-from limner.models.family import Family, Objective, SamplingParams
+from limner.models.family import Controls, Family, Objective, SamplingParams
 from limner.models.flux2.facts import FACTS
 from limner.models.guidance import Guidance
 from limner.models.latents import draw_latent, draw_noise
@@ -27,6 +31,13 @@ from limner.nn.arch import ArchSpec
 
 STATES = (9, 18, 27)
 """Inner states of the text encoder that are read; its pipeline's ``text_encoder_out_layers``."""
+MULTIPLE = 16
+REFERENCE_STEP = 10
+"""Between the first position numbers of two reference images."""
+CONTROL_AREA = 1024 * 1024
+"""Pixels that a reference image has at most."""
+LEAST_SIDE, MOST_RATIO = 64, 8
+"""Of a reference image, by its pipeline's ``check_image_input``: pixels, and long side by short side."""
 
 
 @unit("tokens", "token_mask", uses=("tokenizer",))
@@ -53,11 +64,24 @@ def encode_text(text_encoder: Any, tokens: Tensor, token_mask: Tensor) -> Tensor
 def encode_image(vae: Any, image: Tensor) -> tuple[Tensor, Tensor]:
     """(B, 3, H, W) uint8 -> mean and log-variance of the normalised latent, each (B, 128, H/16, W/16)."""
     posterior = vae.encode(image.to(vae.dtype) / 127.5 - 1).latent_dist
-    middle = vae.bn.running_mean.view(1, -1, 1, 1)
-    width = torch.sqrt(vae.bn.running_var.view(1, -1, 1, 1) + vae.config.batch_norm_eps)
+    middle, width = _statistics(vae)
     return (latents.patchify(posterior.mean) - middle) / width, latents.patchify(
         posterior.logvar
     ) - 2 * width.log()
+
+
+@unit("control_latent", uses=("vae",))
+def encode_control(vae: Any, control: Tensor) -> Tensor:
+    """(B, 3, h, w) uint8 -> the mean of the normalised latent, (B, 128, h/16, w/16)."""
+    middle, width = _statistics(vae)
+    posterior = vae.encode(control.to(vae.dtype) / 127.5 - 1).latent_dist
+    return (latents.patchify(posterior.mode()) - middle) / width
+
+
+def _statistics(vae: Any) -> tuple[Tensor, Tensor]:
+    """Mean and spread of each channel, (1, 128, 1, 1), as its batch norm ran them."""
+    variance = vae.bn.running_var.view(1, -1, 1, 1) + vae.config.batch_norm_eps
+    return vae.bn.running_mean.view(1, -1, 1, 1), torch.sqrt(variance)
 
 
 @unit("pred", uses=("transformer",))
@@ -67,21 +91,41 @@ def denoise(  # noqa: PLR0913  what the transformer reads is what it reads
     noise: Tensor,
     time: Tensor,
     context: Tensor,
-    *,
+    *control_latents: Tensor,
     guidance: float | None,
 ) -> Tensor:
     """-> (B, 128, h, w), the velocity. ``guidance`` None: the model has no such input."""
-    height, width = latent.shape[-2:]
+    grids = [rectified.noisy(latent, noise, time), *control_latents]
     pred = transformer(
-        hidden_states=latents.tokens(rectified.noisy(latent, noise, time)),
+        hidden_states=latents.joined([latents.tokens(grid) for grid in grids], dim=1),
         encoder_hidden_states=context,
         timestep=time,
         guidance=None if guidance is None else torch.full_like(time, guidance),
-        img_ids=pad(latents.grid(height, width, latent.device), (1, 1)),
+        img_ids=latents.joined([_position_ids(grid, number) for number, grid in enumerate(grids)], dim=0),
         txt_ids=pad(torch.arange(context.shape[1], device=latent.device).float()[:, None], (3, 0)),
         return_dict=False,
     )[0]
-    return latents.untokens(pred, height)
+    return latents.untokens(latents.first_grid(pred, grids), latent.shape[-2])
+
+
+def _position_ids(grid: Tensor, number: int) -> Tensor:
+    """(h w, 4) of a grid (B, C, h, w): image, row, column, 0. The noisy latent is image 0."""
+    positions = latents.grid(grid.shape[-2], grid.shape[-1], grid.device)
+    return pad(pad(positions, (1, 0), value=float(REFERENCE_STEP * number)), (0, 1))
+
+
+def control_size(width: int, height: int) -> tuple[int, int]:
+    """A reference image keeps its size, unless that is above a megapixel; its shape always."""
+    area = width * height
+    if area <= CONTROL_AREA:
+        return width, height
+    scale = math.sqrt(CONTROL_AREA / area)
+    return int(width * scale), int(height * scale)
+
+
+def control_fits(_: int) -> Mapping[str, ControlFit]:
+    """The one size of a reference image: that of the stock pipeline, whatever the base was made for."""
+    return {"control": ControlFit(control_size, MULTIPLE, LEAST_SIDE, MOST_RATIO)}
 
 
 def constants(source: Source, objective: Objective) -> Mapping[str, Any]:
@@ -148,10 +192,16 @@ FAMILY = Family(
     text_targets={},
     layers={},
     model_spec=model_spec,
-    multiple=16,
+    multiple=MULTIPLE,
     pipeline_kwargs=pipeline_kwargs,
     prompt_kwargs=prompt_kwargs,
     guidance=Guidance(distilled=_distilled),
     arch=ARCH,
     distilled=rectified.distilled,
+    controls=Controls(
+        maximum=FACTS.controls[1],
+        fits=control_fits,
+        units=(encode_control,),
+        reads={"denoise": "control_latent"},
+    ),
 )
