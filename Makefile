@@ -16,7 +16,7 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 TORCH := $(or $(LIMNER_TORCH),$(shell grep '^torch==' constraints.txt))
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -m 1 '^GPU')
-SOURCES := src tests benchmarks tools examples
+SOURCES := src tests benchmarks tools examples notebooks
 # One thread a process: the tests run side by side, and results do not depend on the number of cores.
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
@@ -45,6 +45,7 @@ format: $(VENV)/.limner-dev  ## rewrite the code in the house's form, and the pa
 	@$(BIN)/ruff format $(SOURCES)
 	@$(BIN)/python tools/recipe_page.py
 	@$(BIN)/python tools/python_page.py
+	@$(BIN)/python tools/notebook.py
 
 setup: $(VENV)/.limner-dev  ## only the set-up, with what developers need
 

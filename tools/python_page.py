@@ -19,7 +19,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "guide" / "python.md"
 HEAD = """\
 # Limner in Python
 
-<!-- Written by tools/python_page.py from src/limner/api.py, arguments.py, events.py and lora/verbs.py. -->
+<!-- Written by tools/python_page.py from api.py, arguments.py, events.py, report/view.py, lora/verbs.py. -->
 
 ```python
 import limner
@@ -29,14 +29,26 @@ print(run.lora, run.validation_loss)
 limner.generate(run, "sks cat on a skateboard", strength=0.8)
 ```
 Importing `limner` takes no time and loads no torch; that comes with the first call. Every name is typed. Two
-programs to start from: `examples/train.py` watches a run and uses it, `examples/sweep.py` trains in a thread.
+programs to start from: `examples/train.py` watches a run and uses it, `examples/sweep.py` trains in a thread;
+`notebooks/limner.ipynb` is [the whole line in a notebook](notebook.md).
 
 On the command line, `--events` writes the same events as lines of JSON to stdout while `train`, `cache`,
 `generate`, `caption`, `check` or `plan` works. The last line is the result, as `--json` prints it, and has no
 `event`.
 
 """
-FUNCTIONS = ("train", "train_iter", "cache", "plan", "check", "caption", "generate", "instant", "preset")
+FUNCTIONS = (
+    "train",
+    "train_iter",
+    "view",
+    "cache",
+    "plan",
+    "check",
+    "caption",
+    "generate",
+    "instant",
+    "preset",
+)
 KEYS = (
     (arguments.RecipeKeys, "Keys of the recipe"),
     (arguments.SamplingKeys, "Keys of `limner.generate`"),
