@@ -84,8 +84,10 @@ def test_commands_in_the_pages_exist(page):
     for line in code(page.read_text(encoding="utf-8")).splitlines():
         found = re.search(r"(?:^|\s)(?:-m )?limner ([a-z]+)(?P<rest>[^#]*)", line)
         if found:
-            assert found[1] in known, line
-            assert set(re.findall(r"(?<=\s)--[a-z-]+", found["rest"])) <= known[found[1]], line
+            verbs = [found[1], *re.findall(r"\s-- ([a-z]+)", found["rest"])]  # of a job, behind "--"
+            assert set(verbs) <= known.keys(), line
+            options = set().union(*(known[verb] for verb in verbs))
+            assert set(re.findall(r"(?<=\s)--[a-z-]+", found["rest"])) <= options, line
 
 
 def test_make_targets_in_the_pages_exist():

@@ -215,3 +215,29 @@ def test_a_new_file_is_whole_or_not_there(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         files.write_new(tmp_path, "a", ".txt", torn)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_new_folder_gets_the_first_name_that_is_free_and_appears_filled(tmp_path):
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "file").touch()
+
+    def fill(draft):
+        (draft / "file").write_text("new")
+        (tmp_path / "2").mkdir()  # somebody else is faster
+        (tmp_path / "2" / "file").touch()
+
+    path = files.new_folder(tmp_path, map(str, range(1, 9)), fill)
+    assert path == tmp_path / "3" and (path / "file").read_text() == "new"
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["1", "2", "3"]
+
+
+def test_of_several_that_want_the_same_name_one_gets_it(tmp_path, monkeypatch):
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "file").touch()
+    answers = iter([False])  # it appears between the look and the renaming
+    exists = Path.exists
+    monkeypatch.setattr(
+        Path, "exists", lambda path: next(answers, True) if path == tmp_path / "1" else exists(path)
+    )
+    path = files.new_folder(tmp_path, ["1", "2"], lambda draft: (draft / "file").touch())
+    assert path == tmp_path / "2"

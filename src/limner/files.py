@@ -9,7 +9,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from itertools import count
@@ -144,6 +144,42 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(path)
         draft.replace(path)
         sync_folder(path.parent)
+
+
+def new_folder(parent: Path, names: Iterable[str], fill: Callable[[Path], object]) -> Path:
+    """A new folder under the first of some names that nobody has; it appears filled.
+
+    Of processes that want the same name one gets it: none renames a folder to one that holds something.
+
+    Args:
+        parent: Where it shall be.
+        names: As many as it takes.
+        fill: Fills the draft, which is there and empty. It must write something.
+
+    Returns:
+        The folder.
+
+    Raises:
+        DiskFull: The disk had no room.
+    """
+    with _room_for(parent), _draft_of(parent / "folder") as draft:
+        draft.mkdir()
+        fill(draft)
+        paths = (parent / name for name in names)
+        path = next(path for path in paths if not path.exists() and _renamed(draft, path))
+        sync_folder(parent)
+    return path
+
+
+def _renamed(draft: Path, path: Path) -> bool:
+    """Whether the draft got the name, which somebody else may have taken since it was looked for."""
+    try:
+        draft.rename(path)
+    except OSError:
+        if path.exists():
+            return False
+        raise
+    return True
 
 
 @contextmanager
