@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from limner.cli import cache, check, fetch, importer, instant, plan, status
+from limner.cli import cache, check, fetch, importer, instant, plan, status, studio
 from limner.cli.calibration import calibrate_first
 from limner.cli.caption import caption
 from limner.cli.detach import detached
@@ -192,6 +192,7 @@ fetch.register(app)
 plan.register(app)
 importer.register(app)
 status.register(app)
+studio.register(app)
 
 
 @app.callback(invoke_without_command=True)

@@ -1,0 +1,33 @@
+"""From page to page, with what they are about in the address: a reload and a second tab show the same."""
+
+from typing import Any, NoReturn
+
+import streamlit as st
+
+PAGES = "limner-pages"
+"""Where a session keeps the pages that Streamlit knows, by name."""
+
+
+def open_page(name: str, **parameters: str) -> NoReturn:
+    """Leave for a page of ``limner.studio.pages``.
+
+    Args:
+        name: Of its file.
+        parameters: What stands in its address, such as ``run="cat"``.
+    """
+    pages: dict[str, Any] = st.session_state[PAGES]
+    st.switch_page(pages[name], query_params=parameters)
+
+
+def link(name: str, label: str, *, icon: str | None = None, **parameters: str) -> None:
+    """A link to a page."""
+    pages: dict[str, Any] = st.session_state.get(PAGES, {})
+    if name in pages:
+        st.page_link(pages[name], label=label, icon=icon, query_params=parameters)
+    else:  # a page drawn by itself, as in a test
+        st.markdown(label)
+
+
+def parameter(name: str) -> str:
+    """A value in the address of this page; empty where there is none."""
+    return str(st.query_params.get(name, ""))

@@ -1,0 +1,269 @@
+"""Plan and recipe: six questions, every other setting folded, and what the plan says of them at once."""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import streamlit as st
+
+from limner.errors import LimnerError
+from limner.files import human, sha256_file
+from limner.models.registry import named_base, registered_bases
+from limner.planning.cards import CARDS
+from limner.recipe import Recipe, aliases, toml
+from limner.recipe.field_types import ConceptType
+from limner.reporter import duration
+from limner.studio.links import open_page, parameter
+from limner.studio.pages.run import start
+from limner.studio.recipes import RecipeFile, new_recipe
+from limner.studio.text import plain
+from limner.studio.uploads import save_upload
+from limner.studio.verbs import ask
+from limner.studio.workspace import Workspace, current
+
+HERE = "this machine"
+QUESTIONS = ("base", "concept_type", "data.trigger", "data.resolution", "lora.rank", "train.steps")
+"""What is asked first; every other key stands under All settings."""
+
+
+def page() -> None:
+    """Draw it."""
+    workspace = current()
+    st.title("Plan and recipe")
+    recipe_file = _choice(workspace)
+    if recipe_file is None:
+        return
+    try:
+        recipe = recipe_file.load()
+    except LimnerError as error:
+        st.error(plain(error))
+        return
+    left, right = st.columns([1, 1], gap="large")
+    with left:
+        _questions(recipe_file, recipe)
+        _settings(recipe_file, recipe)
+    with right:
+        _plan(recipe_file)
+        if st.button("Train", icon=":material/play_arrow:", type="primary", width="stretch"):
+            start(workspace, recipe_file.name)
+            open_page("run", run=recipe_file.name)
+
+
+def _choice(workspace: Workspace) -> RecipeFile | None:
+    """The recipe of the address, one that is chosen, or a new one."""
+    names = [path.stem for path in workspace.recipe_files()]
+    name = parameter("recipe")
+    if names:
+        index = names.index(name) if name in names else 0
+        name = st.selectbox("Recipe", names, index=index, key=f"recipe-choice-{name}")
+        st.query_params["recipe"] = name
+    with st.expander("New recipe", expanded=not names):
+        _new(workspace)
+    with st.expander("Import from another trainer"):
+        _import(workspace)
+    return RecipeFile(workspace.recipes / f"{name}.toml", workspace) if names else None
+
+
+def _new(workspace: Workspace) -> None:
+    folders = [workspace.named(path) for path in workspace.image_folders()]
+    if not folders:
+        st.info("There are no images yet. Drop some on the page Images.")
+        return
+    chosen = parameter("images")
+    index = folders.index(chosen) if chosen in folders else 0
+    images = st.selectbox("Images", folders, index=index)
+    name = st.text_input("Name of the run", value=Path(images).name, key=f"new-name-{images}")
+    base = st.selectbox("Base", _bases(), key="new-base", accept_new_options=True)
+    if st.button("Write the recipe", icon=":material/note_add:"):
+        made = new_recipe(workspace, workspace.inside(images), name, {"base": base})
+        st.query_params["recipe"] = made.name
+        st.rerun()
+
+
+def _import(workspace: Workspace) -> None:
+    st.caption("kohya sd-scripts, musubi, ai-toolkit, OneTrainer, SimpleTuner, DiffSynth, diffusers, fluxgym")
+    upload = st.file_uploader("A configuration or a script", key="import-upload")
+    if upload is None or not st.button("Import"):
+        return
+    source = save_upload(workspace, upload)
+    target = workspace.recipes / f"{Path(upload.name).stem}.toml"
+    answer = ask(["import", source, "--out", target], folder=workspace.root)
+    st.session_state["import-answer"] = answer
+    st.query_params["recipe"] = target.stem
+    st.rerun()
+
+
+def _bases() -> list[str]:
+    return list(registered_bases())
+
+
+def _questions(file: RecipeFile, recipe: Recipe) -> None:
+    reasons = file.reasons(recipe)
+    facts = named_base(recipe.base)
+    names = _bases()
+    options = names if recipe.base in names else [recipe.base, *names]
+    _select(file, recipe, "base", "Base", options)
+    if facts:
+        size = f", {human(facts.weight_bytes)} of weights" if facts.weight_bytes else ""
+        gate = ", gated: accept its licence on the hub first" if facts.gated else ""
+        st.caption(plain(f"{facts.purpose}; licence {facts.licence}{size}{gate}"))
+    _select(file, recipe, "concept_type", "What the images share", list(get_args(ConceptType)))
+    _text(file, recipe, "data.trigger", "Trigger word")
+    _number(file, recipe, "data.resolution", "Resolution (pixels)", reasons)
+    _number(file, recipe, "lora.rank", "LoRA rank (network_dim)", reasons)
+    _number(file, recipe, "train.steps", "Steps", reasons)
+
+
+def _select(file: RecipeFile, recipe: Recipe, path: str, label: str, options: list[str]) -> None:
+    value = str(toml.get(recipe, path))
+    key = f"{file.name}:{path}:{value}"
+    chosen = st.selectbox(
+        label, options, index=options.index(value), key=key, accept_new_options=path == "base"
+    )
+    if chosen and chosen != value:
+        _write(file, {path: chosen})
+
+
+def _text(file: RecipeFile, recipe: Recipe, path: str, label: str) -> None:
+    value = str(toml.get(recipe, path))
+    typed = st.text_input(label, value=value, key=f"{file.name}:{path}:{value}")
+    if typed != value:
+        _write(file, {path: typed})
+
+
+def _number(file: RecipeFile, recipe: Recipe, path: str, label: str, reasons: Mapping[str, str]) -> None:
+    value = toml.get(recipe, path)
+    typed = st.number_input(
+        label,
+        value=value if isinstance(value, int) else None,
+        min_value=1,
+        placeholder=str(value) if value is not None else "the base's own",
+        key=f"{file.name}:{path}:{value}",
+        help=plain(reasons.get(path, "")) or None,
+    )
+    if typed != value and not (typed is None and not isinstance(value, int)):
+        _write(file, {path: typed})
+
+
+def _write(file: RecipeFile, changes: Mapping[str, Any]) -> None:
+    """Write a change; one that means nothing is told, and the file stays as it was."""
+    try:
+        file.change(changes)
+    except LimnerError as error:
+        st.error(plain(error))
+    else:
+        st.rerun()
+
+
+def _settings(file: RecipeFile, recipe: Recipe) -> None:
+    """Every key, by table, with what it means and where its value is from."""
+    if not st.toggle("All settings", key="all-settings"):
+        return
+    reasons = file.reasons(recipe)
+    tables: dict[str, list[str]] = {}
+    for path in aliases.keys(Recipe):
+        if path not in QUESTIONS:
+            tables.setdefault(path.rpartition(".")[0] or "recipe", []).append(path)
+    for table, paths in tables.items():
+        with st.expander(f"[{table}]"):
+            for path in paths:
+                _setting(file, recipe, path, reasons.get(path, ""))
+
+
+def _setting(file: RecipeFile, recipe: Recipe, path: str, reason: str) -> None:
+    value = toml.get(recipe, path)
+    written = "" if value is None else toml.write(value)
+    description = " ".join((aliases.keys(Recipe)[path].description or "").split())
+    note = f" Here: {reason}" if reason else ""
+    typed = st.text_input(
+        path.rpartition(".")[2],
+        value=written,
+        key=f"{file.name}:{path}:{written}",
+        help=plain(description + note),
+        placeholder="unset",
+    )
+    if typed != written:
+        try:
+            changes = {path: _typed(typed)}
+        except ValueError:
+            st.error(
+                f"{plain(path)}: {plain(typed)} is no TOML value. Texts stand in quotes, lists in brackets."
+            )
+            return
+        _write(file, changes)
+
+
+def _typed(text: str) -> Any:
+    """A TOML value as it is typed; None for nothing.
+
+    Raises:
+        ValueError: It is none.
+    """
+    return tomllib.loads(f"value = {text}")["value"] if text.strip() else None
+
+
+@st.cache_data(show_spinner="Planning ...", max_entries=200)
+def plan_of(recipe: str, mark: str, card: str, workspace: str) -> dict[str, Any]:
+    """The plan of a recipe for a card, asked once for each content of its file.
+
+    Args:
+        recipe: Path of the file.
+        mark: Hash of its bytes.
+        card: A card's name, or ``this machine``.
+        workspace: The folder that the verb runs in.
+    """
+    options = [] if card == HERE else ["--card", card]
+    del mark
+    return ask(["plan", recipe, *options], folder=Path(workspace))
+
+
+def _plan(file: RecipeFile) -> None:
+    names = [HERE, *sorted(card.name for card in CARDS)]
+    card = st.selectbox("Card", names, key="card", accept_new_options=True) or HERE
+    answer = plan_of(str(file.path), sha256_file(file.path), card, str(file.workspace.root))
+    if not answer.get("fits"):
+        st.error(plain(answer.get("why_not") or "It does not fit."))
+        for row in answer.get("would_fit") or []:
+            st.caption(plain(_words(row)))
+        return
+    seconds = (answer.get("seconds") or {}).get("all")
+    cells = st.columns(3)
+    cells[0].metric("Per step", duration(answer["seconds_per_step"]))
+    cells[1].metric("In all", duration(seconds) if seconds else "?")
+    cells[2].metric("Memory", human(answer["reserved_bytes"]))
+    if answer.get("gate"):
+        st.warning(plain(answer["gate"]))
+    _memory(answer)
+    _alternatives(file, answer)
+
+
+def _words(row: Any) -> str:
+    return str(row.get("what", row)) if isinstance(row, dict) else str(row)
+
+
+def _memory(answer: Mapping[str, Any]) -> None:
+    rows = [
+        {"phase": phase, "cause": cause, "GB": size / 2**30}
+        for phase, causes in answer["causes"].items()
+        for cause, size in causes.items()
+        if size
+    ]
+    st.bar_chart(
+        rows, x="phase", y="GB", color="cause", horizontal=True, height=240, x_label="", y_label="GB"
+    )
+
+
+def _alternatives(file: RecipeFile, answer: Mapping[str, Any]) -> None:
+    rows = answer.get("alternatives") or []
+    if rows:
+        st.markdown("**Instead**")
+    for row in rows:
+        change = row["change"]
+        speed = f"{abs(change):.0%} {'slower' if change > 0 else 'faster'}"
+        fit = "" if row["fits"] else ", does not fit this card"
+        line = f"{row['what']}: {speed}, {human(row['reserved_bytes'])}{fit}"
+        left, right = st.columns([4, 1], vertical_alignment="center")
+        left.markdown(plain(line))
+        if row.get("batch") and right.button("Take it", key=f"batch-{row['batch']}"):
+            _write(file, {"train.batch": row["batch"]})

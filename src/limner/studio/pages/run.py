@@ -1,0 +1,279 @@
+"""Run: start, follow, stop and resume a training; curves, samples, plan beside what was measured."""
+
+from typing import Any
+
+import streamlit as st
+
+from limner.errors import BadUsage, LimnerError
+from limner.files import human
+from limner.jobs import Job
+from limner.reporter import duration
+from limner.run_folder import RunDir
+from limner.status import Requests, RunStatus, read_status
+from limner.studio.links import link, open_page, parameter
+from limner.studio.recipes import RecipeFile
+from limner.studio.show import job_line, picture, state_line, time_left
+from limner.studio.text import plain
+from limner.studio.workspace import Workspace, current
+
+LOG_LINES = 200
+ACTIVE = ("queued", "running", "stopping")
+
+
+def page() -> None:
+    """Draw it."""
+    workspace = current()
+    st.title("Run")
+    name = _choice(workspace)
+    if not name:
+        st.info("There is no run yet. Write a recipe on the page Plan first.")
+        link("plan", "Plan", icon=":material/tune:")
+        return
+    run = RunDir(workspace.inside(workspace.runs / name))
+    recipe = RecipeFile(workspace.inside(workspace.recipes / f"{name}.toml"), workspace)
+    if not run.path.is_dir() and not recipe.path.is_file():
+        st.error(f"There is no run {plain(name)} any more. Its folder was deleted or renamed.")
+        link("home", "Home", icon=":material/home:")
+        return
+    _live(name)
+    _samples(name)
+    _files(run)
+    _log(run)
+
+
+def _choice(workspace: Workspace) -> str:
+    """The run that the address names; else the one that was touched last, or the first recipe."""
+    names = [run.path.name for run in workspace.run_folders()]
+    names += [file.stem for file in workspace.recipe_files() if file.stem not in names]
+    name = parameter("run")
+    if not names:
+        return name
+    if name and name not in names:
+        return name
+    index = names.index(name) if name else 0
+    choice = st.selectbox("Run", names, index=index, key=f"run-choice-{name}")
+    if choice != name:
+        st.query_params["run"] = choice
+    return choice
+
+
+@st.fragment(run_every=2)
+def _live(name: str) -> None:
+    """State, buttons, figures and curves, drawn again every 2 s."""
+    workspace = current()
+    run = RunDir(workspace.runs / name)
+    status = read_status(run.path)
+    jobs = workspace.jobs_of(run)
+    active = [job for job in jobs if job.state in ACTIVE]
+    for job in active:
+        job_line(job)
+    is_running = status is not None and status.state == "running"
+    _buttons(workspace, name, status, active)
+    if status is None:
+        _last_words(jobs)
+        return
+    st.markdown(f"#### {state_line(status.state)}")
+    if status.state in ("failed", "killed"):
+        _failure(status)
+    if is_running:
+        share = status.done / status.total if status.total else 0.0
+        parts = (
+            status.phase,
+            f"{status.done} of {status.total}" if status.total else "",
+            time_left(status.seconds_left),
+        )
+        st.progress(min(share, 1.0), text=", ".join(part for part in parts if part))
+        if status.line:
+            st.caption(plain(status.line))
+    _figures(run, status)
+    _curves(run)
+
+
+def _buttons(workspace: Workspace, name: str, status: RunStatus | None, active: list[Job]) -> None:
+    run = RunDir(workspace.runs / name)
+    is_running = status is not None and status.state == "running"
+    cells = st.columns(4)
+    if not active and not is_running:
+        label = "Start" if status is None else ("Train again" if status.state == "done" else "Resume")
+        if cells[0].button(label, icon=":material/play_arrow:", type="primary", width="stretch"):
+            start(workspace, name)
+            st.rerun()
+    if is_running:
+        for cell, (kind, words, icon) in zip(cells, REQUESTS, strict=True):
+            if cell.button(words, icon=icon, width="stretch", key=f"ask-{kind}"):
+                _send(run, kind)
+
+
+REQUESTS = (
+    ("stop", "Stop and save", ":material/stop:"),
+    ("sample", "Sample now", ":material/image:"),
+    ("save", "Save a checkpoint", ":material/save:"),
+    ("export", "Export a LoRA", ":material/download:"),
+)
+"""What can be asked of a run that trains."""
+
+
+def _send(run: RunDir, kind: str) -> None:
+    try:
+        Requests(run).send(kind)
+    except BadUsage as error:  # it ended a moment ago
+        st.toast(plain(error))
+    else:
+        st.toast(f"Asked to {kind}: it is done after this step.")
+
+
+def start(workspace: Workspace, name: str) -> Job:
+    """Queue the training of a recipe, or of a run that goes on.
+
+    Raises:
+        BadUsage: It is in the queue already.
+    """
+    run, recipe = RunDir(workspace.runs / name), workspace.recipes / f"{name}.toml"
+    if any(job.state in ACTIVE for job in workspace.jobs_of(run)):
+        raise BadUsage(f"{name} is in the queue already. Follow it on the page Run.")
+    target = recipe if recipe.is_file() else run.path
+    arguments = ["train", str(target), "--out", str(run.path), "--json"]
+    return workspace.jobs.add(
+        arguments, title=f"Train {name}", run=run.path, device="gpu", cwd=workspace.root
+    )
+
+
+def _last_words(jobs: list[Job]) -> None:
+    """What the last job of a run said that never began."""
+    if jobs and jobs[-1].state in ("failed", "died"):
+        st.error(plain(jobs[-1].line or "The process ended without a word."))
+
+
+def _failure(status: RunStatus) -> None:
+    words = "Its process was killed; it goes on from the last checkpoint." if status.state == "killed" else ""
+    st.error(plain(status.line or words or "It ended without a word; the log below has the rest."))
+    if status.saved_step:
+        st.caption(f"Saved at step {status.saved_step}. Resume goes on from there.")
+
+
+def _figures(run: RunDir, status: RunStatus) -> None:
+    """What was planned beside what was measured."""
+    cells = st.columns(4)
+    if status.steps:
+        cells[0].metric("Step", f"{status.step or 0} of {status.steps}")
+    if status.loss is not None:
+        cells[1].metric("Loss", f"{status.loss:.4f}")
+    if status.validation_loss is not None:
+        cells[1].metric("Validation loss", f"{status.validation_loss:.4f}")
+    plan = _plan(run)
+    if status.seconds_per_step:
+        planned = plan.get("seconds_per_step")
+        cells[2].metric(
+            "Per step",
+            duration(status.seconds_per_step),
+            help=f"planned {duration(planned)}" if planned else None,
+        )
+    if status.bytes:
+        planned = status.planned_bytes
+        cells[3].metric(
+            "Most memory", human(status.bytes), help=f"planned {human(planned)}" if planned else None
+        )
+
+
+def _plan(run: RunDir) -> dict[str, Any]:
+    try:
+        plan = run.read(run.plan_path)
+    except LimnerError:
+        return {}
+    return plan if isinstance(plan, dict) else {}
+
+
+def _curves(run: RunDir) -> None:
+    rows = run.metrics()
+    losses = [{"step": row["step"], "value": row["loss"], "curve": "loss"} for row in _finite(rows, "loss")]
+    held_out = [
+        {"step": row["step"], "value": row["held_out"], "curve": "validation loss"}
+        for row in _finite(rows, "held_out")
+    ]
+    if len(losses) < 2 and not held_out:
+        return
+    st.line_chart(
+        _thinned(losses) + held_out,
+        x="step",
+        y="value",
+        color="curve",
+        x_label="step",
+        y_label="loss",
+        height=260,
+    )
+
+
+POINTS = 600
+"""Of a curve that is drawn."""
+
+
+def _thinned(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """At most ``POINTS`` rows, each the mean of as many neighbours."""
+    size = -(-len(rows) // POINTS)
+    groups = [rows[start : start + size] for start in range(0, len(rows), size)] if size > 1 else []
+    means = [{**rows[-1], "value": sum(row["value"] for row in rows) / len(rows)} for rows in groups]
+    return [{**mean, "step": group[-1]["step"]} for mean, group in zip(means, groups, strict=True)] or rows
+
+
+def _finite(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    return [row for row in rows if isinstance(row.get(name), int | float)]
+
+
+@st.fragment(run_every=5)
+def _samples(name: str) -> None:
+    """Samples: the base in the first column, then a step of choice."""
+    run = RunDir(current().runs / name)
+    samples = run.samples()
+    if not samples:
+        return
+    st.subheader("Samples")
+    steps = list(samples)
+    step = steps[-1]
+    if len(steps) > 1:
+        follow = st.toggle("Follow the newest", value=True, key=f"follow-{name}")
+        if not follow:
+            step = st.select_slider("Step", steps, value=steps[-1], key=f"step-{name}")
+    try:
+        prompts = run.prompts()
+    except LimnerError:
+        prompts = []
+    base = samples.get(0, {})
+    for index, path in samples[step].items():
+        st.caption(plain(prompts[index]) if index < len(prompts) else f"prompt {index + 1}")
+        left, right = st.columns(2)
+        if step and index in base:
+            with left:
+                picture(base[index], "base, step 0")
+        with right if step else left:
+            picture(path, f"step {step}")
+
+
+def _files(run: RunDir) -> None:
+    if not run.lora_path.is_file():
+        return
+    st.subheader("The LoRA")
+    cells = st.columns(3)
+    with run.lora_path.open("rb") as file:
+        cells[0].download_button(
+            "Download lora.safetensors",
+            file,
+            file_name=f"{run.path.name}.safetensors",
+            icon=":material/download:",
+            width="stretch",
+            on_click="ignore",
+        )
+    if cells[1].button("Paint with it", icon=":material/brush:", width="stretch"):
+        open_page("paint", run=run.path.name)
+    if cells[2].button("Judge and choose", icon=":material/balance:", width="stretch"):
+        open_page("judge", run=run.path.name)
+    for path in sorted(run.path.glob("lora-*.safetensors")):
+        with path.open("rb") as file:
+            st.download_button(path.name, file, file_name=f"{run.path.name}-{path.name}", on_click="ignore")
+
+
+def _log(run: RunDir) -> None:
+    if not run.log_path.is_file():
+        return
+    with st.expander("Log"):
+        text = run.log_path.read_text(encoding="utf-8", errors="backslashreplace")
+        st.code("\n".join(text.splitlines()[-LOG_LINES:]), language=None, wrap_lines=True)

@@ -1,0 +1,88 @@
+"""What several pages show: a job, a picture, a number of bytes. Loads Streamlit."""
+
+import hashlib
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+import streamlit as st
+
+from limner.data.images import BadImage, read_image
+from limner.errors import LimnerError
+from limner.files import atomic_write
+from limner.jobs import Job
+from limner.reporter import duration
+from limner.studio.text import plain
+from limner.studio.workspace import Workspace, current
+
+STATES = {
+    "queued": (":material/schedule:", "waits"),
+    "running": (":material/play_circle:", "running"),
+    "stopping": (":material/stop_circle:", "stops after this step"),
+    "done": (":material/check_circle:", "done"),
+    "stopped": (":material/pause_circle:", "stopped"),
+    "failed": (":material/error:", "failed"),
+    "died": (":material/dangerous:", "died: its process is gone"),
+    "killed": (":material/dangerous:", "killed: its process is gone"),
+}
+"""Icon and words of what a job or a run may be."""
+THUMBNAIL = 320
+"""Pixels of the longer side of a small copy."""
+
+
+def state_line(state: str) -> str:
+    """A state with its icon, as Markdown."""
+    icon, words = STATES.get(state, (":material/help:", state))
+    return f"{icon} {words}"
+
+
+def job_line(job: Job) -> None:
+    """A job in a line: state, title, last line, and a button that stops it."""
+    left, right = st.columns([5, 1], vertical_alignment="center")
+    number = f"job {job.number}"
+    left.markdown(f"{state_line(job.state)} · **{plain(job.title)}** · {number}")
+    if job.line:
+        (left.error if job.state in ("failed", "died") else left.caption)(plain(job.line))
+    if job.state in ("queued", "running") and right.button("Stop", key=f"stop-{job.number}"):
+        current().jobs.stop(job.number)
+        st.rerun()
+
+
+def thumbnail(path: Path, workspace: Workspace | None = None, side: int = THUMBNAIL) -> bytes:
+    """A small JPEG of a picture, kept in the workspace by path, size and time.
+
+    Raises:
+        BadImage: It cannot be read.
+    """
+    facts = path.stat()
+    mark = hashlib.sha256(f"{path}|{facts.st_size}|{facts.st_mtime_ns}|{side}".encode()).hexdigest()[:32]
+    file = (workspace or current()).thumbnails / f"{mark}.jpg"
+    if not file.is_file():
+        image = read_image(path, (side, side))
+        image.thumbnail((side, side))
+        stream = BytesIO()
+        image.save(stream, "JPEG", quality=85)
+        atomic_write(file, lambda draft: draft.write_bytes(stream.getvalue()), sync=False)
+    return file.read_bytes()
+
+
+def picture(path: Path, caption: str = "") -> None:
+    """Show a small copy of a picture; one that cannot be read is named with the reason."""
+    try:
+        st.image(thumbnail(path), caption=plain(caption) if caption else None, width="stretch")
+    except (BadImage, OSError, LimnerError) as error:
+        st.warning(plain(error))
+
+
+def gallery(paths: Sequence[Path], columns: int = 4, captions: Sequence[str] = ()) -> None:
+    """Pictures in rows."""
+    for start in range(0, len(paths), columns):
+        row = st.columns(columns)
+        for offset, (cell, path) in enumerate(zip(row, paths[start : start + columns], strict=False)):
+            with cell:
+                picture(path, captions[start + offset] if captions else "")
+
+
+def time_left(seconds: float | None) -> str:
+    """``2 min 5 s left``; empty where nobody knows."""
+    return "" if seconds is None else f"{duration(seconds)} left"

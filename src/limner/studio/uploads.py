@@ -1,0 +1,210 @@
+"""Files that a browser sends: number, sizes and names are limited, and pictures are read before they stay.
+
+A zip is taken apart member by member, never by its own paths: no absolute ones, none that lead out, no links,
+and no more bytes than are allowed, whatever its headers say.
+"""
+
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import IO, Protocol
+
+from limner.data.formats import SUFFIXES
+from limner.data.images import BadImage, inspect
+from limner.errors import BadUsage
+from limner.files import atomic_write, human
+from limner.studio.workspace import Workspace, safe_name
+
+TEXT_SUFFIXES = (".txt", ".caption")
+METADATA = ("metadata.jsonl", "metadata.csv")
+MAX_IMAGE = 128 << 20
+"""Bytes of one picture."""
+MAX_TEXT = 1 << 20
+"""Bytes of a caption file or a configuration; metadata may have 64 times as many."""
+MAX_TOTAL = 4 << 30
+"""Bytes of one upload, unpacked."""
+MAX_FILES = 5000
+MAX_RATIO = 200
+"""Unpacked bytes of a member by its packed ones; pictures are near 1."""
+BLOCK = 1 << 20
+
+
+class Upload(Protocol):
+    """What Streamlit hands over: an open file with a name."""
+
+    @property
+    def name(self) -> str:
+        """As the browser calls it."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        ...
+
+    def read(self, size: int = -1, /) -> bytes:
+        """The next bytes."""
+        ...
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Go to a place."""
+        ...
+
+
+@dataclass
+class Received:
+    """What became of an upload."""
+
+    paths: list[Path] = field(default_factory=list)
+    """Files that were written."""
+    rejections: list[str] = field(default_factory=list)
+    """What was left out: the name, the reason, what to do."""
+    size: int = 0
+    """Bytes so far."""
+
+
+def save_upload(workspace: Workspace, upload: Upload) -> Path:
+    """Keep a small text file, such as a configuration to import.
+
+    Raises:
+        BadUsage: It is larger than a configuration can be.
+    """
+    if upload.size > MAX_TEXT:
+        raise BadUsage(
+            f"{upload.name} has {human(upload.size)}; a configuration has at most {human(MAX_TEXT)}."
+        )
+    path = workspace.root / ".limner" / "uploads" / _file_name(upload.name)
+    upload.seek(0)
+    content = upload.read()
+    atomic_write(path, lambda draft: draft.write_bytes(content))
+    return path
+
+
+def receive(uploads: Iterable[Upload], folder: Path) -> Received:
+    """Put pictures, captions, metadata files and zips of them into a folder of images.
+
+    A file that is there already keeps its name, and the new one gets a number. What is no picture, no caption
+    and no metadata is left out, and named.
+
+    Args:
+        uploads: The files.
+        folder: In the workspace; it exists.
+
+    Raises:
+        BadUsage: More files or bytes than are allowed.
+    """
+    received = Received()
+    for upload in uploads:
+        upload.seek(0)
+        if upload.name.lower().endswith(".zip"):
+            _unpack(upload, folder, received)
+        else:
+            _keep(upload.name, upload, folder, received)
+    return received
+
+
+def _unpack(upload: Upload, folder: Path, received: Received) -> None:
+    try:
+        with zipfile.ZipFile(upload) as archive:  # pyright: ignore[reportArgumentType]  # it reads and seeks
+            for member in _members(archive, upload.name):
+                if reason := _refusal(member):
+                    received.rejections.append(f"{upload.name}: {member.filename}: {reason}")
+                    continue
+                with archive.open(member) as stream:
+                    _keep(member.filename, stream, folder, received)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+        received.rejections.append(
+            f"{upload.name} cannot be unpacked: {error}. Pack it again as a plain zip."
+        )
+
+
+def _members(archive: zipfile.ZipFile, name: str) -> Iterator[zipfile.ZipInfo]:
+    members = [member for member in archive.infolist() if not member.is_dir()]
+    if len(members) > MAX_FILES:
+        raise BadUsage(f"{name} has {len(members)} files; at most {MAX_FILES} are taken. Split it.")
+    return iter(member for member in members if not _hidden(member.filename))
+
+
+def _hidden(name: str) -> bool:
+    """Whether a system put it there, beside what a person packed."""
+    parts = name.replace("\\", "/").split("/")
+    return parts[0] == "__MACOSX" or any(part.startswith(".") and part != ".." for part in parts)
+
+
+def _refusal(member: zipfile.ZipInfo) -> str:
+    """Why a member is not unpacked; empty where it may be."""
+    path = PurePosixPath(member.filename.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+        return "its path leads out of the folder"
+    if stat.S_ISLNK(member.external_attr >> 16):
+        return "it is a link"
+    if member.flag_bits & 1:
+        return "it is encrypted"
+    if member.file_size > BLOCK and member.file_size > MAX_RATIO * max(member.compress_size, 1):
+        return f"it unpacks to more than {MAX_RATIO} times its size"
+    return ""
+
+
+def _keep(name: str, stream: IO[bytes] | Upload, folder: Path, received: Received) -> None:
+    """Write one file, if it is what a folder of images has."""
+    file_name = _file_name(name)
+    suffix = Path(file_name).suffix.lower()
+    is_image, is_metadata = suffix in SUFFIXES, file_name.lower() in METADATA
+    if not (is_image or is_metadata or suffix in TEXT_SUFFIXES):
+        received.rejections.append(f"{name}: neither a picture, a caption (.txt) nor metadata")
+        return
+    if len(received.paths) >= MAX_FILES:
+        raise BadUsage(f"More than {MAX_FILES} files at once. Send them in parts.")
+    limit = MAX_IMAGE if is_image else MAX_TEXT * (64 if is_metadata else 1)
+    content = _read(stream, min(limit, MAX_TOTAL - received.size))
+    if content is None:
+        if received.size + limit > MAX_TOTAL:
+            raise BadUsage(f"More than {human(MAX_TOTAL)} at once. Send them in parts.")
+        received.rejections.append(f"{name}: larger than {human(limit)}")
+        return
+    path = _free_path(folder, file_name)
+    atomic_write(path, lambda draft: draft.write_bytes(content))
+    received.size += len(content)
+    if is_image and (reason := _unreadable(path)):
+        path.unlink()
+        received.rejections.append(f"{name}: {reason}")
+        return
+    received.paths.append(path)
+
+
+def _read(stream: IO[bytes] | Upload, limit: int) -> bytes | None:
+    """The content, or None where it is longer: counted while it is read, whatever a header says."""
+    blocks, size = [], 0
+    while block := stream.read(BLOCK):
+        size += len(block)
+        if size > limit:
+            return None
+        blocks.append(block)
+    return b"".join(blocks)
+
+
+def _unreadable(path: Path) -> str:
+    try:
+        inspect(path)
+    except BadImage as error:
+        return error.reason
+    return ""
+
+
+def _file_name(name: str) -> str:
+    """The last part of a name as a safe one, its ending kept."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    suffix = safe_name(path.suffix.removeprefix(".")) if path.suffix else ""
+    return safe_name(path.stem if suffix else path.name) + (f".{suffix}" if suffix else "")
+
+
+def _free_path(folder: Path, name: str) -> Path:
+    """A path that is not taken: ``cat.png``, ``cat-2.png`` ..."""
+    path, number = folder / name, 1
+    while path.exists():
+        number += 1
+        path = folder / f"{Path(name).stem}-{number}{Path(name).suffix}"
+    return path

@@ -1,0 +1,45 @@
+"""Verbs in processes of their own."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import messages
+from limner.errors import BadUsage
+from limner.studio import verbs
+
+
+def outcome(stdout: str, stderr: str = "", code: int = 0) -> Any:
+    return subprocess.CompletedProcess([], code, stdout.encode(), stderr.encode())
+
+
+def test_a_verb_answers(tmp_path: Path) -> None:
+    assert verbs.ask(["runs"], folder=tmp_path) == {"runs": {}}
+
+
+def test_a_verb_that_fails_says_its_line(tmp_path: Path) -> None:
+    with messages.raises(verbs.VerbFailed):
+        verbs.ask(["status", "nothing"], folder=tmp_path)
+
+
+def test_a_plan_that_does_not_fit_is_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = {"fits": False, "why_not": "It wants 30 GB."}
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: outcome(json.dumps(answer), code=1))
+    assert verbs.ask(["plan"], folder=tmp_path) == answer
+
+
+@pytest.mark.parametrize("stderr", ["", "Traceback ...\nKeyError: 'x\x1b'\n"])
+def test_a_verb_that_dies_is_told_by_its_last_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stderr: str
+) -> None:
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: outcome("", stderr, code=-9))
+    with messages.raises(verbs.VerbFailed):
+        verbs.ask(["plan"], folder=tmp_path)
+
+
+def test_a_verb_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    with messages.raises(BadUsage):
+        verbs.ask(["doctor"], folder=tmp_path, seconds=0.001)
