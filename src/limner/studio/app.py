@@ -1,4 +1,4 @@
-"""The script that Streamlit runs at every drawing: the pages, and which is shown."""
+"""What is drawn: the pages, and the one that the address names."""
 
 from collections.abc import Callable
 
@@ -38,7 +38,3 @@ def main() -> None:
 def draw_alone(name: str) -> None:
     """Draw one page without the others, as a test does."""
     guarded(next(facts for facts in PAGES if facts.name == name))()
-
-
-if __name__ == "__main__":
-    main()

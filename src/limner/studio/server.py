@@ -68,7 +68,7 @@ def _run(options: StudioOptions, port: int, token: str, hosts: tuple[str, ...]) 
     from starlette.middleware import Middleware
 
     middleware: Any = Middleware(Gate, token=token, hosts=hosts)  # pyright: ignore[reportArgumentType]
-    app = streamlit.App(HERE / "app.py", middleware=[middleware])
+    app = streamlit.App(HERE / "entry" / "script.py", middleware=[middleware])
     app.run(
         config={
             **_theme(),

@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+import altair
 import streamlit as st
 
 from limner.errors import LimnerError
 from limner.files import human, sha256_file
 from limner.models.registry import named_base, registered_bases
+from limner.planning.advice import CAUSES
 from limner.planning.cards import CARDS
 from limner.recipe import Recipe, aliases, toml
 from limner.recipe.field_types import ConceptType
@@ -23,6 +25,8 @@ from limner.studio.verbs import ask
 from limner.studio.workspace import Workspace, current
 
 HERE = "this machine"
+PHASES = {"load": "loading", "cache": "caching", "train": "training", "sample": "sampling"}
+"""Phases of a run in their order, and in words."""
 QUESTIONS = ("base", "concept_type", "data.trigger", "data.resolution", "lora.rank", "train.steps")
 """What is asked first; every other key stands under All settings."""
 
@@ -221,6 +225,7 @@ def plan_of(recipe: str, mark: str, card: str, workspace: str) -> dict[str, Any]
 def _plan(file: RecipeFile) -> None:
     names = [HERE, *sorted(card.name for card in CARDS)]
     card = st.selectbox("Card", names, key="card", accept_new_options=True) or HERE
+    _survey(file, card)
     answer = plan_of(str(file.path), sha256_file(file.path), card, str(file.workspace.root))
     if not answer.get("fits"):
         st.error(plain(answer.get("why_not") or "It does not fit."))
@@ -238,20 +243,53 @@ def _plan(file: RecipeFile) -> None:
     _alternatives(file, answer)
 
 
+def _survey(file: RecipeFile, card: str) -> None:
+    """Every base on that card, where somebody asks."""
+    key = f"survey:{card}"
+    if st.button("Which bases fit this card?", icon=":material/table:"):
+        options = [] if card == HERE else ["--card", card]
+        with st.spinner("Planning every base: a quarter of a minute ..."):
+            images = file.load().data.images
+            st.session_state[key] = ask(["plan", images, *options], folder=file.workspace.root)["bases"]
+    if rows := st.session_state.get(key):
+        st.dataframe([_survey_row(row) for row in rows], hide_index=True, height=280)
+
+
+def _survey_row(row: Mapping[str, Any]) -> dict[str, str]:
+    fits = row["fits"]
+    return {
+        "base": row["base"],
+        "fits": "yes" if fits else "no",
+        "per step": duration(row["seconds_per_step"]) if fits else "",
+        "in all": duration(row["seconds"]) if fits and row["seconds"] else "",
+        "memory": human(row["reserved_bytes"]) if fits else "",
+        "to fetch": human(row["fetch_bytes"]),
+        "licence": row["licence"] + (" (gated)" if row["gated"] else ""),
+    }
+
+
 def _words(row: Any) -> str:
     return str(row.get("what", row)) if isinstance(row, dict) else str(row)
 
 
 def _memory(answer: Mapping[str, Any]) -> None:
+    """Memory of each phase by cause, as stacked bars."""
     rows = [
-        {"phase": phase, "cause": cause, "GB": size / 2**30}
+        {"phase": PHASES.get(phase, phase), "cause": CAUSES.get(cause, cause), "GB": size / 2**30}
         for phase, causes in answer["causes"].items()
         for cause, size in causes.items()
         if size
     ]
-    st.bar_chart(
-        rows, x="phase", y="GB", color="cause", horizontal=True, height=240, x_label="", y_label="GB"
+    legend = altair.Legend(orient="bottom", columns=2, title=None)
+    chart = altair.Chart(altair.Data(values=rows)).mark_bar()
+    chart = chart.encode(
+        x=altair.X("GB:Q", title="GB"),
+        y=altair.Y("phase:N", sort=list(PHASES.values()), title=None),
+        color=altair.Color("cause:N", legend=legend, sort=list(CAUSES.values())),
+        order=altair.Order("cause:N"),
+        tooltip=["phase:N", "cause:N", altair.Tooltip("GB:Q", format=".2f")],
     )
+    st.altair_chart(chart.properties(height=altair.Step(26)))
 
 
 def _alternatives(file: RecipeFile, answer: Mapping[str, Any]) -> None:

@@ -65,9 +65,9 @@ def _live(name: str) -> None:
     status = read_status(run.path)
     jobs = workspace.jobs_of(run)
     active = [job for job in jobs if job.state in ACTIVE]
-    for job in active:
-        job_line(job)
     is_running = status is not None and status.state == "running"
+    for job in [] if is_running else active:
+        job_line(job)
     _buttons(workspace, name, status, active)
     if status is None:
         _last_words(jobs)
@@ -94,14 +94,27 @@ def _buttons(workspace: Workspace, name: str, status: RunStatus | None, active: 
     is_running = status is not None and status.state == "running"
     cells = st.columns(4)
     if not active and not is_running:
-        label = "Start" if status is None else ("Train again" if status.state == "done" else "Resume")
-        if cells[0].button(label, icon=":material/play_arrow:", type="primary", width="stretch"):
+        label = _start_label(workspace, name, status)
+        if not label:
+            st.caption("It is complete. For more steps, raise Steps on the page Plan, and come back.")
+        elif cells[0].button(label, icon=":material/play_arrow:", type="primary", width="stretch"):
             start(workspace, name)
             st.rerun()
     if is_running:
         for cell, (kind, words, icon) in zip(cells, REQUESTS, strict=True):
             if cell.button(words, icon=icon, width="stretch", key=f"ask-{kind}"):
                 _send(run, kind)
+
+
+def _start_label(workspace: Workspace, name: str, status: RunStatus | None) -> str:
+    """What starting a run means: the first time, going on, or more steps; empty where it is complete."""
+    if status is None:
+        return "Start"
+    if status.state != "done":
+        return "Resume"
+    file = RecipeFile(workspace.recipes / f"{name}.toml", workspace)
+    steps = file.load().train.steps if file.path.is_file() else 0
+    return f"Train to step {steps}" if steps > (status.steps or 0) else ""
 
 
 REQUESTS = (
