@@ -150,6 +150,9 @@ PLAN = {
 @pytest.fixture
 def planned(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """What plans were asked for; the journey in a browser asks the real verb."""
+    from limner.studio.pages import plan
+
+    plan._plans.clear()
     questions: list[list[str]] = []
 
     def answer(arguments: list[str], **_: object) -> dict[str, object]:

@@ -1,19 +1,14 @@
 """Verbs in processes of their own."""
 
 import json
-import subprocess
 from pathlib import Path
-from typing import Any
 
+import psutil
 import pytest
 
 import messages
 from limner.errors import BadUsage
 from limner.studio import verbs
-
-
-def outcome(stdout: str, stderr: str = "", code: int = 0) -> Any:
-    return subprocess.CompletedProcess([], code, stdout.encode(), stderr.encode())
 
 
 def test_a_verb_answers(tmp_path: Path) -> None:
@@ -27,7 +22,7 @@ def test_a_verb_that_fails_says_its_line(tmp_path: Path) -> None:
 
 def test_a_plan_that_does_not_fit_is_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = {"fits": False, "why_not": "It wants 30 GB."}
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: outcome(json.dumps(answer), code=1))
+    monkeypatch.setattr(verbs, "_output", lambda *_: (json.dumps(answer).encode(), b""))
     assert verbs.ask(["plan"], folder=tmp_path) == answer
 
 
@@ -35,7 +30,7 @@ def test_a_plan_that_does_not_fit_is_an_answer(tmp_path: Path, monkeypatch: pyte
 def test_a_verb_that_dies_is_told_by_its_last_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stderr: str
 ) -> None:
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: outcome("", stderr, code=-9))
+    monkeypatch.setattr(verbs, "_output", lambda *_: (b"", stderr.encode()))
     with messages.raises(verbs.VerbFailed):
         verbs.ask(["plan"], folder=tmp_path)
 
@@ -43,3 +38,16 @@ def test_a_verb_that_dies_is_told_by_its_last_line(
 def test_a_verb_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     with messages.raises(BadUsage):
         verbs.ask(["doctor"], folder=tmp_path, seconds=0.001)
+
+
+def test_a_verb_ends_with_the_page_that_waited_for_it(tmp_path: Path) -> None:
+    class DrawnAnew(Exception):
+        pass
+
+    def tick() -> None:
+        raise DrawnAnew
+
+    before = set(psutil.Process().children())
+    with pytest.raises(DrawnAnew):
+        verbs.ask(["doctor"], folder=tmp_path, tick=tick)
+    assert set(psutil.Process().children()) <= before

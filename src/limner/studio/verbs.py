@@ -7,7 +7,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from limner.reporter import printable
 
 WAIT = 600.0
 """Seconds that a page waits for a verb at most."""
+INTERVAL = 0.2
+"""Seconds between two ticks."""
 
 
 class VerbFailed(LimnerError):
@@ -28,6 +31,7 @@ def ask(
     folder: Path,
     secrets: Mapping[str, str] | None = None,
     seconds: float = WAIT,
+    tick: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
     """Run a verb to its end, and read what it says.
 
@@ -36,33 +40,48 @@ def ask(
         folder: Its working directory, which is the workspace.
         secrets: Environment variables of this process alone, such as keys.
         seconds: How long to wait.
+        tick: Called five times a second while it works. Whatever it raises ends the verb: Streamlit does so
+            from a call that draws, when the page is to be drawn anew.
 
     Raises:
         VerbFailed: It failed; the message is the verb's own. A plan that does not fit is an answer.
         BadUsage: It took too long.
     """
     command = [sys.executable, "-m", "limner", *map(str, arguments), "--json"]
-    try:
-        outcome = subprocess.run(
-            command,
-            cwd=folder,
-            env={**os.environ, **(secrets or {})},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=seconds,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise BadUsage(
-            f"limner {arguments[0]} took longer than {seconds:.0f} s, and was ended. Run it in a terminal."
-        ) from None
-    answer = _answer(outcome.stdout)
+    stdout, stderr = _output(command, folder, secrets or {}, seconds, tick)
+    answer = _answer(stdout)
     if answer is None:
-        lines = outcome.stderr.decode(errors="replace").strip().splitlines()
+        lines = stderr.decode(errors="replace").strip().splitlines()
         raise VerbFailed(printable(lines[-1]) if lines else f"limner {arguments[0]} ended without a word.")
     if "error" in answer:
         raise VerbFailed(str(answer["error"]["message"]))
     return answer
+
+
+def _output(
+    command: list[str],
+    folder: Path,
+    secrets: Mapping[str, str],
+    seconds: float,
+    tick: Callable[[], object],
+) -> tuple[bytes, bytes]:
+    """What a process writes to stdout and stderr; it is ended with this call, however that ends."""
+    environment = {**os.environ, **secrets}
+    pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+    end = time.monotonic() + seconds
+    with subprocess.Popen(
+        command, cwd=folder, env=environment, stdin=nothing, stdout=pipe, stderr=pipe
+    ) as process:
+        try:
+            while time.monotonic() < end:
+                try:
+                    return process.communicate(timeout=INTERVAL)
+                except subprocess.TimeoutExpired:
+                    tick()
+        finally:
+            process.kill()
+    verb = command[3]
+    raise BadUsage(f"limner {verb} took longer than {seconds:.0f} s, and was ended. Run it in a terminal.")
 
 
 def _answer(stdout: bytes) -> dict[str, Any] | None:

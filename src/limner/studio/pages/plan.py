@@ -207,26 +207,36 @@ def _typed(text: str) -> Any:
     return tomllib.loads(f"value = {text}")["value"] if text.strip() else None
 
 
-@st.cache_data(show_spinner="Planning ...", max_entries=200)
-def plan_of(recipe: str, mark: str, card: str, workspace: str) -> dict[str, Any]:
-    """The plan of a recipe for a card, asked once for each content of its file.
+@st.cache_resource
+def _plans() -> dict[tuple[str, str], dict[str, Any]]:
+    """Plans that were made already, by the content of the recipe and the card."""
+    return {}
 
-    Args:
-        recipe: Path of the file.
-        mark: Hash of its bytes.
-        card: A card's name, or ``this machine``.
-        workspace: The folder that the verb runs in.
+
+def plan_of(file: RecipeFile, card: str) -> dict[str, Any]:
+    """The plan of a recipe for a card: asked once for each content of its file.
+
+    When another question is answered meanwhile, the plan that nobody waits for any more is ended.
     """
-    options = [] if card == HERE else ["--card", card]
-    del mark
-    return ask(["plan", recipe, *options], folder=Path(workspace))
+    key = (sha256_file(file.path), card)
+    plans = _plans()
+    if key not in plans:
+        place = st.empty()
+        options = [] if card == HERE else ["--card", card]
+        plans[key] = ask(
+            ["plan", file.path, *options],
+            folder=file.workspace.root,
+            tick=lambda: place.info("Planning ...", icon=":material/hourglass_top:"),
+        )
+        place.empty()
+    return plans[key]
 
 
 def _plan(file: RecipeFile) -> None:
     names = [HERE, *sorted(card.name for card in CARDS)]
     card = st.selectbox("Card", names, key="card", accept_new_options=True) or HERE
     _survey(file, card)
-    answer = plan_of(str(file.path), sha256_file(file.path), card, str(file.workspace.root))
+    answer = plan_of(file, card)
     if not answer.get("fits"):
         st.error(plain(answer.get("why_not") or "It does not fit."))
         for row in answer.get("would_fit") or []:
