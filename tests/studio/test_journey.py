@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(BROWSER is None, reason="there is no Chromium on PATH: apt-get install chromium"),
 ]
-PATIENCE = 60_000
+PATIENCE = 120_000
 """Milliseconds to wait for anything: the machine may be busy."""
 
 
@@ -139,7 +139,7 @@ def test_from_a_recipe_to_a_lora_through_stops_and_a_killed_server(
     server.kill()
     again = serve("--port", str(server.port))
     page.goto(f"{again.address}/run?run=trial")
-    page.get_by_role("button", name="Download lora.safetensors").wait_for()
+    page.get_by_role("button", name="Download trial/lora.safetensors").wait_for()
     until(lambda: (status := read_status(run.path)) is not None and status.state == "done")
     steps = [row["step"] for row in run.metrics() if "loss" in row]
     assert steps == list(range(1, 41))
@@ -148,7 +148,7 @@ def test_from_a_recipe_to_a_lora_through_stops_and_a_killed_server(
     page.get_by_text("base, step 0").first.wait_for()
     page.get_by_text("step 40", exact=True).first.wait_for()
     with page.expect_download() as download:
-        page.get_by_role("button", name="Download lora.safetensors").click()
+        page.get_by_role("button", name="Download trial/lora.safetensors").click()
     file = tmp_path / "download.safetensors"
     download.value.save_as(file)
     assert file.read_bytes() == run.lora_path.read_bytes()

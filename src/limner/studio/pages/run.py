@@ -1,5 +1,6 @@
 """Run: start, follow, stop and resume a training; curves, samples, plan beside what was measured."""
 
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
@@ -37,7 +38,7 @@ def page() -> None:
         return
     _live(name)
     _samples(name)
-    _files(run)
+    _files(name)
     _log(run)
 
 
@@ -261,27 +262,33 @@ def _samples(name: str) -> None:
             picture(path, f"step {step}")
 
 
-def _files(run: RunDir) -> None:
+@st.fragment(run_every=5)
+def _files(name: str) -> None:
+    run = RunDir(current().runs / name)
     if not run.lora_path.is_file():
         return
     st.subheader("The LoRA")
     cells = st.columns(3)
-    with run.lora_path.open("rb") as file:
-        cells[0].download_button(
-            "Download lora.safetensors",
-            file,
-            file_name=f"{run.path.name}.safetensors",
-            icon=":material/download:",
-            width="stretch",
-            on_click="ignore",
-        )
+    with cells[0]:
+        _download(run, run.lora_path, f"{name}.safetensors")
     if cells[1].button("Paint with it", icon=":material/brush:", width="stretch"):
-        open_page("paint", run=run.path.name)
+        open_page("paint", run=name)
     if cells[2].button("Judge and choose", icon=":material/balance:", width="stretch"):
-        open_page("judge", run=run.path.name)
+        open_page("judge", run=name)
     for path in sorted(run.path.glob("lora-*.safetensors")):
-        with path.open("rb") as file:
-            st.download_button(path.name, file, file_name=f"{run.path.name}-{path.name}", on_click="ignore")
+        _download(run, path, f"{name}-{path.stem.removeprefix('lora-')}.safetensors")
+
+
+def _download(run: RunDir, path: Path, file_name: str) -> None:
+    """A button for a file, which is read when it is pressed: a training may have written it anew."""
+    st.download_button(
+        f"Download {run.path.name}/{path.name}",
+        lambda: path.open("rb"),
+        file_name=file_name,
+        icon=":material/download:",
+        width="stretch",
+        on_click="ignore",
+    )
 
 
 def _log(run: RunDir) -> None:
