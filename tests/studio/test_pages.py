@@ -2,6 +2,8 @@
 
 import json
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -202,3 +204,15 @@ def test_500_pictures_make_small_thumbnails(workspace: Workspace, cats: Path) ->
     first = thumbnail(photo, workspace)
     assert len(first) < 40_000 and len(list(workspace.thumbnails.iterdir())) == 1
     assert thumbnail(photo, workspace) == first
+
+
+def test_the_pages_load_no_torch() -> None:
+    code = (
+        "import importlib, sys\n"
+        "from limner.studio import app, server, demo\n"
+        "from limner.studio.pages import PAGES\n"
+        "for facts in PAGES: facts.draw()\n"
+        "print([name for name in ('torch', 'diffusers', 'transformers') if name in sys.modules])\n"
+    )
+    outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert outcome.stdout.strip() == "[]"
