@@ -179,7 +179,7 @@ def test_a_failed_run_is_told_and_hostile_names_run_no_script(
     run.recipe_path.write_text('base = "glyph"\n[data]\nimages = "nowhere"\n')
     page = tab(browser, f"{server.address}/run?run=trial")
     page.get_by_role("button", name="Start").click()
-    page.get_by_text(re.compile("nowhere does not exist")).first.wait_for()
+    page.get_by_text(re.compile("there is no such folder")).first.wait_for()
     page.get_by_text(hostile, exact=True).wait_for()
     assert page.evaluate("window.hacked") is None
     page.goto(f"{server.address}/run?run=<script>window.hacked=1</script>")

@@ -24,6 +24,9 @@ MAX_IMAGE = 128 << 20
 """Bytes of one picture."""
 MAX_TEXT = 1 << 20
 """Bytes of a caption file or a configuration; metadata may have 64 times as many."""
+MAX_LORA = 4 << 30
+HEADER = 8
+"""Bytes before the JSON of a safetensors file, which say how long it is."""
 MAX_TOTAL = 4 << 30
 """Bytes of one upload, unpacked."""
 MAX_FILES = 5000
@@ -80,6 +83,32 @@ def save_upload(workspace: Workspace, upload: Upload) -> Path:
     upload.seek(0)
     content = upload.read()
     atomic_write(path, lambda draft: draft.write_bytes(content))
+    return path
+
+
+def save_lora(workspace: Workspace, upload: Upload) -> Path:
+    """Put a LoRA file into ``loras/``.
+
+    Raises:
+        BadUsage: It is no safetensors file, or larger than a LoRA is.
+    """
+    name = _file_name(upload.name)
+    upload.seek(0)
+    head = upload.read(HEADER + 1)
+    length = int.from_bytes(head[:HEADER], "little")
+    if not name.endswith(".safetensors") or head[HEADER:] != b"{" or length > upload.size:
+        raise BadUsage(f"{upload.name} is no .safetensors file. Export the LoRA as one, and add that.")
+    if upload.size > MAX_LORA:
+        raise BadUsage(f"{upload.name} has {human(upload.size)}; at most {human(MAX_LORA)} are taken.")
+    path = _free_path(workspace.inside(workspace.loras), name)
+
+    def write(draft: Path) -> None:
+        upload.seek(0)
+        with draft.open("wb") as file:
+            while block := upload.read(BLOCK):
+                file.write(block)
+
+    atomic_write(path, write)
     return path
 
 

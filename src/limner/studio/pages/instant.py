@@ -1,0 +1,122 @@
+"""Instant: one to eight pictures become a LoRA in one pass, and a training may go on from there."""
+
+from pathlib import Path
+
+import streamlit as st
+
+from limner.bases import predictors
+from limner.jobs import Job
+from limner.studio.links import open_page, parameter
+from limner.studio.recipes import new_recipe
+from limner.studio.show import job_line, picture
+from limner.studio.text import plain
+from limner.studio.uploads import receive
+from limner.studio.workspace import Workspace, current, safe_name
+
+MOST = 8
+"""Pictures that a predictor reads at once; more are read in groups."""
+JOB = "instant-job"
+
+
+def page() -> None:
+    """Draw it."""
+    workspace = current()
+    st.title("Instant")
+    st.caption(
+        "A predictor reads pictures of one style or subject and writes the LoRA in seconds, untrained. "
+        "It is behind a trained LoRA; training may go on from it."
+    )
+    folder = _pictures(workspace)
+    if folder is None:
+        return
+    base, predictor = _predictor()
+    rank = st.number_input("LoRA rank", min_value=1, max_value=128, value=None, placeholder="as predicted")
+    name = st.text_input("Name", value=f"{folder.name}-instant", key=f"instant-name-{folder}")
+    path = workspace.loras / f"{safe_name(name)}.safetensors"
+    if st.button("Make the LoRA", icon=":material/bolt:", type="primary"):
+        options = ["--predictor", predictor] if predictor else []
+        options += ["--rank", str(rank)] if rank else []
+        workspace.loras.mkdir(parents=True, exist_ok=True)
+        arguments = ["instant", str(folder), "--base", base, "--out", str(path), *options, "--json"]
+        job = workspace.jobs.add(arguments, title=f"Instant {path.stem}", device="gpu", cwd=workspace.root)
+        st.query_params[JOB] = str(job.number)
+    if number := parameter(JOB):
+        _outcome(int(number) if number.isdecimal() else 0, str(folder), base)
+
+
+def _pictures(workspace: Workspace) -> Path | None:
+    """The folder of pictures: one that is there, or what is dropped here."""
+    with st.expander("Drop pictures", expanded=not workspace.image_folders()):
+        name = st.text_input("Name of the set", value="instant")
+        uploads = st.file_uploader("1 to 8 pictures", accept_multiple_files=True, key="instant-upload")
+        if uploads and st.button("Use these"):
+            folder = workspace.new_folder(workspace.images, name)
+            received = receive(uploads, folder)
+            for line in received.rejections:
+                st.warning(plain(line))
+            st.query_params["images"] = workspace.named(folder)
+    folders = [workspace.named(path) for path in workspace.image_folders()]
+    if not folders:
+        st.info("Drop the pictures first.")
+        return None
+    chosen = parameter("images")
+    index = folders.index(chosen) if chosen in folders else 0
+    folder = workspace.inside(st.selectbox("Pictures", folders, index=index, key=f"instant-{chosen}"))
+    paths = workspace.pictures_in(folder)
+    row = st.columns(MOST)
+    for cell, path in zip(row, paths[:MOST], strict=False):
+        with cell:
+            picture(path)
+    if len(paths) > MOST:
+        st.caption(f"{len(paths)} pictures: they are read in groups of at most {MOST}.")
+    return folder
+
+
+def _predictor() -> tuple[str, str]:
+    """(base, predictor); the predictor is empty where the base brings its own."""
+    names = list(predictors())
+    base = st.selectbox(
+        "Base", [*names, "qwen-image", "z-image"], accept_new_options=True, key="instant-base"
+    )
+    if base in names:
+        return str(base), ""
+    text = st.text_input("Predictor: a file or folder in the workspace, or a hub id", key="instant-predictor")
+    workspace = current()
+    is_local = bool(text) and (workspace.root / text).exists()
+    return str(base), str(workspace.inside(text)) if is_local else text
+
+
+@st.fragment(run_every=2)
+def _outcome(number: int, folder: str, base: str) -> None:
+    workspace = current()
+    job = next((job for job in workspace.jobs.all() if job.number == number), None)
+    if job is None:
+        return
+    if job.state != "done":
+        job_line(job)
+        return
+    _made(workspace, job, Path(folder), base)
+
+
+def _made(workspace: Workspace, job: Job, folder: Path, base: str) -> None:
+    report = job.result() or {}
+    lora = workspace.root / str(report.get("lora", ""))
+    if not lora.is_file():
+        st.info("The file that it made was moved or deleted.")
+        return
+    pictures = report.get("images", 0)
+    st.success(
+        plain(f"{lora.name}: rank {report['rank']}, from {pictures} pictures, {report['seconds']:.1f} s")
+    )
+    if job.line:  # such as that the pictures have little in common
+        st.caption(plain(job.line))
+    cells = st.columns(3)
+    cells[0].download_button(
+        "Download", lambda: lora.open("rb"), file_name=lora.name, icon=":material/download:", width="stretch"
+    )
+    if cells[1].button("Paint with it", icon=":material/brush:", width="stretch"):
+        open_page("paint", lora=workspace.named(lora))
+    if cells[2].button("Finish by training", icon=":material/play_arrow:", width="stretch"):
+        values = {"base": base, "train.init": str(lora)}
+        recipe = new_recipe(workspace, folder, f"{lora.stem}-trained", values)
+        open_page("plan", recipe=recipe.name)
