@@ -6,12 +6,14 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save
 
 import messages
 from limner.errors import BadUsage
 from limner.studio import uploads
-from limner.studio.uploads import receive, save_upload
+from limner.studio.uploads import receive, save_lora, save_upload
 from limner.studio.workspace import Workspace
 
 
@@ -139,3 +141,12 @@ def test_a_configuration_is_small(workspace: Workspace) -> None:
     )
     with messages.raises(BadUsage):
         save_upload(workspace, Sent("c.toml", bytes(2 << 20)))
+
+
+def test_a_lora_is_added_and_what_is_none_is_refused(workspace: Workspace) -> None:
+    content = save({"a": torch.zeros(2)})
+    assert save_lora(workspace, Sent("../a.safetensors", content)).read_bytes() == content
+    assert save_lora(workspace, Sent("a.safetensors", content)).name == "a-2.safetensors"
+    for name, wrong in (("a.safetensors", b"PK\x03\x04 zip"), ("a.ckpt", content)):
+        with messages.raises(BadUsage):
+            save_lora(workspace, Sent(name, wrong))

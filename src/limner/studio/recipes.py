@@ -43,7 +43,7 @@ class RecipeFile:
 
     def reasons(self, recipe: Recipe) -> dict[str, str]:
         """Where the preset's values are from, by dotted path, of those that the recipe still has."""
-        images = len(self.workspace.pictures_in(recipe.data.images))
+        images = len(self.workspace.images_in(recipe.data.images))
         start = (recipe.concept_type, preset_name(recipe.base), max(images, 1))
         rows = choices(*start, recipe.train.method, recipe.train.objective)
         return {path: row.source for path, row in rows.items() if toml.get(recipe, path) == row.value}
@@ -71,12 +71,12 @@ class RecipeFile:
     def _with_preset(self, recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
         before = _template(recipe.data.images, {key: toml.get(recipe, key) for key in PRESET_KEYS}, self.run)
         paths = [path for path in aliases.keys(Recipe) if path not in PRESET_KEYS]
-        kept = {
+        own_values = {
             path: toml.get(recipe, path) for path in paths if toml.get(recipe, path) != toml.get(before, path)
         }
-        kept |= {"data.trigger": recipe.data.trigger, "name": recipe.name}
+        own_values |= {"data.trigger": recipe.data.trigger, "name": recipe.name}
         keys = {key: toml.get(recipe, key) for key in PRESET_KEYS}
-        return _template(recipe.data.images, {**kept, **keys, **changes}, self.run)
+        return _template(recipe.data.images, {**own_values, **keys, **changes}, self.run)
 
     def _write(self, recipe: Recipe) -> None:
         write_text(self.path, toml.commented(recipe, self.reasons(recipe)))

@@ -15,7 +15,7 @@ from limner.errors import BadUsage
 from limner.studio.gate import LOCAL, Gate
 from limner.studio.workspace import ENVIRONMENT, Workspace
 
-HERE = Path(__file__).parent
+FOLDER = Path(__file__).parent
 UPLOAD_MEGABYTES = 512
 """Of one file that a browser sends."""
 
@@ -34,12 +34,12 @@ class StudioOptions:
     """Whether to open the browser."""
 
 
-def serve(options: StudioOptions, say: Callable[[str], object]) -> None:
+def serve(options: StudioOptions, write_line: Callable[[str], object]) -> None:
     """Serve the studio until it is stopped.
 
     Args:
         options: See there.
-        say: Takes the lines for the person who started it.
+        write_line: Takes the lines for the person who started it.
 
     Raises:
         BadUsage: Streamlit is not installed, the port is taken, or the workspace cannot be written to.
@@ -55,10 +55,10 @@ def serve(options: StudioOptions, say: Callable[[str], object]) -> None:
         lay_out(workspace)
     is_local = options.host in LOCAL
     token = "" if is_local else secrets.token_urlsafe(32)
-    address = f"http://{'127.0.0.1' if is_local else _reachable(options.host)}:{port}/"
-    say(f"Studio:    {address}{f'?token={token}' if token else ''}")
-    say(f"Workspace: {workspace.root}")
-    say("Stop it with Ctrl+C. What trains goes on.")
+    url = f"http://{'127.0.0.1' if is_local else _reachable(options.host)}:{port}/"
+    write_line(f"Studio:    {url}{f'?token={token}' if token else ''}")
+    write_line(f"Workspace: {workspace.root}")
+    write_line("Stop it with Ctrl+C. What trains goes on.")
     os.environ[ENVIRONMENT] = str(workspace.root)
     _run(options, port, token, LOCAL if is_local else ())
 
@@ -68,7 +68,7 @@ def _run(options: StudioOptions, port: int, token: str, hosts: tuple[str, ...]) 
     from starlette.middleware import Middleware
 
     middleware: Any = Middleware(Gate, token=token, hosts=hosts)  # pyright: ignore[reportArgumentType]
-    app = streamlit.App(HERE / "entry" / "script.py", middleware=[middleware])
+    app = streamlit.App(FOLDER / "entry" / "__main__.py", middleware=[middleware])
     app.run(
         config={
             **_theme(),
@@ -87,7 +87,7 @@ def _run(options: StudioOptions, port: int, token: str, hosts: tuple[str, ...]) 
 
 def _theme() -> dict[str, Any]:
     """The theme's values by the dotted names of Streamlit's options."""
-    theme = tomllib.loads((HERE / "theme.toml").read_text())["theme"]
+    theme = tomllib.loads((FOLDER / "theme.toml").read_text())["theme"]
     values = {f"theme.{key}": value for key, value in theme.items() if not isinstance(value, dict)}
     for mode in ("light", "dark"):
         values |= {f"theme.{mode}.{key}": value for key, value in theme[mode].items()}

@@ -66,7 +66,7 @@ def thumbnail(path: Path, workspace: Workspace | None = None, side: int = THUMBN
     return file.read_bytes()
 
 
-def picture(path: Path, caption: str = "") -> None:
+def show_image(path: Path, caption: str = "") -> None:
     """Show a small copy of a picture; one that cannot be read is named with the reason."""
     try:
         st.image(thumbnail(path), caption=plain(caption) if caption else None, width="stretch")
@@ -80,7 +80,7 @@ def gallery(paths: Sequence[Path], columns: int = 4, captions: Sequence[str] = (
         row = st.columns(columns)
         for offset, (cell, path) in enumerate(zip(row, paths[start : start + columns], strict=False)):
             with cell:
-                picture(path, captions[start + offset] if captions else "")
+                show_image(path, captions[start + offset] if captions else "")
 
 
 def time_left(seconds: float | None) -> str:

@@ -58,7 +58,7 @@ class Upload(Protocol):
 
 
 @dataclass
-class Received:
+class UploadResult:
     """What became of an upload."""
 
     paths: list[Path] = field(default_factory=list)
@@ -112,7 +112,7 @@ def save_lora(workspace: Workspace, upload: Upload) -> Path:
     return path
 
 
-def receive(uploads: Iterable[Upload], folder: Path) -> Received:
+def receive(uploads: Iterable[Upload], folder: Path) -> UploadResult:
     """Put pictures, captions, metadata files and zips of them into a folder of images.
 
     A file that is there already keeps its name, and the new one gets a number. What is no picture, no caption
@@ -125,29 +125,27 @@ def receive(uploads: Iterable[Upload], folder: Path) -> Received:
     Raises:
         BadUsage: More files or bytes than are allowed.
     """
-    received = Received()
+    result = UploadResult()
     for upload in uploads:
         upload.seek(0)
         if upload.name.lower().endswith(".zip"):
-            _unpack(upload, folder, received)
+            _unpack(upload, folder, result)
         else:
-            _keep(upload.name, upload, folder, received)
-    return received
+            _keep(upload.name, upload, folder, result)
+    return result
 
 
-def _unpack(upload: Upload, folder: Path, received: Received) -> None:
+def _unpack(upload: Upload, folder: Path, result: UploadResult) -> None:
     try:
         with zipfile.ZipFile(upload) as archive:  # pyright: ignore[reportArgumentType]  # it reads and seeks
             for member in _members(archive, upload.name):
                 if reason := _refusal(member):
-                    received.rejections.append(f"{upload.name}: {member.filename}: {reason}")
+                    result.rejections.append(f"{upload.name}: {member.filename}: {reason}")
                     continue
                 with archive.open(member) as stream:
-                    _keep(member.filename, stream, folder, received)
+                    _keep(member.filename, stream, folder, result)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
-        received.rejections.append(
-            f"{upload.name} cannot be unpacked: {error}. Pack it again as a plain zip."
-        )
+        result.rejections.append(f"{upload.name} cannot be unpacked: {error}. Pack it again as a plain zip.")
 
 
 def _members(archive: zipfile.ZipFile, name: str) -> Iterator[zipfile.ZipInfo]:
@@ -177,31 +175,31 @@ def _refusal(member: zipfile.ZipInfo) -> str:
     return ""
 
 
-def _keep(name: str, stream: IO[bytes] | Upload, folder: Path, received: Received) -> None:
+def _keep(name: str, stream: IO[bytes] | Upload, folder: Path, result: UploadResult) -> None:
     """Write one file, if it is what a folder of images has."""
     file_name = _file_name(name)
     suffix = Path(file_name).suffix.lower()
     is_image, is_metadata = suffix in SUFFIXES, file_name.lower() in METADATA
     if not (is_image or is_metadata or suffix in TEXT_SUFFIXES):
-        received.rejections.append(f"{name}: neither a picture, a caption (.txt) nor metadata")
+        result.rejections.append(f"{name}: neither a picture, a caption (.txt) nor metadata")
         return
-    if len(received.paths) >= MAX_FILES:
+    if len(result.paths) >= MAX_FILES:
         raise BadUsage(f"More than {MAX_FILES} files at once. Send them in parts.")
     limit = MAX_IMAGE if is_image else MAX_TEXT * (64 if is_metadata else 1)
-    content = _read(stream, min(limit, MAX_TOTAL - received.size))
+    content = _read(stream, min(limit, MAX_TOTAL - result.size))
     if content is None:
-        if received.size + limit > MAX_TOTAL:
+        if result.size + limit > MAX_TOTAL:
             raise BadUsage(f"More than {human(MAX_TOTAL)} at once. Send them in parts.")
-        received.rejections.append(f"{name}: larger than {human(limit)}")
+        result.rejections.append(f"{name}: larger than {human(limit)}")
         return
     path = _free_path(folder, file_name)
     atomic_write(path, lambda draft: draft.write_bytes(content))
-    received.size += len(content)
+    result.size += len(content)
     if is_image and (reason := _unreadable(path)):
         path.unlink()
-        received.rejections.append(f"{name}: {reason}")
+        result.rejections.append(f"{name}: {reason}")
         return
-    received.paths.append(path)
+    result.paths.append(path)
 
 
 def _read(stream: IO[bytes] | Upload, limit: int) -> bytes | None:

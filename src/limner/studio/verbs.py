@@ -67,10 +67,10 @@ def _output(
 ) -> tuple[bytes, bytes]:
     """What a process writes to stdout and stderr; it is ended with this call, however that ends."""
     environment = {**os.environ, **secrets}
-    pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+    pipe, devnull = subprocess.PIPE, subprocess.DEVNULL
     end = time.monotonic() + seconds
     with subprocess.Popen(
-        command, cwd=folder, env=environment, stdin=nothing, stdout=pipe, stderr=pipe
+        command, cwd=folder, env=environment, stdin=devnull, stdout=pipe, stderr=pipe
     ) as process:
         try:
             while time.monotonic() < end:

@@ -32,7 +32,7 @@ class Workspace:
     """A folder, and what the studio keeps in it.
 
     ``images/`` has folders of images, ``recipes/`` recipes, ``runs/`` run folders, ``loras/`` LoRA files that
-    were made without a run, ``pictures/`` what was generated; ``.limner/`` the jobs and small copies of
+    were made without a run, ``outputs/`` what was generated; ``.limner/`` the jobs and small copies of
     pictures.
     """
 
@@ -63,9 +63,9 @@ class Workspace:
         return self.root / "loras"
 
     @property
-    def pictures(self) -> Path:
+    def outputs(self) -> Path:
         """What was generated."""
-        return self.root / "pictures"
+        return self.root / "outputs"
 
     @property
     def thumbnails(self) -> Path:
@@ -120,11 +120,11 @@ class Workspace:
 
     def image_folders(self) -> list[Path]:
         """Folders that hold images, by name; those of runs and what was generated are left out."""
-        skipped = {self.runs, self.pictures, self.loras}
-        folders = [path for path in _folders(self.root, skipped) if _has_images(path)]
+        exclusions = {self.runs, self.outputs, self.loras}
+        folders = [path for path in _folders(self.root, exclusions) if _has_images(path)]
         return sorted(folders, key=self.named)
 
-    def pictures_in(self, folder: Path) -> list[Path]:
+    def images_in(self, folder: Path) -> list[Path]:
         """The images of a folder, as a training reads them, by name."""
         return [folder / name for name in listed(folder).images] if folder.is_dir() else []
 
@@ -174,9 +174,9 @@ def _touched(run: RunDir) -> float:
     return max((path.stat().st_mtime for path in paths if path.is_file()), default=0.0)
 
 
-def _folders(root: Path, skipped: set[Path], depth: int = DEPTH) -> Iterator[Path]:
+def _folders(root: Path, exclusions: set[Path], depth: int = DEPTH) -> Iterator[Path]:
     """A folder and those below it. Hidden ones, links and those to skip are passed over."""
-    if root in skipped or not root.is_dir():
+    if root in exclusions or not root.is_dir():
         return
     yield root
     if depth:
@@ -186,7 +186,7 @@ def _folders(root: Path, skipped: set[Path], depth: int = DEPTH) -> Iterator[Pat
             return
         for entry in entries:
             if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
-                yield from _folders(Path(entry.path), skipped, depth - 1)
+                yield from _folders(Path(entry.path), exclusions, depth - 1)
 
 
 def _has_images(folder: Path) -> bool:

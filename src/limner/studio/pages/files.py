@@ -28,14 +28,14 @@ def page() -> None:
     if not names:
         st.info("There is no LoRA yet. Train one, make one on the page Instant, or add a file above.")
         return
-    chosen = parameter("lora")
-    index = names.index(chosen) if chosen in names else 0
-    name = st.selectbox("LoRA", names, index=index, key=f"lora-{chosen}")
+    selection = parameter("lora")
+    index = names.index(selection) if selection in names else 0
+    name = st.selectbox("LoRA", names, index=index, key=f"lora-{selection}")
     st.query_params["lora"] = name
     lora = workspace.inside(name)
-    labels = ("Info", "Convert", "Resize", "Merge", "Extract", "Bake into a base")
+    labels = ("Info", "Convert", "Resize", "Merge", "Extract", "Merge into a base")
     tabs = st.tabs(labels)
-    for tab, draw in zip(tabs, (_info, _convert, _resize, _merge, _extract, _bake), strict=True):
+    for tab, draw in zip(tabs, (_info, _convert, _resize, _merge, _extract, _merge_into_base), strict=True):
         with tab:
             draw(workspace, lora)
 
@@ -50,8 +50,8 @@ def _add(workspace: Workspace) -> None:
 
 
 @st.cache_data(show_spinner="Reading the file ...", max_entries=50)
-def _facts(path: str, changed: int, workspace: str) -> dict[str, Any]:
-    del changed  # a file that was written anew is read anew
+def _facts(path: str, mtime: int, workspace: str) -> dict[str, Any]:
+    del mtime  # a file that was written anew is read anew
     return ask(["lora", "info", path], folder=Path(workspace))
 
 
@@ -135,13 +135,13 @@ def _resize(workspace: Workspace, lora: Path) -> None:
 
 def _merge(workspace: Workspace, lora: Path) -> None:
     names = [workspace.named(path) for path in workspace.lora_files() if path != lora]
-    others = st.multiselect("Merge with", names, key=f"merge-{lora}")
-    loras = [workspace.named(lora), *others]
+    additions = st.multiselect("Merge with", names, key=f"merge-{lora}")
+    loras = [workspace.named(lora), *additions]
     weights = [
         st.slider(f"Strength of {plain(name)}", -2.0, 2.0, 1.0, 0.05, key=f"merge-{name}") for name in loras
     ]
     name = st.text_input("Name", value=f"{_title(lora)}-merged", key=f"merge-name-{lora}")
-    if st.button("Merge", type="primary", disabled=not others):
+    if st.button("Merge", type="primary", disabled=not additions):
         options = [word for weight in weights for word in ("--weight", f"{weight:g}")]
         paths = [workspace.inside(name) for name in loras]
         _write(workspace, ["merge", *paths, *options, "--out", _out(workspace, name)], "Merging ...")
@@ -151,20 +151,20 @@ def _extract(workspace: Workspace, lora: Path) -> None:
     del lora
     st.caption("A fine-tune's difference to its base, as a LoRA.")
     base = st.selectbox("Base", list(registered_bases()), accept_new_options=True, key="extract-base")
-    tuned = st.text_input("Fine-tune: a file or folder in the workspace", key="extract-tuned")
+    finetune = st.text_input("Fine-tune: a file or folder in the workspace", key="extract-tuned")
     rank = st.number_input("LoRA rank (network_dim)", min_value=1, value=32, key="extract-rank")
     name = st.text_input("Name", value="extracted", key="extract-name")
-    if st.button("Extract", type="primary", disabled=not (base and tuned)):
-        arguments = ["extract", str(base), workspace.inside(tuned), "--rank", str(rank)]
+    if st.button("Extract", type="primary", disabled=not (base and finetune)):
+        arguments = ["extract", str(base), workspace.inside(finetune), "--rank", str(rank)]
         _write(workspace, [*arguments, "--out", _out(workspace, name)], "Extracting ...")
 
 
-def _bake(workspace: Workspace, lora: Path) -> None:
+def _merge_into_base(workspace: Workspace, lora: Path) -> None:
     st.caption("A base with the LoRA in it for good, for programs that read no LoRA.")
-    base = st.text_input("Base: a file or folder in the workspace", key="bake-base")
-    weight = st.slider("Strength", -2.0, 2.0, 1.0, 0.05, key="bake-weight")
-    name = st.text_input("Name of the new file or folder", key="bake-name")
-    if st.button("Bake", type="primary", disabled=not (base and name)):
+    base = st.text_input("Base: a file or folder in the workspace", key="into-base")
+    weight = st.slider("Strength", -2.0, 2.0, 1.0, 0.05, key="into-weight")
+    name = st.text_input("Name of the new file or folder", key="into-name")
+    if st.button("Merge into the base", type="primary", disabled=not (base and name)):
         source = workspace.inside(base)
         suffix = source.suffix if source.is_file() else ""
         target = workspace.inside(workspace.root / "bases" / f"{safe_name(name)}{suffix}")

@@ -7,7 +7,7 @@ from limner.run_folder import RunDir
 from limner.status import RunStatus, read_status
 from limner.studio import machine
 from limner.studio.links import link, open_page
-from limner.studio.show import job_line, picture, state_line, time_left
+from limner.studio.show import job_line, show_image, state_line, time_left
 from limner.studio.text import plain
 from limner.studio.workspace import Workspace, current
 
@@ -68,14 +68,14 @@ def _queue() -> None:
     """What runs and waits, and the last that ended."""
     jobs = current().jobs.all()
     active = [job for job in jobs if job.state in ("queued", "running", "stopping")]
-    ended = [job for job in reversed(jobs) if job not in active][:ENDED_SHOWN]
+    past_jobs = [job for job in reversed(jobs) if job not in active][:ENDED_SHOWN]
     if active:
         st.subheader(f"Queue ({len(active)})")
         for job in active:
             job_line(job)
-    if ended:
-        with st.expander("Ended lately", expanded=any(job.state in ("failed", "died") for job in ended)):
-            for job in ended:
+    if past_jobs:
+        with st.expander("Ended lately", expanded=any(job.state in ("failed", "died") for job in past_jobs)):
+            for job in past_jobs:
                 job_line(job)
 
 
@@ -92,7 +92,7 @@ def _cards(names: list[str]) -> None:
 def _card(run: RunDir, status: RunStatus | None) -> None:
     samples = run.samples()
     if samples:
-        picture(next(iter(samples[max(samples)].values())))
+        show_image(next(iter(samples[max(samples)].values())))
     st.markdown(f"**{plain(run.path.name)}**  \n{state_line(status.state) if status else 'not started'}")
     if status and status.steps:
         parts = [f"step {status.step or 0} of {status.steps}"]

@@ -8,12 +8,12 @@ from limner.bases import predictors
 from limner.jobs import Job
 from limner.studio.links import open_page, parameter
 from limner.studio.recipes import new_recipe
-from limner.studio.show import job_line, picture
+from limner.studio.show import job_line, show_image
 from limner.studio.text import plain
 from limner.studio.uploads import receive
 from limner.studio.workspace import Workspace, current, safe_name
 
-MOST = 8
+GROUP = 8
 """Pictures that a predictor reads at once; more are read in groups."""
 JOB = "instant-job"
 
@@ -26,7 +26,7 @@ def page() -> None:
         "A predictor reads pictures of one style or subject and writes the LoRA in seconds, untrained. "
         "It is behind a trained LoRA; training may go on from it."
     )
-    folder = _pictures(workspace)
+    folder = _images(workspace)
     if folder is None:
         return
     base, predictor = _predictor()
@@ -44,31 +44,31 @@ def page() -> None:
         _outcome(int(number) if number.isdecimal() else 0, str(folder), base)
 
 
-def _pictures(workspace: Workspace) -> Path | None:
+def _images(workspace: Workspace) -> Path | None:
     """The folder of pictures: one that is there, or what is dropped here."""
     with st.expander("Drop pictures", expanded=not workspace.image_folders()):
         name = st.text_input("Name of the set", value="instant")
         uploads = st.file_uploader("1 to 8 pictures", accept_multiple_files=True, key="instant-upload")
         if uploads and st.button("Use these"):
             folder = workspace.new_folder(workspace.images, name)
-            received = receive(uploads, folder)
-            for line in received.rejections:
+            result = receive(uploads, folder)
+            for line in result.rejections:
                 st.warning(plain(line))
             st.query_params["images"] = workspace.named(folder)
     folders = [workspace.named(path) for path in workspace.image_folders()]
     if not folders:
         st.info("Drop the pictures first.")
         return None
-    chosen = parameter("images")
-    index = folders.index(chosen) if chosen in folders else 0
-    folder = workspace.inside(st.selectbox("Pictures", folders, index=index, key=f"instant-{chosen}"))
-    paths = workspace.pictures_in(folder)
-    row = st.columns(MOST)
-    for cell, path in zip(row, paths[:MOST], strict=False):
+    selection = parameter("images")
+    index = folders.index(selection) if selection in folders else 0
+    folder = workspace.inside(st.selectbox("Pictures", folders, index=index, key=f"instant-{selection}"))
+    paths = workspace.images_in(folder)
+    row = st.columns(GROUP)
+    for cell, path in zip(row, paths[:GROUP], strict=False):
         with cell:
-            picture(path)
-    if len(paths) > MOST:
-        st.caption(f"{len(paths)} pictures: they are read in groups of at most {MOST}.")
+            show_image(path)
+    if len(paths) > GROUP:
+        st.caption(f"{len(paths)} pictures: they are read in groups of at most {GROUP}.")
     return folder
 
 
@@ -95,19 +95,17 @@ def _outcome(number: int, folder: str, base: str) -> None:
     if job.state != "done":
         job_line(job)
         return
-    _made(workspace, job, Path(folder), base)
+    _result(workspace, job, Path(folder), base)
 
 
-def _made(workspace: Workspace, job: Job, folder: Path, base: str) -> None:
+def _result(workspace: Workspace, job: Job, folder: Path, base: str) -> None:
     report = job.result() or {}
     lora = workspace.root / str(report.get("lora", ""))
     if not lora.is_file():
         st.info("The file that it made was moved or deleted.")
         return
-    pictures = report.get("images", 0)
-    st.success(
-        plain(f"{lora.name}: rank {report['rank']}, from {pictures} pictures, {report['seconds']:.1f} s")
-    )
+    count = report.get("images", 0)
+    st.success(plain(f"{lora.name}: rank {report['rank']}, from {count} images, {report['seconds']:.1f} s"))
     if job.line:  # such as that the pictures have little in common
         st.caption(plain(job.line))
     cells = st.columns(3)

@@ -24,7 +24,7 @@ from limner.studio.uploads import save_upload
 from limner.studio.verbs import ask
 from limner.studio.workspace import Workspace, current
 
-HERE = "this machine"
+THIS_MACHINE = "this machine"
 PHASES = {"load": "loading", "cache": "caching", "train": "training", "sample": "sampling"}
 """Phases of a run in their order, and in words."""
 QUESTIONS = ("base", "concept_type", "data.trigger", "data.resolution", "lora.rank", "train.steps")
@@ -55,7 +55,7 @@ def page() -> None:
 
 
 def _choice(workspace: Workspace) -> RecipeFile | None:
-    """The recipe of the address, one that is chosen, or a new one."""
+    """The recipe of the address, one that is selection, or a new one."""
     names = [path.stem for path in workspace.recipe_files()]
     name = parameter("recipe")
     if names:
@@ -74,14 +74,14 @@ def _new(workspace: Workspace) -> None:
     if not folders:
         st.info("There are no images yet. Drop some on the page Images.")
         return
-    chosen = parameter("images")
-    index = folders.index(chosen) if chosen in folders else 0
+    selection = parameter("images")
+    index = folders.index(selection) if selection in folders else 0
     images = st.selectbox("Images", folders, index=index)
     name = st.text_input("Name of the run", value=Path(images).name, key=f"new-name-{images}")
     base = st.selectbox("Base", _bases(), key="new-base", accept_new_options=True)
     if st.button("Write the recipe", icon=":material/note_add:"):
-        made = new_recipe(workspace, workspace.inside(images), name, {"base": base})
-        st.query_params["recipe"] = made.name
+        file = new_recipe(workspace, workspace.inside(images), name, {"base": base})
+        st.query_params["recipe"] = file.name
         st.rerun()
 
 
@@ -122,23 +122,23 @@ def _questions(file: RecipeFile, recipe: Recipe) -> None:
 def _select(file: RecipeFile, recipe: Recipe, path: str, label: str, options: list[str]) -> None:
     value = str(toml.get(recipe, path))
     key = f"{file.name}:{path}:{value}"
-    chosen = st.selectbox(
+    selection = st.selectbox(
         label, options, index=options.index(value), key=key, accept_new_options=path == "base"
     )
-    if chosen and chosen != value:
-        _write(file, {path: chosen})
+    if selection and selection != value:
+        _write(file, {path: selection})
 
 
 def _text(file: RecipeFile, recipe: Recipe, path: str, label: str) -> None:
     value = str(toml.get(recipe, path))
-    typed = st.text_input(label, value=value, key=f"{file.name}:{path}:{value}")
-    if typed != value:
-        _write(file, {path: typed})
+    entry = st.text_input(label, value=value, key=f"{file.name}:{path}:{value}")
+    if entry != value:
+        _write(file, {path: entry})
 
 
 def _number(file: RecipeFile, recipe: Recipe, path: str, label: str, reasons: Mapping[str, str]) -> None:
     value = toml.get(recipe, path)
-    typed = st.number_input(
+    entry = st.number_input(
         label,
         value=value if isinstance(value, int) else None,
         min_value=1,
@@ -146,8 +146,8 @@ def _number(file: RecipeFile, recipe: Recipe, path: str, label: str, reasons: Ma
         key=f"{file.name}:{path}:{value}",
         help=plain(reasons.get(path, "")) or None,
     )
-    if typed != value and not (typed is None and not isinstance(value, int)):
-        _write(file, {path: typed})
+    if entry != value and not (entry is None and not isinstance(value, int)):
+        _write(file, {path: entry})
 
 
 def _write(file: RecipeFile, changes: Mapping[str, Any]) -> None:
@@ -172,34 +172,34 @@ def _settings(file: RecipeFile, recipe: Recipe) -> None:
     for table, paths in tables.items():
         with st.expander(f"[{table}]"):
             for path in paths:
-                _setting(file, recipe, path, reasons.get(path, ""))
+                _key_field(file, recipe, path, reasons.get(path, ""))
 
 
-def _setting(file: RecipeFile, recipe: Recipe, path: str, reason: str) -> None:
+def _key_field(file: RecipeFile, recipe: Recipe, path: str, reason: str) -> None:
     value = toml.get(recipe, path)
-    written = "" if value is None else toml.write(value)
+    text = "" if value is None else toml.write(value)
     description = " ".join((aliases.keys(Recipe)[path].description or "").split())
     note = f" Here: {reason}" if reason else ""
-    typed = st.text_input(
+    entry = st.text_input(
         path.rpartition(".")[2],
-        value=written,
-        key=f"{file.name}:{path}:{written}",
+        value=text,
+        key=f"{file.name}:{path}:{text}",
         help=plain(description + note),
         placeholder="unset",
     )
-    if typed != written:
+    if entry != text:
         try:
-            changes = {path: _typed(typed)}
+            changes = {path: _parsed(entry)}
         except ValueError:
             st.error(
-                f"{plain(path)}: {plain(typed)} is no TOML value. Texts stand in quotes, lists in brackets."
+                f"{plain(path)}: {plain(entry)} is no TOML value. Texts stand in quotes, lists in brackets."
             )
             return
         _write(file, changes)
 
 
-def _typed(text: str) -> Any:
-    """A TOML value as it is typed; None for nothing.
+def _parsed(text: str) -> Any:
+    """A TOML value as it is entry; None for nothing.
 
     Raises:
         ValueError: It is none.
@@ -221,20 +221,20 @@ def plan_of(file: RecipeFile, card: str) -> dict[str, Any]:
     key = (sha256_file(file.path), card)
     plans = _plans()
     if key not in plans:
-        place = st.empty()
-        options = [] if card == HERE else ["--card", card]
+        slot = st.empty()
+        options = [] if card == THIS_MACHINE else ["--card", card]
         plans[key] = ask(
             ["plan", file.path, *options],
             folder=file.workspace.root,
-            tick=lambda: place.info("Planning ...", icon=":material/hourglass_top:"),
+            tick=lambda: slot.info("Planning ...", icon=":material/hourglass_top:"),
         )
-        place.empty()
+        slot.empty()
     return plans[key]
 
 
 def _plan(file: RecipeFile) -> None:
-    names = [HERE, *sorted(card.name for card in CARDS)]
-    card = st.selectbox("Card", names, key="card", accept_new_options=True) or HERE
+    names = [THIS_MACHINE, *sorted(card.name for card in CARDS)]
+    card = st.selectbox("Card", names, key="card", accept_new_options=True) or THIS_MACHINE
     _survey(file, card)
     answer = plan_of(file, card)
     if not answer.get("fits"):
@@ -257,7 +257,7 @@ def _survey(file: RecipeFile, card: str) -> None:
     """Every base on that card, where somebody asks."""
     key = f"survey:{card}"
     if st.button("Which bases fit this card?", icon=":material/table:"):
-        options = [] if card == HERE else ["--card", card]
+        options = [] if card == THIS_MACHINE else ["--card", card]
         with st.spinner("Planning every base: a quarter of a minute ..."):
             images = file.load().data.images
             st.session_state[key] = ask(["plan", images, *options], folder=file.workspace.root)["bases"]

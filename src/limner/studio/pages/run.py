@@ -13,7 +13,7 @@ from limner.run_folder import RunDir
 from limner.status import Requests, RunStatus, read_status
 from limner.studio.links import link, open_page, parameter
 from limner.studio.recipes import RecipeFile
-from limner.studio.show import job_line, picture, state_line, time_left
+from limner.studio.show import job_line, show_image, state_line, time_left
 from limner.studio.text import plain
 from limner.studio.workspace import Workspace, current
 
@@ -176,16 +176,16 @@ def _figures(run: RunDir, status: RunStatus) -> None:
         cells[1].metric("Validation loss", f"{status.validation_loss:.4f}")
     plan = _plan(run)
     if status.seconds_per_step:
-        planned = plan.get("seconds_per_step")
+        estimate = plan.get("seconds_per_step")
         cells[2].metric(
             "Per step",
             duration(status.seconds_per_step),
-            help=f"planned {duration(planned)}" if planned else None,
+            help=f"planned {duration(estimate)}" if estimate else None,
         )
     if status.bytes:
-        planned = status.planned_bytes
+        estimate = status.planned_bytes
         cells[3].metric(
-            "Most memory", human(status.bytes), help=f"planned {human(planned)}" if planned else None
+            "Most memory", human(status.bytes), help=f"planned {human(estimate)}" if estimate else None
         )
 
 
@@ -257,9 +257,9 @@ def _samples(name: str) -> None:
         left, right = st.columns(2)
         if step and index in base:
             with left:
-                picture(base[index], "base, step 0")
+                show_image(base[index], "base, step 0")
         with right if step else left:
-            picture(path, f"step {step}")
+            show_image(path, f"step {step}")
 
 
 @st.fragment(run_every=5)

@@ -1,9 +1,7 @@
-"""The pages Files and Instant: what they ask of the verbs, and what they show of the answers."""
+"""Files: what the page asks of the verbs, and what it shows of their answers."""
 
-import io
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,10 +9,8 @@ import torch
 from safetensors.torch import save
 from streamlit.testing.v1 import AppTest
 
-import messages
-from limner.errors import BadUsage
-from limner.studio.uploads import save_lora
 from limner.studio.workspace import Workspace
+from studio_scenes import press
 
 Draw = Callable[..., AppTest]
 INFO = {
@@ -58,11 +54,6 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
     monkeypatch.setattr("limner.studio.pages.files.ask", answer)
     return questions
-
-
-def press(app: AppTest, label: str) -> None:
-    next(button for button in app.button if button.label == label).click().run()
-    assert not app.exception
 
 
 def test_a_lora_is_described(draw: Draw, lora: Path, asked: list[list[str]]) -> None:
@@ -122,45 +113,3 @@ def test_a_file_outside_the_workspace_is_refused(
     press(app, "Extract")
     assert "not in the workspace" in app.error[0].value
     assert all("extract" not in question for question in asked)
-
-
-class Sent(io.BytesIO):
-    def __init__(self, name: str, content: bytes) -> None:
-        super().__init__(content)
-        self.name, self.size = name, len(content)
-
-
-def test_a_lora_is_added_and_what_is_none_is_refused(workspace: Workspace) -> None:
-    content = save({"a": torch.zeros(2)})
-    assert save_lora(workspace, Sent("../a.safetensors", content)).read_bytes() == content
-    assert save_lora(workspace, Sent("a.safetensors", content)).name == "a-2.safetensors"
-    for name, wrong in (("a.safetensors", b"PK\x03\x04 zip"), ("a.ckpt", content)):
-        with messages.raises(BadUsage):
-            save_lora(workspace, Sent(name, wrong))
-
-
-def test_one_pass_is_a_job_and_training_goes_on_from_its_file(
-    draw: Draw, workspace: Workspace, cats: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[list[str]] = []
-    lora = workspace.loras / "cats-instant.safetensors"
-    report = {"lora": str(lora), "rank": 8, "images": 4, "seconds": 1.5}
-    job = SimpleNamespace(
-        number=7, state="done", title="Instant", line="", has_ended=True, run=None, result=lambda: report
-    )
-
-    def add(_: object, arguments: list[str], **__: object) -> object:
-        calls.append(arguments)
-        lora.write_bytes(save({"a": torch.zeros(2)}))
-        return job
-
-    monkeypatch.setattr("limner.jobs.Jobs.add", add)
-    monkeypatch.setattr("limner.jobs.Jobs.all", lambda _: [job])
-    app = draw("instant", images="images/cats")
-    press(app, "Make the LoRA")
-    assert calls == [["instant", str(cats), "--base", "glyph", "--out", str(lora), "--json"]]
-    assert "rank 8, from 4 pictures" in app.success[0].value.replace("\\", "")
-    button = next(button for button in app.button if button.label == "Finish by training")
-    button.click().run()
-    recipe = (workspace.recipes / "cats-instant-trained.toml").read_text()
-    assert f'init = "{lora}"' in recipe and 'base = "glyph"' in recipe

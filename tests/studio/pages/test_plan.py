@@ -1,0 +1,72 @@
+"""Plan and recipe: the form is the file, and the plan follows it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from limner.studio.recipes import new_recipe
+from limner.studio.workspace import Workspace
+
+Draw = Callable[..., AppTest]
+
+
+PLAN = {
+    "fits": True,
+    "seconds_per_step": 0.5,
+    "seconds": {"all": 75.0},
+    "reserved_bytes": 2**30,
+    "gate": None,
+    "causes": {"train": {"weights": 2**29, "activations": 2**29, "context": 0}},
+    "alternatives": [
+        {"what": "batch 16 (--batch 16)", "fits": True, "change": -0.25, "batch": 16, "reserved_bytes": 2**30}
+    ],
+}
+
+
+@pytest.fixture
+def planned(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What plans were asked for; the journey in a browser asks the real verb."""
+    from limner.studio.pages import plan
+
+    plan._plans.clear()
+    questions: list[list[str]] = []
+
+    def answer(arguments: list[str], **_: object) -> dict[str, object]:
+        questions.append([str(argument) for argument in arguments])
+        return PLAN
+
+    monkeypatch.setattr("limner.studio.pages.plan.ask", answer)
+    return questions
+
+
+def test_the_plan_follows_the_questions(
+    draw: Draw, workspace: Workspace, cats: Path, planned: list[list[str]]
+) -> None:
+    recipe = new_recipe(workspace, cats, "cat", {"base": "glyph"})
+    app = draw("plan", recipe="cat")
+    metrics = {metric.label: metric.value for metric in app.metric}
+    assert metrics == {"Per step": "0.5 s", "In all": "1 min 15 s", "Memory": "1.1 GB"}
+    assert planned == [["plan", str(recipe.path)]]
+    rank = next(box for box in app.number_input if box.label.startswith("LoRA rank"))
+    rank.set_value(5).run()
+    assert recipe.load().lora.rank == 5
+    trigger = next(box for box in app.text_input if box.label == "Trigger word")
+    trigger.set_value("zxq").run()
+    assert recipe.load().data.trigger == "zxq" and recipe.load().lora.rank == 5
+    next(button for button in app.button if button.label == "Take it").click().run()
+    assert recipe.load().train.batch == 16
+    assert len(planned) == 4  # once for each content of the file
+
+
+@pytest.mark.usefixtures("planned")
+def test_all_settings_are_there_and_a_wrong_one_is_told(draw: Draw, workspace: Workspace, cats: Path) -> None:
+    recipe = new_recipe(workspace, cats, "cat", {"base": "glyph"})
+    app = draw("plan", recipe="cat")
+    app.toggle[0].set_value(True).run()
+    rate = next(box for box in app.text_input if box.label == "warmup")
+    rate.set_value("-1").run()
+    assert any("train" in error.value and "warmup" in error.value for error in app.error)
+    assert recipe.load().train.warmup != -1
+    assert len(app.text_input) > 60

@@ -1,0 +1,16 @@
+"""What stands in the address of a page."""
+
+from streamlit.testing.v1 import AppTest
+
+
+def test_a_parameter_is_read_and_a_link_is_drawn_without_the_other_pages() -> None:
+    script = (
+        "import streamlit as st\n"
+        "from limner.studio.links import link, parameter\n"
+        "st.text(parameter('run') + '|' + parameter('none'))\n"
+        "link('home', 'Back')\n"
+    )
+    app = AppTest.from_string(script, default_timeout=120)
+    app.query_params["run"] = "cat"
+    app.run()
+    assert app.text[0].value == "cat|" and app.markdown[0].value == "Back"
