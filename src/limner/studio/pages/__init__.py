@@ -24,6 +24,7 @@ PAGES = (
     PageFacts("home", "Home", ":material/home:", is_first=True),
     PageFacts("plan", "Plan and recipe", ":material/tune:"),
     PageFacts("run", "Run", ":material/play_circle:"),
+    PageFacts("generate", "Generate", ":material/brush:"),
     PageFacts("instant", "Instant", ":material/bolt:"),
     PageFacts("files", "Files", ":material/folder_open:"),
     PageFacts("doctor", "Doctor", ":material/stethoscope:"),

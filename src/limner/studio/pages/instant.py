@@ -112,8 +112,8 @@ def _result(workspace: Workspace, job: Job, folder: Path, base: str) -> None:
     cells[0].download_button(
         "Download", lambda: lora.open("rb"), file_name=lora.name, icon=":material/download:", width="stretch"
     )
-    if cells[1].button("Paint with it", icon=":material/brush:", width="stretch"):
-        open_page("paint", lora=workspace.named(lora))
+    if cells[1].button("Generate with it", icon=":material/brush:", width="stretch"):
+        open_page("generate", lora=workspace.named(lora))
     if cells[2].button("Finish by training", icon=":material/play_arrow:", width="stretch"):
         values = {"base": base, "train.init": str(lora)}
         recipe = new_recipe(workspace, folder, f"{lora.stem}-trained", values)

@@ -271,8 +271,8 @@ def _files(name: str) -> None:
     cells = st.columns(3)
     with cells[0]:
         _download(run, run.lora_path, f"{name}.safetensors")
-    if cells[1].button("Paint with it", icon=":material/brush:", width="stretch"):
-        open_page("paint", run=name)
+    if cells[1].button("Generate with it", icon=":material/brush:", width="stretch"):
+        open_page("generate", run=name)
     if cells[2].button("Judge and choose", icon=":material/balance:", width="stretch"):
         open_page("judge", run=name)
     for path in sorted(run.path.glob("lora-*.safetensors")):

@@ -1,0 +1,193 @@
+"""Generate: a prompt becomes images, with LoRAs or without; before and after; grids; the history."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+from PIL import Image
+
+from limner.errors import LimnerError
+from limner.jobs import Job
+from limner.run_folder import RunDir
+from limner.studio.links import parameter
+from limner.studio.show import job_line, show_image
+from limner.studio.text import plain
+from limner.studio.workspace import Workspace, current
+
+ACTIVE = ("queued", "running", "stopping")
+HISTORY = 12
+"""Images of a page of what was made so far."""
+WIPE = 512
+"""Pixels of the longer side of a comparison."""
+
+
+def page() -> None:
+    """Draw it."""
+    workspace = current()
+    st.title("Generate")
+    targets = _targets(workspace)
+    if not targets:
+        st.info("There is no LoRA yet. Train one, or make one on the page Instant.")
+        return
+    left, right = st.columns([2, 3], gap="large")
+    with left:
+        _form(workspace, targets)
+    with right:
+        _newest(str(workspace.root))
+    _history(workspace)
+
+
+def _targets(workspace: Workspace) -> list[str]:
+    """Runs with a LoRA, and LoRA files that were made without one."""
+    runs = [run.path for run in workspace.run_folders() if run.lora_path.is_file()]
+    files = [path for path in workspace.lora_files() if path.parent == workspace.loras]
+    return [workspace.named(path) for path in (*runs, *files)]
+
+
+def _index(targets: Sequence[str]) -> int:
+    """The target that the address names, by run or by file."""
+    names = (f"runs/{parameter('run')}", parameter("lora"))
+    return next((targets.index(name) for name in names if name in targets), 0)
+
+
+def _form(workspace: Workspace, targets: list[str]) -> None:
+    target = st.selectbox("LoRA", targets, index=_index(targets))
+    path = workspace.inside(target)
+    prompt = st.text_area("Prompt", value=_first_prompt(RunDir(path)), key=f"prompt-{target}")
+    negative = st.text_input("Negative prompt")
+    strength = st.slider("LoRA scale (strength)", -2.0, 2.0, 1.0, 0.05)
+    additions = st.multiselect("Further LoRAs", [name for name in targets if name != target])
+    strengths = {
+        name: st.slider(f"Strength of {plain(name)}", -2.0, 2.0, 1.0, 0.05, key=f"add-{name}")
+        for name in additions
+    }
+    cells = st.columns(3)
+    count = cells[0].number_input("Images", 1, 64, 1)
+    seed = cells[1].number_input("Seed", 0, 2**31 - 1, 0)
+    steps = cells[2].number_input("Steps", 1, 1000, None, placeholder="20")
+    cells = st.columns(3)
+    guidance = cells[0].number_input("Guidance (CFG)", 0.0, 100.0, None, placeholder="the base's")
+    width = cells[1].number_input("Width", 16, 8192, None, step=16, placeholder="as trained")
+    height = cells[2].number_input("Height", 16, 8192, None, step=16, placeholder="as trained")
+    with_base = st.toggle("Before and after: the base alone beside it", value=True)
+    grid = st.text_input("Grid over strengths", placeholder="0,0.5,1")
+    steps_grid = st.text_input("Grid over training steps", placeholder="100,200,last")
+    if not st.button("Generate", icon=":material/brush:", type="primary", width="stretch"):
+        return
+    scales = grid.strip() or (f"0,{strength:g}" if with_base else f"{strength:g}")
+    options: dict[str, Any] = {
+        "--prompt": prompt,
+        "--negative-prompt": negative,
+        "--lora-scale": scales,
+        "--images-per-prompt": count,
+        "--seed": seed,
+        "--steps": steps,
+        "--guidance": guidance,
+        "--width": width,
+        "--height": height,
+        "--step": steps_grid.strip(),
+    }
+    words = [f"{flag}={value}" for flag, value in options.items() if value not in (None, "")]
+    words += [f"--lora={workspace.inside(name)}:{value:g}" for name, value in strengths.items()]
+    generate(workspace, path, words)
+
+
+def generate(workspace: Workspace, target: Path, options: Sequence[str]) -> Job:
+    """Queue the generation; while a training has the GPU it waits for it, and says so."""
+    out = workspace.outputs
+    arguments = ["generate", str(target), *options, "--out", str(out), "--json"]
+    title = f"Generate with {workspace.named(target)}"
+    job = workspace.jobs.add(arguments, title=title, device="gpu", cwd=workspace.root)
+    st.query_params["job"] = str(job.number)
+    return job
+
+
+def _first_prompt(run: RunDir) -> str:
+    try:
+        return next(iter(run.prompts()), "")
+    except LimnerError:
+        return ""
+
+
+@st.fragment(run_every=2)
+def _newest(root: str) -> None:
+    """The job that the address names: its progress, then its images."""
+    workspace = Workspace(Path(root))
+    number = parameter("job")
+    job = next((job for job in workspace.jobs.all() if str(job.number) == number), None)
+    if job is None:
+        st.caption("The images come here.")
+        return
+    if job.state in ACTIVE and (trainings := _trainings(workspace, job)):
+        st.info(plain(f"It waits for the GPU, which {trainings[0].title} has. Stop that, or wait."))
+    if job.state != "done":
+        job_line(job)
+        return
+    paths = [workspace.root / name for name in (job.result() or {}).get("images", [])]
+    paths = [path for path in paths if path.is_file()]
+    if len(paths) == 2:
+        _wipe(paths[0], paths[1])
+    for path in paths:
+        _image(path, "new")
+
+
+def _trainings(workspace: Workspace, job: Job) -> list[Job]:
+    """Jobs before this one that have the GPU."""
+    return [
+        rival
+        for rival in workspace.jobs.all()
+        if rival.number < job.number and rival.device == "gpu" and rival.state in ACTIVE
+    ]
+
+
+def _wipe(before: Path, after: Path) -> None:
+    """Two images of one seed as one, with the border where a slider stands."""
+    share = st.slider("Before | after", 0, 100, 50, key=f"wipe-{after.name}")
+    first, second = Image.open(before).convert("RGB"), Image.open(after).convert("RGB")
+    if first.size != second.size:
+        return
+    border = round(first.width * share / 100)
+    second.paste(first.crop((0, 0, border, first.height)), (0, 0))
+    scale = max(1, WIPE // max(second.size))
+    st.image(second.resize((second.width * scale, second.height * scale)), width="stretch")
+
+
+def _image(path: Path, key: str) -> None:
+    show_image(path)
+    with st.expander(plain(path.name)):
+        text = parameters(path)
+        if text:
+            st.code(text, language=None, wrap_lines=True)
+        st.download_button(
+            "Download", lambda: path.open("rb"), file_name=path.name, key=f"{key}-{path}", on_click="ignore"
+        )
+
+
+def parameters(path: Path) -> str:
+    """What made an image: AUTOMATIC1111's ``parameters`` of its metadata; empty where it has none."""
+    try:
+        with Image.open(path) as image:
+            return str(image.info.get("parameters", ""))
+    except (OSError, ValueError, SyntaxError):
+        return ""
+
+
+def _history(workspace: Workspace) -> None:
+    paths = outputs(workspace)
+    if not paths:
+        return
+    st.subheader(f"Made so far ({len(paths)})")
+    pages = -(-len(paths) // HISTORY)
+    number = st.pagination(pages, key="history-page") if pages > 1 else 1
+    with st.grid(min_column_width=200):
+        for path in paths[(number - 1) * HISTORY : number * HISTORY]:
+            with st.container(border=True):
+                _image(path, "old")
+
+
+def outputs(workspace: Workspace) -> list[Path]:
+    """Images that were generated here, the newest first."""
+    if not workspace.outputs.is_dir():
+        return []
+    return sorted(workspace.outputs.glob("*.png"), key=lambda path: path.stat().st_mtime, reverse=True)

@@ -1,0 +1,130 @@
+"""Generate: what is asked of the verb, what is shown of its images, and what was made so far."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from streamlit.testing.v1 import AppTest
+
+from limner.studio.pages.generate import outputs, parameters
+from limner.studio.workspace import Workspace
+from studio_scenes import make_run, press
+
+Draw = Callable[..., AppTest]
+
+
+def made(workspace: Workspace, name: str, colour: str, text: str = "a cat\nSteps: 20") -> Path:
+    path = workspace.outputs / name
+    path.parent.mkdir(exist_ok=True)
+    info = PngInfo()
+    info.add_text("parameters", text)
+    Image.new("RGB", (64, 64), colour).save(path, pnginfo=info)
+    return path
+
+
+@pytest.fixture
+def run(workspace: Workspace) -> Path:
+    folder = make_run(workspace, "cat", "done")
+    folder.lora_path.write_bytes(b"x")
+    return folder.path
+
+
+@pytest.fixture
+def added(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    calls: list[list[str]] = []
+    job = SimpleNamespace(number=3)
+
+    def add(_: object, arguments: list[str], **__: object) -> object:
+        calls.append(arguments)
+        return job
+
+    monkeypatch.setattr("limner.jobs.Jobs.add", add)
+    return calls
+
+
+def test_the_base_stands_beside_the_lora_and_all_settings_reach_the_verb(
+    draw: Draw, workspace: Workspace, run: Path, added: list[list[str]]
+) -> None:
+    app = draw("generate", run="cat")
+    app.text_area[0].set_value("-- a cat in the snow")
+    app.text_input[0].set_value("blurry")
+    app.number_input[1].set_value(7)
+    app.run()
+    press(app, "Generate")
+    assert added == [
+        [
+            "generate",
+            str(run),
+            "--prompt=-- a cat in the snow",
+            "--negative-prompt=blurry",
+            "--lora-scale=0,1",
+            "--images-per-prompt=1",
+            "--seed=7",
+            "--out",
+            str(workspace.outputs),
+            "--json",
+        ]
+    ]
+
+
+def test_several_loras_have_a_strength_each(
+    draw: Draw, workspace: Workspace, run: Path, added: list[list[str]]
+) -> None:
+    other = workspace.loras / "style.safetensors"
+    other.parent.mkdir()
+    other.write_bytes(b"x")
+    app = draw("generate", run="cat")
+    app.multiselect[0].set_value(["loras/style.safetensors"]).run()
+    next(slider for slider in app.slider if "style" in slider.label).set_value(0.5)
+    app.toggle[0].set_value(False)
+    app.run()
+    press(app, "Generate")
+    assert f"--lora={other}:0.5" in added[0] and "--lora-scale=1" in added[0]
+
+
+def job(workspace: Workspace, **values: Any) -> Any:
+    facts = {"number": 3, "state": "done", "title": "Generate", "line": "", "device": "gpu", "run": None}
+    return SimpleNamespace(**{**facts, **values})
+
+
+def test_two_images_of_one_seed_can_be_wiped(
+    draw: Draw, workspace: Workspace, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [str(made(workspace, name, colour)) for name, colour in (("a.png", "red"), ("b.png", "blue"))]
+    done = job(workspace, result=lambda: {"images": names})
+    monkeypatch.setattr("limner.jobs.Jobs.all", lambda _: [done])
+    app = draw("generate", run="cat", job="3")
+    assert [slider.label for slider in app.slider][-1] == "Before | after"
+    assert app.code[0].value == "a cat\nSteps: 20"
+
+
+def test_what_waits_for_a_training_says_so(
+    draw: Draw, workspace: Workspace, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [job(workspace, number=2, state="running", title="Train cat"), job(workspace, state="queued")]
+    monkeypatch.setattr("limner.jobs.Jobs.all", lambda _: jobs)
+    app = draw("generate", run="cat", job="3")
+    assert "It waits for the GPU, which Train cat has" in app.info[0].value
+
+
+def test_the_history_has_the_newest_first_and_what_made_them(
+    draw: Draw, workspace: Workspace, run: Path
+) -> None:
+    for number in range(14):
+        made(workspace, f"{number:02}.png", "red", text=f"number {number}")
+    assert len(outputs(workspace)) == 14
+    app = draw("generate", run="cat")
+    assert len(app.code) == 12
+    assert parameters(workspace.outputs / "03.png") == "number 3"
+
+
+def test_an_image_without_metadata_or_none_at_all_has_no_parameters(workspace: Workspace) -> None:
+    path = workspace.root / "x.png"
+    Image.new("RGB", (8, 8)).save(path)
+    assert parameters(path) == ""
+    path.write_bytes(b"no picture")
+    assert parameters(path) == ""
