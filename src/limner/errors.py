@@ -31,6 +31,10 @@ class UnknownBase(BadBase):
     exit_code = 2
 
 
+class BadHub(LimnerError):
+    """The hub refuses what is uploaded, or cannot be reached."""
+
+
 class BrokenGraph(LimnerError):
     """Units of a family read a value that nothing before them writes."""
 

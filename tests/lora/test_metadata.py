@@ -8,7 +8,15 @@ from safetensors.torch import save_file
 
 from limner.errors import BadLora
 from limner.lora.factors import Factors
-from limner.lora.metadata import LoraMetadata, SamplingHints, header, header_entries, sampling_hints, triggers
+from limner.lora.metadata import (
+    LoraMetadata,
+    SamplingHints,
+    header,
+    header_entries,
+    public_entries,
+    sampling_hints,
+    triggers,
+)
 from messages import raises
 
 ABOUT = LoraMetadata(
@@ -195,3 +203,21 @@ def test_other_files_are_known_by_their_content(tmp_path: Path, content: bytes, 
     path.write_bytes(content)
     with pytest.raises(BadLora, match=reason):
         header(path)
+
+
+def test_what_is_private_is_left_out() -> None:
+    kept = {
+        "modelspec.title": "cat",
+        "limner.lora_on": "positive",
+        "ss_steps": "3",
+        "ss_trigger_words": "sks",
+    }
+    private = {
+        "ss_dataset_dirs": "{}",
+        "ss_tag_frequency": '{"1_sks": {"ada at home": 1}}',
+        "ss_comment": "x",
+    }
+    base = {"ss_sd_model_name": "C:\\Users\\ada\\flux1-dev.safetensors"}
+    assert public_entries(kept | private | base) == kept | {"ss_sd_model_name": "flux1-dev.safetensors"}
+    tags = {"ss_tag_frequency": '{"1_sks": {"sks": 1}}'}
+    assert public_entries(kept | tags) == kept | tags

@@ -4,7 +4,8 @@ from safetensors.torch import save_file
 
 from limner.errors import BadLora
 from limner.lora import file
-from limner.lora.saving import reread, save
+from limner.lora.metadata import header
+from limner.lora.saving import copy_with_metadata, reread, save
 from limner.lora.tools import COMFYUI
 from loras import denoiser
 from messages import raises
@@ -32,3 +33,23 @@ def test_what_reads_back_otherwise_leaves_nothing(tmp_path, monkeypatch) -> None
 
 def _otherwise(*_: object) -> float:
     raise BadLora("It reads otherwise.")
+
+
+def test_other_metadata_leave_the_tensors_as_they_are(tmp_path) -> None:
+    source, out = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    file.write(source, {"transformer": denoiser("flux", blocks=1)}, {"ss_output_name": "cat", "secret": "x"})
+    copy_with_metadata(source, out, {"modelspec.title": "猫"})
+    assert header(out).metadata == {"modelspec.title": "猫"} and header(out).start % 8 == 0
+    assert file.bytes_hash(out) == file.bytes_hash(source)
+    assert torch.equal(*(next(iter(file.tensors(path).values())) for path in (source, out)))
+    copy_with_metadata(source, source, {})
+    assert header(source).metadata == {}
+
+
+def test_a_disk_that_gives_back_other_bytes_is_told(tmp_path, monkeypatch) -> None:
+    source, out = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    file.write(source, {"transformer": denoiser("flux", blocks=1)}, {})
+    monkeypatch.setattr(file, "bytes_hash", lambda path: str(path))
+    with raises(BadLora):
+        copy_with_metadata(source, out, {})
+    assert not out.exists()

@@ -16,6 +16,7 @@ from limner import models
 from limner.errors import BadBase, BadLora
 from limner.models.key_map import KeyStyle
 from limner.models.registry import (
+    HubLicence,
     distilled_note,
     families,
     family_keys,
@@ -24,6 +25,7 @@ from limner.models.registry import (
     folder_of,
     hub_bases,
     hub_id_of,
+    hub_licence,
     introduction,
     lora_keys,
     recognised,
@@ -268,3 +270,11 @@ def test_a_family_is_found_by_its_pipeline() -> None:
 )
 def test_a_base_is_introduced_in_a_line(base: str, resolution: int | None, line: str):
     assert introduction(base, resolution) == line
+
+
+def test_a_licence_has_the_name_that_the_hub_has_for_it():
+    names = {name: hub_licence(base) for name, base in registered_bases().items()}
+    assert names["sdxl"] == HubLicence("openrail++") and names["qwen-image"].id == "apache-2.0"
+    assert names["flux-dev"].name == "flux-1-dev-non-commercial-license"
+    for name, licence in names.items():
+        assert licence.id != "other" or (licence.name and licence.link.startswith("https://")), name

@@ -18,6 +18,7 @@ from limner.cli.detach import detached
 from limner.cli.export import export
 from limner.cli.generate import generate
 from limner.cli.options import Events, Json, Out, Target, example, recipe_options, taking
+from limner.cli.publish import publish
 from limner.cli.session import session
 from limner.errors import BadUsage, DoesNotFit, LimnerError
 from limner.imports import swiftly
@@ -124,6 +125,8 @@ app.command(epilog=example('limner caption photos/ --with claude --trigger "sks 
 
 
 app.command(epilog=example("limner export runs/cat --step best --to comfyui"))(export)
+
+app.command(epilog=example("limner publish runs/cat --to ada/cat-lora --private"))(publish)
 
 app.command(epilog=example('limner generate runs/cat --prompt "[trigger] in the snow"'))(generate)
 

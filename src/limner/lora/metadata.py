@@ -189,6 +189,14 @@ def _refuse_gaps(path: Path, tensors: dict[str, tuple[str, tuple[int, ...], int,
 
 HASH = "modelspec.hash_sha256"
 
+PUBLIC = re.compile(
+    r"modelspec\..*|limner\..*|software|format|ss_(base_model_version|sd_model_name|output_name|v2|"
+    r"network_module|network_dim|network_alpha|network_args|resolution|steps|epoch|num_epochs|"
+    r"max_train_steps|seed|learning_rate|unet_lr|text_encoder_lr|optimizer|lr_scheduler|zero_terminal_snr|"
+    r"noise_offset|min_snr_gamma|clip_skip|mixed_precision|trigger_words)"
+)
+"""Entries that tell of the LoRA and nothing of its maker's images or machine."""
+
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*")
 
 LORA_ON = "limner.lora_on"
@@ -278,7 +286,7 @@ def header_entries(info: LoraMetadata, components: Mapping[str, Mapping[str, Wei
         "ss_seed": _number(info.seed),
         "ss_zero_terminal_snr": "True" if info.zero_terminal_snr else "",
         "ss_trigger_words": info.trigger,
-        "ss_tag_frequency": _dumped({f"1_{info.trigger}": {info.trigger: 1}}) if info.trigger else "",
+        "ss_tag_frequency": _tag_frequency(info.trigger) if info.trigger else "",
     }
     return {key: value for key, value in entries.items() if value}
 
@@ -326,6 +334,17 @@ def triggers(entries: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(word for word in phrases if word))
 
 
+def public_entries(entries: Mapping[str, str]) -> dict[str, str]:
+    """Metadata without what is private: folders, captions, tags, sessions, and the path of the base."""
+    public = {key: value for key, value in entries.items() if PUBLIC.fullmatch(key)}
+    tags = entries.get("ss_tag_frequency", "")
+    if tags in map(_tag_frequency, triggers(entries)):  # of no caption: ours
+        public["ss_tag_frequency"] = tags
+    if "ss_sd_model_name" in public:
+        public["ss_sd_model_name"] = without_path(public["ss_sd_model_name"])
+    return public
+
+
 def sampling_hints(metadata: Mapping[str, str]) -> SamplingHints:
     """What a file's metadata ask for.
 
@@ -354,6 +373,10 @@ def without_path(base: str) -> str:
     if HUB_ID.fullmatch(base):
         return base
     return PurePosixPath(PureWindowsPath(base).as_posix()).name
+
+
+def _tag_frequency(trigger: str) -> str:
+    return _dumped({f"1_{trigger}": {trigger: 1}})
 
 
 def _dumped(value: object) -> str:

@@ -1,6 +1,5 @@
 """What can be done with LoRA files: convert, merge, resize, extract, merge into a base."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from limner.lora.adapters import Dora, WeightDelta, kind
 from limner.lora.extraction import Extraction, ExtractLoss
 from limner.lora.file import DTYPES, LoraFile
 from limner.lora.formats import canonical
-from limner.lora.metadata import HASH, network_entries, without_path
+from limner.lora.metadata import HASH, network_entries, public_entries
 from limner.lora.peft_config import HEADER_KEY
 from limner.lora.resizing import RankRule, ResizeLoss
 from limner.lora.saving import Components, save
@@ -32,14 +31,6 @@ STALE = (
     "modelspec.thumbnail",
 )
 """Entries that no longer hold once the tensors are others."""
-
-PUBLIC = re.compile(
-    r"modelspec\..*|software|format|ss_(base_model_version|sd_model_name|output_name|v2|network_module|"
-    r"network_args|resolution|steps|epoch|num_epochs|max_train_steps|seed|learning_rate|unet_lr|"
-    r"text_encoder_lr|optimizer|lr_scheduler|zero_terminal_snr|noise_offset|min_snr_gamma|clip_skip|"
-    r"mixed_precision|trigger_words)"
-)
-"""Entries that tell of the LoRA and nothing of its maker's images or machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,9 +194,7 @@ def carried_metadata(lora: LoraFile, components: Components, options: ConvertOpt
         key: value for key, value in lora.metadata.items() if key not in STALE and len(value) < 100_000
     }
     if not options.keep_metadata:
-        entries = {key: value for key, value in entries.items() if PUBLIC.fullmatch(key)}
-        if "ss_sd_model_name" in entries:
-            entries["ss_sd_model_name"] = without_path(entries["ss_sd_model_name"])
+        entries = public_entries(entries)
     network = network_entries(components)
     module = network["ss_network_module"]
     if entries.get("ss_network_module", module) == module:  # its arguments hold for what it has become

@@ -86,6 +86,8 @@ class RegisteredBase:
     both."""
     steps: int = 0
     """Of a distilled base: the steps that it was distilled to."""
+    civitai: str = ""
+    """What Civitai's list of base models calls it; "" of a base that it does not list."""
 
     def precision(self, part: str) -> Precision:
         """Precision of a part's files."""

@@ -4,6 +4,8 @@ A folder with a ``facts.py`` is a family. More folders are found where ``limner.
 """
 
 import importlib
+import re
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from pkgutil import iter_modules
@@ -86,6 +88,35 @@ def hub_id_of(base: str) -> str:
 def named_base(name: str) -> RegisteredBase | None:
     """The registered base of a name or a hub id; None where there is none."""
     return next((base for base in registered_bases().values() if name in (base.name, base.hub_id)), None)
+
+
+@dataclass(frozen=True)
+class HubLicence:
+    """A licence as the front matter of a model card names it."""
+
+    id: str
+    """One of the hub's own, or "other"."""
+    name: str = ""
+    """Of another licence."""
+    link: str = ""
+    """Of another licence: where it can be read."""
+
+
+HUB_LICENCES = {
+    "Apache-2.0": "apache-2.0",
+    "MIT": "mit",
+    "CreativeML Open RAIL-M": "creativeml-openrail-m",
+    "CreativeML Open RAIL++-M": "openrail++",
+}
+"""Licence of a base -> what the hub calls it, where it has a name for it."""
+
+
+def hub_licence(base: RegisteredBase) -> HubLicence:
+    """The licence of a base, as a model card on the hub names it."""
+    if identifier := HUB_LICENCES.get(base.licence):
+        return HubLicence(identifier)
+    words = "-".join(re.findall(r"\w+", base.licence.lower()))
+    return HubLicence("other", words, f"https://huggingface.co/{base.hub_id}" if base.hub_id else "")
 
 
 def twin_of(name: str) -> RegisteredBase | None:

@@ -22,6 +22,7 @@ FACTS = FamilyFacts(
     bases=(
         RegisteredBase(
             name="flux-dev",
+            civitai="Flux.1 D",
             hub_id="black-forest-labs/FLUX.1-dev",
             licence="FLUX.1 [dev] Non-Commercial License",
             gated=True,
@@ -29,6 +30,7 @@ FACTS = FamilyFacts(
         ),
         RegisteredBase(
             name="flux-schnell",
+            civitai="Flux.1 S",
             hub_id="black-forest-labs/FLUX.1-schnell",
             train_on="flux-dev",
             steps=4,

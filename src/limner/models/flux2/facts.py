@@ -16,12 +16,14 @@ FACTS = FamilyFacts(
     bases=(
         RegisteredBase(
             name="flux2-klein-4b",
+            civitai="Flux.2 Klein 4B-base",
             hub_id="black-forest-labs/FLUX.2-klein-base-4B",
             licence="Apache-2.0",
             weight_bytes=15_964_117_574,
         ),
         RegisteredBase(
             name="flux2-klein-9b",
+            civitai="Flux.2 Klein 9B-base",
             hub_id="black-forest-labs/FLUX.2-klein-base-9B",
             licence="FLUX Non-Commercial License",
             gated=True,
@@ -29,6 +31,7 @@ FACTS = FamilyFacts(
         ),
         RegisteredBase(
             name="flux2-klein-4b-distilled",
+            civitai="Flux.2 Klein 4B",
             hub_id="black-forest-labs/FLUX.2-klein-4B",
             train_on="flux2-klein-4b",
             steps=4,
@@ -37,6 +40,7 @@ FACTS = FamilyFacts(
         ),
         RegisteredBase(
             name="flux2-klein-9b-distilled",
+            civitai="Flux.2 Klein 9B",
             hub_id="black-forest-labs/FLUX.2-klein-9B",
             train_on="flux2-klein-9b",
             steps=4,

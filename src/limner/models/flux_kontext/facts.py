@@ -14,6 +14,7 @@ FACTS = replace(
     bases=(
         RegisteredBase(
             name="flux-kontext",
+            civitai="Flux.1 Kontext",
             hub_id="black-forest-labs/FLUX.1-Kontext-dev",
             licence="FLUX.1 [dev] Non-Commercial License",
             purpose="edits of photographs and art",

@@ -16,6 +16,7 @@ FACTS = FamilyFacts(
     bases=(
         RegisteredBase(
             name="qwen-image",
+            civitai="Qwen",
             hub_id="Qwen/Qwen-Image",
             licence="Apache-2.0",
             purpose="photographs, art and written words",
@@ -23,6 +24,7 @@ FACTS = FamilyFacts(
         ),
         RegisteredBase(
             name="qwen-image-2512",
+            civitai="Qwen",
             hub_id="Qwen/Qwen-Image-2512",
             licence="Apache-2.0",
             weight_bytes=57_698_920_550,

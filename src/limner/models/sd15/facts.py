@@ -23,6 +23,7 @@ FACTS = FamilyFacts(
     bases=(
         RegisteredBase(
             name="sd15",
+            civitai="SD 1.5",
             hub_id="stable-diffusion-v1-5/stable-diffusion-v1-5",
             licence="CreativeML Open RAIL-M",
             purpose="small pictures on weak cards",

@@ -20,6 +20,7 @@ FACTS = FamilyFacts(
     bases=(
         RegisteredBase(
             name="sd35-medium",
+            civitai="SD 3.5 Medium",
             hub_id="stabilityai/stable-diffusion-3.5-medium",
             licence="Stability AI Community License",
             gated=True,
@@ -27,6 +28,7 @@ FACTS = FamilyFacts(
         ),
         RegisteredBase(
             name="sd35-large",
+            civitai="SD 3.5 Large",
             hub_id="stabilityai/stable-diffusion-3.5-large",
             licence="Stability AI Community License",
             gated=True,

@@ -25,6 +25,7 @@ FACTS = FamilyFacts(
     bases=(
         RegisteredBase(
             name="sdxl",
+            civitai="SDXL 1.0",
             hub_id="stabilityai/stable-diffusion-xl-base-1.0",
             licence="CreativeML Open RAIL++-M",
             weight_bytes=13_875_351_468,

@@ -16,12 +16,14 @@ FACTS = FamilyFacts(
     bases=(
         RegisteredBase(
             name="z-image",
+            civitai="ZImageBase",
             hub_id="Tongyi-MAI/Z-Image",
             licence="Apache-2.0",
             weight_bytes=20_522_393_030,
         ),
         RegisteredBase(
             name="z-image-turbo",
+            civitai="ZImageTurbo",
             hub_id="Tongyi-MAI/Z-Image-Turbo",
             train_on="z-image",
             steps=8,

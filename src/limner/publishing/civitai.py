@@ -1,0 +1,55 @@
+"""What Civitai's upload page asks for, as a folder: files, pictures that say how they were made, and a text.
+
+The site has no documented way to upload for programs, so that a person fills in its pages from ``model.json``
+and ``description.md``.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from limner.files import write_json, write_text
+from limner.publishing.card import body_for_people
+from limner.publishing.folder import require_empty, write_card_image, write_loras
+from limner.publishing.publication import Publication
+
+OTHER = "Other"
+"""What the site calls a base that its list does not have."""
+
+
+def write_civitai(item: Publication, folder: Path) -> list[Path]:
+    """Write the folder.
+
+    Raises:
+        BadUsage: It holds files.
+        LimnerError: See :func:`limner.publishing.folder.write_folder`.
+    """
+    require_empty(folder)
+    paths = write_loras(item, folder)
+    paths += [
+        write_card_image(image, folder / f"{number:02d}.png", with_parameters=True)
+        for number, image in enumerate(item.images)
+    ]
+    write_json(folder / "model.json", model_page(item))
+    write_text(folder / "description.md", body_for_people(item))
+    return [folder / "model.json", folder / "description.md", *paths]
+
+
+def model_page(item: Publication) -> dict[str, Any]:
+    """The fields of the site's pages, in their order; None where the person decides."""
+    return {
+        "name": item.title,
+        "type": "LORA",
+        "tags": ["lora", *([item.family.name] if item.family else [])],
+        "version": {
+            "name": "1",
+            "baseModel": (item.record and item.record.civitai) or OTHER,
+            "trainedWords": [item.trigger] if item.trigger else [],
+            "steps": int(item.facts["Steps"]) if item.facts.get("Steps", "").isdigit() else None,
+            "strength": item.strength,
+            "files": [file.name for file in item.files],
+            "images": [
+                {"file": f"{number:02d}.png", "prompt": image.prompt or None}
+                for number, image in enumerate(item.images)
+            ],
+        },
+    }

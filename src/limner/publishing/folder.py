@@ -1,0 +1,81 @@
+"""The folder that is published: files without private metadata, pictures without foreign chunks, the card."""
+
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+
+from limner.errors import BadData, BadUsage
+from limner.files import atomic_write, write_text
+from limner.lora.metadata import header, public_entries
+from limner.lora.peft_config import HEADER_KEY
+from limner.lora.saving import copy_with_metadata
+from limner.publishing.card import card, image_name
+from limner.publishing.card_images import CardImage
+from limner.publishing.publication import Publication
+
+CARD = "README.md"
+
+
+def write_folder(item: Publication, folder: Path, repo: str) -> list[Path]:
+    """Write all that the hub will show.
+
+    Args:
+        item: What is published.
+        folder: New, or empty.
+        repo: Where it goes on the hub: owner/name.
+
+    Returns:
+        The files.
+
+    Raises:
+        BadUsage: The folder holds files.
+        BadLora: A file of the LoRA is not safe.
+        BadData: A picture cannot be read.
+        DiskFull: There is no room.
+    """
+    require_empty(folder)
+    paths = write_loras(item, folder)
+    paths += [
+        write_card_image(image, folder / image_name(number)) for number, image in enumerate(item.images)
+    ]
+    write_text(folder / CARD, card(item, repo))
+    return [folder / CARD, *paths]
+
+
+def require_empty(folder: Path) -> None:
+    """Raise ``BadUsage`` unless a folder is not there yet, or is empty: nothing of it shall be published."""
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise BadUsage(f"{folder} is there and not empty. Name another folder.")
+
+
+def write_loras(item: Publication, folder: Path) -> list[Path]:
+    """Copy the files of the LoRA, without what their metadata say of a dataset or of a machine."""
+    paths = []
+    for file in item.files:
+        path = folder / file.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        metadata = header(file.source).metadata
+        public = public_entries(metadata)
+        public |= {key: metadata[key] for key in (HEADER_KEY,) if key in metadata}  # holds the strength
+        copy_with_metadata(file.source, path, public)
+        paths.append(path)
+    return paths
+
+
+def write_card_image(image: CardImage, path: Path, *, with_parameters: bool = False) -> Path:
+    """Write the pixels of a picture as PNG, and with ``with_parameters`` how it was made; nothing else of it.
+
+    Raises:
+        BadData: It cannot be read.
+    """
+    info = PngInfo()
+    if with_parameters and image.parameters:
+        info.add_text("parameters", image.parameters)
+    try:
+        with Image.open(image.path) as file:
+            pixels = file.convert("RGB")
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise BadData(f"The picture {image.path} cannot be read. Remove it, and publish again.") from error
+    atomic_write(path, lambda draft: pixels.save(draft, format="PNG", pnginfo=info))
+    return path
