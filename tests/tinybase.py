@@ -3,6 +3,7 @@
 import inspect
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +120,12 @@ class Base:
     def live(self, denoiser: nn.Module, values: dict[str, Tensor], places: list) -> dict[str, Tensor]:
         units = split(self.bound(), {self.family.denoiser: 0}).live
         return run(units, {**self.models, self.family.denoiser: denoiser}, values, KeyedRng(places))
+
+    def masked(self, denoiser: nn.Module, values: dict[str, Tensor], mask: Tensor, floor: float) -> Tensor:
+        """The losses of a batch, (B,), where ``mask`` (B, 1, H, W) says what counts."""
+        units = self.bound(replace(self.case.objective, mask_floor=floor))
+        cut = split(units, {self.family.denoiser: 0})
+        models = {**self.models, self.family.denoiser: denoiser}
+        weigh = [unit for unit in cut.frozen if "mask" in unit.reads]
+        given = run(weigh, {}, {**values, "mask": mask.to(DEVICE)})
+        return run(cut.live, models, given, KeyedRng(PLACES))["loss"]

@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -97,3 +98,27 @@ def test_an_adapter_of_another_kind_is_told():
 )
 def test_the_bare_base_as_the_teacher(values: dict[str, Any], ours: dict[str, Any]):
     assert changed(rules.prior, **values) == ours
+
+
+@pytest.mark.parametrize(
+    ("values", "ours"),
+    [
+        ({"masked_loss": True, "conditioning_data_dir": "masks"}, {"data.masks": Path("masks")}),
+        ({"masked_loss": True, "alpha_mask": True}, {"data.masks": "alpha"}),
+        (
+            {"masked_training": True, "unmasked_weight": 0.1},
+            {"data.masks": "sidecar", "train.mask_floor": 0.1},
+        ),
+        ({"masked_training": False, "unmasked_weight": 0.1, "normalize_masked_area_loss": False}, {}),
+        ({"mask_path": "m", "mask_min_value": 0.0}, {"data.masks": Path("m"), "train.mask_floor": 0.0}),
+        ({"alpha_mask": True, "mask_path": "m"}, {"data.masks": "alpha"}),
+    ],
+)
+def test_masks_are_where_their_switches_say(values: dict[str, Any], ours: dict[str, Any]):
+    assert changed(rules.masks, **values) == ours
+
+
+def test_a_folder_of_conditions_without_masked_loss_is_left_to_control_images():
+    book = Book([ForeignOption("conditioning_data_dir", "poses")])
+    rules.masks(book)
+    assert len(book.options) == 1 and not book.changes

@@ -8,7 +8,8 @@ import pytest
 
 from limner.errors import BadBase, BadRecipe, BrokenGraph
 from limner.graph.unit import check, split
-from limner.models.family import INPUTS, Family, Objective
+from limner.models.facts import COMMON
+from limner.models.family import INPUTS, Family, Objective, masked
 from limner.models.registry import families, family_of
 from limner.models.source import locate
 from messages import raises
@@ -24,6 +25,25 @@ def test_the_units_lead_from_an_image_and_a_caption_to_a_loss(family: Family):
     assert "loss" in family.units[-1].writes
     assert set(family.text) <= {name for unit in family.units for name in unit.writes}
     assert {name for unit in family.units for name in unit.uses} <= set(family.parts)
+
+
+def test_a_loss_that_reads_no_weights_is_no_loss_for_masks():
+    deaf = replace(FLUX.units[-1], open_reads="")
+    with raises(BrokenGraph):
+        masked([*FLUX.units[:-1], deaf], 0.0)
+
+
+@each_family
+def test_the_loss_of_every_family_reads_masks_and_their_weight_is_frozen(family: Family):
+    units = masked(family.units, 0.5)
+    check(units, inputs=INPUTS)
+    cut = split(units, {family.denoiser: 0})
+    assert cut.boundary >= {"loss_weight"} and "loss_weight" in units[-1].reads
+
+
+@each_family
+def test_what_every_family_can_grant_is_granted(family: Family):
+    assert family.supported_options >= COMMON
 
 
 @each_family

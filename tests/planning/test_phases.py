@@ -11,7 +11,7 @@ from limner.assembly.resolve import resolve
 from limner.graph.cache import Cache
 from limner.models import sampling
 from limner.models.bundled import described, known, weight_bytes
-from limner.models.family import SamplingParams
+from limner.models.family import Objective, SamplingParams
 from limner.models.loading import hush, load
 from limner.models.registry import family_of, hub_bases
 from limner.nn.arch import bytes_of, heaviest
@@ -95,6 +95,15 @@ def test_work_is_that_of_the_published_models():
     assert reading.gemm.per_image + reading.attention.per_image == pytest.approx(
         2 * 512 * (4_762_310_656 - embedded), rel=0.05
     )
+
+
+def test_a_mask_is_counted_in_the_cache():
+    source = known("sd15")
+    spec, _ = traced(family_of(source.index["_class_name"]), source, size=(256, 256), compute="bf16")
+    plain = outside(spec, (256, 256)).entry
+    weighed = outside(replace(spec, objective=Objective(mask_floor=0.5)), (256, 256))
+    assert weighed.entry - plain == 32 * 32 * 4 + phases.ENTRY
+    assert tuple(weighed.boundary["loss_weight"].shape) == (1, 1, 32, 32)
 
 
 def test_an_entry_of_the_cache_is_the_boundary_s_bytes():

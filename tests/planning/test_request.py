@@ -40,6 +40,11 @@ def test_every_option_of_the_objective_is_part_of_the_key(key: str) -> None:
         student = {"train.objective": "distill"}
         assert asked(student).facts != asked().facts != asked({**student, "distill.steps": 8}).facts
         return
+    if key == "mask_floor":
+        masked = asked({"data.masks": "alpha"}).facts
+        assert masked != asked().facts
+        assert masked == asked({"data.masks": "sidecar", "train.mask_floor": 0.5}).facts, "it shapes no trace"
+        return
     needs = {"train.loss": "huber"} if key.startswith("huber") else {}
     assert asked({**needs, f"train.{key}": OTHERS[key]}).facts != asked(needs).facts
 

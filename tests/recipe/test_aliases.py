@@ -60,6 +60,7 @@ READ = {
         ("seed", 7, "seed", 7),
     ],
     "kohya": [
+        ("alpha_mask", True, "data.masks", "alpha"),
         ("network_arguments.network_dim", 8, "lora.rank", 8),
         ("additional_network_arguments.network_alpha", 4.0, "lora.alpha", 4.0),
         ("network_dropout", 0.1, "lora.dropout", 0.1),
@@ -91,6 +92,8 @@ READ = {
         ("dit", "qwen-image", "base", "qwen-image"),
     ],
     "ai-toolkit": [
+        ("mask_path", "m", "data.masks", Path("m")),
+        ("mask_min_value", 0, "train.mask_floor", 0.0),
         ("network.linear", 32, "lora.rank", 32),
         ("network.linear_alpha", 16.0, "lora.alpha", 16.0),
         ("network.conv", 8, "lora.conv_rank", 8),
@@ -113,6 +116,7 @@ READ = {
         ("flip_x", True, "data.flip", True),
     ],
     "OneTrainer": [
+        ("masked_training", True, "data.masks", "sidecar"),
         ("base_model_name", "sdxl", "base", "sdxl"),
         ("training_method", "LORA", "train.method", "lora"),
         ("training_method", "FINE_TUNE", "train.method", "full"),
@@ -202,7 +206,7 @@ ANSWERED = [
     ("train_text_encoder", "lora.text_encoders"),
     ("network_args", "lora.conv_rank"),
     ("model_type", "train.method"),
-    ("masked_training", "no masks"),
+    ("masked_loss", "data.masks"),
     ("warmup_ratio", "ratio x train.steps"),
     ("clip_skip", "no such setting"),
     ("network_module", "no such setting"),

@@ -32,6 +32,9 @@ from messages import raises
         {"lora.kind": "dora", "lora.full_matrix": True},
         {"train.init": "cat.safetensors", "lora.kind": "dora"},
         {"train.method": "full", "lora.ranks": {"*.ff.*": 8}},
+        {"train.mask_floor": 0.1},
+        {"data.masks": "alpha", "train.mask_floor": 1.0},
+        {"data.masks": "sidecar", "train.objective": "distill"},
     ],
 )
 def test_keys_that_cannot_stand_together_are_refused_in_one_line(changes):

@@ -108,6 +108,14 @@ def test_names_of_bases_are_no_paths(tmp_path):
     assert placed(Recipe(base="someone/model"), tmp_path).base == "someone/model"
 
 
+@pytest.mark.parametrize("word", ["alpha", "sidecar"])
+def test_a_word_for_where_masks_are_is_no_path(tmp_path, word):
+    recipe = parse(f'[data]\nmasks = "{word}"\n', tmp_path)
+    assert recipe.data.masks == word and parse(dump(recipe)) == recipe
+    folder = parse(f'[data]\nmasks = "./{word}"\n', tmp_path)
+    assert folder.data.masks == tmp_path / word and parse(dump(folder)) == folder
+
+
 def test_paths_that_are_listed_exist():
     assert set(PATHS) <= set(keys(Recipe))
 

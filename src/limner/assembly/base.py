@@ -182,6 +182,7 @@ class ResolvedBase:
         train = self.recipe.train
         values = {field.name: getattr(train, field.name, field.default) for field in fields(Objective)}
         values |= {"distill_steps": self.recipe.distill.steps if train.objective == "distill" else 0}
+        values |= {"mask_floor": None if self.recipe.data.masks is None else train.mask_floor}
         return Objective(**{name: words.get(value, value) for name, value in values.items()})
 
     @cached_property

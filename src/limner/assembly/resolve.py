@@ -11,6 +11,7 @@ from limner.assembly.assemble import ModelSpec
 from limner.assembly.base import ResolvedBase, SampleBase, family_at, fp16_of, locate_base, shape_at
 from limner.data.captions import has_word
 from limner.data.folder import Example, Folder, Rejected, read_folder
+from limner.data.masks import require_masks
 from limner.data.near_duplicates import hold_out, near_training
 from limner.data.order import SUBSET, Order, held_out
 from limner.data.subject import MAX_CROP_LOSS, REMEDY, SLACK, crops, follows, slack
@@ -272,6 +273,7 @@ def resolve(recipe: Recipe, tell: Callable[[str], None] = lambda line: None) -> 
     data = recipe.data
     base.spec.require_possible()
     folder = read_images(base, data.images)
+    require_masks(data.images, data.masks, [example.mask for example in folder.examples])
     validation_folder = read_images(base, data.validation_images) if data.validation_images else None
     train_examples, validation_examples, disjoint, notes = _hold_out(recipe, folder, validation_folder)
     if recipe.train.patience is not None and not disjoint:
@@ -317,7 +319,7 @@ def read_images(base: ResolvedBase, images: Path) -> Folder:
         )
     texts = {"trigger": data.trigger, "default_caption": data.default_caption}
     pairs = {"control": data.control, "controls_each": base.spec.controls, "fit": base.control_fit}
-    return read_folder(images, min_side=base.sizes.min_side, **texts, **pairs)
+    return read_folder(images, min_side=base.sizes.min_side, masks=data.masks, **texts, **pairs)
 
 
 def _class_images(recipe: Recipe, folder: Path) -> list[Example]:

@@ -15,6 +15,7 @@ from limner.assembly.base import ImageSizes, Shape
 from limner.checking import findings as judged
 from limner.checking.findings import ADVICE, NOTE, PROBLEM, Finding
 from limner.checking.image_stats import ImageStats, measure
+from limner.checking.mask_findings import of_masks
 from limner.checking.page import write_page, write_sheet
 from limner.checking.variety import SAME_KIND
 from limner.checking.watermark import frames
@@ -119,6 +120,7 @@ def check(recipe: Recipe, out: Path, reporter: Reporter, *, encoder: str | None 
         *judged.of_set(looks, names, recipe.concept_type, partial(_frames_again, looks, reporter)),
         *_variety(looks, names, encoder),
         *judged.of_captions([item.example.source_captions for item in looks], names, recipe.data.trigger),
+        *of_masks(looks, names, folder, recipe.data.masks),
         *judged.of_lengths(_lengths(looks, names, base)),
         *_remarks(recipe, base),
     ]
@@ -150,7 +152,11 @@ def _plain(value: dict[str, Any]) -> dict[str, Any]:
 def _read(recipe: Recipe, min_side: int) -> Folder:
     data = recipe.data
     return read_folder(
-        data.images, trigger=data.trigger, default_caption=data.default_caption, min_side=min_side
+        data.images,
+        trigger=data.trigger,
+        default_caption=data.default_caption,
+        min_side=min_side,
+        masks=data.masks,
     )
 
 
@@ -288,4 +294,5 @@ def _seen(name: str, stats: ImageStats) -> dict[str, Any]:
         "blur": None if stats.sharpness.blur is None else round(stats.sharpness.blur, 2),
         "jpeg_quality": stats.quality,
         "captions": list(stats.example.captions),
+        "masked": None if stats.mask is None else round(1 - stats.mask.share, 4),
     }

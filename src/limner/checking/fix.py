@@ -52,9 +52,9 @@ def write_fixed_copy(report: CheckReport, folder: Path, reporter: Reporter) -> F
 
     Images that are in order are copied byte for byte. JPEGs that must be written anew are saved at quality
     95 without colour subsampling, others as PNG. Captions and crops go beside the images as ``.txt`` and
-    ``.crop``; an image without a caption gets that of a copy that is left behind. Sub-folders stay, so
-    kohya's repeats do. ``fixed.json`` tells what was done. The folder appears when it is whole: what a kill
-    left of one is made anew.
+    ``.crop``, masks as ``NAME-mask.png``; an image without a caption gets that of a copy that is left behind.
+    Sub-folders stay, so kohya's repeats do. ``fixed.json`` tells what was done. The folder appears when it is
+    whole: what a kill left of one is made anew.
 
     Raises:
         BadUsage: The folder exists, or lies in the folder of images.
@@ -126,6 +126,9 @@ def _write(item: ImageStats, path: Path) -> bool:
 def _write_sidecars(item: ImageStats, path: Path, extra: tuple[str, ...]) -> None:
     if captions := item.example.source_captions or extra:
         write_text(path.with_suffix(".txt"), "\n".join(captions) + "\n")
+    if mask := item.example.mask:  # a conversion loses alpha, and names may change
+        image = mask.image()
+        atomic_write(path.with_name(f"{path.stem}-mask.png"), lambda draft: image.save(draft, "PNG"))
     if item.example.region:
         write_text(path.with_suffix(REGION), " ".join(map(str, item.example.region)) + "\n")
 

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from limner.checking import borders, compression, exposure, variety, watermark
+from limner.checking.mask_stats import MaskStats, mask_stats
 from limner.checking.sharpness import Sharpness, sharpness
 from limner.data import near_duplicates
 from limner.data.folder import Example
@@ -45,6 +46,8 @@ class ImageStats:
     """Of the whole image: marks keep their distance from its corners. None: not kept, for want of memory."""
     jpeg: bytes
     """The crop, at most ``THUMB`` pixels a side, as a JPEG file: some 15 kB, where pixels take 300."""
+    mask: MaskStats | None = None
+    """None where all of the image counts."""
 
     @property
     def thumb(self) -> Image.Image:
@@ -101,6 +104,7 @@ def measure(
         features=variety.features(rgb),
         frames=watermark.frames(whole) if keep_frames else None,
         jpeg=jpeg_of(thumb),
+        mask=mask_stats(view, thumb) if example.mask else None,
     )
 
 

@@ -146,8 +146,12 @@ def _card(item: ImageStats, name: str, findings: Sequence[Finding], *, flip: boo
     facts = f"{item.example.width}×{item.example.height} → {item.size[0]}×{item.size[1]}, keeps {region}"
     if flip:
         facts += ", also mirrored"
+    figure = image(_url(item.jpeg), name)
+    if item.mask:
+        figure += image(_url(item.mask.jpeg), f"{name}, tinted where its mask is black")
+        facts += f", {item.mask.share:.0%} of it learned"
     return (
-        f"<figure>{image(_url(item.jpeg), name)}<figcaption><b>{escape(name)}</b>"
+        f"<figure>{figure}<figcaption><b>{escape(name)}</b>"
         f"<small>{escape(facts)}</small>{captions}{_findings(_short(findings))}</figcaption></figure>"
     )
 

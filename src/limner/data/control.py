@@ -81,11 +81,13 @@ class ControlFolders:
     """
 
     folders: tuple[Path, ...]
+    key: str = "data.control"
+    """The key of the recipe that names them."""
     used: set[Path] = field(default_factory=set)
     """Control images that a target was found for."""
 
     def __post_init__(self) -> None:
-        self._by_stem = [_by_stem(folder) for folder in self.folders]
+        self._by_stem = [_by_stem(folder, self.key) for folder in self.folders]
 
     def of(self, target: str) -> list[list[Path]]:
         """The control images of a target, in order: of each the files that bear its name, which is one.
@@ -96,16 +98,16 @@ class ControlFolders:
             target: The target's path relative to its folder, with "/".
         """
         stem = composed(str(PurePosixPath(target).with_suffix("")))
-        matches = [self._alike(number, stem) for number in range(len(self.folders))]
+        matches = [self.alike(stem, number) for number in range(len(self.folders))]
         if len(self.folders) == 1 and not matches[0]:
             matches = self._numbered(stem)
         self.used |= {path for paths in matches for path in paths}
         return matches
 
-    def _alike(self, number: int, stem: str) -> list[Path]:
-        """Files of one folder with the path of the target, or with its name alone."""
+    def alike(self, stem: str, number: int = 0, *, anywhere: bool = True) -> list[Path]:
+        """Files of one folder with a path, less its ending; or else, ``anywhere``, with its name alone."""
         by_stem = self._by_stem[number]
-        return by_stem.get(stem) or by_stem.get(stem.rpartition("/")[2]) or []
+        return by_stem.get(stem) or (by_stem.get(stem.rpartition("/")[2]) if anywhere else None) or []
 
     def _numbered(self, stem: str) -> list[list[Path]]:
         for name in dict.fromkeys((stem, stem.rpartition("/")[2])):
@@ -125,12 +127,9 @@ class ControlFolders:
         return sorted(files - self.used)
 
 
-def _by_stem(folder: Path) -> dict[str, list[Path]]:
+def _by_stem(folder: Path, key: str) -> dict[str, list[Path]]:
     if not folder.exists():
-        raise BadData(
-            f"data.control is {folder}, and there is no such folder. Where is it now? "
-            "--set data.control=FOLDER"
-        )
+        raise BadData(f"{key} is {folder}, and there is no such folder. Where is it now? --set {key}=FOLDER")
     listing = listed(folder)
     stems: dict[str, list[Path]] = {}
     for file in sorted((*listing.images, *listing.masks)):
@@ -144,7 +143,7 @@ def composed(name: str) -> str:
 
 
 def without_controls(root: Path, listing: Listing, folders: Iterable[Path]) -> None:
-    """Take out of a listing what lies in control folders below ``root``: those images are no targets."""
+    """Take out of a listing what lies in folders of controls or masks below ``root``: it is no target."""
     inner = [folder.relative_to(root).as_posix() for folder in folders if folder.is_relative_to(root)]
     prefixes = tuple(f"{folder}/" for folder in inner if folder != ".")
     for name in ("images", "masks", "unread_texts"):

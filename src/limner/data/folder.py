@@ -28,6 +28,7 @@ from limner.data.control import (
 from limner.data.formats import ARCHIVES
 from limner.data.images import BadImage, inspect
 from limner.data.listing import Listing, listed, printable
+from limner.data.masks import Mask, Masks
 from limner.errors import BadData
 
 MAX_REPEATS = 999
@@ -62,6 +63,8 @@ class Example:
     """Of the start noise that it was sampled from, where a metadata file says it."""
     controls: tuple[ControlImage, ...] = ()
     """Control images of an edit model, in order; every example of a folder has as many."""
+    mask: Mask | None = None
+    """What of it the loss sees; None: all."""
 
     @property
     def extent(self) -> tuple[int, int, int, int]:
@@ -98,6 +101,8 @@ class Folder:
     """Text files that belong to no image, and archives: not read. Relative paths."""
     surplus_controls: tuple[Path, ...] = ()
     """Control images whose name no image bears."""
+    surplus_masks: tuple[Path, ...] = ()
+    """Masks whose name no image bears."""
 
     def named(self, path: Path) -> str:
         """What a file is called, with "/": two in different sub-folders may share their last name."""
@@ -132,6 +137,7 @@ def read_folder(  # noqa: PLR0913  what a recipe says of its images
     control: tuple[Path, ...] = (),
     controls_each: int = 0,
     fit: ControlFit | None = None,
+    masks: Path | str | None = None,
 ) -> Folder:
     """Every usable image below ``root``, and by name every one that is not.
 
@@ -150,6 +156,7 @@ def read_folder(  # noqa: PLR0913  what a recipe says of its images
         control: Folders of control images, which lie under the names of their targets.
         controls_each: Control images that an image must have; an image with another number is left out.
         fit: How large control images become; one that the base cannot read is left out.
+        masks: ``data.masks``; an image whose mask cannot be used is left out.
 
     Raises:
         BadData: There is no such folder, a metadata file is broken as a whole, or no image is usable.
@@ -157,13 +164,12 @@ def read_folder(  # noqa: PLR0913  what a recipe says of its images
     root = Path(root)
     listing = listed(root)
     without_controls(root, listing, control)
-    control_folders = ControlFolders(control)
+    controls, finder = ControlFolders(control), Masks(root, masks, listing)
     candidates, layout = _candidates(root, listing)
     rejections = [Rejected(root / printable(file), reason) for file, reason in listing.rejected]
     examples: list[Example] = []
-
     reader = _Reader(
-        root, listing, control_folders, trigger, default_caption, min_side, verify, controls_each, fit
+        root, listing, controls, finder, trigger, default_caption, min_side, verify, controls_each, fit
     )
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for result in pool.map(reader.example, sorted(candidates, key=lambda candidate: candidate.file)):
@@ -175,11 +181,11 @@ def read_folder(  # noqa: PLR0913  what a recipe says of its images
         raise BadData(_nothing(root, rejections, listing.archives))
     rejections.sort(key=lambda rejection: str(rejection.path))  # lines of one file stay in their order
     advice = _advice(root, layout, candidates)
-    used = {control.path for example in examples for control in example.controls}
+    used = {control.path for example in examples for control in example.controls} | finder.files
     listing.masks = [mask for mask in listing.masks if root / mask not in used]
-    excluded = _ignored_files(listing)
-    surplus = tuple(control_folders.surplus)
-    return Folder(root, layout, tuple(examples), tuple(rejections), advice, *excluded, surplus)
+    excluded = tuple(listing.masks), listing.splits, (*listing.unread_texts, *listing.archives)
+    surplus = tuple(controls.surplus), tuple(finder.surplus)
+    return Folder(root, layout, tuple(examples), tuple(rejections), advice, *excluded, *surplus)
 
 
 @dataclass(frozen=True)
@@ -189,6 +195,7 @@ class _Reader:
     root: Path
     listing: Listing
     control_folders: ControlFolders
+    masks: Masks
     trigger: str
     default_caption: str
     min_side: int
@@ -206,10 +213,11 @@ class _Reader:
             facts = inspect(path, verify=self.verify)
             crop_region = region(_crop(self.root, self.listing, candidate), facts.width, facts.height)
             controls = self._controls(candidate)
+            mask = self.masks.read(candidate.file, (facts.width, facts.height))
         except BadData as error:
             return Rejected(path, error.reason if isinstance(error, BadImage) else str(error))
         origin = (captions, candidate.repeats, crop_region, source_captions, source, candidate.seed)
-        example = Example(path, *facts, *origin, controls)
+        example = Example(path, *facts, *origin, controls, mask)
         left, top, right, bottom = example.extent
         if min(right - left, bottom - top) < self.min_side:
             return Rejected(
@@ -229,11 +237,6 @@ class _Reader:
             return read_controls(matches, self.controls_each, self.fit)
         except BadImage as error:
             raise BadData(f"has a control image that {error.reason}") from error
-
-
-def _ignored_files(listing: Listing) -> tuple[tuple[str, ...], dict[str, int], tuple[str, ...]]:
-    """Masks, splits, and what is not read."""
-    return tuple(listing.masks), listing.splits, (*listing.unread_texts, *listing.archives)
 
 
 def _advice(root: Path, layout: str, candidates: list[_Candidate]) -> str:

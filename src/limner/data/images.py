@@ -183,6 +183,25 @@ def read_image(path: Path, at_least: tuple[int, int] | None = None) -> Image.Ima
     return decode(path, at_least)[0]
 
 
+def read_alpha(path: Path) -> Image.Image | None:
+    """The alpha channel of the first frame, upright, mode L, 0 is transparent; None where there is none.
+
+    Raises:
+        BadImage: The file cannot be used.
+    """
+    with _opened(path, path) as image:
+        turn = _turn(image)
+        image.load()
+        if not image.has_transparency_data:
+            return None
+        if image.mode.startswith("I"):
+            visible = np.asarray(image) != image.info["transparency"]
+            alpha = Image.fromarray(visible.astype(np.uint8) * 255)
+        else:
+            alpha = image.convert("RGBA").getchannel("A")
+        return alpha.transpose(_TURNS[turn]) if turn in _TURNS else alpha
+
+
 def decode(path: Path, at_least: tuple[int, int] | None = None) -> tuple[Image.Image, tuple[int, int]]:
     """``read_image``, and the upright size that the file has at full scale."""
     with _opened(path, path) as image:

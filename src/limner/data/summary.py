@@ -30,6 +30,7 @@ def what_was_read(folder: Folder, *, trigger: str = "", default_caption: str = "
         files = [path.name for path in folder.surplus_controls]
         count = _counted(files, "control image", "control images")
         lines.append(f"Not used: {count} that no image bears the name of.")
+    lines += _masks(folder)
     for split, count in sorted(folder.splits.items()):
         lines.append(
             f"Not trained: {split}/, {_number(count, 'image')} of another split. "
@@ -51,6 +52,21 @@ def shared_captions(folder: Folder) -> dict[str, list[Example]]:
         if PurePosixPath(example.caption_file).suffix.lower() in (".txt", ".caption"):
             sharing[example.caption_file].append(example)
     return {file: examples for file, examples in sharing.items() if len(examples) > 1}
+
+
+def _masks(folder: Folder) -> list[str]:
+    """Lines on masks that count, and on those that no image bears the name of."""
+    count, total = sum(example.mask is not None for example in folder.examples), len(folder.examples)
+    lines: list[str] = []
+    if count:
+        rest = "; where there is none, all counts" if count < total else ""
+        lines.append(
+            f"Masks: {count} of {_number(total, 'image')} {'has' if count == 1 else 'have'} one{rest}."
+        )
+    if folder.surplus_masks:
+        files = [path.name for path in folder.surplus_masks]
+        lines.append(f"Not used: {_counted(files, 'mask', 'masks')} that no image bears the name of.")
+    return lines
 
 
 def _read(folder: Folder) -> str:

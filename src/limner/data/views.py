@@ -161,6 +161,9 @@ def views(
         dropout: Add views with the empty caption.
         crops: Crops that differ from the central one, such as those that follow the subject.
         fit: How large control images become; None: there are none.
+
+    Raises:
+        BadData: A crop leaves nothing of a mask but black.
     """
     result: list[View] = []
     for example in examples:
@@ -169,6 +172,7 @@ def views(
         captions = dict.fromkeys((*example.captions, "") if dropout else example.captions)
         flips = (False, True) if flip else (False,)
         controls = tuple(fit.fitted(item.width, item.height) for item in example.controls) if fit else ()
+        _require_sight(example, size, crop)
         result += [
             View(example, size, crop, turn, caption, controls) for turn in flips for caption in captions
         ]
@@ -217,3 +221,41 @@ def seen(image: Image.Image, full: tuple[int, int], view: View) -> np.ndarray:
     if view.flip:
         small = small.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return np.asarray(small).copy()
+
+
+def mask_pixels(view: View) -> np.ndarray:
+    """The mask of a view: uint8 (H, W), 255 counts in full; it does everywhere where the image has none.
+
+    Raises:
+        BadImage: The file cannot be read, or is not the one that the folder held.
+    """
+    mask, (left, top, right, bottom) = view.example.mask, view.crop
+    if mask is None:
+        return np.full(view.size[::-1], 255, np.uint8)
+    (width, height), whole = (mask.width, mask.height), (view.example.width, view.example.height)
+    box = (
+        left * width / whole[0],
+        top * height / whole[1],
+        right * width / whole[0],
+        bottom * height / whole[1],
+    )
+    small = mask.image().resize(view.size, Image.Resampling.BOX, box=box)
+    if view.flip:
+        small = small.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.asarray(small).copy()
+
+
+def _require_sight(example: Example, size: tuple[int, int], crop: tuple[int, int, int, int]) -> None:
+    """Raise ``BadData`` where a crop leaves nothing of a mask but black. Most masks are not opened for it."""
+    if (mask := example.mask) is None:
+        return
+    left, top, right, bottom = mask.bounds
+    scale_x, scale_y = example.width / mask.width, example.height / mask.height
+    box = left * scale_x, top * scale_y, right * scale_x, bottom * scale_y
+    if crop[0] <= box[0] and crop[1] <= box[1] and box[2] <= crop[2] and box[3] <= crop[3]:
+        return
+    if not mask_pixels(View(example, size, crop, flip=False, caption="")).any():
+        raise BadData(
+            f"{example.path}: the crop to {size[0]} x {size[1]} leaves nothing of its mask but black. Crop "
+            "it yourself, or say what counts in a .crop file."
+        )

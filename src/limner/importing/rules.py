@@ -276,6 +276,38 @@ def prior(book: Book) -> None:
             book.row(option, "off")
 
 
+MASK_SOURCES = {"alpha_mask": "alpha", "masked_training": "sidecar"}
+"""Switch of theirs -> where masks are."""
+
+
+def masks(book: Book) -> None:
+    """Masks, by the first switch that is on: kohya's folder beside its own switch, or the alpha channel."""
+    folder = book.peek("conditioning_data_dir") if book.peek("masked_loss") is True else None
+    for option in book.each("masked_loss"):
+        if folder is None:
+            book.row(option, "translated", "See where masks are: alpha_mask, or conditioning_data_dir.")
+        else:
+            note = "Of each mask the lightness, in place of the red channel."
+            book.set(option, {"data.masks": Path(str(folder))}, note)
+    for option in book.take("conditioning_data_dir") if folder is not None else ():
+        book.row(option, "translated", "The folder of masks.")
+    for option in book.each("alpha_mask", "masked_training", "mask_path"):
+        value = MASK_SOURCES.get(option.leaf) or Path(str(option.value))
+        if book.changes.get("data.masks", value) != value:
+            book.row(option, "cannot be had", "Masks are in one place.")
+        else:
+            book.set(option, {"data.masks": value})
+    for option, value in book.numbers("unmasked_weight", "mask_min_value"):
+        if "data.masks" in book.changes and 0 <= value < 1:
+            book.set(option, {"train.mask_floor": value}, outcome="kept")
+        else:
+            book.row(option, "off")
+    for option in book.take("normalize_masked_area_loss"):
+        differs = not is_set(option.value) and "data.masks" in book.changes
+        note = "The weights of each image have a mean of 1."
+        book.row(option, "cannot be had" if differs else "always so", note)
+
+
 def output(book: Book) -> None:
     """Where the run goes."""
     names = (
@@ -313,6 +345,7 @@ RULES: tuple[Callable[[Book], None], ...] = (
     quantization,
     parts,
     prior,
+    masks,
     output,
     samples,
 )

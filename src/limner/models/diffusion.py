@@ -11,7 +11,7 @@ from torch import Tensor
 from limner.errors import BadBase, BadRecipe
 from limner.graph.unit import unit
 from limner.models import rectified
-from limner.models.facts import EPSILON, VELOCITY
+from limner.models.facts import COMMON, EPSILON, VELOCITY
 from limner.models.family import Objective, SamplingParams
 from limner.models.sampling import WORDS
 from limner.models.source import Source
@@ -92,7 +92,7 @@ def snr_weights(prediction: str, alpha_bar: Tensor, gamma: float) -> Tensor:
     return numerator / (snr + 1 if prediction == VELOCITY else snr)
 
 
-SUPPORTED_OPTIONS = frozenset({"time_density", "prediction", "min_snr", "noise_offset", "zero_terminal_snr"})
+SUPPORTED_OPTIONS = COMMON | {"time_density", "prediction", "min_snr", "noise_offset", "zero_terminal_snr"}
 """Wishes of a recipe that these families can grant."""
 
 BLOCK_PATHS = ("down_blocks.*", "mid_block", "up_blocks.*")
@@ -141,14 +141,14 @@ def measure(  # noqa: PLR0913  two objectives and a weight
     pred: Tensor,
     target: Tensor,
     time: Tensor,
-    *,
+    *loss_weights: Tensor,
     steps: Steps,
     prediction: str,
     min_snr: float,
     loss_form: rectified.LossForm,
 ) -> Tensor:
-    """Mean error of each sample, (B,), in fp32, weighted if ``min_snr`` is not 0."""
-    loss = rectified.loss_of(pred, target, time, loss_form)
+    """Mean error of each sample, (B,), in fp32, weighted if ``min_snr`` is not 0, and as masks say."""
+    loss = rectified.loss_of(pred, target, time, loss_form, *loss_weights)
     return loss * snr_weights(prediction, steps.left(time), min_snr) if min_snr else loss
 
 

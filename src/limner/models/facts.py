@@ -182,7 +182,9 @@ class Objective:
     huber_schedule: str = "exponential"
     distill_steps: int = 0
     """Sampling steps through which the gradient goes, of a student that is distilled; 0: none is."""
+    mask_floor: float | None = None
+    """What the loss counts where a mask is black, beside 1 where it is white; None: there are no masks."""
 
 
-COMMON = frozenset({"noise_range", "loss", "huber_c", "huber_schedule"})
+COMMON = frozenset({"noise_range", "loss", "huber_c", "huber_schedule", "mask_floor"})
 """Wishes that every family can grant."""

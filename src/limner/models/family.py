@@ -6,19 +6,20 @@ from typing import Any
 
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from limner.data.control import ControlFit
-from limner.errors import BadBase, BadRecipe
-from limner.graph.unit import Unit, check
+from limner.errors import BadBase, BadRecipe, BrokenGraph
+from limner.graph.unit import Unit, check, unit
 from limner.models.facts import COMMON, Objective
 from limner.models.guidance import Guidance
 from limner.models.source import Source
 from limner.nn.arch import ArchSpec
 
-INPUTS = ("image", "frame", "caption", "seed")
-"""What the data gives: ``image`` (1, 3, H, W) uint8, ``frame`` (1, 6) int64, ``caption`` a tuple of one str,
-``seed`` (1,) int64 on the CPU; where there are control images besides, for the n-th what :class:`Controls`
-names, (1, 3, h, w) uint8.
+INPUTS = ("image", "mask", "frame", "caption", "seed")
+"""What the data gives: ``image`` (1, 3, H, W) uint8, ``mask`` (1, 1, H, W) uint8 where 255 counts in full,
+``frame`` (1, 6) int64, ``caption`` a tuple of one str, ``seed`` (1,) int64 on the CPU; where there
+are control images besides, for the n-th what :class:`Controls` names, (1, 3, h, w) uint8.
 
 ``frame`` is where the image stands in its file: height and width of the file's image, top and left of the
 crop in pixels of the crop's own scale, height and width of the crop. ``seed`` is that of the start noise of
@@ -73,7 +74,44 @@ class Controls:
         numbers = range(1, count + 1)
         units_of_controls = tuple(unit.numbered(number) for number in numbers for unit in self.units)
         values = {unit: [f"{value}_{number}" for number in numbers] for unit, value in self.reads.items()}
-        return (*units_of_controls, *(unit.reading(values.get(unit.name, ())) for unit in units))
+        return (
+            *units_of_controls,
+            *(unit.reading(values[unit.name]) if unit.name in values else unit for unit in units),
+        )
+
+
+@unit("loss_weight")
+def weigh(mask: Tensor, latent_mean: Tensor, *, mask_floor: float) -> Tensor:
+    """What each place of the latent counts in the loss, (B, 1, h, w) in fp32, 1 on average in each image.
+
+    Args:
+        mask: (B, 1, H, W) uint8, 255 counts in full; averaged over the pixels of each place.
+        latent_mean: (B, C, h, w), whose grid it is.
+        mask_floor: What black counts beside white, 0 to 1.
+    """
+    height, width = latent_mean.shape[-2:]
+    share = adaptive_avg_pool2d(mask.float(), (height, width)) / 255
+    weight = 1 - (1 - mask_floor) * (1 - share)  # of white exactly 1, whatever the floor
+    return weight / weight.mean((2, 3), keepdim=True)
+
+
+def masked(units: Sequence[Unit], mask_floor: float) -> tuple[Unit, ...]:
+    """The units of a family whose loss reads masks: as far as it asks, the weight is a frozen value.
+
+    Raises:
+        BrokenGraph: The unit that writes the loss has no ``*`` parameter for weights.
+    """
+    result: list[Unit] = []
+    for member in units:
+        if "loss" in member.writes:
+            if not member.open_reads:
+                raise BrokenGraph(
+                    f"{member.name} writes the loss and reads no weights: give it *loss_weights."
+                )
+            result.append(weigh.bind(mask_floor=mask_floor))
+            member = member.reading(weigh.writes)
+        result.append(member)
+    return tuple(result)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +211,8 @@ class Family:
                 f"{source.again}"
             ) from error
         units = tuple(unit.bind(**constants) for unit in self.units_with(controls))
+        if objective.mask_floor is not None:
+            units = masked(units, objective.mask_floor)
         return self.distilled(units, objective.distill_steps) if objective.distill_steps else units
 
     def endings(self, model: str, targets: str | Sequence[str]) -> tuple[str, ...]:

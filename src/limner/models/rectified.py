@@ -63,20 +63,31 @@ class LossForm:
         return self.huber_c**power
 
 
-def loss_of(pred: Tensor, target: Tensor, time: Tensor, form: LossForm) -> Tensor:
+def loss_of(pred: Tensor, target: Tensor, time: Tensor, form: LossForm, *loss_weights: Tensor) -> Tensor:
     """The mean loss of each sample, (B,), in fp32.
 
     Pseudo-Huber: 2 c (sqrt(e^2 + c^2) - c), which is e^2 near 0; of ``smooth_l1`` divided by c, so that it
     is 2 |e| far out. As sd-scripts names and scales them (``loss_type``, ``huber_c``).
+
+    Args:
+        pred: (B, C, h, w).
+        target: Likewise.
+        time: (B,) in [0, 1].
+        form: How an error counts.
+        loss_weights: None, or what each place counts, (B, 1, h, w), 1 on average in each sample.
     """
     error = pred.float() - target.float()
     if form.kind == "mse":
-        return error.square().flatten(1).mean(1)
-    if form.kind == "l1":
-        return error.abs().flatten(1).mean(1)
-    c = form.threshold(time)[:, None]
-    rest = (error.flatten(1).square() + c**2).sqrt() - c
-    return (2 * (c * rest if form.kind == "huber" else rest)).mean(1)
+        loss = error.square()
+    elif form.kind == "l1":
+        loss = error.abs()
+    else:
+        c = form.threshold(time).view(-1, *[1] * (error.ndim - 1))
+        rest = (error.square() + c**2).sqrt() - c
+        loss = 2 * (c * rest if form.kind == "huber" else rest)
+    for weight in loss_weights:
+        loss = loss * weight
+    return loss.flatten(1).mean(1)
 
 
 def shifted(time: Tensor, shift: float) -> Tensor:
@@ -232,9 +243,9 @@ def aim(latent: Tensor, noise: Tensor) -> Tensor:
 
 
 @unit("loss")
-def measure(pred: Tensor, target: Tensor, time: Tensor, *, loss_form: LossForm) -> Tensor:
-    """Mean error of each sample's velocity, (B,), in fp32."""
-    return loss_of(pred, target, time, loss_form)
+def measure(pred: Tensor, target: Tensor, time: Tensor, *loss_weights: Tensor, loss_form: LossForm) -> Tensor:
+    """Mean error of each sample's velocity, (B,), in fp32; with masks, as their weights say."""
+    return loss_of(pred, target, time, loss_form, *loss_weights)
 
 
 def times(

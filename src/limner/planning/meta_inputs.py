@@ -51,6 +51,7 @@ def inputs(spec: ModelSpec, size: tuple[int, int]) -> dict[str, Any]:
         name: torch.empty((1, 3, height, width), dtype=torch.uint8, device="meta")
         for name, (width, height) in sizes.items()
     }
+    blanks["mask"] = blanks["image"][:, :1]
     frame = torch.empty((1, 6), dtype=torch.int64, device="meta")
     return {**blanks, "frame": frame, "caption": ("",), "seed": torch.zeros(1, dtype=torch.int64)}
 

@@ -26,6 +26,7 @@ class ProfileRequest:
         """What of the recipe a profile depends on: its key, with the configs of the base."""
         recipe = self.base.recipe
         adapter = self.base.spec.adapter if recipe.train.adapter else None
+        masked = self.base.objective.mask_floor is not None
         return {
             **({"adapter": adapter.sha256} if adapter else {}),
             **({} if recipe.sample.base == "own" else {"sample_base": sample_settings(recipe)}),
@@ -38,6 +39,6 @@ class ProfileRequest:
             "hosted": self.on_host,
             "products": self.matmul_precision,
             "lora": recipe.lora.model_dump(mode="json"),
-            "objective": asdict(self.base.objective),
+            "objective": {**asdict(self.base.objective), "mask_floor": masked},
             "sample": [recipe.sample.width, recipe.sample.height, recipe.sample_guidance],
         }

@@ -182,6 +182,25 @@ def refuse_prior(recipe: "Recipe") -> None:
         )
 
 
+def refuse_masks(recipe: "Recipe") -> None:
+    """Raise ``BadRecipe`` where masks would do nothing, or there is no loss for them."""
+    masks, floor = recipe.data.masks, recipe.train.mask_floor
+    if masks is None and floor != type(recipe.train).model_fields["mask_floor"].default:
+        raise BadRecipe(
+            f"train.mask_floor is {floor:g}, and there are no masks. Name them as data.masks, or remove it."
+        )
+    if masks is not None and floor == 1:
+        raise BadRecipe(
+            f'train.mask_floor is 1, so that black counts as white does, and data.masks is "{masks}". Lower '
+            "the one, or remove the other."
+        )
+    if masks is not None and recipe.train.objective == "distill":
+        raise BadRecipe(
+            f'data.masks is "{masks}", and train.objective is "distill", which learns a teacher\'s pictures '
+            "as a whole. Remove data.masks."
+        )
+
+
 def refuse_adapter(recipe: "Recipe") -> None:
     """Raise ``BadRecipe`` where keys of [lora] do not fit those of [train]."""
     lora, train = recipe.lora, recipe.train

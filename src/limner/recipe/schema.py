@@ -43,6 +43,10 @@ class Data(Section):
     """Folder of control images (source, reference or conditioning images) for an edit model: each bears the
     name of its target in data.images. A list of folders gives several to each; in one folder, cat_1.png and
     cat_2.png do. Empty: those that metadata.jsonl / metadata.csv names in a column control or edit_image."""
+    masks: Literal["alpha", "sidecar"] | PathField | None = Field(default=None, examples=["masks"])
+    """Masks for masked training: the loss sees what is white, not what is black (train.mask_floor), gray in
+    part. A folder, where cat.png or cat-mask.png goes with cat.jpg; "sidecar": cat-mask.png, cat_mask.png or
+    cat.mask.png beside cat.jpg; "alpha": the alpha channel of the images. Where there is none, all counts."""
     min_side: Annotated[int, Field(ge=1)] | None = Field(default=None, examples=[512])
     """Images whose shorter side has fewer pixels are left out, by name. Unset: half the resolution."""
     cache: PathField | None = Field(default=None, examples=["cache"])
@@ -202,4 +206,5 @@ class Recipe(Section):
         contradictions.refuse_adapter(self)
         contradictions.refuse_distillation(self)
         contradictions.refuse_prior(self)
+        contradictions.refuse_masks(self)
         return self

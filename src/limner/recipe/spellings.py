@@ -24,6 +24,7 @@ ALIASES: Mapping[str, str] = {
     "data.caption_dropout": "caption_dropout_rate caption_dropout_probability proportion_empty_prompts",
     "data.cache": "cache_dir_vae",
     "data.control": "control_directory control_path conditioning_data_dir control_path_1",
+    "data.masks": "mask_path alpha_mask masked_training",
     "lora.kind": "algo network_type network.type peft_type use_dora lora_decompose",
     "lora.factor": "lokr_factor decompose_factor",
     "lora.full_matrix": "lokr_full_rank",
@@ -52,6 +53,7 @@ ALIASES: Mapping[str, str] = {
     "train.time_density": "weighting_scheme timestep_sampling timestep_distribution timestep_type",
     "train.time_shift": "discrete_flow_shift timestep_shift flow_schedule_shift flux_schedule_shift",
     "train.loss": "loss_type",
+    "train.mask_floor": "unmasked_weight mask_min_value",
     "train.guidance": "guidance_scale flux_guidance_value",
     "train.prediction": "prediction_type v_parameterization",
     "train.min_snr": "snr_gamma min_snr_gamma",
@@ -164,7 +166,9 @@ INSTEAD: Mapping[str, str] = {
     "wandb_api_key": 'Set track.with = ["wandb"]; the key is read from its own login.',
     "logging_dir": "Logs lie in the run folder: metrics.jsonl, and those of track.with.",
     "rolling_backup_count": "Set train.keep, the number of newest checkpoints that are kept.",
-    "masked_training": "There are no masks: every pixel counts.",
+    "masked_loss": """Set data.masks: a folder (conditioning_data_dir), "sidecar", or "alpha". What black
+        counts is train.mask_floor.""",
+    "normalize_masked_area_loss": "The weights of each image have a mean of 1 always.",
     "validation_negative_prompt": "Samples are rendered without a negative prompt.",
     "config": "Write the keys themselves: this is the recipe.",
 }
@@ -196,7 +200,6 @@ SYNONYMS: Mapping[str, str] = {
     "only_if_contains": "layer_filter flux_lora_target exclude_modules ignore_if_contains",
     "user_prompt_library": "sample_definition_file_name",
     "min_timestep": "max_timestep min_noising_strength max_noising_strength timestep_range",
-    "masked_training": "masked_loss alpha_mask mask_path unmasked_weight normalize_masked_area_loss",
     "validation_negative_prompt": "negative_prompt neg",
     "config": "config_file process",
 }
@@ -334,9 +337,16 @@ def _taught(kind: str) -> Callable[[Any], Any]:
     return lambda value: {True: kind, False: "images"}[value] if isinstance(value, bool) else value
 
 
+def _masks(source: str) -> Callable[[Any], Any]:
+    """A reader of switches that say where masks are."""
+    return lambda value: {True: source, False: None}[value] if isinstance(value, bool) else value
+
+
 READERS: Mapping[str, Callable[[Any], Any]] = {
     "diff_output_preservation": _taught("teacher"),
     "blank_prompt_preservation": _taught("blank"),
+    "alpha_mask": _masks("alpha"),
+    "masked_training": _masks("sidecar"),
     "use_8bit_adam": _adam8bit,
     "use_dora": _decomposed,
     "lora_decompose": _decomposed,

@@ -15,7 +15,7 @@ from limner.recipe.schema import Recipe
 from limner.recipe.section import Section
 
 PATHS = (
-    *("data.images", "data.validation_images", "data.control", "data.cache"),
+    *("data.images", "data.validation_images", "data.control", "data.masks", "data.cache"),
     *("prior.images", "sample.prompt_file", "sample.control"),
 )
 WIDTH = 100
@@ -72,7 +72,7 @@ def placed(recipe: Recipe, root: Path) -> Recipe:
         value = get(recipe, path)
         if isinstance(value, tuple):
             changes[path] = tuple(_absolute(root, item) for item in value)
-        elif value is not None:
+        elif isinstance(value, Path):
             changes[path] = _absolute(root, value)
     for key in ("base", "components_from", "train.init", "train.adapter", "sample.base"):
         name = get(recipe, key)

@@ -127,6 +127,9 @@ class Train(Section):
     """Of huber and smooth_l1: the error at which it turns from square to straight, at pure noise."""
     huber_schedule: Literal["exponential", "constant"] = "exponential"
     """How huber_c falls from 1 at the image to itself at pure noise, or "constant"."""
+    mask_floor: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """With data.masks: what black counts in the loss (unmasked weight), beside 1 for white. In each image the
+    weights are scaled to a mean of 1, so that small subjects learn at the same rate."""
     guidance: Annotated[float, Field(ge=0)] = 1.0
     """Embedded guidance scale in training, for guidance-distilled bases. 1.0 keeps the distillation whole."""
     prediction: Literal["auto", "epsilon", "v"] = "auto"

@@ -53,7 +53,9 @@ def with_prior(resolved: Resolved, run: RunDir, reporter: Reporter) -> Resolved:
             blank = prior_config.kind == "blank"
             return "" if blank else without_trigger(caption, trigger, prior_config.class_word)
 
-        new_views = tuple(dict.fromkeys(replace(view, caption=text(view.caption)) for view in resolved.own))
+        # of what is kept all of a picture counts, whatever its mask
+        whole = [replace(view, example=replace(view.example, mask=None)) for view in resolved.own]
+        new_views = tuple(dict.fromkeys(replace(view, caption=text(view.caption)) for view in whole))
         return replace(resolved, views=resolved.views + new_views, class_views=len(new_views))
     folder = prior(resolved.base, run, reporter)
     return resolved.with_class_images(folder) if folder else resolved

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from limner.assembly.resolve import Resolved
 from limner.data.control import ControlImage
-from limner.data.views import View, pixels
+from limner.data.views import View, mask_pixels, pixels
 from limner.errors import BadBase
 from limner.graph.cache import Cache, cache_key, text_cache_key
 from limner.graph.unit import Unit
@@ -23,8 +23,8 @@ from limner.training.encoders import BackgroundPool, opened, whole
 from limner.training.oom_fallback import outcome
 from limner.training.sample_prompts import ControlInput, control_inputs
 
-PIXELS = 2
-"""Bumped when ``data.views.pixels`` makes other pixels of a view: part of every image's cache key."""
+PIXELS, MASKS = 2, 1
+"""Bumped when ``data.views`` makes other pixels of a view, or of its mask: part of their cache keys."""
 
 Table = list[dict[str, str]]
 """For each row: value name -> cache key of the entry that holds it."""
@@ -86,6 +86,7 @@ def _view_row(resolved: Resolved, view: View) -> Row:
     return Row(
         inputs={
             "image": _view_cache_key(view),
+            "mask": _mask_cache_key(view),
             "frame": text_cache_key(str(view.frame)),
             "caption": text_cache_key(view.caption),
             "seed": text_cache_key(str(view.example.seed)),
@@ -94,7 +95,11 @@ def _view_row(resolved: Resolved, view: View) -> Row:
         value=partial(_value, view, control_images),
         outputs=resolved.cut.boundary,
         shape=tuple(side for size in view.shape for side in size),
-        sizes={"image": view.size, **{name: image.size for name, image in control_images.items()}},
+        sizes={
+            "image": view.size,
+            "mask": view.size,
+            **{name: image.size for name, image in control_images.items()},
+        },
     )
 
 
@@ -105,6 +110,8 @@ def _value(view: View, control_images: Mapping[str, ControlInput], name: str) ->
         return torch.tensor([view.example.seed or 0])
     if name in control_images:
         return control_images[name].tensor()
+    if name == "mask":
+        return torch.from_numpy(mask_pixels(view))[None, None]
     return image_tensor(view) if name == "image" else (view.caption,)
 
 
@@ -147,6 +154,12 @@ def image_tensor(view: View) -> Tensor:
 
 def _view_cache_key(view: View) -> str:
     return text_cache_key(f"{PIXELS} {view.example.sha256} {view.size} {view.crop} {view.flip}")
+
+
+def _mask_cache_key(view: View) -> str:
+    mask = view.example.mask
+    source = f"{mask.sha256} {mask.alpha} {view.crop} {view.flip}" if mask else "white"
+    return text_cache_key(f"mask {MASKS} {view.size} {source}")
 
 
 def survey(
@@ -269,7 +282,8 @@ def _blank(row: Row, name: str) -> Any:
     """A stand-in for an input: an image is not decoded for its shape."""
     if name in row.sizes:
         width, height = row.sizes[name]
-        return torch.empty((1, 3, height, width), dtype=torch.uint8, device="meta")
+        channels = 1 if name == "mask" else 3
+        return torch.empty((1, channels, height, width), dtype=torch.uint8, device="meta")
     return _meta(row.value(name))
 
 

@@ -339,6 +339,8 @@ def shaping(recipe: Recipe) -> dict[str, Any]:
     entries: dict[str, Any] = {"name": recipe.name, "seed": recipe.seed}
     for part in ("data", "train", "prior", "distill"):
         entries |= {f"{part}.{key}": value for key, value in table[part].items()}
+    if isinstance(recipe.data.masks, Path):
+        entries["data.masks"] = "a folder"
     return {key: value for key, value in entries.items() if key not in FREE_KEYS}
 
 
