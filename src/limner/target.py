@@ -190,11 +190,24 @@ def folder_name(folder: Path) -> str:
     return FORBIDDEN.sub("-", real_path(folder).name).lstrip(".")[:100] or "lora"
 
 
-def _home(file: Path, recipe: Any) -> Path:
-    """The run folder of a recipe file: its own folder when that is a run, else one named after the recipe."""
+def home_of(target: Path) -> Path | None:
+    """The run folder of a target, where that need not be read: None for a ``recipe.toml`` that is of no run.
+
+    It is named after the folder of images or the recipe file; a recipe in a run folder belongs there.
+    """
+    from limner.run_folder import RunDir
+
+    file = RunDir(target).recipe_path if target.is_dir() else target
+    if target.is_dir() and not file.is_file():
+        return RUNS / folder_name(target)
     if file.name == "recipe.toml":
-        return file.parent if _is_run(file.parent) else RUNS / folder_name(recipe.data.images)
+        return file.parent if _is_run(file.parent) else None
     return RUNS / file.stem
+
+
+def _home(file: Path, recipe: Any) -> Path:
+    """The run folder of a recipe file, which has been read."""
+    return home_of(file) or RUNS / folder_name(recipe.data.images)
 
 
 def _is_run(folder: Path) -> bool:

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +48,8 @@ def test_a_failure_is_listed_with_its_line(limner, queue):
     assert said.startswith("limner: error: There is no nowhere.")
     assert json.loads(limner("jobs", "log", 1, "--json").out)["stderr"] == said.splitlines()
     assert json.loads(limner("jobs", "stop", 1, "--json").out)["state"] == "failed"
+    again = json.loads(limner("jobs", "again", 1, "--json").out)
+    assert (again["number"], again["arguments"], again["run"]) == (2, added["arguments"], added["run"])
 
 
 def test_what_a_job_said_is_escaped(limner, queue):
@@ -88,6 +91,21 @@ def test_following_ends_by_ctrl_c_and_the_job_goes_on(limner, queue, monkeypatch
     monkeypatch.setattr(cli, "_follow", interrupt)
     done = limner("jobs", "log", 1, "--follow")
     assert done.status == 1 and "No longer followed. Job 1 goes on by itself." in done.err
+
+
+def test_the_run_folder_of_a_training_is_known(limner, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for command, run in {
+        ("train", "photos", "--steps", "9"): "runs/photos",
+        ("train", "cat.toml"): "runs/cat",
+        ("train", "photos", "--out", "a"): "a",
+        ("train", "photos", "--out=a"): "a",
+        ("train", "recipe.toml"): None,
+        ("train", "--out"): None,
+        ("train",): None,
+        ("check", "photos", "--out", "a"): None,
+    }.items():
+        assert cli._run_of(command) == (run and Path(run)), command
 
 
 def test_a_job_in_a_line(tmp_path):

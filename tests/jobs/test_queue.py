@@ -99,11 +99,30 @@ def test_numbers_are_not_given_again(jobs):
         jobs.get(2)
 
 
-def test_what_runs_is_not_removed(jobs, work):
+def test_a_job_is_added_again(jobs, work, tmp_path):
+    jobs.add(["env", "SHADE"], title="Shade", device="cpu", run="run", cwd=tmp_path)
+    until(lambda: states(jobs) == ["failed"])  # the variable is not there
+    job = jobs.again(1, secrets={"SHADE": "blue"})
+    assert (job.number, job.title, job.device, job.run) == (2, "Shade", "cpu", tmp_path / "run")
+    until(lambda: states(jobs) == ["failed", "done"])
+    assert jobs.get(2).result() == {
+        "value": "blue",
+        "silent": None,
+        "session": True,
+        "cwd": str(tmp_path),
+    }
+    (jobs.folder / "0001" / "job.json").write_text("{}")
+    with raises(BadUsage):
+        jobs.again(1)
+
+
+def test_what_runs_is_not_removed_nor_added_again(jobs, work):
     jobs.add(["wait", "a"])
     until(lambda: (work / "order").exists())
     with raises(BadUsage):
         jobs.remove(1)
+    with raises(BadUsage):
+        jobs.again(1)
     assert jobs.get(1).state == "running"
 
 

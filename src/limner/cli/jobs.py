@@ -65,13 +65,14 @@ def list_(*, folder: Folder = JOBS, at_once: Limit = None, as_json: Json = False
 def add(
     *,
     command: Annotated[
-        list[str], typer.Argument(metavar="-- COMMAND ..", help="What follows `limner`.", show_default=False)
+        list[str],
+        typer.Argument(metavar="COMMAND", help="What follows `limner`, behind a --.", show_default=False),
     ],
     title: Annotated[str, typer.Option("--title", help="For the list.", show_default=False)] = "",
     run: Annotated[
         Path | None,
         typer.Option(
-            "--run", help="The run folder that it works in. Left out: its --out.", show_default=False
+            "--run", help="The run folder it works in. Left out: that of `train`.", show_default=False
         ),
     ] = None,
     device: Annotated[
@@ -106,6 +107,15 @@ def stop(
     from limner.cli.show import result
 
     job = _queue(folder).stop(number, now=now)
+    result(job, [line_of(job)], as_json=as_json)
+
+
+@app.command(epilog=example("limner jobs again 3"))
+def again(number: Number, *, folder: Folder = JOBS, as_json: Json = False) -> None:
+    """Add a job that has ended once more. A training goes on from where it was."""
+    from limner.cli.show import result
+
+    job = _queue(folder).again(number)
     result(job, [line_of(job)], as_json=as_json)
 
 
@@ -162,15 +172,17 @@ def _queue(folder: Path) -> "Jobs":
 
 
 def _run_of(command: Sequence[str]) -> Path | None:
-    """The run folder of a training, where the command names one."""
-    if command[:1] not in (["train"], ["cache"]):
+    """The run folder of a training, where the command tells it."""
+    from limner.target import home_of
+
+    if command[0] != "train" or len(command) < 2:
         return None
     for word, after in zip(command, [*command[1:], ""], strict=True):
         if word == "--out" and after:
             return Path(after)
         if word.startswith("--out="):
             return Path(word.removeprefix("--out="))
-    return None
+    return home_of(Path(command[1])) if not command[1].startswith("-") else None
 
 
 def _follow(queue: "Jobs", job: "Job") -> "Job":

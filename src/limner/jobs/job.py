@@ -93,12 +93,11 @@ def read_job(path: Path) -> Job | None:
     files = JobFolder(path)
     if not files.job_path.exists():
         return None
-    job = files.job()
-    values = job or {}
+    values = files.job() or {}
     run = Path(values["run"]) if isinstance(values.get("run"), str) else None
     record, state = _state(files, run)
     line = record.get("line") if isinstance(record.get("line"), str) else files.last_line()
-    if job is None:
+    if not isinstance(values.get("arguments"), list):
         line = f"{files.job_path} is damaged. Remove the job: limner jobs remove {int(path.name)}"
     arguments = values.get("arguments")
     exit_code = record.get("exit_code")

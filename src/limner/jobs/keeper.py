@@ -19,13 +19,15 @@ from filelock import FileLock, Timeout
 from limner.errors import LimnerError
 from limner.jobs.job import LINE_LENGTH, Job, read_job
 from limner.jobs.job_folder import JobFolder, record_of, tail
-from limner.jobs.processes import ask_to_end, died_of, name_of, run_status
+from limner.jobs.processes import ask_run, ask_to_end, died_of, name_of, run_status
 from limner.jobs.queue import Jobs
 
 INTERVAL = 0.25
-"""Seconds between two looks at the queue, or for somebody who wants the job to end."""
+"""Seconds between two looks for somebody who wants the job to end."""
+TURN_INTERVAL = 0.5
+"""Seconds between two looks at the queue."""
 PATIENCE = 30.0
-"""Seconds after which a command that was asked to end is asked again."""
+"""Seconds after which a training that was asked to end is asked again, in its folder."""
 RETRIES, RETRY_SECONDS = 120, 5.0
 """How often the end is written again where the disk is full, and how long to wait in between."""
 LOCK_SECONDS = 10.0
@@ -83,11 +85,13 @@ class Keeper:
 
     def _has_turn(self) -> bool:
         """Wait for the turn; false where the job was stopped first, or removed."""
+        job = self._job()
+        numbers = None
         while self._files.is_queued():
-            job = self._job()
-            if job is None or job.device == "cpu" or self._jobs.is_turn_of(self._number):
+            numbers = self._jobs.ahead_of(self._number, numbers)
+            if job is None or job.device == "cpu" or len(numbers) < self._jobs.at_once:
                 return self._files.begins()
-            time.sleep(INTERVAL)
+            time.sleep(TURN_INTERVAL)
         return False
 
     def _job(self) -> Job | None:
@@ -124,10 +128,14 @@ class Keeper:
         threading.Thread(target=wait, daemon=True).start()
         next_time = 0.0
         while not end.wait(INTERVAL):
-            if self._files.shall_stop() and time.monotonic() >= next_time:
-                next_time = time.monotonic() + PATIENCE
+            if not self._files.shall_stop() or time.monotonic() < next_time:
+                continue
+            if next_time:  # no second signal: a training would not save on that
+                ask_run(job.run, self._record["started"])
+            else:
                 with suppress(psutil.Error):
                     ask_to_end(psutil.Process(child.pid), job.run, self._record["started"])
+            next_time = time.monotonic() + PATIENCE
         self._end_by(child.wait(), job)
 
     def _end_by(self, exit_code: int, job: Job) -> None:

@@ -79,25 +79,30 @@ def run_status(run: Path | None, begin_time: float | None) -> RunStatus | None:
     return status if status and status.started >= begin_time - TOLERANCE else None
 
 
-def ask_to_end(process: psutil.Process, run: Path | None, begin_time: float | None) -> None:
-    """Ask a command to end. A training is asked in its folder, or by SIGTERM, and saves first.
+def ask_run(run: Path | None, begin_time: float | None) -> bool:
+    """Ask a training in its run folder to save and end, which may be repeated; false where none runs there.
 
-    The file in the folder may be written twice, where a second signal would not wait: when a computer shuts
-    down, the system signals every process besides.
+    A second signal would not wait, and when a computer shuts down the system signals every process besides.
     """
     status = run_status(run, begin_time)
     if run is not None and status is not None and status.state == "running":
         with suppress(LimnerError, OSError):  # it has ended meanwhile, or the disk is full
             Requests(RunDir(run)).send("stop")
-            return
-    with suppress(psutil.Error):
-        process.terminate()
+            return True
+    return False
+
+
+def ask_to_end(process: psutil.Process, run: Path | None, begin_time: float | None) -> None:
+    """Ask a command to end: a training in its folder, all else by SIGTERM, on which trainings save, too."""
+    if not ask_run(run, begin_time):
+        with suppress(psutil.Error):
+            process.terminate()
 
 
 def kill(process: psutil.Process) -> None:
     """End a command and what it has started, at once."""
     with suppress(psutil.Error):
-        for child in [*process.children(recursive=True), process]:
+        for child in [process, *process.children(recursive=True)]:
             with suppress(psutil.Error):
                 child.kill()
 

@@ -119,18 +119,43 @@ class Jobs:
             BadUsage: There is none with this number, or the folder cannot be written.
         """
         job = self.get(number)
-        if job.has_ended:
-            return job
         files = JobFolder(job.folder)
         with self._writable():
-            if not files.cancels():
+            if not job.has_ended and not files.cancels():
+                is_first = not files.shall_stop()
                 files.stop_path.touch()
                 child = find(name_from(files.state().get("child")))
                 if child and now:
                     kill(child)
-                elif child and not files.has_keeper():  # else that asks it
+                elif child and is_first and not files.has_keeper():  # else that asks it
                     ask_to_end(child, job.run, job.started)
         return self.get(number)
+
+    def again(self, number: int, *, secrets: Mapping[str, str] | None = None) -> Job:
+        """Add a job that has ended once more, at the end of the queue; a training goes on from where it was.
+
+        Args:
+            number: Of the job.
+            secrets: Environment variables of the new job; those of the old one were written nowhere.
+
+        Raises:
+            BadUsage: There is none with this number, it has not ended or is damaged, or the folder cannot be
+                written.
+        """
+        job = self.get(number)
+        folder = (JobFolder(job.folder).job() or {}).get("cwd")
+        if not job.has_ended:
+            raise BadUsage(f"Job {number} is {job.state}. Add it again when it has ended.")
+        if not job.arguments or not isinstance(folder, str):
+            raise BadUsage(f"{job.line}, and add its command anew.")
+        return self.add(
+            job.arguments,
+            title=job.title,
+            run=job.run,
+            device=job.device,
+            secrets=secrets,
+            cwd=Path(folder),
+        )
 
     def remove(self, number: int) -> None:
         """Delete the folder of a job that has ended. Its run folder stays, and its number is not given again.
@@ -179,11 +204,16 @@ class Jobs:
         with self._writable():
             write_text(self._limit_path, f"{number}\n")
 
-    def is_turn_of(self, number: int) -> bool:
-        """Whether a job on the GPU may begin: fewer than ``at_once`` are before it and have not ended."""
-        jobs = (read_job(self._path(other)) for other in self._numbers() if other < number)
-        busy = sum(job is not None and job.device == "gpu" and not job.has_ended for job in jobs)
-        return busy < self.at_once
+    def ahead_of(self, number: int, candidates: Sequence[int] | None = None) -> list[int]:
+        """The jobs on the GPU that were added before one and have not ended, by number.
+
+        Args:
+            number: Of the job.
+            candidates: What the same question was answered before, so that fewer are read.
+        """
+        numbers = self._numbers() if candidates is None else candidates
+        jobs = (read_job(self._path(other)) for other in numbers if other < number)
+        return [job.number for job in jobs if job is not None and job.device == "gpu" and not job.has_ended]
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:04d}"
