@@ -44,7 +44,10 @@ def test_splits_masks_and_files_that_are_not_read_are_told(tmp_path, fill):
     fill(tmp_path, **{"train/a-mask.png": None, "test/c.jpg": None, "train/list.json": "x", "d.zip": "x"})
     told = lines(tmp_path, trigger="zxq")
     assert told[0] == "Read: 2 images (metadata.jsonl); captions: 1 in metadata.jsonl, 1 without."
-    assert told[1] == "Ignored: 1 mask or control image (train/a-mask.png)."
+    assert told[1] == (
+        "Ignored: 1 mask or control image (train/a-mask.png). "
+        "To train by the masks beside images: --set data.masks=sidecar"
+    )
     assert told[2] == (
         "Not trained: test/, 1 image of another split. To measure on them: "
         f"--set data.validation_images={tmp_path / 'test'}"

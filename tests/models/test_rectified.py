@@ -71,6 +71,24 @@ def test_pseudo_huber_is_that_of_sd_scripts(kind: str, schedule: str):
     assert loss(LossForm(kind, c, schedule), pred, time).tolist() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["mse", "l1", "huber", "smooth_l1"])
+def test_a_weighed_loss_is_the_weighed_mean_of_that_of_each_place(kind: str):
+    draw = torch.Generator().manual_seed(1)
+    pred, target = (torch.randn(2, 3, 2, 4, generator=draw) for _ in range(2))
+    weight, time = torch.rand(2, 1, 2, 4, generator=draw), torch.tensor([0.2, 0.9])
+    form = LossForm(kind, 0.05)
+    wanted = torch.zeros(2)
+    for row in range(2):
+        for column in range(4):
+            place = (..., slice(row, row + 1), slice(column, column + 1))
+            wanted += (
+                rectified.loss_of(pred[place], target[place], time, form) * weight[:, 0, row, column] / 8
+            )
+    values = {"pred": pred, "target": target, "time": time, "loss_weight": weight}
+    measure = rectified.measure.bind(loss_form=form).reading(("loss_weight",))
+    assert torch.allclose(measure.run({}, values)["loss"], wanted, rtol=1e-5)
+
+
 def test_near_zero_huber_is_the_square_and_far_out_smooth_l1_is_twice_the_amount():
     near, far = torch.full((1, 1, 2, 2), 1.01), torch.full((1, 1, 2, 2), 1001.0)
     huber, smooth = (LossForm(kind, 1.0, "constant") for kind in ("huber", "smooth_l1"))

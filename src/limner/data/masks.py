@@ -84,7 +84,7 @@ class Masks:
         if folder:
             without_controls(self.root, listing, folders)
         elif self._is_sidecar:
-            strays = [file for file in listing.images if _named_as_mask(file)]
+            strays = [file for file in listing.images if named_as_mask(file)]
             strays = [file for file in strays if listing.sidecar_of(file, listing.texts) is None]
             listing.masks += strays
             listing.images = [file for file in listing.images if file not in strays]
@@ -135,10 +135,11 @@ class Masks:
     def surplus(self) -> list[Path]:
         """Masks that belong to no image that was asked for."""
         surplus = self._folders.surplus
-        return [path for path in surplus if _named_as_mask(path.name)] if self._is_sidecar else surplus
+        return [path for path in surplus if named_as_mask(path.name)] if self._is_sidecar else surplus
 
 
-def _named_as_mask(file: str) -> bool:
+def named_as_mask(file: str) -> bool:
+    """Whether a file is called ``cat-mask.png`` or the like."""
     return str(PurePosixPath(file).with_suffix("")).lower().endswith(ENDINGS)
 
 

@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 
 from limner.data.control import ControlImage
 from limner.data.folder import Example, Folder
+from limner.data.masks import named_as_mask
 
 MAX_NAMES = 3
 SHAPE_TOLERANCE = 1.05
@@ -23,8 +24,10 @@ def what_was_read(folder: Folder, *, trigger: str = "", default_caption: str = "
     """
     lines = [_read(folder)]
     if folder.masks:
+        unread = any(map(named_as_mask, folder.masks)) and not any(item.mask for item in folder.examples)
+        hint = " To train by the masks beside images: --set data.masks=sidecar" if unread else ""
         lines.append(
-            f"Ignored: {_counted(folder.masks, 'mask or control image', 'masks or control images')}."
+            f"Ignored: {_counted(folder.masks, 'mask or control image', 'masks or control images')}.{hint}"
         )
     if folder.surplus_controls:
         files = [path.name for path in folder.surplus_controls]
