@@ -24,3 +24,12 @@ def test_advice_fails_only_when_strict(limner, tmp_path):
     assert limner("check", folder, *FEW).status == 0
     strict = limner("check", folder, *FEW, "--strict")
     assert strict.status == 1 and "5 images for the concept" in strict.out
+
+
+def test_problems_exit_zero_where_that_is_asked(limner, tmp_path):
+    folder = good(tmp_path / "mine", 3)
+    plant(folder, "soft.png", blurred(20))
+    outcome = limner("check", folder, *FEW, "--exit-zero")
+    assert outcome.status == 0 and "1 problem" in outcome.out
+    both = limner("check", folder, "--strict", "--exit-zero")
+    assert both.status == 2 and "--strict and --exit-zero do not go together" in both.err

@@ -67,6 +67,46 @@ def test_a_zip_is_unpacked_flat(tmp_path: Path) -> None:
     assert received.rejections == []
 
 
+def test_folders_below_the_topmost_stay(tmp_path: Path) -> None:
+    members = {
+        "set/10_cat/1.png": png(),
+        "set/10_cat/1.txt": b"a cat",
+        "set/1_cat/1.png": png("blue"),
+        "set/masks/1.png": png(),
+        "set/a/b/c/d/e/f/deep.png": png(),
+        "set/.git/x.png": png(),
+    }
+    received = receive([packed(members)], tmp_path)
+    names = sorted(path.relative_to(tmp_path).as_posix() for path in received.paths)
+    assert names == ["10_cat/1.png", "10_cat/1.txt", "1_cat/1.png", "a/b/c/d/deep.png", "masks/1.png"]
+    assert receive([packed({"5_dog/1.png": png()})], tmp_path).paths == [tmp_path / "5_dog" / "1.png"]
+    sent = [Sent("dogs/x/1.png", png()), Sent("dogs/1.crop", b"0 0 9 9"), Sent("dogs/.DS_Store", b"x")]
+    received = receive(sent, tmp_path)
+    assert received.paths == [tmp_path / "x" / "1.png", tmp_path / "1.crop"] and not received.rejections
+
+
+def test_a_caption_goes_the_way_of_its_image(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png())
+    (tmp_path / "b.png").write_bytes(png())
+    received = receive([Sent("a.txt", b"the second"), Sent("a.png", png()), Sent("b.txt", b"of b")], tmp_path)
+    assert [path.name for path in received.paths] == ["a-2.txt", "a-2.png", "b.txt"]
+
+
+def test_a_link_in_the_folder_is_not_followed(tmp_path: Path) -> None:
+    folder, outside = tmp_path / "images", tmp_path / "outside"
+    folder.mkdir()
+    outside.mkdir()
+    (folder / "x").symlink_to(outside)
+    received = receive([packed({"x/a.png": png(), "b.png": png()})], folder)
+    assert [path.name for path in received.paths] == ["b.png"] and not any(outside.iterdir())
+    assert received.rejections == ["x/a.png: its folder is a link here"]
+
+
+def test_a_folder_of_damaged_pictures_leaves_none(tmp_path: Path) -> None:
+    received = receive([packed({"x/a.png": b"no picture", "b.png": png()})], tmp_path)
+    assert len(received.rejections) == 1 and [path.name for path in tmp_path.iterdir()] == ["b.png"]
+
+
 @pytest.mark.parametrize(
     "name", ["../out.png", "/tmp/out.png", "a/../../out.png", "C:/out.png", "..\\out.png"]
 )

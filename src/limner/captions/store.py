@@ -29,7 +29,7 @@ class CaptionStore:
             )
         for folder in {(root / file).parent for file in listing.images}:
             remove_dead_drafts(folder)
-        self.root = root
+        self.root, self.listing = root, listing
         self.files: tuple[str, ...] = tuple(listing.images)
         self.rejected = listing.rejected
         self.record = Provenance(root)
@@ -47,9 +47,13 @@ class CaptionStore:
         """Of an image."""
         return self.root / file
 
+    def sidecar(self, file: str) -> Path:
+        """The text file of an image, there or not."""
+        return self.root / self._sidecars[file]
+
     def text(self, file: str) -> str | None:
         """What an image's text file holds now, None where there is none. What is no text is a person's."""
-        path = self.root / self._sidecars[file]
+        path = self.sidecar(file)
         if not path.exists():
             return None
         try:
@@ -124,7 +128,7 @@ class CaptionStore:
         self._write(file, captions)
 
     def _write(self, file: str, captions: tuple[str, ...]) -> None:
-        write_text(self.root / self._sidecars[file], text_of(captions))
+        write_text(self.sidecar(file), text_of(captions))
 
 
 def _in_metadata(root: Path, files: list[str]) -> frozenset[str]:

@@ -27,6 +27,7 @@ CHECKING = (
         "A vision encoder (CLIP, DINO ..; folder or hub id) to measure variety with.",
     ),
     Option("--strict", "strict", bool, "Exit 1 for advice as well.", False),
+    Option("--exit-zero", "exit_zero", bool, "Exit 0 also when there are problems.", False),
 )
 """What only this verb asks."""
 MOST_LINES = 40
@@ -52,13 +53,15 @@ def check(
 ) -> None:
     """Check a dataset: show what the model will see, and list the faults.
 
-    Exits 1 when there are problems. Nothing is changed; --fix writes into a new folder.
+    Exits 1 when there are problems, unless --exit-zero. Nothing is changed; --fix writes into a new folder.
     """
     from limner import api
     from limner.cli.show import result
     from limner.reporter import counted
 
-    fix, encoder, strict = (options.pop(option.key) for option in CHECKING)
+    fix, encoder, strict, exit_zero = (options.pop(option.key) for option in CHECKING)
+    if strict and exit_zero:
+        raise BadUsage("--strict and --exit-zero do not go together. Leave one of them out.")
     with session(as_json=as_json, events=events) as reporter:
         request = request_for(target, overrides_from(options), None)
         if fix is not None and fix.exists():
@@ -78,7 +81,7 @@ def check(
     ends += [f"Page:  {report.page}", f"Sheet: {report.sheet}"]
     ends += [fixes.line()] if fixes else []
     result(value, [*lines[:MOST_LINES], *rest, *ends], as_json=as_json or events)
-    if report.count("problem") or (strict and report.count("advice")):
+    if not exit_zero and (report.count("problem") or (strict and report.count("advice"))):
         raise typer.Exit(1)
 
 

@@ -78,6 +78,20 @@ class Listing:
         stem = _stem(image)
         return files.get(stem) or files.get(_composed(stem))
 
+    def companions(self) -> dict[str, list[str]]:
+        """Image -> the masks and control images that are named after it, of those that have any."""
+        images: dict[str, list[str]] = {}
+        for image in self.images:
+            images.setdefault(_name(_stem(image)), []).append(image)
+        companions: dict[str, list[str]] = {}
+        for mask in self.masks:
+            stem = _name(_stem(mask))
+            match = _MASK.fullmatch(stem)
+            for image in (images.get(match[1], []) if match else []) or images.get(stem, []):
+                if _lies_by(mask, image):
+                    companions.setdefault(image, []).append(mask)
+        return companions
+
 
 def listed(root: Path) -> Listing:
     """Everything below ``root`` whose name does not begin with a dot, and that no system put there.
@@ -237,6 +251,13 @@ def _is_mask(file: str, stems: set[str], names: dict[str, set[str]]) -> bool:
     parent = folder.rpartition("/")[0]
     elsewhere = (names.get(partner, set()) | names.get(_name(stem), set())) - {folder}
     return any(other == parent or other.rpartition("/")[0] == parent for other in elsewhere)
+
+
+def _lies_by(mask: str, image: str) -> bool:
+    """Whether a mask lies in an image's folder, below it, or in the folder above."""
+    folder, other = mask.rpartition("/")[0], image.rpartition("/")[0]
+    parent = folder.rpartition("/")[0]
+    return other in (folder, parent) or (bool(folder) and other.rpartition("/")[0] == parent)
 
 
 def _name(path: str) -> str:

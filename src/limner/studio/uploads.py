@@ -4,21 +4,26 @@ A zip is taken apart member by member, never by its own paths: no absolute ones,
 and no more bytes than are allowed, whatever its headers say.
 """
 
+import re
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
+from limner.data.captions import REGION, SIDECARS
 from limner.data.formats import SUFFIXES
 from limner.data.images import BadImage, inspect
 from limner.errors import BadUsage
 from limner.files import atomic_write, human
 from limner.studio.workspace import Workspace, safe_name
 
-TEXT_SUFFIXES = (".txt", ".caption")
+TEXT_SUFFIXES = (*SIDECARS, REGION)
+REPEATS = re.compile(r"\d+_")
+"""How kohya's folders begin: the number is how often an epoch shows their images."""
 METADATA = ("metadata.jsonl", "metadata.csv")
 MAX_IMAGE = 128 << 20
 """Bytes of one picture."""
@@ -30,6 +35,8 @@ HEADER = 8
 MAX_TOTAL = 4 << 30
 """Bytes of one upload, unpacked."""
 MAX_FILES = 5000
+MAX_DEPTH = 4
+"""Folders in a zip or in a folder that is sent, one in the other."""
 MAX_RATIO = 200
 """Unpacked bytes of a member by its packed ones; pictures are near 1."""
 BLOCK = 1 << 20
@@ -113,10 +120,11 @@ def save_lora(workspace: Workspace, upload: Upload) -> Path:
 
 
 def receive(uploads: Iterable[Upload], folder: Path) -> UploadResult:
-    """Put pictures, captions, metadata files and zips of them into a folder of images.
+    """Put pictures, captions, crops, metadata files and zips of them into a folder of images.
 
-    A file that is there already keeps its name, and the new one gets a number. What is no picture, no caption
-    and no metadata is left out, and named.
+    Folders in a zip, or in a folder that is sent, stay: kohya's repeats and masks are told by them. One that
+    holds all the rest does not. A file that is there already keeps its name, and the new one gets a number,
+    its caption the same. What is no picture, caption, crop or metadata is left out, and named.
 
     Args:
         uploads: The files.
@@ -126,33 +134,89 @@ def receive(uploads: Iterable[Upload], folder: Path) -> UploadResult:
         BadUsage: More files or bytes than are allowed.
     """
     result = UploadResult()
-    for upload in uploads:
+    files = [upload for upload in uploads if "/" not in upload.name or not _hidden(upload.name)]
+    plain_files = [upload for upload in files if not upload.name.lower().endswith(".zip")]
+    paths = _Paths(folder, [upload.name for upload in plain_files])
+    for upload in files:
         upload.seek(0)
         if upload.name.lower().endswith(".zip"):
             _unpack(upload, folder, result)
         else:
-            _keep(upload.name, upload, folder, result)
+            _keep(upload.name, upload, paths, result)
     return result
+
+
+class _Paths:
+    """Where the files of one zip, or of one upload, are written.
+
+    Args:
+        folder: The folder of images.
+        names: Of all files that are sent together, with "/" or "\\".
+    """
+
+    def __init__(self, folder: Path, names: Iterable[str]) -> None:
+        self.folder = folder
+        paths = [_posix(name) for name in names]
+        tops = {path.parts[0] if len(path.parts) > 1 else "" for path in paths}
+        top = tops.pop() if len(tops) == 1 else ""
+        self._top = "" if REPEATS.match(top) else top
+        self._images = {path.with_suffix("") for path in paths if path.suffix.lower() in SUFFIXES}
+        self._stems: dict[PurePosixPath, str] = {}
+        self._used: dict[Path, set[str]] = {}
+
+    def of(self, name: str) -> Path | None:
+        """A path that is not taken; None where a link would lead it out of the folder."""
+        path = _posix(name)
+        parts = path.parts[1:] if self._top else path.parts
+        folder = self.folder.joinpath(*(safe_name(part) for part in parts[:-1][:MAX_DEPTH]))
+        if not folder.resolve().is_relative_to(self.folder.resolve()):
+            return None
+        file_name = _file_name(name)
+        key = path.with_suffix("")
+        if key in self._images:  # a caption goes the way of its image
+            if key not in self._stems:
+                self._stems[key] = self._free_stem(folder, Path(file_name).stem)
+            file_name = self._stems[key] + Path(file_name).suffix
+        return _free_path(folder, file_name)
+
+    def _free_stem(self, folder: Path, stem: str) -> str:
+        """A name without its ending that no file of a folder has: ``cat``, ``cat-2`` ..."""
+        if folder not in self._used:
+            self._used[folder] = (
+                {path.stem.lower() for path in folder.iterdir()} if folder.is_dir() else set()
+            )
+        name, number = stem, 1
+        while name.lower() in self._used[folder]:
+            number += 1
+            name = f"{stem}-{number}"
+        self._used[folder].add(name.lower())
+        return name
+
+
+def _posix(name: str) -> PurePosixPath:
+    return PurePosixPath(name.replace("\\", "/") or "new")
 
 
 def _unpack(upload: Upload, folder: Path, result: UploadResult) -> None:
     try:
         with zipfile.ZipFile(upload) as archive:  # pyright: ignore[reportArgumentType]  # it reads and seeks
-            for member in _members(archive, upload.name):
+            members = _members(archive, upload.name)
+            paths = _Paths(folder, [member.filename for member in members if not _refusal(member)])
+            for member in members:
                 if reason := _refusal(member):
                     result.rejections.append(f"{upload.name}: {member.filename}: {reason}")
                     continue
                 with archive.open(member) as stream:
-                    _keep(member.filename, stream, folder, result)
+                    _keep(member.filename, stream, paths, result)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
         result.rejections.append(f"{upload.name} cannot be unpacked: {error}. Pack it again as a plain zip.")
 
 
-def _members(archive: zipfile.ZipFile, name: str) -> Iterator[zipfile.ZipInfo]:
+def _members(archive: zipfile.ZipFile, name: str) -> list[zipfile.ZipInfo]:
     members = [member for member in archive.infolist() if not member.is_dir()]
     if len(members) > MAX_FILES:
         raise BadUsage(f"{name} has {len(members)} files; at most {MAX_FILES} are taken. Split it.")
-    return iter(member for member in members if not _hidden(member.filename))
+    return [member for member in members if not _hidden(member.filename)]
 
 
 def _hidden(name: str) -> bool:
@@ -175,13 +239,13 @@ def _refusal(member: zipfile.ZipInfo) -> str:
     return ""
 
 
-def _keep(name: str, stream: IO[bytes] | Upload, folder: Path, result: UploadResult) -> None:
+def _keep(name: str, stream: IO[bytes] | Upload, paths: _Paths, result: UploadResult) -> None:
     """Write one file, if it is what a folder of images has."""
     file_name = _file_name(name)
     suffix = Path(file_name).suffix.lower()
     is_image, is_metadata = suffix in SUFFIXES, file_name.lower() in METADATA
     if not (is_image or is_metadata or suffix in TEXT_SUFFIXES):
-        result.rejections.append(f"{name}: neither a picture, a caption (.txt) nor metadata")
+        result.rejections.append(f"{name}: neither a picture, a caption (.txt), a crop nor metadata")
         return
     if len(result.paths) >= MAX_FILES:
         raise BadUsage(f"More than {MAX_FILES} files at once. Send them in parts.")
@@ -192,11 +256,18 @@ def _keep(name: str, stream: IO[bytes] | Upload, folder: Path, result: UploadRes
             raise BadUsage(f"More than {human(MAX_TOTAL)} at once. Send them in parts.")
         result.rejections.append(f"{name}: larger than {human(limit)}")
         return
-    path = _free_path(folder, file_name)
+    path = paths.of(name)
+    if path is None:
+        result.rejections.append(f"{name}: its folder is a link here")
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, lambda draft: draft.write_bytes(content))
     result.size += len(content)
     if is_image and (reason := _unreadable(path)):
         path.unlink()
+        if path.parent != paths.folder:
+            with suppress(OSError):  # it holds more
+                path.parent.rmdir()
         result.rejections.append(f"{name}: {reason}")
         return
     result.paths.append(path)

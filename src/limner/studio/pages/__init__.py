@@ -22,6 +22,7 @@ class PageFacts:
 
 PAGES = (
     PageFacts("home", "Home", ":material/home:", is_first=True),
+    PageFacts("images", "Images", ":material/image:"),
     PageFacts("plan", "Plan and recipe", ":material/tune:"),
     PageFacts("run", "Run", ":material/play_circle:"),
     PageFacts("generate", "Generate", ":material/brush:"),

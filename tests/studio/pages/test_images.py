@@ -1,0 +1,19 @@
+"""The address names a folder of the workspace."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+Draw = Callable[..., AppTest]
+
+
+@pytest.mark.parametrize("name", ["../../etc", "/etc"])
+def test_an_address_that_leads_out_is_refused(draw: Draw, cats: Path, name: str) -> None:
+    assert "not in the workspace" in draw("images", images=name).error[0].value and cats.is_dir()
+
+
+def test_a_folder_that_is_gone_is_told(draw: Draw, cats: Path) -> None:
+    app = draw("images", images="images/dogs")
+    assert "no images in images/dogs any more" in app.error[0].value.replace("\\", "") and cats.is_dir()
