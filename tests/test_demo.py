@@ -81,7 +81,8 @@ def test_the_demo_leaves_its_pages_and_a_lora_made_in_one_pass(
     done = demo.demo(tmp_path / "demo", Reporter())
     style, subject, one_pass = done["loras"]
     assert Path(done["sheet"]).is_file()
-    assert Path(done["report"]).is_file()
+    pages = [Path(done["report"]), *(tmp_path / "demo").glob("*/report.html")]
+    assert len(pages) == 3 and all(10_000 < page.stat().st_size < 3_000_000 for page in pages)
     first, *last = RunDir(tmp_path / "demo").samples().values()
     assert sorted(first) == list(range(2 * demo.SHEET_IMAGES))
     assert sorted(number for taken in last for number in taken) == sorted(first)

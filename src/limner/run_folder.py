@@ -56,6 +56,7 @@ class RunDir:
         self.lora_path = self.path / "lora.safetensors"
         self.loras_path = self.path / "loras"
         self.model_path = self.path / "model"
+        self.judge_path = self.path / "judge.json"
         self.report_path = self.path / "report.html"
         self.track_path = self.path / "track"
         self.track_id_path = self.track_path / "id"

@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from limner.report.chart import MAX_POINTS, curve, series, smooth, ticks
+from limner.report.chart import HEIGHT, MAX_POINTS, NARROW, curve, curves, series, smooth, ticks
 
 
 def rows(losses, **more):
@@ -92,3 +92,12 @@ def test_ticks_are_round():
     assert ticks(0, 1) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
     assert ticks(0.13, 0.57) == pytest.approx([0.2, 0.3, 0.4, 0.5])
     assert ticks(0, 1500, 6) == [0, 500, 1000, 1500]
+
+
+def test_a_phone_gets_a_narrow_chart_with_letters_of_the_same_size():
+    assert curves([]) == ""
+    html = curves(rows([3.0, 2.0, 1.0]), "a")
+    wide, narrow = html.split('<div class="narrow">')
+    assert wide.startswith('<div class="broad"><svg') and f'viewBox="0 0 {NARROW} {HEIGHT}"' in narrow
+    assert html.count('id="a"') == html.count('id="a-narrow"') == 1
+    assert max(x for x, _ in drawn(narrow.removesuffix("</div>"), "mean")) < NARROW

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from limner.report.demo_page import LessonPage, write_demo_page
+from limner.report.markup import LONGEST
 from limner.run_folder import RunDir
 
 EVIL = "<script>alert(1)</script>\"'{{ lessons }}"
@@ -63,7 +64,7 @@ def page(tmp_path):
 
 
 def test_it_shows_what_was_trained_on_and_what_changed(page):
-    assert page.tags.count("img") == 2 * (3 + 2 * 2) and page.tags.count("svg") == 2
+    assert page.tags.count("img") == 2 * (3 + 2 * 2) and page.tags.count("svg") == 2 * 2
     for words in (
         *("Two LoRAs.", "About ink", "What ink teaches.", "The 3 images that", "ink 2", "ink fish"),
         *("Images in the style", "0% before, 81% after", "What to do next", "Train your own:"),
@@ -72,6 +73,19 @@ def test_it_shows_what_was_trained_on_and_what_changed(page):
         assert words in page.text
     sources = [value for name, value in page.attributes if name == "src"]
     assert all(value.startswith("data:image/") for value in sources)
+
+
+def test_images_that_are_hard_to_compress_are_whole(tmp_path):
+    noise = io.BytesIO()
+    Image.effect_noise((160, 160), 90).convert("RGB").save(noise, "PNG")
+    some = lesson(tmp_path, "ink")
+    thumb = base64.b64encode(noise.getvalue()).decode()
+    some.run.data_path.write_text(json.dumps({"images": [{"captions": ["a"], "thumb": thumb}]}))
+    some.before[0].write_bytes(noise.getvalue())
+    page = Seen(write_demo_page(tmp_path / "r.html", [some], lead="", next_steps=[]).read_text())
+    urls = [value.partition("base64,")[2] for name, value in page.attributes if name == "src"]
+    assert max(map(len, urls)) > LONGEST
+    assert all(Image.open(io.BytesIO(base64.b64decode(url, validate=True))).load() for url in urls)
 
 
 def test_it_links_to_the_runs_and_their_loras(page):
@@ -85,7 +99,7 @@ def test_it_speaks_plainly(page):
         assert words not in page.text
     assert "script" not in page.tags and EVIL.replace("/", "") in page.text
     ids = [value for name, value in page.attributes if name == "id"]
-    assert len(set(ids)) == len(ids) == 2
+    assert len(set(ids)) == len(ids) == 2 * 2
 
 
 def test_a_lesson_without_a_run_shows_its_photos_and_no_loss(tmp_path):

@@ -1,4 +1,5 @@
 import base64
+import hashlib
 import io
 import json
 import re
@@ -8,8 +9,9 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from limner.report.report import COLUMNS, IMAGES, _chosen, write_report
-from limner.report.sheet import Column
+from limner.report.pages import script
+from limner.report.report import IMAGES, write_report
+from limner.report.samples import COLUMNS
 from limner.run_folder import RunDir
 
 EVIL = """</title></script><script>alert(1)</script><img src=x onerror="alert(2)">'"&{{ title }}{% raw %}"""
@@ -29,7 +31,7 @@ steps = 40
 class Seen(HTMLParser):
     """What a browser would build: tags, attributes, text."""
 
-    void = ("meta", "img", "line", "rect", "polyline")
+    void = ("meta", "img", "line", "rect", "polyline", "polygon")
 
     def __init__(self, html):
         super().__init__()
@@ -52,6 +54,16 @@ class Seen(HTMLParser):
 
     def handle_data(self, data):
         self.text += data
+
+
+def the_script(run):
+    """Only ours is there, and only it may run: the page's rules name its digest."""
+    html = run.report_path.read_text("utf-8")
+    ours = script("slider.js")
+    assert html.lower().count("<script") == 1 and f"<script>{ours['script']}</script>" in html
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', html)[1]
+    digest = base64.b64encode(hashlib.sha256(ours["script"].encode()).digest()).decode()
+    assert policy.endswith(f"script-src 'sha256-{digest}'") and "unsafe-inline'; script" in policy
 
 
 def seen(run):
@@ -147,7 +159,8 @@ def test_a_whole_run_is_told_whole(whole):
 
 def test_nothing_is_loaded_or_run(whole):
     page = seen(whole)
-    assert not {"script", "link", "iframe", "object", "form", "base"} & set(page.tags)
+    assert not {"link", "iframe", "object", "form", "base"} & set(page.tags)
+    the_script(whole)
     assert all(value.startswith("data:image/") for name, value in page.attributes if name == "src")
     assert all(value.startswith("checkpoints/step-") for name, value in page.attributes if name == "href")
     assert not any(name.startswith("on") for name, _ in page.attributes)
@@ -155,6 +168,22 @@ def test_nothing_is_loaded_or_run(whole):
         name == "content" and value.startswith("default-src 'none'; ") for name, value in page.attributes
     )
     assert not re.search(r"https?://|url\((?!#)|@import", whole.report_path.read_text())
+
+
+def test_plan_and_measurement_stand_side_by_side(whole):
+    put(whole, "plan.json", json.dumps({"seconds_per_step": 0.4, "device": {"kind": "cuda"}}))
+    page = seen(whole)
+    assert "Planned and measured" in page.text and "0.5 s (+25%)" in page.text
+
+
+def test_what_was_judged_is_a_curve(whole):
+    interval = {"mean": 0.5, "low": 0.4, "high": 0.6}
+    cells = [{"step": step, "strength": float(step > 0), "leak": interval} for step in (0, 20, 40)]
+    put(whole, "judge.json", json.dumps({"encoder": "SigLIP", "cells": cells}))
+    page = seen(whole)
+    assert "Likeness and leak" in page.text and "Measured by SigLIP." in page.text
+    put(whole, "judge.json", "{")
+    assert "judge.json cannot be read" in seen(whole).text
 
 
 def test_it_follows_the_theme_of_the_reader(whole):
@@ -211,7 +240,8 @@ def test_hostile_text_stays_text(whole):
     whole.write_prompts([EVIL, EVIL])
     whole.log({"step": 41, "note": EVIL, "loss": 0.1, EVIL: 1})
     page = seen(whole)
-    assert not {"script", "b onerror"} & set(page.tags)
+    assert "b onerror" not in page.tags
+    the_script(whole)
     assert not any(name.startswith("on") for name, _ in page.attributes)
     assert all(value.startswith("data:image/") for name, value in page.attributes if name == "src")
     assert page.text.count("alert(1)") > 8
@@ -263,18 +293,6 @@ def test_the_page_is_bounded_and_says_what_it_leaves_out(whole):
     assert page.tags.count("img") <= COLUMNS * 2 + IMAGES
     assert "25 more sampled steps not shown" in page.text
     assert f"{400 - IMAGES} more" in page.text
-
-
-def test_chosen_steps_hold_the_ends_and_the_best():
-    steps = list(range(0, 1000, 10))
-    shown = [Column((step,), {}) for step in steps]
-    for best in (None, 0, 130, 985, 990, 500):
-        chosen = [step for column in _chosen(shown, 8, best) for step in column.steps]
-        assert len(chosen) == len(set(chosen)) == 8
-        assert chosen == sorted(chosen)
-        assert {0, 990} <= set(chosen)
-        assert best in chosen or best not in steps
-    assert _chosen(shown[:2], 8, 10) == shown[:2]
 
 
 def test_runs_of_unequal_lengths_end_side_by_side_and_leave_no_blank_cells(run):

@@ -45,7 +45,7 @@ def test_it_shows_how_far_a_run_is(run):
     for words in ("Training", "3 of 9", "loss 0.3125", "validation loss 0.5000", "0.25 s/step", "12 s left"):
         assert words in html
     assert "most memory 1.5 GB, 2.0 GB planned" in html
-    assert html.count("<img") == 3 and html.count("no image") == 1 and html.count("<svg") == 1
+    assert html.count("<img") == 3 and html.count("no image") == 1 and html.count("<svg") == 2
     assert "a &lt;b&gt;cat" in html and "<b>cat" not in html
     end = {"steps": 3, "seconds": 1.0, "loss": 0.5, "validation_loss": None}
     done = Done(path=run.path, lora=None, model=None, report=run.report_path, **end)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from limner.errors import DoesNotFit
-from limner.nn.memory.plan import BITS, Plan
+from limner.nn.memory.plan import BITS, CAUSES, Plan
 from limner.planning.choice import ENCODING, FINENESS, Choice, PlanRequest, assess, budget, fits
 from limner.planning.devices import Device
 from limner.planning.memory import CODES, MemoryEstimate
@@ -29,20 +29,6 @@ EMPTY, GAIN = 0.75, 0.02
 FACTORS = (8, 4, 2)
 MAX_BATCH = 16
 """Times the batch, and images of one, that are offered at most."""
-
-CAUSES = {
-    "weights": "frozen weights",
-    "modulations": "modulation weights",
-    "adapter": "LoRA weights",
-    "trained": "trained weights",
-    "gradients": "gradients",
-    "optimizer": "optimizer states",
-    "activations": "activations",
-    "streaming": "block swap buffers",
-    "workspace": "library workspaces",
-    "context": "driver context",
-}
-"""Causes of :class:`limner.planning.memory.MemoryEstimate` in words."""
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from limner.files import human
-from limner.nn.memory.plan import Plan
-from limner.planning.advice import CAUSES, DOING, Alternative
+from limner.nn.memory.plan import CAUSES, Plan
+from limner.planning.advice import DOING, Alternative
 from limner.planning.cards import PRICES
 from limner.planning.choice import Choice, budget
 from limner.planning.devices import Device

@@ -2,13 +2,17 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
 Point = tuple[float, float]
 """(step, loss)"""
+Axis = tuple[float, float, float, float]
+"""Ends in values; pixels of a unit, and of the first end."""
 
-WIDTH, HEIGHT = 880, 300
+WIDTH, NARROW, HEIGHT = 880, 400, 300
+"""Pixels: on a screen, on a phone, and of both."""
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 14, 34
 MAX_POINTS = 600
 """Points drawn of one curve; more are merged, which no screen of this width could show."""
@@ -18,32 +22,77 @@ OUTLIERS = 0.02
 """Share of raw points that may leave the frame at each side, so that no spike flattens the rest."""
 
 
-def curve(rows: Sequence[Mapping[str, Any]], name: str = "frame") -> str:
+@dataclass(frozen=True)
+class Frame:
+    """Where the values of a chart stand in it."""
+
+    width: int
+    x: Axis
+    y: Axis
+
+
+def curves(rows: Sequence[Mapping[str, Any]], name: str = "frame") -> str:
+    """The curve in two sizes, of which a page shows the one that fits; "" where there is nothing to draw.
+
+    Args:
+        rows: The rows of ``metrics.jsonl``.
+        name: Tells the charts of one page apart: letters and digits.
+    """
+    return both(curve(rows, name), curve(rows, f"{name}-narrow", NARROW))
+
+
+def both(wide: str, narrow: str) -> str:
+    """Two sizes of one chart as a part of a page."""
+    return f'<div class="broad">{wide}</div><div class="narrow">{narrow}</div>' if wide else ""
+
+
+def curve(rows: Sequence[Mapping[str, Any]], name: str = "frame", width: int = WIDTH) -> str:
     """The chart of the rows of ``metrics.jsonl``, or "" where there is nothing to draw.
 
     Args:
         rows: The rows.
         name: Tells the charts of one page apart: letters and digits.
+        width: In pixels.
     """
     raw, validation = series(rows, "loss"), series(rows, "held_out")
     if len(raw) + len(validation) < 2:
         return ""
     mean = smooth(raw)
     steps = [step for step, _ in (*raw, *validation)]
-    low, high = _frame(raw, [loss for _, loss in (*mean, *validation)])
-    x = _axis(min(0, *steps), max(steps), LEFT, WIDTH - RIGHT)
-    y = _axis(low, high, HEIGHT - BOTTOM, TOP)
+    low, high = _range(raw, [loss for _, loss in (*mean, *validation)])
+    frame = framed((min(0, *steps), max(steps)), (low, high), width)
+    return drawing(
+        frame,
+        (_line(raw, "raw", frame), _line(mean, "mean", frame), _line(validation, "held", frame)),
+        (name, "Loss by step"),
+        _marks(validation, frame),
+    )
+
+
+def framed(steps: tuple[float, float], values: tuple[float, float], width: int) -> Frame:
+    """The frame of a chart between the ends of both axes."""
+    return Frame(width, _axis(*steps, LEFT, width - RIGHT), _axis(*values, HEIGHT - BOTTOM, TOP))
+
+
+def drawing(frame: Frame, lines: Sequence[str], names: tuple[str, str], marks: Sequence[str] = ()) -> str:
+    """An SVG of lines on a grid.
+
+    Args:
+        frame: Where they stand.
+        lines: Cut off at the frame.
+        names: Of the frame, which tells the charts of one page apart, and for people who hear the page.
+        marks: Over the lines.
+    """
+    name, label = names
     parts = [
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="Loss by step">',
-        f'<clipPath id="{name}"><rect x="{LEFT}" y="{TOP - 6}" width="{WIDTH - LEFT - RIGHT + 6}" '
+        f'<svg class="chart" viewBox="0 0 {frame.width} {HEIGHT}" role="img" aria-label="{label}">',
+        f'<clipPath id="{name}"><rect x="{LEFT}" y="{TOP - 6}" width="{frame.width - LEFT - RIGHT + 6}" '
         f'height="{HEIGHT - TOP - BOTTOM + 6}"/></clipPath>',
-        *_grid(low, high, max(steps), x, y),
+        *_grid(frame),
         f'<g clip-path="url(#{name})">',
-        _line(raw, "raw", x, y),
-        _line(mean, "mean", x, y),
-        _line(validation, "held", x, y),
+        *lines,
         "</g>",
-        *_marks(validation, x, y),
+        *marks,
         "</svg>",
     ]
     return "".join(parts)
@@ -74,7 +123,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [n * step for n in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
-def _frame(raw: Sequence[Point], always: Sequence[float]) -> tuple[float, float]:
+def _range(raw: Sequence[Point], always: Sequence[float]) -> tuple[float, float]:
     """The losses at the bottom and top: all that is ``always`` shown, and the raw points but for outliers."""
     values = sorted(loss for _, loss in raw)
     cut = int(len(values) * OUTLIERS)
@@ -84,31 +133,34 @@ def _frame(raw: Sequence[Point], always: Sequence[float]) -> tuple[float, float]
     return (max(0.0, low - room) if low >= 0 else low - room), high + room
 
 
-def _axis(low: float, high: float, start: float, end: float) -> tuple[float, float, float]:
-    return low, (end - start) / ((high - low) or 1.0), start
+def _axis(low: float, high: float, start: float, end: float) -> Axis:
+    return low, high, (end - start) / ((high - low) or 1.0), start
 
 
-def _at(axis: tuple[float, float, float], value: float) -> float:
-    low, scale, start = axis
+def _at(axis: Axis, value: float) -> float:
+    low, _, scale, start = axis
     return round(start + (value - low) * scale, 1)
 
 
-def _grid(low: float, high: float, last: float, x: tuple, y: tuple) -> list[str]:
+def _grid(frame: Frame) -> list[str]:
     out = []
-    for value in ticks(low, high):
-        position = _at(y, value)
-        out.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{position}" y2="{position}"/>')
-        out.append(f'<text x="{LEFT - 10}" y="{position + 4}" text-anchor="end">{value:.4g}</text>')
-    for step in (tick for tick in ticks(0, last or 1, 6) if tick == int(tick)):
-        out.append(f'<text x="{_at(x, step)}" y="{HEIGHT - 10}" text-anchor="middle">{step:.0f}</text>')
+    for value in ticks(*frame.y[:2]):
+        y, end = _at(frame.y, value), frame.width - RIGHT
+        out.append(f'<line class="grid" x1="{LEFT}" x2="{end}" y1="{y}" y2="{y}"/>')
+        out.append(f'<text x="{LEFT - 10}" y="{y + 4}" text-anchor="end">{value:.4g}</text>')
+    last, count = frame.x[1] or 1, 6 if frame.width > NARROW else 4
+    for step in (tick for tick in ticks(0, last, count) if tick == int(tick)):
+        out.append(f'<text x="{_at(frame.x, step)}" y="{HEIGHT - 10}" text-anchor="middle">{step:.0f}</text>')
     return out
 
 
-def _line(points: Sequence[Point], kind: str, x: tuple, y: tuple) -> str:
-    if not points:
-        return ""
-    coordinates = " ".join(f"{_at(x, step)},{_at(y, loss)}" for step, loss in _thin(points))
-    return f'<polyline class="{kind}" points="{coordinates}"/>'
+def _line(points: Sequence[Point], kind: str, frame: Frame) -> str:
+    return f'<polyline class="{kind}" points="{coordinates(_thin(points), frame)}"/>' if points else ""
+
+
+def coordinates(points: Sequence[Point], frame: Frame) -> str:
+    """Points as SVG writes those of a line."""
+    return " ".join(f"{_at(frame.x, step)},{_at(frame.y, value)}" for step, value in points)
 
 
 def _thin(points: Sequence[Point]) -> list[Point]:
@@ -123,18 +175,18 @@ def _thin(points: Sequence[Point]) -> list[Point]:
     return out
 
 
-def _marks(validation: Sequence[Point], x: tuple, y: tuple) -> list[str]:
+def _marks(validation: Sequence[Point], frame: Frame) -> list[str]:
     """A dot for each validation loss, the best one ringed and named."""
     if not validation:
         return []
     out = [
-        f'<circle class="dot" cx="{_at(x, step)}" cy="{_at(y, loss)}" r="3">'
+        f'<circle class="dot" cx="{_at(frame.x, step)}" cy="{_at(frame.y, loss)}" r="3">'
         f"<title>step {step:.0f}: validation {loss:.4g}</title></circle>"
         for step, loss in _thin(validation)
     ]
     step, loss = min(validation, key=lambda point: point[1])
-    cx, cy = _at(x, step), _at(y, loss)
-    anchor = "end" if cx > WIDTH * 0.8 else "start" if cx < WIDTH * 0.2 else "middle"
+    cx, cy = _at(frame.x, step), _at(frame.y, loss)
+    anchor = "end" if cx > frame.width * 0.8 else "start" if cx < frame.width * 0.2 else "middle"
     below = cy + 24 if cy < HEIGHT - BOTTOM - 26 else cy - 14
     out.append(f'<circle class="best" cx="{cx}" cy="{cy}" r="6"/>')
     words = f"best {loss:.4g} at step {step:.0f}"

@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from limner.files import write_text
-from limner.report.chart import curve
+from limner.report.chart import curves
 from limner.report.markup import data_url, thumbnail
 from limner.report.pages import footer, render
 from limner.run_folder import RunDir
@@ -76,5 +76,5 @@ def _values(number: int, lesson: LessonPage) -> dict[str, Any]:
             for prompt, before, after in pairs
         ],
         "figures": [{"label": label, "value": value} for label, value in lesson.figures.items()],
-        "curve": Markup(curve(metrics, f"frame{number}")) if metrics else "",
+        "curve": Markup(curves(metrics, f"frame{number}")) if metrics else "",
     }

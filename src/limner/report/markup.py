@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
 from PIL import Image
 
 Html = str
@@ -83,14 +84,14 @@ def _is_numeric(values: Sequence[object]) -> bool:
     return all(value is None or type(value) in (int, float) for value in values)
 
 
-def image(url: str | None, alt: str) -> Html:
-    """A picture, or an empty place where there is none."""
+def image(url: str | None, alt: str, attributes: Html = "") -> Html:
+    """A picture, or an empty place where there is none; with further attributes, which begin with a space."""
     if url is None:
-        return '<div class="none">no picture</div>'
-    return f'<img src="{url}" alt="{escape(alt[:300])}">'
+        return f'<div class="none"{attributes}>no picture</div>'
+    return f'<img src="{url}" alt="{escape(alt[:300])}"{attributes}>'
 
 
-def thumbnail(text: object, side: int) -> str | None:
+def thumbnail(text: object, side: int) -> Markup | None:
     """A data URL of a picture given as base64, redrawn; None if it is none."""
     if not isinstance(text, str):
         return None
@@ -100,7 +101,7 @@ def thumbnail(text: object, side: int) -> str | None:
         return None
 
 
-def data_url(source: Path | io.BytesIO, side: int) -> str | None:
+def data_url(source: Path | io.BytesIO, side: int) -> Markup | None:
     """A data URL of a picture, redrawn within ``side`` x ``side`` pixels; None if it cannot be read.
 
     Redrawn, so that nothing but pixels gets into the page: no metadata, no disguised file.
@@ -127,4 +128,5 @@ def data_url(source: Path | io.BytesIO, side: int) -> str | None:
     kind = "png" if max(flat.size) <= SMALL or flat.mode == "RGBA" else "jpeg"
     out = io.BytesIO()
     flat.save(out, kind, **({"optimize": True} if kind == "png" else {"quality": 86}))
-    return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}"
+    # as HTML, which templates neither cut nor escape
+    return Markup(f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}")

@@ -1,4 +1,7 @@
-"""The report: one HTML file that shows a run to people, needs nothing around it and runs nothing."""
+"""The report: one HTML file that shows a run to people and needs nothing around it.
+
+Its one script moves the slider over steps; the page's own rules let no other run.
+"""
 
 import importlib.metadata
 import os
@@ -16,19 +19,20 @@ from markupsafe import Markup
 from limner.early_stopping import early_stop
 from limner.errors import BadData
 from limner.files import human, real_path, write_text
-from limner.report.chart import curve, series, smooth
-from limner.report.markup import Html, data_url, escape, image, records, table, thumbnail
-from limner.report.pages import footer, render
+from limner.report.chart import curves, series, smooth
+from limner.report.comparison import comparison
+from limner.report.judgement import judgement
+from limner.report.markup import Html, escape, image, records, table, thumbnail
+from limner.report.pages import footer, render, script
 from limner.report.pairs import Pairs
-from limner.report.sheet import Column, columns
+from limner.report.samples import SIDE, SampleGrid, left_out
 from limner.run_folder import RunDir
+from limner.status import read_status
 
-COLUMNS, PROMPTS, IMAGES, NAMES = 8, 24, 120, 1000
+IMAGES, NAMES = 120, 1000
 """The most of each that one page shows; what is left out is counted on it."""
 CAPTION = 500
 """Letters of one caption."""
-SIDE = 256
-"""The largest side of a picture in the page, in pixels."""
 LATEST = 4e9
 """Seconds since 1970 that a clock may show."""
 PACKAGES = ("limner", "torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "pillow")
@@ -45,7 +49,7 @@ def write_report(run: RunDir) -> Path:
     Returns:
         Where it is.
     """
-    write_text(run.report_path, render("page.html", **Page(run).parts()))
+    write_text(run.report_path, render("report.html", **script("slider.js"), **Page(run).parts()))
     return run.report_path
 
 
@@ -60,6 +64,8 @@ class Page:
         self.full = self._recipe_value("train", "method") == "full"
         self.data: dict[str, Any] = self._read(run.data, {})
         self.prompts: list[str] = self._read(run.prompts, [])
+        plan = self._read(lambda: run.read(run.plan_path), None)
+        self.plan: dict[str, Any] = plan if isinstance(plan, dict) else {}
         self.title = str(self.recipe.get("name") or real_path(run.path).name)
         if gaps := run.missing_rows():
             steps = ", ".join(
@@ -83,6 +89,8 @@ class Page:
         sections = [
             self._samples(),
             self._curve(),
+            self._judgement(),
+            self._comparison(),
             self._images(),
             self._making(),
         ]
@@ -180,37 +188,10 @@ class Page:
     # the sections ------------------------------------------------------------------------------------------
 
     def _samples(self) -> Html:
-        samples = self.run.samples()
-        if not samples:
-            return ""
-        visible = _chosen(columns(samples), COLUMNS, self.best)
-        indices = sorted({index for column in visible for index in column.images})
-        pairs = self._pairs()
-        heads = [*pairs.names, *(self._head(column) for column in visible)]
-        cells = [f'<div class="steps">{head}</div>' for head in heads]
-        for index in indices[:PROMPTS]:
-            prompt = self.prompts[index] if index < len(self.prompts) else f"prompt {index}"
-            cells.append(f'<div class="prompt">{escape(prompt)}</div>')
-            cells.extend(image(thumbnail(thumb, SIDE), name) for name, thumb in pairs.row(index))
-            cells.extend(self._sample(column.images.get(index), prompt, column.name) for column in visible)
-        note = (
-            "Each row is one prompt with one seed; training goes on from left to right. The first column is "
-        )
-        note += "the base model as it was." if visible[0].steps == (0,) else f"{visible[0].name}."
-        note += _left_out(len(samples) - sum(len(column.steps) for column in visible), "sampled step")
-        note += _left_out(len(indices) - PROMPTS, "prompt")
-        grid = f'<div class="samples" style="--columns:{len(heads)}">{"".join(cells)}</div>'
-        return _section("Samples", f'<div class="wide">{grid}</div>', note)
-
-    def _pairs(self) -> Pairs:
-        return Pairs.of(self.data)
-
-    def _head(self, column: Column) -> Html:
-        return (
-            f"{column.name} <b>{self._best_link('best kept')}</b>"
-            if self.best in column.steps
-            else column.name
-        )
+        grid = SampleGrid(self.run, self.prompts, Pairs.of(self.data), self.best, self._best_link)
+        body, note, problems = grid.parts()
+        self.problems += problems
+        return _section("Samples", body, note) if body else ""
 
     def _best_link(self, text: str) -> Html:
         """A link to the LoRA of the best step, or to its checkpoint where a whole base is trained."""
@@ -220,14 +201,8 @@ class Page:
         path = (lora if lora.is_file() else checkpoint).relative_to(self.run.path)
         return f'<a href="{escape(path.as_posix())}">{escape(text)}</a>'
 
-    def _sample(self, path: Path | None, prompt: str, label: str) -> Html:
-        url = data_url(path, SIDE) if path else None
-        if path and not url:
-            self.problems.append(f"The sample {path.parent.name}/{path.name} cannot be read.")
-        return image(url, f"{prompt}, {label}")
-
     def _curve(self) -> Html:
-        drawing = curve(self.rows)
+        drawing = curves(self.rows)
         if not drawing:
             return _section("Loss", '<p class="note">No losses have been measured yet.</p>')
         legend = (
@@ -239,6 +214,19 @@ class Page:
         note += "Where it rises while training loss falls, images are learned by heart."
         note += f" {self.ended.text} The LoRA is that of step {self.ended.best}." if self.ended else ""
         return _section("Loss", f'{legend}<div class="wide">{drawing}</div>', note if self.validation else "")
+
+    def _judgement(self) -> Html:
+        """Likeness, prompt-following and leak by step, where ``limner judge`` has measured them."""
+        path = self.run.judge_path
+        body, note = judgement(self._read(lambda: self.run.read(path), None) if path.is_file() else None)
+        return _section("Likeness and leak", body, note) if body else ""
+
+    def _comparison(self) -> Html:
+        """Plan beside measurement."""
+        status = read_status(self.run.path)
+        body = comparison(self.plan, self.rows, status.planned_bytes if status else None)
+        note = "What was planned before the run, and what it took."
+        return _section("Planned and measured", body, note) if body else ""
 
     def _entries(self, name: str) -> list[dict[str, Any]]:
         value = self.data.get(name)
@@ -258,7 +246,7 @@ class Page:
                 for entry in rejections[:NAMES]
             ]
             note = (
-                f'<p class="note">{_left_out(len(rejections) - NAMES, "image")}</p>'
+                f'<p class="note">{left_out(len(rejections) - NAMES, "image")}</p>'
                 if len(rejections) > NAMES
                 else ""
             )
@@ -271,12 +259,10 @@ class Page:
         parts = [f"<div><h3>Environment</h3>{table(environment)}</div>"]
         if timings:
             parts.append(f"<div><h3>Timings</h3>{table(timings)}</div>")
-        plan = self._read(lambda: self.run.read(self.run.plan_path), None)
-        if isinstance(plan, dict):
-            parts.append(f"<div><h3>Plan</h3>{table(plan)}</div>")
         shared = LOCAL.sub(r"\1…/\2\1", self.text)
-        recipe = f"<pre>{escape(shared)}</pre>" if shared else ""
-        return _section("How it was made", f'{recipe}<div class="two">{"".join(parts)}</div>')
+        recipe = _folded("Recipe", f"<pre>{escape(shared)}</pre>") if shared else ""
+        plan = _folded("Plan in full", table(self.plan)) if self.plan else ""
+        return _section("How it was made", f'<div class="two">{"".join(parts)}</div>{recipe}{plan}')
 
     def _timings(self) -> dict[str, Any]:
         out: dict[str, Any] = {}
@@ -294,6 +280,10 @@ def _section(headline: Html, body: Html, note: str = "") -> Html:
     return f"<section><h2>{headline}</h2>{paragraph}{body}</section>"
 
 
+def _folded(title: str, body: Html) -> Html:
+    return f"<details><summary>{title}</summary>{body}</details>"
+
+
 def _card(entry: Mapping[str, Any]) -> Html:
     """One training image: picture, name, sizes, captions."""
     captions = entry.get("captions")
@@ -309,22 +299,6 @@ def _card(entry: Mapping[str, Any]) -> Html:
         f"<figure>{image(thumbnail(entry.get('thumb'), SIDE), name)}<figcaption><b>{escape(name)}</b>"
         f"<small>{escape(facts)}</small>{lines}</figcaption></figure>"
     )
-
-
-def _chosen(candidates: list[Column], limit: int, best: int | None) -> list[Column]:
-    """At most ``limit`` of the columns: the first, the last, the best, the others evenly spread."""
-    if len(candidates) <= limit:
-        return candidates
-    even = [round(index * (len(candidates) - 1) / (limit - 1)) for index in range(limit)]
-    best_index = next((index for index, column in enumerate(candidates) if best in column.steps), None)
-    if best_index is not None and best_index not in even:
-        nearest = min(even[1:-1], key=lambda index: abs(index - best_index))
-        even[even.index(nearest)] = best_index
-    return [candidates[index] for index in sorted(even)]
-
-
-def _left_out(count: int, noun: str) -> str:
-    return f" {count} more {noun}{'s' if count > 1 else ''} not shown." if count > 0 else ""
 
 
 def _duration(seconds: float) -> str:

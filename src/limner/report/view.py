@@ -8,7 +8,7 @@ from markupsafe import Markup
 from limner.errors import BadData
 from limner.events import Done
 from limner.files import human
-from limner.report.chart import curve
+from limner.report.chart import curves
 from limner.report.markup import data_url
 from limner.report.pages import render
 from limner.report.sheet import Column, columns
@@ -51,7 +51,7 @@ def view(folder: Done | str | Path) -> RunView:
     html = render(
         "view.html",
         facts=_facts(read_status(run.path)),
-        curve=Markup(curve(run.metrics(), "view")),
+        curve=Markup(curves(run.metrics(), "view")),
         names=[column.name for column in steps],
         rows=[
             {

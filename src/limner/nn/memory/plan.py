@@ -22,6 +22,20 @@ they are first used (``CUDA_MODULE_LOADING=LAZY``). An assumption until a GPU ha
 BITS: dict[Weights, int] = {"fp32": 32, "bf16": 16, "fp16": 16, "int8": 8, "fp8": 8, "nf4": 4}
 """Of a stored weight, scales left aside: what ``limits.weights_precision`` is compared with."""
 
+CAUSES = {
+    "weights": "frozen weights",
+    "modulations": "modulation weights",
+    "adapter": "LoRA weights",
+    "trained": "trained weights",
+    "gradients": "gradients",
+    "optimizer": "optimizer states",
+    "activations": "activations",
+    "streaming": "block swap buffers",
+    "workspace": "library workspaces",
+    "context": "driver context",
+}
+"""What takes the memory of a device, as estimates name it -> in words."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
