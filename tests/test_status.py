@@ -56,6 +56,26 @@ def test_it_beats_while_nothing_happens(run):
     assert run.status_path.read_bytes() == last, "nothing is written once the run has ended"
 
 
+def test_it_says_how_much_memory_is_held_now(run):
+    sizes = iter(range(1, 10**6))
+    with StatusFile(run, interval=0.01, memory=lambda: next(sizes)):
+        first = read_status(run.path).bytes_now
+        wait_for(lambda: read_status(run.path).bytes_now > first)
+    with StatusFile(run, interval=60):
+        assert 10**7 < read_status(run.path).bytes_now < 10**11, "of this process, where nothing else is said"
+    with StatusFile(run, interval=60, memory=lambda: None):
+        assert read_status(run.path).bytes_now is None
+
+
+def test_a_status_of_an_older_version_is_read(run):
+    with StatusFile(run):
+        pass
+    values = json.loads(run.status_path.read_text())
+    del values["bytes_now"]
+    run.status_path.write_text(json.dumps(values | {"of_a_newer_one": 1}))
+    assert (read_status(run.path).state, read_status(run.path).bytes_now) == ("done", None)
+
+
 def test_work_within_work_is_named_and_then_the_work_around_it(run):
     with StatusFile(run, interval=0.01) as status:
         status.hear(ProgressMade(label="Training", done=1, total=2))

@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -50,6 +51,8 @@ class RunStatus:
     """Of the work under way, at its pace so far."""
     bytes: int | None = None
     """Most memory that was held so far."""
+    bytes_now: int | None = None
+    """Memory that is held now, in every phase: of the GPU, or of the process where the processor trains."""
     planned_bytes: int | None = None
     saved_step: int | None = None
     """Step of the newest checkpoint of this call."""
@@ -69,11 +72,15 @@ class StatusFile:
     Args:
         run: The run folder.
         interval: Seconds between two heartbeats.
+        memory: Bytes that are held now; asked before each heartbeat, from a thread of its own. None: what is
+            resident in this process.
     """
 
-    def __init__(self, run: RunDir, interval: float = INTERVAL) -> None:
+    def __init__(
+        self, run: RunDir, interval: float = INTERVAL, memory: Callable[[], int | None] | None = None
+    ) -> None:
         """See the class."""
-        self._path, self._interval = run.status_path, interval
+        self._path, self._interval, self._memory = run.status_path, interval, memory or resident
         self._lock, self._end = threading.Lock(), threading.Event()
         self._bars: list[str] = []
         process = psutil.Process()
@@ -144,12 +151,17 @@ class StatusFile:
 
     def _write(self) -> None:
         """Write the file. A full disk or a folder that is gone ends no run: readers see the heartbeat age."""
-        self._change(heartbeat=time.time())
+        self._change(heartbeat=time.time(), bytes_now=self._memory())
         text = json.dumps(asdict(self._status))
         try:
             atomic_write(self._path, lambda draft: draft.write_text(text, encoding="utf-8"), sync=False)
         except (OSError, LimnerError):
             return
+
+
+def resident() -> int:
+    """Bytes of this process in the computer's memory."""
+    return psutil.Process().memory_info().rss
 
 
 def read_status(run: Path) -> RunStatus | None:
@@ -159,8 +171,9 @@ def read_status(run: Path) -> RunStatus | None:
     """
     try:
         values = json.loads(RunDir(run).status_path.read_bytes())
-        status = RunStatus(**{name: values[name] for name in RunStatus.__dataclass_fields__})
-    except (OSError, ValueError, LookupError, TypeError):
+        names = RunStatus.__dataclass_fields__.keys() & values.keys()  # an older version wrote fewer
+        status = RunStatus(**{name: values[name] for name in names})
+    except (OSError, ValueError, AttributeError, TypeError):
         return None
     return (
         status if status.state != "running" or _alive(status) else replace(status, state="killed", phase="")

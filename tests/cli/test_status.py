@@ -18,7 +18,7 @@ def folder(tmp_path):
 
 def started(folder):
     """A run in its training, whose status was just written."""
-    status = StatusFile(folder, interval=3600)
+    status = StatusFile(folder, interval=3600, memory=lambda: 9_100_000_000)
     for event in (
         Message("4 images"),
         ProgressMade(label="Training", done=30, total=300, seconds=15.0),
@@ -31,10 +31,13 @@ def started(folder):
 def test_a_run_at_work_is_one_line_and_what_it_said_last(limner, folder):
     with started(folder):
         done = limner("status", "runs/cat")
-        line = "runs/cat: running, Training 30/300, loss 0.3125, 0.5 s per step, 2 min 15 s left"
+        line = (
+            "runs/cat: running, Training 30/300, loss 0.3125, 0.5 s per step, memory 9.1 GB, 2 min 15 s left"
+        )
         assert (done.status, done.out) == (0, f"{line}\n4 images\n")
         value = json.loads(limner("status", "runs/cat", "--json").out)
     assert (value["state"], value["phase"], value["step"]) == ("running", "Training", 30)
+    assert value["bytes_now"] == 9_100_000_000
 
 
 def test_a_run_that_ended_says_how(limner, folder):

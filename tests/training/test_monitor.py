@@ -17,6 +17,8 @@ from limner.training.monitor import (
     device_lock,
     device_name,
     figures,
+    held,
+    held_on,
     loss_scale,
     overflow_lines,
     peak,
@@ -75,8 +77,24 @@ def test_a_single_slow_step_is_no_slow_down() -> None:
 
 def test_the_peak_is_that_of_this_process() -> None:
     before = peak(torch.device("cpu"))
-    held = torch.ones(before // 4)  # as many bytes again
-    assert 1.5 * before < peak(torch.device("cpu")) < 3 * before + held.numel()
+    tensor = torch.ones(before // 4)  # as many bytes again
+    assert 1.5 * before < peak(torch.device("cpu")) < 3 * before + tensor.numel()
+
+
+def test_what_is_held_now_falls_again() -> None:
+    before = held(torch.device("cpu"))
+    tensor = torch.ones(2**26)
+    with_it = held_on("cpu")
+    del tensor
+    assert with_it is not None and with_it > before + 2**27
+    assert held(torch.device("cpu")) < with_it - 2**27
+
+
+def test_of_a_device_that_is_not_there_nothing_is_held(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert held_on("cuda") is None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert held_on("cuda") == 0, "before CUDA is used"
 
 
 def test_what_stands_beside_the_bar_is_loss_pace_and_memory():

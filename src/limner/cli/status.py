@@ -55,7 +55,8 @@ def runs(
 
 
 def line_of(run: Path, item: "RunStatus") -> str:
-    """A run in a line: ``runs/cat: running, Training 30/300, loss 0.31, 0.5 s per step, 2 min 15 s left``."""
+    """A run in a line: ``runs/cat: running, Training 30/300, loss 0.31, memory 9.1 GB of 9.6 GB planned``."""
+    from limner.files import human
     from limner.reporter import duration
 
     parts = [item.state]
@@ -66,6 +67,8 @@ def line_of(run: Path, item: "RunStatus") -> str:
     parts += [f"loss {item.loss:.4f}"] if item.loss is not None else []
     if item.state == "running":
         parts += [f"{item.seconds_per_step:.2g} s per step"] if item.seconds_per_step else []
+        plan = f" of {human(item.planned_bytes)} planned" if item.planned_bytes else ""
+        parts += [f"memory {human(item.bytes_now)}{plan}"] if item.bytes_now else []
         parts += [f"{duration(item.seconds_left)} left"] if item.seconds_left is not None else []
     return f"{run}: {', '.join(parts)}"
 

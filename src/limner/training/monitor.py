@@ -16,12 +16,15 @@ import psutil
 import torch
 from filelock import FileLock, Timeout
 
+from limner.assembly.resolve import device_of
+from limner.errors import BadRecipe
 from limner.files import human, user_cache, write_json
 from limner.nn.memory.plan import CONTEXT
 from limner.recipe.field_types import label
 from limner.recipe.schema import Limits
 from limner.reporter import Reporter, counted
 from limner.run_folder import RunDir
+from limner.status import resident
 
 WARM = 2
 """First steps that are not judged: kernels are chosen and memory is first asked for."""
@@ -118,6 +121,24 @@ def peak(device: torch.device) -> int:
 
     peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak_rss if sys.platform == "darwin" else peak_rss * 1024
+
+
+def held(device: torch.device) -> int:
+    """Bytes held now, counted as :func:`peak` counts them. From any thread, and before CUDA is used."""
+    if device.type == "cuda":
+        used = torch.cuda.is_initialized()
+        return torch.cuda.memory_reserved(device) + CONTEXT["cuda"] if used else 0
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
+    return resident()
+
+
+def held_on(choice: str) -> int | None:
+    """The same of the device that ``limits.device`` asks for; None where that is not there."""
+    try:
+        return held(device_of(choice))
+    except BadRecipe:  # the run itself says so
+        return None
 
 
 def figures(row: dict[str, Any], device: str) -> str:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ from limner.training.export import output_of
 from limner.training.initial import InitialLora, Predictor, begin_from, initial_lora
 from limner.training.interrupt import Interrupt
 from limner.training.model import TrainableModel, plain, rate
-from limner.training.monitor import device_lock, figures, loss_scale, overflow_lines, peak
+from limner.training.monitor import device_lock, figures, held_on, loss_scale, overflow_lines, peak
 from limner.training.oom_fallback import MAX_FALLS, OomFallback, Planner, oom_fallback_of, with_smaller_plans
 from limner.training.sample_prompts import prompts_of
 from limner.training.samples import sample
@@ -69,7 +70,7 @@ def running(
         start = time.monotonic()
         if distributed.rank() == 0:
             stop.also(stack.enter_context(Requests(run)).stops)
-            for listener in (TrainLog(run), StatusFile(run)):
+            for listener in (TrainLog(run), StatusFile(run, memory=partial(held_on, recipe.limits.device))):
                 reporter = reporter.also(stack.enter_context(listener).hear)
         resolved, last_checkpoint, initial = _resolved(recipe, run, reporter, predictor, stack)
         fallback = _planned(recipe, run, last_checkpoint, reporter, planner)
