@@ -58,6 +58,16 @@ def test_examples_of_recipes_are_recipes(page):
         assert parse(example, ROOT)
 
 
+def test_the_clone_has_one_address():
+    """Whoever publishes a clone replaces one word."""
+    files = [ROOT / "pyproject.toml", ROOT / "README.md", *(ROOT / "docs" / "guide").glob("*.md")]
+    files += [path for path in (ROOT / "notebooks").iterdir() if path.is_file()]
+    found = [
+        name for path in files for name in re.findall(r"github(?:\.com)?/([\w-]+)/limner", path.read_text())
+    ]
+    assert len(found) > 8 and set(found) == {"OWNER"}
+
+
 def test_the_page_of_the_recipe_is_up_to_date():
     assert recipe_page.PAGE.read_text(encoding="utf-8") == recipe_page.page(), "run `make format`"
 
