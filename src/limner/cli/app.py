@@ -18,6 +18,7 @@ from limner.cli.detach import detached
 from limner.cli.export import export
 from limner.cli.generate import generate
 from limner.cli.options import Events, Json, Out, Target, example, recipe_options, taking
+from limner.cli.processes import end_with_parent, require_room, train_together
 from limner.cli.publish import publish
 from limner.cli.session import session
 from limner.errors import BadUsage, DoesNotFit, LimnerError
@@ -93,6 +94,12 @@ def train(
     detach: Annotated[
         bool, typer.Option("--detach", help="Train in the background, also when the terminal is closed.")
     ] = False,
+    processes: Annotated[
+        int,
+        typer.Option(
+            "--processes", min=1, max=64, help="Train on so many GPUs of this machine, a process each."
+        ),
+    ] = 1,
     as_json: Json = False,
     events: Events = False,
 ) -> None:
@@ -108,6 +115,10 @@ def train(
         if detach:
             detached(request.out, as_json=as_json)
             return
+        if processes > 1:
+            require_room(processes, request.recipe.limits.device)
+            raise typer.Exit(train_together(processes))
+        end_with_parent()
         calibrate_first(request.recipe.limits, reporter, as_json=as_json or events)
         summary = api.train(request.recipe, out=request.out, on_event=reporter.on_event)
     loss = "" if math.isnan(summary.loss) else f", loss {summary.loss:.4f}"

@@ -3,7 +3,9 @@
 import json
 import os
 import sys
+import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -22,6 +24,8 @@ from limner.reporter import PlainText, printable
 
 SILENT = "LIMNER_SILENT"
 """Environment variable of a process in the background: its events are in train.log, and nobody watches."""
+ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
+"""Environment variable of launchers: where a process writes why it failed, in the form of torch's own."""
 
 
 class Terminal:
@@ -178,5 +182,16 @@ def failure(kind: str, message: str, *, as_json: bool) -> None:
     line = printable(" ".join(message.splitlines()))
     with suppress(OSError):  # its terminal may be gone
         sys.stderr.write(f"limner: error: {line}\n")
+    _record_failure(kind, line)
     if as_json:
         result({"error": {"kind": kind, "message": line}}, [], as_json=True)
+
+
+def _record_failure(kind: str, line: str) -> None:
+    """Tell the launcher, which names no reason otherwise."""
+    if path := os.environ.get(ERROR_FILE):
+        extra = {"py_callstack": line, "timestamp": str(int(time.time()))}
+        with suppress(OSError):
+            Path(path).write_text(
+                json.dumps({"message": {"message": line, "error": kind, "extraInfo": extra}})
+            )
