@@ -71,6 +71,10 @@ class DoesNotFit(LimnerError):
     """No way of computing the run fits the memory that there is."""
 
 
+class LaunchFailed(LimnerError):
+    """The program that rents machines ended with an error."""
+
+
 class Diverged(LimnerError):
     """Loss or gradient stopped being finite. Raised before the optimizer touches a weight."""
 

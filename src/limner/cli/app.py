@@ -17,6 +17,7 @@ from limner.cli.caption import caption
 from limner.cli.detach import detached
 from limner.cli.export import export
 from limner.cli.generate import generate
+from limner.cli.launch import launch
 from limner.cli.options import Events, Json, Out, Target, example, recipe_options, taking
 from limner.cli.processes import end_with_parent, require_room, train_together
 from limner.cli.publish import publish
@@ -136,6 +137,8 @@ app.command(epilog=example('limner caption photos/ --with claude --trigger "sks 
 
 
 app.command(epilog=example("limner export runs/cat --step best --to comfyui"))(export)
+
+app.command(epilog=example("limner launch recipe.toml --gpu H100 --cloud lambda --dry-run"))(launch)
 
 app.command(epilog=example("limner publish runs/cat --to ada/cat-lora --private"))(publish)
 

@@ -1,0 +1,1 @@
+"""A run on a rented machine: where it costs least, and a SkyPilot task that trains there."""
