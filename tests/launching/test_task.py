@@ -60,6 +60,12 @@ def test_the_recipe_there_finds_all_that_it_names(tmp_path: Path):
     }
 
 
+def test_a_word_in_place_of_a_folder_stays_a_word(tmp_path: Path):
+    recipe = change(recipes(tmp_path)["plain"], {"data.masks": "alpha"})
+    remote, mounts = remote_recipe(recipe)
+    assert remote.data.masks == "alpha" and list(mounts) == ["~/limner/files/data-images"]
+
+
 def test_what_is_not_here_cannot_be_taken_along(tmp_path: Path):
     with raises(BadUsage):
         remote_recipe(change(recipes(tmp_path)["plain"], {"data.images": tmp_path / "gone"}))

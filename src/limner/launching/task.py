@@ -72,7 +72,7 @@ def remote_recipe(recipe: Recipe) -> tuple[Recipe, dict[str, Path]]:
 
     for key in PATHS:
         value = get(recipe, key)
-        if key == "data.cache" or not value:
+        if key == "data.cache" or not value or isinstance(value, str):  # a word such as "alpha" is no path
             continue
         if isinstance(value, tuple):
             changes[key] = tuple(moved(key, path, number) for number, path in enumerate(value, 1))
