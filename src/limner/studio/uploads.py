@@ -4,7 +4,6 @@ A zip is taken apart member by member, never by its own paths: no absolute ones,
 and no more bytes than are allowed, whatever its headers say.
 """
 
-import re
 import stat
 import zipfile
 import zlib
@@ -19,11 +18,9 @@ from limner.data.formats import SUFFIXES
 from limner.data.images import BadImage, inspect
 from limner.errors import BadUsage
 from limner.files import atomic_write, human
-from limner.studio.workspace import Workspace, safe_name
+from limner.studio.workspace import REPEATS, Workspace, safe_name
 
 TEXT_SUFFIXES = (*SIDECARS, REGION)
-REPEATS = re.compile(r"\d+_")
-"""How kohya's folders begin: the number is how often an epoch shows their images."""
 METADATA = ("metadata.jsonl", "metadata.csv")
 MAX_IMAGE = 128 << 20
 """Bytes of one picture."""

@@ -25,6 +25,8 @@ DEPTH = 3
 NAME = re.compile(r"[^\w .-]+")
 """What the name of a new folder or file may not have."""
 LONGEST_NAME = 60
+REPEATS = re.compile(r"\d+_")
+"""How kohya's folders begin: the number is how often an epoch shows their images."""
 
 
 @dataclass(frozen=True)
@@ -119,10 +121,14 @@ class Workspace:
         raise BadUsage(f"{parent} has 1000 folders called {stem}. Choose another name.")
 
     def image_folders(self) -> list[Path]:
-        """Folders that hold images, by name; those of runs and what was generated are left out."""
+        """Folders that hold images, by name; those of runs and what was generated are left out.
+
+        Of kohya's folders ``cats/10_cat`` it is the one above, ``cats``, which training is given.
+        """
         exclusions = {self.runs, self.outputs, self.loras}
-        folders = [path for path in _folders(self.root, exclusions) if _has_images(path)]
-        return sorted(folders, key=self.named)
+        folders = {path for path in _folders(self.root, exclusions) if _has_images(path)}
+        repeats = {path for path in folders if REPEATS.match(path.name) and path != self.root}
+        return sorted(folders - repeats | {path.parent for path in repeats}, key=self.named)
 
     def images_in(self, folder: Path) -> list[Path]:
         """The images of a folder, as a training reads them, by name."""

@@ -62,6 +62,8 @@ def _choice(workspace: Workspace) -> Path | None:
     """The folder that the address names, or one that is chosen."""
     folders = [workspace.named(path) for path in workspace.image_folders()]
     name = parameter("images")
+    if name and name not in folders and workspace.images_in(workspace.inside(name)):
+        folders.append(name)  # its images lie in folders below it
     if name and name not in folders:
         st.error(f"There are no images in {plain(workspace.named(workspace.inside(name)))} any more.")
     if not folders:
