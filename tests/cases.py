@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 import tiny
+import tiny_edit
 from limner.models.family import Objective
 from references import (
     Values,
@@ -22,6 +23,8 @@ from references import (
     flux_kontext_pred,
     krea2_encode,
     krea2_pred,
+    qwen_edit_encode,
+    qwen_edit_pred,
     qwen_encode,
     qwen_guess,
     qwen_latent,
@@ -33,6 +36,7 @@ from references import (
     sdxl_encode,
     sdxl_guess,
     steps_loss,
+    with_processor,
     z_encode,
     z_guess,
 )
@@ -49,7 +53,7 @@ class Case:
     """Boundary values of a caption when the denoiser alone is trained."""
     more: tuple[str, ...] = ()
     """Other boundary values besides the latent's."""
-    encode: Callable[[Any, list[str]], Values]
+    encode: Callable[..., Values]
     """Stock pipeline and captions -> the values in ``text``, by the pipeline itself."""
     pred: Callable[[Any, Any, Values], Tensor]
     """Stock pipeline, trained denoiser, values -> what the example script's loss compares, (B, C, h, w)."""
@@ -70,6 +74,10 @@ class Case:
     """Whether the VAE wants (B, C, frames, H, W)."""
     controls: int = 0
     """Control images of each image."""
+    complete: Callable[[Any], Any] = lambda pipe: pipe
+    """Stock pipeline as it is loaded -> with what else it needs."""
+    text_sees: bool = False
+    """Whether ``encode`` is given control images too."""
     alive: float = 0.9
     """Share of the factors that get a gradient."""
 
@@ -239,6 +247,42 @@ EDIT_CASES = (
         full="flux2-klein-4b",
         parameters=3_875_544_576,
         controls=2,
+    ),
+    Case(
+        name="qwen-image-edit",
+        pipeline="QwenImageEditPipeline",
+        save=tiny_edit.save_qwen_image_edit,
+        text=("context", "text_mask"),
+        more=("control_latent_1",),
+        encode=qwen_edit_encode,
+        pred=qwen_edit_pred,
+        loss=flow_loss,
+        latent=qwen_latent,
+        video=True,
+        alive=0.7,
+        full="qwen-image-edit",
+        parameters=20_430_401_088,
+        controls=1,
+        complete=with_processor,
+        text_sees=True,
+    ),
+    Case(
+        name="qwen-image-edit-plus",
+        pipeline="QwenImageEditPlusPipeline",
+        save=partial(tiny_edit.save_qwen_image_edit, plus=True),
+        text=("context", "text_mask"),
+        more=("control_latent_1", "control_latent_2"),
+        encode=qwen_edit_encode,
+        pred=qwen_edit_pred,
+        loss=flow_loss,
+        latent=qwen_latent,
+        video=True,
+        alive=0.7,
+        full="qwen-image-edit-2509",
+        parameters=20_430_401_088,
+        controls=2,
+        complete=with_processor,
+        text_sees=True,
     ),
 )
 """Bases beside control images that they can do without, or more of them: for the contract alone."""

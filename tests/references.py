@@ -4,13 +4,15 @@ Written from the public parts of diffusers' pipelines and schedulers, as its own
 ``train_dreambooth_lora_*.py`` and ``train_text_to_image*.py``.
 """
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler, FluxPipeline
+from diffusers import DDPMScheduler, FluxPipeline, QwenImageEditPlusPipeline
 from diffusers.training_utils import compute_snr
 from torch import Tensor
+from transformers import BatchFeature, Qwen2VLImageProcessorPil
 
 Values = Mapping[str, Any]
 
@@ -185,6 +187,69 @@ def qwen_guess(pipe: Any, denoiser: Any, values: Values) -> Tensor:
         return_dict=False,
     )[0]
     return pipe._unpack_latents(pred, height * 8, width * 8, 8)[:, :, 0]
+
+
+def qwen_edit_encode(pipe: Any, captions: list[str], images: list[Any]) -> Values:
+    """Caption by caption, as the pipelines read them: one for Edit, which takes a batch for one image."""
+    rows = []
+    for caption in captions:
+        shown = [pipe.image_processor.resize(image, *size) for image, size in seen_sizes(pipe, images)]
+        several = isinstance(pipe, QwenImageEditPlusPipeline)
+        rows.append(pipe.encode_prompt(caption, shown if several else shown[0])[0][0])
+    pad = torch.nn.utils.rnn.pad_sequence
+    masks = [torch.ones(len(row)) for row in rows]
+    return {"context": pad(rows, batch_first=True), "text_mask": pad(masks, batch_first=True)}
+
+
+def seen_sizes(pipe: Any, images: list[Any]) -> list[tuple[Any, tuple[int, int]]]:
+    """Images and the (height, width) at which the pipeline shows them to the text encoder."""
+    module = sys.modules[type(pipe).__module__]
+    area = getattr(module, "CONDITION_IMAGE_SIZE", 1024 * 1024)
+    sizes = [module.calculate_dimensions(area, image.width / image.height) for image in images]
+    return [(image, (size[1], size[0])) for image, size in zip(images, sizes, strict=True)]
+
+
+def with_processor(pipe: Any) -> Any:
+    """An edit pipeline with what it needs to read images without torchvision, and as its base learned to.
+
+    transformers loads no Qwen2VLProcessor without torchvision; and diffusers does not hand on which tokens
+    are an image's (its issue 14194), which is done here as its pull request 14189 does it.
+    """
+    processor = Qwen2VLImageProcessorPil(patch_size=16, size={"shortest_edge": 1, "longest_edge": 2**24})
+    encoder = pipe.text_encoder
+
+    def read(text: list[str], images: Any, **_: Any) -> BatchFeature:
+        seen = processor(images, return_tensors="pt")
+        (chat,) = text
+        for grid in seen["image_grid_thw"]:
+            chat = chat.replace("<|image_pad|>", "<|image|>" * int(grid.prod() // 4), 1)
+        tokens = pipe.tokenizer([chat.replace("<|image|>", "<|image_pad|>")], return_tensors="pt")
+        return BatchFeature({**tokens, **seen})
+
+    def tell(_: Any, __: Any, kwargs: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
+        is_image = kwargs["input_ids"] == encoder.config.image_token_id
+        return (), {**kwargs, "mm_token_type_ids": is_image.int()}
+
+    pipe.processor = read
+    encoder.register_forward_pre_hook(tell, with_kwargs=True)
+    return pipe
+
+
+def qwen_edit_pred(pipe: Any, denoiser: Any, values: Values) -> Tensor:
+    """The step of the pipelines: tokens of control images behind those of the noisy latent."""
+    names = sorted(name for name in values if name.startswith("control_latent_"))
+    latents = [straight(values), *(values[name] for name in names)]
+    batch, _, height, width = latents[0].shape
+    packed = [pipe._pack_latents(latent[:, :, None], *latent.shape) for latent in latents]
+    pred = denoiser(
+        hidden_states=torch.cat(packed, dim=1),
+        encoder_hidden_states=values["context"],
+        encoder_hidden_states_mask=values["text_mask"],
+        timestep=values["time"],
+        img_shapes=[[(1, latent.shape[2] // 2, latent.shape[3] // 2) for latent in latents]] * batch,
+        return_dict=False,
+    )[0]
+    return pipe._unpack_latents(pred[:, : packed[0].shape[1]], height * 8, width * 8, 8)[:, :, 0]
 
 
 def qwen_latent(pipe: Any, mean: Tensor) -> Tensor:

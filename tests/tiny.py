@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -165,13 +166,21 @@ def save_sd3(folder: Path) -> Path:
     return _save(pipe, folder, text_length=12)
 
 
-def save_qwen_image(folder: Path) -> Path:
+ONE_LAYER = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
+
+
+def save_qwen_image(
+    folder: Path,
+    *,
+    pipeline: Any = QwenImagePipeline,
+    vision: Any = ONE_LAYER,
+    options: Any = MappingProxyType({}),
+    transformer: Any = MappingProxyType({}),
+    facts: Any = MappingProxyType({}),
+) -> Path:
     """Write a tiny Qwen-Image to ``folder``. Images of 32 px or more."""
     torch.manual_seed(0)
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
-    text = {**TEXT, **heads, "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}}
-    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
-    pipe = QwenImagePipeline(
+    pipe = pipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(
             use_dynamic_shifting=True,
             base_shift=0.5,
@@ -180,19 +189,28 @@ def save_qwen_image(folder: Path) -> Path:
             shift_terminal=0.02,
         ),
         vae=AutoencoderKLQwenImage(base_dim=8, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1),
-        text_encoder=Qwen2_5_VLForConditionalGeneration(
-            Qwen2_5_VLConfig(text_config=text, vision_config=vision, **SPECIAL)
-        ),
-        tokenizer=_qwen_tokenizer(),
+        text_encoder=qwen_text_encoder(vision),
+        tokenizer=qwen_tokenizer(),
         transformer=QwenImageTransformer2DModel(
             num_layers=2,
             attention_head_dim=16,
             num_attention_heads=2,
             joint_attention_dim=16,
             axes_dims_rope=(4, 6, 6),
+            **transformer,
         ),
+        **options,
     )
-    return _save(pipe, folder)
+    return _save(pipe, folder, **facts)
+
+
+def qwen_text_encoder(vision: Any) -> Qwen2_5_VLForConditionalGeneration:
+    """A tiny Qwen2.5-VL with such a vision encoder."""
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    text = {**TEXT, **heads, "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}}
+    return Qwen2_5_VLForConditionalGeneration(
+        Qwen2_5_VLConfig(text_config=text, vision_config=vision, **SPECIAL)
+    )
 
 
 def save_krea2(folder: Path, *, distilled: bool = False) -> Path:
@@ -210,7 +228,7 @@ def save_krea2(folder: Path, *, distilled: bool = False) -> Path:
                 text_config=text, vision_config={**vision, "deepstack_visual_indexes": [0]}, **SPECIAL
             )
         ),
-        tokenizer=_qwen_tokenizer(),
+        tokenizer=qwen_tokenizer(),
         transformer=Krea2Transformer2DModel(
             num_layers=2,
             attention_head_dim=16,
@@ -251,7 +269,7 @@ def save_flux2_klein(folder: Path, *, distilled: bool = False) -> Path:
             mid_block_add_attention=False,
         ),
         text_encoder=Qwen3ForCausalLM(Qwen3Config(**{**TEXT, "num_hidden_layers": 28}, head_dim=8)),
-        tokenizer=_qwen_tokenizer(),
+        tokenizer=qwen_tokenizer(),
         transformer=Flux2Transformer2DModel(
             in_channels=16,
             num_layers=1,
@@ -276,7 +294,7 @@ def save_z_image(folder: Path) -> Path:
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=_vae(scaling_factor=0.5, shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False),
         text_encoder=Qwen3Model(Qwen3Config(**TEXT, head_dim=8)),
-        tokenizer=_qwen_tokenizer(),
+        tokenizer=qwen_tokenizer(),
         transformer=ZImageTransformer2DModel(
             in_channels=4,
             dim=32,
@@ -311,8 +329,9 @@ CHAT = (
 )
 
 
-def _qwen_tokenizer() -> Qwen2Tokenizer:
-    marks = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+def qwen_tokenizer() -> Qwen2Tokenizer:
+    marks = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|image_pad|>"]
+    marks += ["<|vision_start|>", "<|vision_end|>"]
     vocab = {piece: n for n, piece in enumerate([*sorted(ByteLevel.alphabet()), *marks])}
     tokenizer = Qwen2Tokenizer(vocab=vocab, merges=[], additional_special_tokens=marks[1:])
     tokenizer.chat_template = CHAT

@@ -43,6 +43,7 @@ class Base:
         stock_class = getattr(diffusers, case.pipeline)
         self.pipe: Any = stock_class.from_pretrained(folder, **dict.fromkeys(self.family.unused_parts))
         self.pipe.set_progress_bar_config(disable=True)
+        self.pipe = case.complete(self.pipe)
         self.models = {name: self.load(name) for name in self.family.parts}
 
     def load(self, name: str) -> Any:
@@ -72,32 +73,29 @@ class Base:
         """The family's units for the control images of the case."""
         return self.family.bound(self.source, objective or self.case.objective, self.case.controls)
 
-    def pictures(self, number: int) -> dict[str, Image.Image]:
-        """Input -> control image of a row, at the size that the family reads it in."""
-        controls = self.family.controls
-        fits = controls.fits(self.source.facts["resolution"]) if controls else {}
+    def pictures(self, number: int) -> list[Image.Image]:
+        """The control images of a row, as they are in their files."""
         draw = np.random.default_rng(7 + number)
-        shown = [
+        return [
             Image.fromarray(draw.integers(0, 256, (80, 96 + 16 * index, 3), dtype=np.uint8))
             for index in range(self.case.controls)
         ]
-        return {
-            f"{name}_{index}": fit.image(picture)
-            for index, picture in enumerate(shown, 1)
-            for name, fit in fits.items()
-        }
 
     def shown(self, number: int) -> list[Image.Image]:
         """The control images as the stock pipeline is given them."""
-        pictures = list(self.pictures(number).values())
-        return pictures[:: len(pictures) // self.case.controls] if pictures else []
+        controls = self.family.controls
+        return (
+            list(controls.shown(self.source.facts["resolution"], self.pictures(number))) if controls else []
+        )
+
+    def encode(self, pipe: Any, captions: list[str]) -> Mapping[str, Tensor]:
+        """What a stock pipeline reads of captions, beside the control images of row 0."""
+        return self.case.encode(pipe, captions, *([self.pictures(0)] if self.case.text_sees else []))
 
     def inputs(self, number: int) -> dict[str, Tensor]:
         """The control images of a row as inputs of the graph."""
-        return {
-            name: torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)[None]
-            for name, picture in self.pictures(number).items()
-        }
+        controls = self.family.controls
+        return controls.tensors(self.source.facts["resolution"], self.pictures(number)) if controls else {}
 
     def batch(self, *numbers: int) -> dict[str, Tensor]:
         rows = [self.row(number) for number in numbers]

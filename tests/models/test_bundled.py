@@ -46,6 +46,8 @@ PUBLISHED = {
     "krea2-turbo": ("qwen3-vl-4b", "wan", 12_820_073_036),
     "qwen-image": ("qwen2.5-vl-7b", "wan", 20_430_401_088),
     "qwen-image-2512": ("qwen2.5-vl-7b", "wan", 20_430_401_088),
+    "qwen-image-edit": ("qwen2.5-vl-7b", "wan", 20_430_401_088),
+    "qwen-image-edit-2509": ("qwen2.5-vl-7b", "wan", 20_430_401_088),
     "sd15": ("clip-l", "sd", 859_520_964),
     "sd35-large": ("clip-l-projection", "clip-big-g", "t5-xxl", "vae-flux", 8_056_627_520),
     "sd35-medium": ("clip-l-projection", "clip-big-g", "t5-xxl", "vae-flux", 2_243_171_520),
@@ -113,7 +115,8 @@ def test_a_plan_finds_all_it_asks_for(name: str):
 
 def test_times_are_shifted_as_each_base_says():
     shifts = {name: known(name).config("scheduler").get("shift") for name in hub_bases() if "image" in name}
-    assert shifts == {"qwen-image": 1.0, "qwen-image-2512": 1.0, "z-image": 6.0, "z-image-turbo": 3.0}
+    qwen = ("qwen-image", "qwen-image-2512", "qwen-image-edit", "qwen-image-edit-2509")
+    assert shifts == {**dict.fromkeys(qwen, 1.0), "z-image": 6.0, "z-image-turbo": 3.0}
 
 
 def test_what_ships_is_in_the_package_and_nothing_lies_idle():

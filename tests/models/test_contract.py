@@ -33,7 +33,7 @@ from limner.runs import train
 from limner.training.cache import all_rows
 from limner.training.encode import uncached
 from limner.training.model import TrainableModel
-from limner.training.sample_prompts import control_inputs, sample_prompts
+from limner.training.sample_prompts import sample_prompts, shown_images
 from loras import warned
 from small import Told, equal, generated, losses, weights, wish
 from tinybase import CAPTIONS, FRAME, IMAGE, PLACES, Base
@@ -48,7 +48,7 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_every_family_has_a_case():
-    assert {case.pipeline for case in CASES} == {facts.pipeline for facts in families().values()}
+    assert {case.pipeline for case in CASES + EDIT_CASES} == {facts.pipeline for facts in families().values()}
 
 
 def test_the_cut_is_as_documented(base: Base):
@@ -69,7 +69,7 @@ def test_captions_are_encoded_as_the_stock_pipeline_does(base: Base, captions: t
                 if set(unit.reads) <= set(values):
                     values |= unit.run(base.models, values)
             rows.append({name: values[name] for name in base.case.text})
-        wanted = base.case.encode(base.pipe, list(captions))
+        wanted = base.encode(base.pipe, list(captions))
     for name in base.case.text:
         mine = pad_collate([row[name] for row in rows]) if name in base.family.padded_values else None
         mine = torch.cat([row[name] for row in rows]) if mine is None else mine
@@ -236,7 +236,7 @@ def test_stock_diffusers_loads_every_kind_without_a_word_as_the_merged_model(
     assert not torch.allclose(found, bare, atol=1e-2 * float(bare.abs().max()))
     others = base.pipe_with({part: merged[part] for part in loadable})
     with torch.no_grad():
-        texts, wanted = (base.case.encode(each, list(CAPTIONS)) for each in (pipe, others))
+        texts, wanted = (base.encode(each, list(CAPTIONS)) for each in (pipe, others))
     for name, value in wanted.items():
         assert torch.allclose(texts[name].float(), value.float(), atol=1e-4 * float(value.abs().max())), name
 
@@ -279,6 +279,7 @@ class Run:
                 "flip": True,
                 "caption_dropout": 0.3,
                 "trigger": "zorb",
+                "resolution": 32,
                 "control": control_folders(photos, base.case.controls),
             },
             lora={"rank": 2, "text_encoders": encoders, "targets": base.case.targets},
@@ -294,7 +295,7 @@ class Run:
             folder, **dict.fromkeys(self.base.family.unused_parts)
         )
         pipe.set_progress_bar_config(disable=True)
-        return pipe
+        return self.base.case.complete(pipe)
 
     def painted(self, pipe: Any, kind: str = "latent") -> Any:
         """What a stock pipeline makes of the trigger."""
@@ -308,8 +309,7 @@ class Run:
         """How the run samples its prompt, with the control images of the first image that it holds out."""
         resolved = resolve(self.recipe)
         (item,) = sample_prompts(resolved)
-        pictures = control_inputs(resolved, item.controls)
-        shown = tuple(pictures[name].image() for name in resolved.spec.shown_controls)
+        shown = shown_images(resolved, item)
         return SamplingParams(width=32, height=32, steps=2, controls=shown)
 
     def generated(self) -> Any:

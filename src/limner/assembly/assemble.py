@@ -164,12 +164,6 @@ class ModelSpec:
         """Names of the inputs that hold control images."""
         return self.family.controls.inputs(self.controls) if self.family.controls else ()
 
-    @property
-    def shown_controls(self) -> tuple[str, ...]:
-        """Of each control image the input that the stock pipeline is given."""
-        kinds = len(self.control_inputs) // self.controls if self.controls else 1
-        return self.control_inputs[::kinds]
-
     def skeleton(self, name: str) -> nn.Module:
         """A model of the base as it is, with true shapes and no weights, on meta."""
         return skeleton(self.family, self.source, name, dtype=self.dtype)

@@ -1,15 +1,22 @@
 """Control images of ``generate``: what an edit model is shown beside a prompt."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
 from PIL import Image
+from torch import Tensor
 
+from limner.assembly.base import shape_at
 from limner.data.images import read_image
 from limner.errors import BadUsage
 from limner.generation.settings import Settings
-from limner.models.family import Family
+from limner.graph.unit import Unit
+from limner.models.facts import Objective
+from limner.models.family import Controls, Family
 from limner.models.registry import families
+from limner.models.source import Source
 
 
 def require_controls(family: Family, settings: Settings) -> None:
@@ -42,8 +49,54 @@ def shown_images(family: Family, resolution: int, files: Sequence[Path]) -> tupl
     """
     if not files or not family.controls:
         return ()
-    fit = next(iter(family.controls.fits(resolution).values()))
+    return family.controls.shown(resolution, _read(family.controls, resolution, files))
+
+
+def _read(controls: Controls, resolution: int, files: Sequence[Path]) -> list[Image.Image]:
+    fit = next(iter(controls.fits(resolution).values()))
     images = [read_image(path) for path in files]
     for path, image in zip(files, images, strict=True):
         fit.require(path, *image.size)
-    return tuple(map(fit.image, images))
+    return images
+
+
+@torch.no_grad()
+def prompt_kwargs(  # noqa: PLR0913  what a prompt is read with
+    family: Family, source: Source, pipe: Any, prompt: str, options: Mapping[str, Any], files: Sequence[Path]
+) -> dict[str, Any]:
+    """Arguments of the stock pipeline: ``options`` and a prompt; or what the family reads of it.
+
+    Args:
+        family: Of the base.
+        source: The base.
+        pipe: The stock pipeline.
+        prompt: The prompt.
+        options: The other arguments, a negative prompt among them.
+        files: Control images.
+    """
+    if not family.controls or not family.controls.text_by_units:
+        return {"prompt": prompt, **options}
+    images = _read(family.controls, shape_at(source, family).resolution, files)
+    units = [unit for unit in family.bound(source, Objective(), len(files)) if not unit.draws]
+    inputs = family.controls.tensors(shape_at(source, family).resolution, images)
+    kwargs = {name: value for name, value in options.items() if name != "negative_prompt"}
+    for prefix, text in (("", prompt), ("negative_", options.get("negative_prompt"))):
+        if text is not None:
+            values = _texts(units, pipe, {"caption": (text,), **inputs})
+            kwargs |= {f"{prefix}{key}": value for key, value in family.prompt_kwargs(values).items()}
+    return kwargs
+
+
+def _texts(units: Sequence[Unit], pipe: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """``values`` and what the units that read text make of them, on the pipeline's device."""
+    texts = {"caption"}
+    for unit in units:
+        if texts & set(unit.reads) and set(unit.reads) <= set(values):
+            texts |= set(unit.writes)
+            inputs = {name: values[name] for name in unit.reads}
+            inputs = {
+                name: value.to(pipe.device) if isinstance(value, Tensor) else value
+                for name, value in inputs.items()
+            }
+            values |= unit.run(pipe.components, inputs)
+    return values

@@ -20,7 +20,7 @@ from limner.generation.branches import (
     require_branches,
     with_adapters,
 )
-from limner.generation.controls import require_controls, shown_images
+from limner.generation.controls import prompt_kwargs, require_controls, shown_images
 from limner.generation.grid import Cell, write_grid
 from limner.generation.image_files import ImageRecord, UsedLora, write_image
 from limner.generation.pipeline import pipeline, refusing
@@ -138,15 +138,17 @@ class ImageSampler:
         control_kwargs = self.family.control_kwargs(params)
         if settings.negative_prompt:
             options["negative_prompt"] = settings.negative_prompt
+        with refusing(self.source):
+            kwargs = prompt_kwargs(
+                self.family, self.source, self.pipe, line.prompt, options, settings.controls
+            )
         for target, cell in self._jobs(settings):
             strengths = ({target: cell.strength} if target else {}) | self._further_loras
             positive = {self._names[path]: scale for path, scale in strengths.items()}
             negative = negative_scales(settings, positive, cell.strength)
             generator = torch.Generator().manual_seed(cell.seed)
             with refusing(self.source), with_adapters(self.pipe, self.family, positive, negative):
-                image = self.pipe(
-                    prompt=line.prompt, **options, **control_kwargs, generator=generator
-                ).images[0]
+                image = self.pipe(**kwargs, **control_kwargs, generator=generator).images[0]
             used = [replace(self._used[path], strength=scale) for path, scale in strengths.items()]
             yield cell, image, self._record(line.prompt, cell.seed, image, options, used)
 

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
@@ -64,6 +66,25 @@ class Controls:
     """What is done for each control image. All that they read and write is counted."""
     reads: Mapping[str, str]
     """Unit with a ``*`` parameter -> the value of each control image that it reads there."""
+    fitted_by_pipeline: bool = False
+    """Whether the stock pipeline is given the file's image, and resizes it as ``fits`` does."""
+    text_by_units: bool = False
+    """Whether prompts beside them are read by the family's units, in place of the stock pipeline's code."""
+
+    def shown(self, resolution: int, images: Sequence[Image.Image]) -> tuple[Image.Image, ...]:
+        """Control images, as they are in their files, as the stock pipeline is given them."""
+        if self.fitted_by_pipeline:
+            return tuple(images)
+        fit = next(iter(self.fits(resolution).values()))
+        return tuple(map(fit.image, images))
+
+    def tensors(self, resolution: int, images: Sequence[Image.Image]) -> dict[str, Tensor]:
+        """Input -> (1, 3, h, w) uint8, of control images as they are in their files."""
+        return {
+            f"{name}_{number}": torch.from_numpy(np.asarray(fit.image(image)).copy()).permute(2, 0, 1)[None]
+            for number, image in enumerate(images, 1)
+            for name, fit in self.fits(resolution).items()
+        }
 
     def inputs(self, count: int) -> tuple[str, ...]:
         """Names of the inputs of so many control images."""
@@ -210,7 +231,7 @@ class Family:
                 f"{source.name}: scheduler/ or {self.denoiser}/ has a config that means nothing ({error}). "
                 f"{source.again}"
             ) from error
-        units = tuple(unit.bind(**constants) for unit in self.units_with(controls))
+        units = tuple(unit.bind(**constants, controls=controls) for unit in self.units_with(controls))
         if objective.mask_floor is not None:
             units = masked(units, objective.mask_floor)
         return self.distilled(units, objective.distill_steps) if objective.distill_steps else units

@@ -106,7 +106,9 @@ def _traced(request: ProfileRequest) -> Profile:
 
 def _configs(source: Source) -> dict[str, Any]:
     networks = [
-        name for name in source.parts_listed if not name.startswith(("tokenizer", "feature_extractor"))
+        name
+        for name in source.parts_listed
+        if not name.startswith(("tokenizer", "feature_extractor", "processor"))
     ]
     components = [name for name in networks if name != "safety_checker"]
     return {"name": source.name, "facts": dict(source.facts)} | {

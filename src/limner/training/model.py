@@ -36,7 +36,7 @@ from limner.nn.rng import Even, KeyedRng
 from limner.training.cache import Store
 from limner.training.encode import text_values
 from limner.training.oom_fallback import release
-from limner.training.sample_prompts import control_inputs, sample_prompts
+from limner.training.sample_prompts import sample_prompts, shown_images
 
 Text = Mapping[str, Tensor]
 """What the denoiser reads of a prompt."""
@@ -328,8 +328,7 @@ class TrainableModel:
             return
         sample_config = resolved.recipe.sample
         for number, item in enumerate(sample_prompts(resolved)[: len(texts)]):
-            images = control_inputs(resolved, item.controls)
-            control_images = tuple(images[name].image() for name in resolved.spec.shown_controls)
+            control_images = shown_images(resolved, item)
             width, height = closest(*control_images[0].size, resolved.base.sizes.buckets)
             yield (
                 [texts[number]],

@@ -11,6 +11,7 @@ from torch import Tensor
 from limner.assembly.resolve import Resolved
 from limner.data.control import ControlFit, ControlImage, read_controls, view_of_control
 from limner.data.folder import Example
+from limner.data.images import read_image
 from limner.data.order import CAPTION_PROMPTS
 from limner.errors import BadRecipe
 from limner.graph.cache import text_cache_key
@@ -100,6 +101,17 @@ def sample_prompts(resolved: Resolved) -> list[SamplePrompt]:
         for number, text in enumerate(texts)
         for example in [examples[number % len(examples)]]
     ]
+
+
+def shown_images(resolved: Resolved, item: SamplePrompt) -> tuple[Image.Image, ...]:
+    """The control images of a prompt as the stock pipeline is given them.
+
+    Raises:
+        BadImage: One of them cannot be read.
+    """
+    controls = resolved.family.controls
+    images = [read_image(control.path) for control in item.controls]
+    return controls.shown(resolved.base.shape.resolution, images) if controls else ()
 
 
 def prompts_of(resolved: Resolved) -> list[str]:

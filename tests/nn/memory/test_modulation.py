@@ -154,3 +154,27 @@ def test_a_modulation_that_reads_another_vector_is_noticed() -> None:
 def test_a_model_without_modulations_has_nothing_to_compute_ahead() -> None:
     engine = equip(_model(), ArchSpec(blocks=("blocks.*",)), device=CPU, hoist=True)
     assert engine.hoist is None
+
+
+class TwiceTimed(Model):
+    """Blocks that are told two times of each image, the first of which ends it: Qwen-Image-Edit's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.end = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        vector = self.embed(torch.cat([time, 0 * time]))
+        for block in self.blocks:
+            x = block(torch.cat([x, x]), vector).chunk(2)[0]
+        return x + self.end(nn.functional.silu(vector.chunk(2)[0]))[:, None]
+
+
+def test_a_modulation_may_read_the_first_of_the_vectors_alone():
+    arch = ArchSpec(blocks=("blocks.*",), modulations=("blocks.*.adaln", "end"), conditions=("embed",))
+    model = TwiceTimed().requires_grad_(requires_grad=False)
+    time = torch.linspace(0.1, 0.9, 4)[:, None]  # as many as make whole vectors of silu
+    x = torch.linspace(-1, 1, 16 * WIDTH).view(4, 4, WIDTH)
+    wanted = model(x, time)
+    equip(model, arch, device=CPU, hoist=True)
+    assert torch.equal(model(x, time), wanted)

@@ -58,29 +58,41 @@ def encode_image(vae: Any, image: Tensor) -> tuple[Tensor, Tensor]:
     """(B, 3, H, W) uint8 -> mean and log-variance of the normalised latent, each (B, 16, H/8, W/8)."""
     pixels = image.to(vae.dtype) / 127.5 - 1
     posterior = vae.encode(pixels[:, :, None]).latent_dist
+    middle, width = channels_of(vae, pixels)
+    return (posterior.mean[:, :, 0] - middle) / width, posterior.logvar[:, :, 0] - 2 * width.log()
+
+
+def channels_of(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and spread of each channel of the latent, (1, 16, 1, 1), where and as ``like`` is."""
     middle, width = (
-        torch.tensor(numbers, device=pixels.device, dtype=pixels.dtype).view(1, -1, 1, 1)
+        torch.tensor(numbers, device=like.device, dtype=like.dtype).view(1, -1, 1, 1)
         for numbers in (vae.config.latents_mean, vae.config.latents_std)
     )
-    return (posterior.mean[:, :, 0] - middle) / width, posterior.logvar[:, :, 0] - 2 * width.log()
+    return middle, width
 
 
 @unit("pred", uses=("transformer",))
 def denoise(  # noqa: PLR0913  what the transformer reads is what it reads
-    transformer: nn.Module, latent: Tensor, noise: Tensor, time: Tensor, context: Tensor, text_mask: Tensor
+    transformer: nn.Module,
+    latent: Tensor,
+    noise: Tensor,
+    time: Tensor,
+    context: Tensor,
+    text_mask: Tensor,
+    *control_latents: Tensor,
 ) -> Tensor:
-    """-> (B, 16, h, w), the velocity."""
+    """-> (B, 16, h, w), the velocity. Tokens of control images follow those of the noisy latent."""
     noisy = latents.patchify(rectified.noisy(latent, noise, time))
-    height, width = noisy.shape[-2:]
+    grids = [noisy, *(latents.patchify(control) for control in control_latents)]
     pred = transformer(
-        hidden_states=latents.tokens(noisy),
+        hidden_states=latents.joined([latents.tokens(grid) for grid in grids], dim=1),
         encoder_hidden_states=context,
         encoder_hidden_states_mask=mask_or_none(text_mask),
         timestep=time,
-        img_shapes=[[(1, height, width)]] * len(latent),
+        img_shapes=[[(1, *grid.shape[-2:]) for grid in grids]] * len(latent),
         return_dict=False,
     )[0]
-    return latents.unpatchify(latents.untokens(pred, height))
+    return latents.unpatchify(latents.untokens(latents.first_grid(pred, grids), noisy.shape[-2]))
 
 
 def pipeline_kwargs(source: Source, params: SamplingParams) -> dict[str, Any]:
