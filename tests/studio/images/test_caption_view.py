@@ -71,3 +71,6 @@ def test_the_summary_of_the_last_job_is_shown(
     assert "3 written, 4 not asked about, 1 without, price $1.50" in text
     assert "2.png: is a <refusal>" in text and "3 looked over together; sofa for couch" in text
     assert "nearly all captions say sofa" in text
+    job.result = lambda: SUMMARY | {"cost": None}  # of a model that is in no price list
+    text = words(draw("images", images="images/cats", view="captions")).replace("\\", "")
+    assert "1 without" in text and "price" not in text.partition("The last time")[2].partition("\n")[0]

@@ -164,7 +164,8 @@ def _summary(job: Job) -> None:
         parts += [f"{report['by_hand']} yours"] * bool(report["by_hand"])
         parts += [f"{report['remaining']} not asked about"] * bool(report["remaining"])
         parts += [f"{len(failures)} without"] * bool(failures)
-        parts += [f"price {dollars(float(report['cost']))}"] * (report["cost"] is not None)
+        if report["cost"] is not None:
+            parts.append(f"price {dollars(float(report['cost']))}")
         st.markdown(f":material/summarize: **The last time**: {plain(', '.join(parts))}")
         for row in failures[:20]:
             st.caption(plain(f"{row['file']}: {row['reason']}"))
