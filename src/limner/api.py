@@ -16,6 +16,7 @@ from limner.arguments import CaptionKeys, InstantKeys, RecipeKeys, SamplingKeys
 from limner.errors import BadUsage
 from limner.events import CacheFilled, Done, Event, OnEvent
 from limner.imports import swiftly
+from limner.lora import hub
 from limner.recipe import Recipe
 from limner.reporter import Reporter
 from limner.target import RunRequest, of_recipe, request_for, subject_of, template
@@ -291,7 +292,7 @@ def generate(
     """Generate images with a LoRA, loaded exactly as other tools load it.
 
     Args:
-        run: A run, its folder, what it was made from, one of its checkpoints, or a LoRA file.
+        run: A run, its folder, what it was made from, one of its checkpoints, a LoRA file or a hub id.
         prompts: One or several; of a run, its own when left out.
         out: Folder for the images; beside the LoRA when left out.
         base: Base model; the one that the LoRA was trained on when left out.
@@ -312,15 +313,15 @@ def generate(
     steps, texts = values.pop("step", ()), [prompts] if isinstance(prompts, str) else prompts
     steps = [steps] if isinstance(steps, int | str) else steps
     paths: dict[str, Any] = {name: Path(path) for name, path in files.items() if path}
-    target = run.path if isinstance(run, Done) else Path(run)
-    subject = subject_of(target, texts, paths.pop("prompt_file", None), steps)
+    target = run.path if isinstance(run, Done) else run
+    subject = subject_of(hub.local(target), texts, paths.pop("prompt_file", None), steps)
     request = GenerationRequest(
         targets=subject.paths,
         prompts=subject.prompts,
-        out=Path(out or subject.folder),
+        out=Path(out or (hub.output_path(target, "-pictures") if hub.on_hub(target) else subject.folder)),
         base=base,
         **{name: values.pop(name, None) or "" for name in ("components_from", "sample_base")},
-        loras={Path(path): scale for path, scale in values.pop("loras", {}).items()},
+        loras={hub.local(path): scale for path, scale in values.pop("loras", {}).items()},
         settings=Settings(lora_scale=strength, **values, **paths),
     )
     return images_of(request, _reporter(on_event, stop))

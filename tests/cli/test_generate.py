@@ -76,6 +76,12 @@ def test_generate_takes_a_prompt_file_loras_and_axes_of_a_grid(limner, painted):
     assert request.settings == Settings(negative_prompt="dull", seed=[1, 2], lora_scale=[0.0, 1.0])
 
 
+def test_generate_takes_a_hub_id(limner, painted, monkeypatch):
+    monkeypatch.setattr("limner.lora.hub.local", lambda name: Path("cached") / "weights.safetensors")
+    assert limner("generate", "ada/cat", "--prompt", "x").out == "cat-pictures/0.png\n"
+    assert painted[0].targets == (Path("cached/weights.safetensors"),)
+
+
 @pytest.mark.parametrize("option", ["--seed", "--lora-scale"])
 @pytest.mark.parametrize("value", ["", "one", "1,", "1;2"])
 def test_numbers_that_are_none_are_told(limner, painted, option, value):

@@ -9,6 +9,7 @@ import typer
 from limner.cli.options import SAMPLING, Events, Json, numbers, steps_from, strengths, taking
 from limner.cli.session import session
 from limner.imports import swiftly
+from limner.lora.hub import on_hub
 from limner.target import subject_of
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ def generate(
     target: Annotated[
         Path,
         typer.Argument(
-            metavar="TARGET", help="A run folder, what it was trained from, or a LoRA as .safetensors file."
+            metavar="TARGET",
+            help="A run folder, what it was trained from, a LoRA file, or a hub id.",
         ),
     ],
     out: Annotated[
@@ -54,9 +56,8 @@ def generate(
         keys = {key: value for key, value in options.items() if value is not None}
         steps = keys["step"] = steps_from(keys.pop("step", None))
         keys["seed"] = numbers("--seed", keys["seed"], int)
-        subject_of(
-            target, texts, keys.get("prompt_file"), steps
-        )  # what is wrong is said before torch is loaded
+        if not on_hub(target):  # what is wrong is said before torch is loaded
+            subject_of(target, texts, keys.get("prompt_file"), steps)
         with swiftly():
             import limner.generation.generate  # noqa: F401
         paths = api.generate(

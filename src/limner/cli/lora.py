@@ -10,6 +10,7 @@ from limner.cli.options import Json, Option, example, taking
 from limner.cli.session import session
 from limner.errors import BadUsage
 from limner.imports import swiftly
+from limner.lora.hub import local, output_path
 
 if TYPE_CHECKING:
     from limner.lora.operations import ConvertOptions, WriteResult
@@ -22,7 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-File = Annotated[Path, typer.Argument(metavar="LORA", help="A .safetensors file of any tool.")]
+File = Annotated[Path, typer.Argument(metavar="LORA", help="A .safetensors file of any tool, or a hub id.")]
 Out = Annotated[Path | None, typer.Option("--out", help="The file to write.", show_default=False)]
 
 FAMILY = Option(
@@ -122,8 +123,8 @@ def convert(
         with swiftly():
             from limner.lora.operations import convert as run
 
-        out = out or lora.with_name(f"{lora.stem}-{to}.safetensors")
-        report = run(lora, to, out, _options(options), reporter)
+        out = out or output_path(lora, f"-{to}.safetensors")
+        report = run(local(lora), to, out, _options(options), reporter)
     _show(report, as_json=as_json)
 
 
@@ -131,7 +132,7 @@ def convert(
 @taking((FAMILY, DTYPE, TO, LEAVE_OUT, KEEP_METADATA, *RULES))
 def merge(
     *,
-    loras: Annotated[list[Path], typer.Argument(metavar="LORA..", help="Two files or more, of one base.")],
+    loras: Annotated[list[Path], typer.Argument(metavar="LORA..", help="Two or more, of one base.")],
     out: Annotated[Path, typer.Option("--out", help="The file to write.")],
     weight: Annotated[
         list[float] | None, typer.Option("--weight", help="Strength of each, in order; 1 when left out.")
@@ -147,7 +148,7 @@ def merge(
         with swiftly():
             from limner.lora.operations import merge as run
 
-        report = run(loras, weight or [], out, _options(options), _rule(options))
+        report = run([local(lora) for lora in loras], weight or [], out, _options(options), _rule(options))
     _show(report, as_json=as_json)
 
 
@@ -166,7 +167,7 @@ def resize(*, lora: File, out: Out = None, options: dict[str, Any], as_json: Jso
         if rule is None:
             raise BadUsage("There is no rule for the ranks. Give --rank 16, or --energy 0.99 ..")
         report = run(
-            lora, rule, out or lora.with_name(f"{lora.stem}-resized.safetensors"), _options(options), reporter
+            local(lora), rule, out or output_path(lora, "-resized.safetensors"), _options(options), reporter
         )
     _show(report, as_json=as_json)
 
@@ -215,7 +216,7 @@ def merge_into_base(
         with swiftly():
             from limner.lora.operations import merge_into_base as run
 
-        report = run(lora, base, out, options["weight"], _options(options))
+        report = run(local(lora), base, out, options["weight"], _options(options))
     result(report, [f"{out}: {report['weights']} weights changed ({report['family']})"], as_json=as_json)
 
 
@@ -232,5 +233,5 @@ def info(*, lora: File, options: dict[str, Any], as_json: Json = False) -> None:
         with swiftly():
             from limner.lora.inspect import inspect, table
 
-        summary = inspect(lora, options["family"])
+        summary = inspect(local(lora), options["family"])
     result(summary, table(summary), as_json=as_json)

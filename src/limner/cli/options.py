@@ -204,7 +204,7 @@ SAMPLING = (
         "--lora",
         "loras",
         list[str],
-        "A further LoRA (file or run) and its strength; may be repeated.",
+        "A further LoRA (file, run or hub id) and its strength; may be repeated.",
         metavar="FILE[:STRENGTH]",
     ),
     Option(

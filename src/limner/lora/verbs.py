@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, cast
 
 from limner.errors import BadUsage
 from limner.events import OnEvent
+from limner.lora.hub import local, output_path
 from limner.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def convert(
     """Write a LoRA as another tool reads it, read it back by that tool's rules, and compare every module.
 
     Args:
-        lora: A .safetensors file of any tool.
+        lora: A .safetensors file of any tool, or a hub id.
         to: The tool that shall read it.
         out: The file to write; beside ``lora``, with the tool in its name, when left out.
         on_event: Called with each event.
@@ -86,9 +87,8 @@ def convert(
     """
     from limner.lora import operations
 
-    path = Path(lora)
-    home = Path(out) if out else path.with_name(f"{path.stem}-{to}.safetensors")
-    return operations.convert(path, to, home, operations.ConvertOptions(**keys), Reporter(on_event))
+    home = Path(out) if out else output_path(lora, f"-{to}.safetensors")
+    return operations.convert(local(lora), to, home, operations.ConvertOptions(**keys), Reporter(on_event))
 
 
 def merge(
@@ -119,7 +119,7 @@ def merge(
     from limner.lora import operations
 
     paths, options = (
-        [Path(lora) for lora in loras],
+        [local(lora) for lora in loras],
         operations.ConvertOptions(family=family, dtype=dtype, to=to),
     )
     return operations.merge(paths, weights, Path(out), options, _rule(keys))
@@ -138,7 +138,7 @@ def resize(
     """Write a LoRA at other ranks, and say what each module lost: ``resize("cat.safetensors", rank=8)``.
 
     Args:
-        lora: A .safetensors file of any tool.
+        lora: A .safetensors file of any tool, or a hub id.
         out: The file to write; beside ``lora`` when left out.
         to: The tool that shall read it.
         family: Of the base, where names alone do not tell.
@@ -152,12 +152,12 @@ def resize(
     """
     from limner.lora import operations
 
-    path, rule = Path(lora), _rule(keys)
+    rule = _rule(keys)
     if rule is None:
         raise BadUsage("There is no rule for the ranks. Give rank=16, or energy=0.99 ..")
-    home = Path(out) if out else path.with_name(f"{path.stem}-resized.safetensors")
+    home = Path(out) if out else output_path(lora, "-resized.safetensors")
     options = operations.ConvertOptions(family=family, dtype=dtype, to=to)
-    return operations.resize(path, rule, home, options, Reporter(on_event))
+    return operations.resize(local(lora), rule, home, options, Reporter(on_event))
 
 
 def extract(
@@ -195,7 +195,7 @@ def merge_into_base(
     """Write a base with a LoRA merged into it, computed in float64 and rounded once.
 
     Args:
-        lora: A .safetensors file of any tool.
+        lora: A .safetensors file of any tool, or a hub id.
         base: Checkpoint of the base, a file or a folder.
         out: What to write, a file or a folder as the base is.
         strength: Of the LoRA.
@@ -211,7 +211,7 @@ def merge_into_base(
     from limner.lora import operations
 
     options = operations.ConvertOptions(family=family)
-    operations.merge_into_base(Path(lora), Path(base), Path(out), strength, options)
+    operations.merge_into_base(local(lora), Path(base), Path(out), strength, options)
     return Path(out)
 
 
@@ -219,7 +219,7 @@ def info(lora: str | Path, *, family: str | None = None) -> "LoraInfo":
     """What is in a LoRA file, and which tools load it.
 
     Args:
-        lora: A .safetensors file of any tool.
+        lora: A .safetensors file of any tool, or a hub id.
         family: Of the base, where names alone do not tell.
 
     Raises:
@@ -227,7 +227,7 @@ def info(lora: str | Path, *, family: str | None = None) -> "LoraInfo":
     """
     from limner.lora.inspect import inspect
 
-    return inspect(Path(lora), family)
+    return inspect(local(lora), family)
 
 
 def _rule(keys: RankKeys) -> "RankRule | None":
