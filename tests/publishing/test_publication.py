@@ -1,3 +1,4 @@
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +38,24 @@ def test_a_run_says_all_that_a_card_wants(tmp_path: Path):
         None,
     ]
     assert publication(run.lora_path) == item
+
+
+@pytest.mark.parametrize(
+    ("record", "strength"),
+    [
+        ({"recommendation": {"step": 300, "strength": 0.8}}, 0.8),
+        ({"recommendation": {"step": 200, "strength": 0.8}}, None),
+        ({"recommendation": {"step": None, "strength": None}}, None),
+        ({"recommendation": None}, None),
+        ([], None),
+    ],
+)
+def test_the_strength_is_that_of_the_judge_for_this_step(tmp_path: Path, record, strength):
+    run = finished_run(tmp_path / "run", tools=("diffusers",))
+    run.judge_path.write_text(json.dumps(record))
+    assert publication(run.path).strength == strength
+    lora_file(run.lora_path, **{"limner.chosen_strength": "0.8"})
+    assert publication(run.path).strength is None
 
 
 def test_samples_of_a_recipe_without_prompts_are_captions(tmp_path: Path):

@@ -18,6 +18,8 @@ from limner.recipe.schema import Recipe
 from limner.run_folder import RunDir, run_of
 from limner.target import request_for
 
+CHOSEN_STRENGTH = "limner.chosen_strength"
+"""Entry of a LoRA that a person chose among a run's steps: the strength that its weights hold."""
 DIFFUSERS_NAME = file.PREFERRED
 """Where there are several files, the name by which diffusers knows its own."""
 
@@ -112,6 +114,7 @@ def publication(
         images=tuple(replace(item, prompt="") if item in private else item for item in card_images),
         facts=_facts(main, metadata, published_run),
         sampling_steps=recipe.sample_steps if recipe else None,
+        strength=_strength(run, metadata) if run else None,
         captions=captions if with_captions else (),
         hidden_prompts=len(private),
     )
@@ -132,6 +135,20 @@ def _private(
     if recipe and not (recipe.sample.prompts or recipe.sample.prompt_file):
         return [item for item in images if item.prompt]
     return [item for item in images if is_caption(item.prompt, captions, trigger)]
+
+
+def _strength(run: RunDir, metadata: Mapping[str, str]) -> float | None:
+    """The strength that ``limner judge`` recommends for the LoRA of its step; None where it says none.
+
+    A LoRA that was chosen at a strength holds it in its weights.
+    """
+    record = run.read(run.judge_path)
+    advice = record.get("recommendation") if isinstance(record, dict) else None
+    if not isinstance(advice, dict) or CHOSEN_STRENGTH in metadata:
+        return None
+    strength, step = advice.get("strength"), advice.get("step")
+    is_of_this = step is not None and str(step) == metadata.get("ss_steps")
+    return float(strength) if is_of_this and isinstance(strength, int | float) else None
 
 
 def _run_files(run: RunDir, recipe: Recipe) -> dict[str, Path]:
