@@ -23,7 +23,7 @@ from benchmarks.outcome import RESULTS, save
 from PIL import Image, ImageOps, features
 
 from limner.data.folder import read_folder
-from limner.data.views import View, buckets, pixels, views
+from limner.data.views import Scale, View, buckets, pixels, views
 
 WANTED = 3.0
 
@@ -125,7 +125,8 @@ def main() -> None:
         examples = read_folder(root, trigger="sks").examples
         rows = []
         for side in options.sides:
-            chosen = views(examples, buckets=buckets(side, multiple=16), flip=False, dropout=False)
+            scale = Scale(buckets(side, multiple=16))
+            chosen = views(examples, scales=(scale,), flip=False, dropout=False)
             rows.append({"resolution": side, **compare(list(chosen), options.rounds)})
         folder = folder_seconds(root, options.photos, options.rounds)
     report(options, megabytes, rows, folder)

@@ -26,6 +26,17 @@ def test_the_sizes_of_images_are_the_recipes_or_the_bases_own():
     assert (sizes.resolution, sizes.min_side) == (256, 8) and (256, 256) in sizes.buckets
 
 
+def test_several_resolutions_come_in_order_with_whole_numbers_of_draws():
+    shape = Shape(multiple=16, resolution=512)
+    sizes = ImageSizes(Data(resolution=(256, 64, 128), resolution_shares=(0.6, 0.2, 0.2)), shape)
+    assert (sizes.resolution, sizes.min_side) == (256, 32)
+    assert [(scale.draws, max(scale.buckets)) for scale in sizes.scales] == [
+        (scale.draws, max(ImageSizes(Data(resolution=side), shape).buckets))
+        for scale, side in zip(sizes.scales, (64, 128, 256), strict=True)
+    ]
+    assert [scale.draws for scale in sizes.scales] == [1, 1, 3] and sizes.buckets == sizes.scales[-1].buckets
+
+
 def test_a_base_may_say_another_resolution_than_its_family():
     assert resolved().shape == Shape(16, 1024)
     glyph = locate_base("glyph")

@@ -11,7 +11,7 @@ from scenes import good
 
 def looks(tmp_path):
     folder = read_folder(good(tmp_path / "photos", 3), trigger="<b>sks</b>")
-    return [measure(each, (128, 128)) for each in folder.examples], ["<i>.png", "b.png", "c.png"]
+    return [measure(each, ((128, 128),)) for each in folder.examples], ["<i>.png", "b.png", "c.png"]
 
 
 def test_everything_from_outside_is_escaped_and_shown(tmp_path):

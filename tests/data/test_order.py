@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limner.data.folder import Example
-from limner.data.order import MIN_IMAGES, SHARE, Order, held_out, micro_batches
-from limner.data.views import View, buckets, views
+from limner.data.order import MIN_IMAGES, SHARE, Order, held_out, micro_batches, whole_ratio
+from limner.data.views import Scale, View, buckets, views
 from limner.errors import BadData, BadRecipe
 from messages import raises
 
-SIZES = buckets(64, multiple=16)
+SCALES = (Scale(buckets(64, multiple=16)),)
 SHAPES = [(100, 100), (160, 100), (100, 160)]
 
 
@@ -23,7 +23,7 @@ def made(
         Example(Path(f"{at}.jpg"), str(at), *SHAPES[shape], captions, (repeats or [1] * len(shapes))[at])
         for at, shape in enumerate(shapes)
     ]
-    return views(examples, buckets=SIZES, flip=flip, dropout=dropout)
+    return views(examples, scales=SCALES, flip=flip, dropout=dropout)
 
 
 def paths(order: Order, found: tuple[View, ...], positions: range) -> list[str]:
@@ -179,3 +179,36 @@ def test_numpys_words_are_the_published_ones():
 )
 def test_how_many_are_held_out(images, wished, count):
     assert held_out(images, wished) == count
+
+
+def test_an_epoch_has_each_image_at_each_resolution_by_its_draws_and_a_step_one_size():
+    scales = (Scale(buckets(64, multiple=16), 2), Scale(buckets(128, multiple=16)))
+    examples = [Example(Path(f"{at}.jpg"), str(at), 200, 200, ("a",), 1 + at % 2) for at in range(6)]
+    found = views(examples, scales=scales, flip=False, dropout=False)
+    order = Order(found, batch=3, seed=4)
+    assert order.images_per_epoch == 3 * 9
+    drawn = [found[order.draw(position).view_index] for position in range(27)]
+    counts = Counter((view.example.sha256, view.size) for view in drawn)
+    assert counts == {
+        (str(at), size): (1 + at % 2) * draws
+        for at in range(6)
+        for size, draws in (((64, 64), 2), ((128, 128), 1))
+    }
+    assert all(len(micro_batches(order.step(step), found)) == 1 for step in range(9))
+
+
+def test_whole_numbers_stand_to_each_other_as_shares():
+    assert whole_ratio([0.5, 0.25, 0.25]) == (2, 1, 1) and whole_ratio([7.0]) == (1,)
+    assert whole_ratio([0.33, 0.33, 0.34]) == (1, 1, 1)
+    assert whole_ratio([0.3 / 7, 0.7 / 13]) == (4, 5)  # 28 of 93 draws: 30 %
+
+
+@given(st.lists(st.floats(0.001, 1), min_size=1, max_size=4))
+def test_shares_are_right_to_two_percent(weights):
+    numbers = whole_ratio(weights)
+    assert all(number >= 1 for number in numbers) and min(numbers) <= 100
+    total, whole = sum(weights), sum(numbers)
+    assert all(
+        number / whole == pytest.approx(weight / total, rel=0.02)
+        for number, weight in zip(numbers, weights, strict=True)
+    )

@@ -8,11 +8,11 @@ from faces import face
 from limner.data import subject
 from limner.data.folder import Example
 from limner.data.subject import Crop, choose_crop, crops, follows, found_faces, installed, slack
-from limner.data.views import buckets, centre, views
+from limner.data.views import Scale, buckets, centre, views
 from limner.errors import BadRecipe
 from messages import raises
 
-SIZES = buckets(64, multiple=16)
+SCALES = (Scale(buckets(64, multiple=16)),)
 WALL = (120, 140, 150)
 
 
@@ -101,7 +101,8 @@ def test_only_images_that_lose_something_are_opened(tmp_path):
     path = pasted(tmp_path / "a.png", (1200, 300), [(30, 60, 180)])
     long = example(path, 1200, 300)
     assert slack(missing, (64, 64)) == 0
-    found = crops([missing, long], SIZES)
-    assert list(found) == [long]
-    (view,) = views([long], buckets=SIZES, flip=False, dropout=False, crops=found)
-    assert view.crop == found[long] != centre(long, view.size)
+    found = crops([missing, long], SCALES)
+    ((only, size),) = found
+    assert only == long
+    (view,) = views([long], scales=SCALES, flip=False, dropout=False, crops=found)
+    assert size == view.size and view.crop == found[long, size] != centre(long, view.size)

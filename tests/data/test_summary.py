@@ -3,7 +3,8 @@ import json
 import pytest
 
 from limner.data.folder import read_folder
-from limner.data.summary import shared_captions, what_was_read
+from limner.data.summary import not_filling, shared_captions, what_was_read
+from limner.data.views import Scale, buckets
 
 
 def lines(root, **options):
@@ -75,3 +76,14 @@ def test_two_images_that_share_one_text_file_are_told(tmp_path, fill):
     told = "a.txt is the caption of a.jpg and a.png: they share one text file. Give one of them another name."
     assert lines(tmp_path)[1:] == [told]
     assert list(shared_captions(read_folder(tmp_path))) == ["a.txt"]
+
+
+def test_images_that_do_not_fill_the_largest_of_several_resolutions_are_counted(tmp_path, fill):
+    fill(tmp_path, **{"a.jpg": None, "b.jpg": None})
+    examples = read_folder(tmp_path).examples
+    side = min(examples[0].width, examples[0].height)
+    scales = [Scale(buckets(size, multiple=1)) for size in (side // 2, side, 2 * side)]
+    assert not_filling(examples, scales[:1]) == not_filling(examples, scales[:2]) == []
+    assert not_filling(examples, scales) == [
+        "2 of 2 images do not fill the largest resolution, and are seen at the next smaller one in its place."
+    ]

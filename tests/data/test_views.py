@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,11 @@ from PIL import Image
 
 from limner.data.folder import Example
 from limner.data.images import BadImage
-from limner.data.views import View, buckets, central, closest, pixels, views
+from limner.data.views import Scale, View, buckets, central, closest, pixels, sizes_at, sizes_of, views
 from limner.errors import BadData, BadRecipe
 from messages import raises
 
-SIZES = buckets(64, multiple=16)
+SCALES = (Scale(buckets(64, multiple=16)),)
 
 
 def example(path: Path = Path("a.jpg"), width: int = 480, height: int = 480, captions=("a", "b")) -> Example:
@@ -20,20 +21,20 @@ def example(path: Path = Path("a.jpg"), width: int = 480, height: int = 480, cap
 
 
 def test_views_are_flips_times_captions():
-    found = views([example(), example(captions=("c",))], buckets=SIZES, flip=True, dropout=True)
+    found = views([example(), example(captions=("c",))], scales=SCALES, flip=True, dropout=True)
     assert [(view.flip, view.caption) for view in found] == [
         (False, "a"), (False, "b"), (False, ""), (True, "a"), (True, "b"), (True, ""),
         (False, "c"), (False, ""), (True, "c"), (True, ""),
     ]  # fmt: skip
     assert {view.size for view in found} == {(64, 64)}
-    assert [view.caption for view in views([example()], buckets=SIZES, flip=False, dropout=False)] == [
+    assert [view.caption for view in views([example()], scales=SCALES, flip=False, dropout=False)] == [
         "a",
         "b",
     ]
 
 
 def test_an_empty_caption_is_one_view():
-    found = views([example(captions=("",))], buckets=SIZES, flip=False, dropout=True)
+    found = views([example(captions=("",))], scales=SCALES, flip=False, dropout=True)
     assert [view.caption for view in found] == [""]
 
 
@@ -46,7 +47,7 @@ def test_pixels_are_the_crop_of_the_upright_picture(tmp_path, paint, suffix, tur
     stored = upright if turn == 1 else upright.transpose(Image.Transpose.ROTATE_90)
     path = tmp_path / f"a.{suffix}"
     stored.save(path, exif=exif)
-    (plain, mirrored) = views([example(path, 960, 400, ("a",))], buckets=SIZES, flip=True, dropout=False)
+    (plain, mirrored) = views([example(path, 960, 400, ("a",))], scales=SCALES, flip=True, dropout=False)
     assert plain.size == (80, 48) and plain.crop == (146, 0, 813, 400)
     wanted = np.asarray(upright.crop(plain.crop).resize(plain.size, Image.Resampling.LANCZOS), np.float64)
     got = pixels(plain)
@@ -57,7 +58,7 @@ def test_pixels_are_the_crop_of_the_upright_picture(tmp_path, paint, suffix, tur
 
 def test_small_images_are_enlarged(tmp_path, paint):
     paint(20, 20).save(tmp_path / "a.png")
-    (view,) = views([example(tmp_path / "a.png", 20, 20, ("a",))], buckets=SIZES, flip=False, dropout=False)
+    (view,) = views([example(tmp_path / "a.png", 20, 20, ("a",))], scales=SCALES, flip=False, dropout=False)
     assert pixels(view).shape == (64, 64, 3)
 
 
@@ -75,7 +76,7 @@ def test_pixels_draft_a_large_jpeg_and_stay_close(tmp_path):
 
 def test_a_file_that_changed_or_went_is_named(tmp_path, paint):
     path = tmp_path / "a.png"
-    (view,) = views([example(path, 64, 64, ("a",))], buckets=SIZES, flip=False, dropout=False)
+    (view,) = views([example(path, 64, 64, ("a",))], scales=SCALES, flip=False, dropout=False)
     with raises(BadData):
         pixels(view)
     paint(64, 80).save(path)
@@ -141,3 +142,38 @@ def test_the_longest_bucket_may_be_exactly_as_long_as_allowed():
     sizes = buckets(48, multiple=16, max_aspect=2.0)
     assert max(sizes) == (64, 32)
     assert max(buckets(48, multiple=16, max_aspect=1.9)) < (64, 32)
+
+
+SEVERAL = tuple(Scale(buckets(side, multiple=16), draws) for side, draws in ((32, 1), (64, 2), (128, 3)))
+
+
+def test_an_image_is_seen_at_each_resolution_that_it_fills_and_at_the_next_smaller_for_one_that_it_does_not():
+    assert sizes_at(200, 200, SEVERAL) == ((32, 32), (64, 64), (128, 128))
+    assert sizes_at(127, 300, SEVERAL) == ((32, 32), (48, 80), (96, 160)), "its bucket is narrower"
+    assert sizes_at(127, 127, SEVERAL) == ((32, 32), (64, 64), (64, 64))
+    assert sizes_at(20, 20, SEVERAL) == ((32, 32),) * 3
+    assert sizes_of(example(width=127, height=127), SEVERAL) == {(64, 64): 5, (32, 32): 1}
+    part = replace(example(width=500, height=500), region=(0, 0, 40, 40))
+    assert sizes_of(part, SEVERAL) == {(32, 32): 6}, "only what counts is enlarged or not"
+
+
+@given(st.integers(1, 900), st.integers(1, 900))
+def test_no_image_is_enlarged_but_for_the_smallest_resolution_and_all_have_as_many_draws(width, height):
+    sizes = sizes_of(example(width=width, height=height), SEVERAL)
+    assert sum(sizes.values()) == 6
+    smallest = closest(width, height, SEVERAL[0].buckets)
+    for size in sizes:
+        left, top, right, bottom = central(width, height, size)
+        assert size == smallest or (right - left >= size[0] and bottom - top >= size[1])
+    assert [*sizes] == sorted(sizes, key=lambda size: -size[0] * size[1])
+
+
+def test_views_of_several_resolutions_have_a_crop_for_each_bucket():
+    one = example(width=300, height=200, captions=("a", "b"))
+    found = views([one], scales=SEVERAL, flip=False, dropout=False, crops={(one, (80, 48)): (0, 0, 300, 180)})
+    sizes = [*sizes_of(one, SEVERAL)]
+    assert [(view.size, view.caption) for view in found] == [(size, word) for size in sizes for word in "ab"]
+    assert [view.draws for view in found] == [3, 3, 2, 2, 1, 1]
+    assert [view.crop == (0, 0, 300, 180) for view in found] == [
+        size == (80, 48) for size in sizes for _ in "ab"
+    ]

@@ -183,7 +183,7 @@ EXPECTED: dict[str, tuple[str, str, dict[str, Any]]] = {
             "base": "flux-dev",
             "name": "person",
             "data.trigger": "p3r5on",
-            "data.resolution": 1024,
+            "data.resolution": (512, 768, 1024),
             "data.caption_dropout": 0.05,
             "lora.rank": 16,
             "lora.alpha": 8.0,

@@ -38,13 +38,25 @@ def test_words_for_timesteps(values: dict[str, Any], ours: dict[str, Any]):
     [
         ({"resolution": "1024,1024"}, 1024),
         ({"resolution": "768,1344"}, 1008),
-        ({"resolution": [512, 768]}, 768),
+        ({"resolution": [960, 544]}, 720),
+        ({"resolution": [512, 768, 1024]}, (512, 768, 1024)),
+        (
+            {"datasets.0.resolution": 512, "datasets.1.resolution": 1024, "datasets.2.resolution": 512},
+            (512, 1024),
+        ),
         ({"resolution": 640}, 640),
         ({"max_pixels": 262144}, 512),
     ],
 )
-def test_one_side_in_pixels(values: dict[str, Any], side: int):
+def test_sides_in_pixels(values: dict[str, Any], side: int | tuple[int, ...]):
     assert changed(rules.resolution, **values) == {"data.resolution": side}
+
+
+@pytest.mark.parametrize(("trainer", "value"), [("ai-toolkit", [512, 768]), ("OneTrainer", "512,768")])
+def test_two_numbers_are_two_sizes_where_the_trainer_means_so(trainer: str, value: object):
+    book = Book([ForeignOption("resolution", value)], facts={"trainer": trainer})
+    rules.resolution(book)
+    assert book.changes == {"data.resolution": (512, 768)}
 
 
 @pytest.mark.parametrize(

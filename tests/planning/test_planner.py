@@ -5,14 +5,14 @@ import pytest
 from PIL import Image
 
 from blueprints import flux
-from limner.data.order import QUANTILES
 from limner.errors import BadRecipe, BadUsage
 from limner.nn.memory.plan import PreviousPrecision, from_json
 from limner.planning import profile_cache
 from limner.planning.choice import fits
-from limner.planning.describe import sentences
+from limner.planning.counts import IMAGES, counts_of
+from limner.planning.describe import lines, sentences
 from limner.planning.host import PHOTO
-from limner.planning.planner import IMAGES, counts_of, plan, request_of
+from limner.planning.planner import plan, request_of
 from limner.recipe.schema import Recipe
 from limner.recipe.toml import change
 from limner.reporter import Reporter
@@ -122,6 +122,25 @@ def test_a_profile_is_traced_once_for_all_that_does_not_change_it(traced):
     assert traced[2].size == (512, 512)
 
 
+def test_of_several_resolutions_the_largest_counts_for_memory_and_the_mean_for_time(traced):
+    one, small = planned(), planned(data__resolution=512)
+    several = planned(data__resolution=(1024, 512), data__resolution_shares=(0.25, 0.75))
+    assert [request.size for request in traced[2:]] == [(512, 512), (1024, 1024)]
+    assert one.choice and small.choice and several.choice and several.total and one.total and small.total
+    assert (several.choice.plan, several.choice.reserved) == (one.choice.plan, one.choice.reserved)
+    seconds = [result.choice.step_time.seconds for result in (small, several, one)]
+    assert seconds == sorted(seconds) and seconds[0] < seconds[1] < seconds[2]
+    assert (
+        several.total.train == pytest.approx(1000 * seconds[1]) and several.total.measure == one.total.measure
+    )
+    assert several.counts.views == 2 * one.counts.views
+    assert "per step, the mean over several sizes" in "\n".join(lines(several))
+    for option, other in zip(several.alternatives, one.alternatives, strict=True):
+        assert option.change == other.change
+        ratio = option.choice.step_time.seconds / seconds[1]
+        assert ratio == pytest.approx(other.choice.step_time.seconds / seconds[2])
+
+
 def test_the_images_say_how_many_and_which_bucket_is_the_largest(images, traced):
     request = recipe(
         data__images=images, data__flip=True, prior__prompts=("a cat",), prior__images_per_prompt=3
@@ -134,22 +153,6 @@ def test_the_images_say_how_many_and_which_bucket_is_the_largest(images, traced)
     assert width * height == max(w * h for w, h in [(1024, 1024), (width, height)])
     assert result.counts == counts
     assert request_of(request, result.device).batches == (1, 1)
-
-
-def test_without_images_their_number_is_a_guess():
-    counts = counts_of(recipe())
-    assert (counts.images, counts.images_unknown) == (IMAGES, True)
-
-
-def test_pictures_and_measurements_are_counted():
-    none = counts_of(recipe(sample__every=-1))
-    assert none.samples == 0
-    ends = counts_of(recipe(sample__every=0, sample__prompts=("a", "b")))
-    assert ends.samples == 4
-    often = counts_of(recipe(sample__every=250, sample__prompts=("a", "b"), train__steps=1000))
-    assert often.samples == 2 * 5
-    measured = counts_of(recipe(train__steps=1000, train__validation_every=500, data__validation_count=2))
-    assert measured.validation_passes == 3 * 2 * len(QUANTILES)
 
 
 def test_training_on_a_distilled_base_is_said_and_not_refused(traced):

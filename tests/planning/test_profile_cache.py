@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from blueprints import flux
-from limner.assembly.base import ImageSizes, ResolvedBase, Shape
+from limner.assembly.base import ResolvedBase, Shape
 from limner.errors import BadBase
 from limner.files import user_cache
 from limner.planning import profile_cache
 from limner.planning.profile import to_json
-from limner.planning.profile_cache import largest, opened, profile_of, shape_of
+from limner.planning.profile_cache import opened, profile_of, shape_of
 from limner.planning.request import ProfileRequest
-from limner.recipe.schema import Data, Recipe
+from limner.recipe.schema import Recipe
 from limner.recipe.toml import change
 from messages import raises
 
@@ -43,14 +43,6 @@ def test_a_family_says_of_sizes_once(monkeypatch):
 
 def test_a_base_may_be_made_for_another_resolution_than_its_family():
     assert shape_of(source("glyph")).resolution == 64
-
-
-def test_the_largest_bucket_is_the_largest_that_is_used():
-    sizes = ImageSizes(FLUX.data, Shape(16, 1024))
-    assert largest(sizes, []) == (1024, 1024)
-    wide = largest(sizes, [(2000, 1000)])
-    assert wide[0] > wide[1]
-    assert largest(ImageSizes(Data(resolution=512), sizes.shape), []) == (512, 512)
 
 
 class Traces:

@@ -8,9 +8,10 @@ from limner.planning import run_plan as module
 from limner.planning.advice import misfit
 from limner.planning.cards import CARDS, known
 from limner.planning.choice import PlanRequest
+from limner.planning.counts import counts_of
 from limner.planning.devices import of_card, of_cpu
 from limner.planning.memory import moving_bytes
-from limner.planning.planner import PlanResult, counts_of
+from limner.planning.planner import PlanResult
 from limner.planning.run_plan import run_plan_of, shared
 from limner.planning.search import choose
 from limner.recipe.schema import Recipe

@@ -17,7 +17,8 @@ from limner.recipe.aliases import expected, keys, shown, tables
         ({"data": {"images": 3}}, 'data.images is 3; it must be a path. Try "images".'),
         (
             {"data": {"resolution": 1}},
-            "data.resolution is 1; it must be a whole number, from 16 to 8192. Try 1024, or leave it out.",
+            "data.resolution is 1; it must be a whole number, from 16 to 8192 or a list, not empty, each "
+            "item a whole number, from 16 to 8192. Try 1024, or leave it out.",
         ),
         (
             {"train": {"learning_rate": float("nan")}},

@@ -37,7 +37,9 @@ recipes = st.builds(
         trigger=words,
         caption_dropout=st.floats(0, 1),
         flip=st.booleans(),
-        resolution=st.none() | st.integers(16, 8192),
+        resolution=st.none()
+        | st.integers(16, 8192)
+        | st.lists(st.integers(16, 8192), min_size=1, max_size=3, unique=True).map(tuple),
     ),
     lora=st.builds(Lora, targets=words.filter(bool) | st.lists(words.filter(bool), min_size=1).map(tuple)),
     train=st.builds(

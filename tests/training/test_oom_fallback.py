@@ -10,8 +10,9 @@ from limner.nn import loop
 from limner.nn.memory.plan import Plan, RunPlan
 from limner.planning.cards import known
 from limner.planning.choice import PlanRequest
+from limner.planning.counts import counts_of
 from limner.planning.devices import Device, of_card, of_cpu
-from limner.planning.planner import PlanResult, counts_of
+from limner.planning.planner import PlanResult
 from limner.planning.profile import Profile
 from limner.planning.run_plan import run_plan_of
 from limner.planning.search import choose

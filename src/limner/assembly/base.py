@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from limner import bases
 from limner.data.control import ControlFit, counted_controls
-from limner.data.views import buckets
+from limner.data.order import whole_ratio
+from limner.data.views import Scale, buckets
 from limner.errors import BadBase, BadRecipe
 from limner.imports import swiftly
 from limner.models.facts import Objective
@@ -47,18 +48,33 @@ class ImageSizes:
 
     @property
     def resolution(self) -> int:
-        """Side in pixels of the square whose area images get: the recipe's, or the base's own."""
-        return self.data.resolution or self.shape.resolution
+        """Side in pixels of the square whose area images get, of several the largest."""
+        return max(self.resolutions)
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """All of them: the recipe's, or the base's own."""
+        sides = self.data.resolution or self.shape.resolution
+        return sides if isinstance(sides, tuple) else (sides,)
 
     @property
     def min_side(self) -> int:
-        """Pixels that the short side of an image needs: the recipe's, or half of the resolution."""
-        return self.resolution // 2 if self.data.min_side is None else self.data.min_side
+        """Pixels that the short side of an image needs: the recipe's, or half of the smallest resolution."""
+        return min(self.resolutions) // 2 if self.data.min_side is None else self.data.min_side
+
+    @property
+    def buckets(self) -> tuple[tuple[int, int], ...]:
+        """(width, height) in pixels that an image may be cropped to at the largest resolution."""
+        return self.scales[-1].buckets
 
     @cached_property
-    def buckets(self) -> tuple[tuple[int, int], ...]:
-        """(width, height) in pixels that an image may be cropped to."""
-        return buckets(self.resolution, multiple=self.shape.multiple)
+    def scales(self) -> tuple[Scale, ...]:
+        """Every resolution with its buckets and its draws, from the smallest to the largest."""
+        shares = self.data.resolution_shares or (1.0,) * len(self.resolutions)
+        return tuple(
+            Scale(buckets(side, multiple=self.shape.multiple), draws)
+            for side, draws in sorted(zip(self.resolutions, whole_ratio(shares), strict=True))
+        )
 
 
 @dataclass(frozen=True)

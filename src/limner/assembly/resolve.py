@@ -1,6 +1,6 @@
 """A recipe made concrete on this machine: base, device, images, views, and where the graph is cut."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,8 +15,8 @@ from limner.data.masks import require_masks
 from limner.data.near_duplicates import hold_out, near_training
 from limner.data.order import SUBSET, Order, held_out
 from limner.data.subject import MAX_CROP_LOSS, REMEDY, SLACK, crops, follows, slack
-from limner.data.summary import what_was_read
-from limner.data.views import View, require_pairs, views
+from limner.data.summary import not_filling, what_was_read
+from limner.data.views import Crops, View, require_pairs, views
 from limner.errors import BadData, BadRecipe
 from limner.files import shared_cache
 from limner.graph.unit import Split
@@ -28,9 +28,6 @@ from limner.nn.memory.offload import require_kernels
 from limner.nn.memory.plan import Compute, Kind, Plan
 from limner.nn.rng import seed_of
 from limner.recipe.schema import Recipe
-
-Crops = Mapping[Example, tuple[int, int, int, int]]
-"""Of images whose crop is not the central one: (left, top, right, bottom) in pixels of the upright image."""
 
 
 def cache_root(recipe: Recipe) -> Path:
@@ -144,6 +141,7 @@ class Resolved:
         lines = [f"Left out: {self.folder.named(entry.path)}: {entry.reason}" for entry in self.rejected]
         data = self.recipe.data
         lines += what_was_read(self.folder, trigger=data.trigger, default_caption=data.default_caption)
+        lines += not_filling(self.folder.examples, self.base.sizes.scales)
         lines += self.notes
         lines += self._crop_losses()
         if self.recipe.data.crop == "auto" and not follows("auto"):
@@ -282,8 +280,8 @@ def resolve(recipe: Recipe, tell: Callable[[str], None] = lambda line: None) -> 
             "images that are trained on only falls. Set data.validation_count = 2, or data.validation_images."
         )
     if recipe.train.objective == "distill":
-        require_pairs([*train_examples, *validation_examples], base.sizes.buckets)
-    cuts = crops({*train_examples, *validation_examples}, base.sizes.buckets) if follows(data.crop) else {}
+        require_pairs([*train_examples, *validation_examples], base.sizes.scales)
+    cuts = crops({*train_examples, *validation_examples}, base.sizes.scales) if follows(data.crop) else {}
     return Resolved(
         base=base,
         sample_base=base.sample_base(tell),
@@ -300,9 +298,9 @@ def _all_views(
     base: ResolvedBase, examples: Sequence[Example], cuts: Crops | None = None
 ) -> tuple[View, ...]:
     """Every view that training may draw."""
-    data, buckets = base.recipe.data, base.sizes.buckets
+    data, scales = base.recipe.data, base.sizes.scales
     options = {"flip": data.flip, "dropout": data.caption_dropout > 0, "fit": base.control_fit}
-    return views(examples, buckets=buckets, crops=cuts, **options)
+    return views(examples, scales=scales, crops=cuts, **options)
 
 
 def read_images(base: ResolvedBase, images: Path) -> Folder:
@@ -393,7 +391,7 @@ def _leaks(folder: Folder, validation_folder: Folder) -> tuple[str, ...]:
 
 
 def _plain(all_views: tuple[View, ...]) -> tuple[View, ...]:
-    """The first view of each example."""
+    """The first view of each example, which is in its largest bucket."""
     first: dict[str, View] = {}
     for view in all_views:
         first.setdefault(view.example.sha256, view)

@@ -22,8 +22,8 @@ from limner.checking.watermark import frames
 from limner.data.folder import Example, Folder, read_folder
 from limner.data.images import BadImage, decode
 from limner.data.subject import REMEDY, follows, installed
-from limner.data.summary import what_was_read
-from limner.data.views import size_of
+from limner.data.summary import not_filling, what_was_read
+from limner.data.views import Scale, sizes_of
 from limner.errors import BadBase, BadData
 from limner.files import real_path, write_json
 from limner.recipe.schema import Recipe
@@ -101,14 +101,16 @@ def check(recipe: Recipe, out: Path, reporter: Reporter, *, encoder: str | None 
     """
     start = time.monotonic()
     base = base_of(recipe)
-    follow = follows(recipe.data.crop)
     image_sizes = ImageSizes(recipe.data, base.shape)
     folder = _read(recipe, image_sizes.min_side)
     data = recipe.data
-    for line in what_was_read(folder, trigger=data.trigger, default_caption=data.default_caption):
+    scales = image_sizes.scales
+    for line in (
+        *what_was_read(folder, trigger=data.trigger, default_caption=data.default_caption),
+        *not_filling(folder.examples, scales),
+    ):
         reporter.line(line)
-    sizes = image_sizes.buckets
-    looks, errors = _looked(folder.examples, sizes, reporter, follow=follow)
+    looks, errors = _looked(folder.examples, scales, reporter, follow=follows(recipe.data.crop))
     names = tuple(_name(folder, item.example.path) for item in looks)
     findings = [
         *_left_out(folder, errors),
@@ -161,7 +163,7 @@ def _read(recipe: Recipe, min_side: int) -> Folder:
 
 
 def _looked(
-    examples: Sequence[Example], sizes: Sequence[tuple[int, int]], reporter: Reporter, *, follow: bool
+    examples: Sequence[Example], scales: Sequence[Scale], reporter: Reporter, *, follow: bool
 ) -> tuple[list[ImageStats], list[BadImage]]:
     """Every image, measured; those that cannot be read after all."""
     keeping = set(judged.spread(len(examples), MAX_FRAMES))
@@ -169,7 +171,9 @@ def _looked(
     def measure_one(index: int) -> ImageStats | BadImage:
         example = examples[index]
         try:
-            return measure(example, size_of(example, sizes), follow=follow, keep_frames=index in keeping)
+            return measure(
+                example, tuple(sizes_of(example, scales)), follow=follow, keep_frames=index in keeping
+            )
         except BadImage as error:
             return error
 
@@ -287,6 +291,7 @@ def _seen(name: str, stats: ImageStats) -> dict[str, Any]:
         "image": name,
         "pixels": [stats.example.width, stats.example.height],
         "bucket": list(stats.size),
+        "smaller_buckets": [list(size) for size in stats.smaller],
         "crop": list(stats.cut.crop),
         "crop_by": stats.cut.reason,
         "faces": [list(face) for face in stats.cut.faces],

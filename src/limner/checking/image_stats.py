@@ -1,6 +1,7 @@
 """Everything that is measured of one image, on the pixels that training would see."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +29,7 @@ class ImageStats:
 
     example: Example
     size: tuple[int, int]
-    """Its bucket, (width, height)."""
+    """Its bucket, (width, height); of several the largest."""
     cut: Crop
     format_info: FormatInfo
     upscale: float
@@ -48,6 +49,8 @@ class ImageStats:
     """The crop, at most ``THUMB`` pixels a side, as a JPEG file: some 15 kB, where pixels take 300."""
     mask: MaskStats | None = None
     """None where all of the image counts."""
+    smaller: tuple[tuple[int, int], ...] = ()
+    """Further buckets that it is seen in, (width, height)."""
 
     @property
     def thumb(self) -> Image.Image:
@@ -56,19 +59,20 @@ class ImageStats:
 
 
 def measure(
-    example: Example, size: tuple[int, int], *, follow: bool = True, keep_frames: bool = True
+    example: Example, sizes: Sequence[tuple[int, int]], *, follow: bool = True, keep_frames: bool = True
 ) -> ImageStats:
     """Measure an image: about 250 ms of one core for 24 megapixels seen at 1024.
 
     Args:
         example: The image.
-        size: Its bucket, (width, height) in pixels.
+        sizes: Its buckets, (width, height) in pixels, the largest first: it is measured in that.
         follow: Whether crops follow the subject.
         keep_frames: Whether to keep what marks are looked for in, 300 kB.
 
     Raises:
         BadImage: The file cannot be read.
     """
+    size = sizes[0]
     crop = choose_crop(example, size, follow=follow)
     info = format_info(example.path)
     left, top, right, bottom = crop.crop
@@ -105,6 +109,7 @@ def measure(
         frames=watermark.frames(whole) if keep_frames else None,
         jpeg=jpeg_of(thumb),
         mask=mask_stats(view, thumb) if example.mask else None,
+        smaller=tuple(sizes[1:]),
     )
 
 

@@ -119,7 +119,7 @@ def _findings(findings: Sequence[Finding]) -> Html:
 
 
 def _buckets(looks: Sequence[ImageStats]) -> list[dict[str, object]]:
-    counts = Counter(item.size for item in looks)
+    counts = Counter(size for item in looks for size in (item.size, *item.smaller))
     return [{"size": f"{w} x {h}", "images": count} for (w, h), count in sorted(counts.items())]
 
 
@@ -143,7 +143,8 @@ def _card(item: ImageStats, name: str, findings: Sequence[Finding], *, flip: boo
         f"<span>{escape(caption or '(no caption)')}</span>" for caption in item.example.captions
     )
     region = WORDS[item.cut.reason]
-    facts = f"{item.example.width}×{item.example.height} → {item.size[0]}×{item.size[1]}, keeps {region}"
+    sizes = ", ".join(f"{width}×{height}" for width, height in (item.size, *item.smaller))
+    facts = f"{item.example.width}×{item.example.height} → {sizes}, keeps {region}"
     if flip:
         facts += ", also mirrored"
     figure = image(_url(item.jpeg), name)

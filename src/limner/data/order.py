@@ -48,7 +48,8 @@ class SampledView(NamedTuple):
 class Order:
     """The endless stream of images, cut into steps of ``batch``.
 
-    The stream is one arrangement of all images (repeats included) after another, an epoch each. Step ``s``
+    The stream is one arrangement of all images after another, an epoch each: each of them in each bucket that
+    it is seen in, as often as its repeats and the draws of that bucket say. Step ``s``
     takes positions [s * batch, (s + 1) * batch): always a whole batch, also across epochs. Within
     an epoch, images of one size are shuffled and stay together in runs of ``batch`` that begin where a step
     begins; the runs are shuffled; what fills no run stands at the epoch's ends. So most steps hold one size.
@@ -58,7 +59,7 @@ class Order:
     """
 
     def __init__(self, views: Sequence[View], *, batch: int, seed: int, caption_dropout: float = 0.0) -> None:
-        """Group the views by example.
+        """Group the views by example and bucket.
 
         Raises:
             BadData: No views.
@@ -73,13 +74,15 @@ class Order:
         self.batch = batch
         self.seed = seed
         self.caption_dropout = caption_dropout
-        by_example: dict[Example, list[int]] = {}
+        by_image: dict[tuple[Example, tuple[int, int]], list[int]] = {}
         for index, view in enumerate(views):
-            by_example.setdefault(view.example, []).append(index)
-        self._choices = [_choices(views, indices, caption_dropout) for indices in by_example.values()]
+            by_image.setdefault((view.example, view.size), []).append(index)
+        self._choices = [_choices(views, indices, caption_dropout) for indices in by_image.values()]
+        first_views = [views[indices[0]] for indices in by_image.values()]
         sizes = sorted({view.shape for view in views})
-        size_of = [sizes.index(views[indices[0]].shape) for indices in by_example.values()]
-        members = np.repeat(np.arange(len(by_example)), [example.repeats for example in by_example])
+        size_of = [sizes.index(view.shape) for view in first_views]
+        draws = [view.example.repeats * view.draws for view in first_views]
+        members = np.repeat(np.arange(len(by_image)), draws)
         self._groups = [members[np.asarray(size_of)[members] == size] for size in range(len(sizes))]
         self._groups = [group for group in self._groups if len(group)]
         self._epoch = lru_cache(maxsize=2)(self._arranged)
@@ -98,7 +101,7 @@ class Order:
         return SampledView(position, choices[int(choice_word) % len(choices)])
 
     def _arranged(self, epoch: int) -> list[int]:
-        """Examples by number in the order of an epoch, as the class says."""
+        """Examples in their buckets, by number, in the order of an epoch, as the class says."""
         words = iter(_words(self.seed, _EPOCH, epoch, 2 * self.images_per_epoch + len(self._groups)).tolist())
         runs: list[list[int]] = []
         rests: list[list[int]] = []
@@ -115,6 +118,25 @@ class Order:
         while len(loose) < head and runs:
             loose += runs.pop()
         return [*loose[:head], *(index for run in runs for index in run), *loose[head:]]
+
+
+def whole_ratio(weights: Sequence[float]) -> tuple[int, ...]:
+    """The smallest whole numbers that stand to each other as some weights do, each share right to 2 %.
+
+    ``whole_ratio([0.5, 0.25, 0.25]) == (2, 1, 1)``. Where numbers of which the smallest is at most 100 do not
+    suffice, the best of them.
+
+    Args:
+        weights: At least one, above 0.
+    """
+
+    def error(numbers: Sequence[int]) -> float:
+        scale = sum(weights) / sum(numbers)
+        return max(abs(number * scale / weight - 1) for number, weight in zip(numbers, weights, strict=True))
+
+    least = min(weights)
+    candidates = [tuple(round(factor * weight / least) for weight in weights) for factor in range(1, 101)]
+    return next((numbers for numbers in candidates if error(numbers) <= 0.02), min(candidates, key=error))
 
 
 def micro_batches(

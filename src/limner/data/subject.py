@@ -19,7 +19,7 @@ from PIL import Image
 
 from limner.data.folder import Example
 from limner.data.images import decode
-from limner.data.views import centre, largest, size_of
+from limner.data.views import Scale, centre, largest, sizes_of
 from limner.errors import BadRecipe
 
 Box = tuple[int, int, int, int]
@@ -86,23 +86,23 @@ def slack(example: Example, size: tuple[int, int]) -> float:
     return 1 - crop_width * crop_height / ((right - left) * (bottom - top))
 
 
-def crops(examples: Iterable[Example], buckets: Sequence[tuple[int, int]]) -> dict[Example, Box]:
+def crops(examples: Iterable[Example], scales: Sequence[Scale]) -> dict[tuple[Example, tuple[int, int]], Box]:
     """The crops that follow the subject, of the examples that lose enough for it to matter.
 
     About 80 ms of one core for an image of 24 megapixels that is looked at; others cost nothing.
 
     Args:
         examples: What ``read_folder`` found.
-        buckets: Sizes to choose from, (width, height).
+        scales: Resolutions that they are seen at, from the smallest to the largest.
 
     Raises:
         BadImage: A file cannot be read any more.
     """
-    pairs = [(example, size_of(example, buckets)) for example in examples]
+    pairs = [(example, size) for example in examples for size in sizes_of(example, scales)]
     selection = [(example, size) for example, size in pairs if slack(example, size) >= SLACK]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         cuts = pool.map(lambda pair: choose_crop(*pair), selection)
-        return {example: result.crop for (example, _), result in zip(selection, cuts, strict=True)}
+        return {pair: result.crop for pair, result in zip(selection, cuts, strict=True)}
 
 
 def choose_crop(example: Example, size: tuple[int, int], *, follow: bool = True) -> Crop:

@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from limner.data.control import ControlImage
 from limner.data.folder import Example, Folder
 from limner.data.masks import named_as_mask
+from limner.data.views import Scale, closest, sizes_at
 
 MAX_NAMES = 3
 SHAPE_TOLERANCE = 1.05
@@ -46,6 +47,22 @@ def what_was_read(folder: Folder, *, trigger: str = "", default_caption: str = "
     lines += [folder.advice] if folder.advice else []
     lines += _missing(folder, trigger, default_caption)
     return lines
+
+
+def not_filling(examples: Sequence[Example], scales: Sequence[Scale]) -> list[str]:
+    """A line on images that are not seen at the largest of several resolutions, as they are smaller."""
+
+    def is_smaller(example: Example) -> bool:
+        left, top, right, bottom = example.extent
+        sides = right - left, bottom - top
+        return sizes_at(*sides, scales)[-1] != closest(*sides, scales[-1].buckets)
+
+    if count := sum(map(is_smaller, examples)):
+        return [
+            f"{count} of {_number(len(examples), 'image')} do not fill the largest resolution, and are "
+            "seen at the next smaller one in its place."
+        ]
+    return []
 
 
 def shared_captions(folder: Folder) -> dict[str, list[Example]]:

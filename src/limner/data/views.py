@@ -45,6 +45,36 @@ def buckets(resolution: int, *, multiple: int, max_aspect: float = 2.0) -> tuple
     return (*((short, long) for long, short in reversed(wide)), (side, side), *wide)
 
 
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """One training resolution."""
+
+    buckets: tuple[tuple[int, int], ...]
+    """(width, height) in pixels."""
+    draws: int = 1
+    """How many draws of each image an epoch has at it."""
+
+
+def sizes_at(width: int, height: int, scales: Sequence[Scale]) -> tuple[tuple[int, int], ...]:
+    """The bucket that an image is seen in at each resolution, (width, height) in pixels.
+
+    In place of one that it would have to be enlarged for, it is that of the next smaller resolution. The
+    smallest has every image.
+
+    Args:
+        width: Pixels of the image, or of the part of it that counts.
+        height: Likewise.
+        scales: From the smallest to the largest.
+    """
+    sizes: list[tuple[int, int]] = []
+    for scale in scales:
+        size = closest(width, height, scale.buckets)
+        crop_width, crop_height = largest(width, height, size)
+        fills = crop_width >= size[0] and crop_height >= size[1]
+        sizes.append(size if fills or not sizes else sizes[-1])
+    return tuple(sizes)
+
+
 def closest(width: int, height: int, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
     """The size that an image of ``width`` x ``height`` loses least to, when cropped to its shape."""
 
@@ -69,6 +99,8 @@ def central(width: int, height: int, size: tuple[int, int]) -> tuple[int, int, i
     return left, top, left + crop_width, top + crop_height
 
 
+Crops = Mapping[tuple[Example, tuple[int, int]], tuple[int, int, int, int]]
+"""Image and bucket -> crop that is not the central one: (left, top, right, bottom) in upright pixels."""
 REDUCING_GAP = 3.0
 """Shrink by whole factors to 3x the wanted size before LANCZOS: 55 dB PSNR against LANCZOS alone."""
 
@@ -88,6 +120,8 @@ class View:
     """Empty when it is dropped."""
     control_sizes: tuple[tuple[int, int], ...] = ()
     """(width, height) of each control image as the family sees it, pixels."""
+    draws: int = 1
+    """How many draws of its image an epoch has in this bucket."""
 
     @property
     def shape(self) -> tuple[tuple[int, int], ...]:
@@ -114,13 +148,22 @@ class View:
         )
 
 
-def size_of(example: Example, buckets: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """The bucket, (width, height), that crops an example least."""
+def sizes_of(example: Example, scales: Sequence[Scale]) -> dict[tuple[int, int], int]:
+    """Bucket, (width, height), of an example -> its draws there in an epoch; the largest first."""
     left, top, right, bottom = example.extent
-    return closest(right - left, bottom - top, buckets)
+    draws: dict[tuple[int, int], int] = {}
+    sizes = sizes_at(right - left, bottom - top, scales)
+    for size, scale in zip(reversed(sizes), reversed(scales), strict=True):
+        draws[size] = draws.get(size, 0) + scale.draws
+    return draws
 
 
-def require_pairs(examples: Sequence[Example], buckets: Sequence[tuple[int, int]]) -> None:
+def size_of(example: Example, scales: Sequence[Scale]) -> tuple[int, int]:
+    """The largest bucket, (width, height), that an example is seen in."""
+    return next(iter(sizes_of(example, scales)))
+
+
+def require_pairs(examples: Sequence[Example], scales: Sequence[Scale]) -> None:
     """Raise ``BadData`` unless each is a teacher's picture with its start noise, which nothing may crop."""
     for example in examples:
         if example.seed is None:
@@ -129,7 +172,7 @@ def require_pairs(examples: Sequence[Example], buckets: Sequence[tuple[int, int]
                 'Write "seed" beside "text" in metadata.jsonl, or name distill.prompts for the base.'
             )
         size = example.width, example.height
-        if size != size_of(example, buckets):
+        if size != size_of(example, scales):
             raise BadData(
                 f"{example.path} has {size[0]} x {size[1]} pixels, which is no bucket of data.resolution: "
                 "its start noise would not fit. Set data.resolution to the teacher's."
@@ -146,17 +189,18 @@ def centre(example: Example, size: tuple[int, int]) -> tuple[int, int, int, int]
 def views(
     examples: Sequence[Example],
     *,
-    buckets: Sequence[tuple[int, int]],
+    scales: Sequence[Scale],
     flip: bool,
     dropout: bool,
-    crops: Mapping[Example, tuple[int, int, int, int]] | None = None,
+    crops: Crops | None = None,
     fit: ControlFit | None = None,
 ) -> tuple[View, ...]:
-    """Every view of every example: flips x caption variants, in the order of the examples.
+    """Every view of every example: sizes x flips x caption variants, in the order of the examples.
 
     Args:
         examples: What ``read_folder`` found.
-        buckets: Sizes to choose from; each example takes the one that crops least.
+        scales: Resolutions, from the smallest to the largest; of each, an example takes the bucket that crops
+            it least.
         flip: Add mirrored views.
         dropout: Add views with the empty caption.
         crops: Crops that differ from the central one, such as those that follow the subject.
@@ -167,15 +211,17 @@ def views(
     """
     result: list[View] = []
     for example in examples:
-        size = size_of(example, buckets)
-        crop = (crops or {}).get(example) or centre(example, size)
         captions = dict.fromkeys((*example.captions, "") if dropout else example.captions)
         flips = (False, True) if flip else (False,)
         controls = tuple(fit.fitted(item.width, item.height) for item in example.controls) if fit else ()
-        _require_sight(example, size, crop)
-        result += [
-            View(example, size, crop, turn, caption, controls) for turn in flips for caption in captions
-        ]
+        for size, draws in sizes_of(example, scales).items():
+            crop = (crops or {}).get((example, size)) or centre(example, size)
+            _require_sight(example, size, crop)
+            result += [
+                View(example, size, crop, turn, caption, controls, draws)
+                for turn in flips
+                for caption in captions
+            ]
     return tuple(result)
 
 

@@ -40,7 +40,7 @@ class Book:
     changes: dict[str, Any] = field(default_factory=dict)
     """Our key -> value in our units."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """What rules tell each other: images, repeats, epochs, gradient accumulation."""
+    """What rules tell each other: the trainer, images, repeats, epochs, gradient accumulation."""
 
     def take(self, *leaves: str) -> list[ForeignOption]:
         """Settings with these last parts, in the order of the file; no other rule gets them."""

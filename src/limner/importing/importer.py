@@ -56,7 +56,7 @@ def import_recipe(path: Path) -> Imported:
     configuration = read(path)
     trainer = trainer_of(configuration)
     order = {option.key: number for number, option in enumerate(configuration.options)}
-    book = Book(list(configuration.options))
+    book = Book(list(configuration.options), facts={"trainer": trainer.name})
     for option in configuration.absent_files:
         book.row(option, "cannot be had", "That file is not here: what it says of the dataset is missing.")
     book.options = [option for option in book.options if option not in configuration.absent_files]

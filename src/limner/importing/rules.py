@@ -169,27 +169,40 @@ def network(book: Book) -> None:
         book.row(option, "always so", "The denoiser alone is trained, unless lora.text_encoders names more.")
 
 
+LISTS_OF_SIZES = ("ai-toolkit", "OneTrainer")
+"""Trainers whose list, or text with commas, of two numbers is two sizes; of others it is width and height."""
+
+
 def resolution(book: Book) -> None:
-    """One side in pixels, from a pair, a list, or an area."""
+    """Sides in pixels, from numbers, pairs, lists, or areas; of several datasets all of them."""
+    sides: list[tuple[ForeignOption, tuple[int, ...]]] = []
     for option in book.each("resolution", "max_resolution", "max_pixels"):
-        value = option.value
-        numbers = [int(part) for part in re.findall(r"\d+", str(value))]
+        numbers = [int(part) for part in re.findall(r"\d+", str(option.value))]
         if not numbers or option.key.startswith("sample"):
             book.row(option, "cannot be had", "No number of pixels.")
-            continue
-        if option.leaf == "max_pixels":
-            numbers = [math.isqrt(numbers[0])]
-        side = (
-            round(math.sqrt(numbers[0] * numbers[1]) / 16) * 16
-            if isinstance(value, str) and len(numbers) == 2 and numbers[0] != numbers[1]
-            else max(numbers)
-        )
+        else:
+            sides.append((option, _sides(option, numbers, book.facts.get("trainer", ""))))
+    union = tuple(dict.fromkeys(side for _, parts in sides for side in parts))
+    assignments: dict[str, Any] = {"data.resolution": union[0] if len(union) == 1 else union}
+    for option, parts in sides:
         note = (
-            "Of several sizes the largest: a recipe has one."
-            if isinstance(value, list) and len(set(numbers)) > 1
-            else ""
+            "Images of all datasets are seen at all sizes that they fill." if len(parts) < len(union) else ""
         )
-        book.set(option, {"data.resolution": side}, note, outcome="kept" if value == side else "translated")
+        is_kept = option.value in (assignments["data.resolution"], [*union])
+        book.set(option, assignments, note, outcome="kept" if is_kept else "translated")
+
+
+def _sides(option: ForeignOption, numbers: list[int], trainer: str) -> tuple[int, ...]:
+    if option.leaf == "max_pixels":
+        return (math.isqrt(numbers[0]),)
+    is_pair = len(numbers) == 2 and (trainer not in LISTS_OF_SIZES or "x" in str(option.value))
+    if is_pair:
+        return (
+            (round(math.sqrt(numbers[0] * numbers[1]) / 16) * 16,)
+            if numbers[0] != numbers[1]
+            else (numbers[0],)
+        )
+    return tuple(dict.fromkeys(numbers))
 
 
 def quantization(book: Book) -> None:

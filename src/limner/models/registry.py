@@ -153,7 +153,7 @@ def distilled_note(name: str, *, distilled: bool = False) -> str:
     )
 
 
-def introduction(base: str, resolution: int | None = None) -> str:
+def introduction(base: str, resolution: int | tuple[int, ...] | None = None) -> str:
     """A base in a line, before anything of it is read: what it is for, its pixels and its licence.
 
     Args:
@@ -164,6 +164,8 @@ def introduction(base: str, resolution: int | None = None) -> str:
     if record and record.toy:
         return f"Base: {base}, {record.purpose}."
     pixels = resolution or (record.resolution if record else None)
+    if isinstance(pixels, tuple):
+        pixels = " and ".join(map(str, pixels))
     size = f", {pixels} pixels" if pixels else ""
     if record:
         return f"Base: {base}, {record.purpose}{size}. Licence: {record.licence}."

@@ -203,7 +203,8 @@ def _time(result: PlanResult, choice: Choice) -> Iterator[str]:
     ]
     share_text = f" ({', '.join(shares)})" if shares else ""
     steps = f"{result.request.steps} steps in {duration(total.train)}"
-    yield f"Time: {_seconds(step_time.seconds)} per step{share_text}; {steps}"
+    mean_text = ", the mean over several sizes" if result.mixture.parts else ""
+    yield f"Time: {_seconds(step_time.seconds)} per step{mean_text}{share_text}; {steps}"
     phases = {
         "loading": total.load,
         "caching": total.cache,

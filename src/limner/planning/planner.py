@@ -3,56 +3,34 @@
 Where the profile of the base is known already, nothing here loads torch: the answer is arithmetic.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from math import ceil
 from typing import Any
 
 from limner.assembly.base import ResolvedBase, fp16_of, sample_settings
-from limner.data.listing import image_sizes
-from limner.data.order import CAPTION_PROMPTS, QUANTILES, SUBSET, held_out
+from limner.data.order import QUANTILES
 from limner.errors import BadRecipe, DoesNotFit
 from limner.models.registry import hub_bases
 from limner.models.source import hub_page
 from limner.nn.memory.plan import OptimizerState, Plan, PreviousPrecision
 from limner.planning.advice import Alternative, Misfit, alternatives, misfit
 from limner.planning.choice import Choice, PlanRequest, assess, budget
+from limner.planning.counts import Counts, counts_of
 from limner.planning.devices import Device
 from limner.planning.disk import fetched_bytes, here, mapped_bytes
 from limner.planning.host import PHOTO
 from limner.planning.local_device import device_for
 from limner.planning.memory import CODES, MASTER, saved_bytes
+from limner.planning.mixture import Mixture, at_pace_of, step_sizes, view_count
 from limner.planning.profile import Profile
-from limner.planning.profile_cache import largest, opened, profile_of, shape_of
+from limner.planning.profile_cache import opened, profile_of, shape_of
 from limner.planning.request import ProfileRequest
 from limner.planning.search import below, choose, encoded_below
 from limner.planning.time import CostModel, Total, total_of
 from limner.recipe.optimizers import optimizer_of
 from limner.recipe.schema import Recipe
-from limner.recipe.toml import prompts
 from limner.reporter import Reporter
-
-IMAGES = 10
-"""Images that are assumed where there are none yet."""
-
-
-@dataclass(frozen=True)
-class Counts:
-    """How much there is to do, beside the training steps."""
-
-    images: int
-    images_unknown: bool
-    """Whether the number of images is a guess."""
-    sizes: tuple[tuple[int, int], ...]
-    """(width, height) of the images, pixels."""
-    views: int
-    captions: int
-    samples: int
-    """Samples generated in the course of the run."""
-    validation_passes: int
-    """Forward passes of one image for the validation loss."""
-
 
 WHOLE: tuple[OptimizerState, ...] = ("fp32", "host")
 """Ways to keep an optimizer's state that hold the same numbers."""
@@ -75,6 +53,8 @@ class PlanResult:
     """US dollars per hour."""
     missing_bytes: int = 0
     """Bytes of the base's files that are not on this disk yet."""
+    mixture: Mixture = Mixture()
+    """Of the smaller sizes, where images are seen at several; ``profile`` is that of the largest."""
 
     @property
     def fits(self) -> bool:
@@ -107,7 +87,7 @@ class PlanResult:
         )
         return {
             "download": self.missing_bytes,
-            "cache": self.profile.entry * self.counts.views,
+            "cache": round(self.mixture.entry(self.profile) * self.counts.views),
             "checkpoints": self.recipe.train.checkpoints_held * checkpoint_bytes,
             "loras": self._lora_bytes,
             "model": self.profile.download if self.request.full else 0,
@@ -131,16 +111,26 @@ class PlanResult:
         """
         assert self.choice is not None
         choice = below(self.profile, self.device, self.request, self.choice.plan, used_bytes=used_bytes)
-        total = total_of_run(self.profile, self.device, self.request, choice, self.counts, self.recipe)
+        return self.timed(choice)
+
+    def timed(self, choice: Choice) -> "PlanResult":
+        """The same run by another plan for the largest size."""
+        choice = self.mixture.timed(choice, self.profile, self.device, self.request)
+
+        def total_at(profile: Profile) -> Total:
+            return total_of_run(profile, self.device, self.request, choice, self.counts, self.recipe)
+
+        total = self.mixture.average(self.profile, total_at)
+        total = replace(
+            total, measure=total_at(self.profile).measure
+        )  # validation views have the largest size
         return replace(self, choice=choice, total=total, alternatives=())
 
     def encode_down(self, used_bytes: int) -> "PlanResult":
         """The same run with a way to fill the cache that needs clearly less. As :meth:`down`."""
         assert self.choice is not None
         plan = encoded_below(self.profile, self.device, self.request, self.choice.plan, used_bytes=used_bytes)
-        choice = assess(self.profile, self.device, self.request, plan)
-        total = total_of_run(self.profile, self.device, self.request, choice, self.counts, self.recipe)
-        return replace(self, choice=choice, total=total, alternatives=())
+        return self.timed(assess(self.profile, self.device, self.request, plan))
 
     def plain(self) -> dict[str, Any]:
         """What ``--json`` prints and ``plan.json`` holds. Bytes, seconds, US dollars."""
@@ -228,17 +218,19 @@ def plan(
     base = ResolvedBase(
         recipe=recipe, source=source, shape=shape_of(source), kind=device.kind, compute=request.compute
     )
-    size = largest(base.sizes, list(counts.sizes))
+    shares = step_sizes(base.sizes, counts.sizes)
+    counts = replace(counts, views=round(counts.views * view_count(base.sizes, counts.sizes)))
     price = device.price if price is None else price
     misfits: list[tuple[Misfit, Callable[..., PlanResult]]] = []
-    profile_request = ProfileRequest(base, size, whole, matmul_precision=request.matmul_precision)
+    profile_request = ProfileRequest(base, [*shares][-1], whole, matmul_precision=request.matmul_precision)
     for way in _ways(profile_request, request):
-        profile = profile_of(way, reporter.line)
-        profile = profile if files is None else replace(profile, download=files)
+        *smaller, profile = _profiles(way, [*shares], files, reporter)
         missing_bytes = fetched_bytes(recipe.base, source, profile) if files is None else 0
-        build = partial(
-            PlanResult, recipe, device, profile, request, counts, price=price, missing_bytes=missing_bytes
-        )
+        rest = {
+            "missing_bytes": missing_bytes,
+            "mixture": Mixture(tuple(zip(smaller, shares.values(), strict=False))),
+        }
+        build = partial(PlanResult, recipe, device, profile, request, counts, price=price, **rest)
         try:
             choice = choose(profile, device, request)
         except DoesNotFit:
@@ -246,9 +238,9 @@ def plan(
                 (misfit(profile, device, request, profile_at=partial(_at, way, base.shape.multiple)), build)
             )
             continue
-        total = total_of_run(profile, device, request, choice, counts, recipe)
         options = alternatives(profile, device, request, choice)
-        return build(choice=choice, total=total, alternatives=options, misfit=None)
+        mean = build(choice=choice, total=None, alternatives=(), misfit=None).timed(choice)
+        return replace(mean, alternatives=at_pace_of(mean.choice, choice, options))
     last, build = misfits[-1]
     remedies = tuple(dict.fromkeys(remedy for entry, _ in reversed(misfits) for remedy in entry.remedies))
     return build(choice=None, total=None, alternatives=(), misfit=replace(last, remedies=remedies))
@@ -344,29 +336,12 @@ def request_of(
     )
 
 
-def counts_of(recipe: Recipe, sizes: list[tuple[int, int]] | None = None) -> Counts:
-    """How much there is to encode, to sample and to measure. Sizes are those of the images if left out."""
-    request, train = recipe.data, recipe.train
-    sizes = image_sizes(recipe.data.images) if sizes is None else sizes
-    images = len(sizes) or IMAGES
-    validation_images = held_out(images, request.validation_count)
-    prompt_count = len(prompts(recipe)) or min(CAPTION_PROMPTS, images)
-    interval = recipe.sample.every
-    rounds = 0 if interval == -1 else 2 if interval == 0 else 2 + max(0, train.steps - 1) // interval
-    class_images = recipe.prior.images_per_prompt * len(recipe.prior.prompts)
-    views = images * (2 if request.flip else 1) + class_images
-    checks = 1 + ceil(train.steps / (train.validation_every or train.save_every))
-    return Counts(
-        images=images,
-        images_unknown=not sizes,
-        sizes=tuple(sizes),
-        views=views,
-        captions=images * (2 if recipe.prior.taught else 1)
-        + len(recipe.prior.prompts)
-        + (prompt_count + 1 if rounds else 0),
-        samples=rounds * prompt_count + class_images,
-        validation_passes=checks * len(QUANTILES) * (validation_images or min(SUBSET, images)),
-    )
+def _profiles(
+    way: ProfileRequest, sizes: Sequence[tuple[int, int]], files: int | None, reporter: Reporter
+) -> list[Profile]:
+    """The profile at each size, with the bytes of the base's files where they are here."""
+    profiles = [profile_of(replace(way, size=size), reporter.line) for size in sizes]
+    return profiles if files is None else [replace(profile, download=files) for profile in profiles]
 
 
 def total_of_run(

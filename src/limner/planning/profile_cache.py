@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from limner import bases
-from limner.assembly.base import ImageSizes, Shape, family_at, shape_at
-from limner.data.views import closest
+from limner.assembly.base import Shape, family_at, shape_at
 from limner.files import user_cache, write_json
 from limner.imports import swiftly
 from limner.models.bundled import described
@@ -51,17 +50,6 @@ def shape_of(source: Source) -> Shape:
         shape = Shape(family.multiple, family.resolution)
         _keep(path, {"multiple": shape.multiple, "resolution": shape.resolution})
     return shape_at(source, shape)
-
-
-def largest(sizes: ImageSizes, images: list[tuple[int, int]]) -> tuple[int, int]:
-    """The bucket with the most tokens of those that a run uses: the square one where there are no images.
-
-    Args:
-        sizes: By the recipe and its base.
-        images: (width, height) of the images, pixels.
-    """
-    used = {closest(width, height, sizes.buckets) for width, height in images}
-    return max(used or {closest(1, 1, sizes.buckets)}, key=lambda size: (size[0] * size[1], size))
 
 
 def profile_of(request: ProfileRequest, tell: Callable[[str], None] = lambda line: None) -> Profile:

@@ -31,6 +31,7 @@ class ProfileRequest:
             **({"adapter": adapter.sha256} if adapter else {}),
             **({} if recipe.sample.base == "own" else {"sample_base": sample_settings(recipe)}),
             **({"controls": self.base.controls} if self.base.controls else {}),
+            **({"sampled": self.base.resolution} if len(self.base.sizes.resolutions) > 1 else {}),
             "size": self.size,
             "compute": self.base.compute,
             "kind": self.base.kind,

@@ -17,12 +17,14 @@ from limner.models.registry import registered_bases
 from limner.planning.advice import SIZES, least
 from limner.planning.cards import typical
 from limner.planning.choice import Choice, PlanRequest, fits
+from limner.planning.counts import counts_of
 from limner.planning.devices import Device, of_card
 from limner.planning.disk import fetched_bytes, here
 from limner.planning.local_device import device_for
-from limner.planning.planner import counts_of, request_of, total_of_run
+from limner.planning.mixture import step_sizes
+from limner.planning.planner import request_of, total_of_run
 from limner.planning.profile import Profile
-from limner.planning.profile_cache import largest, opened, profile_of, shape_of
+from limner.planning.profile_cache import opened, profile_of, shape_of
 from limner.planning.request import ProfileRequest
 from limner.planning.search import choose
 from limner.planning.shipped import SHIPPED_COMPUTE, shipped_profile
@@ -198,7 +200,8 @@ def _profile(resolved: ResolvedBase, reporter: Reporter) -> Profile:
     plain = recipe.train.method == "lora" and recipe.limits.matmul_precision == "full"
     as_shipped = resolved.compute == SHIPPED_COMPUTE[resolved.kind] and resolved.resolution == base.resolution
     profile = shipped_profile(base.name, resolved.kind) if plain and as_shipped else None
-    return profile or profile_of(ProfileRequest(resolved, largest(resolved.sizes, [])), reporter.line)
+    size = [*step_sizes(resolved.sizes, [])][-1]
+    return profile or profile_of(ProfileRequest(resolved, size), reporter.line)
 
 
 def _smallest_card(profile: Profile, request: PlanRequest) -> int | None:

@@ -6,9 +6,11 @@ from limner.errors import BadRecipe
 from limner.recipe.optimizers import optimizer_of
 
 if TYPE_CHECKING:
-    from limner.recipe.schema import Recipe
+    from limner.recipe.schema import Data, Recipe
     from limner.recipe.train import Lora, Train
 
+SLACK = 0.005
+"""How far from 1 the sum of shares may be: thirds are written with two digits."""
 SHAPES = {
     "schedule_cycles": "cosine_with_restarts",
     "schedule_power": "polynomial",
@@ -30,6 +32,27 @@ def refuse_layers(lora: "Lora") -> None:
         raise BadRecipe(
             f"lora.text_encoder_layers is {lora.text_encoder_layers}, but no text encoder is trained. "
             'Set lora.text_encoders = ["text_encoder"], or remove lora.text_encoder_layers.'
+        )
+
+
+def refuse_resolutions(data: "Data") -> None:
+    """Raise ``BadRecipe`` where resolutions are alike, or their shares do not fit them."""
+    sides, shares = data.resolution, data.resolution_shares
+    if isinstance(sides, tuple) and len(set(sides)) < len(sides):
+        raise BadRecipe(
+            f"data.resolution is {[*sides]}, with one of them twice. Remove it; "
+            "data.resolution_shares says how often each is drawn."
+        )
+    count = len(sides) if isinstance(sides, tuple) else 1
+    if shares and len(shares) != count:
+        raise BadRecipe(
+            f"data.resolution_shares has {len(shares)} shares, and data.resolution {count} "
+            f"{'sizes' if count > 1 else 'size'}. Write one share for each size, or remove the shares."
+        )
+    if shares and abs(sum(shares) - 1) > SLACK:
+        raise BadRecipe(
+            f"data.resolution_shares add up to {sum(shares):g}. Write shares whose sum is 1, such as 0.25, "
+            "0.25, 0.5."
         )
 
 
@@ -251,6 +274,11 @@ def refuse_distillation(recipe: "Recipe") -> None:
                 f"noise: it begins at the teacher's. Remove train.{key}."
             )
     data = recipe.data
+    if isinstance(data.resolution, tuple):
+        raise BadRecipe(
+            f'data.resolution is {[*data.resolution]}, and train.objective is "distill": a picture has the '
+            "size of its start noise. Set one resolution, the teacher's."
+        )
     pairs = {
         "data.flip": data.flip,
         "data.caption_dropout": data.caption_dropout,

@@ -83,6 +83,14 @@ Paths = Annotated[
     Field(strict=False),
     BeforeValidator(lambda value: (value,) if isinstance(value, str | Path) and str(value) else value or ()),
 ]
+Side = Annotated[int, Field(ge=16, le=8192)]
+Resolution = Annotated[
+    Side | Annotated[tuple[Side, ...], Field(strict=False, min_length=1)],
+    AfterValidator(lambda sides: sides[0] if isinstance(sides, tuple) and len(sides) == 1 else sides),
+]
+"""One side in pixels, or several; a list of one is that one."""
+Share = Annotated[float, Field(gt=0, le=1)]
+Shares = Annotated[tuple[Share, ...], Field(strict=False)]
 Size = Annotated[str, Field(json_schema_extra={"format": "size"}), AfterValidator(_possible_size)]
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)]
 

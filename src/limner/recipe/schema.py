@@ -7,7 +7,18 @@ from pydantic import Field, model_validator
 
 from limner.errors import BadRecipe
 from limner.recipe import contradictions
-from limner.recipe.field_types import ConceptType, Names, PathField, Paths, Size, Tool, Tracker, TriggerField
+from limner.recipe.field_types import (
+    ConceptType,
+    Names,
+    PathField,
+    Paths,
+    Resolution,
+    Shares,
+    Size,
+    Tool,
+    Tracker,
+    TriggerField,
+)
 from limner.recipe.section import Section
 from limner.recipe.train import Distill, Lora, Prior, Train
 
@@ -22,9 +33,12 @@ class Data(Section):
     A relative path starts at the folder of this recipe."""
     trigger: Annotated[TriggerField, Field(examples=["sks cat"])] = ""
     """Trigger word(s), such as "sks cat". Put before each caption that lacks them."""
-    resolution: Annotated[int, Field(ge=16, le=8192)] | None = Field(default=None, examples=[1024])
+    resolution: Resolution | None = Field(default=None, examples=[1024])
     """Training resolution: side in pixels of the square whose area every image is resized to, in the
-    aspect-ratio bucket of its shape. Unset: the base's own."""
+    aspect-ratio bucket of its shape. A list ([512, 768, 1024]): each image is seen at each of them that it
+    fills, in place of one that it does not at the next smaller. Unset: the base's own."""
+    resolution_shares: Shares = Field(default=(), examples=[[0.25, 0.25, 0.5]])
+    """Share of the draws (0 to 1, 1 in all) of each resolution of a list. Empty: as many of each."""
     flip: bool = False
     """Horizontal flip: each image mirrored as well. Not for faces, lettering, or what has left and right."""
     crop: Literal["auto", "subject", "centre"] = "auto"
@@ -48,13 +62,15 @@ class Data(Section):
     part. A folder, where cat.png or cat-mask.png goes with cat.jpg; "sidecar": cat-mask.png, cat_mask.png or
     cat.mask.png beside cat.jpg; "alpha": the alpha channel of the images. Where there is none, all counts."""
     min_side: Annotated[int, Field(ge=1)] | None = Field(default=None, examples=[512])
-    """Images whose shorter side has fewer pixels are left out, by name. Unset: half the resolution."""
+    """Images whose shorter side has fewer pixels are left out, by name. Unset: half the resolution, of
+    several the smallest."""
     cache: PathField | None = Field(default=None, examples=["cache"])
     """Folder for cached latents and text embeddings. Unset: $LIMNER_CACHE, else the user's cache folder,
     shared between runs."""
 
     @model_validator(mode="after")
-    def _one_way_to_hold_out(self) -> Self:
+    def _possible(self) -> Self:
+        contradictions.refuse_resolutions(self)
         if self.validation_count and self.validation_images is not None:
             raise BadRecipe(
                 f"data.validation_count is {self.validation_count} and data.validation_images is "

@@ -288,8 +288,9 @@ def _card(entry: Mapping[str, Any]) -> Html:
     """One training image: picture, name, sizes, captions."""
     captions = entry.get("captions")
     texts = [str(caption) for caption in captions] if isinstance(captions, list) else []
-    size = entry.get("size")
-    bucket = f" → {size[0]}×{size[1]}" if isinstance(size, list) and len(size) == 2 else ""
+    sizes = [entry.get("size"), *(entry.get("smaller") or [])]
+    pairs = [f"{size[0]}×{size[1]}" for size in sizes if isinstance(size, list) and len(size) == 2]
+    bucket = f" → {', '.join(pairs)}" if pairs else ""
     facts = f"{entry.get('width', '?')}×{entry.get('height', '?')}{bucket}"
     if entry.get("held_out") is True:
         facts += " · held out"

@@ -216,7 +216,10 @@ def data_sheet(
     folder: Folder, rejected: Sequence[Rejected], training_views: Sequence[View], held_out: Sequence[View]
 ) -> dict[str, object]:
     """What the report says of the images: names, sizes, captions, thumbnails, and what was left out."""
-    sizes = {view.example.sha256: view.size for view in (*held_out, *training_views)}
+    sizes: dict[str, list[tuple[int, int]]] = {}
+    for view in (*held_out, *training_views):
+        image_sizes = sizes.setdefault(view.example.sha256, [])
+        image_sizes += [] if view.size in image_sizes else [view.size]
     only_held = {v.example.sha256 for v in held_out} - {v.example.sha256 for v in training_views}
     return {
         "images": [
@@ -224,7 +227,8 @@ def data_sheet(
                 "name": folder.named(entry.path),
                 "width": entry.width,
                 "height": entry.height,
-                "size": list(sizes[entry.sha256]) if entry.sha256 in sizes else None,
+                "size": list(sizes[entry.sha256][0]) if entry.sha256 in sizes else None,
+                "smaller": [list(size) for size in sizes.get(entry.sha256, [])[1:]],
                 "captions": list(entry.captions),
                 "held_out": entry.sha256 in only_held,
                 "thumb": _thumbnail(entry.path),

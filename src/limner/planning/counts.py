@@ -1,0 +1,54 @@
+"""How much a run has to do beside its steps: images to encode, to sample and to measure. No torch."""
+
+from dataclasses import dataclass
+from math import ceil
+
+from limner.data.listing import image_sizes
+from limner.data.order import CAPTION_PROMPTS, QUANTILES, SUBSET, held_out
+from limner.recipe.schema import Recipe
+from limner.recipe.toml import prompts
+
+IMAGES = 10
+"""Images that are assumed where there are none yet."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How much there is to do, beside the training steps."""
+
+    images: int
+    images_unknown: bool
+    """Whether the number of images is a guess."""
+    sizes: tuple[tuple[int, int], ...]
+    """(width, height) of the images, pixels."""
+    views: int
+    captions: int
+    samples: int
+    """Samples generated in the course of the run."""
+    validation_passes: int
+    """Forward passes of one image for the validation loss."""
+
+
+def counts_of(recipe: Recipe, sizes: list[tuple[int, int]] | None = None) -> Counts:
+    """How much there is to encode, to sample and to measure. Sizes are those of the images if left out."""
+    request, train = recipe.data, recipe.train
+    sizes = image_sizes(recipe.data.images) if sizes is None else sizes
+    images = len(sizes) or IMAGES
+    validation_images = held_out(images, request.validation_count)
+    prompt_count = len(prompts(recipe)) or min(CAPTION_PROMPTS, images)
+    interval = recipe.sample.every
+    rounds = 0 if interval == -1 else 2 if interval == 0 else 2 + max(0, train.steps - 1) // interval
+    class_images = recipe.prior.images_per_prompt * len(recipe.prior.prompts)
+    views = images * (2 if request.flip else 1) + class_images
+    checks = 1 + ceil(train.steps / (train.validation_every or train.save_every))
+    return Counts(
+        images=images,
+        images_unknown=not sizes,
+        sizes=tuple(sizes),
+        views=views,
+        captions=images * (2 if recipe.prior.taught else 1)
+        + len(recipe.prior.prompts)
+        + (prompt_count + 1 if rounds else 0),
+        samples=rounds * prompt_count + class_images,
+        validation_passes=checks * len(QUANTILES) * (validation_images or min(SUBSET, images)),
+    )
