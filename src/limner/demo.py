@@ -17,7 +17,7 @@ from PIL import Image
 from limner.assembly.base import family_at, locate_base, shape_at
 from limner.bases.art import TRAINED_STYLES
 from limner.bases.demo_sets import NOUNS, TEST_NOUNS, folder
-from limner.bases.judge import Judge, style_scores, subject_score
+from limner.bases.judge import Judge, stack, style_scores, subject_score
 from limner.files import atomic_write
 from limner.generation.branches import negative_scales, with_adapters
 from limner.generation.pipeline import pipeline
@@ -309,12 +309,6 @@ class PromptSampler:
                     ).images
                 bar.advance(len(batch))
         return out
-
-
-def stack(images: Sequence[Image.Image], side: int) -> np.ndarray:
-    """(N, side, side, 3) uint8, as the judge reads them."""
-    thumbnails = [image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS) for image in images]
-    return np.stack([np.asarray(image) for image in thumbnails])
 
 
 def _page_lesson(

@@ -57,6 +57,8 @@ class RunDir:
         self.loras_path = self.path / "loras"
         self.model_path = self.path / "model"
         self.judge_path = self.path / "judge.json"
+        self.judge_images_path = self.path / "judge"
+        self.judge_sheet_path = self.judge_images_path / "sheet.jpg"
         self.report_path = self.path / "report.html"
         self.track_path = self.path / "track"
         self.track_id_path = self.track_path / "id"

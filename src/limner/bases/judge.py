@@ -12,7 +12,7 @@ One in ten (concept, style) pairs is kept from it, so that its own figures are t
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -87,13 +88,17 @@ class Net(nn.Module):
         )
         self.subject = nn.Linear(2 * width, 1)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, 3, S, S) in [0, 1] -> logits (B, concepts), (B, styles), (B,)."""
+    def trunk(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) in [0, 1] -> (B, 2 width): mean and largest value of each channel."""
         x = self.stem((images - 0.5) * 4)
         for stage in self.stages:
             x = stage(x)
         x = F.silu(self.norm(x))
-        features = self.dropout(torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1))
+        return torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, 3, S, S) in [0, 1] -> logits (B, concepts), (B, styles), (B,)."""
+        features = self.dropout(self.trunk(images))
         return self.concept(features), self.style(hand(images)), self.subject(features)[:, 0]
 
     def go_on(self, trained: "Net") -> None:
@@ -245,8 +250,11 @@ class Judge:
         }
         write_json(folder / "judge.json", {**facts, **record})
 
-    @torch.no_grad()
     def _answers(self, images: np.ndarray, head: int) -> Tensor:
+        return self._computed(images, lambda batch: self.net(batch)[head])
+
+    @torch.no_grad()
+    def _computed(self, images: np.ndarray, compute: Callable[[Tensor], Tensor]) -> Tensor:
         if images.ndim != 4 or images.shape[1:] != (self.side, self.side, 3) or images.dtype != np.uint8:
             raise BadBase(
                 f"The judge got {images.dtype} {images.shape}, reads (N, {self.side}, {self.side}, 3) uint8. "
@@ -254,7 +262,21 @@ class Judge:
             )
         device = self.net.concept.weight.device
         tensor_images = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
-        return torch.cat([self.net(batch.float() / 255)[head] for batch in tensor_images.split(256)])
+        return torch.cat([compute(batch.float() / 255) for batch in tensor_images.split(256)])
+
+    def features(self, images: np.ndarray, *, of_style: bool) -> np.ndarray:
+        """What pictures are like, (N, 192) or (N, 384) float32 of length 1.
+
+        Args:
+            images: See the class.
+            of_style: By the hand, as the style head reads palette and edges; else by what is drawn, as the
+                trunk sees it.
+        """
+
+        def style(batch: Tensor) -> Tensor:
+            return self.net.style[1](self.net.style[0](hand(batch)))
+
+        return F.normalize(self._computed(images, style if of_style else self.net.trunk), dim=1).cpu().numpy()
 
     def concepts(self, images: np.ndarray) -> np.ndarray:
         """(N, C) probabilities of ``concept_names``."""
@@ -275,6 +297,12 @@ class Judge:
                 "This judge never saw the mascot. Train it where limner.bases.mascot can be imported."
             )
         return self._answers(images, 2).sigmoid().cpu().numpy()
+
+
+def stack(images: Sequence[Image.Image], side: int) -> np.ndarray:
+    """(N, side, side, 3) uint8, as the judge reads them."""
+    thumbnails = [image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS) for image in images]
+    return np.stack([np.asarray(image) for image in thumbnails])
 
 
 def style_scores(judge: Judge, images: np.ndarray, nouns: Sequence[str], style: str) -> dict[str, float]:

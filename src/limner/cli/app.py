@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from limner.cli import cache, check, fetch, importer, instant, plan, status, studio
+from limner.cli import cache, check, fetch, importer, instant, judge, plan, status, studio
 from limner.cli.calibration import calibrate_first
 from limner.cli.caption import caption
 from limner.cli.detach import detached
@@ -205,6 +205,7 @@ def schema(*, as_json: Json = True) -> None:
 
 check.register(app)
 instant.register(app)
+judge.register(app)
 fetch.register(app)
 plan.register(app)
 importer.register(app)

@@ -37,6 +37,9 @@ from limner.recipe.schema import Recipe
 from limner.reporter import Reporter
 from limner.run_folder import RunDir, run_of
 
+BATCH_PIXELS = 512 * 512
+"""Of pictures that are computed at once: a batch takes no more memory than one picture of most bases."""
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -132,25 +135,60 @@ class ImageSampler:
 
     def images(self, line: PromptLine) -> Iterator[tuple[Cell, Image.Image, ImageRecord]]:
         """A picture for each of the cells."""
+        for target, cell in self._jobs(_overlaid(self.settings, line)):
+            ((image, record),) = self.batch(line, [(line.prompt, cell.seed)], target, cell.strength)
+            yield cell, image, record
+
+    def batch_size(self, line: PromptLine) -> int:
+        """How many pictures like those of a line may be computed at once: of large ones, one."""
+        params = _params(self.family, self.source, _overlaid(self.settings, line))
+        return 1 if params.controls else max(1, BATCH_PIXELS // (params.width * params.height))
+
+    def batch(
+        self, line: PromptLine, jobs: Sequence[tuple[str, int]], target: Path | None, strength: float
+    ) -> list[tuple[Image.Image, ImageRecord]]:
+        """Pictures of several prompts and seeds, computed at once.
+
+        Args:
+            line: How they are sampled; what it shows is in ``jobs``.
+            jobs: (prompt, seed) of each, at most :meth:`batch_size`.
+            target: The LoRA among the targets; None for a base that was trained whole.
+            strength: Of the LoRA.
+
+        Raises:
+            BadBase: The base cannot compute.
+        """
         settings = _overlaid(self.settings, line)
         params = _params(self.family, self.source, settings)
         options = self.family.pipeline_kwargs(self.source, params)
         control_kwargs = self.family.control_kwargs(params)
         if settings.negative_prompt:
             options["negative_prompt"] = settings.negative_prompt
-        with refusing(self.source):
-            kwargs = prompt_kwargs(
-                self.family, self.source, self.pipe, line.prompt, options, settings.controls
-            )
-        for target, cell in self._jobs(settings):
-            strengths = ({target: cell.strength} if target else {}) | self._further_loras
-            positive = {self._names[path]: scale for path, scale in strengths.items()}
-            negative = negative_scales(settings, positive, cell.strength)
-            generator = torch.Generator().manual_seed(cell.seed)
-            with refusing(self.source), with_adapters(self.pipe, self.family, positive, negative):
-                image = self.pipe(**kwargs, **control_kwargs, generator=generator).images[0]
-            used = [replace(self._used[path], strength=scale) for path, scale in strengths.items()]
-            yield cell, image, self._record(line.prompt, cell.seed, image, options, used)
+        strengths = ({target: strength} if target else {}) | self._further_loras
+        positive = {self._names[path]: scale for path, scale in strengths.items()}
+        negative = negative_scales(settings, positive, strength)
+        kwargs = self._prompt_kwargs([prompt for prompt, _ in jobs], options, settings)
+        generators = [torch.Generator().manual_seed(seed) for _, seed in jobs]
+        with refusing(self.source), with_adapters(self.pipe, self.family, positive, negative):
+            images = self.pipe(**kwargs, **control_kwargs, generator=generators).images
+        used = [replace(self._used[path], strength=scale) for path, scale in strengths.items()]
+        return [
+            (image, self._record(prompt, seed, image, options, used))
+            for (prompt, seed), image in zip(jobs, images, strict=True)
+        ]
+
+    def _prompt_kwargs(
+        self, prompts: Sequence[str], options: Mapping[str, Any], settings: Settings
+    ) -> dict[str, Any]:
+        """Arguments of the stock pipeline for one prompt, or for several without control images."""
+        if len(prompts) == 1:
+            with refusing(self.source):
+                return prompt_kwargs(
+                    self.family, self.source, self.pipe, prompts[0], options, settings.controls
+                )
+        negative = options.get("negative_prompt")
+        texts = {"negative_prompt": [negative] * len(prompts)} if isinstance(negative, str) else {}
+        return {"prompt": list(prompts), **options, **texts}
 
     def _record(
         self,

@@ -38,6 +38,10 @@ STEPS = "limner.steps"
 """Entry of the header of each file of weights."""
 ADAPTER = "limner.adapter"
 """Entry of the header of a LoRA that was trained beside a training adapter."""
+CHOSEN_STRENGTH = "limner.chosen_strength"
+"""Entry of a run's LoRA that a person chose among its steps: the strength that its weights hold."""
+CHOSEN_OF = "limner.chosen_of"
+"""Entry of the same: how many steps the run had. Until it has more, training leaves the choice as it is."""
 
 
 class ModelFolder:
@@ -150,10 +154,14 @@ KINDS = {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr", "dora": "DoRA"}
 """``lora.kind`` -> what the rooms of files call it."""
 
 
-def main_tool(resolved: Resolved) -> Tool:
-    """The tool that ``lora.safetensors`` is for: diffusers where it reads the kind, else the first named."""
-    recipe = resolved.recipe
-    if KINDS[recipe.lora.kind] in family_keys(resolved.family.pipeline).tools[DIFFUSERS.name].kinds:
+def main_tool(recipe: Recipe, pipeline: str) -> Tool:
+    """The tool that ``lora.safetensors`` is for: diffusers where it reads the kind, else the first named.
+
+    Args:
+        recipe: Of the run.
+        pipeline: A pipeline of the family, or the family's name.
+    """
+    if KINDS[recipe.lora.kind] in family_keys(pipeline).tools[DIFFUSERS.name].kinds:
         return DIFFUSERS
     return tool_named(next(iter(recipe.export.for_), DIFFUSERS.name))
 
@@ -203,7 +211,8 @@ def _header(model: TrainableModel, run: RunDir, step: int, components: Component
 
 def _write_main(resolved: Resolved, path: Path, components: Components, header: dict[str, str]) -> str:
     """Write a file for :func:`main_tool` and read it back by its rules; what a person should know of it."""
-    pipeline, main = resolved.family.pipeline, main_tool(resolved)
+    pipeline = resolved.family.pipeline
+    main = main_tool(resolved.recipe, pipeline)
     if main is not DIFFUSERS or resolved.recipe.lora.kind not in ("lora", "dora"):
         error = save(path, components, header, torch.float32, main, pipeline)
         return f"{path.name} for {main.name}, read back within {error:.1e}"
@@ -252,7 +261,9 @@ def require_exportable(resolved: Resolved, meta: Assembled) -> None:
         BadRecipe: One cannot.
     """
     recipe, pipeline = resolved.recipe, resolved.family.pipeline
-    tools = [tool_named(name) for name in dict.fromkeys((main_tool(resolved).name, *recipe.export.for_))]
+    tools = [
+        tool_named(name) for name in dict.fromkeys((main_tool(recipe, pipeline).name, *recipe.export.for_))
+    ]
     for tool in tools:
         _require_kind(recipe, family_keys(pipeline), tool)
     blank = {
@@ -306,9 +317,10 @@ def exported(run: RunDir, recipe: Recipe, step: int) -> bool:
 
 
 def exported_steps(path: Path) -> int | None:
-    """How many steps an exported file was trained for; None when there is none, or not one of ours."""
+    """How many steps the run of an exported file had; None when there is none, or not one of ours."""
     try:
-        return int(file.read(path).metadata["ss_steps"])
+        metadata = file.read(path).metadata
+        return int(metadata.get(CHOSEN_OF) or metadata["ss_steps"])
     except (BadLora, LookupError, ValueError):
         return None
 

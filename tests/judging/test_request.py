@@ -1,0 +1,95 @@
+import pytest
+
+from limner.errors import BadUsage
+from limner.judging.request import JudgeOptions, has_trigger, listed, request_of, without_trigger
+from limner.recipe import Data, Recipe, Sample
+from limner.recipe.toml import dump
+from limner.run_folder import RunDir
+from messages import raises
+
+
+@pytest.fixture
+def run(tmp_path, photos) -> RunDir:
+    run = RunDir(tmp_path / "run")
+    for step in (10, 20):
+        run.step_lora_path(step).parent.mkdir(parents=True, exist_ok=True)
+        run.step_lora_path(step).write_bytes(b"")
+    write(run, photos)
+    return run
+
+
+def write(run: RunDir, photos, **keys) -> None:
+    prompts = ("[trigger] on a beach", "a plain beach")
+    recipe = {"data": Data(images=photos, trigger="sks cat"), "sample": Sample(prompts=prompts, steps=7)}
+    run.path.mkdir(exist_ok=True)
+    run.metrics_path.write_text("")  # as a run has it
+    run.recipe_path.write_text(dump(Recipe(**{**recipe, **keys})))
+
+
+def test_all_kept_steps_are_judged_by_the_prompts_of_the_recipe(run):
+    request = request_of(run.path, JudgeOptions(strengths=(0.5, 1.0), seeds=(3, 4)))
+    assert list(request.loras) == [10, 20] and request.grid[0] == (0, 0.0) and len(request.grid) == 5
+    assert [line.prompt for line in request.lines] == ["sks cat on a beach"]
+    assert [line.prompt for line in request.plain] == ["a plain beach", "on a beach"]
+    assert request.texts == ("on a beach",)
+    assert request.settings.strengths == (0.0, 0.5, 1.0) and request.settings.seeds == (3, 4)
+    assert request.settings.steps == 7 and request.count == 5 * 2 * 3
+
+
+def test_what_a_person_names_is_taken(run):
+    options = JudgeOptions(
+        steps=("last", 20), prompts=("SKS CAT!",), leak_prompts=("a dog",), size=(64, 32), seeds=(0,)
+    )
+    request = request_of(run.path, options)
+    assert list(request.loras) == [20] and (request.settings.width, request.settings.height) == (64, 32)
+    assert [line.prompt for line in request.lines] == ["SKS CAT!"] and request.texts == ("!",)
+    assert [line.prompt for line in request.plain] == ["a dog"]
+
+
+def test_a_style_on_the_embedded_base_is_judged_by_nouns_that_its_judge_knows(run, photos):
+    write(run, photos, concept_type="style")
+    request = request_of(run.path, JudgeOptions())
+    assert [line.prompt for line in request.lines[:2]] == ["sks cat style cat", "sks cat style car"]
+    assert request.texts == ("cat", "car", "apple", "house", "fish", "guitar")
+    other = request_of(run.path, JudgeOptions(encoders=("some/clip",)))
+    assert [line.prompt for line in other.lines] == ["sks cat on a beach"]
+
+
+def test_without_a_trigger_there_is_nothing_to_take_out(run, photos):
+    write(run, photos, data=Data(images=photos), sample=Sample(prompts=("a hat",)))
+    request = request_of(run.path, JudgeOptions())
+    assert [line.prompt for line in request.lines] == ["a hat"] == list(request.texts)
+    assert request.plain == ()
+
+
+def test_the_trigger_is_taken_out_with_the_words_that_belong_to_it():
+    texts = ("zorb style cat", "a fox in the zorb style, at night", "a fox, ZORB", "zorb", "a zorbing cat")
+    shorter = [without_trigger(text, "zorb") for text in texts]
+    assert shorter == ["cat", "a fox, at night", "a fox", "", "a zorbing cat"]
+    assert [has_trigger(text, "zorb") for text in texts] == [True, True, True, True, False]
+    assert not has_trigger("x", "") and without_trigger("a, b", "") == "a, b"
+
+
+def test_steps_are_listed_for_people():
+    assert listed([5]) == "5" and listed([5, 6, 7]) == "5, 6 and 7"
+
+
+def test_what_cannot_be_judged_is_told(run, photos, tmp_path):
+    with raises(BadUsage):
+        request_of(photos, JudgeOptions())
+    with raises(BadUsage):
+        request_of(run.path, JudgeOptions(steps=(15,)))
+    with raises(BadUsage):
+        JudgeOptions(strengths=(0.0, 1.0))
+    with raises(BadUsage):
+        JudgeOptions(seeds=())
+    write(run, photos, data=Data(images=photos), sample=Sample())
+    with raises(BadUsage):
+        request_of(run.path, JudgeOptions())
+    write(run, photos, train={"method": "full"})
+    with raises(BadUsage):
+        request_of(run.path, JudgeOptions())
+    bare = RunDir(tmp_path / "bare")
+    write(bare, photos)
+    with raises(BadUsage):
+        request_of(bare.path, JudgeOptions())
