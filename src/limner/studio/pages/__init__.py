@@ -25,6 +25,7 @@ PAGES = (
     PageFacts("images", "Images", ":material/image:"),
     PageFacts("plan", "Plan and recipe", ":material/tune:"),
     PageFacts("run", "Run", ":material/play_circle:"),
+    PageFacts("judge", "Judge and choose", ":material/balance:"),
     PageFacts("generate", "Generate", ":material/brush:"),
     PageFacts("instant", "Instant", ":material/bolt:"),
     PageFacts("files", "Files", ":material/folder_open:"),
