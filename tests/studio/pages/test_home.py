@@ -1,7 +1,9 @@
 """Home: runs with their state."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
+import pytest
 from streamlit.testing.v1 import AppTest
 
 from limner.studio.workspace import Workspace
@@ -16,3 +18,16 @@ def test_home_shows_runs_with_their_state(draw: Draw, workspace: Workspace) -> N
     text = words(draw("home"))
     assert "step 20 of 100, 1 min 15 s left" in text
     assert "The loss is not a number since step 7" in text.replace("\\", "")
+
+
+def test_how_many_jobs_run_at_once_can_be_set(
+    draw: Draw, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [
+        SimpleNamespace(number=number, state=state, title="Train", line="", device="gpu")
+        for number, state in ((1, "running"), (2, "queued"))
+    ]
+    monkeypatch.setattr("limner.jobs.Jobs.all", lambda _: jobs)
+    app = draw("home")
+    app.number_input[0].set_value(2).run()
+    assert workspace.jobs.at_once == 2

@@ -70,3 +70,20 @@ def test_all_settings_are_there_and_a_wrong_one_is_told(draw: Draw, workspace: W
     assert any("train" in error.value and "warmup" in error.value for error in app.error)
     assert recipe.load().train.warmup != -1
     assert len(app.text_input) > 60
+
+
+@pytest.mark.usefixtures("planned")
+def test_an_import_says_what_became_of_each_line(
+    draw: Draw, workspace: Workspace, cats: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new_recipe(workspace, cats, "cat", {"base": "glyph"})
+    script = (
+        "import streamlit as st\n"
+        "from limner.studio.app import draw_alone\n"
+        "rows = [{'key': 'network_dim', 'value': 16, 'outcome': 'kept'}]\n"
+        "st.session_state['import-answer'] = {'trainer': 'sd-scripts', 'counts': {'kept': 1}, 'rows': rows}\n"
+        "draw_alone('plan')\n"
+    )
+    app = AppTest.from_string(script, default_timeout=120).run()
+    assert "sd\\-scripts\\: 1 kept" in [element.value for element in app.markdown]
+    assert list(app.dataframe[0].value["key"]) == ["network_dim"]

@@ -73,6 +73,12 @@ def _queue() -> None:
         st.subheader(f"Queue ({len(active)})")
         for job in active:
             job_line(job)
+    if len(active) > 1:
+        jobs_at_once = current().jobs.at_once
+        count = st.number_input("GPU jobs at once", 1, 16, jobs_at_once, key=f"at-once-{jobs_at_once}")
+        if count != jobs_at_once:
+            current().jobs.set_at_once(count)
+            st.rerun()
     if past_jobs:
         with st.expander("Ended lately", expanded=any(job.state in ("failed", "died") for job in past_jobs)):
             for job in past_jobs:

@@ -15,16 +15,18 @@ from limner.planning.advice import CAUSES
 from limner.planning.cards import CARDS
 from limner.recipe import Recipe, aliases, toml
 from limner.recipe.field_types import ConceptType
-from limner.reporter import duration
+from limner.reporter import duration, printable
 from limner.studio.links import open_page, parameter
 from limner.studio.pages.run import start
 from limner.studio.recipes import RecipeFile, new_recipe
 from limner.studio.text import plain
 from limner.studio.uploads import save_upload
 from limner.studio.verbs import ask
-from limner.studio.workspace import Workspace, current
+from limner.studio.workspace import Workspace, current, safe_name
 
 THIS_MACHINE = "this machine"
+IMPORT = "import-answer"
+"""Where a session keeps what became of a configuration of another trainer."""
 PHASES = {"load": "loading", "cache": "caching", "train": "training", "sample": "sampling"}
 """Phases of a run in their order, and in words."""
 QUESTIONS = ("base", "concept_type", "data.trigger", "data.resolution", "lora.rank", "train.steps")
@@ -88,14 +90,21 @@ def _new(workspace: Workspace) -> None:
 def _import(workspace: Workspace) -> None:
     st.caption("kohya sd-scripts, musubi, ai-toolkit, OneTrainer, SimpleTuner, DiffSynth, diffusers, fluxgym")
     upload = st.file_uploader("A configuration or a script", key="import-upload")
-    if upload is None or not st.button("Import"):
-        return
-    source = save_upload(workspace, upload)
-    target = workspace.recipes / f"{Path(upload.name).stem}.toml"
-    answer = ask(["import", source, "--out", target], folder=workspace.root)
-    st.session_state["import-answer"] = answer
-    st.query_params["recipe"] = target.stem
-    st.rerun()
+    if upload is not None and st.button("Import"):
+        source = save_upload(workspace, upload)
+        target = workspace.recipes / f"{safe_name(Path(upload.name).stem)}.toml"
+        workspace.recipes.mkdir(parents=True, exist_ok=True)
+        st.session_state[IMPORT] = ask(["import", source, "--out", target], folder=workspace.root)
+        st.query_params["recipe"] = target.stem
+        st.rerun()
+    if answer := st.session_state.get(IMPORT):
+        counts = ", ".join(f"{count} {outcome}" for outcome, count in answer["counts"].items() if count)
+        st.markdown(plain(f"{answer['trainer']}: {counts}"))
+        st.dataframe([{key: _cell(value) for key, value in row.items()} for row in answer["rows"]])
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else printable(str(value))
 
 
 def _bases() -> list[str]:
