@@ -11,7 +11,8 @@ from limner.errors import BadUsage
 from limner.studio import verbs
 
 
-def test_a_verb_answers(tmp_path: Path) -> None:
+def test_a_verb_answers_and_imports_nothing_from_the_workspace(tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('run')")
     assert verbs.ask(["runs"], folder=tmp_path) == {"runs": {}}
 
 

@@ -47,7 +47,8 @@ def ask(
         VerbFailed: It failed; the message is the verb's own. A plan that does not fit is an answer.
         BadUsage: It took too long.
     """
-    command = [sys.executable, "-m", "limner", *map(str, arguments), "--json"]
+    # -P: a json.py among a person's files is not imported
+    command = [sys.executable, "-P", "-m", "limner", *map(str, arguments), "--json"]
     stdout, stderr = _output(command, folder, secrets or {}, seconds, tick)
     answer = _answer(stdout)
     if answer is None:
@@ -80,7 +81,7 @@ def _output(
                     tick()
         finally:
             process.kill()
-    verb = command[3]
+    verb = command[4]
     raise BadUsage(f"limner {verb} took longer than {seconds:.0f} s, and was ended. Run it in a terminal.")
 
 
