@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from limner.bases.demo_sets import folder
 from limner.run_folder import RunDir
 from limner.status import read_status
 from limner.studio.workspace import Workspace
@@ -26,6 +27,10 @@ PATIENCE = 120_000
 
 
 Serve = Callable[..., Any]
+
+
+STEPS = 24
+"""Of the training that is stopped and goes on."""
 
 
 class Server:
@@ -93,9 +98,22 @@ def tab(browser: Any, address: str, width: int = 1280) -> Any:
     return page
 
 
-def write_recipe(page: Any, address: str, *, steps: int) -> None:
-    """On the page Plan: a recipe called trial for the demo's first folder, on the embedded base."""
-    page.goto(f"{address}/plan")
+def drop_pictures(page: Any) -> None:
+    """On the page Images: the demo's ten pictures become a new folder, and one is captioned by hand."""
+    page.get_by_role("button", name="New LoRA").click()
+    page.get_by_role("heading", name="Images").wait_for()
+    page.locator("input[type=file]").set_input_files(sorted(folder("mascot").glob("*.png")))
+    page.get_by_label("Name of the new folder").fill("own")
+    page.get_by_label("Name of the new folder").press("Enter")
+    page.get_by_role("button", name="Add them").click()
+    page.get_by_text("10 images").wait_for()
+    caption = page.get_by_placeholder("no caption").first
+    caption.fill("zorbix, waving")
+    caption.press("Control+Enter")
+
+
+def write_recipe(page: Any, *, steps: int) -> None:
+    """On the page Plan: a recipe called trial, on the embedded base."""
     name = page.get_by_label("Name of the run")
     name.fill("trial")
     name.press("Enter")
@@ -112,14 +130,18 @@ def write_recipe(page: Any, address: str, *, steps: int) -> None:
     page.get_by_text("In all").wait_for()
 
 
-def test_from_a_recipe_to_a_lora_through_stops_and_a_killed_server(
+def test_from_pictures_to_a_lora_through_a_stop_and_a_killed_server(
     tmp_path: Path, serve: Serve, browser: Any
 ) -> None:
-    server = serve()
+    server = serve("--port", "0")
     run = RunDir(tmp_path / "runs" / "trial")
     page = tab(browser, server.address)
     page.get_by_text("From a handful of images to a LoRA").wait_for()
-    write_recipe(page, server.address, steps=40)
+    drop_pictures(page)
+    sidecars = tmp_path / "images" / "own"
+    until(lambda: [path.read_text().strip() for path in sidecars.glob("*.txt")] == ["zorbix, waving"])
+    page.get_by_role("button", name="Plan with these images").click()
+    write_recipe(page, steps=STEPS)
     page.get_by_role("button", name="Train", exact=True).click()
 
     # While it trains: a second tab sees the same, and a stop saves.
@@ -142,11 +164,11 @@ def test_from_a_recipe_to_a_lora_through_stops_and_a_killed_server(
     page.get_by_role("button", name="Download trial/lora.safetensors").wait_for()
     until(lambda: (status := read_status(run.path)) is not None and status.state == "done")
     steps = [row["step"] for row in run.metrics() if "loss" in row]
-    assert steps == list(range(1, 41))
+    assert steps == list(range(1, STEPS + 1))
 
     # Samples of the base and of the LoRA are there, and the file is what stock diffusers loads.
     page.get_by_text("base, step 0").first.wait_for()
-    page.get_by_text("step 40", exact=True).first.wait_for()
+    page.get_by_text(f"step {STEPS}", exact=True).first.wait_for()
     with page.expect_download() as download:
         page.get_by_role("button", name="Download trial/lora.safetensors").click()
     file = tmp_path / "download.safetensors"
