@@ -6,6 +6,7 @@ import streamlit as st
 
 from limner.bases import predictors
 from limner.jobs import Job
+from limner.models.registry import registered_bases
 from limner.studio.links import open_page, parameter
 from limner.studio.recipes import new_recipe
 from limner.studio.show import job_line, show_image
@@ -76,7 +77,10 @@ def _predictor() -> tuple[str, str]:
     """(base, predictor); the predictor is empty where the base brings its own."""
     names = list(predictors())
     base = st.selectbox(
-        "Base", [*names, "qwen-image", "z-image"], accept_new_options=True, key="instant-base"
+        "Base",
+        [*names, *(name for name in registered_bases() if name not in names)],
+        accept_new_options=True,
+        key="instant-base",
     )
     if base in names:
         return str(base), ""
