@@ -1,6 +1,6 @@
 """The verb ``generate``: pictures from exported files, loaded exactly as other tools will load them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -82,18 +82,28 @@ class ImageSampler:
     """A base with the LoRAs of a request in it.
 
     Args:
-        request: What to sample with.
+        request: What to sample with; without a target the base alone.
         reporter: Is told what is odd about the files.
+        open_pipeline: Makes the pipeline, as :func:`pipeline` does.
+        on_step: Called after each step of the sampler with how many are done.
 
     Raises:
         LimnerError: See :func:`generate`.
     """
 
-    def __init__(self, request: GenerationRequest, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        request: GenerationRequest,
+        reporter: Reporter,
+        open_pipeline: Callable[..., Any] = pipeline,
+        on_step: Callable[[int], None] | None = None,
+    ) -> None:
         """See the class."""
-        self.settings = request.settings
+        self.settings, self._on_step = request.settings, on_step
         trained = [_trained(target, request.base, request.components_from) for target in request.targets]
-        if trained[0].lora is None:
+        if not trained:
+            trained = [Trained(None, request.base or "", request.components_from)]
+        elif trained[0].lora is None:
             self.settings.require_no_lora(request.targets[0])
         base, components_from = trained[0].base, trained[0].components_from
         if request.sample_base:
@@ -121,7 +131,7 @@ class ImageSampler:
         loras = {name: path for path, name in self._names.items()}
         if path := self.settings.negative_lora:
             loras[NEGATIVE_LORA] = path
-        self.pipe = pipeline(self.family, self.source, loras, overrides)
+        self.pipe = open_pipeline(self.family, self.source, loras, overrides)
 
     def cells(self, line: PromptLine) -> list[Cell]:
         """What its pictures differ in, steps outermost, seeds innermost."""
@@ -168,6 +178,8 @@ class ImageSampler:
         positive = {self._names[path]: scale for path, scale in strengths.items()}
         negative = negative_scales(settings, positive, strength)
         kwargs = self._prompt_kwargs([prompt for prompt, _ in jobs], options, settings)
+        if self._on_step is not None:
+            kwargs["callback_on_step_end"] = self._stepped
         generators = [torch.Generator().manual_seed(seed) for _, seed in jobs]
         with refusing(self.source), with_adapters(self.pipe, self.family, positive, negative):
             images = self.pipe(**kwargs, **control_kwargs, generator=generators).images
@@ -189,6 +201,12 @@ class ImageSampler:
         negative = options.get("negative_prompt")
         texts = {"negative_prompt": [negative] * len(prompts)} if isinstance(negative, str) else {}
         return {"prompt": list(prompts), **options, **texts}
+
+    def _stepped(self, pipe: Any, step: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+        """What diffusers calls after each step."""
+        if self._on_step is not None:
+            self._on_step(step + 1)
+        return tensors
 
     def _record(
         self,

@@ -1,7 +1,8 @@
 """The stock pipeline of a base with LoRAs in it, loaded exactly as other tools load them."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import gc
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -105,3 +106,71 @@ def set_strengths(pipe: Any, strengths: Mapping[str, float]) -> None:
     for model in pipe.components.values():
         if isinstance(model, nn.Module):
             diffusers_loader.activate(model, scales)
+
+
+def drop_adapters(pipe: Any, names: Collection[str]) -> None:
+    """Take adapters out of a pipeline for good, so that it is as if they had never been loaded.
+
+    Args:
+        pipe: From :func:`pipeline`.
+        names: Of the adapters; those that are not there are passed over.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for model in pipe.components.values():
+        for layer in model.modules() if isinstance(model, nn.Module) else ():
+            if isinstance(layer, BaseTunerLayer):
+                for name in names:
+                    layer.delete_adapter(name)
+        for name in names:
+            getattr(model, "peft_config", {}).pop(name, None)
+
+
+class PipelineKeeper:
+    """Keeps the last pipeline: the same base with other LoRAs is not read from the disk again."""
+
+    def __init__(self) -> None:
+        self._pipe: Any = None
+        self._base: Any = None
+        self._adapters: dict[str, Any] = {}
+
+    def open(
+        self,
+        family: Family,
+        source: Source,
+        loras: Mapping[str, Path] = MappingProxyType({}),
+        overrides: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """The same as :func:`pipeline`.
+
+        Raises:
+            BadBase: The base cannot be loaded.
+            BadLora: A LoRA cannot be; nothing is kept then.
+        """
+        base = source.root, str(sorted((overrides or {}).items()))
+        if self._pipe is None or self._base != base:
+            self.release()
+            self._pipe, self._base = pipeline(family, source, {}, overrides), base
+        adapters = {
+            name: (path, path.stat().st_mtime_ns, path.stat().st_size) for name, path in loras.items()
+        }
+        stale = [name for name, adapter in self._adapters.items() if adapters.get(name) != adapter]
+        drop_adapters(self._pipe, stale)
+        self._adapters = {name: item for name, item in self._adapters.items() if name not in stale}
+        with ExitStack() as stack:
+            stack.callback(self.release)  # some layers may have the adapter by then, and others not
+            for name in sorted(adapters.keys() - self._adapters.keys()):
+                diffusers_loader.load(self._pipe, loras[name], name)
+                self._adapters[name] = adapters[name]
+            self._pipe.to(self._pipe.device)
+            stack.pop_all()
+        return self._pipe
+
+    def release(self) -> bool:
+        """Give the memory back; whether there was something to give."""
+        was_loaded = self._pipe is not None
+        self._pipe, self._base, self._adapters = None, None, {}
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return was_loaded
