@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageEnhance
 
 from limner.data.folder import Example
-from limner.data.views import buckets, centre, size_of
+from limner.data.views import Scale, buckets, centre, size_of
 from limner.studio.images.image_set import ImageSet
 
 MULTIPLE = 16
@@ -36,7 +36,7 @@ def crop_of(
     """
     extent = images.extent(file, *size)
     example = Example(images.folder / file, "", *size, ("",), region=extent)
-    bucket = size_of(example, buckets(resolution, multiple=MULTIPLE))
+    bucket = size_of(example, [Scale(buckets(resolution, multiple=MULTIPLE))])
     return bucket, centre(example, bucket)
 
 

@@ -202,5 +202,6 @@ class ImageSet:
                 continue  # told on the page Plan
             if (self.workspace.root / recipe.data.images).resolve() == self.folder:
                 data: Any = recipe.data
-                return SetSettings(data.trigger, recipe.concept_type, recipe.base, data.resolution)
+                side = max(data.resolution) if isinstance(data.resolution, tuple) else data.resolution
+                return SetSettings(data.trigger, recipe.concept_type, recipe.base, side)
         return SetSettings()
