@@ -134,3 +134,45 @@ def test_a_folder_of_conditions_without_masked_loss_is_left_to_control_images():
     book = Book([ForeignOption("conditioning_data_dir", "poses")])
     rules.masks(book)
     assert len(book.options) == 1 and not book.changes
+
+
+@pytest.mark.parametrize(
+    ("values", "folders"),
+    [
+        ({"control_path": "before"}, ["before"]),
+        ({"control_path": ["pose", "face"]}, ["pose", "face"]),
+        ({"control_path_2": "face", "control_path_1": "pose"}, ["pose", "face"]),
+        ({"control_directory": "before", "no_resize_control": True}, ["before"]),
+        ({"conditioning_data_dir": "before"}, ["before"]),
+    ],
+)
+def test_folders_of_control_images_in_their_order(values: dict[str, Any], folders: list[str]):
+    assert changed(rules.controls, **values) == {"data.control": tuple(map(Path, folders))}
+
+
+def test_control_images_of_a_second_data_set_are_named():
+    options = [ForeignOption(f"datasets.{number}.control_path", f"before-{number}") for number in (0, 1)]
+    book = Book(options)
+    rules.controls(book)
+    assert book.changes == {"data.control": (Path("before-0"),)}
+    assert [(row.key, row.outcome) for row in book.rows] == [
+        ("datasets.0.control_path", "kept"), ("datasets.1.control_path", "cannot be had")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "outcome"),
+    [
+        ("data_file_keys", "image,edit_image", "always so"),
+        ("extra_inputs", "edit_image", "always so"),
+        ("extra_inputs", "controlnet_image", "cannot be had"),
+        ("dataset_metadata_path", "photos/metadata.csv", "always so"),
+        ("dataset_metadata_path", "photos/metadata_edit.json", "cannot be had"),
+        ("edit_plus", True, "always so"),
+        ("qwen_image_edit_control_resolution", [1024, 1024], "cannot be had"),
+    ],
+)
+def test_words_about_control_images(key: str, value: Any, outcome: str):
+    book = Book([ForeignOption(key, value)])
+    rules.controls(book)
+    assert [row.outcome for row in book.rows] == [outcome] and not book.changes

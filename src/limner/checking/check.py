@@ -17,8 +17,10 @@ from limner.checking.findings import ADVICE, NOTE, PROBLEM, Finding
 from limner.checking.image_stats import ImageStats, measure
 from limner.checking.mask_findings import of_masks
 from limner.checking.page import write_page, write_sheet
+from limner.checking.pairs import ControlStats, measure_control, of_pairs
 from limner.checking.variety import SAME_KIND
 from limner.checking.watermark import frames
+from limner.data.control import counted_controls
 from limner.data.folder import Example, Folder, read_folder
 from limner.data.images import BadImage, decode
 from limner.data.subject import REMEDY, follows, installed
@@ -26,6 +28,7 @@ from limner.data.summary import not_filling, what_was_read
 from limner.data.views import Scale, sizes_of
 from limner.errors import BadBase, BadData
 from limner.files import real_path, write_json
+from limner.models.registry import recognised
 from limner.recipe.schema import Recipe
 from limner.reporter import Reporter
 
@@ -111,6 +114,7 @@ def check(recipe: Recipe, out: Path, reporter: Reporter, *, encoder: str | None 
     ):
         reporter.line(line)
     looks, errors = _looked(folder.examples, scales, reporter, follow=follows(recipe.data.crop))
+    controls = _controls(looks)
     names = tuple(_name(folder, item.example.path) for item in looks)
     findings = [
         *_left_out(folder, errors),
@@ -121,6 +125,7 @@ def check(recipe: Recipe, out: Path, reporter: Reporter, *, encoder: str | None 
         ),
         *judged.of_set(looks, names, recipe.concept_type, partial(_frames_again, looks, reporter)),
         *_variety(looks, names, encoder),
+        *of_pairs(looks, names, controls),
         *judged.of_captions([item.example.source_captions for item in looks], names, recipe.data.trigger),
         *of_masks(looks, names, folder, recipe.data.masks),
         *judged.of_lengths(_lengths(looks, names, base)),
@@ -140,10 +145,17 @@ def check(recipe: Recipe, out: Path, reporter: Reporter, *, encoder: str | None 
         file=out / "check.json",
         seconds=time.monotonic() - start,
     )
-    write_sheet(report.sheet, looks, names, findings, flip=recipe.data.flip)
-    write_page(report.page, real_path(folder.root).name, looks, names, findings, flip=recipe.data.flip)
-    write_json(report.file, _plain(report.plain()))
+    _write(report, controls, flip=recipe.data.flip)
     return report
+
+
+def _write(report: CheckReport, controls: Sequence[Sequence[ControlStats]], *, flip: bool) -> None:
+    """The sheet, the page and the findings of a report."""
+    contents = report.looks, report.names, report.findings
+    jpegs = {name: [item.jpeg for item in row] for name, row in zip(report.names, controls, strict=False)}
+    write_sheet(report.sheet, *contents, flip=flip)
+    write_page(report.page, real_path(report.folder.root).name, *contents, flip=flip, controls=jpegs)
+    write_json(report.file, _plain(report.plain()))
 
 
 def _plain(value: dict[str, Any]) -> dict[str, Any]:
@@ -153,13 +165,24 @@ def _plain(value: dict[str, Any]) -> dict[str, Any]:
 
 def _read(recipe: Recipe, min_side: int) -> Folder:
     data = recipe.data
-    return read_folder(
-        data.images,
-        trigger=data.trigger,
-        default_caption=data.default_caption,
-        min_side=min_side,
-        masks=data.masks,
-    )
+    texts = {"trigger": data.trigger, "default_caption": data.default_caption}
+    pairs: dict[str, Any] = {"masks": data.masks}
+    if data.control or _reads_controls(recipe.base):
+        pairs |= {"control": data.control, "controls_each": counted_controls(data.images, data.control)}
+    return read_folder(data.images, min_side=min_side, **texts, **pairs)
+
+
+def _reads_controls(base: str) -> bool:
+    """Whether a base is known for an edit model, so that what metadata name as control images are some."""
+    match = recognised(base.rstrip("/").rpartition("/")[2])
+    return match is not None and match[0].controls[1] > 0
+
+
+def _controls(looks: Sequence[ImageStats]) -> list[list[ControlStats]]:
+    """The control images of each image; none where there are no pairs."""
+    rows = [item.example.controls for item in looks if item.example.controls]
+    with _pool() as pool:
+        return [list(pool.map(measure_control, row)) for row in rows]
 
 
 def _looked(

@@ -3,8 +3,9 @@
 import base64
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from markupsafe import Markup
 from PIL import Image, ImageDraw, ImageOps
@@ -78,8 +79,12 @@ def write_page(
     findings: Sequence[Finding],
     *,
     flip: bool,
+    controls: Mapping[str, Sequence[bytes]] = MappingProxyType({}),
 ) -> None:
-    """Write the page: findings of the set, buckets, and every image with its crop, captions and findings."""
+    """Write the page: findings of the set, buckets, and every image with its crop, captions and findings.
+
+    ``controls`` are the control images of each, JPEG files, which stand before it.
+    """
     of_set = [item for item in findings if not item.image]
     known = set(names)
     omissions = [item for item in findings if item.image and item.image not in known]
@@ -87,7 +92,7 @@ def write_page(
         _section("The set", _findings(of_set) or "<p>Nothing to say of the set as a whole.</p>"),
         _section("Left out", _findings(omissions)) if omissions else "",
         _section("Buckets", records(_buckets(looks))),
-        _section("What the model will see", _cards(looks, names, findings, flip=flip)),
+        _section("What the model will see", _cards(looks, names, findings, flip=flip, controls=controls)),
     ]
     counts = Counter(item.level for item in findings)
     write_text(
@@ -124,7 +129,12 @@ def _buckets(looks: Sequence[ImageStats]) -> list[dict[str, object]]:
 
 
 def _cards(
-    looks: Sequence[ImageStats], names: Sequence[str], findings: Sequence[Finding], *, flip: bool
+    looks: Sequence[ImageStats],
+    names: Sequence[str],
+    findings: Sequence[Finding],
+    *,
+    flip: bool,
+    controls: Mapping[str, Sequence[bytes]],
 ) -> Html:
     by_image: dict[str, list[Finding]] = {}
     for item in findings:
@@ -132,13 +142,24 @@ def _cards(
     faulty = {item.image for item in findings if item.level in MARKS}
     order = sorted(range(len(looks)), key=lambda index: (names[index] not in faulty, index))
     shown = sorted(order[:MAX_CARDS])
-    cards = [_card(looks[index], names[index], by_image.get(names[index], []), flip=flip) for index in shown]
+    cards = [
+        _card(
+            looks[index],
+            names[index],
+            by_image.get(names[index], []),
+            flip=flip,
+            controls=controls.get(names[index], ()),
+        )
+        for index in shown
+    ]
     rest = len(looks) - len(shown)
     note = f"<p>{counted(rest, 'more image')}: see check.json, which has all.</p>" if rest else ""
     return f'<div class="images">{"".join(cards)}</div>{note}'
 
 
-def _card(item: ImageStats, name: str, findings: Sequence[Finding], *, flip: bool) -> Html:
+def _card(
+    item: ImageStats, name: str, findings: Sequence[Finding], *, flip: bool, controls: Sequence[bytes]
+) -> Html:
     captions = "".join(
         f"<span>{escape(caption or '(no caption)')}</span>" for caption in item.example.captions
     )
@@ -147,7 +168,10 @@ def _card(item: ImageStats, name: str, findings: Sequence[Finding], *, flip: boo
     facts = f"{item.example.width}×{item.example.height} → {sizes}, keeps {region}"
     if flip:
         facts += ", also mirrored"
-    figure = image(_url(item.jpeg), name)
+    figure = "".join(
+        image(_url(jpeg), f"control image {number} of {name}") for number, jpeg in enumerate(controls, 1)
+    )
+    figure += image(_url(item.jpeg), name)
     if item.mask:
         figure += image(_url(item.mask.jpeg), f"{name}, tinted where its mask is black")
         facts += f", {item.mask.share:.0%} of it learned"

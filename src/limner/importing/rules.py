@@ -205,6 +205,40 @@ def _sides(option: ForeignOption, numbers: list[int], trainer: str) -> tuple[int
     return tuple(dict.fromkeys(numbers))
 
 
+CONTROL_FOLDERS = ("control_path", *(f"control_path_{n}" for n in (1, 2, 3)), "control_directory")
+CONTROL_FOLDERS += ("conditioning_data_dir",)
+"""Of ai-toolkit, musubi-tuner and sd-scripts, in the order of the control images."""
+
+
+def controls(book: Book) -> None:
+    """Control images of an edit model: folders, or columns of the metadata."""
+    options = sorted(book.each(*CONTROL_FOLDERS), key=lambda option: CONTROL_FOLDERS.index(option.leaf))
+    folders: list[Path] = []
+    for option in options:
+        if option.key.rpartition(".")[0] != options[0].key.rpartition(".")[0]:
+            book.row(option, "cannot be had", "A recipe has one folder of images, and its control images.")
+            continue
+        values = option.value if isinstance(option.value, list) else [option.value]
+        folders += [Path(str(value)) for value in values if Path(str(value)) not in folders]
+        book.set(option, {"data.control": tuple(folders)}, outcome="kept")
+    for option in book.each("data_file_keys", "extra_inputs"):
+        if {word.strip() for word in str(option.value).split(",")} <= {"image", "edit_image"}:
+            book.row(option, "always so", "Control images are those of a column edit_image.")
+        else:
+            book.row(option, "cannot be had", "No such inputs here.")
+    for option in book.each("dataset_metadata_path"):
+        if Path(str(option.value)).name in ("metadata.csv", "metadata.jsonl"):
+            book.row(option, "always so", "Read where it lies in the folder of images.")
+        else:
+            book.row(option, "cannot be had", "Name it metadata.csv or .jsonl, in the folder of images.")
+    for option in book.each("edit", "edit_plus", "model_version"):
+        book.row(option, "always so", "The base says itself of which family it is.")
+    names = ("no_resize_control", "control_resolution")
+    prefixes = ("", "qwen_image_edit_", "flux_kontext_", "flux_2_")
+    for option in book.each(*(f"{prefix}{name}" for prefix in prefixes for name in names)):
+        book.row(option, "cannot be had", "Control images are as large as the base's pipeline makes them.")
+
+
 def quantization(book: Book) -> None:
     """How coarse frozen weights may be stored: a bound, within which the plan chooses."""
     names = (
@@ -355,10 +389,11 @@ RULES: tuple[Callable[[Book], None], ...] = (
     timesteps,
     network,
     resolution,
+    masks,
+    controls,
     quantization,
     parts,
     prior,
-    masks,
     output,
     samples,
 )
