@@ -119,7 +119,7 @@ class Painter:
         self.close()
         self._answers, self._errors = queue.Queue(), deque(maxlen=STDERR_LINES)
         process = self._process = subprocess.Popen(
-            [sys.executable, "-m", "limner.generation.painter_worker"],
+            [sys.executable, "-P", "-m", "limner.generation.painter_worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -53,6 +53,7 @@ def test_the_base_stands_beside_the_lora_and_all_settings_reach_the_verb(
     app.text_area[0].set_value("-- a cat in the snow")
     app.text_input[0].set_value("blurry")
     app.number_input[1].set_value(7)
+    app.toggle[1].set_value(False)
     app.run()
     press(app, "Generate")
     assert added == [
@@ -81,6 +82,7 @@ def test_several_loras_have_a_strength_each(
     app.multiselect[0].set_value(["loras/style.safetensors"]).run()
     next(slider for slider in app.slider if "style" in slider.label).set_value(0.5)
     app.toggle[0].set_value(False)
+    app.toggle[1].set_value(False)
     app.run()
     press(app, "Generate")
     assert f"--lora={other}:0.5" in added[0] and "--lora-scale=1" in added[0]
@@ -128,3 +130,51 @@ def test_an_image_without_metadata_or_none_at_all_has_no_parameters(workspace: W
     assert parameters(path) == ""
     path.write_bytes(b"no picture")
     assert parameters(path) == ""
+
+
+def test_the_loaded_base_makes_both_images_and_they_stay_after_a_reload(
+    draw: Draw, workspace: Workspace, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests: list[dict[str, Any]] = []
+
+    def answers(request: dict[str, Any]) -> list[dict[str, Any]]:
+        requests.append(request)
+        path = made(workspace, f"strength{request['strength']:g}.png", "red")
+        return [
+            {"kind": "progress", "done": 1, "total": 2},
+            {"kind": "image", "path": str(path)},
+            {"kind": "done", "seconds": 1},
+        ]
+
+    monkeypatch.setattr("limner.studio.loaded_base.generate", answers)
+    (run / "recipe.toml").write_text('base = "glyph"\n[data]\ntrigger = "zxq"\n')
+    app = draw("generate", run="cat")
+    app.text_area[0].set_value("[trigger] waving").run()
+    press(app, "Generate")
+    assert [(request["strength"], request["prompt"]) for request in requests] == [
+        (0.0, "zxq waving"),
+        (1.0, "zxq waving"),
+    ]
+    assert app.query_params["images"] == ["strength0.png", "strength1.png"]
+    app.run()
+    assert [slider.label for slider in app.slider][-1] == "Before | after"
+
+
+def test_what_the_loaded_base_cannot_do_is_one_line(
+    draw: Draw, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = {"kind": "error", "error": "DoesNotFit", "message": "It wants 30 GB."}
+    monkeypatch.setattr("limner.studio.loaded_base.generate", lambda _: [answer])
+    app = draw("generate", run="cat")
+    press(app, "Generate")
+    assert app.error[0].value == r"It wants 30 GB\."
+
+
+def test_while_a_job_has_the_gpu_the_request_waits_in_the_queue(
+    draw: Draw, workspace: Workspace, run: Path, added: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = job(workspace, number=2, state="running", title="Train cat")
+    monkeypatch.setattr("limner.jobs.Jobs.all", lambda _: [training])
+    app = draw("generate", run="cat")
+    press(app, "Generate")
+    assert added[0][0] == "generate"

@@ -9,7 +9,9 @@ from PIL import Image
 
 from limner.errors import LimnerError
 from limner.jobs import Job
+from limner.recipe.toml import load, with_trigger
 from limner.run_folder import RunDir
+from limner.studio import loaded_base
 from limner.studio.links import parameter
 from limner.studio.show import job_line, show_image
 from limner.studio.text import plain
@@ -73,9 +75,26 @@ def _form(workspace: Workspace, targets: list[str]) -> None:
     with_base = st.toggle("Before and after: the base alone beside it", value=True)
     grid = st.text_input("Grid over strengths", placeholder="0,0.5,1")
     steps_grid = st.text_input("Grid over training steps", placeholder="100,200,last")
+    stays_loaded = st.toggle("Keep the base loaded", value=True, help="The next image begins at once.")
     if not st.button("Generate", icon=":material/brush:", type="primary", width="stretch"):
         return
     scales = grid.strip() or (f"0,{strength:g}" if with_base else f"{strength:g}")
+    if stays_loaded and not (grid.strip() or steps_grid.strip()) and loaded_base.gpu_is_free(workspace):
+        request = {
+            "run": str(path),
+            "loras": [{"path": str(workspace.inside(name)), "strength": v} for name, v in strengths.items()],
+            "prompt": with_trigger(prompt, _trigger(RunDir(path))),
+            "negative": negative or None,
+            "count": count,
+            "seed": seed,
+            "steps": steps,
+            "guidance": guidance,
+            "width": width,
+            "height": height,
+            "out": str(workspace.outputs),
+        }
+        _generate_now(request, (0.0, strength) if with_base else (strength,))
+        return
     options: dict[str, Any] = {
         "--prompt": prompt,
         "--negative-prompt": negative,
@@ -91,6 +110,35 @@ def _form(workspace: Workspace, targets: list[str]) -> None:
     words = [f"{flag}={value}" for flag, value in options.items() if value not in (None, "")]
     words += [f"--lora={workspace.inside(name)}:{value:g}" for name, value in strengths.items()]
     generate(workspace, path, words)
+
+
+def _trigger(run: RunDir) -> str:
+    """What ``[trigger]`` in a prompt stands for; empty where there is no run."""
+    try:
+        return load(run.recipe_path).data.trigger if run.recipe_path.is_file() else ""
+    except LimnerError:
+        return ""
+
+
+def _generate_now(request: dict[str, Any], strengths: Sequence[float]) -> None:
+    """Have the loaded base make the images, and keep their paths in the address."""
+    bar = st.progress(0.0, text="Loading the base ..." if not loaded_base.is_loaded() else "Generating ...")
+    paths: list[str] = []
+    for strength in strengths:
+        for answer in loaded_base.generate({**request, "strength": strength}):
+            match answer["kind"]:
+                case "progress" if answer["total"]:
+                    bar.progress(answer["done"] / answer["total"], text="Generating ...")
+                case "line":
+                    bar.progress(0.0, text=plain(answer["text"]))
+                case "image":
+                    paths.append(Path(answer["path"]).name)
+                case "error":
+                    st.error(plain(answer["message"]))
+                    return
+    bar.empty()
+    st.query_params.pop("job", None)
+    st.query_params["images"] = paths
 
 
 def generate(workspace: Workspace, target: Path, options: Sequence[str]) -> Job:
@@ -117,7 +165,8 @@ def _newest(root: str) -> None:
     number = parameter("job")
     job = next((job for job in workspace.jobs.all() if str(job.number) == number), None)
     if job is None:
-        st.caption("The images come here.")
+        names = [Path(name).name for name in st.query_params.get_all("images")]
+        _show_images([workspace.outputs / name for name in names])
         return
     if job.state in ACTIVE and (trainings := _trainings(workspace, job)):
         st.info(plain(f"It waits for the GPU, which {trainings[0].title} has. Stop that, or wait."))
@@ -125,7 +174,13 @@ def _newest(root: str) -> None:
         job_line(job)
         return
     paths = [workspace.root / name for name in (job.result() or {}).get("images", [])]
+    _show_images(paths)
+
+
+def _show_images(paths: Sequence[Path]) -> None:
     paths = [path for path in paths if path.is_file()]
+    if not paths:
+        st.caption("The images come here.")
     if len(paths) == 2:
         _wipe(paths[0], paths[1])
     for path in paths:

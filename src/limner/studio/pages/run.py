@@ -11,6 +11,7 @@ from limner.jobs import Job
 from limner.reporter import duration
 from limner.run_folder import RunDir
 from limner.status import Requests, RunStatus, read_status
+from limner.studio import loaded_base
 from limner.studio.links import link, open_page, parameter
 from limner.studio.recipes import RecipeFile
 from limner.studio.show import job_line, show_image, state_line, time_left
@@ -98,7 +99,9 @@ def _buttons(workspace: Workspace, name: str, status: RunStatus | None, active: 
         label = _start_label(workspace, name, status)
         if not label:
             st.caption("It is complete. For more steps, raise Steps on the page Plan, and come back.")
-        elif cells[0].button(label, icon=":material/play_arrow:", type="primary", width="stretch"):
+        elif loaded_base.is_loaded() and label:
+            st.caption("The page Generate keeps a base loaded; its memory is given back when this starts.")
+        if label and cells[0].button(label, icon=":material/play_arrow:", type="primary", width="stretch"):
             start(workspace, name)
             st.rerun()
     if is_running:
@@ -145,6 +148,7 @@ def start(workspace: Workspace, name: str) -> Job:
     run, recipe = RunDir(workspace.runs / name), workspace.recipes / f"{name}.toml"
     if any(job.state in ACTIVE for job in workspace.jobs_of(run)):
         raise BadUsage(f"{name} is in the queue already. Follow it on the page Run.")
+    loaded_base.release()
     target = recipe if recipe.is_file() else run.path
     arguments = ["train", str(target), "--out", str(run.path), "--json"]
     return workspace.jobs.add(
