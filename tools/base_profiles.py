@@ -5,11 +5,12 @@ import sys
 from pathlib import Path
 
 from limner.assembly.base import ResolvedBase
+from limner.data.views import closest
 from limner.models.registry import registered_bases
 from limner.nn.memory.plan import Kind
 from limner.planning.estimate import estimate
 from limner.planning.profile import Profile
-from limner.planning.profile_cache import largest, opened, shape_of
+from limner.planning.profile_cache import opened, shape_of
 from limner.planning.request import ProfileRequest
 from limner.planning.shipped import FOLDER, SHIPPED_COMPUTE, packed
 from limner.target import template
@@ -27,7 +28,7 @@ def traced(base: str, kind: Kind) -> Profile:
     resolved = ResolvedBase(
         recipe=recipe, source=source, shape=shape_of(source), kind=kind, compute=SHIPPED_COMPUTE[kind]
     )
-    return estimate(ProfileRequest(resolved, largest(resolved.sizes, [])))
+    return estimate(ProfileRequest(resolved, closest(1, 1, resolved.sizes.buckets)))
 
 
 def main() -> None:
