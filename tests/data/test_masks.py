@@ -10,7 +10,7 @@ from limner.data.folder import Folder, read_folder
 from limner.data.images import read_alpha
 from limner.data.masks import read_mask_image, require_masks
 from limner.data.summary import what_was_read
-from limner.data.views import View, mask_pixels, views
+from limner.data.views import Scale, View, mask_pixels, views
 from limner.errors import BadData
 from messages import raises
 
@@ -174,7 +174,7 @@ def test_an_image_that_was_exchanged_is_told(tmp_path):
 
 def test_a_crop_that_leaves_only_black_is_refused(tmp_path):
     example = view(tmp_path, (0, 0, 64, 32)).example
-    options = {"buckets": [(32, 32)], "flip": False, "dropout": False}
-    assert len(views([example], **options, crops={example: (16, 0, 48, 32)})) == 1
+    options = {"scales": [Scale(((32, 32),))], "flip": False, "dropout": False}
+    assert len(views([example], **options, crops={(example, (32, 32)): (16, 0, 48, 32)})) == 1
     with raises(BadData):
-        views([example], **options, crops={example: (32, 0, 64, 32)})
+        views([example], **options, crops={(example, (32, 32)): (32, 0, 64, 32)})
