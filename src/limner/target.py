@@ -76,12 +76,13 @@ def request_for(target: Path, overrides: Mapping[str, Any], out: Path | None) ->
         recipe, sources = change(_recipe_at(file), overrides), {}
         home = out or _home(file, recipe)
         if home not in (out, file.parent):
-            _free(home, recipe.data.images)
+            _free(home, recipe.data.roots[0])
     else:
         recipe, sources = _from_images(target, overrides)
         home = out or _free(RUNS / recipe.name, target)
     recipe = placed(recipe, Path.cwd())
-    _refuse_inside(home, recipe.data.images)
+    for folder in recipe.data.roots:
+        _refuse_inside(home, folder)
     prompts(recipe)  # a missing prompt file should be told before an hour of caching
     return RunRequest(recipe, home, sources)
 
@@ -132,8 +133,9 @@ def of_recipe(recipe: Any, overrides: Mapping[str, Any], out: Path | None) -> Ru
     from limner.recipe.toml import change, placed, prompts
 
     recipe = placed(change(recipe, overrides) if overrides else recipe, Path.cwd())
-    home = out or _free(RUNS / recipe.name, recipe.data.images)
-    _refuse_inside(home, recipe.data.images)
+    home = out or _free(RUNS / recipe.name, recipe.data.roots[0])
+    for folder in recipe.data.roots:
+        _refuse_inside(home, folder)
     prompts(recipe)
     return RunRequest(recipe, home, {})
 
@@ -207,7 +209,7 @@ def home_of(target: Path) -> Path | None:
 
 def _home(file: Path, recipe: Any) -> Path:
     """The run folder of a recipe file, which has been read."""
-    return home_of(file) or RUNS / folder_name(recipe.data.images)
+    return home_of(file) or RUNS / folder_name(recipe.data.roots[0])
 
 
 def _is_run(folder: Path) -> bool:
@@ -241,7 +243,7 @@ def _free(home: Path, images: Path) -> Path:
 
     file = RunDir(home).recipe_path
     if file.is_file():
-        run_images = load(file).data.images
+        run_images = load(file).data.roots[0]
         if real_path(run_images) != real_path(images):
             raise BadUsage(
                 f"{home} holds a run on {run_images}. Choose another folder with --out, "
@@ -266,7 +268,7 @@ def subject_of(
         BadRecipe: The file cannot be read.
     """
     from limner.recipe.prompt_file import PromptLine, prompt_lines
-    from limner.recipe.toml import load, prompts, with_trigger
+    from limner.recipe.toml import for_triggers, load, prompts
     from limner.run_folder import RunDir, run_of, step_of
 
     lines = [PromptLine(text) for text in texts]
@@ -286,14 +288,14 @@ def subject_of(
     if not run.recipe_path.is_file():
         raise BadUsage(f"{run.path} holds no run. Train it first: limner train {target}")
     recipe = load(run.recipe_path)  # as it was trained, not as the target would be trained today
-    trigger = recipe.data.trigger
-    defaults = prompts(recipe) or (trigger,) * bool(trigger)
+    triggers = recipe.data.triggers
+    defaults = prompts(recipe) or triggers
     lines = lines or _prompt_lines(defaults, recipe.sample.control)
     if not lines:
         raise BadUsage(
             f'The recipe of {target} has neither prompts nor a trigger. Say what to generate: --prompt "..".'
         )
-    lines = [replace(line, prompt=with_trigger(line.prompt, trigger)) for line in lines]
+    lines = [replace(line, prompt=prompt) for line in lines for prompt in for_triggers(line.prompt, triggers)]
     paths = tuple(dict.fromkeys(run.step_lora(step) for step in steps)) or (run.path,)
     return GenerationTarget(paths, tuple(lines), run.path / "pictures")
 

@@ -64,11 +64,39 @@ def test_a_value_that_a_recipe_cannot_have_is_a_row_with_the_reason(folder: Path
     assert imported.recipe.train.learning_rate == 1e-4
 
 
-def test_more_folders_than_one_are_told(folder: Path):
+def test_more_folders_than_one_become_sets(folder: Path):
     text = '[[datasets]]\nimage_directory = "img"\n[[datasets]]\nimage_directory = "more"\n'
     (folder / "two.toml").write_text(f'dit = "qwen_image.safetensors"\n{text}')
-    rows = [row for row in import_recipe(folder / "two.toml").rows if row.key.endswith("image_directory")]
-    assert [row.outcome for row in rows] == ["kept", "cannot be had"]
+    imported = import_recipe(folder / "two.toml")
+    rows = [row for row in imported.rows if row.key.endswith("image_directory")]
+    assert [row.outcome for row in rows] == ["translated", "translated"]
+    assert imported.recipe.data.roots == (Path("img"), Path("more"))
+
+
+def test_subsets_become_sets_with_what_each_says(folder: Path):
+    subsets = """network_dim = 8
+[[datasets]]
+resolution = 512
+[[datasets.subsets]]
+image_dir = "img"
+class_tokens = "sks cat"
+num_repeats = 3
+flip_aug = true
+[[datasets.subsets]]
+image_dir = "more"
+class_tokens = "blik dog"
+[[datasets]]
+resolution = 1024
+[[datasets.subsets]]
+image_dir = "img"
+"""
+    (folder / "two.toml").write_text(subsets)
+    data = import_recipe(folder / "two.toml").recipe.data
+    assert data.resolution == (512, 1024)
+    assert [(entry.default_caption, entry.repeats, entry.flip) for entry in data.folders] == [
+        ("sks cat", 3, True),
+        ("blik dog", 1, False),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -328,3 +328,34 @@ def test_what_other_trainers_write_into_prompts_is_refused(tmp_path, prompt, rea
 )
 def test_dashes_and_braces_are_words(prompt):
     assert prompts(Recipe(sample=Sample(prompts=(prompt,)))) == (prompt,)
+
+
+def test_sets_are_tables_that_read_back_equal_and_whose_paths_start_at_the_recipe(tmp_path):
+    text = """
+[data]
+flip = true
+trigger = "zorb"
+[[data.sets]]
+image_dir = "cats"
+num_repeats = 3
+[[data.sets]]
+images = "dogs"
+trigger_word = "blik"
+flip = false
+"""
+    recipe = parse(text)
+    assert parse(dump(recipe)) == parse(commented(recipe)) == recipe
+    assert [(entry.trigger, entry.flip, entry.repeats) for entry in recipe.data.folders] == [
+        ("zorb", True, 3),
+        ("blik", False, 1),
+    ]
+    assert recipe.data.triggers == ("zorb", "blik")
+    assert parse(text, tmp_path).data.roots == (tmp_path / "cats", tmp_path / "dogs")
+    short = parse('[data]\nimages = "cats"\ntrigger = "zorb"\n').data
+    assert (short.roots, short.triggers) == ((Path("cats"),), ("zorb",))
+
+
+def test_a_prompt_with_the_trigger_becomes_one_for_each_set():
+    sets = [{"images": "a", "trigger": "zorb"}, {"images": "b", "trigger": "blik"}]
+    recipe = change(Recipe(), {"data.sets": sets, "sample.prompts": ("[trigger] on the moon", "a cat")})
+    assert prompts(recipe) == ("zorb on the moon", "blik on the moon", "a cat")

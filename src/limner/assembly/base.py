@@ -156,17 +156,18 @@ class ResolvedBase:
         """
         facts = facts_of(str(self.source.index.get("_class_name", "")))
         minimum, maximum = facts.controls if facts else (0, 0)
-        data, name = self.recipe.data, facts.name if facts else self.source.name
+        entries, name = self.recipe.data.folders, facts.name if facts else self.source.name
         if not maximum:
-            if data.control:
+            if any(entry.control for entry in entries):
                 raise BadRecipe(
                     f"data.control names control images, and {name} reads none. Remove it, or choose an edit "
                     "model such as flux-kontext."
                 )
             return 0
-        if not data.images.is_dir():
-            return max(minimum, len(data.control))
-        count = counted_controls(data.images, data.control)
+        existing = [entry for entry in entries if entry.images is not None and entry.images.is_dir()]
+        if not existing:
+            return max(minimum, *(len(entry.control) for entry in entries))
+        count = max(counted_controls(entry.images or Path(), entry.control) for entry in existing)
         if count < minimum:
             raise BadRecipe(
                 f"{name} is an edit model and needs control images. Name their folder as data.control, or "

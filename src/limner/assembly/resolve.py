@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -9,13 +10,12 @@ from pydantic import TypeAdapter
 
 from limner.assembly.assemble import ModelSpec
 from limner.assembly.base import ResolvedBase, SampleBase, family_at, fp16_of, locate_base, shape_at
+from limner.assembly.datasets import hold_out_of_sets, read_sets, what_sets_hold
 from limner.data.captions import has_word
 from limner.data.folder import Example, Folder, Rejected, read_folder
-from limner.data.masks import require_masks
-from limner.data.near_duplicates import hold_out, near_training
-from limner.data.order import SUBSET, Order, held_out
+from limner.data.order import Order
 from limner.data.subject import MAX_CROP_LOSS, REMEDY, SLACK, crops, follows, slack
-from limner.data.summary import not_filling, what_was_read
+from limner.data.summary import not_filling
 from limner.data.views import Crops, View, require_pairs, views
 from limner.errors import BadData, BadRecipe
 from limner.files import shared_cache
@@ -43,6 +43,9 @@ class Resolved:
     sample_base: SampleBase
     """What samples are generated on."""
     folder: Folder
+    """Of several sets all of them joined."""
+    folders: tuple[Folder, ...]
+    """Of each set."""
     rejected: tuple[Rejected, ...]
     """What was left out, among the validation images as well."""
     views: tuple[View, ...]
@@ -139,8 +142,7 @@ class Resolved:
     def remarks(self) -> list[str]:
         """What a person should know of the data before anything is computed, a line each."""
         lines = [f"Left out: {self.folder.named(entry.path)}: {entry.reason}" for entry in self.rejected]
-        data = self.recipe.data
-        lines += what_was_read(self.folder, trigger=data.trigger, default_caption=data.default_caption)
+        lines += what_sets_hold(self.recipe.data, self.folders, self.own)
         lines += not_filling(self.folder.examples, self.base.sizes.scales)
         lines += self.notes
         lines += self._crop_losses()
@@ -270,10 +272,8 @@ def resolve(recipe: Recipe, tell: Callable[[str], None] = lambda line: None) -> 
     base = resolve_base(recipe, tell)
     data = recipe.data
     base.spec.require_possible()
-    folder = read_images(base, data.images)
-    require_masks(data.images, data.masks, [example.mask for example in folder.examples])
-    validation_folder = read_images(base, data.validation_images) if data.validation_images else None
-    train_examples, validation_examples, disjoint, notes = _hold_out(recipe, folder, validation_folder)
+    sets = read_sets(base)
+    train_examples, validation_examples, disjoint, notes = hold_out_of_sets(data, sets)
     if recipe.train.patience is not None and not disjoint:
         raise BadRecipe(
             f"train.patience is {recipe.train.patience}, and no image is held out: the validation loss of "
@@ -285,8 +285,9 @@ def resolve(recipe: Recipe, tell: Callable[[str], None] = lambda line: None) -> 
     return Resolved(
         base=base,
         sample_base=base.sample_base(tell),
-        folder=folder,
-        rejected=folder.rejected + (validation_folder.rejected if validation_folder else ()),
+        folder=sets.joined,
+        folders=sets.folders,
+        rejected=(*sets.joined.rejected, *(entry for other in sets.validation for entry in other.rejected)),
         views=_all_views(base, train_examples, cuts),
         held_out=_plain(_all_views(base, validation_examples, cuts)),
         truly_held_out=disjoint,
@@ -299,25 +300,17 @@ def _all_views(
 ) -> tuple[View, ...]:
     """Every view that training may draw."""
     data, scales = base.recipe.data, base.sizes.scales
-    options = {"flip": data.flip, "dropout": data.caption_dropout > 0, "fit": base.control_fit}
-    return views(examples, scales=scales, crops=cuts, **options)
-
-
-def read_images(base: ResolvedBase, images: Path) -> Folder:
-    """Every usable image of a folder, with captions as the recipe says.
-
-    Raises:
-        BadData: There is no such folder, or nothing in it is usable.
-    """
-    data = base.recipe.data
-    if not images.exists():
-        key = "images" if images == data.images else "validation_images"
-        raise BadData(
-            f"data.{key} is {images}, and there is no such folder. Where is it now? --set data.{key}=FOLDER"
+    options = {"dropout": data.caption_dropout > 0, "fit": base.control_fit, "crops": cuts}
+    return tuple(
+        view
+        for number, entry in enumerate(data.folders)
+        for view in views(
+            [example for example in examples if example.dataset == number],
+            scales=scales,
+            flip=bool(entry.flip),
+            **options,
         )
-    texts = {"trigger": data.trigger, "default_caption": data.default_caption}
-    pairs = {"control": data.control, "controls_each": base.spec.controls, "fit": base.control_fit}
-    return read_folder(images, min_side=base.sizes.min_side, masks=data.masks, **texts, **pairs)
+    )
 
 
 def _class_images(recipe: Recipe, folder: Path) -> list[Example]:
@@ -326,10 +319,9 @@ def _class_images(recipe: Recipe, folder: Path) -> list[Example]:
     Raises:
         BadData: A caption has the trigger in it, which would teach the trigger to mean nothing.
     """
-    trigger = recipe.data.trigger
     examples = list(read_folder(folder, min_side=recipe.data.min_side or 0).examples)
-    for example in examples:
-        if trigger and any(has_word(trigger, caption) for caption in example.captions):
+    for example, trigger in product(examples, recipe.data.triggers):
+        if any(has_word(trigger, caption) for caption in example.captions):
             raise BadData(
                 f"{example.path}: its caption has the trigger {trigger!r}, and it is a picture of the prior. "
                 "Name there what the base knows, without the trigger."
@@ -337,62 +329,9 @@ def _class_images(recipe: Recipe, folder: Path) -> list[Example]:
     return examples
 
 
-def _hold_out(
-    recipe: Recipe, folder: Folder, validation_folder: Folder | None
-) -> tuple[list[Example], list[Example], bool, tuple[str, ...]]:
-    """Examples to train on, examples to measure on, whether the two are disjoint, and what is to be told."""
-    data, examples = recipe.data, list(folder.examples)
-    contents = {example.sha256 for example in examples}
-    if validation_folder is not None:
-        if overlap := [
-            example.path.name for example in validation_folder.examples if example.sha256 in contents
-        ]:
-            raise BadData(
-                f"{len(overlap)} of the {len(validation_folder.examples)} images in data.validation_images "
-                f"are trained on as well: {overlap[0]} .. Remove them from one of the two folders."
-            )
-        return examples, list(validation_folder.examples), True, _leaks(folder, validation_folder)
-    count = held_out(len(contents), data.validation_count)
-    if count >= len(contents):
-        raise BadData(
-            f"data.validation_count is {count} and the folder has {len(contents)} different usable "
-            f"images: none is "
-            f"left to train on. Set it to at most {max(0, len(contents) - 1)}."
-        )
-    if count == 0:
-        return examples, examples[:SUBSET], False, ()
-    hashes = hold_out(examples, count)
-    notes: tuple[str, ...] = ()
-    if len(hashes) != count:
-        notes = (
-            f"Held out: {len(hashes)} of {count} images that were to be. Images that are nearly the same are "
-            "never divided between training and validation.",
-        )
-    if not hashes:
-        return examples, examples[:SUBSET], False, notes
-    return (
-        [example for example in examples if example.sha256 not in hashes],
-        [example for example in examples if example.sha256 in hashes],
-        True,
-        notes,
-    )
-
-
-def _leaks(folder: Folder, validation_folder: Folder) -> tuple[str, ...]:
-    """A line on validation images that training sees nearly the same."""
-    pairs = near_training(folder.examples, validation_folder.examples)
-    if not pairs:
-        return ()
-    names = f"{validation_folder.named(pairs[0][0].path)} and {folder.named(pairs[0][1].path)}"
-    return (
-        f"{len(pairs)} of {len(validation_folder.examples)} validation images are nearly the same as images "
-        f"that are trained on ({names}): their loss does not show overfitting. Remove them from one folder.",
-    )
-
-
 def _plain(all_views: tuple[View, ...]) -> tuple[View, ...]:
     """The first view of each example, which is in its largest bucket."""
-    first: dict[str, View] = {}
+    first: dict[tuple[int, str], View] = {}
     for view in all_views:
-        first.setdefault(view.example.sha256, view)
+        first.setdefault((view.example.dataset, view.example.sha256), view)
     return tuple(first.values())

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from limner.assembly.base import ImageSizes, Shape
+from limner.assembly.datasets import joined_folder, what_sets_hold
 from limner.checking import findings as judged
 from limner.checking.findings import ADVICE, NOTE, PROBLEM, Finding
 from limner.checking.image_stats import ImageStats, measure
@@ -24,7 +25,7 @@ from limner.data.control import counted_controls
 from limner.data.folder import Example, Folder, read_folder
 from limner.data.images import BadImage, decode
 from limner.data.subject import REMEDY, follows, installed
-from limner.data.summary import not_filling, what_was_read
+from limner.data.summary import not_filling
 from limner.data.views import Scale, sizes_of
 from limner.errors import BadBase, BadData
 from limner.files import real_path, write_json
@@ -105,13 +106,9 @@ def check(recipe: Recipe, out: Path, reporter: Reporter, *, encoder: str | None 
     start = time.monotonic()
     base = base_of(recipe)
     image_sizes = ImageSizes(recipe.data, base.shape)
-    folder = _read(recipe, image_sizes.min_side)
-    data = recipe.data
-    scales = image_sizes.scales
-    for line in (
-        *what_was_read(folder, trigger=data.trigger, default_caption=data.default_caption),
-        *not_filling(folder.examples, scales),
-    ):
+    folders = _read(recipe, image_sizes.min_side)
+    folder, scales = joined_folder(folders), image_sizes.scales
+    for line in (*what_sets_hold(recipe.data, folders), *not_filling(folder.examples, scales)):
         reporter.line(line)
     looks, errors = _looked(folder.examples, scales, reporter, follow=follows(recipe.data.crop))
     controls = _controls(looks)
@@ -126,7 +123,7 @@ def check(recipe: Recipe, out: Path, reporter: Reporter, *, encoder: str | None 
         *judged.of_set(looks, names, recipe.concept_type, partial(_frames_again, looks, reporter)),
         *_variety(looks, names, encoder),
         *of_pairs(looks, names, controls),
-        *judged.of_captions([item.example.source_captions for item in looks], names, recipe.data.trigger),
+        *_captions(recipe, looks, names),
         *of_masks(looks, names, folder, recipe.data.masks),
         *judged.of_lengths(_lengths(looks, names, base)),
         *_remarks(recipe, base),
@@ -145,7 +142,7 @@ def check(recipe: Recipe, out: Path, reporter: Reporter, *, encoder: str | None 
         file=out / "check.json",
         seconds=time.monotonic() - start,
     )
-    _write(report, controls, flip=recipe.data.flip)
+    _write(report, controls, flip=any(entry.flip for entry in recipe.data.folders))
     return report
 
 
@@ -163,13 +160,28 @@ def _plain(value: dict[str, Any]) -> dict[str, Any]:
     return {key: item for key, item in value.items() if not isinstance(item, Path)}
 
 
-def _read(recipe: Recipe, min_side: int) -> Folder:
-    data = recipe.data
-    texts = {"trigger": data.trigger, "default_caption": data.default_caption}
-    pairs: dict[str, Any] = {"masks": data.masks}
-    if data.control or _reads_controls(recipe.base):
-        pairs |= {"control": data.control, "controls_each": counted_controls(data.images, data.control)}
-    return read_folder(data.images, min_side=min_side, **texts, **pairs)
+def _read(recipe: Recipe, min_side: int) -> list[Folder]:
+    """The folder of each set."""
+    folders: list[Folder] = []
+    for entry in recipe.data.folders:
+        root = entry.images or Path()
+        texts = {"trigger": entry.trigger, "default_caption": entry.default_caption}
+        pairs: dict[str, Any] = {"masks": entry.masks}
+        if entry.control or _reads_controls(recipe.base):
+            pairs |= {"control": entry.control, "controls_each": counted_controls(root, entry.control)}
+        folders.append(read_folder(root, min_side=min_side, **texts, **pairs))
+    return folders
+
+
+def _captions(recipe: Recipe, looks: Sequence[ImageStats], names: Sequence[str]) -> Iterator[Finding]:
+    """Findings on the captions of each set."""
+    for number, entry in enumerate(recipe.data.folders):
+        pairs = [
+            (look, name) for look, name in zip(looks, names, strict=True) if look.example.dataset == number
+        ]
+        captions = [look.example.source_captions for look, _ in pairs]
+        if captions:
+            yield from judged.of_captions(captions, [name for _, name in pairs], entry.trigger)
 
 
 def _reads_controls(base: str) -> bool:

@@ -65,6 +65,8 @@ class Example:
     """Control images of an edit model, in order; every example of a folder has as many."""
     mask: Mask | None = None
     """What of it the loss sees; None: all."""
+    dataset: int = 0
+    """Number of the set that it is of, from 0."""
 
     @property
     def extent(self) -> tuple[int, int, int, int]:

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from limner.data.listing import listed
@@ -16,6 +17,22 @@ FOLDERS = ("train_data_dir", "instance_data_dir", "image_dir", "image_directory"
 )
 
 
+OF_SETS = {
+    "class_tokens": "default_caption",
+    "instance_prompt": "default_caption",
+    "default_caption": "default_caption",
+    "trigger_word": "trigger",
+    "flip_aug": "flip",
+    "flip_x": "flip",
+    "random_flip": "flip",
+    "enable_random_flip": "flip",
+    "loss_weight": "weight",
+    "control_path": "control",
+    "control_directory": "control",
+}
+"""Keys that each of several datasets may have -> ours in [[data.sets]]."""
+
+
 def images(book: Book) -> None:
     """Folders of images, their repeats and captions."""
     class_folders = {option.key.rpartition(".")[0] for option in book.take("is_reg") if is_set(option.value)}
@@ -23,19 +40,18 @@ def images(book: Book) -> None:
         option.key.rpartition(".")[0]: option
         for option in book.take("num_repeats", "repeats", "dataset_repeat", "balancing")
     }
+    folders: dict[str, ForeignOption] = {}
     for option in book.each(*FOLDERS):
+        entry = option.key.rpartition(".")[0]
         if option.leaf == "path" and not option.key.startswith(("concepts", "0", "datasets")):
             book.row(option, "cannot be had", "No folder of images.")
-            continue
-        folder, entry = Path(str(option.value)), option.key.rpartition(".")[0]
-        if entry in class_folders:
-            book.set(option, {"prior.images": folder}, "Regularization images.")
-        elif "data.images" in book.changes:
-            note = "A recipe has one folder. Put the images into one, or train one after the other."
-            book.row(option, "cannot be had", note)
+        elif entry in class_folders:
+            book.set(option, {"prior.images": Path(str(option.value))}, "Regularization images.")
+        elif any(option.value == other.value for other in folders.values()):
+            book.row(option, "kept", "A folder that is named before.")
         else:
-            book.set(option, {"data.images": folder}, outcome="kept")
-            book.facts["images"] = _image_count(folder, _number(counts.get(entry)))
+            folders[entry] = option
+    _set_folders(book, folders, counts)
     for option in counts.values():
         book.row(option, "translated" if is_set(option.value) else "off", "Counted into the steps.")
     for option in book.each("reg_data_dir", "class_data_dir"):
@@ -44,6 +60,42 @@ def images(book: Book) -> None:
         is_text = str(option.value).lstrip(".") == "txt"
         note = "" if is_text else "Captions are .txt files, metadata.jsonl or metadata.csv: rename them."
         book.row(option, "always so" if is_text else "cannot be had", note)
+
+
+def _set_folders(
+    book: Book, folders: Mapping[str, ForeignOption], counts: Mapping[str, ForeignOption]
+) -> None:
+    """One folder is ``data.images``; several are ``data.sets``, each with what its dataset says."""
+    repeats = {entry: _number(counts.get(entry)) for entry in folders}
+    images_per_epoch = [
+        _image_count(Path(str(option.value)), repeats[entry]) for entry, option in folders.items()
+    ]
+    if folders:
+        complete = all(images_per_epoch)
+        book.facts["images"] = sum(count or 0 for count in images_per_epoch) if complete else None
+    if len(folders) < 2:
+        for option in folders.values():
+            book.set(option, {"data.images": Path(str(option.value))}, outcome="kept")
+        return
+    sets = [
+        {"images": str(option.value), **({"repeats": repeats[entry]} if repeats[entry] > 1 else {})}
+        for entry, option in folders.items()
+    ]
+    for (entry, option), values in zip(folders.items(), sets, strict=True):
+        for other in [other for other in book.options if _is_of(other, entry)]:
+            book.options.remove(other)
+            if is_set(other.value) and number(other.value) != 1:
+                values[OF_SETS[other.leaf]] = other.value
+            book.row(other, "translated" if is_set(other.value) else "off", "In its table of [[data.sets]].")
+        if option is not next(iter(folders.values())):
+            book.row(option, "translated", f"Set {sets.index(values) + 1} of [[data.sets]].")
+    book.set(next(iter(folders.values())), {"data.sets": tuple(sets)}, "Several folders are sets.")
+
+
+def _is_of(option: ForeignOption, entry: str) -> bool:
+    """Whether an option of a dataset belongs to that which stands at ``entry``."""
+    inside = option.key.startswith(f"{entry}.") and entry != ""
+    return inside and option.leaf in OF_SETS
 
 
 def _number(option: ForeignOption | None) -> int:

@@ -29,17 +29,27 @@ class Counts:
     """Forward passes of one image for the validation loss."""
 
 
+def sizes_of_sets(recipe: Recipe) -> list[tuple[int, int]]:
+    """(width, height) of the images of all sets, pixels; none where there is no folder yet."""
+    return [size for root in recipe.data.roots for size in image_sizes(root)]
+
+
 def counts_of(recipe: Recipe, sizes: list[tuple[int, int]] | None = None) -> Counts:
     """How much there is to encode, to sample and to measure. Sizes are those of the images if left out."""
-    request, train = recipe.data, recipe.train
-    sizes = image_sizes(recipe.data.images) if sizes is None else sizes
+    folders, train = recipe.data.folders, recipe.train
+    counts = [len(image_sizes(root)) for root in recipe.data.roots] if sizes is None else [len(sizes)]
+    sizes = sizes_of_sets(recipe) if sizes is None else sizes
     images = len(sizes) or IMAGES
-    validation_images = held_out(images, request.validation_count)
+    counts = counts if sizes else [images]
+    validation_images = sum(
+        held_out(count, entry.validation_count) for count, entry in zip(counts, folders, strict=False)
+    )
+    mirrored = sum(count for count, entry in zip(counts, folders, strict=False) if entry.flip)
     prompt_count = len(prompts(recipe)) or min(CAPTION_PROMPTS, images)
     interval = recipe.sample.every
     rounds = 0 if interval == -1 else 2 if interval == 0 else 2 + max(0, train.steps - 1) // interval
     class_images = recipe.prior.images_per_prompt * len(recipe.prior.prompts)
-    views = images * (2 if request.flip else 1) + class_images
+    views = images + mirrored + class_images
     checks = 1 + ceil(train.steps / (train.validation_every or train.save_every))
     return Counts(
         images=images,

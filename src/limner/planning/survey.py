@@ -10,14 +10,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from limner.assembly.base import ResolvedBase, fp16_of
-from limner.data.listing import image_sizes
 from limner.errors import DoesNotFit
 from limner.models.facts import RegisteredBase
 from limner.models.registry import registered_bases
 from limner.planning.advice import SIZES, least
 from limner.planning.cards import typical
 from limner.planning.choice import Choice, PlanRequest, fits
-from limner.planning.counts import counts_of
+from limner.planning.counts import counts_of, sizes_of_sets
 from limner.planning.devices import Device, of_card
 from limner.planning.disk import fetched_bytes, here
 from limner.planning.local_device import device_for
@@ -119,7 +118,7 @@ def survey(
     """
     names = names or tuple(registered_bases())
     recipe = recipe_of(names[0])
-    device, sizes = device_for(recipe.limits, card=card), image_sizes(recipe.data.images)
+    device, sizes = device_for(recipe.limits, card=card), sizes_of_sets(recipe)
     estimates = [_estimate(recipe_of(name), device, sizes, reporter) for name in names]
     counts = counts_of(recipe, sizes)
 
@@ -145,7 +144,7 @@ def photograph_size(recipe: Recipe) -> tuple[int, int] | None:
     base = registered_bases().get(recipe.base)
     if base is None or not base.toy:
         return None
-    sizes = sorted(image_sizes(recipe.data.images), key=min)
+    sizes = sorted(sizes_of_sets(recipe), key=min)
     middle = sizes[len(sizes) // 2] if sizes else (0, 0)
     return middle if min(middle) >= PHOTOGRAPH * base.resolution else None
 
@@ -161,7 +160,7 @@ def survey_for_photographs(recipe: Recipe) -> Survey | None:
     overrides = {"data.images": recipe.data.images, "concept_type": recipe.concept_type, **limits}
 
     def recipe_of(base: str) -> Recipe:
-        return template({"base": base, **overrides}, max(1, len(image_sizes(recipe.data.images))))
+        return template({"base": base, **overrides}, max(1, len(sizes_of_sets(recipe))))
 
     return survey(recipe_of, Reporter(), names=names)
 

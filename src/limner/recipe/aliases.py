@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -55,6 +55,19 @@ def keys(model: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
 def _table(field: FieldInfo) -> type[BaseModel] | None:
     kind = field.annotation
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def items(model: type[BaseModel], prefix: str = "") -> dict[str, type[BaseModel]]:
+    """Every key below ``model`` that is a list of tables, by its dotted path -> what each of them is."""
+    result: dict[str, type[BaseModel]] = {}
+    for name, field in model.model_fields.items():
+        path = f"{prefix}{key_of(name, field)}"
+        if table := _table(field):
+            result |= items(table, f"{path}.")
+        for kind in get_args(field.annotation):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                result[path] = kind
+    return result
 
 
 def tables(model: type[BaseModel]) -> tuple[str, ...]:
@@ -158,6 +171,13 @@ def remedy(rule: Mapping[str, Any], field: FieldInfo, value: Any) -> str:
     return f"Try {shown(field.default)}."
 
 
+SET_SPELLINGS: Mapping[str, str] = {
+    "num_repeats": "repeats",
+    "dataset_repeat": "repeats",
+    "loss_weight": "weight",
+    "class_prompt": "class_word",
+}
+"""Keys of one of several datasets, as other trainers spell them -> ours in [[data.sets]]."""
 SPELLINGS = {spelling: key for key, words in ALIASES.items() for spelling in words.split()}
 """A spelling of another trainer -> our key."""
 
@@ -182,11 +202,13 @@ class Index:
         keys: Dotted path of every key.
         tables: Names of the tables.
         leaves: Last part of a path -> the paths that end so.
+        items: Path of a list of tables -> the keys of each of them.
     """
 
     keys: frozenset[str]
     tables: tuple[str, ...]
     leaves: Mapping[str, tuple[str, ...]]
+    items: Mapping[str, frozenset[str]]
 
 
 @cache
@@ -197,7 +219,8 @@ def index(root: type[BaseModel]) -> Index:
     for path in paths:
         leaf = path.rpartition(".")[2]
         leaves[leaf] = (*leaves.get(leaf, ()), path)
-    return Index(frozenset(paths), tables(root), leaves)
+    lists = {path: frozenset(model.model_fields) for path, model in items(root).items()}
+    return Index(frozenset(paths), tables(root), leaves, lists)
 
 
 def find(path: str, root: type[BaseModel]) -> str:
@@ -210,6 +233,8 @@ def find(path: str, root: type[BaseModel]) -> str:
             is spelled nearly so, or says where all keys are listed.
     """
     lookup = index(root)
+    if fields := lookup.items.get(path.rpartition(".")[0]):
+        return _of_item(path, fields)
     for spelling in (path, path.removesuffix("_")):  # for_ and with_, as Python has to spell them
         if spelling in lookup.keys:
             return spelling
@@ -222,6 +247,17 @@ def find(path: str, root: type[BaseModel]) -> str:
     if top and len(lookup.leaves.get(leaf, ())) == 1:
         return lookup.leaves[leaf][0]
     raise BadRecipe(f"Unknown recipe key {path}. {answer(path, root)}")
+
+
+def _of_item(path: str, fields: frozenset[str]) -> str:
+    """A key of one of a list of tables: its own, or what other trainers call it."""
+    table, _, leaf = path.rpartition(".")
+    word = leaf if leaf in fields else SET_SPELLINGS.get(leaf, SPELLINGS.get(leaf, "")).rpartition(".")[2]
+    if word in fields:
+        return f"{table}.{word}"
+    near = difflib.get_close_matches(leaf, sorted(fields), n=1)
+    hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(sorted(fields))}."
+    raise BadRecipe(f"Unknown key {leaf} in [[{table}]]. {hint}")
 
 
 def _foreign(table: str) -> bool:

@@ -56,6 +56,41 @@ def refuse_resolutions(data: "Data") -> None:
         )
 
 
+SHORT_FORM = ("images", "validation_images", "control")
+"""Keys of [data] that each of several sets has for itself."""
+
+
+def refuse_sets(data: "Data") -> None:
+    """Raise ``BadRecipe`` where sets contradict the short form, or each other."""
+    if not data.sets:
+        return
+    for key in SHORT_FORM:
+        if getattr(data, key) != type(data).model_fields[key].default:
+            raise BadRecipe(
+                f"data.{key} is set, and so are {len(data.sets)} data.sets, each with its own. Move it into "
+                "one of [[data.sets]], or remove the sets."
+            )
+    for number, entry in enumerate(data.sets, 1):
+        if entry.images is None:
+            raise BadRecipe(f"Set {number} of data.sets has no images. Name their folder.")
+        if entry.share is not None and entry.repeats != 1:
+            raise BadRecipe(
+                f"Set {number} of data.sets has share {entry.share:g} and repeats {entry.repeats}: both say "
+                "how often it is drawn. Remove one of the two."
+            )
+    triggers = [entry.trigger.lower() for entry in data.sets if entry.trigger]
+    if twice := [trigger for trigger in triggers if triggers.count(trigger) > 1]:
+        raise BadRecipe(
+            f'Two of data.sets have the trigger "{twice[0]}": they would be learned as one thing. Give each '
+            "its own, or put the images into one folder."
+        )
+    shares = [entry.share for entry in data.sets if entry.share is not None]
+    if shares and len(shares) < len(data.sets):
+        raise BadRecipe(f"{len(shares)} of {len(data.sets)} data.sets have a share. Give each one, or none.")
+    if shares and abs(sum(shares) - 1) > SLACK:
+        raise BadRecipe(f"The shares of data.sets add up to {sum(shares):g}. Write shares whose sum is 1.")
+
+
 def refuse_schedule(train: "Train") -> None:
     """Raise ``BadRecipe`` where the keys of a schedule do not fit each other."""
     if train.warmup and train.warmup >= train.steps:
@@ -170,7 +205,7 @@ def refuse_method(recipe: "Recipe") -> None:
 
 def refuse_prior(recipe: "Recipe") -> None:
     """Raise ``BadRecipe`` where the keys of [prior] do not fit each other, or those of other tables."""
-    prior, trigger = recipe.prior, recipe.data.trigger
+    prior, triggers = recipe.prior, recipe.data.triggers
     if prior.class_word and prior.kind != "teacher":
         raise BadRecipe(
             f'prior.class_word is "{prior.class_word}", which the teacher reads, and prior.kind is '
@@ -193,16 +228,20 @@ def refuse_prior(recipe: "Recipe") -> None:
             f'prior.kind is "blank", which keeps the empty caption as it is, and data.caption_dropout '
             f"{recipe.data.caption_dropout:g} trains it. Remove one of the two."
         )
-    if prior.kind == "teacher" and not trigger:
+    if prior.kind == "teacher" and not all(entry.trigger for entry in recipe.data.folders):
+        key = "the trigger of one of data.sets" if recipe.data.sets else "data.trigger"
         raise BadRecipe(
-            'prior.kind is "teacher", and captions without the trigger are what it keeps, but data.trigger '
-            'is empty. Set data.trigger, or prior.kind = "blank".'
+            f'prior.kind is "teacher", and captions without the trigger are what it keeps, but {key} '
+            'is empty. Set it, or prior.kind = "blank".'
         )
-    if prior.kind == "teacher" and trigger.lower() in prior.class_word.lower():
-        raise BadRecipe(
-            f'prior.class_word is "{prior.class_word}", with the trigger "{trigger}" in it. Name the kind '
-            "of thing alone."
-        )
+    words = [("prior.class_word", prior.class_word)]
+    words += [("class_word of data.sets", entry.class_word) for entry in recipe.data.sets]
+    for key, word in words if prior.kind == "teacher" else ():
+        for trigger in triggers:
+            if trigger.lower() in word.lower():
+                raise BadRecipe(
+                    f'{key} is "{word}", with the trigger "{trigger}" in it. Name the kind of thing alone.'
+                )
 
 
 def refuse_masks(recipe: "Recipe") -> None:
@@ -280,6 +319,7 @@ def refuse_distillation(recipe: "Recipe") -> None:
             "size of its start noise. Set one resolution, the teacher's."
         )
     pairs = {
+        "data.sets": data.sets,
         "data.flip": data.flip,
         "data.caption_dropout": data.caption_dropout,
         "prior": recipe.prior.wanted,

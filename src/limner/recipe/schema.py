@@ -1,5 +1,6 @@
 """The recipe (training config): all that a person decides, and nothing that a machine can work out."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -13,6 +14,7 @@ from limner.recipe.field_types import (
     PathField,
     Paths,
     Resolution,
+    Share,
     Shares,
     Size,
     Tool,
@@ -23,6 +25,37 @@ from limner.recipe.section import Section
 from limner.recipe.train import Distill, Lora, Prior, Train
 
 
+class DataSet(Section):
+    """One of several folders of images that are trained together."""
+
+    section: ClassVar[str] = "data.sets"
+
+    images: PathField | None = Field(default=None, examples=["cats"])
+    """Folder of images, as data.images is one."""
+    trigger: TriggerField = ""
+    """Trigger word(s) of this set. Empty: data.trigger."""
+    default_caption: str = ""
+    """Caption of its images that have none. Empty: data.default_caption, else the trigger."""
+    class_word: str = ""
+    """Of prior.kind = "teacher": what stands in captions in place of the trigger. Empty: prior.class_word."""
+    repeats: Annotated[int, Field(ge=1, le=10000)] = 1
+    """How often an epoch shows each of its images."""
+    share: Share | None = Field(default=None, examples=[0.5])
+    """Share of the draws (0 to 1, 1 in all sets), in place of repeats. Unset: by images and repeats."""
+    weight: Annotated[float, Field(gt=0, le=100)] = 1.0
+    """Loss weight of its images."""
+    flip: bool | None = Field(default=None, examples=[True])
+    """Unset: data.flip."""
+    validation_count: Annotated[int, Field(ge=0)] | None = Field(default=None, examples=[2])
+    """Unset: data.validation_count, which then holds for each set."""
+    validation_images: PathField | None = Field(default=None, examples=["more-cats"])
+    """A second folder, of its validation images only."""
+    control: Paths = ()
+    """Folders of its control images, as data.control names them."""
+    masks: Literal["alpha", "sidecar"] | PathField | None = Field(default=None, examples=["cat-masks"])
+    """Its masks, as data.masks names them. Unset: data.masks."""
+
+
 class Data(Section):
     """The dataset: images, captions, resolution, validation images."""
 
@@ -31,6 +64,10 @@ class Data(Section):
     images: PathField = Path("images")
     """Folder of images; captions lie beside them (.txt) or in metadata.jsonl / metadata.csv.
     A relative path starts at the folder of this recipe."""
+    sets: Annotated[tuple[DataSet, ...], Field(strict=False)] = ()
+    """Several folders in place of data.images, each a table [[data.sets]] with images, trigger and what else
+    is its own: default_caption, class_word, repeats or share, weight, flip, validation_count,
+    validation_images, control, masks."""
     trigger: Annotated[TriggerField, Field(examples=["sks cat"])] = ""
     """Trigger word(s), such as "sks cat". Put before each caption that lacks them."""
     resolution: Resolution | None = Field(default=None, examples=[1024])
@@ -71,6 +108,7 @@ class Data(Section):
     @model_validator(mode="after")
     def _possible(self) -> Self:
         contradictions.refuse_resolutions(self)
+        contradictions.refuse_sets(self)
         if self.validation_count and self.validation_images is not None:
             raise BadRecipe(
                 f"data.validation_count is {self.validation_count} and data.validation_images is "
@@ -78,6 +116,37 @@ class Data(Section):
                 "the validation loss has two sources. Remove one of the two."
             )
         return self
+
+    @cached_property
+    def folders(self) -> tuple[DataSet, ...]:
+        """The sets, with what they leave to this table; of the short form the one that it is."""
+        if not self.sets:
+            names = [name for name in DataSet.model_fields if name in Data.model_fields]
+            return (DataSet(**{name: getattr(self, name) for name in names}),)
+        return tuple(
+            entry.model_copy(
+                update={
+                    "trigger": entry.trigger or self.trigger,
+                    "default_caption": entry.default_caption or self.default_caption,
+                    "flip": self.flip if entry.flip is None else entry.flip,
+                    "masks": self.masks if entry.masks is None else entry.masks,
+                    "validation_count": self.validation_count
+                    if entry.validation_count is None
+                    else entry.validation_count,
+                }
+            )
+            for entry in self.sets
+        )
+
+    @cached_property
+    def roots(self) -> tuple[Path, ...]:
+        """The folder of images of each set."""
+        return tuple(entry.images for entry in self.folders if entry.images is not None)
+
+    @cached_property
+    def triggers(self) -> tuple[str, ...]:
+        """The triggers of the sets."""
+        return tuple(dict.fromkeys(entry.trigger for entry in self.folders if entry.trigger))
 
 
 class Sample(Section):

@@ -159,8 +159,8 @@ INSTEAD: Mapping[str, str] = {
     "cache_dir": """Bases are fetched into the cache of the Hugging Face hub: set HF_HOME. data.cache is for
         latents and text embeddings.""",
     "user_prompt_library": "Write one prompt per line into a text file: sample.prompt_file.",
-    "datasets": """Name one folder of images: data.images. Captions lie beside them, as .txt files or in
-        metadata.jsonl.""",
+    "datasets": """Name one folder of images, data.images, or several as tables [[data.sets]]. Captions lie
+        beside them, as .txt files or in metadata.jsonl.""",
     "caption_extension": "Captions are .txt files beside the images, metadata.jsonl or metadata.csv.",
     "push_to_hub": "Upload the LoRA when it is finished: hf upload <repository> lora.safetensors.",
     "wandb_api_key": 'Set track.with = ["wandb"]; the key is read from its own login.',

@@ -4,14 +4,14 @@ import json
 import re
 import textwrap
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from limner.errors import BadRecipe
 from limner.files import human, real_path
 from limner.recipe import aliases
-from limner.recipe.schema import Recipe
+from limner.recipe.schema import DataSet, Recipe
 from limner.recipe.section import Section
 
 PATHS = (
@@ -68,7 +68,9 @@ def parse(text: str, root: Path | None = None) -> Recipe:
 def placed(recipe: Recipe, root: Path) -> Recipe:
     """The same recipe with every relative path made absolute from ``root``, and "~" from the home folder."""
     changes: dict[str, Any] = {}
-    for path in PATHS:
+    if recipe.data.sets:
+        changes["data.sets"] = tuple(_placed_set(entry, root) for entry in recipe.data.sets)
+    for path in PATHS[1:] if recipe.data.sets else PATHS:
         value = get(recipe, path)
         if isinstance(value, tuple):
             changes[path] = tuple(_absolute(root, item) for item in value)
@@ -80,6 +82,17 @@ def placed(recipe: Recipe, root: Path) -> Recipe:
         if is_path or (name.endswith(".safetensors") and not _on_hub(root, name)):
             changes[key] = str(_absolute(root, Path(name)))
     return change(recipe, changes)
+
+
+def _placed_set(entry: DataSet, root: Path) -> DataSet:
+    """One of several sets with absolute paths."""
+    paths = {key: getattr(entry, key) for key in ("images", "validation_images", "masks")}
+    changes: dict[str, Any] = {
+        key: _absolute(root, path) for key, path in paths.items() if isinstance(path, Path)
+    }
+    return entry.model_copy(
+        update={**changes, "control": tuple(_absolute(root, path) for path in entry.control)}
+    )
 
 
 def _on_hub(root: Path, name: str) -> bool:
@@ -187,8 +200,27 @@ def dump(recipe: Recipe) -> str:
     for table, part in _items(recipe).items():
         if isinstance(part, Section):
             lines += ["", f"[{table}]"]
-            lines += [f"{key} = {write(value)}" for key, value in _items(part).items() if value is not None]
+            lines += [
+                f"{key} = {write(value)}"
+                for key, value in _items(part).items()
+                if value is not None and not _are_tables(value)
+            ]
+            lines += _tables(table, part)
     return "\n".join(lines) + "\n"
+
+
+def _are_tables(value: Any) -> bool:
+    return isinstance(value, tuple) and bool(value) and isinstance(value[0], Section)
+
+
+def _tables(table: str, part: Section) -> list[str]:
+    """The lists of tables of a table, which stand after its keys: [[data.sets]]."""
+    lines: list[str] = []
+    for key, value in _items(part).items():
+        for entry in value if _are_tables(value) else ():
+            lines += ["", f"[[{table}.{key}]]"]
+            lines += [f"{name} = {write(item)}" for name, item in _items(entry).items() if item is not None]
+    return lines
 
 
 def write(value: Any) -> str:
@@ -200,6 +232,8 @@ def write(value: Any) -> str:
             return str(value)
         case float():
             return repr(value)
+        case Section():
+            return write({key: item for key, item in _items(value).items() if item is not None})
         case dict():
             return f"{{{', '.join(f'{write(str(key))} = {write(item)}' for key, item in value.items())}}}"
         case list() | tuple():
@@ -230,7 +264,9 @@ def commented(recipe: Recipe, sources: Mapping[str, str] | None = None) -> str:
     for table, part in items:
         if isinstance(part, Section):
             lines += [f"# {(part.__doc__ or '').strip()}", f"[{table}]"]
-            lines += _commented(list(_items(part).items()), f"{table}.", sources or {})
+            rows = [(key, value) for key, value in _items(part).items() if not _are_tables(value)]
+            lines += _commented(rows, f"{table}.", sources or {})
+            lines += [*_tables(table, part)[1:], ""] if _tables(table, part) else []
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -278,6 +314,8 @@ FLAG = re.compile(r"(?:(?<=\s)|^)--[a-z]+(?=\s|$)")
 def prompts(recipe: Recipe) -> tuple[str, ...]:
     """The prompts of the recipe, then those of its prompt file, with the trigger in place of "[trigger]".
 
+    Where several sets have triggers, such a prompt becomes one for each.
+
     Raises:
         BadRecipe: The prompt file is missing, unreadable or empty, or a prompt is more than words.
     """
@@ -285,7 +323,17 @@ def prompts(recipe: Recipe) -> tuple[str, ...]:
         *(("sample.prompts", prompt) for prompt in recipe.sample.prompts),
         *((f"sample.prompt_file {recipe.sample.prompt_file}", line) for line in _from_file(recipe)),
     ]
-    return tuple(with_trigger(_plain(prompt, source), recipe.data.trigger) for source, prompt in sources)
+    return tuple(
+        text
+        for source, prompt in sources
+        for text in for_triggers(_plain(prompt, source), recipe.data.triggers)
+    )
+
+
+def for_triggers(prompt: str, triggers: Sequence[str]) -> tuple[str, ...]:
+    """A prompt with each of the triggers in turn where one shall stand; else as it is."""
+    wanted = triggers if PLACEHOLDER.search(prompt) and triggers else ("",)
+    return tuple(with_trigger(prompt, trigger) for trigger in wanted)
 
 
 def _plain(prompt: str, source: str) -> str:

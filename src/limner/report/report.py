@@ -26,6 +26,7 @@ from limner.report.markup import Html, escape, image, records, table, thumbnail
 from limner.report.pages import footer, render, script
 from limner.report.pairs import Pairs
 from limner.report.samples import SIDE, SampleGrid, left_out
+from limner.report.sets import set_of_prompt, set_rows
 from limner.run_folder import RunDir
 from limner.status import read_status
 
@@ -91,6 +92,7 @@ class Page:
             self._curve(),
             self._judgement(),
             self._comparison(),
+            self._sets(),
             self._images(),
             self._making(),
         ]
@@ -188,7 +190,11 @@ class Page:
     # the sections ------------------------------------------------------------------------------------------
 
     def _samples(self) -> Html:
-        grid = SampleGrid(self.run, self.prompts, Pairs.of(self.data), self.best, self._best_link)
+        names = (set_of_prompt(self.data, index) for index in range(len(self.prompts)))
+        prompts = [
+            f"{name}: {prompt}" if name else prompt for name, prompt in zip(names, self.prompts, strict=True)
+        ]
+        grid = SampleGrid(self.run, prompts, Pairs.of(self.data), self.best, self._best_link)
         body, note, problems = grid.parts()
         self.problems += problems
         return _section("Samples", body, note) if body else ""
@@ -227,6 +233,13 @@ class Page:
         body = comparison(self.plan, self.rows, status.planned_bytes if status else None)
         note = "What was planned before the run, and what it took."
         return _section("Planned and measured", body, note) if body else ""
+
+    def _sets(self) -> Html:
+        rows = set_rows(self.data, self.rows)
+        if not rows:
+            return ""
+        note = "Validation loss of each set at first, at its best and at the end."
+        return _section(f"Sets ({len(rows)})", records(rows), note)
 
     def _entries(self, name: str) -> list[dict[str, Any]]:
         value = self.data.get(name)

@@ -3,6 +3,7 @@
 import base64
 import io
 import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
@@ -11,7 +12,9 @@ import torch
 from torch import Tensor
 
 from limner.assembly.caption_limit import cut_captions, token_counter
+from limner.assembly.datasets import set_names, shares_of
 from limner.assembly.resolve import Resolved, cache_root, resolve
+from limner.data.captions import has_word
 from limner.data.folder import Folder, Rejected
 from limner.data.images import read_image
 from limner.data.views import View
@@ -22,7 +25,7 @@ from limner.graph.contents import register
 from limner.nn import distributed
 from limner.nn.batch import pad_collate, to_device
 from limner.recipe import toml
-from limner.recipe.schema import Recipe
+from limner.recipe.schema import DataSet, Recipe
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
 from limner.training.class_images import taught, with_prior
@@ -38,7 +41,7 @@ from limner.training.encode import (
 )
 from limner.training.interrupt import Interrupt
 from limner.training.oom_fallback import OomFallback, Planner, oom_fallback_of, with_smaller_plans
-from limner.training.sample_prompts import SamplePrompt, sample_prompts
+from limner.training.sample_prompts import SamplePrompt, prompts_of, sample_prompts
 
 MEMORY_BYTES = 2**31
 """Bytes of frozen values held in memory while training; the rest is read again when it is drawn."""
@@ -209,7 +212,30 @@ def record(resolved: Resolved, run: RunDir, store: Store) -> None:
     register(store.cache.root, run.path, run.index_path)
     sheet = data_sheet(resolved.folder, resolved.rejected, resolved.own, resolved.held_out)
     pairs = [_pair(item) for item in sample_prompts(resolved) if item.controls]
-    write_json(run.data_path, {**sheet, **({"pairs": pairs} if pairs else {})})
+    sets = sets_sheet(resolved) if resolved.recipe.data.sets else {}
+    write_json(run.data_path, {**sheet, **({"pairs": pairs} if pairs else {}), **sets})
+
+
+def sets_sheet(resolved: Resolved) -> dict[str, object]:
+    """What the report says of each of several sets, and of which set each validation image is."""
+    data, count = resolved.recipe.data, len(resolved.folders)
+    examples = {(view.example.dataset, view.example.sha256) for view in resolved.own}
+    counts = Counter(number for number, _ in examples)
+    shares = shares_of(resolved.own, count)
+    return {
+        "sets": [
+            {"name": name, "trigger": entry.trigger, "images": counts[number], "share": shares[number]}
+            for number, (name, entry) in enumerate(zip(set_names(data), data.folders, strict=True))
+        ],
+        "held_out_sets": [view.example.dataset for view in resolved.held_out],
+        "prompt_sets": [_set_of(text, data.folders) for text in prompts_of(resolved)],
+    }
+
+
+def _set_of(prompt: str, entries: Sequence[DataSet]) -> int | None:
+    """The number of the set whose trigger stands in a prompt, of several the longest; None: no set's."""
+    numbers = [n for n, entry in enumerate(entries) if entry.trigger and has_word(entry.trigger, prompt)]
+    return max(numbers, key=lambda number: len(entries[number].trigger), default=None)
 
 
 def data_sheet(

@@ -13,6 +13,7 @@ import torch
 from limner.assembly.base import ResolvedBase
 from limner.assembly.resolve import Resolved, resolve_base
 from limner.data.captions import NAMES, without_trigger
+from limner.data.views import View
 from limner.files import atomic_write, write_json, write_text
 from limner.generation.pipeline import pipeline
 from limner.models.family import SamplingParams
@@ -47,15 +48,17 @@ class GeneratedImages:
 def with_prior(resolved: Resolved, run: RunDir, reporter: Reporter) -> Resolved:
     """The run with what keeps the base as it is: class images, or captions for the teacher; or as it was."""
     if resolved.recipe.prior.taught:
-        prior_config, trigger = resolved.recipe.prior, resolved.recipe.data.trigger
+        prior_config, entries = resolved.recipe.prior, resolved.recipe.data.folders
 
-        def text(caption: str) -> str:
-            blank = prior_config.kind == "blank"
-            return "" if blank else without_trigger(caption, trigger, prior_config.class_word)
+        def text(view: View) -> str:
+            if prior_config.kind == "blank":
+                return ""
+            entry = entries[view.example.dataset]
+            return without_trigger(view.caption, entry.trigger, entry.class_word or prior_config.class_word)
 
         # of what is kept all of a picture counts, whatever its mask
         whole = [replace(view, example=replace(view.example, mask=None)) for view in resolved.own]
-        new_views = tuple(dict.fromkeys(replace(view, caption=text(view.caption)) for view in whole))
+        new_views = tuple(dict.fromkeys(replace(view, caption=text(view)) for view in whole))
         return replace(resolved, views=resolved.views + new_views, class_views=len(new_views))
     folder = prior(resolved.base, run, reporter)
     return resolved.with_class_images(folder) if folder else resolved

@@ -335,7 +335,7 @@ def about(resolved: Resolved, step: int) -> LoraMetadata:
         architecture=f"{architecture}/lora",
         base=resolved.source.name,
         base_version=version,
-        trigger=recipe.data.trigger,
+        trigger=", ".join(recipe.data.triggers),
         resolution=(resolved.resolution, resolved.resolution),
         steps=step,
         seed=recipe.seed,

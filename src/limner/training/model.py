@@ -66,6 +66,7 @@ class TrainableModel:
         self.autocasts = resolved.spec.autocasts
         self.order, self.class_order = resolved.order, resolved.class_order
         self.own_views, self.taught = len(resolved.own), resolved.recipe.prior.taught
+        self.set_weights = [entry.weight for entry in resolved.recipe.data.folders]
         self.process, self.processes = distributed.rank(), distributed.world()
         self.assembly = assemble(resolved.spec, self.plan, resolved.device, folder=self._folder)
         self.models, self.sample_keys = self.assembly.models, self.assembly.sample_keys
@@ -185,14 +186,20 @@ class TrainableModel:
         recipe = self.recipe
         values = self.store.batch([sample.view_index for sample in micro], self.device)
         self.sample_keys[:] = [(recipe.seed, step, sample.position) for sample in micro]
-        image_weight, class_weight = 1 / recipe.train.batch, recipe.prior.weight / recipe.prior.batch
-        shares = torch.tensor([image_weight if sample.position >= 0 else class_weight for sample in micro])
+        shares = torch.tensor([self._share(sample) for sample in micro])
         draw = KeyedRng(self.sample_keys)
         with self._arithmetic():
             if self.taught and micro[0].position < 0:
                 values["target"] = self._teacher(values, draw)
             loss = run_units(self.live_units, self.models, values, draw)["loss"]
         return (loss * to_device(shares, loss.device)).sum()
+
+    def _share(self, sample: SampledView) -> float:
+        """What the loss of an image counts in the loss of its step."""
+        if sample.position < 0:
+            return self.recipe.prior.weight / self.recipe.prior.batch
+        weight = self.set_weights[self.resolved.views[sample.view_index].example.dataset]
+        return weight / self.recipe.train.batch
 
     @torch.no_grad()
     def _teacher(self, values: dict[str, Tensor], draw: KeyedRng) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 import torch
@@ -120,7 +121,14 @@ def prompts_of(resolved: Resolved) -> list[str]:
 
 
 def _captions(resolved: Resolved) -> list[str]:
-    return list(dict.fromkeys(view.caption for view in resolved.own if view.caption))[:CAPTION_PROMPTS]
+    """Captions of every set in turn, so that each is seen."""
+    count = len(resolved.folders)
+    by_set: list[dict[str, None]] = [{} for _ in range(count)]
+    for view in resolved.own:
+        if view.caption:
+            by_set[view.example.dataset][view.caption] = None
+    turns = (caption for captions in zip_longest(*by_set) for caption in captions if caption)
+    return list(dict.fromkeys(turns))[: max(CAPTION_PROMPTS, count)]
 
 
 def _examples(resolved: Resolved) -> list[Example]:

@@ -1,0 +1,141 @@
+import json
+import shutil
+from collections import Counter
+
+import pytest
+import torch
+
+from limner.assembly.datasets import repeats_of, set_names, shares_of
+from limner.assembly.resolve import resolve
+from limner.data.views import View
+from limner.errors import BadData
+from limner.recipe.schema import Data, DataSet, Recipe
+from limner.recipe.toml import change
+from limner.report.report import write_report
+from limner.reporter import Reporter
+from limner.run_folder import RunDir
+from limner.runs import train
+from limner.training import checkpoint
+from limner.training.cache import fill_cache
+from limner.training.class_images import with_prior
+from limner.training.model import TrainableModel
+from limner.training.sample_prompts import prompts_of
+from messages import raises
+
+
+@pytest.fixture
+def folders(photos, tmp_path):
+    """Two folders: four of six images, and the other two."""
+    other = tmp_path / "others"
+    other.mkdir()
+    for number in (4, 5):
+        for suffix in (".png", ".txt"):
+            (photos / f"{number}{suffix}").rename(other / f"{number}{suffix}")
+    return photos, other
+
+
+def recipe(base, folders, *changes, **data):
+    sets = [
+        {"images": folder, "trigger": trigger, **more}
+        for folder, trigger, more in zip(folders, ("zorb", "blik"), (*changes, {}, {}), strict=False)
+    ]
+    return Recipe(
+        base=str(base),
+        data={"sets": sets, **data},
+        lora={"rank": 3},
+        train={"steps": 4, "batch": 2, "learning_rate": 1e-2, "save_every": 2},
+        sample={"every": -1},
+    )
+
+
+def test_each_set_has_its_trigger_flip_and_share_of_the_draws(tiny_base, folders):
+    resolved = resolve(recipe(tiny_base, folders, {"share": 0.5, "flip": True}, {"share": 0.5}))
+    captions = {(view.example.dataset, view.caption.partition(",")[0]) for view in resolved.own}
+    assert captions == {(0, "zorb"), (1, "blik")}
+    assert {(view.example.dataset, view.flip) for view in resolved.own} == {(0, False), (0, True), (1, False)}
+    order = resolved.order
+    drawn = [
+        resolved.own[order.draw(position).view_index].example.dataset
+        for position in range(order.images_per_epoch)
+    ]
+    assert Counter(drawn) == {0: 4, 1: 4} and shares_of(resolved.own, 2) == [0.5, 0.5]
+    assert "Share of the draws: photos 50%, others 50%." in resolved.remarks
+    assert [line for line in resolved.remarks if line.startswith("others: Read: 2 images")]
+    assert {view.example.dataset for view in resolved.held_out} == {0, 1}, "a few of each are measured"
+
+
+def test_repeats_multiply_and_shares_become_whole_numbers():
+    assert repeats_of([DataSet(repeats=3), DataSet()], [4, 9]) == (3, 1)
+    assert repeats_of([DataSet(share=0.75), DataSet(share=0.25)], [10, 10]) == (3, 1)
+    assert repeats_of([DataSet(share=0.3), DataSet(share=0.7)], [7, 13]) == (4, 5)
+    names = set_names(Data(sets=[{"images": "a/x"}, {"images": "b/x"}, {"images": "b/y"}]))
+    assert names == ("a/x", "b/x", "y")
+
+
+def test_images_are_held_out_set_by_set_and_only_those_are_measured(tiny_base, folders):
+    resolved = resolve(recipe(tiny_base, folders, {"validation_count": 1}))
+    assert resolved.truly_held_out and [view.example.dataset for view in resolved.held_out] == [0]
+    both = resolve(recipe(tiny_base, folders, validation_count=1))
+    assert Counter(view.example.dataset for view in both.held_out) == {0: 1, 1: 1}
+    with raises(BadData):
+        resolve(recipe(tiny_base, (folders[0], folders[1] / "none")))
+
+
+def test_a_loss_weight_scales_the_loss_of_its_set_alone(tiny_base, folders):
+    def losses(wish):
+        resolved = resolve(wish)
+        model = TrainableModel(resolved, fill_cache(resolved, Reporter())[0])
+        return [
+            (resolved.own[draw.view_index].example.dataset, model._loss(0, [draw]).item())
+            for draw in (resolved.order.draw(position) for position in range(6))
+        ]
+
+    plain = losses(recipe(tiny_base, folders))
+    for (number, loss), (_, heavy) in zip(
+        plain, losses(recipe(tiny_base, folders, {}, {"weight": 3.0})), strict=True
+    ):
+        assert heavy == pytest.approx(loss * (3 if number else 1), rel=1e-6)
+
+
+def test_the_teacher_hears_each_sets_captions_without_its_trigger(tiny_base, folders, tmp_path):
+    wish = recipe(tiny_base, folders, {"class_word": "cat"})
+    taught = with_prior(
+        resolve(change(wish, {"prior.kind": "teacher", "prior.class_word": "dog"})),
+        RunDir(tmp_path / "run"),
+        Reporter(),
+    )
+    new: tuple[View, ...] = taught.views[len(taught.own) :]
+    assert {(view.example.dataset, view.caption.partition(",")[0]) for view in new} == {
+        (0, "cat"),
+        (1, "dog"),
+    }
+
+
+def test_default_samples_show_every_set(tiny_base, folders):
+    texts = prompts_of(resolve(change(recipe(tiny_base, folders), {"sample.every": 0})))
+    assert [text.partition(",")[0] for text in texts] == ["zorb", "blik", "zorb", "blik"]
+
+
+def test_a_run_of_two_sets_resumed_is_the_whole_run_and_its_report_has_them(tiny_base, folders, tmp_path):
+    wish = recipe(tiny_base, folders, {"repeats": 2})
+    train(wish, tmp_path / "whole", Reporter())
+    half = RunDir(shutil.copytree(tmp_path / "whole", tmp_path / "half"))
+    half.checkpoint_path(4).unlink()
+    half.lora_path.unlink()
+    train(wish, half.path, Reporter())
+    states = [
+        checkpoint.load(RunDir(run).checkpoint_path(4))[0]["weights"]
+        for run in (half.path, tmp_path / "whole")
+    ]
+    assert all(
+        torch.equal(value, states[1][model][name])
+        for model, part in states[0].items()
+        for name, value in part.items()
+    )
+    data = json.loads(half.data_path.read_text())
+    assert [(entry["name"], entry["images"], entry["share"]) for entry in data["sets"]] == [
+        ("photos", 4, 0.8),
+        ("others", 2, 0.2),
+    ]
+    page = write_report(half).read_text()
+    assert "Sets (2)" in page and "blik" in page and "80%" in page
