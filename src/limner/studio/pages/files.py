@@ -10,6 +10,7 @@ from limner.files import human
 from limner.models.registry import registered_bases
 from limner.recipe.field_types import Tool
 from limner.studio.links import parameter
+from limner.studio.publish_view import draw_publish
 from limner.studio.text import plain
 from limner.studio.uploads import save_lora
 from limner.studio.verbs import ask
@@ -33,9 +34,11 @@ def page() -> None:
     name = st.selectbox("LoRA", names, index=index, key=f"lora-{selection}")
     st.query_params["lora"] = name
     lora = workspace.inside(name)
-    labels = ("Info", "Convert", "Resize", "Merge", "Extract", "Merge into a base")
+    labels = ("Info", "Convert", "Resize", "Merge", "Extract", "Merge into a base", "Publish")
     tabs = st.tabs(labels)
-    for tab, draw in zip(tabs, (_info, _convert, _resize, _merge, _extract, _merge_into_base), strict=True):
+    for tab, draw in zip(
+        tabs, (_info, _convert, _resize, _merge, _extract, _merge_into_base, draw_publish), strict=True
+    ):
         with tab:
             draw(workspace, lora)
 
