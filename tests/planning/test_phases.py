@@ -13,7 +13,7 @@ from limner.models import sampling
 from limner.models.bundled import described, known, weight_bytes
 from limner.models.family import Objective, SamplingParams
 from limner.models.loading import hush, load
-from limner.models.registry import family_of, hub_bases
+from limner.models.registry import facts_of, family_of, hub_bases
 from limner.nn.arch import bytes_of, heaviest
 from limner.nn.memory import vae_tiling
 from limner.nn.memory.plan import Plan
@@ -47,6 +47,8 @@ def traced_outside(name: str, side: int, **more: Any) -> Outside:
     family = family_of(source.index["_class_name"])
     size = more.pop("size", (side, side))
     spec, _ = traced(family, source, size=size, compute=more.pop("compute", "bf16"))
+    facts = facts_of(source.index["_class_name"])
+    spec = replace(spec, controls=facts.controls[0] if facts else 0)  # an edit model sees at least so many
     return outside(spec, size, **more)
 
 

@@ -1,5 +1,6 @@
 """What every table of the recipe is: frozen, strict, and wrong in one line."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
@@ -31,6 +32,13 @@ class Section(BaseModel):
             return handler(values)
         except ValidationError as error:
             raise BadRecipe(aliases.first_error(cls, cls.section, values, error)) from error
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """The same with other values; what is derived from them is derived anew."""
+        copy = super().model_copy(update=update, deep=deep)
+        for name in set(copy.__dict__) - set(type(self).model_fields):  # cached properties
+            del copy.__dict__[name]
+        return copy
 
     @staticmethod
     def recipe() -> "type[Section]":

@@ -137,7 +137,7 @@ def held_on(choice: str) -> int | None:
     """The same of the device that ``limits.device`` asks for; None where that is not there."""
     try:
         return held(device_of(choice))
-    except BadRecipe:  # the run itself says so
+    except (BadRecipe, RuntimeError):  # the run itself says so; a heartbeat ends no run
         return None
 
 
