@@ -241,3 +241,11 @@ def test_of_several_that_want_the_same_name_one_gets_it(tmp_path, monkeypatch):
     )
     path = files.new_folder(tmp_path, ["1", "2"], lambda draft: (draft / "file").touch())
     assert path == tmp_path / "2"
+
+
+def test_a_draft_that_is_finished_meanwhile_is_not_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / f".limner-{files._host()}-{os.getpid()}-abcdefgh.part"
+    monkeypatch.setattr(files, "_drafts_in", lambda _: [gone])
+    assert files.DRAFT.fullmatch(gone.name) and files.dead_drafts(tmp_path) == []

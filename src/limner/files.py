@@ -247,6 +247,9 @@ def _is_dead(draft: Path) -> bool:
     match = DRAFT.fullmatch(draft.name)
     try:
         draft_time = draft.stat().st_mtime
+    except OSError:  # it was finished or cleared a moment ago
+        return False
+    try:
         if match is None or match["host"] != _host():
             return time.time() - draft_time > DRAFT_AGE
         return (
@@ -254,7 +257,7 @@ def _is_dead(draft: Path) -> bool:
         )  # the number was given out again
     except psutil.AccessDenied:  # it lives, and is another user's
         return False
-    except (psutil.Error, OSError):
+    except psutil.Error:
         return True
 
 

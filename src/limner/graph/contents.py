@@ -139,6 +139,14 @@ def contents(root: Path) -> CacheContents:
     )
 
 
+def _size(draft: Path) -> int:
+    """Bytes of a draft's files; 0 where another process has just cleared it."""
+    try:
+        return sum(path.stat().st_size for path in draft.iterdir())
+    except OSError:
+        return 0
+
+
 def prune(
     root: Path, *, older_than: float | None = None, max_size: int | None = None, dry_run: bool = False
 ) -> PruneReport:
@@ -157,7 +165,7 @@ def prune(
     idle = [entry for entry in entries if entry.key not in leases]
     victims = _victims(idle, sum(entry.bytes for entry in entries), older_than, max_size)
     drafts = [draft for shard in root.glob("??") for draft in dead_drafts(shard)]
-    draft_bytes = sum(path.stat().st_size for draft in drafts for path in draft.iterdir())
+    draft_bytes = sum(_size(draft) for draft in drafts)
     if not dry_run:
         victims = list(_delete(root, victims))
         for draft in drafts:
