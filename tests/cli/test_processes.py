@@ -12,7 +12,6 @@ import torch
 from limner.bases.demo_sets import folder
 from limner.cli.processes import (
     PARENT,
-    end_with_parent,
     environment,
     require_room,
     train_together,
@@ -124,12 +123,17 @@ def test_processes_whose_parent_is_gone_end():
     assert subprocess.run([sys.executable, "-c", code], env=child, check=False).returncode == -signal.SIGTERM
 
 
-def test_processes_whose_parent_lives_go_on(monkeypatch):
-    for name, value in environment(0, 2, 1).items():
-        monkeypatch.setenv(name, value)
-    end_with_parent(interval=0.01)
-    time.sleep(0.1)
-    assert any(thread.name == "limner-parent" for thread in threading.enumerate())
+def test_processes_whose_parent_lives_go_on():
+    """In a process of its own: the watch lasts as long as the process, and ends it when it errs."""
+    code = (
+        "import time; from limner.cli.processes import end_with_parent as end; end(0.01); time.sleep(0.3); "
+        "import threading; print([thread.name for thread in threading.enumerate()])"
+    )
+    child = {**os.environ, **environment(0, 2, 1)}
+    outcome = subprocess.run(
+        [sys.executable, "-c", code], env=child, capture_output=True, text=True, check=True
+    )
+    assert "limner-parent" in outcome.stdout
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):
