@@ -35,10 +35,11 @@ class Section(BaseModel):
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """The same with other values; what is derived from them is derived anew."""
-        copy = super().model_copy(update=update, deep=deep)
-        for name in set(copy.__dict__) - set(type(self).model_fields):  # cached properties
-            del copy.__dict__[name]
-        return copy
+        result = super().model_copy(update=update, deep=deep)
+        values = vars(result)
+        for name in set(values) - set(type(self).model_fields):  # cached properties
+            del values[name]
+        return result
 
     @staticmethod
     def recipe() -> "type[Section]":
