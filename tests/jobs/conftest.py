@@ -59,7 +59,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (package / "__init__.py").write_text(f"__path__.append({str(source)!r})\n")
     (package / "__main__.py").write_text(STAND_IN)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "fake"))
-    work = tmp_path / "work"
+    work = tmp_path / "jobs-home"
     work.mkdir()
     monkeypatch.chdir(work)
     return work

@@ -9,9 +9,8 @@ from typing import Any
 import streamlit as st
 
 from limner.generation.painter import Painter
+from limner.studio.show import ACTIVE
 from limner.studio.workspace import Workspace
-
-ACTIVE = ("queued", "running", "stopping")
 
 
 @st.cache_resource

@@ -26,6 +26,8 @@ STATES = {
     "killed": (":material/dangerous:", "killed: its process is gone"),
 }
 """Icon and words of what a job or a run may be."""
+ACTIVE = ("queued", "running", "stopping")
+"""States of a job that has not ended."""
 THUMBNAIL = 320
 """Pixels of the longer side of a small copy."""
 

@@ -13,11 +13,10 @@ from limner.recipe.toml import load, with_trigger
 from limner.run_folder import RunDir
 from limner.studio import loaded_base
 from limner.studio.links import parameter
-from limner.studio.show import job_line, show_image
+from limner.studio.show import ACTIVE, job_line, show_image
 from limner.studio.text import plain
 from limner.studio.workspace import Workspace, current
 
-ACTIVE = ("queued", "running", "stopping")
 HISTORY = 12
 """Images of a page of what was made so far."""
 WIPE = 512

@@ -7,7 +7,7 @@ from limner.run_folder import RunDir
 from limner.status import RunStatus, read_status
 from limner.studio import machine
 from limner.studio.links import link, open_page
-from limner.studio.show import job_line, show_image, state_line, time_left
+from limner.studio.show import ACTIVE, job_line, show_image, state_line, time_left
 from limner.studio.text import plain
 from limner.studio.workspace import Workspace, current
 
@@ -67,7 +67,7 @@ def _machine(workspace: Workspace) -> None:
 def _queue() -> None:
     """What runs and waits, and the last that ended."""
     jobs = current().jobs.all()
-    active = [job for job in jobs if job.state in ("queued", "running", "stopping")]
+    active = [job for job in jobs if job.state in ACTIVE]
     past_jobs = [job for job in reversed(jobs) if job not in active][:ENDED_SHOWN]
     if active:
         st.subheader(f"Queue ({len(active)})")

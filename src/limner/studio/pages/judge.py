@@ -9,13 +9,11 @@ from limner.errors import LimnerError
 from limner.files import human
 from limner.run_folder import RunDir
 from limner.studio.links import parameter
-from limner.studio.show import job_line, show_image
+from limner.studio.show import ACTIVE, job_line, show_image
 from limner.studio.text import plain
 from limner.studio.verbs import ask
 from limner.studio.votes import Cell, add_vote, cells_of, pairs, read_votes, wilson
 from limner.studio.workspace import Workspace, current
-
-ACTIVE = ("queued", "running", "stopping")
 
 
 def page() -> None:

@@ -14,12 +14,11 @@ from limner.status import Requests, RunStatus, read_status
 from limner.studio import loaded_base
 from limner.studio.links import link, open_page, parameter
 from limner.studio.recipes import RecipeFile
-from limner.studio.show import job_line, show_image, state_line, time_left
+from limner.studio.show import ACTIVE, job_line, show_image, state_line, time_left
 from limner.studio.text import plain
 from limner.studio.workspace import Workspace, current
 
 LOG_LINES = 200
-ACTIVE = ("queued", "running", "stopping")
 
 
 def page() -> None:
