@@ -1,8 +1,5 @@
 """Masks: white ones change no bit; cached = uncached, resumed = whole, several processes = one."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +27,7 @@ from limner.training.encode import survey, uncached
 from limner.training.model import TrainableModel
 from small import equal, losses, weights, wish
 from tinybase import PLACES, Base
+from two_processes import train_in_two
 
 HARD = {"flip": True, "caption_dropout": 0.3, "trigger": "zorb", "crop": "centre"}
 
@@ -167,15 +165,7 @@ def test_two_processes_are_one(tiny_base: Path, photos: Path, tmp_path: Path):
         tiny_base, photos, masks_of(photos, tmp_path / "masks", 255, 0), train={"batch": 4, "steps": 2}
     )
     train(recipe, tmp_path / "one", Reporter())
-    path = tmp_path / "recipe.toml"
-    path.write_text(toml.dump(recipe))
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv-backend=c10d",
-        "--rdzv-endpoint=localhost:0", "-m", "limner", "train", str(path), "--out", str(tmp_path / "two"),
-    ]  # fmt: skip
-    environment = {**os.environ, "LIMNER_CACHE": str(tmp_path / "fresh"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    train_in_two(recipe, tmp_path)
     assert losses(tmp_path / "two") == losses(tmp_path / "one")
     assert equal(weights(tmp_path / "two", 2), weights(tmp_path / "one", 2))
 

@@ -7,9 +7,6 @@ micro-batch sizes.
 """
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +22,7 @@ from limner.training import checkpoint
 from limner.training.cache import all_rows
 from limner.training.encode import survey, uncached
 from limner.training.model import TrainableModel
+from two_processes import train_in_two
 
 HARD = {
     "flip": True,
@@ -159,20 +157,11 @@ def test_splitting_the_batch_changes_no_draw(tiny_base, photos, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_are_one_with_twice_the_accumulation(tiny_base, photos, tmp_path):
-    from limner.recipe import toml
 
     wish = recipe(tiny_base, photos, steps=3)
     one = tmp_path / "one"
     train(wish, one, Reporter())
-    path = tmp_path / "recipe.toml"
-    path.write_text(toml.dump(wish))
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv-backend=c10d",
-        "--rdzv-endpoint=localhost:0", "-m", "limner", "train", str(path), "--out", str(tmp_path / "two"),
-    ]  # fmt: skip
-    environment = {**os.environ, "LIMNER_CACHE": str(tmp_path / "fresh"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    train_in_two(wish, tmp_path)
     assert losses(tmp_path / "two") == losses(one)
     assert equal(weights(tmp_path / "two", 3), weights(one, 3))
 
