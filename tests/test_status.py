@@ -120,6 +120,18 @@ os._exit(9)
     assert read_status(run.path).state == "killed"
 
 
+def test_a_clock_that_is_set_kills_no_run(run):
+    with StatusFile(run):
+        status = json.loads(run.status_path.read_text())
+        for hour in (-3600, 3600):
+            run.status_path.write_text(json.dumps({**status, "started": status["started"] + hour}))
+            assert read_status(run.path).state == "running"
+        run.status_path.write_text(
+            json.dumps({**status, "birth": "another-boot 1"})
+        )  # the computer was restarted
+        assert read_status(run.path).state == "killed"
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"state": 1}', "\xff"])
 def test_what_is_no_status_says_nothing(run, text):
     run.status_path.write_text(text, encoding="latin-1")

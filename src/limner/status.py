@@ -8,7 +8,6 @@ forgotten.
 
 import json
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ import psutil
 from limner.errors import BadUsage, LimnerError, Stopped, first_line
 from limner.events import Done, Event, Message, PlanMade, ProgressMade, Saved, StepDone, Validated
 from limner.files import atomic_write, write_text
+from limner.process_names import ProcessName, find, name_of
 from limner.reporter import PlainText
 from limner.run_folder import RunDir
 
@@ -61,7 +61,9 @@ class RunStatus:
     pid: int = 0
     host: str = ""
     started: float = 0.0
-    """When the process began, in seconds since 1970: with ``pid`` it names the process for good."""
+    """When the process began, in seconds since 1970."""
+    birth: str = ""
+    """With ``pid`` and ``host`` it names the process for good: see ``limner.process_names``."""
     heartbeat: float = 0.0
     """When this was written, in seconds since 1970."""
 
@@ -83,13 +85,14 @@ class StatusFile:
         self._path, self._interval, self._memory = run.status_path, interval, memory or resident
         self._lock, self._end = threading.Lock(), threading.Event()
         self._bars: list[str] = []
-        process = psutil.Process()
+        name = name_of()
         self._status = RunStatus(
             state="running",
             phase="Preparing",
-            pid=process.pid,
-            host=socket.gethostname(),
-            started=process.create_time(),
+            pid=name.pid,
+            host=name.host,
+            started=name.start,
+            birth=name.birth,
         )
         self._thread = threading.Thread(target=self._beat, name="limner-status", daemon=True)
 
@@ -182,12 +185,10 @@ def read_status(run: Path) -> RunStatus | None:
 
 def _alive(status: RunStatus) -> bool:
     """Whether the process that wrote it runs; of another machine that cannot be seen, its heartbeat says."""
-    if status.host != socket.gethostname():
+    name = ProcessName(status.pid, status.host, status.started, status.birth)
+    if not name.is_here:
         return time.time() - status.heartbeat < 30 * INTERVAL
-    try:
-        return abs(psutil.Process(status.pid).create_time() - status.started) < 1
-    except psutil.Error:
-        return False
+    return find(name) is not None
 
 
 def runs_in(folder: Path) -> dict[Path, RunStatus]:

@@ -52,6 +52,21 @@ def test_a_failure_is_listed_with_its_line(limner, queue):
     assert (again["number"], again["arguments"], again["run"]) == (2, added["arguments"], added["run"])
 
 
+def test_what_waited_before_a_restart_goes_on_with_the_next_look(limner, queue, tmp_path):
+    limner("jobs", "add", "--", "schema")
+    until(state(queue, 1))
+    folder = queue.folder / "0001"
+    (folder / "started").rename(folder / "queued")
+    record = json.loads((folder / "job.json").read_text())
+    record["adder"]["birth"] = "another-boot 1"
+    (folder / "job.json").write_text(json.dumps(record))
+    (folder / "state.json").unlink()
+    (folder / "keeper.json").unlink()
+    assert queue.get(1).state == "queued"
+    assert limner("jobs").err == "Job 1 goes on waiting: its process was gone.\n"
+    assert until(state(queue, 1)).state == "done"
+
+
 def test_what_a_job_said_is_escaped(limner, queue):
     limner("jobs", "add", "--title", "\x1b[2J", "--", "--version")
     job = until(state(queue, 1))
@@ -111,6 +126,7 @@ def test_the_run_folder_of_a_training_is_known(limner, tmp_path):
 def test_a_job_in_a_line(tmp_path):
     values = {"number": 3, "arguments": ("train",), "title": "Cat", "run": None, "device": "gpu"}
     values |= {"added": 1.0, "folder": tmp_path, "exit_code": None, "started": None, "ended": None}
+    values |= {"secrets": ()}
     assert line_of(Job(**values, state="queued", line="")) == "3: queued, gpu, Cat"
     values |= {"started": 1.0, "ended": 76.0, "exit_code": 1}
     assert line_of(Job(**values, state="failed", line="No.")) == "3: failed (1), gpu, 1 min 15 s, Cat: No."

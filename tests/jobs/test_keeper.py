@@ -7,6 +7,7 @@ import sys
 import psutil
 import pytest
 
+from limner.jobs import Jobs
 from limner.jobs.keeper import main
 from limner.run_folder import RunDir
 from limner.status import Requests
@@ -101,6 +102,74 @@ def test_a_job_has_one_keeper(jobs, work):
     assert subprocess.run([sys.executable, "-c", code, line[-1]], check=True).returncode == 0
     assert jobs.get(1).state == "running" and psutil.pid_exists(child)
     assert (work / "order").read_text() == "a\n"
+
+
+def power_cut(jobs):
+    """Kill all processes of all jobs, as a restart of the computer does."""
+    for job in jobs.all():
+        state = until(lambda job=job: json.loads((job.folder / "state.json").read_text()))
+        for name in ("keeper", "child"):
+            if name in state:
+                os.kill(state[name]["pid"], signal.SIGKILL)
+                until(lambda pid=state[name]["pid"]: find_dead(pid))
+
+
+def find_dead(pid):
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return True
+
+
+def test_what_waits_goes_on_after_a_restart_and_what_ran_has_died(jobs, work):
+    started(jobs, work)
+    jobs.add(["wait", "b"])
+    until(lambda: (jobs.folder / "0002/state.json").exists())
+    power_cut(jobs)
+    assert [job.state for job in jobs.all()] == ["died", "queued"]
+    assert Jobs(jobs.folder).go_on() == [2] and jobs.go_on() == []
+    until(lambda: jobs.get(2).state == "running" and "b" in (work / "order").read_text())
+    assert jobs.again(1).state == "queued"  # a person decides on what had begun
+
+
+def test_one_that_waits_keeps_those_before_it_going(jobs, work):
+    started(jobs, work)
+    jobs.add(["wait", "b"])
+    until(lambda: (jobs.folder / "0002/state.json").exists())
+    jobs.add(["env", "SHADE"], secrets={"SHADE": "s3cret"})
+    os.kill(json.loads((jobs.folder / "0002/state.json").read_text())["keeper"]["pid"], signal.SIGKILL)
+    keeper = until(
+        lambda: (
+            (name := json.loads((jobs.folder / "0002/state.json").read_text())["keeper"])
+            and not find_dead(name["pid"])
+            and name
+        )
+    )
+    environment = psutil.Process(keeper["pid"]).environ()
+    assert "PATH" in environment and "SHADE" not in environment  # no other job's keys
+    for name in "ab":
+        (work / name).touch()
+    until(lambda: [job.state for job in jobs.all()] == ["done"] * 3)
+    assert (work / "order").read_text().split() == ["a", "b"]
+
+
+def test_one_whose_keys_went_with_its_keeper_does_not_go_on(jobs, work):
+    started(jobs, work)
+    jobs.add(["env", "SHADE"], secrets={"SHADE": "s3cret"})
+    until(lambda: (jobs.folder / "0002/state.json").exists())
+    power_cut(jobs)
+    job = jobs.get(2)
+    assert (job.state, job.secrets) == ("died", ("SHADE",)) and jobs.go_on() == []
+    assert job.line == "It waited when its process was ended, and SHADE, which it was given, is in no file."
+
+
+def test_a_keeper_that_ends_before_a_word_is_not_started_again(jobs, work):
+    started(jobs, work)
+    jobs.add(["wait", "b"])
+    until(lambda: (jobs.folder / "0002/state.json").exists())
+    power_cut(jobs)
+    (jobs.folder / "0002/state.json").unlink()
+    assert jobs.get(2).state == "died" and jobs.go_on() == []
 
 
 def test_of_a_folder_that_is_gone_nothing_comes_back(tmp_path):

@@ -1,13 +1,11 @@
-import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 
 import psutil
 import pytest
 
-from limner.jobs.processes import ask_to_end, died_of, find, kill, name_from, name_of, run_status
+from limner.jobs.processes import ask_to_end, died_of, kill, run_status
 from limner.run_folder import RunDir
 from limner.status import StatusFile
 from waiting import until
@@ -19,26 +17,6 @@ def sleeper():
     yield process
     process.kill()
     process.wait()
-
-
-def test_a_process_is_named_for_good(sleeper):
-    name = name_of(sleeper.pid)
-    process = find(name)
-    assert process is not None and process.pid == sleeper.pid
-    assert find(replace(name, start=name.start - 60)) is None  # its number was given out again
-    assert find(replace(name, host="another")) is None and find(None) is None
-    sleeper.kill()
-    until(lambda: psutil.Process(sleeper.pid).status() == psutil.STATUS_ZOMBIE)
-    assert find(name) is None  # it has ended, though nobody has taken note
-    sleeper.wait()
-    assert find(name) is None
-    assert name_of().pid == os.getpid()
-
-
-@pytest.mark.parametrize("value", [None, [], {"pid": 1}, {"pid": "1", "host": "a", "start": 1.0}])
-def test_what_names_no_process_is_none(value):
-    assert name_from(value) is None
-    assert find(name_from({"pid": -5, "host": name_of().host, "start": 1})) is None
 
 
 def test_a_process_is_asked_or_killed(sleeper):

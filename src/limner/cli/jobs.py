@@ -166,9 +166,13 @@ def line_of(job: "Job") -> str:
 
 
 def _queue(folder: Path) -> "Jobs":
+    """The jobs of a folder. What waits since before a restart of the computer goes on."""
     from limner.jobs import Jobs
 
-    return Jobs(folder)
+    queue = Jobs(folder)
+    for number in queue.go_on():
+        typer.echo(f"Job {number} goes on waiting: its process was gone.", err=True)
+    return queue
 
 
 def _run_of(command: Sequence[str]) -> Path | None:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from limner.jobs.job_folder import JobFolder
-from limner.jobs.processes import find, name_from, run_status
+from limner.jobs.processes import run_status
+from limner.process_names import find, name_from
 from limner.reporter import printable
 
 END_STATES = ("done", "failed", "stopped", "died")
@@ -37,6 +38,8 @@ class Job:
     """Of the command: 0; 1: the task failed; 2: wrong usage; negative: the signal that ended it."""
     line: str
     """The last line that it said; of one that failed, its error. Control characters are escaped."""
+    secrets: tuple[str, ...]
+    """Names of the environment variables that it was given, whose values are in no file."""
     added: float
     """In seconds since 1970, as the two below."""
     started: float | None
@@ -99,6 +102,9 @@ def read_job(path: Path) -> Job | None:
     line = record.get("line") if isinstance(record.get("line"), str) else files.last_line()
     if not isinstance(values.get("arguments"), list):
         line = f"{files.job_path} is damaged. Remove the job: limner jobs remove {int(path.name)}"
+    if state == "died" and files.is_queued() and files.secrets():
+        names = ", ".join(files.secrets())
+        line = f"It waited when its process was ended, and {names}, which it was given, is in no file."
     arguments = values.get("arguments")
     exit_code = record.get("exit_code")
     return Job(
@@ -110,6 +116,7 @@ def read_job(path: Path) -> Job | None:
         state=state,
         exit_code=exit_code if isinstance(exit_code, int) else None,
         line=printable(str(line))[:LINE_LENGTH],
+        secrets=files.secrets(),
         added=_time(values.get("added")) or 0.0,
         started=_time(record.get("started")),
         ended=_time(record.get("ended")),
@@ -127,6 +134,8 @@ def _state(files: JobFolder, run: Path | None) -> tuple[dict[str, Any], str]:
             return record, "queued"
         if files.shall_stop():
             return record, "stopped"
+        if files.is_orphan():
+            return record, "queued"
     if files.has_keeper() or find(name_from(record.get("child"))):
         return record, "stopping" if files.shall_stop() else "running"
     record = files.state()  # it may have ended since the first look

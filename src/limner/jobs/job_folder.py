@@ -15,7 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from limner.files import atomic_write
-from limner.jobs.processes import ProcessName, find, name_from
+from limner.process_names import ProcessName, find, name_from
 
 TAIL = 16384
 """Bytes at the end of an output that are searched for its last line."""
@@ -73,6 +73,23 @@ class JobFolder:
     def shall_stop(self) -> bool:
         """Whether somebody wants it to end."""
         return self.stop_path.exists()
+
+    def secrets(self) -> tuple[str, ...]:
+        """Names of the environment variables that it was given, whose values no file holds."""
+        names = (self.job() or {}).get("secrets")
+        return tuple(map(str, names)) if isinstance(names, list) else ()
+
+    def is_orphan(self) -> bool:
+        """Whether it waits, its keeper is gone with the computer or by force, and another one would do.
+
+        None does where its secrets went as well, or where the last one ended before it had said a word.
+        """
+        adder, keeper = name_from((self.job() or {}).get("adder")), _read(self.keeper_path)
+        if not self.is_queued() or self.has_started() or self.shall_stop() or self.secrets():
+            return False
+        if adder is None or not adder.is_here or self.has_keeper():
+            return False
+        return keeper is None or self.state().get("keeper") == keeper
 
     def has_keeper(self) -> bool:
         """Whether the process that keeps it lives, or the one that is about to start that.

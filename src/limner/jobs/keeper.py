@@ -19,8 +19,9 @@ from filelock import FileLock, Timeout
 from limner.errors import LimnerError
 from limner.jobs.job import LINE_LENGTH, Job, read_job
 from limner.jobs.job_folder import JobFolder, record_of, tail
-from limner.jobs.processes import ask_run, ask_to_end, died_of, name_of, run_status
+from limner.jobs.processes import ask_run, ask_to_end, died_of, run_status
 from limner.jobs.queue import Jobs
+from limner.process_names import name_of
 
 INTERVAL = 0.25
 """Seconds between two looks for somebody who wants the job to end."""
@@ -91,6 +92,7 @@ class Keeper:
             numbers = self._jobs.ahead_of(self._number, numbers)
             if job is None or job.device == "cpu" or len(numbers) < self._jobs.at_once:
                 return self._files.begins()
+            self._jobs.go_on(numbers, exclusions=job.secrets)  # else it would wait for one that nobody begins
             time.sleep(TURN_INTERVAL)
         return False
 

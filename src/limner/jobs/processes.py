@@ -1,69 +1,15 @@
-"""Processes that may be gone: named for good by number, computer and start."""
+"""What a job knows of processes: what its run says, how one is asked to end, or killed."""
 
-import os
-import socket
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from limner.errors import LimnerError
+from limner.process_names import TOLERANCE
 from limner.run_folder import RunDir
 from limner.status import Requests, RunStatus, read_status
-
-TOLERANCE = 2.0
-"""Seconds by which two readings of a process's start may differ: Linux counts from a rounded boot time."""
-
-
-@dataclass(frozen=True)
-class ProcessName:
-    """One process, told from a later one with the same number."""
-
-    pid: int
-    host: str
-    start: float
-    """When it began, in seconds since 1970."""
-
-    @property
-    def is_here(self) -> bool:
-        """Whether it is, or was, of this computer."""
-        return self.host == socket.gethostname()
-
-
-def name_of(pid: int | None = None) -> ProcessName:
-    """Name a living process; None: this one.
-
-    Raises:
-        psutil.Error: It is gone.
-    """
-    number = os.getpid() if pid is None else pid
-    return ProcessName(number, socket.gethostname(), psutil.Process(number).create_time())
-
-
-def name_from(value: Any) -> ProcessName | None:
-    """Read a name from JSON, ``{"pid": 1, "host": "pc", "start": 1.7e9}``; None: it is something else."""
-    match value:
-        case {"pid": int(pid), "host": str(host), "start": int() | float() as start}:
-            return ProcessName(pid, host, float(start))
-    return None
-
-
-def find(name: ProcessName | None) -> psutil.Process | None:
-    """The process of this computer that bears a name; None when it has ended, or is of another computer.
-
-    One that has ended and waits for its parent to take note (a zombie) has ended.
-    """
-    if name is None or not name.is_here:
-        return None
-    try:
-        process = psutil.Process(name.pid)
-        is_same = abs(process.create_time() - name.start) < TOLERANCE
-        return process if is_same and process.status() != psutil.STATUS_ZOMBIE else None
-    except (psutil.Error, ValueError):
-        return None
 
 
 def run_status(run: Path | None, begin_time: float | None) -> RunStatus | None:

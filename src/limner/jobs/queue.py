@@ -15,15 +15,19 @@ from shutil import rmtree
 from typing import Any
 
 import psutil
+from filelock import FileLock
 
 from limner.errors import BadUsage
 from limner.files import new_folder, write_text
 from limner.jobs.job import DEVICES, Job, read_job
 from limner.jobs.job_folder import JobFolder, record_of, write_record
-from limner.jobs.processes import ask_to_end, find, kill, name_from, name_of
+from limner.jobs.processes import ask_to_end, kill
+from limner.process_names import find, name_from, name_of
 
 NUMBER = re.compile(r"\d{4,9}")
 """Name of a job's folder."""
+LOCK_SECONDS = 30.0
+"""How long to wait for another process that starts keepers."""
 
 
 class Jobs:
@@ -59,7 +63,7 @@ class Jobs:
             title: For people; the command itself when left out.
             run: The run folder that it works in: there it is asked to stop, and what it says there counts.
             device: gpu: waits for its turn; cpu: does not.
-            secrets: Environment variables that are written to no file, such as keys.
+            secrets: Environment variables whose values are written to no file, such as keys.
             cwd: Where it runs; the folder of this process when left out.
 
         Raises:
@@ -73,6 +77,7 @@ class Jobs:
             "run": None if run is None else str(home / run),
             "device": device,
             "cwd": str(home),
+            "secrets": sorted(secrets or {}),
             "added": time.time(),
             "adder": record_of(name_of()),
         }
@@ -156,6 +161,29 @@ class Jobs:
             secrets=secrets,
             cwd=Path(folder),
         )
+
+    def go_on(self, numbers: Sequence[int] | None = None, *, exclusions: Sequence[str] = ()) -> list[int]:
+        """Keep anew what waits and has nobody who keeps it, as after a restart of the computer.
+
+        Args:
+            numbers: The jobs to look at; all when left out.
+            exclusions: Environment variables of this process that are none of theirs.
+
+        Returns:
+            The jobs that have a keeper again. Of a folder that cannot be written, as another user's, none.
+
+        Raises:
+            BadUsage: A keeper cannot be started.
+        """
+        paths = [self._path(number) for number in (self._numbers() if numbers is None else numbers)]
+        paths = [path for path in paths if JobFolder(path).is_orphan()]
+        if not paths or not os.access(self.folder, os.W_OK):
+            return []
+        with self._writable(), FileLock(self.folder / "keepers.lock", timeout=LOCK_SECONDS):
+            paths = [path for path in paths if JobFolder(path).is_orphan()]  # nobody else was faster
+            for path in paths:
+                _start_keeper(path, {}, exclusions=exclusions)
+        return [int(path.name) for path in paths]
 
     def remove(self, number: int) -> None:
         """Delete the folder of a job that has ended. Its run folder stays, and its number is not given again.
@@ -258,9 +286,10 @@ def _require_sense(arguments: Sequence[str], device: str, secrets: Mapping[str, 
         )
 
 
-def _start_keeper(path: Path, secrets: Mapping[str, str]) -> None:
+def _start_keeper(path: Path, secrets: Mapping[str, str], exclusions: Sequence[str] = ()) -> None:
     """Start the process that keeps a job, in a session of its own, which no terminal and no server ends."""
     files = JobFolder(path)
+    variables = {name: value for name, value in os.environ.items() if name not in exclusions}
     options: dict[str, Any] = {"start_new_session": True}
     if sys.platform == "win32":
         options = {"creationflags": subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP}
@@ -271,7 +300,7 @@ def _start_keeper(path: Path, secrets: Mapping[str, str]) -> None:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env={**os.environ, **secrets},
+            env={**variables, **secrets},
             **options,
         )
     try:

@@ -49,6 +49,7 @@ def serve(options: StudioOptions, write_line: Callable[[str], object]) -> None:
     workspace = Workspace(options.workspace)
     workspace.require_writable()
     port = _free_port(options.host, options.port)
+    numbers = workspace.jobs.go_on()
     if options.demo:
         from limner.studio.demo import lay_out
 
@@ -58,6 +59,8 @@ def serve(options: StudioOptions, write_line: Callable[[str], object]) -> None:
     url = f"http://{'127.0.0.1' if is_local else _reachable(options.host)}:{port}/"
     write_line(f"Studio:    {url}{f'?token={token}' if token else ''}")
     write_line(f"Workspace: {workspace.root}")
+    if numbers:
+        write_line(f"Jobs that go on waiting: {', '.join(map(str, numbers))}")
     write_line("Stop it with Ctrl+C. What trains goes on.")
     os.environ[ENVIRONMENT] = str(workspace.root)
     _run(options, port, token, LOCAL if is_local else ())

@@ -28,6 +28,8 @@ STATES = {
 """Icon and words of what a job or a run may be."""
 ACTIVE = ("queued", "running", "stopping")
 """States of a job that has not ended."""
+BROKEN = ("failed", "stopped", "died")
+"""States of a job that did not come to its end."""
 THUMBNAIL = 320
 """Pixels of the longer side of a small copy."""
 
@@ -38,8 +40,13 @@ def state_line(state: str) -> str:
     return f"{icon} {words}"
 
 
-def job_line(job: Job) -> None:
-    """A job in a line: state, title, last line, and a button that stops it."""
+def job_line(job: Job, *, again: bool = False) -> None:
+    """A job in a line: state, title, last line, and a button that stops it.
+
+    Args:
+        job: The job.
+        again: Whether one that did not come to its end may be added once more; a training goes on.
+    """
     left, right = st.columns([5, 1], vertical_alignment="center")
     number = f"job {job.number}"
     left.markdown(f"{state_line(job.state)} · **{plain(job.title)}** · {number}")
@@ -48,6 +55,11 @@ def job_line(job: Job) -> None:
     if job.state in ("queued", "running") and right.button("Stop", key=f"stop-{job.number}"):
         current().jobs.stop(job.number)
         st.rerun()
+    if again and job.state in BROKEN and not job.secrets:
+        label = "Resume" if job.arguments[:1] == ("train",) else "Again"
+        if right.button(label, key=f"again-{job.number}"):
+            current().jobs.again(job.number)
+            st.rerun()
 
 
 def thumbnail(path: Path, workspace: Workspace | None = None, side: int = THUMBNAIL) -> bytes:

@@ -7,7 +7,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from limner.studio.workspace import Workspace
-from studio_scenes import make_run, words
+from studio_scenes import make_run, press, words
+from waiting import until
 
 Draw = Callable[..., AppTest]
 
@@ -31,3 +32,15 @@ def test_how_many_jobs_run_at_once_can_be_set(
     app = draw("home")
     app.number_input[0].set_value(2).run()
     assert workspace.jobs.at_once == 2
+
+
+def test_a_job_that_failed_can_be_added_again(draw: Draw, workspace: Workspace) -> None:
+    workspace.jobs.add(["nonsense"], device="cpu", title="Nonsense")
+    workspace.jobs.add(["nonsense"], device="cpu", title="With a key", secrets={"KEY": "s3cret"})
+    until(lambda: all(job.has_ended for job in workspace.jobs.all()))
+    app = draw("home")
+    assert [button.label for button in app.button].count("Again") == 0  # the later one is of the same command
+    workspace.jobs.remove(2)
+    press(draw("home"), "Again")
+    until(lambda: workspace.jobs.get(3).has_ended)
+    assert [job.number for job in workspace.jobs.all()] == [1, 3]

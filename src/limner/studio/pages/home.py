@@ -1,8 +1,11 @@
 """Home: the runs, the queue, and what the machine has left."""
 
+from pathlib import Path
+
 import streamlit as st
 
 from limner.files import human
+from limner.jobs import Job
 from limner.run_folder import RunDir
 from limner.status import RunStatus, read_status
 from limner.studio import machine
@@ -82,7 +85,16 @@ def _queue() -> None:
     if past_jobs:
         with st.expander("Ended lately", expanded=any(job.state in ("failed", "died") for job in past_jobs)):
             for job in past_jobs:
-                job_line(job)
+                job_line(job, again=not any(_follows(other, job) for other in jobs))
+
+
+def _follows(other: Job, job: Job) -> bool:
+    """Whether a job was added later for the same: what has become of that counts."""
+    return other.number > job.number and (other.arguments == job.arguments or _is_of(other, job.run))
+
+
+def _is_of(job: Job, run: Path | None) -> bool:
+    return run is not None and job.run == run
 
 
 @st.fragment(run_every=5)
