@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from limner.lora.adapters import Dora, to_lora
 from limner.lora.keys import ModuleTensors
 from limner.nn.layers import lora
-from limner.nn.layers.lora import kind_of
+from limner.nn.layers.kinds import kind_of
 
 CASES: dict[str, dict[str, Any]] = {
     "lora": {"name": "lora"},

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from limner.assembly.assemble import ModelSpec
 from limner.graph.unit import run as run_units
 from limner.models.loading import load
-from limner.nn import parameters
+from limner.nn import arch
 from limner.nn.layers import lora, quantized_linear
 from limner.nn.layers.quantized_linear import storable
 from limner.nn.memory.checkpointing import Checkpoint
@@ -49,13 +49,13 @@ class Real:
             names = storable(self.denoiser, family.arch)
             quantized_linear.freeze(self.denoiser, names, weights, products=how.matmul_precision)
         if config is None:
-            parameters.unfreeze(self.denoiser)
+            arch.unfreeze(self.denoiser)
         for name in () if config is None else self.models:
             names = lora.matching(self.models[name], family.endings(name, config.targets))
             lora.attach(self.models[name], names, rank=config.rank, alpha=config.rank, dropout=0.0, seed=0)
             if spec.kind == "cuda":
                 lora.together(self.models[name])
-        kind = parameters if config is None else lora
+        kind = arch if config is None else lora
         self.trained = [each for name in self.models for each in kind.trained(self.models[name])]
         if dtype != torch.float32 and config is not None:
             cast_once(self.denoiser, family.arch, dtype)

@@ -15,11 +15,10 @@ from torch import Tensor, nn
 
 from cases import Case
 from limner.graph.unit import Unit, run, split
-from limner.models.family import Family, Objective
+from limner.models.family import Family, Objective, pad_collate
 from limner.models.loading import hush, load
 from limner.models.registry import family_of
 from limner.models.source import Source, locate
-from limner.nn.batch import pad_collate
 from limner.nn.layers import lora
 from limner.nn.layers.adapter import LORA, AdapterKind
 from limner.nn.rng import KeyedRng

@@ -9,7 +9,7 @@ from limner.models.presets import preset
 from limner.nn.memory.plan import BITS
 from limner.planning.describe import duration
 from limner.planning.planner import PlanResult, plan
-from limner.recipe.field_types import label
+from limner.recipe.fields import label
 from limner.recipe.toml import change
 from limner.reporter import Reporter
 

@@ -8,8 +8,8 @@ from typing import Any, get_args
 
 from limner.models import presets
 from limner.recipe import aliases, spellings, toml
+from limner.recipe.fields import Section
 from limner.recipe.schema import ConceptType, Recipe
-from limner.recipe.section import Section
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "guide" / "recipe.md"
 HEAD = """\

@@ -26,13 +26,12 @@ from limner.models.loading import hollow, hush
 from limner.models.source import Source
 from limner.nn.arch import matching
 from limner.nn.layers import lora
-from limner.nn.layers.precision import Kind
 from limner.nn.layers.quantization import kernels_for
 from limner.nn.layers.quantized_linear import freeze
 from limner.nn.loop import Fit, fit
 from limner.nn.memory.engine import Engine, equip
 from limner.nn.memory.offload import cast_once
-from limner.nn.memory.plan import Plan, from_json
+from limner.nn.memory.plan import Plan, QuantKind, from_json
 from limner.nn.optim import optimizer
 from limner.nn.rng import KeyedRng
 from limner.planning.memory import CODES
@@ -58,7 +57,7 @@ def drawn(family: Family, source: Source, plan: Plan, device: torch.device) -> n
                 made = fill(torch.empty_like(empty, device=device), whole, draw)
                 put(model, whole, made if name in coded else made.to(home))
         if name in coded:
-            freeze(model, [name], cast("Kind", plan.weights), kernels=kernels_for(device))
+            freeze(model, [name], cast("QuantKind", plan.weights), kernels=kernels_for(device))
             model.get_submodule(name).to(home)
     return model.requires_grad_(requires_grad=False).eval()
 

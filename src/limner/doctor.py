@@ -126,7 +126,7 @@ def lines(findings: Sequence[Diagnosis]) -> list[str]:
 def _holders() -> list[Diagnosis]:
     """The processes that hold memory of the GPU, the largest first."""
     from limner.planning.local_device import gpu_processes
-    from limner.recipe.field_types import label
+    from limner.recipe.fields import label
 
     holders = gpu_processes()
     if not holders:

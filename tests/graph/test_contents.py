@@ -11,8 +11,8 @@ import limner
 from drafts import DEAD, draft_of
 from limner.files import user_cache
 from limner.graph import contents as module
-from limner.graph.cache import Cache, text_cache_key
-from limner.graph.contents import NO_RUN, OTHER, PruneReport, contents, prune, register
+from limner.graph.cache import Cache, register, text_cache_key
+from limner.graph.contents import NO_RUN, OTHER, PruneReport, contents, prune
 
 DAY = 86400.0
 KEYS = [text_cache_key(str(number)) for number in range(5)]

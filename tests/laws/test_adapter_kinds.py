@@ -12,7 +12,7 @@ from limner.lora import file
 from limner.lora.adapters import Dora, Lokr, to_lora
 from limner.nn.arch import hoistable
 from limner.nn.layers import lora
-from limner.nn.layers.lora import kind_of
+from limner.nn.layers.kinds import kind_of
 from limner.recipe.schema import Recipe
 from limner.reporter import Reporter
 from limner.runs import train

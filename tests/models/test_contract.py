@@ -21,10 +21,9 @@ from limner.lora.factors import Factors, rename_for_model
 from limner.lora.tools import DIFFUSERS, unsupported
 from limner.models import sampling
 from limner.models.bundled import known
-from limner.models.family import Objective, SamplingParams
+from limner.models.family import Objective, SamplingParams, pad_collate
 from limner.models.loading import skeleton
 from limner.models.registry import families, family_keys, family_of
-from limner.nn.batch import pad_collate
 from limner.nn.layers import lora
 from limner.nn.loop import Fit, fit
 from limner.nn.optim import optimizer, schedule

@@ -15,11 +15,10 @@ from limner.models.loading import fingerprint, hollow, load, read, shapes, tenso
 from limner.models.registry import family_of
 from limner.models.source import locate
 from limner.nn.layers import lora, quantization
-from limner.nn.layers.precision import stored_bytes
 from limner.nn.layers.quantized_linear import QuantizedLinear, storable
 from limner.nn.memory import host_buffer
 from limner.nn.memory.host_buffer import Placement
-from limner.nn.memory.plan import Plan
+from limner.nn.memory.plan import Plan, stored_bytes
 from messages import raises
 
 CPU = torch.device("cpu")

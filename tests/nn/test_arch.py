@@ -2,10 +2,23 @@ import pytest
 import torch
 from torch import nn
 
+from limner.errors import BadRecipe
 from limner.models.bundled import known
 from limner.models.loading import hush, skeleton
 from limner.models.registry import family_of
-from limner.nn.arch import ArchSpec, bytes_of, frozen, heaviest, lists, matching, stand_in
+from limner.nn import arch
+from limner.nn.arch import (
+    ArchSpec,
+    bytes_of,
+    frozen,
+    get_state,
+    heaviest,
+    lists,
+    load_state,
+    matching,
+    stand_in,
+)
+from messages import raises
 
 
 class _Block(nn.Module):
@@ -112,3 +125,18 @@ def test_where_true_encoders_have_their_layers(base: str, part: str, name: str |
     source = known(base)
     family = family_of(source.index["_class_name"])
     assert heaviest(skeleton(family, source, part, dtype=torch.bfloat16)) == name
+
+
+def net() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
+
+
+def test_what_was_kept_is_put_back_to_the_bit():
+    one, other = arch.unfreeze(net()), arch.unfreeze(net())
+    load_state(arch.trained_by_name(other), get_state(arch.trained_by_name(one)))
+    assert all(torch.equal(a, b) for a, b in zip(arch.trained(one), arch.trained(other), strict=True))
+
+
+def test_a_state_of_another_model_is_refused():
+    with raises(BadRecipe):
+        load_state(arch.trained_by_name(arch.unfreeze(net())), {"0.weight": torch.zeros(4, 3)})

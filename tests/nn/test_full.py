@@ -2,7 +2,7 @@ import torch
 from torch import nn
 
 from limner.errors import BrokenGraph
-from limner.nn import parameters
+from limner.nn import arch
 from messages import raises
 
 
@@ -13,13 +13,13 @@ def net() -> nn.Module:
 
 
 def test_everything_that_has_a_gradient_is_trained_in_a_fixed_order():
-    model = parameters.unfreeze(net())
-    assert list(parameters.named(model)) == ["0.bias", "0.weight", "1.bias", "1.weight"]
-    assert [id(each) for each in parameters.trained(model)] == [
-        id(each) for each in parameters.named(model).values()
+    model = arch.unfreeze(net())
+    assert list(arch.trained_by_name(model)) == ["0.bias", "0.weight", "1.bias", "1.weight"]
+    assert [id(each) for each in arch.trained(model)] == [
+        id(each) for each in arch.trained_by_name(model).values()
     ]
 
 
 def test_weights_in_half_precision_are_refused():
     with raises(BrokenGraph):
-        parameters.unfreeze(nn.Sequential(nn.Linear(2, 2).bfloat16()))
+        arch.unfreeze(nn.Sequential(nn.Linear(2, 2).bfloat16()))

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from limner.nn.arch import get_state
 from limner.nn.layers import adapter, lora
 from limner.nn.layers.adapter import AdapterShape, LowRank, Readers
 from limner.nn.layers.quantized_linear import freeze
 from limner.nn.memory.checkpointing import Checkpoint
-from limner.nn.parameters import get_state
 from limner.nn.rng import PlacedDropout
 
 WIDTH, TOKENS = 32, 24

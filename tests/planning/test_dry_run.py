@@ -9,9 +9,8 @@ from limner.models.family import Family
 from limner.models.loading import hush
 from limner.models.registry import family_of
 from limner.models.source import Source, locate
-from limner.nn.layers.precision import Products
 from limner.nn.layers.quantized_linear import storable
-from limner.nn.memory.plan import Plan, Weights
+from limner.nn.memory.plan import Plan, Products, Weights
 from limner.planning.dry_run import DryRun, machine_of
 from limner.planning.memory import train_memory
 from limner.planning.profiling import profile

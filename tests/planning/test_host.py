@@ -3,8 +3,7 @@ from dataclasses import replace
 import pytest
 
 from blueprints import flux
-from limner.nn.layers.precision import coding_bytes
-from limner.nn.memory.plan import Plan
+from limner.nn.memory.plan import Plan, coding_bytes
 from limner.planning.host import (
     DECODING,
     LIBRARIES,

@@ -8,8 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limner.nn.layers.precision import coding_bytes
-from limner.nn.memory.plan import Plan
+from limner.nn.memory.plan import Plan, coding_bytes
 from limner.nn.optim import evaluation_mode, optimizer
 from limner.planning.memory import (
     cache_memory,

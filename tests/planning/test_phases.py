@@ -15,7 +15,7 @@ from limner.models.family import Objective, SamplingParams
 from limner.models.loading import hush, load
 from limner.models.registry import facts_of, family_of, hub_bases
 from limner.nn.arch import bytes_of, heaviest
-from limner.nn.memory import vae_tiling
+from limner.nn.memory import engine
 from limner.nn.memory.plan import Plan
 from limner.planning import phases
 from limner.planning.phases import Outside, outside
@@ -220,13 +220,13 @@ def test_a_true_run_takes_what_was_foreseen(base: Any):
 
 
 def test_tiles_of_a_small_autoencoder_take_what_was_foreseen(base: Any, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(vae_tiling, "SIDE", 64)
-    monkeypatch.setattr(phases, "SIDE", 64)
+    monkeypatch.setattr(engine, "TILE_SIDE", 64)
+    monkeypatch.setattr(phases, "TILE_SIDE", 64)
     family = family_of("FluxPipeline")
     spec, _ = traced(family, base, size=(256, 192), compute="fp32")
     found, cut = outside(spec, (256, 192), machine=CPU), spec.cut
     vae = load(family, base, "vae", dtype=torch.float32, device=torch.device("cpu"))
-    vae_tiling.tile(vae)
+    engine.tile_vae(vae)
     (unit,) = (unit for unit in cut.frozen if unit.uses == ("vae",))
     image = torch.zeros(1, 3, 192, 256, dtype=torch.uint8)
     peak = tracked(lambda: unit.run({"vae": vae}, {"image": image}))

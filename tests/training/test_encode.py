@@ -8,7 +8,7 @@ from limner.errors import DiskFull
 from limner.graph.cache import Cache
 from limner.graph.unit import Unit
 from limner.nn import distributed
-from limner.nn.memory import vae_tiling
+from limner.nn.memory import engine
 from limner.training import encode as filling
 from limner.training import encoders
 from limner.training.cache import all_rows
@@ -183,7 +183,7 @@ def test_bf16_has_other_addresses_where_it_gives_other_values(tiny_base, photos,
 
 def test_images_larger_than_a_tile_are_kept_apart(tiny_base, photos, tmp_path, monkeypatch):
     """The long buckets are longer than a tile of 64 pixels, the square one is not."""
-    monkeypatch.setattr(vae_tiling, "SIDE", 64)
+    monkeypatch.setattr(engine, "TILE_SIDE", 64)
     resolved = resolve(wish(tiny_base, photos, data={"validation_count": 0, "resolution": 64}))
     cache, rows = Cache(tmp_path), all_rows(resolved)
     plain = survey(resolved, cache, rows)

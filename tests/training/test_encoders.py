@@ -12,7 +12,7 @@ from cases import CASES, Case
 from limner.assembly.resolve import Resolved, resolve
 from limner.graph.cache import Cache
 from limner.nn.arch import bytes_of, lists
-from limner.nn.memory import vae_tiling
+from limner.nn.memory.engine import TILE_SIDE
 from limner.nn.memory.plan import Plan
 from limner.training import encoders
 from limner.training.cache import all_rows
@@ -118,7 +118,7 @@ def test_tiles_and_streams_are_the_plan_s(resolved):
     assert resolved.planned(Plan(encode_mapped=True)) == replace(resolved, encode_mapped=True)
     assert not whole(resolved, "vae").use_tiling
     vae = whole(tiled, "vae")
-    assert vae.use_tiling and vae.tile_sample_min_size == vae_tiling.SIDE
+    assert vae.use_tiling and vae.tile_sample_min_size == TILE_SIDE
 
 
 def test_what_is_made_ahead_comes_in_order_and_not_all_at_once():

@@ -11,7 +11,7 @@ from limner.errors import BadRecipe, BrokenGraph
 from limner.generation.settings import Settings
 from limner.lora import file
 from limner.lora.metadata import header_entries
-from limner.nn.memory import vae_tiling
+from limner.nn.memory import engine
 from limner.nn.optim import optimizer
 from limner.training.cache import fill_cache
 from limner.training.export import about
@@ -266,7 +266,7 @@ def test_weights_in_fewer_bits_are_another_training(tiny_base, photos):
 
 
 def test_samples_are_decoded_in_tiles_where_the_plan_says_so(tiny_base, photos, monkeypatch):
-    monkeypatch.setattr(vae_tiling, "SIDE", 32)
+    monkeypatch.setattr(engine, "TILE_SIDE", 32)
     one = trainable_model(tiny_base, photos, sample={"every": 0, "width": 64, "height": 64, "prompts": ["x"]})
     (plain,) = one.sample(1)
     one.follow(replace(one.plan, decode_tiled=True))

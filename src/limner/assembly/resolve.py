@@ -23,9 +23,8 @@ from limner.graph.unit import Split
 from limner.models.facts import Objective
 from limner.models.family import Family
 from limner.models.source import Source
-from limner.nn.layers.precision import HALVES
 from limner.nn.memory.offload import require_kernels
-from limner.nn.memory.plan import Compute, Kind, Plan
+from limner.nn.memory.plan import HALVES, Compute, Kind, Plan
 from limner.nn.rng import seed_of
 from limner.recipe.schema import Recipe
 

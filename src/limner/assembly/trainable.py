@@ -14,11 +14,11 @@ from limner.assembly.assemble import ModelSpec, Trainable
 from limner.errors import BadRecipe
 from limner.models.family import Family
 from limner.models.source import Source
-from limner.nn import parameters
+from limner.nn import arch
 from limner.nn.layers import lora
-from limner.nn.layers.lora import kind_of
+from limner.nn.layers.kinds import kind_of
 from limner.nn.rng import Places, seed_of
-from limner.recipe.field_types import PatternTable
+from limner.recipe.fields import PatternTable
 from limner.recipe.schema import Recipe
 from limner.recipe.train import Lora, Train
 
@@ -157,11 +157,11 @@ class FullFineTune:
         """Have every floating-point weight take gradients."""
         del sample_keys
         for name in spec.first_layers:
-            parameters.unfreeze(models[name])
+            arch.unfreeze(models[name])
 
     def named(self, model: nn.Module) -> dict[str, nn.Parameter]:
         """The weights, by their names in the files of the model."""
-        return parameters.named(model)
+        return arch.trained_by_name(model)
 
     def rates(self, spec: ModelSpec, name: str, model: nn.Module) -> dict[str, float]:
         """None: one rate for all weights."""

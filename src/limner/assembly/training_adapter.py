@@ -3,14 +3,21 @@
 A distilled base loses its few steps when it is trained. A LoRA that undoes the distillation, added while
 training alone, takes that loss upon itself: what is trained beside it works on the distilled base as that is.
 So are Z-Image-Turbo and FLUX.1-schnell trained (ostris, ai-toolkit: ``assistant_lora_path``).
+
+Its factors are kept apart from the weights (:class:`FrozenPair`), so that these may be stored in few bits,
+swapped or precomputed as ever: merged, they would have to be stored again, and the adapter's small change
+would be lost in the rounding.
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from limner.errors import BadRecipe
 from limner.files import sha256_file
@@ -19,7 +26,6 @@ from limner.lora.adapters import WeightDelta, kind, to_lora
 from limner.lora.factors import Factors, rename_for_model, unknown_layers, with_kernel
 from limner.lora.metadata import without_path
 from limner.nn.layers.adapter import Adapter, plain
-from limner.nn.layers.frozen_pair import FrozenPair
 from limner.nn.layers.quantized_linear import QuantizedLinear
 
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
@@ -131,3 +137,47 @@ def _factors(name: str, layer: str, change: WeightDelta, module: nn.Module) -> F
             f"has {weight.shape[0]} x {weight[0].numel()}. Name an adapter of this base."
         )
     return with_kernel(to_lora(change), module.kernel_size if convolution else ())
+
+
+class FrozenPair(nn.Module):
+    """y = W x + U (D x), nothing of it trained. On convolutions D has the kernel and U is 1 x 1.
+
+    Args:
+        layer: A linear layer, stored in any way, or a convolution of one group.
+        down: D, (rank, in[, height, width]); goes to where the layer is.
+        up: U, (out, rank[, 1, 1]), the scale multiplied in.
+    """
+
+    def __init__(self, layer: nn.Module, down: Tensor, up: Tensor) -> None:
+        """See the class."""
+        super().__init__()
+        self.layer = layer
+        device = next(chain(layer.parameters(), layer.buffers())).device
+        self.down = nn.Parameter(down.to(device), requires_grad=False)
+        self.up = nn.Parameter(up.to(device), requires_grad=False)
+        self.enabled = True
+        convolution = isinstance(layer, nn.Conv2d)
+        self.geometry: tuple[Any, ...] = (layer.stride, layer.padding, layer.dilation) if convolution else ()
+
+    @property
+    def weight(self) -> Tensor:
+        """That of the layer: some models ask a layer for its dtype."""
+        return self.layer.weight  # pyright: ignore[reportReturnType]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out) of a linear layer, (B, C, H, W) -> (B, C', H', W') of a convolution."""
+        y = self.layer(x)
+        if not self.enabled:
+            return y
+        down, up = self.down.to(y.dtype), self.up.to(y.dtype)
+        if self.geometry:
+            return y + F.conv2d(F.conv2d(x.to(y.dtype), down, None, *self.geometry), up)
+        inner = F.linear(x.to(y.dtype), down)
+        return torch.addmm(y.reshape(-1, len(up)), inner.reshape(-1, len(down)), up.t()).view(y.shape)
+
+
+def enable_pairs(model: nn.Module, *, enabled: bool) -> None:
+    """Have the frozen pairs of a model compute, or leave its layers as they are."""
+    for module in model.modules():
+        if isinstance(module, FrozenPair):
+            module.enabled = enabled

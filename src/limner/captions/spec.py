@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from limner.errors import BadUsage
 from limner.models.facts import CaptionStyleName
 from limner.models.registry import recognised
-from limner.recipe.field_types import bare_trigger
+from limner.recipe.fields import bare_trigger
 
 ConceptType = Literal["subject", "face", "object", "style", "concept"]
 

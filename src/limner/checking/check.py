@@ -309,7 +309,7 @@ def _remarks(recipe: Recipe, base: BaseInfo) -> list[Finding]:
 def base_of(recipe: Recipe) -> BaseInfo:
     """The base's resolution, bucket sides and tokenizers; where it cannot be opened, why."""
     from limner.assembly.base import family_at, locate_base, shape_at
-    from limner.assembly.caption_limit import token_counter
+    from limner.assembly.datasets import token_counter
     from limner.models.family import Objective
 
     try:

@@ -10,7 +10,7 @@ from limner.checking.caption_stats import CaptionStats, caption_stats
 from limner.checking.image_stats import ImageStats
 from limner.data import near_duplicates
 from limner.data.caption_faults import caption_fault
-from limner.data.colour import BROKEN_PROFILE
+from limner.data.formats import BROKEN_PROFILE
 from limner.data.subject import MAX_CROP_LOSS
 
 PROBLEM, ADVICE, NOTE = "problem", "advice", "note"

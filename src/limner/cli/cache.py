@@ -109,7 +109,7 @@ def _list(folder: Path, *, as_json: bool) -> None:
 def _prune(folder: Path, request: dict[str, Any], *, as_json: bool) -> None:
     from limner.cli.show import result
     from limner.graph.contents import prune
-    from limner.recipe.field_types import parse_size
+    from limner.recipe.fields import parse_size
 
     limit = None if request["max_size"] is None else parse_size(request["max_size"])
     age = None if request["older_than"] is None else parse_age(request["older_than"])

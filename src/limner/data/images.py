@@ -19,9 +19,7 @@ from typing import IO, NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from limner.data import png
-from limner.data.colour import profile_name, to_srgb
-from limner.data.formats import FOREIGN, brand, first_bytes, strange
+from limner.data.formats import FOREIGN, brand, first_bytes, png_damage, profile_name, strange, to_srgb
 from limner.errors import BadData
 from limner.files import human, sha256_file
 
@@ -92,7 +90,7 @@ class FormatInfo(NamedTuple):
     moving: bool
     """It has more than one frame, of which the first is read."""
     profile: str
-    """Name of its ICC profile where that is not sRGB; ``colour.BROKEN_PROFILE`` where it cannot be used."""
+    """Name of its ICC profile where that is not sRGB; ``formats.BROKEN_PROFILE`` where it cannot be used."""
     coarseness: tuple[int, ...]
     """The 64 steps of a JPEG's first quantisation table; empty for other formats."""
 
@@ -130,7 +128,7 @@ def inspect(path: Path, *, verify: bool = True) -> Facts:
         data = path.read_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
     with _opened(path, BytesIO(data)) as image:
-        if image.format == "PNG" and (damage := png.find_damage(data)):
+        if image.format == "PNG" and (damage := png_damage(data)):
             raise BadImage(path, f"is damaged ({damage}). Copy or download it again.")
         if image.format not in _JPEG:
             return Facts(sha256, *_loaded(image, path, None).size)

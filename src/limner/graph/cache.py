@@ -22,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor, uint8
 
 from limner.errors import BadCache
-from limner.files import atomic_write
+from limner.files import atomic_write, real_path, write_json
 from limner.graph.unit import Unit
 
 FORMAT = "1"
@@ -250,3 +250,19 @@ def _living(root: Path) -> Iterator[Path]:
         lease.unlink(missing_ok=True)
         lock.release()
         path.unlink(missing_ok=True)
+
+
+def register(root: Path, run: Path, index: Path) -> None:
+    """Put a run on record, so that its entries are listed under its name.
+
+    Args:
+        root: The cache.
+        run: The run folder.
+        index: Its file that lists, under ``addresses``, the cache keys that it reads.
+
+    Where the cache cannot be written to, nothing is recorded: only the listing wants it.
+    """
+    home = real_path(run)
+    name = hashlib.sha256(str(home).encode()).hexdigest()[:32]
+    with suppress(PermissionError):
+        write_json(root / "runs" / f"{name}.json", {"run": str(home), "index": str(real_path(index))})

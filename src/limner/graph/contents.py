@@ -1,16 +1,14 @@
 """What lies in a cache, by run and by unit, and how unused entries are deleted. Loads no torch."""
 
-import hashlib
 import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from limner.files import dead_drafts, real_path, user_cache, write_json
+from limner.files import dead_drafts, user_cache
 from limner.graph.cache import gate, held_keys, leases_folder
 
 BATCH = 200
@@ -100,22 +98,6 @@ class PruneReport:
     drafts: int
     """Half-written files that killed processes had left."""
     dry_run: bool
-
-
-def register(root: Path, run: Path, index: Path) -> None:
-    """Put a run on record, so that its entries are listed under its name.
-
-    Args:
-        root: The cache.
-        run: The run folder.
-        index: Its file that lists, under ``addresses``, the cache keys that it reads.
-
-    Where the cache cannot be written to, nothing is recorded: only the listing wants it.
-    """
-    home = real_path(run)
-    name = hashlib.sha256(str(home).encode()).hexdigest()[:32]
-    with suppress(PermissionError):
-        write_json(root / "runs" / f"{name}.json", {"run": str(home), "index": str(real_path(index))})
 
 
 def contents(root: Path) -> CacheContents:

@@ -10,7 +10,7 @@ from limner.launching.offers import Offer
 from limner.models.registry import named_base
 from limner.planning.devices import of_card
 from limner.planning.planner import PlanResult, plan
-from limner.recipe.field_types import parse_size
+from limner.recipe.fields import parse_size
 from limner.recipe.schema import Recipe
 from limner.recipe.toml import change
 from limner.reporter import Reporter

@@ -16,8 +16,7 @@ from limner.models.family import Objective, SamplingParams
 from limner.models.sampling import WORDS
 from limner.models.source import Source
 from limner.nn.arch import ArchSpec
-from limner.nn.batch import to_device
-from limner.nn.rng import Draw
+from limner.nn.rng import Draw, to_device
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
+from torch import Tensor, cat
+from torch.nn.functional import adaptive_avg_pool2d, pad
 
 from limner.data.control import ControlFit
 from limner.errors import BadBase, BadRecipe, BrokenGraph
@@ -318,3 +318,14 @@ class Family:
             raise BadBase(f"{self.name} has no model {part!r}; it has {', '.join(self.parts)}.")
         library, _, kind = self.parts[part].partition(":")
         return library, kind
+
+
+def pad_collate(rows: Sequence[Tensor]) -> Tensor:
+    """Rows (1, L_i, ...) -> (B, L, ...), L the longest: shorter ones end in zeros (False, for masks)."""
+    longest = max(row.shape[1] for row in rows)
+    return cat([pad(row, (0, 0) * (row.ndim - 2) + (0, longest - row.shape[1])) for row in rows])
+
+
+def mask_or_none(mask: Tensor) -> Tensor | None:
+    """A mask (B, L), or None when it hides nothing: attention without a mask is faster, and the same."""
+    return None if bool(mask.all()) else mask

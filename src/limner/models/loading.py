@@ -17,11 +17,10 @@ from limner.imports import swiftly
 from limner.models.family import Family
 from limner.models.source import Source
 from limner.nn.layers import quantization
-from limner.nn.layers.precision import Kind, Products
 from limner.nn.layers.quantization import kernels_for, quantize
 from limner.nn.layers.quantized_linear import QuantizedLinear, freeze, storable
 from limner.nn.memory.host_buffer import OFTEN, Placement, give_back
-from limner.nn.memory.plan import Plan
+from limner.nn.memory.plan import Plan, Products, QuantKind
 
 
 def read(
@@ -30,7 +29,7 @@ def read(
     dtype: torch.dtype,
     device: torch.device,
     *,
-    layer_kinds: Mapping[str, Kind],
+    layer_kinds: Mapping[str, QuantKind],
     matmul_precision: Products = "full",
     placement: Callable[[nn.Module], Placement] | None = None,
 ) -> list[str]:
@@ -172,7 +171,7 @@ def precision_of(family: Family, part: str, dtype: torch.dtype) -> torch.dtype:
 
 
 def fingerprint(
-    family: Family, source: Source, part: str, dtype: torch.dtype, weights: Kind | None = None
+    family: Family, source: Source, part: str, dtype: torch.dtype, weights: QuantKind | None = None
 ) -> str:
     """Identity of a part for cache addresses: its files, its precision, and how its blocks are stored."""
     if part.startswith("tokenizer"):
@@ -245,7 +244,7 @@ def load(  # noqa: PLR0913  what is read, how, and where to
 def _storage(family: Family, denoiser: nn.Module, plan: Plan | None) -> dict[str, Any]:
     """How a plan stores and multiplies the linear layers of a denoiser: arguments of ``weights.read``."""
     codes = plan.codes if plan else None
-    kinds: dict[str, Kind] = dict.fromkeys(storable(denoiser, family.arch), codes) if codes else {}
+    kinds: dict[str, QuantKind] = dict.fromkeys(storable(denoiser, family.arch), codes) if codes else {}
     return {"layer_kinds": kinds, "matmul_precision": plan.matmul_precision if plan else "full"}
 
 

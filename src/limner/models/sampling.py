@@ -12,12 +12,11 @@ from torch import Tensor
 from limner.errors import BadBase, BadRecipe, first_line
 from limner.imports import swiftly
 from limner.models.facts import EPSILON, VELOCITY
-from limner.models.family import Family, Objective, SamplingParams
+from limner.models.family import Family, Objective, SamplingParams, pad_collate
 from limner.models.guidance import Select, by_branch
 from limner.models.key_map import SOFTWARE
 from limner.models.loading import LOAD_ERRORS
 from limner.models.source import Source
-from limner.nn.batch import pad_collate
 
 WORDS = {"epsilon": EPSILON, "v": VELOCITY}
 """ModelSpec's and the recipe's words -> diffusers'."""

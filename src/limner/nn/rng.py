@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from limner.errors import BrokenGraph
-from limner.nn.batch import to_device
 
 
 class Draw(Protocol):
@@ -28,6 +27,17 @@ def seed_of(*place: int | str) -> int:
     """A 63-bit seed for a place such as (seed, step, position, 'noise')."""
     digest = hashlib.sha256("\0".join(map(str, place)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on ``device``, whose work under way is not waited for.
+
+    A GPU's driver reads locked memory by itself. Of ordinary memory torch waits for the copy, and so for all
+    that was asked of the GPU before: a micro-batch would not be prepared until the one before it is done.
+    """
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)  # torch keeps the room until it is there
 
 
 class KeyedRng:

@@ -10,7 +10,7 @@ from limner.planning.devices import Device
 from limner.planning.memory import CODES, MemoryEstimate
 from limner.planning.profile import Profile
 from limner.planning.search import choose
-from limner.recipe.field_types import label
+from limner.recipe.fields import label
 from limner.recipe.optimizers import optimizer_of
 
 MAX_ALTERNATIVES = 3

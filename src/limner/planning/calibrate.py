@@ -18,9 +18,8 @@ from torch.nn import functional as F
 
 from limner.errors import BadUsage
 from limner.nn.layers import lora, quantization
-from limner.nn.layers.precision import CAPABLE
-from limner.nn.layers.quantization import Kind, dequantize, in_rows, kernels_for, quantize
-from limner.nn.memory.plan import Compute, Weights
+from limner.nn.layers.quantization import QuantKind, dequantize, in_rows, kernels_for, quantize
+from limner.nn.memory.plan import CAPABLE, Compute, Weights
 from limner.planning.devices import Device, Rates
 from limner.planning.local_device import device_for, keep_rates
 from limner.planning.tracker import Tracker
@@ -260,7 +259,7 @@ def _expand(bench: Bench, dtype: torch.dtype) -> Mapping[Weights, float]:
     """Numbers per second, by how they are stored."""
     rates: dict[Weights, float] = {}
     rows, columns = bench.sizes.weight
-    kinds: tuple[Kind, ...] = ("int8", "fp8", "nf4")
+    kinds: tuple[QuantKind, ...] = ("int8", "fp8", "nf4")
     for kind in kinds:
         codes = quantize(bench.random(rows, columns), kind)
         back = partial(dequantize, codes, kind, (rows, columns), dtype, kernels_for(bench.device))

@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from limner.nn.layers.precision import CAPABLE
+from limner.nn.memory.plan import CAPABLE
 from limner.planning import efficiency as classes
 from limner.planning.efficiency import Efficiency
 

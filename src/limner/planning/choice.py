@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from limner.nn.layers.precision import CAPABLE, Products
-from limner.nn.memory.plan import BITS, Compute, OptimizerState, Plan, Weights
+from limner.nn.memory.plan import BITS, CAPABLE, Compute, OptimizerState, Plan, Products, Weights
 from limner.planning import host, memory
 from limner.planning.devices import Device
 from limner.planning.host import PHOTO, HostMemory, host_memory_of

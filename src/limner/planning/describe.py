@@ -10,7 +10,7 @@ from limner.planning.choice import Choice, budget
 from limner.planning.devices import Device
 from limner.planning.planner import PlanResult
 from limner.planning.time import accumulation_of, compile_seconds
-from limner.recipe.field_types import label
+from limner.recipe.fields import label
 
 PHASES = {"load": "loading", "cache": "caching", "train": "training", "sample": "sampling"}
 

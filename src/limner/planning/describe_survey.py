@@ -7,7 +7,7 @@ from limner.files import human
 from limner.models.source import hub_page
 from limner.planning.describe import device_label, duration, hints
 from limner.planning.survey import BaseEstimate, Survey, photograph_size, survey_for_photographs
-from limner.recipe.field_types import label
+from limner.recipe.fields import label
 from limner.recipe.schema import Recipe
 
 HEAD = ("base", "fits", "per step", "whole run", "VRAM", "RAM", "to fetch", "licence")

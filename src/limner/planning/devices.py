@@ -8,8 +8,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from limner.errors import BadRecipe
-from limner.nn.layers.precision import CAPABLE, HALVES
-from limner.nn.memory.plan import BITS, Compute, Kind, Weights
+from limner.nn.memory.plan import BITS, CAPABLE, HALVES, Compute, Kind, Weights
 from limner.planning.cards import Card
 
 FP32, FP32_ATTENTION, FP32_BACKWARD = 0.72, 0.6, 0.5

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from limner.assembly.assemble import META, ModelSpec, assemble
 from limner.graph.unit import run as run_units
 from limner.nn.arch import hoistable, matching
-from limner.nn.layers.precision import Products, stored_bytes
-from limner.nn.memory.plan import BITS, Attention, Plan, Weights
+from limner.nn.memory.plan import BITS, Attention, Plan, Products, Weights, stored_bytes
 from limner.nn.rng import KeyedRng
 from limner.planning.meta_inputs import batch
 from limner.planning.trace import Machine, Trace, again, plain, trace

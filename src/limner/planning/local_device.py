@@ -24,7 +24,7 @@ from limner.errors import BadUsage
 from limner.files import user_cache, write_json
 from limner.planning import cards, devices
 from limner.planning.devices import SPARE, Device
-from limner.recipe.field_types import parse_size
+from limner.recipe.fields import parse_size
 from limner.recipe.schema import Limits
 
 DRIVER, FORM = "nvidia-smi", "--format=csv,noheader,nounits"

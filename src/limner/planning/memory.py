@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from limner.nn.layers.precision import coding_bytes
-from limner.nn.memory.plan import BITS, CONTEXT, Kind, Plan, Weights
+from limner.nn.memory.plan import BITS, CONTEXT, Kind, Plan, Weights, coding_bytes
 from limner.nn.memory.segments import expandable
 from limner.planning.profile import Block, Profile
 from limner.recipe.optimizers import optimizer_of

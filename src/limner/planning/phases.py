@@ -22,8 +22,8 @@ from limner.models.family import SamplingParams
 from limner.models.loading import precision_of
 from limner.nn.arch import bytes_of, heaviest
 from limner.nn.layers.quantized_linear import freeze, storable
+from limner.nn.memory.engine import TILE_SIDE, can_tile
 from limner.nn.memory.offload import cast_once
-from limner.nn.memory.vae_tiling import SIDE, can_tile
 from limner.planning.alike import once
 from limner.planning.meta_inputs import Longest, batch, inputs
 from limner.planning.profile import Affine, OpCounts, Stage
@@ -255,11 +255,11 @@ def _in_tiles(
         images: How many at once.
         decoding: Whether pixels come out, or go in.
     """
-    if vae is None or not can_tile(vae) or max(size) <= SIDE:
+    if vae is None or not can_tile(vae) or max(size) <= TILE_SIDE:
         return None
     width, height = size
     pixels = 3 * 4 * width * height * images
-    tile = round(whole * min(width, SIDE) * min(height, SIDE) / (width * height))
+    tile = round(whole * min(width, TILE_SIDE) * min(height, TILE_SIDE) / (width * height))
     return max(tile + 2 * pixels, 4 * pixels) if decoding else tile + pixels
 
 

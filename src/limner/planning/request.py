@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from limner.assembly.base import ResolvedBase, sample_settings
-from limner.nn.layers.precision import Products
+from limner.nn.memory.plan import Products
 
 
 @dataclass(frozen=True)

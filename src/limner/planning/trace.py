@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from limner.nn.arch import ArchSpec, hoistable
-from limner.nn.layers.precision import Products
 from limner.nn.layers.quantized_linear import QuantizedLinear
 from limner.nn.memory.checkpointing import Checkpoint
-from limner.nn.memory.plan import Attention
+from limner.nn.memory.plan import Attention, Products
 from limner.planning.kernels import Kernels, Report, imitated
 from limner.planning.tracker import GRANULE, Event, Segment, Tracker
 

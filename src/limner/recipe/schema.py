@@ -8,12 +8,13 @@ from pydantic import Field, model_validator
 
 from limner.errors import BadRecipe
 from limner.recipe import contradictions
-from limner.recipe.field_types import (
+from limner.recipe.fields import (
     ConceptType,
     Names,
     PathField,
     Paths,
     Resolution,
+    Section,
     Share,
     Shares,
     Size,
@@ -21,7 +22,6 @@ from limner.recipe.field_types import (
     Tracker,
     TriggerField,
 )
-from limner.recipe.section import Section
 from limner.recipe.train import Distill, Lora, Prior, Train
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from limner.errors import BadRecipe
 from limner.files import human, real_path
 from limner.recipe import aliases
+from limner.recipe.fields import Section
 from limner.recipe.schema import DataSet, Recipe
-from limner.recipe.section import Section
 
 PATHS = (
     *("data.images", "data.validation_images", "data.control", "data.masks", "data.cache"),

@@ -7,8 +7,7 @@ from pydantic import Field, model_validator
 
 from limner.errors import BadRecipe
 from limner.recipe import contradictions, optimizers
-from limner.recipe.field_types import Names, Options, PathField, Ranks, Rates
-from limner.recipe.section import Section
+from limner.recipe.fields import Names, Options, PathField, Ranks, Rates, Section
 
 
 class Lora(Section):

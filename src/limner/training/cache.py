@@ -11,8 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from limner.assembly.caption_limit import cut_captions, token_counter
-from limner.assembly.datasets import set_names, shares_of
+from limner.assembly.datasets import cut_captions, set_names, shares_of, token_counter
 from limner.assembly.resolve import Resolved, cache_root, resolve
 from limner.data.captions import has_word
 from limner.data.folder import Folder, Rejected
@@ -20,10 +19,10 @@ from limner.data.images import read_image
 from limner.data.views import View
 from limner.events import CacheFilled
 from limner.files import human, remove_dead_drafts, require_space, write_json, write_text
-from limner.graph.cache import Cache
-from limner.graph.contents import register
+from limner.graph.cache import Cache, register
+from limner.models.family import pad_collate
 from limner.nn import distributed
-from limner.nn.batch import pad_collate, to_device
+from limner.nn.rng import to_device
 from limner.recipe import toml
 from limner.recipe.schema import DataSet, Recipe
 from limner.reporter import Reporter

@@ -17,7 +17,7 @@ from limner.graph.cache import Cache, cache_key, text_cache_key
 from limner.graph.unit import Unit
 from limner.models.loading import fingerprint, load, skeleton
 from limner.nn import distributed
-from limner.nn.memory import vae_tiling
+from limner.nn.memory import engine
 from limner.reporter import Reporter
 from limner.training.encoders import BackgroundPool, opened, whole
 from limner.training.oom_fallback import outcome
@@ -207,13 +207,13 @@ def _fingerprint(resolved: Resolved, part: str) -> str:
 
 
 def _in_tiles(resolved: Resolved, row: Row) -> bool:
-    return resolved.encode_tiled and max(row.shape, default=0) > vae_tiling.SIDE
+    return resolved.encode_tiled and max(row.shape, default=0) > engine.TILE_SIDE
 
 
 def _tiled(resolved: Resolved, prints: Mapping[str, str], row: Row) -> dict[str, str]:
     """Fingerprints that tiles change: seams and norms make other numbers of an image."""
     in_tiles = _in_tiles(resolved, row) and "vae" in prints
-    return {"vae": f"{prints['vae']} tiles of {vae_tiling.SIDE}"} if in_tiles else {}
+    return {"vae": f"{prints['vae']} tiles of {engine.TILE_SIDE}"} if in_tiles else {}
 
 
 def _cache_keys(units: Sequence[Unit], prints: Mapping[str, str], row: Row) -> dict[str, str]:
@@ -326,7 +326,7 @@ def _fill(resolved: Resolved, cache: Cache, rows: Sequence[Row], work: Work, rep
             todo = work.missing[unit.name]
             if "vae" in unit.uses and (cut := sum(_in_tiles(resolved, rows[n]) for _, n in todo)):
                 reporter.line(
-                    f"{cut} of {len(todo)} images are encoded in tiles of {vae_tiling.SIDE} pixels."
+                    f"{cut} of {len(todo)} images are encoded in tiles of {engine.TILE_SIDE} pixels."
                 )
             gather = partial(_inputs, cache, scratch, rows, work.table, unit)
             with ExitStack() as stack:

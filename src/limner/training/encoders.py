@@ -12,8 +12,7 @@ import torch
 from limner.assembly.resolve import Resolved, cache_root
 from limner.models.loading import load
 from limner.nn.arch import ArchSpec, heaviest
-from limner.nn.memory import vae_tiling
-from limner.nn.memory.engine import equip
+from limner.nn.memory.engine import equip, tile_vae
 from limner.nn.memory.plan import Plan
 
 
@@ -22,7 +21,7 @@ def whole(resolved: Resolved, part: str, device: torch.device | None = None) -> 
     device = device or resolved.device
     model = load(resolved.family, resolved.source, part, dtype=resolved.dtype, device=device)
     if part == "vae" and resolved.encode_tiled:
-        vae_tiling.tile(model)
+        tile_vae(model)
     return model
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from limner.assembly.assemble import ModelSpec, assemble, exchange
 from limner.assembly.resolve import Resolved, cache_root
+from limner.assembly.training_adapter import enable_pairs
 from limner.data.order import QUANTILES, SampledView, micro_batches
 from limner.data.views import closest
 from limner.errors import BrokenGraph, LimnerError, Stopped, first_line
@@ -24,15 +25,13 @@ from limner.models.guidance import Branch
 from limner.models.loading import load
 from limner.models.sampling import overrides_of
 from limner.nn import distributed
-from limner.nn.batch import to_device
-from limner.nn.layers import frozen_pair, lora
+from limner.nn.arch import get_state, load_state
+from limner.nn.layers import lora
 from limner.nn.layers.adapter import Adapter
-from limner.nn.memory import vae_tiling
-from limner.nn.memory.engine import Engine, equip
+from limner.nn.memory.engine import Engine, equip, tile_vae
 from limner.nn.memory.offload import in_fp32
 from limner.nn.memory.plan import Plan
-from limner.nn.parameters import get_state, load_state
-from limner.nn.rng import Even, KeyedRng
+from limner.nn.rng import Even, KeyedRng, to_device
 from limner.training.cache import Store
 from limner.training.encode import text_values
 from limner.training.oom_fallback import release
@@ -260,7 +259,7 @@ class TrainableModel:
         if "vae" not in models:
             options = {"dtype": resolved.dtype, "device": resolved.device}
             models["vae"] = load(resolved.family, resolved.source, "vae", **options)
-        vae_tiling.tile(models["vae"], on=self.plan.decode_tiled)
+        tile_vae(models["vae"], on=self.plan.decode_tiled)
         sampling_params = SamplingParams(
             width=sample_config.width or resolved.resolution,
             height=sample_config.height or resolved.resolution,
@@ -290,7 +289,7 @@ class TrainableModel:
         """
         resolved = self.resolved
         self.dropping(enabled=False)
-        frozen_pair.enable(self.assembly.denoiser, enabled=False)
+        enable_pairs(self.assembly.denoiser, enabled=False)
         adapters = lora.attached(self.assembly.denoiser) if resolved.samples_elsewhere else {}
         try:
             if adapters:
@@ -301,7 +300,7 @@ class TrainableModel:
         finally:
             if adapters:
                 self._exchange_back(adapters)
-            frozen_pair.enable(self.assembly.denoiser, enabled=True)
+            enable_pairs(self.assembly.denoiser, enabled=True)
             self.dropping(enabled=True)
 
     def _exchange(self, spec: ModelSpec, adapters: Mapping[str, Adapter]) -> None:

@@ -20,7 +20,7 @@ from limner.assembly.resolve import device_of
 from limner.errors import BadRecipe
 from limner.files import human, user_cache, write_json
 from limner.nn.memory.plan import CONTEXT
-from limner.recipe.field_types import label
+from limner.recipe.fields import label
 from limner.recipe.schema import Limits
 from limner.reporter import Reporter, counted
 from limner.run_folder import RunDir

@@ -5,9 +5,9 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from limner.errors import BadRecipe, BrokenGraph
+from limner.nn.arch import get_state
 from limner.nn.layers import adapter, lora
 from limner.nn.layers.adapter import LowRankConv
-from limner.nn.parameters import get_state
 from messages import raises
 
 X = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))

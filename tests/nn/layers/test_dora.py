@@ -7,7 +7,7 @@ from torch import nn
 
 from adapter_kinds import attached, inputs, layer, moved
 from limner.nn.layers import lora
-from limner.nn.layers.dora import row_squares
+from limner.nn.layers.kinds import row_squares
 from limner.nn.layers.quantized_linear import freeze
 
 
@@ -45,7 +45,7 @@ def test_magnitudes_begin_as_the_lengths_of_the_rows():
 def test_an_empty_row_stays_empty():
     net = nn.Sequential(layer())
     net[0].weight.data[2] = 0  # pyright: ignore
-    from limner.nn.layers.lora import kind_of
+    from limner.nn.layers.kinds import kind_of
 
     lora.attach(net, ["0"], rank=2, alpha=2.0, dropout=0.0, seed=1, kind=kind_of("dora"))
     y = net(inputs())

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adapter_kinds import CASES, attached, inputs, layer, moved, weight_of
+from limner.nn.arch import get_state, load_state
 from limner.nn.layers import lora
-from limner.nn.layers.lora import kind_of
+from limner.nn.layers.kinds import kind_of
 from limner.nn.layers.quantized_linear import QuantizedLinear, freeze
-from limner.nn.parameters import get_state, load_state
 
 every_kind = pytest.mark.parametrize("case", CASES)
 every_layer = pytest.mark.parametrize("kernel", [0, 1, 3])

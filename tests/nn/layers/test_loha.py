@@ -7,7 +7,7 @@ from torch import nn
 
 from adapter_kinds import attached, inputs, layer, moved
 from limner.nn.layers import lora
-from limner.nn.layers.loha import Hadamard
+from limner.nn.layers.kinds import Hadamard
 
 
 @pytest.mark.parametrize("rank", [2, 5])
@@ -37,7 +37,7 @@ def test_the_weight_is_made_only_where_that_is_cheaper():
 def test_first_values_are_those_of_lycoris():
     """LyCORIS: normal of deviation 1, 0.1, 1, and zeros."""
     net = nn.Sequential(nn.Linear(512, 512))
-    from limner.nn.layers.lora import kind_of
+    from limner.nn.layers.kinds import kind_of
 
     lora.attach(net, ["0"], rank=8, alpha=8.0, dropout=0.0, seed=1, kind=kind_of("loha"))
     deviations = {name: float(p.detach().std()) for name, p in lora.attached(net)["0"].factors().items()}

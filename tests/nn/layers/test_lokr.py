@@ -7,7 +7,7 @@ from torch import nn
 
 from adapter_kinds import attached, inputs, layer, moved
 from limner.nn.layers import lora
-from limner.nn.layers.lokr import factorization
+from limner.nn.layers.kinds import factorization
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from limner.errors import BadRecipe, BrokenGraph
+from limner.nn.arch import get_state, load_state
 from limner.nn.layers import lora
 from limner.nn.layers.quantized_linear import QuantizedLinear, freeze
-from limner.nn.parameters import get_state, load_state
 from messages import raises
 
 

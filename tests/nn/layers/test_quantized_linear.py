@@ -8,8 +8,8 @@ from torch.utils.checkpoint import checkpoint
 
 from limner.errors import BadRecipe, BrokenGraph
 from limner.nn.layers import quantization
-from limner.nn.layers.precision import stored_bytes
 from limner.nn.layers.quantized_linear import QuantizedLinear, freeze
+from limner.nn.memory.plan import stored_bytes
 from messages import raises
 
 KINDS = ("int8", "fp8", "nf4")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.errors import BadRecipe
-from limner.nn import parameters
+from limner.nn import arch
 from limner.nn.arch import ArchSpec
 from limner.nn.loop import Average, Fit, fit
 from limner.nn.memory.offload import Offload, cast_once, halve, in_fp32, require_kernels
@@ -35,9 +35,9 @@ class Net(nn.Module):
 
 def trained(dtype, *, hosted, steps=4):
     """The weights, losses and average after some steps of three micro-batches each."""
-    model = parameters.unfreeze(Net())
+    model = arch.unfreeze(Net())
     there = Offload(model, dtype=dtype, device=CPU) if hosted else None
-    weights = list(there.masters.values()) if there else parameters.trained(model)
+    weights = list(there.masters.values()) if there else arch.trained(model)
     chosen = optimizer("adamw", [{"params": weights, "lr": 1e-2}], weight_decay=0.1)
     if there:
         chosen.register_step_post_hook(lambda *_: there.publish())
@@ -70,7 +70,7 @@ def test_steps_on_the_host_are_those_on_the_device_to_the_bit(dtype):
 
 
 def test_a_backward_pass_that_was_cut_short_leaves_nothing():
-    model = parameters.unfreeze(Net())
+    model = arch.unfreeze(Net())
     there = Offload(model, dtype=torch.float32, device=CPU)
     model(torch.ones(1, 2, 4, 4)).sum().backward()
     there.forget()
@@ -79,7 +79,7 @@ def test_a_backward_pass_that_was_cut_short_leaves_nothing():
 
 
 def test_what_the_masters_become_is_what_is_computed_with():
-    model = parameters.unfreeze(Net())
+    model = arch.unfreeze(Net())
     there = Offload(model, dtype=torch.bfloat16, device=CPU)
     with torch.no_grad():
         there.masters["up.weight"].fill_(1 / 3)
@@ -103,14 +103,14 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from limner.nn import distributed
-from limner.nn import parameters
+from limner.nn import arch
 from limner.nn.loop import Fit, fit
 from limner.nn.memory.offload import Offload
 from limner.nn.optim import optimizer
 rank, meet, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 dist.init_process_group("gloo", init_method="file://" + meet, rank=rank, world_size=2)
 torch.manual_seed(0)
-model = parameters.unfreeze(nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 2)))
+model = arch.unfreeze(nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 2)))
 there = Offload(model, dtype=torch.float32, device=torch.device("cpu"))
 weights = list(there.masters.values())
 def whole(step):

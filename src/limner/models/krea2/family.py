@@ -20,14 +20,13 @@ from torch.nn.functional import pad
 
 from limner.graph.unit import unit
 from limner.models import latents, rectified
-from limner.models.family import Family, Objective, SamplingParams
+from limner.models.family import Family, Objective, SamplingParams, mask_or_none
 from limner.models.guidance import Guidance
 from limner.models.krea2.facts import FACTS
 from limner.models.latents import draw_latent, draw_noise
 from limner.models.qwen_image.family import encode_image
 from limner.models.source import Source
 from limner.nn.arch import ArchSpec
-from limner.nn.batch import mask_or_none
 
 PREFIX = (
     "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, "

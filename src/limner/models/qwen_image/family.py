@@ -16,12 +16,11 @@ from torch import Tensor, nn
 
 from limner.graph.unit import unit
 from limner.models import latents, rectified
-from limner.models.family import Family, SamplingParams
+from limner.models.family import Family, SamplingParams, mask_or_none
 from limner.models.latents import draw_latent, draw_noise
 from limner.models.qwen_image.facts import FACTS
 from limner.models.source import Source
 from limner.nn.arch import ArchSpec
-from limner.nn.batch import mask_or_none
 
 CHAT = (
     "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, "

@@ -2,8 +2,8 @@
 
 LoRA is of Hu et al. 2021, arXiv:2106.09685; on convolutions, LoCon, of Yeh et al. 2024, arXiv:2309.14859.
 
-A kind of adapter is one module here with one :class:`AdapterKind`, and a line in ``lora.kind_of``. What it
-trains, how it begins, what it computes, and what files call its factors stand in that module alone.
+A kind of adapter is a class or two with one :class:`AdapterKind`, and a line in ``kinds.kind_of``. What it
+trains, how it begins, what it computes, and what files call its factors stand there alone.
 """
 
 import math

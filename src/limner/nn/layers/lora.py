@@ -20,9 +20,6 @@ from limner.nn.layers.adapter import (
     plain,
     wide,
 )
-from limner.nn.layers.dora import DORA
-from limner.nn.layers.loha import LOHA
-from limner.nn.layers.lokr import lokr
 from limner.nn.layers.quantized_linear import QuantizedLinear
 from limner.nn.rng import PlacedDropout, Places, seed_of
 
@@ -154,12 +151,6 @@ def ranks(model: nn.Module, names: Sequence[str], rank: int, kernels: int | None
 def _tail(name: str) -> str:
     """What is left of a name behind the index of its layer: an ending that matches it in every layer."""
     return re.split(r"\.\d+\.", name, maxsplit=1)[-1]
-
-
-def kind_of(name: str, *, factor: int | None = None, full_matrix: bool = False) -> AdapterKind:
-    """The kind that ``lora.kind`` names; the other arguments are those of a LoKr (``lokr.Kronecker``)."""
-    kinds = {"lora": LORA, "loha": LOHA, "lokr": lokr(factor, full_matrix=full_matrix), "dora": DORA}
-    return kinds[name]
 
 
 def attach(  # noqa: PLR0913  everything that an adapter is made of

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from limner.errors import BadRecipe
-from limner.nn.layers.precision import BLOCK, CAPABLE, CHUNK, GROUP, Kind
+from limner.nn.memory.plan import BLOCK, CAPABLE, CHUNK, GROUP, QuantKind
 
 Stored = tuple[Tensor, ...]
 """int8: (N, K) int8, (N, 1) float32. fp8: (N, K) uint8, the bits of e4m3; (N, 1) float32.
@@ -56,7 +56,7 @@ NF4 = (
 )
 
 
-def empty(kind: Kind, rows: int, columns: int, device: torch.device | str) -> Stored:
+def empty(kind: QuantKind, rows: int, columns: int, device: torch.device | str) -> Stored:
     """Room for a weight (rows, columns): what :func:`quantize` fills."""
     if kind == "nf4":
         blocks = -(-rows * columns // BLOCK)
@@ -69,7 +69,7 @@ def empty(kind: Kind, rows: int, columns: int, device: torch.device | str) -> St
 
 
 @torch.no_grad()
-def quantize(weight: Tensor, kind: Kind) -> Stored:
+def quantize(weight: Tensor, kind: QuantKind) -> Stored:
     """Store a weight (N, K) of any floating dtype, on its device. A weight without data stays without.
 
     Raises:
@@ -88,7 +88,7 @@ def quantize(weight: Tensor, kind: Kind) -> Stored:
     return codes
 
 
-def _fill_rows(weight: Tensor, kind: Kind, codes: Tensor, scale: Tensor) -> None:
+def _fill_rows(weight: Tensor, kind: QuantKind, codes: Tensor, scale: Tensor) -> None:
     rows = max(1, CHUNK // weight.shape[1])
     for start in range(0, len(weight), rows):
         chunk = slice(start, start + rows)
@@ -98,7 +98,7 @@ def _fill_rows(weight: Tensor, kind: Kind, codes: Tensor, scale: Tensor) -> None
         del numbers, scales  # or they are there beside the next
 
 
-def in_rows(matrix: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
+def in_rows(matrix: Tensor, kind: QuantKind) -> tuple[Tensor, Tensor]:
     """(M, K) as int8 or float8_e4m3fn, and the scale (M, 1), float32, of each row."""
     full = matrix.float()
     scale = full.abs().amax(dim=1, keepdim=True) / LARGEST[kind]
@@ -138,7 +138,7 @@ def _in_halves(numbers: Tensor, bounds: Tensor, largest: Tensor) -> Tensor:
 
 
 def dequantize(
-    codes: Stored, kind: Kind, shape: tuple[int, int], dtype: torch.dtype, kernels: Kernels = "torch"
+    codes: Stored, kind: QuantKind, shape: tuple[int, int], dtype: torch.dtype, kernels: Kernels = "torch"
 ) -> Tensor:
     """The weight (N, K) in ``dtype``: code times scale, computed in float32 and rounded once."""
     match kind:
@@ -188,7 +188,7 @@ SIDES = 16
 """What both sides of a weight must be multiples of, for the kernels of the devices."""
 
 
-def require(kind: Kind, device: torch.device) -> None:
+def require(kind: QuantKind, device: torch.device) -> None:
     """Raise ``BadRecipe`` where 8 bits cannot be multiplied: CPUs do the same algebra in float32."""
     if kind == "nf4":
         raise BadRecipe("Weights in nf4 cannot be multiplied in 8 bits. Store them in int8 or fp8.")
@@ -206,14 +206,14 @@ def require(kind: Kind, device: torch.device) -> None:
         raise BadRecipe("This device does not multiply in 8 bits. Leave the products in full precision.")
 
 
-def product(x: Tensor, codes: Tensor, scale: Tensor, *, kind: Kind) -> Tensor:
+def product(x: Tensor, codes: Tensor, scale: Tensor, *, kind: QuantKind) -> Tensor:
     """Multiply x (M, K) by the transpose of the stored weight (N, K): (M, N) in the dtype of x."""
     rows, row_scales = in_rows(x, kind)
     weight = _codes(codes, kind)
     return _multiply(rows, weight.t(), row_scales, scale.t(), x.dtype)
 
 
-def input_gradient(gradient: Tensor, codes: Tensor, scale: Tensor, *, kind: Kind) -> Tensor:
+def input_gradient(gradient: Tensor, codes: Tensor, scale: Tensor, *, kind: QuantKind) -> Tensor:
     """The gradient (M, N) times the stored weight (N, K): (M, K) in the dtype of the gradient."""
     rows, row_scales = in_rows(gradient.float() * scale.t(), kind)
     weight = _codes(codes, kind)
@@ -223,7 +223,7 @@ def input_gradient(gradient: Tensor, codes: Tensor, scale: Tensor, *, kind: Kind
     return _multiply(rows, weight, row_scales, ones, gradient.dtype)
 
 
-def _codes(codes: Tensor, kind: Kind) -> Tensor:
+def _codes(codes: Tensor, kind: QuantKind) -> Tensor:
     return codes if kind == "int8" else codes.view(torch.float8_e4m3fn)
 
 

@@ -11,8 +11,8 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 from limner.errors import BrokenGraph
 from limner.nn.arch import ArchSpec, matching
 from limner.nn.layers import quantization
-from limner.nn.layers.precision import Kind, Products
 from limner.nn.layers.quantization import Kernels, Stored, dequantize, quantize
+from limner.nn.memory.plan import Products, QuantKind
 
 NAMES = ("stored", "scale", "span")
 
@@ -40,7 +40,7 @@ class QuantizedLinear(nn.Module):
     def __init__(
         self,
         codes: Stored,
-        kind: Kind,
+        kind: QuantKind,
         shape: tuple[int, int],
         bias: Tensor | None,
         *,
@@ -49,7 +49,7 @@ class QuantizedLinear(nn.Module):
     ) -> None:
         """See the class."""
         super().__init__()
-        self.kind: Kind = kind
+        self.kind: QuantKind = kind
         self.products: Products = products
         self.kernels: Kernels = kernels
         self.out_features, self.in_features = shape
@@ -170,7 +170,7 @@ def storable(model: nn.Module, arch: ArchSpec) -> list[str]:
 def freeze(
     model: nn.Module,
     names: Sequence[str],
-    kind: Kind,
+    kind: QuantKind,
     *,
     products: Products = "full",
     kernels: Kernels = "torch",

@@ -1,4 +1,7 @@
-"""Puts a plan's choices on a live model and takes them off. They change what is kept, never a gradient."""
+"""Puts a plan's choices on a live model and takes them off. They change what is kept, never a gradient.
+
+And autoencoders of diffusers work in overlapping tiles, so that their memory does not grow with the image.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -276,3 +279,36 @@ def mark(value: Any) -> None:
 def _vary(tensor: Tensor, dims: Iterable[int]) -> None:
     for dim in dims:
         torch._dynamo.maybe_mark_dynamic(tensor, dim)
+
+
+TILE_SIDE = 512
+"""Pixels of a tile: the smallest side that these autoencoders were trained at. Part of cache keys."""
+TILE_OVERLAP = 0.25
+"""Share of a tile that is blended with the next one."""
+
+
+def can_tile(vae: nn.Module) -> bool:
+    """Whether an autoencoder knows how to work in tiles of a given side."""
+    return "tile_sample_min_size" in vars(vae) or "tile_sample_min_height" in vars(vae)
+
+
+def tile_vae(vae: Any, *, on: bool = True) -> None:
+    """Encode and decode what is larger than :data:`TILE_SIDE` in tiles from here on, or no longer.
+
+    Seams are blended, and each tile has statistics of its own in the group norms, so the numbers differ a
+    little from those of the whole image.
+
+    Args:
+        vae: An autoencoder for which :func:`can_tile` is true; any other is left alone.
+        on: Or off.
+    """
+    if not can_tile(vae):
+        return
+    vae.use_tiling = on
+    if "tile_sample_min_size" in vars(vae):
+        vae.tile_sample_min_size = TILE_SIDE
+        vae.tile_latent_min_size = TILE_SIDE // 2 ** (len(vae.config.block_out_channels) - 1)
+        vae.tile_overlap_factor = TILE_OVERLAP
+        return
+    vae.tile_sample_min_height = vae.tile_sample_min_width = TILE_SIDE
+    vae.tile_sample_stride_height = vae.tile_sample_stride_width = round(TILE_SIDE * (1 - TILE_OVERLAP))

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
 from limner.errors import BadRecipe, first_line
-from limner.nn import parameters
+from limner.nn import arch
 from limner.nn.arch import ArchSpec
 from limner.nn.memory.host_buffer import ALIGNMENT, Pinned, ordinary
 
@@ -110,7 +110,7 @@ class Offload:
     """The masters of a model whose weights are all trained, and the way there and back.
 
     Args:
-        model: On the host, in fp32, released (``nn.parameters``). Its weights become the working copy.
+        model: On the host, in fp32, released (``nn.arch.unfreeze``). Its weights become the working copy.
         dtype: Of the arithmetic.
         device: Where the working copy computes; whoever made this brings it there.
     """
@@ -118,7 +118,7 @@ class Offload:
     def __init__(self, model: nn.Module, *, dtype: torch.dtype, device: torch.device) -> None:
         """See the class."""
         self.device = device
-        self.working = parameters.named(model)
+        self.working = arch.trained_by_name(model)
         self.masters = {name: nn.Parameter(weight.detach()) for name, weight in self.working.items()}
         halve(model, dtype)
         for name, weight in self.working.items():

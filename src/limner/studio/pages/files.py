@@ -8,7 +8,7 @@ import streamlit as st
 
 from limner.files import human
 from limner.models.registry import registered_bases
-from limner.recipe.field_types import Tool
+from limner.recipe.fields import Tool
 from limner.studio.links import parameter
 from limner.studio.publish_view import draw_publish
 from limner.studio.text import plain

@@ -6,7 +6,7 @@ from typing import get_args
 import streamlit as st
 
 from limner.models.registry import registered_bases
-from limner.recipe.field_types import ConceptType
+from limner.recipe.fields import ConceptType
 from limner.reporter import counted
 from limner.studio.images.caption_view import draw_captioning
 from limner.studio.images.check_view import draw_check, summary

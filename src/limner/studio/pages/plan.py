@@ -14,7 +14,7 @@ from limner.models.registry import named_base, registered_bases
 from limner.planning.advice import CAUSES
 from limner.planning.cards import CARDS
 from limner.recipe import Recipe, aliases, toml
-from limner.recipe.field_types import ConceptType
+from limner.recipe.fields import ConceptType
 from limner.reporter import duration, printable
 from limner.studio.links import open_page, parameter
 from limner.studio.pages.run import start

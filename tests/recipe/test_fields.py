@@ -4,8 +4,8 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from limner.errors import BadRecipe
-from limner.recipe import Recipe
-from limner.recipe.field_types import Names, PathField, Size, label, parse_size
+from limner.recipe import Data, Lora, Recipe, Sample
+from limner.recipe.fields import Names, PathField, Section, Size, label, parse_size
 from limner.recipe.schema import Limits
 from limner.recipe.toml import dump, parse
 from messages import raises
@@ -80,3 +80,28 @@ def test_limits_take_sizes_and_a_floor_of_precision():
         Limits(vram="a lot")
     with raises(BadRecipe):
         Limits.model_validate({"weights_precision": "2bit"})
+
+
+def test_the_whole_recipe_is_the_section_without_a_name():
+    assert Section.recipe() is Recipe
+
+
+def test_a_recipe_is_frozen_all_the_way_down_and_hashable():
+    recipe = Recipe(sample=Sample(prompts=["a", "b"]))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValidationError, match="frozen"):
+        recipe.lora.rank = 3  # pyright: ignore[reportAttributeAccessIssue]
+    assert recipe.sample.prompts == ("a", "b")
+    assert hash(recipe) == hash(recipe.model_copy())
+
+
+def test_a_bad_part_built_in_python_is_a_bad_recipe_too():
+    with raises(BadRecipe):
+        Lora(rank=0)
+
+
+def test_a_copy_with_other_values_derives_anew_what_is_derived_from_them() -> None:
+    data = Data(images=Path("cats"))
+    assert data.roots == (Path("cats"),)
+    copy = data.model_copy(update={"images": Path("dogs")})
+    assert copy.roots == (Path("dogs"),) and data.roots == (Path("cats"),)
+    assert data.model_copy() == data and "roots" not in data.model_dump()

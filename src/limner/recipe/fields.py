@@ -1,13 +1,28 @@
-"""Types that several keys of the recipe have: paths, sizes of memory, lists of names, choices."""
+"""What the tables of the recipe are made of: types that several keys have, and what every table is.
+
+Types are those of paths, sizes of memory, lists of names and choices. A table (:class:`Section`) is frozen,
+strict, and wrong in one line.
+"""
 
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
 
 from limner.errors import BadRecipe
+from limner.recipe import aliases
 
 SIZE = r"(?i)\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])(?:i?b)?)?\s*"
 """A number and a unit. Without a unit it counts GB."""
@@ -110,3 +125,41 @@ Ranks = Annotated[dict[Pattern, Annotated[int, Field(ge=1, le=4096)]], AfterVali
 Rates = Annotated[dict[Pattern, Annotated[float, Field(gt=0, le=1000)]], AfterValidator(PatternTable)]
 Tracker = Literal["tensorboard", "wandb", "trackio"]
 Tool = Literal["diffusers", "comfyui", "kohya", "sd-scripts", "musubi", "diffsynth"]
+
+
+class Section(BaseModel):
+    """A table of the recipe. However it is built, what it cannot mean is a one-line ``BadRecipe``."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        strict=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        validate_by_name=True,
+        validate_by_alias=True,
+    )
+    section: ClassVar[str] = ""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_one_line(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if isinstance(values, dict):
+            values = aliases.nested(cls.section, values, cls.recipe())
+        try:
+            return handler(values)
+        except ValidationError as error:
+            raise BadRecipe(aliases.first_error(cls, cls.section, values, error)) from error
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """The same with other values; what is derived from them is derived anew."""
+        result = super().model_copy(update=update, deep=deep)
+        values = vars(result)
+        for name in set(values) - set(type(self).model_fields):  # cached properties
+            del values[name]
+        return result
+
+    @staticmethod
+    def recipe() -> "type[Section]":
+        """The whole recipe: the section without a name, which tells where a key of another table belongs."""
+        return next(kind for kind in Section.__subclasses__() if not kind.section)
