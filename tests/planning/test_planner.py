@@ -214,6 +214,24 @@ def test_a_full_fine_tune_goes_to_the_host_when_the_device_is_too_small(monkeypa
     assert few.choice.plan.optimizer_state in ("fp32", "8bit")
 
 
+def test_gradients_wait_in_bf16_where_a_full_fine_tune_would_go_to_the_host():
+    def kept(vram="20GB", **more):
+        made = planned(limits__vram=vram, **{**FULL, **more})
+        return made.choice and (made.choice.plan.optimizer_state, made.choice.plan.gradients)
+
+    assert planned(limits__vram="80GB", **FULL).choice.plan.gradients == "fp32", "the plain way where it fits"
+    assert kept() == ("8bit", "bf16")
+    assert kept(train__batch=2) == ("host", "fp32"), "its images may be of two sizes, so two micro-batches"
+    assert kept("16GB", train__optimizer="adafactor") == ("fp32", "bf16")
+    assert kept("24GB", train__optimizer="prodigy", train__learning_rate=1.0) is None, (
+        "it looks at all at once"
+    )
+    assert planned(limits__vram="20GB").choice.plan.gradients == "fp32", "a LoRA's are small"
+    device = replace(planned(limits__vram="20GB", **FULL).device, processes=2)
+    several = plan(recipe(limits__vram="20GB", **FULL), Reporter(), device=device)
+    assert several.choice is not None and several.choice.plan.gradients == "fp32", "they are summed in fp32"
+
+
 def test_too_little_memory_in_the_computer_is_told_with_what_would_do():
     result = planned(
         limits__vram="12GB", train__method="full", limits__ram="32GB", limits__weights_precision="16bit"

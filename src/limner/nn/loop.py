@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from limner.errors import BadCheckpoint, Diverged, DoesNotFit
+from limner.nn.memory.offload import HalfGradients
 
 Losses = Callable[[int], Iterable[Tensor]]
 """Step -> the losses of its micro-batches, scalars that sum to the loss of the effective batch."""
@@ -47,6 +48,8 @@ class Fit:
     """Sums gradients and the loss over processes, when there are several; returns the summed loss."""
     anyone: Callable[[bool], bool] = bool
     """Whether any process says so: all give a step up when one of them ran out of memory."""
+    half_gradients: HalfGradients | None = None
+    """Who keeps gradients in bf16 until the optimizer steps, if they are."""
     reserve: tuple[int, int] = (0, 0)
     """Bytes of the device that summing gradients and the optimizer take, in its first step and in later ones.
 
@@ -73,11 +76,13 @@ def fit(config: Fit, losses: Losses, *, start: int, steps: int) -> Iterator[Step
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * rate
         try:
-            loss, norm, repeats = _gradient(config, losses, step)
+            loss, norm, repeats, factor = _gradient(config, losses, step)
         except torch.OutOfMemoryError:
             optimizer.zero_grad(set_to_none=True)  # or the next try would add to them
+            if config.half_gradients:
+                config.half_gradients.clear()
             raise
-        _move(optimizer, step)
+        _move(config, step, factor)
         config.scaler.update()
         optimizer.zero_grad(set_to_none=True)
         if config.average:
@@ -85,8 +90,12 @@ def fit(config: Fit, losses: Losses, *, start: int, steps: int) -> Iterator[Step
         yield Step(step + 1, loss, norm, rate, repeats)
 
 
-def _gradient(config: Fit, losses: Losses, step: int) -> tuple[float, float, int]:
-    """Put a step's gradient into the parameters, clipped. The loss, the gradient's length before, repeats."""
+def _gradient(config: Fit, losses: Losses, step: int) -> tuple[float, float, int, Tensor | None]:
+    """Put a step's gradient into the parameters, clipped.
+
+    Returns:
+        The loss, the gradient's length before, repeats, and what clips gradients that are kept in bf16.
+    """
     loss, length, norm = _unscaled(config, losses, step)
     repeats = 0
     while math.isfinite(loss) and not math.isfinite(norm) and _can_fall(config.scaler):
@@ -99,9 +108,13 @@ def _gradient(config: Fit, losses: Losses, step: int) -> tuple[float, float, int
         if config.scaler.is_enabled():
             remedy = f'{remedy} Or set limits.compute_dtype = "fp32": fp16 ends at 65504.'
         raise Diverged(f"Step {step + 1}: loss {loss:.4g}, gradient norm {norm:.4g}. {remedy}")
+    factor = None
     if config.clip and norm > config.clip:
-        nn.utils.clip_grads_with_norm_(config.parameters, config.clip, length)
-    return loss, norm, repeats
+        if config.half_gradients:
+            factor = (config.clip / (length + 1e-6)).clamp(max=1.0)  # as torch clips
+        else:
+            nn.utils.clip_grads_with_norm_(config.parameters, config.clip, length)
+    return loss, norm, repeats, factor
 
 
 def _can_fall(scaler: torch.amp.GradScaler) -> bool:
@@ -115,7 +128,10 @@ def _unscaled(config: Fit, losses: Losses, step: int) -> tuple[float, Tensor, fl
     if config.share:
         total = config.share(config.parameters, total)
     config.scaler.unscale_(config.optimizer)
-    length = nn.utils.get_total_norm([p.grad for p in config.parameters if p.grad is not None])
+    if config.half_gradients:
+        length = config.half_gradients.norm(config.parameters)
+    else:
+        length = nn.utils.get_total_norm([p.grad for p in config.parameters if p.grad is not None])
     return total.item(), length, length.item()  # the one place where the host waits for the device
 
 
@@ -150,9 +166,11 @@ def _require_memory(config: Fit) -> None:
         torch.empty(size, dtype=torch.uint8, device=config.parameters[0].device)
 
 
-def _move(optimizer: torch.optim.Optimizer, step: int) -> None:
+def _move(config: Fit, step: int, factor: Tensor | None) -> None:
+    halves = config.half_gradients
     try:
-        optimizer.step()
+        for _ in halves.portions(config.parameters, factor) if halves else (None,):
+            config.optimizer.step()
     except torch.OutOfMemoryError as error:
         raise DoesNotFit(
             f"Memory ran out while the optimizer took step {step + 1}, so some weights have moved and others "

@@ -156,10 +156,7 @@ def least(profile: Profile, device: Device, request: PlanRequest) -> Choice:
         "8bit" if optimizer_of(request.optimizer).in_8_bits and "8bit" in request.optimizer_state else "fp32"
     )
     small = device.kind == "cuda" and request.min_weight_precision != "16bit"
-    precompute_modulation = (
-        device.kind == "cuda" and not request.full and "precompute_modulation" not in request.exclusions
-    )
-    precompute_modulation = precompute_modulation and any(block.modulation for block in profile.blocks)
+    precompute_modulation = request.hoists(device) and any(block.modulation for block in profile.blocks)
     plans = [
         Plan(
             compute=request.compute,
@@ -168,6 +165,7 @@ def least(profile: Profile, device: Device, request: PlanRequest) -> Choice:
             checkpointed_blocks=checkpointed_blocks,
             swapped_blocks=blocks if device.kind == "cuda" and not request.full else 0,
             precompute_modulation=precompute,
+            gradients="fp32" if profile.on_host else request.gradients(device)[-1],
             optimizer_state="host" if profile.on_host else optimizer_state if small else "fp32",
             mmap_weights=mmap_weights,
             decode_tiled=True,

@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from limner.nn.memory.plan import BITS, CAPABLE, Compute, OptimizerState, Plan, Products, Weights
+from limner.nn.memory.plan import BITS, CAPABLE, Compute, Gradients, OptimizerState, Plan, Products, Weights
 from limner.planning import host, memory
 from limner.planning.devices import Device
 from limner.planning.host import PHOTO, HostMemory, host_memory_of
 from limner.planning.memory import MemoryEstimate
 from limner.planning.profile import Profile
 from limner.planning.time import StepTime, accumulation_of, compile_seconds, step_time_of
+from limner.recipe.optimizers import optimizer_of
 
 WeightPrecision = Literal["16bit", "8bit", "4bit"]
 Phase = Literal["load", "cache", "train", "sample"]
@@ -62,6 +63,20 @@ class PlanRequest:
         """Micro-batches that make up the batch without a rest, and are allowed; the largest first."""
         limit, batch = self.micro_batch or max(self.batches), max(self.batches)
         return [size for size in range(batch, 0, -1) if batch % size == 0 and size <= limit] or [1]
+
+    def hoists(self, device: Device) -> bool:
+        """Whether modulations may be precomputed."""
+        return device.kind == "cuda" and "precompute_modulation" not in self.exclusions and not self.full
+
+    def gradients(self, device: Device) -> tuple[Gradients, ...]:
+        """Ways to keep gradients on a device that give the same step, the plain one first.
+
+        In bf16 those of a full fine-tune that multiplies in it: of one micro-batch, as every image has a size
+        of its own; not where processes sum them in fp32, or an optimizer looks at all of them at once.
+        """
+        halves = self.full and self.compute == "bf16" and self.batches == (1,)
+        halves = halves and device.kind == "cuda" and device.processes == 1
+        return ("fp32", "bf16") if halves and optimizer_of(self.optimizer).in_portions else ("fp32",)
 
     @property
     def weights(self) -> list[Weights]:

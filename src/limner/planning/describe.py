@@ -162,6 +162,8 @@ def sentences(result: PlanResult, choice: Choice) -> Iterator[str]:
     yield _precision(result, plan)
     if plan.optimizer_state in MOMENTS:
         yield MOMENTS[plan.optimizer_state]
+    if plan.gradients == "bf16":
+        yield "gradients in bf16 until the optimizer steps: the same numbers in half the memory"
     if plan.checkpointed_blocks:
         attention = ", attention outputs kept" if plan.keep_attention else ""
         yield f"gradient checkpointing: {plan.checkpointed_blocks} of {blocks} blocks{attention}"

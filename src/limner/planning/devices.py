@@ -111,6 +111,8 @@ class Device:
     """Whether it is this machine's own, a card by name, or a size at the rates of a typical card."""
     measured: bool = False
     """Whether its rates were measured on it."""
+    processes: int = 1
+    """How many compute a run together, each on such a device."""
     ram_assumed: bool = False
     """Whether nobody has said how much memory the computer around it has."""
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from limner.nn.memory.plan import BITS, CONTEXT, Kind, Plan, Weights, coding_bytes
+from limner.nn.memory.plan import BITS, CONTEXT, PORTION, Kind, Plan, Weights, coding_bytes
 from limner.nn.memory.segments import expandable
 from limner.planning.profile import Block, Profile
 from limner.recipe.optimizers import optimizer_of
@@ -75,7 +75,7 @@ def train_memory(
         device_kind: Sort of device.
     """
     causes = _resident(profile, plan, optimizer, average=average, device_kind=device_kind)
-    moments = [*_moments(profile, plan, accumulation_steps), _step(profile, optimizer)]
+    moments = [*_moments(profile, plan, accumulation_steps), _step(profile, plan, optimizer)]
     activations, gradients = max(moments, key=sum)
     return _need(causes, activations, gradients, device_kind, _holes(profile, plan))
 
@@ -172,6 +172,20 @@ def scratch_bytes(profile: Profile, optimizer: str) -> float:
     return record.step_bytes * profile.learning + record.step_bytes_of_largest * profile.largest
 
 
+def gradient_bytes(profile: Profile, plan: Plan) -> float:
+    """Bytes of a gradient for each number that learns, while it waits for the optimizer."""
+    if plan.gradients == "fp32":
+        return MASTER
+    return MASTER / 2 * (1 + profile.exact / max(1, profile.learning))
+
+
+def _portion(profile: Profile, plan: Plan) -> int:
+    """Bytes of gradients that are fp32 for the optimizer's sake."""
+    if plan.gradients == "fp32":
+        return 0
+    return min(MASTER * profile.learning, max(PORTION, MASTER * profile.largest))
+
+
 def moving_bytes(
     profile: Profile, plan: Plan, optimizer: str, *, first: bool = False, all_reduce: bool = False
 ) -> int:
@@ -187,7 +201,8 @@ def moving_bytes(
     if profile.on_host:
         return 0
     state = state_bytes(profile, plan, optimizer) if first and not optimizer_of(optimizer).paged else 0
-    return round(scratch_bytes(profile, optimizer)) + state + all_reduce * MASTER * profile.learning
+    scratch = round(scratch_bytes(profile, optimizer)) + _portion(profile, plan)
+    return scratch + state + all_reduce * MASTER * profile.learning
 
 
 def saved_bytes(profile: Profile, plan: Plan, optimizer: str, *, average: bool) -> int:
@@ -257,7 +272,8 @@ def _moments(profile: Profile, plan: Plan, accumulation_steps: int) -> Iterator[
         for number, block in enumerate(blocks)
     ]
     # Gradients are added to those of the micro-batch before, so from the second one on all are there.
-    all_gradients = 0 if profile.on_host else MASTER * profile.learning
+    size = gradient_bytes(profile, plan)
+    all_gradients = 0 if profile.on_host else size * profile.learning
     gradients = all_gradients if accumulation_steps > 1 else 0
     # The forward pass is over: everything is stored, and its last operations still hold their own memory.
     yield (
@@ -267,11 +283,11 @@ def _moments(profile: Profile, plan: Plan, accumulation_steps: int) -> Iterator[
     # Backwards, from the last block: what lies behind it has its gradients already. At each block all blocks
     # before it are stored, the block itself keeps everything (recomputed, if it was checkpointed), and works.
     earlier = profile.rest.input.at(images) + sum(block_bytes)
-    gradients = max(gradients, min(all_gradients, MASTER * profile.head))
+    gradients = max(gradients, min(all_gradients, size * profile.head))
     for number in reversed(range(len(blocks))):
         earlier -= block_bytes[number]
         yield earlier + full[number] + _room(profile, plan, number) + dequantize_bytes, gradients
-        gradients = min(all_gradients, gradients + MASTER * blocks[number].trained)
+        gradients = min(all_gradients, gradients + size * blocks[number].trained)
     # Before the first block all gradients are there, and only what stands ahead of the blocks is stored.
     yield profile.rest.input.at(images), all_gradients
 
@@ -300,11 +316,12 @@ def _room(profile: Profile, plan: Plan, number: int) -> float:
     return (general if block_room is None else block_room).at(plan.micro_batch)
 
 
-def _step(profile: Profile, optimizer: str) -> tuple[float, float]:
+def _step(profile: Profile, plan: Plan, optimizer: str) -> tuple[float, float]:
     """The optimizer's own moment."""
     if profile.on_host:
         return 0.0, 0.0
-    return scratch_bytes(profile, optimizer), MASTER * profile.learning
+    scratch = scratch_bytes(profile, optimizer) + _portion(profile, plan)
+    return scratch, gradient_bytes(profile, plan) * profile.learning
 
 
 def _fullest(profile: Profile, phase: str, *, layer_by_layer: bool) -> tuple[int, int]:

@@ -152,6 +152,9 @@ class Profile:
     last block does to the text, which nobody reads."""
     whole: int = 0
     """Bytes of the trained weights on the device when all of the denoiser is trained; 0 for a LoRA."""
+    exact: int = 0
+    """Numbers of a full fine-tune that learn outside of linear layers and convolutions, such as those of
+    norms: their gradients are in fp32 whatever the plan."""
     on_host: bool = False
     """Whether their masters, gradients and moments are on the host, and what is here is a working copy."""
     head: int = 0

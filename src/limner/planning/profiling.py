@@ -11,6 +11,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from limner.assembly.assemble import ModelSpec
+from limner.nn.memory.offload import AUTOCAST_LAYERS
 from limner.nn.memory.plan import Weights
 from limner.planning.dry_run import DryRun, DryRunResult, TraceSpec
 from limner.planning.memory import MASTER
@@ -119,6 +120,7 @@ def _assembled(dry_run: DryRun, results: DryRuns, parts: Sequence[int] | None, b
         factored=totals[2],
         largest=max((entry.numel() for entry in _learning(models, dry_run.idle)), default=0),
         whole=totals[3] if trains_base else 0,
+        exact=totals[5] if trains_base else 0,
         idle=totals[4],
         constants=dry_run.constants,
         on_host=dry_run.trace_spec.on_host,
@@ -298,7 +300,7 @@ def _outside(trace: Trace, phase: str) -> Segment:
 
 
 def _factors(modules: Sequence[nn.Module], idle: Collection[int]) -> list[int]:
-    """Numbers that are trained; tensors that learn, rows and columns of those; bytes; idle numbers."""
+    """Numbers trained; tensors that learn, rows and columns of those; bytes; numbers idle, and exact ones."""
     trained, learning = _learning(modules), _learning(modules, idle)
     numbers = sum(parameter.numel() for parameter in trained)
     return [
@@ -307,7 +309,15 @@ def _factors(modules: Sequence[nn.Module], idle: Collection[int]) -> list[int]:
         sum(_factored(parameter) for parameter in learning),
         sum(parameter.nbytes for parameter in trained),
         numbers - sum(parameter.numel() for parameter in learning),
+        sum(parameter.numel() for parameter in learning) - sum(_multiplied(modules, idle)),
     ]
+
+
+def _multiplied(modules: Sequence[nn.Module], idle: Collection[int]) -> list[int]:
+    """Numbers of each tensor that learns and that autocast multiplies in half precision."""
+    layers = [layer for module in modules for layer in module.modules() if isinstance(layer, AUTOCAST_LAYERS)]
+    weights = [weight for layer in layers for weight in layer.parameters(recurse=False)]
+    return [weight.numel() for weight in weights if weight.requires_grad and id(weight) not in idle]
 
 
 def _learning(modules: Sequence[nn.Module], idle: Collection[int] = ()) -> list[nn.Parameter]:

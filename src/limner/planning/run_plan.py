@@ -73,4 +73,5 @@ def shared(device: Device) -> Device:
         free=distributed.all_reduce_min(free),
         ram=distributed.all_reduce_min(device.ram // share),
         pinned=distributed.all_reduce_min(device.pinned // share),
+        processes=distributed.world(),
     )

@@ -12,8 +12,7 @@ Attention is not searched: "auto" is the fastest kernel that the device has for 
 for each pair of tokens (``tests/planning/test_profiling.py``).
 What attention gave is not kept where blocks are compiled: ``nn.memory.engine`` refuses both at once, as a
 graph does not give it out. Modulations are never in codes: each of their numbers moves a whole channel, and
-precomputing them takes more off the device, exactly. 8-bit AdamW is a last resort, as it was the recipe that
-chose an optimizer.
+precomputing takes more off, exactly. 8-bit AdamW is a last resort, as the recipe chose an optimizer.
 """
 
 from collections.abc import Iterator
@@ -254,11 +253,11 @@ class _Space:
         profile, device, request = self.profile, self.device, self.request
         assert self.start is not None
         on_card = device.kind == "cuda"
-        hoistable = on_card and "precompute_modulation" not in request.exclusions and not request.full
-        hoistable = hoistable and any(block.modulation for block in profile.blocks)
+        hoistable = request.hoists(device) and any(block.modulation for block in profile.blocks)
         keepable = any(block.attention_kept.at(1) for block in profile.blocks)
-        for weights, precompute_modulation, keep, swap_buffers, micro_batch, compiled in product(
+        for weights, gradients, precompute_modulation, keep, swap_buffers, micro_batch, compiled in product(
             request.weights,
+            ("fp32",) if profile.on_host else request.gradients(device),
             (False, True) if hoistable else (False,),
             (False, True) if keepable else (False,),
             (2, 3) if on_card and not request.full else (2,),
@@ -272,6 +271,7 @@ class _Space:
             plan = replace(
                 self.start,
                 weights=weights,
+                gradients=gradients,
                 matmul_precision=request.matmul_precision,
                 keep_attention=keep,
                 swap_buffers=swap_buffers,
@@ -347,7 +347,7 @@ class _Space:
     def _comes(self, plan: Plan) -> list[int]:
         """Bytes that come and go in a step, by the number of checkpointed blocks."""
         quantized = plan.weights in memory.CODES
-        key = plan.micro_batch, plan.keep_attention, plan.precompute_modulation, quantized
+        key = plan.micro_batch, plan.keep_attention, plan.precompute_modulation, quantized, plan.gradients
         if key not in self._coming:
             plans = [
                 replace(plan, swap_buffers=2, checkpointed_blocks=count) for count in range(self.blocks + 1)
@@ -396,5 +396,5 @@ def _mechanisms(plan: Plan) -> int:
         plan.checkpointed_blocks,
         plan.mmap_weights,
     )
-    used += (plan.decode_tiled, plan.swap_buffers > 2)
+    used += (plan.decode_tiled, plan.swap_buffers > 2, plan.gradients == "bf16")
     return sum(map(bool, used))

@@ -22,10 +22,11 @@ from limner.planning.profile import Block, OpCounts, Profile, Stage
 UPDATE = 24
 """Bytes moved for each trained number at a step beside the optimizer's state, which is read and written: the
 weight read and written, the gradient read to be measured, to be clipped and to be used, and made."""
+HALVING, HALVING_LAUNCHES = 12, 3
+"""Bytes more for each number, launches more for each tensor, where gradients wait in bf16: cast twice."""
 UPDATE_LAUNCHES = 0.6
 """Launches' worth of the host's time for each trained tensor at a step: its gradient is measured, clipped and
-used together with all others. Measured with 42 to 2000 of them: 9 to 11 microseconds, where a launch took 18.
-Optimizers that go from tensor to tensor take longer."""
+used with all others. Measured with 42 to 2000 of them: 9 to 11 microseconds, where a launch took 18."""
 
 
 @dataclass(frozen=True)
@@ -234,9 +235,8 @@ def _giving(profile: Profile, device: Device) -> float:
 
     What of it hides behind the backward pass is not known before a GPU has measured it, so all of it counts.
     """
-    if not profile.on_host:
-        return 0.0
-    return profile.whole / device.rates.copy + 2 * MASTER * profile.learning / HOST_TRAFFIC
+    seconds = profile.whole / device.rates.copy + 2 * MASTER * profile.learning / HOST_TRAFFIC
+    return seconds if profile.on_host else 0.0
 
 
 def _busy(work: OpCounts) -> OpCounts:
@@ -320,10 +320,11 @@ def _waiting(
 
 def update_seconds(profile: Profile, plan: Plan, device: Device, optimizer: str) -> float:
     """Seconds of the optimizer's step: bytes and launches."""
-    bytes_moved = UPDATE * profile.learning + 2 * state_bytes(profile, plan, optimizer)
+    halves = plan.gradients == "bf16"
+    bytes_moved = (UPDATE + HALVING * halves) * profile.learning + 2 * state_bytes(profile, plan, optimizer)
     if profile.on_host:
         return bytes_moved / HOST_TRAFFIC + profile.whole / device.rates.copy
-    launches = UPDATE_LAUNCHES * profile.tensors * device.rates.launch
+    launches = (UPDATE_LAUNCHES + HALVING_LAUNCHES * halves) * profile.tensors * device.rates.launch
     busy = bytes_moved / device.rates.traffic
     return busy + launches if device.kind == "cpu" else max(busy, launches)
 

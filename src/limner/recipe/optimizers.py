@@ -63,6 +63,8 @@ class Optimizer:
     """While its average is in place: the weights that it trains wait meanwhile."""
     in_8_bits: str = ""
     """The optimizer with the same update and 8-bit state, which the plan may choose instead."""
+    in_portions: bool = False
+    """Whether it may step some tensors now and others later, and be the same."""
     on_host: bool = False
     """Whether the plan may keep its state, and step, in the memory of the host (``nn.memory.offload``)."""
 
@@ -78,6 +80,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             fused=True,
             state_bytes=8,  # two moments in fp32
             in_8_bits="adamw8bit",
+            in_portions=True,
             on_host=True,
         ),
         Optimizer(
@@ -89,6 +92,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             extra="gpu",
             probed=True,
             state_bytes=2 * MOMENT_IN_8_BITS,
+            in_portions=True,
         ),
         Optimizer(
             name="pagedadamw8bit",
@@ -100,6 +104,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             probed=True,
             state_bytes=2 * MOMENT_IN_8_BITS,
             paged=True,
+            in_portions=True,
         ),
         Optimizer(
             name="adafactor",
@@ -111,6 +116,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             options={"lr": 1e-3, "scale_parameter": False, "relative_step": False},
             betas=False,
             factored=True,
+            in_portions=True,
             step_bytes_of_largest=12,
         ),
         Optimizer(

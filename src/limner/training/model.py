@@ -29,7 +29,7 @@ from limner.nn.arch import get_state, load_state
 from limner.nn.layers import lora
 from limner.nn.layers.adapter import Adapter
 from limner.nn.memory.engine import Engine, equip, tile_vae
-from limner.nn.memory.offload import in_fp32
+from limner.nn.memory.offload import HalfGradients, in_fp32
 from limner.nn.memory.plan import Plan
 from limner.nn.rng import Even, KeyedRng, to_device
 from limner.training.cache import Store
@@ -71,7 +71,7 @@ class TrainableModel:
         self.models, self.sample_keys = self.assembly.models, self.assembly.sample_keys
         self.offload = self.assembly.offload
         """Where the trained weights are, if not on the device."""
-        self.engine = self._equipped()
+        self.engine, self.half_gradients = self._equipped(), self._halved()
 
     @property
     def _folder(self) -> Path | None:
@@ -81,6 +81,9 @@ class TrainableModel:
     def _equipped(self) -> Engine:
         arch, device = self.resolved.family.arch, self.resolved.device
         return equip(self.assembly.denoiser, arch, self.plan, device=device, folder=self._folder)
+
+    def _halved(self) -> HalfGradients | None:
+        return HalfGradients(self.assembly.denoiser) if self.plan.gradients == "bf16" else None
 
     def follow(self, plan: Plan) -> None:
         """Compute by another plan from now on; what is trained, and from which draws, stays.
@@ -98,11 +101,13 @@ class TrainableModel:
                 "its own with --out."
             )
         self.engine.close()
+        if self.half_gradients:
+            self.half_gradients.close()
         for name in self.resolved.first_layers:
             self.resolved.spec.trainable.clear(self.models[name])
         release(self.resolved.device)
         self.plan = plan
-        self.engine = self._equipped()
+        self.engine, self.half_gradients = self._equipped(), self._halved()
 
     @property
     def parameters(self) -> list[nn.Parameter]:

@@ -234,6 +234,7 @@ class TrainState:
             scaler=self.scaler,
             clip=train_config.clip,
             average=self.average,
+            half_gradients=self.model.half_gradients,
             share=share if is_distributed else None,
             anyone=distributed.any_rank if is_distributed else bool,
             reserve=self.fallback.run_plan.optimizer_bytes if self.resolved.device.type == "cuda" else (0, 0),

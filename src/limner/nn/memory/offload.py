@@ -7,9 +7,11 @@ Autocast would have each norm give fp32, which every layer behind it casts and k
 Masters are fp32 on the host. The working copy has the precision of the arithmetic in linear layers and
 convolutions, which is what autocast would make of the masters at each use, and fp32 elsewhere. A gradient
 leaves the device as soon as it is made. On the CPU the same happens beside itself, to be proved there.
+
+Where weights and optimizer fit the device and gradients do not, those wait in bf16 (``HalfGradients``).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial, wraps
 from typing import Any
@@ -23,6 +25,7 @@ from limner.errors import BadRecipe, first_line
 from limner.nn import arch
 from limner.nn.arch import ArchSpec
 from limner.nn.memory.host_buffer import ALIGNMENT, Pinned, ordinary
+from limner.nn.memory.plan import PORTION
 
 AUTOCAST_LAYERS = (nn.Linear, _ConvNd)
 """Layers that autocast has multiply in half precision."""
@@ -179,3 +182,113 @@ class Offload:
         for name, weight in self.working.items():
             self._staging[name].copy_(self.masters[name])
             weight.copy_(self._staging[name], non_blocking=True)
+
+
+class HalfGradients:
+    """Gradients of a full fine-tune in bf16 until the optimizer reads them, in portions that are fp32 again.
+
+    Autocast has linear layers and convolutions multiply copies of their weights in bf16. What comes back to
+    one is a number in bf16 that is cast to fp32, so to keep it in two bytes loses nothing: the step is that
+    of gradients in fp32, bit for bit. Each micro-batch's gradient is kept apart and all are summed in fp32,
+    as autograd would, so the planner chooses this for steps of one micro-batch alone. Everything else, the
+    weights of norms above all, keeps its gradient in fp32.
+
+    The length of the whole gradient is known before anything moves, so clipping by it is what it always is.
+
+    Args:
+        model: With trained weights in fp32, computed by autocast in bf16 without its cache.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        """See the class."""
+        self._halves: dict[nn.Parameter, list[Tensor]] = {}
+        self._lengths: dict[nn.Parameter, Tensor] = {}
+        """Of gradients that came once, measured while they were fp32."""
+        weights = {
+            weight: None
+            for layer in model.modules()
+            if isinstance(layer, AUTOCAST_LAYERS)
+            for weight in layer.parameters(recurse=False)
+            if weight.requires_grad
+        }
+        self._hooks = [weight.register_post_accumulate_grad_hook(self._take) for weight in weights]
+
+    def close(self) -> None:
+        """Leave gradients to autograd again."""
+        for hook in self._hooks:
+            hook.remove()
+        self.clear()
+
+    def clear(self) -> None:
+        """Drop what has come, such as that of a backward pass which was not finished."""
+        self._halves.clear()
+        self._lengths.clear()
+
+    @torch.no_grad()
+    def _take(self, weight: nn.Parameter) -> None:
+        gradient, weight.grad = weight.grad, None
+        assert gradient is not None
+        halves = self._halves.setdefault(weight, [])
+        halves.append(gradient.to(torch.bfloat16))
+        if len(halves) == 1:
+            self._lengths[weight] = torch.linalg.vector_norm(gradient)
+        else:
+            self._lengths.pop(weight, None)
+
+    def _whole(self, weight: nn.Parameter) -> Tensor | None:
+        """A weight's gradient in fp32, as autograd would have summed it."""
+        halves = self._halves.get(weight)
+        if halves is None:
+            return weight.grad
+        total = halves[0].float()
+        for half in halves[1:]:
+            total += half
+        return total
+
+    @torch.no_grad()
+    def norm(self, parameters: Sequence[nn.Parameter]) -> Tensor:
+        """The length of the whole gradient, a scalar on their device, of one tensor after the other."""
+        lengths = (self._length(weight) for weight in parameters)
+        return torch.linalg.vector_norm(torch.stack([length for length in lengths if length is not None]))
+
+    def _length(self, weight: nn.Parameter) -> Tensor | None:
+        if weight in self._lengths:
+            return self._lengths[weight]
+        gradient = self._whole(weight)
+        return None if gradient is None else torch.linalg.vector_norm(gradient)
+
+    @torch.no_grad()
+    def portions(self, parameters: Sequence[nn.Parameter], factor: Tensor | None) -> Iterator[None]:
+        """Put the gradients into the parameters, a portion at a time: at each yield the optimizer steps.
+
+        Args:
+            parameters: Everything trained.
+            factor: Of clipping, a scalar on their device; None: no gradient is made smaller.
+        """
+        rest = {weight: weight.grad for weight in parameters if weight.grad is not None}
+        for weight in rest:
+            weight.grad = None
+        portion: list[nn.Parameter] = []
+        size = 0
+        for weight in parameters:
+            if weight not in self._halves and weight not in rest:
+                continue
+            if portion and size + 4 * weight.numel() > PORTION:
+                yield
+                _drop(portion)
+                portion, size = [], 0
+            gradient = self._whole(weight) if weight in self._halves else rest.pop(weight)
+            assert gradient is not None
+            self._halves.pop(weight, None)
+            weight.grad = gradient if factor is None else gradient.mul_(factor)
+            portion.append(weight)
+            size += 4 * weight.numel()
+        self.clear()
+        if portion:
+            yield
+            _drop(portion)
+
+
+def _drop(weights: Sequence[nn.Parameter]) -> None:
+    for weight in weights:
+        weight.grad = None

@@ -73,10 +73,15 @@ Compute = Literal["fp32", "bf16", "fp16"]
 Weights = Literal["fp32", "bf16", "fp16", "int8", "fp8", "nf4"]
 Attention = Literal["auto", "flash", "cudnn", "efficient", "math"]
 OptimizerState = Literal["fp32", "8bit", "host"]
+Gradients = Literal["fp32", "bf16"]
 
 CONTEXT: dict[Kind, int] = {"cuda": 500 * 2**20, "mps": 100 * 2**20, "cpu": 0}
 """Bytes taken before the first tensor: the driver's context and the modules of kernels, which torch loads as
 they are first used (``CUDA_MODULE_LOADING=LAZY``). An assumption until a GPU has measured it."""
+
+PORTION = 2**28
+"""Bytes of gradients in bf16 that are fp32 at a time while the optimizer steps, or those of the largest
+weight where it has more."""
 
 BITS: dict[Weights, int] = {"fp32": 32, "bf16": 16, "fp16": 16, "int8": 8, "fp8": 8, "nf4": 4}
 """Of a stored weight, scales left aside: what ``limits.weights_precision`` is compared with."""
@@ -126,6 +131,9 @@ class Plan:
     optimizer_state: OptimizerState = "fp32"
     """How the optimizer stores its state; host: in fp32 in the host's memory, with the masters and gradients
     of a full fine-tune, of which the device has a copy to compute with."""
+    gradients: Gradients = "fp32"
+    """How a full fine-tune keeps gradients of linear layers and convolutions until the optimizer steps: in
+    bf16 they are the same numbers (``nn.memory.offload``)."""
     attention: Attention = "auto"
     """Kernel of the attention; auto: the fastest that the device has for the shape."""
     compile: bool = False
