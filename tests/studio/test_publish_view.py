@@ -36,7 +36,7 @@ def test_the_card_is_shown_before_anything_is_sent(
     monkeypatch.setattr("limner.studio.publish_view.ask", answer)
     monkeypatch.setattr("limner.studio.pages.files._info", lambda *_: None)
     monkeypatch.setattr("limner.jobs.Jobs.add", add)
-    app = draw("files")
+    app = draw("files", view="Publish")
     send = next(button for button in app.button if button.label == "Publish")
     assert send.disabled
     box = next(box for box in app.text_input if box.label == "Repository")
@@ -66,6 +66,6 @@ def test_what_became_of_the_upload_is_told(
     )
     monkeypatch.setattr("limner.studio.pages.files._info", lambda *_: None)
     monkeypatch.setattr("limner.jobs.Jobs.all", lambda _: [job])
-    assert any("The hub refuses" in error.value for error in draw("files").error)
+    assert any("The hub refuses" in error.value for error in draw("files", view="Publish").error)
     job.state, job.result = "done", lambda: {"url": "https://hub/ada/cat"}
-    assert any("ada/cat" in success.value for success in draw("files").success)
+    assert any("ada/cat" in success.value for success in draw("files", view="Publish").success)

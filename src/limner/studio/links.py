@@ -28,6 +28,18 @@ def link(name: str, label: str, *, icon: str | None = None, **parameters: str) -
         st.markdown(label)
 
 
+def page_number(pages: int) -> int:
+    """Where somebody is in something of several pages, from 1: it stands in the address."""
+    if pages < 2:
+        return 1
+    text = parameter("page")
+    start = min(int(text), pages) if text.isdecimal() and int(text) else 1
+    number = st.pagination(pages, default=start, key=f"page-{start}-of-{pages}")
+    if number != start:
+        st.query_params["page"] = str(number)
+    return number
+
+
 def parameter(name: str) -> str:
     """A value in the address of this page; empty where there is none."""
     return str(st.query_params.get(name, ""))

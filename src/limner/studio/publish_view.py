@@ -5,6 +5,7 @@ from pathlib import Path
 
 import streamlit as st
 
+from limner.studio.form import Form
 from limner.studio.show import job_line
 from limner.studio.text import plain
 from limner.studio.verbs import ask
@@ -22,9 +23,10 @@ def draw_publish(workspace: Workspace, lora: Path) -> None:
     """
     target = lora.parent if lora.stem == "lora" and (lora.parent / "recipe.toml").is_file() else lora
     st.caption("To the Hugging Face hub: the files, a model card with samples and the licence of the base.")
-    repository = st.text_input("Repository", placeholder="user/name", key="publish-to")
-    is_private = st.checkbox("Private", value=True, key="publish-private")
-    captions = st.checkbox("With the captions of the training images", key="publish-captions")
+    form, name = Form(workspace, "files"), workspace.named(target)
+    repository = form.text("Repository", name=f"publish-to-{name}", placeholder="user/name")
+    is_private = form.checkbox("Private", default=True, name="publish-private")
+    captions = form.checkbox("With the captions of the training images", name="publish-captions")
     options = ["--captions"] if captions else []
     folder = workspace.root / ".limner" / "publish" / safe_name(workspace.named(target))
     left, right = st.columns(2)

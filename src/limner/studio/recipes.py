@@ -9,6 +9,7 @@ from limner.errors import BadUsage
 from limner.files import write_text
 from limner.models.presets import choices, preset_name
 from limner.recipe import Recipe, aliases, toml
+from limner.studio.images.image_set import ImageSet
 from limner.studio.workspace import Workspace, safe_name
 from limner.target import request_for
 
@@ -102,6 +103,20 @@ def new_recipe(workspace: Workspace, images: Path, name: str, values: Mapping[st
     recipe = _template(images, {"name": stem, **values}, file.run)
     file._write(recipe)
     return file
+
+
+def purpose_of(images: ImageSet) -> dict[str, Any]:
+    """What the page Images was told of a folder, by dotted path of a recipe; empty where nothing was."""
+    settings = images.kept_settings()
+    if settings is None:
+        return {}
+    values = {
+        "base": settings.base,
+        "concept_type": settings.concept_type,
+        "data.trigger": settings.trigger or None,
+        "data.resolution": settings.resolution,
+    }
+    return {path: value for path, value in values.items() if value is not None}
 
 
 def _template(images: Path, values: Mapping[str, Any], run: Path) -> Recipe:

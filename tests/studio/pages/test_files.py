@@ -75,7 +75,7 @@ def test_a_lora_is_described(draw: Draw, lora: Path, asked: list[list[str]]) -> 
 def test_a_file_is_written_by_the_verb(
     draw: Draw, workspace: Workspace, lora: Path, asked: list[list[str]], label: str, arguments: list[str]
 ) -> None:
-    app = draw("files")
+    app = draw("files", view=label)
     press(app, label)
     expected = [word.format(lora=lora, loras=workspace.loras) for word in arguments]
     assert asked[-1] == ["lora", *expected]
@@ -87,7 +87,7 @@ def test_merging_takes_a_strength_each(
     draw: Draw, workspace: Workspace, lora: Path, asked: list[list[str]]
 ) -> None:
     (workspace.loras / "y.safetensors").write_bytes(lora.read_bytes())
-    app = draw("files")
+    app = draw("files", view="Merge")
     app.multiselect[0].set_value(["loras/y.safetensors"]).run()
     next(slider for slider in app.slider if "y" in slider.label).set_value(0.5).run()
     press(app, "Merge")
@@ -97,7 +97,7 @@ def test_merging_takes_a_strength_each(
 
 
 def test_a_name_cannot_lead_out(draw: Draw, workspace: Workspace, lora: Path, asked: list[list[str]]) -> None:
-    app = draw("files")
+    app = draw("files", view="Resize")
     name = next(box for box in app.text_input if box.value == "x-rank8")
     name.set_value("../../evil").run()
     press(app, "Resize")
@@ -107,7 +107,7 @@ def test_a_name_cannot_lead_out(draw: Draw, workspace: Workspace, lora: Path, as
 def test_a_file_outside_the_workspace_is_refused(
     draw: Draw, lora: Path, asked: list[list[str]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    app = draw("files")
+    app = draw("files", view="Extract")
     box = next(box for box in app.text_input if box.label.startswith("Fine-tune"))
     box.set_value(str(tmp_path_factory.mktemp("else"))).run()
     press(app, "Extract")

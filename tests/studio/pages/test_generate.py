@@ -88,6 +88,17 @@ def test_several_loras_have_a_strength_each(
     assert f"--lora={other}:0.5" in added[0] and "--lora-scale=1" in added[0]
 
 
+def test_what_stands_in_the_fields_is_there_after_a_reload(draw: Draw, run: Path) -> None:
+    app = draw("generate", run="cat")
+    app.text_area[0].set_value("a cat in the snow")
+    app.number_input[3].set_value(3.5)
+    app.slider[0].set_value(0.8)
+    app.run()
+    app = draw("generate", run="cat")
+    assert app.text_area[0].value == "a cat in the snow"
+    assert (app.number_input[3].value, app.slider[0].value) == (3.5, 0.8)
+
+
 def job(workspace: Workspace, **values: Any) -> Any:
     facts = {"number": 3, "state": "done", "title": "Generate", "line": "", "device": "gpu", "run": None}
     return SimpleNamespace(**{**facts, **values})

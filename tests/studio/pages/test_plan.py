@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from limner.studio.recipes import new_recipe
+from limner.studio.form import Form
+from limner.studio.images.image_set import ImageSet, SetSettings
+from limner.studio.recipes import RecipeFile, new_recipe
 from limner.studio.workspace import Workspace
+from studio_scenes import press
 
 Draw = Callable[..., AppTest]
 
@@ -73,17 +76,21 @@ def test_all_settings_are_there_and_a_wrong_one_is_told(draw: Draw, workspace: W
 
 
 @pytest.mark.usefixtures("planned")
-def test_an_import_says_what_became_of_each_line(
-    draw: Draw, workspace: Workspace, cats: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_import_says_what_became_of_each_line(draw: Draw, workspace: Workspace, cats: Path) -> None:
     new_recipe(workspace, cats, "cat", {"base": "glyph"})
-    script = (
-        "import streamlit as st\n"
-        "from limner.studio.app import draw_alone\n"
-        "rows = [{'key': 'network_dim', 'value': 16, 'outcome': 'kept'}]\n"
-        "st.session_state['import-answer'] = {'trainer': 'sd-scripts', 'counts': {'kept': 1}, 'rows': rows}\n"
-        "draw_alone('plan')\n"
-    )
-    app = AppTest.from_string(script, default_timeout=120).run()
+    rows = [{"key": "network_dim", "value": 16, "outcome": "kept"}]
+    answer = {"trainer": "sd-scripts", "counts": {"kept": 1}, "rows": rows}
+    Form(workspace, "plan").put("import-answer-cat", answer)
+    app = draw("plan", recipe="cat")
     assert "sd\\-scripts\\: 1 kept" in [element.value for element in app.markdown]
     assert list(app.dataframe[0].value["key"]) == ["network_dim"]
+
+
+@pytest.mark.usefixtures("planned")
+def test_what_the_images_are_for_goes_with_them(draw: Draw, workspace: Workspace, cats: Path) -> None:
+    ImageSet(workspace, cats).keep(SetSettings("zorbix", "style", "glyph", 128))
+    press(draw("plan", images="images/cats"), "Write the recipe")
+    (file,) = workspace.recipe_files()
+    recipe = RecipeFile(file, workspace).load()
+    assert (recipe.data.trigger, recipe.concept_type, recipe.base) == ("zorbix", "style", "glyph")
+    assert recipe.data.resolution == 128

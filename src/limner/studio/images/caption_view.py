@@ -10,6 +10,7 @@ from limner.captions.spec import STYLES
 from limner.errors import LimnerError
 from limner.jobs import Job
 from limner.reporter import counted
+from limner.studio.form import Form
 from limner.studio.images.checks import jobs_of
 from limner.studio.images.complaints import complain
 from limner.studio.images.image_set import ImageSet, SetSettings
@@ -51,22 +52,22 @@ def draw_captioning(images: ImageSet, settings: SetSettings) -> None:
 
 def _form(images: ImageSet, settings: SetSettings) -> tuple[list[str], str, str]:
     """The arguments of the verb, the key that was typed, and the captioner."""
+    form, names = Form(images.workspace, "captions"), list(PROVIDERS)
     cells = st.columns([2, 2, 2])
-    name = cells[0].selectbox(
+    name = form.select(
         "Captioner",
-        list(PROVIDERS),
+        names,
+        names[0],
+        name="with",
+        column=cells[0],
         format_func=lambda key: f"{key}: {PROVIDERS[key].title}",
-        key="caption-with",
     )
     record = PROVIDERS[name]
-    model = cells[1].text_input("Model", key=f"caption-model-{name}", placeholder="a usual one").strip()
+    model = form.text("Model", name=f"model-{name}", column=cells[1], placeholder="a usual one").strip()
     url, key = "", ""
     if record.extra == "caption":
-        url = (
-            cells[2]
-            .text_input("Server", key=f"caption-url-{name}", placeholder=record.url or "its maker's")
-            .strip()
-        )
+        note = record.url or "its maker's"
+        url = form.text("Server", name=f"url-{name}", column=cells[2], placeholder=note).strip()
         if not record.is_local:
             key = st.text_input(
                 "API key",
@@ -80,24 +81,20 @@ def _form(images: ImageSet, settings: SetSettings) -> tuple[list[str], str, str]
     options = {"--model": model, "--url": url, "--trigger": settings.trigger}
     arguments += [f"{flag}={value}" for flag, value in options.items() if value]
     arguments += [f"--key-env={KEY_VARIABLE}"] if key else []
-    return arguments + _more(), key, name
+    return arguments + _more(form), key, name
 
 
-def _more() -> list[str]:
+def _more(form: Form) -> list[str]:
     """What is rarely changed."""
     with st.expander("More"):
         cells = st.columns(3)
-        style = cells[0].selectbox("Style", [OWN_STYLE, *STYLES], key="caption-style")
-        variants = cells[1].number_input("Captions per image", 1, 8, 1, key="caption-variants")
-        budget = cells[2].number_input(
-            "Spend at most (US dollars)",
-            min_value=0.01,
-            value=None,
-            placeholder="no limit",
-            key="caption-budget",
+        style = form.select("Style", [OWN_STYLE, *STYLES], OWN_STYLE, name="style", column=cells[0])
+        variants = form.number("Captions per image", (1, 8), 1, name="variants", column=cells[1])
+        budget = form.number(
+            "Spend at most (US dollars)", (0.01, 1e6), name="budget", column=cells[2], placeholder="no limit"
         )
-        overwrite = st.checkbox("Write generated captions again; never yours", key="caption-overwrite")
-        is_set = st.checkbox("Make the captions of the set agree", value=True, key="caption-consistency")
+        overwrite = form.checkbox("Write generated captions again; never yours", name="overwrite")
+        is_set = form.checkbox("Make the captions of the set agree", default=True, name="consistency")
     arguments = [f"--style={style}"] if style != OWN_STYLE else []
     arguments += [f"--variants={variants}"] if variants != 1 else []
     arguments += [f"--budget={budget}"] if budget else []

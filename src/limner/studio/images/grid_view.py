@@ -9,11 +9,13 @@ import streamlit as st
 from limner.data.captions import shows
 from limner.data.images import BadImage, header
 from limner.errors import LimnerError
+from limner.studio.form import Form
 from limner.studio.images.checks import CheckResult
 from limner.studio.images.complaints import complain
 from limner.studio.images.crops import Box, bucket_counts, crop_of, path_mark, with_crop
 from limner.studio.images.history import History
 from limner.studio.images.image_set import ImageSet, SetSettings
+from limner.studio.links import page_number
 from limner.studio.show import thumbnail
 from limner.studio.text import plain
 from limner.studio.workspace import Workspace
@@ -43,19 +45,22 @@ class Grid:
 def draw_grid(images: ImageSet, settings: SetSettings, check: CheckResult | None) -> None:
     """Draw a page of images."""
     cells = st.columns([3, 2, 3], vertical_alignment="bottom")
-    choice = cells[0].segmented_control("Show", FILTERS, default=FILTERS[0], required=True, key="grid-filter")
-    shows_crops = cells[1].toggle("Crops", key="grid-crops", help="How each is cropped at this resolution")
+    form = Form(images.workspace, "images")
+    choice = form.segments("Show", FILTERS, FILTERS[0], name="filter", column=cells[0])
+    shows_crops = form.toggle(
+        "Crops", name="crops", column=cells[1], help="How each is cropped at this resolution"
+    )
     with cells[2]:
         undo_button(images)
     grid = Grid(images, settings, check, shows_crops)
     if shows_crops:
         _buckets(grid)
-    files = [file for file in images.files if _is_wanted(grid, file, str(choice))]
+    files = [file for file in images.files if _is_wanted(grid, file, choice)]
     if not files:
         st.info("No image is of these.")
         return
     pages = -(-len(files) // PER_PAGE)
-    number = st.pagination(pages, key=f"grid-page-{images.sign}-{choice}-{pages}") if pages > 1 else 1
+    number = page_number(pages)
     with st.grid(min_column_width=260):
         for file in files[(number - 1) * PER_PAGE : number * PER_PAGE]:
             with st.container(border=True):

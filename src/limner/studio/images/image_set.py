@@ -184,11 +184,15 @@ class ImageSet:
 
     def settings(self) -> SetSettings:
         """What was said last; else what a recipe for this folder says."""
+        return self.kept_settings() or self._recipe_settings()
+
+    def kept_settings(self) -> SetSettings | None:
+        """What was said last; None where nothing was."""
         try:
             values = json.loads(self.own_file("images").read_bytes())
             return SetSettings(**{key: values[key] for key in asdict(SetSettings()) if key in values})
         except (OSError, ValueError, TypeError):
-            return self._recipe_settings()
+            return None
 
     def keep(self, settings: SetSettings) -> None:
         """Keep what it is for."""

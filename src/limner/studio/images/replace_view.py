@@ -8,6 +8,7 @@ import streamlit as st
 from limner.data.captions import split
 from limner.errors import BadUsage, LimnerError
 from limner.reporter import counted
+from limner.studio.form import Form
 from limner.studio.images.complaints import complain
 from limner.studio.images.grid_view import undo_button
 from limner.studio.images.history import History
@@ -20,16 +21,17 @@ MODES = ("Replace", "Put in front", "Put at the end")
 
 def draw_replace(images: ImageSet) -> None:
     """Draw it."""
-    mode = st.segmented_control("What", MODES, default=MODES[0], required=True, key="replace-mode")
+    form = Form(images.workspace, "replace")
+    mode = form.segments("What", MODES, MODES[0], name="mode")
     left, right = st.columns(2)
-    pattern = left.text_input("Find", key="replace-find") if mode == MODES[0] else ""
-    text = right.text_input("Replace with" if mode == MODES[0] else "Text", key="replace-text")
+    pattern = form.text("Find", name="find", column=left) if mode == MODES[0] else ""
+    text = form.text("Replace with" if mode == MODES[0] else "Text", name="text", column=right)
     is_case, is_whole, is_regex = False, False, False
     if mode == MODES[0]:
         cells = st.columns(3)
-        is_case = cells[0].checkbox("Match case", key="replace-case")
-        is_whole = cells[1].checkbox("Whole words", key="replace-whole")
-        is_regex = cells[2].checkbox("Regular expression", key="replace-regex")
+        is_case = form.checkbox("Match case", name="case", column=cells[0])
+        is_whole = form.checkbox("Whole words", name="whole", column=cells[1])
+        is_regex = form.checkbox("Regular expression", name="regex", column=cells[2])
     before = {file: images.caption(file) for file in images.files if not images.fixed_by(file)}
     try:
         if mode == MODES[0]:

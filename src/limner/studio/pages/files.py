@@ -9,6 +9,7 @@ import streamlit as st
 from limner.files import human
 from limner.models.registry import registered_bases
 from limner.recipe.fields import Tool
+from limner.studio.form import Form
 from limner.studio.links import parameter
 from limner.studio.publish_view import draw_publish
 from limner.studio.text import plain
@@ -18,6 +19,9 @@ from limner.studio.workspace import Workspace, current, safe_name
 
 TOOLS = get_args(Tool)
 """Names of the programs that files are written for."""
+RANKS = (1, 4096)
+SCALE = (-2.0, 2.0, 0.05)
+"""Least and most strength, and the distance of two marks of the slider."""
 
 
 def page() -> None:
@@ -35,12 +39,18 @@ def page() -> None:
     st.query_params["lora"] = name
     lora = workspace.inside(name)
     labels = ("Info", "Convert", "Resize", "Merge", "Extract", "Merge into a base", "Publish")
-    tabs = st.tabs(labels)
-    for tab, draw in zip(
-        tabs, (_info, _convert, _resize, _merge, _extract, _merge_into_base, draw_publish), strict=True
-    ):
-        with tab:
-            draw(workspace, lora)
+    tabs = st.tabs(labels, default=_tab(labels), key="files-tab", on_change="rerun")
+    views = (_info, _convert, _resize, _merge, _extract, _merge_into_base, draw_publish)
+    for label, tab, draw in zip(labels, tabs, views, strict=True):
+        if tab.open:  # the others ask verbs, too, which takes their time
+            st.query_params["view"] = label
+            with tab:
+                draw(workspace, lora)
+
+
+def _tab(labels: Sequence[str]) -> str:
+    """The part of the page that the address names."""
+    return parameter("view") if parameter("view") in labels else labels[0]
 
 
 def _add(workspace: Workspace) -> None:
@@ -91,6 +101,11 @@ def _component(row: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def _form(workspace: Workspace, lora: Path) -> tuple[Form, str]:
+    """The fields of the page, and how a LoRA is called in their names."""
+    return Form(workspace, "files"), workspace.named(lora)
+
+
 def _out(workspace: Workspace, name: str) -> Path:
     """Where a new file goes: into ``loras/``."""
     workspace.loras.mkdir(parents=True, exist_ok=True)
@@ -119,9 +134,10 @@ def _write(workspace: Workspace, arguments: Sequence[str | Path], words: str) ->
 
 
 def _convert(workspace: Workspace, lora: Path) -> None:
-    tool = st.selectbox("For", TOOLS, key="convert-to")
-    leaves_out = st.checkbox("Leave out what the tool cannot read", key="convert-leave-out")
-    name = st.text_input("Name", value=f"{_title(lora)}-{tool}", key=f"convert-{lora}-{tool}")
+    form, file = _form(workspace, lora)
+    tool = form.select("For", TOOLS, TOOLS[0], name="convert-to")
+    leaves_out = form.checkbox("Leave out what the tool cannot read", name="convert-leave-out")
+    name = form.text("Name", f"{_title(lora)}-{tool}", name=f"convert-{file}-{tool}")
     if st.button("Convert", type="primary"):
         options = ["--leave-out"] if leaves_out else []
         arguments = ["convert", lora, "--to", tool, *options, "--out", _out(workspace, name)]
@@ -129,8 +145,9 @@ def _convert(workspace: Workspace, lora: Path) -> None:
 
 
 def _resize(workspace: Workspace, lora: Path) -> None:
-    rank = st.number_input("LoRA rank (network_dim)", min_value=1, value=8, key="resize-rank")
-    name = st.text_input("Name", value=f"{_title(lora)}-rank{rank}", key=f"resize-{lora}-{rank}")
+    form, file = _form(workspace, lora)
+    rank = form.number("LoRA rank (network_dim)", RANKS, 8, name="resize-rank")
+    name = form.text("Name", f"{_title(lora)}-rank{rank}", name=f"resize-{file}-{rank}")
     if st.button("Resize", type="primary"):
         arguments = ["resize", lora, "--rank", str(rank), "--out", _out(workspace, name)]
         _write(workspace, arguments, "Finding the nearest of that rank ...")
@@ -138,12 +155,11 @@ def _resize(workspace: Workspace, lora: Path) -> None:
 
 def _merge(workspace: Workspace, lora: Path) -> None:
     names = [workspace.named(path) for path in workspace.lora_files() if path != lora]
-    additions = st.multiselect("Merge with", names, key=f"merge-{lora}")
-    loras = [workspace.named(lora), *additions]
-    weights = [
-        st.slider(f"Strength of {plain(name)}", -2.0, 2.0, 1.0, 0.05, key=f"merge-{name}") for name in loras
-    ]
-    name = st.text_input("Name", value=f"{_title(lora)}-merged", key=f"merge-name-{lora}")
+    form, file = _form(workspace, lora)
+    additions = form.several("Merge with", names, name=f"merge-with-{file}")
+    loras = [file, *additions]
+    weights = [form.slider(f"Strength of {plain(name)}", SCALE, 1.0, name=f"merge-{name}") for name in loras]
+    name = form.text("Name", f"{_title(lora)}-merged", name=f"merge-name-{file}")
     if st.button("Merge", type="primary", disabled=not additions):
         options = [word for weight in weights for word in ("--weight", f"{weight:g}")]
         paths = [workspace.inside(name) for name in loras]
@@ -151,12 +167,13 @@ def _merge(workspace: Workspace, lora: Path) -> None:
 
 
 def _extract(workspace: Workspace, lora: Path) -> None:
-    del lora
     st.caption("A fine-tune's difference to its base, as a LoRA.")
-    base = st.selectbox("Base", list(registered_bases()), accept_new_options=True, key="extract-base")
-    finetune = st.text_input("Fine-tune: a file or folder in the workspace", key="extract-tuned")
-    rank = st.number_input("LoRA rank (network_dim)", min_value=1, value=32, key="extract-rank")
-    name = st.text_input("Name", value="extracted", key="extract-name")
+    form, _ = _form(workspace, lora)
+    bases = list(registered_bases())
+    base = form.select("Base", bases, bases[0], name="extract-base", accept_new_options=True)
+    finetune = form.text("Fine-tune: a file or folder in the workspace", name="extract-tuned")
+    rank = form.number("LoRA rank (network_dim)", RANKS, 32, name="extract-rank")
+    name = form.text("Name", "extracted", name="extract-name")
     if st.button("Extract", type="primary", disabled=not (base and finetune)):
         arguments = ["extract", str(base), workspace.inside(finetune), "--rank", str(rank)]
         _write(workspace, [*arguments, "--out", _out(workspace, name)], "Extracting ...")
@@ -164,9 +181,10 @@ def _extract(workspace: Workspace, lora: Path) -> None:
 
 def _merge_into_base(workspace: Workspace, lora: Path) -> None:
     st.caption("A base with the LoRA in it for good, for programs that read no LoRA.")
-    base = st.text_input("Base: a file or folder in the workspace", key="into-base")
-    weight = st.slider("Strength", -2.0, 2.0, 1.0, 0.05, key="into-weight")
-    name = st.text_input("Name of the new file or folder", key="into-name")
+    form, _ = _form(workspace, lora)
+    base = form.text("Base: a file or folder in the workspace", name="into-base")
+    weight = form.slider("Strength", SCALE, 1.0, name="into-weight")
+    name = form.text("Name of the new file or folder", name="into-name")
     if st.button("Merge into the base", type="primary", disabled=not (base and name)):
         source = workspace.inside(base)
         suffix = source.suffix if source.is_file() else ""

@@ -12,11 +12,14 @@ from limner.jobs import Job
 from limner.recipe.toml import load, with_trigger
 from limner.run_folder import RunDir
 from limner.studio import loaded_base
-from limner.studio.links import parameter
+from limner.studio.form import Form
+from limner.studio.links import page_number, parameter
 from limner.studio.show import ACTIVE, job_line, show_image
 from limner.studio.text import plain
 from limner.studio.workspace import Workspace, current
 
+SCALE = (-2.0, 2.0, 0.05)
+"""Least and most strength of a LoRA, and the distance of two marks of the slider."""
 HISTORY = 12
 """Images of a page of what was made so far."""
 WIPE = 512
@@ -52,29 +55,36 @@ def _index(targets: Sequence[str]) -> int:
     return next((targets.index(name) for name in names if name in targets), 0)
 
 
+def _target(targets: list[str]) -> str:
+    """The LoRA that the address names, or one that is chosen."""
+    index = _index(targets)
+    target = st.selectbox("LoRA", targets, index=index, key=f"target-{index}")
+    if target != targets[index]:
+        st.query_params.pop("run", None)
+        st.query_params["lora"] = target
+    return target
+
+
 def _form(workspace: Workspace, targets: list[str]) -> None:
-    target = st.selectbox("LoRA", targets, index=_index(targets))
+    form = Form(workspace, "generate")
+    target = _target(targets)
     path = workspace.inside(target)
-    prompt = st.text_area("Prompt", value=_first_prompt(RunDir(path)), key=f"prompt-{target}")
-    negative = st.text_input("Negative prompt")
-    strength = st.slider("LoRA scale (strength)", -2.0, 2.0, 1.0, 0.05)
-    additions = st.multiselect("Further LoRAs", [name for name in targets if name != target])
+    prompt = form.area("Prompt", _first_prompt(RunDir(path)), name=f"prompt-{target}")
+    negative = form.text("Negative prompt", name="negative")
+    strength = form.slider("LoRA scale (strength)", SCALE, 1.0, name=f"strength-{target}")
+    additions = form.several(
+        "Further LoRAs", [name for name in targets if name != target], name=f"further-{target}"
+    )
     strengths = {
-        name: st.slider(f"Strength of {plain(name)}", -2.0, 2.0, 1.0, 0.05, key=f"add-{name}")
-        for name in additions
+        name: form.slider(f"Strength of {plain(name)}", SCALE, 1.0, name=f"add-{name}") for name in additions
     }
-    cells = st.columns(3)
-    count = cells[0].number_input("Images", 1, 64, 1)
-    seed = cells[1].number_input("Seed", 0, 2**31 - 1, 0)
-    steps = cells[2].number_input("Steps", 1, 1000, None, placeholder="20")
-    cells = st.columns(3)
-    guidance = cells[0].number_input("Guidance (CFG)", 0.0, 100.0, None, placeholder="the base's")
-    width = cells[1].number_input("Width", 16, 8192, None, step=16, placeholder="as trained")
-    height = cells[2].number_input("Height", 16, 8192, None, step=16, placeholder="as trained")
-    with_base = st.toggle("Before and after: the base alone beside it", value=True)
-    grid = st.text_input("Grid over strengths", placeholder="0,0.5,1")
-    steps_grid = st.text_input("Grid over training steps", placeholder="100,200,last")
-    stays_loaded = st.toggle("Keep the base loaded", value=True, help="The next image begins at once.")
+    sampling = _sampling(form)
+    with_base = form.toggle("Before and after: the base alone beside it", default=True, name="with-base")
+    grid = form.text("Grid over strengths", name="grid", placeholder="0,0.5,1")
+    steps_grid = form.text("Grid over training steps", name="steps-grid", placeholder="100,200,last")
+    stays_loaded = form.toggle(
+        "Keep the base loaded", default=True, name="stays-loaded", help="The next image begins at once."
+    )
     if not st.button("Generate", icon=":material/brush:", type="primary", width="stretch"):
         return
     scales = grid.strip() or (f"0,{strength:g}" if with_base else f"{strength:g}")
@@ -84,12 +94,7 @@ def _form(workspace: Workspace, targets: list[str]) -> None:
             "loras": [{"path": str(workspace.inside(name)), "strength": v} for name, v in strengths.items()],
             "prompt": with_trigger(prompt, _trigger(RunDir(path))),
             "negative": negative or None,
-            "count": count,
-            "seed": seed,
-            "steps": steps,
-            "guidance": guidance,
-            "width": width,
-            "height": height,
+            **sampling,
             "out": str(workspace.outputs),
         }
         _generate_now(request, (0.0, strength) if with_base else (strength,))
@@ -98,17 +103,29 @@ def _form(workspace: Workspace, targets: list[str]) -> None:
         "--prompt": prompt,
         "--negative-prompt": negative,
         "--lora-scale": scales,
-        "--images-per-prompt": count,
-        "--seed": seed,
-        "--steps": steps,
-        "--guidance": guidance,
-        "--width": width,
-        "--height": height,
+        "--images-per-prompt": sampling.pop("count"),
+        **{f"--{key}": value for key, value in sampling.items()},
         "--step": steps_grid.strip(),
     }
     words = [f"{flag}={value}" for flag, value in options.items() if value not in (None, "")]
     words += [f"--lora={workspace.inside(name)}:{value:g}" for name, value in strengths.items()]
     generate(workspace, path, words)
+
+
+def _sampling(form: Form) -> dict[str, Any]:
+    """How to sample: what is empty is the base's own."""
+    cells = [*st.columns(3), *st.columns(3)]
+    sides = {"step": 16, "placeholder": "as trained"}
+    return {
+        "count": form.number("Images", (1, 64), 1, name="count", column=cells[0]),
+        "seed": form.number("Seed", (0, 2**31 - 1), 0, name="seed", column=cells[1]),
+        "steps": form.number("Steps", (1, 1000), name="steps", column=cells[2], placeholder="20"),
+        "guidance": form.number(
+            "Guidance (CFG)", (0.0, 100.0), name="guidance", column=cells[3], placeholder="the base's"
+        ),
+        "width": form.number("Width", (16, 8192), name="width", column=cells[4], **sides),
+        "height": form.number("Height", (16, 8192), name="height", column=cells[5], **sides),
+    }
 
 
 def _trigger(run: RunDir) -> str:
@@ -233,7 +250,7 @@ def _history(workspace: Workspace) -> None:
         return
     st.subheader(f"Made so far ({len(paths)})")
     pages = -(-len(paths) // HISTORY)
-    number = st.pagination(pages, key="history-page") if pages > 1 else 1
+    number = page_number(pages)
     with st.grid(min_column_width=200):
         for path in paths[(number - 1) * HISTORY : number * HISTORY]:
             with st.container(border=True):

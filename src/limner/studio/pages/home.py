@@ -9,7 +9,7 @@ from limner.jobs import Job
 from limner.run_folder import RunDir
 from limner.status import RunStatus, read_status
 from limner.studio import machine
-from limner.studio.links import link, open_page
+from limner.studio.links import link, open_page, page_number
 from limner.studio.show import ACTIVE, job_line, show_image, state_line, time_left
 from limner.studio.text import plain
 from limner.studio.workspace import Workspace, current
@@ -35,7 +35,7 @@ def page() -> None:
         return
     st.subheader(f"Runs ({len(runs)})")
     pages = -(-len(runs) // RUNS_SHOWN)
-    number = st.pagination(pages, key="runs-page") if pages > 1 else 1
+    number = page_number(pages)
     _cards([run.path.name for run in runs[(number - 1) * RUNS_SHOWN : number * RUNS_SHOWN]])
 
 

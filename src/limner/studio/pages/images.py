@@ -72,6 +72,7 @@ def _choice(workspace: Workspace) -> Path | None:
     choice = st.selectbox("Folder", folders, index=index, key=f"images-choice-{name}")
     if choice != name:
         st.query_params["images"] = choice
+        st.query_params.pop("page", None)
     return workspace.inside(choice)
 
 

@@ -7,6 +7,7 @@ import streamlit as st
 from limner.bases import predictors
 from limner.jobs import Job
 from limner.models.registry import registered_bases
+from limner.studio.form import Form
 from limner.studio.links import open_page, parameter
 from limner.studio.recipes import new_recipe
 from limner.studio.show import job_line, show_image
@@ -30,9 +31,10 @@ def page() -> None:
     folder = _images(workspace)
     if folder is None:
         return
-    base, predictor = _predictor()
-    rank = st.number_input("LoRA rank", min_value=1, max_value=128, value=None, placeholder="as predicted")
-    name = st.text_input("Name", value=f"{folder.name}-instant", key=f"instant-name-{folder}")
+    form = Form(workspace, "instant")
+    base, predictor = _predictor(form)
+    rank = form.number("LoRA rank", (1, 128), name="rank", placeholder="as predicted")
+    name = form.text("Name", f"{folder.name}-instant", name=f"name-{workspace.named(folder)}")
     path = workspace.loras / f"{safe_name(name)}.safetensors"
     if st.button("Make the LoRA", icon=":material/bolt:", type="primary"):
         options = ["--predictor", predictor] if predictor else []
@@ -48,7 +50,7 @@ def page() -> None:
 def _images(workspace: Workspace) -> Path | None:
     """The folder of pictures: one that is there, or what is dropped here."""
     with st.expander("Drop pictures", expanded=not workspace.image_folders()):
-        name = st.text_input("Name of the set", value="instant")
+        name = Form(workspace, "instant").text("Name of the set", "instant", name="set")
         uploads = st.file_uploader("1 to 8 pictures", accept_multiple_files=True, key="instant-upload")
         if uploads and st.button("Use these"):
             folder = workspace.new_folder(workspace.images, name)
@@ -62,7 +64,10 @@ def _images(workspace: Workspace) -> Path | None:
         return None
     selection = parameter("images")
     index = folders.index(selection) if selection in folders else 0
-    folder = workspace.inside(st.selectbox("Pictures", folders, index=index, key=f"instant-{selection}"))
+    name = st.selectbox("Pictures", folders, index=index, key=f"instant-{selection}")
+    if name != folders[index]:
+        st.query_params["images"] = name
+    folder = workspace.inside(name)
     paths = workspace.images_in(folder)
     row = st.columns(GROUP)
     for cell, path in zip(row, paths[:GROUP], strict=False):
@@ -73,18 +78,14 @@ def _images(workspace: Workspace) -> Path | None:
     return folder
 
 
-def _predictor() -> tuple[str, str]:
+def _predictor(form: Form) -> tuple[str, str]:
     """(base, predictor); the predictor is empty where the base brings its own."""
     names = list(predictors())
-    base = st.selectbox(
-        "Base",
-        [*names, *(name for name in registered_bases() if name not in names)],
-        accept_new_options=True,
-        key="instant-base",
-    )
+    choices = [*names, *(name for name in registered_bases() if name not in names)]
+    base = form.select("Base", choices, choices[0], name="base", accept_new_options=True)
     if base in names:
         return str(base), ""
-    text = st.text_input("Predictor: a file or folder in the workspace, or a hub id", key="instant-predictor")
+    text = form.text("Predictor: a file or folder in the workspace, or a hub id", name="predictor")
     workspace = current()
     is_local = bool(text) and (workspace.root / text).exists()
     return str(base), str(workspace.inside(text)) if is_local else text

@@ -8,6 +8,7 @@ import streamlit as st
 from limner.errors import LimnerError
 from limner.files import human
 from limner.run_folder import RunDir
+from limner.studio.form import Form
 from limner.studio.links import parameter
 from limner.studio.show import ACTIVE, job_line, show_image
 from limner.studio.text import plain
@@ -36,7 +37,7 @@ def page() -> None:
         _table(record)
         _choice(workspace, run, record)
         _sheet(run)
-        _vote(run, cells_of(record))
+        _vote(workspace, run, cells_of(record))
 
 
 def _record(run: RunDir) -> Mapping[str, Any]:
@@ -50,12 +51,17 @@ def _record(run: RunDir) -> Mapping[str, Any]:
 
 def _form(workspace: Workspace, run: RunDir) -> None:
     with st.expander("What to judge", expanded=not run.judge_path.is_file()):
-        steps = st.multiselect("Training steps", [step for step, _ in run.step_loras()], placeholder="all")
-        strengths = st.text_input("LoRA scales (strengths)", value="0.4,0.6,0.8,1,1.2")
-        seeds = st.number_input("Seeds", 1, 64, 4)
-        prompts = st.text_area("Prompts, one per line", placeholder="those of the recipe")
-        encoder = st.text_input(
-            "Vision encoder: hub id or folder", placeholder="SigLIP 2; on glyph its judge"
+        form, name = Form(workspace, "judge"), run.path.name
+        steps = form.several(
+            "Training steps", [step for step, _ in run.step_loras()], name=f"steps-{name}", placeholder="all"
+        )
+        strengths = form.text("LoRA scales (strengths)", "0.4,0.6,0.8,1,1.2", name=f"strengths-{name}")
+        seeds = form.number("Seeds", (1, 64), 4, name=f"seeds-{name}")
+        prompts = form.area(
+            "Prompts, one per line", name=f"prompts-{name}", placeholder="those of the recipe"
+        )
+        encoder = form.text(
+            "Vision encoder: hub id or folder", name="encoder", placeholder="SigLIP 2; on glyph its judge"
         )
         if st.button("Judge", icon=":material/balance:", type="primary"):
             options = [f"--steps={','.join(map(str, steps))}"] if steps else []
@@ -99,9 +105,12 @@ def _choice(workspace: Workspace, run: RunDir, record: Mapping[str, Any]) -> Non
     cells = [cell for cell in cells_of(record) if cell[0]]
     labels = {_label(cell): cell for cell in cells}
     default = (advice["step"], advice["strength"])
-    index = cells.index(default) if default in cells else 0
+    start = _label(default if default in cells else cells[0])
     left, right = st.columns([3, 1], vertical_alignment="bottom")
-    label = left.selectbox("Make it the run's LoRA", list(labels), index=index)
+    form = Form(workspace, "judge")
+    label = form.select(
+        "Make it the run's LoRA", list(labels), start, name=f"choice-{run.path.name}", column=left
+    )
     if label and right.button("Choose", icon=":material/check:", width="stretch"):
         step, strength = labels[label]
         arguments = ["judge", run.path, f"--choose={step}", f"--strength={strength:g}"]
@@ -127,15 +136,16 @@ def _sheet(run: RunDir) -> None:
             )
 
 
-def _vote(run: RunDir, cells: list[Cell]) -> None:
+def _vote(workspace: Workspace, run: RunDir, cells: list[Cell]) -> None:
     """A blind vote between two cells."""
     if len(cells) < 2:
         return
     st.subheader("Blind vote")
     labels = {_label(cell): cell for cell in cells}
     left, right = st.columns(2)
-    first = labels[str(left.selectbox("Between", list(labels), index=len(labels) - 1))]
-    second = labels[str(right.selectbox("and", list(labels), index=0))]
+    form, names = Form(workspace, "judge"), list(labels)
+    first = labels[form.select("Between", names, names[-1], name=f"first-{run.path.name}", column=left)]
+    second = labels[form.select("and", names, names[0], name=f"second-{run.path.name}", column=right)]
     if first == second:
         st.caption("Choose two different ones.")
         return

@@ -16,9 +16,11 @@ from limner.planning.cards import CARDS
 from limner.recipe import Recipe, aliases, toml
 from limner.recipe.fields import ConceptType
 from limner.reporter import duration, printable
+from limner.studio.form import Form
+from limner.studio.images.image_set import ImageSet
 from limner.studio.links import open_page, parameter
 from limner.studio.pages.run import start
-from limner.studio.recipes import RecipeFile, new_recipe
+from limner.studio.recipes import RecipeFile, new_recipe, purpose_of
 from limner.studio.text import plain
 from limner.studio.uploads import save_upload
 from limner.studio.verbs import ask
@@ -26,7 +28,7 @@ from limner.studio.workspace import Workspace, current, safe_name
 
 THIS_MACHINE = "this machine"
 IMPORT = "import-answer"
-"""Where a session keeps what became of a configuration of another trainer."""
+"""What became of a configuration of another trainer is kept under this, with the recipe's name."""
 PHASES = {"load": "loading", "cache": "caching", "train": "training", "sample": "sampling"}
 """Phases of a run in their order, and in words."""
 QUESTIONS = ("base", "concept_type", "data.trigger", "data.resolution", "lora.rank", "train.steps")
@@ -78,26 +80,33 @@ def _new(workspace: Workspace) -> None:
         return
     selection = parameter("images")
     index = folders.index(selection) if selection in folders else 0
-    images = st.selectbox("Images", folders, index=index)
-    name = st.text_input("Name of the run", value=Path(images).name, key=f"new-name-{images}")
-    base = st.selectbox("Base", _bases(), key="new-base", accept_new_options=True)
+    images = st.selectbox("Images", folders, index=index, key=f"new-images-{selection}")
+    if images != folders[index]:
+        st.query_params["images"] = images
+    form, purpose = Form(workspace, "plan"), purpose_of(ImageSet(workspace, workspace.inside(images)))
+    name = form.text("Name of the run", Path(images).name, name=f"new-name-{images}")
+    bases = _bases()
+    default = purpose.get("base", bases[0])
+    base = form.select("Base", bases, default, name=f"new-base-{images}-{default}", accept_new_options=True)
     if st.button("Write the recipe", icon=":material/note_add:"):
-        file = new_recipe(workspace, workspace.inside(images), name, {"base": base})
+        file = new_recipe(workspace, workspace.inside(images), name, {**purpose, "base": base})
         st.query_params["recipe"] = file.name
         st.rerun()
 
 
 def _import(workspace: Workspace) -> None:
+    form = Form(workspace, "plan")
     st.caption("kohya sd-scripts, musubi, ai-toolkit, OneTrainer, SimpleTuner, DiffSynth, diffusers, fluxgym")
     upload = st.file_uploader("A configuration or a script", key="import-upload")
     if upload is not None and st.button("Import"):
         source = save_upload(workspace, upload)
         target = workspace.recipes / f"{safe_name(Path(upload.name).stem)}.toml"
         workspace.recipes.mkdir(parents=True, exist_ok=True)
-        st.session_state[IMPORT] = ask(["import", source, "--out", target], folder=workspace.root)
+        answer = ask(["import", source, "--out", target], folder=workspace.root)
+        form.put(f"{IMPORT}-{target.stem}", answer)
         st.query_params["recipe"] = target.stem
         st.rerun()
-    if answer := st.session_state.get(IMPORT):
+    if answer := form.value(f"{IMPORT}-{parameter('recipe')}"):
         counts = ", ".join(f"{count} {outcome}" for outcome, count in answer["counts"].items() if count)
         st.markdown(plain(f"{answer['trainer']}: {counts}"))
         st.dataframe([{key: _cell(value) for key, value in row.items()} for row in answer["rows"]])
@@ -171,7 +180,7 @@ def _write(file: RecipeFile, changes: Mapping[str, Any]) -> None:
 
 def _settings(file: RecipeFile, recipe: Recipe) -> None:
     """Every key, by table, with what it means and where its value is from."""
-    if not st.toggle("All settings", key="all-settings"):
+    if not Form(file.workspace, "plan").toggle("All settings", name="all-settings"):
         return
     reasons = file.reasons(recipe)
     tables: dict[str, list[str]] = {}
@@ -218,7 +227,7 @@ def _parsed(text: str) -> Any:
 
 @st.cache_resource
 def _plans() -> dict[tuple[str, str], dict[str, Any]]:
-    """Plans that were made already, by the content of the recipe and the card."""
+    """Plans that were made already, by what was planned, such as the content of the recipe, and the card."""
     return {}
 
 
@@ -243,7 +252,8 @@ def plan_of(file: RecipeFile, card: str) -> dict[str, Any]:
 
 def _plan(file: RecipeFile) -> None:
     names = [THIS_MACHINE, *sorted(card.name for card in CARDS)]
-    card = st.selectbox("Card", names, key="card", accept_new_options=True) or THIS_MACHINE
+    form = Form(file.workspace, "plan")
+    card = form.select("Card", names, THIS_MACHINE, name="card", accept_new_options=True) or THIS_MACHINE
     _survey(file, card)
     answer = plan_of(file, card)
     if not answer.get("fits"):
@@ -264,14 +274,14 @@ def _plan(file: RecipeFile) -> None:
 
 def _survey(file: RecipeFile, card: str) -> None:
     """Every base on that card, where somebody asks."""
-    key = f"survey:{card}"
+    images = file.load().data.images
+    key = (f"every base for {images}", card)
     if st.button("Which bases fit this card?", icon=":material/table:"):
         options = [] if card == THIS_MACHINE else ["--card", card]
         with st.spinner("Planning every base: a quarter of a minute ..."):
-            images = file.load().data.images
-            st.session_state[key] = ask(["plan", images, *options], folder=file.workspace.root)["bases"]
-    if rows := st.session_state.get(key):
-        st.dataframe([_survey_row(row) for row in rows], hide_index=True, height=280)
+            _plans()[key] = ask(["plan", images, *options], folder=file.workspace.root)
+    if answer := _plans().get(key):
+        st.dataframe([_survey_row(row) for row in answer["bases"]], hide_index=True, height=280)
 
 
 def _survey_row(row: Mapping[str, Any]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from limner.reporter import duration
 from limner.run_folder import RunDir
 from limner.status import Requests, RunStatus, read_status
 from limner.studio import loaded_base
+from limner.studio.form import Form
 from limner.studio.links import link, open_page, parameter
 from limner.studio.recipes import RecipeFile
 from limner.studio.show import ACTIVE, job_line, show_image, state_line, time_left
@@ -239,7 +240,8 @@ def _finite(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
 @st.fragment(run_every=5)
 def _samples(name: str) -> None:
     """Samples: the base in the first column, then a step of choice."""
-    run = RunDir(current().runs / name)
+    workspace = current()
+    run, form = RunDir(workspace.runs / name), Form(workspace, "run")
     samples = run.samples()
     if not samples:
         return
@@ -247,9 +249,9 @@ def _samples(name: str) -> None:
     steps = list(samples)
     step = steps[-1]
     if len(steps) > 1:
-        follow = st.toggle("Follow the newest", value=True, key=f"follow-{name}")
-        if not follow:
-            step = st.select_slider("Step", steps, value=steps[-1], key=f"step-{name}")
+        is_newest = form.toggle("Follow the newest", default=True, name=f"follow-{name}")
+        if not is_newest:
+            step = form.scale("Step", steps, steps[-1], name=f"step-{name}")
     try:
         prompts = run.prompts()
     except LimnerError:
