@@ -6,8 +6,8 @@ import pytest
 
 from limner.errors import BadRecipe, BadUsage
 from limner.files import write_text
-from limner.recipe.toml import dump
-from limner.target import folder_name, overrides_from, request_for
+from limner.recipe.toml import dump, placed
+from limner.target import folder_name, home_of, overrides_from, request_for, unplaced
 from messages import raises
 
 
@@ -155,6 +155,35 @@ def test_the_folder_of_all_runs_in_place_of_one_is_told(tmp_path, monkeypatch):
         write_text(tmp_path / "runs" / name / "checkpoints" / "step-000010.safetensors", "")
     with raises(BadUsage):
         request_for(Path("runs"), {}, None)
+
+
+def test_from_inside_the_folder_of_images_the_run_lies_beside_it(photos, monkeypatch):
+    monkeypatch.chdir(photos)
+    request = request_for(Path(), {}, None)
+    assert (request.out, request.recipe.data.images) == (Path("../runs/photos"), photos)
+    assert home_of(Path()) == request.out
+    write_text(Path("mine.toml"), '[data]\nimages = "."\n')
+    assert request_for(Path("mine.toml"), {}, None).out == Path("../runs/mine")
+
+
+def test_a_folder_with_runs_in_it_is_no_folder_of_images(photos, monkeypatch):
+    write_text(photos / "runs" / "a" / "checkpoints" / "step-000010.safetensors", "")
+    monkeypatch.chdir(photos)
+    with raises(BadUsage):
+        request_for(Path(), {}, None)
+
+
+def test_paths_that_were_written_relative_stay_so_beside_the_recipe(photos, tmp_path):
+    words = {"data.images": Path("photos"), "data.cache": tmp_path / "c", "base": "./m.safetensors"}
+    recipe = request_for(Path("photos"), {key: words[key] for key in ("data.cache", "base")}, None).recipe
+    short = unplaced(recipe, Path("sub/recipe.toml"), words)
+    assert (short.data.images, short.data.cache, short.base) == (
+        Path("../photos"),
+        tmp_path / "c",
+        "../m.safetensors",
+    )
+    assert placed(short, tmp_path / "sub") == recipe
+    assert unplaced(recipe, Path("recipe.toml"), words).base == "./m.safetensors"
 
 
 def test_a_picture_in_place_of_its_folder_is_told(photos):

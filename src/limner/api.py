@@ -364,7 +364,7 @@ def preset(
     """A recipe to start from: ``limner.preset("style", base="sdxl", settings={"data.images": "photos"})``.
 
     Args:
-        concept: What the images share: subject, face, object, style.
+        concept: What the images share: subject, face, object, style, concept.
         settings: Values of the recipe by dotted path.
         keys: Values of the recipe by short name.
 

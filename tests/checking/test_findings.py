@@ -113,6 +113,18 @@ def test_captions():
     assert long.image == "a" and "90 tokens; 77 are read" in long.reason
 
 
+def test_images_that_get_the_default_caption_are_told_it():
+    (first, second) = findings.of_captions([(), ()], ["a", "b"], "sks", "a thing")
+    assert first.level == second.level == "advice" and first.reason.endswith('training sees "a thing" alone')
+
+
+def test_the_resolution_that_enlarges_no_image_is_said():
+    looks = [look(1, upscale=1.0, size=(512, 512)), look(2, upscale=1.9, size=(448, 576))]
+    (found,) = [item for item in findings.of_set(looks, ["a", "b"], "concept") if item.kind == "small"]
+    assert found.reason == "1 of 2 images are enlarged, 1.9 times at most"
+    assert found.remedy == "data.resolution = 256 enlarges none of them."
+
+
 def test_captions_that_describe_nothing_are_problems_and_syntax_is_advice():
     captions = [
         ["a cat"],

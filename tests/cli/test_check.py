@@ -33,3 +33,20 @@ def test_problems_exit_zero_where_that_is_asked(limner, tmp_path):
     assert outcome.status == 0 and "1 problem" in outcome.out
     both = limner("check", folder, "--strict", "--exit-zero")
     assert both.status == 2 and "--strict and --exit-zero do not go together" in both.err
+
+
+def test_what_holds_alike_of_many_images_is_one_line(limner, tmp_path):
+    folder = good(tmp_path / "mine", 10)
+    for file in folder.glob("*.txt"):
+        file.unlink()
+    output = limner("check", folder, *FEW[:4]).out
+    lines = [line for line in output.splitlines() if "no-caption" in line]
+    assert len(lines) == 1 and "and 7 more: no-caption: has no caption" in lines[0]
+
+
+def test_the_name_of_kohyas_folder_is_a_caption(limner, tmp_path):
+    folder = good(tmp_path / "img" / "10_zqx cat", 3)
+    for file in folder.glob("*.txt"):
+        file.unlink()
+    outcome = limner("check", tmp_path / "img", *FEW)
+    assert outcome.status == 0 and "caption" not in outcome.out

@@ -1,10 +1,14 @@
 import json
 
 import pytest
+from PIL import Image
 
 from limner.data.folder import read_folder
+from limner.data.images import small_remedy
 from limner.data.summary import not_filling, shared_captions, what_was_read
 from limner.data.views import Scale, buckets
+from limner.errors import BadData
+from messages import raises
 
 
 def lines(root, **options):
@@ -34,6 +38,19 @@ def test_kohyas_repeats_and_the_captions_by_name_are_told(tmp_path, fill):
         "Read: 3 images (kohya folders: 05_dog x 5, 3_cat x 3; 11 draws an epoch); captions: 1 in .txt, "
         "2 by the folder's name."
     ]
+
+
+def test_the_resolution_that_keeps_all_small_images_is_said(tmp_path, fill):
+    fill(tmp_path, **{"a.jpg": None, "a.txt": "x", "b.jpg": None, "b.txt": "y"})
+    with raises(BadData):
+        read_folder(tmp_path, min_side=64)
+    Image.new("RGB", (64, 64)).save(tmp_path / "c.png")
+    assert what_was_read(read_folder(tmp_path, min_side=64))[1] == (
+        "Too small: 2 images (a.jpg, b.jpg). Use larger copies, or keep all by data.resolution = 64 or "
+        "data.min_side = 32."
+    )
+    assert read_folder(tmp_path, min_side=64 // 2).rejected == ()
+    assert small_remedy(15) == "Use a larger copy."
 
 
 def test_splits_masks_and_files_that_are_not_read_are_told(tmp_path, fill):

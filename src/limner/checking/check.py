@@ -174,14 +174,18 @@ def _read(recipe: Recipe, min_side: int) -> list[Folder]:
 
 
 def _captions(recipe: Recipe, looks: Sequence[ImageStats], names: Sequence[str]) -> Iterator[Finding]:
-    """Findings on the captions of each set."""
+    """Findings on the captions of each set; the name of a kohya folder is one, and not a missing one."""
     for number, entry in enumerate(recipe.data.folders):
         pairs = [
-            (look, name) for look, name in zip(looks, names, strict=True) if look.example.dataset == number
+            (look, name)
+            for look, name in zip(looks, names, strict=True)
+            if look.example.dataset == number and not look.example.caption_file.endswith("/")
         ]
         captions = [look.example.source_captions for look, _ in pairs]
         if captions:
-            yield from judged.of_captions(captions, [name for _, name in pairs], entry.trigger)
+            yield from judged.of_captions(
+                captions, [name for _, name in pairs], entry.trigger, entry.default_caption
+            )
 
 
 def _reads_controls(base: str) -> bool:

@@ -23,7 +23,7 @@ UPSCALE_LEVELS = (1.05, 2.0)
 MIN_JPEG_QUALITY = ((1.5, 40), (3.0, 25), (np.inf, 10))
 """(times reduced, JPEG quality): the more an image is reduced, the less of its damage is left."""
 MAX_BLOCKINESS = 1.75
-MIN_IMAGES = {"subject": 10, "face": 10, "object": 8, "style": 20}
+MIN_IMAGES = {"subject": 10, "face": 10, "object": 8, "style": 20, "concept": 20}
 """Images from which a LoRA generalises, as the guides of the trainers have it: see ``models.presets``."""
 MIN_FOR_VARIETY = 8
 """Images below which nothing is said about variety."""
@@ -160,16 +160,27 @@ def of_set(
     Args:
         looks: One for each image.
         names: Their paths below the folder.
-        concept: ``subject``, ``face``, ``object`` or ``style``.
+        concept: ``subject``, ``face``, ``object``, ``style`` or ``concept``.
         frames_again: Reads the ``frames`` of those that kept none, by index; asked only where others share
             a mark.
     """
     findings = [*_copies(looks, names), *_marks(looks, names, frames_again)]
     minimum = MIN_IMAGES[concept]
+    if largest := max((look.upscale for look in looks if look.upscale > UPSCALE_LEVELS[0]), default=0.0):
+        findings.append(_enlarged(looks, largest))
     if len(looks) < minimum:
         reason = f'{len(looks)} images for the concept "{concept}", which takes about {minimum}'
         findings.append(Finding("", ADVICE, "count", reason, "Add more, of other places, poses and light."))
     return findings
+
+
+def _enlarged(looks: Sequence[ImageStats], largest: float) -> Finding:
+    """What resolution enlarges none: the buckets' areas go with the square of it."""
+    count = sum(look.upscale > UPSCALE_LEVELS[0] for look in looks)
+    side = max((look.size[0] * look.size[1]) ** 0.5 for look in looks) / largest
+    resolution = max(16, int(side) // 16 * 16)
+    reason = f"{count} of {len(looks)} images are enlarged, {largest:.1f} times at most"
+    return Finding("", ADVICE, "small", reason, f"data.resolution = {resolution} enlarges none of them.")
 
 
 def of_variety(points: np.ndarray, names: Sequence[str], *, max_distance: float, basis: str) -> list[Finding]:
@@ -279,19 +290,22 @@ def _meet(first: tuple[int, ...], second: tuple[int, ...]) -> bool:
     return first[0] < second[2] and second[0] < first[2] and first[1] < second[3] and second[1] < first[3]
 
 
-def of_captions(captions: Sequence[Sequence[str]], names: Sequence[str], trigger: str) -> list[Finding]:
+def of_captions(
+    captions: Sequence[Sequence[str]], names: Sequence[str], trigger: str, default: str = ""
+) -> list[Finding]:
     """What is wrong with the captions, as they stand in the files.
 
     Args:
         captions: The variants of each image; none where it has none.
         names: Paths of the images below the folder.
         trigger: ``data.trigger``; empty: there is none.
+        default: ``data.default_caption``, which training shows for an image that has none.
     """
     stats = caption_stats(captions, trigger)
-    remedy = "Write one, or run: limner caption"
-    effect = f'training sees "{trigger}" alone' if trigger else "training sees the empty caption"
+    remedy, sight = "Write one, or run: limner caption", default or trigger
+    effect = f'training sees "{sight}" alone' if sight else "training sees the empty caption"
     # Training on the trigger alone is a known way; some images with captions and some without is none.
-    level = ADVICE if trigger and len(stats.missing) == len(captions) else PROBLEM
+    level = ADVICE if sight and len(stats.missing) == len(captions) else PROBLEM
     findings = [
         Finding(names[index], level, "no-caption", f"has no caption: {effect}", remedy)
         for index in stats.missing

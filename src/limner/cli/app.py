@@ -25,7 +25,7 @@ from limner.cli.session import session
 from limner.errors import BadUsage, DoesNotFit, LimnerError
 from limner.imports import swiftly
 from limner.nn.memory import segments
-from limner.target import RUNS, RunRequest, folder_name, overrides_from, request_for
+from limner.target import RUNS, RunRequest, folder_name, home_of, overrides_from, request_for, unplaced
 
 app = typer.Typer(
     name="limner",
@@ -57,9 +57,11 @@ def init(
 
     if os.path.lexists(out):  # links to nothing and rings of links too
         raise BadUsage(f"{out} exists. Remove it, or write another file with --out.")
-    request = _template(images, overrides_from(options))
+    overrides = overrides_from(options)
+    request = _template(images, overrides)
+    names = {"data.images": images, **overrides} if images else {}
     try:
-        write_text(out, commented(request.recipe, request.sources))
+        write_text(out, commented(unplaced(request.recipe, out, names), request.sources))
     except OSError as error:
         raise BadUsage(
             f"{out} cannot be written: {error.strerror}. Choose another file with --out."
@@ -75,7 +77,7 @@ def _template(images: Path | None, overrides: dict[str, Any]) -> RunRequest:
     from limner.recipe.toml import change
 
     if images is not None:
-        return request_for(images, overrides, RUNS / folder_name(images))
+        return request_for(images, overrides, home_of(images) or RUNS / folder_name(images))
     base, concept = overrides.get("base", Recipe().base), overrides.get("concept_type", Recipe().concept_type)
     family, count = preset_name(base), 10
     train = Recipe().train

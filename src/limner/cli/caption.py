@@ -30,7 +30,7 @@ CAPTIONS = (
         str,
         "What the images share: subject, face, object, style, concept.",
         "subject",
-        values=(*CONCEPT_TYPES, "concept"),
+        values=CONCEPT_TYPES,
     ),
     replace(BASE, help="Base model, whose caption style is used.", default="glyph"),
     Option(

@@ -1,5 +1,6 @@
 """The verb ``check`` on the command line."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,7 +32,9 @@ CHECKING = (
 )
 """What only this verb asks."""
 MOST_LINES = 40
-"""Findings on the terminal; the page has them all."""
+"""Lines on the terminal; the page has them all."""
+MOST_NAMES = 3
+"""Images that a line names."""
 
 
 def register(app: typer.Typer) -> None:
@@ -73,7 +76,7 @@ def check(
         report = api.check(request.recipe, out=page, encoder=encoder, on_event=reporter.on_event)
         fixes = write_fixed_copy(report, fix, reporter) if fix is not None else None
     value = report.plain() | ({"fixed": fixes.plain()} if fixes else {})
-    lines = [_line(finding) for finding in report.findings if finding.level != "note"]
+    lines = _lines([finding for finding in report.findings if finding.level != "note"])
     rest = [f".. and {len(lines) - MOST_LINES} more on the page"] * (len(lines) > MOST_LINES)
     counts = f"{counted(report.count('problem'), 'problem')}, advice: {report.count('advice')}"
     counts += f", notes: {report.count('note')}"
@@ -90,6 +93,19 @@ def _home(run: Path) -> Path:
     return run / "check"
 
 
-def _line(finding: Any) -> str:
-    name = finding.image or "the set"
-    return f"{finding.level:<7} {name}: {finding.kind}: {finding.reason}. {finding.remedy}"
+def _lines(findings: Sequence[Any]) -> list[str]:
+    """A line for each finding; what holds alike of several images is one line."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for finding in findings:
+        words = finding.level, finding.kind, finding.reason, finding.remedy
+        groups.setdefault(words, []).append(finding.image or "the set")
+    return [
+        f"{level:<7} {_subject(images)}: {kind}: {reason}. {remedy}"
+        for (level, kind, reason, remedy), images in groups.items()
+    ]
+
+
+def _subject(images: Sequence[str]) -> str:
+    if len(images) <= MOST_NAMES:
+        return ", ".join(images)
+    return f"{', '.join(images[:MOST_NAMES])} and {len(images) - MOST_NAMES} more"

@@ -72,7 +72,7 @@ def assignments() -> list[str]:
     return [f"{key}=" for key in keys(Recipe)]
 
 
-CONCEPT_TYPES = ("subject", "face", "object", "style")
+CONCEPT_TYPES = ("subject", "face", "object", "style", "concept")
 BASE = Option(
     "--base",
     "base",
@@ -100,7 +100,7 @@ RECIPE = (
         "--concept-type",
         "concept_type",
         str,
-        "What the images share: subject, face, object, style. Chooses the preset.",
+        "What the images share: subject, face, object, style, concept. Chooses the preset.",
         verbs="init train cache check plan",
         values=CONCEPT_TYPES,
     ),

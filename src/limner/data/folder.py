@@ -26,7 +26,7 @@ from limner.data.control import (
     without_controls,
 )
 from limner.data.formats import ARCHIVES
-from limner.data.images import BadImage, inspect
+from limner.data.images import BadImage, inspect, small_remedy
 from limner.data.listing import Listing, listed, printable
 from limner.data.masks import Mask, Masks
 from limner.errors import BadData
@@ -81,6 +81,8 @@ class Rejected:
     path: Path
     reason: str
     """What is wrong and what to do, one line, without the path."""
+    short_side: int = 0
+    """In pixels, of an image that is too small."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,12 +223,9 @@ class _Reader:
         origin = (captions, candidate.repeats, crop_region, source_captions, source, candidate.seed)
         example = Example(path, *facts, *origin, controls, mask)
         left, top, right, bottom = example.extent
-        if min(right - left, bottom - top) < self.min_side:
-            return Rejected(
-                path,
-                f"has {right - left} x {bottom - top} pixels; the short side needs {self.min_side}. "
-                "Use a larger copy, or lower data.resolution or data.min_side.",
-            )
+        if (side := min(right - left, bottom - top)) < self.min_side:
+            reason = f"has {right - left} x {bottom - top} pixels; the short side needs {self.min_side}. "
+            return Rejected(path, reason + small_remedy(side), side)
         return example
 
     def _controls(self, candidate: _Candidate) -> tuple[ControlImage, ...]:
@@ -280,6 +279,8 @@ def _nothing(root: Path, rejections: list[Rejected], archives: list[str]) -> str
     if not rejections:
         return f"{root} holds no images. Put JPEG, PNG or WebP files into it, or name another folder."
     worst = rejections[0]
+    if all(rejection.short_side for rejection in rejections):  # then the remedy fits them all
+        worst = min(rejections, key=lambda rejection: rejection.short_side)
     rest = f" (and {len(rejections) - 1} more)" if len(rejections) > 1 else ""
     return f"{root} holds no usable image: {worst.path.name} {worst.reason}{rest}"
 

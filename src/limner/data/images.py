@@ -71,6 +71,18 @@ class BadImage(BadData):
         self.reason = reason
 
 
+SMALLEST = 16
+"""Pixels of a short side below which no resolution would keep an image; bases divide it."""
+
+
+def small_remedy(side: int) -> str:
+    """What to do about an image whose short side, in pixels, is less than half of the smallest resolution."""
+    if side < SMALLEST:
+        return "Use a larger copy."
+    resolution = 2 * side // SMALLEST * SMALLEST
+    return f"Use a larger copy, or keep it by data.resolution = {resolution} or data.min_side = {side}."
+
+
 class Facts(NamedTuple):
     """What is known of a picture file: hash of its bytes (hex), and pixels after EXIF rotation."""
 

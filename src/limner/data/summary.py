@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 
 from limner.data.control import ControlImage
 from limner.data.folder import Example, Folder
+from limner.data.images import small_remedy
 from limner.data.masks import named_as_mask
 from limner.data.views import Scale, closest, sizes_at
 
@@ -42,6 +43,7 @@ def what_was_read(folder: Folder, *, trigger: str = "", default_caption: str = "
         )
     if folder.unread:
         lines.append(f"Not read: {_counted(folder.unread, 'file', 'files')}.{_hint(folder)}")
+    lines += _small(folder)
     lines += _shapes(folder)
     lines += _shared(folder)
     lines += [folder.advice] if folder.advice else []
@@ -163,6 +165,19 @@ def _missing(folder: Folder, trigger: str, default_caption: str) -> list[str]:
         ]
     sight = default_caption or trigger
     return [f'{start}: training sees "{sight}" alone. Write captions, or run: limner caption']
+
+
+def _small(folder: Folder) -> list[str]:
+    """A line on images that are too small, and on the resolution that keeps them all."""
+    rejections = [rejection for rejection in folder.rejected if rejection.short_side]
+    if not rejections:
+        return []
+    side = min(rejection.short_side for rejection in rejections)
+    files = [folder.named(rejection.path) for rejection in rejections]
+    remedy = small_remedy(side).replace("keep it", "keep all")
+    return [
+        f"Too small: {_counted(files, 'image', 'images')}. {remedy.replace('a larger copy', 'larger copies')}"
+    ]
 
 
 def _shapes(folder: Folder) -> list[str]:

@@ -34,6 +34,7 @@ STEPS = {
     "face": (1000, 1750, 2700, 4000),
     "object": (1000, 1500, 2500, 4000),
     "style": (1000, 2000, 3000, 4000),
+    "concept": (1000, 1500, 2500, 4000),
 }
 """Optimizer steps on FLUX.1 by concept and size of the folder. The columns are ``SIZES``, then larger."""
 
@@ -43,6 +44,7 @@ STEPS_FROM = {
     "face": "astria: 100 steps per image at 10 images, 70 at 25, 27 at 100; then ai-toolkit",
     "object": _GROWING,
     "style": f"{_GROWING} around ai-toolkit's default (2000)",
+    "concept": _GROWING,
 }
 
 PROMPTS = {
@@ -54,6 +56,11 @@ PROMPTS = {
         "a pencil drawing of [trigger]",
     ),
     "style": ("a lighthouse, [trigger]", "a fox in a forest, [trigger]", "a street market, [trigger]"),
+    "concept": (
+        "a woman in a park, [trigger]",
+        "an old man at home, [trigger]",
+        "a drawing of a girl, [trigger]",
+    ),
 }
 
 
@@ -63,7 +70,7 @@ def preset(
     """A recipe to start from.
 
     Args:
-        concept: "subject", "face", "object" or "style".
+        concept: "subject", "face", "object", "style" or "concept", such as a pose or a garment.
         family: Of a base, as :func:`preset_name` tells it; "" for values that no family has changed.
         images: How many images there are, at least 1. Folders of up to 10, 25, 100 and more images differ.
         method: "lora", or "full" for all weights of the denoiser.

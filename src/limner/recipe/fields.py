@@ -60,7 +60,7 @@ def label(size: float) -> str:
     return f"{size / 2**30:.1f} GB"
 
 
-ConceptType = Literal["subject", "face", "object", "style"]
+ConceptType = Literal["subject", "face", "object", "style", "concept"]
 
 
 def _no_nul(path: Path) -> Path:

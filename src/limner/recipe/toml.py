@@ -18,6 +18,8 @@ PATHS = (
     *("data.images", "data.validation_images", "data.control", "data.masks", "data.cache"),
     *("prior.images", "sample.prompt_file", "sample.control"),
 )
+NAMES = ("base", "components_from", "train.init", "train.adapter", "sample.base")
+"""Keys that may name something here or on the hub."""
 WIDTH = 100
 LARGEST = 1_000_000
 """Bytes."""
@@ -76,7 +78,7 @@ def placed(recipe: Recipe, root: Path) -> Recipe:
             changes[path] = tuple(_absolute(root, item) for item in value)
         elif isinstance(value, Path):
             changes[path] = _absolute(root, value)
-    for key in ("base", "components_from", "train.init", "train.adapter", "sample.base"):
+    for key in NAMES:
         name = get(recipe, key)
         is_path = name.startswith(("./", "../", "~")) or name in (".", "..")
         if is_path or (name.endswith(".safetensors") and not _on_hub(root, name)):

@@ -6,6 +6,7 @@ PROMPTS = {
     "subject": ("[trigger]", "[trigger] on a dark background", "a cat"),
     "face": ("[trigger]", "[trigger] on a dark background", "a cat"),
     "object": ("[trigger]", "[trigger] on a dark background", "a cat"),
+    "concept": ("[trigger]", "[trigger] on a dark background", "a cat"),
     "style": ("[trigger] style cat", "[trigger] style rocket", "[trigger] style apple", "cat"),
 }
 TARGETS = ("norm1.linear", "norm1_context.linear", "norm.linear", "norm_out.linear")
