@@ -1,4 +1,4 @@
-"""A training in two processes of this machine, started as torchrun starts them."""
+"""A training in several processes of this machine, started as torchrun starts them."""
 
 import os
 import subprocess
@@ -7,15 +7,23 @@ from pathlib import Path
 
 from limner.recipe import Recipe, toml
 
+UNEQUAL = Path(__file__).with_name("unequal_devices.py")
+
 
 def train_in_two(recipe: Recipe, folder: Path) -> None:
     """Train into ``folder / "two"``, with a cache of its own."""
-    path = folder / "recipe.toml"
+    train_in(2, recipe, folder / "two")
+
+
+def train_in(count: int, recipe: Recipe, run: Path, *, unequal: bool = False) -> None:
+    """Train in so many processes, with a cache of their own; ``unequal``: the last one on a small device."""
+    path = run.with_suffix(".toml")
     path.write_text(toml.dump(recipe))
+    program = [str(UNEQUAL)] if unequal else ["-m", "limner"]
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv-backend=c10d",
-        "--rdzv-endpoint=localhost:0", "-m", "limner", "train", str(path), "--out", str(folder / "two"),
+        sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={count}", "--rdzv-backend=c10d",
+        "--rdzv-endpoint=localhost:0", *program, "train", str(path), "--out", str(run),
     ]  # fmt: skip
-    environment = {**os.environ, "LIMNER_CACHE": str(folder / "fresh"), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "LIMNER_CACHE": str(run.with_name("fresh")), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

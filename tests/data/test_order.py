@@ -7,7 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limner.data.folder import Example
-from limner.data.order import MIN_IMAGES, SHARE, Order, held_out, micro_batches, whole_ratio
+from limner.data.order import (
+    MIN_IMAGES,
+    SHARE,
+    Order,
+    Pace,
+    SampledView,
+    held_out,
+    micro_batches,
+    whole_ratio,
+)
 from limner.data.views import Scale, View, buckets, views
 from limner.errors import BadData, BadRecipe
 from messages import raises
@@ -24,6 +33,11 @@ def made(
         for at, shape in enumerate(shapes)
     ]
     return views(examples, scales=SCALES, flip=flip, dropout=dropout)
+
+
+def portions(draws, found, largest: int = 99) -> list[list[SampledView]]:
+    """The micro-batches of a step in one process."""
+    return micro_batches([draws], found, [Pace(largest)])[0]
 
 
 def paths(order: Order, found: tuple[View, ...], positions: range) -> list[str]:
@@ -59,7 +73,7 @@ def test_steps_are_whole_batches_and_mostly_of_one_size(folder, batch, seed):
     pure = Counter(
         step[0].position // order.images_per_epoch
         for step in steps
-        if len(micro_batches(step, found)) == 1
+        if len(portions(step, found)) == 1
         and step[0].position // order.images_per_epoch == step[-1].position // order.images_per_epoch
     )
     whole_epochs = 12 * batch // order.images_per_epoch
@@ -69,7 +83,7 @@ def test_steps_are_whole_batches_and_mostly_of_one_size(folder, batch, seed):
 def test_runs_begin_where_steps_begin_in_every_epoch():
     found = made([0] * 9 + [1] * 5)
     order = Order(found, batch=4, seed=3)
-    mixed = sum(len(micro_batches(order.step(step), found)) > 1 for step in range(7 * 14 // 4))
+    mixed = sum(len(portions(order.step(step), found)) > 1 for step in range(7 * 14 // 4))
     assert mixed <= 7
 
 
@@ -134,11 +148,46 @@ def test_never_and_always_dropped(dropout):
 def test_micro_batches_hold_one_size_each_and_keep_all():
     found = made([0, 1, 0, 1, 0, 2, 0])
     draws = Order(found, batch=7, seed=0).step(3)
-    portions = micro_batches(draws, found, 2)
-    assert sorted(draw for portion in portions for draw in portion) == draws
-    assert all(len({found[draw.view_index].size for draw in portion}) == 1 for portion in portions)
-    assert sorted(map(len, portions)) == [1, 2, 2, 2]
-    assert len(micro_batches(draws, found)) == 3
+    micros = portions(draws, found, 2)
+    assert sorted(draw for micro in micros for draw in micro) == draws
+    assert all(len({found[draw.view_index].size for draw in micro}) == 1 for micro in micros)
+    assert sorted(map(len, micros)) == [1, 2, 2, 2]
+    assert len(portions(draws, found)) == 3
+
+
+def test_equal_processes_take_turns():
+    found = made([0, 1, 0, 1, 0, 2, 0])
+    draws = Order(found, batch=7, seed=0).step(3)
+    micros = portions(draws, found, 2)
+    paces = [Pace(2, 0.1)] * 3
+    assert micro_batches([draws], found, paces) == [micros[number::3] for number in range(3)]
+
+
+def test_a_process_takes_images_by_its_speed_and_at_most_what_fits_it():
+    found = made([0] * 8)
+    draws = Order(found, batch=8, seed=0).step(0)
+    large, small = micro_batches([draws], found, [Pace(2, 0.5), Pace(1, 0.8)])
+    assert [len(micro) for micro in large] == [2, 2, 2] and [len(micro) for micro in small] == [1, 1]
+
+
+@settings(max_examples=60)
+@given(
+    folders,
+    st.lists(st.tuples(st.integers(1, 4), st.floats(0.01, 9)), min_size=1, max_size=5),
+    st.integers(0, 99),
+)
+def test_every_image_of_a_step_is_one_process(folder, paces, seed):
+    found = made([shape for shape, _ in folder])
+    paces = [Pace(*pace) for pace in paces]
+    order = Order(found, batch=6, seed=seed)
+    first, second = order.step(0), order.step(1)
+    shares = micro_batches([first, second], found, paces)
+    micros = [micro for share in shares for micro in share]
+    assert sorted(draw for micro in micros for draw in micro) == first + second
+    for pace, share in zip(paces, shares, strict=True):
+        assert all(len(micro) <= pace.micro_batch for micro in share)
+    for micro in micros:
+        assert len({(found[draw.view_index].size, draw in first) for draw in micro}) == 1
 
 
 def test_long_runs_far_out_are_cheap():
@@ -157,7 +206,7 @@ def test_what_means_nothing_is_refused():
     with raises(BadRecipe):
         Order(found, batch=1, seed=0, caption_dropout=0.1)
     with raises(BadRecipe):
-        micro_batches([], found, 0)
+        portions([], found, 0)
 
 
 def test_numpys_words_are_the_published_ones():
@@ -194,7 +243,7 @@ def test_an_epoch_has_each_image_at_each_resolution_by_its_draws_and_a_step_one_
         for at in range(6)
         for size, draws in (((64, 64), 2), ((128, 128), 1))
     }
-    assert all(len(micro_batches(order.step(step), found)) == 1 for step in range(9))
+    assert all(len(portions(order.step(step), found)) == 1 for step in range(9))
 
 
 def test_whole_numbers_stand_to_each_other_as_shares():

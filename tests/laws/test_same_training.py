@@ -1,5 +1,7 @@
 """Law 1: cached = uncached, resumed = whole, two processes = one with twice the accumulation; to the bit.
 
+And to rounding: any number of processes, equal or not, and another number after each stop.
+
 Of several processes: a step of two micro-batches has a sum of two terms, the same in any order. Of more
 micro-batches each process adds up its own, and the sums are added after that: ((1 + 3) + (2 + 4)) for
 (((1 + 2) + 3) + 4). Floating point numbers round otherwise then, so equality is to rounding, as between two
@@ -22,7 +24,7 @@ from limner.training import checkpoint
 from limner.training.cache import all_rows
 from limner.training.encode import survey, uncached
 from limner.training.model import TrainableModel
-from two_processes import train_in_two
+from two_processes import train_in
 
 HARD = {
     "flip": True,
@@ -156,14 +158,27 @@ def test_splitting_the_batch_changes_no_draw(tiny_base, photos, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_are_one_with_twice_the_accumulation(tiny_base, photos, tmp_path):
+def test_processes_are_one_with_more_accumulation_and_others_go_on_where_they_stopped(
+    tiny_base, photos, tmp_path
+):
+    whole = recipe(tiny_base, photos, steps=8, schedule="constant")
+    one, several = tmp_path / "one", tmp_path / "several"
+    train(whole, one, Reporter())
+    train_in(2, shorter(whole, 3), several)
+    assert losses(several) == losses(one)[:4]
+    assert equal(weights(several, 3), weights(one, 3))
+    train_in(3, shorter(whole, 6), several, unequal=True)
+    plan = json.loads(RunDir(several).plan_path.read_text())
+    assert len(plan["processes"]) == 3
+    train(whole, several, Reporter())
+    for pair, expected in zip(losses(several), losses(one), strict=True):
+        assert pair == expected or pair[0] == pytest.approx(expected[0], rel=1e-4)
+    for name, weight in weights(one, 8).items():
+        assert torch.allclose(weights(several, 8)[name], weight, rtol=1e-3, atol=1e-5), name
 
-    wish = recipe(tiny_base, photos, steps=3)
-    one = tmp_path / "one"
-    train(wish, one, Reporter())
-    train_in_two(wish, tmp_path)
-    assert losses(tmp_path / "two") == losses(one)
-    assert equal(weights(tmp_path / "two", 3), weights(one, 3))
+
+def shorter(whole: Recipe, steps: int) -> Recipe:
+    return whole.model_copy(update={"train": whole.train.model_copy(update={"steps": steps})})
 
 
 def test_a_warm_cache_computes_nothing_and_a_new_caption_only_text(tiny_base, photos, tmp_path):

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from limner.assembly.resolve import resolve
-from limner.data.order import QUANTILES
+from limner.data.order import QUANTILES, Pace
 from limner.errors import BadRecipe, BrokenGraph
 from limner.generation.settings import Settings
 from limner.lora import file
@@ -89,7 +89,7 @@ def test_a_full_fine_tune_on_the_host_is_that_on_the_device_bit_for_bit(tiny_bas
 def test_several_processes_have_the_losses_of_one(tiny_base, photos, monkeypatch):
     one = trainable_model(tiny_base, photos, train={"batch": 4}, limits={"micro_batch": 1})
     whole = list(one.losses(0))
-    one.processes, shares = 3, []
+    one.paces, shares = [Pace(1)] * 3, []
     for one.process in range(3):
         shares.append(list(one.losses(0)))
     assert [len(share) for share in shares] == [2, 1, 1]

@@ -6,6 +6,7 @@ that a plan and the run itself both read here.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, TypeVar
 
@@ -43,6 +44,16 @@ class SampledView(NamedTuple):
     """In the endless stream of images; what noise and time are drawn from, so that they differ per image."""
     view_index: int
     """Into the views."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How one of the processes works that compute a step together."""
+
+    micro_batch: int
+    """Most images that it takes at once."""
+    seconds: float = 1.0
+    """That it takes for a micro-batch; only the ratio between processes counts."""
 
 
 class Order:
@@ -140,22 +151,42 @@ def whole_ratio(weights: Sequence[float]) -> tuple[int, ...]:
 
 
 def micro_batches(
-    draws: Sequence[SampledView], views: Sequence[View], largest: int | None = None
-) -> list[list[SampledView]]:
-    """A step in portions of at most ``largest`` images (None: any), in their order.
+    parts: Sequence[Sequence[SampledView]], views: Sequence[View], paces: Sequence[Pace]
+) -> list[list[list[SampledView]]]:
+    """A step in micro-batches, for each process those that it computes, in their order.
 
-    In a portion all images are of one size, and their control images too.
+    In a micro-batch all images are of one part and of one size, and their control images too. The next one
+    goes to the process that would have finished it first, in its own size (list scheduling, Graham 1966). So
+    equal processes take turns, and a fast one with much memory takes more images than a slow one. Every
+    process finds the same without a word.
+
+    Args:
+        parts: Images of the step that share no micro-batch.
+        views: What their indices mean.
+        paces: Those of all processes.
+
+    Raises:
+        BadRecipe: A micro-batch has less than one image.
     """
-    if largest is not None and largest < 1:
-        raise BadRecipe(f"limits.micro_batch is {largest}; it must be at least 1.")
-    by_size: dict[tuple[object, object], list[SampledView]] = {}
-    for draw in draws:
-        view = views[draw.view_index]
-        by_size.setdefault((view.size, view.control_sizes), []).append(draw)
-    limit = largest or len(draws)
-    return [
-        group[start : start + limit] for group in by_size.values() for start in range(0, len(group), limit)
-    ]
+    smallest = min(pace.micro_batch for pace in paces)
+    if smallest < 1:
+        raise BadRecipe(f"limits.micro_batch is {smallest}; it must be at least 1.")
+    shares: list[list[list[SampledView]]] = [[] for _ in paces]
+    busy = [0.0] * len(paces)
+    for part in parts:
+        by_size: dict[tuple[object, object], list[SampledView]] = {}
+        for draw in part:
+            view = views[draw.view_index]
+            by_size.setdefault((view.size, view.control_sizes), []).append(draw)
+        for group in by_size.values():
+            start = 0
+            while start < len(group):
+                number = min(range(len(paces)), key=lambda index: busy[index] + paces[index].seconds)
+                end = start + paces[number].micro_batch
+                shares[number].append(group[start:end])
+                busy[number] += paces[number].seconds
+                start = end
+    return shares
 
 
 def _choices(views: Sequence[View], indices: list[int], dropout: float) -> tuple[list[int], list[int]]:

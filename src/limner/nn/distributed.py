@@ -4,13 +4,15 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
 
 from limner.errors import ProcessLost, first_line
+
+T = TypeVar("T")
 
 
 def rank() -> int:
@@ -56,6 +58,16 @@ def _over_all(number: int, op: Any) -> int:
     with _reaching_all():
         distributed.all_reduce(extreme, op)
         return int(extreme)
+
+
+def gather(entry: T) -> list[T]:
+    """What every process has to say, in the order of their ranks; any object that can be pickled."""
+    if world() == 1:
+        return [entry]
+    entries: list[Any] = [None] * world()
+    with _reaching_all():
+        distributed.all_gather_object(entries, entry)
+    return entries
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from limner.assembly.assemble import ModelSpec, assemble, exchange
 from limner.assembly.resolve import Resolved, cache_root
 from limner.assembly.training_adapter import enable_pairs
-from limner.data.order import QUANTILES, SampledView, micro_batches
+from limner.data.order import QUANTILES, Pace, SampledView, micro_batches
 from limner.data.views import closest
 from limner.errors import BrokenGraph, LimnerError, Stopped, first_line
 from limner.graph.unit import run as run_units
@@ -66,7 +66,9 @@ class TrainableModel:
         self.order, self.class_order = resolved.order, resolved.class_order
         self.own_views, self.taught = len(resolved.own), resolved.recipe.prior.taught
         self.set_weights = [entry.weight for entry in resolved.recipe.data.folders]
-        self.process, self.processes = distributed.rank(), distributed.world()
+        self.process = distributed.rank()
+        self.paces: Sequence[Pace] = [Pace(self.plan.micro_batch)] * distributed.world()
+        """The processes of the run, this one among them; all alike until they have told each other."""
         self.assembly = assemble(resolved.spec, self.plan, resolved.device, folder=self._folder)
         self.models, self.sample_keys = self.assembly.models, self.assembly.sample_keys
         self.offload = self.assembly.offload
@@ -107,6 +109,7 @@ class TrainableModel:
             self.resolved.spec.trainable.clear(self.models[name])
         release(self.resolved.device)
         self.plan = plan
+        self.paces = [Pace(plan.micro_batch)] * len(self.paces)
         self.engine, self.half_gradients = self._equipped(), self._halved()
 
     @property
@@ -160,14 +163,10 @@ class TrainableModel:
 
         Where there is a prior, to the mean over the images plus the weighted mean over the prior.
         """
-        micros = [
-            micro
-            for samples in self._samples(step)
-            for micro in micro_batches(samples, self.resolved.views, self.plan.micro_batch)
-        ]
+        shares = micro_batches(self._samples(step), self.resolved.views, self.paces)
         if self.offload:
             self.offload.forget()
-        for micro in micros[self.process :: self.processes]:
+        for micro in shares[self.process]:
             yield self._loss(step, micro)
             if self.offload:
                 self.offload.gather()

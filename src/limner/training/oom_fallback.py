@@ -2,11 +2,12 @@
 
 import gc
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 import torch
 
+from limner.data.order import Pace
 from limner.errors import DoesNotFit, first_line
 from limner.events import PlanLowered, PlanMade
 from limner.files import human
@@ -66,6 +67,11 @@ class OomFallback:
         process_bytes = max(self.process, run_plan.process_bytes) if run_plan.kind == "cpu" else 0
         return run_plan.bytes + process_bytes
 
+    @property
+    def pace(self) -> Pace:
+        """What this process takes on beside the others of the run."""
+        return Pace(self.plan.micro_batch, self.run_plan.seconds_per_micro_batch)
+
     def event(self) -> PlanMade:
         """The plan that is used, for whoever follows the run."""
         return PlanMade(
@@ -104,7 +110,7 @@ class OomFallback:
                 "on."
             )
         try:
-            self.run_plan = lower(peak_bytes)
+            self.run_plan = replace(lower(peak_bytes), is_common=self.run_plan.is_common)
         except DoesNotFit as error:
             raise DoesNotFit(
                 f"Out of memory at {usage} of {free}, and no plan needs clearly less than "
@@ -189,7 +195,9 @@ def lower_plan(
     Raises:
         DoesNotFit: There is no smaller plan.
     """
-    peak_bytes, before = distributed.all_reduce_max(peak(device)), fallback.plan
+    peak_bytes, before = peak(device), fallback.plan
+    if fallback.run_plan.is_common:  # and stays so
+        peak_bytes = distributed.all_reduce_max(peak_bytes)
     release(device)
     plan = lower(peak_bytes)
     return changes(before, plan), {"out_of_memory": short, "bytes": peak_bytes, "plan": plan.to_json()}

@@ -324,6 +324,7 @@ def _steps(state: TrainState, step_count: int, reporter: Reporter) -> Iterator[S
     """Every step to the last; one that did not fit is taken again, by a smaller plan."""
     last = state.resolved.recipe.train.steps
     while step_count < last:
+        state.model.paces = distributed.gather(state.fallback.pace)
         try:
             for step in fit(state.loop_settings(), state.model.losses, start=step_count, steps=last):
                 step_count = step.number

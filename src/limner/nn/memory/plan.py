@@ -176,6 +176,8 @@ class RunPlan:
     process_bytes: int
     """What the process holds beside tensors; counts where the processor trains."""
     seconds_per_step: float
+    """Of this process's share of a step."""
+    seconds_per_micro_batch: float
     seconds: float
     """Of the whole run; NaN where nobody knows."""
     optimizer_bytes: tuple[int, int]
@@ -188,6 +190,8 @@ class RunPlan:
     """Bytes that were in use -> a plan that clearly needs less; raises DoesNotFit where there is none."""
     encode_down: Callable[[int], "RunPlan"]
     """The same for filling the cache."""
+    is_common: bool = True
+    """Whether all processes of the run compute by it, rather than each by its own."""
 
 
 @dataclass(frozen=True)
