@@ -210,7 +210,7 @@ CROP_COLUMN = "crop"
 SEED_COLUMN = "seed"
 """Optional: of the start noise of a picture that a teacher sampled."""
 
-_BYTES_AT_MOST = 1 << 28
+METADATA_BYTES = 1 << 28
 _CSV_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
@@ -248,7 +248,7 @@ def read_metadata(path: Path) -> list[MetadataRow | BrokenRow]:
         BadData: The file as a whole cannot be read: encoding, size, columns, CSV quoting.
     """
     try:
-        text = read_text(path, _BYTES_AT_MOST)
+        text = read_text(path, METADATA_BYTES)
     except BadData as error:
         raise BadData(f"{path.parent}: {error}") from error
     rows: list[MetadataRow | BrokenRow] = []

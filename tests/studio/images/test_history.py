@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
@@ -48,3 +49,36 @@ def test_a_deleted_image_goes_with_what_belongs_to_it_and_comes_back(draw: Draw,
     assert sorted(path.name for path in cats.glob("0*")) == [] and len(app.text_area) == 3
     press(app, "Undo")
     assert sorted(path.name for path in cats.glob("0*")) == ["0-mask.png", "0.png", "0.txt"]
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv"])
+def test_a_caption_of_a_metadata_file_is_edited_in_it_and_taken_back(
+    draw: Draw, cats: Path, name: str
+) -> None:
+    lines = {
+        "metadata.jsonl": '{"image": "0.png", "text": ["listed"]}\n{"image": "1.png", "text": "b"}\n',
+        "metadata.csv": "file_name,text\n0.png,listed\n1.png,b\n",
+    }
+    (cats / name).write_text(lines[name])
+    app = draw("images", images="images/cats")
+    assert area(app, "0.png").value == "listed" and not area(app, "0.png").disabled
+    area(app, "0.png").set_value("a  cat asleep\na cat").run()
+    images = ImageSet(Workspace(cats.parents[1]), cats)
+    assert images.caption("0.png") == "a cat asleep\na cat" and images.caption("1.png") == "b"
+    assert (cats / "0.txt").read_text() == "a cat, number 0"  # which does not count
+    area(app, "1.png").set_value("").run()
+    again = draw("images", images="images/cats")
+    press(again, "Undo")
+    press(again, "Undo")
+    assert (cats / name).read_text() == lines[name]
+
+
+def test_undo_leaves_a_line_that_was_changed_since(cats: Path, workspace: Workspace) -> None:
+    path = cats / "metadata.jsonl"
+    path.write_text('{"file_name": "0.png", "text": "listed"}\n')
+    images = ImageSet(workspace, cats)
+    assert History(images).write("one", {"0.png": "mine"}, {"0.png": "listed"}) == []
+    assert History(images).write("late", {"0.png": "other"}, {"0.png": "listed"}) == ["0.png"]
+    path.write_text('{"file_name": "0.png", "text": "theirs"}\n')
+    outcome = History(images).undo()
+    assert outcome and outcome[1] == ["0.png"] and "theirs" in path.read_text()

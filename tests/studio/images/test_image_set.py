@@ -30,10 +30,10 @@ def test_the_trigger_is_shown_as_training_puts_it(draw: Draw, cats: Path) -> Non
     assert draw("images", images="images/cats").text_input[1].value == "zxq"
 
 
-def test_captions_of_metadata_are_shown_and_not_edited(draw: Draw, cats: Path) -> None:
+def test_captions_of_metadata_are_shown(draw: Draw, cats: Path) -> None:
     (cats / "metadata.jsonl").write_text(json.dumps({"file_name": "0.png", "text": "from the list"}) + "\n")
     box = area(draw("images", images="images/cats"), "0.png")
-    assert box.value == "from the list" and box.disabled
+    assert box.value == "from the list" and not box.disabled
 
 
 def test_masks_controls_and_crops_are_named_with_their_image(
@@ -48,3 +48,13 @@ def test_masks_controls_and_crops_are_named_with_their_image(
     lines = [line.value.replace("\\", "") for line in app.caption if "attach_file" in line.value]
     assert [line.rpartition(" ")[2] for line in lines] == ["0-mask.png", "masks/1.png", "2.crop"]
     assert len(app.text_area) == 4
+    assert len(app.image) == 4 + 2  # each small, beside its image
+
+
+def test_a_companion_outside_the_workspace_is_named_and_not_shown(draw: Draw, cats: Path) -> None:
+    Image.new("RGB", (8, 8)).save(cats.parents[1].parent / "outside.png")
+    row = {"file_name": "0.png", "text": "a", "mask": "../../../outside.png"}
+    (cats / "metadata.jsonl").write_text(json.dumps(row) + "\n")
+    app = draw("images", images="images/cats")
+    assert any("outside" in line.value for line in app.caption)
+    assert len(app.image) == 4

@@ -1,6 +1,7 @@
 """The grid: small copies of the images, their captions to edit, their crops, what was found beside each."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from limner.studio.workspace import Workspace
 
 PER_PAGE = 24
 MAX_BELONGINGS = 4
+COMPANION = 72
+"""Pixels of the width of a mask or a control image beside its image."""
 MAX_TITLE = 30
 """Letters of a change on its button."""
 ICONS = {
@@ -118,10 +121,22 @@ def _card(grid: Grid, file: str) -> None:
     for row in grid.check.of(file) if grid.check else ():
         icon = ICONS.get(row["level"], ":material/notes:")
         st.markdown(f"{icon} **{plain(row['kind'])}**: {plain(row['reason'])}. {plain(row['remedy'])}")
-    names = [*([images.crop_file(file)] if images.crop_file(file) else []), *images.companions.get(file, ())]
+    companions = images.companions.get(file, ())
+    if companions:
+        with st.container(horizontal=True):
+            for name in companions[:MAX_BELONGINGS]:
+                _companion(images, name)
+    names = [*([images.crop_file(file)] if images.crop_file(file) else []), *companions]
     if names:
         rest = f" and {len(names) - MAX_BELONGINGS} more" if len(names) > MAX_BELONGINGS else ""
         st.caption(f":material/attach_file: {plain(', '.join(names[:MAX_BELONGINGS]))}{rest}")
+
+
+def _companion(images: ImageSet, name: str) -> None:
+    """A mask or a control image, small; what lies elsewhere or is none is named alone."""
+    with suppress(BadImage, OSError, LimnerError):
+        path = images.workspace.inside(images.folder / name)
+        st.image(thumbnail(path, images.workspace), width=COMPANION)
 
 
 def _delete(images: ImageSet, file: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from filelock import FileLock
 
 from limner.data.captions import read_text, split, variants
+from limner.data.metadata_edit import with_captions
 from limner.errors import BadData, BadUsage
 from limner.files import write_json, write_text
 from limner.studio.images.image_set import ImageSet
@@ -31,6 +32,8 @@ class Change:
     """For people: what undoing it is about."""
     texts: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Text file, relative to the folder -> what it said before and after; empty: there was none."""
+    rows: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Image -> the same of its captions in a metadata file."""
     moves: list[tuple[str, str]] = field(default_factory=list)
     """Where files were, relative to the folder, and where they are, relative to the trash."""
 
@@ -60,7 +63,8 @@ class History:
 
         Args:
             title: What undoing it will be called.
-            texts: Image -> the new text of its text file; an empty one removes the file.
+            texts: Image -> the new text of its text file, or of its line in the metadata file that counts; an
+                empty one removes the text file.
             texts_before: Image -> the text that the person had before them.
 
         Returns:
@@ -71,17 +75,23 @@ class History:
         """
         new_texts = {file: _clean(file, text) for file, text in texts.items()}
         with self._lock():
-            changes: dict[str, tuple[str, str]] = {}
-            conflicts = []
+            change, conflicts = Change(title), []
+            images = ImageSet(self._images.workspace, self._images.folder)  # as the files are now
             for file, text in new_texts.items():
-                before = self._images.text(file)
+                is_listed = images.metadata_of(file) is not None
+                before = images.caption(file) if is_listed else images.text(file)
+                text = "\n".join(variants(split(text))) if is_listed else text  # as it will be read
                 if before != texts_before[file].strip():
                     conflicts.append(file)
                 elif before != text:
-                    changes[self._sidecar(file)] = (before, text)
-            if changes:
-                self._record(Change(title, changes))
-                for name, (_, text) in changes.items():
+                    pair = (before, text)
+                    (change.rows if is_listed else change.texts)[
+                        file if is_listed else self._sidecar(file)
+                    ] = pair
+            if change.texts or change.rows:
+                self._record(change)
+                self._put_rows({file: text for file, (_, text) in change.rows.items()})
+                for name, (_, text) in change.texts.items():
                     self._put(name, text)
         return conflicts
 
@@ -115,6 +125,9 @@ class History:
                     self._put(name, before)
                 else:
                     conflicts.append(name)
+            rows = {file: before for file, (before, after) in change.rows.items() if self._row(file) == after}
+            conflicts += change.rows.keys() - rows.keys()
+            self._put_rows(rows)
             for source, target in change.moves:
                 if not (self._trash / target).exists():
                     continue
@@ -145,6 +158,18 @@ class History:
         except BadData:
             return "\0"  # what no caption is
 
+    def _row(self, file: str) -> str | None:
+        """The captions of an image in a metadata file, as they are now; None where none has a line for it."""
+        return ImageSet(self._images.workspace, self._images.folder).row(file)
+
+    def _put_rows(self, texts: Mapping[str, str]) -> None:
+        """Write captions into the metadata files that have a line for them."""
+        images = ImageSet(self._images.workspace, self._images.folder)
+        for path in {home[0] for file in texts if (home := images.home_of(file))}:
+            homes = {file: images.home_of(file) for file in texts}
+            names = {home[1]: texts[file] for file, home in homes.items() if home and home[0] == path}
+            write_text(path, with_captions(path, names))
+
     def _put(self, name: str, text: str) -> None:
         path = self._images.folder / name
         if text:
@@ -155,7 +180,9 @@ class History:
 
 def _change(row: Any) -> Change:
     texts = {str(name): (str(before), str(after)) for name, (before, after) in row["texts"].items()}
-    return Change(str(row["title"]), texts, [(str(source), str(target)) for source, target in row["moves"]])
+    rows = {str(file): (str(before), str(after)) for file, (before, after) in row.get("rows", {}).items()}
+    moves = [(str(source), str(target)) for source, target in row["moves"]]
+    return Change(str(row["title"]), texts, rows, moves)
 
 
 def _clean(file: str, text: str) -> str:

@@ -86,8 +86,7 @@ class ImageSet:
     def caption(self, file: str) -> str:
         """The same, or the caption of the metadata file that lists the image; what is no text is none."""
         if self.store.state(file) == "listed":
-            row = self._rows.get(file)
-            return "\n".join(row.captions) if row else ""
+            return self.row(file) or ""
         try:
             return self.text(file)
         except BadData:
@@ -97,7 +96,7 @@ class ImageSet:
         """Why an image's caption cannot be edited beside it; empty where it can."""
         state = self.store.state(file)
         if state == "listed":
-            return "Its caption stands in a metadata file, which counts. Edit it there."
+            return ""
         if state == "shared":
             return f"It shares its text file with {self.store.shared_with(file)}. Rename one of the two."
         try:
@@ -143,6 +142,28 @@ class ImageSet:
         row, crop_file = self._rows.get(file), self.crop_file(file)
         text = row.crop if row and row.crop else read_text(self.folder / crop_file, 1000) if crop_file else ""
         return region(text, width, height) or (0, 0, width, height)
+
+    def metadata_of(self, file: str) -> tuple[Path, str] | None:
+        """The metadata file that has an image's captions, and its name there; None: its text file counts."""
+        return self.home_of(file) if self.store.state(file) == "listed" else None
+
+    def home_of(self, file: str) -> tuple[Path, str] | None:
+        """The metadata file that has a line for an image, and its name there."""
+        return self._homes.get(file)
+
+    def row(self, file: str) -> str | None:
+        """The captions in a metadata file of an image, a line each; None where none has a line for it."""
+        return "\n".join(self._rows[file].captions) if file in self._rows else None
+
+    @cached_property
+    def _homes(self) -> dict[str, tuple[Path, str]]:
+        homes: dict[str, tuple[Path, str]] = {}
+        for name in self.store.listing.metadata:
+            path = self.folder / name
+            for row in read_metadata(path):
+                if isinstance(row, MetadataRow):
+                    homes[str(PurePosixPath(name).parent / row.file)] = path, row.file
+        return homes
 
     @cached_property
     def _rows(self) -> dict[str, MetadataRow]:
