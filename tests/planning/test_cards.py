@@ -1,6 +1,6 @@
 import pytest
 
-from limner.planning.cards import CARDS, TYPICAL, Circuits, estimated, known, typical
+from limner.planning.cards import CARDS, TYPICAL, Circuits, estimated, known, strange, typical
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ from limner.planning.cards import CARDS, TYPICAL, Circuits, estimated, known, ty
 )
 def test_a_card_is_known_by_what_drivers_call_it(name, card):
     found = known(name)
-    assert found is not None
+    assert found is not None and not strange(name, found)
     assert found.name == card
 
 

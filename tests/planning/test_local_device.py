@@ -107,6 +107,12 @@ def test_a_card_that_nobody_knows_is_told_with_those_that_are():
         device_for(Limits(), card="Voodoo 2")
 
 
+def test_a_word_too_many_is_no_card_but_a_typo_told_with_those_near_it():
+    with raises(BadUsage):
+        device_for(Limits(), card="4090 laptp")
+    assert device_for(Limits(), card="NVIDIA RTX 4090 24GB Founders Edition").name == "RTX 4090"
+
+
 def test_a_new_card_is_taken_for_one_of_its_size():
     device = present(LocalGpu("NVIDIA RTX 9090", 24 * GB, 23 * GB))
     assert device.name == "NVIDIA RTX 9090"

@@ -31,6 +31,11 @@ WORKED_OUT = "NVIDIA, the product page; rates of products in 16 and 8 bits are w
 BRANDS = {"", "nvidia", "geforce", "amd", "radeon", "rtx", "rx", "instinct", "tesla", "gpu"}
 VARIANTS = {"ti", "super", "xtx", "laptop", "mobile", "d", "nvl", "max", "gre", "cmp", "vgpu", "mig"}
 """Words of a name that make another product of it: one in the table that lacks the word is not that card."""
+PLAIN = re.compile(
+    r"\d+g(b|ib)?|gb|sxm\d*|pcie|hbm\w*|gddr\w*|ada|ampere|turing|hopper|blackwell|lovelace|generation"
+    r"|quadro|workstation|server|edition|founders|fe|oc|desktop|card|graphics|corporation"
+)
+"""Words that people and drivers add to a name, and that make no other product of it."""
 PRICES = "RunPod's listing of March 2026 (deploybase.ai/articles/runpod-gpu-pricing); prices change weekly"
 
 
@@ -282,6 +287,12 @@ def known(name: str) -> Card | None:
         if set(card.words) <= set(words) and variant == VARIANTS.intersection(card.words)
     ]
     return max(fits, key=lambda card: len(card.words), default=None)
+
+
+def strange(name: str, card: Card) -> list[str]:
+    """Words of a name that the card of it lacks, and that mean nothing: it may be another one, or a typo."""
+    rest = [word for word in _words(name) if word not in card.words]
+    return [word for word in rest if not PLAIN.fullmatch(word)]
 
 
 def typical(memory: float, capability: tuple[int, int] | None = None) -> Card:

@@ -67,11 +67,13 @@ def _wished(limits: Limits, card: str | None) -> Device:
     memory = None if limits.vram == "auto" else parse_size(limits.vram)
     if card is not None:
         match = cards.known(card)
-        if match is None:
+        words = cards.strange(card, match) if match else []
+        if match is None or words:
             names = {entry.name.lower(): entry.name for entry in cards.CARDS}
             close = [names[name] for name in get_close_matches(card.lower(), names, n=4, cutoff=0.5)]
             hint = f"Near it: {', '.join(close)}." if close else f"Known: {cards.RANGE}."
-            raise BadUsage(f"No card {card!r:.60} is known. {hint} Or say its memory: --vram 12GB.")
+            doubt = f", nor what {' '.join(words)!r:.40} means in a name" if words else ""
+            raise BadUsage(f"No card {card!r:.60} is known{doubt}. {hint} Or say its memory: --vram 12GB.")
         return devices.of_card(match, memory)
     if limits.device == "cpu":
         return measured_rates(processor())
