@@ -3,12 +3,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from limner.nn.layers.quantization import quantize
-from limner.nn.layers.quantized_linear import QuantizedLinear
+from limner.nn.layers.quantized_linear import QuantizedLinear, freeze
 from limner.planning.kernels import imitated
 from limner.planning.tracker import Tracker
 
@@ -126,6 +126,18 @@ def eight_by_eight(x: Tensor) -> list[Tensor]:
     x.requires_grad_()
     out = layer(x)
     return [out.detach(), *torch.autograd.grad(out.sum(), x)]
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_coding_for_products_in_8_bits_is_the_traffic_that_eager_kernels_have_for_it(kind: Any) -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(512, 2048, bias=False)).bfloat16().requires_grad_(requires_grad=False)
+        x = torch.empty(1024, 512, dtype=torch.bfloat16)
+    freeze(model, ["0"], kind, products="8bit")
+    with Tracker() as tracker, imitated(report=tracker.did):
+        model(x)
+    assert tracker.now.coding == pytest.approx(tracker.now.traffic, rel=0.01)
+    assert tracker.now.w8a8 == 2 * 1024 * 512 * 2048
 
 
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16])

@@ -4,6 +4,7 @@ import pytest
 
 from blueprints import flux, small
 from limner.nn.memory.plan import Plan
+from limner.planning import devices
 from limner.planning.cards import known
 from limner.planning.devices import COMPILING, of_card, of_cpu
 from limner.planning.profile import Affine, OpCounts
@@ -174,6 +175,20 @@ def test_products_in_8_bits_run_at_their_own_rate_and_nothing_is_turned_back():
     bare = CostModel(FLUX, Plan(compute="bf16", weights="bf16"), gpu)
     assert plain.forward == bare.forward and plain.backward == bare.backward
     assert sum(turned.forward) > sum(plain.forward)
+
+
+def test_making_codes_for_products_in_8_bits_is_fused_where_blocks_are_compiled():
+    gpu = device()
+    plain = OpCounts(traffic=Affine(0, 1e9))
+    coding = replace(plain, coding=Affine(0, 1e9))
+    assert seconds_of(coding, gpu, "bf16", 1) == seconds_of(plain, gpu, "bf16", 1), "eager: all of it"
+    compiled = seconds_of(coding, gpu, "bf16", 1, compiled=True)
+    assert compiled == pytest.approx(devices.COMPILED_CODING * 1e9 / gpu.rates.traffic)
+    assert compiled < 0.4 * seconds_of(plain, gpu, "bf16", 1, compiled=True)
+
+
+def test_servers_take_longer_to_launch_than_desktops():
+    assert device("L40S").rates.launch == devices.SERVER_LAUNCH > device().rates.launch == devices.LAUNCH
 
 
 def test_a_student_computes_each_of_its_steps_once_more():

@@ -187,10 +187,19 @@ CARDS = (
         efficiency=classes.PRO,
     ),
     Card(
-        "RTX PRO 6000 Max-Q", (12, 0), 96, 1792, 438.9, 109.7, 878, 63.0, WORKED_OUT, efficiency=classes.PRO
+        "RTX PRO 6000 Max-Q",
+        (12, 0),
+        96,
+        1792,
+        438.9,
+        109.7,
+        878,
+        63.0,
+        WORKED_OUT,
+        efficiency=classes.MAX_Q,
     ),
     *_rented(
-        Card("T4", (7, 5), 16, 320, 0, 8.1, 130, 15.8, SHEET, old_fp16=65),
+        Card("T4", (7, 5), 16, 320, 0, 8.1, 130, 15.8, SHEET, old_fp16=65, efficiency=classes.T4),
         Card("V100", (7, 0), 16, 900, 0, 15.7, 63, 15.8, SHEET, old_fp16=125),
         Card("L4", (8, 9), 24, 300, 121, 30.3, 242, 31.5, HALF_OF_SPARSE, price=0.44, efficiency=classes.ADA),
         Card("L20", (8, 9), 48, 864, 119.5, 59.8, 239, 31.5, SHEET, efficiency=classes.ADA),

@@ -15,14 +15,20 @@ FP32, FP32_ATTENTION, FP32_BACKWARD = 0.72, 0.6, 0.5
 """Share of the peak rate that fp32 products and attention reach. Assumed."""
 COPY = 0.75
 """Share of the bus's peak that pinned copies reach. Assumed; 24 to 26 of 31.5 GB/s are usual on PCIe 4."""
-LAUNCH = 12e-6
-"""Seconds that the host takes for one eager kernel: Python, torch's dispatch and autograd, and the views on
-the way to it. A device that is done sooner waits for it. Assumed, a little below what small models of five
-families took in forward and backward pass on a server's AMD EPYC that others used as well: 15 to 20."""
+LAUNCH, SERVER_LAUNCH = 12e-6, 18e-6
+"""Seconds that a desktop computer and a server take for one eager kernel: Python, torch's dispatch and
+autograd, and the views on the way to it. A device that is done sooner waits for it. A server's: what small
+models of five families took in forward and backward pass on an AMD EPYC was 15 to 20. Other programs' steps
+that are bound by it took 27 to 46, with peft, accelerate and autocast between (SimpleTuner's of SDXL and of
+Z-Image, which take the same on an L40S and an H100: ``benchmarks.speed.published``). A desktop's: assumed, as
+its cores run half as fast again. ``limner plan --calibrate`` measures it."""
 DISK = 2e9
 """Bytes per second that a solid-state disk gives in order. Assumed."""
 COMPILED_TRAFFIC, COMPILED_LAUNCHES = 0.5, 0.4
 """Share of an eager block's elementwise traffic and launches that is left when it is compiled. Assumed."""
+COMPILED_CODING = 0.15
+"""The same of making codes for products in 8 bits: fused, 5 bytes are left of 39 to 47 for a number that
+is multiplied (read to be measured, read, and written as a code), 6 of 30 for one that comes out in int32."""
 COMPILING = 45.0
 """Seconds that compiling one sort of block takes when nothing is cached. Assumed; 30-120 s are published."""
 
@@ -208,6 +214,7 @@ def of_card(card: Card, memory: int | None = None) -> Device:
         traffic=bandwidth * efficiency.traffic,
         eager=bandwidth * efficiency.eager,
         copy=card.pcie * 1e9 * COPY,
+        launch=LAUNCH if card.desktop else SERVER_LAUNCH,
         eight={kind: peak * 1e12 * efficiency.eight[kind] for kind, peak in card.w8a8.items()},
     )
     shares = (

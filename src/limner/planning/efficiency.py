@@ -13,6 +13,9 @@ clock of the sheet; cards of data centres are held back by power. All are shares
   2250, L40 170 of 181, L40S 252 of 362, L4 91 of 121, RTX 6000 Ada 278 of 364, MI300X 668 of 1307 (Maximum
   achievable matmul FLOPS: github.com/stas00/ml-engineering, and the two above). A6000: 95 of 154.8, in fp16
   (github.com/mli/transformers-benchmarks). RTX PRO 6000 457.6 of 503.8.
+* Cards that are held back by power, by whole steps: T4 at 70 W about a third, as a step of FLUX.1 in NF4 took
+  5.1 s (huggingface.co/blog/flux-qlora); RTX PRO 6000 Max-Q at 300 W three quarters, as a step of Krea 2 took
+  2.0 (musubi-tuner, pull request 1008).
 * Products in 8 bits: 4090 fp8 354 of 330, int8 676 of 661; 5090 fp8 773 and int8 906 of 838; PRO 6000 905 and
   845 of 1007; H200 fp8 1453 to 1661 and int8 1630 of 1979.
 * Attention: A5000 81.7 forward and 74.8 backward of 111 (FlashAttention-2, heads of 64, 4096 tokens); A100
@@ -116,6 +119,14 @@ PRO = Efficiency(
     eight={"int8": 0.84, "fp8": 0.9},
 )
 """RTX PRO 5000 and 6000."""
+MAX_Q = Efficiency(
+    gemm=0.75,
+    attention=0.6,
+    attention_backward=0.5,
+    traffic=0.86,
+    eager=0.86,
+    eight={"int8": 0.69, "fp8": 0.74},
+)
 A100 = Efficiency(
     gemm=0.84,
     attention=0.7,
@@ -156,6 +167,14 @@ MI300X = Efficiency(
     traffic=0.75,
     eager=0.5,
     eight={},
+)
+T4 = Efficiency(
+    gemm=0.35,
+    attention=0.25,
+    attention_backward=0.2,
+    traffic=0.75,
+    eager=0.75,
+    eight={"int8": 0.35, "fp8": 0.35},
 )
 UNKNOWN = Efficiency(
     gemm=0.72,

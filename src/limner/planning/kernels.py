@@ -29,14 +29,28 @@ class Report(Protocol):
     """Hears of work that no operation of torch stands for."""
 
     def __call__(
-        self, *, attention: float = 0, w8a8: float = 0, traffic: float = 0, output_bytes: float = 0
+        self,
+        *,
+        attention: float = 0,
+        w8a8: float = 0,
+        coding: float = 0,
+        traffic: float = 0,
+        output_bytes: float = 0,
     ) -> None:
-        """FLOPs of attention and of 8-bit products, bytes read and written, bytes of what attention gave."""
+        """FLOPs of attention and 8-bit products, bytes of coding, traffic and what attention gave.
+
+        Of coding, torch's operations have counted the traffic already.
+        """
         ...
 
 
-def _silent(*, attention: float = 0, w8a8: float = 0, traffic: float = 0, output_bytes: float = 0) -> None:
-    del attention, w8a8, traffic, output_bytes
+def _silent(**work: float) -> None:
+    del work
+
+
+CODING = {torch.int32: (47, 30), torch.bfloat16: (39, 0)}
+"""Bytes that eager kernels read and write to make the codes of a number that is multiplied in 8 bits, and to
+scale one that comes out, by the precision in which products come: of int8, and of fp8."""
 
 
 Kernels = Literal["cuda", "cpu"]
@@ -303,7 +317,11 @@ def _eightfold(dtype: torch.dtype, report: Report) -> Callable[..., Tensor]:
 
     def multiply(a: Tensor, b: Tensor, **_: Any) -> Tensor:
         (rows, inner), columns = a.shape, b.shape[1]
-        report(w8a8=2.0 * rows * inner * columns)
+        input_bytes, output_bytes = CODING[dtype]
+        report(
+            w8a8=2.0 * rows * inner * columns,
+            coding=float(rows * (input_bytes * inner + output_bytes * columns)),
+        )
         return a.new_empty((rows, columns), dtype=dtype)
 
     return multiply

@@ -33,6 +33,8 @@ class OpCounts:
     """Floating-point operations of matrix products and convolutions, 2 per multiply-add."""
     w8a8: Affine = field(default_factory=Affine)
     """The same, of products of 8 bits by 8 bits."""
+    coding: Affine = field(default_factory=Affine)
+    """Bytes, of ``traffic``, of making the codes that those multiply and of scaling what they give."""
     attention: Affine = field(default_factory=Affine)
     """The same, of attention kernels."""
     traffic: Affine = field(default_factory=Affine)

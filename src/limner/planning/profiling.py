@@ -164,6 +164,7 @@ def _works(segments: Sequence[Segment]) -> OpCounts:
     return OpCounts(
         gemm=_line([segment.gemm for segment in segments]),
         w8a8=_line([segment.w8a8 for segment in segments]),
+        coding=_line([segment.coding for segment in segments]),
         attention=_line([segment.attention for segment in segments]),
         traffic=_line([segment.traffic for segment in segments]),
         kernels=segments[0].kernels,
@@ -293,6 +294,7 @@ def _outside(trace: Trace, phase: str) -> Segment:
         0,
         gemm=sum(segment.gemm for segment in segments),
         w8a8=sum(segment.w8a8 for segment in segments),
+        coding=sum(segment.coding for segment in segments),
         attention=sum(segment.attention for segment in segments),
         traffic=sum(segment.traffic for segment in segments),
         kernels=sum(segment.kernels for segment in segments),

@@ -10,12 +10,13 @@ pass on.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import ceil
 
 from limner.nn.memory.plan import BITS, Compute, Plan, Weights
-from limner.planning.devices import COMPILED_LAUNCHES, COMPILED_TRAFFIC, COMPILING, HOST_TRAFFIC, Device
+from limner.planning import devices
+from limner.planning.devices import COMPILING, HOST_TRAFFIC, Device
 from limner.planning.memory import MASTER, frozen_bytes, state_bytes
 from limner.planning.profile import Block, OpCounts, Profile, Stage
 
@@ -87,10 +88,12 @@ def seconds_of(
     rates = device.rates
     attention = (rates.attention_backward if backward else rates.attention)[compute]
     if compiled:
-        traffic_seconds = COMPILED_TRAFFIC * work.traffic.at(images) / rates.traffic
+        coding = work.coding.at(images)  # which a compiler fuses into two kernels
+        traffic_bytes = devices.COMPILED_TRAFFIC * (work.traffic.at(images) - coding)
+        traffic_seconds = (traffic_bytes + devices.COMPILED_CODING * coding) / rates.traffic
     else:
         traffic_seconds = work.traffic.at(images) / (rates.eager or rates.traffic)
-    launches = work.kernels * rates.launch * (COMPILED_LAUNCHES if compiled else 1.0)
+    launches = work.kernels * rates.launch * (devices.COMPILED_LAUNCHES if compiled else 1.0)
     busy = (
         work.gemm.at(images) / rates.gemm[compute]
         + work.w8a8.at(images) / rates.multiplying(weights, compute)
@@ -167,12 +170,12 @@ class CostModel:
 
     def _again(self, block: Block) -> float:
         plan = self.plan
-        skips = [block.tail] if plan.tail_skip else []
+        skips = [replace(block.tail, kernels=0)] if plan.tail_skip else []
         if plan.keep_attention:
             skips.append(OpCounts(attention=block.forward.attention))
         saved = sum(
-            seconds_of(_busy(work), self.device, plan.compute, plan.micro_batch, weights=plan.weights)
-            for work in skips
+            seconds_of(work, self.device, plan.compute, plan.micro_batch, weights=plan.weights)
+            for work in skips  # without launches: what skipping saves for certain
         )
         return max(0.0, self._seconds(block, block.forward) - saved)
 
@@ -237,11 +240,6 @@ def _giving(profile: Profile, device: Device) -> float:
     """
     seconds = profile.whole / device.rates.copy + 2 * MASTER * profile.learning / HOST_TRAFFIC
     return seconds if profile.on_host else 0.0
-
-
-def _busy(work: OpCounts) -> OpCounts:
-    """The work without its launches: what skipping it saves for certain."""
-    return OpCounts(gemm=work.gemm, w8a8=work.w8a8, attention=work.attention, traffic=work.traffic)
 
 
 class _Copier:

@@ -42,6 +42,8 @@ class Segment:
     """Of ``start``, gradients of what is trained."""
     gemm: float = 0
     w8a8: float = 0
+    coding: float = 0
+    """Bytes, of ``traffic``, of making codes at work and of scaling what comes of them."""
     attention: float = 0
     traffic: float = 0
     kernels: int = 0
@@ -132,9 +134,16 @@ class Tracker(TorchDispatchMode):
         return out
 
     def did(
-        self, *, attention: float = 0, w8a8: float = 0, traffic: float = 0, output_bytes: float = 0
+        self,
+        *,
+        attention: float = 0,
+        w8a8: float = 0,
+        coding: float = 0,
+        traffic: float = 0,
+        output_bytes: float = 0,
     ) -> None:
         """Count the work of a kernel that stands for no operation of torch: FLOPs, bytes, bytes of output."""
+        self.now.coding += coding
         self.now.attention += attention
         self.now.w8a8 += w8a8
         self.now.traffic += traffic
