@@ -9,10 +9,13 @@ from typing import Any
 from torch import Tensor
 
 import tiny
+import tiny_chroma
 import tiny_edit
 from limner.models.family import Objective
 from references import (
     Values,
+    chroma_encode,
+    chroma_pred,
     flow_loss,
     flux2_edit_pred,
     flux2_encode,
@@ -109,6 +112,18 @@ CASES = (
         full="flux-kontext",
         parameters=11_901_408_320,
         controls=1,
+    ),
+    Case(
+        name="chroma",
+        pipeline="ChromaPipeline",
+        save=tiny_chroma.save_chroma,
+        text=("context", "text_mask"),
+        encode=chroma_encode,
+        pred=chroma_pred,
+        loss=flow_loss,
+        full="chroma1-hd",
+        parameters=8_899_983_424,
+        linears={"attention": 19 * 8 + 38 * 3, "all-linear": 19 * 12 + 38 * 5},
     ),
     Case(
         name="sdxl",

@@ -19,6 +19,8 @@ from typing import TypeVar
 import filelock
 import pytest
 
+from limner.models.registry import families, registered_bases
+
 E = TypeVar("E", bound=BaseException)
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = Path(__file__).with_name("golden") / "messages.json"
@@ -63,6 +65,7 @@ class Messages:
 
     def normal(self, message: str) -> str:
         """Return a message with the folders of this session and of this checkout replaced."""
+        message = LIST.sub(short, message)
         message = re.sub(rf"{re.escape(str(self.temporary))}/[\w-]+", "<tmp>", message)
         return message.replace(str(ROOT), "<root>").replace(sys.executable, "<python>")
 
@@ -74,6 +77,17 @@ class Messages:
             messages = {key: text for key, text in messages.items() if key not in old} | self.recorded
             text = json.dumps(dict(sorted(messages.items())), indent=0, ensure_ascii=False)
             self.golden.write_text(text + "\n", encoding="utf-8")
+
+
+LIST = re.compile(r"[\w-]+(, [\w-]+){3,}")
+
+
+def short(listed: re.Match[str]) -> str:
+    """Return a list with one word for all names of bases, families and pipelines."""
+    known = {*registered_bases(), *families(), *(facts.pipeline for facts in families().values())}
+    names = listed[0].split(", ")
+    others = [name for name in names if name not in known]
+    return listed[0] if len(names) < len(others) + 4 else ", ".join(["<all known>", *others])
 
 
 def test_of(key: str) -> str:

@@ -61,6 +61,34 @@ def flux_guess(pipe: Any, denoiser: Any, values: Values) -> Tensor:
     return FluxPipeline._unpack_latents(pred, height * 8, width * 8, 8)
 
 
+# Chroma
+
+
+def chroma_encode(pipe: Any, captions: list[str]) -> Values:
+    context, _, mask, *_ = pipe.encode_prompt(
+        captions, do_classifier_free_guidance=False, max_sequence_length=12
+    )
+    return {"context": context, "text_mask": mask}
+
+
+def chroma_pred(pipe: Any, denoiser: Any, values: Values) -> Tensor:
+    """The pipeline's step, its own preparation of the mask included."""
+    batch, channels, height, width = values["latent"].shape
+    packed = pipe._pack_latents(straight(values), batch, channels, height, width)
+    pred = denoiser(
+        hidden_states=packed,
+        timestep=values["time"],
+        encoder_hidden_states=values["context"],
+        txt_ids=torch.zeros(values["context"].shape[1], 3),
+        img_ids=pipe._prepare_latent_image_ids(batch, height // 2, width // 2, "cpu", torch.float32),
+        attention_mask=pipe._prepare_attention_mask(
+            batch, packed.shape[1], torch.float32, attention_mask=values["text_mask"]
+        ),
+        return_dict=False,
+    )[0]
+    return pipe._unpack_latents(pred, height * 8, width * 8, 8)
+
+
 # FLUX.1 Kontext
 
 

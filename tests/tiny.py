@@ -62,11 +62,11 @@ def save_flux(folder: Path, *, guided: bool = False, pipeline: Any = FluxPipelin
     torch.manual_seed(0)
     pipe = pipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
-        vae=_vae(scaling_factor=0.5, shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False),
+        vae=vae(scaling_factor=0.5, shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False),
         text_encoder=_clip(),
         tokenizer=_clip_tokenizer(),
-        text_encoder_2=_t5(16),
-        tokenizer_2=_t5_tokenizer(),
+        text_encoder_2=t5(16),
+        tokenizer_2=t5_tokenizer(),
         transformer=FluxTransformer2DModel(
             patch_size=1,
             in_channels=16,
@@ -80,7 +80,7 @@ def save_flux(folder: Path, *, guided: bool = False, pipeline: Any = FluxPipelin
             axes_dims_rope=(4, 6, 6),
         ),
     )
-    return _save(pipe, folder, text_length=12)
+    return save(pipe, folder, text_length=12)
 
 
 def save_sdxl(folder: Path, **scheduler: Any) -> Path:
@@ -95,7 +95,7 @@ def save_sdxl(folder: Path, **scheduler: Any) -> Path:
             steps_offset=1,
             **scheduler,
         ),
-        vae=_vae(scaling_factor=0.13025),
+        vae=vae(scaling_factor=0.13025),
         text_encoder=_clip(),
         tokenizer=_clip_tokenizer(),
         text_encoder_2=CLIPTextModelWithProjection(clip_config(hidden_size=24, projection_dim=12)),
@@ -109,7 +109,7 @@ def save_sdxl(folder: Path, **scheduler: Any) -> Path:
             transformer_layers_per_block=(1, 2),
         ),
     )
-    return _save(pipe, folder)
+    return save(pipe, folder)
 
 
 def save_sd15(folder: Path, **scheduler: Any) -> Path:
@@ -125,7 +125,7 @@ def save_sd15(folder: Path, **scheduler: Any) -> Path:
             steps_offset=1,
             **scheduler,
         ),
-        vae=_vae(scaling_factor=0.18215),
+        vae=vae(scaling_factor=0.18215),
         text_encoder=_clip(),
         tokenizer=_clip_tokenizer(),
         unet=_unet(cross_attention_dim=16),
@@ -133,7 +133,7 @@ def save_sd15(folder: Path, **scheduler: Any) -> Path:
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    return _save(pipe, folder)
+    return save(pipe, folder)
 
 
 def save_sd3(folder: Path) -> Path:
@@ -141,13 +141,13 @@ def save_sd3(folder: Path) -> Path:
     torch.manual_seed(0)
     pipe = StableDiffusion3Pipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=_vae(scaling_factor=0.5, shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False),
+        vae=vae(scaling_factor=0.5, shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False),
         text_encoder=CLIPTextModelWithProjection(clip_config(projection_dim=8)),
         tokenizer=_clip_tokenizer(),
         text_encoder_2=CLIPTextModelWithProjection(clip_config(hidden_size=24, projection_dim=12)),
         tokenizer_2=_clip_tokenizer(pad_token="!"),
-        text_encoder_3=_t5(48),
-        tokenizer_3=_t5_tokenizer(),
+        text_encoder_3=t5(48),
+        tokenizer_3=t5_tokenizer(),
         transformer=SD3Transformer2DModel(
             sample_size=8,
             in_channels=4,
@@ -163,7 +163,7 @@ def save_sd3(folder: Path) -> Path:
             qk_norm="rms_norm",
         ),
     )
-    return _save(pipe, folder, text_length=12)
+    return save(pipe, folder, text_length=12)
 
 
 ONE_LAYER = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
@@ -201,7 +201,7 @@ def save_qwen_image(
         ),
         **options,
     )
-    return _save(pipe, folder, **facts)
+    return save(pipe, folder, **facts)
 
 
 def qwen_text_encoder(vision: Any) -> Qwen2_5_VLForConditionalGeneration:
@@ -251,7 +251,7 @@ def save_krea2(folder: Path, *, distilled: bool = False) -> Path:
     for name, parameter in pipe.transformer.named_parameters():  # zeros hide a wrong order and a wrong sign
         if name.endswith(("scale_shift_table", "norm.weight", "norm1.weight", "norm_q.weight")):
             torch.nn.init.normal_(parameter, std=0.3)
-    return _save(pipe, folder)
+    return save(pipe, folder)
 
 
 def save_flux2_klein(folder: Path, *, distilled: bool = False) -> Path:
@@ -284,7 +284,7 @@ def save_flux2_klein(folder: Path, *, distilled: bool = False) -> Path:
     )
     torch.nn.init.normal_(pipe.vae.bn.running_mean, std=0.1)
     torch.nn.init.uniform_(pipe.vae.bn.running_var, 0.5, 2.0)
-    return _save(pipe, folder, text_length=80)
+    return save(pipe, folder, text_length=80)
 
 
 def save_z_image(folder: Path) -> Path:
@@ -292,7 +292,7 @@ def save_z_image(folder: Path) -> Path:
     torch.manual_seed(0)
     pipe = ZImagePipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=_vae(scaling_factor=0.5, shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False),
+        vae=vae(scaling_factor=0.5, shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False),
         text_encoder=Qwen3Model(Qwen3Config(**TEXT, head_dim=8)),
         tokenizer=qwen_tokenizer(),
         transformer=ZImageTransformer2DModel(
@@ -309,7 +309,7 @@ def save_z_image(folder: Path) -> Path:
     )
     for name in ("x_pad_token", "cap_pad_token"):
         torch.nn.init.normal_(pipe.transformer.get_parameter(name))
-    return _save(pipe, folder, text_length=80)
+    return save(pipe, folder, text_length=80)
 
 
 SPECIAL = {"bos_token_id": 256, "eos_token_id": 257, "pad_token_id": 256, "image_token_id": 259}
@@ -338,13 +338,13 @@ def qwen_tokenizer() -> Qwen2Tokenizer:
     return tokenizer
 
 
-def _save(pipe: Any, folder: Path, **facts: Any) -> Path:
+def save(pipe: Any, folder: Path, **facts: Any) -> Path:
     pipe.save_pretrained(folder)
     (folder / "limner.json").write_text(json.dumps({"resolution": 32, "guidance": 2.0, **facts}))
     return folder
 
 
-def _vae(**config: Any) -> AutoencoderKL:
+def vae(**config: Any) -> AutoencoderKL:
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -372,7 +372,7 @@ def _unet(**config: Any) -> UNet2DConditionModel:
     )
 
 
-def _t5(width: int) -> T5EncoderModel:
+def t5(width: int) -> T5EncoderModel:
     sizes = {"vocab_size": 64, "d_model": width, "d_kv": 8, "d_ff": 32, "num_layers": 3, "num_heads": 2}
     return T5EncoderModel(T5Config(**sizes, feed_forward_proj="gated-gelu"))
 
@@ -394,6 +394,6 @@ def _clip_tokenizer(**config: Any) -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=77, **config)
 
 
-def _t5_tokenizer() -> T5TokenizerFast:
+def t5_tokenizer() -> T5TokenizerFast:
     pieces = ["<pad>", "</s>", "<unk>", "\u2581", *LETTERS]
     return T5TokenizerFast(vocab=[(piece, -float(n)) for n, piece in enumerate(pieces)], extra_ids=0)

@@ -4,7 +4,7 @@ import torch
 from limner.errors import BadLora
 from limner.lora import detection
 from limner.lora.adapters import Dora, Lokr, LokrRows, kind, to_lora
-from limner.lora.detection import candidates, depth, detect, locate, locate_any
+from limner.lora.detection import candidates, depth, detect, locate, locate_any, look_alikes
 from limner.lora.factors import Factors
 from limner.lora.keys import ModuleTensors, group_by_module
 from limner.models.key_map import KeyEntry, KeyStyle
@@ -83,6 +83,30 @@ def test_every_kind_shows_its_shape(sides: dict[str, tuple[int, ...]], shape: tu
     assert group_by_module(flat)[0].shape == shape
 
 
+SINGLE_MLP = "transformer.single_transformer_blocks.0.proj_mlp"
+
+
+@pytest.mark.parametrize(
+    ("stem", "metadata", "family", "or_else"),
+    [
+        (SINGLE_MLP, {}, "flux", ["chroma"]),
+        (SINGLE_MLP, {"ss_base_model_version": "flux1"}, "flux", []),
+        (SINGLE_MLP, {"modelspec.architecture": "chroma/lora"}, "chroma", []),
+        (SINGLE_MLP, {"ss_sd_model_name": "Chroma1-HD.safetensors"}, "chroma", []),
+        ("diffusion_model.distilled_guidance_layer.layers.0.in_layer", {}, "chroma", []),
+        ("diffusion_model.double_blocks.0.img_mod.lin", {}, "flux", []),
+    ],
+)
+def test_chroma_is_told_from_flux_by_what_flux_has_not_and_else_flux_is_assumed(
+    stem: str, metadata: dict[str, str], family: str, or_else: list[str]
+) -> None:
+    parts = [part(stem, 12288, 3072)]
+    found = detect(parts, metadata)
+    assert found is not None
+    assert found.family == family
+    assert [other.family for other in look_alikes(found, parts, metadata)] == or_else
+
+
 def test_single_blocks_do_not_count_as_depth() -> None:
     """FLUX.1 has 38 of them behind 19 double blocks, and SD 3.5 has 38 double ones."""
     stems = ["transformer_blocks.18.attn.to_q", "single_transformer_blocks.37.attn.to_q"]
@@ -100,7 +124,7 @@ def test_a_module_of_no_family_is_named() -> None:
 
 def test_where_a_module_is_in_each_family() -> None:
     families = candidates(["transformer.single_transformer_blocks.0.proj_mlp"])
-    assert [names.family for names in families] == ["flux"]
+    assert [names.family for names in families] == ["chroma", "flux"]
     location = locate_any("lora_unet_x_embedder_", lora_keys()["flux"])
     assert location is not None
     assert location.match.modules == ("x_embedder",)

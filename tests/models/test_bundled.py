@@ -35,6 +35,7 @@ COUNTS = {
 """Numbers of the published checkpoints."""
 
 PUBLISHED = {
+    **dict.fromkeys(("chroma1-hd", "chroma1-base"), ("t5-xxl", "vae-flux", 8_899_983_424)),
     "flux-dev": ("clip-l", "t5-xxl", "vae-flux", 11_901_408_320),
     "flux-kontext": ("clip-l", "t5-xxl", "vae-flux", 11_901_408_320),
     "flux-schnell": ("clip-l", "t5-xxl", "vae-flux", 11_891_178_560),
@@ -208,7 +209,7 @@ def refusal(kind: type[Exception]) -> Exception:
     [
         (errors.GatedRepoError, r"own/er is gated, its configs too: accept its licence.*hf auth login"),
         (errors.RepositoryNotFoundError, r"hub has no own/er, or it is private"),
-        (errors.LocalEntryNotFoundError, r"configs of own/er are not on this disk.*or one of flux-dev"),
+        (errors.LocalEntryNotFoundError, r"configs of own/er are not on this disk.*or one of .*flux-dev"),
         (errors.OfflineModeIsEnabled, r"cannot be reached"),
         (ConnectionError, r"cannot be reached"),
         (errors.HFValidationError, r"no valid hub id"),

@@ -224,7 +224,11 @@ def test_stock_diffusers_loads_every_kind_without_a_word_as_the_merged_model(
     pipe = base.pipe_with({part: stock_[part] for part in loadable})
     with warned() as said:
         pipe.load_lora_weights(str(tmp_path / "lora.safetensors"))
-    assert said == []
+    without = [type(stock_[part]).__name__ for part in loadable if part not in held]
+    assert len(said) == len(
+        without
+    )  # diffusers says of a text encoder that it has no LoRA, and that this is safe
+    assert all(f"No LoRA keys associated to {name}" in line for name, line in zip(without, said, strict=True))
     assert not any(p.is_meta for part in loadable for p in stock_[part].parameters())
     values = base.batch(0, 1)
     with torch.no_grad():

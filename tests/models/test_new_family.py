@@ -36,9 +36,9 @@ def save_aura_flow(folder: Path) -> Path:
     text = {"vocab_size": 64, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
     pipe = AuraFlowPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.7),
-        vae=tiny._vae(scaling_factor=0.13025),
+        vae=tiny.vae(scaling_factor=0.13025),
         text_encoder=UMT5EncoderModel(UMT5Config(**text)),
-        tokenizer=tiny._t5_tokenizer(),
+        tokenizer=tiny.t5_tokenizer(),
         transformer=AuraFlowTransformer2DModel(
             sample_size=8,
             num_mmdit_layers=1,
@@ -50,7 +50,7 @@ def save_aura_flow(folder: Path) -> Path:
             pos_embed_max_size=64,
         ),
     )
-    return tiny._save(pipe, folder, text_length=12)
+    return tiny.save(pipe, folder, text_length=12)
 
 
 def configs(base: Path) -> dict[str, object]:

@@ -178,6 +178,7 @@ SDXL: dict[str, Any] = {
 }
 SD35_MEDIUM = {"num_attention_heads": 24, "caption_projection_dim": 1536}
 MODELS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "chroma": ("ChromaTransformer2DModel", {}, ""),
     "flux": ("FluxTransformer2DModel", {"guidance_embeds": True}, ""),
     "flux2": ("Flux2Transformer2DModel", {}, ""),
     "krea2": ("Krea2Transformer2DModel", {}, ""),
@@ -231,6 +232,11 @@ def test_every_layer_of_the_true_model_has_a_name(family: str) -> None:
         ("sd15", "up_blocks.0.upsamplers.0.conv", "output_blocks.2.1.conv"),
         ("flux", "time_text_embed.text_embedder.linear_2", "vector_in.out_layer"),
         ("flux", "norm_out.linear", "final_layer.adaLN_modulation.1"),
+        (
+            "chroma",
+            "distilled_guidance_layer.layers.4.linear_2",
+            "distilled_guidance_layer.layers.4.out_layer",
+        ),
         ("flux2", "single_transformer_blocks.7.attn.to_out", "single_blocks.7.linear2"),
         ("z-image", "all_final_layer.2-1.linear", "final_layer.linear"),
         ("sd3", "time_text_embed.text_embedder.linear_2", "y_embedder.mlp.2"),

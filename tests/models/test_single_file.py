@@ -11,6 +11,7 @@ from limner.models.presets import preset_name
 from limner.models.single_file import look
 
 FLUX = "double_blocks.0.img_attn.qkv.weight"
+CHROMA = "distilled_guidance_layer.in_proj.weight"
 XL = "model.diffusion_model.label_emb.0.0.weight"
 FIRST = "model.diffusion_model.input_blocks.0.0.weight"
 
@@ -32,6 +33,7 @@ def file(folder: Path, *names: str, **metadata: str) -> Path:
             {"transformer": "model.diffusion_model.", "vae": "vae."},
             "flux-schnell",
         ),
+        ((FLUX, CHROMA), "ChromaPipeline", {"transformer": ""}, "chroma1-hd"),
         ((XL, FIRST), "StableDiffusionXLPipeline", {"unet": "model.diffusion_model."}, "sdxl"),
         ((FIRST,), "StableDiffusionPipeline", {"unet": "model.diffusion_model."}, "sd15"),
     ],
@@ -57,14 +59,14 @@ def test_presets_are_those_of_the_family(tmp_path: Path):
         ("cond_stage_model.model.ln_final.weight", "is Stable Diffusion 2"),
         ("model.diffusion_model.joint_blocks.0.x_block.mlp.fc1.weight", "Stable Diffusion 3, .* folder"),
         ("double_stream_modulation_img.lin.weight", "FLUX.2, .* folder"),
-        ("distilled_guidance_layer.norms.0.scale", "is Chroma"),
+        ("nerf_blocks.0.norm.scale", "is Chroma Radiance"),
         (f"{FLUX}.absmax", "is quantised"),
         ("scaled_fp8", "is quantised"),
         ("control_model.input_blocks.0.0.weight", "a ControlNet"),
         ("transformer_blocks.0.attn.to_q.weight", "Name the folder of the whole base"),
         (
             "encoder.conv_in.weight",
-            "has 1 tensors, first encoder.conv_in.weight: it is no checkpoint of FLUX.1, .* or SDXL",
+            "has 1 tensors, first encoder.conv_in.weight: it is no checkpoint of .*FLUX.1, .* or SDXL",
         ),
     ],
 )

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tiny
+import tiny_chroma
 from equipping import equip
 from limner.errors import BadBase, BadRecipe, BrokenGraph
 from limner.models.loading import fingerprint, hollow, load, read, shapes, tensors
@@ -24,6 +25,7 @@ from messages import raises
 CPU = torch.device("cpu")
 KINDS = ("int8", "fp8", "nf4")
 SAVERS = {
+    "chroma": tiny_chroma.save_chroma,
     "flux": tiny.save_flux,
     "flux2": tiny.save_flux2_klein,
     "krea2": tiny.save_krea2,

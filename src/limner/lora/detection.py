@@ -252,12 +252,22 @@ def detect(parts: Sequence[ModuleTensors], metadata: Mapping[str, str]) -> Famil
             f"({', '.join(lora_keys())}): {stray} .. Convert it with the tool that wrote it."
         )
     families = _narrow(families, parts, metadata)
+    families = [n for n in families if n.taken_for not in {other.family for other in families}]
     if len(families) == 1:
         return families[0]
     if all(STEM.fullmatch(part.stem) for part in parts):
         return None
     labels = " or ".join(n.family for n in families)
     raise BadLora(f"The modules fit {labels}, and nothing tells which. Say it with --family.")
+
+
+def look_alikes(
+    names: FamilyKeys, parts: Sequence[ModuleTensors], metadata: Mapping[str, str]
+) -> list[FamilyKeys]:
+    """The families that a file may be of as well, which :func:`detect` took for one of ``names``."""
+    followers = [other for other in lora_keys().values() if other.taken_for == names.family]
+    fitting = [other for other in followers if all(locate_any(part.stem, other) for part in parts)]
+    return [other for other in _narrow([names, *fitting], parts, metadata) if other is not names]
 
 
 def _narrow(

@@ -8,7 +8,15 @@ from torch import Tensor
 from limner.errors import BadLora
 from limner.lora import detection, keys
 from limner.lora.adapters import WeightDelta
-from limner.lora.detection import COMPONENTS, NESTED_PREFIXES, STEM, Location, detect, locate_any
+from limner.lora.detection import (
+    COMPONENTS,
+    NESTED_PREFIXES,
+    STEM,
+    Location,
+    detect,
+    locate_any,
+    look_alikes,
+)
 from limner.lora.keys import ModuleTensors
 from limner.lora.peft_config import CONFIG_FILE, HEADER_KEY, PeftConfig, in_header
 from limner.models.key_map import FamilyKeys
@@ -68,12 +76,13 @@ def read(
             "Name another --family."
         )
     matches = {stem: match for stem, match in locations.items() if match}
+    alternatives = () if family else look_alikes(names, parts, metadata)
     return ParsedFile(
         gather(parts, matches, configs, names),
         names.family,
         _form(matches, parts),
         _repairs(configs, matches),
-        _notes(parts, matches, configs),
+        (*_notes(parts, matches, configs), *(_assumed(names, other) for other in alternatives)),
         keys.unread(flat),
     )
 
@@ -168,6 +177,13 @@ def _repairs(configs: Mapping[str, PeftConfig], locations: Mapping[str, Location
     ):
         lines.append("The names begin as peft's own do, which most tools pass over: they are renamed here.")
     return tuple(lines)
+
+
+def _assumed(names: FamilyKeys, other: FamilyKeys) -> str:
+    return (
+        f"Its names and shapes are those of {names.family} and of {other.family}, and nothing in it says "
+        f"which: taken as {names.family}. If it is the other, say --family {other.family}."
+    )
 
 
 def _notes(

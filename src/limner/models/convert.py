@@ -8,6 +8,7 @@ their bits, and fp8 becomes bf16, which holds each of its values.
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -109,6 +110,8 @@ UNUSED_SUFFIXES = ("position_ids", "logit_scale", "text_projection.weight")
 """Endings of tensors that a part may have in the file and does not compute with."""
 TIED_SUFFIXES = ("encoder.embed_tokens.weight",)
 """Second names of tensors."""
+NUMBER = re.compile(r"\.\d+$")
+"""Of a module in a list."""
 
 
 def opened(
@@ -278,7 +281,7 @@ def by_key_map(layout: FilePart, native: Mapping[str, Tensor], names: set[str]) 
         match = layout.key_map.find(module, KeyStyle("", "diffusers"))
         if match is None:
             continue
-        leaf = layout.leaves.get(module.rpartition(".")[2], leaf)
+        leaf = layout.leaves.get(NUMBER.sub("", module).rpartition(".")[2], leaf)
         source = f"{layout.key_map.name_of(match, 'native')}.{leaf}"
         if source not in native:
             continue

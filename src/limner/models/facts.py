@@ -104,7 +104,8 @@ class FilePart:
     key_map: KeyMap | None = None
     """For ``names = "key-map"``: from the authors' names to diffusers'."""
     leaves: Mapping[str, str] = field(default_factory=dict)
-    """Ending of diffusers' module name -> the authors' word for its weight, where that is not "weight"."""
+    """Ending of diffusers' module name, less its number in a list -> the authors' word for its weight, where
+    that is not "weight"."""
 
 
 @dataclass(frozen=True, kw_only=True)

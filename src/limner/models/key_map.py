@@ -218,6 +218,8 @@ class FamilyKeys:
     tells families apart that share names. A module that is not here may have any shape."""
     kernels: Mapping[str, int] = field(default_factory=dict)
     """Ending of a module's name -> side of its kernel, of the convolutions; what is not here is linear."""
+    taken_for: str = ""
+    """An older family with the same names and shapes: of it is a file that does not say of which it is."""
 
     def kernel(self, module: str) -> tuple[int, ...]:
         """Height and width of the kernel of ``module``; () of a linear layer."""

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -63,10 +64,15 @@ def sampler(source: Source, overrides: Mapping[str, Any]) -> Any:
     """The base's own sampler, with ``overrides`` over its config.
 
     Raises:
-        BadBase: Its config means nothing.
+        BadBase: Its config means nothing, or needs a package that is missing.
         BadRecipe: That sampler knows no such setting, and would paint as if it had not been told.
     """
     name = source.index["scheduler"][1]
+    if source.config("scheduler").get("use_beta_sigmas") and find_spec("scipy") is None:
+        raise BadBase(
+            f"{source.name} samples at times of a beta distribution (use_beta_sigmas in its scheduler's "
+            "config), which diffusers computes with scipy, and that is not installed. Run: pip install scipy"
+        )
     with swiftly():  # in a training, diffusers is imported here first
         import diffusers
 

@@ -24,7 +24,7 @@ FOREIGN_PATTERNS = (
     (r"edm_mean", "of the kind of Playground 2.5, whose noise Limner does not know"),
     (r"conditioner\.embedders\.0\.model\..*", "SDXL's refiner, which reads no caption alone"),
     (r"cond_stage_model\.model\..*", "Stable Diffusion 2"),
-    (r".*distilled_guidance_layer\..*", "Chroma"),
+    (r".*\bnerf_blocks\..*", "Chroma Radiance, which paints pixels without an autoencoder"),
     (r".*(scaled_fp8|scale_weight|weight_scale|absmax|quant_state).*", "quantised. Get it in bf16 or fp16"),
     (r"control_model\..*", "a ControlNet"),
     (

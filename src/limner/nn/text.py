@@ -9,8 +9,14 @@ from torch import Tensor
 
 def padded(tokenizer: Any, caption: Sequence[str], length: int) -> Tensor:
     """B captions -> (B, length) token ids, cut and padded as the stock pipelines do."""
+    return padded_and_mask(tokenizer, caption, length)[0]
+
+
+def padded_and_mask(tokenizer: Any, caption: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
+    """B captions -> (B, length) token ids, and 1 for those that are no padding."""
     full = {"padding": "max_length", "max_length": length, "truncation": True}
-    return tokenizer(list(caption), **full, return_tensors="pt").input_ids
+    out = tokenizer(list(caption), **full, return_tensors="pt")
+    return out.input_ids, out.attention_mask
 
 
 def chats(tokenizer: Any, caption: Sequence[str], *, thinking: bool) -> list[str]:

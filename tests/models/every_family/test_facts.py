@@ -46,6 +46,7 @@ def test_one_file_names_parts_and_bases_that_there_are(facts):
 
 def test_a_checkpoint_is_of_one_family_or_of_none():
     marks = {
+        "Chroma": {"distilled_guidance_layer.in_proj.weight"},
         "FLUX.1": {"double_blocks.0.img_attn.qkv.weight"},
         "SDXL": {
             "model.diffusion_model.label_emb.0.0.weight",

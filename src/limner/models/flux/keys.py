@@ -10,7 +10,7 @@ from limner.models.shared_keys import (
     SINGLE,
 )
 
-DENOISER = (
+BLOCKS = (
     *BFL_ATTENTION,
     *entries(
         {
@@ -18,8 +18,6 @@ DENOISER = (
             "ff.net.2": "img_mlp.2",
             "ff_context.net.0.proj": "txt_mlp.0",
             "ff_context.net.2": "txt_mlp.2",
-            "norm1.linear": "img_mod.lin",
-            "norm1_context.linear": "txt_mod.lin",
         },
         before=DOUBLE,
         native="double_blocks.{}.",
@@ -29,9 +27,17 @@ DENOISER = (
         "single_blocks.{}.linear1",
         (1, 1, 1, 4),
     ),
+    KeyEntry((f"{SINGLE}proj_out",), "single_blocks.{}.linear2"),
+)
+"""Linear layers of the blocks but for their modulations."""
+DENOISER = (
+    *BLOCKS,
     *entries(
-        {"proj_out": "linear2", "norm.linear": "modulation.lin"}, before=SINGLE, native="single_blocks.{}."
+        {"norm1.linear": "img_mod.lin", "norm1_context.linear": "txt_mod.lin"},
+        before=DOUBLE,
+        native="double_blocks.{}.",
     ),
+    KeyEntry((f"{SINGLE}norm.linear",), "single_blocks.{}.modulation.lin"),
     *BFL_OUTER,
     *(
         row
@@ -55,19 +61,18 @@ XLABS = (
 """The layers that XLabs' trainer (x-flux, DoubleStreamBlockLoraProcessor) puts LoRAs on, without the ending
 ``_lora`` of those in single blocks: 1 is the image's stream, 2 the text's."""
 
-CHECKPOINT = KeyMap(
-    DENOISER
-    + tuple(
-        row
-        for before, native, names in (
-            (DOUBLE, "double_blocks.{}.img_attn.norm.", ("norm_q", "norm_k")),
-            (DOUBLE, "double_blocks.{}.txt_attn.norm.", ("norm_added_q", "norm_added_k")),
-            (SINGLE, "single_blocks.{}.norm.", ("norm_q", "norm_k")),
-        )
-        for row in entries(
-            dict(zip(names, ("query_norm", "key_norm"), strict=True)), before=f"{before}attn.", native=native
-        )
+NORMS = tuple(
+    row
+    for before, native, names in (
+        (DOUBLE, "double_blocks.{}.img_attn.norm.", ("norm_q", "norm_k")),
+        (DOUBLE, "double_blocks.{}.txt_attn.norm.", ("norm_added_q", "norm_added_k")),
+        (SINGLE, "single_blocks.{}.norm.", ("norm_q", "norm_k")),
+    )
+    for row in entries(
+        dict(zip(names, ("query_norm", "key_norm"), strict=True)), before=f"{before}attn.", native=native
     )
 )
-"""What a checkpoint holds: the norms of queries and keys besides."""
+"""Norms of queries and keys."""
+CHECKPOINT = KeyMap(DENOISER + NORMS)
+"""What a checkpoint holds."""
 NORM_LEAVES: dict[str, str] = dict.fromkeys(("norm_q", "norm_k", "norm_added_q", "norm_added_k"), "scale")

@@ -43,9 +43,7 @@ LEAST_SIDE, MOST_RATIO = 64, 8
 @unit("tokens", "token_mask", uses=("tokenizer",))
 def tokenize(tokenizer: Any, caption: Sequence[str], *, text_length: int) -> tuple[Tensor, Tensor]:
     """B captions -> (B, text_length) token ids of the chats around them, and what of them is no padding."""
-    full = {"padding": "max_length", "max_length": text_length, "truncation": True}
-    out = tokenizer(text.chats(tokenizer, caption, thinking=False), **full, return_tensors="pt")
-    return out.input_ids, out.attention_mask
+    return text.padded_and_mask(tokenizer, text.chats(tokenizer, caption, thinking=False), text_length)
 
 
 @unit("context", uses=("text_encoder",))
