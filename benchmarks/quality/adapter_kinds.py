@@ -1,16 +1,19 @@
 """LoRA, LoHa, LoKr and DoRA at as many trained numbers: what each learns of the demo's lessons, how fast.
 
-    python -m benchmarks.quality.adapter_kinds --seeds 3
+    python -m benchmarks.quality.adapter_kinds --seeds 2
 
 Each kind gets the size whose trained numbers are nearest to those of a LoRA of rank 16. The lessons, their
-steps and rates are those of ``limner demo``; a judge that learned from real art says what was learned.
+steps and rates are those of ``limner demo``; a judge that learned from real art says what was learned. The
+time of a step is measured apart, the kinds in turn, so that what else the machine does weighs on all alike.
 """
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from math import log
-from statistics import mean
+from pathlib import Path
+from statistics import mean, median
 from typing import Any
 
 from benchmarks.quality.demo_quality import run
@@ -22,10 +25,16 @@ from limner.assembly.base import family_at, locate_base
 from limner.assembly.trainable import LoRA
 from limner.bases.judge import Judge
 from limner.planning.targets import target_groups
+from limner.recipe import toml
+from limner.recipe.schema import Recipe
 from limner.recipe.train import Lora
 from limner.reporter import PlainText, Reporter
+from limner.run_folder import RunDir
+from limner.runs import train
 
 RANK = 16
+TIMED_STEPS, ROUNDS = 25, 4
+"""Steps of a run whose steps are timed, and how often the kinds take their turn."""
 Changes = Mapping[str, Any]
 
 
@@ -51,11 +60,31 @@ def nearest(kind: str, wanted: int) -> tuple[Changes, int]:
     return min(candidates, key=lambda entry: abs(log(entry[1] / wanted)))
 
 
-def figures_of(changes: Changes, seeds: int, judge: Judge, reporter: Any) -> dict[str, float]:
-    """Means over seeds of both lessons."""
+def recipe_keys(changes: Changes) -> dict[str, Any]:
+    """The recipe's keys for a size, by dotted path."""
     keys: dict[str, Any] = {f"lora.{name}": value for name, value in changes.items()}
     if changes["kind"] in ("loha", "lokr"):
         keys["export.for"] = ("comfyui",)
+    return keys
+
+
+def step_seconds(kinds: Mapping[str, Changes], reporter: Any) -> dict[str, float]:
+    """The median time of a step of each kind, measured in turn; the first steps of a run do not count."""
+    short = {"train.steps": TIMED_STEPS, "train.warmup": 0, "prior.prompts": (), "sample.every": -1}
+    recipe: Recipe = toml.change(demo.recipe_for(demo.subject_lesson()), short)
+    seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for _ in range(ROUNDS):
+        for kind, changes in kinds.items():
+            with tempfile.TemporaryDirectory() as place:
+                train(toml.change(recipe, recipe_keys(changes)), Path(place), reporter)
+                rows = [row["seconds"] for row in RunDir(Path(place)).metrics() if "loss" in row]
+            seconds[kind] += rows[5:]
+    return {kind: median(times) for kind, times in seconds.items()}
+
+
+def figures_of(changes: Changes, seeds: int, judge: Judge, reporter: Any) -> dict[str, float]:
+    """Means over seeds of both lessons."""
+    keys = recipe_keys(changes)
     styles, subjects = (
         [run(lesson, judge, seed, reporter, **keys) for seed in range(seeds)]
         for lesson in (demo.style_lesson(), demo.subject_lesson())
@@ -72,25 +101,29 @@ def figures_of(changes: Changes, seeds: int, judge: Judge, reporter: Any) -> dic
 def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description="What each kind of adapter learns at equal bytes.")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--kinds", nargs="+", default=["lora", "loha", "lokr", "dora"])
     options = parser.parse_args()
     judge, reporter = Judge.load(), Reporter(PlainText(sys.stderr))
     wanted = numbers({"kind": "lora", "rank": RANK})
+    chosen = {kind: nearest(kind, wanted) for kind in options.kinds}
+    times = step_seconds({kind: changes for kind, (changes, _) in chosen.items()}, reporter)
     results: dict[str, dict[str, Any]] = {}
-    for kind in options.kinds:
-        changes, count = nearest(kind, wanted)
+    for kind, (changes, count) in chosen.items():
         reporter.line(f"{kind}: {dict(changes)}, {count} trained numbers")
         figures = figures_of(changes, options.seeds, judge, reporter)
-        results[kind] = {"lora": dict(changes), "trained": count, "bytes": 4 * count, **figures}
+        size = {"lora": dict(changes), "trained": count, "bytes": 4 * count, "step_seconds": times[kind]}
+        results[kind] = {**size, **figures}
         outcome.save("adapter_kinds", {"seeds": options.seeds, "kinds": results})
-    header = ["kind", "trained", "style", "without trigger", "noun", "subject", "seconds"]
+    header = ["kind", "trained", "bytes", "step", "style", "without trigger", "noun", "subject"]
+    first = times[options.kinds[0]]
     rows = [
         [
-            kind,
+            f"{kind}, {', '.join(f'{key} {value}' for key, value in row['lora'].items() if key != 'kind')}",
             str(row["trained"]),
+            str(row["bytes"]),
+            f"{row['step_seconds'] / first:.2f}",
             *(f"{row[name]:.0%}" for name in ("style", "style without trigger", "noun", "subject")),
-            f"{row['seconds']:.0f}",
         ]
         for kind, row in results.items()
     ]

@@ -291,7 +291,8 @@ def _free(home: Path, images: Path) -> Path:
     file = RunDir(home).recipe_path
     if file.is_file():
         run_images = load(file).data.roots[0]
-        if real_path(run_images) != real_path(images):
+        generated = real_path(run_images).is_relative_to(real_path(home))  # by the base, before training
+        if not generated and real_path(run_images) != real_path(images):
             raise BadUsage(
                 f"{home} holds a run on {run_images}. Choose another folder with --out, "
                 f"or go on with that run: limner train {home} --set data.images={images}"

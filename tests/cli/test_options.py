@@ -8,7 +8,8 @@ import typer
 
 from limner.cli.app import app
 from limner.cli.caption import CAPTIONS
-from limner.cli.options import CONCEPT_TYPES, RECIPE, SAMPLING, recipe_options, strengths
+from limner.cli.options import CONCEPT_TYPES, RECIPE, SAMPLING, numbers, recipe_options, strengths
+from limner.errors import BadUsage
 from limner.recipe import Recipe
 from limner.recipe.aliases import expected, find, keys
 
@@ -100,3 +101,11 @@ def test_the_shell_completes(words, completed):
 )
 def test_a_lora_and_its_strength(text, path, strength):
     assert strengths([text]) == {Path(path): strength}
+
+
+def test_a_range_of_strengths_is_every_number_one_apart():
+    assert numbers("--strength", "-2..2", float) == [-2.0, -1.0, 0.0, 1.0, 2.0]
+    assert numbers("--strength", "0,0.5,1..2", float) == [0.0, 0.5, 1.0, 2.0]
+    for text in ("2..-2", "1..", "0..1000", "a..b"):
+        with pytest.raises(BadUsage, match="a range: 1..4"):
+            numbers("--strength", text, float)

@@ -72,25 +72,3 @@ def test_what_fits_is_let_be():
     )
     contradictions.refuse_adapter(recipe)
     assert recipe.train.optimizer_args["eps"] == 1e-6
-
-
-@pytest.mark.parametrize(
-    "sections",
-    [
-        {"distill": {"steps": 8}},
-        {"train": {"objective": "distill", "noise_range": (0.2, 1.0)}},
-        {"train": {"objective": "distill"}, "data": {"flip": True}},
-        {"train": {"objective": "distill"}, "prior": {"prompts": ("a cat",)}},
-        {"train": {"objective": "distill"}, "sample": {"guidance": 3.5}},
-    ],
-)
-def test_what_does_not_fit_distillation_is_refused(sections):
-    with raises(BadRecipe):
-        Recipe(**sections)
-
-
-def test_samples_of_a_distilled_lora_take_its_steps_and_no_guidance():
-    student = Recipe(train={"objective": "distill"}, distill={"steps": 8}, sample={"steps": 30})
-    assert (student.sample_steps, student.sample_guidance) == (8, 1.0)
-    plain = Recipe(sample={"steps": 30, "guidance": 2.0})
-    assert (plain.sample_steps, plain.sample_guidance, plain.distill_steps) == (30, 2.0, 0)

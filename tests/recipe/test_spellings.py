@@ -44,6 +44,7 @@ def test_words_of_ours_stay_as_they_are(key):
         "train.prediction": ["auto", "epsilon", "v"],
         "train.method": ["lora", "full"],
         "data.crop": ["auto", "subject", "centre"],
+        "slider.neutral": [("a house", "a cat")],
     }
     assert [WORDS[key](word) for word in ours[key]] == ours[key]
     assert WORDS[key](3) == 3

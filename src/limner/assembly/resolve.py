@@ -51,6 +51,9 @@ class Resolved:
     """What training draws from: views of the person's images, then those of class images."""
     class_views: int = 0
     """How many of the views are of class images, or of own images that the teacher is asked about."""
+    poles: int = 0
+    """How many views, at the end, show the own ones under the prompts of a slider: first all under the
+    positive one, then all under the negative one."""
     held_out: tuple[View, ...]
     """What the validation loss is measured on."""
     truly_held_out: bool
@@ -172,7 +175,7 @@ class Resolved:
     @property
     def own(self) -> tuple[View, ...]:
         """Views of the person's images."""
-        return self.views[: len(self.views) - self.class_views]
+        return self.views[: len(self.views) - self.class_views - self.poles]
 
     @property
     def order(self) -> Order:

@@ -52,7 +52,7 @@ def generate(
 
     with session(as_json=as_json, events=events) as reporter:
         texts, loras = options.pop("prompts") or [], strengths(options.pop("loras") or [])
-        strength = numbers("--lora-scale", options.pop("lora_scale"), float)
+        strength = numbers("--strength", options.pop("lora_scale"), float)
         keys = {key: value for key, value in options.items() if value is not None}
         steps = keys["step"] = steps_from(keys.pop("step", None))
         keys["seed"] = numbers("--seed", keys["seed"], int)

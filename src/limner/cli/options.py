@@ -38,6 +38,7 @@ class Option:
             can be typed again with another verb.
         hidden: Whether the help leaves it out.
         values: What the shell may complete: the values, or a function that lists them.
+        also: Another spelling of the flag; "" where there is none.
     """
 
     flag: str
@@ -49,6 +50,7 @@ class Option:
     verbs: str = ""
     hidden: bool = False
     values: tuple[str, ...] | Callable[[], Sequence[str]] = ()
+    also: str = ""
 
     @property
     def name(self) -> str:
@@ -196,8 +198,9 @@ SAMPLING = (
         "--lora-scale",
         "lora_scale",
         str,
-        "LoRA scale (strength), or several for a grid: 0,0.5,1. 0 is the base alone.",
+        "LoRA scale (strength), or several for a grid: 0,0.5,1 or -2..2. 0 is the base alone.",
         "1",
+        also="--strength",
         metavar="NUMBERS",
     ),
     Option(
@@ -250,14 +253,33 @@ SAMPLING = (
 def numbers(flag: str, text: str, kind: Callable[[str], Any]) -> Any:
     """What an option holds that takes one number or several: ``numbers("--seed", "1,2", int) == [1, 2]``.
 
+    ``-2..2`` stands for every number from the first to the last, one apart.
+
     Raises:
         BadUsage: It holds something else.
     """
     try:
-        values = [kind(part) for part in text.split(",")]
+        values = [value for part in text.split(",") for value in _span(part, kind)]
     except ValueError:
-        raise BadUsage(f"{flag} is {text!r}; write a number, or several with commas between them.") from None
+        raise BadUsage(
+            f"{flag} is {text!r}; write a number, several with commas between them, or a range: 1..4."
+        ) from None
     return values if len(values) > 1 else values[0]
+
+
+def _span(text: str, kind: Callable[[str], Any]) -> list[Any]:
+    """The numbers that ``-2..2`` stands for, or the one that is there.
+
+    Raises:
+        ValueError: They are none, or more than 100.
+    """
+    first, dots, last = text.partition("..")
+    if not dots:
+        return [kind(text)]
+    start, count = kind(first), kind(last) - kind(first)
+    if not 0 <= count <= 100:
+        raise ValueError(text)
+    return [start + offset for offset in range(int(count) + 1)]
 
 
 def steps_from(text: str | None) -> list[int | str]:
@@ -320,7 +342,7 @@ def taking(table: Sequence[Option]) -> Callable[[Callable[..., None]], Callable[
 def _parameter(option: Option) -> inspect.Parameter:
     kind = option.kind if option.default is not None else option.kind | None
     info = typer.Option(
-        option.flag,
+        *(flag for flag in (option.flag, option.also) if flag),
         help=option.help,
         show_default=option.default is not None,
         metavar=option.metavar,

@@ -8,7 +8,7 @@ from limner.errors import BadBase, BadRecipe
 from limner.models.facts import PresetValue
 from limner.models.registry import facts_of, families, family_of_base, recognised, registered_bases
 from limner.models.single_file import look
-from limner.recipe.contradictions import DISTILL_HAS_NO, UNFIT_PAIRS
+from limner.recipe.objectives import DISTILL_HAS_NO, UNFIT_PAIRS
 from limner.recipe.schema import ConceptType, Recipe
 from limner.recipe.toml import change
 
@@ -74,7 +74,7 @@ def preset(
         family: Of a base, as :func:`preset_name` tells it; "" for values that no family has changed.
         images: How many images there are, at least 1. Folders of up to 10, 25, 100 and more images differ.
         method: "lora", or "full" for all weights of the denoiser.
-        objective: "denoise", or "distill", which draws no noise and drops no caption.
+        objective: "denoise"; "distill", which draws no noise and drops no caption; "slider": drops none.
 
     Raises:
         BadRecipe: An unknown concept or family, or no image.
@@ -115,6 +115,8 @@ def choices(
     if objective == "distill":
         unfit = {*UNFIT_PAIRS, *(f"train.{key}" for key in DISTILL_HAS_NO)}
         values = {path: choice for path, choice in values.items() if path not in unfit}
+    if objective == "slider":
+        values.pop("data.caption_dropout", None)
     return _full(values) if method == "full" else values
 
 

@@ -32,6 +32,8 @@ class PlanRequest:
     """Images per step: one's own, and those of the prior."""
     has_teacher: bool = False
     """Whether those of the prior pass through the bare base first, which is their teacher."""
+    is_slider: bool = False
+    """Whether each micro-batch passes both ways, for which the bare base answers three prompts."""
     micro_batch: int | None = None
     """Most images that may pass at once."""
     matmul_precision: Products = "full"
@@ -51,7 +53,9 @@ class PlanRequest:
     """Pixels of the largest picture file."""
 
     def teacher_share(self, plan: Plan) -> float:
-        """Share of the micro-batches of a step that the bare base answers first: the prior's, or none."""
+        """Passes of the bare base for each micro-batch of a step, for a prior's teacher or a slider."""
+        if self.is_slider:
+            return 3 / 2
         return (
             accumulation_of(plan, self.batches[1:]) / accumulation_of(plan, self.batches)
             if self.has_teacher

@@ -34,12 +34,21 @@ def sizes_of_sets(recipe: Recipe) -> list[tuple[int, int]]:
     return [size for root in recipe.data.roots for size in image_sizes(root)]
 
 
+def generated_images(recipe: Recipe) -> int:
+    """Images that the base generates to be trained on: a teacher's, or a slider's."""
+    distill, slider = recipe.distill, recipe.slider
+    if recipe.train.objective == "slider":
+        return len(slider.neutral) * slider.images_per_prompt
+    return len(distill.prompts) * distill.images_per_prompt if recipe.train.objective == "distill" else 0
+
+
 def counts_of(recipe: Recipe, sizes: list[tuple[int, int]] | None = None) -> Counts:
     """How much there is to encode, to sample and to measure. Sizes are those of the images if left out."""
     folders, train = recipe.data.folders, recipe.train
+    image_count = generated_images(recipe)
     counts = [len(image_sizes(root)) for root in recipe.data.roots] if sizes is None else [len(sizes)]
     sizes = sizes_of_sets(recipe) if sizes is None else sizes
-    images = len(sizes) or IMAGES
+    images = len(sizes) or image_count or IMAGES
     counts = counts if sizes else [images]
     validation_images = sum(
         held_out(count, entry.validation_count) for count, entry in zip(counts, folders, strict=False)
@@ -53,12 +62,12 @@ def counts_of(recipe: Recipe, sizes: list[tuple[int, int]] | None = None) -> Cou
     checks = 1 + ceil(train.steps / (train.validation_every or train.save_every))
     return Counts(
         images=images,
-        images_unknown=not sizes,
+        images_unknown=not (sizes or image_count),
         sizes=tuple(sizes),
         views=views,
-        captions=images * (2 if recipe.prior.taught else 1)
+        captions=images * (3 if train.objective == "slider" else 2 if recipe.prior.taught else 1)
         + len(recipe.prior.prompts)
         + (prompt_count + 1 if rounds else 0),
-        samples=rounds * prompt_count + class_images,
+        samples=rounds * prompt_count + class_images + image_count,
         validation_passes=checks * len(QUANTILES) * (validation_images or min(SUBSET, images)),
     )

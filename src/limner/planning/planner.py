@@ -312,7 +312,7 @@ def request_of(
         fp16: Whether the base computes in fp16.
     """
     prior = (recipe.prior.batch,) if recipe.prior.wanted else ()
-    full = recipe.train.method == "full"
+    full, is_slider = recipe.train.method == "full", recipe.train.objective == "slider"
     states: tuple[OptimizerState, ...] = ("fp32", "8bit", "host") if full else ("fp32", "8bit")
     if recipe.train.optimizer_args:  # another class may not take them
         states = tuple(state for state in states if state != "8bit")
@@ -322,8 +322,9 @@ def request_of(
         optimizer_state=states,
         min_weight_precision=recipe.limits.weights_precision,
         matmul_precision=recipe.limits.matmul_precision,
-        batches=(recipe.train.batch, *prior),
+        batches=(recipe.train.batch, *prior) * (2 if is_slider else 1),
         has_teacher=recipe.prior.taught,
+        is_slider=is_slider,
         micro_batch=recipe.limits.micro_batch,
         optimizer=recipe.train.optimizer,
         average=recipe.train.ema > 0,

@@ -110,7 +110,7 @@ class CostModel:
         profile: Of the base, the adapter and the bucket.
         plan: Its blocks that are checkpointed or swapped, and whether those are mapped, are not looked at.
         device: Where.
-        teacher_share: Share of the micro-batches that the bare base answers first, a forward pass.
+        teacher_share: Forward passes of the bare base for each micro-batch.
     """
 
     def __init__(self, profile: Profile, plan: Plan, device: Device, teacher_share: float = 0.0) -> None:
@@ -349,7 +349,7 @@ def step_time_of(
         device: Where.
         batches: Images per step, of each sort.
         optimizer: The recipe's.
-        teacher_share: Share of the micro-batches that the bare base answers first.
+        teacher_share: Forward passes of the bare base for each micro-batch.
     """
     update = update_seconds(profile, plan, device, optimizer)
     return CostModel(profile, plan, device, teacher_share).step_time(

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from limner.errors import BadRecipe
-from limner.recipe import contradictions
+from limner.recipe import contradictions, objectives
 from limner.recipe.fields import (
     ConceptType,
     Names,
@@ -22,7 +22,7 @@ from limner.recipe.fields import (
     Tracker,
     TriggerField,
 )
-from limner.recipe.train import Distill, Lora, Prior, Train
+from limner.recipe.train import Distill, Lora, Prior, Slider, Train
 
 
 class DataSet(Section):
@@ -265,6 +265,7 @@ class Recipe(Section):
     train: Train = Field(default_factory=Train)
     prior: Prior = Field(default_factory=Prior)
     distill: Distill = Field(default_factory=Distill)
+    slider: Slider = Field(default_factory=Slider)
     sample: Sample = Field(default_factory=Sample)
     export: Export = Field(default_factory=Export)
     limits: Limits = Field(default_factory=Limits)
@@ -289,7 +290,8 @@ class Recipe(Section):
     def _consistent(self) -> Self:
         contradictions.refuse_method(self)
         contradictions.refuse_adapter(self)
-        contradictions.refuse_distillation(self)
+        objectives.refuse_distillation(self)
+        objectives.refuse_slider(self)
         contradictions.refuse_prior(self)
         contradictions.refuse_masks(self)
         return self

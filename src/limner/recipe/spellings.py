@@ -77,6 +77,10 @@ ALIASES: Mapping[str, str] = {
     "sample.seed": "validation_seed",
     "train.init": "network_weights init_lora pretrained_lora_path",
     "train.adapter": "assistant_lora_path preset_lora_path",
+    "slider.neutral": "slider.target_class slider.target",
+    "slider.positive": "slider.positive_prompt",
+    "slider.negative": "slider.negative_prompt slider.unconditional",
+    "slider.guidance": "slider.guidance_strength slider.guidance_scale",
     "track.with": "report_to log_with",
 }
 """Our key -> the spellings of it that are read as well, at the top of the file or in any table.
@@ -209,19 +213,17 @@ ABSENT = """
     adam_epsilon adam_weight_decay_text_encoder adaptive_noise_scale alpha_pattern bias
     bypass_guidance_embedding caption_dropout_every_n_epochs caption_tag_dropout_rate clip_skip
     color_aug conv_alpha dataloader_num_workers debiased_estimation_loss
-    disable_benchmark face_crop_aug_range freeze_encoder init_lora_weights
-    input_perturbation ip_noise_gamma keep_tokens layers_pattern layers_to_transform logging_steps
-    logit_mean logit_std lora_type loss_weight_fn lr_end 
-    max_data_loader_n_workers max_sequence_length
-    max_token_length mode_scale model_prediction_type module_dropout modules_to_save
+    disable_benchmark face_crop_aug_range freeze_encoder init_lora_weights input_perturbation ip_noise_gamma
+    keep_tokens layers_pattern layers_to_transform logging_steps logit_mean logit_std lora_type
+    loss_weight_fn lr_end max_data_loader_n_workers max_sequence_length max_token_length mode_scale
+    model_prediction_type module_dropout modules_to_save
     multires_noise_discount multires_noise_iterations network_module network_train_unet_only
     noise_scheduler num_new_tokens_per_abstraction performance_log_every
     persistent_data_loader_workers perturbation_noise_weight prior_generation_precision prodigy_beta3
     prodigy_decouple prodigy_safeguard_warmup prodigy_use_bias_correction rank_dropout
     revision sample_batch_size sample_sampler sampler scale_lr scale_v_pred_loss_like_noise_pred
     scale_weight_norms shuffle_caption shuffle_tokens sigmoid_scale t5xxl_max_token_length task_type
-    token_warmup_step train_unet training_comment unet_lr_block variant walk_seed
-    weighted_captions
+    token_warmup_step train_unet training_comment unet_lr_block variant walk_seed weighted_captions
 """
 """Keys of theirs that we have nothing for, though some look like one of ours."""
 
@@ -393,5 +395,6 @@ WORDS: Mapping[str, Callable[[Any], Any]] = {
     "train.method": _lower({"lora": "lora", "full": "full", "fine_tune": "full"}),
     "train.prediction": _lower({"epsilon": "epsilon", "v_prediction": "v", "v": "v"}),
     "data.crop": _lower({"center": "centre"}),
+    "slider.neutral": _listed,
 }
 """Our key -> how words for its values are read, in whatever spelling the key stands."""

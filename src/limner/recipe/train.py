@@ -60,9 +60,10 @@ class Train(Section):
     method: Literal["lora", "full"] = "lora"
     """"lora" trains an adapter; "full" (full fine-tuning) every weight of the denoiser, which takes 16 bytes
     for each of them, in VRAM or RAM, and wants a tenth of the learning rate."""
-    objective: Literal["denoise", "distill"] = "denoise"
+    objective: Literal["denoise", "distill", "slider"] = "denoise"
     """"denoise" learns from images with noise; "distill" (DiffSynth's direct distillation) has a few sampling
-    steps end where a teacher's many steps ended, from the same start noise. For rectified flows."""
+    steps end where a teacher's many steps ended, from the same start noise, for rectified flows; "slider"
+    (concept slider, Gandikota 2023, arXiv 2311.12092) learns the way from one prompt to another."""
     init: str = Field(default="", examples=["my-cat.safetensors"])
     """Start from a LoRA: a file of any tool (written with ".safetensors" or a leading "./"), a hub id, or
     "instant" for one pass of the base's predictor. Its strength is multiplied in; LoHa and LoKr become LoRA;
@@ -192,6 +193,33 @@ class Distill(Section):
     """Inference steps of the teacher."""
     teacher_guidance: Annotated[float, Field(ge=0)] | None = Field(default=None, examples=[3.5])
     """Guidance scale (CFG) of the teacher, which the student learns to do without. Unset: the base's own."""
+
+
+NEUTRAL = "[neutral]"
+"""In the prompts of a slider: its neutral prompt."""
+
+
+class Slider(Section):
+    """Concept slider: a LoRA that leads one way at strength 1 and the other way at strength -1."""
+
+    section: ClassVar[str] = "slider"
+
+    neutral: Names = ()
+    """Prompts of what is changed (target class), such as "a house". The bare base generates images of them
+    before training. None: data.images holds images, and their captions are the prompts."""
+    positive: str = Field(default="", examples=["[neutral], red"])
+    """Prompt of strength 1; [neutral] stands for the neutral one."""
+    negative: str = Field(default="", examples=["[neutral], blue"])
+    """Prompt of strength -1, likewise (unconditional). Empty: the empty caption."""
+    guidance: Annotated[float, Field(gt=0, le=100)] = 3.0
+    """How far from what the bare base says to the neutral prompt, in units of what it says to the positive
+    less what it says to the negative one: the target of strength 1, and of -1 the other way."""
+    images_per_prompt: Annotated[int, Field(ge=1, le=1000)] = 4
+    """Images generated from each neutral prompt."""
+
+    def texts(self, neutral: str) -> tuple[str, str]:
+        """The positive and the negative prompt of a neutral one."""
+        return self.positive.replace(NEUTRAL, neutral), self.negative.replace(NEUTRAL, neutral)
 
 
 class Prior(Section):

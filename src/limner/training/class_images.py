@@ -14,6 +14,7 @@ from limner.assembly.base import ResolvedBase
 from limner.assembly.resolve import Resolved, resolve_base
 from limner.data.captions import NAMES, without_trigger
 from limner.data.views import View
+from limner.errors import BadRecipe
 from limner.files import atomic_write, write_json, write_text
 from limner.generation.pipeline import pipeline
 from limner.models.family import SamplingParams
@@ -22,8 +23,9 @@ from limner.nn import distributed
 from limner.nn.rng import seed_of
 from limner.recipe.schema import Recipe
 from limner.recipe.toml import change
-from limner.reporter import Reporter
+from limner.reporter import Reporter, counted
 from limner.run_folder import RunDir
+from limner.training.slider import with_poles
 
 FACTS = ".painted.json"
 """In the folder of the prior: what its pictures were generated from."""
@@ -46,7 +48,9 @@ class GeneratedImages:
 
 
 def with_prior(resolved: Resolved, run: RunDir, reporter: Reporter) -> Resolved:
-    """The run with what keeps the base as it is: class images, or captions for the teacher; or as it was."""
+    """The run with further views: class images, captions for the teacher, or the prompts of a slider."""
+    if resolved.recipe.train.objective == "slider":
+        return with_poles(resolved)
     if resolved.recipe.prior.taught:
         prior_config, entries = resolved.recipe.prior, resolved.recipe.data.folders
 
@@ -79,19 +83,38 @@ def prior(base: ResolvedBase, run: RunDir, reporter: Reporter) -> Path | None:
 
 
 def taught(recipe: Recipe, run: RunDir, reporter: Reporter) -> Recipe:
-    """The recipe with the teacher's pictures as its images, generated unless they are there.
+    """The recipe with pictures of the base as its images, generated unless they are there.
 
-    ``metadata.jsonl`` holds the caption of each and the seed of its start noise.
+    Those of a teacher, or of a slider's neutral prompts. ``metadata.jsonl`` holds the caption of each and the
+    seed of its start noise.
+
+    Raises:
+        BadRecipe: There are images besides.
     """
-    distill = recipe.distill
-    if recipe.train.objective != "distill" or not distill.prompts:
+    slider, distill, objective = recipe.slider, recipe.distill, recipe.train.objective
+    if objective == "slider":  # no image is learned, so none is to be held out
+        recipe = change(recipe, {"data.validation_count": 0})
+    key, prompts = {
+        "distill": ("distill.prompts", distill.prompts),
+        "slider": ("slider.neutral", slider.neutral),
+    }.get(objective, ("", ()))
+    if not prompts:
         return recipe
+    folder = recipe.data.images
+    if folder.exists() and not (folder / FACTS).exists():
+        raise BadRecipe(
+            f"{key} has {counted(len(prompts), 'prompt')} that the base generates images of, and data.images "
+            f"is {folder}: there are images already. Remove {key}, or data.images."
+        )
     base = resolve_base(recipe, reporter.line)
     side = base.resolution
-    params = SamplingParams(
-        width=side, height=side, steps=distill.teacher_steps, guidance=distill.teacher_guidance
-    )
-    images = GeneratedImages(run.teacher_path, distill.prompts, distill.images_per_prompt, params, "teacher")
+    steps, guidance, count = recipe.sample.steps, recipe.sample.guidance, slider.images_per_prompt
+    if objective == "distill":
+        steps, guidance = distill.teacher_steps, distill.teacher_guidance
+        count = distill.images_per_prompt
+    params = SamplingParams(width=side, height=side, steps=steps, guidance=guidance)
+    purpose = "teacher" if objective == "distill" else "slider"
+    images = GeneratedImages(run.teacher_path, prompts, count, params, purpose)
     return change(recipe, {"data.images": str(_generated(base, images, reporter))})
 
 

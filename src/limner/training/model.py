@@ -36,6 +36,7 @@ from limner.training.cache import Store
 from limner.training.encode import text_values
 from limner.training.oom_fallback import release
 from limner.training.sample_prompts import sample_prompts, shown_images
+from limner.training.slider import SIGNS, SliderLoss
 
 Text = Mapping[str, Tensor]
 """What the denoiser reads of a prompt."""
@@ -62,9 +63,8 @@ class TrainableModel:
         """``plan`` None means the plain way: nothing recomputed, streamed, or stored in few bits."""
         self.resolved, self.store, self.plan = resolved, store, plan or plain(resolved)
         self.recipe, self.device, self.live_units = resolved.recipe, resolved.device, resolved.cut.live
-        self.autocasts = resolved.spec.autocasts
-        self.order, self.class_order = resolved.order, resolved.class_order
-        self.own_views, self.taught = len(resolved.own), resolved.recipe.prior.taught
+        self.autocasts, self.order = resolved.spec.autocasts, resolved.order
+        self.class_order, self.taught = resolved.class_order, self.recipe.prior.taught
         self.set_weights = [entry.weight for entry in resolved.recipe.data.folders]
         self.process = distributed.rank()
         self.paces: Sequence[Pace] = [Pace(self.plan.micro_batch)] * distributed.world()
@@ -74,6 +74,7 @@ class TrainableModel:
         self.offload = self.assembly.offload
         """Where the trained weights are, if not on the device."""
         self.engine, self.half_gradients = self._equipped(), self._halved()
+        self.slider = SliderLoss(self) if self.recipe.train.objective == "slider" else None
 
     @property
     def _folder(self) -> Path | None:
@@ -167,7 +168,7 @@ class TrainableModel:
         if self.offload:
             self.offload.forget()
         for micro in shares[self.process]:
-            yield self._loss(step, micro)
+            yield from self._losses(step, micro)
             if self.offload:
                 self.offload.gather()
 
@@ -180,38 +181,38 @@ class TrainableModel:
         if not self.class_order:
             return [samples]
         class_samples = [
-            SampledView(-1 - sample.position, self.own_views + sample.view_index)
+            SampledView(-1 - sample.position, len(self.resolved.own) + sample.view_index)
             for sample in self.class_order.step(step)
         ]
         return [samples, class_samples] if self.taught else [samples + class_samples]
 
-    def _loss(self, step: int, micro: Sequence[SampledView]) -> Tensor:
-        recipe = self.recipe
-        values = self.store.batch([sample.view_index for sample in micro], self.device)
-        self.sample_keys[:] = [(recipe.seed, step, sample.position) for sample in micro]
-        shares = torch.tensor([self._share(sample) for sample in micro])
-        draw = KeyedRng(self.sample_keys)
+    def _losses(self, step: int, micro: Sequence[SampledView]) -> Iterator[Tensor]:
+        """The loss of a micro-batch; of a slider one for each way."""
+        self.sample_keys[:] = [(self.recipe.seed, step, sample.position) for sample in micro]
+        shares = to_device(torch.tensor([self._share(sample) for sample in micro]), self.device)
+        rows, draw = [sample.view_index for sample in micro], KeyedRng(self.sample_keys)
+        if self.slider:
+            yield from ((loss * shares).sum() for loss in self.slider.losses(rows, draw))
+            return
+        values = self.store.batch(rows, self.device)
         with self._arithmetic():
             if self.taught and micro[0].position < 0:
                 values["target"] = self._teacher(values, draw)
             loss = run_units(self.live_units, self.models, values, draw)["loss"]
-        return (loss * to_device(shares, loss.device)).sum()
+        yield (loss * shares).sum()
 
     def _share(self, sample: SampledView) -> float:
         """What the loss of an image counts in the loss of its step."""
         if sample.position < 0:
             return self.recipe.prior.weight / self.recipe.prior.batch
         weight = self.set_weights[self.resolved.views[sample.view_index].example.dataset]
-        return weight / self.recipe.train.batch
+        return weight / self.recipe.train.batch / (len(SIGNS) if self.slider else 1)
 
     @torch.no_grad()
     def _teacher(self, values: dict[str, Tensor], draw: KeyedRng) -> Tensor:
         """What the base without its adapters says to a micro-batch at the same noise and times."""
-        self.dropping(enabled=False)
-        with self._bare():
-            answer = run_units(self.live_units, self.models, values, draw)["pred"]
-        self.dropping(enabled=True)
-        return answer.detach()
+        with self.bare():
+            return run_units(self.live_units, self.models, values, draw)["pred"].detach()
 
     def _arithmetic(self) -> AbstractContextManager[Any]:
         """Autocast where weights are trained, in fp32; beside a LoRA there is nothing left to cast."""
@@ -228,16 +229,18 @@ class TrainableModel:
     @torch.no_grad()
     def validation_losses(self) -> list[float]:
         """The mean loss of each validation view, likewise."""
-        resolved = self.resolved
-        largest = self.plan.micro_batch
+        resolved, largest = self.resolved, self.plan.micro_batch
         self.dropping(enabled=False)
         losses: list[float] = []
         for number in range(len(resolved.held_out)):
             total = 0.0
             for start in range(0, len(QUANTILES), largest):
                 quantiles = QUANTILES[start : start + largest]
-                values = self.store.batch([len(resolved.views) + number] * len(quantiles), resolved.device)
                 draw = Even([("held-out", number, str(quantile)) for quantile in quantiles], quantiles)
+                if self.slider:
+                    total += self.slider.validation(number, draw)
+                    continue
+                values = self.store.batch([len(resolved.views) + number] * len(quantiles), resolved.device)
                 with self._arithmetic():
                     total += float(run_units(resolved.cut.live, self.models, values, draw)["loss"].sum())
             losses.append(total / len(QUANTILES))
@@ -257,7 +260,7 @@ class TrainableModel:
         first = len(resolved.views) + len(resolved.held_out)
         select = self._select if sample_config.lora_on == "positive" else None
         texts = [self._text(first + number) for number in range(prompts)]
-        with self._bare() if select else nullcontext():
+        with self.bare() if select else nullcontext():
             empties = [self._text(row) for row in range(first + prompts, len(self.store.rows))]
         models = dict(self.models)
         if "vae" not in models:
@@ -336,7 +339,6 @@ class TrainableModel:
         if not resolved.spec.controls:
             yield texts, empties[0], params
             return
-        sample_config = resolved.recipe.sample
         for number, item in enumerate(sample_prompts(resolved)[: len(texts)]):
             control_images = shown_images(resolved, item)
             width, height = closest(*control_images[0].size, resolved.base.sizes.buckets)
@@ -346,8 +348,8 @@ class TrainableModel:
                 replace(
                     params,
                     controls=control_images,
-                    width=sample_config.width or width,
-                    height=sample_config.height or height,
+                    width=self.recipe.sample.width or width,
+                    height=self.recipe.sample.height or height,
                     seed=params.seed + number,
                 ),
             )
@@ -357,7 +359,7 @@ class TrainableModel:
         self.resolved.spec.trainable.enable(model, enabled=branch == "positive")
 
     @contextmanager
-    def _bare(self) -> Iterator[None]:
+    def bare(self) -> Iterator[None]:
         """While entered, the trained models are those of the base."""
         models = [self.models[name] for name in self.resolved.first_layers]
         for model in models:

@@ -28,6 +28,7 @@ from limner.training.export import model_steps, output_of
 from limner.training.model import TrainableModel
 from limner.training.monitor import Watch
 from limner.training.oom_fallback import OomFallback, lower_plan, outcome, retry_on_oom
+from limner.training.slider import described
 
 T = TypeVar("T")
 
@@ -142,6 +143,7 @@ class TrainState:
             f"{resolved.device.type} in {dtype}; {train_config.steps} steps of {train_config.batch} = each "
             f"image {epochs:.1f} times; validation loss on {len(resolved.held_out)} images ({kind})."
         ]
+        lines += [described(resolved)] if train_config.objective == "slider" else []
         if adapter := resolved.spec.adapter:
             lines.append(
                 f"Training adapter: {adapter.name}, {len(adapter.layers)} layers, "
@@ -338,7 +340,7 @@ def shaping(recipe: Recipe) -> dict[str, Any]:
     """What a recipe says that shapes the weights and may change within a run, by dotted path. No paths."""
     table = recipe.model_dump(mode="json", by_alias=True)
     entries: dict[str, Any] = {"name": recipe.name, "seed": recipe.seed}
-    for part in ("data", "train", "prior", "distill"):
+    for part in ("data", "train", "prior", "distill", "slider"):
         entries |= {f"{part}.{key}": value for key, value in table[part].items()}
     if isinstance(recipe.data.masks, Path):
         entries["data.masks"] = "a folder"

@@ -75,8 +75,10 @@ class Adapter(nn.Module, ABC):
         """See the class."""
         super().__init__()
         self.base: nn.Module = base
-        self.scale, self.dropout = shape.scale, dropout
+        self.full_scale, self.dropout = shape.scale, dropout
         self.enabled = True
+        self.sign = 1.0
+        """-1: the change is taken the other way, as a slider is trained at both ends."""
         if isinstance(base, nn.Conv2d):
             self.in_features, self.out_features = base.in_channels, base.out_channels
             self.kernel: tuple[int, ...] = tuple(base.kernel_size)
@@ -90,6 +92,11 @@ class Adapter(nn.Module, ABC):
         """A factor of zeros, where the frozen layer is."""
         device = next(chain(self.base.parameters(), self.base.buffers())).device
         return nn.Parameter(torch.zeros(*shape, device=device))
+
+    @property
+    def scale(self) -> float:
+        """What the change is multiplied by."""
+        return self.full_scale * self.sign
 
     @property
     def weight(self) -> Tensor:

@@ -235,7 +235,7 @@ class Kronecker(RecomputedAdapter):
         self.w1 = self.factor(small_out, small_in)
         self.is_whole = full_matrix or shape.rank >= max(large_out, large_in) / 2
         if self.is_whole:
-            self.scale = 1.0
+            self.full_scale = 1.0
             self.w2 = self.factor(large_out, large_in, *self.kernel)
         else:
             self.w2_a = self.factor(large_out, shape.rank)

@@ -252,6 +252,12 @@ def enable(model: nn.Module, *, enabled: bool) -> None:
         adapter.enabled = enabled
 
 
+def turn(model: nn.Module, sign: float) -> None:
+    """Have the adapters change the model one way, 1.0, or the other, -1.0."""
+    for adapter in attached(model).values():
+        adapter.sign = sign
+
+
 def dropping(model: nn.Module, *, enabled: bool) -> None:
     """Switch the adapters' own dropout; the frozen model's stays off, or T5 would be trained with noise."""
     for adapter in attached(model).values():

@@ -1,0 +1,109 @@
+"""Concept sliders on the embedded base: the judge's score at five strengths, and whether the noun stays.
+
+    python -m benchmarks.quality.sliders --out FOLDER
+
+Each slider is trained on ten nouns without an image of anybody's, and asked for nouns that it was not
+trained on at five strengths. The score lies along the way from what the base paints of the negative prompt,
+0, to what it paints of the positive one, 1, in the features by which the judge tells styles.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import outcome
+from limner import demo
+from limner.bases.demo_sets import NOUNS
+from limner.bases.judge import Judge, stack
+from limner.recipe.schema import Recipe
+from limner.reporter import PlainText, Reporter
+from limner.runs import train
+
+STRENGTHS = (-2.0, -1.0, 0.0, 1.0, 2.0)
+SLIDERS = {
+    "red ... blue": ("red [neutral]", "blue [neutral]"),
+    "outline": ("[neutral], outline drawing", "[neutral]"),
+}
+"""Name -> positive and negative prompt."""
+NEW_SEEDS = 10**6
+
+
+def recipe_for(positive: str, negative: str, steps: int) -> Recipe:
+    """A slider of the embedded base."""
+    return Recipe(
+        base=demo.BASE,
+        lora={"rank": 8},
+        train={"objective": "slider", "steps": steps, "batch": 4, "learning_rate": 1e-3, "save_every": 1000},
+        slider={"neutral": NOUNS, "positive": positive, "negative": negative, "images_per_prompt": 2},
+        sample={"every": -1},
+    )
+
+
+def painted(
+    lora: Path | None, strength: float, prompts: Sequence[str], judge: Judge, reporter: Any
+) -> np.ndarray:
+    """(N, S, S, 3) uint8: a picture of each prompt, from seeds that training did not see."""
+    sampler = demo.PromptSampler(lora)
+    sampler.strengths = {"lora": strength} if lora else {}
+    return stack(sampler.sample(prompts, reporter, seed=NEW_SEEDS), judge.side)
+
+
+def noun_share(judge: Judge, images: np.ndarray, nouns: Sequence[str]) -> float:
+    """Share of pictures told as their nouns."""
+    numbers = np.array([judge.concept_names.index(noun) for noun in nouns])
+    return float((judge.concepts(images).argmax(1) == numbers).mean())
+
+
+def measured(
+    ends: tuple[str, str], lora: Path, judge: Judge, seeds: int, reporter: Any
+) -> list[dict[str, float]]:
+    """The judge's score and the share of right nouns at each strength."""
+    nouns = demo.test_nouns(judge) * seeds
+    prompts = [[end.replace("[neutral]", noun) for noun in nouns] for end in ends]
+    positive, negative = (
+        judge.features(painted(None, 0.0, texts, judge, reporter), of_style=True).mean(0) for texts in prompts
+    )
+    way = positive - negative
+    rows = []
+    for strength in STRENGTHS:
+        images = painted(lora, strength, nouns, judge, reporter)
+        scores = (judge.features(images, of_style=True) - negative) @ way / (way @ way)
+        rows.append(
+            {"strength": strength, "score": float(scores.mean()), "noun": noun_share(judge, images, nouns)}
+        )
+    return rows
+
+
+def main() -> None:
+    """Train, paint, judge, keep."""
+    parser = argparse.ArgumentParser(description="Concept sliders on the embedded base.")
+    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--seeds", type=int, default=2, help="pictures of each noun")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    judge, reporter = Judge.load(), Reporter(PlainText(sys.stderr))
+    results: dict[str, Any] = {}
+    for name, ends in SLIDERS.items():
+        done = train(recipe_for(*ends, options.steps), options.out / name.split()[0], reporter)
+        assert done.lora is not None
+        rows = measured(ends, done.lora, judge, options.seeds, reporter)
+        monotone = all(low["score"] < high["score"] for low, high in pairwise(rows))
+        results[name] = {"rows": rows, "monotone": monotone, "seconds": done.seconds}
+        outcome.save("sliders", {"steps": options.steps, "seeds": options.seeds, "sliders": results})
+    table = [
+        [f"{name}: {key}", *(f"{row[key]:.2f}" for row in result["rows"])]
+        for name, result in results.items()
+        for key in ("score", "noun")
+    ]
+    sys.stdout.write(outcome.table(["", *(f"{strength:g}" for strength in STRENGTHS)], table) + "\n")
+    for name, result in results.items():
+        sys.stdout.write(f"{name}: {'monotone' if result['monotone'] else 'not monotone'}\n")
+
+
+if __name__ == "__main__":
+    main()

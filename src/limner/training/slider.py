@@ -1,0 +1,109 @@
+"""Concept sliders (Gandikota et al. 2023, arXiv:2311.12092): a direction between two prompts as a LoRA.
+
+At strength 1 the model with the LoRA is to say of a noisy latent, under the neutral prompt, what the bare
+base says under that prompt plus a multiple of the way from what it says under the negative to what it says
+under the positive one; at strength -1, less that (equation 8 of the paper, both ways). No image is learned:
+latents are those of the base's own pictures, noised. The paper denoises anew for each step as far as a time
+that is drawn; a finished picture noised to that time has the same distribution where the base samples what it
+was trained on, is computed once, and lies in the cache.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from limner.assembly.resolve import Resolved
+from limner.data.views import View
+from limner.graph.unit import run as run_units
+from limner.nn.layers import lora
+from limner.nn.rng import Draw, Even
+from limner.reporter import counted
+
+if TYPE_CHECKING:
+    from limner.training.model import TrainableModel
+
+SIGNS = (1.0, -1.0)
+"""Strengths that a slider is trained at."""
+
+
+def with_poles(resolved: Resolved) -> Resolved:
+    """The run with its views once more under the positive, and once more under the negative prompt."""
+    slider = resolved.recipe.slider
+    poles = tuple(
+        replace(view, caption=slider.texts(view.caption)[pole]) for pole in (0, 1) for view in resolved.own
+    )
+    return replace(resolved, views=resolved.views + poles, poles=len(poles))
+
+
+def described(resolved: Resolved) -> str:
+    """What a slider leads to, in a line."""
+    slider = resolved.recipe.slider
+    texts = sorted({view.caption for view in resolved.own})
+    positive, negative = slider.texts(texts[0])
+    return (
+        f'Slider: "{negative[:60]}" at strength -1, "{positive[:60]}" at 1, from '
+        f'{counted(len(texts), "prompt")} (the first: "{texts[0][:60]}"), guidance {slider.guidance:g}; each '
+        "step passes both ways."
+    )
+
+
+class SliderLoss:
+    """What a slider is asked for, and how far it is from it, both ways.
+
+    Args:
+        model: What is trained. Whoever reads a loss takes its gradient before the next: adapters are turned
+            between the two, and what is recomputed for a gradient must be computed as it was.
+    """
+
+    def __init__(self, model: "TrainableModel") -> None:
+        """See the class."""
+        self.model, self.resolved = model, model.resolved
+        self.count, self.guidance = len(self.resolved.own), self.resolved.recipe.slider.guidance
+        self.numbers: dict[View, int] = {}
+        for number, view in enumerate(self.resolved.own):
+            self.numbers.setdefault(view, number)
+
+    def losses(self, rows: Sequence[int], draw: Draw) -> Iterator[Tensor]:
+        """The loss of each of some own views at strength 1, (B,), then at -1."""
+        model = self.model
+        neutral, direction = self._targets(rows, draw)
+        for sign in SIGNS:
+            self._turn(sign)
+            values = model.store.batch(rows, model.device)
+            values["target"] = neutral + sign * self.guidance * direction
+            yield run_units(model.live_units, model.models, values, draw)["loss"]
+        self._turn(1.0)
+
+    def validation(self, number: int, draw: Even) -> float:
+        """The loss of a validation view, summed over the quantiles of the draw; the mean of both strengths.
+
+        Validation views are some of the own ones, as no image is held out.
+        """
+        row = self.numbers[self.resolved.held_out[number]]
+        return sum(float(loss.sum()) for loss in self.losses([row] * len(draw.quantiles), draw)) / len(SIGNS)
+
+    def _turn(self, sign: float) -> None:
+        for name in self.resolved.first_layers:
+            lora.turn(self.model.models[name], sign)
+
+    @torch.no_grad()
+    def _targets(self, rows: Sequence[int], draw: Draw) -> tuple[Tensor, Tensor]:
+        """What the bare base says under the neutral prompt, and its way from the negative to the positive.
+
+        All at the same noise and times, (B, ...).
+        """
+        model = self.model
+        with model.bare():
+            neutral, positive, negative = (
+                run_units(
+                    model.live_units,
+                    model.models,
+                    model.store.batch([row + pole * self.count for row in rows], model.device),
+                    draw,
+                )["pred"]
+                for pole in range(3)
+            )
+        return neutral.detach(), (positive - negative).detach()
