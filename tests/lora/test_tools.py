@@ -46,11 +46,7 @@ def test_what_is_written_is_read_back_by_the_tool_and_by_us(family: str, tool, k
     if not wished:
         assert left_out
         return
-    try:
-        flat = encode_for(wished, family, tool)
-    except BadLora as error:
-        assert kind_of != "LoRA" and "Use --flatten" in str(error)  # noqa: PT017
-        return
+    flat = encode_for(wished, family, tool)
     seen = decode_as(flat, family, tool)
     assert seen.skipped_modules == ()
     assert worst(seen.components, wished) < 1e-15, "scales are 1, so float32 is exact"
@@ -271,6 +267,34 @@ def test_kinds_that_cannot_be_fused_go_apart_where_the_tool_takes_them() -> None
     )
     with raises(BadLora):
         encode_for({"transformer": adapter}, "flux", KOHYA)
+
+
+def test_each_module_that_cannot_be_written_is_told_before_anything_is_encoded() -> None:
+    """What --leave-out goes by: kinds without a form for a weight that is one there, all of its parts."""
+    adapter = {f"transformer_blocks.0.attn.to_{n}": lokr(seed=ord(n)) for n in "qkv"}
+    adapter |= {f"transformer_blocks.1.attn.to_{n}": dora(axis="in", seed=ord(n)) for n in "qk"}
+    adapter["context_embedder"] = factors()
+    reasons = unsupported({"transformer": adapter}, "flux", KOHYA)
+    assert {module for _, module in reasons} == adapter.keys() - {"context_embedder"}
+    encode_for(without({"transformer": adapter}, reasons), "flux", KOHYA)
+
+
+def test_what_its_own_loaders_pass_over_is_refused_for_sd_scripts() -> None:
+    """``benchmarks/robustness/loaders.py`` runs them: layers outside the blocks are not made."""
+    tool = TOOLS["sd-scripts"]
+    for family, component, outer, inner in (
+        ("flux", "transformer", {"norm_out.linear", "proj_out"}, "single_transformer_blocks.0.proj_out"),
+        ("sdxl", "unet", {"conv_in", "add_embedding.linear_1"}, "mid_block.attentions.0.proj_in"),
+        ("sd15", "unet", {"conv_out", "time_embedding.linear_2"}, "down_blocks.0.resnets.0.conv1"),
+    ):
+        adapter = {component: {name: factors() for name in (*outer, inner)}}
+        assert {module for _, module in unsupported(adapter, family, tool)} == outer
+
+
+def test_musubi_takes_one_kind_in_a_file() -> None:
+    mixed = {"transformer": {"img_in": lokr(), "txt_in": factors()}}
+    assert [module for _, module in unsupported(mixed, "qwen-image", TOOLS["musubi"])] == ["img_in"]
+    assert unsupported({"transformer": {"img_in": lokr()}}, "qwen-image", TOOLS["musubi"]) == {}
 
 
 def test_what_would_be_computed_wrongly_is_refused() -> None:

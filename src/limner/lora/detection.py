@@ -82,7 +82,8 @@ def fuse(row: KeyEntry, members: Sequence[WeightDelta | None]) -> WeightDelta:
     if len(wholes) == len(members) and all(whole is wholes[0] for whole in wholes):
         return wholes[0]
     kinds = ", ".join(sorted({kind(member) for _, member in present}))
-    raise BadLora(f"{row.native} is one weight there, and {kinds} of its parts cannot be one. Use --flatten.")
+    name = row.native.replace("{}", "N")
+    raise BadLora(f"{name} is one weight there, and {kinds} of its parts cannot be one. Use --flatten.")
 
 
 def _fuse_factors(members: Sequence[Factors | None], blocks: Sequence[int]) -> Factors:

@@ -48,7 +48,7 @@ SD_SCRIPTS = Tool(
 )
 MUSUBI = Tool(
     name="musubi",
-    source="musubi-tuner, networks/lora.py: create_network_from_weights; lora_qwen_image.py, lora_zimage.py",
+    source="musubi-tuner at 30c658c4, utils/lora_utils.py: load_safetensors_with_lora_and_fp8",
 )
 KOHYA = Tool(
     name="kohya",
@@ -86,13 +86,34 @@ def unsupported(
         return {(c, m): reason for c, adapter in components.items() for m in adapter}
     reasons = {}
     for component, adapter in components.items():
-        mixed = tool is DIFFUSERS and len({kind(change) for change in adapter.values()}) > 1
+        mixed = tool in (DIFFUSERS, MUSUBI) and len({kind(change) for change in adapter.values()}) > 1
         for module, change in adapter.items():
             reason = _refusal(component, module, change, names, tool)
             if not reason and mixed and kind(change) != "LoRA":
-                reason = "diffusers takes one kind of adapter in a file, and there are LoRAs too"
+                reason = f"{tool.name} takes one kind of adapter in a file, and there are LoRAs too"
             if reason:
                 reasons[component, module] = reason
+        if tool is not DIFFUSERS and component == names.component:
+            kept = {module: delta for module, delta in adapter.items() if (component, module) not in reasons}
+            reasons |= {(component, module): text for module, text in _formless(kept, names, tool).items()}
+    return reasons
+
+
+def _formless(adapter: Mapping[str, WeightDelta], names: FamilyKeys, tool: Tool) -> dict[str, str]:
+    """Modules that are one weight for the tool, and whose kinds cannot be one: module -> reason."""
+    rows: dict[tuple[KeyEntry, tuple[str, ...]], dict[str, WeightDelta]] = {}
+    for module, change in adapter.items():
+        match = names.table.find(module, KeyStyle("", "diffusers"))
+        if match and (len(match.row.modules) > 1 or match.row.halves_swapped):
+            rows.setdefault((match.row, match.numbers), {})[module] = change
+    reasons = {}
+    for members in rows.values():
+        if all(isinstance(change, Factors) for change in members.values()):
+            continue
+        try:
+            _by_key(names.component, members, names, tool)
+        except BadLora as error:
+            reasons |= dict.fromkeys(members, f"{tool.name}: {error}".removesuffix(" Use --flatten."))
     return reasons
 
 
@@ -104,7 +125,7 @@ def _refusal(component: str, module: str, change: WeightDelta, names: FamilyKeys
         return f"{tool.name} reads no {kind(change)} for {names.family}"
     if component == names.component:
         nameless = rules.lacks and re.match(rules.lacks, module)
-        if nameless and (rules.writes.naming != "native" or tool is DIFFSYNTH):
+        if nameless and (rules.writes.naming != "native" or tool is not COMFYUI):
             return f"{tool.name} has no name for it"
     if not tool.kernels and isinstance(change, Factors) and change.down[0, 0].numel() > 1:
         return f"{tool.name} multiplies convolutions as if they had no kernel"
@@ -126,9 +147,8 @@ def encode_for(
         BadLora: The tool could not read a part of it, or would compute it wrongly; the first reason is told.
     """
     for (component, module), reason in unsupported(components, family, tool).items():
-        raise BadLora(
-            f"{component}.{module}: {reason}. Leave such modules out with --leave-out, or use --flatten."
-        )
+        start = f"{component}.{module}: {reason.removesuffix('.')}"
+        raise BadLora(f"{start}. Leave such modules out with --leave-out, or use --flatten.")
     if tool is DIFFUSERS or family is None:
         if tool is not DIFFUSERS:
             raise BadLora(
@@ -259,6 +279,6 @@ def decode_as(flat: Mapping[str, Tensor], family: str, tool: Tool) -> ToolView:
 
 def _without_name(match: KeyMatch, style: KeyStyle, names: FamilyKeys, tool: Tool) -> bool:
     lacks = names.tools[tool.name].lacks
-    if not lacks or (style.naming == "native" and tool is not DIFFSYNTH):
+    if not lacks or (style.naming == "native" and tool is COMFYUI):
         return False
     return any(re.match(lacks, module) for module in match.modules)

@@ -314,14 +314,22 @@ def kohya_keys(text: Mapping[str, tuple[KeyStyle, ...]] | None = None) -> ToolKe
     return ToolKeys(writes=flat("lora_unet_"), reads=(flat("lora_unet_"),), text=text or {})
 
 
-def trainer_keys(naming: Naming, text: Mapping[str, tuple[KeyStyle, ...]] | None = None) -> ToolKeys:
-    """Kohya's own trainers: names of their model's own modules, and plain LoRAs only.
+def scripts_keys(
+    naming: Naming, text: Mapping[str, tuple[KeyStyle, ...]] | None = None, lacks: str = ""
+) -> ToolKeys:
+    """sd-scripts: names of its model's own modules, and plain LoRAs only.
 
-    Their ``networks/lora*.py`` take a DoRA for the LoRA that it is without its norms, and make no module of a
-    LoHa or LoKr.
+    Its ``networks/lora*.py`` take a DoRA for the LoRA that it is without its norms, make no module of a LoHa
+    or LoKr, and pass over some layers outside the blocks (``lacks``).
     """
     style = flat("lora_unet_", naming)
-    return ToolKeys(writes=style, reads=(style,), text=text or {}, kinds=("LoRA",))
+    return ToolKeys(writes=style, reads=(style,), text=text or {}, kinds=("LoRA",), lacks=lacks)
+
+
+def musubi_keys(naming: Naming) -> ToolKeys:
+    """musubi-tuner as it generates: every weight by its name; DoRA's norms are passed over there."""
+    style = flat("lora_unet_", naming)
+    return ToolKeys(writes=style, reads=(style,), kinds=("LoRA", "LoHa", "LoKr"))
 
 
 def diffsynth_keys(writes: str) -> ToolKeys:

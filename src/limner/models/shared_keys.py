@@ -46,6 +46,8 @@ UNET_KERNELS = {
     "conv_shortcut": 1,
 }
 """Ending of a module's name -> side of its kernel."""
+UNET_OUTER = r"(time_embedding|add_embedding|conv_in|conv_out)\b"
+"""Modules of a UNet before and after its blocks, which sd-scripts' LoRAs pass over."""
 
 
 def _attentions(before: str, native: str) -> tuple[KeyEntry, ...]:

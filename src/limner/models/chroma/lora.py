@@ -5,7 +5,7 @@ from dataclasses import replace
 from limner.models.chroma.facts import FACTS
 from limner.models.chroma.keys import DENOISER
 from limner.models.flux.lora import LORA as FLUX
-from limner.models.key_map import FamilyKeys, KeyMap, diffusers_keys, kohya_keys, trainer_keys
+from limner.models.key_map import FamilyKeys, KeyMap, diffusers_keys, kohya_keys, scripts_keys
 
 LORA = FamilyKeys(
     facts=FACTS,
@@ -14,7 +14,7 @@ LORA = FamilyKeys(
     tools={
         "diffusers": diffusers_keys(FACTS.denoiser),
         "comfyui": replace(FLUX.tools["comfyui"], text={}),
-        "sd-scripts": trainer_keys("native"),
+        "sd-scripts": scripts_keys("native", lacks=FLUX.tools["sd-scripts"].lacks),
         "kohya": kohya_keys(),
     },
     base_names=("chroma",),

@@ -18,7 +18,7 @@ from limner.models.key_map import (
     dotted,
     flat,
     kohya_keys,
-    trainer_keys,
+    scripts_keys,
 )
 from limner.models.shared_keys import CLIP_MODULES, T5_MODULES
 
@@ -41,7 +41,7 @@ LORA = FamilyKeys(
             text=by_either_name(KOHYA_TEXT, "text_encoder"),
             unfused_style=flat("lycoris_", "diffusers"),
         ),
-        "sd-scripts": trainer_keys("native", KOHYA_TEXT),
+        "sd-scripts": scripts_keys("native", KOHYA_TEXT, r"norm_out\.|proj_out"),
         "kohya": kohya_keys(KOHYA_TEXT),
         "diffsynth": ToolKeys(
             writes=flat("lora_unet_"),

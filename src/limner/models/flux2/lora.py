@@ -15,7 +15,7 @@ from limner.models.key_map import (
     dotted,
     flat,
     kohya_keys,
-    trainer_keys,
+    musubi_keys,
 )
 
 WIDTHS = (3072, 4096, 6144)
@@ -33,7 +33,7 @@ LORA = FamilyKeys(
             unfused_style=flat("lycoris_", "diffusers"),
             lacks=r"time_guidance_embed\.|(double|single)_stream_modulation",
         ),
-        "musubi": trainer_keys("native"),
+        "musubi": musubi_keys("native"),
         "kohya": kohya_keys(),
         "diffsynth": diffsynth_keys(""),
     },

@@ -13,7 +13,7 @@ from limner.models.key_map import (
     dotted,
     flat,
     kohya_keys,
-    trainer_keys,
+    musubi_keys,
 )
 from limner.models.krea2.facts import FACTS
 from limner.models.krea2.keys import DENOISER
@@ -35,7 +35,7 @@ LORA = FamilyKeys(
             ),
             peft=True,
         ),
-        "musubi": trainer_keys("native"),
+        "musubi": musubi_keys("native"),
         "kohya": kohya_keys(),
         "diffsynth": ToolKeys(
             writes=dotted("transformer."),

@@ -11,10 +11,10 @@ from limner.models.key_map import (
     diffsynth_keys,
     diffusers_keys,
     flat,
-    trainer_keys,
+    scripts_keys,
 )
 from limner.models.sd15.facts import FACTS
-from limner.models.shared_keys import CLIP_MODULES, UNET_KERNELS, unet
+from limner.models.shared_keys import CLIP_MODULES, UNET_KERNELS, UNET_OUTER, unet
 
 KOHYA_TEXT = {"text_encoder": KOHYA_CLIP_L[::-1]}  # one encoder has no number there
 
@@ -30,7 +30,7 @@ LORA = FamilyKeys(
             reads=UNET_COMFYUI,
             text=by_either_name(KOHYA_TEXT, *KOHYA_TEXT),
         ),
-        "sd-scripts": trainer_keys("diffusers", KOHYA_TEXT),
+        "sd-scripts": scripts_keys("diffusers", KOHYA_TEXT, UNET_OUTER),
         "kohya": ToolKeys(
             writes=flat("lora_unet_", "diffusers"),
             reads=(flat("lora_unet_"), flat("lora_unet_", "diffusers")),

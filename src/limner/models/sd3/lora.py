@@ -16,7 +16,7 @@ from limner.models.key_map import (
     dotted,
     flat,
     kohya_keys,
-    trainer_keys,
+    scripts_keys,
 )
 from limner.models.sd3.facts import FACTS
 from limner.models.sd3.keys import DENOISER
@@ -50,7 +50,7 @@ LORA = FamilyKeys(
             text=by_either_name(KOHYA_TEXT, "text_encoder", "text_encoder_2"),
             peft=True,
         ),
-        "sd-scripts": trainer_keys("native", KOHYA_TEXT),
+        "sd-scripts": scripts_keys("native", KOHYA_TEXT),
         "kohya": kohya_keys(KOHYA_TEXT),
     },
     base_names=("stable-diffusion-3", "sd3"),

@@ -16,10 +16,10 @@ from limner.models.key_map import (
     diffusers_keys,
     flat,
     kohya_keys,
-    trainer_keys,
+    scripts_keys,
 )
 from limner.models.sdxl.facts import FACTS
-from limner.models.shared_keys import CLIP_MODULES, UNET_KERNELS, unet
+from limner.models.shared_keys import CLIP_MODULES, UNET_KERNELS, UNET_OUTER, unet
 
 KOHYA_TEXT = {"text_encoder": KOHYA_CLIP_L, "text_encoder_2": KOHYA_CLIP_G}
 
@@ -35,7 +35,7 @@ LORA = FamilyKeys(
             reads=UNET_COMFYUI,
             text=by_either_name(KOHYA_TEXT, *KOHYA_TEXT),
         ),
-        "sd-scripts": trainer_keys("native", KOHYA_TEXT),
+        "sd-scripts": scripts_keys("native", KOHYA_TEXT, UNET_OUTER),
         "kohya": replace(kohya_keys(KOHYA_TEXT), reads=(flat("lora_unet_"), flat("lora_unet_", "diffusers"))),
         "diffsynth": diffsynth_keys(""),
     },

@@ -9,7 +9,7 @@ from limner.models.key_map import (
     dotted,
     flat,
     kohya_keys,
-    trainer_keys,
+    musubi_keys,
 )
 from limner.models.z_image.facts import FACTS
 from limner.models.z_image.keys import DENOISER
@@ -29,7 +29,7 @@ LORA = FamilyKeys(
             ),
             peft=True,
         ),
-        "musubi": trainer_keys("diffusers"),
+        "musubi": musubi_keys("diffusers"),
         "kohya": kohya_keys(),
         "diffsynth": diffsynth_keys("diffusion_model."),
     },

@@ -1,0 +1,218 @@
+"""Files written for ComfyUI, sd-scripts and musubi-tuner, put into their own models by their own loaders.
+
+    cd benchmarks/programs      # which git ignores; any other folder can be named
+    git clone https://github.com/Comfy-Org/ComfyUI && git -C ComfyUI checkout a125cd84
+    git clone https://github.com/kohya-ss/sd-scripts && git -C sd-scripts checkout 48d368fa
+    git clone https://github.com/kohya-ss/musubi-tuner && git -C musubi-tuner checkout 30c658c4
+    pip install einops psutil toml opencv-python-headless
+    python -m benchmarks.robustness.loaders [FOLDER]
+
+In each program its own model of a family, at a small size, gets random weights. A change of every layer that
+has a name in the family, of each kind that the program reads, is written for the program; its loader puts the
+file into the model. Diffusers' own converter of single files, which knows nothing of ours, then says which of
+diffusers' weights have become what: each must be the weight before and its change. What the program cannot
+read must be what the tables say it cannot. A program that is not in the folder is skipped, and that is said.
+"""
+
+import argparse
+import logging
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from benchmarks.robustness.programs import CASES, COMMITS, FOLDERS, Case, Weights, importable
+from diffusers.loaders import single_file_utils
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from benchmarks import outcome
+from limner.lora import file
+from limner.lora.adapters import Dora, Loha, Lokr, WeightDelta
+from limner.lora.factors import Factors
+from limner.lora.tools import tool_named, unsupported
+from limner.models.key_map import KeyStyle
+from limner.models.registry import family_keys
+
+PLACE = Path(__file__).resolve().parents[1] / "programs"
+"""Where the checkouts lie unless another folder is named; git ignores it."""
+KINDS = ("LoRA", "LoHa", "LoKr", "DoRA")
+RANK = 2
+TOLERANCE = 1e-4
+"""Relative error of a change; programs add it to weights of float32, some as products in another order."""
+
+
+def _unet(weights: Weights) -> Weights:
+    long = {f"model.diffusion_model.{name}": value for name, value in weights.items()}
+    sizes = {"addition_embed_type": "text_time"} if "label_emb.0.0.weight" in weights else {}
+    return single_file_utils.convert_ldm_unet_checkpoint(long, {"layers_per_block": 2, **sizes})
+
+
+class _AnyWidth:
+    """torch for a converter that has FLUX.1's width written in: parts keep their proportions."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+    def split(self, whole: Tensor, sizes: Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
+        unit = whole.shape[dim] / sum(sizes)
+        return torch.split(whole, [round(size * unit) for size in sizes], dim=dim)
+
+
+def _flux(weights: Weights) -> Weights:
+    vars(single_file_utils)["torch"] = _AnyWidth()
+    try:
+        return single_file_utils.convert_flux_transformer_checkpoint_to_diffusers(weights)
+    finally:
+        vars(single_file_utils)["torch"] = torch
+
+
+CONVERTERS: dict[str, Callable[[Weights], Weights]] = {
+    "flux": _flux,
+    "flux2": single_file_utils.convert_flux2_transformer_checkpoint_to_diffusers,
+    "krea2": single_file_utils.convert_krea2_transformer_checkpoint_to_diffusers,
+    "sd3": single_file_utils.convert_sd3_transformer_checkpoint_to_diffusers,
+    "z-image": single_file_utils.convert_z_image_transformer_checkpoint_to_diffusers,
+    "sdxl": _unet,
+    "sd15": _unet,
+    "qwen-image": dict,
+}
+"""Family -> from the authors' names of weights to diffusers'."""
+
+
+def randomised(model: nn.Module) -> None:
+    """Give a model weights by a seed."""
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            if value.is_floating_point():
+                value.copy_(torch.randn(value.shape, generator=draw) * 0.1)
+
+
+def in_diffusers(family: str, weights: Mapping[str, Tensor]) -> Weights:
+    """Weights by diffusers' names; what has them already stays."""
+    bare = {name.removeprefix("diffusion_model."): value.clone() for name, value in weights.items()}
+    if any(name.startswith(("down_blocks.", "all_x_embedder.")) for name in bare):
+        return bare
+    return CONVERTERS[family](bare)
+
+
+def change_of(kind: str, weight: Tensor, draw: torch.Generator) -> WeightDelta:
+    """A random change of a weight, of one kind."""
+    rows, columns, kernel = weight.shape[0], weight.shape[1], tuple(weight.shape[2:])
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=draw) * 0.3
+
+    factors = Factors(noise(RANK, columns, *kernel), noise(rows, RANK, *(1 for _ in kernel)))
+    wide = columns * kernel[0] * kernel[1] if kernel else columns
+    if kind == "LoHa":
+        return Loha(noise(rows, RANK), noise(RANK, wide), noise(rows, RANK), noise(RANK, wide), kernel=kernel)
+    if kind == "LoKr":
+        return Lokr((noise(2, 2),), (noise(rows // 2, RANK), noise(RANK, wide // 2)), kernel=kernel)
+    if kind == "DoRA":
+        return Dora(factors, 0.5 + torch.rand(columns, generator=draw), "in")
+    return factors
+
+
+def dense(change: WeightDelta, weight: Tensor) -> Tensor:
+    """The weight with its change."""
+    if isinstance(change, Dora):
+        return change.over(weight).view_as(weight)
+    unit = torch.eye(weight.flatten(1).shape[1], dtype=torch.float64)
+    return (weight.double().flatten(1) + change.times(unit)).view_as(weight)
+
+
+def changes_of(kind: str, family: str, layers: Mapping[str, Tensor]) -> dict[str, WeightDelta]:
+    """A change of every layer that has a name in the family; of even sides, that a LoKr has a factor of 2."""
+    table, draw = family_keys(family).table, torch.Generator().manual_seed(1)
+    return {
+        name: change_of(kind, weight, draw)
+        for name, weight in layers.items()
+        if table.find(name, KeyStyle("", "diffusers")) and weight.shape[0] % 2 == weight.shape[1] % 2 == 0
+    }
+
+
+def compared(case: Case, program: str, family: str, kind: str, folder: Path) -> dict[str, Any]:
+    """How many weights became what they should."""
+    model, tool, component = case.build(), tool_named(program), family_keys(family).component
+    randomised(model)
+    before = in_diffusers(family, model.state_dict())
+    layers = {
+        name.removesuffix(".weight"): value
+        for name, value in before.items()
+        if name.endswith(".weight") and value.dim() in (2, 4)
+    }
+    changes = changes_of(kind, family, layers)
+    reasons = unsupported({component: changes}, family, tool)
+    kept = {name: change for name, change in changes.items() if (component, name) not in reasons}
+    facts = {"layers": len(changes), "written": len(kept), "refused": dict(Counter(reasons.values()))}
+    if not kept:
+        return {**facts, "right": 0, "wrong": [], "error": 0.0}
+    path = folder / "lora.safetensors"
+    file.write(path, {component: kept}, {}, tool=tool, family=family)
+    after, errors = in_diffusers(family, case.load(model, load_file(path))), {}
+    for name, value in before.items():
+        layer = name.removesuffix(".weight") if name.endswith(".weight") else ""
+        wanted = dense(kept[layer], value) if layer in kept else value.double()
+        size = (wanted - value).norm() if layer in kept else value.double().norm()
+        errors[name] = float((after[name].double() - wanted).norm() / size.clamp(min=1e-12))
+    wrong = [name for name, error in errors.items() if not error < TOLERANCE]
+    right = sum(f"{name}.weight" not in wrong for name in kept)
+    worst = max(errors[f"{name}.weight"] for name in kept)
+    return {**facts, "right": right, "wrong": wrong[:5], "error": worst}
+
+
+def commit(program: str, folder: Path) -> str:
+    """The commit of a checkout, or what its file COMMIT says; and whether it is the pinned one."""
+    place = folder / FOLDERS[program].split("/")[0]
+    command = ["git", "-C", str(place), "rev-parse", "HEAD"]
+    if (place / ".git").exists():
+        text = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    else:
+        text = (place / "COMMIT").read_text(encoding="utf-8") if (place / "COMMIT").is_file() else "unknown"
+    name = text.strip()
+    return name if name == COMMITS[program] else f"{name}, and not {COMMITS[program]}"
+
+
+def rows_of(program: str) -> list[dict[str, Any]]:
+    """Every family and kind in a program."""
+    rows: list[dict[str, Any]] = []
+    for family, case in CASES[program].items():
+        for kind in KINDS:
+            with TemporaryDirectory() as folder:
+                facts = compared(case, program, family, kind, Path(folder))
+            rows.append({"program": program, "family": family, "kind": kind, **facts})
+    return rows
+
+
+def main() -> None:
+    """Compare every program that is there, and save."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument(
+        "folder", type=Path, nargs="?", default=PLACE, help="folder of the programs' checkouts"
+    )
+    parser.add_argument("--programs", nargs="*", default=list(CASES), choices=list(CASES))
+    options = parser.parse_args()
+    logging.disable(logging.INFO)
+    reasons = {program: importable(options.folder, program) for program in options.programs}
+    rows = [row for program, reason in reasons.items() if not reason for row in rows_of(program)]
+    skipped = {program: reason for program, reason in reasons.items() if reason}
+    if rows:
+        commits = {name: commit(name, options.folder) for name in reasons.keys() - skipped.keys()}
+        print(outcome.save("loaders", {"commits": commits, "skipped": skipped, "rows": rows}))
+    header = ("program", "family", "kind", "layers", "written", "right", "error")
+    cells = [tuple(str(row.get(name, "")) for name in header[:-1]) + (f"{row['error']:.0e}",) for row in rows]
+    print(outcome.table(header, cells))
+    for program, reason in skipped.items():
+        print(f"{program} is skipped: {reason}")
+    if any(row["wrong"] for row in rows):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
