@@ -222,6 +222,8 @@ def test_numpys_words_are_the_published_ones():
         (MIN_IMAGES - 1, None, 0),
         (MIN_IMAGES, None, MIN_IMAGES // SHARE),
         (55, None, 5),
+        (100_000, None, 64),
+        (100_000, 500, 500),
         (5, 2, 2),
         (100, 0, 0),
     ],

@@ -18,6 +18,8 @@ from limner.errors import BadData, BadRecipe
 
 MIN_IMAGES, SHARE = 20, 10
 """From so many images on, one in so many is held out unless the recipe says how many."""
+MOST = 64
+"""No more than so many then: each is measured at five noise levels, which must not outlast the training."""
 SUBSET = 8
 """Training images whose loss is measured where none is held out."""
 QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -30,7 +32,7 @@ def held_out(images: int, count: int | None) -> int:
     """Images kept from the training, of so many different ones; ``count`` is ``data.validation_count``."""
     if count is not None:
         return count
-    return images // SHARE if images >= MIN_IMAGES else 0
+    return min(images // SHARE, MOST) if images >= MIN_IMAGES else 0
 
 
 _EPOCH, _DRAW = 0, 1

@@ -87,7 +87,8 @@ class Data(Section):
     """Caption of images that have none (an instance prompt). Empty: the trigger."""
     validation_count: Annotated[int, Field(ge=0)] | None = Field(default=None, examples=[2])
     """Validation images: how many are held out of training to measure overfitting. Unset: one in ten of 20
-    or more, else none, and the validation loss is that of a fixed subset of the training images."""
+    or more, at most 64; else none, and the validation loss is that of a fixed subset of the training
+    images."""
     validation_images: PathField | None = Field(default=None, examples=["more-photos"])
     """A second folder, of validation images only."""
     control: Paths = ()
