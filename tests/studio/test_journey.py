@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from limner.bases.demo_sets import folder
+from limner.recipe import toml
 from limner.run_folder import RunDir
-from limner.status import read_status
+from limner.status import RunStatus, read_status
 from limner.studio.workspace import Workspace
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -27,10 +28,6 @@ PATIENCE = 120_000
 
 
 Serve = Callable[..., Any]
-
-
-STEPS = 24
-"""Of the training that is stopped and goes on."""
 
 
 class Server:
@@ -98,77 +95,129 @@ def tab(browser: Any, address: str, width: int = 1280) -> Any:
     return page
 
 
-def drop_pictures(page: Any) -> None:
+def seen_again(page: Any, text: str) -> None:
+    """A reload shows the same, and nothing is wider than the window."""
+    page.reload()
+    page.get_by_text(text).first.wait_for()
+    fits(page)
+
+
+def fits(page: Any) -> None:
+    until(lambda: page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0, 5)
+
+
+def fill(page: Any, label: str, text: str) -> None:
+    field = page.get_by_label(label, exact=True)
+    field.fill(text)
+    field.press("Control+Enter" if field.evaluate("node => node.tagName") == "TEXTAREA" else "Enter")
+
+
+def drop_pictures(page: Any, folder_path: Path) -> None:
     """On the page Images: the demo's ten pictures become a new folder, and one is captioned by hand."""
     page.get_by_role("button", name="New LoRA").click()
     page.get_by_role("heading", name="Images").wait_for()
     page.locator("input[type=file]").set_input_files(sorted(folder("mascot").glob("*.png")))
-    page.get_by_label("Name of the new folder").fill("own")
-    page.get_by_label("Name of the new folder").press("Enter")
+    fill(page, "Name of the new folder", "own")
     page.get_by_role("button", name="Add them").click()
     page.get_by_text("10 images").wait_for()
     caption = page.get_by_placeholder("no caption").first
     caption.fill("zorbix, waving")
     caption.press("Control+Enter")
+    until(lambda: [path.read_text().strip() for path in folder_path.glob("*.txt")] == ["zorbix, waving"])
+    fill(page, "Trigger word", "zorbix")
+    seen_again(page, "10 images, 1 with captions")
 
 
-def write_recipe(page: Any, *, steps: int) -> None:
-    """On the page Plan: a recipe called trial, on the embedded base."""
-    name = page.get_by_label("Name of the run")
-    name.fill("trial")
-    name.press("Enter")
-    base = page.get_by_role("combobox", name="Base")
-    base.click()
-    base.fill("glyph")
-    page.get_by_role("option", name="glyph", exact=True).click()
+def write_recipe(page: Any, file: Path, *, steps: int) -> None:
+    """On the page Plan: a recipe called trial; base and trigger come from the page Images."""
+    page.get_by_role("button", name="Plan with these images").click()
+    fill(page, "Name of the run", "trial")
     page.get_by_role("button", name="Write the recipe").click()
-    for label, value in (("Trigger word", "zorbix"), ("Steps", str(steps))):
-        field = page.get_by_label(label, exact=True)
-        field.fill(value)
-        field.press("Enter")
-        page.wait_for_timeout(700)
-    page.get_by_text("In all").wait_for()
+    page.get_by_label("Steps", exact=True).wait_for()
+    fill(page, "Steps", str(steps))
+    until(lambda: toml.load(file).train.steps == steps)
+    recipe = toml.load(file)
+    assert (recipe.base, recipe.data.trigger) == ("glyph", "zorbix")
+    seen_again(page, "In all")
 
 
+def status_of(run: RunDir) -> RunStatus:
+    """What a run says of itself, once it says something."""
+    until(lambda: read_status(run.path) is not None)
+    status = read_status(run.path)
+    assert status is not None
+    return status
+
+
+def stop_and_resume(browser: Any, page: Any, run: RunDir, width: int) -> None:
+    """On the page Run: a second tab sees the same, and a stop saves; then it goes on."""
+    page.get_by_role("button", name="Stop and save").wait_for()
+    assert "run=trial" in page.url
+    until(lambda: (status_of(run).step or 0) >= 2)
+    other = tab(browser, page.url, width)
+    other.get_by_role("button", name="Stop and save").click()
+    page.get_by_role("button", name="Resume").wait_for()
+    assert status_of(run).state == "stopped" and run.checkpoints()
+    other.close()
+    page.reload()
+    page.get_by_role("button", name="Resume").click()
+    until(lambda: status_of(run).state == "running")
+
+
+def judge_and_choose(page: Any, run: RunDir) -> None:
+    """On the page Judge: each kept step is measured at two strengths, and one of them becomes the LoRA."""
+    page.get_by_role("button", name="Judge and choose").click()
+    fill(page, "LoRA scales (strengths)", "0.5,1")
+    fill(page, "Seeds", "1")
+    fill(page, "Prompts, one per line", "zorbix cat")
+    page.get_by_role("button", name="Judge", exact=True).click()
+    page.get_by_text("Make it the run's LoRA").wait_for()
+    seen_again(page, "The grid: checkpoint x strength")
+    page.get_by_role("button", name="Choose").click()
+    page.get_by_text(re.compile("Chosen: step")).wait_for()
+    assert run.read(run.judge_path)["chosen"]["step"] in dict(run.step_loras())
+
+
+def generate(page: Any, outputs: Path) -> None:
+    """On the page Generate: the base and the LoRA, side by side, with what made them."""
+    fill(page, "Prompt", "zorbix in the snow")
+    fill(page, "Steps", "4")
+    page.get_by_role("button", name="Generate").click()
+    page.get_by_text("Before | after").wait_for()
+    assert len(list(outputs.glob("zorbix-in-the-snow*.png"))) == 2
+    seen_again(page, "Before | after")
+    assert page.get_by_label("Prompt", exact=True).input_value() == "zorbix in the snow"
+
+
+@pytest.mark.parametrize(("width", "steps"), [(1280, 30), (390, 10)])
 def test_from_pictures_to_a_lora_through_a_stop_and_a_killed_server(
-    tmp_path: Path, serve: Serve, browser: Any
+    tmp_path: Path, serve: Serve, browser: Any, width: int, steps: int
 ) -> None:
     server = serve("--port", "0")
     run = RunDir(tmp_path / "runs" / "trial")
-    page = tab(browser, server.address)
+    page = tab(browser, server.address, width)
     page.get_by_text("From a handful of images to a LoRA").wait_for()
-    drop_pictures(page)
-    sidecars = tmp_path / "images" / "own"
-    until(lambda: [path.read_text().strip() for path in sidecars.glob("*.txt")] == ["zorbix, waving"])
-    page.get_by_role("button", name="Plan with these images").click()
-    write_recipe(page, steps=STEPS)
+    seen_again(page, "From a handful of images to a LoRA")
+    drop_pictures(page, tmp_path / "images" / "own")
+    write_recipe(page, tmp_path / "recipes" / "trial.toml", steps=steps)
     page.get_by_role("button", name="Train", exact=True).click()
+    stop_and_resume(browser, page, run, width)
 
-    # While it trains: a second tab sees the same, and a stop saves.
-    page.get_by_role("button", name="Stop and save").wait_for()
-    assert "run=trial" in page.url
-    until(lambda: (status := read_status(run.path)) is not None and (status.step or 0) >= 2)
-    other = tab(browser, page.url)
-    other.get_by_role("button", name="Stop and save").click()
-    page.get_by_role("button", name="Resume").wait_for()
-    status = read_status(run.path)
-    assert status is not None and status.state == "stopped" and run.checkpoints()
-
-    # It goes on from there, and whether the server lives does not matter to it.
-    page.reload()
-    page.get_by_role("button", name="Resume").click()
-    until(lambda: (status := read_status(run.path)) is not None and status.state == "running")
+    # Whether the server lives does not matter to the training.
     server.kill()
     again = serve("--port", str(server.port))
     page.goto(f"{again.address}/run?run=trial")
     page.get_by_role("button", name="Download trial/lora.safetensors").wait_for()
-    until(lambda: (status := read_status(run.path)) is not None and status.state == "done")
-    steps = [row["step"] for row in run.metrics() if "loss" in row]
-    assert steps == list(range(1, STEPS + 1))
-
-    # Samples of the base and of the LoRA are there, and the file is what stock diffusers loads.
+    until(lambda: status_of(run).state == "done")
+    assert [row["step"] for row in run.metrics() if "loss" in row] == list(range(1, steps + 1))
     page.get_by_text("base, step 0").first.wait_for()
-    page.get_by_text(f"step {STEPS}", exact=True).first.wait_for()
+    page.get_by_text(f"step {steps}", exact=True).first.wait_for()
+    seen_again(page, "base, step 0")
+
+    judge_and_choose(page, run)
+    page.goto(f"{again.address}/generate?run=trial")
+    generate(page, tmp_path / "outputs")
+    page.goto(f"{again.address}/run?run=trial")
     with page.expect_download() as download:
         page.get_by_role("button", name="Download trial/lora.safetensors").click()
     file = tmp_path / "download.safetensors"
@@ -183,7 +232,7 @@ def _loads_in_diffusers(file: Path) -> None:
     from limner.bases import folders
 
     pipeline = FluxPipeline.from_pretrained(folders()["glyph"])
-    pipeline.load_lora_weights(file)
+    pipeline.load_lora_weights(str(file))
     assert pipeline.get_active_adapters()
 
 
@@ -203,6 +252,8 @@ def test_a_failed_run_is_told_and_hostile_names_run_no_script(
     page.get_by_role("button", name="Start").click()
     page.get_by_text(re.compile("there is no such folder")).first.wait_for()
     page.get_by_text(hostile, exact=True).wait_for()
+    page.set_viewport_size({"width": 390, "height": 900})
+    seen_again(page, "there is no such folder")
     assert page.evaluate("window.hacked") is None
     page.goto(f"{server.address}/run?run=<script>window.hacked=1</script>")
     page.get_by_text(re.compile("any more")).wait_for()
@@ -217,9 +268,7 @@ def test_every_page_fits_a_phone(tmp_path: Path, serve: Serve, browser: Any) -> 
     for facts in PAGES:
         page.goto(f"{server.address}/{'' if facts.is_first else facts.name}")
         page.get_by_role("heading", level=1).wait_for()
-        page.wait_for_timeout(500)
-        overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-        assert overflow <= 0, facts.name
+        fits(page)
 
 
 def test_a_studio_for_others_wants_its_token(tmp_path: Path, serve: Serve, browser: Any) -> None:

@@ -82,6 +82,10 @@ def _progress(name: str) -> None:
     for job in jobs:
         if job.state in ACTIVE or (job is jobs[-1] and job.state in ("failed", "died")):
             job_line(job)
+    was_active = st.session_state.get(f"judging-{name}", False)
+    is_active = st.session_state[f"judging-{name}"] = any(job.state in ACTIVE for job in jobs)
+    if was_active and not is_active:  # what it found is on the rest of the page
+        st.rerun()
 
 
 def _table(record: Mapping[str, Any]) -> None:
