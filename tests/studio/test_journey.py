@@ -102,8 +102,10 @@ def seen_again(page: Any, text: str) -> None:
     fits(page)
 
 
-def fits(page: Any) -> None:
+def fits(page: Any) -> bool:
+    """Wait until nothing is wider than the window."""
     until(lambda: page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0, 5)
+    return True
 
 
 def fill(page: Any, label: str, text: str) -> None:
@@ -268,7 +270,7 @@ def test_every_page_fits_a_phone(tmp_path: Path, serve: Serve, browser: Any) -> 
     for facts in PAGES:
         page.goto(f"{server.address}/{'' if facts.is_first else facts.name}")
         page.get_by_role("heading", level=1).wait_for()
-        fits(page)
+        assert fits(page), facts.name
 
 
 def test_a_studio_for_others_wants_its_token(tmp_path: Path, serve: Serve, browser: Any) -> None:

@@ -143,8 +143,15 @@ class Form:
             self._values = dict(list(values.items())[-MAX_FIELDS:])
             write_text(self._path, json.dumps(self._values, indent=1) + "\n")
 
+    def change(self, name: str, value: Any) -> None:
+        """Put something into a field; it is there at the next drawing."""
+        self.put(name, value)
+        mark = f"{self._page}-form-{name}-round"
+        st.session_state[mark] = st.session_state.get(mark, 0) + 1
+
     def _key(self, name: str) -> str:
-        return f"{self._page}-form-{name}"
+        number = st.session_state.get(f"{self._page}-form-{name}-round", 0)
+        return f"{self._page}-form-{name}" + (f"-{number}" if number else "")
 
     def _start(self, name: str, default: Any, check: Check, key: str = "") -> Any:
         """What a field begins with: the same as long as it is on the page, so that it is the same field."""

@@ -63,6 +63,33 @@ def test_the_plan_follows_the_questions(
     assert len(planned) == 4  # once for each content of the file
 
 
+def test_what_a_plan_offers_is_a_button(
+    draw: Draw, workspace: Workspace, cats: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from limner.studio.pages import plan
+
+    misfit = {
+        "fits": False,
+        "why_not": "It takes 20 GB.",
+        "would_fit": ["--resolution 512", "a card of 24 GB"],
+    }
+    calls: list[list[str]] = []
+    monkeypatch.setattr(
+        "limner.studio.pages.plan.ask",
+        lambda words, **_: calls.append([str(word) for word in words]) or misfit,
+    )
+    plan._plans.clear()
+    recipe = new_recipe(workspace, cats, "cat", {"base": "glyph"})
+    press(draw("plan", recipe="cat"), "Take it")
+    assert recipe.load().data.resolution == 512
+    app = draw("plan", recipe="cat")
+    press(app, "Plan for it")
+    assert calls[-1][2:] == ["--vram", "24GB"]
+    next(box for box in app.number_input if box.label.startswith("Rent")).set_value(0.5).run()
+    assert calls[-1][2:] == ["--vram", "24GB", "--price=0.5"]
+    plan._plans.clear()
+
+
 @pytest.mark.usefixtures("planned")
 def test_all_settings_are_there_and_a_wrong_one_is_told(draw: Draw, workspace: Workspace, cats: Path) -> None:
     recipe = new_recipe(workspace, cats, "cat", {"base": "glyph"})

@@ -12,10 +12,11 @@ from limner.errors import LimnerError
 from limner.files import human, sha256_file
 from limner.models.registry import named_base, registered_bases
 from limner.planning.advice import CAUSES
-from limner.planning.cards import CARDS
+from limner.planning.cards import PRICES
 from limner.recipe import Recipe, aliases, toml
 from limner.recipe.fields import ConceptType
 from limner.reporter import duration, printable
+from limner.studio.alternatives import THIS_MACHINE, card_names, card_options, changes_of
 from limner.studio.form import Form
 from limner.studio.images.image_set import ImageSet
 from limner.studio.links import open_page, parameter
@@ -26,7 +27,6 @@ from limner.studio.uploads import save_upload
 from limner.studio.verbs import ask
 from limner.studio.workspace import Workspace, current, safe_name
 
-THIS_MACHINE = "this machine"
 IMPORT = "import-answer"
 """What became of a configuration of another trainer is kept under this, with the recipe's name."""
 PHASES = {"load": "loading", "cache": "caching", "train": "training", "sample": "sampling"}
@@ -231,16 +231,16 @@ def _plans() -> dict[tuple[str, str], dict[str, Any]]:
     return {}
 
 
-def plan_of(file: RecipeFile, card: str) -> dict[str, Any]:
-    """The plan of a recipe for a card: asked once for each content of its file.
+def plan_of(file: RecipeFile, card: str, price: float | None = None) -> dict[str, Any]:
+    """The plan of a recipe for a card, rented at a price in US dollars per hour: asked once for each file.
 
     When another question is answered meanwhile, the plan that nobody waits for any more is ended.
     """
-    key = (sha256_file(file.path), card)
+    key = (sha256_file(file.path), f"{card} {price}")
     plans = _plans()
     if key not in plans:
         slot = st.empty()
-        options = [] if card == THIS_MACHINE else ["--card", card]
+        options = card_options(card) + ([f"--price={price:g}"] if price is not None else [])
         plans[key] = ask(
             ["plan", file.path, *options],
             folder=file.workspace.root,
@@ -251,21 +251,30 @@ def plan_of(file: RecipeFile, card: str) -> dict[str, Any]:
 
 
 def _plan(file: RecipeFile) -> None:
-    names = [THIS_MACHINE, *sorted(card.name for card in CARDS)]
     form = Form(file.workspace, "plan")
-    card = form.select("Card", names, THIS_MACHINE, name="card", accept_new_options=True) or THIS_MACHINE
+    cells = st.columns([3, 2])
+    card = form.select(
+        "Card", card_names(), THIS_MACHINE, name="card", column=cells[0], accept_new_options=True
+    )
+    price = form.number(
+        "Rent (US dollars per hour)", (0.0, 1000.0), name="price", column=cells[1], placeholder="by the card"
+    )
+    card = card or THIS_MACHINE
     _survey(file, card)
-    answer = plan_of(file, card)
+    answer = plan_of(file, card, price)
     if not answer.get("fits"):
         st.error(plain(answer.get("why_not") or "It does not fit."))
-        for row in answer.get("would_fit") or []:
-            st.caption(plain(_words(row)))
+        for text in answer.get("would_fit") or []:
+            _offer(file, str(text), plain(text), {})
         return
     seconds = (answer.get("seconds") or {}).get("all")
     cells = st.columns(3)
     cells[0].metric("Per step", duration(answer["seconds_per_step"]))
     cells[1].metric("In all", duration(seconds) if seconds else "?")
     cells[2].metric("Memory", human(answer["reserved_bytes"]))
+    if answer.get("cost") is not None:
+        source = "" if price is not None else f", by {PRICES}"
+        st.caption(plain(f"Price: {answer['cost']:.2f} US dollars for all of it on a rented card{source}."))
     if answer.get("gate"):
         st.warning(plain(answer["gate"]))
     _memory(answer)
@@ -277,7 +286,7 @@ def _survey(file: RecipeFile, card: str) -> None:
     images = file.load().data.images
     key = (f"every base for {images}", card)
     if st.button("Which bases fit this card?", icon=":material/table:"):
-        options = [] if card == THIS_MACHINE else ["--card", card]
+        options = card_options(card)
         with st.spinner("Planning every base: a quarter of a minute ..."):
             _plans()[key] = ask(["plan", images, *options], folder=file.workspace.root)
     if answer := _plans().get(key):
@@ -295,10 +304,6 @@ def _survey_row(row: Mapping[str, Any]) -> dict[str, str]:
         "to fetch": human(row["fetch_bytes"]),
         "licence": row["licence"] + (" (gated)" if row["gated"] else ""),
     }
-
-
-def _words(row: Any) -> str:
-    return str(row.get("what", row)) if isinstance(row, dict) else str(row)
 
 
 def _memory(answer: Mapping[str, Any]) -> None:
@@ -330,7 +335,16 @@ def _alternatives(file: RecipeFile, answer: Mapping[str, Any]) -> None:
         speed = f"{abs(change):.0%} {'slower' if change > 0 else 'faster'}"
         fit = "" if row["fits"] else ", does not fit this card"
         line = f"{row['what']}: {speed}, {human(row['reserved_bytes'])}{fit}"
-        left, right = st.columns([4, 1], vertical_alignment="center")
-        left.markdown(plain(line))
-        if row.get("batch") and right.button("Take it", key=f"batch-{row['batch']}"):
-            _write(file, {"train.batch": row["batch"]})
+        _offer(file, row["what"], plain(line), row)
+
+
+def _offer(file: RecipeFile, text: str, line: str, row: Mapping[str, Any]) -> None:
+    """A proposal of the plan, with a button where a change of the recipe, or another card, does it."""
+    changes, card = changes_of(text, row)
+    left, right = st.columns([4, 1], vertical_alignment="center")
+    left.markdown(line)
+    if changes and right.button("Take it", key=f"take-{text}"):
+        _write(file, changes)
+    if card and right.button("Plan for it", key=f"take-{text}"):
+        Form(file.workspace, "plan").change("card", card)
+        st.rerun()
