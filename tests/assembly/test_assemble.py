@@ -52,10 +52,13 @@ def _parameters(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
     return list(model.named_parameters())
 
 
-@pytest.mark.parametrize("weights", ["fp32", "int8", "nf4"])
-def test_on_meta_a_lora_is_what_it_is_with_weights(case: tuple[Case, Path], weights: Any) -> None:
+@pytest.mark.parametrize(
+    "plan",
+    [Plan(), Plan(weights="int8"), Plan(weights="nf4"), Plan(weights="nf4", code_modulations=True)],
+    ids=["fp32", "int8", "nf4", "nf4 with modulations"],
+)
+def test_on_meta_a_lora_is_what_it_is_with_weights(case: tuple[Case, Path], plan: Plan) -> None:
     spec = spec_of(case, LoRA(Lora(rank=2, targets=case[0].targets)))
-    plan = Plan(weights=weights)
     real, meta = assemble(spec, plan, CPU), assemble(spec, plan, META)
     assert described(real) == described(meta)
     names = {name: list(named) for name, named in real.named().items()}

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limner.nn.memory.plan import Plan, coding_bytes
+from limner.nn.memory.plan import Plan, coding_bytes, stored_bytes
 from limner.nn.optim import evaluation_mode, optimizer
 from limner.planning.memory import (
     cache_memory,
@@ -217,6 +217,13 @@ def test_a_checkpointed_block_keeps_its_input_until_it_is_computed_again() -> No
 def test_codes_are_turned_back_one_at_a_time() -> None:
     assert need(weights="nf4")["weights"] == 4 * 63 + 210
     assert need(weights="nf4")["activations"] == need()["activations"] + 100
+
+
+def test_modulations_in_codes_take_what_other_weights_in_nf4_take() -> None:
+    plain, coded = need(weights="nf4"), need(weights="nf4", code_modulations=True)
+    assert plain["modulations"] == 4 * 30 + PROFILE.rest.modulation
+    assert coded["modulations"] == 4 * stored_bytes("nf4", 1, 15) + PROFILE.rest.modulation
+    assert {**plain, "modulations": 0} == {**coded, "modulations": 0}
 
 
 def test_streamed_blocks_share_slots() -> None:

@@ -268,6 +268,15 @@ def test_other_devices_may_be_given():
     assert result.device is device
 
 
+def test_modulations_stay_as_a_run_began_with_them():
+    for coded in (False, True):
+        begun = PreviousPrecision("nf4", "fp32", code_modulations=coded)
+        made = plan(recipe(), Reporter(), card="RTX 4090", previous=begun)
+        assert made.choice is not None and made.choice.plan.code_modulations == coded
+        assert made.down(made.choice.reserved).choice.plan.code_modulations == coded
+        assert ("modulations too" in " ".join(lines(made))) == coded
+
+
 @pytest.mark.parametrize(
     ("begun", "weights"),
     [(PreviousPrecision("nf4", "8bit"), "nf4"), (PreviousPrecision("fp32", "fp32"), "bf16")],

@@ -11,10 +11,19 @@ from limner.errors import DoesNotFit
 from limner.nn.memory.plan import Plan
 from limner.planning import memory
 from limner.planning.cards import known
-from limner.planning.choice import PROCESS, PlanRequest, assess, budget, cache_memory, fits
+from limner.planning.choice import (
+    PROCESS,
+    PlanRequest,
+    assess,
+    budget,
+    cache_memory,
+    fineness,
+    fits,
+    mechanism_count,
+)
 from limner.planning.devices import of_card, of_cpu
 from limner.planning.profile import OpCounts
-from limner.planning.search import LEEWAY, TIE, _mechanisms, below, choose, encoded_below
+from limner.planning.search import LEEWAY, TIE, below, choose, encoded_below
 from limner.planning.time import CostModel
 from messages import raises
 
@@ -99,14 +108,16 @@ def test_no_other_plan_of_a_small_model_is_faster(memory, copy):
     card = replace(card, rates=replace(card.rates, copy=copy * card.rates.copy))
     request = PlanRequest(compute="bf16", min_weight_precision="4bit", batches=(2,), steps=100_000)
     best = choose(profile, card, request)
-    ways = product(("bf16", "int8", "nf4"), range(5), range(5), *[(False, True)] * 3, (2, 3), (1, 2))
+    stored = [(weights, False) for weights in ("bf16", "int8", "nf4")] + [("nf4", True)]
+    ways = product(stored, range(5), range(5), *[(False, True)] * 3, (2, 3), (1, 2))
     times, sizes = [], []
-    for weights, checkpointed, streamed, hoist, keep, compiled, slots, micro in ways:
-        if keep and compiled:
+    for (weights, coded), checkpointed, streamed, hoist, keep, compiled, slots, micro in ways:
+        if (keep and compiled) or (coded and hoist):
             continue
         plan = Plan(
             compute="bf16",
             weights=weights,
+            code_modulations=coded,
             checkpointed_blocks=checkpointed,
             swapped_blocks=streamed,
             precompute_modulation=hoist,
@@ -118,7 +129,8 @@ def test_no_other_plan_of_a_small_model_is_faster(memory, copy):
         one = assess(profile, card, request, plan)
         if fits(one, card):
             times.append(seconds(one, request))
-            alike = weights == best.plan.weights and _mechanisms(plan) <= _mechanisms(best.plan)
+            alike = fineness(plan) == fineness(best.plan)
+            alike = alike and mechanism_count(plan) <= mechanism_count(best.plan)
             if alike and seconds(one, request) <= seconds(best, request):
                 sizes.append(one.reserved)
     assert min(times) * 0.999999 <= seconds(best, request) <= min(times) * (1 + TIE) * (1 + LEEWAY)

@@ -11,6 +11,7 @@ from limner.errors import BadRecipe, BrokenGraph
 from limner.generation.settings import Settings
 from limner.lora import file
 from limner.lora.metadata import header_entries
+from limner.nn.layers.quantized_linear import QuantizedLinear
 from limner.nn.memory import engine
 from limner.nn.optim import optimizer
 from limner.training.cache import fill_cache
@@ -263,6 +264,13 @@ def test_weights_in_fewer_bits_are_another_training(tiny_base, photos):
     one = trainable_model(tiny_base, photos)
     with raises(BrokenGraph):
         one.follow(replace(one.plan, weights="nf4"))
+    coded = replace(one.plan, weights="nf4", code_modulations=True)
+    one = TrainableModel(one.resolved, one.store, coded)
+    norm = one.models["transformer"].transformer_blocks[0].norm1.linear
+    assert isinstance(norm, QuantizedLinear) and norm.kind == "nf4"
+    assert all(loss.isfinite() for loss in one.losses(0))
+    with raises(BrokenGraph):
+        one.follow(replace(coded, code_modulations=False))
 
 
 def test_samples_are_decoded_in_tiles_where_the_plan_says_so(tiny_base, photos, monkeypatch):

@@ -336,7 +336,8 @@ def _skeleton(spec: ModelSpec, plan: Plan, name: str, device: torch.device, fold
     del device, folder
     model = skeleton(spec.family, spec.source, name, dtype=load_dtype(spec, name))
     if name == spec.family.denoiser and plan.codes:
-        freeze(model, storable(model, spec.family.arch), plan.codes, products=plan.matmul_precision)
+        names = storable(model, spec.family.arch, modulations=plan.code_modulations)
+        freeze(model, names, plan.codes, products=plan.matmul_precision)
     return model
 
 

@@ -244,7 +244,9 @@ def load(  # noqa: PLR0913  what is read, how, and where to
 def _storage(family: Family, denoiser: nn.Module, plan: Plan | None) -> dict[str, Any]:
     """How a plan stores and multiplies the linear layers of a denoiser: arguments of ``weights.read``."""
     codes = plan.codes if plan else None
-    kinds: dict[str, QuantKind] = dict.fromkeys(storable(denoiser, family.arch), codes) if codes else {}
+    kinds: dict[str, QuantKind] = {}
+    if plan and codes:
+        kinds = dict.fromkeys(storable(denoiser, family.arch, modulations=plan.code_modulations), codes)
     return {"layer_kinds": kinds, "matmul_precision": plan.matmul_precision if plan else "full"}
 
 

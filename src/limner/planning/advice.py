@@ -156,26 +156,27 @@ def least(profile: Profile, device: Device, request: PlanRequest) -> Choice:
         "8bit" if optimizer_of(request.optimizer).in_8_bits and "8bit" in request.optimizer_state else "fp32"
     )
     small = device.kind == "cuda" and request.min_weight_precision != "16bit"
-    precompute_modulation = request.hoists(device) and any(block.modulation for block in profile.blocks)
     plans = [
-        Plan(
-            compute=request.compute,
-            weights=weights,
-            matmul_precision=request.matmul_precision,
-            checkpointed_blocks=checkpointed_blocks,
-            swapped_blocks=blocks if device.kind == "cuda" and not request.full else 0,
-            precompute_modulation=precompute,
-            gradients="fp32" if profile.on_host else request.gradients(device)[-1],
-            optimizer_state="host" if profile.on_host else optimizer_state if small else "fp32",
-            mmap_weights=mmap_weights,
-            decode_tiled=True,
+        (
+            Plan(
+                compute=request.compute,
+                weights=weights,
+                matmul_precision=request.matmul_precision,
+                checkpointed_blocks=checkpointed_blocks,
+                swapped_blocks=blocks if device.kind == "cuda" and not request.full else 0,
+                gradients="fp32" if profile.on_host else request.gradients(device)[-1],
+                optimizer_state="host" if profile.on_host else optimizer_state if small else "fp32",
+                mmap_weights=mmap_weights,
+                decode_tiled=True,
+            ),
+            way,
         )
         for weights in request.weights
         for checkpointed_blocks in {0, max(0, blocks - 1), blocks}  # the last is there already when it is due
-        for precompute in {False, precompute_modulation}
+        for way in request.modulations(profile, device, weights)
         for mmap_weights in {False, device.kind == "cuda" and not request.full}
     ]
-    choices = (assess(profile, device, request, replace(plan, **ENCODING[-1])) for plan in plans)
+    choices = (assess(profile, device, request, replace(plan, **ENCODING[-1], **way)) for plan, way in plans)
     return min(choices, key=lambda choice: (choice.reserved, choice.host.total))
 
 

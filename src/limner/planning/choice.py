@@ -45,6 +45,8 @@ class PlanRequest:
     """Whether samples are generated between the steps."""
     weight_kinds: tuple[Weights, ...] | None = None
     """Only these ways of storing weights, whatever ``min_weight_precision`` says."""
+    code_modulations: bool | None = None
+    """Whether modulations are stored in NF4 with the other weights of the blocks. None: as is faster."""
     exclusions: frozenset[str] = frozenset()
     """Fields of a plan that stay at their default, such as "swapped_blocks"."""
     optimizer_state: tuple[OptimizerState, ...] = ("fp32", "8bit")
@@ -72,6 +74,17 @@ class PlanRequest:
         """Whether modulations may be precomputed."""
         return device.kind == "cuda" and "precompute_modulation" not in self.exclusions and not self.full
 
+    def modulations(self, profile: Profile, device: Device, weights: Weights) -> list[dict[str, bool]]:
+        """Ways to keep modulations beside blocks whose weights are stored so: fields of a plan."""
+        if not any(block.modulation for block in profile.blocks):
+            return [{}]
+        ways: list[dict[str, bool]] = [] if self.code_modulations and weights == "nf4" else [{}]
+        if ways and self.hoists(device):
+            ways.append({"precompute_modulation": True})
+        if weights == "nf4" and self.code_modulations is not False:
+            ways.append({"code_modulations": True})
+        return ways
+
     def gradients(self, device: Device) -> tuple[Gradients, ...]:
         """Ways to keep gradients on a device that give the same step, the plain one first.
 
@@ -98,6 +111,30 @@ class PlanRequest:
             fine = [self.compute, *codes]
         able: list[Weights] = [kind for kind in fine if self.matmul_precision == "full" or kind in CAPABLE]
         return able
+
+
+def fineness(plan: Plan) -> tuple[int, bool]:
+    """How coarse the stored weights are, then whether modulations are too."""
+    return -FINENESS.index(plan.weights), plan.code_modulations
+
+
+def rank(seconds: float, plan: Plan) -> tuple[tuple[int, bool], int, float]:
+    """What is preferred among plans that are equally fast: precise, then simple, then fast."""
+    return fineness(plan), mechanism_count(plan), seconds
+
+
+def mechanism_count(plan: Plan) -> int:
+    """How many ways to save memory or time a plan uses."""
+    used = (
+        plan.swapped_blocks,
+        plan.precompute_modulation,
+        plan.keep_attention,
+        plan.compile,
+        plan.checkpointed_blocks,
+        plan.mmap_weights,
+    )
+    used += (plan.decode_tiled, plan.swap_buffers > 2, plan.gradients == "bf16")
+    return sum(map(bool, used))
 
 
 @dataclass(frozen=True, kw_only=True)

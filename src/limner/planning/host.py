@@ -16,6 +16,7 @@ from limner.planning.memory import (
     frozen_bytes,
     saved_bytes,
     state_bytes,
+    stored_modulation,
 )
 from limner.planning.profile import Block, Profile, Stage
 from limner.recipe.optimizers import optimizer_of
@@ -156,7 +157,8 @@ def _read(profile: Profile, block: Block, plan: Plan) -> int:
     if not profile.cast:
         return codes
     plain = block.weight_bytes[plan.compute] if not codes else 0
-    return codes + plain + block.other + block.modulation
+    # modulations are read in full where they stay so
+    return codes + plain + block.other + (stored_modulation(block, plan) or block.modulation)
 
 
 def _away(profile: Profile, plan: Plan) -> list[Block]:

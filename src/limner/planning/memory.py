@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from limner.nn.memory.plan import BITS, CONTEXT, PORTION, Kind, Plan, Weights, coding_bytes
+from limner.nn.memory.plan import BITS, CONTEXT, PORTION, Kind, Plan, Weights, coding_bytes, stored_bytes
 from limner.nn.memory.segments import expandable
 from limner.planning.profile import Block, Profile
 from limner.recipe.optimizers import optimizer_of
@@ -140,6 +140,8 @@ def load_memory(profile: Profile, plan: Plan, *, device_kind: Kind = "cuda") -> 
     causes = {cause: size for cause, size in resident.items() if cause not in ("adapter", "optimizer")}
     widest = max((block.widest for block in profile.blocks), default=0)
     copies = 2 if profile.cast else bool(plan.codes)  # files of fp32 have twice the bytes
+    if plan.code_modulations:
+        widest = max(widest, *(block.modulation for block in profile.blocks))
     read = 0 if device_kind == "cpu" else copies * widest  # there it is read where it lies, in its file
     return _need(causes, read + coding(profile.blocks, plan), 0, device_kind)
 
@@ -212,11 +214,16 @@ def saved_bytes(profile: Profile, plan: Plan, optimizer: str, *, average: bool) 
 
 def frozen_bytes(block: Block, plan: Plan) -> int:
     """Bytes of a block's frozen weights, modulations among them unless they are precomputed."""
-    return (
-        block.weight_bytes[plan.weights]
-        + block.other
-        + (0 if plan.precompute_modulation else block.modulation)
-    )
+    return block.weight_bytes[plan.weights] + block.other + stored_modulation(block, plan)
+
+
+def stored_modulation(block: Block, plan: Plan) -> int:
+    """Bytes that a block's modulations take where its other weights are."""
+    if plan.precompute_modulation:
+        return 0
+    if plan.code_modulations:
+        return stored_bytes("nf4", 1, block.modulation * 8 // BITS[plan.compute])
+    return block.modulation
 
 
 def slot_bytes(profile: Profile, plan: Plan) -> int:
@@ -240,7 +247,6 @@ def _resident(
     swapped_blocks = set(plan.swapped_of(len(profile.blocks)))
     stay = [block for number, block in enumerate(profile.blocks) if number not in swapped_blocks]
     rest = profile.rest
-    modulation_blocks = [] if plan.precompute_modulation else [rest, *stay]
     copies = 2 if average and not profile.on_host else 1
     elsewhere = profile.on_host or optimizer_of(optimizer).paged
     trained = MASTER * profile.trained * copies
@@ -251,7 +257,8 @@ def _resident(
         + rest.weight_bytes[plan.compute]
         + rest.other
         + profile.constants,
-        "modulations": sum(block.modulation for block in modulation_blocks),
+        "modulations": sum(stored_modulation(block, plan) for block in stay)
+        + (0 if plan.precompute_modulation else rest.modulation),
         "trained" if profile.whole else "adapter": trained,
         "optimizer": 0 if elsewhere else state_bytes(profile, plan, optimizer),
         "streaming": slot_bytes(profile, plan) + _passing(profile, plan),
@@ -263,7 +270,7 @@ def _resident(
 def _moments(profile: Profile, plan: Plan, accumulation_steps: int) -> Iterator[tuple[float, float]]:
     """(activations, gradients) in bytes when the forward pass ends, then in each block's backward pass."""
     images, blocks = plan.micro_batch, profile.blocks
-    dequantize_bytes = _decoding(profile) if plan.weights in CODES else 0
+    dequantize_bytes = _decoding(profile, plan) if plan.weights in CODES else 0
     # What each block keeps for its backward pass, and what of that is there until it begins: all of it, or
     # only the block's input where the block is checkpointed.
     full = [block.saved.at(images) for block in blocks]
@@ -292,11 +299,13 @@ def _moments(profile: Profile, plan: Plan, accumulation_steps: int) -> Iterator[
     yield profile.rest.input.at(images), all_gradients
 
 
-def _decoding(profile: Profile) -> int:
+def _decoding(profile: Profile, plan: Plan) -> int:
     """Bytes that turning codes back into numbers adds to the fullest moment."""
-    if profile.decoding is not None:
-        return profile.decoding
-    return max((block.widest for block in profile.blocks), default=0)
+    widest = max((block.widest for block in profile.blocks), default=0)
+    size = widest if profile.decoding is None else profile.decoding
+    if plan.code_modulations:  # one layer of a block at a time; of how many is not in the profile
+        size = max(size, min(2 * widest, max(block.modulation for block in profile.blocks)))
+    return size
 
 
 def _input(block: Block, plan: Plan, full: float) -> float:

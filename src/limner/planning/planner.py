@@ -265,6 +265,7 @@ def _within(previous: PreviousPrecision, request: PlanRequest) -> PlanRequest:
         weight_kinds=(previous.weights if quantized else request.compute,),
         optimizer_state=optimizer_state,
         matmul_precision=previous.matmul_precision,
+        code_modulations=previous.code_modulations,
     )
 
 

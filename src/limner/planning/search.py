@@ -11,8 +11,8 @@ Attention is not searched: "auto" is the fastest kernel that the device has for 
 (``nn.layers.attention``); all fused ones keep the same but for padding, while the plain one keeps a number
 for each pair of tokens (``tests/planning/test_profiling.py``).
 What attention gave is not kept where blocks are compiled: ``nn.memory.engine`` refuses both at once, as a
-graph does not give it out. Modulations are never in codes: each of their numbers moves a whole channel, and
-precomputing takes more off, exactly. 8-bit AdamW is a last resort, as the recipe chose an optimizer.
+graph does not give it out. Modulations are in codes only in NF4: each of their numbers moves a whole channel.
+8-bit AdamW is a last resort, as the recipe chose an optimizer.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,6 @@ from limner.nn.memory.plan import OptimizerState, Plan
 from limner.planning import memory
 from limner.planning.choice import (
     ENCODING,
-    FINENESS,
     PROCESS,
     Choice,
     PlanRequest,
@@ -32,9 +31,12 @@ from limner.planning.choice import (
     budget,
     cache_memory,
     encoding,
+    fineness,
     fits,
     holds,
     host_memory,
+    mechanism_count,
+    rank,
     sample_memory,
 )
 from limner.planning.devices import Device
@@ -103,7 +105,12 @@ def below(
     choice = choose(
         train_profile,
         tighter,
-        replace(request, weight_kinds=(plan.weights,), optimizer_state=(plan.optimizer_state,)),
+        replace(
+            request,
+            weight_kinds=(plan.weights,),
+            optimizer_state=(plan.optimizer_state,),
+            code_modulations=plan.code_modulations,
+        ),
     )
     cache_fields = {name: getattr(plan, name) for name in ENCODING[0]}
     return assess(profile, device, request, replace(choice.plan, **cache_fields))
@@ -215,20 +222,20 @@ class _Space:
                 timings.append((seconds, plan))
                 self.limit = min(self.limit, seconds * (1 + TIE))
         ties = [(seconds, plan) for seconds, plan in timings if seconds <= self.limit]
-        return self._smallest(*min(ties, key=lambda item: _rank(*item))) if ties else None
+        return self._smallest(*min(ties, key=lambda item: rank(*item))) if ties else None
 
     def _smallest(self, seconds: float, best: Plan) -> Plan:
         """The plan that leaves most of the device free, of those as precise and simple, in its time."""
         self.limit = seconds * (1 + LEEWAY)
         cache_bytes = cache_memory(self.profile, best, self.device, self.request).reserved
         sizes: list[tuple[int, float, Plan]] = []
-        for group in (group for group in self.groups if group.plan.weights == best.weights):
+        for group in (group for group in self.groups if fineness(group.plan) == fineness(best)):
             coming = self._comes(group.plan)
             for plan in self._plans(group):
-                if _mechanisms(plan) > _mechanisms(best):
+                if mechanism_count(plan) > mechanism_count(best):
                     continue
                 *_, staying, floor = self._keeps(group.plan, plan.swapped_blocks) or (0, 0)
-                for count in self._counts(group, plan, _mechanisms(best)):
+                for count in self._counts(group, plan, mechanism_count(best)):
                     bytes_taken = max(staying + coming[count], floor, cache_bytes)
                     candidate = replace(plan, checkpointed_blocks=count)
                     sizes.append((bytes_taken, group.seconds(candidate, self.blocks), candidate))
@@ -240,7 +247,7 @@ class _Space:
         if group.seconds(plan, self.blocks) > self.limit:
             return []
         variant = replace(plan, checkpointed_blocks=max(1, start))
-        if "checkpointed_blocks" in self.request.exclusions or _mechanisms(variant) > mechanisms:
+        if "checkpointed_blocks" in self.request.exclusions or mechanism_count(variant) > mechanisms:
             return [start]
         low, high = start, self.blocks
         while low < high:
@@ -253,12 +260,13 @@ class _Space:
         profile, device, request = self.profile, self.device, self.request
         assert self.start is not None
         on_card = device.kind == "cuda"
-        hoistable = request.hoists(device) and any(block.modulation for block in profile.blocks)
         keepable = any(block.attention_kept.at(1) for block in profile.blocks)
-        for weights, gradients, precompute_modulation, keep, swap_buffers, micro_batch, compiled in product(
-            request.weights,
+        storage = [
+            (kind, way) for kind in request.weights for way in request.modulations(profile, device, kind)
+        ]
+        for (weights, modulation), gradients, keep, swap_buffers, micro_batch, compiled in product(
+            storage,
             ("fp32",) if profile.on_host else request.gradients(device),
-            (False, True) if hoistable else (False,),
             (False, True) if keepable else (False,),
             (2, 3) if on_card and not request.full else (2,),
             request.micro_batch_sizes,
@@ -275,9 +283,9 @@ class _Space:
                 matmul_precision=request.matmul_precision,
                 keep_attention=keep,
                 swap_buffers=swap_buffers,
-                precompute_modulation=precompute_modulation,
                 micro_batch=micro_batch,
                 compile=compiled,
+                **modulation,
             )
             update = update_seconds(profile, plan, device, request.optimizer)
             extra = update + compile_seconds(profile, plan) / max(1, request.steps)
@@ -317,7 +325,7 @@ class _Space:
 
     def _keeps(self, plan: Plan, swapped_blocks: int) -> _Storage | None:
         """How so many swapped blocks are kept and samples generated; None when they cannot be."""
-        key = plan.weights, plan.precompute_modulation, plan.swap_buffers, swapped_blocks
+        key = *fineness(plan), plan.precompute_modulation, plan.swap_buffers, swapped_blocks
         if key not in self._storage:
             plain = replace(
                 plan, swapped_blocks=swapped_blocks, keep_attention=False, micro_batch=1, compile=False
@@ -347,7 +355,8 @@ class _Space:
     def _comes(self, plan: Plan) -> list[int]:
         """Bytes that come and go in a step, by the number of checkpointed blocks."""
         quantized = plan.weights in memory.CODES
-        key = plan.micro_batch, plan.keep_attention, plan.precompute_modulation, quantized, plan.gradients
+        key = plan.micro_batch, plan.keep_attention, plan.precompute_modulation, quantized
+        key = *key, plan.gradients, plan.code_modulations
         if key not in self._coming:
             plans = [
                 replace(plan, swap_buffers=2, checkpointed_blocks=count) for count in range(self.blocks + 1)
@@ -379,22 +388,3 @@ def _alike(device: Device, request: PlanRequest) -> bool:
     if request.matmul_precision == "8bit":
         return rates.eight.get("int8") == rates.eight.get("fp8")
     return not rates.expand
-
-
-def _rank(seconds: float, plan: Plan) -> tuple[int, int, float]:
-    """What is preferred among plans that are equally fast: precise, then simple, then fast."""
-    return -FINENESS.index(plan.weights), _mechanisms(plan), seconds
-
-
-def _mechanisms(plan: Plan) -> int:
-    """How many ways to save memory or time a plan uses."""
-    used = (
-        plan.swapped_blocks,
-        plan.precompute_modulation,
-        plan.keep_attention,
-        plan.compile,
-        plan.checkpointed_blocks,
-        plan.mmap_weights,
-    )
-    used += (plan.decode_tiled, plan.swap_buffers > 2, plan.gradients == "bf16")
-    return sum(map(bool, used))

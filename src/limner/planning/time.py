@@ -165,7 +165,8 @@ class CostModel:
     def _expanding(self, block: Block) -> float:
         if self.plan.matmul_precision == "8bit":
             return 0.0  # codes are multiplied as they are; what is done to them is part of the block's work
-        numbers = block.weight_bytes[self.plan.compute] * 8 / BITS[self.plan.compute]
+        size = block.weight_bytes[self.plan.compute] + block.modulation * self.plan.code_modulations
+        numbers = size * 8 / BITS[self.plan.compute]
         return numbers * self.device.rates.expanding(self.plan.weights, self.plan.compute)
 
     def _again(self, block: Block) -> float:

@@ -96,6 +96,7 @@ class TrainableModel:
         """
         precision, new_precision = (
             f"{candidate.compute} on {candidate.weights} weights and {candidate.matmul_precision} products"
+            + candidate.code_modulations * ", modulations in NF4"
             for candidate in (self.plan, plan)
         )
         if precision != new_precision:

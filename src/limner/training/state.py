@@ -80,6 +80,7 @@ class TrainState:
                 "weights": plan.weights,
                 "moments": plan.optimizer_state,
                 "products": plan.matmul_precision,
+                "code_modulations": plan.code_modulations,
             }
             facts = {"step": step, **storage, **facts, **shape(self.resolved)}
             facts["recipe"] = shaping(self.resolved.recipe)

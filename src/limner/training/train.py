@@ -178,7 +178,8 @@ def _planned(
     facts = last_checkpoint.facts if last_checkpoint else {}
     way = None
     if "weights" in facts:
-        way = PreviousPrecision(facts["weights"], facts.get("moments", "fp32"), facts.get("products", "full"))
+        previous = facts["weights"], facts.get("moments", "fp32"), facts.get("products", "full")
+        way = PreviousPrecision(*previous, code_modulations=facts.get("code_modulations", False))
     fallback = oom_fallback_of(recipe, reporter, planner, way)
     if distributed.rank() == 0:
         run.write_plan(fallback.run_plan.record)

@@ -153,12 +153,13 @@ class _W8A8Linear(torch.autograd.Function):
         return output.view(*gradient.shape[:-1], -1), *[None] * (2 + len(codes))
 
 
-def storable(model: nn.Module, arch: ArchSpec) -> list[str]:
-    """Names of the linear layers inside a model's blocks, modulations left out: those that a plan stores.
+def storable(model: nn.Module, arch: ArchSpec, *, modulations: bool = False) -> list[str]:
+    """Names of the linear layers inside a model's blocks that a plan stores.
 
-    Layers outside the blocks are few, and most sensitive; modulations can be kept off the device in full.
+    Layers outside the blocks are few, and most sensitive; modulations can be kept off the device in full, so
+    they are left out unless ``modulations`` says otherwise.
     """
-    left_out = matching(model, arch.modulations)
+    left_out = {} if modulations else matching(model, arch.modulations)
     return [
         f"{block}.{name}"
         for block, module in arch.blocks_of(model).items()

@@ -126,6 +126,9 @@ class Plan:
     precompute_modulation: bool = False
     """Modulations (adaLN) read one vector per image: computed once per step, ahead of the blocks, and their
     weights kept off the device."""
+    code_modulations: bool = False
+    """Modulations inside the blocks are stored in NF4, as ``weights`` are. Each of their numbers moves a
+    whole channel: for where 4 bits are accepted, and keeping or precomputing them costs time."""
     micro_batch: int = 1
     """Images that pass through the device at once; gradients are accumulated over the rest of a batch."""
     optimizer_state: OptimizerState = "fp32"
@@ -201,6 +204,7 @@ class PreviousPrecision:
     weights: Weights
     optimizer_state: OptimizerState
     matmul_precision: Products = "full"
+    code_modulations: bool = False
 
 
 EARLIER = {
