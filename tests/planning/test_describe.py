@@ -140,3 +140,10 @@ def test_the_layers_that_are_trained_are_told_with_their_numbers(monkeypatch):
     text = told("24GB", lora__kind="lokr")
     assert "Trained layers of transformer: 4, lokr\n  blocks.0-3.attn.to_q    4 x rank 16" in text
     assert "1.87M" in text and "Trained layers of text_encoder: 1, lokr" in text
+
+
+def test_a_base_that_is_planned_in_fp32_on_a_gpu_says_why():
+    reason = "fp32: T4 has no bf16, and flux-dev is not known to stay below fp16's 65504"
+    assert reason in told("auto", card="T4", base="flux2-klein-4b")
+    assert "has no bf16" not in told("auto", card="T4")  # FLUX.1 computes in fp16 there
+    assert "has no bf16" not in told("auto", card="RTX 4090", base="flux2-klein-4b")

@@ -160,6 +160,10 @@ def sentences(result: PlanResult, choice: Choice) -> Iterator[str]:
     """A plan, one decision a line, in the field's terms."""
     plan, blocks = choice.plan, len(result.profile.blocks)
     yield _precision(result, plan)
+    device = result.device
+    if plan.compute == "fp32" and device.kind == "cuda" and result.recipe.limits.compute_dtype == "auto":
+        fp16 = f", and {result.profile.base} is not known to stay below fp16's 65504"
+        yield f"fp32: {device.name} has no bf16{fp16 if device.rates.gemm.get('fp16') else ' or fp16'}"
     if plan.optimizer_state in MOMENTS:
         yield MOMENTS[plan.optimizer_state]
     if plan.gradients == "bf16":
