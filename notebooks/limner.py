@@ -20,7 +20,7 @@
 # # Limner: from a handful of images to a LoRA
 #
 # Set what you want in the next cell, then run the cells from top to bottom (Colab: Runtime, Run all). SDXL is
-# planned at about a quarter of an hour on the free T4, besides fetching 14 GB; FLUX.2 klein wants an L4.
+# planned at about twenty minutes on the free T4, besides fetching 14 GB; FLUX.2 klein wants an L4.
 # With `BASE = "glyph"`, a toy of 64 pixels, everything can be tried in minutes without a GPU.
 #
 # [The same in words](https://github.com/OWNER/limner/blob/main/docs/guide/notebook.md)
