@@ -50,6 +50,27 @@ def test_there_and_back() -> None:
             assert torch.equal(found.up, kept.up)
 
 
+def test_a_part_beside_the_whole_is_added_as_tools_do() -> None:
+    """q, k and v as one, and to_q once more: ComfyUI puts both into the weight."""
+    whole, own = Factors(torch.randn(2, 4), torch.randn(12, 2)), Factors(torch.randn(3, 4), torch.randn(4, 3))
+    for names in (("to_qkv", "to_q"), ("to_q", "to_qkv")):
+        flat = {}
+        for name in names:
+            change = {"to_qkv": whole, "to_q": own}[name]
+            stem = f"transformer.transformer_blocks.0.attn.{name}"
+            flat |= {f"{stem}.lora_A.weight": change.down, f"{stem}.lora_B.weight": change.up}
+        found = read(flat, {}, "flux").components["transformer"]
+        q = found["transformer_blocks.0.attn.to_q"]
+        assert isinstance(q, Factors) and q.rank == 5
+        assert torch.allclose(q.dense(), whole.dense()[:4] + own.dense(), atol=1e-6)
+        assert found["transformer_blocks.0.attn.to_k"].rank == 2
+    stem = "transformer.transformer_blocks.0.attn"
+    flat = {f"{stem}.to_qkv.lora_A.weight": whole.down, f"{stem}.to_qkv.lora_B.weight": whole.up}
+    flat |= {f"{stem}.to_q.lokr_w1": torch.ones(2, 2), f"{stem}.to_q.lokr_w2": torch.ones(2, 2)}
+    with raises(BadLora):
+        read(flat, {}, "flux")
+
+
 def test_what_cannot_be_named_is_refused() -> None:
     with raises(BadLora):
         to_diffusers({"vae": {"x": factors()}})
@@ -66,6 +87,7 @@ def test_what_cannot_be_named_is_refused() -> None:
         ("clip_g", "is a textual inversion"),
         ("transformer.x.oft_blocks", "OFT"),
         ("transformer.x.a1.weight", "GLoRA"),
+        ("transformer.x.lora_up.scale_weight", "fp8 file with scales"),
         ("transformer.x.hada_t1", "Tucker"),
         ("transformer.x.weight", "does not end as a tensor of an adapter does"),
         ("transformer.x.lora_A.geight", "does not end as a tensor of an adapter does"),
@@ -83,6 +105,7 @@ def test_what_is_not_read_is_named(key: str, reason: str) -> None:
     [
         (f"transformer.{QWEN}.lora_B.bias", "biases beside the factors"),
         (f"diffusion_model.{QWEN}.diff_b", "changes of biases"),
+        (f"lora_unet_{QWEN}.bias_diff", "changes of biases"),
         (f"transformer.{QWEN}.bias", "biases, which"),
         ("diffusion_model.txt_norm.diff", "whole weights"),
         ("lora_unet_txt_norm.w_norm", "normalisation layers"),

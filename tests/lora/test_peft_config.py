@@ -158,3 +158,14 @@ def test_only_the_file_of_that_name_has_a_config_beside_it(tmp_path: Path) -> No
         (tmp_path / CONFIG_FILE).write_bytes(content)
         with pytest.raises(BadLora, match=reason):
             in_folder(tmp_path / WEIGHTS_FILE)
+
+
+def test_the_base_that_a_config_names_tells_the_family(tmp_path: Path) -> None:
+    """Names and widths of this module are those of FLUX.1, of FLUX.2 klein and of Qwen-Image."""
+    stem = "base_model.model.transformer_blocks.0.attn.to_q"
+    tensors = {f"{stem}.lora_A.weight": torch.ones(1, 3072), f"{stem}.lora_B.weight": torch.ones(3072, 1)}
+    save_file(tensors, tmp_path / WEIGHTS_FILE)
+    for base, family in (("black-forest-labs/FLUX.1-dev", "flux"), ("Qwen/Qwen-Image", "qwen-image")):
+        config = {"r": 1, "lora_alpha": 1, "base_model_name_or_path": base}
+        (tmp_path / CONFIG_FILE).write_text(json.dumps(config))
+        assert file.read(tmp_path).family == family

@@ -3,12 +3,14 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from limner.errors import BadLora
 from limner.lora import detection, keys
 from limner.lora.adapters import WeightDelta
 from limner.lora.detection import (
+    BASE_KEYS,
     COMPONENTS,
     NESTED_PREFIXES,
     STEM,
@@ -17,6 +19,7 @@ from limner.lora.detection import (
     locate_any,
     look_alikes,
 )
+from limner.lora.factors import Factors
 from limner.lora.keys import ModuleTensors
 from limner.lora.peft_config import CONFIG_FILE, HEADER_KEY, PeftConfig, in_header
 from limner.models.key_map import FamilyKeys
@@ -64,7 +67,8 @@ def read(
     parts = keys.group_by_module(flat)
     configs = in_header(metadata) | ({EVERY_COMPONENT: config} if config else {})
     stems = [part.stem for part in parts]
-    names = family_keys(family) if family else detect(parts, metadata)
+    clues = {**metadata, BASE_KEYS[2]: config.base} if config and config.base else metadata
+    names = family_keys(family) if family else detect(parts, clues)
     if names is None:
         return _of_no_family(flat, configs)
     locations = {stem: locate_any(stem, names) for stem in stems}
@@ -112,16 +116,29 @@ def gather(
         names: The family, which knows the kernels of convolutions.
     """
     components: dict[str, dict[str, WeightDelta]] = {}
+    parts_of_one: set[str] = set()
     for part in parts:
         location = locations[part.stem]
         adapter = components.setdefault(location.component, {})
         kernel = () if names is None else names.kernel(location.match.modules[location.match.member or 0])
         change = part.delta(_scale(part, location, configs or {}), kernel)
         for module, member in _split_members(location, change):
-            if module in adapter:
+            twin, is_part = adapter.get(module), location.match.member is None
+            if twin is None:
+                adapter[module] = member
+            elif is_part != (module in parts_of_one):
+                adapter[module] = _sum(twin, member, part.stem)
+            else:
                 raise BadLora(f"{module} is there twice, the second time as {part.stem}. Remove one of them.")
-            adapter[module] = member
+            parts_of_one |= {module} if is_part else set()
     return components
+
+
+def _sum(first: WeightDelta, second: WeightDelta, stem: str) -> WeightDelta:
+    """The change of a part of a fused weight and one of its own beside it, which tools add up."""
+    if not isinstance(first, Factors) or not isinstance(second, Factors):
+        raise BadLora(f"{stem} changes what a fused weight changes too, and not both are LoRAs. Remove one.")
+    return Factors(torch.cat([first.down, second.down]), torch.cat([first.up, second.up], dim=1))
 
 
 def _split_members(location: Location, change: WeightDelta) -> list[tuple[str, WeightDelta]]:

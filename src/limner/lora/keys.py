@@ -33,7 +33,7 @@ ENDINGS = tuple(
 
 UNREAD_KINDS = (
     (r"\.(lora_[AB]|lora_up|lora_down)(\.\w+)?\.bias$", "biases beside the factors"),
-    (r"\.diff_b$", "changes of biases (diff_b)"),
+    (r"\.(diff_b|bias_diff)$", "changes of biases (diff_b)"),
     (r"\.(diff|set_weight|reshape_weight)$", "whole weights (diff)"),
     (r"\.(w_norm|b_norm)$", "normalisation layers (w_norm, b_norm)"),
     (r"(norm\w*|_norm)\.(scale|weight|bias)$", "normalisation layers"),
@@ -44,6 +44,10 @@ UNREAD_KINDS = (
 
 UNREADABLE = (
     (r"\.(oft_\w+|hra_\w+|boft\w*)", "belongs to an orthogonal adapter (OFT, BOFT, HRA)"),
+    (
+        r"\.(scale_weight|scale_input|weight_scale)$",
+        "belongs to an fp8 file with scales beside its numbers",
+    ),
     (r"\.[ab][12]\.weight$", "belongs to a GLoRA"),
     (r"\.(hada_t[12]|lokr_t2)$", "belongs to a Tucker-decomposed LoHa or LoKr"),
     (r"\.(vera_lambda_[bd]|ia3_l)$", "belongs to a VeRA or (IA)^3 adapter"),

@@ -168,7 +168,7 @@ def _tensor(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], in
 
 def _expected(name: str) -> tuple[dict[str, int], tuple[int, ...]]:
     """The dtypes and the numbers of sides that a tensor of this name may have."""
-    if name.endswith(".alpha"):
+    if name.endswith((".alpha", ".scale_weight", ".scale_input", ".weight_scale")):
         return NUMBERS, ALONE
     if not FACTORS.search(name):
         return NUMBERS | SIZES, (1, 2, 3, 4)  # beside the factors: biases, norms, embeddings

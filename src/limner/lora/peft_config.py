@@ -44,6 +44,8 @@ class PeftConfig:
     alpha_pattern: Mapping[str, float]
     """Pattern of module names -> alpha; the first that fits counts."""
     rank_pattern: Mapping[str, float]
+    base: str = ""
+    """What the base is called, where the config says it; of no bearing on the strength."""
 
     def scale(self, module: str, rank: int | None) -> float:
         """What dW of ``module`` is multiplied by.
@@ -145,6 +147,7 @@ def _config(entries: Mapping[str, Any], source: str) -> PeftConfig:
             bool(entries.get("use_rslora", False)),
             _numbers(entries.get("alpha_pattern")),
             _numbers(entries.get("rank_pattern")),
+            str(entries.get("base_model_name_or_path") or "")[:1000],
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BadLora(f"{source} has no lora_alpha that is a number. Export again.") from error
