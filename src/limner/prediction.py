@@ -5,9 +5,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from PIL import Image
 
 from limner import bases
 from limner.assembly.base import family_at, shape_at
@@ -17,10 +17,10 @@ from limner.data.listing import listed
 from limner.errors import BadBase, BadData, BadLora, BadUsage
 from limner.files import human, sha256_file
 from limner.hyper.merge import cut, join
-from limner.hyper.predictor import FILE, Predictor, is_predictor, mean_cosine
+from limner.hyper.predictor import FILE, PIXELS, Predictor, is_predictor, mean_cosine
 from limner.hyper.published import PublishedPredictor, is_published
 from limner.hyper.targets import Target, fingerprint, linear_layers
-from limner.hyper.vision import embed, load_encoder
+from limner.hyper.vision import vectors
 from limner.lora import file
 from limner.lora.adapters import to_lora
 from limner.lora.factors import Factors
@@ -32,6 +32,7 @@ from limner.models.family import Family
 from limner.models.source import Source, content
 from limner.reporter import Reporter, counted
 
+T = TypeVar("T")
 PUBLISHED_ENCODERS = ("siglip2", "dinov3")
 """What the published predictors read, in this order."""
 GROUP = 8
@@ -211,14 +212,19 @@ def predict(  # noqa: PLR0913  what is read, for what, by what
     predictor = Predictor.load(path)
     require_base(predictor, title, source, layers)
     _announce(predictor, title, len(paths), reporter)
+    frozen = [look for look in predictor.config.names if look != PIXELS]
     side = predictor.config.side
-    images = [read_image(path, (side, side)) for path in paths]
-    similarity = predictor.similarity(images[: 8 * GROUP])
+    images = [read_image(path, None if frozen else (side, side)) for path in paths]
+    looks = vectors(frozen, images, encoders)
+    sample = slice(8 * GROUP)
+    similarity = predictor.similarity(images[sample], {name: look[sample] for name, look in looks.items()})
     _tell_difference(similarity, reporter)
-    groups = grouped(images)
-    adapter = join(
-        [predictor.predict(group) for group in groups], [len(group) / len(images) for group in groups]
-    )
+    groups = grouped(range(len(images)))
+    parts = [
+        predictor.predict([images[n] for n in group], {name: look[[*group]] for name, look in looks.items()})
+        for group in groups
+    ]
+    adapter = join(parts, [len(group) / len(images) for group in groups])
     strength = predictor.config.strength
     factors = {layer: Factors(pair.down, pair.up * strength) for layer, pair in adapter.items()}
     hints = SamplingHints(lora_on="positive", guidance=predictor.config.guidance)
@@ -246,13 +252,8 @@ def _of_published(
         f"each of {counted(len(paths), 'picture')}; encoders {' and '.join(PUBLISHED_ENCODERS)} in turn."
     )
     images = [read_image(path) for path in paths]
-    parts = []
-    for name in PUBLISHED_ENCODERS:
-        folder = str(Path(encoders) / name) if encoders else ""
-        model = load_encoder(name, folder)
-        parts.append(torch.stack([embed(name, model, image) for image in images]))
-        del model
-    embeddings = torch.cat(parts, 1)
+    parts = vectors(PUBLISHED_ENCODERS, images, encoders)
+    embeddings = torch.cat([*parts.values()], 1)
     similarity = mean_cosine(embeddings)
     _tell_difference(similarity, reporter)
     with reporter.progress("Predicting", len(paths) * len(layout.heads)) as bar:
@@ -333,14 +334,14 @@ def _tell_difference(similarity: float, reporter: Reporter) -> None:
         )
 
 
-def grouped(images: Sequence[Image.Image]) -> list[Sequence[Image.Image]]:
+def grouped(items: Sequence[T]) -> list[Sequence[T]]:
     """Groups of at most :data:`GROUP`, of nearly the same size."""
-    count = math.ceil(len(images) / GROUP)
-    size, rest = divmod(len(images), count)
+    count = math.ceil(len(items) / GROUP)
+    size, rest = divmod(len(items), count)
     groups, start = [], 0
     for number in range(count):
         end = start + size + (number < rest)
-        groups.append(images[start:end])
+        groups.append(items[start:end])
         start = end
     return groups
 

@@ -56,6 +56,7 @@ class RunDir:
         self.lora_path = self.path / "lora.safetensors"
         self.loras_path = self.path / "loras"
         self.model_path = self.path / "model"
+        self.predictor_path = self.path / "predictor"
         self.judge_path = self.path / "judge.json"
         self.judge_images_path = self.path / "judge"
         self.judge_sheet_path = self.judge_images_path / "sheet.jpg"

@@ -52,6 +52,19 @@ class Trainable(Protocol):
         """Whether blocks of one sort may differ in which of their layers are trained."""
         ...
 
+    @property
+    def separate(self) -> bool:
+        """Whether what is trained is a model of its own, outside the denoiser and its blocks."""
+        ...
+
+    def family(self, family: Family) -> Family:
+        """The family whose units a step runs: the base's, or one with further units before it.
+
+        Raises:
+            BadBase: A model of theirs cannot be had.
+        """
+        ...
+
     def first_layers(self, family: Family, source: Source) -> dict[str, int]:
         """Model that is trained -> its first trained layer.
 

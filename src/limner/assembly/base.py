@@ -223,10 +223,11 @@ class ResolvedBase:
         if self.recipe.sample.lora_on == "positive" and self.recipe.sample.base == "own":
             guidance = self.recipe.sample.guidance
             family.require_negative_pass(self.source, guidance, 'sample.lora_on = "positive"')
+        trainable = trainable_of(self.recipe)
         spec = ModelSpec(
-            family=family,
+            family=trainable.family(family),
             source=self.source,
-            trainable=trainable_of(self.recipe),
+            trainable=trainable,
             objective=self.objective,
             compute=self.compute,
             kind=self.kind,

@@ -1,7 +1,8 @@
 """A recipe made concrete on this machine: base, device, images, views, and where the graph is cut."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 
@@ -10,10 +11,11 @@ from pydantic import TypeAdapter
 
 from limner.assembly.assemble import ModelSpec
 from limner.assembly.base import ResolvedBase, SampleBase, family_at, fp16_of, locate_base, shape_at
-from limner.assembly.datasets import hold_out_of_sets, read_sets, what_sets_hold
+from limner.assembly.datasets import hold_out_of_sets, hold_out_of_styles, read_sets, what_sets_hold
 from limner.data.captions import has_word
 from limner.data.folder import Example, Folder, Rejected, read_folder
-from limner.data.order import Order
+from limner.data.order import Order, SampledView
+from limner.data.styles import StyleOrder, others_of
 from limner.data.subject import MAX_CROP_LOSS, REMEDY, SLACK, crops, follows, slack
 from limner.data.summary import not_filling
 from limner.data.views import Crops, View, require_pairs, views
@@ -177,10 +179,31 @@ class Resolved:
         """Views of the person's images."""
         return self.views[: len(self.views) - self.class_views - self.poles]
 
+    @cached_property
+    def held_out_references(self) -> Mapping[int, tuple[int, ...]]:
+        """Number of a validation view -> rows of the pictures that a predictor looks at; none without one."""
+        if self.recipe.train.method != "instant":
+            return {}
+        return others_of(self.held_out, len(self.views), max(self.recipe.instant.references))
+
+    def measured(self, number: int) -> SampledView:
+        """A validation view, with the references that a predictor looks at."""
+        return SampledView(0, len(self.views) + number, self.held_out_references.get(number, ()))
+
     @property
-    def order(self) -> Order:
+    def order(self) -> Order | StyleOrder:
         """Which of the own views each step sees."""
         recipe = self.recipe
+        if recipe.train.method == "instant":
+            return StyleOrder(
+                self.own,
+                batch=recipe.train.batch,
+                group=recipe.instant.group,
+                references=recipe.instant.references,
+                seed=recipe.seed,
+                caption_dropout=recipe.data.caption_dropout,
+                static_steps=recipe.instant.static_steps,
+            )
         return Order(
             self.own, batch=recipe.train.batch, seed=recipe.seed, caption_dropout=recipe.data.caption_dropout
         )
@@ -275,7 +298,8 @@ def resolve(recipe: Recipe, tell: Callable[[str], None] = lambda line: None) -> 
     data = recipe.data
     base.spec.require_possible()
     sets = read_sets(base)
-    train_examples, validation_examples, disjoint, notes = hold_out_of_sets(data, sets)
+    divide = hold_out_of_styles if recipe.train.method == "instant" else hold_out_of_sets
+    train_examples, validation_examples, disjoint, notes = divide(data, sets)
     if recipe.train.patience is not None and not disjoint:
         raise BadRecipe(
             f"train.patience is {recipe.train.patience}, and no image is held out: the validation loss of "

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from limner.assembly.assemble import ModelSpec, Trainable
+from limner.assembly.predictor_training import PredictorTraining
 from limner.errors import BadRecipe
 from limner.models.family import Family
 from limner.models.source import Source
@@ -31,12 +32,17 @@ class LoRA:
     seed: int = 0
     """Of the factors' first values."""
     method: str = field(default="lora", init=False)
+    separate: bool = field(default=False, init=False)
     freezes_base: bool = field(default=True, init=False)
 
     @property
     def sparse(self) -> bool:
         """Whether the recipe lists layers by name: they may stand in some blocks and not in others."""
         return not isinstance(self.config.targets, str) or bool(self.config.ranks)
+
+    def family(self, family: Family) -> Family:
+        """The base's own."""
+        return family
 
     def first_layers(self, family: Family, source: Source) -> dict[str, int]:
         """The denoiser as a whole, and the last layers of text encoders. See ``Trainable``."""
@@ -135,8 +141,13 @@ class FullFineTune:
     """Every weight of the denoiser, in fp32 masters."""
 
     method: str = field(default="full", init=False)
+    separate: bool = field(default=False, init=False)
     freezes_base: bool = field(default=False, init=False)
     sparse: bool = field(default=False, init=False)
+
+    def family(self, family: Family) -> Family:
+        """The base's own."""
+        return family
 
     def first_layers(self, family: Family, source: Source) -> dict[str, int]:
         """The denoiser as a whole."""
@@ -187,4 +198,6 @@ def trainable_of(recipe: Recipe) -> Trainable:
     """What a recipe trains."""
     if recipe.train.method == "full":
         return FullFineTune()
+    if recipe.train.method == "instant":
+        return PredictorTraining(recipe.lora, recipe.instant, recipe.seed)
     return LoRA(recipe.lora, recipe.seed)

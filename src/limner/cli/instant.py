@@ -1,13 +1,15 @@
-"""The verb ``instant`` on the command line."""
+"""The verb ``instant`` on the command line, and those on predictors below it."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from limner.cli.options import BASE, Json, Option, example, taking
+from limner.cli.options import BASE, Events, Json, Option, Out, example, recipe_options, taking
 from limner.cli.session import session
 from limner.imports import swiftly
+from limner.target import overrides_from, request_for
 
 INSTANT = (
     BASE,
@@ -46,10 +48,63 @@ INSTANT = (
 )
 
 
+MAKE = "pictures"
+"""The verb below ``instant`` that needs no name: anything that names no other is pictures."""
+
+
+class InstantGroup(TyperGroup):
+    """``limner instant PHOTOS..`` makes a LoRA; ``limner instant train`` and others are of predictors."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the verb that needs no name where none stands."""
+        return super().parse_args(ctx, args if args[:1] and args[0] in self.commands else [MAKE, *args])
+
+
 def register(app: typer.Typer) -> None:
-    """Add the verb to the command line."""
+    """Add the verbs to the command line."""
+    verbs = typer.Typer(
+        name="instant",
+        cls=InstantGroup,
+        help="Make a LoRA of pictures in one pass, without training; train, eval: of predictors.",
+        rich_markup_mode=None,
+    )
     command = "limner instant photos/ --base glyph --out style.safetensors"
-    app.command(epilog=example(command))(instant)
+    verbs.command(MAKE, epilog=example(command))(instant)
+    verbs.command("train", epilog=example("limner instant train recipe.toml"))(train)
+    app.add_typer(verbs)
+
+
+@taking(recipe_options("train"))
+def train(
+    *,
+    target: Annotated[
+        Path,
+        typer.Argument(metavar="TARGET", help="A recipe.toml, a run folder, or a folder of style folders."),
+    ],
+    out: Out = None,
+    options: dict[str, Any],
+    as_json: Json = False,
+    events: Events = False,
+) -> None:
+    """Train a predictor, which makes a LoRA of pictures in one pass, or resume such a run.
+
+    The pictures lie in folders, one for each style, with captions. It is `limner train` with train.method =
+    "instant": so are plans, caches, several processes and resuming.
+    """
+    from limner import api
+    from limner.cli.show import result
+
+    with session(as_json=as_json, events=events) as reporter:
+        overrides = overrides_from(options) | {"train.method": "instant"}
+        request = request_for(target, overrides, out)
+        summary = api.train(request.recipe, out=request.out, on_event=reporter.on_event)
+    loss = "" if summary.validation_loss is None else f", validation loss {summary.validation_loss:.4f}"
+    lines = [
+        f"Predictor: {summary.model}",
+        f"Report:    {summary.report}",
+        f"Trained:   {summary.steps} steps in {summary.seconds:.0f} s{loss}",
+    ]
+    result(summary, lines, as_json=as_json or events)
 
 
 @taking(INSTANT)
@@ -64,7 +119,8 @@ def instant(
 ) -> None:
     """Make a LoRA of pictures in one pass, without training.
 
-    A predictor reads the pictures and writes the LoRA. More than 8 are read in groups.
+    A predictor reads the pictures and writes the LoRA. More than 8 are read in groups. On predictors:
+    `limner instant train` trains one.
     """
     from limner.cli.show import result
 

@@ -46,6 +46,8 @@ class SampledView(NamedTuple):
     """In the endless stream of images; what noise and time are drawn from, so that they differ per image."""
     view_index: int
     """Into the views."""
+    references: tuple[int, ...] = ()
+    """Rows of the pictures of its style that a predictor looks at."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class Order:
         by_image: dict[tuple[Example, tuple[int, int]], list[int]] = {}
         for index, view in enumerate(views):
             by_image.setdefault((view.example, view.size), []).append(index)
-        self._choices = [_choices(views, indices, caption_dropout) for indices in by_image.values()]
+        self._choices = [choices_of(views, indices, caption_dropout) for indices in by_image.values()]
         first_views = [views[indices[0]] for indices in by_image.values()]
         sizes = sorted({view.shape for view in views})
         size_of = [sizes.index(view.shape) for view in first_views]
@@ -109,21 +111,21 @@ class Order:
         """What stands at a position of the stream."""
         epoch, offset = divmod(position, self.images_per_epoch)
         plain, empty = self._choices[self._epoch(epoch)[offset]]
-        dropout_word, choice_word = _words(self.seed, _DRAW, position, 2)
+        dropout_word, choice_word = words(self.seed, _DRAW, position, 2)
         choices = empty if int(dropout_word) < self.caption_dropout * 2**64 else plain
         return SampledView(position, choices[int(choice_word) % len(choices)])
 
     def _arranged(self, epoch: int) -> list[int]:
         """Examples in their buckets, by number, in the order of an epoch, as the class says."""
-        words = iter(_words(self.seed, _EPOCH, epoch, 2 * self.images_per_epoch + len(self._groups)).tolist())
+        draws = iter(words(self.seed, _EPOCH, epoch, 2 * self.images_per_epoch + len(self._groups)).tolist())
         runs: list[list[int]] = []
         rests: list[list[int]] = []
         for group in self._groups:
-            indices = _shuffled(group.tolist(), words)
+            indices = shuffled(group.tolist(), draws)
             whole = len(indices) // self.batch * self.batch
             runs += [indices[start : start + self.batch] for start in range(0, whole, self.batch)]
             rests += [indices[whole:]] if whole < len(indices) else []
-        runs, rests = _shuffled(runs, words), _shuffled(rests, words)
+        runs, rests = shuffled(runs, draws), shuffled(rests, draws)
         loose = [index for rest in rests for index in rest]
         head = (
             -epoch * self.images_per_epoch % self.batch
@@ -191,7 +193,7 @@ def micro_batches(
     return shares
 
 
-def _choices(views: Sequence[View], indices: list[int], dropout: float) -> tuple[list[int], list[int]]:
+def choices_of(views: Sequence[View], indices: list[int], dropout: float) -> tuple[list[int], list[int]]:
     """Indices of an example's views (with its captions, with the empty one)."""
     empty = [index for index in indices if views[index].caption == ""]
     plain = [index for index in indices if views[index].caption != "" or "" in views[index].example.captions]
@@ -202,12 +204,13 @@ def _choices(views: Sequence[View], indices: list[int], dropout: float) -> tuple
     return plain or empty, empty
 
 
-def _shuffled(items: list[T], words: Iterator[int]) -> list[T]:
-    keys = [next(words) for _ in items]
+def shuffled(items: list[T], draws: Iterator[int]) -> list[T]:
+    """The items in the order of as many draws."""
+    keys = [next(draws) for _ in items]
     return [items[index] for index in sorted(range(len(items)), key=keys.__getitem__)]
 
 
-def _words(seed: int, domain: int, position: int, count: int) -> np.ndarray:
+def words(seed: int, domain: int, position: int, count: int) -> np.ndarray:
     """``count`` 64-bit words that belong to (seed, domain, place) alone."""
     key = np.array([seed % 2**64, domain], dtype=np.uint64)
     # Philox counts up in its first word; the place stands in the last, where no count reaches it.

@@ -25,6 +25,10 @@ from limner.hyper.encoders import StyleEncoder
 from limner.hyper.targets import Target, fingerprint
 from limner.nn.layers.per_sample import Pairs
 
+PIXELS = "pixels"
+"""What the predictor's own encoder sees; every other look is the vector of a frozen encoder."""
+Looks = Mapping[str, Tensor]
+"""Look -> k pictures of each of S styles: of "pixels" (S, k, 3, side, side) uint8, else (S, k, width)."""
 FORMAT = "limner-instant-1"
 FILE = "predictor.safetensors"
 """Name of the file inside a predictor's folder."""
@@ -38,6 +42,16 @@ class PredictorBase:
     """Of the base, as recipes have it."""
     targets: str
     """:func:`limner.hyper.targets.fingerprint` of its layers."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What of a picture a predictor reads."""
+
+    name: str
+    """``pixels``, or an encoder of :mod:`limner.hyper.vision`."""
+    width: int = 0
+    """Of that encoder's vector."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +72,13 @@ class PredictorConfig:
     """Suits what it writes, on the positive branch only."""
     strength: float = 1.0
     """Suits what it writes."""
+    looks: tuple[Look, ...] = (Look(PIXELS),)
+    """Added up. None: the static LoRA is all there is."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the looks."""
+        return tuple(look.name for look in self.looks)
 
 
 class Predictor(nn.Module):
@@ -71,7 +92,21 @@ class Predictor(nn.Module):
         super().__init__()
         self.config, self.record = config, dict[str, Any]()
         width, narrow, rank = config.width, config.bottleneck, config.rank
-        self.encoder = StyleEncoder(width)
+        self.static_down = nn.ParameterList(
+            torch.randn(rank, target.inputs) / math.sqrt(target.inputs) for target in config.targets
+        )
+        self.static_up = nn.ParameterList(torch.zeros(target.outputs, rank) for target in config.targets)
+        if not config.looks:
+            return
+        if PIXELS in config.names:
+            self.encoder = StyleEncoder(width)
+        self.projections = nn.ModuleDict(
+            {
+                look.name: nn.Sequential(nn.LayerNorm(look.width), nn.Linear(look.width, width))
+                for look in config.looks
+                if look.name != PIXELS
+            }
+        )
         self.trunk = nn.Sequential(
             nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width)
         )
@@ -83,24 +118,34 @@ class Predictor(nn.Module):
             for target in config.targets
         )
         self.up = nn.ParameterList(torch.zeros(narrow, rank * target.outputs) for target in config.targets)
-        self.static_down = nn.ParameterList(
-            torch.randn(rank, target.inputs) / math.sqrt(target.inputs) for target in config.targets
-        )
-        self.static_up = nn.ParameterList(torch.zeros(target.outputs, rank) for target in config.targets)
 
     @property
     def base(self) -> PredictorBase:
         """The base and the hash of its target list."""
         return PredictorBase(self.config.base, fingerprint(self.config.targets))
 
-    def styles(self, pixels: Tensor) -> Tensor:
-        """(S, k, 3, side, side) uint8, k pictures of each of S styles -> (S, width)."""
-        features = self.encoder(pixels.flatten(0, 1)).view(*pixels.shape[:2], -1).mean(1)
+    def styles(self, looks: Tensor | Looks) -> Tensor:
+        """Looks at k pictures of each of S styles, or "pixels" alone -> (S, width)."""
+        looks = {PIXELS: looks} if isinstance(looks, Tensor) else looks
+        features = sum(self._features(name, looks[name]).mean(1) for name in self.config.names)
+        assert isinstance(features, Tensor)
         return self.norm(features + self.trunk(features))
 
-    def forward(self, pixels: Tensor) -> Pairs:
-        """(S, k, 3, side, side) uint8 -> target -> A (S, rank, in) and B (S, out, rank)."""
-        codes = torch.einsum("sw,lwn->lsn", self.styles(pixels), self.inner)
+    def _features(self, name: str, look: Tensor) -> Tensor:
+        """(S, k, ..) -> (S, k, width)."""
+        if name != PIXELS:
+            return self.projections[name](look)
+        return self.encoder(look.flatten(0, 1)).view(*look.shape[:2], -1)
+
+    def forward(self, looks: Tensor | Looks) -> Pairs:
+        """Looks, or "pixels" alone -> target -> A (S, rank, in) and B (S, out, rank).
+
+        Of no pictures, k = 0, it is the static LoRA.
+        """
+        example = looks if isinstance(looks, Tensor) else next(iter(looks.values()))
+        if not self.config.looks or not example.shape[1]:
+            return self.static(len(example))
+        codes = torch.einsum("sw,lwn->lsn", self.styles(looks), self.inner)
         pairs, rank = {}, self.config.rank
         for number, target in enumerate(self.config.targets):
             down = (codes[2 * number] @ self.down[number]).view(-1, rank, target.inputs)
@@ -116,23 +161,36 @@ class Predictor(nn.Module):
         }
 
     @torch.no_grad()
-    def predict(self, images: Sequence[Image.Image]) -> dict[str, tuple[Tensor, Tensor]]:
+    def predict(
+        self, images: Sequence[Image.Image], vectors: Looks | None = None
+    ) -> dict[str, tuple[Tensor, Tensor]]:
         """Pictures of one style -> target -> A (rank, in) and B (out, rank), float32, on the CPU.
+
+        Args:
+            images: The pictures.
+            vectors: What frozen encoders see of them, (k, width) each.
 
         Raises:
             BadData: There is no picture.
         """
         if not images:
             raise BadData("There is no picture to predict a LoRA from. Name 1 to 8 pictures of one style.")
-        pairs = self(pixels_of(images, self.config.side)[None].to(self.inner.device))
-        return {name: (down[0].cpu(), up[0].cpu()) for name, (down, up) in pairs.items()}
+        looks = {name: look[None] for name, look in self._looks(images, vectors).items()}
+        return {name: (down[0].cpu(), up[0].cpu()) for name, (down, up) in self(looks).items()}
 
     @torch.no_grad()
-    def similarity(self, images: Sequence[Image.Image]) -> float:
+    def similarity(self, images: Sequence[Image.Image], vectors: Looks | None = None) -> float:
         """Mean cosine between the style vectors of single pictures; 1 for one picture."""
-        if len(images) < 2:
+        if len(images) < 2 or not self.config.looks:
             return 1.0
-        return mean_cosine(self.styles(pixels_of(images, self.config.side)[:, None].to(self.inner.device)))
+        looks = {name: look[:, None] for name, look in self._looks(images, vectors).items()}
+        return mean_cosine(self.styles(looks))
+
+    def _looks(self, images: Sequence[Image.Image], vectors: Looks | None) -> dict[str, Tensor]:
+        """Look -> what it is of each picture, (k, ..), where the weights are; "pixels" always."""
+        device = self.static_down[0].device
+        looks = {name: vector.to(device) for name, vector in (vectors or {}).items()}
+        return {PIXELS: pixels_of(images, self.config.side).to(device), **looks}
 
     def save(self, path: Path, record: Mapping[str, Any]) -> None:
         """Write weights in bf16 and, in the header, the config and the ``record`` of the training."""
@@ -197,7 +255,8 @@ def is_predictor(path: Path) -> bool:
 def _config(text: str) -> PredictorConfig:
     values = json.loads(text)
     targets = tuple(Target(**target) for target in values.pop("targets"))
-    return PredictorConfig(targets=targets, **values)
+    looks = {"looks": tuple(Look(**look) for look in values.pop("looks"))} if "looks" in values else {}
+    return PredictorConfig(targets=targets, **looks, **values)
 
 
 def pixels_of(images: Sequence[Image.Image], side: int) -> Tensor:

@@ -4,6 +4,9 @@ Sizes and normalisation as DiffSynth-Studio's ``siglip2_image_encoder.py`` and `
 have them: the middle square at 1024 pixels, from there bilinear to the encoder's own size.
 """
 
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,8 @@ class VisionEncoder:
     licence: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    sizes: Mapping[str, Any]
+    """Of its config, as published: a plan fetches nothing."""
 
 
 HALF = (0.5, 0.5, 0.5)
@@ -44,6 +49,8 @@ ENCODERS = {
             "Apache-2.0",
             HALF,
             HALF,
+            {"hidden_size": 1536, "intermediate_size": 6144, "num_hidden_layers": 40}
+            | {"num_attention_heads": 16, "image_size": 384, "patch_size": 16},
         ),
         VisionEncoder(
             "dinov3",
@@ -51,8 +58,19 @@ ENCODERS = {
             "facebook/dinov3-vit7b16-pretrain-lvd1689m",
             "DINOv3 License, to be accepted on the hub",
             *IMAGENET,
+            {"hidden_size": 4096, "intermediate_size": 8192, "num_hidden_layers": 40}
+            | {"num_attention_heads": 32, "image_size": 224, "patch_size": 16, "num_register_tokens": 4}
+            | {"use_gated_mlp": True, "hidden_act": "silu"},
         ),
-        VisionEncoder("dinov2", "Dinov2Model", "facebook/dinov2-giant", "Apache-2.0", *IMAGENET),
+        VisionEncoder(
+            "dinov2",
+            "Dinov2Model",
+            "facebook/dinov2-giant",
+            "Apache-2.0",
+            *IMAGENET,
+            {"hidden_size": 1536, "num_hidden_layers": 40, "num_attention_heads": 24}
+            | {"image_size": 518, "patch_size": 14, "use_swiglu_ffn": True},
+        ),
     )
 }
 """Name -> encoder. Its vector is ``pooler_output``: SigLIP's attention pool, DINO's normed class token."""
@@ -86,13 +104,73 @@ def load_encoder(name: str, folder: str = "") -> Any:
     return model.eval().requires_grad_(requires_grad=False)
 
 
+def skeleton(name: str, folder: str = "") -> Any:
+    """An encoder with true shapes and no weights, on the meta device.
+
+    Args:
+        name: One of :data:`ENCODERS`.
+        folder: Where it lies; "", or a folder without it: as it is published.
+
+    Raises:
+        BadBase: The config there means nothing.
+    """
+    import transformers
+
+    encoder = ENCODERS[name]
+    cls = getattr(transformers, encoder.model_class)
+    path = Path(folder) / "config.json"
+    try:
+        sizes = json.loads(path.read_text(encoding="utf-8")) if folder and path.is_file() else encoder.sizes
+        sizes = sizes.get("vision_config", sizes)
+        with torch.device("meta"):
+            model = cls(cls.config_class.from_dict(dict(sizes)))
+    except LOAD_ERRORS as error:
+        raise BadBase(f"{path} describes no {name} encoder: {first_line(error)}.") from error
+    return model.to(torch.bfloat16).eval().requires_grad_(requires_grad=False)
+
+
+def fingerprint(name: str, folder: str = "") -> str:
+    """Identity of an encoder for addresses of the cache: its files by name and size, and its config."""
+    if not folder:
+        return f"{name} {ENCODERS[name].hub_id}"
+    state = hashlib.sha256(name.encode())
+    for path in sorted(Path(folder).glob("*")):
+        if path.suffix in (".json", ".safetensors"):
+            state.update(f"{path.name} {path.stat().st_size}\n".encode())
+            state.update(path.read_bytes() if path.suffix == ".json" else b"")
+    return state.hexdigest()
+
+
+def vectors(names: Sequence[str], images: Sequence[Image.Image], folder: str = "") -> dict[str, Tensor]:
+    """Encoder -> what it sees of pictures, (k, width) in float32. One after the other is in memory.
+
+    Args:
+        names: Of :data:`ENCODERS`.
+        images: RGB, of any sizes.
+        folder: With a subfolder for each; "" for the hub's cache.
+
+    Raises:
+        BadBase: One is not on this disk, or damaged.
+    """
+    parts = {}
+    for name in names:
+        model = load_encoder(name, str(Path(folder) / name) if folder else "")
+        parts[name] = torch.stack([embed(name, model, image) for image in images])
+        del model
+    return parts
+
+
 @torch.no_grad()
-def embed(name: str, model: Any, image: Image.Image) -> Tensor:
-    """RGB picture of any size -> (width,) in float32."""
+def embed(name: str, model: Any, image: Image.Image | Tensor) -> Tensor:
+    """RGB picture of any size -> (width,) in float32; of a tensor on the meta device its shape alone."""
     encoder = ENCODERS[name]
     side = model.config.image_size
+    weight = next(model.parameters())
+    if isinstance(image, Tensor):
+        blank = torch.empty((1, 3, side, side), dtype=weight.dtype, device="meta")
+        return model(pixel_values=blank).pooler_output[0].float()
     square = ImageOps.fit(image.convert("RGB"), (SIDE, SIDE), Image.Resampling.BILINEAR)
     pixels = np.asarray(square.resize((side, side), Image.Resampling.BILINEAR), np.float32) / 255
     values = (torch.from_numpy(pixels) - torch.tensor(encoder.mean)) / torch.tensor(encoder.std)
-    batch = values.permute(2, 0, 1)[None].to(next(model.parameters()).dtype)
+    batch = values.permute(2, 0, 1)[None].to(weight.device, weight.dtype)
     return model(pixel_values=batch).pooler_output[0].float()

@@ -136,6 +136,18 @@ def masked(units: Sequence[Unit], mask_floor: float) -> tuple[Unit, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OwnPart:
+    """A model that units call and that no base has among its files."""
+
+    load: Callable[[Source, torch.device], Any]
+    """In evaluation mode, on a device."""
+    skeleton: Callable[[Source], Any]
+    """On the meta device."""
+    fingerprint: Callable[[], str]
+    """Identity of its weights, for addresses of the cache."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """Everything Limner knows of one model. A new family is one file that ends in one of these."""
 
@@ -185,6 +197,8 @@ class Family:
     """How the stock pipeline runs classifier-free guidance."""
     arch: ArchSpec = ArchSpec(blocks=())
     """Where the denoiser's blocks are. Without any, it runs whole or not at all."""
+    own_parts: Mapping[str, OwnPart] = field(default_factory=dict)
+    """Models beside those of the base: what looks at pictures and writes LoRAs."""
     controls: Controls | None = None
     """How it reads control images; None: it has no place for them."""
 

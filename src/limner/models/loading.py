@@ -174,6 +174,8 @@ def fingerprint(
     family: Family, source: Source, part: str, dtype: torch.dtype, weights: QuantKind | None = None
 ) -> str:
     """Identity of a part for cache addresses: its files, its precision, and how its blocks are stored."""
+    if part in family.own_parts:
+        return family.own_parts[part].fingerprint()
     if part.startswith("tokenizer"):
         return source.fingerprint(part, "")
     precision = str(precision_of(family, part, dtype)).removeprefix("torch.")
@@ -211,13 +213,12 @@ def load(  # noqa: PLR0913  what is read, how, and where to
         DiskFull: There is no room for what stays in files.
     """
     hush()
+    if own_part := family.own_parts.get(part):
+        return own_part.load(source, device).requires_grad_(requires_grad=False).eval()
     library, cls = _imported(family, part)
     files = source.weights(part)
-    placement = (
-        partial(_placement, family, plan, folder)
-        if plan and (plan.swapped_blocks or plan.precompute_modulation)
-        else None
-    )
+    on_host = plan if plan and (plan.swapped_blocks or plan.precompute_modulation) else None
+    placement = partial(_placement, family, on_host, folder) if on_host else None
     try:
         if part.startswith("tokenizer"):
             return cls.from_pretrained(source.root / part, local_files_only=True)
@@ -303,6 +304,8 @@ def skeleton(family: Family, source: Source, part: str, *, dtype: torch.dtype) -
     Raises:
         BadBase: The config does not describe such a model.
     """
+    if part in family.own_parts:
+        return family.own_parts[part].skeleton(source).requires_grad_(requires_grad=False).eval()
     library, cls = _imported(family, part)
     try:
         with torch.device("meta"):

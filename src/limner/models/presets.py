@@ -117,6 +117,8 @@ def choices(
         values = {path: choice for path, choice in values.items() if path not in unfit}
     if objective == "slider":
         values.pop("data.caption_dropout", None)
+    if method == "instant":
+        return _predictor(values)
     return _full(values) if method == "full" else values
 
 
@@ -159,6 +161,24 @@ def _full(values: dict[str, PresetValue]) -> dict[str, PresetValue]:
     source = "a tenth of the LoRA's, as in diffusers, examples/text_to_image/README.md: 1e-5 made_for 1e-4"
     return {path: choice for path, choice in values.items() if not path.startswith("lora.")} | {
         "train.learning_rate": PresetValue(rate, source)
+    }
+
+
+def _predictor(values: dict[str, PresetValue]) -> dict[str, PresetValue]:
+    """What is left of a LoRA's preset when a predictor of LoRAs is trained."""
+    left_out = ("lora.", "sample.prompts", "train.min_snr")
+    source = "the training of glyph-instant, which comes with the embedded base"
+    rest = {path: choice for path, choice in values.items() if not path.startswith(left_out)}
+    return rest | {
+        path: PresetValue(value, source)
+        for path, value in {
+            "lora.rank": 4,
+            "train.batch": 16,
+            "train.steps": 2500,
+            "train.learning_rate": 1e-3,
+            "train.betas": (0.9, 0.99),
+            "train.ema": 0.998,
+        }.items()
     }
 
 

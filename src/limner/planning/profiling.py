@@ -83,6 +83,8 @@ def profile(
 
 
 def _batches(spec: ModelSpec) -> tuple[int, ...]:
+    if spec.trainable.separate:
+        return BATCHES[:2]  # beside images, there are the factors that are made of weights
     if spec.family.arch.depths:
         return BATCHES
     return BATCHES[:1] if spec.trainable.freezes_base else BATCHES[:2]

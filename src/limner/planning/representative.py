@@ -42,6 +42,8 @@ class Representatives:
 def choose_representatives(spec: ModelSpec, *, whole: bool = False) -> Representatives:
     """The first block, the last, and of every sort between them the first; all where that cannot be made.
 
+    All as well where what is trained stands outside the blocks and has a part for each of them.
+
     Args:
         spec: The base, and which of its layers learn.
         whole: Every block plays itself.
@@ -52,7 +54,7 @@ def choose_representatives(spec: ModelSpec, *, whole: bool = False) -> Represent
     """
     family, source = spec.family, spec.source
     full = Representatives(source)
-    if whole or not family.arch.depths:
+    if whole or not family.arch.depths or spec.trainable.separate:
         return full
     true = spec.skeleton(family.denoiser)
     sorts = _sorts(spec, true)

@@ -203,6 +203,51 @@ def refuse_method(recipe: "Recipe") -> None:
         )
 
 
+PREDICTOR_HAS_NO = (
+    *("lora.kind", "lora.alpha", "lora.ranks", "lora.rates", "lora.conv_rank", "lora.dropout"),
+    *("lora.text_encoders", "train.init", "train.adapter", "data.masks", "data.control", "data.flip"),
+    *("sample.base", "export.for_", "prior.kind", "prior.images", "prior.prompts"),
+)
+"""Keys that mean nothing where a predictor is trained."""
+
+
+def refuse_instant(recipe: "Recipe") -> None:
+    """Raise ``BadRecipe`` where a key does not fit the training of a predictor, or [instant] is idle."""
+    train = recipe.train
+    if train.method != "instant":
+        for key, field in type(recipe.instant).model_fields.items():
+            if getattr(recipe.instant, key) != field.default:
+                raise BadRecipe(
+                    f'instant.{key} is set, and train.method is "{train.method}". Set train.method = '
+                    f'"instant", or remove instant.{key}.'
+                )
+        return
+    for path in PREDICTOR_HAS_NO:
+        table, _, key = path.partition(".")
+        section = getattr(recipe, table)
+        if getattr(section, key) != type(section).model_fields[key].default:
+            name = path.removesuffix("_")
+            raise BadRecipe(
+                f'{name} is set, and train.method is "instant", which trains a predictor and has no such '
+                f"thing. Remove {name}."
+            )
+    if train.objective == "distill":
+        raise BadRecipe(
+            'train.objective is "distill", and train.method "instant" trains a predictor. Remove one.'
+        )
+    group = recipe.instant.group
+    if train.batch % group:
+        raise BadRecipe(
+            f"train.batch is {train.batch} and instant.group {group}: a step has whole groups. Set "
+            f"train.batch = {-(-train.batch // group) * group}, or another instant.group."
+        )
+    if recipe.instant.static_steps >= train.steps > 0:
+        raise BadRecipe(
+            f"instant.static_steps is {recipe.instant.static_steps} of {train.steps} train.steps: the "
+            "predictor would never look at a picture. Lower it."
+        )
+
+
 def refuse_prior(recipe: "Recipe") -> None:
     """Raise ``BadRecipe`` where the keys of [prior] do not fit each other, or those of other tables."""
     prior, triggers = recipe.prior, recipe.data.triggers

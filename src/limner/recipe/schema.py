@@ -22,6 +22,7 @@ from limner.recipe.fields import (
     Tracker,
     TriggerField,
 )
+from limner.recipe.instant import Instant
 from limner.recipe.train import Distill, Lora, Prior, Slider, Train
 
 
@@ -267,6 +268,7 @@ class Recipe(Section):
     prior: Prior = Field(default_factory=Prior)
     distill: Distill = Field(default_factory=Distill)
     slider: Slider = Field(default_factory=Slider)
+    instant: Instant = Field(default_factory=Instant)
     sample: Sample = Field(default_factory=Sample)
     export: Export = Field(default_factory=Export)
     limits: Limits = Field(default_factory=Limits)
@@ -290,6 +292,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         contradictions.refuse_method(self)
+        contradictions.refuse_instant(self)
         contradictions.refuse_adapter(self)
         objectives.refuse_distillation(self)
         objectives.refuse_slider(self)

@@ -392,7 +392,7 @@ WORDS: Mapping[str, Callable[[Any], Any]] = {
     "train.time_density": _density,
     "lora.kind": _lower({"lora": "lora", "locon": "lora", "loha": "loha", "lokr": "lokr", "dora": "dora"}),
     "train.loss": _lower({"l2": "mse", "mse": "mse", "l1": "l1", "mae": "l1", "huber": "huber"}),
-    "train.method": _lower({"lora": "lora", "full": "full", "fine_tune": "full"}),
+    "train.method": _lower({"lora": "lora", "full": "full", "fine_tune": "full", "instant": "instant"}),
     "train.prediction": _lower({"epsilon": "epsilon", "v_prediction": "v", "v": "v"}),
     "data.crop": _lower({"center": "centre"}),
     "slider.neutral": _listed,

@@ -57,9 +57,10 @@ class Train(Section):
 
     section: ClassVar[str] = "train"
 
-    method: Literal["lora", "full"] = "lora"
+    method: Literal["lora", "full", "instant"] = "lora"
     """"lora" trains an adapter; "full" (full fine-tuning) every weight of the denoiser, which takes 16 bytes
-    for each of them, in VRAM or RAM, and wants a tenth of the learning rate."""
+    for each of them, in VRAM or RAM, and wants a tenth of the learning rate; "instant" a predictor, which
+    writes a LoRA of pictures in one pass (image-to-LoRA): see [instant]."""
     objective: Literal["denoise", "distill", "slider"] = "denoise"
     """"denoise" learns from images with noise; "distill" (DiffSynth's direct distillation) has a few sampling
     steps end where a teacher's many steps ended, from the same start noise, for rectified flows; "slider"

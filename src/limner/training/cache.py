@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import closing, nullcontext
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -16,10 +17,12 @@ from limner.assembly.resolve import Resolved, cache_root, resolve
 from limner.data.captions import has_word
 from limner.data.folder import Folder, Rejected
 from limner.data.images import read_image
+from limner.data.order import SampledView
 from limner.data.views import View
 from limner.events import CacheFilled
 from limner.files import human, remove_dead_drafts, require_space, write_json, write_text
 from limner.graph.cache import Cache, register
+from limner.hyper.train import is_look
 from limner.models.family import pad_collate
 from limner.nn import distributed
 from limner.nn.rng import to_device
@@ -76,6 +79,26 @@ class Store:
             )
             for name in rows[0]
         }
+
+    def drawn(self, samples: Sequence[SampledView], device: torch.device) -> dict[str, Tensor]:
+        """Rows of one shape as :meth:`batch` has them; looks are those at the references of each.
+
+        Where neighbours have the same references, and equally many of them each time, they stand there once
+        for all of them: what is made of them is for so many rows.
+        """
+        values = self.batch([sample.view_index for sample in samples], device)
+        runs = [(rows, len([*group])) for rows, group in groupby(sample.references for sample in samples)]
+        if len({length for _, length in runs}) > 1:
+            runs = [(sample.references, 1) for sample in samples]
+        for name in filter(is_look, values):
+            if not runs[0][0]:
+                values[name] = values[name][:, :0]
+                continue
+            sets = [
+                torch.cat([self._entry(self.table[row][name])[name] for row in rows], 1) for rows, _ in runs
+            ]
+            values[name] = to_device(torch.cat(sets), device)
+        return values
 
     def cache_keys(self) -> list[str]:
         """Every entry that the rows read, sorted."""

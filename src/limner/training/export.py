@@ -33,6 +33,7 @@ from limner.reporter import Reporter
 from limner.run_folder import RunDir
 from limner.training.initial import recorded
 from limner.training.model import TrainableModel
+from limner.training.predictor_folder import PredictorFolder
 
 STEPS = "limner.steps"
 """Entry of the header of each file of weights."""
@@ -377,7 +378,7 @@ class Output(Protocol):
         ...
 
 
-OUTPUTS: dict[str, Output] = {"lora": LoRAFile(), "full": ModelFolder()}
+OUTPUTS: dict[str, Output] = {"lora": LoRAFile(), "full": ModelFolder(), "instant": PredictorFolder()}
 """``training.method`` -> what it ends in."""
 
 

@@ -17,6 +17,7 @@ from limner.data.order import QUANTILES, Pace, SampledView, micro_batches
 from limner.data.views import closest
 from limner.errors import BrokenGraph, LimnerError, Stopped, first_line
 from limner.graph.unit import run as run_units
+from limner.hyper.train import show
 from limner.lora.adapters import WeightDelta
 from limner.lora.keys import ModuleTensors
 from limner.models import sampling
@@ -29,7 +30,7 @@ from limner.nn.arch import get_state, load_state
 from limner.nn.layers import lora
 from limner.nn.layers.adapter import Adapter
 from limner.nn.memory.engine import Engine, equip, tile_vae
-from limner.nn.memory.offload import HalfGradients, in_fp32
+from limner.nn.memory.offload import HalfGradients, decoding
 from limner.nn.memory.plan import Plan
 from limner.nn.rng import Even, KeyedRng, to_device
 from limner.training.cache import Store
@@ -195,7 +196,7 @@ class TrainableModel:
         if self.slider:
             yield from ((loss * shares).sum() for loss in self.slider.losses(rows, draw))
             return
-        values = self.store.batch(rows, self.device)
+        values = self.store.drawn(micro, self.device)
         with self._arithmetic():
             if self.taught and micro[0].position < 0:
                 values["target"] = self._teacher(values, draw)
@@ -241,7 +242,7 @@ class TrainableModel:
                 if self.slider:
                     total += self.slider.validation(number, draw)
                     continue
-                values = self.store.batch([len(resolved.views) + number] * len(quantiles), resolved.device)
+                values = self.store.drawn([resolved.measured(number)] * len(quantiles), resolved.device)
                 with self._arithmetic():
                     total += float(run_units(resolved.cut.live, self.models, values, draw)["loss"].sum())
             losses.append(total / len(QUANTILES))
@@ -276,7 +277,14 @@ class TrainableModel:
             seed=sample_config.seed,
             sampler=overrides_of(resolved.objective),
         )
-        with self._on_sample_base(), self._arithmetic(), self._decoding(models["vae"]):
+        with (
+            self._on_sample_base(),
+            self._arithmetic(),
+            decoding(models["vae"], resolved.device, resolved.dtype),
+        ):
+            if resolved.spec.trainable.separate:
+                values = self.store.drawn([resolved.measured(0)], resolved.device)
+                show(self.live_units, self.models, values, self.assembly.denoiser)
             models |= {resolved.family.denoiser: self.assembly.denoiser}
             return [
                 image
@@ -370,24 +378,6 @@ class TrainableModel:
         finally:
             for model in models:
                 self._select(model, "positive")
-
-    @contextmanager
-    def _decoding(self, vae: Any) -> Iterator[None]:
-        """While entered, an autoencoder decodes in the run's precision, whatever its weights are kept in.
-
-        In fp16 it stays in fp32, like its weights: that of SDXL overflows.
-        """
-        if self.resolved.dtype == torch.float32:
-            yield
-            return
-        if self.resolved.dtype == torch.float16:
-            vae.decode = in_fp32(vae.decode)
-        else:
-            vae.decode = torch.autocast(self.resolved.device.type, self.resolved.dtype)(vae.decode)
-        try:
-            yield
-        finally:
-            del vae.decode
 
     def _text(self, row: int) -> dict[str, Tensor]:
         """What the denoiser reads of a caption; computed by live units when a text encoder is trained."""

@@ -12,6 +12,7 @@ from limner.assembly.resolve import Resolved
 from limner.early_stopping import EarlyStop, stopped_early
 from limner.errors import BadCheckpoint, BadRecipe
 from limner.events import PlanLowered
+from limner.hyper.train import predictor_hash
 from limner.nn import distributed
 from limner.nn.loop import Average, Fit
 from limner.nn.memory.plan import OptimizerState
@@ -285,7 +286,16 @@ def shape(resolved: Resolved) -> dict[str, Any]:
         "optimizer": recipe.train.optimizer,
         "method": recipe.train.method,
         "adapter": resolved.spec.adapter.sha256 if resolved.spec.adapter else "",
+        **({"predictor": _predictor_shape(resolved)} if recipe.train.method == "instant" else {}),
     }
+
+
+def _predictor_shape(resolved: Resolved) -> dict[str, Any]:
+    """The sizes of a predictor, and what stands beside it, by content."""
+    instant = resolved.recipe.instant
+    sizes = {key: getattr(instant, key) for key in ("side", "width", "bottleneck", "group", "static_steps")}
+    lists = {key: [*getattr(instant, key)] for key in ("encoders", "references")}
+    return {**sizes, **lists, "experts": [predictor_hash(path) for path in instant.experts]}
 
 
 def newest(resolved: Resolved, run: RunDir, reporter: Reporter) -> checkpoint.LoadedCheckpoint | None:

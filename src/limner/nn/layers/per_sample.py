@@ -29,6 +29,7 @@ class PerSample(nn.Module):
         self.base: nn.Module = base
         self.in_features, self.out_features = base.in_features, base.out_features
         self.factors: tuple[Tensor, Tensor] | None = None
+        self.enabled = True
 
     @property
     def weight(self) -> Tensor:
@@ -38,7 +39,7 @@ class PerSample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, ..., in) -> (N, ..., out)."""
         y = self.base(x)
-        if self.factors is None:
+        if self.factors is None or not self.enabled:
             return y
         down, up = (factor.to(y.dtype) for factor in self.factors)
         runs = x.to(y.dtype).reshape(len(down), -1, self.in_features)
@@ -67,6 +68,12 @@ def attach(model: nn.Module, names: Sequence[str]) -> nn.Module:
 def attached(model: nn.Module) -> dict[str, PerSample]:
     """Layer -> what was put there."""
     return {name: module for name, module in model.named_modules() if isinstance(module, PerSample)}
+
+
+def enable(model: nn.Module, *, enabled: bool) -> None:
+    """Have the attached layers use what is bound to them, or be the base's."""
+    for layer in attached(model).values():
+        layer.enabled = enabled
 
 
 def bind(model: nn.Module, pairs: Pairs | None) -> None:

@@ -12,7 +12,7 @@ Where weights and optimizer fit the device and gradients do not, those wait in b
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial, wraps
 from typing import Any
 
@@ -87,6 +87,24 @@ def in_fp32(decode: Callable[..., Any]) -> Callable[..., Any]:
         return decode(latents.float(), *args, **kwargs)
 
     return cast
+
+
+@contextmanager
+def decoding(vae: Any, device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """While entered, an autoencoder decodes in the run's precision, whatever its weights are kept in.
+
+    In fp16 it stays in fp32, like its weights: that of SDXL overflows.
+    """
+    if dtype == torch.float32:
+        yield
+        return
+    vae.decode = (
+        in_fp32(vae.decode) if dtype == torch.float16 else torch.autocast(device.type, dtype)(vae.decode)
+    )
+    try:
+        yield
+    finally:
+        del vae.decode
 
 
 def require_kernels(device: torch.device) -> None:
