@@ -11,12 +11,14 @@ from torch import Tensor
 import tiny
 import tiny_chroma
 import tiny_edit
+import tiny_flux2_dev
 from limner.models.family import Objective
 from references import (
     Values,
     chroma_encode,
     chroma_pred,
     flow_loss,
+    flux2_dev_encode,
     flux2_edit_pred,
     flux2_encode,
     flux2_guess,
@@ -79,6 +81,8 @@ class Case:
     """Control images of each image."""
     complete: Callable[[Any], Any] = lambda pipe: pipe
     """Stock pipeline as it is loaded -> with what else it needs."""
+    absent: tuple[str, ...] = ()
+    """Parts that the stock pipeline is loaded without, because ``complete`` makes them."""
     text_sees: bool = False
     """Whether ``encode`` is given control images too."""
     alive: float = 0.9
@@ -208,6 +212,21 @@ CASES = (
         linears={"attention": 5 * 8 + 20 * 2, "all-linear": 5 * 12 + 20 * 2},
     ),
     Case(
+        name="flux2-dev",
+        pipeline="Flux2Pipeline",
+        save=tiny_flux2_dev.save_flux2_dev,
+        text=("context",),
+        encode=flux2_dev_encode,
+        pred=flux2_guess,
+        loss=flow_loss,
+        latent=flux2_latent,
+        full="flux2-dev",
+        parameters=32_223_281_152,
+        linears={"attention": 8 * 8 + 48 * 2, "all-linear": 8 * 12 + 48 * 2},
+        complete=tiny_flux2_dev.with_processor,
+        absent=("tokenizer",),
+    ),
+    Case(
         name="z-image",
         pipeline="ZImagePipeline",
         save=tiny.save_z_image,
@@ -262,6 +281,22 @@ EDIT_CASES = (
         full="flux2-klein-4b",
         parameters=3_875_544_576,
         controls=2,
+    ),
+    Case(
+        name="flux2-dev-references",
+        pipeline="Flux2Pipeline",
+        save=tiny_flux2_dev.save_flux2_dev,
+        text=("context",),
+        more=("control_latent_1", "control_latent_2"),
+        encode=flux2_dev_encode,
+        pred=flux2_edit_pred,
+        loss=flow_loss,
+        latent=flux2_latent,
+        full="flux2-dev",
+        parameters=32_223_281_152,
+        controls=2,
+        complete=tiny_flux2_dev.with_processor,
+        absent=("tokenizer",),
     ),
     Case(
         name="qwen-image-edit",

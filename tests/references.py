@@ -322,12 +322,20 @@ def flux2_encode(pipe: Any, captions: list[str]) -> Values:
     return {"context": pipe.encode_prompt(captions, max_sequence_length=80)[0]}
 
 
+def flux2_dev_encode(pipe: Any, captions: list[str]) -> Values:
+    return {"context": pipe.encode_prompt(captions, max_sequence_length=400)[0]}
+
+
+def told_guidance(denoiser: Any, values: Values) -> Tensor | None:
+    return torch.ones(len(values["time"])) if denoiser.config.guidance_embeds else None
+
+
 def flux2_guess(pipe: Any, denoiser: Any, values: Values) -> Tensor:
     ids = pipe._prepare_latent_ids(values["latent"])
     pred = denoiser(
         hidden_states=pipe._pack_latents(straight(values)),
         timestep=values["time"],
-        guidance=None,
+        guidance=told_guidance(denoiser, values),
         encoder_hidden_states=values["context"],
         txt_ids=pipe._prepare_text_ids(values["context"]),
         img_ids=ids,
@@ -346,7 +354,7 @@ def flux2_edit_pred(pipe: Any, denoiser: Any, values: Values) -> Tensor:
     pred = denoiser(
         hidden_states=torch.cat([noisy, *map(pipe._pack_latents, references)], dim=1),
         timestep=values["time"],
-        guidance=None,
+        guidance=told_guidance(denoiser, values),
         encoder_hidden_states=values["context"],
         txt_ids=pipe._prepare_text_ids(values["context"]),
         img_ids=torch.cat([ids, reference_ids.repeat(len(ids), 1, 1)], dim=1),

@@ -256,35 +256,34 @@ def save_krea2(folder: Path, *, distilled: bool = False) -> Path:
 
 def save_flux2_klein(folder: Path, *, distilled: bool = False) -> Path:
     """Write a tiny FLUX.2 klein to ``folder``. Images of 32 px or more; text of 80 tokens."""
-    torch.manual_seed(0)
+    parts = flux2_parts()
     pipe = Flux2KleinPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
-        vae=AutoencoderKLFlux2(
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            block_out_channels=(8, 8, 8, 8),
-            layers_per_block=1,
-            latent_channels=4,
-            norm_num_groups=4,
-            mid_block_add_attention=False,
-        ),
+        **parts,
         text_encoder=Qwen3ForCausalLM(Qwen3Config(**{**TEXT, "num_hidden_layers": 28}, head_dim=8)),
         tokenizer=qwen_tokenizer(),
-        transformer=Flux2Transformer2DModel(
-            in_channels=16,
-            num_layers=1,
-            num_single_layers=2,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=48,
-            axes_dims_rope=(4, 4, 4, 4),
-            guidance_embeds=False,
-        ),
         is_distilled=distilled,
     )
-    torch.nn.init.normal_(pipe.vae.bn.running_mean, std=0.1)
-    torch.nn.init.uniform_(pipe.vae.bn.running_var, 0.5, 2.0)
     return save(pipe, folder, text_length=80)
+
+
+def flux2_parts(*, guided: bool = False) -> dict[str, Any]:
+    """What the pipelines of FLUX.2 have in common."""
+    torch.manual_seed(0)
+    latents = vae(AutoencoderKLFlux2)
+    torch.nn.init.normal_(latents.bn.running_mean, std=0.1)
+    torch.nn.init.uniform_(latents.bn.running_var, 0.5, 2.0)
+    transformer = Flux2Transformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=48,
+        axes_dims_rope=(4, 4, 4, 4),
+        guidance_embeds=guided,
+    )
+    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    return {"scheduler": scheduler, "vae": latents, "transformer": transformer}
 
 
 def save_z_image(folder: Path) -> Path:
@@ -344,8 +343,8 @@ def save(pipe: Any, folder: Path, **facts: Any) -> Path:
     return folder
 
 
-def vae(**config: Any) -> AutoencoderKL:
-    return AutoencoderKL(
+def vae(kind: Any = AutoencoderKL, **config: Any) -> Any:
+    return kind(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(8, 8, 8, 8),

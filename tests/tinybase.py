@@ -40,7 +40,9 @@ class Base:
         self.source: Source = locate(str(case.save(folder)), folders={})
         self.family: Family = family_of(case.pipeline)
         stock_class = getattr(diffusers, case.pipeline)
-        self.pipe: Any = stock_class.from_pretrained(folder, **dict.fromkeys(self.family.unused_parts))
+        self.pipe: Any = stock_class.from_pretrained(
+            folder, **dict.fromkeys((*self.family.unused_parts, *case.absent))
+        )
         self.pipe.set_progress_bar_config(disable=True)
         self.pipe = case.complete(self.pipe)
         self.models = {name: self.load(name) for name in self.family.parts}

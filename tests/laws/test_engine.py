@@ -205,7 +205,15 @@ def test_where_a_text_encoder_is_trained_its_gradient_is_the_same_and_modulation
     values, places = subject.micros[0]
     read = next((name for name in values if name.startswith("pooled")), None)
     if read is None:  # then the conditions read times alone, and no text encoder
-        assert subject.base.family.name in {"chroma", "qwen-image", "flux2", "krea2", "z-image", "sd15"}
+        assert subject.base.family.name in {
+            "chroma",
+            "qwen-image",
+            "flux2",
+            "flux2-dev",
+            "krea2",
+            "z-image",
+            "sd15",
+        }
         return
 
     def gradients(**plan: Any) -> list[Tensor]:

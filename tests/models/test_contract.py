@@ -295,7 +295,7 @@ class Run:
     def pipeline(self, folder: Path) -> Any:
         """The stock pipeline on a folder."""
         pipe = self.base.pipe.__class__.from_pretrained(
-            folder, **dict.fromkeys(self.base.family.unused_parts)
+            folder, **dict.fromkeys((*self.base.family.unused_parts, *self.base.case.absent))
         )
         pipe.set_progress_bar_config(disable=True)
         return self.base.case.complete(pipe)

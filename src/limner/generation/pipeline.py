@@ -16,7 +16,8 @@ from limner.assembly.resolve import device_of, precision_of
 from limner.errors import BadBase, first_line
 from limner.lora import diffusers_loader
 from limner.models.family import Family
-from limner.models.loading import LOAD_ERRORS, hush, library_model, skeleton
+from limner.models.loading import LOAD_ERRORS, hush, library_model, load, skeleton
+from limner.models.registry import families
 from limner.models.sampling import sampler
 from limner.models.source import Source
 from limner.nn.memory.offload import in_fp32
@@ -68,14 +69,17 @@ def pipeline(
             for part in family.parts
             if not part.startswith("tokenizer")
         }
+        processors = families()[family.name].processors  # which want packages to read images with
         pipe = pipeline_class.from_pretrained(
             source.root,
             local_files_only=True,
             **models,
             **dict.fromkeys(
-                {*family.unused_parts, *unread_parts}
+                {*family.unused_parts, *unread_parts, *processors}
             ),  # a name of a class in the index loads nothing
         ).to(device)
+        tokenizers = {part: load(family, source, part, dtype=dtype, device=device) for part in processors}
+        pipe.register_modules(**tokenizers)
     except torch.OutOfMemoryError:  # the files are whole
         raise
     except LOAD_ERRORS as error:

@@ -60,6 +60,8 @@ def class_names(part: str, facts: FamilyFacts) -> tuple[str, ...]:
     """The classes by which a part may be called: of a tokenizer, the slow and the fast one are the same."""
     if part == "scheduler":
         return facts.samplers
+    if part in facts.processors:
+        return (facts.processors[part],)
     name = facts.parts[part].partition(":")[2]
     return (name.removesuffix("Fast"), f"{name.removesuffix('Fast')}Fast") if "Tokenizer" in name else (name,)
 

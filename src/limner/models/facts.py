@@ -138,6 +138,9 @@ class FamilyFacts:
     """What diffusers calls the denoiser: "transformer", "unet"."""
     parts: Mapping[str, str]
     """Model name -> 'library:Class'. The folder of a part bears its name."""
+    processors: Mapping[str, str] = field(default_factory=dict)
+    """Part -> the class that ``model_index.json`` names there, of a processor of text and images of which the
+    tokenizer alone is read."""
     samplers: tuple[str, ...]
     """Classes of diffusers that a base may name as its sampler: no other class is ever loaded by a name."""
     bases: tuple[RegisteredBase, ...]

@@ -133,7 +133,11 @@ def _images(  # noqa: PLR0913  as above
     for start in range(0, len(prompts), count):
         texts = prompts[start : start + count]
         positives, negatives = _embeds(family, texts, [empty_prompt] * len(texts))
-        negatives = {f"negative_{name}": value for name, value in negatives.items()}
+        negatives = {  # a pipeline of bases with guidance in their weights reads none
+            f"negative_{name}": value
+            for name, value in negatives.items()
+            if f"negative_{name}" in inspect.signature(pipe.__call__).parameters
+        }
         seeds = range(params.seed + start, params.seed + start + len(texts))
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         yield from pipe(**positives, **negatives, **options, generator=generators).images

@@ -12,10 +12,12 @@ def padded(tokenizer: Any, caption: Sequence[str], length: int) -> Tensor:
     return padded_and_mask(tokenizer, caption, length)[0]
 
 
-def padded_and_mask(tokenizer: Any, caption: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
+def padded_and_mask(
+    tokenizer: Any, caption: Sequence[str], length: int, **options: bool
+) -> tuple[Tensor, Tensor]:
     """B captions -> (B, length) token ids, and 1 for those that are no padding."""
     full = {"padding": "max_length", "max_length": length, "truncation": True}
-    out = tokenizer(list(caption), **full, return_tensors="pt")
+    out = tokenizer(list(caption), **full, **options, return_tensors="pt")
     return out.input_ids, out.attention_mask
 
 

@@ -1,0 +1,1 @@
+"""The family FLUX.2 dev."""
