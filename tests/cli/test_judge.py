@@ -76,8 +76,10 @@ def test_judge_hands_its_options_on(limner, asked):
 
 def test_choose_makes_a_step_the_lora(limner, asked):
     assert limner("judge", "r", "--choose", "20", "--strength", "0.8").out == "r/lora.safetensors\n"
+    answer = limner("judge", "r", "--choose", "20", "--json").out
+    assert json.loads(answer) == {"loras": ["r/lora.safetensors"]}  # on stdout, where programs read it
     limner("judge", "r", "--choose", "recommended")
-    assert asked == [(Path("r"), 20, 0.8), (Path("r"), "recommended", None)]
+    assert asked == [(Path("r"), 20, 0.8), (Path("r"), 20, None), (Path("r"), "recommended", None)]
 
 
 @pytest.mark.parametrize(

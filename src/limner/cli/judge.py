@@ -101,10 +101,11 @@ def judge(
         if step is not None:
             number = BY_JUDGE if step == BY_JUDGE else steps_from(step)[0]
             paths = choose(target, number, strength, reporter)
-            result({"loras": paths}, [str(path) for path in paths], as_json=as_json or events)
-            return
-        report = run(target, JudgeOptions(**_values(values)), reporter)
-    result(report, lines(report), as_json=as_json or events)
+            value, text = {"loras": paths}, [str(path) for path in paths]
+        else:
+            report = run(target, JudgeOptions(**_values(values)), reporter)
+            value, text = report, lines(report)
+    result(value, text, as_json=as_json or events)  # out here: within the session stdout is not the result's
 
 
 def _values(values: dict[str, Any]) -> dict[str, Any]:

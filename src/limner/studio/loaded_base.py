@@ -24,6 +24,14 @@ def is_loaded() -> bool:
     return _painter().pid is not None
 
 
+def ask_before_start() -> str:
+    """Ask for the memory before a training: what its button says in front; empty where none is held."""
+    if not is_loaded():
+        return ""
+    st.info("The page Generate keeps a base loaded, which holds memory that a training needs.")
+    return "Give it back: "
+
+
 def release() -> None:
     """End the worker, which gives all of its memory back."""
     _painter().close()

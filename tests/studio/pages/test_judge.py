@@ -76,12 +76,15 @@ def test_a_choice_is_made_by_the_verb(draw: Draw, judged: RunDir, monkeypatch: p
 
     def answer(arguments: list[Any], **_: object) -> dict[str, Any]:
         calls.append([str(word) for word in arguments])
+        chosen = {"step": 100, "strength": 0.8}
+        judged.judge_path.write_text(json.dumps({**RECORD, "chosen": chosen}))
         return {"loras": [str(judged.lora_path)]}
 
     monkeypatch.setattr("limner.studio.pages.judge.ask", answer)
     app = draw("judge", run="cat")
     press(app, "Choose")
     assert calls == [["judge", str(judged.path), "--choose=100", "--strength=0.8"]]
+    assert "Chosen: step 100, strength 0.8" in [caption.value for caption in app.caption]
 
 
 def test_a_vote_is_kept_for_the_cell_that_the_image_was_of(draw: Draw, judged: RunDir) -> None:

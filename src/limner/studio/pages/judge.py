@@ -119,6 +119,7 @@ def _choice(workspace: Workspace, run: RunDir, record: Mapping[str, Any]) -> Non
         step, strength = labels[label]
         arguments = ["judge", run.path, f"--choose={step}", f"--strength={strength:g}"]
         paths = ask(arguments, folder=workspace.root)["loras"]
+        record = _record(run)  # which has the choice now
         st.toast(plain(f"Written: {', '.join(workspace.named(run.path / path) for path in paths)}"))
     if current_cell := record.get("chosen"):
         st.caption(f"Chosen: {_label((current_cell['step'], current_cell['strength']))}")

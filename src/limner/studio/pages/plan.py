@@ -16,6 +16,7 @@ from limner.planning.cards import PRICES
 from limner.recipe import Recipe, aliases, toml
 from limner.recipe.fields import ConceptType
 from limner.reporter import duration, printable
+from limner.studio import loaded_base
 from limner.studio.alternatives import THIS_MACHINE, card_names, card_options, changes_of
 from limner.studio.form import Form
 from limner.studio.images.image_set import ImageSet
@@ -53,7 +54,8 @@ def page() -> None:
         _settings(recipe_file, recipe)
     with right:
         _plan(recipe_file)
-        if st.button("Train", icon=":material/play_arrow:", type="primary", width="stretch"):
+        words = f"{loaded_base.ask_before_start()}Train"
+        if st.button(words, icon=":material/play_arrow:", type="primary", width="stretch"):
             start(workspace, recipe_file.name)
             open_page("run", run=recipe_file.name)
 

@@ -99,9 +99,8 @@ def _buttons(workspace: Workspace, name: str, status: RunStatus | None, active: 
         label = _start_label(workspace, name, status)
         if not label:
             st.caption("It is complete. For more steps, raise Steps on the page Plan, and come back.")
-        elif loaded_base.is_loaded() and label:
-            st.caption("The page Generate keeps a base loaded; its memory is given back when this starts.")
-        if label and cells[0].button(label, icon=":material/play_arrow:", type="primary", width="stretch"):
+        words = loaded_base.ask_before_start() + label if label else ""
+        if label and cells[0].button(words, icon=":material/play_arrow:", type="primary", width="stretch"):
             start(workspace, name)
             st.rerun()
     if is_running:
