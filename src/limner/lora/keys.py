@@ -244,13 +244,23 @@ def _weight_decomposed(factors: Factors, scale: Tensor) -> Dora:
 
 def _loha(tensors: dict[str, Tensor], alpha: float | None, scale: float | None) -> Loha:
     names = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+    _without_norms(tensors, "LoHa")
     _only(tensors, *names)
     w1_a, w1_b, w2_a, w2_b = (tensors[name] for name in names)
     scale = _ratio(alpha, w1_b.shape[0]) if scale is None else scale
     return Loha(w1_a * scale, w1_b, w2_a, w2_b)
 
 
+def _without_norms(tensors: dict[str, Tensor], name: str) -> None:
+    """Refuse a weight-decomposed LoHa or LoKr: without its norms it would be of another strength."""
+    if "dora_scale" in tensors or "magnitude" in tensors:
+        raise BadLora(
+            f"it is a DoRA of a {name}, which is not read. Merge it into its base where it was made."
+        )
+
+
 def _lokr(tensors: dict[str, Tensor], alpha: float | None, scale: float | None) -> Lokr:
+    _without_norms(tensors, "LoKr")
     _only(tensors, *(f"lokr_w{n}{side}" for n in (1, 2) for side in ("", "_a", "_b")))
     sides = [_side(tensors, name) for name in ("lokr_w1", "lokr_w2")]
     lokr = Lokr(sides[0], sides[1])
