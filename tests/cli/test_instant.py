@@ -52,3 +52,56 @@ def test_json_is_the_report(calls, capsys):
     assert _status(["instant", "a.png", "--rank", "0", "--json"]) != 0
     assert json.loads(capsys.readouterr().out)["error"]["kind"] == "BadUsage"
     assert _status(["instant"]) == 2
+
+
+def test_verbs_on_predictors_ask_their_rooms(monkeypatch, tmp_path, capsys):
+    from limner.training import bias, predictor_eval
+
+    report = predictor_eval.EvalReport(
+        styles=2,
+        images=8,
+        base_loss=1.0,
+        loss=0.6,
+        gain=0.4,
+        gain_interval=(0.3, 0.5),
+        shuffle_gap=0.5,
+        best_of_own="2 of 2",
+        variance_ratio=0.2,
+        by_style={"a": (1.0, 0.6)},
+    )
+    calls: list = []
+
+    def evaluate(*arguments):
+        calls.append(arguments[:-1])
+        return report
+
+    def train_bias(*arguments):
+        calls.append(arguments[:-1])
+        return tmp_path / "bias.safetensors"
+
+    monkeypatch.setattr(predictor_eval, "evaluate_predictor", evaluate)
+    monkeypatch.setattr(bias, "train_bias", train_bias)
+    assert (
+        _status(
+            ["instant", "eval", "p", "styles", "--expert", "fine", "--expert", "bias", "--references", "2"]
+        )
+        == 0
+    )
+    assert "gain 0.4000 (0.3000 to 0.5000)" in capsys.readouterr().out
+    options = predictor_eval.EvalOptions(
+        base="glyph", styles=Path("styles"), experts=(Path("fine"), Path("bias")), references=2
+    )
+    assert calls.pop() == (Path("p"), options)
+    (tmp_path / "prompts.txt").write_text("a cat\n\na dog\n")
+    prompts = str(tmp_path / "prompts.txt")
+    assert _status(["instant", "bias", "coarse.safetensors", "--prompts", prompts, "--images", "6"]) == 0
+    assert "--experts coarse,bias" in capsys.readouterr().out
+    wanted = bias.BiasOptions(base="glyph", prompts=("a cat", "a dog"), images=6)
+    assert calls.pop() == ([Path("coarse.safetensors")], Path("experts"), wanted)
+    assert _status(["instant", "bias", "a.safetensors", "--prompts", str(tmp_path / "none.txt")]) != 0
+    assert "there is no such file" in capsys.readouterr().err
+
+
+def test_a_picture_called_as_a_verb_is_named_with_its_folder(calls):
+    assert _status(["instant", "./train", "--base", "glyph"]) == 0
+    assert calls[0][0] == [Path("train")]

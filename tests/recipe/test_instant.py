@@ -24,6 +24,7 @@ PREDICTOR = {"train": {"method": "instant", "steps": 100, "batch": 4}}
         {**PREDICTOR, "instant": {"encoders": [], "static_steps": 3}},
         {**PREDICTOR, "instant": {"references": []}},
         {**PREDICTOR, "instant": {"group": 3}},
+        {**PREDICTOR, "prior": {"prompts": ["a cat"]}},
     ],
     ids=str,
 )

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from limner.assembly.resolve import resolve
-from limner.errors import BadCheckpoint, BadData, BadRecipe
+from limner.errors import BadCheckpoint, BadData, BadRecipe, BadUsage
 from limner.hyper.predictor import FILE, Predictor
 from limner.lora import file
 from limner.prediction import InstantOptions, instant
@@ -11,7 +11,7 @@ from limner.reporter import Reporter
 from limner.run_folder import RunDir
 from limner.runs import train
 from messages import raises
-from small import Told, equal, losses, weights
+from small import Told, equal, generated, losses, weights
 from style_folders import predictor_recipe, style_folders
 
 
@@ -78,6 +78,8 @@ def test_the_folder_makes_loras(tiny_base, styles, tmp_path):
     )
     assert report.images == 5 and report.rank == 2
     assert set(file.read(report.lora).components) == {"transformer"}
+    with raises(BadUsage):
+        generated(tmp_path / "run", tmp_path / "images", "a cat")
 
 
 def test_sizes_do_not_change_within_a_run(tiny_base, styles, tmp_path):

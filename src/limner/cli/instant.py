@@ -71,6 +71,10 @@ def register(app: typer.Typer) -> None:
     command = "limner instant photos/ --base glyph --out style.safetensors"
     verbs.command(MAKE, epilog=example(command))(instant)
     verbs.command("train", epilog=example("limner instant train recipe.toml"))(train)
+    command = "limner instant eval runs/lora/predictor styles/ --base glyph"
+    verbs.command("eval", epilog=example(command))(evaluate)
+    command = "limner instant bias runs/lora/predictor --base glyph --prompts prompts.txt --out experts"
+    verbs.command("bias", epilog=example(command))(bias)
     app.add_typer(verbs)
 
 
@@ -120,7 +124,7 @@ def instant(
     """Make a LoRA of pictures in one pass, without training.
 
     A predictor reads the pictures and writes the LoRA. More than 8 are read in groups. On predictors:
-    `limner instant train` trains one.
+    `limner instant train`, `eval` and `bias`, each with --help.
     """
     from limner.cli.show import result
 
@@ -137,3 +141,102 @@ def instant(
         f'Next: limner generate {report.lora} --prompt ".."',
     ]
     result(report, lines, as_json=as_json)
+
+
+def _named(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were named, and the base that is trained where none is."""
+    from limner.recipe.schema import Recipe
+
+    return {"base": Recipe().base, **{key: value for key, value in options.items() if value is not None}}
+
+
+ENCODERS = Option(
+    "--encoders", "encoders", Path, "Folder of frozen encoders. Left out: the hub's cache.", metavar="FOLDER"
+)
+EVAL = (
+    BASE,
+    ENCODERS,
+    Option("--references", "references", int, "Images of each style that it looks at.", 4),
+)
+
+
+@taking(EVAL)
+def evaluate(
+    *,
+    predictor: Annotated[Path, typer.Argument(metavar="PREDICTOR", help="A predictor: its file or folder.")],
+    styles: Annotated[Path, typer.Argument(metavar="STYLES", help="A folder of style folders.")],
+    experts: Annotated[
+        list[Path] | None,
+        typer.Option("--expert", help="A further predictor or bias; may be repeated.", show_default=False),
+    ] = None,
+    options: dict[str, Any],
+    as_json: Json = False,
+) -> None:
+    """Measure a predictor on styles that it has not seen.
+
+    The loss with each style's own LoRA, without one, and with another style's; how much the LoRAs differ. A
+    gain below 0 on images that the base generated is its drift.
+    """
+    from limner.cli.show import result
+
+    with session(as_json=as_json) as reporter:
+        with swiftly():
+            from limner.training.predictor_eval import EvalOptions, evaluate_predictor
+
+        values = _named(options)
+        request = EvalOptions(styles=styles, experts=tuple(experts or ()), **values)
+        report = evaluate_predictor(predictor, request, reporter)
+    result(report, report.lines(), as_json=as_json)
+
+
+BIAS = (
+    BASE,
+    ENCODERS,
+    Option("--images", "images", int, "Images that the base generates, in all.", 100),
+    Option("--rank", "rank", int, "Rank of the bias.", 4),
+    Option("--steps", "steps", int, "Optimizer steps.", 200),
+    Option("--lr", "learning_rate", float, "Learning rate.", 1e-3),
+    Option("--seed", "seed", int, "Random seed.", 0),
+)
+
+
+@taking(BIAS)
+def bias(
+    *,
+    predictors: Annotated[
+        list[Path], typer.Argument(metavar="PREDICTORS..", help="Predictors whose LoRAs are added up.")
+    ],
+    prompts: Annotated[Path, typer.Option("--prompts", help="A text file with a prompt in each line.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder to write, for --experts.")] = Path("experts"),
+    options: dict[str, Any],
+    as_json: Json = False,
+) -> None:
+    """Train a bias: one LoRA that leads a predictor's back to what the base itself generates.
+
+    The base generates images; a LoRA learns them while the predictor's are in the base. OUT then holds the
+    predictors and bias.safetensors: limner instant PHOTOS --predictor OUT --experts ..,bias
+    """
+    from limner import api
+    from limner.cli.show import result
+    from limner.recipe.prompt_file import prompt_lines
+
+    with session(as_json=as_json) as reporter:
+        with swiftly():
+            from limner.training.bias import BiasOptions, expert_names, train_bias
+
+        values = _named(options)
+        lines = prompt_lines(prompts, "--prompts", "another file")
+        request = BiasOptions(prompts=tuple(line.prompt for line in lines), **values)
+        names = expert_names(predictors)
+        lora = train_bias(
+            predictors,
+            out,
+            request,
+            lambda recipe, run: api.train(recipe, out=run, on_event=reporter.on_event).lora,
+        )
+    experts = ",".join([*names, "bias"])
+    text = [
+        f"Bias: {lora}",
+        f"Next: limner instant PHOTOS --base {request.base} --predictor {out} --experts {experts}",
+    ]
+    result({"bias": lora, "experts": experts}, text, as_json=as_json)

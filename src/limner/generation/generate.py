@@ -338,6 +338,11 @@ def _lora_of(target: Path) -> Path:
             raise BadUsage(
                 f"{target} trained a whole base and holds no LoRA. Name a run or a file of a LoRA."
             )
+        if run.predictor_path.exists() and not run.lora_path.exists():
+            raise BadUsage(
+                f"{target} trained a predictor, which makes a LoRA of images: limner instant IMAGES "
+                f"--predictor {run.predictor_path}"
+            )
         _require_finished(run, run.lora_path)
         return run.lora_path
     if not target.exists():

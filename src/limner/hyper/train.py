@@ -20,7 +20,7 @@ from limner.errors import BadRecipe
 from limner.files import sha256_file
 from limner.graph.unit import Unit
 from limner.hyper.predictor import FILE, PIXELS, Look, Predictor, PredictorConfig, pixels_of
-from limner.hyper.targets import targets_of
+from limner.hyper.targets import linear_layers, targets_of
 from limner.hyper.vision import embed, fingerprint, load_encoder, skeleton
 from limner.models import loading
 from limner.models.family import Family, OwnPart
@@ -226,7 +226,7 @@ def config_of(family: Family, source: Source, learning: Learning) -> PredictorCo
     """The sizes of a predictor for a base.
 
     Raises:
-        BadRecipe: A target matches nothing, or a convolution.
+        BadRecipe: A target matches nothing, or a convolution; or an expert is for another base.
         BadBase: An encoder cannot be had.
     """
     denoiser = loading.skeleton(family, source, family.denoiser, dtype=torch.float32)
@@ -247,25 +247,27 @@ def config_of(family: Family, source: Source, learning: Learning) -> PredictorCo
 
 
 def experts(family: Family, source: Source, learning: Learning, frozen: Sequence[Predictor]) -> Experts:
-    """What is trained at its first values, which a seed decides, and what stands beside it.
-
-    Raises:
-        BadRecipe: One beside it is for another base.
-    """
+    """What is trained at its first values, which a seed decides, and what stands beside it."""
+    _require_layers(source, family, learning, frozen)
     config = config_of(family, source, learning)
-    layers = {target.name: target for target in config.targets}
-    for path, expert in zip(learning.experts, frozen, strict=True):
-        if any(layers.get(target.name, target) != target for target in expert.config.targets):
-            raise BadRecipe(
-                f"instant.experts: {path.name} writes LoRAs for {expert.base.name}, and {source.name} has "
-                f"other layers. Name a predictor for {source.name}."
-            )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(learning.seed)
         return Experts(Predictor(config), frozen)
 
 
+def _require_layers(source: Source, family: Family, learning: Learning, frozen: Sequence[Predictor]) -> None:
+    """Raise ``BadRecipe`` unless the base has the layers that the experts write LoRAs for."""
+    layers = linear_layers(source, family) if frozen else {}
+    for path, expert in zip(learning.experts, frozen, strict=True):
+        if any(layers.get(target.name) != target for target in expert.config.targets):
+            raise BadRecipe(
+                f"instant.experts: {path.name} writes LoRAs for {expert.base.name}, and {source.name} has "
+                f"other layers. Name a predictor for {source.name}."
+            )
+
+
 def _on_meta(family: Family, source: Source, learning: Learning, frozen: Sequence[Predictor]) -> nn.Module:
+    _require_layers(source, family, learning, frozen)
     config = config_of(family, source, learning)
     with torch.device("meta"):
         return Experts(Predictor(config), [Predictor(expert.config) for expert in frozen])

@@ -96,7 +96,12 @@ class PlanResult:
 
     @property
     def _lora_bytes(self) -> int:
-        """Of the LoRA of each checkpoint, which all stay, and of the newest one once more."""
+        """Of the LoRA of each checkpoint, which all stay, and of the newest one once more.
+
+        Of a predictor the newest in 16 bits, and a draft beside it.
+        """
+        if self.recipe.train.method == "instant":
+            return 2 * (MASTER // 2) * self.profile.trained
         files = 0 if self.request.full else self.recipe.train.checkpoints_written + 1
         return files * MASTER * self.profile.trained
 

@@ -206,7 +206,7 @@ def refuse_method(recipe: "Recipe") -> None:
 PREDICTOR_HAS_NO = (
     *("lora.kind", "lora.alpha", "lora.ranks", "lora.rates", "lora.conv_rank", "lora.dropout"),
     *("lora.text_encoders", "train.init", "train.adapter", "data.masks", "data.control", "data.flip"),
-    *("sample.base", "export.for_", "prior.kind", "prior.images", "prior.prompts"),
+    *("sample.base", "export.for_", "prior.kind", "prior.images"),
 )
 """Keys that mean nothing where a predictor is trained."""
 
@@ -234,6 +234,11 @@ def refuse_instant(recipe: "Recipe") -> None:
     if train.objective == "distill":
         raise BadRecipe(
             'train.objective is "distill", and train.method "instant" trains a predictor. Remove one.'
+        )
+    if recipe.prior.prompts and recipe.instant.encoders:
+        raise BadRecipe(
+            "prior.prompts are set, from which the base generates what a static LoRA learns, and "
+            "instant.encoders is not empty. Remove one of the two."
         )
     group = recipe.instant.group
     if train.batch % group:

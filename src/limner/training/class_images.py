@@ -86,11 +86,15 @@ def taught(recipe: Recipe, run: RunDir, reporter: Reporter) -> Recipe:
     """The recipe with pictures of the base as its images, generated unless they are there.
 
     Those of a teacher, or of a slider's neutral prompts. ``metadata.jsonl`` holds the caption of each and the
-    seed of its start noise.
+    seed of its start noise. A static LoRA beside a predictor learns from what the base itself generates, from
+    ``prior.prompts``.
 
     Raises:
         BadRecipe: There are images besides.
     """
+    if recipe.train.method == "instant" and recipe.prior.prompts:
+        folder = prior(resolve_base(recipe, reporter.line), run, reporter)
+        return change(recipe, {"data.images": str(folder), "prior.prompts": []})
     slider, distill, objective = recipe.slider, recipe.distill, recipe.train.objective
     if objective == "slider":  # no image is learned, so none is to be held out
         recipe = change(recipe, {"data.validation_count": 0})
