@@ -10,7 +10,6 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import DINOv3ViTConfig, DINOv3ViTModel, SiglipVisionConfig, SiglipVisionModel
 
-from limner import bases
 from limner.assembly.base import family_at, locate_base
 from limner.data.images import read_image
 from limner.errors import BadBase, BadData, BadLora, BadUsage
@@ -169,7 +168,7 @@ def test_a_predictor_for_another_base_or_a_damaged_one_is_told(predictor, pictur
 
 def test_a_training_starts_from_the_prediction(predictor, photos, tiny_base, tmp_path, monkeypatch):
     """Of the layers that the recipe trains; the rest is said."""
-    monkeypatch.setattr(bases, "predictors", lambda: {"tiny-flux": predictor})
+    monkeypatch.setattr("limner.prediction.embedded_predictors", lambda: {"tiny-flux": predictor})
     told = Told()
     recipe = wish(tiny_base, photos, train={"init": "instant", "steps": 0}, lora={"rank": 2})
     train(recipe, tmp_path / "run", told)

@@ -24,7 +24,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from limner import bases
 from limner.bases.art import read_art
 from limner.bases.demo_sets import TEST_NOUNS
 from limner.bases.instant_exam import DEMO_STYLES, Sampling, StyleSet, exam, generate, loss
@@ -34,6 +33,7 @@ from limner.bases.style_sets import Drawings
 from limner.hyper.predictor import Predictor
 from limner.lora.factors import Factors
 from limner.lora.svd import spectrum
+from limner.models.registry import embedded_bases
 from limner.nn.layers.per_sample import Pairs
 
 RATES = (1e-3, 3e-4)
@@ -335,8 +335,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the embedded predictor.")
     parser.add_argument("--art", type=Path, required=True, help="made by limner.bases.art")
     parser.add_argument("--stage", choices=("loras", "predictor"), required=True)
-    parser.add_argument("--base", type=Path, default=bases.folders()["glyph"])
-    parser.add_argument("--predictor", type=Path, default=bases.folders()["glyph"].parent / "glyph_instant")
+    parser.add_argument("--base", type=Path, default=embedded_bases()["glyph"])
+    parser.add_argument("--predictor", type=Path, default=embedded_bases()["glyph"].parent / "glyph_instant")
     parser.add_argument("--new", type=int, default=8, help="styles of kinds that training has")
     parser.add_argument("--kinds", type=int, default=2, help="styles of each kind that it has not")
     parser.add_argument("--steps", type=int, default=300)

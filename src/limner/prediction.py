@@ -9,7 +9,6 @@ from typing import TypeVar
 
 import torch
 
-from limner import bases
 from limner.assembly.base import family_at, shape_at
 from limner.data.formats import SUFFIXES
 from limner.data.images import read_image
@@ -29,6 +28,7 @@ from limner.lora.saving import save
 from limner.lora.tools import tool_named
 from limner.models.bundled import described
 from limner.models.family import Family
+from limner.models.registry import embedded_bases, embedded_predictors
 from limner.models.source import Source, content
 from limner.reporter import Reporter, counted
 
@@ -119,7 +119,7 @@ def instant(
     tool = tool_named(options.tool)
     paths = image_paths(photos)
     start = time.monotonic()
-    source = described(base, folders=bases.folders(), tell=reporter.line)  # its weights are not needed
+    source = described(base, folders=embedded_bases(), tell=reporter.line)  # its weights are not needed
     family = family_at(source)
     prediction = predict_experts(paths, source, family, options, reporter)
     adapter, energy = dict(prediction.adapter), 1.0
@@ -367,7 +367,7 @@ def predictor_path(name: str, base: str) -> Path:
     """
     if name:
         return file.find(name, "predictor", FILE)
-    folders = bases.predictors()
+    folders = embedded_predictors()
     if base not in folders:
         hint = f" (one does with {', '.join(folders)})" if folders else ""
         raise BadUsage(

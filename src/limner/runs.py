@@ -1,10 +1,13 @@
 """The verbs ``train`` and ``cache``: the planner, the predictor, the trainer and its pages, put together."""
 
 from collections.abc import Generator, Sequence
+from contextlib import ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
 
 from limner.errors import LimnerError, first_line
 from limner.events import CacheFilled, Done, Event, Sampled, Saved
+from limner.generation import class_images
 from limner.models.family import Family
 from limner.models.source import Source
 from limner.nn import distributed
@@ -14,10 +17,12 @@ from limner.report.report import write_report
 from limner.report.sheet import write_sheet
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
+from limner.status import Requests, StatusFile, TrainLog
 from limner.training import cache as training_cache
 from limner.training import train as trainer
-from limner.training.initial import PredictedLora
+from limner.training.initial import PredictedLora, initial_lora
 from limner.training.interrupt import Interrupt
+from limner.training.monitor import held_on
 
 
 def train(recipe: Recipe, out: Path, reporter: Reporter) -> Done:
@@ -39,11 +44,13 @@ def train(recipe: Recipe, out: Path, reporter: Reporter) -> Done:
 def running(recipe: Recipe, out: Path, reporter: Reporter, stop: Interrupt) -> Generator[None, None, Done]:
     """The same as a generator that yields after each step. See ``training.train.running``."""
     run = RunDir(out)
+    distributed.start()
+    is_first = distributed.rank() == 0
 
     def pages(event: Event) -> None:
         if isinstance(event, Sampled):
             write_sheet(run, run.prompts())
-        if distributed.rank() != 0:
+        if not is_first:
             return
         if isinstance(event, Done):
             write_report(run)
@@ -53,7 +60,18 @@ def running(recipe: Recipe, out: Path, reporter: Reporter, stop: Interrupt) -> G
             except (LimnerError, OSError) as error:
                 reporter.line(f"No report at step {event.step} ({first_line(error)}); training goes on.")
 
-    return trainer.running(recipe, run, reporter.also(pages), stop, plan_run, _predict)
+    with run.lock() if is_first else nullcontext(), ExitStack() as stack:
+        events = reporter.also(pages)
+        if is_first:
+            stop.listen(stack.enter_context(Requests(run)))
+            memory = partial(held_on, recipe.limits.device)
+            for listener in (TrainLog(run), StatusFile(run, memory=memory)):
+                events = events.also(stack.enter_context(listener).hear)
+        return (
+            yield from trainer.running(
+                recipe, run, events, stop, plan_run, class_images, partial(initial_lora, predictor=_predict)
+            )
+        )
 
 
 def _predict(
@@ -69,4 +87,4 @@ def cache(recipe: Recipe, out: Path, reporter: Reporter) -> CacheFilled:
 
     Safe to run alone, again, in several processes that a launcher started, and to kill at any moment.
     """
-    return training_cache.cache(recipe, RunDir(out), reporter, plan_run)
+    return training_cache.cache(recipe, RunDir(out), reporter, plan_run, class_images)

@@ -12,6 +12,7 @@ from limner.assembly.resolve import resolve
 from limner.checking.check import base_of
 from limner.data.views import View
 from limner.errors import BadBase, BadData
+from limner.generation.class_images import with_prior
 from limner.models.family import Objective
 from limner.recipe.schema import Data, DataSet, Recipe
 from limner.recipe.toml import change
@@ -21,9 +22,8 @@ from limner.run_folder import RunDir
 from limner.runs import cache, train
 from limner.training import checkpoint
 from limner.training.cache import fill_cache
-from limner.training.class_images import with_prior
 from limner.training.model import TrainableModel
-from limner.training.sample_prompts import prompts_of
+from limner.training.samples import prompts_of
 from messages import raises
 from small import Told, wish
 from tiny import save_flux, save_qwen_image, save_sd3, save_sdxl, save_z_image

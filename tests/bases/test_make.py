@@ -2,7 +2,6 @@ from pathlib import Path
 
 import pytest
 
-from limner import bases
 from limner.bases import make
 
 
@@ -13,7 +12,7 @@ def test_installing_replaces_the_models_and_keeps_the_demo(
     for name in ("demo/mascot.png", "transformer/old.safetensors", "judge/old.json"):
         (place / name).parent.mkdir(parents=True)
         (place / name).write_text("old")
-    monkeypatch.setattr(bases, "folders", lambda: {"glyph": place})
+    monkeypatch.setattr(make, "embedded_bases", lambda: {"glyph": place})
     made, judge = tmp_path / "made", tmp_path / "judge"
     (made / "transformer").mkdir(parents=True)
     (made / "transformer" / "new.safetensors").write_text("new")

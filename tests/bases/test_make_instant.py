@@ -10,6 +10,8 @@ from limner.bases.make_instant import ENDINGS, InstantConfig, Training, frozen_p
 from limner.bases.style_sets import Batches, Drawings, encode_captions, encode_images
 from limner.hyper.predictor import FILE, Predictor, PredictorConfig, pixels_of
 from limner.hyper.targets import fingerprint, targets_of
+from limner.models import registry
+from limner.models.registry import embedded_bases, embedded_predictors
 from limner.nn.layers import per_sample
 
 CONFIG = InstantConfig(minutes=1, static_minutes=0.2, styles=2, targets=2)
@@ -100,7 +102,7 @@ def test_a_batch_serves_two_steps_with_other_noise(parts, batches, tmp_path, loo
 
 
 def test_the_embedded_base_takes_the_predicted_layers():
-    models, targets = frozen_parts(make_instant.bases.folders()["glyph"], ENDINGS)
+    models, targets = frozen_parts(embedded_bases()["glyph"], ENDINGS)
     assert len(targets) == 55 and len(per_sample.attached(models["transformer"])) == 55
     assert sum(target.inputs + target.outputs for target in targets) == 48_640
     assert not any(weight.requires_grad for weight in models["transformer"].parameters())
@@ -116,21 +118,21 @@ def test_what_is_written_says_how_it_was_made(parts, tmp_path):
 
 
 def test_it_is_installed_where_the_package_looks(parts, tmp_path, monkeypatch):
-    monkeypatch.setattr(make_instant.bases, "folders", lambda: {"glyph": tmp_path / "bases" / "glyph"})
+    monkeypatch.setattr(registry, "EMBEDDED", tmp_path / "bases")
     (tmp_path / "bases" / "glyph").mkdir(parents=True)
     make_instant._write(training(parts, tmp_path / "out"))
     place = make_instant.install(tmp_path / "out")
-    assert make_instant.bases.predictors() == {"glyph": place}
+    assert embedded_predictors() == {"glyph": place}
     assert {path.name for path in place.iterdir()} == {FILE, "training.json"}
 
 
 @pytest.fixture(scope="module")
 def shipped() -> Predictor:
-    return Predictor.load(make_instant.bases.predictors()["glyph"])
+    return Predictor.load(embedded_predictors()["glyph"])
 
 
 def test_the_shipped_predictor_is_for_the_embedded_base_and_small(shipped):
-    folders = make_instant.bases.folders()["glyph"], make_instant.bases.predictors()["glyph"]
+    folders = embedded_bases()["glyph"], embedded_predictors()["glyph"]
     models, targets = frozen_parts(folders[0], ENDINGS)
     assert shipped.base.name == "glyph" and shipped.base.targets == fingerprint(targets)
     assert (folders[1] / FILE).stat().st_size <= 10e6
@@ -141,7 +143,7 @@ def test_the_shipped_predictor_is_for_the_embedded_base_and_small(shipped):
 def test_a_pass_of_the_shipped_predictor_lowers_the_loss_of_other_nouns(shipped, name, most):
     """Four pictures of a style that nobody trained on; the loss is that of the other six."""
     images = pixels_of([Image.open(path) for path in sorted(folder(name).glob("*.png"))], 64)
-    models, _ = frozen_parts(make_instant.bases.folders()["glyph"], ENDINGS)
+    models, _ = frozen_parts(embedded_bases()["glyph"], ENDINGS)
     text = encode_captions(models, list(NOUNS[4:]))
     latents = encode_images(models["vae"], images[4:].float() / 255)
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))

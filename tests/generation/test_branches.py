@@ -9,12 +9,12 @@ import torch
 from diffusers import FluxPipeline
 from PIL import Image
 
-from limner.bases import folders
 from limner.errors import BadLora, BadRecipe
 from limner.generation.settings import Settings
 from limner.lora import file
 from limner.lora.factors import Factors, rename_for_model
 from limner.lora.metadata import SamplingHints
+from limner.models.registry import embedded_bases
 from messages import raises
 from small import Told, generated
 from tiny import save_flux
@@ -115,7 +115,7 @@ def test_the_lora_on_the_positive_branch_is_two_hand_made_passes(loras, tiny_bas
 
 
 def test_the_embedded_base_with_a_lora_on_the_positive_branch(tmp_path):
-    folder = folders()["glyph"]
+    folder = embedded_bases()["glyph"]
     pipe = FluxPipeline.from_pretrained(folder)
     draw = torch.Generator().manual_seed(0)
     adapter = {

@@ -12,6 +12,7 @@ from cases import CASES
 from limner.assembly.resolve import cache_root, resolve
 from limner.data.folder import read_folder
 from limner.data.images import header
+from limner.generation.class_images import with_prior
 from limner.graph.cache import Cache
 from limner.nn.layers import lora
 from limner.nn.loop import Fit, fit
@@ -22,7 +23,6 @@ from limner.reporter import Reporter
 from limner.run_folder import RunDir
 from limner.runs import train
 from limner.training.cache import all_rows, fill_cache
-from limner.training.class_images import with_prior
 from limner.training.encode import survey, uncached
 from limner.training.model import TrainableModel
 from small import equal, losses, weights, wish

@@ -32,7 +32,7 @@ from limner.runs import train
 from limner.training.cache import all_rows
 from limner.training.encode import uncached
 from limner.training.model import TrainableModel
-from limner.training.sample_prompts import sample_prompts, shown_images
+from limner.training.samples import sample_prompts, shown_images
 from loras import warned
 from small import Told, equal, generated, losses, weights, wish
 from tinybase import CAPTIONS, FRAME, IMAGE, PLACES, Base

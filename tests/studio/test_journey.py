@@ -231,9 +231,9 @@ def test_from_pictures_to_a_lora_through_a_stop_and_a_killed_server(
 def _loads_in_diffusers(file: Path) -> None:
     from diffusers import FluxPipeline
 
-    from limner.bases import folders
+    from limner.models.registry import embedded_bases
 
-    pipeline = FluxPipeline.from_pretrained(folders()["glyph"])
+    pipeline = FluxPipeline.from_pretrained(embedded_bases()["glyph"])
     pipeline.load_lora_weights(str(file))
     assert pipeline.get_active_adapters()
 

@@ -23,7 +23,7 @@ from limner.runs import cache, train
 from limner.training import cache as module
 from limner.training.cache import Store, all_rows, fill_cache
 from limner.training.encode import survey
-from limner.training.sample_prompts import prompts_of
+from limner.training.samples import prompts_of
 from messages import raises
 from small import Told, equal, wish
 

@@ -1,14 +1,19 @@
+from pathlib import Path
+
 import pytest
 from PIL import Image
 
 from limner.assembly.resolve import resolve
-from limner.errors import BadCache
+from limner.errors import BadCache, BadRecipe
 from limner.run_folder import RunDir
 from limner.training import samples as module
 from limner.training.cache import fill_cache
+from limner.training.encode import caption_row, rows_of, text_sees_controls, text_values
 from limner.training.model import TrainableModel
-from limner.training.samples import sample
+from limner.training.samples import control_inputs, prompts_of, sample, sample_prompts
+from messages import raises
 from small import Told, wish
+from tiny import save_flux_kontext
 
 
 @pytest.fixture
@@ -67,3 +72,62 @@ def test_only_the_first_process_paints(trainable_model, tmp_path, monkeypatch):
     monkeypatch.setattr(module.distributed, "rank", lambda: 1)
     sample(trainable_model, RunDir(tmp_path), 3, Told())
     assert RunDir(tmp_path).samples() == {}
+
+
+@pytest.fixture(scope="module")
+def kontext(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_flux_kontext(tmp_path_factory.mktemp("bases") / "kontext")
+
+
+@pytest.fixture
+def before(photos: Path) -> Path:
+    folder = photos.parent / "before"
+    folder.mkdir()
+    for path in photos.glob("*.png"):
+        with Image.open(path) as image:
+            image.rotate(180).save(folder / path.name)
+    return folder
+
+
+def resolved(base: Path, photos: Path, before: Path, **sample):
+    data = {"control": [str(before)], "flip": True}
+    return resolve(wish(base, photos, data=data, sample={"every": 0, **sample}))
+
+
+def test_without_prompts_pairs_of_the_folder_are_sampled(kontext, photos, before):
+    items = sample_prompts(resolved(kontext, photos, before))
+    assert len(items) == 4
+    for item in items:
+        assert item.target is not None and item.prompt == item.target.captions[0]
+        assert [control.path for control in item.controls] == [before / item.target.path.name]
+    assert sample_prompts(resolved(kontext, photos, before, every=-1)) == []
+
+
+def test_prompts_have_the_images_of_the_recipe_or_of_the_folder(kontext, photos, before):
+    files = [str(before / "4.png"), str(before / "0.png")]
+    named = resolved(kontext, photos, before, prompts=["one", "two"], control=files)
+    assert [(item.prompt, str(item.controls[0].path)) for item in sample_prompts(named)] == [
+        ("one", files[0]), ("two", files[1])
+    ]  # fmt: skip
+    plain = resolved(kontext, photos, before, prompts=["one"])
+    assert prompts_of(plain) == ["one"] and len(sample_prompts(plain)[0].controls) == 1
+    with raises(BadRecipe):
+        sample_prompts(resolved(kontext, photos, before, prompts=["one", "two"], control=files[:1]))
+
+
+def test_cache_keys_are_of_content_size_and_side(kontext, photos, before):
+    run = resolved(kontext, photos, before)
+    view = run.own[0]
+    (one,) = control_inputs(run, view.example.controls).values()
+    (copy,) = control_inputs(run, view.example.controls, flip=True).values()
+    assert one.cache_key != copy.cache_key and one.size == (32, 32) and one.tensor().shape == (1, 3, 32, 32)
+    row = rows_of(run, [view])[0]
+    assert row.inputs["control_1"] in (one.cache_key, copy.cache_key)
+    assert row.shape == (*view.size, 32, 32) and "control_latent_1" in row.outputs
+
+
+def test_text_that_sees_no_control_is_that_of_the_caption(kontext, photos, before):
+    run = resolved(kontext, photos, before)
+    assert not text_sees_controls(run)
+    row = caption_row(run, "a cat", run.own[0].example.controls)
+    assert row.outputs == {"pooled", "context"} <= text_values(run)

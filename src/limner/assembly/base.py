@@ -10,14 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limner import bases
 from limner.data.control import ControlFit, counted_controls
 from limner.data.order import whole_ratio
 from limner.data.views import Scale, buckets
 from limner.errors import BadBase, BadRecipe
 from limner.imports import swiftly
 from limner.models.facts import Objective
-from limner.models.registry import facts_of, named_base, twin_of
+from limner.models.registry import embedded_bases, facts_of, named_base, twin_of
 from limner.models.source import Source, locate
 from limner.nn.memory.plan import Compute, Kind
 from limner.recipe.schema import Data, Recipe
@@ -318,11 +317,11 @@ def locate_base(
         with swiftly():
             from limner.models import convert
 
-        return convert.opened(file, components_from, folders=bases.folders(), tell=tell)
+        return convert.opened(file, components_from, folders=embedded_bases(), tell=tell)
     if file.suffix in SINGLE_FILES:
         raise BadBase(f"There is no file {base}. Check the path, from the folder of the recipe or from here.")
     if components_from:
         raise BadRecipe(
             f"parts is {components_from!r}, which is for a base in one file, and base is {base!r}. Remove it."
         )
-    return locate(base, folders=bases.folders(), tell=tell)
+    return locate(base, folders=embedded_bases(), tell=tell)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from limner import bases
+from limner.models.registry import embedded_bases
 
 MINUTES = {"cpu": {"vae": 38, "denoiser": 72, "judge": 22}, "gpu": {"vae": 6, "denoiser": 9, "judge": 2}}
 """Of each step, by size: what the first part of the shipped base had, and what a large GPU needs."""
@@ -24,7 +24,7 @@ def step(module: str, *arguments: str) -> None:
 
 def install(pipeline: Path, judge: Path) -> Path:
     """Put a made pipeline and its judge where the package looks for them; the demo's pictures stay."""
-    folder = bases.folders()["glyph"]
+    folder = embedded_bases()["glyph"]
     for part in pipeline.iterdir():
         target = folder / part.name
         if target.is_dir():

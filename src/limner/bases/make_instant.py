@@ -25,7 +25,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from limner import bases
 from limner.bases import instant_exam, parts
 from limner.bases.art import read_art
 from limner.bases.clock import Clock
@@ -35,6 +34,7 @@ from limner.files import atomic_write, write_json
 from limner.hyper.predictor import FILE, Predictor, PredictorConfig
 from limner.hyper.targets import Target, targets_of
 from limner.models import rectified
+from limner.models.registry import embedded_bases
 from limner.nn.layers import per_sample
 from limner.nn.loop import Average, Fit, fit
 from limner.nn.serialize import pack, unpack
@@ -219,7 +219,7 @@ def main() -> None:
     """Read the command line, train, save the predictor."""
     parser = argparse.ArgumentParser(description="Train the embedded base's predictor of LoRAs.")
     parser.add_argument("--art", type=Path, required=True, help="made by limner.bases.art")
-    parser.add_argument("--base", type=Path, default=bases.folders()["glyph"])
+    parser.add_argument("--base", type=Path, default=embedded_bases()["glyph"])
     parser.add_argument("--out", type=Path, default=Path("build/instant"))
     parser.add_argument("--minutes", type=float, default=75.0)
     parser.add_argument("--static-minutes", type=float, default=2.0)
@@ -257,7 +257,7 @@ def main() -> None:
 
 def install(out: Path) -> Path:
     """Put a trained predictor and its record where the package looks for them; the model card stays."""
-    folder = bases.folders()["glyph"].with_name("glyph-instant")
+    folder = embedded_bases()["glyph"].with_name("glyph-instant")
     folder.mkdir(exist_ok=True)
     for name in (FILE, "training.json"):
         shutil.copy2(out / name, folder / name)

@@ -32,8 +32,8 @@ def fetch(
     from limner.cli.show import result
 
     with session(as_json=as_json) as reporter:
-        from limner.bases import folders
+        from limner.models.registry import embedded_bases
         from limner.models.source import locate
 
-        source = locate(base, folders=folders(), tell=reporter.line)
+        source = locate(base, folders=embedded_bases(), tell=reporter.line)
     result({"base": base, "folder": source.root}, [f"{base} is here: {source.root}"], as_json=as_json)

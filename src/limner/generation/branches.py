@@ -13,7 +13,7 @@ from limner.generation.settings import Settings
 from limner.lora import diffusers_loader, file
 from limner.lora.metadata import SamplingHints, sampling_hints
 from limner.models.family import Family
-from limner.models.guidance import Branch, by_branch
+from limner.models.sampling import Branch, by_branch
 from limner.models.source import Source
 from limner.reporter import Reporter
 

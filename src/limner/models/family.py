@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from limner.data.control import ControlFit
 from limner.errors import BadBase, BadRecipe, BrokenGraph
 from limner.graph.unit import Unit, check, unit
 from limner.models.facts import COMMON, Objective
-from limner.models.guidance import Guidance
 from limner.models.source import Source
 from limner.nn.arch import ArchSpec
 
@@ -27,6 +26,19 @@ are control images besides, for the n-th what :class:`Controls` names, (1, 3, h,
 crop in pixels of the crop's own scale, height and width of the crop. ``seed`` is that of the start noise of
 an image that a teacher sampled.
 """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guidance:
+    """How the stock pipeline of a family runs guidance."""
+
+    passes: Literal["separate", "in-turn", "negative-first", "positive-first"] = "separate"
+    """Two calls of the denoiser, in its cache contexts "cond" and "uncond"; or two without contexts, the
+    positive one first; or one call on both batches, one behind the other."""
+    off_at: float = 1.0
+    """Guidance scale up to which there is no negative pass."""
+    distilled: Callable[[Source], bool] = lambda source: False
+    """Whether a base has guidance in its weights, so that there is never a negative pass."""
 
 
 @dataclass(frozen=True, kw_only=True)

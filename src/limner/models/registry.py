@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 from limner.errors import BadLora
 from limner.models.key_map import FamilyKeys
 
+EMBEDDED = Path(__file__).resolve().parents[1] / "bases"
+"""Where the weights are that come with the package."""
+
 
 def families() -> dict[str, FamilyFacts]:
     """Name -> facts of every family, by name. Loads no torch."""
@@ -206,3 +209,14 @@ def family_keys(family: str) -> FamilyKeys:
         if family == names.family or family in names.pipelines:
             return names
     raise BadLora(f"No family is called {family!r}. Known: {', '.join(keys_by_family)}.")
+
+
+def embedded_bases() -> dict[str, Path]:
+    """Bases that come with the package: name -> folder in diffusers layout."""
+    return {"glyph": EMBEDDED / "glyph"}
+
+
+def embedded_predictors() -> dict[str, Path]:
+    """Predictors that come with the package (``limner instant``): base -> folder."""
+    paths = {base: folder.with_name(f"{base}-instant") for base, folder in embedded_bases().items()}
+    return {base: path for base, path in paths.items() if path.is_dir()}

@@ -9,12 +9,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from limner import bases
 from limner.assembly.base import Shape, family_at, shape_at
 from limner.files import user_cache, write_json
 from limner.imports import swiftly
 from limner.models.bundled import described
-from limner.models.registry import distilled_note
+from limner.models.registry import distilled_note, embedded_bases
 from limner.models.source import Source
 from limner.planning.profile import Profile, from_json, to_json
 from limner.planning.request import ProfileRequest
@@ -31,7 +30,7 @@ def opened(recipe: Recipe, tell: Callable[[str], None]) -> Source:
     Raises:
         BadBase: It cannot be found, reached, or opened.
     """
-    source = described(recipe.base, folders=bases.folders(), tell=tell)
+    source = described(recipe.base, folders=embedded_bases(), tell=tell)
     note = distilled_note(source.name, distilled=bool(source.index.get("is_distilled")))
     if note and not recipe.train.adapter:
         tell(note)

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from contextlib import closing, nullcontext
 from itertools import groupby
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -30,7 +31,6 @@ from limner.recipe import toml
 from limner.recipe.schema import DataSet, Recipe
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
-from limner.training.class_images import taught, with_prior
 from limner.training.encode import (
     Row,
     Table,
@@ -43,7 +43,7 @@ from limner.training.encode import (
 )
 from limner.training.interrupt import Interrupt
 from limner.training.oom_fallback import OomFallback, Planner, oom_fallback_of, with_smaller_plans
-from limner.training.sample_prompts import SamplePrompt, prompts_of, sample_prompts
+from limner.training.samples import SamplePrompt, prompts_of, sample_prompts
 
 MEMORY_BYTES = 2**31
 """Bytes of frozen values held in memory while training; the rest is read again when it is drawn."""
@@ -116,7 +116,21 @@ class Store:
         return values
 
 
-def cache(recipe: Recipe, run: RunDir, reporter: Reporter, planner: Planner) -> CacheFilled:
+class BaseImages(Protocol):
+    """Pictures that the base generates before it is trained: ``generation.class_images``."""
+
+    def taught(self, recipe: Recipe, run: RunDir, reporter: Reporter) -> Recipe:
+        """The recipe with a teacher's pictures as its images, where it distils; or as it was."""
+        ...
+
+    def with_prior(self, resolved: Resolved, run: RunDir, reporter: Reporter) -> Resolved:
+        """The run with what keeps the base as it is, where the recipe wants that; or as it was."""
+        ...
+
+
+def cache(
+    recipe: Recipe, run: RunDir, reporter: Reporter, planner: Planner, base_images: BaseImages
+) -> CacheFilled:
     """Fill the cache for a recipe and record in the run folder what the run will read.
 
     Safe to run alone, again, in several processes that a launcher started, and to kill at any moment.
@@ -124,8 +138,8 @@ def cache(recipe: Recipe, run: RunDir, reporter: Reporter, planner: Planner) -> 
     distributed.start()
     with run.lock() if distributed.rank() == 0 else nullcontext(), Interrupt(reporter.stop) as stop:
         reporter = reporter.until(stop.due)
-        resolved = resolve(taught(recipe, run, reporter), reporter.line)
-        resolved = with_prior(resolved, run, reporter)
+        resolved = resolve(base_images.taught(recipe, run, reporter), reporter.line)
+        resolved = base_images.with_prior(resolved, run, reporter)
         if resolved.device.type == "cuda":  # encoders may be larger than it
             store, report = fill_cache_with_fallback(
                 resolved, oom_fallback_of(recipe, reporter, planner), reporter

@@ -10,11 +10,11 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,18 +26,39 @@ from limner.files import atomic_write, require_space
 from limner.nn.serialize import pack, unpack
 from limner.run_folder import CHECKPOINT_ENTRY, RunDir
 
+if TYPE_CHECKING:
+    from limner.assembly.assemble import Assembled
+    from limner.assembly.resolve import Resolved
+    from limner.reporter import Reporter
+    from limner.training.state import TrainState
+
 FORMAT = 1
 """Raised when a file of this version can no longer be read by the version before it."""
 PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 """How files of ``torch.save`` and ``pickle`` begin."""
 REMEDY = "Delete it; a run goes on from the checkpoint before."
 THREADS = min(4, os.cpu_count() or 1)
+INITIAL_LORA = {"name": "limner.init", "sha256": "limner.init_sha256", "energy": "limner.init_energy"}
+"""Of a LoRA that training starts from: key of the run folder's record -> entry of the exported file's
+metadata."""
 PER_TENSOR = 256
 """Bytes that a tensor's name, type, shape and offsets take in the header, rounded up."""
 
 
 class ForeignCheckpoint(BadCheckpoint):
     """No damage, which a run survives, but a file that somebody put there: theirs to remove, not ours."""
+
+
+class StartingLora(Protocol):
+    """A LoRA that a training starts from: ``training.initial.InitialLora``."""
+
+    def begin(self, state: "TrainState", reporter: "Reporter") -> None:
+        """Put it into the trained factors, and record it in the run folder."""
+        ...
+
+
+StartingLoraReader = Callable[["Resolved", "Assembled", "Reporter"], StartingLora | None]
+"""Reads what ``train.init`` names: ``training.initial.initial_lora``. None: it names nothing."""
 
 
 @dataclass(frozen=True)
@@ -268,3 +289,16 @@ def _line(name: str, tensor: Tensor) -> str:
 def _raw(tensor: Tensor) -> Tensor:
     """The bytes of a contiguous tensor, (bytes,) uint8, not copied."""
     return tensor.reshape(-1).view(torch.uint8)
+
+
+def initial_lora_record(run: RunDir) -> dict[str, str]:
+    """What the exported file says of the LoRA that the run began with; nothing if it began as ever."""
+    try:
+        record = json.loads(run.init_path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise BadCheckpoint(
+            f"{run.init_path} is damaged ({error}). Remove it: it is a record only."
+        ) from error
+    return {entry: str(record[key]) for key, entry in INITIAL_LORA.items() if key in record}

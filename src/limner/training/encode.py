@@ -21,7 +21,7 @@ from limner.nn.memory import engine
 from limner.reporter import Reporter
 from limner.training.encoders import BackgroundPool, opened, whole
 from limner.training.oom_fallback import outcome
-from limner.training.sample_prompts import ControlInput, control_inputs
+from limner.training.samples import ControlInput, control_inputs
 
 PIXELS, MASKS = 2, 1
 """Bumped when ``data.views`` makes other pixels of a view, or of its mask: part of their cache keys."""

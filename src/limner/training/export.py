@@ -31,7 +31,7 @@ from limner.nn.layers import lora
 from limner.recipe.schema import Recipe
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
-from limner.training.initial import recorded
+from limner.training.checkpoint import initial_lora_record
 from limner.training.model import TrainableModel
 from limner.training.predictor_folder import PredictorFolder
 
@@ -207,7 +207,7 @@ def _header(model: TrainableModel, run: RunDir, step: int, components: Component
     """What the file of a step says, of the LoRAs that it began with and was trained beside as well."""
     adapter = model.resolved.spec.adapter
     entries = {ADAPTER: adapter.name, f"{ADAPTER}_sha256": adapter.sha256} if adapter else {}
-    return header_entries(about(model.resolved, step), components) | recorded(run) | entries
+    return header_entries(about(model.resolved, step), components) | initial_lora_record(run) | entries
 
 
 def _write_main(resolved: Resolved, path: Path, components: Components, header: dict[str, str]) -> str:

@@ -1,6 +1,5 @@
 """Start from a LoRA: what a file changes is where the trained factors begin."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 
 from limner.assembly.assemble import Assembled
 from limner.assembly.resolve import Resolved
-from limner.errors import BadCheckpoint, BadRecipe
+from limner.errors import BadRecipe
 from limner.files import sha256_file, write_json
 from limner.lora import file
 from limner.lora.adapters import WeightDelta, kind, to_lora
@@ -23,15 +22,12 @@ from limner.nn import distributed
 from limner.nn.layers import lora
 from limner.nn.layers.adapter import LowRankConv
 from limner.reporter import Reporter
-from limner.run_folder import RunDir
 
 if TYPE_CHECKING:
     from limner.training.state import TrainState
 
 INSTANT = "instant"
 """What ``train.init`` says for the prediction of the base's own predictor."""
-RECORD = {"name": "limner.init", "sha256": "limner.init_sha256", "energy": "limner.init_energy"}
-"""Key of the run folder's record -> entry of the exported file's metadata."""
 
 
 class PredictedLora(Protocol):
@@ -66,6 +62,32 @@ class InitialLora:
     sha256: str
     components: Mapping[str, Mapping[str, WeightDelta]]
     """Model -> layer, as the base's models name them -> change."""
+
+    def begin(self, state: "TrainState", reporter: Reporter) -> None:
+        """Put the LoRA into the trained factors, and record it in the run folder.
+
+        One of a lower rank fills the first rows, and the others begin as ever: at no change. One of a higher
+        rank is cut to the nearest of the run's (Eckart and Young 1936). Layers that it does not change begin
+        as ever.
+        """
+        before = after = 0.0
+        count = 0
+        for component, changes in self.components.items():
+            pairs = lora.attached(state.model.models[component])
+            for layer, change in changes.items():
+                energies = _fill(pairs[layer], change)
+                before, after, count = before + energies[0], after + energies[1], count + 1
+        state.model.publish()
+        if state.average:
+            state.average.start(state.model.parameters)
+        energy = after / before if before else 1.0
+        if distributed.rank() == 0:
+            record = {"name": self.name, "sha256": self.sha256, "energy": round(energy, 6)}
+            write_json(state.run.init_path, record)
+        reporter.line(
+            f"Starts from {self.name}: {count} layers; its energy (sum of squared singular values) is "
+            f"kept to {100 * energy:.1f} %."
+        )
 
 
 def initial_lora(
@@ -151,32 +173,6 @@ def _fitting(
     return changes
 
 
-def begin_from(initial: InitialLora, state: "TrainState", reporter: Reporter) -> None:
-    """Put a LoRA into the trained factors, and record it in the run folder.
-
-    One of a lower rank fills the first rows, and the others begin as ever: at no change. One of a higher rank
-    is cut to the nearest of the run's (Eckart and Young 1936). Layers that it does not change begin as ever.
-    """
-    before = after = 0.0
-    count = 0
-    for component, changes in initial.components.items():
-        pairs = lora.attached(state.model.models[component])
-        for layer, change in changes.items():
-            energies = _fill(pairs[layer], change)
-            before, after, count = before + energies[0], after + energies[1], count + 1
-    state.model.publish()
-    if state.average:
-        state.average.start(state.model.parameters)
-    energy = after / before if before else 1.0
-    if distributed.rank() == 0:
-        record = {"name": initial.name, "sha256": initial.sha256, "energy": round(energy, 6)}
-        write_json(state.run.init_path, record)
-    reporter.line(
-        f"Starts from {initial.name}: {count} layers; its energy (sum of squared singular values) is kept to "
-        f"{100 * energy:.1f} %."
-    )
-
-
 @torch.no_grad()
 def _fill(pair: Any, change: WeightDelta) -> tuple[float, float]:
     """Energy of the change before and after it was put into a pair of factors."""
@@ -199,16 +195,3 @@ def _write(pair: Any, factors: Factors) -> None:
     rows = alive.nonzero().flatten().to(pair.down.device)
     pair.down.view(len(pair.down), -1)[rows] = down[alive].to(pair.down.device)
     pair.up.view(len(pair.up), -1)[:, rows] = up[:, alive].to(pair.up.device)
-
-
-def recorded(run: RunDir) -> dict[str, str]:
-    """What the exported file says of the LoRA that the run began with; nothing if it began as ever."""
-    try:
-        record = json.loads(run.init_path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise BadCheckpoint(
-            f"{run.init_path} is damaged ({error}). Remove it: it is a record only."
-        ) from error
-    return {entry: str(record[key]) for key, entry in RECORD.items() if key in record}

@@ -40,6 +40,22 @@ def _handled(numbers: Iterable[int], handler: Any) -> dict[int, Any]:
     return before
 
 
+class Asked(Protocol):
+    """What other programs ask of a run: ``status.Requests``."""
+
+    def stops(self) -> bool:
+        """Whether the run shall end."""
+        ...
+
+    def pending(self) -> list[str]:
+        """Of "save", "export" and "sample", what was not done yet."""
+        ...
+
+    def answer(self, kind: str) -> None:
+        """It is done."""
+        ...
+
+
 class Interrupt:
     """Signals and a caller's wish: at once while nothing can be lost, between two steps in training.
 
@@ -52,16 +68,18 @@ class Interrupt:
 
     def __init__(self, should_stop: Callable[[], bool] | None = None) -> None:
         """See the class."""
+        self.requests: Asked | None = None
+        """What other programs ask of the run, where somebody listens for it."""
         self._should_stop = should_stop
         self._has_signal = False
         self._patient = False
         self._before: dict[int, Any] = {}
         self._console = ExitStack()
 
-    def also(self, should_stop: Callable[[], bool]) -> None:
-        """Somebody else may want the work to end."""
-        before = self._should_stop
-        self._should_stop = lambda: should_stop() or (before is not None and before())
+    def listen(self, requests: Asked) -> None:
+        """Other programs may want the work to end, and may ask for more."""
+        before, self.requests = self._should_stop, requests
+        self._should_stop = lambda: requests.stops() or (before is not None and before())
 
     @property
     def asked(self) -> bool:

@@ -22,9 +22,8 @@ from limner.lora.adapters import WeightDelta
 from limner.lora.keys import ModuleTensors
 from limner.models import sampling
 from limner.models.family import SamplingParams
-from limner.models.guidance import Branch
 from limner.models.loading import load
-from limner.models.sampling import overrides_of
+from limner.models.sampling import Branch, overrides_of
 from limner.nn import distributed
 from limner.nn.arch import get_state, load_state
 from limner.nn.layers import lora
@@ -36,7 +35,7 @@ from limner.nn.rng import Even, KeyedRng, to_device
 from limner.training.cache import Store
 from limner.training.encode import text_values
 from limner.training.oom_fallback import release
-from limner.training.sample_prompts import sample_prompts, shown_images
+from limner.training.samples import sample_prompts, shown_images
 from limner.training.slider import SIGNS, SliderLoss
 
 Text = Mapping[str, Tensor]

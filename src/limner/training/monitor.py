@@ -24,7 +24,6 @@ from limner.recipe.fields import label
 from limner.recipe.schema import Limits
 from limner.reporter import Reporter, counted
 from limner.run_folder import RunDir
-from limner.status import resident
 
 WARM = 2
 """First steps that are not judged: kernels are chosen and memory is first asked for."""
@@ -130,7 +129,7 @@ def held(device: torch.device) -> int:
         return torch.cuda.memory_reserved(device) + CONTEXT["cuda"] if used else 0
     if device.type == "mps":
         return torch.mps.driver_allocated_memory()
-    return resident()
+    return psutil.Process().memory_info().rss
 
 
 def held_on(choice: str) -> int | None:

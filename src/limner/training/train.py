@@ -6,9 +6,8 @@
 import math
 import time
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -26,26 +25,27 @@ from limner.nn.memory.plan import PreviousPrecision
 from limner.recipe.schema import Recipe
 from limner.reporter import Reporter, counted
 from limner.run_folder import RunDir
-from limner.status import Requests, StatusFile, TrainLog
 from limner.training import checkpoint
-from limner.training.cache import Store, fill_cache_with_fallback, record
-from limner.training.checkpoint import LoadedCheckpoint
-from limner.training.class_images import taught, with_prior
-from limner.training.evaluation import evaluate, judge
+from limner.training.cache import BaseImages, Store, fill_cache_with_fallback, record
+from limner.training.checkpoint import LoadedCheckpoint, StartingLora, StartingLoraReader
 from limner.training.export import output_of
-from limner.training.initial import InitialLora, Predictor, begin_from, initial_lora
 from limner.training.interrupt import Interrupt
+from limner.training.metrics import Track, evaluate, judge, require_trackers, tracked
 from limner.training.model import TrainableModel, plain, rate
-from limner.training.monitor import device_lock, figures, held_on, loss_scale, overflow_lines, peak
+from limner.training.monitor import device_lock, figures, loss_scale, overflow_lines, peak
 from limner.training.oom_fallback import MAX_FALLS, OomFallback, Planner, oom_fallback_of, with_smaller_plans
-from limner.training.sample_prompts import prompts_of
-from limner.training.samples import sample
+from limner.training.samples import prompts_of, sample
 from limner.training.state import TrainState, newest, optimizer_for
-from limner.training.track import Track, check, tracked
 
 
 def running(
-    recipe: Recipe, run: RunDir, reporter: Reporter, stop: Interrupt, planner: Planner, predictor: Predictor
+    recipe: Recipe,
+    run: RunDir,
+    reporter: Reporter,
+    stop: Interrupt,
+    planner: Planner,
+    base_images: BaseImages,
+    starting_lora: StartingLoraReader,
 ) -> Generator[None, None, Done]:
     """Train as the recipe says: yields after each step, and after each stage before the first.
 
@@ -55,24 +55,24 @@ def running(
 
     Args:
         recipe: What to train.
-        run: The run folder.
+        run: The run folder, which no other process trains in.
         reporter: Is told what happens.
-        stop: Says between two steps whether to stop.
+        stop: Says between two steps whether to stop, and what else other programs ask for.
         planner: Says how to compute.
-        predictor: Makes a LoRA of pictures in one pass, where training starts from one.
+        base_images: Generates what the base is to make before it is trained.
+        starting_lora: Reads the LoRA that training starts from, where it starts from one.
 
     Raises:
         Stopped: ``stop`` says so; what is finished is saved.
         LimnerError: See the messages of ``limner.errors``.
     """
-    distributed.start()
-    with run.lock() if distributed.rank() == 0 else nullcontext(), ExitStack() as stack:
+    with ExitStack() as stack:
         start = time.monotonic()
-        if distributed.rank() == 0:
-            stop.also(stack.enter_context(Requests(run)).stops)
-            for listener in (TrainLog(run), StatusFile(run, memory=partial(held_on, recipe.limits.device))):
-                reporter = reporter.also(stack.enter_context(listener).hear)
-        resolved, last_checkpoint, initial = _resolved(recipe, run, reporter, predictor, stack)
+        if recipe.limits.matmul_precision == "8bit":  # before a base is fetched
+            quantization.require("int8", device_of(recipe.limits.device))
+        resolved = resolve(base_images.taught(recipe, run, reporter), tell=reporter.line)
+        last_checkpoint, initial = _beginning(resolved, run, reporter, starting_lora, stack)
+        resolved = base_images.with_prior(resolved, run, reporter)
         fallback = _planned(recipe, run, last_checkpoint, reporter, planner)
         yield
         start_step = last_checkpoint.step if last_checkpoint else 0
@@ -86,7 +86,7 @@ def running(
         resolved = resolved.planned(fallback.plan)
         state = _train_state(resolved, run, store, fallback, reporter)
         if initial:
-            begin_from(initial, state, reporter)
+            initial.begin(state, reporter)
         if last_checkpoint:
             state.restore(last_checkpoint)
             last_checkpoint.parts.clear()  # of a full fine-tune, thrice the size of the model
@@ -106,20 +106,16 @@ def running(
         return end
 
 
-def _resolved(
-    recipe: Recipe, run: RunDir, reporter: Reporter, predictor: Predictor, stack: ExitStack
-) -> tuple[Resolved, LoadedCheckpoint | None, InitialLora | None]:
-    """What is trained, and what to go on or start from; what cannot work is said before a base is fetched."""
-    if recipe.limits.matmul_precision == "8bit":
-        quantization.require("int8", device_of(recipe.limits.device))
-    resolved = resolve(taught(recipe, run, reporter), tell=reporter.line)
+def _beginning(
+    resolved: Resolved, run: RunDir, reporter: Reporter, starting_lora: StartingLoraReader, stack: ExitStack
+) -> tuple[LoadedCheckpoint | None, StartingLora | None]:
+    """What to go on from, or to start from; and the device is taken. What cannot work is said here."""
     last_checkpoint = newest(resolved, run, reporter)
     meta = _require_possible(resolved)
     if distributed.rank() == 0:
-        stack.enter_context(device_lock(resolved.device, recipe.limits, run, reporter))
-    initial = None if last_checkpoint else initial_lora(resolved, meta, reporter, predictor)
-    resolved = with_prior(resolved, run, reporter)
-    return resolved, last_checkpoint, initial
+        stack.enter_context(device_lock(resolved.device, resolved.recipe.limits, run, reporter))
+    initial = None if last_checkpoint else starting_lora(resolved, meta, reporter)
+    return last_checkpoint, initial
 
 
 def _require_possible(resolved: Resolved) -> Assembled:
@@ -134,7 +130,7 @@ def _require_possible(resolved: Resolved) -> Assembled:
     """
     recipe = resolved.recipe
     if recipe.track.with_:
-        check(list(recipe.track.with_))
+        require_trackers(list(recipe.track.with_))
     sampler(resolved.source, overrides_of(resolved.objective))
     meta = assemble(resolved.spec, plain(resolved), META)
     groups = [
@@ -296,12 +292,12 @@ def _answer(state: TrainState, step: Step, reporter: Reporter, stop: Interrupt) 
         "export": lambda: state.export_step(step.number),
         "sample": lambda: _sample(state, step.number, reporter, stop),
     }
-    requests = Requests(state.run)
-    pending = requests.pending() if distributed.rank() == 0 else []
+    pending = stop.requests.pending() if stop.requests else []
     for kind, act in actions.items():
         if distributed.any_rank(kind in pending):
             act()
-            requests.answer(kind)
+            if stop.requests:
+                stop.requests.answer(kind)
             reporter.line(f"As asked: {kind}, at step {step.number}.")
 
 

@@ -16,9 +16,8 @@ from torch.nn.functional import pad
 from limner.graph.unit import Layers, unit
 from limner.models import latents, rectified
 from limner.models.clip import CLIP_LINEARS, T5_LINEARS, tokenize
-from limner.models.family import Family, Objective, SamplingParams
+from limner.models.family import Family, Guidance, Objective, SamplingParams
 from limner.models.flux.facts import FACTS
-from limner.models.guidance import Guidance
 from limner.models.latents import draw_latent, draw_noise, encode_image
 from limner.models.source import Source
 from limner.nn import text

@@ -21,9 +21,8 @@ from torch.nn.functional import pad
 from limner.data.control import ControlFit
 from limner.graph.unit import unit
 from limner.models import latents, rectified
-from limner.models.family import Controls, Family, Objective, SamplingParams
+from limner.models.family import Controls, Family, Guidance, Objective, SamplingParams
 from limner.models.flux2.facts import FACTS
-from limner.models.guidance import Guidance
 from limner.models.latents import draw_latent, draw_noise
 from limner.models.source import Source
 from limner.nn import text

@@ -20,8 +20,7 @@ from torch.nn.functional import pad
 
 from limner.graph.unit import unit
 from limner.models import latents, rectified
-from limner.models.family import Family, Objective, SamplingParams, mask_or_none
-from limner.models.guidance import Guidance
+from limner.models.family import Family, Guidance, Objective, SamplingParams, mask_or_none
 from limner.models.krea2.facts import FACTS
 from limner.models.latents import draw_latent, draw_noise
 from limner.models.qwen_image.family import encode_image

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from limner.graph.unit import Layers, unit
 from limner.models import diffusion
 from limner.models.clip import CLIP_LINEARS, tokenize
-from limner.models.family import Family, SamplingParams
-from limner.models.guidance import Guidance
+from limner.models.family import Family, Guidance, SamplingParams
 from limner.models.latents import draw_latent, encode_image
 from limner.models.sd15.facts import FACTS
 from limner.models.source import Source

@@ -18,8 +18,7 @@ from torch.nn.functional import pad
 from limner.graph.unit import Layers, unit
 from limner.models import rectified
 from limner.models.clip import CLIP_LINEARS, T5_LINEARS, encode_both, tokenize, tokenize_2
-from limner.models.family import Family, SamplingParams
-from limner.models.guidance import Guidance
+from limner.models.family import Family, Guidance, SamplingParams
 from limner.models.latents import draw_latent, draw_noise, encode_image
 from limner.models.sd3.facts import FACTS
 from limner.models.source import Source

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from limner.graph.unit import Layers, unit
 from limner.models import diffusion
 from limner.models.clip import CLIP_LINEARS, encode_both, tokenize, tokenize_2
-from limner.models.family import Family, SamplingParams
-from limner.models.guidance import Guidance
+from limner.models.family import Family, Guidance, SamplingParams
 from limner.models.latents import draw_latent, encode_image
 from limner.models.sdxl.facts import FACTS
 from limner.models.source import Source

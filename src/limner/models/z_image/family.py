@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from limner.graph.unit import unit
 from limner.models import rectified
-from limner.models.family import Family, SamplingParams
-from limner.models.guidance import Guidance
+from limner.models.family import Family, Guidance, SamplingParams
 from limner.models.latents import draw_latent, draw_noise, encode_image
 from limner.models.source import Source
 from limner.models.z_image.facts import FACTS

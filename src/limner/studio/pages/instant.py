@@ -4,9 +4,8 @@ from pathlib import Path
 
 import streamlit as st
 
-from limner.bases import predictors
 from limner.jobs import Job
-from limner.models.registry import registered_bases
+from limner.models.registry import embedded_predictors, registered_bases
 from limner.studio.form import Form
 from limner.studio.links import open_page, parameter
 from limner.studio.recipes import new_recipe
@@ -80,7 +79,7 @@ def _images(workspace: Workspace) -> Path | None:
 
 def _predictor(form: Form) -> tuple[str, str]:
     """(base, predictor); the predictor is empty where the base brings its own."""
-    names = list(predictors())
+    names = list(embedded_predictors())
     choices = [*names, *(name for name in registered_bases() if name not in names)]
     base = form.select("Base", choices, choices[0], name="base", accept_new_options=True)
     if base in names:

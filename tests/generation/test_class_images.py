@@ -8,6 +8,7 @@ from PIL import Image
 
 from limner.assembly.resolve import resolve, resolve_base
 from limner.errors import BadData, BadRecipe
+from limner.generation.class_images import FACTS, prior, with_prior
 from limner.graph.unit import run as run_units
 from limner.lora import file
 from limner.nn.memory.plan import Plan
@@ -18,7 +19,6 @@ from limner.reporter import Reporter
 from limner.run_folder import RunDir
 from limner.runs import train
 from limner.training.cache import fill_cache
-from limner.training.class_images import FACTS, prior, with_prior
 from limner.training.model import TrainableModel
 from messages import raises
 from small import Told, equal, weights, wish

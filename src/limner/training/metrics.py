@@ -1,20 +1,74 @@
-"""Trackers: copies of the metrics for TensorBoard, W&B and trackio, through accelerate."""
+"""Metrics: the validation loss after a step, what early stopping makes of it, and copies for trackers.
+
+Trackers are TensorBoard, W&B and trackio, through accelerate.
+"""
 
 import importlib
+import math
 import re
 import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from limner.early_stopping import EACH
-from limner.errors import BadRecipe, first_line
+from limner.early_stopping import EACH, early_stop
+from limner.errors import BadRecipe, Diverged, first_line
+from limner.events import Validated
 from limner.files import write_text
 from limner.nn import distributed
 from limner.recipe.schema import Recipe
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
+
+if TYPE_CHECKING:
+    from limner.training.state import TrainState
+
+
+def evaluate(state: "TrainState", step: int, reporter: Reporter) -> dict[str, Any]:
+    """The validation loss after ``step`` steps, and that of each image, as entries of a row.
+
+    Raises:
+        Diverged: It is not finite, so that this state must not be saved.
+    """
+    losses = state.room_for(state.model.validation_losses, step, reporter)
+    loss = sum(losses) / len(losses)
+    if math.isfinite(loss):
+        reporter.event(Validated(step=step, loss=loss))
+        return {"held_out": loss, EACH: [round(value, 6) for value in losses]}
+    source, denoiser = state.resolved.source, state.resolved.family.denoiser
+    if step:
+        remedy = "Halve train.learning_rate, and run again: it goes on from the checkpoint before."
+    else:
+        cause = f"The {denoiser} of {source.name} is damaged, or too large for limits.compute_dtype."
+        remedy = f"{cause} {source.again}"
+    raise Diverged(f"After step {step} the validation loss is {loss}. {remedy}")
+
+
+def judge(state: "TrainState", row: Mapping[str, Any], reporter: Reporter) -> tuple[bool, bool]:
+    """Whether a step's evaluation is the best so far and must be kept, and whether it ends the run.
+
+    Args:
+        state: The run. Without ``train.patience`` nothing is kept for it, and it ends with its last step.
+        row: The step's measurements, which the metrics hold by now.
+        reporter: Is told why the run ends.
+    """
+    train_config = state.resolved.recipe.train
+    if train_config.patience is None or "held_out" not in row:
+        return False, False
+    is_best = ends = False
+    if distributed.rank() == 0:
+        rows = state.run.metrics()
+        before = [
+            other["held_out"] for other in rows if 0 < other["step"] < row["step"] and "held_out" in other
+        ]
+        is_best = row["held_out"] < min(before, default=math.inf)
+        end = early_stop(rows, train_config.patience)
+        ends = end is not None
+        if end and row["step"] < train_config.steps:
+            reporter.line(end.text)
+    return distributed.any_rank(is_best), distributed.any_rank(ends)
+
 
 Track = Callable[[Mapping[str, Any]], None]
 """Passes a row of metrics on."""
@@ -47,7 +101,7 @@ def tracked(
     if recipe is None or not names or distributed.rank() != 0:
         yield lambda row: None
         return
-    check(names)
+    require_trackers(names)
     accelerator = _started(names, recipe, run, start_step)
     failures: list[str] = []
 
@@ -117,7 +171,7 @@ def _failures(names: list[Any]) -> tuple[type[BaseException], ...]:
     return (*FAILURES, *(root for root in roots if isinstance(root, type) and issubclass(root, Exception)))
 
 
-def check(names: list[Any]) -> None:
+def require_trackers(names: list[Any]) -> None:
     """Raise ``BadRecipe`` unless every tracker of ``names`` is installed."""
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
