@@ -1,4 +1,5 @@
 import json
+import threading
 import weakref
 from pathlib import Path
 from typing import Any
@@ -327,3 +328,60 @@ def test_how_blocks_are_stored_is_part_of_an_identity(tiny_base: Path):
 def test_shapes_are_read_from_headers(tiny_base: Path):
     path = tiny_base / "transformer" / "diffusion_pytorch_model.safetensors"
     assert dict(shapes([path])) == {name: tuple(value.shape) for name, value in load_file(path).items()}
+
+
+def flux_config(**sizes: int) -> dict[str, Any]:
+    """Of a small denoiser."""
+    plain = {"in_channels": 4, "num_layers": 2, "num_single_layers": 4, "attention_head_dim": 16}
+    more = {"num_attention_heads": 2, "joint_attention_dim": 8, "pooled_projection_dim": 8}
+    return {**plain, **more, "axes_dims_rope": (4, 6, 6), **sizes}
+
+
+def test_hollow_models_in_one_thread_are_nothing_to_another():
+    """Ordinary models are made meanwhile, from a seed: equal to the bit, of their own dtype and device."""
+    from diffusers import FluxTransformer2DModel
+
+    wrong: list[str] = []
+    begun, ended = threading.Event(), threading.Event()
+
+    def build() -> None:
+        begun.wait(10)
+        for _ in range(6):
+            model = hollow(FluxTransformer2DModel, flux_config(), torch.bfloat16)
+            if {(p.dtype, p.device.type) for p in model.parameters()} != {(torch.bfloat16, "meta")}:
+                wrong.append("a hollow model has data")
+        ended.set()
+
+    def layer() -> torch.nn.Module:
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            return torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.LayerNorm(8), torch.nn.Conv2d(2, 2, 3))
+
+    reference, rounds = list(layer().parameters()), 0
+    thread = threading.Thread(target=build)
+    thread.start()
+    begun.set()
+    while not ended.is_set() or rounds < 3:
+        rounds += 1
+        values = list(layer().parameters())
+        assert all(torch.equal(a, b) for a, b in zip(values, reference, strict=True))
+        tensors_here = [torch.empty(2), torch.ones(2), torch.tensor(1.5), torch.arange(3) / 2]
+        assert {(t.dtype, t.device.type) for t in tensors_here} == {(torch.float32, "cpu")}
+    thread.join()
+    assert not wrong and rounds > 3, rounds
+
+
+def test_tables_of_a_hollow_model_have_their_numbers():
+    """As of a model that diffusers makes with data."""
+    from diffusers import QwenImageTransformer2DModel, SD3Transformer2DModel
+
+    qwen = {"num_layers": 1, "attention_head_dim": 16, "num_attention_heads": 2, "joint_attention_dim": 8}
+    model: Any = hollow(QwenImageTransformer2DModel, {**qwen, "axes_dims_rope": (4, 6, 6)}, torch.bfloat16)
+    whole: Any = QwenImageTransformer2DModel(**qwen, axes_dims_rope=(4, 6, 6))  # pyright: ignore
+    assert torch.equal(model.pos_embed.pos_freqs, whole.pos_embed.pos_freqs)
+    sd3 = {"sample_size": 8, "num_layers": 1, "attention_head_dim": 8, "num_attention_heads": 2}
+    sizes = {**sd3, "caption_projection_dim": 16, "pos_embed_max_size": 8}
+    model = hollow(SD3Transformer2DModel, sizes, torch.bfloat16)
+    whole = SD3Transformer2DModel(**sizes)  # pyright: ignore
+    assert torch.equal(model.pos_embed.pos_embed, whole.pos_embed.pos_embed)
+    assert model.pos_embed.pos_embed.dtype == torch.float32

@@ -11,6 +11,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from limner.errors import BadBase, BrokenGraph, first_line
 from limner.imports import swiftly
@@ -285,17 +286,39 @@ def _by_library(cls: Any, folder: Path, dtype: torch.dtype) -> tuple[Any, list[s
     return model, sorted(loading_info["missing_keys"])
 
 
-def hollow(cls: Any, config: dict[str, Any], dtype: torch.dtype) -> nn.Module:
-    """A model whose parameters have no data yet; its buffers and tables are as diffusers makes them."""
-    from accelerate import init_empty_weights
+class _WithoutData(TorchFunctionMode):
+    """In its own thread alone, ``torch.empty`` gives tensors without data: what layers make weights of."""
 
-    default_dtype = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with init_empty_weights():
-            return cls.from_config(config)
-    finally:
-        torch.set_default_dtype(default_dtype)
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Put what says no device on meta; anything else is as ever, so tables have their numbers."""
+        kwargs = dict(kwargs or {})
+        if func is torch.empty and kwargs.get("device") is None:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
+
+
+def hollow(cls: Any, config: dict[str, Any], dtype: torch.dtype) -> nn.Module:
+    """A model whose parameters have no data yet; its buffers and tables are as diffusers makes them.
+
+    Nothing of the process is changed for it: other threads may compute meanwhile. (accelerate's
+    ``init_empty_weights`` and torch's default dtype are everybody's.)
+
+    Args:
+        cls: A model class of diffusers.
+        config: Of the model.
+        dtype: Of the parameters. Tables have a precision of their own.
+    """
+    with _WithoutData():
+        model = cls.from_config(config)
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                kind = dtype if parameter.is_floating_point() else parameter.dtype
+                empty = torch.empty_like(parameter, device="meta", dtype=kind)
+                module._parameters[name] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
+    return model
 
 
 def skeleton(family: Family, source: Source, part: str, *, dtype: torch.dtype) -> nn.Module:
