@@ -26,22 +26,23 @@ OURS = f"{ROOM}/"
 FILES, CLIMBS = 12, 15
 """Files of ours that a step of a tiny run enters, the draw of its images and the optimizer included; and how
 often on its way through a run the recipe is handed up again."""
-REACHED = 111
-"""Modules that the trainer reaches, late imports included: what must be read to understand training, that of
-predictors among it (11). It is handed its planner and its predictor, and makes no pages: ``limner.runs``,
-which puts that together, reaches 160. What a process has loaded after ``limner train`` on the embedded base
-is about 160: the planner without
+REACHED = 90
+"""Modules that the trainer reaches, late imports included: what must be read to understand training. It is
+handed its planner, the pictures that a base makes before it is trained and the LoRA that it starts from, and
+makes no pages: ``limner.runs``, which puts that together, reaches RUNS. What a process has loaded after ``limner train`` on the embedded base is about 160: the planner without
 its tracing, the pages, the command line with a module for each verb, and a few modules of facts for every
 family, which are found by listing."""
 RESOLVERS = {
+    # a checkpoint in one file says its family before it is a base: its tensors are called accordingly
     "family_of": ("limner.assembly.base", "limner.models.convert"),
-    "locate_base": (
-        "limner.assembly.base",
-        "limner.assembly.resolve",
-        "limner.checking.check",
-        "limner.generation.generate",
-        "limner.demo",
+    # the planner and ``limner instant`` read the configs of a base whose weights are not fetched
+    "family_at": (
+        *("limner.assembly.base", "limner.assembly.resolve"),
+        *("limner.planning.profile_cache", "limner.prediction"),
     ),
+    # the base itself, and the other one that samples are generated on: both are values of what was resolved
+    "locate_base": ("limner.assembly.base", "limner.assembly.resolve"),
+    # of the recipe of a run that is over: whether it left a LoRA or a whole base
     "trainable_of": ("limner.assembly.trainable", "limner.assembly.base", "limner.generation.generate"),
 }
 """Function that looks something of a base up -> who may call it. Others read it from what was resolved."""

@@ -43,7 +43,9 @@ def test_pictures_are_stacked_at_the_side_of_the_judge() -> None:
 def test_the_base_does_not_know_the_trigger() -> None:
     judge, lesson = Judge.load(), demo.style_lesson()
     nouns = demo.test_nouns(judge)[:8]
-    pictures = demo.PromptSampler(None).sample([lesson.prompt_of(noun) for noun in nouns], Reporter())
+    pictures = demo.PromptSampler(demo.embedded_base()).sample(
+        [lesson.prompt_of(noun) for noun in nouns], Reporter()
+    )
     assert lesson.score(judge, demo.stack(pictures, judge.side), nouns)["style"] <= 0.25
 
 

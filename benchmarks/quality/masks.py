@@ -64,7 +64,7 @@ def obeyed(images: np.ndarray, colours: np.ndarray) -> float:
 def measure(recipe: Recipe, out: Path, judge: Judge, seeds: int, reporter: Reporter) -> dict[str, float]:
     """Train, ask for the subject on each ground, judge."""
     done = train(recipe, out, reporter)
-    images = demo.PromptSampler(done.lora).sample(
+    images = demo.PromptSampler(demo.embedded_base(), done.lora).sample(
         [f"{demo.TRIGGER}, on a {ground} background" for ground in ASKED] * seeds, reporter, seed=10**6
     )
     pixels = demo.stack(images, judge.side)

@@ -48,7 +48,7 @@ def write_second(out: Path) -> Path:
 
 def scores_of(judge: Judge, lora: Path | None, seeds: int, reporter: Any) -> dict[str, float]:
     """Shares of pictures in which each mascot is recognised, by the trigger that was in the prompt; nouns."""
-    sampler = demo.PromptSampler(lora)
+    sampler = demo.PromptSampler(demo.embedded_base(), lora)
     figures: dict[str, float] = {}
     for name, trigger in (("first", FIRST), ("second", SECOND)):
         prompts = [f"{trigger}, on a {ground} background" for ground in demo.GROUNDS] * seeds

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from limner.assembly.base import family_at, locate_base, shape_at
+from limner.assembly.base import ResolvedBase
+from limner.assembly.resolve import resolve_base
 from limner.bases.art import TRAINED_STYLES
 from limner.bases.demo_sets import NOUNS, TEST_NOUNS, folder
 from limner.bases.judge import Judge, stack, style_scores, subject_score
@@ -26,7 +27,6 @@ from limner.lora import file
 from limner.lora.metadata import sampling_hints
 from limner.models.family import SamplingParams
 from limner.models.presets import preset
-from limner.models.source import Source
 from limner.prediction import InstantOptions, instant
 from limner.recipe import toml
 from limner.recipe.schema import Recipe
@@ -125,8 +125,8 @@ def demo(out: Path, reporter: Reporter) -> dict[str, Any]:
         ``{"loras": [{"path", "seconds", "before", "after", ..}], "sheet", "report"}``; before and after are
         the share of pictures in the style, or with the subject, when the trigger asks for it.
     """
-    judge = Judge.load()
-    board = RunDir(out)
+    judge, board = Judge.load(), RunDir(out)
+    untrained = PromptSampler(embedded_base())
     lessons = (style_lesson(), subject_lesson())
     prompts = [
         lesson.prompt_of(word) for lesson in lessons for word in words_of(lesson, judge)[:SHEET_IMAGES]
@@ -135,7 +135,9 @@ def demo(out: Path, reporter: Reporter) -> dict[str, Any]:
     results = []
     for index, lesson in enumerate(lessons):
         reporter.line(f"{lesson.name}: ten pictures, {TRIGGER!r} is their word.")
-        figures, images_by_step = teach(lesson, recipe_for(lesson), out / lesson.name, judge, reporter)
+        figures, images_by_step = teach(
+            lesson, recipe_for(lesson), out / lesson.name, judge, reporter, untrained
+        )
         results.append(figures)
         for step, images in images_by_step.items():
             for number, image in enumerate(images[:SHEET_IMAGES], start=index * SHEET_IMAGES):
@@ -149,7 +151,7 @@ def demo(out: Path, reporter: Reporter) -> dict[str, Any]:
         for index, (lesson, result) in enumerate(zip(lessons, results, strict=True))
     ]
     seconds = sum(result["seconds"] for result in results)
-    figures, page = predicted_lesson(out / "one-pass", judge, reporter)
+    figures, page = predicted_lesson(out / "one-pass", judge, reporter, untrained)
     reporter.line(
         f"one-pass: style {figures['before']:.0%} before, {figures['after']:.0%} after, without training."
     )
@@ -165,7 +167,14 @@ def demo(out: Path, reporter: Reporter) -> dict[str, Any]:
     return {"loras": loras, "sheet": str(board.sheet_path), "report": str(report)}
 
 
-def predicted_lesson(out: Path, judge: Judge, reporter: Reporter) -> tuple[dict[str, Any], LessonPage]:
+def embedded_base() -> ResolvedBase:
+    """The base that the demo is of."""
+    return resolve_base(Recipe(base=BASE))
+
+
+def predicted_lesson(
+    out: Path, judge: Judge, reporter: Reporter, untrained: "PromptSampler"
+) -> tuple[dict[str, Any], LessonPage]:
     """Make a LoRA of the style's pictures in one pass: (figures, what the page shows of it).
 
     Its prompts are bare nouns, since it has no trigger word; the LoRA is on the branch of guidance, and the
@@ -174,7 +183,8 @@ def predicted_lesson(out: Path, judge: Judge, reporter: Reporter) -> tuple[dict[
     board, nouns = RunDir(out), test_nouns(judge)
     board.path.mkdir(parents=True, exist_ok=True)
     report = instant([folder(STYLE)], BASE, board.lora_path, InstantOptions(), reporter)
-    before, after = (PromptSampler(lora).sample(nouns, reporter, seed=0) for lora in (None, report.lora))
+    predicted = PromptSampler(embedded_base(), report.lora)
+    before, after = (sampler.sample(nouns, reporter, seed=0) for sampler in (untrained, predicted))
     paths = [board.sample_path(step, number) for step in (0, 1) for number in range(SHEET_IMAGES)]
     for path, image in zip(paths, [*before[:SHEET_IMAGES], *after[:SHEET_IMAGES]], strict=True):
         atomic_write(path, partial(image.save, format="PNG"))
@@ -221,7 +231,12 @@ def test_nouns(judge: Judge) -> list[str]:
 
 
 def teach(
-    lesson: DemoRun, recipe: Recipe, out: Path, judge: Judge, reporter: Reporter
+    lesson: DemoRun,
+    recipe: Recipe,
+    out: Path,
+    judge: Judge,
+    reporter: Reporter,
+    untrained: "PromptSampler | None" = None,
 ) -> tuple[dict[str, Any], dict[int, list[Image.Image]]]:
     """Train one LoRA, sample before and after: (figures, {step: pictures asked for with the trigger})."""
     start = time.monotonic()
@@ -230,11 +245,12 @@ def teach(
     prompts = [lesson.prompt_of(word) for word in words]
     scores: dict[str, Scores] = {}
     images_by_step: dict[int, list[Image.Image]] = {}
-    for label, lora in (("before", None), ("after", trained.lora)):
-        sampler = PromptSampler(lora)
+    base = embedded_base()
+    samplers = {"before": untrained or PromptSampler(base), "after": PromptSampler(base, trained.lora)}
+    for label, sampler in samplers.items():
         images = sampler.sample(prompts, reporter, seed=recipe.seed * 1000)
         plain = sampler.sample(nouns, reporter, seed=recipe.seed * 1000)
-        images_by_step[0 if lora is None else recipe.train.steps] = images
+        images_by_step[0 if label == "before" else recipe.train.steps] = images
         scores[label] = lesson.score(judge, stack(images, judge.side), words)
         scores[f"plain_{label}"] = lesson.leak(judge, stack(plain, judge.side), nouns)
         scores[f"base_{label}"] = style_scores(judge, stack(plain, judge.side), nouns, STYLE)
@@ -276,14 +292,16 @@ def recipe_for(lesson: DemoRun, *, seed: int = 0, images: Path | None = None) ->
 
 
 class PromptSampler:
-    """The embedded base's stock pipeline, with or without a LoRA file, generating many prompts at once."""
+    """A base's stock pipeline, with or without a LoRA file, generating many prompts at once.
 
-    def __init__(self, lora: Path | None, source: Source | None = None) -> None:
-        """``source`` None means the embedded base; a LoRA is on the branches of guidance that it asks for."""
-        self.source = source or locate_base(BASE)
-        self.family = family_at(self.source)
+    A LoRA is on the branches of guidance that it asks for. What was generated once is kept.
+    """
+
+    def __init__(self, base: ResolvedBase, lora: Path | None = None) -> None:
+        """See the class."""
+        self.source, self.family, self.side = base.source, base.family, base.resolution
         self.pipe = pipeline(self.family, self.source, {"lora": lora} if lora else {})
-        self.side = shape_at(self.source, self.family).resolution
+        self._images: dict[tuple[tuple[str, ...], int], list[Image.Image]] = {}
         self.settings, self.strengths = Settings(), dict[str, float]()
         if lora:
             self.settings = self.settings.following(sampling_hints(file.read(lora).metadata), lora.parent)
@@ -291,6 +309,12 @@ class PromptSampler:
 
     def sample(self, prompts: Sequence[str], reporter: Reporter, *, seed: int = 0) -> list[Image.Image]:
         """One picture for each prompt, each from its own seed, ``seed`` onwards."""
+        key = tuple(prompts), seed
+        if key not in self._images:
+            self._images[key] = self._generated(prompts, reporter, seed)
+        return self._images[key]
+
+    def _generated(self, prompts: Sequence[str], reporter: Reporter, seed: int) -> list[Image.Image]:
         guidance = self.settings.guidance
         params = SamplingParams(width=self.side, height=self.side, steps=STEPS, guidance=guidance)
         negative = negative_scales(self.settings, self.strengths, 1.0)

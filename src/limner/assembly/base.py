@@ -136,6 +136,15 @@ class ResolvedBase:
     """Precision of the arithmetic there."""
 
     @cached_property
+    def family(self) -> "Family":
+        """What computes it; asking loads torch.
+
+        Raises:
+            BadBase: The base is of no family here.
+        """
+        return family_at(self.source)
+
+    @cached_property
     def sizes(self) -> "ImageSizes":
         """The sizes that images get."""
         return ImageSizes(self.recipe.data, self.shape)
@@ -216,7 +225,7 @@ class ResolvedBase:
             from limner.assembly.trainable import trainable_of
             from limner.assembly.training_adapter import training_adapter
 
-        family = family_at(self.source)
+        family = self.family
         for side in ("width", "height"):
             family.check_side(f"sample.{side}", getattr(self.recipe.sample, side))
         if self.recipe.sample.lora_on == "positive" and self.recipe.sample.base == "own":

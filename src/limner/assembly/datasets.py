@@ -10,8 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from limner.data.folder import Example, Folder, read_folder
 from limner.data.masks import require_masks
 from limner.data.near_duplicates import hold_out, near_training
@@ -20,14 +18,13 @@ from limner.data.styles import IMAGES_PER_STYLE, hold_out_styles, styles_of
 from limner.data.summary import what_was_read
 from limner.data.views import View
 from limner.errors import BadBase, BadData, first_line
-from limner.graph.unit import Unit
-from limner.models.family import Family
-from limner.models.loading import LOAD_ERRORS, load
-from limner.models.source import Source
 from limner.recipe.schema import Data, DataSet
 
 if TYPE_CHECKING:
     from limner.assembly.base import ResolvedBase
+    from limner.graph.unit import Unit
+    from limner.models.family import Family
+    from limner.models.source import Source
 
 Division = tuple[list[Example], list[Example], bool, tuple[str, ...]]
 """Examples to train on, examples to measure on, whether the two are disjoint, and what is to be told."""
@@ -283,7 +280,7 @@ class _Measured:
         return getattr(self._tokenizer, name)
 
 
-def token_counter(family: Family, source: Source, units: Iterable[Unit]) -> TokenCounter:
+def token_counter(family: "Family", source: "Source", units: Iterable["Unit"]) -> TokenCounter:
     """What counts the tokens of a caption as the family's own units make them, templates of chats included.
 
     Args:
@@ -294,6 +291,10 @@ def token_counter(family: Family, source: Source, units: Iterable[Unit]) -> Toke
     Raises:
         BadBase: A tokenizer is missing or damaged.
     """
+    import torch
+
+    from limner.models.loading import LOAD_ERRORS, load  # with torch, which sets are read without
+
     tokenizing = [unit for unit in units if unit.uses and unit.uses[0].startswith("tokenizer")]
     device = torch.device("cpu")
     tokenizers = {

@@ -30,7 +30,7 @@ from limner.data.views import Scale, sizes_of
 from limner.errors import BadBase, BadData
 from limner.files import real_path, write_json
 from limner.models.registry import recognised
-from limner.recipe.schema import Recipe
+from limner.recipe.schema import Limits, Recipe
 from limner.reporter import Reporter
 
 SHAPE = Shape(multiple=16, resolution=1024)
@@ -312,17 +312,17 @@ def _remarks(recipe: Recipe, base: BaseInfo) -> list[Finding]:
 
 def base_of(recipe: Recipe) -> BaseInfo:
     """The base's resolution, bucket sides and tokenizers; where it cannot be opened, why."""
-    from limner.assembly.base import family_at, locate_base, shape_at
     from limner.assembly.datasets import token_counter
+    from limner.assembly.resolve import resolve_base
     from limner.models.family import Objective
 
+    here = recipe.model_copy(update={"limits": Limits()})  # nothing is trained, so the device does not matter
     try:
-        source = locate_base(recipe.base, components_from=recipe.components_from)
-        family = family_at(source)
-        counter = token_counter(family, source, family.bound(source, Objective()))
+        base = resolve_base(here)
+        counter = token_counter(base.family, base.source, base.family.bound(base.source, Objective()))
     except BadBase as error:
         return BaseInfo(SHAPE, None, str(error))
-    return BaseInfo(shape_at(source, family), counter)
+    return BaseInfo(base.shape, counter)
 
 
 def _seen(name: str, stats: ImageStats) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from limner.assembly.base import family_at, few_steps, locate_base, sample_base_of, shape_at
+from limner.assembly.base import few_steps, sample_base_of, shape_at
+from limner.assembly.resolve import resolve_base
 from limner.assembly.trainable import trainable_of
 from limner.data.views import buckets, closest
 from limner.errors import BadLora, BadUsage
@@ -109,8 +110,8 @@ class ImageSampler:
         if request.sample_base:
             base, components_from = sample_base_of(base, request.sample_base, "--on"), ""
             self.settings = replace(self.settings, steps=few_steps(base, self.settings.steps)[0])
-        self.source = locate_base(base, reporter.line, components_from)
-        self.family = family_at(self.source)
+        resolved = resolve_base(Recipe(base=base, components_from=components_from), reporter.line)
+        self.source, self.family = resolved.source, resolved.family
         self._targets = [item.lora for item in trained]
         self._further_loras = {_lora_of(path): strength for path, strength in request.loras.items()}
         paths = dict.fromkeys(path for path in (*self._targets, *self._further_loras) if path)
