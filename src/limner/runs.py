@@ -1,6 +1,6 @@
 """The verbs ``train`` and ``cache``: the planner, the predictor, the trainer and its pages, put together."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
@@ -44,13 +44,11 @@ def train(recipe: Recipe, out: Path, reporter: Reporter) -> Done:
 def running(recipe: Recipe, out: Path, reporter: Reporter, stop: Interrupt) -> Generator[None, None, Done]:
     """The same as a generator that yields after each step. See ``training.train.running``."""
     run = RunDir(out)
-    distributed.start()
-    is_first = distributed.rank() == 0
 
     def pages(event: Event) -> None:
         if isinstance(event, Sampled):
             write_sheet(run, run.prompts())
-        if not is_first:
+        if distributed.rank() != 0:
             return
         if isinstance(event, Done):
             write_report(run)
@@ -60,18 +58,30 @@ def running(recipe: Recipe, out: Path, reporter: Reporter, stop: Interrupt) -> G
             except (LimnerError, OSError) as error:
                 reporter.line(f"No report at step {event.step} ({first_line(error)}); training goes on.")
 
+    def steps(events: Reporter) -> Generator[None, None, Done]:
+        starting_lora = partial(initial_lora, predictor=_predict)
+        return trainer.running(recipe, run, events, stop, plan_run, class_images, starting_lora)
+
+    memory = partial(held_on, recipe.limits.device)
+    return _open_to_others(run, reporter.also(pages), stop, memory, steps)
+
+
+def _open_to_others(
+    run: RunDir,
+    reporter: Reporter,
+    stop: Interrupt,
+    memory: Callable[[], int | None],
+    steps: Callable[[Reporter], Generator[None, None, Done]],
+) -> Generator[None, None, Done]:
+    """Steps that other programs may follow and ask something of, in a folder where nothing else trains."""
+    distributed.start()
+    is_first = distributed.rank() == 0
     with run.lock() if is_first else nullcontext(), ExitStack() as stack:
-        events = reporter.also(pages)
         if is_first:
             stop.listen(stack.enter_context(Requests(run)))
-            memory = partial(held_on, recipe.limits.device)
             for listener in (TrainLog(run), StatusFile(run, memory=memory)):
-                events = events.also(stack.enter_context(listener).hear)
-        return (
-            yield from trainer.running(
-                recipe, run, events, stop, plan_run, class_images, partial(initial_lora, predictor=_predict)
-            )
-        )
+                reporter = reporter.also(stack.enter_context(listener).hear)
+        return (yield from steps(reporter))
 
 
 def _predict(
