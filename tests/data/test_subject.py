@@ -40,6 +40,18 @@ def test_what_is_asked_for_and_not_there_is_told(monkeypatch):
         follows("subject")
 
 
+@pytest.mark.parametrize("lack", ["class", "files"])
+def test_opencv_5_has_no_cascades_and_so_is_told_as_missing(lack, monkeypatch, tmp_path):
+    """Its wheels have no ``CascadeClassifier``; those of opencv-contrib have it, and no files for it."""
+    if lack == "class":
+        monkeypatch.delattr("cv2.CascadeClassifier")
+    else:
+        monkeypatch.setattr("cv2.data.haarcascades", str(tmp_path))
+    assert not installed() and not follows("auto")
+    with pytest.raises(BadRecipe, match="needs opencv-python-headless 4"):
+        follows("subject")
+
+
 @pytest.mark.parametrize("side", [60, 130])
 def test_faces_are_found_where_they_are(side):
     picture = Image.new("RGB", (384, 256), WALL)

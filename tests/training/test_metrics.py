@@ -13,7 +13,7 @@ from limner.lora import file
 from limner.run_folder import RunDir
 from limner.runs import train
 from limner.training import metrics as module
-from limner.training.metrics import check, tracked
+from limner.training.metrics import require_trackers, tracked
 from limner.training.model import TrainableModel
 from messages import raises
 from small import Told, equal, losses, weights, wish
@@ -225,7 +225,7 @@ def test_a_training_that_goes_on_tells_trackers(tiny_base, photos, tmp_path, wan
 def test_a_tracker_that_is_not_installed_is_refused(tiny_base, photos, tmp_path, monkeypatch):
     monkeypatch.setattr("accelerate.tracking.get_available_trackers", list)
     with raises(BadRecipe):
-        check(["wandb"])
+        require_trackers(["wandb"])
     with (
         raises(BadRecipe),
         tracked(wish(tiny_base, photos, track={"with": ["tensorboard"]}), RunDir(tmp_path)),
